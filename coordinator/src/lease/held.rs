@@ -1,0 +1,197 @@
+//! Pure: the leases that this coordinator holds, and until when it may believe in each.
+//!
+//! A lease is believed in until *the reading before the statement was sent + the lease time - a margin*. The
+//! database counts the same lease time from when it got the statement, which is later, so that the holder always
+//! stops believing before anyone else may take the shard.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use picket_proto::{Epoch, Shard};
+use picket_runtime::clock::Boottime;
+
+/// The leases held.
+#[derive(Debug)]
+pub struct Held {
+    lease: Duration,
+    holds: BTreeMap<Shard, Hold>,
+}
+
+/// One of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// Under which it was taken.
+    pub epoch: Epoch,
+    /// Believed in before this, and no longer.
+    pub until: Boottime,
+    /// Being given back: still ours, but nothing new is published.
+    pub yielding: bool,
+}
+
+impl Held {
+    /// What the clocks of two machines may differ by in rate, and a process may be held up between looking and
+    /// publishing, within one lease: far less than this.
+    const MARGIN: Duration = Duration::from_secs(3);
+
+    /// Nothing is held yet. `lease` is the lease time.
+    pub fn new(lease: Duration) -> Self {
+        Self {
+            lease,
+            holds: BTreeMap::new(),
+        }
+    }
+
+    /// How many are held, those being yielded left out.
+    pub fn count(&self) -> usize {
+        self.holds.values().filter(|hold| !hold.yielding).count()
+    }
+
+    /// Whether none is held, not even to be yielded.
+    pub fn is_empty(&self) -> bool {
+        self.holds.is_empty()
+    }
+
+    /// All holds.
+    pub fn iter(&self) -> impl Iterator<Item = (Shard, Hold)> + '_ {
+        self.holds.iter().map(|(shard, hold)| (*shard, *hold))
+    }
+
+    /// A statement sent at `sent` took these. Returns until when they may be believed in.
+    pub fn acquired(&mut self, taken: impl IntoIterator<Item = (Shard, Epoch)>, sent: Boottime) -> Boottime {
+        let until = self.until(sent);
+        self.holds.extend(taken.into_iter().map(|(shard, epoch)| {
+            (
+                shard,
+                Hold {
+                    epoch,
+                    until,
+                    yielding: false,
+                },
+            )
+        }));
+        until
+    }
+
+    /// A renewal of `asked` sent at `sent` kept `kept`. Returns those that are lost.
+    pub fn renewed(&mut self, asked: &[(Shard, Epoch)], kept: &[Shard], sent: Boottime) -> Vec<Shard> {
+        let until = self.until(sent);
+        let mut lost = Vec::new();
+        for (shard, epoch) in asked {
+            // One that was given back, or taken again, while the statement was under way, is none of its business.
+            let Some(hold) = self.holds.get_mut(shard).filter(|hold| hold.epoch == *epoch) else {
+                continue;
+            };
+            if kept.contains(shard) {
+                hold.until = hold.until.max(until);
+            } else {
+                self.holds.remove(shard);
+                lost.push(*shard);
+            }
+        }
+        lost
+    }
+
+    /// Gives up those that are no longer believed in at `now`, and returns them.
+    pub fn expire(&mut self, now: Boottime) -> Vec<Shard> {
+        let expired: Vec<Shard> = self
+            .holds
+            .iter()
+            .filter(|(_, hold)| now >= hold.until)
+            .map(|(shard, _)| *shard)
+            .collect();
+        for shard in &expired {
+            self.holds.remove(shard);
+        }
+        expired
+    }
+
+    /// Begins to give `count` back, the highest numbers first; returns them.
+    pub fn begin_yield(&mut self, count: usize) -> Vec<Shard> {
+        let chosen = self
+            .holds
+            .iter_mut()
+            .rev()
+            .filter(|(_, hold)| !hold.yielding)
+            .take(count);
+        chosen
+            .map(|(shard, hold)| {
+                hold.yielding = true;
+                *shard
+            })
+            .collect()
+    }
+
+    /// These were given back.
+    pub fn released(&mut self, shards: &[(Shard, Epoch)]) {
+        for (shard, epoch) in shards {
+            if self.holds.get(shard).is_some_and(|hold| hold.epoch == *epoch) {
+                self.holds.remove(shard);
+            }
+        }
+    }
+
+    fn until(&self, sent: Boottime) -> Boottime {
+        sent.plus(self.lease - Self::MARGIN.min(self.lease / 3))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Boottime {
+        Boottime::at(Duration::from_secs(seconds))
+    }
+
+    fn held() -> Held {
+        let mut held = Held::new(Duration::from_secs(15));
+        held.acquired([(Shard(1), Epoch(4)), (Shard(2), Epoch(9))], at(100));
+        held
+    }
+
+    #[test]
+    fn a_lease_is_believed_in_for_its_time_less_the_margin_from_before_it_was_asked_for() {
+        let mut held = held();
+
+        assert_eq!(held.expire(at(111)), []);
+        assert_eq!(held.expire(at(112)), [Shard(1), Shard(2)]);
+    }
+
+    #[test]
+    fn what_a_renewal_does_not_return_is_lost() {
+        let mut held = held();
+
+        let lost = held.renewed(
+            &[(Shard(1), Epoch(4)), (Shard(2), Epoch(9))],
+            &[Shard(2)],
+            at(105),
+        );
+
+        assert_eq!(lost, [Shard(1)]);
+        assert_eq!(
+            held.iter()
+                .map(|(shard, hold)| (shard, hold.until))
+                .collect::<Vec<_>>(),
+            [(Shard(2), at(117))]
+        );
+    }
+
+    #[test]
+    fn a_renewal_says_nothing_of_a_shard_that_was_taken_again_meanwhile() {
+        let mut held = held();
+        held.released(&[(Shard(1), Epoch(4))]);
+        held.acquired([(Shard(1), Epoch(6))], at(104));
+
+        assert_eq!(held.renewed(&[(Shard(1), Epoch(4))], &[], at(103)), []);
+        assert_eq!(held.count(), 2);
+    }
+
+    #[test]
+    fn a_shard_that_is_being_yielded_is_held_until_it_is_released_but_no_longer_counts() {
+        let mut held = held();
+
+        assert_eq!(held.begin_yield(1), [Shard(2)]);
+        assert_eq!((held.count(), held.is_empty()), (1, false));
+        held.released(&[(Shard(2), Epoch(9))]);
+        assert_eq!(held.begin_yield(5), [Shard(1)]);
+    }
+}

@@ -1,0 +1,167 @@
+//! Who checks what, when: leases on shards of schedules, and a job published for each tick when it is due.
+
+pub mod catalog;
+pub mod clock;
+pub mod fence;
+pub mod lease;
+mod listener;
+pub mod metrics;
+pub mod options;
+pub mod planner;
+pub mod provision;
+pub mod publish;
+
+use std::time::Duration;
+
+use picket_proto::site::IntervalRange;
+use picket_runtime::{Bus, Condition, Health, Pipeline, Running, bus, streams::Durability};
+use picket_store::Store;
+use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
+use tokio::sync::oneshot;
+use tracing::warn;
+
+use crate::{
+    catalog::Catalog,
+    fence::Fence,
+    lease::LeaseHolder,
+    listener::Listening,
+    metrics::Metrics,
+    planner::Planner,
+    provision::Provision,
+    publish::{Publisher, Reach},
+};
+
+/// What a coordinator is told once and for all.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What it is called in leases and logs; no two alike.
+    pub name: String,
+    /// How long a shard stays leased without being renewed.
+    pub lease_time: Duration,
+    /// The intervals that a site may have.
+    pub intervals: IntervalRange,
+    /// How the streams are kept.
+    pub durability: Durability,
+}
+
+/// Why a coordinator cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The bus cannot be used.
+    #[error("the bus cannot be used")]
+    Bus(#[from] bus::Error),
+    /// The database cannot be used.
+    #[error("the database cannot be used")]
+    Store(#[from] picket_store::Error),
+    /// An actor did not start.
+    #[error("could not start")]
+    Spawn(#[from] SpawnErr),
+}
+
+/// How long giving all back may take.
+const DRAIN: Duration = Duration::from_secs(15);
+
+/// Waits for NATS and for a database with a fitting schema, then runs until drained.
+///
+/// # Errors
+/// When what it needs is there and cannot be used.
+pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Result<Running, Error> {
+    let database = health.condition("database");
+    bus.connected().await?;
+    let mut told = None;
+    store
+        .ready(|error| {
+            let why = picket_runtime::Chain(error).to_string();
+            database.fails(why.clone());
+            if told.as_ref() != Some(&why) {
+                warn!(error = why, "waiting for the database: {why}");
+                told = Some(why);
+            }
+        })
+        .await?;
+    database.holds();
+    let coordinator = Coordinator {
+        metrics: Metrics::new(&health),
+        schedules: health.condition("schedules"),
+        leases: health.condition("leases"),
+        provision: health.condition("streams"),
+        config,
+        bus,
+        store,
+    };
+    Ok(Running::start("coordinator", coordinator, DRAIN).await?)
+}
+
+#[derive(Clone)]
+struct Coordinator {
+    config: Config,
+    bus: Bus,
+    store: Store,
+    metrics: Metrics,
+    schedules: Condition,
+    leases: Condition,
+    provision: Condition,
+}
+
+impl Pipeline for Coordinator {
+    type Parts = ActorRef<lease::Msg>;
+
+    async fn build(&self, supervisor: ActorCell) -> Result<Self::Parts, SpawnErr> {
+        // New with each pipeline, so that nothing of an earlier one can publish.
+        let (fence, reach) = (Fence::default(), Reach::default());
+        let publisher = Publisher {
+            bus: self.bus.clone(),
+            fence: fence.clone(),
+            reach: reach.clone(),
+            metrics: self.metrics.clone(),
+        };
+        let planner = Planner {
+            publisher,
+            metrics: self.metrics.clone(),
+        };
+        let (planner, _) = Actor::spawn_linked(None, planner, (), supervisor.clone()).await?;
+        let catalog = Catalog {
+            store: self.store.clone(),
+            intervals: self.config.intervals,
+            planner: planner.clone(),
+            metrics: self.metrics.clone(),
+            condition: self.schedules.clone(),
+        };
+        let (catalog, _) = Actor::spawn_linked(None, catalog, (), supervisor.clone()).await?;
+        let provision = Provision {
+            bus: self.bus.clone(),
+            store: self.store.clone(),
+            durability: self.config.durability,
+            metrics: self.metrics.clone(),
+            condition: self.provision.clone(),
+        };
+        let (provision, _) = Actor::spawn_linked(None, provision, (), supervisor.clone()).await?;
+        let lease = LeaseHolder {
+            name: self.config.name.clone(),
+            lease: self.config.lease_time,
+            store: self.store.clone(),
+            planner,
+            catalog: catalog.clone(),
+            fence,
+            reach,
+            metrics: self.metrics.clone(),
+            condition: self.leases.clone(),
+        };
+        let (lease, _) = Actor::spawn_linked(None, lease, (), supervisor).await?;
+        let listening = Listening {
+            store: self.store.clone(),
+            catalog,
+            lease: lease.clone(),
+            provision,
+        };
+        tokio::spawn(listening.run());
+        Ok(lease)
+    }
+
+    async fn drain(&self, lease: Self::Parts) {
+        let (done, drained) = oneshot::channel();
+        if lease.cast(lease::Msg::Drain(done)).is_ok() {
+            let _ = drained.await;
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! `picket-coordinator`: see the library.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use picket_coordinator::{Config, Error, options::Options, start};
+use picket_runtime::{Bus, process, streams::Durability};
+use picket_store::Store;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = Options::parse();
+    let config = Config {
+        name: options.name.clone().unwrap_or_else(process::unique_name),
+        lease_time: options.lease_time.0,
+        intervals: options.intervals(),
+        durability: Durability {
+            replicas: options.replicas.into(),
+            ..Durability::default()
+        },
+    };
+    let (nats, database) = (&options.nats, &options.database);
+    process::run(
+        "picket-coordinator",
+        &options.log,
+        &options.listen,
+        |health| async move {
+            let store = Store::new(database, &config.name, 6)?;
+            let bus = Bus::connect(nats, &config.name, &health).await?;
+            let running = start(config, bus.clone(), store, health).await?;
+            Ok::<_, Error>((running, bus))
+        },
+    )
+    .await
+}

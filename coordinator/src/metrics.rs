@@ -1,0 +1,124 @@
+//! What a coordinator counts.
+
+use picket_runtime::Health;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+};
+
+/// Why a job was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Lost {
+    /// `expired` or `fenced`.
+    pub cause: &'static str,
+}
+
+/// Cheap to clone; all clones count together.
+#[derive(Clone)]
+pub struct Metrics {
+    pub published: Counter,
+    pub duplicates: Counter,
+    pub retries: Counter,
+    pub lost: Family<Lost, Counter>,
+    pub lateness: Histogram,
+    pub batch: Histogram,
+    pub in_flight: Gauge,
+    pub schedules: Gauge,
+    pub sites: Gauge,
+    pub problems: Counter,
+    pub leases: Gauge,
+    pub leases_lost: Counter,
+    pub takeovers: Counter,
+    pub database_errors: Counter,
+    pub clock_steps: Counter,
+}
+
+impl Metrics {
+    /// Registers all of them.
+    pub fn new(health: &Health) -> Self {
+        let metrics = Self {
+            published: Counter::default(),
+            duplicates: Counter::default(),
+            retries: Counter::default(),
+            lost: Family::default(),
+            lateness: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
+            batch: Histogram::new(exponential_buckets(1.0, 2.0, 9)),
+            in_flight: Gauge::default(),
+            schedules: Gauge::default(),
+            sites: Gauge::default(),
+            problems: Counter::default(),
+            leases: Gauge::default(),
+            leases_lost: Counter::default(),
+            takeovers: Counter::default(),
+            database_errors: Counter::default(),
+            clock_steps: Counter::default(),
+        };
+        let mut registry = health.registry();
+        let registry = registry.sub_registry_with_prefix("coordinator");
+        registry.register(
+            "jobs_published",
+            "Jobs that the stream acknowledged",
+            metrics.published.clone(),
+        );
+        registry.register(
+            "jobs_duplicate",
+            "Jobs that the stream had already",
+            metrics.duplicates.clone(),
+        );
+        registry.register(
+            "publish_retries",
+            "Jobs that had to be published again",
+            metrics.retries.clone(),
+        );
+        registry.register(
+            "jobs_lost",
+            "Jobs that were given up, by cause",
+            metrics.lost.clone(),
+        );
+        registry.register(
+            "lateness_seconds",
+            "From a tick to its publishing",
+            metrics.lateness.clone(),
+        );
+        registry.register("batch_jobs", "Jobs published together", metrics.batch.clone());
+        registry.register(
+            "jobs_in_flight",
+            "Jobs that wait for the stream's acknowledgement",
+            metrics.in_flight.clone(),
+        );
+        registry.register(
+            "schedules",
+            "Schedules in the shards held",
+            metrics.schedules.clone(),
+        );
+        registry.register("sites", "Sites in the shards held", metrics.sites.clone());
+        registry.register(
+            "site_problems",
+            "Sites found that cannot be watched",
+            metrics.problems.clone(),
+        );
+        registry.register("leases_held", "Shards held", metrics.leases.clone());
+        registry.register(
+            "leases_lost",
+            "Shards lost, not given back",
+            metrics.leases_lost.clone(),
+        );
+        registry.register("shards_taken", "Shards taken", metrics.takeovers.clone());
+        registry.register(
+            "database_errors",
+            "Statements that failed",
+            metrics.database_errors.clone(),
+        );
+        registry.register(
+            "clock_steps",
+            "Times that the database's clock jumped",
+            metrics.clock_steps.clone(),
+        );
+        metrics
+    }
+}

@@ -1,0 +1,92 @@
+//! What the operator of a coordinator may set.
+
+use std::time::Duration;
+
+use clap::Parser;
+use picket_proto::site::IntervalRange;
+use picket_runtime::options::{ListenOptions, LogOptions, NatsOptions, Span};
+use picket_store::DatabaseOptions;
+
+/// Schedules checks: leases shards of schedules from Postgres and publishes a job on NATS for each tick.
+///
+/// Run as many as you like: they share the shards, and take over from each other.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "picket-coordinator", version)]
+pub struct Options {
+    /// How long a shard stays leased without being renewed: the time it takes to replace a dead coordinator
+    #[arg(long, env = "PICKET_LEASE_TIME", default_value = "15s", value_name = "DURATION", value_parser = lease_time)]
+    pub lease_time: Span,
+    /// The shortest interval that a site may have
+    #[arg(long, env = "PICKET_MIN_INTERVAL", default_value = "5s", value_name = "DURATION", value_parser = interval)]
+    pub min_interval: Span,
+    /// The longest interval that a site may have
+    #[arg(long, env = "PICKET_MAX_INTERVAL", default_value = "1d", value_name = "DURATION", value_parser = interval)]
+    pub max_interval: Span,
+    /// Copies of each stream that the NATS servers keep: 1 on a single server, 3 on a cluster
+    #[arg(long, env = "PICKET_REPLICAS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub replicas: u8,
+    /// What this coordinator is called in leases and logs [default: host name, process and a random part]
+    #[arg(long, env = "PICKET_COORDINATOR_NAME", value_name = "NAME")]
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub database: DatabaseOptions,
+    #[command(flatten)]
+    pub nats: NatsOptions,
+    #[command(flatten)]
+    pub log: LogOptions,
+    #[command(flatten)]
+    pub listen: ListenOptions,
+}
+
+fn lease_time(text: &str) -> Result<Span, String> {
+    within(text, Duration::from_secs(3), Duration::from_secs(300))
+}
+
+fn interval(text: &str) -> Result<Span, String> {
+    within(text, Duration::from_secs(1), Duration::from_secs(86_400))
+}
+
+fn within(text: &str, min: Duration, max: Duration) -> Result<Span, String> {
+    let span: Span = text.parse()?;
+    match (min..=max).contains(&span.0) {
+        true => Ok(span),
+        false => Err(format!(
+            "'{text}' is out of range; allowed: {} to {}",
+            Span(min),
+            Span(max)
+        )),
+    }
+}
+
+impl Options {
+    /// The intervals that are taken.
+    pub fn intervals(&self) -> IntervalRange {
+        IntervalRange {
+            min: self.min_interval.0,
+            max: self.max_interval.0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn a_nonsense_option_is_refused_with_what_is_allowed() {
+        Options::command().debug_assert();
+        for bad in [
+            ["--lease-time", "1s"],
+            ["--lease-time", "x"],
+            ["--min-interval", "2d"],
+            ["--replicas", "9"],
+        ] {
+            let refusal = Options::try_parse_from(["picket-coordinator", bad[0], bad[1]])
+                .unwrap_err()
+                .to_string();
+            assert!(refusal.contains(bad[0]) && refusal.contains(bad[1]), "{refusal}");
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Publishes one batch of jobs until the stream has acknowledged each, or it is no longer worth it.
+//!
+//! Bound: the planner lets only so many jobs be under way. Loss: a job whose acknowledgement does not come is
+//! published again under the same id, which the stream knows; one that expires meanwhile is counted, and the
+//! ledger will say `missed`.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_nats::jetstream::message::PublishMessage;
+use bytes::Bytes;
+use picket_proto::{Epoch, Shard, Timestamp};
+use picket_runtime::{Backoff, Bus, Chain, clock::Boottime};
+use ractor::ActorRef;
+use tracing::warn;
+
+use crate::{
+    clock::DatabaseClock,
+    fence::Fence,
+    metrics::{Lost, Metrics},
+    planner,
+};
+
+/// A job, ready to be published.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Its identity: who computes the tick again computes the same.
+    pub id: String,
+    /// Where to.
+    pub subject: String,
+    /// What.
+    pub payload: Bytes,
+    /// Past this it is not worth publishing.
+    pub expires_at: Timestamp,
+    /// Its shard, for the fence.
+    pub shard: Shard,
+    /// The epoch that it was planned under, for the fence.
+    pub epoch: Epoch,
+}
+
+/// Since when the stream of jobs has not been reached, if it has not.
+#[derive(Clone, Debug, Default)]
+pub struct Reach(Arc<AtomicI64>);
+
+impl Reach {
+    /// A publish succeeded.
+    pub fn reached(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    /// A publish that began at `since` failed.
+    pub fn failed(&self, since: Boottime) {
+        let _ = self
+            .0
+            .compare_exchange(0, since.micros().max(1), Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// For how long nothing could be published.
+    pub fn unreached_for(&self, now: Boottime) -> Duration {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => Duration::from_micros((now.micros() - since).max(0).unsigned_abs()),
+        }
+    }
+}
+
+/// What publishing needs.
+#[derive(Clone)]
+pub struct Publisher {
+    pub bus: Bus,
+    pub fence: Fence,
+    pub reach: Reach,
+    pub metrics: Metrics,
+}
+
+/// Tells the planner that a batch is done, whatever became of its task.
+struct Done {
+    planner: ActorRef<planner::Msg>,
+    batch: Option<planner::Batch>,
+}
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        if let Some(batch) = self.batch.take() {
+            // A planner that is gone needs no telling.
+            let _ = self.planner.cast(planner::Msg::Done(batch));
+        }
+    }
+}
+
+impl Publisher {
+    /// Publishes `jobs` in a task of its own and tells `planner` when `batch` is done.
+    pub fn spawn(
+        &self,
+        jobs: Vec<Job>,
+        clock: DatabaseClock,
+        batch: planner::Batch,
+        planner: ActorRef<planner::Msg>,
+    ) {
+        let publisher = self.clone();
+        tokio::spawn(async move {
+            let _done = Done {
+                planner,
+                batch: Some(batch),
+            };
+            publisher.publish(jobs, clock).await;
+        });
+    }
+
+    async fn publish(&self, mut jobs: Vec<Job>, clock: DatabaseClock) {
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+        self.metrics.batch.observe(jobs.len() as f64);
+        loop {
+            let began = Boottime::now();
+            let (left, error) = self.round(jobs, clock).await;
+            if left.is_empty() {
+                return;
+            }
+            self.reach.failed(began);
+            self.metrics.retries.inc_by(left.len() as u64);
+            if let Some(error) = error {
+                warn!(
+                    jobs = left.len(),
+                    error,
+                    "could not publish {} jobs, trying again: {error}",
+                    left.len()
+                );
+            }
+            jobs = left;
+            tokio::time::sleep(backoff.next_wait()).await;
+        }
+    }
+
+    /// Publishes all, then waits for all acknowledgements. Returns what must be tried again, and why.
+    async fn round(&self, jobs: Vec<Job>, clock: DatabaseClock) -> (Vec<Job>, Option<String>) {
+        let mut left = Vec::new();
+        let mut error = None;
+        let mut waiting = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            let now = Boottime::now();
+            if !self.fence.lets(job.shard, job.epoch, now) {
+                self.metrics.lost.get_or_create(&Lost { cause: "fenced" }).inc();
+                continue;
+            }
+            let life = job.expires_at.since(clock.at(now));
+            if life.is_zero() {
+                self.metrics.lost.get_or_create(&Lost { cause: "expired" }).inc();
+                continue;
+            }
+            if error.is_some() {
+                // The bus is away; each further try would wait for as long as the first.
+                left.push(job);
+                continue;
+            }
+            let message = PublishMessage::build()
+                .payload(job.payload.clone())
+                .message_id(&job.id)
+                .ttl(Duration::from_secs(life.as_secs() + 1));
+            match self
+                .bus
+                .jetstream
+                .send_publish(job.subject.clone(), message)
+                .await
+            {
+                Ok(acknowledged) => waiting.push((job, acknowledged)),
+                Err(why) => {
+                    error = Some(Chain(&why).to_string());
+                    left.push(job);
+                }
+            }
+        }
+        for (job, acknowledged) in waiting {
+            match acknowledged.await {
+                Ok(ack) => {
+                    self.reach.reached();
+                    self.metrics.published.inc();
+                    if ack.duplicate {
+                        self.metrics.duplicates.inc();
+                    }
+                }
+                Err(why) => {
+                    error.get_or_insert_with(|| Chain(&why).to_string());
+                    left.push(job);
+                }
+            }
+        }
+        (left, error)
+    }
+}

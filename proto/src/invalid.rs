@@ -1,0 +1,66 @@
+//! A refusal that a person can act on: the field, the value, what is allowed.
+
+use std::fmt;
+
+/// Why a request, a site or an option was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Invalid {
+    /// The name of the field, as the user types it.
+    pub field: String,
+    /// What was given, cut to a readable length.
+    pub value: String,
+    /// What would have been taken.
+    pub allowed: String,
+}
+
+impl Invalid {
+    const MAX_VALUE: usize = 200;
+
+    /// A refusal of `value` in `field`; `allowed` says what would have been taken.
+    pub fn new(field: impl Into<String>, value: impl fmt::Display, allowed: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            value: shorten(&value.to_string(), Self::MAX_VALUE),
+            allowed: allowed.into(),
+        }
+    }
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: '{}' is not allowed; allowed: {}",
+            self.field, self.value, self.allowed
+        )
+    }
+}
+
+/// `text` without control characters and cut to at most `max` bytes, at a character's border.
+///
+/// What comes from outside and is shown, logged or stored goes through here: Postgres refuses NUL in text,
+/// and terminals obey escape sequences.
+pub fn shorten(text: &str, max: usize) -> String {
+    let mut short = String::with_capacity(text.len().min(max));
+    for letter in text.chars() {
+        let letter = if letter.is_control() { ' ' } else { letter };
+        if short.len() + letter.len_utf8() + '…'.len_utf8() > max {
+            short.push('…');
+            break;
+        }
+        short.push(letter);
+    }
+    short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shortened_text_has_no_control_characters_and_keeps_its_bound() {
+        assert_eq!(shorten("a\0b\nc", 100), "a b c");
+        assert_eq!(shorten(&"ü".repeat(100), 20).len(), 19);
+        assert!(shorten(&"x".repeat(100), 20).ends_with('…'));
+    }
+}

@@ -1,0 +1,30 @@
+//! What is said between Picket's processes: messages, subjects, names and their validation.
+//!
+//! No async and no I/O, so that it stays a description. Each module is one word of the vocabulary; the
+//! contract that users type is section by section in the project's README and ARCHITECTURE.
+#![warn(missing_docs)]
+
+pub mod check;
+pub mod id;
+pub mod invalid;
+pub mod job;
+pub mod outcome;
+pub mod request;
+pub mod result;
+pub mod site;
+pub mod status;
+pub mod subject;
+pub mod time;
+
+pub use check::{Check, IpVersion};
+pub use id::{Epoch, Region, Shard, SiteId};
+pub use invalid::Invalid;
+pub use outcome::{Cause, Kind, Outcome};
+pub use request::CheckRequest;
+pub use result::{CheckResult, Timing};
+pub use time::Timestamp;
+
+/// The version of the messages that this build writes (`v` in each message).
+///
+/// Readers ignore fields that they do not know, so a new optional field needs no new version.
+pub const VERSION: u32 = 1;

@@ -1,0 +1,514 @@
+//! A request to check something: scheduled jobs and ad-hoc requests have one shape.
+
+use std::collections::BTreeMap;
+
+use regex::bytes::Regex;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Check, Epoch, Invalid, IpVersion, Kind, Shard, SiteId, Timestamp, VERSION,
+    check::{self, Method},
+    status::StatusRule,
+};
+
+mod explain;
+
+/// A check request as it is on the wire. Only `url` is needed; what is absent has its default.
+///
+/// Numbers are wide here, so that one out of range is refused by [`CheckRequest::validate`] in our words.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CheckRequest {
+    /// Version of the message.
+    #[serde(default = "version", skip_serializing_if = "is_version")]
+    pub v: u32,
+    /// For correlation; any text of at most 128 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Where.
+    pub url: String,
+    /// How to ask.
+    #[serde(default = "method", skip_serializing_if = "is_method")]
+    pub method: String,
+    /// Sent with the request.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// Sent with the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
+    /// For all phases and hops together, in milliseconds.
+    #[serde(default = "timeout_ms", skip_serializing_if = "is_timeout_ms")]
+    pub timeout_ms: i64,
+    /// The statuses that are well.
+    #[serde(default = "status", skip_serializing_if = "is_status")]
+    pub status: String,
+    /// Must match the body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub regex: Option<String>,
+    /// Must not match the body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_regex: Option<String>,
+    /// How many redirects to follow.
+    #[serde(default = "max_redirects", skip_serializing_if = "is_max_redirects")]
+    pub max_redirects: i64,
+    /// Which addresses to connect to.
+    #[serde(default, skip_serializing_if = "is_any")]
+    pub ip_version: IpVersion,
+    /// Whether the certificate is judged.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub tls_verify: bool,
+
+    /// The site, in scheduled and confirming checks; without it the request is ad hoc.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site_id: Option<SiteId>,
+    /// Why the check is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<Kind>,
+    /// The tick.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduled_at: Option<Timestamp>,
+    /// Past this the check is not worth doing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// The site's shard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Shard>,
+    /// The epoch of the lease under which the job was published; for diagnosis.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<Epoch>,
+}
+
+fn version() -> u32 {
+    VERSION
+}
+fn is_version(v: &u32) -> bool {
+    *v == VERSION
+}
+fn method() -> String {
+    "GET".to_owned()
+}
+fn is_method(name: &str) -> bool {
+    name == "GET"
+}
+fn timeout_ms() -> i64 {
+    CheckRequest::DEFAULT_TIMEOUT_MS
+}
+fn is_timeout_ms(ms: &i64) -> bool {
+    *ms == CheckRequest::DEFAULT_TIMEOUT_MS
+}
+fn status() -> String {
+    CheckRequest::DEFAULT_STATUS.to_owned()
+}
+fn is_status(rule: &str) -> bool {
+    rule == CheckRequest::DEFAULT_STATUS
+}
+fn max_redirects() -> i64 {
+    CheckRequest::DEFAULT_MAX_REDIRECTS
+}
+fn is_max_redirects(n: &i64) -> bool {
+    *n == CheckRequest::DEFAULT_MAX_REDIRECTS
+}
+fn is_any(version: &IpVersion) -> bool {
+    *version == IpVersion::Any
+}
+fn yes() -> bool {
+    true
+}
+fn is_yes(flag: &bool) -> bool {
+    *flag
+}
+
+/// The tick that a scheduled or confirming request belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TickOf {
+    /// Whose.
+    pub site: SiteId,
+    /// Scheduled or confirm.
+    pub kind: Kind,
+    /// When it was due.
+    pub scheduled_at: Timestamp,
+    /// Past this it is not worth doing.
+    pub expires_at: Timestamp,
+    /// The site's shard.
+    pub shard: Shard,
+}
+
+impl CheckRequest {
+    /// In milliseconds.
+    pub const DEFAULT_TIMEOUT_MS: i64 = 10_000;
+    /// In milliseconds.
+    pub const MIN_TIMEOUT_MS: i64 = 100;
+    /// In milliseconds.
+    pub const MAX_TIMEOUT_MS: i64 = 60_000;
+    /// Success.
+    pub const DEFAULT_STATUS: &str = "200-299";
+    /// As browsers do, roughly.
+    pub const DEFAULT_MAX_REDIRECTS: i64 = 10;
+    /// The most redirects that a check may follow.
+    pub const MAX_REDIRECTS: i64 = 20;
+    /// The most headers of a request.
+    pub const MAX_HEADERS: usize = 50;
+    /// All headers of a request together, in bytes.
+    pub const MAX_HEADER_BYTES: usize = 16 << 10;
+    /// The longest body of a request, in bytes.
+    pub const MAX_BODY: usize = 64 << 10;
+    /// The longest id, in bytes.
+    pub const MAX_ID: usize = 128;
+
+    const FIELDS: [(&str, &str); 19] = [
+        ("url", "an http or https URL"),
+        ("method", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+        (
+            "headers",
+            "an object of texts, such as {\"Accept\": \"text/html\"}",
+        ),
+        ("body", "a text"),
+        ("timeout_ms", "a whole number from 100 to 60000"),
+        ("status", "a text of statuses and ranges, such as \"200-299,301\""),
+        ("regex", "a text: a regular expression that the body must match"),
+        (
+            "not_regex",
+            "a text: a regular expression that the body must not match",
+        ),
+        ("max_redirects", "a whole number from 0 to 20"),
+        ("ip_version", "\"any\", \"4\" or \"6\""),
+        ("tls_verify", "true or false"),
+        ("id", "a text of at most 128 bytes"),
+        ("v", "1"),
+        ("site_id", "a whole number"),
+        ("kind", "\"scheduled\" or \"confirm\""),
+        ("scheduled_at", "an RFC 3339 time"),
+        ("expires_at", "an RFC 3339 time"),
+        ("shard", "a whole number from 0 to 65535"),
+        ("epoch", "a whole number"),
+    ];
+
+    /// A request for `url` with every other field at its default.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            v: VERSION,
+            id: None,
+            url: url.into(),
+            method: method(),
+            headers: BTreeMap::new(),
+            body: None,
+            timeout_ms: Self::DEFAULT_TIMEOUT_MS,
+            status: status(),
+            regex: None,
+            not_regex: None,
+            max_redirects: Self::DEFAULT_MAX_REDIRECTS,
+            ip_version: IpVersion::Any,
+            tls_verify: true,
+            site_id: None,
+            kind: None,
+            scheduled_at: None,
+            expires_at: None,
+            shard: None,
+            epoch: None,
+        }
+    }
+
+    /// Reads a request. In an ad-hoc one, which people type, an unknown field is refused by name; in a
+    /// scheduled one it is ignored, since a newer coordinator may know more than this prober.
+    ///
+    /// # Errors
+    /// When the bytes are no JSON object of this shape; the field is named where there is one.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Invalid> {
+        match serde_json::from_slice::<Self>(bytes) {
+            Ok(request) if request.site_id.is_some() => Ok(request),
+            Ok(request) => explain::refuse_unknown(bytes).map(|()| request),
+            Err(_) => Err(explain::explain(bytes)),
+        }
+    }
+
+    /// Judges every field of what is to be checked.
+    ///
+    /// # Errors
+    /// Names the first field that cannot be used.
+    pub fn validate(&self) -> Result<Check, Invalid> {
+        self.validate_with(check::compile)
+    }
+
+    /// As [`validate`](Self::validate), with regexes from `compile`, which may keep them.
+    ///
+    /// # Errors
+    /// Names the first field that cannot be used.
+    pub fn validate_with(
+        &self,
+        mut compile: impl FnMut(&str, &str) -> Result<Regex, Invalid>,
+    ) -> Result<Check, Invalid> {
+        let timeout_ms = within(
+            "timeout_ms",
+            self.timeout_ms,
+            Self::MIN_TIMEOUT_MS,
+            Self::MAX_TIMEOUT_MS,
+        )?;
+        let max_redirects = within("max_redirects", self.max_redirects, 0, Self::MAX_REDIRECTS)?;
+        if let Some(id) = self.id.as_deref()
+            && (id.is_empty() || id.len() > Self::MAX_ID || id.chars().any(char::is_control))
+        {
+            return Err(Invalid::new(
+                "id",
+                id,
+                "1 to 128 bytes without control characters",
+            ));
+        }
+        if let Some(body) = self.body.as_deref()
+            && body.len() > Self::MAX_BODY
+        {
+            return Err(Invalid::new(
+                "body",
+                format_args!("{} bytes", body.len()),
+                format!("at most {} bytes", Self::MAX_BODY),
+            ));
+        }
+        Ok(Check {
+            url: check::parse_url(&self.url)?,
+            method: Method::parse(&self.method)?,
+            headers: headers(&self.headers)?,
+            body: self.body.clone(),
+            timeout: std::time::Duration::from_millis(timeout_ms.unsigned_abs()),
+            status: self.status.parse::<StatusRule>()?,
+            regex: self
+                .regex
+                .as_deref()
+                .map(|pattern| compile("regex", pattern))
+                .transpose()?,
+            not_regex: self
+                .not_regex
+                .as_deref()
+                .map(|pattern| compile("not_regex", pattern))
+                .transpose()?,
+            max_redirects: u8::try_from(max_redirects).unwrap_or(u8::MAX),
+            ip_version: self.ip_version,
+            tls_verify: self.tls_verify,
+        })
+    }
+
+    /// The tick that this request belongs to; `None` for an ad-hoc one.
+    ///
+    /// # Errors
+    /// When a scheduled request lacks part of its tick.
+    pub fn tick(&self) -> Result<Option<TickOf>, Invalid> {
+        fn needed<T: Copy>(field: &str, value: Option<T>) -> Result<T, Invalid> {
+            value.ok_or_else(|| Invalid::new(field, "(absent)", "present where there is a site_id"))
+        }
+        let Some(site) = self.site_id else { return Ok(None) };
+        let kind = needed("kind", self.kind)?;
+        if kind == Kind::Adhoc {
+            return Err(Invalid::new(
+                "kind",
+                kind,
+                "scheduled or confirm where there is a site_id",
+            ));
+        }
+        Ok(Some(TickOf {
+            site,
+            kind,
+            scheduled_at: needed("scheduled_at", self.scheduled_at)?,
+            expires_at: needed("expires_at", self.expires_at)?,
+            shard: needed("shard", self.shard)?,
+        }))
+    }
+}
+
+/// Refuses a number outside `min` to `max`.
+pub(crate) fn within(field: &str, value: i64, min: i64, max: i64) -> Result<i64, Invalid> {
+    match (min..=max).contains(&value) {
+        true => Ok(value),
+        false => Err(Invalid::new(field, value, format!("{min} to {max}"))),
+    }
+}
+
+/// Headers that belong to the connection and not to the request, or that say whom we ask.
+const NOT_YOURS: [&str; 10] = [
+    "connection",
+    "content-length",
+    "host",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+fn headers(given: &BTreeMap<String, String>) -> Result<Vec<(String, String)>, Invalid> {
+    if given.len() > CheckRequest::MAX_HEADERS {
+        return Err(Invalid::new(
+            "headers",
+            format_args!("{} of them", given.len()),
+            "at most 50",
+        ));
+    }
+    let bytes: usize = given.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > CheckRequest::MAX_HEADER_BYTES {
+        return Err(Invalid::new(
+            "headers",
+            format_args!("{bytes} bytes"),
+            "at most 16384 bytes together",
+        ));
+    }
+    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    for (name, value) in given {
+        if name.is_empty() || !name.bytes().all(is_token) {
+            return Err(Invalid::new("headers", name, "a header name as in RFC 9110"));
+        }
+        if NOT_YOURS
+            .iter()
+            .any(|reserved| reserved.eq_ignore_ascii_case(name))
+        {
+            return Err(Invalid::new(
+                "headers",
+                name,
+                "no header of the connection or of the host",
+            ));
+        }
+        // Values may be secrets: they are not repeated.
+        if value.chars().any(|letter| letter.is_control() && letter != '\t') {
+            return Err(Invalid::new(
+                format!("headers.{name}"),
+                "(hidden)",
+                "a value without control characters",
+            ));
+        }
+    }
+    Ok(given
+        .iter()
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(json: &str) -> Invalid {
+        CheckRequest::decode(json.as_bytes())
+            .and_then(|request| request.validate().map(|_| ()))
+            .unwrap_err()
+    }
+
+    #[test]
+    fn a_url_is_all_that_is_needed() {
+        let request = CheckRequest::decode(br#"{"url":"https://example.com"}"#).unwrap();
+
+        assert_eq!(request, CheckRequest::new("https://example.com"));
+        assert_eq!(request.validate().unwrap().timeout.as_secs(), 10);
+        assert_eq!(request.tick().unwrap(), None);
+    }
+
+    #[test]
+    fn a_refusal_names_the_field_the_value_and_what_is_allowed() {
+        let cases = [
+            (r#"{"url":"ftp://x"}"#, "url", "ftp://x", "http or https"),
+            (
+                r#"{"url":"http://x","timeout_ms":5}"#,
+                "timeout_ms",
+                "5",
+                "100 to 60000",
+            ),
+            (
+                r#"{"url":"http://x","timeout_ms":"5s"}"#,
+                "timeout_ms",
+                "\"5s\"",
+                "whole number",
+            ),
+            (
+                r#"{"url":"http://x","timeout_ms":1.5}"#,
+                "timeout_ms",
+                "1.5",
+                "whole number",
+            ),
+            (
+                r#"{"url":"http://x","headers":{"A":1}}"#,
+                "headers",
+                "{\"A\":1}",
+                "object of texts",
+            ),
+            (
+                r#"{"url":"http://x","headers":{"Host":"y"}}"#,
+                "headers",
+                "Host",
+                "no header of the connection",
+            ),
+            (
+                r#"{"url":"http://x","timout_ms":500}"#,
+                "timout_ms",
+                "500",
+                "did you mean 'timeout_ms'",
+            ),
+            (
+                r#"{"ulr":"http://x"}"#,
+                "ulr",
+                "\"http://x\"",
+                "did you mean 'url'",
+            ),
+            (
+                r#"{"url":"http://x","colour":1}"#,
+                "colour",
+                "1",
+                "there are url, method",
+            ),
+            (
+                r#"{"url":"http://x","ip_version":"5"}"#,
+                "ip_version",
+                "\"5\"",
+                "\"any\"",
+            ),
+            (
+                r#"{"url":"http://x","status":"2xx"}"#,
+                "status",
+                "2xx",
+                "200-299,301",
+            ),
+            (
+                r#"{"url":"http://x","regex":"("}"#,
+                "regex",
+                "(",
+                "unclosed group",
+            ),
+            (r#"{"url":"http://x","method":"BREW"}"#, "method", "BREW", "GET"),
+            ("{}", "url", "(absent)", "such as"),
+            (
+                "https://example.com",
+                "request",
+                "https://example.com",
+                "JSON object",
+            ),
+            (r#"["http://x"]"#, "request", "[\"http://x\"]", "JSON object"),
+            ("", "request", "", "JSON object"),
+        ];
+        for (json, field, value, allowed) in cases {
+            let refusal = refusal(json);
+            assert_eq!(
+                (refusal.field.as_str(), refusal.value.as_str()),
+                (field, value),
+                "{json}"
+            );
+            assert!(refusal.allowed.contains(allowed), "{json}: {}", refusal.allowed);
+        }
+    }
+
+    #[test]
+    fn a_scheduled_request_may_have_fields_of_a_newer_version_but_must_have_its_tick() {
+        let json = r#"{"v":2,"site_id":1,"kind":"scheduled","scheduled_at":"2026-11-20T12:00:00.000000Z",
+            "expires_at":"2026-11-20T12:01:00.000000Z","shard":3,"epoch":9,"url":"http://x","new":[1]}"#;
+        let request = CheckRequest::decode(json.as_bytes()).unwrap();
+
+        assert_eq!(request.tick().unwrap().unwrap().shard, Shard(3));
+        let without = CheckRequest {
+            shard: None,
+            ..request
+        };
+        assert_eq!(without.tick().unwrap_err().field, "shard");
+    }
+
+    #[test]
+    fn a_header_value_is_never_repeated_in_a_refusal() {
+        let refusal = refusal(r#"{"url":"http://x","headers":{"Authorization":"secret\n"}}"#);
+
+        assert_eq!(refusal.field, "headers.Authorization");
+        assert!(!refusal.to_string().contains("secret"));
+    }
+}

@@ -1,0 +1,199 @@
+//! What a watched site is, and whether it can be watched.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{CheckRequest, Invalid, Region, request::within};
+
+/// A site as people define it: what to check, how often, from where, and when it counts as down.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SiteSpec {
+    /// What to check; its tick's fields are absent.
+    pub check: CheckRequest,
+    /// For reports; the URL where absent.
+    pub name: Option<String>,
+    /// How often, in seconds.
+    pub interval_seconds: i64,
+    /// From where; empty means from every region.
+    pub regions: Vec<String>,
+    /// Whether it is watched at all.
+    pub enabled: bool,
+    /// In how many regions it must fail to be down; a majority where absent.
+    pub quorum: Option<i64>,
+    /// Consecutive failures that make a region down.
+    pub failures_to_open: i64,
+    /// Consecutive successes that make it up again.
+    pub successes_to_close: i64,
+    /// For reports and selection.
+    pub tags: Vec<String>,
+}
+
+/// The intervals that this installation takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IntervalRange {
+    /// The shortest.
+    pub min: Duration,
+    /// The longest.
+    pub max: Duration,
+}
+
+impl Default for IntervalRange {
+    fn default() -> Self {
+        Self {
+            min: Duration::from_secs(5),
+            max: Duration::from_secs(86_400),
+        }
+    }
+}
+
+impl SiteSpec {
+    /// Once a minute.
+    pub const DEFAULT_INTERVAL_SECONDS: i64 = 60;
+    /// Of [`failures_to_open`](Self::failures_to_open) and [`successes_to_close`](Self::successes_to_close).
+    pub const DEFAULT_CONSECUTIVE: i64 = 2;
+    const MAX_NAME: usize = 200;
+    const MAX_TAGS: usize = 50;
+    const MAX_TAG: usize = 64;
+
+    /// `url` once a minute from every region, and all else at its default.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            check: CheckRequest::new(url),
+            name: None,
+            interval_seconds: Self::DEFAULT_INTERVAL_SECONDS,
+            regions: Vec::new(),
+            enabled: true,
+            quorum: None,
+            failures_to_open: Self::DEFAULT_CONSECUTIVE,
+            successes_to_close: Self::DEFAULT_CONSECUTIVE,
+            tags: Vec::new(),
+        }
+    }
+
+    /// Judges every field; the same code refuses a site at the door and explains one that came by SQL.
+    ///
+    /// # Errors
+    /// Names the first field that cannot be used.
+    pub fn validate(&self, intervals: IntervalRange) -> Result<(), Invalid> {
+        let (min, max) = (intervals.min.as_secs(), intervals.max.as_secs());
+        let seconds = u64::try_from(self.interval_seconds).unwrap_or(0);
+        if !(min..=max).contains(&seconds) {
+            let allowed = format!("{min} to {max} (set by PICKET_MIN_INTERVAL and PICKET_MAX_INTERVAL)");
+            return Err(Invalid::new("interval_seconds", self.interval_seconds, allowed));
+        }
+        self.check.validate()?;
+        within("failures_to_open", self.failures_to_open, 1, 100)?;
+        within("successes_to_close", self.successes_to_close, 1, 100)?;
+        if let Some(quorum) = self.quorum {
+            within("quorum", quorum, 1, 1_000)?;
+        }
+        for region in &self.regions {
+            region.parse::<Region>().map_err(|why| Invalid {
+                field: "regions".into(),
+                ..why
+            })?;
+        }
+        if let Some(name) = self.name.as_deref()
+            && (name.trim().is_empty() || name.len() > Self::MAX_NAME || name.chars().any(char::is_control))
+        {
+            return Err(Invalid::new(
+                "name",
+                name,
+                "1 to 200 bytes without control characters",
+            ));
+        }
+        let tags: BTreeSet<&str> = self.tags.iter().map(String::as_str).collect();
+        if tags.len() != self.tags.len() || tags.len() > Self::MAX_TAGS {
+            return Err(Invalid::new(
+                "tags",
+                self.tags.join(","),
+                "at most 50 different ones",
+            ));
+        }
+        match tags
+            .iter()
+            .find(|tag| tag.is_empty() || tag.len() > Self::MAX_TAG || tag.chars().any(char::is_control))
+        {
+            Some(tag) => Err(Invalid::new(
+                "tags",
+                tag,
+                "1 to 64 bytes each, without control characters",
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_site_with_a_field_that_makes_no_sense_is_refused_by_that_field() {
+        let good = SiteSpec::new("https://example.com/");
+        good.validate(IntervalRange::default()).unwrap();
+
+        let bad = [
+            (
+                "url",
+                SiteSpec {
+                    check: CheckRequest::new("nonsense"),
+                    ..good.clone()
+                },
+            ),
+            (
+                "interval_seconds",
+                SiteSpec {
+                    interval_seconds: 2,
+                    ..good.clone()
+                },
+            ),
+            (
+                "interval_seconds",
+                SiteSpec {
+                    interval_seconds: -60,
+                    ..good.clone()
+                },
+            ),
+            (
+                "quorum",
+                SiteSpec {
+                    quorum: Some(0),
+                    ..good.clone()
+                },
+            ),
+            (
+                "failures_to_open",
+                SiteSpec {
+                    failures_to_open: 0,
+                    ..good.clone()
+                },
+            ),
+            (
+                "regions",
+                SiteSpec {
+                    regions: vec!["EU".into()],
+                    ..good.clone()
+                },
+            ),
+            (
+                "tags",
+                SiteSpec {
+                    tags: vec!["a".into(), "a".into()],
+                    ..good.clone()
+                },
+            ),
+            (
+                "name",
+                SiteSpec {
+                    name: Some(" ".into()),
+                    ..good.clone()
+                },
+            ),
+        ];
+        for (field, site) in bad {
+            assert_eq!(site.validate(IntervalRange::default()).unwrap_err().field, field);
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The connection to NATS: kept up by itself, watched, and judged old enough at the door.
+
+use std::time::Duration;
+
+use async_nats::{ConnectOptions, Event, jetstream};
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
+use tracing::{info, warn};
+
+use crate::{Backoff, Condition, Health, options::NatsOptions};
+
+/// A connection to NATS, with its JetStream.
+#[derive(Clone)]
+pub struct Bus {
+    /// For core NATS.
+    pub client: async_nats::Client,
+    /// For streams. A publish waits while too many acknowledgements are outstanding.
+    pub jetstream: jetstream::Context,
+    condition: Condition,
+}
+
+/// Why there is no bus.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The options cannot be used.
+    #[error("the NATS options cannot be used: {0}")]
+    Options(String),
+    /// A file that the options name.
+    #[error("{option}: could not read '{path}'")]
+    File {
+        /// The option that names it.
+        option: &'static str,
+        /// Its path.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The server is older than what Picket is built on.
+    #[error("the NATS server is version {found}; Picket needs {needed} or newer", needed = Bus::OLDEST)]
+    TooOld {
+        /// The server's version.
+        found: String,
+    },
+}
+
+impl Bus {
+    /// The oldest server that has what Picket stands on.
+    pub const OLDEST: &str = "2.12.0";
+    /// Acknowledgements that one process may have outstanding.
+    const ACKS_OUTSTANDING: usize = 8_192;
+    /// How long a publish may wait for the stream's acknowledgement.
+    pub const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+    /// Three of these without an answer end a dead connection. The library's default of a minute left a
+    /// partition of 35 s unnoticed.
+    const PING: Duration = Duration::from_secs(5);
+
+    /// Connects in the background, for ever; `name` is what the server's operator sees.
+    ///
+    /// # Errors
+    /// When the options make no sense. A server that is away is no error: it is waited for.
+    pub async fn connect(options: &NatsOptions, name: &str, health: &Health) -> Result<Self, Error> {
+        let condition = health.condition("nats");
+        let reconnects = Counter::<u64>::default();
+        let connected = Gauge::<i64>::default();
+        let errors = Counter::<u64>::default();
+        {
+            let mut registry = health.registry();
+            registry.register(
+                "nats_connects",
+                "Times that a connection to NATS was made",
+                reconnects.clone(),
+            );
+            registry.register(
+                "nats_connected",
+                "Whether there is a connection to NATS",
+                connected.clone(),
+            );
+            registry.register(
+                "nats_errors",
+                "Errors that the NATS server or client told of",
+                errors.clone(),
+            );
+        }
+        let watched = condition.clone();
+        let connect = Self::credentials(options)
+            .await?
+            .name(name)
+            .retry_on_initial_connect()
+            .max_reconnects(None)
+            .ping_interval(Self::PING)
+            .connection_timeout(Duration::from_secs(5))
+            .request_timeout(Some(Duration::from_secs(5)))
+            .reconnect_delay_callback(|tries| {
+                let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(4));
+                (0..tries.min(10)).fold(Duration::ZERO, |_, _| backoff.next_wait())
+            })
+            .event_callback(move |event| {
+                match &event {
+                    Event::Connected => {
+                        reconnects.inc();
+                        connected.set(1);
+                        watched.holds();
+                        info!("connected to NATS");
+                    }
+                    Event::Disconnected => {
+                        connected.set(0);
+                        watched.fails("disconnected");
+                        warn!("lost the connection to NATS, trying again");
+                    }
+                    Event::ServerError(_) | Event::ClientError(_) | Event::SlowConsumer(_) => {
+                        errors.inc();
+                        warn!(event = %event, "NATS: {event}");
+                    }
+                    Event::LameDuckMode | Event::Draining | Event::Closed => {
+                        info!(event = %event, "NATS: {event}");
+                    }
+                }
+                async {}
+            });
+        let servers: Vec<async_nats::ServerAddr> = options
+            .nats_url
+            .split(',')
+            .map(|server| {
+                server
+                    .trim()
+                    .parse()
+                    .map_err(|why| Error::Options(format!("NATS_URL: '{}': {why}", without_password(server))))
+            })
+            .collect::<Result<_, _>>()?;
+        let client = connect
+            .connect(servers)
+            .await
+            .map_err(|why| Error::Options(why.to_string()))?;
+        let jetstream = jetstream::context::ContextBuilder::new()
+            .timeout(Self::ACK_TIMEOUT)
+            .ack_timeout(Self::ACK_TIMEOUT)
+            .max_ack_inflight(Self::ACKS_OUTSTANDING)
+            .backpressure_on_inflight(true)
+            .build(client.clone());
+        Ok(Self {
+            client,
+            jetstream,
+            condition,
+        })
+    }
+
+    async fn credentials(options: &NatsOptions) -> Result<ConnectOptions, Error> {
+        async fn read(option: &'static str, path: &std::path::Path) -> Result<String, Error> {
+            tokio::fs::read_to_string(path)
+                .await
+                .map_err(|source| Error::File {
+                    option,
+                    path: path.display().to_string(),
+                    source,
+                })
+        }
+        let mut connect = ConnectOptions::new();
+        if let Some(path) = &options.nats_creds {
+            let creds = read("NATS_CREDS", path).await?;
+            connect = connect
+                .credentials(&creds)
+                .map_err(|why| Error::Options(format!("NATS_CREDS: {why}")))?;
+        }
+        if let Some(path) = &options.nats_nkey {
+            connect = connect.nkey(read("NATS_NKEY", path).await?.trim().to_owned());
+        }
+        if let Some(user) = &options.nats_user {
+            connect =
+                connect.user_and_password(user.clone(), options.nats_password.clone().unwrap_or_default());
+        }
+        if let Some(path) = &options.nats_ca {
+            read("NATS_CA", path).await?;
+            connect = connect.add_root_certificates(path.clone()).require_tls(true);
+        }
+        if let (Some(cert), Some(key)) = (&options.nats_cert, &options.nats_key) {
+            read("NATS_CERT", cert).await?;
+            read("NATS_KEY", key).await?;
+            connect = connect
+                .add_client_certificate(cert.clone(), key.clone())
+                .require_tls(true);
+        }
+        Ok(connect)
+    }
+
+    /// Waits for the first connection, saying so now and then, and judges the server's version.
+    ///
+    /// # Errors
+    /// When the server is too old.
+    pub async fn connected(&self) -> Result<(), Error> {
+        const SAY_SO: Duration = Duration::from_secs(5);
+        let mut waited = Duration::ZERO;
+        let info = loop {
+            if let Some(info) = self.client.try_server_info()
+                && self.client.connection_state() == async_nats::connection::State::Connected
+            {
+                break info;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            waited += Duration::from_millis(20);
+            if waited >= SAY_SO {
+                waited = Duration::ZERO;
+                warn!("waiting for NATS");
+            }
+        };
+        if !self.client.is_server_compatible(2, 12, 0) {
+            self.condition
+                .fails(format!("the server is version {}, too old", info.version));
+            return Err(Error::TooOld { found: info.version });
+        }
+        Ok(())
+    }
+
+    /// Writes out what is buffered and closes the connection, within `limit`.
+    pub async fn close(self, limit: Duration) {
+        let closing = async {
+            // `drain` alone returns before anything is sent.
+            let _ = self.client.flush().await;
+            let _ = self.client.drain().await;
+        };
+        if tokio::time::timeout(limit, closing).await.is_err() {
+            warn!("NATS did not take what was left in time");
+        }
+    }
+}
+
+/// The server of a URL without its user and password, which belong in no log.
+fn without_password(url: &str) -> &str {
+    url.rsplit_once('@').map_or(url, |(_, server)| server)
+}

@@ -1,0 +1,69 @@
+//! The two clocks: the wall's, to say when something was, and one that only goes forward, to say how long.
+
+use std::time::Duration;
+
+use picket_proto::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
+
+/// Now, by this machine's wall clock. To name a moment, never to measure a duration.
+pub fn wall() -> Timestamp {
+    let now = clock_gettime(ClockId::Realtime);
+    Timestamp::from_micros(
+        now.tv_sec
+            .saturating_mul(1_000_000)
+            .saturating_add(now.tv_nsec / 1_000),
+    )
+}
+
+/// A reading of a clock that never goes back and goes on while the machine is suspended
+/// (`CLOCK_BOOTTIME`), so that a lease held through a suspension is not believed in afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Boottime(Duration);
+
+impl Boottime {
+    /// Now.
+    pub fn now() -> Self {
+        #[cfg(target_os = "linux")]
+        let now = clock_gettime(ClockId::Boottime);
+        // Elsewhere the monotonic clock is the nearest there is.
+        #[cfg(not(target_os = "linux"))]
+        let now = clock_gettime(ClockId::Monotonic);
+        Self(Duration::new(
+            now.tv_sec.unsigned_abs(),
+            u32::try_from(now.tv_nsec).unwrap_or(0),
+        ))
+    }
+
+    /// A reading for tests: `since_start` after the clock's own start.
+    pub fn at(since_start: Duration) -> Self {
+        Self(since_start)
+    }
+
+    /// How long after `earlier` this is; zero if it is not after it.
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// The reading `duration` later.
+    pub fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(duration))
+    }
+
+    /// Microseconds since the clock's own start.
+    pub fn micros(self) -> i64 {
+        i64::try_from(self.0.as_micros()).unwrap_or(i64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_clocks_go_forward() {
+        let (wall_before, before) = (wall(), Boottime::now());
+
+        assert!(wall() >= wall_before && wall_before.micros() > 1_700_000_000_000_000);
+        assert!(Boottime::now() >= before);
+    }
+}

@@ -1,0 +1,213 @@
+//! Whether this process lives (`/healthz`), works (`/readyz`), and what it has done (`/metrics`).
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{Request, Response, StatusCode, body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::{encoding::text::encode, metrics::info::Info, registry::Registry};
+use tokio::{net::TcpListener, sync::Semaphore};
+use tracing::{info, warn};
+
+/// The conditions of readiness and the metrics of one process, or of one part of `picket up`.
+#[derive(Clone)]
+pub struct Health(Arc<Inner>);
+
+struct Inner {
+    conditions: Mutex<BTreeMap<&'static str, Option<String>>>,
+    registry: Mutex<Registry>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Health {
+    /// Ready, since nothing speaks against it yet.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("picket");
+        registry.register(
+            "build",
+            "The version of this build",
+            Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        Self(Arc::new(Inner {
+            conditions: Mutex::default(),
+            registry: Mutex::new(registry),
+        }))
+    }
+
+    /// Adds something that must hold before this process is ready. It does not hold yet.
+    pub fn condition(&self, name: &'static str) -> Condition {
+        self.conditions().insert(name, Some("not yet".to_owned()));
+        Condition {
+            health: self.clone(),
+            name,
+        }
+    }
+
+    /// Where metrics are registered.
+    pub fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.0.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is not as it should be: the condition and why. Empty when ready.
+    pub fn missing(&self) -> Vec<(&'static str, String)> {
+        self.conditions()
+            .iter()
+            .filter_map(|(name, why)| Some((*name, why.clone()?)))
+            .collect()
+    }
+
+    fn conditions(&self) -> MutexGuard<'_, BTreeMap<&'static str, Option<String>>> {
+        self.0.conditions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer(&self, path: &str) -> (StatusCode, &'static str, String) {
+        const TEXT: &str = "text/plain; charset=utf-8";
+        match path {
+            "/healthz" => (StatusCode::OK, TEXT, "alive\n".to_owned()),
+            "/readyz" => match self.missing() {
+                missing if missing.is_empty() => (StatusCode::OK, TEXT, "ready\n".to_owned()),
+                missing => {
+                    let lines = missing
+                        .iter()
+                        .map(|(name, why)| format!("{name}: {why}\n"))
+                        .collect();
+                    (StatusCode::SERVICE_UNAVAILABLE, TEXT, lines)
+                }
+            },
+            "/metrics" => {
+                let mut text = String::new();
+                match encode(&mut text, &self.registry()) {
+                    Ok(()) => (
+                        StatusCode::OK,
+                        "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                        text,
+                    ),
+                    Err(_) => (
+                        StatusCode::INTERNAL_SERVER_ERROR,
+                        TEXT,
+                        "metrics could not be written\n".to_owned(),
+                    ),
+                }
+            }
+            _ => (
+                StatusCode::NOT_FOUND,
+                TEXT,
+                "there are /healthz, /readyz and /metrics\n".to_owned(),
+            ),
+        }
+    }
+}
+
+/// One of the things that must hold for a process to be ready.
+#[derive(Clone)]
+pub struct Condition {
+    health: Health,
+    name: &'static str,
+}
+
+impl Condition {
+    /// It holds.
+    pub fn holds(&self) {
+        self.health.conditions().insert(self.name, None);
+    }
+
+    /// It does not, and why.
+    pub fn fails(&self, why: impl Into<String>) {
+        self.health.conditions().insert(self.name, Some(why.into()));
+    }
+}
+
+/// Serves health and metrics on `listen` until the process ends.
+///
+/// # Errors
+/// When the address cannot be listened on.
+pub async fn serve(health: Health, listen: SocketAddr) -> std::io::Result<SocketAddr> {
+    /// Scrapers are few; who opens more connections than this waits.
+    const CONNECTIONS: usize = 64;
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    let listener = TcpListener::bind(listen).await?;
+    let address = listener.local_addr()?;
+    info!(listen = %address, "serving /healthz, /readyz and /metrics on {address}");
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    tokio::spawn(async move {
+        while let Ok(permit) = permits.clone().acquire_owned().await {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    warn!(%error, "could not accept a connection for health");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    continue;
+                }
+            };
+            let health = health.clone();
+            tokio::spawn(async move {
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let (status, kind, text) = health.answer(request.uri().path());
+                    let response = Response::builder()
+                        .status(status)
+                        .header("content-type", kind)
+                        .body(Full::new(Bytes::from(text)))
+                        .unwrap_or_default();
+                    async move { Ok::<_, Infallible>(response) }
+                });
+                let connection = hyper::server::conn::http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(PATIENCE)
+                    .keep_alive(false)
+                    .serve_connection(TokioIo::new(stream), service);
+                let _ = tokio::time::timeout(PATIENCE * 2, connection).await;
+                drop(permit);
+            });
+        }
+    });
+    Ok(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_ready_when_all_its_conditions_hold() {
+        let health = Health::new();
+        let (nats, database) = (health.condition("nats"), health.condition("database"));
+
+        nats.holds();
+        database.fails("refused");
+        assert_eq!(
+            health.answer("/readyz"),
+            (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "text/plain; charset=utf-8",
+                "database: refused\n".into()
+            )
+        );
+        database.holds();
+        assert_eq!(health.answer("/readyz").0, StatusCode::OK);
+        assert_eq!(health.answer("/healthz").0, StatusCode::OK);
+        assert_eq!(health.answer("/nothing").0, StatusCode::NOT_FOUND);
+    }
+
+    #[test]
+    fn metrics_are_in_the_form_that_prometheus_reads() {
+        let text = Health::new().answer("/metrics").2;
+
+        assert!(
+            text.contains("picket_build_info{version=") && text.ends_with("# EOF\n"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,17 @@
+//! How any of Picket's processes lives: options, logs, the bus, supervision, health and metrics.
+
+pub mod backoff;
+pub mod bus;
+pub mod clock;
+pub mod health;
+pub mod options;
+pub mod process;
+pub mod streams;
+pub mod supervisor;
+pub mod telemetry;
+
+pub use backoff::Backoff;
+pub use bus::Bus;
+pub use health::{Condition, Health};
+pub use supervisor::{Pipeline, Running};
+pub use telemetry::Chain;

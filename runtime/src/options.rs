@@ -1,0 +1,128 @@
+//! Options that several processes share. Each has a variable; the names are those of the `nats` command.
+
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use clap::{Args, ValueEnum};
+
+/// How to reach the NATS servers.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "NATS")]
+pub struct NatsOptions {
+    /// The servers; several, separated by commas, are tried in turn
+    #[arg(
+        long,
+        env = "NATS_URL",
+        default_value = "nats://127.0.0.1:4222",
+        value_name = "URL[,URL…]",
+        hide_env_values = true
+    )]
+    pub nats_url: String,
+    /// A credentials file (JWT and seed)
+    #[arg(long, env = "NATS_CREDS", value_name = "FILE")]
+    pub nats_creds: Option<PathBuf>,
+    /// A file that holds an nkey seed
+    #[arg(long, env = "NATS_NKEY", value_name = "FILE")]
+    pub nats_nkey: Option<PathBuf>,
+    /// The user, with a password
+    #[arg(long, env = "NATS_USER", value_name = "NAME")]
+    pub nats_user: Option<String>,
+    /// The user's password; better given by the variable, since others can see a command line
+    #[arg(
+        long,
+        env = "NATS_PASSWORD",
+        value_name = "TEXT",
+        hide_env_values = true,
+        requires = "nats_user"
+    )]
+    pub nats_password: Option<String>,
+    /// A file with the certificates of the authority that signed the servers' certificates
+    #[arg(long, env = "NATS_CA", value_name = "FILE")]
+    pub nats_ca: Option<PathBuf>,
+    /// This client's certificate, where the servers ask for one
+    #[arg(long, env = "NATS_CERT", value_name = "FILE", requires = "nats_key")]
+    pub nats_cert: Option<PathBuf>,
+    /// The key of this client's certificate
+    #[arg(long, env = "NATS_KEY", value_name = "FILE", requires = "nats_cert")]
+    pub nats_key: Option<PathBuf>,
+}
+
+impl NatsOptions {
+    /// Servers at `url`, without credentials.
+    pub fn at(url: impl Into<String>) -> Self {
+        Self {
+            nats_url: url.into(),
+            nats_creds: None,
+            nats_nkey: None,
+            nats_user: None,
+            nats_password: None,
+            nats_ca: None,
+            nats_cert: None,
+            nats_key: None,
+        }
+    }
+}
+
+/// What to log, and how.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Logs and health")]
+pub struct LogOptions {
+    /// What to log, in the syntax of RUST_LOG, such as `info,picket_prober=debug`
+    #[arg(long, env = "PICKET_LOG", default_value = "info", value_name = "FILTER")]
+    pub log: String,
+    /// `pretty` for people, `json` for programs [default: pretty on a terminal, else json]
+    #[arg(long, env = "PICKET_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where health and metrics are served.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Logs and health")]
+pub struct ListenOptions {
+    /// Serve /healthz, /readyz and /metrics here, such as 127.0.0.1:9100 [default: nowhere]
+    #[arg(long, env = "PICKET_LISTEN", value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
+}
+
+/// A duration as people type it: `500ms`, `15s`, `1m 30s`, `2h`, `30d`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(pub Duration);
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match humantime::parse_duration(text) {
+            Ok(duration) => Ok(Self(duration)),
+            Err(_) => Err(format!(
+                "'{text}' is no duration; allowed: a number with ms, s, m, h or d, such as 15s or 1h30m"
+            )),
+        }
+    }
+}
+
+impl std::fmt::Display for Span {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        humantime::format_duration(self.0).fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_reads_as_people_type_it() {
+        assert_eq!("1m 30s".parse::<Span>().unwrap().0, Duration::from_secs(90));
+        assert_eq!("15s".parse::<Span>().unwrap().to_string(), "15s");
+        assert!("15".parse::<Span>().unwrap_err().contains("15s or 1h30m"));
+    }
+}

@@ -1,0 +1,183 @@
+//! What has changed among sites and schedules: notified for speed, polled for truth.
+//!
+//! Each row carries the transaction that wrote it last. A reader remembers the oldest transaction that was still
+//! running when it looked, and next time reads all rows of that one and later ones: no commit is missed, however
+//! late it comes; what is read twice does no harm.
+
+use std::time::Duration;
+
+use futures_core::stream::BoxStream;
+use picket_proto::{Shard, SiteId};
+use sqlx::{
+    Postgres, Transaction,
+    postgres::{PgListener, PgNotification},
+};
+
+use crate::{
+    Error, Store,
+    leases::{from_shard, to_shard},
+    schedules::{self, Removed, Scheduled},
+};
+
+/// Nothing is read in one go that takes longer; a million sites take some seconds.
+const LOAD_LIMIT: Duration = Duration::from_secs(120);
+/// How many changed sites are read in one statement.
+const CHUNK: usize = 5_000;
+
+/// How far a reader has read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Snapshot(i64);
+
+/// Reads all sites of `shards` with their schedules in force, one after the other into `each`.
+///
+/// # Errors
+/// When the database cannot be reached, or takes too long.
+pub async fn load(
+    store: &Store,
+    shards: &[Shard],
+    mut each: impl FnMut(Scheduled),
+) -> Result<Snapshot, Error> {
+    let shards: Vec<i16> = shards.iter().map(|shard| from_shard(*shard)).collect();
+    let sql = format!(
+        "{} WHERE site.shard = ANY ($1) AND site.enabled AND site.problem IS NULL",
+        schedules::select()
+    );
+    store
+        .within(LOAD_LIMIT, "load schedules", async {
+            let mut transaction = snapshot(store).await?;
+            let now = oldest_running(&mut transaction).await?;
+            let mut rows: BoxStream<'_, Result<schedules::Row, sqlx::Error>> =
+                sqlx::query_as(sqlx::AssertSqlSafe(sql))
+                    .bind(shards)
+                    .fetch(&mut *transaction);
+            while let Some(row) = std::future::poll_fn(|context| rows.as_mut().poll_next(context)).await {
+                each(row?.into());
+            }
+            drop(rows);
+            transaction.commit().await?;
+            Ok(now)
+        })
+        .await
+}
+
+/// Reads what may have changed since `since` among the sites of all shards: sites as they are now into
+/// `changed`, those that are gone into `removed`.
+///
+/// # Errors
+/// When the database cannot be reached, or takes too long.
+pub async fn since(
+    store: &Store,
+    since: Snapshot,
+    mut changed: impl FnMut(Scheduled),
+    mut removed: impl FnMut(Removed),
+) -> Result<Snapshot, Error> {
+    let sql = format!("{} WHERE site.id = ANY ($1)", schedules::select());
+    store
+        .within(LOAD_LIMIT, "read changes of sites", async {
+            let mut transaction = snapshot(store).await?;
+            let now = oldest_running(&mut transaction).await?;
+            // Versions from the future are those of another cluster, from which this database was restored.
+            let ids: Vec<i64> = sqlx::query_scalar(
+                "WITH span AS (
+                     SELECT $1::text::xid8 AS first, pg_snapshot_xmax(pg_current_snapshot()) AS beyond
+                 )
+                 SELECT id FROM picket.sites, span WHERE version >= first AND version < beyond
+                 UNION
+                 SELECT site_id FROM picket.schedules, span WHERE version >= first AND version < beyond",
+            )
+            .bind(since.0.to_string())
+            .fetch_all(&mut *transaction)
+            .await?;
+            let gone: Vec<(i64, i16)> = sqlx::query_as(
+                "SELECT id, shard FROM picket.retired_sites WHERE version >= $1::text::xid8
+                 AND version < pg_snapshot_xmax(pg_current_snapshot())",
+            )
+            .bind(since.0.to_string())
+            .fetch_all(&mut *transaction)
+            .await?;
+            for chunk in ids.chunks(CHUNK) {
+                let rows: Vec<schedules::Row> = sqlx::query_as(sqlx::AssertSqlSafe(sql.clone()))
+                    .bind(chunk)
+                    .fetch_all(&mut *transaction)
+                    .await?;
+                rows.into_iter().for_each(|row| changed(row.into()));
+            }
+            gone.into_iter().for_each(|(id, shard)| {
+                removed(Removed {
+                    id: SiteId(id),
+                    shard: to_shard(shard),
+                })
+            });
+            transaction.commit().await?;
+            Ok(now)
+        })
+        .await
+}
+
+async fn snapshot(store: &Store) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    let mut transaction = store.pool.begin().await?;
+    sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        .execute(&mut *transaction)
+        .await?;
+    sqlx::query("SET LOCAL statement_timeout = '120s'")
+        .execute(&mut *transaction)
+        .await?;
+    Ok(transaction)
+}
+
+async fn oldest_running(transaction: &mut Transaction<'static, Postgres>) -> Result<Snapshot, sqlx::Error> {
+    sqlx::query_scalar("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+        .fetch_one(&mut **transaction)
+        .await
+        .map(Snapshot)
+}
+
+/// What the database calls out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// Sites or regions have changed.
+    Sites,
+    /// Leases were released.
+    Leases,
+    /// The connection was lost and made again: anything may have been missed.
+    Anything,
+}
+
+/// Listens to what the database calls out. What is called while the connection is lost is not heard, so that
+/// a listener must also poll.
+pub struct Listener(PgListener);
+
+impl Listener {
+    /// Connects and listens.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn connect(store: &Store) -> Result<Self, Error> {
+        let listening = async {
+            let mut listener = PgListener::connect_with(&store.pool).await?;
+            listener.listen_all(["picket_sites", "picket_leases"]).await?;
+            Ok(listener)
+        };
+        store
+            .within(Duration::from_secs(10), "listen to the database", listening)
+            .await
+            .map(Self)
+    }
+
+    /// Waits for the next call.
+    ///
+    /// # Errors
+    /// When the connection is lost and cannot be made again.
+    pub async fn next(&mut self) -> Result<Call, Error> {
+        let heard: Option<PgNotification> = self
+            .0
+            .try_recv()
+            .await
+            .map_err(Error::doing("listen to the database"))?;
+        Ok(match heard.as_ref().map(PgNotification::channel) {
+            Some("picket_sites") => Call::Sites,
+            Some("picket_leases") => Call::Leases,
+            _ => Call::Anything,
+        })
+    }
+}

@@ -1,0 +1,125 @@
+//! What went wrong with the database, and whether trying again may help.
+
+use picket_proto::{Invalid, SiteId};
+
+/// An error of the store.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The options cannot be used.
+    #[error("DATABASE_URL: '{url}' cannot be used; allowed: such as postgres://user@host:5432/picket")]
+    Url {
+        /// The URL, without its password.
+        url: String,
+        /// Why.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// A statement failed, or the database could not be reached.
+    #[error("could not {doing}")]
+    Database {
+        /// What was being done.
+        doing: &'static str,
+        /// Why not.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The database did not answer in time.
+    #[error("could not {doing}: the database did not answer within {seconds} s")]
+    TimedOut {
+        /// What was being done.
+        doing: &'static str,
+        /// How long it was given.
+        seconds: u64,
+    },
+    /// The schema could not be brought up to date.
+    #[error("could not migrate the database")]
+    Migrate(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The schema is not there, or older or newer than this build's.
+    #[error("the database's schema is at version {found}, this build needs {needed}; run 'picket migrate'")]
+    Schema {
+        /// The newest migration that was applied; 0 for none.
+        found: i64,
+        /// The newest that this build knows.
+        needed: i64,
+    },
+    /// What was to be stored makes no sense.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// There is such a site already.
+    #[error("there is such a site already: the same url, method, regex and not_regex")]
+    Duplicate,
+    /// There is no such site.
+    #[error("there is no site {0}")]
+    NoSite(SiteId),
+    /// There is no such region.
+    #[error("there is no region '{0}'")]
+    NoRegion(String),
+}
+
+impl Error {
+    /// Whether the same may work later: the database is away, starting, stopping, or in the way of itself.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::TimedOut { .. } => true,
+            Self::Database { source, .. } => match source {
+                sqlx::Error::Io(_)
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::Protocol(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed
+                | sqlx::Error::WorkerCrashed => true,
+                sqlx::Error::Database(error) => error.code().is_some_and(|code| is_transient_code(&code)),
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// Names what was being done.
+    pub(crate) fn doing(doing: &'static str) -> impl Fn(sqlx::Error) -> Self {
+        move |source| Self::Database { doing, source }
+    }
+}
+
+/// SQLSTATE classes and codes of trouble that passes.
+/// Source: <https://www.postgresql.org/docs/current/errcodes-appendix.html>
+fn is_transient_code(code: &str) -> bool {
+    const CLASSES: [&str; 4] = [
+        "08", // connection exception
+        "40", // serialization failure, deadlock
+        "53", // out of disk, memory, connections
+        "57", // shut down, starting up, cancelled
+    ];
+    const CODES: [&str; 3] = [
+        "25006", // read only, as after a failover
+        "55P03", // lock not available
+        "58030", // input or output error
+    ];
+    CLASSES.iter().any(|class| code.starts_with(class)) || CODES.contains(&code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_that_shuts_down_is_transient_and_a_bad_value_is_not() {
+        assert!(
+            ["57P01", "57P03", "08006", "25006", "40001", "53300"]
+                .into_iter()
+                .all(is_transient_code)
+        );
+        assert!(
+            ["22021", "23514", "42P01"]
+                .into_iter()
+                .all(|code| !is_transient_code(code))
+        );
+        assert!(
+            Error::TimedOut {
+                doing: "wait",
+                seconds: 5
+            }
+            .is_transient()
+        );
+    }
+}

@@ -1,0 +1,240 @@
+//! Leases on shards: who schedules which, until when, judged by the database's clock alone.
+
+use std::time::Duration;
+
+use picket_proto::{Epoch, Shard, Timestamp};
+use sqlx::types::time::OffsetDateTime;
+
+use crate::{Error, Store};
+
+/// Lease statements are short; one that takes longer is of no use to its caller.
+const LIMIT: Duration = Duration::from_secs(3);
+
+/// A shard that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Which.
+    pub shard: Shard,
+    /// One more than the holder's before.
+    pub epoch: Epoch,
+    /// All ticks up to here have been acknowledged by the stream of jobs.
+    pub scheduled_through: Timestamp,
+}
+
+/// What is written with a renewal or a release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Which.
+    pub shard: Shard,
+    /// Under which epoch it is held.
+    pub epoch: Epoch,
+    /// All ticks up to here have been acknowledged by the stream of jobs.
+    pub scheduled_through: Timestamp,
+}
+
+/// How things stood when a coordinator said that it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Roll {
+    /// The database's clock.
+    pub now: Timestamp,
+    /// Coordinators that are alive and not about to leave.
+    pub live: usize,
+    /// How many shards there are.
+    pub shards: usize,
+}
+
+/// One line of the listing.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Listed {
+    /// The shard.
+    pub shard: i16,
+    /// Who holds it, if anybody does.
+    pub holder: Option<String>,
+    /// How often it has been taken.
+    pub epoch: i64,
+    /// Seconds until it expires; absent when nobody holds it.
+    pub expires_in_seconds: Option<f64>,
+    /// How far behind now the published ticks are, in seconds.
+    pub scheduled_behind_seconds: f64,
+    /// Schedules in force in it.
+    pub schedules: i64,
+}
+
+/// Says that coordinator `id` is there, and whether it is about to leave. Who has not said so for `alive`
+/// is not counted.
+///
+/// # Errors
+/// When the database cannot be reached in time.
+pub async fn announce(store: &Store, id: &str, draining: bool, alive: Duration) -> Result<Roll, Error> {
+    let (now, live, shards): (OffsetDateTime, i64, i16) = store
+        .within(
+            LIMIT,
+            "announce this coordinator",
+            sqlx::query_as(
+                "WITH me AS (
+                     INSERT INTO picket.coordinators AS c (id, version, draining) VALUES ($1, $2, $3)
+                     ON CONFLICT (id) DO UPDATE SET seen_at = now(), draining = excluded.draining
+                 ), forgotten AS (
+                     DELETE FROM picket.coordinators WHERE seen_at < now() - interval '1 day' AND id <> $1
+                 )
+                 SELECT clock_timestamp(),
+                        (SELECT count(*) FROM picket.coordinators
+                         WHERE id <> $1 AND NOT draining AND seen_at > now() - $4 * interval '1 millisecond')
+                        + (NOT $3)::int,
+                        (SELECT shards FROM picket.settings)",
+            )
+            .bind(id)
+            .bind(env!("CARGO_PKG_VERSION"))
+            .bind(draining)
+            .bind(millis(alive))
+            .fetch_one(&store.pool),
+        )
+        .await?;
+    Ok(Roll {
+        now: now.into(),
+        live: usize::try_from(live).unwrap_or(0),
+        shards: usize::try_from(shards).unwrap_or(0),
+    })
+}
+
+/// Takes up to `most` shards that nobody holds. Never waits for another.
+///
+/// # Errors
+/// When the database cannot be reached in time.
+pub async fn acquire(store: &Store, id: &str, most: usize, lease: Duration) -> Result<Vec<Lease>, Error> {
+    let rows: Vec<(i16, i64, OffsetDateTime)> = store
+        .within(
+            LIMIT,
+            "take leases",
+            sqlx::query_as(
+                "UPDATE picket.leases AS lease
+                 SET holder = $1, epoch = epoch + 1, expires_at = now() + $3 * interval '1 millisecond'
+                 FROM (SELECT shard FROM picket.leases WHERE expires_at < now()
+                       ORDER BY expires_at, shard LIMIT $2 FOR UPDATE SKIP LOCKED) AS free
+                 WHERE lease.shard = free.shard
+                 RETURNING lease.shard, lease.epoch, lease.scheduled_through",
+            )
+            .bind(id)
+            .bind(i64::try_from(most).unwrap_or(i64::MAX))
+            .bind(millis(lease))
+            .fetch_all(&store.pool),
+        )
+        .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(shard, epoch, through)| Lease {
+            shard: to_shard(shard),
+            epoch: Epoch(epoch),
+            scheduled_through: through.into(),
+        })
+        .collect())
+}
+
+/// Renews all of `held` at once and writes down how far they are. A shard that is missing from the answer
+/// is another's now, or has expired: its holder must stop.
+///
+/// # Errors
+/// When the database cannot be reached in time.
+pub async fn renew(store: &Store, id: &str, held: &[Progress], lease: Duration) -> Result<Vec<Shard>, Error> {
+    let (shards, epochs, through) = columns(held);
+    let kept: Vec<i16> = store
+        .within(
+            LIMIT,
+            "renew leases",
+            sqlx::query_scalar(
+                "UPDATE picket.leases AS lease
+                 SET expires_at = now() + $5 * interval '1 millisecond',
+                     scheduled_through = greatest(lease.scheduled_through, held.through)
+                 FROM unnest($2::smallint[], $3::bigint[], $4::timestamptz[]) AS held (shard, epoch, through)
+                 WHERE lease.shard = held.shard AND lease.epoch = held.epoch AND lease.holder = $1
+                   AND lease.expires_at > now()
+                 RETURNING lease.shard",
+            )
+            .bind(id)
+            .bind(shards)
+            .bind(epochs)
+            .bind(through)
+            .bind(millis(lease))
+            .fetch_all(&store.pool),
+        )
+        .await?;
+    Ok(kept.into_iter().map(to_shard).collect())
+}
+
+/// Gives `held` back, so that others can take them at once, and wakes those others.
+///
+/// # Errors
+/// When the database cannot be reached in time; the leases then expire.
+pub async fn release(store: &Store, id: &str, held: &[Progress]) -> Result<(), Error> {
+    let (shards, epochs, through) = columns(held);
+    store
+        .within(
+            LIMIT,
+            "release leases",
+            sqlx::query(
+                "WITH released AS (
+                     UPDATE picket.leases AS lease
+                     SET holder = NULL, expires_at = '-infinity',
+                         scheduled_through = greatest(lease.scheduled_through, held.through)
+                     FROM unnest($2::smallint[], $3::bigint[], $4::timestamptz[]) AS held (shard, epoch, through)
+                     WHERE lease.shard = held.shard AND lease.epoch = held.epoch AND lease.holder = $1
+                     RETURNING lease.shard
+                 )
+                 SELECT pg_notify('picket_leases', count(*)::text) FROM released",
+            )
+            .bind(id)
+            .bind(shards)
+            .bind(epochs)
+            .bind(through)
+            .execute(&store.pool),
+        )
+        .await?;
+    Ok(())
+}
+
+/// All shards, who holds them, and what is in them.
+///
+/// # Errors
+/// When the database cannot be reached in time.
+pub async fn list(store: &Store) -> Result<Vec<Listed>, Error> {
+    store
+        .within(
+            Duration::from_secs(30),
+            "list leases",
+            sqlx::query_as(
+                "SELECT shard, CASE WHEN expires_at > now() THEN holder END AS holder, epoch,
+                        CASE WHEN expires_at > now() THEN extract(epoch FROM expires_at - now())::float8 END AS expires_in_seconds,
+                        extract(epoch FROM now() - scheduled_through)::float8 AS scheduled_behind_seconds,
+                        coalesce(schedules, 0) AS schedules
+                 FROM picket.leases
+                 LEFT JOIN (SELECT shard, count(*) AS schedules FROM picket.schedules WHERE valid_to IS NULL GROUP BY shard)
+                   AS counted USING (shard)
+                 ORDER BY shard",
+            )
+            .fetch_all(&store.pool),
+        )
+        .await
+}
+
+fn columns(held: &[Progress]) -> (Vec<i16>, Vec<i64>, Vec<OffsetDateTime>) {
+    let shards = held.iter().map(|progress| from_shard(progress.shard)).collect();
+    let epochs = held.iter().map(|progress| progress.epoch.0).collect();
+    let through = held
+        .iter()
+        .map(|progress| progress.scheduled_through.datetime())
+        .collect();
+    (shards, epochs, through)
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Shards are 0 to 1023 by the schema, so neither way loses anything.
+pub(crate) fn from_shard(shard: Shard) -> i16 {
+    i16::try_from(shard.0).unwrap_or(i16::MAX)
+}
+
+pub(crate) fn to_shard(shard: i16) -> Shard {
+    Shard(shard.unsigned_abs())
+}

@@ -1,0 +1,21 @@
+//! What Picket keeps, in Postgres. The only crate that knows SQL.
+//!
+//! A function takes a [`Store`], and opens the transaction itself wherever atomicity is its promise. Every
+//! statement has a deadline, here and on the server, since nothing below notices a server that went away.
+#![warn(missing_docs)]
+
+pub mod changes;
+pub mod error;
+pub mod leases;
+pub mod options;
+pub mod partitions;
+pub mod regions;
+pub mod report;
+pub mod results;
+pub mod schedules;
+pub mod sites;
+mod store;
+
+pub use error::Error;
+pub use options::DatabaseOptions;
+pub use store::{MIGRATOR, Store};

@@ -1,0 +1,100 @@
+//! Regions: where probers run.
+
+use std::time::Duration;
+
+use picket_proto::Region;
+
+use crate::{Error, Store};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A region as it is listed.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Listed {
+    /// The number that rows carry.
+    pub id: i16,
+    /// Its name.
+    pub name: String,
+    /// Schedules in force in it.
+    pub schedules: i64,
+}
+
+/// The regions in use, by name.
+///
+/// # Errors
+/// When the database cannot be reached in time.
+pub async fn list(store: &Store) -> Result<Vec<Listed>, Error> {
+    store
+        .within(
+            LIMIT,
+            "list regions",
+            sqlx::query_as(
+                "SELECT id, name,
+                        (SELECT count(*) FROM picket.schedules WHERE region_id = region.id AND valid_to IS NULL) AS schedules
+                 FROM picket.regions AS region WHERE removed_at IS NULL ORDER BY name",
+            )
+            .fetch_all(&store.pool),
+        )
+        .await
+}
+
+/// The numbers and names of all regions, those that were removed too, since old rows name them.
+///
+/// # Errors
+/// When the database cannot be reached in time.
+pub async fn numbers(store: &Store) -> Result<Vec<(i16, Region)>, Error> {
+    let rows: Vec<(i16, String)> = store
+        .within(
+            LIMIT,
+            "read regions",
+            sqlx::query_as("SELECT id, name FROM picket.regions").fetch_all(&store.pool),
+        )
+        .await?;
+    // The schema lets no other names in.
+    Ok(rows
+        .into_iter()
+        .filter_map(|(id, name)| Some((id, name.parse().ok()?)))
+        .collect())
+}
+
+/// Adds a region, or takes a removed one back into use. Says whether there was something to do.
+///
+/// # Errors
+/// When the database cannot be reached in time.
+pub async fn add(store: &Store, region: &Region) -> Result<bool, Error> {
+    let changed = store
+        .within(
+            LIMIT,
+            "add the region",
+            sqlx::query(
+                "INSERT INTO picket.regions AS region (name) VALUES ($1)
+                 ON CONFLICT (name) DO UPDATE SET removed_at = NULL WHERE region.removed_at IS NOT NULL",
+            )
+            .bind(region.as_str())
+            .execute(&store.pool),
+        )
+        .await?;
+    Ok(changed.rows_affected() > 0)
+}
+
+/// Takes a region out of use; its schedules end now, its rows stay.
+///
+/// # Errors
+/// When there is no such region, or the database cannot be reached in time.
+pub async fn remove(store: &Store, region: &Region) -> Result<(), Error> {
+    let changed = store
+        .within(
+            LIMIT,
+            "remove the region",
+            sqlx::query(
+                "UPDATE picket.regions SET removed_at = now() WHERE name = $1 AND removed_at IS NULL",
+            )
+            .bind(region.as_str())
+            .execute(&store.pool),
+        )
+        .await?;
+    match changed.rows_affected() {
+        0 => Err(Error::NoRegion(region.to_string())),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,295 @@
+//! Results of checks: kept once each, whatever is delivered how often, and what cannot be kept, with the reason.
+
+mod rows;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use picket_proto::{Cause, CheckResult, Outcome, Region};
+use sqlx::{PgConnection, pool::PoolConnection, postgres::Postgres};
+
+use crate::{Error, Store};
+use rows::{Dead, Rows, Usable};
+
+const INSERT: &str = include_str!("results/insert.sql");
+const KEEP: &str = "keep results";
+
+/// A message that came over the bus, and what was made of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// Where it was published.
+    pub subject: &'a str,
+    /// What was published; kept when the rest cannot be.
+    pub payload: &'a [u8],
+    /// What it is.
+    pub content: Content<'a>,
+}
+
+/// What a message turned out to be.
+#[derive(Clone, Copy, Debug)]
+pub enum Content<'a> {
+    /// The result of a scheduled or confirming check.
+    Check(&'a CheckResult),
+    /// The result of an ad-hoc check.
+    Adhoc(&'a CheckResult),
+    /// Nothing that can be used, and why.
+    Unusable(&'a str),
+}
+
+/// What became of a batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// How many rows are new, by what they say.
+    pub new: HashMap<(Outcome, Option<Cause>), u64>,
+    /// Results that were there already.
+    pub duplicates: u64,
+    /// Dead letters that were [`Content::Unusable`] when they came.
+    pub unusable: u64,
+    /// Dead letters whose region does not exist.
+    pub of_unknown_regions: u64,
+    /// Dead letters that the database refused for good.
+    pub refused: u64,
+    /// Why one of the dead letters is one.
+    pub reason: Option<String>,
+}
+
+impl Written {
+    /// How many rows are new.
+    pub fn inserted(&self) -> u64 {
+        self.new.values().sum()
+    }
+
+    /// How many dead letters there are.
+    pub fn dead(&self) -> u64 {
+        self.unusable + self.of_unknown_regions + self.refused
+    }
+}
+
+/// Keeps results. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Results {
+    store: Store,
+    /// Removed regions too: results that were under way name them.
+    regions: Arc<RwLock<Arc<RegionIds>>>,
+}
+
+pub(crate) type RegionIds = HashMap<Region, i16>;
+
+impl Results {
+    /// How long one statement may take before its connection is given up.
+    const LIMIT: Duration = Duration::from_secs(20);
+    /// How long it may take to find the rows that the database refuses.
+    const SEARCH_LIMIT: Duration = Duration::from_secs(120);
+
+    /// Keeps results in `store`.
+    pub fn new(store: Store) -> Self {
+        Self {
+            store,
+            regions: Arc::default(),
+        }
+    }
+
+    /// Keeps `entries` in one transaction; what is there already stays as it is, except that a real result takes the
+    /// place of a missed one. What the database refuses for good becomes a dead letter, like what is unusable.
+    ///
+    /// May be cancelled at any point: then all of it is kept or nothing, and the connection is not used again.
+    ///
+    /// # Errors
+    /// Then nothing was kept, or all of it and nobody knows: the same entries are to be given again.
+    pub async fn insert(&self, entries: &[Entry<'_>]) -> Result<Written, Error> {
+        let regions = self.regions_of(entries).await?;
+        let rows = Rows::new(entries, &regions);
+        match self.insert_all(&rows).await {
+            Err(error) if refusal(&error).is_some() => self.insert_around_refused(&rows).await,
+            result => result,
+        }
+    }
+
+    /// Waits until the database answers, for as long as one statement may take.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn ping(&self) -> Result<(), Error> {
+        self.load_regions().await.map(drop)
+    }
+
+    async fn insert_all(&self, rows: &Rows<'_>) -> Result<Written, Error> {
+        let mut connection = self.connect().await?;
+        let inserting = insert(&mut connection, &rows.usable, &rows.dead);
+        let new = match tokio::time::timeout(Self::LIMIT, inserting).await {
+            Ok(result) => result.map_err(Error::doing(KEEP))?,
+            Err(_) => {
+                // What it would say now nobody asked for.
+                connection.close_on_drop();
+                return Err(Error::TimedOut {
+                    doing: KEEP,
+                    seconds: Self::LIMIT.as_secs(),
+                });
+            }
+        };
+        Ok(rows.written(new, 0))
+    }
+
+    /// Halves what is refused until each refused row stands alone.
+    async fn insert_around_refused(&self, rows: &Rows<'_>) -> Result<Written, Error> {
+        let mut connection = self.connect().await?;
+        // However this ends, nobody gets a connection that is inside a transaction.
+        connection.close_on_drop();
+        let searching = insert_around_refused(&mut connection, rows);
+        match tokio::time::timeout(Self::SEARCH_LIMIT, searching).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::TimedOut {
+                doing: KEEP,
+                seconds: Self::SEARCH_LIMIT.as_secs(),
+            }),
+        }
+    }
+
+    async fn connect(&self) -> Result<PoolConnection<Postgres>, Error> {
+        self.store
+            .pool
+            .acquire()
+            .await
+            .map_err(Error::doing("connect to the database"))
+    }
+
+    /// The regions' ids; read anew when an entry names one that was not there.
+    async fn regions_of(&self, entries: &[Entry<'_>]) -> Result<Arc<RegionIds>, Error> {
+        let known = self
+            .regions
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let named: HashSet<&Region> = entries
+            .iter()
+            .filter_map(|entry| match entry.content {
+                Content::Check(result) => Some(&result.region),
+                _ => None,
+            })
+            .collect();
+        if named.into_iter().all(|region| known.contains_key(region)) {
+            return Ok(known);
+        }
+        self.load_regions().await
+    }
+
+    async fn load_regions(&self) -> Result<Arc<RegionIds>, Error> {
+        const DOING: &str = "read the regions";
+        let mut connection = self.connect().await?;
+        let reading = sqlx::query_as::<_, (i16, String)>("SELECT id, name FROM picket.regions")
+            .fetch_all(&mut *connection);
+        let rows = match tokio::time::timeout(Self::LIMIT, reading).await {
+            Ok(result) => result.map_err(Error::doing(DOING))?,
+            Err(_) => {
+                connection.close_on_drop();
+                return Err(Error::TimedOut {
+                    doing: DOING,
+                    seconds: Self::LIMIT.as_secs(),
+                });
+            }
+        };
+        let ids = rows
+            .into_iter()
+            .filter_map(|(id, name)| Some((name.parse().ok()?, id)));
+        let ids: Arc<RegionIds> = Arc::new(ids.collect());
+        *self.regions.write().unwrap_or_else(PoisonError::into_inner) = ids.clone();
+        Ok(ids)
+    }
+}
+
+type New = HashMap<(Outcome, Option<Cause>), u64>;
+
+/// Says which rows are new.
+async fn insert(
+    connection: &mut PgConnection,
+    usable: &[Usable<'_>],
+    dead: &[Dead<'_>],
+) -> Result<New, sqlx::Error> {
+    let query = rows::bind(sqlx::query_as(INSERT), usable, dead);
+    let counts: Vec<(String, Option<String>, i64)> = query.fetch_all(connection).await?;
+    let mut new = New::new();
+    for (outcome, cause, count) in counts {
+        // The type in the database has no other words.
+        if let Ok(outcome) = outcome.parse() {
+            let cause = cause.and_then(|cause| cause.parse().ok());
+            *new.entry((outcome, cause)).or_default() += count.unsigned_abs();
+        }
+    }
+    Ok(new)
+}
+
+async fn insert_around_refused(connection: &mut PgConnection, rows: &Rows<'_>) -> Result<Written, Error> {
+    let mut new = New::new();
+    let mut refused: Vec<Dead<'_>> = Vec::new();
+    run(connection, "BEGIN").await?;
+    let mut parts = vec![rows.usable.as_slice()];
+    while let Some(part) = parts.pop() {
+        run(connection, "SAVEPOINT part").await?;
+        match insert(connection, part, &[]).await.map_err(Error::doing(KEEP)) {
+            Ok(counts) => {
+                for (says, count) in counts {
+                    *new.entry(says).or_default() += count;
+                }
+            }
+            Err(error) => {
+                let Some(reason) = refusal(&error) else {
+                    return Err(error);
+                };
+                run(connection, "ROLLBACK TO part").await?;
+                match part {
+                    [] => {}
+                    [alone] => refused.push(alone.refused(reason)),
+                    _ => {
+                        let (first, second) = part.split_at(part.len() / 2);
+                        parts.extend([second, first]);
+                    }
+                }
+            }
+        }
+        run(connection, "RELEASE part").await?;
+    }
+    insert(connection, &[], &rows.dead)
+        .await
+        .map_err(Error::doing(KEEP))?;
+    insert(connection, &[], &refused)
+        .await
+        .map_err(Error::doing(KEEP))?;
+    run(connection, "COMMIT").await?;
+    let reason = refused.first().map(|dead| dead.reason.to_string());
+    let written = rows.written(new, refused.len());
+    Ok(Written {
+        reason: reason.or(written.reason),
+        ..written
+    })
+}
+
+async fn run(connection: &mut PgConnection, statement: &'static str) -> Result<(), Error> {
+    sqlx::raw_sql(statement)
+        .execute(connection)
+        .await
+        .map(drop)
+        .map_err(Error::doing(KEEP))
+}
+
+/// Why the database will never take this, if that is what it said.
+fn refusal(error: &Error) -> Option<String> {
+    /// A bad value, a broken constraint (no partition is one), too large for an index.
+    /// Source: <https://www.postgresql.org/docs/current/errcodes-appendix.html>
+    const CLASSES: [&str; 3] = ["22", "23", "54"];
+
+    let Error::Database {
+        source: sqlx::Error::Database(refusal),
+        ..
+    } = error
+    else {
+        return None;
+    };
+    let code = refusal.code()?;
+    CLASSES
+        .iter()
+        .any(|class| code.starts_with(class))
+        .then(|| format!("the database refused it: {} ({code})", refusal.message()))
+}

@@ -1,0 +1,30 @@
+//! The store against a real Postgres, a database for each test.
+
+mod leases;
+mod sites;
+
+use picket_store::{DatabaseOptions, Store};
+use sqlx::PgPool;
+
+struct Database {
+    store: Store,
+    pool: PgPool,
+}
+
+fn store(url: &str) -> Store {
+    let options = DatabaseOptions {
+        database_url: Some(url.to_owned()),
+    };
+    Store::new(&options, "test", 10).unwrap()
+}
+
+/// A migrated database of one's own, through the store and around it.
+async fn database() -> Database {
+    let url = picket_testkit::servers::postgres().await.database().await;
+    let store = store(&url);
+    store.migrate(64).await.unwrap();
+    Database {
+        store,
+        pool: PgPool::connect(&url).await.unwrap(),
+    }
+}
