@@ -53,11 +53,7 @@ impl Actor for Catalog {
     async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<Read, ActorProcessingErr> {
         myself.send_after(POLL, || Msg::Poll);
         let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-        Ok(Read {
-            through: None,
-            waiting: Vec::new(),
-            backoff,
-        })
+        Ok(Read { through: None, waiting: Vec::new(), backoff })
     }
 
     async fn handle(
@@ -87,11 +83,7 @@ impl Actor for Catalog {
             }
         }
         if poll {
-            let wait = if read.waiting.is_empty() {
-                POLL
-            } else {
-                read.backoff.next_wait()
-            };
+            let wait = if read.waiting.is_empty() { POLL } else { read.backoff.next_wait() };
             myself.send_after(wait, || Msg::Poll);
         }
         Ok(())
@@ -104,15 +96,11 @@ impl Catalog {
         let shards: Vec<Shard> = read.waiting.iter().map(|lease| lease.shard).collect();
         self.tell_regions().await?;
         let mut judged = Judged::default();
-        let snapshot = changes::load(&self.store, &shards, |scheduled| {
-            self.judge(scheduled, &mut judged)
-        })
-        .await?;
+        let snapshot =
+            changes::load(&self.store, &shards, |scheduled| self.judge(scheduled, &mut judged)).await?;
         // What changed while this was read is read again by the next poll.
         read.through = Some(read.through.map_or(snapshot, |through| through.min(snapshot)));
-        let Judged {
-            planned, problems, ..
-        } = judged;
+        let Judged { planned, problems, .. } = judged;
         info!(
             shards = shards.len(),
             sites = planned.len(),
@@ -121,9 +109,7 @@ impl Catalog {
             planned.len(),
             shards.len()
         );
-        let _ = self
-            .planner
-            .cast(planner::Msg::Take(std::mem::take(&mut read.waiting), planned));
+        let _ = self.planner.cast(planner::Msg::Take(std::mem::take(&mut read.waiting), planned));
         self.write_down(problems).await
     }
 
@@ -141,11 +127,7 @@ impl Catalog {
             |site| removed.push(site.id),
         )
         .await?;
-        let Judged {
-            planned,
-            problems,
-            mut gone,
-        } = judged;
+        let Judged { planned, problems, mut gone } = judged;
         gone.extend(removed);
         if !planned.is_empty() || !gone.is_empty() {
             self.tell_regions().await?;
@@ -166,9 +148,7 @@ impl Catalog {
             judged.gone.push(site.id);
             return;
         }
-        let verdict = site
-            .spec
-            .and_then(|spec| spec.validate(self.intervals).map(|()| spec));
+        let verdict = site.spec.and_then(|spec| spec.validate(self.intervals).map(|()| spec));
         match verdict {
             Ok(spec) => judged.planned.push(Planned {
                 id: site.id,
@@ -178,9 +158,7 @@ impl Catalog {
             }),
             Err(problem) => {
                 judged.gone.push(site.id);
-                judged
-                    .problems
-                    .push((site.id, site.updated_at, problem.to_string()));
+                judged.problems.push((site.id, site.updated_at, problem.to_string()));
             }
         }
     }

@@ -40,12 +40,7 @@ impl DatabaseClock {
     /// From the first measurement: the database said `now` between our readings `sent` and `received`.
     pub fn new(sent: Boottime, received: Boottime, now: Timestamp) -> Self {
         let offset_us = measured(sent, received, now);
-        Self {
-            offset_us,
-            target_us: offset_us,
-            measured_at: received,
-            best_round_trip: received.since(sent),
-        }
+        Self { offset_us, target_us: offset_us, measured_at: received, best_round_trip: received.since(sent) }
     }
 
     /// Takes in another measurement.
@@ -100,11 +95,7 @@ mod tests {
         let mut clock = DatabaseClock::new(boot(0), boot(0), Timestamp::from_micros(1_000_000));
 
         assert_eq!(
-            clock.observe(
-                boot(10_000_000),
-                boot(10_000_000),
-                Timestamp::from_micros(11_100_000)
-            ),
+            clock.observe(boot(10_000_000), boot(10_000_000), Timestamp::from_micros(11_100_000)),
             Adjusted::Slewing
         );
 
@@ -128,11 +119,7 @@ mod tests {
         let mut clock = DatabaseClock::new(boot(0), boot(1_000), Timestamp::from_micros(500));
 
         assert_eq!(
-            clock.observe(
-                boot(1_000_000),
-                boot(1_900_000),
-                Timestamp::from_micros(1_899_000)
-            ),
+            clock.observe(boot(1_000_000), boot(1_900_000), Timestamp::from_micros(1_899_000)),
             Adjusted::Ignored
         );
         assert_eq!(clock.at(boot(2_000_000)).micros(), 2_000_000);

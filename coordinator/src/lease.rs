@@ -114,9 +114,7 @@ impl Actor for LeaseHolder {
                 self.give_back(&myself, state, usize::MAX);
             }
         }
-        self.metrics
-            .leases
-            .set(i64::try_from(state.held.count()).unwrap_or(i64::MAX));
+        self.metrics.leases.set(i64::try_from(state.held.count()).unwrap_or(i64::MAX));
         if state.held.is_empty()
             && let Some(done) = state.draining.take()
         {
@@ -136,11 +134,7 @@ impl Actor for LeaseHolder {
 impl LeaseHolder {
     async fn round(&self, myself: &ActorRef<Msg>, state: &mut Holding) {
         let lost = state.held.expire(Boottime::now());
-        self.lose(
-            state,
-            lost,
-            "its time ran out: the database was not reached to renew it",
-        );
+        self.lose(state, lost, "its time ran out: the database was not reached to renew it");
         let sent = Boottime::now();
         let roll = match leases::announce(&self.store, &self.name, state.draining.is_some(), self.lease).await
         {
@@ -187,11 +181,7 @@ impl LeaseHolder {
             Some(clock) => {
                 if let Adjusted::Stepped(us) = clock.observe(sent, received, now) {
                     self.metrics.clock_steps.inc();
-                    warn!(
-                        step_ms = us / 1_000,
-                        "the database's clock jumped by {} ms",
-                        us / 1_000
-                    );
+                    warn!(step_ms = us / 1_000, "the database's clock jumped by {} ms", us / 1_000);
                 }
             }
         }
@@ -220,10 +210,8 @@ impl LeaseHolder {
             .held
             .iter()
             .map(|(shard, hold)| {
-                let told = progress
-                    .iter()
-                    .find(|told| told.shard == shard && told.epoch == hold.epoch)
-                    .copied();
+                let told =
+                    progress.iter().find(|told| told.shard == shard && told.epoch == hold.epoch).copied();
                 told.unwrap_or(leases::Progress {
                     shard,
                     epoch: hold.epoch,
@@ -234,10 +222,8 @@ impl LeaseHolder {
         let sent = Boottime::now();
         let kept = leases::renew(&self.store, &self.name, &asked, self.lease).await?;
         state.renewed_at = sent;
-        let asked: Vec<(Shard, Epoch)> = asked
-            .iter()
-            .map(|progress| (progress.shard, progress.epoch))
-            .collect();
+        let asked: Vec<(Shard, Epoch)> =
+            asked.iter().map(|progress| (progress.shard, progress.epoch)).collect();
         let lost = state.held.renewed(&asked, &kept, sent);
         self.lose(state, lost, "another has taken it, or it expired");
         for (shard, hold) in state.held.iter() {
@@ -255,9 +241,7 @@ impl LeaseHolder {
         if state.held.is_empty() {
             state.renewed_at = sent;
         }
-        let until = state
-            .held
-            .acquired(taken.iter().map(|lease| (lease.shard, lease.epoch)), sent);
+        let until = state.held.acquired(taken.iter().map(|lease| (lease.shard, lease.epoch)), sent);
         for lease in &taken {
             self.fence.open(lease.shard, lease.epoch, until);
         }
@@ -296,15 +280,11 @@ impl LeaseHolder {
             let progress: Vec<leases::Progress> = epochs
                 .iter()
                 .map(|(shard, epoch)| {
-                    progress
-                        .iter()
-                        .find(|told| told.shard == *shard)
-                        .copied()
-                        .unwrap_or(leases::Progress {
-                            shard: *shard,
-                            epoch: *epoch,
-                            scheduled_through: picket_proto::Timestamp::default(),
-                        })
+                    progress.iter().find(|told| told.shard == *shard).copied().unwrap_or(leases::Progress {
+                        shard: *shard,
+                        epoch: *epoch,
+                        scheduled_through: picket_proto::Timestamp::default(),
+                    })
                 })
                 .collect();
             if let Err(error) = leases::release(&this.store, &this.name, &progress).await {

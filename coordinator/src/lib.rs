@@ -115,10 +115,7 @@ impl Pipeline for Coordinator {
             reach: reach.clone(),
             metrics: self.metrics.clone(),
         };
-        let planner = Planner {
-            publisher,
-            metrics: self.metrics.clone(),
-        };
+        let planner = Planner { publisher, metrics: self.metrics.clone() };
         let (planner, _) = Actor::spawn_linked(None, planner, (), supervisor.clone()).await?;
         let catalog = Catalog {
             store: self.store.clone(),
@@ -148,12 +145,7 @@ impl Pipeline for Coordinator {
             condition: self.leases.clone(),
         };
         let (lease, _) = Actor::spawn_linked(None, lease, (), supervisor).await?;
-        let listening = Listening {
-            store: self.store.clone(),
-            catalog,
-            lease: lease.clone(),
-            provision,
-        };
+        let listening = Listening { store: self.store.clone(), catalog, lease: lease.clone(), provision };
         tokio::spawn(listening.run());
         Ok(lease)
     }

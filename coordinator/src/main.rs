@@ -14,22 +14,14 @@ async fn main() -> ExitCode {
         name: options.name.clone().unwrap_or_else(process::unique_name),
         lease_time: options.lease_time.0,
         intervals: options.intervals(),
-        durability: Durability {
-            replicas: options.replicas.into(),
-            ..Durability::default()
-        },
+        durability: Durability { replicas: options.replicas.into(), ..Durability::default() },
     };
     let (nats, database) = (&options.nats, &options.database);
-    process::run(
-        "picket-coordinator",
-        &options.log,
-        &options.listen,
-        |health| async move {
-            let store = Store::new(database, &config.name, 6)?;
-            let bus = Bus::connect(nats, &config.name, &health).await?;
-            let running = start(config, bus.clone(), store, health).await?;
-            Ok::<_, Error>((running, bus))
-        },
-    )
+    process::run("picket-coordinator", &options.log, &options.listen, |health| async move {
+        let store = Store::new(database, &config.name, 6)?;
+        let bus = Bus::connect(nats, &config.name, &health).await?;
+        let running = start(config, bus.clone(), store, health).await?;
+        Ok::<_, Error>((running, bus))
+    })
     .await
 }

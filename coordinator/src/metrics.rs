@@ -60,60 +60,24 @@ impl Metrics {
         };
         let mut registry = health.registry();
         let registry = registry.sub_registry_with_prefix("coordinator");
-        registry.register(
-            "jobs_published",
-            "Jobs that the stream acknowledged",
-            metrics.published.clone(),
-        );
-        registry.register(
-            "jobs_duplicate",
-            "Jobs that the stream had already",
-            metrics.duplicates.clone(),
-        );
-        registry.register(
-            "publish_retries",
-            "Jobs that had to be published again",
-            metrics.retries.clone(),
-        );
-        registry.register(
-            "jobs_lost",
-            "Jobs that were given up, by cause",
-            metrics.lost.clone(),
-        );
-        registry.register(
-            "lateness_seconds",
-            "From a tick to its publishing",
-            metrics.lateness.clone(),
-        );
+        registry.register("jobs_published", "Jobs that the stream acknowledged", metrics.published.clone());
+        registry.register("jobs_duplicate", "Jobs that the stream had already", metrics.duplicates.clone());
+        registry.register("publish_retries", "Jobs that had to be published again", metrics.retries.clone());
+        registry.register("jobs_lost", "Jobs that were given up, by cause", metrics.lost.clone());
+        registry.register("lateness_seconds", "From a tick to its publishing", metrics.lateness.clone());
         registry.register("batch_jobs", "Jobs published together", metrics.batch.clone());
         registry.register(
             "jobs_in_flight",
             "Jobs that wait for the stream's acknowledgement",
             metrics.in_flight.clone(),
         );
-        registry.register(
-            "schedules",
-            "Schedules in the shards held",
-            metrics.schedules.clone(),
-        );
+        registry.register("schedules", "Schedules in the shards held", metrics.schedules.clone());
         registry.register("sites", "Sites in the shards held", metrics.sites.clone());
-        registry.register(
-            "site_problems",
-            "Sites found that cannot be watched",
-            metrics.problems.clone(),
-        );
+        registry.register("site_problems", "Sites found that cannot be watched", metrics.problems.clone());
         registry.register("leases_held", "Shards held", metrics.leases.clone());
-        registry.register(
-            "leases_lost",
-            "Shards lost, not given back",
-            metrics.leases_lost.clone(),
-        );
+        registry.register("leases_lost", "Shards lost, not given back", metrics.leases_lost.clone());
         registry.register("shards_taken", "Shards taken", metrics.takeovers.clone());
-        registry.register(
-            "database_errors",
-            "Statements that failed",
-            metrics.database_errors.clone(),
-        );
+        registry.register("database_errors", "Statements that failed", metrics.database_errors.clone());
         registry.register(
             "clock_steps",
             "Times that the database's clock jumped",

@@ -50,21 +50,14 @@ fn within(text: &str, min: Duration, max: Duration) -> Result<Span, String> {
     let span: Span = text.parse()?;
     match (min..=max).contains(&span.0) {
         true => Ok(span),
-        false => Err(format!(
-            "'{text}' is out of range; allowed: {} to {}",
-            Span(min),
-            Span(max)
-        )),
+        false => Err(format!("'{text}' is out of range; allowed: {} to {}", Span(min), Span(max))),
     }
 }
 
 impl Options {
     /// The intervals that are taken.
     pub fn intervals(&self) -> IntervalRange {
-        IntervalRange {
-            min: self.min_interval.0,
-            max: self.max_interval.0,
-        }
+        IntervalRange { min: self.min_interval.0, max: self.max_interval.0 }
     }
 }
 
@@ -77,15 +70,11 @@ mod tests {
     #[test]
     fn a_nonsense_option_is_refused_with_what_is_allowed() {
         Options::command().debug_assert();
-        for bad in [
-            ["--lease-time", "1s"],
-            ["--lease-time", "x"],
-            ["--min-interval", "2d"],
-            ["--replicas", "9"],
-        ] {
-            let refusal = Options::try_parse_from(["picket-coordinator", bad[0], bad[1]])
-                .unwrap_err()
-                .to_string();
+        for bad in
+            [["--lease-time", "1s"], ["--lease-time", "x"], ["--min-interval", "2d"], ["--replicas", "9"]]
+        {
+            let refusal =
+                Options::try_parse_from(["picket-coordinator", bad[0], bad[1]]).unwrap_err().to_string();
             assert!(refusal.contains(bad[0]) && refusal.contains(bad[1]), "{refusal}");
         }
     }

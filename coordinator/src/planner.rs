@@ -68,7 +68,7 @@ pub struct Batch {
     number: u64,
     jobs: usize,
     /// The shards of those jobs that a predecessor had left.
-    caught_up: Vec<Shard>,
+    caught_up: Vec<(Shard, Epoch)>,
 }
 
 /// See the module.
@@ -93,6 +93,10 @@ impl Actor for Planner {
         message: Msg,
         state: &mut Planning,
     ) -> Result<(), ActorProcessingErr> {
+        // What is new must find the wheel turned up to now: it would be handed ticks from before its time.
+        if matches!(message, Msg::Take(..) | Msg::Change(..)) {
+            self.run(&myself, state);
+        }
         match message {
             Msg::Clock(clock) => state.clock = Some(clock),
             Msg::Regions(regions) => state.regions = regions,
@@ -124,16 +128,8 @@ impl Planner {
             };
             for ticks in due.ticks.chunks(MAX_BATCH) {
                 let jobs = self.jobs(ticks, now, state);
-                let caught_up = ticks
-                    .iter()
-                    .filter(|tick| tick.caught_up)
-                    .map(|tick| tick.shard)
-                    .collect();
-                let batch = Batch {
-                    number: state.batches.begin(due.from_ms),
-                    jobs: jobs.len(),
-                    caught_up,
-                };
+                let caught_up = ticks.iter().filter(|tick| tick.caught_up).map(|tick| tick.shard).collect();
+                let batch = Batch { number: state.batches.begin(due.from_ms), jobs: jobs.len(), caught_up };
                 state.in_flight += jobs.len();
                 match jobs.is_empty() {
                     true => state.done(&batch),
@@ -141,15 +137,9 @@ impl Planner {
                 }
             }
         }
-        self.metrics
-            .in_flight
-            .set(i64::try_from(state.in_flight).unwrap_or(i64::MAX));
-        self.metrics
-            .schedules
-            .set(i64::try_from(state.roster.schedules()).unwrap_or(i64::MAX));
-        self.metrics
-            .sites
-            .set(i64::try_from(state.roster.sites()).unwrap_or(i64::MAX));
+        self.metrics.in_flight.set(i64::try_from(state.in_flight).unwrap_or(i64::MAX));
+        self.metrics.schedules.set(i64::try_from(state.roster.schedules()).unwrap_or(i64::MAX));
+        self.metrics.sites.set(i64::try_from(state.roster.sites()).unwrap_or(i64::MAX));
         // With too much under way the next acknowledgement is what wakes us.
         if state.in_flight < MAX_IN_FLIGHT
             && let Some(wake_ms) = state.wake_ms()
@@ -176,9 +166,7 @@ impl Planner {
                 self.metrics.lost.get_or_create(&Lost { cause: "expired" }).inc();
                 continue;
             }
-            self.metrics
-                .lateness
-                .observe(now.since(scheduled_at).as_secs_f64());
+            self.metrics.lateness.observe(now.since(scheduled_at).as_secs_f64());
             let tick = job::Tick {
                 site: due.site,
                 region,
@@ -233,6 +221,7 @@ struct LeftOver {
     entry: u32,
     site: SiteId,
     shard: Shard,
+    epoch: Epoch,
 }
 
 struct Yield {
@@ -247,7 +236,8 @@ struct Tick {
     site: SiteId,
     shard: Shard,
     at_ms: i64,
-    caught_up: bool,
+    /// Left by a predecessor, and found when the shard was taken under this epoch.
+    caught_up: Option<(Shard, Epoch)>,
 }
 
 struct DueNow {
@@ -260,15 +250,10 @@ impl Planning {
         let Some(clock) = self.clock else { return };
         let now_ms = clock.at(Boottime::now()).millis();
         for lease in leases {
-            let held = Held {
-                epoch: lease.epoch,
-                taken_through: lease.scheduled_through,
-                catching_up: 0,
-            };
+            let held = Held { epoch: lease.epoch, taken_through: lease.scheduled_through, catching_up: 0 };
             self.shards.insert(lease.shard, held);
         }
-        self.roster
-            .remove_shards(|shard| leases.iter().any(|lease| lease.shard == shard));
+        self.roster.remove_shards(|shard| leases.iter().any(|lease| lease.shard == shard));
         for site in sites {
             self.put(site, now_ms);
         }
@@ -293,31 +278,22 @@ impl Planning {
         let wheel = self.wheel.get_or_insert_with(|| Wheel::new(now_ms));
         let floor = wheel.floor_ms();
         for Added { entry, valid_from } in self.roster.put(planned) {
-            let Some(first) = self.roster.tick(entry, floor) else {
+            let Some(first) = self.roster.tick(entry, floor.max(valid_from.millis() + 1)) else {
                 continue;
             };
             wheel.insert(entry, first);
             // Of the ticks that came before, the newest is still worth doing, if nobody has.
             let since = held.taken_through.max(valid_from);
-            let Some(at_ms) = self
-                .roster
-                .last_tick(entry, floor - 1)
-                .filter(|at| Timestamp::from_millis(*at) > since)
+            let Some(at_ms) =
+                self.roster.last_tick(entry, floor - 1).filter(|at| Timestamp::from_millis(*at) > since)
             else {
                 continue;
             };
             // Spread by the phase, which is as good as chance.
             let publish_ms = now_ms + at_ms.rem_euclid(SPREAD_MS);
             held.catching_up += 1;
-            self.left_over.push(Reverse((
-                publish_ms,
-                LeftOver {
-                    at_ms,
-                    entry,
-                    site,
-                    shard,
-                },
-            )));
+            let left = LeftOver { at_ms, entry, site, shard, epoch: held.epoch };
+            self.left_over.push(Reverse((publish_ms, left)));
         }
     }
 
@@ -339,17 +315,9 @@ impl Planning {
                 }
                 _ => held.taken_through,
             };
-            Some(leases::Progress {
-                shard: *shard,
-                epoch: held.epoch,
-                scheduled_through: through,
-            })
+            Some(leases::Progress { shard: *shard, epoch: held.epoch, scheduled_through: through })
         });
-        let this = Yield {
-            before: self.batches.next(),
-            progress: progress.collect(),
-            answer,
-        };
+        let this = Yield { before: self.batches.next(), progress: progress.collect(), answer };
         self.yields.push(this);
         self.forget(shards);
         self.answer_yields();
@@ -369,8 +337,8 @@ impl Planning {
     fn done(&mut self, batch: &Batch) {
         self.in_flight -= batch.jobs;
         self.batches.done(batch.number);
-        for shard in &batch.caught_up {
-            if let Some(held) = self.shards.get_mut(shard) {
+        for (shard, epoch) in &batch.caught_up {
+            if let Some(held) = self.shards.get_mut(shard).filter(|held| held.epoch == *epoch) {
                 held.catching_up = held.catching_up.saturating_sub(1);
             }
         }
@@ -400,19 +368,8 @@ impl Planning {
             && ticks.len() < MAX_BATCH
         {
             self.left_over.pop();
-            let LeftOver {
-                at_ms,
-                entry,
-                site,
-                shard,
-            } = left;
-            ticks.push(Tick {
-                entry,
-                site,
-                shard,
-                at_ms,
-                caught_up: true,
-            });
+            let LeftOver { at_ms, entry, site, shard, epoch } = left;
+            ticks.push(Tick { entry, site, shard, at_ms, caught_up: Some((shard, epoch)) });
         }
         let wheel = self.wheel.as_mut()?;
         let from_ms = wheel.floor_ms();
@@ -428,13 +385,7 @@ impl Planning {
             },
             |entry, at_ms| {
                 if let Some(due) = roster.due(entry) {
-                    ticks.push(Tick {
-                        entry,
-                        site: due.site,
-                        shard: due.shard,
-                        at_ms,
-                        caught_up: false,
-                    });
+                    ticks.push(Tick { entry, site: due.site, shard: due.shard, at_ms, caught_up: None });
                 }
             },
         );

@@ -117,10 +117,7 @@ impl Provision {
                 let name = config.name.clone();
                 streams::ensure(&self.bus.jetstream, config).await?;
                 if !first {
-                    warn!(
-                        stream = name,
-                        "the stream {name} was gone and has been made again"
-                    );
+                    warn!(stream = name, "the stream {name} was gone and has been made again");
                 }
             }
         }

@@ -55,9 +55,7 @@ impl Reach {
 
     /// A publish that began at `since` failed.
     pub fn failed(&self, since: Boottime) {
-        let _ = self
-            .0
-            .compare_exchange(0, since.micros().max(1), Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self.0.compare_exchange(0, since.micros().max(1), Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// For how long nothing could be published.
@@ -104,10 +102,7 @@ impl Publisher {
     ) {
         let publisher = self.clone();
         tokio::spawn(async move {
-            let _done = Done {
-                planner,
-                batch: Some(batch),
-            };
+            let _done = Done { planner, batch: Some(batch) };
             publisher.publish(jobs, clock).await;
         });
     }
@@ -161,12 +156,7 @@ impl Publisher {
                 .payload(job.payload.clone())
                 .message_id(&job.id)
                 .ttl(Duration::from_secs(life.as_secs() + 1));
-            match self
-                .bus
-                .jetstream
-                .send_publish(job.subject.clone(), message)
-                .await
-            {
+            match self.bus.jetstream.send_publish(job.subject.clone(), message).await {
                 Ok(acknowledged) => waiting.push((job, acknowledged)),
                 Err(why) => {
                     error = Some(Chain(&why).to_string());

@@ -55,15 +55,8 @@ pub enum Method {
 }
 
 impl Method {
-    const ALL: [Self; 7] = [
-        Self::Get,
-        Self::Head,
-        Self::Post,
-        Self::Put,
-        Self::Patch,
-        Self::Delete,
-        Self::Options,
-    ];
+    const ALL: [Self; 7] =
+        [Self::Get, Self::Head, Self::Post, Self::Put, Self::Patch, Self::Delete, Self::Options];
 
     /// The method's name in HTTP.
     pub fn as_str(self) -> &'static str {
@@ -153,9 +146,7 @@ pub fn parse_url(text: &str) -> Result<Url, Invalid> {
         return Err(refusal(&format!("at most {MAX_URL} bytes")));
     }
     let url = Url::parse(text).map_err(|why| {
-        refusal(&format!(
-            "http or https with a host, such as https://example.com/ ({why})"
-        ))
+        refusal(&format!("http or https with a host, such as https://example.com/ ({why})"))
     })?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
         return Err(refusal("http or https with a host, such as https://example.com/"));
@@ -180,34 +171,23 @@ pub fn parse_url(text: &str) -> Result<Url, Invalid> {
 /// When it is no regex, or one that takes too much memory; `field` is named.
 pub fn compile(field: &str, pattern: &str) -> Result<Regex, Invalid> {
     if pattern.len() > MAX_PATTERN {
-        return Err(Invalid::new(
-            field,
-            pattern,
-            format!("at most {MAX_PATTERN} bytes"),
-        ));
+        return Err(Invalid::new(field, pattern, format!("at most {MAX_PATTERN} bytes")));
     }
-    RegexBuilder::new(pattern)
-        .size_limit(MAX_REGEX_SIZE)
-        .build()
-        .map_err(|why| {
-            let allowed = match why {
-                regex::Error::CompiledTooBig(limit) => {
-                    format!("a regex that compiles to at most {limit} bytes")
-                }
-                why => {
-                    // The last line of a syntax error is the reason; those before draw the pattern.
-                    let reason = why.to_string();
-                    let reason = reason
-                        .lines()
-                        .last()
-                        .unwrap_or_default()
-                        .trim_start_matches("error: ")
-                        .to_owned();
-                    format!("a regular expression as in Rust's regex crate ({reason})")
-                }
-            };
-            Invalid::new(field, pattern, allowed)
-        })
+    RegexBuilder::new(pattern).size_limit(MAX_REGEX_SIZE).build().map_err(|why| {
+        let allowed = match why {
+            regex::Error::CompiledTooBig(limit) => {
+                format!("a regex that compiles to at most {limit} bytes")
+            }
+            why => {
+                // The last line of a syntax error is the reason; those before draw the pattern.
+                let reason = why.to_string();
+                let reason =
+                    reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+                format!("a regular expression as in Rust's regex crate ({reason})")
+            }
+        };
+        Invalid::new(field, pattern, allowed)
+    })
 }
 
 #[cfg(test)]
@@ -216,46 +196,23 @@ mod tests {
 
     #[test]
     fn a_url_is_http_or_https_with_a_host_and_without_a_password() {
-        for good in [
-            "http://example.com",
-            "https://example.com:8443/x?y#z",
-            "http://[::1]:80/",
-            "http://127.0.0.1/",
-        ] {
+        for good in
+            ["http://example.com", "https://example.com:8443/x?y#z", "http://[::1]:80/", "http://127.0.0.1/"]
+        {
             parse_url(good).unwrap();
         }
-        for bad in [
-            "",
-            "example.com",
-            "ftp://example.com",
-            "http://",
-            "https://u:p@example.com/",
-            "http://x:99999/",
-        ] {
+        for bad in
+            ["", "example.com", "ftp://example.com", "http://", "https://u:p@example.com/", "http://x:99999/"]
+        {
             assert_eq!(parse_url(bad).unwrap_err().field, "url", "{bad}");
         }
-        assert!(
-            !parse_url("https://u:secret@example.com/")
-                .unwrap_err()
-                .to_string()
-                .contains("secret")
-        );
+        assert!(!parse_url("https://u:secret@example.com/").unwrap_err().to_string().contains("secret"));
     }
 
     #[test]
     fn a_regex_that_is_wrong_or_too_large_is_refused_with_the_reason() {
-        assert!(
-            compile("regex", "a(b")
-                .unwrap_err()
-                .to_string()
-                .contains("unclosed group")
-        );
-        assert!(
-            compile("not_regex", r"(\w{500}){500}")
-                .unwrap_err()
-                .allowed
-                .contains("bytes")
-        );
+        assert!(compile("regex", "a(b").unwrap_err().to_string().contains("unclosed group"));
+        assert!(compile("not_regex", r"(\w{500}){500}").unwrap_err().allowed.contains("bytes"));
         assert!(compile("regex", "ok").unwrap().is_match(b"\xffok"));
     }
 }

@@ -56,9 +56,7 @@ impl FromStr for Region {
     type Err = Invalid;
 
     fn from_str(name: &str) -> Result<Self, Invalid> {
-        let lettered = name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        let lettered = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         if name.is_empty() || name.len() > Self::MAX_LEN || !lettered || Self::RESERVED.contains(&name) {
             return Err(Invalid::new("region", name, Self::ALLOWED));
         }
@@ -95,18 +93,7 @@ mod tests {
         for good in ["local", "eu-west", "us1", &"a".repeat(32)] {
             assert_eq!(good.parse::<Region>().unwrap().as_str(), good);
         }
-        for bad in [
-            "",
-            "EU",
-            "eu west",
-            "eu.west",
-            "any",
-            "all",
-            "adhoc",
-            "ü",
-            ">",
-            &"a".repeat(33),
-        ] {
+        for bad in ["", "EU", "eu west", "eu.west", "any", "all", "adhoc", "ü", ">", &"a".repeat(33)] {
             let refusal = bad.parse::<Region>().unwrap_err();
             assert_eq!((refusal.field.as_str(), refusal.value.as_str()), ("region", bad));
         }

@@ -28,11 +28,7 @@ impl Invalid {
 
 impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}: '{}' is not allowed; allowed: {}",
-            self.field, self.value, self.allowed
-        )
+        write!(f, "{}: '{}' is not allowed; allowed: {}", self.field, self.value, self.allowed)
     }
 }
 

@@ -52,12 +52,7 @@ impl Template {
             ..request.clone()
         };
         let json = serde_json::to_string(&what).unwrap_or_default();
-        Self(
-            json.trim_start_matches('{')
-                .strip_suffix('}')
-                .unwrap_or_default()
-                .into(),
-        )
+        Self(json.trim_start_matches('{').strip_suffix('}').unwrap_or_default().into())
     }
 
     /// Bytes that this holds on the heap.
@@ -72,15 +67,7 @@ impl Template {
 
     /// Appends the job of `tick` to `out`.
     pub fn render(&self, tick: &Tick<'_>, out: &mut String) {
-        let Tick {
-            site,
-            kind,
-            scheduled_at,
-            expires_at,
-            shard,
-            epoch,
-            ..
-        } = tick;
+        let Tick { site, kind, scheduled_at, expires_at, shard, epoch, .. } = tick;
         // Writing to a String cannot fail.
         let _ = write!(
             out,
@@ -94,13 +81,7 @@ impl Template {
 impl Tick<'_> {
     /// The tick's identity, which is also its `Nats-Msg-Id`: who computes the tick again computes the same.
     pub fn id(&self) -> String {
-        let Self {
-            site,
-            region,
-            kind,
-            scheduled_at,
-            ..
-        } = self;
+        let Self { site, region, kind, scheduled_at, .. } = self;
         let ending = if *kind == Kind::Confirm { ".confirm" } else { "" };
         format!("{site}.{region}.{}{ending}", scheduled_at.millis())
     }
@@ -147,10 +128,7 @@ mod tests {
 
     #[test]
     fn a_plain_site_is_its_url_and_nothing_else() {
-        assert_eq!(
-            Template::new(&CheckRequest::new("http://x/")).0.as_ref(),
-            r#""url":"http://x/""#
-        );
+        assert_eq!(Template::new(&CheckRequest::new("http://x/")).0.as_ref(), r#""url":"http://x/""#);
     }
 
     #[test]

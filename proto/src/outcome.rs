@@ -141,12 +141,6 @@ mod tests {
             assert_eq!(serde_json::to_string(cause).unwrap(), format!("\"{cause}\""));
             assert_ne!(cause.outcome(), Outcome::Up);
         }
-        assert!(
-            "fine"
-                .parse::<Outcome>()
-                .unwrap_err()
-                .to_string()
-                .contains("up, down, missed")
-        );
+        assert!("fine".parse::<Outcome>().unwrap_err().to_string().contains("up, down, missed"));
     }
 }

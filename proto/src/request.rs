@@ -157,18 +157,12 @@ impl CheckRequest {
     const FIELDS: [(&str, &str); 19] = [
         ("url", "an http or https URL"),
         ("method", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
-        (
-            "headers",
-            "an object of texts, such as {\"Accept\": \"text/html\"}",
-        ),
+        ("headers", "an object of texts, such as {\"Accept\": \"text/html\"}"),
         ("body", "a text"),
         ("timeout_ms", "a whole number from 100 to 60000"),
         ("status", "a text of statuses and ranges, such as \"200-299,301\""),
         ("regex", "a text: a regular expression that the body must match"),
-        (
-            "not_regex",
-            "a text: a regular expression that the body must not match",
-        ),
+        ("not_regex", "a text: a regular expression that the body must not match"),
         ("max_redirects", "a whole number from 0 to 20"),
         ("ip_version", "\"any\", \"4\" or \"6\""),
         ("tls_verify", "true or false"),
@@ -236,21 +230,12 @@ impl CheckRequest {
         &self,
         mut compile: impl FnMut(&str, &str) -> Result<Regex, Invalid>,
     ) -> Result<Check, Invalid> {
-        let timeout_ms = within(
-            "timeout_ms",
-            self.timeout_ms,
-            Self::MIN_TIMEOUT_MS,
-            Self::MAX_TIMEOUT_MS,
-        )?;
+        let timeout_ms = within("timeout_ms", self.timeout_ms, Self::MIN_TIMEOUT_MS, Self::MAX_TIMEOUT_MS)?;
         let max_redirects = within("max_redirects", self.max_redirects, 0, Self::MAX_REDIRECTS)?;
         if let Some(id) = self.id.as_deref()
             && (id.is_empty() || id.len() > Self::MAX_ID || id.chars().any(char::is_control))
         {
-            return Err(Invalid::new(
-                "id",
-                id,
-                "1 to 128 bytes without control characters",
-            ));
+            return Err(Invalid::new("id", id, "1 to 128 bytes without control characters"));
         }
         if let Some(body) = self.body.as_deref()
             && body.len() > Self::MAX_BODY
@@ -268,16 +253,8 @@ impl CheckRequest {
             body: self.body.clone(),
             timeout: std::time::Duration::from_millis(timeout_ms.unsigned_abs()),
             status: self.status.parse::<StatusRule>()?,
-            regex: self
-                .regex
-                .as_deref()
-                .map(|pattern| compile("regex", pattern))
-                .transpose()?,
-            not_regex: self
-                .not_regex
-                .as_deref()
-                .map(|pattern| compile("not_regex", pattern))
-                .transpose()?,
+            regex: self.regex.as_deref().map(|pattern| compile("regex", pattern)).transpose()?,
+            not_regex: self.not_regex.as_deref().map(|pattern| compile("not_regex", pattern)).transpose()?,
             max_redirects: u8::try_from(max_redirects).unwrap_or(u8::MAX),
             ip_version: self.ip_version,
             tls_verify: self.tls_verify,
@@ -295,11 +272,7 @@ impl CheckRequest {
         let Some(site) = self.site_id else { return Ok(None) };
         let kind = needed("kind", self.kind)?;
         if kind == Kind::Adhoc {
-            return Err(Invalid::new(
-                "kind",
-                kind,
-                "scheduled or confirm where there is a site_id",
-            ));
+            return Err(Invalid::new("kind", kind, "scheduled or confirm where there is a site_id"));
         }
         Ok(Some(TickOf {
             site,
@@ -335,34 +308,19 @@ const NOT_YOURS: [&str; 10] = [
 
 fn headers(given: &BTreeMap<String, String>) -> Result<Vec<(String, String)>, Invalid> {
     if given.len() > CheckRequest::MAX_HEADERS {
-        return Err(Invalid::new(
-            "headers",
-            format_args!("{} of them", given.len()),
-            "at most 50",
-        ));
+        return Err(Invalid::new("headers", format_args!("{} of them", given.len()), "at most 50"));
     }
     let bytes: usize = given.iter().map(|(name, value)| name.len() + value.len()).sum();
     if bytes > CheckRequest::MAX_HEADER_BYTES {
-        return Err(Invalid::new(
-            "headers",
-            format_args!("{bytes} bytes"),
-            "at most 16384 bytes together",
-        ));
+        return Err(Invalid::new("headers", format_args!("{bytes} bytes"), "at most 16384 bytes together"));
     }
     let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     for (name, value) in given {
         if name.is_empty() || !name.bytes().all(is_token) {
             return Err(Invalid::new("headers", name, "a header name as in RFC 9110"));
         }
-        if NOT_YOURS
-            .iter()
-            .any(|reserved| reserved.eq_ignore_ascii_case(name))
-        {
-            return Err(Invalid::new(
-                "headers",
-                name,
-                "no header of the connection or of the host",
-            ));
+        if NOT_YOURS.iter().any(|reserved| reserved.eq_ignore_ascii_case(name)) {
+            return Err(Invalid::new("headers", name, "no header of the connection or of the host"));
         }
         // Values may be secrets: they are not repeated.
         if value.chars().any(|letter| letter.is_control() && letter != '\t') {
@@ -373,10 +331,7 @@ fn headers(given: &BTreeMap<String, String>) -> Result<Vec<(String, String)>, In
             ));
         }
     }
-    Ok(given
-        .iter()
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect())
+    Ok(given.iter().map(|(name, value)| (name.clone(), value.clone())).collect())
 }
 
 #[cfg(test)]
@@ -384,9 +339,7 @@ mod tests {
     use super::*;
 
     fn refusal(json: &str) -> Invalid {
-        CheckRequest::decode(json.as_bytes())
-            .and_then(|request| request.validate().map(|_| ()))
-            .unwrap_err()
+        CheckRequest::decode(json.as_bytes()).and_then(|request| request.validate().map(|_| ())).unwrap_err()
     }
 
     #[test]
@@ -402,90 +355,31 @@ mod tests {
     fn a_refusal_names_the_field_the_value_and_what_is_allowed() {
         let cases = [
             (r#"{"url":"ftp://x"}"#, "url", "ftp://x", "http or https"),
-            (
-                r#"{"url":"http://x","timeout_ms":5}"#,
-                "timeout_ms",
-                "5",
-                "100 to 60000",
-            ),
-            (
-                r#"{"url":"http://x","timeout_ms":"5s"}"#,
-                "timeout_ms",
-                "\"5s\"",
-                "whole number",
-            ),
-            (
-                r#"{"url":"http://x","timeout_ms":1.5}"#,
-                "timeout_ms",
-                "1.5",
-                "whole number",
-            ),
-            (
-                r#"{"url":"http://x","headers":{"A":1}}"#,
-                "headers",
-                "{\"A\":1}",
-                "object of texts",
-            ),
+            (r#"{"url":"http://x","timeout_ms":5}"#, "timeout_ms", "5", "100 to 60000"),
+            (r#"{"url":"http://x","timeout_ms":"5s"}"#, "timeout_ms", "\"5s\"", "whole number"),
+            (r#"{"url":"http://x","timeout_ms":1.5}"#, "timeout_ms", "1.5", "whole number"),
+            (r#"{"url":"http://x","headers":{"A":1}}"#, "headers", "{\"A\":1}", "object of texts"),
             (
                 r#"{"url":"http://x","headers":{"Host":"y"}}"#,
                 "headers",
                 "Host",
                 "no header of the connection",
             ),
-            (
-                r#"{"url":"http://x","timout_ms":500}"#,
-                "timout_ms",
-                "500",
-                "did you mean 'timeout_ms'",
-            ),
-            (
-                r#"{"ulr":"http://x"}"#,
-                "ulr",
-                "\"http://x\"",
-                "did you mean 'url'",
-            ),
-            (
-                r#"{"url":"http://x","colour":1}"#,
-                "colour",
-                "1",
-                "there are url, method",
-            ),
-            (
-                r#"{"url":"http://x","ip_version":"5"}"#,
-                "ip_version",
-                "\"5\"",
-                "\"any\"",
-            ),
-            (
-                r#"{"url":"http://x","status":"2xx"}"#,
-                "status",
-                "2xx",
-                "200-299,301",
-            ),
-            (
-                r#"{"url":"http://x","regex":"("}"#,
-                "regex",
-                "(",
-                "unclosed group",
-            ),
+            (r#"{"url":"http://x","timout_ms":500}"#, "timout_ms", "500", "did you mean 'timeout_ms'"),
+            (r#"{"ulr":"http://x"}"#, "ulr", "\"http://x\"", "did you mean 'url'"),
+            (r#"{"url":"http://x","colour":1}"#, "colour", "1", "there are url, method"),
+            (r#"{"url":"http://x","ip_version":"5"}"#, "ip_version", "\"5\"", "\"any\""),
+            (r#"{"url":"http://x","status":"2xx"}"#, "status", "2xx", "200-299,301"),
+            (r#"{"url":"http://x","regex":"("}"#, "regex", "(", "unclosed group"),
             (r#"{"url":"http://x","method":"BREW"}"#, "method", "BREW", "GET"),
             ("{}", "url", "(absent)", "such as"),
-            (
-                "https://example.com",
-                "request",
-                "https://example.com",
-                "JSON object",
-            ),
+            ("https://example.com", "request", "https://example.com", "JSON object"),
             (r#"["http://x"]"#, "request", "[\"http://x\"]", "JSON object"),
             ("", "request", "", "JSON object"),
         ];
         for (json, field, value, allowed) in cases {
             let refusal = refusal(json);
-            assert_eq!(
-                (refusal.field.as_str(), refusal.value.as_str()),
-                (field, value),
-                "{json}"
-            );
+            assert_eq!((refusal.field.as_str(), refusal.value.as_str()), (field, value), "{json}");
             assert!(refusal.allowed.contains(allowed), "{json}: {}", refusal.allowed);
         }
     }
@@ -497,10 +391,7 @@ mod tests {
         let request = CheckRequest::decode(json.as_bytes()).unwrap();
 
         assert_eq!(request.tick().unwrap().unwrap().shard, Shard(3));
-        let without = CheckRequest {
-            shard: None,
-            ..request
-        };
+        let without = CheckRequest { shard: None, ..request };
         assert_eq!(without.tick().unwrap_err().field, "shard");
     }
 

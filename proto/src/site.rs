@@ -40,10 +40,7 @@ pub struct IntervalRange {
 
 impl Default for IntervalRange {
     fn default() -> Self {
-        Self {
-            min: Duration::from_secs(5),
-            max: Duration::from_secs(86_400),
-        }
+        Self { min: Duration::from_secs(5), max: Duration::from_secs(86_400) }
     }
 }
 
@@ -89,37 +86,22 @@ impl SiteSpec {
             within("quorum", quorum, 1, 1_000)?;
         }
         for region in &self.regions {
-            region.parse::<Region>().map_err(|why| Invalid {
-                field: "regions".into(),
-                ..why
-            })?;
+            region.parse::<Region>().map_err(|why| Invalid { field: "regions".into(), ..why })?;
         }
         if let Some(name) = self.name.as_deref()
             && (name.trim().is_empty() || name.len() > Self::MAX_NAME || name.chars().any(char::is_control))
         {
-            return Err(Invalid::new(
-                "name",
-                name,
-                "1 to 200 bytes without control characters",
-            ));
+            return Err(Invalid::new("name", name, "1 to 200 bytes without control characters"));
         }
         let tags: BTreeSet<&str> = self.tags.iter().map(String::as_str).collect();
         if tags.len() != self.tags.len() || tags.len() > Self::MAX_TAGS {
-            return Err(Invalid::new(
-                "tags",
-                self.tags.join(","),
-                "at most 50 different ones",
-            ));
+            return Err(Invalid::new("tags", self.tags.join(","), "at most 50 different ones"));
         }
         match tags
             .iter()
             .find(|tag| tag.is_empty() || tag.len() > Self::MAX_TAG || tag.chars().any(char::is_control))
         {
-            Some(tag) => Err(Invalid::new(
-                "tags",
-                tag,
-                "1 to 64 bytes each, without control characters",
-            )),
+            Some(tag) => Err(Invalid::new("tags", tag, "1 to 64 bytes each, without control characters")),
             None => Ok(()),
         }
     }
@@ -135,62 +117,14 @@ mod tests {
         good.validate(IntervalRange::default()).unwrap();
 
         let bad = [
-            (
-                "url",
-                SiteSpec {
-                    check: CheckRequest::new("nonsense"),
-                    ..good.clone()
-                },
-            ),
-            (
-                "interval_seconds",
-                SiteSpec {
-                    interval_seconds: 2,
-                    ..good.clone()
-                },
-            ),
-            (
-                "interval_seconds",
-                SiteSpec {
-                    interval_seconds: -60,
-                    ..good.clone()
-                },
-            ),
-            (
-                "quorum",
-                SiteSpec {
-                    quorum: Some(0),
-                    ..good.clone()
-                },
-            ),
-            (
-                "failures_to_open",
-                SiteSpec {
-                    failures_to_open: 0,
-                    ..good.clone()
-                },
-            ),
-            (
-                "regions",
-                SiteSpec {
-                    regions: vec!["EU".into()],
-                    ..good.clone()
-                },
-            ),
-            (
-                "tags",
-                SiteSpec {
-                    tags: vec!["a".into(), "a".into()],
-                    ..good.clone()
-                },
-            ),
-            (
-                "name",
-                SiteSpec {
-                    name: Some(" ".into()),
-                    ..good.clone()
-                },
-            ),
+            ("url", SiteSpec { check: CheckRequest::new("nonsense"), ..good.clone() }),
+            ("interval_seconds", SiteSpec { interval_seconds: 2, ..good.clone() }),
+            ("interval_seconds", SiteSpec { interval_seconds: -60, ..good.clone() }),
+            ("quorum", SiteSpec { quorum: Some(0), ..good.clone() }),
+            ("failures_to_open", SiteSpec { failures_to_open: 0, ..good.clone() }),
+            ("regions", SiteSpec { regions: vec!["EU".into()], ..good.clone() }),
+            ("tags", SiteSpec { tags: vec!["a".into(), "a".into()], ..good.clone() }),
+            ("name", SiteSpec { name: Some(" ".into()), ..good.clone() }),
         ];
         for (field, site) in bad {
             assert_eq!(site.validate(IntervalRange::default()).unwrap_err().field, field);

@@ -77,11 +77,7 @@ impl ResultOf {
     /// When it is neither.
     pub fn parse(subject: &str) -> Result<Self, Invalid> {
         let refusal = || {
-            Invalid::new(
-                "subject",
-                subject,
-                "picket.result.<region>.<shard> or picket.result.<region>.adhoc",
-            )
+            Invalid::new("subject", subject, "picket.result.<region>.<shard> or picket.result.<region>.adhoc")
         };
         let rest = subject.strip_prefix("picket.result.").ok_or_else(refusal)?;
         let (region, last) = rest.split_once('.').ok_or_else(refusal)?;
@@ -105,17 +101,9 @@ mod tests {
             ResultOf::parse(&result(&region, Shard(7))).unwrap(),
             ResultOf::Site(region.clone(), Shard(7))
         );
-        assert_eq!(
-            ResultOf::parse(&adhoc_result(&region)).unwrap(),
-            ResultOf::Adhoc(region)
-        );
-        for bad in [
-            "picket.result.",
-            "picket.result.EU.1",
-            "picket.result.eu.x",
-            "picket.result.eu.1.2",
-            "x",
-        ] {
+        assert_eq!(ResultOf::parse(&adhoc_result(&region)).unwrap(), ResultOf::Adhoc(region));
+        for bad in ["picket.result.", "picket.result.EU.1", "picket.result.eu.x", "picket.result.eu.1.2", "x"]
+        {
             assert_eq!(ResultOf::parse(bad).unwrap_err().field, "subject");
         }
     }

@@ -44,18 +44,12 @@ impl Timestamp {
 
     /// The moment `duration` later.
     pub fn plus(self, duration: Duration) -> Self {
-        Self::from_micros(
-            self.0
-                .saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)),
-        )
+        Self::from_micros(self.0.saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
     }
 
     /// The moment `duration` earlier.
     pub fn minus(self, duration: Duration) -> Self {
-        Self::from_micros(
-            self.0
-                .saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)),
-        )
+        Self::from_micros(self.0.saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
     }
 
     /// The same moment as the `time` crate has it.
@@ -113,8 +107,7 @@ impl<'de> Deserialize<'de> for Timestamp {
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Timestamp, E> {
-                text.parse()
-                    .map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+                text.parse().map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
             }
         }
         deserializer.deserialize_str(Text)
@@ -130,19 +123,10 @@ mod tests {
         let moment: Timestamp = "2026-11-20T12:00:00.004211Z".parse().unwrap();
 
         assert_eq!(moment.to_string(), "2026-11-20T12:00:00.004211Z");
-        assert_eq!(
-            Timestamp::from_micros(0).to_string(),
-            "1970-01-01T00:00:00.000000Z"
-        );
-        assert_eq!(
-            "2026-11-20T13:00:00+01:00".parse::<Timestamp>().unwrap().millis(),
-            1_795_176_000_000
-        );
+        assert_eq!(Timestamp::from_micros(0).to_string(), "1970-01-01T00:00:00.000000Z");
+        assert_eq!("2026-11-20T13:00:00+01:00".parse::<Timestamp>().unwrap().millis(), 1_795_176_000_000);
         assert_eq!(Timestamp::from_micros(i64::MAX), Timestamp::MAX);
-        assert_eq!(
-            Timestamp::MAX.to_string().parse::<Timestamp>().unwrap(),
-            Timestamp::MAX
-        );
+        assert_eq!(Timestamp::MAX.to_string().parse::<Timestamp>().unwrap(), Timestamp::MAX);
     }
 
     #[test]

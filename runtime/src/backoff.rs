@@ -16,11 +16,7 @@ pub struct Backoff {
 impl Backoff {
     /// Waits from `first`, doubling up to `limit`.
     pub fn new(first: Duration, limit: Duration) -> Self {
-        Self {
-            first,
-            limit,
-            tries: 0,
-        }
+        Self { first, limit, tries: 0 }
     }
 
     /// The next wait: between half and all of the doubled one, so that many who lost the same thing at

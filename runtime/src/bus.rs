@@ -70,16 +70,8 @@ impl Bus {
                 "Times that a connection to NATS was made",
                 reconnects.clone(),
             );
-            registry.register(
-                "nats_connected",
-                "Whether there is a connection to NATS",
-                connected.clone(),
-            );
-            registry.register(
-                "nats_errors",
-                "Errors that the NATS server or client told of",
-                errors.clone(),
-            );
+            registry.register("nats_connected", "Whether there is a connection to NATS", connected.clone());
+            registry.register("nats_errors", "Errors that the NATS server or client told of", errors.clone());
         }
         let watched = condition.clone();
         let connect = Self::credentials(options)
@@ -127,39 +119,29 @@ impl Bus {
                     .map_err(|why| Error::Options(format!("NATS_URL: '{}': {why}", without_password(server))))
             })
             .collect::<Result<_, _>>()?;
-        let client = connect
-            .connect(servers)
-            .await
-            .map_err(|why| Error::Options(why.to_string()))?;
+        let client = connect.connect(servers).await.map_err(|why| Error::Options(why.to_string()))?;
         let jetstream = jetstream::context::ContextBuilder::new()
             .timeout(Self::ACK_TIMEOUT)
             .ack_timeout(Self::ACK_TIMEOUT)
             .max_ack_inflight(Self::ACKS_OUTSTANDING)
             .backpressure_on_inflight(true)
             .build(client.clone());
-        Ok(Self {
-            client,
-            jetstream,
-            condition,
-        })
+        Ok(Self { client, jetstream, condition })
     }
 
     async fn credentials(options: &NatsOptions) -> Result<ConnectOptions, Error> {
         async fn read(option: &'static str, path: &std::path::Path) -> Result<String, Error> {
-            tokio::fs::read_to_string(path)
-                .await
-                .map_err(|source| Error::File {
-                    option,
-                    path: path.display().to_string(),
-                    source,
-                })
+            tokio::fs::read_to_string(path).await.map_err(|source| Error::File {
+                option,
+                path: path.display().to_string(),
+                source,
+            })
         }
         let mut connect = ConnectOptions::new();
         if let Some(path) = &options.nats_creds {
             let creds = read("NATS_CREDS", path).await?;
-            connect = connect
-                .credentials(&creds)
-                .map_err(|why| Error::Options(format!("NATS_CREDS: {why}")))?;
+            connect =
+                connect.credentials(&creds).map_err(|why| Error::Options(format!("NATS_CREDS: {why}")))?;
         }
         if let Some(path) = &options.nats_nkey {
             connect = connect.nkey(read("NATS_NKEY", path).await?.trim().to_owned());
@@ -175,9 +157,7 @@ impl Bus {
         if let (Some(cert), Some(key)) = (&options.nats_cert, &options.nats_key) {
             read("NATS_CERT", cert).await?;
             read("NATS_KEY", key).await?;
-            connect = connect
-                .add_client_certificate(cert.clone(), key.clone())
-                .require_tls(true);
+            connect = connect.add_client_certificate(cert.clone(), key.clone()).require_tls(true);
         }
         Ok(connect)
     }
@@ -203,8 +183,7 @@ impl Bus {
             }
         };
         if !self.client.is_server_compatible(2, 12, 0) {
-            self.condition
-                .fails(format!("the server is version {}, too old", info.version));
+            self.condition.fails(format!("the server is version {}, too old", info.version));
             return Err(Error::TooOld { found: info.version });
         }
         Ok(())

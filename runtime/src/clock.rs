@@ -8,11 +8,7 @@ use rustix::time::{ClockId, clock_gettime};
 /// Now, by this machine's wall clock. To name a moment, never to measure a duration.
 pub fn wall() -> Timestamp {
     let now = clock_gettime(ClockId::Realtime);
-    Timestamp::from_micros(
-        now.tv_sec
-            .saturating_mul(1_000_000)
-            .saturating_add(now.tv_nsec / 1_000),
-    )
+    Timestamp::from_micros(now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1_000))
 }
 
 /// A reading of a clock that never goes back and goes on while the machine is suspended
@@ -28,10 +24,7 @@ impl Boottime {
         // Elsewhere the monotonic clock is the nearest there is.
         #[cfg(not(target_os = "linux"))]
         let now = clock_gettime(ClockId::Monotonic);
-        Self(Duration::new(
-            now.tv_sec.unsigned_abs(),
-            u32::try_from(now.tv_nsec).unwrap_or(0),
-        ))
+        Self(Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0)))
     }
 
     /// A reading for tests: `since_start` after the clock's own start.

@@ -40,19 +40,13 @@ impl Health {
             "The version of this build",
             Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]),
         );
-        Self(Arc::new(Inner {
-            conditions: Mutex::default(),
-            registry: Mutex::new(registry),
-        }))
+        Self(Arc::new(Inner { conditions: Mutex::default(), registry: Mutex::new(registry) }))
     }
 
     /// Adds something that must hold before this process is ready. It does not hold yet.
     pub fn condition(&self, name: &'static str) -> Condition {
         self.conditions().insert(name, Some("not yet".to_owned()));
-        Condition {
-            health: self.clone(),
-            name,
-        }
+        Condition { health: self.clone(), name }
     }
 
     /// Where metrics are registered.
@@ -62,10 +56,7 @@ impl Health {
 
     /// What is not as it should be: the condition and why. Empty when ready.
     pub fn missing(&self) -> Vec<(&'static str, String)> {
-        self.conditions()
-            .iter()
-            .filter_map(|(name, why)| Some((*name, why.clone()?)))
-            .collect()
+        self.conditions().iter().filter_map(|(name, why)| Some((*name, why.clone()?))).collect()
     }
 
     fn conditions(&self) -> MutexGuard<'_, BTreeMap<&'static str, Option<String>>> {
@@ -79,33 +70,22 @@ impl Health {
             "/readyz" => match self.missing() {
                 missing if missing.is_empty() => (StatusCode::OK, TEXT, "ready\n".to_owned()),
                 missing => {
-                    let lines = missing
-                        .iter()
-                        .map(|(name, why)| format!("{name}: {why}\n"))
-                        .collect();
+                    let lines = missing.iter().map(|(name, why)| format!("{name}: {why}\n")).collect();
                     (StatusCode::SERVICE_UNAVAILABLE, TEXT, lines)
                 }
             },
             "/metrics" => {
                 let mut text = String::new();
                 match encode(&mut text, &self.registry()) {
-                    Ok(()) => (
-                        StatusCode::OK,
-                        "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                        text,
-                    ),
-                    Err(_) => (
-                        StatusCode::INTERNAL_SERVER_ERROR,
-                        TEXT,
-                        "metrics could not be written\n".to_owned(),
-                    ),
+                    Ok(()) => {
+                        (StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text)
+                    }
+                    Err(_) => {
+                        (StatusCode::INTERNAL_SERVER_ERROR, TEXT, "metrics could not be written\n".to_owned())
+                    }
                 }
             }
-            _ => (
-                StatusCode::NOT_FOUND,
-                TEXT,
-                "there are /healthz, /readyz and /metrics\n".to_owned(),
-            ),
+            _ => (StatusCode::NOT_FOUND, TEXT, "there are /healthz, /readyz and /metrics\n".to_owned()),
         }
     }
 }
@@ -189,11 +169,7 @@ mod tests {
         database.fails("refused");
         assert_eq!(
             health.answer("/readyz"),
-            (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "text/plain; charset=utf-8",
-                "database: refused\n".into()
-            )
+            (StatusCode::SERVICE_UNAVAILABLE, "text/plain; charset=utf-8", "database: refused\n".into())
         );
         database.holds();
         assert_eq!(health.answer("/readyz").0, StatusCode::OK);
@@ -205,9 +181,6 @@ mod tests {
     fn metrics_are_in_the_form_that_prometheus_reads() {
         let text = Health::new().answer("/metrics").2;
 
-        assert!(
-            text.contains("picket_build_info{version=") && text.ends_with("# EOF\n"),
-            "{text}"
-        );
+        assert!(text.contains("picket_build_info{version=") && text.ends_with("# EOF\n"), "{text}");
     }
 }

@@ -27,13 +27,7 @@ pub struct NatsOptions {
     #[arg(long, env = "NATS_USER", value_name = "NAME")]
     pub nats_user: Option<String>,
     /// The user's password; better given by the variable, since others can see a command line
-    #[arg(
-        long,
-        env = "NATS_PASSWORD",
-        value_name = "TEXT",
-        hide_env_values = true,
-        requires = "nats_user"
-    )]
+    #[arg(long, env = "NATS_PASSWORD", value_name = "TEXT", hide_env_values = true, requires = "nats_user")]
     pub nats_password: Option<String>,
     /// A file with the certificates of the authority that signed the servers' certificates
     #[arg(long, env = "NATS_CA", value_name = "FILE")]

@@ -57,10 +57,7 @@ where
     if let Some(address) = listen.listen
         && let Err(why) = health::serve(health.clone(), address).await
     {
-        return usage(
-            name,
-            &format!("PICKET_LISTEN: cannot listen on '{address}': {why}"),
-        );
+        return usage(name, &format!("PICKET_LISTEN: cannot listen on '{address}': {why}"));
     }
     let stopping = health.condition("running");
     // A signal must end the process also while it waits for its servers.
@@ -80,11 +77,7 @@ where
         }
     };
     stopping.holds();
-    info!(
-        version = env!("CARGO_PKG_VERSION"),
-        pid = std::process::id(),
-        "{name} runs"
-    );
+    info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "{name} runs");
     let code = tokio::select! {
         signal = &mut stop => {
             info!(signal = signal.unwrap_or("none"), "{name} stops");
@@ -99,10 +92,7 @@ where
     code
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "wrong usage is told to who typed it, not to the log"
-)]
+#[expect(clippy::print_stderr, reason = "wrong usage is told to who typed it, not to the log")]
 fn usage(name: &str, why: &str) -> ExitCode {
     eprintln!("{name}: {why}");
     ExitCode::from(EXIT_USAGE)
@@ -115,18 +105,8 @@ pub fn unique_name() -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let host: String = host
         .chars()
-        .map(|letter| {
-            if letter.is_ascii_alphanumeric() || letter == '-' {
-                letter
-            } else {
-                '-'
-            }
-        })
+        .map(|letter| if letter.is_ascii_alphanumeric() || letter == '-' { letter } else { '-' })
         .collect();
     let random = RandomState::new().build_hasher().finish() & 0xffff;
-    format!(
-        "{}-{}-{random:04x}",
-        host.get(..40).unwrap_or(&host),
-        std::process::id()
-    )
+    format!("{}-{}-{random:04x}", host.get(..40).unwrap_or(&host), std::process::id())
 }

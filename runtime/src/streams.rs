@@ -22,11 +22,7 @@ pub struct Durability {
 
 impl Default for Durability {
     fn default() -> Self {
-        Self {
-            replicas: 1,
-            results_bytes: 8 << 30,
-            jobs_bytes: 1 << 30,
-        }
+        Self { replicas: 1, results_bytes: 8 << 30, jobs_bytes: 1 << 30 }
     }
 }
 
@@ -152,10 +148,7 @@ pub async fn ensure(jetstream: &Context, config: Config) -> Result<(), Error> {
     let name = config.name.clone();
     match jetstream.create_or_update_stream(config).await {
         Ok(_) => Ok(()),
-        Err(source) => Err(Error::Stream {
-            name,
-            source: Box::new(source),
-        }),
+        Err(source) => Err(Error::Stream { name, source: Box::new(source) }),
     }
 }
 
@@ -171,9 +164,6 @@ pub async fn ensure_consumer(
     let name = config.durable_name.clone().unwrap_or_default();
     match jetstream.create_consumer_on_stream(config, stream_name).await {
         Ok(_) => Ok(()),
-        Err(source) => Err(Error::Consumer {
-            name,
-            source: Box::new(source),
-        }),
+        Err(source) => Err(Error::Consumer { name, source: Box::new(source) }),
     }
 }

@@ -58,11 +58,7 @@ impl<P: Pipeline> Actor for Supervisor<P> {
 
     async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<Self::State, ActorProcessingErr> {
         let parts = self.pipeline.build(myself.get_cell()).await?;
-        Ok(State {
-            parts: Some(parts),
-            phase: Phase::Up,
-            restarts: Restarts::new(Instant::now()),
-        })
+        Ok(State { parts: Some(parts), phase: Phase::Up, restarts: Restarts::new(Instant::now()) })
     }
 
     async fn handle(
@@ -81,9 +77,7 @@ impl<P: Pipeline> Actor for Supervisor<P> {
             Msg::Drain => {
                 state.phase = Phase::Draining;
                 if let Some(parts) = state.parts.take()
-                    && tokio::time::timeout(self.drain_limit, self.pipeline.drain(parts))
-                        .await
-                        .is_err()
+                    && tokio::time::timeout(self.drain_limit, self.pipeline.drain(parts)).await.is_err()
                 {
                     warn!(
                         pipeline = self.name,
@@ -117,12 +111,7 @@ impl<P: Pipeline> Actor for Supervisor<P> {
         state.parts = None;
         end_children(&myself).await;
         let Some(wait) = state.restarts.next_wait(Instant::now()) else {
-            error!(
-                pipeline = self.name,
-                error = why,
-                "{} fails again and again, giving up",
-                self.name
-            );
+            error!(pipeline = self.name, error = why, "{} fails again and again, giving up", self.name);
             return Err(why.into());
         };
         error!(
@@ -139,10 +128,7 @@ impl<P: Pipeline> Actor for Supervisor<P> {
 
 async fn end_children(myself: &ActorRef<Msg>) {
     let children = myself.get_children();
-    if tokio::time::timeout(GRACE, myself.stop_children_and_wait(None, Some(GRACE)))
-        .await
-        .is_err()
-    {
+    if tokio::time::timeout(GRACE, myself.stop_children_and_wait(None, Some(GRACE))).await.is_err() {
         warn!("actors did not stop in time");
     }
     for child in children {
@@ -161,10 +147,7 @@ impl Restarts {
     const MOST: u32 = 8;
 
     fn new(now: Instant) -> Self {
-        Self {
-            in_a_row: 0,
-            last: now,
-        }
+        Self { in_a_row: 0, last: now }
     }
 
     /// `None` after so many in a row that another is of no use.
@@ -196,18 +179,9 @@ impl Running {
         pipeline: P,
         drain_limit: Duration,
     ) -> Result<Self, SpawnErr> {
-        let supervisor = Supervisor {
-            name: name.to_owned(),
-            pipeline,
-            drain_limit,
-        };
+        let supervisor = Supervisor { name: name.to_owned(), pipeline, drain_limit };
         let (supervisor, ended) = Actor::spawn(None, supervisor, ()).await?;
-        Ok(Self {
-            name: name.to_owned(),
-            supervisor,
-            ended,
-            drain_limit,
-        })
+        Ok(Self { name: name.to_owned(), supervisor, ended, drain_limit })
     }
 
     /// The pipeline's name.
@@ -223,10 +197,7 @@ impl Running {
     /// Ends the pipeline in order: it takes no more, and finishes what is under way.
     pub async fn drain(self) {
         let _ = self.supervisor.cast(Msg::Drain);
-        if tokio::time::timeout(self.drain_limit + 2 * GRACE, self.ended)
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(self.drain_limit + 2 * GRACE, self.ended).await.is_err() {
             warn!(pipeline = self.name, "{} had to be killed", self.name);
             self.supervisor.kill();
         }
@@ -297,13 +268,7 @@ mod tests {
 
         running.drain().await;
 
-        assert_eq!(
-            (
-                pair.built.load(Ordering::SeqCst),
-                pair.drained.load(Ordering::SeqCst)
-            ),
-            (4, 1)
-        );
+        assert_eq!((pair.built.load(Ordering::SeqCst), pair.drained.load(Ordering::SeqCst)), (4, 1));
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,26 +18,14 @@ pub fn init(options: &LogOptions) -> Result<(), String> {
         )
     })?;
     let on_terminal = std::io::stderr().is_terminal();
-    let format = options.log_format.unwrap_or(if on_terminal {
-        LogFormat::Pretty
-    } else {
-        LogFormat::Json
-    });
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let format = options.log_format.unwrap_or(if on_terminal { LogFormat::Pretty } else { LogFormat::Json });
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second call, in a test, keeps the first one's subscriber.
     let _ = match format {
-        LogFormat::Pretty => builder
-            .with_ansi(on_terminal)
-            .with_target(false)
-            .with_timer(UtcTime::rfc_3339())
-            .try_init(),
-        LogFormat::Json => builder
-            .json()
-            .flatten_event(true)
-            .with_timer(UtcTime::rfc_3339())
-            .try_init(),
+        LogFormat::Pretty => {
+            builder.with_ansi(on_terminal).with_target(false).with_timer(UtcTime::rfc_3339()).try_init()
+        }
+        LogFormat::Json => builder.json().flatten_event(true).with_timer(UtcTime::rfc_3339()).try_init(),
     };
     Ok(())
 }

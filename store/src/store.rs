@@ -32,16 +32,15 @@ impl Store {
     /// When the URL cannot be read.
     pub fn new(options: &DatabaseOptions, name: &str, connections: u32) -> Result<Self, Error> {
         let connect = PgConnectOptions::from_str(options.url())
-            .map_err(|source| Error::Url {
-                url: without_password(options.url()),
-                source,
-            })?
+            .map_err(|source| Error::Url { url: without_password(options.url()), source })?
             .application_name(name)
             .options([
                 ("statement_timeout", Self::STATEMENT_LIMIT),
                 ("lock_timeout", "10s"),
                 ("idle_in_transaction_session_timeout", "30s"),
                 ("timezone", "UTC"),
+                // Not "$user": a user called picket would find the schema picket before public.
+                ("search_path", "public"),
             ]);
         let pool = PgPoolOptions::new()
             .max_connections(connections)
@@ -59,11 +58,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be reached or refuses.
     pub async fn migrate(&self, shards: u16) -> Result<(), Error> {
-        let mut connection = self
-            .pool
-            .acquire()
-            .await
-            .map_err(Error::doing("connect to the database"))?;
+        let mut connection = self.pool.acquire().await.map_err(Error::doing("connect to the database"))?;
         sqlx::query(
             "SELECT set_config('picket.shards', $1, false), set_config('statement_timeout', '0', false)",
         )
@@ -83,11 +78,7 @@ impl Store {
     /// # Errors
     /// When the schema is older, or the database cannot be reached.
     pub async fn check_schema(&self) -> Result<(), Error> {
-        let needed = MIGRATOR
-            .iter()
-            .map(|migration| migration.version)
-            .max()
-            .unwrap_or(0);
+        let needed = MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or(0);
         let found = self
             .within(Duration::from_secs(10), "read the schema's version", async {
                 let there: bool =
@@ -142,10 +133,7 @@ impl Store {
     ) -> Result<T, Error> {
         match tokio::time::timeout(limit, work).await {
             Ok(done) => done.map_err(Error::doing(doing)),
-            Err(_) => Err(Error::TimedOut {
-                doing,
-                seconds: limit.as_secs(),
-            }),
+            Err(_) => Err(Error::TimedOut { doing, seconds: limit.as_secs() }),
         }
     }
 }
@@ -170,10 +158,7 @@ mod tests {
 
     #[test]
     fn a_password_is_left_out_of_what_is_shown() {
-        assert_eq!(
-            without_password("postgres://me:secret@host/db"),
-            "postgres://me:…@host/db"
-        );
+        assert_eq!(without_password("postgres://me:secret@host/db"), "postgres://me:…@host/db");
         assert!(!without_password("postgres://me:sec@ret@host/db").contains("ret"));
         assert_eq!(without_password("nonsense"), "nonsense");
     }

@@ -34,10 +34,7 @@ impl Held {
 
     /// Nothing is held yet. `lease` is the lease time.
     pub fn new(lease: Duration) -> Self {
-        Self {
-            lease,
-            holds: BTreeMap::new(),
-        }
+        Self { lease, holds: BTreeMap::new() }
     }
 
     /// How many are held, those being yielded left out.
@@ -58,16 +55,8 @@ impl Held {
     /// A statement sent at `sent` took these. Returns until when they may be believed in.
     pub fn acquired(&mut self, taken: impl IntoIterator<Item = (Shard, Epoch)>, sent: Boottime) -> Boottime {
         let until = self.until(sent);
-        self.holds.extend(taken.into_iter().map(|(shard, epoch)| {
-            (
-                shard,
-                Hold {
-                    epoch,
-                    until,
-                    yielding: false,
-                },
-            )
-        }));
+        self.holds
+            .extend(taken.into_iter().map(|(shard, epoch)| (shard, Hold { epoch, until, yielding: false })));
         until
     }
 
@@ -92,12 +81,8 @@ impl Held {
 
     /// Gives up those that are no longer believed in at `now`, and returns them.
     pub fn expire(&mut self, now: Boottime) -> Vec<Shard> {
-        let expired: Vec<Shard> = self
-            .holds
-            .iter()
-            .filter(|(_, hold)| now >= hold.until)
-            .map(|(shard, _)| *shard)
-            .collect();
+        let expired: Vec<Shard> =
+            self.holds.iter().filter(|(_, hold)| now >= hold.until).map(|(shard, _)| *shard).collect();
         for shard in &expired {
             self.holds.remove(shard);
         }
@@ -106,12 +91,7 @@ impl Held {
 
     /// Begins to give `count` back, the highest numbers first; returns them.
     pub fn begin_yield(&mut self, count: usize) -> Vec<Shard> {
-        let chosen = self
-            .holds
-            .iter_mut()
-            .rev()
-            .filter(|(_, hold)| !hold.yielding)
-            .take(count);
+        let chosen = self.holds.iter_mut().rev().filter(|(_, hold)| !hold.yielding).take(count);
         chosen
             .map(|(shard, hold)| {
                 hold.yielding = true;
@@ -160,17 +140,11 @@ mod tests {
     fn what_a_renewal_does_not_return_is_lost() {
         let mut held = held();
 
-        let lost = held.renewed(
-            &[(Shard(1), Epoch(4)), (Shard(2), Epoch(9))],
-            &[Shard(2)],
-            at(105),
-        );
+        let lost = held.renewed(&[(Shard(1), Epoch(4)), (Shard(2), Epoch(9))], &[Shard(2)], at(105));
 
         assert_eq!(lost, [Shard(1)]);
         assert_eq!(
-            held.iter()
-                .map(|(shard, hold)| (shard, hold.until))
-                .collect::<Vec<_>>(),
+            held.iter().map(|(shard, hold)| (shard, hold.until)).collect::<Vec<_>>(),
             [(Shard(2), at(117))]
         );
     }

@@ -45,11 +45,7 @@ mod tests {
                         }
                     }
                 }
-                assert_eq!(
-                    held.iter().sum::<usize>(),
-                    shards,
-                    "{shards} shards, {live} live: {held:?}"
-                );
+                assert_eq!(held.iter().sum::<usize>(), shards, "{shards} shards, {live} live: {held:?}");
                 assert!(held.iter().all(|n| *n <= shards.div_ceil(live)), "{held:?}");
             }
         }

@@ -26,9 +26,8 @@ impl Progress {
 
     /// A batch is done: each of its jobs was acknowledged, or given up for good.
     pub fn done(&mut self, number: u64) {
-        if let Some(batch) = number
-            .checked_sub(self.first)
-            .and_then(|place| self.batches.get_mut(place as usize))
+        if let Some(batch) =
+            number.checked_sub(self.first).and_then(|place| self.batches.get_mut(place as usize))
         {
             batch.done = true;
         }

@@ -123,10 +123,7 @@ impl Roster {
                 region_id: schedule.region_id,
             });
             kept = entry;
-            added.push(Added {
-                entry,
-                valid_from: schedule.valid_from,
-            });
+            added.push(Added { entry, valid_from: schedule.valid_from });
         }
         self.sites[site as usize].first = kept;
         added
@@ -159,11 +156,7 @@ impl Roster {
 
     /// The first tick of a living entry at or after `from_ms`. Called by the wheel, which lets go of what is dead.
     pub fn tick(&self, entry: u32, from_ms: i64) -> Option<i64> {
-        let Entry {
-            interval_ms,
-            phase_ms,
-            ..
-        } = *self.entries.get(entry as usize)?;
+        let Entry { interval_ms, phase_ms, .. } = *self.entries.get(entry as usize)?;
         match interval_ms {
             0 => None,
             interval => Some(from_ms + (i64::from(phase_ms) - from_ms).rem_euclid(i64::from(interval))),
@@ -178,10 +171,7 @@ impl Roster {
 
     /// What the job of a living entry is made of.
     pub fn due(&self, entry: u32) -> Option<Due<'_>> {
-        let this = self
-            .entries
-            .get(entry as usize)
-            .filter(|entry| entry.interval_ms > 0)?;
+        let this = self.entries.get(entry as usize).filter(|entry| entry.interval_ms > 0)?;
         let site = &self.sites[this.site as usize];
         Some(Due {
             site: site.id,
@@ -204,12 +194,7 @@ impl Roster {
     }
 
     fn add_site(&mut self, id: SiteId, shard: Shard, template: Template) -> u32 {
-        let site = Site {
-            id,
-            template,
-            first: NONE,
-            shard,
-        };
+        let site = Site { id, template, first: NONE, shard };
         let place = place(&mut self.sites, &mut self.free_sites, site);
         self.by_id.insert(id, place);
         place
@@ -284,10 +269,7 @@ mod tests {
         let added = roster.put(site(1, 0, &[(1, 1_000), (2, 5_000), (3, 1_000)]));
 
         assert_eq!((added.len(), roster.schedules()), (2, 3));
-        let alive = before
-            .iter()
-            .filter(|added| roster.due(added.entry).is_some())
-            .count();
+        let alive = before.iter().filter(|added| roster.due(added.entry).is_some()).count();
         assert_eq!(alive, 1);
     }
 
@@ -301,10 +283,7 @@ mod tests {
         roster.put(site(1, 0, &[]));
         assert_eq!((roster.sites(), roster.schedules()), (2, 2));
         roster.remove_shards(|shard| shard == Shard(1));
-        assert_eq!(
-            (roster.sites(), roster.schedules(), roster.tick(third, 0)),
-            (0, 0, None)
-        );
+        assert_eq!((roster.sites(), roster.schedules(), roster.tick(third, 0)), (0, 0, None));
         roster.reclaim(third);
         assert_eq!(roster.put(site(4, 2, &[(1, 1_000)]))[0].entry, third);
     }

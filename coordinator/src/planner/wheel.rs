@@ -22,11 +22,7 @@ impl Wheel {
     /// An empty wheel that begins at `now_ms`.
     pub fn new(now_ms: i64) -> Self {
         let buckets = (0..Self::BUCKETS).map(|_| Vec::new()).collect();
-        Self {
-            buckets,
-            next: now_ms.div_euclid(Self::WIDTH_MS),
-            entries: 0,
-        }
+        Self { buckets, next: now_ms.div_euclid(Self::WIDTH_MS), entries: 0 }
     }
 
     /// All ticks before this, in milliseconds, have been handed out.

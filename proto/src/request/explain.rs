@@ -5,10 +5,7 @@ use serde_json::Value;
 use crate::{CheckRequest, Invalid, invalid::shorten};
 
 fn allowed(field: &str) -> Option<&'static str> {
-    CheckRequest::FIELDS
-        .iter()
-        .find(|(name, _)| *name == field)
-        .map(|(_, allowed)| *allowed)
+    CheckRequest::FIELDS.iter().find(|(name, _)| *name == field).map(|(_, allowed)| *allowed)
 }
 
 /// Refuses the first field that is none of ours, with the one that was probably meant.
@@ -29,11 +26,7 @@ fn unknown(name: &str, value: &Value) -> Invalid {
         .iter()
         .map(|(known, _)| (strsim::damerau_levenshtein(known, &name.to_lowercase()), *known))
         .min();
-    let known = CheckRequest::FIELDS[..13]
-        .iter()
-        .map(|(known, _)| *known)
-        .collect::<Vec<_>>()
-        .join(", ");
+    let known = CheckRequest::FIELDS[..13].iter().map(|(known, _)| *known).collect::<Vec<_>>().join(", ");
     let allowed = match nearest {
         Some((slips, known)) if slips <= CLOSE => format!("no such field; did you mean '{known}'?"),
         _ => format!("no such field; there are {known}"),
@@ -50,9 +43,8 @@ pub(super) fn explain(bytes: &[u8]) -> Invalid {
             let path = why.path().to_string();
             let field = path.split(['.', '[']).next().unwrap_or_default();
             if let Some(allowed) = allowed(field) {
-                let value = serde_json::from_slice::<Value>(bytes)
-                    .ok()
-                    .and_then(|all| all.get(field).cloned());
+                let value =
+                    serde_json::from_slice::<Value>(bytes).ok().and_then(|all| all.get(field).cloned());
                 return Invalid::new(field, value.unwrap_or(Value::Null), allowed);
             }
             why.inner().to_string()
@@ -61,11 +53,7 @@ pub(super) fn explain(bytes: &[u8]) -> Invalid {
     match serde_json::from_slice::<Value>(bytes) {
         // A misspelt `url` is both missing and unknown; the second says more.
         Ok(Value::Object(_)) => refuse_unknown(bytes).err().unwrap_or_else(|| {
-            Invalid::new(
-                "url",
-                "(absent)",
-                "an http or https URL, such as {\"url\":\"https://example.com\"}",
-            )
+            Invalid::new("url", "(absent)", "an http or https URL, such as {\"url\":\"https://example.com\"}")
         }),
         _ => Invalid::new(
             "request",

@@ -10,11 +10,7 @@ use crate::database;
 const LONG: Duration = Duration::from_secs(60);
 
 fn progress(lease: &leases::Lease, through: Timestamp) -> Progress {
-    Progress {
-        shard: lease.shard,
-        epoch: lease.epoch,
-        scheduled_through: through,
-    }
+    Progress { shard: lease.shard, epoch: lease.epoch, scheduled_through: through }
 }
 
 #[tokio::test]
@@ -31,11 +27,7 @@ async fn many_takers_at_once_get_each_shard_exactly_once() {
     }
     // Those that were locked by another for a moment are free for the next round of anybody.
     taken.extend(
-        leases::acquire(&database.store, "c9", 64, LONG)
-            .await
-            .unwrap()
-            .iter()
-            .map(|lease| lease.shard.0),
+        leases::acquire(&database.store, "c9", 64, LONG).await.unwrap().iter().map(|lease| lease.shard.0),
     );
 
     taken.sort_unstable();
@@ -45,48 +37,27 @@ async fn many_takers_at_once_get_each_shard_exactly_once() {
 #[tokio::test]
 async fn a_holder_that_wakes_after_its_lease_was_taken_renews_nothing_and_writes_nothing() {
     let database = database().await;
-    let old = leases::acquire(&database.store, "old", 1, Duration::ZERO)
-        .await
-        .unwrap()
-        .remove(0);
+    let old = leases::acquire(&database.store, "old", 1, Duration::ZERO).await.unwrap().remove(0);
     let new = leases::acquire(&database.store, "new", 64, LONG).await.unwrap();
     let new = new.into_iter().find(|lease| lease.shard == old.shard).unwrap();
 
-    let kept = leases::renew(&database.store, "old", &[progress(&old, Timestamp::MAX)], LONG)
-        .await
-        .unwrap();
-    leases::release(&database.store, "old", &[progress(&old, Timestamp::MAX)])
-        .await
-        .unwrap();
+    let kept = leases::renew(&database.store, "old", &[progress(&old, Timestamp::MAX)], LONG).await.unwrap();
+    leases::release(&database.store, "old", &[progress(&old, Timestamp::MAX)]).await.unwrap();
 
     assert_eq!((kept, new.epoch), (vec![], Epoch(old.epoch.0 + 1)));
-    let kept = leases::renew(
-        &database.store,
-        "new",
-        &[progress(&new, new.scheduled_through)],
-        LONG,
-    )
-    .await
-    .unwrap();
+    let kept =
+        leases::renew(&database.store, "new", &[progress(&new, new.scheduled_through)], LONG).await.unwrap();
     assert_eq!(kept, [old.shard]);
 }
 
 #[tokio::test]
 async fn a_lease_that_has_expired_is_not_renewed_even_if_nobody_took_it() {
     let database = database().await;
-    let lease = leases::acquire(&database.store, "c", 1, Duration::ZERO)
-        .await
-        .unwrap()
-        .remove(0);
+    let lease = leases::acquire(&database.store, "c", 1, Duration::ZERO).await.unwrap().remove(0);
 
-    let kept = leases::renew(
-        &database.store,
-        "c",
-        &[progress(&lease, lease.scheduled_through)],
-        LONG,
-    )
-    .await
-    .unwrap();
+    let kept = leases::renew(&database.store, "c", &[progress(&lease, lease.scheduled_through)], LONG)
+        .await
+        .unwrap();
 
     assert_eq!(kept, []);
 }
@@ -94,25 +65,12 @@ async fn a_lease_that_has_expired_is_not_renewed_even_if_nobody_took_it() {
 #[tokio::test]
 async fn a_successor_begins_where_the_predecessor_was_and_never_further_back() {
     let database = database().await;
-    let first = leases::acquire(&database.store, "first", 1, LONG)
-        .await
-        .unwrap()
-        .remove(0);
+    let first = leases::acquire(&database.store, "first", 1, LONG).await.unwrap().remove(0);
     let there = first.scheduled_through.plus(Duration::from_secs(9));
-    leases::renew(&database.store, "first", &[progress(&first, there)], LONG)
-        .await
-        .unwrap();
-    leases::release(
-        &database.store,
-        "first",
-        &[progress(&first, Timestamp::default())],
-    )
-    .await
-    .unwrap();
+    leases::renew(&database.store, "first", &[progress(&first, there)], LONG).await.unwrap();
+    leases::release(&database.store, "first", &[progress(&first, Timestamp::default())]).await.unwrap();
 
-    let second = leases::acquire(&database.store, "second", 64, LONG)
-        .await
-        .unwrap();
+    let second = leases::acquire(&database.store, "second", 64, LONG).await.unwrap();
 
     let second = second.iter().find(|lease| lease.shard == first.shard).unwrap();
     assert_eq!(second.scheduled_through, there);
@@ -122,30 +80,10 @@ async fn a_successor_begins_where_the_predecessor_was_and_never_further_back() {
 async fn coordinators_that_are_silent_or_leaving_are_not_counted() {
     let database = database().await;
 
-    assert_eq!(
-        leases::announce(&database.store, "a", false, LONG)
-            .await
-            .unwrap()
-            .live,
-        1
-    );
-    assert_eq!(
-        leases::announce(&database.store, "b", false, LONG)
-            .await
-            .unwrap()
-            .live,
-        2
-    );
-    assert_eq!(
-        leases::announce(&database.store, "b", true, LONG)
-            .await
-            .unwrap()
-            .live,
-        1
-    );
-    let roll = leases::announce(&database.store, "c", false, Duration::ZERO)
-        .await
-        .unwrap();
+    assert_eq!(leases::announce(&database.store, "a", false, LONG).await.unwrap().live, 1);
+    assert_eq!(leases::announce(&database.store, "b", false, LONG).await.unwrap().live, 2);
+    assert_eq!(leases::announce(&database.store, "b", true, LONG).await.unwrap().live, 1);
+    let roll = leases::announce(&database.store, "c", false, Duration::ZERO).await.unwrap();
     assert_eq!((roll.live, roll.shards), (1, 64));
 }
 

@@ -12,9 +12,7 @@ struct Database {
 }
 
 fn store(url: &str) -> Store {
-    let options = DatabaseOptions {
-        database_url: Some(url.to_owned()),
-    };
+    let options = DatabaseOptions { database_url: Some(url.to_owned()) };
     Store::new(&options, "test", 10).unwrap()
 }
 
@@ -23,8 +21,5 @@ async fn database() -> Database {
     let url = picket_testkit::servers::postgres().await.database().await;
     let store = store(&url);
     store.migrate(64).await.unwrap();
-    Database {
-        store,
-        pool: PgPool::connect(&url).await.unwrap(),
-    }
+    Database { store, pool: PgPool::connect(&url).await.unwrap() }
 }

@@ -1,0 +1,204 @@
+//! A coordinator on a real NATS and a real Postgres: which jobs does it publish, and when does it stop?
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_nats::Subscriber;
+use futures_util::StreamExt;
+use picket_coordinator::{Config, start};
+use picket_proto::{CheckRequest, SiteId, site::IntervalRange, subject};
+use picket_runtime::{Bus, Health, Running, options::NatsOptions, streams::Durability};
+use picket_store::{DatabaseOptions, Store, regions};
+use picket_testkit::{eventually, servers};
+use sqlx::PgPool;
+use tokio::time::timeout;
+
+const SOON: Duration = Duration::from_secs(20);
+
+struct Stack {
+    nats: servers::Nats,
+    url: String,
+    pool: PgPool,
+}
+
+impl Stack {
+    async fn new() -> Self {
+        let nats = servers::nats().await;
+        let url = servers::postgres().await.database().await;
+        let stack = Self { nats, pool: PgPool::connect(&url).await.unwrap(), url };
+        stack.store().migrate(64).await.unwrap();
+        regions::add(&stack.store(), &"eu".parse().unwrap()).await.unwrap();
+        stack
+    }
+
+    fn store(&self) -> Store {
+        let options = DatabaseOptions { database_url: Some(self.url.clone()) };
+        Store::new(&options, "test", 5).unwrap()
+    }
+
+    async fn coordinator(&self, name: &str, lease_time: Duration) -> Running {
+        let health = Health::new();
+        let bus = Bus::connect(&NatsOptions::at(self.nats.url()), name, &health).await.unwrap();
+        let config = Config {
+            name: name.to_owned(),
+            lease_time,
+            intervals: IntervalRange { min: Duration::from_secs(1), ..IntervalRange::default() },
+            durability: Durability { results_bytes: 64 << 20, jobs_bytes: 64 << 20, ..Durability::default() },
+        };
+        start(config, bus, self.store(), health).await.unwrap()
+    }
+
+    /// Hears all jobs as they are published.
+    async fn jobs(&self) -> Jobs {
+        let client = async_nats::connect(self.nats.url()).await.unwrap();
+        let subscriber = client.subscribe("picket.job.>").await.unwrap();
+        client.flush().await.unwrap();
+        Jobs { subscriber, heard: BTreeMap::new() }
+    }
+
+    async fn execute(&self, sql: &'static str) {
+        sqlx::raw_sql(sql).execute(&self.pool).await.unwrap();
+    }
+
+    async fn number(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(&self.pool).await.unwrap()
+    }
+}
+
+struct Jobs {
+    subscriber: Subscriber,
+    /// The ticks of each site, in milliseconds, as they came.
+    heard: BTreeMap<SiteId, Vec<i64>>,
+}
+
+impl Jobs {
+    /// Listens until some site has had `count` jobs.
+    async fn until(&mut self, count: usize) {
+        let listening = async {
+            while self.heard.values().map(Vec::len).max().unwrap_or(0) < count {
+                let message = self.subscriber.next().await.unwrap();
+                let request = CheckRequest::decode(&message.payload).unwrap();
+                let tick = request.tick().unwrap().unwrap();
+                let id = request.id.unwrap();
+                assert_eq!(message.headers.unwrap().get("Nats-Msg-Id").unwrap().as_str(), id);
+                assert_eq!(message.subject.as_str(), subject::job(&"eu".parse().unwrap(), tick.site));
+                self.heard.entry(tick.site).or_default().push(tick.scheduled_at.millis());
+            }
+        };
+        timeout(SOON, listening).await.expect("jobs");
+    }
+}
+
+#[tokio::test]
+async fn each_tick_is_published_once_and_none_is_left_out() {
+    let stack = Stack::new().await;
+    stack.execute("INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://x/' || n, 1 FROM generate_series(1, 50) n").await;
+    let mut jobs = stack.jobs().await;
+    let running = stack.coordinator("one", Duration::from_secs(15)).await;
+
+    jobs.until(6).await;
+    running.drain().await;
+
+    assert_eq!(jobs.heard.len(), 50);
+    for (site, ticks) in &jobs.heard {
+        assert!(ticks.windows(2).all(|pair| pair[1] - pair[0] == 1_000), "site {site}: {ticks:?}");
+    }
+    let phases = "SELECT count(*) FROM picket.schedules WHERE phase_ms BETWEEN 0 AND 999";
+    assert_eq!(stack.number(phases).await, 50);
+    assert_eq!(stack.number("SELECT count(*) FROM picket.leases WHERE holder IS NOT NULL").await, 0);
+}
+
+#[tokio::test]
+async fn a_successor_goes_on_where_the_predecessor_ended() {
+    let stack = Stack::new().await;
+    stack.execute("INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://x/' || n, 1 FROM generate_series(1, 20) n").await;
+    let mut jobs = stack.jobs().await;
+    let first = stack.coordinator("first", Duration::from_secs(15)).await;
+    jobs.until(3).await;
+
+    first.drain().await;
+    let second = stack.coordinator("second", Duration::from_secs(15)).await;
+    jobs.until(9).await;
+    second.drain().await;
+
+    for (site, ticks) in &mut jobs.heard {
+        // What both published has one id, and the stream keeps one; a take-over publishes only what can still be done.
+        ticks.sort_unstable();
+        ticks.dedup();
+        assert!(ticks.windows(2).all(|pair| pair[1] - pair[0] <= 3_000), "site {site}: {ticks:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_coordinator_whose_shards_another_has_taken_publishes_no_more() {
+    let stack = Stack::new().await;
+    stack.execute("INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://x/', 1)").await;
+    let mut jobs = stack.jobs().await;
+    let running = stack.coordinator("robbed", Duration::from_secs(3)).await;
+    jobs.until(2).await;
+
+    stack
+        .execute("UPDATE picket.leases SET holder = 'robber', epoch = epoch + 1, expires_at = now() + interval '1 hour'")
+        .await;
+    let silent = async { while timeout(Duration::from_secs(3), jobs.subscriber.next()).await.is_ok() {} };
+
+    timeout(SOON, silent).await.expect("three seconds without a job");
+    running.drain().await;
+    assert_eq!(stack.number("SELECT count(*) FROM picket.leases WHERE holder = 'robber'").await, 64);
+}
+
+#[tokio::test]
+async fn streams_and_consumers_that_somebody_deleted_are_made_again_and_ticks_go_on() {
+    let stack = Stack::new().await;
+    stack.execute("INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://x/', 1)").await;
+    let mut jobs = stack.jobs().await;
+    let running = stack.coordinator("maker", Duration::from_secs(15)).await;
+    jobs.until(2).await;
+    let jetstream = async_nats::jetstream::new(async_nats::connect(stack.nats.url()).await.unwrap());
+
+    for stream in [subject::JOBS, subject::RESULTS, subject::EVENTS] {
+        jetstream.delete_stream(stream).await.unwrap();
+    }
+
+    eventually(SOON, "the region's consumer", async || {
+        jetstream
+            .get_consumer_from_stream::<async_nats::jetstream::consumer::pull::Config, _, _>(
+                "prober-eu",
+                subject::JOBS,
+            )
+            .await
+            .is_ok()
+    })
+    .await;
+    eventually(SOON, "a job in the stream", async || {
+        let mut stream = jetstream.get_stream(subject::JOBS).await.ok()?;
+        (stream.info().await.ok()?.state.messages > 0).then_some(())
+    })
+    .await;
+    running.drain().await;
+}
+
+#[tokio::test]
+async fn several_coordinators_share_evenly_and_take_over_what_one_leaves() {
+    let stack = Stack::new().await;
+    let mut running = Vec::new();
+    for name in ["a", "b", "c"] {
+        running.push(stack.coordinator(name, Duration::from_secs(6)).await);
+    }
+    let shares = async |expected: &[i64]| {
+        eventually(SOON, &format!("shares of {expected:?}"), async || {
+            let sql =
+                "SELECT count(*) FROM picket.leases WHERE expires_at > now() GROUP BY holder ORDER BY 1";
+            let held: Vec<i64> = sqlx::query_scalar(sql).fetch_all(&stack.pool).await.unwrap();
+            if held == expected { Ok(()) } else { Err(held) }
+        })
+        .await;
+    };
+
+    shares(&[20, 22, 22]).await;
+    running.remove(0).drain().await;
+    shares(&[32, 32]).await;
+    running.remove(0).drain().await;
+    shares(&[64]).await;
+    running.remove(0).drain().await;
+    assert_eq!(stack.number("SELECT count(*) FROM picket.leases WHERE holder IS NOT NULL").await, 0);
+}

@@ -1,0 +1,153 @@
+//! The system from outside: a stack of real processes on real servers, which tests start, signal and question.
+//!
+//! None of our processes is linked here: they are found by their path, as an operator's would be.
+
+mod process;
+
+use std::{path::PathBuf, time::Duration};
+
+use picket_testkit::{
+    eventually,
+    servers::{self, Nats},
+};
+use sqlx::{AssertSqlSafe, PgPool};
+
+pub use process::Process;
+
+/// Servers of a test's own, and the processes that it starts on them.
+pub struct Stack {
+    /// The bus.
+    pub nats: Nats,
+    /// The database, around all processes.
+    pub database: PgPool,
+    url: String,
+    dir: PathBuf,
+}
+
+impl Stack {
+    /// Starts the servers and makes the schema, with regions of these names.
+    pub async fn start(regions: &[&str]) -> Self {
+        let url = servers::postgres().await.database().await;
+        Self::start_on(regions, url).await
+    }
+
+    /// As [`start`](Self::start), on a database that is there.
+    pub async fn start_on(regions: &[&str], url: String) -> Self {
+        let nats = servers::nats().await;
+        let stack = Self {
+            nats,
+            database: PgPool::connect_lazy(&url).expect("the URL of a test's database"),
+            url,
+            dir: servers::scratch_dir("stack"),
+        };
+        assert_eq!(stack.picket(&["migrate"]).await.0, 0);
+        for region in regions {
+            assert_eq!(stack.picket(&["region", "add", region]).await.0, 0);
+        }
+        stack
+    }
+
+    /// Starts a coordinator.
+    pub async fn coordinator(&self, options: &[&str]) -> Process {
+        Process::start(self, "picket-coordinator", options).await
+    }
+
+    /// Starts a prober, which may check sites on this machine.
+    pub async fn prober(&self, region: &str, options: &[&str]) -> Process {
+        let local = ["--region", region, "--allow-addresses", "127.0.0.0/8,::1/128"];
+        Process::start(self, "picket-prober", &[&local, options].concat()).await
+    }
+
+    /// Starts a sink.
+    pub async fn sink(&self, options: &[&str]) -> Process {
+        Process::start(self, "picket-sink", options).await
+    }
+
+    /// Runs the operator's command to its end: exit code, standard output, standard error.
+    pub async fn picket(&self, arguments: &[&str]) -> (i32, String, String) {
+        let output = self.command("picket", arguments).output();
+        let limit = Duration::from_secs(60);
+        let output = tokio::time::timeout(limit, output).await.expect("picket ends").expect("picket runs");
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+    }
+
+    /// Runs a statement.
+    pub async fn execute(&self, sql: &str) -> u64 {
+        let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&self.database).await;
+        done.unwrap_or_else(|error| panic!("{sql}: {error}")).rows_affected()
+    }
+
+    /// Asks for one number.
+    pub async fn number(&self, sql: &str) -> i64 {
+        let found = sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&self.database).await;
+        found.unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    /// Asks for some texts, and shows them as lines.
+    pub async fn lines(&self, sql: &str) -> Vec<String> {
+        let found = sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_all(&self.database).await;
+        found.unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    /// Waits until the number that `sql` asks for is at least `least`.
+    pub async fn at_least(&self, limit: Duration, least: i64, sql: &str) -> i64 {
+        eventually(limit, &format!("{least} of: {sql}"), async || {
+            let found = self.number(sql).await;
+            if found >= least { Ok(found) } else { Err(found) }
+        })
+        .await
+    }
+
+    /// The ticks that should have been in a span that is over, and which of them have no row: computed from the
+    /// history of schedules alone.
+    pub async fn ledger(&self, from: &str, to: &str) -> Ledger {
+        let sql = format!(
+            "SELECT count(*), count(*) FILTER (WHERE result.site_id IS NULL),
+                    count(*) FILTER (WHERE outcome = 'up'), count(*) FILTER (WHERE outcome = 'down'),
+                    count(*) FILTER (WHERE outcome = 'missed')
+             FROM picket.schedules AS schedule
+             CROSS JOIN picket.ticks(interval_ms, phase_ms, valid_from, coalesce(valid_to, 'infinity'), {from}, {to}) AS tick
+             LEFT JOIN picket.check_results AS result
+               ON result.scheduled_at = tick AND result.site_id = schedule.site_id
+              AND result.region_id = schedule.region_id AND kind = 'scheduled'"
+        );
+        let row: (i64, i64, i64, i64, i64) =
+            sqlx::query_as(AssertSqlSafe(sql)).fetch_one(&self.database).await.expect("the ledger");
+        Ledger { ticks: row.0, unaccounted: row.1, up: row.2, down: row.3, missed: row.4 }
+    }
+
+    pub(crate) fn command(&self, program: &str, arguments: &[&str]) -> tokio::process::Command {
+        let mut command = tokio::process::Command::new(process::path_of(program));
+        command
+            .args(arguments)
+            .env("DATABASE_URL", &self.url)
+            .env("NATS_URL", self.nats.url())
+            .env("PICKET_LOG", "info")
+            // The guardian of the directory ends whatever names it, should the test be killed.
+            .arg0(self.dir.join(program))
+            .current_dir(&self.dir)
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true);
+        command
+    }
+
+    pub(crate) fn log_path(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.log"))
+    }
+}
+
+/// What became of the ticks of a span.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ledger {
+    /// Those that should have been.
+    pub ticks: i64,
+    /// Those without a row.
+    pub unaccounted: i64,
+    /// Rows by outcome.
+    pub up: i64,
+    /// Rows by outcome.
+    pub down: i64,
+    /// Rows by outcome.
+    pub missed: i64,
+}

@@ -1,0 +1,124 @@
+//! One of our processes, by its path.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::PathBuf,
+    process::ExitStatus,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use picket_testkit::{eventually, servers};
+use tokio::process::Child;
+
+use crate::Stack;
+
+/// Where the program of this name was built to.
+pub(crate) fn path_of(program: &str) -> PathBuf {
+    // This runs from <target>/<profile>/deps.
+    let tests = std::env::current_exe().expect("a test has a path");
+    let built = tests.ancestors().nth(2).expect("tests lie in <target>/<profile>/deps").join(program);
+    assert!(built.exists(), "{} is not there: run 'cargo build --workspace --bins'", built.display());
+    built
+}
+
+/// A running process, its log, and its health.
+pub struct Process {
+    child: Child,
+    pid: u32,
+    listen: SocketAddr,
+    log: PathBuf,
+    name: String,
+}
+
+/// A signal by its name, as `kill` takes it.
+pub type Signal = &'static str;
+
+impl Process {
+    pub(crate) async fn start(stack: &Stack, program: &str, options: &[&str]) -> Self {
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{program}-{}", STARTED.fetch_add(1, Ordering::Relaxed));
+        let listen = SocketAddr::from(([127, 0, 0, 1], servers::port()));
+        let log = stack.log_path(&name);
+        let file = fs::File::create(&log).expect("a log file");
+        let child = stack
+            .command(program, options)
+            .env("PICKET_LISTEN", listen.to_string())
+            .stdout(file.try_clone().expect("a second handle"))
+            .stderr(file)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{program}: {error}"));
+        let pid = child.id().expect("a child that was not waited for");
+        Self { child, pid, listen, log, name }
+    }
+
+    /// The process's number.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// All that it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until it says that it is ready.
+    pub async fn ready(&self) {
+        eventually(Duration::from_secs(30), &format!("{} to be ready", self.name), async || {
+            match self.get("/readyz") {
+                Some((200, _)) => Ok(()),
+                other => Err((other, self.log().lines().last().map(str::to_owned))),
+            }
+        })
+        .await;
+    }
+
+    /// Asks for `path` of its health server: status and body; `None` if it does not answer.
+    pub fn get(&self, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect_timeout(&self.listen, Duration::from_secs(1)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    }
+
+    /// One of its metrics: the sum over all labels.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics").map(|(_, text)| text).unwrap_or_default();
+        text.lines()
+            .filter(|line| line.split(['{', ' ']).next() == Some(name))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// Sends it a signal, such as `STOP`.
+    pub fn signal(&self, signal: Signal) {
+        let sent = std::process::Command::new("kill").args(["-s", signal, &self.pid.to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill -s {signal} {}", self.pid);
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&mut self, limit: Duration) -> ExitStatus {
+        match tokio::time::timeout(limit, self.child.wait()).await {
+            Ok(status) => status.expect("the child can be waited for"),
+            Err(_) => panic!("{} did not end within {limit:?}:\n{}", self.name, self.log()),
+        }
+    }
+
+    /// Asks it to stop and waits: it must end well, and in time.
+    pub async fn stop(mut self) {
+        self.signal("TERM");
+        let status = self.ended(Duration::from_secs(30)).await;
+        assert!(status.success(), "{} ended with {status}:\n{}", self.name, self.log());
+    }
+
+    /// Kills it (-9) and waits for its end.
+    pub async fn kill(mut self) {
+        self.signal("KILL");
+        self.ended(Duration::from_secs(10)).await;
+    }
+}
