@@ -1,0 +1,224 @@
+//! What is planned, what is due, and how far each shard is.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    sync::Arc,
+};
+
+use picket_proto::{Epoch, Region, Shard, SiteId, Timestamp};
+use picket_store::leases::{self, Lease};
+use ractor::RpcReplyPort;
+
+use super::{
+    Batch, MAX_BATCH, SPREAD_MS, Timer,
+    progress::Progress,
+    roster::{Added, Planned, Roster},
+    wheel::Wheel,
+};
+use crate::clock::DatabaseClock;
+
+/// What is planned.
+#[derive(Default)]
+pub struct Planning {
+    pub(super) clock: Option<DatabaseClock>,
+    pub(super) regions: Arc<HashMap<i16, Region>>,
+    pub(super) shards: HashMap<Shard, Held>,
+    pub(super) roster: Roster,
+    wheel: Option<Wheel>,
+    pub(super) batches: Progress,
+    pub(super) in_flight: usize,
+    /// Ticks that a predecessor left: when to publish, and what.
+    left_over: BinaryHeap<Reverse<(i64, LeftOver)>>,
+    yields: Vec<Yield>,
+    pub(super) timer: Timer,
+}
+
+pub(super) struct Held {
+    pub(super) epoch: Epoch,
+    /// As far as the predecessor was.
+    taken_through: Timestamp,
+    /// How many ticks that it left have not been published yet.
+    catching_up: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct LeftOver {
+    at_ms: i64,
+    entry: u32,
+    site: SiteId,
+    shard: Shard,
+    epoch: Epoch,
+}
+
+pub(super) struct Yield {
+    /// Batches before this may hold jobs of the shards.
+    before: u64,
+    progress: Vec<leases::Progress>,
+    answer: RpcReplyPort<Vec<leases::Progress>>,
+}
+
+pub(super) struct Tick {
+    pub(super) entry: u32,
+    pub(super) site: SiteId,
+    pub(super) at_ms: i64,
+    /// Left by a predecessor, and found when the shard was taken under this epoch.
+    pub(super) caught_up: Option<(Shard, Epoch)>,
+}
+
+pub(super) struct DueNow {
+    pub(super) from_ms: i64,
+    pub(super) ticks: Vec<Tick>,
+}
+
+impl Planning {
+    pub(super) fn take(&mut self, leases: &[Lease], sites: Vec<Planned>, now_ms: i64) {
+        for lease in leases {
+            let held = Held { epoch: lease.epoch, taken_through: lease.scheduled_through, catching_up: 0 };
+            self.shards.insert(lease.shard, held);
+        }
+        self.roster.remove_shards(|shard| leases.iter().any(|lease| lease.shard == shard));
+        for site in sites {
+            self.put(site, now_ms);
+        }
+    }
+
+    pub(super) fn change(&mut self, changed: Vec<Planned>, gone: &[SiteId], now_ms: i64) {
+        gone.iter().for_each(|id| self.roster.remove(*id));
+        for site in changed {
+            if self.shards.contains_key(&site.shard) {
+                self.put(site, now_ms);
+            }
+        }
+    }
+
+    pub(super) fn put(&mut self, planned: Planned, now_ms: i64) {
+        let (site, shard) = (planned.id, planned.shard);
+        let Some(held) = self.shards.get_mut(&shard) else {
+            return;
+        };
+        let wheel = self.wheel.get_or_insert_with(|| Wheel::new(now_ms));
+        let floor = wheel.floor_ms();
+        for Added { entry, valid_from } in self.roster.put(planned) {
+            let Some(first) = self.roster.tick(entry, floor.max(valid_from.millis() + 1)) else {
+                continue;
+            };
+            wheel.insert(entry, first);
+            // Of the ticks that came before, the newest is still worth doing, if nobody has.
+            let since = held.taken_through.max(valid_from);
+            let Some(at_ms) =
+                self.roster.last_tick(entry, floor - 1).filter(|at| Timestamp::from_millis(*at) > since)
+            else {
+                continue;
+            };
+            // Spread by the phase, which is as good as chance.
+            let publish_ms = now_ms + at_ms.rem_euclid(SPREAD_MS);
+            held.catching_up += 1;
+            let left = LeftOver { at_ms, entry, site, shard, epoch: held.epoch };
+            self.left_over.push(Reverse((publish_ms, left)));
+        }
+    }
+
+    pub(super) fn forget(&mut self, shards: &[Shard]) {
+        for shard in shards {
+            self.shards.remove(shard);
+        }
+        self.roster.remove_shards(|shard| shards.contains(&shard));
+    }
+
+    pub(super) fn begin_yield(&mut self, shards: &[Shard], answer: RpcReplyPort<Vec<leases::Progress>>) {
+        let floor_ms = self.wheel.as_ref().map(Wheel::floor_ms);
+        let progress = shards.iter().filter_map(|shard| {
+            let held = self.shards.get(shard)?;
+            // All that was handed out will be done when the answer is given.
+            let through = match floor_ms {
+                Some(floor_ms) if held.catching_up == 0 => {
+                    held.taken_through.max(Timestamp::from_millis(floor_ms - 1))
+                }
+                _ => held.taken_through,
+            };
+            Some(leases::Progress { shard: *shard, epoch: held.epoch, scheduled_through: through })
+        });
+        let this = Yield { before: self.batches.next(), progress: progress.collect(), answer };
+        self.yields.push(this);
+        self.forget(shards);
+        self.answer_yields();
+    }
+
+    pub(super) fn answer_yields(&mut self) {
+        let (done, waiting) = std::mem::take(&mut self.yields)
+            .into_iter()
+            .partition(|this| self.batches.is_through(this.before));
+        self.yields = waiting;
+        let done: Vec<Yield> = done;
+        for Yield { progress, answer, .. } in done {
+            let _ = answer.send(progress);
+        }
+    }
+
+    pub(super) fn done(&mut self, batch: &Batch) {
+        self.in_flight -= batch.jobs;
+        self.batches.done(batch.number);
+        for (shard, epoch) in &batch.caught_up {
+            if let Some(held) = self.shards.get_mut(shard).filter(|held| held.epoch == *epoch) {
+                held.catching_up = held.catching_up.saturating_sub(1);
+            }
+        }
+        self.answer_yields();
+    }
+
+    pub(super) fn progress(&self) -> Vec<leases::Progress> {
+        let through = Timestamp::from_millis(self.batches.through_ms() - 1);
+        self.shards
+            .iter()
+            .map(|(shard, held)| leases::Progress {
+                shard: *shard,
+                epoch: held.epoch,
+                scheduled_through: match held.catching_up {
+                    0 => held.taken_through.max(through),
+                    _ => held.taken_through,
+                },
+            })
+            .collect()
+    }
+
+    /// The ticks of the next bucket that is over, and the left-over ones whose time has come.
+    pub(super) fn next_due(&mut self, now_ms: i64) -> Option<DueNow> {
+        let mut ticks = Vec::new();
+        while let Some(Reverse((publish_ms, left))) = self.left_over.peek().copied()
+            && publish_ms <= now_ms
+            && ticks.len() < MAX_BATCH
+        {
+            self.left_over.pop();
+            let LeftOver { at_ms, entry, site, shard, epoch } = left;
+            ticks.push(Tick { entry, site, at_ms, caught_up: Some((shard, epoch)) });
+        }
+        let wheel = self.wheel.as_mut()?;
+        let from_ms = wheel.floor_ms();
+        let (roster, mut dead) = (&self.roster, Vec::new());
+        let turned = wheel.turn(
+            now_ms,
+            |entry, from| {
+                let tick = roster.tick(entry, from);
+                if tick.is_none() {
+                    dead.push(entry);
+                }
+                tick
+            },
+            |entry, at_ms| {
+                if let Some(due) = roster.due(entry) {
+                    ticks.push(Tick { entry, site: due.site, at_ms, caught_up: None });
+                }
+            },
+        );
+        dead.into_iter().for_each(|entry| self.roster.reclaim(entry));
+        self.batches.handed_out(wheel.floor_ms());
+        (turned || !ticks.is_empty()).then_some(DueNow { from_ms, ticks })
+    }
+
+    pub(super) fn wake_ms(&self) -> Option<i64> {
+        let left_over = self.left_over.peek().map(|Reverse((publish_ms, _))| *publish_ms);
+        let wheel = self.wheel.as_ref().and_then(Wheel::wake_ms);
+        left_over.into_iter().chain(wheel).min()
+    }
+}
