@@ -1,0 +1,70 @@
+set dotenv-load
+set export
+set positional-arguments
+
+# Where the pinned nats-server, Postgres and just are
+PICKET_TOOLS_DIR := env("PICKET_TOOLS_DIR", justfile_directory() / ".tools")
+# Where cargo builds to
+CARGO_TARGET_DIR := env("CARGO_TARGET_DIR", justfile_directory() / "target")
+
+# What there is to do
+_default:
+    @{{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} --list --unsorted
+
+# All of it, here: NATS, Postgres, every process; Ctrl-C stops all (flags: `just up --help`)
+up *flags: tools _picket
+    @exec "$CARGO_TARGET_DIR/release/picket" up --tools-dir "$PICKET_TOOLS_DIR" "$@"
+
+# Stops what `just up` runs, from another terminal
+down *flags:
+    @exec "$CARGO_TARGET_DIR/release/picket" down "$@"
+
+# The same as `up`, with a misbehaving target and a dozen sites on it
+demo *flags: tools _picket
+    @exec "$CARGO_TARGET_DIR/release/picket" demo --tools-dir "$PICKET_TOOLS_DIR" "$@"
+
+# A shell on the local database (arguments: psql's)
+psql *args: tools
+    #!/bin/sh
+    set -eu
+    env=${PICKET_DATA_DIR:-.picket}/env
+    [ -r "$env" ] || { echo "there is no $env: 'just up' writes it; is it running?" >&2; exit 3; }
+    . "$env"
+    exec "$PICKET_TOOLS_DIR/postgres/bin/psql" "$DATABASE_URL" "$@"
+
+# All tests, against a real nats-server and a real Postgres, which they start themselves
+test *flags: tools
+    cargo build --workspace --bins
+    cargo test --workspace "$@"
+
+# The system from outside: real processes, signals and cuts
+e2e *flags: tools
+    cargo build --workspace --bins
+    cargo test --package picket-e2e "$@"
+
+# What CI asks of a change, without tests
+lint: && _arrows
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- --deny warnings
+    RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --document-private-items
+
+# Installs the pinned nats-server, Postgres and just into .tools/
+tools:
+    @tools/install "$PICKET_TOOLS_DIR"
+
+_picket:
+    cargo build --release --package picket --bins
+
+# The law of the crates: a prober cannot reach a database, and what is said needs no runtime to be said
+_arrows:
+    @{{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} _without picket-prober sqlx
+    @{{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} _without picket-proto tokio
+
+_without package dependency:
+    #!/bin/sh
+    set -eu
+    tree=$(cargo tree --package "$1" --edges normal --prefix none)
+    if printf '%s\n' "$tree" | grep -q "^$2[ -]"; then
+        echo "$1 must not depend on $2: cargo tree --package $1 --edges normal --invert $2" >&2
+        exit 1
+    fi

@@ -1,0 +1,86 @@
+//! The directory that all local state is in, held by one living process at a time.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{Read, Seek, Write},
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    process,
+    sync::Arc,
+};
+
+use crate::Error;
+
+/// A data directory that is this process's until the last clone of this is dropped, or the process ends in any way.
+///
+/// The servers keep a clone, so that nobody else starts in the directory while they run.
+#[derive(Clone, Debug)]
+pub struct DataDir(Arc<Held>);
+
+#[derive(Debug)]
+struct Held {
+    path: PathBuf,
+    /// Locked; the operating system unlocks it when this process is gone.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Creates the directory if need be and takes it; [`Error::DataDirInUse`] says who has it.
+    pub fn lock(dir: &Path) -> Result<Self, Error> {
+        let doing = || format!("use the data directory {}", dir.display());
+        // Open to others, so that an unprivileged Postgres gets through; what is secret in it has a mode of its own.
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(Error::io(doing()))?;
+        let path = dir.canonicalize().map_err(Error::io(doing()))?;
+        let mut lock = open(&path.join(LOCK_FILE), true).map_err(Error::io(doing()))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::DataDirInUse { dir: path, pid: pid_in(&mut lock) });
+            }
+            Err(TryLockError::Error(error)) => return Err(Error::io(doing())(error)),
+        }
+        lock.set_len(0).and_then(|()| writeln!(lock, "{}", process::id())).map_err(Error::io(doing()))?;
+        for name in ["logs", "nats"] {
+            fs::create_dir_all(path.join(name)).map_err(Error::io(doing()))?;
+        }
+        Ok(Self(Arc::new(Held { path, _lock: lock })))
+    }
+
+    /// The process that has the directory at the moment, if any.
+    pub fn holder(dir: &Path) -> Result<Option<u32>, Error> {
+        let doing = || format!("see who uses the data directory {}", dir.display());
+        let mut lock = match open(&dir.join(LOCK_FILE), false) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io(doing())(error)),
+        };
+        match lock.try_lock_shared() {
+            Ok(()) => Ok(None),
+            Err(TryLockError::WouldBlock) => Ok(pid_in(&mut lock)),
+            Err(TryLockError::Error(error)) => Err(Error::io(doing())(error)),
+        }
+    }
+
+    /// The directory, absolute and free of symbolic links.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Where a server's log goes.
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
+        self.0.path.join("logs").join(name)
+    }
+}
+
+const LOCK_FILE: &str = "lock";
+
+fn open(path: &Path, create: bool) -> std::io::Result<File> {
+    File::options().read(true).write(create).create(create).truncate(false).open(path)
+}
+
+/// Who wrote the lock file last. While it is locked that is its holder.
+fn pid_in(lock: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    lock.rewind().and_then(|()| lock.read_to_string(&mut text)).ok()?;
+    text.trim().parse().ok()
+}

@@ -1,0 +1,44 @@
+//! The pinned nats-server and Postgres as child processes, for 'picket up' and for tests.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), picket_servers::Error> {
+//! use std::{path::Path, time::Duration};
+//!
+//! use picket_servers::{DataDir, Nats, NatsConfig, Postgres, PostgresConfig, Tools};
+//!
+//! let tools = Tools::find(Some(Path::new(".tools")));
+//! let data = DataDir::lock(Path::new(".picket"))?;
+//! let mut nats = Nats::start(&tools, &data, NatsConfig::default()).await?;
+//! let mut postgres = Postgres::start(&tools, &data, PostgresConfig::default()).await?;
+//! println!("{} {}", nats.url(), postgres.url());
+//!
+//! tokio::select! {
+//!     error = nats.exited() => eprintln!("{error}"),
+//!     error = postgres.exited() => eprintln!("{error}"),
+//! }
+//! postgres.stop(Duration::from_secs(10)).await?;
+//! nats.stop(Duration::from_secs(10)).await
+//! # }
+//! ```
+//!
+//! A server is its own process group, so that Ctrl-C in a terminal does not reach it before its owner has
+//! stopped what uses it. An owner that was killed leaves servers behind: the next start in the same
+//! [`DataDir`] finds and stops them.
+
+mod data_dir;
+mod error;
+mod leftovers;
+mod log;
+mod nats;
+mod port;
+mod postgres;
+mod server;
+mod tools;
+
+pub use data_dir::DataDir;
+pub use error::Error;
+pub use nats::{Nats, NatsConfig};
+pub use port::free as free_port;
+pub use postgres::{Postgres, PostgresConfig};
+pub use server::Signal;
+pub use tools::{PostgresTools, Tools};

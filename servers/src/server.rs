@@ -1,0 +1,152 @@
+//! One child process that is a server: signals, waiting for its end, stopping it in order.
+
+use std::{process::ExitStatus, time::Duration};
+
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
+use tokio::{
+    process::{Child, Command},
+    time::{Instant, timeout},
+};
+
+use crate::{Error, log::Log};
+
+/// How long a server has to become ready.
+pub(crate) const READY: Duration = Duration::from_secs(30);
+
+/// How often a server that is starting is asked whether it is ready.
+pub(crate) const POLL: Duration = Duration::from_millis(10);
+
+/// How long a server has to end at once.
+const ABORT: Duration = Duration::from_secs(2);
+
+/// How a server is asked to stop.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Signals {
+    /// In order, ending its sessions.
+    pub(crate) stop: Signal,
+    /// At once, when there is no more time: it need not be the kill that leaves things lying about.
+    pub(crate) abort: Signal,
+}
+
+/// A running server.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) name: &'static str,
+    pub(crate) log: Log,
+    signals: Signals,
+    child: Child,
+    pid: u32,
+}
+
+impl Server {
+    pub(crate) fn spawn(
+        name: &'static str,
+        mut command: Command,
+        signals: Signals,
+        log: Log,
+    ) -> Result<Self, Error> {
+        // An inherited directory might be one that the server's user may not be in, or that somebody wants to unmount.
+        command.current_dir("/").process_group(0);
+        command.stdin(std::process::Stdio::null()).stdout(log.stdio()?).stderr(log.stdio()?);
+        let doing = format!("start {}", command.as_std().get_program().display());
+        let child = command.spawn().map_err(Error::io(doing))?;
+        let pid = child.id().expect("a child that was not waited for has a number");
+        Ok(Self { name, log, signals, child, pid })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Sends the signal, unless the server has ended.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<(), Error> {
+        // The number is the child's for as long as nobody has waited for it.
+        let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw)
+        else {
+            return Ok(());
+        };
+        match kill_process(pid, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(Error::io(format!("signal {} (process {pid})", self.name))(error.into())),
+        }
+    }
+
+    /// Waits for the server to end; cancel-safe.
+    pub(crate) async fn wait(&mut self) -> Result<ExitStatus, Error> {
+        let waited = self.child.wait().await;
+        waited.map_err(Error::io(format!("wait for {} (process {})", self.name, self.pid)))
+    }
+
+    /// Waits for the server to end when it should not; cancel-safe.
+    pub(crate) async fn exited(&mut self) -> Error {
+        match self.wait().await {
+            Ok(status) => {
+                Error::Ended { server: self.name, status, log: self.log.path.clone(), tail: self.log.tail() }
+            }
+            Err(error) => error,
+        }
+    }
+
+    /// Waits until `ready` says so; an error that quotes the log if the server ends first or takes too long.
+    ///
+    /// No async closure, for whose future the compiler cannot see that it may be sent.
+    pub(crate) async fn ready<F>(&mut self, mut ready: impl FnMut() -> F) -> Result<(), Error>
+    where
+        F: Future<Output = bool>,
+    {
+        let until = Instant::now() + READY;
+        loop {
+            let is_ready = ready().await;
+            // Asked last: had it ended, the answer would have been somebody else's.
+            let ended = self.child.try_wait().map_err(Error::io(format!("wait for {}", self.name)))?;
+            let (server, log) = (self.name, self.log.path.clone());
+            match ended {
+                Some(status) => {
+                    return Err(Error::EndedAtStart { server, status, log, tail: self.log.tail() });
+                }
+                None if is_ready => return Ok(()),
+                None if Instant::now() >= until => {
+                    // What it says of its end is of no use to anybody.
+                    let _ = self.stop(ABORT).await;
+                    return Err(Error::NotReady { server, limit: READY, log, tail: self.log.tail() });
+                }
+                None => tokio::time::sleep(POLL).await,
+            }
+        }
+    }
+
+    /// Asks the server to stop and waits; one that has not after `limit` is killed, and that is an error.
+    pub(crate) async fn stop(&mut self, limit: Duration) -> Result<(), Error> {
+        self.signal(self.signals.stop)?;
+        // One that is paused would not hear.
+        self.signal(Signal::CONT)?;
+        if let Ok(waited) = timeout(limit, self.child.wait()).await {
+            waited.map_err(Error::io(format!("wait for {}", self.name)))?;
+            return Ok(());
+        }
+        self.signal(self.signals.abort)?;
+        if timeout(ABORT, self.child.wait()).await.is_err() {
+            self.kill().await?;
+        }
+        Err(Error::Killed { server: self.name, limit })
+    }
+
+    /// Kills the server (-9) and waits for its end.
+    pub(crate) async fn kill(&mut self) -> Result<(), Error> {
+        self.signal(Signal::KILL)?;
+        self.wait().await.map(drop)
+    }
+}
+
+/// The last resort, for an owner that forgot to stop it or panics: it does not wait.
+impl Drop for Server {
+    fn drop(&mut self) {
+        let ended = matches!(self.child.try_wait(), Ok(Some(_)));
+        if !ended {
+            // Nothing to be done about a failure, and nobody to tell.
+            let _ = self.signal(self.signals.abort);
+            let _ = self.signal(Signal::CONT);
+        }
+    }
+}

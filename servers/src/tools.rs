@@ -1,0 +1,82 @@
+//! Where the programs are: in the tools directory that `tools/install` fills.
+
+use std::{
+    env,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use crate::Error;
+
+/// The places that programs are looked for in, when they are needed.
+///
+/// Nothing is checked before: who brings a Postgres of their own needs no Postgres here.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    dir: Option<PathBuf>,
+}
+
+/// A Postgres installation.
+#[derive(Clone, Debug)]
+pub struct PostgresTools {
+    /// Where `postgres`, `initdb` and `psql` are.
+    pub(crate) bin: PathBuf,
+}
+
+impl Tools {
+    /// Looks in `dir`, as `tools/install` lays it out; for nats-server then also on the `PATH`.
+    pub fn find(dir: Option<&Path>) -> Self {
+        let absolute = |dir: &Path| std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+        Self { dir: dir.map(absolute) }
+    }
+
+    /// The path of nats-server. One on the `PATH` will do: the start of our processes checks its version.
+    pub fn nats_server(&self) -> Result<PathBuf, Error> {
+        let own = self.dir.iter().map(|dir| dir.join("bin"));
+        own.chain(path_dirs())
+            .map(|dir| dir.join("nats-server"))
+            .find(|program| is_program(program))
+            .ok_or_else(|| self.missing("nats-server", " and on the PATH"))
+    }
+
+    /// The Postgres installation: the pinned one, for data of one version are of no use to another.
+    pub fn postgres(&self) -> Result<PostgresTools, Error> {
+        self.dir
+            .iter()
+            .map(|dir| dir.join("postgres/bin"))
+            .find(|bin| ["postgres", "initdb", "psql"].iter().all(|name| is_program(&bin.join(name))))
+            .map(|bin| PostgresTools { bin })
+            .ok_or_else(|| self.missing("postgres", ""))
+    }
+
+    fn missing(&self, program: &'static str, and: &str) -> Error {
+        let looked_in = match &self.dir {
+            Some(dir) => format!("{}{and}", dir.display()),
+            None => format!("no tools directory, for none was given{and}"),
+        };
+        Error::ToolMissing { program, looked_in }
+    }
+}
+
+impl PostgresTools {
+    /// The path of psql.
+    pub fn psql(&self) -> PathBuf {
+        self.bin.join("psql")
+    }
+
+    pub(crate) fn postgres(&self) -> PathBuf {
+        self.bin.join("postgres")
+    }
+
+    pub(crate) fn initdb(&self) -> PathBuf {
+        self.bin.join("initdb")
+    }
+}
+
+fn path_dirs() -> Vec<PathBuf> {
+    env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default()
+}
+
+fn is_program(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}

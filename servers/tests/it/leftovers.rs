@@ -1,0 +1,118 @@
+//! Servers whose owner was killed, and pid files that lie.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use picket_servers::{DataDir, Nats, Postgres};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
+use crate::{nats_config, open_dir, postgres_config, tools};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Where the process that is to be killed puts its servers.
+const DIR: &str = "PICKET_TEST_LEFTOVER_DIR";
+
+/// Not a test of its own: the process that starts servers and is killed.
+#[tokio::test]
+#[ignore = "the other tests of this file run it as a process"]
+async fn starts_servers_and_is_killed() {
+    let Some(dir) = std::env::var_os(DIR) else {
+        return;
+    };
+    let data = DataDir::lock(Path::new(&dir)).unwrap();
+    let nats = Nats::start(&tools(), &data, nats_config()).await.unwrap();
+    let postgres = Postgres::start(&tools(), &data, postgres_config()).await.unwrap();
+    fs::write(Path::new(&dir).join("started.new"), format!("{} {}", nats.pid(), postgres.pid())).unwrap();
+    fs::rename(Path::new(&dir).join("started.new"), Path::new(&dir).join("started")).unwrap();
+    std::future::pending().await
+}
+
+/// Starts servers in another process, kills that, and gives the servers' pids.
+async fn leave_servers_behind(dir: &Path) -> (Pid, Pid) {
+    let mut owner = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "--ignored", "leftovers::starts_servers_and_is_killed"])
+        .env(DIR, dir)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let started = tokio::time::timeout(LIMIT, async {
+        loop {
+            match fs::read_to_string(dir.join("started")) {
+                Ok(started) => break started,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    });
+    let started = started.await.expect("the servers of the other process start");
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    let pids: Vec<_> = started.split(' ').map(|pid| Pid::from_raw(pid.parse().unwrap()).unwrap()).collect();
+    (pids[0], pids[1])
+}
+
+#[tokio::test]
+async fn servers_left_by_a_killed_process_are_stopped_by_the_next_start() {
+    let dir = open_dir();
+    let (old_nats, old_postgres) = leave_servers_behind(dir.path()).await;
+    test_kill_process(old_nats).expect("nats-server outlives its owner");
+    test_kill_process(old_postgres).expect("Postgres outlives its owner");
+
+    let data = DataDir::lock(dir.path()).unwrap();
+    let nats = Nats::start(&tools(), &data, nats_config()).await.unwrap();
+    let postgres = Postgres::start(&tools(), &data, postgres_config()).await.unwrap();
+
+    assert!(!runs(old_nats) && !runs(old_postgres));
+    let log = fs::read_to_string(postgres.log()).unwrap();
+    assert!(log.contains("received fast shutdown request"), "stopped in order: {log}");
+    postgres.stop(LIMIT).await.unwrap();
+    nats.stop(LIMIT).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_killed_postgres_starts_again_on_its_data() {
+    let dir = open_dir();
+    let data = DataDir::lock(dir.path()).unwrap();
+    let postgres = Postgres::start(&tools(), &data, postgres_config()).await.unwrap();
+    postgres.administer("CREATE DATABASE kept").await.unwrap();
+    postgres.kill().await.unwrap();
+
+    let postgres = Postgres::start(&tools(), &data, postgres_config()).await.unwrap();
+
+    let found = postgres.administer("SELECT 1 FROM pg_database WHERE datname = 'kept'").await.unwrap();
+    assert_eq!(found.trim(), "1");
+    postgres.stop(LIMIT).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stranger_with_the_number_of_an_old_server_is_left_alone() {
+    let dir = open_dir();
+    let data = DataDir::lock(dir.path()).unwrap();
+    Postgres::start(&tools(), &data, postgres_config()).await.unwrap().kill().await.unwrap();
+    Nats::start(&tools(), &data, nats_config()).await.unwrap().kill().await.unwrap();
+    let mut stranger = Command::new("sleep").arg("60").spawn().unwrap();
+    let pid_file = dir.path().join("postgres/postmaster.pid");
+    let text = fs::read_to_string(&pid_file).unwrap();
+    let (_, rest) = text.split_once('\n').unwrap();
+    fs::write(&pid_file, format!("{}\n{rest}", stranger.id())).unwrap();
+    fs::write(dir.path().join("nats/nats.pid"), stranger.id().to_string()).unwrap();
+
+    let postgres = Postgres::start(&tools(), &data, postgres_config()).await.unwrap();
+    let nats = Nats::start(&tools(), &data, nats_config()).await.unwrap();
+
+    assert!(stranger.try_wait().unwrap().is_none(), "the stranger lives");
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+    postgres.stop(LIMIT).await.unwrap();
+    nats.stop(LIMIT).await.unwrap();
+}
+
+/// Whether a process runs: one that nobody has waited for yet is there, but does not.
+fn runs(pid: Pid) -> bool {
+    let zombie = fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "));
+    test_kill_process(pid).is_ok() && !zombie && kill_process(pid, Signal::CONT).is_ok()
+}

@@ -1,0 +1,166 @@
+//! Starting and stopping: data that stay, ports and directories that somebody else has, errors that say why.
+
+use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, time::Duration};
+
+use picket_servers::{DataDir, Error, Nats, NatsConfig, Postgres, PostgresConfig, Signal, Tools};
+
+use crate::{nats_config, open_dir, postgres_config, tools};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn a_second_start_finds_the_data_of_the_first() {
+    let dir = open_dir();
+    let data = DataDir::lock(&dir.path().join("data")).unwrap();
+    let first = Postgres::start(&tools(), &data, postgres_config()).await.unwrap();
+    let url = first.url();
+    first.administer("CREATE DATABASE kept").await.unwrap();
+    first.stop(LIMIT).await.unwrap();
+
+    let second = Postgres::start(&tools(), &data, postgres_config()).await.unwrap();
+    let found =
+        second.administer("SELECT count(*) FROM pg_database WHERE datname IN ('kept', 'picket')").await;
+
+    assert_eq!(found.unwrap().trim(), "2");
+    let password = |url: &str| url.split(['@', ':']).nth(2).unwrap().to_owned();
+    assert_eq!(password(&second.url()), password(&url));
+    second.stop(LIMIT).await.unwrap();
+}
+
+#[tokio::test]
+async fn only_its_user_can_read_the_password_and_nobody_gets_in_without() {
+    let dir = open_dir();
+    let data = DataDir::lock(dir.path()).unwrap();
+    let postgres = Postgres::start(&tools(), &data, postgres_config()).await.unwrap();
+
+    let mode = fs::metadata(dir.path().join("postgres.password")).unwrap().permissions().mode();
+    let psql = tools().postgres().unwrap().psql();
+    let port = postgres.port().to_string();
+    let arguments = ["-w", "-h", "127.0.0.1", "-p", &port, "-U", "picket", "-c", "SELECT 1"];
+    let refused =
+        std::process::Command::new(psql).env("PGPASSFILE", "/dev/null").args(arguments).output().unwrap();
+
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("no password supplied"), "{refused:?}");
+    postgres.stop(LIMIT).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lost_password_is_said_and_not_replaced() {
+    let dir = open_dir();
+    let data = DataDir::lock(dir.path()).unwrap();
+    let postgres = Postgres::start(&tools(), &data, postgres_config()).await.unwrap();
+    postgres.stop(LIMIT).await.unwrap();
+    fs::remove_file(dir.path().join("postgres.password")).unwrap();
+
+    let error = Postgres::start(&tools(), &data, postgres_config()).await.unwrap_err();
+
+    assert!(matches!(error, Error::PasswordLost { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named_with_its_option() {
+    let dir = open_dir();
+    let data = DataDir::lock(dir.path()).unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+
+    let nats = Nats::start(&tools(), &data, NatsConfig { port, ..nats_config() }).await.unwrap_err();
+    let postgres =
+        Postgres::start(&tools(), &data, PostgresConfig { port, ..postgres_config() }).await.unwrap_err();
+
+    let said = nats.to_string();
+    assert!(said.contains(&port.to_string()) && said.contains("--nats-port"), "{said}");
+    let said = postgres.to_string();
+    assert!(said.contains(&port.to_string()) && said.contains("--pg-port"), "{said}");
+}
+
+#[tokio::test]
+async fn a_data_directory_in_use_names_the_process_that_has_it() {
+    let dir = open_dir();
+    let _data = DataDir::lock(dir.path()).unwrap();
+
+    let error = DataDir::lock(dir.path()).unwrap_err();
+
+    assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
+    assert_eq!(DataDir::holder(dir.path()).unwrap(), Some(std::process::id()));
+}
+
+#[tokio::test]
+async fn a_data_directory_is_free_again_when_its_holder_lets_go() {
+    let dir = open_dir();
+    drop(DataDir::lock(dir.path()).unwrap());
+
+    // Another test may just be starting a process, which has all of this one's files open until its exec.
+    let taken = tokio::time::timeout(LIMIT, async {
+        loop {
+            match DataDir::lock(dir.path()) {
+                Err(Error::DataDirInUse { .. }) => tokio::task::yield_now().await,
+                taken => break taken,
+            }
+        }
+    });
+
+    taken.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_to_start_is_quoted() {
+    let dir = open_dir();
+    let data = DataDir::lock(dir.path()).unwrap();
+    let jetstream = dir.path().join("nats/jetstream");
+    fs::write(&jetstream, "a file where a directory should be").unwrap();
+
+    let error = Nats::start(&tools(), &data, nats_config()).await.unwrap_err();
+
+    assert!(matches!(error, Error::EndedAtStart { .. }), "{error}");
+    let said = error.to_string();
+    assert!(said.contains("nats.log") && said.contains("not a directory"), "{said}");
+}
+
+#[tokio::test]
+async fn the_end_of_a_server_is_noticed_and_said() {
+    let dir = open_dir();
+    let data = DataDir::lock(dir.path()).unwrap();
+    let mut nats = Nats::start(&tools(), &data, nats_config()).await.unwrap();
+
+    nats.signal(Signal::KILL).unwrap();
+    let error = tokio::time::timeout(LIMIT, nats.exited()).await.unwrap();
+
+    assert!(error.to_string().contains("nats-server ended (signal: 9"), "{error}");
+}
+
+#[tokio::test]
+async fn a_paused_server_stops_in_order() {
+    let dir = open_dir();
+    let data = DataDir::lock(dir.path()).unwrap();
+    let postgres = Postgres::start(&tools(), &data, postgres_config()).await.unwrap();
+
+    postgres.signal(Signal::STOP).unwrap();
+    let stopped = postgres.stop(LIMIT).await;
+
+    stopped.unwrap();
+}
+
+#[tokio::test]
+async fn servers_are_process_groups_of_their_own() {
+    let dir = open_dir();
+    let data = DataDir::lock(dir.path()).unwrap();
+    let nats = Nats::start(&tools(), &data, nats_config()).await.unwrap();
+
+    let pid = rustix::process::Pid::from_raw(nats.pid().cast_signed());
+    let group = rustix::process::getpgid(pid).unwrap();
+
+    assert_eq!(Some(group), pid);
+    nats.stop(LIMIT).await.unwrap();
+}
+
+#[test]
+fn a_missing_tool_is_named_with_what_installs_it() {
+    let dir = open_dir();
+
+    let said = Tools::find(Some(dir.path())).postgres().unwrap_err().to_string();
+
+    assert!(said.contains("postgres") && said.contains("./justw tools"), "{said}");
+}

@@ -1,0 +1,100 @@
+//! A nats-server for a test, which may be stopped, killed, paused and started again.
+
+use picket_servers::{DataDir, NatsConfig, Signal};
+use tokio::sync::OnceCell;
+
+use super::{STOP, background, must, on_a_free_port, scratch_dir, tools};
+
+/// Starts a nats-server with JetStream, of the caller alone.
+pub async fn nats() -> Nats {
+    let tools = tools().await;
+    background(async move {
+        let data = must(DataDir::lock(&scratch_dir("nats")));
+        let config = |port| NatsConfig {
+            port,
+            ..NatsConfig::default()
+        };
+        let server = on_a_free_port(|port| {
+            let (tools, data) = (&tools, &data);
+            async move { picket_servers::Nats::start(tools, data, config(port)).await }
+        })
+        .await;
+        Nats {
+            config: config(server.port()),
+            data,
+            server: Some(server),
+        }
+    })
+    .await
+}
+
+/// The nats-server that all tests of this process share: each has subjects of its own.
+pub async fn shared_nats() -> &'static Nats {
+    static SHARED: OnceCell<Nats> = OnceCell::const_new();
+    SHARED.get_or_init(nats).await
+}
+
+/// A nats-server. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Nats {
+    config: NatsConfig,
+    data: DataDir,
+    server: Option<picket_servers::Nats>,
+}
+
+impl Nats {
+    /// Where clients connect to; the same after a restart.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.config.port)
+    }
+
+    /// The port for clients.
+    pub fn port(&self) -> u16 {
+        self.config.port
+    }
+
+    /// What the server has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.data.path().join("logs/nats.log")).unwrap_or_default()
+    }
+
+    /// Starts it again, with what it had stored.
+    pub async fn start(&mut self) {
+        assert!(self.server.is_none(), "the nats-server runs already");
+        let (tools, data, config) = (tools().await, self.data.clone(), self.config.clone());
+        let start = async move { picket_servers::Nats::start(&tools, &data, config).await };
+        self.server = Some(must(background(start).await));
+    }
+
+    /// Stops it in order.
+    pub async fn stop(&mut self) {
+        let server = self.server.take().expect("the nats-server runs");
+        must(background(server.stop(STOP)).await);
+    }
+
+    /// Kills it (-9).
+    pub async fn kill(&mut self) {
+        let server = self.server.take().expect("the nats-server runs");
+        must(background(server.kill()).await);
+    }
+
+    /// Stops it in order and starts it again.
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        self.start().await;
+    }
+
+    /// Lets it do nothing until [`resume`](Self::resume): its connections stay, and nobody answers on them.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Ends a [`pause`](Self::pause).
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        must(self.server.as_ref().expect("the nats-server runs").signal(signal));
+    }
+}

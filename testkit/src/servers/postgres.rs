@@ -1,0 +1,120 @@
+//! A Postgres for tests: a shared one, in which each test has its database, or one of a test's own to be injured.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use picket_servers::{DataDir, PostgresConfig, Signal};
+use tokio::sync::OnceCell;
+
+use super::{STOP, background, must, on_a_free_port, scratch_dir, tools};
+
+/// The Postgres that all tests of this process share.
+pub async fn postgres() -> &'static Postgres {
+    static SHARED: OnceCell<Postgres> = OnceCell::const_new();
+    SHARED.get_or_init(own_postgres).await
+}
+
+/// Starts a Postgres of the caller alone.
+pub async fn own_postgres() -> Postgres {
+    let tools = tools().await;
+    background(async move {
+        let data = must(DataDir::lock(&scratch_dir("postgres")));
+        let config = |port| PostgresConfig {
+            port,
+            max_connections: 300,
+            durable: false,
+        };
+        let server = on_a_free_port(|port| {
+            let (tools, data) = (&tools, &data);
+            async move { picket_servers::Postgres::start(tools, data, config(port)).await }
+        })
+        .await;
+        let url = server.url();
+        Postgres {
+            config: config(server.port()),
+            data,
+            url,
+            server: Some(server),
+        }
+    })
+    .await
+}
+
+/// A Postgres. Dropped, it is shut down at once.
+#[derive(Debug)]
+pub struct Postgres {
+    config: PostgresConfig,
+    data: DataDir,
+    url: String,
+    server: Option<picket_servers::Postgres>,
+}
+
+impl Postgres {
+    /// The database `picket`, as its superuser; the same after a restart.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.config.port
+    }
+
+    /// Makes an empty database, and gives its URL. It is gone with the server.
+    pub async fn database(&self) -> String {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        self.administer(&format!("CREATE DATABASE {name}")).await;
+        self.server().url_of(&name)
+    }
+
+    /// Runs statements in the database `postgres` with psql, and gives the rows as unaligned text.
+    pub async fn administer(&self, sql: &str) -> String {
+        // Needs no clock, so it may run on the test's own runtime.
+        must(self.server().administer(sql).await)
+    }
+
+    /// What the server has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.data.path().join("logs/postgres.log")).unwrap_or_default()
+    }
+
+    /// Starts it again, on its data.
+    pub async fn start(&mut self) {
+        assert!(self.server.is_none(), "Postgres runs already");
+        let (tools, data, config) = (tools().await, self.data.clone(), self.config.clone());
+        let start = async move { picket_servers::Postgres::start(&tools, &data, config).await };
+        self.server = Some(must(background(start).await));
+    }
+
+    /// Stops it in order, ending its sessions.
+    pub async fn stop(&mut self) {
+        let server = self.server.take().expect("Postgres runs");
+        must(background(server.stop(STOP)).await);
+    }
+
+    /// Kills its postmaster (-9).
+    pub async fn kill(&mut self) {
+        let server = self.server.take().expect("Postgres runs");
+        must(background(server.kill()).await);
+    }
+
+    /// Stops it in order and starts it again.
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        self.start().await;
+    }
+
+    /// Lets the postmaster do nothing until [`resume`](Self::resume): new sessions hang, those there are go on.
+    pub fn pause(&self) {
+        must(self.server().signal(Signal::STOP));
+    }
+
+    /// Ends a [`pause`](Self::pause).
+    pub fn resume(&self) {
+        must(self.server().signal(Signal::CONT));
+    }
+
+    fn server(&self) -> &picket_servers::Postgres {
+        self.server.as_ref().expect("Postgres runs")
+    }
+}
