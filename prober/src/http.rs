@@ -1,0 +1,299 @@
+//! One check: a fresh connection, every phase measured, every hop vetted, a verdict.
+
+mod addresses;
+mod body;
+mod hops;
+mod phases;
+mod resolver;
+mod tls;
+mod verdict;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+use picket_proto::{Cause, Check, Outcome, Timestamp, Timing};
+use picket_runtime::clock;
+use reqwest::{Client, Response, StatusCode, Version, header::LOCATION, redirect};
+use tokio::time::{Instant, timeout_at};
+use url::{Host, Url};
+
+use self::{
+    addresses::Addresses,
+    hops::{Hop, Trail},
+    phases::{ConnectLayer, Marks, Stage},
+    resolver::Resolver,
+    verdict::Failure,
+};
+
+/// What checks may do, for the whole process.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Addresses that are not public and may be connected to all the same.
+    pub allow: Vec<IpNet>,
+    /// Roots to trust beside the platform's.
+    pub ca_file: Option<PathBuf>,
+    /// The most of a body that is read, in bytes.
+    pub body: usize,
+}
+
+/// Why no check can be done at all.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The extra roots.
+    #[error("PICKET_CA_FILE: '{path}' cannot be used: {why}")]
+    CaFile {
+        /// Its path.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Every certificate would be refused, which would say nothing of the sites.
+    #[error(
+        "there is not one root certificate on this machine; install your system's ca-certificates, \
+         or name a file with SSL_CERT_FILE or PICKET_CA_FILE"
+    )]
+    NoRoots,
+    /// The settings for TLS.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(String),
+    /// The HTTP client.
+    #[error("the HTTP client cannot be set up")]
+    Client(#[source] reqwest::Error),
+}
+
+/// What a check saw.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observation {
+    /// By the wall clock.
+    pub started_at: Timestamp,
+    /// What it says of the site.
+    pub outcome: Outcome,
+    /// Why not up.
+    pub cause: Option<Cause>,
+    /// The cause for a person.
+    pub message: Option<String>,
+    /// Of the last answer.
+    pub http_status: Option<u16>,
+    /// `1.0`, `1.1`, `2`.
+    pub http_version: Option<&'static str>,
+    /// Of the last connection.
+    pub remote_addr: Option<SocketAddr>,
+    /// Each phase, also of a check that failed, up to where it did.
+    pub timing: Timing,
+    /// Redirects followed.
+    pub redirects: u8,
+    /// Bytes of the decoded body that were read.
+    pub body_bytes: u64,
+    /// Whether `regex` matched, where it was tried.
+    pub regex_matched: Option<bool>,
+    /// When the last certificate ends.
+    pub tls_expires_at: Option<Timestamp>,
+}
+
+/// Does checks. Clones share everything.
+#[derive(Clone)]
+pub struct Checker {
+    judging: Client,
+    trusting: Client,
+    addresses: Addresses,
+    body_limit: usize,
+}
+
+/// What is known so far; outlives a check that is cut short.
+#[derive(Default)]
+struct Seen {
+    http_status: Option<u16>,
+    http_version: Option<&'static str>,
+    remote_addr: Option<SocketAddr>,
+    port: u16,
+    redirects: u8,
+    body_bytes: u64,
+    regex_matched: Option<bool>,
+}
+
+impl Checker {
+    /// A body longer than this is matched on a thread of its own, since it takes milliseconds.
+    const LONG_BODY: usize = 64 << 10;
+    const USER_AGENT: &str = concat!("Picket/", env!("CARGO_PKG_VERSION"), " (availability check)");
+
+    /// Reads the roots and makes the clients, which all checks share: making one costs more than a check.
+    ///
+    /// # Errors
+    /// When the roots or the settings cannot be used.
+    pub fn new(limits: &Limits) -> Result<Self, Error> {
+        let addresses = Addresses::new(&limits.allow);
+        let resolver = Arc::new(Resolver::new(addresses.clone()));
+        let roots = Arc::new(tls::roots(limits.ca_file.as_deref())?);
+        let client = |tls| {
+            Client::builder()
+                .tls_backend_preconfigured(tls)
+                .dns_resolver(Arc::clone(&resolver))
+                .connector_layer(ConnectLayer)
+                .pool_max_idle_per_host(0)
+                .redirect(redirect::Policy::none())
+                .retry(reqwest::retry::never())
+                .no_proxy()
+                .referer(false)
+                .user_agent(Self::USER_AGENT)
+                .build()
+                .map_err(Error::Client)
+        };
+        Ok(Self {
+            judging: client(tls::config(Some(roots))?)?,
+            trusting: client(tls::config(None)?)?,
+            addresses,
+            body_limit: limits.body,
+        })
+    }
+
+    /// Does `check`, within its time.
+    pub async fn check(&self, check: &Check) -> Observation {
+        let started_at = clock::wall();
+        let began = Instant::now();
+        let marks = Marks::new(check.ip_version, began);
+        let mut seen = Seen::default();
+        let doing = phases::within(Arc::clone(&marks), self.follow(check, &marks, &mut seen));
+        let failure = match timeout_at(began + check.timeout, doing).await {
+            Ok(done) => done.err(),
+            Err(_) => Some(verdict::timeout(check.timeout, marks.stage())),
+        };
+        let (cause, message) = failure.map(|failure| (failure.cause, failure.message)).unzip();
+        let remote = || Some(SocketAddr::new(marks.remote()?, seen.port));
+        Observation {
+            started_at,
+            outcome: cause.map_or(Outcome::Up, Cause::outcome),
+            cause,
+            message,
+            http_status: seen.http_status,
+            http_version: seen.http_version,
+            remote_addr: seen.remote_addr.or_else(remote),
+            timing: marks.finish(),
+            redirects: seen.redirects,
+            body_bytes: seen.body_bytes,
+            regex_matched: seen.regex_matched,
+            tls_expires_at: marks.certificate_ends(),
+        }
+    }
+
+    async fn follow(&self, check: &Check, marks: &Marks, seen: &mut Seen) -> Result<(), Failure> {
+        let client = if check.tls_verify { &self.judging } else { &self.trusting };
+        let mut hop = Hop::first(check)?;
+        let mut trail = Trail::default();
+        trail.go(&hop, check.max_redirects)?;
+        loop {
+            self.vet(&hop.url, check, marks)?;
+            seen.arrive(&hop.url);
+            let mut request = reqwest::Request::new(hop.method.clone(), hop.url.clone());
+            *request.headers_mut() = hop.headers.clone();
+            *request.body_mut() = hop.body.clone().map(Into::into);
+            let response = client.execute(request).await.map_err(|why| verdict::of_error(&why, marks))?;
+            marks.enter(Stage::Between);
+            seen.answer(&response);
+            let status = response.status();
+            if check.max_redirects > 0
+                && hops::is_redirect(status)
+                && let Some(location) = response.headers().get(LOCATION)
+            {
+                hop = hop.next(status, location)?;
+                trail.go(&hop, check.max_redirects)?;
+                seen.redirects += 1;
+                continue;
+            }
+            if !check.status.allows(status.as_u16()) {
+                return Err(Failure::new(
+                    Cause::Status,
+                    format!("status {}, not {}", status.as_u16(), check.status),
+                ));
+            }
+            marks.enter(Stage::Transfer);
+            return self.judge(check, &hop, response, marks, seen).await;
+        }
+    }
+
+    /// Refuses a literal address that checks may not go to; for a name the resolver does.
+    fn vet(&self, url: &Url, check: &Check, marks: &Marks) -> Result<(), Failure> {
+        let address: IpAddr = match url.host() {
+            Some(Host::Ipv4(address)) => address.into(),
+            Some(Host::Ipv6(address)) => address.into(),
+            Some(Host::Domain(_)) | None => {
+                marks.hop(false, None);
+                return Ok(());
+            }
+        };
+        marks.hop(true, Some(address));
+        if !self.addresses.permits(address) {
+            return Err(Failure::new(
+                Cause::Blocked,
+                format!("{address} is where checks are not allowed to go"),
+            ));
+        }
+        match check.ip_version.allows(address) {
+            true => Ok(()),
+            false => Err(Failure::new(
+                Cause::Dns,
+                format!("{address} is no IPv{} address", check.ip_version.as_str()),
+            )),
+        }
+    }
+
+    async fn judge(
+        &self,
+        check: &Check,
+        hop: &Hop,
+        mut response: Response,
+        marks: &Marks,
+        seen: &mut Seen,
+    ) -> Result<(), Failure> {
+        let has_regex = check.regex.is_some() || check.not_regex.is_some();
+        // These have no body; what their headers say of one is of another answer.
+        let bodyless = hop.method == reqwest::Method::HEAD
+            || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let body = match bodyless {
+            true => body::Body { kept: Vec::new(), whole: true },
+            false => body::read(&mut response, self.body_limit, has_regex, &mut seen.body_bytes)
+                .await
+                .map_err(|why| verdict::of_error(&why, marks))?,
+        };
+        drop(response);
+        marks.enter(Stage::Judging);
+        if !has_regex {
+            return Ok(());
+        }
+        let (matched, failure) = match body.kept.len() > Self::LONG_BODY {
+            false => verdict::of_body(check, &body.kept, body.whole),
+            true => {
+                let check = check.clone();
+                tokio::task::spawn_blocking(move || verdict::of_body(&check, &body.kept, body.whole))
+                    .await
+                    .map_err(|why| {
+                        Failure::new(Cause::Overloaded, format!("the regex was not tried: {why}"))
+                    })?
+            }
+        };
+        seen.regex_matched = matched;
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+impl Seen {
+    /// A hop begins: what the last one answered is no longer the last answer.
+    fn arrive(&mut self, url: &Url) {
+        self.port = url.port_or_known_default().unwrap_or_default();
+        self.remote_addr = None;
+    }
+
+    fn answer(&mut self, response: &Response) {
+        self.http_status = Some(response.status().as_u16());
+        self.http_version = match response.version() {
+            Version::HTTP_10 => Some("1.0"),
+            Version::HTTP_11 => Some("1.1"),
+            Version::HTTP_2 => Some("2"),
+            _ => None,
+        };
+        self.remote_addr = response.remote_addr();
+    }
+}

@@ -1,0 +1,268 @@
+//! What a check is at, and how long each phase of it took, summed over its hops.
+//!
+//! reqwest tells none of this. What it calls on the way to a connection (the resolver, the session store, the
+//! certificate's verifier, a layer round the connector) runs in the check's own task, since no connection is
+//! pooled; so each of them finds the check's marks in a task-local.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use picket_proto::{IpVersion, Timestamp, Timing};
+use tokio::time::Instant;
+
+tokio::task_local! {
+    static MARKS: Arc<Marks>;
+}
+
+/// What a check is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Between phases; its time counts in the total only.
+    Between,
+    /// For one of our own resolver's threads.
+    Queue,
+    Dns,
+    Connect,
+    Tls,
+    FirstByte,
+    Transfer,
+    /// The answer is in; it is being judged.
+    Judging,
+}
+
+impl Stage {
+    const MEASURED: usize = 5;
+
+    /// What the check was doing, for a person.
+    pub(super) fn doing(self) -> &'static str {
+        match self {
+            Self::Between => "before a connection",
+            Self::Queue => "waiting for a free resolver",
+            Self::Dns => "resolving the name",
+            Self::Connect => "connecting",
+            Self::Tls => "in the TLS handshake",
+            Self::FirstByte => "waiting for the first byte",
+            Self::Transfer => "reading the body",
+            Self::Judging => "matching the body",
+        }
+    }
+
+    fn index(self) -> Option<usize> {
+        match self {
+            Self::Between | Self::Queue | Self::Judging => None,
+            Self::Dns => Some(0),
+            Self::Connect => Some(1),
+            Self::Tls => Some(2),
+            Self::FirstByte => Some(3),
+            Self::Transfer => Some(4),
+        }
+    }
+}
+
+/// The marks of one check.
+pub(super) struct Marks {
+    /// Which addresses the check may use.
+    pub(super) ip_version: IpVersion,
+    began: Instant,
+    noted: Mutex<Noted>,
+}
+
+struct Noted {
+    stage: Stage,
+    since: Instant,
+    spent: [Option<Duration>; Stage::MEASURED],
+    /// The hop's host is an address, for which no resolver is asked.
+    literal: bool,
+    blocked: Option<IpAddr>,
+    remote: Option<IpAddr>,
+    certificate_ends: Option<Timestamp>,
+}
+
+impl Marks {
+    pub(super) fn new(ip_version: IpVersion, began: Instant) -> Arc<Self> {
+        Arc::new(Self {
+            ip_version,
+            began,
+            noted: Mutex::new(Noted {
+                stage: Stage::Between,
+                since: began,
+                spent: [None; Stage::MEASURED],
+                literal: false,
+                blocked: None,
+                remote: None,
+                certificate_ends: None,
+            }),
+        })
+    }
+
+    fn noted(&self) -> MutexGuard<'_, Noted> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the phase that the check is in, and begins `stage`.
+    pub(super) fn enter(&self, stage: Stage) {
+        self.noted().enter(stage, Instant::now());
+    }
+
+    /// A hop begins; `literal` if its host is an address.
+    pub(super) fn hop(&self, literal: bool, remote: Option<IpAddr>) {
+        let mut noted = self.noted();
+        noted.enter(Stage::Between, Instant::now());
+        noted.literal = literal;
+        noted.remote = remote;
+    }
+
+    fn connecting(&self) {
+        let mut noted = self.noted();
+        if noted.literal {
+            noted.enter(Stage::Connect, Instant::now());
+        }
+    }
+
+    pub(super) fn stage(&self) -> Stage {
+        self.noted().stage
+    }
+
+    pub(super) fn block(&self, address: IpAddr) {
+        self.noted().blocked = Some(address);
+    }
+
+    pub(super) fn blocked(&self) -> Option<IpAddr> {
+        self.noted().blocked
+    }
+
+    pub(super) fn set_remote(&self, address: Option<IpAddr>) {
+        self.noted().remote = address;
+    }
+
+    /// The address of the last connection, where there was one and it is known.
+    pub(super) fn remote(&self) -> Option<IpAddr> {
+        let noted = self.noted();
+        let connected =
+            matches!(noted.stage, Stage::Tls | Stage::FirstByte | Stage::Transfer | Stage::Judging);
+        noted.remote.filter(|_| connected)
+    }
+
+    pub(super) fn set_certificate_ends(&self, moment: Option<Timestamp>) {
+        self.noted().certificate_ends = moment;
+    }
+
+    pub(super) fn certificate_ends(&self) -> Option<Timestamp> {
+        self.noted().certificate_ends
+    }
+
+    /// Ends the last phase and says how long each took. The stage stays as it was.
+    pub(super) fn finish(&self) -> Timing {
+        let now = Instant::now();
+        let mut noted = self.noted();
+        let stage = noted.stage;
+        noted.enter(stage, now);
+        let micros = |stage: Stage| noted.spent[stage.index()?].map(Timing::micros);
+        Timing {
+            dns_us: micros(Stage::Dns),
+            connect_us: micros(Stage::Connect),
+            tls_us: micros(Stage::Tls),
+            first_byte_us: micros(Stage::FirstByte),
+            transfer_us: micros(Stage::Transfer),
+            total_us: Some(Timing::micros(now.duration_since(self.began))),
+        }
+    }
+}
+
+impl Noted {
+    fn enter(&mut self, stage: Stage, now: Instant) {
+        if let Some(index) = self.stage.index() {
+            *self.spent[index].get_or_insert_default() += now.duration_since(self.since);
+        }
+        self.stage = stage;
+        self.since = now;
+    }
+}
+
+/// Runs `check` so that [`current`] finds `marks`.
+pub(super) async fn within<T>(marks: Arc<Marks>, check: impl Future<Output = T>) -> T {
+    MARKS.scope(marks, check).await
+}
+
+/// The marks of the check whose task this is.
+pub(super) fn current() -> Option<Arc<Marks>> {
+    MARKS.try_with(Arc::clone).ok()
+}
+
+/// Tells the marks of this task's check, if there is one.
+pub(super) fn mark(tell: impl FnOnce(&Marks)) {
+    let _ = MARKS.try_with(|marks| tell(marks));
+}
+
+/// A layer round reqwest's connector that marks where connecting begins and where the connection is ready.
+#[derive(Clone)]
+pub(super) struct ConnectLayer;
+
+#[derive(Clone)]
+pub(super) struct Connect<S>(S);
+
+impl<S> tower::Layer<S> for ConnectLayer {
+    type Service = Connect<S>;
+
+    fn layer(&self, inner: S) -> Connect<S> {
+        Connect(inner)
+    }
+}
+
+impl<S, R> tower::Service<R> for Connect<S>
+where
+    S: tower::Service<R>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), S::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, target: R) -> Self::Future {
+        mark(Marks::connecting);
+        let connecting = self.0.call(target);
+        Box::pin(async move {
+            let connected = connecting.await?;
+            mark(|marks| marks.enter(Stage::FirstByte));
+            Ok(connected)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn phases_are_summed_over_hops_and_what_did_not_happen_is_absent() {
+        let marks = Marks::new(IpVersion::Any, Instant::now());
+        let pause = |ms| tokio::time::sleep(Duration::from_millis(ms));
+
+        for _ in 0..2 {
+            marks.hop(true, None);
+            pause(1).await;
+            marks.connecting();
+            pause(10).await;
+            marks.enter(Stage::FirstByte);
+            pause(100).await;
+        }
+        let timing = marks.finish();
+
+        assert_eq!(
+            timing,
+            Timing {
+                connect_us: Some(20_000),
+                first_byte_us: Some(200_000),
+                total_us: Some(222_000),
+                ..Timing::default()
+            }
+        );
+    }
+}

@@ -1,0 +1,326 @@
+//! Takes jobs from the stream, for free slots only, and starts a task for each.
+//!
+//! Bound: a permit for each job asked for, which travels with its task. Loss: what was under way is not
+//! acknowledged, so the stream delivers it again; asked for and not come is asked for anew.
+
+mod credit;
+mod pulling;
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use async_nats::{
+    StatusCode, Subscriber,
+    jetstream::{
+        self, AckKind, ErrorCode,
+        consumer::{PullConsumer, pull::BatchConfig},
+        stream::ConsumerErrorKind,
+    },
+};
+use picket_proto::subject;
+use picket_runtime::{Bus, Condition};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+use self::pulling::{Pulling, Slot, Source, left_of, listen};
+use crate::{publisher::bounded, work::Work};
+
+/// What the intake is told.
+pub(crate) enum Msg {
+    /// Look for the consumer.
+    Find,
+    /// What came of it.
+    Found(Result<Box<Found>, String>),
+    /// The stream said something to the pulls of this number.
+    Heard(u64, async_nats::Message),
+    /// The pulls of this number hear nothing more.
+    Silent(u64),
+    /// A slot is free.
+    Freed,
+    /// See whether the stream is still heard.
+    Watch,
+    /// Take no more; the answer comes when nothing more can come.
+    Drain(RpcReplyPort<()>),
+}
+
+/// The consumer, and the subscription that its jobs will come to.
+pub(crate) struct Found {
+    consumer: PullConsumer,
+    subscriber: Subscriber,
+    inbox: String,
+}
+
+/// The actor.
+#[derive(Clone)]
+pub(crate) struct Intake {
+    pub(crate) bus: Bus,
+    pub(crate) work: Work,
+    pub(crate) slots: Arc<Semaphore>,
+    pub(crate) concurrency: usize,
+    /// The tasks of jobs, which outlive an intake that is built anew.
+    pub(crate) tasks: TaskTracker,
+    pub(crate) condition: Condition,
+}
+
+impl Actor for Intake {
+    type Msg = Msg;
+    type State = Pulling;
+    type Arguments = ();
+
+    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<Pulling, ActorProcessingErr> {
+        self.condition.fails("looking for the consumer of jobs");
+        myself.cast(Msg::Find)?;
+        myself.cast(Msg::Watch)?;
+        Ok(Pulling::new(self.concurrency))
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Msg>,
+        message: Msg,
+        pulling: &mut Pulling,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Msg::Find => self.find(&myself, pulling),
+            Msg::Found(found) => self.found(&myself, pulling, found).await,
+            Msg::Heard(number, message) => self.heard(&myself, pulling, number, message).await,
+            Msg::Silent(number) => self.silent(&myself, pulling, number),
+            Msg::Freed => self.pull(&myself, pulling).await,
+            Msg::Watch => {
+                self.watch(&myself, pulling).await;
+                myself.send_after(Self::WATCH, || Msg::Watch);
+            }
+            Msg::Drain(done) => {
+                pulling.draining = true;
+                pulling.drained = Some(done);
+                self.stop(pulling, "draining");
+                pulling.answer_if_drained();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Intake {
+    /// A pull ends by itself after this: with the library's default of 30 s a lost one is noticed too late.
+    const EXPIRES: Duration = Duration::from_secs(5);
+    const HEARTBEAT: Duration = Duration::from_secs(2);
+    /// Without a sign of the stream for so long the pulls are lost.
+    const SILENCE: Duration = Duration::from_secs(6);
+    const WATCH: Duration = Duration::from_millis(250);
+    const SAY_AGAIN: Duration = Duration::from_secs(30);
+
+    fn find(&self, myself: &ActorRef<Msg>, pulling: &mut Pulling) {
+        if pulling.draining || pulling.finding || pulling.from.is_some() {
+            return;
+        }
+        pulling.finding = true;
+        let (bus, region, myself) = (self.bus.clone(), self.work.publisher.region.clone(), myself.clone());
+        tokio::spawn(async move {
+            let finding = async {
+                let consumer: PullConsumer = bus
+                    .jetstream
+                    .get_consumer_from_stream(subject::prober_consumer(&region), subject::JOBS)
+                    .await
+                    .map_err(|why| match why.kind() {
+                        ConsumerErrorKind::JetStream(why)
+                            if [ErrorCode::CONSUMER_NOT_FOUND, ErrorCode::STREAM_NOT_FOUND]
+                                .contains(&why.error_code()) =>
+                        {
+                            format!(
+                                "no jobs consumer for region '{region}' yet: is the region added \
+                             (picket region add {region}) and a coordinator running?"
+                            )
+                        }
+                        _ => format!("the jobs consumer of region '{region}' cannot be had: {why}"),
+                    })?;
+                let inbox = bus.client.new_inbox();
+                let subscriber = bus.client.subscribe(inbox.clone()).await.map_err(|why| why.to_string())?;
+                Ok(Box::new(Found { consumer, subscriber, inbox }))
+            };
+            let found = timeout(Bus::ACK_TIMEOUT * 2, finding)
+                .await
+                .unwrap_or_else(|_| Err("NATS does not answer".to_owned()));
+            let _ = myself.cast(Msg::Found(found));
+        });
+    }
+
+    async fn found(&self, myself: &ActorRef<Msg>, pulling: &mut Pulling, found: Result<Box<Found>, String>) {
+        pulling.finding = false;
+        if pulling.draining {
+            return;
+        }
+        let Found { consumer, subscriber, inbox } = match found {
+            Ok(found) => *found,
+            Err(why) => return self.lost(myself, pulling, &why),
+        };
+        info!(consumer = consumer.cached_info().name, "taking jobs");
+        self.condition.holds();
+        pulling.said = None;
+        pulling.number += 1;
+        pulling.listening += 1;
+        let stop = CancellationToken::new();
+        tokio::spawn(listen(myself.clone(), pulling.number, subscriber, stop.clone()));
+        pulling.from = Some(Source {
+            consumer,
+            inbox,
+            heard: Instant::now(),
+            connects: self.connects(),
+            _listener: stop.drop_guard(),
+        });
+        self.pull(myself, pulling).await;
+    }
+
+    fn connects(&self) -> u64 {
+        self.bus.client.statistics().connects.load(Ordering::Relaxed)
+    }
+
+    /// Asks for jobs for the slots that are free.
+    async fn pull(&self, myself: &ActorRef<Msg>, pulling: &mut Pulling) {
+        let Some(from) = pulling.from.as_mut() else { return };
+        let free = self.slots.available_permits();
+        let was_asked = pulling.credit.asked();
+        let number = pulling.credit.ask(free);
+        if number == 0 {
+            return;
+        }
+        let permits = u32::try_from(number).unwrap_or(u32::MAX);
+        let Ok(permit) = Arc::clone(&self.slots).try_acquire_many_owned(permits) else {
+            // Somebody else's since; the next one that is freed asks again.
+            pulling.credit.ended(number);
+            return;
+        };
+        match pulling.reserved.as_mut() {
+            Some(reserved) => reserved.merge(permit),
+            None => pulling.reserved = Some(permit),
+        }
+        if was_asked == 0 {
+            from.heard = Instant::now();
+        }
+        let request = BatchConfig {
+            batch: number,
+            expires: Some(Self::EXPIRES),
+            idle_heartbeat: Self::HEARTBEAT,
+            ..BatchConfig::default()
+        };
+        let asking = from.consumer.request_batch(request, from.inbox.clone().into());
+        if !matches!(timeout(Duration::from_secs(1), asking).await, Ok(Ok(()))) {
+            self.lost(myself, pulling, "NATS does not take a pull");
+        }
+    }
+
+    async fn heard(
+        &self,
+        myself: &ActorRef<Msg>,
+        pulling: &mut Pulling,
+        number: u64,
+        message: async_nats::Message,
+    ) {
+        let is_current = number == pulling.number;
+        let status = message.status.unwrap_or(StatusCode::OK);
+        if status == StatusCode::OK {
+            // What was asked for before has lost the slot that was kept for it.
+            let kept = if is_current { pulling.came() } else { None };
+            self.take(myself, pulling.draining, kept, message);
+            return self.pull(myself, pulling).await;
+        }
+        if !is_current {
+            return;
+        }
+        match status {
+            StatusCode::IDLE_HEARTBEAT => pulling.heard(),
+            StatusCode::TIMEOUT | StatusCode::NOT_FOUND => {
+                pulling.heard();
+                pulling.ended(left_of(&message).unwrap_or(usize::MAX));
+                self.pull(myself, pulling).await;
+            }
+            status => {
+                let why = message.description.unwrap_or_default();
+                self.lost(myself, pulling, &format!("the stream ended a pull: {status} {why}"));
+            }
+        }
+    }
+
+    /// Starts the task of a job that has come, in the slot kept for it, or else in a free one.
+    fn take(
+        &self,
+        myself: &ActorRef<Msg>,
+        draining: bool,
+        kept: Option<OwnedSemaphorePermit>,
+        message: async_nats::Message,
+    ) {
+        let message = jetstream::Message { message, context: self.bus.jetstream.clone() };
+        let permit = match draining {
+            true => None,
+            false => kept.or_else(|| Arc::clone(&self.slots).try_acquire_owned().ok()),
+        };
+        let Some(permit) = permit else {
+            // Not begun: another prober may have it at once.
+            self.tasks.spawn(async move {
+                bounded("give a job back", message.ack_with(AckKind::Nak(None))).await;
+            });
+            return;
+        };
+        self.work.metrics.jobs_pulled.inc();
+        let slot = Slot::taken(permit, myself, &self.work);
+        self.tasks.spawn(async move {
+            slot.work.queued(message).await;
+            drop(slot);
+        });
+    }
+
+    /// The pulls are lost: looks for the consumer again, after a while.
+    fn lost(&self, myself: &ActorRef<Msg>, pulling: &mut Pulling, why: &str) {
+        self.work.metrics.pull_errors.inc();
+        self.stop(pulling, why);
+        let now = Instant::now();
+        let is_news = pulling
+            .said
+            .as_ref()
+            .is_none_or(|(said, when)| said != why || now.duration_since(*when) >= Self::SAY_AGAIN);
+        if is_news {
+            warn!(region = %self.work.publisher.region, "{why}");
+            pulling.said = Some((why.to_owned(), now));
+        }
+        if !pulling.draining {
+            myself.send_after(pulling.backoff.next_wait(), || Msg::Find);
+        }
+    }
+
+    fn stop(&self, pulling: &mut Pulling, why: &str) {
+        self.condition.fails(why);
+        pulling.from = None;
+        pulling.reserved = None;
+        let asked = pulling.credit.asked();
+        pulling.credit.ended(asked);
+    }
+
+    fn silent(&self, myself: &ActorRef<Msg>, pulling: &mut Pulling, number: u64) {
+        pulling.listening = pulling.listening.saturating_sub(1);
+        if number == pulling.number && pulling.from.is_some() {
+            self.lost(myself, pulling, "the subscription of the pulls has ended");
+        }
+        pulling.answer_if_drained();
+    }
+
+    async fn watch(&self, myself: &ActorRef<Msg>, pulling: &mut Pulling) {
+        let Some(from) = &pulling.from else { return };
+        if from.connects != self.connects() {
+            // The server forgot what was asked for with the old connection.
+            pulling.backoff.reset();
+            return self.lost(myself, pulling, "the connection is a new one, pulling anew");
+        }
+        if pulling.credit.asked() > 0 && from.heard.elapsed() > Self::SILENCE {
+            return self.lost(myself, pulling, "the stream of jobs is not heard");
+        }
+        // A slot of a task that an intake before this one started is freed without a word to this one.
+        self.pull(myself, pulling).await;
+    }
+}

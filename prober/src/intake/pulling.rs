@@ -1,0 +1,154 @@
+//! What the intake holds: what is asked for and of whom, and the slots of what has come.
+
+use std::time::Duration;
+
+use async_nats::{Subscriber, jetstream::consumer::PullConsumer};
+use futures_util::StreamExt;
+use picket_runtime::Backoff;
+use ractor::{ActorRef, RpcReplyPort};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, timeout},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{Msg, credit::Credit};
+use crate::work::Work;
+
+/// What is asked for, and of whom.
+pub(crate) struct Pulling {
+    pub(super) credit: Credit,
+    /// The slots of what is asked for.
+    pub(super) reserved: Option<OwnedSemaphorePermit>,
+    pub(super) from: Option<Source>,
+    pub(super) number: u64,
+    /// Subscriptions that may still hear something.
+    pub(super) listening: usize,
+    pub(super) finding: bool,
+    pub(super) backoff: Backoff,
+    pub(super) said: Option<(String, Instant)>,
+    pub(super) draining: bool,
+    /// Who waits for nothing more to come.
+    pub(super) drained: Option<RpcReplyPort<()>>,
+}
+
+/// The consumer, and how to hear of it.
+pub(super) struct Source {
+    pub(super) consumer: PullConsumer,
+    pub(super) inbox: String,
+    pub(super) heard: Instant,
+    pub(super) connects: u64,
+    pub(super) _listener: DropGuard,
+}
+
+/// A job's slot; the intake learns when it is free again, however its task ended.
+pub(super) struct Slot {
+    pub(super) permit: Option<OwnedSemaphorePermit>,
+    pub(super) intake: ActorRef<Msg>,
+    pub(super) work: Work,
+}
+
+impl Slot {
+    pub(super) fn taken(permit: OwnedSemaphorePermit, intake: &ActorRef<Msg>, work: &Work) -> Self {
+        work.metrics.checks_running.inc();
+        work.metrics.slots_free.dec();
+        Self { permit: Some(permit), intake: intake.clone(), work: work.clone() }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.permit.take();
+        self.work.metrics.checks_running.dec();
+        self.work.metrics.slots_free.inc();
+        // An intake that is gone has a successor, which looks at the slots now and then.
+        let _ = self.intake.cast(Msg::Freed);
+    }
+}
+
+impl Pulling {
+    /// Nothing is asked for yet, on behalf of so many slots.
+    pub(super) fn new(slots: usize) -> Self {
+        Self {
+            credit: Credit::new(slots),
+            reserved: None,
+            from: None,
+            number: 0,
+            listening: 0,
+            finding: false,
+            backoff: Backoff::new(Duration::from_millis(250), Duration::from_secs(5)),
+            said: None,
+            draining: false,
+            drained: None,
+        }
+    }
+
+    pub(super) fn heard(&mut self) {
+        self.backoff.reset();
+        if let Some(from) = self.from.as_mut() {
+            from.heard = Instant::now();
+        }
+    }
+
+    /// A job that was asked for has come; gives the slot that was kept for it.
+    pub(super) fn came(&mut self) -> Option<OwnedSemaphorePermit> {
+        self.heard();
+        self.credit.came();
+        self.reserved.as_mut()?.split(1)
+    }
+
+    /// A pull has ended with `left` of its jobs not come; frees the slots kept for them.
+    pub(super) fn ended(&mut self, left: usize) {
+        let freed = self.credit.ended(left);
+        if let Some(reserved) = self.reserved.as_mut() {
+            drop(reserved.split(freed));
+        }
+    }
+
+    pub(super) fn answer_if_drained(&mut self) {
+        if self.listening == 0
+            && let Some(done) = self.drained.take()
+        {
+            // Who asked may have given up.
+            let _ = done.send(());
+        }
+    }
+}
+
+/// How many of its jobs a pull has ended without.
+pub(super) fn left_of(message: &async_nats::Message) -> Option<usize> {
+    let header = message.headers.as_ref()?.get("Nats-Pending-Messages")?;
+    header.as_str().parse().ok()
+}
+
+/// What is on its way to a subscription that has ended comes within this, or not at all.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Tells the intake what its pulls hear. When stopped, ends the subscription first and then listens to its end:
+/// a job already on its way would otherwise wait for the stream to notice.
+pub(super) async fn listen(
+    intake: ActorRef<Msg>,
+    number: u64,
+    mut subscriber: Subscriber,
+    stop: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            message = subscriber.next() => match message {
+                Some(message) => if intake.cast(Msg::Heard(number, message)).is_err() { break },
+                None => break,
+            },
+        }
+    }
+    let last_words = async {
+        if subscriber.drain().await.is_ok() {
+            while let Some(message) = subscriber.next().await {
+                let _ = intake.cast(Msg::Heard(number, message));
+            }
+        }
+    };
+    let _ = timeout(LAST_WORDS, last_words).await;
+    let _ = intake.cast(Msg::Silent(number));
+}

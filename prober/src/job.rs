@@ -1,0 +1,216 @@
+//! What a queued job asks for: read, compared with its subject, and turned into a result.
+
+use picket_proto::{
+    Cause, CheckRequest, CheckResult, Invalid, Kind, Outcome, Region, Shard, SiteId, Timestamp, Timing,
+    VERSION, invalid::shorten, request::TickOf,
+};
+
+use crate::http::Observation;
+
+/// A request, and what it belongs to.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Job {
+    pub(crate) request: CheckRequest,
+    id: String,
+    due: Due,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Due {
+    Tick(TickOf),
+    /// Asked for at this moment.
+    Adhoc(Timestamp),
+}
+
+impl Job {
+    /// Reads a queued job; `now` is when an ad-hoc one counts as asked for.
+    ///
+    /// # Errors
+    /// When it is no request, lacks its tick, or is not what its subject says.
+    pub(crate) fn queued(subject: &str, payload: &[u8], now: Timestamp) -> Result<Self, Invalid> {
+        let request = CheckRequest::decode(payload)?;
+        match (Place::of(subject)?, request.tick()?) {
+            (Place::Site(site), Some(tick)) if tick.site == site => Ok(Self {
+                id: request
+                    .id
+                    .clone()
+                    .unwrap_or_else(|| format!("{site}.{}.{}", tick.kind, tick.scheduled_at.millis())),
+                request,
+                due: Due::Tick(tick),
+            }),
+            (Place::Site(site), tick) => Err(Invalid::new(
+                "site_id",
+                tick.map_or("(absent)".to_owned(), |tick| tick.site.to_string()),
+                format!("{site} on this subject; for an ad-hoc check picket.job.<region>.adhoc.<id>"),
+            )),
+            (Place::Adhoc(id), None) => Ok(Self {
+                id: request.id.clone().unwrap_or_else(|| shorten(id, CheckRequest::MAX_ID)),
+                request,
+                due: Due::Adhoc(now),
+            }),
+            (Place::Adhoc(_), Some(tick)) => Err(of_a_site(tick.site)),
+        }
+    }
+
+    /// Reads a request to check something now.
+    ///
+    /// # Errors
+    /// When it is no request, or one of a site, which the coordinator alone may ask for.
+    pub(crate) fn asked(payload: &[u8], now: Timestamp) -> Result<Self, Invalid> {
+        let request = CheckRequest::decode(payload)?;
+        if let Some(site) = request.site_id {
+            return Err(of_a_site(site));
+        }
+        Ok(Self {
+            id: request.id.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
+            request,
+            due: Due::Adhoc(now),
+        })
+    }
+
+    /// How long ago at `now` the job ceased to be worth doing.
+    pub(crate) fn expired(&self, now: Timestamp) -> Option<std::time::Duration> {
+        let expires_at = match &self.due {
+            Due::Tick(tick) => tick.expires_at,
+            Due::Adhoc(_) => self.request.expires_at?,
+        };
+        (now > expires_at).then(|| now.since(expires_at))
+    }
+
+    /// The shard of a site's job; `None` for an ad-hoc one.
+    pub(crate) fn shard(&self) -> Option<Shard> {
+        match &self.due {
+            Due::Tick(tick) => Some(tick.shard),
+            Due::Adhoc(_) => None,
+        }
+    }
+
+    pub(crate) fn site(&self) -> Option<SiteId> {
+        self.request.site_id
+    }
+
+    /// The result of a job that was not done.
+    pub(crate) fn missed(&self, region: &Region, prober: &str, cause: Cause, message: String) -> CheckResult {
+        let (kind, scheduled_at) = match &self.due {
+            Due::Tick(tick) => (tick.kind, tick.scheduled_at),
+            Due::Adhoc(asked) => (Kind::Adhoc, *asked),
+        };
+        CheckResult {
+            v: VERSION,
+            id: self.id.clone(),
+            site_id: self.site(),
+            kind,
+            region: region.clone(),
+            shard: self.shard(),
+            prober: prober.to_owned(),
+            url: shorten(&self.request.url, picket_proto::check::MAX_URL),
+            scheduled_at,
+            started_at: None,
+            outcome: Outcome::Missed,
+            cause: Some(cause),
+            message: Some(message),
+            http_status: None,
+            http_version: None,
+            remote_addr: None,
+            timing: Timing::default(),
+            redirects: 0,
+            body_bytes: 0,
+            regex_matched: None,
+            tls_expires_at: None,
+        }
+    }
+
+    /// The result of a check that was done.
+    pub(crate) fn done(&self, region: &Region, prober: &str, seen: Observation) -> CheckResult {
+        CheckResult {
+            started_at: Some(seen.started_at),
+            outcome: seen.outcome,
+            cause: seen.cause,
+            message: seen.message,
+            http_status: seen.http_status,
+            http_version: seen.http_version.map(str::to_owned),
+            remote_addr: seen.remote_addr.map(|address| address.to_string()),
+            timing: seen.timing,
+            redirects: seen.redirects,
+            body_bytes: seen.body_bytes,
+            regex_matched: seen.regex_matched,
+            tls_expires_at: seen.tls_expires_at,
+            ..self.missed(region, prober, Cause::Invalid, String::new())
+        }
+    }
+}
+
+fn of_a_site(site: SiteId) -> Invalid {
+    Invalid::new("site_id", site, "absent in an ad-hoc request")
+}
+
+/// What a job's subject says that it is.
+enum Place<'a> {
+    Site(SiteId),
+    Adhoc(&'a str),
+}
+
+impl<'a> Place<'a> {
+    /// Reads `picket.job.<region>.<site_id>`, that with `.confirm`, or `picket.job.<region>.adhoc.<id>`.
+    fn of(subject: &'a str) -> Result<Self, Invalid> {
+        let read = || {
+            let (_, rest) = subject.strip_prefix("picket.job.")?.split_once('.')?;
+            if let Some(id) = rest.strip_prefix("adhoc.") {
+                return Some(Self::Adhoc(id));
+            }
+            let site = rest.strip_suffix(".confirm").unwrap_or(rest);
+            Some(Self::Site(SiteId(site.parse().ok()?)))
+        };
+        read().ok_or_else(|| {
+            Invalid::new(
+                "subject",
+                subject,
+                "picket.job.<region>.<site_id> or picket.job.<region>.adhoc.<id>",
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const TICK: &str = r#""site_id":42,"kind":"scheduled","scheduled_at":"2026-11-20T12:00:00.000000Z","expires_at":"2026-11-20T12:01:00.000000Z","shard":7"#;
+
+    fn queued(subject: &str, rest: &str) -> Result<Job, Invalid> {
+        let json = format!(r#"{{"url":"http://a.example/"{rest}}}"#);
+        Job::queued(subject, json.as_bytes(), Timestamp::from_millis(0))
+    }
+
+    #[test]
+    fn a_scheduled_job_expires_with_its_tick() {
+        let job = queued("picket.job.eu.42", &format!(",{TICK}")).unwrap();
+        let expires: Timestamp = "2026-11-20T12:01:00Z".parse().unwrap();
+
+        assert_eq!((job.shard(), job.site()), (Some(Shard(7)), Some(SiteId(42))));
+        assert_eq!(job.expired(expires), None);
+        let later = expires.plus(Duration::from_secs(2));
+        assert_eq!(job.expired(later), Some(Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn an_ad_hoc_job_has_the_id_of_its_json_or_else_of_its_subject() {
+        assert_eq!(queued("picket.job.eu.adhoc.a1", "").unwrap().id, "a1");
+        assert_eq!(queued("picket.job.eu.adhoc.a1", r#","id":"b2""#).unwrap().id, "b2");
+    }
+
+    #[test]
+    fn a_job_that_is_not_what_its_subject_says_is_refused() {
+        let tick = format!(",{TICK}");
+        for (subject, rest) in
+            [("picket.job.eu.43", tick.as_str()), ("picket.job.eu.adhoc.a1", &tick), ("picket.job.eu.42", "")]
+        {
+            assert_eq!(queued(subject, rest).unwrap_err().field, "site_id", "{subject}");
+        }
+        assert_eq!(queued("picket.job.eu.x", "").unwrap_err().field, "subject");
+        let asked = Job::asked(br#"{"url":"http://a.example/","site_id":1}"#, Timestamp::from_millis(0));
+        assert_eq!(asked.unwrap_err().field, "site_id");
+    }
+}

@@ -1,0 +1,148 @@
+//! One check, well measured: takes jobs it has room for, performs them, publishes the results.
+//!
+//! Two ways lead in: the stream of jobs (`intake`) and requests (`service`). Behind both, each check is a
+//! task with a permit of its own (`work`), which ends when its result is stored. Nothing here reaches a
+//! database.
+#![warn(missing_docs)]
+
+pub mod http;
+mod intake;
+mod job;
+mod metrics;
+mod options;
+mod publisher;
+mod regexes;
+mod service;
+mod work;
+
+use std::{sync::Arc, time::Duration};
+
+use picket_runtime::{Bus, Condition, Health, Pipeline, Running, bus};
+use ractor::{Actor, ActorCell, ActorRef, SpawnErr, call_t};
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+pub use self::options::{BodyLimit, Config, Options};
+use self::{
+    http::Checker, intake::Intake, metrics::Metrics, publisher::Publisher, regexes::Regexes, service::Desk,
+    work::Work,
+};
+
+/// Why a prober cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no NATS that could be used.
+    #[error("could not use NATS")]
+    Bus(#[source] bus::Error),
+    /// Checks cannot be done here.
+    #[error("could not prepare for checks")]
+    Http(#[source] http::Error),
+    /// An actor did not start.
+    #[error("could not start the prober's actors")]
+    Actors(#[source] SpawnErr),
+}
+
+/// The most ad-hoc requests under way at once; they do not take the slots of queued jobs.
+const REQUESTS: usize = 100;
+/// The most compiled regexes kept.
+const REGEXES: usize = 10_000;
+
+/// Starts a prober once NATS is there. Any number may run in one process.
+///
+/// # Errors
+/// When NATS is too old, when no certificate could be judged, or when an actor cannot start.
+pub async fn start(config: Config, bus: Bus, health: Health) -> Result<Running, Error> {
+    let checker = Checker::new(&config.limits).map_err(Error::Http)?;
+    bus.connected().await.map_err(Error::Bus)?;
+    let metrics = Metrics::new(&health, &config.region);
+    metrics.slots_free.set(i64::try_from(config.concurrency).unwrap_or(i64::MAX));
+    let work = Work {
+        checker,
+        regexes: Arc::new(Regexes::new(REGEXES)),
+        publisher: Publisher {
+            bus: bus.clone(),
+            region: config.region.clone(),
+            prober: config.name.clone(),
+            metrics: metrics.clone(),
+        },
+        metrics,
+    };
+    let prober = Prober {
+        bus,
+        work,
+        slots: Arc::new(Semaphore::new(config.concurrency)),
+        requests: Arc::new(Semaphore::new(config.concurrency.min(REQUESTS))),
+        concurrency: config.concurrency,
+        tasks: TaskTracker::new(),
+        condition: health.condition("jobs"),
+    };
+    info!(
+        region = %config.region,
+        prober = config.name,
+        concurrency = config.concurrency,
+        "prober of region {} starts",
+        config.region
+    );
+    Running::start(&format!("prober-{}", config.region), prober, config.drain_timeout)
+        .await
+        .map_err(Error::Actors)
+}
+
+/// The prober's actors, and what outlives them when they are built anew: tasks and their permits.
+struct Prober {
+    bus: Bus,
+    work: Work,
+    slots: Arc<Semaphore>,
+    requests: Arc<Semaphore>,
+    concurrency: usize,
+    tasks: TaskTracker,
+    condition: Condition,
+}
+
+struct Parts {
+    intake: ActorRef<intake::Msg>,
+    service: ActorRef<service::Msg>,
+}
+
+impl Pipeline for Prober {
+    type Parts = Parts;
+
+    async fn build(&self, supervisor: ActorCell) -> Result<Parts, SpawnErr> {
+        let intake = Intake {
+            bus: self.bus.clone(),
+            work: self.work.clone(),
+            slots: Arc::clone(&self.slots),
+            concurrency: self.concurrency,
+            tasks: self.tasks.clone(),
+            condition: self.condition.clone(),
+        };
+        let desk = Desk {
+            bus: self.bus.clone(),
+            work: self.work.clone(),
+            concurrency: self.concurrency,
+            requests: Arc::clone(&self.requests),
+            tasks: self.tasks.clone(),
+        };
+        let (intake, _) = Actor::spawn_linked(None, intake, (), supervisor.clone()).await?;
+        let (service, _) = Actor::spawn_linked(None, desk, (), supervisor).await?;
+        Ok(Parts { intake, service })
+    }
+
+    async fn drain(&self, parts: Parts) {
+        const LAST_JOBS_MS: u64 = 10_000;
+        // An actor that is gone takes no more either.
+        let _ = parts.service.cast(service::Msg::Drain);
+        if let Err(error) = call_t!(parts.intake, intake::Msg::Drain, LAST_JOBS_MS) {
+            warn!(%error, "the intake did not say that it has stopped");
+        }
+        self.tasks.close();
+        let left = self.tasks.len();
+        if left > 0 {
+            info!(checks = left, "finishing the checks under way");
+        }
+        self.tasks.wait().await;
+        // What the last ones have acknowledged is still in the connection's buffer.
+        let _ = tokio::time::timeout(Duration::from_secs(5), self.bus.client.flush()).await;
+    }
+}

@@ -1,0 +1,37 @@
+//! The prober's process.
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::Parser;
+use picket_prober::{Config, Error, Options, start};
+use picket_runtime::{Bus, process};
+use tokio::runtime::Builder;
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let mut builder = match options.threads.get() {
+        1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    if options.threads.get() > 1 {
+        builder.worker_threads(options.threads.get().into());
+    }
+    let runtime = match builder.enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(why) => {
+            eprintln!("picket-prober: no runtime: {why}");
+            return ExitCode::from(process::EXIT_SOFTWARE);
+        }
+    };
+    let (log, listen, nats) = (options.log.clone(), options.listen.clone(), options.nats.clone());
+    let config = Config::from(options);
+    let code = runtime.block_on(process::run("picket-prober", &log, &listen, async |health| {
+        let name = format!("picket-prober/{}/{}", config.region, config.name);
+        let bus = Bus::connect(&nats, &name, &health).await.map_err(Error::Bus)?;
+        let running = start(config, bus.clone(), health).await?;
+        Ok::<_, Error>((running, bus))
+    }));
+    // A name's lookup cannot be interrupted; the process does not wait for one.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    code
+}

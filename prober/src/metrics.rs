@@ -1,0 +1,116 @@
+//! What a prober has done, in Prometheus' form.
+
+use std::time::Duration;
+
+use picket_proto::{CheckResult, Kind, Region};
+use picket_runtime::Health;
+use prometheus_client::metrics::{
+    counter::Counter,
+    family::Family,
+    gauge::Gauge,
+    histogram::{Histogram, exponential_buckets},
+};
+
+type Labels = [(&'static str, &'static str); 3];
+
+/// The numbers. Clones share them.
+#[derive(Clone)]
+pub(crate) struct Metrics {
+    pub(crate) checks: Family<Labels, Counter>,
+    pub(crate) checks_running: Gauge,
+    pub(crate) slots_free: Gauge,
+    pub(crate) jobs_pulled: Counter,
+    pub(crate) pull_errors: Counter,
+    pub(crate) requests_busy: Counter,
+    pub(crate) rejected: Counter,
+    pub(crate) results_published: Counter,
+    pub(crate) publish_retries: Counter,
+    pub(crate) results_lost: Counter,
+    lateness: Histogram,
+    duration: Histogram,
+}
+
+impl Metrics {
+    /// Registers the numbers of a prober of `region`; several of different regions may share one registry.
+    pub(crate) fn new(health: &Health, region: &Region) -> Self {
+        let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 17));
+        let metrics = Self {
+            checks: Family::default(),
+            checks_running: Gauge::default(),
+            slots_free: Gauge::default(),
+            jobs_pulled: Counter::default(),
+            pull_errors: Counter::default(),
+            requests_busy: Counter::default(),
+            rejected: Counter::default(),
+            results_published: Counter::default(),
+            publish_retries: Counter::default(),
+            results_lost: Counter::default(),
+            lateness: seconds(),
+            duration: seconds(),
+        };
+        let mut registry = health.registry();
+        let registry = registry
+            .sub_registry_with_prefix("prober")
+            .sub_registry_with_label(("region".into(), region.to_string().into()));
+        registry.register("checks", "Checks by kind, outcome and cause", metrics.checks.clone());
+        registry.register(
+            "checks_running",
+            "Checks under way, with those whose result waits to be stored",
+            metrics.checks_running.clone(),
+        );
+        registry.register("slots_free", "Queued checks that could be taken now", metrics.slots_free.clone());
+        registry.register("jobs_pulled", "Jobs taken from the stream", metrics.jobs_pulled.clone());
+        registry.register(
+            "pull_errors",
+            "Times that pulling jobs failed and was begun anew",
+            metrics.pull_errors.clone(),
+        );
+        registry.register(
+            "requests_busy",
+            "Ad-hoc requests turned away because too many were under way",
+            metrics.requests_busy.clone(),
+        );
+        registry.register("rejected", "Jobs and requests that could not be used", metrics.rejected.clone());
+        registry.register(
+            "results_published",
+            "Results that the stream has acknowledged",
+            metrics.results_published.clone(),
+        );
+        registry.register(
+            "publish_retries",
+            "Times that a result had to be published again",
+            metrics.publish_retries.clone(),
+        );
+        registry.register(
+            "results_lost",
+            "Results that the stream did not take in time",
+            metrics.results_lost.clone(),
+        );
+        registry.register(
+            "lateness_seconds",
+            "From the tick to the start of its check",
+            metrics.lateness.clone(),
+        );
+        registry.register(
+            "check_duration_seconds",
+            "From the start of a check to its verdict",
+            metrics.duration.clone(),
+        );
+        metrics
+    }
+
+    /// Counts a result; lateness is that of what was due at a time, and not just asked for.
+    pub(crate) fn count(&self, result: &CheckResult) {
+        let cause = result.cause.map_or("", |cause| cause.as_str());
+        let labels = [("kind", result.kind.as_str()), ("outcome", result.outcome.as_str()), ("cause", cause)];
+        self.checks.get_or_create(&labels).inc();
+        if let Some(micros) = result.timing.total_us {
+            self.duration.observe(Duration::from_micros(micros.into()).as_secs_f64());
+        }
+        if result.kind != Kind::Adhoc
+            && let Some(lateness) = result.lateness()
+        {
+            self.lateness.observe(lateness.as_secs_f64());
+        }
+    }
+}

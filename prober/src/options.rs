@@ -1,0 +1,203 @@
+//! What the prober is told on its command line or by variables, and what that means.
+
+use std::{num::NonZeroU16, path::PathBuf, str::FromStr, time::Duration};
+
+use clap::Parser;
+use ipnet::IpNet;
+use picket_proto::Region;
+use picket_runtime::options::{ListenOptions, LogOptions, NatsOptions, Span};
+
+use crate::http::Limits;
+
+/// Checks websites: takes the jobs of its region from NATS, performs them, publishes the results.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "picket-prober", version, max_term_width = 110)]
+pub struct Options {
+    /// The region whose jobs to take: lower-case letters, digits and '-', such as eu-west
+    #[arg(long, env = "PICKET_REGION", value_name = "NAME")]
+    pub region: Region,
+    /// The most checks under way at once
+    #[arg(long, env = "PICKET_CONCURRENCY", value_name = "N", default_value_t = Config::CONCURRENCY,
+        value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub concurrency: u32,
+    /// Private addresses that checks may connect to all the same, such as 10.0.0.0/8,192.168.1.7
+    #[arg(long, env = "PICKET_ALLOW_ADDRESSES", value_name = "CIDR[,CIDR…]", value_delimiter = ',',
+        value_parser = network)]
+    pub allow_addresses: Vec<IpNet>,
+    /// A file of root certificates (PEM) to trust beside the system's; SSL_CERT_FILE replaces the system's
+    #[arg(long, env = "PICKET_CA_FILE", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// The most of a body that is read, from 1KiB to 64MiB
+    #[arg(long, env = "PICKET_BODY_LIMIT", value_name = "SIZE", default_value = "1MiB")]
+    pub body_limit: BodyLimit,
+    /// The name in results and in `picket probers` [default: the host's name and 4 hex digits]
+    #[arg(long, env = "PICKET_PROBER_NAME", value_name = "NAME", value_parser = prober_name)]
+    pub prober_name: Option<String>,
+    /// How long to finish what is under way when stopped; a check may take 60s
+    #[arg(long, env = "PICKET_DRAIN_TIMEOUT", value_name = "TIME", default_value = "75s")]
+    pub drain_timeout: Span,
+    /// Threads that checks run on; more than one costs a fifth more CPU for each check
+    #[arg(long, env = "PICKET_THREADS", value_name = "N", default_value = "1")]
+    pub threads: NonZeroU16,
+    /// How to reach NATS.
+    #[command(flatten)]
+    pub nats: NatsOptions,
+    /// What to log.
+    #[command(flatten)]
+    pub log: LogOptions,
+    /// Where to serve health and metrics.
+    #[command(flatten)]
+    pub listen: ListenOptions,
+}
+
+/// What a prober is.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Whose jobs it takes.
+    pub region: Region,
+    /// Its name in results.
+    pub name: String,
+    /// The most checks under way at once.
+    pub concurrency: usize,
+    /// What checks may do.
+    pub limits: Limits,
+    /// How long it may take to finish what is under way.
+    pub drain_timeout: Duration,
+}
+
+impl Config {
+    const CONCURRENCY: u32 = 1_000;
+    const MAX_NAME: usize = 64;
+
+    /// A prober of `region` with every option at its default.
+    pub fn new(region: Region) -> Self {
+        Self {
+            region,
+            name: default_name(),
+            concurrency: Self::CONCURRENCY as usize,
+            limits: Limits { allow: Vec::new(), ca_file: None, body: BodyLimit::default().0 },
+            drain_timeout: Duration::from_secs(75),
+        }
+    }
+}
+
+impl From<Options> for Config {
+    fn from(options: Options) -> Self {
+        Self {
+            region: options.region,
+            name: options.prober_name.unwrap_or_else(default_name),
+            concurrency: options.concurrency as usize,
+            limits: Limits {
+                allow: options.allow_addresses,
+                ca_file: options.ca_file,
+                body: options.body_limit.0,
+            },
+            drain_timeout: options.drain_timeout.0,
+        }
+    }
+}
+
+/// The host's name and something of one's own: several probers may run on one host.
+fn default_name() -> String {
+    let system = rustix::system::uname();
+    let host = system.nodename().to_string_lossy();
+    let own = uuid::Uuid::new_v4().simple().to_string();
+    let host: String = host.chars().take(Config::MAX_NAME - 5).collect();
+    format!("{host}-{}", &own[..4])
+}
+
+fn prober_name(text: &str) -> Result<String, String> {
+    match !text.is_empty() && text.len() <= Config::MAX_NAME && text.bytes().all(|b| b.is_ascii_graphic()) {
+        true => Ok(text.to_owned()),
+        false => Err("allowed: 1 to 64 ASCII letters, digits and signs, without spaces".to_owned()),
+    }
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    let single = || text.parse::<std::net::IpAddr>().map(IpNet::from);
+    text.parse::<IpNet>().or_else(|_| single()).map_err(|_| {
+        "allowed: an address or a network, such as 192.168.1.7 or 10.0.0.0/8 or fd00::/8".to_owned()
+    })
+}
+
+/// The most of a body that is read, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodyLimit(pub usize);
+
+impl Default for BodyLimit {
+    fn default() -> Self {
+        Self(1 << 20)
+    }
+}
+
+impl FromStr for BodyLimit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const UNITS: [(&str, usize); 5] =
+            [("kib", 1 << 10), ("mib", 1 << 20), ("k", 1 << 10), ("m", 1 << 20), ("b", 1)];
+        let typed = text.trim().to_ascii_lowercase();
+        let (digits, unit) = UNITS
+            .iter()
+            .find_map(|(name, unit)| Some((typed.strip_suffix(name)?, *unit)))
+            .unwrap_or((&typed, 1));
+        digits
+            .trim()
+            .parse::<usize>()
+            .ok()
+            .and_then(|number| number.checked_mul(unit))
+            .filter(|bytes| (1 << 10..=64 << 20).contains(bytes))
+            .map(Self)
+            .ok_or_else(|| "allowed: from 1KiB to 64MiB, such as 512KiB".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(flags: &[&str]) -> Result<Options, clap::Error> {
+        Options::try_parse_from([&["picket-prober"], flags].concat())
+    }
+
+    #[test]
+    fn a_region_is_all_that_is_needed() {
+        let config = Config::from(parse(&["--region", "eu-west"]).unwrap());
+
+        assert_eq!(config.region.as_str(), "eu-west");
+        assert_eq!(config.concurrency, 1_000);
+        assert_eq!(config.limits.body, 1 << 20);
+        assert_eq!(config.drain_timeout, Duration::from_secs(75));
+        assert!(config.name.rsplit_once('-').is_some_and(|(_, own)| own.len() == 4), "{}", config.name);
+    }
+
+    #[test]
+    fn an_option_that_makes_no_sense_is_refused_by_its_name() {
+        for (flag, value) in [
+            ("--region", "EU"),
+            ("--concurrency", "0"),
+            ("--concurrency", "100001"),
+            ("--allow-addresses", "10.0.0.0/8,ten"),
+            ("--body-limit", "1"),
+            ("--body-limit", "65MiB"),
+            ("--prober-name", "a b"),
+            ("--drain-timeout", "75"),
+            ("--threads", "0"),
+        ] {
+            let message = parse(&["--region", "eu", flag, value]).unwrap_err().to_string();
+            assert!(message.contains(flag), "{message}");
+        }
+        assert!(parse(&[]).unwrap_err().to_string().contains("--region"));
+    }
+
+    #[test]
+    fn addresses_and_sizes_read_as_people_type_them() {
+        let options = parse(&["--region", "eu", "--allow-addresses", "10.0.0.0/8, ::1,127.0.0.1"]).unwrap();
+
+        assert_eq!(options.allow_addresses.len(), 3);
+        for (text, bytes) in [("2048", 2_048), ("512KiB", 512 << 10), ("64 MiB", 64 << 20), ("2m", 2 << 20)] {
+            assert_eq!(text.parse::<BodyLimit>().unwrap().0, bytes);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Publishes results until the stream has stored them, and parks what could not be used.
+//!
+//! Bound: one result for each slot; a check keeps its slot until its result is stored. Loss: a result not
+//! stored within [`Publisher::PATIENCE`] is counted and its job not acknowledged, so that it comes again.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{self, AckKind};
+use bytes::Bytes;
+use picket_proto::{CheckResult, Invalid, Region, invalid::shorten, subject};
+use picket_runtime::{Backoff, Bus, clock};
+use serde_json::json;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::warn;
+
+use crate::metrics::Metrics;
+
+#[derive(Clone)]
+pub(crate) struct Publisher {
+    pub(crate) bus: Bus,
+    pub(crate) region: Region,
+    pub(crate) prober: String,
+    pub(crate) metrics: Metrics,
+}
+
+/// The stream did not take a result in time; why, at the last try.
+#[derive(Debug, thiserror::Error)]
+#[error("the result was not stored: {0}")]
+pub(crate) struct NotStored(String);
+
+impl Publisher {
+    /// How long a result is tried to be stored.
+    const PATIENCE: Duration = Duration::from_secs(60);
+    /// What a core publish may wait for; it waits only when the connection has been away for long.
+    const CORE: Duration = Duration::from_secs(5);
+    const SHOWN_PAYLOAD: usize = 4 << 10;
+
+    /// Publishes `result` until the stream has acknowledged it. Meanwhile `job` is kept from other probers.
+    pub(crate) async fn store(
+        &self,
+        result: &CheckResult,
+        job: Option<&jetstream::Message>,
+    ) -> Result<(), NotStored> {
+        let place = match result.shard {
+            Some(shard) => subject::result(&self.region, shard),
+            None => subject::adhoc_result(&self.region),
+        };
+        let payload = Bytes::from(serde_json::to_vec(result).map_err(|why| NotStored(why.to_string()))?);
+        let until = Instant::now() + Self::PATIENCE;
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        loop {
+            let why = match self.publish(&place, payload.clone()).await {
+                Ok(()) => {
+                    self.metrics.results_published.inc();
+                    return Ok(());
+                }
+                Err(why) => why,
+            };
+            let wait = backoff.next_wait();
+            if Instant::now() + wait >= until {
+                self.metrics.results_lost.inc();
+                warn!(
+                    check.id = result.id,
+                    site.id = result.site_id.map(|site| site.0),
+                    error = why,
+                    "a result is lost"
+                );
+                return Err(NotStored(why));
+            }
+            self.metrics.publish_retries.inc();
+            sleep(wait).await;
+            if let Some(job) = job {
+                bounded("keep a job", job.ack_with(AckKind::Progress)).await;
+            }
+        }
+    }
+
+    async fn publish(&self, place: &str, payload: Bytes) -> Result<(), String> {
+        let publishing = async {
+            let acknowledgement =
+                self.bus.jetstream.publish(place.to_owned(), payload).await.map_err(|why| why.to_string())?;
+            acknowledgement.await.map_err(|why| why.to_string())
+        };
+        // The library bounds the wait for the acknowledgement, and not that for a place in its queue.
+        match timeout(Bus::ACK_TIMEOUT + Self::CORE, publishing).await {
+            Ok(published) => published.map(drop),
+            Err(_) => Err("no answer from NATS".to_owned()),
+        }
+    }
+
+    /// Parks a request that could not be used, with the reason.
+    pub(crate) async fn reject(&self, from: &str, payload: &[u8], why: &Invalid) {
+        self.metrics.rejected.inc();
+        warn!(subject = from, field = why.field, error = %why, "a request was refused");
+        let parked = json!({
+            "reason": why.to_string(),
+            "field": why.field,
+            "value": why.value,
+            "allowed": why.allowed,
+            "subject": from,
+            "payload": shorten(&String::from_utf8_lossy(payload), Self::SHOWN_PAYLOAD),
+            "region": self.region,
+            "prober": self.prober,
+            "rejected_at": clock::wall(),
+        });
+        let publishing = self.bus.client.publish(subject::rejected(&self.region), parked.to_string().into());
+        bounded("park a request", publishing).await;
+    }
+}
+
+/// Awaits a core publish, which answers at once unless the connection has been away for long.
+pub(crate) async fn bounded<E: std::fmt::Display>(
+    what: &str,
+    publishing: impl Future<Output = Result<(), E>>,
+) {
+    match timeout(Publisher::CORE, publishing).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!(%error, "could not {what}"),
+        Err(_) => warn!(error = "NATS is away", "could not {what}"),
+    }
+}

@@ -1,0 +1,284 @@
+//! What a check says of a website, and where it does not go.
+
+use std::time::Duration;
+
+use picket_prober::http::{Checker, Limits, Observation};
+use picket_proto::{Cause, CheckRequest, Outcome};
+use picket_testkit::target::Target;
+use tokio::time::Instant;
+
+/// May go to loopback, and reads at most 100,000 bytes.
+pub(crate) fn limits() -> Limits {
+    Limits {
+        allow: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
+        ca_file: None,
+        body: 100_000,
+    }
+}
+
+pub(crate) async fn check(request: &CheckRequest) -> Observation {
+    let checker = Checker::new(&limits()).unwrap();
+    checker.check(&request.validate().unwrap()).await
+}
+
+async fn get(url: String) -> Observation {
+    check(&CheckRequest::new(url)).await
+}
+
+#[track_caller]
+fn assert_down(seen: &Observation, cause: Cause, message: &str) {
+    assert_eq!((seen.outcome, seen.cause), (cause.outcome(), Some(cause)), "{seen:?}");
+    let said = seen.message.as_deref().unwrap_or_default();
+    assert!(said.contains(message), "'{said}' does not say '{message}'");
+}
+
+#[tokio::test]
+async fn a_site_that_answers_well_is_up() {
+    let target = Target::http().await;
+
+    let seen = get(target.url("/ok")).await;
+
+    assert_eq!((seen.outcome, seen.cause, seen.message), (Outcome::Up, None, None));
+    assert_eq!((seen.http_status, seen.http_version), (Some(200), Some("1.1")));
+    assert_eq!(seen.remote_addr, Some(target.address()));
+    assert_eq!((seen.body_bytes, seen.redirects, seen.regex_matched), (11, 0, None));
+}
+
+#[tokio::test]
+async fn a_status_that_is_not_allowed_is_down_and_one_that_is_allowed_is_up() {
+    let target = Target::http().await;
+    let request = CheckRequest::new(target.url("/status/503"));
+
+    assert_down(&check(&request).await, Cause::Status, "status 503, not 200-299");
+
+    let lenient = CheckRequest { status: "503".into(), ..request };
+    assert_eq!(check(&lenient).await.outcome, Outcome::Up);
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_is_down_by_dns() {
+    let seen = get("http://no-such-host.invalid/".into()).await;
+
+    assert_down(&seen, Cause::Dns, "could not resolve no-such-host.invalid");
+    assert!(seen.timing.dns_us.is_some() && seen.timing.connect_us.is_none(), "{:?}", seen.timing);
+}
+
+#[tokio::test]
+async fn a_closed_port_is_down_by_connect() {
+    let seen = get(format!("http://{}/", Target::closed().await)).await;
+
+    assert_down(&seen, Cause::Connect, "connection refused");
+    assert!(seen.timing.connect_us.is_some() && seen.timing.first_byte_us.is_none(), "{:?}", seen.timing);
+}
+
+#[tokio::test]
+async fn what_is_not_http_or_breaks_off_is_down_by_http() {
+    let target = Target::http().await;
+
+    for (path, message) in [
+        ("/close", "waiting for the first byte"),
+        ("/reset", "connection reset (waiting for the first byte)"),
+        ("/garbage", "waiting for the first byte"),
+        ("/headers/10000", "waiting for the first byte"),
+        ("/broken-body", "reading the body"),
+    ] {
+        let seen = get(target.url(path)).await;
+        assert_down(&seen, Cause::Http, message);
+    }
+}
+
+#[tokio::test]
+async fn a_site_that_does_not_answer_in_time_is_down_by_timeout_and_the_phase_is_named() {
+    let target = Target::http().await;
+
+    for (path, phase) in [
+        ("/never", "waiting for the first byte"),
+        ("/drip", "waiting for the first byte"),
+        ("/drip-body", "reading the body"),
+        ("/slow-body/60000", "reading the body"),
+    ] {
+        let request = CheckRequest { timeout_ms: 300, ..CheckRequest::new(target.url(path)) };
+        let began = Instant::now();
+        let seen = check(&request).await;
+        assert_down(&seen, Cause::Timeout, &format!("no answer within 300 ms ({phase})"));
+        assert!(began.elapsed() < Duration::from_millis(500), "{path}: {:?}", began.elapsed());
+        assert!(seen.timing.total_us >= Some(300_000), "{:?}", seen.timing);
+        assert!(seen.timing.connect_us.is_some() && seen.timing.first_byte_us.is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_regex_that_matches_is_up_and_one_that_does_not_is_down() {
+    let target = Target::http().await;
+    let request = |regex: Option<&str>, not_regex: Option<&str>| CheckRequest {
+        regex: regex.map(Into::into),
+        not_regex: not_regex.map(Into::into),
+        ..CheckRequest::new(target.url("/ok"))
+    };
+
+    let up = check(&request(Some("is w[e]ll"), Some("error"))).await;
+    assert_eq!((up.outcome, up.regex_matched), (Outcome::Up, Some(true)));
+
+    let down = check(&request(Some("is ill"), None)).await;
+    assert_down(&down, Cause::Body, "regex does not match");
+    assert_eq!(down.regex_matched, Some(false));
+
+    assert_down(&check(&request(None, Some("well"))).await, Cause::Body, "not_regex matches");
+}
+
+#[tokio::test]
+async fn a_compressed_body_is_matched_decoded() {
+    let target = Target::http().await;
+    let request = CheckRequest {
+        regex: Some("^compressed and well$".into()),
+        ..CheckRequest::new(target.url("/gzip"))
+    };
+
+    assert_eq!(check(&request).await.outcome, Outcome::Up);
+
+    let head = CheckRequest { method: "HEAD".into(), regex: None, ..request };
+    assert_eq!(check(&head).await.outcome, Outcome::Up, "an answer to HEAD has no body to decode");
+}
+
+#[tokio::test]
+async fn a_body_is_read_up_to_the_limit_and_judged_as_far_as_that_goes() {
+    let target = Target::http().await;
+    let request = |path: &str, regex: Option<&str>, not_regex: Option<&str>| CheckRequest {
+        regex: regex.map(Into::into),
+        not_regex: not_regex.map(Into::into),
+        ..CheckRequest::new(target.url(path))
+    };
+
+    let seen = check(&request("/endless", None, None)).await;
+    assert_eq!((seen.outcome, seen.body_bytes), (Outcome::Up, 100_000));
+    let seen = check(&request("/endless", Some("end"), None)).await;
+    assert_down(&seen, Cause::BodyTooLarge, "regex is not decided after the first 100000 bytes");
+    let seen = check(&request("/endless", None, Some("error"))).await;
+    assert_down(&seen, Cause::BodyTooLarge, "not_regex is not decided");
+    let seen = check(&request("/endless", Some("xxx"), None)).await;
+    assert_eq!(seen.outcome, Outcome::Up, "what matched early is decided");
+    let seen = check(&request("/large/99997", Some("end$"), None)).await;
+    assert_eq!((seen.outcome, seen.body_bytes), (Outcome::Up, 100_000), "the limit itself is within it");
+}
+
+#[tokio::test]
+async fn redirects_are_followed_and_counted() {
+    let target = Target::http().await;
+
+    let seen = get(target.url("/redirect/3")).await;
+
+    assert_eq!((seen.outcome, seen.redirects, seen.http_status), (Outcome::Up, 3, Some(200)));
+    assert_eq!(target.connections(), 4, "each hop has a connection of its own");
+}
+
+#[tokio::test]
+async fn a_redirect_loop_and_too_many_redirects_are_down() {
+    let target = Target::http().await;
+
+    assert_down(&get(target.url("/loop")).await, Cause::Redirect, "redirect loop");
+    let seen = get(target.url("/redirect/11")).await;
+    assert_down(&seen, Cause::Redirect, "more than 10 redirects");
+    assert_eq!(seen.redirects, 10);
+    let seen = get(target.url("/to/ftp://127.0.0.1/")).await;
+    assert_down(&seen, Cause::Redirect, "not http or https");
+}
+
+#[tokio::test]
+async fn without_redirects_allowed_the_redirect_is_the_answer() {
+    let target = Target::http().await;
+    let request = CheckRequest {
+        max_redirects: 0,
+        status: "302".into(),
+        ..CheckRequest::new(target.url("/redirect/1"))
+    };
+
+    let seen = check(&request).await;
+
+    assert_eq!((seen.outcome, seen.http_status, seen.redirects), (Outcome::Up, Some(302), 0));
+}
+
+#[tokio::test]
+async fn headers_are_sent_to_the_sites_own_origin_only() {
+    let (target, other) = (Target::http().await, Target::http().await);
+    let request = |url: String| CheckRequest {
+        headers: [("X-Secret".to_owned(), "hidden".to_owned()), ("User-Agent".to_owned(), "mine".to_owned())]
+            .into(),
+        ..CheckRequest::new(url)
+    };
+
+    check(&request(target.url("/redirect/1"))).await;
+    check(&request(target.url(&format!("/to/{}", other.url("/ok"))))).await;
+
+    let requests = target.requests();
+    assert!(
+        requests.iter().all(|head| head.contains("hidden") && head.contains("user-agent: mine")),
+        "{requests:?}"
+    );
+    let [elsewhere] = other.requests().try_into().unwrap();
+    assert!(!elsewhere.contains("hidden") && elsewhere.contains("user-agent: Picket/"), "{elsewhere}");
+}
+
+#[tokio::test]
+async fn a_method_and_its_body_are_sent_and_become_get_after_a_302() {
+    let target = Target::http().await;
+    let request = CheckRequest {
+        method: "POST".into(),
+        body: Some("hello".into()),
+        ..CheckRequest::new(target.url("/redirect/1"))
+    };
+
+    let seen = check(&request).await;
+
+    let requests = target.requests();
+    assert_eq!(seen.outcome, Outcome::Up);
+    assert!(
+        requests[0].starts_with("POST /redirect/1") && requests[0].contains("content-length: 5"),
+        "{requests:?}"
+    );
+    assert!(requests[1].starts_with("GET /ok") && !requests[1].contains("content-length"), "{requests:?}");
+}
+
+#[tokio::test]
+async fn a_private_address_is_not_connected_to_in_any_guise() {
+    let target = Target::http().await;
+    let port = target.address().port();
+    let checker = Checker::new(&Limits { allow: Vec::new(), ..limits() }).unwrap();
+
+    for host in
+        ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "[::1]", "[::ffff:127.0.0.1]", "169.254.169.254"]
+    {
+        let request = CheckRequest::new(format!("http://{host}:{port}/ok"));
+        let seen = checker.check(&request.validate().unwrap()).await;
+        assert_down(&seen, Cause::Blocked, "where checks are not allowed to go");
+        assert_eq!((seen.outcome, seen.timing.connect_us), (Outcome::Missed, None), "{host}");
+    }
+    assert_eq!(target.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_redirect_to_a_private_address_is_not_followed() {
+    let (target, private) = (Target::http().await, Target::http().await);
+    let limits = Limits { allow: vec!["127.0.0.1/32".parse().unwrap()], ..limits() };
+    let checker = Checker::new(&limits).unwrap();
+    let url = target.url(&format!("/to/http://127.0.0.2:{}/ok", private.address().port()));
+
+    let seen = checker.check(&CheckRequest::new(url).validate().unwrap()).await;
+
+    assert_down(&seen, Cause::Blocked, "127.0.0.2 is where checks are not allowed to go");
+    assert_eq!(private.connections(), 0);
+}
+
+#[tokio::test]
+async fn the_ip_version_asked_for_is_the_one_used() {
+    let target = Target::http().await;
+    let request = |url: String, version: &str| {
+        let version = picket_proto::IpVersion::parse(version).unwrap();
+        CheckRequest { ip_version: version, ..CheckRequest::new(url) }
+    };
+
+    let seen = check(&request(target.named_url("/ok"), "4")).await;
+    assert_eq!((seen.outcome, seen.remote_addr), (Outcome::Up, Some(target.address())));
+
+    let seen = check(&request(target.url("/ok"), "6")).await;
+    assert_down(&seen, Cause::Dns, "127.0.0.1 is no IPv6 address");
+}

@@ -1,0 +1,151 @@
+//! Ad-hoc requests: answered by the service, and stored.
+
+use std::time::Duration;
+
+use async_nats::Message;
+use futures_util::StreamExt;
+use picket_proto::{Cause, CheckResult, Kind, Outcome, subject};
+use picket_testkit::target::Target;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::bus::{Place, SOON};
+
+async fn ask(place: &Place, to: String, payload: String) -> Message {
+    timeout(SOON, place.bus.client.request(to, payload.into())).await.unwrap().unwrap()
+}
+
+fn json_of(message: &Message) -> Value {
+    serde_json::from_slice(&message.payload).unwrap()
+}
+
+#[tokio::test]
+async fn a_request_is_answered_with_the_result_which_is_stored_too() {
+    let (place, target) = (Place::shared("req-answered").await, Target::http().await);
+    let _prober = place.ready_prober("one", 10).await;
+
+    let answer = ask(
+        &place,
+        subject::check(&place.region),
+        json!({"url": target.url("/status/500"), "id": "mine"}).to_string(),
+    )
+    .await;
+    let answered: CheckResult = serde_json::from_slice(&answer.payload).unwrap();
+
+    assert_eq!((answered.outcome, answered.cause), (Outcome::Down, Some(Cause::Status)));
+    assert_eq!((answered.kind, answered.id.as_str()), (Kind::Adhoc, "mine"));
+    assert_eq!(place.results(1).await, [answered]);
+}
+
+#[tokio::test]
+async fn a_publish_without_a_reply_is_done_and_stored() {
+    let (place, target) = (Place::shared("req-published").await, Target::http().await);
+    let _prober = place.ready_prober("one", 10).await;
+
+    let payload = json!({"url": target.url("/ok")}).to_string();
+    place.bus.client.publish(subject::check(&place.region), payload.into()).await.unwrap();
+    let [result] = place.results(1).await.try_into().unwrap();
+
+    assert_eq!((result.outcome, result.id.len()), (Outcome::Up, 36), "a UUID where there is no id");
+}
+
+#[tokio::test]
+async fn a_request_that_cannot_be_used_is_refused_by_the_name_of_its_field() {
+    let place = Place::shared("req-refused").await;
+    let _prober = place.ready_prober("one", 10).await;
+
+    for (payload, field) in [
+        (r#"{"url":"http://a.example","timout_ms":5}"#, "timout_ms"),
+        (r#"{"url":"http://a.example","timeout_ms":5}"#, "timeout_ms"),
+        (r#"{"url":"http://a.example","site_id":5}"#, "site_id"),
+        (r#"{"url":"http://a.example","regex":"("}"#, "regex"),
+        ("http://a.example", "request"),
+    ] {
+        let answer = ask(&place, subject::check(&place.region), payload.to_owned()).await;
+        let headers = answer.headers.as_ref().unwrap();
+        let said = json_of(&answer);
+        assert_eq!(headers.get("Nats-Service-Error-Code").unwrap().as_str(), "400", "{payload}");
+        assert!(headers.get("Nats-Service-Error").unwrap().as_str().contains(field), "{headers:?}");
+        assert_eq!(said["field"], field);
+        assert!(said["error"].is_string() && said["value"].is_string() && said["allowed"].is_string());
+    }
+}
+
+#[tokio::test]
+async fn a_bad_request_that_nobody_waits_for_is_parked() {
+    let place = Place::shared("req-parked").await;
+    let mut parked = place.bus.client.subscribe(subject::rejected(&place.region)).await.unwrap();
+    let _prober = place.ready_prober("one", 10).await;
+
+    place.bus.client.publish(subject::check(&place.region), "nonsense".into()).await.unwrap();
+    let message = timeout(SOON, parked.next()).await.unwrap().unwrap();
+
+    assert_eq!(json_of(&message)["payload"], "nonsense");
+}
+
+#[tokio::test]
+async fn an_answer_goes_to_an_inbox_only() {
+    let (place, target) = (Place::shared("req-deputy").await, Target::http().await);
+    let mut elsewhere = place.bus.client.subscribe("test.req-deputy").await.unwrap();
+    let _prober = place.ready_prober("one", 10).await;
+
+    for payload in [json!({"url": target.url("/ok")}).to_string(), "nonsense".to_owned()] {
+        let to = subject::check(&place.region);
+        place.bus.client.publish_with_reply(to, "test.req-deputy", payload.into()).await.unwrap();
+    }
+    place.results(1).await;
+    // An answer to the first would have been sent before this one, on the same connection.
+    let payload = json!({"url": target.url("/ok")}).to_string();
+    ask(&place, subject::check(&place.region), payload).await;
+
+    assert!(timeout(Duration::from_millis(100), elsewhere.next()).await.is_err());
+}
+
+#[tokio::test]
+async fn the_service_tells_of_itself() {
+    let place = Place::shared("req-service").await;
+    let _prober = place.ready_prober("one", 10).await;
+
+    for (verb, kind) in [("PING", "ping"), ("INFO", "info"), ("STATS", "stats")] {
+        let (inbox, to) = (place.bus.client.new_inbox(), format!("$SRV.{verb}.{}", subject::SERVICE));
+        let answers = place.bus.client.subscribe(inbox.clone()).await.unwrap();
+        place.bus.client.publish_with_reply(to, inbox, "".into()).await.unwrap();
+        // Probers of other tests answer as well.
+        let of_ours = answers.map(|message| json_of(&message)).filter(|said| {
+            let text = said.to_string();
+            std::future::ready(text.contains("req-service"))
+        });
+        let said = timeout(SOON, std::pin::pin!(of_ours).next()).await.unwrap().unwrap();
+
+        assert_eq!(said["type"], format!("io.nats.micro.v1.{kind}_response"));
+        assert_eq!(said["version"], env!("CARGO_PKG_VERSION"));
+        if verb == "STATS" {
+            let data = &said["endpoints"][0]["data"];
+            assert_eq!((&data["region"], &data["instance"]), (&json!("req-service"), &json!("one")));
+            assert_eq!(
+                (&data["slots_free"], &data["slots_used"], &data["checks"]),
+                (&json!(10), &json!(0), &json!(0))
+            );
+        } else {
+            assert_eq!(
+                said["metadata"],
+                json!({"region": "req-service", "instance": "one", "concurrency": "10"})
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn more_requests_than_may_be_under_way_are_told_that_the_prober_is_busy() {
+    let (place, target) = (Place::shared("req-busy").await, Target::http().await);
+    let _prober = place.ready_prober("one", 1).await;
+    let payload = json!({"url": target.url("/slow/2000")}).to_string();
+    let to = subject::check(&place.region);
+    place.bus.client.publish(to.clone(), payload.clone().into()).await.unwrap();
+
+    let answer = ask(&place, to, payload).await;
+
+    let headers = answer.headers.as_ref().unwrap();
+    assert_eq!(headers.get("Nats-Service-Error-Code").unwrap().as_str(), "503");
+    assert_eq!(json_of(&answer)["error"], "busy");
+}
