@@ -44,6 +44,8 @@ pub struct Read {
 
 /// The database calls when something changes; this often we look all the same.
 const POLL: Duration = Duration::from_secs(1);
+/// Sites that are handed to the planner at once.
+const PIECE: usize = 2_048;
 
 impl Actor for Catalog {
     type Msg = Msg;
@@ -95,21 +97,28 @@ impl Catalog {
         let began = tokio::time::Instant::now();
         let shards: Vec<Shard> = read.waiting.iter().map(|lease| lease.shard).collect();
         self.tell_regions().await?;
-        let mut judged = Judged::default();
-        let snapshot =
-            changes::load(&self.store, &shards, |scheduled| self.judge(scheduled, &mut judged)).await?;
+        let _ = self.planner.cast(planner::Msg::Take(read.waiting.clone()));
+        let (mut judged, mut sites) = (Judged::default(), 0);
+        let snapshot = changes::load(&self.store, &shards, |scheduled| {
+            sites += 1;
+            self.judge(scheduled, &mut judged);
+            if judged.planned.len() >= PIECE {
+                let _ = self.planner.cast(planner::Msg::Sites(std::mem::take(&mut judged.planned)));
+            }
+        })
+        .await?;
+        let Judged { planned, problems, .. } = judged;
+        let _ = self.planner.cast(planner::Msg::Sites(planned));
+        let _ = self.planner.cast(planner::Msg::Taken(std::mem::take(&mut read.waiting)));
         // What changed while this was read is read again by the next poll.
         read.through = Some(read.through.map_or(snapshot, |through| through.min(snapshot)));
-        let Judged { planned, problems, .. } = judged;
         info!(
             shards = shards.len(),
-            sites = planned.len(),
+            sites,
             duration_ms = began.elapsed().as_millis(),
-            "read {} sites of {} shards",
-            planned.len(),
+            "read {sites} sites of {} shards",
             shards.len()
         );
-        let _ = self.planner.cast(planner::Msg::Take(std::mem::take(&mut read.waiting), planned));
         self.write_down(problems).await
     }
 

@@ -42,8 +42,12 @@ pub enum Msg {
     Clock(DatabaseClock),
     /// The names of all regions, by number.
     Regions(Arc<HashMap<i16, Region>>),
-    /// These shards were taken; these are their sites.
-    Take(Vec<Lease>, Vec<Planned>),
+    /// These shards were taken; their sites follow.
+    Take(Vec<Lease>),
+    /// Some of the sites of shards that were taken. In pieces: a million at once would be held twice.
+    Sites(Vec<Planned>),
+    /// These were all sites of these shards.
+    Taken(Vec<Lease>),
     /// These sites are new or changed, and these are gone.
     Change(Vec<Planned>, Vec<SiteId>),
     /// These shards are another's now.
@@ -89,7 +93,7 @@ impl Actor for Planner {
         state: &mut Planning,
     ) -> Result<(), ActorProcessingErr> {
         // What is new must find the wheel turned up to now: it would be handed ticks from before its time.
-        if matches!(message, Msg::Take(..) | Msg::Change(..)) {
+        if matches!(message, Msg::Sites(..) | Msg::Change(..)) {
             self.run(&myself, state);
         }
         // Clocks come before shards: the lease actor has measured one before it takes any.
@@ -97,7 +101,9 @@ impl Actor for Planner {
         match message {
             Msg::Clock(clock) => state.clock = Some(clock),
             Msg::Regions(regions) => state.regions = regions,
-            Msg::Take(leases, sites) => state.take(&leases, sites, now_ms),
+            Msg::Take(leases) => state.take(&leases),
+            Msg::Sites(sites) => state.change(sites, &[], now_ms),
+            Msg::Taken(leases) => state.taken(&leases),
             Msg::Change(changed, gone) => state.change(changed, &gone, now_ms),
             Msg::Lost(shards) => state.forget(&shards),
             Msg::Yield(shards, answer) => state.begin_yield(&shards, answer),

@@ -16,6 +16,7 @@ pub struct Bus {
     /// For streams. A publish waits while too many acknowledgements are outstanding.
     pub jetstream: jetstream::Context,
     condition: Condition,
+    servers: String,
 }
 
 /// Why there is no bus.
@@ -126,7 +127,13 @@ impl Bus {
             .max_ack_inflight(Self::ACKS_OUTSTANDING)
             .backpressure_on_inflight(true)
             .build(client.clone());
-        Ok(Self { client, jetstream, condition })
+        let servers = options
+            .nats_url
+            .split(',')
+            .map(|server| without_password(server.trim()))
+            .collect::<Vec<_>>()
+            .join(", ");
+        Ok(Self { client, jetstream, condition, servers })
     }
 
     async fn credentials(options: &NatsOptions) -> Result<ConnectOptions, Error> {
@@ -168,7 +175,8 @@ impl Bus {
     /// When the server is too old.
     pub async fn connected(&self) -> Result<(), Error> {
         const SAY_SO: Duration = Duration::from_secs(5);
-        let mut waited = Duration::ZERO;
+        // Said for the first time after a second: most waits are shorter.
+        let mut waited = SAY_SO - Duration::from_secs(1);
         let info = loop {
             if let Some(info) = self.client.try_server_info()
                 && self.client.connection_state() == async_nats::connection::State::Connected
@@ -179,7 +187,7 @@ impl Bus {
             waited += Duration::from_millis(20);
             if waited >= SAY_SO {
                 waited = Duration::ZERO;
-                warn!("waiting for NATS");
+                warn!(servers = self.servers, "waiting for NATS at {}", self.servers);
             }
         };
         if !self.client.is_server_compatible(2, 12, 0) {

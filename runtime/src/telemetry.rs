@@ -11,7 +11,9 @@ use crate::options::{LogFormat, LogOptions};
 /// # Errors
 /// When the filter cannot be read; the message names it.
 pub fn init(options: &LogOptions) -> Result<(), String> {
-    let filter = EnvFilter::try_new(&options.log).map_err(|why| {
+    // What libraries say of themselves is for who asks for it by name; the bus tells of connections in our words.
+    let quiet = "ractor=warn,async_nats=warn,sqlx=warn";
+    let filter = EnvFilter::try_new(format!("{quiet},{}", options.log)).map_err(|why| {
         format!(
             "PICKET_LOG: '{}' is not a filter; allowed: such as 'info,picket_prober=debug' ({why})",
             options.log
@@ -25,7 +27,13 @@ pub fn init(options: &LogOptions) -> Result<(), String> {
         LogFormat::Pretty => {
             builder.with_ansi(on_terminal).with_target(false).with_timer(UtcTime::rfc_3339()).try_init()
         }
-        LogFormat::Json => builder.json().flatten_event(true).with_timer(UtcTime::rfc_3339()).try_init(),
+        LogFormat::Json => builder
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .with_timer(UtcTime::rfc_3339())
+            .try_init(),
     };
     Ok(())
 }

@@ -47,9 +47,7 @@ pub async fn load(
             let mut transaction = snapshot(store).await?;
             let now = oldest_running(&mut transaction).await?;
             let mut rows: BoxStream<'_, Result<schedules::Row, sqlx::Error>> =
-                sqlx::query_as(sqlx::AssertSqlSafe(sql))
-                    .bind(shards)
-                    .fetch(&mut *transaction);
+                sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(shards).fetch(&mut *transaction);
             while let Some(row) = std::future::poll_fn(|context| rows.as_mut().poll_next(context)).await {
                 each(row?.into());
             }
@@ -102,12 +100,8 @@ pub async fn since(
                     .await?;
                 rows.into_iter().for_each(|row| changed(row.into()));
             }
-            gone.into_iter().for_each(|(id, shard)| {
-                removed(Removed {
-                    id: SiteId(id),
-                    shard: to_shard(shard),
-                })
-            });
+            gone.into_iter()
+                .for_each(|(id, shard)| removed(Removed { id: SiteId(id), shard: to_shard(shard) }));
             transaction.commit().await?;
             Ok(now)
         })
@@ -119,9 +113,7 @@ async fn snapshot(store: &Store) -> Result<Transaction<'static, Postgres>, sqlx:
     sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         .execute(&mut *transaction)
         .await?;
-    sqlx::query("SET LOCAL statement_timeout = '120s'")
-        .execute(&mut *transaction)
-        .await?;
+    sqlx::query("SET LOCAL statement_timeout = '120s'").execute(&mut *transaction).await?;
     Ok(transaction)
 }
 
@@ -158,10 +150,7 @@ impl Listener {
             listener.listen_all(["picket_sites", "picket_leases"]).await?;
             Ok(listener)
         };
-        store
-            .within(Duration::from_secs(10), "listen to the database", listening)
-            .await
-            .map(Self)
+        store.within(Duration::from_secs(10), "listen to the database", listening).await.map(Self)
     }
 
     /// Waits for the next call.
@@ -169,11 +158,8 @@ impl Listener {
     /// # Errors
     /// When the connection is lost and cannot be made again.
     pub async fn next(&mut self) -> Result<Call, Error> {
-        let heard: Option<PgNotification> = self
-            .0
-            .try_recv()
-            .await
-            .map_err(Error::doing("listen to the database"))?;
+        let heard: Option<PgNotification> =
+            self.0.try_recv().await.map_err(Error::doing("listen to the database"))?;
         Ok(match heard.as_ref().map(PgNotification::channel) {
             Some("picket_sites") => Call::Sites,
             Some("picket_leases") => Call::Leases,

@@ -104,22 +104,8 @@ mod tests {
 
     #[test]
     fn a_database_that_shuts_down_is_transient_and_a_bad_value_is_not() {
-        assert!(
-            ["57P01", "57P03", "08006", "25006", "40001", "53300"]
-                .into_iter()
-                .all(is_transient_code)
-        );
-        assert!(
-            ["22021", "23514", "42P01"]
-                .into_iter()
-                .all(|code| !is_transient_code(code))
-        );
-        assert!(
-            Error::TimedOut {
-                doing: "wait",
-                seconds: 5
-            }
-            .is_transient()
-        );
+        assert!(["57P01", "57P03", "08006", "25006", "40001", "53300"].into_iter().all(is_transient_code));
+        assert!(["22021", "23514", "42P01"].into_iter().all(|code| !is_transient_code(code)));
+        assert!(Error::TimedOut { doing: "wait", seconds: 5 }.is_transient());
     }
 }

@@ -219,10 +219,7 @@ pub async fn list(store: &Store) -> Result<Vec<Listed>, Error> {
 fn columns(held: &[Progress]) -> (Vec<i16>, Vec<i64>, Vec<OffsetDateTime>) {
     let shards = held.iter().map(|progress| from_shard(progress.shard)).collect();
     let epochs = held.iter().map(|progress| progress.epoch.0).collect();
-    let through = held
-        .iter()
-        .map(|progress| progress.scheduled_through.datetime())
-        .collect();
+    let through = held.iter().map(|progress| progress.scheduled_through.datetime()).collect();
     (shards, epochs, through)
 }
 

@@ -15,8 +15,6 @@ pub struct DatabaseOptions {
 impl DatabaseOptions {
     /// The URL that was given, or where `picket up` listens.
     pub fn url(&self) -> &str {
-        self.database_url
-            .as_deref()
-            .unwrap_or("postgres://picket@127.0.0.1:5442/picket")
+        self.database_url.as_deref().unwrap_or("postgres://picket@127.0.0.1:5442/picket")
     }
 }

@@ -51,10 +51,7 @@ pub async fn numbers(store: &Store) -> Result<Vec<(i16, Region)>, Error> {
         )
         .await?;
     // The schema lets no other names in.
-    Ok(rows
-        .into_iter()
-        .filter_map(|(id, name)| Some((id, name.parse().ok()?)))
-        .collect())
+    Ok(rows.into_iter().filter_map(|(id, name)| Some((id, name.parse().ok()?))).collect())
 }
 
 /// Adds a region, or takes a removed one back into use. Says whether there was something to do.

@@ -128,15 +128,7 @@ pub async fn schedules(store: &Store, site: SiteId) -> Result<Vec<Schedule>, Err
         .collect())
 }
 
-type CheckRow = (
-    OffsetDateTime,
-    String,
-    String,
-    Option<String>,
-    Option<String>,
-    Option<i16>,
-    Option<f64>,
-);
+type CheckRow = (OffsetDateTime, String, String, Option<String>, Option<String>, Option<i16>, Option<f64>);
 
 /// The newest results of a site, up to `most` in each region, the newest first.
 ///
@@ -155,16 +147,14 @@ pub async fn last_checks(store: &Store, site: SiteId, most: i64) -> Result<Vec<C
         .await?;
     Ok(rows
         .into_iter()
-        .map(
-            |(scheduled_at, region, outcome, cause, message, http_status, total_ms)| Check {
-                scheduled_at: scheduled_at.into(),
-                region,
-                outcome,
-                cause,
-                message,
-                http_status,
-                total_ms,
-            },
-        )
+        .map(|(scheduled_at, region, outcome, cause, message, http_status, total_ms)| Check {
+            scheduled_at: scheduled_at.into(),
+            region,
+            outcome,
+            cause,
+            message,
+            http_status,
+            total_ms,
+        })
         .collect())
 }

@@ -11,7 +11,7 @@ use std::{
 use picket_proto::{Cause, CheckResult, Outcome, Region};
 use sqlx::{PgConnection, pool::PoolConnection, postgres::Postgres};
 
-use crate::{Error, Store};
+use crate::{Error, Store, regions};
 use rows::{Dead, Rows, Usable};
 
 const INSERT: &str = include_str!("results/insert.sql");
@@ -86,10 +86,7 @@ impl Results {
 
     /// Keeps results in `store`.
     pub fn new(store: Store) -> Self {
-        Self {
-            store,
-            regions: Arc::default(),
-        }
+        Self { store, regions: Arc::default() }
     }
 
     /// Keeps `entries` in one transaction; what is there already stays as it is, except that a real result takes the
@@ -124,10 +121,7 @@ impl Results {
             Err(_) => {
                 // What it would say now nobody asked for.
                 connection.close_on_drop();
-                return Err(Error::TimedOut {
-                    doing: KEEP,
-                    seconds: Self::LIMIT.as_secs(),
-                });
+                return Err(Error::TimedOut { doing: KEEP, seconds: Self::LIMIT.as_secs() });
             }
         };
         Ok(rows.written(new, 0))
@@ -141,28 +135,17 @@ impl Results {
         let searching = insert_around_refused(&mut connection, rows);
         match tokio::time::timeout(Self::SEARCH_LIMIT, searching).await {
             Ok(result) => result,
-            Err(_) => Err(Error::TimedOut {
-                doing: KEEP,
-                seconds: Self::SEARCH_LIMIT.as_secs(),
-            }),
+            Err(_) => Err(Error::TimedOut { doing: KEEP, seconds: Self::SEARCH_LIMIT.as_secs() }),
         }
     }
 
     async fn connect(&self) -> Result<PoolConnection<Postgres>, Error> {
-        self.store
-            .pool
-            .acquire()
-            .await
-            .map_err(Error::doing("connect to the database"))
+        self.store.pool.acquire().await.map_err(Error::doing("connect to the database"))
     }
 
     /// The regions' ids; read anew when an entry names one that was not there.
     async fn regions_of(&self, entries: &[Entry<'_>]) -> Result<Arc<RegionIds>, Error> {
-        let known = self
-            .regions
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let known = self.regions.read().unwrap_or_else(PoisonError::into_inner).clone();
         let named: HashSet<&Region> = entries
             .iter()
             .filter_map(|entry| match entry.content {
@@ -177,23 +160,8 @@ impl Results {
     }
 
     async fn load_regions(&self) -> Result<Arc<RegionIds>, Error> {
-        const DOING: &str = "read the regions";
-        let mut connection = self.connect().await?;
-        let reading = sqlx::query_as::<_, (i16, String)>("SELECT id, name FROM picket.regions")
-            .fetch_all(&mut *connection);
-        let rows = match tokio::time::timeout(Self::LIMIT, reading).await {
-            Ok(result) => result.map_err(Error::doing(DOING))?,
-            Err(_) => {
-                connection.close_on_drop();
-                return Err(Error::TimedOut {
-                    doing: DOING,
-                    seconds: Self::LIMIT.as_secs(),
-                });
-            }
-        };
-        let ids = rows
-            .into_iter()
-            .filter_map(|(id, name)| Some((name.parse().ok()?, id)));
+        let numbers = regions::numbers(&self.store).await?;
+        let ids = numbers.into_iter().map(|(id, name)| (name, id));
         let ids: Arc<RegionIds> = Arc::new(ids.collect());
         *self.regions.write().unwrap_or_else(PoisonError::into_inner) = ids.clone();
         Ok(ids)
@@ -251,27 +219,16 @@ async fn insert_around_refused(connection: &mut PgConnection, rows: &Rows<'_>) -
         }
         run(connection, "RELEASE part").await?;
     }
-    insert(connection, &[], &rows.dead)
-        .await
-        .map_err(Error::doing(KEEP))?;
-    insert(connection, &[], &refused)
-        .await
-        .map_err(Error::doing(KEEP))?;
+    insert(connection, &[], &rows.dead).await.map_err(Error::doing(KEEP))?;
+    insert(connection, &[], &refused).await.map_err(Error::doing(KEEP))?;
     run(connection, "COMMIT").await?;
     let reason = refused.first().map(|dead| dead.reason.to_string());
     let written = rows.written(new, refused.len());
-    Ok(Written {
-        reason: reason.or(written.reason),
-        ..written
-    })
+    Ok(Written { reason: reason.or(written.reason), ..written })
 }
 
 async fn run(connection: &mut PgConnection, statement: &'static str) -> Result<(), Error> {
-    sqlx::raw_sql(statement)
-        .execute(connection)
-        .await
-        .map(drop)
-        .map_err(Error::doing(KEEP))
+    sqlx::raw_sql(statement).execute(connection).await.map(drop).map_err(Error::doing(KEEP))
 }
 
 /// Why the database will never take this, if that is what it said.
@@ -280,11 +237,7 @@ fn refusal(error: &Error) -> Option<String> {
     /// Source: <https://www.postgresql.org/docs/current/errcodes-appendix.html>
     const CLASSES: [&str; 3] = ["22", "23", "54"];
 
-    let Error::Database {
-        source: sqlx::Error::Database(refusal),
-        ..
-    } = error
-    else {
+    let Error::Database { source: sqlx::Error::Database(refusal), .. } = error else {
         return None;
     };
     let code = refusal.code()?;

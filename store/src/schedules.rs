@@ -77,9 +77,6 @@ impl From<Row> for Scheduled {
                 valid_from: valid_from.into(),
             })
             .collect();
-        Self {
-            site: row.site.into(),
-            schedules,
-        }
+        Self { site: row.site.into(), schedules }
     }
 }

@@ -135,11 +135,7 @@ const UPDATE: &str =
 /// When there is such a site already, a region is unknown, or the database cannot be reached in time.
 pub async fn insert(store: &Store, spec: &SiteSpec) -> Result<SiteId, Error> {
     let inserted = bind(sqlx::query_scalar(INSERT), spec).fetch_one(&store.pool);
-    store
-        .within(LIMIT, "add the site", inserted)
-        .await
-        .map(SiteId)
-        .map_err(refused)
+    store.within(LIMIT, "add the site", inserted).await.map(SiteId).map_err(refused)
 }
 
 /// Replaces the whole definition of a site.
@@ -148,14 +144,8 @@ pub async fn insert(store: &Store, spec: &SiteSpec) -> Result<SiteId, Error> {
 /// When there is no such site, it would be another's double, a region is unknown, or the database cannot be
 /// reached in time.
 pub async fn update(store: &Store, id: SiteId, spec: &SiteSpec) -> Result<(), Error> {
-    let updated = bind(sqlx::query_scalar(UPDATE), spec)
-        .bind(id.0)
-        .fetch_optional(&store.pool);
-    match store
-        .within(LIMIT, "change the site", updated)
-        .await
-        .map_err(refused)?
-    {
+    let updated = bind(sqlx::query_scalar(UPDATE), spec).bind(id.0).fetch_optional(&store.pool);
+    match store.within(LIMIT, "change the site", updated).await.map_err(refused)? {
         Some(_) => Ok(()),
         None => Err(Error::NoSite(id)),
     }
@@ -194,11 +184,7 @@ fn to_i32(number: i64) -> i32 {
 
 /// Says in our words what the schema refused.
 fn refused(error: Error) -> Error {
-    let Error::Database {
-        source: sqlx::Error::Database(database),
-        ..
-    } = &error
-    else {
+    let Error::Database { source: sqlx::Error::Database(database), .. } = &error else {
         return error;
     };
     match database.constraint() {
@@ -224,14 +210,8 @@ fn refused(error: Error) -> Error {
 /// # Errors
 /// When there is no such site, or the database cannot be reached in time.
 pub async fn delete(store: &Store, id: SiteId) -> Result<(), Error> {
-    let deleted = sqlx::query("DELETE FROM picket.sites WHERE id = $1")
-        .bind(id.0)
-        .execute(&store.pool);
-    match store
-        .within(LIMIT, "remove the site", deleted)
-        .await?
-        .rows_affected()
-    {
+    let deleted = sqlx::query("DELETE FROM picket.sites WHERE id = $1").bind(id.0).execute(&store.pool);
+    match store.within(LIMIT, "remove the site", deleted).await?.rows_affected() {
         0 => Err(Error::NoSite(id)),
         _ => Ok(()),
     }
@@ -271,9 +251,7 @@ pub async fn apply(store: &Store, changes: &Changes) -> Result<(), Error> {
             }
         }
         for spec in add {
-            bind(sqlx::query_scalar(INSERT), spec)
-                .fetch_one(&mut *transaction)
-                .await?;
+            bind(sqlx::query_scalar(INSERT), spec).fetch_one(&mut *transaction).await?;
         }
         match gone {
             Some(_) => transaction.rollback().await?,
@@ -281,11 +259,7 @@ pub async fn apply(store: &Store, changes: &Changes) -> Result<(), Error> {
         }
         Ok(gone)
     };
-    match store
-        .within(LIMIT, "change the sites", work)
-        .await
-        .map_err(refused)?
-    {
+    match store.within(LIMIT, "change the sites", work).await.map_err(refused)? {
         Some(gone) => Err(Error::NoSite(gone)),
         None => Ok(()),
     }
@@ -298,11 +272,7 @@ pub async fn apply(store: &Store, changes: &Changes) -> Result<(), Error> {
 pub async fn list(store: &Store) -> Result<Vec<Site>, Error> {
     let sql = format!("SELECT {COLUMNS} FROM picket.sites AS site ORDER BY site.id");
     let rows: Vec<Row> = store
-        .within(
-            LIMIT,
-            "list sites",
-            sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(&store.pool),
-        )
+        .within(LIMIT, "list sites", sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(&store.pool))
         .await?;
     Ok(rows.into_iter().map(Site::from).collect())
 }
@@ -316,12 +286,8 @@ pub async fn find(store: &Store, word: &str) -> Result<Vec<Site>, Error> {
     let sql = format!(
         "SELECT {COLUMNS} FROM picket.sites AS site WHERE site.id = $1 OR site.url = $2 ORDER BY site.id"
     );
-    let query = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-        .bind(word.parse::<i64>().ok())
-        .bind(word);
-    let rows: Vec<Row> = store
-        .within(LIMIT, "look up the site", query.fetch_all(&store.pool))
-        .await?;
+    let query = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(word.parse::<i64>().ok()).bind(word);
+    let rows: Vec<Row> = store.within(LIMIT, "look up the site", query.fetch_all(&store.pool)).await?;
     Ok(rows.into_iter().map(Site::from).collect())
 }
 
@@ -332,10 +298,8 @@ pub async fn find(store: &Store, word: &str) -> Result<Vec<Site>, Error> {
 /// When the database cannot be reached in time.
 pub async fn set_problems(store: &Store, problems: &[(SiteId, Timestamp, String)]) -> Result<(), Error> {
     let ids: Vec<i64> = problems.iter().map(|(id, ..)| id.0).collect();
-    let read_at: Vec<OffsetDateTime> = problems
-        .iter()
-        .map(|(_, updated_at, _)| updated_at.datetime())
-        .collect();
+    let read_at: Vec<OffsetDateTime> =
+        problems.iter().map(|(_, updated_at, _)| updated_at.datetime()).collect();
     let texts: Vec<&str> = problems.iter().map(|(.., text)| text.as_str()).collect();
     let query = sqlx::query(
         "UPDATE picket.sites AS site SET problem = judged.problem
@@ -345,9 +309,7 @@ pub async fn set_problems(store: &Store, problems: &[(SiteId, Timestamp, String)
     .bind(ids)
     .bind(read_at)
     .bind(texts);
-    store
-        .within(LIMIT, "write down problems of sites", query.execute(&store.pool))
-        .await?;
+    store.within(LIMIT, "write down problems of sites", query.execute(&store.pool)).await?;
     Ok(())
 }
 
@@ -372,8 +334,5 @@ pub async fn generate(
     .bind(first)
     .bind(count)
     .bind(to_i32(interval_seconds));
-    Ok(store
-        .within(LIMIT, "add sites", query.execute(&store.pool))
-        .await?
-        .rows_affected())
+    Ok(store.within(LIMIT, "add sites", query.execute(&store.pool)).await?.rows_affected())
 }

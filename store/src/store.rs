@@ -3,7 +3,7 @@
 use std::{str::FromStr, time::Duration};
 
 use sqlx::{
-    PgPool,
+    ConnectOptions, PgPool,
     migrate::Migrator,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
@@ -34,6 +34,9 @@ impl Store {
         let connect = PgConnectOptions::from_str(options.url())
             .map_err(|source| Error::Url { url: without_password(options.url()), source })?
             .application_name(name)
+            // Loading a million sites is slow and no news.
+            .log_slow_statements(log::LevelFilter::Off, Duration::ZERO)
+            .log_statements(log::LevelFilter::Off)
             .options([
                 ("statement_timeout", Self::STATEMENT_LIMIT),
                 ("lock_timeout", "10s"),

@@ -4,9 +4,10 @@ use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
-use picket_proto::{Epoch, Region, Shard, SiteId, Timestamp};
+use picket_proto::{Epoch, Region, Shard, SiteId, Timestamp, job};
 use picket_store::leases::{self, Lease};
 use ractor::RpcReplyPort;
 
@@ -72,14 +73,24 @@ pub(super) struct DueNow {
 }
 
 impl Planning {
-    pub(super) fn take(&mut self, leases: &[Lease], sites: Vec<Planned>, now_ms: i64) {
+    pub(super) fn take(&mut self, leases: &[Lease]) {
+        self.roster.remove_shards(|shard| leases.iter().any(|lease| lease.shard == shard));
         for lease in leases {
-            let held = Held { epoch: lease.epoch, taken_through: lease.scheduled_through, catching_up: 0 };
+            // One more than there are, until all its sites have come: it is no further than its predecessor was.
+            let held = Held { epoch: lease.epoch, taken_through: lease.scheduled_through, catching_up: 1 };
             self.shards.insert(lease.shard, held);
         }
-        self.roster.remove_shards(|shard| leases.iter().any(|lease| lease.shard == shard));
-        for site in sites {
-            self.put(site, now_ms);
+    }
+
+    pub(super) fn taken(&mut self, leases: &[Lease]) {
+        for lease in leases {
+            self.caught_up(lease.shard, lease.epoch);
+        }
+    }
+
+    fn caught_up(&mut self, shard: Shard, epoch: Epoch) {
+        if let Some(held) = self.shards.get_mut(&shard).filter(|held| held.epoch == epoch) {
+            held.catching_up = held.catching_up.saturating_sub(1);
         }
     }
 
@@ -104,11 +115,14 @@ impl Planning {
                 continue;
             };
             wheel.insert(entry, first);
-            // Of the ticks that came before, the newest is still worth doing, if nobody has.
+            // Of the ticks that came before, the newest may still be worth doing, if nobody has.
             let since = held.taken_through.max(valid_from);
-            let Some(at_ms) =
-                self.roster.last_tick(entry, floor - 1).filter(|at| Timestamp::from_millis(*at) > since)
-            else {
+            let interval_ms = self.roster.due(entry).map_or(0, |due| due.interval_ms);
+            let life_ms = job::life(Duration::from_millis(interval_ms.into())).as_millis();
+            let newest = self.roster.last_tick(entry, floor - 1);
+            let Some(at_ms) = newest.filter(|at| {
+                Timestamp::from_millis(*at) > since && i128::from(now_ms - at) < life_ms.cast_signed()
+            }) else {
                 continue;
             };
             // Spread by the phase, which is as good as chance.
@@ -160,9 +174,7 @@ impl Planning {
         self.in_flight -= batch.jobs;
         self.batches.done(batch.number);
         for (shard, epoch) in &batch.caught_up {
-            if let Some(held) = self.shards.get_mut(shard).filter(|held| held.epoch == *epoch) {
-                held.catching_up = held.catching_up.saturating_sub(1);
-            }
+            self.caught_up(*shard, *epoch);
         }
         self.answer_yields();
     }
@@ -192,6 +204,10 @@ impl Planning {
             self.left_over.pop();
             let LeftOver { at_ms, entry, site, shard, epoch } = left;
             ticks.push(Tick { entry, site, at_ms, caught_up: Some((shard, epoch)) });
+        }
+        if self.left_over.is_empty() {
+            // A take-over after a long while fills it with a good part of all schedules, once.
+            self.left_over.shrink_to(MAX_BATCH);
         }
         let wheel = self.wheel.as_mut()?;
         let from_ms = wheel.floor_ms();

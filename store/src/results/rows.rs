@@ -54,34 +54,17 @@ impl<'a> Rows<'a> {
             match entry.content {
                 Content::Check(result) => match (result.site_id, regions.get(&result.region)) {
                     (Some(site), Some(region)) => {
-                        rows.usable.push(Usable {
-                            entry,
-                            result,
-                            of: Some((site, *region)),
-                        });
+                        rows.usable.push(Usable { entry, result, of: Some((site, *region)) });
                     }
-                    (None, _) => rows.dead.push(Dead {
-                        entry,
-                        reason: "site_id: there is none".into(),
-                    }),
+                    (None, _) => rows.dead.push(Dead { entry, reason: "site_id: there is none".into() }),
                     (_, None) => {
                         rows.of_unknown_regions += 1;
                         let reason = format!("region: there is no region '{}'", result.region);
-                        rows.dead.push(Dead {
-                            entry,
-                            reason: reason.into(),
-                        });
+                        rows.dead.push(Dead { entry, reason: reason.into() });
                     }
                 },
-                Content::Adhoc(result) => rows.usable.push(Usable {
-                    entry,
-                    result,
-                    of: None,
-                }),
-                Content::Unusable(reason) => rows.dead.push(Dead {
-                    entry,
-                    reason: reason.into(),
-                }),
+                Content::Adhoc(result) => rows.usable.push(Usable { entry, result, of: None }),
+                Content::Unusable(reason) => rows.dead.push(Dead { entry, reason: reason.into() }),
             }
         }
         rows.sort();
@@ -92,13 +75,10 @@ impl<'a> Rows<'a> {
     fn sort(&mut self) {
         self.usable.sort_by(|one, other| {
             let missed = |row: &Usable<'_>| row.result.outcome == Outcome::Missed;
-            one.key()
-                .cmp(&other.key())
-                .then_with(|| missed(one).cmp(&missed(other)))
+            one.key().cmp(&other.key()).then_with(|| missed(one).cmp(&missed(other)))
         });
         let before = self.usable.len();
-        self.usable
-            .dedup_by(|later, earlier| later.key() == earlier.key());
+        self.usable.dedup_by(|later, earlier| later.key() == earlier.key());
         self.duplicates = (before - self.usable.len()) as u64;
     }
 
@@ -119,32 +99,16 @@ impl<'a> Rows<'a> {
 
 impl<'a> Usable<'a> {
     #[expect(clippy::type_complexity, reason = "compared, and never named")]
-    fn key(
-        &self,
-    ) -> (
-        Option<(Timestamp, SiteId, i16, Kind)>,
-        Option<(Timestamp, &str, &str, &str)>,
-    ) {
+    fn key(&self) -> (Option<(Timestamp, SiteId, i16, Kind)>, Option<(Timestamp, &str, &str, &str)>) {
         let result = self.result;
         match self.of {
             Some((site, region)) => (Some((result.scheduled_at, site, region, result.kind)), None),
-            None => (
-                None,
-                Some((
-                    result.scheduled_at,
-                    &result.id,
-                    result.region.as_str(),
-                    &result.prober,
-                )),
-            ),
+            None => (None, Some((result.scheduled_at, &result.id, result.region.as_str(), &result.prober))),
         }
     }
 
     pub(super) fn refused(&self, reason: String) -> Dead<'a> {
-        Dead {
-            entry: self.entry,
-            reason: reason.into(),
-        }
+        Dead { entry: self.entry, reason: reason.into() }
     }
 }
 
@@ -165,9 +129,7 @@ pub(super) fn bind<'q, Row>(
     query
         .bind(column(dead, |row| text(row.entry.subject, MAX_SUBJECT)))
         .bind(column(dead, |row| text(&row.reason, MAX_REASON)))
-        .bind(column(dead, |row| {
-            shorten(&String::from_utf8_lossy(row.entry.payload), MAX_PAYLOAD)
-        }))
+        .bind(column(dead, |row| shorten(&String::from_utf8_lossy(row.entry.payload), MAX_PAYLOAD)))
 }
 
 fn bind_checks<'q, Row>(query: Query<'q, Row>, rows: &'q [Usable<'q>]) -> Query<'q, Row> {
@@ -200,35 +162,20 @@ fn bind_details<'q, Row>(query: Query<'q, Row>, rows: &'q [Usable<'q>]) -> Query
         .bind(column(rows, |row| micros(row.result.timing.first_byte_us)))
         .bind(column(rows, |row| micros(row.result.timing.transfer_us)))
         .bind(column(rows, |row| micros(row.result.timing.total_us)))
+        .bind(column(rows, |row| i32::try_from(row.result.body_bytes).unwrap_or(i32::MAX)))
         .bind(column(rows, |row| {
-            i32::try_from(row.result.body_bytes).unwrap_or(i32::MAX)
-        }))
-        .bind(column(rows, |row| {
-            row.result
-                .http_status
-                .map(|status| i16::try_from(status).unwrap_or(i16::MAX))
+            row.result.http_status.map(|status| i16::try_from(status).unwrap_or(i16::MAX))
         }))
         .bind(column(rows, |row| i16::from(row.result.redirects)))
         .bind(column(rows, |row| row.result.regex_matched))
         .bind(column(rows, |row| {
-            row.result
-                .http_version
-                .as_deref()
-                .map(|version| text(version, MAX_HTTP_VERSION))
+            row.result.http_version.as_deref().map(|version| text(version, MAX_HTTP_VERSION))
         }))
         .bind(column(rows, |row| {
-            row.result
-                .remote_addr
-                .as_deref()
-                .map(|address| text(address, MAX_REMOTE_ADDR))
+            row.result.remote_addr.as_deref().map(|address| text(address, MAX_REMOTE_ADDR))
         }))
         .bind(column(rows, |row| text(&row.result.prober, MAX_PROBER)))
-        .bind(column(rows, |row| {
-            row.result
-                .message
-                .as_deref()
-                .map(|message| text(message, MAX_MESSAGE))
-        }))
+        .bind(column(rows, |row| row.result.message.as_deref().map(|message| text(message, MAX_MESSAGE))))
 }
 
 fn column<'q, Row, T>(rows: &'q [Row], value: impl Fn(&'q Row) -> T) -> Vec<T> {
@@ -254,9 +201,6 @@ fn micros(phase: Option<u32>) -> Option<i32> {
 
 /// Below zero where the prober's clock is behind the coordinator's.
 fn lateness_us(result: &CheckResult) -> Option<i32> {
-    let late = result
-        .started_at?
-        .micros()
-        .saturating_sub(result.scheduled_at.micros());
+    let late = result.started_at?.micros().saturating_sub(result.scheduled_at.micros());
     Some(i32::try_from(late).unwrap_or(if late < 0 { i32::MIN } else { i32::MAX }))
 }

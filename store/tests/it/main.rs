@@ -1,6 +1,7 @@
 //! The store against a real Postgres, a database for each test.
 
 mod leases;
+mod results;
 mod sites;
 
 use picket_store::{DatabaseOptions, Store};

@@ -1,0 +1,358 @@
+//! Results: once each, and what cannot be kept, with the reason.
+
+use picket_proto::{Cause, CheckResult, Kind, Outcome, Region, SiteId, Timestamp, Timing};
+use picket_store::{
+    Store, regions,
+    results::{Content, Entry, Results, Written},
+};
+use picket_testkit::servers;
+use sqlx::{PgPool, Row};
+
+/// A database with the regions `eu` and `us`, through the store and beside it.
+struct Database {
+    results: Results,
+    store: Store,
+    pool: PgPool,
+}
+
+async fn database() -> Database {
+    let crate::Database { store, pool } = crate::database().await;
+    for region in ["eu", "us"] {
+        regions::add(&store, &region.parse().unwrap()).await.unwrap();
+    }
+    Database { results: Results::new(store.clone()), store, pool }
+}
+
+impl Database {
+    async fn count(&self, what: &'static str) -> i64 {
+        sqlx::query_scalar(what).fetch_one(&self.pool).await.unwrap()
+    }
+
+    async fn checks(&self) -> i64 {
+        self.count("SELECT count(*) FROM picket.check_results").await
+    }
+
+    /// The dead letters' subjects and reasons.
+    async fn dead(&self) -> Vec<(String, String)> {
+        let query = sqlx::query_as("SELECT subject, reason FROM picket.dead_letters ORDER BY id");
+        query.fetch_all(&self.pool).await.unwrap()
+    }
+
+    async fn insert(&self, results: &[CheckResult]) -> Written {
+        let contents: Vec<_> = results.iter().map(Content::Check).collect();
+        self.insert_contents(&contents).await
+    }
+
+    async fn insert_contents(&self, contents: &[Content<'_>]) -> Written {
+        let entries: Vec<_> = contents.iter().map(|content| entry(*content)).collect();
+        self.results.insert(&entries).await.unwrap()
+    }
+}
+
+fn entry(content: Content<'_>) -> Entry<'_> {
+    Entry { subject: "picket.result.eu.7", payload: b"as it came", content }
+}
+
+fn now() -> Timestamp {
+    // Whole milliseconds, as ticks have.
+    Timestamp::from_millis(wall_ms())
+}
+
+#[expect(clippy::disallowed_methods, reason = "the store's tests know no runtime::clock")]
+fn wall_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    i64::try_from(since.as_millis()).unwrap()
+}
+
+fn up(site: i64, region: &str, at: Timestamp) -> CheckResult {
+    CheckResult {
+        v: 1,
+        id: "id".to_owned(),
+        site_id: Some(SiteId(site)),
+        kind: Kind::Scheduled,
+        region: region.parse::<Region>().unwrap(),
+        shard: None,
+        prober: "prober-1".to_owned(),
+        url: "http://127.0.0.1:8000/".to_owned(),
+        scheduled_at: at,
+        started_at: Some(at.plus(std::time::Duration::from_micros(1_500))),
+        outcome: Outcome::Up,
+        cause: None,
+        message: None,
+        http_status: Some(200),
+        http_version: Some("1.1".to_owned()),
+        remote_addr: Some("127.0.0.1:8000".to_owned()),
+        timing: Timing { connect_us: Some(100), total_us: Some(900), ..Timing::default() },
+        redirects: 1,
+        body_bytes: 1_234,
+        regex_matched: Some(true),
+        tls_expires_at: Some("2027-01-15T23:59:59Z".parse().unwrap()),
+    }
+}
+
+fn missed(site: i64, region: &str, at: Timestamp) -> CheckResult {
+    CheckResult {
+        outcome: Outcome::Missed,
+        cause: Some(Cause::Expired),
+        message: Some("no prober took it in time".to_owned()),
+        started_at: None,
+        http_status: None,
+        timing: Timing::default(),
+        ..up(site, region, at)
+    }
+}
+
+#[tokio::test]
+async fn every_field_of_a_result_is_a_column_of_its_row() {
+    let database = database().await;
+    let at = now();
+
+    let written = database.insert(&[up(42, "us", at)]).await;
+
+    assert_eq!(written.new[&(Outcome::Up, None)], 1);
+    let row = sqlx::query("SELECT *, tls_expires_at = '2027-01-15T23:59:59Z' AS tls FROM report.checks")
+        .fetch_one(&database.pool)
+        .await
+        .unwrap();
+    assert_eq!((row.get::<i64, _>("site_id"), row.get::<&str, _>("region")), (42, "us"));
+    assert_eq!(Timestamp::from(row.get::<time::OffsetDateTime, _>("scheduled_at")), at);
+    let text = |column: &str| row.get::<String, _>(column);
+    assert_eq!((text("prober"), text("remote_addr")), ("prober-1".into(), "127.0.0.1:8000".into()));
+    assert_eq!((row.get::<i16, _>("http_status"), row.get::<i32, _>("body_bytes")), (200, 1_234));
+    assert!(row.get::<bool, _>("regex_matched") && row.get::<bool, _>("tls"));
+    let times =
+        "SELECT (lateness_us, dns_us, connect_us, total_us, redirects)::text FROM picket.check_results";
+    let times: String = sqlx::query_scalar(times).fetch_one(&database.pool).await.unwrap();
+    assert_eq!(times, "(1500,,100,900,1)");
+}
+
+#[tokio::test]
+async fn what_is_inserted_twice_is_there_once() {
+    let database = database().await;
+    let at = now();
+    let batch = [up(2, "eu", at), up(1, "eu", at), up(1, "us", at), up(1, "eu", at)];
+
+    let first = database.insert(&batch).await;
+    let second = database.insert(&batch).await;
+
+    assert_eq!((first.inserted(), first.duplicates), (3, 1));
+    assert_eq!((second.inserted(), second.duplicates), (0, 4));
+    assert_eq!(database.checks().await, 3);
+}
+
+#[tokio::test]
+async fn a_confirming_check_is_kept_beside_the_scheduled_one() {
+    let database = database().await;
+    let at = now();
+
+    database.insert(&[up(1, "eu", at), CheckResult { kind: Kind::Confirm, ..up(1, "eu", at) }]).await;
+
+    assert_eq!(database.checks().await, 2);
+}
+
+#[tokio::test]
+async fn a_real_result_takes_the_place_of_a_missed_one_and_never_the_reverse() {
+    let database = database().await;
+    let at = now();
+    let outcomes = "SELECT string_agg(outcome || coalesce(' ' || cause, ''), ', ') FROM picket.check_results";
+
+    database.insert(&[missed(1, "eu", at)]).await;
+    let real = database.insert(&[up(1, "eu", at)]).await;
+    let late = database.insert(&[missed(1, "eu", at)]).await;
+    let down = CheckResult { outcome: Outcome::Down, cause: Some(Cause::Dns), ..up(1, "eu", at) };
+    database.insert(&[down]).await;
+
+    assert_eq!((real.new[&(Outcome::Up, None)], real.duplicates), (1, 0));
+    assert_eq!((late.inserted(), late.duplicates), (0, 1));
+    let kept: String = sqlx::query_scalar(outcomes).fetch_one(&database.pool).await.unwrap();
+    assert_eq!(kept, "up");
+    let status = database.count("SELECT http_status::bigint FROM picket.check_results").await;
+    assert_eq!(status, 200);
+}
+
+#[tokio::test]
+async fn of_two_results_of_one_tick_in_one_batch_the_real_one_is_kept() {
+    let database = database().await;
+    let at = now();
+
+    let written = database.insert(&[missed(1, "eu", at), up(1, "eu", at), missed(1, "eu", at)]).await;
+
+    assert_eq!((written.new[&(Outcome::Up, None)], written.inserted(), written.duplicates), (1, 1, 2));
+}
+
+#[tokio::test]
+async fn a_row_without_a_partition_is_a_dead_letter_and_its_neighbours_are_kept() {
+    let database = database().await;
+    let at = now();
+    let long_ago = at.minus(std::time::Duration::from_secs(20 * 86_400));
+    let mut batch: Vec<_> = (0..50).map(|site| up(site, "eu", at)).collect();
+    batch[7].scheduled_at = long_ago;
+    batch[31].scheduled_at = long_ago;
+
+    let written = database.insert(&batch).await;
+    let again = database.insert(&batch[10..20]).await;
+
+    assert_eq!((written.inserted(), written.refused, written.duplicates), (48, 2, 0));
+    assert_eq!((again.inserted(), again.duplicates), (0, 10));
+    assert_eq!(database.checks().await, 48);
+    let dead = database.dead().await;
+    assert_eq!(dead.len(), 2);
+    assert!(dead[0].1.contains("no partition") && dead[0].1.contains("23514"), "{dead:?}");
+    assert_eq!(
+        database.count("SELECT count(*) FROM picket.dead_letters WHERE payload = 'as it came'").await,
+        2
+    );
+}
+
+#[tokio::test]
+async fn nul_and_overlong_words_are_mended_and_kept() {
+    let database = database().await;
+    let at = now();
+    let hostile = CheckResult {
+        message: Some(format!("a\0b{}", "ü".repeat(5_000))),
+        prober: "p\0".repeat(500),
+        remote_addr: Some("x".repeat(5_000)),
+        http_version: Some("\u{9f}".repeat(50)),
+        http_status: Some(u16::MAX),
+        body_bytes: u64::MAX,
+        started_at: Some(Timestamp::MAX),
+        timing: Timing { total_us: Some(u32::MAX), ..Timing::default() },
+        ..up(1, "eu", at)
+    };
+    let adhoc = CheckResult {
+        id: "\0id".repeat(5_000),
+        url: "u".repeat(50_000),
+        kind: Kind::Adhoc,
+        site_id: None,
+        ..hostile.clone()
+    };
+    let unusable = format!("reason\0{}", "r".repeat(5_000));
+
+    let contents = [Content::Check(&hostile), Content::Adhoc(&adhoc), Content::Unusable(&unusable)];
+    let entries = contents.map(|content| Entry { subject: "s\0", payload: b"\0\xff{", content });
+    let written = database.results.insert(&entries).await.unwrap();
+
+    assert_eq!((written.inserted(), written.unusable, written.refused), (2, 1, 0));
+    let lengths = "SELECT (octet_length(message), octet_length(prober), octet_length(remote_addr),
+        octet_length(http_version), http_status, body_bytes, lateness_us, total_us)::text FROM picket.check_results";
+    let lengths: String = sqlx::query_scalar(lengths).fetch_one(&database.pool).await.unwrap();
+    let largest = i32::MAX;
+    let [message, prober, address, version, rest @ ..] =
+        &*lengths.trim_matches(['(', ')']).split(',').collect::<Vec<_>>()
+    else {
+        panic!("{lengths}")
+    };
+    for (length, most) in [(message, 500), (prober, 100), (address, 64), (version, 16)] {
+        assert!((most - 4..=most).contains(&length.parse::<i32>().unwrap()), "{lengths}");
+    }
+    assert_eq!(rest, [i16::MAX.to_string(), largest.to_string(), largest.to_string(), largest.to_string()]);
+    assert_eq!(
+        database.count("SELECT count(*) FROM picket.adhoc_results WHERE length(url) <= 4096").await,
+        1
+    );
+    assert_eq!(database.dead().await.len(), 1);
+}
+
+#[tokio::test]
+async fn adhoc_results_are_kept_once_too() {
+    let database = database().await;
+    let adhoc = CheckResult { kind: Kind::Adhoc, site_id: None, ..up(0, "nowhere", now()) };
+
+    let first = database.insert_contents(&[Content::Adhoc(&adhoc)]).await;
+    let second = database.insert_contents(&[Content::Adhoc(&adhoc), Content::Adhoc(&adhoc)]).await;
+
+    assert_eq!((first.inserted(), second.inserted(), second.duplicates), (1, 0, 2));
+    let kept = "SELECT count(*) FROM picket.adhoc_results WHERE id = 'id' AND region = 'nowhere' AND http_status = 200";
+    assert_eq!(database.count(kept).await, 1);
+}
+
+#[tokio::test]
+async fn a_region_added_later_is_found_a_removed_one_still_counts_and_an_unknown_one_is_a_dead_letter() {
+    let database = database().await;
+    let at = now();
+    database.insert(&[up(1, "eu", at)]).await;
+    let asia: Region = "asia".parse().unwrap();
+
+    let unknown = database.insert(&[up(1, "asia", at), up(2, "eu", at)]).await;
+    regions::add(&database.store, &asia).await.unwrap();
+    let added = database.insert(&[up(1, "asia", at)]).await;
+    regions::remove(&database.store, &asia).await.unwrap();
+    let removed =
+        Results::new(database.store.clone()).insert(&[entry(Content::Check(&up(2, "asia", at)))]).await;
+
+    assert_eq!((unknown.of_unknown_regions, unknown.inserted()), (1, 1));
+    assert_eq!((added.inserted(), removed.unwrap().inserted()), (1, 1));
+    assert!(database.dead().await[0].1.contains("there is no region 'asia'"));
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_is_an_error_that_passes() {
+    let mut server = servers::own_postgres().await;
+    let store = crate::store(server.url());
+    store.migrate(64).await.unwrap();
+    regions::add(&store, &"eu".parse().unwrap()).await.unwrap();
+    let (results, row) = (Results::new(store), up(1, "eu", now()));
+    results.insert(&[entry(Content::Check(&row))]).await.unwrap();
+
+    server.kill().await;
+    let error = results.insert(&[entry(Content::Check(&row))]).await.unwrap_err();
+    server.start().await;
+
+    assert!(error.is_transient(), "{error:?}");
+    picket_testkit::eventually(std::time::Duration::from_secs(20), "the database is back", async || {
+        results.insert(&[entry(Content::Check(&row))]).await.map(|written| assert_eq!(written.duplicates, 1))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_insert_that_is_cancelled_leaves_no_connection_in_a_transaction() {
+    let database = database().await;
+    let at = now();
+    let mut batch: Vec<_> = (0..400).map(|site| up(site, "eu", at)).collect();
+    for bad in batch.iter_mut().step_by(7) {
+        bad.scheduled_at = at.minus(std::time::Duration::from_secs(20 * 86_400));
+    }
+    let contents: Vec<_> = batch.iter().map(|result| entry(Content::Check(result))).collect();
+
+    for millis in [1, 5, 10, 20, 40] {
+        let cut = std::time::Duration::from_millis(millis);
+        let _ = tokio::time::timeout(cut, database.results.insert(&contents)).await;
+    }
+    let written = database.results.insert(&contents).await.unwrap();
+
+    assert_eq!(written.inserted() + written.duplicates, 342);
+    assert_eq!(database.checks().await, 342);
+    let inside = "SELECT count(*) FROM pg_stat_activity
+        WHERE state LIKE 'idle in transaction%' AND datname = current_database() AND application_name = 'test'";
+    picket_testkit::eventually(std::time::Duration::from_secs(10), "no transaction is open", async || {
+        database.count(inside).await == 0
+    })
+    .await;
+}
+
+/// Prints what a row costs: `cargo test --release -p picket-store -- --ignored --nocapture what_a_row_costs`.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn what_a_row_costs() {
+    const ROWS: i64 = 2_000;
+    const BATCHES: i64 = 100;
+    let database = database().await;
+    let at = now();
+
+    let (mut spent, mut again) = (std::time::Duration::ZERO, std::time::Duration::ZERO);
+    for batch in 0..BATCHES {
+        let tick = |row: i64| at.minus(std::time::Duration::from_millis((row / 20).unsigned_abs()));
+        let rows: Vec<_> = (0..ROWS).map(|row| up(batch * ROWS + row, "eu", tick(row))).collect();
+        let entries: Vec<_> = rows.iter().map(|row| entry(Content::Check(row))).collect();
+        let began = tokio::time::Instant::now();
+        database.results.insert(&entries).await.unwrap();
+        spent += began.elapsed();
+        let began = tokio::time::Instant::now();
+        database.results.insert(&entries).await.unwrap();
+        again += began.elapsed();
+    }
+
+    let per_row = |spent: std::time::Duration| spent.as_micros() as f64 / (ROWS * BATCHES) as f64;
+    eprintln!("{ROWS} rows a batch: {:.2} µs a row, {:.2} µs a duplicate", per_row(spent), per_row(again));
+}
