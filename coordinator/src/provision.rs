@@ -115,7 +115,7 @@ impl Provision {
             let there = !first && self.bus.jetstream.get_stream(&config.name).await.is_ok();
             if !there {
                 let name = config.name.clone();
-                streams::ensure(&self.bus.jetstream, config).await?;
+                streams::bring_up_to_date(&self.bus.jetstream, config).await?;
                 if !first {
                     warn!(stream = name, "the stream {name} was gone and has been made again");
                 }

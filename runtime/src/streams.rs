@@ -140,13 +140,25 @@ pub fn sink_consumer() -> pull::Config {
     }
 }
 
-/// Makes the stream, or brings its settings up to date.
+/// Makes the stream, or brings its settings up to date. The coordinator's part, which knows the settings.
+///
+/// # Errors
+/// When the server refuses, or does not answer in time.
+pub async fn bring_up_to_date(jetstream: &Context, config: Config) -> Result<(), Error> {
+    let name = config.name.clone();
+    match jetstream.create_or_update_stream(config).await {
+        Ok(_) => Ok(()),
+        Err(source) => Err(Error::Stream { name, source: Box::new(source) }),
+    }
+}
+
+/// Makes the stream if it is not there, and leaves one that is there as it is.
 ///
 /// # Errors
 /// When the server refuses, or does not answer in time.
 pub async fn ensure(jetstream: &Context, config: Config) -> Result<(), Error> {
     let name = config.name.clone();
-    match jetstream.create_or_update_stream(config).await {
+    match jetstream.get_or_create_stream(config).await {
         Ok(_) => Ok(()),
         Err(source) => Err(Error::Stream { name, source: Box::new(source) }),
     }

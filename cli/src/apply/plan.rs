@@ -1,0 +1,288 @@
+//! What it takes to get from the sites that there are to those that a file asks for.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+};
+
+use picket_proto::{Region, SiteId, invalid::shorten, site::SiteSpec};
+use picket_store::sites::{Changes, Site};
+use serde_json::Value;
+
+use super::Wanted;
+use crate::site::{definition, identity};
+
+/// Which sites are removed when the file does not name them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Scope<'a> {
+    None,
+    All,
+    /// Those with this tag.
+    Tagged(&'a str),
+}
+
+/// What would be done.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    pub(crate) regions: Vec<Region>,
+    pub(crate) add: Vec<SiteSpec>,
+    pub(crate) change: Vec<Change>,
+    pub(crate) remove: Vec<(SiteId, String)>,
+    pub(crate) unchanged: usize,
+}
+
+/// A site that is defined anew.
+#[derive(Debug)]
+pub(crate) struct Change {
+    id: SiteId,
+    spec: SiteSpec,
+    /// Name, value before, value after.
+    fields: Vec<(String, String, String)>,
+}
+
+impl Plan {
+    pub(crate) fn new(wanted: &Wanted, known: &[String], there: &[Site], scope: Scope<'_>) -> Self {
+        let mut plan = Self {
+            regions: wanted
+                .regions
+                .iter()
+                .filter(|region| !known.iter().any(|name| name == region.as_str()))
+                .cloned()
+                .collect(),
+            ..Self::default()
+        };
+        let mut by_url = HashMap::<&str, Vec<&Site>>::new();
+        for site in there {
+            by_url.entry(&site.url).or_default().push(site);
+        }
+        let mut kept = BTreeSet::new();
+        for spec in &wanted.sites {
+            let mut candidates = by_url.get(spec.check.url.as_str()).into_iter().flatten();
+            let Some(site) = candidates.find(|site| is_same(site, spec) && !kept.contains(&site.id)) else {
+                plan.add.push(spec.clone());
+                continue;
+            };
+            kept.insert(site.id);
+            let fields = differences(site, spec);
+            match fields.is_empty() {
+                true => plan.unchanged += 1,
+                false => plan.change.push(Change { id: site.id, spec: spec.clone(), fields }),
+            }
+        }
+        let goes = |site: &&Site| match scope {
+            Scope::None => false,
+            Scope::All => true,
+            Scope::Tagged(tag) => {
+                site.spec.as_ref().is_ok_and(|spec| spec.tags.iter().any(|have| have == tag))
+            }
+        };
+        plan.remove = there
+            .iter()
+            .filter(|site| !kept.contains(&site.id))
+            .filter(goes)
+            .map(|site| (site.id, site.url.clone()))
+            .collect();
+        plan
+    }
+
+    /// Regions that sites name and that would not be there.
+    pub(crate) fn unknown_regions(&self, known: &[String]) -> Vec<String> {
+        let changed = self.change.iter().map(|change| &change.spec);
+        let named: BTreeSet<&String> =
+            self.add.iter().chain(changed).flat_map(|spec| &spec.regions).collect();
+        named
+            .into_iter()
+            .filter(|name| {
+                !known.contains(name) && !self.regions.iter().any(|region| region.as_str() == *name)
+            })
+            .map(|name| shorten(name, 64))
+            .collect()
+    }
+
+    /// How much of what would be done.
+    pub(crate) fn summary(&self) -> String {
+        format!(
+            "{} added, {} changed, {} removed, {} unchanged",
+            self.add.len(),
+            self.change.len(),
+            self.remove.len(),
+            self.unchanged
+        )
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.regions.is_empty() && self.changes().is_none()
+    }
+
+    /// What is to be done to sites, if anything.
+    pub(crate) fn changes(&self) -> Option<Changes> {
+        let changes = Changes {
+            add: self.add.clone(),
+            change: self.change.iter().map(|change| (change.id, change.spec.clone())).collect(),
+            remove: self.remove.iter().map(|(id, _)| *id).collect(),
+        };
+        let nothing = changes.add.is_empty() && changes.change.is_empty() && changes.remove.is_empty();
+        (!nothing).then_some(changes)
+    }
+}
+
+/// One that SQL left unreadable is known by its URL alone.
+fn is_same(site: &Site, spec: &SiteSpec) -> bool {
+    match &site.spec {
+        Ok(there) => {
+            let (url, method, regex, not_regex) = identity(there);
+            (url, method.to_ascii_uppercase().as_str(), regex, not_regex) == identity(spec)
+        }
+        Err(_) => site.url == spec.check.url,
+    }
+}
+
+fn differences(site: &Site, spec: &SiteSpec) -> Vec<(String, String, String)> {
+    let there = match &site.spec {
+        Ok(there) => definition(there),
+        Err(why) => return vec![(why.field.clone(), why.value.clone(), "(the file's)".to_owned())],
+    };
+    let wanted = definition(spec);
+    wanted
+        .iter()
+        .filter_map(|(name, after)| {
+            let before = there.get(name)?;
+            (before != after).then(|| (name.clone(), short(name, before), short(name, after)))
+        })
+        .collect()
+}
+
+fn short(name: &str, value: &Value) -> String {
+    match (name, value) {
+        // May be a credential.
+        ("headers", Value::Object(headers)) => match headers.is_empty() {
+            true => "none".to_owned(),
+            false => headers.keys().map(|name| format!("{name}: …")).collect::<Vec<_>>().join(", "),
+        },
+        (_, Value::Null) => "none".to_owned(),
+        (_, Value::String(text)) => format!("'{}'", shorten(text, 80)),
+        (_, other) => shorten(&other.to_string(), 80),
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for region in &self.regions {
+            writeln!(f, "+ region {region}")?;
+        }
+        for spec in &self.add {
+            writeln!(f, "+ {}", shorten(&spec.check.url, 500))?;
+        }
+        for change in &self.change {
+            writeln!(f, "~ {} (site {})", shorten(&change.spec.check.url, 500), change.id)?;
+            for (name, before, after) in &change.fields {
+                writeln!(f, "    {name}: {before} → {after}")?;
+            }
+        }
+        for (id, url) in &self.remove {
+            writeln!(f, "- {} (site {id})", shorten(url, 500))?;
+        }
+        writeln!(f, "{}", self.summary())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use picket_proto::{Invalid, Shard, Timestamp};
+
+    use super::*;
+
+    fn site(id: i64, spec: &SiteSpec) -> Site {
+        Site {
+            id: SiteId(id),
+            shard: Shard(0),
+            url: spec.check.url.clone(),
+            spec: Ok(spec.clone()),
+            problem: None,
+            created_at: Timestamp::default(),
+            updated_at: Timestamp::default(),
+        }
+    }
+
+    fn wanted(sites: &[&SiteSpec]) -> Wanted {
+        Wanted { regions: Vec::new(), sites: sites.iter().map(|spec| (*spec).clone()).collect() }
+    }
+
+    fn plan(sites: &[&SiteSpec], there: &[Site], scope: Scope<'_>) -> Plan {
+        Plan::new(&wanted(sites), &["eu".to_owned()], there, scope)
+    }
+
+    #[test]
+    fn what_is_new_is_added_what_differs_is_changed_and_the_rest_stays() {
+        let (kept, fresh) = (SiteSpec::new("https://kept/"), SiteSpec::new("https://fresh/"));
+        let slow = SiteSpec::new("https://slow/");
+        let mut fast = slow.clone();
+        fast.interval_seconds = 5;
+        fast.check.headers.insert("Authorization".into(), "secret".into());
+
+        let plan = plan(&[&kept, &fast, &fresh], &[site(1, &kept), site(2, &slow)], Scope::None);
+
+        let said = plan.to_string();
+        assert!(said.contains("+ https://fresh/\n"), "{said}");
+        assert!(said.contains("~ https://slow/ (site 2)\n"), "{said}");
+        assert!(said.contains("interval_seconds: 60 → 5\n"), "{said}");
+        assert!(said.contains("headers: none → Authorization: …") && !said.contains("secret"), "{said}");
+        assert!(said.ends_with("1 added, 1 changed, 0 removed, 1 unchanged\n"), "{said}");
+    }
+
+    #[test]
+    fn the_same_file_a_second_time_changes_nothing() {
+        let spec = SiteSpec::new("https://kept/");
+
+        let plan = plan(&[&spec], &[site(1, &spec)], Scope::All);
+
+        assert!(plan.is_empty() && plan.unchanged == 1, "{plan}");
+    }
+
+    #[test]
+    fn sites_that_the_file_does_not_name_go_only_when_that_is_asked_for() {
+        let (kept, mut other) = (SiteSpec::new("https://kept/"), SiteSpec::new("https://other/"));
+        other.tags = vec!["demo".into()];
+        let there = [site(1, &kept), site(2, &other)];
+
+        assert!(plan(&[&kept], &there, Scope::None).remove.is_empty());
+        assert_eq!(plan(&[&kept], &there, Scope::All).remove, [(SiteId(2), "https://other/".to_owned())]);
+        assert_eq!(plan(&[], &there, Scope::Tagged("demo")).remove.len(), 1);
+    }
+
+    #[test]
+    fn the_same_url_with_another_regex_is_another_site() {
+        let plain = SiteSpec::new("https://a/");
+        let mut with_regex = plain.clone();
+        with_regex.check.regex = Some("ok".into());
+
+        let plan = plan(&[&with_regex], &[site(1, &plain)], Scope::All);
+
+        assert_eq!((plan.add.len(), plan.remove.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_site_that_sql_left_unreadable_is_defined_anew() {
+        let spec = SiteSpec::new("https://a/");
+        let mut broken = site(1, &spec);
+        broken.spec = Err(Invalid::new("ip_version", "5", "any, 4, 6"));
+
+        let plan = plan(&[&spec], &[broken], Scope::All);
+
+        assert_eq!((plan.change.len(), plan.add.len(), plan.remove.len()), (1, 0, 0));
+    }
+
+    #[test]
+    fn a_region_that_is_neither_there_nor_in_the_file_is_named() {
+        let mut spec = SiteSpec::new("https://a/");
+        spec.regions = vec!["eu".into(), "us".into(), "moon".into()];
+        let mut wanted = wanted(&[&spec]);
+        wanted.regions = vec!["us".parse().unwrap()];
+        let known = ["eu".to_owned()];
+
+        let plan = Plan::new(&wanted, &known, &[], Scope::None);
+
+        assert_eq!(plan.unknown_regions(&known), ["moon"]);
+        assert_eq!(plan.regions, ["us".parse().unwrap()]);
+    }
+}

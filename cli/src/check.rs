@@ -1,0 +1,180 @@
+//! `picket check`: asks probers to check something now.
+
+mod ask;
+
+use std::time::Duration;
+
+use clap::{ArgMatches, Args};
+use picket_proto::{CheckRequest, CheckResult, Outcome, Region};
+use picket_runtime::process::EXIT_UNREACHABLE;
+
+use self::ask::Answer;
+use crate::{
+    definition::CheckOptions,
+    error::{EXIT_BAD, Error},
+    output::{Format, Listing, OutputOptions, cell, complain, json, ms, print, word},
+    reach::{self, Nats},
+};
+
+/// See `picket check --help`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Exit code: 0 up everywhere, 1 down somewhere, 3 somewhere nobody answered or the check could not be done.
+
+Examples:
+  picket check https://example.com
+  picket check https://example.com/health --region eu-west --timeout 5s")]
+pub(crate) struct Options {
+    /// What to check: an http or https URL
+    url: String,
+    /// A region to ask; may be repeated [default: every region that has probers]
+    #[arg(long = "region", value_name = "REGION", value_parser = reach::region)]
+    regions: Vec<Region>,
+    #[command(flatten)]
+    check: CheckOptions,
+    #[command(flatten)]
+    output: OutputOptions,
+    #[command(flatten)]
+    nats: Nats,
+}
+
+/// What a prober may take beyond the check's own timeout: to publish the result and to answer.
+const SLACK: Duration = Duration::from_secs(2);
+
+/// The exit code says how it went.
+pub(crate) async fn run(options: Options, matches: &ArgMatches) -> Result<u8, Error> {
+    let mut request = CheckRequest::new(options.url);
+    options.check.apply(&mut request)?;
+    let limit = request.validate()?.timeout + SLACK;
+    let bus = options.nats.connect(matches).await?;
+    let mut regions = options.regions;
+    regions.sort();
+    regions.dedup();
+    let answers = ask::ask(&bus.client, &request, &regions, limit).await?;
+    if answers.is_empty() {
+        return Err(Error::Unreachable(
+            "no prober answers; is one running? 'picket probers' lists them".to_owned(),
+        ));
+    }
+    if options.output.output == Format::Json {
+        let results: Vec<&CheckResult> = answers.iter().filter_map(|(_, answer)| answer.result()).collect();
+        print(&json(&results))?;
+    } else {
+        print(&listing(&answers).to_string())?;
+    }
+    for (region, answer) in &answers {
+        if let Some(complaint) = answer.complaint(region) {
+            complain(complaint);
+        }
+    }
+    Ok(code(&answers))
+}
+
+fn code(answers: &[(String, Answer)]) -> u8 {
+    let outcome = |answer: &Answer| answer.result().map(|result| result.outcome);
+    let outcomes: Vec<_> = answers.iter().map(|(_, answer)| outcome(answer)).collect();
+    match () {
+        () if outcomes.contains(&Some(Outcome::Down)) => EXIT_BAD,
+        () if outcomes.iter().all(|outcome| *outcome == Some(Outcome::Up)) => 0,
+        () => EXIT_UNREACHABLE,
+    }
+}
+
+fn listing(answers: &[(String, Answer)]) -> Listing {
+    let columns = [
+        "REGION",
+        "PROBER",
+        "OUTCOME",
+        "STATUS",
+        "DNS",
+        "CONNECT",
+        "TLS",
+        "FIRST BYTE",
+        "TRANSFER",
+        "TOTAL MS",
+        "ADDRESS",
+        "CAUSE",
+    ];
+    let mut listing = Listing::new(columns, "").numbers([3, 4, 5, 6, 7, 8, 9]);
+    for (region, answer) in answers {
+        let Some(result) = answer.result() else {
+            let nothing = || cell(None::<&str>);
+            listing.row([
+                cell(region),
+                nothing(),
+                word("no answer"),
+                nothing(),
+                nothing(),
+                nothing(),
+                nothing(),
+                nothing(),
+                nothing(),
+                nothing(),
+                nothing(),
+                nothing(),
+            ]);
+            continue;
+        };
+        let timing = &result.timing;
+        listing.row([
+            cell(result.region.as_str()),
+            cell(&result.prober),
+            word(result.outcome.as_str()),
+            cell(result.http_status),
+            cell(ms(timing.dns_us)),
+            cell(ms(timing.connect_us)),
+            cell(ms(timing.tls_us)),
+            cell(ms(timing.first_byte_us)),
+            cell(ms(timing.transfer_us)),
+            cell(ms(timing.total_us)),
+            cell(result.remote_addr.clone()),
+            cell(why(result)),
+        ]);
+    }
+    listing
+}
+
+/// Cause and message in one.
+fn why(result: &CheckResult) -> Option<String> {
+    match (result.cause, &result.message) {
+        (Some(cause), Some(message)) => Some(format!("{cause}: {message}")),
+        (Some(cause), None) => Some(cause.to_string()),
+        (None, message) => message.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(outcome: Outcome) -> (String, Answer) {
+        let json = format!(
+            r#"{{"v":1,"id":"a","kind":"adhoc","region":"eu","prober":"p","url":"http://x/","scheduled_at":
+            "2026-11-20T12:00:00.000000Z","outcome":"{outcome}","cause":"tls","message":"expired","http_status":200,
+            "timing":{{"connect_us":1234,"total_us":56789}},"remote_addr":"127.0.0.1:443"}}"#
+        );
+        ("eu".to_owned(), Answer::Result(Box::new(serde_json::from_str(&json).unwrap())))
+    }
+
+    #[test]
+    fn down_anywhere_outweighs_no_answer_elsewhere() {
+        let silent = || ("us".to_owned(), Answer::TooLate);
+
+        assert_eq!(code(&[answer(Outcome::Up), answer(Outcome::Up)]), 0);
+        assert_eq!(code(&[answer(Outcome::Up), silent()]), EXIT_UNREACHABLE);
+        assert_eq!(code(&[answer(Outcome::Missed)]), EXIT_UNREACHABLE);
+        assert_eq!(code(&[silent(), answer(Outcome::Down)]), EXIT_BAD);
+    }
+
+    #[test]
+    fn a_region_is_a_line_with_its_phases_and_the_cause() {
+        let text = listing(&[answer(Outcome::Down), ("us".to_owned(), Answer::NobodyThere)]).to_string();
+
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        for part in ["eu", "down", "200", "1.2", "56.8", "127.0.0.1:443", "tls: expired"] {
+            assert!(lines[1].contains(part), "{text}");
+        }
+        assert!(lines[2].contains("no answer"), "{text}");
+    }
+}

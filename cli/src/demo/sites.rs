@@ -1,0 +1,86 @@
+//! The demo's sites: one for each kind of row that a newcomer should see.
+
+use picket_proto::site::{IntervalRange, SiteSpec};
+
+/// The tag of all of them.
+pub(super) const TAG: &str = "demo";
+
+/// A site, and what it shows.
+pub(super) struct Shown {
+    pub(super) spec: SiteSpec,
+    pub(super) shows: &'static str,
+}
+
+/// All of them, on a target whose port is `port`.
+pub(super) fn all(port: u16, intervals: IntervalRange) -> Vec<Shown> {
+    let (plain, secure) = (format!("http://127.0.0.1:{port}"), port.saturating_add(1));
+    let interval = i64::try_from(intervals.min.as_secs().max(5)).unwrap_or(5);
+    let site = |name: &str, url: String, shows: &'static str, change: fn(&mut SiteSpec)| {
+        let mut spec = SiteSpec::new(url);
+        spec.name = Some(name.to_owned());
+        spec.interval_seconds = interval;
+        spec.check.timeout_ms = 3_000;
+        spec.tags = vec![TAG.to_owned()];
+        change(&mut spec);
+        Shown { spec, shows }
+    };
+    let at = |path: &str| format!("{plain}{path}");
+    vec![
+        site("fine", at("/fine"), "up", |_| {}),
+        site(
+            "fine, with TLS",
+            format!("https://localhost:{secure}/fine"),
+            "up, with the TLS phase and the certificate's end",
+            |spec| {
+                spec.check.ip_version = picket_proto::IpVersion::V4;
+            },
+        ),
+        site("slow", at("/slow"), "up, with a first byte that takes 0.3 to 1.5 s", |_| {}),
+        site("matching regex", at("/health"), "up, the regex matches", |spec| {
+            spec.check.regex = Some(r#""status": *"ok""#.to_owned());
+        }),
+        site("redirect chain", at("/hop/3"), "up, after three redirects", |_| {}),
+        site("failing", at("/failing"), "down: status 500", |_| {}),
+        site("flapping", at("/flapping"), "up for 20 s, then down for 20 s", |_| {}),
+        site("wrong regex", at("/maintenance"), "down: 200, but the regex does not match", |spec| {
+            spec.check.regex = Some("Welcome".to_owned());
+        }),
+        site("error in the page", at("/stacktrace"), "down: 200, but what must not match does", |spec| {
+            spec.check.not_regex = Some("panicked at".to_owned());
+        }),
+        site("expired certificate", format!("https://127.0.0.1:{secure}/fine"), "down: TLS, expired", |_| {}),
+        site("redirect loop", at("/loop"), "down: redirect", |_| {}),
+        site("closed port", "http://127.0.0.1:1/".to_owned(), "down: connect, refused", |_| {}),
+        site("never answers", at("/silent"), "down: timeout, after 2 s", |spec| {
+            spec.check.timeout_ms = 2_000
+        }),
+        site("breaks off", at("/cut"), "down: the connection ends within the body", |_| {}),
+        site("big body", at("/big"), "down: what is sought lies beyond the part that is read", |spec| {
+            spec.check.regex = Some("the end".to_owned());
+        }),
+        site(
+            "blocked",
+            "http://169.254.169.254/latest/meta-data/".to_owned(),
+            "missed: no check connects to such an address",
+            |_| {},
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_site_of_the_demo_can_be_watched_and_none_is_there_twice() {
+        let sites = all(8_090, IntervalRange::default());
+
+        for site in &sites {
+            site.spec.validate(IntervalRange::default()).unwrap();
+        }
+        let identities: BTreeSet<_> = sites.iter().map(|site| crate::site::identity(&site.spec)).collect();
+        assert_eq!(identities.len(), sites.len());
+    }
+}

@@ -1,0 +1,206 @@
+//! The target: a small HTTP server that is fine, slow, failing, silent and more, by path.
+
+use std::{
+    convert::Infallible,
+    future::pending,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
+use hyper::{
+    Request, Response, StatusCode,
+    body::{Frame, Incoming},
+    header::{CONTENT_TYPE, LOCATION},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    sync::Semaphore,
+    task::AbortHandle,
+    time::{Instant, sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+
+/// A running target; it ends when dropped.
+pub(crate) struct Target(Vec<AbortHandle>);
+
+/// Connections at once, so that a flood stays the target's own trouble.
+const CONNECTIONS: usize = 1_000;
+/// No connection lives longer.
+const LONGEST: Duration = Duration::from_secs(60);
+const BIG: usize = 4 << 20;
+
+type Body = BoxBody<Bytes, io::Error>;
+
+struct State {
+    began: Instant,
+    asked: AtomicU64,
+    connections: Semaphore,
+}
+
+impl Target {
+    /// Listens on `port` of 127.0.0.1, and with TLS on the next; an error names the port that it is about.
+    pub(super) async fn start(port: u16, tls: Arc<rustls::ServerConfig>) -> Result<Self, (u16, io::Error)> {
+        let listen =
+            async |port: u16| TcpListener::bind(("127.0.0.1", port)).await.map_err(|why| (port, why));
+        let state = Arc::new(State {
+            began: Instant::now(),
+            asked: AtomicU64::new(0),
+            connections: Semaphore::new(CONNECTIONS),
+        });
+        let plain = listen(port).await?;
+        let secure = listen(port.saturating_add(1)).await?;
+        Ok(Self(vec![
+            tokio::spawn(accept(plain, None, Arc::clone(&state))).abort_handle(),
+            tokio::spawn(accept(secure, Some(TlsAcceptor::from(tls)), state)).abort_handle(),
+        ]))
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        for task in &self.0 {
+            task.abort();
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, state: Arc<State>) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of files, most likely; others will close theirs.
+            sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let (tls, state) = (tls.clone(), Arc::clone(&state));
+        tokio::spawn(async move {
+            let Ok(_permit) = state.connections.try_acquire() else {
+                return;
+            };
+            let served = async {
+                match tls {
+                    None => serve(stream, &state).await,
+                    Some(tls) => {
+                        if let Ok(stream) = tls.accept(stream).await {
+                            serve(stream, &state).await;
+                        }
+                    }
+                }
+            };
+            let _ = timeout(LONGEST, served).await;
+        });
+    }
+}
+
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, state: &State) {
+    let service = service_fn(|request: Request<Incoming>| async move {
+        Ok::<_, Infallible>(answer(request.uri().path(), state).await)
+    });
+    // A client that hangs up is what a target must expect.
+    let _ = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}
+
+async fn answer(path: &str, state: &State) -> Response<Body> {
+    const SPELL: u64 = 20;
+    let asked = state.asked.fetch_add(1, Ordering::Relaxed);
+    match path {
+        "/" => text(
+            StatusCode::OK,
+            "The demo's target. Ask for /fine, /slow, /failing, /flapping, /silent, /cut, /big…\n",
+        ),
+        "/fine" => text(StatusCode::OK, "<h1>Welcome</h1>\n"),
+        "/slow" => {
+            sleep(Duration::from_millis(300 + asked * 397 % 1_200)).await;
+            text(StatusCode::OK, "<h1>Welcome</h1> at last\n")
+        }
+        "/health" => text(StatusCode::OK, "{\"status\": \"ok\"}\n"),
+        "/failing" => text(StatusCode::INTERNAL_SERVER_ERROR, "it is broken\n"),
+        "/flapping" if (state.began.elapsed().as_secs() / SPELL).is_multiple_of(2) => {
+            text(StatusCode::OK, "up, for now\n")
+        }
+        "/flapping" => text(StatusCode::SERVICE_UNAVAILABLE, "down, for now\n"),
+        "/maintenance" => text(StatusCode::OK, "<h1>Back soon</h1>\n"),
+        "/stacktrace" => text(StatusCode::OK, "thread 'main' panicked at src/main.rs:1:1\n"),
+        "/loop" => redirect("/loop".to_owned()),
+        "/silent" => pending().await,
+        "/cut" => cut(),
+        "/big" => text(StatusCode::OK, vec![b'.'; BIG]),
+        _ => match path.strip_prefix("/hop/").and_then(|left| left.parse::<u8>().ok()) {
+            Some(0 | 1) => redirect("/fine".to_owned()),
+            Some(left) => redirect(format!("/hop/{}", left - 1)),
+            None => text(StatusCode::NOT_FOUND, "there is no such thing here\n"),
+        },
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
+    let body = Full::new(body.into()).map_err(|never| match never {}).boxed();
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+fn redirect(to: String) -> Response<Body> {
+    let mut response = text(StatusCode::FOUND, "");
+    if let Ok(to) = to.try_into() {
+        response.headers_mut().insert(LOCATION, to);
+    }
+    response
+}
+
+/// Part of a body, and then the end of the connection.
+fn cut() -> Response<Body> {
+    let parts = [Ok(Frame::data(Bytes::from_static(b"<h1>Wel"))), Err(io::Error::other("cut off"))];
+    Response::new(BodyExt::boxed(StreamBody::new(stream::iter(parts))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> State {
+        State { began: Instant::now(), asked: AtomicU64::new(0), connections: Semaphore::new(1) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_flapping_site_is_up_and_down_in_turn() {
+        let state = state();
+
+        let mut seen = Vec::new();
+        for _ in 0..4 {
+            seen.push(answer("/flapping", &state).await.status().as_u16());
+            sleep(Duration::from_secs(20)).await;
+        }
+
+        assert_eq!(seen, [200, 503, 200, 503]);
+    }
+
+    #[tokio::test]
+    async fn a_chain_of_redirects_ends_and_a_loop_does_not() {
+        let state = state();
+        let next = async |path: &str| {
+            let response = answer(path, &state).await;
+            response.headers().get(LOCATION).map(|to| to.to_str().unwrap().to_owned())
+        };
+
+        assert_eq!(next("/hop/3").await.as_deref(), Some("/hop/2"));
+        assert_eq!(next("/hop/1").await.as_deref(), Some("/fine"));
+        assert_eq!(next("/fine").await, None);
+        assert_eq!(next("/loop").await.as_deref(), Some("/loop"));
+    }
+}

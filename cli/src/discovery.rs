@@ -1,0 +1,139 @@
+//! Who is there: what the probers' NATS service answers to `$SRV` questions.
+
+use std::time::Duration;
+
+use async_nats::{Client, StatusCode};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use picket_proto::subject;
+use serde::Deserialize;
+use tokio::time::{Instant, timeout_at};
+
+use crate::error::Error;
+
+/// Nobody can say how many will answer: after so long without another answer there are no more.
+const IDLE: Duration = Duration::from_millis(400);
+/// However many answer.
+const LIMIT: Duration = Duration::from_secs(3);
+/// The most answers that are kept.
+const MOST: usize = 10_000;
+
+/// A prober, as far as its answer to `$SRV.STATS` says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Prober {
+    pub(crate) region: String,
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) started: String,
+    pub(crate) slots_used: Option<i64>,
+    pub(crate) slots_total: Option<i64>,
+    /// Results that it has published.
+    pub(crate) checks: Option<i64>,
+}
+
+/// All probers that answer, by region and name.
+pub(crate) async fn probers(client: &Client) -> Result<Vec<Prober>, Error> {
+    let answers = gather(client, format!("$SRV.STATS.{}", subject::SERVICE)).await?;
+    let mut probers: Vec<Prober> = answers.iter().filter_map(|answer| Prober::read(answer)).collect();
+    probers.sort_by(|one, other| (&one.region, &one.name).cmp(&(&other.region, &other.name)));
+    Ok(probers)
+}
+
+/// The regions whose probers answer.
+pub(crate) async fn regions(client: &Client) -> Result<Vec<String>, Error> {
+    let answers = gather(client, format!("$SRV.PING.{}", subject::SERVICE)).await?;
+    let mut regions: Vec<String> = answers.iter().filter_map(|answer| region_of_ping(answer)).collect();
+    regions.sort();
+    regions.dedup();
+    Ok(regions)
+}
+
+/// What is answered to an empty request on `subject`, by as many as do.
+async fn gather(client: &Client, subject: String) -> Result<Vec<Bytes>, Error> {
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(inbox.clone()).await.map_err(lost)?;
+    client.publish_with_reply(subject, inbox, Bytes::new()).await.map_err(lost)?;
+    let end = Instant::now() + LIMIT;
+    let mut gathered = Vec::new();
+    while gathered.len() < MOST {
+        let until = end.min(Instant::now() + IDLE);
+        match timeout_at(until, answers.next()).await {
+            // Nobody is there.
+            Ok(Some(message)) if message.status == Some(StatusCode::NO_RESPONDERS) => break,
+            Ok(Some(message)) => gathered.push(message.payload),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    Ok(gathered)
+}
+
+/// The connection broke while it was used.
+pub(crate) fn lost(why: impl std::fmt::Display) -> Error {
+    Error::Unreachable(format!("lost NATS: {why}"))
+}
+
+fn region_of_ping(json: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Ping {
+        metadata: Metadata,
+    }
+    #[derive(Deserialize)]
+    struct Metadata {
+        region: String,
+    }
+    Some(serde_json::from_slice::<Ping>(json).ok()?.metadata.region)
+}
+
+impl Prober {
+    fn read(json: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Stats {
+            version: String,
+            #[serde(default)]
+            started: String,
+            endpoints: Vec<Endpoint>,
+        }
+        #[derive(Deserialize)]
+        struct Endpoint {
+            data: Option<Data>,
+        }
+        #[derive(Deserialize)]
+        struct Data {
+            region: String,
+            instance: String,
+            slots_total: Option<i64>,
+            slots_used: Option<i64>,
+            checks: Option<i64>,
+        }
+        let stats: Stats = serde_json::from_slice(json).ok()?;
+        // Every endpoint tells of the prober as a whole.
+        let data = stats.endpoints.into_iter().find_map(|endpoint| endpoint.data)?;
+        Some(Self {
+            region: data.region,
+            name: data.instance,
+            version: stats.version,
+            started: stats.started,
+            slots_used: data.slots_used,
+            slots_total: data.slots_total,
+            checks: data.checks,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probers_answer_reads_whatever_else_is_in_it() {
+        let json = br#"{"type":"io.nats.micro.v1.stats_response","name":"picket-prober","id":"x","version":"0.1.0",
+            "started":"2026-11-21T07:00:00Z","endpoints":[{"name":"check","data":null},{"name":"check-any","data":
+            {"region":"eu","instance":"host-1","slots_total":9,"slots_used":2,"slots_free":7,"checks":3,"new":true}}]}"#;
+
+        let prober = Prober::read(json).unwrap();
+
+        assert_eq!((prober.region.as_str(), prober.name.as_str()), ("eu", "host-1"));
+        assert_eq!((prober.slots_used, prober.slots_total, prober.checks), (Some(2), Some(9), Some(3)));
+        assert_eq!(Prober::read(b"{}"), None);
+    }
+}

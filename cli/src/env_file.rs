@@ -1,0 +1,91 @@
+//! The file `<data-dir>/env`: how to reach what `picket up` runs, for shells and for our own commands.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+/// Where the file is.
+pub(crate) fn path(data_dir: &Path) -> PathBuf {
+    data_dir.join("env")
+}
+
+/// Writes the file so that a reader sees the old one or the new one, and nobody but its owner sees either.
+pub(crate) fn write(data_dir: &Path, variables: &[(&str, &str)]) -> io::Result<()> {
+    let mut text = String::from("# Written by 'picket up'; use it with: set -a; . this-file\n");
+    for (name, value) in variables {
+        text.push_str(&format!("{name}='{}'\n", value.replace('\'', r"'\''")));
+    }
+    let new = data_dir.join(format!("env.{}", std::process::id()));
+    let written = private(&new).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, path(data_dir))
+    });
+    if written.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    written
+}
+
+fn private(path: &Path) -> io::Result<File> {
+    // One that a killed process left may have another mode.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Reads what [`write()`] wrote.
+pub(crate) fn read(data_dir: &Path) -> io::Result<BTreeMap<String, String>> {
+    Ok(parse(&fs::read_to_string(path(data_dir))?))
+}
+
+fn parse(text: &str) -> BTreeMap<String, String> {
+    let unquoted = |value: &str| match value.strip_prefix('\'').and_then(|value| value.strip_suffix('\'')) {
+        Some(quoted) => quoted.replace(r"'\''", "'"),
+        None => value.to_owned(),
+    };
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.trim().split_once('='))
+        .map(|(name, value)| (name.to_owned(), unquoted(value)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_reads_back_and_only_its_owner_can_read_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = "postgres://picket:it's&odd@127.0.0.1:1/picket";
+        fs::write(path(dir.path()), "old").unwrap();
+
+        write(dir.path(), &[("DATABASE_URL", url), ("NATS_URL", "nats://127.0.0.1:2")]).unwrap();
+
+        let read = read(dir.path()).unwrap();
+        assert_eq!((read["DATABASE_URL"].as_str(), read["NATS_URL"].as_str()), (url, "nats://127.0.0.1:2"));
+        let mode = fs::metadata(path(dir.path())).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_shell_reads_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &[("DATABASE_URL", "a'b $c `d` & e")]).unwrap();
+        let script = format!(". {}; printf %s \"$DATABASE_URL\"", path(dir.path()).display());
+
+        let said = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+
+        assert_eq!(String::from_utf8_lossy(&said.stdout), "a'b $c `d` & e");
+    }
+}

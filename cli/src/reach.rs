@@ -1,0 +1,196 @@
+//! Reaching the database and the bus: by variables, by options, or by the file that `picket up` writes.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::{ArgMatches, Args, parser::ValueSource};
+use picket_proto::Region;
+use picket_runtime::{Bus, Health, options::NatsOptions};
+use picket_store::{DatabaseOptions, Store};
+use tokio::{net::TcpStream, time::timeout};
+
+use crate::{env_file, error::Error};
+
+/// How long a server has to answer a first connection.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Where a running `picket up` keeps its data.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Data directory")]
+pub(crate) struct DataDirOption {
+    /// Where `picket up` keeps its data; its file `env` says how to reach it [default: .picket, then .picket-demo]
+    #[arg(long, env = "PICKET_DATA_DIR", value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// How a command finds the database.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Database {
+    #[command(flatten)]
+    database: DatabaseOptions,
+    #[command(flatten)]
+    place: DataDirOption,
+}
+
+/// How a command finds the bus.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Nats {
+    #[command(flatten)]
+    nats: NatsOptions,
+    #[command(flatten)]
+    place: DataDirOption,
+}
+
+impl DataDirOption {
+    /// The directories of `picket up` and `picket demo`, unless one was named.
+    fn candidates(&self) -> Vec<&Path> {
+        match &self.data_dir {
+            Some(dir) => vec![dir],
+            None => vec![Path::new(crate::local::DATA_DIR), Path::new(crate::demo::DATA_DIR)],
+        }
+    }
+
+    /// What the running system of the data directory wrote down; empty where there is none.
+    fn written(&self) -> BTreeMap<String, String> {
+        self.candidates().into_iter().find_map(|dir| env_file::read(dir).ok()).unwrap_or_default()
+    }
+}
+
+/// The value of `option` if a person gave it, and not the program.
+pub(crate) fn given<'a>(matches: &'a ArgMatches, option: &str) -> Option<&'a str> {
+    let mut leaf = matches;
+    while let Some((_, inner)) = leaf.subcommand() {
+        leaf = inner;
+    }
+    let value = leaf.try_get_one::<String>(option).ok().flatten()?;
+    let by_person = leaf.value_source(option) != Some(ValueSource::DefaultValue);
+    (by_person && !value.trim().is_empty()).then_some(value)
+}
+
+impl Database {
+    /// A database that answers and whose schema is not too old.
+    pub(crate) async fn connect(self, matches: &ArgMatches) -> Result<Store, Error> {
+        let store = self.connect_unmigrated(matches).await?;
+        store.check_schema().await?;
+        Ok(store)
+    }
+
+    /// As [`connect`](Self::connect), whatever its schema is.
+    pub(crate) async fn connect_unmigrated(self, matches: &ArgMatches) -> Result<Store, Error> {
+        let url = given(matches, "database_url")
+            .map(str::to_owned)
+            .or_else(|| self.place.written().remove("DATABASE_URL"));
+        let options = DatabaseOptions { database_url: url };
+        database(&options).await
+    }
+}
+
+/// Prepares the store of a database that at least takes connections.
+pub(crate) async fn database(options: &DatabaseOptions) -> Result<Store, Error> {
+    // Judges the URL before anything is asked of it.
+    let store = Store::new(options, "picket", 4)?;
+    if let Some((host, port)) = host_and_port(options.url(), 5432) {
+        reaches(&host, port).await.map_err(|why| {
+            Error::Unreachable(format!(
+                "could not reach Postgres at {host}:{port}: {why}; is 'picket up' running? set DATABASE_URL, or run: \
+                 set -a; . .picket/env"
+            ))
+        })?;
+    }
+    Ok(store)
+}
+
+impl Nats {
+    /// A bus that is connected.
+    pub(crate) async fn connect(mut self, matches: &ArgMatches) -> Result<Bus, Error> {
+        if given(matches, "nats_url").is_none() {
+            if let Some(url) = self.place.written().remove("NATS_URL") {
+                self.nats.nats_url = url;
+            } else if self.nats.nats_url.trim().is_empty() {
+                self.nats.nats_url = crate::local::DEFAULT_NATS_URL.to_owned();
+            }
+        }
+        bus(&self.nats, "picket", &Health::new()).await
+    }
+}
+
+/// A bus that is connected, or an error soon; a process would wait, a person does not want to.
+pub(crate) async fn bus(options: &NatsOptions, name: &str, health: &Health) -> Result<Bus, Error> {
+    let hint = "is 'picket up' running? set NATS_URL, or run: set -a; . .picket/env";
+    let mut refusals = Vec::new();
+    let servers: Vec<_> = options.nats_url.split(',').map(str::trim).collect();
+    for server in &servers {
+        let Some((host, port)) = host_and_port(server, 4222) else {
+            continue;
+        };
+        if let Err(why) = reaches(&host, port).await {
+            refusals.push(format!("{host}:{port}: {why}"));
+        }
+    }
+    if refusals.len() == servers.len() {
+        let at = refusals.join(", ");
+        return Err(Error::Unreachable(format!("could not reach NATS at {at}; {hint}")));
+    }
+    let bus = Bus::connect(options, name, health).await?;
+    match timeout(CONNECT, bus.connected()).await {
+        Ok(connected) => connected?,
+        Err(_) => {
+            let seconds = CONNECT.as_secs();
+            return Err(Error::Unreachable(format!(
+                "NATS takes connections but did not let us in within {seconds} s; are NATS_CREDS, NATS_NKEY, NATS_USER and \
+                 NATS_PASSWORD what this server asks for?"
+            )));
+        }
+    }
+    Ok(bus)
+}
+
+/// Host and port of a server's URL, for one that is reached over TCP; a bare `host:port` will do.
+pub(crate) fn host_and_port(url: &str, default_port: u16) -> Option<(String, u16)> {
+    let url = match url.contains("://") {
+        true => url.to_owned(),
+        false => format!("nats://{url}"),
+    };
+    let url = url::Url::parse(&url).ok()?;
+    let host = url.host_str().filter(|host| !host.is_empty() && !host.contains('%'))?;
+    let by_parameter = url.query_pairs().any(|(name, _)| name == "host" || name == "hostaddr");
+    (!by_parameter).then(|| {
+        let host = host.trim_matches(['[', ']']).to_owned();
+        (host, url.port().unwrap_or(default_port))
+    })
+}
+
+async fn reaches(host: &str, port: u16) -> Result<(), String> {
+    match timeout(CONNECT, TcpStream::connect((host, port))).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(why)) => Err(match why.kind() {
+            std::io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+            _ => why.to_string(),
+        }),
+        Err(_) => Err(format!("no answer within {} s", CONNECT.as_secs())),
+    }
+}
+
+/// Reads a region's name on the command line; an empty one, where that has a meaning, is for the caller.
+pub(crate) fn region(text: &str) -> Result<Region, String> {
+    text.parse().map_err(|why: picket_proto::Invalid| format!("allowed: {}", why.allowed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_server_of_a_url_is_found_however_it_is_written() {
+        let found = |url| host_and_port(url, 5432).map(|(host, port)| format!("{host} {port}"));
+
+        assert_eq!(found("postgres://me:p%40ss@db.example/picket").unwrap(), "db.example 5432");
+        assert_eq!(found("postgres://me@[::1]:7777/picket").unwrap(), "::1 7777");
+        assert_eq!(found("127.0.0.1:4222").unwrap(), "127.0.0.1 4222");
+        assert_eq!(found("postgres:///picket?host=/run/postgresql"), None);
+        assert_eq!(found("postgres://%2Frun%2Fpostgresql/picket"), None);
+    }
+}

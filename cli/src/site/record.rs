@@ -1,0 +1,150 @@
+//! A site as it is listed: the columns of `picket.sites`, under their names in the contract.
+
+use picket_proto::{SiteId, Timestamp, site::SiteSpec};
+use picket_store::sites::Site;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+/// A row of `picket site list --output json`.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Record {
+    pub(crate) id: SiteId,
+    pub(crate) url: String,
+    /// All that people define but the URL; empty when SQL let in what cannot be read.
+    #[serde(flatten)]
+    definition: Map<String, Value>,
+    pub(crate) problem: Option<String>,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+}
+
+/// The fields of a definition in the order in which people look for them; the URL stands before them.
+const ORDER: [&str; 18] = [
+    "name",
+    "interval_seconds",
+    "regions",
+    "tags",
+    "method",
+    "headers",
+    "body",
+    "timeout_ms",
+    "status",
+    "regex",
+    "not_regex",
+    "max_redirects",
+    "ip_version",
+    "tls_verify",
+    "quorum",
+    "failures_to_open",
+    "successes_to_close",
+    "enabled",
+];
+
+/// Every field of a definition under its name in the contract, defaults too.
+pub(crate) fn definition(spec: &SiteSpec) -> Map<String, Value> {
+    let SiteSpec { check, .. } = spec;
+    let Value::Object(fields) = json!({
+        "url": check.url,
+        "name": spec.name,
+        "interval_seconds": spec.interval_seconds,
+        "timeout_ms": check.timeout_ms,
+        "method": check.method,
+        "headers": check.headers,
+        "body": check.body,
+        "status": check.status,
+        "regex": check.regex,
+        "not_regex": check.not_regex,
+        "max_redirects": check.max_redirects,
+        "ip_version": check.ip_version,
+        "tls_verify": check.tls_verify,
+        "regions": spec.regions,
+        "enabled": spec.enabled,
+        "quorum": spec.quorum,
+        "failures_to_open": spec.failures_to_open,
+        "successes_to_close": spec.successes_to_close,
+        "tags": spec.tags,
+    }) else {
+        return Map::new();
+    };
+    fields
+}
+
+impl From<&Site> for Record {
+    fn from(site: &Site) -> Self {
+        let (mut definition, unreadable) = match &site.spec {
+            Ok(spec) => (definition(spec), None),
+            Err(why) => (Map::new(), Some(why.to_string())),
+        };
+        definition.remove("url");
+        Self {
+            id: site.id,
+            url: site.url.clone(),
+            definition,
+            problem: site.problem.clone().or(unreadable),
+            created_at: site.created_at,
+            updated_at: site.updated_at,
+        }
+    }
+}
+
+impl Record {
+    /// In one word, what becomes of it.
+    pub(crate) fn state(&self) -> &'static str {
+        match (self.definition.get("enabled"), &self.problem) {
+            (Some(Value::Bool(false)), _) => "paused",
+            (_, Some(_)) => "problem",
+            _ => "watched",
+        }
+    }
+
+    pub(crate) fn name(&self) -> Option<String> {
+        Some(self.definition.get("name")?.as_str()?.to_owned())
+    }
+
+    pub(crate) fn interval(&self) -> Option<String> {
+        Some(super::seconds(self.definition.get("interval_seconds")?.as_i64()?))
+    }
+
+    pub(crate) fn regions(&self) -> String {
+        match self.texts("regions") {
+            none if none.is_empty() => "all".to_owned(),
+            some => some.join(","),
+        }
+    }
+
+    pub(crate) fn tags(&self) -> Option<String> {
+        Some(self.texts("tags").join(",")).filter(|tags| !tags.is_empty())
+    }
+
+    pub(crate) fn has_tag(&self, tag: &str) -> bool {
+        self.texts("tags").contains(&tag)
+    }
+
+    /// The fields that people define, with their values as text; what is at rest (null, empty) is left out.
+    pub(crate) fn lines(&self) -> Vec<(&'static str, String)> {
+        ORDER.iter().filter_map(|name| Some((*name, text(self.definition.get(*name)?)?))).collect()
+    }
+
+    fn texts(&self, field: &str) -> Vec<&str> {
+        match self.definition.get(field) {
+            Some(Value::Array(values)) => values.iter().filter_map(Value::as_str).collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// A value as it is shown to people; nothing for an absent or empty one.
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        Value::Array(values) if values.is_empty() => None,
+        Value::Array(values) => Some(values.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")),
+        Value::Object(fields) if fields.is_empty() => None,
+        Value::Object(fields) => {
+            // A header may be a credential: who shows a site to others does not mean to show that.
+            Some(fields.keys().map(|name| format!("{name}: …")).collect::<Vec<_>>().join(", "))
+        }
+        other => Some(other.to_string()),
+    }
+}

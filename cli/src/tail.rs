@@ -1,0 +1,172 @@
+//! `picket tail`: results and events as they come.
+
+use async_nats::Message;
+use clap::{ArgMatches, Args};
+use futures_util::StreamExt;
+use picket_proto::{CheckResult, Outcome, Region, SiteId, invalid::shorten, subject};
+
+use crate::{
+    discovery::lost,
+    error::Error,
+    output::{Format, OutputOptions, coloured, ms, print},
+    reach::{self, Nats},
+};
+
+/// See `picket tail --help`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Ctrl-C ends it. Only what comes while it runs is shown; what was before is in the database: picket site show SITE.")]
+pub(crate) struct Options {
+    /// Only results of this site: its id, or its URL
+    #[arg(long, value_name = "SITE")]
+    site: Option<String>,
+    /// Only results of this region
+    #[arg(long, value_name = "REGION", value_parser = reach::region)]
+    region: Option<Region>,
+    /// Only results with this outcome: up, down or missed
+    #[arg(long, value_name = "OUTCOME", value_parser = outcome)]
+    outcome: Option<Outcome>,
+    #[command(flatten)]
+    output: OutputOptions,
+    #[command(flatten)]
+    nats: Nats,
+}
+
+fn outcome(word: &str) -> Result<Outcome, String> {
+    word.parse().map_err(|why: picket_proto::Invalid| format!("allowed: {}", why.allowed))
+}
+
+pub(crate) async fn run(options: Options, matches: &ArgMatches) -> Result<(), Error> {
+    let bus = options.nats.clone().connect(matches).await?;
+    let results = bus.client.subscribe(subject::RESULT_SUBJECTS).await.map_err(lost)?;
+    let events = bus.client.subscribe(subject::EVENT_SUBJECTS).await.map_err(lost)?;
+    bus.client.flush().await.map_err(lost)?;
+    let mut messages = futures_util::stream::select(results, events);
+    let mut stop = std::pin::pin!(picket_runtime::process::stop_signal());
+    loop {
+        let message = tokio::select! {
+            message = messages.next() => message.ok_or_else(|| lost("the subscription ended"))?,
+            _ = &mut stop => return Ok(()),
+        };
+        if let Some(line) = options.line(&message) {
+            print(&line)?;
+        }
+    }
+}
+
+impl Options {
+    /// The line to print; nothing for what was not asked for.
+    fn line(&self, message: &Message) -> Option<String> {
+        let raw = || shorten(&String::from_utf8_lossy(&message.payload), 64 << 10);
+        let place = message.subject.as_str();
+        if place.starts_with("picket.event.") {
+            return (self.site.is_none() && self.outcome.is_none()).then(|| match self.output.output {
+                Format::Json => format!("{}\n", raw()),
+                Format::Table => format!("{place} {}\n", raw()),
+            });
+        }
+        let Ok(result) = serde_json::from_slice::<CheckResult>(&message.payload) else {
+            let unread = format!("(not a result) {} {}\n", shorten(place, 200), raw());
+            return (self.output.output == Format::Table).then_some(unread);
+        };
+        self.wants(&result).then(|| match self.output.output {
+            Format::Json => format!("{}\n", raw()),
+            Format::Table => row(&result),
+        })
+    }
+
+    fn wants(&self, result: &CheckResult) -> bool {
+        let site = |word: &str| {
+            let by_id = word.parse().is_ok_and(|id| result.site_id == Some(SiteId(id)));
+            by_id || result.url.trim_end_matches('/') == word.trim_end_matches('/')
+        };
+        self.site.as_deref().is_none_or(site)
+            && self.region.as_ref().is_none_or(|region| *region == result.region)
+            && self.outcome.is_none_or(|outcome| outcome == result.outcome)
+    }
+}
+
+fn row(result: &CheckResult) -> String {
+    let time = result.started_at.unwrap_or(result.scheduled_at).to_string();
+    let cause = result.cause.map_or("-", |cause| cause.as_str());
+    let status = result.http_status.map_or_else(|| "-".to_owned(), |status| status.to_string());
+    let total = ms(result.timing.total_us).unwrap_or_else(|| "-".to_owned());
+    let site = match result.site_id {
+        Some(id) => id.to_string(),
+        None => "adhoc".to_owned(),
+    };
+    let outcome = coloured(result.outcome.as_str(), format!("{:<6}", result.outcome));
+    let message =
+        result.message.as_deref().map(|text| format!("  {}", shorten(text, 200))).unwrap_or_default();
+    format!(
+        "{}  {:<12}  {outcome}  {cause:<14}  {status:>3}  {total:>9} ms  {site:>7}  {}{message}\n",
+        &time[11..23],
+        result.region.as_str(),
+        shorten(&result.url, 200),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Tail {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn line(arguments: &[&str], place: &str, payload: &str) -> Option<String> {
+        let options = Tail::try_parse_from([&["tail"], arguments].concat()).unwrap().options;
+        options.line(&Message {
+            subject: place.into(),
+            reply: None,
+            payload: payload.as_bytes().to_vec().into(),
+            headers: None,
+            status: None,
+            description: None,
+            length: payload.len(),
+        })
+    }
+
+    const RESULT: &str = r#"{"v":1,"id":"a","site_id":7,"kind":"scheduled","region":"eu","prober":"p","url":"http://x/","scheduled_at":"2026-11-20T12:00:00.000000Z","started_at":"2026-11-20T12:00:01.234567Z","outcome":"down","cause":"status","message":"503","http_status":503,"timing":{"total_us":12345}}"#;
+
+    #[test]
+    fn a_result_is_one_aligned_line() {
+        let shown = line(&[], "picket.result.eu.3", RESULT).unwrap();
+
+        assert_eq!(
+            shown,
+            "12:00:01.234  eu            down    status          503       12.3 ms        7  http://x/  503\n"
+        );
+    }
+
+    #[test]
+    fn json_is_the_message_as_it_came() {
+        let shown = line(&["--output", "json"], "picket.result.eu.3", RESULT).unwrap();
+
+        assert_eq!(shown, format!("{RESULT}\n"));
+    }
+
+    #[test]
+    fn filters_leave_out_what_was_not_asked_for() {
+        let shown = |arguments: &[&str]| line(arguments, "picket.result.eu.3", RESULT).is_some();
+
+        assert!(shown(&["--site", "7", "--region", "eu", "--outcome", "down"]));
+        assert!(shown(&["--site", "http://x"]));
+        assert!(!shown(&["--site", "8"]));
+        assert!(!shown(&["--region", "us"]));
+        assert!(!shown(&["--outcome", "up"]));
+    }
+
+    #[test]
+    fn an_event_and_a_message_that_is_none_of_ours_do_not_break_a_line() {
+        let event = line(&[], "picket.event.region.silent", "{\"region\":\"eu\"}\n").unwrap();
+        let noise = line(&[], "picket.result.eu.3", "\x1b[2J\nnoise").unwrap();
+
+        assert_eq!(event.lines().count(), 1);
+        assert!(noise.lines().count() == 1 && !noise.contains('\x1b'), "{noise:?}");
+    }
+}

@@ -1,0 +1,82 @@
+//! `picket apply` and `picket export`.
+
+use std::fs;
+
+use crate::Picket;
+
+const FILE: &str = "\
+regions: [us]
+sites:
+  - url: https://a.example/
+    interval: 30s
+    regions: [us]
+  - url: https://b.example/
+    regex: 'say \"ok\": \\d+'
+    headers: {Accept: text/html}
+    tags: [x, 'yes']
+";
+
+#[tokio::test]
+async fn a_file_is_applied_once_and_a_second_time_changes_nothing() {
+    let picket = Picket::new().await;
+    fs::write(picket.dir().join("sites.yaml"), FILE).unwrap();
+
+    let first = picket.well(&["apply"]);
+    let second = picket.well(&["apply", "-f", "sites.yaml", "--prune"]);
+
+    assert!(first.contains("+ region us\n+ https://a.example/\n"), "{first}");
+    assert!(first.ends_with("2 added, 0 changed, 0 removed, 0 unchanged\n"), "{first}");
+    assert_eq!(second, "0 added, 0 changed, 0 removed, 2 unchanged\n");
+}
+
+#[tokio::test]
+async fn what_is_exported_is_taken_back_unchanged() {
+    let picket = Picket::new().await;
+    picket.apply(FILE, &[]);
+    picket.well(&["site", "pause", "1"]);
+
+    let exported = picket.well(&["export"]);
+    let applied = picket.apply(&exported, &["--prune"]);
+
+    assert_eq!(
+        String::from_utf8_lossy(&applied.stdout),
+        "0 added, 0 changed, 0 removed, 2 unchanged\n",
+        "{exported}"
+    );
+    assert_eq!(picket.well(&["export"]), exported);
+}
+
+#[tokio::test]
+async fn a_dry_run_says_what_would_be_done_and_does_nothing() {
+    let picket = Picket::new().await;
+    picket.apply(FILE, &[]);
+    let changed = "sites:\n  - url: https://a.example/\n    interval: 5s\n    regions: [us]\n";
+
+    let dry = String::from_utf8(picket.apply(changed, &["--prune", "--dry-run"]).stdout).unwrap();
+    let again = String::from_utf8(picket.apply(changed, &["--prune"]).stdout).unwrap();
+
+    assert!(
+        dry.contains("interval_seconds: 30 → 5") && dry.contains("- https://b.example/ (site 2)"),
+        "{dry}"
+    );
+    assert_eq!(dry, format!("{again}nothing was changed (--dry-run)\n"));
+    assert!(!picket.well(&["site", "list"]).contains("b.example"));
+}
+
+#[tokio::test]
+async fn one_bad_site_refuses_the_whole_file_and_all_that_is_bad_is_shown() {
+    let picket = Picket::new().await;
+    let file = "sites:\n  - url: https://good.example/\n  - url: nonsense\n  - url: https://b.example/\n    quorum: 0\n";
+
+    let refused = picket.apply(file, &[]);
+    let unknown = picket.apply("sites:\n  - url: https://good.example/\n    regions: [mars]\n", &[]);
+
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!((refused.status.code(), unknown.status.code()), (Some(2), Some(2)));
+    assert!(
+        said.contains("line 3") && said.contains("quorum: '0'") && said.contains("nothing was changed"),
+        "{said}"
+    );
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("no such region: mars"), "{unknown:?}");
+    assert!(picket.well(&["site", "list"]).contains("no sites yet"));
+}

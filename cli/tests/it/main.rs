@@ -1,0 +1,83 @@
+//! The command as its user runs it: the program itself, against a real Postgres.
+#![expect(
+    clippy::unwrap_used,
+    reason = "as in any test; clippy.toml allows it only within functions marked as tests"
+)]
+
+mod apply;
+mod sites;
+mod unreachable;
+
+use std::{
+    io::Write,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use picket_testkit::servers::postgres;
+
+/// A migrated database with the region `eu`, and the command that is told of it.
+struct Picket {
+    database_url: String,
+    dir: tempfile::TempDir,
+}
+
+impl Picket {
+    async fn new() -> Self {
+        let picket =
+            Self { database_url: postgres().await.database().await, dir: tempfile::tempdir().unwrap() };
+        picket.well(&["migrate", "--shards", "4"]);
+        picket.well(&["region", "add", "eu"]);
+        picket
+    }
+
+    fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        command(self.dir()).env("DATABASE_URL", &self.database_url).args(arguments).output().unwrap()
+    }
+
+    /// What it says when all is well.
+    #[track_caller]
+    fn well(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What it complains of when it is used wrongly.
+    #[track_caller]
+    fn refused(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// Applies `yaml` from standard input.
+    fn apply(&self, yaml: &str, arguments: &[&str]) -> Output {
+        let mut child = command(self.dir())
+            .env("DATABASE_URL", &self.database_url)
+            .args([&["apply", "-f", "-"], arguments].concat())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(yaml.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    }
+}
+
+/// The program, in `dir` and with no variable of ours.
+fn command(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_picket"));
+    command.current_dir(dir);
+    for (name, _) in std::env::vars() {
+        if name.starts_with("PICKET_") || name.starts_with("NATS_") || name == "DATABASE_URL" {
+            command.env_remove(name);
+        }
+    }
+    command
+}

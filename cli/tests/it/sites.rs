@@ -1,0 +1,98 @@
+//! `picket site` and `picket region`.
+
+use crate::Picket;
+
+#[tokio::test]
+async fn a_site_is_added_listed_changed_paused_resumed_and_removed() {
+    let picket = Picket::new().await;
+
+    let added = picket.well(&[
+        "site",
+        "add",
+        "https://example.com",
+        "--interval",
+        "30s",
+        "--regex",
+        "ok",
+        "--tag",
+        "shop",
+    ]);
+    assert!(added.contains("added site 1") && added.contains("from eu"), "{added}");
+    let listed = picket.well(&["site", "list", "--output", "json"]);
+    for part in [
+        "\"id\": 1",
+        "\"interval_seconds\": 30",
+        "\"regex\": \"ok\"",
+        "\"problem\": null",
+        "\"enabled\": true",
+    ] {
+        assert!(listed.contains(part), "{part}: {listed}");
+    }
+    picket.well(&["site", "set", "1", "--interval", "1m", "--regex", ""]);
+    let shown = picket.well(&["site", "show", "https://example.com"]);
+    assert!(shown.contains("eu      1m") && !shown.contains("regex"), "{shown}");
+    picket.well(&["site", "pause", "1"]);
+    assert!(picket.well(&["site", "pause", "1"]).contains("paused already"));
+    assert!(picket.well(&["status"]).contains("1 paused"));
+    picket.well(&["site", "resume", "1"]);
+    assert!(picket.well(&["status"]).contains("1 unknown"));
+    picket.well(&["site", "remove", "1"]);
+    assert!(picket.well(&["site", "list"]).contains("no sites yet"));
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_refused_with_field_value_and_what_is_allowed_and_changes_nothing() {
+    let picket = Picket::new().await;
+    for (arguments, parts) in [
+        (&["site", "add", "ftp://example.com"][..], &["url: 'ftp://example.com'", "http or https"][..]),
+        (&["site", "add", "https://a.example", "--interval", "2s"], &["interval_seconds: '2'", "5 to 86400"]),
+        (
+            &["site", "add", "https://a.example", "--region", "mars"],
+            &["regions: 'mars'", "eu", "picket region add"],
+        ),
+        (&["site", "show", "7"], &["site: '7'", "picket site list"]),
+        (&["region", "remove", "mars"], &["no region 'mars'"]),
+        (&["generate", "3", "--base-url", "nonsense/"], &["base-url: 'nonsense/3'"]),
+    ] {
+        let refusal = picket.refused(arguments);
+        assert!(refusal.starts_with("picket: ") && refusal.lines().count() == 1, "{refusal}");
+        for part in parts {
+            assert!(refusal.contains(part), "{part}: {refusal}");
+        }
+    }
+    assert!(picket.well(&["site", "list"]).contains("no sites yet"));
+}
+
+#[tokio::test]
+async fn a_double_is_refused_and_the_site_that_is_there_is_named() {
+    let picket = Picket::new().await;
+    picket.well(&["site", "add", "https://example.com"]);
+
+    let refusal = picket.refused(&["site", "add", "https://example.com", "--interval", "30s"]);
+
+    assert!(refusal.contains("it is site 1"), "{refusal}");
+}
+
+#[tokio::test]
+async fn a_url_that_several_sites_have_lists_them() {
+    let picket = Picket::new().await;
+    picket.well(&["site", "add", "https://example.com"]);
+    picket.well(&["site", "add", "https://example.com", "--regex", "ok"]);
+
+    let refusal = picket.refused(&["site", "pause", "https://example.com"]);
+
+    assert!(
+        refusal.contains("is 2 sites") && refusal.contains("2  GET https://example.com  regex 'ok'"),
+        "{refusal}"
+    );
+}
+
+#[tokio::test]
+async fn generated_sites_are_there_once_however_often_they_are_asked_for() {
+    let picket = Picket::new().await;
+    let generate = |count| picket.well(&["generate", count, "--base-url", "http://127.0.0.1:1/"]);
+
+    assert_eq!(generate("10"), "added 10 sites\n");
+    assert_eq!(generate("12"), "added 2 sites; 10 were there already\n");
+    assert!(picket.well(&["leases"]).contains("(nobody)"));
+}

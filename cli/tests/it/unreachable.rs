@@ -1,0 +1,82 @@
+//! What is not there: the database, the bus, the schema, the reader of our output.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Output, Stdio},
+};
+
+use picket_testkit::servers::{port, postgres};
+
+use crate::{Picket, command};
+
+#[track_caller]
+fn complaint(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_server_that_is_away_is_named_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = port();
+    let run = |arguments: &[&str]| {
+        let urls = [
+            ("DATABASE_URL", format!("postgres://picket:secret@127.0.0.1:{port}/picket")),
+            ("NATS_URL", format!("nats://127.0.0.1:{port}")),
+        ];
+        command(dir.path()).envs(urls).args(arguments).output().unwrap()
+    };
+
+    let database = complaint(&run(&["site", "list"]));
+    let bus = complaint(&run(&["check", "http://example.com"]));
+
+    for (said, server) in [(database, "Postgres"), (bus, "NATS")] {
+        for part in [server, &format!("127.0.0.1:{port}: connection refused"), "picket up", ". .picket/env"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert!(!said.contains("secret"), "{said}");
+    }
+}
+
+#[test]
+fn a_running_up_is_found_by_the_file_that_it_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = port();
+    std::fs::create_dir(dir.path().join(".picket")).unwrap();
+    let line = format!("NATS_URL='nats://127.0.0.1:{port}'\n");
+    std::fs::write(dir.path().join(".picket/env"), line).unwrap();
+
+    let output = command(dir.path()).arg("probers").output().unwrap();
+
+    assert!(complaint(&output).contains(&format!("127.0.0.1:{port}")));
+}
+
+#[tokio::test]
+async fn a_database_without_a_schema_says_what_makes_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = postgres().await.database().await;
+
+    let output = command(dir.path()).env("DATABASE_URL", url).args(["site", "list"]).output().unwrap();
+
+    assert!(complaint(&output).contains("run 'picket migrate'"));
+}
+
+#[tokio::test]
+async fn a_reader_that_has_seen_enough_is_no_error() {
+    let picket = Picket::new().await;
+    picket.well(&["generate", "5000", "--base-url", "http://127.0.0.1:1/"]);
+    let mut child = command(picket.dir())
+        .env("DATABASE_URL", &picket.database_url)
+        .args(["site", "list"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+
+    let mut first = String::new();
+    BufReader::with_capacity(64, child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    let output = child.wait_with_output().unwrap();
+
+    assert!(first.starts_with("  ID"), "{first}");
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
