@@ -12,7 +12,7 @@ use picket_testkit::{
 };
 use sqlx::{AssertSqlSafe, PgPool};
 
-pub use process::Process;
+pub use process::{Process, path_of};
 
 /// Servers of a test's own, and the processes that it starts on them.
 pub struct Stack {

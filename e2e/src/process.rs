@@ -16,7 +16,7 @@ use tokio::process::Child;
 use crate::Stack;
 
 /// Where the program of this name was built to.
-pub(crate) fn path_of(program: &str) -> PathBuf {
+pub fn path_of(program: &str) -> PathBuf {
     // This runs from <target>/<profile>/deps.
     let tests = std::env::current_exe().expect("a test has a path");
     let built = tests.ancestors().nth(2).expect("tests lie in <target>/<profile>/deps").join(program);
@@ -34,7 +34,7 @@ pub struct Process {
 }
 
 /// A signal by its name, as `kill` takes it.
-pub type Signal = &'static str;
+pub(crate) type Signal = &'static str;
 
 impl Process {
     pub(crate) async fn start(stack: &Stack, program: &str, options: &[&str]) -> Self {

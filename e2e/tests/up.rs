@@ -1,0 +1,198 @@
+//! `picket up`: everything here with one command, as a person on a laptop has it.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use picket_testkit::{
+    eventually,
+    servers::{port, scratch_dir, tools},
+    target::Target,
+};
+use sqlx::PgPool;
+use tokio::process::{Child, Command};
+
+const READY: Duration = Duration::from_secs(60);
+
+/// Where an `up` of this test keeps its data, and on which ports.
+struct Place {
+    dir: PathBuf,
+    nats_port: u16,
+    pg_port: u16,
+}
+
+impl Place {
+    async fn new() -> Self {
+        // Installs the servers, should they not be there.
+        tools().await;
+        Self { dir: scratch_dir("up"), nats_port: port(), pg_port: port() }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    fn picket(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(picket_e2e::path_of("picket"));
+        command
+            .args(arguments)
+            .args(["--data-dir", self.data().to_str().unwrap()])
+            .current_dir(&self.dir)
+            .env_remove("DATABASE_URL")
+            .env_remove("NATS_URL")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command
+    }
+
+    fn up(&self, more: &[&str]) -> Command {
+        let (nats, postgres) = (self.nats_port.to_string(), self.pg_port.to_string());
+        let tools = std::env::var_os("PICKET_TOOLS_DIR")
+            .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools"), PathBuf::from);
+        let mut command = self.picket(&["up", "--nats-port", &nats, "--pg-port", &postgres]);
+        command.args(more).arg("--tools-dir").arg(tools);
+        command
+    }
+
+    /// What the environment file of a running `up` says of `name`.
+    async fn environment(&self, name: &str) -> String {
+        eventually(READY, "the environment file", async || {
+            let text = std::fs::read_to_string(self.data().join("env")).ok()?;
+            let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}=")))?.to_owned();
+            Some(line.trim_matches(['\'', '"']).to_owned())
+        })
+        .await
+    }
+
+    async fn database(&self) -> PgPool {
+        let url = self.environment("DATABASE_URL").await;
+        eventually(READY, "the database", async || {
+            PgPool::connect(&url).await.map_err(|error| error.to_string())
+        })
+        .await
+    }
+
+    /// Processes whose command line names this place.
+    fn processes(&self) -> Vec<String> {
+        let listed = std::process::Command::new("ps").args(["-eo", "pid,args"]).output().unwrap();
+        let place = self.data();
+        String::from_utf8_lossy(&listed.stdout)
+            .lines()
+            .filter(|line| line.contains(place.to_str().unwrap()))
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+async fn rows(database: &PgPool, least: i64) {
+    eventually(READY, &format!("{least} rows"), async || {
+        let count: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM report.checks").fetch_one(database).await.unwrap();
+        if count >= least { Ok(()) } else { Err(count) }
+    })
+    .await;
+}
+
+async fn output(child: Child) -> (Option<i32>, String) {
+    let output = tokio::time::timeout(READY, child.wait_with_output()).await.expect("it ends").unwrap();
+    let text =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    (output.status.code(), text)
+}
+
+fn signal(child: &Child, signal: &str) {
+    let pid = child.id().expect("it runs").to_string();
+    assert!(std::process::Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+}
+
+#[tokio::test]
+async fn up_runs_everything_recovers_from_a_kill_and_finds_its_data_again() {
+    let target = Target::http().await;
+    let place = Place::new().await;
+    let mut first = place.up(&["--regions", "one,two"]).spawn().unwrap();
+    let database = place.database().await;
+    sqlx::query("INSERT INTO picket.sites (url, interval_seconds) VALUES ($1, 5)")
+        .bind(target.url("/ok"))
+        .execute(&database)
+        .await
+        .unwrap();
+    rows(&database, 2).await;
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(place.data().join("env")).unwrap().permissions(),
+    );
+    assert_eq!(mode & 0o777, 0o600);
+
+    let (code, text) = output(place.up(&[]).spawn().unwrap()).await;
+    assert!(code != Some(0) && text.contains(&first.id().unwrap().to_string()), "{code:?}: {text}");
+    let before: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM report.checks").fetch_one(&database).await.unwrap();
+    first.kill().await.unwrap();
+
+    std::fs::remove_file(place.data().join("env")).unwrap();
+    let second = place.up(&["--regions", "one,two"]).spawn().unwrap();
+    let database = place.database().await;
+    rows(&database, before + 2).await;
+    drop(database);
+    signal(&second, "TERM");
+    let (code, text) = output(second).await;
+    assert_eq!(code, Some(0), "{text}");
+    eventually(READY, "no process left behind", async || {
+        let left = place.processes();
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn down_stops_what_up_runs() {
+    let place = Place::new().await;
+    let up = place.up(&[]).spawn().unwrap();
+    place.environment("NATS_URL").await;
+
+    let (code, text) = output(place.picket(&["down"]).spawn().unwrap()).await;
+
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(output(up).await.0, Some(0));
+    assert_eq!(place.processes(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named_with_its_option() {
+    let place = Place::new().await;
+    let taken = std::net::TcpListener::bind(("127.0.0.1", place.pg_port)).unwrap();
+
+    let (code, text) = output(place.up(&[]).spawn().unwrap()).await;
+
+    drop(taken);
+    assert_ne!(code, Some(0));
+    assert!(text.contains(&place.pg_port.to_string()) && text.contains("--pg-port"), "{text}");
+}
+
+#[tokio::test]
+async fn up_applies_the_sites_that_stand_in_its_directory() {
+    let target = Target::http().await;
+    let place = Place::new().await;
+    let sites = format!(
+        "sites:\n  - url: {}\n    interval: 5s\n    regex: well\n    tags: [shop]\n",
+        target.url("/ok")
+    );
+    std::fs::write(place.dir.join("sites.yaml"), sites).unwrap();
+
+    let up = place.up(&[]).spawn().unwrap();
+    let database = place.database().await;
+    rows(&database, 1).await;
+    let up_and_matched: bool =
+        sqlx::query_scalar("SELECT bool_and(outcome = 'up' AND regex_matched) FROM report.checks")
+            .fetch_one(&database)
+            .await
+            .unwrap();
+
+    assert!(up_and_matched);
+    drop(database);
+    signal(&up, "INT");
+    assert_eq!(output(up).await.0, Some(0));
+}
