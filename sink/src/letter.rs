@@ -1,0 +1,212 @@
+//! One message of the stream: what it says, and whether to believe it.
+
+use std::time::Duration;
+
+use async_nats::Message;
+use picket_proto::{CheckResult, Kind, Region, Shard, Timestamp, invalid::shorten, subject::ResultOf};
+use picket_store::results::{self, Entry};
+
+use crate::credit::Credit;
+
+/// A message, the leave to hold it, and what was made of it.
+#[derive(Debug)]
+pub(crate) struct Letter {
+    pub(crate) message: Message,
+    pub(crate) content: Content,
+    pub(crate) credit: Credit,
+}
+
+/// What a message turned out to be.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Content {
+    Check(Box<CheckResult>),
+    Adhoc(Box<CheckResult>),
+    Unusable(Unusable),
+}
+
+/// Why a message cannot be used.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Unusable {
+    /// A word for the metric.
+    pub(crate) kind: &'static str,
+    pub(crate) reason: String,
+}
+
+impl Letter {
+    pub(crate) fn bytes(&self) -> usize {
+        self.message.payload.len()
+    }
+
+    pub(crate) fn entry(&self) -> Entry<'_> {
+        let content = match &self.content {
+            Content::Check(result) => results::Content::Check(result),
+            Content::Adhoc(result) => results::Content::Adhoc(result),
+            Content::Unusable(unusable) => results::Content::Unusable(&unusable.reason),
+        };
+        Entry { subject: &self.message.subject, payload: &self.message.payload, content }
+    }
+}
+
+/// Reads messages, and judges what they say by when it arrived.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Judge {
+    pub(crate) retention: Duration,
+}
+
+impl Judge {
+    /// How far ahead of ours the clock of who scheduled a check may be.
+    const FUTURE: Duration = Duration::from_secs(300);
+    /// Of a message's own words in a reason.
+    const MAX_QUOTED: usize = 200;
+
+    pub(crate) fn read(self, subject: &str, payload: &[u8], now: Timestamp) -> Content {
+        self.try_read(subject, payload, now).unwrap_or_else(Content::Unusable)
+    }
+
+    fn try_read(self, subject: &str, payload: &[u8], now: Timestamp) -> Result<Content, Unusable> {
+        let unusable = |kind, reason: String| Unusable { kind, reason };
+        let of = ResultOf::parse(subject).map_err(|why| unusable("subject", why.to_string()))?;
+        let result: Box<CheckResult> = serde_json::from_slice(payload).map_err(|why| {
+            unusable("json", format!("not a result: {}", shorten(&why.to_string(), Self::MAX_QUOTED)))
+        })?;
+        let at = result.scheduled_at;
+        if at > now.plus(Self::FUTURE) {
+            let most = Self::FUTURE.as_secs();
+            return Err(unusable("time", format!("scheduled_at: {at} is more than {most} s in the future")));
+        }
+        if at < now.minus(self.retention) {
+            let days = self.retention.as_secs() / 86_400;
+            return Err(unusable("time", format!("scheduled_at: {at} is more than {days} days ago")));
+        }
+        if let Some(cause) = result.cause.filter(|cause| cause.outcome() != result.outcome) {
+            return Err(unusable(
+                "contradiction",
+                format!("cause: '{cause}' does not explain '{}'", result.outcome),
+            ));
+        }
+        match of {
+            ResultOf::Site(region, shard) => {
+                of_site(&result, &region, shard).map_err(|why| unusable("contradiction", why))?;
+                Ok(Content::Check(result))
+            }
+            ResultOf::Adhoc(region) => {
+                of_nobody(&result, &region).map_err(|why| unusable("contradiction", why))?;
+                Ok(Content::Adhoc(result))
+            }
+        }
+    }
+}
+
+/// A prober may publish its own region's subjects only, so what the subject says is what to believe.
+fn of_site(result: &CheckResult, region: &Region, shard: Shard) -> Result<(), String> {
+    same_region(result, region)?;
+    if result.site_id.is_none() {
+        return Err("site_id: there is none".to_owned());
+    }
+    if result.kind == Kind::Adhoc {
+        return Err("kind: 'adhoc' on the subject of a scheduled check".to_owned());
+    }
+    if result.shard != Some(shard) {
+        let named = result.shard.map_or_else(|| "none".to_owned(), |shard| shard.to_string());
+        return Err(format!("shard: {named}, but the subject says {shard}"));
+    }
+    Ok(())
+}
+
+fn of_nobody(result: &CheckResult, region: &Region) -> Result<(), String> {
+    same_region(result, region)?;
+    if result.kind != Kind::Adhoc {
+        return Err(format!("kind: '{}' on the subject of an ad-hoc check", result.kind));
+    }
+    Ok(())
+}
+
+fn same_region(result: &CheckResult, region: &Region) -> Result<(), String> {
+    if result.region != *region {
+        return Err(format!("region: '{}', but the subject says '{region}'", result.region));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A letter of so many bytes.
+    pub(crate) fn letter(bytes: usize) -> Letter {
+        let message = Message {
+            subject: "picket.result.eu.7".into(),
+            reply: None,
+            payload: vec![b'x'; bytes].into(),
+            headers: None,
+            status: None,
+            description: None,
+            length: bytes,
+        };
+        let content = Content::Unusable(Unusable { kind: "json", reason: "a test".to_owned() });
+        Letter { message, content, credit: Credit::default() }
+    }
+
+    const JUDGE: Judge = Judge { retention: Duration::from_secs(30 * 86_400) };
+    const CHECK: &str = r#"{"v":1,"id":"a","site_id":42,"kind":"scheduled","region":"eu","shard":7,"prober":"p",
+        "url":"http://x/","scheduled_at":"2026-11-20T12:00:00.000000Z","outcome":"up"}"#;
+
+    fn read(subject: &str, payload: &str) -> Content {
+        JUDGE.read(subject, payload.as_bytes(), "2026-11-20T12:00:01Z".parse().unwrap())
+    }
+
+    #[track_caller]
+    fn assert_unusable(subject: &str, payload: &str, kind: &str, reason: &str) {
+        match read(subject, payload) {
+            Content::Unusable(unusable) => {
+                assert_eq!(unusable.kind, kind, "{unusable:?}");
+                assert!(unusable.reason.contains(reason), "{unusable:?}");
+            }
+            usable => panic!("{usable:?}"),
+        }
+    }
+
+    #[test]
+    fn a_result_on_the_subject_that_it_names_is_believed() {
+        let adhoc = CHECK.replace("scheduled\",", "adhoc\",").replace(r#""site_id":42,"#, "");
+
+        assert!(matches!(read("picket.result.eu.7", CHECK), Content::Check(_)));
+        assert!(matches!(read("picket.result.eu.adhoc", &adhoc), Content::Adhoc(_)));
+    }
+
+    #[test]
+    fn a_result_that_its_subject_belies_is_not() {
+        let adhoc = CHECK.replace("scheduled\",", "adhoc\",");
+
+        assert_unusable(
+            "picket.result.us.7",
+            CHECK,
+            "contradiction",
+            "region: 'eu', but the subject says 'us'",
+        );
+        assert_unusable("picket.result.eu.8", CHECK, "contradiction", "shard: 7, but the subject says 8");
+        assert_unusable("picket.result.eu.adhoc", CHECK, "contradiction", "kind: 'scheduled'");
+        assert_unusable("picket.result.eu.7", &adhoc, "contradiction", "kind: 'adhoc'");
+        assert_unusable("picket.result.eu.x", CHECK, "subject", "picket.result.<region>.<shard>");
+        let nobody = CHECK.replace(r#""site_id":42,"#, "");
+        assert_unusable("picket.result.eu.7", &nobody, "contradiction", "site_id");
+    }
+
+    #[test]
+    fn what_is_no_result_or_says_two_things_at_once_is_not_believed() {
+        assert_unusable("picket.result.eu.7", "{", "json", "not a result: EOF");
+        assert_unusable("picket.result.eu.7", "{}", "json", "missing field");
+        let cause = CHECK.replace(r#""up""#, r#""up","cause":"dns""#);
+        assert_unusable("picket.result.eu.7", &cause, "contradiction", "'dns' does not explain 'up'");
+    }
+
+    #[test]
+    fn a_tick_from_the_future_or_from_before_the_oldest_row_is_not_believed() {
+        let at = |time: &str| CHECK.replace("2026-11-20T12:00:00", time);
+
+        assert_unusable("picket.result.eu.7", &at("2026-11-20T12:06:00"), "time", "300 s in the future");
+        assert_unusable("picket.result.eu.7", &at("2026-10-20T12:00:00"), "time", "30 days ago");
+        assert!(matches!(read("picket.result.eu.7", &at("2026-11-20T12:04:00")), Content::Check(_)));
+        assert!(matches!(read("picket.result.eu.7", &at("2026-10-22T12:00:00")), Content::Check(_)));
+    }
+}

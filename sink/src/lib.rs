@@ -1,0 +1,88 @@
+//! Results into rows: pulled from the stream, gathered into batches, written once each, acknowledged after commit.
+//!
+//! puller → batcher → writer. What the stream holds waits there: credit travels with each message and comes back when
+//! it is written, so the sink's memory is the same whatever the backlog.
+
+mod batcher;
+mod credit;
+mod letter;
+mod metrics;
+mod options;
+mod pipeline;
+mod pull;
+mod puller;
+mod report;
+mod writer;
+
+use picket_runtime::{Backoff, Bus, Chain, Health, Running, bus, streams};
+use picket_store::{Store, results::Results};
+use ractor::SpawnErr;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+pub use options::{Config, Options};
+use pipeline::Sink;
+
+/// Why there is no sink.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The connection to NATS.
+    #[error(transparent)]
+    Bus(#[from] bus::Error),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] picket_store::Error),
+    /// An actor did not start.
+    #[error("could not start the sink's actors")]
+    Spawn(#[from] SpawnErr),
+}
+
+/// How many connections to the database a sink needs: one to write, one to look whether it is there.
+pub const CONNECTIONS: u32 = 3;
+
+/// Starts a sink: waits for NATS and for a database with a schema, makes the stream and its consumer, and runs
+/// until it is drained.
+///
+/// # Errors
+/// When waiting would be in vain: the server is too old, an option makes no sense.
+pub async fn start(config: Config, bus: &Bus, store: &Store, health: &Health) -> Result<Running, Error> {
+    let metrics = metrics::Metrics::new(health);
+    let (database, stream) = (health.condition("database"), health.condition("results"));
+
+    bus.connected().await?;
+    ensure_stream(bus, &config).await;
+    wait_for(store).await?;
+    database.holds();
+
+    let limit = config.drain_timeout;
+    let sink =
+        Sink { config, bus: bus.clone(), results: Results::new(store.clone()), metrics, database, stream };
+    Ok(Running::start("sink", sink, limit).await?)
+}
+
+async fn ensure_stream(bus: &Bus, config: &Config) {
+    let mut backoff = Backoff::new(puller::FIRST_WAIT, puller::LONGEST_WAIT);
+    while let Err(error) = streams::ensure(&bus.jetstream, streams::results(config.durability)).await {
+        warn!(error = %Chain(&error), "waiting for the stream of results");
+        tokio::time::sleep(backoff.next_wait()).await;
+    }
+}
+
+async fn wait_for(store: &Store) -> Result<(), Error> {
+    /// Between two lines that say the same.
+    const AGAIN: std::time::Duration = std::time::Duration::from_secs(10);
+    let mut said: Option<(String, Instant)> = None;
+    store
+        .ready(|error| {
+            let why = Chain(error).to_string();
+            if said.as_ref().is_none_or(|(before, at)| *before != why || at.elapsed() >= AGAIN) {
+                warn!(error = why, "waiting for the database");
+                said = Some((why, Instant::now()));
+            }
+        })
+        .await?;
+    if said.is_some() {
+        info!("the database is there");
+    }
+    Ok(())
+}

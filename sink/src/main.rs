@@ -1,0 +1,23 @@
+//! The sink as a process of its own.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use picket_runtime::{Bus, process};
+use picket_sink::{CONNECTIONS, Error, Options};
+use picket_store::Store;
+
+const NAME: &str = "picket-sink";
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = Options::parse();
+    let (log, listen) = (options.log.clone(), options.listen.clone());
+    process::run(NAME, &log, &listen, |health| async move {
+        let bus = Bus::connect(&options.nats, NAME, &health).await?;
+        let store = Store::new(&options.database, NAME, CONNECTIONS)?;
+        let running = picket_sink::start(options.config(), &bus, &store, &health).await?;
+        Ok::<_, Error>((running, bus))
+    })
+    .await
+}

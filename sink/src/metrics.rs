@@ -1,0 +1,77 @@
+//! What the sink counts.
+
+use std::sync::atomic::{AtomicI64, AtomicU64};
+
+use picket_runtime::Health;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+};
+
+#[derive(Clone)]
+pub(crate) struct Metrics {
+    pub(crate) results: Family<Says, Counter<u64, AtomicU64>>,
+    pub(crate) duplicates: Counter<u64, AtomicU64>,
+    pub(crate) dead_letters: Family<Why, Counter<u64, AtomicU64>>,
+    pub(crate) batch_size: Histogram,
+    pub(crate) write_seconds: Histogram,
+    pub(crate) delay_seconds: Histogram,
+    pub(crate) database_errors: Counter<u64, AtomicU64>,
+    pub(crate) pull_errors: Counter<u64, AtomicU64>,
+    pub(crate) pending: Gauge<i64, AtomicI64>,
+}
+
+/// What a row says.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Says {
+    pub(crate) outcome: &'static str,
+    /// Empty where there is none.
+    pub(crate) cause: &'static str,
+}
+
+/// Why a letter is dead.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Why {
+    pub(crate) reason: &'static str,
+}
+
+impl Metrics {
+    pub(crate) fn new(health: &Health) -> Self {
+        let metrics = Self {
+            results: Family::default(),
+            duplicates: Counter::default(),
+            dead_letters: Family::default(),
+            batch_size: Histogram::new(exponential_buckets(1.0, 4.0, 8)),
+            write_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
+            delay_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 16)),
+            database_errors: Counter::default(),
+            pull_errors: Counter::default(),
+            pending: Gauge::default(),
+        };
+        metrics.register(health);
+        metrics
+    }
+
+    fn register(&self, health: &Health) {
+        let mut registry = health.registry();
+        let sink = registry.sub_registry_with_prefix("sink");
+        sink.register("results", "Rows written, by outcome and cause", self.results.clone());
+        sink.register("duplicates", "Results that were there already", self.duplicates.clone());
+        sink.register("dead_letters", "Messages kept with why they are no rows", self.dead_letters.clone());
+        sink.register("batch_size", "Messages written together", self.batch_size.clone());
+        sink.register("write_seconds", "From the start of a write to its commit", self.write_seconds.clone());
+        sink.register("delay_seconds", "From when a check was due to its commit", self.delay_seconds.clone());
+        sink.register(
+            "database_errors",
+            "Writes that failed and are tried again",
+            self.database_errors.clone(),
+        );
+        sink.register("pull_errors", "Failures to take results from NATS", self.pull_errors.clone());
+        sink.register("pending", "Results that wait in the stream", self.pending.clone());
+    }
+}

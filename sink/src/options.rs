@@ -1,0 +1,114 @@
+//! What can be set, and what it means.
+
+use std::time::Duration;
+
+use clap::Parser;
+use picket_runtime::{
+    options::{ListenOptions, LogOptions, NatsOptions, Span},
+    streams::Durability,
+};
+use picket_store::DatabaseOptions;
+
+const MAX_BATCH: i64 = 10_000;
+const MAX_RETENTION_DAYS: i64 = 3_650;
+
+/// Writes the results of checks from NATS to Postgres; any number of these share the work
+#[derive(Parser, Clone, Debug)]
+#[command(name = "picket-sink", version)]
+pub struct Options {
+    /// The most results that one transaction writes
+    #[arg(long, env = "PICKET_BATCH_SIZE", default_value_t = 2_000, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=MAX_BATCH))]
+    pub batch_size: u32,
+    /// How long a result waits for others to be written with, such as 250ms; at most 10s
+    #[arg(long, env = "PICKET_BATCH_AGE", default_value = "250ms", value_name = "TIME", value_parser = batch_age)]
+    pub batch_age: Span,
+    /// How long a stop may take to write what has been taken
+    #[arg(long, env = "PICKET_DRAIN_TIMEOUT", default_value = "15s", value_name = "TIME")]
+    pub drain_timeout: Span,
+    /// Results of checks that were due longer ago go to the dead letters; the coordinator drops their days
+    #[arg(long, env = "PICKET_RETENTION_DAYS", default_value_t = 30, value_name = "DAYS",
+          value_parser = clap::value_parser!(u32).range(1..=MAX_RETENTION_DAYS))]
+    pub retention_days: u32,
+    #[command(flatten)]
+    pub nats: NatsOptions,
+    #[command(flatten)]
+    pub database: DatabaseOptions,
+    #[command(flatten)]
+    pub log: LogOptions,
+    #[command(flatten)]
+    pub listen: ListenOptions,
+}
+
+/// Well below the time after which NATS gives a result to another sink.
+fn batch_age(text: &str) -> Result<Span, String> {
+    const MAX: Span = Span(Duration::from_secs(10));
+    match text.parse()? {
+        age if age <= MAX => Ok(age),
+        _ => Err(format!("'{text}' is too long; allowed: at most {MAX}")),
+    }
+}
+
+impl Options {
+    /// What these say of the sink itself.
+    pub fn config(&self) -> Config {
+        Config {
+            batch_size: self.batch_size,
+            batch_age: self.batch_age.0,
+            drain_timeout: self.drain_timeout.0,
+            retention: Duration::from_secs(u64::from(self.retention_days) * 86_400),
+            durability: Durability::default(),
+        }
+    }
+}
+
+/// What a sink needs to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The most results that one transaction writes.
+    pub batch_size: u32,
+    /// How long a result waits for others to be written with.
+    pub batch_age: Duration,
+    /// How long a stop may take to write what has been taken.
+    pub drain_timeout: Duration,
+    /// How long ago a check may have been due.
+    pub retention: Duration,
+    /// Of the stream, should the sink be the one who makes it.
+    pub durability: Durability,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            batch_size: 2_000,
+            batch_age: Duration::from_millis(250),
+            drain_timeout: Duration::from_secs(15),
+            retention: Duration::from_secs(30 * 86_400),
+            durability: Durability::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_given_is_as_the_help_says() {
+        let options = Options::try_parse_from(["picket-sink"]).unwrap();
+
+        assert_eq!(options.config(), Config::default());
+    }
+
+    #[test]
+    fn a_batch_of_nothing_or_too_much_is_refused_with_what_is_allowed() {
+        for size in ["0", "10001", "x"] {
+            let refusal = Options::try_parse_from(["picket-sink", "--batch-size", size]).unwrap_err();
+            assert!(refusal.to_string().contains("--batch-size"), "{refusal}");
+        }
+        let refusal = Options::try_parse_from(["picket-sink", "--batch-age", "soon"]).unwrap_err();
+        assert!(refusal.to_string().contains("15s or 1h30m"), "{refusal}");
+        let refusal = Options::try_parse_from(["picket-sink", "--batch-age", "1m"]).unwrap_err();
+        assert!(refusal.to_string().contains("at most 10s"), "{refusal}");
+    }
+}

@@ -1,0 +1,77 @@
+//! The three actors, built together and drained from the front to the end.
+
+use std::time::Duration;
+
+use picket_runtime::{Bus, Condition, Pipeline};
+use picket_store::results::Results;
+use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
+use tracing::warn;
+
+use crate::{
+    Config,
+    batcher::{self, Batcher, Limits},
+    credit::Credits,
+    metrics::Metrics,
+    puller::{self, Puller},
+    writer::{self, Writer},
+};
+
+pub(crate) struct Sink {
+    pub(crate) config: Config,
+    pub(crate) bus: Bus,
+    pub(crate) results: Results,
+    pub(crate) metrics: Metrics,
+    pub(crate) database: Condition,
+    pub(crate) stream: Condition,
+}
+
+pub(crate) struct Parts {
+    puller: ActorRef<puller::Msg>,
+    batcher: ActorRef<batcher::Msg>,
+    writer: ActorRef<writer::Msg>,
+    client: async_nats::Client,
+}
+
+impl Pipeline for Sink {
+    type Parts = Parts;
+
+    async fn build(&self, supervisor: ActorCell) -> Result<Parts, SpawnErr> {
+        let client = self.bus.client.clone();
+        let writer = Writer {
+            results: self.results.clone(),
+            client: client.clone(),
+            metrics: self.metrics.clone(),
+            database: self.database.clone(),
+        };
+        let (writer, _) = Actor::spawn_linked(None, writer, (), supervisor.clone()).await?;
+        let limits = Limits::new(self.config.batch_size, self.config.batch_age);
+        let batcher = Batcher { limits, writer: writer.clone() };
+        let (batcher, _) = Actor::spawn_linked(None, batcher, (), supervisor.clone()).await?;
+        let puller = Puller {
+            config: self.config,
+            bus: self.bus.clone(),
+            batcher: batcher.clone(),
+            metrics: self.metrics.clone(),
+            stream: self.stream.clone(),
+            // New with each build: what died with the last one holds no leave of this one.
+            credits: Credits::new(self.config.batch_size),
+        };
+        let (puller, _) = Actor::spawn_linked(None, puller, (), supervisor).await?;
+        Ok(Parts { puller, batcher, writer, client })
+    }
+
+    async fn drain(&self, parts: Parts) {
+        /// For what involves no server; the supervisor's own limit bounds the whole.
+        const SHORT: Duration = Duration::from_secs(3);
+
+        let Parts { puller, batcher, writer, client } = parts;
+        // One that is gone already has nothing left to give.
+        let _ = puller.call(puller::Msg::Stop, Some(SHORT)).await;
+        let _ = batcher.cast(batcher::Msg::Flush);
+        let _ = batcher.drain_and_wait(Some(SHORT)).await;
+        let _ = writer.call(writer::Msg::Finish, Some(self.config.drain_timeout)).await;
+        if !matches!(tokio::time::timeout(SHORT, client.flush()).await, Ok(Ok(()))) {
+            warn!("NATS did not take the last acknowledgements; those results come again");
+        }
+    }
+}

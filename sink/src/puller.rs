@@ -1,0 +1,259 @@
+//! Takes results from the stream, as many as there is leave to hold, and makes the consumer again when it is gone.
+//!
+//! **Bound**: credit for a whole batch is taken before it is asked for. **Loss**: what was delivered and not handed on
+//! was not acknowledged, so NATS delivers it again.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{self, consumer::PullConsumer};
+use picket_proto::subject;
+use picket_runtime::{Backoff, Bus, Chain, Condition, clock, streams};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::{
+    task::AbortHandle,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    Config, batcher,
+    credit::{BATCH_BYTES, Credit, Credits},
+    letter::{Judge, Letter},
+    metrics::Metrics,
+    pull::{self, Chunk, End, Pull},
+    report::report,
+};
+
+pub(crate) enum Msg {
+    /// Ask for the next messages.
+    Pull,
+    /// How that ended, and the consumer if it still serves.
+    Pulled(Option<Result<Box<PullConsumer>, Error>>),
+    /// Take no more; answered when what is on its way has been handed on.
+    Stop(RpcReplyPort<()>),
+}
+
+#[derive(Clone)]
+pub(crate) struct Puller {
+    pub(crate) config: Config,
+    pub(crate) bus: Bus,
+    pub(crate) batcher: ActorRef<batcher::Msg>,
+    pub(crate) metrics: Metrics,
+    pub(crate) stream: Condition,
+    pub(crate) credits: Credits,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Ensure(#[from] streams::Error),
+    #[error("could not find the consumer of results")]
+    Find(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error(transparent)]
+    Pull(#[from] pull::Error),
+    #[error("the batcher is gone")]
+    NoBatcher,
+}
+
+pub(crate) const FIRST_WAIT: Duration = Duration::from_millis(100);
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// How long what is on its way may take once a stop was asked for, and the silence that says that nothing is.
+const LAST: Duration = Duration::from_secs(1);
+const SILENCE: Duration = Duration::from_millis(50);
+/// How often the backlog is looked at while nothing may be taken.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// What is under way.
+pub(crate) struct Pulling {
+    consumer: Option<Box<PullConsumer>>,
+    task: Option<AbortHandle>,
+    stop: CancellationToken,
+    stopped: Option<RpcReplyPort<()>>,
+    backoff: Backoff,
+}
+
+/// An actor that is killed leaves nothing behind.
+impl Drop for Pulling {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+impl Actor for Puller {
+    type Msg = Msg;
+    type State = Pulling;
+    type Arguments = ();
+
+    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<Pulling, ActorProcessingErr> {
+        myself.cast(Msg::Pull)?;
+        Ok(Pulling {
+            consumer: None,
+            task: None,
+            stop: CancellationToken::new(),
+            stopped: None,
+            backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT),
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Msg>,
+        message: Msg,
+        pulling: &mut Pulling,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Msg::Pull if pulling.stop.is_cancelled() => {}
+            Msg::Pull => self.begin(myself, pulling),
+            Msg::Pulled(None) => return Err("a pull panicked".into()),
+            Msg::Pulled(Some(ended)) => self.ended(&myself, ended, pulling),
+            Msg::Stop(reply) => {
+                pulling.stop.cancel();
+                pulling.stopped = Some(reply);
+                pulling.answer_if_idle();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Puller {
+    fn begin(&self, myself: ActorRef<Msg>, pulling: &mut Pulling) {
+        let (puller, stop, consumer) = (self.clone(), pulling.stop.clone(), pulling.consumer.take());
+        let pull = async move { puller.pull(consumer, &stop).await };
+        pulling.task = Some(report(myself, pull, Msg::Pulled));
+    }
+
+    fn ended(&self, myself: &ActorRef<Msg>, ended: Result<Box<PullConsumer>, Error>, pulling: &mut Pulling) {
+        pulling.task = None;
+        match ended {
+            Ok(consumer) => {
+                pulling.consumer = Some(consumer);
+                pulling.backoff.reset();
+                if !pulling.stop.is_cancelled() {
+                    self.begin(myself.clone(), pulling);
+                }
+            }
+            Err(error) => {
+                let why = Chain(&error).to_string();
+                let wait = pulling.backoff.next_wait();
+                self.metrics.pull_errors.inc();
+                if !pulling.stop.is_cancelled() {
+                    warn!(error = why, wait_ms = wait.as_millis(), "no results can be taken, trying again");
+                    self.stream.fails(why);
+                    myself.send_after(wait, || Msg::Pull);
+                }
+            }
+        }
+        pulling.answer_if_idle();
+    }
+
+    /// Takes one batch's worth of messages, or what comes within the time of one request.
+    async fn pull(
+        &self,
+        consumer: Option<Box<PullConsumer>>,
+        stop: &CancellationToken,
+    ) -> Result<Box<PullConsumer>, Error> {
+        let consumer = match consumer {
+            Some(consumer) => consumer,
+            None => self.ensure().await?,
+        };
+        let Some(mut credit) = stop.run_until_cancelled(self.credit(&consumer)).await else {
+            return Ok(consumer);
+        };
+        let asked = Pull::ask(&self.bus.client, &consumer, credit.messages(), BATCH_BYTES as usize);
+        let mut pull = asked.await?;
+        let ended = loop {
+            match stop.run_until_cancelled(pull.next()).await {
+                Some(chunk) => {
+                    if let Some(end) = self.hand_on(chunk?, &mut credit)? {
+                        break end;
+                    }
+                }
+                None => break self.last(&mut pull, &mut credit).await?,
+            }
+        };
+        match ended {
+            End::Well => {
+                self.stream.holds();
+                Ok(consumer)
+            }
+            End::Badly(why) => Err(pull::Error::Ended(why).into()),
+        }
+    }
+
+    /// Hands on what the server has sent already: it would come again only when the server misses it.
+    async fn last(&self, pull: &mut Pull, credit: &mut Credit) -> Result<End, Error> {
+        let until = Instant::now() + LAST;
+        while let Ok(chunk) = timeout_at(until.min(Instant::now() + SILENCE), pull.next()).await {
+            if let Some(end) = self.hand_on(chunk?, credit)? {
+                return Ok(end);
+            }
+        }
+        Ok(End::Well)
+    }
+
+    fn hand_on(&self, chunk: Chunk, credit: &mut Credit) -> Result<Option<End>, Error> {
+        let Chunk { messages, end } = chunk;
+        if messages.is_empty() {
+            return Ok(end);
+        }
+        let (judge, now) = (Judge { retention: self.config.retention }, clock::wall());
+        if let Some(pending) = messages.last().and_then(|message| self.pending(message)) {
+            self.metrics.pending.set(pending);
+        }
+        let letters = messages.into_iter().map(|message| Letter {
+            content: judge.read(&message.subject, &message.payload, now),
+            credit: credit.split(message.payload.len()),
+            message,
+        });
+        self.batcher.cast(batcher::Msg::Add(letters.collect())).map_err(|_| Error::NoBatcher)?;
+        Ok(end)
+    }
+
+    /// How many results waited when this one was delivered.
+    fn pending(&self, message: &async_nats::Message) -> Option<i64> {
+        let message = jetstream::Message { message: message.clone(), context: self.bus.jetstream.clone() };
+        message.info().ok().and_then(|info| i64::try_from(info.pending).ok())
+    }
+
+    /// Waits for the leave to hold a batch; while there is none nothing is taken that would tell of the backlog.
+    async fn credit(&self, consumer: &PullConsumer) -> Credit {
+        let mut waiting = std::pin::pin!(self.credits.batch());
+        loop {
+            match timeout(LOOK, &mut waiting).await {
+                Ok(credit) => return credit,
+                Err(_) => {
+                    if let Ok(info) = consumer.get_info().await {
+                        self.metrics.pending.set(i64::try_from(info.num_pending).unwrap_or(i64::MAX));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes the stream and the consumer where they are not there.
+    async fn ensure(&self) -> Result<Box<PullConsumer>, Error> {
+        let jetstream = &self.bus.jetstream;
+        streams::ensure(jetstream, streams::results(self.config.durability)).await?;
+        streams::ensure_consumer(jetstream, subject::RESULTS, streams::sink_consumer()).await?;
+        let found = jetstream.get_consumer_from_stream(subject::SINK, subject::RESULTS).await;
+        let consumer = found.map_err(|error| Error::Find(error.into()))?;
+        self.stream.holds();
+        info!("taking results from the stream {}", subject::RESULTS);
+        Ok(Box::new(consumer))
+    }
+}
+
+impl Pulling {
+    fn answer_if_idle(&mut self) {
+        if self.task.is_none()
+            && let Some(reply) = self.stopped.take()
+        {
+            // Who no longer waits need not know.
+            let _ = reply.send(());
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! Writes batches, one at a time and in order, and acknowledges their letters after the commit.
+//!
+//! **Bound**: the puller's credit, which comes back when a batch is acknowledged. **Loss**: what was not committed was
+//! not acknowledged and comes again; what was committed but not acknowledged comes again and is a duplicate.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use async_nats::jetstream::AckKind;
+use bytes::Bytes;
+use picket_proto::{Cause, Outcome, Timestamp};
+use picket_runtime::{Backoff, Chain, Condition, clock};
+use picket_store::results::{Entry, Results, Written};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::time::{Instant, timeout};
+use tracing::{debug, error, info, warn};
+
+use crate::{
+    batcher::Batch,
+    letter::Content,
+    metrics::{Metrics, Says, Why},
+    report::report,
+};
+
+pub(crate) enum Msg {
+    Write(Batch),
+    /// What became of the first batch.
+    Wrote(Option<Result<Done, picket_store::Error>>),
+    Retry,
+    /// Time to tell NATS that this sink is still at it, and to look whether the database is there.
+    Tick,
+    Looked(Option<Result<(), picket_store::Error>>),
+    /// Answered when all is written.
+    Finish(RpcReplyPort<()>),
+}
+
+/// A batch that was committed.
+pub(crate) struct Done {
+    written: Written,
+    took: Duration,
+    at: Timestamp,
+}
+
+pub(crate) struct Writer {
+    pub(crate) results: Results,
+    pub(crate) client: async_nats::Client,
+    pub(crate) metrics: Metrics,
+    pub(crate) database: Condition,
+}
+
+/// A third of the time after which NATS takes a letter for lost.
+const TICK: Duration = Duration::from_secs(20);
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// For what is said to NATS and needs no answer; it waits for room only while NATS is away.
+const SAY: Duration = Duration::from_secs(2);
+
+impl Actor for Writer {
+    type Msg = Msg;
+    type State = Queue;
+    type Arguments = ();
+
+    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<Queue, ActorProcessingErr> {
+        myself.send_after(TICK, || Msg::Tick);
+        Ok(Queue::new())
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Msg>,
+        message: Msg,
+        queue: &mut Queue,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Msg::Write(batch) => {
+                self.metrics.batch_size.observe(batch.letters.len() as f64);
+                self.write(&myself, queue.push(batch, Instant::now()));
+            }
+            Msg::Wrote(None) => return Err("a write panicked".into()),
+            Msg::Wrote(Some(Ok(done))) => {
+                self.database.holds();
+                let (batch, next) = queue.wrote();
+                self.write(&myself, next);
+                if let Some(batch) = batch {
+                    // Nobody waits for an answer: an acknowledgement that gets lost costs a duplicate.
+                    say(&self.client, &batch, AckKind::Ack).await;
+                    self.count(&batch, &done);
+                }
+                queue.answer_if_empty();
+            }
+            Msg::Wrote(Some(Err(error))) => {
+                let wait = queue.failed();
+                self.complain(&error, wait);
+                myself.send_after(wait, || Msg::Retry);
+            }
+            Msg::Retry => self.write(&myself, queue.first()),
+            Msg::Tick => {
+                for batch in queue.held_since(Instant::now() - TICK / 2) {
+                    say(&self.client, &batch, AckKind::Progress).await;
+                }
+                if queue.is_empty() {
+                    self.look(&myself);
+                }
+                myself.send_after(TICK, || Msg::Tick);
+            }
+            Msg::Looked(Some(Err(error))) if queue.is_empty() => self.complain(&error, TICK),
+            Msg::Looked(Some(Ok(()))) if queue.is_empty() => self.database.holds(),
+            Msg::Looked(_) => {} // A write knows better.
+            Msg::Finish(reply) => queue.finish(reply),
+        }
+        Ok(())
+    }
+}
+
+impl Writer {
+    /// Begins to write. The task is never cancelled: an insert under way is best left to come to its end.
+    fn write(&self, myself: &ActorRef<Msg>, batch: Option<Arc<Batch>>) {
+        let Some(batch) = batch else { return };
+        let results = self.results.clone();
+        let writing = async move {
+            let began = Instant::now();
+            let entries: Vec<Entry<'_>> = batch.letters.iter().map(|letter| letter.entry()).collect();
+            let written = results.insert(&entries).await?;
+            Ok(Done { written, took: began.elapsed(), at: clock::wall() })
+        };
+        report(myself.clone(), writing, Msg::Wrote);
+    }
+
+    fn look(&self, myself: &ActorRef<Msg>) {
+        let results = self.results.clone();
+        report(myself.clone(), async move { results.ping().await }, Msg::Looked);
+    }
+
+    fn complain(&self, error: &picket_store::Error, wait: Duration) {
+        self.metrics.database_errors.inc();
+        let why = Chain(error).to_string();
+        let wait_ms = wait.as_millis();
+        if error.is_transient() {
+            warn!(error = why, wait_ms, "the database takes no results, trying again");
+        } else {
+            // A missing table or a permission: somebody may still mend it, and nothing is lost meanwhile.
+            error!(error = why, wait_ms, "the database refuses all results, trying again");
+        }
+        self.database.fails(why);
+    }
+
+    fn count(&self, batch: &Batch, done: &Done) {
+        let Done { written, took, at } = done;
+        let metrics = &self.metrics;
+        metrics.write_seconds.observe(took.as_secs_f64());
+        metrics.duplicates.inc_by(written.duplicates);
+        for ((outcome, cause), count) in &written.new {
+            metrics.results.get_or_create(&says(*outcome, *cause)).inc_by(*count);
+        }
+        let dead = |reason, count| {
+            if count > 0 {
+                metrics.dead_letters.get_or_create(&Why { reason }).inc_by(count);
+            }
+        };
+        dead("region", written.of_unknown_regions);
+        dead("refused", written.refused);
+        for letter in &batch.letters {
+            match &letter.content {
+                Content::Unusable(unusable) => dead(unusable.kind, 1),
+                Content::Check(result) => {
+                    metrics.delay_seconds.observe(at.since(result.scheduled_at).as_secs_f64());
+                }
+                Content::Adhoc(_) => {}
+            }
+        }
+        if let Some(reason) = &written.reason {
+            warn!(dead = written.dead(), reason, "messages that cannot be rows are in picket.dead_letters");
+        }
+        debug!(
+            results = written.inserted(),
+            duplicates = written.duplicates,
+            duration_ms = took.as_millis(),
+            "results written"
+        );
+    }
+}
+
+fn says(outcome: Outcome, cause: Option<Cause>) -> Says {
+    Says { outcome: outcome.as_str(), cause: cause.map_or("", Cause::as_str) }
+}
+
+async fn say(client: &async_nats::Client, batch: &Batch, kind: AckKind) {
+    let payload = Bytes::from(kind);
+    let saying = async {
+        for letter in &batch.letters {
+            if let Some(reply) = &letter.message.reply {
+                client.publish(reply.clone(), payload.clone()).await?;
+            }
+        }
+        Ok::<_, async_nats::PublishError>(())
+    };
+    match timeout(SAY, saying).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!(error = %Chain(&error), "could not acknowledge results; they come again"),
+        Err(_) => warn!("NATS takes no acknowledgements of results; they come again"),
+    }
+}
+
+/// Batches that wait, in order; the first is being written, or waits to be tried again.
+pub(crate) struct Queue {
+    held: VecDeque<(Arc<Batch>, Instant)>,
+    backoff: Backoff,
+    failing: bool,
+    finishing: Vec<RpcReplyPort<()>>,
+}
+
+impl Queue {
+    fn new() -> Self {
+        Self {
+            held: VecDeque::new(),
+            backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT),
+            failing: false,
+            finishing: Vec::new(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    fn first(&self) -> Option<Arc<Batch>> {
+        self.held.front().map(|(batch, _)| batch.clone())
+    }
+
+    /// Gives the batch back if it is to be written now.
+    fn push(&mut self, batch: Batch, now: Instant) -> Option<Arc<Batch>> {
+        self.held.push_back((Arc::new(batch), now));
+        if self.held.len() == 1 { self.first() } else { None }
+    }
+
+    /// Gives the batch that is done, and the next to be written.
+    fn wrote(&mut self) -> (Option<Arc<Batch>>, Option<Arc<Batch>>) {
+        if std::mem::take(&mut self.failing) {
+            info!("the database takes results again");
+        }
+        self.backoff.reset();
+        let done = self.held.pop_front().map(|(batch, _)| batch);
+        (done, self.first())
+    }
+
+    fn failed(&mut self) -> Duration {
+        self.failing = true;
+        self.backoff.next_wait()
+    }
+
+    fn held_since(&self, before: Instant) -> Vec<Arc<Batch>> {
+        self.held.iter().filter(|(_, since)| *since <= before).map(|(batch, _)| batch.clone()).collect()
+    }
+
+    fn finish(&mut self, reply: RpcReplyPort<()>) {
+        self.finishing.push(reply);
+        self.answer_if_empty();
+    }
+
+    fn answer_if_empty(&mut self) {
+        if self.held.is_empty() {
+            for reply in self.finishing.drain(..) {
+                // Who no longer waits need not know.
+                let _ = reply.send(());
+            }
+        }
+    }
+}

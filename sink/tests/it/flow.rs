@@ -1,0 +1,187 @@
+//! What the sink does while all is well.
+
+use std::time::Duration;
+
+use picket_proto::{CheckResult, Kind};
+use picket_sink::Config;
+use picket_testkit::eventually;
+
+use crate::stack::{LIMIT, Stack};
+
+#[tokio::test]
+async fn every_result_becomes_a_row_and_is_acknowledged() {
+    let stack = Stack::new().await;
+    let sink = stack.sink().await;
+    sink.until_ready().await;
+
+    stack.publish(0..5_000).await;
+
+    stack.until_rows(5_000).await;
+    stack.until_acknowledged().await;
+    assert_eq!(sink.metric(r#"picket_sink_results_total{outcome="up",cause=""}"#), 5_000);
+    assert_eq!(sink.metric("picket_sink_delay_seconds_count"), 5_000);
+    assert_eq!(sink.metric("picket_sink_duplicates_total"), 0);
+    assert!(sink.metric("picket_sink_batch_size_count") >= 3, "a batch has 2000 at most");
+    sink.running.drain().await;
+}
+
+#[tokio::test]
+async fn a_lone_result_does_not_wait_for_others() {
+    let stack = Stack::new().await;
+    let sink = stack.sink().await;
+    // Beyond a heartbeat and the end of a request, where a wake-up could be lost.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+
+    let began = tokio::time::Instant::now();
+    stack.publish(0..1).await;
+    stack.until_rows(1).await;
+
+    assert!(began.elapsed() < Duration::from_millis(1_500), "{:?}", began.elapsed());
+    sink.running.drain().await;
+}
+
+#[tokio::test]
+async fn a_result_delivered_again_is_counted_and_makes_no_row() {
+    let stack = Stack::new().await;
+    let sink = stack.sink().await;
+    stack.publish(0..100).await;
+    stack.until_rows(100).await;
+
+    stack.publish(0..100).await;
+    eventually(LIMIT, "the duplicates", async || sink.metric("picket_sink_duplicates_total") == 100).await;
+
+    assert_eq!(stack.rows().await, 100);
+    sink.running.drain().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_a_row_is_parked_with_the_reason_and_the_rest_flows() {
+    let stack = Stack::new().await;
+    let sink = stack.sink().await;
+    let long_ago = CheckResult {
+        scheduled_at: stack.result(0).scheduled_at.minus(Duration::from_secs(20 * 86_400)),
+        ..stack.result(0)
+    };
+    let from_nowhere = CheckResult { region: "nowhere".parse().unwrap(), ..stack.result(0) };
+
+    stack.publish(0..50).await;
+    stack.publish_raw("picket.result.eu.7", "{\0").await;
+    stack.publish_raw("picket.result.eu.8", serde_json::to_vec(&stack.result(1_000)).unwrap()).await;
+    stack.publish_raw("picket.result.us.7", serde_json::to_vec(&stack.result(1_000)).unwrap()).await;
+    stack.publish_raw("picket.result.eu.7", serde_json::to_vec(&long_ago).unwrap()).await;
+    stack.publish_raw("picket.result.nowhere.7", serde_json::to_vec(&from_nowhere).unwrap()).await;
+    stack.publish_raw("picket.result.what.is.this", "x").await;
+    stack.publish(50..100).await;
+
+    stack.until_rows(100).await;
+    stack.until_acknowledged().await;
+    assert_eq!(stack.count("SELECT count(*) FROM picket.dead_letters").await, 6);
+    for (reason, count) in [("json", 1), ("contradiction", 2), ("refused", 1), ("region", 1), ("subject", 1)]
+    {
+        let name = format!(r#"picket_sink_dead_letters_total{{reason="{reason}"}}"#);
+        assert_eq!(sink.metric(&name), count, "{reason}");
+    }
+    sink.running.drain().await;
+}
+
+#[tokio::test]
+async fn the_result_of_an_adhoc_check_is_a_row_of_its_own_table() {
+    let stack = Stack::new().await;
+    let sink = stack.sink().await;
+    let adhoc = CheckResult { kind: Kind::Adhoc, site_id: None, shard: None, ..stack.result(1) };
+
+    stack.publish_raw("picket.result.eu.adhoc", serde_json::to_vec(&adhoc).unwrap()).await;
+
+    eventually(LIMIT, "the row", async || {
+        stack.count("SELECT count(*) FROM picket.adhoc_results").await == 1
+    })
+    .await;
+    stack.until_acknowledged().await;
+    assert_eq!(stack.rows().await, 0);
+    sink.running.drain().await;
+}
+
+#[tokio::test]
+async fn two_sinks_share_the_results_and_double_none() {
+    let stack = Stack::new().await;
+    let config = Config { batch_size: 100, ..Config::default() };
+    let (one, other) = (stack.sink_with(config).await, stack.sink_with(config).await);
+
+    stack.publish(0..5_000).await;
+
+    stack.until_rows(5_000).await;
+    stack.until_acknowledged().await;
+    let shares =
+        [&one, &other].map(|sink| sink.metric(r#"picket_sink_results_total{outcome="up",cause=""}"#));
+    assert_eq!(shares[0] + shares[1], 5_000, "{shares:?}");
+    assert!(shares.iter().all(|share| *share > 0), "{shares:?}");
+    one.running.drain().await;
+    other.running.drain().await;
+}
+
+#[tokio::test]
+async fn a_drained_sink_has_acknowledged_all_that_it_wrote_and_written_all_that_it_took() {
+    let stack = Stack::new().await;
+    let slow = Config { batch_age: Duration::from_secs(60), batch_size: 500, ..Config::default() };
+    let sink = stack.sink_with(slow).await;
+    stack.publish(0..700).await;
+    eventually(LIMIT, "the rest to be gathered", async || stack.outstanding().await == (0, 200)).await;
+
+    let began = tokio::time::Instant::now();
+    sink.running.drain().await;
+
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!(stack.rows().await, 700);
+    // The bus is still open, as it is after a drain; nothing waits in it.
+    stack.until_acknowledged().await;
+}
+
+#[tokio::test]
+async fn a_sink_that_is_drained_under_load_leaves_the_rest_to_another() {
+    let stack = Stack::new().await;
+    let sink = stack.sink_with(Config { batch_size: 50, ..Config::default() }).await;
+    let publishing = stack.publish(0..20_000);
+    let draining = async {
+        stack.until_rows_at_least(500).await;
+        sink.running.drain().await;
+        stack.rows().await
+    };
+
+    let ((), rows) = tokio::join!(publishing, draining);
+
+    let (waiting, unacknowledged) = stack.outstanding().await;
+    assert_eq!((waiting, unacknowledged), (20_000 - rows.unsigned_abs(), 0));
+    let next = stack.sink().await;
+    stack.until_rows(20_000).await;
+    assert_eq!(next.metric("picket_sink_duplicates_total"), 0);
+    next.running.drain().await;
+}
+
+/// Prints what a result costs: `cargo test --release -p picket-sink -- --ignored --nocapture what_a_result_costs`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn what_a_result_costs() {
+    const RESULTS: i64 = 100_000;
+    let stack = Stack::new().await;
+    stack.publish(0..RESULTS).await;
+
+    let (cpu, began) = (cpu_ms(), tokio::time::Instant::now());
+    let sink = stack.sink_with(Config::default()).await;
+    eventually(LIMIT * 4, "the rows", async || {
+        sink.metric(r#"picket_sink_results_total{outcome="up",cause=""}"#) == RESULTS.unsigned_abs()
+    })
+    .await;
+
+    let took = began.elapsed();
+    let cpu_us = (cpu_ms() - cpu) as f64 * 1_000.0 / RESULTS as f64;
+    eprintln!("{RESULTS} results in {took:?}: {cpu_us:.1} µs of CPU in the sink for each");
+    sink.running.drain().await;
+}
+
+/// What this process has used; its servers are processes of their own.
+fn cpu_ms() -> i64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let after_name = stat.rsplit_once(") ").unwrap().1;
+    let times = after_name.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<i64>().unwrap());
+    times.sum::<i64>() * 10
+}

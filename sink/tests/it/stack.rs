@@ -1,0 +1,190 @@
+//! A nats-server and a database of a test's own, results to publish, and sinks to take them.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{self, consumer::PullConsumer};
+use picket_proto::{CheckResult, Kind, Outcome, Region, Shard, SiteId, Timestamp, Timing, subject};
+use picket_runtime::{Bus, Health, Running, clock, options::NatsOptions, streams};
+use picket_sink::{CONNECTIONS, Config};
+use picket_store::{DatabaseOptions, Store, regions};
+use picket_testkit::{
+    eventually,
+    servers::{self, Nats},
+};
+use sqlx::PgPool;
+
+/// How long anything may take.
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+const EU: &str = "eu";
+const SHARD: Shard = Shard(7);
+
+pub(crate) struct Stack {
+    pub(crate) nats: Nats,
+    pub(crate) jetstream: jetstream::Context,
+    pub(crate) database_url: String,
+    pool: PgPool,
+    /// Of the first result; one tick a result follows.
+    began: Timestamp,
+}
+
+/// A sink, and what it says of itself.
+pub(crate) struct Sink {
+    pub(crate) running: Running,
+    pub(crate) health: Health,
+}
+
+impl Stack {
+    pub(crate) async fn new() -> Self {
+        Self::on(servers::postgres().await.database().await).await
+    }
+
+    /// With an empty database that is there already.
+    pub(crate) async fn on(database_url: String) -> Self {
+        let nats = servers::nats().await;
+        let store = store(&database_url);
+        store.migrate(64).await.unwrap();
+        regions::add(&store, &EU.parse().unwrap()).await.unwrap();
+        let client = async_nats::connect(nats.url()).await.unwrap();
+        let jetstream = jetstream::new(client);
+        streams::ensure(&jetstream, streams::results(streams::Durability::default())).await.unwrap();
+        let pool = PgPool::connect_lazy(&database_url).unwrap();
+        Self { nats, jetstream, database_url, pool, began: clock::wall().minus(Duration::from_secs(3_600)) }
+    }
+
+    pub(crate) async fn sink(&self) -> Sink {
+        self.sink_with(Config { batch_age: Duration::from_millis(20), ..Config::default() }).await
+    }
+
+    pub(crate) async fn sink_with(&self, config: Config) -> Sink {
+        self.sink_on(&self.database_url, config).await
+    }
+
+    pub(crate) async fn sink_on(&self, database_url: &str, config: Config) -> Sink {
+        let health = Health::new();
+        let bus = Bus::connect(&NatsOptions::at(self.nats.url()), "test", &health).await.unwrap();
+        let running = picket_sink::start(config, &bus, &store(database_url), &health).await.unwrap();
+        Sink { running, health }
+    }
+
+    /// The result of this number: each has its site and its tick.
+    pub(crate) fn result(&self, number: i64) -> CheckResult {
+        let at = self.began.plus(Duration::from_millis(number.unsigned_abs()));
+        CheckResult {
+            v: 1,
+            id: number.to_string(),
+            site_id: Some(SiteId(number)),
+            kind: Kind::Scheduled,
+            region: EU.parse().unwrap(),
+            shard: Some(SHARD),
+            prober: "prober-1".to_owned(),
+            url: "http://127.0.0.1/".to_owned(),
+            scheduled_at: at,
+            started_at: Some(at),
+            outcome: Outcome::Up,
+            cause: None,
+            message: None,
+            http_status: Some(200),
+            http_version: None,
+            remote_addr: None,
+            timing: Timing::default(),
+            redirects: 0,
+            body_bytes: 0,
+            regex_matched: None,
+            tls_expires_at: None,
+        }
+    }
+
+    /// Publishes the results of these numbers, and waits until the stream has them.
+    pub(crate) async fn publish(&self, numbers: std::ops::Range<i64>) {
+        let subject = subject::result(&EU.parse::<Region>().unwrap(), SHARD);
+        // The client lets only so many acknowledgements be outstanding.
+        for some in numbers.collect::<Vec<_>>().chunks(1_000) {
+            let mut acks = Vec::new();
+            for number in some {
+                let payload = serde_json::to_vec(&self.result(*number)).unwrap();
+                acks.push(self.jetstream.publish(subject.clone(), payload.into()).await.unwrap());
+            }
+            for ack in acks {
+                ack.await.unwrap();
+            }
+        }
+    }
+
+    pub(crate) async fn publish_raw(&self, subject: &'static str, payload: impl Into<Vec<u8>>) {
+        self.jetstream.publish(subject, payload.into().into()).await.unwrap().await.unwrap();
+    }
+
+    pub(crate) async fn count(&self, query: &'static str) -> i64 {
+        sqlx::query_scalar(query).fetch_one(&self.pool).await.unwrap()
+    }
+
+    pub(crate) async fn rows(&self) -> i64 {
+        self.count("SELECT count(*) FROM picket.check_results").await
+    }
+
+    /// Waits until so many results are rows; the key lets none be two.
+    pub(crate) async fn until_rows(&self, rows: i64) {
+        eventually(LIMIT, "the rows", async || {
+            let found = self.rows().await;
+            if found == rows { Ok(()) } else { Err(format!("{found} rows of {rows}")) }
+        })
+        .await;
+    }
+
+    pub(crate) async fn until_rows_at_least(&self, rows: i64) {
+        eventually(LIMIT, "some rows", async || {
+            let found = self.rows().await;
+            if found >= rows { Ok(()) } else { Err(format!("{found} rows of {rows}")) }
+        })
+        .await;
+    }
+
+    /// Waits until the stream's consumer has given out all, and all is acknowledged.
+    pub(crate) async fn until_acknowledged(&self) {
+        eventually(LIMIT, "all to be acknowledged", async || {
+            let (waiting, unacknowledged) = self.outstanding().await;
+            if waiting + unacknowledged == 0 { Ok(()) } else { Err((waiting, unacknowledged)) }
+        })
+        .await;
+    }
+
+    /// How many results wait in the stream, and how many were taken and not acknowledged.
+    pub(crate) async fn outstanding(&self) -> (u64, u64) {
+        let consumer = self.jetstream.get_consumer_from_stream(subject::SINK, subject::RESULTS).await;
+        let consumer: PullConsumer = consumer.unwrap();
+        let info = consumer.get_info().await.unwrap();
+        (info.num_pending, info.num_ack_pending as u64)
+    }
+}
+
+impl Sink {
+    /// One number of its metrics; 0 where it has not counted yet.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.health.registry()).unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        // A sum is written as 100.0.
+        value.map_or(0, |value| value.trim_end_matches(".0").parse().unwrap())
+    }
+
+    pub(crate) async fn until_ready(&self) {
+        eventually(LIMIT, "the sink to be ready", async || match self.health.missing() {
+            missing if missing.is_empty() => Ok(()),
+            missing => Err(missing),
+        })
+        .await;
+    }
+
+    /// Waits until this condition of readiness does not hold.
+    pub(crate) async fn until_missing(&self, condition: &str) {
+        eventually(LIMIT, condition, async || {
+            let missing = self.health.missing();
+            if missing.iter().any(|(name, _)| *name == condition) { Ok(()) } else { Err(missing) }
+        })
+        .await;
+    }
+}
+
+fn store(url: &str) -> Store {
+    Store::new(&DatabaseOptions { database_url: Some(url.to_owned()) }, "sink-test", CONNECTIONS).unwrap()
+}
