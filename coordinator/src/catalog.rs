@@ -5,12 +5,13 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use picket_proto::{Shard, SiteId, Timestamp, job::Template, site::IntervalRange};
-use picket_runtime::{Backoff, Chain, Condition};
+use picket_runtime::{Backoff, Chain, Condition, clock::Boottime};
 use picket_store::{Error, Store, changes, leases::Lease, regions, schedules::Scheduled, sites};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tracing::{info, warn};
 
 use crate::{
+    fence::{Fence, Gateway},
     metrics::Metrics,
     planner::{self, roster::Planned},
 };
@@ -18,6 +19,8 @@ use crate::{
 pub enum Msg {
     /// These shards were taken: read them.
     Load(Vec<Lease>),
+    /// Read the next of those that wait.
+    Next,
     /// The database called: something has changed.
     Called,
     /// Time to look, whether it called or not.
@@ -30,6 +33,7 @@ pub struct Catalog {
     pub store: Store,
     pub intervals: IntervalRange,
     pub planner: ActorRef<planner::Msg>,
+    pub fence: Fence,
     pub metrics: Metrics,
     pub condition: Condition,
 }
@@ -37,14 +41,20 @@ pub struct Catalog {
 /// What has been read.
 pub struct Read {
     through: Option<changes::Snapshot>,
-    /// Shards whose reading failed, to be tried again.
+    /// Shards that have not been read yet.
     waiting: Vec<Lease>,
+    /// What is wrong with sites, and could not be written down yet.
+    problems: Vec<Problem>,
     backoff: Backoff,
 }
 
+type Problem = (SiteId, Timestamp, String);
+
 /// The database calls when something changes; this often we look all the same.
 const POLL: Duration = Duration::from_secs(1);
-/// Sites that are handed to the planner at once.
+/// Shards that are read at once. In between, changes of those that were read are followed.
+const SHARDS: usize = 8;
+/// Sites that are handed to the planner, and problems that are written down, at once.
 const PIECE: usize = 2_048;
 
 impl Actor for Catalog {
@@ -55,7 +65,7 @@ impl Actor for Catalog {
     async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<Read, ActorProcessingErr> {
         myself.send_after(POLL, || Msg::Poll);
         let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-        Ok(Read { through: None, waiting: Vec::new(), backoff })
+        Ok(Read { through: None, waiting: Vec::new(), problems: Vec::new(), backoff })
     }
 
     async fn handle(
@@ -68,25 +78,35 @@ impl Actor for Catalog {
         let done = match message {
             Msg::Load(leases) => {
                 read.waiting.extend(leases);
-                self.load(read).await
+                myself.cast(Msg::Next)?;
+                return Ok(());
             }
-            Msg::Called | Msg::Poll if !read.waiting.is_empty() => self.load(read).await,
+            Msg::Next => self.load(read).await,
             Msg::Called | Msg::Poll => self.follow(read).await,
         };
-        match done {
+        let done = match done {
+            Ok(()) => self.write_down(read).await,
+            failed => failed,
+        };
+        let wait = match done {
             Ok(()) => {
                 self.condition.holds();
                 read.backoff.reset();
+                POLL
             }
             Err(error) => {
                 self.metrics.database_errors.inc();
                 self.condition.fails(Chain(&error).to_string());
                 warn!(error = %Chain(&error), "could not read what is to be watched, trying again");
+                read.backoff.next_wait()
             }
-        }
+        };
         if poll {
-            let wait = if read.waiting.is_empty() { POLL } else { read.backoff.next_wait() };
             myself.send_after(wait, || Msg::Poll);
+        }
+        // After a failure the next poll goes on, so that there is a pause.
+        if !read.waiting.is_empty() && (poll || wait == POLL) {
+            myself.cast(Msg::Next)?;
         }
         Ok(())
     }
@@ -94,10 +114,18 @@ impl Actor for Catalog {
 
 impl Catalog {
     async fn load(&self, read: &mut Read) -> Result<(), Error> {
+        // Leases that were lost or given back while they waited.
+        let held =
+            |lease: &Lease| self.fence.look(lease.shard, lease.epoch, Boottime::now()) != Gateway::Shut;
+        read.waiting.retain(held);
+        let leases: Vec<Lease> = read.waiting.iter().take(SHARDS).copied().collect();
+        if leases.is_empty() {
+            return Ok(());
+        }
         let began = tokio::time::Instant::now();
-        let shards: Vec<Shard> = read.waiting.iter().map(|lease| lease.shard).collect();
+        let shards: Vec<Shard> = leases.iter().map(|lease| lease.shard).collect();
         self.tell_regions().await?;
-        let _ = self.planner.cast(planner::Msg::Take(read.waiting.clone()));
+        let _ = self.planner.cast(planner::Msg::Take(leases.clone()));
         let (mut judged, mut sites) = (Judged::default(), 0);
         let snapshot = changes::load(&self.store, &shards, |scheduled| {
             sites += 1;
@@ -107,19 +135,21 @@ impl Catalog {
             }
         })
         .await?;
-        let Judged { planned, problems, .. } = judged;
-        let _ = self.planner.cast(planner::Msg::Sites(planned));
-        let _ = self.planner.cast(planner::Msg::Taken(std::mem::take(&mut read.waiting)));
+        read.waiting.drain(..leases.len());
+        read.problems.extend(judged.problems);
+        let _ = self.planner.cast(planner::Msg::Sites(judged.planned));
+        let _ = self.planner.cast(planner::Msg::Taken(leases));
         // What changed while this was read is read again by the next poll.
         read.through = Some(read.through.map_or(snapshot, |through| through.min(snapshot)));
         info!(
             shards = shards.len(),
             sites,
             duration_ms = began.elapsed().as_millis(),
-            "read {sites} sites of {} shards",
-            shards.len()
+            "read {sites} sites of {} shards, {} shards wait",
+            shards.len(),
+            read.waiting.len()
         );
-        self.write_down(problems).await
+        Ok(())
     }
 
     async fn follow(&self, read: &mut Read) -> Result<(), Error> {
@@ -132,18 +162,23 @@ impl Catalog {
         let now = changes::since(
             &self.store,
             through,
-            |scheduled| self.judge(scheduled, &mut judged),
+            &self.fence.shards(),
+            |scheduled| {
+                self.judge(scheduled, &mut judged);
+            },
             |site| removed.push(site.id),
         )
         .await?;
         let Judged { planned, problems, mut gone } = judged;
         gone.extend(removed);
         if !planned.is_empty() || !gone.is_empty() {
+            // A region may be what is new.
             self.tell_regions().await?;
             let _ = self.planner.cast(planner::Msg::Change(planned, gone));
         }
         read.through = Some(now);
-        self.write_down(problems).await
+        read.problems.extend(problems);
+        Ok(())
     }
 
     async fn tell_regions(&self) -> Result<(), Error> {
@@ -172,21 +207,24 @@ impl Catalog {
         }
     }
 
-    async fn write_down(&self, problems: Vec<(SiteId, Timestamp, String)>) -> Result<(), Error> {
-        for (id, _, problem) in &problems {
-            warn!(site.id = %id, problem, "site {id} cannot be watched: {problem}");
+    async fn write_down(&self, read: &mut Read) -> Result<(), Error> {
+        // In one order, so that two coordinators do not wait for each other.
+        read.problems.sort_unstable();
+        while !read.problems.is_empty() {
+            let piece = read.problems.len().min(PIECE);
+            sites::set_problems(&self.store, &read.problems[..piece]).await?;
+            for (id, _, problem) in read.problems.drain(..piece) {
+                self.metrics.problems.inc();
+                warn!(site.id = %id, problem, "site {id} cannot be watched: {problem}");
+            }
         }
-        self.metrics.problems.inc_by(problems.len() as u64);
-        match problems.is_empty() {
-            true => Ok(()),
-            false => sites::set_problems(&self.store, &problems).await,
-        }
+        Ok(())
     }
 }
 
 #[derive(Default)]
 struct Judged {
     planned: Vec<Planned>,
-    problems: Vec<(SiteId, Timestamp, String)>,
+    problems: Vec<Problem>,
     gone: Vec<SiteId>,
 }

@@ -29,19 +29,44 @@ impl Fence {
         gates[place] = Some(Gate { epoch, until });
     }
 
-    /// Shuts the gate of `shard`.
-    pub fn shut(&self, shard: Shard) {
+    /// Shuts the gate of `shard`, if it stands at `epoch`: an older holder must not shut a newer one's.
+    pub fn shut(&self, shard: Shard, epoch: Epoch) {
         let mut gates = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(gate) = gates.get_mut(usize::from(shard.0)) {
+        if let Some(gate) = gates.get_mut(usize::from(shard.0))
+            && gate.is_some_and(|gate| gate.epoch == epoch)
+        {
             *gate = None;
         }
     }
 
-    /// Whether a job of `shard` under `epoch` may be published at `now`.
-    pub fn lets(&self, shard: Shard, epoch: Epoch, now: Boottime) -> bool {
+    /// What a job of `shard` under `epoch` finds at `now`.
+    pub fn look(&self, shard: Shard, epoch: Epoch, now: Boottime) -> Gateway {
         let gates = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        matches!(gates.get(usize::from(shard.0)), Some(Some(gate)) if gate.epoch == epoch && now < gate.until)
+        match gates.get(usize::from(shard.0)).copied().flatten() {
+            Some(gate) if gate.epoch != epoch => Gateway::Shut,
+            Some(gate) if now < gate.until => Gateway::Open,
+            Some(_) => Gateway::Late,
+            None => Gateway::Shut,
+        }
     }
+
+    /// The shards whose gates stand, open or late.
+    pub fn shards(&self) -> Vec<Shard> {
+        let gates = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let standing = gates.iter().enumerate().filter(|(_, gate)| gate.is_some());
+        standing.filter_map(|(place, _)| Some(Shard(u16::try_from(place).ok()?))).collect()
+    }
+}
+
+/// What a job finds where it wants through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gateway {
+    /// It may be published.
+    Open,
+    /// Not now: the lease has run out by our clock, and has been neither renewed nor lost yet.
+    Late,
+    /// Never: the shard is not ours any more, or was taken anew.
+    Shut,
 }
 
 #[cfg(test)]
@@ -56,11 +81,13 @@ mod tests {
         let fence = Fence::default();
         fence.open(Shard(3), Epoch(7), at(12));
 
-        assert!(fence.lets(Shard(3), Epoch(7), at(11)));
-        assert!(!fence.lets(Shard(3), Epoch(7), at(12)));
-        assert!(!fence.lets(Shard(3), Epoch(6), at(11)));
-        assert!(!fence.lets(Shard(4), Epoch(7), at(11)));
-        fence.shut(Shard(3));
-        assert!(!fence.lets(Shard(3), Epoch(7), at(11)));
+        assert_eq!(fence.look(Shard(3), Epoch(7), at(11)), Gateway::Open);
+        assert_eq!(fence.look(Shard(3), Epoch(7), at(12)), Gateway::Late);
+        assert_eq!(fence.look(Shard(3), Epoch(6), at(11)), Gateway::Shut);
+        assert_eq!(fence.look(Shard(4), Epoch(7), at(11)), Gateway::Shut);
+        fence.shut(Shard(3), Epoch(6));
+        assert_eq!(fence.shards(), [Shard(3)]);
+        fence.shut(Shard(3), Epoch(7));
+        assert_eq!(fence.look(Shard(3), Epoch(7), at(11)), Gateway::Shut);
     }
 }

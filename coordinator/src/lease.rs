@@ -14,7 +14,7 @@ use picket_runtime::clock::Boottime;
 use picket_runtime::{Chain, Condition, clock};
 use picket_store::{Store, leases};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, call_t};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::timeout};
 use tracing::{info, warn};
 
 use self::{held::Held, share::Move};
@@ -44,6 +44,7 @@ pub struct LeaseHolder {
     pub name: String,
     pub lease: Duration,
     pub store: Store,
+    pub jetstream: async_nats::jetstream::Context,
     pub planner: ActorRef<planner::Msg>,
     pub catalog: ActorRef<catalog::Msg>,
     pub fence: Fence,
@@ -126,7 +127,7 @@ impl Actor for LeaseHolder {
 
     async fn post_stop(&self, _: ActorRef<Msg>, state: &mut Holding) -> Result<(), ActorProcessingErr> {
         // A pipeline that is built anew begins with nothing; what is held expires by itself.
-        state.held.iter().for_each(|(shard, _)| self.fence.shut(shard));
+        state.held.iter().for_each(|(shard, hold)| self.fence.shut(shard, hold.epoch));
         Ok(())
     }
 }
@@ -134,10 +135,12 @@ impl Actor for LeaseHolder {
 impl LeaseHolder {
     async fn round(&self, myself: &ActorRef<Msg>, state: &mut Holding) {
         let lost = state.held.expire(Boottime::now());
-        self.lose(state, lost, "its time ran out: the database was not reached to renew it");
+        self.lose(state, lost, "its time ran out without a renewal");
+        let publishes = self.publishes(state).await;
+        // Who cannot publish must not count: the shares of the others would leave its shards to nobody.
+        let leaving = state.draining.is_some() || !publishes;
         let sent = Boottime::now();
-        let roll = match leases::announce(&self.store, &self.name, state.draining.is_some(), self.lease).await
-        {
+        let roll = match leases::announce(&self.store, &self.name, leaving, self.lease).await {
             Ok(roll) => roll,
             Err(error) => return self.trouble(state, "the database is away", &error),
         };
@@ -145,7 +148,6 @@ impl LeaseHolder {
         if let Err(error) = self.renew(state).await {
             return self.trouble(state, "leases could not be renewed", &error);
         }
-        let publishes = self.reach.unreached_for(Boottime::now()) < UNREACHED;
         if !publishes {
             self.condition.fails("jobs cannot be published");
             if state.told != Some("unreached") {
@@ -171,6 +173,20 @@ impl LeaseHolder {
         }
     }
 
+    /// Whether jobs can be published, as far as is known. With nothing held nothing is published that could tell,
+    /// so then the stream is asked for.
+    async fn publishes(&self, state: &Holding) -> bool {
+        if self.reach.unreached_for(Boottime::now()) < UNREACHED {
+            return true;
+        }
+        let asking = self.jetstream.get_stream(picket_proto::subject::JOBS);
+        if state.held.is_empty() && matches!(timeout(ROUND, asking).await, Ok(Ok(_))) {
+            self.reach.reached();
+            return true;
+        }
+        false
+    }
+
     fn set_clock(&self, state: &mut Holding, sent: Boottime, now: picket_proto::Timestamp) {
         /// Said once: logs of this machine will not fit those of others.
         const SKEW: Duration = Duration::from_secs(1);
@@ -181,7 +197,11 @@ impl LeaseHolder {
             Some(clock) => {
                 if let Adjusted::Stepped(us) = clock.observe(sent, received, now) {
                     self.metrics.clock_steps.inc();
-                    warn!(step_ms = us / 1_000, "the database's clock jumped by {} ms", us / 1_000);
+                    warn!(
+                        step_ms = us / 1_000,
+                        "the database's clock jumped by {} ms; after a jump back nothing is due until it has caught up",
+                        us / 1_000
+                    );
                 }
             }
         }
@@ -226,7 +246,8 @@ impl LeaseHolder {
             asked.iter().map(|progress| (progress.shard, progress.epoch)).collect();
         let lost = state.held.renewed(&asked, &kept, sent);
         self.lose(state, lost, "another has taken it, or it expired");
-        for (shard, hold) in state.held.iter() {
+        // One that is being given back may be another's by now.
+        for (shard, hold) in state.held.iter().filter(|(_, hold)| !hold.yielding) {
             self.fence.open(shard, hold.epoch, hold.until);
         }
         Ok(())
@@ -275,7 +296,7 @@ impl LeaseHolder {
             let stopping =
                 |answer: RpcReplyPort<Vec<leases::Progress>>| planner::Msg::Yield(shards.clone(), answer);
             let progress = call_t!(this.planner, stopping, YIELD_MS).unwrap_or_default();
-            epochs.iter().for_each(|(shard, _)| this.fence.shut(*shard));
+            epochs.iter().for_each(|(shard, epoch)| this.fence.shut(*shard, *epoch));
             // A shard that the planner did not know was not read yet, and stands where it stood.
             let progress: Vec<leases::Progress> = epochs
                 .iter()
@@ -294,11 +315,11 @@ impl LeaseHolder {
         });
     }
 
-    fn lose(&self, state: &mut Holding, lost: Vec<Shard>, why: &'static str) {
+    fn lose(&self, state: &Holding, lost: Vec<(Shard, Epoch)>, why: &'static str) {
         if lost.is_empty() {
             return;
         }
-        lost.iter().for_each(|shard| self.fence.shut(*shard));
+        lost.iter().for_each(|(shard, epoch)| self.fence.shut(*shard, *epoch));
         self.metrics.leases_lost.inc_by(lost.len() as u64);
         warn!(
             shards = lost.len(),
@@ -306,7 +327,7 @@ impl LeaseHolder {
             "lease lost on {} shards, publishing for them has stopped: {why}",
             lost.len()
         );
-        let _ = self.planner.cast(planner::Msg::Lost(lost));
+        let _ = self.planner.cast(planner::Msg::Lost(lost.into_iter().map(|(shard, _)| shard).collect()));
     }
 
     fn trouble(&self, state: &mut Holding, what: &'static str, error: &picket_store::Error) {

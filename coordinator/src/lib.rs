@@ -121,6 +121,7 @@ impl Pipeline for Coordinator {
             store: self.store.clone(),
             intervals: self.config.intervals,
             planner: planner.clone(),
+            fence: fence.clone(),
             metrics: self.metrics.clone(),
             condition: self.schedules.clone(),
         };
@@ -137,6 +138,7 @@ impl Pipeline for Coordinator {
             name: self.config.name.clone(),
             lease: self.config.lease_time,
             store: self.store.clone(),
+            jetstream: self.bus.jetstream.clone(),
             planner,
             catalog: catalog.clone(),
             fence,

@@ -11,7 +11,7 @@ use picket_store::{
     changes::{Call, Listener},
 };
 use ractor::ActorRef;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
 use crate::{catalog, lease, provision};
@@ -82,7 +82,7 @@ impl Listening {
         }
         if sites {
             self.catalog.cast(catalog::Msg::Called).map_err(|_| ())?;
-            self.provision.cast(provision::Msg::Called).map_err(|_| ())?;
+            self.provision.cast(provision::Msg::Called(Instant::now())).map_err(|_| ())?;
         }
         Ok(())
     }

@@ -18,6 +18,13 @@ pub struct Lost {
     pub cause: &'static str,
 }
 
+/// Where jobs wait.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct In {
+    /// The region's name.
+    pub region: String,
+}
+
 /// Cheap to clone; all clones count together.
 #[derive(Clone)]
 pub struct Metrics {
@@ -28,6 +35,7 @@ pub struct Metrics {
     pub lateness: Histogram,
     pub batch: Histogram,
     pub in_flight: Gauge,
+    pub waiting: Family<In, Gauge>,
     pub schedules: Gauge,
     pub sites: Gauge,
     pub problems: Counter,
@@ -49,6 +57,7 @@ impl Metrics {
             lateness: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
             batch: Histogram::new(exponential_buckets(1.0, 2.0, 9)),
             in_flight: Gauge::default(),
+            waiting: Family::default(),
             schedules: Gauge::default(),
             sites: Gauge::default(),
             problems: Counter::default(),
@@ -70,6 +79,11 @@ impl Metrics {
             "jobs_in_flight",
             "Jobs that wait for the stream's acknowledgement",
             metrics.in_flight.clone(),
+        );
+        registry.register(
+            "jobs_waiting",
+            "Jobs that wait for a prober, by region, as of the last few seconds",
+            metrics.waiting.clone(),
         );
         registry.register("schedules", "Schedules in the shards held", metrics.schedules.clone());
         registry.register("sites", "Sites in the shards held", metrics.sites.clone());

@@ -15,7 +15,7 @@ pub mod wheel;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use picket_proto::{Epoch, Kind, Region, Shard, SiteId, Timestamp, job, subject};
+use picket_proto::{Kind, Region, Shard, SiteId, Timestamp, job, subject};
 use picket_runtime::clock::Boottime;
 use picket_store::leases::{self, Lease};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -67,7 +67,7 @@ pub struct Batch {
     number: u64,
     jobs: usize,
     /// The shards of those jobs that a predecessor had left.
-    caught_up: Vec<(Shard, Epoch)>,
+    caught_up: Vec<(Shard, u64)>,
 }
 
 /// See the module.
@@ -155,9 +155,10 @@ impl Planner {
         let mut jobs = Vec::with_capacity(ticks.len());
         let mut text = String::with_capacity(512);
         for tick in ticks {
-            let Some(due) = state.roster.due(tick.entry).filter(|due| due.site == tick.site) else {
-                continue;
-            };
+            // A number may have been given to another schedule since a left-over tick was noted.
+            let is_its_own = state.roster.tick(tick.entry, tick.at_ms) == Some(tick.at_ms);
+            let due = state.roster.due(tick.entry).filter(|due| due.site == tick.site && is_its_own);
+            let Some(due) = due else { continue };
             let (Some(held), Some(region)) =
                 (state.shards.get(&due.shard), state.regions.get(&due.region_id))
             else {

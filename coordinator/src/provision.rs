@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream::consumer::pull;
 use picket_proto::{Region, subject};
 use picket_runtime::{
     Bus, Chain, Condition,
@@ -12,15 +13,16 @@ use picket_runtime::{
 };
 use picket_store::{Store, partitions, regions};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::metrics::Metrics;
+use crate::metrics::{In, Metrics};
 
 pub enum Msg {
     /// Time to look.
     Round,
-    /// Regions may have changed.
-    Called,
+    /// Regions may have changed, at the latest then.
+    Called(Instant),
 }
 
 /// See the module.
@@ -37,6 +39,7 @@ pub struct Provision {
 #[derive(Default)]
 pub struct Found {
     rounds: u64,
+    looked_at: Option<Instant>,
     told: bool,
 }
 
@@ -60,7 +63,13 @@ impl Actor for Provision {
         message: Msg,
         found: &mut Found,
     ) -> Result<(), ActorProcessingErr> {
-        let round = matches!(message, Msg::Round);
+        let round = match message {
+            Msg::Round => true,
+            // Looked at since; calls pile up while the bus is away.
+            Msg::Called(at) if found.looked_at.is_some_and(|looked_at| at < looked_at) => return Ok(()),
+            Msg::Called(_) => false,
+        };
+        found.looked_at = Some(Instant::now());
         match self.provide(found, round).await {
             Ok(()) => {
                 self.condition.holds();
@@ -87,8 +96,7 @@ impl Provision {
         round: bool,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         self.streams(found.rounds == 0).await?;
-        for region in regions::list(&self.store).await? {
-            let region: Region = region.name.parse()?;
+        for region in regions::in_use(&self.store).await? {
             self.consumer(&region, found.rounds == 0).await?;
         }
         if round {
@@ -125,20 +133,16 @@ impl Provision {
     }
 
     async fn consumer(&self, region: &Region, first: bool) -> Result<(), streams::Error> {
-        let config = streams::prober_consumer(region);
         let name = subject::prober_consumer(region);
-        let there = !first
-            && self
-                .bus
-                .jetstream
-                .get_consumer_from_stream::<async_nats::jetstream::consumer::pull::Config, _, _>(
-                    &name,
-                    subject::JOBS,
-                )
-                .await
-                .is_ok();
-        if !there {
-            streams::ensure_consumer(&self.bus.jetstream, subject::JOBS, config).await?;
+        let found =
+            self.bus.jetstream.get_consumer_from_stream::<pull::Config, _, _>(&name, subject::JOBS).await;
+        if let Ok(consumer) = &found {
+            let waiting = i64::try_from(consumer.cached_info().num_pending).unwrap_or(i64::MAX);
+            self.metrics.waiting.get_or_create(&In { region: region.to_string() }).set(waiting);
+        }
+        if first || found.is_err() {
+            streams::ensure_consumer(&self.bus.jetstream, subject::JOBS, streams::prober_consumer(region))
+                .await?;
             info!(region = %region, "jobs of region {region} can be pulled");
         }
         Ok(())

@@ -12,16 +12,20 @@ use std::{
     time::Duration,
 };
 
-use async_nats::jetstream::message::PublishMessage;
+use async_nats::{
+    connection::State,
+    jetstream::{context::PublishErrorKind, message::PublishMessage},
+};
 use bytes::Bytes;
 use picket_proto::{Epoch, Shard, Timestamp};
 use picket_runtime::{Backoff, Bus, Chain, clock::Boottime};
 use ractor::ActorRef;
+use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use crate::{
     clock::DatabaseClock,
-    fence::Fence,
+    fence::{Fence, Gateway},
     metrics::{Lost, Metrics},
     planner,
 };
@@ -111,12 +115,10 @@ impl Publisher {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         self.metrics.batch.observe(jobs.len() as f64);
         loop {
-            let began = Boottime::now();
             let (left, error) = self.round(jobs, clock).await;
             if left.is_empty() {
                 return;
             }
-            self.reach.failed(began);
             self.metrics.retries.inc_by(left.len() as u64);
             if let Some(error) = error {
                 warn!(
@@ -133,52 +135,75 @@ impl Publisher {
 
     /// Publishes all, then waits for all acknowledgements. Returns what must be tried again, and why.
     async fn round(&self, jobs: Vec<Job>, clock: DatabaseClock) -> (Vec<Job>, Option<String>) {
+        let began = Boottime::now();
         let mut left = Vec::new();
         let mut error = None;
         let mut waiting = Vec::with_capacity(jobs.len());
         for job in jobs {
             let now = Boottime::now();
-            if !self.fence.lets(job.shard, job.epoch, now) {
-                self.metrics.lost.get_or_create(&Lost { cause: "fenced" }).inc();
-                continue;
-            }
+            let gateway = self.fence.look(job.shard, job.epoch, now);
             let life = job.expires_at.since(clock.at(now));
-            if life.is_zero() {
-                self.metrics.lost.get_or_create(&Lost { cause: "expired" }).inc();
-                continue;
-            }
-            if error.is_some() {
-                // The bus is away; each further try would wait for as long as the first.
+            if gateway == Gateway::Shut || life.is_zero() {
+                let cause = if life.is_zero() { "expired" } else { "fenced" };
+                self.metrics.lost.get_or_create(&Lost { cause }).inc();
+            } else if gateway == Gateway::Late || error.is_some() {
+                // With the bus away each further try would wait for as long as the first.
                 left.push(job);
-                continue;
-            }
-            let message = PublishMessage::build()
-                .payload(job.payload.clone())
-                .message_id(&job.id)
-                .ttl(Duration::from_secs(life.as_secs() + 1));
-            match self.bus.jetstream.send_publish(job.subject.clone(), message).await {
-                Ok(acknowledged) => waiting.push((job, acknowledged)),
-                Err(why) => {
-                    error = Some(Chain(&why).to_string());
-                    left.push(job);
+            } else if let Err(why) = self.connected() {
+                error = Some(why);
+                left.push(job);
+            } else {
+                let message = PublishMessage::build()
+                    .payload(job.payload.clone())
+                    .message_id(&job.id)
+                    .ttl(Duration::from_secs(life.as_secs() + 1));
+                match self.bus.jetstream.send_publish(job.subject.clone(), message).await {
+                    Ok(acknowledged) => waiting.push((job, acknowledged)),
+                    Err(why) if why.kind() == PublishErrorKind::MaxPayloadExceeded => {
+                        // No trying again makes it smaller.
+                        warn!(error = %Chain(&why), job = job.id, "the bus takes no job of this size");
+                        self.metrics.lost.get_or_create(&Lost { cause: "refused" }).inc();
+                    }
+                    Err(why) => {
+                        error = Some(Chain(&why).to_string());
+                        left.push(job);
+                    }
                 }
             }
         }
+        // One deadline for all: acknowledgements that were lost with a connection do not each take their time.
+        let until = Instant::now() + Bus::ACK_TIMEOUT;
         for (job, acknowledged) in waiting {
-            match acknowledged.await {
-                Ok(ack) => {
+            match timeout_at(until, acknowledged.into_future()).await {
+                Ok(Ok(ack)) => {
                     self.reach.reached();
                     self.metrics.published.inc();
                     if ack.duplicate {
                         self.metrics.duplicates.inc();
                     }
                 }
-                Err(why) => {
+                Ok(Err(why)) => {
                     error.get_or_insert_with(|| Chain(&why).to_string());
+                    left.push(job);
+                }
+                Err(_) => {
+                    error.get_or_insert_with(|| "no acknowledgement came in time".to_owned());
                     left.push(job);
                 }
             }
         }
+        if error.is_some() {
+            self.reach.failed(began);
+        }
         (left, error)
+    }
+
+    /// What is given to a client without a connection is sent when it has one again, however late that is and
+    /// whoever holds the shard by then.
+    fn connected(&self) -> Result<(), String> {
+        match self.bus.client.connection_state() {
+            State::Connected => Ok(()),
+            _ => Err("there is no connection to NATS".to_owned()),
+        }
     }
 }

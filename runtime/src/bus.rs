@@ -1,6 +1,9 @@
 //! The connection to NATS: kept up by itself, watched, and judged old enough at the door.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use async_nats::{ConnectOptions, Event, jetstream};
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
@@ -47,8 +50,9 @@ pub enum Error {
 impl Bus {
     /// The oldest server that has what Picket stands on.
     pub const OLDEST: &str = "2.12.0";
-    /// Acknowledgements that one process may have outstanding.
-    const ACKS_OUTSTANDING: usize = 8_192;
+    /// Acknowledgements that one process may have outstanding; far more than any part of it lets be under way,
+    /// since a publish that waits for room here waits for ever.
+    const ACKS_OUTSTANDING: usize = 65_536;
     /// How long a publish may wait for the stream's acknowledgement.
     pub const ACK_TIMEOUT: Duration = Duration::from_secs(5);
     /// Three of these without an answer end a dead connection. The library's default of a minute left a
@@ -75,6 +79,7 @@ impl Bus {
             registry.register("nats_errors", "Errors that the NATS server or client told of", errors.clone());
         }
         let watched = condition.clone();
+        let told = AtomicBool::new(false);
         let connect = Self::credentials(options)
             .await?
             .name(name)
@@ -93,6 +98,7 @@ impl Bus {
                         reconnects.inc();
                         connected.set(1);
                         watched.holds();
+                        told.store(false, Ordering::Relaxed);
                         info!("connected to NATS");
                     }
                     Event::Disconnected => {
@@ -100,7 +106,14 @@ impl Bus {
                         watched.fails("disconnected");
                         warn!("lost the connection to NATS, trying again");
                     }
-                    Event::ServerError(_) | Event::ClientError(_) | Event::SlowConsumer(_) => {
+                    // One for each try to reconnect: all are counted, the first is told.
+                    Event::ClientError(_) => {
+                        errors.inc();
+                        if !told.swap(true, Ordering::Relaxed) {
+                            warn!(event = %event, "NATS: {event}");
+                        }
+                    }
+                    Event::ServerError(_) | Event::SlowConsumer(_) => {
                         errors.inc();
                         warn!(event = %event, "NATS: {event}");
                     }

@@ -79,7 +79,8 @@ pub fn jobs(durability: Durability) -> Config {
         max_messages_per_subject: 1,
         max_age: JOB_MAX_AGE,
         max_bytes: durability.jobs_bytes,
-        max_message_size: 256 << 10,
+        // The longest body and headers, all of which JSON may have to escape.
+        max_message_size: 768 << 10,
         duplicate_window: DUPLICATES,
         allow_message_ttl: true,
         ..stream(subject::JOBS, subject::JOB_SUBJECTS, durability)

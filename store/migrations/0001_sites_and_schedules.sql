@@ -139,12 +139,17 @@ BEGIN
     UPDATE picket.schedules AS schedule
     SET valid_to = greatest(moment, schedule.valid_from), version = pg_current_xact_id()
     WHERE schedule.site_id = ANY (site_ids) AND schedule.valid_to IS NULL
-      AND (schedule.site_id, schedule.region_id, schedule.interval_ms, schedule.phase_ms) NOT IN (
-          SELECT wanted.site_id, wanted.region_id, wanted.interval_ms, wanted.phase_ms
-          FROM picket.wanted_schedules(site_ids) AS wanted);
+      -- An anti-join, which stays linear; NOT IN would not.
+      AND NOT EXISTS (
+          SELECT FROM picket.wanted_schedules(site_ids) AS wanted
+          WHERE wanted.site_id = schedule.site_id AND wanted.region_id = schedule.region_id
+            AND wanted.interval_ms = schedule.interval_ms AND wanted.phase_ms = schedule.phase_ms);
 
     INSERT INTO picket.schedules (site_id, region_id, interval_ms, phase_ms, shard, valid_from)
-    SELECT wanted.site_id, wanted.region_id, wanted.interval_ms, wanted.phase_ms, wanted.shard, moment
+    -- Never before the end of the row before it, even if this machine's clock was set back.
+    SELECT wanted.site_id, wanted.region_id, wanted.interval_ms, wanted.phase_ms, wanted.shard,
+           greatest(moment, (SELECT max(before.valid_to) FROM picket.schedules AS before
+                             WHERE before.site_id = wanted.site_id AND before.region_id = wanted.region_id))
     FROM picket.wanted_schedules(site_ids) AS wanted
     WHERE NOT EXISTS (
         SELECT FROM picket.schedules AS schedule

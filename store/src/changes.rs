@@ -58,7 +58,7 @@ pub async fn load(
         .await
 }
 
-/// Reads what may have changed since `since` among the sites of all shards: sites as they are now into
+/// Reads what may have changed since `since` among the sites of `shards`: sites as they are now into
 /// `changed`, those that are gone into `removed`.
 ///
 /// # Errors
@@ -66,9 +66,11 @@ pub async fn load(
 pub async fn since(
     store: &Store,
     since: Snapshot,
+    shards: &[Shard],
     mut changed: impl FnMut(Scheduled),
     mut removed: impl FnMut(Removed),
 ) -> Result<Snapshot, Error> {
+    let shards: Vec<i16> = shards.iter().map(|shard| from_shard(*shard)).collect();
     let sql = format!("{} WHERE site.id = ANY ($1)", schedules::select());
     store
         .within(LOAD_LIMIT, "read changes of sites", async {
@@ -79,18 +81,21 @@ pub async fn since(
                 "WITH span AS (
                      SELECT $1::text::xid8 AS first, pg_snapshot_xmax(pg_current_snapshot()) AS beyond
                  )
-                 SELECT id FROM picket.sites, span WHERE version >= first AND version < beyond
+                 SELECT id FROM picket.sites, span WHERE version >= first AND version < beyond AND shard = ANY ($2)
                  UNION
-                 SELECT site_id FROM picket.schedules, span WHERE version >= first AND version < beyond",
+                 SELECT site_id FROM picket.schedules, span
+                 WHERE version >= first AND version < beyond AND shard = ANY ($2)",
             )
             .bind(since.0.to_string())
+            .bind(&shards)
             .fetch_all(&mut *transaction)
             .await?;
             let gone: Vec<(i64, i16)> = sqlx::query_as(
                 "SELECT id, shard FROM picket.retired_sites WHERE version >= $1::text::xid8
-                 AND version < pg_snapshot_xmax(pg_current_snapshot())",
+                 AND version < pg_snapshot_xmax(pg_current_snapshot()) AND shard = ANY ($2)",
             )
             .bind(since.0.to_string())
+            .bind(&shards)
             .fetch_all(&mut *transaction)
             .await?;
             for chunk in ids.chunks(CHUNK) {

@@ -54,6 +54,23 @@ pub async fn numbers(store: &Store) -> Result<Vec<(i16, Region)>, Error> {
     Ok(rows.into_iter().filter_map(|(id, name)| Some((id, name.parse().ok()?))).collect())
 }
 
+/// The regions in use.
+///
+/// # Errors
+/// When the database cannot be reached in time.
+pub async fn in_use(store: &Store) -> Result<Vec<Region>, Error> {
+    let names: Vec<String> = store
+        .within(
+            LIMIT,
+            "read regions",
+            sqlx::query_scalar("SELECT name FROM picket.regions WHERE removed_at IS NULL")
+                .fetch_all(&store.pool),
+        )
+        .await?;
+    // The schema lets no other names in.
+    Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())
+}
+
 /// Adds a region, or takes a removed one back into use. Says whether there was something to do.
 ///
 /// # Errors

@@ -61,7 +61,12 @@ impl Held {
     }
 
     /// A renewal of `asked` sent at `sent` kept `kept`. Returns those that are lost.
-    pub fn renewed(&mut self, asked: &[(Shard, Epoch)], kept: &[Shard], sent: Boottime) -> Vec<Shard> {
+    pub fn renewed(
+        &mut self,
+        asked: &[(Shard, Epoch)],
+        kept: &[Shard],
+        sent: Boottime,
+    ) -> Vec<(Shard, Epoch)> {
         let until = self.until(sent);
         let mut lost = Vec::new();
         for (shard, epoch) in asked {
@@ -73,17 +78,17 @@ impl Held {
                 hold.until = hold.until.max(until);
             } else {
                 self.holds.remove(shard);
-                lost.push(*shard);
+                lost.push((*shard, *epoch));
             }
         }
         lost
     }
 
     /// Gives up those that are no longer believed in at `now`, and returns them.
-    pub fn expire(&mut self, now: Boottime) -> Vec<Shard> {
-        let expired: Vec<Shard> =
-            self.holds.iter().filter(|(_, hold)| now >= hold.until).map(|(shard, _)| *shard).collect();
-        for shard in &expired {
+    pub fn expire(&mut self, now: Boottime) -> Vec<(Shard, Epoch)> {
+        let expired = self.holds.iter().filter(|(_, hold)| now >= hold.until);
+        let expired: Vec<(Shard, Epoch)> = expired.map(|(shard, hold)| (*shard, hold.epoch)).collect();
+        for (shard, _) in &expired {
             self.holds.remove(shard);
         }
         expired
@@ -133,7 +138,7 @@ mod tests {
         let mut held = held();
 
         assert_eq!(held.expire(at(111)), []);
-        assert_eq!(held.expire(at(112)), [Shard(1), Shard(2)]);
+        assert_eq!(held.expire(at(112)), [(Shard(1), Epoch(4)), (Shard(2), Epoch(9))]);
     }
 
     #[test]
@@ -142,7 +147,7 @@ mod tests {
 
         let lost = held.renewed(&[(Shard(1), Epoch(4)), (Shard(2), Epoch(9))], &[Shard(2)], at(105));
 
-        assert_eq!(lost, [Shard(1)]);
+        assert_eq!(lost, [(Shard(1), Epoch(4))]);
         assert_eq!(
             held.iter().map(|(shard, hold)| (shard, hold.until)).collect::<Vec<_>>(),
             [(Shard(2), at(117))]

@@ -33,12 +33,16 @@ pub struct Planning {
     left_over: BinaryHeap<Reverse<(i64, LeftOver)>>,
     yields: Vec<Yield>,
     pub(super) timer: Timer,
+    /// How often shards were taken: tells what one taking left behind from what another did.
+    takings: u64,
 }
 
 pub(super) struct Held {
     pub(super) epoch: Epoch,
     /// As far as the predecessor was.
     taken_through: Timestamp,
+    /// Which taking of shards this was.
+    taking: u64,
     /// How many ticks that it left have not been published yet.
     catching_up: usize,
 }
@@ -49,7 +53,7 @@ pub(super) struct LeftOver {
     entry: u32,
     site: SiteId,
     shard: Shard,
-    epoch: Epoch,
+    taking: u64,
 }
 
 pub(super) struct Yield {
@@ -63,8 +67,8 @@ pub(super) struct Tick {
     pub(super) entry: u32,
     pub(super) site: SiteId,
     pub(super) at_ms: i64,
-    /// Left by a predecessor, and found when the shard was taken under this epoch.
-    pub(super) caught_up: Option<(Shard, Epoch)>,
+    /// Left by a predecessor, and found at this taking of the shard.
+    pub(super) caught_up: Option<(Shard, u64)>,
 }
 
 pub(super) struct DueNow {
@@ -74,22 +78,31 @@ pub(super) struct DueNow {
 
 impl Planning {
     pub(super) fn take(&mut self, leases: &[Lease]) {
-        self.roster.remove_shards(|shard| leases.iter().any(|lease| lease.shard == shard));
+        let shards: Vec<Shard> = leases.iter().map(|lease| lease.shard).collect();
+        self.forget(&shards);
+        self.takings += 1;
         for lease in leases {
             // One more than there are, until all its sites have come: it is no further than its predecessor was.
-            let held = Held { epoch: lease.epoch, taken_through: lease.scheduled_through, catching_up: 1 };
+            let held = Held {
+                epoch: lease.epoch,
+                taken_through: lease.scheduled_through,
+                taking: self.takings,
+                catching_up: 1,
+            };
             self.shards.insert(lease.shard, held);
         }
     }
 
     pub(super) fn taken(&mut self, leases: &[Lease]) {
         for lease in leases {
-            self.caught_up(lease.shard, lease.epoch);
+            if let Some(held) = self.shards.get(&lease.shard).filter(|held| held.epoch == lease.epoch) {
+                self.caught_up(lease.shard, held.taking);
+            }
         }
     }
 
-    fn caught_up(&mut self, shard: Shard, epoch: Epoch) {
-        if let Some(held) = self.shards.get_mut(&shard).filter(|held| held.epoch == epoch) {
+    fn caught_up(&mut self, shard: Shard, taking: u64) {
+        if let Some(held) = self.shards.get_mut(&shard).filter(|held| held.taking == taking) {
             held.catching_up = held.catching_up.saturating_sub(1);
         }
     }
@@ -111,12 +124,13 @@ impl Planning {
         let wheel = self.wheel.get_or_insert_with(|| Wheel::new(now_ms));
         let floor = wheel.floor_ms();
         for Added { entry, valid_from } in self.roster.put(planned) {
-            let Some(first) = self.roster.tick(entry, floor.max(valid_from.millis() + 1)) else {
+            // Neither before its time nor what a predecessor has published.
+            let since = held.taken_through.max(valid_from);
+            let Some(first) = self.roster.tick(entry, floor.max(since.millis() + 1)) else {
                 continue;
             };
             wheel.insert(entry, first);
             // Of the ticks that came before, the newest may still be worth doing, if nobody has.
-            let since = held.taken_through.max(valid_from);
             let interval_ms = self.roster.due(entry).map_or(0, |due| due.interval_ms);
             let life_ms = job::life(Duration::from_millis(interval_ms.into())).as_millis();
             let newest = self.roster.last_tick(entry, floor - 1);
@@ -128,7 +142,7 @@ impl Planning {
             // Spread by the phase, which is as good as chance.
             let publish_ms = now_ms + at_ms.rem_euclid(SPREAD_MS);
             held.catching_up += 1;
-            let left = LeftOver { at_ms, entry, site, shard, epoch: held.epoch };
+            let left = LeftOver { at_ms, entry, site, shard, taking: held.taking };
             self.left_over.push(Reverse((publish_ms, left)));
         }
     }
@@ -138,6 +152,7 @@ impl Planning {
             self.shards.remove(shard);
         }
         self.roster.remove_shards(|shard| shards.contains(&shard));
+        self.left_over.retain(|Reverse((_, left))| !shards.contains(&left.shard));
     }
 
     pub(super) fn begin_yield(&mut self, shards: &[Shard], answer: RpcReplyPort<Vec<leases::Progress>>) {
@@ -173,8 +188,8 @@ impl Planning {
     pub(super) fn done(&mut self, batch: &Batch) {
         self.in_flight -= batch.jobs;
         self.batches.done(batch.number);
-        for (shard, epoch) in &batch.caught_up {
-            self.caught_up(*shard, *epoch);
+        for (shard, taking) in &batch.caught_up {
+            self.caught_up(*shard, *taking);
         }
         self.answer_yields();
     }
@@ -202,8 +217,8 @@ impl Planning {
             && ticks.len() < MAX_BATCH
         {
             self.left_over.pop();
-            let LeftOver { at_ms, entry, site, shard, epoch } = left;
-            ticks.push(Tick { entry, site, at_ms, caught_up: Some((shard, epoch)) });
+            let LeftOver { at_ms, entry, site, shard, taking } = left;
+            ticks.push(Tick { entry, site, at_ms, caught_up: Some((shard, taking)) });
         }
         if self.left_over.is_empty() {
             // A take-over after a long while fills it with a good part of all schedules, once.

@@ -1,5 +1,7 @@
 //! A coordinator on a real NATS and a real Postgres: which jobs does it publish, and when does it stop?
 
+#![expect(clippy::unwrap_used, reason = "what a test needs is there, or it fails")]
+
 use std::{collections::BTreeMap, time::Duration};
 
 use async_nats::Subscriber;
@@ -201,4 +203,48 @@ async fn several_coordinators_share_evenly_and_take_over_what_one_leaves() {
     shares(&[64]).await;
     running.remove(0).drain().await;
     assert_eq!(stack.number("SELECT count(*) FROM picket.leases WHERE holder IS NOT NULL").await, 0);
+}
+
+#[tokio::test]
+async fn after_an_outage_of_the_bus_that_outlasts_the_leases_ticks_go_on_by_themselves() {
+    let mut stack = Stack::new().await;
+    stack.execute("INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://x/' || n, 1 FROM generate_series(1, 300) n").await;
+    let mut jobs = stack.jobs().await;
+    let running = stack.coordinator("cut", Duration::from_secs(3)).await;
+    jobs.until(2).await;
+
+    stack.nats.kill().await;
+    eventually(Duration::from_secs(40), "leases left to others", async || {
+        let held = stack.number("SELECT count(*) FROM picket.leases WHERE expires_at > now()").await;
+        let live = stack.number("SELECT count(*) FROM picket.coordinators WHERE NOT draining").await;
+        if (held, live) == (0, 0) { Ok(()) } else { Err((held, live)) }
+    })
+    .await;
+    stack.nats.start().await;
+    let mut jobs = stack.jobs().await;
+    jobs.until(3).await;
+
+    running.drain().await;
+    // Nothing of the outage was kept to be sent late.
+    for (site, ticks) in &jobs.heard {
+        assert!(ticks.windows(2).all(|pair| pair[1] - pair[0] == 1_000), "site {site}: {ticks:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_load_is_followed_by_the_sites_of_every_shard() {
+    let stack = Stack::new().await;
+    stack.execute("INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://x/' || n, 1 FROM generate_series(1, 500) n").await;
+    let mut jobs = stack.jobs().await;
+    let running = stack.coordinator("reader", Duration::from_secs(15)).await;
+
+    let everybody = async {
+        while jobs.heard.len() < 500 {
+            let most = jobs.heard.values().map(Vec::len).max().unwrap_or(0);
+            jobs.until(most + 1).await;
+        }
+    };
+
+    timeout(SOON, everybody).await.expect("a job of each site");
+    running.drain().await;
 }

@@ -212,6 +212,7 @@ async fn no_change_is_missed_whatever_the_order_of_commits() {
     let next = changes::since(
         &database.store,
         snapshot,
+        &shards,
         |site| changed.push(site.site.url),
         |site| removed.push(site.id),
     )
@@ -222,9 +223,15 @@ async fn no_change_is_missed_whatever_the_order_of_commits() {
     assert!(changed.contains(&"http://early".to_owned()), "{changed:?}");
     run(&database, "DELETE FROM picket.sites WHERE url = 'http://early'").await;
     changed.clear();
-    changes::since(&database.store, next, |site| changed.push(site.site.url), |site| removed.push(site.id))
-        .await
-        .unwrap();
+    changes::since(
+        &database.store,
+        next,
+        &shards,
+        |site| changed.push(site.site.url),
+        |site| removed.push(site.id),
+    )
+    .await
+    .unwrap();
     assert_eq!(removed.len(), 1);
     assert!(!changed.contains(&"http://early".to_owned()), "{changed:?}");
 }
@@ -233,11 +240,14 @@ async fn no_change_is_missed_whatever_the_order_of_commits() {
 async fn a_change_of_regions_is_a_change_of_the_sites_in_them() {
     let database = with_regions(&["eu"]).await;
     sites::insert(&database.store, &SiteSpec::new("http://x")).await.unwrap();
+    let shards: Vec<Shard> = (0..64).map(Shard).collect();
     let snapshot = changes::load(&database.store, &[], |_| ()).await.unwrap();
 
     regions::add(&database.store, &"us".parse().unwrap()).await.unwrap();
 
     let mut schedules = 0;
-    changes::since(&database.store, snapshot, |site| schedules = site.schedules.len(), |_| ()).await.unwrap();
+    changes::since(&database.store, snapshot, &shards, |site| schedules = site.schedules.len(), |_| ())
+        .await
+        .unwrap();
     assert_eq!(schedules, 2);
 }
