@@ -1,4 +1,5 @@
 //! `picket up`: everything here with one command, as a person on a laptop has it.
+#![expect(clippy::unwrap_used, reason = "what a test needs is there, or it fails")]
 
 use std::{
     path::{Path, PathBuf},

@@ -104,9 +104,6 @@ mod tests {
     #[tokio::test(start_paused = true)]
     #[should_panic(expected = "the look did not end")]
     async fn a_look_that_hangs_ends_with_the_limit() {
-        eventually(Duration::from_secs(1), "anything", async || {
-            std::future::pending::<bool>().await
-        })
-        .await;
+        eventually(Duration::from_secs(1), "anything", async || std::future::pending::<bool>().await).await;
     }
 }

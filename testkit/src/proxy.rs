@@ -48,21 +48,13 @@ struct Counts {
 impl Proxy {
     /// Starts one that passes everything on to `target`.
     pub async fn to(target: SocketAddr) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .await
-            .expect("a port can be bound");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port can be bound");
         let address = listener.local_addr().expect("a bound socket has an address");
         let (weather, forecast) = watch::channel(Weather::default());
         let (announce, listening) = watch::channel(true);
         let counts = Arc::<Counts>::default();
         let task = tokio::spawn(run(listener, address, target, forecast, announce, counts.clone()));
-        Self {
-            address,
-            weather,
-            listening,
-            counts,
-            task,
-        }
+        Self { address, weather, listening, counts, task }
     }
 
     /// Starts one to a port of 127.0.0.1.
@@ -101,8 +93,7 @@ impl Proxy {
     /// Lets so many bytes through in a second, for each connection and direction.
     pub fn throttle(&self, bytes_per_second: u32) {
         assert!(bytes_per_second > 0, "that is a blackhole");
-        self.weather
-            .send_modify(|weather| weather.bytes_per_second = Some(bytes_per_second));
+        self.weather.send_modify(|weather| weather.bytes_per_second = Some(bytes_per_second));
     }
 
     /// Ends every fault. Connections can be made when this returns.
@@ -123,10 +114,7 @@ impl Proxy {
 
     async fn until_listening(&self, listening: bool) {
         let mut announced = self.listening.clone();
-        announced
-            .wait_for(|is| *is == listening)
-            .await
-            .expect("the proxy's task runs");
+        announced.wait_for(|is| *is == listening).await.expect("the proxy's task runs");
     }
 }
 

@@ -65,11 +65,7 @@ async fn install() -> Tools {
     // Does nothing, quickly, where all is there.
     let status = Command::new(root.join("tools/install")).arg(&dir).status().await;
     let status = status.expect("tools/install runs");
-    assert!(
-        status.success(),
-        "tools/install {} failed ({status}); above is why",
-        dir.display()
-    );
+    assert!(status.success(), "tools/install {} failed ({status}); above is why", dir.display());
     Tools::find(Some(&dir))
 }
 
@@ -80,20 +76,12 @@ async fn install() -> Tools {
 async fn background<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> T {
     static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
         let builder = &mut tokio::runtime::Builder::new_multi_thread();
-        builder
-            .worker_threads(1)
-            .thread_name("servers")
-            .enable_all()
-            .build()
-            .expect("a runtime starts")
+        builder.worker_threads(1).thread_name("servers").enable_all().build().expect("a runtime starts")
     });
-    RUNTIME
-        .spawn(future)
-        .await
-        .unwrap_or_else(|error| match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(error) => panic!("{error}"),
-        })
+    RUNTIME.spawn(future).await.unwrap_or_else(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(error) => panic!("{error}"),
+    })
 }
 
 /// The value, or a panic that says the whole of the error.

@@ -44,10 +44,7 @@ async fn what_is_said_is_passed_on_and_so_is_the_end() {
     stream.write_all(b"hello").await.unwrap();
     stream.shutdown().await.unwrap();
     let mut answer = String::new();
-    timeout(LIMIT, stream.read_to_string(&mut answer))
-        .await
-        .unwrap()
-        .unwrap();
+    timeout(LIMIT, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
 
     assert_eq!(answer, "hello");
     assert_eq!(proxy.accepted(), 1);
@@ -80,19 +77,12 @@ async fn a_black_hole_holds_what_is_said_until_it_is_healed() {
     assert_eq!(said(&mut old, "before").await.unwrap(), "before");
 
     proxy.blackhole();
-    let mut new = TcpStream::connect(proxy.address())
-        .await
-        .expect("a connection seems to be made");
-    let (on_old, on_new) = tokio::join!(
-        timeout(MOMENT, said(&mut old, "a")),
-        timeout(MOMENT, said(&mut new, "b"))
-    );
+    let mut new = TcpStream::connect(proxy.address()).await.expect("a connection seems to be made");
+    let (on_old, on_new) =
+        tokio::join!(timeout(MOMENT, said(&mut old, "a")), timeout(MOMENT, said(&mut new, "b")));
     proxy.heal().await;
 
-    assert!(
-        on_old.is_err() && on_new.is_err(),
-        "nothing comes through: {on_old:?} {on_new:?}"
-    );
+    assert!(on_old.is_err() && on_new.is_err(), "nothing comes through: {on_old:?} {on_new:?}");
     for (stream, held) in [(&mut old, b'a'), (&mut new, b'b')] {
         let answer = timeout(LIMIT, stream.read_u8()).await.unwrap().unwrap();
         assert_eq!(answer, held);
@@ -127,9 +117,5 @@ async fn a_throttled_line_takes_its_time() {
     let began = Instant::now();
     said(&mut stream, &"x".repeat(5_000)).await.unwrap();
 
-    assert!(
-        began.elapsed() >= Duration::from_millis(450),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() >= Duration::from_millis(450), "{:?}", began.elapsed());
 }

@@ -21,10 +21,8 @@ async fn each_test_has_a_database_of_its_own() {
     });
 
     assert_ne!(first, second);
-    let found = postgres()
-        .await
-        .administer("SELECT count(*) FROM pg_database WHERE datname LIKE 'test_%'")
-        .await;
+    let found =
+        postgres().await.administer("SELECT count(*) FROM pg_database WHERE datname LIKE 'test_%'").await;
     assert_eq!(found.trim(), "2");
 }
 
@@ -43,19 +41,11 @@ async fn what_a_stream_has_acknowledged_outlives_a_restart_and_a_kill() {
         .unwrap();
 
     for _ in 0..2 {
-        jetstream
-            .publish("kept", "x".into())
-            .await
-            .unwrap()
-            .await
-            .unwrap();
+        jetstream.publish("kept", "x".into()).await.unwrap().await.unwrap();
         server.restart().await;
         server.kill().await;
         server.start().await;
-        eventually(LIMIT, "the client's connection", async || {
-            stream.info().await.map(drop)
-        })
-        .await;
+        eventually(LIMIT, "the client's connection", async || stream.info().await.map(drop)).await;
     }
 
     assert_eq!(stream.info().await.unwrap().state.messages, 2);
@@ -113,12 +103,7 @@ async fn no_server_and_no_file_outlives_a_killed_test_process() {
     })
     .await;
     let pid = |file: &str| {
-        fs::read_to_string(find(Path::new(&dir), file))
-            .unwrap()
-            .lines()
-            .next()
-            .unwrap()
-            .to_owned()
+        fs::read_to_string(find(Path::new(&dir), file)).unwrap().lines().next().unwrap().to_owned()
     };
     let pids = [pid("nats/nats.pid"), pid("postgres/postmaster.pid")];
     assert!(pids.iter().all(|pid| runs(pid)));
@@ -126,10 +111,7 @@ async fn no_server_and_no_file_outlives_a_killed_test_process() {
     process.kill().unwrap();
     process.wait().unwrap();
 
-    eventually(LIMIT, "the directory's removal", async || {
-        !Path::new(&dir).exists()
-    })
-    .await;
+    eventually(LIMIT, "the directory's removal", async || !Path::new(&dir).exists()).await;
     for pid in pids {
         assert!(!runs(&pid), "process {pid} runs still");
     }
@@ -139,9 +121,7 @@ async fn no_server_and_no_file_outlives_a_killed_test_process() {
 fn find(dir: &Path, file: &str) -> PathBuf {
     let entries = fs::read_dir(dir).expect("the directory is there");
     let mut files = entries.flatten().map(|entry| entry.path().join(file));
-    files
-        .find(|file| file.exists())
-        .unwrap_or_else(|| panic!("there is no {file} in {}", dir.display()))
+    files.find(|file| file.exists()).unwrap_or_else(|| panic!("there is no {file} in {}", dir.display()))
 }
 
 /// Whether a process runs: a dead one that nobody has waited for does not.

@@ -32,9 +32,7 @@ pub(super) async fn pump(
             let count = from.read(&mut buffer).await?;
             let delay = reader_weather.borrow().delay;
             // An empty chunk is the end, which is delayed like all else.
-            let sent = on_the_way
-                .send((Instant::now() + delay, buffer[..count].to_vec()))
-                .await;
+            let sent = on_the_way.send((Instant::now() + delay, buffer[..count].to_vec())).await;
             if count == 0 || sent.is_err() {
                 return Ok(());
             }

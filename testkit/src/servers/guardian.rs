@@ -53,13 +53,8 @@ pub(super) fn dir(name: &str) -> PathBuf {
     static GUARDED: LazyLock<Guarded> =
         LazyLock::new(|| Guarded::new().expect("a guarded directory can be made"));
     static COUNT: AtomicUsize = AtomicUsize::new(0);
-    let dir = GUARDED
-        .dir
-        .join(format!("{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
-    DirBuilder::new()
-        .mode(0o755)
-        .create(&dir)
-        .expect("a directory can be made");
+    let dir = GUARDED.dir.join(format!("{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+    DirBuilder::new().mode(0o755).create(&dir).expect("a directory can be made");
     dir
 }
 
@@ -83,21 +78,14 @@ impl Guarded {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        Ok(Self {
-            dir,
-            _guardian: guardian,
-        })
+        Ok(Self { dir, _guardian: guardian })
     }
 }
 
 fn create() -> io::Result<PathBuf> {
     let candidates = [env::temp_dir(), PathBuf::from("/var/tmp"), PathBuf::from("/tmp")];
     // Root's own TMPDIR may be closed to the user that Postgres runs as.
-    let parent = candidates
-        .iter()
-        .find(|dir| is_open(dir))
-        .unwrap_or(&candidates[0])
-        .canonicalize()?;
+    let parent = candidates.iter().find(|dir| is_open(dir)).unwrap_or(&candidates[0]).canonicalize()?;
     for number in 0.. {
         let dir = parent.join(format!("picket-test-{}-{number}", process::id()));
         match DirBuilder::new().mode(0o755).create(&dir) {
@@ -113,7 +101,6 @@ fn create() -> io::Result<PathBuf> {
 fn is_open(dir: &Path) -> bool {
     let dir = dir.canonicalize();
     dir.is_ok_and(|dir| {
-        dir.ancestors()
-            .all(|dir| dir.metadata().is_ok_and(|metadata| metadata.mode() & 0o001 != 0))
+        dir.ancestors().all(|dir| dir.metadata().is_ok_and(|metadata| metadata.mode() & 0o001 != 0))
     })
 }

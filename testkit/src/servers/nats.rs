@@ -10,20 +10,13 @@ pub async fn nats() -> Nats {
     let tools = tools().await;
     background(async move {
         let data = must(DataDir::lock(&scratch_dir("nats")));
-        let config = |port| NatsConfig {
-            port,
-            ..NatsConfig::default()
-        };
+        let config = |port| NatsConfig { port, ..NatsConfig::default() };
         let server = on_a_free_port(|port| {
             let (tools, data) = (&tools, &data);
             async move { picket_servers::Nats::start(tools, data, config(port)).await }
         })
         .await;
-        Nats {
-            config: config(server.port()),
-            data,
-            server: Some(server),
-        }
+        Nats { config: config(server.port()), data, server: Some(server) }
     })
     .await
 }

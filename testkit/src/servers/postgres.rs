@@ -18,23 +18,14 @@ pub async fn own_postgres() -> Postgres {
     let tools = tools().await;
     background(async move {
         let data = must(DataDir::lock(&scratch_dir("postgres")));
-        let config = |port| PostgresConfig {
-            port,
-            max_connections: 300,
-            durable: false,
-        };
+        let config = |port| PostgresConfig { port, max_connections: 300, durable: false };
         let server = on_a_free_port(|port| {
             let (tools, data) = (&tools, &data);
             async move { picket_servers::Postgres::start(tools, data, config(port)).await }
         })
         .await;
         let url = server.url();
-        Postgres {
-            config: config(server.port()),
-            data,
-            url,
-            server: Some(server),
-        }
+        Postgres { config: config(server.port()), data, url, server: Some(server) }
     })
     .await
 }
