@@ -26,6 +26,7 @@ use self::{
 };
 use crate::{
     clock::DatabaseClock,
+    fence::Gateway,
     metrics::{Lost, Metrics},
     publish::{Job, Publisher},
 };
@@ -101,7 +102,14 @@ impl Actor for Planner {
         match message {
             Msg::Clock(clock) => state.clock = Some(clock),
             Msg::Regions(regions) => state.regions = regions,
-            Msg::Take(leases) => state.take(&leases),
+            Msg::Take(mut leases) => {
+                // Lost while they were on their way here; what is lost from now on is told of later.
+                let now = Boottime::now();
+                leases.retain(|lease| {
+                    self.publisher.fence.look(lease.shard, lease.epoch, now) != Gateway::Shut
+                });
+                state.take(&leases);
+            }
             Msg::Sites(sites) => state.change(sites, &[], now_ms),
             Msg::Taken(leases) => state.taken(&leases),
             Msg::Change(changed, gone) => state.change(changed, &gone, now_ms),
