@@ -226,19 +226,8 @@ impl LeaseHolder {
         }
         // Without the planner's word nothing is known to be published, and the lease is renewed as it was.
         let progress = call_t!(self.planner, planner::Msg::Progress, ANSWER_MS).unwrap_or_default();
-        let asked: Vec<leases::Progress> = state
-            .held
-            .iter()
-            .map(|(shard, hold)| {
-                let told =
-                    progress.iter().find(|told| told.shard == shard && told.epoch == hold.epoch).copied();
-                told.unwrap_or(leases::Progress {
-                    shard,
-                    epoch: hold.epoch,
-                    scheduled_through: picket_proto::Timestamp::default(),
-                })
-            })
-            .collect();
+        let asked: Vec<leases::Progress> =
+            state.held.iter().map(|(shard, hold)| as_told(&progress, shard, hold.epoch)).collect();
         let sent = Boottime::now();
         let kept = leases::renew(&self.store, &self.name, &asked, self.lease).await?;
         state.renewed_at = sent;
@@ -297,17 +286,9 @@ impl LeaseHolder {
                 |answer: RpcReplyPort<Vec<leases::Progress>>| planner::Msg::Yield(shards.clone(), answer);
             let progress = call_t!(this.planner, stopping, YIELD_MS).unwrap_or_default();
             epochs.iter().for_each(|(shard, epoch)| this.fence.shut(*shard, *epoch));
-            // A shard that the planner did not know was not read yet, and stands where it stood.
-            let progress: Vec<leases::Progress> = epochs
-                .iter()
-                .map(|(shard, epoch)| {
-                    progress.iter().find(|told| told.shard == *shard).copied().unwrap_or(leases::Progress {
-                        shard: *shard,
-                        epoch: *epoch,
-                        scheduled_through: picket_proto::Timestamp::default(),
-                    })
-                })
-                .collect();
+            // A shard that the planner did not know was not read yet.
+            let progress: Vec<leases::Progress> =
+                epochs.iter().map(|(shard, epoch)| as_told(&progress, *shard, *epoch)).collect();
             if let Err(error) = leases::release(&this.store, &this.name, &progress).await {
                 warn!(error = %Chain(&error), "could not release {} shards; they will expire", progress.len());
             }
@@ -338,4 +319,10 @@ impl LeaseHolder {
             state.told = Some(what);
         }
     }
+}
+
+/// How far `shard` is by the planner's word; without it, as far as it was, since the database keeps the later of two.
+fn as_told(told: &[leases::Progress], shard: Shard, epoch: Epoch) -> leases::Progress {
+    let told = told.iter().find(|told| told.shard == shard && told.epoch == epoch).copied();
+    told.unwrap_or(leases::Progress { shard, epoch, scheduled_through: picket_proto::Timestamp::default() })
 }

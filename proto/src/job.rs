@@ -55,16 +55,6 @@ impl Template {
         Self(json.trim_start_matches('{').strip_suffix('}').unwrap_or_default().into())
     }
 
-    /// Bytes that this holds on the heap.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether it says nothing, which no template of a request does.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// Appends the job of `tick` to `out`.
     pub fn render(&self, tick: &Tick<'_>, out: &mut String) {
         let Tick { site, kind, scheduled_at, expires_at, shard, epoch, .. } = tick;
