@@ -10,7 +10,8 @@ CREATE TYPE picket.cause AS ENUM (
 -- One row for each tick, and one for each confirming check. The key begins with the time, so that inserts append:
 -- a key that began with the site touched a random page a row. A site's rows are found all the same without
 -- an index of their own, since its ticks can be computed and looked up one by one.
--- Columns stand by their width, widest first, so that none is padded.
+-- Columns stand by their width, widest first, so that none is padded. The outcome stands in the index too, so that
+-- the ledger is counted from the index alone.
 CREATE TABLE picket.check_results (
     scheduled_at timestamptz NOT NULL,
     site_id bigint NOT NULL,
@@ -35,7 +36,7 @@ CREATE TABLE picket.check_results (
     remote_addr text,
     prober text,
     message text,
-    PRIMARY KEY (scheduled_at, site_id, region_id, kind)
+    PRIMARY KEY (scheduled_at, site_id, region_id, kind) INCLUDE (outcome)
 ) PARTITION BY RANGE (scheduled_at);
 
 -- Makes the partitions of the UTC days from `behind` days ago to `ahead` days from now; returns how many were

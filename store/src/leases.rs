@@ -97,7 +97,8 @@ pub async fn announce(store: &Store, id: &str, draining: bool, alive: Duration) 
     })
 }
 
-/// Takes up to `most` shards that nobody holds. Never waits for another.
+/// Takes up to `most` shards that nobody holds, and writes down since when they had no scheduler. Never waits for
+/// another.
 ///
 /// # Errors
 /// When the database cannot be reached in time.
@@ -107,12 +108,25 @@ pub async fn acquire(store: &Store, id: &str, most: usize, lease: Duration) -> R
             LIMIT,
             "take leases",
             sqlx::query_as(
-                "UPDATE picket.leases AS lease
-                 SET holder = $1, epoch = epoch + 1, expires_at = now() + $3 * interval '1 millisecond'
-                 FROM (SELECT shard FROM picket.leases WHERE expires_at < now()
-                       ORDER BY expires_at, shard LIMIT $2 FOR UPDATE SKIP LOCKED) AS free
-                 WHERE lease.shard = free.shard
-                 RETURNING lease.shard, lease.epoch, lease.scheduled_through",
+                "WITH taken AS (
+                     UPDATE picket.leases AS lease
+                     SET holder = $1, epoch = epoch + 1, expires_at = now() + $3 * interval '1 millisecond'
+                     FROM (SELECT shard FROM picket.leases WHERE expires_at < now()
+                           ORDER BY expires_at, shard LIMIT $2 FOR UPDATE SKIP LOCKED) AS free
+                     WHERE lease.shard = free.shard
+                     RETURNING lease.shard, lease.epoch, lease.scheduled_through
+                 ), gap AS (
+                     INSERT INTO picket.gaps (shard, gap_from, gap_to)
+                     SELECT shard, scheduled_through, now() FROM taken
+                     WHERE scheduled_through < now() - interval '1 second'
+                       AND (EXISTS (SELECT FROM picket.schedules AS schedule
+                                    WHERE schedule.shard = taken.shard AND schedule.valid_to IS NULL)
+                            OR EXISTS (SELECT FROM picket.schedules AS schedule
+                                       WHERE schedule.shard = taken.shard
+                                         AND schedule.valid_to > taken.scheduled_through))
+                     ON CONFLICT (shard, gap_from) DO UPDATE SET gap_to = greatest(gaps.gap_to, excluded.gap_to)
+                 )
+                 SELECT shard, epoch, scheduled_through FROM taken",
             )
             .bind(id)
             .bind(i64::try_from(most).unwrap_or(i64::MAX))
@@ -142,12 +156,18 @@ pub async fn renew(store: &Store, id: &str, held: &[Progress], lease: Duration) 
             LIMIT,
             "renew leases",
             sqlx::query_scalar(
-                "UPDATE picket.leases AS lease
+                // In order, as everybody locks these rows, or two would wait for each other.
+                "WITH mine AS (
+                     SELECT lease.shard, held.through
+                     FROM unnest($2::smallint[], $3::bigint[], $4::timestamptz[]) AS held (shard, epoch, through)
+                     JOIN picket.leases AS lease ON lease.shard = held.shard AND lease.epoch = held.epoch
+                     WHERE lease.holder = $1 AND lease.expires_at > now()
+                     ORDER BY lease.shard FOR UPDATE OF lease
+                 )
+                 UPDATE picket.leases AS lease
                  SET expires_at = now() + $5 * interval '1 millisecond',
-                     scheduled_through = greatest(lease.scheduled_through, held.through)
-                 FROM unnest($2::smallint[], $3::bigint[], $4::timestamptz[]) AS held (shard, epoch, through)
-                 WHERE lease.shard = held.shard AND lease.epoch = held.epoch AND lease.holder = $1
-                   AND lease.expires_at > now()
+                     scheduled_through = greatest(lease.scheduled_through, mine.through)
+                 FROM mine WHERE lease.shard = mine.shard
                  RETURNING lease.shard",
             )
             .bind(id)
@@ -172,12 +192,17 @@ pub async fn release(store: &Store, id: &str, held: &[Progress]) -> Result<(), E
             LIMIT,
             "release leases",
             sqlx::query(
-                "WITH released AS (
+                "WITH mine AS (
+                     SELECT lease.shard, held.through
+                     FROM unnest($2::smallint[], $3::bigint[], $4::timestamptz[]) AS held (shard, epoch, through)
+                     JOIN picket.leases AS lease ON lease.shard = held.shard AND lease.epoch = held.epoch
+                     WHERE lease.holder = $1
+                     ORDER BY lease.shard FOR UPDATE OF lease
+                 ), released AS (
                      UPDATE picket.leases AS lease
                      SET holder = NULL, expires_at = '-infinity',
-                         scheduled_through = greatest(lease.scheduled_through, held.through)
-                     FROM unnest($2::smallint[], $3::bigint[], $4::timestamptz[]) AS held (shard, epoch, through)
-                     WHERE lease.shard = held.shard AND lease.epoch = held.epoch AND lease.holder = $1
+                         scheduled_through = greatest(lease.scheduled_through, mine.through)
+                     FROM mine WHERE lease.shard = mine.shard
                      RETURNING lease.shard
                  )
                  SELECT pg_notify('picket_leases', count(*)::text) FROM released",
@@ -223,7 +248,7 @@ fn columns(held: &[Progress]) -> (Vec<i16>, Vec<i64>, Vec<OffsetDateTime>) {
     (shards, epochs, through)
 }
 
-fn millis(duration: Duration) -> i64 {
+pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 

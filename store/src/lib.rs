@@ -7,6 +7,7 @@
 pub mod changes;
 pub mod error;
 pub mod leases;
+pub mod ledger;
 pub mod options;
 pub mod partitions;
 pub mod regions;

@@ -1,0 +1,220 @@
+//! The ledger: what became of every tick. It is closed by the holders of the shards, a piece at a time, and can be read
+//! for any span that is over.
+
+use std::time::Duration;
+
+use picket_proto::{Epoch, Shard, Timestamp};
+use serde::Serialize;
+use sqlx::types::time::OffsetDateTime;
+
+use crate::{
+    Error, Store,
+    leases::{from_shard, millis},
+};
+
+/// What closing a piece came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Closed {
+    /// Where the shard now stands that could be moved and is furthest behind; absent when none is held.
+    pub through: Option<Timestamp>,
+    /// Rows written, by cause.
+    pub missed: Vec<(String, u64)>,
+}
+
+/// A span in which ticks of a shard may not have been published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// Whose.
+    pub shard: Shard,
+    /// Ticks after this.
+    pub from: Timestamp,
+    /// Up to this.
+    pub to: Timestamp,
+}
+
+/// A row of `report.ledger`, or a sum of such rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, sqlx::FromRow)]
+pub struct Row {
+    /// The site; absent in a sum over sites.
+    pub site_id: Option<i64>,
+    /// Where.
+    pub region: String,
+    /// Ticks that should have been.
+    pub expected: i64,
+    /// Rows by outcome.
+    pub up: i64,
+    /// Rows by outcome.
+    pub down: i64,
+    /// Rows by outcome.
+    pub missed: i64,
+    /// Ticks without a row that lie in a gap.
+    pub gap: i64,
+    /// Ticks without a row.
+    pub unaccounted: i64,
+}
+
+/// A piece is to take far less than this.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Closes the ledger of `held`, from where each shard stands: up to `grace` ago, and by at most `piece` for those that
+/// are furthest behind. Results stored by the bus before `late_since` are all in the database; without it all are.
+/// `None` when not all of `held` are held by `who` any more; then nothing was changed.
+///
+/// # Errors
+/// When the database cannot be reached in time; trying again is safe.
+pub async fn close(
+    store: &Store,
+    who: &str,
+    held: &[(Shard, Epoch)],
+    grace: Duration,
+    piece: Duration,
+    late_since: Option<Timestamp>,
+) -> Result<Option<Closed>, Error> {
+    /// What `picket.close_ledger` says of a shard that was lost.
+    const FENCED: &str = "55000";
+
+    type Answer = (Option<OffsetDateTime>, Option<Vec<String>>, Option<Vec<i64>>);
+    let closing = store
+        .within(
+            LIMIT,
+            "close the ledger",
+            sqlx::query_as::<_, Answer>(
+                "SELECT accounted_through, causes, ticks FROM picket.close_ledger(
+                     $1, $2, $3, $4 * interval '1 millisecond', $5 * interval '1 millisecond', $6)",
+            )
+            .bind(who)
+            .bind(held.iter().map(|(shard, _)| from_shard(*shard)).collect::<Vec<_>>())
+            .bind(held.iter().map(|(_, epoch)| epoch.0).collect::<Vec<_>>())
+            .bind(millis(grace))
+            .bind(millis(piece))
+            .bind(late_since.map(Timestamp::datetime))
+            .fetch_one(&store.pool),
+        )
+        .await;
+    let (through, causes, ticks) = match closing {
+        Err(Error::Database { source: sqlx::Error::Database(why), .. })
+            if why.code().as_deref() == Some(FENCED) =>
+        {
+            return Ok(None);
+        }
+        closing => closing?,
+    };
+    let ticks = ticks.unwrap_or_default().into_iter().map(i64::unsigned_abs);
+    Ok(Some(Closed {
+        through: through.map(Timestamp::from),
+        missed: causes.unwrap_or_default().into_iter().zip(ticks).collect(),
+    }))
+}
+
+/// Writes down spans in which ticks may not have been published.
+///
+/// # Errors
+/// When the database cannot be reached in time; trying again is safe.
+pub async fn note(store: &Store, gaps: &[Gap]) -> Result<(), Error> {
+    store
+        .within(
+            LIMIT,
+            "write gaps down",
+            sqlx::query(
+                "INSERT INTO picket.gaps (shard, gap_from, gap_to)
+                 SELECT shard, gap_from, max(gap_to)
+                 FROM unnest($1::smallint[], $2::timestamptz[], $3::timestamptz[]) AS gap (shard, gap_from, gap_to)
+                 GROUP BY shard, gap_from
+                 ON CONFLICT (shard, gap_from) DO UPDATE SET gap_to = greatest(gaps.gap_to, excluded.gap_to)",
+            )
+            .bind(gaps.iter().map(|gap| from_shard(gap.shard)).collect::<Vec<_>>())
+            .bind(gaps.iter().map(|gap| gap.from.datetime()).collect::<Vec<_>>())
+            .bind(gaps.iter().map(|gap| gap.to.datetime()).collect::<Vec<_>>())
+            .execute(&store.pool),
+        )
+        .await?;
+    Ok(())
+}
+
+/// The database's clock, and the moment up to which the ledger of every shard that has schedules is closed.
+///
+/// # Errors
+/// When the database cannot be reached in time.
+pub async fn accounted_through(store: &Store) -> Result<(Timestamp, Option<Timestamp>), Error> {
+    let (now, through): (OffsetDateTime, Option<OffsetDateTime>) = store
+        .within(
+            LIMIT,
+            "read how far the ledger is closed",
+            sqlx::query_as(
+                "SELECT now(), (SELECT min(accounted_through) FROM picket.leases AS lease
+                                WHERE EXISTS (SELECT FROM picket.schedules AS schedule
+                                              WHERE schedule.shard = lease.shard AND schedule.valid_to IS NULL))",
+            )
+            .fetch_one(&store.pool),
+        )
+        .await?;
+    Ok((now.into(), through.map(Timestamp::from)))
+}
+
+/// The ledger of a span, summed up by region.
+///
+/// # Errors
+/// When the database cannot be reached in time.
+pub async fn by_region(store: &Store, from: Timestamp, to: Timestamp) -> Result<Vec<Row>, Error> {
+    read(
+        store,
+        "SELECT NULL::bigint AS site_id, region, sum(expected)::bigint AS expected, sum(up)::bigint AS up,
+                sum(down)::bigint AS down, sum(missed)::bigint AS missed, sum(gap)::bigint AS gap,
+                sum(unaccounted)::bigint AS unaccounted
+         FROM report.ledger($1, $2) GROUP BY region ORDER BY region",
+        from,
+        to,
+    )
+    .await
+}
+
+/// The ledger of a span, by site and region.
+///
+/// # Errors
+/// When the database cannot be reached in time.
+pub async fn by_site(store: &Store, from: Timestamp, to: Timestamp) -> Result<Vec<Row>, Error> {
+    read(
+        store,
+        "SELECT site_id, region, expected, up, down, missed, gap, unaccounted
+         FROM report.ledger($1, $2) ORDER BY unaccounted = 0, site_id, region",
+        from,
+        to,
+    )
+    .await
+}
+
+async fn read(store: &Store, sql: &'static str, from: Timestamp, to: Timestamp) -> Result<Vec<Row>, Error> {
+    store
+        .within(
+            LIMIT,
+            "read the ledger",
+            sqlx::query_as(sql).bind(from.datetime()).bind(to.datetime()).fetch_all(&store.pool),
+        )
+        .await
+}
+
+/// How many ticks of a span were missed, by region and cause, the most frequent first.
+///
+/// # Errors
+/// When the database cannot be reached in time.
+pub async fn causes(
+    store: &Store,
+    from: Timestamp,
+    to: Timestamp,
+) -> Result<Vec<(String, String, i64)>, Error> {
+    store
+        .within(
+            LIMIT,
+            "read why ticks were missed",
+            sqlx::query_as(
+                "SELECT region.name, cause::text, count(*) AS ticks
+                 FROM picket.check_results AS result JOIN picket.regions AS region ON region.id = result.region_id
+                 WHERE scheduled_at > $1 AND scheduled_at <= $2 AND kind = 'scheduled' AND outcome = 'missed'
+                 GROUP BY 1, 2 ORDER BY 1, 3 DESC, 2",
+            )
+            .bind(from.datetime())
+            .bind(to.datetime())
+            .fetch_all(&store.pool),
+        )
+        .await
+}

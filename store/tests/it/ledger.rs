@@ -1,0 +1,351 @@
+//! The ledger: every tick ends as one row, or lies in a gap that is on record.
+
+use std::time::Duration;
+
+use picket_proto::{Epoch, Shard, Timestamp};
+use picket_store::{
+    Store,
+    leases::{self, Progress},
+    ledger::{self, Closed, Gap},
+};
+use sqlx::{AssertSqlSafe, PgPool};
+
+const LONG: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// A database with the regions `eu` and `us`, whose leases are all held.
+struct World {
+    store: Store,
+    pool: PgPool,
+    held: Vec<(Shard, Epoch)>,
+}
+
+impl World {
+    async fn new() -> Self {
+        let crate::Database { store, pool } = crate::database().await;
+        let mut world = Self { store, pool, held: vec![] };
+        world.run("INSERT INTO picket.regions (name) VALUES ('eu'), ('us')").await;
+        world.take("me").await;
+        world
+    }
+
+    async fn take(&mut self, who: &str) {
+        let taken = leases::acquire(&self.store, who, 64, LONG).await.unwrap();
+        self.held = taken.iter().map(|lease| (lease.shard, lease.epoch)).collect();
+    }
+
+    async fn run(&self, sql: &str) -> u64 {
+        let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&self.pool).await;
+        done.unwrap_or_else(|error| panic!("{sql}: {error}")).rows_affected()
+    }
+
+    async fn number(&self, sql: &str) -> i64 {
+        let found = sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&self.pool).await;
+        found.unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    /// Sites, watched each 5 s since 20 minutes ago, of which all was published and nothing is accounted for.
+    async fn watched(&self, sites: u32, regions: &str) {
+        self.run(&format!(
+            "INSERT INTO picket.sites (url, interval_seconds, regions)
+             SELECT 'http://{regions}.example/' || n, 5, '{{{regions}}}' FROM generate_series(1, {sites}) AS n;
+             UPDATE picket.schedules SET valid_from = now() - interval '20 minutes';
+             UPDATE picket.leases SET accounted_through = now() - interval '20 minutes', scheduled_through = now()"
+        ))
+        .await;
+    }
+
+    /// Rows for those ticks of the last 20 minutes for which `condition` holds.
+    async fn rows(&self, condition: &str) -> u64 {
+        self.run(&format!(
+            "INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome, prober)
+             SELECT tick, site_id, region_id, 'scheduled', 'up', 'p'
+             FROM picket.schedules AS schedule
+             CROSS JOIN picket.ticks(interval_ms, phase_ms, valid_from, coalesce(valid_to, now()),
+                                     now() - interval '20 minutes', now()) AS tick
+             WHERE {condition} ON CONFLICT DO NOTHING"
+        ))
+        .await
+    }
+
+    async fn close(&self) -> Option<Closed> {
+        ledger::close(&self.store, "me", &self.held, Duration::ZERO, HOUR, None).await.unwrap()
+    }
+
+    /// The sums of the last hour's ledger up to where it is closed.
+    async fn totals(&self) -> ledger::Row {
+        let (now, through) = ledger::accounted_through(&self.store).await.unwrap();
+        let from = Timestamp::from_micros(now.micros() - 3_600_000_000);
+        let rows = ledger::by_region(&self.store, from, through.unwrap()).await.unwrap();
+        rows.into_iter().fold(ledger::Row::default(), |sum, row| ledger::Row {
+            site_id: None,
+            region: sum.region + &row.region,
+            expected: sum.expected + row.expected,
+            up: sum.up + row.up,
+            down: sum.down + row.down,
+            missed: sum.missed + row.missed,
+            gap: sum.gap + row.gap,
+            unaccounted: sum.unaccounted + row.unaccounted,
+        })
+    }
+
+    async fn missed(&self, cause: &str) -> i64 {
+        self.number(&format!(
+            "SELECT count(*) FROM picket.check_results WHERE outcome = 'missed' AND cause = '{cause}'"
+        ))
+        .await
+    }
+}
+
+#[tokio::test]
+async fn each_tick_without_a_row_gets_one_that_says_missed_and_then_the_ledger_adds_up() {
+    let world = World::new().await;
+    world.watched(20, "eu").await;
+    let there = world.rows("(site_id + picket.micros(tick) / 5000000) % 3 > 0").await;
+
+    let closed = world.close().await.unwrap();
+    let again = world.close().await.unwrap();
+
+    let totals = world.totals().await;
+    assert!((4_780..=4_800).contains(&totals.expected), "{totals:?}");
+    assert_eq!((totals.unaccounted, totals.up + totals.missed), (0, totals.expected));
+    assert!(there.abs_diff(totals.up.unsigned_abs()) <= 20, "{there} rows, {totals:?}");
+    assert_eq!(closed.missed.iter().map(|(_, ticks)| ticks).sum::<u64>(), totals.missed.unsigned_abs());
+    // A few ticks may have come due in between.
+    assert!(again.missed.iter().map(|(_, ticks)| ticks).sum::<u64>() <= 20, "{again:?}");
+}
+
+#[tokio::test]
+async fn a_missed_tick_has_the_best_cause_that_is_known() {
+    let world = World::new().await;
+    world.watched(2, "eu").await;
+    world.watched(2, "us").await;
+    // In eu somebody works; of the other site nothing is heard. In us nobody was there.
+    world.rows("region_id = 1 AND site_id = 1").await;
+    let shard = world.number("SELECT shard::bigint FROM picket.sites WHERE id = 2").await;
+    let (now, _) = ledger::accounted_through(&world.store).await.unwrap();
+    let ago = |seconds: i64| Timestamp::from_micros(now.micros() - seconds * 1_000_000);
+    let gap = Gap { shard: Shard(shard.try_into().unwrap()), from: ago(600), to: ago(540) };
+    ledger::note(&world.store, &[gap, gap]).await.unwrap();
+
+    let late =
+        ledger::close(&world.store, "me", &world.held, Duration::ZERO, HOUR, Some(ago(300))).await.unwrap();
+
+    assert_eq!(late.unwrap().missed.len(), 4);
+    // One minute of ticks, of which the last had not expired when the gap ended.
+    assert!((10..=12).contains(&world.missed("not_scheduled").await));
+    assert!((3 * 60..=3 * 62).contains(&world.missed("result_late").await));
+    assert!((160..=170).contains(&world.missed("expired").await));
+    assert!((355..=365).contains(&world.missed("no_prober").await));
+    assert_eq!(
+        world.number("SELECT count(*) FROM picket.gaps").await,
+        0,
+        "a short gap is forgotten when it is filled"
+    );
+}
+
+#[tokio::test]
+async fn nothing_is_written_by_who_does_not_hold_every_shard_that_is_moved() {
+    let mut world = World::new().await;
+    world.watched(20, "eu").await;
+    let old = world.held.clone();
+    world
+        .run(
+            "UPDATE picket.leases SET expires_at = now() WHERE shard = (SELECT min(shard) FROM picket.sites)",
+        )
+        .await;
+    assert_eq!(world.close().await, None, "a lease ran out");
+    world.run("UPDATE picket.leases SET expires_at = '-infinity'").await;
+    world.take("other").await;
+
+    let stale = ledger::close(&world.store, "me", &old, Duration::ZERO, HOUR, None).await.unwrap().unwrap();
+    assert_eq!(stale, Closed::default(), "none of them is its own");
+    let robbed =
+        ledger::close(&world.store, "other", &old, Duration::ZERO, HOUR, None).await.unwrap().unwrap();
+    assert_eq!(robbed.missed, [], "under an epoch that is over");
+    assert_eq!(world.number("SELECT count(*) FROM picket.check_results").await, 0);
+    assert!(
+        ledger::close(&world.store, "other", &world.held, Duration::ZERO, HOUR, None)
+            .await
+            .unwrap()
+            .is_some()
+    );
+    assert!(world.number("SELECT count(*) FROM picket.check_results").await > 0);
+}
+
+#[tokio::test]
+async fn the_ledger_is_closed_in_pieces_and_never_past_what_is_known_to_be_published() {
+    let world = World::new().await;
+    world.watched(3, "eu").await;
+    world.run("UPDATE picket.leases SET scheduled_through = now() - interval '10 minutes'").await;
+    let behind = "SELECT extract(epoch FROM now() - min(accounted_through))::bigint FROM picket.leases";
+
+    ledger::close(&world.store, "me", &world.held, LONG, LONG, None).await.unwrap().unwrap();
+    assert!((1_135..=1_145).contains(&world.number(behind).await));
+    for _ in 0..12 {
+        ledger::close(&world.store, "me", &world.held, LONG, LONG, None).await.unwrap().unwrap();
+    }
+
+    assert!((595..=605).contains(&world.number(behind).await));
+    assert!((357..=363).contains(&world.number("SELECT count(*) FROM picket.check_results").await));
+    assert_eq!(world.totals().await.unaccounted, 0);
+}
+
+#[tokio::test]
+async fn a_span_without_a_scheduler_is_put_on_record_when_the_shard_is_taken_and_its_ticks_are_a_gap() {
+    let mut world = World::new().await;
+    world.watched(1, "eu").await;
+    // Ticks of two minutes were published, then nobody was there for the rest.
+    world.rows("tick <= now() - interval '18 minutes' OR tick > now() - interval '5 seconds'").await;
+    world
+        .run("UPDATE picket.leases SET expires_at = '-infinity', scheduled_through = now() - interval '18 minutes'")
+        .await;
+    world.take("me").await;
+    world.run("UPDATE picket.leases SET scheduled_through = now()").await;
+
+    world.close().await.unwrap();
+
+    assert_eq!(
+        world.number("SELECT count(*) FROM picket.gaps WHERE lasting").await,
+        1,
+        "only where there is a schedule"
+    );
+    let totals = world.totals().await;
+    assert!((213..=216).contains(&totals.gap), "{totals:?}");
+    assert_eq!((totals.unaccounted, totals.missed), (0, 0), "{totals:?}");
+    assert_eq!(totals.expected, totals.up + totals.gap);
+    assert!((24..=26).contains(&totals.up), "{totals:?}");
+}
+
+#[tokio::test]
+async fn handing_a_shard_over_in_time_leaves_no_gap() {
+    let mut world = World::new().await;
+    world.watched(5, "eu").await;
+    let through = |(shard, epoch): &(Shard, Epoch)| Progress {
+        shard: *shard,
+        epoch: *epoch,
+        scheduled_through: Timestamp::default(),
+    };
+    let progress: Vec<Progress> = world.held.iter().map(through).collect();
+    leases::release(&world.store, "me", &progress).await.unwrap();
+
+    world.take("other").await;
+
+    assert_eq!((world.held.len(), world.number("SELECT count(*) FROM picket.gaps").await), (64, 0));
+}
+
+#[tokio::test]
+async fn ticks_of_a_schedule_that_was_committed_long_after_it_was_made_are_accounted_for_too() {
+    let world = World::new().await;
+    world.watched(1, "eu").await;
+    world.close().await.unwrap();
+    let mut slow = world.pool.begin().await.unwrap();
+    sqlx::raw_sql(
+        "INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://late/', 5);
+         UPDATE picket.schedules SET valid_from = now() - interval '10 minutes' WHERE site_id = 2;
+         UPDATE picket.sites SET interval_seconds = 10 WHERE id = 2;
+         UPDATE picket.schedules SET valid_to = now() - interval '5 minutes' WHERE site_id = 2 AND valid_to IS NOT NULL;
+         UPDATE picket.schedules SET valid_from = now() - interval '5 minutes' WHERE site_id = 2 AND valid_to IS NULL",
+    )
+    .execute(&mut *slow)
+    .await
+    .unwrap();
+    world.run("UPDATE picket.leases SET scheduled_through = now()").await;
+    world.close().await.unwrap();
+    slow.commit().await.unwrap();
+    assert!((178..=184).contains(&world.totals().await.unaccounted));
+
+    world.run("UPDATE picket.leases SET scheduled_through = now()").await;
+    world.close().await.unwrap();
+
+    assert_eq!(world.totals().await.unaccounted, 0);
+    assert!((178..=184).contains(&world.missed("not_scheduled").await));
+}
+
+#[tokio::test]
+async fn the_ledger_says_what_counting_tick_by_tick_says_whatever_the_history() {
+    let world = World::new().await;
+    world
+        .run(
+            "SELECT setseed(0.42);
+             INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://' || n, (ARRAY[5, 7, 60, 61, 3600])[1 + n % 5]
+             FROM generate_series(1, 60) AS n;
+             UPDATE picket.schedules SET valid_from = now() - random() * interval '50 minutes';
+             UPDATE picket.sites SET interval_seconds = interval_seconds + 6 WHERE random() < 0.5;
+             DELETE FROM picket.sites WHERE random() < 0.2;
+             DELETE FROM picket.regions WHERE name = 'us';
+             UPDATE picket.schedules SET valid_to = valid_from + random() * (now() - valid_from) WHERE valid_to IS NOT NULL;
+             UPDATE picket.schedules AS new SET valid_from = coalesce((
+                 SELECT max(old.valid_to) FROM picket.schedules AS old
+                 WHERE old.site_id = new.site_id AND old.region_id = new.region_id AND old.valid_to IS NOT NULL), valid_from)
+             WHERE valid_to IS NULL;
+             INSERT INTO picket.gaps SELECT shard, now() - interval '30 minutes', now() - interval '20 minutes'
+             FROM (SELECT DISTINCT shard FROM picket.schedules) AS shards WHERE random() < 0.5;
+             INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome)
+             SELECT tick, site_id, region_id, 'scheduled', (ARRAY['up', 'down', 'missed'])[1 + floor(random() * 3)]::picket.outcome
+             FROM picket.schedules
+             CROSS JOIN picket.ticks(interval_ms, phase_ms, valid_from, coalesce(valid_to, now()), '-infinity', now()) AS tick
+             WHERE random() < 0.7 ON CONFLICT DO NOTHING;
+             -- Nobody's ticks: between two, and after the end.
+             INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome)
+             SELECT now() - n * interval '77.7 seconds', n, 1, 'scheduled', 'up' FROM generate_series(1, 40) AS n
+             ON CONFLICT DO NOTHING",
+        )
+        .await;
+    let by_tick = "SELECT schedule.site_id, region.name AS region, count(*) AS expected,
+                          count(*) FILTER (WHERE outcome = 'up') AS up, count(*) FILTER (WHERE outcome = 'down') AS down,
+                          count(*) FILTER (WHERE outcome = 'missed') AS missed,
+                          count(*) FILTER (WHERE outcome IS NULL AND gap.shard IS NOT NULL) AS gap,
+                          count(*) FILTER (WHERE outcome IS NULL AND gap.shard IS NULL) AS unaccounted
+                   FROM picket.schedules AS schedule
+                   JOIN picket.regions AS region ON region.id = schedule.region_id
+                   CROSS JOIN picket.ticks(interval_ms, phase_ms, valid_from, coalesce(valid_to, span.upper), span.lower, span.upper) AS tick
+                   LEFT JOIN picket.check_results AS result
+                     ON scheduled_at = tick AND result.site_id = schedule.site_id AND result.region_id = schedule.region_id
+                   LEFT JOIN picket.gaps AS gap ON gap.shard = schedule.shard AND tick > gap_from AND tick <= gap_to
+                   GROUP BY 1, 2";
+    for (lower, upper) in [(3_600, 0), (1_700, 1_300), (1_501, 1_500), (2_000, 1), (10, 900)] {
+        let span = format!(
+            "(SELECT now() - interval '{lower} seconds' AS lower, now() - interval '{upper} seconds' AS upper) AS span"
+        );
+        let by_tick = by_tick.replacen(
+            "FROM picket.schedules AS schedule",
+            &format!("FROM {span} CROSS JOIN picket.schedules AS schedule"),
+            1,
+        );
+        let function = format!("SELECT ledger.* FROM {span} CROSS JOIN report.ledger(lower, upper)");
+        // In one statement, which has one now().
+        let differences = format!(
+            "SELECT count(*) FROM (({by_tick} EXCEPT {function}) UNION ALL ({function} EXCEPT {by_tick})) AS difference"
+        );
+
+        assert_eq!(world.number(&differences).await, 0, "from {lower} s ago to {upper} s ago");
+    }
+    assert!(
+        world.number("SELECT sum(unaccounted)::bigint FROM report.ledger('-infinity', 'infinity')").await
+            > 100
+    );
+    world.run("UPDATE picket.leases SET accounted_through = now() - interval '1 hour', scheduled_through = now()").await;
+    world.close().await.unwrap();
+    let left = "SELECT sum(unaccounted)::bigint FROM report.ledger('-infinity', (SELECT min(accounted_through) FROM picket.leases))";
+    assert_eq!(world.number(left).await, 0);
+}
+
+#[tokio::test]
+async fn the_role_for_reports_reads_the_ledger_and_no_table() {
+    let world = World::new().await;
+    world.watched(1, "eu").await;
+    let mut session = world.pool.acquire().await.unwrap();
+    sqlx::raw_sql("SET ROLE picket_report").execute(&mut *session).await.unwrap();
+
+    let ticks: i64 =
+        sqlx::query_scalar("SELECT expected FROM report.ledger(now() - interval '10 minutes', now())")
+            .fetch_one(&mut *session)
+            .await
+            .unwrap();
+    let refused = sqlx::raw_sql("SELECT * FROM picket.check_results").execute(&mut *session).await;
+
+    assert_eq!(ticks, 120);
+    assert!(refused.is_err_and(|error| error.to_string().contains("permission denied")));
+    sqlx::raw_sql("RESET ROLE").execute(&mut *session).await.unwrap();
+}
