@@ -81,8 +81,13 @@ pub(crate) struct UpOptions {
     #[arg(long, env = "PICKET_CA_FILE", value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
     /// How long a shard stays leased without being renewed
-    #[arg(long, env = "PICKET_LEASE_TIME", value_name = "TIME", default_value = "15s", value_parser = lease_time)]
+    #[arg(long, env = "PICKET_LEASE_TIME", value_name = "TIME", default_value = "15s", 
+        value_parser = picket_coordinator::options::lease_time)]
     lease_time: Span,
+    /// How long after a tick its ledger is closed: what has no row by then is written down as missed
+    #[arg(long, env = "PICKET_LEDGER_GRACE", value_name = "TIME", default_value = "150s",
+        value_parser = picket_coordinator::options::grace)]
+    ledger_grace: Span,
     /// How many days results are kept
     #[arg(long, env = "PICKET_RETENTION_DAYS", value_name = "N", default_value_t = 30,
         value_parser = clap::value_parser!(u32).range(1..=3_650))]
@@ -95,14 +100,6 @@ pub(crate) struct UpOptions {
     nats: NatsOptions,
     #[command(flatten)]
     log: LogOptions,
-}
-
-fn lease_time(text: &str) -> Result<Span, String> {
-    let span: Span = text.parse()?;
-    match (3..=300).contains(&span.0.as_secs()) {
-        true => Ok(span),
-        false => Err("allowed: 3s to 5m".to_owned()),
-    }
 }
 
 fn network(text: &str) -> Result<IpNet, String> {

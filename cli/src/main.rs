@@ -9,6 +9,7 @@ mod env_file;
 mod error;
 mod generate;
 mod leases;
+mod ledger;
 mod local;
 mod migrate;
 mod output;
@@ -31,7 +32,7 @@ Begin with 'picket up' here, and in another terminal: picket site add https://ex
 
 Exit codes:
   0  well
-  1  the answer is bad: a site is down
+  1  the answer is bad: a site is down, a tick is unaccounted for
   2  wrong usage, or input that is refused
   3  could not reach what it needs
 
@@ -86,6 +87,12 @@ enum Command {
     Probers(Box<probers::Options>),
     /// Which coordinator schedules what
     Leases(leases::Options),
+    /// What became of every tick; exit code 1 if one is unaccounted for
+    ///
+    /// Each tick of each schedule should end as exactly one row (up, down or missed), or lie in a gap that is on
+    /// record: a long time without a coordinator. This counts both sides in the database. Ticks of the last minutes
+    /// may still be under way and are left out.
+    Ledger(ledger::Options),
     /// Add dummy sites, for load
     Generate(generate::Options),
 }
@@ -116,6 +123,7 @@ async fn run(command: Command, matches: &ArgMatches) -> Result<u8, Error> {
         Command::Demo(options) => return demo::run(*options, matches).await,
         Command::Check(options) => return check::run(*options, matches).await,
         Command::Status(options) => return status::run(options, matches).await,
+        Command::Ledger(options) => return ledger::run(options, matches).await,
         Command::Down(options) => local::down(options).await,
         Command::Migrate(options) => migrate::run(options, matches).await,
         Command::Site(command) => site::run(command, matches).await,
@@ -151,6 +159,8 @@ mod tests {
             (&["region", "add", "any"], &["any", "adhoc"]),
             (&["migrate", "--shards", "0"], &["--shards", "0", "1..=1024"]),
             (&["generate", "-1", "--base-url", "http://x/"], &["-1"]),
+            (&["ledger", "--since", "5"], &["--since", "'5'", "15s"]),
+            (&["up", "--ledger-grace", "1s"], &["--ledger-grace", "1s", "10s to 1h"]),
             (&["tail", "--outcome", "sideways"], &["--outcome", "sideways", "up, down, missed"]),
         ] {
             let refusal = Cli::try_parse_from([&["picket"], arguments].concat()).unwrap_err();
@@ -172,6 +182,7 @@ mod tests {
             &["tail"],
             &["probers"],
             &["leases"],
+            &["ledger"],
         ] {
             Cli::try_parse_from([&["picket"], listing, &["--output", "json"]].concat()).unwrap();
         }

@@ -50,11 +50,18 @@ impl Fence {
         }
     }
 
+    /// The shards whose gates stand, open or late, and their epochs.
+    pub fn held(&self) -> Vec<(Shard, Epoch)> {
+        let gates = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let standing = gates.iter().enumerate();
+        standing
+            .filter_map(|(place, gate)| Some((Shard(u16::try_from(place).ok()?), gate.as_ref()?.epoch)))
+            .collect()
+    }
+
     /// The shards whose gates stand, open or late.
     pub fn shards(&self) -> Vec<Shard> {
-        let gates = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let standing = gates.iter().enumerate().filter(|(_, gate)| gate.is_some());
-        standing.filter_map(|(place, _)| Some(Shard(u16::try_from(place).ok()?))).collect()
+        self.held().into_iter().map(|(shard, _)| shard).collect()
     }
 }
 

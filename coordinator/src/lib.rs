@@ -3,7 +3,9 @@
 pub mod catalog;
 pub mod clock;
 pub mod fence;
+pub mod lapses;
 pub mod lease;
+pub mod ledger;
 mod listener;
 pub mod metrics;
 pub mod options;
@@ -23,7 +25,9 @@ use tracing::warn;
 use crate::{
     catalog::Catalog,
     fence::Fence,
+    lapses::Lapses,
     lease::LeaseHolder,
+    ledger::Ledger,
     listener::Listening,
     metrics::Metrics,
     planner::Planner,
@@ -42,6 +46,8 @@ pub struct Config {
     pub intervals: IntervalRange,
     /// How the streams are kept.
     pub durability: Durability,
+    /// How long after a tick its ledger is closed.
+    pub ledger_grace: Duration,
 }
 
 /// Why a coordinator cannot start.
@@ -108,11 +114,12 @@ impl Pipeline for Coordinator {
 
     async fn build(&self, supervisor: ActorCell) -> Result<Self::Parts, SpawnErr> {
         // New with each pipeline, so that nothing of an earlier one can publish.
-        let (fence, reach) = (Fence::default(), Reach::default());
+        let (fence, reach, lapses) = (Fence::default(), Reach::default(), Lapses::default());
         let publisher = Publisher {
             bus: self.bus.clone(),
             fence: fence.clone(),
             reach: reach.clone(),
+            lapses: lapses.clone(),
             metrics: self.metrics.clone(),
         };
         let planner = Planner { publisher, metrics: self.metrics.clone() };
@@ -134,6 +141,16 @@ impl Pipeline for Coordinator {
             condition: self.provision.clone(),
         };
         let (provision, _) = Actor::spawn_linked(None, provision, (), supervisor.clone()).await?;
+        let ledger = Ledger {
+            name: self.config.name.clone(),
+            grace: self.config.ledger_grace,
+            bus: self.bus.clone(),
+            store: self.store.clone(),
+            fence: fence.clone(),
+            lapses,
+            metrics: self.metrics.clone(),
+        };
+        Actor::spawn_linked(None, ledger, (), supervisor.clone()).await?;
         let lease = LeaseHolder {
             name: self.config.name.clone(),
             lease: self.config.lease_time,

@@ -15,6 +15,7 @@ async fn main() -> ExitCode {
         lease_time: options.lease_time.0,
         intervals: options.intervals(),
         durability: Durability { replicas: options.replicas.into(), ..Durability::default() },
+        ledger_grace: options.ledger_grace.0,
     };
     let (nats, database) = (&options.nats, &options.database);
     process::run("picket-coordinator", &options.log, &options.listen, |health| async move {

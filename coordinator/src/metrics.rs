@@ -1,5 +1,7 @@
 //! What a coordinator counts.
 
+use std::sync::atomic::AtomicU64;
+
 use picket_runtime::Health;
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -16,6 +18,13 @@ use prometheus_client::{
 pub struct Lost {
     /// `expired` or `fenced`.
     pub cause: &'static str,
+}
+
+/// Why a tick was written down as missed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Missed {
+    /// As in the row.
+    pub cause: String,
 }
 
 /// Where jobs wait.
@@ -44,6 +53,9 @@ pub struct Metrics {
     pub takeovers: Counter,
     pub database_errors: Counter,
     pub clock_steps: Counter,
+    pub missed: Family<Missed, Counter>,
+    pub ledger_behind: Gauge<f64, AtomicU64>,
+    pub ledger_seconds: Histogram,
 }
 
 impl Metrics {
@@ -66,6 +78,9 @@ impl Metrics {
             takeovers: Counter::default(),
             database_errors: Counter::default(),
             clock_steps: Counter::default(),
+            missed: Family::default(),
+            ledger_behind: Gauge::default(),
+            ledger_seconds: Histogram::new(exponential_buckets(0.001, 4.0, 8)),
         };
         let mut registry = health.registry();
         let registry = registry.sub_registry_with_prefix("coordinator");
@@ -96,6 +111,21 @@ impl Metrics {
             "clock_steps",
             "Times that the database's clock jumped",
             metrics.clock_steps.clone(),
+        );
+        registry.register(
+            "ticks_missed",
+            "Ticks without a row that the ledger wrote down as missed, by cause",
+            metrics.missed.clone(),
+        );
+        registry.register(
+            "ledger_behind_seconds",
+            "How long ago the ticks were due up to which all are accounted for",
+            metrics.ledger_behind.clone(),
+        );
+        registry.register(
+            "ledger_seconds",
+            "How long it took to close a piece of the ledger",
+            metrics.ledger_seconds.clone(),
         );
         metrics
     }

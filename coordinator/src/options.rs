@@ -22,6 +22,12 @@ pub struct Options {
     /// The longest interval that a site may have
     #[arg(long, env = "PICKET_MAX_INTERVAL", default_value = "1d", value_name = "DURATION", value_parser = interval)]
     pub max_interval: Span,
+    /// How long after a tick its ledger is closed: what has no row by then is written down as missed
+    ///
+    /// A result that comes later still takes its place. Twice the longest timeout and half a minute is enough for
+    /// every result that is not held up.
+    #[arg(long, env = "PICKET_LEDGER_GRACE", default_value = "150s", value_name = "DURATION", value_parser = grace)]
+    pub ledger_grace: Span,
     /// Copies of each stream that the NATS servers keep: 1 on a single server, 3 on a cluster
     #[arg(long, env = "PICKET_REPLICAS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
     pub replicas: u8,
@@ -38,12 +44,24 @@ pub struct Options {
     pub listen: ListenOptions,
 }
 
-fn lease_time(text: &str) -> Result<Span, String> {
+/// A lease time: 3 s to 5 minutes.
+///
+/// # Errors
+/// What is allowed.
+pub fn lease_time(text: &str) -> Result<Span, String> {
     within(text, Duration::from_secs(3), Duration::from_secs(300))
 }
 
 fn interval(text: &str) -> Result<Span, String> {
     within(text, Duration::from_secs(1), Duration::from_secs(86_400))
+}
+
+/// A grace of the ledger: 10 s to an hour.
+///
+/// # Errors
+/// What is allowed.
+pub fn grace(text: &str) -> Result<Span, String> {
+    within(text, Duration::from_secs(10), Duration::from_secs(3_600))
 }
 
 fn within(text: &str, min: Duration, max: Duration) -> Result<Span, String> {
@@ -70,9 +88,13 @@ mod tests {
     #[test]
     fn a_nonsense_option_is_refused_with_what_is_allowed() {
         Options::command().debug_assert();
-        for bad in
-            [["--lease-time", "1s"], ["--lease-time", "x"], ["--min-interval", "2d"], ["--replicas", "9"]]
-        {
+        for bad in [
+            ["--lease-time", "1s"],
+            ["--lease-time", "x"],
+            ["--min-interval", "2d"],
+            ["--replicas", "9"],
+            ["--ledger-grace", "1s"],
+        ] {
             let refusal =
                 Options::try_parse_from(["picket-coordinator", bad[0], bad[1]]).unwrap_err().to_string();
             assert!(refusal.contains(bad[0]) && refusal.contains(bad[1]), "{refusal}");

@@ -28,7 +28,7 @@ use crate::{
     clock::DatabaseClock,
     fence::Gateway,
     metrics::{Lost, Metrics},
-    publish::{Job, Publisher},
+    publish::{self, Job, Publisher},
 };
 
 /// Jobs that may wait for the stream's acknowledgement.
@@ -37,6 +37,8 @@ pub const MAX_IN_FLIGHT: usize = 8_192;
 const MAX_BATCH: usize = 256;
 /// Over how long the ticks that a predecessor left are spread, so that a take-over is no burst.
 const SPREAD_MS: i64 = 3_000;
+/// Reading the sites of a shard in less leaves nothing to explain.
+const SHORT: Duration = Duration::from_secs(1);
 
 pub enum Msg {
     /// How the database's clock stands.
@@ -108,10 +110,18 @@ impl Actor for Planner {
                 leases.retain(|lease| {
                     self.publisher.fence.look(lease.shard, lease.epoch, now) != Gateway::Shut
                 });
-                state.take(&leases);
+                state.take(&leases, now_ms);
             }
             Msg::Sites(sites) => state.change(sites, &[], now_ms),
-            Msg::Taken(leases) => state.taken(&leases),
+            Msg::Taken(leases) => {
+                for (shard, taken_at) in state.taken(&leases) {
+                    // Of what was due while its sites were read only the newest has been published.
+                    let now = Timestamp::from_millis(now_ms);
+                    if now.since(taken_at) > SHORT {
+                        self.publisher.lapses.note(shard, taken_at, now);
+                    }
+                }
+            }
             Msg::Change(changed, gone) => state.change(changed, &gone, now_ms),
             Msg::Lost(shards) => state.forget(&shards),
             Msg::Yield(shards, answer) => state.begin_yield(&shards, answer),
@@ -176,6 +186,7 @@ impl Planner {
             let expires_at = scheduled_at.plus(job::life(Duration::from_millis(due.interval_ms.into())));
             if expires_at <= now {
                 self.metrics.lost.get_or_create(&Lost { cause: "expired" }).inc();
+                self.publisher.lapses.note(due.shard, publish::before(scheduled_at), expires_at);
                 continue;
             }
             self.metrics.lateness.observe(now.since(scheduled_at).as_secs_f64());
@@ -194,6 +205,7 @@ impl Planner {
                 id: tick.id(),
                 subject: subject::job(region, due.site),
                 payload: Bytes::copy_from_slice(text.as_bytes()),
+                scheduled_at,
                 expires_at,
                 shard: due.shard,
                 epoch: held.epoch,

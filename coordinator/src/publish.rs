@@ -26,6 +26,7 @@ use tracing::warn;
 use crate::{
     clock::DatabaseClock,
     fence::{Fence, Gateway},
+    lapses::Lapses,
     metrics::{Lost, Metrics},
     planner,
 };
@@ -39,6 +40,8 @@ pub struct Job {
     pub subject: String,
     /// What.
     pub payload: Bytes,
+    /// When it is due.
+    pub scheduled_at: Timestamp,
     /// Past this it is not worth publishing.
     pub expires_at: Timestamp,
     /// Its shard, for the fence.
@@ -77,6 +80,7 @@ pub struct Publisher {
     pub bus: Bus,
     pub fence: Fence,
     pub reach: Reach,
+    pub lapses: Lapses,
     pub metrics: Metrics,
 }
 
@@ -146,6 +150,9 @@ impl Publisher {
             if gateway == Gateway::Shut || life.is_zero() {
                 let cause = if life.is_zero() { "expired" } else { "fenced" };
                 self.metrics.lost.get_or_create(&Lost { cause }).inc();
+                if life.is_zero() {
+                    self.lapses.note(job.shard, before(job.scheduled_at), job.expires_at);
+                }
             } else if gateway == Gateway::Late || error.is_some() {
                 // With the bus away each further try would wait for as long as the first.
                 left.push(job);
@@ -163,6 +170,7 @@ impl Publisher {
                         // No trying again makes it smaller.
                         warn!(error = %Chain(&why), job = job.id, "the bus takes no job of this size");
                         self.metrics.lost.get_or_create(&Lost { cause: "refused" }).inc();
+                        self.lapses.note(job.shard, before(job.scheduled_at), job.expires_at);
                     }
                     Err(why) => {
                         error = Some(Chain(&why).to_string());
@@ -206,4 +214,9 @@ impl Publisher {
             _ => Err("there is no connection to NATS".to_owned()),
         }
     }
+}
+
+/// The start of a span whose first tick is `at`.
+pub fn before(at: Timestamp) -> Timestamp {
+    Timestamp::from_micros(at.micros() - 1)
 }

@@ -57,6 +57,7 @@ pub(super) async fn start(
             lease_time: options.lease_time.0,
             intervals: options.intervals.range()?,
             durability: Durability::default(),
+            ledger_grace: options.ledger_grace.0,
         };
         let running = picket_coordinator::start(config, bus.clone(), store, health).await.map_err(failed)?;
         parts.coordinator = Some(Part { running, bus });

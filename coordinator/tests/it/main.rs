@@ -45,6 +45,7 @@ impl Stack {
             lease_time,
             intervals: IntervalRange { min: Duration::from_secs(1), ..IntervalRange::default() },
             durability: Durability { results_bytes: 64 << 20, jobs_bytes: 64 << 20, ..Durability::default() },
+            ledger_grace: Duration::from_secs(10),
         };
         start(config, bus, self.store(), health).await.unwrap()
     }
