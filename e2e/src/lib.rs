@@ -2,6 +2,7 @@
 //!
 //! None of our processes is linked here: they are found by their path, as an operator's would be.
 
+pub mod drill;
 mod process;
 
 use std::{path::PathBuf, time::Duration};

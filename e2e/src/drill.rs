@@ -1,0 +1,308 @@
+//! A drill: the whole system at work, one injury, and the account of every tick that was due meanwhile.
+
+mod account;
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use picket_testkit::{eventually, servers::scratch_dir, target::Target};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::Instant,
+};
+
+pub use account::{Account, Line};
+
+use crate::{Process, Stack};
+
+/// What is at work in a drill.
+#[derive(Clone, Copy, Debug)]
+pub struct Scene {
+    /// Their names; each has sites of its own and all common ones.
+    pub regions: &'static [&'static str],
+    /// How many.
+    pub coordinators: usize,
+    /// How many in each region.
+    pub probers: usize,
+    /// How many.
+    pub sinks: usize,
+    /// What each coordinator is started with, besides a short lease and a short grace.
+    pub coordinator_options: &'static [&'static str],
+    /// What each prober is started with.
+    pub prober_options: &'static [&'static str],
+    /// What each sink is started with.
+    pub sink_options: &'static [&'static str],
+}
+
+impl Default for Scene {
+    fn default() -> Self {
+        Self {
+            regions: &["east", "west"],
+            coordinators: 2,
+            probers: 2,
+            sinks: 2,
+            coordinator_options: &[],
+            prober_options: &[],
+            sink_options: &[],
+        }
+    }
+}
+
+/// A lease in a drill: long enough for a machine with two cores, short enough for a test.
+pub const LEASE: Duration = Duration::from_secs(6);
+/// How long anything may take that is waited for.
+pub const LONG: Duration = Duration::from_secs(90);
+
+/// The system at work. All of it ends with the value.
+pub struct Drill {
+    /// The servers.
+    pub stack: Stack,
+    /// What is watched.
+    pub target: Target,
+    /// Those that run; a test may take some out.
+    pub coordinators: Vec<Process>,
+    /// Those that run, with their regions.
+    pub probers: Vec<(&'static str, Process)>,
+    /// Those that run.
+    pub sinks: Vec<Process>,
+    scene: Scene,
+    fault: &'static str,
+    injury: &'static str,
+    /// By the database's clock, as SQL has it.
+    from: String,
+    injured: Option<String>,
+    healed: Option<String>,
+    began: Instant,
+    _place: SemaphorePermit<'static>,
+}
+
+impl Drill {
+    /// Starts all of `scene`, and waits until every schedule is served. `fault` is its number in the matrix, `injury`
+    /// says what will be done.
+    pub async fn start(fault: &'static str, injury: &'static str, scene: Scene) -> Self {
+        let place = place().await;
+        let stack = Stack::start(scene.regions).await;
+        Self::start_on(fault, injury, scene, stack, place).await
+    }
+
+    /// As [`start`](Self::start), on a database of the test's own, which may be injured.
+    pub async fn start_with_database(
+        fault: &'static str,
+        injury: &'static str,
+        scene: Scene,
+        url: String,
+    ) -> Self {
+        let place = place().await;
+        let stack = Stack::start_on(scene.regions, url).await;
+        Self::start_on(fault, injury, scene, stack, place).await
+    }
+
+    async fn start_on(
+        fault: &'static str,
+        injury: &'static str,
+        scene: Scene,
+        stack: Stack,
+        place: SemaphorePermit<'static>,
+    ) -> Self {
+        let target = Target::http().await;
+        let mut drill = Self {
+            stack,
+            target,
+            coordinators: vec![],
+            probers: vec![],
+            sinks: vec![],
+            scene,
+            fault,
+            injury,
+            from: String::new(),
+            injured: None,
+            healed: None,
+            began: Instant::now(),
+            _place: place,
+        };
+        drill.sites().await;
+        for _ in 0..scene.coordinators {
+            let coordinator = drill.coordinator().await;
+            drill.coordinators.push(coordinator);
+        }
+        for region in scene.regions {
+            for _ in 0..scene.probers {
+                let prober = drill.prober(region).await;
+                drill.probers.push((region, prober));
+            }
+        }
+        for _ in 0..scene.sinks {
+            let sink = drill.sink().await;
+            drill.sinks.push(sink);
+        }
+        for process in drill.processes() {
+            process.ready().await;
+        }
+        drill.share().await;
+        drill.served().await;
+        drill.from = drill.now().await;
+        drill
+    }
+
+    /// A dozen sites in every region: most often checked, some seldom; two in three are up.
+    async fn sites(&self) {
+        let insert = |count: u32, seconds: u32, path: &str| {
+            let url = self.target.url(path);
+            format!(
+                "INSERT INTO picket.sites (url, interval_seconds, timeout_ms)
+                 SELECT '{url}/{seconds}/' || n, {seconds}, 2000 FROM generate_series(1, {count}) AS n;"
+            )
+        };
+        let sites = [
+            insert(4, 2, "/ok"),
+            insert(2, 2, "/status/500"),
+            insert(2, 5, "/ok"),
+            insert(2, 5, "/status/500"),
+            insert(2, 20, "/ok"),
+        ];
+        self.stack.execute(&sites.concat()).await;
+    }
+
+    /// Starts one more coordinator, as the scene has them.
+    pub async fn coordinator(&self) -> Process {
+        let lease = format!("{}s", LEASE.as_secs());
+        let options = ["--lease-time", &lease, "--ledger-grace", "10s", "--min-interval", "1s"];
+        self.stack.coordinator(&[&options, self.scene.coordinator_options].concat()).await
+    }
+
+    /// Starts one more prober, as the scene has them.
+    pub async fn prober(&self, region: &str) -> Process {
+        self.stack.prober(region, self.scene.prober_options).await
+    }
+
+    /// Starts one more sink, as the scene has them.
+    pub async fn sink(&self) -> Process {
+        self.stack.sink(self.scene.sink_options).await
+    }
+
+    /// All that run.
+    pub fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.coordinators.iter().chain(self.probers.iter().map(|(_, prober)| prober)).chain(&self.sinks)
+    }
+
+    /// Waits until the coordinators hold all shards, evenly.
+    pub async fn share(&self) {
+        let fair = 64 / self.coordinators.len().max(1);
+        eventually(LONG, "an even share", async || {
+            let held = "SELECT count(*)::text FROM picket.leases WHERE expires_at > now() GROUP BY holder ORDER BY 1";
+            let held = self.stack.lines(held).await;
+            let fits = held.len() == self.coordinators.len()
+                && held.iter().all(|held| held.parse().is_ok_and(|held: usize| held.abs_diff(fair) <= 1));
+            if fits { Ok(()) } else { Err(held) }
+        })
+        .await;
+    }
+
+    /// Waits until each schedule that is due often has a real result of a tick that is due from now on.
+    pub async fn served(&self) {
+        let now = self.now().await;
+        self.served_since(&now, "true").await;
+    }
+
+    /// As [`served`](Self::served), for the regions for which `condition` on `region.name` holds.
+    pub async fn served_in(&self, condition: &str) {
+        let now = self.now().await;
+        self.served_since(&now, condition).await;
+    }
+
+    async fn served_since(&self, since: &str, condition: &str) {
+        let unserved = format!(
+            "SELECT schedule.site_id || ' in ' || region.name FROM picket.schedules AS schedule
+             JOIN picket.regions AS region ON region.id = schedule.region_id
+             WHERE valid_to IS NULL AND interval_ms <= 5000 AND {condition} AND NOT EXISTS (
+                 SELECT FROM picket.check_results AS result
+                 WHERE result.site_id = schedule.site_id AND result.region_id = schedule.region_id
+                   AND scheduled_at > '{since}' AND outcome <> 'missed')"
+        );
+        eventually(LONG, "every schedule to be served", async || {
+            let unserved = self.stack.lines(&unserved).await;
+            if unserved.is_empty() { Ok(()) } else { Err(unserved) }
+        })
+        .await;
+    }
+
+    /// The database's clock, as SQL has it.
+    pub async fn now(&self) -> String {
+        self.stack.lines("SELECT clock_timestamp()::text").await.remove(0)
+    }
+
+    /// Says that the injury is done now; returns when, by the database's clock.
+    pub async fn injured(&mut self) -> String {
+        let now = self.now().await;
+        self.injured_at(&now);
+        now
+    }
+
+    /// Says that the injury was done at `at`: where the database itself cannot be asked.
+    pub fn injured_at(&mut self, at: &str) {
+        self.injured.get_or_insert_with(|| at.to_owned());
+        // What heals by itself heals from here on.
+        self.healed = Some(at.to_owned());
+    }
+
+    /// Says that the injury has ended now.
+    pub async fn healed(&mut self) -> String {
+        let now = self.now().await;
+        self.healed = Some(now.clone());
+        now
+    }
+
+    /// Waits until the ledger is closed up to now, asserts what holds after every fault (each tick has one row,
+    /// nothing is unaccounted for), and writes the line of the table.
+    pub async fn account(&self) -> Account {
+        let to = self.now().await;
+        let account = Account::of(self, &to).await;
+        let line = Line {
+            fault: self.fault.to_owned(),
+            injury: self.injury.to_owned(),
+            seconds: self.began.elapsed().as_secs(),
+            account: account.clone(),
+        };
+        let file = lines_dir().join(format!("{}.json", self.fault));
+        fs::write(file, serde_json::to_vec_pretty(&line).expect("a line is JSON"))
+            .expect("a file for the line");
+        assert_eq!(account.unaccounted, 0, "ticks without a row: {account:#?}");
+        assert_eq!(account.doubled, 0, "ticks with two rows: {account:#?}");
+        assert_eq!(account.ticks, account.up + account.down + account.missed + account.gap, "{account:#?}");
+        assert_eq!(self.stack.picket(&["ledger", "--since", "15m"]).await.0, 0, "picket ledger agrees");
+        account
+    }
+
+    /// Stops all in order; each must end well.
+    pub async fn stop(self) {
+        for process in self.coordinators {
+            process.stop().await;
+        }
+        for (_, prober) in self.probers {
+            prober.stop().await;
+        }
+        for sink in self.sinks {
+            sink.stop().await;
+        }
+    }
+
+    /// A directory of this drill's own.
+    pub fn scratch(&self) -> PathBuf {
+        scratch_dir("drill")
+    }
+}
+
+/// Where the lines of the table are.
+pub fn lines_dir() -> PathBuf {
+    let program = std::env::current_exe().expect("a program has a path");
+    let profile =
+        program.ancestors().find(|dir| dir.join("deps").is_dir()).expect("it lies in a target directory");
+    let dir = profile.join("drill-lines");
+    fs::create_dir_all(&dir).expect("a directory for the lines");
+    dir
+}
+
+/// Two drills at once are what two cores can bear.
+async fn place() -> SemaphorePermit<'static> {
+    static PLACES: Semaphore = Semaphore::const_new(2);
+    PLACES.acquire().await.expect("nobody closes it")
+}

@@ -1,0 +1,122 @@
+//! What became of the ticks that were due during a drill.
+
+use std::collections::BTreeMap;
+
+use picket_testkit::eventually;
+use serde::{Deserialize, Serialize};
+
+use super::{Drill, LONG};
+
+/// What became of the ticks of a span.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Account {
+    /// Those that should have been.
+    pub ticks: i64,
+    /// Rows by outcome.
+    pub up: i64,
+    /// Rows by outcome.
+    pub down: i64,
+    /// Rows by outcome.
+    pub missed: i64,
+    /// Ticks without a row that lie in a gap on record.
+    pub gap: i64,
+    /// Ticks without a row.
+    pub unaccounted: i64,
+    /// Rows of a tick beyond its first.
+    pub doubled: i64,
+    /// Missed ticks by region and cause, as `east: no_prober`.
+    pub causes: BTreeMap<String, i64>,
+    /// The longest time from a tick to the start of its check, in milliseconds.
+    pub latest_ms: i64,
+    /// From the end of the injury to the last tick that was missed, in seconds; 0 if none was after it.
+    pub recovery_s: f64,
+    /// Messages that could not be stored.
+    pub dead_letters: i64,
+}
+
+/// A line of the table of faults.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Line {
+    /// Its number in the matrix.
+    pub fault: String,
+    /// What was done to what.
+    pub injury: String,
+    /// How long it all took.
+    pub seconds: u64,
+    /// What came of it.
+    pub account: Account,
+}
+
+impl Account {
+    /// Waits until the ledger is closed up to `to`, then counts.
+    pub(super) async fn of(drill: &Drill, to: &str) -> Self {
+        let stack = &drill.stack;
+        let (from, healed) = (&drill.from, drill.healed.as_ref().unwrap_or(&drill.from));
+        let open = format!("SELECT count(*) FROM picket.leases WHERE accounted_through < '{to}'");
+        eventually(LONG, "the ledger to be closed", async || match stack.number(&open).await {
+            0 => Ok(()),
+            open => Err(format!("{open} shards are not closed")),
+        })
+        .await;
+        let sum = |column: &str| {
+            format!("SELECT coalesce(sum({column}), 0)::bigint FROM report.ledger('{from}', '{to}')")
+        };
+        let span = format!("scheduled_at > '{from}' AND scheduled_at <= '{to}' AND kind = 'scheduled'");
+        let causes = stack
+            .lines(&format!(
+                "SELECT count(*) || ' ' || region.name || ': ' || cause FROM picket.check_results
+                 JOIN picket.regions AS region ON region.id = region_id WHERE {span} AND outcome = 'missed'
+                 GROUP BY region.name, cause"
+            ))
+            .await;
+        let causes = causes.iter().filter_map(|line| {
+            let (count, cause) = line.split_once(' ')?;
+            Some((cause.to_owned(), count.parse().ok()?))
+        });
+        let account = Self {
+            ticks: stack.number(&sum("expected")).await,
+            up: stack.number(&sum("up")).await,
+            down: stack.number(&sum("down")).await,
+            missed: stack.number(&sum("missed")).await,
+            gap: stack.number(&sum("gap")).await,
+            unaccounted: stack.number(&sum("unaccounted")).await,
+            doubled: stack
+                .number(&format!(
+                    "SELECT count(*) - count(DISTINCT (site_id, region_id, scheduled_at)) FROM picket.check_results WHERE {span}"
+                ))
+                .await,
+            causes: causes.collect(),
+            latest_ms: stack
+                .number(&format!("SELECT coalesce(max(lateness_us) / 1000, 0)::bigint FROM picket.check_results WHERE {span}"))
+                .await,
+            recovery_s: stack
+                .number(&format!(
+                    "SELECT greatest(0, coalesce(extract(epoch FROM max(scheduled_at) - '{healed}') * 1000, 0))::bigint
+                     FROM picket.check_results WHERE {span} AND outcome = 'missed'"
+                ))
+                .await as f64
+                / 1_000.0,
+            dead_letters: stack.number("SELECT count(*) FROM picket.dead_letters").await,
+        };
+        // The function that is under test here as well must say what counting tick by tick says.
+        let by_tick = stack.ledger(&format!("'{from}'::timestamptz"), &format!("'{to}'::timestamptz")).await;
+        assert_eq!(
+            (by_tick.ticks, by_tick.unaccounted, by_tick.missed),
+            (account.ticks, account.unaccounted + account.gap, account.missed),
+            "report.ledger and counting tick by tick differ: {account:#?}"
+        );
+        account
+    }
+
+    /// How many ticks of `region` were missed.
+    pub fn missed_in(&self, region: &str) -> i64 {
+        let there = self.causes.iter().filter(|(cause, _)| cause.starts_with(&format!("{region}: ")));
+        there.map(|(_, ticks)| ticks).sum()
+    }
+
+    /// How many ticks were missed for `cause`, everywhere.
+    pub fn missed_for(&self, cause: &str) -> i64 {
+        let so = self.causes.iter().filter(|(name, _)| name.ends_with(&format!(": {cause}")));
+        so.map(|(_, ticks)| ticks).sum()
+    }
+}

@@ -1,0 +1,6 @@
+//! The fault matrix: each test injures the real system, and then every tick of the span must be accounted for.
+//!
+//! Those that take long are ignored in `just test`; `just e2e` runs all and prints the table.
+
+mod coordinators;
+mod probers;

@@ -1,0 +1,34 @@
+//! What may happen to probers.
+
+use picket_e2e::drill::{Drill, Scene};
+
+#[tokio::test]
+async fn f6_a_region_without_probers_is_missed_there_and_nowhere_else_and_goes_on_when_they_are_back() {
+    let mut drill = Drill::start("F6", "kill -9 all probers of a region for 15 s", Scene::default()).await;
+
+    let (dead, living) = drill.probers.drain(..).partition(|(region, _)| *region == "east");
+    drill.probers = living;
+    let dead: Vec<_> = dead;
+    for (_, prober) in dead {
+        prober.kill().await;
+    }
+    drill.injured().await;
+    drill
+        .stack
+        .at_least(
+            picket_e2e::drill::LONG,
+            20,
+            "SELECT count(*) FROM picket.check_results WHERE outcome = 'missed'",
+        )
+        .await;
+    let prober = drill.prober("east").await;
+    prober.ready().await;
+    drill.probers.push(("east", prober));
+    drill.healed().await;
+    drill.served().await;
+
+    let account = drill.account().await;
+    assert_eq!(account.missed_in("west"), 0, "{account:#?}");
+    assert!(account.missed_for("no_prober") >= 20, "{account:#?}");
+    drill.stop().await;
+}
