@@ -12,7 +12,7 @@ use tokio::{
 
 pub use account::{Account, Line};
 
-use crate::{Process, Stack};
+use crate::{Process, Stack, process::built_dir};
 
 /// What is at work in a drill.
 #[derive(Clone, Copy, Debug)]
@@ -255,7 +255,8 @@ impl Drill {
     /// nothing is unaccounted for), and writes the line of the table.
     pub async fn account(&self) -> Account {
         let to = self.now().await;
-        let account = Account::of(self, &to).await;
+        let healed = self.healed.as_ref().unwrap_or(&self.from);
+        let account = Account::of(&self.stack, &self.from, &to, healed).await;
         let line = Line {
             fault: self.fault.to_owned(),
             injury: self.injury.to_owned(),
@@ -293,10 +294,7 @@ impl Drill {
 
 /// Where the lines of the table are.
 pub fn lines_dir() -> PathBuf {
-    let program = std::env::current_exe().expect("a program has a path");
-    let profile =
-        program.ancestors().find(|dir| dir.join("deps").is_dir()).expect("it lies in a target directory");
-    let dir = profile.join("drill-lines");
+    let dir = built_dir().join("drill-lines");
     fs::create_dir_all(&dir).expect("a directory for the lines");
     dir
 }

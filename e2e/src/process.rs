@@ -17,11 +17,16 @@ use crate::Stack;
 
 /// Where the program of this name was built to.
 pub fn path_of(program: &str) -> PathBuf {
-    // This runs from <target>/<profile>/deps.
-    let tests = std::env::current_exe().expect("a test has a path");
-    let built = tests.ancestors().nth(2).expect("tests lie in <target>/<profile>/deps").join(program);
+    let built = built_dir().join(program);
     assert!(built.exists(), "{} is not there: run 'cargo build --workspace --bins'", built.display());
     built
+}
+
+/// Where programs are built to: this one is there, or below.
+pub(crate) fn built_dir() -> PathBuf {
+    let this = std::env::current_exe().expect("a program has a path");
+    let built = this.ancestors().find(|dir| dir.join("deps").is_dir());
+    built.expect("it lies in <target>/<profile> or below").to_owned()
 }
 
 /// A running process, its log, and its health.

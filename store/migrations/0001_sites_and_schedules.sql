@@ -132,7 +132,10 @@ CREATE FUNCTION picket.wanted_schedules(site_ids bigint[])
 -- Brings the schedules in force of these sites in step with sites and regions. What differs is closed and
 -- opened anew at one moment, so that the table is a history.
 CREATE FUNCTION picket.reconcile_schedules(site_ids bigint[]) RETURNS void
-    LANGUAGE plpgsql AS $$
+    LANGUAGE plpgsql
+    -- With tables that have just been filled, of which the planner knows nothing, it would compare all with all.
+    SET enable_nestloop = off
+    AS $$
 DECLARE
     moment timestamptz := clock_timestamp();
 BEGIN
@@ -151,10 +154,7 @@ BEGIN
            greatest(moment, (SELECT max(before.valid_to) FROM picket.schedules AS before
                              WHERE before.site_id = wanted.site_id AND before.region_id = wanted.region_id))
     FROM picket.wanted_schedules(site_ids) AS wanted
-    WHERE NOT EXISTS (
-        SELECT FROM picket.schedules AS schedule
-        WHERE schedule.site_id = wanted.site_id AND schedule.region_id = wanted.region_id
-          AND schedule.valid_to IS NULL);
+    ON CONFLICT (site_id, region_id) WHERE valid_to IS NULL DO NOTHING;
 END $$;
 
 -- Sites: what the row itself needs.

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use picket_testkit::eventually;
 use serde::{Deserialize, Serialize};
 
-use super::{Drill, LONG};
+use super::LONG;
+use crate::Stack;
 
 /// What became of the ticks of a span.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -48,10 +49,9 @@ pub struct Line {
 }
 
 impl Account {
-    /// Waits until the ledger is closed up to `to`, then counts.
-    pub(super) async fn of(drill: &Drill, to: &str) -> Self {
-        let stack = &drill.stack;
-        let (from, healed) = (&drill.from, drill.healed.as_ref().unwrap_or(&drill.from));
+    /// Waits until the ledger is closed up to `to`, then counts the ticks since `from`. Times are the database's, as SQL
+    /// has them; `healed` is when the injury had ended.
+    pub async fn of(stack: &Stack, from: &str, to: &str, healed: &str) -> Self {
         let open = format!("SELECT count(*) FROM picket.leases WHERE accounted_through < '{to}'");
         eventually(LONG, "the ledger to be closed", async || match stack.number(&open).await {
             0 => Ok(()),
