@@ -33,7 +33,8 @@ const DUPLICATES: Duration = Duration::from_secs(60);
 const JOB_ACK_WAIT: Duration = Duration::from_millis(CheckRequest::MAX_TIMEOUT_MS.unsigned_abs() + 15_000);
 /// No job outlives this, whatever its own time to live says.
 const JOB_MAX_AGE: Duration = Duration::from_secs(600);
-const RESULT_ACK_WAIT: Duration = Duration::from_secs(60);
+/// A sink that holds results longer than this without a word is taken for dead, and another gets them.
+const RESULT_ACK_WAIT: Duration = Duration::from_secs(15);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// What could not be made.

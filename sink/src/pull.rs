@@ -16,6 +16,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 const EXPIRES: Duration = Duration::from_secs(5);
 /// How often the server says that it is there; twice this without a word, and it is not.
 const HEARTBEAT: Duration = Duration::from_secs(2);
+/// For what arrived while this process was held up, and has not been read yet: all deadlines have passed by then.
+const READ: Duration = Duration::from_millis(500);
 /// For what needs no answer.
 const ASK: Duration = Duration::from_secs(5);
 /// Messages handed on together.
@@ -85,10 +87,14 @@ impl Pull {
     /// The next messages; cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Chunk, Error> {
         let until = self.until.min(Instant::now() + 2 * HEARTBEAT);
-        match timeout_at(until, self.messages.next()).await {
-            Ok(Some(messages)) => Ok(self.sort(messages)),
-            Ok(None) => Err(Error::Ended("the connection was closed".to_owned())),
-            Err(_) => Err(Error::Silent),
+        let received = match timeout_at(until, self.messages.next()).await {
+            Ok(received) => received,
+            // Who drops the request drops what came for it, and the server would miss that after a while only.
+            Err(_) => timeout(READ, self.messages.next()).await.map_err(|_| Error::Silent)?,
+        };
+        match received {
+            Some(messages) => Ok(self.sort(messages)),
+            None => Err(Error::Ended("the connection was closed".to_owned())),
         }
     }
 

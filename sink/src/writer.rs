@@ -48,7 +48,7 @@ pub(crate) struct Writer {
 }
 
 /// A third of the time after which NATS takes a letter for lost.
-const TICK: Duration = Duration::from_secs(20);
+const TICK: Duration = Duration::from_secs(5);
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// For what is said to NATS and needs no answer; it waits for room only while NATS is away.
