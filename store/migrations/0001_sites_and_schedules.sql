@@ -151,8 +151,9 @@ BEGIN
     INSERT INTO picket.schedules (site_id, region_id, interval_ms, phase_ms, shard, valid_from)
     -- Never before the end of the row before it, even if this machine's clock was set back.
     SELECT wanted.site_id, wanted.region_id, wanted.interval_ms, wanted.phase_ms, wanted.shard,
-           greatest(moment, (SELECT max(before.valid_to) FROM picket.schedules AS before
-                             WHERE before.site_id = wanted.site_id AND before.region_id = wanted.region_id))
+           greatest(moment, (SELECT before.valid_to FROM picket.schedules AS before
+                             WHERE before.site_id = wanted.site_id AND before.region_id = wanted.region_id
+                             ORDER BY before.valid_from DESC LIMIT 1))
     FROM picket.wanted_schedules(site_ids) AS wanted
     ON CONFLICT (site_id, region_id) WHERE valid_to IS NULL DO NOTHING;
 END $$;

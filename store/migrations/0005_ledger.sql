@@ -73,6 +73,8 @@ CREATE FUNCTION picket.close_ledger(
     LANGUAGE plpgsql
     -- What it costs depends on the span, and a plan for any span is a bad one for each.
     SET plan_cache_mode = force_custom_plan
+    SET enable_sort = off
+    SET work_mem = '64MB'
     AS $$
 #variable_conflict use_column
 DECLARE
@@ -229,6 +231,9 @@ CREATE FUNCTION report.ledger(span_from timestamptz, span_to timestamptz)
     SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     SET plan_cache_mode = force_custom_plan
+    -- That most rows are ticks of theirs the planner cannot know, and it would sort for the few that it expects.
+    SET enable_sort = off
+    SET work_mem = '64MB'
     AS $$
 #variable_conflict use_column
 DECLARE
