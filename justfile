@@ -37,10 +37,21 @@ test *flags: tools
     cargo build --workspace --bins
     cargo test --workspace "$@"
 
-# The system from outside: real processes, signals and cuts
+# The system from outside: every fault of the matrix on real processes, and the table of what came of it
 e2e *flags: tools
+    #!/bin/sh
+    set -eu
     cargo build --workspace --bins
-    cargo test --package picket-e2e "$@"
+    cargo run --quiet --package picket-e2e --bin drills -- --forget
+    failed=0
+    cargo test --package picket-e2e "$@" -- --include-ignored || failed=$?
+    cargo run --quiet --package picket-e2e --bin drills
+    exit $failed
+
+# Random faults at random times on the whole system, the same again for the same seed: `just chaos --minutes 20 --seed 7`
+chaos *flags: tools
+    cargo build --workspace --bins
+    cargo run --quiet --package picket-e2e --bin chaos -- "$@"
 
 # What CI asks of a change, without tests
 lint: && _arrows

@@ -7,13 +7,15 @@ use picket_e2e::drill::{Line, lines_dir};
 
 #[expect(clippy::print_stdout, reason = "it prints")]
 fn main() {
+    let forget = env::args().any(|argument| argument == "--forget");
     let mut lines: Vec<Line> = fs::read_dir(lines_dir())
         .into_iter()
         .flatten()
         .flatten()
         .filter_map(|entry| {
-            if env::args().any(|argument| argument == "--forget") {
+            if forget {
                 let _ = fs::remove_file(entry.path());
+                return None;
             }
             serde_json::from_slice(&fs::read(entry.path()).ok()?).ok()
         })
