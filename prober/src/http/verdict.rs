@@ -80,7 +80,7 @@ pub(super) fn of_error(error: &reqwest::Error, marks: &Marks, seen: &Seen) -> Fa
             Failure::new(Cause::Tls, format!("{what} in the TLS handshake"))
         }
         (Stage::FirstByte | Stage::Transfer | Stage::Judging, _) => {
-            let what = system.map(in_words).or_else(|| of_http(error)).unwrap_or_else(innermost);
+            let what = of_http(error).or_else(|| system.map(in_words)).unwrap_or_else(innermost);
             Failure::new(Cause::Http, format!("{what} ({doing})"))
         }
     }

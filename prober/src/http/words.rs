@@ -8,12 +8,18 @@ pub(super) fn in_words(error: &io::Error) -> String {
         io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
         io::ErrorKind::ConnectionReset => "connection reset".to_owned(),
         io::ErrorKind::ConnectionAborted => "connection aborted".to_owned(),
-        io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => "connection closed".to_owned(),
+        kind if is_close(kind) => "connection closed".to_owned(),
         io::ErrorKind::TimedOut => "connection timed out".to_owned(),
         io::ErrorKind::HostUnreachable => "no route to the host".to_owned(),
         io::ErrorKind::NetworkUnreachable => "no route to the network".to_owned(),
         _ => innermost(error).to_string(),
     }
+}
+
+const BROKE_OFF: &str = "connection closed before the answer was complete";
+
+fn is_close(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof)
 }
 
 /// What is wrong with the answer, where the libraries for HTTP know.
@@ -28,6 +34,14 @@ pub(super) fn of_http(error: &(dyn Error + 'static)) -> Option<String> {
             (false, _) => format!("the answer breaks the rules of HTTP/2 ({name}: {})", reason.description()),
         });
     }
+    match find::<io::Error>(error) {
+        Some(why) if is_close(why.kind()) => return Some(BROKE_OFF.to_owned()),
+        // A chunk's length that is none.
+        Some(why) if matches!(why.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => {
+            return Some(format!("the answer is not HTTP: {}", innermost(why)));
+        }
+        _ => {}
+    }
     let why = find::<hyper::Error>(error)?;
     if why.is_parse_too_large() {
         return Some(format!(
@@ -39,7 +53,7 @@ pub(super) fn of_http(error: &(dyn Error + 'static)) -> Option<String> {
         return Some(format!("the answer is not HTTP: {why}"));
     }
     if why.is_incomplete_message() {
-        return Some("connection closed before the answer was complete".to_owned());
+        return Some(BROKE_OFF.to_owned());
     }
     None
 }

@@ -112,7 +112,7 @@ fn date(moment: Timestamp) -> String {
 /// The names in rustls's list, which has them as `DnsName("a.example")`.
 fn names(presented: &[String]) -> String {
     const SHOWN: usize = 3;
-    let mut shown: Vec<&str> = presented
+    let shown: Vec<&str> = presented
         .iter()
         .take(SHOWN)
         .map(|name| {
@@ -120,12 +120,10 @@ fn names(presented: &[String]) -> String {
             name.trim_end_matches(')').trim_matches('"')
         })
         .collect();
-    let others = format!("{} others", presented.len().saturating_sub(SHOWN));
-    if presented.len() > SHOWN {
-        shown.push(&others);
-    }
-    match shown.is_empty() {
-        true => "no name".to_owned(),
-        false => shown.join(", "),
+    let others = presented.len().saturating_sub(SHOWN);
+    match (shown.is_empty(), others) {
+        (true, _) => "no name".to_owned(),
+        (false, 0) => shown.join(", "),
+        (false, _) => format!("{} and {others} more", shown.join(", ")),
     }
 }
