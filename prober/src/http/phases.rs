@@ -294,4 +294,19 @@ mod tests {
             }
         );
     }
+
+    /// The clock here stands still for the wall clock's part, and leaps for the marks'; so a wall clock that leaps
+    /// is not seen by them either.
+    #[tokio::test(start_paused = true)]
+    async fn durations_are_of_the_monotonic_clock_and_not_of_the_wall_clock() {
+        let wall = picket_runtime::clock::wall();
+        let marks = Marks::new(IpVersion::Any, Instant::now());
+
+        marks.enter(Stage::Dns);
+        tokio::time::advance(Duration::from_secs(3_000)).await;
+        let timing = marks.finish();
+
+        assert_eq!((timing.dns_us, timing.total_us), (Some(3_000_000_000), Some(3_000_000_000)));
+        assert!(picket_runtime::clock::wall().since(wall) < Duration::from_secs(1_000));
+    }
 }

@@ -18,7 +18,7 @@ pub(crate) fn alone(test: &str, variables: &[(&str, &std::ffi::OsStr)]) {
         .unwrap();
     let said = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
     assert!(done.status.success() && said.contains("1 passed"), "{said}");
-    said.lines().filter(|line| line.contains("measured")).for_each(|line| println!("{line}"));
+    said.lines().filter(|line| line.contains("measured")).for_each(|line| eprintln!("{line}"));
 }
 
 #[test]
@@ -79,7 +79,7 @@ async fn measure_hostile_answers() {
         let before = peak();
         check_often(&checker, &target, Outcome::Down).await;
         let grown = peak() - before;
-        println!("measured: {what}: peak {} KiB, {grown} KiB more than before", peak());
+        eprintln!("measured: {what}: peak {} KiB, {grown} KiB more than before", peak());
         assert!(grown < ALLOWED, "{what}: {grown} KiB");
     }
 }

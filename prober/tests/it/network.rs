@@ -3,11 +3,14 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
-use picket_prober::http::{Checker, Observation};
+use picket_prober::http::{Checker, Lookup, Observation};
 use picket_proto::{Cause, CheckRequest, IpVersion, Outcome};
 use picket_testkit::target::{Crowded, Target};
 use tokio::time::Instant;
@@ -77,6 +80,26 @@ async fn a_name_with_one_family_dead_is_up_by_the_other() {
     assert_down(&seen, Cause::Timeout, &waited);
     let v4 = CheckRequest { ip_version: IpVersion::V4, ..named(port) };
     assert_eq!(check_named(&v4, || Ok(vec![V6, V4])).await.outcome, Outcome::Up);
+}
+
+#[tokio::test]
+async fn each_check_resolves_the_name_and_connects_anew() {
+    let target = Target::http().await;
+    let request = named(target.address().port());
+    let lookups = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&lookups);
+    let lookup: Lookup = Arc::new(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Ok(vec![V4])
+    });
+    let checker = Checker::with_lookup(&limits(), lookup).unwrap();
+
+    for _ in 0..3 {
+        let seen = checker.check(&request.validate().unwrap()).await;
+        assert!(seen.timing.dns_us.is_some() && seen.timing.connect_us.is_some(), "{seen:?}");
+    }
+
+    assert_eq!((lookups.load(Ordering::SeqCst), target.connections()), (3, 3));
 }
 
 #[tokio::test]
