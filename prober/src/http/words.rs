@@ -31,6 +31,11 @@ pub(super) fn of_http(error: &(dyn Error + 'static)) -> Option<String> {
         return Some(match (why.is_remote(), why.is_go_away()) {
             (true, true) => format!("the server ended the HTTP/2 connection (GOAWAY, {name})"),
             (true, false) => format!("the server reset the HTTP/2 stream (RST_STREAM, {name})"),
+            // The library says the same of a head that is larger than allowed.
+            (false, _) if reason == h2::Reason::PROTOCOL_ERROR => format!(
+                "the answer breaks the rules of HTTP/2, or its head is larger than {} KiB ({name})",
+                super::Checker::MAX_HEADER_LIST >> 10
+            ),
             (false, _) => format!("the answer breaks the rules of HTTP/2 ({name}: {})", reason.description()),
         });
     }

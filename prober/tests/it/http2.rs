@@ -54,7 +54,7 @@ async fn a_server_that_takes_no_more_streams_is_down_by_http() {
 #[tokio::test]
 async fn a_head_that_is_too_large_is_down_by_http() {
     let seen = check("/headers/10000", |request| request).await;
-    assert_down(&seen, Cause::Http, "HTTP/2");
+    assert_down(&seen, Cause::Http, "HTTP/2, or its head is larger than 256 KiB (PROTOCOL_ERROR)");
 
     let seen = check("/headers/400", |request| request).await;
     assert_eq!(seen.outcome, Outcome::Up, "{seen:?}");
