@@ -98,17 +98,19 @@ async fn a_site_that_makes_no_sense_is_explained_in_sql_and_refused_by_the_comma
         .execute(
             "INSERT INTO picket.sites (url) VALUES ('example.com');
              INSERT INTO picket.sites (url, regex) VALUES ('http://a/', '(');
+             INSERT INTO picket.sites (url, regex) VALUES ('http://a/', '(\\w{500}){500}');
              INSERT INTO picket.sites (url, status) VALUES ('http://b/', '2xx');
              INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://c/', 1);
              INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://d/', 0);
              INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://e/', 100000)",
         )
         .await;
-    stack.at_least(SOON, 6, "SELECT count(*) FROM picket.sites WHERE problem IS NOT NULL").await;
+    stack.at_least(SOON, 7, "SELECT count(*) FROM picket.sites WHERE problem IS NOT NULL").await;
     let problems = stack.lines("SELECT problem FROM picket.sites ORDER BY id").await;
 
     for (problem, field) in problems.iter().zip([
         "url",
+        "regex",
         "regex",
         "status",
         "interval_seconds",

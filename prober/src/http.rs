@@ -2,11 +2,15 @@
 
 mod addresses;
 mod body;
+mod cookies;
+mod encoding;
 mod hops;
+mod matching;
 mod phases;
 mod resolver;
 mod tls;
 mod verdict;
+mod words;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -17,13 +21,17 @@ use std::{
 use ipnet::IpNet;
 use picket_proto::{Cause, Check, Outcome, Timestamp, Timing};
 use picket_runtime::clock;
-use reqwest::{Client, Response, StatusCode, Version, header::LOCATION, redirect};
+use reqwest::{Client, Method, Response, StatusCode, Version, header::LOCATION, redirect};
 use tokio::time::{Instant, timeout_at};
 use url::{Host, Url};
 
+pub use self::resolver::Lookup;
 use self::{
     addresses::Addresses,
+    body::Reading,
+    cookies::Cookies,
     hops::{Hop, Trail},
+    matching::Matching,
     phases::{ConnectLayer, Marks, Stage},
     resolver::Resolver,
     verdict::Failure,
@@ -36,7 +44,7 @@ pub struct Limits {
     pub allow: Vec<IpNet>,
     /// Roots to trust beside the platform's.
     pub ca_file: Option<PathBuf>,
-    /// The most of a body that is read, in bytes.
+    /// The most of a body that is read, in bytes, as it comes and also decoded.
     pub body: usize,
 }
 
@@ -86,11 +94,11 @@ pub struct Observation {
     pub timing: Timing,
     /// Redirects followed.
     pub redirects: u8,
-    /// Bytes of the decoded body that were read.
+    /// Bytes of the decoded body that were read: as many as the verdict needed.
     pub body_bytes: u64,
-    /// Whether `regex` matched, where it was tried.
+    /// Whether `regex` matched, where that was decided.
     pub regex_matched: Option<bool>,
-    /// When the last certificate ends.
+    /// When the certificate ends; of several hops' the first to end.
     pub tls_expires_at: Option<Timestamp>,
 }
 
@@ -109,15 +117,20 @@ struct Seen {
     http_status: Option<u16>,
     http_version: Option<&'static str>,
     remote_addr: Option<SocketAddr>,
-    port: u16,
     redirects: u8,
+    /// Of the body as it came, and of it decoded.
+    raw_bytes: u64,
     body_bytes: u64,
+    /// What the answer says that its body has, before decoding.
+    body_length: Option<u64>,
     regex_matched: Option<bool>,
 }
 
 impl Checker {
-    /// A body longer than this is matched on a thread of its own, since it takes milliseconds.
-    const LONG_BODY: usize = 64 << 10;
+    /// The most headers that an answer may have.
+    const MAX_HEADERS: usize = 256;
+    /// The most that the headers of an answer by HTTP/2 may take, in bytes; by HTTP/1 it is some 400 KiB.
+    const MAX_HEADER_LIST: u32 = 256 << 10;
     const USER_AGENT: &str = concat!("Picket/", env!("CARGO_PKG_VERSION"), " (availability check)");
 
     /// Reads the roots and makes the clients, which all checks share: making one costs more than a check.
@@ -125,9 +138,19 @@ impl Checker {
     /// # Errors
     /// When the roots or the settings cannot be used.
     pub fn new(limits: &Limits) -> Result<Self, Error> {
+        Self::with_lookup(limits, resolver::system())
+    }
+
+    /// The same, with another resolver than the system's.
+    ///
+    /// # Errors
+    /// When the roots or the settings cannot be used.
+    pub fn with_lookup(limits: &Limits, lookup: Lookup) -> Result<Self, Error> {
         let addresses = Addresses::new(&limits.allow);
-        let resolver = Arc::new(Resolver::new(addresses.clone()));
+        let resolver = Arc::new(Resolver::new(addresses.clone(), lookup));
         let roots = Arc::new(tls::roots(limits.ca_file.as_deref())?);
+        // No more of a body waits here than is wanted of it.
+        let window = u32::try_from(limits.body).unwrap_or(u32::MAX).clamp(64 << 10, 1 << 20);
         let client = |tls| {
             Client::builder()
                 .tls_backend_preconfigured(tls)
@@ -138,6 +161,10 @@ impl Checker {
                 .retry(reqwest::retry::never())
                 .no_proxy()
                 .referer(false)
+                .http1_max_headers(Self::MAX_HEADERS)
+                .http2_max_header_list_size(Self::MAX_HEADER_LIST)
+                .http2_initial_stream_window_size(window)
+                .http2_initial_connection_window_size(window)
                 .user_agent(Self::USER_AGENT)
                 .build()
                 .map_err(Error::Client)
@@ -159,10 +186,9 @@ impl Checker {
         let doing = phases::within(Arc::clone(&marks), self.follow(check, &marks, &mut seen));
         let failure = match timeout_at(began + check.timeout, doing).await {
             Ok(done) => done.err(),
-            Err(_) => Some(verdict::timeout(check.timeout, marks.stage())),
+            Err(_) => Some(verdict::timeout(check.timeout, &marks, &seen)),
         };
         let (cause, message) = failure.map(|failure| (failure.cause, failure.message)).unzip();
-        let remote = || Some(SocketAddr::new(marks.remote()?, seen.port));
         Observation {
             started_at,
             outcome: cause.map_or(Outcome::Up, Cause::outcome),
@@ -170,7 +196,7 @@ impl Checker {
             message,
             http_status: seen.http_status,
             http_version: seen.http_version,
-            remote_addr: seen.remote_addr.or_else(remote),
+            remote_addr: seen.remote_addr.or_else(|| marks.remote()),
             timing: marks.finish(),
             redirects: seen.redirects,
             body_bytes: seen.body_bytes,
@@ -182,49 +208,49 @@ impl Checker {
     async fn follow(&self, check: &Check, marks: &Marks, seen: &mut Seen) -> Result<(), Failure> {
         let client = if check.tls_verify { &self.judging } else { &self.trusting };
         let mut hop = Hop::first(check)?;
+        let mut cookies = Cookies::default();
         let mut trail = Trail::default();
-        trail.go(&hop, check.max_redirects)?;
         loop {
-            self.vet(&hop.url, check, marks)?;
-            seen.arrive(&hop.url);
             let mut request = reqwest::Request::new(hop.method.clone(), hop.url.clone());
             *request.headers_mut() = hop.headers.clone();
             *request.body_mut() = hop.body.clone().map(Into::into);
-            let response = client.execute(request).await.map_err(|why| verdict::of_error(&why, marks))?;
+            cookies.add(&hop.url, request.headers_mut());
+            trail.go(&request, check.max_redirects)?;
+            seen.redirects = trail.redirects();
+            self.vet(&hop.url, check, marks)?;
+            seen.remote_addr = None;
+            let response =
+                client.execute(request).await.map_err(|why| verdict::of_error(&why, marks, seen))?;
             marks.enter(Stage::Between);
             seen.answer(&response);
             let status = response.status();
+            let location = response.headers().get(LOCATION).filter(|_| hops::is_redirect(status));
             if check.max_redirects > 0
-                && hops::is_redirect(status)
-                && let Some(location) = response.headers().get(LOCATION)
+                && let Some(location) = location
             {
+                cookies.keep(&hop.url, response.headers());
                 hop = hop.next(status, location)?;
-                trail.go(&hop, check.max_redirects)?;
-                seen.redirects += 1;
                 continue;
             }
             if !check.status.allows(status.as_u16()) {
-                return Err(Failure::new(
-                    Cause::Status,
-                    format!("status {}, not {}", status.as_u16(), check.status),
-                ));
+                let nowhere = hops::is_redirect(status) && location.is_none();
+                let nowhere = if nowhere { " without a Location" } else { "" };
+                let why = format!("status {}{nowhere}, not {}", status.as_u16(), check.status);
+                return Err(Failure::new(Cause::Status, why));
             }
-            marks.enter(Stage::Transfer);
-            return self.judge(check, &hop, response, marks, seen).await;
+            return self.judge(check, &hop.method, response, marks, seen).await;
         }
     }
 
     /// Refuses a literal address that checks may not go to; for a name the resolver does.
     fn vet(&self, url: &Url, check: &Check, marks: &Marks) -> Result<(), Failure> {
-        let address: IpAddr = match url.host() {
-            Some(Host::Ipv4(address)) => address.into(),
-            Some(Host::Ipv6(address)) => address.into(),
-            Some(Host::Domain(_)) | None => {
-                marks.hop(false, None);
-                return Ok(());
-            }
+        let address: Option<IpAddr> = match url.host() {
+            Some(Host::Ipv4(address)) => Some(address.into()),
+            Some(Host::Ipv6(address)) => Some(address.into()),
+            Some(Host::Domain(_)) | None => None,
         };
-        marks.hop(true, Some(address));
+        marks.hop(address, url.port_or_known_default().unwrap_or_default());
+        let Some(address) = address else { return Ok(()) };
         if !self.addresses.permits(address) {
             return Err(Failure::new(
                 Cause::Blocked,
@@ -243,49 +269,26 @@ impl Checker {
     async fn judge(
         &self,
         check: &Check,
-        hop: &Hop,
-        mut response: Response,
+        method: &Method,
+        response: Response,
         marks: &Marks,
         seen: &mut Seen,
     ) -> Result<(), Failure> {
-        let has_regex = check.regex.is_some() || check.not_regex.is_some();
+        let mut matching = Matching::new(check);
         // These have no body; what their headers say of one is of another answer.
-        let bodyless = hop.method == reqwest::Method::HEAD
-            || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        let body = match bodyless {
-            true => body::Body { kept: Vec::new(), whole: true },
-            false => body::read(&mut response, self.body_limit, has_regex, &mut seen.body_bytes)
-                .await
-                .map_err(|why| verdict::of_error(&why, marks))?,
-        };
-        drop(response);
-        marks.enter(Stage::Judging);
-        if !has_regex {
-            return Ok(());
+        if *method == Method::HEAD
+            || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        {
+            marks.enter(Stage::Judging);
+            let verdict = matching.look(&[], matching::Extent::Whole);
+            seen.regex_matched = matching.matched;
+            return verdict.unwrap_or(Ok(()));
         }
-        let (matched, failure) = match body.kept.len() > Self::LONG_BODY {
-            false => verdict::of_body(check, &body.kept, body.whole),
-            true => {
-                let check = check.clone();
-                tokio::task::spawn_blocking(move || verdict::of_body(&check, &body.kept, body.whole))
-                    .await
-                    .map_err(|why| {
-                        Failure::new(Cause::Overloaded, format!("the regex was not tried: {why}"))
-                    })?
-            }
-        };
-        seen.regex_matched = matched;
-        failure.map_or(Ok(()), Err)
+        Reading::new(response, matching, self.body_limit, marks, seen).judge().await
     }
 }
 
 impl Seen {
-    /// A hop begins: what the last one answered is no longer the last answer.
-    fn arrive(&mut self, url: &Url) {
-        self.port = url.port_or_known_default().unwrap_or_default();
-        self.remote_addr = None;
-    }
-
     fn answer(&mut self, response: &Response) {
         self.http_status = Some(response.status().as_u16());
         self.http_version = match response.version() {
@@ -295,5 +298,29 @@ impl Seen {
             _ => None,
         };
         self.remote_addr = response.remote_addr();
+        self.body_length = response.content_length();
+    }
+
+    /// What the check is doing, for a person.
+    fn doing(&self, marks: &Marks) -> String {
+        const SHOWN: usize = 4;
+        let stage = marks.stage();
+        match stage {
+            Stage::Connect => {
+                let mut places = marks.candidates();
+                let others = places.len().saturating_sub(SHOWN);
+                places.truncate(SHOWN);
+                let mut places: Vec<String> = places.iter().map(ToString::to_string).collect();
+                if others > 0 {
+                    places.push(format!("{others} others"));
+                }
+                format!("{} to {}", stage.doing(), places.join(", "))
+            }
+            Stage::Transfer => match self.body_length {
+                Some(length) => format!("{}: {} of {length} bytes came", stage.doing(), self.raw_bytes),
+                None => format!("{}: {} bytes came", stage.doing(), self.raw_bytes),
+            },
+            stage => stage.doing().to_owned(),
+        }
     }
 }

@@ -45,8 +45,9 @@ pub enum Error {
 
 /// The most ad-hoc requests under way at once; they do not take the slots of queued jobs.
 const REQUESTS: usize = 100;
-/// The most compiled regexes kept.
+/// The most compiled regexes kept, and the most bytes of them.
 const REGEXES: usize = 10_000;
+const REGEXES_BYTES: usize = 128 << 20;
 
 /// Starts a prober once NATS is there. Any number may run in one process.
 ///
@@ -59,7 +60,7 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<Running, 
     metrics.slots_free.set(i64::try_from(config.concurrency).unwrap_or(i64::MAX));
     let work = Work {
         checker,
-        regexes: Arc::new(Regexes::new(REGEXES)),
+        regexes: Arc::new(Regexes::new(REGEXES, REGEXES_BYTES)),
         publisher: Publisher {
             bus: bus.clone(),
             region: config.region.clone(),

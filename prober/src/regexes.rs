@@ -1,4 +1,7 @@
 //! Compiled regexes, kept: a site's is the same at each of its checks, and compiling costs more than matching.
+//!
+//! Bound: a number of regexes, and a number of bytes. What is handed out is a copy that shares the program and has
+//! memory of its own to search with, which goes with the check; so what is kept does not grow.
 
 use std::{
     collections::HashMap,
@@ -10,20 +13,44 @@ use regex::bytes::Regex;
 
 /// The most recently used regexes, in two generations: when the young one is full, the old one is forgotten.
 pub(crate) struct Regexes {
-    generation: usize,
+    generation: Room,
     kept: Mutex<Kept>,
+}
+
+/// How much there may be.
+#[derive(Clone, Copy)]
+struct Room {
+    regexes: usize,
+    bytes: usize,
 }
 
 #[derive(Default)]
 struct Kept {
-    young: HashMap<Box<str>, Regex>,
-    old: HashMap<Box<str>, Regex>,
+    young: Generation,
+    old: Generation,
+}
+
+#[derive(Default)]
+struct Generation {
+    regexes: HashMap<Box<str>, Sized>,
+    bytes: usize,
+}
+
+/// A regex, and a bound on what it takes, in bytes.
+struct Sized {
+    regex: Regex,
+    bytes: usize,
 }
 
 impl Regexes {
-    /// Keeps at most `most`.
-    pub(crate) fn new(most: usize) -> Self {
-        Self { generation: most.div_ceil(2).max(1), kept: Mutex::default() }
+    /// What a regex takes beside its program, in bytes: tables to find its literals by, above all. Measured: a few
+    /// for most, 24 KiB for some words in any case of letters.
+    const TABLES: usize = 32 << 10;
+
+    /// Keeps at most so many regexes, of at most so many bytes together.
+    pub(crate) fn new(regexes: usize, bytes: usize) -> Self {
+        let half = Room { regexes: regexes.div_ceil(2).max(1), bytes: bytes.div_ceil(2) };
+        Self { generation: half, kept: Mutex::default() }
     }
 
     /// The regex of `pattern`.
@@ -34,28 +61,36 @@ impl Regexes {
         if let Some(regex) = self.find(pattern) {
             return Ok(regex);
         }
-        let regex = check::compile(field, pattern)?;
-        self.keep(pattern.into(), regex.clone());
+        let (regex, size) = check::compile_sized(field, pattern)?;
+        let bytes = size + Self::TABLES;
+        self.keep(pattern.into(), Sized { regex: regex.clone(), bytes });
         Ok(regex)
     }
 
     fn find(&self, pattern: &str) -> Option<Regex> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(regex) = kept.young.get(pattern) {
-            return Some(regex.clone());
+        if let Some(sized) = kept.young.regexes.get(pattern) {
+            return Some(sized.regex.clone());
         }
-        let (pattern, regex) = kept.old.remove_entry(pattern)?;
+        let (pattern, sized) = kept.old.regexes.remove_entry(pattern)?;
+        kept.old.bytes -= sized.bytes;
         drop(kept);
-        self.keep(pattern, regex.clone());
+        let regex = sized.regex.clone();
+        self.keep(pattern, sized);
         Some(regex)
     }
 
-    fn keep(&self, pattern: Box<str>, regex: Regex) {
+    fn keep(&self, pattern: Box<str>, sized: Sized) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.young.len() >= self.generation {
+        let full = kept.young.regexes.len() >= self.generation.regexes
+            || kept.young.bytes + sized.bytes > self.generation.bytes;
+        if full {
             kept.old = std::mem::take(&mut kept.young);
         }
-        kept.young.insert(pattern, regex);
+        kept.young.bytes += sized.bytes;
+        if let Some(before) = kept.young.regexes.insert(pattern, sized) {
+            kept.young.bytes -= before.bytes;
+        }
     }
 }
 
@@ -63,25 +98,53 @@ impl Regexes {
 mod tests {
     use super::*;
 
+    impl Regexes {
+        /// How many are kept, and their bytes, by what is there and by the account.
+        fn kept(&self) -> (usize, usize, usize) {
+            let kept = self.kept.lock().unwrap();
+            let both = [&kept.young, &kept.old];
+            (
+                both.iter().map(|generation| generation.regexes.len()).sum(),
+                both.iter().flat_map(|generation| generation.regexes.values()).map(|sized| sized.bytes).sum(),
+                both.iter().map(|generation| generation.bytes).sum(),
+            )
+        }
+    }
+
     #[test]
     fn no_more_are_kept_than_allowed_and_those_in_use_stay() {
-        let regexes = Regexes::new(4);
+        let regexes = Regexes::new(4, 1 << 30);
 
         for i in 0..100 {
             regexes.get("regex", "often").unwrap();
             regexes.get("regex", &format!("{i}")).unwrap();
         }
 
+        let (number, bytes, account) = regexes.kept();
+        assert!(number <= 4, "{number}");
+        assert_eq!(bytes, account);
         let kept = regexes.kept.lock().unwrap();
-        assert!(kept.young.len() + kept.old.len() <= 4);
-        assert!(kept.young.contains_key("often") || kept.old.contains_key("often"));
+        assert!(kept.young.regexes.contains_key("often") || kept.old.regexes.contains_key("often"));
+    }
+
+    #[test]
+    fn no_more_bytes_are_kept_than_allowed_however_large_each_is() {
+        const MOST: usize = 8 << 20;
+        let regexes = Regexes::new(10_000, MOST);
+
+        for i in 0..40 {
+            regexes.get("regex", &format!(r"{i}\w{{15}}")).unwrap();
+            regexes.get("regex", &format!("{i}")).unwrap();
+            let (_, bytes, account) = regexes.kept();
+            assert!(bytes <= MOST && bytes == account, "{bytes} {account}");
+        }
     }
 
     #[test]
     fn a_pattern_that_is_none_is_refused_and_not_kept() {
-        let regexes = Regexes::new(4);
+        let regexes = Regexes::new(4, 1 << 30);
 
         assert_eq!(regexes.get("not_regex", "(").unwrap_err().field, "not_regex");
-        assert!(regexes.kept.lock().unwrap().young.is_empty());
+        assert_eq!(regexes.kept(), (0, 0, 0));
     }
 }

@@ -133,8 +133,10 @@ impl IpVersion {
 pub const MAX_URL: usize = 4_096;
 /// The longest regex, in bytes.
 pub const MAX_PATTERN: usize = 4_096;
-/// The most memory that a compiled regex may take, in bytes.
+/// The largest program that a regex may compile to, in bytes.
 pub const MAX_REGEX_SIZE: usize = 1 << 20;
+/// The most that one search may remember of where it has been, in bytes. A search that needs more is slower.
+const MAX_SEARCH_SIZE: usize = 256 << 10;
 
 /// Reads the URL of a check.
 ///
@@ -170,10 +172,29 @@ pub fn parse_url(text: &str) -> Result<Url, Invalid> {
 /// # Errors
 /// When it is no regex, or one that takes too much memory; `field` is named.
 pub fn compile(field: &str, pattern: &str) -> Result<Regex, Invalid> {
+    compile_sized(field, pattern).map(|(regex, _)| regex)
+}
+
+/// The same, and a bound in bytes on the program that it compiled to, of which a regex holds some.
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_sized(field: &str, pattern: &str) -> Result<(Regex, usize), Invalid> {
     if pattern.len() > MAX_PATTERN {
         return Err(Invalid::new(field, pattern, format!("at most {MAX_PATTERN} bytes")));
     }
-    RegexBuilder::new(pattern).size_limit(MAX_REGEX_SIZE).build().map_err(|why| {
+    // A regex does not tell its size; so it is built within a small one first.
+    let build = |size: usize| {
+        let mut builder = RegexBuilder::new(pattern);
+        builder.size_limit(size).dfa_size_limit(MAX_SEARCH_SIZE).build().map(|regex| (regex, size))
+    };
+    let too_big = |why: &regex::Error| matches!(why, regex::Error::CompiledTooBig(_));
+    let built = [256, 64, 16, 4]
+        .into_iter()
+        .map(|part| build(MAX_REGEX_SIZE / part))
+        .find(|built| !built.as_ref().is_err_and(too_big))
+        .unwrap_or_else(|| build(MAX_REGEX_SIZE));
+    built.map_err(|why| {
         let allowed = match why {
             regex::Error::CompiledTooBig(limit) => {
                 format!("a regex that compiles to at most {limit} bytes")
@@ -214,5 +235,11 @@ mod tests {
         assert!(compile("regex", "a(b").unwrap_err().to_string().contains("unclosed group"));
         assert!(compile("not_regex", r"(\w{500}){500}").unwrap_err().allowed.contains("bytes"));
         assert!(compile("regex", "ok").unwrap().is_match(b"\xffok"));
+    }
+
+    #[test]
+    fn a_compiled_regex_has_a_bound_that_grows_with_it() {
+        let sizes = ["ok", r"\w{10}", r"\w{15}"].map(|pattern| compile_sized("regex", pattern).unwrap().1);
+        assert!(sizes.is_sorted() && sizes[0] < sizes[2] && sizes[2] <= MAX_REGEX_SIZE, "{sizes:?}");
     }
 }

@@ -116,8 +116,17 @@ mod tests {
         let good = SiteSpec::new("https://example.com/");
         good.validate(IntervalRange::default()).unwrap();
 
+        let regex = |regex: &str, not_regex: Option<&str>| CheckRequest {
+            regex: Some(regex.into()),
+            not_regex: not_regex.map(Into::into),
+            ..CheckRequest::new("https://example.com/")
+        };
+
         let bad = [
             ("url", SiteSpec { check: CheckRequest::new("nonsense"), ..good.clone() }),
+            ("regex", SiteSpec { check: regex("a(b", None), ..good.clone() }),
+            ("regex", SiteSpec { check: regex(r"(\w{500}){500}", None), ..good.clone() }),
+            ("not_regex", SiteSpec { check: regex("ok", Some(r"(\w{500}){500}")), ..good.clone() }),
             ("interval_seconds", SiteSpec { interval_seconds: 2, ..good.clone() }),
             ("interval_seconds", SiteSpec { interval_seconds: -60, ..good.clone() }),
             ("quorum", SiteSpec { quorum: Some(0), ..good.clone() }),

@@ -50,6 +50,10 @@ async fn what_makes_no_sense_is_refused_with_field_value_and_what_is_allowed_and
             &["site", "add", "https://a.example", "--region", "mars"],
             &["regions: 'mars'", "eu", "picket region add"],
         ),
+        (
+            &["site", "add", "https://a.example", "--regex", r"(\w{500}){500}"],
+            &[r"regex: '(\w{500}){500}'", "compiles to at most 1048576 bytes"],
+        ),
         (&["site", "show", "7"], &["site: '7'", "picket site list"]),
         (&["region", "remove", "mars"], &["no region 'mars'"]),
         (&["generate", "3", "--base-url", "nonsense/"], &["base-url: 'nonsense/3'"]),

@@ -1,37 +1,178 @@
-//! The body of an answer: read as it comes, up to a limit, kept only where a regex needs it.
+//! The body of an answer: read as it comes, no further than a limit and no longer than the verdict needs it.
 
-use reqwest::Response;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use picket_proto::Cause;
+use reqwest::{
+    Response, Version,
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+};
 
-/// What was read.
-pub(super) struct Body {
-    /// Empty unless it was to be kept.
-    pub(super) kept: Vec<u8>,
-    /// Whether it was read to its end, and not cut at the limit.
-    pub(super) whole: bool,
+use super::{
+    Seen,
+    encoding::{Coding, Decoder},
+    matching::{Extent, Matching},
+    phases::{Marks, Stage},
+    verdict::{self, Failure},
+};
+
+/// A body longer than this is matched on a thread of its own, since it takes milliseconds.
+const LONG: usize = 64 << 10;
+/// What is read of a body that nothing is asserted of: enough to see whether it comes at all.
+const UNASKED: usize = 64 << 10;
+
+/// The body of an answer that is being read.
+pub(super) struct Reading<'a> {
+    response: Response,
+    decoder: Result<Decoder, String>,
+    matching: Matching,
+    marks: &'a Marks,
+    seen: &'a mut Seen,
+    /// The decoded body, as far as it is read; empty unless something is asserted of it.
+    body: Vec<u8>,
+    /// The most bytes that are read, counted before decoding and, apart from that, after it.
+    limit: usize,
 }
 
-/// Reads at most `limit` decoded bytes, counting them in `count` as they come.
-///
-/// # Errors
-/// When the connection breaks, or when what comes cannot be decoded.
-pub(super) async fn read(
-    response: &mut Response,
-    limit: usize,
-    keep: bool,
-    count: &mut u64,
-) -> Result<Body, reqwest::Error> {
-    let mut kept = Vec::new();
-    let mut left = limit;
-    while let Some(chunk) = response.chunk().await? {
-        let taken = chunk.len().min(left);
-        left -= taken;
-        *count += taken as u64;
-        if keep {
-            kept.extend_from_slice(&chunk[..taken]);
-        }
-        if taken < chunk.len() {
-            return Ok(Body { kept, whole: false });
+impl<'a> Reading<'a> {
+    pub(super) fn new(
+        response: Response,
+        matching: Matching,
+        limit: usize,
+        marks: &'a Marks,
+        seen: &'a mut Seen,
+    ) -> Self {
+        Self {
+            decoder: Coding::of(response.headers()).map(Decoder::new),
+            limit: if matching.needs_nothing() { limit.min(UNASKED) } else { limit },
+            response,
+            matching,
+            marks,
+            seen,
+            body: Vec::new(),
         }
     }
-    Ok(Body { kept, whole: true })
+
+    /// Reads until the verdict is decided.
+    ///
+    /// # Errors
+    /// When the body is not as it should be, cannot be decoded, or breaks off.
+    pub(super) async fn judge(mut self) -> Result<(), Failure> {
+        loop {
+            self.marks.enter(Stage::Transfer);
+            let extent = match self.next().await {
+                Next::Decided(verdict) => return verdict,
+                Next::End => Extent::Whole,
+                Next::Piece(raw) => self.take(&raw)?,
+            };
+            if (extent != Extent::Growing || self.matching.is_worth_a_look(self.body.len(), false))
+                && let Some(verdict) = self.look(extent).await
+            {
+                return verdict;
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Next {
+        let ready = self.response.chunk().now_or_never();
+        let next = match ready {
+            Some(next) => next,
+            None => {
+                if self.matching.is_worth_a_look(self.body.len(), true) {
+                    if let Some(verdict) = self.look(Extent::Growing).await {
+                        return Next::Decided(verdict);
+                    }
+                    self.marks.enter(Stage::Transfer);
+                }
+                self.response.chunk().await
+            }
+        };
+        match next {
+            Ok(Some(raw)) => Next::Piece(raw),
+            Ok(None) => self.end(),
+            Err(why) if self.ends_with_the_connection() && verdict::is_bare_close(&why) => self.end(),
+            Err(why) => Next::Decided(Err(verdict::of_error(&why, self.marks, self.seen))),
+        }
+    }
+
+    /// Whether nothing but the connection's end says where the body ends.
+    fn ends_with_the_connection(&self) -> bool {
+        let headers = self.response.headers();
+        matches!(self.response.version(), Version::HTTP_10 | Version::HTTP_11)
+            && !headers.contains_key(CONTENT_LENGTH)
+            && !headers.contains_key(TRANSFER_ENCODING)
+    }
+
+    fn end(&self) -> Next {
+        match &self.decoder {
+            Ok(decoder) => match decoder.finish() {
+                Ok(()) => Next::End,
+                Err(why) => Next::Decided(Err(Failure::new(Cause::Http, why.to_string()))),
+            },
+            Err(_) => Next::End,
+        }
+    }
+
+    /// Takes what came, decoded, as far as the limit allows.
+    fn take(&mut self, raw: &[u8]) -> Result<Extent, Failure> {
+        let left = self.limit.saturating_sub(usize::try_from(self.seen.raw_bytes).unwrap_or(usize::MAX));
+        let within = &raw[..raw.len().min(left)];
+        self.seen.raw_bytes += within.len() as u64;
+        let mut cut = within.len() < raw.len();
+        let kept = !self.matching.needs_nothing();
+        let decoder = match &mut self.decoder {
+            Ok(decoder) => decoder,
+            Err(_) if !kept => return Ok(if cut { Extent::Cut } else { Extent::Growing }),
+            Err(coding) => {
+                let why = format!("the body's content-encoding is {coding}, which was not asked for");
+                return Err(Failure::new(Cause::Http, why));
+            }
+        };
+        let (limit, body, count) = (self.limit, &mut self.body, &mut self.seen.body_bytes);
+        decoder
+            .push(within, |bytes| {
+                let left = limit.saturating_sub(usize::try_from(*count).unwrap_or(usize::MAX));
+                let taken = &bytes[..bytes.len().min(left)];
+                *count += taken.len() as u64;
+                if kept {
+                    body.extend_from_slice(taken);
+                }
+                cut |= taken.len() < bytes.len();
+                !cut
+            })
+            .map_err(|why| Failure::new(Cause::Http, why.to_string()))?;
+        Ok(if cut { Extent::Cut } else { Extent::Growing })
+    }
+
+    async fn look(&mut self, extent: Extent) -> Option<Result<(), Failure>> {
+        self.marks.enter(Stage::Judging);
+        let verdict = match self.body.len() > LONG {
+            false => self.matching.look(&self.body, extent),
+            true => self.look_elsewhere(extent).await,
+        };
+        self.seen.regex_matched = self.matching.matched;
+        verdict
+    }
+
+    async fn look_elsewhere(&mut self, extent: Extent) -> Option<Result<(), Failure>> {
+        let body = std::mem::take(&mut self.body);
+        let mut matching = std::mem::take(&mut self.matching);
+        let looking = tokio::task::spawn_blocking(move || {
+            let verdict = matching.look(&body, extent);
+            (verdict, body, matching)
+        });
+        match looking.await {
+            Ok((verdict, body, matching)) => {
+                (self.body, self.matching) = (body, matching);
+                verdict
+            }
+            Err(why) => Some(Err(Failure::new(Cause::Overloaded, format!("the regex was not tried: {why}")))),
+        }
+    }
+}
+
+enum Next {
+    Piece(Bytes),
+    End,
+    Decided(Result<(), Failure>),
 }

@@ -1,14 +1,14 @@
 //! From one hop to the next: what is asked there, what is left out, and when it goes round in circles.
 
 use bytes::Bytes;
-use picket_proto::{Cause, Check};
+use picket_proto::{Cause, Check, invalid::shorten};
 use reqwest::{
-    Method, StatusCode,
-    header::{HeaderMap, HeaderName, HeaderValue},
+    Method, Request, StatusCode,
+    header::{ACCEPT_ENCODING, COOKIE, HeaderMap, HeaderName, HeaderValue, RANGE},
 };
 use url::Url;
 
-use super::verdict::Failure;
+use super::{encoding, verdict::Failure};
 
 /// What is asked of one server.
 #[derive(Clone, Debug)]
@@ -32,10 +32,10 @@ impl Hop {
             headers.append(name, value);
         }
         Ok(Self {
+            headers: with_encoding(headers),
             url: check.url.clone(),
             method: Method::from_bytes(check.method.as_str().as_bytes())
                 .map_err(|_| unusable("the method cannot be sent".to_owned()))?,
-            headers,
             body: check.body.clone().map(Bytes::from),
         })
     }
@@ -44,14 +44,20 @@ impl Hop {
     /// to another origin, since any of them may be a secret.
     pub(super) fn next(self, status: StatusCode, location: &HeaderValue) -> Result<Self, Failure> {
         let refusal = |why: String| Failure::new(Cause::Redirect, why);
-        let location = std::str::from_utf8(location.as_bytes())
-            .map_err(|_| refusal("redirect to something that is no URL".to_owned()))?;
+        let location = in_ascii(location.as_bytes());
+        let shown = shorten(&location, 100);
         let mut url = self
             .url
-            .join(location)
-            .map_err(|_| refusal(format!("redirect to '{location}', which is no URL")))?;
+            .join(&location)
+            .map_err(|why| refusal(format!("redirect to '{shown}', which is no URL ({why})")))?;
         if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
-            return Err(refusal(format!("redirect to '{location}', which is not http or https")));
+            return Err(refusal(format!("redirect to '{shown}', which is not http or https")));
+        }
+        if url.port() == Some(0) {
+            return Err(refusal(format!("redirect to '{shown}', where the port is 0")));
+        }
+        if url.as_str().len() > LONGEST_URL {
+            return Err(refusal(format!("redirect to a URL of more than {LONGEST_URL} bytes: '{shown}'")));
         }
         // reqwest would make a header of them. Neither can fail where there is a host.
         let _ = url.set_username("");
@@ -74,10 +80,35 @@ impl Hop {
             }
         }
         if next.url.origin() != self.url.origin() {
-            next.headers.clear();
+            next.headers = with_encoding(HeaderMap::new());
         }
         Ok(next)
     }
+}
+
+/// The longest URL that is redirected to, in bytes.
+const LONGEST_URL: usize = 16 << 10;
+
+/// What we can decode is asked for, unless the site's own headers have a say in it.
+fn with_encoding(mut headers: HeaderMap) -> HeaderMap {
+    if !headers.contains_key(ACCEPT_ENCODING) && !headers.contains_key(RANGE) {
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(encoding::ACCEPTED));
+    }
+    headers
+}
+
+/// A `Location` as browsers read it: UTF-8, or else bytes that are escaped one by one.
+fn in_ascii(location: &[u8]) -> String {
+    if let Ok(text) = std::str::from_utf8(location) {
+        return text.to_owned();
+    }
+    location.iter().fold(String::new(), |mut text, byte| {
+        match byte.is_ascii() {
+            true => text.push(char::from(*byte)),
+            false => text.push_str(&format!("%{byte:02X}")),
+        }
+        text
+    })
 }
 
 /// Whether an answer sends the check elsewhere.
@@ -87,23 +118,38 @@ pub(super) fn is_redirect(status: StatusCode) -> bool {
 
 /// Where a check has been.
 #[derive(Default)]
-pub(super) struct Trail(Vec<(Method, Url)>);
+pub(super) struct Trail(Vec<Asked>);
+
+/// To ask the same thing again brings the same answer. A redirect that sets a cookie may lead back to where it
+/// came from, and be answered otherwise.
+#[derive(PartialEq)]
+struct Asked {
+    method: Method,
+    url: Url,
+    cookies: Option<HeaderValue>,
+}
 
 impl Trail {
-    /// Goes to `hop`, unless that is a circle or one redirect more than `most`.
-    pub(super) fn go(&mut self, hop: &Hop, most: u8) -> Result<(), Failure> {
+    /// Goes on to `request`, unless that is a circle or one redirect more than `most`.
+    pub(super) fn go(&mut self, request: &Request, most: u8) -> Result<(), Failure> {
         let refusal = |why: String| Err(Failure::new(Cause::Redirect, why));
-        let mut url = hop.url.clone();
+        let mut url = request.url().clone();
         url.set_fragment(None);
-        let here = (hop.method.clone(), url);
+        let cookies = request.headers().get(COOKIE).cloned();
+        let here = Asked { method: request.method().clone(), url, cookies };
         if self.0.contains(&here) {
-            return refusal(format!("redirect loop: back at {}", here.1));
+            return refusal(format!("redirect loop: back at {}", here.url));
         }
         if self.0.len() > usize::from(most) {
-            return refusal(format!("more than {most} redirects"));
+            return refusal(format!("more than {most} redirects; the next would be to {}", here.url));
         }
         self.0.push(here);
         Ok(())
+    }
+
+    /// How many redirects were followed.
+    pub(super) fn redirects(&self) -> u8 {
+        u8::try_from(self.0.len().saturating_sub(1)).unwrap_or(u8::MAX)
     }
 }
 
@@ -145,11 +191,16 @@ mod tests {
 
     #[test]
     fn headers_stay_within_the_origin() {
-        assert_eq!(follow("GET", 302, "/next").unwrap().headers.len(), 1);
+        let has_secret = |hop: Hop| hop.headers.contains_key("authorization");
+        assert!(has_secret(follow("GET", 302, "/next").unwrap()));
         for elsewhere in
             ["https://b.example/", "http://a.example/", "https://a.example:8443/", "//b.example/"]
         {
-            assert!(follow("GET", 302, elsewhere).unwrap().headers.is_empty(), "{elsewhere}");
+            let there = follow("GET", 302, elsewhere).unwrap();
+            assert!(!has_secret(there.clone()), "{elsewhere}");
+            let back =
+                there.next(StatusCode::FOUND, &HeaderValue::from_static("https://a.example/")).unwrap();
+            assert!(!has_secret(back), "not on the way back either");
         }
         assert_eq!(
             follow("GET", 302, "https://user:word@a.example/").unwrap().url.as_str(),
@@ -159,22 +210,67 @@ mod tests {
 
     #[test]
     fn a_redirect_to_no_website_is_the_sites_fault() {
-        for location in ["ftp://a.example/", "file:///etc/passwd", "http://", "javascript:1"] {
+        for location in [
+            "ftp://a.example/",
+            "file:///etc/passwd",
+            "http://",
+            "https:///",
+            "javascript:1",
+            "data:,x",
+            "mailto:a@b.example",
+            "http://a.example:0/",
+            "http://a.example:99999/",
+            "http://[::1/",
+            "http://a b.example/",
+        ] {
             let failure = follow("GET", 302, location).unwrap_err();
             assert_eq!(failure.cause, Cause::Redirect, "{location}");
+            assert!(failure.message.starts_with("redirect to '"), "{}", failure.message);
+        }
+        let long = HeaderValue::try_from(format!("/{}", "x".repeat(LONGEST_URL))).unwrap();
+        let failure = hop("GET").next(StatusCode::FOUND, &long).unwrap_err();
+        assert!(failure.message.starts_with("redirect to a URL of more than"), "{}", failure.message);
+    }
+
+    #[test]
+    fn a_location_is_read_as_browsers_read_it() {
+        let latin = HeaderValue::from_bytes(b"/caf\xe9").unwrap();
+        let next =
+            |location: &HeaderValue| hop("GET").next(StatusCode::FOUND, location).unwrap().url.to_string();
+        assert_eq!(next(&latin), "https://a.example/caf%E9");
+        for (location, url) in [
+            ("next", "https://a.example/next"),
+            ("?q", "https://a.example/start?q"),
+            ("../../up", "https://a.example/up"),
+            ("//b.example", "https://b.example/"),
+            ("", "https://a.example/start"),
+            ("#part", "https://a.example/start#part"),
+            (" /spaced ", "https://a.example/spaced"),
+            ("HTTP:\\\\b.example\\x", "http://b.example/x"),
+        ] {
+            assert_eq!(next(&HeaderValue::from_static(location)), url, "{location}");
         }
     }
 
     #[test]
-    fn a_circle_and_too_long_a_way_are_refused() {
+    fn a_circle_and_too_long_a_way_are_refused_and_a_new_cookie_breaks_a_circle() {
+        let ask = |path: &str, cookie: Option<&'static str>| {
+            let url = Url::parse("https://a.example/").unwrap().join(path).unwrap();
+            let mut request = Request::new(Method::GET, url);
+            if let Some(cookie) = cookie {
+                request.headers_mut().insert(COOKIE, HeaderValue::from_static(cookie));
+            }
+            request
+        };
         let mut trail = Trail::default();
-        let start = hop("GET");
-        trail.go(&start, 1).unwrap();
 
-        assert!(trail.go(&start, 10).unwrap_err().message.contains("loop"));
-        let one = follow("GET", 302, "/1").unwrap();
-        trail.go(&one, 1).unwrap();
-        let two = follow("GET", 302, "/2").unwrap();
-        assert_eq!(trail.go(&two, 1).unwrap_err().message, "more than 1 redirects");
+        trail.go(&ask("/", None), 2).unwrap();
+        let again = trail.go(&ask("/#part", None), 2).unwrap_err();
+        assert_eq!(again.message, "redirect loop: back at https://a.example/");
+        trail.go(&ask("/", Some("seen=1")), 2).unwrap();
+        trail.go(&ask("/2", None), 2).unwrap();
+        let more = trail.go(&ask("/3", None), 2).unwrap_err();
+        assert_eq!(more.message, "more than 2 redirects; the next would be to https://a.example/3");
+        assert_eq!(trail.redirects(), 2);
     }
 }

@@ -5,13 +5,15 @@
 //! pooled; so each of them finds the check's marks in a task-local.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use picket_proto::{IpVersion, Timestamp, Timing};
 use tokio::time::Instant;
+
+use super::tls::Certificate;
 
 tokio::task_local! {
     static MARKS: Arc<Marks>;
@@ -77,7 +79,12 @@ struct Noted {
     /// The hop's host is an address, for which no resolver is asked.
     literal: bool,
     blocked: Option<IpAddr>,
-    remote: Option<IpAddr>,
+    /// Where the hop's connection may go.
+    candidates: Vec<IpAddr>,
+    port: u16,
+    /// The hop's.
+    certificate: Option<Certificate>,
+    /// Of all hops' certificates, the first to end.
     certificate_ends: Option<Timestamp>,
 }
 
@@ -92,7 +99,9 @@ impl Marks {
                 spent: [None; Stage::MEASURED],
                 literal: false,
                 blocked: None,
-                remote: None,
+                candidates: Vec::new(),
+                port: 0,
+                certificate: None,
                 certificate_ends: None,
             }),
         })
@@ -107,12 +116,14 @@ impl Marks {
         self.noted().enter(stage, Instant::now());
     }
 
-    /// A hop begins; `literal` if its host is an address.
-    pub(super) fn hop(&self, literal: bool, remote: Option<IpAddr>) {
+    /// A hop begins, to a host that is this address or else a name.
+    pub(super) fn hop(&self, literal: Option<IpAddr>, port: u16) {
         let mut noted = self.noted();
         noted.enter(Stage::Between, Instant::now());
-        noted.literal = literal;
-        noted.remote = remote;
+        noted.literal = literal.is_some();
+        noted.candidates = literal.into_iter().collect();
+        noted.port = port;
+        noted.certificate = None;
     }
 
     fn connecting(&self) {
@@ -134,20 +145,38 @@ impl Marks {
         self.noted().blocked
     }
 
-    pub(super) fn set_remote(&self, address: Option<IpAddr>) {
-        self.noted().remote = address;
+    /// The addresses that the hop's name has, in the order in which they are tried.
+    pub(super) fn set_candidates(&self, addresses: impl Iterator<Item = IpAddr>) {
+        self.noted().candidates = addresses.collect();
     }
 
-    /// The address of the last connection, where there was one and it is known.
-    pub(super) fn remote(&self) -> Option<IpAddr> {
+    /// Where the hop's connection may go.
+    pub(super) fn candidates(&self) -> Vec<SocketAddr> {
+        let noted = self.noted();
+        noted.candidates.iter().map(|address| SocketAddr::new(*address, noted.port)).collect()
+    }
+
+    /// The address of the last connection, where there was one and it is known: of several candidates only the
+    /// answer tells which one it was.
+    pub(super) fn remote(&self) -> Option<SocketAddr> {
         let noted = self.noted();
         let connected =
             matches!(noted.stage, Stage::Tls | Stage::FirstByte | Stage::Transfer | Stage::Judging);
-        noted.remote.filter(|_| connected)
+        match noted.candidates.as_slice() {
+            [only] if connected => Some(SocketAddr::new(*only, noted.port)),
+            _ => None,
+        }
     }
 
-    pub(super) fn set_certificate_ends(&self, moment: Option<Timestamp>) {
-        self.noted().certificate_ends = moment;
+    pub(super) fn set_certificate(&self, certificate: Option<Certificate>) {
+        let mut noted = self.noted();
+        let ends = certificate.as_ref().map(|certificate| certificate.ends);
+        noted.certificate_ends = noted.certificate_ends.into_iter().chain(ends).min();
+        noted.certificate = certificate;
+    }
+
+    pub(super) fn certificate(&self) -> Option<Certificate> {
+        self.noted().certificate.clone()
     }
 
     pub(super) fn certificate_ends(&self) -> Option<Timestamp> {
@@ -246,7 +275,7 @@ mod tests {
         let pause = |ms| tokio::time::sleep(Duration::from_millis(ms));
 
         for _ in 0..2 {
-            marks.hop(true, None);
+            marks.hop(Some(IpAddr::from([127, 0, 0, 1])), 80);
             pause(1).await;
             marks.connecting();
             pause(10).await;
@@ -264,5 +293,20 @@ mod tests {
                 ..Timing::default()
             }
         );
+    }
+
+    /// The clock here stands still for the wall clock's part, and leaps for the marks'; so a wall clock that leaps
+    /// is not seen by them either.
+    #[tokio::test(start_paused = true)]
+    async fn durations_are_of_the_monotonic_clock_and_not_of_the_wall_clock() {
+        let wall = picket_runtime::clock::wall();
+        let marks = Marks::new(IpVersion::Any, Instant::now());
+
+        marks.enter(Stage::Dns);
+        tokio::time::advance(Duration::from_secs(3_000)).await;
+        let timing = marks.finish();
+
+        assert_eq!((timing.dns_us, timing.total_us), (Some(3_000_000_000), Some(3_000_000_000)));
+        assert!(picket_runtime::clock::wall().since(wall) < Duration::from_secs(1_000));
     }
 }

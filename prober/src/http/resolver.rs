@@ -27,9 +27,18 @@ pub(super) enum Error {
     NoThread,
 }
 
+/// Finds a host's addresses, and may block its thread meanwhile.
+pub type Lookup = Arc<dyn Fn(&str) -> std::io::Result<Vec<IpAddr>> + Send + Sync>;
+
+/// The system's resolver.
+pub(super) fn system() -> Lookup {
+    Arc::new(|host| Ok((host, 0).to_socket_addrs()?.map(|address| address.ip()).collect()))
+}
+
 /// What reqwest asks for addresses.
 pub(super) struct Resolver {
     addresses: Addresses,
+    lookup: Lookup,
     threads: Arc<Semaphore>,
 }
 
@@ -37,14 +46,15 @@ impl Resolver {
     /// Lookups that may be under way. The system's resolver blocks a thread and cannot be interrupted.
     const THREADS: usize = 256;
 
-    pub(super) fn new(addresses: Addresses) -> Self {
-        Self { addresses, threads: Arc::new(Semaphore::new(Self::THREADS)) }
+    pub(super) fn new(addresses: Addresses, lookup: Lookup) -> Self {
+        Self { addresses, lookup, threads: Arc::new(Semaphore::new(Self::THREADS)) }
     }
 }
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         let (addresses, threads) = (self.addresses.clone(), Arc::clone(&self.threads));
+        let lookup = Arc::clone(&self.lookup);
         Box::pin(async move {
             let enter = |stage| phases::mark(|marks| marks.enter(stage));
             enter(Stage::Queue);
@@ -55,7 +65,7 @@ impl Resolve for Resolver {
             let found = tokio::task::spawn_blocking(move || {
                 // The thread keeps the permit: a check that gave up has not freed it.
                 let _permit = permit;
-                (asked.as_str(), 0).to_socket_addrs().map(Vec::from_iter)
+                lookup(&asked).map(|found| found.into_iter().map(|ip| SocketAddr::new(ip, 0)).collect())
             })
             .await
             .map_err(|_| Error::NoThread)?
@@ -89,9 +99,8 @@ fn vet(addresses: &Addresses, host: &str, found: Vec<SocketAddr>) -> Result<Vec<
         }
         return Err(Error::Blocked { host: host.to_owned(), address: first });
     }
-    // Of several addresses only the answer tells which one was connected to.
-    if let (Some(marks), [only]) = (marks, vetted.as_slice()) {
-        marks.set_remote(Some(only.ip()));
+    if let Some(marks) = marks {
+        marks.set_candidates(vetted.iter().map(SocketAddr::ip));
     }
     Ok(vetted)
 }

@@ -1,11 +1,12 @@
 //! TLS for checks: nothing is resumed, the certificate is noted before it is judged.
 
+mod certificate;
+mod reasons;
+
 use std::{fmt, path::Path, sync::Arc};
 
-use der::{Decode, Reader, SliceReader, Tag, Tagged, asn1::AnyRef};
-use picket_proto::Timestamp;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, NamedGroup, RootCertStore, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, Error, NamedGroup, RootCertStore, SignatureScheme,
     client::{
         ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
         WebPkiServerVerifier,
@@ -16,7 +17,8 @@ use rustls::{
 };
 use tracing::warn;
 
-use super::phases::{self, Marks, Stage};
+pub(super) use self::{certificate::Certificate, reasons::explain};
+use super::phases::{self, Stage};
 
 /// The platform's roots and those of `ca_file`.
 ///
@@ -93,7 +95,7 @@ impl ClientSessionStore for NoSessions {
     }
 }
 
-/// Notes when the certificate ends, then leaves the judging to webpki, or judges nothing.
+/// Notes what the certificate says, then leaves the judging to webpki, or judges nothing.
 #[derive(Debug)]
 struct Witness {
     judge: Option<Arc<WebPkiServerVerifier>>,
@@ -109,7 +111,7 @@ impl ServerCertVerifier for Witness {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        phases::mark(|marks: &Marks| marks.set_certificate_ends(not_after(end_entity)));
+        phases::mark(|marks| marks.set_certificate(Certificate::read(end_entity, intermediates.len())));
         match &self.judge {
             Some(judge) => {
                 judge.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
@@ -140,92 +142,5 @@ impl ServerCertVerifier for Witness {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// When a certificate ends, read from as little of it as needed, so that a strange one tells it too.
-fn not_after(certificate: &[u8]) -> Option<Timestamp> {
-    let whole = AnyRef::from_der(certificate).ok()?;
-    let mut outer = SliceReader::new(whole.value()).ok()?;
-    let signed = AnyRef::decode(&mut outer).ok()?;
-    let mut fields = SliceReader::new(signed.value()).ok()?;
-    let first = AnyRef::decode(&mut fields).ok()?;
-    // The version is the one tagged field before the serial number; certificates of version 1 leave it out.
-    let before_validity = if first.tag() == Tag::Integer { 2 } else { 3 };
-    for _ in 0..before_validity {
-        AnyRef::decode(&mut fields).ok()?;
-    }
-    let validity = AnyRef::decode(&mut fields).ok()?;
-    let mut moments = SliceReader::new(validity.value()).ok()?;
-    AnyRef::decode(&mut moments).ok()?;
-    let end: AnyRef<'_> = moments.decode().ok()?;
-    let since_epoch = match end.tag() {
-        Tag::UtcTime => end.decode_as::<der::asn1::UtcTime>().ok()?.to_unix_duration(),
-        Tag::GeneralizedTime => end.decode_as::<der::asn1::GeneralizedTime>().ok()?.to_unix_duration(),
-        _ => return None,
-    };
-    Some(Timestamp::from_micros(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX)))
-}
-
-/// Why a handshake failed, for a person.
-pub(super) fn explain(error: &Error) -> String {
-    match error {
-        Error::InvalidCertificate(why) => explain_certificate(why),
-        Error::AlertReceived(alert) => format!("the server refused the TLS handshake ({alert:?})"),
-        Error::InvalidMessage(_) => "the answer is not TLS".to_owned(),
-        Error::PeerIncompatible(_) => "no TLS version or cipher in common with the server".to_owned(),
-        Error::NoCertificatesPresented => "the server showed no certificate".to_owned(),
-        other => other.to_string(),
-    }
-}
-
-fn explain_certificate(why: &CertificateError) -> String {
-    match why {
-        CertificateError::Expired => "certificate expired".to_owned(),
-        CertificateError::ExpiredContext { not_after, .. } => {
-            format!("certificate expired on {}", date(*not_after))
-        }
-        CertificateError::NotValidYet => "certificate is not valid yet".to_owned(),
-        CertificateError::NotValidYetContext { not_before, .. } => {
-            format!("certificate is not valid before {}", date(*not_before))
-        }
-        CertificateError::UnknownIssuer => "unknown issuer".to_owned(),
-        CertificateError::NotValidForName => "certificate is for another host".to_owned(),
-        CertificateError::NotValidForNameContext { expected, presented } => {
-            format!("certificate is for {}, not {}", names(presented), expected.to_str())
-        }
-        CertificateError::BadEncoding => "certificate cannot be read".to_owned(),
-        CertificateError::BadSignature => "certificate's signature is wrong".to_owned(),
-        CertificateError::Revoked => "certificate was revoked".to_owned(),
-        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
-            "certificate is not for servers".to_owned()
-        }
-        other => format!("certificate is not to be trusted: {other}"),
-    }
-}
-
-fn date(moment: UnixTime) -> String {
-    let moment =
-        Timestamp::from_millis(i64::try_from(moment.as_secs()).unwrap_or(i64::MAX).saturating_mul(1_000));
-    moment.datetime().date().to_string()
-}
-
-/// The names in rustls's list, which has them as `DnsName("a.example")`.
-fn names(presented: &[String]) -> String {
-    const SHOWN: usize = 3;
-    let mut shown: Vec<&str> = presented
-        .iter()
-        .take(SHOWN)
-        .map(|name| {
-            let name = name.split_once('(').map_or(name.as_str(), |(_, inner)| inner);
-            name.trim_end_matches(')').trim_matches('"')
-        })
-        .collect();
-    if presented.len() > SHOWN {
-        shown.push("others");
-    }
-    match shown.is_empty() {
-        true => "no name".to_owned(),
-        false => shown.join(", "),
     }
 }

@@ -21,12 +21,12 @@ pub(crate) async fn check(request: &CheckRequest) -> Observation {
     checker.check(&request.validate().unwrap()).await
 }
 
-async fn get(url: String) -> Observation {
+pub(crate) async fn get(url: String) -> Observation {
     check(&CheckRequest::new(url)).await
 }
 
 #[track_caller]
-fn assert_down(seen: &Observation, cause: Cause, message: &str) {
+pub(crate) fn assert_down(seen: &Observation, cause: Cause, message: &str) {
     assert_eq!((seen.outcome, seen.cause), (cause.outcome(), Some(cause)), "{seen:?}");
     let said = seen.message.as_deref().unwrap_or_default();
     assert!(said.contains(message), "'{said}' does not say '{message}'");
@@ -72,36 +72,20 @@ async fn a_closed_port_is_down_by_connect() {
 }
 
 #[tokio::test]
-async fn what_is_not_http_or_breaks_off_is_down_by_http() {
-    let target = Target::http().await;
-
-    for (path, message) in [
-        ("/close", "waiting for the first byte"),
-        ("/reset", "connection reset (waiting for the first byte)"),
-        ("/garbage", "waiting for the first byte"),
-        ("/headers/10000", "waiting for the first byte"),
-        ("/broken-body", "reading the body"),
-    ] {
-        let seen = get(target.url(path)).await;
-        assert_down(&seen, Cause::Http, message);
-    }
-}
-
-#[tokio::test]
 async fn a_site_that_does_not_answer_in_time_is_down_by_timeout_and_the_phase_is_named() {
     let target = Target::http().await;
 
-    for (path, phase) in [
-        ("/never", "waiting for the first byte"),
-        ("/drip", "waiting for the first byte"),
-        ("/drip-body", "reading the body"),
-        ("/slow-body/60000", "reading the body"),
+    for (path, message) in [
+        ("/never", "no answer within 300 ms (waiting for the first byte)"),
+        ("/drip", "no answer within 300 ms (waiting for the first byte)"),
+        ("/drip-body", "no end of the body within 300 ms (reading the body: 1 of 1000 bytes came)"),
+        ("/slow-body/60000", "no end of the body within 300 ms (reading the body: 0 of 4 bytes came)"),
     ] {
         let request = CheckRequest { timeout_ms: 300, ..CheckRequest::new(target.url(path)) };
         let began = Instant::now();
         let seen = check(&request).await;
-        assert_down(&seen, Cause::Timeout, &format!("no answer within 300 ms ({phase})"));
-        assert!(began.elapsed() < Duration::from_millis(500), "{path}: {:?}", began.elapsed());
+        assert_down(&seen, Cause::Timeout, message);
+        assert!(began.elapsed() < Duration::from_secs(3), "{path}: {:?}", began.elapsed());
         assert!(seen.timing.total_us >= Some(300_000), "{:?}", seen.timing);
         assert!(seen.timing.connect_us.is_some() && seen.timing.first_byte_us.is_some());
     }
@@ -124,118 +108,6 @@ async fn a_regex_that_matches_is_up_and_one_that_does_not_is_down() {
     assert_eq!(down.regex_matched, Some(false));
 
     assert_down(&check(&request(None, Some("well"))).await, Cause::Body, "not_regex matches");
-}
-
-#[tokio::test]
-async fn a_compressed_body_is_matched_decoded() {
-    let target = Target::http().await;
-    let request = CheckRequest {
-        regex: Some("^compressed and well$".into()),
-        ..CheckRequest::new(target.url("/gzip"))
-    };
-
-    assert_eq!(check(&request).await.outcome, Outcome::Up);
-
-    let head = CheckRequest { method: "HEAD".into(), regex: None, ..request };
-    assert_eq!(check(&head).await.outcome, Outcome::Up, "an answer to HEAD has no body to decode");
-}
-
-#[tokio::test]
-async fn a_body_is_read_up_to_the_limit_and_judged_as_far_as_that_goes() {
-    let target = Target::http().await;
-    let request = |path: &str, regex: Option<&str>, not_regex: Option<&str>| CheckRequest {
-        regex: regex.map(Into::into),
-        not_regex: not_regex.map(Into::into),
-        ..CheckRequest::new(target.url(path))
-    };
-
-    let seen = check(&request("/endless", None, None)).await;
-    assert_eq!((seen.outcome, seen.body_bytes), (Outcome::Up, 100_000));
-    let seen = check(&request("/endless", Some("end"), None)).await;
-    assert_down(&seen, Cause::BodyTooLarge, "regex is not decided after the first 100000 bytes");
-    let seen = check(&request("/endless", None, Some("error"))).await;
-    assert_down(&seen, Cause::BodyTooLarge, "not_regex is not decided");
-    let seen = check(&request("/endless", Some("xxx"), None)).await;
-    assert_eq!(seen.outcome, Outcome::Up, "what matched early is decided");
-    let seen = check(&request("/large/99997", Some("end$"), None)).await;
-    assert_eq!((seen.outcome, seen.body_bytes), (Outcome::Up, 100_000), "the limit itself is within it");
-}
-
-#[tokio::test]
-async fn redirects_are_followed_and_counted() {
-    let target = Target::http().await;
-
-    let seen = get(target.url("/redirect/3")).await;
-
-    assert_eq!((seen.outcome, seen.redirects, seen.http_status), (Outcome::Up, 3, Some(200)));
-    assert_eq!(target.connections(), 4, "each hop has a connection of its own");
-}
-
-#[tokio::test]
-async fn a_redirect_loop_and_too_many_redirects_are_down() {
-    let target = Target::http().await;
-
-    assert_down(&get(target.url("/loop")).await, Cause::Redirect, "redirect loop");
-    let seen = get(target.url("/redirect/11")).await;
-    assert_down(&seen, Cause::Redirect, "more than 10 redirects");
-    assert_eq!(seen.redirects, 10);
-    let seen = get(target.url("/to/ftp://127.0.0.1/")).await;
-    assert_down(&seen, Cause::Redirect, "not http or https");
-}
-
-#[tokio::test]
-async fn without_redirects_allowed_the_redirect_is_the_answer() {
-    let target = Target::http().await;
-    let request = CheckRequest {
-        max_redirects: 0,
-        status: "302".into(),
-        ..CheckRequest::new(target.url("/redirect/1"))
-    };
-
-    let seen = check(&request).await;
-
-    assert_eq!((seen.outcome, seen.http_status, seen.redirects), (Outcome::Up, Some(302), 0));
-}
-
-#[tokio::test]
-async fn headers_are_sent_to_the_sites_own_origin_only() {
-    let (target, other) = (Target::http().await, Target::http().await);
-    let request = |url: String| CheckRequest {
-        headers: [("X-Secret".to_owned(), "hidden".to_owned()), ("User-Agent".to_owned(), "mine".to_owned())]
-            .into(),
-        ..CheckRequest::new(url)
-    };
-
-    check(&request(target.url("/redirect/1"))).await;
-    check(&request(target.url(&format!("/to/{}", other.url("/ok"))))).await;
-
-    let requests = target.requests();
-    assert!(
-        requests.iter().all(|head| head.contains("hidden") && head.contains("user-agent: mine")),
-        "{requests:?}"
-    );
-    let [elsewhere] = other.requests().try_into().unwrap();
-    assert!(!elsewhere.contains("hidden") && elsewhere.contains("user-agent: Picket/"), "{elsewhere}");
-}
-
-#[tokio::test]
-async fn a_method_and_its_body_are_sent_and_become_get_after_a_302() {
-    let target = Target::http().await;
-    let request = CheckRequest {
-        method: "POST".into(),
-        body: Some("hello".into()),
-        ..CheckRequest::new(target.url("/redirect/1"))
-    };
-
-    let seen = check(&request).await;
-
-    let requests = target.requests();
-    assert_eq!(seen.outcome, Outcome::Up);
-    assert!(
-        requests[0].starts_with("POST /redirect/1") && requests[0].contains("content-length: 5"),
-        "{requests:?}"
-    );
-    assert!(requests[1].starts_with("GET /ok") && !requests[1].contains("content-length"), "{requests:?}");
 }
 
 #[tokio::test]

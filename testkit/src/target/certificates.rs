@@ -6,12 +6,14 @@ use std::sync::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    date_time_ymd,
 };
 use rustls::{
-    ServerConfig,
-    crypto::aws_lc_rs,
+    RootCertStore, ServerConfig, SupportedProtocolVersion,
+    crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
+    server::WebPkiClientVerifier,
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -26,10 +28,27 @@ pub enum Validity {
     NotYet,
 }
 
+const TLS12_ONLY: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
+
+/// What a server may do that few do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quirk {
+    /// Asks for a client's certificate.
+    ClientCertificate,
+    /// Has ciphers only that its certificate is no good for.
+    NoCipher,
+    /// Speaks another protocol than HTTP.
+    OtherProtocol,
+    /// Speaks TLS 1.2 and no newer.
+    OldTls,
+}
+
 /// Who signs certificates.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
+    /// Its certificates up to the root, which is left out.
+    chain: Vec<CertificateDer<'static>>,
 }
 
 impl Default for Authority {
@@ -41,16 +60,34 @@ impl Default for Authority {
 impl Authority {
     /// A new one, which nobody trusts yet.
     pub fn new() -> Self {
+        Self::under(None, Validity::Good)
+    }
+
+    /// One that this one has certified.
+    pub fn intermediate(&self, validity: Validity) -> Self {
+        Self::under(Some(self), validity)
+    }
+
+    fn under(above: Option<&Self>, validity: Validity) -> Self {
         let key = KeyPair::generate().expect("a key");
         // Two of one name would be taken for one with a wrong signature.
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let mut params = CertificateParams::default();
+        let mut params = params(&[], validity);
+        params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, format!("test authority {number}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-        let pem = params.self_signed(&key).expect("a certificate").pem();
-        Self { issuer: Issuer::new(params, key), pem }
+        let (certificate, chain) = match above {
+            None => (params.self_signed(&key).expect("a certificate"), Vec::new()),
+            Some(above) => {
+                let certificate = params.signed_by(&key, &above.issuer).expect("a certificate");
+                let chain = [vec![certificate.der().clone()], above.chain.clone()].concat();
+                (certificate, chain)
+            }
+        };
+        let pem = certificate.pem();
+        Self { issuer: Issuer::new(params, key), pem, chain }
     }
 
     /// Its certificate, to trust.
@@ -62,13 +99,13 @@ impl Authority {
     pub fn certify(&self, names: &[&str], validity: Validity) -> Identity {
         let key = KeyPair::generate().expect("a key");
         let certificate = params(names, validity).signed_by(&key, &self.issuer).expect("a certificate");
-        Identity::new(certificate.der().clone(), &key)
+        Identity::new([vec![certificate.der().clone()], self.chain.clone()].concat(), &key)
     }
 }
 
-/// A certificate and its key.
+/// A certificate with those that lead to the root, and its key.
 pub struct Identity {
-    certificate: CertificateDer<'static>,
+    certificates: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 }
 
@@ -77,19 +114,63 @@ impl Identity {
     pub fn self_signed(names: &[&str]) -> Self {
         let key = KeyPair::generate().expect("a key");
         let certificate = params(names, Validity::Good).self_signed(&key).expect("a certificate");
-        Self::new(certificate.der().clone(), &key)
+        Self::new(vec![certificate.der().clone()], &key)
     }
 
-    fn new(certificate: CertificateDer<'static>, key: &KeyPair) -> Self {
-        Self { certificate, key: PrivatePkcs8KeyDer::from(key.serialize_der()).into() }
+    /// The same without those that lead to the root, as a badly set up server has it.
+    pub fn alone(mut self) -> Self {
+        self.certificates.truncate(1);
+        self
+    }
+
+    fn new(certificates: Vec<CertificateDer<'static>>, key: &KeyPair) -> Self {
+        Self { certificates, key: PrivatePkcs8KeyDer::from(key.serialize_der()).into() }
     }
 
     pub(super) fn acceptor(&self, protocols: &[&[u8]]) -> TlsAcceptor {
-        let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("TLS versions")
-            .with_no_client_auth()
-            .with_single_cert(vec![self.certificate.clone()], self.key.clone_key())
+        self.configured(aws_lc_rs::default_provider(), rustls::ALL_VERSIONS, None, protocols)
+    }
+
+    pub(super) fn odd_acceptor(&self, quirk: Quirk) -> TlsAcceptor {
+        let mut provider = aws_lc_rs::default_provider();
+        let (mut versions, mut clients) = (rustls::ALL_VERSIONS, None);
+        let mut protocol: &[u8] = b"http/1.1";
+        match quirk {
+            Quirk::ClientCertificate => {
+                let mut roots = RootCertStore::empty();
+                roots.add_parsable_certificates(self.certificates.clone());
+                clients = Some(Arc::new(roots));
+            }
+            Quirk::NoCipher => {
+                // Our keys are of elliptic curves.
+                versions = TLS12_ONLY;
+                provider.cipher_suites.retain(|suite| format!("{:?}", suite.suite()).contains("ECDHE_RSA"));
+            }
+            Quirk::OtherProtocol => protocol = b"acme-tls/1",
+            Quirk::OldTls => versions = TLS12_ONLY,
+        }
+        self.configured(provider, versions, clients, &[protocol])
+    }
+
+    fn configured(
+        &self,
+        provider: CryptoProvider,
+        versions: &[&'static SupportedProtocolVersion],
+        clients: Option<Arc<RootCertStore>>,
+        protocols: &[&[u8]],
+    ) -> TlsAcceptor {
+        let provider = Arc::new(provider);
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(versions)
+            .expect("TLS versions");
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(roots) => builder.with_client_cert_verifier(
+                WebPkiClientVerifier::builder_with_provider(roots, provider).build().expect("a verifier"),
+            ),
+        };
+        let mut config = builder
+            .with_single_cert(self.certificates.clone(), self.key.clone_key())
             .expect("a certificate with its key");
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         TlsAcceptor::from(Arc::new(config))

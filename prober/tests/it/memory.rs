@@ -1,0 +1,85 @@
+//! What hostile bodies and heads cost in memory, measured in a process of its own.
+
+use std::sync::Arc;
+
+use picket_prober::http::{Checker, Limits};
+use picket_proto::{CheckRequest, Outcome};
+use picket_testkit::target::{Step, Target, gzip_bomb};
+use tokio::task::JoinSet;
+
+use crate::http::limits;
+
+/// Runs one of the tests here that are left out otherwise, by itself, with variables set.
+pub(crate) fn alone(test: &str, variables: &[(&str, &std::ffi::OsStr)]) {
+    let done = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--ignored", "--nocapture"])
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success() && said.contains("1 passed"), "{said}");
+    said.lines().filter(|line| line.contains("measured")).for_each(|line| eprintln!("{line}"));
+}
+
+#[test]
+fn hostile_answers_leave_memory_flat() {
+    alone("memory::measure_hostile_answers", &[]);
+}
+
+/// The most memory that this process has had so far, in KiB.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Checks `target` so often, so many at once.
+async fn check_often(checker: &Arc<Checker>, target: &Target, outcome: Outcome) {
+    const TIMES: usize = 200;
+    const AT_ONCE: usize = 8;
+    let mut checks = JoinSet::new();
+    for i in 0..TIMES {
+        if i >= AT_ONCE {
+            assert_eq!(checks.join_next().await.unwrap().unwrap(), outcome);
+        }
+        let request = CheckRequest { regex: Some("well".into()), ..CheckRequest::new(target.url("/ok")) };
+        let checker = Arc::clone(checker);
+        checks.spawn(async move { checker.check(&request.validate().unwrap()).await.outcome });
+    }
+    for seen in checks.join_all().await {
+        assert_eq!(seen, outcome);
+    }
+}
+
+#[tokio::test]
+#[ignore = "run by hostile_answers_leave_memory_flat in a process of its own"]
+async fn measure_hostile_answers() {
+    /// For 8 checks at once with 1 MiB of body each, its copies as it grows, and what servers and sockets hold.
+    const ALLOWED: u64 = 64 << 10;
+    let checker = Arc::new(Checker::new(&Limits { body: 1 << 20, ..limits() }).unwrap());
+    let ok = Target::http().await;
+    check_often(&checker, &ok, Outcome::Up).await;
+    let head = |rest: &str| Step::send(format!("HTTP/1.1 200 OK\r\n{rest}\r\n"));
+    let bomb = gzip_bomb(64);
+    let hostile: [(&str, Vec<Step>); 4] = [
+        ("64 MiB by gzip, again and again", vec![head("content-encoding: gzip\r\n"), Step::Repeat(bomb)]),
+        ("an endless body", vec![head(""), Step::Repeat(vec![b'x'; 64 << 10])]),
+        (
+            "an endless head",
+            vec![Step::send("HTTP/1.1 200 OK\r\n"), Step::Repeat(b"x-a: b\r\n".repeat(1_000))],
+        ),
+        (
+            "a header without end",
+            vec![Step::send("HTTP/1.1 200 OK\r\nx: "), Step::Repeat(vec![b'x'; 64 << 10])],
+        ),
+    ];
+
+    for (what, steps) in hostile {
+        let target = Target::scripted(move |_| steps.clone()).await;
+        let before = peak();
+        check_often(&checker, &target, Outcome::Down).await;
+        let grown = peak() - before;
+        eprintln!("measured: {what}: peak {} KiB, {grown} KiB more than before", peak());
+        assert!(grown < ALLOWED, "{what}: {grown} KiB");
+    }
+}

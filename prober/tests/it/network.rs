@@ -1,0 +1,167 @@
+//! Names, families of addresses, and connections that do not come about.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use picket_prober::http::{Checker, Lookup, Observation};
+use picket_proto::{Cause, CheckRequest, IpVersion, Outcome};
+use picket_testkit::target::{Crowded, Target};
+use tokio::time::Instant;
+
+use crate::http::{assert_down, check, get, limits};
+
+const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+
+/// A check of a name for which `lookup` says where it is.
+async fn check_named(
+    request: &CheckRequest,
+    lookup: impl Fn() -> io::Result<Vec<IpAddr>> + Send + Sync + 'static,
+) -> Observation {
+    let checker = Checker::with_lookup(&limits(), Arc::new(move |_| lookup())).unwrap();
+    checker.check(&request.validate().unwrap()).await
+}
+
+fn named(port: u16) -> CheckRequest {
+    CheckRequest { timeout_ms: 5_000, ..CheckRequest::new(format!("http://two.example:{port}/ok")) }
+}
+
+/// Whether this machine has IPv6 at all; without it there is nothing to test.
+async fn has_ipv6() -> bool {
+    let there = tokio::net::TcpListener::bind((V6, 0)).await.is_ok();
+    if !there {
+        eprintln!("no IPv6 here: nothing is tested");
+    }
+    there
+}
+
+#[tokio::test]
+async fn a_site_at_an_ipv6_address_is_checked() {
+    if !has_ipv6().await {
+        return;
+    }
+    let target = Target::http_at(SocketAddr::new(V6, 0)).await.unwrap();
+
+    let seen = get(target.url("/ok")).await;
+    assert_eq!((seen.outcome, seen.remote_addr), (Outcome::Up, Some(target.address())), "{seen:?}");
+
+    let only_v4 = CheckRequest { ip_version: IpVersion::V4, ..CheckRequest::new(target.url("/ok")) };
+    assert_down(&check(&only_v4).await, Cause::Dns, "::1 is no IPv4 address");
+}
+
+#[tokio::test]
+async fn a_name_with_one_family_dead_is_up_by_the_other() {
+    if !has_ipv6().await {
+        return;
+    }
+    let target = Target::http().await;
+    let port = target.address().port();
+    // One that refuses, then one that does not answer at all.
+    let seen = check_named(&named(port), || Ok(vec![V6, V4])).await;
+    assert_eq!((seen.outcome, seen.remote_addr), (Outcome::Up, Some(target.address())), "{seen:?}");
+
+    let silent = Crowded::at(SocketAddr::new(V6, port)).await.unwrap();
+    let began = Instant::now();
+    let seen = check_named(&named(port), || Ok(vec![V6, V4])).await;
+    assert_eq!((seen.outcome, seen.remote_addr), (Outcome::Up, Some(target.address())), "{seen:?}");
+    assert!(began.elapsed() < Duration::from_secs(4), "{seen:?}");
+    assert!(seen.timing.connect_us >= Some(250_000), "the wait for the dead one is in it: {seen:?}");
+
+    let v6 = CheckRequest { ip_version: IpVersion::V6, timeout_ms: 500, ..named(port) };
+    let seen = check_named(&v6, || Ok(vec![V6, V4])).await;
+    let waited = format!("no answer within 500 ms (connecting to {})", silent.address());
+    assert_down(&seen, Cause::Timeout, &waited);
+    let v4 = CheckRequest { ip_version: IpVersion::V4, ..named(port) };
+    assert_eq!(check_named(&v4, || Ok(vec![V6, V4])).await.outcome, Outcome::Up);
+}
+
+#[tokio::test]
+async fn each_check_resolves_the_name_and_connects_anew() {
+    let target = Target::http().await;
+    let request = named(target.address().port());
+    let lookups = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&lookups);
+    let lookup: Lookup = Arc::new(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Ok(vec![V4])
+    });
+    let checker = Checker::with_lookup(&limits(), lookup).unwrap();
+
+    for _ in 0..3 {
+        let seen = checker.check(&request.validate().unwrap()).await;
+        assert!(seen.timing.dns_us.is_some() && seen.timing.connect_us.is_some(), "{seen:?}");
+    }
+
+    assert_eq!((lookups.load(Ordering::SeqCst), target.connections()), (3, 3));
+}
+
+#[tokio::test]
+async fn a_name_none_of_whose_addresses_answers_is_down_and_they_are_named() {
+    let port = Target::closed().await.port();
+    let other = IpAddr::from([127, 0, 0, 2]);
+
+    let seen = check_named(&named(port), move || Ok(vec![V4, other])).await;
+
+    let message = format!("connection refused (connecting to 127.0.0.1:{port}, 127.0.0.2:{port})");
+    assert_down(&seen, Cause::Connect, &message);
+    assert!(seen.timing.dns_us.is_some() && seen.timing.connect_us.is_some(), "{seen:?}");
+    assert!(seen.timing.first_byte_us.is_none() && seen.remote_addr.is_none(), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_host_that_lets_nobody_in_is_down_by_timeout_while_connecting() {
+    let silent = Crowded::at(SocketAddr::new(V4, 0)).await.unwrap();
+    let url = format!("http://{}/", silent.address());
+
+    let seen = check(&CheckRequest { timeout_ms: 300, ..CheckRequest::new(url) }).await;
+
+    let message = format!("no answer within 300 ms (connecting to {})", silent.address());
+    assert_down(&seen, Cause::Timeout, &message);
+    assert!(seen.timing.connect_us > Some(200_000) && seen.timing.first_byte_us.is_none(), "{seen:?}");
+    assert!(seen.timing.dns_us.is_none() && seen.remote_addr.is_none(), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_name_without_addresses_is_down_by_dns() {
+    let nobody = io::ErrorKind::NotFound;
+    let seen =
+        check_named(&named(80), move || Err(io::Error::new(nobody, "Name or service not known"))).await;
+    assert_down(&seen, Cause::Dns, "could not resolve two.example: there is no such name");
+    let seen = check_named(&named(80), || {
+        Err(io::Error::other("failed to lookup address information: Temporary failure in name resolution"))
+    })
+    .await;
+    assert_down(&seen, Cause::Dns, "could not resolve two.example: the name servers did not answer");
+    let seen = check_named(&named(80), || Ok(Vec::new())).await;
+    assert_down(&seen, Cause::Dns, "two.example has no IP address");
+    let v6 = CheckRequest { ip_version: IpVersion::V6, ..named(80) };
+    let seen = check_named(&v6, || Ok(vec![V4])).await;
+    assert_down(&seen, Cause::Dns, "two.example has no IPv6 address");
+    assert!(seen.timing.dns_us.is_some() && seen.timing.connect_us.is_none(), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_resolver_that_does_not_answer_in_time_is_down_by_timeout_while_resolving() {
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    let request = CheckRequest { timeout_ms: 300, ..named(80) };
+    let began = Instant::now();
+
+    let seen = check_named(&request, move || {
+        let _ = held.lock().unwrap().recv();
+        Ok(Vec::new())
+    })
+    .await;
+
+    assert_down(&seen, Cause::Timeout, "no answer within 300 ms (resolving the name)");
+    assert!(began.elapsed() < Duration::from_secs(3), "the thread is not waited for");
+    assert!(seen.timing.dns_us > Some(200_000) && seen.timing.connect_us.is_none(), "{seen:?}");
+    drop(release);
+}

@@ -1,0 +1,146 @@
+//! The paths of a plain target: a way to behave for each.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::{Seen, script::End};
+
+pub(super) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    seen: &Seen,
+) -> std::io::Result<End> {
+    let Some(head) = read_request(stream).await? else {
+        return Ok(End::Close);
+    };
+    let path = head.split_whitespace().nth(1).unwrap_or_default().to_owned();
+    let is_head = head.starts_with("HEAD ");
+    seen.note(head.clone());
+    let (what, rest) =
+        path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
+    let number = rest.parse::<u64>().unwrap_or(0);
+    match what {
+        "ok" => well(stream, "all is well").await?,
+        "echo" => well(stream, &head).await?,
+        "status" => say(stream, rest, "", "a status").await?,
+        "slow" => {
+            tokio::time::sleep(Duration::from_millis(number)).await;
+            well(stream, "slow and well").await?;
+        }
+        "slow-body" => {
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n").await?;
+            stream.flush().await?;
+            tokio::time::sleep(Duration::from_millis(number)).await;
+            stream.write_all(b"well").await?;
+        }
+        "redirect" => {
+            let next = if number > 1 { format!("/redirect/{}", number - 1) } else { "/ok".to_owned() };
+            say(stream, "302", &format!("location: {next}\r\n"), "").await?;
+        }
+        "to" => say(stream, "302", &format!("location: {rest}\r\n"), "").await?,
+        "see" => {
+            let (status, url) = rest.split_once('/').unwrap_or((rest, ""));
+            say(stream, status, &format!("location: {url}\r\n"), "").await?;
+        }
+        "loop" => say(stream, "302", "location: /loop\r\n", "").await?,
+        "large" => {
+            let length = number + 3;
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+            stream.write_all(head.as_bytes()).await?;
+            let length = usize::try_from(number).unwrap_or(0);
+            stream.write_all(&vec![b'x'; length]).await?;
+            stream.write_all(b"end").await?;
+        }
+        "endless" => {
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
+            loop {
+                stream.write_all(&[b'x'; 8 << 10]).await?;
+            }
+        }
+        "headers" => {
+            let headers: String = (0..number).map(|i| format!("x-{i}: {i}\r\n")).collect();
+            say(stream, "200", &headers, "well").await?;
+        }
+        "gzip" => {
+            let length = GZIP.len();
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes()).await?;
+            if !is_head {
+                stream.write_all(GZIP).await?;
+            }
+        }
+        "never" => std::future::pending().await,
+        "drip" => drip(stream, b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n").await?,
+        "drip-body" => {
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n").await?;
+            drip(stream, &[b'x'; 1_000]).await?;
+        }
+        "close" => return Ok(End::Close),
+        "reset" => return Ok(End::Reset),
+        "broken-body" => {
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nonly this").await?;
+        }
+        "garbage" => stream.write_all(b"SSH-2.0-OpenSSH_9.6\r\n").await?,
+        _ => say(stream, "404", "", "there is no such path").await?,
+    }
+    stream.flush().await?;
+    Ok(End::Close)
+}
+
+/// "compressed and well", by gzip.
+const GZIP: &[u8] = &[
+    0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x03, 0x4b, 0xce, 0xcf, 0x2d, 0x28, 0x4a, 0x2d,
+    0x2e, 0x4e, 0x4d, 0x51, 0x48, 0xcc, 0x4b, 0x51, 0x28, 0x4f, 0xcd, 0xc9, 0x01, 0x00, 0xc0, 0x46, 0xbf,
+    0x94, 0x13, 0x00, 0x00, 0x00,
+];
+
+/// A request: its head, and its body if it says how long that is.
+pub(super) async fn read_request<S: AsyncRead + Unpin>(stream: &mut S) -> std::io::Result<Option<String>> {
+    const LONGEST: usize = 64 << 10;
+    let mut head = Vec::new();
+    while !is_whole(&head) {
+        if head.len() > LONGEST || stream.read_buf(&mut head).await? == 0 {
+            return Ok(None);
+        }
+        if head.first().is_some_and(|byte| !byte.is_ascii_alphabetic()) {
+            // Somebody greets in TLS.
+            return Ok(Some("GET /status/400 HTTP/1.1".to_owned()));
+        }
+    }
+    Ok(Some(String::from_utf8_lossy(&head).into_owned()))
+}
+
+fn is_whole(request: &[u8]) -> bool {
+    let Some(end) = request.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
+    let head = String::from_utf8_lossy(&request[..end]).to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+    request.len() >= end + 4 + length.unwrap_or(0)
+}
+
+async fn well<S: AsyncWrite + Unpin>(stream: &mut S, body: &str) -> std::io::Result<()> {
+    say(stream, "200", "", body).await
+}
+
+async fn say<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    status: &str,
+    headers: &str,
+    body: &str,
+) -> std::io::Result<()> {
+    let answer = format!(
+        "HTTP/1.1 {status} Because\r\n{headers}content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(answer.as_bytes()).await
+}
+
+async fn drip<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> std::io::Result<()> {
+    for byte in bytes {
+        stream.write_all(&[*byte]).await?;
+        stream.flush().await?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    Ok(())
+}

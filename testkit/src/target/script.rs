@@ -1,0 +1,69 @@
+//! What a server does, step by step, where that is a test's own affair.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+/// One thing that a server does.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Sends these bytes.
+    Send(Vec<u8>),
+    /// Sends these bytes again and again, until the client has gone.
+    Repeat(Vec<u8>),
+    /// Does nothing for so long.
+    Wait(Duration),
+    /// Does nothing any more, and keeps the connection.
+    Stall,
+    /// Resets the connection.
+    Reset,
+    /// Closes the TCP connection without TLS's farewell.
+    Abandon,
+}
+
+impl Step {
+    /// Sends this text.
+    pub fn send(text: impl AsRef<[u8]>) -> Self {
+        Self::Send(text.as_ref().to_vec())
+    }
+
+    /// Does nothing for so many milliseconds.
+    pub fn wait_ms(ms: u64) -> Self {
+        Self::Wait(Duration::from_millis(ms))
+    }
+}
+
+pub(super) type Script = Arc<dyn Fn(&str) -> Vec<Step> + Send + Sync>;
+
+/// How a connection ends.
+pub(super) enum End {
+    Close,
+    Reset,
+    Abandon,
+}
+
+pub(super) async fn perform<S: AsyncWrite + Unpin>(stream: &mut S, steps: &[Step]) -> std::io::Result<End> {
+    for step in steps {
+        match step {
+            Step::Send(bytes) => stream.write_all(bytes).await?,
+            Step::Repeat(bytes) => loop {
+                stream.write_all(bytes).await?;
+            },
+            Step::Wait(duration) => {
+                stream.flush().await?;
+                tokio::time::sleep(*duration).await;
+            }
+            Step::Stall => {
+                stream.flush().await?;
+                std::future::pending().await
+            }
+            Step::Reset => {
+                stream.flush().await?;
+                return Ok(End::Reset);
+            }
+            Step::Abandon => return Ok(End::Abandon),
+        }
+    }
+    stream.flush().await?;
+    Ok(End::Close)
+}
