@@ -147,7 +147,19 @@ impl Planning {
         }
     }
 
-    pub(super) fn forget(&mut self, shards: &[Shard]) {
+    /// A shard that was taken again since then stays.
+    pub(super) fn lose(&mut self, lost: &[(Shard, Epoch)]) {
+        let lost: Vec<Shard> = lost
+            .iter()
+            .filter(|(shard, epoch)| self.shards.get(shard).is_some_and(|held| held.epoch == *epoch))
+            .map(|(shard, _)| *shard)
+            .collect();
+        if !lost.is_empty() {
+            self.forget(&lost);
+        }
+    }
+
+    fn forget(&mut self, shards: &[Shard]) {
         for shard in shards {
             self.shards.remove(shard);
         }
