@@ -65,7 +65,16 @@ pub(crate) struct Rate {
 struct Plan {
     epoch: Epoch,
     through: Timestamp,
-    stopped: bool,
+    is: Is,
+}
+
+/// What a shard is to the planner.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Is {
+    Held,
+    /// On its way back; the last jobs may still go out.
+    Stopping,
+    Gone,
 }
 
 impl Process {
@@ -119,18 +128,18 @@ impl Process {
 
     pub(crate) fn plan(&mut self, taken: &[Lease]) {
         for lease in taken {
-            let plan = Plan { epoch: lease.epoch, through: lease.scheduled_through, stopped: false };
+            let plan = Plan { epoch: lease.epoch, through: lease.scheduled_through, is: Is::Held };
             self.planned[usize::from(lease.shard.0)] = Some(plan);
         }
     }
 
-    /// The planner publishes no more for these.
-    pub(crate) fn stop(&mut self, shards: &[(Shard, Epoch)]) {
+    /// The planner plans no more for these.
+    pub(crate) fn stop(&mut self, shards: &[(Shard, Epoch)], is: Is) {
         for (shard, epoch) in shards {
             if let Some(plan) = &mut self.planned[usize::from(shard.0)]
                 && plan.epoch == *epoch
             {
-                plan.stopped = true;
+                plan.is = is;
             }
         }
     }
@@ -141,7 +150,9 @@ impl Process {
         for place in 0..self.planned.len() {
             let is_open = self.is_open(place, now);
             let reached = self.database_now(now);
-            let Some(plan) = self.planned[place].as_mut().filter(|plan| !plan.stopped) else { continue };
+            let Some(plan) = self.planned[place].as_mut().filter(|plan| plan.is == Is::Held) else {
+                continue;
+            };
             if is_open && let Some(reached) = reached {
                 plan.through = plan.through.max(reached);
             }
@@ -149,6 +160,28 @@ impl Process {
             progress.push(Progress { shard, epoch: plan.epoch, scheduled_through: plan.through });
         }
         progress
+    }
+
+    /// What does not go together in here.
+    pub(crate) fn contradiction(&self, now: u64) -> Option<String> {
+        let planned = self.planned.iter().flatten().filter(|plan| plan.is == Is::Held).count();
+        if self.rounds.count() != planned {
+            return Some(format!("{} holds {} shards and plans {planned}", self.name, self.rounds.count()));
+        }
+        self.planned.iter().enumerate().find_map(|(place, plan)| {
+            let plan = plan.as_ref()?;
+            let shard = Shard(u16::try_from(place).unwrap());
+            let gate = self.fence.look(shard, plan.epoch, self.reading(now));
+            match (plan.is, gate) {
+                (Is::Held, Gateway::Shut) => {
+                    Some(format!("{} is shut out of {place}, which it holds", self.name))
+                }
+                (Is::Gone, Gateway::Open | Gateway::Late) => {
+                    Some(format!("{} has left the gate of {place} standing, which is not its own", self.name))
+                }
+                _ => None,
+            }
+        })
     }
 
     /// What a piece of mail is to the decisions.
