@@ -28,7 +28,7 @@ use self::{
     world::{Tally, World},
 };
 
-fn live_through(number: u32, keeps_time: bool) -> Tally {
+fn live_through(number: u32, keeps_time: bool) {
     let default = Config::default();
     let seeded = matches!(default.rng_seed, RngSeed::Fixed(_));
     let config = Config {
@@ -47,11 +47,9 @@ fn live_through(number: u32, keeps_time: bool) -> Tally {
         panic!("{why}");
     }
     let all = all.get();
-    println!("{all:?}");
     // Each of what can go wrong did, often.
     let few = [all.take_overs, all.lost, all.given_back, all.renewed_while_yielding, all.unheard, all.fenced];
     assert!(few.iter().all(|times| *times * 20 > all.histories), "{all:?}");
-    all
 }
 
 /// Beside it: epochs only grow and are unique, a fenced holder writes nothing, and when faults end each shard is held

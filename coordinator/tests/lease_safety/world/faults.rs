@@ -106,7 +106,7 @@ impl World<'_> {
         if let Some(chosen) = chosen
             && names.iter().any(|name| *name != chosen.name)
             && names.iter().filter(|name| **name == chosen.name).count() == 1
-            && self.history.seed % 4 == 0
+            && self.history.seed.is_multiple_of(4)
         {
             chosen.unreached_until = u64::MAX;
         }
