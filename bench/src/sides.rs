@@ -54,25 +54,31 @@ impl Side {
     /// When the answer is not a 200 that came whole.
     pub(crate) async fn once(&self, asked: &Asked) -> Result<(), Error> {
         match self {
-            Self::Check(checker) => {
-                let seen = checker.check(&asked.check).await;
-                match seen.outcome {
-                    Outcome::Up => Ok(()),
-                    _ => Err(Error::Failed(format!("a check failed: {seen:?}"))),
-                }
-            }
-            Self::Bare(client) => {
-                let failed = |why: reqwest::Error| Error::Failed(format!("a request failed: {why:?}"));
-                let mut response = client.get(asked.check.url.clone()).send().await.map_err(failed)?;
-                while let Some(chunk) = response.chunk().await.map_err(failed)? {
-                    std::hint::black_box(chunk.len());
-                }
-                match response.status().as_u16() {
-                    200 => Ok(()),
-                    other => Err(Error::Failed(format!("status {other}"))),
-                }
-            }
+            Self::Check(checker) => check_once(checker, asked).await,
+            Self::Bare(client) => bare_once(client, asked).await,
         }
+    }
+}
+
+/// [`Side::once`] by our check.
+pub(crate) async fn check_once(checker: &Checker, asked: &Asked) -> Result<(), Error> {
+    let seen = checker.check(&asked.check).await;
+    match seen.outcome {
+        Outcome::Up => Ok(()),
+        _ => Err(Error::Failed(format!("a check failed: {seen:?}"))),
+    }
+}
+
+/// [`Side::once`] by the bare loop.
+pub(crate) async fn bare_once(client: &Client, asked: &Asked) -> Result<(), Error> {
+    let failed = |why: reqwest::Error| Error::Failed(format!("a request failed: {why:?}"));
+    let mut response = client.get(asked.check.url.clone()).send().await.map_err(failed)?;
+    while let Some(chunk) = response.chunk().await.map_err(failed)? {
+        std::hint::black_box(chunk.len());
+    }
+    match response.status().as_u16() {
+        200 => Ok(()),
+        other => Err(Error::Failed(format!("status {other}"))),
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::{io::AsyncReadExt, net::TcpStream, time::sleep};
 
 use crate::{
     Error,
-    sides::{Asked, Side, Which, allow_files},
+    sides::{Asked, Side, Which, allow_files, bare_once, check_once},
 };
 
 /// What to wait for.
@@ -46,7 +46,7 @@ pub(crate) struct Found {
     pub(crate) bytes_each: u64,
     /// The process without any.
     pub(crate) bytes_before: u64,
-    /// One check's future.
+    /// One check's future, or one request's.
     pub(crate) future_bytes: usize,
 }
 
@@ -71,7 +71,10 @@ async fn wait(options: &Options) -> Result<Found, Error> {
     let side = Side::new(options.side, &options.authority)?;
     let asked = Asked::new(options.silent, options.tls, FOREVER)?;
     let there = count(options.count).await?;
-    let future_bytes = size_of_val(&side.once(&asked));
+    let future_bytes = match &side {
+        Side::Check(checker) => size_of_val(&check_once(checker, &asked)),
+        Side::Bare(client) => size_of_val(&bare_once(client, &asked)),
+    };
     // What the first ones bring about once and for all is not theirs.
     let mut started = start(&side, &asked, 64);
     until(options.count, there + started).await?;
@@ -85,12 +88,18 @@ async fn wait(options: &Options) -> Result<Found, Error> {
     Ok(Found { checks: options.checks, bytes_each, bytes_before: before, future_bytes })
 }
 
+/// One side's tasks hold nothing of the other's.
 fn start(side: &Side, asked: &Asked, checks: usize) -> usize {
     for _ in 0..checks {
-        let (side, asked) = (side.clone(), asked.clone());
-        tokio::spawn(async move {
-            let _ = side.once(&asked).await;
-        });
+        let asked = asked.clone();
+        match side.clone() {
+            Side::Check(checker) => drop(tokio::spawn(async move {
+                let _ = check_once(&checker, &asked).await;
+            })),
+            Side::Bare(client) => drop(tokio::spawn(async move {
+                let _ = bare_once(&client, &asked).await;
+            })),
+        }
     }
     checks
 }

@@ -265,3 +265,21 @@ impl Planning {
         left_over.into_iter().chain(wheel).min()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_that_was_taken_again_is_not_forgotten_for_the_loss_of_its_older_lease() {
+        let mut planning = Planning::default();
+        let lease = |epoch| Lease { shard: Shard(3), epoch, scheduled_through: Timestamp::default() };
+        planning.take(&[lease(Epoch(1))]);
+        planning.take(&[lease(Epoch(2))]);
+
+        planning.lose(&[(Shard(3), Epoch(1))]);
+        assert_eq!(planning.progress().len(), 1);
+        planning.lose(&[(Shard(3), Epoch(2))]);
+        assert_eq!(planning.progress(), []);
+    }
+}

@@ -21,8 +21,10 @@ pub(crate) struct History {
 pub(crate) struct Weather {
     pub(crate) lost_on_the_way_there: u64,
     pub(crate) lost_on_the_way_back: u64,
-    /// Those that are slow on one of their ways or wait for a lock.
+    /// Those that are slow on one of their ways.
     pub(crate) slow: u64,
+    /// Those that have begun in the database and wait there, for a lock or for no reason.
+    pub(crate) stuck: u64,
     /// How slow at most, in thousandths of the lease time.
     pub(crate) slow_for: u64,
 }
@@ -69,11 +71,12 @@ fn fault() -> impl Strategy<Value = Fault> {
 }
 
 fn weather() -> impl Strategy<Value = Weather> {
-    (0..150_u64, 0..150_u64, 0..300_u64, 1..2_500_u64).prop_map(
-        |(lost_on_the_way_there, lost_on_the_way_back, slow, slow_for)| Weather {
+    (0..150_u64, 0..150_u64, 0..300_u64, prop_oneof![0..75_u64, 0..300_u64], 1..2_500_u64).prop_map(
+        |(lost_on_the_way_there, lost_on_the_way_back, slow, stuck, slow_for)| Weather {
             lost_on_the_way_there,
             lost_on_the_way_back,
             slow,
+            stuck,
             slow_for,
         },
     )

@@ -34,7 +34,7 @@ impl World<'_> {
     /// A statement begins; it may have to wait for its locks.
     pub(super) fn arrive(&mut self, call: u64) {
         let began_at = self.database_now();
-        match self.chance.in_thousand(self.weather.slow / 4) {
+        match self.chance.in_thousand(self.weather.stuck) {
             true => {
                 let wait = self.slow();
                 self.after(wait, Event::Apply { call, began_at });

@@ -76,7 +76,8 @@ impl World<'_> {
     /// Faults end: who is paused goes on, who was to be started is, and what is on its way arrives.
     pub(super) fn calm(&mut self) {
         let now = self.now;
-        self.weather = Weather { lost_on_the_way_there: 0, lost_on_the_way_back: 0, slow: 0, slow_for: 0 };
+        self.weather =
+            Weather { lost_on_the_way_there: 0, lost_on_the_way_back: 0, slow: 0, stuck: 0, slow_for: 0 };
         for ((at, number), event) in std::mem::take(&mut self.events) {
             let latest = match event {
                 // Timers go on, and none is longer than this.
