@@ -53,6 +53,11 @@ chaos *flags: tools
     cargo build --workspace --bins
     cargo run --quiet --package picket-e2e --bin chaos -- "$@"
 
+# The prober's check beside a bare reqwest loop: CPU and memory, under two minutes (flags: see --help)
+bench-prober *flags:
+    cargo build --release --package picket-bench
+    @"$CARGO_TARGET_DIR/release/picket-bench" prober "$@"
+
 # What CI asks of a change, without tests
 lint: && _arrows
     cargo fmt --all --check

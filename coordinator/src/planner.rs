@@ -15,7 +15,7 @@ pub mod wheel;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use picket_proto::{Kind, Region, Shard, SiteId, Timestamp, job, subject};
+use picket_proto::{Epoch, Kind, Region, Shard, SiteId, Timestamp, job, subject};
 use picket_runtime::clock::Boottime;
 use picket_store::leases::{self, Lease};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -53,8 +53,8 @@ pub enum Msg {
     Taken(Vec<Lease>),
     /// These sites are new or changed, and these are gone.
     Change(Vec<Planned>, Vec<SiteId>),
-    /// These shards are another's now.
-    Lost(Vec<Shard>),
+    /// These shards are not ours any more under these epochs.
+    Lost(Vec<(Shard, Epoch)>),
     /// Stop these shards; answer when nothing of them is under way, with how far they are.
     Yield(Vec<Shard>, RpcReplyPort<Vec<leases::Progress>>),
     /// How far are all shards?
@@ -123,7 +123,7 @@ impl Actor for Planner {
                 }
             }
             Msg::Change(changed, gone) => state.change(changed, &gone, now_ms),
-            Msg::Lost(shards) => state.forget(&shards),
+            Msg::Lost(shards) => state.lose(&shards),
             Msg::Yield(shards, answer) => state.begin_yield(&shards, answer),
             Msg::Progress(answer) => {
                 // Who asked may have stopped waiting.

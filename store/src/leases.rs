@@ -1,4 +1,7 @@
 //! Leases on shards: who schedules which, until when, judged by the database's clock alone.
+//!
+//! By `clock_timestamp()`, read when a row is changed, and not by `now()`, which is when the statement began: one that
+//! waits for a lock would end a lease sooner than a later one, which its holder believes in, has said.
 
 use std::time::Duration;
 
@@ -110,15 +113,15 @@ pub async fn acquire(store: &Store, id: &str, most: usize, lease: Duration) -> R
             sqlx::query_as(
                 "WITH taken AS (
                      UPDATE picket.leases AS lease
-                     SET holder = $1, epoch = epoch + 1, expires_at = now() + $3 * interval '1 millisecond'
-                     FROM (SELECT shard FROM picket.leases WHERE expires_at < now()
+                     SET holder = $1, epoch = epoch + 1, expires_at = clock_timestamp() + $3 * interval '1 millisecond'
+                     FROM (SELECT shard FROM picket.leases WHERE expires_at < clock_timestamp()
                            ORDER BY expires_at, shard LIMIT $2 FOR UPDATE SKIP LOCKED) AS free
                      WHERE lease.shard = free.shard
                      RETURNING lease.shard, lease.epoch, lease.scheduled_through
                  ), gap AS (
                      INSERT INTO picket.gaps (shard, gap_from, gap_to)
-                     SELECT shard, scheduled_through, now() FROM taken
-                     WHERE scheduled_through < now() - interval '1 second'
+                     SELECT shard, scheduled_through, clock_timestamp() FROM taken
+                     WHERE scheduled_through < clock_timestamp() - interval '1 second'
                        AND (EXISTS (SELECT FROM picket.schedules AS schedule
                                     WHERE schedule.shard = taken.shard AND schedule.valid_to IS NULL)
                             OR EXISTS (SELECT FROM picket.schedules AS schedule
@@ -161,11 +164,11 @@ pub async fn renew(store: &Store, id: &str, held: &[Progress], lease: Duration) 
                      SELECT lease.shard, held.through
                      FROM unnest($2::smallint[], $3::bigint[], $4::timestamptz[]) AS held (shard, epoch, through)
                      JOIN picket.leases AS lease ON lease.shard = held.shard AND lease.epoch = held.epoch
-                     WHERE lease.holder = $1 AND lease.expires_at > now()
+                     WHERE lease.holder = $1 AND lease.expires_at > clock_timestamp()
                      ORDER BY lease.shard FOR UPDATE OF lease
                  )
                  UPDATE picket.leases AS lease
-                 SET expires_at = now() + $5 * interval '1 millisecond',
+                 SET expires_at = clock_timestamp() + $5 * interval '1 millisecond',
                      scheduled_through = greatest(lease.scheduled_through, mine.through)
                  FROM mine WHERE lease.shard = mine.shard
                  RETURNING lease.shard",

@@ -95,12 +95,12 @@ impl Held {
     }
 
     /// Begins to give `count` back, the highest numbers first; returns them.
-    pub fn begin_yield(&mut self, count: usize) -> Vec<Shard> {
+    pub fn begin_yield(&mut self, count: usize) -> Vec<(Shard, Epoch)> {
         let chosen = self.holds.iter_mut().rev().filter(|(_, hold)| !hold.yielding).take(count);
         chosen
             .map(|(shard, hold)| {
                 hold.yielding = true;
-                *shard
+                (*shard, hold.epoch)
             })
             .collect()
     }
@@ -168,9 +168,9 @@ mod tests {
     fn a_shard_that_is_being_yielded_is_held_until_it_is_released_but_no_longer_counts() {
         let mut held = held();
 
-        assert_eq!(held.begin_yield(1), [Shard(2)]);
+        assert_eq!(held.begin_yield(1), [(Shard(2), Epoch(9))]);
         assert_eq!((held.count(), held.is_empty()), (1, false));
         held.released(&[(Shard(2), Epoch(9))]);
-        assert_eq!(held.begin_yield(5), [Shard(1)]);
+        assert_eq!(held.begin_yield(5), [(Shard(1), Epoch(4))]);
     }
 }

@@ -154,7 +154,19 @@ impl Planning {
         }
     }
 
-    pub(super) fn forget(&mut self, shards: &[Shard]) {
+    /// A shard that was taken again since then stays.
+    pub(super) fn lose(&mut self, lost: &[(Shard, Epoch)]) {
+        let lost: Vec<Shard> = lost
+            .iter()
+            .filter(|(shard, epoch)| self.shards.get(shard).is_some_and(|held| held.epoch == *epoch))
+            .map(|(shard, _)| *shard)
+            .collect();
+        if !lost.is_empty() {
+            self.forget(&lost);
+        }
+    }
+
+    fn forget(&mut self, shards: &[Shard]) {
         for shard in shards {
             self.shards.remove(shard);
         }
@@ -258,5 +270,23 @@ impl Planning {
         let left_over = self.left_over.peek().map(|Reverse((publish_ms, _))| *publish_ms);
         let wheel = self.wheel.as_ref().and_then(Wheel::wake_ms);
         left_over.into_iter().chain(wheel).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_that_was_taken_again_is_not_forgotten_for_the_loss_of_its_older_lease() {
+        let mut planning = Planning::default();
+        let lease = |epoch| Lease { shard: Shard(3), epoch, scheduled_through: Timestamp::default() };
+        planning.take(&[lease(Epoch(1))], 0);
+        planning.take(&[lease(Epoch(2))], 0);
+
+        planning.lose(&[(Shard(3), Epoch(1))]);
+        assert_eq!(planning.progress().len(), 1);
+        planning.lose(&[(Shard(3), Epoch(2))]);
+        assert_eq!(planning.progress(), []);
     }
 }

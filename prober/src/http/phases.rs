@@ -211,9 +211,9 @@ impl Noted {
     }
 }
 
-/// Runs `check` so that [`current`] finds `marks`.
-pub(super) async fn within<T>(marks: Arc<Marks>, check: impl Future<Output = T>) -> T {
-    MARKS.scope(marks, check).await
+/// Runs `check` so that [`current`] finds `marks`. Not an `async fn`, which would keep room for `check` twice.
+pub(super) fn within<T>(marks: Arc<Marks>, check: impl Future<Output = T>) -> impl Future<Output = T> {
+    MARKS.scope(marks, check)
 }
 
 /// The marks of the check whose task this is.

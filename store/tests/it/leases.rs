@@ -5,7 +5,7 @@ use std::time::Duration;
 use picket_proto::{Epoch, Shard, Timestamp};
 use picket_store::leases::{self, Progress};
 
-use crate::database;
+use crate::{Database, database};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -60,6 +60,44 @@ async fn a_lease_that_has_expired_is_not_renewed_even_if_nobody_took_it() {
         .unwrap();
 
     assert_eq!(kept, []);
+}
+
+/// Red while the lease time was counted from `now()`, which is when the statement began: a renewal that had waited
+/// behind a lock took seconds from its holder that a later renewal had given.
+#[tokio::test]
+async fn a_renewal_that_waited_for_a_lock_does_not_shorten_what_a_later_one_gave() {
+    let Database { store, pool } = database().await;
+    let mut held = leases::acquire(&store, "c", 64, LONG).await.unwrap();
+    held.sort_by_key(|lease| lease.shard);
+    let both: Vec<Progress> =
+        held[..2].iter().map(|lease| progress(lease, lease.scheduled_through)).collect();
+    let expires = "SELECT extract(epoch FROM expires_at)::float8 FROM picket.leases WHERE shard = 1";
+    let mut other = pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM picket.leases WHERE shard = 0 FOR UPDATE").execute(&mut *other).await.unwrap();
+    let early = tokio::spawn({
+        let (store, both) = (store.clone(), both.clone());
+        async move { leases::renew(&store, "c", &both, LONG).await }
+    });
+    let waiting = async |count: i64| {
+        picket_testkit::eventually(Duration::from_secs(20), "renewals that wait", async || {
+            let waits = "SELECT count(*) FROM pg_stat_activity
+                         WHERE datname = current_database() AND query LIKE 'UPDATE picket.leases%' AND state = 'active'";
+            let found: i64 = sqlx::query_scalar(waits).fetch_one(&pool).await.unwrap();
+            (found == count).then_some(()).ok_or(found)
+        })
+        .await;
+    };
+    waiting(1).await;
+
+    assert_eq!(leases::renew(&store, "c", &both[1..], LONG).await.unwrap(), [Shard(1)]);
+    let given: f64 = sqlx::query_scalar(expires).fetch_one(&pool).await.unwrap();
+    other.commit().await.unwrap();
+    // Its client may have given up; the statement goes on.
+    let _ = early.await.unwrap();
+    waiting(0).await;
+
+    let left: f64 = sqlx::query_scalar(expires).fetch_one(&pool).await.unwrap();
+    assert!(left >= given, "{} s less", given - left);
 }
 
 #[tokio::test]

@@ -1,0 +1,190 @@
+//! The server that is checked: answers each request with a page of one KiB, or never. A process of its own, so that
+//! its CPU time is not counted.
+
+use std::{
+    io::{self, BufRead, BufReader, Read, Write},
+    net::SocketAddr,
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::{ServerConfig, crypto::aws_lc_rs, pki_types::PrivatePkcs8KeyDer};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+};
+use tokio_rustls::TlsAcceptor;
+
+use crate::Error;
+
+/// Where it listens. Several ports for each, since each has only so many for its clients.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Listening {
+    pub(crate) plain: Vec<SocketAddr>,
+    pub(crate) tls: Vec<SocketAddr>,
+    /// These read the request and never answer.
+    pub(crate) silent: SocketAddr,
+    pub(crate) silent_tls: SocketAddr,
+    /// Whoever connects is told how many requests wait at the silent ones.
+    pub(crate) count: SocketAddr,
+    /// To trust, in PEM.
+    pub(crate) authority: String,
+}
+
+/// A running one; ends when it is dropped.
+pub(crate) struct Target {
+    pub(crate) listening: Listening,
+    process: Child,
+    _held: ChildStdin,
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Target {
+    /// Starts one from this program.
+    pub(crate) fn start() -> Result<Self, Error> {
+        let start = |error| Error::System("could not start the target", error);
+        let program = std::env::current_exe().map_err(start)?;
+        let mut process = Command::new(program)
+            .arg("target")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(start)?;
+        let (held, said) = (process.stdin.take(), process.stdout.take());
+        let mut line = String::new();
+        if let Some(said) = said {
+            BufReader::new(said).read_line(&mut line).map_err(start)?;
+        }
+        let listening = serde_json::from_str(&line)
+            .map_err(|why| Error::Failed(format!("the target said '{line}': {why}")))?;
+        let held = held.ok_or_else(|| Error::Failed("the target has no standard input".to_owned()))?;
+        Ok(Self { listening, process, _held: held })
+    }
+}
+
+const PORTS: usize = 8;
+const ANSWER_BYTES: usize = 1_024;
+
+/// Serves until standard input ends.
+pub(crate) fn run() -> Result<(), Error> {
+    crate::sides::allow_files();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::System("could not start", error))?;
+    std::thread::spawn(|| {
+        let _ = io::copy(&mut io::stdin().lock().by_ref(), &mut io::sink());
+        std::process::exit(0);
+    });
+    runtime.block_on(async {
+        let serve = |error| Error::System("could not serve", error);
+        let (acceptor, authority) = certified().map_err(|why| Error::Failed(why.to_string()))?;
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let answers: Arc<str> = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {ANSWER_BYTES}\r\n\r\n{}",
+            "x".repeat(ANSWER_BYTES)
+        )
+        .into();
+        let answering = Kind::Answering(answers);
+        let silent = Kind::Silent(Arc::clone(&waiting));
+        let (mut plain, mut tls) = (Vec::new(), Vec::new());
+        for _ in 0..PORTS {
+            plain.push(listen(answering.clone(), None).map_err(serve)?);
+            tls.push(listen(answering.clone(), Some(acceptor.clone())).map_err(serve)?);
+        }
+        let listening = Listening {
+            plain,
+            tls,
+            silent: listen(silent.clone(), None).map_err(serve)?,
+            silent_tls: listen(silent, Some(acceptor)).map_err(serve)?,
+            count: listen(Kind::Counting(waiting), None).map_err(serve)?,
+            authority,
+        };
+        let line = serde_json::to_string(&listening).map_err(|why| Error::Failed(why.to_string()))?;
+        io::stdout().write_all(format!("{line}\n").as_bytes()).map_err(serve)?;
+        io::stdout().flush().map_err(serve)?;
+        std::future::pending().await
+    })
+}
+
+#[derive(Clone)]
+enum Kind {
+    Answering(Arc<str>),
+    Silent(Arc<AtomicUsize>),
+    Counting(Arc<AtomicUsize>),
+}
+
+fn certified() -> Result<(TlsAcceptor, String), Box<dyn std::error::Error>> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "bench authority");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = params.self_signed(&key)?.pem();
+    let issuer = Issuer::new(params, key);
+    let key = KeyPair::generate()?;
+    let leaf = CertificateParams::new(vec!["127.0.0.1".to_owned()])?.signed_by(&key, &issuer)?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok((TlsAcceptor::from(Arc::new(config)), authority))
+}
+
+fn listen(kind: Kind, tls: Option<TlsAcceptor>) -> io::Result<SocketAddr> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(([127, 0, 0, 1], 0).into())?;
+    let listener = socket.listen(4_096)?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (kind, tls) = (kind.clone(), tls.clone());
+            tokio::spawn(async move {
+                // A client that goes away is no trouble.
+                let _ = connected(stream, kind, tls).await;
+            });
+        }
+    });
+    Ok(address)
+}
+
+async fn connected(stream: TcpStream, kind: Kind, tls: Option<TlsAcceptor>) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    match tls {
+        None => serve(stream, kind).await,
+        Some(acceptor) => serve(acceptor.accept(stream).await?, kind).await,
+    }
+}
+
+async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, kind: Kind) -> io::Result<()> {
+    if let Kind::Counting(waiting) = &kind {
+        stream.write_all(waiting.load(Ordering::Relaxed).to_string().as_bytes()).await?;
+        return stream.shutdown().await;
+    }
+    let mut request = Vec::with_capacity(512);
+    loop {
+        if stream.read_buf(&mut request).await? == 0 {
+            return Ok(());
+        }
+        if request.ends_with(b"\r\n\r\n") {
+            request.clear();
+            match &kind {
+                Kind::Answering(answer) => stream.write_all(answer.as_bytes()).await?,
+                Kind::Silent(waiting) | Kind::Counting(waiting) => {
+                    waiting.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What happens to the coordinators of one history: its faults, its weather, and chance.
+
+use proptest::prelude::*;
+
+/// All that decides how a history goes: the same one goes the same way each time.
+#[derive(Clone, Debug)]
+pub(crate) struct History {
+    pub(crate) seed: u64,
+    pub(crate) shards: usize,
+    pub(crate) coordinators: usize,
+    pub(crate) lease_ms: u64,
+    /// Of the margin, in thousandths: what clocks may go wrong by in rate. The rest is for steps of the database's.
+    pub(crate) rates: u64,
+    pub(crate) weather: Weather,
+    /// When, in thousandths of the history, and what.
+    pub(crate) faults: Vec<(u64, Fault)>,
+}
+
+/// What becomes of statements, in thousandths of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weather {
+    pub(crate) lost_on_the_way_there: u64,
+    pub(crate) lost_on_the_way_back: u64,
+    /// Those that are slow on one of their ways.
+    pub(crate) slow: u64,
+    /// Those that have begun in the database and wait there, for a lock or for no reason.
+    pub(crate) stuck: u64,
+    /// How slow at most, in thousandths of the lease time.
+    pub(crate) slow_for: u64,
+}
+
+/// Durations are in thousandths of the lease time.
+#[derive(Clone, Debug)]
+pub(crate) enum Fault {
+    /// The process does nothing; if its machine is suspended, its timers stand still as well.
+    Pause { who: usize, lasts: u64, suspended: bool },
+    /// It is gone at once, and another is started, perhaps of the same name.
+    Crash { who: usize, lasts: u64, same_name: bool },
+    /// It is paused, and another of its name is started meanwhile.
+    Twin { who: usize, lasts: u64 },
+    /// Its actors are built anew; what it was publishing goes on.
+    Rebuild { who: usize },
+    /// It is asked to end, and another is started.
+    Drain { who: usize, lasts: u64, same_name: bool },
+    /// It cannot reach the database.
+    Cut { who: usize, lasts: u64 },
+    /// Nobody can.
+    Away { lasts: u64 },
+    /// It cannot publish.
+    Unreached { who: usize, lasts: u64 },
+    /// The database's clock jumps, by so many thousandths of the lease time; ahead only as far as `rates` leaves.
+    Step { by: i64 },
+}
+
+fn fault() -> impl Strategy<Value = Fault> {
+    let (who, lasts) = (0..8_usize, 1..3_000_u64);
+    prop_oneof![
+        4 => (who.clone(), lasts.clone(), any::<bool>())
+            .prop_map(|(who, lasts, suspended)| Fault::Pause { who, lasts, suspended }),
+        2 => (who.clone(), lasts.clone(), any::<bool>())
+            .prop_map(|(who, lasts, same_name)| Fault::Crash { who, lasts, same_name }),
+        1 => (who.clone(), lasts.clone()).prop_map(|(who, lasts)| Fault::Twin { who, lasts }),
+        1 => who.clone().prop_map(|who| Fault::Rebuild { who }),
+        2 => (who.clone(), lasts.clone(), any::<bool>())
+            .prop_map(|(who, lasts, same_name)| Fault::Drain { who, lasts, same_name }),
+        2 => (who.clone(), lasts.clone()).prop_map(|(who, lasts)| Fault::Cut { who, lasts }),
+        1 => lasts.clone().prop_map(|lasts| Fault::Away { lasts }),
+        1 => (who, lasts).prop_map(|(who, lasts)| Fault::Unreached { who, lasts }),
+        2 => (-1_500..1_500_i64).prop_map(|by| Fault::Step { by }),
+    ]
+}
+
+fn weather() -> impl Strategy<Value = Weather> {
+    (0..150_u64, 0..150_u64, 0..300_u64, prop_oneof![0..75_u64, 0..300_u64], 1..2_500_u64).prop_map(
+        |(lost_on_the_way_there, lost_on_the_way_back, slow, stuck, slow_for)| Weather {
+            lost_on_the_way_there,
+            lost_on_the_way_back,
+            slow,
+            stuck,
+            slow_for,
+        },
+    )
+}
+
+/// Any history.
+pub(crate) fn histories() -> impl Strategy<Value = History> {
+    (
+        any::<u64>(),
+        1..=7_usize,
+        2..=4_usize,
+        prop_oneof![3 => Just(3_000), 3 => Just(5_000), 2 => Just(15_000), 1 => Just(60_000)],
+        prop_oneof![Just(0), Just(1_000), 0..=1_000_u64],
+        weather(),
+        prop::collection::vec((0..1_000_u64, fault()), 0..10),
+    )
+        .prop_map(|(seed, shards, coordinators, lease_ms, rates, weather, faults)| History {
+            seed,
+            shards,
+            coordinators,
+            lease_ms,
+            rates,
+            weather,
+            faults,
+        })
+}
+
+/// Chance, the same for the same seed (splitmix64).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Chance(pub(crate) u64);
+
+impl Chance {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// One of `from..=to`.
+    pub(crate) fn between(&mut self, from: u64, to: u64) -> u64 {
+        from + self.next() % (to - from + 1)
+    }
+
+    pub(crate) fn in_thousand(&mut self, times: u64) -> bool {
+        self.next() % 1_000 < times
+    }
+}

@@ -1,0 +1,115 @@
+//! The table of leases as the database keeps it: each statement of `picket_store::leases` in a few lines of Rust.
+//!
+//! That these say what the SQL says is a test of its own (`as_postgres.rs`).
+
+use std::{collections::BTreeMap, time::Duration};
+
+use picket_proto::{Epoch, Shard, Timestamp};
+use picket_store::leases::{Lease, Progress, Roll};
+
+/// What a coordinator is called.
+pub(crate) type Name = &'static str;
+
+/// One shard's row.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(crate) holder: Option<Name>,
+    pub(crate) epoch: Epoch,
+    /// In microseconds of the database's clock; `i64::MIN` is minus infinity.
+    pub(crate) expires_at: i64,
+    pub(crate) scheduled_through: Timestamp,
+}
+
+/// `picket.leases` and `picket.coordinators`.
+#[derive(Clone, Debug)]
+pub(crate) struct Table {
+    pub(crate) rows: Vec<Row>,
+    /// When each coordinator was seen last, and whether it was about to leave.
+    pub(crate) coordinators: BTreeMap<Name, (i64, bool)>,
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap()
+}
+
+/// `now` is the database's clock in microseconds, read when the rows are changed and not when the statement began,
+/// which may be long before.
+impl Table {
+    pub(crate) fn new(shards: usize) -> Self {
+        let row = Row {
+            holder: None,
+            epoch: Epoch(0),
+            expires_at: i64::MIN,
+            scheduled_through: Timestamp::default(),
+        };
+        Self { rows: vec![row; shards], coordinators: BTreeMap::new() }
+    }
+
+    pub(crate) fn announce(
+        &mut self,
+        now: i64,
+        clock: i64,
+        id: Name,
+        draining: bool,
+        alive: Duration,
+    ) -> Roll {
+        self.coordinators.insert(id, (now, draining));
+        let live = |(name, (seen_at, draining)): (&Name, &(i64, bool))| {
+            *name != id && !draining && *seen_at > now - micros(alive)
+        };
+        Roll {
+            now: Timestamp::from_micros(clock),
+            live: self.coordinators.iter().filter(|entry| live(*entry)).count() + usize::from(!draining),
+            shards: self.rows.len(),
+        }
+    }
+
+    pub(crate) fn acquire(&mut self, now: i64, id: Name, most: usize, lease: Duration) -> Vec<Lease> {
+        let free = self.free(now).into_iter().take(most);
+        free.map(|place| self.give(now, id, place, lease)).collect()
+    }
+
+    /// Those that have expired, in the order that they are taken in.
+    pub(crate) fn free(&self, now: i64) -> Vec<usize> {
+        let mut free: Vec<usize> =
+            (0..self.rows.len()).filter(|place| self.rows[*place].expires_at < now).collect();
+        free.sort_by_key(|place| (self.rows[*place].expires_at, *place));
+        free
+    }
+
+    pub(crate) fn give(&mut self, now: i64, id: Name, place: usize, lease: Duration) -> Lease {
+        let row = &mut self.rows[place];
+        row.holder = Some(id);
+        row.epoch = Epoch(row.epoch.0 + 1);
+        row.expires_at = now + micros(lease);
+        let shard = Shard(u16::try_from(place).unwrap());
+        Lease { shard, epoch: row.epoch, scheduled_through: row.scheduled_through }
+    }
+
+    pub(crate) fn renew(&mut self, now: i64, id: Name, held: &[Progress], lease: Duration) -> Vec<Shard> {
+        let mut kept = Vec::new();
+        for held in held {
+            if let Some(row) = self.of(id, held).filter(|row| row.expires_at > now) {
+                row.expires_at = now + micros(lease);
+                row.scheduled_through = row.scheduled_through.max(held.scheduled_through);
+                kept.push(held.shard);
+            }
+        }
+        kept
+    }
+
+    pub(crate) fn release(&mut self, id: Name, held: &[Progress]) {
+        for held in held {
+            if let Some(row) = self.of(id, held) {
+                row.holder = None;
+                row.expires_at = i64::MIN;
+                row.scheduled_through = row.scheduled_through.max(held.scheduled_through);
+            }
+        }
+    }
+
+    fn of(&mut self, id: Name, held: &Progress) -> Option<&mut Row> {
+        let row = self.rows.get_mut(usize::from(held.shard.0))?;
+        (row.epoch == held.epoch && row.holder == Some(id)).then_some(row)
+    }
+}

@@ -1,0 +1,125 @@
+//! What goes wrong, and how it ends.
+
+use super::*;
+
+impl World<'_> {
+    pub(super) fn fault(&mut self, number: usize) {
+        let (_, fault) = &self.history.faults[number];
+        let alive: Vec<usize> =
+            (0..self.processes.len()).filter(|place| !self.processes[*place].gone).collect();
+        if alive.is_empty() {
+            return;
+        }
+        let (now, lease) = (self.now, self.lease_us());
+        let chosen = |who: &usize| alive[who % alive.len()];
+        let end = |lasts: &u64| now + lasts * lease / 1_000;
+        match fault {
+            Fault::Pause { who, lasts, suspended } => {
+                self.pause(chosen(who), end(lasts), *suspended);
+            }
+            Fault::Crash { who, lasts, same_name } => {
+                let process = chosen(who);
+                (self.processes[process].gone, self.processes[process].dead) = (true, true);
+                self.replace(process, end(lasts), *same_name);
+            }
+            Fault::Twin { who, lasts } => {
+                let process = chosen(who);
+                self.pause(process, end(lasts), false);
+                self.replace(process, end(&(lasts / 2)), true);
+            }
+            Fault::Rebuild { who } => {
+                let process = chosen(who);
+                self.processes[process].gone = true;
+                let (name, rate) = (self.processes[process].name, self.processes[process].rate());
+                self.at(end(&100), Event::Start(name, rate));
+            }
+            Fault::Drain { who, lasts, same_name } => {
+                let process = chosen(who);
+                self.deliver(process, Mail::Drain);
+                self.replace(process, end(lasts), *same_name);
+            }
+            Fault::Cut { who, lasts } => self.processes[chosen(who)].cut_until = end(lasts),
+            Fault::Away { lasts } => {
+                alive.iter().for_each(|process| self.processes[*process].cut_until = end(lasts));
+            }
+            Fault::Unreached { who, lasts } => self.processes[chosen(who)].unreached_until = end(lasts),
+            Fault::Step { by } => {
+                let mut by = by * lease.cast_signed() / 1_000;
+                if self.keeps_time && by > 0 {
+                    by = by.min(self.ahead_left);
+                    self.ahead_left -= by;
+                }
+                self.stepped += by;
+            }
+        }
+    }
+
+    pub(super) fn pause(&mut self, process: usize, until: u64, suspended: bool) {
+        let this = &mut self.processes[process];
+        let (since, until) =
+            this.paused.map_or((self.now, until), |(since, earlier)| (since, until.max(earlier)));
+        this.paused = Some((since, until));
+        this.suspended = suspended;
+        self.at(until, Event::Resume(process));
+    }
+
+    pub(super) fn replace(&mut self, process: usize, at: u64, same_name: bool) {
+        let mut name = self.processes[process].name;
+        if !same_name {
+            name = NAMES[self.names % NAMES.len()];
+            self.names += 1;
+        }
+        let rate = self.rate();
+        self.at(at, Event::Start(name, rate));
+    }
+
+    /// Faults end: who is paused goes on, who was to be started is, and what is on its way arrives.
+    pub(super) fn calm(&mut self) {
+        let now = self.now;
+        self.weather =
+            Weather { lost_on_the_way_there: 0, lost_on_the_way_back: 0, slow: 0, stuck: 0, slow_for: 0 };
+        for ((at, number), event) in std::mem::take(&mut self.events) {
+            let latest = match event {
+                // Timers go on, and none is longer than this.
+                Event::Tick(_) | Event::Stopped { .. } | Event::Answer { .. } => now + YIELD_US,
+                _ => now,
+            };
+            self.events.insert((at.min(latest), number), event);
+        }
+        for process in &mut self.processes {
+            (process.cut_until, process.unreached_until) = (0, 0);
+            if let Some((_, until)) = &mut process.paused {
+                *until = now;
+            }
+        }
+        self.leave_one_unreached();
+    }
+
+    /// In some histories one coordinator never publishes again: the others must have its shards.
+    fn leave_one_unreached(&mut self) {
+        let started = self.events.values().filter_map(|event| match event {
+            Event::Start(name, _) => Some(*name),
+            _ => None,
+        });
+        let alive = self.processes.iter().filter(|process| !process.gone && !process.drains);
+        let names: Vec<Name> = started.chain(alive.map(|process| process.name)).collect();
+        let chosen = self.processes.iter_mut().find(|process| !process.gone && !process.drains);
+        if let Some(chosen) = chosen
+            && names.iter().any(|name| *name != chosen.name)
+            && names.iter().filter(|name| **name == chosen.name).count() == 1
+            && self.history.seed.is_multiple_of(4)
+        {
+            chosen.unreached_until = u64::MAX;
+        }
+    }
+
+    /// How long the database will take what is dead for alive: a lease time, and longer if its clock was set back.
+    pub(super) fn until_forgotten(&self) -> u64 {
+        let now = self.database_now();
+        let lease = self.lease_us().cast_signed();
+        let leases = self.table.rows.iter().map(|row| row.expires_at);
+        let seen = self.table.coordinators.values().map(|(seen_at, _)| seen_at + lease);
+        let last = leases.chain(seen).max().unwrap_or(now);
+        last.saturating_sub(now).max(lease).unsigned_abs()
+    }
+}
