@@ -9,6 +9,7 @@ mod tls;
 mod verdict;
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -17,6 +18,7 @@ use std::{
 use ipnet::IpNet;
 use picket_proto::{Cause, Check, Outcome, Timestamp, Timing};
 use picket_runtime::clock;
+use prometheus_client::metrics::gauge::Gauge;
 use reqwest::{Client, Response, StatusCode, Version, header::LOCATION, redirect};
 use tokio::time::{Instant, timeout_at};
 use url::{Host, Url};
@@ -38,6 +40,31 @@ pub struct Limits {
     pub ca_file: Option<PathBuf>,
     /// The most of a body that is read, in bytes.
     pub body: usize,
+}
+
+/// Asks for the addresses of a name. It may block.
+pub type Lookup = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
+
+/// How checks ask.
+#[derive(Clone)]
+pub struct Asking {
+    /// Sent by checks whose site sets none.
+    pub user_agent: String,
+    /// Who is asked for the addresses of a name.
+    pub lookup: Arc<Lookup>,
+    /// Lookups under way, with those that no check waits for any more.
+    pub lookups: Gauge,
+}
+
+impl Default for Asking {
+    fn default() -> Self {
+        Self {
+            user_agent: concat!("Picket/", env!("CARGO_PKG_VERSION"), " (website availability check)")
+                .to_owned(),
+            lookup: Arc::new(resolver::system),
+            lookups: Gauge::default(),
+        }
+    }
 }
 
 /// Why no check can be done at all.
@@ -118,15 +145,22 @@ struct Seen {
 impl Checker {
     /// A body longer than this is matched on a thread of its own, since it takes milliseconds.
     const LONG_BODY: usize = 64 << 10;
-    const USER_AGENT: &str = concat!("Picket/", env!("CARGO_PKG_VERSION"), " (availability check)");
 
     /// Reads the roots and makes the clients, which all checks share: making one costs more than a check.
     ///
     /// # Errors
     /// When the roots or the settings cannot be used.
     pub fn new(limits: &Limits) -> Result<Self, Error> {
+        Self::with(limits, Asking::default())
+    }
+
+    /// As [`new`](Self::new), asking as `asking` says.
+    ///
+    /// # Errors
+    /// When the roots or the settings cannot be used.
+    pub fn with(limits: &Limits, asking: Asking) -> Result<Self, Error> {
         let addresses = Addresses::new(&limits.allow);
-        let resolver = Arc::new(Resolver::new(addresses.clone()));
+        let resolver = Arc::new(Resolver::new(addresses.clone(), asking.lookup, asking.lookups));
         let roots = Arc::new(tls::roots(limits.ca_file.as_deref())?);
         let client = |tls| {
             Client::builder()
@@ -138,7 +172,7 @@ impl Checker {
                 .retry(reqwest::retry::never())
                 .no_proxy()
                 .referer(false)
-                .user_agent(Self::USER_AGENT)
+                .user_agent(asking.user_agent.as_str())
                 .build()
                 .map_err(Error::Client)
         };

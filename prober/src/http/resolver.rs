@@ -1,18 +1,28 @@
 //! Names to addresses: the system's resolver, on a bounded number of threads, with the addresses vetted.
 
 use std::{
+    fs::File,
+    io,
     net::{IpAddr, SocketAddr, ToSocketAddrs},
     sync::Arc,
 };
 
 use picket_proto::IpVersion;
+use prometheus_client::metrics::gauge::Gauge;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
+    Lookup,
     addresses::Addresses,
     phases::{self, Stage},
+    verdict,
 };
+
+/// Asks the system: its hosts file, its name servers, whatever it is set up to ask.
+pub(super) fn system(name: &str) -> io::Result<Vec<IpAddr>> {
+    Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
+}
 
 /// Why a name gave no address to connect to.
 #[derive(Debug, thiserror::Error)]
@@ -25,41 +35,72 @@ pub(super) enum Error {
     Blocked { host: String, address: IpAddr },
     #[error("no resolver's thread was to be had")]
     NoThread,
+    /// The system's resolver opens files and sockets, and says of a failure to do so that a name is not known.
+    #[error("{host} could not be looked up")]
+    Ours {
+        host: String,
+        #[source]
+        why: io::Error,
+    },
 }
 
 /// What reqwest asks for addresses.
 pub(super) struct Resolver {
     addresses: Addresses,
+    lookup: Arc<Lookup>,
+    running: Gauge,
     threads: Arc<Semaphore>,
+}
+
+/// A lookup's thread; it keeps its permit also when the check has given up, since it is not free before.
+struct Thread {
+    running: Gauge,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Thread {
+    fn taken(permit: OwnedSemaphorePermit, running: Gauge) -> Self {
+        running.inc();
+        Self { running, _permit: permit }
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        self.running.dec();
+    }
 }
 
 impl Resolver {
     /// Lookups that may be under way. The system's resolver blocks a thread and cannot be interrupted.
     const THREADS: usize = 256;
 
-    pub(super) fn new(addresses: Addresses) -> Self {
-        Self { addresses, threads: Arc::new(Semaphore::new(Self::THREADS)) }
+    /// Threads are counted in `running`.
+    pub(super) fn new(addresses: Addresses, lookup: Arc<Lookup>, running: Gauge) -> Self {
+        Self { addresses, lookup, running, threads: Arc::new(Semaphore::new(Self::THREADS)) }
     }
 }
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         let (addresses, threads) = (self.addresses.clone(), Arc::clone(&self.threads));
+        let (lookup, running) = (Arc::clone(&self.lookup), self.running.clone());
         Box::pin(async move {
             let enter = |stage| phases::mark(|marks| marks.enter(stage));
             enter(Stage::Queue);
             let permit = threads.acquire_owned().await.map_err(|_| Error::NoThread)?;
             enter(Stage::Dns);
             let host = name.as_str().to_owned();
-            let asked = host.clone();
+            let (asked, thread) = (host.clone(), Thread::taken(permit, running));
             let found = tokio::task::spawn_blocking(move || {
-                // The thread keeps the permit: a check that gave up has not freed it.
-                let _permit = permit;
-                (asked.as_str(), 0).to_socket_addrs().map(Vec::from_iter)
+                let _thread = thread;
+                lookup(&asked).map_err(|why| match File::open("/dev/null") {
+                    Err(ours) if verdict::is_ours(&ours) => Error::Ours { host: asked, why: ours },
+                    _ => Error::Lookup { host: asked, why: reason(&why) },
+                })
             })
             .await
-            .map_err(|_| Error::NoThread)?
-            .map_err(|why| Error::Lookup { host: host.clone(), why: reason(&why) })?;
+            .map_err(|_| Error::NoThread)??;
             let vetted = vet(&addresses, &host, found)?;
             enter(Stage::Connect);
             let addresses: Addrs = Box::new(vetted.into_iter());
@@ -68,12 +109,11 @@ impl Resolve for Resolver {
     }
 }
 
-fn vet(addresses: &Addresses, host: &str, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Error> {
+fn vet(addresses: &Addresses, host: &str, found: Vec<IpAddr>) -> Result<Vec<SocketAddr>, Error> {
     let marks = phases::current();
     let version = marks.as_ref().map_or(IpVersion::Any, |marks| marks.ip_version);
-    let of_version: Vec<SocketAddr> =
-        found.into_iter().filter(|address| version.allows(address.ip())).collect();
-    let Some(first) = of_version.first().map(SocketAddr::ip) else {
+    let of_version: Vec<IpAddr> = found.into_iter().filter(|address| version.allows(*address)).collect();
+    let Some(first) = of_version.first().copied() else {
         let family = match version {
             IpVersion::Any => "IP",
             IpVersion::V4 => "IPv4",
@@ -81,8 +121,7 @@ fn vet(addresses: &Addresses, host: &str, found: Vec<SocketAddr>) -> Result<Vec<
         };
         return Err(Error::NoAddress { host: host.to_owned(), family });
     };
-    let vetted: Vec<SocketAddr> =
-        of_version.into_iter().filter(|address| addresses.permits(address.ip())).collect();
+    let vetted: Vec<IpAddr> = of_version.into_iter().filter(|address| addresses.permits(*address)).collect();
     if vetted.is_empty() {
         if let Some(marks) = marks {
             marks.block(first);
@@ -91,9 +130,10 @@ fn vet(addresses: &Addresses, host: &str, found: Vec<SocketAddr>) -> Result<Vec<
     }
     // Of several addresses only the answer tells which one was connected to.
     if let (Some(marks), [only]) = (marks, vetted.as_slice()) {
-        marks.set_remote(Some(only.ip()));
+        marks.set_remote(Some(*only));
     }
-    Ok(vetted)
+    // The port is the URL's.
+    Ok(vetted.into_iter().map(|address| SocketAddr::new(address, 0)).collect())
 }
 
 /// The system's reason without its preamble.

@@ -77,7 +77,7 @@ pub(super) fn of_error(error: &reqwest::Error, marks: &Marks) -> Failure {
 }
 
 /// Whether it is this machine that has run out of something.
-fn is_ours(error: &io::Error) -> bool {
+pub(super) fn is_ours(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let ours = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
     error.raw_os_error().is_some_and(|code| ours.iter().any(|errno| errno.raw_os_error() == code))

@@ -2,9 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "what a test cannot go on without fails it")]
 
+mod addresses;
 mod bus;
+mod canaries;
 mod http;
 mod jobs;
+mod overload;
 mod phases;
+mod politeness;
 mod requests;
+mod server;
 mod tls;
