@@ -61,6 +61,8 @@ const REQUESTS: usize = 100;
 const WAITING: usize = 10;
 /// The most compiled regexes kept.
 const REGEXES: usize = 10_000;
+/// The most memory for them, in bytes.
+const REGEX_BYTES: usize = 256 << 20;
 
 /// Starts a prober once NATS is there. Any number may run in one process.
 ///
@@ -85,7 +87,7 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<Running, 
     });
     let work = Work {
         checker,
-        regexes: Arc::new(Regexes::new(REGEXES)),
+        regexes: Arc::new(Regexes::new(REGEXES, REGEX_BYTES)),
         publisher: Publisher {
             bus: bus.clone(),
             region: config.region.clone(),

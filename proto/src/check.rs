@@ -173,7 +173,7 @@ pub fn compile(field: &str, pattern: &str) -> Result<Regex, Invalid> {
     if pattern.len() > MAX_PATTERN {
         return Err(Invalid::new(field, pattern, format!("at most {MAX_PATTERN} bytes")));
     }
-    RegexBuilder::new(pattern).size_limit(MAX_REGEX_SIZE).build().map_err(|why| {
+    builder(pattern, MAX_REGEX_SIZE).build().map_err(|why| {
         let allowed = match why {
             regex::Error::CompiledTooBig(limit) => {
                 format!("a regex that compiles to at most {limit} bytes")
@@ -188,6 +188,28 @@ pub fn compile(field: &str, pattern: &str) -> Result<Regex, Invalid> {
         };
         Invalid::new(field, pattern, allowed)
     })
+}
+
+/// As [`compile`], and says how much memory the regex takes at most, in bytes, within a factor of about eight: the
+/// library tells no more than whether one fits.
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_sized(field: &str, pattern: &str) -> Result<(Regex, usize), Invalid> {
+    const SMALLER: [usize; 2] = [16 << 10, 128 << 10];
+    let fits = |size| Some((builder(pattern, size).build().ok()?, size));
+    // A long one is refused before anything is spent on it.
+    let small = if pattern.len() > MAX_PATTERN { None } else { SMALLER.into_iter().find_map(fits) };
+    match small {
+        Some(sized) => Ok(sized),
+        None => compile(field, pattern).map(|regex| (regex, MAX_REGEX_SIZE)),
+    }
+}
+
+fn builder(pattern: &str, size: usize) -> RegexBuilder {
+    let mut builder = RegexBuilder::new(pattern);
+    builder.size_limit(size);
+    builder
 }
 
 #[cfg(test)]
@@ -214,5 +236,15 @@ mod tests {
         assert!(compile("regex", "a(b").unwrap_err().to_string().contains("unclosed group"));
         assert!(compile("not_regex", r"(\w{500}){500}").unwrap_err().allowed.contains("bytes"));
         assert!(compile("regex", "ok").unwrap().is_match(b"\xffok"));
+    }
+
+    #[test]
+    fn a_small_regex_is_known_to_be_small_and_a_large_one_to_be_large() {
+        let size = |pattern| compile_sized("regex", pattern).unwrap().1;
+
+        assert_eq!((size("Example Domain"), size(r"^status: (ok|fine)\b")), (16 << 10, 16 << 10));
+        assert!(size(r"\w{20}") > 128 << 10);
+        assert_eq!(compile_sized("regex", "(").unwrap_err(), compile("regex", "(").unwrap_err());
+        assert!(compile_sized("regex", &"a".repeat(MAX_PATTERN + 1)).is_err());
     }
 }
