@@ -5,6 +5,7 @@
 mod addresses;
 mod bus;
 mod canaries;
+mod fuzz;
 mod http;
 mod jobs;
 mod overload;

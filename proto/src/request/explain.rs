@@ -27,7 +27,8 @@ fn unknown(name: &str, value: &Value) -> Invalid {
             format!("no such field; there are {}", known.join(", "))
         }
     };
-    Invalid::new(shorten(name, 64), value, allowed)
+    let shown = if name.is_empty() { "(a field without a name)".to_owned() } else { shorten(name, 64) };
+    Invalid::new(shown, value, allowed)
 }
 
 /// The field that was probably meant by `name`: one or two slips of the fingers away, or made of the same words, or
