@@ -26,7 +26,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-pub use self::options::{BodyLimit, Config, Options};
+pub use self::options::{BodyLimit, Config, Manners, Options};
 use self::{
     drift::Drift,
     hosts::{Hosts, Room},
@@ -49,6 +49,9 @@ pub enum Error {
     /// Checks cannot be done here.
     #[error("could not prepare for checks")]
     Http(#[source] http::Error),
+    /// A canary makes no sense.
+    #[error("PICKET_CANARIES")]
+    Canary(#[source] picket_proto::Invalid),
     /// An actor did not start.
     #[error("could not start the prober's actors")]
     Actors(#[source] SpawnErr),
@@ -71,16 +74,18 @@ const REGEX_BYTES: usize = 256 << 20;
 pub async fn start(config: Config, bus: Bus, health: Health) -> Result<Running, Error> {
     let metrics = Metrics::new(&health, &config.region);
     let usual = Asking { lookups: metrics.lookups_running.clone(), ..Asking::default() };
-    let asking = Asking { user_agent: config.user_agent.unwrap_or(usual.user_agent), ..usual };
+    let asking = Asking { user_agent: config.manners.user_agent.unwrap_or(usual.user_agent), ..usual };
     let checker = Checker::with(&config.limits, asking).map_err(Error::Http)?;
     bus.connected().await.map_err(Error::Bus)?;
-    let drift = Drift::new(config.max_drift);
+    let drift = Drift::new(config.manners.max_drift.0);
     drift.start(metrics.clone());
     metrics.slots_free.set(i64::try_from(config.concurrency).unwrap_or(i64::MAX));
-    let network = Network::new(!config.canaries.is_empty());
-    let lookout = (!config.canaries.is_empty()).then(|| Lookout {
+    let canaries = config.manners.canaries.iter().map(Lookout::question).collect::<Result<Arc<[_]>, _>>();
+    let canaries = canaries.map_err(Error::Canary)?;
+    let network = Network::new(!canaries.is_empty());
+    let lookout = (!canaries.is_empty()).then(|| Lookout {
         network: network.clone(),
-        canaries: config.canaries.into(),
+        canaries,
         checker: checker.clone(),
         metrics: metrics.clone(),
         condition: health.condition("network"),
@@ -96,7 +101,7 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<Running, 
         },
         metrics,
         drift,
-        hosts: Hosts::new(config.per_host),
+        hosts: Hosts::new(usize::try_from(config.manners.per_host).unwrap_or(usize::MAX)),
         network,
         room: Room::new(config.concurrency.saturating_mul(WAITING)),
         after_waiting: Arc::new(Semaphore::new(config.concurrency.div_ceil(4))),

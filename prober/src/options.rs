@@ -1,13 +1,16 @@
 //! What the prober is told on its command line or by variables, and what that means.
 
+mod manners;
+
 use std::{num::NonZeroU16, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::Parser;
 use ipnet::IpNet;
-use picket_proto::{Check, Region};
+use picket_proto::Region;
 use picket_runtime::options::{ListenOptions, LogOptions, NatsOptions, Span};
 
-use crate::{http::Limits, network::Lookout};
+pub use self::manners::Manners;
+use crate::http::Limits;
 
 /// Checks websites: takes the jobs of its region from NATS, performs them, publishes the results.
 #[derive(Parser, Clone, Debug)]
@@ -24,22 +27,6 @@ pub struct Options {
     #[arg(long, env = "PICKET_ALLOW_ADDRESSES", value_name = "CIDR[,CIDR…]", value_delimiter = ',',
         value_parser = network)]
     pub allow_addresses: Vec<IpNet>,
-    /// The most checks at once to one host (name and port); others wait their turn, until they expire
-    #[arg(long, env = "PICKET_PER_HOST", value_name = "N", default_value_t = Config::PER_HOST,
-        value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub per_host: u32,
-    /// A site that is surely up, asked when many others fail: if none answers, it is this prober that has no
-    /// network. Best two or more, with https, of different owners; may be repeated
-    #[arg(long = "canary", env = "PICKET_CANARIES", value_name = "URL[,URL…]", value_delimiter = ',',
-        value_parser = canary)]
-    pub canaries: Vec<Check>,
-    /// A check that this prober itself held up for longer is missed/overloaded, and not a slow site
-    #[arg(long, env = "PICKET_MAX_DRIFT", value_name = "TIME", default_value = "100ms", value_parser = drift)]
-    pub max_drift: Span,
-    /// The User-Agent of checks whose site sets none; name a way to reach you
-    /// [default: Picket/VERSION (website availability check)]
-    #[arg(long, env = "PICKET_USER_AGENT", value_name = "TEXT", value_parser = user_agent)]
-    pub user_agent: Option<String>,
     /// A file of root certificates (PEM) to trust beside the system's; SSL_CERT_FILE replaces the system's
     #[arg(long, env = "PICKET_CA_FILE", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
@@ -55,6 +42,9 @@ pub struct Options {
     /// Threads that checks run on; more than one costs a fifth more CPU for each check
     #[arg(long, env = "PICKET_THREADS", value_name = "N", default_value = "1")]
     pub threads: NonZeroU16,
+    /// Towards sites, and in trouble of its own.
+    #[command(flatten)]
+    pub manners: Manners,
     /// How to reach NATS.
     #[command(flatten)]
     pub nats: NatsOptions,
@@ -77,14 +67,8 @@ pub struct Config {
     pub concurrency: usize,
     /// What checks may do.
     pub limits: Limits,
-    /// The most checks at once to one host.
-    pub per_host: usize,
-    /// Asked when many sites fail; with none, what a failing check says is believed.
-    pub canaries: Vec<Check>,
-    /// What this prober may hold a check up by.
-    pub max_drift: Duration,
-    /// Of checks whose site sets none.
-    pub user_agent: Option<String>,
+    /// Towards sites, and in trouble of its own.
+    pub manners: Manners,
     /// How long it may take to finish what is under way.
     pub drain_timeout: Duration,
 }
@@ -92,9 +76,6 @@ pub struct Config {
 impl Config {
     const CONCURRENCY: u32 = 1_000;
     const MAX_NAME: usize = 64;
-    const PER_HOST: u32 = 8;
-    /// What a person would take for a slower site, and far more than a machine that is merely busy costs.
-    const MAX_DRIFT: Duration = Duration::from_millis(100);
 
     /// A prober of `region` with every option at its default.
     pub fn new(region: Region) -> Self {
@@ -103,10 +84,7 @@ impl Config {
             name: default_name(),
             concurrency: Self::CONCURRENCY as usize,
             limits: Limits { allow: Vec::new(), ca_file: None, body: BodyLimit::default().0 },
-            per_host: Self::PER_HOST as usize,
-            canaries: Vec::new(),
-            max_drift: Self::MAX_DRIFT,
-            user_agent: None,
+            manners: Manners::default(),
             drain_timeout: Duration::from_secs(75),
         }
     }
@@ -123,10 +101,7 @@ impl From<Options> for Config {
                 ca_file: options.ca_file,
                 body: options.body_limit.0,
             },
-            per_host: options.per_host as usize,
-            canaries: options.canaries,
-            max_drift: options.max_drift.0,
-            user_agent: options.user_agent,
+            manners: options.manners,
             drain_timeout: options.drain_timeout.0,
         }
     }
@@ -145,28 +120,6 @@ fn prober_name(text: &str) -> Result<String, String> {
     match !text.is_empty() && text.len() <= Config::MAX_NAME && text.bytes().all(|b| b.is_ascii_graphic()) {
         true => Ok(text.to_owned()),
         false => Err("allowed: 1 to 64 ASCII letters, digits and signs, without spaces".to_owned()),
-    }
-}
-
-fn canary(text: &str) -> Result<Check, String> {
-    let url = picket_proto::check::parse_url(text.trim()).map_err(|why| why.allowed)?;
-    Lookout::question(&url).map_err(|why| why.to_string())
-}
-
-fn drift(text: &str) -> Result<Span, String> {
-    const ALLOWED: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
-    let span: Span = text.parse()?;
-    match ALLOWED.contains(&span.0) {
-        true => Ok(span),
-        false => Err("allowed: from 10ms to 60s".to_owned()),
-    }
-}
-
-fn user_agent(text: &str) -> Result<String, String> {
-    let is_sendable = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
-    match !text.trim().is_empty() && text.len() <= 256 && text.bytes().all(is_sendable) {
-        true => Ok(text.trim().to_owned()),
-        false => Err("allowed: 1 to 256 ASCII letters, digits, signs and spaces".to_owned()),
     }
 }
 
@@ -226,8 +179,7 @@ mod tests {
         assert_eq!(config.concurrency, 1_000);
         assert_eq!(config.limits.body, 1 << 20);
         assert_eq!(config.drain_timeout, Duration::from_secs(75));
-        assert_eq!((config.per_host, config.canaries.len(), config.user_agent), (8, 0, None));
-        assert_eq!(config.max_drift, Config::new("eu".parse().unwrap()).max_drift);
+        assert_eq!(config.manners, Manners::default());
         assert!(config.name.rsplit_once('-').is_some_and(|(_, own)| own.len() == 4), "{}", config.name);
     }
 
@@ -253,15 +205,6 @@ mod tests {
             assert!(message.contains(flag), "{message}");
         }
         assert!(parse(&[]).unwrap_err().to_string().contains("--region"));
-    }
-
-    #[test]
-    fn canaries_may_be_repeated_or_listed() {
-        let flags = ["--canary", "https://a.example", "--canary", "https://b.example,https://c.example/x"];
-        let options = parse(&[&["--region", "eu"], flags.as_slice()].concat()).unwrap();
-
-        let hosts: Vec<_> = options.canaries.iter().filter_map(|canary| canary.url.host_str()).collect();
-        assert_eq!(hosts, ["a.example", "b.example", "c.example"]);
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub(crate) enum NotBegun {
 impl Work {
     /// How long a check may wait for its turn where nothing says when it is too old.
     const LONGEST_WAIT: Duration = picket_proto::job::MAX_LIFE;
+    /// After this an intake has seen that there is no network.
+    const PULLS_NO_MORE: Duration = Duration::from_secs(1);
 
     /// Does a queued job to its end. Acknowledges it only after its result is stored.
     pub(crate) async fn queued(&self, message: jetstream::Message, slot: Slot) {
@@ -67,8 +69,9 @@ impl Work {
             Err(why) => return self.refuse(&message, &why).await,
         };
         if self.network.is_offline() && is_first_delivery(&message) {
-            // It may reach what this one cannot.
-            return give_back(&message).await;
+            // Another may reach what this one cannot; in a moment, when this one pulls no more.
+            let nak = AckKind::Nak(Some(Self::PULLS_NO_MORE));
+            return bounded("give a job back", message.ack_with(nak)).await;
         }
         let mut slot = Some(slot);
         let result = match self.begin(&job, &self.room, Self::LONGEST_WAIT, &mut slot).await {

@@ -7,11 +7,11 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, PullConsumer, pull},
 };
 use futures_util::StreamExt;
-use picket_prober::{Config, start};
+use picket_prober::{Config, Manners, start};
 use picket_proto::{CheckRequest, CheckResult, Kind, Region, Shard, SiteId, Timestamp, subject};
 use picket_runtime::{
     Bus, Health, Running, clock,
-    options::NatsOptions,
+    options::{NatsOptions, Span},
     streams::{self, Durability},
 };
 use picket_testkit::{eventually, servers};
@@ -92,7 +92,7 @@ impl Place {
             concurrency,
             limits: limits(),
             // The machine of a test may be slow; that is not what most of them are about.
-            max_drift: SOON,
+            manners: Manners { max_drift: Span(SOON), ..Manners::default() },
             drain_timeout: Duration::from_secs(10),
             ..Config::new(self.region.clone())
         };

@@ -1,7 +1,7 @@
 //! A prober that has no network says so, and not that the sites are down. "No network" is made of listeners that die.
 
 use picket_prober::Config;
-use picket_proto::{Cause, CheckRequest, CheckResult, Outcome, SiteId, subject};
+use picket_proto::{Cause, CheckResult, Outcome, SiteId, subject};
 use picket_testkit::{eventually, target::Target};
 use serde_json::json;
 use tokio::time::timeout;
@@ -12,13 +12,7 @@ use crate::{
 };
 
 fn canaries(config: &mut Config, canaries: &[&Server]) {
-    let ask = |server: &&Server| CheckRequest {
-        timeout_ms: 3_000,
-        status: "100-599".into(),
-        max_redirects: 0,
-        ..CheckRequest::new(server.url())
-    };
-    config.canaries = canaries.iter().map(|server| ask(server).validate().unwrap()).collect();
+    config.manners.canaries = canaries.iter().map(|server| server.url().parse().unwrap()).collect();
 }
 
 async fn servers(number: usize) -> Vec<Server> {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use picket_proto::{Cause, CheckRequest, Outcome, SiteId, subject};
+use picket_runtime::options::Span;
 use picket_testkit::{
     eventually,
     servers::{self},
@@ -109,7 +110,7 @@ async fn a_prober_that_was_stopped_during_a_check_does_not_say_that_the_site_was
 async fn a_check_in_a_runtime_that_is_blocked_is_overloaded_and_the_next_one_is_well() {
     let (place, target) = (Place::shared("overload-block").await, Target::http().await);
     let bound = Duration::from_millis(1_500);
-    let _prober = place.ready_prober_with("one", 10, |config| config.max_drift = bound).await;
+    let _prober = place.ready_prober_with("one", 10, |config| config.manners.max_drift = Span(bound)).await;
     place.queue(1, &target.url("/slow/300")).await;
     eventually(SOON, "a check under way", async || target.connections() == 1).await;
 

@@ -15,7 +15,7 @@ use crate::{
 #[tokio::test]
 async fn no_more_checks_run_at_once_at_a_host_than_allowed_and_all_get_their_turn() {
     let (place, server) = (Place::shared("polite-turns").await, Server::shut().await);
-    let prober = place.ready_prober_with("one", 100, |config| config.per_host = 3).await;
+    let prober = place.ready_prober_with("one", 100, |config| config.manners.per_host = 3).await;
 
     for site in 0..20 {
         place.queue(site, &server.url()).await;
@@ -41,7 +41,7 @@ async fn no_more_checks_run_at_once_at_a_host_than_allowed_and_all_get_their_tur
 async fn a_host_with_many_sites_that_hangs_does_not_hold_up_others() {
     let (place, hanging) = (Place::shared("polite-others").await, Server::shut().await);
     let target = Target::http().await;
-    let prober = place.ready_prober_with("one", 4, |config| config.per_host = 2).await;
+    let prober = place.ready_prober_with("one", 4, |config| config.manners.per_host = 2).await;
 
     for site in 0..20 {
         place.queue(site, &hanging.url()).await;
@@ -62,7 +62,7 @@ async fn a_host_with_many_sites_that_hangs_does_not_hold_up_others() {
 #[tokio::test]
 async fn the_wait_for_a_turn_is_not_in_the_times() {
     let (place, server) = (Place::shared("polite-times").await, Server::shut().await);
-    let prober = place.ready_prober_with("one", 10, |config| config.per_host = 1).await;
+    let prober = place.ready_prober_with("one", 10, |config| config.manners.per_host = 1).await;
     let waited = Duration::from_millis(700);
 
     place.queue(1, &server.url()).await;
@@ -87,7 +87,7 @@ async fn the_wait_for_a_turn_is_not_in_the_times() {
 #[tokio::test]
 async fn a_check_that_waits_until_it_expires_is_missed_and_never_sent() {
     let (place, server) = (Place::shared("polite-expired").await, Server::shut().await);
-    let prober = place.ready_prober_with("one", 10, |config| config.per_host = 1).await;
+    let prober = place.ready_prober_with("one", 10, |config| config.manners.per_host = 1).await;
     place.queue(1, &server.url()).await;
     eventually(SOON, "the first at work", async || server.now() == 1).await;
 
@@ -106,7 +106,7 @@ async fn a_check_that_waits_until_it_expires_is_missed_and_never_sent() {
 #[tokio::test]
 async fn who_waits_when_the_prober_stops_is_done_by_another() {
     let (place, server) = (Place::shared("polite-stop").await, Server::shut().await);
-    let prober = place.ready_prober_with("one", 10, |config| config.per_host = 1).await;
+    let prober = place.ready_prober_with("one", 10, |config| config.manners.per_host = 1).await;
     place.queue(1, &server.url()).await;
     eventually(SOON, "the first at work", async || server.now() == 1).await;
     place.queue(2, &server.url()).await;
@@ -128,7 +128,7 @@ async fn who_waits_when_the_prober_stops_is_done_by_another() {
 #[tokio::test]
 async fn ad_hoc_checks_wait_their_turn_too() {
     let (place, server) = (Place::shared("polite-adhoc").await, Server::shut().await);
-    let prober = place.ready_prober_with("one", 10, |config| config.per_host = 2).await;
+    let prober = place.ready_prober_with("one", 10, |config| config.manners.per_host = 2).await;
     let payload = json!({"url": server.url()}).to_string();
 
     for _ in 0..4 {
@@ -150,7 +150,7 @@ async fn a_check_says_who_asks_unless_its_site_says_otherwise() {
     let (place, target) = (Place::shared("polite-agent").await, Target::http().await);
     let agent = "Picket/1 (+https://status.example/bot)";
     let _prober =
-        place.ready_prober_with("one", 10, |config| config.user_agent = Some(agent.to_owned())).await;
+        place.ready_prober_with("one", 10, |config| config.manners.user_agent = Some(agent.to_owned())).await;
 
     let own = [("User-Agent".to_owned(), "Mozilla/5.0 (mine)".to_owned())].into();
     place.queue(1, &target.url("/ok")).await;
