@@ -5,12 +5,16 @@ use std::{
     io,
     net::{IpAddr, SocketAddr, ToSocketAddrs},
     sync::Arc,
+    time::Duration,
 };
 
 use picket_proto::IpVersion;
 use prometheus_client::metrics::gauge::Gauge;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 
 use super::{
     Lookup,
@@ -18,6 +22,7 @@ use super::{
     phases::{self, Stage},
     verdict,
 };
+use crate::hosts::{Hosts, Room, Turn};
 
 /// Asks the system: its hosts file, its name servers, whatever it is set up to ask.
 pub(super) fn system(name: &str) -> io::Result<Vec<IpAddr>> {
@@ -50,18 +55,21 @@ pub(super) struct Resolver {
     lookup: Arc<Lookup>,
     running: Gauge,
     threads: Arc<Semaphore>,
+    domains: Hosts,
+    room: Room,
 }
 
 /// A lookup's thread; it keeps its permit also when the check has given up, since it is not free before.
 struct Thread {
     running: Gauge,
     _permit: OwnedSemaphorePermit,
+    _share: Turn,
 }
 
 impl Thread {
-    fn taken(permit: OwnedSemaphorePermit, running: Gauge) -> Self {
+    fn taken(permit: OwnedSemaphorePermit, share: Turn, running: Gauge) -> Self {
         running.inc();
-        Self { running, _permit: permit }
+        Self { running, _permit: permit, _share: share }
     }
 }
 
@@ -74,10 +82,23 @@ impl Drop for Thread {
 impl Resolver {
     /// Lookups that may be under way. The system's resolver blocks a thread and cannot be interrupted.
     const THREADS: usize = 256;
+    /// Of which names of one domain may have so many: name servers that do not answer take theirs, and no others.
+    const A_DOMAINS: usize = Self::THREADS / 2;
+
+    /// Longer than any check.
+    const LONGEST: Duration = Duration::from_secs(120);
 
     /// Threads are counted in `running`.
     pub(super) fn new(addresses: Addresses, lookup: Arc<Lookup>, running: Gauge) -> Self {
-        Self { addresses, lookup, running, threads: Arc::new(Semaphore::new(Self::THREADS)) }
+        Self {
+            addresses,
+            lookup,
+            running,
+            threads: Arc::new(Semaphore::new(Self::THREADS)),
+            domains: Hosts::new(Self::A_DOMAINS),
+            // Who waits is a check under way, of which there are few enough.
+            room: Room::new(Semaphore::MAX_PERMITS),
+        }
     }
 }
 
@@ -85,13 +106,15 @@ impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         let (addresses, threads) = (self.addresses.clone(), Arc::clone(&self.threads));
         let (lookup, running) = (Arc::clone(&self.lookup), self.running.clone());
+        let (domains, room) = (self.domains.clone(), self.room.clone());
         Box::pin(async move {
             let enter = |stage| phases::mark(|marks| marks.enter(stage));
             enter(Stage::Queue);
+            let share = share(&domains, &room, domain(name.as_str())).await.ok_or(Error::NoThread)?;
             let permit = threads.acquire_owned().await.map_err(|_| Error::NoThread)?;
             enter(Stage::Dns);
             let host = name.as_str().to_owned();
-            let (asked, thread) = (host.clone(), Thread::taken(permit, running));
+            let (asked, thread) = (host.clone(), Thread::taken(permit, share, running));
             let found = tokio::task::spawn_blocking(move || {
                 let _thread = thread;
                 lookup(&asked).map_err(|why| match File::open("/dev/null") {
@@ -106,6 +129,21 @@ impl Resolve for Resolver {
             let addresses: Addrs = Box::new(vetted.into_iter());
             Ok(addresses)
         })
+    }
+}
+
+/// The last two labels: names below them mostly have the same name servers.
+fn domain(name: &str) -> &str {
+    let name = name.trim_end_matches('.');
+    let before = name.rmatch_indices('.').nth(1);
+    before.map_or(name, |(dot, _)| &name[dot + 1..])
+}
+
+async fn share(domains: &Hosts, room: &Room, domain: &str) -> Option<Turn> {
+    match domains.turn_now(domain) {
+        Some(turn) => Some(turn),
+        // The check's own time ends the wait.
+        None => domains.sit(domain, room).ok()?.turn(Instant::now() + Resolver::LONGEST).await.ok(),
     }
 }
 
@@ -145,5 +183,22 @@ fn reason(why: &std::io::Error) -> String {
         "No address associated with hostname" => "the name has no address".to_owned(),
         "Temporary failure in name resolution" => "the name servers did not answer".to_owned(),
         other => other.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_is_the_last_two_labels() {
+        for (name, expected) in [
+            ("www.shop.example.com", "example.com"),
+            ("example.com.", "example.com"),
+            ("localhost", "localhost"),
+            ("", ""),
+        ] {
+            assert_eq!(domain(name), expected, "{name}");
+        }
     }
 }
