@@ -114,7 +114,8 @@ impl Drift {
     }
 
     /// By how much the check that began at `mark` was held up, if that is too much to tell anything of its site:
-    /// more than the bound, and more than a twentieth of the check. `own` is what [`timed`] says of it.
+    /// more than the bound, and more than a twentieth of the check. `own` is what [`timed`](Self::timed)
+    /// says of it.
     pub(crate) fn excess(&self, mark: &Mark, own: Duration) -> Option<Duration> {
         let now = Boottime::now();
         let held_up = self.0.beats().since(mark, now, self.0.noise()).max(own);

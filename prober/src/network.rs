@@ -173,6 +173,7 @@ pub(crate) struct Lookout {
 pub(crate) struct Looking {
     deciding: bool,
     asking: bool,
+    asked: Option<Instant>,
 }
 
 impl Actor for Lookout {
@@ -206,7 +207,9 @@ impl Actor for Lookout {
             Msg::Doubted => {
                 looking.deciding = true;
                 let wait = if shared.view().is_suspicious() { Duration::ZERO } else { Self::HOLD };
-                myself.send_after(wait, || Msg::Decide);
+                let rest =
+                    looking.asked.map_or(Duration::ZERO, |asked| Self::REST.saturating_sub(asked.elapsed()));
+                myself.send_after(wait.max(rest), || Msg::Decide);
             }
             Msg::Decide => {
                 looking.deciding = false;
@@ -227,6 +230,8 @@ impl Actor for Lookout {
 impl Lookout {
     /// How long a result is held before canaries are asked, in which other sites may show that there is a network.
     const HOLD: Duration = Duration::from_millis(500);
+    /// Between two rounds: canaries are not ours. Where half of all sites are down it is always time for one.
+    const REST: Duration = Duration::from_secs(2);
     /// Between two rounds of an offline prober.
     const AGAIN: Duration = Duration::from_secs(3);
     /// For a canary's answer.
@@ -247,6 +252,7 @@ impl Lookout {
         if std::mem::replace(&mut looking.asking, true) {
             return;
         }
+        looking.asked = Some(Instant::now());
         self.metrics.canary_rounds.inc();
         let (checker, canaries) = (self.checker.clone(), Arc::clone(&self.canaries));
         let mut answering = Answering { lookout: myself.clone(), answer: None };
