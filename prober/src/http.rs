@@ -9,7 +9,6 @@ mod tls;
 mod verdict;
 
 use std::{
-    io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -23,6 +22,7 @@ use reqwest::{Client, Response, StatusCode, Version, header::LOCATION, redirect}
 use tokio::time::{Instant, timeout_at};
 use url::{Host, Url};
 
+pub use self::resolver::Lookup;
 use self::{
     addresses::Addresses,
     hops::{Hop, Trail},
@@ -42,16 +42,13 @@ pub struct Limits {
     pub body: usize,
 }
 
-/// Asks for the addresses of a name. It may block.
-pub type Lookup = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
-
 /// How checks ask.
 #[derive(Clone)]
 pub struct Asking {
     /// Sent by checks whose site sets none.
     pub user_agent: String,
     /// Who is asked for the addresses of a name.
-    pub lookup: Arc<Lookup>,
+    pub lookup: Lookup,
     /// Lookups under way, with those that no check waits for any more.
     pub lookups: Gauge,
 }
@@ -61,7 +58,7 @@ impl Default for Asking {
         Self {
             user_agent: concat!("Picket/", env!("CARGO_PKG_VERSION"), " (website availability check)")
                 .to_owned(),
-            lookup: Arc::new(resolver::system),
+            lookup: resolver::system(),
             lookups: Gauge::default(),
         }
     }
@@ -152,6 +149,14 @@ impl Checker {
     /// When the roots or the settings cannot be used.
     pub fn new(limits: &Limits) -> Result<Self, Error> {
         Self::with(limits, Asking::default())
+    }
+
+    /// The same, with another resolver than the system's.
+    ///
+    /// # Errors
+    /// When the roots or the settings cannot be used.
+    pub fn with_lookup(limits: &Limits, lookup: Lookup) -> Result<Self, Error> {
+        Self::with(limits, Asking { lookup, ..Asking::default() })
     }
 
     /// As [`new`](Self::new), asking as `asking` says.

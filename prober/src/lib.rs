@@ -62,10 +62,9 @@ const REQUESTS: usize = 100;
 /// For each slot, so many checks may wait for their turn at a host. They take no slot, or a few hosts with many sites
 /// would stop all others; and what comes for a busy host cannot be left in the stream, which knows no hosts.
 const WAITING: usize = 10;
-/// The most compiled regexes kept.
+/// The most compiled regexes kept, and the most bytes of them.
 const REGEXES: usize = 10_000;
-/// The most memory for them, in bytes.
-const REGEX_BYTES: usize = 256 << 20;
+const REGEXES_BYTES: usize = 128 << 20;
 
 /// Starts a prober once NATS is there. Any number may run in one process.
 ///
@@ -92,7 +91,7 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<Running, 
     });
     let work = Work {
         checker,
-        regexes: Arc::new(Regexes::new(REGEXES, REGEX_BYTES)),
+        regexes: Arc::new(Regexes::new(REGEXES, REGEXES_BYTES)),
         publisher: Publisher {
             bus: bus.clone(),
             region: config.region.clone(),

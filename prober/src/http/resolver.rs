@@ -17,17 +17,11 @@ use tokio::{
 };
 
 use super::{
-    Lookup,
     addresses::Addresses,
     phases::{self, Stage},
     verdict,
 };
 use crate::hosts::{Hosts, Room, Turn};
-
-/// Asks the system: its hosts file, its name servers, whatever it is set up to ask.
-pub(super) fn system(name: &str) -> io::Result<Vec<IpAddr>> {
-    Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
-}
 
 /// Why a name gave no address to connect to.
 #[derive(Debug, thiserror::Error)]
@@ -49,10 +43,18 @@ pub(super) enum Error {
     },
 }
 
+/// Finds a host's addresses, and may block its thread meanwhile.
+pub type Lookup = Arc<dyn Fn(&str) -> std::io::Result<Vec<IpAddr>> + Send + Sync>;
+
+/// The system's resolver.
+pub(super) fn system() -> Lookup {
+    Arc::new(|host| Ok((host, 0).to_socket_addrs()?.map(|address| address.ip()).collect()))
+}
+
 /// What reqwest asks for addresses.
 pub(super) struct Resolver {
     addresses: Addresses,
-    lookup: Arc<Lookup>,
+    lookup: Lookup,
     running: Gauge,
     threads: Arc<Semaphore>,
     domains: Hosts,
@@ -89,7 +91,7 @@ impl Resolver {
     const LONGEST: Duration = Duration::from_secs(120);
 
     /// Threads are counted in `running`.
-    pub(super) fn new(addresses: Addresses, lookup: Arc<Lookup>, running: Gauge) -> Self {
+    pub(super) fn new(addresses: Addresses, lookup: Lookup, running: Gauge) -> Self {
         Self {
             addresses,
             lookup,

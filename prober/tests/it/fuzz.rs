@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use picket_prober::http::{Asking, Checker, Limits, Observation};
+use picket_prober::http::{Checker, Limits, Observation};
 use picket_proto::{Check, CheckRequest, Outcome};
 use proptest::{
     prelude::*,
@@ -69,8 +69,13 @@ impl Site {
         let limits = Limits { allow: vec![IpAddr::from([127, 0, 0, 1]).into()], ..limits() };
         // Every name leads where no check may go.
         let lookup = |_: &str| Ok(vec![IpAddr::from([127, 0, 0, 2])]);
-        let asking = Asking { lookup: Arc::new(lookup), ..Asking::default() };
-        Self { runtime, address, answer, checker: Checker::with(&limits, asking).unwrap(), forbidden }
+        Self {
+            runtime,
+            address,
+            answer,
+            checker: Checker::with_lookup(&limits, Arc::new(lookup)).unwrap(),
+            forbidden,
+        }
     }
 
     fn request(&self) -> Check {

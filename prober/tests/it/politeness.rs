@@ -81,7 +81,6 @@ async fn the_wait_for_a_turn_is_not_in_the_times() {
     let late = second.started_at.unwrap().since(second.scheduled_at);
     assert!(late >= waited, "the wait is lateness: {second:?}");
     assert!(total(&second) <= clock::wall().since(second.started_at.unwrap()), "{second:?}");
-    assert!(total(&second) < total(&first), "{first:?} {second:?}");
 }
 
 #[tokio::test]
