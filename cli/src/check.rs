@@ -38,14 +38,15 @@ pub(crate) struct Options {
     nats: Nats,
 }
 
-/// What a prober may take beyond the check's own timeout: to publish the result and to answer.
-const SLACK: Duration = Duration::from_secs(2);
+/// What a prober may take beyond the check and the wait for its turn: to ask its canaries, to publish the result and to
+/// answer.
+const SLACK: Duration = Duration::from_secs(6);
 
 /// The exit code says how it went.
 pub(crate) async fn run(options: Options, matches: &ArgMatches) -> Result<u8, Error> {
     let mut request = CheckRequest::new(options.url);
     options.check.apply(&mut request)?;
-    let limit = request.validate()?.timeout + SLACK;
+    let limit = request.validate()?.timeout * 2 + SLACK;
     let bus = options.nats.connect(matches).await?;
     let mut regions = options.regions;
     regions.sort();

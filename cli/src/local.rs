@@ -80,6 +80,8 @@ pub(crate) struct UpOptions {
     /// A file of root certificates (PEM) to trust beside the system's
     #[arg(long, env = "PICKET_CA_FILE", value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) manners: picket_prober::Manners,
     /// How long a shard stays leased without being renewed
     #[arg(long, env = "PICKET_LEASE_TIME", value_name = "TIME", default_value = "15s", 
         value_parser = picket_coordinator::options::lease_time)]

@@ -125,6 +125,9 @@ impl Stack {
             .env("DATABASE_URL", &self.url)
             .env("NATS_URL", self.nats.url())
             .env("PICKET_LOG", "info")
+            // The machine of a test may be slow, and all its sites are on one host; few tests are about that.
+            .env("PICKET_MAX_DRIFT", "30s")
+            .env("PICKET_PER_HOST", "1000")
             // The guardian of the directory ends whatever names it, should the test be killed.
             .arg0(self.dir.join(program))
             .current_dir(&self.dir)

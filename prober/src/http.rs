@@ -21,6 +21,7 @@ use std::{
 use ipnet::IpNet;
 use picket_proto::{Cause, Check, Outcome, Timestamp, Timing};
 use picket_runtime::clock;
+use prometheus_client::metrics::gauge::Gauge;
 use reqwest::{Client, Method, Response, StatusCode, Version, header::LOCATION, redirect};
 use tokio::time::{Instant, timeout_at};
 use url::{Host, Url};
@@ -46,6 +47,28 @@ pub struct Limits {
     pub ca_file: Option<PathBuf>,
     /// The most of a body that is read, in bytes, as it comes and also decoded.
     pub body: usize,
+}
+
+/// How checks ask.
+#[derive(Clone)]
+pub struct Asking {
+    /// Sent by checks whose site sets none.
+    pub user_agent: String,
+    /// Who is asked for the addresses of a name.
+    pub lookup: Lookup,
+    /// Lookups under way, with those that no check waits for any more.
+    pub lookups: Gauge,
+}
+
+impl Default for Asking {
+    fn default() -> Self {
+        Self {
+            user_agent: concat!("Picket/", env!("CARGO_PKG_VERSION"), " (website availability check)")
+                .to_owned(),
+            lookup: resolver::system(),
+            lookups: Gauge::default(),
+        }
+    }
 }
 
 /// Why no check can be done at all.
@@ -131,14 +154,13 @@ impl Checker {
     const MAX_HEADERS: usize = 256;
     /// The most that the headers of an answer by HTTP/2 may take, in bytes; by HTTP/1 it is some 400 KiB.
     const MAX_HEADER_LIST: u32 = 256 << 10;
-    const USER_AGENT: &str = concat!("Picket/", env!("CARGO_PKG_VERSION"), " (availability check)");
 
     /// Reads the roots and makes the clients, which all checks share: making one costs more than a check.
     ///
     /// # Errors
     /// When the roots or the settings cannot be used.
     pub fn new(limits: &Limits) -> Result<Self, Error> {
-        Self::with_lookup(limits, resolver::system())
+        Self::with(limits, Asking::default())
     }
 
     /// The same, with another resolver than the system's.
@@ -146,8 +168,16 @@ impl Checker {
     /// # Errors
     /// When the roots or the settings cannot be used.
     pub fn with_lookup(limits: &Limits, lookup: Lookup) -> Result<Self, Error> {
+        Self::with(limits, Asking { lookup, ..Asking::default() })
+    }
+
+    /// As [`new`](Self::new), asking as `asking` says.
+    ///
+    /// # Errors
+    /// When the roots or the settings cannot be used.
+    pub fn with(limits: &Limits, asking: Asking) -> Result<Self, Error> {
         let addresses = Addresses::new(&limits.allow);
-        let resolver = Arc::new(Resolver::new(addresses.clone(), lookup));
+        let resolver = Arc::new(Resolver::new(addresses.clone(), asking.lookup, asking.lookups));
         let roots = Arc::new(tls::roots(limits.ca_file.as_deref())?);
         // No more of a body waits here than is wanted of it.
         let window = u32::try_from(limits.body).unwrap_or(u32::MAX).clamp(64 << 10, 1 << 20);
@@ -165,7 +195,7 @@ impl Checker {
                 .http2_max_header_list_size(Self::MAX_HEADER_LIST)
                 .http2_initial_stream_window_size(window)
                 .http2_initial_connection_window_size(window)
-                .user_agent(Self::USER_AGENT)
+                .user_agent(asking.user_agent.as_str())
                 .build()
                 .map_err(Error::Client)
         };

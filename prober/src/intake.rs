@@ -14,7 +14,7 @@ use std::{
 use async_nats::{
     StatusCode, Subscriber,
     jetstream::{
-        self, AckKind, ErrorCode,
+        self, ErrorCode,
         consumer::{PullConsumer, pull::BatchConfig},
         stream::ConsumerErrorKind,
     },
@@ -30,7 +30,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use self::pulling::{Pulling, Slot, Source, left_of, listen};
-use crate::{publisher::bounded, work::Work};
+use crate::work::{Work, give_back};
 
 /// What the intake is told.
 pub(crate) enum Msg {
@@ -118,7 +118,7 @@ impl Intake {
     const SAY_AGAIN: Duration = Duration::from_secs(30);
 
     fn find(&self, myself: &ActorRef<Msg>, pulling: &mut Pulling) {
-        if pulling.draining || pulling.finding || pulling.from.is_some() {
+        if pulling.draining || pulling.offline || pulling.finding || pulling.from.is_some() {
             return;
         }
         pulling.finding = true;
@@ -154,7 +154,7 @@ impl Intake {
 
     async fn found(&self, myself: &ActorRef<Msg>, pulling: &mut Pulling, found: Result<Box<Found>, String>) {
         pulling.finding = false;
-        if pulling.draining {
+        if pulling.draining || pulling.offline {
             return;
         }
         let Found { consumer, subscriber, inbox } = match found {
@@ -182,8 +182,11 @@ impl Intake {
         self.bus.client.statistics().connects.load(Ordering::Relaxed)
     }
 
-    /// Asks for jobs for the slots that are free.
+    /// Asks for jobs for the slots that are free; not while they could not be done well, which `watch` sees the end of.
     async fn pull(&self, myself: &ActorRef<Msg>, pulling: &mut Pulling) {
+        if self.work.drift.is_late() {
+            return;
+        }
         let Some(from) = pulling.from.as_mut() else { return };
         let free = self.slots.available_permits();
         let was_asked = pulling.credit.asked();
@@ -262,18 +265,12 @@ impl Intake {
             false => kept.or_else(|| Arc::clone(&self.slots).try_acquire_owned().ok()),
         };
         let Some(permit) = permit else {
-            // Not begun: another prober may have it at once.
-            self.tasks.spawn(async move {
-                bounded("give a job back", message.ack_with(AckKind::Nak(None))).await;
-            });
+            self.tasks.spawn(async move { give_back(&message).await });
             return;
         };
         self.work.metrics.jobs_pulled.inc();
-        let slot = Slot::taken(permit, myself, &self.work);
-        self.tasks.spawn(async move {
-            slot.work.queued(message).await;
-            drop(slot);
-        });
+        let (work, slot) = (self.work.clone(), Slot::taken(permit, myself, &self.work));
+        self.tasks.spawn(async move { work.queued(message, Box::new(slot)).await });
     }
 
     /// The pulls are lost: looks for the consumer again, after a while.
@@ -311,6 +308,13 @@ impl Intake {
     }
 
     async fn watch(&self, myself: &ActorRef<Msg>, pulling: &mut Pulling) {
+        let was_offline = std::mem::replace(&mut pulling.offline, self.work.network.is_offline());
+        match (was_offline, pulling.offline) {
+            // What was asked for is forgotten with the subscription; others of the region take it.
+            (false, true) if !pulling.draining => self.stop(pulling, "this prober has no network"),
+            (true, false) => self.find(myself, pulling),
+            _ => {}
+        }
         let Some(from) = &pulling.from else { return };
         if from.connects != self.connects() {
             // The server forgot what was asked for with the old connection.

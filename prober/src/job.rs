@@ -70,11 +70,16 @@ impl Job {
 
     /// How long ago at `now` the job ceased to be worth doing.
     pub(crate) fn expired(&self, now: Timestamp) -> Option<std::time::Duration> {
-        let expires_at = match &self.due {
-            Due::Tick(tick) => tick.expires_at,
-            Due::Adhoc(_) => self.request.expires_at?,
-        };
+        let expires_at = self.expires_at()?;
         (now > expires_at).then(|| now.since(expires_at))
+    }
+
+    /// Past this the job is not worth doing; `None` for an ad-hoc one that does not say.
+    pub(crate) fn expires_at(&self) -> Option<Timestamp> {
+        match &self.due {
+            Due::Tick(tick) => Some(tick.expires_at),
+            Due::Adhoc(_) => self.request.expires_at,
+        }
     }
 
     /// The shard of a site's job; `None` for an ad-hoc one.

@@ -5,10 +5,13 @@
 //! database.
 #![warn(missing_docs)]
 
+mod drift;
+mod hosts;
 pub mod http;
 mod intake;
 mod job;
 mod metrics;
+mod network;
 mod options;
 mod publisher;
 mod regexes;
@@ -23,9 +26,17 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-pub use self::options::{BodyLimit, Config, Options};
+pub use self::options::{BodyLimit, Config, Manners, Options};
 use self::{
-    http::Checker, intake::Intake, metrics::Metrics, publisher::Publisher, regexes::Regexes, service::Desk,
+    drift::Drift,
+    hosts::{Hosts, Room},
+    http::{Asking, Checker},
+    intake::Intake,
+    metrics::Metrics,
+    network::{Lookout, Network},
+    publisher::Publisher,
+    regexes::Regexes,
+    service::Desk,
     work::Work,
 };
 
@@ -38,6 +49,9 @@ pub enum Error {
     /// Checks cannot be done here.
     #[error("could not prepare for checks")]
     Http(#[source] http::Error),
+    /// A canary makes no sense.
+    #[error("PICKET_CANARIES")]
+    Canary(#[source] picket_proto::Invalid),
     /// An actor did not start.
     #[error("could not start the prober's actors")]
     Actors(#[source] SpawnErr),
@@ -45,6 +59,9 @@ pub enum Error {
 
 /// The most ad-hoc requests under way at once; they do not take the slots of queued jobs.
 const REQUESTS: usize = 100;
+/// For each slot, so many checks may wait for their turn at a host. They take no slot, or a few hosts with many sites
+/// would stop all others; and what comes for a busy host cannot be left in the stream, which knows no hosts.
+const WAITING: usize = 10;
 /// The most compiled regexes kept, and the most bytes of them.
 const REGEXES: usize = 10_000;
 const REGEXES_BYTES: usize = 128 << 20;
@@ -54,10 +71,24 @@ const REGEXES_BYTES: usize = 128 << 20;
 /// # Errors
 /// When NATS is too old, when no certificate could be judged, or when an actor cannot start.
 pub async fn start(config: Config, bus: Bus, health: Health) -> Result<Running, Error> {
-    let checker = Checker::new(&config.limits).map_err(Error::Http)?;
-    bus.connected().await.map_err(Error::Bus)?;
     let metrics = Metrics::new(&health, &config.region);
+    let usual = Asking { lookups: metrics.lookups_running.clone(), ..Asking::default() };
+    let asking = Asking { user_agent: config.manners.user_agent.unwrap_or(usual.user_agent), ..usual };
+    let checker = Checker::with(&config.limits, asking).map_err(Error::Http)?;
+    bus.connected().await.map_err(Error::Bus)?;
+    let drift = Drift::new(config.manners.max_drift.0);
+    drift.start(metrics.clone());
     metrics.slots_free.set(i64::try_from(config.concurrency).unwrap_or(i64::MAX));
+    let canaries = config.manners.canaries.iter().map(Lookout::question).collect::<Result<Arc<[_]>, _>>();
+    let canaries = canaries.map_err(Error::Canary)?;
+    let network = Network::new(!canaries.is_empty());
+    let lookout = (!canaries.is_empty()).then(|| Lookout {
+        network: network.clone(),
+        canaries,
+        checker: checker.clone(),
+        metrics: metrics.clone(),
+        condition: health.condition("network"),
+    });
     let work = Work {
         checker,
         regexes: Arc::new(Regexes::new(REGEXES, REGEXES_BYTES)),
@@ -68,12 +99,20 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<Running, 
             metrics: metrics.clone(),
         },
         metrics,
+        drift,
+        hosts: Hosts::new(usize::try_from(config.manners.per_host).unwrap_or(usize::MAX)),
+        network,
+        room: Room::new(config.concurrency.saturating_mul(WAITING)),
+        after_waiting: Arc::new(Semaphore::new(config.concurrency.div_ceil(4))),
     };
+    let requests = config.concurrency.min(REQUESTS);
     let prober = Prober {
         bus,
         work,
+        lookout,
         slots: Arc::new(Semaphore::new(config.concurrency)),
-        requests: Arc::new(Semaphore::new(config.concurrency.min(REQUESTS))),
+        requests: Arc::new(Semaphore::new(requests)),
+        waiting_requests: Room::new(requests.div_ceil(2)),
         concurrency: config.concurrency,
         tasks: TaskTracker::new(),
         condition: health.condition("jobs"),
@@ -94,8 +133,10 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<Running, 
 struct Prober {
     bus: Bus,
     work: Work,
+    lookout: Option<Lookout>,
     slots: Arc<Semaphore>,
     requests: Arc<Semaphore>,
+    waiting_requests: Room,
     concurrency: usize,
     tasks: TaskTracker,
     condition: Condition,
@@ -123,8 +164,12 @@ impl Pipeline for Prober {
             work: self.work.clone(),
             concurrency: self.concurrency,
             requests: Arc::clone(&self.requests),
+            room: self.waiting_requests.clone(),
             tasks: self.tasks.clone(),
         };
+        if let Some(lookout) = self.lookout.clone() {
+            Actor::spawn_linked(None, lookout, (), supervisor.clone()).await?;
+        }
         let (intake, _) = Actor::spawn_linked(None, intake, (), supervisor.clone()).await?;
         let (service, _) = Actor::spawn_linked(None, desk, (), supervisor).await?;
         Ok(Parts { intake, service })
@@ -137,6 +182,8 @@ impl Pipeline for Prober {
         if let Err(error) = call_t!(parts.intake, intake::Msg::Drain, LAST_JOBS_MS) {
             warn!(%error, "the intake did not say that it has stopped");
         }
+        // Checks that wait for their turn are not begun: others do them.
+        self.work.hosts.close();
         self.tasks.close();
         let left = self.tasks.len();
         if left > 0 {

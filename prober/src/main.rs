@@ -5,7 +5,9 @@ use std::{process::ExitCode, time::Duration};
 use clap::Parser;
 use picket_prober::{Config, Error, Options, start};
 use picket_runtime::{Bus, process};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Builder;
+use tracing::warn;
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
     let (log, listen, nats) = (options.log.clone(), options.listen.clone(), options.nats.clone());
     let config = Config::from(options);
     let code = runtime.block_on(process::run("picket-prober", &log, &listen, async |health| {
+        open_files_for(config.concurrency);
         let name = format!("picket-prober/{}/{}", config.region, config.name);
         let bus = Bus::connect(&nats, &name, &health).await.map_err(Error::Bus)?;
         let running = start(config, bus.clone(), health).await?;
@@ -34,4 +37,22 @@ fn main() -> ExitCode {
     // A name's lookup cannot be interrupted; the process does not wait for one.
     runtime.shutdown_timeout(Duration::from_secs(1));
     code
+}
+
+/// Raises the limit of open files as far as this process may: a check needs one or two, and the soft limit is often
+/// 1,024. What fails for want of one is `missed/overloaded`.
+fn open_files_for(concurrency: usize) {
+    let limit = getrlimit(Resource::Nofile);
+    // It cannot fail: the soft limit may be anything up to the hard one.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    let needed = 2 * concurrency as u64 + 100;
+    if let Some(allowed) = getrlimit(Resource::Nofile).current
+        && allowed < needed
+    {
+        warn!(
+            allowed,
+            needed,
+            "too few files may be open for this many checks at once; raise the limit (ulimit -n, LimitNOFILE)"
+        );
+    }
 }

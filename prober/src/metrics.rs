@@ -26,6 +26,14 @@ pub(crate) struct Metrics {
     pub(crate) results_published: Counter,
     pub(crate) publish_retries: Counter,
     pub(crate) results_lost: Counter,
+    pub(crate) drift: Histogram,
+    pub(crate) stalls: Counter,
+    pub(crate) checks_waiting: Gauge,
+    pub(crate) host_wait: Histogram,
+    pub(crate) host_refusals: Counter,
+    pub(crate) offline: Gauge,
+    pub(crate) canary_rounds: Counter,
+    pub(crate) lookups_running: Gauge,
     lateness: Histogram,
     duration: Histogram,
 }
@@ -45,6 +53,14 @@ impl Metrics {
             results_published: Counter::default(),
             publish_retries: Counter::default(),
             results_lost: Counter::default(),
+            drift: seconds(),
+            stalls: Counter::default(),
+            checks_waiting: Gauge::default(),
+            host_wait: seconds(),
+            host_refusals: Counter::default(),
+            offline: Gauge::default(),
+            canary_rounds: Counter::default(),
+            lookups_running: Gauge::default(),
             lateness: seconds(),
             duration: seconds(),
         };
@@ -85,6 +101,46 @@ impl Metrics {
             "results_lost",
             "Results that the stream did not take in time",
             metrics.results_lost.clone(),
+        );
+        registry.register(
+            "drift_seconds",
+            "How late this prober's own tasks run; a check held up by more than PICKET_MAX_DRIFT is missed/overloaded",
+            metrics.drift.clone(),
+        );
+        registry.register(
+            "stalls",
+            "Times that this prober's tasks ran later than PICKET_MAX_DRIFT allows",
+            metrics.stalls.clone(),
+        );
+        registry.register(
+            "checks_waiting",
+            "Checks that wait for their turn at a host (PICKET_PER_HOST)",
+            metrics.checks_waiting.clone(),
+        );
+        registry.register(
+            "host_wait_seconds",
+            "How long checks waited for their turn at a host",
+            metrics.host_wait.clone(),
+        );
+        registry.register(
+            "host_refusals",
+            "Checks not done because too many waited for their host, or waited until they expired",
+            metrics.host_refusals.clone(),
+        );
+        registry.register(
+            "offline",
+            "1 while no canary answers and no jobs are taken",
+            metrics.offline.clone(),
+        );
+        registry.register(
+            "canary_rounds",
+            "Times that the canaries were asked",
+            metrics.canary_rounds.clone(),
+        );
+        registry.register(
+            "lookups_running",
+            "Threads in the system's resolver, also for checks that have given up (at most 256)",
+            metrics.lookups_running.clone(),
         );
         registry.register(
             "lateness_seconds",

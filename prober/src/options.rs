@@ -1,5 +1,7 @@
 //! What the prober is told on its command line or by variables, and what that means.
 
+mod manners;
+
 use std::{num::NonZeroU16, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::Parser;
@@ -7,6 +9,7 @@ use ipnet::IpNet;
 use picket_proto::Region;
 use picket_runtime::options::{ListenOptions, LogOptions, NatsOptions, Span};
 
+pub use self::manners::Manners;
 use crate::http::Limits;
 
 /// Checks websites: takes the jobs of its region from NATS, performs them, publishes the results.
@@ -39,6 +42,9 @@ pub struct Options {
     /// Threads that checks run on; more than one costs a fifth more CPU for each check
     #[arg(long, env = "PICKET_THREADS", value_name = "N", default_value = "1")]
     pub threads: NonZeroU16,
+    /// Towards sites, and in trouble of its own.
+    #[command(flatten)]
+    pub manners: Manners,
     /// How to reach NATS.
     #[command(flatten)]
     pub nats: NatsOptions,
@@ -61,6 +67,8 @@ pub struct Config {
     pub concurrency: usize,
     /// What checks may do.
     pub limits: Limits,
+    /// Towards sites, and in trouble of its own.
+    pub manners: Manners,
     /// How long it may take to finish what is under way.
     pub drain_timeout: Duration,
 }
@@ -76,6 +84,7 @@ impl Config {
             name: default_name(),
             concurrency: Self::CONCURRENCY as usize,
             limits: Limits { allow: Vec::new(), ca_file: None, body: BodyLimit::default().0 },
+            manners: Manners::default(),
             drain_timeout: Duration::from_secs(75),
         }
     }
@@ -92,6 +101,7 @@ impl From<Options> for Config {
                 ca_file: options.ca_file,
                 body: options.body_limit.0,
             },
+            manners: options.manners,
             drain_timeout: options.drain_timeout.0,
         }
     }
@@ -169,6 +179,7 @@ mod tests {
         assert_eq!(config.concurrency, 1_000);
         assert_eq!(config.limits.body, 1 << 20);
         assert_eq!(config.drain_timeout, Duration::from_secs(75));
+        assert_eq!(config.manners, Manners::default());
         assert!(config.name.rsplit_once('-').is_some_and(|(_, own)| own.len() == 4), "{}", config.name);
     }
 
@@ -184,6 +195,11 @@ mod tests {
             ("--prober-name", "a b"),
             ("--drain-timeout", "75"),
             ("--threads", "0"),
+            ("--per-host", "0"),
+            ("--canary", "example.com"),
+            ("--canary", "https://a.example,ftp://b.example"),
+            ("--max-drift", "1ms"),
+            ("--user-agent", "a\nb"),
         ] {
             let message = parse(&["--region", "eu", flag, value]).unwrap_err().to_string();
             assert!(message.contains(flag), "{message}");

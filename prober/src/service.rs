@@ -19,7 +19,12 @@ use serde_json::json;
 use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::task::TaskTracker;
 
-use crate::{job::Job, publisher::bounded, work::Work};
+use crate::{
+    hosts::Room,
+    job::Job,
+    publisher::bounded,
+    work::{NotBegun, Work},
+};
 
 /// What the service is told.
 pub(crate) enum Msg {
@@ -36,6 +41,8 @@ pub(crate) struct Desk {
     pub(crate) work: Work,
     pub(crate) concurrency: usize,
     pub(crate) requests: Arc<Semaphore>,
+    /// Where requests wait for their turn at a host.
+    pub(crate) room: Room,
     pub(crate) tasks: TaskTracker,
 }
 
@@ -139,9 +146,7 @@ impl Desk {
     async fn serve(self, mut endpoint: Endpoint, ending: Ending) {
         while let Some(request) = endpoint.next().await {
             let Ok(permit) = Arc::clone(&self.requests).try_acquire_owned() else {
-                self.work.metrics.requests_busy.inc();
-                let busy = json!({"error": "busy", "prober": self.work.publisher.prober}).to_string();
-                respond_error(&request, 503, "busy", busy).await;
+                self.busy(&request).await;
                 continue;
             };
             let desk = self.clone();
@@ -153,15 +158,25 @@ impl Desk {
         drop(ending);
     }
 
+    async fn busy(&self, request: &Request) {
+        self.work.metrics.requests_busy.inc();
+        let busy = json!({"error": "busy", "prober": self.work.publisher.prober}).to_string();
+        respond_error(request, 503, "busy", busy).await;
+    }
+
     async fn answer(&self, request: Request) {
         let message = &request.message;
-        let performed = match Job::asked(&message.payload, clock::wall()) {
-            Ok(job) => self.work.perform(&job).await,
-            Err(why) => Err(why),
-        };
-        let result = match performed {
-            Ok(result) => result,
+        let job = match Job::asked(&message.payload, clock::wall()) {
+            Ok(job) => job,
             Err(why) => return self.refuse(&request, &why).await,
+        };
+        let longest = Duration::from_millis(job.request.timeout_ms.unsigned_abs());
+        // Who asks holds its place while it waits: the room is the smaller for it.
+        let result = match self.work.begin(&job, &self.room, longest, &mut None).await {
+            Ok(ready) => self.work.perform(&job, ready).await,
+            Err(NotBegun::Missed(result)) => *result,
+            Err(NotBegun::Invalid(why)) => return self.refuse(&request, &why).await,
+            Err(NotBegun::Stopping) => return self.busy(&request).await,
         };
         let storing = self.work.publisher.store(&result, None);
         tokio::pin!(storing);

@@ -1,16 +1,20 @@
 //! From a job to its acknowledgement: what one task does, under one permit.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream::{self, AckKind};
-use picket_proto::{Cause, CheckResult, Invalid};
+use picket_proto::{Cause, Check, CheckResult, Invalid};
 use picket_runtime::clock;
+use tokio::{sync::Semaphore, time::Instant};
 use tracing::debug;
 
 use crate::{
-    http::Checker,
+    drift::Drift,
+    hosts::{self, Hosts, Refusal, Room, Turn},
+    http::{Checker, Observation},
     job::Job,
     metrics::Metrics,
+    network::{Network, Verdict},
     publisher::{Publisher, bounded},
     regexes::Regexes,
 };
@@ -22,21 +26,65 @@ pub(crate) struct Work {
     pub(crate) regexes: Arc<Regexes>,
     pub(crate) publisher: Publisher,
     pub(crate) metrics: Metrics,
+    pub(crate) drift: Drift,
+    pub(crate) hosts: Hosts,
+    pub(crate) network: Network,
+    /// Where queued checks wait for their turn at a host.
+    pub(crate) room: Room,
+    /// The slots of those that have waited: their own were given to others meanwhile.
+    pub(crate) after_waiting: Arc<Semaphore>,
+}
+
+/// What keeps another check from being begun, until it is dropped.
+pub(crate) type Slot = Box<dyn Send>;
+
+/// A check that may begin.
+pub(crate) struct Ready {
+    check: Check,
+    host: String,
+    _turn: Turn,
+    has_waited: bool,
+}
+
+/// Why a check is not begun.
+pub(crate) enum NotBegun {
+    /// It makes no sense.
+    Invalid(Invalid),
+    /// Its result, which says why.
+    Missed(Box<CheckResult>),
+    /// The prober stops; another may do it.
+    Stopping,
 }
 
 impl Work {
+    /// How long a check may wait for its turn where nothing says when it is too old.
+    const LONGEST_WAIT: Duration = picket_proto::job::MAX_LIFE;
+    /// After this an intake has seen that there is no network.
+    const PULLS_NO_MORE: Duration = Duration::from_secs(1);
+
     /// Does a queued job to its end. Acknowledges it only after its result is stored.
-    pub(crate) async fn queued(&self, message: jetstream::Message) {
+    pub(crate) async fn queued(&self, message: jetstream::Message, slot: Slot) {
         let job = match Job::queued(&message.subject, &message.payload, clock::wall()) {
             Ok(job) => job,
             Err(why) => return self.refuse(&message, &why).await,
         };
-        let result = match self.perform(&job).await {
-            Ok(result) => result,
-            Err(why) => {
-                if job.site().is_none() {
-                    return self.refuse(&message, &why).await;
+        if self.network.is_offline() && is_first_delivery(&message) {
+            // Another may reach what this one cannot; in a moment, when this one pulls no more.
+            let nak = AckKind::Nak(Some(Self::PULLS_NO_MORE));
+            return bounded("give a job back", message.ack_with(nak)).await;
+        }
+        let mut slot = Some(slot);
+        let result = match self.begin(&job, &self.room, Self::LONGEST_WAIT, &mut slot).await {
+            Ok(ready) => {
+                if ready.has_waited {
+                    bounded("keep a job", message.ack_with(AckKind::Progress)).await;
                 }
+                self.perform(&job, ready).await
+            }
+            Err(NotBegun::Missed(result)) => *result,
+            Err(NotBegun::Stopping) => return give_back(&message).await,
+            Err(NotBegun::Invalid(why)) if job.site().is_none() => return self.refuse(&message, &why).await,
+            Err(NotBegun::Invalid(why)) => {
                 self.publisher.reject(&message.subject, &message.payload, &why).await;
                 self.missed(&job, Cause::Invalid, why.to_string())
             }
@@ -44,6 +92,7 @@ impl Work {
         if self.publisher.store(&result, Some(&message)).await.is_ok() {
             bounded("acknowledge a job", message.ack()).await;
         }
+        drop(slot);
     }
 
     async fn refuse(&self, message: &jetstream::Message, why: &Invalid) {
@@ -51,20 +100,119 @@ impl Work {
         bounded("end a job", message.ack_with(AckKind::Term)).await;
     }
 
-    /// Does the check that `job` asks for, unless it is too old.
-    ///
-    /// # Errors
-    /// When part of the request cannot be used.
-    pub(crate) async fn perform(&self, job: &Job) -> Result<CheckResult, Invalid> {
-        if let Some(ago) = job.expired(clock::wall()) {
+    /// Judges the request and waits for its turn, for `longest` if nothing says when it expires. Whoever waits in
+    /// `room` gives its slot away meanwhile.
+    pub(crate) async fn begin(
+        &self,
+        job: &Job,
+        room: &Room,
+        longest: Duration,
+        slot: &mut Option<Slot>,
+    ) -> Result<Ready, NotBegun> {
+        let missed = |cause, message| NotBegun::Missed(Box::new(self.missed(job, cause, message)));
+        let now = clock::wall();
+        if let Some(ago) = job.expired(now) {
             let message = format!("expired {} ms before a prober had it", ago.as_millis());
-            return Ok(self.missed(job, Cause::Expired, message));
+            return Err(missed(Cause::Expired, message));
         }
-        let check = job.request.validate_with(|field, pattern| self.regexes.get(field, pattern))?;
-        let seen = self.checker.check(&check).await;
-        let result = job.done(&self.publisher.region, &self.publisher.prober, seen);
+        let check = job
+            .request
+            .validate_with(|field, pattern| self.regexes.get(field, pattern))
+            .map_err(NotBegun::Invalid)?;
+        if self.network.is_offline() {
+            return Err(missed(Cause::ProberOffline, "this prober has no network".to_owned()));
+        }
+        let host = hosts::of(&check.url);
+        if let Some(turn) = self.hosts.turn_now(&host) {
+            return Ok(Ready { check, host, _turn: turn, has_waited: false });
+        }
+        let wait = job.expires_at().map_or(longest, |moment| moment.since(now).min(longest));
+        match self.wait(&host, room, Instant::now() + wait, slot).await {
+            Ok(turn) => Ok(Ready { check, host, _turn: turn, has_waited: true }),
+            Err(Refusal::Closing) => Err(NotBegun::Stopping),
+            Err(Refusal::Late) => {
+                self.metrics.host_refusals.inc();
+                let at_once = self.hosts.per_host();
+                let message = format!(
+                    "expired after waiting {} ms for its turn at {host}, where {at_once} checks at once are allowed",
+                    wait.as_millis()
+                );
+                Err(missed(Cause::Expired, message))
+            }
+            Err(Refusal::Full(others)) => {
+                self.metrics.host_refusals.inc();
+                let at_once = self.hosts.per_host();
+                let message = format!(
+                    "{others} checks wait already for their turn at {host}, where {at_once} at once are allowed"
+                );
+                Err(missed(Cause::Overloaded, message))
+            }
+        }
+    }
+
+    async fn wait(
+        &self,
+        host: &str,
+        room: &Room,
+        until: Instant,
+        slot: &mut Option<Slot>,
+    ) -> Result<Turn, Refusal> {
+        let began = Instant::now();
+        let seat = self.hosts.sit(host, room)?;
+        let waiting = Waiting::new(&self.metrics);
+        let had_slot = slot.take().is_some();
+        let turn = seat.turn(until).await?;
+        if had_slot {
+            let extra = Arc::clone(&self.after_waiting).acquire_owned();
+            // Nobody closes the semaphore.
+            let extra = tokio::time::timeout_at(until, extra).await.map_err(|_| Refusal::Late)?;
+            *slot = Some(Box::new((extra.map_err(|_| Refusal::Closing)?, Running::new(&self.metrics))));
+        }
+        drop(waiting);
+        self.metrics.host_wait.observe(began.elapsed().as_secs_f64());
+        Ok(turn)
+    }
+
+    /// Does the check. What this prober did to it is told from what the site did.
+    pub(crate) async fn perform(&self, job: &Job, ready: Ready) -> CheckResult {
+        let Ready { check, host, _turn: turn, .. } = ready;
+        let mark = self.drift.mark();
+        let (seen, late) = Box::pin(self.drift.timed(self.checker.check(&check))).await;
+        let held_up = self.drift.excess(&mark, late);
+        drop(turn);
+        let own_fault = match held_up {
+            Some(time) => Some((
+                Cause::Overloaded,
+                format!(
+                    "this prober was held up for {} ms during the check, so its times are not the site's",
+                    time.as_millis()
+                ),
+            )),
+            None => match self.network.judge(&host, &seen).await {
+                Verdict::Believed => None,
+                Verdict::Offline => Some((
+                    Cause::ProberOffline,
+                    format!("this prober has no network: no canary answers either ({})", in_words(&seen)),
+                )),
+                Verdict::Unknown => Some((
+                    Cause::Overloaded,
+                    format!(
+                        "canaries could not be asked in time whether there is a network ({})",
+                        in_words(&seen)
+                    ),
+                )),
+            },
+        };
+        let (region, prober) = (&self.publisher.region, &self.publisher.prober);
+        let result = match own_fault {
+            None => job.done(region, prober, seen),
+            Some((cause, message)) => CheckResult {
+                started_at: Some(seen.started_at),
+                ..job.missed(region, prober, cause, message)
+            },
+        };
         self.count(&result);
-        Ok(result)
+        result
     }
 
     fn missed(&self, job: &Job, cause: Cause, message: String) -> CheckResult {
@@ -83,5 +231,51 @@ impl Work {
             total_us = result.timing.total_us,
             "checked"
         );
+    }
+}
+
+fn in_words(seen: &Observation) -> &str {
+    seen.message.as_deref().unwrap_or("no answer")
+}
+
+/// The second delivery is the last one.
+fn is_first_delivery(message: &jetstream::Message) -> bool {
+    message.info().is_ok_and(|info| info.delivered <= 1)
+}
+
+/// Not begun: another prober may have it at once.
+pub(crate) async fn give_back(message: &jetstream::Message) {
+    bounded("give a job back", message.ack_with(AckKind::Nak(None))).await;
+}
+
+/// Counts a check under way that has no slot of the intake.
+struct Running(Metrics);
+
+impl Running {
+    fn new(metrics: &Metrics) -> Self {
+        metrics.checks_running.inc();
+        Self(metrics.clone())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.checks_running.dec();
+    }
+}
+
+/// Counts a check that waits.
+struct Waiting(Metrics);
+
+impl Waiting {
+    fn new(metrics: &Metrics) -> Self {
+        metrics.checks_waiting.inc();
+        Self(metrics.clone())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.checks_waiting.dec();
     }
 }

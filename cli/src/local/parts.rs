@@ -71,6 +71,7 @@ pub(super) async fn start(
             config.concurrency = usize::try_from(options.concurrency).unwrap_or(usize::MAX);
             config.limits.allow = allowed(&options.allow_addresses);
             config.limits.ca_file.clone_from(&options.ca_file);
+            config.manners.clone_from(&options.manners);
             config.drain_timeout = FINISH_CHECKS;
             let running = picket_prober::start(config, bus.clone(), health).await.map_err(failed)?;
             parts.probers.push(Part { running, bus });

@@ -15,12 +15,13 @@ const fn v6(head: [u16; 3], bits: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(head[0], head[1], head[2], 0, 0, 0, 0, 0), bits)
 }
 
-const NOT_PUBLIC_V4: [Ipv4Net; 16] = [
+const NOT_PUBLIC_V4: [Ipv4Net; 17] = [
     v4(0, 0, 0, 0, 8),
     v4(10, 0, 0, 0, 8),
     v4(100, 64, 0, 0, 10), // shared by carriers
     v4(127, 0, 0, 0, 8),
-    v4(169, 254, 0, 0, 16), // link-local, where clouds serve their metadata
+    v4(169, 254, 0, 0, 16),   // link-local, where clouds serve their metadata
+    v4(168, 63, 129, 16, 32), // a public address, behind which Azure serves its machines
     v4(172, 16, 0, 0, 12),
     v4(192, 0, 0, 0, 24),
     v4(192, 0, 2, 0, 24),
@@ -34,18 +35,13 @@ const NOT_PUBLIC_V4: [Ipv4Net; 16] = [
     v4(255, 255, 255, 255, 32),
 ];
 
-const NOT_PUBLIC_V6: [Ipv6Net; 10] = [
-    v6([0, 0, 0], 96), // unspecified, loopback, and IPv4 in its oldest form
-    v6([0x64, 0xff9b, 1], 48),
-    v6([0x100, 0, 0], 64),
-    v6([0x2001, 0, 0], 23),
-    v6([0x2001, 0xdb8, 0], 32),
-    v6([0x3fff, 0, 0], 20),
-    v6([0xfc00, 0, 0], 7),
-    v6([0xfe80, 0, 0], 10),
-    v6([0xfec0, 0, 0], 10),
-    v6([0xff00, 0, 0], 8),
-];
+/// The only part of IPv6 that is given out for public use; outside of it lie loopback, link-local, unique local,
+/// multicast, and IPv4 in several forms.
+const PUBLIC_V6: Ipv6Net = v6([0x2000, 0, 0], 3);
+
+/// What of [`PUBLIC_V6`] is not public all the same.
+const NOT_PUBLIC_V6: [Ipv6Net; 3] =
+    [v6([0x2001, 0, 0], 23), v6([0x2001, 0xdb8, 0], 32), v6([0x3fff, 0, 0], 20)];
 
 /// The rule.
 #[derive(Clone, Debug, Default)]
@@ -84,7 +80,7 @@ fn plain(address: IpAddr) -> IpAddr {
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(short) => !NOT_PUBLIC_V4.iter().any(|net| net.contains(&short)),
-        IpAddr::V6(long) => !NOT_PUBLIC_V6.iter().any(|net| net.contains(&long)),
+        IpAddr::V6(long) => PUBLIC_V6.contains(&long) && !NOT_PUBLIC_V6.iter().any(|net| net.contains(&long)),
     }
 }
 
@@ -115,6 +111,7 @@ mod tests {
             "10.1.2.3",
             "100.64.0.1",
             "127.0.0.1",
+            "168.63.129.16",
             "169.254.169.254",
             "172.31.255.255",
             "192.0.0.1",
@@ -131,7 +128,9 @@ mod tests {
             "::127.0.0.1",
             "::ffff:127.0.0.1",
             "64:ff9b::a9fe:a9fe",
+            "::ffff:0:127.0.0.1",
             "64:ff9b:1::1",
+            "fd00:ec2::254",
             "100::1",
             "2001::1",
             "2001:db8::1",

@@ -1,18 +1,27 @@
 //! Names to addresses: the system's resolver, on a bounded number of threads, with the addresses vetted.
 
 use std::{
+    fs::File,
+    io,
     net::{IpAddr, SocketAddr, ToSocketAddrs},
     sync::Arc,
+    time::Duration,
 };
 
 use picket_proto::IpVersion;
+use prometheus_client::metrics::gauge::Gauge;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 
 use super::{
     addresses::Addresses,
     phases::{self, Stage},
+    verdict,
 };
+use crate::hosts::{Hosts, Room, Turn};
 
 /// Why a name gave no address to connect to.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +34,13 @@ pub(super) enum Error {
     Blocked { host: String, address: IpAddr },
     #[error("no resolver's thread was to be had")]
     NoThread,
+    /// The system's resolver opens files and sockets, and says of a failure to do so that a name is not known.
+    #[error("{host} could not be looked up")]
+    Ours {
+        host: String,
+        #[source]
+        why: io::Error,
+    },
 }
 
 /// Finds a host's addresses, and may block its thread meanwhile.
@@ -39,37 +55,77 @@ pub(super) fn system() -> Lookup {
 pub(super) struct Resolver {
     addresses: Addresses,
     lookup: Lookup,
+    running: Gauge,
     threads: Arc<Semaphore>,
+    domains: Hosts,
+    room: Room,
+}
+
+/// A lookup's thread; it keeps its permit also when the check has given up, since it is not free before.
+struct Thread {
+    running: Gauge,
+    _permit: OwnedSemaphorePermit,
+    _share: Turn,
+}
+
+impl Thread {
+    fn taken(permit: OwnedSemaphorePermit, share: Turn, running: Gauge) -> Self {
+        running.inc();
+        Self { running, _permit: permit, _share: share }
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        self.running.dec();
+    }
 }
 
 impl Resolver {
     /// Lookups that may be under way. The system's resolver blocks a thread and cannot be interrupted.
     const THREADS: usize = 256;
+    /// Of which names of one domain may have so many: name servers that do not answer take theirs, and no others.
+    const A_DOMAINS: usize = Self::THREADS / 2;
 
-    pub(super) fn new(addresses: Addresses, lookup: Lookup) -> Self {
-        Self { addresses, lookup, threads: Arc::new(Semaphore::new(Self::THREADS)) }
+    /// Longer than any check.
+    const LONGEST: Duration = Duration::from_secs(120);
+
+    /// Threads are counted in `running`.
+    pub(super) fn new(addresses: Addresses, lookup: Lookup, running: Gauge) -> Self {
+        Self {
+            addresses,
+            lookup,
+            running,
+            threads: Arc::new(Semaphore::new(Self::THREADS)),
+            domains: Hosts::new(Self::A_DOMAINS),
+            // Who waits is a check under way, of which there are few enough.
+            room: Room::new(Semaphore::MAX_PERMITS),
+        }
     }
 }
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         let (addresses, threads) = (self.addresses.clone(), Arc::clone(&self.threads));
-        let lookup = Arc::clone(&self.lookup);
+        let (lookup, running) = (Arc::clone(&self.lookup), self.running.clone());
+        let (domains, room) = (self.domains.clone(), self.room.clone());
         Box::pin(async move {
             let enter = |stage| phases::mark(|marks| marks.enter(stage));
             enter(Stage::Queue);
+            let share = share(&domains, &room, domain(name.as_str())).await.ok_or(Error::NoThread)?;
             let permit = threads.acquire_owned().await.map_err(|_| Error::NoThread)?;
             enter(Stage::Dns);
             let host = name.as_str().to_owned();
-            let asked = host.clone();
+            let (asked, thread) = (host.clone(), Thread::taken(permit, share, running));
             let found = tokio::task::spawn_blocking(move || {
-                // The thread keeps the permit: a check that gave up has not freed it.
-                let _permit = permit;
-                lookup(&asked).map(|found| found.into_iter().map(|ip| SocketAddr::new(ip, 0)).collect())
+                let _thread = thread;
+                lookup(&asked).map_err(|why| match File::open("/dev/null") {
+                    Err(ours) if verdict::is_ours(&ours) => Error::Ours { host: asked, why: ours },
+                    _ => Error::Lookup { host: asked, why: reason(&why) },
+                })
             })
             .await
-            .map_err(|_| Error::NoThread)?
-            .map_err(|why| Error::Lookup { host: host.clone(), why: reason(&why) })?;
+            .map_err(|_| Error::NoThread)??;
             let vetted = vet(&addresses, &host, found)?;
             enter(Stage::Connect);
             let addresses: Addrs = Box::new(vetted.into_iter());
@@ -78,12 +134,26 @@ impl Resolve for Resolver {
     }
 }
 
-fn vet(addresses: &Addresses, host: &str, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Error> {
+/// The last two labels: names below them mostly have the same name servers.
+fn domain(name: &str) -> &str {
+    let name = name.trim_end_matches('.');
+    let before = name.rmatch_indices('.').nth(1);
+    before.map_or(name, |(dot, _)| &name[dot + 1..])
+}
+
+async fn share(domains: &Hosts, room: &Room, domain: &str) -> Option<Turn> {
+    match domains.turn_now(domain) {
+        Some(turn) => Some(turn),
+        // The check's own time ends the wait.
+        None => domains.sit(domain, room).ok()?.turn(Instant::now() + Resolver::LONGEST).await.ok(),
+    }
+}
+
+fn vet(addresses: &Addresses, host: &str, found: Vec<IpAddr>) -> Result<Vec<SocketAddr>, Error> {
     let marks = phases::current();
     let version = marks.as_ref().map_or(IpVersion::Any, |marks| marks.ip_version);
-    let of_version: Vec<SocketAddr> =
-        found.into_iter().filter(|address| version.allows(address.ip())).collect();
-    let Some(first) = of_version.first().map(SocketAddr::ip) else {
+    let of_version: Vec<IpAddr> = found.into_iter().filter(|address| version.allows(*address)).collect();
+    let Some(first) = of_version.first().copied() else {
         let family = match version {
             IpVersion::Any => "IP",
             IpVersion::V4 => "IPv4",
@@ -91,8 +161,7 @@ fn vet(addresses: &Addresses, host: &str, found: Vec<SocketAddr>) -> Result<Vec<
         };
         return Err(Error::NoAddress { host: host.to_owned(), family });
     };
-    let vetted: Vec<SocketAddr> =
-        of_version.into_iter().filter(|address| addresses.permits(address.ip())).collect();
+    let vetted: Vec<IpAddr> = of_version.into_iter().filter(|address| addresses.permits(*address)).collect();
     if vetted.is_empty() {
         if let Some(marks) = marks {
             marks.block(first);
@@ -100,9 +169,10 @@ fn vet(addresses: &Addresses, host: &str, found: Vec<SocketAddr>) -> Result<Vec<
         return Err(Error::Blocked { host: host.to_owned(), address: first });
     }
     if let Some(marks) = marks {
-        marks.set_candidates(vetted.iter().map(SocketAddr::ip));
+        marks.set_candidates(vetted.iter().copied());
     }
-    Ok(vetted)
+    // The port is the URL's.
+    Ok(vetted.into_iter().map(|address| SocketAddr::new(address, 0)).collect())
 }
 
 /// The system's reason without its preamble.
@@ -114,5 +184,22 @@ fn reason(why: &std::io::Error) -> String {
         "No address associated with hostname" => "the name has no address".to_owned(),
         "Temporary failure in name resolution" => "the name servers did not answer".to_owned(),
         other => other.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_is_the_last_two_labels() {
+        for (name, expected) in [
+            ("www.shop.example.com", "example.com"),
+            ("example.com.", "example.com"),
+            ("localhost", "localhost"),
+            ("", ""),
+        ] {
+            assert_eq!(domain(name), expected, "{name}");
+        }
     }
 }

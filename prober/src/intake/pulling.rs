@@ -13,7 +13,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Msg, credit::Credit};
-use crate::work::Work;
+use crate::{metrics::Metrics, work::Work};
 
 /// What is asked for, and of whom.
 pub(crate) struct Pulling {
@@ -28,6 +28,8 @@ pub(crate) struct Pulling {
     pub(super) backoff: Backoff,
     pub(super) said: Option<(String, Instant)>,
     pub(super) draining: bool,
+    /// There is no network; nothing is asked for.
+    pub(super) offline: bool,
     /// Who waits for nothing more to come.
     pub(super) drained: Option<RpcReplyPort<()>>,
 }
@@ -45,22 +47,22 @@ pub(super) struct Source {
 pub(super) struct Slot {
     pub(super) permit: Option<OwnedSemaphorePermit>,
     pub(super) intake: ActorRef<Msg>,
-    pub(super) work: Work,
+    pub(super) metrics: Metrics,
 }
 
 impl Slot {
     pub(super) fn taken(permit: OwnedSemaphorePermit, intake: &ActorRef<Msg>, work: &Work) -> Self {
         work.metrics.checks_running.inc();
         work.metrics.slots_free.dec();
-        Self { permit: Some(permit), intake: intake.clone(), work: work.clone() }
+        Self { permit: Some(permit), intake: intake.clone(), metrics: work.metrics.clone() }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         self.permit.take();
-        self.work.metrics.checks_running.dec();
-        self.work.metrics.slots_free.inc();
+        self.metrics.checks_running.dec();
+        self.metrics.slots_free.inc();
         // An intake that is gone has a successor, which looks at the slots now and then.
         let _ = self.intake.cast(Msg::Freed);
     }
@@ -79,6 +81,7 @@ impl Pulling {
             backoff: Backoff::new(Duration::from_millis(250), Duration::from_secs(5)),
             said: None,
             draining: false,
+            offline: false,
             drained: None,
         }
     }

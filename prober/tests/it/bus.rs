@@ -7,11 +7,11 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, PullConsumer, pull},
 };
 use futures_util::StreamExt;
-use picket_prober::{Config, start};
+use picket_prober::{Config, Manners, start};
 use picket_proto::{CheckRequest, CheckResult, Kind, Region, Shard, SiteId, Timestamp, subject};
 use picket_runtime::{
     Bus, Health, Running, clock,
-    options::NatsOptions,
+    options::{NatsOptions, Span},
     streams::{self, Durability},
 };
 use picket_testkit::{eventually, servers};
@@ -25,7 +25,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 pub(crate) struct Place {
     pub(crate) bus: Bus,
     pub(crate) region: Region,
-    url: String,
+    pub(crate) url: String,
 }
 
 /// A prober; it is stopped when its test ends, since its process does.
@@ -69,24 +69,41 @@ impl Place {
 
     /// Starts a prober with so many slots.
     pub(crate) async fn prober(&self, name: &str, concurrency: usize) -> Prober {
+        self.prober_with(name, concurrency, |_| ()).await
+    }
+
+    /// Starts a prober that is set up as a test wants it, and waits until it takes jobs.
+    pub(crate) async fn ready_prober_with(
+        &self,
+        name: &str,
+        concurrency: usize,
+        set: impl FnOnce(&mut Config),
+    ) -> Prober {
+        let prober = self.prober_with(name, concurrency, set).await;
+        eventually(SOON, "a prober that is ready", async || prober.is_ready()).await;
+        prober
+    }
+
+    async fn prober_with(&self, name: &str, concurrency: usize, set: impl FnOnce(&mut Config)) -> Prober {
         let health = Health::new();
         let bus = Bus::connect(&NatsOptions::at(&self.url), name, &health).await.unwrap();
-        let config = Config {
+        let mut config = Config {
             name: name.to_owned(),
             concurrency,
             limits: limits(),
+            // The machine of a test may be slow; that is not what most of them are about.
+            manners: Manners { max_drift: Span(SOON), ..Manners::default() },
             drain_timeout: Duration::from_secs(10),
             ..Config::new(self.region.clone())
         };
+        set(&mut config);
         let running = start(config, bus, health.clone()).await.unwrap();
         Prober { running, health }
     }
 
     /// Starts a prober and waits until it takes jobs.
     pub(crate) async fn ready_prober(&self, name: &str, concurrency: usize) -> Prober {
-        let prober = self.prober(name, concurrency).await;
-        eventually(SOON, "a prober that is ready", async || prober.is_ready()).await;
-        prober
+        self.ready_prober_with(name, concurrency, |_| ()).await
     }
 
     /// Queues a check of `url` for `site`.
@@ -140,6 +157,15 @@ impl Place {
 }
 
 impl Prober {
+    /// The number of a metric that there is one of.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.health.registry()).unwrap();
+        let line = text.lines().find(|line| line.starts_with(&format!("{name}{{")));
+        let line = line.unwrap_or_else(|| panic!("no {name} in {text}"));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
     pub(crate) fn is_ready(&self) -> Result<(), Vec<(&'static str, String)>> {
         match self.health.missing() {
             missing if missing.is_empty() => Ok(()),

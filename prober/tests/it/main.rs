@@ -2,15 +2,21 @@
 
 #![expect(clippy::unwrap_used, reason = "what a test cannot go on without fails it")]
 
+mod addresses;
 mod bodies;
 mod bus;
+mod canaries;
+mod fuzz;
 mod hostile;
 mod http;
 mod http2;
 mod jobs;
 mod memory;
 mod network;
+mod overload;
 mod phases;
+mod politeness;
 mod redirects;
 mod requests;
+mod server;
 mod tls;

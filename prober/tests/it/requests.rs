@@ -72,15 +72,33 @@ async fn a_request_that_cannot_be_used_is_refused_by_the_name_of_its_field() {
 }
 
 #[tokio::test]
-async fn a_bad_request_that_nobody_waits_for_is_parked() {
-    let place = Place::shared("req-parked").await;
+async fn a_bad_request_that_nobody_waits_for_is_parked_in_words_and_the_next_is_done() {
+    let (place, target) = (Place::shared("req-parked").await, Target::http().await);
     let mut parked = place.bus.client.subscribe(subject::rejected(&place.region)).await.unwrap();
-    let _prober = place.ready_prober("one", 10).await;
+    let prober = place.ready_prober("one", 10).await;
 
-    place.bus.client.publish(subject::check(&place.region), "nonsense".into()).await.unwrap();
-    let message = timeout(SOON, parked.next()).await.unwrap().unwrap();
+    for (payload, field, value, allowed) in [
+        ("nonsense", "request", "nonsense", "JSON object"),
+        (r#"{"url":"http://x","timeout":5}"#, "timeout", "5", "did you mean 'timeout_ms'?"),
+        (r#"{"url":"http://x","timout_ms":5}"#, "timout_ms", "5", "did you mean 'timeout_ms'?"),
+        (r#"{"url":"http://x","timeout_ms":5}"#, "timeout_ms", "5", "100 to 60000"),
+        (r#"{"url":"gopher://x"}"#, "url", "gopher://x", "http or https"),
+    ] {
+        place.bus.client.publish(subject::check(&place.region), payload.into()).await.unwrap();
+        let said = json_of(&timeout(SOON, parked.next()).await.unwrap().unwrap());
+        assert_eq!((said["field"].as_str(), said["value"].as_str()), (Some(field), Some(value)), "{said}");
+        assert!(said["allowed"].as_str().unwrap().contains(allowed), "{said}");
+        let reason = said["reason"].as_str().unwrap();
+        assert!(reason.contains(field) && reason.contains(value) && reason.contains(allowed), "{said}");
+        assert_eq!((&said["payload"], &said["prober"]), (&json!(payload), &json!("one")));
+    }
+    assert_eq!(prober.metric("picket_prober_rejected_total"), 5.0);
 
-    assert_eq!(json_of(&message)["payload"], "nonsense");
+    let payload = json!({"url": target.url("/ok")}).to_string();
+    place.bus.client.publish(subject::check(&place.region), payload.clone().into()).await.unwrap();
+    assert_eq!(place.results(1).await[0].outcome, Outcome::Up);
+    let answer = ask(&place, subject::check(&place.region), payload).await;
+    assert_eq!((answer.headers.is_none(), &json_of(&answer)["outcome"]), (true, &json!("up")));
 }
 
 #[tokio::test]

@@ -20,18 +20,41 @@ pub(super) fn refuse_unknown(bytes: &[u8]) -> Result<(), Invalid> {
 }
 
 fn unknown(name: &str, value: &Value) -> Invalid {
-    // One or two slips of the fingers: a letter wrong, missing, too many, or two swapped.
-    const CLOSE: usize = 2;
-    let nearest = CheckRequest::FIELDS
-        .iter()
-        .map(|(known, _)| (strsim::damerau_levenshtein(known, &name.to_lowercase()), *known))
-        .min();
-    let known = CheckRequest::FIELDS[..13].iter().map(|(known, _)| *known).collect::<Vec<_>>().join(", ");
-    let allowed = match nearest {
-        Some((slips, known)) if slips <= CLOSE => format!("no such field; did you mean '{known}'?"),
-        _ => format!("no such field; there are {known}"),
+    let allowed = match meant(name) {
+        Some(known) => format!("no such field; did you mean '{known}'?"),
+        None => {
+            let known: Vec<&str> = CheckRequest::FIELDS[..13].iter().map(|(known, _)| *known).collect();
+            format!("no such field; there are {}", known.join(", "))
+        }
     };
-    Invalid::new(shorten(name, 64), value, allowed)
+    let shown = if name.is_empty() { "(a field without a name)".to_owned() } else { shorten(name, 64) };
+    Invalid::new(shown, value, allowed)
+}
+
+/// The field that was probably meant by `name`: one or two slips of the fingers away, or made of the same words, or
+/// of which it is a part, as `timeout` is of `timeout_ms`.
+fn meant(name: &str) -> Option<&'static str> {
+    const CLOSE: usize = 2;
+    /// Shorter ones are a part of too many.
+    const PART: usize = 4;
+    // Longer than any field is no slip, and comparing costs the product of the lengths.
+    const LONGEST: usize = 32;
+    if name.len() > LONGEST {
+        return None;
+    }
+    let name = name.to_lowercase().replace('-', "_");
+    let words = |text: &str| {
+        let mut words: Vec<String> = text.split('_').map(str::to_owned).collect();
+        words.sort();
+        words
+    };
+    let fields = || CheckRequest::FIELDS.iter().map(|(known, _)| *known);
+    let slips = |known: &&str| strsim::damerau_levenshtein(known, &name);
+    fields()
+        .min_by_key(slips)
+        .filter(|known| slips(known) <= CLOSE && slips(known) < name.len())
+        .or_else(|| fields().find(|known| words(known) == words(&name)))
+        .or_else(|| fields().find(|known| name.len() >= PART && known.contains(name.as_str())))
 }
 
 /// Says in our words why `bytes` is no request.
@@ -52,13 +75,31 @@ pub(super) fn explain(bytes: &[u8]) -> Invalid {
     };
     match serde_json::from_slice::<Value>(bytes) {
         // A misspelt `url` is both missing and unknown; the second says more.
-        Ok(Value::Object(_)) => refuse_unknown(bytes).err().unwrap_or_else(|| {
-            Invalid::new("url", "(absent)", "an http or https URL, such as {\"url\":\"https://example.com\"}")
+        Ok(Value::Object(given)) => refuse_unknown(bytes).err().unwrap_or_else(|| match twice(&why) {
+            Some(field) => Invalid::new(field, text_of(given.get(field)), "the field given once"),
+            None => Invalid::new(
+                "url",
+                "(absent)",
+                "an http or https URL, such as {\"url\":\"https://example.com\"}",
+            ),
         }),
         _ => Invalid::new(
             "request",
             shorten(&String::from_utf8_lossy(bytes), 200),
             format!("a JSON object such as {{\"url\":\"https://example.com\"}} ({why})"),
         ),
+    }
+}
+
+/// The field that serde says is there twice.
+fn twice(why: &str) -> Option<&str> {
+    why.strip_prefix("duplicate field `")?.split('`').next()
+}
+
+fn text_of(value: Option<&Value>) -> String {
+    match value {
+        Some(Value::String(text)) => text.clone(),
+        Some(value) => value.to_string(),
+        None => String::new(),
     }
 }

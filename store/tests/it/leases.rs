@@ -81,7 +81,8 @@ async fn a_renewal_that_waited_for_a_lock_does_not_shorten_what_a_later_one_gave
     let waiting = async |count: i64| {
         picket_testkit::eventually(Duration::from_secs(20), "renewals that wait", async || {
             let waits = "SELECT count(*) FROM pg_stat_activity
-                         WHERE datname = current_database() AND query LIKE 'UPDATE picket.leases%' AND state = 'active'";
+                         WHERE datname = current_database() AND query LIKE '%UPDATE picket.leases%' AND state = 'active'
+                           AND pid <> pg_backend_pid()";
             let found: i64 = sqlx::query_scalar(waits).fetch_one(&pool).await.unwrap();
             (found == count).then_some(()).ok_or(found)
         })

@@ -1,0 +1,279 @@
+//! How late this process's own tasks run, so that its delays are not taken for a site's.
+//!
+//! Two witnesses: a beat that should come every 10 ms and notes by how much it is late, which sees a blocked
+//! runtime, a stopped process and a sleeping machine; and for each check the time from being woken to being run,
+//! which sees a thread that is blocked while others beat on. Neither alone sees all; the larger counts.
+
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
+    task::{Context, Wake, Waker},
+    time::Duration,
+};
+
+use picket_runtime::clock::Boottime;
+use tracing::warn;
+
+use crate::metrics::Metrics;
+
+/// How late the tasks of this process were. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Drift(Arc<Shared>);
+
+struct Shared {
+    bound: Duration,
+    beats: Mutex<Beats>,
+}
+
+/// Where a check began.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    at: Boottime,
+    held_up: Duration,
+}
+
+/// The beat, and how much it has been held up in all. No clock, no I/O.
+#[derive(Debug, Default)]
+struct Beats {
+    last: Option<Boottime>,
+    last_late: Duration,
+    held_up: Duration,
+}
+
+impl Beats {
+    /// Between two beats.
+    const PERIOD: Duration = Duration::from_millis(10);
+
+    /// The beat comes; says how late. What is less than `noise` is not held against a check.
+    fn beat(&mut self, now: Boottime, noise: Duration) -> Duration {
+        let late = self.late(now);
+        self.last = Some(now);
+        self.last_late = late;
+        if late >= noise {
+            self.held_up += late;
+        }
+        late
+    }
+
+    /// How late the next beat is already.
+    fn late(&self, now: Boottime) -> Duration {
+        self.last.map_or(Duration::ZERO, |last| now.since(last).saturating_sub(Self::PERIOD))
+    }
+
+    /// By how much a check that began at `mark` was held up until now. A check may end before the beat that
+    /// was late with it, so what is late by now counts.
+    fn since(&self, mark: &Mark, now: Boottime, noise: Duration) -> Duration {
+        let late = Some(self.late(now)).filter(|late| *late >= noise).unwrap_or_default();
+        (self.held_up + late).saturating_sub(mark.held_up)
+    }
+}
+
+impl Drift {
+    /// A check waits some five times (name, connection, handshake, answer, body). A delay of less than a fifth of the
+    /// bound cannot make it wrong by the bound, and is noise.
+    const STEPS: u32 = 5;
+    /// A check of which less than this part was lost is as good as one that was not held up.
+    const PART: u32 = 20;
+
+    /// Nothing is late yet; delays of more than `bound` in a check are too much.
+    pub(crate) fn new(bound: Duration) -> Self {
+        Self(Arc::new(Shared { bound, beats: Mutex::default() }))
+    }
+
+    /// Beats on this runtime until the last clone is gone.
+    pub(crate) fn start(&self, metrics: Metrics) {
+        let shared = Arc::downgrade(&self.0);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(Beats::PERIOD).await;
+                let Some(shared) = shared.upgrade() else { return };
+                let late = shared.beats().beat(Boottime::now(), shared.noise());
+                metrics.drift.observe(late.as_secs_f64());
+                if late > shared.bound {
+                    metrics.stalls.inc();
+                    warn!(held_up_ms = late.as_millis(), "this prober was held up");
+                }
+            }
+        });
+    }
+
+    /// Whether a check would be held up too much now: the last beat came too late, or the next one does.
+    pub(crate) fn is_late(&self) -> bool {
+        let beats = self.0.beats();
+        beats.last_late.max(beats.late(Boottime::now())) > self.0.bound
+    }
+
+    /// A check begins.
+    pub(crate) fn mark(&self) -> Mark {
+        let (beats, at) = (self.0.beats(), Boottime::now());
+        Mark { at, held_up: beats.held_up + beats.late(at) }
+    }
+
+    /// By how much the check that began at `mark` was held up, if that is too much to tell anything of its site:
+    /// more than the bound, and more than a twentieth of the check. `own` is what [`timed`](Self::timed)
+    /// says of it.
+    pub(crate) fn excess(&self, mark: &Mark, own: Duration) -> Option<Duration> {
+        let now = Boottime::now();
+        let held_up = self.0.beats().since(mark, now, self.0.noise()).max(own);
+        self.0.is_excess(held_up, now.since(mark.at)).then_some(held_up)
+    }
+
+    /// Runs `check`, and says how long it waited in all to be run when it could have been.
+    pub(crate) async fn timed<T>(&self, check: impl Future<Output = T>) -> (T, Duration) {
+        let noise = self.0.noise();
+        let (mut check, mut late) = (pin!(check), Duration::ZERO);
+        let note = Arc::new(Note::default());
+        let waker = Waker::from(Arc::clone(&note));
+        let done = poll_fn(|context| {
+            let waited = note.run(context.waker(), Boottime::now());
+            if waited >= noise {
+                late += waited;
+            }
+            check.as_mut().poll(&mut Context::from_waker(&waker))
+        })
+        .await;
+        (done, late)
+    }
+}
+
+impl Shared {
+    fn beats(&self) -> MutexGuard<'_, Beats> {
+        self.beats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn noise(&self) -> Duration {
+        self.bound / Drift::STEPS
+    }
+
+    fn is_excess(&self, held_up: Duration, took: Duration) -> bool {
+        held_up > self.bound && held_up > took / Drift::PART
+    }
+}
+
+/// Passes a wake on to the task, and notes when it came.
+#[derive(Default)]
+struct Note {
+    task: Mutex<Option<Waker>>,
+    /// In microseconds; 0 while it is not woken.
+    woken: AtomicI64,
+}
+
+impl Note {
+    /// The task is run; says how long ago it was woken.
+    fn run(&self, waker: &Waker, now: Boottime) -> Duration {
+        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        if !task.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *task = Some(waker.clone());
+        }
+        drop(task);
+        match self.woken.swap(0, Ordering::AcqRel) {
+            0 => Duration::ZERO,
+            woken => Duration::from_micros(now.micros().saturating_sub(woken).max(0).unsigned_abs()),
+        }
+    }
+}
+
+impl Wake for Note {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let now = Boottime::now().micros();
+        let _ = self.woken.compare_exchange(0, now, Ordering::AcqRel, Ordering::Relaxed);
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(task) = task {
+            task.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOISE: Duration = Duration::from_millis(20);
+
+    fn at(ms: u64) -> Boottime {
+        Boottime::at(Duration::from_millis(1_000 + ms))
+    }
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn beats(at_ms: &[u64]) -> Beats {
+        let mut beats = Beats::default();
+        for moment in at_ms {
+            beats.beat(at(*moment), NOISE);
+        }
+        beats
+    }
+
+    fn mark(beats: &Beats, moment: u64) -> Mark {
+        Mark { at: at(moment), held_up: beats.held_up + beats.late(at(moment)) }
+    }
+
+    #[test]
+    fn a_beat_in_time_or_a_little_late_holds_nothing_up() {
+        let beats = beats(&[0, 11, 25, 50, 60]);
+
+        assert_eq!(beats.held_up, Duration::ZERO);
+    }
+
+    #[test]
+    fn a_late_beat_is_held_against_a_check_that_began_before_and_none_that_begins_after() {
+        let mut beats = beats(&[0, 10]);
+        let before = mark(&beats, 15);
+        beats.beat(at(320), NOISE);
+        let after = mark(&beats, 321);
+
+        assert_eq!(beats.since(&before, at(321), NOISE), ms(300));
+        assert_eq!(beats.since(&after, at(330), NOISE), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_check_that_ends_before_the_late_beat_was_held_up_all_the_same() {
+        let beats = beats(&[0, 10]);
+        let mark = mark(&beats, 12);
+
+        assert_eq!(beats.since(&mark, at(520), NOISE), ms(500));
+    }
+
+    #[test]
+    fn of_a_delay_only_the_part_within_the_check_counts() {
+        let mut beats = beats(&[0, 10]);
+        let mark = mark(&beats, 220);
+        beats.beat(at(320), NOISE);
+
+        assert_eq!(beats.since(&mark, at(321), NOISE), ms(100));
+    }
+
+    #[test]
+    fn a_delay_is_too_much_when_it_is_more_than_the_bound_and_than_a_twentieth_of_the_check() {
+        let shared = Shared { bound: ms(100), beats: Mutex::default() };
+
+        assert!(!shared.is_excess(ms(100), ms(150)));
+        assert!(shared.is_excess(ms(101), ms(150)));
+        assert!(!shared.is_excess(ms(450), ms(10_000)));
+        assert!(shared.is_excess(ms(550), ms(10_000)));
+    }
+
+    #[tokio::test]
+    async fn a_check_that_waited_to_be_run_knows_for_how_long() {
+        let drift = Drift::new(ms(100));
+        let (wake, woken) = tokio::sync::oneshot::channel();
+        let waiting = tokio::spawn(async move { drift.timed(woken).await.1 });
+        tokio::task::yield_now().await;
+
+        // The only thread is taken after the check could go on.
+        wake.send(()).unwrap();
+        std::thread::sleep(ms(150));
+
+        assert!(waiting.await.unwrap() >= ms(150));
+    }
+}

@@ -1,0 +1,91 @@
+//! How a prober behaves towards sites, and what it does in trouble of its own.
+
+use std::time::Duration;
+
+use clap::Args;
+use picket_runtime::options::Span;
+use url::Url;
+
+/// Towards sites, and in trouble of its own.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+#[command(next_help_heading = "Manners")]
+pub struct Manners {
+    /// The most checks at once to one host (name and port); others wait their turn, until they expire
+    #[arg(long, env = "PICKET_PER_HOST", value_name = "N", default_value_t = Self::PER_HOST,
+        value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub per_host: u32,
+    /// A site that is surely up, asked when checks fail: if none answers, it is this prober that has no network.
+    /// Best two or more, with https, of different owners; may be repeated
+    #[arg(long = "canary", env = "PICKET_CANARIES", value_name = "URL[,URL…]", value_delimiter = ',',
+        value_parser = canary)]
+    pub canaries: Vec<Url>,
+    /// A check that this prober itself held up for longer is missed/overloaded, and not a slow site
+    #[arg(long, env = "PICKET_MAX_DRIFT", value_name = "TIME", default_value_t = Self::MAX_DRIFT, value_parser = drift)]
+    pub max_drift: Span,
+    /// The User-Agent of checks whose site sets none; name a way to reach you [default: Picket/VERSION (website
+    /// availability check)]
+    #[arg(long, env = "PICKET_USER_AGENT", value_name = "TEXT", value_parser = user_agent)]
+    pub user_agent: Option<String>,
+}
+
+impl Manners {
+    /// What a browser opens to one host, and a little.
+    const PER_HOST: u32 = 8;
+    /// What a person would take for a slower site, and far more than a machine that is merely busy costs.
+    const MAX_DRIFT: Span = Span(Duration::from_millis(100));
+}
+
+impl Default for Manners {
+    fn default() -> Self {
+        Self { per_host: Self::PER_HOST, canaries: Vec::new(), max_drift: Self::MAX_DRIFT, user_agent: None }
+    }
+}
+
+fn canary(text: &str) -> Result<Url, String> {
+    picket_proto::check::parse_url(text.trim()).map_err(|why| format!("allowed: {}", why.allowed))
+}
+
+fn drift(text: &str) -> Result<Span, String> {
+    const ALLOWED: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
+    let span: Span = text.parse()?;
+    match ALLOWED.contains(&span.0) {
+        true => Ok(span),
+        false => Err("allowed: from 10ms to 60s".to_owned()),
+    }
+}
+
+fn user_agent(text: &str) -> Result<String, String> {
+    let is_sendable = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
+    match !text.trim().is_empty() && text.len() <= 256 && text.bytes().all(is_sendable) {
+        true => Ok(text.trim().to_owned()),
+        false => Err("allowed: 1 to 256 ASCII letters, digits, signs and spaces".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        manners: Manners,
+    }
+
+    #[test]
+    fn what_is_not_said_is_the_default() {
+        assert_eq!(Command::try_parse_from(["x"]).unwrap().manners, Manners::default());
+    }
+
+    #[test]
+    fn canaries_may_be_repeated_or_listed() {
+        let flags =
+            ["x", "--canary", "https://a.example", "--canary", "https://b.example,https://c.example/x"];
+        let manners = Command::try_parse_from(flags).unwrap().manners;
+
+        let hosts: Vec<_> = manners.canaries.iter().filter_map(Url::host_str).collect();
+        assert_eq!(hosts, ["a.example", "b.example", "c.example"]);
+    }
+}
