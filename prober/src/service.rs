@@ -163,7 +163,7 @@ impl Desk {
             Ok(result) => result,
             Err(why) => return self.refuse(&request, &why).await,
         };
-        let storing = self.work.publisher.store(&result, None);
+        let storing = self.work.publisher.store(&result);
         tokio::pin!(storing);
         match timeout(Self::STORING, &mut storing).await {
             Ok(Ok(())) => respond(&request, &result).await,

@@ -1,10 +1,11 @@
 //! From a job to its acknowledgement: what one task does, under one permit.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream::{self, AckKind};
 use picket_proto::{Cause, CheckResult, Invalid};
-use picket_runtime::clock;
+use picket_runtime::{clock, streams};
+use tokio::time::sleep;
 use tracing::debug;
 
 use crate::{
@@ -25,23 +26,42 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// Does a queued job to its end. Acknowledges it only after its result is stored.
+    /// A third of the time after which the stream takes a silent prober for dead, and gives its job to another.
+    const KEEP: Duration = Duration::from_secs(streams::JOB_ACK_WAIT.as_secs() / 3);
+
+    /// Does a queued job to its end, and keeps it from other probers meanwhile.
     pub(crate) async fn queued(&self, message: jetstream::Message) {
+        let keeping = async {
+            loop {
+                sleep(Self::KEEP).await;
+                bounded("keep a job", message.ack_with(AckKind::Progress)).await;
+            }
+        };
+        // Side by side: a check that waited for the bus would be measured wrongly.
+        tokio::select! {
+            biased;
+            () = self.finish(&message) => {}
+            () = keeping => {}
+        }
+    }
+
+    /// Acknowledges the job only after its result is stored.
+    async fn finish(&self, message: &jetstream::Message) {
         let job = match Job::queued(&message.subject, &message.payload, clock::wall()) {
             Ok(job) => job,
-            Err(why) => return self.refuse(&message, &why).await,
+            Err(why) => return self.refuse(message, &why).await,
         };
         let result = match self.perform(&job).await {
             Ok(result) => result,
             Err(why) => {
                 if job.site().is_none() {
-                    return self.refuse(&message, &why).await;
+                    return self.refuse(message, &why).await;
                 }
                 self.publisher.reject(&message.subject, &message.payload, &why).await;
                 self.missed(&job, Cause::Invalid, why.to_string())
             }
         };
-        if self.publisher.store(&result, Some(&message)).await.is_ok() {
+        if self.publisher.store(&result).await.is_ok() {
             bounded("acknowledge a job", message.ack()).await;
         }
     }
