@@ -58,6 +58,8 @@ pub struct Holding {
     held: Held,
     clock: Option<DatabaseClock>,
     renewed_at: Boottime,
+    /// When the last round was over.
+    looked_at: Boottime,
     draining: Option<oneshot::Sender<()>>,
     /// Trouble that has been told of, so that it is not told of each second.
     told: Option<&'static str>,
@@ -86,6 +88,7 @@ impl Actor for LeaseHolder {
             held: Held::new(self.lease),
             clock: None,
             renewed_at: Boottime::now(),
+            looked_at: Boottime::now(),
             draining: None,
             told: None,
             skew_told: false,
@@ -100,7 +103,9 @@ impl Actor for LeaseHolder {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Round => {
+                woken(state.looked_at);
                 self.round(&myself, state).await;
+                state.looked_at = Boottime::now();
                 // Last, so that a slow round is followed by a pause and not by those it held up.
                 myself.send_after(ROUND.min(self.lease / 5), || Msg::Round);
             }
@@ -318,6 +323,15 @@ impl LeaseHolder {
             warn!(error = %Chain(error), "{what}, trying again");
             state.told = Some(what);
         }
+    }
+}
+
+/// Says so if this process, or its machine, was paused: what others did meanwhile follows in the log.
+fn woken(looked_at: Boottime) {
+    const LONG: Duration = Duration::from_secs(3);
+    let still = Boottime::now().since(looked_at);
+    if still >= ROUND + LONG {
+        warn!(still_ms = still.as_millis(), "this process stood still for {} s", still.as_secs());
     }
 }
 
