@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use picket_testkit::eventually;
 use serde::{Deserialize, Serialize};
 
-use super::{Drill, LONG};
+use super::Drill;
 
 /// What became of the ticks of a span.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -52,12 +51,7 @@ impl Account {
     pub(super) async fn of(drill: &Drill, to: &str) -> Self {
         let stack = &drill.stack;
         let (from, healed) = (&drill.from, drill.healed.as_ref().unwrap_or(&drill.from));
-        let open = format!("SELECT count(*) FROM picket.leases WHERE accounted_through < '{to}'");
-        eventually(LONG, "the ledger to be closed", async || match stack.number(&open).await {
-            0 => Ok(()),
-            open => Err(format!("{open} shards are not closed")),
-        })
-        .await;
+        drill.closed(to).await;
         let sum = |column: &str| {
             format!("SELECT coalesce(sum({column}), 0)::bigint FROM report.ledger('{from}', '{to}')")
         };

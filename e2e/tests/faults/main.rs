@@ -2,5 +2,11 @@
 //!
 //! Those that take long are ignored in `just test`; `just e2e` runs all and prints the table.
 
+mod bus;
 mod coordinators;
+mod database;
+mod ledger;
 mod probers;
+mod results;
+mod sinks;
+mod sites;
