@@ -139,15 +139,15 @@ impl Planning {
             wheel.insert(entry, first);
             // Of the ticks that came before, the newest may still be worth doing, if nobody has.
             let interval_ms = self.roster.due(entry).map_or(0, |due| due.interval_ms);
-            let life_ms = job::life(Duration::from_millis(interval_ms.into())).as_millis();
-            let newest = self.roster.last_tick(entry, floor - 1);
-            let Some(at_ms) = newest.filter(|at| {
-                Timestamp::from_millis(*at) > since && i128::from(now_ms - at) < life_ms.cast_signed()
-            }) else {
+            let life = job::life(Duration::from_millis(interval_ms.into()));
+            let newest = self.roster.last_tick(entry, floor - 1).map(Timestamp::from_millis);
+            let Some(at) = newest.filter(|at| *at > since) else { continue };
+            let left = at.plus(life).since(Timestamp::from_millis(now_ms));
+            if left.is_zero() {
                 continue;
-            };
-            // Spread by the phase, which is as good as chance.
-            let publish_ms = now_ms + at_ms.rem_euclid(SPREAD_MS);
+            }
+            let publish_ms = now_ms + wait_ms(at.millis(), left);
+            let at_ms = at.millis();
             held.catching_up += 1;
             let left = LeftOver { at_ms, entry, site, shard, taking: held.taking };
             self.left_over.push(Reverse((publish_ms, left)));
@@ -258,5 +258,27 @@ impl Planning {
         let left_over = self.left_over.peek().map(|Reverse((publish_ms, _))| *publish_ms);
         let wheel = self.wheel.as_ref().and_then(Wheel::wake_ms);
         left_over.into_iter().chain(wheel).min()
+    }
+}
+
+/// For how long a tick that a predecessor left waits for others, when so much of its life is left: a prober must still
+/// be able to do it. Spread by the phase, which is as good as chance.
+fn wait_ms(at_ms: i64, left: Duration) -> i64 {
+    let most = i64::try_from(left.as_millis() / 2).unwrap_or(SPREAD_MS);
+    at_ms.rem_euclid(SPREAD_MS.min(most).max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tick_that_was_left_over_keeps_half_of_what_is_left_of_its_life_for_the_prober() {
+        for at_ms in 0..10_000 {
+            assert!(wait_ms(at_ms, Duration::from_secs(50)) < SPREAD_MS);
+            assert!(wait_ms(at_ms, Duration::from_millis(800)) < 400);
+            assert_eq!(wait_ms(at_ms, Duration::from_millis(1)), 0);
+        }
+        assert!((0..10_000).any(|at_ms| wait_ms(at_ms, Duration::from_secs(50)) > SPREAD_MS - 10));
     }
 }

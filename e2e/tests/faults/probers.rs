@@ -84,8 +84,6 @@ async fn f4_what_a_killed_prober_was_at_is_done_by_another_of_its_region() {
     let by_it = format!("{redone} AND prober = '{VICTIM}'");
     assert_eq!(drill.stack.number(&by_it).await, 0);
     drill.served().await;
-    let to = drill.now().await;
-    drill.done(&to, SLOW).await;
     drill.account().await;
     drill.stop().await;
 }
