@@ -41,8 +41,6 @@ pub(super) struct Held {
     pub(super) epoch: Epoch,
     /// As far as the predecessor was.
     taken_through: Timestamp,
-    /// When it was taken.
-    taken_at: Timestamp,
     /// Which taking of shards this was.
     taking: u64,
     /// How many ticks that it left have not been published yet.
@@ -79,7 +77,7 @@ pub(super) struct DueNow {
 }
 
 impl Planning {
-    pub(super) fn take(&mut self, leases: &[Lease], now_ms: i64) {
+    pub(super) fn take(&mut self, leases: &[Lease]) {
         let shards: Vec<Shard> = leases.iter().map(|lease| lease.shard).collect();
         self.forget(&shards);
         self.takings += 1;
@@ -88,7 +86,6 @@ impl Planning {
             let held = Held {
                 epoch: lease.epoch,
                 taken_through: lease.scheduled_through,
-                taken_at: Timestamp::from_millis(now_ms),
                 taking: self.takings,
                 catching_up: 1,
             };
@@ -96,12 +93,12 @@ impl Planning {
         }
     }
 
-    /// All sites of these shards have come. Returns when those that are still held were taken.
+    /// All sites of these shards have come. Returns how far the predecessors of those that are still held were.
     pub(super) fn taken(&mut self, leases: &[Lease]) -> Vec<(Shard, Timestamp)> {
         let mut taken = Vec::new();
         for lease in leases {
             if let Some(held) = self.shards.get(&lease.shard).filter(|held| held.epoch == lease.epoch) {
-                taken.push((lease.shard, held.taken_at));
+                taken.push((lease.shard, held.taken_through));
                 self.caught_up(lease.shard, held.taking);
             }
         }
