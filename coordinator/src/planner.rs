@@ -37,6 +37,8 @@ pub const MAX_IN_FLIGHT: usize = 8_192;
 const MAX_BATCH: usize = 256;
 /// Over how long the ticks that a predecessor left are spread, so that a take-over is no burst.
 const SPREAD_MS: i64 = 3_000;
+/// A job that has no more left than this comes to a prober too late.
+const TO_A_PROBER: Duration = Duration::from_millis(250);
 /// A shard without a scheduler for less leaves nothing to explain: no interval is shorter.
 const SHORT: Duration = Duration::from_secs(1);
 
@@ -186,7 +188,7 @@ impl Planner {
             };
             let scheduled_at = Timestamp::from_millis(tick.at_ms);
             let expires_at = scheduled_at.plus(job::life(Duration::from_millis(due.interval_ms.into())));
-            if expires_at <= now {
+            if expires_at <= now.plus(TO_A_PROBER) {
                 self.metrics.lost.get_or_create(&Lost { cause: "expired" }).inc();
                 self.publisher.lapses.note(due.shard, publish::before(scheduled_at), expires_at);
                 continue;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use picket_e2e::drill::{Drill, LEASE, Scene, Witness};
-use picket_testkit::servers;
+use picket_e2e::drill::{Drill, LEASE, LONG, Scene, Witness};
+use picket_testkit::{eventually, servers};
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
@@ -74,7 +74,12 @@ async fn f9_a_database_that_is_killed_costs_no_result_and_doubles_none() {
     let killed =
         std::process::Command::new("kill").args(["-9", backend.first().expect("a session")]).status();
     assert!(killed.is_ok_and(|status| status.success()));
-    eventually_there(&drill).await;
+    // All sessions end with it, a moment later.
+    eventually(LONG, "the database's recovery", async || {
+        let ready = postgres.log().matches("ready to accept connections").count();
+        if ready == 2 { Ok(()) } else { Err(ready) }
+    })
+    .await;
     drill.served().await;
     postgres.kill().await;
     postgres.start().await;
@@ -87,12 +92,4 @@ async fn f9_a_database_that_is_killed_costs_no_result_and_doubles_none() {
     let account = drill.account().await;
     assert_eq!(drill.missed("cause <> 'not_scheduled'").await, [""; 0], "{account:#?}");
     drill.stop().await;
-}
-
-/// Waits until the database, which ends all sessions when one of its processes is killed, takes new ones.
-async fn eventually_there(drill: &Drill) {
-    picket_testkit::eventually(picket_e2e::drill::LONG, "the database", async || {
-        sqlx::query("SELECT 1").execute(&drill.stack.database).await.map(drop)
-    })
-    .await;
 }
