@@ -50,6 +50,8 @@ pub struct LeaseHolder {
 /// How things stand.
 pub struct Holding {
     rounds: Rounds,
+    /// When the last round was over.
+    looked_at: Boottime,
     draining: Option<oneshot::Sender<()>>,
     /// Trouble that has been told of, so that it is not told of each second.
     told: Option<&'static str>,
@@ -74,6 +76,7 @@ impl Actor for LeaseHolder {
         myself.cast(Msg::Round)?;
         Ok(Holding {
             rounds: Rounds::new(self.lease, self.fence.clone(), Boottime::now()),
+            looked_at: Boottime::now(),
             draining: None,
             told: None,
             skew_told: false,
@@ -88,7 +91,9 @@ impl Actor for LeaseHolder {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Round => {
+                woken(state.looked_at);
                 self.round(&myself, state).await;
+                state.looked_at = Boottime::now();
                 // Last, so that a slow round is followed by a pause and not by those it held up.
                 myself.send_after(ROUND.min(self.lease / 5), || Msg::Round);
             }
@@ -271,5 +276,14 @@ fn tell_skew(state: &mut Holding, now: Timestamp) {
             "this machine's clock is {} ms away from the database's; ticks follow the database's",
             skew.as_millis()
         );
+    }
+}
+
+/// Says so if this process, or its machine, was paused: what others did meanwhile follows in the log.
+fn woken(looked_at: Boottime) {
+    const LONG: Duration = Duration::from_secs(3);
+    let still = Boottime::now().since(looked_at);
+    if still >= ROUND + LONG {
+        warn!(still_ms = still.as_millis(), "this process stood still for {} s", still.as_secs());
     }
 }

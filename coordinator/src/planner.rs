@@ -37,7 +37,9 @@ pub const MAX_IN_FLIGHT: usize = 8_192;
 const MAX_BATCH: usize = 256;
 /// Over how long the ticks that a predecessor left are spread, so that a take-over is no burst.
 const SPREAD_MS: i64 = 3_000;
-/// Reading the sites of a shard in less leaves nothing to explain.
+/// A job that has no more left than this comes to a prober too late.
+const TO_A_PROBER: Duration = Duration::from_millis(250);
+/// A shard without a scheduler for less leaves nothing to explain: no interval is shorter.
 const SHORT: Duration = Duration::from_secs(1);
 
 pub enum Msg {
@@ -110,15 +112,17 @@ impl Actor for Planner {
                 leases.retain(|lease| {
                     self.publisher.fence.look(lease.shard, lease.epoch, now) != Gateway::Shut
                 });
-                state.take(&leases, now_ms);
+                state.take(&leases);
             }
             Msg::Sites(sites) => state.change(sites, &[], now_ms),
             Msg::Taken(leases) => {
-                for (shard, taken_at) in state.taken(&leases) {
-                    // Of what was due while its sites were read only the newest has been published.
+                for (shard, through) in state.taken(&leases) {
+                    // Of what was due since only the newest has been published: the gap that was written down when the
+                    // shard was taken did not end before its sites had been read, as one span with it, so that ticks
+                    // from before its end that expired after it lie in it.
                     let now = Timestamp::from_millis(now_ms);
-                    if now.since(taken_at) > SHORT {
-                        self.publisher.lapses.note(shard, taken_at, now);
+                    if now.since(through) > SHORT {
+                        self.publisher.lapses.note(shard, through, now);
                     }
                 }
             }
@@ -184,7 +188,7 @@ impl Planner {
             };
             let scheduled_at = Timestamp::from_millis(tick.at_ms);
             let expires_at = scheduled_at.plus(job::life(Duration::from_millis(due.interval_ms.into())));
-            if expires_at <= now {
+            if expires_at <= now.plus(TO_A_PROBER) {
                 self.metrics.lost.get_or_create(&Lost { cause: "expired" }).inc();
                 self.publisher.lapses.note(due.shard, publish::before(scheduled_at), expires_at);
                 continue;

@@ -1,6 +1,7 @@
 //! A drill: the whole system at work, one injury, and the account of every tick that was due meanwhile.
 
 mod account;
+mod witness;
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -11,6 +12,7 @@ use tokio::{
 };
 
 pub use account::{Account, Line};
+pub use witness::{Job, Witness};
 
 use crate::{Process, Stack, process::built_dir};
 
@@ -251,6 +253,41 @@ impl Drill {
         now
     }
 
+    /// Waits until each tick up to `to` of the schedules for which `condition` on `schedule` holds has a real result:
+    /// also those that come so late that the ledger took them for missed.
+    pub async fn done(&self, to: &str, condition: &str) {
+        let undone = format!(
+            "SELECT schedule.site_id || ' in ' || region.name || ': ' || tick || coalesce(' ' || cause, ' no row')
+             FROM picket.schedules AS schedule
+             JOIN picket.regions AS region ON region.id = schedule.region_id
+             CROSS JOIN picket.ticks(interval_ms, phase_ms, valid_from, coalesce(valid_to, 'infinity'), '{from}', '{to}') AS tick
+             LEFT JOIN picket.check_results AS result
+               ON result.scheduled_at = tick AND result.site_id = schedule.site_id
+              AND result.region_id = schedule.region_id AND kind = 'scheduled'
+             WHERE {condition} AND outcome IS DISTINCT FROM 'up' AND outcome IS DISTINCT FROM 'down'",
+            from = self.from
+        );
+        eventually(LONG, "every tick to have a real result", async || {
+            let undone = self.stack.lines(&undone).await;
+            if undone.is_empty() {
+                Ok(())
+            } else {
+                Err((undone.len(), undone.into_iter().take(5).collect::<Vec<_>>()))
+            }
+        })
+        .await;
+    }
+
+    /// Waits until the ledger is closed up to `to`.
+    pub async fn closed(&self, to: &str) {
+        self.stack.closed(to).await;
+    }
+
+    /// A client of the bus, of the test's own.
+    pub async fn bus(&self) -> async_nats::Client {
+        async_nats::connect(self.stack.nats.url()).await.expect("NATS is there")
+    }
+
     /// Waits until the ledger is closed up to now, asserts what holds after every fault (each tick has one row,
     /// nothing is unaccounted for), and writes the line of the table.
     pub async fn account(&self) -> Account {
@@ -271,6 +308,17 @@ impl Drill {
         assert_eq!(account.ticks, account.up + account.down + account.missed + account.gap, "{account:#?}");
         assert_eq!(self.stack.picket(&["ledger", "--since", "15m"]).await.0, 0, "picket ledger agrees");
         account
+    }
+
+    /// The missed ticks of which `condition` on the result holds, for people.
+    pub async fn missed(&self, condition: &str) -> Vec<String> {
+        let missed = format!(
+            "SELECT concat_ws(' ', scheduled_at, 'site', site_id, region.name, cause, prober, message)
+             FROM picket.check_results AS result JOIN picket.regions AS region ON region.id = region_id
+             WHERE outcome = 'missed' AND scheduled_at > '{}' AND {condition} ORDER BY scheduled_at",
+            self.from
+        );
+        self.stack.lines(&missed).await
     }
 
     /// Stops all in order; each must end well.

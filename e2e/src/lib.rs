@@ -100,6 +100,18 @@ impl Stack {
         .await
     }
 
+    /// Waits until the ledger of all shards is closed up to `to`, by the database's clock, as SQL has it.
+    pub async fn closed(&self, to: &str) {
+        let open = format!("SELECT count(*) FROM picket.leases WHERE accounted_through < '{to}'");
+        eventually(Duration::from_secs(90), "the ledger to be closed", async || {
+            match self.number(&open).await {
+                0 => Ok(()),
+                open => Err(format!("{open} shards are not closed")),
+            }
+        })
+        .await;
+    }
+
     /// The ticks that should have been in a span that is over, and which of them have no row: computed from the
     /// history of schedules alone.
     pub async fn ledger(&self, from: &str, to: &str) -> Ledger {

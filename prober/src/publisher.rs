@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::{self, AckKind};
 use bytes::Bytes;
 use picket_proto::{CheckResult, Invalid, Region, invalid::shorten, subject};
 use picket_runtime::{Backoff, Bus, clock};
@@ -35,12 +34,8 @@ impl Publisher {
     const CORE: Duration = Duration::from_secs(5);
     const SHOWN_PAYLOAD: usize = 4 << 10;
 
-    /// Publishes `result` until the stream has acknowledged it. Meanwhile `job` is kept from other probers.
-    pub(crate) async fn store(
-        &self,
-        result: &CheckResult,
-        job: Option<&jetstream::Message>,
-    ) -> Result<(), NotStored> {
+    /// Publishes `result` until the stream has acknowledged it.
+    pub(crate) async fn store(&self, result: &CheckResult) -> Result<(), NotStored> {
         let place = match result.shard {
             Some(shard) => subject::result(&self.region, shard),
             None => subject::adhoc_result(&self.region),
@@ -69,9 +64,6 @@ impl Publisher {
             }
             self.metrics.publish_retries.inc();
             sleep(wait).await;
-            if let Some(job) = job {
-                bounded("keep a job", job.ack_with(AckKind::Progress)).await;
-            }
         }
     }
 

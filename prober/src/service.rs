@@ -178,7 +178,7 @@ impl Desk {
             Err(NotBegun::Invalid(why)) => return self.refuse(&request, &why).await,
             Err(NotBegun::Stopping) => return self.busy(&request).await,
         };
-        let storing = self.work.publisher.store(&result, None);
+        let storing = self.work.publisher.store(&result);
         tokio::pin!(storing);
         match timeout(Self::STORING, &mut storing).await {
             Ok(Ok(())) => respond(&request, &result).await,

@@ -4,8 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream::{self, AckKind};
 use picket_proto::{Cause, Check, CheckResult, Invalid};
-use picket_runtime::clock;
-use tokio::{sync::Semaphore, time::Instant};
+use picket_runtime::{clock, streams};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep},
+};
 use tracing::debug;
 
 use crate::{
@@ -43,7 +46,6 @@ pub(crate) struct Ready {
     check: Check,
     host: String,
     _turn: Turn,
-    has_waited: bool,
 }
 
 /// Why a check is not begun.
@@ -61,35 +63,48 @@ impl Work {
     const LONGEST_WAIT: Duration = picket_proto::job::MAX_LIFE;
     /// After this an intake has seen that there is no network.
     const PULLS_NO_MORE: Duration = Duration::from_secs(1);
+    /// A third of the time after which the stream takes a silent prober for dead, and gives its job to another.
+    const KEEP: Duration = Duration::from_secs(streams::JOB_ACK_WAIT.as_secs() / 3);
 
-    /// Does a queued job to its end. Acknowledges it only after its result is stored.
+    /// Does a queued job to its end, and keeps it from other probers meanwhile.
     pub(crate) async fn queued(&self, message: jetstream::Message, slot: Slot) {
+        let keeping = async {
+            loop {
+                sleep(Self::KEEP).await;
+                bounded("keep a job", message.ack_with(AckKind::Progress)).await;
+            }
+        };
+        // Side by side: a check that waited for the bus would be measured wrongly.
+        tokio::select! {
+            biased;
+            () = self.finish(&message, slot) => {}
+            () = keeping => {}
+        }
+    }
+
+    /// Acknowledges the job only after its result is stored.
+    async fn finish(&self, message: &jetstream::Message, slot: Slot) {
         let job = match Job::queued(&message.subject, &message.payload, clock::wall()) {
             Ok(job) => job,
-            Err(why) => return self.refuse(&message, &why).await,
+            Err(why) => return self.refuse(message, &why).await,
         };
-        if self.network.is_offline() && is_first_delivery(&message) {
+        if self.network.is_offline() && is_first_delivery(message) {
             // Another may reach what this one cannot; in a moment, when this one pulls no more.
             let nak = AckKind::Nak(Some(Self::PULLS_NO_MORE));
             return bounded("give a job back", message.ack_with(nak)).await;
         }
         let mut slot = Some(slot);
         let result = match self.begin(&job, &self.room, Self::LONGEST_WAIT, &mut slot).await {
-            Ok(ready) => {
-                if ready.has_waited {
-                    bounded("keep a job", message.ack_with(AckKind::Progress)).await;
-                }
-                self.perform(&job, ready).await
-            }
+            Ok(ready) => self.perform(&job, ready).await,
             Err(NotBegun::Missed(result)) => *result,
-            Err(NotBegun::Stopping) => return give_back(&message).await,
-            Err(NotBegun::Invalid(why)) if job.site().is_none() => return self.refuse(&message, &why).await,
+            Err(NotBegun::Stopping) => return give_back(message).await,
+            Err(NotBegun::Invalid(why)) if job.site().is_none() => return self.refuse(message, &why).await,
             Err(NotBegun::Invalid(why)) => {
                 self.publisher.reject(&message.subject, &message.payload, &why).await;
                 self.missed(&job, Cause::Invalid, why.to_string())
             }
         };
-        if self.publisher.store(&result, Some(&message)).await.is_ok() {
+        if self.publisher.store(&result).await.is_ok() {
             bounded("acknowledge a job", message.ack()).await;
         }
         drop(slot);
@@ -124,11 +139,11 @@ impl Work {
         }
         let host = hosts::of(&check.url);
         if let Some(turn) = self.hosts.turn_now(&host) {
-            return Ok(Ready { check, host, _turn: turn, has_waited: false });
+            return Ok(Ready { check, host, _turn: turn });
         }
         let wait = job.expires_at().map_or(longest, |moment| moment.since(now).min(longest));
         match self.wait(&host, room, Instant::now() + wait, slot).await {
-            Ok(turn) => Ok(Ready { check, host, _turn: turn, has_waited: true }),
+            Ok(turn) => Ok(Ready { check, host, _turn: turn }),
             Err(Refusal::Closing) => Err(NotBegun::Stopping),
             Err(Refusal::Late) => {
                 self.metrics.host_refusals.inc();
@@ -175,7 +190,7 @@ impl Work {
 
     /// Does the check. What this prober did to it is told from what the site did.
     pub(crate) async fn perform(&self, job: &Job, ready: Ready) -> CheckResult {
-        let Ready { check, host, _turn: turn, .. } = ready;
+        let Ready { check, host, _turn: turn } = ready;
         let mark = self.drift.mark();
         let (seen, late) = Box::pin(self.drift.timed(self.checker.check(&check))).await;
         let held_up = self.drift.excess(&mark, late);

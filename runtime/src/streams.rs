@@ -7,7 +7,7 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, DeliverPolicy, pull},
     stream::{Config, DiscardPolicy, RetentionPolicy, StorageType},
 };
-use picket_proto::{CheckRequest, Region, subject};
+use picket_proto::{Region, subject};
 
 /// How many copies the servers of a cluster keep, and how large a stream may grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,12 +29,14 @@ impl Default for Durability {
 /// The window in which the stream drops the second of two jobs of one tick. It outlasts a lease, so that a
 /// coordinator which wakes from a pause cannot bring a tick back; ids cost memory by rate times window.
 const DUPLICATES: Duration = Duration::from_secs(60);
-/// A prober that holds a job longer than this is taken for dead, and another gets it.
-const JOB_ACK_WAIT: Duration = Duration::from_millis(CheckRequest::MAX_TIMEOUT_MS.unsigned_abs() + 15_000);
+/// A prober that says nothing of a job for so long is taken for dead, and another gets the job: while it is still worth
+/// doing, which it is for a minute at most. One that is at work on a job says so more often.
+pub const JOB_ACK_WAIT: Duration = Duration::from_secs(15);
 /// No job outlives this, whatever its own time to live says.
 const JOB_MAX_AGE: Duration = Duration::from_secs(600);
-/// A sink that holds results longer than this without a word is taken for dead, and another gets them.
-const RESULT_ACK_WAIT: Duration = Duration::from_secs(15);
+/// A sink that says nothing of a result for so long is taken for dead, and another gets the result. One that holds a
+/// batch says so more often.
+pub const RESULT_ACK_WAIT: Duration = Duration::from_secs(15);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// What could not be made.

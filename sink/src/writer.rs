@@ -8,7 +8,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use async_nats::jetstream::AckKind;
 use bytes::Bytes;
 use picket_proto::{Cause, Outcome, Timestamp};
-use picket_runtime::{Backoff, Chain, Condition, clock};
+use picket_runtime::{Backoff, Chain, Condition, clock, streams};
 use picket_store::results::{Entry, Results, Written};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::time::{Instant, timeout};
@@ -48,7 +48,7 @@ pub(crate) struct Writer {
 }
 
 /// A third of the time after which NATS takes a letter for lost.
-const TICK: Duration = Duration::from_secs(5);
+const TICK: Duration = Duration::from_secs(streams::RESULT_ACK_WAIT.as_secs() / 3);
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// For what is said to NATS and needs no answer; it waits for room only while NATS is away.

@@ -15,6 +15,12 @@ CREATE TABLE picket.gaps (
 -- Schedules that ended lately.
 CREATE INDEX schedules_ended ON picket.schedules (valid_to) WHERE valid_to IS NOT NULL;
 
+-- Whether a shard has had anything to schedule since then.
+CREATE FUNCTION picket.had_schedules(of_shard smallint, since timestamptz) RETURNS boolean
+    LANGUAGE sql STABLE
+    RETURN EXISTS (SELECT FROM picket.schedules WHERE shard = of_shard AND valid_to IS NULL)
+        OR EXISTS (SELECT FROM picket.schedules WHERE shard = of_shard AND valid_to > since);
+
 -- A transaction may open a schedule and be committed long after: by then the ledger has passed ticks that it did not
 -- know of. So it is written down which transaction opened a schedule, and what was visible when the ledger was closed.
 ALTER TABLE picket.schedules ADD COLUMN opened_by xid8 NOT NULL DEFAULT pg_current_xact_id();

@@ -122,11 +122,7 @@ pub async fn acquire(store: &Store, id: &str, most: usize, lease: Duration) -> R
                      INSERT INTO picket.gaps (shard, gap_from, gap_to)
                      SELECT shard, scheduled_through, clock_timestamp() FROM taken
                      WHERE scheduled_through < clock_timestamp() - interval '1 second'
-                       AND (EXISTS (SELECT FROM picket.schedules AS schedule
-                                    WHERE schedule.shard = taken.shard AND schedule.valid_to IS NULL)
-                            OR EXISTS (SELECT FROM picket.schedules AS schedule
-                                       WHERE schedule.shard = taken.shard
-                                         AND schedule.valid_to > taken.scheduled_through))
+                       AND picket.had_schedules(shard, scheduled_through)
                      ON CONFLICT (shard, gap_from) DO UPDATE SET gap_to = greatest(gaps.gap_to, excluded.gap_to)
                  )
                  SELECT shard, epoch, scheduled_through FROM taken",

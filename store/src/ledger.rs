@@ -106,7 +106,7 @@ pub async fn close(
     }))
 }
 
-/// Writes down spans in which ticks may not have been published.
+/// Writes down spans in which ticks may not have been published, of shards that had any.
 ///
 /// # Errors
 /// When the database cannot be reached in time; trying again is safe.
@@ -119,6 +119,7 @@ pub async fn note(store: &Store, gaps: &[Gap]) -> Result<(), Error> {
                 "INSERT INTO picket.gaps (shard, gap_from, gap_to)
                  SELECT shard, gap_from, max(gap_to)
                  FROM unnest($1::smallint[], $2::timestamptz[], $3::timestamptz[]) AS gap (shard, gap_from, gap_to)
+                 WHERE picket.had_schedules(shard, gap_from)
                  GROUP BY shard, gap_from
                  ON CONFLICT (shard, gap_from) DO UPDATE SET gap_to = greatest(gaps.gap_to, excluded.gap_to)",
             )

@@ -41,8 +41,6 @@ pub(super) struct Held {
     pub(super) epoch: Epoch,
     /// As far as the predecessor was.
     taken_through: Timestamp,
-    /// When it was taken.
-    taken_at: Timestamp,
     /// Which taking of shards this was.
     taking: u64,
     /// How many ticks that it left have not been published yet.
@@ -79,7 +77,7 @@ pub(super) struct DueNow {
 }
 
 impl Planning {
-    pub(super) fn take(&mut self, leases: &[Lease], now_ms: i64) {
+    pub(super) fn take(&mut self, leases: &[Lease]) {
         let shards: Vec<Shard> = leases.iter().map(|lease| lease.shard).collect();
         self.forget(&shards);
         self.takings += 1;
@@ -88,7 +86,6 @@ impl Planning {
             let held = Held {
                 epoch: lease.epoch,
                 taken_through: lease.scheduled_through,
-                taken_at: Timestamp::from_millis(now_ms),
                 taking: self.takings,
                 catching_up: 1,
             };
@@ -96,12 +93,12 @@ impl Planning {
         }
     }
 
-    /// All sites of these shards have come. Returns when those that are still held were taken.
+    /// All sites of these shards have come. Returns how far the predecessors of those that are still held were.
     pub(super) fn taken(&mut self, leases: &[Lease]) -> Vec<(Shard, Timestamp)> {
         let mut taken = Vec::new();
         for lease in leases {
             if let Some(held) = self.shards.get(&lease.shard).filter(|held| held.epoch == lease.epoch) {
-                taken.push((lease.shard, held.taken_at));
+                taken.push((lease.shard, held.taken_through));
                 self.caught_up(lease.shard, held.taking);
             }
         }
@@ -139,15 +136,15 @@ impl Planning {
             wheel.insert(entry, first);
             // Of the ticks that came before, the newest may still be worth doing, if nobody has.
             let interval_ms = self.roster.due(entry).map_or(0, |due| due.interval_ms);
-            let life_ms = job::life(Duration::from_millis(interval_ms.into())).as_millis();
-            let newest = self.roster.last_tick(entry, floor - 1);
-            let Some(at_ms) = newest.filter(|at| {
-                Timestamp::from_millis(*at) > since && i128::from(now_ms - at) < life_ms.cast_signed()
-            }) else {
+            let life = job::life(Duration::from_millis(interval_ms.into()));
+            let newest = self.roster.last_tick(entry, floor - 1).map(Timestamp::from_millis);
+            let Some(at) = newest.filter(|at| *at > since) else { continue };
+            let left = at.plus(life).since(Timestamp::from_millis(now_ms));
+            if left.is_zero() {
                 continue;
-            };
-            // Spread by the phase, which is as good as chance.
-            let publish_ms = now_ms + at_ms.rem_euclid(SPREAD_MS);
+            }
+            let publish_ms = now_ms + wait_ms(at.millis(), left);
+            let at_ms = at.millis();
             held.catching_up += 1;
             let left = LeftOver { at_ms, entry, site, shard, taking: held.taking };
             self.left_over.push(Reverse((publish_ms, left)));
@@ -273,6 +270,13 @@ impl Planning {
     }
 }
 
+/// For how long a tick that a predecessor left waits for others, when so much of its life is left: a prober must still
+/// be able to do it. Spread by the phase, which is as good as chance.
+fn wait_ms(at_ms: i64, left: Duration) -> i64 {
+    let most = i64::try_from(left.as_millis() / 2).unwrap_or(SPREAD_MS);
+    at_ms.rem_euclid(SPREAD_MS.min(most).max(1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -281,12 +285,22 @@ mod tests {
     fn a_shard_that_was_taken_again_is_not_forgotten_for_the_loss_of_its_older_lease() {
         let mut planning = Planning::default();
         let lease = |epoch| Lease { shard: Shard(3), epoch, scheduled_through: Timestamp::default() };
-        planning.take(&[lease(Epoch(1))], 0);
-        planning.take(&[lease(Epoch(2))], 0);
+        planning.take(&[lease(Epoch(1))]);
+        planning.take(&[lease(Epoch(2))]);
 
         planning.lose(&[(Shard(3), Epoch(1))]);
         assert_eq!(planning.progress().len(), 1);
         planning.lose(&[(Shard(3), Epoch(2))]);
         assert_eq!(planning.progress(), []);
+    }
+
+    #[test]
+    fn a_tick_that_was_left_over_keeps_half_of_what_is_left_of_its_life_for_the_prober() {
+        for at_ms in 0..10_000 {
+            assert!(wait_ms(at_ms, Duration::from_secs(50)) < SPREAD_MS);
+            assert!(wait_ms(at_ms, Duration::from_millis(800)) < 400);
+            assert_eq!(wait_ms(at_ms, Duration::from_millis(1)), 0);
+        }
+        assert!((0..10_000).any(|at_ms| wait_ms(at_ms, Duration::from_secs(50)) > SPREAD_MS - 10));
     }
 }

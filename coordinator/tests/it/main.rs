@@ -249,3 +249,30 @@ async fn a_load_is_followed_by_the_sites_of_every_shard() {
     timeout(SOON, everybody).await.expect("a job of each site");
     running.drain().await;
 }
+
+/// What was due before a shard was taken, and expired before its sites had been read, was published by nobody.
+#[tokio::test]
+async fn the_gap_before_a_take_over_lasts_until_the_sites_have_been_read() {
+    let stack = Stack::new().await;
+    stack.execute("INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://x/', 1)").await;
+    stack
+        .execute("UPDATE picket.leases SET scheduled_through = '2026-01-01 12:00', accounted_through = now()")
+        .await;
+    let mut reading_must_wait = stack.pool.begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE picket.sites").execute(&mut *reading_must_wait).await.unwrap();
+
+    let running = stack.coordinator("late", Duration::from_secs(15)).await;
+    let taken = "SELECT count(*) FROM picket.leases WHERE holder = 'late'";
+    eventually(SOON, "all shards to be taken", async || stack.number(taken).await == 64).await;
+    sqlx::raw_sql("CREATE TABLE read_since AS SELECT clock_timestamp() AS at, pg_sleep(1.5)::text")
+        .execute(&mut *reading_must_wait)
+        .await
+        .unwrap();
+    reading_must_wait.commit().await.unwrap();
+
+    let whole =
+        "SELECT count(*) FROM picket.gaps, read_since WHERE gap_from = '2026-01-01 12:00' AND gap_to > at
+                 AND shard = (SELECT shard FROM picket.sites)";
+    eventually(SOON, "the gap as one span", async || stack.number(whole).await == 1).await;
+    running.drain().await;
+}

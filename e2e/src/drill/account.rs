@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use picket_testkit::eventually;
 use serde::{Deserialize, Serialize};
 
-use super::LONG;
 use crate::Stack;
 
 /// What became of the ticks of a span.
@@ -52,12 +50,7 @@ impl Account {
     /// Waits until the ledger is closed up to `to`, then counts the ticks since `from`. Times are the database's, as SQL
     /// has them; `healed` is when the injury had ended.
     pub async fn of(stack: &Stack, from: &str, to: &str, healed: &str) -> Self {
-        let open = format!("SELECT count(*) FROM picket.leases WHERE accounted_through < '{to}'");
-        eventually(LONG, "the ledger to be closed", async || match stack.number(&open).await {
-            0 => Ok(()),
-            open => Err(format!("{open} shards are not closed")),
-        })
-        .await;
+        stack.closed(to).await;
         let sum = |column: &str| {
             format!("SELECT coalesce(sum({column}), 0)::bigint FROM report.ledger('{from}', '{to}')")
         };

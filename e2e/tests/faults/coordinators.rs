@@ -1,6 +1,10 @@
 //! What may happen to a coordinator.
 
-use picket_e2e::drill::{Drill, Scene};
+use std::collections::HashMap;
+
+use picket_e2e::drill::{Drill, Job, LONG, Scene, Witness};
+use picket_proto::{Epoch, Shard, Timestamp};
+use picket_testkit::eventually;
 
 #[tokio::test]
 async fn f1_a_killed_coordinators_shards_are_taken_over_and_no_tick_is_lost_without_a_trace() {
@@ -29,5 +33,59 @@ async fn f3_a_coordinator_that_is_stopped_hands_over_and_no_tick_is_missed() {
     assert_eq!(account.missed, 0, "{account:#?}");
     // The promise is a second; a machine that is busy with other tests may be slower by itself.
     assert!(account.latest_ms < 3_000, "{account:#?}");
+    drill.stop().await;
+}
+
+#[tokio::test]
+async fn f2_a_coordinator_that_was_paused_beyond_its_lease_publishes_nothing_for_it_when_it_wakes() {
+    let mut drill =
+        Drill::start("F2", "SIGSTOP one of two coordinators beyond its lease", Scene::default()).await;
+    let witness = Witness::of(&drill).await;
+    let paused = drill.coordinators.remove(0);
+    let held = drill
+        .stack
+        .lines(&format!(
+            "SELECT shard || ' ' || epoch FROM picket.leases WHERE holder LIKE '%-{}-%'",
+            paused.pid()
+        ))
+        .await;
+    let held: HashMap<Shard, Epoch> = held
+        .iter()
+        .filter_map(|line| {
+            let (shard, epoch) = line.split_once(' ')?;
+            Some((Shard(shard.parse().ok()?), Epoch(epoch.parse().ok()?)))
+        })
+        .collect();
+    assert_eq!(held.len(), 32);
+
+    paused.signal("STOP");
+    let stopped = drill.injured().await;
+    drill.share().await;
+    drill.served().await;
+    paused.signal("CONT");
+    drill.healed().await;
+    eventually(LONG, "the one that wakes to say so", async || {
+        let log = paused.log();
+        if log.contains("stood still") && log.contains("lease lost on 32 shards") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    drill.coordinators.push(paused);
+    drill.share().await;
+    drill.served().await;
+
+    let stopped = drill
+        .stack
+        .number(&format!("SELECT (extract(epoch FROM '{stopped}'::timestamptz) * 1000000)::bigint"))
+        .await;
+    let of_after = |job: &&Job| job.scheduled_at > Timestamp::from_micros(stopped);
+    let heard = witness.heard();
+    let fenced: Vec<_> =
+        heard.iter().filter(of_after).filter(|job| held.get(&job.shard) == Some(&job.epoch)).collect();
+    assert_eq!(fenced, Vec::<&Job>::new(), "published under a lease that had passed to another");
+    let taken_over =
+        heard.iter().filter(of_after).filter(|job| held.get(&job.shard).is_some_and(|old| job.epoch > *old));
+    assert!(taken_over.count() > 20, "{heard:?}");
+    let account = drill.account().await;
+    assert_eq!(drill.missed("cause <> 'not_scheduled'").await, [""; 0], "{account:#?}");
     drill.stop().await;
 }

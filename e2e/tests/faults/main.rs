@@ -2,5 +2,13 @@
 //!
 //! Those that take long are ignored in `just test`; `just e2e` runs all and prints the table.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod bus;
 mod coordinators;
+mod database;
+mod ledger;
 mod probers;
+mod results;
+mod sinks;
+mod sites;

@@ -1,6 +1,12 @@
 //! What may happen to probers.
 
-use picket_e2e::drill::{Drill, Scene};
+use std::time::Duration;
+
+use picket_e2e::{
+    Process,
+    drill::{Drill, LONG, Scene},
+};
+use picket_testkit::eventually;
 
 #[tokio::test]
 async fn f6_a_region_without_probers_is_missed_there_and_nowhere_else_and_goes_on_when_they_are_back() {
@@ -15,11 +21,7 @@ async fn f6_a_region_without_probers_is_missed_there_and_nowhere_else_and_goes_o
     drill.injured().await;
     drill
         .stack
-        .at_least(
-            picket_e2e::drill::LONG,
-            20,
-            "SELECT count(*) FROM picket.check_results WHERE outcome = 'missed'",
-        )
+        .at_least(LONG, 20, "SELECT count(*) FROM picket.check_results WHERE outcome = 'missed'")
         .await;
     let prober = drill.prober("east").await;
     prober.ready().await;
@@ -30,5 +32,108 @@ async fn f6_a_region_without_probers_is_missed_there_and_nowhere_else_and_goes_o
     let account = drill.account().await;
     assert_eq!(account.missed_in("west"), 0, "{account:#?}");
     assert!(account.missed_for("no_prober") >= 20, "{account:#?}");
+    drill.stop().await;
+}
+
+/// One region, and one prober that is not to be injured.
+const QUIET: Scene = Scene {
+    regions: &["east"],
+    coordinators: 1,
+    probers: 1,
+    sinks: 1,
+    coordinator_options: &[],
+    prober_options: &[],
+    sink_options: &[],
+};
+const VICTIM: &str = "victim";
+/// So that its row can be told from the harness's own sites.
+const SLOW: &str = "interval_ms = 30000";
+
+/// Sites whose checks take three seconds and are worth doing for thirty, and one more prober, with some of their
+/// checks under way.
+async fn a_victim_at_work(drill: &Drill) -> Process {
+    let victim = drill.stack.prober("east", &["--prober-name", VICTIM]).await;
+    victim.ready().await;
+    let url = drill.target.url("/slow/");
+    drill
+        .stack
+        .execute(&format!(
+            "INSERT INTO picket.sites (url, interval_seconds, timeout_ms)
+             SELECT '{url}' || (3000 + n), 30, 10000 FROM generate_series(1, 120) AS n"
+        ))
+        .await;
+    eventually(LONG, "checks to be under way", async || {
+        let running = victim.metric("picket_prober_checks_running");
+        if running >= 4.0 { Ok(()) } else { Err(running) }
+    })
+    .await;
+    victim
+}
+
+#[tokio::test]
+async fn f4_what_a_killed_prober_was_at_is_done_by_another_of_its_region() {
+    let mut drill = Drill::start("F4", "kill -9 one of two probers, at work on slow checks", QUIET).await;
+    let victim = a_victim_at_work(&drill).await;
+
+    victim.kill().await;
+    let killed = drill.injured().await;
+
+    drill.done(&killed, SLOW).await;
+    let redone = "SELECT count(*) FROM picket.check_results WHERE lateness_us > 5000000 AND outcome = 'up'";
+    assert!(drill.stack.number(redone).await >= 2);
+    let by_it = format!("{redone} AND prober = '{VICTIM}'");
+    assert_eq!(drill.stack.number(&by_it).await, 0);
+    drill.served().await;
+    drill.account().await;
+    drill.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "slow: just e2e"]
+async fn f4_a_check_that_takes_longer_than_a_prober_may_be_silent_is_done_once() {
+    let drill = Drill::start("F4b", "checks of 20 s", QUIET).await;
+    let url = drill.target.url("/slow/");
+    drill
+        .stack
+        .execute(&format!(
+            "INSERT INTO picket.sites (url, interval_seconds, timeout_ms)
+             SELECT '{url}' || (20000 + n), 60, 30000 FROM generate_series(1, 30) AS n"
+        ))
+        .await;
+    let done = "SELECT count(*) FROM picket.check_results WHERE total_us >= 20000000 AND outcome = 'up'";
+    drill.stack.at_least(LONG, 10, done).await;
+    drill.stack.execute("UPDATE picket.sites SET enabled = false WHERE interval_seconds = 60").await;
+    let to = drill.now().await;
+    drill.done(&to, "interval_ms = 60000").await;
+
+    let requests = drill.target.requests().iter().filter(|head| head.contains(" /slow/")).count();
+    assert_eq!(i64::try_from(requests).unwrap_or(0), drill.stack.number(done).await, "each once");
+    let account = drill.account().await;
+    assert_eq!(account.missed, 0, "{account:#?}");
+    drill.stop().await;
+}
+
+#[tokio::test]
+async fn f5_a_prober_that_is_stopped_finishes_what_runs_and_takes_no_more() {
+    let mut drill = Drill::start("F5", "SIGTERM one of two probers, at work on slow checks", QUIET).await;
+    let mut victim = a_victim_at_work(&drill).await;
+
+    victim.signal("TERM");
+    let asked = drill.injured().await;
+    // Its checks take 3 s; the deadline that it has by default is 75 s.
+    let status = victim.ended(Duration::from_secs(20)).await;
+    let ended = drill.now().await;
+
+    assert!(status.success(), "{status}: {}", victim.log());
+    assert!(victim.log().contains("finishing the checks under way"), "{}", victim.log());
+    drill.served().await;
+    drill.done(&ended, SLOW).await;
+    let by_it = format!("SELECT count(*) FROM report.checks WHERE prober = '{VICTIM}'");
+    let finished = format!("{by_it} AND started_at + total_ms * interval '1 millisecond' > '{asked}'");
+    assert!(drill.stack.number(&finished).await >= 2);
+    let begun = format!("{by_it} AND scheduled_at > '{asked}'::timestamptz + interval '1 second'");
+    assert_eq!(drill.stack.number(&begun).await, 0);
+    let account = drill.account().await;
+    assert_eq!(account.missed, 0, "{account:#?}");
     drill.stop().await;
 }

@@ -1,6 +1,12 @@
 //! Starting and stopping: data that stay, ports and directories that somebody else has, errors that say why.
 
-use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, time::Duration};
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
+    time::Duration,
+};
 
 use picket_servers::{DataDir, Error, Nats, NatsConfig, Postgres, PostgresConfig, Signal, Tools};
 
@@ -163,4 +169,23 @@ fn a_missing_tool_is_named_with_what_installs_it() {
     let said = Tools::find(Some(dir.path())).postgres().unwrap_err().to_string();
 
     assert!(said.contains("postgres") && said.contains("./justw tools"), "{said}");
+}
+
+#[tokio::test]
+async fn the_bus_writes_what_it_has_acknowledged_to_disk_each_second() {
+    let dir = open_dir();
+    let data = DataDir::lock(dir.path()).unwrap();
+    let config = nats_config();
+    let monitor = nats_config().port;
+    let nats =
+        Nats::start(&tools(), &data, NatsConfig { monitor_port: Some(monitor), ..config }).await.unwrap();
+
+    let mut asked = TcpStream::connect(("127.0.0.1", monitor)).unwrap();
+    asked.write_all(b"GET /jsz?config=true HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    asked.read_to_string(&mut answer).unwrap();
+
+    // In nanoseconds. Without it two minutes are at stake.
+    assert!(answer.contains("\"sync_interval\": 1000000000"), "{answer}");
+    nats.stop(LIMIT).await.unwrap();
 }

@@ -1,0 +1,89 @@
+//! What may happen to sinks.
+
+use async_nats::jetstream;
+use picket_e2e::drill::{Drill, LONG, Scene};
+use picket_proto::subject;
+use picket_testkit::eventually;
+
+/// Results of sites that do not exist, each of a tick of its own: they are rows, and in no ledger.
+const RESULTS: usize = 20_000;
+const FIRST_SITE: usize = 1_000_000;
+const STORED: &str = "SELECT count(*) FROM picket.check_results WHERE site_id >= 1000000";
+/// Commits of a tenth of a second, so that there is a batch in flight nearly always.
+const SLOW: &str = "
+    CREATE FUNCTION picket.slow() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM pg_sleep(0.1); RETURN NULL; END $$;
+    CREATE TRIGGER slow BEFORE INSERT ON picket.check_results FOR EACH STATEMENT EXECUTE FUNCTION picket.slow();";
+const WRITING: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+    AND state = 'active' AND query LIKE '%INSERT INTO picket.check_results AS kept%' AND pid <> pg_backend_pid()";
+
+#[tokio::test]
+#[ignore = "slow: just e2e"]
+async fn f7_every_acknowledged_result_is_stored_once_however_often_sinks_are_killed() {
+    let scene = Scene { sinks: 1, sink_options: &["--batch-size", "200"], ..Scene::default() };
+    let mut drill =
+        Drill::start("F7", "kill -9 of nine sinks, each at another point of its work", scene).await;
+    drill.stack.execute(SLOW).await;
+
+    drill.injured().await;
+    drill.sinks[0].signal("STOP");
+    publish(&drill).await;
+    drill.sinks[0].signal("CONT");
+    for round in 0..9 {
+        let stored = drill.stack.number(STORED).await;
+        drill.stack.at_least(LONG, stored + 1, STORED).await;
+        let sink = drill.sinks.remove(0);
+        match round % 3 {
+            // In the middle of a statement, which may be committed or not.
+            0 => drop(drill.stack.at_least(LONG, 1, WRITING).await),
+            // After a commit and before its acknowledgement.
+            1 => {
+                drill.stack.at_least(LONG, 1, WRITING).await;
+                sink.signal("STOP");
+                eventually(LONG, "the commit", async || drill.stack.number(WRITING).await == 0).await;
+            }
+            // Right after an acknowledgement, or nearly.
+            _ => drop(drill.stack.at_least(LONG, stored + 400, STORED).await),
+        }
+        sink.kill().await;
+        let sink = drill.sink().await;
+        drill.sinks.push(sink);
+    }
+    assert!(drill.stack.number(STORED).await < 15_000, "there was a backlog to the end");
+    let healed = drill.healed().await;
+
+    drill.stack.at_least(LONG, RESULTS as i64, STORED).await;
+    drill.stack.execute("DROP TRIGGER slow ON picket.check_results").await;
+    drill.served().await;
+    drill.done(&healed, "true").await;
+    let twice =
+        "SELECT count(*) - count(DISTINCT site_id) FROM picket.check_results WHERE site_id >= 1000000";
+    assert_eq!(drill.stack.number(twice).await, 0);
+    let account = drill.account().await;
+    assert_eq!((account.missed, account.dead_letters), (0, 0), "{account:#?}");
+    drill.stop().await;
+}
+
+/// Publishes the results, and waits until the stream has acknowledged each.
+async fn publish(drill: &Drill) {
+    let jetstream = jetstream::new(drill.bus().await);
+    let at = drill
+        .stack
+        .lines("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')")
+        .await
+        .remove(0);
+    for some in (FIRST_SITE..FIRST_SITE + RESULTS).collect::<Vec<_>>().chunks(1_000) {
+        let mut acknowledgements = vec![];
+        for site in some {
+            let result = format!(
+                r#"{{"v":1,"id":"{site}","site_id":{site},"kind":"scheduled","region":"east","shard":7,"prober":"p",
+                    "url":"http://x/","scheduled_at":"{at}","started_at":"{at}","outcome":"up"}}"#
+            );
+            let subject = subject::result(&"east".parse().unwrap(), picket_proto::Shard(7));
+            acknowledgements.push(jetstream.publish(subject, result.into()).await.unwrap());
+        }
+        for acknowledgement in acknowledgements {
+            acknowledgement.await.unwrap();
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What people may do to sites while they are being checked.
+
+use picket_e2e::drill::{Drill, Scene};
+
+/// What is done, again and again, to sites whose checks are under way nearly all of the time.
+const CHANGES: [&str; 10] = [
+    "UPDATE picket.sites SET interval_seconds = 3 WHERE name IN ('a', 'b')",
+    "UPDATE picket.sites SET timeout_ms = 1000 WHERE name IN ('a', 'c')",
+    "UPDATE picket.sites SET url = url || '1' WHERE name IN ('b', 'c')",
+    "UPDATE picket.sites SET regions = '{east}' WHERE name = 'd'",
+    "UPDATE picket.sites SET enabled = false WHERE name IN ('e', 'f')",
+    "DELETE FROM picket.sites WHERE id IN (SELECT id FROM picket.sites WHERE name = 'g' LIMIT 3)",
+    "UPDATE picket.sites SET interval_seconds = 2, timeout_ms = 2000 WHERE name IN ('a', 'b', 'c')",
+    "UPDATE picket.sites SET regions = '{west}' WHERE name = 'd'",
+    "UPDATE picket.sites SET enabled = true, interval_seconds = 5 - interval_seconds WHERE name IN ('e', 'f')",
+    "UPDATE picket.sites SET regions = '{}' WHERE name = 'd'",
+];
+
+#[tokio::test]
+async fn f18_a_site_may_be_changed_disabled_and_deleted_while_its_checks_are_under_way() {
+    let mut drill =
+        Drill::start("F18", "sites changed, disabled, deleted, moved while checked", Scene::default()).await;
+    let url = drill.target.url("/slow/");
+    drill
+        .stack
+        .execute(&format!(
+            "INSERT INTO picket.sites (url, name, interval_seconds, timeout_ms)
+             SELECT '{url}' || (1000 + n), substr('abcdefg', n % 7 + 1, 1), 2, 2000 FROM generate_series(1, 42) AS n"
+        ))
+        .await;
+    drill.served().await;
+
+    drill.injured().await;
+    for round in 0..10 {
+        drill.stack.execute(CHANGES[round % CHANGES.len()]).await;
+        // Until a check or two of each have begun since.
+        let now = drill.now().await;
+        drill
+            .stack
+            .at_least(
+                picket_e2e::drill::LONG,
+                20,
+                &format!("SELECT count(*) FROM picket.check_results WHERE scheduled_at > '{now}'"),
+            )
+            .await;
+    }
+    drill.healed().await;
+    drill.served().await;
+
+    let account = drill.account().await;
+    assert_eq!(account.dead_letters, 0, "{account:#?}");
+    assert!(drill.stack.number("SELECT count(*) FROM picket.retired_sites").await >= 3);
+    for sink in &drill.sinks {
+        let log = sink.log();
+        assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+    }
+    drill.stop().await;
+}

@@ -1,0 +1,80 @@
+//! What the streams have acknowledged is there after a kill -9 of the server.
+//!
+//! Not after a power cut: that costs at most what came in the last second, which is the server's `sync_interval`.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_nats::jetstream::consumer::{DeliverPolicy, pull::OrderedConfig};
+use futures_util::{StreamExt, future::join_all};
+use picket_proto::{Shard, subject};
+use picket_runtime::{Bus, Health, options::NatsOptions, streams};
+use picket_testkit::{eventually, servers};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const PUBLISHERS: u32 = 4;
+/// Published by each before it looks at the acknowledgements.
+const TOGETHER: u32 = 64;
+/// Acknowledged between two kills.
+const A_ROUND: usize = 5_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_kills_of_the_server_under_load_cost_no_result_that_it_has_acknowledged() {
+    let mut server = servers::nats().await;
+    let bus = Bus::connect(&NatsOptions::at(server.url()), "test", &Health::new()).await.unwrap();
+    bus.connected().await.unwrap();
+    streams::ensure(&bus.jetstream, streams::results(streams::Durability::default())).await.unwrap();
+    let acknowledged = Arc::new(Mutex::new(HashSet::new()));
+    let publishers: Vec<_> = (0..PUBLISHERS)
+        .map(|publisher| tokio::spawn(publish(bus.clone(), publisher, Arc::clone(&acknowledged))))
+        .collect();
+
+    for _ in 0..3 {
+        let so_far = acknowledged.lock().unwrap().len();
+        eventually(LIMIT, "acknowledgements", async || {
+            let now = acknowledged.lock().unwrap().len();
+            if now >= so_far + A_ROUND { Ok(()) } else { Err(now) }
+        })
+        .await;
+        server.kill().await;
+        server.start().await;
+    }
+    let so_far = acknowledged.lock().unwrap().len();
+    eventually(LIMIT, "acknowledgements again", async || acknowledged.lock().unwrap().len() > so_far).await;
+    publishers.iter().for_each(tokio::task::JoinHandle::abort);
+    join_all(publishers).await;
+
+    let acknowledged = acknowledged.lock().unwrap().clone();
+    let there = all(&bus).await;
+    let lost = acknowledged.difference(&there).count();
+    assert_eq!(lost, 0, "of {} that were acknowledged; {} are there", acknowledged.len(), there.len());
+}
+
+/// Publishes for ever, and notes what was acknowledged.
+async fn publish(bus: Bus, publisher: u32, acknowledged: Arc<Mutex<HashSet<String>>>) {
+    let subject = subject::result(&"eu".parse().unwrap(), Shard(1));
+    for round in 0_u32.. {
+        let publishing = (0..TOGETHER).map(async |number| {
+            let payload = format!("{publisher} {round} {number}");
+            let sent = bus.jetstream.publish(subject.clone(), payload.clone().into()).await.ok()?;
+            sent.await.ok().map(|_| payload)
+        });
+        let published = join_all(publishing).await;
+        acknowledged.lock().unwrap().extend(published.into_iter().flatten());
+    }
+}
+
+/// All that the stream holds.
+async fn all(bus: &Bus) -> HashSet<String> {
+    let mut stream =
+        eventually(LIMIT, "the stream", async || bus.jetstream.get_stream(subject::RESULTS).await).await;
+    let there = usize::try_from(stream.info().await.unwrap().state.messages).unwrap();
+    let config = OrderedConfig { deliver_policy: DeliverPolicy::All, ..Default::default() };
+    let messages = stream.create_consumer(config).await.unwrap().messages().await.unwrap();
+    let texts =
+        messages.take(there).map(|message| String::from_utf8_lossy(&message.unwrap().payload).into_owned());
+    texts.collect().await
+}
