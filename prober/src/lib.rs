@@ -5,6 +5,7 @@
 //! database.
 #![warn(missing_docs)]
 
+mod clock;
 pub mod http;
 mod intake;
 mod job;
@@ -25,8 +26,8 @@ use tracing::{info, warn};
 
 pub use self::options::{BodyLimit, Config, Options};
 use self::{
-    http::Checker, intake::Intake, metrics::Metrics, publisher::Publisher, regexes::Regexes, service::Desk,
-    work::Work,
+    clock::Clock, http::Checker, intake::Intake, metrics::Metrics, publisher::Publisher, regexes::Regexes,
+    service::Desk, work::Work,
 };
 
 /// Why a prober cannot start.
@@ -67,6 +68,7 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<Running, 
             metrics: metrics.clone(),
         },
         metrics,
+        clock: Clock::new(&health),
     };
     let prober = Prober {
         bus,

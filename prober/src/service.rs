@@ -13,7 +13,7 @@ use async_nats::{
 };
 use futures_util::{FutureExt, StreamExt};
 use picket_proto::{CheckResult, Invalid, invalid::shorten, subject};
-use picket_runtime::{Bus, clock};
+use picket_runtime::Bus;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::json;
 use tokio::{sync::Semaphore, time::timeout};
@@ -155,7 +155,7 @@ impl Desk {
 
     async fn answer(&self, request: Request) {
         let message = &request.message;
-        let performed = match Job::asked(&message.payload, clock::wall()) {
+        let performed = match Job::asked(&message.payload, self.work.clock.now()) {
             Ok(job) => self.work.perform(&job).await,
             Err(why) => Err(why),
         };

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use async_nats::jetstream::{self, AckKind};
 use picket_proto::{Cause, CheckResult, Invalid};
-use picket_runtime::clock;
 use tracing::debug;
 
 use crate::{
-    http::Checker,
+    clock::Clock,
+    http::{Checker, Observation},
     job::Job,
     metrics::Metrics,
     publisher::{Publisher, bounded},
@@ -22,15 +22,19 @@ pub(crate) struct Work {
     pub(crate) regexes: Arc<Regexes>,
     pub(crate) publisher: Publisher,
     pub(crate) metrics: Metrics,
+    pub(crate) clock: Clock,
 }
 
 impl Work {
     /// Does a queued job to its end. Acknowledges it only after its result is stored.
     pub(crate) async fn queued(&self, message: jetstream::Message) {
-        let job = match Job::queued(&message.subject, &message.payload, clock::wall()) {
+        let job = match Job::queued(&message.subject, &message.payload, self.clock.now()) {
             Ok(job) => job,
             Err(why) => return self.refuse(&message, &why).await,
         };
+        if let Some(due) = job.scheduled_at() {
+            self.clock.heard(due);
+        }
         let result = match self.perform(&job).await {
             Ok(result) => result,
             Err(why) => {
@@ -56,12 +60,13 @@ impl Work {
     /// # Errors
     /// When part of the request cannot be used.
     pub(crate) async fn perform(&self, job: &Job) -> Result<CheckResult, Invalid> {
-        if let Some(ago) = job.expired(clock::wall()) {
+        if let Some(ago) = job.expired(self.clock.at_least()) {
             let message = format!("expired {} ms before a prober had it", ago.as_millis());
             return Ok(self.missed(job, Cause::Expired, message));
         }
         let check = job.request.validate_with(|field, pattern| self.regexes.get(field, pattern))?;
-        let seen = self.checker.check(&check).await;
+        let started_at = self.clock.now();
+        let seen = Observation { started_at, ..self.checker.check(&check).await };
         let result = job.done(&self.publisher.region, &self.publisher.prober, seen);
         self.count(&result);
         Ok(result)
