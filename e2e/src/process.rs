@@ -13,7 +13,7 @@ use std::{
 use picket_testkit::{eventually, servers};
 use tokio::process::Child;
 
-use crate::Stack;
+use crate::{Stack, drill::LONG};
 
 /// Where the program of this name was built to.
 pub fn path_of(program: &str) -> PathBuf {
@@ -37,7 +37,12 @@ pub struct Process {
 pub(crate) type Signal = &'static str;
 
 impl Process {
-    pub(crate) async fn start(stack: &Stack, program: &str, options: &[&str]) -> Self {
+    pub(crate) async fn start(
+        stack: &Stack,
+        program: &str,
+        options: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let name = format!("{program}-{}", STARTED.fetch_add(1, Ordering::Relaxed));
         let listen = SocketAddr::from(([127, 0, 0, 1], servers::port()));
@@ -46,6 +51,7 @@ impl Process {
         let child = stack
             .command(program, options)
             .env("PICKET_LISTEN", listen.to_string())
+            .envs(variables.iter().copied())
             .stdout(file.try_clone().expect("a second handle"))
             .stderr(file)
             .spawn()
@@ -73,6 +79,39 @@ impl Process {
             }
         })
         .await;
+    }
+
+    /// Waits until it is not ready, and says so for a reason that contains `why`.
+    pub async fn unready(&self, why: &str) {
+        eventually(LONG, &format!("{} not to be ready for '{why}'", self.name), async || {
+            match self.get("/readyz") {
+                Some((503, text)) if text.contains(why) => Ok(()),
+                other => Err(other),
+            }
+        })
+        .await;
+    }
+
+    /// Waits until it has logged `text`.
+    pub async fn says(&self, text: &str) {
+        eventually(LONG, &format!("{} to say '{text}'", self.name), async || match self.log() {
+            log if log.contains(text) => Ok(()),
+            log => Err(log.lines().rev().take(3).map(str::to_owned).collect::<Vec<_>>()),
+        })
+        .await;
+    }
+
+    /// How much memory it has, in KiB (resident).
+    pub fn memory_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse().ok())
+            .unwrap_or_else(|| panic!("{} has no VmRSS", self.name))
+    }
+
+    /// What it is called here.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Asks for `path` of its health server: status and body; `None` if it does not answer.

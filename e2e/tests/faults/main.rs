@@ -2,5 +2,11 @@
 //!
 //! Those that take long are ignored in `just test`; `just e2e` runs all and prints the table.
 
+mod clocks;
 mod coordinators;
+mod network;
+mod order;
+mod overload;
 mod probers;
+mod streams;
+mod upgrade;
