@@ -146,8 +146,10 @@ impl Planning {
             }) else {
                 continue;
             };
-            // Spread by the phase, which is as good as chance.
-            let publish_ms = now_ms + at_ms.rem_euclid(SPREAD_MS);
+            // Spread by the phase, which is as good as chance, but not past what is left of its life: of short
+            // intervals half would expire while they wait.
+            let left_ms = at_ms + i64::try_from(life_ms).unwrap_or(0) - now_ms;
+            let publish_ms = now_ms + at_ms.rem_euclid(SPREAD_MS.min(left_ms / 2).max(1));
             held.catching_up += 1;
             let left = LeftOver { at_ms, entry, site, shard, taking: held.taking };
             self.left_over.push(Reverse((publish_ms, left)));

@@ -54,7 +54,7 @@ async fn f19_processes_replaced_one_after_the_other_under_a_newer_schema_miss_no
 
 /// Ticks of a region that are due within the next seconds, as `{"site_id": …, "shard": …, "at": …, "expires": …}`.
 async fn due_soon(drill: &Drill, region: &str) -> Vec<Value> {
-    let wire = |at: &str| format!("to_char({at} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')");
+    let wire = |at: &str| format!("to_char(({at}) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')");
     let sql = format!(
         "SELECT json_build_object('site_id', schedule.site_id, 'shard', schedule.shard, 'url', url, 'at', {at},
              'ms', (extract(epoch FROM tick) * 1000)::bigint, 'expires', {expires})::text
