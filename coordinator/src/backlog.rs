@@ -134,14 +134,14 @@ impl Backlog {
         match news {
             Some(News::Held) => error!(
                 waiting,
-                "publishing no jobs: {waiting} results that no sink has stored take {percent} % of the {most_mib} MiB \
+                "publishing no jobs: {waiting} results wait for a sink, the oldest behind {percent} % of the {most_mib} MiB \
                  that the stream may hold; are sinks running, and is the database well?"
             ),
             Some(News::LetGo) => info!(waiting, "publishing jobs again: sinks have caught up to {percent} %"),
             Some(News::Much) => warn!(
                 waiting,
-                "{waiting} results that no sink has stored take {percent} % of the {most_mib} MiB that the stream may \
-                 hold; above {} % no jobs are published",
+                "{waiting} results wait for a sink, the oldest behind {percent} % of the {most_mib} MiB that the stream \
+                 may hold; above {} % no jobs are published",
                 Watch::HOLD * 100.0
             ),
             None => {}
@@ -189,7 +189,7 @@ struct Taken {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Seen {
     waiting: u64,
-    /// Of what the stream may hold.
+    /// How much of what the stream may hold is taken from the oldest result that waits to the newest.
     ratio: f64,
     /// What has been lost since the look before, at least.
     lost: u64,
@@ -227,9 +227,11 @@ impl Watch {
         }
         self.floor = self.floor.max(look.taken.map_or(0, |taken| taken.floor));
         self.before = Some(look);
+        // The oldest that waits is what is thrown away first, however much of what came after it is stored.
+        let behind = look.last.saturating_sub(self.floor).min(look.messages);
+        let ratio = look.share(behind);
         // A consumer that was made anew is given all again, of which the most is stored.
-        let waiting = look.waiting().min(look.last.saturating_sub(self.floor));
-        let ratio = look.share(waiting);
+        let waiting = look.waiting().min(behind);
         let news = match () {
             () if !self.held && ratio >= Self::HOLD => Some(News::Held),
             () if self.held && ratio < Self::LET_GO => Some(News::LetGo),
@@ -326,6 +328,17 @@ mod tests {
 
         assert_eq!((seen.waiting, seen.news), (30, None));
         assert!((seen.ratio - 0.03).abs() < 1e-9, "{seen:?}");
+    }
+
+    #[test]
+    fn one_old_result_that_waits_is_in_danger_however_much_after_it_is_stored() {
+        // Given to a sink that sleeps, while another stores all the rest.
+        let seen = Watch::default().see(Look {
+            taken: look(900, 900, 0, 1).taken.map(|taken| Taken { floor: 5, ..taken }),
+            ..look(900, 900, 0, 1)
+        });
+
+        assert_eq!((seen.waiting, seen.news), (1, Some(News::Held)));
     }
 
     #[test]

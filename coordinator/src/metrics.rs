@@ -142,7 +142,7 @@ impl Metrics {
         );
         registry.register(
             "results_waiting_ratio",
-            "How much of what the stream of results may hold is taken by results that no sink has acknowledged",
+            "How much of what the stream of results may hold lies behind the oldest that no sink has acknowledged",
             metrics.results_waiting_ratio.clone(),
         );
         registry.register(

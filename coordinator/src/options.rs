@@ -34,7 +34,7 @@ pub struct Options {
     pub replicas: u8,
     /// The most that the stream of results may hold, on each server that keeps it, such as 8GiB
     ///
-    /// It keeps three days of results, or as many as fit. What no sink has stored yet counts: above four fifths no
+    /// It keeps three days of results, or as many as fit. When what no sink has stored comes to four fifths of it, no
     /// jobs are published until sinks have caught up. All coordinators need the same.
     #[arg(long, env = "PICKET_RESULTS_MAX_BYTES", default_value = "8GiB", value_name = "SIZE", value_parser = results_bytes)]
     pub results_max_bytes: Size,
