@@ -101,6 +101,18 @@ impl Process {
         .await;
     }
 
+    /// Waits until nothing that it has published waits for an acknowledgement; then how many jobs it has published.
+    pub async fn jobs_published(&self) -> f64 {
+        eventually(LONG, &format!("{} to have nothing in flight", self.name), async || {
+            match self.metric("picket_coordinator_jobs_in_flight") {
+                0.0 => Ok(()),
+                jobs => Err(jobs),
+            }
+        })
+        .await;
+        self.metric("picket_coordinator_jobs_published_total")
+    }
+
     /// How much memory it has, in KiB (resident).
     pub fn memory_kib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
@@ -127,9 +139,14 @@ impl Process {
 
     /// One of its metrics: the sum over all labels.
     pub fn metric(&self, name: &str) -> f64 {
+        self.metric_where(name, "")
+    }
+
+    /// The same, of those whose labels contain `label`, such as `cause="expired"`.
+    pub fn metric_where(&self, name: &str, label: &str) -> f64 {
         let text = self.get("/metrics").map(|(_, text)| text).unwrap_or_default();
         text.lines()
-            .filter(|line| line.split(['{', ' ']).next() == Some(name))
+            .filter(|line| line.split(['{', ' ']).next() == Some(name) && line.contains(label))
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
             .sum()
     }

@@ -139,17 +139,15 @@ impl Planning {
             wheel.insert(entry, first);
             // Of the ticks that came before, the newest may still be worth doing, if nobody has.
             let interval_ms = self.roster.due(entry).map_or(0, |due| due.interval_ms);
-            let life_ms = job::life(Duration::from_millis(interval_ms.into())).as_millis();
+            let life = job::life(Duration::from_millis(interval_ms.into()));
+            let life_ms = i64::try_from(life.as_millis()).unwrap_or(i64::MAX);
             let newest = self.roster.last_tick(entry, floor - 1);
-            let Some(at_ms) = newest.filter(|at| {
-                Timestamp::from_millis(*at) > since && i128::from(now_ms - at) < life_ms.cast_signed()
-            }) else {
+            let Some(at_ms) =
+                newest.filter(|at| Timestamp::from_millis(*at) > since && now_ms - at < life_ms)
+            else {
                 continue;
             };
-            // Spread by the phase, which is as good as chance, but not past what is left of its life: of short
-            // intervals half would expire while they wait.
-            let left_ms = at_ms + i64::try_from(life_ms).unwrap_or(0) - now_ms;
-            let publish_ms = now_ms + at_ms.rem_euclid(SPREAD_MS.min(left_ms / 2).max(1));
+            let publish_ms = spread(at_ms, at_ms + life_ms, now_ms);
             held.catching_up += 1;
             let left = LeftOver { at_ms, entry, site, shard, taking: held.taking };
             self.left_over.push(Reverse((publish_ms, left)));
@@ -260,5 +258,27 @@ impl Planning {
         let left_over = self.left_over.peek().map(|Reverse((publish_ms, _))| *publish_ms);
         let wheel = self.wheel.as_ref().and_then(Wheel::wake_ms);
         left_over.into_iter().chain(wheel).min()
+    }
+}
+
+/// When a tick that a predecessor left is published: spread by the phase, which is as good as chance, but not past
+/// half of what is left of its life. Of short intervals the most would expire while they wait.
+fn spread(at_ms: i64, expires_ms: i64, now_ms: i64) -> i64 {
+    let most_ms = SPREAD_MS.min((expires_ms - now_ms) / 2).max(1);
+    now_ms + at_ms.rem_euclid(most_ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tick_that_was_left_is_published_while_it_lives() {
+        for at_ms in 0..10_000 {
+            let (now_ms, expires_ms) = (at_ms + 1_500, at_ms + 2_000);
+            assert!((now_ms..now_ms + 250).contains(&spread(at_ms, expires_ms, now_ms)));
+            assert!((now_ms..now_ms + SPREAD_MS).contains(&spread(at_ms, at_ms + 60_000, now_ms)));
+        }
+        assert_eq!(spread(7, 8, 8), 8);
     }
 }

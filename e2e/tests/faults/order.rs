@@ -66,7 +66,7 @@ async fn item6b_a_coordinator_that_cannot_reach_postgres_past_its_lease_stops_pu
     let far = drill.coordinators.pop().expect("the one that was pushed");
     far.says("its time ran out without a renewal").await;
     far.unready("leases").await;
-    let published = far.metric("picket_coordinator_jobs_published_total");
+    let published = far.jobs_published().await;
     assert!(published > 0.0);
     // The other has all shards, and all is served without this one.
     drill.share().await;
