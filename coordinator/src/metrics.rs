@@ -147,7 +147,7 @@ impl Metrics {
         );
         registry.register(
             "results_discarded",
-            "Results that left the stream before a sink had acknowledged them",
+            "Results that left the stream before a sink had acknowledged them; every coordinator counts the same ones",
             metrics.results_discarded.clone(),
         );
         registry.register(

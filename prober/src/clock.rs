@@ -5,7 +5,8 @@
 //! jobs come at once, as they should, the bound is exact to within milliseconds; when all come late it lags.
 //!
 //! - Whether a job has expired is judged by the bound alone: a prober whose wall clock is minutes fast would call all
-//!   of them expired. Where the bound lags, the job's time to live in the stream is what ends it.
+//!   of them expired. Where the bound lags, the job's time to live in the stream is what ends it. A job without one,
+//!   which is not a coordinator's, says nothing of the time and is judged by our own clock.
 //! - When a check began is what the wall clock says, while that can be right: it is not before the bound, and not
 //!   so late after it that every job must have outlived itself. Otherwise it is the bound, and the log says so.
 

@@ -155,8 +155,9 @@ impl Desk {
 
     async fn answer(&self, request: Request) {
         let message = &request.message;
-        let performed = match Job::asked(&message.payload, self.work.clock.now()) {
-            Ok(job) => self.work.perform(&job).await,
+        let now = self.work.clock.now();
+        let performed = match Job::asked(&message.payload, now) {
+            Ok(job) => self.work.perform(&job, now).await,
             Err(why) => Err(why),
         };
         let result = match performed {

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use async_nats::jetstream::{self, AckKind};
-use picket_proto::{Cause, CheckResult, Invalid};
+use async_nats::{
+    header::NATS_MESSAGE_TTL,
+    jetstream::{self, AckKind},
+};
+use picket_proto::{Cause, CheckResult, Invalid, Timestamp};
 use tracing::debug;
 
 use crate::{
@@ -32,10 +35,17 @@ impl Work {
             Ok(job) => job,
             Err(why) => return self.refuse(&message, &why).await,
         };
-        if let Some(due) = job.scheduled_at() {
-            self.clock.heard(due);
-        }
-        let result = match self.perform(&job).await {
+        let ends_in_stream =
+            message.headers.as_ref().is_some_and(|headers| headers.get(NATS_MESSAGE_TTL).is_some());
+        let now = match job.scheduled_at() {
+            Some(due) if ends_in_stream => {
+                self.clock.heard(due);
+                self.clock.at_least()
+            }
+            // Not a coordinator's: nobody but us ends it.
+            _ => self.clock.now(),
+        };
+        let result = match self.perform(&job, now).await {
             Ok(result) => result,
             Err(why) => {
                 if job.site().is_none() {
@@ -55,12 +65,12 @@ impl Work {
         bounded("end a job", message.ack_with(AckKind::Term)).await;
     }
 
-    /// Does the check that `job` asks for, unless it is too old.
+    /// Does the check that `job` asks for, unless it is too old at `now`.
     ///
     /// # Errors
     /// When part of the request cannot be used.
-    pub(crate) async fn perform(&self, job: &Job) -> Result<CheckResult, Invalid> {
-        if let Some(ago) = job.expired(self.clock.at_least()) {
+    pub(crate) async fn perform(&self, job: &Job, now: Timestamp) -> Result<CheckResult, Invalid> {
+        if let Some(ago) = job.expired(now) {
             let message = format!("expired {} ms before a prober had it", ago.as_millis());
             return Ok(self.missed(job, Cause::Expired, message));
         }

@@ -18,6 +18,8 @@ const EXPIRES: Duration = Duration::from_secs(5);
 const HEARTBEAT: Duration = Duration::from_secs(2);
 /// For what needs no answer.
 const ASK: Duration = Duration::from_secs(5);
+/// For what has come already, once the time is over.
+const LAST_LOOK: Duration = Duration::from_millis(250);
 /// Messages handed on together.
 const CHUNK: usize = 256;
 
@@ -85,10 +87,15 @@ impl Pull {
     /// The next messages; cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Chunk, Error> {
         let until = self.until.min(Instant::now() + 2 * HEARTBEAT);
-        match timeout_at(until, self.messages.next()).await {
-            Ok(Some(messages)) => Ok(self.sort(messages)),
-            Ok(None) => Err(Error::Ended("the connection was closed".to_owned())),
-            Err(_) => Err(Error::Silent),
+        let heard = match timeout_at(until, self.messages.next()).await {
+            Ok(heard) => heard,
+            // Perhaps it was this process that slept, and what came meanwhile has not been read yet. Left alone it
+            // would wait for a minute until the server gives it to another.
+            Err(_) => timeout(LAST_LOOK, self.messages.next()).await.map_err(|_| Error::Silent)?,
+        };
+        match heard {
+            Some(messages) => Ok(self.sort(messages)),
+            None => Err(Error::Ended("the connection was closed".to_owned())),
         }
     }
 
