@@ -1,5 +1,6 @@
 //! Who checks what, when: leases on shards of schedules, and a job published for each tick when it is due.
 
+pub mod backlog;
 pub mod catalog;
 pub mod clock;
 pub mod fence;
@@ -23,6 +24,7 @@ use tokio::sync::oneshot;
 use tracing::warn;
 
 use crate::{
+    backlog::{Backlog, Brake},
     catalog::Catalog,
     fence::Fence,
     lapses::Lapses,
@@ -91,6 +93,7 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
         schedules: health.condition("schedules"),
         leases: health.condition("leases"),
         provision: health.condition("streams"),
+        backlog: health.condition("backlog"),
         config,
         bus,
         store,
@@ -107,6 +110,7 @@ struct Coordinator {
     schedules: Condition,
     leases: Condition,
     provision: Condition,
+    backlog: Condition,
 }
 
 impl Pipeline for Coordinator {
@@ -122,7 +126,15 @@ impl Pipeline for Coordinator {
             lapses: lapses.clone(),
             metrics: self.metrics.clone(),
         };
-        let planner = Planner { publisher, metrics: self.metrics.clone() };
+        let brake = Brake::default();
+        let backlog = Backlog {
+            bus: self.bus.clone(),
+            brake: brake.clone(),
+            metrics: self.metrics.clone(),
+            condition: self.backlog.clone(),
+        };
+        Actor::spawn_linked(None, backlog, (), supervisor.clone()).await?;
+        let planner = Planner { publisher, brake, metrics: self.metrics.clone() };
         let (planner, _) = Actor::spawn_linked(None, planner, (), supervisor.clone()).await?;
         let catalog = Catalog {
             store: self.store.clone(),

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use picket_coordinator::{Config, Error, options::Options, start};
-use picket_runtime::{Bus, process, streams::Durability};
+use picket_runtime::{Bus, process};
 use picket_store::Store;
 
 #[tokio::main]
@@ -14,7 +14,7 @@ async fn main() -> ExitCode {
         name: options.name.clone().unwrap_or_else(process::unique_name),
         lease_time: options.lease_time.0,
         intervals: options.intervals(),
-        durability: Durability { replicas: options.replicas.into(), ..Durability::default() },
+        durability: options.durability(),
         ledger_grace: options.ledger_grace.0,
     };
     let (nats, database) = (&options.nats, &options.database);

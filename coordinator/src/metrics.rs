@@ -16,7 +16,7 @@ use prometheus_client::{
 /// Why a job was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Lost {
-    /// `expired` or `fenced`.
+    /// `expired`, `fenced`, `refused` or `backlog`.
     pub cause: &'static str,
 }
 
@@ -56,6 +56,10 @@ pub struct Metrics {
     pub missed: Family<Missed, Counter>,
     pub ledger_behind: Gauge<f64, AtomicU64>,
     pub ledger_seconds: Histogram,
+    pub results_waiting: Gauge,
+    pub results_waiting_ratio: Gauge<f64, AtomicU64>,
+    pub results_discarded: Counter,
+    pub planner_held_back: Gauge,
 }
 
 impl Metrics {
@@ -81,6 +85,10 @@ impl Metrics {
             missed: Family::default(),
             ledger_behind: Gauge::default(),
             ledger_seconds: Histogram::new(exponential_buckets(0.001, 4.0, 8)),
+            results_waiting: Gauge::default(),
+            results_waiting_ratio: Gauge::default(),
+            results_discarded: Counter::default(),
+            planner_held_back: Gauge::default(),
         };
         let mut registry = health.registry();
         let registry = registry.sub_registry_with_prefix("coordinator");
@@ -126,6 +134,26 @@ impl Metrics {
             "ledger_seconds",
             "How long it took to close a piece of the ledger",
             metrics.ledger_seconds.clone(),
+        );
+        registry.register(
+            "results_waiting",
+            "Results in the stream that no sink has acknowledged",
+            metrics.results_waiting.clone(),
+        );
+        registry.register(
+            "results_waiting_ratio",
+            "How much of what the stream of results may hold lies behind the oldest that no sink has acknowledged",
+            metrics.results_waiting_ratio.clone(),
+        );
+        registry.register(
+            "results_discarded",
+            "Results that left the stream before a sink had acknowledged them; every coordinator counts the same ones",
+            metrics.results_discarded.clone(),
+        );
+        registry.register(
+            "planner_held_back",
+            "Whether no jobs are published because too many results wait for a sink",
+            metrics.planner_held_back.clone(),
         );
         metrics
     }

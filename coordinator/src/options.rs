@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use clap::Parser;
 use picket_proto::site::IntervalRange;
-use picket_runtime::options::{ListenOptions, LogOptions, NatsOptions, Span};
+use picket_runtime::options::{ListenOptions, LogOptions, NatsOptions, Size, Span};
+use picket_runtime::streams::Durability;
 use picket_store::DatabaseOptions;
 
 /// Schedules checks: leases shards of schedules from Postgres and publishes a job on NATS for each tick.
@@ -31,6 +32,12 @@ pub struct Options {
     /// Copies of each stream that the NATS servers keep: 1 on a single server, 3 on a cluster
     #[arg(long, env = "PICKET_REPLICAS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
     pub replicas: u8,
+    /// The most that the stream of results may hold, on each server that keeps it, such as 8GiB
+    ///
+    /// It keeps three days of results, or as many as fit. When what no sink has stored comes to four fifths of it, no
+    /// jobs are published until sinks have caught up. All coordinators need the same.
+    #[arg(long, env = "PICKET_RESULTS_MAX_BYTES", default_value = "8GiB", value_name = "SIZE", value_parser = results_bytes)]
+    pub results_max_bytes: Size,
     /// What this coordinator is called in leases and logs [default: host name, process and a random part]
     #[arg(long, env = "PICKET_COORDINATOR_NAME", value_name = "NAME")]
     pub name: Option<String>,
@@ -64,6 +71,16 @@ pub fn grace(text: &str) -> Result<Span, String> {
     within(text, Duration::from_secs(10), Duration::from_secs(3_600))
 }
 
+/// A size of the stream of results: 1 MiB to 64 TiB.
+fn results_bytes(text: &str) -> Result<Size, String> {
+    let (min, max) = (Size(1 << 20), Size(64 << 40));
+    let size: Size = text.parse()?;
+    match (min..=max).contains(&size) {
+        true => Ok(size),
+        false => Err(format!("'{text}' is out of range; allowed: {min} to {max}")),
+    }
+}
+
 fn within(text: &str, min: Duration, max: Duration) -> Result<Span, String> {
     let span: Span = text.parse()?;
     match (min..=max).contains(&span.0) {
@@ -73,6 +90,15 @@ fn within(text: &str, min: Duration, max: Duration) -> Result<Span, String> {
 }
 
 impl Options {
+    /// How the streams are kept.
+    pub fn durability(&self) -> Durability {
+        Durability {
+            replicas: self.replicas.into(),
+            results_bytes: i64::try_from(self.results_max_bytes.0).unwrap_or(i64::MAX),
+            ..Durability::default()
+        }
+    }
+
     /// The intervals that are taken.
     pub fn intervals(&self) -> IntervalRange {
         IntervalRange { min: self.min_interval.0, max: self.max_interval.0 }
@@ -94,6 +120,8 @@ mod tests {
             ["--min-interval", "2d"],
             ["--replicas", "9"],
             ["--ledger-grace", "1s"],
+            ["--results-max-bytes", "1KiB"],
+            ["--results-max-bytes", "much"],
         ] {
             let refusal =
                 Options::try_parse_from(["picket-coordinator", bad[0], bad[1]]).unwrap_err().to_string();

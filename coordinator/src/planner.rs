@@ -25,6 +25,7 @@ use self::{
     roster::Planned,
 };
 use crate::{
+    backlog::Brake,
     clock::DatabaseClock,
     fence::Gateway,
     metrics::{Lost, Metrics},
@@ -79,6 +80,7 @@ pub struct Batch {
 #[derive(Clone)]
 pub struct Planner {
     pub publisher: Publisher,
+    pub brake: Brake,
     pub metrics: Metrics,
 }
 
@@ -190,6 +192,11 @@ impl Planner {
             let expires_at = scheduled_at.plus(job::life(Duration::from_millis(due.interval_ms.into())));
             if expires_at <= now.plus(TO_A_PROBER) {
                 self.metrics.lost.get_or_create(&Lost { cause: "expired" }).inc();
+                self.publisher.lapses.note(due.shard, publish::before(scheduled_at), expires_at);
+                continue;
+            }
+            if self.brake.is_on() {
+                self.metrics.lost.get_or_create(&Lost { cause: "backlog" }).inc();
                 self.publisher.lapses.note(due.shard, publish::before(scheduled_at), expires_at);
                 continue;
             }

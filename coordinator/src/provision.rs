@@ -3,9 +3,17 @@
 //! Every coordinator does this, over and over, from what it finds and not from what it is told, so that what
 //! somebody deleted is made again. Bound: one round at a time. Loss: none.
 
-use std::time::Duration;
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
-use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::{
+    ErrorCode,
+    consumer::pull,
+    context::{GetStreamError, GetStreamErrorKind},
+    stream::ConsumerErrorKind,
+};
 use picket_proto::{Region, subject};
 use picket_runtime::{
     Bus, Chain, Condition,
@@ -13,10 +21,13 @@ use picket_runtime::{
 };
 use picket_store::{Store, partitions, regions};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use time::OffsetDateTime;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::metrics::{In, Metrics};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
 
 pub enum Msg {
     /// Time to look.
@@ -39,6 +50,10 @@ pub struct Provision {
 #[derive(Default)]
 pub struct Found {
     rounds: u64,
+    /// When each was made: tells one that was deleted and made again.
+    streams: HashMap<String, OffsetDateTime>,
+    /// Those whose consumers were there.
+    regions: HashSet<Region>,
     looked_at: Option<Instant>,
     told: bool,
 }
@@ -90,14 +105,10 @@ impl Actor for Provision {
 }
 
 impl Provision {
-    async fn provide(
-        &self,
-        found: &mut Found,
-        round: bool,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        self.streams(found.rounds == 0).await?;
+    async fn provide(&self, found: &mut Found, round: bool) -> Result<(), Error> {
+        self.streams(found).await?;
         for region in regions::in_use(&self.store).await? {
-            self.consumer(&region, found.rounds == 0).await?;
+            self.consumer(&region, found).await?;
         }
         if round {
             if found.rounds.is_multiple_of(PARTITION_ROUNDS) {
@@ -113,38 +124,68 @@ impl Provision {
         Ok(())
     }
 
-    /// Settings are brought up to date at the start; afterwards only what is missing is made.
-    async fn streams(&self, first: bool) -> Result<(), streams::Error> {
+    /// Settings are brought up to date where a stream has not been seen before: at the start, and when somebody
+    /// deleted it and it was made again, by a sink perhaps, which does not know all settings.
+    async fn streams(&self, found: &mut Found) -> Result<(), Error> {
         for config in [
             streams::jobs(self.durability),
             streams::results(self.durability),
             streams::events(self.durability),
         ] {
-            let there = !first && self.bus.jetstream.get_stream(&config.name).await.is_ok();
-            if !there {
-                let name = config.name.clone();
-                streams::bring_up_to_date(&self.bus.jetstream, config).await?;
-                if !first {
-                    warn!(stream = name, "the stream {name} was gone and has been made again");
-                }
+            let name = config.name.clone();
+            let created = match self.bus.jetstream.get_stream(&name).await {
+                Ok(stream) => Some(stream.cached_info().created),
+                Err(error) if is_absent(&error) => None,
+                Err(error) => return Err(error.into()),
+            };
+            let known = found.streams.get(&name).copied();
+            if created.is_some() && created == known {
+                continue;
             }
+            let made = streams::bring_up_to_date(&self.bus.jetstream, config).await?;
+            if known.is_some() {
+                warn!(
+                    stream = name,
+                    "the stream {name} was gone and has been made again: what it held is lost"
+                );
+            }
+            found.streams.insert(name, made.created);
         }
         Ok(())
     }
 
-    async fn consumer(&self, region: &Region, first: bool) -> Result<(), streams::Error> {
+    async fn consumer(&self, region: &Region, found: &mut Found) -> Result<(), Error> {
         let name = subject::prober_consumer(region);
-        let found =
-            self.bus.jetstream.get_consumer_from_stream::<pull::Config, _, _>(&name, subject::JOBS).await;
-        if let Ok(consumer) = &found {
-            let waiting = i64::try_from(consumer.cached_info().num_pending).unwrap_or(i64::MAX);
-            self.metrics.waiting.get_or_create(&In { region: region.to_string() }).set(waiting);
+        let jetstream = &self.bus.jetstream;
+        let there = match jetstream.get_consumer_from_stream::<pull::Config, _, _>(&name, subject::JOBS).await
+        {
+            Ok(consumer) => {
+                let waiting = i64::try_from(consumer.cached_info().num_pending).unwrap_or(i64::MAX);
+                self.metrics.waiting.get_or_create(&In { region: region.to_string() }).set(waiting);
+                true
+            }
+            Err(error) => match error.kind() {
+                ConsumerErrorKind::JetStream(why) if why.error_code() == ErrorCode::CONSUMER_NOT_FOUND => {
+                    false
+                }
+                _ => return Err(error.into()),
+            },
+        };
+        let known = found.regions.contains(region);
+        if there && known {
+            return Ok(());
         }
-        if first || found.is_err() {
-            streams::ensure_consumer(&self.bus.jetstream, subject::JOBS, streams::prober_consumer(region))
-                .await?;
-            info!(region = %region, "jobs of region {region} can be pulled");
+        streams::ensure_consumer(jetstream, subject::JOBS, streams::prober_consumer(region)).await?;
+        match known {
+            true => warn!(region = %region, "the consumer {name} was gone and has been made again"),
+            false => info!(region = %region, "jobs of region {region} can be pulled"),
         }
+        found.regions.insert(region.clone());
         Ok(())
     }
+}
+
+/// Whether there is no such stream, and not just no answer.
+fn is_absent(error: &GetStreamError) -> bool {
+    matches!(error.kind(), GetStreamErrorKind::JetStream(why) if why.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }

@@ -3,9 +3,14 @@
 mod account;
 mod witness;
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
-use picket_testkit::{eventually, servers::scratch_dir, target::Target};
+use picket_testkit::{
+    eventually,
+    proxy::Proxy,
+    servers::{self, Nats, scratch_dir},
+    target::Target,
+};
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
     time::Instant,
@@ -33,6 +38,8 @@ pub struct Scene {
     pub prober_options: &'static [&'static str],
     /// What each sink is started with.
     pub sink_options: &'static [&'static str],
+    /// The region whose probers reach the bus through [`Drill::link`].
+    pub linked: Option<&'static str>,
 }
 
 impl Default for Scene {
@@ -45,6 +52,7 @@ impl Default for Scene {
             coordinator_options: &[],
             prober_options: &[],
             sink_options: &[],
+            linked: None,
         }
     }
 }
@@ -66,6 +74,8 @@ pub struct Drill {
     pub probers: Vec<(&'static str, Process)>,
     /// Those that run.
     pub sinks: Vec<Process>,
+    /// What is between the bus and the region of [`Scene::linked`].
+    pub link: Proxy,
     scene: Scene,
     fault: &'static str,
     injury: &'static str,
@@ -98,6 +108,14 @@ impl Drill {
         Self::start_on(fault, injury, scene, stack, place).await
     }
 
+    /// As [`start`](Self::start), on a bus of the test's own.
+    pub async fn start_with_bus(fault: &'static str, injury: &'static str, scene: Scene, nats: Nats) -> Self {
+        let place = place().await;
+        let url = servers::postgres().await.database().await;
+        let stack = Stack::start_with(scene.regions, nats, url).await;
+        Self::start_on(fault, injury, scene, stack, place).await
+    }
+
     async fn start_on(
         fault: &'static str,
         injury: &'static str,
@@ -106,12 +124,14 @@ impl Drill {
         place: SemaphorePermit<'static>,
     ) -> Self {
         let target = Target::http().await;
+        let drill_port = stack.nats.port();
         let mut drill = Self {
             stack,
             target,
             coordinators: vec![],
             probers: vec![],
             sinks: vec![],
+            link: Proxy::to_port(drill_port).await,
             scene,
             fault,
             injury,
@@ -166,14 +186,30 @@ impl Drill {
 
     /// Starts one more coordinator, as the scene has them.
     pub async fn coordinator(&self) -> Process {
+        self.coordinator_with(&[], &[]).await
+    }
+
+    /// As [`coordinator`](Self::coordinator), with options and variables of its own.
+    pub async fn coordinator_with(&self, options: &[&str], variables: &[(&str, &str)]) -> Process {
         let lease = format!("{}s", LEASE.as_secs());
-        let options = ["--lease-time", &lease, "--ledger-grace", "10s", "--min-interval", "1s"];
-        self.stack.coordinator(&[&options, self.scene.coordinator_options].concat()).await
+        let all = ["--lease-time", &lease, "--ledger-grace", "10s", "--min-interval", "1s"];
+        let options = [&all, self.scene.coordinator_options, options].concat();
+        self.stack.process("picket-coordinator", &options, variables).await
     }
 
     /// Starts one more prober, as the scene has them.
     pub async fn prober(&self, region: &str) -> Process {
-        self.stack.prober(region, self.scene.prober_options).await
+        self.prober_with(region, &[]).await
+    }
+
+    /// As [`prober`](Self::prober), with variables of its own.
+    pub async fn prober_with(&self, region: &str, variables: &[(&str, &str)]) -> Process {
+        let link = format!("nats://{}", self.link.address());
+        let linked = ["--nats-url", &link];
+        let linked: &[&str] = if self.scene.linked == Some(region) { &linked } else { &[] };
+        let options = ["--region", region, "--allow-addresses", "127.0.0.0/8,::1/128"];
+        let options = [&options, self.scene.prober_options, linked].concat();
+        self.stack.process("picket-prober", &options, variables).await
     }
 
     /// Starts one more sink, as the scene has them.
@@ -230,6 +266,31 @@ impl Drill {
     /// The database's clock, as SQL has it.
     pub async fn now(&self) -> String {
         self.stack.lines("SELECT clock_timestamp()::text").await.remove(0)
+    }
+
+    /// Lets the injury last so long: where the duration is what injures.
+    pub async fn endure(&self, span: Duration) {
+        tokio::time::sleep(span).await;
+    }
+
+    /// How much memory each process has, in KiB, by its name.
+    pub fn memory(&self) -> BTreeMap<String, u64> {
+        self.processes().map(|process| (process.name().to_owned(), process.memory_kib())).collect()
+    }
+
+    /// Asserts that no process that was there at `before` has grown by more than `most` KiB.
+    pub fn assert_flat(&self, before: &BTreeMap<String, u64>, most: u64) {
+        let now = self.memory();
+        for (name, kib) in &now {
+            let before = before.get(name).copied().unwrap_or(*kib);
+            assert!(*kib <= before + most, "{name} grew from {before} to {kib} KiB: {now:#?}");
+        }
+    }
+
+    /// The sum of a metric over the coordinators.
+    pub fn coordinators_count(&self, metric: &str) -> f64 {
+        let metric = format!("picket_coordinator_{metric}");
+        self.coordinators.iter().map(|coordinator| coordinator.metric(&metric)).sum()
     }
 
     /// Says that the injury is done now; returns when, by the database's clock.

@@ -34,13 +34,12 @@ impl Stack {
 
     /// As [`start`](Self::start), on a database that is there.
     pub async fn start_on(regions: &[&str], url: String) -> Self {
-        let nats = servers::nats().await;
-        let stack = Self {
-            nats,
-            database: PgPool::connect_lazy(&url).expect("the URL of a test's database"),
-            url,
-            dir: servers::scratch_dir("stack"),
-        };
+        Self::start_with(regions, servers::nats().await, url).await
+    }
+
+    /// As [`start`](Self::start), on servers that are there.
+    pub async fn start_with(regions: &[&str], nats: Nats, url: String) -> Self {
+        let stack = Self::bare(nats, url);
         assert_eq!(stack.picket(&["migrate"]).await.0, 0);
         for region in regions {
             assert_eq!(stack.picket(&["region", "add", region]).await.0, 0);
@@ -48,20 +47,46 @@ impl Stack {
         stack
     }
 
+    /// On servers that may be there or not, without a schema.
+    pub fn bare(nats: Nats, url: String) -> Self {
+        Self {
+            nats,
+            database: PgPool::connect_lazy(&url).expect("the URL of a test's database"),
+            url,
+            dir: servers::scratch_dir("stack"),
+        }
+    }
+
+    /// Starts one of our programs with variables of its own.
+    pub async fn process(&self, program: &str, options: &[&str], variables: &[(&str, &str)]) -> Process {
+        Process::start(self, program, options, variables).await
+    }
+
+    /// The URL of the database.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A client of the bus, as another program would be one.
+    pub async fn jetstream(&self) -> async_nats::jetstream::Context {
+        let client = async_nats::connect(self.nats.url()).await.expect("the bus is there");
+        async_nats::jetstream::new(client)
+    }
+
     /// Starts a coordinator.
     pub async fn coordinator(&self, options: &[&str]) -> Process {
-        Process::start(self, "picket-coordinator", options).await
+        self.process("picket-coordinator", options, &[]).await
     }
 
     /// Starts a prober, which may check sites on this machine.
     pub async fn prober(&self, region: &str, options: &[&str]) -> Process {
         let local = ["--region", region, "--allow-addresses", "127.0.0.0/8,::1/128"];
-        Process::start(self, "picket-prober", &[&local, options].concat()).await
+        self.process("picket-prober", &[&local, options].concat(), &[]).await
     }
 
     /// Starts a sink.
     pub async fn sink(&self, options: &[&str]) -> Process {
-        Process::start(self, "picket-sink", options).await
+        self.process("picket-sink", options, &[]).await
     }
 
     /// Runs the operator's command to its end: exit code, standard output, standard error.

@@ -13,7 +13,7 @@ use std::{
 use picket_testkit::{eventually, servers};
 use tokio::process::Child;
 
-use crate::Stack;
+use crate::{Stack, drill::LONG};
 
 /// Where the program of this name was built to.
 pub fn path_of(program: &str) -> PathBuf {
@@ -42,7 +42,12 @@ pub struct Process {
 pub(crate) type Signal = &'static str;
 
 impl Process {
-    pub(crate) async fn start(stack: &Stack, program: &str, options: &[&str]) -> Self {
+    pub(crate) async fn start(
+        stack: &Stack,
+        program: &str,
+        options: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let name = format!("{program}-{}", STARTED.fetch_add(1, Ordering::Relaxed));
         let listen = SocketAddr::from(([127, 0, 0, 1], servers::port()));
@@ -51,6 +56,7 @@ impl Process {
         let child = stack
             .command(program, options)
             .env("PICKET_LISTEN", listen.to_string())
+            .envs(variables.iter().copied())
             .stdout(file.try_clone().expect("a second handle"))
             .stderr(file)
             .spawn()
@@ -80,6 +86,51 @@ impl Process {
         .await;
     }
 
+    /// Waits until it is not ready, and says so for a reason that contains `why`.
+    pub async fn unready(&self, why: &str) {
+        eventually(LONG, &format!("{} not to be ready for '{why}'", self.name), async || {
+            match self.get("/readyz") {
+                Some((503, text)) if text.contains(why) => Ok(()),
+                other => Err(other),
+            }
+        })
+        .await;
+    }
+
+    /// Waits until it has logged `text`.
+    pub async fn says(&self, text: &str) {
+        eventually(LONG, &format!("{} to say '{text}'", self.name), async || match self.log() {
+            log if log.contains(text) => Ok(()),
+            log => Err(log.lines().rev().take(3).map(str::to_owned).collect::<Vec<_>>()),
+        })
+        .await;
+    }
+
+    /// Waits until nothing that it has published waits for an acknowledgement; then how many jobs it has published.
+    pub async fn jobs_published(&self) -> f64 {
+        eventually(LONG, &format!("{} to have nothing in flight", self.name), async || {
+            match self.metric("picket_coordinator_jobs_in_flight") {
+                0.0 => Ok(()),
+                jobs => Err(jobs),
+            }
+        })
+        .await;
+        self.metric("picket_coordinator_jobs_published_total")
+    }
+
+    /// How much memory it has, in KiB (resident).
+    pub fn memory_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse().ok())
+            .unwrap_or_else(|| panic!("{} has no VmRSS", self.name))
+    }
+
+    /// What it is called here.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Asks for `path` of its health server: status and body; `None` if it does not answer.
     pub fn get(&self, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect_timeout(&self.listen, Duration::from_secs(1)).ok()?;
@@ -93,9 +144,14 @@ impl Process {
 
     /// One of its metrics: the sum over all labels.
     pub fn metric(&self, name: &str) -> f64 {
+        self.metric_where(name, "")
+    }
+
+    /// The same, of those whose labels contain `label`, such as `cause="expired"`.
+    pub fn metric_where(&self, name: &str, label: &str) -> f64 {
         let text = self.get("/metrics").map(|(_, text)| text).unwrap_or_default();
         text.lines()
-            .filter(|line| line.split(['{', ' ']).next() == Some(name))
+            .filter(|line| line.split(['{', ' ']).next() == Some(name) && line.contains(label))
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
             .sum()
     }

@@ -82,6 +82,14 @@ impl Job {
         }
     }
 
+    /// When it was due; `None` for an ad-hoc one.
+    pub(crate) fn scheduled_at(&self) -> Option<Timestamp> {
+        match &self.due {
+            Due::Tick(tick) => Some(tick.scheduled_at),
+            Due::Adhoc(_) => None,
+        }
+    }
+
     /// The shard of a site's job; `None` for an ad-hoc one.
     pub(crate) fn shard(&self) -> Option<Shard> {
         match &self.due {

@@ -5,6 +5,7 @@
 //! database.
 #![warn(missing_docs)]
 
+mod clock;
 mod drift;
 mod hosts;
 pub mod http;
@@ -28,6 +29,7 @@ use tracing::{info, warn};
 
 pub use self::options::{BodyLimit, Config, Manners, Options};
 use self::{
+    clock::Clock,
     drift::Drift,
     hosts::{Hosts, Room},
     http::{Asking, Checker},
@@ -99,6 +101,7 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<Running, 
             metrics: metrics.clone(),
         },
         metrics,
+        clock: Clock::new(&health),
         drift,
         hosts: Hosts::new(usize::try_from(config.manners.per_host).unwrap_or(usize::MAX)),
         network,

@@ -7,7 +7,7 @@ use std::{num::NonZeroU16, path::PathBuf, str::FromStr, time::Duration};
 use clap::Parser;
 use ipnet::IpNet;
 use picket_proto::Region;
-use picket_runtime::options::{ListenOptions, LogOptions, NatsOptions, Span};
+use picket_runtime::options::{ListenOptions, LogOptions, NatsOptions, Size, Span};
 
 pub use self::manners::Manners;
 use crate::http::Limits;
@@ -145,18 +145,9 @@ impl FromStr for BodyLimit {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const UNITS: [(&str, usize); 5] =
-            [("kib", 1 << 10), ("mib", 1 << 20), ("k", 1 << 10), ("m", 1 << 20), ("b", 1)];
-        let typed = text.trim().to_ascii_lowercase();
-        let (digits, unit) = UNITS
-            .iter()
-            .find_map(|(name, unit)| Some((typed.strip_suffix(name)?, *unit)))
-            .unwrap_or((&typed, 1));
-        digits
-            .trim()
-            .parse::<usize>()
+        let Size(bytes) = text.parse()?;
+        usize::try_from(bytes)
             .ok()
-            .and_then(|number| number.checked_mul(unit))
             .filter(|bytes| (1 << 10..=64 << 20).contains(bytes))
             .map(Self)
             .ok_or_else(|| "allowed: from 1KiB to 64MiB, such as 512KiB".to_owned())

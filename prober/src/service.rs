@@ -13,7 +13,7 @@ use async_nats::{
 };
 use futures_util::{FutureExt, StreamExt};
 use picket_proto::{CheckResult, Invalid, invalid::shorten, subject};
-use picket_runtime::{Bus, clock};
+use picket_runtime::Bus;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::json;
 use tokio::{sync::Semaphore, time::timeout};
@@ -166,13 +166,14 @@ impl Desk {
 
     async fn answer(&self, request: Request) {
         let message = &request.message;
-        let job = match Job::asked(&message.payload, clock::wall()) {
+        let now = self.work.clock.now();
+        let job = match Job::asked(&message.payload, now) {
             Ok(job) => job,
             Err(why) => return self.refuse(&request, &why).await,
         };
         let longest = Duration::from_millis(job.request.timeout_ms.unsigned_abs());
         // Who asks holds its place while it waits: the room is the smaller for it.
-        let result = match self.work.begin(&job, &self.room, longest, &mut None).await {
+        let result = match self.work.begin(&job, now, &self.room, longest, &mut None).await {
             Ok(ready) => self.work.perform(&job, ready).await,
             Err(NotBegun::Missed(result)) => *result,
             Err(NotBegun::Invalid(why)) => return self.refuse(&request, &why).await,

@@ -2,9 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::jetstream::{self, AckKind};
-use picket_proto::{Cause, Check, CheckResult, Invalid};
-use picket_runtime::{clock, streams};
+use async_nats::{
+    header::NATS_MESSAGE_TTL,
+    jetstream::{self, AckKind},
+};
+use picket_proto::{Cause, Check, CheckResult, Invalid, Timestamp};
+use picket_runtime::streams;
 use tokio::{
     sync::Semaphore,
     time::{Instant, sleep},
@@ -12,6 +15,7 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
+    clock::Clock,
     drift::Drift,
     hosts::{self, Hosts, Refusal, Room, Turn},
     http::{Checker, Observation},
@@ -29,6 +33,7 @@ pub(crate) struct Work {
     pub(crate) regexes: Arc<Regexes>,
     pub(crate) publisher: Publisher,
     pub(crate) metrics: Metrics,
+    pub(crate) clock: Clock,
     pub(crate) drift: Drift,
     pub(crate) hosts: Hosts,
     pub(crate) network: Network,
@@ -84,7 +89,7 @@ impl Work {
 
     /// Acknowledges the job only after its result is stored.
     async fn finish(&self, message: &jetstream::Message, slot: Slot) {
-        let job = match Job::queued(&message.subject, &message.payload, clock::wall()) {
+        let job = match Job::queued(&message.subject, &message.payload, self.clock.now()) {
             Ok(job) => job,
             Err(why) => return self.refuse(message, &why).await,
         };
@@ -93,8 +98,18 @@ impl Work {
             let nak = AckKind::Nak(Some(Self::PULLS_NO_MORE));
             return bounded("give a job back", message.ack_with(nak)).await;
         }
+        let ends_in_stream =
+            message.headers.as_ref().is_some_and(|headers| headers.get(NATS_MESSAGE_TTL).is_some());
+        let now = match job.scheduled_at() {
+            Some(due) if ends_in_stream => {
+                self.clock.heard(due);
+                self.clock.at_least()
+            }
+            // Not a coordinator's: nobody but us ends it.
+            _ => self.clock.now(),
+        };
         let mut slot = Some(slot);
-        let result = match self.begin(&job, &self.room, Self::LONGEST_WAIT, &mut slot).await {
+        let result = match self.begin(&job, now, &self.room, Self::LONGEST_WAIT, &mut slot).await {
             Ok(ready) => self.perform(&job, ready).await,
             Err(NotBegun::Missed(result)) => *result,
             Err(NotBegun::Stopping) => return give_back(message).await,
@@ -115,17 +130,17 @@ impl Work {
         bounded("end a job", message.ack_with(AckKind::Term)).await;
     }
 
-    /// Judges the request and waits for its turn, for `longest` if nothing says when it expires. Whoever waits in
+    /// Judges the request at `now` and waits for its turn, for `longest` if nothing says when it expires. Whoever waits in
     /// `room` gives its slot away meanwhile.
     pub(crate) async fn begin(
         &self,
         job: &Job,
+        now: Timestamp,
         room: &Room,
         longest: Duration,
         slot: &mut Option<Slot>,
     ) -> Result<Ready, NotBegun> {
         let missed = |cause, message| NotBegun::Missed(Box::new(self.missed(job, cause, message)));
-        let now = clock::wall();
         if let Some(ago) = job.expired(now) {
             let message = format!("expired {} ms before a prober had it", ago.as_millis());
             return Err(missed(Cause::Expired, message));
@@ -192,7 +207,9 @@ impl Work {
     pub(crate) async fn perform(&self, job: &Job, ready: Ready) -> CheckResult {
         let Ready { check, host, _turn: turn } = ready;
         let mark = self.drift.mark();
+        let started_at = self.clock.now();
         let (seen, late) = Box::pin(self.drift.timed(self.checker.check(&check))).await;
+        let seen = Observation { started_at, ..seen };
         let held_up = self.drift.excess(&mark, late);
         drop(turn);
         let own_fault = match held_up {

@@ -26,5 +26,7 @@ pub use time::Timestamp;
 
 /// The version of the messages that this build writes (`v` in each message).
 ///
-/// Readers ignore fields that they do not know, so a new optional field needs no new version.
+/// Readers ignore fields that they do not know, so a new optional field needs no new version. They do not refuse a
+/// higher one either: it says who wrote the message. What could not be understood without knowing of the change would
+/// get subjects of its own, since old and new processes run side by side during an upgrade.
 pub const VERSION: u32 = 1;

@@ -1,14 +1,16 @@
 //! The two clocks: the wall's, to say when something was, and one that only goes forward, to say how long.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use picket_proto::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 
 /// Now, by this machine's wall clock. To name a moment, never to measure a duration.
+#[expect(clippy::disallowed_methods, reason = "this is where it is read")]
 pub fn wall() -> Timestamp {
-    let now = clock_gettime(ClockId::Realtime);
-    Timestamp::from_micros(now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1_000))
+    // By the C library, and not past it as `Boottime` is: tests put another clock in front of that.
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_micros(i64::try_from(now.as_micros()).unwrap_or(i64::MAX))
 }
 
 /// A reading of a clock that never goes back and goes on while the machine is suspended

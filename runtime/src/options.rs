@@ -109,9 +109,58 @@ impl std::fmt::Display for Span {
     }
 }
 
+/// A number of bytes as people type it: `4096`, `512KiB`, `64MiB`, `8GiB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+/// From the largest: what is shown is the largest that fits exactly.
+const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let typed = text.trim().to_ascii_lowercase();
+        // `k` is `KiB`: a tenth more or less is nobody's limit.
+        let unit = UNITS.iter().find_map(|(name, bytes)| {
+            let name = name.to_ascii_lowercase();
+            let number = typed.strip_suffix(&name).or_else(|| typed.strip_suffix(&name[..1]))?;
+            Some((number, *bytes))
+        });
+        let (number, bytes) = unit.unwrap_or((typed.strip_suffix('b').unwrap_or(&typed), 1));
+        let number = number.trim().parse::<u64>().ok();
+        number.and_then(|number| number.checked_mul(bytes)).map(Self).ok_or_else(|| {
+            format!("'{text}' is no size; allowed: a whole number with KiB, MiB, GiB or TiB, such as 8GiB")
+        })
+    }
+}
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match UNITS.iter().find(|(_, bytes)| self.0 >= *bytes && self.0.is_multiple_of(*bytes)) {
+            Some((name, bytes)) => write!(f, "{}{name}", self.0 / bytes),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_size_reads_as_people_type_it() {
+        for (text, bytes) in
+            [("2048", 2_048), ("512KiB", 512 << 10), ("64 MiB", 64 << 20), ("2m", 2 << 20), ("8GiB", 8 << 30)]
+        {
+            assert_eq!(text.parse::<Size>().unwrap().0, bytes, "{text}");
+        }
+        assert_eq!(Size(8 << 30).to_string(), "8GiB");
+        assert_eq!(Size(1_500).to_string(), "1500");
+        for bad in ["", "GiB", "-1", "1.5GiB", "99999999999TiB"] {
+            assert!(bad.parse::<Size>().unwrap_err().contains("8GiB"), "{bad}");
+        }
+    }
 
     #[test]
     fn a_duration_reads_as_people_type_it() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::jetstream::{
     Context,
     consumer::{AckPolicy, DeliverPolicy, pull},
-    stream::{Config, DiscardPolicy, RetentionPolicy, StorageType},
+    stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType},
 };
 use picket_proto::{Region, subject};
 
@@ -145,13 +145,14 @@ pub fn sink_consumer() -> pull::Config {
 }
 
 /// Makes the stream, or brings its settings up to date. The coordinator's part, which knows the settings.
+/// Returns the stream as it is then.
 ///
 /// # Errors
 /// When the server refuses, or does not answer in time.
-pub async fn bring_up_to_date(jetstream: &Context, config: Config) -> Result<(), Error> {
+pub async fn bring_up_to_date(jetstream: &Context, config: Config) -> Result<Info, Error> {
     let name = config.name.clone();
     match jetstream.create_or_update_stream(config).await {
-        Ok(_) => Ok(()),
+        Ok(info) => Ok(info),
         Err(source) => Err(Error::Stream { name, source: Box::new(source) }),
     }
 }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{self, consumer::PullConsumer};
-use picket_proto::subject;
+use picket_proto::{Timestamp, subject};
 use picket_runtime::{Backoff, Bus, Chain, Condition, clock, streams};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::{
@@ -200,9 +200,12 @@ impl Puller {
         if messages.is_empty() {
             return Ok(end);
         }
-        let (judge, now) = (Judge { retention: self.config.retention }, clock::wall());
-        if let Some(pending) = messages.last().and_then(|message| self.pending(message)) {
+        let judge = Judge { retention: self.config.retention };
+        let mut now = clock::wall();
+        if let Some((pending, stored)) = messages.last().and_then(|message| self.told(message)) {
             self.metrics.pending.set(pending);
+            // Whoever's clock is behind must not take what is new for what is to come.
+            now = now.max(stored);
         }
         let letters = messages.into_iter().map(|message| Letter {
             content: judge.read(&message.subject, &message.payload, now),
@@ -213,10 +216,11 @@ impl Puller {
         Ok(end)
     }
 
-    /// How many results waited when this one was delivered.
-    fn pending(&self, message: &async_nats::Message) -> Option<i64> {
+    /// How many results waited when this one was delivered, and when the stream had stored it.
+    fn told(&self, message: &async_nats::Message) -> Option<(i64, Timestamp)> {
         let message = jetstream::Message { message: message.clone(), context: self.bus.jetstream.clone() };
-        message.info().ok().and_then(|info| i64::try_from(info.pending).ok())
+        let info = message.info().ok()?;
+        Some((i64::try_from(info.pending).ok()?, Timestamp::from(info.published)))
     }
 
     /// Waits for the leave to hold a batch; while there is none nothing is taken that would tell of the backlog.

@@ -2,6 +2,7 @@
 //!
 //! They are gone when the test process is, however it ended: see `guardian`.
 
+mod disk;
 mod guardian;
 mod nats;
 mod postgres;
@@ -23,7 +24,8 @@ use std::{
 use picket_servers::{Error, Tools};
 use tokio::{process::Command, runtime::Runtime, sync::OnceCell};
 
-pub use nats::{Nats, nats, shared_nats};
+pub use disk::Disk;
+pub use nats::{Nats, nats, nats_on_small_disk, shared_nats};
 pub use picket_servers::Signal;
 pub use postgres::{Postgres, own_postgres, postgres};
 

@@ -5,10 +5,16 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod bus;
+mod clocks;
 mod coordinators;
 mod database;
 mod ledger;
+mod network;
+mod order;
+mod overload;
 mod probers;
 mod results;
 mod sinks;
 mod sites;
+mod streams;
+mod upgrade;

@@ -38,6 +38,7 @@ async fn f6_a_region_without_probers_is_missed_there_and_nowhere_else_and_goes_o
 /// One region, and one prober that is not to be injured.
 const QUIET: Scene = Scene {
     regions: &["east"],
+    linked: None,
     coordinators: 1,
     probers: 1,
     sinks: 1,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::{consumer::PullConsumer, message::PublishMessage};
 use futures_util::StreamExt;
 use picket_proto::{Cause, CheckRequest, Kind, Outcome, Shard, SiteId, subject};
 use picket_runtime::clock;
@@ -44,6 +44,28 @@ async fn an_expired_job_is_missed_without_a_request_to_the_site() {
     assert_eq!((result.started_at, result.scheduled_at), (None, late.scheduled_at.unwrap()));
     assert_eq!(target.connections(), 0);
     eventually(SOON, "no job left", async || place.jobs_left().await == 0).await;
+}
+
+#[tokio::test]
+async fn a_job_that_the_stream_still_holds_is_done_whatever_this_machines_clock_says() {
+    let (place, target) = (Place::shared("jobs-clock").await, Target::http().await);
+    let _prober = place.prober("one", 10).await;
+    // As a coordinator writes it whose database's clock is five minutes behind ours, or ours ahead of its.
+    let tick = clock::wall().minus(Duration::from_secs(300));
+    let job = CheckRequest {
+        scheduled_at: Some(tick),
+        expires_at: Some(tick.plus(Duration::from_secs(60))),
+        ..scheduled(42, &target.url("/ok"))
+    };
+
+    let message = PublishMessage::build().payload(serde_json::to_vec(&job).unwrap().into());
+    let message = message.ttl(Duration::from_secs(61));
+    let subject = subject::job(&place.region, SiteId(42));
+    place.bus.jetstream.send_publish(subject, message).await.unwrap().await.unwrap();
+    let [result] = place.results(1).await.try_into().unwrap();
+
+    assert_eq!(result.outcome, Outcome::Up);
+    assert!(result.lateness().is_some_and(|late| late < Duration::from_secs(60)), "{result:?}");
 }
 
 #[tokio::test]

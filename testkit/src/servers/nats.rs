@@ -1,22 +1,41 @@
 //! A nats-server for a test, which may be stopped, killed, paused and started again.
 
-use picket_servers::{DataDir, NatsConfig, Signal};
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use picket_servers::{DataDir, NatsConfig, Signal, Tools};
 use tokio::sync::OnceCell;
 
-use super::{STOP, background, must, on_a_free_port, scratch_dir, tools};
+use super::{Disk, STOP, background, must, on_a_free_port, scratch_dir, tools};
 
 /// Starts a nats-server with JetStream, of the caller alone.
 pub async fn nats() -> Nats {
     let tools = tools().await;
+    let data = must(DataDir::lock(&scratch_dir("nats")));
+    started(tools, data).await
+}
+
+/// As [`nats`], with its streams on a disk of `mib` MiB. `None` where the system lets us make no disk.
+pub async fn nats_on_small_disk(mib: u32) -> Option<(Nats, Disk)> {
+    let program = must(tools().await.nats_server());
+    let data = must(DataDir::lock(&scratch_dir("nats")));
+    let disk = Disk::mounted(&data.path().join("nats/jetstream"), mib)?;
+    let wrapped = scratch_dir("tools");
+    let wrapper = wrapped.join("bin/nats-server");
+    fs::create_dir_all(wrapped.join("bin")).expect("a directory can be made");
+    fs::write(&wrapper, disk.wrapper(&program)).expect("a program can be written");
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("and run");
+    Some((started(Tools::find(Some(&wrapped)), data).await, disk))
+}
+
+async fn started(tools: Tools, data: DataDir) -> Nats {
     background(async move {
-        let data = must(DataDir::lock(&scratch_dir("nats")));
         let config = |port| NatsConfig { port, ..NatsConfig::default() };
         let server = on_a_free_port(|port| {
             let (tools, data) = (&tools, &data);
             async move { picket_servers::Nats::start(tools, data, config(port)).await }
         })
         .await;
-        Nats { config: config(server.port()), data, server: Some(server) }
+        Nats { config: config(server.port()), tools, data, server: Some(server) }
     })
     .await
 }
@@ -31,6 +50,7 @@ pub async fn shared_nats() -> &'static Nats {
 #[derive(Debug)]
 pub struct Nats {
     config: NatsConfig,
+    tools: Tools,
     data: DataDir,
     server: Option<picket_servers::Nats>,
 }
@@ -54,7 +74,7 @@ impl Nats {
     /// Starts it again, with what it had stored.
     pub async fn start(&mut self) {
         assert!(self.server.is_none(), "the nats-server runs already");
-        let (tools, data, config) = (tools().await, self.data.clone(), self.config.clone());
+        let (tools, data, config) = (self.tools.clone(), self.data.clone(), self.config.clone());
         let start = async move { picket_servers::Nats::start(&tools, &data, config).await };
         self.server = Some(must(background(start).await));
     }

@@ -1,0 +1,150 @@
+//! Old and new side by side.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use picket_e2e::drill::{Drill, LONG, Scene};
+use serde_json::{Value, json};
+
+#[tokio::test]
+#[ignore = "slow: just e2e"]
+async fn f19_processes_replaced_one_after_the_other_under_a_newer_schema_miss_nothing() {
+    let mut drill =
+        Drill::start("F19", "every process replaced, one after the other", Scene::default()).await;
+
+    // As the migrations of the version to come would leave it.
+    drill
+        .stack
+        .execute(
+            "INSERT INTO public._sqlx_migrations (version, description, success, checksum, execution_time)
+             VALUES (9999, 'of a newer version', true, '\\x00', 0);
+             ALTER TABLE picket.sites ADD COLUMN of_a_newer_version text;
+             ALTER TABLE picket.check_results ADD COLUMN of_a_newer_version text",
+        )
+        .await;
+    drill.injured().await;
+    for _ in 0..drill.coordinators.len() {
+        let new = drill.coordinator().await;
+        new.ready().await;
+        drill.coordinators.push(new);
+        drill.share().await;
+        drill.coordinators.remove(0).stop().await;
+        drill.share().await;
+    }
+    for _ in 0..drill.probers.len() {
+        let (region, old) = drill.probers.remove(0);
+        let new = drill.prober(region).await;
+        new.ready().await;
+        drill.probers.push((region, new));
+        old.stop().await;
+    }
+    for _ in 0..drill.sinks.len() {
+        let new = drill.sink().await;
+        new.ready().await;
+        drill.sinks.push(new);
+        drill.sinks.remove(0).stop().await;
+    }
+    drill.healed().await;
+    drill.served().await;
+
+    let account = drill.account().await;
+    assert_eq!((account.missed, account.dead_letters), (0, 0), "{account:#?}");
+    drill.stop().await;
+}
+
+/// Ticks of a region that are due within the next seconds, as `{"site_id": …, "shard": …, "at": …, "expires": …}`.
+async fn due_soon(drill: &Drill, region: &str) -> Vec<Value> {
+    let wire = |at: &str| format!("to_char(({at}) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')");
+    let sql = format!(
+        "SELECT json_build_object('site_id', schedule.site_id, 'shard', schedule.shard, 'url', url, 'at', {at},
+             'ms', (extract(epoch FROM tick) * 1000)::bigint, 'expires', {expires})::text
+         FROM picket.schedules AS schedule JOIN picket.sites AS site ON site.id = site_id
+         JOIN picket.regions AS region ON region.id = region_id
+         CROSS JOIN picket.ticks(interval_ms, phase_ms, valid_from, 'infinity', now(), now() + interval '3 seconds') AS tick
+         WHERE valid_to IS NULL AND region.name = '{region}' ORDER BY tick",
+        at = wire("tick"),
+        expires = wire("tick + interval_ms * interval '1 ms'"),
+    );
+    let lines = drill.stack.lines(&sql).await;
+    lines.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+async fn rows_of(drill: &Drill, ticks: &[Value], region: &str, condition: &str) -> i64 {
+    let of: Vec<String> = ticks
+        .iter()
+        .map(|tick| format!("({}, '{}'::timestamptz)", tick["site_id"], tick["at"].as_str().unwrap_or("")))
+        .collect();
+    let sql = format!(
+        "SELECT count(*) FROM picket.check_results AS result JOIN picket.regions AS region ON region.id = region_id
+         JOIN (VALUES {}) AS wanted (site, at) ON site = site_id AND at = scheduled_at
+         WHERE region.name = '{region}' AND kind = 'scheduled' AND {condition}",
+        of.join(", ")
+    );
+    drill.stack.at_least(LONG, ticks.len() as i64, &sql).await
+}
+
+#[tokio::test]
+async fn f19b_jobs_and_results_of_a_newer_and_an_older_version_are_understood() {
+    let mut drill =
+        Drill::start("F19b", "jobs and results as other versions write them", Scene::default()).await;
+    let jetstream = drill.stack.jetstream().await;
+
+    // A newer and an older coordinator: those of today are away.
+    for coordinator in drill.coordinators.drain(..) {
+        coordinator.stop().await;
+    }
+    drill.injured().await;
+    let ticks = due_soon(&drill, "east").await;
+    for (n, tick) in ticks.iter().enumerate() {
+        let mut job = json!({
+            "site_id": tick["site_id"], "kind": "scheduled", "shard": tick["shard"], "url": tick["url"],
+            "scheduled_at": tick["at"], "expires_at": tick["expires"], "timeout_ms": 2000,
+        });
+        if n % 2 == 0 {
+            job["v"] = 2.into();
+            job["epoch"] = 999_999.into();
+            job["of_a_newer_version"] = json!({"deep": [1, 2]});
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Msg-Id", format!("{}.east.{}", tick["site_id"], tick["ms"]));
+        headers.insert("Nats-Of-A-Newer-Version", "1");
+        let subject = format!("picket.job.east.{}", tick["site_id"]);
+        let sent = jetstream.publish_with_headers(subject, headers, job.to_string().into()).await;
+        sent.expect("it is sent").await.expect("it is stored");
+        // One subject holds one job: the one before must have been taken.
+        rows_of(&drill, std::slice::from_ref(tick), "east", "outcome IN ('up', 'down')").await;
+    }
+
+    // A newer and an older prober.
+    let ticks = due_soon(&drill, "west").await;
+    for (n, tick) in ticks.iter().enumerate() {
+        let mut result = json!({
+            "v": 1, "id": "x", "site_id": tick["site_id"], "kind": "scheduled", "region": "west",
+            "shard": tick["shard"], "prober": "of another version", "url": tick["url"],
+            "scheduled_at": tick["at"], "outcome": "up",
+        });
+        if n % 2 == 0 {
+            result["v"] = 2.into();
+            result["timing"] = json!({"total_us": 1000, "of_a_newer_version_us": 5});
+            result["of_a_newer_version"] = json!([{"deep": 1}]);
+        }
+        let subject = format!("picket.result.west.{}", tick["shard"]);
+        let sent = jetstream.publish(subject, result.to_string().into()).await;
+        sent.expect("it is sent").await.expect("it is stored");
+    }
+    rows_of(&drill, &ticks, "west", "prober = 'of another version'").await;
+    assert!(ticks.len() >= 4, "there was something to do");
+
+    for _ in 0..2 {
+        let coordinator = drill.coordinator().await;
+        coordinator.ready().await;
+        drill.coordinators.push(coordinator);
+    }
+    drill.share().await;
+    drill.healed().await;
+    drill.served().await;
+    drill.endure(Duration::from_secs(1)).await;
+    let account = drill.account().await;
+    assert_eq!(account.dead_letters, 0, "{account:#?}");
+    drill.stop().await;
+}
