@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use picket_e2e::drill::{Drill, LONG, Scene};
+use picket_proto::CheckResult;
 use picket_testkit::eventually;
+
+use crate::results::all_results;
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
@@ -30,13 +33,29 @@ async fn f10_a_bus_that_is_restarted_or_killed_is_taken_up_again_by_all_and_no_r
         assert_eq!(prober.metric("picket_prober_results_lost_total"), 0.0, "{}", prober.log());
     }
     // What was on its way to a sink comes again when the stream misses it.
-    let now = drill.now().await;
-    drill.closed(&now).await;
-    eventually(LONG, "every result that the stream has", async || {
-        let late = "SELECT count(*) FROM picket.check_results WHERE cause = 'result_late'";
-        match drill.stack.number(late).await {
+    let jetstream = async_nats::jetstream::new(drill.bus().await);
+    let kept: Vec<String> = all_results(&jetstream)
+        .await
+        .iter()
+        .filter_map(|(_, payload)| serde_json::from_slice::<CheckResult>(payload).ok())
+        .filter_map(|result| {
+            Some(format!(
+                "({}, '{}', '{}'::timestamptz)",
+                result.site_id?, result.region, result.scheduled_at
+            ))
+        })
+        .collect();
+    let lacking = format!(
+        "SELECT count(*) FROM (VALUES {}) AS kept (site_id, region, at) WHERE NOT EXISTS (
+             SELECT FROM picket.check_results AS result JOIN picket.regions AS region ON region.id = region_id
+             WHERE result.site_id = kept.site_id AND region.name = kept.region AND scheduled_at = at
+               AND prober IS NOT NULL)",
+        kept.join(", ")
+    );
+    eventually(LONG, "a row for every result that the stream has", async || {
+        match drill.stack.number(&lacking).await {
             0 => Ok(()),
-            late => Err(late),
+            lacking => Err(lacking),
         }
     })
     .await;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 type Message = (String, Vec<u8>);
 
 /// All that the stream of results holds.
-async fn all_results(jetstream: &jetstream::Context) -> Vec<Message> {
+pub(crate) async fn all_results(jetstream: &jetstream::Context) -> Vec<Message> {
     let mut stream = jetstream.get_stream(subject::RESULTS).await.unwrap();
     let there = usize::try_from(stream.info().await.unwrap().state.messages).unwrap();
     let config =
