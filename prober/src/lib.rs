@@ -68,7 +68,7 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<Running, 
             metrics: metrics.clone(),
         },
         metrics,
-        clock: Clock::new(&health),
+        clock: Clock::new(&health, &config.region),
     };
     let prober = Prober {
         bus,
