@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use picket_proto::{Timestamp, job};
+use picket_proto::{Region, Timestamp, job};
 use picket_runtime::{
     Health,
     clock::{Boottime, wall},
@@ -31,9 +31,13 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    pub(crate) fn new(health: &Health) -> Self {
+    pub(crate) fn new(health: &Health, region: &Region) -> Self {
         let clock = Self::default();
-        health.registry().sub_registry_with_prefix("prober").register(
+        let mut registry = health.registry();
+        let registry = registry
+            .sub_registry_with_prefix("prober")
+            .sub_registry_with_label(("region".into(), region.to_string().into()));
+        registry.register(
             "clock_off_seconds",
             "How far ahead (behind: below 0) this machine's clock is where it cannot be right; 0 where it can",
             clock.off.clone(),
