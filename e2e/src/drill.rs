@@ -1,6 +1,7 @@
 //! A drill: the whole system at work, one injury, and the account of every tick that was due meanwhile.
 
 mod account;
+mod table;
 mod witness;
 
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
@@ -17,6 +18,7 @@ use tokio::{
 };
 
 pub use account::{Account, Line};
+pub use table::{cells, table};
 pub use witness::{Job, Witness};
 
 use crate::{Process, Stack, process::built_dir};

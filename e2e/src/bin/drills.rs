@@ -2,8 +2,7 @@
 
 use std::{env, fs};
 
-use comfy_table::{CellAlignment, Table, presets};
-use picket_e2e::drill::{Line, lines_dir};
+use picket_e2e::drill::{Line, cells, lines_dir, table};
 
 #[expect(clippy::print_stdout, reason = "it prints")]
 fn main() {
@@ -24,41 +23,9 @@ fn main() {
     if lines.is_empty() {
         return;
     }
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header([
-        "FAULT",
-        "INJURY",
-        "TICKS",
-        "UP",
-        "DOWN",
-        "MISSED",
-        "GAP",
-        "UNACCOUNTED",
-        "DOUBLED",
-        "RECOVERY",
-        "CAUSES",
-    ]);
-    for column in 2..=9 {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
+    let mut table = table(&["FAULT", "INJURY"], 0);
     for Line { fault, injury, account, .. } in lines {
-        let causes: Vec<String> =
-            account.causes.iter().map(|(cause, ticks)| format!("{ticks} {cause}")).collect();
-        table.add_row([
-            fault,
-            injury,
-            account.ticks.to_string(),
-            account.up.to_string(),
-            account.down.to_string(),
-            account.missed.to_string(),
-            account.gap.to_string(),
-            account.unaccounted.to_string(),
-            account.doubled.to_string(),
-            format!("{:.1} s", account.recovery_s),
-            causes.join(", "),
-        ]);
+        table.add_row([vec![fault, injury], cells(&account)].concat());
     }
     println!("{table}");
 }

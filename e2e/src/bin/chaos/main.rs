@@ -8,8 +8,7 @@ mod world;
 use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
-use comfy_table::{CellAlignment, Table, presets};
-use picket_e2e::drill::Account;
+use picket_e2e::drill::{Account, cells, table};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
@@ -92,27 +91,7 @@ async fn main() -> ExitCode {
 async fn account(world: &World, injuries: &[Injury], spans: &[(String, String)], from: &str) -> Account {
     let to = world.now();
     let total = Account::of(&world.stack, from, &to, spans.last().map_or(from, |(_, ended)| ended)).await;
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header([
-        "AT",
-        "FAULT",
-        "INJURY",
-        "FOR",
-        "TICKS",
-        "UP",
-        "DOWN",
-        "MISSED",
-        "GAP",
-        "UNACCOUNTED",
-        "DOUBLED",
-        "RECOVERY",
-        "CAUSES",
-    ]);
-    for column in 3..=11 {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
+    let mut table = table(&["AT", "FAULT", "INJURY", "FOR"], 1);
     for (number, injury) in injuries.iter().enumerate() {
         let (began, ended) = &spans[number];
         let until = spans.get(number + 1).map_or(&to, |(next, _)| next);
@@ -131,25 +110,6 @@ async fn account(world: &World, injuries: &[Injury], spans: &[(String, String)],
     );
     say(&table.to_string());
     total
-}
-
-fn cells(account: &Account) -> Vec<String> {
-    let causes: Vec<String> =
-        account.causes.iter().map(|(cause, ticks)| format!("{ticks} {cause}")).collect();
-    let numbers = [
-        account.ticks,
-        account.up,
-        account.down,
-        account.missed,
-        account.gap,
-        account.unaccounted,
-        account.doubled,
-    ];
-    numbers
-        .iter()
-        .map(i64::to_string)
-        .chain([format!("{:.1} s", account.recovery_s), causes.join(", ")])
-        .collect()
 }
 
 fn line(injury: &Injury) -> String {

@@ -1,0 +1,33 @@
+//! The table of faults, as people read it.
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use super::Account;
+
+const COUNTS: [&str; 9] =
+    ["TICKS", "UP", "DOWN", "MISSED", "GAP", "UNACCOUNTED", "DOUBLED", "RECOVERY", "CAUSES"];
+
+/// A table that begins with columns of these names, of which the last `numbers` are numbers.
+pub fn table(columns: &[&str], numbers: usize) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(columns.iter().chain(&COUNTS));
+    let last_count = columns.len() + COUNTS.len() - 1;
+    for column in columns.len() - numbers..last_count {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+/// The rest of a row.
+pub fn cells(account: &Account) -> Vec<String> {
+    let Account { ticks, up, down, missed, gap, unaccounted, doubled, .. } = account;
+    let causes: Vec<String> =
+        account.causes.iter().map(|(cause, ticks)| format!("{ticks} {cause}")).collect();
+    [ticks, up, down, missed, gap, unaccounted, doubled]
+        .iter()
+        .map(ToString::to_string)
+        .chain([format!("{:.1} s", account.recovery_s), causes.join(", ")])
+        .collect()
+}
