@@ -9,6 +9,7 @@ use picket_e2e::{
 use picket_testkit::eventually;
 
 #[tokio::test]
+#[ignore = "slow: just e2e"]
 async fn f6_a_region_without_probers_is_missed_there_and_nowhere_else_and_goes_on_when_they_are_back() {
     let mut drill = Drill::start("F6", "kill -9 all probers of a region for 15 s", Scene::default()).await;
 
@@ -72,6 +73,7 @@ async fn a_victim_at_work(drill: &Drill) -> Process {
 }
 
 #[tokio::test]
+#[ignore = "slow: just e2e"]
 async fn f4_what_a_killed_prober_was_at_is_done_by_another_of_its_region() {
     let mut drill = Drill::start("F4", "kill -9 one of two probers, at work on slow checks", QUIET).await;
     let victim = a_victim_at_work(&drill).await;
