@@ -53,6 +53,11 @@ chaos *flags: tools
     cargo build --workspace --bins
     cargo run --quiet --package picket-e2e --bin chaos -- "$@"
 
+# The same targets checked by Debian's prometheus-blackbox-exporter and by Picket: verdicts and times, two minutes
+differential *flags: tools
+    cargo build --workspace --bins
+    @"$CARGO_TARGET_DIR/debug/differential" "$@"
+
 # The prober's check beside a bare reqwest loop: CPU and memory, under two minutes (flags: see --help)
 bench-prober *flags:
     cargo build --release --package picket-bench

@@ -191,6 +191,10 @@ impl Checker {
                 .retry(reqwest::retry::never())
                 .no_proxy()
                 .referer(false)
+                // What browsers put up with is no fault of the site's: its visitors are served.
+                .http1_allow_obsolete_multiline_headers_in_responses(true)
+                .http1_allow_spaces_after_header_name_in_responses(true)
+                .http1_ignore_invalid_headers_in_responses(true)
                 .http1_max_headers(Self::MAX_HEADERS)
                 .http2_max_header_list_size(Self::MAX_HEADER_LIST)
                 .http2_initial_stream_window_size(window)

@@ -60,8 +60,18 @@ impl Sign {
     fn of(seen: &Observation) -> Self {
         match (seen.outcome, seen.cause) {
             (Outcome::Missed, _) => Self::Nothing,
-            (_, Some(Cause::Dns | Cause::Connect | Cause::Timeout)) => Self::Doubt,
+            // Who answers with another's certificate may be a captive portal, which answers for all.
+            (_, Some(Cause::Dns | Cause::Connect | Cause::Timeout | Cause::Tls)) => Self::Doubt,
             _ => Self::Life,
+        }
+    }
+
+    /// The same of a canary, of which any answer will do, but for one by somebody else.
+    fn of_canary(seen: &Observation) -> Self {
+        match (seen.outcome, seen.http_status) {
+            (Outcome::Missed, _) => Self::Nothing,
+            (_, Some(_)) => Self::Life,
+            (_, None) => Self::Doubt,
         }
     }
 }
@@ -103,12 +113,16 @@ impl Network {
         let mut changed = shared.changed.subscribe();
         let until = Instant::now() + Self::PATIENCE;
         let _held = Held::new(shared);
+        let mut is_told = false;
         loop {
             changed.mark_unchanged();
             if let Some(verdict) = shared.view().verdict(failed_at) {
                 return verdict;
             }
-            shared.tell(Msg::Doubted);
+            // Once: what changes meanwhile changes for all who are held.
+            if !std::mem::replace(&mut is_told, true) {
+                shared.tell(Msg::Doubted);
+            }
             if !matches!(timeout_at(until, changed.changed()).await, Ok(Ok(()))) {
                 return Verdict::Unknown;
             }
@@ -260,7 +274,7 @@ impl Lookout {
             let mut asked: FuturesUnordered<_> =
                 canaries.iter().map(|canary| checker.check(canary)).collect();
             while let Some(seen) = asked.next().await {
-                match Sign::of(&seen) {
+                match Sign::of_canary(&seen) {
                     Sign::Life => {
                         answering.answer = Some(true);
                         break;

@@ -173,7 +173,7 @@ impl Work {
                 self.metrics.host_refusals.inc();
                 let at_once = self.hosts.per_host();
                 let message = format!(
-                    "{others} checks wait already for their turn at {host}, where {at_once} at once are allowed"
+                    "no room to wait for a turn at {host}, where {at_once} checks at once are allowed; {others} wait there"
                 );
                 Err(missed(Cause::Overloaded, message))
             }

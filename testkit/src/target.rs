@@ -220,6 +220,8 @@ async fn accept(listener: TcpListener, layer: Layer, seen: Arc<Seen>) {
     while let Ok((stream, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
         seen.connections.fetch_add(1, Ordering::SeqCst);
+        // As web servers do; else a head may wait 40 ms for the client to acknowledge what TLS sent before it.
+        let _ = stream.set_nodelay(true);
         connections.spawn(connection(stream, layer.clone(), Arc::clone(&seen)));
     }
 }

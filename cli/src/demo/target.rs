@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::{
     Request, Response, StatusCode,
@@ -166,11 +166,20 @@ fn redirect(to: String) -> Response<Body> {
 /// Part of a body, and then the end of the connection.
 fn cut() -> Response<Body> {
     let parts = [Ok(Frame::data(Bytes::from_static(b"<h1>Wel"))), Err(io::Error::other("cut off"))];
-    Response::new(BodyExt::boxed(StreamBody::new(stream::iter(parts))))
+    let parts = stream::iter(parts).then(async |part| {
+        if part.is_err() {
+            // What is not sent by then never is.
+            sleep(Duration::from_millis(50)).await;
+        }
+        part
+    });
+    Response::new(BodyExt::boxed(StreamBody::new(parts)))
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     fn state() -> State {
@@ -188,6 +197,19 @@ mod tests {
         }
 
         assert_eq!(seen, [200, 503, 200, 503]);
+    }
+
+    #[tokio::test]
+    async fn the_site_that_breaks_off_does_so_within_the_body() {
+        let (mut client, server) = tokio::io::duplex(1 << 10);
+        let mut seen = String::new();
+
+        client.write_all(b"GET /cut HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        serve(server, &state()).await;
+        client.read_to_string(&mut seen).await.unwrap();
+
+        assert!(seen.starts_with("HTTP/1.1 200 OK\r\n") && seen.contains("<h1>Wel"), "{seen}");
+        assert!(!seen.ends_with("0\r\n\r\n"), "{seen}");
     }
 
     #[tokio::test]

@@ -114,11 +114,15 @@ impl Resolve for Resolver {
             enter(Stage::Queue);
             let share = share(&domains, &room, domain(name.as_str())).await.ok_or(Error::NoThread)?;
             let permit = threads.acquire_owned().await.map_err(|_| Error::NoThread)?;
-            enter(Stage::Dns);
             let host = name.as_str().to_owned();
             let (asked, thread) = (host.clone(), Thread::taken(permit, share, running));
+            let marks = phases::current();
             let found = tokio::task::spawn_blocking(move || {
                 let _thread = thread;
+                // Until it runs, the wait is ours.
+                if let Some(marks) = marks {
+                    marks.enter(Stage::Dns);
+                }
                 lookup(&asked).map_err(|why| match File::open("/dev/null") {
                     Err(ours) if verdict::is_ours(&ours) => Error::Ours { host: asked, why: ours },
                     _ => Error::Lookup { host: asked, why: reason(&why) },

@@ -1,6 +1,10 @@
 //! What went wrong, as a cause and as a sentence for a person.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    time::Duration,
+};
 
 use picket_proto::{Cause, invalid::shorten};
 
@@ -51,7 +55,7 @@ pub(super) fn of_error(error: &reqwest::Error, marks: &Marks, seen: &Seen) -> Fa
         return Failure::new(Cause::Blocked, message);
     }
     let system = find::<io::Error>(error);
-    if system.is_some_and(is_ours) {
+    if system.is_some_and(|why| is_ours(why) && !lacks_a_family(why, &marks.candidates())) {
         return Failure::new(
             Cause::Overloaded,
             format!("this prober has no more files, ports or memory for sockets: {}", innermost()),
@@ -99,6 +103,23 @@ pub(super) fn is_ours(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| ours.iter().any(|errno| errno.raw_os_error() == code))
 }
 
+/// Whether `error` is that this machine cannot go to some of `places` at all, mostly for want of IPv6, and no shortage
+/// of ports. It is the error of the last place that was tried; what the others said, which may be the site's
+/// fault, is lost.
+fn lacks_a_family(error: &io::Error, places: &[SocketAddr]) -> bool {
+    let no_address = rustix::io::Errno::ADDRNOTAVAIL.raw_os_error();
+    error.raw_os_error() == Some(no_address) && !places.iter().all(|place| can_go_to(*place))
+}
+
+/// Whether this machine has an address and a route to go to `place` from. Nothing is sent.
+fn can_go_to(place: SocketAddr) -> bool {
+    let socket = match place {
+        SocketAddr::V4(_) => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)),
+        SocketAddr::V6(_) => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)),
+    };
+    socket.and_then(|socket| socket.connect(place)).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use picket_proto::IpVersion;
@@ -112,6 +133,19 @@ mod tests {
         marks.enter(stage);
         let seen = Seen { raw_bytes: 3, body_length: Some(10), ..Seen::default() };
         timeout(allowed, &marks, &seen)
+    }
+
+    /// To the broadcast address nobody may go, as some machines may not to any of IPv6.
+    #[test]
+    fn a_place_that_this_machine_cannot_go_to_is_told_from_a_want_of_ports() {
+        let no_address = io::Error::from_raw_os_error(rustix::io::Errno::ADDRNOTAVAIL.raw_os_error());
+        let no_files = io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
+        let here = SocketAddr::from(([127, 0, 0, 1], 80));
+        let nowhere = SocketAddr::from(([255, 255, 255, 255], 80));
+
+        assert!(!lacks_a_family(&no_address, &[here]));
+        assert!(lacks_a_family(&no_address, &[here, nowhere]));
+        assert!(!lacks_a_family(&no_files, &[here, nowhere]));
     }
 
     #[test]

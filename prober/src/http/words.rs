@@ -12,6 +12,7 @@ pub(super) fn in_words(error: &io::Error) -> String {
         io::ErrorKind::TimedOut => "connection timed out".to_owned(),
         io::ErrorKind::HostUnreachable => "no route to the host".to_owned(),
         io::ErrorKind::NetworkUnreachable => "no route to the network".to_owned(),
+        io::ErrorKind::AddrNotAvailable => "this prober has no address to go there from".to_owned(),
         _ => innermost(error).to_string(),
     }
 }

@@ -2,7 +2,10 @@
 
 use picket_prober::Config;
 use picket_proto::{Cause, CheckResult, Outcome, SiteId, subject};
-use picket_testkit::{eventually, target::Target};
+use picket_testkit::{
+    eventually,
+    target::{Identity, Target},
+};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -96,6 +99,32 @@ async fn when_a_canary_answers_the_sites_are_down() {
     assert!(results.iter().all(|result| result.cause == Some(Cause::Connect)), "{results:?}");
     assert!(results.iter().all(|result| result.timing.connect_us.is_some()), "what was measured is kept");
     assert!(prober.is_ready().is_ok());
+}
+
+/// Somebody answers, and is nobody who was asked.
+#[tokio::test]
+async fn behind_a_captive_portal_a_prober_is_offline_and_no_site_has_a_bad_certificate() {
+    let place = Place::shared("canary-portal").await;
+    let portal = Target::https(&Identity::self_signed(&["portal.example"])).await;
+    let canary = portal.named_url("/ok").parse().unwrap();
+    let _prober = place.ready_prober_with("one", 20, |config| config.manners.canaries = vec![canary]).await;
+
+    place.queue(1, &portal.named_url("/ok")).await;
+    let results = place.results(1).await;
+
+    assert_eq!(of(&results, 1), (Outcome::Missed, Some(Cause::ProberOffline)), "{results:?}");
+}
+
+#[tokio::test]
+async fn a_bad_certificate_is_the_sites_where_a_canary_answers() {
+    let place = Place::shared("canary-certificate").await;
+    let (canary, site) = (Server::open().await, Target::https(&Identity::self_signed(&["a.example"])).await);
+    let _prober = place.ready_prober_with("one", 20, |config| canaries(config, &[&canary])).await;
+
+    place.queue(1, &site.named_url("/ok")).await;
+    let results = place.results(1).await;
+
+    assert_eq!(of(&results, 1), (Outcome::Down, Some(Cause::Tls)), "{results:?}");
 }
 
 #[tokio::test]

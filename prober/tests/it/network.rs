@@ -115,6 +115,17 @@ async fn a_name_none_of_whose_addresses_answers_is_down_and_they_are_named() {
     assert!(seen.timing.first_byte_us.is_none() && seen.remote_addr.is_none(), "{seen:?}");
 }
 
+/// Also where this machine has no IPv6, which was once taken for a want of ports.
+#[tokio::test]
+async fn a_name_with_both_families_that_nobody_listens_at_is_down_by_connect() {
+    let port = Target::closed().await.port();
+    for addresses in [vec![V4, V6], vec![V6, V4]] {
+        let seen = check_named(&named(port), move || Ok(addresses.clone())).await;
+
+        assert_eq!((seen.outcome, seen.cause), (Outcome::Down, Some(Cause::Connect)), "{seen:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_host_that_lets_nobody_in_is_down_by_timeout_while_connecting() {
     let silent = Crowded::at(SocketAddr::new(V4, 0)).await.unwrap();

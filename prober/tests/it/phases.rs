@@ -206,6 +206,25 @@ async fn the_phases_of_a_failed_check_are_kept_up_to_where_it_failed() {
     }
 }
 
+#[test]
+fn a_wait_for_a_thread_of_ours_is_not_in_the_resolvers_time() {
+    const WAIT: Duration = Duration::from_secs(1);
+    let lookup: Lookup = Arc::new(|_| Ok(vec![Ipv4Addr::LOCALHOST.into()]));
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(1).max_blocking_threads(1).enable_all().build().unwrap();
+
+    let timing = runtime.block_on(async {
+        let target = Target::http().await;
+        let request = CheckRequest::new(target.named_url("/ok")).validate().unwrap();
+        let checker = Checker::with_lookup(&limits(), lookup).unwrap();
+        tokio::task::spawn_blocking(|| std::thread::sleep(WAIT));
+        checker.check(&request).await.timing
+    });
+
+    assert!(timing.total_us.unwrap() >= 900_000, "{timing:?}");
+    assert!(timing.dns_us.unwrap() < 500_000, "{timing:?}");
+}
+
 #[tokio::test]
 async fn the_phases_of_all_hops_are_summed() {
     let (target, slow) = (Target::http().await, Target::http().await);

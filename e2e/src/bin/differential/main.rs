@@ -1,0 +1,170 @@
+//! The same targets checked by blackbox_exporter and by Picket: whether their verdicts and their times agree.
+//!
+//! Both are processes as they are run elsewhere; the targets are on loopback. Where the two differ, the case says why.
+//! An unexpected verdict ends this with exit code 1, and so do times that lie outside of each other's noise.
+
+mod blackbox;
+mod cases;
+mod phases;
+mod sites;
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use async_nats::Client;
+use clap::Parser;
+use comfy_table::{Table, presets};
+use futures_util::{StreamExt, stream};
+use picket_e2e::Stack;
+use picket_proto::{CheckRequest, CheckResult, Outcome};
+
+use crate::{
+    blackbox::{Blackbox, Own, Probe},
+    cases::Case,
+    sites::Sites,
+};
+
+/// Checks the same targets with blackbox_exporter and with Picket, and compares.
+#[derive(Parser)]
+struct Options {
+    /// The program [default: prometheus-blackbox-exporter or blackbox_exporter on the PATH or among the tools]
+    #[arg(long, value_name = "PATH")]
+    blackbox: Option<PathBuf>,
+    /// How often each delay is measured by each; 0 to compare verdicts only
+    #[arg(long, value_name = "N", default_value_t = 15)]
+    rounds: usize,
+}
+
+/// The prober, asked as anybody may ask it.
+pub(crate) struct Picket(Client);
+
+impl Picket {
+    /// Asks for a check, and waits for its result.
+    ///
+    /// # Errors
+    /// When nobody answers, or not with a result.
+    pub(crate) async fn check(&self, request: &CheckRequest) -> Result<CheckResult, String> {
+        let payload = serde_json::to_vec(request).map_err(|why| why.to_string())?;
+        let asking = self.0.request("picket.check.local", payload.into());
+        let answer = asking.await.map_err(|why| format!("picket-prober: {why}"))?;
+        serde_json::from_slice(&answer.payload)
+            .map_err(|why| format!("picket-prober: {why}: {}", String::from_utf8_lossy(&answer.payload)))
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = Options::parse();
+    match compare(options).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(why) => {
+            eprintln!("differential: {why}");
+            ExitCode::from(3)
+        }
+    }
+}
+
+/// Whether all is as expected.
+async fn compare(options: Options) -> Result<bool, String> {
+    let program = blackbox::find(options.blackbox)?;
+    let sites = Sites::start().await;
+    let cases = cases::all(&sites);
+    let delays = phases::delays();
+    let modules: Vec<(&CheckRequest, Own)> = cases
+        .iter()
+        .map(|case| (&case.request, case.own))
+        .chain(delays.iter().map(|delay| (&delay.request, Own::default())))
+        .collect();
+    let blackbox = Blackbox::start(&program, &sites.ca_file, &modules).await?;
+    let stack = Stack::start(&["local"]).await;
+    let ca_file = sites.ca_file.to_string_lossy().into_owned();
+    let (coordinator, prober) =
+        (stack.coordinator(&[]).await, stack.prober("local", &["--ca-file", &ca_file]).await);
+    coordinator.ready().await;
+    prober.ready().await;
+    let client = async_nats::ConnectOptions::new().request_timeout(Some(Duration::from_secs(30)));
+    let picket = Picket(client.connect(stack.nats.url()).await.map_err(|why| why.to_string())?);
+
+    let verdicts_agree = verdicts(&blackbox, &picket, &cases).await?;
+    let times_agree = match options.rounds {
+        0 => true,
+        rounds => phases::compare(&blackbox, &picket, &sites, &delays, cases.len(), rounds).await?,
+    };
+    prober.stop().await;
+    coordinator.stop().await;
+    Ok(verdicts_agree && times_agree)
+}
+
+async fn verdicts(blackbox: &Blackbox, picket: &Picket, cases: &[Case]) -> Result<bool, String> {
+    /// Few enough that nothing but the deadline is late.
+    const AT_ONCE: usize = 8;
+    let both = stream::iter(cases.iter().enumerate())
+        .map(async |(number, case)| {
+            let theirs = blackbox.probe(number, &case.request.url).await?;
+            Ok::<_, String>((case, theirs, picket.check(&case.request).await?))
+        })
+        .buffered(AT_ONCE);
+    let both: Vec<_> = both.collect::<Vec<_>>().await.into_iter().collect::<Result<_, _>>()?;
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(["TARGET", "BLACKBOX", "PICKET", "AGREE"]);
+    let (mut agreed, mut unexpected) = (0, 0);
+    for (case, theirs, ours) in &both {
+        let wrong = surprises(case, theirs, ours);
+        let verdict = match (wrong.is_empty(), case.expected.why) {
+            (true, None) => "yes".to_owned(),
+            (true, Some(why)) => format!("no: {why}"),
+            (false, _) => format!("UNEXPECTED: {}", wrong.join("; ")),
+        };
+        agreed += usize::from(wrong.is_empty() && case.expected.why.is_none());
+        unexpected += usize::from(!wrong.is_empty());
+        let status = |status: Option<u16>| status.map_or(String::new(), |status| format!(" ({status})"));
+        let success = if theirs.success { "success" } else { "failure" };
+        let cause = ours.cause.map_or(String::new(), |cause| format!("/{}", cause.as_str()));
+        table.add_row([
+            case.name.to_owned(),
+            format!("{success}{}", status(theirs.status)),
+            format!("{}{cause}{}", ours.outcome.as_str(), status(ours.http_status)),
+            verdict,
+        ]);
+    }
+    say(&format!("{table}\n"));
+    say(&format!(
+        "{} targets, blackbox_exporter {}: {agreed} agree, {} differ for the reason given, {unexpected} unexpected\n",
+        both.len(),
+        blackbox.version,
+        both.len() - agreed - unexpected,
+    ));
+    Ok(unexpected == 0)
+}
+
+/// What is not as the case says.
+fn surprises(case: &Case, theirs: &Probe, ours: &CheckResult) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if theirs.success != case.expected.success {
+        wrong.push(format!("blackbox_exporter says: {}", theirs.reason));
+    }
+    let message = ours.message.as_deref().unwrap_or("up");
+    if ours.cause != case.expected.cause {
+        wrong.push(format!("Picket says: {message}"));
+    }
+    if case.expected.why.is_none() && theirs.success != (ours.outcome == Outcome::Up) {
+        wrong.push("the two differ".to_owned());
+    }
+    // On the way of redirects one has seen an answer of which the other does not speak.
+    if let (None, Some(theirs), Some(ours)) = (case.expected.why, theirs.status, ours.http_status)
+        && theirs != ours
+    {
+        wrong.push("the statuses differ".to_owned());
+    }
+    if let Some(theirs) = theirs.certificate_ends
+        && ours.tls_expires_at.map(|ends| ends.millis() / 1_000) != Some(theirs)
+    {
+        wrong.push(format!("the certificate's ends differ: {theirs} and {:?}", ours.tls_expires_at));
+    }
+    wrong
+}
+
+#[expect(clippy::print_stdout, reason = "the tables")]
+pub(crate) fn say(text: &str) {
+    println!("{text}");
+}
