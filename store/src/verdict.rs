@@ -1,0 +1,478 @@
+//! Pure: whether a site is down, from what its regions say. Time is that of the checks, not of the day.
+//!
+//! A region is down after so many failures in a row; the site is, when a quorum of the regions that report is. What a
+//! region says is taken in the order in which its checks were due: an older result never changes a newer state.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use picket_proto::{Cause, Kind, Outcome, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// When a site counts as down, and when as up again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Failures in a row that make a region down.
+    pub failures_to_open: u32,
+    /// Successes in a row that make it up again.
+    pub successes_to_close: u32,
+    /// How many regions must be down; a majority of those that report where absent.
+    pub quorum: Option<u32>,
+}
+
+/// A region's number.
+pub type RegionId = i16;
+
+/// A result that is new: what a region said of a check that was due then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evidence {
+    /// Where.
+    pub region: RegionId,
+    /// When the check was due.
+    pub at: Timestamp,
+    /// A tick or a confirming check.
+    pub kind: Kind,
+    /// What it says; `missed` says nothing.
+    pub outcome: Outcome,
+    /// Why not up.
+    pub cause: Option<Cause>,
+    /// The cause in words.
+    pub message: Option<String>,
+}
+
+/// What a region has said, as far as it counts: kept while a site is not plainly up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegionState {
+    /// Which.
+    pub region: RegionId,
+    /// When the newest check that counts was due, in microseconds since 1970.
+    pub last_us: i64,
+    /// What kind that check was of.
+    pub kind: Kind,
+    /// Failures in a row.
+    pub fails: u32,
+    /// Successes in a row.
+    pub oks: u32,
+    /// Whether it is down.
+    pub down: bool,
+    /// When the first check of these failures was due, in microseconds since 1970.
+    #[serde(default)]
+    pub failing_since_us: i64,
+    /// Why the last failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
+    /// The cause in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// A region that checks a site: what is kept of it, and what its rows say besides.
+#[derive(Clone, Debug)]
+pub struct Region {
+    /// What is kept; absent where it was plainly up.
+    pub state: Option<RegionState>,
+    /// For how long after its last result it counts as one that reports.
+    pub window: Duration,
+    /// Until then it counts though it has said nothing, since it had no turn yet.
+    pub joining_until: Timestamp,
+    /// When its newest real result was due, leaving out what is new.
+    pub seen: Option<Timestamp>,
+    /// The same of its successes.
+    pub seen_up: Option<Timestamp>,
+}
+
+/// A site, as it is to be judged.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// When it counts as down.
+    pub rules: Rules,
+    /// Those that check it.
+    pub regions: BTreeMap<RegionId, Region>,
+    /// Whether an incident is open.
+    pub open: bool,
+    /// Windows of maintenance: from, and the first moment after.
+    pub maintenance: Vec<(Timestamp, Timestamp)>,
+}
+
+/// What becomes of a site's incident.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It is down.
+    Opened {
+        /// When the check was due that made it so.
+        at: Timestamp,
+        /// When the first of the failing checks was due.
+        first_failure_at: Timestamp,
+        /// Of the region that failed first.
+        cause: Option<Cause>,
+        /// The cause in words.
+        message: Option<String>,
+        /// Those that are down.
+        regions: Vec<RegionId>,
+    },
+    /// It is up again.
+    Closed {
+        /// When the check was due that made it so.
+        at: Timestamp,
+    },
+}
+
+/// What follows from new results.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Judgement {
+    /// In the order in which they happened.
+    pub changes: Vec<Change>,
+    /// How many rounds of confirming checks would decide it; 0: none are needed any more.
+    pub confirm: Option<u32>,
+    /// What is to be kept; nothing when the site is plainly up.
+    pub states: Option<Vec<RegionState>>,
+}
+
+impl Site {
+    /// Takes in what is new, in the order in which it was due.
+    pub fn judge(mut self, mut evidence: Vec<Evidence>) -> Judgement {
+        evidence.retain(|new| new.outcome != Outcome::Missed && self.regions.contains_key(&new.region));
+        self.find_what_was_overlooked(&mut evidence);
+        evidence.sort_by_key(|new| (new.at, new.region, new.kind));
+        let failing_before = self.failing();
+        let (mut changes, mut suspicious) = (Vec::new(), false);
+        let states = self.regions.values().filter_map(|region| region.state.as_ref());
+        let mut now = Timestamp::from_micros(states.map(|state| state.last_us).max().unwrap_or(i64::MIN));
+        for new in &evidence {
+            let taken = self.regions.get_mut(&new.region).and_then(|region| region.take(new, self.rules));
+            let Some(begins) = taken else { continue };
+            suspicious |= begins;
+            now = now.max(new.at);
+            if let Some(change) = self.change(now) {
+                self.open = matches!(change, Change::Opened { .. });
+                changes.push(change);
+            }
+        }
+        let undecided = suspicious && !self.open && !self.in_maintenance(now);
+        let confirm = match undecided.then(|| self.rounds(now)).flatten() {
+            Some(rounds) => Some(rounds),
+            None if (failing_before || suspicious) && (self.open || !self.failing()) => Some(0),
+            None => None,
+        };
+        Judgement { changes, confirm, states: self.states() }
+    }
+
+    /// Two writers at once do not see each other's rows when they look whether a site is plainly up. What one of them
+    /// took for uninteresting is found in the rows, before it could make failures seem to follow each other.
+    fn find_what_was_overlooked(&mut self, evidence: &mut Vec<Evidence>) {
+        for (id, region) in &mut self.regions {
+            let (Some(state), Some(up)) = (&mut region.state, region.seen_up) else { continue };
+            if state.down || state.fails == 0 || up.micros() <= state.failing_since_us {
+                continue;
+            }
+            if up.micros() < state.last_us {
+                (state.fails, state.failing_since_us) = (1, state.last_us);
+            } else {
+                evidence.push(Evidence {
+                    region: *id,
+                    at: up,
+                    kind: Kind::Scheduled,
+                    outcome: Outcome::Up,
+                    cause: None,
+                    message: None,
+                });
+            }
+        }
+    }
+
+    fn change(&self, now: Timestamp) -> Option<Change> {
+        let reporting: Vec<&Region> = self.regions.values().filter(|region| region.reports(now)).collect();
+        let down: Vec<&RegionState> = reporting.iter().filter_map(|region| region.down()).collect();
+        let up = reporting.iter().filter(|region| region.is_up()).count();
+        let quorum = self.quorum(reporting.len());
+        if self.open {
+            // Of a quorum that does not report any more nobody waits for an answer.
+            let back = up > 0 && down.len() < quorum && up >= quorum.min(reporting.len());
+            return back.then_some(Change::Closed { at: now });
+        }
+        if down.len() < quorum || self.in_maintenance(now) {
+            return None;
+        }
+        let first = down.iter().min_by_key(|state| (state.failing_since_us, state.region))?;
+        Some(Change::Opened {
+            at: now,
+            first_failure_at: Timestamp::from_micros(first.failing_since_us),
+            cause: first.cause,
+            message: first.message.clone(),
+            regions: down.iter().map(|state| state.region).collect(),
+        })
+    }
+
+    /// How many of `reporting` regions make a quorum: at least one, and never more than check the site at all.
+    fn quorum(&self, reporting: usize) -> usize {
+        match self.rules.quorum {
+            Some(quorum) => (quorum as usize).clamp(1, self.regions.len().max(1)),
+            None => reporting / 2 + 1,
+        }
+    }
+
+    fn in_maintenance(&self, now: Timestamp) -> bool {
+        self.maintenance.iter().any(|(from, to)| *from <= now && now < *to)
+    }
+
+    /// How many more failures of every region would make a quorum.
+    fn rounds(&self, now: Timestamp) -> Option<u32> {
+        let reporting = self.regions.values().filter(|region| region.reports(now));
+        let mut needed: Vec<u32> = reporting.map(|region| region.fails_needed(self.rules)).collect();
+        needed.sort_unstable();
+        let rounds = *needed.get(self.quorum(needed.len()) - 1)?;
+        (rounds > 0 && self.failing()).then_some(rounds)
+    }
+
+    fn failing(&self) -> bool {
+        self.regions.values().any(|region| region.state.as_ref().is_some_and(|state| !state.is_up()))
+    }
+
+    fn states(self) -> Option<Vec<RegionState>> {
+        // Who was asked to confirm is remembered until its next tick, which anybody can look up.
+        let settled = |state: &RegionState| state.is_up() && state.kind == Kind::Scheduled;
+        let states: Vec<RegionState> = self.regions.into_values().filter_map(|region| region.state).collect();
+        (self.open || !states.iter().all(settled)).then_some(states)
+    }
+}
+
+impl Region {
+    /// Takes in a result, unless it is older than what the region has said. Says whether failures begin with it.
+    fn take(&mut self, new: &Evidence, rules: Rules) -> Option<bool> {
+        let order = |at_us: i64, kind: Kind| (at_us, kind);
+        let known = match &self.state {
+            Some(state) => Some(order(state.last_us, state.kind)),
+            None => self.seen.map(|seen| order(seen.micros(), Kind::Scheduled)),
+        };
+        if known.is_some_and(|known| order(new.at.micros(), new.kind) <= known) {
+            return None;
+        }
+        let state = self.state.get_or_insert_with(|| RegionState::plainly_up(new.region));
+        (state.last_us, state.kind) = (new.at.micros(), new.kind);
+        Some(match new.outcome {
+            Outcome::Down => {
+                let begins = state.fails == 0;
+                if begins {
+                    state.failing_since_us = new.at.micros();
+                }
+                (state.fails, state.oks) = (state.fails.saturating_add(1), 0);
+                state.down |= state.fails >= rules.failures_to_open;
+                (state.cause, state.message) = (new.cause, new.message.clone());
+                begins
+            }
+            _ => {
+                (state.oks, state.fails) = (state.oks.saturating_add(1), 0);
+                state.down &= state.oks < rules.successes_to_close;
+                false
+            }
+        })
+    }
+
+    fn reports(&self, now: Timestamp) -> bool {
+        let last = self.state.as_ref().map(|state| Timestamp::from_micros(state.last_us)).max(self.seen);
+        now < self.joining_until || last.is_some_and(|last| now.since(last) <= self.window)
+    }
+
+    fn down(&self) -> Option<&RegionState> {
+        self.state.as_ref().filter(|state| state.down)
+    }
+
+    /// Whether it says that the site is up; one that has just joined has said nothing.
+    fn is_up(&self) -> bool {
+        match &self.state {
+            Some(state) => state.is_up(),
+            None => self.seen.is_some(),
+        }
+    }
+
+    fn fails_needed(&self, rules: Rules) -> u32 {
+        match &self.state {
+            Some(state) if state.down => 0,
+            Some(state) => rules.failures_to_open.saturating_sub(state.fails).max(1),
+            None => rules.failures_to_open.max(1),
+        }
+    }
+}
+
+impl RegionState {
+    fn plainly_up(region: RegionId) -> Self {
+        Self {
+            region,
+            last_us: 0,
+            kind: Kind::Scheduled,
+            fails: 0,
+            oks: 0,
+            down: false,
+            failing_since_us: 0,
+            cause: None,
+            message: None,
+        }
+    }
+
+    fn is_up(&self) -> bool {
+        !self.down && self.fails == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: Rules = Rules { failures_to_open: 2, successes_to_close: 2, quorum: None };
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_millis(second * 1_000)
+    }
+
+    /// Watched from three regions, plainly up until second 0.
+    fn site(rules: Rules) -> Site {
+        let region = Region {
+            state: None,
+            window: Duration::from_secs(120),
+            joining_until: at(-1_000),
+            seen: Some(at(0)),
+            seen_up: Some(at(0)),
+        };
+        Site {
+            rules,
+            regions: (1..=3).map(|id| (id, region.clone())).collect(),
+            open: false,
+            maintenance: vec![],
+        }
+    }
+
+    fn says(region: RegionId, second: i64, outcome: Outcome) -> Evidence {
+        let cause = (outcome == Outcome::Down).then_some(Cause::Connect);
+        Evidence { region, at: at(second), kind: Kind::Scheduled, outcome, cause, message: None }
+    }
+
+    fn down(region: RegionId, second: i64) -> Evidence {
+        says(region, second, Outcome::Down)
+    }
+
+    fn up(region: RegionId, second: i64) -> Evidence {
+        says(region, second, Outcome::Up)
+    }
+
+    #[test]
+    fn two_of_three_regions_that_fail_twice_open_an_incident_and_two_successes_of_a_quorum_close_it() {
+        let judgement = site(RULES).judge(vec![
+            down(1, 10),
+            down(1, 20),
+            down(2, 21),
+            down(2, 31),
+            up(1, 40),
+            down(1, 50),
+            up(2, 51),
+            up(2, 61),
+        ]);
+
+        let [Change::Opened { at: opened, first_failure_at, regions, .. }, Change::Closed { at: closed }] =
+            &judgement.changes[..]
+        else {
+            panic!("{judgement:?}")
+        };
+        assert_eq!((*opened, *first_failure_at, regions.as_slice()), (at(31), at(10), &[1, 2][..]));
+        assert_eq!(*closed, at(61), "the first region's recovery started over, the other two are a quorum");
+    }
+
+    #[test]
+    fn one_region_of_three_opens_nothing_however_long_it_fails() {
+        let judgement = site(RULES).judge((1..50).map(|n| down(1, n * 2)).collect());
+
+        assert_eq!(judgement.changes, []);
+        assert!(judgement.states.unwrap()[0].down);
+    }
+
+    #[test]
+    fn failures_with_a_success_between_them_are_not_in_a_row() {
+        let both = |n| if n % 2 == 0 { vec![down(1, n), down(2, n)] } else { vec![up(1, n), up(2, n)] };
+
+        assert_eq!(site(RULES).judge((1..40).flat_map(both).collect()).changes, []);
+    }
+
+    #[test]
+    fn regions_that_do_not_report_have_no_voice() {
+        let mut site = site(RULES);
+        site.regions.get_mut(&3).unwrap().seen = Some(at(-500));
+        site.regions.get_mut(&2).unwrap().seen = Some(at(-500));
+
+        let judgement = site.judge(vec![down(1, 10), down(1, 20)]);
+
+        assert!(matches!(judgement.changes[..], [Change::Opened { .. }]), "{judgement:?}");
+    }
+
+    #[test]
+    fn a_region_that_has_just_joined_is_waited_for() {
+        let mut site = site(RULES);
+        for id in [2, 3] {
+            let region = site.regions.get_mut(&id).unwrap();
+            (region.seen, region.seen_up, region.joining_until) = (None, None, at(60));
+        }
+
+        let judgement = site.judge(vec![down(1, 10), down(1, 20), down(1, 70)]);
+
+        let [Change::Opened { at: opened, .. }] = judgement.changes[..] else { panic!("{judgement:?}") };
+        assert_eq!(opened, at(70));
+    }
+
+    #[test]
+    fn a_quorum_of_more_regions_than_there_are_is_all_of_them() {
+        let rules = Rules { quorum: Some(9), failures_to_open: 1, ..RULES };
+
+        assert_eq!(site(rules).judge(vec![down(1, 1), down(2, 2)]).changes, []);
+        assert_eq!(site(rules).judge(vec![down(1, 1), down(2, 2), down(3, 3)]).changes.len(), 1);
+    }
+
+    #[test]
+    fn with_a_quorum_of_one_it_is_down_until_no_region_says_so() {
+        let rules = Rules { quorum: Some(1), ..RULES };
+
+        let open = site(rules).judge(vec![down(1, 1), down(1, 2), up(2, 3), up(3, 4), up(1, 5)]);
+        assert_eq!(open.changes.len(), 1);
+        let back = site(rules).judge(vec![down(1, 1), down(1, 2), up(2, 3), up(1, 5), up(1, 6)]);
+        assert_eq!(back.changes[1], Change::Closed { at: at(6) });
+    }
+
+    #[test]
+    fn nothing_opens_in_maintenance_and_what_is_still_down_at_its_end_opens_then() {
+        let mut site = site(RULES);
+        site.maintenance = vec![(at(0), at(100))];
+
+        let judgement = site.judge((1..12).flat_map(|n| [down(1, n * 10), down(2, n * 10 + 1)]).collect());
+
+        let [Change::Opened { at: opened, first_failure_at, .. }] = judgement.changes[..] else {
+            panic!("{judgement:?}")
+        };
+        assert_eq!((opened, first_failure_at), (at(100), at(10)));
+    }
+
+    #[test]
+    fn the_first_failure_asks_for_as_many_rounds_as_make_a_quorum_and_a_success_takes_that_back() {
+        let asked = site(RULES).judge(vec![down(1, 10)]);
+        assert_eq!(asked.confirm, Some(2), "one of the others needs two");
+
+        let mut next = site(RULES);
+        next.regions.get_mut(&1).unwrap().state = Some(asked.states.unwrap()[0].clone());
+        assert_eq!(next.clone().judge(vec![down(1, 20)]).confirm, None, "they are asked once");
+        let confirmed = Evidence { kind: Kind::Confirm, ..up(1, 11) };
+        let judgement = next.judge(vec![confirmed]);
+        assert_eq!(judgement.confirm, Some(0));
+        assert_eq!(
+            judgement.states.unwrap().len(),
+            1,
+            "a confirming check is remembered, since no tick tells of it"
+        );
+    }
+
+    #[test]
+    fn a_success_that_another_writer_overlooked_stands_between_failures() {
+        let asked = site(RULES).judge(vec![down(1, 10), down(2, 10)]);
+        let mut next = site(RULES);
+        for state in asked.states.unwrap() {
+            let region = next.regions.get_mut(&state.region).unwrap();
+            (region.state, region.seen, region.seen_up) = (Some(state), Some(at(20)), Some(at(20)));
+        }
+
+        assert_eq!(next.judge(vec![down(1, 30), down(2, 30)]).changes, []);
+    }
+}
