@@ -2,6 +2,7 @@
 
 pub mod catalog;
 pub mod clock;
+mod confirm;
 pub mod fence;
 pub mod lapses;
 pub mod lease;
@@ -12,6 +13,7 @@ pub mod options;
 pub mod planner;
 pub mod provision;
 pub mod publish;
+pub mod silence;
 
 use std::time::Duration;
 
@@ -24,6 +26,7 @@ use tracing::warn;
 
 use crate::{
     catalog::Catalog,
+    confirm::Confirming,
     fence::Fence,
     lapses::Lapses,
     lease::LeaseHolder,
@@ -124,6 +127,13 @@ impl Pipeline for Coordinator {
         };
         let planner = Planner { publisher, metrics: self.metrics.clone() };
         let (planner, _) = Actor::spawn_linked(None, planner, (), supervisor.clone()).await?;
+        let confirming = Confirming {
+            bus: self.bus.clone(),
+            fence: fence.clone(),
+            planner: planner.clone(),
+            metrics: self.metrics.clone(),
+        };
+        tokio::spawn(confirming.run());
         let catalog = Catalog {
             store: self.store.clone(),
             intervals: self.config.intervals,
@@ -136,6 +146,7 @@ impl Pipeline for Coordinator {
         let provision = Provision {
             bus: self.bus.clone(),
             store: self.store.clone(),
+            fence: fence.clone(),
             durability: self.config.durability,
             metrics: self.metrics.clone(),
             condition: self.provision.clone(),

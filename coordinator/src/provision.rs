@@ -1,4 +1,5 @@
-//! Keeps what the others stand on: the streams, a consumer for each region, the days' partitions.
+//! Keeps what the others stand on: the streams, a consumer for each region, the days' partitions. What the consumers say
+//! tells also in which regions nobody works; who holds the first shard writes that down.
 //!
 //! Every coordinator does this, over and over, from what it finds and not from what it is told, so that what
 //! somebody deleted is made again. Bound: one round at a time. Loss: none.
@@ -6,7 +7,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull;
-use picket_proto::{Region, subject};
+use picket_proto::{Region, Shard, subject};
 use picket_runtime::{
     Bus, Chain, Condition,
     streams::{self, Durability},
@@ -16,7 +17,11 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::metrics::{In, Metrics};
+use crate::{
+    fence::Fence,
+    metrics::{In, Metrics},
+    silence::{Signs, Silence},
+};
 
 pub enum Msg {
     /// Time to look.
@@ -30,6 +35,7 @@ pub enum Msg {
 pub struct Provision {
     pub bus: Bus,
     pub store: Store,
+    pub fence: Fence,
     pub durability: Durability,
     pub metrics: Metrics,
     pub condition: Condition,
@@ -41,6 +47,7 @@ pub struct Found {
     rounds: u64,
     looked_at: Option<Instant>,
     told: bool,
+    silence: Silence,
 }
 
 const ROUND: Duration = Duration::from_secs(5);
@@ -76,6 +83,7 @@ impl Actor for Provision {
                 found.told = false;
             }
             Err(error) => {
+                found.silence.forget();
                 self.condition.fails(Chain(&*error).to_string());
                 if !std::mem::replace(&mut found.told, true) {
                     warn!(error = %Chain(&*error), "streams, consumers or partitions are not as they should be, trying again");
@@ -96,10 +104,13 @@ impl Provision {
         round: bool,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         self.streams(found.rounds == 0).await?;
-        for region in regions::in_use(&self.store).await? {
-            self.consumer(&region, found.rounds == 0).await?;
+        let regions = regions::in_use(&self.store).await?;
+        for region in &regions {
+            self.consumer(region, found).await?;
         }
+        found.silence.keep(&regions);
         if round {
+            self.note_silence(&found.silence).await?;
             if found.rounds.is_multiple_of(PARTITION_ROUNDS) {
                 let made = partitions::ensure(&self.store).await.inspect_err(|_| {
                     self.metrics.database_errors.inc();
@@ -132,12 +143,37 @@ impl Provision {
         Ok(())
     }
 
-    async fn consumer(&self, region: &Region, first: bool) -> Result<(), streams::Error> {
+    /// One coordinator is enough: the holder of the first shard, if any.
+    async fn note_silence(&self, silence: &Silence) -> Result<(), picket_store::Error> {
+        if !self.fence.shards().contains(&Shard(0)) {
+            return Ok(());
+        }
+        let silent = silence.silent(Instant::now());
+        let (now_silent, back) = regions::note_silence(&self.store, &silent, &silence.heard()).await?;
+        if now_silent > 0 {
+            let names: Vec<_> = silent.iter().map(|(region, _)| region.as_str()).collect();
+            warn!(regions = names.join(", "), "nobody works in: {}", names.join(", "));
+        }
+        if back > 0 {
+            info!(regions = back, "somebody works again in {back} regions that were silent");
+        }
+        Ok(())
+    }
+
+    async fn consumer(&self, region: &Region, seen: &mut Found) -> Result<(), streams::Error> {
+        let first = seen.rounds == 0;
         let name = subject::prober_consumer(region);
         let found =
             self.bus.jetstream.get_consumer_from_stream::<pull::Config, _, _>(&name, subject::JOBS).await;
         if let Ok(consumer) = &found {
             let waiting = i64::try_from(consumer.cached_info().num_pending).unwrap_or(i64::MAX);
+            let info = consumer.cached_info();
+            let signs = Signs {
+                waiting: info.num_waiting,
+                delivered: info.delivered.consumer_sequence,
+                acknowledged: info.ack_floor.consumer_sequence,
+            };
+            seen.silence.look(region, signs, Instant::now());
             self.metrics.waiting.get_or_create(&In { region: region.to_string() }).set(waiting);
         }
         if first || found.is_err() {

@@ -8,8 +8,7 @@ use std::{
     time::Duration,
 };
 
-use picket_proto::{Shard, SiteId, Timestamp};
-use serde::Serialize;
+use picket_proto::{Shard, SiteId, Suspect, Timestamp, VERSION};
 use sqlx::{
     PgConnection,
     types::{Json, time::OffsetDateTime},
@@ -36,17 +35,6 @@ pub struct Decided {
     pub closed: u64,
     /// Sites that are to be confirmed, or need it no more.
     pub suspects: Vec<Suspect>,
-}
-
-/// A site that began to fail: the shard's coordinator can have that confirmed at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Suspect {
-    /// Which.
-    pub site_id: SiteId,
-    /// Its shard.
-    pub shard: Shard,
-    /// How many rounds of checks in all regions would decide it; 0: none are needed any more.
-    pub rounds: u32,
 }
 
 type Sql<T> = Result<T, sqlx::Error>;
@@ -230,7 +218,7 @@ impl Judged {
             self.changes[place].push((id, change));
         }
         if let Some(rounds) = judgement.confirm {
-            self.suspects.push(Suspect { site_id: SiteId(id), shard, rounds });
+            self.suspects.push(Suspect { v: VERSION, site_id: SiteId(id), shard, rounds });
         }
         match judgement.states {
             Some(states) => self.states.push((id, states)),

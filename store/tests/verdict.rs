@@ -141,7 +141,7 @@ fn in_order(results: &[Evidence]) -> Vec<Evidence> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_comes_incidents_open_and_close_in_turn(rules in rules(), steps in vec(step(), 1..40)) {
