@@ -28,6 +28,7 @@ CROSS JOIN LATERAL (
 LEFT JOIN LATERAL picket.seen(
     site.id, schedule.region_id, schedule.interval_ms, schedule.phase_ms, schedule.valid_from,
     asked.span_from - picket.reporting_window(schedule.interval_ms),
-    asked.span_to + schedule.interval_ms * interval '1 millisecond') AS seen
+    -- What comes late may have been overtaken.
+    least(asked.span_to + picket.reporting_window(schedule.interval_ms), now())) AS seen
   ON (site.id, schedule.region_id) NOT IN (SELECT * FROM unnest($4::bigint[], $5::smallint[]))
 ORDER BY site.id, schedule.region_id
