@@ -35,10 +35,11 @@ fn main() {
         "GAP",
         "UNACCOUNTED",
         "DOUBLED",
+        "FALSE INCIDENTS",
         "RECOVERY",
         "CAUSES",
     ]);
-    for column in 2..=9 {
+    for column in 2..=10 {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -56,6 +57,7 @@ fn main() {
             account.gap.to_string(),
             account.unaccounted.to_string(),
             account.doubled.to_string(),
+            account.false_incidents.to_string(),
             format!("{:.1} s", account.recovery_s),
             causes.join(", "),
         ]);
