@@ -12,7 +12,7 @@ use picket_runtime::{
     Bus, Chain, Condition,
     streams::{self, Durability},
 };
-use picket_store::{Store, partitions, regions};
+use picket_store::{Store, incidents, partitions, regions};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -53,6 +53,8 @@ pub struct Found {
 const ROUND: Duration = Duration::from_secs(5);
 /// Partitions are made a week ahead; looking every quarter of an hour is plenty.
 const PARTITION_ROUNDS: u64 = 180;
+/// Incidents of sites that are not watched any more are closed with their schedules; this is for what was overlooked then.
+const UNWATCHED_ROUNDS: u64 = 12;
 
 impl Actor for Provision {
     type Msg = Msg;
@@ -110,7 +112,13 @@ impl Provision {
         }
         found.silence.keep(&regions);
         if round {
-            self.note_silence(&found.silence).await?;
+            // For these one coordinator is enough: the holder of the first shard.
+            if self.fence.shards().contains(&Shard(0)) {
+                self.note_silence(&found.silence).await?;
+                if found.rounds.is_multiple_of(UNWATCHED_ROUNDS) {
+                    incidents::close_unwatched(&self.store).await?;
+                }
+            }
             if found.rounds.is_multiple_of(PARTITION_ROUNDS) {
                 let made = partitions::ensure(&self.store).await.inspect_err(|_| {
                     self.metrics.database_errors.inc();
@@ -143,11 +151,7 @@ impl Provision {
         Ok(())
     }
 
-    /// One coordinator is enough: the holder of the first shard, if any.
     async fn note_silence(&self, silence: &Silence) -> Result<(), picket_store::Error> {
-        if !self.fence.shards().contains(&Shard(0)) {
-            return Ok(());
-        }
         let silent = silence.silent(Instant::now());
         let (now_silent, back) = regions::note_silence(&self.store, &silent, &silence.heard()).await?;
         if now_silent > 0 {

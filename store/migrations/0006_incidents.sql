@@ -85,7 +85,8 @@ CREATE FUNCTION picket.incidents_after() RETURNS trigger
     LANGUAGE plpgsql AS $$
 DECLARE
     what text := CASE WHEN NEW.closed_at IS NULL THEN 'opened' ELSE 'closed' END;
-    event_id text := format('incident.%s.%s', NEW.incident_id, what);
+    -- With the time, so that the numbers of a database that was made anew are not taken for those of the last one.
+    event_id text := format('incident.%s.%s.%s', NEW.incident_id, picket.micros(NEW.opened_at) / 1000, what);
 BEGIN
     INSERT INTO picket.outbox (event_id, subject, payload)
     SELECT event_id, 'picket.event.incident.' || what, jsonb_build_object(
@@ -103,24 +104,33 @@ CREATE TRIGGER incidents_opened AFTER INSERT ON picket.incidents
 CREATE TRIGGER incidents_closed AFTER UPDATE ON picket.incidents
     FOR EACH ROW WHEN (OLD.closed_at IS NULL AND NEW.closed_at IS NOT NULL) EXECUTE FUNCTION picket.incidents_after();
 
--- A site that nobody watches any more cannot come back: its incident ends with its schedules. (The name comes after
--- those of the triggers that end the schedules.)
+-- A site that nobody watches any more cannot come back: its incident ends. Of all such sites, or of these.
+CREATE FUNCTION picket.close_unwatched(site_ids bigint[] DEFAULT NULL) RETURNS void
+    LANGUAGE sql AS $$
+        WITH unwatched AS (
+            SELECT state.site_id FROM picket.site_states AS state
+            WHERE (site_ids IS NULL OR state.site_id = ANY (site_ids))
+              AND NOT EXISTS (SELECT FROM picket.schedules AS schedule
+                              WHERE schedule.site_id = state.site_id AND schedule.valid_to IS NULL)
+            -- In the order of everybody who locks many.
+            ORDER BY state.site_id FOR UPDATE OF state
+        ),
+        closed AS (
+            UPDATE picket.incidents AS incident
+            SET closed_at = greatest(incident.opened_at, clock_timestamp()), unwatched = true
+            FROM unwatched WHERE incident.site_id = unwatched.site_id AND incident.closed_at IS NULL
+        )
+        DELETE FROM picket.site_states AS state USING unwatched WHERE state.site_id = unwatched.site_id
+    $$;
+
+-- At once when a site's schedules end. (The triggers' names come after those of the ones that end the schedules.) What a sink
+-- decides at the same moment this does not see; a coordinator looks again.
 CREATE FUNCTION picket.sites_watch_ended() RETURNS trigger
     LANGUAGE plpgsql AS $$
 BEGIN
-    WITH unwatched AS (
-        SELECT state.site_id FROM picket.site_states AS state JOIN old_rows ON old_rows.id = state.site_id
-        WHERE NOT EXISTS (SELECT FROM picket.schedules AS schedule
-                          WHERE schedule.site_id = state.site_id AND schedule.valid_to IS NULL)
-        -- In the order of everybody who locks many.
-        ORDER BY state.site_id FOR UPDATE OF state
-    ),
-    closed AS (
-        UPDATE picket.incidents AS incident
-        SET closed_at = greatest(incident.opened_at, clock_timestamp()), unwatched = true
-        FROM unwatched WHERE incident.site_id = unwatched.site_id AND incident.closed_at IS NULL
-    )
-    DELETE FROM picket.site_states AS state USING unwatched WHERE state.site_id = unwatched.site_id;
+    IF EXISTS (SELECT FROM picket.site_states) THEN
+        PERFORM picket.close_unwatched((SELECT array_agg(id) FROM old_rows));
+    END IF;
     RETURN NULL;
 END $$;
 CREATE TRIGGER sites_watch_ended_by_update AFTER UPDATE ON picket.sites
@@ -159,8 +169,6 @@ CREATE FUNCTION picket.seen(
 -- Regions that nobody works in. A row as long as it is so: a coordinator that starts anew tells nothing twice.
 CREATE TABLE picket.silent_regions (
     region_id smallint PRIMARY KEY REFERENCES picket.regions,
-    -- Of this silence, for the ids of its events.
-    number bigint GENERATED ALWAYS AS IDENTITY,
     since timestamptz NOT NULL
 );
 CREATE FUNCTION picket.silent_regions_after() RETURNS trigger
@@ -169,7 +177,7 @@ DECLARE
     silence picket.silent_regions := CASE WHEN TG_OP = 'INSERT' THEN NEW ELSE OLD END;
     what text := CASE WHEN TG_OP = 'INSERT' THEN 'silent' ELSE 'back' END;
     region text := (SELECT name FROM picket.regions WHERE id = silence.region_id);
-    event_id text := format('region.%s.%s.%s', region, silence.number, what);
+    event_id text := format('region.%s.%s.%s', region, picket.micros(silence.since) / 1000, what);
 BEGIN
     INSERT INTO picket.outbox (event_id, subject, payload) VALUES (
         event_id, 'picket.event.region.' || what, jsonb_build_object(

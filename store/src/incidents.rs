@@ -15,6 +15,7 @@ use sqlx::{
 };
 
 use crate::{
+    Error, Store,
     leases::to_shard,
     verdict::{Change, Evidence, Region, RegionId, RegionState, Rules, Site},
 };
@@ -254,6 +255,18 @@ impl Judged {
         }
         Ok(decided)
     }
+}
+
+/// Closes the incidents of sites that nobody watches any more, should that have been overlooked when their schedules ended.
+///
+/// # Errors
+/// When the database cannot be reached in time.
+pub async fn close_unwatched(store: &Store) -> Result<(), Error> {
+    let closing = sqlx::query("SELECT picket.close_unwatched()").execute(&store.pool);
+    store
+        .within(Duration::from_secs(30), "close incidents of sites that are not watched", closing)
+        .await
+        .map(drop)
 }
 
 async fn open(connection: &mut PgConnection, opened: Vec<(i64, Written)>) -> Sql<u64> {

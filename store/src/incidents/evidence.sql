@@ -25,10 +25,13 @@ CROSS JOIN LATERAL (
     WHERE (maintenance.site_id = site.id OR maintenance.tag = ANY (site.tags))
       AND maintenance.window_from <= now() AND maintenance.window_to > asked.span_from
 ) AS maintenance
-LEFT JOIN LATERAL picket.seen(
-    site.id, schedule.region_id, schedule.interval_ms, schedule.phase_ms, schedule.valid_from,
-    asked.span_from - picket.reporting_window(schedule.interval_ms),
-    -- What comes late may have been overtaken.
-    least(asked.span_to + picket.reporting_window(schedule.interval_ms), now())) AS seen
-  ON (site.id, schedule.region_id) NOT IN (SELECT * FROM unnest($4::bigint[], $5::smallint[]))
+LEFT JOIN LATERAL (
+    SELECT found.downs, found.ups
+    FROM picket.seen(
+        site.id, schedule.region_id, schedule.interval_ms, schedule.phase_ms, schedule.valid_from,
+        asked.span_from - picket.reporting_window(schedule.interval_ms),
+        -- What comes late may have been overtaken.
+        least(asked.span_to + picket.reporting_window(schedule.interval_ms), now())) AS found
+    WHERE (site.id, schedule.region_id) NOT IN (SELECT * FROM unnest($4::bigint[], $5::smallint[]))
+) AS seen ON true
 ORDER BY site.id, schedule.region_id
