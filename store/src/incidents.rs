@@ -17,7 +17,7 @@ use sqlx::{
 use crate::{
     Error, Store,
     leases::to_shard,
-    verdict::{Change, Evidence, Region, RegionId, RegionState, Rules, Site},
+    verdict::{self, Change, Evidence, Region, RegionId, RegionState, Rules, Site},
 };
 
 /// A result that is new, and may make a difference.
@@ -49,9 +49,21 @@ pub(crate) async fn decide(connection: &mut PgConnection, fresh: Vec<Fresh>) -> 
     for Fresh { site, says } in fresh {
         news.entry(site.0).or_default().push(says);
     }
-    let kept = lock(connection, news.keys().copied().collect()).await?;
     let mut judged = Judged::default();
-    for known in evidence(connection, &news, kept).await? {
+    let mut kept = HashMap::new();
+    for (site, states, open) in lock(connection, news.keys().copied().collect()).await? {
+        // Of a site that is down and stays so there is nothing to decide, and nothing to look up.
+        let still_down = news.get(&site).filter(|_| open).and_then(|new| verdict::still_down(&states, new));
+        match still_down {
+            Some(states) => {
+                news.remove(&site);
+                judged.states.push((site, states));
+            }
+            None => drop(kept.insert(site, states)),
+        }
+    }
+    let found = if news.is_empty() { Vec::new() } else { evidence(connection, &news, kept).await? };
+    for known in found {
         let new = news.remove(&known.id).unwrap_or_default();
         judged.add(&known, new);
     }
@@ -60,18 +72,19 @@ pub(crate) async fn decide(connection: &mut PgConnection, fresh: Vec<Fresh>) -> 
     judged.write(connection).await
 }
 
-/// Locks the sites' rows, in order, making those that are missing; gives what they hold.
-async fn lock(connection: &mut PgConnection, sites: Vec<i64>) -> Sql<HashMap<i64, Vec<RegionState>>> {
-    let rows: Vec<(i64, Json<Vec<RegionState>>)> = sqlx::query_as(
+/// Locks the sites' rows, in order, making those that are missing; gives what they hold, and whether an incident was open.
+async fn lock(connection: &mut PgConnection, sites: Vec<i64>) -> Sql<Vec<(i64, Vec<RegionState>, bool)>> {
+    let rows: Vec<(i64, Json<Vec<RegionState>>, bool)> = sqlx::query_as(
         // An update that changes nothing waits for whoever has the row, and then sees it as it is.
         "INSERT INTO picket.site_states AS state (site_id) SELECT unnest($1::bigint[])
          ON CONFLICT (site_id) DO UPDATE SET regions = state.regions
-         RETURNING site_id, regions",
+         RETURNING site_id, regions, EXISTS (
+             SELECT FROM picket.incidents AS incident WHERE incident.site_id = state.site_id AND closed_at IS NULL)",
     )
     .bind(sites)
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(|(site, Json(states))| (site, states)).collect())
+    Ok(rows.into_iter().map(|(site, Json(states), open)| (site, states, open)).collect())
 }
 
 #[derive(sqlx::FromRow)]
@@ -105,14 +118,13 @@ async fn evidence(
     news: &BTreeMap<i64, Vec<Evidence>>,
     mut kept: HashMap<i64, Vec<RegionState>>,
 ) -> Sql<Vec<Known>> {
-    let down = |states: &Vec<RegionState>| {
-        states.iter().filter(|state| state.down).map(|state| state.region).collect()
-    };
-    let known_down: Vec<(i64, RegionId)> = kept
+    // Whether a failure follows a success that was overlooked matters only until the region is down.
+    let settled = |state: &&RegionState| state.down || state.fails == 0;
+    let known: Vec<(i64, RegionId)> = kept
         .iter()
-        .flat_map(|(site, states)| Vec::into_iter(down(states)).map(|region| (*site, region)))
+        .flat_map(|(site, states)| states.iter().filter(settled).map(|state| (*site, state.region)))
         .collect();
-    let (down_sites, down_regions): (Vec<i64>, Vec<RegionId>) = known_down.into_iter().unzip();
+    let (known_sites, known_regions): (Vec<i64>, Vec<RegionId>) = known.into_iter().unzip();
     let times = |pick: fn(std::slice::Iter<'_, Evidence>) -> Option<Timestamp>| -> Vec<OffsetDateTime> {
         news.values().filter_map(|new| pick(new.iter())).map(Timestamp::datetime).collect()
     };
@@ -120,8 +132,8 @@ async fn evidence(
         .bind(news.keys().copied().collect::<Vec<_>>())
         .bind(times(|new| new.map(|new| new.at).min()))
         .bind(times(|new| new.map(|new| new.at).max()))
-        .bind(down_sites)
-        .bind(down_regions)
+        .bind(known_sites)
+        .bind(known_regions)
         .fetch_all(connection)
         .await?;
     let mut sites: Vec<Known> = Vec::new();

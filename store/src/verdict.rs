@@ -235,36 +235,43 @@ impl Site {
     }
 }
 
+/// What is to be kept of a site whose incident is open, if all that is new says that regions which are down still are:
+/// then nothing follows from it. Otherwise the site is to be judged.
+pub fn still_down(states: &[RegionState], new: &[Evidence]) -> Option<Vec<RegionState>> {
+    let mut states = states.to_vec();
+    for new in new {
+        let state = states.iter_mut().find(|state| state.region == new.region && state.down)?;
+        if new.outcome != Outcome::Down {
+            return None;
+        }
+        state.failed(new);
+    }
+    Some(states)
+}
+
 impl Region {
     /// Takes in a result, unless it is older than what the region has said. Says whether failures begin with it.
     fn take(&mut self, new: &Evidence, rules: Rules) -> Option<bool> {
-        let order = |at_us: i64, kind: Kind| (at_us, kind);
-        let known = match &self.state {
-            Some(state) => Some(order(state.last_us, state.kind)),
-            None => self.seen.map(|seen| order(seen.micros(), Kind::Scheduled)),
-        };
-        if known.is_some_and(|known| order(new.at.micros(), new.kind) <= known) {
+        let seen = |seen: Timestamp| (new.at.micros(), new.kind) <= (seen.micros(), Kind::Scheduled);
+        if self.state.is_none() && self.seen.is_some_and(seen) {
             return None;
         }
         let state = self.state.get_or_insert_with(|| RegionState::plainly_up(new.region));
-        (state.last_us, state.kind) = (new.at.micros(), new.kind);
-        Some(match new.outcome {
+        match new.outcome {
             Outcome::Down => {
-                let begins = state.fails == 0;
-                if begins {
-                    state.failing_since_us = new.at.micros();
-                }
-                (state.fails, state.oks) = (state.fails.saturating_add(1), 0);
+                let begins = state.failed(new)?;
                 state.down |= state.fails >= rules.failures_to_open;
-                (state.cause, state.message) = (new.cause, new.message.clone());
-                begins
+                Some(begins)
             }
             _ => {
+                if !state.moves_to(new) {
+                    return None;
+                }
                 (state.oks, state.fails) = (state.oks.saturating_add(1), 0);
                 state.down &= state.oks < rules.successes_to_close;
-                false
+                Some(false)
             }
-        })
+        }
     }
 
     fn reports(&self, now: Timestamp) -> bool {
@@ -297,7 +304,7 @@ impl RegionState {
     fn plainly_up(region: RegionId) -> Self {
         Self {
             region,
-            last_us: 0,
+            last_us: i64::MIN,
             kind: Kind::Scheduled,
             fails: 0,
             oks: 0,
@@ -310,6 +317,29 @@ impl RegionState {
 
     fn is_up(&self) -> bool {
         !self.down && self.fails == 0
+    }
+
+    /// Whether `new` is newer than what it has said; then it is the newest.
+    fn moves_to(&mut self, new: &Evidence) -> bool {
+        let newer = (new.at.micros(), new.kind) > (self.last_us, self.kind);
+        if newer {
+            (self.last_us, self.kind) = (new.at.micros(), new.kind);
+        }
+        newer
+    }
+
+    /// Takes in a failure, unless it is older. Says whether failures begin with it.
+    fn failed(&mut self, new: &Evidence) -> Option<bool> {
+        if !self.moves_to(new) {
+            return None;
+        }
+        let begins = self.fails == 0;
+        if begins {
+            self.failing_since_us = new.at.micros();
+        }
+        (self.fails, self.oks) = (self.fails.saturating_add(1), 0);
+        (self.cause, self.message) = (new.cause, new.message.clone());
+        Some(begins)
     }
 }
 

@@ -1,5 +1,5 @@
 -- What is known of the sites $1, of which something is new from $2 to $3: their rules, their regions, and what these have
--- said lately. Regions that are down already (the pairs of $4 and $5) are not looked up.
+-- said lately. Of regions that are down already, or of which enough is kept (the pairs of $4 and $5), nothing is looked up.
 SELECT
     site.id AS site_id,
     site.shard,
