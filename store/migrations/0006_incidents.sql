@@ -145,9 +145,10 @@ CREATE FUNCTION picket.reporting_window(interval_ms integer) RETURNS interval
 
 -- The real results of a schedule in (span_from, span_to], and those of its newest ticks. Ticks are computed and looked up by
 -- the key; the OFFSET keeps the planner from reading all rows of a day instead.
+CREATE TYPE picket.seen_times AS (downs timestamptz[], ups timestamptz[]);
 CREATE FUNCTION picket.seen(
     of_site bigint, of_region smallint, interval_ms integer, phase_ms integer, valid_from timestamptz,
-    span_from timestamptz, span_to timestamptz, OUT downs timestamptz[], OUT ups timestamptz[])
+    span_from timestamptz, span_to timestamptz) RETURNS picket.seen_times
     LANGUAGE sql STABLE
     AS $$
         SELECT array_agg(result.scheduled_at) FILTER (WHERE result.outcome = 'down'),

@@ -13,8 +13,8 @@ SELECT
     region.name AS region,
     (extract(epoch FROM picket.reporting_window(schedule.interval_ms)) * 1000)::bigint AS window_ms,
     schedule.valid_from + schedule.interval_ms * interval '1 millisecond' + interval '30 seconds' AS joining_until,
-    seen.downs,
-    seen.ups
+    (seen.times).downs,
+    (seen.times).ups
 FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[]) AS asked (site_id, span_from, span_to)
 JOIN picket.sites AS site ON site.id = asked.site_id
 JOIN picket.schedules AS schedule ON schedule.site_id = site.id AND schedule.valid_to IS NULL
@@ -25,13 +25,14 @@ CROSS JOIN LATERAL (
     WHERE (maintenance.site_id = site.id OR maintenance.tag = ANY (site.tags))
       AND maintenance.window_from <= now() AND maintenance.window_to > asked.span_from
 ) AS maintenance
-LEFT JOIN LATERAL (
-    SELECT found.downs, found.ups
-    FROM picket.seen(
-        site.id, schedule.region_id, schedule.interval_ms, schedule.phase_ms, schedule.valid_from,
-        asked.span_from - picket.reporting_window(schedule.interval_ms),
-        -- What comes late may have been overtaken.
-        least(asked.span_to + picket.reporting_window(schedule.interval_ms), now())) AS found
-    WHERE (site.id, schedule.region_id) NOT IN (SELECT * FROM unnest($4::bigint[], $5::smallint[]))
-) AS seen ON true
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN (site.id, schedule.region_id) NOT IN (SELECT * FROM unnest($4::bigint[], $5::smallint[])) THEN
+        picket.seen(
+            site.id, schedule.region_id, schedule.interval_ms, schedule.phase_ms, schedule.valid_from,
+            asked.span_from - picket.reporting_window(schedule.interval_ms),
+            -- What comes late may have been overtaken.
+            least(asked.span_to + picket.reporting_window(schedule.interval_ms), now()))
+    END AS times
+    OFFSET 0
+) AS seen
 ORDER BY site.id, schedule.region_id
