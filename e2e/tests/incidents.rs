@@ -42,7 +42,7 @@ impl Website {
             let number = asked.entry(format!("{path} {from:?}")).or_default();
             *number += 1;
             let fails = from.is_some_and(|from| failing_too[from].load(Ordering::SeqCst))
-                || flapping_too.load(Ordering::SeqCst) && *number % 2 == 0;
+                || flapping_too.load(Ordering::SeqCst) && number.is_multiple_of(2);
             let status = if fails { "500 No" } else { "200 OK" };
             vec![Step::send(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"))]
         })

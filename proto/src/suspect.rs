@@ -16,3 +16,17 @@ pub struct Suspect {
     /// How many rounds of checks in all its regions would decide it; 0: none are needed any more.
     pub rounds: u32,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suspect_is_written_as_the_other_process_reads_it() {
+        let json = r#"{"v":1,"site_id":42,"shard":7,"rounds":2}"#;
+        let suspect: Suspect = serde_json::from_str(json).unwrap();
+
+        assert_eq!((suspect.site_id, suspect.shard, suspect.rounds), (SiteId(42), Shard(7), 2));
+        assert_eq!(serde_json::to_string(&suspect).unwrap(), json);
+    }
+}
