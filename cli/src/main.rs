@@ -11,6 +11,7 @@ mod generate;
 mod leases;
 mod ledger;
 mod local;
+mod maintenance;
 mod migrate;
 mod output;
 mod probers;
@@ -77,6 +78,9 @@ enum Command {
     /// Regions: add, list, remove
     #[command(subcommand)]
     Region(region::Command),
+    /// Maintenance: add, list, remove windows in which no incident opens
+    #[command(subcommand)]
+    Maintenance(maintenance::Command),
     /// Ask probers to check something now
     Check(Box<check::Options>),
     /// How all sites are, on one screen; exit code 1 if any is down
@@ -130,6 +134,7 @@ async fn run(command: Command, matches: &ArgMatches) -> Result<u8, Error> {
         Command::Apply(options) => apply::apply(options, matches).await,
         Command::Export(options) => apply::export(options, matches).await,
         Command::Region(command) => region::run(command, matches).await,
+        Command::Maintenance(command) => maintenance::run(command, matches).await,
         Command::Tail(options) => tail::run(*options, matches).await,
         Command::Probers(options) => probers::run(*options, matches).await,
         Command::Leases(options) => leases::run(options, matches).await,
@@ -161,6 +166,8 @@ mod tests {
             (&["generate", "-1", "--base-url", "http://x/"], &["-1"]),
             (&["ledger", "--since", "5"], &["--since", "'5'", "15s"]),
             (&["up", "--ledger-grace", "1s"], &["--ledger-grace", "1s", "10s to 1h"]),
+            (&["maintenance", "add", "7", "--to", "soon"], &["--to", "soon", "+2h"]),
+            (&["maintenance", "add", "--to", "+2h"], &["--tag"]),
             (&["tail", "--outcome", "sideways"], &["--outcome", "sideways", "up, down, missed"]),
         ] {
             let refusal = Cli::try_parse_from([&["picket"], arguments].concat()).unwrap_err();
@@ -183,6 +190,7 @@ mod tests {
             &["probers"],
             &["leases"],
             &["ledger"],
+            &["maintenance", "list"],
         ] {
             Cli::try_parse_from([&["picket"], listing, &["--output", "json"]].concat()).unwrap();
         }

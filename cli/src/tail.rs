@@ -3,13 +3,15 @@
 use async_nats::Message;
 use clap::{ArgMatches, Args};
 use futures_util::StreamExt;
-use picket_proto::{CheckResult, Outcome, Region, SiteId, invalid::shorten, subject};
+use picket_proto::{CheckResult, Outcome, Region, SiteId, Timestamp, invalid::shorten, subject};
+use serde::Deserialize;
 
 use crate::{
     discovery::lost,
     error::Error,
     output::{Format, OutputOptions, coloured, ms, print},
     reach::{self, Nats},
+    site::seconds,
 };
 
 /// See `picket tail --help`.
@@ -60,9 +62,11 @@ impl Options {
         let raw = || shorten(&String::from_utf8_lossy(&message.payload), 64 << 10);
         let place = message.subject.as_str();
         if place.starts_with("picket.event.") {
-            return (self.site.is_none() && self.outcome.is_none()).then(|| match self.output.output {
-                Format::Json => format!("{}\n", raw()),
-                Format::Table => format!("{place} {}\n", raw()),
+            let event = serde_json::from_slice::<Event>(&message.payload).ok();
+            return self.wants_event(event.as_ref()).then(|| match (self.output.output, event) {
+                (Format::Table, Some(event)) => event.row(),
+                (Format::Table, None) => format!("{place} {}\n", raw()),
+                (Format::Json, _) => format!("{}\n", raw()),
             });
         }
         let Ok(result) = serde_json::from_slice::<CheckResult>(&message.payload) else {
@@ -75,6 +79,25 @@ impl Options {
         })
     }
 
+    /// Events are no results: an outcome leaves them out.
+    fn wants_event(&self, event: Option<&Event>) -> bool {
+        let site = |word: &str| {
+            let is = |event: &Event| {
+                let by_id = word.parse().is_ok_and(|id| event.site_id == Some(id));
+                by_id
+                    || event
+                        .url
+                        .as_ref()
+                        .is_some_and(|url| url.trim_end_matches('/') == word.trim_end_matches('/'))
+            };
+            event.is_some_and(is)
+        };
+        let region = |region: &Region| event.is_some_and(|event| event.is_of(region.as_str()));
+        self.outcome.is_none()
+            && self.site.as_deref().is_none_or(site)
+            && self.region.as_ref().is_none_or(region)
+    }
+
     fn wants(&self, result: &CheckResult) -> bool {
         let site = |word: &str| {
             let by_id = word.parse().is_ok_and(|id| result.site_id == Some(SiteId(id)));
@@ -83,6 +106,60 @@ impl Options {
         self.site.as_deref().is_none_or(site)
             && self.region.as_ref().is_none_or(|region| *region == result.region)
             && self.outcome.is_none_or(|outcome| outcome == result.outcome)
+    }
+}
+
+/// What is shown of an event; readers ignore the rest.
+#[derive(Deserialize)]
+struct Event {
+    event: String,
+    incident_id: Option<i64>,
+    site_id: Option<i64>,
+    site: Option<String>,
+    url: Option<String>,
+    opened_at: Option<Timestamp>,
+    closed_at: Option<Timestamp>,
+    cause: Option<String>,
+    message: Option<String>,
+    region: Option<String>,
+    #[serde(default)]
+    regions: Vec<String>,
+    at: Option<Timestamp>,
+    since: Option<Timestamp>,
+}
+
+impl Event {
+    fn is_of(&self, region: &str) -> bool {
+        self.region.as_deref() == Some(region) || self.regions.iter().any(|name| name == region)
+    }
+
+    fn row(&self) -> String {
+        let at = self.at.or(self.closed_at).or(self.opened_at).map_or_else(String::new, |at| at.to_string());
+        let lasted = match (self.opened_at.or(self.since), self.closed_at.or(self.at)) {
+            (Some(from), Some(to)) => {
+                format!(" after {}", seconds(i64::try_from(to.since(from).as_secs()).unwrap_or(i64::MAX)))
+            }
+            _ => String::new(),
+        };
+        let text = |text: &Option<String>| shorten(text.as_deref().unwrap_or("-"), 200);
+        let words = match self.event.as_str() {
+            "incident.opened" => format!(
+                "{} {}  {} in {}  {}",
+                coloured("down", "DOWN".to_owned()),
+                text(&self.site),
+                text(&self.cause),
+                shorten(&self.regions.join(", "), 200),
+                text(&self.message)
+            ),
+            "incident.closed" => {
+                format!("{} {}{lasted}", coloured("up", "BACK".to_owned()), text(&self.site))
+            }
+            "region.silent" => format!("nobody works in region {}", text(&self.region)),
+            "region.back" => format!("somebody works in region {} again{lasted}", text(&self.region)),
+            other => shorten(other, 200),
+        };
+        let number = self.incident_id.map_or_else(String::new, |id| format!("  (incident {id})"));
+        format!("{}  ** {words}{number}\n", at.get(11..23).unwrap_or("-"))
     }
 }
 
@@ -133,6 +210,8 @@ mod tests {
 
     const RESULT: &str = r#"{"v":1,"id":"a","site_id":7,"kind":"scheduled","region":"eu","prober":"p","url":"http://x/","scheduled_at":"2026-11-20T12:00:00.000000Z","started_at":"2026-11-20T12:00:01.234567Z","outcome":"down","cause":"status","message":"503","http_status":503,"timing":{"total_us":12345}}"#;
 
+    const OPENED: &str = r#"{"v":1,"id":"incident.4.opened","event":"incident.opened","incident_id":4,"site_id":7,"site":"shop","url":"http://x/","opened_at":"2026-11-20T12:00:01.000000Z","closed_at":null,"cause":"connect","message":"refused\u001b[2J","regions":["eu","us"]}"#;
+
     #[test]
     fn a_result_is_one_aligned_line() {
         let shown = line(&[], "picket.result.eu.3", RESULT).unwrap();
@@ -166,6 +245,12 @@ mod tests {
         let event = line(&[], "picket.event.region.silent", "{\"region\":\"eu\"}\n").unwrap();
         let noise = line(&[], "picket.result.eu.3", "\x1b[2J\nnoise").unwrap();
 
+        let opened =
+            line(&["--site", "http://x", "--region", "eu"], "picket.event.incident.opened", OPENED).unwrap();
+
+        assert_eq!(opened, "12:00:01.000  ** DOWN shop  connect in eu, us  refused [2J  (incident 4)\n");
+        assert_eq!(line(&["--site", "8"], "picket.event.incident.opened", OPENED), None);
+        assert_eq!(line(&["--outcome", "down"], "picket.event.incident.opened", OPENED), None);
         assert_eq!(event.lines().count(), 1);
         assert!(noise.lines().count() == 1 && !noise.contains('\x1b'), "{noise:?}");
     }

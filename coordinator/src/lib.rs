@@ -3,6 +3,7 @@
 pub mod backlog;
 pub mod catalog;
 pub mod clock;
+mod confirm;
 pub mod fence;
 pub mod lapses;
 pub mod lease;
@@ -13,6 +14,7 @@ pub mod options;
 pub mod planner;
 pub mod provision;
 pub mod publish;
+pub mod silence;
 
 use std::time::Duration;
 
@@ -26,6 +28,7 @@ use tracing::warn;
 use crate::{
     backlog::{Backlog, Brake},
     catalog::Catalog,
+    confirm::Confirming,
     fence::Fence,
     lapses::Lapses,
     lease::LeaseHolder,
@@ -136,6 +139,13 @@ impl Pipeline for Coordinator {
         Actor::spawn_linked(None, backlog, (), supervisor.clone()).await?;
         let planner = Planner { publisher, brake, metrics: self.metrics.clone() };
         let (planner, _) = Actor::spawn_linked(None, planner, (), supervisor.clone()).await?;
+        let confirming = Confirming {
+            bus: self.bus.clone(),
+            fence: fence.clone(),
+            planner: planner.clone(),
+            metrics: self.metrics.clone(),
+        };
+        tokio::spawn(confirming.run());
         let catalog = Catalog {
             store: self.store.clone(),
             intervals: self.config.intervals,
@@ -148,6 +158,7 @@ impl Pipeline for Coordinator {
         let provision = Provision {
             bus: self.bus.clone(),
             store: self.store.clone(),
+            fence: fence.clone(),
             durability: self.config.durability,
             metrics: self.metrics.clone(),
             condition: self.provision.clone(),

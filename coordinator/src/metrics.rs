@@ -53,6 +53,8 @@ pub struct Metrics {
     pub takeovers: Counter,
     pub database_errors: Counter,
     pub clock_steps: Counter,
+    pub confirming: Counter,
+    pub suspects_refused: Counter,
     pub missed: Family<Missed, Counter>,
     pub ledger_behind: Gauge<f64, AtomicU64>,
     pub ledger_seconds: Histogram,
@@ -82,6 +84,8 @@ impl Metrics {
             takeovers: Counter::default(),
             database_errors: Counter::default(),
             clock_steps: Counter::default(),
+            confirming: Counter::default(),
+            suspects_refused: Counter::default(),
             missed: Family::default(),
             ledger_behind: Gauge::default(),
             ledger_seconds: Histogram::new(exponential_buckets(0.001, 4.0, 8)),
@@ -119,6 +123,16 @@ impl Metrics {
             "clock_steps",
             "Times that the database's clock jumped",
             metrics.clock_steps.clone(),
+        );
+        registry.register(
+            "jobs_confirming",
+            "Jobs that were to confirm a failure at once",
+            metrics.confirming.clone(),
+        );
+        registry.register(
+            "suspects_refused",
+            "Requests to confirm that could not be read, or were too many",
+            metrics.suspects_refused.clone(),
         );
         registry.register(
             "ticks_missed",

@@ -38,6 +38,8 @@ pub const MAX_IN_FLIGHT: usize = 8_192;
 const MAX_BATCH: usize = 256;
 /// Over how long the ticks that a predecessor left are spread, so that a take-over is no burst.
 const SPREAD_MS: i64 = 3_000;
+/// A confirming check is worth doing for so long only: a tick tells the same by then, or is late itself.
+const CONFIRM_LIFE: Duration = Duration::from_secs(10);
 /// A job that has no more left than this comes to a prober too late.
 const TO_A_PROBER: Duration = Duration::from_millis(250);
 /// A shard without a scheduler for less leaves nothing to explain: no interval is shorter.
@@ -62,6 +64,8 @@ pub enum Msg {
     Yield(Vec<Shard>, RpcReplyPort<Vec<leases::Progress>>),
     /// How far are all shards?
     Progress(RpcReplyPort<Vec<leases::Progress>>),
+    /// Check these sites now, in all their regions: they began to fail.
+    Confirm(Vec<SiteId>),
     /// Something is due; the number tells the newest timer from older ones.
     Due(u64),
     /// A batch is done.
@@ -135,6 +139,7 @@ impl Actor for Planner {
                 // Who asked may have stopped waiting.
                 let _ = answer.send(state.progress());
             }
+            Msg::Confirm(sites) => self.confirm(&sites, state),
             Msg::Due(number) if number != state.timer.number => return Ok(()),
             Msg::Due(_) => state.timer.armed_ms = None,
             Msg::Done(batch) => state.done(&batch),
@@ -220,9 +225,53 @@ impl Planner {
                 expires_at,
                 shard: due.shard,
                 epoch: held.epoch,
+                kind: Kind::Scheduled,
             });
         }
         jobs
+    }
+}
+
+impl Planner {
+    /// Publishes a check of each site in each of its regions. It is no tick, and nothing waits for it.
+    fn confirm(&self, sites: &[SiteId], state: &Planning) {
+        let Some(clock) = state.clock else { return };
+        // Whole milliseconds, as ticks have.
+        let now = Timestamp::from_millis(clock.at(Boottime::now()).millis());
+        let mut jobs = Vec::new();
+        for due in sites.iter().flat_map(|site| state.roster.all_due(*site)) {
+            let (Some(held), Some(region)) =
+                (state.shards.get(&due.shard), state.regions.get(&due.region_id))
+            else {
+                continue;
+            };
+            let tick = job::Tick {
+                site: due.site,
+                region,
+                kind: Kind::Confirm,
+                scheduled_at: now,
+                expires_at: now.plus(CONFIRM_LIFE),
+                shard: due.shard,
+                epoch: held.epoch,
+            };
+            let mut text = String::with_capacity(512);
+            due.template.render(&tick, &mut text);
+            jobs.push(Job {
+                id: tick.id(),
+                subject: subject::confirming_job(region, due.site),
+                payload: text.into(),
+                scheduled_at: tick.scheduled_at,
+                expires_at: tick.expires_at,
+                shard: due.shard,
+                epoch: held.epoch,
+                kind: Kind::Confirm,
+            });
+        }
+        self.metrics.confirming.inc_by(jobs.len() as u64);
+        while !jobs.is_empty() {
+            let rest = jobs.split_off(jobs.len().min(MAX_BATCH));
+            self.publisher.spawn_aside(std::mem::replace(&mut jobs, rest), clock);
+        }
     }
 }
 

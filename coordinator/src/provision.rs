@@ -1,4 +1,5 @@
-//! Keeps what the others stand on: the streams, a consumer for each region, the days' partitions.
+//! Keeps what the others stand on: the streams, a consumer for each region, the days' partitions. What the consumers say
+//! tells also in which regions nobody works; who holds the first shard writes that down.
 //!
 //! Every coordinator does this, over and over, from what it finds and not from what it is told, so that what
 //! somebody deleted is made again. Bound: one round at a time. Loss: none.
@@ -14,18 +15,22 @@ use async_nats::jetstream::{
     context::{GetStreamError, GetStreamErrorKind},
     stream::ConsumerErrorKind,
 };
-use picket_proto::{Region, subject};
+use picket_proto::{Region, Shard, subject};
 use picket_runtime::{
     Bus, Chain, Condition,
     streams::{self, Durability},
 };
-use picket_store::{Store, partitions, regions};
+use picket_store::{Store, incidents, partitions, regions};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::metrics::{In, Metrics};
+use crate::{
+    fence::Fence,
+    metrics::{In, Metrics},
+    silence::{Signs, Silence},
+};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -41,6 +46,7 @@ pub enum Msg {
 pub struct Provision {
     pub bus: Bus,
     pub store: Store,
+    pub fence: Fence,
     pub durability: Durability,
     pub metrics: Metrics,
     pub condition: Condition,
@@ -56,11 +62,14 @@ pub struct Found {
     regions: HashSet<Region>,
     looked_at: Option<Instant>,
     told: bool,
+    silence: Silence,
 }
 
 const ROUND: Duration = Duration::from_secs(5);
 /// Partitions are made a week ahead; looking every quarter of an hour is plenty.
 const PARTITION_ROUNDS: u64 = 180;
+/// Incidents of sites that are not watched any more are closed with their schedules; this is for what was overlooked then.
+const UNWATCHED_ROUNDS: u64 = 12;
 
 impl Actor for Provision {
     type Msg = Msg;
@@ -91,6 +100,7 @@ impl Actor for Provision {
                 found.told = false;
             }
             Err(error) => {
+                found.silence.forget();
                 self.condition.fails(Chain(&*error).to_string());
                 if !std::mem::replace(&mut found.told, true) {
                     warn!(error = %Chain(&*error), "streams, consumers or partitions are not as they should be, trying again");
@@ -107,10 +117,19 @@ impl Actor for Provision {
 impl Provision {
     async fn provide(&self, found: &mut Found, round: bool) -> Result<(), Error> {
         self.streams(found).await?;
-        for region in regions::in_use(&self.store).await? {
-            self.consumer(&region, found).await?;
+        let regions = regions::in_use(&self.store).await?;
+        for region in &regions {
+            self.consumer(region, found).await?;
         }
+        found.silence.keep(&regions);
         if round {
+            // For these one coordinator is enough: the holder of the first shard.
+            if self.fence.shards().contains(&Shard(0)) {
+                self.note_silence(&found.silence).await?;
+                if found.rounds.is_multiple_of(UNWATCHED_ROUNDS) {
+                    incidents::close_unwatched(&self.store).await?;
+                }
+            }
             if found.rounds.is_multiple_of(PARTITION_ROUNDS) {
                 let made = partitions::ensure(&self.store).await.inspect_err(|_| {
                     self.metrics.database_errors.inc();
@@ -154,13 +173,33 @@ impl Provision {
         Ok(())
     }
 
+    async fn note_silence(&self, silence: &Silence) -> Result<(), picket_store::Error> {
+        let silent = silence.silent(Instant::now());
+        let (now_silent, back) = regions::note_silence(&self.store, &silent, &silence.heard()).await?;
+        if now_silent > 0 {
+            let names: Vec<_> = silent.iter().map(|(region, _)| region.as_str()).collect();
+            warn!(regions = names.join(", "), "nobody works in: {}", names.join(", "));
+        }
+        if back > 0 {
+            info!(regions = back, "somebody works again in {back} regions that were silent");
+        }
+        Ok(())
+    }
+
     async fn consumer(&self, region: &Region, found: &mut Found) -> Result<(), Error> {
         let name = subject::prober_consumer(region);
         let jetstream = &self.bus.jetstream;
         let there = match jetstream.get_consumer_from_stream::<pull::Config, _, _>(&name, subject::JOBS).await
         {
             Ok(consumer) => {
-                let waiting = i64::try_from(consumer.cached_info().num_pending).unwrap_or(i64::MAX);
+                let info = consumer.cached_info();
+                let signs = Signs {
+                    waiting: info.num_waiting,
+                    delivered: info.delivered.consumer_sequence,
+                    acknowledged: info.ack_floor.consumer_sequence,
+                };
+                found.silence.look(region, signs, Instant::now());
+                let waiting = i64::try_from(info.num_pending).unwrap_or(i64::MAX);
                 self.metrics.waiting.get_or_create(&In { region: region.to_string() }).set(waiting);
                 true
             }

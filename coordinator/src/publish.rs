@@ -17,7 +17,7 @@ use async_nats::{
     jetstream::{context::PublishErrorKind, message::PublishMessage},
 };
 use bytes::Bytes;
-use picket_proto::{Epoch, Shard, Timestamp};
+use picket_proto::{Epoch, Kind, Shard, Timestamp};
 use picket_runtime::{Backoff, Bus, Chain, clock::Boottime};
 use ractor::ActorRef;
 use tokio::time::{Instant, timeout_at};
@@ -48,6 +48,17 @@ pub struct Job {
     pub shard: Shard,
     /// The epoch that it was planned under, for the fence.
     pub epoch: Epoch,
+    /// A tick, which the ledger wants to hear of if it is given up, or a confirming check, which is none.
+    pub kind: Kind,
+}
+
+impl Job {
+    /// Tells the ledger that this was given up.
+    fn give_up(&self, lapses: &Lapses) {
+        if self.kind == Kind::Scheduled {
+            lapses.note(self.shard, before(self.scheduled_at), self.expires_at);
+        }
+    }
 }
 
 /// Since when the stream of jobs has not been reached, if it has not.
@@ -115,6 +126,12 @@ impl Publisher {
         });
     }
 
+    /// Publishes `jobs` in a task of its own; nobody waits for them.
+    pub fn spawn_aside(&self, jobs: Vec<Job>, clock: DatabaseClock) {
+        let publisher = self.clone();
+        tokio::spawn(async move { publisher.publish(jobs, clock).await });
+    }
+
     async fn publish(&self, mut jobs: Vec<Job>, clock: DatabaseClock) {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         self.metrics.batch.observe(jobs.len() as f64);
@@ -151,7 +168,7 @@ impl Publisher {
                 let cause = if life.is_zero() { "expired" } else { "fenced" };
                 self.metrics.lost.get_or_create(&Lost { cause }).inc();
                 if life.is_zero() {
-                    self.lapses.note(job.shard, before(job.scheduled_at), job.expires_at);
+                    job.give_up(&self.lapses);
                 }
             } else if gateway == Gateway::Late || error.is_some() {
                 // With the bus away each further try would wait for as long as the first.
@@ -170,7 +187,7 @@ impl Publisher {
                         // No trying again makes it smaller.
                         warn!(error = %Chain(&why), job = job.id, "the bus takes no job of this size");
                         self.metrics.lost.get_or_create(&Lost { cause: "refused" }).inc();
-                        self.lapses.note(job.shard, before(job.scheduled_at), job.expires_at);
+                        job.give_up(&self.lapses);
                     }
                     Err(why) => {
                         error = Some(Chain(&why).to_string());

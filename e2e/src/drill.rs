@@ -367,6 +367,7 @@ impl Drill {
         fs::write(file, serde_json::to_vec_pretty(&line).expect("a line is JSON"))
             .expect("a file for the line");
         assert_eq!(account.unaccounted, 0, "ticks without a row: {account:#?}");
+        assert_eq!(account.false_incidents, 0, "incidents that are none: {account:#?}");
         assert_eq!(account.doubled, 0, "ticks with two rows: {account:#?}");
         assert_eq!(account.ticks, account.up + account.down + account.missed + account.gap, "{account:#?}");
         assert_eq!(self.stack.picket(&["ledger", "--since", "15m"]).await.0, 0, "picket ledger agrees");

@@ -14,6 +14,7 @@ pub mod result;
 pub mod site;
 pub mod status;
 pub mod subject;
+pub mod suspect;
 pub mod time;
 
 pub use check::{Check, IpVersion};
@@ -22,6 +23,7 @@ pub use invalid::Invalid;
 pub use outcome::{Cause, Kind, Outcome};
 pub use request::CheckRequest;
 pub use result::{CheckResult, Timing};
+pub use suspect::Suspect;
 pub use time::Timestamp;
 
 /// The version of the messages that this build writes (`v` in each message).

@@ -36,6 +36,19 @@ pub fn job(region: &Region, site: SiteId) -> String {
     format!("picket.job.{region}.{site}")
 }
 
+/// Where a confirming job goes: beside the scheduled one, and of these too the stream keeps the newest only.
+pub fn confirming_job(region: &Region, site: SiteId) -> String {
+    format!("picket.job.{region}.{site}.confirm")
+}
+
+/// Where the sink says that a site of this shard began to fail.
+pub fn suspect(shard: Shard) -> String {
+    format!("picket.suspect.{shard}")
+}
+
+/// Where all coordinators hear of sites that began to fail.
+pub const SUSPECTS: &str = "picket.suspect.*";
+
 /// Where a result of a scheduled or confirming check goes.
 pub fn result(region: &Region, shard: Shard) -> String {
     format!("picket.result.{region}.{shard}")

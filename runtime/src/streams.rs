@@ -102,13 +102,14 @@ pub fn results(durability: Durability) -> Config {
     }
 }
 
-/// What happened: incidents, silent regions.
+/// What happened: incidents, silent regions. An event that is published again, however late, is dropped by its id.
 pub fn events(durability: Durability) -> Config {
     Config {
         description: Some("incidents and silent regions".to_owned()),
         retention: RetentionPolicy::Limits,
         max_age: 30 * DAY,
         max_bytes: 1 << 30,
+        duplicate_window: DAY,
         ..stream(subject::EVENTS, subject::EVENT_SUBJECTS, durability)
     }
 }

@@ -8,6 +8,7 @@ mod credit;
 mod letter;
 mod metrics;
 mod options;
+mod outbox;
 mod pipeline;
 mod pull;
 mod puller;
@@ -37,8 +38,9 @@ pub enum Error {
     Spawn(#[from] SpawnErr),
 }
 
-/// How many connections to the database a sink needs: one to write, one to look whether it is there.
-pub const CONNECTIONS: u32 = 3;
+/// How many connections to the database a sink needs: one to write, one to look whether it is there,
+/// one that holds what is published.
+pub const CONNECTIONS: u32 = 4;
 
 /// Starts a sink: waits for NATS and for a database with a schema, makes the stream and its consumer, and runs
 /// until it is drained.
@@ -55,8 +57,9 @@ pub async fn start(config: Config, bus: &Bus, store: &Store, health: &Health) ->
     database.holds();
 
     let limit = config.drain_timeout;
-    let sink =
-        Sink { config, bus: bus.clone(), results: Results::new(store.clone()), metrics, database, stream };
+    let results = Results::new(store.clone());
+    let (bus, store) = (bus.clone(), store.clone());
+    let sink = Sink { config, bus, store, results, metrics, database, stream };
     Ok(Running::start("sink", sink, limit).await?)
 }
 

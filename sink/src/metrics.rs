@@ -24,6 +24,13 @@ pub(crate) struct Metrics {
     pub(crate) database_errors: Counter<u64, AtomicU64>,
     pub(crate) pull_errors: Counter<u64, AtomicU64>,
     pub(crate) pending: Gauge<i64, AtomicI64>,
+    pub(crate) incidents_opened: Counter<u64, AtomicU64>,
+    pub(crate) incidents_closed: Counter<u64, AtomicU64>,
+    pub(crate) suspects: Counter<u64, AtomicU64>,
+    pub(crate) events: Counter<u64, AtomicU64>,
+    pub(crate) event_errors: Counter<u64, AtomicU64>,
+    pub(crate) outbox_waiting: Gauge<i64, AtomicI64>,
+    pub(crate) outbox_age_seconds: Gauge<f64, AtomicU64>,
 }
 
 /// What a row says.
@@ -52,6 +59,13 @@ impl Metrics {
             database_errors: Counter::default(),
             pull_errors: Counter::default(),
             pending: Gauge::default(),
+            incidents_opened: Counter::default(),
+            incidents_closed: Counter::default(),
+            suspects: Counter::default(),
+            events: Counter::default(),
+            event_errors: Counter::default(),
+            outbox_waiting: Gauge::default(),
+            outbox_age_seconds: Gauge::default(),
         };
         metrics.register(health);
         metrics
@@ -73,5 +87,20 @@ impl Metrics {
         );
         sink.register("pull_errors", "Failures to take results from NATS", self.pull_errors.clone());
         sink.register("pending", "Results that wait in the stream", self.pending.clone());
+        sink.register("incidents_opened", "Incidents that this sink opened", self.incidents_opened.clone());
+        sink.register("incidents_closed", "Incidents that this sink closed", self.incidents_closed.clone());
+        sink.register("suspects", "Sites that were to be confirmed at once", self.suspects.clone());
+        sink.register("events", "Events that this sink published", self.events.clone());
+        sink.register(
+            "event_errors",
+            "Failures to publish events, which are tried again",
+            self.event_errors.clone(),
+        );
+        sink.register("outbox_waiting", "Events that wait to be published", self.outbox_waiting.clone());
+        sink.register(
+            "outbox_age_seconds",
+            "How long the oldest event has waited",
+            self.outbox_age_seconds.clone(),
+        );
     }
 }

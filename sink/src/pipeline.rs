@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use picket_runtime::{Bus, Condition, Pipeline};
-use picket_store::results::Results;
+use picket_store::{Store, results::Results};
 use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
 use tracing::warn;
 
@@ -12,6 +12,7 @@ use crate::{
     batcher::{self, Batcher, Limits},
     credit::Credits,
     metrics::Metrics,
+    outbox::{self, Outbox},
     puller::{self, Puller},
     writer::{self, Writer},
 };
@@ -19,6 +20,7 @@ use crate::{
 pub(crate) struct Sink {
     pub(crate) config: Config,
     pub(crate) bus: Bus,
+    pub(crate) store: Store,
     pub(crate) results: Results,
     pub(crate) metrics: Metrics,
     pub(crate) database: Condition,
@@ -29,6 +31,7 @@ pub(crate) struct Parts {
     puller: ActorRef<puller::Msg>,
     batcher: ActorRef<batcher::Msg>,
     writer: ActorRef<writer::Msg>,
+    outbox: ActorRef<outbox::Msg>,
     client: async_nats::Client,
 }
 
@@ -37,11 +40,19 @@ impl Pipeline for Sink {
 
     async fn build(&self, supervisor: ActorCell) -> Result<Parts, SpawnErr> {
         let client = self.bus.client.clone();
+        let outbox = Outbox {
+            bus: self.bus.clone(),
+            store: self.store.clone(),
+            durability: self.config.durability,
+            metrics: self.metrics.clone(),
+        };
+        let (outbox, _) = Actor::spawn_linked(None, outbox, (), supervisor.clone()).await?;
         let writer = Writer {
             results: self.results.clone(),
             client: client.clone(),
             metrics: self.metrics.clone(),
             database: self.database.clone(),
+            outbox: outbox.clone(),
         };
         let (writer, _) = Actor::spawn_linked(None, writer, (), supervisor.clone()).await?;
         let limits = Limits::new(self.config.batch_size, self.config.batch_age);
@@ -57,19 +68,21 @@ impl Pipeline for Sink {
             credits: Credits::new(self.config.batch_size),
         };
         let (puller, _) = Actor::spawn_linked(None, puller, (), supervisor).await?;
-        Ok(Parts { puller, batcher, writer, client })
+        Ok(Parts { puller, batcher, writer, outbox, client })
     }
 
     async fn drain(&self, parts: Parts) {
         /// For what involves no server; the supervisor's own limit bounds the whole.
         const SHORT: Duration = Duration::from_secs(3);
 
-        let Parts { puller, batcher, writer, client } = parts;
+        let Parts { puller, batcher, writer, outbox, client } = parts;
         // One that is gone already has nothing left to give.
         let _ = puller.call(puller::Msg::Stop, Some(SHORT)).await;
         let _ = batcher.cast(batcher::Msg::Flush);
         let _ = batcher.drain_and_wait(Some(SHORT)).await;
         let _ = writer.call(writer::Msg::Finish, Some(self.config.drain_timeout)).await;
+        // What it does not get rid of another sink publishes, or this one's successor.
+        let _ = outbox.call(outbox::Msg::Finish, Some(SHORT)).await;
         if !matches!(tokio::time::timeout(SHORT, client.flush()).await, Ok(Ok(()))) {
             warn!("NATS did not take the last acknowledgements; those results come again");
         }

@@ -7,9 +7,12 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use async_nats::jetstream::AckKind;
 use bytes::Bytes;
-use picket_proto::{Cause, Outcome, Timestamp};
+use picket_proto::{Cause, Outcome, Timestamp, subject};
 use picket_runtime::{Backoff, Chain, Condition, clock, streams};
-use picket_store::results::{Entry, Results, Written};
+use picket_store::{
+    incidents::Decided,
+    results::{Entry, Results, Written},
+};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, error, info, warn};
@@ -18,6 +21,7 @@ use crate::{
     batcher::Batch,
     letter::Content,
     metrics::{Metrics, Says, Why},
+    outbox,
     report::report,
 };
 
@@ -45,6 +49,7 @@ pub(crate) struct Writer {
     pub(crate) client: async_nats::Client,
     pub(crate) metrics: Metrics,
     pub(crate) database: Condition,
+    pub(crate) outbox: ActorRef<outbox::Msg>,
 }
 
 /// A third of the time after which NATS takes a letter for lost.
@@ -83,6 +88,7 @@ impl Actor for Writer {
                 if let Some(batch) = batch {
                     // Nobody waits for an answer: an acknowledgement that gets lost costs a duplicate.
                     say(&self.client, &batch, AckKind::Ack).await;
+                    self.tell(&done.written.decided).await;
                     self.count(&batch, &done);
                 }
                 queue.answer_if_empty();
@@ -141,6 +147,30 @@ impl Writer {
             error!(error = why, wait_ms, "the database refuses all results, trying again");
         }
         self.database.fails(why);
+    }
+
+    /// Says what was decided to those who wait for it.
+    async fn tell(&self, decided: &Decided) {
+        if decided.opened + decided.closed > 0 {
+            self.metrics.incidents_opened.inc_by(decided.opened);
+            self.metrics.incidents_closed.inc_by(decided.closed);
+            // One that is gone takes the pipeline with it.
+            let _ = self.outbox.cast(outbox::Msg::Wake(Instant::now()));
+        }
+        let telling = async {
+            for suspect in &decided.suspects {
+                self.metrics.suspects.inc_by(u64::from(suspect.rounds > 0));
+                let payload = serde_json::to_vec(suspect).unwrap_or_default();
+                // Nobody listens where no coordinator runs. Then the next ticks tell, only later.
+                self.client.publish(subject::suspect(suspect.shard), payload.into()).await?;
+            }
+            Ok::<_, async_nats::PublishError>(())
+        };
+        match timeout(SAY, telling).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(error = %Chain(&error), "could not ask for confirming checks"),
+            Err(_) => warn!("NATS takes no requests for confirming checks"),
+        }
     }
 
     fn count(&self, batch: &Batch, done: &Done) {

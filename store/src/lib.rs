@@ -6,9 +6,12 @@
 
 pub mod changes;
 pub mod error;
+pub mod incidents;
 pub mod leases;
 pub mod ledger;
+pub mod maintenance;
 pub mod options;
+pub mod outbox;
 pub mod partitions;
 pub mod regions;
 pub mod report;
@@ -16,6 +19,7 @@ pub mod results;
 pub mod schedules;
 pub mod sites;
 mod store;
+pub mod verdict;
 
 pub use error::Error;
 pub use options::DatabaseOptions;

@@ -112,3 +112,45 @@ pub async fn remove(store: &Store, region: &Region) -> Result<(), Error> {
         _ => Ok(()),
     }
 }
+
+/// Writes down which regions nobody works in, and since how long: of those in `silent` that it is so, of those in
+/// `heard` that it is not. What changes by that is told as an event. Returns how many changed each way.
+///
+/// # Errors
+/// When the database cannot be reached in time.
+pub async fn note_silence(
+    store: &Store,
+    silent: &[(Region, Duration)],
+    heard: &[Region],
+) -> Result<(u64, u64), Error> {
+    let (names, since): (Vec<&str>, Vec<f64>) =
+        silent.iter().map(|(region, since)| (region.as_str(), since.as_secs_f64())).unzip();
+    let heard: Vec<&str> = heard.iter().map(Region::as_str).collect();
+    store
+        .within(LIMIT, "note silent regions", async {
+            let mut transaction = store.pool.begin().await?;
+            let now_silent = sqlx::query(
+                "INSERT INTO picket.silent_regions (region_id, since)
+                 SELECT region.id, clock_timestamp() - silent.seconds * interval '1 second'
+                 FROM unnest($1::text[], $2::float8[]) AS silent (name, seconds)
+                 JOIN picket.regions AS region ON region.name = silent.name AND region.removed_at IS NULL
+                 WHERE NOT EXISTS (SELECT FROM picket.silent_regions AS known WHERE known.region_id = region.id)
+                 ORDER BY region.id
+                 ON CONFLICT DO NOTHING",
+            )
+            .bind(names)
+            .bind(since)
+            .execute(&mut *transaction)
+            .await?;
+            let back = sqlx::query(
+                "DELETE FROM picket.silent_regions AS silent USING picket.regions AS region
+                 WHERE region.id = silent.region_id AND region.name = ANY ($1)",
+            )
+            .bind(heard)
+            .execute(&mut *transaction)
+            .await?;
+            transaction.commit().await?;
+            Ok((now_silent.rows_affected(), back.rows_affected()))
+        })
+        .await
+}

@@ -8,10 +8,15 @@ use std::{
     time::Duration,
 };
 
-use picket_proto::{Cause, CheckResult, Outcome, Region};
-use sqlx::{PgConnection, pool::PoolConnection, postgres::Postgres};
+use picket_proto::{Cause, CheckResult, Outcome, Region, SiteId};
+use sqlx::{Connection, PgConnection, pool::PoolConnection, postgres::Postgres, types::time::OffsetDateTime};
 
-use crate::{Error, Store, regions};
+use crate::{
+    Error, Store,
+    incidents::{self, Decided, Fresh},
+    regions,
+    verdict::Evidence,
+};
 use rows::{Dead, Rows, Usable};
 
 const INSERT: &str = include_str!("results/insert.sql");
@@ -54,6 +59,8 @@ pub struct Written {
     pub refused: u64,
     /// Why one of the dead letters is one.
     pub reason: Option<String>,
+    /// What followed for the incidents of their sites.
+    pub decided: Decided,
 }
 
 impl Written {
@@ -115,7 +122,7 @@ impl Results {
 
     async fn insert_all(&self, rows: &Rows<'_>) -> Result<Written, Error> {
         let mut connection = self.connect().await?;
-        let inserting = insert(&mut connection, &rows.usable, &rows.dead);
+        let inserting = insert_and_decide(&mut connection, rows);
         let new = match tokio::time::timeout(Self::LIMIT, inserting).await {
             Ok(result) => result.map_err(Error::doing(KEEP))?,
             Err(_) => {
@@ -124,7 +131,8 @@ impl Results {
                 return Err(Error::TimedOut { doing: KEEP, seconds: Self::LIMIT.as_secs() });
             }
         };
-        Ok(rows.written(new, 0))
+        let (new, decided) = new;
+        Ok(Written { decided, ..rows.written(new, 0) })
     }
 
     /// Halves what is refused until each refused row stands alone.
@@ -170,20 +178,54 @@ impl Results {
 
 type New = HashMap<(Outcome, Option<Cause>), u64>;
 
-/// Says which rows are new.
+async fn insert_and_decide(
+    connection: &mut PgConnection,
+    rows: &Rows<'_>,
+) -> Result<(New, Decided), sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    let mut fresh = Vec::new();
+    let new = insert(&mut transaction, &rows.usable, &rows.dead, &mut fresh).await?;
+    // Last, so that who waits for a site holds no row that the other still has to write.
+    let decided = incidents::decide(&mut transaction, fresh).await?;
+    transaction.commit().await?;
+    Ok((new, decided))
+}
+
+#[derive(sqlx::FromRow)]
+struct Inserted {
+    outcome: String,
+    cause: Option<String>,
+    count: i64,
+    site_id: Option<i64>,
+    region_id: Option<i16>,
+    scheduled_at: Option<OffsetDateTime>,
+    kind: Option<String>,
+    message: Option<String>,
+}
+
+/// Says which rows are new; those that may make a difference go into `fresh`.
 async fn insert(
     connection: &mut PgConnection,
     usable: &[Usable<'_>],
     dead: &[Dead<'_>],
+    fresh: &mut Vec<Fresh>,
 ) -> Result<New, sqlx::Error> {
     let query = rows::bind(sqlx::query_as(INSERT), usable, dead);
-    let counts: Vec<(String, Option<String>, i64)> = query.fetch_all(connection).await?;
+    let inserted: Vec<Inserted> = query.fetch_all(connection).await?;
     let mut new = New::new();
-    for (outcome, cause, count) in counts {
-        // The type in the database has no other words.
-        if let Ok(outcome) = outcome.parse() {
-            let cause = cause.and_then(|cause| cause.parse().ok());
-            *new.entry((outcome, cause)).or_default() += count.unsigned_abs();
+    for row in inserted {
+        // The types in the database have no other words.
+        let Ok(outcome) = row.outcome.parse() else { continue };
+        let cause = row.cause.as_deref().and_then(|cause| cause.parse().ok());
+        match (row.site_id, row.region_id, row.scheduled_at, row.kind.and_then(|kind| kind.parse().ok())) {
+            (Some(site), Some(region), Some(at), Some(kind)) => {
+                let (at, message) = (at.into(), row.message);
+                fresh.push(Fresh {
+                    site: SiteId(site),
+                    says: Evidence { region, at, kind, outcome, cause, message },
+                });
+            }
+            _ => *new.entry((outcome, cause)).or_default() += row.count.unsigned_abs(),
         }
     }
     Ok(new)
@@ -192,11 +234,12 @@ async fn insert(
 async fn insert_around_refused(connection: &mut PgConnection, rows: &Rows<'_>) -> Result<Written, Error> {
     let mut new = New::new();
     let mut refused: Vec<Dead<'_>> = Vec::new();
+    let mut fresh = Vec::new();
     run(connection, "BEGIN").await?;
     let mut parts = vec![rows.usable.as_slice()];
     while let Some(part) = parts.pop() {
         run(connection, "SAVEPOINT part").await?;
-        match insert(connection, part, &[]).await.map_err(Error::doing(KEEP)) {
+        match insert(connection, part, &[], &mut fresh).await.map_err(Error::doing(KEEP)) {
             Ok(counts) => {
                 for (says, count) in counts {
                     *new.entry(says).or_default() += count;
@@ -219,12 +262,13 @@ async fn insert_around_refused(connection: &mut PgConnection, rows: &Rows<'_>) -
         }
         run(connection, "RELEASE part").await?;
     }
-    insert(connection, &[], &rows.dead).await.map_err(Error::doing(KEEP))?;
-    insert(connection, &[], &refused).await.map_err(Error::doing(KEEP))?;
+    insert(connection, &[], &rows.dead, &mut fresh).await.map_err(Error::doing(KEEP))?;
+    insert(connection, &[], &refused, &mut fresh).await.map_err(Error::doing(KEEP))?;
+    let decided = incidents::decide(connection, fresh).await.map_err(Error::doing(KEEP))?;
     run(connection, "COMMIT").await?;
     let reason = refused.first().map(|dead| dead.reason.to_string());
     let written = rows.written(new, refused.len());
-    Ok(Written { reason: reason.or(written.reason), ..written })
+    Ok(Written { reason: reason.or(written.reason), decided, ..written })
 }
 
 async fn run(connection: &mut PgConnection, statement: &'static str) -> Result<(), Error> {

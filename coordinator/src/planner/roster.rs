@@ -182,6 +182,13 @@ impl Roster {
         })
     }
 
+    /// What the jobs of a site are made of, in each of its regions.
+    pub fn all_due(&self, id: SiteId) -> impl Iterator<Item = Due<'_>> {
+        let first = self.by_id.get(&id).map(|site| self.sites[*site as usize].first);
+        let next = |entry: &u32| Some(self.entries[*entry as usize].next).filter(|next| *next != NONE);
+        std::iter::successors(first, next).filter_map(|entry| self.due(entry))
+    }
+
     /// The wheel has let go of this dead entry: its number may be used again.
     pub fn reclaim(&mut self, entry: u32) {
         debug_assert_eq!(self.entries[entry as usize].interval_ms, 0);
@@ -268,7 +275,7 @@ mod tests {
 
         let added = roster.put(site(1, 0, &[(1, 1_000), (2, 5_000), (3, 1_000)]));
 
-        assert_eq!((added.len(), roster.schedules()), (2, 3));
+        assert_eq!((added.len(), roster.schedules(), roster.all_due(SiteId(1)).count()), (2, 3, 3));
         let alive = before.iter().filter(|added| roster.due(added.entry).is_some()).count();
         assert_eq!(alive, 1);
     }

@@ -31,7 +31,17 @@ pub struct Account {
     pub recovery_s: f64,
     /// Messages that could not be stored.
     pub dead_letters: i64,
+    /// Incidents of sites that were never down, and those of an outage beyond its first.
+    #[serde(default)]
+    pub false_incidents: i64,
 }
+
+/// The sites of a drill are down or up for good: one that is down has one incident, unless it was not watched for a while.
+const FALSE_INCIDENTS: &str = "SELECT count(*) FROM picket.incidents AS incident
+    JOIN picket.known_sites AS site ON site.id = incident.site_id
+    WHERE site.url LIKE '%/ok/%' OR EXISTS (
+        SELECT FROM picket.incidents AS before WHERE before.site_id = incident.site_id
+          AND before.incident_id < incident.incident_id AND NOT before.unwatched)";
 
 /// A line of the table of faults.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -90,6 +100,7 @@ impl Account {
                 .await as f64
                 / 1_000.0,
             dead_letters: stack.number("SELECT count(*) FROM picket.dead_letters").await,
+            false_incidents: stack.number(FALSE_INCIDENTS).await,
         };
         // The function that is under test here as well must say what counting tick by tick says.
         let by_tick = stack.ledger(&format!("'{from}'::timestamptz"), &format!("'{to}'::timestamptz")).await;

@@ -4,8 +4,18 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use super::Account;
 
-const COUNTS: [&str; 9] =
-    ["TICKS", "UP", "DOWN", "MISSED", "GAP", "UNACCOUNTED", "DOUBLED", "RECOVERY", "CAUSES"];
+const COUNTS: [&str; 10] = [
+    "TICKS",
+    "UP",
+    "DOWN",
+    "MISSED",
+    "GAP",
+    "UNACCOUNTED",
+    "DOUBLED",
+    "FALSE INCIDENTS",
+    "RECOVERY",
+    "CAUSES",
+];
 
 /// A table that begins with columns of these names, of which the last `numbers` are numbers.
 pub fn table(columns: &[&str], numbers: usize) -> Table {
@@ -22,10 +32,10 @@ pub fn table(columns: &[&str], numbers: usize) -> Table {
 
 /// The rest of a row.
 pub fn cells(account: &Account) -> Vec<String> {
-    let Account { ticks, up, down, missed, gap, unaccounted, doubled, .. } = account;
+    let Account { ticks, up, down, missed, gap, unaccounted, doubled, false_incidents, .. } = account;
     let causes: Vec<String> =
         account.causes.iter().map(|(cause, ticks)| format!("{ticks} {cause}")).collect();
-    [ticks, up, down, missed, gap, unaccounted, doubled]
+    [ticks, up, down, missed, gap, unaccounted, doubled, false_incidents]
         .iter()
         .map(ToString::to_string)
         .chain([format!("{:.1} s", account.recovery_s), causes.join(", ")])

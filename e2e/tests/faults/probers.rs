@@ -24,12 +24,20 @@ async fn f6_a_region_without_probers_is_missed_there_and_nowhere_else_and_goes_o
         .stack
         .at_least(LONG, 20, "SELECT count(*) FROM picket.check_results WHERE outcome = 'missed'")
         .await;
+    // Nobody works there: that is told, and is no incident of a site.
+    drill.stack.at_least(picket_e2e::drill::LONG, 1, "SELECT count(*) FROM picket.silent_regions").await;
     let prober = drill.prober("east").await;
     prober.ready().await;
     drill.probers.push(("east", prober));
     drill.healed().await;
     drill.served().await;
 
+    picket_testkit::eventually(picket_e2e::drill::LONG, "the region to be back, and all told", async || {
+        let left =
+            "SELECT (SELECT count(*) FROM picket.silent_regions) + (SELECT count(*) FROM picket.outbox)";
+        drill.stack.number(left).await == 0
+    })
+    .await;
     let account = drill.account().await;
     assert_eq!(account.missed_in("west"), 0, "{account:#?}");
     assert!(account.missed_for("no_prober") >= 20, "{account:#?}");

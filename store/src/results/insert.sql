@@ -23,7 +23,7 @@ WITH checks AS (
         regex_matched = excluded.regex_matched, http_version = excluded.http_version,
         remote_addr = excluded.remote_addr, prober = excluded.prober, message = excluded.message
     WHERE kept.outcome = 'missed' AND excluded.outcome <> 'missed'
-    RETURNING outcome, cause
+    RETURNING outcome, cause, site_id, region_id, scheduled_at, kind, message
 ),
 adhoc AS (
     INSERT INTO picket.adhoc_results (
@@ -45,6 +45,16 @@ dead AS (
     SELECT unnest($45::text[]), unnest($46::text[]), unnest($47::text[])
 )
 -- What is new; the caller knows how many there were.
-SELECT outcome::text, cause::text, count(*) FROM checks GROUP BY 1, 2
+SELECT outcome::text, cause::text, count(*), NULL::bigint AS site_id, NULL::smallint AS region_id,
+       NULL::timestamptz AS scheduled_at, NULL::text AS kind, NULL::text AS message
+FROM checks GROUP BY 1, 2
 UNION ALL
-SELECT outcome::text, cause::text, count(*) FROM adhoc GROUP BY 1, 2
+SELECT outcome::text, cause::text, count(*), NULL, NULL, NULL, NULL, NULL FROM adhoc GROUP BY 1, 2
+UNION ALL
+-- And what may make a difference: all that is said of sites that fail now, or did not seem plainly up before. What
+-- confirms is no tick, so that nobody could look it up later.
+SELECT outcome::text, cause::text, 0, site_id, region_id, scheduled_at, kind::text, message
+FROM checks
+WHERE outcome <> 'missed'
+  AND (kind = 'confirm' OR site_id IN (SELECT site_id FROM picket.site_states)
+       OR site_id IN (SELECT site_id FROM checks WHERE outcome = 'down'))

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use picket_proto::{CheckResult, Kind, Outcome, SiteId, Timestamp, check::MAX_URL, invalid::shorten};
 use sqlx::{Postgres, postgres::PgArguments, query::QueryAs};
 
-use super::{Content, Entry, New, RegionIds, Written};
+use super::{Content, Decided, Entry, New, RegionIds, Written};
 use time::OffsetDateTime;
 
 const MAX_MESSAGE: usize = 500;
@@ -93,6 +93,7 @@ impl<'a> Rows<'a> {
             of_unknown_regions: self.of_unknown_regions,
             refused: refused as u64,
             reason: self.dead.first().map(|dead| dead.reason.to_string()),
+            decided: Decided::default(),
         }
     }
 }

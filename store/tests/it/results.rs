@@ -53,7 +53,7 @@ fn entry(content: Content<'_>) -> Entry<'_> {
     Entry { subject: "picket.result.eu.7", payload: b"as it came", content }
 }
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     // Whole milliseconds, as ticks have.
     Timestamp::from_millis(wall_ms())
 }
@@ -64,7 +64,7 @@ fn wall_ms() -> i64 {
     i64::try_from(since.as_millis()).unwrap()
 }
 
-fn up(site: i64, region: &str, at: Timestamp) -> CheckResult {
+pub(crate) fn up(site: i64, region: &str, at: Timestamp) -> CheckResult {
     CheckResult {
         v: 1,
         id: "id".to_owned(),
@@ -90,7 +90,7 @@ fn up(site: i64, region: &str, at: Timestamp) -> CheckResult {
     }
 }
 
-fn missed(site: i64, region: &str, at: Timestamp) -> CheckResult {
+pub(crate) fn missed(site: i64, region: &str, at: Timestamp) -> CheckResult {
     CheckResult {
         outcome: Outcome::Missed,
         cause: Some(Cause::Expired),

@@ -1,0 +1,266 @@
+//! Incidents, from outside: from a site that fails to the event that tells of it, once.
+#![expect(clippy::unwrap_used, reason = "what a test needs is there, or it fails")]
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_nats::jetstream;
+use picket_e2e::{Process, Stack};
+use picket_testkit::{
+    eventually,
+    target::{Step, Target},
+};
+
+const REGIONS: [&str; 3] = ["asia", "east", "west"];
+const LONG: Duration = Duration::from_secs(90);
+const OPEN: &str = "SELECT count(*) FROM picket.incidents WHERE closed_at IS NULL";
+const INCIDENTS: &str = "SELECT count(*) FROM picket.incidents";
+
+/// A website that fails for whom it is told to.
+struct Website {
+    target: Target,
+    failing: Arc<[AtomicBool; 3]>,
+    flapping: Arc<AtomicBool>,
+}
+
+impl Website {
+    async fn new() -> Self {
+        let failing: Arc<[AtomicBool; 3]> = Arc::default();
+        let flapping = Arc::new(AtomicBool::new(false));
+        let (failing_too, flapping_too) = (failing.clone(), flapping.clone());
+        let asked: Mutex<HashMap<String, u64>> = Mutex::default();
+        let target = Target::scripted(move |request| {
+            let from = REGIONS.iter().position(|region| request.contains(&format!("from-{region}")));
+            let path = request.split(' ').nth(1).unwrap_or_default();
+            let mut asked = asked.lock().unwrap();
+            let number = asked.entry(format!("{path} {from:?}")).or_default();
+            *number += 1;
+            let fails = from.is_some_and(|from| failing_too[from].load(Ordering::SeqCst))
+                || flapping_too.load(Ordering::SeqCst) && number.is_multiple_of(2);
+            let status = if fails { "500 No" } else { "200 OK" };
+            vec![Step::send(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"))]
+        })
+        .await;
+        Self { target, failing, flapping }
+    }
+
+    fn fail(&self, regions: &[&str]) {
+        for (region, failing) in REGIONS.iter().zip(self.failing.iter()) {
+            failing.store(regions.contains(region), Ordering::SeqCst);
+        }
+    }
+}
+
+struct World {
+    website: Website,
+    stack: Stack,
+    processes: Vec<Process>,
+}
+
+impl World {
+    async fn new() -> Self {
+        let mut world =
+            Self { website: Website::new().await, stack: Stack::start(&REGIONS).await, processes: vec![] };
+        world.start().await;
+        world
+    }
+
+    async fn start(&mut self) {
+        let stack = &self.stack;
+        self.processes = vec![
+            stack.coordinator(&["--ledger-grace", "10s", "--lease-time", "6s"]).await,
+            stack.sink(&[]).await,
+            stack.sink(&[]).await,
+        ];
+        for region in REGIONS {
+            let agent = format!("from-{region}");
+            self.processes.push(stack.prober(region, &["--user-agent", &agent]).await);
+        }
+        for process in &self.processes {
+            process.ready().await;
+        }
+    }
+
+    async fn watch(&self, sites: u32, seconds: u32) {
+        let url = self.website.target.url("/shop");
+        let sql = format!(
+            "INSERT INTO picket.sites (url, interval_seconds, timeout_ms)
+             SELECT '{url}/' || n, {seconds}, 5000 FROM generate_series(1, {sites}) AS n"
+        );
+        self.stack.execute(&sql).await;
+    }
+
+    /// Waits until every schedule has been up.
+    async fn all_up(&self) {
+        let schedules =
+            self.stack.number("SELECT count(*) FROM picket.schedules WHERE valid_to IS NULL").await;
+        let up = "SELECT count(DISTINCT (site_id, region_id)) FROM picket.check_results WHERE outcome = 'up'";
+        self.stack.at_least(LONG, schedules, up).await;
+    }
+
+    /// All events so far.
+    async fn events(&self) -> Vec<serde_json::Value> {
+        let client = async_nats::connect(self.stack.nats.url()).await.unwrap();
+        let stream = jetstream::new(client).get_stream("PICKET_EVENTS").await.unwrap();
+        let info = stream.get_info().await.unwrap();
+        let mut events = Vec::new();
+        for sequence in info.state.first_sequence.max(1)..=info.state.last_sequence {
+            let message = stream.get_raw_message(sequence).await.unwrap();
+            events.push(serde_json::from_slice(&message.payload).unwrap());
+        }
+        events
+    }
+
+    async fn events_named(&self, name: &str, count: usize) -> Vec<serde_json::Value> {
+        eventually(LONG, &format!("{count} events: {name}"), async || {
+            let mut events = self.events().await;
+            events.retain(|event| event["event"] == name);
+            if events.len() >= count { Ok(events) } else { Err(events) }
+        })
+        .await
+    }
+
+    async fn stop(self) {
+        for process in self.processes.into_iter().rev() {
+            process.stop().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_of_three_regions_that_fail_are_confirmed_at_once_and_become_one_incident_before_their_next_ticks()
+ {
+    let world = World::new().await;
+    world.watch(1, 60).await;
+    world.all_up().await;
+
+    world.website.fail(&["asia", "east"]);
+    let opened = world.events_named("incident.opened", 1).await;
+
+    let id = opened[0]["id"].as_str().unwrap();
+    assert!(id.starts_with("incident.1.") && id.ends_with(".opened"), "{id}");
+    assert_eq!(opened[0]["regions"], serde_json::json!(["asia", "east"]));
+    assert_eq!((&opened[0]["cause"], &opened[0]["site_id"]), (&"status".into(), &1.into()));
+    let ticks = "SELECT count(*) FROM picket.check_results, picket.incidents WHERE kind = 'scheduled' AND outcome = 'down'
+                 AND scheduled_at <= opened_at";
+    assert_eq!(world.stack.number(ticks).await, 1, "one tick said so, confirming checks the rest");
+    let confirming = "SELECT count(DISTINCT region_id) FROM picket.check_results WHERE kind = 'confirm'";
+    assert_eq!(world.stack.number(confirming).await, 3);
+    let (code, text, _) = world.stack.picket(&["status"]).await;
+    assert!(code == 1 && text.contains("1 down"), "{text}");
+
+    world.website.fail(&[]);
+    // The next ticks are a minute away; more of them come when the site is watched more closely.
+    world.stack.execute("UPDATE picket.sites SET interval_seconds = 5").await;
+    let closed = world.events_named("incident.closed", 1).await;
+    assert_eq!(
+        (closed[0]["id"].as_str(), &closed[0]["unwatched"]),
+        (Some(&*id.replace("opened", "closed")), &false.into())
+    );
+    assert_eq!(world.events().await.len(), 2);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_restart_of_everything_during_an_incident_tells_of_nothing_twice() {
+    let mut world = World::new().await;
+    world.watch(3, 5).await;
+    world.all_up().await;
+    world.website.fail(&REGIONS);
+    world.events_named("incident.opened", 3).await;
+
+    for process in world.processes.drain(..) {
+        process.kill().await;
+    }
+    world.stack.nats.kill().await;
+    let since = world.stack.lines("SELECT clock_timestamp()::text").await.remove(0);
+    world.stack.nats.start().await;
+    world.start().await;
+    let again = format!(
+        "SELECT count(*) FROM picket.check_results WHERE outcome = 'down' AND scheduled_at > '{since}'"
+    );
+    world.stack.at_least(LONG, 27, &again).await;
+    let (opened, open) = (world.stack.number(INCIDENTS).await, world.stack.number(OPEN).await);
+    assert_eq!((opened, open, world.events().await.len()), (3, 3, 3));
+
+    world.website.fail(&[]);
+    world.events_named("incident.closed", 3).await;
+    assert_eq!((world.stack.number(INCIDENTS).await, world.events().await.len()), (3, 6));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_site_that_fails_every_other_time_and_a_region_alone_that_fails_open_nothing() {
+    let world = World::new().await;
+    world.watch(2, 5).await;
+    world.all_up().await;
+
+    world.website.flapping.store(true, Ordering::SeqCst);
+    let down = "SELECT min(count) FROM (SELECT count(*) FROM picket.check_results WHERE outcome = 'down' AND kind = 'scheduled'
+                GROUP BY site_id, region_id) AS count";
+    world.stack.at_least(LONG, 2, &format!("SELECT coalesce(({down}), 0)")).await;
+    world.website.flapping.store(false, Ordering::SeqCst);
+    world.website.fail(&["west"]);
+    let alone = "SELECT count(*) FROM picket.check_results WHERE outcome = 'down'
+                 AND region_id = (SELECT id FROM picket.regions WHERE name = 'west')";
+    let before = world.stack.number(alone).await;
+    world.stack.at_least(LONG, before + 8, alone).await;
+
+    assert_eq!(world.stack.number(INCIDENTS).await, 0);
+    let maintenance = ["maintenance", "add", "1", "--from", "now", "--to", "+1h"];
+    assert_eq!(world.stack.picket(&maintenance).await.0, 0);
+    world.website.fail(&REGIONS);
+    world.stack.at_least(LONG, 1, OPEN).await;
+    let sites = "SELECT string_agg(DISTINCT site_id::text, ',') FROM picket.incidents";
+    assert_eq!(world.stack.lines(sites).await, ["2"], "the other is in maintenance");
+    assert_eq!(world.stack.picket(&["maintenance", "remove", "1"]).await.0, 0);
+    world.stack.at_least(LONG, 2, OPEN).await;
+    world.stop().await;
+}
+
+/// Prints how long detection takes: `cargo test -p picket-e2e --test incidents -- --ignored --nocapture`.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn how_long_detection_takes() {
+    const SITES: u32 = 30;
+    let world = World::new().await;
+    world.watch(SITES, 60).await;
+    world.all_up().await;
+
+    world.website.fail(&["asia", "east"]);
+    let events = world.events_named("incident.opened", SITES as usize).await;
+    assert_eq!(events.len(), SITES as usize);
+
+    let client = async_nats::connect(world.stack.nats.url()).await.unwrap();
+    let stream = jetstream::new(client).get_stream("PICKET_EVENTS").await.unwrap();
+    let mut seconds = Vec::new();
+    for sequence in 1..=u64::from(SITES) {
+        let message = stream.get_raw_message(sequence).await.unwrap();
+        let event: serde_json::Value = serde_json::from_slice(&message.payload).unwrap();
+        let failed = format!(
+            "SELECT ((extract(epoch FROM min(scheduled_at)) * 1000000)::bigint + min(lateness_us))::bigint FROM picket.check_results
+             WHERE site_id = {} AND outcome = 'down' AND scheduled_at = '{}'",
+            event["site_id"],
+            event["first_failure_at"].as_str().unwrap()
+        );
+        let began = world.stack.number(&failed).await;
+        let told = i64::try_from(message.time.unix_timestamp_nanos() / 1_000).unwrap();
+        seconds.push((told - began) as f64 / 1e6);
+    }
+    seconds.sort_by(f64::total_cmp);
+    let at = |share: f64| seconds[((seconds.len() - 1) as f64 * share) as usize];
+    eprintln!(
+        "{SITES} sites every 60 s, two of three regions fail; from the start of the first failing check to the event in the
+         stream: median {:.2} s, 90 % {:.2} s, longest {:.2} s",
+        at(0.5),
+        at(0.9),
+        at(1.0)
+    );
+    world.stop().await;
+}

@@ -1,0 +1,339 @@
+//! Incidents: decided where the rows are written, in the same transaction, over rows that are new.
+//!
+//! A site that is plainly up has no row in `picket.site_states`, so that a batch of such sites costs a look at an empty
+//! table. For any other the row is the lock: who decides has it, sees what was committed before, and leaves what it found.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::Duration,
+};
+
+use picket_proto::{Shard, SiteId, Suspect, Timestamp, VERSION};
+use sqlx::{
+    PgConnection,
+    types::{Json, time::OffsetDateTime},
+};
+
+use crate::{
+    Error, Store,
+    leases::to_shard,
+    verdict::{self, Change, Evidence, Region, RegionId, RegionState, Rules, Site},
+};
+
+/// A result that is new, and may make a difference.
+#[derive(Clone, Debug)]
+pub(crate) struct Fresh {
+    pub(crate) site: SiteId,
+    pub(crate) says: Evidence,
+}
+
+/// What followed from new results.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decided {
+    /// Incidents that were opened.
+    pub opened: u64,
+    /// Incidents that were closed.
+    pub closed: u64,
+    /// Sites that are to be confirmed, or need it no more.
+    pub suspects: Vec<Suspect>,
+}
+
+type Sql<T> = Result<T, sqlx::Error>;
+
+/// Decides what `fresh` means, as the last thing in its transaction.
+pub(crate) async fn decide(connection: &mut PgConnection, fresh: Vec<Fresh>) -> Sql<Decided> {
+    if fresh.is_empty() {
+        return Ok(Decided::default());
+    }
+    let mut news: BTreeMap<i64, Vec<Evidence>> = BTreeMap::new();
+    for Fresh { site, says } in fresh {
+        news.entry(site.0).or_default().push(says);
+    }
+    let mut judged = Judged::default();
+    let mut kept = HashMap::new();
+    for (site, states, open) in lock(connection, news.keys().copied().collect()).await? {
+        // Of a site that is down and stays so there is nothing to decide, and nothing to look up.
+        let still_down = news.get(&site).filter(|_| open).and_then(|new| verdict::still_down(&states, new));
+        match still_down {
+            Some(states) => {
+                news.remove(&site);
+                judged.states.push((site, states));
+            }
+            None => drop(kept.insert(site, states)),
+        }
+    }
+    let found = if news.is_empty() { Vec::new() } else { evidence(connection, &news, kept).await? };
+    for known in found {
+        let new = news.remove(&known.id).unwrap_or_default();
+        judged.add(&known, new);
+    }
+    // What is left is not watched any more: nothing is kept of it.
+    judged.settled.extend(news.keys());
+    judged.write(connection).await
+}
+
+/// Locks the sites' rows, in order, making those that are missing; gives what they hold, and whether an incident was open.
+async fn lock(connection: &mut PgConnection, sites: Vec<i64>) -> Sql<Vec<(i64, Vec<RegionState>, bool)>> {
+    let rows: Vec<(i64, Json<Vec<RegionState>>, bool)> = sqlx::query_as(
+        // An update that changes nothing waits for whoever has the row, and then sees it as it is.
+        "INSERT INTO picket.site_states AS state (site_id) SELECT unnest($1::bigint[])
+         ON CONFLICT (site_id) DO UPDATE SET regions = state.regions
+         RETURNING site_id, regions, EXISTS (
+             SELECT FROM picket.incidents AS incident WHERE incident.site_id = state.site_id AND closed_at IS NULL)",
+    )
+    .bind(sites)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|(site, Json(states), open)| (site, states, open)).collect())
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    site_id: i64,
+    shard: i16,
+    quorum: Option<i32>,
+    failures_to_open: i32,
+    successes_to_close: i32,
+    open: bool,
+    window_from: Option<Vec<OffsetDateTime>>,
+    window_to: Option<Vec<OffsetDateTime>>,
+    region_id: i16,
+    region: String,
+    window_ms: i64,
+    joining_until: OffsetDateTime,
+    downs: Option<Vec<OffsetDateTime>>,
+    ups: Option<Vec<OffsetDateTime>>,
+}
+
+/// A site with all that is known of it, and its regions' names.
+struct Known {
+    id: i64,
+    shard: Shard,
+    site: Site,
+    names: HashMap<RegionId, String>,
+}
+
+async fn evidence(
+    connection: &mut PgConnection,
+    news: &BTreeMap<i64, Vec<Evidence>>,
+    mut kept: HashMap<i64, Vec<RegionState>>,
+) -> Sql<Vec<Known>> {
+    // Whether a failure follows a success that was overlooked matters only until the region is down.
+    let settled = |state: &&RegionState| state.down || state.fails == 0;
+    let known: Vec<(i64, RegionId)> = kept
+        .iter()
+        .flat_map(|(site, states)| states.iter().filter(settled).map(|state| (*site, state.region)))
+        .collect();
+    let (known_sites, known_regions): (Vec<i64>, Vec<RegionId>) = known.into_iter().unzip();
+    let times = |pick: fn(std::slice::Iter<'_, Evidence>) -> Option<Timestamp>| -> Vec<OffsetDateTime> {
+        news.values().filter_map(|new| pick(new.iter())).map(Timestamp::datetime).collect()
+    };
+    let rows: Vec<Row> = sqlx::query_as(include_str!("incidents/evidence.sql"))
+        .bind(news.keys().copied().collect::<Vec<_>>())
+        .bind(times(|new| new.map(|new| new.at).min()))
+        .bind(times(|new| new.map(|new| new.at).max()))
+        .bind(known_sites)
+        .bind(known_regions)
+        .fetch_all(connection)
+        .await?;
+    let mut sites: Vec<Known> = Vec::new();
+    for row in rows {
+        let new = news.get(&row.site_id).map_or(&[][..], Vec::as_slice);
+        let states = kept.entry(row.site_id).or_default();
+        let state = states.iter().position(|state| state.region == row.region_id);
+        let state = state.map(|place| states.swap_remove(place));
+        if sites.last().is_none_or(|last| last.id != row.site_id) {
+            sites.push(row.known());
+        }
+        if let Some(known) = sites.last_mut() {
+            known.site.regions.insert(row.region_id, row.region(state, new));
+            known.names.insert(row.region_id, row.region);
+        }
+    }
+    Ok(sites)
+}
+
+impl Row {
+    fn known(&self) -> Known {
+        // SQL lets in what the coordinator then calls a problem.
+        let count = |number: i32| u32::try_from(number).unwrap_or(1).max(1);
+        let windows = self.window_from.iter().flatten().zip(self.window_to.iter().flatten());
+        let site = Site {
+            rules: Rules {
+                failures_to_open: count(self.failures_to_open),
+                successes_to_close: count(self.successes_to_close),
+                quorum: self.quorum.map(count),
+            },
+            regions: BTreeMap::new(),
+            open: self.open,
+            maintenance: windows.map(|(from, to)| ((*from).into(), (*to).into())).collect(),
+        };
+        Known { id: self.site_id, shard: to_shard(self.shard), site, names: HashMap::new() }
+    }
+
+    fn region(&self, state: Option<RegionState>, new: &[Evidence]) -> Region {
+        let new: HashSet<Timestamp> =
+            new.iter().filter(|new| new.region == self.region_id).map(|new| new.at).collect();
+        let newest = |seen: &Option<Vec<OffsetDateTime>>| {
+            let seen = seen.iter().flatten().map(|at| Timestamp::from(*at));
+            seen.filter(|at| !new.contains(at)).max()
+        };
+        let (down, up) = (newest(&self.downs), newest(&self.ups));
+        Region {
+            state,
+            window: Duration::from_millis(self.window_ms.unsigned_abs()),
+            joining_until: self.joining_until.into(),
+            seen: down.max(up),
+            seen_up: up,
+        }
+    }
+}
+
+/// What is to be written.
+#[derive(Default)]
+struct Judged {
+    states: Vec<(i64, Vec<RegionState>)>,
+    settled: Vec<i64>,
+    /// The first change of each site, the second, and so on.
+    changes: Vec<Vec<(i64, Written)>>,
+    suspects: Vec<Suspect>,
+}
+
+enum Written {
+    Opened {
+        at: Timestamp,
+        first: Timestamp,
+        cause: Option<&'static str>,
+        message: Option<String>,
+        regions: String,
+    },
+    Closed(Timestamp),
+}
+
+impl Judged {
+    fn add(&mut self, known: &Known, new: Vec<Evidence>) {
+        let judgement = known.site.clone().judge(new);
+        let (id, shard) = (known.id, known.shard);
+        for (place, change) in judgement.changes.into_iter().enumerate() {
+            let change = match change {
+                Change::Closed { at } => Written::Closed(at),
+                Change::Opened { at, first_failure_at, cause, message, regions } => {
+                    let names: Vec<&str> =
+                        regions.iter().filter_map(|id| Some(known.names.get(id)?.as_str())).collect();
+                    let cause = cause.map(|cause| cause.as_str());
+                    // No region has a comma in its name.
+                    Written::Opened { at, first: first_failure_at, cause, message, regions: names.join(",") }
+                }
+            };
+            if self.changes.len() <= place {
+                self.changes.push(Vec::new());
+            }
+            self.changes[place].push((id, change));
+        }
+        if let Some(rounds) = judgement.confirm {
+            self.suspects.push(Suspect { v: VERSION, site_id: SiteId(id), shard, rounds });
+        }
+        match judgement.states {
+            Some(states) => self.states.push((id, states)),
+            None => self.settled.push(id),
+        }
+    }
+
+    async fn write(self, connection: &mut PgConnection) -> Sql<Decided> {
+        let mut decided = Decided { suspects: self.suspects, ..Decided::default() };
+        for changes in self.changes {
+            let (opened, closed) =
+                changes.into_iter().partition(|(_, change)| matches!(change, Written::Opened { .. }));
+            decided.closed += close(connection, closed).await?;
+            decided.opened += open(connection, opened).await?;
+        }
+        if !self.states.is_empty() {
+            let (sites, states): (Vec<_>, Vec<_>) =
+                self.states.into_iter().map(|(site, states)| (site, Json(states))).unzip();
+            sqlx::query(
+                "UPDATE picket.site_states AS state SET regions = new.regions
+                 FROM unnest($1::bigint[], $2::jsonb[]) AS new (site_id, regions) WHERE state.site_id = new.site_id",
+            )
+            .bind(sites)
+            .bind(states)
+            .execute(&mut *connection)
+            .await?;
+        }
+        if !self.settled.is_empty() {
+            sqlx::query("DELETE FROM picket.site_states WHERE site_id = ANY ($1)")
+                .bind(self.settled)
+                .execute(connection)
+                .await?;
+        }
+        Ok(decided)
+    }
+}
+
+/// Closes the incidents of sites that nobody watches any more, should that have been overlooked when their schedules ended.
+///
+/// # Errors
+/// When the database cannot be reached in time.
+pub async fn close_unwatched(store: &Store) -> Result<(), Error> {
+    let closing = sqlx::query("SELECT picket.close_unwatched()").execute(&store.pool);
+    store
+        .within(Duration::from_secs(30), "close incidents of sites that are not watched", closing)
+        .await
+        .map(drop)
+}
+
+async fn open(connection: &mut PgConnection, opened: Vec<(i64, Written)>) -> Sql<u64> {
+    if opened.is_empty() {
+        return Ok(0);
+    }
+    let (mut sites, mut ats, mut firsts) = (vec![], vec![], vec![]);
+    let (mut causes, mut messages, mut places) = (vec![], vec![], vec![]);
+    for (site, change) in opened {
+        if let Written::Opened { at, first, cause, message, regions } = change {
+            sites.push(site);
+            ats.push(at.datetime());
+            firsts.push(first.datetime());
+            causes.push(cause);
+            messages.push(message);
+            places.push(regions);
+        }
+    }
+    let done = sqlx::query(
+        "INSERT INTO picket.incidents (site_id, opened_at, first_failure_at, cause, message, regions)
+         SELECT site_id, opened_at, first_failure_at, cause::picket.cause, message, string_to_array(regions, ',')
+         FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[], $4::text[], $5::text[], $6::text[])
+             AS new (site_id, opened_at, first_failure_at, cause, message, regions)
+         ON CONFLICT (site_id) WHERE closed_at IS NULL DO NOTHING",
+    )
+    .bind(sites)
+    .bind(ats)
+    .bind(firsts)
+    .bind(causes)
+    .bind(messages)
+    .bind(places)
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+async fn close(connection: &mut PgConnection, closed: Vec<(i64, Written)>) -> Sql<u64> {
+    if closed.is_empty() {
+        return Ok(0);
+    }
+    let (sites, ats): (Vec<i64>, Vec<OffsetDateTime>) = closed
+        .into_iter()
+        .filter_map(|(site, change)| match change {
+            Written::Closed(at) => Some((site, at.datetime())),
+            Written::Opened { .. } => None,
+        })
+        .unzip();
+    let done = sqlx::query(
+        "UPDATE picket.incidents AS incident SET closed_at = greatest(incident.opened_at, done.at)
+         FROM unnest($1::bigint[], $2::timestamptz[]) AS done (site_id, at)
+         WHERE incident.site_id = done.site_id AND incident.closed_at IS NULL",
+    )
+    .bind(sites)
+    .bind(ats)
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}

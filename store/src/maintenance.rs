@@ -1,0 +1,120 @@
+//! Windows of maintenance: checks go on and are kept, incidents do not open.
+
+use std::time::Duration;
+
+use picket_proto::{Invalid, SiteId, Timestamp};
+use serde::Serialize;
+use sqlx::types::time::OffsetDateTime;
+
+use crate::{Error, Store};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// What is in maintenance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// One site.
+    Site(SiteId),
+    /// All sites that carry a tag.
+    Tag(String),
+}
+
+/// A window as it is listed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Window {
+    /// Its number.
+    pub id: i64,
+    /// The site, if it is of one.
+    pub site_id: Option<i64>,
+    /// The site's name or URL; absent when there is no such site any more.
+    pub site: Option<String>,
+    /// The tag, if it is of all that carry it.
+    pub tag: Option<String>,
+    /// Its beginning.
+    pub from: Timestamp,
+    /// The first moment after it.
+    pub to: Timestamp,
+    /// `planned`, `now` or `over`.
+    pub state: String,
+}
+
+/// Adds a window; returns its number.
+///
+/// # Errors
+/// When it ends before it begins, there is no such site, or the database cannot be reached in time.
+pub async fn add(store: &Store, scope: &Scope, from: Timestamp, to: Timestamp) -> Result<i64, Error> {
+    if to <= from {
+        return Err(Invalid::new("to", to, format!("a time after {from}")).into());
+    }
+    let (site, tag) = match scope {
+        Scope::Site(site) => (Some(site.0), None),
+        Scope::Tag(tag) => (None, Some(tag)),
+    };
+    let added: Option<i64> = store
+        .within(
+            LIMIT,
+            "add a window of maintenance",
+            sqlx::query_scalar(
+                "INSERT INTO picket.maintenance (site_id, tag, window_from, window_to)
+                 SELECT $1, $2, $3, $4 WHERE $1::bigint IS NULL OR EXISTS (SELECT FROM picket.sites WHERE id = $1)
+                 RETURNING id",
+            )
+            .bind(site)
+            .bind(tag)
+            .bind(from.datetime())
+            .bind(to.datetime())
+            .fetch_optional(&store.pool),
+        )
+        .await?;
+    added.ok_or_else(|| Error::NoSite(SiteId(site.unwrap_or_default())))
+}
+
+type Row = (i64, Option<i64>, Option<String>, Option<String>, OffsetDateTime, OffsetDateTime, String);
+
+/// The windows, the newest first: those that are over too if `all`.
+///
+/// # Errors
+/// When the database cannot be reached in time.
+pub async fn list(store: &Store, all: bool) -> Result<Vec<Window>, Error> {
+    let rows: Vec<Row> = store
+        .within(
+            LIMIT,
+            "list windows of maintenance",
+            sqlx::query_as(
+                "SELECT maintenance.id, maintenance.site_id, site.site, maintenance.tag, window_from, window_to,
+                        CASE WHEN window_to <= now() THEN 'over' WHEN window_from <= now() THEN 'now' ELSE 'planned' END
+                 FROM picket.maintenance AS maintenance
+                 LEFT JOIN picket.known_sites AS site ON site.id = maintenance.site_id
+                 WHERE $1 OR window_to > now()
+                 ORDER BY window_from DESC, maintenance.id DESC",
+            )
+            .bind(all)
+            .fetch_all(&store.pool),
+        )
+        .await?;
+    let window = |(id, site_id, site, tag, from, to, state): Row| Window {
+        id,
+        site_id,
+        site,
+        tag,
+        from: from.into(),
+        to: to.into(),
+        state,
+    };
+    Ok(rows.into_iter().map(window).collect())
+}
+
+/// Removes a window. Says whether there was one.
+///
+/// # Errors
+/// When the database cannot be reached in time.
+pub async fn remove(store: &Store, id: i64) -> Result<bool, Error> {
+    let done = store
+        .within(
+            LIMIT,
+            "remove a window of maintenance",
+            sqlx::query("DELETE FROM picket.maintenance WHERE id = $1").bind(id).execute(&store.pool),
+        )
+        .await?;
+    Ok(done.rows_affected() > 0)
+}

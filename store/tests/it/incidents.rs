@@ -1,0 +1,413 @@
+//! Incidents: one for each outage, whoever writes, and what tells of it.
+
+use std::time::Duration;
+
+use picket_proto::{Cause, CheckResult, Kind, Outcome, SiteId, Timestamp, site::SiteSpec};
+use picket_store::{
+    Store,
+    maintenance::{self, Scope},
+    outbox, regions,
+    results::{Content, Entry, Results, Written},
+    sites,
+};
+use sqlx::{AssertSqlSafe, PgPool};
+
+use crate::results::{missed, now, up};
+
+const REGIONS: [&str; 3] = ["asia", "eu", "us"];
+const INTERVAL: i64 = 5_000;
+
+struct World {
+    store: Store,
+    pool: PgPool,
+    results: Results,
+    site: SiteId,
+    /// A tick of each region: the first of this test.
+    ticks: Vec<Timestamp>,
+}
+
+/// A site in three regions that has been watched for a while, and has just been up everywhere.
+async fn world() -> World {
+    let crate::Database { store, pool } = crate::database().await;
+    for region in REGIONS {
+        regions::add(&store, &region.parse().unwrap()).await.unwrap();
+    }
+    let spec = SiteSpec { interval_seconds: INTERVAL / 1_000, ..SiteSpec::new("http://127.0.0.1:8000/") };
+    let site = sites::insert(&store, &spec).await.unwrap();
+    sqlx::query("UPDATE picket.schedules SET valid_from = valid_from - interval '1 hour'")
+        .execute(&pool)
+        .await
+        .unwrap();
+    let began = now().minus(Duration::from_secs(300)).millis();
+    let phases: Vec<i32> = sqlx::query_scalar(
+        "SELECT phase_ms FROM picket.schedules JOIN picket.regions ON region_id = id ORDER BY name",
+    )
+    .fetch_all(&pool)
+    .await
+    .unwrap();
+    let ticks = phases
+        .iter()
+        .map(|phase| Timestamp::from_millis(began + (i64::from(*phase) - began).rem_euclid(INTERVAL)));
+    let world = World { results: Results::new(store.clone()), site, ticks: ticks.collect(), store, pool };
+    let before: Vec<_> = (0..3).map(|region| world.up(region, -1)).collect();
+    world.insert(&before).await;
+    world
+}
+
+impl World {
+    fn at(&self, region: usize, tick: i64) -> Timestamp {
+        Timestamp::from_millis(self.ticks[region].millis() + tick * INTERVAL)
+    }
+
+    fn up(&self, region: usize, tick: i64) -> CheckResult {
+        up(self.site.0, REGIONS[region], self.at(region, tick))
+    }
+
+    fn down(&self, region: usize, tick: i64) -> CheckResult {
+        CheckResult {
+            outcome: Outcome::Down,
+            cause: Some(Cause::Connect),
+            message: Some("refused".to_owned()),
+            ..self.up(region, tick)
+        }
+    }
+
+    async fn insert(&self, results: &[CheckResult]) -> Written {
+        insert(&self.results, results).await
+    }
+
+    async fn number(&self, sql: &str) -> i64 {
+        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&self.pool).await.unwrap()
+    }
+
+    async fn texts(&self, sql: &str) -> Vec<String> {
+        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_all(&self.pool).await.unwrap()
+    }
+
+    async fn execute(&self, sql: &str) {
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&self.pool).await.unwrap();
+    }
+
+    async fn incidents(&self) -> (i64, i64) {
+        let open = self.number("SELECT count(*) FROM picket.incidents WHERE closed_at IS NULL").await;
+        (self.number("SELECT count(*) FROM picket.incidents").await, open)
+    }
+
+    async fn events(&self) -> Vec<String> {
+        self.texts("SELECT subject || ' ' || regexp_replace(event_id, '\\d{13}', 'TIME') FROM picket.outbox ORDER BY id").await
+    }
+
+    async fn states(&self) -> i64 {
+        self.number("SELECT count(*) FROM picket.site_states").await
+    }
+}
+
+async fn insert(results: &Results, rows: &[CheckResult]) -> Written {
+    let entries: Vec<_> = rows
+        .iter()
+        .map(|row| Entry { subject: "picket.result.eu.7", payload: b"", content: Content::Check(row) })
+        .collect();
+    results.insert(&entries).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_outage_is_one_incident_with_its_two_events_and_leaves_nothing_behind() {
+    let world = world().await;
+
+    let first = world.insert(&[world.down(0, 0)]).await;
+    let second = world.insert(&[world.down(1, 0), world.up(2, 0)]).await;
+    assert_eq!((first.decided.suspects[0].rounds, second.decided.suspects[0].rounds), (2, 1));
+    world.insert(&[world.down(0, 1)]).await;
+    let opened = world.insert(&[world.down(1, 1)]).await;
+    assert_eq!((opened.decided.opened, world.incidents().await), (1, (1, 1)));
+    let status =
+        "SELECT status || ' ' || (incident_id IS NOT NULL) || ' ' || regions_down FROM report.site_status";
+    let last = [world.down(0, 2), world.down(1, 2), missed(world.site.0, REGIONS[2], world.at(2, 1))];
+    world.insert(&last).await;
+    assert_eq!(world.texts(status).await, ["down true 0"], "its results are older than six ticks");
+
+    world.insert(&[world.up(0, 3), world.down(0, 4), world.up(0, 5)]).await;
+    world.insert(&[world.up(1, 3)]).await;
+    assert_eq!(world.incidents().await, (1, 1), "one success is not two");
+    let closed = world.insert(&[world.up(1, 4), world.up(2, 4)]).await;
+
+    assert_eq!((closed.decided.closed, world.incidents().await), (1, (1, 0)));
+    assert_eq!(
+        world.events().await,
+        [
+            "picket.event.incident.opened incident.1.TIME.opened",
+            "picket.event.incident.closed incident.1.TIME.closed"
+        ]
+    );
+    let row = "SELECT (site_id, first_failure_at < opened_at, cause, message, regions, duration > '0')::text
+               FROM report.incidents";
+    assert_eq!(world.texts(row).await, [format!("({},t,connect,refused,\"{{asia,eu}}\",t)", world.site)]);
+    assert_eq!(world.states().await, 1, "one region still fails");
+    world.insert(&[world.up(0, 6)]).await;
+    assert_eq!(
+        world.states().await,
+        0,
+        "{:?}",
+        world.texts("SELECT regions::text FROM picket.site_states").await
+    );
+}
+
+#[tokio::test]
+async fn what_is_written_again_or_out_of_order_changes_nothing() {
+    let world = world().await;
+    let outage: Vec<_> = (0..4).flat_map(|tick| [world.down(0, tick), world.down(1, tick)]).collect();
+    world.insert(&outage).await;
+    world.insert(&[world.up(0, 6), world.up(0, 7), world.up(1, 6), world.up(1, 7)]).await;
+    assert_eq!(world.incidents().await, (1, 0));
+
+    let again = world.insert(&outage).await;
+    let late = world.insert(&[world.down(0, 4), world.down(1, 4), world.down(0, 5), world.down(1, 5)]).await;
+    let long_before = world.insert(&[world.down(2, -3), world.down(0, -3), world.down(0, -2)]).await;
+
+    assert_eq!(again.inserted(), 0);
+    assert_eq!((late.inserted(), long_before.inserted()), (4, 3));
+    for written in [again, late, long_before] {
+        assert_eq!((written.decided.opened, written.decided.closed), (0, 0));
+        assert!(written.decided.suspects.iter().all(|suspect| suspect.rounds == 0), "{written:?}");
+    }
+    assert_eq!((world.incidents().await, world.events().await.len()), ((1, 0), 2));
+}
+
+#[tokio::test]
+async fn a_real_result_that_takes_the_place_of_a_missed_one_counts_if_it_is_the_newest() {
+    let world = world().await;
+    world.insert(&[world.down(0, 0), world.down(1, 0)]).await;
+    let away = |region: usize| missed(world.site.0, REGIONS[region], world.at(region, 1));
+    world.insert(&[away(0), away(1)]).await;
+    assert_eq!(world.incidents().await, (0, 0));
+
+    world.insert(&[world.down(0, 1), world.down(1, 1)]).await;
+
+    assert_eq!(world.incidents().await, (1, 1));
+}
+
+#[tokio::test]
+async fn confirming_checks_count_beside_ticks() {
+    let world = world().await;
+    let confirm = |region: usize, millis: u64| CheckResult {
+        kind: Kind::Confirm,
+        scheduled_at: world.at(0, 0).plus(Duration::from_millis(millis)),
+        ..world.down(region, 0)
+    };
+
+    world.insert(&[world.down(0, 0)]).await;
+    world.insert(&[confirm(0, 300), confirm(1, 300), confirm(2, 300)]).await;
+    assert_eq!(world.incidents().await, (0, 0));
+    let opened = world.insert(&[confirm(1, 1_000)]).await;
+
+    assert_eq!((opened.decided.opened, opened.decided.suspects[0].rounds), (1, 0));
+}
+
+#[tokio::test]
+async fn many_writers_at_once_open_one_incident_for_each_outage() {
+    const WRITERS: usize = 6;
+    const SITES: usize = 40;
+    let world = world().await;
+    world
+        .execute(&format!(
+            "INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://127.0.0.1/' || n, 5 FROM generate_series(1, {SITES}) AS n;
+             UPDATE picket.schedules SET valid_from = valid_from - interval '1 hour';"
+        ))
+        .await;
+    let sites: Vec<i64> =
+        sqlx::query_scalar("SELECT id FROM picket.sites ORDER BY id").fetch_all(&world.pool).await.unwrap();
+    let at = |millis: u64| now().minus(Duration::from_secs(60)).plus(Duration::from_millis(millis));
+    let rows = |failing: bool, from: u64| -> Vec<CheckResult> {
+        let mut rows = Vec::new();
+        for round in 0..8 {
+            for site in &sites {
+                for (place, region) in REGIONS.iter().enumerate() {
+                    let result = up(*site, region, at(from + round * 1_000 + place as u64 * 10));
+                    let down =
+                        || CheckResult { outcome: Outcome::Down, cause: Some(Cause::Tls), ..result.clone() };
+                    rows.push(if failing { down() } else { result.clone() });
+                }
+            }
+        }
+        rows
+    };
+
+    for (failing, from) in [(true, 0), (false, 10_000)] {
+        let all = rows(failing, from);
+        let mut writers = tokio::task::JoinSet::new();
+        for writer in 0..WRITERS {
+            let (results, all) = (Results::new(world.store.clone()), all.clone());
+            writers.spawn(async move {
+                // Each writes all of it, in batches of another size.
+                let mut decided = (0, 0);
+                for batch in all.chunks(20 + writer * 7) {
+                    let written = loop {
+                        let entries: Vec<_> = batch
+                            .iter()
+                            .map(|row| Entry { subject: "s", payload: b"", content: Content::Check(row) })
+                            .collect();
+                        match results.insert(&entries).await {
+                            Ok(written) => break written,
+                            Err(error) => assert!(error.is_transient(), "{error:?}"),
+                        }
+                    };
+                    decided = (decided.0 + written.decided.opened, decided.1 + written.decided.closed);
+                }
+                decided
+            });
+        }
+        let decided = writers.join_all().await;
+        let opened: u64 = decided.iter().map(|(opened, _)| opened).sum();
+        let per_site =
+            "SELECT max(count) FROM (SELECT count(*) FROM picket.incidents GROUP BY site_id) AS count";
+        if failing {
+            assert_eq!(opened as usize, sites.len());
+            assert_eq!(world.incidents().await, (sites.len() as i64, sites.len() as i64));
+        } else {
+            assert_eq!(world.incidents().await, (sites.len() as i64, 0));
+        }
+        assert_eq!(world.number(per_site).await, 1);
+    }
+    assert_eq!(world.number("SELECT count(*) FROM picket.outbox").await, 2 * sites.len() as i64);
+}
+
+#[tokio::test]
+async fn nothing_opens_in_maintenance_and_what_is_still_down_at_its_end_opens_then() {
+    let world = world().await;
+    let tag = format!("UPDATE picket.sites SET tags = '{{shop}}' WHERE id = {}", world.site);
+    world.execute(&tag).await;
+    let (from, to) = (world.at(0, 0).minus(Duration::from_secs(60)), world.at(0, 4));
+    let scope = Scope::Tag("shop".to_owned());
+    let id = maintenance::add(&world.store, &scope, from, to).await.unwrap();
+
+    for tick in 0..3 {
+        let written = world.insert(&[world.down(0, tick), world.down(1, tick)]).await;
+        assert_eq!((written.inserted(), written.decided.suspects.len()), (2, 0));
+    }
+    assert_eq!(world.incidents().await, (0, 0));
+    let inside = format!("SELECT picket.in_maintenance({}, '{from}')::int::bigint", world.site);
+    assert_eq!(world.number(&inside).await, 1);
+    let windows = "SELECT count(*) FROM picket.maintenance_windows";
+    assert_eq!(world.number(windows).await, 1);
+    world.insert(&[world.down(0, 4), world.down(1, 5)]).await;
+
+    assert_eq!(world.incidents().await, (1, 1));
+    let listed = maintenance::list(&world.store, true).await.unwrap();
+    assert_eq!(
+        (listed[0].id, listed[0].tag.as_deref(), listed[0].from, listed[0].to),
+        (id, Some("shop"), from, to)
+    );
+    assert!(maintenance::remove(&world.store, id).await.unwrap());
+    assert!(!maintenance::remove(&world.store, id).await.unwrap());
+    let refused = maintenance::add(&world.store, &Scope::Site(SiteId(-1)), from, to).await.unwrap_err();
+    assert!(refused.to_string().contains("no site"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_site_that_is_paused_or_removed_while_it_is_down_has_no_incident_any_more() {
+    for change in ["UPDATE picket.sites SET enabled = false", "DELETE FROM picket.sites"] {
+        let world = world().await;
+        world
+            .insert(&(0..2).flat_map(|tick| [world.down(0, tick), world.down(1, tick)]).collect::<Vec<_>>())
+            .await;
+        assert_eq!(world.incidents().await, (1, 1));
+
+        world.execute("UPDATE picket.sites SET name = 'shop'").await;
+        assert_eq!(world.incidents().await, (1, 1), "it is watched as before");
+        world.execute(change).await;
+
+        assert_eq!((world.incidents().await, world.states().await), ((1, 0), 0), "{change}");
+        assert_eq!(world.events().await.len(), 2);
+        // What was under way makes no new one.
+        world.insert(&[world.down(0, 3), world.down(1, 3)]).await;
+        assert_eq!((world.incidents().await, world.states().await), ((1, 0), 0), "{change}");
+    }
+}
+
+#[tokio::test]
+async fn events_are_taken_in_order_by_one_at_a_time_and_let_go_of_when_they_are_published() {
+    let world = world().await;
+    for region in REGIONS {
+        let silent = [(region.parse().unwrap(), Duration::from_secs(20))];
+        assert_eq!(regions::note_silence(&world.store, &silent, &[]).await.unwrap(), (1, 0));
+        assert_eq!(
+            regions::note_silence(&world.store, &silent, &[]).await.unwrap(),
+            (0, 0),
+            "it is told once"
+        );
+    }
+    let back = [REGIONS[0].parse().unwrap()];
+    assert_eq!(regions::note_silence(&world.store, &[], &back).await.unwrap(), (0, 1));
+
+    let taken = outbox::take(&world.store).await.unwrap().unwrap();
+    assert!(outbox::take(&world.store).await.unwrap().is_none(), "another has them");
+    let subjects: Vec<_> = taken.events.iter().map(|event| event.subject.as_str()).collect();
+    assert_eq!(
+        subjects,
+        [["picket.event.region.silent"; 3].as_slice(), &["picket.event.region.back"]].concat()
+    );
+    let id = taken.events[0].event_id.clone();
+    assert!(id.starts_with("region.asia.") && id.ends_with(".silent"), "{id}");
+    assert!(taken.events[0].payload.contains(&format!(r#""id": "{id}""#)), "{}", taken.events[0].payload);
+    taken.published(&world.store, 3).await.unwrap();
+
+    assert_eq!(outbox::waiting(&world.store).await.unwrap().0, 1);
+    drop(outbox::take(&world.store).await.unwrap());
+    let left = picket_testkit::eventually(Duration::from_secs(10), "what was dropped is free", async || {
+        outbox::take(&world.store).await.unwrap()
+    })
+    .await;
+    assert_eq!(left.events[0].event_id, id.replace("silent", "back"));
+}
+
+/// Prints what a row costs where sites fail: `cargo test --release -p picket-store -- --ignored --nocapture what_incidents_cost`.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn what_incidents_cost() {
+    const SITES: i64 = 660;
+    const BATCHES: i64 = 60;
+    const ROWS: i64 = SITES * 3;
+    for (failing, regions) in [(0, 0), (7, 3), (66, 3), (66, 1), (SITES, 3)] {
+        let world = world().await;
+        world
+            .execute(&format!(
+                "INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://127.0.0.1/' || n, 5 FROM generate_series(1, {SITES}) AS n;
+                 UPDATE picket.schedules SET valid_from = valid_from - interval '1 hour'; ANALYZE;"
+            ))
+            .await;
+        let schedules: Vec<(i64, i32, String)> = sqlx::query_as(
+            "SELECT site_id, phase_ms, name FROM picket.schedules JOIN picket.regions ON region_id = id
+             WHERE site_id > 1 ORDER BY 1, 3",
+        )
+        .fetch_all(&world.pool)
+        .await
+        .unwrap();
+        let began = now().minus(Duration::from_secs(400)).millis() / INTERVAL * INTERVAL;
+        let mut spent = Vec::new();
+        for batch in 0..BATCHES {
+            let result = |(site, phase, region): &(i64, i32, String)| {
+                let at = Timestamp::from_millis(began + batch * INTERVAL + i64::from(*phase));
+                let result = up(*site, region, at);
+                let there = REGIONS.iter().take(regions).any(|name| name == region);
+                let fails = *site <= failing + 1 && there && batch >= 2;
+                let down =
+                    || CheckResult { outcome: Outcome::Down, cause: Some(Cause::Connect), ..result.clone() };
+                if fails { down() } else { result.clone() }
+            };
+            let rows: Vec<_> = schedules.iter().map(result).collect();
+            let began = tokio::time::Instant::now();
+            world.insert(&rows).await;
+            spent.push(began.elapsed().as_micros() as f64 / ROWS as f64);
+        }
+        // The batches in which incidents begin are said apart.
+        let (first, second) = (spent[2], spent[3]);
+        let steady = &mut spent[4..];
+        steady.sort_by(f64::total_cmp);
+        let median = steady[steady.len() / 2];
+        eprintln!(
+            "{failing} of {SITES} sites fail in {regions} of 3 regions: {median:.2} µs a row; the batch in which that begins {first:.2}, the
+             next {second:.2}; incidents: {:?}",
+            world.incidents().await
+        );
+    }
+}
