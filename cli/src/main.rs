@@ -16,6 +16,7 @@ mod output;
 mod probers;
 mod reach;
 mod region;
+mod report;
 mod site;
 mod status;
 mod tail;
@@ -93,6 +94,11 @@ enum Command {
     /// record: a long time without a coordinator. This counts both sides in the database. Ticks of the last minutes
     /// may still be under way and are left out.
     Ledger(ledger::Options),
+    /// Reports over days: uptime, latency, incidents, failures
+    ///
+    /// Days are those of UTC, and today is up to now. SQL has more: see docs/reporting.md.
+    #[command(subcommand)]
+    Report(report::Command),
     /// Add dummy sites, for load
     Generate(generate::Options),
 }
@@ -133,6 +139,7 @@ async fn run(command: Command, matches: &ArgMatches) -> Result<u8, Error> {
         Command::Tail(options) => tail::run(*options, matches).await,
         Command::Probers(options) => probers::run(*options, matches).await,
         Command::Leases(options) => leases::run(options, matches).await,
+        Command::Report(command) => report::run(command, matches).await,
         Command::Generate(options) => generate::run(options, matches).await,
     };
     done.map(|()| 0)
@@ -161,6 +168,8 @@ mod tests {
             (&["generate", "-1", "--base-url", "http://x/"], &["-1"]),
             (&["ledger", "--since", "5"], &["--since", "'5'", "15s"]),
             (&["up", "--ledger-grace", "1s"], &["--ledger-grace", "1s", "10s to 1h"]),
+            (&["report", "uptime", "--since", "month"], &["--since", "'month'", "15s"]),
+            (&["report", "latency", "--output", "yaml"], &["--output", "yaml", "table", "json", "csv"]),
             (&["tail", "--outcome", "sideways"], &["--outcome", "sideways", "up, down, missed"]),
         ] {
             let refusal = Cli::try_parse_from([&["picket"], arguments].concat()).unwrap_err();
@@ -183,6 +192,10 @@ mod tests {
             &["probers"],
             &["leases"],
             &["ledger"],
+            &["report", "uptime"],
+            &["report", "latency"],
+            &["report", "incidents"],
+            &["report", "failures"],
         ] {
             Cli::try_parse_from([&["picket"], listing, &["--output", "json"]].concat()).unwrap();
         }

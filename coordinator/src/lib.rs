@@ -12,12 +12,13 @@ pub mod options;
 pub mod planner;
 pub mod provision;
 pub mod publish;
+pub mod upkeep;
 
 use std::time::Duration;
 
 use picket_proto::site::IntervalRange;
 use picket_runtime::{Bus, Condition, Health, Pipeline, Running, bus, streams::Durability};
-use picket_store::Store;
+use picket_store::{Store, upkeep::Retention};
 use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
 use tokio::sync::oneshot;
 use tracing::warn;
@@ -33,6 +34,7 @@ use crate::{
     planner::Planner,
     provision::Provision,
     publish::{Publisher, Reach},
+    upkeep::Upkeep,
 };
 
 /// What a coordinator is told once and for all.
@@ -48,6 +50,8 @@ pub struct Config {
     pub durability: Durability,
     /// How long after a tick its ledger is closed.
     pub ledger_grace: Duration,
+    /// How long results and rollups are kept.
+    pub retention: Retention,
 }
 
 /// Why a coordinator cannot start.
@@ -151,6 +155,12 @@ impl Pipeline for Coordinator {
             metrics: self.metrics.clone(),
         };
         Actor::spawn_linked(None, ledger, (), supervisor.clone()).await?;
+        let upkeep = Upkeep {
+            store: self.store.clone(),
+            retention: self.config.retention,
+            metrics: self.metrics.clone(),
+        };
+        Actor::spawn_linked(None, upkeep, (), supervisor.clone()).await?;
         let lease = LeaseHolder {
             name: self.config.name.clone(),
             lease: self.config.lease_time,

@@ -12,10 +12,12 @@ pub mod options;
 pub mod partitions;
 pub mod regions;
 pub mod report;
+pub mod reports;
 pub mod results;
 pub mod schedules;
 pub mod sites;
 mod store;
+pub mod upkeep;
 
 pub use error::Error;
 pub use options::DatabaseOptions;

@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use picket_coordinator::{Config, start};
 use picket_proto::{CheckRequest, SiteId, site::IntervalRange, subject};
 use picket_runtime::{Bus, Health, Running, options::NatsOptions, streams::Durability};
-use picket_store::{DatabaseOptions, Store, regions};
+use picket_store::{DatabaseOptions, Store, regions, upkeep::Retention};
 use picket_testkit::{eventually, servers};
 use sqlx::PgPool;
 use tokio::time::timeout;
@@ -46,6 +46,7 @@ impl Stack {
             intervals: IntervalRange { min: Duration::from_secs(1), ..IntervalRange::default() },
             durability: Durability { results_bytes: 64 << 20, jobs_bytes: 64 << 20, ..Durability::default() },
             ledger_grace: Duration::from_secs(10),
+            retention: Retention::default(),
         };
         start(config, bus, self.store(), health).await.unwrap()
     }
