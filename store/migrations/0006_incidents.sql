@@ -22,3 +22,16 @@ SELECT incident.incident_id, incident.site_id, site.site, site.url, incident.ope
        coalesce(incident.closed_at, now()) - incident.opened_at AS duration, incident.first_failure_at,
        incident.cause, incident.message, incident.regions
 FROM picket.incidents AS incident LEFT JOIN picket.known_sites AS site ON site.id = incident.site_id;
+
+COMMENT ON VIEW report.incidents IS 'placeholder';
+COMMENT ON COLUMN report.incidents.incident_id IS 'placeholder';
+COMMENT ON COLUMN report.incidents.site_id IS 'placeholder';
+COMMENT ON COLUMN report.incidents.site IS 'placeholder';
+COMMENT ON COLUMN report.incidents.url IS 'placeholder';
+COMMENT ON COLUMN report.incidents.opened_at IS 'placeholder';
+COMMENT ON COLUMN report.incidents.closed_at IS 'placeholder';
+COMMENT ON COLUMN report.incidents.duration IS 'placeholder';
+COMMENT ON COLUMN report.incidents.first_failure_at IS 'placeholder';
+COMMENT ON COLUMN report.incidents.cause IS 'placeholder';
+COMMENT ON COLUMN report.incidents.message IS 'placeholder';
+COMMENT ON COLUMN report.incidents.regions IS 'placeholder';

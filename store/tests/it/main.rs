@@ -3,7 +3,10 @@
 
 mod leases;
 mod ledger;
+mod reporting;
 mod results;
+mod retention;
+mod rollups;
 mod sites;
 
 use picket_store::{DatabaseOptions, Store};
