@@ -57,7 +57,7 @@ impl Actor for Upkeep {
     type Arguments = ();
 
     async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<Standing, ActorProcessingErr> {
-        myself.send_after(ROUND, || Msg::Round);
+        myself.send_after(ROUND / 10, || Msg::Round);
         Ok(Standing { piece: PIECE, rounds: 0, told: false })
     }
 

@@ -250,3 +250,32 @@ async fn a_load_is_followed_by_the_sites_of_every_shard() {
     timeout(SOON, everybody).await.expect("a job of each site");
     running.drain().await;
 }
+
+#[tokio::test]
+async fn results_whose_ledger_is_closed_are_rolled_up_and_what_is_too_old_goes() {
+    let stack = Stack::new().await;
+    stack
+        .execute(
+            "SELECT picket.ensure_partitions(40, 7);
+             INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome, total_us)
+             SELECT now() - n * interval '1 minute', 1, 1, 'scheduled', 'up', 5000 FROM generate_series(61, 300) AS n;
+             UPDATE picket.rollup_state SET rolled_through = picket.hour_of(now()) - interval '6 hours',
+                 days_through = picket.day_of(picket.hour_of(now()) - interval '6 hours')",
+        )
+        .await;
+
+    let running = stack.coordinator("keeper", Duration::from_secs(15)).await;
+
+    eventually(SOON, "240 checks in the rollups", async || {
+        let rolled = stack.number("SELECT coalesce(sum(up), 0) FROM picket.rollups_hourly").await;
+        if rolled == 240 { Ok(()) } else { Err(rolled) }
+    })
+    .await;
+    eventually(SOON, "thirty days of results, and not forty", async || {
+        let days =
+            stack.number("SELECT (picket.day_of(now()) - picket.day_of(picket.kept_since()))::bigint").await;
+        if (30..=31).contains(&days) { Ok(()) } else { Err(days) }
+    })
+    .await;
+    running.drain().await;
+}

@@ -1,6 +1,6 @@
 //! The schema `report`: documented, and all that its readers may read.
 
-use sqlx::{AssertSqlSafe, Connection};
+use sqlx::{AssertSqlSafe, Column, Connection, Executor, SqlSafeStr, Statement};
 
 use crate::rollups::World;
 
@@ -92,6 +92,45 @@ async fn the_role_for_reports_reads_every_view_and_function_of_report_and_nothin
     ] {
         assert!(sqlx::raw_sql(refused).execute(&mut reader).await.is_err(), "{refused}");
     }
+    reader.close().await.unwrap();
+}
+
+/// The blocks of docs/reporting.md that begin with this line.
+fn documented(fence: &str) -> Vec<String> {
+    let text = include_str!("../../../docs/reporting.md");
+    let blocks = text.split(fence).skip(1);
+    blocks.map(|block| block.split("```").next().unwrap().trim().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn every_documented_question_is_answered_to_the_role_for_reports_with_the_columns_of_its_sample() {
+    let world = World::new().await;
+    world.rows().await;
+    world
+        .run("INSERT INTO picket.incidents (site_id, opened_at, cause, message, regions)
+              SELECT 1, now() - n * interval '1 hour', 'timeout', 'no answer', '{eu}' FROM generate_series(1, 5) AS n")
+        .await;
+    world.closed(0, 0).await;
+    world.roll_up().await;
+    let (statements, samples) = (documented("```sql\n"), documented("```text\n"));
+    let mut reader = world.pool.acquire().await.unwrap().detach();
+    sqlx::raw_sql("SET ROLE picket_report; SET timezone = 'UTC'").execute(&mut reader).await.unwrap();
+
+    assert!(statements.len() >= 20 && statements.len() == samples.len());
+    let mut answered = 0;
+    for (sql, sample) in statements.into_iter().zip(samples) {
+        let prepared = (&mut reader)
+            .prepare(AssertSqlSafe(sql.clone()).into_sql_str())
+            .await
+            .unwrap_or_else(|why| panic!("{sql}: {why}"));
+        let columns: Vec<_> = prepared.columns().iter().map(|column| column.name().to_owned()).collect();
+        let shown: Vec<_> = sample.lines().next().unwrap().split('|').map(str::trim).collect();
+        assert_eq!(columns, shown, "{sql}");
+        let rows = sqlx::query(AssertSqlSafe(sql.clone())).fetch_all(&mut reader).await;
+        answered += usize::from(!rows.unwrap_or_else(|why| panic!("{sql}: {why}")).is_empty());
+    }
+    // What asks for last month, or for what is not well, may find nothing here.
+    assert!(answered >= 12, "{answered} have an answer in this small world");
     reader.close().await.unwrap();
 }
 
