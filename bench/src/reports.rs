@@ -111,8 +111,7 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
         let mut rows = 0;
         for _ in 0..ROUNDS {
             let began = Instant::now();
-            let answer =
-                sqlx::query(AssertSqlSafe(sql.clone())).persistent(false).fetch_all(&mut database).await;
+            let answer = sqlx::query(AssertSqlSafe(sql.clone())).fetch_all(&mut database).await;
             times.push(began.elapsed());
             rows = answer.map_err(failed(name))?.len();
         }

@@ -41,7 +41,7 @@ pub struct Standing {
 const ROUND: Duration = Duration::from_secs(10);
 /// Rows that are not rolled up yet are read by every report; with pieces much smaller each row of the rollups would be
 /// rewritten too often.
-const PIECE: Duration = Duration::from_secs(600);
+const PIECE: Duration = Duration::from_secs(1_200);
 const LEAST_PIECE: Duration = Duration::from_secs(60);
 /// A piece that takes longer is too large.
 const SLOW: Duration = Duration::from_secs(10);

@@ -218,30 +218,28 @@ CREATE FUNCTION picket.add_to_rollups(since timestamptz, until timestamptz) RETU
     SET plan_cache_mode = force_custom_plan
     SET work_mem = '64MB'
     AS $$
+DECLARE
+    complete boolean := until = picket.hour_of(since) + interval '1 hour';
 BEGIN
     PERFORM picket.ensure_rollups(since);
     INSERT INTO picket.rollups_hourly AS kept (
         site_id, hour, region_id, up, down, missed, up_in_maintenance, down_in_maintenance,
-        dns_us, connect_us, tls_us, first_byte_us, histogram, p50, p95, p99)
-    SELECT added.*, p[3], p[2], p[1]
-    FROM (
-        SELECT
-            site_id, picket.hour_of(since), region_id,
-            count(*) FILTER (WHERE outcome = 'up') AS up,
-            count(*) FILTER (WHERE outcome = 'down'),
-            count(*) FILTER (WHERE outcome = 'missed'),
-            count(*) FILTER (WHERE outcome = 'up' AND in_maintenance),
-            count(*) FILTER (WHERE outcome = 'down' AND in_maintenance),
-            coalesce(sum(dns_us) FILTER (WHERE outcome = 'up'), 0),
-            coalesce(sum(connect_us) FILTER (WHERE outcome = 'up'), 0),
-            coalesce(sum(tls_us) FILTER (WHERE outcome = 'up'), 0),
-            coalesce(sum(first_byte_us) FILTER (WHERE outcome = 'up'), 0),
-            sum(unit) AS histogram
-        FROM picket.done
-        WHERE scheduled_at >= since AND scheduled_at < until
-        GROUP BY site_id, region_id
-    ) AS added
-    CROSS JOIN LATERAL picket.percentile_buckets(added.histogram, added.up, '{0.99,0.95,0.5}') AS p
+        dns_us, connect_us, tls_us, first_byte_us, histogram)
+    SELECT
+        site_id, picket.hour_of(since), region_id,
+        count(*) FILTER (WHERE outcome = 'up'),
+        count(*) FILTER (WHERE outcome = 'down'),
+        count(*) FILTER (WHERE outcome = 'missed'),
+        count(*) FILTER (WHERE outcome = 'up' AND in_maintenance),
+        count(*) FILTER (WHERE outcome = 'down' AND in_maintenance),
+        coalesce(sum(dns_us) FILTER (WHERE outcome = 'up'), 0),
+        coalesce(sum(connect_us) FILTER (WHERE outcome = 'up'), 0),
+        coalesce(sum(tls_us) FILTER (WHERE outcome = 'up'), 0),
+        coalesce(sum(first_byte_us) FILTER (WHERE outcome = 'up'), 0),
+        sum(unit)
+    FROM picket.done
+    WHERE scheduled_at >= since AND scheduled_at < until
+    GROUP BY site_id, region_id
     ON CONFLICT (site_id, hour, region_id) DO UPDATE SET
         up = kept.up + excluded.up, down = kept.down + excluded.down, missed = kept.missed + excluded.missed,
         up_in_maintenance = kept.up_in_maintenance + excluded.up_in_maintenance,
@@ -249,11 +247,19 @@ BEGIN
         dns_us = kept.dns_us + excluded.dns_us, connect_us = kept.connect_us + excluded.connect_us,
         tls_us = kept.tls_us + excluded.tls_us, first_byte_us = kept.first_byte_us + excluded.first_byte_us,
         histogram = coalesce(kept.histogram + excluded.histogram, kept.histogram, excluded.histogram),
+        -- Those of an hour that is not complete nobody reads, and they are what is dearest here.
         (p99, p95, p50) = (
             SELECT p[1], p[2], p[3]
             FROM picket.percentile_buckets(
                 coalesce(kept.histogram + excluded.histogram, kept.histogram, excluded.histogram),
-                kept.up + excluded.up, '{0.99,0.95,0.5}') AS p);
+                CASE WHEN complete THEN kept.up + excluded.up END, '{0.99,0.95,0.5}') AS p);
+    IF complete THEN
+        -- Those to which the last piece added nothing, or which it brought.
+        UPDATE picket.rollups_hourly AS kept
+        SET (p99, p95, p50) = (
+            SELECT p[1], p[2], p[3] FROM picket.percentile_buckets(kept.histogram, kept.up, '{0.99,0.95,0.5}') AS p)
+        WHERE hour = picket.hour_of(since) AND p50 IS NULL AND histogram IS NOT NULL;
+    END IF;
 
     INSERT INTO picket.failures_hourly AS kept (hour, site_id, region_id, cause, checks)
     SELECT picket.hour_of(since), site_id, region_id, cause, count(*)
