@@ -1,6 +1,6 @@
 //! The spans in which this coordinator did not publish what was due, until the ledger has written them down.
 //!
-//! Shared memory, since whoever gives a job up must not wait. Bound: [`MOST`] spans. Loss: what finds no room is not
+//! Shared memory, since whoever gives a job up must not wait. Bound: `MOST` spans. Loss: what finds no room is not
 //! written down; its ticks are missed all the same, and only their cause is less exact.
 
 use std::sync::{Arc, Mutex, PoisonError};

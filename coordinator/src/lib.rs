@@ -141,6 +141,7 @@ impl Pipeline for Coordinator {
             bus: self.bus.clone(),
             store: self.store.clone(),
             durability: self.config.durability,
+            retention: self.config.retention,
             metrics: self.metrics.clone(),
             condition: self.provision.clone(),
         };

@@ -11,7 +11,7 @@ use picket_runtime::{
     Bus, Chain, Condition,
     streams::{self, Durability},
 };
-use picket_store::{Store, partitions, regions};
+use picket_store::{Store, partitions, regions, upkeep::Retention};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -31,6 +31,7 @@ pub struct Provision {
     pub bus: Bus,
     pub store: Store,
     pub durability: Durability,
+    pub retention: Retention,
     pub metrics: Metrics,
     pub condition: Condition,
 }
@@ -101,7 +102,7 @@ impl Provision {
         }
         if round {
             if found.rounds.is_multiple_of(PARTITION_ROUNDS) {
-                let made = partitions::ensure(&self.store).await.inspect_err(|_| {
+                let made = partitions::ensure(&self.store, self.retention).await.inspect_err(|_| {
                     self.metrics.database_errors.inc();
                 })?;
                 if made > 0 {

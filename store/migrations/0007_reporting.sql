@@ -166,7 +166,11 @@ CREATE TABLE picket.rollup_days_dirty (day date PRIMARY KEY);
 -- A late result that takes the place of a missed row is an UPDATE, also within the sink's INSERT ... ON CONFLICT. Once a
 -- statement, and without a table of what was inserted: a batch without late ones pays for one call.
 CREATE FUNCTION picket.results_changed() RETURNS trigger
-    LANGUAGE plpgsql AS $$
+    LANGUAGE plpgsql
+    -- Who writes results need not be able to write this.
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
 BEGIN
     INSERT INTO picket.rollups_dirty (hour)
     SELECT DISTINCT picket.hour_of(scheduled_at) FROM old_rows WHERE kind = 'scheduled';
@@ -176,7 +180,10 @@ CREATE TRIGGER results_changed AFTER UPDATE ON picket.check_results
     REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION picket.results_changed();
 
 CREATE FUNCTION picket.maintenance_changed() RETURNS trigger
-    LANGUAGE plpgsql AS $$
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
 DECLARE
     starts timestamptz := least(OLD.starts_at, NEW.starts_at);
     ends timestamptz := greatest(OLD.ends_at, NEW.ends_at);
@@ -197,6 +204,8 @@ FROM (
     FROM picket.maintenance AS planned JOIN picket.known_sites AS site ON planned.tag = ANY (site.tags)
     WHERE planned.site_id IS NULL
 ) AS planned
+-- A range the wrong way round would be an error, in every report.
+WHERE starts_at < ends_at
 GROUP BY site_id;
 
 -- Rows as the rollups count them.

@@ -46,7 +46,7 @@ async fn a_day_may_begin_while_no_coordinator_runs_for_a_week_ahead() {
     assert_eq!(kept, 8);
 
     // As it will be when that week is over and one is started again.
-    let made = partitions::ensure(&world.store).await.unwrap();
+    let made = partitions::ensure(&world.store, RETENTION).await.unwrap();
     assert!(made <= 1, "midnight may have passed");
 }
 
@@ -141,4 +141,18 @@ async fn what_is_too_old_is_deleted_in_pieces_and_what_is_not_stays() {
     }
     let months = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'picket.rollups_hourly'::regclass";
     assert_eq!(world.text(months).await, "1");
+}
+
+#[tokio::test]
+async fn with_a_retention_of_a_day_no_partition_is_made_only_to_be_dropped() {
+    let retention = Retention { results: 1, rollups: 730 };
+    let world = World::new().await;
+    world.old_day(5, true).await;
+
+    while upkeep::expire(&world.store, retention).await.unwrap().anything() {}
+    let kept = world.days().await;
+    partitions::ensure(&world.store, retention).await.unwrap();
+
+    assert!((1..=2).contains(&kept), "{kept}");
+    assert!(world.days().await <= kept);
 }
