@@ -4,6 +4,7 @@
 
 mod prober;
 mod report;
+mod reports;
 mod sides;
 mod target;
 mod waiting;
@@ -24,6 +25,8 @@ struct Options {
 enum What {
     /// The prober's check beside a bare reqwest loop; and the memory of checks that wait for an answer
     Prober(prober::Options),
+    /// The views of `report` on months of rollups: a site's questions and a fleet's; ten minutes and 8 GB of disk
+    Reports(reports::Options),
     /// The server that is checked, in a process of its own; prints where it listens and ends with its standard input
     #[command(hide = true)]
     Target,
@@ -46,6 +49,7 @@ pub(crate) enum Error {
 fn main() -> ExitCode {
     let done = match Options::parse().what {
         What::Prober(options) => prober::run(&options),
+        What::Reports(options) => reports::run(&options),
         What::Target => target::run(),
         What::Waiting(options) => waiting::run(&options),
     };

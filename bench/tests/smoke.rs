@@ -31,3 +31,16 @@ fn each_setting_of_the_probers_bench_does_checks_on_both_sides_and_measures_thos
         assert_eq!((&found["check"]["checks"], &found["bare"]["checks"]), (&100.into(), &100.into()));
     }
 }
+
+#[test]
+fn the_bench_of_reports_fills_a_database_and_asks_every_question() {
+    let said = Command::new(env!("CARGO_BIN_EXE_picket-bench"))
+        .args(["reports", "--sites", "30", "--days", "2", "--hours", "1"])
+        .output()
+        .expect("the bench");
+
+    let markdown = String::from_utf8_lossy(&said.stdout);
+    // How fast it was decides nothing here.
+    assert!(markdown.contains("| a site's months | "), "{markdown}{}", String::from_utf8_lossy(&said.stderr));
+    assert!(markdown.contains("| the fleet's hours of a day | 7"), "{markdown}");
+}

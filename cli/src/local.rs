@@ -13,6 +13,7 @@ use std::{
 
 use clap::{ArgMatches, Args};
 use ipnet::IpNet;
+use picket_coordinator::options::RetentionOptions;
 use picket_proto::{Invalid, Region};
 use picket_runtime::{
     options::{LogFormat, LogOptions, NatsOptions, Span},
@@ -90,10 +91,8 @@ pub(crate) struct UpOptions {
     #[arg(long, env = "PICKET_LEDGER_GRACE", value_name = "TIME", default_value = "150s",
         value_parser = picket_coordinator::options::grace)]
     ledger_grace: Span,
-    /// How many days results are kept
-    #[arg(long, env = "PICKET_RETENTION_DAYS", value_name = "N", default_value_t = 30,
-        value_parser = clap::value_parser!(u32).range(1..=3_650))]
-    retention_days: u32,
+    #[command(flatten)]
+    retention: RetentionOptions,
     #[command(flatten)]
     pub(crate) intervals: IntervalOptions,
     #[command(flatten)]

@@ -17,6 +17,7 @@ mod output;
 mod probers;
 mod reach;
 mod region;
+mod report;
 mod site;
 mod status;
 mod tail;
@@ -97,6 +98,11 @@ enum Command {
     /// record: a long time without a coordinator. This counts both sides in the database. Ticks of the last minutes
     /// may still be under way and are left out.
     Ledger(ledger::Options),
+    /// Reports over days: uptime, latency, incidents, failures
+    ///
+    /// Days are those of UTC, and today is up to now. SQL has more: see docs/reporting.md.
+    #[command(subcommand)]
+    Report(report::Command),
     /// Add dummy sites, for load
     Generate(generate::Options),
 }
@@ -138,6 +144,7 @@ async fn run(command: Command, matches: &ArgMatches) -> Result<u8, Error> {
         Command::Tail(options) => tail::run(*options, matches).await,
         Command::Probers(options) => probers::run(*options, matches).await,
         Command::Leases(options) => leases::run(options, matches).await,
+        Command::Report(command) => report::run(command, matches).await,
         Command::Generate(options) => generate::run(options, matches).await,
     };
     done.map(|()| 0)
@@ -168,6 +175,8 @@ mod tests {
             (&["up", "--ledger-grace", "1s"], &["--ledger-grace", "1s", "10s to 1h"]),
             (&["maintenance", "add", "7", "--to", "soon"], &["--to", "soon", "+2h"]),
             (&["maintenance", "add", "--to", "+2h"], &["--tag"]),
+            (&["report", "uptime", "--since", "month"], &["--since", "'month'", "15s"]),
+            (&["report", "latency", "--output", "yaml"], &["--output", "yaml", "table", "json", "csv"]),
             (&["tail", "--outcome", "sideways"], &["--outcome", "sideways", "up, down, missed"]),
         ] {
             let refusal = Cli::try_parse_from([&["picket"], arguments].concat()).unwrap_err();
@@ -191,6 +200,10 @@ mod tests {
             &["leases"],
             &["ledger"],
             &["maintenance", "list"],
+            &["report", "uptime"],
+            &["report", "latency"],
+            &["report", "incidents"],
+            &["report", "failures"],
         ] {
             Cli::try_parse_from([&["picket"], listing, &["--output", "json"]].concat()).unwrap();
         }

@@ -114,8 +114,13 @@ impl Listing {
         Self::styled(columns, empty, colours(), std::io::stdout().is_terminal())
     }
 
-    fn styled<const N: usize>(
-        columns: [&str; N],
+    /// A table whose columns are known only when it is made.
+    pub(crate) fn of(columns: impl Iterator<Item = String>, empty: &'static str) -> Self {
+        Self::styled(columns, empty, colours(), std::io::stdout().is_terminal())
+    }
+
+    fn styled(
+        columns: impl IntoIterator<Item: ToString>,
         empty: &'static str,
         colours: bool,
         on_terminal: bool,
@@ -131,7 +136,7 @@ impl Listing {
             true => table.enforce_styling(),
             false => table.force_no_tty(),
         };
-        table.set_header(columns.map(|name| Cell::new(name).add_attribute(Attribute::Bold)));
+        table.set_header(columns.into_iter().map(|name| Cell::new(name).add_attribute(Attribute::Bold)));
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));
         }
@@ -139,9 +144,14 @@ impl Listing {
     }
 
     /// Aligns these columns to the right, as numbers are.
-    pub(crate) fn numbers<const N: usize>(mut self, columns: [usize; N]) -> Self {
+    pub(crate) fn numbers<const N: usize>(self, columns: [usize; N]) -> Self {
+        self.numbers_at(&columns)
+    }
+
+    /// As [`numbers`](Self::numbers).
+    pub(crate) fn numbers_at(mut self, columns: &[usize]) -> Self {
         for index in columns {
-            if let Some(column) = self.table.column_mut(index) {
+            if let Some(column) = self.table.column_mut(*index) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
@@ -149,6 +159,10 @@ impl Listing {
     }
 
     pub(crate) fn row<const N: usize>(&mut self, cells: [Cell; N]) {
+        self.row_of(cells);
+    }
+
+    pub(crate) fn row_of(&mut self, cells: impl IntoIterator<Item = Cell>) {
         self.table.add_row(cells);
     }
 }

@@ -15,12 +15,13 @@ pub mod planner;
 pub mod provision;
 pub mod publish;
 pub mod silence;
+pub mod upkeep;
 
 use std::time::Duration;
 
 use picket_proto::site::IntervalRange;
 use picket_runtime::{Bus, Condition, Health, Pipeline, Running, bus, streams::Durability};
-use picket_store::Store;
+use picket_store::{Store, upkeep::Retention};
 use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
 use tokio::sync::oneshot;
 use tracing::warn;
@@ -38,6 +39,7 @@ use crate::{
     planner::Planner,
     provision::Provision,
     publish::{Publisher, Reach},
+    upkeep::Upkeep,
 };
 
 /// What a coordinator is told once and for all.
@@ -53,6 +55,8 @@ pub struct Config {
     pub durability: Durability,
     /// How long after a tick its ledger is closed.
     pub ledger_grace: Duration,
+    /// How long results and rollups are kept.
+    pub retention: Retention,
 }
 
 /// Why a coordinator cannot start.
@@ -160,6 +164,7 @@ impl Pipeline for Coordinator {
             store: self.store.clone(),
             fence: fence.clone(),
             durability: self.config.durability,
+            retention: self.config.retention,
             metrics: self.metrics.clone(),
             condition: self.provision.clone(),
         };
@@ -174,6 +179,12 @@ impl Pipeline for Coordinator {
             metrics: self.metrics.clone(),
         };
         Actor::spawn_linked(None, ledger, (), supervisor.clone()).await?;
+        let upkeep = Upkeep {
+            store: self.store.clone(),
+            retention: self.config.retention,
+            metrics: self.metrics.clone(),
+        };
+        Actor::spawn_linked(None, upkeep, (), supervisor.clone()).await?;
         let lease = LeaseHolder {
             name: self.config.name.clone(),
             lease: self.config.lease_time,

@@ -16,6 +16,7 @@ async fn main() -> ExitCode {
         intervals: options.intervals(),
         durability: options.durability(),
         ledger_grace: options.ledger_grace.0,
+        retention: options.retention.days(),
     };
     let (nats, database) = (&options.nats, &options.database);
     process::run("picket-coordinator", &options.log, &options.listen, |health| async move {

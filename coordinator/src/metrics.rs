@@ -62,6 +62,10 @@ pub struct Metrics {
     pub results_waiting_ratio: Gauge<f64, AtomicU64>,
     pub results_discarded: Counter,
     pub planner_held_back: Gauge,
+    pub rolled_through: Gauge,
+    pub rollup_seconds: Histogram,
+    pub hours_mended: Counter,
+    pub drops_put_off: Counter,
 }
 
 impl Metrics {
@@ -93,6 +97,10 @@ impl Metrics {
             results_waiting_ratio: Gauge::default(),
             results_discarded: Counter::default(),
             planner_held_back: Gauge::default(),
+            rolled_through: Gauge::default(),
+            rollup_seconds: Histogram::new(exponential_buckets(0.01, 4.0, 8)),
+            hours_mended: Counter::default(),
+            drops_put_off: Counter::default(),
         };
         let mut registry = health.registry();
         let registry = registry.sub_registry_with_prefix("coordinator");
@@ -168,6 +176,26 @@ impl Metrics {
             "planner_held_back",
             "Whether no jobs are published because too many results wait for a sink",
             metrics.planner_held_back.clone(),
+        );
+        registry.register(
+            "rolled_through_seconds",
+            "Up to when results are rolled up, in seconds since 1970; 0 where another coordinator does it",
+            metrics.rolled_through.clone(),
+        );
+        registry.register(
+            "rollup_seconds",
+            "How long it took to roll a piece of results up",
+            metrics.rollup_seconds.clone(),
+        );
+        registry.register(
+            "rollup_hours_mended",
+            "Hours whose rollups were done anew since their results had changed",
+            metrics.hours_mended.clone(),
+        );
+        registry.register(
+            "drops_put_off",
+            "Times that old results could not be dropped at once, since the table was busy",
+            metrics.drops_put_off.clone(),
         );
         metrics
     }

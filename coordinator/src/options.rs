@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Args, Parser};
 use picket_proto::site::IntervalRange;
 use picket_runtime::options::{ListenOptions, LogOptions, NatsOptions, Size, Span};
 use picket_runtime::streams::Durability;
-use picket_store::DatabaseOptions;
+use picket_store::{DatabaseOptions, upkeep::Retention};
 
 /// Schedules checks: leases shards of schedules from Postgres and publishes a job on NATS for each tick.
 ///
@@ -29,6 +29,8 @@ pub struct Options {
     /// every result that is not held up.
     #[arg(long, env = "PICKET_LEDGER_GRACE", default_value = "150s", value_name = "DURATION", value_parser = grace)]
     pub ledger_grace: Span,
+    #[command(flatten)]
+    pub retention: RetentionOptions,
     /// Copies of each stream that the NATS servers keep: 1 on a single server, 3 on a cluster
     #[arg(long, env = "PICKET_REPLICAS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
     pub replicas: u8,
@@ -49,6 +51,26 @@ pub struct Options {
     pub log: LogOptions,
     #[command(flatten)]
     pub listen: ListenOptions,
+}
+
+/// How long things are kept.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct RetentionOptions {
+    /// How many days results are kept, and whatever else is not a report; the same for every coordinator and sink
+    #[arg(long, env = "PICKET_RETENTION_DAYS", value_name = "DAYS", default_value_t = 30,
+        value_parser = clap::value_parser!(u32).range(1..=3_650))]
+    pub retention_days: u32,
+    /// How many days hourly and daily rollups are kept, from which reports are made; hours go by the month
+    #[arg(long, env = "PICKET_ROLLUP_DAYS", value_name = "DAYS", default_value_t = 730,
+        value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub rollup_days: u32,
+}
+
+impl RetentionOptions {
+    /// What these say.
+    pub fn days(self) -> Retention {
+        Retention { results: self.retention_days, rollups: self.rollup_days }
+    }
 }
 
 /// A lease time: 3 s to 5 minutes.
@@ -122,6 +144,8 @@ mod tests {
             ["--ledger-grace", "1s"],
             ["--results-max-bytes", "1KiB"],
             ["--results-max-bytes", "much"],
+            ["--retention-days", "0"],
+            ["--rollup-days", "x"],
         ] {
             let refusal =
                 Options::try_parse_from(["picket-coordinator", bad[0], bad[1]]).unwrap_err().to_string();

@@ -20,7 +20,7 @@ use picket_runtime::{
     Bus, Chain, Condition,
     streams::{self, Durability},
 };
-use picket_store::{Store, incidents, partitions, regions};
+use picket_store::{Store, incidents, partitions, regions, upkeep::Retention};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -48,6 +48,7 @@ pub struct Provision {
     pub store: Store,
     pub fence: Fence,
     pub durability: Durability,
+    pub retention: Retention,
     pub metrics: Metrics,
     pub condition: Condition,
 }
@@ -131,7 +132,7 @@ impl Provision {
                 }
             }
             if found.rounds.is_multiple_of(PARTITION_ROUNDS) {
-                let made = partitions::ensure(&self.store).await.inspect_err(|_| {
+                let made = partitions::ensure(&self.store, self.retention).await.inspect_err(|_| {
                     self.metrics.database_errors.inc();
                 })?;
                 if made > 0 {

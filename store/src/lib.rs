@@ -15,10 +15,12 @@ pub mod outbox;
 pub mod partitions;
 pub mod regions;
 pub mod report;
+pub mod reports;
 pub mod results;
 pub mod schedules;
 pub mod sites;
 mod store;
+pub mod upkeep;
 pub mod verdict;
 
 pub use error::Error;

@@ -41,7 +41,7 @@ pub(super) async fn start(
         let bus = reach::bus(nats, "picket-sink", &health).await?;
         let store = Store::new(database, "picket-sink", 4)?;
         let config = picket_sink::Config {
-            retention: Duration::from_secs(86_400 * u64::from(options.retention_days)),
+            retention: Duration::from_secs(86_400 * u64::from(options.retention.retention_days)),
             ..picket_sink::Config::default()
         };
         let running = picket_sink::start(config, &bus, &store, &health).await.map_err(failed)?;
@@ -58,6 +58,7 @@ pub(super) async fn start(
             intervals: options.intervals.range()?,
             durability: Durability::default(),
             ledger_grace: options.ledger_grace.0,
+            retention: options.retention.days(),
         };
         let running = picket_coordinator::start(config, bus.clone(), store, health).await.map_err(failed)?;
         parts.coordinator = Some(Part { running, bus });

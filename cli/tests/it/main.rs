@@ -5,6 +5,7 @@
 )]
 
 mod apply;
+mod reports;
 mod sites;
 mod unreachable;
 

@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use picket_coordinator::{Config, start};
 use picket_proto::{CheckRequest, SiteId, site::IntervalRange, subject};
 use picket_runtime::{Bus, Health, Running, options::NatsOptions, streams::Durability};
-use picket_store::{DatabaseOptions, Store, regions};
+use picket_store::{DatabaseOptions, Store, regions, upkeep::Retention};
 use picket_testkit::{eventually, servers};
 use sqlx::PgPool;
 use tokio::time::timeout;
@@ -46,6 +46,7 @@ impl Stack {
             intervals: IntervalRange { min: Duration::from_secs(1), ..IntervalRange::default() },
             durability: Durability { results_bytes: 64 << 20, jobs_bytes: 64 << 20, ..Durability::default() },
             ledger_grace: Duration::from_secs(10),
+            retention: Retention::default(),
         };
         start(config, bus, self.store(), health).await.unwrap()
     }
@@ -274,5 +275,34 @@ async fn the_gap_before_a_take_over_lasts_until_the_sites_have_been_read() {
         "SELECT count(*) FROM picket.gaps, read_since WHERE gap_from = '2026-01-01 12:00' AND gap_to > at
                  AND shard = (SELECT shard FROM picket.sites)";
     eventually(SOON, "the gap as one span", async || stack.number(whole).await == 1).await;
+    running.drain().await;
+}
+
+#[tokio::test]
+async fn results_whose_ledger_is_closed_are_rolled_up_and_what_is_too_old_goes() {
+    let stack = Stack::new().await;
+    stack
+        .execute(
+            "SELECT picket.ensure_partitions(40, 7);
+             INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome, total_us)
+             SELECT now() - n * interval '1 minute', 1, 1, 'scheduled', 'up', 5000 FROM generate_series(61, 300) AS n;
+             UPDATE picket.rollup_state SET rolled_through = picket.hour_of(now()) - interval '6 hours',
+                 days_through = picket.day_of(picket.hour_of(now()) - interval '6 hours')",
+        )
+        .await;
+
+    let running = stack.coordinator("keeper", Duration::from_secs(15)).await;
+
+    eventually(SOON, "240 checks in the rollups", async || {
+        let rolled = stack.number("SELECT coalesce(sum(up), 0) FROM picket.rollups_hourly").await;
+        if rolled == 240 { Ok(()) } else { Err(rolled) }
+    })
+    .await;
+    eventually(SOON, "thirty days of results, and not forty", async || {
+        let days =
+            stack.number("SELECT (picket.day_of(now()) - picket.day_of(picket.kept_since()))::bigint").await;
+        if (30..=31).contains(&days) { Ok(()) } else { Err(days) }
+    })
+    .await;
     running.drain().await;
 }

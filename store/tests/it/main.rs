@@ -4,7 +4,10 @@
 mod incidents;
 mod leases;
 mod ledger;
+mod reporting;
 mod results;
+mod retention;
+mod rollups;
 mod sites;
 
 use picket_store::{DatabaseOptions, Store};

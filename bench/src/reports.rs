@@ -1,0 +1,181 @@
+//! `reports`: a database filled with months of rollups and hours of rows, and what the views of `report` take to answer.
+
+use std::{io::Write, time::Duration};
+
+use picket_store::{DatabaseOptions, Store};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::time::Instant;
+
+use crate::Error;
+
+/// How much is filled in.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Options {
+    /// Sites, each checked every minute from three regions
+    #[arg(long, default_value_t = 5_000)]
+    sites: u32,
+    /// Whole days of rollups, beside today's
+    #[arg(long, default_value_t = 85)]
+    days: u32,
+    /// Hours of rows
+    #[arg(long, default_value_t = 6)]
+    hours: u32,
+    /// A filled database that is there already, which is left as it is; otherwise one is made, and is gone afterwards
+    #[arg(long, value_name = "URL")]
+    database: Option<String>,
+}
+
+const SITE: Duration = Duration::from_millis(50);
+const FLEET: Duration = Duration::from_millis(2_000);
+const ROUNDS: usize = 5;
+
+/// What is asked, within what time it should be answered, and the statement.
+const QUESTIONS: [(&str, Duration, &str); 15] = [
+    (
+        "a site's days of last month",
+        SITE,
+        "SELECT * FROM report.uptime_daily WHERE site_id = 777 AND day >= {last} AND day < {this}",
+    ),
+    ("a site's days, all", SITE, "SELECT * FROM report.uptime_daily WHERE site_id = 777"),
+    ("a site's months", SITE, "SELECT * FROM report.uptime_monthly WHERE site_id = 777"),
+    (
+        "a site's hours of a week",
+        SITE,
+        "SELECT * FROM report.latency_hourly WHERE site_id = 777 AND hour > now() - interval '7 days'",
+    ),
+    (
+        "a site's hours of a month",
+        SITE,
+        "SELECT * FROM report.latency_hourly WHERE site_id = 777 AND hour > now() - interval '31 days'",
+    ),
+    ("a site's checks of an hour", SITE, "SELECT * FROM report.site_checks(777, now() - interval '1 hour')"),
+    ("a site's certificate", SITE, "SELECT * FROM report.certificates WHERE site_id = 777"),
+    ("a site's incidents", SITE, "SELECT * FROM report.incidents WHERE site_id = 777"),
+    ("the fleet's last month", FLEET, "SELECT * FROM report.uptime_monthly WHERE month = {last}"),
+    ("the fleet's month up to now", FLEET, "SELECT * FROM report.uptime_monthly WHERE month = {this}"),
+    (
+        "the fleet's days of last month, by site",
+        FLEET,
+        "SELECT site_id, avg(uptime_pct), max(p95_ms) FROM report.uptime_daily WHERE day >= {last} AND day < {this} GROUP BY site_id",
+    ),
+    (
+        "the fleet's days up to now, by region",
+        FLEET,
+        "SELECT day, region, sum(up), sum(down), max(p95_ms) FROM report.uptime_daily WHERE day >= {this} GROUP BY day, region",
+    ),
+    ("the fleet's failures of two months", FLEET, "SELECT * FROM report.failures WHERE day >= {last}"),
+    ("the fleet's certificates", FLEET, "SELECT * FROM report.certificates"),
+    (
+        "the fleet's hours of a day",
+        FLEET,
+        "SELECT hour, region, max(p95_ms) FROM report.latency_hourly
+         WHERE hour >= now() - interval '1 day' GROUP BY hour, region",
+    ),
+];
+
+#[tokio::main]
+pub(crate) async fn run(options: &Options) -> Result<(), Error> {
+    let server;
+    let url = match &options.database {
+        Some(url) => url.clone(),
+        None => {
+            server = picket_testkit::servers::own_postgres().await;
+            let url = server.database().await;
+            fill(&url, options).await?;
+            url
+        }
+    };
+    let mut database = PgConnection::connect(&url).await.map_err(failed("connect"))?;
+    let sizes: String = sqlx::query_scalar(
+        "SELECT format('%s rows and %s bytes each in rollups_hourly, %s and %s in check_results, %s in all',
+                       (SELECT sum(reltuples)::bigint FROM pg_class WHERE relname LIKE 'rollups_hourly_2%' AND relkind = 'r'),
+                       (SELECT round(sum(pg_total_relation_size(oid)) / sum(reltuples)::bigint) FROM pg_class
+                        WHERE relname LIKE 'rollups_hourly_2%' AND relkind = 'r' AND reltuples > 0),
+                       (SELECT sum(reltuples)::bigint FROM pg_class WHERE relname LIKE 'check_results_2%' AND relkind = 'r' AND reltuples > 0),
+                       (SELECT round(sum(pg_total_relation_size(oid)) / sum(reltuples)::bigint) FROM pg_class
+                        WHERE relname LIKE 'check_results_2%' AND relkind = 'r' AND reltuples > 0),
+                       pg_size_pretty(pg_database_size(current_database())))",
+    )
+    .fetch_one(&mut database)
+    .await
+    .map_err(failed("read sizes"))?;
+    say(format_args!(
+        "{sizes}\n\n| question | rows | median ms | worst ms | allowed ms |\n| --- | --- | --- | --- | --- |"
+    ));
+    let mut slow = Vec::new();
+    for (name, allowed, sql) in QUESTIONS {
+        let sql = sql
+            .replace("{last}", "(date_trunc('month', now() AT TIME ZONE 'UTC') - interval '1 month')::date")
+            .replace("{this}", "date_trunc('month', now() AT TIME ZONE 'UTC')::date");
+        let mut times = Vec::new();
+        let mut rows = 0;
+        for _ in 0..ROUNDS {
+            let began = Instant::now();
+            let answer = sqlx::query(AssertSqlSafe(sql.clone())).fetch_all(&mut database).await;
+            times.push(began.elapsed());
+            rows = answer.map_err(failed(name))?.len();
+        }
+        times.sort_unstable();
+        let ms = |time: Duration| time.as_secs_f64() * 1_000.0;
+        let (median, worst) = (times[ROUNDS / 2], times[ROUNDS - 1]);
+        say(format_args!(
+            "| {name} | {rows} | {:.1} | {:.1} | {} |",
+            ms(median),
+            ms(worst),
+            allowed.as_millis()
+        ));
+        if median > allowed {
+            slow.push(name);
+        }
+    }
+    match slow.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Failed(format!("too slow: {}", slow.join(", ")))),
+    }
+}
+
+/// What months of checks would have left behind.
+async fn fill(url: &str, options: &Options) -> Result<(), Error> {
+    let began = Instant::now();
+    let store = Store::new(&DatabaseOptions { database_url: Some(url.to_owned()) }, "bench", 1)
+        .map_err(|error| Error::Failed(error.to_string()))?;
+    store.migrate(64).await.map_err(|error| Error::Failed(error.to_string()))?;
+    let mut database = PgConnection::connect(url).await.map_err(failed("connect"))?;
+    let sites = include_str!("reports/sites.sql")
+        .replace("{sites}", &options.sites.to_string())
+        .replace("{days}", &options.days.to_string());
+    run_script(&mut database, "make sites", sites).await?;
+    for back in (0..=options.days).rev() {
+        let day = include_str!("reports/day.sql").replace("{back}", &back.to_string());
+        run_script(&mut database, "fill a day", day).await?;
+        if back % 10 == 0 {
+            say(format_args!("{back} days to go, after {} s", began.elapsed().as_secs()));
+        }
+    }
+    for back in (1..=options.hours).rev() {
+        let rows = include_str!("reports/rows.sql").replace("{back}", &back.to_string());
+        run_script(&mut database, "fill an hour", rows).await?;
+    }
+    run_script(&mut database, "analyze", "VACUUM ANALYZE".to_owned()).await?;
+    say(format_args!(
+        "{} sites in three regions, {} days of rollups, {} hours of rows: filled in {} s",
+        options.sites,
+        options.days,
+        options.hours,
+        began.elapsed().as_secs()
+    ));
+    Ok(())
+}
+
+async fn run_script(database: &mut PgConnection, doing: &'static str, sql: String) -> Result<(), Error> {
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(database).await.map_err(failed(doing))?;
+    Ok(())
+}
+
+fn failed(doing: &'static str) -> impl Fn(sqlx::Error) -> Error {
+    move |error| Error::Failed(format!("{doing}: {error}"))
+}
+
+fn say(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
+}

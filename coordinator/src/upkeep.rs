@@ -1,0 +1,159 @@
+//! Keeps the database in shape: rolls results up once their ledger is closed, and throws away what is too old.
+//!
+//! Every coordinator tries, and the database lets one at a time. Bound: one statement at a time, over a piece of time that is
+//! smaller when it was slow; what there is to catch up with takes half of the time at most. Loss: none, since how far
+//! things are is in the database.
+
+use std::time::Duration;
+
+use picket_runtime::Chain;
+use picket_store::{
+    Error, Store,
+    upkeep::{self, Retention},
+};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::metrics::Metrics;
+
+pub enum Msg {
+    /// Time to look.
+    Round,
+}
+
+/// See the module.
+#[derive(Clone)]
+pub struct Upkeep {
+    pub store: Store,
+    pub retention: Retention,
+    pub metrics: Metrics,
+}
+
+/// How things stand.
+pub struct Standing {
+    piece: Duration,
+    rounds: u64,
+    told: bool,
+}
+
+/// Between rounds.
+const ROUND: Duration = Duration::from_secs(10);
+/// Rows that are not rolled up yet are read by every report; with pieces much smaller each row of the rollups would be
+/// rewritten too often.
+const PIECE: Duration = Duration::from_secs(1_200);
+const LEAST_PIECE: Duration = Duration::from_secs(60);
+/// A piece that takes longer is too large.
+const SLOW: Duration = Duration::from_secs(10);
+/// One of the last hours is counted again every ten minutes: each of them twice a day.
+const RECOUNT_ROUNDS: u64 = 60;
+const RECOUNTED_HOURS: u64 = 72;
+/// What is too old is looked for every minute.
+const EXPIRE_ROUNDS: u64 = 6;
+
+impl Actor for Upkeep {
+    type Msg = Msg;
+    type State = Standing;
+    type Arguments = ();
+
+    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<Standing, ActorProcessingErr> {
+        myself.send_after(ROUND / 10, || Msg::Round);
+        Ok(Standing { piece: PIECE, rounds: 0, told: false })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Msg>,
+        Msg::Round: Msg,
+        standing: &mut Standing,
+    ) -> Result<(), ActorProcessingErr> {
+        let began = Instant::now();
+        let more = match self.round(standing).await {
+            Ok(more) => {
+                standing.told = false;
+                more
+            }
+            Err(error) => {
+                self.metrics.database_errors.inc();
+                if !std::mem::replace(&mut standing.told, true) {
+                    warn!(error = %Chain(&error), "rollups and retention could not be kept up, trying again");
+                }
+                false
+            }
+        };
+        let pause = if more { began.elapsed().min(ROUND) } else { ROUND };
+        if !more {
+            standing.rounds += 1;
+        }
+        myself.send_after(pause, || Msg::Round);
+        Ok(())
+    }
+}
+
+impl Upkeep {
+    /// One piece of each; says whether there is more to catch up with.
+    async fn round(&self, standing: &mut Standing) -> Result<bool, Error> {
+        let began = Instant::now();
+        let rolled = upkeep::roll_up(&self.store, standing.piece).await?;
+        let took = began.elapsed();
+        if let Some(through) = rolled {
+            self.metrics.rollup_seconds.observe(took.as_secs_f64());
+            self.metrics.rolled_through.set(through.micros() / 1_000_000);
+        }
+        standing.piece = next_piece(standing.piece, took);
+        let mended = upkeep::mend(&self.store).await?;
+        let day = upkeep::roll_up_day(&self.store).await?;
+        if let Some(hour) = mended {
+            self.metrics.hours_mended.inc();
+            info!(%hour, "the rollups of an hour whose results have changed were done anew");
+        }
+        if standing.rounds.is_multiple_of(RECOUNT_ROUNDS) {
+            let ago = 1 + standing.rounds / RECOUNT_ROUNDS % RECOUNTED_HOURS;
+            upkeep::recount(&self.store, i32::try_from(ago).unwrap_or(1)).await?;
+        }
+        let mut more = rolled.is_some() || mended.is_some() || day.is_some();
+        if standing.rounds.is_multiple_of(EXPIRE_ROUNDS) {
+            match upkeep::expire(&self.store, self.retention).await {
+                Ok(dropped) => {
+                    if let Some(day) = dropped.day {
+                        info!(%day, "dropped the results of {day}");
+                    }
+                    if let Some(month) = dropped.month {
+                        info!(%month, "dropped the hourly rollups of the month from {month}");
+                    }
+                    more |= dropped.anything();
+                }
+                // Somebody reads a long report; the next minute will do.
+                Err(error) if error.is_transient() => {
+                    self.metrics.drops_put_off.inc();
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(more)
+    }
+}
+
+/// The piece after one that took so long.
+fn next_piece(piece: Duration, took: Duration) -> Duration {
+    match took {
+        took if took > SLOW => (piece / 2).max(LEAST_PIECE),
+        took if took < SLOW / 4 => (piece * 2).min(PIECE),
+        _ => piece,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_is_made_smaller_while_it_is_slow_and_never_larger_than_it_should_be() {
+        let (slow, quick) = (SLOW * 2, SLOW / 10);
+
+        assert_eq!(next_piece(PIECE, quick), PIECE);
+        assert_eq!(next_piece(PIECE, slow), PIECE / 2);
+        assert_eq!(next_piece(PIECE / 2, quick), PIECE);
+        assert_eq!((0..10).fold(PIECE, |piece, _| next_piece(piece, slow)), LEAST_PIECE);
+    }
+}

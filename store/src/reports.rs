@@ -1,0 +1,269 @@
+//! Reports over spans of days, as `picket report` shows them: from the rollups, and from rows where these are newer.
+
+use std::time::Duration;
+
+use picket_proto::{Region, Timestamp};
+use serde::{Serialize, Serializer};
+use sqlx::{
+    AssertSqlSafe, FromRow,
+    postgres::{PgArguments, PgRow},
+    query::QueryAs,
+    types::time::OffsetDateTime,
+};
+
+use crate::{Error, Store, leases::millis};
+
+/// A report may read much; it is not worth more than this.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// What a report is about.
+#[derive(Clone, Debug, Default)]
+pub struct Scope {
+    /// From the day of UTC in which this long ago lies.
+    pub since: Duration,
+    /// Only sites with this tag.
+    pub tag: Option<String>,
+    /// Only what was seen from here.
+    pub region: Option<Region>,
+}
+
+/// A value of each day, the last being today; absent where nothing is known.
+pub type Days = Vec<Option<f64>>;
+
+/// How much of the time a site was up.
+#[derive(Clone, Debug, Serialize, FromRow)]
+pub struct Uptime {
+    /// Its number.
+    pub site_id: i64,
+    /// Its name, or its URL.
+    pub site: String,
+    /// Checks that were due.
+    pub checks: i64,
+    /// Checks by outcome.
+    pub up: i64,
+    /// Checks by outcome.
+    pub down: i64,
+    /// Checks by outcome.
+    pub missed: i64,
+    /// up of (up + down).
+    pub uptime_pct: Option<f64>,
+    /// The same, without maintenance windows.
+    pub uptime_pct_excl_maintenance: Option<f64>,
+    /// (up + down) of checks.
+    pub coverage_pct: Option<f64>,
+    /// `uptime_pct` by day.
+    pub days: Days,
+}
+
+/// How long a site took to answer.
+#[derive(Clone, Debug, Serialize, FromRow)]
+pub struct Latency {
+    /// Its number.
+    pub site_id: i64,
+    /// Its name, or its URL.
+    pub site: String,
+    /// Checks that were up.
+    pub checks: i64,
+    /// Half of them took less.
+    pub p50_ms: Option<f64>,
+    /// 95 % of them took less.
+    pub p95_ms: Option<f64>,
+    /// 99 % of them took less.
+    pub p99_ms: Option<f64>,
+    /// `p95_ms` of the slowest region, by day.
+    pub days: Days,
+}
+
+/// From a site's going down to its coming back.
+#[derive(Clone, Debug, Serialize, FromRow)]
+pub struct Incident {
+    /// Its number.
+    pub incident_id: i64,
+    /// The site's number.
+    pub site_id: i64,
+    /// The site's name, or its URL.
+    pub site: String,
+    /// When it was opened.
+    #[serde(serialize_with = "moment")]
+    pub opened_at: Option<OffsetDateTime>,
+    /// When it was closed; absent while it is open.
+    #[serde(serialize_with = "moment")]
+    pub closed_at: Option<OffsetDateTime>,
+    /// How long it was open, or has been up to now, in seconds.
+    pub seconds: i64,
+    /// Why.
+    pub cause: Option<String>,
+    /// The cause in words.
+    pub message: Option<String>,
+}
+
+/// What was not up, and why.
+#[derive(Clone, Debug, Serialize, FromRow)]
+pub struct Failure {
+    /// Where.
+    pub region: String,
+    /// Why.
+    pub cause: String,
+    /// How many checks.
+    pub checks: i64,
+    /// Of how many sites.
+    pub sites: i64,
+    /// `checks` by day.
+    pub days: Days,
+}
+
+fn moment<S: Serializer>(moment: &Option<OffsetDateTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    moment.map(Timestamp::from).serialize(serializer)
+}
+
+impl Scope {
+    /// Conditions on `relation`; $1 is the span, $2 the tag and $3 the region. Only what is asked for stands in the
+    /// statement, so that the rest does not hide an index from the planner.
+    fn conditions(&self, relation: &str) -> String {
+        let mut sql = String::new();
+        if self.tag.is_some() {
+            sql += &format!(
+                " AND {relation}.site_id = ANY (ARRAY(SELECT id FROM picket.known_sites WHERE $2 = ANY (tags)))"
+            );
+        }
+        if self.region.is_some() {
+            sql += &format!(" AND {relation}.region_id = (SELECT id FROM picket.regions WHERE name = $3)");
+        }
+        sql
+    }
+
+    async fn read<T>(&self, store: &Store, doing: &'static str, sql: String) -> Result<Vec<T>, Error>
+    where
+        T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+    {
+        let query: QueryAs<'_, _, T, PgArguments> = sqlx::query_as(AssertSqlSafe(sql))
+            .bind(millis(self.since))
+            .bind(&self.tag)
+            .bind(self.region.as_ref().map(Region::as_str));
+        store.within(LIMIT, doing, query.fetch_all(&store.pool)).await
+    }
+}
+
+/// The first day; and all days, beside the values that some have. ($2 and $3 are named where nothing else does, since a
+/// parameter that is nowhere has no type.)
+const SPAN: &str = "span AS MATERIALIZED (
+     SELECT picket.day_of(now() - $1::bigint * interval '1 millisecond') AS first, $2::text AS tag, $3::text AS region
+ ),
+ all_days AS (
+     SELECT day::date AS day FROM span, generate_series(span.first::timestamp, now() AT TIME ZONE 'UTC', interval '1 day') AS day
+ )";
+
+/// How much of the time each site was up, the worst first.
+///
+/// # Errors
+/// When the database cannot be reached in time.
+pub async fn uptime(store: &Store, scope: &Scope) -> Result<Vec<Uptime>, Error> {
+    let sql = format!(
+        "WITH {SPAN},
+         by_day AS MATERIALIZED (
+             SELECT site_id, day, sum(up)::bigint AS up, sum(down)::bigint AS down, sum(missed)::bigint AS missed,
+                    sum(gap)::bigint AS gap, sum(up_in_maintenance)::bigint AS up_off,
+                    sum(down_in_maintenance)::bigint AS down_off
+             FROM picket.daily WHERE day >= (SELECT first FROM span){}
+             GROUP BY site_id, day
+         )
+         SELECT summed.site_id, coalesce(site.site, 'site ' || summed.site_id) AS site,
+                up + down + missed + gap AS checks, up, down, missed, picket.percent(up, up + down) AS uptime_pct,
+                picket.percent(up - up_off, up - up_off + down - down_off) AS uptime_pct_excl_maintenance,
+                picket.percent(up + down, up + down + missed + gap) AS coverage_pct,
+                ARRAY(SELECT picket.percent(by_day.up, by_day.up + by_day.down)
+                      FROM all_days
+                      LEFT JOIN unnest(summed.days, summed.ups, summed.downs) AS by_day (day, up, down) USING (day)
+                      ORDER BY all_days.day) AS days
+         FROM (
+             SELECT site_id, sum(up)::bigint AS up, sum(down)::bigint AS down, sum(missed)::bigint AS missed,
+                    sum(gap)::bigint AS gap, sum(up_off)::bigint AS up_off, sum(down_off)::bigint AS down_off,
+                    array_agg(day) AS days, array_agg(up) AS ups, array_agg(down) AS downs
+             FROM by_day GROUP BY site_id
+         ) AS summed
+         LEFT JOIN picket.known_sites AS site ON site.id = summed.site_id
+         ORDER BY uptime_pct NULLS LAST, down DESC, site_id",
+        scope.conditions("daily")
+    );
+    scope.read(store, "report uptime", sql).await
+}
+
+/// How long each site took to answer, the slowest first.
+///
+/// # Errors
+/// When the database cannot be reached in time.
+pub async fn latency(store: &Store, scope: &Scope) -> Result<Vec<Latency>, Error> {
+    let sql = format!(
+        "WITH {SPAN},
+         by_day AS MATERIALIZED (
+             SELECT site_id, day, sum(up)::bigint AS up, sum(histogram) AS histogram, max(p95) AS p95
+             FROM picket.daily WHERE day >= (SELECT first FROM span){}
+             GROUP BY site_id, day
+         )
+         SELECT summed.site_id, coalesce(site.site, 'site ' || summed.site_id) AS site, up AS checks,
+                picket.bucket_ms(p[3]) AS p50_ms, picket.bucket_ms(p[2]) AS p95_ms, picket.bucket_ms(p[1]) AS p99_ms,
+                ARRAY(SELECT picket.bucket_ms(by_day.p95)
+                      FROM all_days LEFT JOIN unnest(summed.days, summed.p95s) AS by_day (day, p95) USING (day)
+                      ORDER BY all_days.day) AS days
+         FROM (
+             SELECT site_id, sum(up)::bigint AS up, array_agg(day) AS days, array_agg(p95) AS p95s,
+                    picket.percentile_buckets(sum(histogram), sum(up)::bigint, '{{0.99,0.95,0.5}}') AS p
+             FROM by_day GROUP BY site_id
+         ) AS summed
+         LEFT JOIN picket.known_sites AS site ON site.id = summed.site_id
+         WHERE up > 0
+         ORDER BY p[2] DESC NULLS LAST, p[1] DESC, site_id",
+        scope.conditions("daily")
+    );
+    scope.read(store, "report latency", sql).await
+}
+
+/// Incidents that were open in the span, the newest first. Those of a region are those that it had a part in.
+///
+/// # Errors
+/// When the database cannot be reached in time.
+pub async fn incidents(store: &Store, scope: &Scope) -> Result<Vec<Incident>, Error> {
+    let mut conditions = Scope { region: None, ..scope.clone() }.conditions("incident");
+    if scope.region.is_some() {
+        conditions += " AND $3 = ANY (incident.regions)";
+    }
+    let sql = format!(
+        "WITH {SPAN}
+         SELECT incident.incident_id, incident.site_id, coalesce(incident.site, 'site ' || incident.site_id) AS site,
+                incident.opened_at, incident.closed_at, extract(epoch FROM incident.duration)::bigint AS seconds,
+                incident.cause::text AS cause, incident.message
+         FROM report.incidents AS incident
+         WHERE coalesce(incident.closed_at, now()) >= (SELECT picket.start_of(first) FROM span){conditions}
+         ORDER BY incident.opened_at DESC, incident.incident_id DESC"
+    );
+    scope.read(store, "report incidents", sql).await
+}
+
+/// What was not up, by region and cause, the most frequent first.
+///
+/// # Errors
+/// When the database cannot be reached in time.
+pub async fn failures(store: &Store, scope: &Scope) -> Result<Vec<Failure>, Error> {
+    let sql = format!(
+        "WITH {SPAN},
+         by_site AS MATERIALIZED (
+             SELECT region_id, cause, picket.day_of(hour) AS day, site_id, sum(checks)::bigint AS checks
+             FROM picket.failed WHERE hour >= (SELECT picket.start_of(first) FROM span){}
+             GROUP BY region_id, cause, picket.day_of(hour), site_id
+         ),
+         by_day AS MATERIALIZED (
+             SELECT region_id, cause, day, sum(checks) AS checks FROM by_site GROUP BY region_id, cause, day
+         )
+         SELECT region.name AS region, summed.cause::text AS cause, summed.checks, summed.sites,
+                ARRAY(SELECT (SELECT sum(checks) FROM by_day
+                              WHERE by_day.day = all_days.day AND by_day.region_id = summed.region_id
+                                AND by_day.cause = summed.cause)::float8
+                      FROM all_days ORDER BY all_days.day) AS days
+         FROM (SELECT region_id, cause, sum(checks)::bigint AS checks, count(DISTINCT site_id) AS sites
+               FROM by_site GROUP BY region_id, cause) AS summed
+         JOIN picket.regions AS region ON region.id = summed.region_id
+         ORDER BY summed.checks DESC, region.name, cause",
+        scope.conditions("failed")
+    );
+    scope.read(store, "report failures", sql).await
+}

@@ -1,0 +1,133 @@
+//! Rollups and retention. Each function does one bounded piece, in a transaction of its own, and may be called by any number of
+//! coordinators at once: who finds another at it does nothing.
+
+use std::time::Duration;
+
+use picket_proto::Timestamp;
+use sqlx::{
+    Postgres,
+    types::time::{Date, OffsetDateTime},
+};
+
+use crate::{Error, Store, leases::millis};
+
+/// An hour of millions of rows takes longer than a statement usually may.
+const LIMIT: Duration = Duration::from_secs(300);
+/// No more rows than these are deleted at once.
+const PRUNED_AT_ONCE: i32 = 5_000;
+
+/// Adds the next `piece` of results to the rollups, if the ledger of all of it is closed; a piece does not reach beyond its
+/// hour. Returns up to where the rollups are now; `None` when there was nothing to do.
+///
+/// # Errors
+/// When the database cannot be reached in time; trying again is safe.
+pub async fn roll_up(store: &Store, piece: Duration) -> Result<Option<Timestamp>, Error> {
+    let query =
+        sqlx::query_scalar("SELECT picket.roll_up($1 * interval '1 millisecond')").bind(millis(piece));
+    let through: Option<OffsetDateTime> = long(store, "roll results up", query).await?;
+    Ok(through.map(Timestamp::from))
+}
+
+/// Does one hour of the rollups anew whose rows have changed; returns it, or `None` when there is none.
+///
+/// # Errors
+/// When the database cannot be reached in time; trying again is safe.
+pub async fn mend(store: &Store) -> Result<Option<Timestamp>, Error> {
+    let query = sqlx::query_scalar("SELECT picket.mend_rollups()");
+    let hour: Option<OffsetDateTime> = long(store, "mend the rollups", query).await?;
+    Ok(hour.map(Timestamp::from))
+}
+
+/// Sums up one day from its hours; returns it, or `None` when there is none to do.
+///
+/// # Errors
+/// When the database cannot be reached in time; trying again is safe.
+pub async fn roll_up_day(store: &Store) -> Result<Option<Date>, Error> {
+    long(store, "roll a day up", sqlx::query_scalar("SELECT picket.roll_up_day()")).await
+}
+
+/// Counts the rows of the hour that began at the full hour `ago` hours before this one, and has it done anew if the rollups say
+/// something else; returns whether they did.
+///
+/// # Errors
+/// When the database cannot be reached in time; trying again is safe.
+pub async fn recount(store: &Store, ago: i32) -> Result<bool, Error> {
+    let query =
+        sqlx::query_scalar("SELECT picket.recount_rollups(picket.hour_of(now()) - $1 * interval '1 hour')")
+            .bind(ago);
+    long(store, "count results again", query).await
+}
+
+/// How long things are kept, in days.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Results.
+    pub results: u32,
+    /// Rollups; never shorter than results.
+    pub rollups: u32,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { results: 30, rollups: 730 }
+    }
+}
+
+/// What was thrown away.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// A day of results.
+    pub day: Option<Date>,
+    /// A month of hourly rollups, by its first day.
+    pub month: Option<Date>,
+    /// Rows of other tables.
+    pub rows: u64,
+}
+
+impl Dropped {
+    /// Whether there may be more.
+    pub fn anything(&self) -> bool {
+        *self != Self::default()
+    }
+}
+
+/// Drops the oldest day of results and the oldest month of rollups, if their time is over, and deletes some of the other rows
+/// whose time is.
+///
+/// # Errors
+/// When the database cannot be reached in time, or the table is busy ([`Error::is_transient`]); trying again is safe.
+pub async fn expire(store: &Store, retention: Retention) -> Result<Dropped, Error> {
+    let days = i32::try_from(retention.results).unwrap_or(i32::MAX);
+    let rollup_days = i32::try_from(retention.rollups.max(retention.results)).unwrap_or(i32::MAX);
+    let query = sqlx::query_scalar("SELECT picket.prune($1, $2, $3)")
+        .bind(days)
+        .bind(rollup_days)
+        .bind(PRUNED_AT_ONCE);
+    let rows: i64 = long(store, "delete what is too old", query).await?;
+    let query = sqlx::query_scalar("SELECT picket.drop_results($1)").bind(days);
+    let day = long(store, "drop a day of results", query).await?;
+    let query = sqlx::query_scalar("SELECT picket.drop_rollups($1)").bind(rollup_days);
+    let month = long(store, "drop a month of rollups", query).await?;
+    Ok(Dropped { day, month, rows: rows.unsigned_abs() })
+}
+
+/// Runs a statement that may take longer than others.
+async fn long<T>(
+    store: &Store,
+    doing: &'static str,
+    query: sqlx::query::QueryScalar<'static, Postgres, T, sqlx::postgres::PgArguments>,
+) -> Result<T, Error>
+where
+    T: Send + Unpin,
+    (T,): for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow>,
+{
+    store
+        .within(LIMIT, doing, async {
+            let mut transaction = store.pool.begin().await?;
+            sqlx::query("SET LOCAL statement_timeout = '5min'").execute(&mut *transaction).await?;
+            let done = query.fetch_one(&mut *transaction).await?;
+            transaction.commit().await?;
+            Ok(done)
+        })
+        .await
+}

@@ -1,0 +1,158 @@
+//! The schema `report`: documented, and all that its readers may read.
+
+use sqlx::{AssertSqlSafe, Column, Connection, Executor, SqlSafeStr, Statement};
+
+use crate::rollups::World;
+
+#[tokio::test]
+async fn every_view_column_and_function_of_the_schema_report_says_what_it_is() {
+    let world = World::new().await;
+
+    let silent = world
+        .text(
+            "SELECT string_agg(name, ', ') FROM (
+                 SELECT view.relname AS name FROM pg_class AS view
+                 WHERE relnamespace = 'report'::regnamespace AND obj_description(oid, 'pg_class') IS NULL
+                 UNION ALL
+                 SELECT attrelid::regclass || '.' || attname FROM pg_attribute
+                 JOIN pg_class ON pg_class.oid = attrelid AND relkind = 'v'
+                 WHERE relnamespace = 'report'::regnamespace AND attnum > 0 AND col_description(attrelid, attnum) IS NULL
+                 UNION ALL
+                 SELECT proname FROM pg_proc
+                 WHERE pronamespace = 'report'::regnamespace AND obj_description(oid, 'pg_proc') IS NULL) AS silent",
+        )
+        .await;
+
+    assert_eq!(silent, "");
+}
+
+#[tokio::test]
+async fn the_views_have_the_columns_of_the_contract_first_and_in_order() {
+    let world = World::new().await;
+    for (view, columns) in [
+        (
+            "uptime_daily",
+            "day, site_id, site, region, checks, up, down, missed, uptime_pct, coverage_pct, p50_ms, p95_ms, p99_ms",
+        ),
+        (
+            "uptime_monthly",
+            "month, site_id, site, checks, up, down, missed, uptime_pct, coverage_pct, p50_ms, p95_ms, p99_ms, incidents, \
+             downtime",
+        ),
+        (
+            "latency_hourly",
+            "hour, site_id, site, region, checks, p50_ms, p95_ms, p99_ms, dns_ms, connect_ms, tls_ms, first_byte_ms",
+        ),
+        ("failures", "day, region, cause, checks, sites"),
+        ("certificates", "site_id, site, url, expires_at, days_left"),
+    ] {
+        let found = world
+            .text(&format!(
+                "SELECT string_agg(attname, ', ' ORDER BY attnum) FROM pg_attribute
+                 WHERE attrelid = 'report.{view}'::regclass AND attnum > 0"
+            ))
+            .await;
+        assert!(found.starts_with(columns), "{view}: {found}");
+    }
+}
+
+#[tokio::test]
+async fn the_role_for_reports_reads_every_view_and_function_of_report_and_nothing_else() {
+    let world = World::new().await;
+    world.rows().await;
+    let relations: Vec<(String, bool)> = sqlx::query_as(
+        "SELECT oid::regclass::text, relnamespace = 'report'::regnamespace FROM pg_class
+         WHERE relnamespace IN ('report'::regnamespace, 'picket'::regnamespace) AND relkind IN ('r', 'p', 'v')",
+    )
+    .fetch_all(&world.pool)
+    .await
+    .unwrap();
+    let mut reader = world.pool.acquire().await.unwrap().detach();
+    sqlx::query("SET ROLE picket_report").execute(&mut reader).await.unwrap();
+
+    assert!(relations.len() > 20);
+    for (relation, readable) in &relations {
+        let sql = AssertSqlSafe(format!("SELECT * FROM {relation} LIMIT 1000"));
+        let read = sqlx::raw_sql(sql).execute(&mut reader).await;
+        assert_eq!(read.is_ok(), *readable, "{relation}: {read:?}");
+        let sql = AssertSqlSafe(format!("DELETE FROM {relation}"));
+        assert!(sqlx::raw_sql(sql).execute(&mut reader).await.is_err(), "{relation}");
+    }
+    for well in [
+        "SELECT * FROM report.ledger(now() - interval '2 hours', now())",
+        "SELECT * FROM report.site_checks(1, now() - interval '2 hours')",
+    ] {
+        sqlx::raw_sql(well).execute(&mut reader).await.unwrap();
+    }
+    for refused in [
+        "SELECT picket.ensure_partitions()",
+        "SELECT picket.roll_up('1 hour')",
+        "CREATE TABLE report.mine (n integer)",
+        "CREATE FUNCTION report.mine() RETURNS integer LANGUAGE sql RETURN 1",
+    ] {
+        assert!(sqlx::raw_sql(refused).execute(&mut reader).await.is_err(), "{refused}");
+    }
+    reader.close().await.unwrap();
+}
+
+/// The blocks of docs/reporting.md that begin with this line.
+fn documented(fence: &str) -> Vec<String> {
+    let text = include_str!("../../../docs/reporting.md");
+    let blocks = text.split(fence).skip(1);
+    blocks.map(|block| block.split("```").next().unwrap().trim().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn every_documented_question_is_answered_to_the_role_for_reports_with_the_columns_of_its_sample() {
+    let world = World::new().await;
+    world.rows().await;
+    world
+        .run("INSERT INTO picket.incidents (site_id, opened_at, closed_at, first_failure_at, cause, message, regions)
+              SELECT 1, now() - n * interval '1 hour', CASE WHEN n > 1 THEN now() - (n - 0.5) * interval '1 hour' END,
+                     now() - n * interval '1 hour', 'timeout', 'no answer', '{eu}' FROM generate_series(1, 5) AS n")
+        .await;
+    world.closed(0, 0).await;
+    world.roll_up().await;
+    let (statements, samples) = (documented("```sql\n"), documented("```text\n"));
+    let mut reader = world.pool.acquire().await.unwrap().detach();
+    sqlx::raw_sql("SET ROLE picket_report; SET timezone = 'UTC'").execute(&mut reader).await.unwrap();
+
+    assert!(statements.len() >= 20 && statements.len() == samples.len());
+    let mut answered = 0;
+    for (sql, sample) in statements.into_iter().zip(samples) {
+        let prepared = (&mut reader)
+            .prepare(AssertSqlSafe(sql.clone()).into_sql_str())
+            .await
+            .unwrap_or_else(|why| panic!("{sql}: {why}"));
+        let columns: Vec<_> = prepared.columns().iter().map(|column| column.name().to_owned()).collect();
+        let shown: Vec<_> = sample.lines().next().unwrap().split('|').map(str::trim).collect();
+        assert_eq!(columns, shown, "{sql}");
+        let rows = sqlx::query(AssertSqlSafe(sql.clone())).fetch_all(&mut reader).await;
+        answered += usize::from(!rows.unwrap_or_else(|why| panic!("{sql}: {why}")).is_empty());
+    }
+    // What asks for last month, or for what is not well, may find nothing here.
+    assert!(answered >= 10, "{answered} have an answer in this small world");
+    reader.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_checks_of_one_site_are_those_that_the_view_of_all_has_of_it() {
+    let world = World::new().await;
+    world.rows().await;
+
+    let differing = world
+        .text(
+            "SELECT count(*) FROM (
+                 SELECT * FROM report.site_checks(2, now() - interval '2 hours')
+                 EXCEPT SELECT * FROM report.checks) AS differing",
+        )
+        .await;
+    let numbers = world
+        .text(
+            "SELECT (SELECT count(*) FROM report.site_checks(2, '-infinity'))
+                    = (SELECT count(*) FROM report.checks WHERE site_id = 2)",
+        )
+        .await;
+
+    assert_eq!((differing.as_str(), numbers.as_str()), ("0", "true"));
+}

@@ -1,0 +1,161 @@
+//! Retention: what is too old goes, nothing else does, and nobody is held up.
+
+use picket_store::{
+    partitions,
+    upkeep::{self, Retention},
+};
+use tokio::time::Instant;
+
+use crate::rollups::World;
+
+const RETENTION: Retention = Retention { results: 30, rollups: 730 };
+
+impl World {
+    /// A day of results `ago` days ago, with a row of it, rolled up or not.
+    async fn old_day(&self, ago: u32, rolled_up: bool) {
+        self.run(&format!(
+            "SELECT picket.ensure_partitions({ago}, 7);
+             INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome)
+             SELECT now() - n * interval '1 day', 1, 1, 'scheduled', 'up' FROM generate_series(4, {ago}) AS n"
+        ))
+        .await;
+        let through = if rolled_up { 0 } else { ago };
+        self.run(&format!(
+            "UPDATE picket.rollup_state SET days_through = picket.day_of(now()) - {through},
+                 rolled_through = picket.start_of(picket.day_of(now()) - {through})"
+        ))
+        .await;
+    }
+
+    async fn days(&self) -> i64 {
+        self.text("SELECT picket.day_of(now()) - picket.day_of(picket.kept_since())").await.parse().unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_day_may_begin_while_no_coordinator_runs_for_a_week_ahead() {
+    let world = World::new().await;
+
+    // No coordinator has ever run on this database: its schema brought the days.
+    let kept = world
+        .run(
+            "INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome)
+             SELECT picket.start_of(picket.day_of(now()) + n), 1, 1, 'scheduled', 'up' FROM generate_series(0, 7) AS n",
+        )
+        .await;
+    assert_eq!(kept, 8);
+
+    // As it will be when that week is over and one is started again.
+    let made = partitions::ensure(&world.store, RETENTION).await.unwrap();
+    assert!(made <= 1, "midnight may have passed");
+}
+
+#[tokio::test]
+async fn days_of_results_go_one_by_one_when_they_are_too_old_and_rolled_up() {
+    let world = World::new().await;
+    world.old_day(35, true).await;
+    assert_eq!(world.days().await, 35);
+
+    while upkeep::expire(&world.store, RETENTION).await.unwrap().anything() {}
+
+    // The day in which the sink may still take rows is there.
+    let days = world.days().await;
+    assert!((30..=31).contains(&days), "{days}");
+    let oldest =
+        world.text("SELECT min(scheduled_at) >= now() - interval '31 days' FROM picket.check_results").await;
+    assert_eq!(oldest, "true");
+    let ledger = world
+        .text("SELECT count(*) FROM report.ledger(now() - interval '40 days', now() - interval '20 days')")
+        .await;
+    assert_eq!(ledger, "0", "schedules begin four hours ago");
+}
+
+#[tokio::test]
+async fn a_day_of_results_that_is_not_rolled_up_stays() {
+    let world = World::new().await;
+    world.old_day(33, false).await;
+
+    let dropped = upkeep::expire(&world.store, RETENTION).await.unwrap();
+
+    assert_eq!((dropped.day, world.days().await), (None, 33));
+}
+
+#[tokio::test]
+async fn a_long_report_puts_a_drop_off_and_neither_holds_up_who_writes() {
+    let world = World::new().await;
+    world.old_day(33, true).await;
+    let mut reading = world.pool.begin().await.unwrap();
+    sqlx::query("SELECT count(*) FROM picket.check_results").execute(&mut *reading).await.unwrap();
+
+    let begun = Instant::now();
+    let refused = upkeep::expire(&world.store, RETENTION).await.unwrap_err();
+    assert!(refused.is_transient(), "{refused}");
+    world
+        .run(
+            "INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome)
+             VALUES (now(), 3, 1, 'scheduled', 'up')",
+        )
+        .await;
+    assert!(
+        begun.elapsed().as_secs() < 8,
+        "other locks are waited for for ten seconds, this one for less than one"
+    );
+
+    reading.rollback().await.unwrap();
+    assert!(upkeep::expire(&world.store, RETENTION).await.unwrap().day.is_some());
+}
+
+#[tokio::test]
+async fn what_is_too_old_is_deleted_in_pieces_and_what_is_not_stays() {
+    let world = World::new().await;
+    world
+        .run(
+            "INSERT INTO picket.adhoc_results (requested_at, id, region, prober, url, outcome)
+             SELECT now() - days * interval '1 day', days, 'eu', 'p', 'http://x/', 'up' FROM unnest('{1,29,31,900}'::int[]) AS days;
+             INSERT INTO picket.dead_letters (received_at, subject, reason, payload)
+             SELECT now() - interval '40 days', 's', 'r', 'p' FROM generate_series(1, 6000);
+             INSERT INTO picket.gaps (shard, gap_from, gap_to) VALUES
+                 (1, now() - interval '50 days', now() - interval '49 days'), (1, now() - interval '2 days', now() - interval '1 day');
+             INSERT INTO picket.schedules (site_id, valid_from, valid_to, interval_ms, phase_ms, region_id, shard) VALUES
+                 (1, now() - interval '50 days', now() - interval '49 days', 60000, 0, 1, 1);
+             INSERT INTO picket.failures_hourly (hour, site_id, region_id, cause, checks) VALUES
+                 (now() - interval '731 days', 1, 1, 'dns', 1), (now() - interval '729 days', 1, 1, 'dns', 1);
+             INSERT INTO picket.rollups_daily (site_id, day, region_id, up, down, missed, gap, up_in_maintenance, down_in_maintenance)
+                 VALUES (1, picket.day_of(now()) - 732, 1, 1, 0, 0, 0, 0, 0), (1, picket.day_of(now()) - 700, 1, 1, 0, 0, 0, 0, 0);
+             DELETE FROM picket.sites WHERE id = 3;
+             SELECT picket.ensure_rollups(now() - interval '800 days'), picket.ensure_rollups(now() - interval '700 days')",
+        )
+        .await;
+
+    let first = upkeep::expire(&world.store, RETENTION).await.unwrap();
+    assert!((5_000..6_010).contains(&first.rows) && first.month.is_some(), "{first:?}");
+    while upkeep::expire(&world.store, RETENTION).await.unwrap().anything() {}
+
+    for (table, rows) in [
+        ("adhoc_results", "2"),
+        ("dead_letters", "0"),
+        ("gaps", "1"),
+        ("schedules", "6"),
+        ("failures_hourly", "1"),
+        ("rollups_daily", "1"),
+        ("retired_sites", "1"),
+    ] {
+        assert_eq!(world.text(&format!("SELECT count(*) FROM picket.{table}")).await, rows, "{table}");
+    }
+    let months = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'picket.rollups_hourly'::regclass";
+    assert_eq!(world.text(months).await, "1");
+}
+
+#[tokio::test]
+async fn with_a_retention_of_a_day_no_partition_is_made_only_to_be_dropped() {
+    let retention = Retention { results: 1, rollups: 730 };
+    let world = World::new().await;
+    world.old_day(5, true).await;
+
+    while upkeep::expire(&world.store, retention).await.unwrap().anything() {}
+    let kept = world.days().await;
+    partitions::ensure(&world.store, retention).await.unwrap();
+
+    assert!((1..=2).contains(&kept), "{kept}");
+    assert!(world.days().await <= kept);
+}

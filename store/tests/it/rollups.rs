@@ -1,0 +1,395 @@
+//! Rollups: each row counted once, whenever it comes, and percentiles as near as is said.
+
+use std::time::Duration;
+
+use picket_store::{Store, upkeep};
+use proptest::{
+    prelude::*,
+    strategy::ValueTree,
+    test_runner::{Config, TestRunner},
+};
+use sqlx::{AssertSqlSafe, PgPool};
+
+const PIECE: Duration = Duration::from_secs(600);
+/// 2^(1/16) - 1, and half a microsecond of rounding.
+const BOUND: f64 = 0.0443;
+
+/// A database with two regions and some sites, watched each minute since the start of the hour four hours ago.
+pub(crate) struct World {
+    pub(crate) store: Store,
+    pub(crate) pool: PgPool,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        let crate::Database { store, pool } = crate::database().await;
+        let world = Self { store, pool };
+        world
+            .run(
+                "INSERT INTO picket.regions (name) VALUES ('eu'), ('us');
+                 INSERT INTO picket.sites (url, name, tags) VALUES
+                     ('https://shop.example/', 'shop', '{sales}'), ('https://api.example/', 'api', '{sales,core}'),
+                     ('https://blog.example/', 'blog', '{}');
+                 UPDATE picket.schedules SET valid_from = picket.hour_of(now()) - interval '4 hours';
+                 UPDATE picket.rollup_state SET rolled_through = picket.hour_of(now()) - interval '4 hours',
+                     days_through = picket.day_of(picket.hour_of(now()) - interval '4 hours')",
+            )
+            .await;
+        world
+    }
+
+    pub(crate) async fn run(&self, sql: &str) -> u64 {
+        let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&self.pool).await;
+        done.unwrap_or_else(|error| panic!("{sql}: {error}")).rows_affected()
+    }
+
+    pub(crate) async fn text(&self, sql: &str) -> String {
+        let found: Option<String> = sqlx::query_scalar(AssertSqlSafe(format!("SELECT ({sql})::text")))
+            .fetch_one(&self.pool)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error}"));
+        found.unwrap_or_default()
+    }
+
+    /// Rows for all ticks so far: some down, some missed, and times of all sizes.
+    pub(crate) async fn rows(&self) -> u64 {
+        self.run(
+            "INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome, cause, dns_us, connect_us,
+                 first_byte_us, total_us, tls_expires_at)
+             SELECT tick, site_id, region_id, 'scheduled', outcome::picket.outcome,
+                    CASE outcome WHEN 'down' THEN 'timeout' WHEN 'missed' THEN 'no_prober' END::picket.cause,
+                    1000, 2000, 3000, 100 + (picket.hash32(tick::text) % 1000000)::integer, now() + interval '9 days'
+             FROM picket.schedules
+             CROSS JOIN picket.ticks(interval_ms, phase_ms, valid_from, now(), valid_from, now()) AS tick
+             CROSS JOIN LATERAL (SELECT CASE WHEN picket.hash32(tick::text || site_id) % 10 = 0 THEN 'down'
+                                             WHEN picket.hash32(tick::text || site_id) % 10 = 1 THEN 'missed'
+                                             ELSE 'up' END AS outcome) AS chance
+             ON CONFLICT DO NOTHING",
+        )
+        .await
+    }
+
+    /// As if the ledger were closed up to `minutes` after the start of the hour `ago` hours ago.
+    pub(crate) async fn closed(&self, ago: u32, minutes: u32) {
+        self.run(&format!(
+            "UPDATE picket.leases SET accounted_through =
+                 picket.hour_of(now()) - interval '{ago} hours' + interval '{minutes} minutes'"
+        ))
+        .await;
+    }
+
+    pub(crate) async fn roll_up(&self) -> u32 {
+        let mut pieces = 0;
+        while upkeep::roll_up(&self.store, PIECE).await.unwrap().is_some() {
+            pieces += 1;
+        }
+        while upkeep::roll_up_day(&self.store).await.unwrap().is_some() {}
+        pieces
+    }
+
+    /// What reports say in sum; and the same counted from the rows.
+    async fn said_and_true(&self) -> (String, String) {
+        let said = self
+            .text(
+                "SELECT (sum(up), sum(down), sum(missed), sum(checks)) FROM report.uptime_daily
+                 WHERE day >= picket.day_of(now()) - 1",
+            )
+            .await;
+        let counted = self
+            .text(
+                "SELECT (count(*) FILTER (WHERE outcome = 'up'), count(*) FILTER (WHERE outcome = 'down'),
+                         count(*) FILTER (WHERE outcome = 'missed'), count(*))
+                 FROM report.checks",
+            )
+            .await;
+        (said, counted)
+    }
+
+    async fn mend(&self) {
+        self.run("UPDATE picket.rollups_dirty SET marked_at = '-infinity'").await;
+        while upkeep::mend(&self.store).await.unwrap().is_some() {}
+        while upkeep::roll_up_day(&self.store).await.unwrap().is_some() {}
+    }
+}
+
+/// Merged from any number of parts, as an hour is from its pieces and a month from its days.
+#[tokio::test]
+async fn a_percentile_of_merged_histograms_is_within_the_stated_bound_of_the_exact_one() {
+    let database = crate::database().await;
+    let mut runner = TestRunner::new(Config::default());
+    // Times over the whole range, or crowded together as a site's are; some of them the same.
+    let times = prop_oneof![
+        prop::collection::vec(128_i32..60_000_000, 1..200),
+        (200_i32..1_000_000)
+            .prop_flat_map(|middle| prop::collection::vec(middle / 2 + 64..middle * 2, 1..400)),
+        (128_i32..60_000_000, 1_usize..50).prop_map(|(time, number)| vec![time; number]),
+    ];
+    let cases = (times, 1_i64..7);
+    for _ in 0..150 {
+        let (times, parts) = cases.new_tree(&mut runner).unwrap().current();
+
+        let (found, total): (Option<Vec<Option<f64>>>, i64) = sqlx::query_as(
+            "SELECT ARRAY(SELECT picket.bucket_ms(bucket) FROM unnest(picket.percentile_buckets(
+                        sum(histogram), sum(number)::bigint, '{1,0.99,0.95,0.5,0.01}')) AS bucket),
+                    sum(number)::bigint
+             FROM (SELECT sum(unit) AS histogram, count(*) AS number
+                   FROM unnest($1::integer[]) WITH ORDINALITY AS time (us, place)
+                   JOIN picket.histogram_units AS histogram ON histogram.bucket = picket.bucket(us)
+                   GROUP BY place % $2) AS part",
+        )
+        .bind(&times)
+        .bind(parts)
+        .fetch_one(&database.pool)
+        .await
+        .unwrap();
+
+        let mut sorted = times.clone();
+        sorted.sort_unstable();
+        assert_eq!(usize::try_from(total).unwrap(), times.len());
+        let found = found.unwrap();
+        assert_eq!(found.len(), 5, "{times:?}");
+        for (found, per_cent) in found.into_iter().zip([100, 99, 95, 50, 1]) {
+            let rank = (times.len() * per_cent).div_ceil(100).max(1);
+            let exact = f64::from(sorted[rank - 1]) / 1_000.0;
+            let error = (found.unwrap() / exact - 1.0).abs();
+            // Times are shown in whole microseconds.
+            assert!(error <= BOUND + 0.000_6 / exact, "p{per_cent}: {found:?} and not {exact}: {times:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_histogram_that_holds_too_much_for_its_digits_has_no_percentiles_rather_than_wrong_ones() {
+    let world = World::new().await;
+
+    let well = world.text("SELECT picket.percentile_buckets(99999999, 99999999, '{0.5}')").await;
+    let over = world.text("SELECT picket.percentile_buckets(100000001, 100000001, '{0.5}')").await;
+
+    assert_eq!((well.as_str(), over.as_str()), ("{0}", ""));
+}
+
+#[tokio::test]
+async fn each_row_is_counted_once_before_it_is_rolled_up_and_after() {
+    let world = World::new().await;
+    world.closed(4, 0).await;
+    assert!(world.rows().await > 3 * 2 * 4 * 60 - 6);
+
+    for (ago, minutes) in [(4, 0), (4, 25), (3, 0), (2, 59), (1, 0)] {
+        world.closed(ago, minutes).await;
+        world.roll_up().await;
+        let (said, counted) = world.said_and_true().await;
+        assert_eq!(said, counted, "closed up to {minutes} minutes of the hour {ago} hours ago");
+    }
+
+    let rolled = world.text("SELECT count(DISTINCT hour) FROM picket.rollups_hourly").await;
+    assert_eq!(rolled, "3");
+    let hour = world
+        .text(
+            "SELECT (bool_and(dns_ms = 1 AND connect_ms = 2 AND first_byte_ms = 3 AND tls_ms IS NULL),
+                     bool_and(p50_ms <= p95_ms AND p95_ms <= p99_ms)) FROM report.latency_hourly",
+        )
+        .await;
+    assert_eq!(hour, "(t,t)");
+}
+
+#[tokio::test]
+async fn what_is_rolled_up_and_what_is_read_from_rows_says_the_same() {
+    const SAID: &str = "SELECT md5(string_agg(t::text, ' ' ORDER BY t::text)) FROM (
+        SELECT day, site_id, region, up, down, missed, uptime_pct, p50_ms, p95_ms, p99_ms FROM report.uptime_daily) AS t";
+    const HOURS: &str =
+        "SELECT md5(string_agg(t::text, ' ' ORDER BY t::text)) FROM report.latency_hourly AS t
+        WHERE hour < picket.hour_of(now())";
+    const FAILED: &str = "SELECT md5(string_agg(t::text, ' ' ORDER BY t::text)) FROM report.failures AS t";
+    let world = World::new().await;
+    world.closed(4, 0).await;
+    world.rows().await;
+    let before = (world.text(SAID).await, world.text(HOURS).await, world.text(FAILED).await);
+
+    world.closed(0, 0).await;
+    world.run("UPDATE picket.leases SET accounted_through = now() - interval '11 seconds'").await;
+    assert!(world.roll_up().await >= 24);
+
+    let after = (world.text(SAID).await, world.text(HOURS).await, world.text(FAILED).await);
+    assert_eq!(before, after);
+}
+
+#[tokio::test]
+async fn nothing_is_rolled_up_whose_ledger_is_not_closed_unless_nobody_has_closed_it_for_a_day() {
+    let world = World::new().await;
+    world.closed(4, 9).await;
+    world.rows().await;
+
+    assert_eq!(world.roll_up().await, 0);
+    world
+        .run(
+            "UPDATE picket.rollup_state SET rolled_through = picket.hour_of(now()) - interval '26 hours',
+             days_through = days_through - 1; UPDATE picket.leases SET accounted_through = now() - interval '9 days'",
+        )
+        .await;
+    assert!(world.roll_up().await >= 6);
+    assert_eq!(
+        world.text("SELECT rolled_through <= now() - interval '1 day' FROM picket.rollup_state").await,
+        "true"
+    );
+}
+
+#[tokio::test]
+async fn a_late_result_that_takes_the_place_of_a_missed_row_gets_into_the_rollups_of_hour_and_day() {
+    let world = World::new().await;
+    world.rows().await;
+    world.closed(0, 0).await;
+    world.roll_up().await;
+    // As if yesterday ended with the last full hour: its days are summed up too.
+    let late = world
+        .run(
+            "UPDATE picket.check_results SET outcome = 'up', cause = NULL, total_us = 5000 WHERE outcome = 'missed'
+             AND scheduled_at < picket.hour_of(now()) - interval '1 hour'",
+        )
+        .await;
+    assert!(late > 0);
+
+    world.mend().await;
+
+    let (said, counted) = world.said_and_true().await;
+    assert_eq!(said, counted);
+    assert_eq!(world.text("SELECT count(*) FROM picket.rollups_dirty").await, "0");
+    let missed = "SELECT coalesce(sum(checks), 0) FROM picket.failures_hourly WHERE cause = 'no_prober'
+                  AND hour < picket.hour_of(now()) - interval '1 hour'";
+    assert_eq!(world.text(missed).await, "0");
+}
+
+#[tokio::test]
+async fn a_day_is_summed_up_again_when_one_of_its_hours_was() {
+    let world = World::new().await;
+    world
+        .run(
+            "UPDATE picket.schedules SET valid_from = picket.start_of(picket.day_of(now()) - 1);
+             UPDATE picket.rollup_state SET rolled_through = picket.start_of(picket.day_of(now()) - 1),
+                 days_through = picket.day_of(now()) - 1",
+        )
+        .await;
+    world.rows().await;
+    world.closed(0, 0).await;
+    world.roll_up().await;
+    assert_eq!(
+        world.text("SELECT days_through = picket.day_of(now()) FROM picket.rollup_state").await,
+        "true"
+    );
+
+    world
+        .run(
+            "UPDATE picket.check_results SET outcome = 'up', cause = NULL, total_us = 5000 WHERE outcome = 'missed'
+             AND scheduled_at < picket.start_of(picket.day_of(now()))",
+        )
+        .await;
+    world.mend().await;
+
+    let missed = "SELECT sum(missed) FROM picket.rollups_daily WHERE day < picket.day_of(now())";
+    assert_eq!(world.text(missed).await, "0");
+    let (said, counted) = world.said_and_true().await;
+    assert_eq!(said, counted);
+}
+
+#[tokio::test]
+async fn a_row_that_comes_late_into_a_place_that_was_empty_is_found_by_counting_again() {
+    let world = World::new().await;
+    world.rows().await;
+    world.run("DELETE FROM picket.check_results WHERE site_id = 2 AND outcome = 'down'").await;
+    world.closed(0, 0).await;
+    world.roll_up().await;
+    assert!(!upkeep::recount(&world.store, 2).await.unwrap());
+
+    assert!(world.rows().await > 0);
+    for ago in 1..=4 {
+        upkeep::recount(&world.store, ago).await.unwrap();
+    }
+    world.mend().await;
+
+    let (said, counted) = world.said_and_true().await;
+    assert_eq!(said, counted);
+}
+
+#[tokio::test]
+async fn two_coordinators_that_roll_up_at_once_count_each_row_once() {
+    let world = World::new().await;
+    world.rows().await;
+    world.closed(0, 0).await;
+
+    let one = async {
+        for _ in 0..40 {
+            upkeep::roll_up(&world.store, PIECE).await.unwrap();
+            upkeep::roll_up_day(&world.store).await.unwrap();
+        }
+    };
+    let other = async {
+        for _ in 0..40 {
+            upkeep::roll_up(&world.store, PIECE / 2).await.unwrap();
+            upkeep::mend(&world.store).await.unwrap();
+        }
+    };
+    tokio::join!(one, other);
+    world.roll_up().await;
+
+    let (said, counted) = world.said_and_true().await;
+    assert_eq!(said, counted);
+}
+
+#[tokio::test]
+async fn a_maintenance_window_can_be_left_out_also_one_that_is_added_or_removed_afterwards() {
+    const UPTIME: &str = "SELECT bool_or(uptime_pct < 100), bool_and(uptime_pct_excl_maintenance = 100)
+        FROM report.uptime_monthly WHERE site_id IN (1, 2)";
+    let world = World::new().await;
+    world.rows().await;
+    world.closed(0, 0).await;
+    world.roll_up().await;
+    world
+        .run(
+            "UPDATE picket.check_results SET outcome = 'up', cause = NULL WHERE outcome = 'down'
+              AND scheduled_at < picket.hour_of(now()) - interval '2 hours'",
+        )
+        .await;
+
+    world
+        .run(
+            "INSERT INTO picket.maintenance (tag, window_from, window_to)
+             VALUES ('sales', picket.hour_of(now()) - interval '2 hours', now() + interval '1 hour')",
+        )
+        .await;
+    world.mend().await;
+    let (all, without): (bool, bool) = sqlx::query_as(UPTIME).fetch_one(&world.pool).await.unwrap();
+    assert!(all && without);
+
+    world.run("DELETE FROM picket.maintenance").await;
+    world.mend().await;
+    let (_, without): (bool, bool) = sqlx::query_as(UPTIME).fetch_one(&world.pool).await.unwrap();
+    assert!(!without);
+}
+
+#[tokio::test]
+async fn ticks_in_a_gap_on_record_count_against_coverage_and_not_against_uptime() {
+    let world = World::new().await;
+    world.run("UPDATE picket.sites SET enabled = false WHERE id > 1").await;
+    world.rows().await;
+    world
+        .run(
+            "DELETE FROM picket.check_results WHERE scheduled_at < picket.hour_of(now()) - interval '3 hours'
+                 OR outcome <> 'up';
+             INSERT INTO picket.gaps (shard, gap_from, gap_to) SELECT shard, picket.hour_of(now()) - interval '4 hours',
+                 picket.hour_of(now()) - interval '3 hours' FROM picket.sites WHERE id = 1",
+        )
+        .await;
+    world.closed(0, 0).await;
+    world.roll_up().await;
+
+    let hour = world
+        .text(
+            "SELECT (sum(gap), sum(up)) FROM picket.hourly WHERE site_id = 1
+                           AND hour = picket.hour_of(now()) - interval '4 hours'",
+        )
+        .await;
+    assert_eq!(hour, "(120,0)");
+    let day = world
+        .text("SELECT (bool_or(coverage_pct < 100), bool_and(uptime_pct = 100)) FROM report.uptime_monthly WHERE site_id = 1")
+        .await;
+    assert_eq!(day, "(t,t)");
+}
