@@ -13,7 +13,7 @@ async fn rows_that_somebody_removes_are_found_by_the_ledger_and_its_command_says
     let removed = drill
         .stack
         .execute(&format!(
-            "DELETE FROM picket.check_results WHERE scheduled_at <= '{to}' AND site_id IN (2, 5)
+            "DELETE FROM picket.check_results WHERE scheduled_at <= '{to}' AND kind = 'scheduled' AND site_id IN (2, 5)
                  AND region_id = (SELECT id FROM picket.regions WHERE name = 'west')"
         ))
         .await;
