@@ -8,7 +8,7 @@ mod rounds;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use picket_proto::{Shard, Suspect, subject};
+use picket_proto::{Suspect, subject};
 use picket_runtime::{Backoff, Bus, Chain};
 use ractor::{ActorRef, ActorStatus};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -77,8 +77,7 @@ impl Confirming {
             self.metrics.suspects_refused.inc();
             return;
         };
-        let held = |shard: Shard| self.fence.shards().contains(&shard);
-        if held(suspect.shard) && !rounds.hear(&suspect, Instant::now()) {
+        if self.fence.holds(suspect.shard) && !rounds.hear(&suspect, Instant::now()) {
             self.metrics.suspects_refused.inc();
             warn!(site.id = %suspect.site_id, "more than {MAX_SITES} sites are to be confirmed; this one waits for its ticks");
         }

@@ -50,6 +50,12 @@ impl Fence {
         }
     }
 
+    /// Whether the gate of `shard` stands, open or late.
+    pub fn holds(&self, shard: Shard) -> bool {
+        let gates = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        gates.get(usize::from(shard.0)).is_some_and(Option::is_some)
+    }
+
     /// The shards whose gates stand, open or late, and their epochs.
     pub fn held(&self) -> Vec<(Shard, Epoch)> {
         let gates = self.0.read().unwrap_or_else(PoisonError::into_inner);
@@ -94,6 +100,7 @@ mod tests {
         assert_eq!(fence.look(Shard(4), Epoch(7), at(11)), Gateway::Shut);
         fence.shut(Shard(3), Epoch(6));
         assert_eq!(fence.shards(), [Shard(3)]);
+        assert!(fence.holds(Shard(3)) && !fence.holds(Shard(2)) && !fence.holds(Shard(9)));
         fence.shut(Shard(3), Epoch(7));
         assert_eq!(fence.look(Shard(3), Epoch(7), at(11)), Gateway::Shut);
     }

@@ -17,6 +17,7 @@ use crate::{
     fence::Fence,
     lapses::Lapses,
     metrics::{Metrics, Missed},
+    piece::Piece,
 };
 
 pub enum Msg {
@@ -38,7 +39,7 @@ pub struct Ledger {
 
 /// How things stand.
 pub struct Closing {
-    piece: Duration,
+    piece: Piece,
     told: bool,
 }
 
@@ -57,7 +58,8 @@ impl Actor for Ledger {
 
     async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<Closing, ActorProcessingErr> {
         myself.send_after(ROUND, || Msg::Round);
-        Ok(Closing { piece: FIRST_PIECE, told: false })
+        let piece = Piece::new(FIRST_PIECE, LEAST_PIECE, MOST_PIECE, SLOW, SLOW / 8);
+        Ok(Closing { piece, told: false })
     }
 
     async fn handle(
@@ -107,14 +109,10 @@ impl Ledger {
         let late_since = self.late_since().await;
         let began = Instant::now();
         let closed =
-            ledger::close(&self.store, &self.name, &held, self.grace, closing.piece, late_since).await;
+            ledger::close(&self.store, &self.name, &held, self.grace, closing.piece.size(), late_since).await;
         let took = began.elapsed();
         self.metrics.ledger_seconds.observe(took.as_secs_f64());
-        if took > SLOW {
-            closing.piece = (closing.piece / 2).max(LEAST_PIECE);
-        } else if took < SLOW / 8 {
-            closing.piece = (closing.piece * 2).min(MOST_PIECE);
-        }
+        closing.piece.took(took);
         let Some(closed) = closed? else {
             debug!("a shard was lost while its ledger was being closed: nothing was written");
             return Ok(false);
@@ -124,8 +122,7 @@ impl Ledger {
             info!(cause, ticks, "wrote {ticks} ticks down as missed: {cause}");
             self.metrics.missed.get_or_create(&Missed { cause }).inc_by(ticks);
         }
-        let (now, _) = ledger::accounted_through(&self.store).await?;
-        let behind = closed.through.map_or(Duration::ZERO, |through| now.since(through));
+        let behind = closed.behind.unwrap_or_default();
         self.metrics.ledger_behind.set(behind.as_secs_f64());
         Ok(behind > self.grace + 2 * ROUND && (missed > 0 || took < SLOW))
     }

@@ -11,6 +11,7 @@ pub mod ledger;
 mod listener;
 pub mod metrics;
 pub mod options;
+pub mod piece;
 pub mod planner;
 pub mod provision;
 pub mod publish;

@@ -125,7 +125,7 @@ impl Provision {
         found.silence.keep(&regions);
         if round {
             // For these one coordinator is enough: the holder of the first shard.
-            if self.fence.shards().contains(&Shard(0)) {
+            if self.fence.holds(Shard(0)) {
                 self.note_silence(&found.silence).await?;
                 if found.rounds.is_multiple_of(UNWATCHED_ROUNDS) {
                     incidents::close_unwatched(&self.store).await?;

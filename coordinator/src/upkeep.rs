@@ -15,7 +15,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, piece::Piece};
 
 pub enum Msg {
     /// Time to look.
@@ -32,7 +32,7 @@ pub struct Upkeep {
 
 /// How things stand.
 pub struct Standing {
-    piece: Duration,
+    piece: Piece,
     rounds: u64,
     told: bool,
 }
@@ -58,7 +58,8 @@ impl Actor for Upkeep {
 
     async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<Standing, ActorProcessingErr> {
         myself.send_after(ROUND / 10, || Msg::Round);
-        Ok(Standing { piece: PIECE, rounds: 0, told: false })
+        let piece = Piece::new(PIECE, LEAST_PIECE, PIECE, SLOW, SLOW / 4);
+        Ok(Standing { piece, rounds: 0, told: false })
     }
 
     async fn handle(
@@ -94,13 +95,13 @@ impl Upkeep {
     /// One piece of each; says whether there is more to catch up with.
     async fn round(&self, standing: &mut Standing) -> Result<bool, Error> {
         let began = Instant::now();
-        let rolled = upkeep::roll_up(&self.store, standing.piece).await?;
+        let rolled = upkeep::roll_up(&self.store, standing.piece.size()).await?;
         let took = began.elapsed();
         if let Some(through) = rolled {
             self.metrics.rollup_seconds.observe(took.as_secs_f64());
             self.metrics.rolled_through.set(through.micros() / 1_000_000);
         }
-        standing.piece = next_piece(standing.piece, took);
+        standing.piece.took(took);
         let mended = upkeep::mend(&self.store).await?;
         let day = upkeep::roll_up_day(&self.store).await?;
         if let Some(hour) = mended {
@@ -131,29 +132,5 @@ impl Upkeep {
             }
         }
         Ok(more)
-    }
-}
-
-/// The piece after one that took so long.
-fn next_piece(piece: Duration, took: Duration) -> Duration {
-    match took {
-        took if took > SLOW => (piece / 2).max(LEAST_PIECE),
-        took if took < SLOW / 4 => (piece * 2).min(PIECE),
-        _ => piece,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_piece_is_made_smaller_while_it_is_slow_and_never_larger_than_it_should_be() {
-        let (slow, quick) = (SLOW * 2, SLOW / 10);
-
-        assert_eq!(next_piece(PIECE, quick), PIECE);
-        assert_eq!(next_piece(PIECE, slow), PIECE / 2);
-        assert_eq!(next_piece(PIECE / 2, quick), PIECE);
-        assert_eq!((0..10).fold(PIECE, |piece, _| next_piece(piece, slow)), LEAST_PIECE);
     }
 }

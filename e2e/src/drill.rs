@@ -1,6 +1,7 @@
 //! A drill: the whole system at work, one injury, and the account of every tick that was due meanwhile.
 
 mod account;
+mod scene;
 mod table;
 mod witness;
 
@@ -18,46 +19,11 @@ use tokio::{
 };
 
 pub use account::{Account, Line};
+pub use scene::Scene;
 pub use table::{cells, table};
 pub use witness::{Job, Witness};
 
 use crate::{Process, Stack, process::built_dir};
-
-/// What is at work in a drill.
-#[derive(Clone, Copy, Debug)]
-pub struct Scene {
-    /// Their names; each has sites of its own and all common ones.
-    pub regions: &'static [&'static str],
-    /// How many.
-    pub coordinators: usize,
-    /// How many in each region.
-    pub probers: usize,
-    /// How many.
-    pub sinks: usize,
-    /// What each coordinator is started with, besides a short lease and a short grace.
-    pub coordinator_options: &'static [&'static str],
-    /// What each prober is started with.
-    pub prober_options: &'static [&'static str],
-    /// What each sink is started with.
-    pub sink_options: &'static [&'static str],
-    /// The region whose probers reach the bus through [`Drill::link`].
-    pub linked: Option<&'static str>,
-}
-
-impl Default for Scene {
-    fn default() -> Self {
-        Self {
-            regions: &["east", "west"],
-            coordinators: 2,
-            probers: 2,
-            sinks: 2,
-            coordinator_options: &[],
-            prober_options: &[],
-            sink_options: &[],
-            linked: None,
-        }
-    }
-}
 
 /// A lease in a drill: long enough for a machine with two cores, short enough for a test.
 pub const LEASE: Duration = Duration::from_secs(6);
@@ -240,29 +206,13 @@ impl Drill {
     /// Waits until each schedule that is due often has a real result of a tick that is due from now on.
     pub async fn served(&self) {
         let now = self.now().await;
-        self.served_since(&now, "true").await;
+        self.stack.served_since(LONG, &now, "interval_ms <= 5000").await;
     }
 
     /// As [`served`](Self::served), for the regions for which `condition` on `region.name` holds.
     pub async fn served_in(&self, condition: &str) {
         let now = self.now().await;
-        self.served_since(&now, condition).await;
-    }
-
-    async fn served_since(&self, since: &str, condition: &str) {
-        let unserved = format!(
-            "SELECT schedule.site_id || ' in ' || region.name FROM picket.schedules AS schedule
-             JOIN picket.regions AS region ON region.id = schedule.region_id
-             WHERE valid_to IS NULL AND interval_ms <= 5000 AND {condition} AND NOT EXISTS (
-                 SELECT FROM picket.check_results AS result
-                 WHERE result.site_id = schedule.site_id AND result.region_id = schedule.region_id
-                   AND scheduled_at > '{since}' AND outcome <> 'missed')"
-        );
-        eventually(LONG, "every schedule to be served", async || {
-            let unserved = self.stack.lines(&unserved).await;
-            if unserved.is_empty() { Ok(()) } else { Err(unserved) }
-        })
-        .await;
+        self.stack.served_since(LONG, &now, &format!("interval_ms <= 5000 AND {condition}")).await;
     }
 
     /// The database's clock, as SQL has it.
@@ -339,11 +289,6 @@ impl Drill {
             }
         })
         .await;
-    }
-
-    /// Waits until the ledger is closed up to `to`.
-    pub async fn closed(&self, to: &str) {
-        self.stack.closed(to).await;
     }
 
     /// A client of the bus, of the test's own.

@@ -125,14 +125,30 @@ impl Stack {
         .await
     }
 
+    /// Waits until each schedule in force for which `condition` holds has a real result of a tick that is due after
+    /// `since`, by the database's clock, as SQL has it.
+    pub async fn served_since(&self, limit: Duration, since: &str, condition: &str) {
+        let unserved = format!(
+            "SELECT schedule.site_id || ' in ' || region.name FROM picket.schedules AS schedule
+             JOIN picket.regions AS region ON region.id = schedule.region_id
+             WHERE valid_to IS NULL AND {condition} AND NOT EXISTS (
+                 SELECT FROM picket.check_results AS result
+                 WHERE result.site_id = schedule.site_id AND result.region_id = schedule.region_id
+                   AND scheduled_at > '{since}' AND outcome <> 'missed')"
+        );
+        eventually(limit, "every schedule to be served", async || {
+            let unserved = self.lines(&unserved).await;
+            if unserved.is_empty() { Ok(()) } else { Err(unserved) }
+        })
+        .await;
+    }
+
     /// Waits until the ledger of all shards is closed up to `to`, by the database's clock, as SQL has it.
     pub async fn closed(&self, to: &str) {
         let open = format!("SELECT count(*) FROM picket.leases WHERE accounted_through < '{to}'");
-        eventually(Duration::from_secs(90), "the ledger to be closed", async || {
-            match self.number(&open).await {
-                0 => Ok(()),
-                open => Err(format!("{open} shards are not closed")),
-            }
+        eventually(drill::LONG, "the ledger to be closed", async || match self.number(&open).await {
+            0 => Ok(()),
+            open => Err(format!("{open} shards are not closed")),
         })
         .await;
     }

@@ -15,8 +15,9 @@ use crate::{
 /// What closing a piece came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Closed {
-    /// Where the shard now stands that could be moved and is furthest behind; absent when none is held.
-    pub through: Option<Timestamp>,
+    /// How long ago the ticks were due up to which all are accounted for, in the shard that could be moved and is furthest
+    /// behind; absent when none is held.
+    pub behind: Option<Duration>,
     /// Rows written, by cause.
     pub missed: Vec<(String, u64)>,
 }
@@ -73,13 +74,13 @@ pub async fn close(
     /// What `picket.close_ledger` says of a shard that was lost.
     const FENCED: &str = "55000";
 
-    type Answer = (Option<OffsetDateTime>, Option<Vec<String>>, Option<Vec<i64>>);
+    type Answer = (Option<i64>, Option<Vec<String>>, Option<Vec<i64>>);
     let closing = store
         .within(
             LIMIT,
             "close the ledger",
             sqlx::query_as::<_, Answer>(
-                "SELECT accounted_through, causes, ticks FROM picket.close_ledger(
+                "SELECT picket.micros(clock_timestamp()) - picket.micros(accounted_through), causes, ticks FROM picket.close_ledger(
                      $1, $2, $3, $4 * interval '1 millisecond', $5 * interval '1 millisecond', $6)",
             )
             .bind(who)
@@ -91,7 +92,7 @@ pub async fn close(
             .fetch_one(&store.pool),
         )
         .await;
-    let (through, causes, ticks) = match closing {
+    let (behind_us, causes, ticks) = match closing {
         Err(Error::Database { source: sqlx::Error::Database(why), .. })
             if why.code().as_deref() == Some(FENCED) =>
         {
@@ -101,7 +102,7 @@ pub async fn close(
     };
     let ticks = ticks.unwrap_or_default().into_iter().map(i64::unsigned_abs);
     Ok(Some(Closed {
-        through: through.map(Timestamp::from),
+        behind: behind_us.map(|us| Duration::from_micros(us.max(0).unsigned_abs())),
         missed: causes.unwrap_or_default().into_iter().zip(ticks).collect(),
     }))
 }

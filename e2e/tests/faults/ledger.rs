@@ -7,7 +7,7 @@ async fn rows_that_somebody_removes_are_found_by_the_ledger_and_its_command_says
     let drill = Drill::start("proof", "rows removed by hand", Scene::default()).await;
     drill.served().await;
     let to = drill.now().await;
-    drill.closed(&to).await;
+    drill.stack.closed(&to).await;
     assert_eq!(drill.stack.picket(&["ledger", "--since", "15m"]).await.0, 0);
 
     let removed = drill

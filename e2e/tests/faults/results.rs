@@ -39,7 +39,7 @@ async fn f12_results_that_come_again_in_any_order_change_no_row() {
         Drill::start("F12", "all results published again, shuffled, three times", Scene::default()).await;
     drill.stack.at_least(LONG, 150, "SELECT count(*) FROM picket.check_results").await;
     let to = drill.now().await;
-    drill.closed(&to).await;
+    drill.stack.closed(&to).await;
     let content = format!(
         "SELECT count(*) || ' ' || md5(string_agg(result::text, '|' ORDER BY scheduled_at, site_id, region_id, kind))
          FROM picket.check_results AS result WHERE scheduled_at <= '{to}'"

@@ -1,5 +1,7 @@
 //! Incidents: one for each outage, whoever writes, and what tells of it.
 
+mod cost;
+
 use std::time::Duration;
 
 use picket_proto::{Cause, CheckResult, Kind, Outcome, SiteId, Timestamp, site::SiteSpec};
@@ -358,56 +360,4 @@ async fn events_are_taken_in_order_by_one_at_a_time_and_let_go_of_when_they_are_
     })
     .await;
     assert_eq!(left.events[0].event_id, id.replace("silent", "back"));
-}
-
-/// Prints what a row costs where sites fail: `cargo test --release -p picket-store -- --ignored --nocapture what_incidents_cost`.
-#[tokio::test]
-#[ignore = "a measurement"]
-async fn what_incidents_cost() {
-    const SITES: i64 = 660;
-    const BATCHES: i64 = 60;
-    const ROWS: i64 = SITES * 3;
-    for (failing, regions) in [(0, 0), (7, 3), (66, 3), (66, 1), (SITES, 3)] {
-        let world = world().await;
-        world
-            .execute(&format!(
-                "INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://127.0.0.1/' || n, 5 FROM generate_series(1, {SITES}) AS n;
-                 UPDATE picket.schedules SET valid_from = valid_from - interval '1 hour'; ANALYZE;"
-            ))
-            .await;
-        let schedules: Vec<(i64, i32, String)> = sqlx::query_as(
-            "SELECT site_id, phase_ms, name FROM picket.schedules JOIN picket.regions ON region_id = id
-             WHERE site_id > 1 ORDER BY 1, 3",
-        )
-        .fetch_all(&world.pool)
-        .await
-        .unwrap();
-        let began = now().minus(Duration::from_secs(400)).millis() / INTERVAL * INTERVAL;
-        let mut spent = Vec::new();
-        for batch in 0..BATCHES {
-            let result = |(site, phase, region): &(i64, i32, String)| {
-                let at = Timestamp::from_millis(began + batch * INTERVAL + i64::from(*phase));
-                let result = up(*site, region, at);
-                let there = REGIONS.iter().take(regions).any(|name| name == region);
-                let fails = *site <= failing + 1 && there && batch >= 2;
-                let down =
-                    || CheckResult { outcome: Outcome::Down, cause: Some(Cause::Connect), ..result.clone() };
-                if fails { down() } else { result.clone() }
-            };
-            let rows: Vec<_> = schedules.iter().map(result).collect();
-            let began = tokio::time::Instant::now();
-            world.insert(&rows).await;
-            spent.push(began.elapsed().as_micros() as f64 / ROWS as f64);
-        }
-        // The batches in which incidents begin are said apart.
-        let (first, second) = (spent[2], spent[3]);
-        let steady = &mut spent[4..];
-        steady.sort_by(f64::total_cmp);
-        let median = steady[steady.len() / 2];
-        eprintln!(
-            "{failing} of {SITES} sites fail in {regions} of 3 regions: {median:.2} µs a row; the batch in which that begins {first:.2}, the
-             next {second:.2}; incidents: {:?}",
-            world.incidents().await
-        );
-    }
 }

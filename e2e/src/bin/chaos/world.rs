@@ -1,13 +1,12 @@
 //! The system that is injured: two coordinators, two sinks, three regions with two probers each behind a link of the
 //! region's own, and the servers.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use async_nats::jetstream;
 use futures_util::StreamExt as _;
 use picket_e2e::{Process, Stack};
 use picket_testkit::{
-    eventually,
     proxy::Proxy,
     servers::{Postgres, own_postgres},
     target::Target,
@@ -205,20 +204,7 @@ impl World {
 
     /// Waits until each schedule that is often due is served again.
     pub(crate) async fn healed(&self) {
-        let now = self.now();
-        let unserved = format!(
-            "SELECT schedule.site_id || ' in ' || region.name FROM picket.schedules AS schedule
-             JOIN picket.regions AS region ON region.id = schedule.region_id
-             WHERE valid_to IS NULL AND interval_ms <= 7000 AND NOT EXISTS (
-                 SELECT FROM picket.check_results AS result
-                 WHERE result.site_id = schedule.site_id AND result.region_id = schedule.region_id
-                   AND scheduled_at > '{now}' AND outcome <> 'missed')"
-        );
-        eventually(LONG, "every schedule to be served", async || {
-            let unserved = self.stack.lines(&unserved).await;
-            if unserved.is_empty() { Ok(()) } else { Err(unserved) }
-        })
-        .await;
+        self.stack.served_since(LONG, &self.now(), "interval_ms <= 7000").await;
     }
 
     /// The largest resident memory of each kind of process, in MiB.
@@ -230,7 +216,7 @@ impl World {
             ("sinks", self.sinks.iter().flatten().collect()),
         ];
         for (kind, processes) in kinds {
-            let most = processes.into_iter().filter_map(|process| resident_mib(process.pid())).max();
+            let most = processes.into_iter().map(|process| process.memory_kib() / 1_024).max();
             memory.insert(kind, most.unwrap_or(0));
         }
         memory
@@ -242,12 +228,6 @@ impl World {
             process.stop().await;
         }
     }
-}
-
-fn resident_mib(pid: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? / 1024)
 }
 
 async fn kill(process: &mut Option<Process>) {

@@ -1,0 +1,67 @@
+use super::*;
+
+fn refusal(json: &str) -> Invalid {
+    CheckRequest::decode(json.as_bytes()).and_then(|request| request.validate().map(|_| ())).unwrap_err()
+}
+
+#[test]
+fn a_url_is_all_that_is_needed() {
+    let request = CheckRequest::decode(br#"{"url":"https://example.com"}"#).unwrap();
+
+    assert_eq!(request, CheckRequest::new("https://example.com"));
+    assert_eq!(request.validate().unwrap().timeout.as_secs(), 10);
+    assert_eq!(request.tick().unwrap(), None);
+}
+
+#[test]
+fn a_refusal_names_the_field_the_value_and_what_is_allowed() {
+    let cases = [
+        (r#"{"url":"ftp://x"}"#, "url", "ftp://x", "http or https"),
+        (r#"{"url":"http://x","timeout_ms":5}"#, "timeout_ms", "5", "100 to 60000"),
+        (r#"{"url":"http://x","timeout_ms":"5s"}"#, "timeout_ms", "\"5s\"", "whole number"),
+        (r#"{"url":"http://x","timeout_ms":1.5}"#, "timeout_ms", "1.5", "whole number"),
+        (r#"{"url":"http://x","headers":{"A":1}}"#, "headers", "{\"A\":1}", "object of texts"),
+        (r#"{"url":"http://x","headers":{"Host":"y"}}"#, "headers", "Host", "no header of the connection"),
+        (r#"{"url":"http://x","timout_ms":500}"#, "timout_ms", "500", "did you mean 'timeout_ms'"),
+        (r#"{"ulr":"http://x"}"#, "ulr", "\"http://x\"", "did you mean 'url'"),
+        (r#"{"url":"http://x","timeout":5}"#, "timeout", "5", "did you mean 'timeout_ms'"),
+        (r#"{"url":"http://x","verify_tls":false}"#, "verify_tls", "false", "did you mean 'tls_verify'"),
+        (r#"{"url":"http://x","Regexp":"a"}"#, "Regexp", "\"a\"", "did you mean 'regex'"),
+        (r#"{"url":"http://x","redirects":1}"#, "redirects", "1", "did you mean 'max_redirects'"),
+        (r#"{"url":"http://x","url":"http://y"}"#, "url", "http://y", "the field given once"),
+        (r#"{"url":"http://x","x":1}"#, "x", "1", "there are url, method"),
+        (r#"{"url":"http://x","colour":1}"#, "colour", "1", "there are url, method"),
+        (r#"{"url":"http://x","ip_version":"5"}"#, "ip_version", "\"5\"", "\"any\""),
+        (r#"{"url":"http://x","status":"2xx"}"#, "status", "2xx", "200-299,301"),
+        (r#"{"url":"http://x","regex":"("}"#, "regex", "(", "unclosed group"),
+        (r#"{"url":"http://x","method":"BREW"}"#, "method", "BREW", "GET"),
+        ("{}", "url", "(absent)", "such as"),
+        ("https://example.com", "request", "https://example.com", "JSON object"),
+        (r#"["http://x"]"#, "request", "[\"http://x\"]", "JSON object"),
+        ("", "request", "", "JSON object"),
+    ];
+    for (json, field, value, allowed) in cases {
+        let refusal = refusal(json);
+        assert_eq!((refusal.field.as_str(), refusal.value.as_str()), (field, value), "{json}");
+        assert!(refusal.allowed.contains(allowed), "{json}: {}", refusal.allowed);
+    }
+}
+
+#[test]
+fn a_scheduled_request_may_have_fields_of_a_newer_version_but_must_have_its_tick() {
+    let json = r#"{"v":2,"site_id":1,"kind":"scheduled","scheduled_at":"2026-11-20T12:00:00.000000Z",
+        "expires_at":"2026-11-20T12:01:00.000000Z","shard":3,"epoch":9,"url":"http://x","new":[1]}"#;
+    let request = CheckRequest::decode(json.as_bytes()).unwrap();
+
+    assert_eq!(request.tick().unwrap().unwrap().shard, Shard(3));
+    let without = CheckRequest { shard: None, ..request };
+    assert_eq!(without.tick().unwrap_err().field, "shard");
+}
+
+#[test]
+fn a_header_value_is_never_repeated_in_a_refusal() {
+    let refusal = refusal(r#"{"url":"http://x","headers":{"Authorization":"secret\n"}}"#);
+
+    assert_eq!(refusal.field, "headers.Authorization");
+    assert!(!refusal.to_string().contains("secret"));
+}
