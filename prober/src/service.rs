@@ -127,6 +127,7 @@ impl Desk {
                     "slots_used": work.metrics.checks_running.get(),
                     "slots_free": work.metrics.slots_free.get(),
                     "checks": work.metrics.results_published.get(),
+                    "checks_per_second": work.metrics.checks_per_second(),
                 })
             })
             .start(subject::SERVICE, env!("CARGO_PKG_VERSION"))

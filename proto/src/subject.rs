@@ -26,6 +26,11 @@ pub fn prober_consumer(region: &Region) -> String {
     format!("prober-{region}")
 }
 
+/// The region whose probers share the consumer of this name, if it is one of theirs.
+pub fn region_of_consumer(name: &str) -> Option<&str> {
+    name.strip_prefix("prober-")
+}
+
 /// What a region's consumer takes from [`JOBS`].
 pub fn jobs_of(region: &Region) -> String {
     format!("picket.job.{region}.>")
