@@ -34,6 +34,8 @@ pub fn prober_consumer(region: &Region) -> String {
 /// The region whose probers share the consumer of this name, if it is one of theirs.
 pub fn region_of_consumer(name: &str) -> Option<&str> {
     name.strip_prefix("prober-")
+}
+
 /// The queue group of a region's probers.
 pub fn own_group(region: &Region) -> String {
     format!("probers-{region}")
