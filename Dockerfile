@@ -2,11 +2,7 @@
 # One image for each process: `docker build --target prober .` (or coordinator, sink, picket).
 
 FROM rust:1.95-slim-bookworm AS build
-# aws-lc, the cryptography, is C.
-# hadolint ignore=DL3008
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends cmake gcc g++ make \
-    && rm -rf /var/lib/apt/lists/*
+# It has the C compiler that the cryptography (aws-lc) wants.
 WORKDIR /build
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/build/target \
