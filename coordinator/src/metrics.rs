@@ -107,10 +107,10 @@ impl Metrics {
         };
         // From zero: the first one to come would be no increase of what was not there.
         for cause in ["expired", "fenced", "refused", "backlog"] {
-            metrics.lost.get_or_create(&Lost { cause });
+            let _ = metrics.lost.get_or_create(&Lost { cause });
         }
         for cause in [Cause::NoProber, Cause::NotScheduled, Cause::ResultLate] {
-            metrics.missed.get_or_create(&Missed { cause: cause.as_str().to_owned() });
+            let _ = metrics.missed.get_or_create(&Missed { cause: cause.as_str().to_owned() });
         }
         let mut registry = health.registry();
         let registry = registry.sub_registry_with_prefix("coordinator");

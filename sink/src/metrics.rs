@@ -69,7 +69,7 @@ impl Metrics {
         };
         // From zero: the first one to come would be no increase of what was not there.
         for reason in ["subject", "json", "time", "contradiction", "region", "refused"] {
-            metrics.dead_letters.get_or_create(&Why { reason });
+            let _ = metrics.dead_letters.get_or_create(&Why { reason });
         }
         metrics.register(health);
         metrics
