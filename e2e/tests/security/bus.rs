@@ -301,22 +301,33 @@ async fn what_a_prober_has_the_server_answer_does_not_reach_another_region() {
         .await
         .unwrap();
     let (witness, _) = bus.client("admin").await;
-    let mut heard = witness.subscribe("picket.>").await.unwrap();
+    let mut heard = witness.subscribe(">").await.unwrap();
     witness.flush().await.unwrap();
     let (prober, complaints) = bus.client(EU).await;
 
-    prober
+    admin.publish("picket.result.us.0", "{}".into()).await.unwrap().await.unwrap();
+    let _ = prober.publish("$JS.API.CONSUMER.MSG.NEXT.PICKET_JOBS.prober-eu", "".into()).await;
+    for call in ["STREAM.PURGE.PICKET_RESULTS", "CONSUMER.DELETE.PICKET_JOBS.prober-us", "STREAM.DELETE.PICKET_EVENTS"] {
+        prober
         .publish_with_reply(
             "$JS.API.CONSUMER.MSG.NEXT.PICKET_JOBS.prober-eu",
-            "picket.job.us.7",
+            format!("$JS.API.{call}"),
             r#"{"batch":1,"no_wait":true}"#.into(),
         )
         .await
         .unwrap();
-    prober.publish_with_reply("picket.result.eu.0", "picket.check.us", "{}".into()).await.unwrap();
+    }
     prober.flush().await.unwrap();
     while let Ok(Some(message)) = tokio::time::timeout(Duration::from_secs(1), heard.next()).await {
         println!("HEARD {} {:?} {:?}", message.subject, message.reply, message.payload);
     }
+    for name in ["PICKET_JOBS", "PICKET_RESULTS"] {
+        let stream = admin.get_stream(name).await.unwrap();
+        let mut subjects = stream.info_with_subjects(">").await.unwrap();
+        while let Some(subject) = subjects.next().await {
+            println!("STORED {name} {:?}", subject.unwrap());
+        }
+    }
+    println!("STATE {:#?}", state(&admin).await.keys());
     println!("COMPLAINTS {:?}", complaints.0.lock().unwrap());
 }
