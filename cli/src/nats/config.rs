@@ -204,7 +204,8 @@ fn exports(text: &mut String, region: &Region) {
     let account = account(region);
     for (subject, many) in services(region) {
         let many = if many { ", response: stream, threshold: \"10s\"" } else { "" };
-        let _ = writeln!(text, "            {{ service: {}, accounts: [{account}]{many} }}", quoted(&subject));
+        let _ =
+            writeln!(text, "            {{ service: {}, accounts: [{account}]{many} }}", quoted(&subject));
     }
     for subject in ANSWERS {
         let _ = writeln!(text, "            {{ service: {}, accounts: [{account}] }}", quoted(subject));
@@ -217,11 +218,19 @@ fn imports(text: &mut String, region: &Region) {
     let _ = writeln!(text, "    {} {{\n        imports: [", account(region));
     let asked = services(region).into_iter().map(|(subject, _)| subject);
     for subject in asked.chain(ANSWERS.map(str::to_owned)) {
-        let _ = writeln!(text, "            {{ service: {{ account: {ACCOUNT}, subject: {} }} }}", quoted(&subject));
+        let _ = writeln!(
+            text,
+            "            {{ service: {{ account: {ACCOUNT}, subject: {} }} }}",
+            quoted(&subject)
+        );
     }
     let own = subject::check(region);
     for subject in [own.as_str()].into_iter().chain(COMMON.map(|(subject, _)| subject)) {
-        let _ = writeln!(text, "            {{ stream: {{ account: {ACCOUNT}, subject: {} }} }}", quoted(subject));
+        let _ = writeln!(
+            text,
+            "            {{ stream: {{ account: {ACCOUNT}, subject: {} }} }}",
+            quoted(subject)
+        );
     }
     *text += "        ]\n        users: [\n";
 }
