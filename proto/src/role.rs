@@ -182,8 +182,7 @@ impl Rights {
     /// No subject here is both published to and subscribed to: who could do both could ask itself for an answer anywhere.
     fn prober(&mut self, region: &Region) {
         let consumer = format!("{JOBS}.{}", subject::prober_consumer(region));
-        self.calls(format_args!("CONSUMER.INFO.{consumer}"), "is there a consumer for its region");
-        self.calls(format_args!("CONSUMER.MSG.NEXT.{consumer}"), "take jobs of its region");
+        self.says(subject::next_job(region), "take jobs of its region");
         self.says(format!("$JS.ACK.{consumer}.>"), "done with a job");
         self.says(format!("picket.result.{region}.*"), "results");
         self.says(subject::rejected(region), "requests that could not be used");
