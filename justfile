@@ -88,6 +88,14 @@ lint: && _arrows
     cargo clippy --workspace --all-targets -- --deny warnings
     RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --document-private-items
 
+# What is deployed: dist/picket-VERSION-TARGET.tar.gz, and the prober alone in another (minutes; `just dist TARGET` for another target)
+dist *target:
+    @tools/dist "$CARGO_TARGET_DIR" "$@"
+
+# deploy/ by public linters: pinned ones from PyPI in .tools/lint; kubectl, promtool and systemd-analyze where they are there
+lint-deploy:
+    @tools/lint-deploy "$PICKET_TOOLS_DIR"
+
 # Installs the pinned nats-server, Postgres and just into .tools/
 tools:
     @tools/install "$PICKET_TOOLS_DIR"

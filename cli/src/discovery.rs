@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, StatusCode};
+use async_nats::{Client, StatusCode, jetstream};
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use picket_proto::subject;
 use serde::Deserialize;
-use tokio::time::{Instant, timeout_at};
+use time::OffsetDateTime;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::error::Error;
 
@@ -29,6 +30,34 @@ pub(crate) struct Prober {
     pub(crate) slots_total: Option<i64>,
     /// Results that it has published.
     pub(crate) checks: Option<i64>,
+    /// Of late.
+    pub(crate) checks_per_second: Option<f64>,
+}
+
+/// Where jobs can be queued, as the consumer that its probers share says.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Place {
+    pub(crate) region: String,
+    /// Jobs that wait for a prober.
+    pub(crate) waiting: u64,
+    /// When a prober took a job for the last time; the server forgets it when it is started anew.
+    pub(crate) last_taken: Option<OffsetDateTime>,
+}
+
+/// Where jobs can be queued; nothing where that cannot be learnt, since no coordinator has ever been there or since this
+/// credential may not ask.
+pub(crate) async fn places(context: &jetstream::Context) -> Vec<Place> {
+    let listing = async {
+        let stream = context.get_stream(subject::JOBS).await.ok()?;
+        let consumers: Vec<_> = stream.consumers().try_collect().await.ok()?;
+        Some(consumers)
+    };
+    let consumers = timeout(LIMIT, listing).await.ok().flatten().unwrap_or_default();
+    let place = |info: jetstream::consumer::Info| {
+        let region = subject::region_of_consumer(&info.name)?.to_owned();
+        Some(Place { region, waiting: info.num_pending, last_taken: info.delivered.last_active })
+    };
+    consumers.into_iter().filter_map(place).collect()
 }
 
 /// All probers that answer, by region and name.
@@ -104,6 +133,7 @@ impl Prober {
             slots_total: Option<i64>,
             slots_used: Option<i64>,
             checks: Option<i64>,
+            checks_per_second: Option<f64>,
         }
         let stats: Stats = serde_json::from_slice(json).ok()?;
         // Every endpoint tells of the prober as a whole.
@@ -116,6 +146,7 @@ impl Prober {
             slots_used: data.slots_used,
             slots_total: data.slots_total,
             checks: data.checks,
+            checks_per_second: data.checks_per_second,
         })
     }
 }
@@ -128,12 +159,13 @@ mod tests {
     fn a_probers_answer_reads_whatever_else_is_in_it() {
         let json = br#"{"type":"io.nats.micro.v1.stats_response","name":"picket-prober","id":"x","version":"0.1.0",
             "started":"2026-11-21T07:00:00Z","endpoints":[{"name":"check","data":null},{"name":"check-any","data":
-            {"region":"eu","instance":"host-1","slots_total":9,"slots_used":2,"slots_free":7,"checks":3,"new":true}}]}"#;
+            {"region":"eu","instance":"host-1","slots_total":9,"slots_used":2,"slots_free":7,"checks":3,"checks_per_second":0.5,"new":true}}]}"#;
 
         let prober = Prober::read(json).unwrap();
 
         assert_eq!((prober.region.as_str(), prober.name.as_str()), ("eu", "host-1"));
         assert_eq!((prober.slots_used, prober.slots_total, prober.checks), (Some(2), Some(9), Some(3)));
+        assert_eq!(prober.checks_per_second, Some(0.5));
         assert_eq!(Prober::read(b"{}"), None);
     }
 }

@@ -5,8 +5,7 @@ use std::process::ExitCode;
 use picket_proto::Invalid;
 use picket_runtime::{Chain, process};
 
-/// It did what it was asked, and the answer is bad.
-pub(crate) const EXIT_BAD: u8 = 1;
+pub(crate) use process::EXIT_BAD;
 
 /// Why a command ended.
 #[derive(Debug, thiserror::Error)]

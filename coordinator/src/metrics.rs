@@ -1,7 +1,8 @@
 //! What a coordinator counts.
 
-use std::sync::atomic::AtomicU64;
+use std::{sync::atomic::AtomicU64, time::Duration};
 
+use picket_proto::{Cause, Region};
 use picket_runtime::Health;
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -45,6 +46,7 @@ pub struct Metrics {
     pub batch: Histogram,
     pub in_flight: Gauge,
     pub waiting: Family<In, Gauge>,
+    pub silent: Family<In, Gauge>,
     pub schedules: Gauge,
     pub sites: Gauge,
     pub problems: Counter,
@@ -80,6 +82,7 @@ impl Metrics {
             batch: Histogram::new(exponential_buckets(1.0, 2.0, 9)),
             in_flight: Gauge::default(),
             waiting: Family::default(),
+            silent: Family::default(),
             schedules: Gauge::default(),
             sites: Gauge::default(),
             problems: Counter::default(),
@@ -102,6 +105,13 @@ impl Metrics {
             hours_mended: Counter::default(),
             drops_put_off: Counter::default(),
         };
+        // From zero: the first one to come would be no increase of what was not there.
+        for cause in ["expired", "fenced", "refused", "backlog"] {
+            let _ = metrics.lost.get_or_create(&Lost { cause });
+        }
+        for cause in [Cause::NoProber, Cause::NotScheduled, Cause::ResultLate] {
+            let _ = metrics.missed.get_or_create(&Missed { cause: cause.as_str().to_owned() });
+        }
         let mut registry = health.registry();
         let registry = registry.sub_registry_with_prefix("coordinator");
         registry.register("jobs_published", "Jobs that the stream acknowledged", metrics.published.clone());
@@ -119,6 +129,11 @@ impl Metrics {
             "jobs_waiting",
             "Jobs that wait for a prober, by region, as of the last few seconds",
             metrics.waiting.clone(),
+        );
+        registry.register(
+            "region_silent",
+            "1 while nobody asks for jobs in a region, takes one or acknowledges one, else 0; as each coordinator sees it",
+            metrics.silent.clone(),
         );
         registry.register("schedules", "Schedules in the shards held", metrics.schedules.clone());
         registry.register("sites", "Sites in the shards held", metrics.sites.clone());
@@ -198,5 +213,19 @@ impl Metrics {
             metrics.drops_put_off.clone(),
         );
         metrics
+    }
+
+    /// Of `regions`, which are those in use, `silent` are. What is no longer in use is not spoken of.
+    pub fn set_silent(&self, regions: &[Region], silent: &[(Region, Duration)], before: &mut Vec<Region>) {
+        for gone in before.iter().filter(|region| !regions.contains(region)) {
+            let gone = In { region: gone.to_string() };
+            self.silent.remove(&gone);
+            self.waiting.remove(&gone);
+        }
+        for region in regions {
+            let is_silent = silent.iter().any(|(name, _)| name == region);
+            self.silent.get_or_create(&In { region: region.to_string() }).set(i64::from(is_silent));
+        }
+        regions.clone_into(before);
     }
 }

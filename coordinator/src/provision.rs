@@ -64,6 +64,8 @@ pub struct Found {
     looked_at: Option<Instant>,
     told: bool,
     silence: Silence,
+    /// Those that were spoken of in `/metrics`.
+    spoken_of: Vec<Region>,
 }
 
 const ROUND: Duration = Duration::from_secs(5);
@@ -123,10 +125,12 @@ impl Provision {
             self.consumer(region, found).await?;
         }
         found.silence.keep(&regions);
+        let silent = found.silence.silent(Instant::now());
+        self.metrics.set_silent(&regions, &silent, &mut found.spoken_of);
         if round {
             // For these one coordinator is enough: the holder of the first shard.
             if self.fence.holds(Shard(0)) {
-                self.note_silence(&found.silence).await?;
+                self.note_silence(&silent, &found.silence.heard()).await?;
                 if found.rounds.is_multiple_of(UNWATCHED_ROUNDS) {
                     incidents::close_unwatched(&self.store).await?;
                 }
@@ -174,9 +178,12 @@ impl Provision {
         Ok(())
     }
 
-    async fn note_silence(&self, silence: &Silence) -> Result<(), picket_store::Error> {
-        let silent = silence.silent(Instant::now());
-        let (now_silent, back) = regions::note_silence(&self.store, &silent, &silence.heard()).await?;
+    async fn note_silence(
+        &self,
+        silent: &[(Region, Duration)],
+        heard: &[Region],
+    ) -> Result<(), picket_store::Error> {
+        let (now_silent, back) = regions::note_silence(&self.store, silent, heard).await?;
         if now_silent > 0 {
             let names: Vec<_> = silent.iter().map(|(region, _)| region.as_str()).collect();
             warn!(regions = names.join(", "), "nobody works in: {}", names.join(", "));

@@ -70,6 +70,11 @@ impl Process {
         self.pid
     }
 
+    /// Where it serves health and metrics.
+    pub fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
     /// All that it has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()

@@ -14,6 +14,7 @@ mod job;
 mod metrics;
 mod network;
 mod options;
+mod pace;
 mod publisher;
 mod regexes;
 mod service;

@@ -1,15 +1,20 @@
 //! What a prober has done, in Prometheus' form.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use picket_proto::{CheckResult, Kind, Region};
-use picket_runtime::Health;
+use picket_runtime::{Health, clock::Boottime};
 use prometheus_client::metrics::{
     counter::Counter,
     family::Family,
     gauge::Gauge,
     histogram::{Histogram, exponential_buckets},
 };
+
+use crate::pace::Pace;
 
 type Labels = [(&'static str, &'static str); 3];
 
@@ -36,6 +41,7 @@ pub(crate) struct Metrics {
     pub(crate) lookups_running: Gauge,
     lateness: Histogram,
     duration: Histogram,
+    pace: Arc<Mutex<Pace>>,
 }
 
 impl Metrics {
@@ -63,6 +69,7 @@ impl Metrics {
             lookups_running: Gauge::default(),
             lateness: seconds(),
             duration: seconds(),
+            pace: Arc::new(Mutex::new(Pace::new(Boottime::now()))),
         };
         let mut registry = health.registry();
         let registry = registry
@@ -160,6 +167,7 @@ impl Metrics {
         let cause = result.cause.map_or("", |cause| cause.as_str());
         let labels = [("kind", result.kind.as_str()), ("outcome", result.outcome.as_str()), ("cause", cause)];
         self.checks.get_or_create(&labels).inc();
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner).count(Boottime::now());
         if let Some(micros) = result.timing.total_us {
             self.duration.observe(Duration::from_micros(micros.into()).as_secs_f64());
         }
@@ -168,5 +176,10 @@ impl Metrics {
         {
             self.lateness.observe(lateness.as_secs_f64());
         }
+    }
+
+    /// Checks a second, of late.
+    pub(crate) fn checks_per_second(&self) -> f64 {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner).per_second(Boottime::now())
     }
 }

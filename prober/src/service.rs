@@ -127,14 +127,15 @@ impl Desk {
                     "slots_used": work.metrics.checks_running.get(),
                     "slots_free": work.metrics.slots_free.get(),
                     "checks": work.metrics.results_published.get(),
+                    "checks_per_second": work.metrics.checks_per_second(),
                 })
             })
             .start(subject::SERVICE, env!("CARGO_PKG_VERSION"))
             .await?;
-        let group = format!("probers-{region}");
+        let group = subject::own_group(region);
         for (name, place, group) in [
             ("check", subject::check(region), group.as_str()),
-            ("check-any", subject::CHECK_ANY.to_owned(), "probers"),
+            ("check-any", subject::CHECK_ANY.to_owned(), subject::ANY_GROUP),
             ("check-all", subject::CHECK_ALL.to_owned(), &group),
         ] {
             let endpoint = service.endpoint_builder().name(name).queue_group(group).add(place).await?;
@@ -145,6 +146,10 @@ impl Desk {
 
     async fn serve(self, mut endpoint: Endpoint, ending: Ending) {
         while let Some(request) = endpoint.next().await {
+            // A subject of another region's or of a job says that somebody had the server answer him here.
+            if !request.message.subject.starts_with("picket.check.") {
+                continue;
+            }
             let Ok(permit) = Arc::clone(&self.requests).try_acquire_owned() else {
                 self.busy(&request).await;
                 continue;
@@ -216,7 +221,7 @@ fn with_note(result: &CheckResult, note: &str) -> CheckResult {
 /// Whether somebody waits at an inbox. To another subject nothing is sent: it would be published with this
 /// prober's rights.
 fn is_answerable(request: &Request) -> bool {
-    request.message.reply.as_ref().is_some_and(|reply| reply.starts_with("_INBOX"))
+    request.message.reply.as_ref().is_some_and(|reply| reply.starts_with(subject::INBOX))
 }
 
 async fn respond(request: &Request, result: &CheckResult) {

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     convert::Infallible,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -13,7 +13,11 @@ use http_body_util::Full;
 use hyper::{Request, Response, StatusCode, body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::{encoding::text::encode, metrics::info::Info, registry::Registry};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
 use tracing::{info, warn};
 
 /// The conditions of readiness and the metrics of one process, or of one part of `picket up`.
@@ -156,6 +160,38 @@ pub async fn serve(health: Health, listen: SocketAddr) -> std::io::Result<Socket
     Ok(address)
 }
 
+/// Asks whether the process that serves health at `listen` is ready, and what it says.
+///
+/// # Errors
+/// When nobody answers within five seconds, or not as we do.
+pub async fn ask(listen: SocketAddr) -> std::io::Result<(bool, String)> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    const MOST: u64 = 64 << 10;
+
+    // Who listens on every address is asked on this machine's own.
+    let ip = match listen.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    let asking = async {
+        let mut stream = TcpStream::connect((ip, listen.port())).await?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await?;
+        let mut answer = String::new();
+        stream.take(MOST).read_to_string(&mut answer).await?;
+        Ok(answer)
+    };
+    let answer = tokio::time::timeout(PATIENCE, asking)
+        .await
+        .unwrap_or_else(|_| Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer within 5 s")))?;
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    match head.split(' ').nth(1) {
+        Some("200") => Ok((true, text.to_owned())),
+        Some("503") => Ok((false, text.to_owned())),
+        _ => Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "this is no answer of ours")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,6 +211,19 @@ mod tests {
         assert_eq!(health.answer("/readyz").0, StatusCode::OK);
         assert_eq!(health.answer("/healthz").0, StatusCode::OK);
         assert_eq!(health.answer("/nothing").0, StatusCode::NOT_FOUND);
+    }
+
+    #[tokio::test]
+    async fn who_asks_is_told_whether_the_process_is_ready_and_what_is_missing() {
+        let health = Health::new();
+        let nats = health.condition("nats");
+        let served = serve(health, SocketAddr::from(([0, 0, 0, 0], 0))).await.unwrap();
+
+        assert_eq!(ask(served).await.unwrap(), (false, "nats: not yet\n".to_owned()));
+        nats.holds();
+        assert_eq!(ask(served).await.unwrap(), (true, "ready\n".to_owned()));
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        assert_eq!(ask(nobody).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
     }
 
     #[test]

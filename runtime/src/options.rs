@@ -84,6 +84,10 @@ pub struct ListenOptions {
     /// Serve /healthz, /readyz and /metrics here, such as 127.0.0.1:9100 [default: nowhere]
     #[arg(long, env = "PICKET_LISTEN", value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
+    /// Start nothing; ask the process that serves at --listen whether it is ready, say what it says, and end with 0 if it
+    /// is, 1 if it is not, 3 if nobody answers: a health check for containers, which have no curl
+    #[arg(long, requires = "listen")]
+    pub healthcheck: bool,
 }
 
 /// A duration as people type it: `500ms`, `15s`, `1m 30s`, `2h`, `30d`.

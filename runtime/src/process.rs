@@ -1,6 +1,6 @@
 //! What every `main` does: logs, signals, an orderly end, an exit code.
 
-use std::{future::Future, process::ExitCode, time::Duration};
+use std::{future::Future, net::SocketAddr, process::ExitCode, time::Duration};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
@@ -11,6 +11,8 @@ use crate::{
     telemetry,
 };
 
+/// It did what it was asked, and the answer is bad.
+pub const EXIT_BAD: u8 = 1;
 /// It was used wrongly.
 pub const EXIT_USAGE: u8 = 2;
 /// It could not reach what it needs.
@@ -49,6 +51,9 @@ where
     E: std::error::Error + 'static,
     F: Future<Output = Result<(Running, Bus), E>>,
 {
+    if let (true, Some(address)) = (listen.healthcheck, listen.listen) {
+        return ask(name, address).await;
+    }
     if let Err(why) = telemetry::init(log) {
         return usage(name, &why);
     }
@@ -90,6 +95,25 @@ where
     bus.close(Duration::from_secs(5)).await;
     info!("{name} stopped");
     code
+}
+
+/// Asks whoever serves health at `address`, and says what the answer is.
+#[expect(clippy::print_stderr, clippy::print_stdout, reason = "the answer is for who asked, not for the log")]
+async fn ask(name: &str, address: SocketAddr) -> ExitCode {
+    match health::ask(address).await {
+        Ok((true, text)) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Ok((false, text)) => {
+            print!("{text}");
+            ExitCode::from(EXIT_BAD)
+        }
+        Err(why) => {
+            eprintln!("{name}: nobody answers at {address}: {why}");
+            ExitCode::from(EXIT_UNREACHABLE)
+        }
+    }
 }
 
 #[expect(clippy::print_stderr, reason = "wrong usage is told to who typed it, not to the log")]

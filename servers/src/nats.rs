@@ -34,11 +34,13 @@ pub struct NatsConfig {
     pub monitor_port: Option<u16>,
     /// The most that streams may hold on disk, all together.
     pub max_file_store_bytes: u64,
+    /// A configuration of the caller's to use instead of all this; it must listen on `port`.
+    pub file: Option<PathBuf>,
 }
 
 impl Default for NatsConfig {
     fn default() -> Self {
-        Self { port: 4222, monitor_port: None, max_file_store_bytes: 16 << 30 }
+        Self { port: 4222, monitor_port: None, max_file_store_bytes: 16 << 30, file: None }
     }
 }
 
@@ -57,10 +59,12 @@ impl Nats {
         Self::stop_leftover(data).await?;
         port::check(NAME, config.port, OPTION)?;
 
-        let file = config_file(data);
-        fs::write(&file, config.text(data)).map_err(Error::io(format!("write {}", file.display())))?;
+        let own = config_file(data);
+        if config.file.is_none() {
+            fs::write(&own, config.text(data)).map_err(Error::io(format!("write {}", own.display())))?;
+        }
         let mut command = Command::new(program);
-        command.arg("--config").arg(&file);
+        command.arg("--config").arg(config.file.as_ref().unwrap_or(&own)).arg("--pid").arg(pid_file(data));
         let signals = Signals { stop: Signal::TERM, abort: Signal::KILL };
         let mut server = Server::spawn(NAME, command, signals, Log::open(data.log("nats.log"))?)?;
         server.ready(|| greets(config.port)).await?;

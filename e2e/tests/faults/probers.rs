@@ -25,23 +25,48 @@ async fn f6_a_region_without_probers_is_missed_there_and_nowhere_else_and_goes_o
         .at_least(LONG, 20, "SELECT count(*) FROM picket.check_results WHERE outcome = 'missed'")
         .await;
     // Nobody works there: that is told, and is no incident of a site.
-    drill.stack.at_least(picket_e2e::drill::LONG, 1, "SELECT count(*) FROM picket.silent_regions").await;
+    let event = told(&drill, "silent").await;
+    assert_eq!((&event["event"], &event["region"]), (&"region.silent".into(), &"east".into()), "{event}");
+    for (region, silent) in [("east", 1.0), ("west", 0.0)] {
+        let label = format!("region=\"{region}\"");
+        eventually(LONG, "each coordinator to count it", async || {
+            let seen = drill.coordinators.iter();
+            let seen = seen.map(|one| one.metric_where("picket_coordinator_region_silent", &label));
+            let seen: Vec<_> = seen.collect();
+            if seen.iter().all(|is| *is == silent) { Ok(()) } else { Err(seen) }
+        })
+        .await;
+    }
+    let (_, listed, _) = drill.stack.picket(&["probers"]).await;
+    let nobody = listed.lines().find(|line| line.starts_with("east") && line.contains("(nobody"));
+    assert!(nobody.is_some_and(|line| line.ends_with(" ago")), "{listed}");
     let prober = drill.prober("east").await;
     prober.ready().await;
     drill.probers.push(("east", prober));
     drill.healed().await;
     drill.served().await;
 
-    picket_testkit::eventually(picket_e2e::drill::LONG, "the region to be back, and all told", async || {
+    eventually(LONG, "the region to be back, and all told", async || {
         let left =
             "SELECT (SELECT count(*) FROM picket.silent_regions) + (SELECT count(*) FROM picket.outbox)";
         drill.stack.number(left).await == 0
     })
     .await;
+    let event = told(&drill, "back").await;
+    assert_eq!((&event["event"], &event["region"]), (&"region.back".into(), &"east".into()), "{event}");
     let account = drill.account().await;
     assert_eq!(account.missed_in("west"), 0, "{account:#?}");
     assert!(account.missed_for("no_prober") >= 20, "{account:#?}");
     drill.stop().await;
+}
+
+/// The newest event of a region that was told in the stream.
+async fn told(drill: &Drill, what: &str) -> serde_json::Value {
+    let stream = drill.stack.jetstream().await.get_stream("PICKET_EVENTS").await.expect("the stream");
+    let subject = format!("picket.event.region.{what}");
+    let event =
+        eventually(LONG, &subject, async || stream.get_last_raw_message_by_subject(&subject).await).await;
+    serde_json::from_slice(&event.payload).expect("an event is JSON")
 }
 
 /// One region, and one prober that is not to be injured.

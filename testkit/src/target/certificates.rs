@@ -6,8 +6,8 @@ use std::sync::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    date_time_ymd,
+    BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
 };
 use rustls::{
     RootCertStore, ServerConfig, SupportedProtocolVersion,
@@ -47,6 +47,7 @@ pub enum Quirk {
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
+    root: CertificateDer<'static>,
     /// Its certificates up to the root, which is left out.
     chain: Vec<CertificateDer<'static>>,
 }
@@ -86,8 +87,8 @@ impl Authority {
                 (certificate, chain)
             }
         };
-        let pem = certificate.pem();
-        Self { issuer: Issuer::new(params, key), pem, chain }
+        let (pem, root) = (certificate.pem(), certificate.der().clone());
+        Self { issuer: Issuer::new(params, key), pem, root, chain }
     }
 
     /// Its certificate, to trust.
@@ -99,7 +100,7 @@ impl Authority {
     pub fn certify(&self, names: &[&str], validity: Validity) -> Identity {
         let key = KeyPair::generate().expect("a key");
         let certificate = params(names, validity).signed_by(&key, &self.issuer).expect("a certificate");
-        Identity::new([vec![certificate.der().clone()], self.chain.clone()].concat(), &key)
+        Identity::new(&certificate, &self.chain, &key)
     }
 }
 
@@ -107,6 +108,8 @@ impl Authority {
 pub struct Identity {
     certificates: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
+    pem: String,
+    key_pem: String,
 }
 
 impl Identity {
@@ -114,7 +117,7 @@ impl Identity {
     pub fn self_signed(names: &[&str]) -> Self {
         let key = KeyPair::generate().expect("a key");
         let certificate = params(names, Validity::Good).self_signed(&key).expect("a certificate");
-        Self::new(vec![certificate.der().clone()], &key)
+        Self::new(&certificate, &[], &key)
     }
 
     /// The same without those that lead to the root, as a badly set up server has it.
@@ -123,12 +126,32 @@ impl Identity {
         self
     }
 
-    fn new(certificates: Vec<CertificateDer<'static>>, key: &KeyPair) -> Self {
-        Self { certificates, key: PrivatePkcs8KeyDer::from(key.serialize_der()).into() }
+    /// Its certificate and its key, as servers and clients read them from files.
+    pub fn pem(&self) -> (&str, &str) {
+        (&self.pem, &self.key_pem)
+    }
+
+    fn new(certificate: &Certificate, above: &[CertificateDer<'static>], key: &KeyPair) -> Self {
+        Self {
+            certificates: [std::slice::from_ref(certificate.der()), above].concat(),
+            key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+            pem: certificate.pem(),
+            key_pem: key.serialize_pem(),
+        }
     }
 
     pub(super) fn acceptor(&self, protocols: &[&[u8]]) -> TlsAcceptor {
         self.configured(aws_lc_rs::default_provider(), rustls::ALL_VERSIONS, None, protocols)
+    }
+
+    /// Any protocol over TLS; clients must show a certificate of `clients` where that is given.
+    pub(crate) fn acceptor_for(&self, clients: Option<&Authority>) -> TlsAcceptor {
+        let roots = clients.map(|authority| {
+            let mut roots = RootCertStore::empty();
+            roots.add_parsable_certificates([authority.root.clone()]);
+            Arc::new(roots)
+        });
+        self.configured(aws_lc_rs::default_provider(), rustls::ALL_VERSIONS, roots, &[])
     }
 
     pub(super) fn odd_acceptor(&self, quirk: Quirk) -> TlsAcceptor {

@@ -1,0 +1,26 @@
+#!/bin/sh
+# Who may use the database: an owner, who migrates, and a user for each kind of process, with no more than it needs.
+# Run it once as a superuser, with psql's own variables (PGHOST, PGUSER …) saying where, before `picket migrate`.
+# The passwords are read from the environment, so that no command line shows them.
+set -eu
+: "${PICKET_OWNER_PASSWORD:?}" "${PICKET_COORDINATOR_PASSWORD:?}" "${PICKET_SINK_PASSWORD:?}" "${PICKET_REPORT_PASSWORD:?}"
+
+psql --no-password --no-psqlrc --quiet --set ON_ERROR_STOP=1 --dbname "${POSTGRES_DB:-picket}" <<'SQL'
+\getenv owner PICKET_OWNER_PASSWORD
+\getenv coordinator PICKET_COORDINATOR_PASSWORD
+\getenv sink PICKET_SINK_PASSWORD
+\getenv report PICKET_REPORT_PASSWORD
+SELECT current_database() AS database \gset
+
+-- The rights of these are given by the migrations.
+CREATE ROLE picket_coordinator NOLOGIN;
+CREATE ROLE picket_sink NOLOGIN;
+CREATE ROLE picket_api NOLOGIN;
+CREATE ROLE picket_report NOLOGIN;
+
+CREATE ROLE picket LOGIN PASSWORD :'owner';
+ALTER DATABASE :"database" OWNER TO picket;
+CREATE ROLE coordinator LOGIN PASSWORD :'coordinator' IN ROLE picket_coordinator;
+CREATE ROLE sink LOGIN PASSWORD :'sink' IN ROLE picket_sink;
+CREATE ROLE report LOGIN PASSWORD :'report' IN ROLE picket_report;
+SQL
