@@ -17,6 +17,9 @@ use crate::{env_file, error::Error};
 /// How long a server has to answer a first connection.
 const CONNECT: Duration = Duration::from_secs(5);
 
+/// One that lets us in does so within this; after it, it is asked why not.
+const SOON: Duration = Duration::from_secs(1);
+
 /// Where a running `picket up` keeps its data.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Data directory")]
@@ -140,17 +143,16 @@ pub(crate) async fn bus(
         return Err(Error::Unreachable(format!("could not reach NATS at {at}; {hint}")));
     }
     let bus = Bus::connect(options, role, name, health).await?;
-    match timeout(CONNECT, bus.connected()).await {
-        Ok(connected) => connected?,
-        Err(_) => {
-            let why = bus.why_not().await.unwrap_or_else(|| "it has just answered; try again".to_owned());
-            return Err(Error::Unreachable(format!(
-                "NATS takes connections but did not let us in within {} s: {why}",
-                CONNECT.as_secs()
-            )));
+    for patience in [SOON, CONNECT] {
+        if let Ok(connected) = timeout(patience, bus.connected()).await {
+            connected?;
+            return Ok(bus);
+        }
+        if let Some(why) = bus.why_not().await {
+            return Err(Error::Unreachable(format!("NATS does not let us in: {why}")));
         }
     }
-    Ok(bus)
+    Err(Error::Unreachable("NATS lets us in now and then only; try again".to_owned()))
 }
 
 /// Host and port of a server's URL, for one that is reached over TCP; a bare `host:port` will do.

@@ -15,7 +15,7 @@ pub enum Error {
         source: sqlx::Error,
     },
     /// A statement failed, or the database could not be reached.
-    #[error("could not {doing}")]
+    #[error("could not {doing}{}", blamed(source))]
     Database {
         /// What was being done.
         doing: &'static str,
@@ -81,6 +81,27 @@ impl Error {
     }
 }
 
+/// What of DATABASE_URL is to blame when TLS fails; nothing for other trouble.
+fn blamed(source: &sqlx::Error) -> &'static str {
+    let why = match source {
+        sqlx::Error::Io(error) => error.to_string(),
+        sqlx::Error::Tls(error) => error.to_string(),
+        _ => return "",
+    };
+    match () {
+        () if why.contains("UnknownIssuer") => {
+            " (DATABASE_URL: sslrootcert is not the authority that signed the server's certificate)"
+        }
+        () if why.contains("NotValidForName") || why.contains("not valid for name") => {
+            " (DATABASE_URL: the server's certificate is not for this host)"
+        }
+        () if why.contains("CertificateRequired") => {
+            " (DATABASE_URL: the server asks for a certificate; sslcert and sslkey)"
+        }
+        () => "",
+    }
+}
+
 /// SQLSTATE classes and codes of trouble that passes.
 /// Source: <https://www.postgresql.org/docs/current/errcodes-appendix.html>
 fn is_transient_code(code: &str) -> bool {
@@ -90,8 +111,9 @@ fn is_transient_code(code: &str) -> bool {
         "53", // out of disk, memory, connections
         "57", // shut down, starting up, cancelled
     ];
-    const CODES: [&str; 3] = [
+    const CODES: [&str; 4] = [
         "25006", // read only, as after a failover
+        "42501", // not allowed, until somebody grants it; no row is to blame
         "55P03", // lock not available
         "58030", // input or output error
     ];
@@ -104,7 +126,11 @@ mod tests {
 
     #[test]
     fn a_database_that_shuts_down_is_transient_and_a_bad_value_is_not() {
-        assert!(["57P01", "57P03", "08006", "25006", "40001", "53300"].into_iter().all(is_transient_code));
+        assert!(
+            ["57P01", "57P03", "08006", "25006", "40001", "42501", "53300"]
+                .into_iter()
+                .all(is_transient_code)
+        );
         assert!(["22021", "23514", "42P01"].into_iter().all(|code| !is_transient_code(code)));
         assert!(Error::TimedOut { doing: "wait", seconds: 5 }.is_transient());
     }

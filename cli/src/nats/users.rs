@@ -131,11 +131,11 @@ impl Users {
 
     /// Those of Picket, each once, with all its keys.
     pub(super) fn roles(&self) -> impl Iterator<Item = (&Role, Vec<&str>)> {
-        let role = |user| match user {
-            &User::Of(ref role) => Some(role),
+        let roles = self.0.iter().filter_map(|(user, _)| match user {
+            User::Of(role) => Some(role),
             User::System => None,
-        };
-        let roles: BTreeSet<_> = self.0.iter().filter_map(|(user, _)| role(user)).collect();
+        });
+        let roles: BTreeSet<_> = roles.collect();
         roles.into_iter().map(|role| (role, self.keys(&User::Of(role.clone()))))
     }
 

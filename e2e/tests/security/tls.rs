@@ -12,6 +12,20 @@ struct Case<'a> {
     says: Option<&'a str>,
 }
 
+impl Case<'_> {
+    /// What is wrong with what came of it.
+    fn judge(self, bus: &Bus) -> Option<String> {
+        let url = bus.server.url();
+        let output = picket(&["probers"], &[self.variables, vec![("NATS_URL", url.as_str())]].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        let is_right = match self.says {
+            None => output.status.success(),
+            Some(words) => !output.status.success() && said.contains(words),
+        };
+        (!is_right).then(|| format!("{}: {:?} {said}", self.what, output.status.code()))
+    }
+}
+
 #[tokio::test]
 async fn nats_over_tls_lets_in_who_has_the_right_papers_and_others_are_told_which_variable_is_wrong() {
     let (papers, strangers) = (Papers::new(), Papers::new());
@@ -52,28 +66,24 @@ async fn nats_over_tls_lets_in_who_has_the_right_papers_and_others_are_told_whic
             },
         ]
     };
-    let mut wrong = Vec::new();
-    let mut judge = |bus: &Bus, what: &str, variables: Vec<(&str, &str)>, says: Option<&str>| {
-        let url = bus.server.url();
-        let output = picket(&["probers"], &[variables, vec![("NATS_URL", url.as_str())]].concat());
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        let is_right = match says {
-            None => output.status.success(),
-            Some(words) => !output.status.success() && said.contains(words),
-        };
-        if !is_right {
-            wrong.push(format!("{what}: {:?} {said}", output.status.code()));
-        }
-    };
-    for Case { what, variables, says } in cases(&one_way_seed, &mutual_seed) {
-        judge(&one_way, what, variables, says);
-    }
-    for Case { what, variables, says } in cases(&mutual_seed, &one_way_seed) {
-        judge(&mutual, what, [variables, own.to_vec()].concat(), says);
-    }
     let right = vec![("NATS_NKEY", mutual_seed.as_str()), ("NATS_CA", ca.as_str())];
-    judge(&mutual, "no certificate", right.clone(), Some("NATS_CERT and NATS_KEY are not set"));
-    judge(&mutual, "a stranger's certificate", [right, strange.to_vec()].concat(), Some("NATS_CERT"));
+    let none = Case {
+        what: "no certificate",
+        variables: right.clone(),
+        says: Some("NATS_CERT and NATS_KEY are not set"),
+    };
+    let with = [right, strange.to_vec()].concat();
+    let another = Case { what: "a stranger's certificate", variables: with, says: Some("NATS_CERT") };
+    let with_own = cases(&mutual_seed, &one_way_seed)
+        .into_iter()
+        .map(|case| Case { variables: [case.variables, own.to_vec()].concat(), ..case });
+    let all = cases(&one_way_seed, &mutual_seed).into_iter().map(|case| (&one_way, case));
+    let all = all.chain(with_own.chain([none, another]).map(|case| (&mutual, case)));
+    // Side by side, since each that is refused takes its seconds.
+    let wrong: Vec<String> = std::thread::scope(|scope| {
+        let judging: Vec<_> = all.map(|(bus, case)| scope.spawn(move || case.judge(bus))).collect();
+        judging.into_iter().filter_map(|judged| judged.join().unwrap()).collect()
+    });
 
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

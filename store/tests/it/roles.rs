@@ -86,7 +86,6 @@ const ATTEMPTS: &[(&str, &[&str])] = &[
     ("SELECT * FROM report.failures", &[API, REPORT]),
     ("SELECT * FROM report.certificates", &[API, REPORT]),
     ("SELECT * FROM report.ledger(now() - interval '1 h', now())", &[API, REPORT]),
-    ("SELECT * FROM report.site_checks(1, now() - interval '1 h')", &[API, REPORT]),
     // The schema itself.
     ("SELECT max(version) FROM public._sqlx_migrations", &[COORDINATOR, SINK, API]),
     ("DELETE FROM public._sqlx_migrations", &[]),
