@@ -77,6 +77,8 @@ pub(crate) struct Peers {
     pub(crate) left_out: Vec<String>,
 }
 
+/// For how long Prometheus gathers targets before it begins.
+const DISCOVERY: Duration = Duration::from_secs(6);
 /// The checker's own file; its requirements lie beside it.
 const CHECKER: &str = include_str!("../python/checker.py");
 /// The checker's ways to know what is due.
@@ -201,7 +203,7 @@ impl Measuring<'_> {
         command.arg(format!("--web.listen-address={own}"));
         let store = self.bed.other("Prometheus", command, own)?;
         store.answers("/-/ready").await?;
-        sleep(self.settle()).await;
+        sleep(DISCOVERY + self.settle()).await;
 
         let (mut peer, (_, until)) = self
             .measured(
