@@ -108,7 +108,7 @@ pub(crate) struct Running {
 impl Running {
     /// Starts one of each.
     pub(crate) async fn start(bed: &Bed) -> Result<Self, Error> {
-        let coordinator = bed.process("picket-coordinator", &[])?;
+        let coordinator = bed.coordinator()?;
         // All sites are on a few hosts here.
         let prober = ["--region", REGION, "--allow-addresses", "127.0.0.0/8", "--per-host", "1000"];
         let prober = bed.process("picket-prober", &prober)?;
@@ -178,7 +178,7 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
 /// Measures.
 pub(crate) async fn measure(options: &Options) -> Result<Chain, Error> {
     let options = if options.smoke {
-        Options { rates: vec![20, 40], most: 0, seconds: 2, ..options.clone() }
+        Options { rates: vec![20, 40], most: 0, seconds: 2, interval: 1, ..options.clone() }
     } else {
         options.clone()
     };
