@@ -180,7 +180,7 @@ fn goals(
             let theirs = peers
                 .peers
                 .iter()
-                .filter(|peer| peer.offered == level.offered && peer.who.starts_with(name))
+                .filter(|peer| peer.offered == level.offered && peer.who.starts_with(name) && peer.keeps_up())
                 .map(peers::Peer::total_us)
                 .reduce(f64::min);
             if let Some(theirs) = theirs {

@@ -149,10 +149,11 @@ impl Running {
         let (until, after) = (bed.now().await?, cost());
         let memory = self.parts.iter().map(|(name, pid)| (*name, cpu::memory(*pid))).collect();
         let mut level = rows(bed, offered, from, until).await?;
+        // What was given up cost less, and is no check.
+        let checks = (level.found - level.missed).max(1) as f64;
         let each = before.iter().zip(&after).zip(&self.parts);
-        level.cpu_us = each
-            .map(|((before, after), (name, _))| (*name, (after - before) * 1e6 / level.found.max(1) as f64))
-            .collect();
+        level.cpu_us =
+            each.map(|((before, after), (name, _))| (*name, (after - before) * 1e6 / checks)).collect();
         level.memory = memory;
         say(format_args!(
             "{offered}/s: {} of {} rows, {} missed, {} without a row; {:.0} µs a check {:.1?}; lateness {} ms; delay {} ms",
