@@ -73,16 +73,23 @@ pub(crate) fn run(options: &Options) -> Result<(), Error> {
     let machine = Machine::this();
     let smoke = options.smoke;
     let prober =
-        prober::measure(&prober::Options { rounds: 3, round_ms: 700, waiting: 5_000, smoke, json: None })?;
+        prober::measure(&prober::Options { rounds: 3, round_ms: 500, waiting: 5_000, smoke, json: None })?;
     say(format_args!("the prober is done"));
     let all = on_a_runtime(async {
-        let chain =
-            chain::measure(&chain::Options { seconds: 15, climb_seconds: 6, smoke, ..default() }).await?;
         let python = options.python.clone();
-        let peers = peers::measure(&peers::Options { seconds: 12, python, smoke, ..default() }).await?;
-        let sink = sink::measure(&sink::Options { smoke, ..default() }).await?;
-        let coordinator = coordinator::measure(&coordinator::Options { smoke, ..default() }).await?;
-        let growth = growth::measure(&growth::Options { seconds: 12, smoke, ..default() }).await?;
+        let chain = chain::Options { seconds: 12, climb_seconds: 6, smoke, ..default() };
+        let peers = peers::Options { seconds: 10, python, smoke, ..default() };
+        let sink = sink::Options { smoke, ..default() };
+        let coordinator = coordinator::Options { smoke, ..default() };
+        let growth = growth::Options { seconds: 10, smoke, ..default() };
+        let (chain, peers) = (chain::measure(&chain), peers::measure(&peers));
+        let (sink, coordinator) = (sink::measure(&sink), coordinator::measure(&coordinator));
+        let growth = growth::measure(&growth);
+        let (chain, peers, sink, coordinator, growth) = match smoke {
+            // Where no number says anything they need not stay out of each other's way.
+            true => tokio::try_join!(chain, peers, sink, coordinator, growth)?,
+            false => (chain.await?, peers.await?, sink.await?, coordinator.await?, growth.await?),
+        };
         let goals = goals(&prober, &coordinator, &sink, &chain, &growth, &peers);
         Ok(All { machine, goals, prober, coordinator, sink, chain, growth, peers })
     })?;
@@ -173,7 +180,7 @@ fn goals(
             let theirs = peers
                 .peers
                 .iter()
-                .filter(|peer| peer.offered == level.offered && peer.who.starts_with(name))
+                .filter(|peer| peer.offered == level.offered && peer.who.starts_with(name) && peer.keeps_up())
                 .map(peers::Peer::total_us)
                 .reduce(f64::min);
             if let Some(theirs) = theirs {

@@ -105,6 +105,15 @@ impl Bed {
         Process::spawn(program, command, listen, &self.dir)
     }
 
+    /// Starts a coordinator; it is not ready yet.
+    ///
+    /// # Errors
+    /// When there is no such program.
+    pub(crate) fn coordinator(&self) -> Result<Process, Error> {
+        // A smoke of the bench has no time for longer ones.
+        self.process("picket-coordinator", &["--min-interval", "1s"])
+    }
+
     /// Starts some other program, which answers HTTP at `listen` and finds its files in the directory of this bed.
     ///
     /// # Errors

@@ -30,9 +30,12 @@ pub(crate) struct Options {
     /// How often each of those is due, in seconds
     #[arg(long, default_value_t = 300)]
     pub(crate) interval: u32,
-    /// Schedules, each every five seconds, that are more than can be published
+    /// Schedules whose jobs are more than can be published
     #[arg(long, default_value_t = 250_000)]
     pub(crate) load: u32,
+    /// How often each of those is due, in seconds
+    #[arg(long, default_value_t = 5)]
+    pub(crate) load_interval: u32,
     /// How long each load is measured, in seconds
     #[arg(long, default_value_t = 8)]
     pub(crate) seconds: u64,
@@ -88,7 +91,6 @@ pub(crate) struct Coordinator {
     pub(crate) held: Held,
 }
 
-const INTERVAL: u32 = 5;
 /// As many as the coordinator lets be under way.
 const WINDOW: usize = 8_192;
 const SHARES: [f64; 3] = [0.9, 0.5, 0.1];
@@ -104,11 +106,18 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
 /// Measures.
 pub(crate) async fn measure(options: &Options) -> Result<Coordinator, Error> {
     let options = match options.smoke {
-        true => Options { schedules: 1_000, interval: 5, load: 200, seconds: 2, ..options.clone() },
+        true => Options {
+            schedules: 1_000,
+            interval: 1,
+            load: 200,
+            load_interval: 1,
+            seconds: 1,
+            ..options.clone()
+        },
         false => options.clone(),
     };
     let bed = Bed::start().await?;
-    let bare = bare(&bed, options.load).await?;
+    let bare = bare(&bed, &options).await?;
     say(format_args!("bare publish: {bare:?}"));
     let (full, loads) = loads(&bed, &options).await?;
     bed.stop().await?;
@@ -124,14 +133,16 @@ fn nobody() -> [std::net::SocketAddr; 1] {
 
 /// Jobs of so many sites, as the coordinator makes them, published by the least that loses none. The stream holds a job of
 /// each of these sites already, as it does when nobody takes them.
-async fn bare(bed: &Bed, sites: u32) -> Result<Cost, Error> {
+async fn bare(bed: &Bed, options: &Options) -> Result<Cost, Error> {
+    let sites = options.load;
+    let life = Duration::from_secs(options.load_interval.into());
     let (_, jetstream) = bed.jetstream().await?;
     streams::ensure(&jetstream, streams::jobs(Durability::default())).await.map_err(failed("stream"))?;
     let region: Region = REGION.parse().map_err(failed("region"))?;
     let now: Timestamp = bed.now().await?.into();
-    let jobs = |round: u64| {
-        let at = now.plus(Duration::from_secs(u64::from(INTERVAL) * round));
-        (1..=sites).map(|site| job(i64::from(site), &region, at)).collect::<Vec<_>>()
+    let jobs = |round: u32| {
+        let at = now.plus(life * round);
+        (1..=sites).map(|site| job(i64::from(site), &region, at, life)).collect::<Vec<_>>()
     };
     let (first, second) = (jobs(0), jobs(1));
     bus::publish(&jetstream, first.into_iter(), WINDOW).await?;
@@ -144,9 +155,8 @@ async fn bare(bed: &Bed, sites: u32) -> Result<Cost, Error> {
     Ok(cost(f64::from(sites), own, after - before, wall))
 }
 
-fn job(site: i64, region: &Region, at: Timestamp) -> (async_nats::Subject, PublishMessage) {
+fn job(site: i64, region: &Region, at: Timestamp, life: Duration) -> (async_nats::Subject, PublishMessage) {
     let request = CheckRequest::new(format!("http://127.0.0.1:20000/page/{site}"));
-    let life = Duration::from_secs(u64::from(INTERVAL));
     let tick = Tick {
         site: SiteId(site),
         region,
@@ -172,25 +182,26 @@ fn cost(jobs: f64, client: f64, nats: f64, wall: Duration) -> Cost {
 
 /// With more than can be published, then with shares of what could be.
 async fn loads(bed: &Bed, options: &Options) -> Result<(Cost, Vec<Load>), Error> {
-    bed.fill_with_sites(options.load, INTERVAL, &nobody()).await?;
-    let coordinator = bed.process("picket-coordinator", &[])?;
+    bed.fill_with_sites(options.load, options.load_interval, &nobody()).await?;
+    let coordinator = bed.coordinator()?;
     coordinator.ready().await?;
     all_scheduled(&coordinator, options.load).await?;
     let length = Duration::from_secs(options.seconds);
-    sleep(Duration::from_secs(u64::from(INTERVAL))).await;
+    let turn = Duration::from_secs(options.load_interval.into());
+    sleep(turn).await;
     let full = published(bed, &coordinator, length).await?;
     say(format_args!("more than can be published: {full:?}"));
     let (_, jetstream) = bed.jetstream().await?;
     let mut loads = Vec::new();
     for share in SHARES {
-        let sites = (full.per_s * share * f64::from(INTERVAL)) as u32;
+        let sites = (full.per_s * share * f64::from(options.load_interval)) as u32;
         bed.execute(&format!("UPDATE picket.sites SET enabled = false WHERE enabled AND id > {sites}"))
             .await?;
         bed.execute("VACUUM ANALYZE picket.sites").await?;
         bed.execute("VACUUM ANALYZE picket.schedules").await?;
         all_scheduled(&coordinator, sites.min(options.load)).await?;
         // What was left behind is done or given up, and each site has had its turn.
-        sleep(Duration::from_secs(u64::from(INTERVAL) + 1)).await;
+        sleep(turn + Duration::from_secs(1)).await;
         let mut seen = Vec::new();
         let (cost, ()) = tokio::try_join!(published(bed, &coordinator, length), async {
             sleep(length / 2).await;
@@ -198,7 +209,7 @@ async fn loads(bed: &Bed, options: &Options) -> Result<(Cost, Vec<Load>), Error>
             Ok(())
         })?;
         // Each has had its next turn by now.
-        sleep(Duration::from_secs(u64::from(INTERVAL)).saturating_sub(length / 2)).await;
+        sleep(turn.saturating_sub(length / 2)).await;
         seen.extend(lateness(&jetstream, sites).await?);
         let load = Load { share, cost, sampled: seen.len(), lateness_ms: Spread::of(seen) };
         say(format_args!("{load:?}"));
@@ -246,7 +257,7 @@ async fn held(bed: &Bed, options: &Options) -> Result<Held, Error> {
     let mut jobs = client.subscribe(subject::JOB_SUBJECTS).await.map_err(failed("subscribe"))?;
     client.flush().await.map_err(failed("subscribe"))?;
     let began = Instant::now();
-    let coordinator = bed.process("picket-coordinator", &[])?;
+    let coordinator = bed.coordinator()?;
     let first = async {
         let first = timeout(LIMIT, jobs.next()).await.map_err(failed("the first job"))?;
         first.ok_or_else(|| Error::Failed("the bus is gone".to_owned()))?;

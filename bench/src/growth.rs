@@ -51,7 +51,7 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
 /// Measures.
 pub(crate) async fn measure(options: &Options) -> Result<Growth, Error> {
     let options = match options.smoke {
-        true => Options { rate: 20, times: vec![1, 10], seconds: 2, ..options.clone() },
+        true => Options { rate: 20, interval: 1, times: vec![1, 10], seconds: 2, ..options.clone() },
         false => options.clone(),
     };
     let target = Target::start()?;
@@ -63,7 +63,7 @@ pub(crate) async fn measure(options: &Options) -> Result<Growth, Error> {
         let running = Running::start(&bed).await?;
         running.holds(options.rate * interval).await?;
         // What was due while they started is done.
-        sleep(Duration::from_secs(6)).await;
+        sleep(Duration::from_secs(u64::from(options.interval) + 1)).await;
         levels.push(running.measure(&bed, options.rate, Duration::from_secs(options.seconds)).await?);
         running.stop().await?;
         bed.stop().await?;

@@ -67,6 +67,11 @@ impl Peer {
     pub(crate) fn total_us(&self) -> f64 {
         self.cpu_us.iter().map(|(_, us)| us).sum()
     }
+
+    /// Whether it did what was asked of it; else what one check cost it says nothing.
+    pub(crate) fn keeps_up(&self) -> bool {
+        self.up as f64 >= 0.95 * f64::from(self.offered) * self.seconds.floor()
+    }
 }
 
 /// All of them.
@@ -77,6 +82,8 @@ pub(crate) struct Peers {
     pub(crate) left_out: Vec<String>,
 }
 
+/// For how long Prometheus gathers targets before it begins.
+const DISCOVERY: Duration = Duration::from_secs(6);
 /// The checker's own file; its requirements lie beside it.
 const CHECKER: &str = include_str!("../python/checker.py");
 /// The checker's ways to know what is due.
@@ -201,7 +208,7 @@ impl Measuring<'_> {
         command.arg(format!("--web.listen-address={own}"));
         let store = self.bed.other("Prometheus", command, own)?;
         store.answers("/-/ready").await?;
-        sleep(self.settle()).await;
+        sleep(DISCOVERY + self.settle()).await;
 
         let (mut peer, (_, until)) = self
             .measured(
@@ -309,7 +316,7 @@ impl Peer {
     fn count(&mut self, (checks, up): (i64, i64)) {
         (self.checks, self.up) = (checks, up);
         for (_, us) in &mut self.cpu_us {
-            *us /= checks.max(1) as f64;
+            *us = if checks > 0 { *us / checks as f64 } else { f64::NAN };
         }
     }
 
@@ -327,7 +334,7 @@ impl Peer {
     }
 }
 
-/// Asks Prometheus for one number as of a time.
+/// Asks Prometheus for one number as of a time; of nothing it is 0.
 async fn query(prometheus: &Process, query: &str, at: OffsetDateTime) -> Result<f64, Error> {
     let time = at.unix_timestamp().to_string();
     let url = Url::parse_with_params("http://p/api/v1/query", [("query", query), ("time", &time)]);
@@ -335,8 +342,11 @@ async fn query(prometheus: &Process, query: &str, at: OffsetDateTime) -> Result<
     let path = format!("{}?{}", url.path(), url.query().unwrap_or_default());
     let answer = prometheus.get(&path).await.map_err(|error| Error::System("Prometheus", error))?;
     let value = answer.split_once("\r\n\r\n").and_then(|(_, body)| serde_json::from_str::<Value>(body).ok());
-    let number =
-        value.as_ref().and_then(|value| value["data"]["result"][0]["value"][1].as_str()?.parse().ok());
+    let result = value.as_ref().and_then(|value| value["data"]["result"].as_array());
+    let number = result.and_then(|result| match result.first() {
+        Some(first) => first["value"][1].as_str()?.parse().ok(),
+        None => Some(0.0),
+    });
     number.ok_or_else(|| Error::Failed(format!("Prometheus said of {query}: {answer}")))
 }
 

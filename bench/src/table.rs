@@ -64,6 +64,7 @@ pub(crate) struct Short(pub(crate) f64);
 impl Display for Short {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.abs() {
+            size if size.is_nan() => f.write_str("–"),
             size if size < 10.0 => write!(f, "{:.1}", self.0),
             _ => write!(f, "{:.0}", self.0),
         }
