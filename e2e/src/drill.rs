@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 use picket_testkit::{
     eventually,
     proxy::Proxy,
-    servers::{self, Nats, scratch_dir},
+    servers::{self, scratch_dir},
     target::Target,
 };
 use tokio::{
@@ -19,11 +19,11 @@ use tokio::{
 };
 
 pub use account::{Account, Line};
-pub use scene::Scene;
+pub use scene::{Scene, Setting};
 pub use table::{cells, table};
 pub use witness::{Job, Witness};
 
-use crate::{Process, Stack, process::built_dir};
+use crate::{Hosts, Process, Stack, process::built_dir};
 
 /// A lease in a drill: long enough for a machine with two cores, short enough for a test.
 pub const LEASE: Duration = Duration::from_secs(6);
@@ -44,6 +44,8 @@ pub struct Drill {
     pub sinks: Vec<Process>,
     /// What is between the bus and the region of [`Scene::linked`].
     pub link: Proxy,
+    /// Where each process runs, if not all run here.
+    pub hosts: Option<Hosts>,
     scene: Scene,
     fault: &'static str,
     injury: &'static str,
@@ -59,47 +61,35 @@ impl Drill {
     /// Starts all of `scene`, and waits until every schedule is served. `fault` is its number in the matrix, `injury`
     /// says what will be done.
     pub async fn start(fault: &'static str, injury: &'static str, scene: Scene) -> Self {
-        let place = place().await;
-        let stack = Stack::start(scene.regions).await;
-        Self::start_on(fault, injury, scene, stack, place).await
+        Self::start_in(fault, injury, scene, Setting::default()).await
     }
 
-    /// As [`start`](Self::start), on a database of the test's own, which may be injured.
-    pub async fn start_with_database(
-        fault: &'static str,
-        injury: &'static str,
-        scene: Scene,
-        url: String,
-    ) -> Self {
+    /// As [`start`](Self::start), on servers and hosts of the test's own, which may be injured.
+    pub async fn start_in(fault: &'static str, injury: &'static str, scene: Scene, setting: Setting) -> Self {
         let place = place().await;
-        let stack = Stack::start_on(scene.regions, url).await;
-        Self::start_on(fault, injury, scene, stack, place).await
-    }
-
-    /// As [`start`](Self::start), on a bus of the test's own.
-    pub async fn start_with_bus(fault: &'static str, injury: &'static str, scene: Scene, nats: Nats) -> Self {
-        let place = place().await;
-        let url = servers::postgres().await.database().await;
-        let stack = Stack::start_with(scene.regions, nats, url).await;
-        Self::start_on(fault, injury, scene, stack, place).await
-    }
-
-    async fn start_on(
-        fault: &'static str,
-        injury: &'static str,
-        scene: Scene,
-        stack: Stack,
-        place: SemaphorePermit<'static>,
-    ) -> Self {
-        let target = Target::http().await;
-        let drill_port = stack.nats.port();
+        let Setting { nats, bus, database, hosts } = setting;
+        let nats = match nats {
+            Some(nats) => nats,
+            None => servers::nats().await,
+        };
+        let url = match database {
+            Some(url) => url,
+            None => servers::postgres().await.database().await,
+        };
+        let stack = Stack::start_with(scene.regions, nats, bus, url).await;
+        let target = match &hosts {
+            Some(hosts) => hosts.website(),
+            None => Target::http().await,
+        };
+        let link = Proxy::to_port(stack.nats.port()).await;
         let mut drill = Self {
             stack,
             target,
             coordinators: vec![],
             probers: vec![],
             sinks: vec![],
-            link: Proxy::to_port(drill_port).await,
+            link,
+            hosts,
             scene,
             fault,
             injury,
@@ -172,12 +162,23 @@ impl Drill {
 
     /// As [`prober`](Self::prober), with variables of its own.
     pub async fn prober_with(&self, region: &str, variables: &[(&str, &str)]) -> Process {
-        let link = format!("nats://{}", self.link.address());
-        let linked = ["--nats-url", &link];
-        let linked: &[&str] = if self.scene.linked == Some(region) { &linked } else { &[] };
-        let options = ["--region", region, "--allow-addresses", "127.0.0.0/8,::1/128"];
-        let options = [&options, self.scene.prober_options, linked].concat();
-        self.stack.process("picket-prober", &options, variables).await
+        let allowed = "127.0.0.0/8,::1/128,10.77.0.0/16";
+        let options = ["--region", region, "--allow-addresses", allowed];
+        let options = [&options, self.scene.prober_options].concat();
+        let bus = match &self.hosts {
+            Some(hosts) => Some(format!("nats://{}:{}", hosts.hub().address(), self.stack.nats.port())),
+            None if self.scene.linked == Some(region) => Some(format!("nats://{}", self.link.address())),
+            None => None,
+        };
+        let bus = bus.as_deref().map(|bus| ("NATS_URL", bus));
+        let variables = [bus.as_slice(), variables].concat();
+        match &self.hosts {
+            Some(hosts) => {
+                let host = hosts.region(region);
+                self.stack.process_on(host, "picket-prober", &options, &variables).await
+            }
+            None => self.stack.process("picket-prober", &options, &variables).await,
+        }
     }
 
     /// Starts one more sink, as the scene has them.
@@ -357,7 +358,7 @@ pub fn lines_dir() -> PathBuf {
 }
 
 /// Two drills at once are what two cores can bear.
-async fn place() -> SemaphorePermit<'static> {
+pub(crate) async fn place() -> SemaphorePermit<'static> {
     static PLACES: Semaphore = Semaphore::const_new(2);
     PLACES.acquire().await.expect("nobody closes it")
 }

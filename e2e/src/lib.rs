@@ -3,6 +3,7 @@
 //! None of our processes is linked here: they are found by their path, as an operator's would be.
 
 pub mod drill;
+mod hosts;
 mod process;
 
 use std::{path::PathBuf, time::Duration};
@@ -13,6 +14,7 @@ use picket_testkit::{
 };
 use sqlx::{AssertSqlSafe, PgPool};
 
+pub use hosts::{Host, Hosts};
 pub use process::{Process, path_of};
 
 /// Servers of a test's own, and the processes that it starts on them.
@@ -21,6 +23,7 @@ pub struct Stack {
     pub nats: Nats,
     /// The database, around all processes.
     pub database: PgPool,
+    bus: String,
     url: String,
     dir: PathBuf,
 }
@@ -34,12 +37,13 @@ impl Stack {
 
     /// As [`start`](Self::start), on a database that is there.
     pub async fn start_on(regions: &[&str], url: String) -> Self {
-        Self::start_with(regions, servers::nats().await, url).await
+        Self::start_with(regions, servers::nats().await, None, url).await
     }
 
-    /// As [`start`](Self::start), on servers that are there.
-    pub async fn start_with(regions: &[&str], nats: Nats, url: String) -> Self {
-        let stack = Self::bare(nats, url);
+    /// As [`start`](Self::start), on servers that are there; processes find the bus at `bus` where that is more than `nats`.
+    pub async fn start_with(regions: &[&str], nats: Nats, bus: Option<String>, url: String) -> Self {
+        let mut stack = Self::bare(nats, url);
+        stack.bus = bus.unwrap_or(stack.bus);
         assert_eq!(stack.picket(&["migrate"]).await.0, 0);
         for region in regions {
             assert_eq!(stack.picket(&["region", "add", region]).await.0, 0);
@@ -50,6 +54,7 @@ impl Stack {
     /// On servers that may be there or not, without a schema.
     pub fn bare(nats: Nats, url: String) -> Self {
         Self {
+            bus: nats.url(),
             nats,
             database: PgPool::connect_lazy(&url).expect("the URL of a test's database"),
             url,
@@ -59,7 +64,18 @@ impl Stack {
 
     /// Starts one of our programs with variables of its own.
     pub async fn process(&self, program: &str, options: &[&str], variables: &[(&str, &str)]) -> Process {
-        Process::start(self, program, options, variables).await
+        Process::start(self, None, program, options, variables).await
+    }
+
+    /// As [`process`](Self::process), on a host that is not the hub.
+    pub async fn process_on(
+        &self,
+        host: &Host,
+        program: &str,
+        options: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Process {
+        Process::start(self, Some(host), program, options, variables).await
     }
 
     /// The URL of the database.
@@ -67,9 +83,14 @@ impl Stack {
         &self.url
     }
 
+    /// Where the bus is: a server, or several.
+    pub fn bus(&self) -> Vec<String> {
+        self.bus.split(',').map(str::to_owned).collect()
+    }
+
     /// A client of the bus, as another program would be one.
     pub async fn jetstream(&self) -> async_nats::jetstream::Context {
-        let client = async_nats::connect(self.nats.url()).await.expect("the bus is there");
+        let client = async_nats::connect(self.bus()).await.expect("the bus is there");
         async_nats::jetstream::new(client)
     }
 
@@ -176,7 +197,7 @@ impl Stack {
         command
             .args(arguments)
             .env("DATABASE_URL", &self.url)
-            .env("NATS_URL", self.nats.url())
+            .env("NATS_URL", &self.bus)
             .env("PICKET_LOG", "info")
             // The machine of a test may be slow, and all its sites are on one host; few tests are about that.
             .env("PICKET_MAX_DRIFT", "30s")

@@ -34,11 +34,14 @@ pub struct NatsConfig {
     pub monitor_port: Option<u16>,
     /// The most that streams may hold on disk, all together.
     pub max_file_store_bytes: u64,
+    /// The whole configuration, instead of the one that is made of the rest: it must listen on [`port`](Self::port) of
+    /// 127.0.0.1 at least, and names a directory for its streams.
+    pub instead: Option<String>,
 }
 
 impl Default for NatsConfig {
     fn default() -> Self {
-        Self { port: 4222, monitor_port: None, max_file_store_bytes: 16 << 30 }
+        Self { port: 4222, monitor_port: None, max_file_store_bytes: 16 << 30, instead: None }
     }
 }
 
@@ -129,6 +132,9 @@ impl Nats {
 impl NatsConfig {
     fn text(&self, data: &DataDir) -> String {
         let quoted = |path: PathBuf| format!("{:?}", path.to_string_lossy());
+        if let Some(instead) = &self.instead {
+            return format!("{instead}\npid_file: {}\n", quoted(pid_file(data)));
+        }
         let monitor =
             self.monitor_port.map(|port| format!("http: \"127.0.0.1:{port}\"\n")).unwrap_or_default();
         // A power cut may cost what was stored in the last second: an fsync for each message costs all throughput.

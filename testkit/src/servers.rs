@@ -25,7 +25,7 @@ use picket_servers::{Error, Tools};
 use tokio::{process::Command, runtime::Runtime, sync::OnceCell};
 
 pub use disk::Disk;
-pub use nats::{Nats, nats, nats_on_small_disk, shared_nats};
+pub use nats::{Nats, nats, nats_configured, nats_on_small_disk, shared_nats};
 pub use picket_servers::Signal;
 pub use postgres::{Postgres, own_postgres, postgres};
 

@@ -1,4 +1,8 @@
-//! What is at work in a drill.
+//! What is at work in a drill, and on what.
+
+use picket_testkit::servers::Nats;
+
+use crate::Hosts;
 
 /// What is at work in a drill.
 #[derive(Clone, Copy, Debug)]
@@ -34,4 +38,17 @@ impl Default for Scene {
             linked: None,
         }
     }
+}
+
+/// What a drill plays on, where that is not servers of its own as all have them.
+#[derive(Default)]
+pub struct Setting {
+    /// A bus.
+    pub nats: Option<Nats>,
+    /// Where processes find the bus, if it is more than this one server.
+    pub bus: Option<String>,
+    /// The URL of a database.
+    pub database: Option<String>,
+    /// Where the servers, coordinators and sinks are at the hub, each prober in its region, and the sites in the world.
+    pub hosts: Option<Hosts>,
 }

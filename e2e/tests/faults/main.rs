@@ -8,6 +8,7 @@ mod bus;
 mod clocks;
 mod coordinators;
 mod database;
+mod hosts;
 mod ledger;
 mod network;
 mod order;

@@ -1,6 +1,6 @@
 //! A nats-server for a test, which may be stopped, killed, paused and started again.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use picket_servers::{DataDir, NatsConfig, Signal, Tools};
 use tokio::sync::OnceCell;
@@ -12,6 +12,17 @@ pub async fn nats() -> Nats {
     let tools = tools().await;
     let data = must(DataDir::lock(&scratch_dir("nats")));
     started(tools, data).await
+}
+
+/// Starts a nats-server with this configuration, which listens on `port` of 127.0.0.1 at least; for its streams it names
+/// the directory that it is given.
+pub async fn nats_configured(port: u16, text: impl FnOnce(&Path) -> String) -> Nats {
+    let tools = tools().await;
+    let data = must(DataDir::lock(&scratch_dir("nats")));
+    let config = NatsConfig { port, instead: Some(text(&data.path().join("nats"))), ..NatsConfig::default() };
+    let mut nats = Nats { config, tools, data, server: None };
+    nats.start().await;
+    nats
 }
 
 /// As [`nats`], with its streams on a disk of `mib` MiB. `None` where the system lets us make no disk.
