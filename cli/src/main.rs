@@ -13,6 +13,7 @@ mod ledger;
 mod local;
 mod maintenance;
 mod migrate;
+mod nats;
 mod output;
 mod probers;
 mod reach;
@@ -79,6 +80,9 @@ enum Command {
     /// Regions: add, list, remove
     #[command(subcommand)]
     Region(region::Command),
+    /// A NATS of your own: write its configuration, with a credential for each role and region
+    #[command(subcommand)]
+    Nats(nats::Command),
     /// Maintenance: add, list, remove windows in which no incident opens
     #[command(subcommand)]
     Maintenance(maintenance::Command),
@@ -140,6 +144,7 @@ async fn run(command: Command, matches: &ArgMatches) -> Result<u8, Error> {
         Command::Apply(options) => apply::apply(options, matches).await,
         Command::Export(options) => apply::export(options, matches).await,
         Command::Region(command) => region::run(command, matches).await,
+        Command::Nats(command) => nats::run(command),
         Command::Maintenance(command) => maintenance::run(command, matches).await,
         Command::Tail(options) => tail::run(*options, matches).await,
         Command::Probers(options) => probers::run(*options, matches).await,

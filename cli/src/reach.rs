@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::{ArgMatches, Args, parser::ValueSource};
-use picket_proto::Region;
+use picket_proto::{Region, Role};
 use picket_runtime::{Bus, Health, options::NatsOptions};
 use picket_store::{DatabaseOptions, Store};
 use tokio::{net::TcpStream, time::timeout};
@@ -113,12 +113,17 @@ impl Nats {
                 self.nats.nats_url = crate::local::DEFAULT_NATS_URL.to_owned();
             }
         }
-        bus(&self.nats, "picket", &Health::new()).await
+        bus(&self.nats, &Role::Operator, "picket", &Health::new()).await
     }
 }
 
 /// A bus that is connected, or an error soon; a process would wait, a person does not want to.
-pub(crate) async fn bus(options: &NatsOptions, name: &str, health: &Health) -> Result<Bus, Error> {
+pub(crate) async fn bus(
+    options: &NatsOptions,
+    role: &Role,
+    name: &str,
+    health: &Health,
+) -> Result<Bus, Error> {
     let hint = "is 'picket up' running? set NATS_URL, or run: set -a; . .picket/env";
     let mut refusals = Vec::new();
     let servers: Vec<_> = options.nats_url.split(',').map(str::trim).collect();
@@ -134,7 +139,7 @@ pub(crate) async fn bus(options: &NatsOptions, name: &str, health: &Health) -> R
         let at = refusals.join(", ");
         return Err(Error::Unreachable(format!("could not reach NATS at {at}; {hint}")));
     }
-    let bus = Bus::connect(options, name, health).await?;
+    let bus = Bus::connect(options, role, name, health).await?;
     match timeout(CONNECT, bus.connected()).await {
         Ok(connected) => connected?,
         Err(_) => {

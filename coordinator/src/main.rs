@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use picket_coordinator::{Config, Error, options::Options, start};
+use picket_proto::Role;
 use picket_runtime::{Bus, process};
 use picket_store::Store;
 
@@ -21,7 +22,7 @@ async fn main() -> ExitCode {
     let (nats, database) = (&options.nats, &options.database);
     process::run("picket-coordinator", &options.log, &options.listen, |health| async move {
         let store = Store::new(database, &config.name, 6)?;
-        let bus = Bus::connect(nats, &config.name, &health).await?;
+        let bus = Bus::connect(nats, &Role::Coordinator, &config.name, &health).await?;
         let running = start(config, bus.clone(), store, health).await?;
         Ok::<_, Error>((running, bus))
     })

@@ -4,6 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
 use picket_prober::{Config, Error, Options, start};
+use picket_proto::Role;
 use picket_runtime::{Bus, process};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Builder;
@@ -30,7 +31,8 @@ fn main() -> ExitCode {
     let code = runtime.block_on(process::run("picket-prober", &log, &listen, async |health| {
         open_files_for(config.concurrency);
         let name = format!("picket-prober/{}/{}", config.region, config.name);
-        let bus = Bus::connect(&nats, &name, &health).await.map_err(Error::Bus)?;
+        let role = Role::Prober(config.region.clone());
+        let bus = Bus::connect(&nats, &role, &name, &health).await.map_err(Error::Bus)?;
         let running = start(config, bus.clone(), health).await?;
         Ok::<_, Error>((running, bus))
     }));

@@ -131,10 +131,10 @@ impl Desk {
             })
             .start(subject::SERVICE, env!("CARGO_PKG_VERSION"))
             .await?;
-        let group = format!("probers-{region}");
+        let group = subject::own_group(region);
         for (name, place, group) in [
             ("check", subject::check(region), group.as_str()),
-            ("check-any", subject::CHECK_ANY.to_owned(), "probers"),
+            ("check-any", subject::CHECK_ANY.to_owned(), subject::ANY_GROUP),
             ("check-all", subject::CHECK_ALL.to_owned(), &group),
         ] {
             let endpoint = service.endpoint_builder().name(name).queue_group(group).add(place).await?;
@@ -216,7 +216,7 @@ fn with_note(result: &CheckResult, note: &str) -> CheckResult {
 /// Whether somebody waits at an inbox. To another subject nothing is sent: it would be published with this
 /// prober's rights.
 fn is_answerable(request: &Request) -> bool {
-    request.message.reply.as_ref().is_some_and(|reply| reply.starts_with("_INBOX"))
+    request.message.reply.as_ref().is_some_and(|reply| reply.starts_with(subject::INBOX))
 }
 
 async fn respond(request: &Request, result: &CheckResult) {

@@ -11,6 +11,7 @@ pub mod job;
 pub mod outcome;
 pub mod request;
 pub mod result;
+pub mod role;
 pub mod site;
 pub mod status;
 pub mod subject;
@@ -23,6 +24,7 @@ pub use invalid::Invalid;
 pub use outcome::{Cause, Kind, Outcome};
 pub use request::CheckRequest;
 pub use result::{CheckResult, Timing};
+pub use role::Role;
 pub use suspect::Suspect;
 pub use time::Timestamp;
 

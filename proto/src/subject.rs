@@ -20,10 +20,20 @@ pub const EVENT_SUBJECTS: &str = "picket.event.>";
 pub const SINK: &str = "sink";
 /// The name of the probers' NATS service.
 pub const SERVICE: &str = "picket-prober";
+/// The queue group of all probers, for requests that any one of them answers.
+pub const ANY_GROUP: &str = "probers";
+
+/// What every inbox begins with: of clients in general, and, with the name of a role behind it, of ours.
+pub const INBOX: &str = "_INBOX";
 
 /// The durable consumer of [`JOBS`] that all probers of a region share.
 pub fn prober_consumer(region: &Region) -> String {
     format!("prober-{region}")
+}
+
+/// The queue group of a region's probers.
+pub fn own_group(region: &Region) -> String {
+    format!("probers-{region}")
 }
 
 /// What a region's consumer takes from [`JOBS`].

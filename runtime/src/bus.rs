@@ -6,6 +6,7 @@ use std::{
 };
 
 use async_nats::{ConnectOptions, Event, jetstream};
+use picket_proto::Role;
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tracing::{info, warn};
 
@@ -59,11 +60,17 @@ impl Bus {
     /// partition of 35 s unnoticed.
     const PING: Duration = Duration::from_secs(5);
 
-    /// Connects in the background, for ever; `name` is what the server's operator sees.
+    /// Connects in the background, for ever; `name` is what the server's operator sees, and by `role` go the inboxes,
+    /// which are what a server with credentials lets this role hear.
     ///
     /// # Errors
     /// When the options make no sense. A server that is away is no error: it is waited for.
-    pub async fn connect(options: &NatsOptions, name: &str, health: &Health) -> Result<Self, Error> {
+    pub async fn connect(
+        options: &NatsOptions,
+        role: &Role,
+        name: &str,
+        health: &Health,
+    ) -> Result<Self, Error> {
         let condition = health.condition("nats");
         let reconnects = Counter::<u64>::default();
         let connected = Gauge::<i64>::default();
@@ -83,6 +90,7 @@ impl Bus {
         let connect = Self::credentials(options)
             .await?
             .name(name)
+            .custom_inbox_prefix(role.inbox())
             .retry_on_initial_connect()
             .max_reconnects(None)
             .ping_interval(Self::PING)

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use picket_proto::Role;
 use picket_runtime::{Bus, process};
 use picket_sink::{CONNECTIONS, Error, Options};
 use picket_store::Store;
@@ -14,7 +15,7 @@ async fn main() -> ExitCode {
     let options = Options::parse();
     let (log, listen) = (options.log.clone(), options.listen.clone());
     process::run(NAME, &log, &listen, |health| async move {
-        let bus = Bus::connect(&options.nats, NAME, &health).await?;
+        let bus = Bus::connect(&options.nats, &Role::Sink, NAME, &health).await?;
         let store = Store::new(&options.database, NAME, CONNECTIONS)?;
         let running = picket_sink::start(options.config(), &bus, &store, &health).await?;
         Ok::<_, Error>((running, bus))

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::{join_all, select_all};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use picket_proto::Role;
 use picket_runtime::{Bus, Chain, Health, Running, options::NatsOptions, process, streams::Durability};
 use picket_store::{DatabaseOptions, Store};
 
@@ -38,7 +39,7 @@ pub(super) async fn start(
 ) -> Result<(), Error> {
     if !options.no_sink {
         let health = Health::new();
-        let bus = reach::bus(nats, "picket-sink", &health).await?;
+        let bus = reach::bus(nats, &Role::Sink, "picket-sink", &health).await?;
         let store = Store::new(database, "picket-sink", 4)?;
         let config = picket_sink::Config {
             retention: Duration::from_secs(86_400 * u64::from(options.retention.retention_days)),
@@ -50,7 +51,7 @@ pub(super) async fn start(
     if !options.no_coordinator {
         let health = Health::new();
         let watched = health.clone();
-        let bus = reach::bus(nats, "picket-coordinator", &health).await?;
+        let bus = reach::bus(nats, &Role::Coordinator, "picket-coordinator", &health).await?;
         let store = Store::new(database, "picket-coordinator", 6)?;
         let config = picket_coordinator::Config {
             name: process::unique_name(),
@@ -67,7 +68,8 @@ pub(super) async fn start(
     if !options.no_probers {
         for region in &options.regions {
             let health = Health::new();
-            let bus = reach::bus(nats, &format!("picket-prober {region}"), &health).await?;
+            let (role, name) = (Role::Prober(region.clone()), format!("picket-prober {region}"));
+            let bus = reach::bus(nats, &role, &name, &health).await?;
             let mut config = picket_prober::Config::new(region.clone());
             config.concurrency = usize::try_from(options.concurrency).unwrap_or(usize::MAX);
             config.limits.allow = allowed(&options.allow_addresses);

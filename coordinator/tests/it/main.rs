@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 use async_nats::Subscriber;
 use futures_util::StreamExt;
 use picket_coordinator::{Config, start};
-use picket_proto::{CheckRequest, SiteId, site::IntervalRange, subject};
+use picket_proto::{CheckRequest, Role, SiteId, site::IntervalRange, subject};
 use picket_runtime::{Bus, Health, Running, options::NatsOptions, streams::Durability};
 use picket_store::{DatabaseOptions, Store, regions, upkeep::Retention};
 use picket_testkit::{eventually, servers};
@@ -39,7 +39,8 @@ impl Stack {
 
     async fn coordinator(&self, name: &str, lease_time: Duration) -> Running {
         let health = Health::new();
-        let bus = Bus::connect(&NatsOptions::at(self.nats.url()), name, &health).await.unwrap();
+        let bus =
+            Bus::connect(&NatsOptions::at(self.nats.url()), &Role::Coordinator, name, &health).await.unwrap();
         let config = Config {
             name: name.to_owned(),
             lease_time,

@@ -8,7 +8,7 @@ use async_nats::jetstream::{
 };
 use futures_util::StreamExt;
 use picket_prober::{Config, Manners, start};
-use picket_proto::{CheckRequest, CheckResult, Kind, Region, Shard, SiteId, Timestamp, subject};
+use picket_proto::{CheckRequest, CheckResult, Kind, Region, Role, Shard, SiteId, Timestamp, subject};
 use picket_runtime::{
     Bus, Health, Running, clock,
     options::{NatsOptions, Span},
@@ -44,7 +44,7 @@ impl Place {
 
     /// A region without streams.
     pub(crate) async fn bare(url: &str, region: &str) -> Self {
-        let bus = Bus::connect(&NatsOptions::at(url), "test", &Health::new()).await.unwrap();
+        let bus = Bus::connect(&NatsOptions::at(url), &Role::Operator, "test", &Health::new()).await.unwrap();
         bus.connected().await.unwrap();
         Self { bus, region: region.parse().unwrap(), url: url.to_owned() }
     }
@@ -86,7 +86,10 @@ impl Place {
 
     async fn prober_with(&self, name: &str, concurrency: usize, set: impl FnOnce(&mut Config)) -> Prober {
         let health = Health::new();
-        let bus = Bus::connect(&NatsOptions::at(&self.url), name, &health).await.unwrap();
+        let bus =
+            Bus::connect(&NatsOptions::at(&self.url), &Role::Prober("eu".parse().unwrap()), name, &health)
+                .await
+                .unwrap();
         let mut config = Config {
             name: name.to_owned(),
             concurrency,

@@ -10,7 +10,7 @@ use std::{
 
 use async_nats::jetstream::consumer::{DeliverPolicy, pull::OrderedConfig};
 use futures_util::{StreamExt, future::join_all};
-use picket_proto::{Shard, subject};
+use picket_proto::{Role, Shard, subject};
 use picket_runtime::{Bus, Health, options::NatsOptions, streams};
 use picket_testkit::{eventually, servers};
 
@@ -24,7 +24,8 @@ const A_ROUND: usize = 5_000;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_kills_of_the_server_under_load_cost_no_result_that_it_has_acknowledged() {
     let mut server = servers::nats().await;
-    let bus = Bus::connect(&NatsOptions::at(server.url()), "test", &Health::new()).await.unwrap();
+    let bus =
+        Bus::connect(&NatsOptions::at(server.url()), &Role::Operator, "test", &Health::new()).await.unwrap();
     bus.connected().await.unwrap();
     streams::ensure(&bus.jetstream, streams::results(streams::Durability::default())).await.unwrap();
     let acknowledged = Arc::new(Mutex::new(HashSet::new()));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{self, consumer::PullConsumer};
-use picket_proto::{CheckResult, Kind, Outcome, Region, Shard, SiteId, Timestamp, Timing, subject};
+use picket_proto::{CheckResult, Kind, Outcome, Region, Role, Shard, SiteId, Timestamp, Timing, subject};
 use picket_runtime::{Bus, Health, Running, clock, options::NatsOptions, streams};
 use picket_sink::{CONNECTIONS, Config};
 use picket_store::{DatabaseOptions, Store, regions};
@@ -61,7 +61,8 @@ impl Stack {
 
     pub(crate) async fn sink_on(&self, database_url: &str, config: Config) -> Sink {
         let health = Health::new();
-        let bus = Bus::connect(&NatsOptions::at(self.nats.url()), "test", &health).await.unwrap();
+        let bus =
+            Bus::connect(&NatsOptions::at(self.nats.url()), &Role::Sink, "test", &health).await.unwrap();
         let running = picket_sink::start(config, &bus, &store(database_url), &health).await.unwrap();
         Sink { running, health }
     }

@@ -7,6 +7,7 @@ mod ledger;
 mod reporting;
 mod results;
 mod retention;
+mod roles;
 mod rollups;
 mod sites;
 

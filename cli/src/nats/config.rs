@@ -1,0 +1,196 @@
+//! The text of a NATS configuration: `nats.conf`, which is the operator's to edit, and `accounts.conf`, which is not.
+
+use std::{fmt::Write, net::SocketAddr, path::PathBuf};
+
+use clap::Args;
+use picket_proto::{Role, role::Right};
+
+use super::users::{User, Users};
+
+/// The account that all of Picket is in, and that of the servers themselves.
+const ACCOUNT: &str = "PICKET";
+const SYSTEM: &str = "SYS";
+
+/// What a server is told besides who its users are.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "The server")]
+pub(crate) struct ServerOptions {
+    /// The server's name; in a cluster no two alike
+    #[arg(long, value_name = "NAME", default_value = "picket", value_parser = plain)]
+    server_name: String,
+    /// Where it listens for clients
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:4222")]
+    listen: SocketAddr,
+    /// Where its streams are [default: jetstream, in DIR]
+    #[arg(long, value_name = "DIR")]
+    store_dir: Option<PathBuf>,
+    /// Its certificate; clients then must use TLS
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The key of its certificate
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// The authority whose certificates clients must show (and other servers, in a cluster): mutual TLS
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_ca: Option<PathBuf>,
+    /// The name of the cluster that it is one of
+    #[arg(long, value_name = "NAME", value_parser = plain)]
+    cluster: Option<String>,
+    /// Where it listens for the other servers of the cluster
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:6222", requires = "cluster")]
+    cluster_listen: SocketAddr,
+    /// Another server of the cluster, such as nats://hub-2:6222; may be repeated
+    #[arg(long = "route", value_name = "URL", requires = "cluster", value_parser = route)]
+    routes: Vec<String>,
+    /// Where it listens for leaf nodes, such as those of regions, which use the credential of their region's probers
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    leafnodes: Option<SocketAddr>,
+}
+
+fn plain(name: &str) -> Result<String, String> {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
+    match !name.is_empty() && name.chars().all(is_plain) {
+        true => Ok(name.to_owned()),
+        false => Err("allowed: letters, digits, '-', '_' and '.'".to_owned()),
+    }
+}
+
+fn route(text: &str) -> Result<String, String> {
+    let is_route =
+        |url: &url::Url| ["nats", "nats-route", "tls"].contains(&url.scheme()) && url.host().is_some();
+    match url::Url::parse(text).ok().filter(is_route) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("allowed: a URL such as nats://hub-2:6222".to_owned()),
+    }
+}
+
+impl ServerOptions {
+    /// `nats.conf` for a server whose files are in `dir`.
+    pub(super) fn text(&self, dir: &std::path::Path) -> String {
+        let store = self.store_dir.clone().unwrap_or_else(|| dir.join("jetstream"));
+        let mut text = format!(
+            "# A NATS server for Picket. Yours to edit: 'picket nats' writes it once.\n\
+             # Try it: nats-server -t -c nats.conf    Run it: nats-server -c nats.conf    After a change: nats-server --signal reload\n\n\
+             server_name: {}\n\
+             listen: {}\n\
+             # Largest message: a job has at most 768 KiB.\n\
+             max_payload: 1MB\n\
+             # A client that does not read is let go after this.\n\
+             write_deadline: \"5s\"\n\
+             ping_interval: \"20s\"\n\n\
+             jetstream {{\n\
+             \x20   store_dir: {}\n\
+             \x20   # Room for results (8 GiB unless told otherwise), jobs and events (1 GiB each), and some to spare.\n\
+             \x20   max_file_store: 16GB\n\
+             \x20   # What a power cut may cost a single server. An fsync for each message costs nearly all throughput.\n\
+             \x20   sync_interval: \"1s\"\n\
+             }}\n",
+            quoted(&self.server_name),
+            quoted(&self.listen.to_string()),
+            quoted(&store.to_string_lossy()),
+        );
+        if let Some(tls) = self.tls("") {
+            text += "\n# Clients must use TLS";
+            text +=
+                if self.tls_ca.is_some() { ", and show a certificate of this authority.\n" } else { ".\n" };
+            text += &tls;
+        }
+        if let Some(name) = &self.cluster {
+            text += "\n# Whoever reaches this port may join the cluster, unless TLS asks for a certificate: let only the others reach it.\n";
+            text += &format!(
+                "cluster {{\n    name: {}\n    listen: {}\n",
+                quoted(name),
+                quoted(&self.cluster_listen.to_string())
+            );
+            let routes: Vec<_> = self.routes.iter().map(|route| quoted(route)).collect();
+            text +=
+                &format!("    routes: [{}]\n{}}}\n", routes.join(", "), self.tls("    ").unwrap_or_default());
+        }
+        if let Some(listen) = self.leafnodes {
+            text += "\n# A leaf node is a client with the credential of a role, and may do what that may.\n";
+            text += &format!(
+                "leafnodes {{\n    listen: {}\n{}}}\n",
+                quoted(&listen.to_string()),
+                self.tls("    ").unwrap_or_default()
+            );
+        }
+        text + "\ninclude \"accounts.conf\"\n"
+    }
+
+    fn tls(&self, indent: &str) -> Option<String> {
+        let (cert, key) = self.tls_cert.as_ref().zip(self.tls_key.as_ref())?;
+        let line = |name: &str, value: &str| format!("{indent}    {name}: {value}\n");
+        let file = |name: &str, path: &PathBuf| {
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            line(name, &quoted(&path.to_string_lossy()))
+        };
+        let mut text = format!("{indent}tls {{\n{}{}", file("cert_file", cert), file("key_file", key));
+        if let Some(ca) = &self.tls_ca {
+            text += &file("ca_file", ca);
+            text += &line("verify", "true");
+        }
+        // Two seconds, the server's own choice, are soon over when all probers of the world come back at once.
+        text += &line("timeout", "5");
+        Some(format!("{text}{indent}}}\n"))
+    }
+}
+
+/// `accounts.conf`: what each of `users` may do, and why.
+pub(super) fn accounts(users: &Users) -> String {
+    let mut text = format!(
+        "# Written by 'picket nats' from the file 'users', anew at each change: do not edit.\n\
+         # What is not listed the server refuses.\n\n\
+         system_account: {SYSTEM}\n\n\
+         accounts {{\n\
+         \x20   {SYSTEM} {{\n        users: [\n"
+    );
+    for key in users.keys(&User::System) {
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "            {{ nkey: {key} }}  # system: looks after the servers (nats server …)"
+        );
+    }
+    text += &format!("        ]\n    }}\n    {ACCOUNT} {{\n        jetstream: enabled\n        users: [\n");
+    for (role, keys) in users.roles() {
+        for key in keys {
+            user(&mut text, role, key);
+        }
+    }
+    text + "        ]\n    }\n}\n"
+}
+
+/// How long somebody may wait for an answer: as `picket check` does for the slowest check.
+const ANSWER_WITHIN: &str = "130s";
+
+fn user(text: &mut String, role: &Role, key: &str) {
+    let rights = role.rights();
+    let _ = write!(
+        text,
+        "            # {role}\n            {{\n                nkey: {key}\n                permissions {{\n"
+    );
+    list(text, "publish", &rights.publish);
+    list(text, "subscribe", &rights.subscribe);
+    if rights.answers {
+        let _ = write!(
+            text,
+            "                    # One answer to each request that it heard.\n                    \
+             allow_responses {{ max: 1, expires: \"{ANSWER_WITHIN}\" }}\n"
+        );
+    }
+    *text += "                }\n            }\n";
+}
+
+fn list(text: &mut String, what: &str, rights: &[Right]) {
+    let _ = writeln!(text, "                    {what} {{ allow: [");
+    let widest = rights.iter().map(|right| right.subject.len() + 2).max().unwrap_or(0);
+    for Right { subject, why } in rights {
+        let _ = writeln!(text, "                        {:<widest$}  # {why}", quoted(subject));
+    }
+    *text += "                    ] }\n";
+}
+
+/// As the server reads it: a string in which nothing is a variable.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', r"\\").replace('"', "\\\""))
+}

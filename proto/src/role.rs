@@ -1,0 +1,266 @@
+//! Who takes part, and what each may say and hear on the bus: no more than its code does.
+//!
+//! A server that is given these permissions refuses the rest. They stand beside the subjects, so that a new subject
+//! comes with the question of who needs it.
+
+use std::{fmt, str::FromStr};
+
+use crate::{
+    Invalid, Region,
+    subject::{self, EVENTS, JOBS, RESULTS, SERVICE, SINK},
+};
+
+/// Who takes part. Each has users of its own on a bus with credentials.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Schedules: publishes jobs, keeps the streams.
+    Coordinator,
+    /// Stores results, publishes events.
+    Sink,
+    /// Shows results and events, passes requests on.
+    Api,
+    /// A person with `picket` or another client: looks at everything, asks for checks.
+    Operator,
+    /// For repair: everything within the account. No process of ours uses it.
+    Admin,
+    /// Performs the checks of one region.
+    Prober(Region),
+}
+
+/// A subject that a role may publish to or subscribe to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Right {
+    /// The subject, with wildcards; in a subscription perhaps with the only queue group that it may be in.
+    pub subject: String,
+    /// What for.
+    pub why: &'static str,
+}
+
+/// All that a role may do on the bus.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rights {
+    /// To publish.
+    pub publish: Vec<Right>,
+    /// To subscribe.
+    pub subscribe: Vec<Right>,
+    /// To answer whom it heard a request from, once each, wherever the answer is wanted.
+    pub answers: bool,
+}
+
+impl Role {
+    /// Those that there is one of, whatever the regions.
+    pub const WITHOUT_REGION: [Self; 5] =
+        [Self::Coordinator, Self::Sink, Self::Api, Self::Operator, Self::Admin];
+
+    /// What its inboxes begin with: each role has its own, so that none can listen to answers for another.
+    ///
+    /// The operator's is what every NATS client uses unless told otherwise.
+    pub fn inbox(&self) -> String {
+        match self {
+            Self::Operator | Self::Admin => subject::INBOX.to_owned(),
+            other => format!("{}_{other}", subject::INBOX),
+        }
+    }
+
+    /// What it may do.
+    pub fn rights(&self) -> Rights {
+        let mut rights = Rights::default();
+        match self {
+            Self::Coordinator => rights.coordinator(),
+            Self::Sink => rights.sink(),
+            Self::Api => rights.api(),
+            Self::Operator => rights.operator(),
+            Self::Admin => {
+                return Rights {
+                    publish: vec![Right { subject: ">".to_owned(), why: "anything" }],
+                    subscribe: vec![Right { subject: ">".to_owned(), why: "anything" }],
+                    answers: false,
+                };
+            }
+            Self::Prober(region) => rights.prober(region),
+        }
+        rights.hears(format!("{}.>", self.inbox()), "answers to what it asks");
+        rights
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Coordinator => f.pad("coordinator"),
+            Self::Sink => f.pad("sink"),
+            Self::Api => f.pad("api"),
+            Self::Operator => f.pad("operator"),
+            Self::Admin => f.pad("admin"),
+            Self::Prober(region) => f.pad(&subject::prober_consumer(region)),
+        }
+    }
+}
+
+impl FromStr for Role {
+    type Err = Invalid;
+
+    fn from_str(name: &str) -> Result<Self, Invalid> {
+        if let Some(role) = Self::WITHOUT_REGION.into_iter().find(|role| role.to_string() == name) {
+            return Ok(role);
+        }
+        let region = name.strip_prefix("prober-").and_then(|region| region.parse().ok());
+        region.map(Self::Prober).ok_or_else(|| {
+            Invalid::new("user", name, "coordinator, sink, api, operator, admin or prober-<region>")
+        })
+    }
+}
+
+impl Rights {
+    fn says(&mut self, subject: impl Into<String>, why: &'static str) {
+        self.publish.push(Right { subject: subject.into(), why });
+    }
+
+    fn hears(&mut self, subject: impl Into<String>, why: &'static str) {
+        self.subscribe.push(Right { subject: subject.into(), why });
+    }
+
+    /// A call of JetStream's, which is a request on a subject.
+    fn calls(&mut self, call: impl fmt::Display, why: &'static str) {
+        self.says(format!("$JS.API.{call}"), why);
+    }
+
+    fn coordinator(&mut self) {
+        self.says(subject::JOB_SUBJECTS, "jobs, when they are due");
+        self.hears(subject::SUSPECTS, "sites that began to fail");
+        for stream in [JOBS, RESULTS, EVENTS] {
+            self.calls(format_args!("STREAM.INFO.{stream}"), "is the stream there");
+            self.calls(format_args!("STREAM.CREATE.{stream}"), "make it");
+            self.calls(format_args!("STREAM.UPDATE.{stream}"), "bring its settings up to date");
+        }
+        // The filter is part of the subject, and the server compares it with what the request says.
+        self.calls(format_args!("CONSUMER.CREATE.{JOBS}.*.{}", subject::JOB_SUBJECTS), "a region's consumer");
+        self.calls(format_args!("CONSUMER.INFO.{JOBS}.*"), "does anybody work in a region");
+        self.calls(format_args!("CONSUMER.INFO.{RESULTS}.{SINK}"), "how many results wait for a sink");
+        self.calls(format_args!("STREAM.MSG.GET.{RESULTS}"), "since when the oldest of them waits");
+    }
+
+    fn sink(&mut self) {
+        self.says(subject::EVENT_SUBJECTS, "events of the outbox");
+        self.says(subject::SUSPECTS, "a site began to fail");
+        for stream in [RESULTS, EVENTS] {
+            self.calls(format_args!("STREAM.INFO.{stream}"), "is the stream there");
+            self.calls(format_args!("STREAM.CREATE.{stream}"), "make it, if no coordinator has");
+        }
+        let consumer = format!("{RESULTS}.{SINK}");
+        self.calls(format_args!("CONSUMER.CREATE.{consumer}.{}", subject::RESULT_SUBJECTS), "its consumer");
+        self.calls(format_args!("CONSUMER.INFO.{consumer}"), "is it there, and how much waits");
+        self.calls(format_args!("CONSUMER.MSG.NEXT.{consumer}"), "take results");
+        self.says(format!("$JS.ACK.{consumer}.>"), "done with a result");
+    }
+
+    fn api(&mut self) {
+        self.says("picket.check.*", "ask for checks");
+        self.says(format!("$SRV.*.{SERVICE}"), "who is there");
+        self.hears(subject::RESULT_SUBJECTS, "results, live");
+        self.hears(subject::EVENT_SUBJECTS, "events, live");
+    }
+
+    fn operator(&mut self) {
+        self.says("picket.check.*", "ask for checks");
+        self.says("picket.job.*.adhoc.>", "queue checks");
+        self.says("$SRV.>", "who is there: nats micro");
+        for call in ["INFO", "STREAM.LIST", "STREAM.NAMES", "STREAM.INFO.*"] {
+            self.calls(call, "look at streams");
+        }
+        for call in ["CONSUMER.LIST.*", "CONSUMER.NAMES.*", "CONSUMER.INFO.*.*"] {
+            self.calls(call, "look at consumers");
+        }
+        for call in ["STREAM.MSG.GET.*", "DIRECT.GET.>"] {
+            self.calls(call, "look at stored messages");
+        }
+        self.hears(subject::RESULT_SUBJECTS, "results, live");
+        self.hears(subject::EVENT_SUBJECTS, "events, live");
+        self.hears("picket.rejected.*", "requests that could not be used");
+    }
+
+    /// No subject here is both published to and subscribed to: who could do both could ask itself for an answer anywhere.
+    fn prober(&mut self, region: &Region) {
+        let consumer = format!("{JOBS}.{}", subject::prober_consumer(region));
+        self.calls(format_args!("CONSUMER.INFO.{consumer}"), "is there a consumer for its region");
+        self.calls(format_args!("CONSUMER.MSG.NEXT.{consumer}"), "take jobs of its region");
+        self.says(format!("$JS.ACK.{consumer}.>"), "done with a job");
+        self.says(format!("picket.result.{region}.*"), "results");
+        self.says(subject::rejected(region), "requests that could not be used");
+        let (own, any) = (subject::own_group(region), subject::ANY_GROUP);
+        self.hears(format!("{} {own}", subject::check(region)), "requests to its region");
+        self.hears(format!("{} {own}", subject::CHECK_ALL), "requests to all regions");
+        self.hears(format!("{} {any}", subject::CHECK_ANY), "requests to any prober");
+        for place in ["$SRV.*".to_owned(), format!("$SRV.*.{SERVICE}"), format!("$SRV.*.{SERVICE}.*")] {
+            self.hears(place, "who is there");
+        }
+        self.answers = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> Vec<Role> {
+        let regions = ["eu", "us"].map(|region| Role::Prober(region.parse().unwrap()));
+        [Role::WITHOUT_REGION.to_vec(), regions.to_vec()].concat()
+    }
+
+    #[test]
+    fn the_name_of_a_role_reads_back() {
+        for role in all() {
+            assert_eq!(role.to_string().parse::<Role>().unwrap(), role);
+        }
+        for bad in ["", "prober", "prober-", "prober-EU", "prober-any", "root"] {
+            assert_eq!(bad.parse::<Role>().unwrap_err().field, "user", "{bad}");
+        }
+    }
+
+    #[test]
+    fn no_role_hears_what_another_is_answered() {
+        for (one, other) in all().into_iter().flat_map(|one| all().into_iter().map(move |b| (one.clone(), b)))
+        {
+            let inbox = format!("{}.x", other.inbox());
+            let hears = one.rights().subscribe.iter().any(|right| matches(&right.subject, &inbox));
+            let is_allowed =
+                one == other || one == Role::Admin || other == Role::Admin && one == Role::Operator;
+            assert_eq!(hears, is_allowed, "{one} {inbox}");
+        }
+    }
+
+    #[test]
+    fn a_prober_has_nothing_that_names_another_region_and_cannot_ask_itself() {
+        let eu = Role::Prober("eu".parse().unwrap()).rights();
+        let us = Role::Prober("us".parse().unwrap()).rights();
+
+        for (mine, other) in [(&eu.publish, &us.publish), (&eu.subscribe, &us.subscribe)] {
+            let subject = |right: &Right| right.subject.split(' ').next().unwrap_or_default().to_owned();
+            for right in other.iter().filter(|right| subject(right).contains("us")) {
+                assert!(!mine.iter().any(|allowed| matches(&subject(allowed), &subject(right))), "{right:?}");
+            }
+        }
+        for said in &eu.publish {
+            for heard in &eu.subscribe {
+                let heard = heard.subject.split(' ').next().unwrap_or_default();
+                let (said, heard) = (said.subject.split('.'), heard.split('.'));
+                let overlap =
+                    said.zip(heard).all(|(a, b)| a == b || [a, b].iter().any(|t| ["*", ">"].contains(t)));
+                assert!(!overlap, "both said and heard");
+            }
+        }
+    }
+
+    /// Whether `pattern` covers `subject`, which may have wildcards itself.
+    fn matches(pattern: &str, subject: &str) -> bool {
+        let (mut pattern, mut subject) = (pattern.split('.'), subject.split('.'));
+        loop {
+            match (pattern.next(), subject.next()) {
+                (Some(">"), Some(_)) | (None, None) => return true,
+                (Some("*"), Some(token)) if token != ">" => {}
+                (Some(a), Some(b)) if a == b => {}
+                _ => return false,
+            }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! What each role may do in the database, and what it is refused: attempt by attempt, by the server.
+
+use sqlx::{AssertSqlSafe, Executor, PgPool};
+
+use crate::database;
+
+const COORDINATOR: &str = "picket_coordinator";
+const SINK: &str = "picket_sink";
+const API: &str = "picket_api";
+const REPORT: &str = "picket_report";
+
+/// Each with those that may; the others are refused. What comes of it is rolled back.
+const ATTEMPTS: &[(&str, &[&str])] = &[
+    // Sites and regions.
+    ("SELECT id, shard, tags, quorum FROM picket.sites", &[COORDINATOR, SINK, API]),
+    ("SELECT headers, body FROM picket.sites", &[COORDINATOR, API]),
+    ("INSERT INTO picket.sites (url) VALUES ('http://b.example/')", &[API]),
+    ("UPDATE picket.sites SET url = 'http://c.example/'", &[API]),
+    ("UPDATE picket.sites SET enabled = false", &[API]),
+    ("UPDATE picket.sites SET problem = 'no'", &[COORDINATOR]),
+    ("UPDATE picket.sites SET shard = 0", &[]),
+    ("DELETE FROM picket.sites", &[API]),
+    ("SELECT * FROM picket.retired_sites", &[COORDINATOR, API]),
+    ("INSERT INTO picket.regions (name) VALUES ('us')", &[API]),
+    ("UPDATE picket.regions SET removed_at = now()", &[API]),
+    ("DELETE FROM picket.regions", &[API]),
+    ("UPDATE picket.regions SET name = 'elsewhere'", &[]),
+    (
+        "INSERT INTO picket.maintenance (tag, window_from, window_to) VALUES ('x', now(), now() + interval '1 h')",
+        &[API],
+    ),
+    ("SELECT * FROM picket.maintenance", &[SINK, API]),
+    // The history of schedules is nobody's to write, nor are the switches of triggers.
+    ("SELECT * FROM picket.schedules", &[COORDINATOR, SINK, API]),
+    ("UPDATE picket.schedules SET valid_to = now()", &[]),
+    ("SELECT picket.reconcile_schedules('{1}')", &[]),
+    ("ALTER TABLE picket.sites DISABLE TRIGGER ALL", &[]),
+    ("SET session_replication_role = replica", &[]),
+    // Leases and the ledger.
+    ("UPDATE picket.leases SET holder = 'me', epoch = epoch + 1, expires_at = now()", &[COORDINATOR]),
+    ("UPDATE picket.leases SET accounted_through = now()", &[]),
+    ("INSERT INTO picket.coordinators (id, version) VALUES ('me', '1')", &[COORDINATOR]),
+    ("INSERT INTO picket.gaps VALUES (0, now() - interval '1 h', now())", &[COORDINATOR]),
+    ("DELETE FROM picket.gaps", &[]),
+    ("SELECT picket.close_ledger('me', '{0}', '{1}', '1 min', '1 min', NULL)", &[COORDINATOR]),
+    // Results.
+    ("SELECT count(*) FROM picket.check_results", &[SINK, API]),
+    (
+        "INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome) VALUES (now(), 1, 1, 'scheduled', 'up')",
+        &[SINK],
+    ),
+    ("DELETE FROM picket.check_results", &[]),
+    ("TRUNCATE picket.check_results", &[]),
+    ("SELECT picket.ensure_partitions(30)", &[COORDINATOR]),
+    ("SELECT picket.drop_results(30)", &[COORDINATOR]),
+    ("SELECT picket.prune(30, 730, 10)", &[COORDINATOR]),
+    ("SELECT picket.roll_up('1 h')", &[COORDINATOR]),
+    ("SELECT picket.mend_rollups()", &[COORDINATOR]),
+    ("SELECT picket.roll_up_day()", &[COORDINATOR]),
+    ("SELECT picket.recount_rollups(picket.hour_of(now()) - interval '1 h')", &[COORDINATOR]),
+    ("DELETE FROM picket.rollups_hourly", &[]),
+    ("INSERT INTO picket.dead_letters (subject, reason, payload) VALUES ('a', 'b', 'c')", &[SINK]),
+    ("SELECT * FROM picket.dead_letters", &[API]),
+    // Incidents and events.
+    (
+        "INSERT INTO picket.incidents (site_id, opened_at, first_failure_at, regions) VALUES (1, now(), now(), '{eu}')",
+        &[SINK],
+    ),
+    ("UPDATE picket.incidents SET closed_at = now()", &[SINK]),
+    ("UPDATE picket.incidents SET message = 'never mind'", &[]),
+    ("DELETE FROM picket.incidents", &[]),
+    ("INSERT INTO picket.site_states (site_id) VALUES (1)", &[SINK]),
+    ("SELECT picket.close_unwatched()", &[COORDINATOR]),
+    ("INSERT INTO picket.silent_regions SELECT id, now() FROM picket.regions", &[COORDINATOR]),
+    ("INSERT INTO picket.outbox (event_id, subject, payload) VALUES ('a', 'picket.event.x', '{}')", &[]),
+    ("SELECT * FROM picket.outbox", &[SINK, API]),
+    ("DELETE FROM picket.outbox", &[SINK]),
+    // Reports.
+    ("SELECT * FROM report.checks", &[API, REPORT]),
+    ("SELECT * FROM report.site_status", &[API, REPORT]),
+    ("SELECT * FROM report.sites", &[API, REPORT]),
+    ("SELECT * FROM report.uptime_daily", &[API, REPORT]),
+    ("SELECT * FROM report.uptime_monthly", &[API, REPORT]),
+    ("SELECT * FROM report.latency_hourly", &[API, REPORT]),
+    ("SELECT * FROM report.incidents", &[API, REPORT]),
+    ("SELECT * FROM report.failures", &[API, REPORT]),
+    ("SELECT * FROM report.certificates", &[API, REPORT]),
+    ("SELECT * FROM report.ledger(now() - interval '1 h', now())", &[API, REPORT]),
+    ("SELECT * FROM report.site_checks(1, now() - interval '1 h')", &[API, REPORT]),
+    // The schema itself.
+    ("SELECT max(version) FROM public._sqlx_migrations", &[COORDINATOR, SINK, API]),
+    ("DELETE FROM public._sqlx_migrations", &[]),
+    ("CREATE TABLE picket.mine ()", &[]),
+    ("CREATE FUNCTION picket.mine() RETURNS int LANGUAGE sql RETURN 1", &[]),
+    ("DROP TABLE picket.check_results", &[]),
+    ("SELECT picket.grant_roles()", &[]),
+    ("SELECT pg_read_file('/etc/passwd')", &[]),
+    ("COPY picket.settings TO PROGRAM 'cat'", &[]),
+    ("CREATE ROLE mine", &[]),
+];
+
+/// What came of it as `role`: `Ok`, or the error's code.
+async fn attempt(pool: &PgPool, role: &str, sql: &str) -> Result<(), String> {
+    let mut transaction = pool.begin().await.unwrap();
+    transaction.execute(AssertSqlSafe(format!("SET LOCAL ROLE {role}"))).await.unwrap();
+    let done = transaction.execute(AssertSqlSafe(sql.to_owned())).await;
+    transaction.rollback().await.unwrap();
+    match done {
+        Ok(_) => Ok(()),
+        Err(sqlx::Error::Database(error)) => {
+            Err(format!("{} {}", error.code().unwrap_or_default(), error.message()))
+        }
+        Err(error) => panic!("{role}: {sql}: {error}"),
+    }
+}
+
+/// A site that is watched and down, in maintenance too, so that every branch of a view has something to read.
+async fn furnish(pool: &PgPool) {
+    let rows = "
+        INSERT INTO picket.regions (name) VALUES ('eu');
+        INSERT INTO picket.sites (url, headers) VALUES ('http://a.example/', '{\"authorization\": \"secret\"}');
+        INSERT INTO picket.maintenance (site_id, window_from, window_to)
+        SELECT id, now() - interval '1 h', now() + interval '1 h' FROM picket.sites;
+        INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome, cause, tls_expires_at)
+        SELECT tick, site_id, region_id, 'scheduled', 'down', 'tls', now() FROM picket.schedules
+        CROSS JOIN picket.ticks(interval_ms, phase_ms, '-infinity', 'infinity', now() - interval '3 min', now()) AS tick;
+        UPDATE picket.leases SET holder = 'me', epoch = 1, expires_at = now() + interval '1 h',
+            scheduled_through = now(), accounted_through = now() - interval '10 min'";
+    pool.execute(rows).await.unwrap();
+}
+
+#[tokio::test]
+async fn each_role_may_do_what_it_needs_and_the_server_refuses_it_the_rest() {
+    let database = database().await;
+    furnish(&database.pool).await;
+    let mut wrong = Vec::new();
+
+    for (sql, allowed) in ATTEMPTS {
+        for role in [COORDINATOR, SINK, API, REPORT] {
+            let came = attempt(&database.pool, role, sql).await;
+            let is_refusal = came.as_ref().is_err_and(|why| why.starts_with("42501"));
+            let is_right = if allowed.contains(&role) { came.is_ok() } else { is_refusal };
+            if !is_right {
+                wrong.push(format!("{role}: {sql}: {came:?}"));
+            }
+        }
+    }
+
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), ATTEMPTS.len() * 4, wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn what_runs_with_the_owners_rights_finds_nothing_by_a_path_of_its_callers() {
+    let database = database().await;
+
+    let open: Vec<String> = sqlx::query_scalar(
+        "SELECT oid::regprocedure::text FROM pg_proc
+         WHERE pronamespace IN ('picket'::regnamespace, 'report'::regnamespace) AND prosecdef
+           AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (proconfig), false)",
+    )
+    .fetch_all(&database.pool)
+    .await
+    .unwrap();
+    // A trigger's function cannot be called, and the answer of the other is no secret.
+    let anybodys: Vec<String> = sqlx::query_scalar(
+        "SELECT proname::text FROM pg_proc
+         WHERE pronamespace IN ('picket'::regnamespace, 'report'::regnamespace) AND prosecdef
+           AND prorettype <> 'trigger'::regtype AND has_function_privilege('public', oid, 'EXECUTE')",
+    )
+    .fetch_all(&database.pool)
+    .await
+    .unwrap();
+
+    assert_eq!((open, anybodys), (Vec::<String>::new(), vec!["in_maintenance".to_owned()]));
+}
+
+#[tokio::test]
+async fn a_right_that_somebody_gave_beyond_those_is_taken_back_when_they_are_given_again() {
+    let database = database().await;
+    let sql = "DELETE FROM picket.check_results";
+    database.pool.execute("GRANT DELETE ON picket.check_results TO picket_sink").await.unwrap();
+    assert_eq!(attempt(&database.pool, SINK, sql).await, Ok(()));
+
+    database.pool.execute("SELECT picket.grant_roles()").await.unwrap();
+
+    assert!(attempt(&database.pool, SINK, sql).await.unwrap_err().starts_with("42501"));
+    assert_eq!(attempt(&database.pool, SINK, "SELECT count(*) FROM picket.check_results").await, Ok(()));
+}
