@@ -23,7 +23,7 @@ pub use scene::{Scene, Setting};
 pub use table::{cells, table};
 pub use witness::{Job, Witness};
 
-use crate::{Hosts, Process, Stack, process::built_dir};
+use crate::{Bus, Hosts, Process, Stack, process::built_dir};
 
 /// A lease in a drill: long enough for a machine with two cores, short enough for a test.
 pub const LEASE: Duration = Duration::from_secs(6);
@@ -46,6 +46,7 @@ pub struct Drill {
     pub link: Proxy,
     /// Where each process runs, if not all run here.
     pub hosts: Option<Hosts>,
+    leaves: Vec<(&'static str, String)>,
     scene: Scene,
     fault: &'static str,
     injury: &'static str,
@@ -67,7 +68,7 @@ impl Drill {
     /// As [`start`](Self::start), on servers and hosts of the test's own, which may be injured.
     pub async fn start_in(fault: &'static str, injury: &'static str, scene: Scene, setting: Setting) -> Self {
         let place = place().await;
-        let Setting { nats, bus, database, hosts } = setting;
+        let Setting { nats, bus, credentials, leaves, database, hosts } = setting;
         let nats = match nats {
             Some(nats) => nats,
             None => servers::nats().await,
@@ -76,6 +77,7 @@ impl Drill {
             Some(url) => url,
             None => servers::postgres().await.database().await,
         };
+        let bus = Bus { servers: bus.unwrap_or_else(|| nats.url()), credentials };
         let stack = Stack::start_with(scene.regions, nats, bus, url).await;
         let target = match &hosts {
             Some(hosts) => hosts.website(),
@@ -90,6 +92,7 @@ impl Drill {
             sinks: vec![],
             link,
             hosts,
+            leaves,
             scene,
             fault,
             injury,
@@ -165,13 +168,26 @@ impl Drill {
         let allowed = "127.0.0.0/8,::1/128,10.77.0.0/16";
         let options = ["--region", region, "--allow-addresses", allowed];
         let options = [&options, self.scene.prober_options].concat();
-        let bus = match &self.hosts {
-            Some(hosts) => Some(format!("nats://{}:{}", hosts.hub().address(), self.stack.nats.port())),
-            None if self.scene.linked == Some(region) => Some(format!("nats://{}", self.link.address())),
-            None => None,
+        let leaf = self.leaves.iter().find(|(leaf, _)| *leaf == region);
+        let bus = match (&self.hosts, leaf) {
+            (_, Some((_, leaf))) => Some(leaf.clone()),
+            (Some(hosts), _) => {
+                let hub = hosts.hub().address();
+                Some(self.stack.bus.servers.replace("127.0.0.1", &hub.to_string()))
+            }
+            _ if self.scene.linked == Some(region) => Some(format!("nats://{}", self.link.address())),
+            _ => None,
         };
         let bus = bus.as_deref().map(|bus| ("NATS_URL", bus));
-        let variables = [bus.as_slice(), variables].concat();
+        let credentials = self.stack.bus.credentials.as_ref();
+        let credential = credentials.map(|all| all.of(&format!("prober-{region}")).display().to_string());
+        let credential: &[_] = match (&credential, leaf) {
+            // The leaf node has it.
+            (_, Some(_)) => &[("NATS_NKEY", ""), ("NATS_CA", "")],
+            (Some(file), _) => &[("NATS_NKEY", file)],
+            _ => &[],
+        };
+        let variables = [bus.as_slice(), credential, variables].concat();
         match &self.hosts {
             Some(hosts) => {
                 let host = hosts.region(region);
@@ -294,7 +310,7 @@ impl Drill {
 
     /// A client of the bus, of the test's own.
     pub async fn bus(&self) -> async_nats::Client {
-        async_nats::connect(self.stack.nats.url()).await.expect("NATS is there")
+        self.stack.client().await
     }
 
     /// Waits until the ledger is closed up to now, asserts what holds after every fault (each tick has one row,

@@ -2,6 +2,7 @@
 //!
 //! None of our processes is linked here: they are found by their path, as an operator's would be.
 
+mod credentials;
 pub mod drill;
 mod hosts;
 mod process;
@@ -14,6 +15,7 @@ use picket_testkit::{
 };
 use sqlx::{AssertSqlSafe, PgPool};
 
+pub use credentials::Credentials;
 pub use hosts::{Host, Hosts};
 pub use process::{Process, path_of};
 
@@ -23,9 +25,18 @@ pub struct Stack {
     pub nats: Nats,
     /// The database, around all processes.
     pub database: PgPool,
-    bus: String,
+    bus: Bus,
     url: String,
     dir: PathBuf,
+}
+
+/// How the processes of a stack find the bus.
+#[derive(Clone, Debug)]
+pub struct Bus {
+    /// Its servers, separated by commas.
+    pub servers: String,
+    /// Where 'picket nats init' has written a credential for each, if they need one.
+    pub credentials: Option<Credentials>,
 }
 
 impl Stack {
@@ -37,13 +48,15 @@ impl Stack {
 
     /// As [`start`](Self::start), on a database that is there.
     pub async fn start_on(regions: &[&str], url: String) -> Self {
-        Self::start_with(regions, servers::nats().await, None, url).await
+        let nats = servers::nats().await;
+        let bus = Bus { servers: nats.url(), credentials: None };
+        Self::start_with(regions, nats, bus, url).await
     }
 
-    /// As [`start`](Self::start), on servers that are there; processes find the bus at `bus` where that is more than `nats`.
-    pub async fn start_with(regions: &[&str], nats: Nats, bus: Option<String>, url: String) -> Self {
+    /// As [`start`](Self::start), on servers that are there, which processes find by `bus`.
+    pub async fn start_with(regions: &[&str], nats: Nats, bus: Bus, url: String) -> Self {
         let mut stack = Self::bare(nats, url);
-        stack.bus = bus.unwrap_or(stack.bus);
+        stack.bus = bus;
         assert_eq!(stack.picket(&["migrate"]).await.0, 0);
         for region in regions {
             assert_eq!(stack.picket(&["region", "add", region]).await.0, 0);
@@ -54,7 +67,7 @@ impl Stack {
     /// On servers that may be there or not, without a schema.
     pub fn bare(nats: Nats, url: String) -> Self {
         Self {
-            bus: nats.url(),
+            bus: Bus { servers: nats.url(), credentials: None },
             nats,
             database: PgPool::connect_lazy(&url).expect("the URL of a test's database"),
             url,
@@ -83,15 +96,19 @@ impl Stack {
         &self.url
     }
 
-    /// Where the bus is: a server, or several.
-    pub fn bus(&self) -> Vec<String> {
-        self.bus.split(',').map(str::to_owned).collect()
+    /// A client of the bus, as another program would be one; where the bus wants a credential, the administrator's.
+    pub async fn client(&self) -> async_nats::Client {
+        let options = match &self.bus.credentials {
+            Some(credentials) => credentials.client("admin"),
+            None => async_nats::ConnectOptions::new(),
+        };
+        let servers: Vec<String> = self.bus.servers.split(',').map(str::to_owned).collect();
+        options.connect(servers).await.expect("the bus is there")
     }
 
-    /// A client of the bus, as another program would be one.
+    /// The same, for its streams.
     pub async fn jetstream(&self) -> async_nats::jetstream::Context {
-        let client = async_nats::connect(self.bus()).await.expect("the bus is there");
-        async_nats::jetstream::new(client)
+        async_nats::jetstream::new(self.client().await)
     }
 
     /// Starts a coordinator.
@@ -197,7 +214,7 @@ impl Stack {
         command
             .args(arguments)
             .env("DATABASE_URL", &self.url)
-            .env("NATS_URL", &self.bus)
+            .env("NATS_URL", &self.bus.servers)
             .env("PICKET_LOG", "info")
             // The machine of a test may be slow, and all its sites are on one host; few tests are about that.
             .env("PICKET_MAX_DRIFT", "30s")
@@ -207,6 +224,13 @@ impl Stack {
             .current_dir(&self.dir)
             .stdin(std::process::Stdio::null())
             .kill_on_drop(true);
+        let user = program.strip_prefix("picket-").unwrap_or("operator");
+        if let Some(credentials) = &self.bus.credentials {
+            command.env("NATS_NKEY", credentials.of(user));
+            if let Some(authority) = credentials.authority() {
+                command.env("NATS_CA", authority);
+            }
+        }
         command
     }
 

@@ -58,9 +58,14 @@ impl Process {
         let mut command = stack.command(program, options);
         command
             .env("PICKET_LISTEN", listen.to_string())
-            .envs(variables.iter().copied())
             .stdout(file.try_clone().expect("a second handle"))
             .stderr(file);
+        for (name, value) in variables {
+            match value.is_empty() {
+                true => command.env_remove(name),
+                false => command.env(name, value),
+            };
+        }
         let child = match host {
             Some(host) => host.run(|| command.spawn()),
             None => command.spawn(),

@@ -34,14 +34,13 @@ pub struct NatsConfig {
     pub monitor_port: Option<u16>,
     /// The most that streams may hold on disk, all together.
     pub max_file_store_bytes: u64,
-    /// The whole configuration, instead of the one that is made of the rest: it must listen on [`port`](Self::port) of
-    /// 127.0.0.1 at least, and names a directory for its streams.
-    pub instead: Option<String>,
+    /// A configuration of the caller's to use instead of all this; it must listen on `port`.
+    pub file: Option<PathBuf>,
 }
 
 impl Default for NatsConfig {
     fn default() -> Self {
-        Self { port: 4222, monitor_port: None, max_file_store_bytes: 16 << 30, instead: None }
+        Self { port: 4222, monitor_port: None, max_file_store_bytes: 16 << 30, file: None }
     }
 }
 
@@ -60,10 +59,12 @@ impl Nats {
         Self::stop_leftover(data).await?;
         port::check(NAME, config.port, OPTION)?;
 
-        let file = config_file(data);
-        fs::write(&file, config.text(data)).map_err(Error::io(format!("write {}", file.display())))?;
+        let own = config_file(data);
+        if config.file.is_none() {
+            fs::write(&own, config.text(data)).map_err(Error::io(format!("write {}", own.display())))?;
+        }
         let mut command = Command::new(program);
-        command.arg("--config").arg(&file);
+        command.arg("--config").arg(config.file.as_ref().unwrap_or(&own)).arg("--pid").arg(pid_file(data));
         let signals = Signals { stop: Signal::TERM, abort: Signal::KILL };
         let mut server = Server::spawn(NAME, command, signals, Log::open(data.log("nats.log"))?)?;
         server.ready(|| greets(config.port)).await?;
@@ -132,9 +133,6 @@ impl Nats {
 impl NatsConfig {
     fn text(&self, data: &DataDir) -> String {
         let quoted = |path: PathBuf| format!("{:?}", path.to_string_lossy());
-        if let Some(instead) = &self.instead {
-            return format!("{instead}\npid_file: {}\n", quoted(pid_file(data)));
-        }
         let monitor =
             self.monitor_port.map(|port| format!("http: \"127.0.0.1:{port}\"\n")).unwrap_or_default();
         // A power cut may cost what was stored in the last second: an fsync for each message costs all throughput.

@@ -2,7 +2,7 @@
 
 use picket_testkit::servers::Nats;
 
-use crate::Hosts;
+use crate::{Credentials, Hosts};
 
 /// What is at work in a drill.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +47,10 @@ pub struct Setting {
     pub nats: Option<Nats>,
     /// Where processes find the bus, if it is more than this one server.
     pub bus: Option<String>,
+    /// The credentials that the bus wants.
+    pub credentials: Option<Credentials>,
+    /// Regions with a leaf node, to which alone their probers connect, without a credential, and its URL.
+    pub leaves: Vec<(&'static str, String)>,
     /// The URL of a database.
     pub database: Option<String>,
     /// Where the servers, coordinators and sinks are at the hub, each prober in its region, and the sites in the world.

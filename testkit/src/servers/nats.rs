@@ -1,6 +1,6 @@
 //! A nats-server for a test, which may be stopped, killed, paused and started again.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
 use picket_servers::{DataDir, NatsConfig, Signal, Tools};
 use tokio::sync::OnceCell;
@@ -11,18 +11,14 @@ use super::{Disk, STOP, background, must, on_a_free_port, scratch_dir, tools};
 pub async fn nats() -> Nats {
     let tools = tools().await;
     let data = must(DataDir::lock(&scratch_dir("nats")));
-    started(tools, data).await
+    started(tools, data, |_| None).await
 }
 
-/// Starts a nats-server with this configuration, which listens on `port` of 127.0.0.1 at least; for its streams it names
-/// the directory that it is given.
-pub async fn nats_configured(port: u16, text: impl FnOnce(&Path) -> String) -> Nats {
+/// As [`nats`], with a configuration that `write` makes for the port that it is given, and says the path of.
+pub async fn nats_configured(write: impl Fn(u16) -> PathBuf + Send + Sync + 'static) -> Nats {
     let tools = tools().await;
     let data = must(DataDir::lock(&scratch_dir("nats")));
-    let config = NatsConfig { port, instead: Some(text(&data.path().join("nats"))), ..NatsConfig::default() };
-    let mut nats = Nats { config, tools, data, server: None };
-    nats.start().await;
-    nats
+    started(tools, data, move |port| Some(write(port))).await
 }
 
 /// As [`nats`], with its streams on a disk of `mib` MiB. `None` where the system lets us make no disk.
@@ -35,18 +31,24 @@ pub async fn nats_on_small_disk(mib: u32) -> Option<(Nats, Disk)> {
     fs::create_dir_all(wrapped.join("bin")).expect("a directory can be made");
     fs::write(&wrapper, disk.wrapper(&program)).expect("a program can be written");
     fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("and run");
-    Some((started(Tools::find(Some(&wrapped)), data).await, disk))
+    Some((started(Tools::find(Some(&wrapped)), data, |_| None).await, disk))
 }
 
-async fn started(tools: Tools, data: DataDir) -> Nats {
+async fn started(
+    tools: Tools,
+    data: DataDir,
+    file: impl Fn(u16) -> Option<PathBuf> + Send + Sync + 'static,
+) -> Nats {
     background(async move {
         let config = |port| NatsConfig { port, ..NatsConfig::default() };
+        let mut last = config(0);
         let server = on_a_free_port(|port| {
-            let (tools, data) = (&tools, &data);
-            async move { picket_servers::Nats::start(tools, data, config(port)).await }
+            last = NatsConfig { file: file(port), ..config(port) };
+            let (tools, data, config) = (&tools, &data, last.clone());
+            async move { picket_servers::Nats::start(tools, data, config).await }
         })
         .await;
-        Nats { config: config(server.port()), tools, data, server: Some(server) }
+        Nats { config: last, tools, data, server: Some(server) }
     })
     .await
 }
@@ -75,6 +77,11 @@ impl Nats {
     /// The port for clients.
     pub fn port(&self) -> u16 {
         self.config.port
+    }
+
+    /// Has it read its configuration again.
+    pub fn reload(&self) {
+        self.signal(Signal::HUP);
     }
 
     /// What the server has logged so far.

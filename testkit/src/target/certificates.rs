@@ -6,8 +6,8 @@ use std::sync::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    date_time_ymd,
+    BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
 };
 use rustls::{
     RootCertStore, ServerConfig, SupportedProtocolVersion,
@@ -99,7 +99,7 @@ impl Authority {
     pub fn certify(&self, names: &[&str], validity: Validity) -> Identity {
         let key = KeyPair::generate().expect("a key");
         let certificate = params(names, validity).signed_by(&key, &self.issuer).expect("a certificate");
-        Identity::new([vec![certificate.der().clone()], self.chain.clone()].concat(), &key)
+        Identity::new(&certificate, &self.chain, &key)
     }
 }
 
@@ -107,6 +107,8 @@ impl Authority {
 pub struct Identity {
     certificates: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
+    pem: String,
+    key_pem: String,
 }
 
 impl Identity {
@@ -114,7 +116,7 @@ impl Identity {
     pub fn self_signed(names: &[&str]) -> Self {
         let key = KeyPair::generate().expect("a key");
         let certificate = params(names, Validity::Good).self_signed(&key).expect("a certificate");
-        Self::new(vec![certificate.der().clone()], &key)
+        Self::new(&certificate, &[], &key)
     }
 
     /// The same without those that lead to the root, as a badly set up server has it.
@@ -123,8 +125,18 @@ impl Identity {
         self
     }
 
-    fn new(certificates: Vec<CertificateDer<'static>>, key: &KeyPair) -> Self {
-        Self { certificates, key: PrivatePkcs8KeyDer::from(key.serialize_der()).into() }
+    /// Its certificate and its key, as servers and clients read them from files.
+    pub fn pem(&self) -> (&str, &str) {
+        (&self.pem, &self.key_pem)
+    }
+
+    fn new(certificate: &Certificate, above: &[CertificateDer<'static>], key: &KeyPair) -> Self {
+        Self {
+            certificates: [std::slice::from_ref(certificate.der()), above].concat(),
+            key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+            pem: certificate.pem(),
+            key_pem: key.serialize_pem(),
+        }
     }
 
     pub(super) fn acceptor(&self, protocols: &[&[u8]]) -> TlsAcceptor {

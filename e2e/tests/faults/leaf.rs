@@ -1,0 +1,104 @@
+//! What may happen to a leaf node, through which a region's probers reach the hub.
+
+use std::time::Duration;
+
+use picket_e2e::{
+    Credentials,
+    drill::{Drill, LONG, Scene, Setting},
+};
+use picket_testkit::{
+    eventually,
+    proxy::Proxy,
+    servers::{self, Nats},
+};
+
+const LEAF: &str = include_str!("../../../deploy/nats/leaf.conf");
+
+/// The documented configuration, with what a region puts in.
+async fn leaf(hub: &Proxy, credentials: &Credentials) -> Nats {
+    let authority = credentials.authority().expect("the hub speaks TLS").display().to_string();
+    let seed = credentials.of("leaf-east").display().to_string();
+    let hub = hub.address().to_string();
+    let own = [
+        ("hub.example.com:7422", &hub),
+        ("/etc/picket/leaf-eu-west.nk", &seed),
+        ("/etc/picket/ca.pem", &authority),
+    ];
+    let text = own.iter().fold(LEAF.to_owned(), |text, (placeholder, own)| {
+        assert!(text.contains(placeholder), "{placeholder}");
+        text.replace(placeholder, own)
+    });
+    servers::nats_configured(move |port| {
+        let file = servers::scratch_dir("leaf").join("leaf.conf");
+        let listen = "127.0.0.1:4222";
+        assert!(text.contains(listen));
+        std::fs::write(&file, text.replace(listen, &format!("127.0.0.1:{port}"))).unwrap();
+        file
+    })
+    .await
+}
+
+#[tokio::test]
+async fn f11e_a_region_behind_a_leaf_node_works_with_its_rights_alone_and_outlives_a_cut_of_the_link() {
+    let credentials = Credentials::init_with_tls(&["west"], &["localhost", "127.0.0.1"]);
+    credentials.picket("add-region", &["east", "--leaf"]);
+    let written = credentials.clone();
+    let leaf_port = servers::port();
+    let listen = format!("127.0.0.1:{leaf_port}");
+    let hub = servers::nats_configured(move |port| written.server(port, &["--leafnodes", &listen])).await;
+    let link = Proxy::to_port(leaf_port).await;
+    let leaf = leaf(&link, &credentials).await;
+    let setting = Setting {
+        nats: Some(hub),
+        credentials: Some(credentials.clone()),
+        leaves: vec![("east", leaf.url())],
+        ..Setting::default()
+    };
+    let scene = Scene { probers: 1, ..Scene::default() };
+    let injury = "the link of a leaf node cut off silently for 15 s, then reset";
+    let mut drill = Drill::start_in("F11e", injury, scene, setting).await;
+
+    // A check now, across the leaf node, by the operator's own credential.
+    let url = drill.target.url("/ok");
+    let (code, said, complained) = drill.stack.picket(&["check", &url, "--region", "east"]).await;
+    assert_eq!(code, 0, "{said} {complained}");
+    // The hub does not trust the leaf node with more than its region.
+    let behind = async_nats::connect(leaf.url()).await.unwrap();
+    for call in [
+        "$JS.API.STREAM.INFO.PICKET_JOBS",
+        "$JS.API.CONSUMER.INFO.PICKET_JOBS.prober-west",
+        "picket.result.west.1",
+    ] {
+        let answer = behind.request(call, "".into()).await;
+        assert!(answer.is_err(), "{call}: {answer:?}");
+    }
+
+    link.blackhole();
+    drill.injured().await;
+    drill.served_in("region.name <> 'east'").await;
+    drill.endure(Duration::from_secs(15)).await;
+    for (_, prober) in drill.probers.iter().filter(|(region, _)| *region == "east") {
+        prober.unready("").await;
+    }
+    link.heal().await;
+    drill.served().await;
+    link.cut().await;
+    for (_, prober) in drill.probers.iter().filter(|(region, _)| *region == "east") {
+        prober.unready("").await;
+    }
+    link.heal().await;
+    drill.healed().await;
+    drill.served().await;
+    eventually(LONG, "a check across the leaf node again", async || {
+        let (code, said, complained) = drill.stack.picket(&["check", &url, "--region", "east"]).await;
+        if code == 0 { Ok(()) } else { Err((said, complained)) }
+    })
+    .await;
+
+    let account = drill.account().await;
+    assert_eq!(account.missed_in("west"), 0, "{account:#?}");
+    assert!(account.missed_in("east") > 0, "{account:#?}");
+    assert!(account.recovery_s < 10.0, "{account:#?}");
+    assert_eq!(account.dead_letters, 0, "{account:#?}");
+    drill.stop().await;
+}
