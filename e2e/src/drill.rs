@@ -68,7 +68,7 @@ impl Drill {
     /// As [`start`](Self::start), on servers and hosts of the test's own, which may be injured.
     pub async fn start_in(fault: &'static str, injury: &'static str, scene: Scene, setting: Setting) -> Self {
         let place = place().await;
-        let Setting { nats, bus, credentials, leaves, database, hosts } = setting;
+        let Setting { nats, bus, credentials, leaves, database, hosts, programs } = setting;
         let nats = match nats {
             Some(nats) => nats,
             None => servers::nats().await,
@@ -78,7 +78,9 @@ impl Drill {
             None => servers::postgres().await.database().await,
         };
         let bus = Bus { servers: bus.unwrap_or_else(|| nats.url()), credentials };
-        let stack = Stack::start_with(scene.regions, nats, bus, url).await;
+        let mut stack = Stack { bus, ..Stack::bare(nats, url) };
+        stack.programs = programs.unwrap_or(stack.programs);
+        stack.prepare(scene.regions).await;
         let target = match &hosts {
             Some(hosts) => hosts.website(),
             None => Target::http().await,

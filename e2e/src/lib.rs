@@ -25,7 +25,10 @@ pub struct Stack {
     pub nats: Nats,
     /// The database, around all processes.
     pub database: PgPool,
-    bus: Bus,
+    /// How processes find the bus.
+    pub bus: Bus,
+    /// Where the programs are of what is started from now on.
+    pub programs: PathBuf,
     url: String,
     dir: PathBuf,
 }
@@ -48,20 +51,17 @@ impl Stack {
 
     /// As [`start`](Self::start), on a database that is there.
     pub async fn start_on(regions: &[&str], url: String) -> Self {
-        let nats = servers::nats().await;
-        let bus = Bus { servers: nats.url(), credentials: None };
-        Self::start_with(regions, nats, bus, url).await
+        let stack = Self::bare(servers::nats().await, url);
+        stack.prepare(regions).await;
+        stack
     }
 
-    /// As [`start`](Self::start), on servers that are there, which processes find by `bus`.
-    pub async fn start_with(regions: &[&str], nats: Nats, bus: Bus, url: String) -> Self {
-        let mut stack = Self::bare(nats, url);
-        stack.bus = bus;
-        assert_eq!(stack.picket(&["migrate"]).await.0, 0);
+    /// Makes the schema, with regions of these names.
+    pub async fn prepare(&self, regions: &[&str]) {
+        assert_eq!(self.picket(&["migrate"]).await.0, 0);
         for region in regions {
-            assert_eq!(stack.picket(&["region", "add", region]).await.0, 0);
+            assert_eq!(self.picket(&["region", "add", region]).await.0, 0);
         }
-        stack
     }
 
     /// On servers that may be there or not, without a schema.
@@ -69,6 +69,7 @@ impl Stack {
         Self {
             bus: Bus { servers: nats.url(), credentials: None },
             nats,
+            programs: process::built_dir(),
             database: PgPool::connect_lazy(&url).expect("the URL of a test's database"),
             url,
             dir: servers::scratch_dir("stack"),
@@ -210,7 +211,7 @@ impl Stack {
     }
 
     pub(crate) fn command(&self, program: &str, arguments: &[&str]) -> tokio::process::Command {
-        let mut command = tokio::process::Command::new(process::path_of(program));
+        let mut command = tokio::process::Command::new(process::found(&self.programs, program));
         command
             .args(arguments)
             .env("DATABASE_URL", &self.url)

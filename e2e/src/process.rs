@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitStatus,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
@@ -17,9 +17,14 @@ use crate::{Host, Stack, drill::LONG};
 
 /// Where the program of this name was built to.
 pub fn path_of(program: &str) -> PathBuf {
-    let built = built_dir().join(program);
-    assert!(built.exists(), "{} is not there: run 'cargo build --workspace --bins'", built.display());
-    built
+    found(&built_dir(), program)
+}
+
+/// The program of this name in `dir`.
+pub(crate) fn found(dir: &Path, program: &str) -> PathBuf {
+    let found = dir.join(program);
+    assert!(found.exists(), "{} is not there: run 'cargo build --workspace --bins'", found.display());
+    found
 }
 
 /// Where programs are built to: this one is there, or below.

@@ -1,5 +1,7 @@
 //! What is at work in a drill, and on what.
 
+use std::path::PathBuf;
+
 use picket_testkit::servers::Nats;
 
 use crate::{Credentials, Hosts};
@@ -55,4 +57,6 @@ pub struct Setting {
     pub database: Option<String>,
     /// Where the servers, coordinators and sinks are at the hub, each prober in its region, and the sites in the world.
     pub hosts: Option<Hosts>,
+    /// Where the programs are that it begins with, if not those of this build.
+    pub programs: Option<PathBuf>,
 }
