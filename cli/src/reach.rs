@@ -143,10 +143,10 @@ pub(crate) async fn bus(
     match timeout(CONNECT, bus.connected()).await {
         Ok(connected) => connected?,
         Err(_) => {
-            let seconds = CONNECT.as_secs();
+            let why = bus.why_not().await.unwrap_or_else(|| "it has just answered; try again".to_owned());
             return Err(Error::Unreachable(format!(
-                "NATS takes connections but did not let us in within {seconds} s; are NATS_CREDS, NATS_NKEY, NATS_USER and \
-                 NATS_PASSWORD what this server asks for?"
+                "NATS takes connections but did not let us in within {} s: {why}",
+                CONNECT.as_secs()
             )));
         }
     }

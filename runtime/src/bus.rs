@@ -21,6 +21,7 @@ pub struct Bus {
     pub jetstream: jetstream::Context,
     condition: Condition,
     servers: String,
+    options: NatsOptions,
 }
 
 /// Why there is no bus.
@@ -131,17 +132,8 @@ impl Bus {
                 }
                 async {}
             });
-        let servers: Vec<async_nats::ServerAddr> = options
-            .nats_url
-            .split(',')
-            .map(|server| {
-                server
-                    .trim()
-                    .parse()
-                    .map_err(|why| Error::Options(format!("NATS_URL: '{}': {why}", without_password(server))))
-            })
-            .collect::<Result<_, _>>()?;
-        let client = connect.connect(servers).await.map_err(|why| Error::Options(why.to_string()))?;
+        let client =
+            connect.connect(addresses(options)?).await.map_err(|why| Error::Options(why.to_string()))?;
         let jetstream = jetstream::context::ContextBuilder::new()
             .timeout(Self::ACK_TIMEOUT)
             .ack_timeout(Self::ACK_TIMEOUT)
@@ -154,7 +146,7 @@ impl Bus {
             .map(|server| without_password(server.trim()))
             .collect::<Vec<_>>()
             .join(", ");
-        Ok(Self { client, jetstream, condition, servers })
+        Ok(Self { client, jetstream, condition, servers, options: options.clone() })
     }
 
     async fn credentials(options: &NatsOptions) -> Result<ConnectOptions, Error> {
@@ -172,7 +164,12 @@ impl Bus {
                 connect.credentials(&creds).map_err(|why| Error::Options(format!("NATS_CREDS: {why}")))?;
         }
         if let Some(path) = &options.nats_nkey {
-            connect = connect.nkey(read("NATS_NKEY", path).await?.trim().to_owned());
+            let seed = read("NATS_NKEY", path).await?.trim().to_owned();
+            // Judged here: the client would try a wrong one again and again, and not say why.
+            if nkeys::KeyPair::from_seed(&seed).is_err() {
+                return Err(Error::Options(format!("NATS_NKEY: '{}' holds no nkey seed", path.display())));
+            }
+            connect = connect.nkey(seed);
         }
         if let Some(user) = &options.nats_user {
             connect =
@@ -208,7 +205,9 @@ impl Bus {
             waited += Duration::from_millis(20);
             if waited >= SAY_SO {
                 waited = Duration::ZERO;
-                warn!(servers = self.servers, "waiting for NATS at {}", self.servers);
+                let why = self.why_not().await.unwrap_or_else(|| "it has just answered".to_owned());
+                self.condition.fails(why.clone());
+                warn!(servers = self.servers, "waiting for NATS at {}: {why}", self.servers);
             }
         };
         if !self.client.is_server_compatible(2, 12, 0) {
@@ -216,6 +215,18 @@ impl Bus {
             return Err(Error::TooOld { found: info.version });
         }
         Ok(())
+    }
+
+    /// Why there is no connection, by trying once more beside the client, which keeps that to itself; `None` if there is one.
+    pub async fn why_not(&self) -> Option<String> {
+        let trying = async {
+            let connect = Self::credentials(&self.options).await.map_err(|why| why.to_string())?;
+            let servers = addresses(&self.options).map_err(|why| why.to_string())?;
+            let connecting = connect.connection_timeout(Duration::from_secs(2)).connect(servers);
+            connecting.await.map(drop).map_err(|why| explained(&why.to_string(), &self.options))
+        };
+        let tried = tokio::time::timeout(Duration::from_secs(4), trying).await;
+        tried.unwrap_or_else(|_| Err("no answer".to_owned())).err()
     }
 
     /// Writes out what is buffered and closes the connection, within `limit`.
@@ -229,6 +240,49 @@ impl Bus {
             warn!("NATS did not take what was left in time");
         }
     }
+}
+
+fn addresses(options: &NatsOptions) -> Result<Vec<async_nats::ServerAddr>, Error> {
+    let read = |server: &str| {
+        let read = server.trim().parse();
+        read.map_err(|why| Error::Options(format!("NATS_URL: '{}': {why}", without_password(server))))
+    };
+    options.nats_url.split(',').map(read).collect()
+}
+
+/// Why a server was not to be had, with the variable that is to blame.
+fn explained(why: &str, options: &NatsOptions) -> String {
+    let says = |words: &[&str]| words.iter().any(|word| why.contains(word));
+    let blamed = match () {
+        () if says(&["UnknownIssuer"]) => match &options.nats_ca {
+            Some(path) => format!("NATS_CA: '{}' did not sign the server's certificate", path.display()),
+            None => "NATS_CA is not set, and nobody whom this machine trusts signed the server's certificate"
+                .to_owned(),
+        },
+        () if says(&["NotValidForName", "not valid for name"]) => {
+            "NATS_URL: the server's certificate is not for this host".to_owned()
+        }
+        () if says(&["CertificateRequired"]) => match &options.nats_cert {
+            Some(path) => format!("NATS_CERT: the server does not take '{}'", path.display()),
+            None => "NATS_CERT and NATS_KEY are not set, and the server asks for a certificate".to_owned(),
+        },
+        () if says(&[
+            "BadCertificate",
+            "UnknownCA",
+            "CertificateUnknown",
+            "CertificateExpired",
+            "DecryptError",
+        ]) =>
+        {
+            "NATS_CERT: the server does not take this certificate".to_owned()
+        }
+        () if says(&["authorization violation", "signing nonce"]) => {
+            "NATS_NKEY (or NATS_CREDS, or NATS_USER with NATS_PASSWORD) is none that the server knows"
+                .to_owned()
+        }
+        () => return why.to_owned(),
+    };
+    format!("{blamed} ({why})")
 }
 
 /// The server of a URL without its user and password, which belong in no log.

@@ -1,6 +1,9 @@
 //! A Postgres for tests: a shared one, in which each test has its database, or one of a test's own to be injured.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use picket_servers::{DataDir, PostgresConfig, Signal};
 use tokio::sync::OnceCell;
@@ -43,6 +46,11 @@ impl Postgres {
     /// The database `picket`, as its superuser; the same after a restart.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Where its data are.
+    pub fn home(&self) -> &Path {
+        self.server().home()
     }
 
     /// The port.

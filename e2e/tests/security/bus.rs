@@ -1,0 +1,322 @@
+//! What each credential may do on the bus, and what the server refuses it: attempt by attempt.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_nats::{Client, jetstream};
+use futures_util::StreamExt;
+use picket_testkit::eventually;
+
+use crate::{Bus, Complaints, LONG, picket, text, well};
+
+const COORDINATOR: &str = "coordinator";
+const SINK: &str = "sink";
+const API: &str = "api";
+const OPERATOR: &str = "operator";
+const EU: &str = "prober-eu";
+const US: &str = "prober-us";
+const ALL: [&str; 6] = [COORDINATOR, SINK, API, OPERATOR, EU, US];
+
+#[derive(Clone, Copy, Debug)]
+enum Attempt {
+    Publish(&'static str),
+    Subscribe(&'static str),
+    SubscribeIn(&'static str, &'static str),
+}
+use Attempt::{Publish, Subscribe, SubscribeIn};
+
+/// Each with those that may; the others are refused.
+const ATTEMPTS: &[(Attempt, &[&str])] = &[
+    // Jobs.
+    (Publish("picket.job.us.7"), &[COORDINATOR]),
+    (Publish("picket.job.us.7.confirm"), &[COORDINATOR]),
+    (Publish("picket.job.us.adhoc.1"), &[COORDINATOR, OPERATOR]),
+    (Subscribe("picket.job.us.>"), &[]),
+    (Subscribe("picket.job.>"), &[]),
+    (Publish("$JS.API.CONSUMER.MSG.NEXT.PICKET_JOBS.prober-us"), &[US]),
+    (Publish("$JS.ACK.PICKET_JOBS.prober-us.1.1.1.1.0"), &[US]),
+    (Publish("$JS.API.CONSUMER.INFO.PICKET_JOBS.prober-us"), &[COORDINATOR, OPERATOR, US]),
+    // Results.
+    (Publish("picket.result.us.0"), &[US]),
+    (Publish("picket.result.us.adhoc"), &[US]),
+    (Publish("picket.result.us.0.more"), &[]),
+    (Subscribe("picket.result.>"), &[API, OPERATOR]),
+    (Subscribe("picket.result.eu.*"), &[API, OPERATOR]),
+    (Publish("$JS.API.CONSUMER.MSG.NEXT.PICKET_RESULTS.sink"), &[SINK]),
+    (Publish("$JS.ACK.PICKET_RESULTS.sink.1.1.1.1.0"), &[SINK]),
+    (Publish("$JS.API.CONSUMER.INFO.PICKET_RESULTS.sink"), &[COORDINATOR, SINK, OPERATOR]),
+    (Publish("$JS.API.STREAM.MSG.GET.PICKET_RESULTS"), &[COORDINATOR, OPERATOR]),
+    (Publish("$JS.API.DIRECT.GET.PICKET_RESULTS"), &[OPERATOR]),
+    (Publish("$JS.API.DIRECT.GET.PICKET_RESULTS.picket.result.us.0"), &[OPERATOR]),
+    // Events, suspects, refusals.
+    (Publish("picket.event.incident.opened"), &[SINK]),
+    (Subscribe("picket.event.>"), &[API, OPERATOR]),
+    (Publish("picket.suspect.3"), &[SINK]),
+    (Subscribe("picket.suspect.*"), &[COORDINATOR]),
+    (Publish("picket.rejected.us"), &[US]),
+    (Subscribe("picket.rejected.*"), &[OPERATOR]),
+    // Requests.
+    (Publish("picket.check.us"), &[API, OPERATOR]),
+    (Publish("picket.check.any"), &[API, OPERATOR]),
+    (Publish("picket.check.all"), &[API, OPERATOR]),
+    (SubscribeIn("picket.check.us", "probers-us"), &[US]),
+    (SubscribeIn("picket.check.us", "probers-eu"), &[]),
+    (Subscribe("picket.check.us"), &[]),
+    (Subscribe("picket.check.*"), &[]),
+    (Subscribe("picket.check.any"), &[]),
+    (SubscribeIn("picket.check.any", "probers"), &[EU, US]),
+    (SubscribeIn("picket.check.all", "probers-us"), &[US]),
+    (Publish("$SRV.STATS.picket-prober"), &[API, OPERATOR]),
+    (Publish("$SRV.PING"), &[OPERATOR]),
+    (Subscribe("$SRV.PING.picket-prober.abc"), &[EU, US]),
+    // Streams and consumers.
+    (Publish("$JS.API.STREAM.INFO.PICKET_JOBS"), &[COORDINATOR, OPERATOR]),
+    (Publish("$JS.API.STREAM.INFO.PICKET_RESULTS"), &[COORDINATOR, SINK, OPERATOR]),
+    (Publish("$JS.API.STREAM.CREATE.PICKET_JOBS"), &[COORDINATOR]),
+    (Publish("$JS.API.STREAM.CREATE.PICKET_RESULTS"), &[COORDINATOR, SINK]),
+    (Publish("$JS.API.STREAM.CREATE.MINE"), &[]),
+    (Publish("$JS.API.STREAM.UPDATE.PICKET_RESULTS"), &[COORDINATOR]),
+    (Publish("$JS.API.STREAM.PURGE.PICKET_JOBS"), &[]),
+    (Publish("$JS.API.STREAM.PURGE.PICKET_RESULTS"), &[]),
+    (Publish("$JS.API.STREAM.DELETE.PICKET_JOBS"), &[]),
+    (Publish("$JS.API.STREAM.DELETE.PICKET_RESULTS"), &[]),
+    (Publish("$JS.API.STREAM.MSG.DELETE.PICKET_JOBS"), &[]),
+    (Publish("$JS.API.STREAM.MSG.GET.PICKET_JOBS"), &[OPERATOR]),
+    (Publish("$JS.API.STREAM.SNAPSHOT.PICKET_RESULTS"), &[]),
+    (Publish("$JS.API.STREAM.RESTORE.PICKET_RESULTS"), &[]),
+    (Publish("$JS.API.STREAM.LIST"), &[OPERATOR]),
+    (Publish("$JS.API.INFO"), &[OPERATOR]),
+    (Publish("$JS.API.CONSUMER.CREATE.PICKET_JOBS.prober-us.picket.job.us.>"), &[COORDINATOR]),
+    (Publish("$JS.API.CONSUMER.CREATE.PICKET_JOBS.mine"), &[]),
+    (Publish("$JS.API.CONSUMER.CREATE.PICKET_JOBS"), &[]),
+    (Publish("$JS.API.CONSUMER.DURABLE.CREATE.PICKET_JOBS.prober-us"), &[]),
+    (Publish("$JS.API.CONSUMER.CREATE.PICKET_RESULTS.mine.picket.result.>"), &[]),
+    (Publish("$JS.API.CONSUMER.CREATE.PICKET_RESULTS.sink.picket.result.>"), &[SINK]),
+    (Publish("$JS.API.CONSUMER.DELETE.PICKET_JOBS.prober-us"), &[]),
+    (Publish("$JS.API.CONSUMER.PAUSE.PICKET_JOBS.prober-us"), &[]),
+    (Publish("$JS.API.CONSUMER.LIST.PICKET_JOBS"), &[OPERATOR]),
+    (Publish("$JS.API.CONSUMER.NAMES.PICKET_JOBS"), &[OPERATOR]),
+    // Answers to others, and everything at once.
+    (Subscribe("_INBOX_prober-us.>"), &[US]),
+    (Subscribe("_INBOX_sink.>"), &[SINK]),
+    (Subscribe("_INBOX_coordinator.>"), &[COORDINATOR]),
+    (Subscribe("_INBOX.>"), &[OPERATOR]),
+    (Publish("_INBOX.abc"), &[]),
+    (Publish("_INBOX_sink.abc"), &[]),
+    (Subscribe(">"), &[]),
+    (Subscribe("$JS.>"), &[]),
+    (Subscribe("$SYS.>"), &[]),
+    (Publish("$SYS.REQ.SERVER.PING"), &[]),
+    (Subscribe("picket.>"), &[]),
+];
+
+/// Somebody with a credential, and what the server refused.
+struct Somebody {
+    client: Client,
+    complaints: Complaints,
+    attempts: usize,
+}
+
+impl Somebody {
+    async fn of(bus: &Bus, user: &str) -> Self {
+        let (client, complaints) = bus.client(user).await;
+        Self { client, complaints, attempts: 0 }
+    }
+
+    /// Whether the server lets it. What it refuses it says before what it refuses of something later.
+    async fn may(&mut self, attempt: Attempt) -> bool {
+        self.attempts += 1;
+        let after = format!("refused.to.everybody.{}", self.attempts);
+        let (said, subscriber) = match attempt {
+            Publish(subject) => {
+                self.client.publish(subject, "{}".into()).await.unwrap();
+                (format!("publish to \"{subject}\""), None)
+            }
+            Subscribe(subject) => {
+                let subscriber = self.client.subscribe(subject).await.unwrap();
+                (format!("subscription to \"{subject}\""), Some(subscriber))
+            }
+            SubscribeIn(subject, group) => {
+                let subscriber = self.client.queue_subscribe(subject, group.to_owned()).await.unwrap();
+                (format!("subscription to \"{subject}\" using queue \"{group}\""), Some(subscriber))
+            }
+        };
+        self.client.publish(after.clone(), "".into()).await.unwrap();
+        eventually(LONG, "the last refusal", async || match self.complaints.any(&after) {
+            true => Ok(()),
+            false => Err(self.complaints.0.lock().unwrap().clone()),
+        })
+        .await;
+        drop(subscriber);
+        !self.complaints.any(&said)
+    }
+}
+
+/// The streams, and consumers that a region could be harmed by, as the server has them.
+async fn state(jetstream: &jetstream::Context) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut streams = jetstream.streams();
+    while let Some(stream) = streams.next().await {
+        let stream = stream.unwrap();
+        found.insert(stream.config.name.clone(), format!("{:?} {:?}", stream.config, stream.created));
+        let stream = jetstream.get_stream(&stream.config.name).await.unwrap();
+        let mut consumers = stream.consumers();
+        while let Some(consumer) = consumers.next().await {
+            let consumer = consumer.unwrap();
+            let (delivered, floor) =
+                (consumer.delivered.consumer_sequence, consumer.ack_floor.consumer_sequence);
+            let said = format!(
+                "{:?} {:?} {delivered} {floor} {}",
+                consumer.created, consumer.config, consumer.num_waiting
+            );
+            // The prober of eu may take what is of eu.
+            if consumer.name != EU {
+                found.insert(format!("{} {}", consumer.stream_name, consumer.name), said);
+            }
+        }
+    }
+    found
+}
+
+/// A bus of two regions with the streams and consumers of a running system, and its administrator.
+async fn furnished() -> (Bus, jetstream::Context) {
+    let bus = Bus::start(&["eu", "us"], &[]).await;
+    let (admin, _) = bus.client("admin").await;
+    let admin = jetstream::new(admin);
+    let streams = [
+        ("PICKET_JOBS", "picket.job.*.>"),
+        ("PICKET_RESULTS", "picket.result.>"),
+        ("PICKET_EVENTS", "picket.event.>"),
+    ];
+    for (name, subjects) in streams {
+        let config = jetstream::stream::Config {
+            name: name.to_owned(),
+            subjects: vec![subjects.to_owned()],
+            max_messages_per_subject: if name == "PICKET_JOBS" { 1 } else { -1 },
+            ..jetstream::stream::Config::default()
+        };
+        admin.create_stream(config).await.unwrap();
+    }
+    for (stream, name, filter) in [
+        ("PICKET_JOBS", EU, "picket.job.eu.>"),
+        ("PICKET_JOBS", US, "picket.job.us.>"),
+        ("PICKET_RESULTS", SINK, "picket.result.>"),
+    ] {
+        let config = jetstream::consumer::pull::Config {
+            durable_name: Some(name.to_owned()),
+            filter_subject: filter.to_owned(),
+            ..jetstream::consumer::pull::Config::default()
+        };
+        admin.create_consumer_on_stream(config, stream).await.unwrap();
+    }
+    (bus, admin)
+}
+
+#[tokio::test]
+async fn each_credential_may_do_what_its_role_needs_and_the_server_refuses_it_the_rest() {
+    let (bus, _) = furnished().await;
+    let mut wrong = Vec::new();
+
+    for user in ALL {
+        let mut somebody = Somebody::of(&bus, user).await;
+        for (attempt, allowed) in ATTEMPTS {
+            let may = somebody.may(*attempt).await;
+            if may != allowed.contains(&user) {
+                wrong.push(format!("{user} {} {attempt:?}", if may { "may" } else { "may not" }));
+            }
+        }
+    }
+
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), ATTEMPTS.len() * ALL.len(), wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn what_a_prober_tries_on_another_region_and_on_the_streams_leaves_no_trace() {
+    let (bus, admin) = furnished().await;
+    for job in ["picket.job.us.1", "picket.job.us.2", "picket.job.eu.1"] {
+        admin.publish(job, "{}".into()).await.unwrap().await.unwrap();
+    }
+    let before = state(&admin).await;
+    let messages = async |name: &str| admin.get_stream(name).await.unwrap().cached_info().state.messages;
+    let mut prober = Somebody::of(&bus, EU).await;
+
+    for (attempt, allowed) in ATTEMPTS {
+        if !allowed.contains(&EU) {
+            assert!(!prober.may(*attempt).await, "{attempt:?}");
+        }
+    }
+    let jobs = messages("PICKET_JOBS").await;
+    // What it may do has an effect, so that the rest could have had one.
+    assert!(prober.may(Publish("picket.result.eu.0")).await);
+    eventually(LONG, "its own result to be stored", async || match messages("PICKET_RESULTS").await {
+        1 => Ok(()),
+        other => Err(other),
+    })
+    .await;
+
+    assert_eq!(jobs, 3);
+    assert_eq!(messages("PICKET_EVENTS").await, 0);
+    assert_eq!(state(&admin).await, before);
+}
+
+#[tokio::test]
+async fn a_region_is_added_and_taken_away_while_the_server_runs_and_no_key_changes() {
+    let bus = Bus::start(&["eu"], &[]).await;
+    let dir = text(&bus.dir);
+    let seed = std::fs::read_to_string(bus.seed(EU)).unwrap();
+    let (eu, _) = bus.client(EU).await;
+
+    let shown = well(&["nats", "add-region", "us", "--dir", dir, "--show"], &[]);
+    well(&["nats", "add-region", "us", "--dir", dir], &[]);
+    well(&["nats", "init", "--dir", dir], &[]);
+    bus.server.reload();
+
+    assert_eq!(shown, std::fs::read_to_string(bus.seed(US)).unwrap());
+    assert_eq!(std::fs::read_to_string(bus.seed(EU)).unwrap(), seed);
+    let may_come = async || {
+        let connect = async_nats::ConnectOptions::with_nkey(shown.trim().to_owned());
+        connect.connect(bus.server.url()).await.map(drop).map_err(|why| why.to_string())
+    };
+    eventually(LONG, "the new region to be let in", may_come).await;
+    well(&["nats", "remove-region", "us", "--dir", dir], &[]);
+    bus.server.reload();
+    eventually(LONG, "the region that is gone to be refused", async || match may_come().await {
+        Ok(()) => Err("let in"),
+        Err(_) => Ok(()),
+    })
+    .await;
+    eu.flush().await.unwrap();
+    let again = picket(&["nats", "remove-region", "us", "--dir", dir], &[]);
+    assert_eq!(again.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("'us' has no credential"), "{again:?}");
+}
+
+/// Answers of the server's own go where a request asks for them: see what a region could do with that.
+#[tokio::test]
+async fn what_a_prober_has_the_server_answer_does_not_reach_another_region() {
+    let (bus, admin) = furnished().await;
+    admin
+        .publish("picket.job.eu.adhoc.1", r#"{"url":"http://a.example/"}"#.into())
+        .await
+        .unwrap()
+        .await
+        .unwrap();
+    let (witness, _) = bus.client("admin").await;
+    let mut heard = witness.subscribe("picket.>").await.unwrap();
+    witness.flush().await.unwrap();
+    let (prober, complaints) = bus.client(EU).await;
+
+    prober
+        .publish_with_reply(
+            "$JS.API.CONSUMER.MSG.NEXT.PICKET_JOBS.prober-eu",
+            "picket.job.us.7",
+            r#"{"batch":1,"no_wait":true}"#.into(),
+        )
+        .await
+        .unwrap();
+    prober.publish_with_reply("picket.result.eu.0", "picket.check.us", "{}".into()).await.unwrap();
+    prober.flush().await.unwrap();
+    while let Ok(Some(message)) = tokio::time::timeout(Duration::from_secs(1), heard.next()).await {
+        println!("HEARD {} {:?} {:?}", message.subject, message.reply, message.payload);
+    }
+    println!("COMPLAINTS {:?}", complaints.0.lock().unwrap());
+}

@@ -1,0 +1,157 @@
+//! A system with credentials: every process with its own, over TLS; and what each credential is refused.
+#![expect(clippy::unwrap_used, reason = "what a test needs is there, or it fails")]
+
+mod bus;
+#[cfg(any())]
+mod spine;
+#[cfg(any())]
+mod tls;
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_nats::ConnectOptions;
+use picket_e2e::path_of;
+use picket_proto::Role;
+use picket_testkit::{
+    servers::{self, Nats, Postgres},
+    target::{Authority, Identity, Validity},
+};
+
+/// Longer than anything here takes that goes well.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Runs the operator's command to its end.
+fn picket(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    Command::new(path_of("picket")).args(arguments).envs(variables.iter().copied()).output().unwrap()
+}
+
+/// The same, which must go well; what it says.
+#[track_caller]
+fn well(arguments: &[&str], variables: &[(&str, &str)]) -> String {
+    let output = picket(arguments, variables);
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A test's authority, and the files of what it has signed.
+struct Papers {
+    authority: Authority,
+    dir: PathBuf,
+}
+
+impl Papers {
+    fn new() -> Self {
+        let papers = Self { authority: Authority::new(), dir: servers::scratch_dir("papers") };
+        fs::write(papers.ca(), papers.authority.pem()).unwrap();
+        papers.issue("server", &["127.0.0.1", "localhost"]);
+        papers.issue("client", &["picket"]);
+        papers
+    }
+
+    fn issue(&self, name: &str, names: &[&str]) {
+        let identity: Identity = self.authority.certify(names, Validity::Good);
+        let (certificate, key) = identity.pem();
+        fs::write(self.file(&format!("{name}.pem")), certificate).unwrap();
+        fs::write(self.file(&format!("{name}-key.pem")), key).unwrap();
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.dir.join(name).to_str().unwrap().to_owned()
+    }
+
+    fn ca(&self) -> String {
+        self.file("ca.pem")
+    }
+}
+
+/// A nats-server with the configuration that `picket nats init` writes for these regions.
+struct Bus {
+    server: Nats,
+    dir: PathBuf,
+}
+
+impl Bus {
+    async fn start(regions: &[&str], options: &[&str]) -> Self {
+        let dir = servers::scratch_dir("bus");
+        let mut arguments: Vec<String> =
+            ["nats", "init", "--replace", "--dir", dir.to_str().unwrap()].map(str::to_owned).to_vec();
+        arguments.extend(regions.iter().flat_map(|region| ["--region".to_owned(), (*region).to_owned()]));
+        arguments.extend(options.iter().map(|&option| option.to_owned()));
+        let file = dir.join("nats.conf");
+        let server = servers::nats_configured(move |port| {
+            let listen = format!("127.0.0.1:{port}");
+            let arguments: Vec<&str> =
+                arguments.iter().map(String::as_str).chain(["--listen", &listen]).collect();
+            well(&arguments, &[]);
+            file.clone()
+        })
+        .await;
+        Self { server, dir }
+    }
+
+    /// The file with the seed of a user.
+    fn seed(&self, user: &str) -> String {
+        self.dir.join("creds").join(format!("{user}.nk")).to_str().unwrap().to_owned()
+    }
+
+    /// A client with the credential of a user, and what the server complains of to it.
+    async fn client(&self, user: &str) -> (async_nats::Client, Complaints) {
+        let complaints = Complaints::default();
+        let heard = complaints.clone();
+        let seed = fs::read_to_string(self.seed(user)).unwrap();
+        let client = ConnectOptions::with_nkey(seed.trim().to_owned())
+            .custom_inbox_prefix(user.parse::<Role>().unwrap().inbox())
+            .event_callback(move |event| {
+                heard.0.lock().unwrap().push(event.to_string().to_lowercase());
+                std::future::ready(())
+            })
+            .connect(self.server.url())
+            .await
+            .unwrap();
+        (client, complaints)
+    }
+}
+
+/// What a server said to a client that was no answer.
+#[derive(Clone, Default)]
+struct Complaints(Arc<Mutex<Vec<String>>>);
+
+impl Complaints {
+    fn any(&self, what: &str) -> bool {
+        self.0.lock().unwrap().iter().any(|said| said.contains(&what.to_lowercase()))
+    }
+}
+
+/// Has Postgres take TLS only, and from others than its superuser a client's certificate too.
+async fn secure(postgres: &Postgres, papers: &Papers) {
+    let owner = fs::metadata(postgres.home()).unwrap();
+    let place = |from: &str, name: &str| {
+        let path = postgres.home().join(name);
+        fs::copy(from, &path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        chown(&path, Some(owner.uid()), Some(owner.gid())).unwrap();
+    };
+    place(&papers.file("server.pem"), "server.crt");
+    place(&papers.file("server-key.pem"), "server.key");
+    place(&papers.ca(), "root.crt");
+    let hba = "host all picket 127.0.0.1/32 scram-sha-256\n\
+               hostssl all all 127.0.0.1/32 scram-sha-256 clientcert=verify-ca\n";
+    fs::write(postgres.home().join("pg_hba.conf"), hba).unwrap();
+    for sql in
+        ["ALTER SYSTEM SET ssl_ca_file = 'root.crt'", "ALTER SYSTEM SET ssl = on", "SELECT pg_reload_conf()"]
+    {
+        postgres.administer(sql).await;
+    }
+}
+
+/// A path as text.
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
