@@ -59,9 +59,6 @@ e2e-upgrade revision="04d945c" *flags: tools
     if [ ! -e "$old/bin/done" ]; then
         mkdir -p "$old/source" "$old/bin"
         git archive "$commit" | tar -x -C "$old/source"
-        # What does not belong to this workspace need not be built twice.
-        [ -e "$old/target" ] || [ ! -e "$CARGO_TARGET_DIR/debug" ] ||
-            { mkdir "$old/target" && cp -al "$CARGO_TARGET_DIR/debug" "$old/target/debug"; }
         CARGO_TARGET_DIR=$old/target cargo build --manifest-path "$old/source/Cargo.toml" --locked --bins \
             --package picket --package picket-coordinator --package picket-prober --package picket-sink
         for program in picket picket-coordinator picket-prober picket-sink; do

@@ -272,6 +272,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_leaf_node_has_the_rights_of_its_probers_and_may_answer_people() {
+        let region: Region = "eu".parse().unwrap();
+        let (prober, leaf) = (Role::Prober(region.clone()).rights(), Role::Leaf(region).rights());
+
+        assert_eq!(leaf.subscribe, prober.subscribe);
+        let more: Vec<_> = leaf.publish.iter().filter(|right| !prober.publish.contains(right)).collect();
+        let more: Vec<_> = more.iter().map(|right| right.subject.replace(".hub.", ".")).collect();
+        let mut known = prober.publish.iter().map(|right| right.subject.clone()).collect::<Vec<_>>();
+        known.extend(["_INBOX.>", "_INBOX_api.>"].map(str::to_owned));
+        assert!(more.iter().all(|subject| known.contains(subject)), "{more:?}");
+    }
+
     /// Whether `pattern` covers `subject`, which may have wildcards itself.
     fn matches(pattern: &str, subject: &str) -> bool {
         let (mut pattern, mut subject) = (pattern.split('.'), subject.split('.'));

@@ -59,7 +59,7 @@ async fn leader(jetstream: &Context, stream: &str) -> usize {
 async fn f10b_each_leader_of_a_cluster_of_three_killed_in_turn_costs_no_acknowledged_result() {
     let (credentials, mut nodes) = cluster().await;
     let bus = nodes.iter().map(Nats::url).collect::<Vec<_>>().join(",");
-    let scene = Scene { regions: &REGIONS, coordinator_options: &["--replicas", "3"], ..Scene::default() };
+    let scene = Scene { regions: &REGIONS, ..Scene::default() };
     let setting = Setting {
         nats: Some(nodes.remove(0)),
         bus: Some(bus),
@@ -68,6 +68,14 @@ async fn f10b_each_leader_of_a_cluster_of_three_killed_in_turn_costs_no_acknowle
     };
     let injury = "of a cluster of three, kill -9 of who leads the results, then of who leads the jobs";
     let mut drill = Drill::start_in("F10b", injury, scene, setting).await;
+    // Streams that are there get their copies when coordinators are told so.
+    for _ in 0..drill.coordinators.len() {
+        let new = drill.coordinator_with(&["--replicas", "3"], &[]).await;
+        new.ready().await;
+        drill.coordinators.push(new);
+        drill.coordinators.remove(0).stop().await;
+    }
+    drill.share().await;
     let url = drill.target.url("/ok/many");
     let more = format!(
         "INSERT INTO picket.sites (url, interval_seconds, timeout_ms)

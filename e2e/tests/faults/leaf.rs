@@ -63,7 +63,10 @@ async fn f11e_a_region_behind_a_leaf_node_works_with_its_rights_alone_and_outliv
     let (code, said, complained) = drill.stack.picket(&["check", &url, "--region", "east"]).await;
     assert_eq!(code, 0, "{said} {complained}");
     // The hub does not trust the leaf node with more than its region.
-    let behind = async_nats::connect(leaf.url()).await.unwrap();
+    let inbox = async_nats::ConnectOptions::new().custom_inbox_prefix("_INBOX_prober-east");
+    let behind = inbox.connect(leaf.url()).await.unwrap();
+    let own = behind.request("$JS.API.CONSUMER.INFO.PICKET_JOBS.prober-east", "".into()).await;
+    assert!(own.is_ok(), "{own:?}");
     for call in [
         "$JS.API.STREAM.INFO.PICKET_JOBS",
         "$JS.API.CONSUMER.INFO.PICKET_JOBS.prober-west",
