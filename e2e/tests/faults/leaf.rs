@@ -1,6 +1,6 @@
 //! What may happen to a leaf node, through which a region's probers reach the hub.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use picket_e2e::{
     Credentials,
@@ -17,23 +17,19 @@ const LEAF: &str = include_str!("../../../deploy/nats/leaf.conf");
 /// The documented configuration, with what a region puts in.
 async fn leaf(hub: &Proxy, credentials: &Credentials) -> Nats {
     let authority = credentials.authority().expect("the hub speaks TLS").display().to_string();
-    let seed = credentials.of("leaf-east").display().to_string();
+    let seed = fs::read_to_string(credentials.of("leaf-east")).unwrap();
     let hub = hub.address().to_string();
-    let own = [
-        ("hub.example.com:7422", &hub),
-        ("/etc/picket/leaf-eu-west.nk", &seed),
-        ("/etc/picket/ca.pem", &authority),
-    ];
-    let text = own.iter().fold(LEAF.to_owned(), |text, (placeholder, own)| {
-        assert!(text.contains(placeholder), "{placeholder}");
-        text.replace(placeholder, own)
-    });
     servers::nats_configured(move |port| {
-        let file = servers::scratch_dir("leaf").join("leaf.conf");
-        let listen = "127.0.0.1:4222";
-        assert!(text.contains(listen));
-        std::fs::write(&file, text.replace(listen, &format!("127.0.0.1:{port}"))).unwrap();
-        file
+        let dir = servers::scratch_dir("leaf");
+        let listen = format!("127.0.0.1:{port}");
+        let own = [("hub.example.com:7422", &hub), ("ca.pem", &authority), ("127.0.0.1:4222", &listen)];
+        let text = own.iter().fold(LEAF.to_owned(), |text, (placeholder, own)| {
+            assert!(text.contains(placeholder), "{placeholder}");
+            text.replace(placeholder, own)
+        });
+        fs::write(dir.join("credential.conf"), format!("nkey: \"{}\"\n", seed.trim())).unwrap();
+        fs::write(dir.join("leaf.conf"), text).unwrap();
+        dir.join("leaf.conf")
     })
     .await
 }
@@ -65,7 +61,8 @@ async fn f11e_a_region_behind_a_leaf_node_works_with_its_rights_alone_and_outliv
     // The hub does not trust the leaf node with more than its region.
     let inbox = async_nats::ConnectOptions::new().custom_inbox_prefix("_INBOX_prober-east");
     let behind = inbox.connect(leaf.url()).await.unwrap();
-    let own = behind.request("$JS.API.CONSUMER.INFO.PICKET_JOBS.prober-east", "".into()).await;
+    let own =
+        behind.request("$JS.API.CONSUMER.MSG.NEXT.PICKET_JOBS.prober-east", "what is no number".into()).await;
     assert!(own.is_ok(), "{own:?}");
     for call in [
         "$JS.API.STREAM.INFO.PICKET_JOBS",
