@@ -13,11 +13,7 @@ use std::{
 
 use async_nats::{
     StatusCode, Subscriber,
-    jetstream::{
-        self, ErrorCode,
-        consumer::{PullConsumer, pull::BatchConfig},
-        stream::ConsumerErrorKind,
-    },
+    jetstream::{self, consumer::pull::BatchConfig},
 };
 use picket_proto::subject;
 use picket_runtime::{Bus, Condition};
@@ -34,7 +30,7 @@ use crate::work::{Work, give_back};
 
 /// What the intake is told.
 pub(crate) enum Msg {
-    /// Look for the consumer.
+    /// Begin to pull.
     Find,
     /// What came of it.
     Found(Result<Box<Found>, String>),
@@ -50,9 +46,8 @@ pub(crate) enum Msg {
     Drain(RpcReplyPort<()>),
 }
 
-/// The consumer, and the subscription that its jobs will come to.
+/// The subscription that jobs will come to.
 pub(crate) struct Found {
-    consumer: PullConsumer,
     subscriber: Subscriber,
     inbox: String,
 }
@@ -122,28 +117,12 @@ impl Intake {
             return;
         }
         pulling.finding = true;
-        let (bus, region, myself) = (self.bus.clone(), self.work.publisher.region.clone(), myself.clone());
+        let (bus, myself) = (self.bus.clone(), myself.clone());
         tokio::spawn(async move {
             let finding = async {
-                let consumer: PullConsumer = bus
-                    .jetstream
-                    .get_consumer_from_stream(subject::prober_consumer(&region), subject::JOBS)
-                    .await
-                    .map_err(|why| match why.kind() {
-                        ConsumerErrorKind::JetStream(why)
-                            if [ErrorCode::CONSUMER_NOT_FOUND, ErrorCode::STREAM_NOT_FOUND]
-                                .contains(&why.error_code()) =>
-                        {
-                            format!(
-                                "no jobs consumer for region '{region}' yet: is the region added \
-                             (picket region add {region}) and a coordinator running?"
-                            )
-                        }
-                        _ => format!("the jobs consumer of region '{region}' cannot be had: {why}"),
-                    })?;
                 let inbox = bus.client.new_inbox();
                 let subscriber = bus.client.subscribe(inbox.clone()).await.map_err(|why| why.to_string())?;
-                Ok(Box::new(Found { consumer, subscriber, inbox }))
+                Ok(Box::new(Found { subscriber, inbox }))
             };
             let found = timeout(Bus::ACK_TIMEOUT * 2, finding)
                 .await
@@ -157,20 +136,17 @@ impl Intake {
         if pulling.draining || pulling.offline {
             return;
         }
-        let Found { consumer, subscriber, inbox } = match found {
+        let Found { subscriber, inbox } = match found {
             Ok(found) => *found,
             Err(why) => return self.lost(myself, pulling, &why),
         };
-        info!(consumer = consumer.cached_info().name, "taking jobs");
-        self.condition.holds();
-        pulling.said = None;
         pulling.number += 1;
         pulling.listening += 1;
         let stop = CancellationToken::new();
         tokio::spawn(listen(myself.clone(), pulling.number, subscriber, stop.clone()));
         pulling.from = Some(Source {
-            consumer,
             inbox,
+            answered: false,
             heard: Instant::now(),
             connects: self.connects(),
             _listener: stop.drop_guard(),
@@ -188,9 +164,14 @@ impl Intake {
             return;
         }
         let Some(from) = pulling.from.as_mut() else { return };
-        let free = self.slots.available_permits();
         let was_asked = pulling.credit.asked();
-        let number = pulling.credit.ask(free);
+        // The first asks for what is there, and is answered at once by who is there: no right to look at the consumer is needed.
+        let knocks = !from.answered;
+        if knocks && was_asked > 0 {
+            return;
+        }
+        let free = self.slots.available_permits();
+        let number = if knocks { pulling.credit.ask(free.min(1)) } else { pulling.credit.ask(free) };
         if number == 0 {
             return;
         }
@@ -209,11 +190,15 @@ impl Intake {
         }
         let request = BatchConfig {
             batch: number,
-            expires: Some(Self::EXPIRES),
-            idle_heartbeat: Self::HEARTBEAT,
+            expires: (!knocks).then_some(Self::EXPIRES),
+            idle_heartbeat: if knocks { Duration::ZERO } else { Self::HEARTBEAT },
+            no_wait: knocks,
             ..BatchConfig::default()
         };
-        let asking = from.consumer.request_batch(request, from.inbox.clone().into());
+        // Plain data; nothing in it can fail to be written.
+        let request = serde_json::to_vec(&request).unwrap_or_default();
+        let place = subject::next_job(&self.work.publisher.region);
+        let asking = self.bus.client.publish_with_reply(place, from.inbox.clone(), request.into());
         if !matches!(timeout(Duration::from_secs(1), asking).await, Ok(Ok(()))) {
             self.lost(myself, pulling, "NATS does not take a pull");
         }
@@ -228,6 +213,9 @@ impl Intake {
     ) {
         let is_current = number == pulling.number;
         let status = message.status.unwrap_or(StatusCode::OK);
+        if is_current && [StatusCode::OK, StatusCode::TIMEOUT, StatusCode::NOT_FOUND].contains(&status) {
+            self.answered(pulling);
+        }
         if status == StatusCode::OK {
             // What was asked for before has lost the slot that was kept for it.
             let kept = if is_current { pulling.came() } else { None };
@@ -244,10 +232,28 @@ impl Intake {
                 pulling.ended(left_of(&message).unwrap_or(usize::MAX));
                 self.pull(myself, pulling).await;
             }
+            StatusCode::NO_RESPONDERS => {
+                let region = &self.work.publisher.region;
+                let why = format!(
+                    "no jobs consumer for region '{region}' yet: is the region added (picket region add {region}) and a \
+                     coordinator running?"
+                );
+                self.lost(myself, pulling, &why);
+            }
             status => {
                 let why = message.description.unwrap_or_default();
                 self.lost(myself, pulling, &format!("the stream ended a pull: {status} {why}"));
             }
+        }
+    }
+
+    /// The consumer is there.
+    fn answered(&self, pulling: &mut Pulling) {
+        let Some(from) = pulling.from.as_mut() else { return };
+        if !std::mem::replace(&mut from.answered, true) {
+            info!(consumer = subject::prober_consumer(&self.work.publisher.region), "taking jobs");
+            self.condition.holds();
+            pulling.said = None;
         }
     }
 

@@ -145,6 +145,10 @@ impl Desk {
 
     async fn serve(self, mut endpoint: Endpoint, ending: Ending) {
         while let Some(request) = endpoint.next().await {
+            // A subject of another region's or of a job says that somebody had the server answer him here.
+            if !request.message.subject.starts_with("picket.check.") {
+                continue;
+            }
             let Ok(permit) = Arc::clone(&self.requests).try_acquire_owned() else {
                 self.busy(&request).await;
                 continue;

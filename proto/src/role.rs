@@ -84,7 +84,7 @@ impl Role {
                     answers: false,
                 };
             }
-            Self::Prober(region) => rights.prober(region, ""),
+            Self::Prober(region) => rights.prober(region),
             Self::Leaf(region) => rights.leaf(region),
         }
         rights.hears(format!("{}.>", self.inbox()), "answers to what it asks");
@@ -193,18 +193,19 @@ impl Rights {
     /// What comes from a leaf node is judged as the words of one user: it names JetStream's domain, and the server does not
     /// remember over this link what may be answered, so that inboxes have to be named.
     fn leaf(&mut self, region: &Region) {
-        self.prober(region, DOMAIN);
+        self.prober(region);
+        for right in &mut self.publish {
+            right.subject = right.subject.replace("$JS.API.", &format!("$JS.{DOMAIN}.API."));
+        }
         self.answers = false;
         self.says(format!("{}.>", Role::Operator.inbox()), "answers to operators");
         self.says(format!("{}.>", Role::Api.inbox()), "answers to the api");
     }
 
     /// No subject here is both published to and subscribed to: who could do both could ask itself for an answer anywhere.
-    fn prober(&mut self, region: &Region, domain: &str) {
+    fn prober(&mut self, region: &Region) {
         let consumer = format!("{JOBS}.{}", subject::prober_consumer(region));
-        let api = if domain.is_empty() { "$JS.API".to_owned() } else { format!("$JS.{domain}.API") };
-        self.says(format!("{api}.CONSUMER.INFO.{consumer}"), "is there a consumer for its region");
-        self.says(format!("{api}.CONSUMER.MSG.NEXT.{consumer}"), "take jobs of its region");
+        self.says(subject::next_job(region), "take jobs of its region");
         self.says(format!("$JS.ACK.{consumer}.>"), "done with a job");
         self.says(format!("picket.result.{region}.*"), "results");
         self.says(subject::rejected(region), "requests that could not be used");

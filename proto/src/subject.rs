@@ -36,6 +36,11 @@ pub fn own_group(region: &Region) -> String {
     format!("probers-{region}")
 }
 
+/// Where a region's probers ask for jobs.
+pub fn next_job(region: &Region) -> String {
+    format!("$JS.API.CONSUMER.MSG.NEXT.{JOBS}.{}", prober_consumer(region))
+}
+
 /// What a region's consumer takes from [`JOBS`].
 pub fn jobs_of(region: &Region) -> String {
     format!("picket.job.{region}.>")

@@ -4,6 +4,8 @@ pub mod eventually;
 pub mod proxy;
 pub mod servers;
 pub mod target;
+pub mod tls_front;
 
 pub use eventually::eventually;
 pub use proxy::Proxy;
+pub use tls_front::TlsFront;

@@ -4,8 +4,9 @@ use std::{fmt::Write, net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 use picket_proto::{
-    Role,
+    Region, Role,
     role::{DOMAIN, Right},
+    subject,
 };
 
 use super::users::{User, Users};
@@ -159,13 +160,88 @@ pub(super) fn accounts(users: &Users) -> String {
             "            {{ nkey: {key} }}  # system: looks after the servers (nats server …)"
         );
     }
-    text += &format!("        ]\n    }}\n    {ACCOUNT} {{\n        jetstream: enabled\n        users: [\n");
-    for (role, keys) in users.roles() {
-        for key in keys {
-            user(&mut text, role, key);
+    let (probers, others): (Vec<_>, Vec<_>) =
+        users.roles().partition(|(role, _)| matches!(role, Role::Prober(_)));
+    text += &format!("        ]\n    }}\n    {ACCOUNT} {{\n        jetstream: enabled\n        exports: [\n");
+    for (stream, why) in COMMON {
+        let _ = writeln!(text, "            {{ stream: {} }}  # {why}", quoted(stream));
+    }
+    for (role, _) in &probers {
+        if let Role::Prober(region) = role {
+            exports(&mut text, region);
         }
     }
-    text + "        ]\n    }\n}\n"
+    text += "        ]\n        users: [\n";
+    for (role, keys) in others {
+        keys.iter().for_each(|key| user(&mut text, role, key));
+    }
+    text += "        ]\n    }\n";
+    for (role, keys) in probers {
+        if let Role::Prober(region) = role {
+            imports(&mut text, region);
+        }
+        keys.iter().for_each(|key| user(&mut text, role, key));
+        text += "        ]\n    }\n";
+    }
+    text + "}\n"
+}
+
+/// What the probers of all regions hear.
+const COMMON: [(&str, &str); 5] = [
+    ("picket.check.all", "requests to all regions"),
+    ("picket.check.any", "requests to any prober"),
+    ("$SRV.*", "who is there"),
+    ("$SRV.*.picket-prober", "who is there"),
+    ("$SRV.*.picket-prober.*", "who is there"),
+];
+
+/// Where answers to requests go: those who may ask.
+const ANSWERS: [&str; 2] = ["_INBOX.>", "_INBOX_api.>"];
+
+fn account(region: &Region) -> String {
+    format!("PROBERS_{region}")
+}
+
+/// What a region's account may ask of Picket's; `true` where there is more than one answer to a question.
+fn services(region: &Region) -> Vec<(String, bool)> {
+    let is_pull = |subject: &str| subject.contains(".MSG.NEXT.");
+    let asked = Role::Prober(region.clone()).rights().publish.into_iter().map(|right| right.subject);
+    asked.map(|subject| (subject.clone(), is_pull(&subject))).collect()
+}
+
+fn exports(text: &mut String, region: &Region) {
+    let account = account(region);
+    for (subject, many) in services(region) {
+        let many = if many { ", response: stream, threshold: \"10s\"" } else { "" };
+        let _ =
+            writeln!(text, "            {{ service: {}, accounts: [{account}]{many} }}", quoted(&subject));
+    }
+    for subject in ANSWERS {
+        let _ = writeln!(text, "            {{ service: {}, accounts: [{account}] }}", quoted(subject));
+    }
+    let check = subject::check(region);
+    let _ = writeln!(text, "            {{ stream: {}, accounts: [{account}] }}", quoted(&check));
+}
+
+fn imports(text: &mut String, region: &Region) {
+    let _ = writeln!(text, "    {} {{\n        imports: [", account(region));
+    let asked = services(region).into_iter().map(|(subject, _)| subject);
+    for subject in asked.chain(ANSWERS.map(str::to_owned)) {
+        let _ = writeln!(
+            text,
+            "            {{ service: {{ account: {ACCOUNT}, subject: {} }} }}",
+            quoted(&subject)
+        );
+    }
+    let own = subject::check(region);
+    for subject in [own.as_str()].into_iter().chain(COMMON.map(|(subject, _)| subject)) {
+        let _ = writeln!(
+            text,
+            "            {{ stream: {{ account: {ACCOUNT}, subject: {} }} }}",
+            quoted(subject)
+        );
+    }
+    *text += "        ]\n        users: [\n";
 }
 
 /// How long somebody may wait for an answer: as `picket check` does for the slowest check.

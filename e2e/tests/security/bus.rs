@@ -1,10 +1,11 @@
 //! What each credential may do on the bus, and what the server refuses it: attempt by attempt.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use async_nats::{Client, jetstream};
 use futures_util::StreamExt;
 use picket_testkit::eventually;
+use tokio::time::timeout;
 
 use crate::{Bus, Complaints, LONG, picket, text, well};
 
@@ -34,7 +35,7 @@ const ATTEMPTS: &[(Attempt, &[&str])] = &[
     (Subscribe("picket.job.>"), &[]),
     (Publish("$JS.API.CONSUMER.MSG.NEXT.PICKET_JOBS.prober-us"), &[US]),
     (Publish("$JS.ACK.PICKET_JOBS.prober-us.1.1.1.1.0"), &[US]),
-    (Publish("$JS.API.CONSUMER.INFO.PICKET_JOBS.prober-us"), &[COORDINATOR, OPERATOR, US]),
+    (Publish("$JS.API.CONSUMER.INFO.PICKET_JOBS.prober-us"), &[COORDINATOR, OPERATOR]),
     // Results.
     (Publish("picket.result.us.0"), &[US]),
     (Publish("picket.result.us.adhoc"), &[US]),
@@ -290,33 +291,70 @@ async fn a_region_is_added_and_taken_away_while_the_server_runs_and_no_key_chang
     assert!(String::from_utf8_lossy(&again.stderr).contains("'us' has no credential"), "{again:?}");
 }
 
-/// Answers of the server's own go where a request asks for them: see what a region could do with that.
+/// A request says where its answer is wanted, and the server asks nobody whether the requester might publish there. With all
+/// users in one account a prober could have the empty answer to a pull sent to the subject that deletes a stream.
 #[tokio::test]
-async fn what_a_prober_has_the_server_answer_does_not_reach_another_region() {
+async fn what_a_prober_has_the_server_answer_reaches_no_other_region_and_no_stream() {
     let (bus, admin) = furnished().await;
-    admin
-        .publish("picket.job.eu.adhoc.1", r#"{"url":"http://a.example/"}"#.into())
-        .await
-        .unwrap()
-        .await
-        .unwrap();
+    admin.publish("picket.job.us.8", "{}".into()).await.unwrap().await.unwrap();
+    let before = state(&admin).await;
     let (witness, _) = bus.client("admin").await;
-    let mut heard = witness.subscribe("picket.>").await.unwrap();
+    let mut heard = witness.subscribe(">").await.unwrap();
     witness.flush().await.unwrap();
     let (prober, complaints) = bus.client(EU).await;
 
+    let places = [
+        "$JS.API.STREAM.DELETE.PICKET_EVENTS",
+        "$JS.API.STREAM.PURGE.PICKET_JOBS",
+        "$JS.API.CONSUMER.DELETE.PICKET_JOBS.prober-us",
+        "$JS.API.CONSUMER.MSG.NEXT.PICKET_JOBS.prober-us",
+        "$JS.ACK.PICKET_JOBS.prober-us.1.1.1.1.0",
+        "picket.job.us.8",
+        "picket.check.us",
+        "picket.result.us.0",
+        "picket.suspect.3",
+        "picket.event.incident.opened",
+    ];
+    for place in places {
+        for (subject, payload) in [
+            ("$JS.API.CONSUMER.MSG.NEXT.PICKET_JOBS.prober-eu", r#"{"batch":1,"no_wait":true}"#),
+            ("$JS.API.CONSUMER.MSG.NEXT.PICKET_JOBS.prober-eu", r#"{"batch":1,"expires":1000000}"#),
+            ("$JS.API.CONSUMER.MSG.NEXT.PICKET_JOBS.prober-eu", "nonsense"),
+            ("picket.result.eu.0", "{}"),
+        ] {
+            prober.publish_with_reply(subject, place, payload.into()).await.unwrap();
+        }
+        let mut traced = async_nats::HeaderMap::new();
+        traced.insert("Nats-Trace-Dest", place);
+        prober.publish_with_headers("picket.result.eu.0", traced, "{}".into()).await.unwrap();
+    }
+    // That an answer comes to an inbox of its own says that all before it were given.
+    let ask = r#"{"batch":1,"no_wait":true}"#;
+    let inbox = prober.new_inbox();
+    let mut own = prober.subscribe(inbox.clone()).await.unwrap();
     prober
-        .publish_with_reply(
-            "$JS.API.CONSUMER.MSG.NEXT.PICKET_JOBS.prober-eu",
-            "picket.job.us.7",
-            r#"{"batch":1,"no_wait":true}"#.into(),
-        )
+        .publish_with_reply("$JS.API.CONSUMER.MSG.NEXT.PICKET_JOBS.prober-eu", inbox, ask.into())
         .await
         .unwrap();
-    prober.publish_with_reply("picket.result.eu.0", "picket.check.us", "{}".into()).await.unwrap();
-    prober.flush().await.unwrap();
-    while let Ok(Some(message)) = tokio::time::timeout(Duration::from_secs(1), heard.next()).await {
-        println!("HEARD {} {:?} {:?}", message.subject, message.reply, message.payload);
+    assert!(timeout(LONG, own.next()).await.unwrap().unwrap().status.is_some());
+    witness.publish("witness.last", "".into()).await.unwrap();
+    let mut reached = Vec::new();
+    while let Ok(Some(message)) = timeout(LONG, heard.next()).await {
+        match message.subject.as_str() {
+            "witness.last" => break,
+            subject if places.contains(&subject) => reached.push(subject.to_owned()),
+            _ => {}
+        }
     }
-    println!("COMPLAINTS {:?}", complaints.0.lock().unwrap());
+
+    assert_eq!(reached, Vec::<String>::new());
+    assert_eq!(state(&admin).await, before);
+    let job = admin
+        .get_stream("PICKET_JOBS")
+        .await
+        .unwrap()
+        .get_last_raw_message_by_subject("picket.job.us.8")
+        .await;
+    assert_eq!(job.unwrap().payload, "{}");
+    assert!(complaints.any("picket.suspect.3"), "a trace is judged as a publish is");
 }

@@ -2,14 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "what a test needs is there, or it fails")]
 
 mod bus;
-#[cfg(any())]
 mod spine;
-#[cfg(any())]
 mod tls;
 
 use std::{
     fs,
-    os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::{Arc, Mutex},
@@ -20,7 +17,8 @@ use async_nats::ConnectOptions;
 use picket_e2e::path_of;
 use picket_proto::Role;
 use picket_testkit::{
-    servers::{self, Nats, Postgres},
+    TlsFront,
+    servers::{self, Nats},
     target::{Authority, Identity, Validity},
 };
 
@@ -43,23 +41,30 @@ fn well(arguments: &[&str], variables: &[(&str, &str)]) -> String {
 /// A test's authority, and the files of what it has signed.
 struct Papers {
     authority: Authority,
+    server: Option<Identity>,
     dir: PathBuf,
 }
 
 impl Papers {
     fn new() -> Self {
-        let papers = Self { authority: Authority::new(), dir: servers::scratch_dir("papers") };
+        let papers = Self { authority: Authority::new(), server: None, dir: servers::scratch_dir("papers") };
         fs::write(papers.ca(), papers.authority.pem()).unwrap();
-        papers.issue("server", &["127.0.0.1", "localhost"]);
         papers.issue("client", &["picket"]);
-        papers
+        let server = papers.issue("server", &["127.0.0.1"]);
+        Self { server: Some(server), ..papers }
     }
 
-    fn issue(&self, name: &str, names: &[&str]) {
+    fn issue(&self, name: &str, names: &[&str]) -> Identity {
         let identity: Identity = self.authority.certify(names, Validity::Good);
         let (certificate, key) = identity.pem();
         fs::write(self.file(&format!("{name}.pem")), certificate).unwrap();
         fs::write(self.file(&format!("{name}-key.pem")), key).unwrap();
+        identity
+    }
+
+    /// TLS for the Postgres on this port, for who shows a certificate.
+    async fn front(&self, port: u16, clients: Option<&Authority>) -> TlsFront {
+        TlsFront::start(self.server.as_ref().unwrap(), clients, port).await
     }
 
     fn file(&self, name: &str) -> String {
@@ -103,10 +108,24 @@ impl Bus {
 
     /// A client with the credential of a user, and what the server complains of to it.
     async fn client(&self, user: &str) -> (async_nats::Client, Complaints) {
+        self.connect(user, ConnectOptions::new()).await
+    }
+
+    /// The same over TLS, with a certificate of its own.
+    async fn secure_client(&self, user: &str, papers: &Papers) -> (async_nats::Client, Complaints) {
+        let options = ConnectOptions::new()
+            .add_root_certificates(papers.ca().into())
+            .add_client_certificate(papers.file("client.pem").into(), papers.file("client-key.pem").into())
+            .require_tls(true);
+        self.connect(user, options).await
+    }
+
+    async fn connect(&self, user: &str, options: ConnectOptions) -> (async_nats::Client, Complaints) {
         let complaints = Complaints::default();
         let heard = complaints.clone();
         let seed = fs::read_to_string(self.seed(user)).unwrap();
-        let client = ConnectOptions::with_nkey(seed.trim().to_owned())
+        let client = options
+            .nkey(seed.trim().to_owned())
             .custom_inbox_prefix(user.parse::<Role>().unwrap().inbox())
             .event_callback(move |event| {
                 heard.0.lock().unwrap().push(event.to_string().to_lowercase());
@@ -126,28 +145,6 @@ struct Complaints(Arc<Mutex<Vec<String>>>);
 impl Complaints {
     fn any(&self, what: &str) -> bool {
         self.0.lock().unwrap().iter().any(|said| said.contains(&what.to_lowercase()))
-    }
-}
-
-/// Has Postgres take TLS only, and from others than its superuser a client's certificate too.
-async fn secure(postgres: &Postgres, papers: &Papers) {
-    let owner = fs::metadata(postgres.home()).unwrap();
-    let place = |from: &str, name: &str| {
-        let path = postgres.home().join(name);
-        fs::copy(from, &path).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        chown(&path, Some(owner.uid()), Some(owner.gid())).unwrap();
-    };
-    place(&papers.file("server.pem"), "server.crt");
-    place(&papers.file("server-key.pem"), "server.key");
-    place(&papers.ca(), "root.crt");
-    let hba = "host all picket 127.0.0.1/32 scram-sha-256\n\
-               hostssl all all 127.0.0.1/32 scram-sha-256 clientcert=verify-ca\n";
-    fs::write(postgres.home().join("pg_hba.conf"), hba).unwrap();
-    for sql in
-        ["ALTER SYSTEM SET ssl_ca_file = 'root.crt'", "ALTER SYSTEM SET ssl = on", "SELECT pg_reload_conf()"]
-    {
-        postgres.administer(sql).await;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use async_nats::{Subscriber, jetstream::consumer::PullConsumer};
+use async_nats::Subscriber;
 use futures_util::StreamExt;
 use picket_runtime::Backoff;
 use ractor::{ActorRef, RpcReplyPort};
@@ -34,10 +34,11 @@ pub(crate) struct Pulling {
     pub(super) drained: Option<RpcReplyPort<()>>,
 }
 
-/// The consumer, and how to hear of it.
+/// Where jobs come to, and how to hear of them.
 pub(super) struct Source {
-    pub(super) consumer: PullConsumer,
     pub(super) inbox: String,
+    /// Whether the consumer has given a sign.
+    pub(super) answered: bool,
     pub(super) heard: Instant,
     pub(super) connects: u64,
     pub(super) _listener: DropGuard,

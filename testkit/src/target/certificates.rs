@@ -47,6 +47,7 @@ pub enum Quirk {
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
+    root: CertificateDer<'static>,
     /// Its certificates up to the root, which is left out.
     chain: Vec<CertificateDer<'static>>,
 }
@@ -86,8 +87,8 @@ impl Authority {
                 (certificate, chain)
             }
         };
-        let pem = certificate.pem();
-        Self { issuer: Issuer::new(params, key), pem, chain }
+        let (pem, root) = (certificate.pem(), certificate.der().clone());
+        Self { issuer: Issuer::new(params, key), pem, root, chain }
     }
 
     /// Its certificate, to trust.
@@ -141,6 +142,16 @@ impl Identity {
 
     pub(super) fn acceptor(&self, protocols: &[&[u8]]) -> TlsAcceptor {
         self.configured(aws_lc_rs::default_provider(), rustls::ALL_VERSIONS, None, protocols)
+    }
+
+    /// Any protocol over TLS; clients must show a certificate of `clients` where that is given.
+    pub(crate) fn acceptor_for(&self, clients: Option<&Authority>) -> TlsAcceptor {
+        let roots = clients.map(|authority| {
+            let mut roots = RootCertStore::empty();
+            roots.add_parsable_certificates([authority.root.clone()]);
+            Arc::new(roots)
+        });
+        self.configured(aws_lc_rs::default_provider(), rustls::ALL_VERSIONS, roots, &[])
     }
 
     pub(super) fn odd_acceptor(&self, quirk: Quirk) -> TlsAcceptor {
