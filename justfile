@@ -80,6 +80,20 @@ differential *flags: tools
     cargo build --workspace --bins
     @"$CARGO_TARGET_DIR/debug/differential" "$@"
 
+# What everything costs, beside the least that could do the same and beside others: ten minutes; target/bench/bench.md and .json
+bench *flags: tools
+    #!/bin/sh
+    set -eu
+    cargo build --release --workspace --bins
+    python=$CARGO_TARGET_DIR/bench/python
+    if [ ! -e "$python/complete" ]; then
+        python3 -m venv "$python" && "$python/bin/python" -m pip install --quiet --only-binary :all: --no-deps \
+            --requirement bench/python/requirements.txt && : >"$python/complete" ||
+            echo "the checker in Python could not be installed (above is why), and is left out" >&2
+    fi
+    export PICKET_BENCH_PYTHON="$python/bin/python"
+    exec "$CARGO_TARGET_DIR/release/picket-bench" all --out "$CARGO_TARGET_DIR/bench" "$@"
+
 # The prober's check beside a bare reqwest loop: CPU and memory, under two minutes (flags: see --help)
 bench-prober *flags:
     cargo build --release --package picket-bench

@@ -2,10 +2,20 @@
 //!
 //! What counts is CPU time per unit of work, as a ratio of the two sides; wall times on shared machines say little.
 
+mod all;
+mod bed;
+mod bus;
+mod chain;
+mod coordinator;
+mod cpu;
+mod growth;
+mod peers;
 mod prober;
 mod report;
 mod reports;
 mod sides;
+mod sink;
+mod table;
 mod target;
 mod waiting;
 
@@ -23,6 +33,18 @@ struct Options {
 
 #[derive(Subcommand)]
 enum What {
+    /// All of it but the reports, in ten minutes: one table of goals, in Markdown and JSON
+    All(all::Options),
+    /// Every part on this machine: CPU time a check by process, lateness, and how soon rows are there
+    Chain(chain::Options),
+    /// A job of the coordinator's beside a bare publish loop; lateness by load; a million schedules
+    Coordinator(coordinator::Options),
+    /// A row of the sink's beside COPY by psql
+    Sink(sink::Options),
+    /// As many checks a second with one, ten and a hundred times the schedules
+    Growth(growth::Options),
+    /// Others that do the same, on the same targets: blackbox_exporter with Prometheus, and a checker in Python
+    Peers(peers::Options),
     /// The prober's check beside a bare reqwest loop; and the memory of checks that wait for an answer
     Prober(prober::Options),
     /// The views of `report` on months of rollups: a site's questions and a fleet's; ten minutes and 8 GB of disk
@@ -46,8 +68,26 @@ pub(crate) enum Error {
     Failed(String),
 }
 
+/// Runs it on as many threads as there are cores.
+fn on_a_runtime<T>(run: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| Error::System("could not start", error))?;
+    runtime.block_on(run)
+}
+
+/// Says how far it is.
+fn say(line: std::fmt::Arguments<'_>) {
+    // Nobody who listens is nobody's trouble.
+    let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("picket-bench: {line}\n"));
+}
+
 fn main() -> ExitCode {
     let done = match Options::parse().what {
+        What::Chain(options) => on_a_runtime(chain::run(&options)),
+        What::Coordinator(options) => on_a_runtime(coordinator::run(&options)),
+        What::Sink(options) => on_a_runtime(sink::run(&options)),
+        What::Growth(options) => on_a_runtime(growth::run(&options)),
+        What::All(options) => all::run(&options),
+        What::Peers(options) => on_a_runtime(peers::run(&options)),
         What::Prober(options) => prober::run(&options),
         What::Reports(options) => reports::run(&options),
         What::Target => target::run(),

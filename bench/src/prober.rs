@@ -3,7 +3,6 @@
 
 use std::{
     fs,
-    io::{self, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
@@ -27,21 +26,21 @@ use crate::{
 /// How much is measured.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Options {
-    /// Pairs of rounds at each setting
+    /// Turns at each setting
     #[arg(long, default_value_t = 7)]
-    rounds: usize,
+    pub(crate) rounds: usize,
     /// How long each round is, in milliseconds; twice that at the greatest width
     #[arg(long, default_value_t = 700)]
-    round_ms: u64,
+    pub(crate) round_ms: u64,
     /// Checks that wait at once for a site that never answers
     #[arg(long, default_value_t = 10_000)]
-    waiting: usize,
+    pub(crate) waiting: usize,
     /// A few seconds of all of it, to see that it works; its numbers say nothing
     #[arg(long)]
-    smoke: bool,
+    pub(crate) smoke: bool,
     /// Writes the numbers to this file as JSON
     #[arg(long)]
-    json: Option<PathBuf>,
+    pub(crate) json: Option<PathBuf>,
 }
 
 const WIDTHS: [usize; 3] = [1, 64, 1_000];
@@ -49,6 +48,12 @@ const SMOKE_WIDTHS: [usize; 3] = [1, 8, 16];
 
 /// Measures, and prints Markdown.
 pub(crate) fn run(options: &Options) -> Result<(), Error> {
+    let report = measure(options)?;
+    crate::report::write(options.json.as_deref(), &report, &report.markdown())
+}
+
+/// Measures.
+pub(crate) fn measure(options: &Options) -> Result<Report, Error> {
     allow_files();
     let runtime = tokio::runtime::Runtime::new().map_err(|error| Error::System("could not start", error))?;
     let target = Target::start()?;
@@ -57,14 +62,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Error> {
         .map_err(|error| Error::System("temporary file", error))?;
     let measuring = Measuring { target: &target, authority: file.path(), options };
     let settings = runtime.block_on(measuring.settings())?;
-    let report = Report::new(settings, measuring.memory()?);
-    if let Some(path) = &options.json {
-        let text = serde_json::to_string_pretty(&report).map_err(|why| Error::Failed(why.to_string()))?;
-        fs::write(path, text + "\n").map_err(|error| Error::System("could not write the JSON", error))?;
-    }
-    io::stdout()
-        .write_all(report.markdown().as_bytes())
-        .map_err(|error| Error::System("standard output", error))
+    Ok(Report::new(settings, measuring.memory()?))
 }
 
 struct Measuring<'a> {
@@ -79,32 +77,30 @@ impl Measuring<'_> {
             true => (1, Duration::from_millis(50), SMOKE_WIDTHS),
             false => (self.options.rounds, Duration::from_millis(self.options.round_ms), WIDTHS),
         };
-        let (ours, bare) =
-            (Side::new(Which::Check, self.authority)?, Side::new(Which::Bare, self.authority)?);
+        let sides = [Which::Check, Which::Bare, Which::Hyper].map(|which| Side::new(which, self.authority));
+        let [ours, bare, hyper] = sides;
+        let sides = [ours?, bare?, hyper?];
         let mut settings = Vec::new();
         for tls in [false, true] {
             let asked = Arc::new(self.asked(tls)?);
             for width in widths {
                 // What the first ones bring about once and for all is nobody's.
-                for side in [&ours, &bare] {
+                for side in &sides {
                     round(side, &asked, width, length / 4).await?;
                 }
                 // Many at once take a while to get under way, which is not what is measured.
                 let length = if width == WIDTHS[2] { length * 2 } else { length };
-                let mut pairs = Vec::new();
+                let mut turns = Vec::new();
                 for number in 0..rounds {
-                    // The second of a pair finds the machine as the first has left it: turn about.
-                    let (check, other);
-                    if number % 2 == 0 {
-                        check = round(&ours, &asked, width, length).await?;
-                        other = round(&bare, &asked, width, length).await?;
-                    } else {
-                        other = round(&bare, &asked, width, length).await?;
-                        check = round(&ours, &asked, width, length).await?;
+                    let mut turn = [Round::default(); 3];
+                    // Who comes next finds the machine as the one before has left it: turn about.
+                    for place in 0..sides.len() {
+                        let which = (number + place) % sides.len();
+                        turn[which] = round(&sides[which], &asked, width, length).await?;
                     }
-                    pairs.push((check, other));
+                    turns.push(turn);
                 }
-                settings.push(Setting { tls, width, pairs });
+                settings.push(Setting { tls, width, turns });
             }
         }
         Ok(settings)

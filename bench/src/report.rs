@@ -1,13 +1,32 @@
 //! What was measured, as JSON and as Markdown.
 
-use std::{fmt::Write, fs, thread::available_parallelism};
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{self, Write as _},
+    path::Path,
+    thread::available_parallelism,
+};
 
 use serde::Serialize;
 
-use crate::waiting::Found;
+use crate::{Error, waiting::Found};
+
+/// Writes the numbers to a file as JSON, if one is asked for, and prints the Markdown.
+///
+/// # Errors
+/// When either cannot be written.
+pub(crate) fn write(json: Option<&Path>, numbers: &impl Serialize, markdown: &str) -> Result<(), Error> {
+    if let Some(path) = json {
+        let text = serde_json::to_string_pretty(numbers).map_err(|why| Error::Failed(why.to_string()))?;
+        fs::write(path, text + "\n").map_err(|error| Error::System("could not write the JSON", error))?;
+    }
+    let mut out = io::stdout().lock();
+    out.write_all(markdown.as_bytes()).map_err(|error| Error::System("standard output", error))
+}
 
 /// One round of one side.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct Round {
     pub(crate) checks: u64,
     /// Of the whole process, which does nothing else.
@@ -15,13 +34,13 @@ pub(crate) struct Round {
     pub(crate) wall_s: f64,
 }
 
-/// Pairs of rounds, ours and the bare loop's, under the same conditions.
+/// Turns: ours, the bare loop's and hyper's, under the same conditions.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Setting {
     pub(crate) tls: bool,
     /// How many at once.
     pub(crate) width: usize,
-    pub(crate) pairs: Vec<(Round, Round)>,
+    pub(crate) turns: Vec<[Round; 3]>,
 }
 
 /// What waits.
@@ -49,6 +68,9 @@ struct Summed {
     setting: Setting,
     /// Checks per CPU-second, ours by the bare loop's.
     ratio: Spread,
+    /// The same by hyper's.
+    hyper_ratio: Spread,
+    hyper_cpu_us: Spread,
     check_cpu_us: Spread,
     bare_cpu_us: Spread,
     check_per_s: Spread,
@@ -89,13 +111,15 @@ impl Round {
 impl Report {
     pub(crate) fn new(settings: Vec<Setting>, memory: Vec<Memory>) -> Self {
         let summed = |setting: Setting| {
-            let of = |number: fn(&(Round, Round)) -> f64| Spread::of(setting.pairs.iter().map(number));
+            let of = |number: fn(&[Round; 3]) -> f64| Spread::of(setting.turns.iter().map(number));
             Summed {
-                ratio: of(|(check, bare)| bare.cpu_us() / check.cpu_us()),
-                check_cpu_us: of(|(check, _)| check.cpu_us()),
-                bare_cpu_us: of(|(_, bare)| bare.cpu_us()),
-                check_per_s: of(|(check, _)| check.per_s()),
-                bare_per_s: of(|(_, bare)| bare.per_s()),
+                ratio: of(|[check, bare, _]| bare.cpu_us() / check.cpu_us()),
+                hyper_ratio: of(|[check, _, hyper]| hyper.cpu_us() / check.cpu_us()),
+                hyper_cpu_us: of(|[.., hyper]| hyper.cpu_us()),
+                check_cpu_us: of(|[check, ..]| check.cpu_us()),
+                bare_cpu_us: of(|[_, bare, _]| bare.cpu_us()),
+                check_per_s: of(|[check, ..]| check.per_s()),
+                bare_per_s: of(|[_, bare, _]| bare.per_s()),
                 setting,
             }
         };
@@ -106,6 +130,12 @@ impl Report {
             settings: settings.into_iter().map(summed).collect(),
             memory,
         }
+    }
+
+    /// At so many at once: our checks per CPU-second by the bare loop's, and what one of the bare loop's costs in µs.
+    pub(crate) fn at(&self, tls: bool, width: usize) -> (f64, f64) {
+        let setting = self.settings.iter().find(|one| one.setting.tls == tls && one.setting.width == width);
+        setting.map_or((f64::NAN, f64::NAN), |one| (one.ratio.median, one.bare_cpu_us.median))
     }
 
     pub(crate) fn markdown(&self) -> String {
@@ -127,14 +157,17 @@ impl Report {
         }
         writeln!(
             text,
-            "\nThe ratio is checks per CPU-second, ours by the bare loop's: the median of pairs of rounds (least to most).\n"
+            "\nThe ratio is checks per CPU-second, ours by the bare loop's: the median of the turns (least to most).\n"
         )?;
-        writeln!(text, "| | at once | ratio | CPU µs a check, ours | bare | checks a second, ours | bare |")?;
-        writeln!(text, "| --- | --- | --- | --- | --- | --- | --- |")?;
+        writeln!(
+            text,
+            "| | at once | ratio | CPU µs a check, ours | bare | hyper alone | ratio to that | checks a second, ours | bare |"
+        )?;
+        writeln!(text, "| --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
         for one in &self.settings {
             writeln!(
                 text,
-                "| {} | {} | **{:.2}** ({:.2} to {:.2}) | {:.1} | {:.1} | {:.0} | {:.0} |",
+                "| {} | {} | **{:.2}** ({:.2} to {:.2}) | {:.1} | {:.1} | {:.1} | {:.2} | {:.0} | {:.0} |",
                 scheme(one.setting.tls),
                 one.setting.width,
                 one.ratio.median,
@@ -142,6 +175,8 @@ impl Report {
                 one.ratio.most,
                 one.check_cpu_us.median,
                 one.bare_cpu_us.median,
+                one.hyper_cpu_us.median,
+                one.hyper_ratio.median,
                 one.check_per_s.median,
                 one.bare_per_s.median,
             )?;
@@ -170,7 +205,8 @@ fn scheme(tls: bool) -> &'static str {
     if tls { "TLS" } else { "plain" }
 }
 
-fn cpu() -> String {
+/// The processor's name.
+pub(crate) fn cpu() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     model.map_or_else(|| "unknown".to_owned(), |(_, model)| model.to_owned())

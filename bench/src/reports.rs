@@ -20,7 +20,7 @@ pub(crate) struct Options {
     /// Hours of rows
     #[arg(long, default_value_t = 6)]
     hours: u32,
-    /// A filled database that is there already, which is left as it is; otherwise one is made, and is gone afterwards
+    /// A database that is there already: filled if it is empty, otherwise left as it is; without this one is made, and is gone afterwards
     #[arg(long, value_name = "URL")]
     database: Option<String>,
 }
@@ -30,7 +30,7 @@ const FLEET: Duration = Duration::from_millis(2_000);
 const ROUNDS: usize = 5;
 
 /// What is asked, within what time it should be answered, and the statement.
-const QUESTIONS: [(&str, Duration, &str); 15] = [
+const QUESTIONS: [(&str, Duration, &str); 19] = [
     (
         "a site's days of last month",
         SITE,
@@ -48,9 +48,26 @@ const QUESTIONS: [(&str, Duration, &str); 15] = [
         SITE,
         "SELECT * FROM report.latency_hourly WHERE site_id = 777 AND hour > now() - interval '31 days'",
     ),
-    ("a site's checks of an hour", SITE, "SELECT * FROM report.site_checks(777, now() - interval '1 hour')"),
+    (
+        "a site's checks of an hour",
+        SITE,
+        "SELECT * FROM report.checks WHERE site_id = 777 AND scheduled_at > now() - interval '1 hour'",
+    ),
+    (
+        "a site's checks of a day",
+        SITE,
+        "SELECT * FROM report.checks WHERE site_id = 777 AND scheduled_at > now() - interval '1 day'",
+    ),
+    (
+        "a site's last hundred checks",
+        SITE,
+        "SELECT * FROM report.checks WHERE site_id = 777 AND scheduled_at > now() - interval '1 day'
+         ORDER BY scheduled_at DESC LIMIT 100",
+    ),
+    ("how a site is", SITE, "SELECT * FROM report.site_status WHERE site_id = 777"),
     ("a site's certificate", SITE, "SELECT * FROM report.certificates WHERE site_id = 777"),
     ("a site's incidents", SITE, "SELECT * FROM report.incidents WHERE site_id = 777"),
+    ("how the fleet is", FLEET, "SELECT * FROM report.site_status"),
     ("the fleet's last month", FLEET, "SELECT * FROM report.uptime_monthly WHERE month = {last}"),
     ("the fleet's month up to now", FLEET, "SELECT * FROM report.uptime_monthly WHERE month = {this}"),
     (
@@ -80,12 +97,19 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
         Some(url) => url.clone(),
         None => {
             server = picket_testkit::servers::own_postgres().await;
-            let url = server.database().await;
-            fill(&url, options).await?;
-            url
+            server.database().await
         }
     };
     let mut database = PgConnection::connect(&url).await.map_err(failed("connect"))?;
+    if sqlx::query("SELECT FROM picket.sites LIMIT 1")
+        .fetch_optional(&mut database)
+        .await
+        .ok()
+        .flatten()
+        .is_none()
+    {
+        fill(&url, options).await?;
+    }
     let sizes: String = sqlx::query_scalar(
         "SELECT format('%s rows and %s bytes each in rollups_hourly, %s and %s in check_results, %s in all',
                        (SELECT sum(reltuples)::bigint FROM pg_class WHERE relname LIKE 'rollups_hourly_2%' AND relkind = 'r'),

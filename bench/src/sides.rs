@@ -1,8 +1,12 @@
-//! The two sides of the comparison: the prober's check, and the least that does the same request with reqwest.
+//! The sides of the comparison: the prober's check, the least that does the same request with reqwest, and the least
+//! that does it with hyper alone.
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use clap::ValueEnum;
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use picket_prober::http::{Checker, Limits};
 use picket_proto::{Check, Outcome, check};
 use reqwest::{Client, Url};
@@ -11,13 +15,18 @@ use rustls::{
     ClientConfig, RootCertStore,
     client::Resumption,
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, pem::PemObject},
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
 use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
 
 use crate::Error;
 
-/// Which of the two.
+/// Which of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Which {
@@ -26,6 +35,8 @@ pub(crate) enum Which {
     /// One reqwest client: send, read the body to its end, look at the status. No timeout, no timing, no vetting of
     /// addresses; like a check a fresh connection with a whole handshake each time.
     Bare,
+    /// hyper on a connection that is opened for the request; no client, no pool, no URL.
+    Hyper,
 }
 
 /// One side, ready. Clones share everything.
@@ -33,6 +44,7 @@ pub(crate) enum Which {
 pub(crate) enum Side {
     Check(Checker),
     Bare(Client),
+    Hyper(TlsConnector),
 }
 
 impl Side {
@@ -44,7 +56,14 @@ impl Side {
                 let limits = Limits { allow, ca_file: Some(authority.to_owned()), body: 1 << 20 };
                 Ok(Self::Check(Checker::new(&limits).map_err(|why| Error::Failed(why.to_string()))?))
             }
-            Which::Bare => Ok(Self::Bare(bare(authority).map_err(|why| Error::Failed(why.to_string()))?)),
+            Which::Bare => {
+                let client = tls(authority).and_then(bare).map_err(|why| Error::Failed(why.to_string()))?;
+                Ok(Self::Bare(client))
+            }
+            Which::Hyper => {
+                let config = tls(authority).map_err(|why| Error::Failed(why.to_string()))?;
+                Ok(Self::Hyper(Arc::new(config).into()))
+            }
         }
     }
 
@@ -56,6 +75,7 @@ impl Side {
         match self {
             Self::Check(checker) => check_once(checker, asked).await,
             Self::Bare(client) => bare_once(client, asked).await,
+            Self::Hyper(connector) => hyper_once(connector, asked).await,
         }
     }
 }
@@ -82,10 +102,44 @@ pub(crate) async fn bare_once(client: &Client, asked: &Asked) -> Result<(), Erro
     }
 }
 
-/// What is asked, by either side.
+/// [`Side::once`] by hyper alone.
+pub(crate) async fn hyper_once(connector: &TlsConnector, asked: &Asked) -> Result<(), Error> {
+    let connect = |error| Error::System("a connection", error);
+    let stream = TcpStream::connect(asked.address).await.map_err(connect)?;
+    stream.set_nodelay(true).map_err(connect)?;
+    match asked.check.url.scheme() {
+        "https" => {
+            let name = ServerName::from(asked.address.ip());
+            request_once(connector.connect(name, stream).await.map_err(connect)?, asked).await
+        }
+        _ => request_once(stream, asked).await,
+    }
+}
+
+async fn request_once(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    asked: &Asked,
+) -> Result<(), Error> {
+    let failed = |why: hyper::Error| Error::Failed(format!("a request failed: {why:?}"));
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    tokio::spawn(connection);
+    let request = hyper::Request::get("/page").header("host", asked.address.to_string());
+    let request = request.body(Empty::<&[u8]>::new()).map_err(|why| Error::Failed(why.to_string()))?;
+    let mut response = sender.send_request(request).await.map_err(failed)?;
+    while let Some(frame) = response.frame().await {
+        std::hint::black_box(frame.map_err(failed)?.data_ref().map(|chunk| chunk.len()));
+    }
+    match response.status().as_u16() {
+        200 => Ok(()),
+        other => Err(Error::Failed(format!("status {other}"))),
+    }
+}
+
+/// What is asked, by any side.
 #[derive(Clone)]
 pub(crate) struct Asked {
     check: Check,
+    address: SocketAddr,
 }
 
 impl Asked {
@@ -106,11 +160,11 @@ impl Asked {
             ip_version: picket_proto::IpVersion::Any,
             tls_verify: true,
         };
-        Ok(Self { check })
+        Ok(Self { check, address })
     }
 }
 
-fn bare(authority: &Path) -> Result<Client, Box<dyn std::error::Error>> {
+fn tls(authority: &Path) -> Result<ClientConfig, Box<dyn std::error::Error>> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(authority)? {
         roots.add(certificate?)?;
@@ -121,6 +175,10 @@ fn bare(authority: &Path) -> Result<Client, Box<dyn std::error::Error>> {
         .with_no_client_auth();
     tls.resumption = Resumption::disabled();
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(tls)
+}
+
+fn bare(tls: ClientConfig) -> Result<Client, Box<dyn std::error::Error>> {
     let client = Client::builder().tls_backend_preconfigured(tls).pool_max_idle_per_host(0).no_proxy();
     Ok(client.build()?)
 }

@@ -14,7 +14,7 @@ use tokio::{io::AsyncReadExt, net::TcpStream, time::sleep};
 
 use crate::{
     Error,
-    sides::{Asked, Side, Which, allow_files, bare_once, check_once},
+    sides::{Asked, Side, Which, allow_files, bare_once, check_once, hyper_once},
 };
 
 /// What to wait for.
@@ -74,6 +74,7 @@ async fn wait(options: &Options) -> Result<Found, Error> {
     let future_bytes = match &side {
         Side::Check(checker) => size_of_val(&check_once(checker, &asked)),
         Side::Bare(client) => size_of_val(&bare_once(client, &asked)),
+        Side::Hyper(connector) => size_of_val(&hyper_once(connector, &asked)),
     };
     // What the first ones bring about once and for all is not theirs.
     let mut started = start(&side, &asked, 64);
@@ -98,6 +99,9 @@ fn start(side: &Side, asked: &Asked, checks: usize) -> usize {
             })),
             Side::Bare(client) => drop(tokio::spawn(async move {
                 let _ = bare_once(&client, &asked).await;
+            })),
+            Side::Hyper(connector) => drop(tokio::spawn(async move {
+                let _ = hyper_once(&connector, &asked).await;
             })),
         }
     }

@@ -5,7 +5,46 @@ use std::{fs, process::Command};
 use serde_json::Value;
 
 #[test]
-fn each_setting_of_the_probers_bench_does_checks_on_both_sides_and_measures_those_that_wait() {
+fn the_bench_of_everything_finds_every_row_and_writes_its_table() {
+    let dir = tempfile::tempdir().expect("a directory");
+
+    let said = Command::new(env!("CARGO_BIN_EXE_picket-bench"))
+        .args(["all", "--smoke", "--out"])
+        .arg(dir.path())
+        .output()
+        .expect("the bench");
+
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let markdown = fs::read_to_string(dir.path().join("bench.md")).expect("Markdown");
+    assert!(markdown.contains("| goal | wanted | found |"), "{markdown}");
+    let report: Value =
+        serde_json::from_slice(&fs::read(dir.path().join("bench.json")).expect("JSON")).expect("JSON");
+    let levels = [&report["chain"]["levels"], &report["growth"]["levels"]];
+    let levels: Vec<&Value> = levels.iter().flat_map(|levels| levels.as_array().expect("levels")).collect();
+    assert_eq!(levels.len(), 4);
+    for level in levels {
+        // How fast and how late decides nothing here.
+        assert!(level["expected"].as_i64() > Some(0), "{level}");
+        assert_eq!((&level["found"], &level["unaccounted"]), (&level["expected"], &0.into()), "{level}");
+        assert_eq!(level["cpu_us"].as_array().map(Vec::len), Some(5), "{level}");
+    }
+    assert_eq!(report["sink"]["rows"], 2_000);
+    let coordinator = &report["coordinator"];
+    assert_eq!(coordinator["held"]["schedules"], 1_000);
+    for load in coordinator["loads"].as_array().expect("loads") {
+        assert!(load["sampled"].as_u64() > Some(0), "{load}");
+    }
+    // Those who are installed are measured, and those who are not are named.
+    let (peers, left_out) = (&report["peers"]["peers"], &report["peers"]["left_out"]);
+    for peer in peers.as_array().expect("peers") {
+        assert!(peer["checks"].as_i64() > Some(0) && peer["checks"] == peer["up"], "{peer}");
+    }
+    let ways = peers.as_array().map_or(0, Vec::len) + left_out.as_array().map_or(0, Vec::len);
+    assert!(ways >= 2, "{peers} {left_out}");
+}
+
+#[test]
+fn each_setting_of_the_probers_bench_does_checks_on_all_sides_and_measures_those_that_wait() {
     let file = tempfile::NamedTempFile::new().expect("a file");
 
     let said = Command::new(env!("CARGO_BIN_EXE_picket-bench"))
@@ -21,7 +60,7 @@ fn each_setting_of_the_probers_bench_does_checks_on_both_sides_and_measures_thos
     let settings = report["settings"].as_array().expect("settings");
     assert_eq!(settings.len(), 6);
     for setting in settings {
-        for side in setting["pairs"][0].as_array().expect("two sides") {
+        for side in setting["turns"][0].as_array().expect("three sides") {
             assert!(side["checks"].as_u64() > Some(0), "{setting}");
         }
     }

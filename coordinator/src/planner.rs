@@ -1,12 +1,13 @@
 //! Publishes a job for each tick of the held shards when it is due.
 //!
-//! One planner and one wheel for all shards of the process, not one a shard: what is due in the same hundredth of a
-//! second goes out together, and an idle process wakes up once for it and not once a shard.
+//! One planner and one wheel for all shards of the process, not one a shard: what is due at about the same time goes out
+//! together, and an idle process wakes up once for it and not once a shard.
 //!
 //! Bound: [`MAX_IN_FLIGHT`] jobs wait for acknowledgement; beyond that the wheel stands still, and lateness shows it.
 //! Loss: a planner that dies loses no tick, since nothing is written down as scheduled before the stream has
 //! acknowledged it, and ticks can be computed again.
 
+mod pace;
 mod planning;
 pub mod progress;
 pub mod roster;
@@ -158,6 +159,7 @@ impl Planner {
             let Some(due) = state.next_due(now.millis()) else {
                 break;
             };
+            state.pace.due(due.ticks.len(), now.millis());
             for ticks in due.ticks.chunks(MAX_BATCH) {
                 let jobs = self.jobs(ticks, now, state);
                 let caught_up = ticks.iter().filter_map(|tick| tick.caught_up).collect();

@@ -23,7 +23,7 @@ use std::{sync::Arc, time::Duration};
 
 use picket_runtime::{Bus, Condition, Health, Pipeline, Running, bus};
 use ractor::{Actor, ActorCell, ActorRef, SpawnErr, call_t};
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
@@ -99,6 +99,7 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<Running, 
             region: config.region.clone(),
             prober: config.name.clone(),
             metrics: metrics.clone(),
+            began: Instant::now(),
         },
         metrics,
         clock: Clock::new(&health, &config.region),

@@ -20,6 +20,8 @@ pub(crate) struct Publisher {
     pub(crate) region: Region,
     pub(crate) prober: String,
     pub(crate) metrics: Metrics,
+    /// Results leave at whole multiples of [`Publisher::GATHER`] after this.
+    pub(crate) began: Instant,
 }
 
 /// The stream did not take a result in time; why, at the last try.
@@ -32,15 +34,19 @@ impl Publisher {
     const PATIENCE: Duration = Duration::from_secs(60);
     /// What a core publish may wait for; it waits only when the connection has been away for long.
     const CORE: Duration = Duration::from_secs(5);
+    /// Results gather for so long and leave together, and so do the acknowledgements of their jobs: to send each by itself
+    /// would wake up this prober and the server several times a check.
+    const GATHER: Duration = Duration::from_millis(25);
     const SHOWN_PAYLOAD: usize = 4 << 10;
 
-    /// Publishes `result` until the stream has acknowledged it.
+    /// Publishes `result`, with others that are ready by then, until the stream has acknowledged it.
     pub(crate) async fn store(&self, result: &CheckResult) -> Result<(), NotStored> {
         let place = match result.shard {
             Some(shard) => subject::result(&self.region, shard),
             None => subject::adhoc_result(&self.region),
         };
         let payload = Bytes::from(serde_json::to_vec(result).map_err(|why| NotStored(why.to_string()))?);
+        sleep(self.until_next()).await;
         let until = Instant::now() + Self::PATIENCE;
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
@@ -65,6 +71,12 @@ impl Publisher {
             self.metrics.publish_retries.inc();
             sleep(wait).await;
         }
+    }
+
+    /// How long until results leave.
+    fn until_next(&self) -> Duration {
+        let into = self.began.elapsed().as_micros() % Self::GATHER.as_micros();
+        Self::GATHER - Duration::from_micros(u64::try_from(into).unwrap_or(0))
     }
 
     async fn publish(&self, place: &str, payload: Bytes) -> Result<(), String> {

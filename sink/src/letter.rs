@@ -6,14 +6,11 @@ use async_nats::Message;
 use picket_proto::{CheckResult, Kind, Region, Shard, Timestamp, invalid::shorten, subject::ResultOf};
 use picket_store::results::{self, Entry};
 
-use crate::credit::Credit;
-
-/// A message, the leave to hold it, and what was made of it.
+/// A message, and what was made of it.
 #[derive(Debug)]
 pub(crate) struct Letter {
     pub(crate) message: Message,
     pub(crate) content: Content,
-    pub(crate) credit: Credit,
 }
 
 /// What a message turned out to be.
@@ -33,10 +30,6 @@ pub(crate) struct Unusable {
 }
 
 impl Letter {
-    pub(crate) fn bytes(&self) -> usize {
-        self.message.payload.len()
-    }
-
     pub(crate) fn entry(&self) -> Entry<'_> {
         let content = match &self.content {
             Content::Check(result) => results::Content::Check(result),
@@ -129,23 +122,8 @@ fn same_region(result: &CheckResult, region: &Region) -> Result<(), String> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-
-    /// A letter of so many bytes.
-    pub(crate) fn letter(bytes: usize) -> Letter {
-        let message = Message {
-            subject: "picket.result.eu.7".into(),
-            reply: None,
-            payload: vec![b'x'; bytes].into(),
-            headers: None,
-            status: None,
-            description: None,
-            length: bytes,
-        };
-        let content = Content::Unusable(Unusable { kind: "json", reason: "a test".to_owned() });
-        Letter { message, content, credit: Credit::default() }
-    }
 
     const JUDGE: Judge = Judge { retention: Duration::from_secs(30 * 86_400) };
     const CHECK: &str = r#"{"v":1,"id":"a","site_id":42,"kind":"scheduled","region":"eu","shard":7,"prober":"p",

@@ -1,10 +1,9 @@
-//! Results into rows: pulled from the stream, gathered into batches, written once each, acknowledged after commit.
+//! Results into rows: pulled from the stream by the batch, written once each, acknowledged after commit.
 //!
-//! puller → batcher → writer. What the stream holds waits there: credit travels with each message and comes back when
+//! puller → writer. What the stream holds waits there: the leave to hold a batch travels with it and comes back when
 //! it is written, so the sink's memory is the same whatever the backlog.
 
-mod batcher;
-mod credit;
+mod batch;
 mod letter;
 mod metrics;
 mod options;

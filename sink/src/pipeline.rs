@@ -1,4 +1,4 @@
-//! The three actors, built together and drained from the front to the end.
+//! The actors, built together and drained from the front to the end.
 
 use std::time::Duration;
 
@@ -9,8 +9,7 @@ use tracing::warn;
 
 use crate::{
     Config,
-    batcher::{self, Batcher, Limits},
-    credit::Credits,
+    batch::Leaves,
     metrics::Metrics,
     outbox::{self, Outbox},
     puller::{self, Puller},
@@ -29,7 +28,6 @@ pub(crate) struct Sink {
 
 pub(crate) struct Parts {
     puller: ActorRef<puller::Msg>,
-    batcher: ActorRef<batcher::Msg>,
     writer: ActorRef<writer::Msg>,
     outbox: ActorRef<outbox::Msg>,
     client: async_nats::Client,
@@ -55,31 +53,26 @@ impl Pipeline for Sink {
             outbox: outbox.clone(),
         };
         let (writer, _) = Actor::spawn_linked(None, writer, (), supervisor.clone()).await?;
-        let limits = Limits::new(self.config.batch_size, self.config.batch_age);
-        let batcher = Batcher { limits, writer: writer.clone() };
-        let (batcher, _) = Actor::spawn_linked(None, batcher, (), supervisor.clone()).await?;
         let puller = Puller {
             config: self.config,
             bus: self.bus.clone(),
-            batcher: batcher.clone(),
+            writer: writer.clone(),
             metrics: self.metrics.clone(),
             stream: self.stream.clone(),
             // New with each build: what died with the last one holds no leave of this one.
-            credits: Credits::new(self.config.batch_size),
+            leaves: Leaves::new(),
         };
         let (puller, _) = Actor::spawn_linked(None, puller, (), supervisor).await?;
-        Ok(Parts { puller, batcher, writer, outbox, client })
+        Ok(Parts { puller, writer, outbox, client })
     }
 
     async fn drain(&self, parts: Parts) {
         /// For what involves no server; the supervisor's own limit bounds the whole.
         const SHORT: Duration = Duration::from_secs(3);
 
-        let Parts { puller, batcher, writer, outbox, client } = parts;
+        let Parts { puller, writer, outbox, client } = parts;
         // One that is gone already has nothing left to give.
         let _ = puller.call(puller::Msg::Stop, Some(SHORT)).await;
-        let _ = batcher.cast(batcher::Msg::Flush);
-        let _ = batcher.drain_and_wait(Some(SHORT)).await;
         let _ = writer.call(writer::Msg::Finish, Some(self.config.drain_timeout)).await;
         // What it does not get rid of another sink publishes, or this one's successor.
         let _ = outbox.call(outbox::Msg::Finish, Some(SHORT)).await;

@@ -1,6 +1,7 @@
 //! One request for messages, from asking to its end.
 //!
-//! By hand, since the client's own batches lose their wake-up at a heartbeat (0.51) and its endless stream asks for
+//! It brings what there is, or waits for the first message: to take each as it comes would wake up the server and the sink once
+//! a message, where both can do with four times a second. By hand, since the client's own batches lose their wake-up at a heartbeat (0.51) and its endless stream asks for
 //! more than there is leave for.
 
 use std::time::Duration;
@@ -39,8 +40,10 @@ pub(crate) struct Chunk {
 /// How a request ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// As it should: it is full, or its time is over.
-    Well,
+    /// With all that there was, or its time is over.
+    Drained,
+    /// It is full, and there may be more.
+    Full,
     Badly(String),
 }
 
@@ -69,6 +72,8 @@ impl Pull {
             batch: messages,
             max_bytes: bytes,
             expires: Some(EXPIRES),
+            // With an `expires` the server waits for the first, and ends the request with the last that there is.
+            no_wait: true,
             idle_heartbeat: HEARTBEAT,
             ..BatchConfig::default()
         };
@@ -110,7 +115,7 @@ impl Pull {
         }
         self.left = self.left.saturating_sub(messages.len());
         if self.left == 0 {
-            end = end.or(Some(End::Well));
+            end = end.or(Some(End::Full));
         }
         Chunk { messages, end }
     }
@@ -122,9 +127,9 @@ fn end_of(status: StatusCode, description: Option<&str>) -> Option<End> {
     let description = description.unwrap_or_default();
     match status {
         StatusCode::IDLE_HEARTBEAT => None,
-        StatusCode::TIMEOUT | StatusCode::NOT_FOUND => Some(End::Well),
+        StatusCode::TIMEOUT | StatusCode::NOT_FOUND => Some(End::Drained),
         // The next message is larger than what is left, or the server has no more for this request.
-        _ if ["Message Size Exceeds MaxBytes", "Batch Completed"].contains(&description) => Some(End::Well),
+        _ if ["Message Size Exceeds MaxBytes", "Batch Completed"].contains(&description) => Some(End::Full),
         StatusCode::NO_RESPONDERS => Some(End::Badly("there is no such consumer".to_owned())),
         status => Some(End::Badly(format!("{} {description}", status.as_u16()))),
     }
@@ -135,12 +140,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_that_is_full_or_over_ended_well_and_one_without_its_consumer_did_not() {
+    fn a_request_that_is_drained_or_full_ended_well_and_one_without_its_consumer_did_not() {
         let conflict = StatusCode::from_u16(409).unwrap();
 
         assert_eq!(end_of(StatusCode::IDLE_HEARTBEAT, Some("Idle Heartbeat")), None);
-        assert_eq!(end_of(StatusCode::TIMEOUT, Some("Request Timeout")), Some(End::Well));
-        assert_eq!(end_of(conflict, Some("Message Size Exceeds MaxBytes")), Some(End::Well));
+        assert_eq!(end_of(StatusCode::TIMEOUT, Some("Request Timeout")), Some(End::Drained));
+        assert_eq!(end_of(StatusCode::NOT_FOUND, Some("No Messages")), Some(End::Drained));
+        assert_eq!(end_of(conflict, Some("Message Size Exceeds MaxBytes")), Some(End::Full));
         let deleted = End::Badly("409 Consumer Deleted".to_owned());
         assert_eq!(end_of(conflict, Some("Consumer Deleted")), Some(deleted));
         assert!(matches!(end_of(StatusCode::NO_RESPONDERS, None), Some(End::Badly(_))));

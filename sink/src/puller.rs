@@ -1,6 +1,10 @@
-//! Takes results from the stream, as many as there is leave to hold, and makes the consumer again when it is gone.
+//! Takes results from the stream, a batch at a time, and makes the consumer again when it is gone.
 //!
-//! **Bound**: credit for a whole batch is taken before it is asked for. **Loss**: what was delivered and not handed on
+//! Results gather in the stream and not here: what there is is taken at once, and then a while nothing is, unless there is
+//! more than a batch. So the first after a silence is written at once, and at any rate each party wakes up a few times a
+//! second.
+//!
+//! **Bound**: the leave to hold a batch is had before it is asked for. **Loss**: what was delivered and not handed on
 //! was not acknowledged, so NATS delivers it again.
 
 use std::time::Duration;
@@ -17,19 +21,20 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    Config, batcher,
-    credit::{BATCH_BYTES, Credit, Credits},
+    Config,
+    batch::{BATCH_BYTES, Batch, Leaves},
     letter::{Judge, Letter},
     metrics::Metrics,
-    pull::{self, Chunk, End, Pull},
+    pull::{self, End, Pull},
     report::report,
+    writer,
 };
 
 pub(crate) enum Msg {
     /// Ask for the next messages.
     Pull,
-    /// How that ended, and the consumer if it still serves.
-    Pulled(Option<Result<Box<PullConsumer>, Error>>),
+    /// How that ended.
+    Pulled(Option<Result<Pulled, Error>>),
     /// Take no more; answered when what is on its way has been handed on.
     Stop(RpcReplyPort<()>),
 }
@@ -38,10 +43,17 @@ pub(crate) enum Msg {
 pub(crate) struct Puller {
     pub(crate) config: Config,
     pub(crate) bus: Bus,
-    pub(crate) batcher: ActorRef<batcher::Msg>,
+    pub(crate) writer: ActorRef<writer::Msg>,
     pub(crate) metrics: Metrics,
     pub(crate) stream: Condition,
-    pub(crate) credits: Credits,
+    pub(crate) leaves: Leaves,
+}
+
+/// The consumer still serves.
+pub(crate) struct Pulled {
+    consumer: Box<PullConsumer>,
+    /// Whether there may be more by now.
+    more: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -52,8 +64,8 @@ pub(crate) enum Error {
     Find(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error(transparent)]
     Pull(#[from] pull::Error),
-    #[error("the batcher is gone")]
-    NoBatcher,
+    #[error("the writer is gone")]
+    NoWriter,
 }
 
 pub(crate) const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -126,14 +138,16 @@ impl Puller {
         pulling.task = Some(report(myself, pull, Msg::Pulled));
     }
 
-    fn ended(&self, myself: &ActorRef<Msg>, ended: Result<Box<PullConsumer>, Error>, pulling: &mut Pulling) {
+    fn ended(&self, myself: &ActorRef<Msg>, ended: Result<Pulled, Error>, pulling: &mut Pulling) {
         pulling.task = None;
         match ended {
-            Ok(consumer) => {
+            Ok(Pulled { consumer, more }) => {
                 pulling.consumer = Some(consumer);
                 pulling.backoff.reset();
-                if !pulling.stop.is_cancelled() {
-                    self.begin(myself.clone(), pulling);
+                match more {
+                    _ if pulling.stop.is_cancelled() => {}
+                    true => self.begin(myself.clone(), pulling),
+                    false => drop(myself.send_after(self.config.batch_age, || Msg::Pull)),
                 }
             }
             Err(error) => {
@@ -150,56 +164,63 @@ impl Puller {
         pulling.answer_if_idle();
     }
 
-    /// Takes one batch's worth of messages, or what comes within the time of one request.
+    /// Takes one batch's worth of messages, or what there is.
     async fn pull(
         &self,
         consumer: Option<Box<PullConsumer>>,
         stop: &CancellationToken,
-    ) -> Result<Box<PullConsumer>, Error> {
+    ) -> Result<Pulled, Error> {
         let consumer = match consumer {
             Some(consumer) => consumer,
             None => self.ensure().await?,
         };
-        let Some(mut credit) = stop.run_until_cancelled(self.credit(&consumer)).await else {
-            return Ok(consumer);
+        let Some(mut batch) = stop.run_until_cancelled(self.leave(&consumer)).await else {
+            return Ok(Pulled { consumer, more: true });
         };
-        let asked = Pull::ask(&self.bus.client, &consumer, credit.messages(), BATCH_BYTES as usize);
-        let mut pull = asked.await?;
-        let ended = loop {
-            match stop.run_until_cancelled(pull.next()).await {
-                Some(chunk) => {
-                    if let Some(end) = self.hand_on(chunk?, &mut credit)? {
-                        break end;
-                    }
-                }
-                None => break self.last(&mut pull, &mut credit).await?,
-            }
+        let messages = self.config.batch_size as usize;
+        let mut pull = Pull::ask(&self.bus.client, &consumer, messages, BATCH_BYTES).await?;
+        let ended = match stop.run_until_cancelled(self.take(&mut pull, &mut batch)).await {
+            Some(ended) => ended,
+            None => self.last(&mut pull, &mut batch).await,
         };
-        match ended {
-            End::Well => {
-                self.stream.holds();
-                Ok(consumer)
-            }
-            End::Badly(why) => Err(pull::Error::Ended(why).into()),
+        // What has come is written, however the request ended.
+        if !batch.letters.is_empty() {
+            self.writer.cast(writer::Msg::Write(batch)).map_err(|_| Error::NoWriter)?;
         }
+        let more = match ended? {
+            End::Drained => false,
+            End::Full => true,
+            End::Badly(why) => return Err(pull::Error::Ended(why).into()),
+        };
+        self.stream.holds();
+        Ok(Pulled { consumer, more })
     }
 
-    /// Hands on what the server has sent already: it would come again only when the server misses it.
-    async fn last(&self, pull: &mut Pull, credit: &mut Credit) -> Result<End, Error> {
-        let until = Instant::now() + LAST;
-        while let Ok(chunk) = timeout_at(until.min(Instant::now() + SILENCE), pull.next()).await {
-            if let Some(end) = self.hand_on(chunk?, credit)? {
+    /// Reads messages until the request ends; cancel-safe.
+    async fn take(&self, pull: &mut Pull, batch: &mut Batch) -> Result<End, pull::Error> {
+        loop {
+            let chunk = pull.next().await?;
+            self.read(chunk.messages, batch);
+            if let Some(end) = chunk.end {
                 return Ok(end);
             }
         }
-        Ok(End::Well)
     }
 
-    fn hand_on(&self, chunk: Chunk, credit: &mut Credit) -> Result<Option<End>, Error> {
-        let Chunk { messages, end } = chunk;
-        if messages.is_empty() {
-            return Ok(end);
+    /// Reads what the server has sent already: it would come again only when the server misses it.
+    async fn last(&self, pull: &mut Pull, batch: &mut Batch) -> Result<End, pull::Error> {
+        let until = Instant::now() + LAST;
+        while let Ok(chunk) = timeout_at(until.min(Instant::now() + SILENCE), pull.next()).await {
+            let chunk = chunk?;
+            self.read(chunk.messages, batch);
+            if let Some(end) = chunk.end {
+                return Ok(end);
+            }
         }
+        Ok(End::Drained)
+    }
+
+    fn read(&self, messages: Vec<async_nats::Message>, batch: &mut Batch) {
         let judge = Judge { retention: self.config.retention };
         let mut now = clock::wall();
         if let Some((pending, stored)) = messages.last().and_then(|message| self.told(message)) {
@@ -207,13 +228,12 @@ impl Puller {
             // Whoever's clock is behind must not take what is new for what is to come.
             now = now.max(stored);
         }
-        let letters = messages.into_iter().map(|message| Letter {
-            content: judge.read(&message.subject, &message.payload, now),
-            credit: credit.split(message.payload.len()),
-            message,
-        });
-        self.batcher.cast(batcher::Msg::Add(letters.collect())).map_err(|_| Error::NoBatcher)?;
-        Ok(end)
+        batch.letters.extend(
+            messages.into_iter().map(|message| Letter {
+                content: judge.read(&message.subject, &message.payload, now),
+                message,
+            }),
+        );
     }
 
     /// How many results waited when this one was delivered, and when the stream had stored it.
@@ -224,11 +244,11 @@ impl Puller {
     }
 
     /// Waits for the leave to hold a batch; while there is none nothing is taken that would tell of the backlog.
-    async fn credit(&self, consumer: &PullConsumer) -> Credit {
-        let mut waiting = std::pin::pin!(self.credits.batch());
+    async fn leave(&self, consumer: &PullConsumer) -> Batch {
+        let mut waiting = std::pin::pin!(self.leaves.batch());
         loop {
             match timeout(LOOK, &mut waiting).await {
-                Ok(credit) => return credit,
+                Ok(batch) => return batch,
                 Err(_) => {
                     if let Ok(info) = consumer.get_info().await {
                         self.metrics.pending.set(i64::try_from(info.num_pending).unwrap_or(i64::MAX));

@@ -1,6 +1,6 @@
 //! Writes batches, one at a time and in order, and acknowledges their letters after the commit.
 //!
-//! **Bound**: the puller's credit, which comes back when a batch is acknowledged. **Loss**: what was not committed was
+//! **Bound**: the leave to hold a batch, which comes back when it is acknowledged. **Loss**: what was not committed was
 //! not acknowledged and comes again; what was committed but not acknowledged comes again and is a duplicate.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    batcher::Batch,
+    batch::Batch,
     letter::Content,
     metrics::{Metrics, Says, Why},
     outbox,

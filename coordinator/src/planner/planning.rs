@@ -13,6 +13,7 @@ use ractor::RpcReplyPort;
 
 use super::{
     Batch, MAX_BATCH, SPREAD_MS, Timer,
+    pace::Pace,
     progress::Progress,
     roster::{Added, Planned, Roster},
     wheel::Wheel,
@@ -32,6 +33,7 @@ pub struct Planning {
     /// Ticks that a predecessor left: when to publish, and what.
     left_over: BinaryHeap<Reverse<(i64, LeftOver)>>,
     yields: Vec<Yield>,
+    pub(super) pace: Pace,
     pub(super) timer: Timer,
     /// How often shards were taken: tells what one taking left behind from what another did.
     takings: u64,
@@ -225,7 +227,8 @@ impl Planning {
             .collect()
     }
 
-    /// The ticks of the next bucket that is over, and the left-over ones whose time has come.
+    /// The ticks of the next buckets that are over, and the left-over ones whose time has come: a batch, and what is in the bucket
+    /// that fills it.
     pub(super) fn next_due(&mut self, now_ms: i64) -> Option<DueNow> {
         let mut ticks = Vec::new();
         while let Some(Reverse((publish_ms, left))) = self.left_over.peek().copied()
@@ -242,31 +245,36 @@ impl Planning {
         }
         let wheel = self.wheel.as_mut()?;
         let from_ms = wheel.floor_ms();
-        let (roster, mut dead) = (&self.roster, Vec::new());
-        let turned = wheel.turn(
-            now_ms,
-            |entry, from| {
-                let tick = roster.tick(entry, from);
-                if tick.is_none() {
-                    dead.push(entry);
-                }
-                tick
-            },
-            |entry, at_ms| {
-                if let Some(due) = roster.due(entry) {
-                    ticks.push(Tick { entry, site: due.site, at_ms, caught_up: None });
-                }
-            },
-        );
+        let (roster, mut dead, mut turned) = (&self.roster, Vec::new(), false);
+        while ticks.len() < MAX_BATCH
+            && wheel.turn(
+                now_ms,
+                |entry, from| {
+                    let tick = roster.tick(entry, from);
+                    if tick.is_none() {
+                        dead.push(entry);
+                    }
+                    tick
+                },
+                |entry, at_ms| {
+                    if let Some(due) = roster.due(entry) {
+                        ticks.push(Tick { entry, site: due.site, at_ms, caught_up: None });
+                    }
+                },
+            )
+        {
+            turned = true;
+        }
         dead.into_iter().for_each(|entry| self.roster.reclaim(entry));
         self.batches.handed_out(wheel.floor_ms());
         (turned || !ticks.is_empty()).then_some(DueNow { from_ms, ticks })
     }
 
+    /// When to look next.
     pub(super) fn wake_ms(&self) -> Option<i64> {
         let left_over = self.left_over.peek().map(|Reverse((publish_ms, _))| *publish_ms);
         let wheel = self.wheel.as_ref().and_then(Wheel::wake_ms);
-        left_over.into_iter().chain(wheel).min()
+        left_over.into_iter().chain(wheel).min().map(|due_ms| self.pace.look_ms(due_ms))
     }
 }
 

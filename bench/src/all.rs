@@ -1,0 +1,222 @@
+//! `all`: every bench but that of reports, in one run; one table of goals, as Markdown and JSON.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use serde::Serialize;
+
+use crate::{
+    Error,
+    chain::{self, Chain, Level},
+    coordinator::{self, Coordinator},
+    growth::{self, Growth},
+    on_a_runtime,
+    peers::{self, Peers},
+    prober,
+    report::{self, Report},
+    say,
+    sink::{self, Sink},
+    table::Table,
+};
+
+/// Where to.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// The directory for bench.md and bench.json
+    #[arg(long, value_name = "DIR", default_value = "target/bench")]
+    out: PathBuf,
+    /// A Python that has what bench/python/requirements.txt names
+    #[arg(long, env = "PICKET_BENCH_PYTHON", value_name = "FILE")]
+    python: Option<PathBuf>,
+    /// A few seconds of all of it, to see that it works; its numbers say nothing
+    #[arg(long)]
+    smoke: bool,
+}
+
+#[derive(Serialize)]
+struct All {
+    machine: Machine,
+    goals: Vec<Goal>,
+    prober: Report,
+    coordinator: Coordinator,
+    sink: Sink,
+    chain: Chain,
+    growth: Growth,
+    peers: Peers,
+}
+
+/// What it ran on.
+#[derive(Serialize)]
+struct Machine {
+    cores: usize,
+    cpu: String,
+    kernel: String,
+    commit: String,
+    nats: String,
+    postgres: String,
+    /// Whether this build's numbers say anything.
+    optimized: bool,
+    /// Processes that wanted a core when it began, beside this one: 1, 5 and 15 minutes.
+    load: String,
+}
+
+/// One goal, and what was found.
+#[derive(Serialize)]
+struct Goal {
+    what: String,
+    wanted: String,
+    found: String,
+    met: bool,
+}
+
+/// Measures all of it, prints Markdown, and writes both files.
+pub(crate) fn run(options: &Options) -> Result<(), Error> {
+    let machine = Machine::this();
+    let smoke = options.smoke;
+    let prober =
+        prober::measure(&prober::Options { rounds: 3, round_ms: 700, waiting: 5_000, smoke, json: None })?;
+    say(format_args!("the prober is done"));
+    let all = on_a_runtime(async {
+        let chain =
+            chain::measure(&chain::Options { seconds: 15, climb_seconds: 6, smoke, ..default() }).await?;
+        let python = options.python.clone();
+        let peers = peers::measure(&peers::Options { seconds: 12, python, smoke, ..default() }).await?;
+        let sink = sink::measure(&sink::Options { smoke, ..default() }).await?;
+        let coordinator = coordinator::measure(&coordinator::Options { smoke, ..default() }).await?;
+        let growth = growth::measure(&growth::Options { seconds: 12, smoke, ..default() }).await?;
+        let goals = goals(&prober, &coordinator, &sink, &chain, &growth, &peers);
+        Ok(All { machine, goals, prober, coordinator, sink, chain, growth, peers })
+    })?;
+    fs::create_dir_all(&options.out).map_err(|error| Error::System("could not make the directory", error))?;
+    let markdown = all.markdown();
+    let file = options.out.join("bench.md");
+    fs::write(file, &markdown).map_err(|error| Error::System("could not write the Markdown", error))?;
+    report::write(Some(&options.out.join("bench.json")), &all, &markdown)
+}
+
+/// A bench's options as they are when none is given.
+fn default<T: clap::Args>() -> T {
+    let command = T::augment_args(clap::Command::new("bench"));
+    let matches = command.get_matches_from(["bench"]);
+    T::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+impl Machine {
+    fn this() -> Self {
+        let system = rustix::system::uname();
+        let said = |program: &str, arguments: &[&str]| {
+            let output = Command::new(program).args(arguments).output();
+            output.ok().filter(|output| output.status.success()).map_or_else(
+                || "unknown".to_owned(),
+                |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+            )
+        };
+        let tools = std::env::var("PICKET_TOOLS_DIR").unwrap_or_else(|_| ".tools".to_owned());
+        Self {
+            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            cpu: report::cpu(),
+            kernel: system.release().to_string_lossy().into_owned(),
+            commit: said("git", &["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"]),
+            nats: said(&format!("{tools}/bin/nats-server"), &["--version"]),
+            postgres: said(&format!("{tools}/postgres/bin/postgres"), &["--version"]),
+            optimized: !cfg!(debug_assertions),
+            load: fs::read_to_string("/proc/loadavg")
+                .map(|text| text.split(' ').take(3).collect::<Vec<_>>().join(", "))
+                .unwrap_or_default(),
+        }
+    }
+}
+
+/// The width at which the prober's check is compared: many at once, as it works, and not so many that the kernel's
+/// queues are what is measured.
+const WIDTH: usize = 64;
+
+fn goals(
+    prober: &Report,
+    coordinator: &Coordinator,
+    sink: &Sink,
+    chain: &Chain,
+    growth: &Growth,
+    peers: &Peers,
+) -> Vec<Goal> {
+    let mut goals = Vec::new();
+    let mut goal = |what: String, wanted: &str, found: f64, met: bool| {
+        let found = if found < 10.0 { format!("{found:.2}") } else { format!("{found:.0}") };
+        goals.push(Goal { what, wanted: wanted.to_owned(), found, met });
+    };
+    for (name, tls) in [("plain", false), ("TLS", true)] {
+        let (ratio, bare) = prober.at(tls, WIDTH);
+        let what = format!("prober: checks per CPU-second by bare reqwest's, {name} (bare: {bare:.0} µs)");
+        goal(what, "≥ 0.9", ratio, ratio >= 0.9);
+    }
+    let ratio = coordinator.ratio();
+    goal(
+        "coordinator: jobs per CPU-second by a bare publish loop's".to_owned(),
+        "≥ 0.7",
+        ratio,
+        ratio >= 0.7,
+    );
+    let ratio = sink.ratio(|round| round.copy_text);
+    goal("sink: rows per CPU-second, with Postgres, by COPY's".to_owned(), "≥ 0.6", ratio, ratio >= 0.6);
+    if let Some(most) = chain.sustained() {
+        let (rate, rest) = (most.offered, 1.0 - most.of("prober") / most.total_us());
+        goal(format!("chain at {rate}/s: share of all but the prober"), "≤ 0.5", rest, rest <= 0.5);
+        let us = most.total_us();
+        goal(format!("chain at {rate}/s: CPU µs a check"), "≤ 220", us, us <= 220.0);
+    }
+    if let Some(half) = chain.half() {
+        let late = half.lateness_ms.p99;
+        let what = format!("chain at {}/s, half of what it sustains: p99 lateness, ms", half.offered);
+        goal(what, "< 50", late, late < 50.0);
+    }
+    for level in &chain.levels {
+        for (name, least) in [("blackbox_exporter", 3.0), ("Python", 2.0)] {
+            let theirs = peers
+                .peers
+                .iter()
+                .filter(|peer| peer.offered == level.offered && peer.who.starts_with(name))
+                .map(peers::Peer::total_us)
+                .reduce(f64::min);
+            if let Some(theirs) = theirs {
+                let times = theirs / level.total_us();
+                let what = format!("{name}'s CPU µs a check by the chain's, at {}/s", level.offered);
+                goal(what, &format!("≥ {least}"), times, times >= least);
+            }
+        }
+    }
+    let held = &coordinator.held;
+    let mb = held.memory as f64 / 1e6;
+    goal(format!("{} schedules: MB", held.schedules), "≤ 250", mb, mb <= 250.0);
+    let seconds = held.all_scheduled_s;
+    goal(format!("{} schedules: all scheduled after, s", held.schedules), "≤ 10", seconds, seconds <= 10.0);
+    let ratio = growth.ratio();
+    let times = growth.levels.last().zip(growth.levels.first());
+    let times = times.map_or(0, |(last, first): (&Level, &Level)| last.schedules / first.schedules.max(1));
+    goal(
+        format!("{times} times the schedules: cost of a check by that of once"),
+        "≤ 1.1",
+        ratio,
+        ratio <= 1.1,
+    );
+    goals
+}
+
+impl All {
+    fn markdown(&self) -> String {
+        let Machine { cores, cpu, kernel, commit, nats, postgres, optimized, load } = &self.machine;
+        let mut table = Table::new(["goal", "wanted", "found", ""]);
+        for Goal { what, wanted, found, met } in &self.goals {
+            table.row([what.as_str(), wanted, found, if *met { "yes" } else { "**no**" }]);
+        }
+        let debug = if *optimized { "" } else { " A debug build: these numbers say nothing." };
+        format!(
+            "# What Picket costs\n\n{cores} cores ({cpu}), Linux {kernel}, load {load} at the start; commit {commit}; {nats}; {postgres}.{debug}\n\n\
+             CPU time is what compares; the targets run on the same cores and are not counted.\n\n{table}\n{}\n{}\n{}\n{}\n{}\n{}",
+            self.chain.markdown(),
+            self.peers.markdown(),
+            self.growth.markdown(),
+            self.prober.markdown(),
+            self.coordinator.markdown(),
+            self.sink.markdown(),
+        )
+    }
+}

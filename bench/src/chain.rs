@@ -1,0 +1,401 @@
+//! `chain`: everything on one machine, each part a process of its own; what a check costs in each, how late it is, and
+//! how soon its row is there.
+
+use std::{fmt::Write, time::Duration};
+
+use serde::Serialize;
+use sqlx::types::time::OffsetDateTime;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    Error,
+    bed::{Bed, Process, REGION, failed},
+    cpu, say,
+    table::{Short, Spread, Table},
+    target::Target,
+};
+
+/// What is offered, and for how long.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// Checks a second at which the chain is measured at length
+    #[arg(long, value_delimiter = ',', default_values_t = [100, 1_000])]
+    pub(crate) rates: Vec<u32>,
+    /// Then more and more, from the last of these on by half of an octave, until it does not keep up; 0: no more
+    #[arg(long, default_value_t = 32_000)]
+    pub(crate) most: u32,
+    /// How long each rate is measured, in seconds
+    #[arg(long, default_value_t = 20)]
+    pub(crate) seconds: u64,
+    /// The same while more and more is offered
+    #[arg(long, default_value_t = 8)]
+    pub(crate) climb_seconds: u64,
+    /// How often each site is checked, in seconds
+    #[arg(long, default_value_t = 5)]
+    pub(crate) interval: u32,
+    /// A few seconds of all of it, to see that it works; its numbers say nothing
+    #[arg(long)]
+    pub(crate) smoke: bool,
+    /// Writes the numbers to this file as JSON
+    #[arg(long)]
+    pub(crate) json: Option<std::path::PathBuf>,
+}
+
+/// What was found at one rate.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Level {
+    /// Checks a second that are due.
+    pub(crate) offered: u32,
+    pub(crate) schedules: i64,
+    pub(crate) seconds: f64,
+    /// Ticks of the span, and the rows that they have.
+    pub(crate) expected: i64,
+    pub(crate) found: i64,
+    pub(crate) up: i64,
+    pub(crate) missed: i64,
+    /// Ticks without a row when the span was over for [`WAIT`].
+    pub(crate) unaccounted: i64,
+    /// CPU time a check in µs, by process.
+    pub(crate) cpu_us: Vec<(&'static str, f64)>,
+    /// Memory in bytes (PSS), by process.
+    pub(crate) memory: Vec<(&'static str, u64)>,
+    /// From the due time to the start of the check, in ms.
+    pub(crate) lateness_ms: Spread,
+    /// From the due time to the commit of the row, in ms.
+    pub(crate) delay_ms: Spread,
+}
+
+impl Level {
+    pub(crate) fn total_us(&self) -> f64 {
+        self.cpu_us.iter().map(|(_, us)| us).sum()
+    }
+
+    pub(crate) fn of(&self, name: &str) -> f64 {
+        self.cpu_us.iter().filter(|(of, _)| *of == name).map(|(_, us)| us).sum()
+    }
+
+    /// Checks that were really done, a second.
+    pub(crate) fn per_s(&self) -> f64 {
+        (self.found - self.missed) as f64 / self.seconds
+    }
+
+    /// Whether nothing is left lying: each tick was checked, and soon.
+    fn keeps_up(&self) -> bool {
+        const LATE_MS: f64 = 1_000.0;
+        self.unaccounted == 0 && self.missed * 1_000 <= self.expected && self.lateness_ms.p99 < LATE_MS
+    }
+}
+
+/// All of it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Chain {
+    pub(crate) levels: Vec<Level>,
+    /// The highest rate at which it kept up, if it did at any, in checks a second.
+    pub(crate) sustained_per_s: Option<f64>,
+    /// On disk, with the indexes.
+    pub(crate) bytes_per_row: f64,
+}
+
+/// How long rows are waited for when a span is over.
+const WAIT: Duration = Duration::from_secs(10);
+
+/// Our processes, ready.
+pub(crate) struct Running {
+    processes: Vec<Process>,
+    parts: Vec<(&'static str, u32)>,
+}
+
+impl Running {
+    /// Starts one of each.
+    pub(crate) async fn start(bed: &Bed) -> Result<Self, Error> {
+        let coordinator = bed.process("picket-coordinator", &[])?;
+        // All sites are on a few hosts here.
+        let prober = ["--region", REGION, "--allow-addresses", "127.0.0.0/8", "--per-host", "1000"];
+        let prober = bed.process("picket-prober", &prober)?;
+        let sink = bed.process("picket-sink", &[])?;
+        let parts = vec![
+            ("coordinator", coordinator.pid),
+            ("NATS", bed.nats.pid()),
+            ("prober", prober.pid),
+            ("sink", sink.pid),
+            ("Postgres", bed.postgres.pid()),
+        ];
+        let processes = vec![coordinator, prober, sink];
+        for process in &processes {
+            process.ready().await?;
+        }
+        say(format_args!("processes: {parts:?}"));
+        Ok(Self { processes, parts })
+    }
+
+    /// Waits until the coordinator holds so many schedules.
+    pub(crate) async fn holds(&self, schedules: u32) -> Result<(), Error> {
+        crate::coordinator::all_scheduled(&self.processes[0], schedules).await
+    }
+
+    /// Stops them in order.
+    pub(crate) async fn stop(self) -> Result<(), Error> {
+        for process in self.processes {
+            process.stop().await?;
+        }
+        Ok(())
+    }
+
+    /// Measures what runs, for so long.
+    pub(crate) async fn measure(&self, bed: &Bed, offered: u32, length: Duration) -> Result<Level, Error> {
+        let cost = || self.parts.iter().map(|(_, pid)| cpu::seconds(*pid)).collect::<Vec<_>>();
+        let (from, before) = (bed.now().await?, cost());
+        sleep(length).await;
+        let (until, after) = (bed.now().await?, cost());
+        let memory = self.parts.iter().map(|(name, pid)| (*name, cpu::memory(*pid))).collect();
+        let mut level = rows(bed, offered, from, until).await?;
+        let each = before.iter().zip(&after).zip(&self.parts);
+        level.cpu_us = each
+            .map(|((before, after), (name, _))| (*name, (after - before) * 1e6 / level.found.max(1) as f64))
+            .collect();
+        level.memory = memory;
+        say(format_args!(
+            "{offered}/s: {} of {} rows, {} missed, {} without a row; {:.0} µs a check {:.1?}; lateness {} ms; delay {} ms",
+            level.found,
+            level.expected,
+            level.missed,
+            level.unaccounted,
+            level.total_us(),
+            level.cpu_us,
+            level.lateness_ms,
+            level.delay_ms
+        ));
+        Ok(level)
+    }
+}
+
+/// Measures, and prints Markdown.
+pub(crate) async fn run(options: &Options) -> Result<(), Error> {
+    let chain = measure(options).await?;
+    crate::report::write(options.json.as_deref(), &chain, &chain.markdown())
+}
+
+/// Measures.
+pub(crate) async fn measure(options: &Options) -> Result<Chain, Error> {
+    let options = if options.smoke {
+        Options { rates: vec![20, 40], most: 0, seconds: 2, ..options.clone() }
+    } else {
+        options.clone()
+    };
+    let target = Target::start()?;
+    let bed = Bed::start().await?;
+    let running = Running::start(&bed).await?;
+    let mut sites = 0;
+    let mut levels: Vec<Level> = Vec::new();
+    let mut offered = options.rates.iter().map(|rate| (*rate, options.seconds)).collect::<Vec<_>>();
+    let mut next = f64::from(options.rates.last().copied().unwrap_or_default()) * 2.0;
+    while next <= f64::from(options.most) {
+        offered.push((next as u32, options.climb_seconds));
+        next *= std::f64::consts::SQRT_2;
+    }
+    for (rate, seconds) in offered {
+        let more = rate * options.interval;
+        bed.add_sites(sites + 1, more, options.interval, &target.listening.plain).await?;
+        sites = sites.max(more);
+        // Each site has its turn once, and whoever is new in the first seconds is as old as the rest.
+        sleep(Duration::from_secs(u64::from(options.interval) + 1)).await;
+        let level = running.measure(&bed, rate, Duration::from_secs(seconds)).await?;
+        let keeps_up = level.keeps_up();
+        levels.push(level);
+        if !keeps_up && rate > 1_000 {
+            break;
+        }
+    }
+    let sustained = levels.iter().filter(|level| level.keeps_up()).map(Level::per_s).reduce(f64::max);
+    let bytes_per_row = bytes_per_row(&bed).await?;
+    // What is under way after more was offered than could be done takes long to drain, and is nobody's concern.
+    bed.execute("UPDATE picket.sites SET enabled = false").await?;
+    running.stop().await?;
+    bed.stop().await?;
+    Ok(Chain { levels, sustained_per_s: sustained, bytes_per_row })
+}
+
+/// What became of the ticks of a span, once all have a row or [`WAIT`] has passed.
+async fn rows(bed: &Bed, offered: u32, from: OffsetDateTime, until: OffsetDateTime) -> Result<Level, Error> {
+    const EXPECTED: &str =
+        "SELECT coalesce(sum(picket.tick_count(interval_ms, phase_ms, greatest(valid_from, $1),
+            least(coalesce(valid_to, $2), $2))), 0)::bigint, count(*) FILTER (WHERE valid_to IS NULL)
+        FROM picket.schedules WHERE valid_from < $2 AND (valid_to IS NULL OR valid_to > $1)";
+    const COUNT: &str = "SELECT count(*) FROM picket.check_results
+        WHERE scheduled_at > $1 AND scheduled_at <= $2 AND kind = 'scheduled'";
+    const UNACCOUNTED: &str = "SELECT count(*) FROM picket.schedules AS schedule
+        CROSS JOIN picket.ticks(interval_ms, phase_ms, valid_from, coalesce(valid_to, 'infinity'), $1, $2) AS tick
+        LEFT JOIN picket.check_results AS result
+          ON result.scheduled_at = tick AND result.site_id = schedule.site_id
+         AND result.region_id = schedule.region_id AND kind = 'scheduled'
+        WHERE result.site_id IS NULL";
+
+    let database = &bed.database;
+    let expected: (i64, i64) = sqlx::query_as(EXPECTED)
+        .bind(from)
+        .bind(until)
+        .fetch_one(database)
+        .await
+        .map_err(failed("what is due"))?;
+    let over = Instant::now() + WAIT;
+    loop {
+        let count: i64 = sqlx::query_scalar(COUNT)
+            .bind(from)
+            .bind(until)
+            .fetch_one(database)
+            .await
+            .map_err(failed("rows"))?;
+        if count >= expected.0 || Instant::now() > over {
+            break;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    let unaccounted: i64 = sqlx::query_scalar(UNACCOUNTED)
+        .bind(from)
+        .bind(until)
+        .fetch_one(database)
+        .await
+        .map_err(failed("the ledger"))?;
+    let found = Found::read(bed, "picket.check_results", from, until).await?;
+    Ok(Level {
+        offered,
+        schedules: expected.1,
+        seconds: (until - from).as_seconds_f64(),
+        expected: expected.0,
+        found: found.rows,
+        up: found.up,
+        missed: found.missed,
+        unaccounted,
+        cpu_us: Vec::new(),
+        memory: Vec::new(),
+        lateness_ms: found.lateness_ms,
+        delay_ms: found.delay_ms,
+    })
+}
+
+/// The rows of the ticks of a span.
+pub(crate) struct Found {
+    pub(crate) rows: i64,
+    pub(crate) up: i64,
+    pub(crate) missed: i64,
+    pub(crate) lateness_ms: Spread,
+    /// From the due time to the commit.
+    pub(crate) delay_ms: Spread,
+}
+
+impl Found {
+    /// Reads them from a table that has the columns of `check_results`.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub(crate) async fn read(
+        bed: &Bed,
+        table: &str,
+        from: OffsetDateTime,
+        until: OffsetDateTime,
+    ) -> Result<Self, Error> {
+        // Each commit's time is looked up once, and not once a row.
+        let sql = format!(
+            "WITH found AS MATERIALIZED (
+                 SELECT scheduled_at, lateness_us, outcome, xmin AS written FROM {table}
+                 WHERE scheduled_at > $1 AND scheduled_at <= $2 AND kind = 'scheduled'),
+             commits AS MATERIALIZED (
+                 SELECT written, pg_xact_commit_timestamp(written) AS at FROM found GROUP BY written)
+             SELECT count(*), count(*) FILTER (WHERE outcome = 'up'), count(*) FILTER (WHERE outcome = 'missed'),
+                    percentile_disc(ARRAY[0.5, 0.99, 1]) WITHIN GROUP (ORDER BY lateness_us / 1e3::float8),
+                    percentile_disc(ARRAY[0.5, 0.99, 1]) WITHIN GROUP (ORDER BY
+                        extract(epoch FROM at - scheduled_at)::float8 * 1e3)
+             FROM found JOIN commits USING (written)"
+        );
+        type Row = (i64, i64, i64, Option<Vec<f64>>, Option<Vec<f64>>);
+        let row: Row = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+            .bind(from)
+            .bind(until)
+            .fetch_one(&bed.database)
+            .await
+            .map_err(failed("rows"))?;
+        let spread = |quantiles: Option<Vec<f64>>| match quantiles.as_deref() {
+            Some([p50, p99, max]) => Spread { p50: *p50, p99: *p99, max: *max },
+            _ => Spread::default(),
+        };
+        let (rows, up, missed, lateness, delay) = row;
+        Ok(Self { rows, up, missed, lateness_ms: spread(lateness), delay_ms: spread(delay) })
+    }
+}
+
+async fn bytes_per_row(bed: &Bed) -> Result<f64, Error> {
+    bed.execute("VACUUM picket.check_results").await?;
+    let size = "SELECT sum(pg_total_relation_size(inhrelid))::bigint FROM pg_inherits
+        WHERE inhparent = 'picket.check_results'::regclass";
+    let rows = bed.number("SELECT count(*) FROM picket.check_results").await?;
+    Ok(bed.number(size).await? as f64 / rows.max(1) as f64)
+}
+
+/// What the levels have in common with others that are measured so.
+pub(crate) fn table(levels: &[Level]) -> Table {
+    let parts = levels.first().map(|level| level.cpu_us.clone()).unwrap_or_default();
+    let mut head = vec!["checks/s offered".to_owned(), "done".to_owned(), "schedules".to_owned()];
+    head.extend(["ticks", "missed", "without a row", "CPU µs a check"].map(str::to_owned));
+    head.extend(parts.iter().map(|(name, _)| (*name).to_owned()));
+    head.extend(
+        ["all but the prober", "lateness ms p50 / p99 / max", "due to committed ms p50 / p99 / max"]
+            .map(str::to_owned),
+    );
+    let mut table = Table::new(head);
+    for level in levels {
+        let mut row = vec![
+            level.offered.to_string(),
+            format!("{:.0}", level.per_s()),
+            level.schedules.to_string(),
+            level.expected.to_string(),
+            level.missed.to_string(),
+            level.unaccounted.to_string(),
+            format!("**{:.0}**", level.total_us()),
+        ];
+        row.extend(level.cpu_us.iter().map(|(_, us)| Short(*us).to_string()));
+        row.push(format!("{:.2}", 1.0 - level.of("prober") / level.total_us()));
+        row.extend([level.lateness_ms.to_string(), level.delay_ms.to_string()]);
+        table.row(row);
+    }
+    table
+}
+
+impl Chain {
+    /// The level at the highest rate at which it kept up.
+    pub(crate) fn sustained(&self) -> Option<&Level> {
+        self.levels.iter().rfind(|level| level.keeps_up())
+    }
+
+    /// The level at half of what it sustains, or the next above.
+    pub(crate) fn half(&self) -> Option<&Level> {
+        let half = self.sustained_per_s? / 2.0;
+        self.levels.iter().find(|level| f64::from(level.offered) >= half * 0.99)
+    }
+
+    pub(crate) fn markdown(&self) -> String {
+        let mut text = String::from("## The whole chain\n\n");
+        // Writing to a string does not fail.
+        let _ = write!(text, "{}", table(&self.levels));
+        let sustained =
+            self.sustained_per_s.map_or("nothing".to_owned(), |rate| format!("{rate:.0} checks/s"));
+        let _ = writeln!(
+            text,
+            "\nSustained: {sustained}. On disk {:.0} bytes a row, with the index.",
+            self.bytes_per_row
+        );
+        if let Some(half) = self.half() {
+            let _ = writeln!(
+                text,
+                "At half of that, {}/s: lateness {} ms, from due to committed {} ms.",
+                half.offered, half.lateness_ms, half.delay_ms
+            );
+        }
+        if let Some(level) = self.levels.last() {
+            let memory = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+            let each: Vec<_> =
+                level.memory.iter().map(|(name, bytes)| format!("{name} {:.0}", memory(*bytes))).collect();
+            let _ = writeln!(text, "Memory at the end, MiB (PSS): {}.", each.join(", "));
+        }
+        text
+    }
+}

@@ -1,0 +1,325 @@
+//! `coordinator`: what a job costs, beside a bare publish loop of the same bytes; how late jobs are at several loads; and a
+//! million schedules in memory.
+
+use std::{path::PathBuf, time::Duration};
+
+use async_nats::jetstream::{Context, message::PublishMessage};
+use futures_util::{StreamExt, stream};
+use picket_proto::{
+    CheckRequest, Epoch, Kind, Region, Shard, SiteId, Timestamp,
+    job::{Template, Tick},
+    subject,
+};
+use picket_runtime::streams::{self, Durability};
+use serde::Serialize;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::{
+    Error,
+    bed::{Bed, Process, REGION, failed},
+    bus, cpu, say,
+    table::{Short, Spread, Table},
+};
+
+/// How much.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// Schedules that are held in memory
+    #[arg(long, default_value_t = 1_000_000)]
+    pub(crate) schedules: u32,
+    /// How often each of those is due, in seconds
+    #[arg(long, default_value_t = 300)]
+    pub(crate) interval: u32,
+    /// Schedules, each every five seconds, that are more than can be published
+    #[arg(long, default_value_t = 250_000)]
+    pub(crate) load: u32,
+    /// How long each load is measured, in seconds
+    #[arg(long, default_value_t = 8)]
+    pub(crate) seconds: u64,
+    /// A few seconds of all of it, to see that it works; its numbers say nothing
+    #[arg(long)]
+    pub(crate) smoke: bool,
+    /// Writes the numbers to this file as JSON
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// What a job costs, in CPU µs.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Cost {
+    pub(crate) per_s: f64,
+    /// The coordinator's, or the loop's.
+    pub(crate) client_us: f64,
+    pub(crate) nats_us: f64,
+}
+
+/// A load on the coordinator.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Load {
+    /// Of its capacity.
+    pub(crate) share: f64,
+    pub(crate) cost: Cost,
+    /// From the due time to the time in the stream, in ms.
+    pub(crate) lateness_ms: Spread,
+    /// How many jobs that was seen of.
+    pub(crate) sampled: usize,
+}
+
+/// Many schedules in one coordinator.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Held {
+    pub(crate) schedules: u32,
+    /// From the start of the process.
+    pub(crate) first_publish_s: f64,
+    /// From the start of the process until all are scheduled.
+    pub(crate) all_scheduled_s: f64,
+    /// PSS when all are scheduled, in bytes.
+    pub(crate) memory: u64,
+    pub(crate) filled_s: f64,
+}
+
+/// All of it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Coordinator {
+    pub(crate) bare: Cost,
+    /// With more due than can be published.
+    pub(crate) full: Cost,
+    pub(crate) loads: Vec<Load>,
+    pub(crate) held: Held,
+}
+
+const INTERVAL: u32 = 5;
+/// As many as the coordinator lets be under way.
+const WINDOW: usize = 8_192;
+const SHARES: [f64; 3] = [0.9, 0.5, 0.1];
+/// Sites whose newest job is looked at, at each look.
+const SAMPLED: u32 = 2_000;
+
+/// Measures, and prints Markdown.
+pub(crate) async fn run(options: &Options) -> Result<(), Error> {
+    let coordinator = measure(options).await?;
+    crate::report::write(options.json.as_deref(), &coordinator, &coordinator.markdown())
+}
+
+/// Measures.
+pub(crate) async fn measure(options: &Options) -> Result<Coordinator, Error> {
+    let options = match options.smoke {
+        true => Options { schedules: 1_000, interval: 5, load: 200, seconds: 2, ..options.clone() },
+        false => options.clone(),
+    };
+    let bed = Bed::start().await?;
+    let bare = bare(&bed, options.load).await?;
+    say(format_args!("bare publish: {bare:?}"));
+    let (full, loads) = loads(&bed, &options).await?;
+    bed.stop().await?;
+    let bed = Bed::start().await?;
+    let held = held(&bed, &options).await?;
+    bed.stop().await?;
+    Ok(Coordinator { bare, full, loads, held })
+}
+
+fn nobody() -> [std::net::SocketAddr; 1] {
+    [([127, 0, 0, 1], 20_000).into()]
+}
+
+/// Jobs of so many sites, as the coordinator makes them, published by the least that loses none. The stream holds a job of
+/// each of these sites already, as it does when nobody takes them.
+async fn bare(bed: &Bed, sites: u32) -> Result<Cost, Error> {
+    let (_, jetstream) = bed.jetstream().await?;
+    streams::ensure(&jetstream, streams::jobs(Durability::default())).await.map_err(failed("stream"))?;
+    let region: Region = REGION.parse().map_err(failed("region"))?;
+    let now: Timestamp = bed.now().await?.into();
+    let jobs = |round: u64| {
+        let at = now.plus(Duration::from_secs(u64::from(INTERVAL) * round));
+        (1..=sites).map(|site| job(i64::from(site), &region, at)).collect::<Vec<_>>()
+    };
+    let (first, second) = (jobs(0), jobs(1));
+    bus::publish(&jetstream, first.into_iter(), WINDOW).await?;
+    let nats = bed.nats.pid();
+    let (before, own, began) = (cpu::seconds(nats), cpu::own_seconds(), Instant::now());
+    bus::publish(&jetstream, second.into_iter(), WINDOW).await?;
+    let (after, own, wall) = (cpu::seconds(nats), cpu::own_seconds() - own, began.elapsed());
+    let stream = jetstream.get_stream(subject::JOBS).await.map_err(failed("stream"))?;
+    stream.purge().await.map_err(failed("purge"))?;
+    Ok(cost(f64::from(sites), own, after - before, wall))
+}
+
+fn job(site: i64, region: &Region, at: Timestamp) -> (async_nats::Subject, PublishMessage) {
+    let request = CheckRequest::new(format!("http://127.0.0.1:20000/page/{site}"));
+    let life = Duration::from_secs(u64::from(INTERVAL));
+    let tick = Tick {
+        site: SiteId(site),
+        region,
+        kind: Kind::Scheduled,
+        scheduled_at: at,
+        expires_at: at.plus(life),
+        shard: Shard((site % 64) as u16),
+        epoch: Epoch(1),
+    };
+    let mut payload = String::new();
+    Template::new(&request).render(&tick, &mut payload);
+    let message = PublishMessage::build()
+        .payload(payload.into())
+        .message_id(tick.id())
+        .ttl(life + Duration::from_secs(1));
+    (subject::job(region, SiteId(site)).into(), message)
+}
+
+fn cost(jobs: f64, client: f64, nats: f64, wall: Duration) -> Cost {
+    let each = |seconds: f64| seconds * 1e6 / jobs.max(1.0);
+    Cost { per_s: jobs / wall.as_secs_f64(), client_us: each(client), nats_us: each(nats) }
+}
+
+/// With more than can be published, then with shares of what could be.
+async fn loads(bed: &Bed, options: &Options) -> Result<(Cost, Vec<Load>), Error> {
+    bed.fill_with_sites(options.load, INTERVAL, &nobody()).await?;
+    let coordinator = bed.process("picket-coordinator", &[])?;
+    coordinator.ready().await?;
+    all_scheduled(&coordinator, options.load).await?;
+    let length = Duration::from_secs(options.seconds);
+    sleep(Duration::from_secs(u64::from(INTERVAL))).await;
+    let full = published(bed, &coordinator, length).await?;
+    say(format_args!("more than can be published: {full:?}"));
+    let (_, jetstream) = bed.jetstream().await?;
+    let mut loads = Vec::new();
+    for share in SHARES {
+        let sites = (full.per_s * share * f64::from(INTERVAL)) as u32;
+        bed.execute(&format!("UPDATE picket.sites SET enabled = false WHERE enabled AND id > {sites}"))
+            .await?;
+        bed.execute("VACUUM ANALYZE picket.sites").await?;
+        bed.execute("VACUUM ANALYZE picket.schedules").await?;
+        all_scheduled(&coordinator, sites.min(options.load)).await?;
+        // What was left behind is done or given up, and each site has had its turn.
+        sleep(Duration::from_secs(u64::from(INTERVAL) + 1)).await;
+        let mut seen = Vec::new();
+        let (cost, ()) = tokio::try_join!(published(bed, &coordinator, length), async {
+            sleep(length / 2).await;
+            seen.extend(lateness(&jetstream, sites).await?);
+            Ok(())
+        })?;
+        // Each has had its next turn by now.
+        sleep(Duration::from_secs(u64::from(INTERVAL)).saturating_sub(length / 2)).await;
+        seen.extend(lateness(&jetstream, sites).await?);
+        let load = Load { share, cost, sampled: seen.len(), lateness_ms: Spread::of(seen) };
+        say(format_args!("{load:?}"));
+        loads.push(load);
+    }
+    coordinator.stop().await?;
+    Ok((full, loads))
+}
+
+/// What is published in so long, and what it costs.
+async fn published(bed: &Bed, coordinator: &Process, length: Duration) -> Result<Cost, Error> {
+    const JOBS: &str = "picket_coordinator_jobs_published_total";
+    let cost = || (cpu::seconds(coordinator.pid), cpu::seconds(bed.nats.pid()));
+    let (jobs, before, began) = (coordinator.metric(JOBS).await, cost(), Instant::now());
+    sleep(length).await;
+    let (after, wall) = (cost(), began.elapsed());
+    let jobs = coordinator.metric(JOBS).await - jobs;
+    Ok(self::cost(jobs, after.0 - before.0, after.1 - before.1, wall))
+}
+
+/// How late the newest job of some sites came into the stream, in ms.
+async fn lateness(jetstream: &Context, sites: u32) -> Result<Vec<f64>, Error> {
+    const AT_ONCE: usize = 32;
+    let region: Region = REGION.parse().map_err(failed("region"))?;
+    let jobs = jetstream.get_stream(subject::JOBS).await.map_err(failed("stream"))?;
+    let some: Vec<u32> = (0..SAMPLED.min(sites)).map(|_| fastrand::u32(1..=sites)).collect();
+    let looks = some.into_iter().map(|site| {
+        let (jobs, subject) = (&jobs, subject::job(&region, SiteId(i64::from(site))));
+        async move {
+            // One that has just expired is not there.
+            let message = jobs.direct_get_last_for_subject(subject).await.ok()?;
+            let due = CheckRequest::decode(&message.payload).ok()?.scheduled_at?;
+            Some((message.time.unix_timestamp_nanos() / 1_000) as f64 / 1e3 - due.micros() as f64 / 1e3)
+        }
+    });
+    Ok(stream::iter(looks).buffer_unordered(AT_ONCE).filter_map(async |late| late).collect().await)
+}
+
+async fn held(bed: &Bed, options: &Options) -> Result<Held, Error> {
+    const LIMIT: Duration = Duration::from_secs(120);
+    let began = Instant::now();
+    bed.fill_with_sites(options.schedules, options.interval, &nobody()).await?;
+    let filled_s = began.elapsed().as_secs_f64();
+    let (client, _) = bed.jetstream().await?;
+    let mut jobs = client.subscribe(subject::JOB_SUBJECTS).await.map_err(failed("subscribe"))?;
+    client.flush().await.map_err(failed("subscribe"))?;
+    let began = Instant::now();
+    let coordinator = bed.process("picket-coordinator", &[])?;
+    let first = async {
+        let first = timeout(LIMIT, jobs.next()).await.map_err(failed("the first job"))?;
+        first.ok_or_else(|| Error::Failed("the bus is gone".to_owned()))?;
+        let first_publish_s = began.elapsed().as_secs_f64();
+        jobs.unsubscribe().await.map_err(failed("unsubscribe"))?;
+        Ok(first_publish_s)
+    };
+    let all = async {
+        all_scheduled(&coordinator, options.schedules).await?;
+        Ok(began.elapsed().as_secs_f64())
+    };
+    let (first_publish_s, all_scheduled_s) = tokio::try_join!(first, all)?;
+    // What was needed to read them has been given back, or never will be.
+    sleep(Duration::from_secs(5)).await;
+    let memory = cpu::memory(coordinator.pid);
+    coordinator.stop().await?;
+    let held = Held { schedules: options.schedules, first_publish_s, all_scheduled_s, memory, filled_s };
+    say(format_args!("{held:?}"));
+    Ok(held)
+}
+
+/// Waits until it holds so many.
+pub(crate) async fn all_scheduled(coordinator: &Process, schedules: u32) -> Result<(), Error> {
+    const LIMIT: Duration = Duration::from_secs(120);
+    let there = async {
+        while coordinator.metric("picket_coordinator_schedules").await != f64::from(schedules) {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(LIMIT, there).await.map_err(|_| Error::Failed(format!("{schedules} schedules are not held")))
+}
+
+impl Coordinator {
+    /// Jobs per CPU-second by the coordinator, by those of the bare loop.
+    pub(crate) fn ratio(&self) -> f64 {
+        self.bare.client_us / self.full.client_us
+    }
+
+    /// The same with the bus's share on both sides.
+    pub(crate) fn ratio_with_nats(&self) -> f64 {
+        (self.bare.client_us + self.bare.nats_us) / (self.full.client_us + self.full.nats_us)
+    }
+
+    pub(crate) fn markdown(&self) -> String {
+        let mut table =
+            Table::new(["", "jobs/s", "CPU µs a job", "NATS", "lateness ms p50 / p99 / max", "jobs seen"]);
+        let row = |name: String, cost: Cost, late: String, seen: String| {
+            let us = |us: f64| Short(us).to_string();
+            [name, format!("{:.0}", cost.per_s), us(cost.client_us), us(cost.nats_us), late, seen]
+        };
+        table.row(row("bare publish loop".to_owned(), self.bare, String::new(), String::new()));
+        table.row(row(
+            "coordinator, more due than it can".to_owned(),
+            self.full,
+            String::new(),
+            String::new(),
+        ));
+        for load in &self.loads {
+            let name = format!("coordinator at {:.0} % of that", load.share * 100.0);
+            table.row(row(name, load.cost, load.lateness_ms.to_string(), load.sampled.to_string()));
+        }
+        let held = &self.held;
+        format!(
+            "## The coordinator beside a bare publish loop\n\n{table}\nJobs per CPU-second by the bare loop's: **{:.2}**; \
+             with NATS on both sides {:.2}.\n\n{} schedules: first job {:.1} s after the start of the process, all scheduled after {:.1} s; \
+             {} MiB (PSS). Filling the database took {:.0} s.\n",
+            self.ratio(),
+            self.ratio_with_nats(),
+            held.schedules,
+            held.first_publish_s,
+            held.all_scheduled_s,
+            held.memory >> 20,
+            held.filled_s
+        )
+    }
+}

@@ -1,0 +1,90 @@
+//! `growth`: the same checks a second with one, ten and a hundred times the schedules: what a check costs must not follow
+//! how many sites there are.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde::Serialize;
+use tokio::time::sleep;
+
+use crate::{
+    Error,
+    bed::Bed,
+    chain::{self, Level, Running},
+    target::Target,
+};
+
+/// How much.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// Checks a second
+    #[arg(long, default_value_t = 1_000)]
+    pub(crate) rate: u32,
+    /// How often each site is checked at first, in seconds; the more sites, the longer
+    #[arg(long, default_value_t = 5)]
+    pub(crate) interval: u32,
+    /// By how much the schedules grow
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 10, 100])]
+    pub(crate) times: Vec<u32>,
+    /// How long each is measured, in seconds
+    #[arg(long, default_value_t = 15)]
+    pub(crate) seconds: u64,
+    /// A few seconds of all of it, to see that it works; its numbers say nothing
+    #[arg(long)]
+    pub(crate) smoke: bool,
+    /// Writes the numbers to this file as JSON
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// All of it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Growth {
+    pub(crate) levels: Vec<Level>,
+}
+
+/// Measures, and prints Markdown.
+pub(crate) async fn run(options: &Options) -> Result<(), Error> {
+    let growth = measure(options).await?;
+    crate::report::write(options.json.as_deref(), &growth, &growth.markdown())
+}
+
+/// Measures.
+pub(crate) async fn measure(options: &Options) -> Result<Growth, Error> {
+    let options = match options.smoke {
+        true => Options { rate: 20, times: vec![1, 10], seconds: 2, ..options.clone() },
+        false => options.clone(),
+    };
+    let target = Target::start()?;
+    let mut levels = Vec::new();
+    for times in &options.times {
+        let bed = Bed::start().await?;
+        let interval = options.interval * times;
+        bed.fill_with_sites(options.rate * interval, interval, &target.listening.plain).await?;
+        let running = Running::start(&bed).await?;
+        running.holds(options.rate * interval).await?;
+        // What was due while they started is done.
+        sleep(Duration::from_secs(6)).await;
+        levels.push(running.measure(&bed, options.rate, Duration::from_secs(options.seconds)).await?);
+        running.stop().await?;
+        bed.stop().await?;
+    }
+    Ok(Growth { levels })
+}
+
+impl Growth {
+    /// What a check costs with the most schedules, by what it costs with the fewest.
+    pub(crate) fn ratio(&self) -> f64 {
+        match self.levels.as_slice() {
+            [first, .., last] => last.total_us() / first.total_us(),
+            _ => f64::NAN,
+        }
+    }
+
+    pub(crate) fn markdown(&self) -> String {
+        format!(
+            "## More schedules, as many checks a second\n\n{}\nWith the most schedules a check costs {:.2} of what it costs with the fewest.\n",
+            chain::table(&self.levels),
+            self.ratio()
+        )
+    }
+}

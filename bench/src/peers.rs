@@ -1,0 +1,391 @@
+//! `peers`: what others cost that do the same, on the same targets at the same rates: Debian's blackbox_exporter with
+//! Prometheus, where they are installed, and a checker in Python of the kind that this project replaces.
+
+use std::{
+    env, fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use picket_testkit::servers;
+use reqwest::Url;
+use serde::Serialize;
+use serde_json::{Value, json};
+use sqlx::types::time::OffsetDateTime;
+use tokio::{process::Command, time::sleep};
+
+use crate::{
+    Error,
+    bed::{Bed, Process},
+    chain::Found,
+    cpu, say,
+    table::{Short, Spread, Table},
+    target::Target,
+};
+
+/// Who is measured, and for how long.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// Checks a second
+    #[arg(long, value_delimiter = ',', default_values_t = [100, 1_000])]
+    pub(crate) rates: Vec<u32>,
+    /// How long each is measured at each rate, in seconds
+    #[arg(long, default_value_t = 15)]
+    pub(crate) seconds: u64,
+    /// How often each site is checked, in seconds
+    #[arg(long, default_value_t = 5)]
+    pub(crate) interval: u32,
+    /// A Python that has what bench/python/requirements.txt names
+    #[arg(long, env = "PICKET_BENCH_PYTHON", value_name = "FILE")]
+    pub(crate) python: Option<PathBuf>,
+    /// A few seconds of all of it, to see that it works; its numbers say nothing
+    #[arg(long)]
+    pub(crate) smoke: bool,
+    /// Writes the numbers to this file as JSON
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// One of the others at one rate.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Peer {
+    pub(crate) who: String,
+    pub(crate) offered: u32,
+    pub(crate) seconds: f64,
+    pub(crate) checks: i64,
+    pub(crate) up: i64,
+    /// CPU time a check in µs, by process.
+    pub(crate) cpu_us: Vec<(&'static str, f64)>,
+    pub(crate) memory: Vec<(&'static str, u64)>,
+    /// In ms. Of Prometheus, which does not keep when a scrape began: how far the intervals of one target exceed
+    /// what they should be, and no maximum.
+    pub(crate) lateness_ms: Spread,
+}
+
+impl Peer {
+    pub(crate) fn total_us(&self) -> f64 {
+        self.cpu_us.iter().map(|(_, us)| us).sum()
+    }
+}
+
+/// All of them.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Peers {
+    pub(crate) peers: Vec<Peer>,
+    /// Who is not there, and what to do about it.
+    pub(crate) left_out: Vec<String>,
+}
+
+/// The checker's own file; its requirements lie beside it.
+const CHECKER: &str = include_str!("../python/checker.py");
+/// The checker's ways to know what is due.
+const WAYS: [&str; 2] = ["loops", "claims"];
+/// What it needs: the sites, and a table like ours.
+const PYTHON_TABLES: &str = "CREATE SCHEMA peer;
+    CREATE TABLE peer.sites (
+        id bigint PRIMARY KEY, url text NOT NULL, interval_seconds integer NOT NULL, next_at timestamptz NOT NULL);
+    CREATE INDEX ON peer.sites (next_at);
+    CREATE TABLE peer.check_results (LIKE picket.check_results INCLUDING ALL);";
+
+/// Measures, and prints Markdown.
+pub(crate) async fn run(options: &Options) -> Result<(), Error> {
+    let peers = measure(options).await?;
+    crate::report::write(options.json.as_deref(), &peers, &peers.markdown())
+}
+
+/// Measures who is there.
+pub(crate) async fn measure(options: &Options) -> Result<Peers, Error> {
+    let options = match options.smoke {
+        true => Options { rates: vec![20], seconds: 2, interval: 1, ..options.clone() },
+        false => options.clone(),
+    };
+    let target = Target::start()?;
+    let bed = Bed::start().await?;
+    let measuring = Measuring { bed: &bed, target: &target, options: &options };
+    let mut found = Peers::default();
+    match (program(&["prometheus"]), program(&["prometheus-blackbox-exporter", "blackbox_exporter"])) {
+        (Some(prometheus), Some(blackbox)) => {
+            for rate in &options.rates {
+                found.peers.push(measuring.blackbox(&prometheus, &blackbox, *rate).await?);
+            }
+        }
+        _ => found.left_out.push(
+            "blackbox_exporter and Prometheus: not installed (Debian: apt-get install --no-install-recommends \
+             prometheus prometheus-blackbox-exporter; their services are not needed)"
+                .to_owned(),
+        ),
+    }
+    match &options.python {
+        Some(python) if has_modules(python).await => {
+            for way in WAYS {
+                for rate in &options.rates {
+                    found.peers.push(measuring.python(python, way, *rate).await?);
+                }
+            }
+        }
+        _ => found.left_out.push(
+            "the checker in Python: no Python with what bench/python/requirements.txt names (--python, \
+             PICKET_BENCH_PYTHON; `just bench` makes one)"
+                .to_owned(),
+        ),
+    }
+    for absent in &found.left_out {
+        say(format_args!("left out: {absent}"));
+    }
+    bed.stop().await?;
+    Ok(found)
+}
+
+struct Measuring<'a> {
+    bed: &'a Bed,
+    target: &'a Target,
+    options: &'a Options,
+}
+
+impl Measuring<'_> {
+    fn length(&self) -> Duration {
+        Duration::from_secs(self.options.seconds)
+    }
+
+    /// Until each site has had its turn.
+    fn settle(&self) -> Duration {
+        Duration::from_secs(u64::from(self.options.interval) + 2)
+    }
+
+    async fn blackbox(&self, prometheus: &Path, blackbox: &Path, rate: u32) -> Result<Peer, Error> {
+        let interval = self.options.interval;
+        let dir = self.bed.dir().join(format!("prometheus-{rate}"));
+        fs::create_dir_all(&dir).map_err(|error| Error::System("a directory", error))?;
+        let write = |name: &str, text: Value| {
+            let path = dir.join(name);
+            // YAML reads JSON.
+            fs::write(&path, text.to_string()).map_err(|error| Error::System("a configuration", error))?;
+            Ok::<_, Error>(path)
+        };
+        let listen = || SocketAddr::from(([127, 0, 0, 1], servers::port()));
+        let (asked, own) = (listen(), listen());
+        let http = json!({"preferred_ip_protocol": "ip4"});
+        let modules = json!({"modules": {"http_2xx": {"prober": "http", "timeout": "10s", "http": http}}});
+        let config = write("blackbox.yml", modules)?;
+        let mut command = Command::new(blackbox);
+        command.arg(format!("--config.file={}", config.display()));
+        command.arg(format!("--web.listen-address={asked}"));
+        let exporter = self.bed.other("blackbox_exporter", command, asked)?;
+        exporter.answers("/-/healthy").await?;
+
+        let addresses = &self.target.listening.plain;
+        let urls: Vec<String> = (0..rate as usize * interval as usize)
+            .map(|number| format!("http://{}/page/{number}", addresses[number % addresses.len()]))
+            .collect();
+        let config = write(
+            "prometheus.yml",
+            json!({
+                "global": {"scrape_interval": format!("{interval}s"), "scrape_timeout": format!("{interval}s")},
+                "scrape_configs": [{
+                    "job_name": "checks",
+                    "metrics_path": "/probe",
+                    "params": {"module": ["http_2xx"]},
+                    "static_configs": [{"targets": urls}],
+                    "relabel_configs": [
+                        {"source_labels": ["__address__"], "target_label": "__param_target"},
+                        {"source_labels": ["__param_target"], "target_label": "instance"},
+                        {"target_label": "__address__", "replacement": asked.to_string()},
+                    ],
+                }],
+            }),
+        )?;
+        let mut command = Command::new(prometheus);
+        command.arg(format!("--config.file={}", config.display()));
+        command.arg(format!("--storage.tsdb.path={}", dir.join("data").display()));
+        command.arg(format!("--web.listen-address={own}"));
+        let store = self.bed.other("Prometheus", command, own)?;
+        store.answers("/-/ready").await?;
+        sleep(self.settle()).await;
+
+        let (mut peer, (_, until)) = self
+            .measured(
+                "blackbox_exporter + Prometheus",
+                rate,
+                &[("blackbox_exporter", exporter.pid), ("Prometheus", store.pid)],
+            )
+            .await?;
+        // A scrape is kept when it is done.
+        sleep(Duration::from_secs(1)).await;
+        let seconds = peer.seconds.round();
+        let ask = async |what: &str| {
+            query(&store, &format!("sum({what}(probe_success[{seconds:.0}s]))"), until).await
+        };
+        peer.count((ask("count_over_time").await? as i64, ask("sum_over_time").await? as i64));
+        let metrics = store.get("/metrics").await.unwrap_or_default();
+        let beyond = |quantile: &str| {
+            let name = format!(
+                "prometheus_target_interval_length_seconds{{interval=\"{interval}s\",quantile=\"{quantile}\"}} "
+            );
+            let line = metrics.lines().find_map(|line| line.strip_prefix(name.as_str()));
+            line.and_then(|value| value.parse::<f64>().ok())
+                .map_or(f64::NAN, |seconds| (seconds - f64::from(interval)) * 1e3)
+        };
+        peer.lateness_ms = Spread { p50: beyond("0.5"), p99: beyond("0.99"), max: f64::NAN };
+        store.stop().await?;
+        exporter.stop().await?;
+        peer.told();
+        Ok(peer)
+    }
+
+    async fn python(&self, python: &Path, way: &str, rate: u32) -> Result<Peer, Error> {
+        let interval = self.options.interval;
+        let ports: Vec<String> =
+            self.target.listening.plain.iter().map(|address| address.port().to_string()).collect();
+        self.bed.execute("DROP SCHEMA IF EXISTS peer CASCADE").await?;
+        self.bed.execute(PYTHON_TABLES).await?;
+        let sites = rate * interval;
+        self.bed
+            .execute(&format!(
+                "INSERT INTO peer.sites
+                 SELECT n, 'http://127.0.0.1:' || (ARRAY[{}])[1 + n % {}] || '/page/' || n, {interval},
+                        now() + interval '2 seconds' + n * interval '{interval} seconds' / {sites}
+                 FROM generate_series(1, {sites}) AS n",
+                ports.join(","),
+                ports.len()
+            ))
+            .await?;
+        self.bed.execute("VACUUM ANALYZE peer.sites").await?;
+        let file = self.bed.dir().join("checker.py");
+        fs::write(&file, CHECKER).map_err(|error| Error::System("the checker", error))?;
+        let listen = SocketAddr::from(([127, 0, 0, 1], servers::port()));
+        let mut command = Command::new(python);
+        command.arg(&file).args([way, &listen.port().to_string()]);
+        command.env("DATABASE_URL", self.bed.postgres.url());
+        let checker = self.bed.other("Python", command, listen)?;
+        checker.answers("/").await?;
+        sleep(self.settle()).await;
+
+        let who = format!("Python, asyncio + aiohttp + asyncpg, {way}");
+        let parts = [("Python", checker.pid), ("Postgres", self.bed.postgres.pid())];
+        let (mut peer, (from, until)) = self.measured(&who, rate, &parts).await?;
+        // The rows of what was under way.
+        sleep(Duration::from_secs(1)).await;
+        let found = Found::read(self.bed, "peer.check_results", from, until).await?;
+        peer.count((found.rows, found.up));
+        peer.lateness_ms = found.lateness_ms;
+        checker.stop().await?;
+        peer.told();
+        Ok(peer)
+    }
+
+    /// What the processes cost while they run; how many checks that were is not known yet.
+    async fn measured(
+        &self,
+        who: &str,
+        offered: u32,
+        parts: &[(&'static str, u32)],
+    ) -> Result<(Peer, (OffsetDateTime, OffsetDateTime)), Error> {
+        let cost = || parts.iter().map(|(_, pid)| cpu::seconds(*pid)).collect::<Vec<_>>();
+        let (from, before) = (self.bed.now().await?, cost());
+        sleep(self.length()).await;
+        let (until, after) = (self.bed.now().await?, cost());
+        let seconds = parts
+            .iter()
+            .zip(before.iter().zip(&after))
+            .map(|((name, _), (before, after))| (*name, after - before));
+        let memory = parts.iter().map(|(name, pid)| (*name, cpu::memory(*pid))).collect();
+        let peer = Peer {
+            who: who.to_owned(),
+            offered,
+            seconds: (until - from).as_seconds_f64(),
+            checks: 0,
+            up: 0,
+            cpu_us: seconds.map(|(name, seconds)| (name, seconds * 1e6)).collect(),
+            memory,
+            lateness_ms: Spread::default(),
+        };
+        Ok((peer, (from, until)))
+    }
+}
+
+impl Peer {
+    /// So many checks were done meanwhile, and so many found the site up.
+    fn count(&mut self, (checks, up): (i64, i64)) {
+        (self.checks, self.up) = (checks, up);
+        for (_, us) in &mut self.cpu_us {
+            *us /= checks.max(1) as f64;
+        }
+    }
+
+    fn told(&self) {
+        say(format_args!(
+            "{} at {}/s: {} checks, {} up; {:.0} µs a check {:.1?}; lateness {} ms",
+            self.who,
+            self.offered,
+            self.checks,
+            self.up,
+            self.total_us(),
+            self.cpu_us,
+            self.lateness_ms
+        ));
+    }
+}
+
+/// Asks Prometheus for one number as of a time.
+async fn query(prometheus: &Process, query: &str, at: OffsetDateTime) -> Result<f64, Error> {
+    let time = at.unix_timestamp().to_string();
+    let url = Url::parse_with_params("http://p/api/v1/query", [("query", query), ("time", &time)]);
+    let url = url.map_err(|why| Error::Failed(why.to_string()))?;
+    let path = format!("{}?{}", url.path(), url.query().unwrap_or_default());
+    let answer = prometheus.get(&path).await.map_err(|error| Error::System("Prometheus", error))?;
+    let value = answer.split_once("\r\n\r\n").and_then(|(_, body)| serde_json::from_str::<Value>(body).ok());
+    let number =
+        value.as_ref().and_then(|value| value["data"]["result"][0]["value"][1].as_str()?.parse().ok());
+    number.ok_or_else(|| Error::Failed(format!("Prometheus said of {query}: {answer}")))
+}
+
+/// The first of these that is on the PATH.
+fn program(names: &[&str]) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path)
+        .flat_map(|dir| names.iter().map(move |name| dir.join(name)))
+        .find(|program| program.is_file())
+}
+
+async fn has_modules(python: &Path) -> bool {
+    let output = Command::new(python).args(["-c", "import aiohttp, asyncpg, uvloop"]).output().await;
+    output.is_ok_and(|output| output.status.success())
+}
+
+impl Peers {
+    pub(crate) fn markdown(&self) -> String {
+        let mut table = Table::new([
+            "who",
+            "checks/s offered",
+            "done",
+            "up",
+            "CPU µs a check",
+            "of which",
+            "MiB (PSS)",
+            "lateness ms p50 / p99 / max",
+        ]);
+        for peer in &self.peers {
+            let each: Vec<_> =
+                peer.cpu_us.iter().map(|(name, us)| format!("{name} {}", Short(*us))).collect();
+            let memory: u64 = peer.memory.iter().map(|(_, bytes)| bytes).sum();
+            table.row([
+                peer.who.clone(),
+                peer.offered.to_string(),
+                format!("{:.0}", peer.checks as f64 / peer.seconds),
+                peer.up.to_string(),
+                format!("**{:.0}**", peer.total_us()),
+                each.join(", "),
+                (memory >> 20).to_string(),
+                peer.lateness_ms.to_string(),
+            ]);
+        }
+        let mut text = format!(
+            "## Others that do the same\n\nOf Prometheus the lateness is how far the intervals of a target exceed what they should be.\n\n{table}"
+        );
+        for absent in &self.left_out {
+            text += &format!("\nLeft out: {absent}.\n");
+        }
+        text
+    }
+}

@@ -1,0 +1,93 @@
+//! Tables in Markdown, and the numbers that are made of many.
+
+use std::fmt::{self, Display};
+
+use serde::Serialize;
+
+/// A table.
+pub(crate) struct Table {
+    head: Vec<String>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(crate) fn new(head: impl IntoIterator<Item = impl Display>) -> Self {
+        Self { head: head.into_iter().map(|cell| cell.to_string()).collect(), rows: Vec::new() }
+    }
+
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = impl Display>) {
+        self.rows.push(cells.into_iter().map(|cell| cell.to_string()).collect());
+    }
+}
+
+impl Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "| {} |", self.head.join(" | "))?;
+        writeln!(f, "|{}", " --- |".repeat(self.head.len()))?;
+        for row in &self.rows {
+            writeln!(f, "| {} |", row.join(" | "))?;
+        }
+        Ok(())
+    }
+}
+
+/// How a number is spread.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Spread {
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+    pub(crate) max: f64,
+}
+
+impl Spread {
+    /// Of what was seen, in any order; all zero of nothing.
+    pub(crate) fn of(mut seen: Vec<f64>) -> Self {
+        seen.sort_by(f64::total_cmp);
+        let at = |share: f64| {
+            let rank = (seen.len() as f64 * share).ceil() as usize;
+            seen.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+        };
+        Self { p50: at(0.5), p99: at(0.99), max: at(1.0) }
+    }
+}
+
+impl Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { p50, p99, max } = self;
+        write!(f, "{} / {} / {}", Short(*p50), Short(*p99), Short(*max))
+    }
+}
+
+/// A number with as many decimals as say something.
+pub(crate) struct Short(pub(crate) f64);
+
+impl Display for Short {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.abs() {
+            size if size < 10.0 => write!(f, "{:.1}", self.0),
+            _ => write!(f, "{:.0}", self.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_is_the_smallest_number_that_so_many_do_not_exceed() {
+        let spread = Spread::of((1..=200).rev().map(f64::from).collect());
+
+        assert_eq!((spread.p50, spread.p99, spread.max), (100.0, 198.0, 200.0));
+        assert_eq!(Spread::of(vec![7.0]).p99, 7.0);
+        assert_eq!(Spread::of(Vec::new()).max, 0.0);
+    }
+
+    #[test]
+    fn a_table_has_a_head_and_a_line_under_it() {
+        let mut table = Table::new(["a", "b"]);
+        table.row([Short(1.25), Short(123.4)]);
+
+        assert_eq!(table.to_string(), "| a | b |\n| --- | --- |\n| 1.2 | 123 |\n");
+    }
+}

@@ -1,0 +1,77 @@
+//! Pure: how often to look for what is due, from how much is.
+//!
+//! Each look wakes up this process, the server and a prober. Where little is due, a look every hundredth of a second is one a
+//! job; so the fewer there are, the longer they gather. What it costs is lateness, half the time that they gather.
+
+use super::wheel::Wheel;
+
+/// How many jobs make a look worth it.
+const WORTH: i64 = 32;
+/// They gather for no longer, in milliseconds.
+const LONGEST_MS: i64 = 50;
+/// Over how long it is counted what is due, in milliseconds.
+const COUNTED_MS: i64 = 1_000;
+
+/// Counts what is due.
+#[derive(Debug)]
+pub(super) struct Pace {
+    since_ms: i64,
+    due: i64,
+    gather_ms: i64,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { since_ms: 0, due: 0, gather_ms: Wheel::WIDTH_MS }
+    }
+}
+
+impl Pace {
+    /// At `now_ms` so many were due.
+    pub(super) fn due(&mut self, count: usize, now_ms: i64) {
+        self.due += i64::try_from(count).unwrap_or(i64::MAX);
+        let span_ms = now_ms - self.since_ms;
+        if span_ms >= COUNTED_MS {
+            let gather_ms = (WORTH * span_ms / self.due.max(1)).clamp(Wheel::WIDTH_MS, LONGEST_MS);
+            self.gather_ms = gather_ms - gather_ms % Wheel::WIDTH_MS;
+            (self.since_ms, self.due) = (now_ms, 0);
+        }
+    }
+
+    /// When to look, if something is due at `due_ms`.
+    pub(super) fn look_ms(&self, due_ms: i64) -> i64 {
+        due_ms + (-due_ms).rem_euclid(self.gather_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How long jobs gather at so many a second.
+    fn gathering_at(rate: i64) -> i64 {
+        let mut pace = Pace::default();
+        for second in 0..3 {
+            for part in 0..10 {
+                pace.due(usize::try_from(rate / 10).unwrap(), second * 1_000 + part * 100);
+            }
+        }
+        pace.gather_ms
+    }
+
+    #[test]
+    fn the_less_is_due_the_longer_it_gathers_within_bounds() {
+        assert_eq!([10, 100, 1_000, 2_000, 10_000, 100_000].map(gathering_at), [50, 50, 30, 10, 10, 10]);
+    }
+
+    #[test]
+    fn a_look_is_never_before_what_is_due_and_no_later_than_it_gathers() {
+        let mut pace = Pace::default();
+        pace.due(0, 1_000);
+        for due_ms in [-70, 0, 1, 49, 50, 51, 1_763_000_000_010] {
+            let wait = pace.look_ms(due_ms) - due_ms;
+            assert!((0..LONGEST_MS).contains(&wait), "{due_ms}: {wait}");
+            assert_eq!(pace.look_ms(due_ms) % LONGEST_MS, 0);
+        }
+    }
+}

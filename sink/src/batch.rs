@@ -1,0 +1,35 @@
+//! Letters to be written together, and the leave to hold them.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::letter::Letter;
+
+/// The most bytes of messages in one batch.
+pub(crate) const BATCH_BYTES: usize = 8 << 20;
+/// One batch is being written, one waits for that, one is being taken.
+const BATCHES: usize = 3;
+
+/// Leave to hold so many batches: had before one is asked for, given back when it is written or given up.
+#[derive(Clone)]
+pub(crate) struct Leaves(Arc<Semaphore>);
+
+impl Leaves {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(BATCHES)))
+    }
+
+    /// Waits for the leave to hold one more batch, and gives that, empty.
+    pub(crate) async fn batch(&self) -> Batch {
+        // Nobody closes the semaphore.
+        Batch { letters: Vec::new(), _leave: self.0.clone().acquire_owned().await.ok() }
+    }
+}
+
+/// What one request for messages brought.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) letters: Vec<Letter>,
+    _leave: Option<OwnedSemaphorePermit>,
+}
