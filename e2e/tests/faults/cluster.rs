@@ -1,6 +1,6 @@
 //! What may happen to one of three servers of a cluster that keeps three copies of each stream.
 
-use async_nats::jetstream::Context;
+use async_nats::jetstream::{Context, consumer::pull, stream::ClusterInfo};
 use picket_e2e::{
     Credentials,
     drill::{Drill, LONG, Scene, Setting},
@@ -38,17 +38,25 @@ async fn cluster() -> (Credentials, Vec<Nats>) {
     (credentials, nodes)
 }
 
-/// Which node leads a stream, once all its copies are up to date.
+const CONSUMERS: [(&str, &str); 3] =
+    [("PICKET_RESULTS", "sink"), ("PICKET_JOBS", "prober-east"), ("PICKET_JOBS", "prober-west")];
+
+/// Which node leads a stream, once all copies of it and of all consumers are up to date.
 async fn leader(jetstream: &Context, stream: &str) -> usize {
-    let leader = eventually(LONG, &format!("three good copies of {stream}"), async || {
-        let mut found = jetstream.get_stream(stream).await.map_err(|error| error.to_string())?;
-        let cluster =
-            found.info().await.map_err(|error| error.to_string())?.cluster.clone().unwrap_or_default();
-        match cluster.replicas.len() == 2 && cluster.replicas.iter().all(|copy| copy.current && !copy.offline)
-        {
-            true => cluster.leader.clone().ok_or_else(|| format!("{cluster:?}")),
-            false => Err(format!("{cluster:?}")),
+    let good = |of: Option<ClusterInfo>| {
+        let of = of.unwrap_or_default();
+        match of.replicas.len() == 2 && of.replicas.iter().all(|copy| copy.current && !copy.offline) {
+            true => of.leader.clone().ok_or_else(|| format!("{of:?}")),
+            false => Err(format!("{of:?}")),
         }
+    };
+    let leader = eventually(LONG, &format!("three good copies of {stream}"), async || {
+        for (stream, consumer) in CONSUMERS {
+            let found = jetstream.get_consumer_from_stream::<pull::Config, _, _>(consumer, stream).await;
+            good(found.map_err(|error| error.to_string())?.cached_info().cluster.clone())?;
+        }
+        let found = jetstream.get_stream(stream).await.map_err(|error| error.to_string())?;
+        good(found.cached_info().cluster.clone())
     })
     .await;
     NAMES.iter().position(|name| *name == leader).expect("one of the three")
