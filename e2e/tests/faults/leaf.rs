@@ -2,6 +2,7 @@
 
 use std::{fs, time::Duration};
 
+use futures_util::StreamExt;
 use picket_e2e::{
     Credentials,
     drill::{Drill, LONG, Scene, Setting},
@@ -61,12 +62,14 @@ async fn f11e_a_region_behind_a_leaf_node_works_with_its_rights_alone_and_outliv
     // The hub does not trust the leaf node with more than its region.
     let inbox = async_nats::ConnectOptions::new().custom_inbox_prefix("_INBOX_prober-east");
     let behind = inbox.connect(leaf.url()).await.unwrap();
-    let own =
-        behind.request("$JS.API.CONSUMER.MSG.NEXT.PICKET_JOBS.prober-east", "what is no number".into()).await;
-    assert!(own.is_ok(), "{own:?}");
+    let (own, inbox) = ("$JS.API.CONSUMER.MSG.NEXT.PICKET_JOBS.prober-east", behind.new_inbox());
+    let mut answers = behind.subscribe(inbox.clone()).await.unwrap();
+    behind.flush().await.unwrap();
+    behind.publish_with_reply(own, inbox, "{\"batch\":1,\"expires\":1000000000}".into()).await.unwrap();
+    assert!(tokio::time::timeout(LONG, answers.next()).await.is_ok(), "a job, or word that there is none");
     for call in [
         "$JS.API.STREAM.INFO.PICKET_JOBS",
-        "$JS.API.CONSUMER.INFO.PICKET_JOBS.prober-west",
+        "$JS.API.CONSUMER.MSG.NEXT.PICKET_JOBS.prober-west",
         "picket.result.west.1",
     ] {
         let answer = behind.request(call, "".into()).await;
@@ -77,15 +80,10 @@ async fn f11e_a_region_behind_a_leaf_node_works_with_its_rights_alone_and_outliv
     drill.injured().await;
     drill.served_in("region.name <> 'east'").await;
     drill.endure(Duration::from_secs(15)).await;
-    for (_, prober) in drill.probers.iter().filter(|(region, _)| *region == "east") {
-        prober.unready("").await;
-    }
     link.heal().await;
     drill.served().await;
     link.cut().await;
-    for (_, prober) in drill.probers.iter().filter(|(region, _)| *region == "east") {
-        prober.unready("").await;
-    }
+    drill.endure(Duration::from_secs(5)).await;
     link.heal().await;
     drill.healed().await;
     drill.served().await;
