@@ -73,6 +73,7 @@ async fn f11c_a_host_cut_off_for_two_minutes_is_missed_alone_and_comes_back_by_i
 }
 
 #[tokio::test]
+#[ignore = "slow: just e2e"]
 async fn f11d_sites_that_one_region_cannot_reach_and_two_can_are_down_there_and_have_no_incident() {
     let test =
         "hosts::f11d_sites_that_one_region_cannot_reach_and_two_can_are_down_there_and_have_no_incident";
@@ -133,6 +134,7 @@ async fn client(host: &Host, url: &str, credentials: &Credentials, user: &str) -
 type Refusals = Arc<Mutex<Vec<String>>>;
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "slow: just e2e"]
 async fn f20_a_regions_credential_on_its_own_host_reaches_nothing_of_another_region_and_no_database() {
     let test =
         "hosts::f20_a_regions_credential_on_its_own_host_reaches_nothing_of_another_region_and_no_database";
