@@ -48,6 +48,28 @@ e2e *flags: tools
     cargo run --quiet --package picket-e2e --bin drills
     exit $failed
 
+# From an older build to this one and back, process by process: builds that revision first (minutes), then a drill
+e2e-upgrade revision="04d945c" *flags: tools
+    #!/bin/sh
+    set -eu
+    revision=$1; shift
+    commit=$(git rev-parse --quiet --verify --short=12 "$revision^{commit}") ||
+        { echo "there is no revision '$revision' here (is this a shallow clone, or no git at all?): NOT TESTED" >&2; exit 3; }
+    old=$CARGO_TARGET_DIR/upgrade/$commit
+    if [ ! -e "$old/bin/done" ]; then
+        mkdir -p "$old/source" "$old/bin"
+        git archive "$commit" | tar -x -C "$old/source"
+        CARGO_TARGET_DIR=$old/target cargo build --manifest-path "$old/source/Cargo.toml" --locked --bins \
+            --package picket --package picket-coordinator --package picket-prober --package picket-sink
+        for program in picket picket-coordinator picket-prober picket-sink; do
+            cp "$old/target/debug/$program" "$old/bin/$program"
+        done
+        rm -rf "$old/target" "$old/source"
+        touch "$old/bin/done"
+    fi
+    cargo build --workspace --bins
+    PICKET_OLD_BIN_DIR=$old/bin cargo test --package picket-e2e --test faults f19c "$@" -- --include-ignored --nocapture
+
 # Random faults at random times on the whole system, the same again for the same seed: `just chaos --minutes 20 --seed 7`
 chaos *flags: tools
     cargo build --workspace --bins

@@ -58,6 +58,9 @@ pub(crate) struct Init {
 pub(crate) struct AddRegion {
     #[command(flatten)]
     one: One,
+    /// A credential for a leaf node there, a server through which its probers reach the hub, instead of for probers
+    #[arg(long)]
+    leaf: bool,
     /// Print the credential itself, and nothing else: picket nats add-region NAME --show > prober.nk
     #[arg(long)]
     show: bool,
@@ -80,7 +83,9 @@ pub(crate) fn run(command: Command) -> Result<(), Error> {
         Command::AddRegion(options) => add_region(options),
         Command::RemoveRegion(One { name, dir }) => {
             let (dir, mut users) = dir.open()?;
-            if !users.remove(&dir, &User::Of(Role::Prober(name.clone())))? {
+            let probers = users.remove(&dir, &User::Of(Role::Prober(name.clone())))?;
+            let leaf = users.remove(&dir, &User::Of(Role::Leaf(name.clone())))?;
+            if !probers && !leaf {
                 return Err(Error::Usage(format!("region: '{name}' has no credential in {}", dir.display())));
             }
             write(&dir, &users)?;
@@ -120,26 +125,29 @@ fn init(options: Init) -> Result<(), Error> {
     ))
 }
 
-fn add_region(AddRegion { one: One { name, dir }, show }: AddRegion) -> Result<(), Error> {
+fn add_region(AddRegion { one: One { name, dir }, leaf, show }: AddRegion) -> Result<(), Error> {
     let (dir, mut users) = dir.open()?;
-    let added = users.ensure(&dir, User::Of(Role::Prober(name.clone())))?;
+    let role = if leaf { Role::Leaf(name.clone()) } else { Role::Prober(name.clone()) };
+    let whose = if leaf { format!("a leaf node of {name}") } else { format!("the probers of {name}") };
+    let added = users.ensure(&dir, User::Of(role.clone()))?;
     write(&dir, &users)?;
     let (Added::Now(file) | Added::Before(file)) = &added;
     if show {
         let seed = std::fs::read_to_string(file).map_err(|why| users::unusable("read", file, &why))?;
-        complain(format_args!("the credential of the probers of {name}; {RELOAD}"));
+        complain(format_args!("the credential of {whose}; {RELOAD}"));
         return print(&seed);
     }
+    let have = if leaf { "has" } else { "have" };
     let lead = match added {
-        Added::Now(_) => "have the credential",
-        Added::Before(_) if file.exists() => "have the credential, as before,",
-        Added::Before(_) => "had a credential before, which is not here any more; it was",
+        Added::Now(_) => format!("{have} the credential"),
+        Added::Before(_) if file.exists() => format!("{have} the credential, as before,"),
+        Added::Before(_) => "had a credential before, which is not here any more; it was".to_owned(),
     };
-    print(&format!(
-        "the probers of {name} {lead} {}\n{RELOAD}\nand there: PICKET_REGION={name} NATS_NKEY={}.nk picket-prober\n",
-        file.display(),
-        Role::Prober(name.clone())
-    ))
+    let there = match leaf {
+        true => format!("in its configuration: nkey: {role}.nk"),
+        false => format!("PICKET_REGION={name} NATS_NKEY={role}.nk picket-prober"),
+    };
+    print(&format!("{whose} {lead} {}\n{RELOAD}\nand there: {there}\n", file.display()))
 }
 
 /// Users first: with them the other file can be made again.

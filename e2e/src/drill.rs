@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 use picket_testkit::{
     eventually,
     proxy::Proxy,
-    servers::{self, Nats, scratch_dir},
+    servers::{self, scratch_dir},
     target::Target,
 };
 use tokio::{
@@ -19,11 +19,11 @@ use tokio::{
 };
 
 pub use account::{Account, Line};
-pub use scene::Scene;
+pub use scene::{Scene, Setting};
 pub use table::{cells, table};
 pub use witness::{Job, Witness};
 
-use crate::{Process, Stack, process::built_dir};
+use crate::{Bus, Hosts, Process, Stack, process::built_dir};
 
 /// A lease in a drill: long enough for a machine with two cores, short enough for a test.
 pub const LEASE: Duration = Duration::from_secs(6);
@@ -44,6 +44,9 @@ pub struct Drill {
     pub sinks: Vec<Process>,
     /// What is between the bus and the region of [`Scene::linked`].
     pub link: Proxy,
+    /// Where each process runs, if not all run here.
+    pub hosts: Option<Hosts>,
+    leaves: Vec<(&'static str, String)>,
     scene: Scene,
     fault: &'static str,
     injury: &'static str,
@@ -59,47 +62,39 @@ impl Drill {
     /// Starts all of `scene`, and waits until every schedule is served. `fault` is its number in the matrix, `injury`
     /// says what will be done.
     pub async fn start(fault: &'static str, injury: &'static str, scene: Scene) -> Self {
-        let place = place().await;
-        let stack = Stack::start(scene.regions).await;
-        Self::start_on(fault, injury, scene, stack, place).await
+        Self::start_in(fault, injury, scene, Setting::default()).await
     }
 
-    /// As [`start`](Self::start), on a database of the test's own, which may be injured.
-    pub async fn start_with_database(
-        fault: &'static str,
-        injury: &'static str,
-        scene: Scene,
-        url: String,
-    ) -> Self {
+    /// As [`start`](Self::start), on servers and hosts of the test's own, which may be injured.
+    pub async fn start_in(fault: &'static str, injury: &'static str, scene: Scene, setting: Setting) -> Self {
         let place = place().await;
-        let stack = Stack::start_on(scene.regions, url).await;
-        Self::start_on(fault, injury, scene, stack, place).await
-    }
-
-    /// As [`start`](Self::start), on a bus of the test's own.
-    pub async fn start_with_bus(fault: &'static str, injury: &'static str, scene: Scene, nats: Nats) -> Self {
-        let place = place().await;
-        let url = servers::postgres().await.database().await;
-        let stack = Stack::start_with(scene.regions, nats, url).await;
-        Self::start_on(fault, injury, scene, stack, place).await
-    }
-
-    async fn start_on(
-        fault: &'static str,
-        injury: &'static str,
-        scene: Scene,
-        stack: Stack,
-        place: SemaphorePermit<'static>,
-    ) -> Self {
-        let target = Target::http().await;
-        let drill_port = stack.nats.port();
+        let Setting { nats, bus, credentials, leaves, database, hosts, programs } = setting;
+        let nats = match nats {
+            Some(nats) => nats,
+            None => servers::nats().await,
+        };
+        let url = match database {
+            Some(url) => url,
+            None => servers::postgres().await.database().await,
+        };
+        let bus = Bus { servers: bus.unwrap_or_else(|| nats.url()), credentials };
+        let mut stack = Stack { bus, ..Stack::bare(nats, url) };
+        stack.programs = programs.unwrap_or(stack.programs);
+        stack.prepare(scene.regions).await;
+        let target = match &hosts {
+            Some(hosts) => hosts.website(),
+            None => Target::http().await,
+        };
+        let link = Proxy::to_port(stack.nats.port()).await;
         let mut drill = Self {
             stack,
             target,
             coordinators: vec![],
             probers: vec![],
             sinks: vec![],
-            link: Proxy::to_port(drill_port).await,
+            link,
+            hosts,
+            leaves,
             scene,
             fault,
             injury,
@@ -172,12 +167,36 @@ impl Drill {
 
     /// As [`prober`](Self::prober), with variables of its own.
     pub async fn prober_with(&self, region: &str, variables: &[(&str, &str)]) -> Process {
-        let link = format!("nats://{}", self.link.address());
-        let linked = ["--nats-url", &link];
-        let linked: &[&str] = if self.scene.linked == Some(region) { &linked } else { &[] };
-        let options = ["--region", region, "--allow-addresses", "127.0.0.0/8,::1/128"];
-        let options = [&options, self.scene.prober_options, linked].concat();
-        self.stack.process("picket-prober", &options, variables).await
+        let allowed = "127.0.0.0/8,::1/128,10.77.0.0/16";
+        let options = ["--region", region, "--allow-addresses", allowed];
+        let options = [&options, self.scene.prober_options].concat();
+        let leaf = self.leaves.iter().find(|(leaf, _)| *leaf == region);
+        let bus = match (&self.hosts, leaf) {
+            (_, Some((_, leaf))) => Some(leaf.clone()),
+            (Some(hosts), _) => {
+                let hub = hosts.hub().address();
+                Some(self.stack.bus.servers.replace("127.0.0.1", &hub.to_string()))
+            }
+            _ if self.scene.linked == Some(region) => Some(format!("nats://{}", self.link.address())),
+            _ => None,
+        };
+        let bus = bus.as_deref().map(|bus| ("NATS_URL", bus));
+        let credentials = self.stack.bus.credentials.as_ref();
+        let credential = credentials.map(|all| all.of(&format!("prober-{region}")).display().to_string());
+        let credential: &[_] = match (&credential, leaf) {
+            // The leaf node has it.
+            (_, Some(_)) => &[("NATS_NKEY", ""), ("NATS_CA", "")],
+            (Some(file), _) => &[("NATS_NKEY", file)],
+            _ => &[],
+        };
+        let variables = [bus.as_slice(), credential, variables].concat();
+        match &self.hosts {
+            Some(hosts) => {
+                let host = hosts.region(region);
+                self.stack.process_on(host, "picket-prober", &options, &variables).await
+            }
+            None => self.stack.process("picket-prober", &options, &variables).await,
+        }
     }
 
     /// Starts one more sink, as the scene has them.
@@ -293,7 +312,7 @@ impl Drill {
 
     /// A client of the bus, of the test's own.
     pub async fn bus(&self) -> async_nats::Client {
-        async_nats::connect(self.stack.nats.url()).await.expect("NATS is there")
+        self.stack.client().await
     }
 
     /// Waits until the ledger is closed up to now, asserts what holds after every fault (each tick has one row,
@@ -357,7 +376,7 @@ pub fn lines_dir() -> PathBuf {
 }
 
 /// Two drills at once are what two cores can bear.
-async fn place() -> SemaphorePermit<'static> {
+pub(crate) async fn place() -> SemaphorePermit<'static> {
     static PLACES: Semaphore = Semaphore::const_new(2);
     PLACES.acquire().await.expect("nobody closes it")
 }

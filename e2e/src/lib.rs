@@ -2,7 +2,9 @@
 //!
 //! None of our processes is linked here: they are found by their path, as an operator's would be.
 
+mod credentials;
 pub mod drill;
+mod hosts;
 mod process;
 
 use std::{path::PathBuf, time::Duration};
@@ -13,6 +15,8 @@ use picket_testkit::{
 };
 use sqlx::{AssertSqlSafe, PgPool};
 
+pub use credentials::Credentials;
+pub use hosts::{Host, Hosts};
 pub use process::{Process, path_of};
 
 /// Servers of a test's own, and the processes that it starts on them.
@@ -21,8 +25,21 @@ pub struct Stack {
     pub nats: Nats,
     /// The database, around all processes.
     pub database: PgPool,
+    /// How processes find the bus.
+    pub bus: Bus,
+    /// Where the programs are of what is started from now on.
+    pub programs: PathBuf,
     url: String,
     dir: PathBuf,
+}
+
+/// How the processes of a stack find the bus.
+#[derive(Clone, Debug)]
+pub struct Bus {
+    /// Its servers, separated by commas.
+    pub servers: String,
+    /// Where 'picket nats init' has written a credential for each, if they need one.
+    pub credentials: Option<Credentials>,
 }
 
 impl Stack {
@@ -34,23 +51,25 @@ impl Stack {
 
     /// As [`start`](Self::start), on a database that is there.
     pub async fn start_on(regions: &[&str], url: String) -> Self {
-        Self::start_with(regions, servers::nats().await, url).await
+        let stack = Self::bare(servers::nats().await, url);
+        stack.prepare(regions).await;
+        stack
     }
 
-    /// As [`start`](Self::start), on servers that are there.
-    pub async fn start_with(regions: &[&str], nats: Nats, url: String) -> Self {
-        let stack = Self::bare(nats, url);
-        assert_eq!(stack.picket(&["migrate"]).await.0, 0);
+    /// Makes the schema, with regions of these names.
+    pub async fn prepare(&self, regions: &[&str]) {
+        assert_eq!(self.picket(&["migrate"]).await.0, 0);
         for region in regions {
-            assert_eq!(stack.picket(&["region", "add", region]).await.0, 0);
+            assert_eq!(self.picket(&["region", "add", region]).await.0, 0);
         }
-        stack
     }
 
     /// On servers that may be there or not, without a schema.
     pub fn bare(nats: Nats, url: String) -> Self {
         Self {
+            bus: Bus { servers: nats.url(), credentials: None },
             nats,
+            programs: process::built_dir(),
             database: PgPool::connect_lazy(&url).expect("the URL of a test's database"),
             url,
             dir: servers::scratch_dir("stack"),
@@ -59,7 +78,18 @@ impl Stack {
 
     /// Starts one of our programs with variables of its own.
     pub async fn process(&self, program: &str, options: &[&str], variables: &[(&str, &str)]) -> Process {
-        Process::start(self, program, options, variables).await
+        Process::start(self, None, program, options, variables).await
+    }
+
+    /// As [`process`](Self::process), on a host that is not the hub.
+    pub async fn process_on(
+        &self,
+        host: &Host,
+        program: &str,
+        options: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Process {
+        Process::start(self, Some(host), program, options, variables).await
     }
 
     /// The URL of the database.
@@ -67,10 +97,19 @@ impl Stack {
         &self.url
     }
 
-    /// A client of the bus, as another program would be one.
+    /// A client of the bus, as another program would be one; where the bus wants a credential, the administrator's.
+    pub async fn client(&self) -> async_nats::Client {
+        let options = match &self.bus.credentials {
+            Some(credentials) => credentials.client("admin"),
+            None => async_nats::ConnectOptions::new(),
+        };
+        let servers: Vec<String> = self.bus.servers.split(',').map(str::to_owned).collect();
+        options.connect(servers).await.expect("the bus is there")
+    }
+
+    /// The same, for its streams.
     pub async fn jetstream(&self) -> async_nats::jetstream::Context {
-        let client = async_nats::connect(self.nats.url()).await.expect("the bus is there");
-        async_nats::jetstream::new(client)
+        async_nats::jetstream::new(self.client().await)
     }
 
     /// Starts a coordinator.
@@ -172,11 +211,11 @@ impl Stack {
     }
 
     pub(crate) fn command(&self, program: &str, arguments: &[&str]) -> tokio::process::Command {
-        let mut command = tokio::process::Command::new(process::path_of(program));
+        let mut command = tokio::process::Command::new(process::found(&self.programs, program));
         command
             .args(arguments)
             .env("DATABASE_URL", &self.url)
-            .env("NATS_URL", self.nats.url())
+            .env("NATS_URL", &self.bus.servers)
             .env("PICKET_LOG", "info")
             // The machine of a test may be slow, and all its sites are on one host; few tests are about that.
             .env("PICKET_MAX_DRIFT", "30s")
@@ -186,6 +225,13 @@ impl Stack {
             .current_dir(&self.dir)
             .stdin(std::process::Stdio::null())
             .kill_on_drop(true);
+        let user = program.strip_prefix("picket-").unwrap_or("operator");
+        if let Some(credentials) = &self.bus.credentials {
+            command.env("NATS_NKEY", credentials.of(user));
+            if let Some(authority) = credentials.authority() {
+                command.env("NATS_CA", authority);
+            }
+        }
         command
     }
 

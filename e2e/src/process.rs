@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitStatus,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
@@ -13,13 +13,18 @@ use std::{
 use picket_testkit::{eventually, servers};
 use tokio::process::Child;
 
-use crate::{Stack, drill::LONG};
+use crate::{Host, Stack, drill::LONG};
 
 /// Where the program of this name was built to.
 pub fn path_of(program: &str) -> PathBuf {
-    let built = built_dir().join(program);
-    assert!(built.exists(), "{} is not there: run 'cargo build --workspace --bins'", built.display());
-    built
+    found(&built_dir(), program)
+}
+
+/// The program of this name in `dir`.
+pub(crate) fn found(dir: &Path, program: &str) -> PathBuf {
+    let found = dir.join(program);
+    assert!(found.exists(), "{} is not there: run 'cargo build --workspace --bins'", found.display());
+    found
 }
 
 /// Where programs are built to: this one is there, or below.
@@ -33,6 +38,7 @@ pub(crate) fn built_dir() -> PathBuf {
 pub struct Process {
     child: Child,
     pid: u32,
+    host: Option<Host>,
     listen: SocketAddr,
     log: PathBuf,
     name: String,
@@ -44,6 +50,7 @@ pub(crate) type Signal = &'static str;
 impl Process {
     pub(crate) async fn start(
         stack: &Stack,
+        host: Option<&Host>,
         program: &str,
         options: &[&str],
         variables: &[(&str, &str)],
@@ -53,16 +60,24 @@ impl Process {
         let listen = SocketAddr::from(([127, 0, 0, 1], servers::port()));
         let log = stack.log_path(&name);
         let file = fs::File::create(&log).expect("a log file");
-        let child = stack
-            .command(program, options)
+        let mut command = stack.command(program, options);
+        command
             .env("PICKET_LISTEN", listen.to_string())
-            .envs(variables.iter().copied())
             .stdout(file.try_clone().expect("a second handle"))
-            .stderr(file)
-            .spawn()
-            .unwrap_or_else(|error| panic!("{program}: {error}"));
+            .stderr(file);
+        for (name, value) in variables {
+            match value.is_empty() {
+                true => command.env_remove(name),
+                false => command.env(name, value),
+            };
+        }
+        let child = match host {
+            Some(host) => host.run(|| command.spawn()),
+            None => command.spawn(),
+        };
+        let child = child.unwrap_or_else(|error| panic!("{program}: {error}"));
         let pid = child.id().expect("a child that was not waited for");
-        Self { child, pid, listen, log, name }
+        Self { child, pid, host: host.cloned(), listen, log, name }
     }
 
     /// The process's number.
@@ -138,6 +153,13 @@ impl Process {
 
     /// Asks for `path` of its health server: status and body; `None` if it does not answer.
     pub fn get(&self, path: &str) -> Option<(u16, String)> {
+        match &self.host {
+            Some(host) => host.run(|| self.get_here(path)),
+            None => self.get_here(path),
+        }
+    }
+
+    fn get_here(&self, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect_timeout(&self.listen, Duration::from_secs(1)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
         write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").ok()?;

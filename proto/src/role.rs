@@ -10,6 +10,9 @@ use crate::{
     subject::{self, EVENTS, JOBS, RESULTS, SERVICE, SINK},
 };
 
+/// The name of the hub's JetStream, by which leaf nodes call it. Others need not.
+pub const DOMAIN: &str = "hub";
+
 /// Who takes part. Each has users of its own on a bus with credentials.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
@@ -25,6 +28,8 @@ pub enum Role {
     Admin,
     /// Performs the checks of one region.
     Prober(Region),
+    /// A server of its own in one region, through which the probers there speak with the hub's; what they may, it may.
+    Leaf(Region),
 }
 
 /// A subject that a role may publish to or subscribe to.
@@ -58,6 +63,8 @@ impl Role {
     pub fn inbox(&self) -> String {
         match self {
             Self::Operator | Self::Admin => subject::INBOX.to_owned(),
+            // Those of the probers behind it.
+            Self::Leaf(region) => Self::Prober(region.clone()).inbox(),
             other => format!("{}_{other}", subject::INBOX),
         }
     }
@@ -78,6 +85,7 @@ impl Role {
                 };
             }
             Self::Prober(region) => rights.prober(region),
+            Self::Leaf(region) => rights.leaf(region),
         }
         rights.hears(format!("{}.>", self.inbox()), "answers to what it asks");
         rights
@@ -93,6 +101,7 @@ impl fmt::Display for Role {
             Self::Operator => f.pad("operator"),
             Self::Admin => f.pad("admin"),
             Self::Prober(region) => f.pad(&subject::prober_consumer(region)),
+            Self::Leaf(region) => f.pad(&format!("leaf-{region}")),
         }
     }
 }
@@ -104,9 +113,11 @@ impl FromStr for Role {
         if let Some(role) = Self::WITHOUT_REGION.into_iter().find(|role| role.to_string() == name) {
             return Ok(role);
         }
-        let region = name.strip_prefix("prober-").and_then(|region| region.parse().ok());
-        region.map(Self::Prober).ok_or_else(|| {
-            Invalid::new("user", name, "coordinator, sink, api, operator, admin or prober-<region>")
+        let of_region = |prefix| name.strip_prefix(prefix).and_then(|region: &str| region.parse().ok());
+        let role = of_region("prober-").map(Self::Prober).or_else(|| of_region("leaf-").map(Self::Leaf));
+        role.ok_or_else(|| {
+            let allowed = "coordinator, sink, api, operator, admin, prober-<region> or leaf-<region>";
+            Invalid::new("user", name, allowed)
         })
     }
 }
@@ -179,6 +190,22 @@ impl Rights {
         self.hears("picket.rejected.*", "requests that could not be used");
     }
 
+    /// What comes from a leaf node is judged as the words of one user: it names JetStream's domain, and the server does not
+    /// remember over this link what may be answered, so that inboxes have to be named.
+    fn leaf(&mut self, region: &Region) {
+        self.prober(region);
+        for right in &mut self.publish {
+            right.subject = right.subject.replace("$JS.API.", &format!("$JS.{DOMAIN}.API."));
+        }
+        // The server lets no subscription pass over this link that is allowed with one queue group alone.
+        for right in &mut self.subscribe {
+            right.subject.truncate(right.subject.find(' ').unwrap_or(right.subject.len()));
+        }
+        self.answers = false;
+        self.says(format!("{}.>", Role::Operator.inbox()), "answers to operators");
+        self.says(format!("{}.>", Role::Api.inbox()), "answers to the api");
+    }
+
     /// No subject here is both published to and subscribed to: who could do both could ask itself for an answer anywhere.
     fn prober(&mut self, region: &Region) {
         let consumer = format!("{JOBS}.{}", subject::prober_consumer(region));
@@ -208,10 +235,10 @@ mod tests {
 
     #[test]
     fn the_name_of_a_role_reads_back() {
-        for role in all() {
+        for role in all().into_iter().chain([Role::Leaf("eu".parse().unwrap())]) {
             assert_eq!(role.to_string().parse::<Role>().unwrap(), role);
         }
-        for bad in ["", "prober", "prober-", "prober-EU", "prober-any", "root"] {
+        for bad in ["", "prober", "prober-", "prober-EU", "prober-any", "leaf-", "root"] {
             assert_eq!(bad.parse::<Role>().unwrap_err().field, "user", "{bad}");
         }
     }
@@ -248,6 +275,23 @@ mod tests {
                 assert!(!overlap, "both said and heard");
             }
         }
+    }
+
+    #[test]
+    fn a_leaf_node_has_the_rights_of_its_probers_and_may_answer_people() {
+        let region: Region = "eu".parse().unwrap();
+        let (prober, leaf) = (Role::Prober(region.clone()).rights(), Role::Leaf(region).rights());
+
+        let heard = |rights: &Rights| -> Vec<String> {
+            let subjects = rights.subscribe.iter().map(|right| right.subject.split(' ').next());
+            subjects.flatten().map(str::to_owned).collect()
+        };
+        assert_eq!(heard(&leaf), heard(&prober));
+        let more: Vec<_> = leaf.publish.iter().filter(|right| !prober.publish.contains(right)).collect();
+        let more: Vec<_> = more.iter().map(|right| right.subject.replace(".hub.", ".")).collect();
+        let mut known = prober.publish.iter().map(|right| right.subject.clone()).collect::<Vec<_>>();
+        known.extend(["_INBOX.>", "_INBOX_api.>"].map(str::to_owned));
+        assert!(more.iter().all(|subject| known.contains(subject)), "{more:?}");
     }
 
     /// Whether `pattern` covers `subject`, which may have wildcards itself.

@@ -3,7 +3,11 @@
 use std::{fmt::Write, net::SocketAddr, path::PathBuf};
 
 use clap::Args;
-use picket_proto::{Region, Role, role::Right, subject};
+use picket_proto::{
+    Region, Role,
+    role::{DOMAIN, Right},
+    subject,
+};
 
 use super::users::{User, Users};
 
@@ -42,7 +46,7 @@ pub(crate) struct ServerOptions {
     /// Another server of the cluster, such as nats://hub-2:6222; may be repeated
     #[arg(long = "route", value_name = "URL", requires = "cluster", value_parser = route)]
     routes: Vec<String>,
-    /// Where it listens for leaf nodes, such as those of regions, which use the credential of their region's probers
+    /// Where it listens for leaf nodes of regions, whose credentials 'add-region --leaf' gives
     #[arg(long, value_name = "ADDRESS:PORT")]
     leafnodes: Option<SocketAddr>,
 }
@@ -89,6 +93,11 @@ impl ServerOptions {
             quoted(&self.listen.to_string()),
             quoted(&store.to_string_lossy()),
         );
+        if self.leafnodes.is_some() {
+            let domain =
+                format!("jetstream {{\n    # By this leaf nodes call it.\n    domain: {}\n", quoted(DOMAIN));
+            text = text.replace("jetstream {\n", &domain);
+        }
         if let Some(tls) = self.tls("") {
             text += "\n# Clients must use TLS";
             text +=
@@ -107,7 +116,7 @@ impl ServerOptions {
                 &format!("    routes: [{}]\n{}}}\n", routes.join(", "), self.tls("    ").unwrap_or_default());
         }
         if let Some(listen) = self.leafnodes {
-            text += "\n# A leaf node is a client with the credential of a role, and may do what that may.\n";
+            text += "\n# A leaf node has a credential of its region ('picket nats add-region --leaf'), and may do what that may.\n";
             text += &format!(
                 "leafnodes {{\n    listen: {}\n{}}}\n",
                 quoted(&listen.to_string()),

@@ -1,4 +1,10 @@
-//! What is at work in a drill.
+//! What is at work in a drill, and on what.
+
+use std::path::PathBuf;
+
+use picket_testkit::servers::Nats;
+
+use crate::{Credentials, Hosts};
 
 /// What is at work in a drill.
 #[derive(Clone, Copy, Debug)]
@@ -34,4 +40,23 @@ impl Default for Scene {
             linked: None,
         }
     }
+}
+
+/// What a drill plays on, where that is not servers of its own as all have them.
+#[derive(Default)]
+pub struct Setting {
+    /// A bus.
+    pub nats: Option<Nats>,
+    /// Where processes find the bus, if it is more than this one server.
+    pub bus: Option<String>,
+    /// The credentials that the bus wants.
+    pub credentials: Option<Credentials>,
+    /// Regions with a leaf node, to which alone their probers connect, without a credential, and its URL.
+    pub leaves: Vec<(&'static str, String)>,
+    /// The URL of a database.
+    pub database: Option<String>,
+    /// Where the servers, coordinators and sinks are at the hub, each prober in its region, and the sites in the world.
+    pub hosts: Option<Hosts>,
+    /// Where the programs are that it begins with, if not those of this build.
+    pub programs: Option<PathBuf>,
 }

@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use picket_e2e::drill::{Drill, LONG, Scene};
-use picket_proto::CheckResult;
-use picket_testkit::eventually;
+use picket_e2e::drill::{Drill, Scene};
 
-use crate::results::all_results;
+use crate::results::every_result_has_a_row;
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
@@ -32,33 +30,7 @@ async fn f10_a_bus_that_is_restarted_or_killed_is_taken_up_again_by_all_and_no_r
     for (_, prober) in &drill.probers {
         assert_eq!(prober.metric("picket_prober_results_lost_total"), 0.0, "{}", prober.log());
     }
-    // What was on its way to a sink comes again when the stream misses it.
-    let jetstream = async_nats::jetstream::new(drill.bus().await);
-    let kept: Vec<String> = all_results(&jetstream)
-        .await
-        .iter()
-        .filter_map(|(_, payload)| serde_json::from_slice::<CheckResult>(payload).ok())
-        .filter_map(|result| {
-            Some(format!(
-                "({}, '{}', '{}'::timestamptz)",
-                result.site_id?, result.region, result.scheduled_at
-            ))
-        })
-        .collect();
-    let lacking = format!(
-        "SELECT count(*) FROM (VALUES {}) AS kept (site_id, region, at) WHERE NOT EXISTS (
-             SELECT FROM picket.check_results AS result JOIN picket.regions AS region ON region.id = region_id
-             WHERE result.site_id = kept.site_id AND region.name = kept.region AND scheduled_at = at
-               AND prober IS NOT NULL)",
-        kept.join(", ")
-    );
-    eventually(LONG, "a row for every result that the stream has", async || {
-        match drill.stack.number(&lacking).await {
-            0 => Ok(()),
-            lacking => Err(lacking),
-        }
-    })
-    .await;
+    every_result_has_a_row(&drill).await;
     let account = drill.account().await;
     assert_eq!(account.dead_letters, 0, "{account:#?}");
     // A job that was on its way to a prober comes again too, when it has expired: it was scheduled, and nobody did it.

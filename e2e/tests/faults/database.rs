@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use picket_e2e::drill::{Drill, LEASE, LONG, Scene, Witness};
+use picket_e2e::drill::{Drill, LEASE, LONG, Scene, Setting, Witness};
 use picket_testkit::{eventually, servers};
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
 async fn f8_a_database_that_is_away_for_a_minute_costs_no_result_and_makes_no_second_scheduler() {
     let mut postgres = servers::own_postgres().await;
-    let mut drill = Drill::start_with_database(
+    let mut drill = Drill::start_in(
         "F8",
         "Postgres stopped for a minute",
         Scene::default(),
-        postgres.url().to_owned(),
+        Setting { database: Some(postgres.url().to_owned()), ..Setting::default() },
     )
     .await;
     let witness = Witness::of(&drill).await;
@@ -57,11 +57,11 @@ async fn f8_a_database_that_is_away_for_a_minute_costs_no_result_and_makes_no_se
 #[tokio::test]
 async fn f9_a_database_that_is_killed_costs_no_result_and_doubles_none() {
     let mut postgres = servers::own_postgres().await;
-    let mut drill = Drill::start_with_database(
+    let mut drill = Drill::start_in(
         "F9",
         "kill -9 of a sink's backend of Postgres, then of the postmaster",
         Scene::default(),
-        postgres.url().to_owned(),
+        Setting { database: Some(postgres.url().to_owned()), ..Setting::default() },
     )
     .await;
     let witness = Witness::of(&drill).await;

@@ -6,8 +6,11 @@
 
 mod bus;
 mod clocks;
+mod cluster;
 mod coordinators;
 mod database;
+mod hosts;
+mod leaf;
 mod ledger;
 mod network;
 mod order;

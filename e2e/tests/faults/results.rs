@@ -3,7 +3,7 @@
 use async_nats::jetstream::{self, consumer::DeliverPolicy};
 use futures_util::StreamExt;
 use picket_e2e::drill::{Drill, LONG, Scene};
-use picket_proto::subject;
+use picket_proto::{CheckResult, subject};
 use picket_testkit::eventually;
 use serde_json::{Value, json};
 
@@ -21,6 +21,36 @@ pub(crate) async fn all_results(jetstream: &jetstream::Context) -> Vec<Message> 
         (message.subject.to_string(), message.payload.to_vec())
     });
     messages.collect().await
+}
+
+/// Waits until each result that the stream has is a row: what was on its way to a sink that never had it comes again.
+pub(crate) async fn every_result_has_a_row(drill: &Drill) {
+    let jetstream = drill.stack.jetstream().await;
+    let kept: Vec<String> = all_results(&jetstream)
+        .await
+        .iter()
+        .filter_map(|(_, payload)| serde_json::from_slice::<CheckResult>(payload).ok())
+        .filter_map(|result| {
+            Some(format!(
+                "({}, '{}', '{}'::timestamptz)",
+                result.site_id?, result.region, result.scheduled_at
+            ))
+        })
+        .collect();
+    let lacking = format!(
+        "SELECT count(*) FROM (VALUES {}) AS kept (site_id, region, at) WHERE NOT EXISTS (
+             SELECT FROM picket.check_results AS result JOIN picket.regions AS region ON region.id = region_id
+             WHERE result.site_id = kept.site_id AND region.name = kept.region AND scheduled_at = at
+               AND prober IS NOT NULL)",
+        kept.join(", ")
+    );
+    eventually(LONG, "a row for every result that the stream has", async || {
+        match drill.stack.number(&lacking).await {
+            0 => Ok(()),
+            lacking => Err(lacking),
+        }
+    })
+    .await;
 }
 
 /// In another order each time, and in the same for the same `seed` (Fisher and Yates, with a generator of Knuth's).

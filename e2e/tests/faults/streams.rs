@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{Context, consumer::pull};
-use picket_e2e::drill::{Drill, LONG, Scene};
+use picket_e2e::drill::{Drill, LONG, Scene, Setting};
 use picket_testkit::{eventually, servers};
 
 const JOBS: &str = "PICKET_JOBS";
@@ -126,11 +126,11 @@ async fn f14c_streams_and_consumers_that_are_deleted_are_made_again_as_they_were
 #[ignore = "slow: just e2e"]
 async fn f14e_when_the_bus_has_no_room_left_publishers_say_so_and_wait_and_all_goes_on_when_there_is_room() {
     let Some((nats, disk)) = servers::nats_on_small_disk(48).await else { return };
-    let mut drill = Drill::start_with_bus(
+    let mut drill = Drill::start_in(
         "F14e",
         "the disk of the bus full, until it is started with room",
         Scene::default(),
-        nats,
+        Setting { nats: Some(nats), ..Setting::default() },
     )
     .await;
     let memory = drill.memory();

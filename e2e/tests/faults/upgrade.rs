@@ -1,9 +1,9 @@
 //! Old and new side by side.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use async_nats::HeaderMap;
-use picket_e2e::drill::{Drill, LONG, Scene};
+use picket_e2e::drill::{Drill, LONG, Scene, Setting};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -23,29 +23,97 @@ async fn f19_processes_replaced_one_after_the_other_under_a_newer_schema_miss_no
         )
         .await;
     drill.injured().await;
-    for _ in 0..drill.coordinators.len() {
-        let new = drill.coordinator().await;
-        new.ready().await;
-        drill.coordinators.push(new);
-        drill.share().await;
-        drill.coordinators.remove(0).stop().await;
-        drill.share().await;
-    }
-    for _ in 0..drill.probers.len() {
-        let (region, old) = drill.probers.remove(0);
-        let new = drill.prober(region).await;
-        new.ready().await;
-        drill.probers.push((region, new));
-        old.stop().await;
-    }
-    for _ in 0..drill.sinks.len() {
-        let new = drill.sink().await;
-        new.ready().await;
-        drill.sinks.push(new);
-        drill.sinks.remove(0).stop().await;
+    for kind in [Kind::Coordinators, Kind::Probers, Kind::Sinks] {
+        replace(&mut drill, kind).await;
     }
     drill.healed().await;
     drill.served().await;
+
+    let account = drill.account().await;
+    assert_eq!((account.missed, account.dead_letters), (0, 0), "{account:#?}");
+    drill.stop().await;
+}
+
+/// The kinds of processes, which may be replaced in any order.
+#[derive(Clone, Copy)]
+enum Kind {
+    Coordinators,
+    Probers,
+    Sinks,
+}
+
+/// Replaces every process of a kind, one after the other, by one of the programs that are in force.
+async fn replace(drill: &mut Drill, kind: Kind) {
+    match kind {
+        Kind::Coordinators => {
+            for _ in 0..drill.coordinators.len() {
+                let new = drill.coordinator().await;
+                new.ready().await;
+                drill.coordinators.push(new);
+                drill.share().await;
+                drill.coordinators.remove(0).stop().await;
+                drill.share().await;
+            }
+        }
+        Kind::Probers => {
+            for _ in 0..drill.probers.len() {
+                let (region, old) = drill.probers.remove(0);
+                let new = drill.prober(region).await;
+                new.ready().await;
+                drill.probers.push((region, new));
+                old.stop().await;
+            }
+        }
+        Kind::Sinks => {
+            for _ in 0..drill.sinks.len() {
+                let new = drill.sink().await;
+                new.ready().await;
+                drill.sinks.push(new);
+                drill.sinks.remove(0).stop().await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "wants an older build: just e2e-upgrade"]
+async fn f19c_an_older_build_is_replaced_in_any_order_and_put_back_under_the_newer_schema_and_nothing_is_missed()
+ {
+    let Some(old) = std::env::var_os("PICKET_OLD_BIN_DIR").map(PathBuf::from) else {
+        eprintln!("NOT TESTED: an upgrade from an older build; 'just e2e-upgrade' makes one and tests it");
+        return;
+    };
+    let setting = Setting { programs: Some(old.clone()), ..Setting::default() };
+    let injury = "an older build replaced by this one, put back, and replaced in another order";
+    let mut drill = Drill::start_in("F19c", injury, Scene::default(), setting).await;
+    let new = picket_e2e::path_of("picket").parent().unwrap().to_owned();
+
+    drill.injured().await;
+    let schema = "SELECT max(version) FROM public._sqlx_migrations";
+    let before = drill.stack.number(schema).await;
+    drill.stack.programs = new.clone();
+    assert_eq!(drill.stack.picket(&["migrate"]).await.0, 0);
+    eprintln!("schema {before} of the older build, {} of this one", drill.stack.number(schema).await);
+    // First what expands, then what uses it: the older build goes on under the newer schema.
+    drill.served().await;
+
+    use Kind::{Coordinators, Probers, Sinks};
+    let moves = [
+        (&new, [Sinks, Coordinators, Probers]),
+        (&old, [Probers, Coordinators, Sinks]),
+        (&new, [Probers, Sinks, Coordinators]),
+    ];
+    for (programs, order) in moves {
+        drill.stack.programs.clone_from(programs);
+        for kind in order {
+            replace(&mut drill, kind).await;
+            drill.served().await;
+            for (_, prober) in &drill.probers {
+                assert_eq!(prober.metric("picket_prober_rejected_total"), 0.0, "{}", prober.log());
+            }
+        }
+    }
+    drill.healed().await;
 
     let account = drill.account().await;
     assert_eq!((account.missed, account.dead_letters), (0, 0), "{account:#?}");

@@ -1,0 +1,201 @@
+//! What may happen between hosts: the hub, three regions, and the world, each with an address of its own.
+
+use std::{
+    net::{SocketAddr, TcpStream},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_nats::Client;
+use picket_e2e::{
+    Credentials, Host, Hosts,
+    drill::{Drill, LONG, Scene, Setting},
+};
+use picket_testkit::{eventually, servers};
+use tokio::runtime::Handle;
+
+const REGIONS: [&str; 3] = ["asia", "east", "west"];
+
+/// The hub's NATS takes nobody without a credential, and speaks TLS alone.
+async fn drill_on(hosts: Hosts, fault: &'static str, injury: &'static str) -> (Drill, Credentials) {
+    let credentials =
+        Credentials::init_with_tls(&REGIONS, &["127.0.0.1", &hosts.hub().address().to_string()]);
+    let written = credentials.clone();
+    let nats = servers::nats_configured(move |port| written.server(port, &[])).await;
+    let scene = Scene { regions: &REGIONS, probers: 1, ..Scene::default() };
+    let setting = Setting {
+        nats: Some(nats),
+        credentials: Some(credentials.clone()),
+        hosts: Some(hosts),
+        ..Setting::default()
+    };
+    (Drill::start_in(fault, injury, scene, setting).await, credentials)
+}
+
+/// Cuts one region off from the hub for so long; its probers still see the sites.
+async fn cut(mut drill: Drill, span: Duration) {
+    let hosts = drill.hosts.take().expect("this drill has hosts");
+    hosts.cut(hosts.hub(), hosts.region("east"));
+    drill.injured().await;
+    drill.served_in("region.name <> 'east'").await;
+    drill.endure(span).await;
+    for (_, prober) in drill.probers.iter().filter(|(region, _)| *region == "east") {
+        prober.unready("").await;
+    }
+    hosts.join(hosts.hub(), hosts.region("east"));
+    drill.healed().await;
+    drill.served().await;
+
+    let account = drill.account().await;
+    assert_eq!((account.missed_in("west"), account.missed_in("asia")), (0, 0), "{account:#?}");
+    // Six sites are due every two seconds; the first moments are still on their way, or come late.
+    let due = 3 * span.as_secs() as i64;
+    assert!(account.missed_in("east") >= due - 30, "{due} were due and {account:#?}");
+    assert!(account.recovery_s < 10.0, "{account:#?}");
+    drill.stop().await;
+}
+
+#[tokio::test]
+async fn f11b_a_host_cut_off_from_the_hub_is_missed_alone_and_comes_back_by_itself() {
+    let test = "hosts::f11b_a_host_cut_off_from_the_hub_is_missed_alone_and_comes_back_by_itself";
+    let Some(hosts) = Hosts::of(test, &REGIONS).await else { return };
+    let (drill, _) = drill_on(hosts, "F11b", "a region's host cut off from the hub's for 20 s").await;
+    cut(drill, Duration::from_secs(20)).await;
+}
+
+#[tokio::test]
+#[ignore = "slow: just e2e"]
+async fn f11c_a_host_cut_off_for_two_minutes_is_missed_alone_and_comes_back_by_itself() {
+    let test = "hosts::f11c_a_host_cut_off_for_two_minutes_is_missed_alone_and_comes_back_by_itself";
+    let Some(hosts) = Hosts::of(test, &REGIONS).await else { return };
+    let (drill, _) = drill_on(hosts, "F11c", "a region's host cut off from the hub's for two minutes").await;
+    cut(drill, Duration::from_secs(120)).await;
+}
+
+#[tokio::test]
+#[ignore = "slow: just e2e"]
+async fn f11d_sites_that_one_region_cannot_reach_and_two_can_are_down_there_and_have_no_incident() {
+    let test =
+        "hosts::f11d_sites_that_one_region_cannot_reach_and_two_can_are_down_there_and_have_no_incident";
+    let Some(hosts) = Hosts::of(test, &REGIONS).await else { return };
+    let (mut drill, _) = drill_on(hosts, "F11d", "the sites turn one of three regions away").await;
+    let hosts = drill.hosts.take().expect("this drill has hosts");
+    let down = |region: &str, since: &str| {
+        format!(
+            "SELECT count(DISTINCT result.site_id) FROM picket.check_results AS result
+             JOIN picket.regions AS region ON region.id = region_id
+             JOIN picket.sites AS site ON site.id = result.site_id AND interval_seconds <= 5 AND url LIKE '%/ok/%'
+             WHERE kind = 'scheduled' AND region.name = '{region}' AND outcome = 'down' AND cause = 'timeout'
+               AND scheduled_at > '{since}'"
+        )
+    };
+
+    hosts.cut(hosts.world(), hosts.region("east"));
+    let since = drill.injured().await;
+    // More than once, for once is never an incident.
+    for _ in 0..3 {
+        let since = drill.now().await;
+        drill.stack.at_least(LONG, 6, &down("east", &since)).await;
+    }
+    drill.served_in("region.name <> 'east'").await;
+    for other in ["asia", "west"] {
+        assert_eq!(drill.stack.number(&down(other, &since)).await, 0, "{other} sees them up");
+    }
+    drill.healed().await;
+    // Among others: no incident of a site that is up, and none that is missed.
+    let account = drill.account().await;
+    assert_eq!(account.missed, 0, "{account:#?}");
+
+    // With a second region it is a majority: had there been a reason, there would have been an incident.
+    hosts.cut(hosts.world(), hosts.region("west"));
+    let open = "SELECT count(*) FROM picket.incidents JOIN picket.sites AS site ON site.id = site_id
+                WHERE url LIKE '%/ok/%' AND interval_seconds <= 5 AND closed_at IS NULL AND incidents.regions = '{east,west}'";
+    drill.stack.at_least(LONG, 6, open).await;
+    drill.stop().await;
+}
+
+/// A client with this credential, whose connection is this host's; and what the server says to it.
+async fn client(host: &Host, url: &str, credentials: &Credentials, user: &str) -> (Client, Refusals) {
+    let refusals = Refusals::default();
+    let heard = refusals.clone();
+    let connecting = credentials
+        .client(user)
+        .custom_inbox_prefix(format!("_INBOX_{user}"))
+        .request_timeout(Some(Duration::from_secs(2)))
+        .event_callback(move |event| {
+            heard.lock().unwrap().push(event.to_string());
+            async {}
+        })
+        .connect(url);
+    let runtime = Handle::current();
+    (host.run(|| runtime.block_on(connecting)).unwrap(), refusals)
+}
+
+type Refusals = Arc<Mutex<Vec<String>>>;
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "slow: just e2e"]
+async fn f20_a_regions_credential_on_its_own_host_reaches_nothing_of_another_region_and_no_database() {
+    let test =
+        "hosts::f20_a_regions_credential_on_its_own_host_reaches_nothing_of_another_region_and_no_database";
+    let Some(hosts) = Hosts::of(test, &REGIONS).await else { return };
+    let (mut drill, credentials) =
+        drill_on(hosts, "F20", "a region's credential tries another's subjects, and the database").await;
+    let hosts = drill.hosts.take().expect("this drill has hosts");
+    let (hub, east) = (hosts.hub().address(), hosts.region("east"));
+    let url = format!("nats://{hub}:{}", drill.stack.nats.port());
+    let (client, refusals) = client(east, &url, &credentials, "prober-east").await;
+    let own = "$JS.API.CONSUMER.INFO.PICKET_JOBS.prober-east";
+    assert!(client.request(own, "".into()).await.is_ok(), "its own consumer it may look at");
+
+    drill.injured().await;
+    for subject in
+        ["picket.job.west.>", "picket.result.>", "picket.event.>", "picket.check.west", "_INBOX.>", ">"]
+    {
+        let _subscription = client.subscribe(subject).await.unwrap();
+        refused(&refusals, "Subscription", subject).await;
+    }
+    let calls = [
+        "CONSUMER.MSG.NEXT.PICKET_JOBS.prober-west",
+        "CONSUMER.INFO.PICKET_JOBS.prober-west",
+        "CONSUMER.MSG.NEXT.PICKET_RESULTS.sink",
+        "CONSUMER.DELETE.PICKET_JOBS.prober-west",
+        "STREAM.PURGE.PICKET_JOBS",
+        "STREAM.DELETE.PICKET_RESULTS",
+    ]
+    .map(|call| format!("$JS.API.{call}"));
+    let forged =
+        ["picket.result.west.1", "picket.job.west.1", "picket.event.incident.opened", "picket.check.west"];
+    for subject in calls.iter().map(String::as_str).chain(forged) {
+        client.publish(subject.to_owned(), "{\"batch\":1}".into()).await.unwrap();
+        refused(&refusals, "Publish", subject).await;
+    }
+
+    // The database listens to the hub alone; and who is let near it needs a password besides.
+    let database: url::Url = drill.stack.url().parse().unwrap();
+    let address = SocketAddr::from((hub, database.port().unwrap()));
+    let reached = east.run(|| TcpStream::connect_timeout(&address, Duration::from_secs(5)));
+    assert!(reached.is_err(), "{address} can be reached from a region");
+    let mut without = database;
+    without.set_password(None).unwrap();
+    let refusal = sqlx::PgPool::connect(without.as_str()).await.unwrap_err().to_string();
+    assert!(refusal.contains("password"), "{refusal}");
+
+    // Nothing of it has had an effect.
+    drill.healed().await;
+    drill.served().await;
+    let account = drill.account().await;
+    assert_eq!((account.missed, account.dead_letters), (0, 0), "{account:#?}");
+    drill.stop().await;
+}
+
+/// Waits until the server has refused it.
+async fn refused(refusals: &Refusals, what: &str, subject: &str) {
+    let said = format!("permissions violation for {what} to \"{subject}\"").to_lowercase();
+    eventually(LONG, &said, async || {
+        let refusals = refusals.lock().unwrap().clone();
+        let is_refused = refusals.iter().any(|refusal| refusal.to_lowercase().contains(&said));
+        if is_refused { Ok(()) } else { Err(refusals) }
+    })
+    .await;
+}

@@ -1,0 +1,103 @@
+//! What may happen to a leaf node, through which a region's probers reach the hub.
+
+use std::{fs, time::Duration};
+
+use futures_util::StreamExt;
+use picket_e2e::{
+    Credentials,
+    drill::{Drill, LONG, Scene, Setting},
+};
+use picket_testkit::{
+    eventually,
+    proxy::Proxy,
+    servers::{self, Nats},
+};
+
+const LEAF: &str = include_str!("../../../deploy/nats/leaf.conf");
+
+/// The documented configuration, with what a region puts in.
+async fn leaf(hub: &Proxy, credentials: &Credentials) -> Nats {
+    let authority = credentials.authority().expect("the hub speaks TLS").display().to_string();
+    let seed = fs::read_to_string(credentials.of("leaf-east")).unwrap();
+    let hub = hub.address().to_string();
+    servers::nats_configured(move |port| {
+        let dir = servers::scratch_dir("leaf");
+        let listen = format!("127.0.0.1:{port}");
+        let own = [("hub.example.com:7422", &hub), ("ca.pem", &authority), ("127.0.0.1:4222", &listen)];
+        let text = own.iter().fold(LEAF.to_owned(), |text, (placeholder, own)| {
+            assert!(text.contains(placeholder), "{placeholder}");
+            text.replace(placeholder, own)
+        });
+        fs::write(dir.join("credential.conf"), format!("nkey: \"{}\"\n", seed.trim())).unwrap();
+        fs::write(dir.join("leaf.conf"), text).unwrap();
+        dir.join("leaf.conf")
+    })
+    .await
+}
+
+#[tokio::test]
+#[ignore = "slow: just e2e"]
+async fn f11e_a_region_behind_a_leaf_node_works_with_its_rights_alone_and_outlives_a_cut_of_the_link() {
+    let credentials = Credentials::init_with_tls(&["west"], &["localhost", "127.0.0.1"]);
+    credentials.picket("add-region", &["east", "--leaf"]);
+    let written = credentials.clone();
+    let leaf_port = servers::port();
+    let listen = format!("127.0.0.1:{leaf_port}");
+    let hub = servers::nats_configured(move |port| written.server(port, &["--leafnodes", &listen])).await;
+    let link = Proxy::to_port(leaf_port).await;
+    let leaf = leaf(&link, &credentials).await;
+    let setting = Setting {
+        nats: Some(hub),
+        credentials: Some(credentials.clone()),
+        leaves: vec![("east", leaf.url())],
+        ..Setting::default()
+    };
+    let scene = Scene { probers: 1, ..Scene::default() };
+    let injury = "the link of a leaf node cut off silently for 15 s, then reset";
+    let mut drill = Drill::start_in("F11e", injury, scene, setting).await;
+
+    // A check now, across the leaf node, by the operator's own credential.
+    let url = drill.target.url("/ok");
+    let (code, said, complained) = drill.stack.picket(&["check", &url, "--region", "east"]).await;
+    assert_eq!(code, 0, "{said} {complained}");
+    // The hub does not trust the leaf node with more than its region.
+    let inbox = async_nats::ConnectOptions::new().custom_inbox_prefix("_INBOX_prober-east");
+    let behind = inbox.connect(leaf.url()).await.unwrap();
+    let (own, inbox) = ("$JS.API.CONSUMER.MSG.NEXT.PICKET_JOBS.prober-east", behind.new_inbox());
+    let mut answers = behind.subscribe(inbox.clone()).await.unwrap();
+    behind.flush().await.unwrap();
+    behind.publish_with_reply(own, inbox, "{\"batch\":1,\"expires\":1000000000}".into()).await.unwrap();
+    assert!(tokio::time::timeout(LONG, answers.next()).await.is_ok(), "a job, or word that there is none");
+    for call in [
+        "$JS.API.STREAM.INFO.PICKET_JOBS",
+        "$JS.API.CONSUMER.MSG.NEXT.PICKET_JOBS.prober-west",
+        "picket.result.west.1",
+    ] {
+        let answer = behind.request(call, "".into()).await;
+        assert!(answer.is_err(), "{call}: {answer:?}");
+    }
+
+    link.blackhole();
+    drill.injured().await;
+    drill.served_in("region.name <> 'east'").await;
+    drill.endure(Duration::from_secs(15)).await;
+    link.heal().await;
+    drill.served().await;
+    link.cut().await;
+    drill.endure(Duration::from_secs(5)).await;
+    link.heal().await;
+    drill.healed().await;
+    drill.served().await;
+    eventually(LONG, "a check across the leaf node again", async || {
+        let (code, said, complained) = drill.stack.picket(&["check", &url, "--region", "east"]).await;
+        if code == 0 { Ok(()) } else { Err((said, complained)) }
+    })
+    .await;
+
+    let account = drill.account().await;
+    assert_eq!(account.missed_in("west"), 0, "{account:#?}");
+    assert!(account.missed_in("east") > 0, "{account:#?}");
+    assert!(account.recovery_s < 10.0, "{account:#?}");
+    assert_eq!(account.dead_letters, 0, "{account:#?}");
+    drill.stop().await;
+}
