@@ -145,8 +145,12 @@ async fn f20_a_regions_credential_on_its_own_host_reaches_nothing_of_another_reg
     let (hub, east) = (hosts.hub().address(), hosts.region("east"));
     let url = format!("nats://{hub}:{}", drill.stack.nats.port());
     let (client, refusals) = client(east, &url, &credentials, "prober-east").await;
-    let own = "$JS.API.CONSUMER.INFO.PICKET_JOBS.prober-east";
-    assert!(client.request(own, "".into()).await.is_ok(), "its own consumer it may look at");
+    let own = "$JS.API.CONSUMER.MSG.NEXT.PICKET_JOBS.prober-east";
+    let asked = client.request(own, "{\"batch\":1,\"no_wait\":true}".into()).await;
+    // A job, which another prober may have at once, or word that there is none.
+    if let Some(job) = asked.expect("its own jobs it may ask for").reply {
+        client.publish(job, "-NAK".into()).await.unwrap();
+    }
 
     drill.injured().await;
     for subject in
