@@ -1,6 +1,6 @@
 //! How late this process's own tasks run, so that its delays are not taken for a site's.
 //!
-//! Two witnesses: a beat that should come every 10 ms and notes by how much it is late, which sees a blocked
+//! Two witnesses: a beat that should come every 25 ms and notes by how much it is late, which sees a blocked
 //! runtime, a stopped process and a sleeping machine; and for each check the time from being woken to being run,
 //! which sees a thread that is blocked while others beat on. Neither alone sees all; the larger counts.
 
@@ -18,7 +18,7 @@ use std::{
 use picket_runtime::clock::Boottime;
 use tracing::warn;
 
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, pulse::Pulse};
 
 /// How late the tasks of this process were. Clones share it.
 #[derive(Clone)]
@@ -45,8 +45,8 @@ struct Beats {
 }
 
 impl Beats {
-    /// Between two beats.
-    const PERIOD: Duration = Duration::from_millis(10);
+    /// Between two beats. A delay that begins in between is taken for up to so much shorter.
+    const PERIOD: Duration = Pulse::PERIOD;
 
     /// The beat comes; says how late. What is less than `noise` is not held against a check.
     fn beat(&mut self, now: Boottime, noise: Duration) -> Duration {
@@ -85,11 +85,11 @@ impl Drift {
     }
 
     /// Beats on this runtime until the last clone is gone.
-    pub(crate) fn start(&self, metrics: Metrics) {
+    pub(crate) fn start(&self, metrics: Metrics, pulse: Pulse) {
         let shared = Arc::downgrade(&self.0);
         tokio::spawn(async move {
             loop {
-                tokio::time::sleep(Beats::PERIOD).await;
+                pulse.next().await;
                 let Some(shared) = shared.upgrade() else { return };
                 let late = shared.beats().beat(Boottime::now(), shared.noise());
                 metrics.drift.observe(late.as_secs_f64());
@@ -220,33 +220,33 @@ mod tests {
 
     #[test]
     fn a_beat_in_time_or_a_little_late_holds_nothing_up() {
-        let beats = beats(&[0, 11, 25, 50, 60]);
+        let beats = beats(&[0, 26, 50, 95, 110]);
 
         assert_eq!(beats.held_up, Duration::ZERO);
     }
 
     #[test]
     fn a_late_beat_is_held_against_a_check_that_began_before_and_none_that_begins_after() {
-        let mut beats = beats(&[0, 10]);
-        let before = mark(&beats, 15);
-        beats.beat(at(320), NOISE);
-        let after = mark(&beats, 321);
+        let mut beats = beats(&[0, 25]);
+        let before = mark(&beats, 30);
+        beats.beat(at(350), NOISE);
+        let after = mark(&beats, 351);
 
-        assert_eq!(beats.since(&before, at(321), NOISE), ms(300));
-        assert_eq!(beats.since(&after, at(330), NOISE), Duration::ZERO);
+        assert_eq!(beats.since(&before, at(351), NOISE), ms(300));
+        assert_eq!(beats.since(&after, at(360), NOISE), Duration::ZERO);
     }
 
     #[test]
     fn a_check_that_ends_before_the_late_beat_was_held_up_all_the_same() {
-        let beats = beats(&[0, 10]);
-        let mark = mark(&beats, 12);
+        let beats = beats(&[0, 25]);
+        let mark = mark(&beats, 27);
 
-        assert_eq!(beats.since(&mark, at(520), NOISE), ms(500));
+        assert_eq!(beats.since(&mark, at(550), NOISE), ms(500));
     }
 
     #[test]
     fn of_a_delay_only_the_part_within_the_check_counts() {
-        let mut beats = beats(&[0, 10]);
+        let mut beats = beats(&[0, 25]);
         let mark = mark(&beats, 220);
         beats.beat(at(320), NOISE);
 

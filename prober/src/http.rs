@@ -187,6 +187,11 @@ impl Checker {
                 .dns_resolver(Arc::clone(&resolver))
                 .connector_layer(ConnectLayer)
                 .pool_max_idle_per_host(0)
+                // A connection lives no longer than its check, which has a deadline of its own: five system calls less.
+                .tcp_keepalive(None)
+                .tcp_keepalive_interval(None)
+                .tcp_keepalive_retries(None)
+                .tcp_user_timeout(None)
                 .redirect(redirect::Policy::none())
                 .retry(reqwest::retry::never())
                 .no_proxy()

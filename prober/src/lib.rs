@@ -16,6 +16,7 @@ mod network;
 mod options;
 mod pace;
 mod publisher;
+mod pulse;
 mod regexes;
 mod service;
 mod work;
@@ -24,7 +25,7 @@ use std::{sync::Arc, time::Duration};
 
 use picket_runtime::{Bus, Condition, Health, Pipeline, Running, bus};
 use ractor::{Actor, ActorCell, ActorRef, SpawnErr, call_t};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
@@ -38,6 +39,7 @@ use self::{
     metrics::Metrics,
     network::{Lookout, Network},
     publisher::Publisher,
+    pulse::Pulse,
     regexes::Regexes,
     service::Desk,
     work::Work,
@@ -80,7 +82,8 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<Running, 
     let checker = Checker::with(&config.limits, asking).map_err(Error::Http)?;
     bus.connected().await.map_err(Error::Bus)?;
     let drift = Drift::new(config.manners.max_drift.0);
-    drift.start(metrics.clone());
+    let pulse = Pulse::new();
+    drift.start(metrics.clone(), pulse);
     metrics.slots_free.set(i64::try_from(config.concurrency).unwrap_or(i64::MAX));
     let canaries = config.manners.canaries.iter().map(Lookout::question).collect::<Result<Arc<[_]>, _>>();
     let canaries = canaries.map_err(Error::Canary)?;
@@ -100,7 +103,7 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<Running, 
             region: config.region.clone(),
             prober: config.name.clone(),
             metrics: metrics.clone(),
-            began: Instant::now(),
+            pulse,
         },
         metrics,
         clock: Clock::new(&health, &config.region),

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, pulse::Pulse};
 
 #[derive(Clone)]
 pub(crate) struct Publisher {
@@ -20,8 +20,9 @@ pub(crate) struct Publisher {
     pub(crate) region: Region,
     pub(crate) prober: String,
     pub(crate) metrics: Metrics,
-    /// Results leave at whole multiples of [`Publisher::GATHER`] after this.
-    pub(crate) began: Instant,
+    /// When results leave: together, and so do the acknowledgements of their jobs. To send each by itself would wake up this
+    /// prober and the server several times a check.
+    pub(crate) pulse: Pulse,
 }
 
 /// The stream did not take a result in time; why, at the last try.
@@ -34,9 +35,6 @@ impl Publisher {
     const PATIENCE: Duration = Duration::from_secs(60);
     /// What a core publish may wait for; it waits only when the connection has been away for long.
     const CORE: Duration = Duration::from_secs(5);
-    /// Results gather for so long and leave together, and so do the acknowledgements of their jobs: to send each by itself
-    /// would wake up this prober and the server several times a check.
-    const GATHER: Duration = Duration::from_millis(25);
     const SHOWN_PAYLOAD: usize = 4 << 10;
 
     /// Publishes `result`, with others that are ready by then, until the stream has acknowledged it.
@@ -46,7 +44,7 @@ impl Publisher {
             None => subject::adhoc_result(&self.region),
         };
         let payload = Bytes::from(serde_json::to_vec(result).map_err(|why| NotStored(why.to_string()))?);
-        sleep(self.until_next()).await;
+        self.pulse.next().await;
         let until = Instant::now() + Self::PATIENCE;
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
@@ -71,12 +69,6 @@ impl Publisher {
             self.metrics.publish_retries.inc();
             sleep(wait).await;
         }
-    }
-
-    /// How long until results leave.
-    fn until_next(&self) -> Duration {
-        let into = self.began.elapsed().as_micros() % Self::GATHER.as_micros();
-        Self::GATHER - Duration::from_micros(u64::try_from(into).unwrap_or(0))
     }
 
     async fn publish(&self, place: &str, payload: Bytes) -> Result<(), String> {

@@ -1,14 +1,17 @@
 //! Pure: how often to look for what is due, from how much is.
 //!
 //! Each look wakes up this process, the server and a prober. Where little is due, a look every hundredth of a second is one a
-//! job; so the fewer there are, the longer they gather. What it costs is lateness, half the time that they gather.
+//! job; so the fewer there are, the longer they gather, until there are so few that gathering brings none together. What it
+//! costs is lateness, half the time that they gather (BENCHMARKS.md, "The whole chain").
 
 use super::wheel::Wheel;
 
 /// How many jobs make a look worth it.
-const WORTH: i64 = 32;
+const WORTH: i64 = 64;
 /// They gather for no longer, in milliseconds.
-const LONGEST_MS: i64 = 50;
+const LONGEST_MS: i64 = 100;
+/// Where fewer than this would gather, none do.
+const FEW: i64 = 2;
 /// Over how long it is counted what is due, in milliseconds.
 const COUNTED_MS: i64 = 1_000;
 
@@ -32,7 +35,10 @@ impl Pace {
         self.due += i64::try_from(count).unwrap_or(i64::MAX);
         let span_ms = now_ms - self.since_ms;
         if span_ms >= COUNTED_MS {
-            let gather_ms = (WORTH * span_ms / self.due.max(1)).clamp(Wheel::WIDTH_MS, LONGEST_MS);
+            let gather_ms = match self.due * LONGEST_MS < FEW * span_ms {
+                true => Wheel::WIDTH_MS,
+                false => (WORTH * span_ms / self.due).clamp(Wheel::WIDTH_MS, LONGEST_MS),
+            };
             self.gather_ms = gather_ms - gather_ms % Wheel::WIDTH_MS;
             (self.since_ms, self.due) = (now_ms, 0);
         }
@@ -60,15 +66,15 @@ mod tests {
     }
 
     #[test]
-    fn the_less_is_due_the_longer_it_gathers_within_bounds() {
-        assert_eq!([10, 100, 1_000, 2_000, 10_000, 100_000].map(gathering_at), [50, 50, 30, 10, 10, 10]);
+    fn the_less_is_due_the_longer_it_gathers_unless_none_would_come_together() {
+        assert_eq!([10, 50, 100, 1_000, 2_000, 10_000].map(gathering_at), [10, 100, 100, 60, 30, 10]);
     }
 
     #[test]
     fn a_look_is_never_before_what_is_due_and_no_later_than_it_gathers() {
         let mut pace = Pace::default();
-        pace.due(0, 1_000);
-        for due_ms in [-70, 0, 1, 49, 50, 51, 1_763_000_000_010] {
+        pace.due(100, 1_000);
+        for due_ms in [-70, 0, 1, 99, 100, 101, 1_763_000_000_010] {
             let wait = pace.look_ms(due_ms) - due_ms;
             assert!((0..LONGEST_MS).contains(&wait), "{due_ms}: {wait}");
             assert_eq!(pace.look_ms(due_ms) % LONGEST_MS, 0);
