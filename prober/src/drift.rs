@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_beat_in_time_or_a_little_late_holds_nothing_up() {
-        let beats = beats(&[0, 26, 50, 95, 110]);
+        let beats = beats(&[0, 26, 50, 90, 110]);
 
         assert_eq!(beats.held_up, Duration::ZERO);
     }
