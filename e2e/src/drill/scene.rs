@@ -23,7 +23,7 @@ pub struct Scene {
     pub prober_options: &'static [&'static str],
     /// What each sink is started with.
     pub sink_options: &'static [&'static str],
-    /// The region whose probers reach the bus through [`Drill::link`].
+    /// The region whose probers reach the bus through [`Drill::link`](super::Drill::link).
     pub linked: Option<&'static str>,
 }
 

@@ -79,6 +79,8 @@ async fn f11e_a_region_behind_a_leaf_node_works_with_its_rights_alone_and_outliv
 
     link.blackhole();
     drill.injured().await;
+    let (_, behind_it) = drill.probers.iter().find(|(region, _)| *region == "east").unwrap();
+    behind_it.unready("jobs").await;
     drill.served_in("region.name <> 'east'").await;
     drill.endure(Duration::from_secs(15)).await;
     link.heal().await;
