@@ -4,13 +4,13 @@
 use std::{fmt::Write, time::Duration};
 
 use serde::Serialize;
-use sqlx::types::time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 
 use crate::{
     Error,
     bed::{Bed, Process, REGION, failed},
-    cpu, say,
+    say,
+    span::Span,
     table::{Short, Spread, Table},
     target::Target,
 };
@@ -147,18 +147,11 @@ impl Running {
 
     /// Measures what runs, for so long.
     pub(crate) async fn measure(&self, bed: &Bed, offered: u32, length: Duration) -> Result<Level, Error> {
-        let cost = || self.parts.iter().map(|(_, pid)| cpu::seconds(*pid)).collect::<Vec<_>>();
-        let (from, before) = (bed.now().await?, cost());
-        sleep(length).await;
-        let (until, after) = (bed.now().await?, cost());
-        let memory = self.parts.iter().map(|(name, pid)| (*name, cpu::memory(*pid))).collect();
-        let mut level = rows(bed, offered, from, until).await?;
+        let span = Span::watch(bed, &self.parts, length).await?;
+        let mut level = rows(bed, offered, &span).await?;
         // What was given up cost less, and is no check.
-        let checks = (level.found - level.missed).max(1) as f64;
-        let each = before.iter().zip(&after).zip(&self.parts);
-        level.cpu_us =
-            each.map(|((before, after), (name, _))| (*name, (after - before) * 1e6 / checks)).collect();
-        level.memory = memory;
+        level.cpu_us = span.cpu_us((level.found - level.missed).max(1));
+        level.memory = span.memory;
         say(format_args!(
             "{offered}/s: {} of {} rows, {} missed, {} without a row; {:.0} µs a check {:.1?}; lateness {} ms; delay {} ms",
             level.found,
@@ -221,7 +214,7 @@ pub(crate) async fn measure(options: &Options) -> Result<Chain, Error> {
 }
 
 /// What became of the ticks of a span, once all have a row or have been waited for long enough.
-async fn rows(bed: &Bed, offered: u32, from: OffsetDateTime, until: OffsetDateTime) -> Result<Level, Error> {
+async fn rows(bed: &Bed, offered: u32, span: &Span) -> Result<Level, Error> {
     const EXPECTED: &str =
         "SELECT coalesce(sum(picket.tick_count(interval_ms, phase_ms, greatest(valid_from, $1),
             least(coalesce(valid_to, $2), $2))), 0)::bigint, count(*) FILTER (WHERE valid_to IS NULL)
@@ -235,7 +228,7 @@ async fn rows(bed: &Bed, offered: u32, from: OffsetDateTime, until: OffsetDateTi
          AND result.region_id = schedule.region_id AND kind = 'scheduled'
         WHERE result.site_id IS NULL";
 
-    let database = &bed.database;
+    let (database, from, until) = (&bed.database, span.from, span.until);
     let expected: (i64, i64) = sqlx::query_as(EXPECTED)
         .bind(from)
         .bind(until)
@@ -261,11 +254,11 @@ async fn rows(bed: &Bed, offered: u32, from: OffsetDateTime, until: OffsetDateTi
         .fetch_one(database)
         .await
         .map_err(failed("the ledger"))?;
-    let found = Found::read(bed, "picket.check_results", from, until).await?;
+    let found = span.found(bed, "picket.check_results").await?;
     Ok(Level {
         offered,
         schedules: expected.1,
-        seconds: (until - from).as_seconds_f64(),
+        seconds: span.seconds(),
         expected: expected.0,
         found: found.rows,
         up: found.up,
@@ -276,56 +269,6 @@ async fn rows(bed: &Bed, offered: u32, from: OffsetDateTime, until: OffsetDateTi
         lateness_ms: found.lateness_ms,
         delay_ms: found.delay_ms,
     })
-}
-
-/// The rows of the ticks of a span.
-pub(crate) struct Found {
-    pub(crate) rows: i64,
-    pub(crate) up: i64,
-    pub(crate) missed: i64,
-    pub(crate) lateness_ms: Spread,
-    /// From the due time to the commit.
-    pub(crate) delay_ms: Spread,
-}
-
-impl Found {
-    /// Reads them from a table that has the columns of `check_results`.
-    ///
-    /// # Errors
-    /// When the database refuses.
-    pub(crate) async fn read(
-        bed: &Bed,
-        table: &str,
-        from: OffsetDateTime,
-        until: OffsetDateTime,
-    ) -> Result<Self, Error> {
-        // Each commit's time is looked up once, and not once a row.
-        let sql = format!(
-            "WITH found AS MATERIALIZED (
-                 SELECT scheduled_at, lateness_us, outcome, xmin AS written FROM {table}
-                 WHERE scheduled_at > $1 AND scheduled_at <= $2 AND kind = 'scheduled'),
-             commits AS MATERIALIZED (
-                 SELECT written, pg_xact_commit_timestamp(written) AS at FROM found GROUP BY written)
-             SELECT count(*), count(*) FILTER (WHERE outcome = 'up'), count(*) FILTER (WHERE outcome = 'missed'),
-                    percentile_disc(ARRAY[0.5, 0.99, 1]) WITHIN GROUP (ORDER BY lateness_us / 1e3::float8),
-                    percentile_disc(ARRAY[0.5, 0.99, 1]) WITHIN GROUP (ORDER BY
-                        extract(epoch FROM at - scheduled_at)::float8 * 1e3)
-             FROM found JOIN commits USING (written)"
-        );
-        type Row = (i64, i64, i64, Option<Vec<f64>>, Option<Vec<f64>>);
-        let row: Row = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-            .bind(from)
-            .bind(until)
-            .fetch_one(&bed.database)
-            .await
-            .map_err(failed("rows"))?;
-        let spread = |quantiles: Option<Vec<f64>>| match quantiles.as_deref() {
-            Some([p50, p99, max]) => Spread { p50: *p50, p99: *p99, max: *max },
-            _ => Spread::default(),
-        };
-        let (rows, up, missed, lateness, delay) = row;
-        Ok(Self { rows, up, missed, lateness_ms: spread(lateness), delay_ms: spread(delay) })
-    }
 }
 
 async fn bytes_per_row(bed: &Bed) -> Result<f64, Error> {

@@ -15,6 +15,7 @@ mod report;
 mod reports;
 mod sides;
 mod sink;
+mod span;
 mod table;
 mod target;
 mod waiting;

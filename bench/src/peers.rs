@@ -18,8 +18,8 @@ use tokio::{process::Command, time::sleep};
 use crate::{
     Error,
     bed::{Bed, Process},
-    chain::Found,
-    cpu, say,
+    say,
+    span::Span,
     table::{Short, Spread, Table},
     target::Target,
 };
@@ -210,20 +210,15 @@ impl Measuring<'_> {
         store.answers("/-/ready").await?;
         sleep(DISCOVERY + self.settle()).await;
 
-        let (mut peer, (_, until)) = self
-            .measured(
-                "blackbox_exporter + Prometheus",
-                rate,
-                &[("blackbox_exporter", exporter.pid), ("Prometheus", store.pid)],
-            )
-            .await?;
+        let parts = [("blackbox_exporter", exporter.pid), ("Prometheus", store.pid)];
+        let span = Span::watch(self.bed, &parts, self.length()).await?;
         // A scrape is kept when it is done.
         sleep(Duration::from_secs(1)).await;
-        let seconds = peer.seconds.round();
+        let seconds = span.seconds().round();
         let ask = async |what: &str| {
-            query(&store, &format!("sum({what}(probe_success[{seconds:.0}s]))"), until).await
+            query(&store, &format!("sum({what}(probe_success[{seconds:.0}s]))"), span.until).await
         };
-        peer.count((ask("count_over_time").await? as i64, ask("sum_over_time").await? as i64));
+        let counts = (ask("count_over_time").await? as i64, ask("sum_over_time").await? as i64);
         let metrics = store.get("/metrics").await.unwrap_or_default();
         let beyond = |quantile: &str| {
             let name = format!(
@@ -233,11 +228,10 @@ impl Measuring<'_> {
             line.and_then(|value| value.parse::<f64>().ok())
                 .map_or(f64::NAN, |seconds| (seconds - f64::from(interval)) * 1e3)
         };
-        peer.lateness_ms = Spread { p50: beyond("0.5"), p99: beyond("0.99"), max: f64::NAN };
+        let lateness = Spread { p50: beyond("0.5"), p99: beyond("0.99"), max: f64::NAN };
         store.stop().await?;
         exporter.stop().await?;
-        peer.told();
-        Ok(peer)
+        Ok(Peer::new("blackbox_exporter + Prometheus".to_owned(), rate, span, counts, lateness))
     }
 
     async fn python(&self, python: &Path, way: &str, rate: u32) -> Result<Peer, Error> {
@@ -270,67 +264,31 @@ impl Measuring<'_> {
 
         let who = format!("Python, asyncio + aiohttp + asyncpg, {way}");
         let parts = [("Python", checker.pid), ("Postgres", self.bed.postgres.pid())];
-        let (mut peer, (from, until)) = self.measured(&who, rate, &parts).await?;
+        let span = Span::watch(self.bed, &parts, self.length()).await?;
         // The rows of what was under way.
         sleep(Duration::from_secs(1)).await;
-        let found = Found::read(self.bed, "peer.check_results", from, until).await?;
-        peer.count((found.rows, found.up));
-        peer.lateness_ms = found.lateness_ms;
+        let found = span.found(self.bed, "peer.check_results").await?;
         checker.stop().await?;
-        peer.told();
-        Ok(peer)
-    }
-
-    /// What the processes cost while they run; how many checks that were is not known yet.
-    async fn measured(
-        &self,
-        who: &str,
-        offered: u32,
-        parts: &[(&'static str, u32)],
-    ) -> Result<(Peer, (OffsetDateTime, OffsetDateTime)), Error> {
-        let cost = || parts.iter().map(|(_, pid)| cpu::seconds(*pid)).collect::<Vec<_>>();
-        let (from, before) = (self.bed.now().await?, cost());
-        sleep(self.length()).await;
-        let (until, after) = (self.bed.now().await?, cost());
-        let seconds = parts
-            .iter()
-            .zip(before.iter().zip(&after))
-            .map(|((name, _), (before, after))| (*name, after - before));
-        let memory = parts.iter().map(|(name, pid)| (*name, cpu::memory(*pid))).collect();
-        let peer = Peer {
-            who: who.to_owned(),
-            offered,
-            seconds: (until - from).as_seconds_f64(),
-            checks: 0,
-            up: 0,
-            cpu_us: seconds.map(|(name, seconds)| (name, seconds * 1e6)).collect(),
-            memory,
-            lateness_ms: Spread::default(),
-        };
-        Ok((peer, (from, until)))
+        Ok(Peer::new(who, rate, span, (found.rows, found.up), found.lateness_ms))
     }
 }
 
 impl Peer {
-    /// So many checks were done meanwhile, and so many found the site up.
-    fn count(&mut self, (checks, up): (i64, i64)) {
-        (self.checks, self.up) = (checks, up);
-        for (_, us) in &mut self.cpu_us {
-            *us = if checks > 0 { *us / checks as f64 } else { f64::NAN };
-        }
-    }
-
-    fn told(&self) {
+    /// From what was watched, how many checks were done meanwhile and how many found the site up; says so.
+    fn new(who: String, offered: u32, span: Span, (checks, up): (i64, i64), lateness_ms: Spread) -> Self {
+        let (seconds, cpu_us) = (span.seconds(), span.cpu_us(checks));
+        let peer = Self { who, offered, seconds, checks, up, cpu_us, memory: span.memory, lateness_ms };
         say(format_args!(
             "{} at {}/s: {} checks, {} up; {:.0} µs a check {:.1?}; lateness {} ms",
-            self.who,
-            self.offered,
-            self.checks,
-            self.up,
-            self.total_us(),
-            self.cpu_us,
-            self.lateness_ms
+            peer.who,
+            peer.offered,
+            peer.checks,
+            peer.up,
+            peer.total_us(),
+            peer.cpu_us,
+            peer.lateness_ms
         ));
+        peer
     }
 }
 
