@@ -84,7 +84,9 @@ differential *flags: tools
 bench *flags: tools
     #!/bin/sh
     set -eu
-    cargo build --release --workspace --bins
+    # As it is deployed: see tools/dist.
+    host=$(rustc --version --verbose | sed -n 's/^host: //p')
+    cargo build --locked --profile dist --target "$host" --workspace --bins
     python=$CARGO_TARGET_DIR/bench/python
     if [ ! -e "$python/complete" ]; then
         python3 -m venv "$python" && "$python/bin/python" -m pip install --quiet --only-binary :all: --no-deps \
@@ -92,7 +94,7 @@ bench *flags: tools
             echo "the checker in Python could not be installed (above is why), and is left out" >&2
     fi
     export PICKET_BENCH_PYTHON="$python/bin/python"
-    exec "$CARGO_TARGET_DIR/release/picket-bench" all --out "$CARGO_TARGET_DIR/bench" "$@"
+    exec "$CARGO_TARGET_DIR/$host/dist/picket-bench" all --out "$CARGO_TARGET_DIR/bench" "$@"
 
 # The prober's check beside a bare reqwest loop: CPU and memory, under two minutes (flags: see --help)
 bench-prober *flags:

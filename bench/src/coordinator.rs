@@ -167,7 +167,7 @@ fn job(site: i64, region: &Region, at: Timestamp, life: Duration) -> (async_nats
         epoch: Epoch(1),
     };
     let mut payload = String::new();
-    Template::new(&request).render(&tick, &mut payload);
+    Template::new(&request).render(&tick, &tick.id(), &mut payload);
     let message = PublishMessage::build()
         .payload(payload.into())
         .message_id(tick.id())

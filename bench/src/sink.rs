@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use async_nats::jetstream::message::PublishMessage;
+use async_nats::{Subject, jetstream::message::PublishMessage};
 use picket_proto::{CheckResult, Kind, Outcome, Region, Shard, SiteId, Timestamp, result::Timing, subject};
 use picket_runtime::streams::{self, Durability};
 use serde::Serialize;
@@ -22,6 +22,9 @@ pub(crate) struct Options {
     /// Results that wait in the stream
     #[arg(long, default_value_t = 200_000)]
     pub(crate) rows: u32,
+    /// Results in one message, as a prober sends them that has so many ready at the same moment; 1: each in its own
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) bundle: u8,
     /// How often, in turns
     #[arg(long, default_value_t = 2)]
     pub(crate) rounds: u32,
@@ -63,6 +66,7 @@ pub(crate) struct Round {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Sink {
     pub(crate) rows: u32,
+    pub(crate) bundle: u8,
     pub(crate) rounds: Vec<Round>,
 }
 
@@ -101,13 +105,10 @@ pub(crate) async fn measure(options: &Options) -> Result<Sink, Error> {
             let at = now.minus(
                 Duration::from_secs(u64::from(TICKS - tick) * 5) - Duration::from_micros(number as u64),
             );
-            let shard = Shard(shard.unsigned_abs());
-            let result = result(SiteId(*site), shard, region, at);
-            let payload = serde_json::to_vec(&result).unwrap_or_default();
-            (subject::result(region, shard).into(), PublishMessage::build().payload(payload.into()))
+            result(SiteId(*site), Shard(shard.unsigned_abs()), region, at)
         })
     });
-    bus::publish(&jetstream, results, WINDOW).await?;
+    bus::publish(&jetstream, messages(results, options.bundle.into()), WINDOW).await?;
     let measuring = Measuring { bed: &bed, rows: sites * TICKS };
     let mut rounds = Vec::new();
     for number in 0..options.rounds {
@@ -126,7 +127,26 @@ pub(crate) async fn measure(options: &Options) -> Result<Sink, Error> {
     }
     let rows = measuring.rows;
     bed.stop().await?;
-    Ok(Sink { rows, rounds })
+    Ok(Sink { rows, bundle: options.bundle, rounds })
+}
+
+/// As a prober sends them that has so many at a time.
+fn messages(
+    results: impl Iterator<Item = CheckResult>,
+    bundle: usize,
+) -> impl Iterator<Item = (Subject, PublishMessage)> {
+    let mut results = results.peekable();
+    std::iter::from_fn(move || {
+        let first = results.peek()?;
+        let subject = match (bundle, first.shard) {
+            (1, Some(shard)) => subject::result(&first.region, shard),
+            _ => subject::results(&first.region),
+        };
+        let lines =
+            results.by_ref().take(bundle).map(|result| serde_json::to_vec(&result).unwrap_or_default());
+        let lines: Vec<Vec<u8>> = lines.collect();
+        Some((subject.into(), PublishMessage::build().payload(lines.join(&b'\n').into())))
+    })
 }
 
 /// A plain check that went well, as a prober tells it.
@@ -293,8 +313,8 @@ impl Sink {
             }
         }
         format!(
-            "## The sink beside COPY\n\n{} rows from the stream; then the same rows by psql into the emptied table. CPU of the client and Postgres, without NATS.\n\n{table}",
-            self.rows
+            "## The sink beside COPY\n\n{} rows from the stream, {} in a message; then the same rows by psql into the emptied table. CPU of the client and Postgres, without NATS.\n\n{table}",
+            self.rows, self.bundle
         )
     }
 }

@@ -3,7 +3,11 @@
 use async_nats::Message;
 use clap::{ArgMatches, Args};
 use futures_util::StreamExt;
-use picket_proto::{CheckResult, Outcome, Region, SiteId, Timestamp, invalid::shorten, subject};
+use picket_proto::{
+    CheckResult, Outcome, Region, SiteId, Timestamp, bundle,
+    invalid::shorten,
+    subject::{self, ResultOf},
+};
 use serde::Deserialize;
 
 use crate::{
@@ -50,31 +54,43 @@ pub(crate) async fn run(options: Options, matches: &ArgMatches) -> Result<(), Er
             message = messages.next() => message.ok_or_else(|| lost("the subscription ended"))?,
             _ = &mut stop => return Ok(()),
         };
-        if let Some(line) = options.line(&message) {
+        for line in options.lines(&message) {
             print(&line)?;
         }
     }
 }
 
 impl Options {
-    /// The line to print; nothing for what was not asked for.
-    fn line(&self, message: &Message) -> Option<String> {
-        let raw = || shorten(&String::from_utf8_lossy(&message.payload), 64 << 10);
-        let place = message.subject.as_str();
+    /// The lines to print; none for what was not asked for.
+    fn lines(&self, message: &Message) -> Vec<String> {
+        let (place, payload) = (message.subject.as_str(), message.payload.as_ref());
         if place.starts_with("picket.event.") {
-            let event = serde_json::from_slice::<Event>(&message.payload).ok();
-            return self.wants_event(event.as_ref()).then(|| match (self.output.output, event) {
-                (Format::Table, Some(event)) => event.row(),
-                (Format::Table, None) => format!("{place} {}\n", raw()),
-                (Format::Json, _) => format!("{}\n", raw()),
-            });
+            return self.event(place, payload).into_iter().collect();
         }
-        let Ok(result) = serde_json::from_slice::<CheckResult>(&message.payload) else {
-            let unread = format!("(not a result) {} {}\n", shorten(place, 200), raw());
+        match ResultOf::parse(place) {
+            Ok(ResultOf::Bundle(_)) => {
+                bundle::results(payload).filter_map(|result| self.result(place, result)).collect()
+            }
+            _ => self.result(place, payload).into_iter().collect(),
+        }
+    }
+
+    fn event(&self, place: &str, payload: &[u8]) -> Option<String> {
+        let event = serde_json::from_slice::<Event>(payload).ok();
+        self.wants_event(event.as_ref()).then(|| match (self.output.output, event) {
+            (Format::Table, Some(event)) => event.row(),
+            (Format::Table, None) => format!("{place} {}\n", raw(payload)),
+            (Format::Json, _) => format!("{}\n", raw(payload)),
+        })
+    }
+
+    fn result(&self, place: &str, payload: &[u8]) -> Option<String> {
+        let Ok(result) = serde_json::from_slice::<CheckResult>(payload) else {
+            let unread = format!("(not a result) {} {}\n", shorten(place, 200), raw(payload));
             return (self.output.output == Format::Table).then_some(unread);
         };
         self.wants(&result).then(|| match self.output.output {
-            Format::Json => format!("{}\n", raw()),
+            Format::Json => format!("{}\n", raw(payload)),
             Format::Table => row(&result),
         })
     }
@@ -107,6 +123,11 @@ impl Options {
             && self.region.as_ref().is_none_or(|region| *region == result.region)
             && self.outcome.is_none_or(|outcome| outcome == result.outcome)
     }
+}
+
+/// As it came, but for what a terminal would take for more than text.
+fn raw(payload: &[u8]) -> String {
+    shorten(&String::from_utf8_lossy(payload), 64 << 10)
 }
 
 /// What is shown of an event; readers ignore the rest.
@@ -196,8 +217,12 @@ mod tests {
     }
 
     fn line(arguments: &[&str], place: &str, payload: &str) -> Option<String> {
+        lines(arguments, place, payload).pop()
+    }
+
+    fn lines(arguments: &[&str], place: &str, payload: &str) -> Vec<String> {
         let options = Tail::try_parse_from([&["tail"], arguments].concat()).unwrap().options;
-        options.line(&Message {
+        options.lines(&Message {
             subject: place.into(),
             reply: None,
             payload: payload.as_bytes().to_vec().into(),
@@ -227,6 +252,16 @@ mod tests {
         let shown = line(&["--output", "json"], "picket.result.eu.3", RESULT).unwrap();
 
         assert_eq!(shown, format!("{RESULT}\n"));
+    }
+
+    #[test]
+    fn results_that_share_a_message_are_shown_a_line_each() {
+        let other = RESULT.replace(r#""site_id":7"#, r#""site_id":8"#);
+        let bundle = [RESULT, &other, RESULT].join("\n");
+
+        assert_eq!(lines(&[], "picket.result.eu.bundle", &bundle).len(), 3);
+        let json = lines(&["--site", "8", "--output", "json"], "picket.result.eu.bundle", &bundle);
+        assert_eq!(json, [format!("{other}\n")]);
     }
 
     #[test]

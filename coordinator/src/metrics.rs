@@ -174,7 +174,7 @@ impl Metrics {
         );
         registry.register(
             "results_waiting",
-            "Results in the stream that no sink has acknowledged",
+            "Messages in the stream, of a result or several, that no sink has acknowledged",
             metrics.results_waiting.clone(),
         );
         registry.register(

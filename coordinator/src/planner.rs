@@ -217,10 +217,11 @@ impl Planner {
                 shard: due.shard,
                 epoch: held.epoch,
             };
+            let id = tick.id();
             text.clear();
-            due.template.render(&tick, &mut text);
+            due.template.render(&tick, &id, &mut text);
             jobs.push(Job {
-                id: tick.id(),
+                id,
                 subject: subject::job(region, due.site),
                 payload: Bytes::copy_from_slice(text.as_bytes()),
                 scheduled_at,
@@ -256,10 +257,10 @@ impl Planner {
                 shard: due.shard,
                 epoch: held.epoch,
             };
-            let mut text = String::with_capacity(512);
-            due.template.render(&tick, &mut text);
+            let (id, mut text) = (tick.id(), String::with_capacity(512));
+            due.template.render(&tick, &id, &mut text);
             jobs.push(Job {
-                id: tick.id(),
+                id,
                 subject: subject::confirming_job(region, due.site),
                 payload: text.into(),
                 scheduled_at: tick.scheduled_at,

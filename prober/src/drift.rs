@@ -87,6 +87,8 @@ impl Drift {
     /// Beats on this runtime until the last clone is gone.
     pub(crate) fn start(&self, metrics: Metrics, pulse: Pulse) {
         let shared = Arc::downgrade(&self.0);
+        // So that the first beat can be late, too: a check may begin before it.
+        self.0.beats().last = Some(Boottime::now());
         tokio::spawn(async move {
             loop {
                 pulse.next().await;

@@ -56,7 +56,7 @@ pub(crate) struct Found {
 #[derive(Clone)]
 pub(crate) struct Intake {
     pub(crate) bus: Bus,
-    pub(crate) work: Work,
+    pub(crate) work: Arc<Work>,
     pub(crate) slots: Arc<Semaphore>,
     pub(crate) concurrency: usize,
     /// The tasks of jobs, which outlive an intake that is built anew.
@@ -275,7 +275,7 @@ impl Intake {
             return;
         };
         self.work.metrics.jobs_pulled.inc();
-        let (work, slot) = (self.work.clone(), Slot::taken(permit, myself, &self.work));
+        let (work, slot) = (Arc::clone(&self.work), Slot::taken(permit, myself, &self.work));
         self.tasks.spawn(async move { work.queued(message, Box::new(slot)).await });
     }
 

@@ -14,6 +14,7 @@ mod job;
 mod metrics;
 mod network;
 mod options;
+mod outgoing;
 mod pace;
 mod publisher;
 mod pulse;
@@ -38,6 +39,7 @@ use self::{
     intake::Intake,
     metrics::Metrics,
     network::{Lookout, Network},
+    outgoing::Outgoing,
     publisher::Publisher,
     pulse::Pulse,
     regexes::Regexes,
@@ -95,7 +97,7 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<Running, 
         metrics: metrics.clone(),
         condition: health.condition("network"),
     });
-    let work = Work {
+    let work = Arc::new(Work {
         checker,
         regexes: Arc::new(Regexes::new(REGEXES, REGEXES_BYTES)),
         publisher: Publisher {
@@ -103,7 +105,7 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<Running, 
             region: config.region.clone(),
             prober: config.name.clone(),
             metrics: metrics.clone(),
-            pulse,
+            outgoing: Outgoing::new(bus.clone(), config.region.clone(), pulse, config.bundle_from.into()),
         },
         metrics,
         clock: Clock::new(&health, &config.region),
@@ -112,7 +114,7 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<Running, 
         network,
         room: Room::new(config.concurrency.saturating_mul(WAITING)),
         after_waiting: Arc::new(Semaphore::new(config.concurrency.div_ceil(4))),
-    };
+    });
     let requests = config.concurrency.min(REQUESTS);
     let prober = Prober {
         bus,
@@ -140,7 +142,7 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<Running, 
 /// The prober's actors, and what outlives them when they are built anew: tasks and their permits.
 struct Prober {
     bus: Bus,
-    work: Work,
+    work: Arc<Work>,
     lookout: Option<Lookout>,
     slots: Arc<Semaphore>,
     requests: Arc<Semaphore>,
@@ -161,7 +163,7 @@ impl Pipeline for Prober {
     async fn build(&self, supervisor: ActorCell) -> Result<Parts, SpawnErr> {
         let intake = Intake {
             bus: self.bus.clone(),
-            work: self.work.clone(),
+            work: Arc::clone(&self.work),
             slots: Arc::clone(&self.slots),
             concurrency: self.concurrency,
             tasks: self.tasks.clone(),
@@ -169,7 +171,7 @@ impl Pipeline for Prober {
         };
         let desk = Desk {
             bus: self.bus.clone(),
-            work: self.work.clone(),
+            work: Arc::clone(&self.work),
             concurrency: self.concurrency,
             requests: Arc::clone(&self.requests),
             room: self.waiting_requests.clone(),

@@ -1,6 +1,7 @@
 //! What a prober has done, in Prometheus' form.
 
 use std::{
+    ops::Deref,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -18,9 +19,20 @@ use crate::pace::Pace;
 
 type Labels = [(&'static str, &'static str); 3];
 
-/// The numbers. Clones share them.
+/// The numbers. Clones share them, and cost one count: each check has some.
 #[derive(Clone)]
-pub(crate) struct Metrics {
+pub(crate) struct Metrics(Arc<Numbers>);
+
+impl Deref for Metrics {
+    type Target = Numbers;
+
+    fn deref(&self) -> &Numbers {
+        &self.0
+    }
+}
+
+/// See [`Metrics`].
+pub(crate) struct Numbers {
     pub(crate) checks: Family<Labels, Counter>,
     pub(crate) checks_running: Gauge,
     pub(crate) slots_free: Gauge,
@@ -41,14 +53,14 @@ pub(crate) struct Metrics {
     pub(crate) lookups_running: Gauge,
     lateness: Histogram,
     duration: Histogram,
-    pace: Arc<Mutex<Pace>>,
+    pace: Mutex<Pace>,
 }
 
 impl Metrics {
     /// Registers the numbers of a prober of `region`; several of different regions may share one registry.
     pub(crate) fn new(health: &Health, region: &Region) -> Self {
         let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 17));
-        let metrics = Self {
+        let metrics = Numbers {
             checks: Family::default(),
             checks_running: Gauge::default(),
             slots_free: Gauge::default(),
@@ -69,7 +81,7 @@ impl Metrics {
             lookups_running: Gauge::default(),
             lateness: seconds(),
             duration: seconds(),
-            pace: Arc::new(Mutex::new(Pace::new(Boottime::now()))),
+            pace: Mutex::new(Pace::new(Boottime::now())),
         };
         let mut registry = health.registry();
         let registry = registry
@@ -159,7 +171,7 @@ impl Metrics {
             "From the start of a check to its verdict",
             metrics.duration.clone(),
         );
-        metrics
+        Self(Arc::new(metrics))
     }
 
     /// Counts a result; lateness is that of what was due at a time, and not just asked for.

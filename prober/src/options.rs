@@ -42,6 +42,9 @@ pub struct Options {
     /// Threads that checks run on; more than one costs a fifth more CPU for each check
     #[arg(long, env = "PICKET_THREADS", value_name = "N", default_value = "1")]
     pub threads: NonZeroU16,
+    /// From so many results at the same moment on, they share a message, a line each; 0: never
+    #[arg(long, env = "PICKET_BUNDLE_FROM", value_name = "N", default_value_t = Config::BUNDLE_FROM)]
+    pub bundle_from: u16,
     /// Towards sites, and in trouble of its own.
     #[command(flatten)]
     pub manners: Manners,
@@ -67,6 +70,8 @@ pub struct Config {
     pub concurrency: usize,
     /// What checks may do.
     pub limits: Limits,
+    /// From so many results at the same moment on, they share a message; 0: never.
+    pub bundle_from: u16,
     /// Towards sites, and in trouble of its own.
     pub manners: Manners,
     /// How long it may take to finish what is under way.
@@ -75,6 +80,8 @@ pub struct Config {
 
 impl Config {
     const CONCURRENCY: u32 = 1_000;
+    /// Where few sites are watched each result is a message that one can read by itself.
+    const BUNDLE_FROM: u16 = 8;
     const MAX_NAME: usize = 64;
 
     /// A prober of `region` with every option at its default.
@@ -84,6 +91,7 @@ impl Config {
             name: default_name(),
             concurrency: Self::CONCURRENCY as usize,
             limits: Limits { allow: Vec::new(), ca_file: None, body: BodyLimit::default().0 },
+            bundle_from: Self::BUNDLE_FROM,
             manners: Manners::default(),
             drain_timeout: Duration::from_secs(75),
         }
@@ -101,6 +109,7 @@ impl From<Options> for Config {
                 ca_file: options.ca_file,
                 body: options.body_limit.0,
             },
+            bundle_from: options.bundle_from,
             manners: options.manners,
             drain_timeout: options.drain_timeout.0,
         }

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
-use crate::{metrics::Metrics, pulse::Pulse};
+use crate::{metrics::Metrics, outgoing::Outgoing};
 
 #[derive(Clone)]
 pub(crate) struct Publisher {
@@ -20,9 +20,7 @@ pub(crate) struct Publisher {
     pub(crate) region: Region,
     pub(crate) prober: String,
     pub(crate) metrics: Metrics,
-    /// When results leave: together, and so do the acknowledgements of their jobs. To send each by itself would wake up this
-    /// prober and the server several times a check.
-    pub(crate) pulse: Pulse,
+    pub(crate) outgoing: Outgoing,
 }
 
 /// The stream did not take a result in time; why, at the last try.
@@ -34,21 +32,16 @@ impl Publisher {
     /// How long a result is tried to be stored.
     const PATIENCE: Duration = Duration::from_secs(60);
     /// What a core publish may wait for; it waits only when the connection has been away for long.
-    const CORE: Duration = Duration::from_secs(5);
+    pub(crate) const CORE: Duration = Duration::from_secs(5);
     const SHOWN_PAYLOAD: usize = 4 << 10;
 
     /// Publishes `result`, with others that are ready by then, until the stream has acknowledged it.
     pub(crate) async fn store(&self, result: &CheckResult) -> Result<(), NotStored> {
-        let place = match result.shard {
-            Some(shard) => subject::result(&self.region, shard),
-            None => subject::adhoc_result(&self.region),
-        };
         let payload = Bytes::from(serde_json::to_vec(result).map_err(|why| NotStored(why.to_string()))?);
-        self.pulse.next().await;
         let until = Instant::now() + Self::PATIENCE;
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
-            let why = match self.publish(&place, payload.clone()).await {
+            let why = match self.outgoing.send(result.shard, payload.clone()).await {
                 Ok(()) => {
                     self.metrics.results_published.inc();
                     return Ok(());
@@ -68,19 +61,6 @@ impl Publisher {
             }
             self.metrics.publish_retries.inc();
             sleep(wait).await;
-        }
-    }
-
-    async fn publish(&self, place: &str, payload: Bytes) -> Result<(), String> {
-        let publishing = async {
-            let acknowledgement =
-                self.bus.jetstream.publish(place.to_owned(), payload).await.map_err(|why| why.to_string())?;
-            acknowledgement.await.map_err(|why| why.to_string())
-        };
-        // The library bounds the wait for the acknowledgement, and not that for a place in its queue.
-        match timeout(Bus::ACK_TIMEOUT + Self::CORE, publishing).await {
-            Ok(published) => published.map(drop),
-            Err(_) => Err("no answer from NATS".to_owned()),
         }
     }
 

@@ -38,7 +38,7 @@ pub(crate) enum Msg {
 #[derive(Clone)]
 pub(crate) struct Desk {
     pub(crate) bus: Bus,
-    pub(crate) work: Work,
+    pub(crate) work: Arc<Work>,
     pub(crate) concurrency: usize,
     pub(crate) requests: Arc<Semaphore>,
     /// Where requests wait for their turn at a host.
@@ -112,7 +112,7 @@ impl Desk {
             ("instance".to_owned(), prober.clone()),
             ("concurrency".to_owned(), self.concurrency.to_string()),
         ]);
-        let (total, work) = (self.concurrency, self.work.clone());
+        let (total, work) = (self.concurrency, Arc::clone(&self.work));
         let service = self
             .bus
             .client

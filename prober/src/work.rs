@@ -26,8 +26,7 @@ use crate::{
     regexes::Regexes,
 };
 
-/// What every check needs. Clones share everything.
-#[derive(Clone)]
+/// What every check needs.
 pub(crate) struct Work {
     pub(crate) checker: Checker,
     pub(crate) regexes: Arc<Regexes>,

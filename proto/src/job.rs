@@ -55,14 +55,13 @@ impl Template {
         Self(json.trim_start_matches('{').strip_suffix('}').unwrap_or_default().into())
     }
 
-    /// Appends the job of `tick` to `out`.
-    pub fn render(&self, tick: &Tick<'_>, out: &mut String) {
+    /// Appends the job of `tick`, whose [`id`](Tick::id) this is, to `out`.
+    pub fn render(&self, tick: &Tick<'_>, id: &str, out: &mut String) {
         let Tick { site, kind, scheduled_at, expires_at, shard, epoch, .. } = tick;
         // Writing to a String cannot fail.
         let _ = write!(
             out,
-            r#"{{"v":{VERSION},"id":"{}","site_id":{site},"kind":"{kind}","scheduled_at":"{scheduled_at}","expires_at":"{expires_at}","shard":{shard},"epoch":{epoch},{}}}"#,
-            tick.id(),
+            r#"{{"v":{VERSION},"id":"{id}","site_id":{site},"kind":"{kind}","scheduled_at":"{scheduled_at}","expires_at":"{expires_at}","shard":{shard},"epoch":{epoch},{}}}"#,
             self.0
         );
     }
@@ -73,7 +72,10 @@ impl Tick<'_> {
     pub fn id(&self) -> String {
         let Self { site, region, kind, scheduled_at, .. } = self;
         let ending = if *kind == Kind::Confirm { ".confirm" } else { "" };
-        format!("{site}.{region}.{}{ending}", scheduled_at.millis())
+        let mut id = String::with_capacity(Region::MAX_LEN + 48);
+        // Writing to a String cannot fail.
+        let _ = write!(id, "{site}.{region}.{}{ending}", scheduled_at.millis());
+        id
     }
 }
 
@@ -100,7 +102,7 @@ mod tests {
         };
 
         let mut json = String::new();
-        Template::new(&site).render(&tick, &mut json);
+        Template::new(&site).render(&tick, &tick.id(), &mut json);
         let read = CheckRequest::decode(json.as_bytes()).unwrap();
 
         let expected = CheckRequest {

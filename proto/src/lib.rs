@@ -4,6 +4,7 @@
 //! contract that users type is section by section in the project's README and ARCHITECTURE.
 #![warn(missing_docs)]
 
+pub mod bundle;
 pub mod check;
 pub mod id;
 pub mod invalid;

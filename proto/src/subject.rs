@@ -79,6 +79,11 @@ pub fn adhoc_result(region: &Region) -> String {
     format!("picket.result.{region}.adhoc")
 }
 
+/// Where several results of scheduled or confirming checks go together, a line each: see [`bundle`](crate::bundle).
+pub fn results(region: &Region) -> String {
+    format!("picket.result.{region}.bundle")
+}
+
 /// Where a region's probers answer requests to check something now.
 pub fn check(region: &Region) -> String {
     format!("picket.check.{region}")
@@ -99,23 +104,30 @@ pub fn rejected(region: &Region) -> String {
 pub enum ResultOf {
     /// Of a scheduled or confirming check.
     Site(Region, Shard),
+    /// Several of these, a line each.
+    Bundle(Region),
     /// Of an ad-hoc check.
     Adhoc(Region),
 }
 
 impl ResultOf {
-    /// Reads `picket.result.<region>.<shard>` or `picket.result.<region>.adhoc`.
+    /// Reads `picket.result.<region>.<shard>`, and that with `bundle` or `adhoc` in the shard's place.
     ///
     /// # Errors
-    /// When it is neither.
+    /// When it is none of them.
     pub fn parse(subject: &str) -> Result<Self, Invalid> {
         let refusal = || {
-            Invalid::new("subject", subject, "picket.result.<region>.<shard> or picket.result.<region>.adhoc")
+            Invalid::new(
+                "subject",
+                subject,
+                "picket.result.<region>.<shard>, or .bundle or .adhoc for the shard",
+            )
         };
         let rest = subject.strip_prefix("picket.result.").ok_or_else(refusal)?;
         let (region, last) = rest.split_once('.').ok_or_else(refusal)?;
         let region: Region = region.parse().map_err(|_| refusal())?;
         match last {
+            "bundle" => Ok(Self::Bundle(region)),
             "adhoc" => Ok(Self::Adhoc(region)),
             _ => Ok(Self::Site(region, Shard(last.parse().map_err(|_| refusal())?))),
         }
@@ -134,6 +146,7 @@ mod tests {
             ResultOf::parse(&result(&region, Shard(7))).unwrap(),
             ResultOf::Site(region.clone(), Shard(7))
         );
+        assert_eq!(ResultOf::parse(&results(&region)).unwrap(), ResultOf::Bundle(region.clone()));
         assert_eq!(ResultOf::parse(&adhoc_result(&region)).unwrap(), ResultOf::Adhoc(region));
         for bad in ["picket.result.", "picket.result.EU.1", "picket.result.eu.x", "picket.result.eu.1.2", "x"]
         {

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
+use async_nats::Subject;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::letter::Letter;
 
-/// The most bytes of messages in one batch.
-pub(crate) const BATCH_BYTES: usize = 8 << 20;
 /// One batch is being written, one waits for that, one is being taken.
 const BATCHES: usize = 3;
 
@@ -23,7 +22,7 @@ impl Leaves {
     /// Waits for the leave to hold one more batch, and gives that, empty.
     pub(crate) async fn batch(&self) -> Batch {
         // Nobody closes the semaphore.
-        Batch { letters: Vec::new(), _leave: self.0.clone().acquire_owned().await.ok() }
+        Batch { letters: Vec::new(), replies: Vec::new(), _leave: self.0.clone().acquire_owned().await.ok() }
     }
 }
 
@@ -31,5 +30,7 @@ impl Leaves {
 #[derive(Debug)]
 pub(crate) struct Batch {
     pub(crate) letters: Vec<Letter>,
+    /// Where the messages that they came in are acknowledged.
+    pub(crate) replies: Vec<Subject>,
     _leave: Option<OwnedSemaphorePermit>,
 }

@@ -1,19 +1,23 @@
-//! One message of the stream: what it says, and whether to believe it.
+//! What a message of the stream says, result by result, and whether to believe it.
 
 use std::time::Duration;
 
-use async_nats::Message;
-use picket_proto::{CheckResult, Kind, Region, Shard, Timestamp, invalid::shorten, subject::ResultOf};
+use async_nats::{Message, Subject};
+use bytes::Bytes;
+use picket_proto::{
+    CheckResult, Invalid, Kind, Region, Shard, Timestamp, bundle, invalid::shorten, subject::ResultOf,
+};
 use picket_store::results::{self, Entry};
 
-/// A message, and what was made of it.
+/// What one result came as, and what was made of it.
 #[derive(Debug)]
 pub(crate) struct Letter {
-    pub(crate) message: Message,
+    subject: Subject,
+    payload: Bytes,
     pub(crate) content: Content,
 }
 
-/// What a message turned out to be.
+/// What it turned out to be.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Content {
     Check(Box<CheckResult>),
@@ -21,7 +25,7 @@ pub(crate) enum Content {
     Unusable(Unusable),
 }
 
-/// Why a message cannot be used.
+/// Why it cannot be used.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Unusable {
     /// A word for the metric.
@@ -36,7 +40,7 @@ impl Letter {
             Content::Adhoc(result) => results::Content::Adhoc(result),
             Content::Unusable(unusable) => results::Content::Unusable(&unusable.reason),
         };
-        Entry { subject: &self.message.subject, payload: &self.message.payload, content }
+        Entry { subject: &self.subject, payload: &self.payload, content }
     }
 }
 
@@ -52,14 +56,35 @@ impl Judge {
     /// Of a message's own words in a reason.
     const MAX_QUOTED: usize = 200;
 
-    pub(crate) fn read(self, subject: &str, payload: &[u8], now: Timestamp) -> Content {
-        self.try_read(subject, payload, now).unwrap_or_else(Content::Unusable)
+    /// Takes a message apart into its letters, of which each has at least one.
+    pub(crate) fn open(self, message: &Message, now: Timestamp) -> impl Iterator<Item = Letter> {
+        let Message { subject, payload, .. } = message;
+        let of = ResultOf::parse(subject);
+        let (alone, bundled) = match &of {
+            Ok(ResultOf::Bundle(_)) => (None, Some(bundle::results(payload))),
+            _ => (Some(payload.as_ref()), None),
+        };
+        alone.into_iter().chain(bundled.into_iter().flatten()).map(move |said| Letter {
+            subject: subject.clone(),
+            payload: payload.slice_ref(said),
+            content: self.read(&of, said, now).unwrap_or_else(Content::Unusable),
+        })
     }
 
-    fn try_read(self, subject: &str, payload: &[u8], now: Timestamp) -> Result<Content, Unusable> {
+    fn read(
+        self,
+        of: &Result<ResultOf, Invalid>,
+        payload: &[u8],
+        now: Timestamp,
+    ) -> Result<Content, Unusable> {
         let unusable = |kind, reason: String| Unusable { kind, reason };
-        let of = ResultOf::parse(subject).map_err(|why| unusable("subject", why.to_string()))?;
-        let result: Box<CheckResult> = serde_json::from_slice(payload).map_err(|why| {
+        let of = of.as_ref().map_err(|why| unusable("subject", why.to_string()))?;
+        // What is known to be UTF-8 as a whole need not be looked at string by string.
+        let read = match str::from_utf8(payload) {
+            Ok(text) => serde_json::from_str(text),
+            Err(_) => serde_json::from_slice(payload),
+        };
+        let result: Box<CheckResult> = read.map_err(|why| {
             unusable("json", format!("not a result: {}", shorten(&why.to_string(), Self::MAX_QUOTED)))
         })?;
         let at = result.scheduled_at;
@@ -79,19 +104,24 @@ impl Judge {
         }
         match of {
             ResultOf::Site(region, shard) => {
-                of_site(&result, &region, shard).map_err(|why| unusable("contradiction", why))?;
+                of_site(&result, region, Some(*shard)).map_err(|why| unusable("contradiction", why))?;
+                Ok(Content::Check(result))
+            }
+            ResultOf::Bundle(region) => {
+                of_site(&result, region, result.shard).map_err(|why| unusable("contradiction", why))?;
                 Ok(Content::Check(result))
             }
             ResultOf::Adhoc(region) => {
-                of_nobody(&result, &region).map_err(|why| unusable("contradiction", why))?;
+                of_nobody(&result, region).map_err(|why| unusable("contradiction", why))?;
                 Ok(Content::Adhoc(result))
             }
         }
     }
 }
 
-/// A prober may publish its own region's subjects only, so what the subject says is what to believe.
-fn of_site(result: &CheckResult, region: &Region, shard: Shard) -> Result<(), String> {
+/// A prober may publish its own region's subjects only, so what the subject says is what to believe. That of a bundle names
+/// no shard.
+fn of_site(result: &CheckResult, region: &Region, shard: Option<Shard>) -> Result<(), String> {
     same_region(result, region)?;
     if result.site_id.is_none() {
         return Err("site_id: there is none".to_owned());
@@ -99,9 +129,10 @@ fn of_site(result: &CheckResult, region: &Region, shard: Shard) -> Result<(), St
     if result.kind == Kind::Adhoc {
         return Err("kind: 'adhoc' on the subject of a scheduled check".to_owned());
     }
-    if result.shard != Some(shard) {
-        let named = result.shard.map_or_else(|| "none".to_owned(), |shard| shard.to_string());
-        return Err(format!("shard: {named}, but the subject says {shard}"));
+    if result.shard != shard {
+        let number =
+            |shard: Option<Shard>| shard.map_or_else(|| "none".to_owned(), |shard| shard.to_string());
+        return Err(format!("shard: {}, but the subject says {}", number(result.shard), number(shard)));
     }
     Ok(())
 }
@@ -129,8 +160,23 @@ mod tests {
     const CHECK: &str = r#"{"v":1,"id":"a","site_id":42,"kind":"scheduled","region":"eu","shard":7,"prober":"p",
         "url":"http://x/","scheduled_at":"2026-11-20T12:00:00.000000Z","outcome":"up"}"#;
 
+    fn open(subject: &str, payload: &str) -> Vec<Letter> {
+        let message = Message {
+            subject: subject.to_owned().into(),
+            reply: None,
+            payload: payload.to_owned().into(),
+            headers: None,
+            status: None,
+            description: None,
+            length: 0,
+        };
+        JUDGE.open(&message, "2026-11-20T12:00:01Z".parse().unwrap()).collect()
+    }
+
     fn read(subject: &str, payload: &str) -> Content {
-        JUDGE.read(subject, payload.as_bytes(), "2026-11-20T12:00:01Z".parse().unwrap())
+        let mut letters = open(subject, payload);
+        assert_eq!(letters.len(), 1);
+        letters.remove(0).content
     }
 
     #[track_caller]
@@ -186,5 +232,23 @@ mod tests {
         assert_unusable("picket.result.eu.7", &at("2026-10-20T12:00:00"), "time", "30 days ago");
         assert!(matches!(read("picket.result.eu.7", &at("2026-11-20T12:04:00")), Content::Check(_)));
         assert!(matches!(read("picket.result.eu.7", &at("2026-10-22T12:00:00")), Content::Check(_)));
+    }
+
+    #[test]
+    fn a_bundle_is_a_letter_for_each_of_its_lines_and_a_bad_line_is_bad_by_itself() {
+        let check = CHECK.replace('\n', " ");
+        let elsewhere = check.replace(r#""eu""#, r#""us""#);
+        let adhoc = check.replace("scheduled\",", "adhoc\",");
+        let lines = [check.as_str(), "{", &elsewhere, "", &adhoc, &check];
+
+        let letters = open("picket.result.eu.bundle", &lines.join("\n"));
+
+        assert_eq!(letters.len(), lines.len());
+        for (letter, line) in letters.iter().zip(lines) {
+            let entry = letter.entry();
+            assert_eq!((entry.subject, entry.payload), ("picket.result.eu.bundle", line.as_bytes()));
+            assert_eq!(matches!(letter.content, Content::Check(_)), line == check, "{letter:?}");
+        }
+        assert_unusable("picket.result.eu.bundle", "", "json", "not a result: EOF");
     }
 }

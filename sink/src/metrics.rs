@@ -90,7 +90,11 @@ impl Metrics {
             self.database_errors.clone(),
         );
         sink.register("pull_errors", "Failures to take results from NATS", self.pull_errors.clone());
-        sink.register("pending", "Results that wait in the stream", self.pending.clone());
+        sink.register(
+            "pending",
+            "Messages that wait in the stream, of a result or several",
+            self.pending.clone(),
+        );
         sink.register("incidents_opened", "Incidents that this sink opened", self.incidents_opened.clone());
         sink.register("incidents_closed", "Incidents that this sink closed", self.incidents_closed.clone());
         sink.register("suspects", "Sites that were to be confirmed at once", self.suspects.clone());

@@ -16,7 +16,7 @@ const MAX_RETENTION_DAYS: i64 = 3_650;
 #[derive(Parser, Clone, Debug)]
 #[command(name = "picket-sink", version)]
 pub struct Options {
-    /// The most results that one transaction writes
+    /// About how many results one transaction writes at most
     #[arg(long, env = "PICKET_BATCH_SIZE", default_value_t = 2_000, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=MAX_BATCH))]
     pub batch_size: u32,
@@ -65,7 +65,7 @@ impl Options {
 /// What a sink needs to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The most results that one transaction writes.
+    /// About how many results one transaction writes at most.
     pub batch_size: u32,
     /// How long a result waits for others to be written with.
     pub batch_age: Duration,
@@ -75,6 +75,19 @@ pub struct Config {
     pub retention: Duration,
     /// Of the stream, should the sink be the one who makes it.
     pub durability: Durability,
+}
+
+impl Config {
+    /// A plain result in a message of its own, with all that is around it. Others are larger.
+    const RESULT_BYTES: usize = 512;
+    /// The largest message must fit, or nothing would come any more.
+    const LEAST_BYTES: usize = 256 << 10;
+
+    /// The most messages, and bytes of them, to ask for at once. How many results are in a message only its size tells.
+    pub(crate) fn most(&self) -> (usize, usize) {
+        let results = self.batch_size as usize;
+        (results, (results * Self::RESULT_BYTES).max(Self::LEAST_BYTES))
+    }
 }
 
 impl Default for Config {

@@ -22,8 +22,8 @@ use tracing::{info, warn};
 
 use crate::{
     Config,
-    batch::{BATCH_BYTES, Batch, Leaves},
-    letter::{Judge, Letter},
+    batch::{Batch, Leaves},
+    letter::Judge,
     metrics::Metrics,
     pull::{self, End, Pull},
     report::report,
@@ -177,8 +177,8 @@ impl Puller {
         let Some(mut batch) = stop.run_until_cancelled(self.leave(&consumer)).await else {
             return Ok(Pulled { consumer, more: true });
         };
-        let messages = self.config.batch_size as usize;
-        let mut pull = Pull::ask(&self.bus.client, &consumer, messages, BATCH_BYTES).await?;
+        let (messages, bytes) = self.config.most();
+        let mut pull = Pull::ask(&self.bus.client, &consumer, messages, bytes).await?;
         let ended = match stop.run_until_cancelled(self.take(&mut pull, &mut batch)).await {
             Some(ended) => ended,
             None => self.last(&mut pull, &mut batch).await,
@@ -228,15 +228,13 @@ impl Puller {
             // Whoever's clock is behind must not take what is new for what is to come.
             now = now.max(stored);
         }
-        batch.letters.extend(
-            messages.into_iter().map(|message| Letter {
-                content: judge.read(&message.subject, &message.payload, now),
-                message,
-            }),
-        );
+        for message in messages {
+            judge.open(&message, now).for_each(|letter| batch.letters.push(letter));
+            batch.replies.extend(message.reply);
+        }
     }
 
-    /// How many results waited when this one was delivered, and when the stream had stored it.
+    /// How many messages waited when this one was delivered, and when the stream had stored it.
     fn told(&self, message: &async_nats::Message) -> Option<(i64, Timestamp)> {
         let message = jetstream::Message { message: message.clone(), context: self.bus.jetstream.clone() };
         let info = message.info().ok()?;

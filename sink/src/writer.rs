@@ -216,10 +216,8 @@ fn says(outcome: Outcome, cause: Option<Cause>) -> Says {
 async fn say(client: &async_nats::Client, batch: &Batch, kind: AckKind) {
     let payload = Bytes::from(kind);
     let saying = async {
-        for letter in &batch.letters {
-            if let Some(reply) = &letter.message.reply {
-                client.publish(reply.clone(), payload.clone()).await?;
-            }
+        for reply in &batch.replies {
+            client.publish(reply.clone(), payload.clone()).await?;
         }
         Ok::<_, async_nats::PublishError>(())
     };

@@ -1,10 +1,14 @@
 //! Results of checks: kept once each, whatever is delivered how often, and what cannot be kept, with the reason.
 
+mod copy;
 mod rows;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU8, Ordering},
+    },
     time::Duration,
 };
 
@@ -81,6 +85,9 @@ pub struct Results {
     store: Store,
     /// Removed regions too: results that were under way name them.
     regions: Arc<RwLock<Arc<RegionIds>>>,
+    copy_from: usize,
+    /// So many batches are not copied, since one before them held rows that were there already: such batches come in swarms.
+    not_copied: Arc<AtomicU8>,
 }
 
 pub(crate) type RegionIds = HashMap<Region, i16>;
@@ -88,12 +95,22 @@ pub(crate) type RegionIds = HashMap<Region, i16>;
 impl Results {
     /// How long one statement may take before its connection is given up.
     const LIMIT: Duration = Duration::from_secs(20);
+    /// Below this the round trips of copying cost more than it saves.
+    const COPY_FROM: usize = 200;
+    /// How many batches are not copied after one that was refused.
+    const AFTER_REFUSAL: u8 = 8;
     /// How long it may take to find the rows that the database refuses.
     const SEARCH_LIMIT: Duration = Duration::from_secs(120);
 
     /// Keeps results in `store`.
     pub fn new(store: Store) -> Self {
-        Self { store, regions: Arc::default() }
+        Self { store, regions: Arc::default(), copy_from: Self::COPY_FROM, not_copied: Arc::default() }
+    }
+
+    /// The same, but for how many rows of checks at once it takes to copy them instead of inserting them.
+    #[must_use]
+    pub fn copying_from(self, rows: usize) -> Self {
+        Self { copy_from: rows, ..self }
     }
 
     /// Keeps `entries` in one transaction; what is there already stays as it is, except that a real result takes the
@@ -106,7 +123,15 @@ impl Results {
     pub async fn insert(&self, entries: &[Entry<'_>]) -> Result<Written, Error> {
         let regions = self.regions_of(entries).await?;
         let rows = Rows::new(entries, &regions);
-        match self.insert_all(&rows).await {
+        if rows.usable.len() >= self.copy_from && rows.are_checks() && self.may_copy() {
+            match self.insert_all(&rows, Way::Copy).await {
+                Err(error) if refusal(&error).is_some() => {
+                    self.not_copied.store(Self::AFTER_REFUSAL, Ordering::Relaxed);
+                }
+                result => return result,
+            }
+        }
+        match self.insert_all(&rows, Way::Insert).await {
             Err(error) if refusal(&error).is_some() => self.insert_around_refused(&rows).await,
             result => result,
         }
@@ -120,9 +145,15 @@ impl Results {
         self.load_regions().await.map(drop)
     }
 
-    async fn insert_all(&self, rows: &Rows<'_>) -> Result<Written, Error> {
+    /// Whether it is likely that no row is there yet.
+    fn may_copy(&self) -> bool {
+        let one_less = |batches: u8| batches.checked_sub(1);
+        self.not_copied.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_err()
+    }
+
+    async fn insert_all(&self, rows: &Rows<'_>, way: Way) -> Result<Written, Error> {
         let mut connection = self.connect().await?;
-        let inserting = insert_and_decide(&mut connection, rows);
+        let inserting = insert_and_decide(&mut connection, rows, way);
         let new = match tokio::time::timeout(Self::LIMIT, inserting).await {
             Ok(result) => result.map_err(Error::doing(KEEP))?,
             Err(_) => {
@@ -178,13 +209,25 @@ impl Results {
 
 type New = HashMap<(Outcome, Option<Cause>), u64>;
 
+/// How rows get into the database.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// Rows of checks alone; refused where one is there already.
+    Copy,
+    Insert,
+}
+
 async fn insert_and_decide(
     connection: &mut PgConnection,
     rows: &Rows<'_>,
+    way: Way,
 ) -> Result<(New, Decided), sqlx::Error> {
     let mut transaction = connection.begin().await?;
     let mut fresh = Vec::new();
-    let new = insert(&mut transaction, &rows.usable, &rows.dead, &mut fresh).await?;
+    let new = match way {
+        Way::Copy => copy::copy(&mut transaction, &rows.usable, &mut fresh).await?,
+        Way::Insert => insert(&mut transaction, &rows.usable, &rows.dead, &mut fresh).await?,
+    };
     // Last, so that who waits for a site holds no row that the other still has to write.
     let decided = incidents::decide(&mut transaction, fresh).await?;
     transaction.commit().await?;

@@ -16,3 +16,4 @@ WHERE hour >= picket.start_of(picket.day_of(now()) - {back}) AND hour < picket.s
 UPDATE picket.rollup_state SET days_through = picket.day_of(now()) - {back},
     rolled_through = least(picket.start_of(picket.day_of(now()) - {back} + 1), picket.hour_of(now()));
 SELECT picket.roll_up_day();
+SELECT picket.sum_up_today();

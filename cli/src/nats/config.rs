@@ -1,6 +1,6 @@
 //! The text of a NATS configuration: `nats.conf`, which is the operator's to edit, and `accounts.conf`, which is not.
 
-use std::{fmt::Write, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, fmt::Write, net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 use picket_proto::{
@@ -160,27 +160,32 @@ pub(super) fn accounts(users: &Users) -> String {
             "            {{ nkey: {key} }}  # system: looks after the servers (nats server …)"
         );
     }
-    let (probers, others): (Vec<_>, Vec<_>) =
-        users.roles().partition(|(role, _)| matches!(role, Role::Prober(_)));
+    let mut regions: BTreeMap<&Region, Vec<_>> = BTreeMap::new();
+    let mut others = Vec::new();
+    for (role, keys) in users.roles() {
+        match role {
+            // A leaf node is no more to the hub than the probers behind it.
+            Role::Prober(region) | Role::Leaf(region) => {
+                regions.entry(region).or_default().push((role, keys))
+            }
+            role => others.push((role, keys)),
+        }
+    }
     text += &format!("        ]\n    }}\n    {ACCOUNT} {{\n        jetstream: enabled\n        exports: [\n");
     for (stream, why) in COMMON {
         let _ = writeln!(text, "            {{ stream: {} }}  # {why}", quoted(stream));
     }
-    for (role, _) in &probers {
-        if let Role::Prober(region) = role {
-            exports(&mut text, region);
-        }
-    }
+    regions.keys().for_each(|region| exports(&mut text, region));
     text += "        ]\n        users: [\n";
     for (role, keys) in others {
         keys.iter().for_each(|key| user(&mut text, role, key));
     }
     text += "        ]\n    }\n";
-    for (role, keys) in probers {
-        if let Role::Prober(region) = role {
-            imports(&mut text, region);
+    for (region, roles) in regions {
+        imports(&mut text, region);
+        for (role, keys) in roles {
+            keys.iter().for_each(|key| user(&mut text, role, key));
         }
-        keys.iter().for_each(|key| user(&mut text, role, key));
         text += "        ]\n    }\n";
     }
     text + "}\n"

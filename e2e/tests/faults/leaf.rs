@@ -76,6 +76,17 @@ async fn f11e_a_region_behind_a_leaf_node_works_with_its_rights_alone_and_outliv
         let answer = behind.request(call, "".into()).await;
         assert!(answer.is_err(), "{call}: {answer:?}");
     }
+    // Nor with where an answer goes: see security/bus.rs. What is asked last is answered last.
+    for place in ["$JS.API.STREAM.DELETE.PICKET_EVENTS", "$JS.hub.API.STREAM.DELETE.PICKET_EVENTS"] {
+        for ask in [r#"{"batch":1,"no_wait":true}"#, "nonsense"] {
+            behind.publish_with_reply(own, place, ask.into()).await.unwrap();
+        }
+    }
+    let inbox = behind.new_inbox();
+    let mut answers = behind.subscribe(inbox.clone()).await.unwrap();
+    behind.publish_with_reply(own, inbox, "nonsense".into()).await.unwrap();
+    assert!(tokio::time::timeout(LONG, answers.next()).await.is_ok());
+    drill.stack.jetstream().await.get_stream("PICKET_EVENTS").await.expect("it is there still");
 
     link.blackhole();
     drill.injured().await;

@@ -3,7 +3,10 @@
 use async_nats::jetstream::{self, consumer::DeliverPolicy};
 use futures_util::StreamExt;
 use picket_e2e::drill::{Drill, LONG, Scene};
-use picket_proto::{CheckResult, subject};
+use picket_proto::{
+    CheckResult, bundle,
+    subject::{self, ResultOf},
+};
 use picket_testkit::eventually;
 use serde_json::{Value, json};
 
@@ -29,7 +32,11 @@ pub(crate) async fn every_result_has_a_row(drill: &Drill) {
     let kept: Vec<String> = all_results(&jetstream)
         .await
         .iter()
-        .filter_map(|(_, payload)| serde_json::from_slice::<CheckResult>(payload).ok())
+        .flat_map(|(subject, payload)| match ResultOf::parse(subject) {
+            Ok(ResultOf::Bundle(_)) => bundle::results(payload).collect(),
+            _ => vec![payload.as_slice()],
+        })
+        .filter_map(|payload| serde_json::from_slice::<CheckResult>(payload).ok())
         .filter_map(|result| {
             Some(format!(
                 "({}, '{}', '{}'::timestamptz)",

@@ -8,7 +8,10 @@ use async_nats::jetstream::{
 };
 use futures_util::StreamExt;
 use picket_prober::{Config, Manners, start};
-use picket_proto::{CheckRequest, CheckResult, Kind, Region, Role, Shard, SiteId, Timestamp, subject};
+use picket_proto::{
+    CheckRequest, CheckResult, Kind, Region, Role, Shard, SiteId, Timestamp, bundle,
+    subject::{self, ResultOf},
+};
 use picket_runtime::{
     Bus, Health, Running, clock,
     options::{NatsOptions, Span},
@@ -136,23 +139,26 @@ impl Place {
         info.num_pending + info.num_ack_pending as u64
     }
 
+    /// How many messages with results of the region there are.
+    pub(crate) async fn messages(&self) -> u64 {
+        self.reader().await.cached_info().num_pending
+    }
+
+    async fn reader(&self) -> PullConsumer {
+        let config = pull::Config {
+            filter_subject: format!("picket.result.{}.>", self.region),
+            ack_policy: AckPolicy::None,
+            ..pull::Config::default()
+        };
+        self.bus.jetstream.create_consumer_on_stream(config, subject::RESULTS).await.unwrap()
+    }
+
     /// The first `number` results of the region, each once.
     pub(crate) async fn results(&self, number: usize) -> Vec<CheckResult> {
-        let consumer = self
-            .bus
-            .jetstream
-            .create_consumer_on_stream(
-                pull::Config {
-                    filter_subject: format!("picket.result.{}.>", self.region),
-                    ack_policy: AckPolicy::None,
-                    ..pull::Config::default()
-                },
-                subject::RESULTS,
-            )
-            .await
-            .unwrap();
+        let consumer = self.reader().await;
         let messages = consumer.stream().expires(SOON).messages().await.unwrap();
-        let read = messages.take(number).map(|message| read(&message.unwrap())).collect::<Vec<_>>();
+        let each = messages.flat_map(|message| futures_util::stream::iter(read(&message.unwrap())));
+        let read = each.take(number).collect::<Vec<_>>();
         tokio::time::timeout(SOON, read)
             .await
             .unwrap_or_else(|_| panic!("fewer than {number} results within {SOON:?}"))
@@ -177,8 +183,13 @@ impl Prober {
     }
 }
 
-fn read(message: &Message) -> CheckResult {
-    serde_json::from_slice(&message.payload).unwrap()
+/// The results in a message.
+fn read(message: &Message) -> Vec<CheckResult> {
+    let payloads = match ResultOf::parse(&message.subject).unwrap() {
+        ResultOf::Bundle(_) => bundle::results(&message.payload).collect(),
+        _ => vec![message.payload.as_ref()],
+    };
+    payloads.into_iter().map(|payload| serde_json::from_slice(payload).unwrap()).collect()
 }
 
 /// A request of `site` that is due now and good for a minute.

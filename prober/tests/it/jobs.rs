@@ -91,6 +91,25 @@ async fn a_job_is_acknowledged_only_when_its_result_is_stored() {
 }
 
 #[tokio::test]
+async fn results_of_the_same_moment_share_a_message_and_each_job_is_done_once_its_result_is_stored() {
+    let (place, target) = (Place::shared("jobs-bundle").await, Target::http().await);
+    let together = |config: &mut picket_prober::Config| config.bundle_from = 2;
+    let url = target.url("/ok");
+    for site in 0..100 {
+        place.queue(site, &url).await;
+    }
+    let prober = place.ready_prober_with("one", 100, together).await;
+
+    let results = place.results(100).await;
+
+    let sites: BTreeSet<i64> = results.iter().filter_map(|result| Some(result.site_id?.0)).collect();
+    assert_eq!(sites, (0..100).collect());
+    assert!(place.messages().await < 100, "some share one");
+    eventually(SOON, "no job left", async || place.jobs_left().await == 0).await;
+    assert_eq!(prober.metric("picket_prober_results_published_total"), 100.0);
+}
+
+#[tokio::test]
 async fn a_job_that_cannot_be_used_is_parked_with_the_reason_and_the_next_is_done() {
     let (place, target) = (Place::shared("jobs-bad").await, Target::http().await);
     let mut parked = place.bus.client.subscribe(subject::rejected(&place.region)).await.unwrap();

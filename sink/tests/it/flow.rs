@@ -85,6 +85,27 @@ async fn what_cannot_be_a_row_is_parked_with_the_reason_and_the_rest_flows() {
 }
 
 #[tokio::test]
+async fn results_that_share_a_message_are_rows_each_and_a_bad_line_among_them_is_parked() {
+    let stack = Stack::new().await;
+    let sink = stack.sink().await;
+    sink.until_ready().await;
+    let line = |number| serde_json::to_string(&stack.result(number)).unwrap();
+
+    for bundle in 0..50_i64 {
+        let mut lines: Vec<_> = (bundle * 40..(bundle + 1) * 40).map(line).collect();
+        lines.insert(20, "{}".to_owned());
+        stack.publish_raw("picket.result.eu.bundle", lines.join("\n")).await;
+    }
+
+    stack.until_rows(2_000).await;
+    stack.until_acknowledged().await;
+    assert_eq!(sink.metric(r#"picket_sink_results_total{outcome="up",cause=""}"#), 2_000);
+    assert_eq!(sink.metric(r#"picket_sink_dead_letters_total{reason="json"}"#), 50);
+    assert_eq!(stack.count("SELECT count(*) FROM picket.dead_letters WHERE payload = '{}'").await, 50);
+    sink.running.drain().await;
+}
+
+#[tokio::test]
 async fn the_result_of_an_adhoc_check_is_a_row_of_its_own_table() {
     let stack = Stack::new().await;
     let sink = stack.sink().await;

@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
-use picket_proto::{CheckResult, Kind, Outcome, SiteId, Timestamp, check::MAX_URL, invalid::shorten};
+use picket_proto::{Cause, CheckResult, Kind, Outcome, SiteId, Timestamp, check::MAX_URL, invalid::shorten};
 use sqlx::{Postgres, postgres::PgArguments, query::QueryAs};
 
-use super::{Content, Decided, Entry, New, RegionIds, Written};
+use super::{Content, Decided, Entry, Evidence, Fresh, New, RegionIds, Written, copy::Tuple};
 use time::OffsetDateTime;
 
 const MAX_MESSAGE: usize = 500;
@@ -71,6 +71,11 @@ impl<'a> Rows<'a> {
         rows
     }
 
+    /// Whether these are rows of scheduled and confirming checks and nothing else.
+    pub(super) fn are_checks(&self) -> bool {
+        self.dead.is_empty() && self.usable.iter().all(|row| row.of.is_some())
+    }
+
     /// One statement cannot write a row twice, so the better of two stays.
     fn sort(&mut self) {
         self.usable.sort_by(|one, other| {
@@ -108,6 +113,82 @@ impl<'a> Usable<'a> {
         }
     }
 
+    /// Of an ad-hoc check there is none.
+    pub(super) fn site(&self) -> Option<i64> {
+        self.of.map(|(site, _)| site.0)
+    }
+
+    fn region(&self) -> Option<i16> {
+        self.of.map(|(_, region)| region)
+    }
+
+    pub(super) fn says(&self) -> (Outcome, Option<Cause>) {
+        (self.result.outcome, self.result.cause)
+    }
+
+    pub(super) fn confirms(&self) -> bool {
+        self.result.kind == Kind::Confirm
+    }
+
+    /// It as evidence of how its site is.
+    pub(super) fn fresh(&self) -> Option<Fresh> {
+        let CheckResult { scheduled_at: at, kind, outcome, cause, .. } = *self.result;
+        let message = self.message().map(Cow::into_owned);
+        self.of.map(|(site, region)| Fresh {
+            site,
+            says: Evidence { region, at, kind, outcome, cause, message },
+        })
+    }
+
+    /// Its columns of `check_results`.
+    pub(super) fn columns(&self, tuple: &mut Tuple<'_>) {
+        let CheckResult { timing, .. } = self.result;
+        tuple.moment(Some(self.result.scheduled_at));
+        tuple.i64(self.site());
+        tuple.i16(self.region());
+        tuple.text(Some(self.result.kind.as_str()));
+        tuple.i32(lateness_us(self.result));
+        tuple.moment(self.result.tls_expires_at);
+        tuple.text(Some(self.result.outcome.as_str()));
+        tuple.text(self.result.cause.map(|cause| cause.as_str()));
+        let phases = [timing.dns_us, timing.connect_us, timing.tls_us, timing.first_byte_us];
+        for phase in phases.into_iter().chain([timing.transfer_us, timing.total_us]) {
+            tuple.i32(micros(phase));
+        }
+        tuple.i32(Some(self.body_bytes()));
+        tuple.i16(self.http_status());
+        tuple.i16(Some(self.result.redirects.into()));
+        tuple.bool(self.result.regex_matched);
+        tuple.text(self.http_version());
+        tuple.text(self.remote_addr());
+        tuple.text(Some(self.prober()));
+        tuple.text(self.message());
+    }
+
+    fn body_bytes(&self) -> i32 {
+        i32::try_from(self.result.body_bytes).unwrap_or(i32::MAX)
+    }
+
+    fn http_status(&self) -> Option<i16> {
+        self.result.http_status.map(|status| i16::try_from(status).unwrap_or(i16::MAX))
+    }
+
+    fn http_version(&self) -> Option<Cow<'a, str>> {
+        self.result.http_version.as_deref().map(|version| text(version, MAX_HTTP_VERSION))
+    }
+
+    fn remote_addr(&self) -> Option<Cow<'a, str>> {
+        self.result.remote_addr.as_deref().map(|address| text(address, MAX_REMOTE_ADDR))
+    }
+
+    fn prober(&self) -> Cow<'a, str> {
+        text(&self.result.prober, MAX_PROBER)
+    }
+
+    fn message(&self) -> Option<Cow<'a, str>> {
+        self.result.message.as_deref().map(|message| text(message, MAX_MESSAGE))
+    }
+
     pub(super) fn refused(&self, reason: String) -> Dead<'a> {
         Dead { entry: self.entry, reason: reason.into() }
     }
@@ -136,8 +217,8 @@ pub(super) fn bind<'q, Row>(
 fn bind_checks<'q, Row>(query: Query<'q, Row>, rows: &'q [Usable<'q>]) -> Query<'q, Row> {
     query
         .bind(column(rows, |row| row.result.scheduled_at.datetime()))
-        .bind(column(rows, |row| row.of.map(|(site, _)| site.0)))
-        .bind(column(rows, |row| row.of.map(|(_, region)| region)))
+        .bind(column(rows, Usable::site))
+        .bind(column(rows, Usable::region))
         .bind(column(rows, |row| row.result.kind.as_str()))
         .bind(column(rows, |row| lateness_us(row.result)))
 }
@@ -163,20 +244,14 @@ fn bind_details<'q, Row>(query: Query<'q, Row>, rows: &'q [Usable<'q>]) -> Query
         .bind(column(rows, |row| micros(row.result.timing.first_byte_us)))
         .bind(column(rows, |row| micros(row.result.timing.transfer_us)))
         .bind(column(rows, |row| micros(row.result.timing.total_us)))
-        .bind(column(rows, |row| i32::try_from(row.result.body_bytes).unwrap_or(i32::MAX)))
-        .bind(column(rows, |row| {
-            row.result.http_status.map(|status| i16::try_from(status).unwrap_or(i16::MAX))
-        }))
+        .bind(column(rows, Usable::body_bytes))
+        .bind(column(rows, Usable::http_status))
         .bind(column(rows, |row| i16::from(row.result.redirects)))
         .bind(column(rows, |row| row.result.regex_matched))
-        .bind(column(rows, |row| {
-            row.result.http_version.as_deref().map(|version| text(version, MAX_HTTP_VERSION))
-        }))
-        .bind(column(rows, |row| {
-            row.result.remote_addr.as_deref().map(|address| text(address, MAX_REMOTE_ADDR))
-        }))
-        .bind(column(rows, |row| text(&row.result.prober, MAX_PROBER)))
-        .bind(column(rows, |row| row.result.message.as_deref().map(|message| text(message, MAX_MESSAGE))))
+        .bind(column(rows, Usable::http_version))
+        .bind(column(rows, Usable::remote_addr))
+        .bind(column(rows, Usable::prober))
+        .bind(column(rows, Usable::message))
 }
 
 fn column<'q, Row, T>(rows: &'q [Row], value: impl Fn(&'q Row) -> T) -> Vec<T> {
@@ -185,7 +260,9 @@ fn column<'q, Row, T>(rows: &'q [Row], value: impl Fn(&'q Row) -> T) -> Vec<T> {
 
 /// `text` as it may be stored and shown; borrowed where there is nothing to mend.
 fn text(text: &str, max: usize) -> Cow<'_, str> {
-    if text.len() <= max && !text.chars().any(char::is_control) {
+    // Most are plain ASCII, of which a look at the bytes tells.
+    let plain = text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
+    if text.len() <= max && (plain || !text.chars().any(char::is_control)) {
         Cow::Borrowed(text)
     } else {
         Cow::Owned(shorten(text, max))

@@ -50,7 +50,9 @@ async fn world() -> World {
     let ticks = phases
         .iter()
         .map(|phase| Timestamp::from_millis(began + (i64::from(*phase) - began).rem_euclid(INTERVAL)));
-    let world = World { results: Results::new(store.clone()), site, ticks: ticks.collect(), store, pool };
+    // Each batch in which all is new goes the way that large ones go.
+    let results = Results::new(store.clone()).copying_from(1);
+    let world = World { results, site, ticks: ticks.collect(), store, pool };
     let before: Vec<_> = (0..3).map(|region| world.up(region, -1)).collect();
     world.insert(&before).await;
     world
@@ -238,7 +240,10 @@ async fn many_writers_at_once_open_one_incident_for_each_outage() {
         let all = rows(failing, from);
         let mut writers = tokio::task::JoinSet::new();
         for writer in 0..WRITERS {
-            let (results, all) = (Results::new(world.store.clone()), all.clone());
+            // Half of them in the way in which large batches go.
+            let copying_from = 1 + (writer % 2) * 1_000;
+            let results = Results::new(world.store.clone()).copying_from(copying_from);
+            let all = all.clone();
             writers.spawn(async move {
                 // Each writes all of it, in batches of another size.
                 let mut decided = (0, 0);

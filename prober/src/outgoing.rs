@@ -1,0 +1,176 @@
+//! Results on their way to the stream. What leaves at the same moment goes together: to send each by itself would wake up
+//! this prober and the server several times a check, and cost more than what it says.
+//!
+//! **Bound**: one result for each slot. **Loss**: none here; whoever hands a result in hears whether the stream has it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_nats::jetstream::message::PublishMessage;
+use bytes::Bytes;
+use futures_util::future::join_all;
+use picket_proto::{Region, Shard, bundle, subject};
+use picket_runtime::Bus;
+use tokio::{sync::oneshot, time::timeout};
+
+use crate::{publisher::Publisher, pulse::Pulse};
+
+/// Clones share everything.
+#[derive(Clone)]
+pub(crate) struct Outgoing {
+    bus: Bus,
+    region: Region,
+    /// When results leave, and so do the acknowledgements of their jobs.
+    pulse: Pulse,
+    /// From so many on, results share a message; 0 for never.
+    bundle_from: usize,
+    waiting: Arc<Mutex<Vec<Parcel>>>,
+}
+
+/// A result that waits for the next moment.
+struct Parcel {
+    /// Of a scheduled or confirming check; ad-hoc results have none.
+    shard: Option<Shard>,
+    payload: Bytes,
+    stored: oneshot::Sender<Stored>,
+}
+
+type Stored = Result<(), String>;
+
+/// A message with the results of those that wait for its acknowledgement.
+struct Letter {
+    subject: String,
+    payload: Bytes,
+    stored: Vec<oneshot::Sender<Stored>>,
+}
+
+impl Outgoing {
+    pub(crate) fn new(bus: Bus, region: Region, pulse: Pulse, bundle_from: usize) -> Self {
+        Self { bus, region, pulse, bundle_from, waiting: Arc::default() }
+    }
+
+    /// Publishes a result with the others that are ready by the next moment; returns once the stream has it, or with the
+    /// reason why it has not.
+    pub(crate) async fn send(&self, shard: Option<Shard>, payload: Bytes) -> Stored {
+        let (stored, outcome) = oneshot::channel();
+        self.with_waiting(|waiting| waiting.push(Parcel { shard, payload, stored }));
+        self.pulse.next().await;
+        // Whoever wakes up first takes all along.
+        let ready = self.with_waiting(std::mem::take);
+        if !ready.is_empty() {
+            let letters = pack(ready, &self.region, self.bundle_from);
+            join_all(letters.into_iter().map(|letter| self.publish(letter))).await;
+        }
+        outcome.await.unwrap_or_else(|_| Err("whoever published it was stopped".to_owned()))
+    }
+
+    fn with_waiting<T>(&self, act: impl FnOnce(&mut Vec<Parcel>) -> T) -> T {
+        act(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn publish(&self, letter: Letter) {
+        let Letter { subject, payload, stored } = letter;
+        let publishing = async {
+            let message = PublishMessage::build().payload(payload);
+            let sent = self.bus.jetstream.send_publish(subject, message).await;
+            sent.map_err(|why| why.to_string())?.await.map_err(|why| why.to_string())
+        };
+        // The library bounds the wait for the acknowledgement, and not that for a place in its queue.
+        let outcome = match timeout(Bus::ACK_TIMEOUT + Publisher::CORE, publishing).await {
+            Ok(published) => published.map(drop),
+            Err(_) => Err("no answer from NATS".to_owned()),
+        };
+        for waiting in stored {
+            // Who is gone need not know.
+            let _ = waiting.send(outcome.clone());
+        }
+    }
+}
+
+/// The fewest messages that hold these, where there are enough of them to share any.
+fn pack(parcels: Vec<Parcel>, region: &Region, bundle_from: usize) -> Vec<Letter> {
+    let of_sites = parcels.iter().filter(|parcel| parcel.shard.is_some()).count();
+    let together = bundle_from > 0 && of_sites >= bundle_from;
+    let mut letters = Vec::new();
+    let mut bundle: Vec<Parcel> = Vec::new();
+    let mut bytes = 0;
+    for parcel in parcels {
+        if parcel.shard.is_none() || !together {
+            letters.push(alone(parcel, region));
+            continue;
+        }
+        let more = parcel.payload.len() + 1;
+        if bundle.len() == bundle::MOST || bytes + more > bundle::MOST_BYTES {
+            letters.extend(close(std::mem::take(&mut bundle), region));
+            bytes = 0;
+        }
+        bytes += more;
+        bundle.push(parcel);
+    }
+    letters.extend(close(bundle, region));
+    letters
+}
+
+fn alone(parcel: Parcel, region: &Region) -> Letter {
+    let subject = match parcel.shard {
+        Some(shard) => subject::result(region, shard),
+        None => subject::adhoc_result(region),
+    };
+    Letter { subject, payload: parcel.payload, stored: vec![parcel.stored] }
+}
+
+fn close(mut bundle: Vec<Parcel>, region: &Region) -> Option<Letter> {
+    if bundle.len() < 2 {
+        return bundle.pop().map(|parcel| alone(parcel, region));
+    }
+    let payloads: Vec<&[u8]> = bundle.iter().map(|parcel| parcel.payload.as_ref()).collect();
+    let payload = payloads.join(&b'\n').into();
+    let stored = bundle.into_iter().map(|parcel| parcel.stored).collect();
+    Some(Letter { subject: subject::results(region), payload, stored })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The subjects and the results of what is sent for so many results of sites, of so many bytes each, and one ad-hoc one.
+    fn sent(sites: usize, bytes: usize, bundle_from: usize) -> Vec<(String, usize)> {
+        let parcel =
+            |shard| Parcel { shard, payload: vec![b'x'; bytes].into(), stored: oneshot::channel().0 };
+        let mut parcels: Vec<Parcel> = (0..sites).map(|_| parcel(Some(Shard(7)))).collect();
+        parcels.insert(sites / 2, parcel(None));
+        let letters = pack(parcels, &"eu".parse().unwrap(), bundle_from);
+        letters
+            .into_iter()
+            .map(|letter| {
+                let lines = bundle::results(&letter.payload).count();
+                assert_eq!(lines, letter.stored.len(), "each waits for the message that it is in");
+                assert!(letter.payload.len() <= bundle::MOST_BYTES.max(bytes));
+                (letter.subject, lines)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn few_results_and_those_of_ad_hoc_checks_go_each_in_a_message_of_its_own() {
+        let alone = |shards: usize| {
+            let mut all = vec![("picket.result.eu.7".to_owned(), 1); shards];
+            all.insert(shards / 2, ("picket.result.eu.adhoc".to_owned(), 1));
+            all
+        };
+        assert_eq!(sent(7, 400, 8), alone(7));
+        assert_eq!(sent(100, 400, 0), alone(100));
+    }
+
+    #[test]
+    fn many_results_share_messages_of_bounded_number_and_size() {
+        let adhoc = ("picket.result.eu.adhoc".to_owned(), 1);
+        let bundle = |results| ("picket.result.eu.bundle".to_owned(), results);
+
+        assert_eq!(sent(8, 400, 8), [adhoc.clone(), bundle(8)]);
+        assert_eq!(sent(130, 400, 8), [bundle(64), adhoc.clone(), bundle(64), bundle(2)]);
+        assert_eq!(sent(9, 20_000, 8), [bundle(3), adhoc.clone(), bundle(3), bundle(3)]);
+        // What would not even fit alone is the stream's to refuse, and takes no other along.
+        let huge = ("picket.result.eu.7".to_owned(), 1);
+        assert!(sent(8, 100_000, 8).iter().all(|letter| [&huge, &adhoc].contains(&letter)));
+    }
+}
