@@ -127,20 +127,20 @@ impl Backlog {
         if lost > 0 {
             self.metrics.results_discarded.inc_by(lost);
             error!(
-                results = lost,
-                "{lost} results left the stream before a sink had stored them: they are lost, and the ledger will say missed"
+                messages = lost,
+                "{lost} messages with results left the stream before a sink had stored them: these are lost, and the ledger will say missed"
             );
         }
         match news {
             Some(News::Held) => error!(
                 waiting,
-                "publishing no jobs: {waiting} results wait for a sink, the oldest behind {percent} % of the {most_mib} MiB \
+                "publishing no jobs: {waiting} messages with results wait for a sink, the oldest behind {percent} % of the {most_mib} MiB \
                  that the stream may hold; are sinks running, and is the database well?"
             ),
             Some(News::LetGo) => info!(waiting, "publishing jobs again: sinks have caught up to {percent} %"),
             Some(News::Much) => warn!(
                 waiting,
-                "{waiting} results wait for a sink, the oldest behind {percent} % of the {most_mib} MiB that the stream \
+                "{waiting} messages with results wait for a sink, the oldest behind {percent} % of the {most_mib} MiB that the stream \
                  may hold; above {} % no jobs are published",
                 Watch::HOLD * 100.0
             ),
@@ -148,7 +148,7 @@ impl Backlog {
         }
         match watch.held {
             true => self.condition.fails(format!(
-                "no jobs are published: {waiting} results wait for a sink, {percent} % of what the stream may hold"
+                "no jobs are published: {waiting} messages with results wait for a sink, {percent} % of what the stream may hold"
             )),
             false => self.condition.holds(),
         }

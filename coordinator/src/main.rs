@@ -8,6 +8,11 @@ use picket_proto::Role;
 use picket_runtime::{Bus, process};
 use picket_store::Store;
 
+/// A job is a dozen small pieces that come and go in swarms, for which the system's allocator took a third of the time (BENCHMARKS.md).
+/// The prober has the system's: there it gained nothing, and a waiting check took half as much memory again.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let options = Options::parse();

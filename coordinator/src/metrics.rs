@@ -184,7 +184,7 @@ impl Metrics {
         );
         registry.register(
             "results_discarded",
-            "Results that left the stream before a sink had acknowledged them; every coordinator counts the same ones",
+            "Messages with results that left the stream before a sink had acknowledged them; every coordinator counts the same ones",
             metrics.results_discarded.clone(),
         );
         registry.register(

@@ -169,9 +169,9 @@ impl Drill {
     pub async fn prober_with(&self, region: &str, variables: &[(&str, &str)]) -> Process {
         let allowed = "127.0.0.0/8,::1/128,10.77.0.0/16";
         let options = ["--region", region, "--allow-addresses", allowed];
-        // A drill has too few sites for results to share messages as they do under load; in the west they do all the same.
-        let together: &[_] = if region == "west" { &["--bundle-from", "2"] } else { &[] };
-        let options = [&options, together, self.scene.prober_options].concat();
+        let options = [&options, self.scene.prober_options].concat();
+        let together: &[_] =
+            if region == "west" { &[("PICKET_BUNDLE_FROM", self.scene.bundle_from)] } else { &[] };
         let leaf = self.leaves.iter().find(|(leaf, _)| *leaf == region);
         let bus = match (&self.hosts, leaf) {
             (_, Some((_, leaf))) => Some(leaf.clone()),
@@ -191,7 +191,7 @@ impl Drill {
             (Some(file), _) => &[("NATS_NKEY", file)],
             _ => &[],
         };
-        let variables = [bus.as_slice(), credential, variables].concat();
+        let variables = [bus.as_slice(), credential, together, variables].concat();
         match &self.hosts {
             Some(hosts) => {
                 let host = hosts.region(region);

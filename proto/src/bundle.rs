@@ -8,6 +8,15 @@ pub const MOST: usize = 64;
 /// The most bytes of them; the stream takes 64 KiB with all that is around.
 pub const MOST_BYTES: usize = 60 << 10;
 
+/// More results than these in one message are no bundle: whoever publishes a region's results could else make a row of each
+/// line break. More than are written, so that a later version may write more.
+pub const MOST_READ: usize = 512;
+
+/// Whether a message holds more than may be read.
+pub fn is_too_many(payload: &[u8]) -> bool {
+    results(payload).nth(MOST_READ).is_some()
+}
+
 /// The results in a message, each still to be read.
 pub fn results(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
     payload.split(|byte| *byte == b'\n')

@@ -15,8 +15,3 @@ pub use bus::Bus;
 pub use health::{Condition, Health};
 pub use supervisor::{Pipeline, Running};
 pub use telemetry::Chain;
-
-/// Of each process that lives so. The system's takes a tenth to a third of a busy process's time here, since jobs and results are
-/// many small pieces that come and go in swarms (BENCHMARKS.md); musl's takes more.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

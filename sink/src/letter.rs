@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::{Message, Subject};
 use bytes::Bytes;
 use picket_proto::{
-    CheckResult, Invalid, Kind, Region, Shard, Timestamp, bundle, invalid::shorten, subject::ResultOf,
+    CheckResult, Kind, Region, Shard, Timestamp, bundle, invalid::shorten, subject::ResultOf,
 };
 use picket_store::results::{self, Entry};
 
@@ -26,7 +26,7 @@ pub(crate) enum Content {
 }
 
 /// Why it cannot be used.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Unusable {
     /// A word for the metric.
     pub(crate) kind: &'static str,
@@ -59,7 +59,7 @@ impl Judge {
     /// Takes a message apart into its letters, of which each has at least one.
     pub(crate) fn open(self, message: &Message, now: Timestamp) -> impl Iterator<Item = Letter> {
         let Message { subject, payload, .. } = message;
-        let of = ResultOf::parse(subject);
+        let of = Self::judge_place(subject, payload);
         let (alone, bundled) = match &of {
             Ok(ResultOf::Bundle(_)) => (None, Some(bundle::results(payload))),
             _ => (Some(payload.as_ref()), None),
@@ -71,14 +71,24 @@ impl Judge {
         })
     }
 
+    fn judge_place(subject: &str, payload: &[u8]) -> Result<ResultOf, Unusable> {
+        match ResultOf::parse(subject) {
+            Ok(ResultOf::Bundle(_)) if bundle::is_too_many(payload) => Err(Unusable {
+                kind: "bundle",
+                reason: format!("more than {} results in one message", bundle::MOST_READ),
+            }),
+            of => of.map_err(|why| Unusable { kind: "subject", reason: why.to_string() }),
+        }
+    }
+
     fn read(
         self,
-        of: &Result<ResultOf, Invalid>,
+        of: &Result<ResultOf, Unusable>,
         payload: &[u8],
         now: Timestamp,
     ) -> Result<Content, Unusable> {
         let unusable = |kind, reason: String| Unusable { kind, reason };
-        let of = of.as_ref().map_err(|why| unusable("subject", why.to_string()))?;
+        let of = of.as_ref().map_err(Unusable::clone)?;
         // What is known to be UTF-8 as a whole need not be looked at string by string.
         let read = match str::from_utf8(payload) {
             Ok(text) => serde_json::from_str(text),
@@ -108,7 +118,7 @@ impl Judge {
                 Ok(Content::Check(result))
             }
             ResultOf::Bundle(region) => {
-                of_site(&result, region, result.shard).map_err(|why| unusable("contradiction", why))?;
+                of_site(&result, region, None).map_err(|why| unusable("contradiction", why))?;
                 Ok(Content::Check(result))
             }
             ResultOf::Adhoc(region) => {
@@ -129,10 +139,9 @@ fn of_site(result: &CheckResult, region: &Region, shard: Option<Shard>) -> Resul
     if result.kind == Kind::Adhoc {
         return Err("kind: 'adhoc' on the subject of a scheduled check".to_owned());
     }
-    if result.shard != shard {
-        let number =
-            |shard: Option<Shard>| shard.map_or_else(|| "none".to_owned(), |shard| shard.to_string());
-        return Err(format!("shard: {}, but the subject says {}", number(result.shard), number(shard)));
+    if let Some(shard) = shard.filter(|shard| result.shard != Some(*shard)) {
+        let named = result.shard.map_or_else(|| "none".to_owned(), |shard| shard.to_string());
+        return Err(format!("shard: {named}, but the subject says {shard}"));
     }
     Ok(())
 }
@@ -250,5 +259,13 @@ mod tests {
             assert_eq!(matches!(letter.content, Content::Check(_)), line == check, "{letter:?}");
         }
         assert_unusable("picket.result.eu.bundle", "", "json", "not a result: EOF");
+    }
+
+    #[test]
+    fn a_bundle_of_more_than_anybody_writes_is_one_bad_letter() {
+        let lines = |number: usize| vec![""; number].join("\n");
+        assert_eq!(open("picket.result.eu.bundle", &lines(bundle::MOST_READ)).len(), bundle::MOST_READ);
+        let most = lines(bundle::MOST_READ + 1);
+        assert_unusable("picket.result.eu.bundle", &most, "bundle", "more than 512 results in one message");
     }
 }

@@ -10,6 +10,10 @@ use picket_store::Store;
 
 const NAME: &str = "picket-sink";
 
+/// For the same reason as the coordinator's: a result is many small pieces.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let options = Options::parse();

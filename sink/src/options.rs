@@ -16,7 +16,7 @@ const MAX_RETENTION_DAYS: i64 = 3_650;
 #[derive(Parser, Clone, Debug)]
 #[command(name = "picket-sink", version)]
 pub struct Options {
-    /// About how many results one transaction writes at most
+    /// About how many results one transaction writes at most; messages with several are not divided
     #[arg(long, env = "PICKET_BATCH_SIZE", default_value_t = 2_000, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=MAX_BATCH))]
     pub batch_size: u32,

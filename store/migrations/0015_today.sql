@@ -48,6 +48,8 @@ CREATE FUNCTION picket.sum_up_today() RETURNS void
       AND hour < (SELECT picket.hour_of(rolled_through) FROM picket.rollup_state)
     GROUP BY site_id, picket.day_of(hour), region_id;
     END;
+-- Coordinators roll up meanwhile: what they add after this has read the hours would be in no sum.
+SELECT pg_advisory_xact_lock(hashtextextended('picket.rollups', 0));
 SELECT picket.sum_up_today();
 
 -- As in 0008, and the end of an hour adds that to its day.
@@ -182,3 +184,5 @@ FROM (
     ) AS part
     GROUP BY site_id, region_id, day
 ) AS merged;
+
+SELECT picket.grant_roles();

@@ -153,16 +153,12 @@ impl Results {
 
     async fn insert_all(&self, rows: &Rows<'_>, way: Way) -> Result<Written, Error> {
         let mut connection = self.connect().await?;
-        let inserting = insert_and_decide(&mut connection, rows, way);
-        let new = match tokio::time::timeout(Self::LIMIT, inserting).await {
-            Ok(result) => result.map_err(Error::doing(KEEP))?,
-            Err(_) => {
-                // What it would say now nobody asked for.
-                connection.close_on_drop();
-                return Err(Error::TimedOut { doing: KEEP, seconds: Self::LIMIT.as_secs() });
-            }
+        let inserting = insert_and_decide(connection.busy(), rows, way);
+        let Ok(ended) = tokio::time::timeout(Self::LIMIT, inserting).await else {
+            return Err(Error::TimedOut { doing: KEEP, seconds: Self::LIMIT.as_secs() });
         };
-        let (new, decided) = new;
+        connection.rests();
+        let (new, decided) = ended.map_err(Error::doing(KEEP))?;
         Ok(Written { decided, ..rows.written(new, 0) })
     }
 
@@ -170,16 +166,16 @@ impl Results {
     async fn insert_around_refused(&self, rows: &Rows<'_>) -> Result<Written, Error> {
         let mut connection = self.connect().await?;
         // However this ends, nobody gets a connection that is inside a transaction.
-        connection.close_on_drop();
-        let searching = insert_around_refused(&mut connection, rows);
+        let searching = insert_around_refused(connection.busy(), rows);
         match tokio::time::timeout(Self::SEARCH_LIMIT, searching).await {
             Ok(result) => result,
             Err(_) => Err(Error::TimedOut { doing: KEEP, seconds: Self::SEARCH_LIMIT.as_secs() }),
         }
     }
 
-    async fn connect(&self) -> Result<PoolConnection<Postgres>, Error> {
-        self.store.pool.acquire().await.map_err(Error::doing("connect to the database"))
+    async fn connect(&self) -> Result<Lent, Error> {
+        let connection = self.store.pool.acquire().await.map_err(Error::doing("connect to the database"))?;
+        Ok(Lent { connection, busy: false })
     }
 
     /// The regions' ids; read anew when an entry names one that was not there.
@@ -208,6 +204,32 @@ impl Results {
 }
 
 type New = HashMap<(Outcome, Option<Cause>), u64>;
+
+/// A connection of the pool, which is closed where it was dropped at work: what it would say then nobody asked for, and whoever
+/// had it next would hear it.
+struct Lent {
+    connection: PoolConnection<Postgres>,
+    busy: bool,
+}
+
+impl Lent {
+    fn busy(&mut self) -> &mut PgConnection {
+        self.busy = true;
+        &mut self.connection
+    }
+
+    fn rests(&mut self) {
+        self.busy = false;
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if self.busy {
+            self.connection.close_on_drop();
+        }
+    }
+}
 
 /// How rows get into the database.
 #[derive(Clone, Copy, Debug)]

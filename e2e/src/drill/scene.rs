@@ -21,6 +21,9 @@ pub struct Scene {
     pub coordinator_options: &'static [&'static str],
     /// What each prober is started with.
     pub prober_options: &'static [&'static str],
+    /// From how many at the same moment on results share a message in the west. A drill has too few sites for that to come about as
+    /// it does under load.
+    pub bundle_from: &'static str,
     /// What each sink is started with.
     pub sink_options: &'static [&'static str],
     /// The region whose probers reach the bus through [`Drill::link`](super::Drill::link).
@@ -36,6 +39,7 @@ impl Default for Scene {
             sinks: 2,
             coordinator_options: &[],
             prober_options: &[],
+            bundle_from: "2",
             sink_options: &[],
             linked: None,
         }

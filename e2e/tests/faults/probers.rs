@@ -78,6 +78,7 @@ const QUIET: Scene = Scene {
     sinks: 1,
     coordinator_options: &[],
     prober_options: &[],
+    bundle_from: "2",
     sink_options: &[],
 };
 const VICTIM: &str = "victim";

@@ -85,7 +85,9 @@ async fn f19c_an_older_build_is_replaced_in_any_order_and_put_back_under_the_new
     };
     let setting = Setting { programs: Some(old.clone()), ..Setting::default() };
     let injury = "an older build replaced by this one, put back, and replaced in another order";
-    let mut drill = Drill::start_in("F19c", injury, Scene::default(), setting).await;
+    // The older build's sinks cannot read what results are in together: docs/upgrade.md.
+    let scene = Scene { bundle_from: "0", ..Scene::default() };
+    let mut drill = Drill::start_in("F19c", injury, scene, setting).await;
     let new = picket_e2e::path_of("picket").parent().unwrap().to_owned();
 
     drill.injured().await;
