@@ -27,7 +27,7 @@ pub(crate) async fn all_results(jetstream: &jetstream::Context) -> Vec<Message> 
 }
 
 /// The results in a message, each still to be read.
-fn results_in((subject, payload): &Message) -> Vec<&[u8]> {
+pub(crate) fn results_in((subject, payload): &Message) -> Vec<&[u8]> {
     match ResultOf::parse(subject) {
         Ok(ResultOf::Bundle(_)) => bundle::results(payload).collect(),
         _ => vec![payload],

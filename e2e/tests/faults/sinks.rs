@@ -15,7 +15,8 @@ const SLOW: &str = "
         $$ BEGIN PERFORM pg_sleep(0.1); RETURN NULL; END $$;
     CREATE TRIGGER slow BEFORE INSERT ON picket.check_results FOR EACH STATEMENT EXECUTE FUNCTION picket.slow();";
 const WRITING: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-    AND state = 'active' AND query LIKE '%INSERT INTO picket.check_results AS kept%' AND pid <> pg_backend_pid()";
+    AND state = 'active' AND pid <> pg_backend_pid()
+    AND (query LIKE 'COPY picket.check_results%' OR query LIKE '%INSERT INTO picket.check_results AS kept%')";
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
@@ -34,15 +35,16 @@ async fn f7_every_acknowledged_result_is_stored_once_however_often_sinks_are_kil
         drill.stack.at_least(LONG, stored + 1, STORED).await;
         let sink = drill.sinks.remove(0);
         match round % 3 {
-            // In the middle of a statement, which may be committed or not.
+            // In the middle of a statement.
             0 => drop(drill.stack.at_least(LONG, 1, WRITING).await),
-            // After a commit and before its acknowledgement.
+            // After a statement and before its commit.
             1 => {
                 drill.stack.at_least(LONG, 1, WRITING).await;
                 sink.signal("STOP");
-                eventually(LONG, "the commit", async || drill.stack.number(WRITING).await == 0).await;
+                eventually(LONG, "the end of the statement", async || drill.stack.number(WRITING).await == 0)
+                    .await;
             }
-            // Right after an acknowledgement, or nearly.
+            // Right after a commit, before its acknowledgement or nearly.
             _ => drop(drill.stack.at_least(LONG, stored + 400, STORED).await),
         }
         sink.kill().await;
