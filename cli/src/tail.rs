@@ -3,11 +3,7 @@
 use async_nats::Message;
 use clap::{ArgMatches, Args};
 use futures_util::StreamExt;
-use picket_proto::{
-    CheckResult, Outcome, Region, SiteId, Timestamp, bundle,
-    invalid::shorten,
-    subject::{self, ResultOf},
-};
+use picket_proto::{CheckResult, Outcome, Region, SiteId, Timestamp, bundle, invalid::shorten, subject};
 use serde::Deserialize;
 
 use crate::{
@@ -67,12 +63,7 @@ impl Options {
         if place.starts_with("picket.event.") {
             return self.event(place, payload).into_iter().collect();
         }
-        match ResultOf::parse(place) {
-            Ok(ResultOf::Bundle(_)) => {
-                bundle::results(payload).filter_map(|result| self.result(place, result)).collect()
-            }
-            _ => self.result(place, payload).into_iter().collect(),
-        }
+        bundle::results_in(place, payload).filter_map(|result| self.result(place, result)).collect()
     }
 
     fn event(&self, place: &str, payload: &[u8]) -> Option<String> {

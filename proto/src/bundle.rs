@@ -3,6 +3,8 @@
 //! A message costs the bus and both its ends more than what is in it. Only results of scheduled and confirming checks go
 //! so, on [`subject::results`](crate::subject::results).
 
+use crate::subject::ResultOf;
+
 /// The most results in one message.
 pub const MOST: usize = 64;
 /// The most bytes of them; the stream takes 64 KiB with all that is around.
@@ -17,7 +19,13 @@ pub fn is_too_many(payload: &[u8]) -> bool {
     results(payload).nth(MOST_READ).is_some()
 }
 
-/// The results in a message, each still to be read.
+/// The results in a message that came on `subject`, each still to be read: the lines of a bundle, and of any other the whole.
+pub fn results_in<'a>(subject: &str, payload: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    let is_bundle = matches!(ResultOf::parse(subject), Ok(ResultOf::Bundle(_)));
+    payload.splitn(if is_bundle { usize::MAX } else { 1 }, |byte| *byte == b'\n')
+}
+
+/// The results in a bundle, each still to be read.
 pub fn results(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
     payload.split(|byte| *byte == b'\n')
 }

@@ -72,10 +72,7 @@ impl Tick<'_> {
     pub fn id(&self) -> String {
         let Self { site, region, kind, scheduled_at, .. } = self;
         let ending = if *kind == Kind::Confirm { ".confirm" } else { "" };
-        let mut id = String::with_capacity(Region::MAX_LEN + 48);
-        // Writing to a String cannot fail.
-        let _ = write!(id, "{site}.{region}.{}{ending}", scheduled_at.millis());
-        id
+        format!("{site}.{region}.{}{ending}", scheduled_at.millis())
     }
 }
 

@@ -229,7 +229,7 @@ impl Puller {
             now = now.max(stored);
         }
         for message in messages {
-            judge.open(&message, now).for_each(|letter| batch.letters.push(letter));
+            batch.letters.extend(judge.open(&message, now));
             batch.replies.extend(message.reply);
         }
     }

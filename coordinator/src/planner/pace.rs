@@ -2,7 +2,7 @@
 //!
 //! Each look wakes up this process, the server and a prober. Where little is due, a look every hundredth of a second is one a
 //! job; so the fewer there are, the longer they gather, until there are so few that gathering brings none together. What it
-//! costs is lateness, half the time that they gather (BENCHMARKS.md, "The whole chain").
+//! costs is lateness, half the time that they gather (BENCHMARKS.md, "What was done about it").
 
 use super::wheel::Wheel;
 

@@ -3,10 +3,7 @@
 use async_nats::jetstream::{self, consumer::DeliverPolicy};
 use futures_util::StreamExt;
 use picket_e2e::drill::{Drill, LONG, Scene};
-use picket_proto::{
-    CheckResult, bundle,
-    subject::{self, ResultOf},
-};
+use picket_proto::{CheckResult, bundle, subject};
 use picket_testkit::eventually;
 use serde_json::{Value, json};
 
@@ -28,10 +25,7 @@ pub(crate) async fn all_results(jetstream: &jetstream::Context) -> Vec<Message> 
 
 /// The results in a message, each still to be read.
 pub(crate) fn results_in((subject, payload): &Message) -> Vec<&[u8]> {
-    match ResultOf::parse(subject) {
-        Ok(ResultOf::Bundle(_)) => bundle::results(payload).collect(),
-        _ => vec![payload],
-    }
+    bundle::results_in(subject, payload).collect()
 }
 
 /// Waits until each result that the stream has is a row: what was on its way to a sink that never had it comes again.

@@ -9,8 +9,7 @@ use async_nats::jetstream::{
 use futures_util::StreamExt;
 use picket_prober::{Config, Manners, start};
 use picket_proto::{
-    CheckRequest, CheckResult, Kind, Region, Role, Shard, SiteId, Timestamp, bundle,
-    subject::{self, ResultOf},
+    CheckRequest, CheckResult, Kind, Region, Role, Shard, SiteId, Timestamp, bundle, subject,
 };
 use picket_runtime::{
     Bus, Health, Running, clock,
@@ -185,11 +184,8 @@ impl Prober {
 
 /// The results in a message.
 fn read(message: &Message) -> Vec<CheckResult> {
-    let payloads = match ResultOf::parse(&message.subject).unwrap() {
-        ResultOf::Bundle(_) => bundle::results(&message.payload).collect(),
-        _ => vec![message.payload.as_ref()],
-    };
-    payloads.into_iter().map(|payload| serde_json::from_slice(payload).unwrap()).collect()
+    let payloads = bundle::results_in(&message.subject, &message.payload);
+    payloads.map(|payload| serde_json::from_slice(payload).unwrap()).collect()
 }
 
 /// A request of `site` that is due now and good for a minute.

@@ -1,4 +1,4 @@
-//! Many rows at once, none of which is there yet: `COPY`, which takes less than half of what `INSERT … ON CONFLICT` does and
+//! Many rows at once, none of which is there yet: `COPY`, which takes about half of what `INSERT … ON CONFLICT` does and
 //! refuses them all if one is there.
 
 use std::collections::HashSet;

@@ -260,9 +260,7 @@ fn column<'q, Row, T>(rows: &'q [Row], value: impl Fn(&'q Row) -> T) -> Vec<T> {
 
 /// `text` as it may be stored and shown; borrowed where there is nothing to mend.
 fn text(text: &str, max: usize) -> Cow<'_, str> {
-    // Most are plain ASCII, of which a look at the bytes tells.
-    let plain = text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
-    if text.len() <= max && (plain || !text.chars().any(char::is_control)) {
+    if text.len() <= max && !text.chars().any(char::is_control) {
         Cow::Borrowed(text)
     } else {
         Cow::Owned(shorten(text, max))

@@ -1,6 +1,8 @@
 //! The store against a real Postgres, a database for each test.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod copying;
+mod days;
 mod incidents;
 mod leases;
 mod ledger;

@@ -88,7 +88,7 @@ impl World {
     }
 
     /// What reports say in sum; and the same counted from the rows.
-    async fn said_and_true(&self) -> (String, String) {
+    pub(crate) async fn said_and_true(&self) -> (String, String) {
         let said = self
             .text(
                 "SELECT (sum(up), sum(down), sum(missed), sum(checks)) FROM report.uptime_daily
@@ -105,7 +105,7 @@ impl World {
         (said, counted)
     }
 
-    async fn mend(&self) {
+    pub(crate) async fn mend(&self) {
         self.run("UPDATE picket.rollups_dirty SET marked_at = '-infinity'").await;
         while upkeep::mend(&self.store).await.unwrap().is_some() {}
         while upkeep::roll_up_day(&self.store).await.unwrap().is_some() {}
@@ -256,66 +256,6 @@ async fn a_late_result_that_takes_the_place_of_a_missed_row_gets_into_the_rollup
     let missed = "SELECT coalesce(sum(checks), 0) FROM picket.failures_hourly WHERE cause = 'no_prober'
                   AND hour < picket.hour_of(now()) - interval '1 hour'";
     assert_eq!(world.text(missed).await, "0");
-}
-
-/// Site by site, with histograms: what is kept of days that are not over, and the same from their hours.
-#[tokio::test]
-async fn a_day_that_is_not_over_is_the_sum_of_its_full_hours_also_when_one_was_done_anew() {
-    const KEPT: &str = "SELECT string_agg(t::text, ' ' ORDER BY t::text) FROM (
-        SELECT day, site_id, region_id, up, down, missed, gap, histogram FROM picket.rollups_today) AS t";
-    const SUMMED: &str = "SELECT string_agg(t::text, ' ' ORDER BY t::text) FROM (
-        SELECT picket.day_of(hour) AS day, site_id, region_id, sum(up), sum(down), sum(missed), sum(gap), sum(histogram)
-        FROM picket.rollups_hourly, picket.rollup_state
-        WHERE hour >= picket.start_of(days_through) AND hour < picket.hour_of(rolled_through)
-        GROUP BY 1, 2, 3) AS t";
-    let world = World::new().await;
-    world.rows().await;
-    world.closed(1, 30).await;
-    world.roll_up().await;
-    assert_eq!(world.text(KEPT).await, world.text(SUMMED).await);
-
-    let late = "UPDATE picket.check_results SET outcome = 'up', cause = NULL, total_us = 5000 WHERE outcome = 'missed'";
-    assert!(world.run(late).await > 0);
-    world.mend().await;
-    assert_eq!(world.text(KEPT).await, world.text(SUMMED).await);
-
-    world.closed(0, 0).await;
-    world.roll_up().await;
-    assert_eq!(world.text(KEPT).await, world.text(SUMMED).await);
-    let over = "SELECT count(*) FROM picket.rollups_today, picket.rollup_state WHERE day < days_through";
-    assert_eq!(world.text(over).await, "0");
-}
-
-#[tokio::test]
-async fn a_day_is_summed_up_again_when_one_of_its_hours_was() {
-    let world = World::new().await;
-    world
-        .run(
-            "UPDATE picket.schedules SET valid_from = picket.start_of(picket.day_of(now()) - 1);
-             UPDATE picket.rollup_state SET rolled_through = picket.start_of(picket.day_of(now()) - 1),
-                 days_through = picket.day_of(now()) - 1",
-        )
-        .await;
-    world.rows().await;
-    world.closed(0, 0).await;
-    world.roll_up().await;
-    assert_eq!(
-        world.text("SELECT days_through = picket.day_of(now()) FROM picket.rollup_state").await,
-        "true"
-    );
-
-    world
-        .run(
-            "UPDATE picket.check_results SET outcome = 'up', cause = NULL, total_us = 5000 WHERE outcome = 'missed'
-             AND scheduled_at < picket.start_of(picket.day_of(now()))",
-        )
-        .await;
-    world.mend().await;
-
-    let missed = "SELECT sum(missed) FROM picket.rollups_daily WHERE day < picket.day_of(now())";
-    assert_eq!(world.text(missed).await, "0");
-    let (said, counted) = world.said_and_true().await;
-    assert_eq!(said, counted);
 }
 
 #[tokio::test]

@@ -1,0 +1,110 @@
+//! Large batches of results, which are copied where all is new.
+
+use picket_proto::{Cause, CheckResult, Kind, Outcome, Timestamp, Timing};
+use picket_store::results::Content;
+
+use crate::results::{Database, database, entry, missed, now, up};
+
+/// The statements that insert checks are written down by a trigger.
+async fn watched() -> Database {
+    let database = database().await;
+    let trigger = "
+        CREATE TABLE picket.statements (id bigint GENERATED ALWAYS AS IDENTITY, statement text);
+        CREATE FUNCTION picket.note() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN INSERT INTO picket.statements (statement) VALUES (current_query()); RETURN NULL; END $$;
+        CREATE TRIGGER note AFTER INSERT ON picket.check_results FOR EACH STATEMENT EXECUTE FUNCTION picket.note()";
+    sqlx::raw_sql(trigger).execute(&database.pool).await.unwrap();
+    database
+}
+
+impl Database {
+    /// Whether the statements that were kept were copies, in order.
+    async fn copied(&self) -> Vec<bool> {
+        let query = sqlx::query_scalar("SELECT statement LIKE 'COPY %' FROM picket.statements ORDER BY id");
+        query.fetch_all(&self.pool).await.unwrap()
+    }
+}
+
+/// Results of all kinds, of so many sites.
+fn of_all_kinds(sites: std::ops::Range<i64>, at: Timestamp) -> Vec<CheckResult> {
+    let down = |site| CheckResult {
+        outcome: Outcome::Down,
+        cause: Some(Cause::BodyTooLarge),
+        message: Some(format!("é\0{}", "x".repeat(600))),
+        http_status: Some(u16::MAX),
+        http_version: Some("2".to_owned()),
+        body_bytes: u64::MAX,
+        regex_matched: Some(false),
+        tls_expires_at: None,
+        timing: Timing { dns_us: Some(u32::MAX), tls_us: Some(0), ..Timing::default() },
+        ..up(site, "us", at)
+    };
+    let confirm = |site| CheckResult {
+        kind: Kind::Confirm,
+        started_at: Some(at.minus(std::time::Duration::from_secs(1))),
+        remote_addr: None,
+        regex_matched: None,
+        ..up(site, "eu", at)
+    };
+    sites
+        .flat_map(|site| [up(site, "eu", at), missed(site, "us", at), down(site + 1_000), confirm(site)])
+        .collect()
+}
+
+#[tokio::test]
+async fn many_new_rows_are_copied_and_are_the_same_rows() {
+    let database = watched().await;
+    let at = now();
+
+    let few = database.insert(&of_all_kinds(0..25, at)).await;
+    let kept = "SELECT md5(string_agg(t::text, ' ' ORDER BY t::text)) FROM (
+        SELECT * FROM picket.check_results) AS t";
+    let inserted: String = sqlx::query_scalar(kept).fetch_one(&database.pool).await.unwrap();
+    sqlx::query("TRUNCATE picket.check_results").execute(&database.pool).await.unwrap();
+    let copying = database.results.clone().copying_from(1);
+    let rows = of_all_kinds(0..25, at);
+    let entries: Vec<_> = rows.iter().map(|row| entry(Content::Check(row))).collect();
+    let many = copying.insert(&entries).await.unwrap();
+    let copied: String = sqlx::query_scalar(kept).fetch_one(&database.pool).await.unwrap();
+
+    assert_eq!(database.copied().await, [false, true]);
+    assert_eq!(inserted, copied);
+    assert_eq!((&few.new, many.duplicates), (&many.new, 0));
+    assert_eq!(many.inserted(), 100);
+    database.insert(&of_all_kinds(2_000..2_100, at)).await;
+    assert_eq!(database.copied().await, [false, true, true], "400 are enough");
+}
+
+#[tokio::test]
+async fn many_rows_of_which_some_are_there_are_kept_all_the_same_and_each_once() {
+    let database = watched().await;
+    let at = now();
+    database.insert(&[up(7, "eu", at), missed(8, "eu", at)]).await;
+
+    let rows: Vec<_> = (0..300).map(|site| up(site, "eu", at)).collect();
+    let written = database.insert(&rows).await;
+
+    assert_eq!((written.inserted(), written.duplicates), (299, 1));
+    assert_eq!(database.count("SELECT count(*) FROM picket.check_results WHERE outcome = 'up'").await, 300);
+    // Where one was there, more may be: the next batches are not even tried.
+    for batch in 1..=9 {
+        let rows: Vec<_> = (300 * batch..300 * (batch + 1)).map(|site| up(site, "eu", at)).collect();
+        assert_eq!(database.insert(&rows).await.inserted(), 300);
+    }
+    let copied = database.copied().await;
+    assert_eq!(copied, [[false; 10].as_slice(), &[true]].concat());
+    assert_eq!(database.checks().await, 3_000);
+}
+
+#[tokio::test]
+async fn many_rows_of_which_one_is_refused_are_kept_but_for_that_one() {
+    let database = database().await;
+    let at = now();
+    let mut rows: Vec<_> = (0..300).map(|site| up(site, "eu", at)).collect();
+    rows[123].scheduled_at = at.minus(std::time::Duration::from_secs(20 * 86_400));
+
+    let written = database.insert(&rows).await;
+
+    assert_eq!((written.inserted(), written.refused), (299, 1));
+    assert_eq!(database.dead().await.len(), 1);
+}
