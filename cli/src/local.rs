@@ -91,6 +91,10 @@ pub(crate) struct UpOptions {
     #[arg(long, env = "PICKET_LEDGER_GRACE", value_name = "TIME", default_value = "150s",
         value_parser = picket_coordinator::options::grace)]
     ledger_grace: Span,
+    /// For how long jobs may wait for others, so as to be published together: the most that it makes a check late
+    #[arg(long, env = "PICKET_GATHER", value_name = "TIME", default_value = "250ms",
+        value_parser = picket_coordinator::options::gather)]
+    gather: Span,
     #[command(flatten)]
     retention: RetentionOptions,
     #[command(flatten)]

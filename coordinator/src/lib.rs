@@ -1,5 +1,6 @@
 //! Who checks what, when: leases on shards of schedules, and a job published for each tick when it is due.
 
+pub mod acks;
 pub mod backlog;
 pub mod catalog;
 pub mod clock;
@@ -28,6 +29,7 @@ use tokio::sync::oneshot;
 use tracing::warn;
 
 use crate::{
+    acks::Acks,
     backlog::{Backlog, Brake},
     catalog::Catalog,
     confirm::Confirming,
@@ -56,6 +58,8 @@ pub struct Config {
     pub durability: Durability,
     /// How long after a tick its ledger is closed.
     pub ledger_grace: Duration,
+    /// For how long jobs may wait for others to be published with.
+    pub gather: Duration,
     /// How long results and rollups are kept.
     pub retention: Retention,
 }
@@ -127,8 +131,10 @@ impl Pipeline for Coordinator {
     async fn build(&self, supervisor: ActorCell) -> Result<Self::Parts, SpawnErr> {
         // New with each pipeline, so that nothing of an earlier one can publish.
         let (fence, reach, lapses) = (Fence::default(), Reach::default(), Lapses::default());
+        let acks = Acks::hear(&self.bus.client).await;
         let publisher = Publisher {
             bus: self.bus.clone(),
+            acks: acks.map_err(|why| SpawnErr::StartupFailed(why.into()))?,
             fence: fence.clone(),
             reach: reach.clone(),
             lapses: lapses.clone(),
@@ -142,7 +148,7 @@ impl Pipeline for Coordinator {
             condition: self.backlog.clone(),
         };
         Actor::spawn_linked(None, backlog, (), supervisor.clone()).await?;
-        let planner = Planner { publisher, brake, metrics: self.metrics.clone() };
+        let planner = Planner { publisher, brake, gather: self.config.gather, metrics: self.metrics.clone() };
         let (planner, _) = Actor::spawn_linked(None, planner, (), supervisor.clone()).await?;
         let confirming = Confirming {
             bus: self.bus.clone(),

@@ -22,6 +22,7 @@ async fn main() -> ExitCode {
         intervals: options.intervals(),
         durability: options.durability(),
         ledger_grace: options.ledger_grace.0,
+        gather: options.gather.0,
         retention: options.retention.days(),
     };
     let (nats, database) = (&options.nats, &options.database);

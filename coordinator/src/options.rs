@@ -29,6 +29,12 @@ pub struct Options {
     /// every result that is not held up.
     #[arg(long, env = "PICKET_LEDGER_GRACE", default_value = "150s", value_name = "DURATION", value_parser = grace)]
     pub ledger_grace: Span,
+    /// For how long jobs may wait for others, so as to be published together: the most that it makes a check late
+    ///
+    /// Where little is due each wake-up carries little, and is most of what a check costs. Where much is due it is
+    /// less: jobs go as soon as 64 are together.
+    #[arg(long, env = "PICKET_GATHER", default_value = "250ms", value_name = "DURATION", value_parser = gather)]
+    pub gather: Span,
     #[command(flatten)]
     pub retention: RetentionOptions,
     /// Copies of each stream that the NATS servers keep: 1 on a single server, 3 on a cluster
@@ -93,6 +99,14 @@ pub fn grace(text: &str) -> Result<Span, String> {
     within(text, Duration::from_secs(10), Duration::from_secs(3_600))
 }
 
+/// For how long jobs may gather: 10 ms, what is due within which goes together anyway, to half of the shortest interval.
+///
+/// # Errors
+/// What is allowed.
+pub fn gather(text: &str) -> Result<Span, String> {
+    within(text, Duration::from_millis(10), Duration::from_millis(500))
+}
+
 /// A size of the stream of results: 1 MiB to 64 TiB.
 fn results_bytes(text: &str) -> Result<Size, String> {
     let (min, max) = (Size(1 << 20), Size(64 << 40));
@@ -142,6 +156,8 @@ mod tests {
             ["--min-interval", "2d"],
             ["--replicas", "9"],
             ["--ledger-grace", "1s"],
+            ["--gather", "1s"],
+            ["--gather", "0s"],
             ["--results-max-bytes", "1KiB"],
             ["--results-max-bytes", "much"],
             ["--retention-days", "0"],

@@ -13,8 +13,10 @@ use std::{
 };
 
 use async_nats::{
+    HeaderMap, HeaderValue, Subject,
+    client::PublishErrorKind,
     connection::State,
-    jetstream::{context::PublishErrorKind, message::PublishMessage},
+    header::{NATS_MESSAGE_ID, NATS_MESSAGE_TTL},
 };
 use bytes::Bytes;
 use picket_proto::{Epoch, Kind, Shard, Timestamp};
@@ -24,6 +26,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use crate::{
+    acks::{Acks, Expected, Stored},
     clock::DatabaseClock,
     fence::{Fence, Gateway},
     lapses::Lapses,
@@ -37,7 +40,7 @@ pub struct Job {
     /// Its identity: who computes the tick again computes the same.
     pub id: String,
     /// Where to.
-    pub subject: String,
+    pub subject: Subject,
     /// What.
     pub payload: Bytes,
     /// When it is due.
@@ -85,10 +88,17 @@ impl Reach {
     }
 }
 
+/// Why a job was not given to the client.
+enum Unsent {
+    TooLarge(String),
+    Other(String),
+}
+
 /// What publishing needs.
 #[derive(Clone)]
 pub struct Publisher {
     pub bus: Bus,
+    pub acks: Acks,
     pub fence: Fence,
     pub reach: Reach,
     pub lapses: Lapses,
@@ -157,9 +167,11 @@ impl Publisher {
     /// Publishes all, then waits for all acknowledgements. Returns what must be tried again, and why.
     async fn round(&self, jobs: Vec<Job>, clock: DatabaseClock) -> (Vec<Job>, Option<String>) {
         let began = Boottime::now();
+        let until = Instant::now() + Bus::ACK_TIMEOUT;
         let mut left = Vec::new();
         let mut error = None;
-        let mut waiting = Vec::with_capacity(jobs.len());
+        let mut expected = self.acks.expect(jobs.len());
+        let mut sent = Vec::with_capacity(jobs.len());
         for job in jobs {
             let now = Boottime::now();
             let gateway = self.fence.look(job.shard, job.epoch, now);
@@ -177,41 +189,37 @@ impl Publisher {
                 error = Some(why);
                 left.push(job);
             } else {
-                let message = PublishMessage::build()
-                    .payload(job.payload.clone())
-                    .message_id(&job.id)
-                    .ttl(Duration::from_secs(life.as_secs() + 1));
-                match self.bus.jetstream.send_publish(job.subject.clone(), message).await {
-                    Ok(acknowledged) => waiting.push((job, acknowledged)),
-                    Err(why) if why.kind() == PublishErrorKind::MaxPayloadExceeded => {
+                match self.send(&job, life, &mut expected, until).await {
+                    Ok(()) => sent.push(job),
+                    Err(Unsent::TooLarge(why)) => {
                         // No trying again makes it smaller.
-                        warn!(error = %Chain(&why), job = job.id, "the bus takes no job of this size");
+                        warn!(error = why, job = job.id, "the bus takes no job of this size");
                         self.metrics.lost.get_or_create(&Lost { cause: "refused" }).inc();
                         job.give_up(&self.lapses);
                     }
-                    Err(why) => {
-                        error = Some(Chain(&why).to_string());
+                    Err(Unsent::Other(why)) => {
+                        error = Some(why);
                         left.push(job);
                     }
                 }
             }
         }
         // One deadline for all: acknowledgements that were lost with a connection do not each take their time.
-        let until = Instant::now() + Bus::ACK_TIMEOUT;
-        for (job, acknowledged) in waiting {
-            match timeout_at(until, acknowledged.into_future()).await {
-                Ok(Ok(ack)) => {
+        let answers = expected.all(Instant::now() + Bus::ACK_TIMEOUT).await;
+        for (job, answer) in sent.into_iter().zip(answers) {
+            match answer {
+                Some(Ok(stored)) => {
                     self.reach.reached();
                     self.metrics.published.inc();
-                    if ack.duplicate {
+                    if stored == Stored::Already {
                         self.metrics.duplicates.inc();
                     }
                 }
-                Ok(Err(why)) => {
-                    error.get_or_insert_with(|| Chain(&why).to_string());
+                Some(Err(why)) => {
+                    error.get_or_insert(why);
                     left.push(job);
                 }
-                Err(_) => {
+                None => {
                     error.get_or_insert_with(|| "no acknowledgement came in time".to_owned());
                     left.push(job);
                 }
@@ -221,6 +229,36 @@ impl Publisher {
             self.reach.failed(began);
         }
         (left, error)
+    }
+
+    /// Hands a job to the client, which has room for it while there is a connection.
+    async fn send(
+        &self,
+        job: &Job,
+        life: Duration,
+        expected: &mut Expected,
+        until: Instant,
+    ) -> Result<(), Unsent> {
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_MESSAGE_ID, job.id.as_str());
+        headers.insert(NATS_MESSAGE_TTL, HeaderValue::from(life.as_secs() + 1));
+        let (subject, payload) = (job.subject.clone(), job.payload.clone());
+        let Some(reply) = expected.reply() else {
+            return Err(Unsent::Other("there is no place for its acknowledgement".to_owned()));
+        };
+        let client = &self.bus.client;
+        let sending = client.publish_with_reply_and_headers(subject, reply, headers, payload);
+        match timeout_at(until, sending).await {
+            Ok(Ok(())) => {
+                expected.sent();
+                Ok(())
+            }
+            Ok(Err(why)) if why.kind() == PublishErrorKind::MaxPayloadExceeded => {
+                Err(Unsent::TooLarge(Chain(&why).to_string()))
+            }
+            Ok(Err(why)) => Err(Unsent::Other(Chain(&why).to_string())),
+            Err(_) => Err(Unsent::Other("NATS takes no jobs".to_owned())),
+        }
     }
 
     /// What is given to a client without a connection is sent when it has one again, however late that is and

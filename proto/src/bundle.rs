@@ -3,6 +3,8 @@
 //! A message costs the bus and both its ends more than what is in it. Only results of scheduled and confirming checks go
 //! so, on [`subject::results`](crate::subject::results).
 
+use memchr::memchr;
+
 use crate::subject::ResultOf;
 
 /// The most results in one message.
@@ -27,5 +29,14 @@ pub fn results_in<'a>(subject: &str, payload: &'a [u8]) -> impl Iterator<Item = 
 
 /// The results in a bundle, each still to be read.
 pub fn results(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
-    payload.split(|byte| *byte == b'\n')
+    let mut rest = Some(payload);
+    std::iter::from_fn(move || {
+        let lines = rest?;
+        let (line, after) = match memchr(b'\n', lines) {
+            Some(end) => (&lines[..end], Some(&lines[end + 1..])),
+            None => (lines, None),
+        };
+        rest = after;
+        Some(line)
+    })
 }

@@ -12,17 +12,22 @@ const BATCHES: usize = 3;
 
 /// Leave to hold so many batches: had before one is asked for, given back when it is written or given up.
 #[derive(Clone)]
-pub(crate) struct Leaves(Arc<Semaphore>);
+pub(crate) struct Leaves {
+    leaves: Arc<Semaphore>,
+    letters: usize,
+}
 
 impl Leaves {
-    pub(crate) fn new() -> Self {
-        Self(Arc::new(Semaphore::new(BATCHES)))
+    /// Of about so many letters each: all of them moved whenever they are too many for their place cost a tenth of reading them.
+    pub(crate) fn new(letters: usize) -> Self {
+        Self { leaves: Arc::new(Semaphore::new(BATCHES)), letters }
     }
 
     /// Waits for the leave to hold one more batch, and gives that, empty.
     pub(crate) async fn batch(&self) -> Batch {
         // Nobody closes the semaphore.
-        Batch { letters: Vec::new(), replies: Vec::new(), _leave: self.0.clone().acquire_owned().await.ok() }
+        let leave = self.leaves.clone().acquire_owned().await.ok();
+        Batch { letters: Vec::with_capacity(self.letters), replies: Vec::new(), _leave: leave }
     }
 }
 

@@ -17,7 +17,7 @@ const MAX_RETENTION_DAYS: i64 = 3_650;
 #[command(name = "picket-sink", version)]
 pub struct Options {
     /// About how many results one transaction writes at most; messages with several are not divided
-    #[arg(long, env = "PICKET_BATCH_SIZE", default_value_t = 2_000, value_name = "N",
+    #[arg(long, env = "PICKET_BATCH_SIZE", default_value_t = 8_000, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=MAX_BATCH))]
     pub batch_size: u32,
     /// How long a result waits for others to be written with, such as 250ms; at most 10s
@@ -93,7 +93,7 @@ impl Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            batch_size: 2_000,
+            batch_size: 8_000,
             batch_age: Duration::from_millis(250),
             drain_timeout: Duration::from_secs(15),
             retention: Duration::from_secs(30 * 86_400),

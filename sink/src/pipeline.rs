@@ -60,7 +60,7 @@ impl Pipeline for Sink {
             metrics: self.metrics.clone(),
             stream: self.stream.clone(),
             // New with each build: what died with the last one holds no leave of this one.
-            leaves: Leaves::new(),
+            leaves: Leaves::new(self.config.batch_size as usize),
         };
         let (puller, _) = Actor::spawn_linked(None, puller, (), supervisor).await?;
         Ok(Parts { puller, writer, outbox, client })

@@ -59,6 +59,7 @@ pub(super) async fn start(
             intervals: options.intervals.range()?,
             durability: Durability::default(),
             ledger_grace: options.ledger_grace.0,
+            gather: options.gather.0,
             retention: options.retention.days(),
         };
         let running = picket_coordinator::start(config, bus.clone(), store, health).await.map_err(failed)?;

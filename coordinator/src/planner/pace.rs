@@ -8,8 +8,6 @@ use super::wheel::Wheel;
 
 /// How many jobs make a look worth it.
 const WORTH: i64 = 64;
-/// They gather for no longer, in milliseconds.
-const LONGEST_MS: i64 = 100;
 /// Where fewer than this would gather, none do.
 const FEW: i64 = 2;
 /// Over how long it is counted what is due, in milliseconds.
@@ -21,23 +19,30 @@ pub(super) struct Pace {
     since_ms: i64,
     due: i64,
     gather_ms: i64,
+    /// They gather for no longer.
+    longest_ms: i64,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { since_ms: 0, due: 0, gather_ms: Wheel::WIDTH_MS }
+        Self::new(Wheel::WIDTH_MS)
     }
 }
 
 impl Pace {
+    /// Jobs gather for no longer than `longest_ms`.
+    pub(super) fn new(longest_ms: i64) -> Self {
+        Self { since_ms: 0, due: 0, gather_ms: Wheel::WIDTH_MS, longest_ms: longest_ms.max(Wheel::WIDTH_MS) }
+    }
+
     /// At `now_ms` so many were due.
     pub(super) fn due(&mut self, count: usize, now_ms: i64) {
         self.due += i64::try_from(count).unwrap_or(i64::MAX);
         let span_ms = now_ms - self.since_ms;
         if span_ms >= COUNTED_MS {
-            let gather_ms = match self.due * LONGEST_MS < FEW * span_ms {
+            let gather_ms = match self.due * self.longest_ms < FEW * span_ms {
                 true => Wheel::WIDTH_MS,
-                false => (WORTH * span_ms / self.due).clamp(Wheel::WIDTH_MS, LONGEST_MS),
+                false => (WORTH * span_ms / self.due).clamp(Wheel::WIDTH_MS, self.longest_ms),
             };
             self.gather_ms = gather_ms - gather_ms % Wheel::WIDTH_MS;
             (self.since_ms, self.due) = (now_ms, 0);
@@ -56,7 +61,7 @@ mod tests {
 
     /// How long jobs gather at so many a second.
     fn gathering_at(rate: i64) -> i64 {
-        let mut pace = Pace::default();
+        let mut pace = Pace::new(100);
         for second in 0..3 {
             for part in 0..10 {
                 pace.due(usize::try_from(rate / 10).unwrap(), second * 1_000 + part * 100);
@@ -72,12 +77,12 @@ mod tests {
 
     #[test]
     fn a_look_is_never_before_what_is_due_and_no_later_than_it_gathers() {
-        let mut pace = Pace::default();
+        let mut pace = Pace::new(100);
         pace.due(100, 1_000);
         for due_ms in [-70, 0, 1, 99, 100, 101, 1_763_000_000_010] {
             let wait = pace.look_ms(due_ms) - due_ms;
-            assert!((0..LONGEST_MS).contains(&wait), "{due_ms}: {wait}");
-            assert_eq!(pace.look_ms(due_ms) % LONGEST_MS, 0);
+            assert!((0..100).contains(&wait), "{due_ms}: {wait}");
+            assert_eq!(pace.look_ms(due_ms) % 100, 0);
         }
     }
 }

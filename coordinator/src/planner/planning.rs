@@ -79,6 +79,10 @@ pub(super) struct DueNow {
 }
 
 impl Planning {
+    pub(super) fn new(pace: Pace) -> Self {
+        Self { pace, ..Self::default() }
+    }
+
     pub(super) fn take(&mut self, leases: &[Lease]) {
         let shards: Vec<Shard> = leases.iter().map(|lease| lease.shard).collect();
         self.forget(&shards);

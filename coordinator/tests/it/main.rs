@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "what a test needs is there, or it fails")]
 
+mod acks;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use async_nats::Subscriber;
@@ -47,6 +49,7 @@ impl Stack {
             intervals: IntervalRange { min: Duration::from_secs(1), ..IntervalRange::default() },
             durability: Durability { results_bytes: 64 << 20, jobs_bytes: 64 << 20, ..Durability::default() },
             ledger_grace: Duration::from_secs(10),
+            gather: Duration::from_millis(100),
             retention: Retention::default(),
         };
         start(config, bus, self.store(), health).await.unwrap()
