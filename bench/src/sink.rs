@@ -20,13 +20,13 @@ use crate::{
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Options {
     /// Results that wait in the stream
-    #[arg(long, default_value_t = 200_000)]
+    #[arg(long, default_value_t = 300_000)]
     pub(crate) rows: u32,
     /// Results in one message, as a prober sends them that has so many ready at the same moment; 1: each in its own
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) bundle: u8,
     /// How often, in turns
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 3)]
     pub(crate) rounds: u32,
     /// A few seconds of all of it, to see that it works; its numbers say nothing
     #[arg(long)]
