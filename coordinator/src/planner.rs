@@ -15,7 +15,7 @@ pub mod wheel;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use picket_proto::{
     Epoch, Kind, Region, Shard, SiteId, Timestamp,
     job::{self, Template},
@@ -262,14 +262,14 @@ impl Planner {
     }
 }
 
-/// Writes jobs: the subjects and payloads of many into one piece of memory.
+/// Writes jobs, the payloads of many into one piece of memory.
 struct Desk {
     text: String,
     room: BytesMut,
 }
 
 impl Desk {
-    /// What most jobs are shorter than, with their subjects.
+    /// What most jobs are shorter than.
     const JOB_BYTES: usize = 320;
 
     fn new(jobs: usize) -> Self {
@@ -288,13 +288,9 @@ impl Desk {
         };
         self.text.clear();
         template.render(tick, &id, &mut self.text);
-        let payload = self.place();
-        Job { id, subject: subject.into(), payload, scheduled_at, expires_at, shard, epoch, kind }
-    }
-
-    fn place(&mut self) -> Bytes {
         self.room.extend_from_slice(self.text.as_bytes());
-        self.room.split().freeze()
+        let payload = self.room.split().freeze();
+        Job { id, subject: subject.into(), payload, scheduled_at, expires_at, shard, epoch, kind }
     }
 }
 
