@@ -178,6 +178,7 @@ mod tests {
             (&["generate", "-1", "--base-url", "http://x/"], &["-1"]),
             (&["ledger", "--since", "5"], &["--since", "'5'", "15s"]),
             (&["up", "--ledger-grace", "1s"], &["--ledger-grace", "1s", "10s to 1h"]),
+            (&["up", "--gather", "1s"], &["--gather", "1s", "10ms to 500ms"]),
             (&["maintenance", "add", "7", "--to", "soon"], &["--to", "soon", "+2h"]),
             (&["maintenance", "add", "--to", "+2h"], &["--tag"]),
             (&["report", "uptime", "--since", "month"], &["--since", "'month'", "15s"]),

@@ -70,6 +70,9 @@ pub enum Error {
     /// The bus cannot be used.
     #[error("the bus cannot be used")]
     Bus(#[from] bus::Error),
+    /// Acknowledgements cannot be heard.
+    #[error("acknowledgements cannot be heard")]
+    Acks(#[from] async_nats::SubscribeError),
     /// The database cannot be used.
     #[error("the database cannot be used")]
     Store(#[from] picket_store::Error),
@@ -101,6 +104,7 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
         .await?;
     database.holds();
     let coordinator = Coordinator {
+        acks: Acks::hear(&bus.client).await?,
         metrics: Metrics::new(&health),
         schedules: health.condition("schedules"),
         leases: health.condition("leases"),
@@ -117,6 +121,7 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
 struct Coordinator {
     config: Config,
     bus: Bus,
+    acks: Acks,
     store: Store,
     metrics: Metrics,
     schedules: Condition,
@@ -131,10 +136,9 @@ impl Pipeline for Coordinator {
     async fn build(&self, supervisor: ActorCell) -> Result<Self::Parts, SpawnErr> {
         // New with each pipeline, so that nothing of an earlier one can publish.
         let (fence, reach, lapses) = (Fence::default(), Reach::default(), Lapses::default());
-        let acks = Acks::hear(&self.bus.client).await;
         let publisher = Publisher {
             bus: self.bus.clone(),
-            acks: acks.map_err(|why| SpawnErr::StartupFailed(why.into()))?,
+            acks: self.acks.clone(),
             fence: fence.clone(),
             reach: reach.clone(),
             lapses: lapses.clone(),

@@ -32,7 +32,7 @@ pub struct Options {
     /// For how long jobs may wait for others, so as to be published together: the most that it makes a check late
     ///
     /// Where little is due each wake-up carries little, and is most of what a check costs. Where much is due it is
-    /// less: jobs go as soon as 64 are together.
+    /// less: jobs go as soon as 64 are together. In whole hundredths of a second.
     #[arg(long, env = "PICKET_GATHER", default_value = "250ms", value_name = "DURATION", value_parser = gather)]
     pub gather: Span,
     #[command(flatten)]

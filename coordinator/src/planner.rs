@@ -262,7 +262,7 @@ impl Planner {
     }
 }
 
-/// Writes jobs, the payloads of many into one piece of memory.
+/// Writes jobs, the payloads of a batch into one piece of memory.
 struct Desk {
     text: String,
     room: BytesMut,
@@ -275,7 +275,7 @@ impl Desk {
     fn new(jobs: usize) -> Self {
         Self {
             text: String::with_capacity(Self::JOB_BYTES),
-            room: BytesMut::with_capacity(jobs * Self::JOB_BYTES),
+            room: BytesMut::with_capacity(jobs.min(MAX_BATCH) * Self::JOB_BYTES),
         }
     }
 

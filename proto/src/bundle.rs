@@ -24,7 +24,7 @@ pub fn is_too_many(payload: &[u8]) -> bool {
 /// The results in a message that came on `subject`, each still to be read: the lines of a bundle, and of any other the whole.
 pub fn results_in<'a>(subject: &str, payload: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
     let is_bundle = matches!(ResultOf::parse(subject), Ok(ResultOf::Bundle(_)));
-    payload.splitn(if is_bundle { usize::MAX } else { 1 }, |byte| *byte == b'\n')
+    results(payload).take(if is_bundle { usize::MAX } else { 0 }).chain((!is_bundle).then_some(payload))
 }
 
 /// The results in a bundle, each still to be read.

@@ -139,7 +139,8 @@ pub fn sink_consumer() -> pull::Config {
         ack_policy: AckPolicy::Explicit,
         ack_wait: RESULT_ACK_WAIT,
         max_deliver: -1,
-        max_ack_pending: 50_000,
+        // A sink holds three batches of at most ten thousand, and one that hangs must not keep the others from theirs.
+        max_ack_pending: 100_000,
         max_waiting: 512,
         ..pull::Config::default()
     }

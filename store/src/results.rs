@@ -97,8 +97,8 @@ impl Results {
     const LIMIT: Duration = Duration::from_secs(20);
     /// Below this the round trips of copying cost more than it saves.
     const COPY_FROM: usize = 200;
-    /// How many batches are not copied after one that was refused.
-    const AFTER_REFUSAL: u8 = 8;
+    /// How many batches are not copied after one that was refused: as many as a sink that died had taken.
+    const AFTER_REFUSAL: u8 = 3;
     /// How long it may take to find the rows that the database refuses.
     const SEARCH_LIMIT: Duration = Duration::from_secs(120);
 

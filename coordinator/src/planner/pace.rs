@@ -60,8 +60,8 @@ mod tests {
     use super::*;
 
     /// How long jobs gather at so many a second.
-    fn gathering_at(rate: i64) -> i64 {
-        let mut pace = Pace::new(100);
+    fn gathering_at(rate: i64, longest_ms: i64) -> i64 {
+        let mut pace = Pace::new(longest_ms);
         for second in 0..3 {
             for part in 0..10 {
                 pace.due(usize::try_from(rate / 10).unwrap(), second * 1_000 + part * 100);
@@ -72,7 +72,11 @@ mod tests {
 
     #[test]
     fn the_less_is_due_the_longer_it_gathers_unless_none_would_come_together() {
-        assert_eq!([10, 50, 100, 1_000, 2_000, 10_000].map(gathering_at), [10, 100, 100, 60, 30, 10]);
+        let gathering =
+            |longest_ms| [5, 10, 50, 100, 1_000, 2_000, 10_000].map(|rate| gathering_at(rate, longest_ms));
+        assert_eq!(gathering(250), [10, 250, 250, 250, 60, 30, 10]);
+        assert_eq!(gathering(100), [10, 10, 100, 100, 60, 30, 10]);
+        assert_eq!(gathering(10), [10; 7]);
     }
 
     #[test]
