@@ -156,6 +156,14 @@ async fn bare(bed: &Bed, options: &Options) -> Result<Cost, Error> {
 }
 
 fn job(site: i64, region: &Region, at: Timestamp, life: Duration) -> (async_nats::Subject, PublishMessage) {
+    let (id, payload) = text_of_a_job(site, region, at, life);
+    let message =
+        PublishMessage::build().payload(payload.into()).message_id(id).ttl(life + Duration::from_secs(1));
+    (subject::job(region, SiteId(site)).into(), message)
+}
+
+/// A job's id, and what is in it.
+pub(crate) fn text_of_a_job(site: i64, region: &Region, at: Timestamp, life: Duration) -> (String, String) {
     let request = CheckRequest::new(format!("http://127.0.0.1:20000/page/{site}"));
     let tick = Tick {
         site: SiteId(site),
@@ -166,13 +174,9 @@ fn job(site: i64, region: &Region, at: Timestamp, life: Duration) -> (async_nats
         shard: Shard((site % 64) as u16),
         epoch: Epoch(1),
     };
-    let mut payload = String::new();
-    Template::new(&request).render(&tick, &tick.id(), &mut payload);
-    let message = PublishMessage::build()
-        .payload(payload.into())
-        .message_id(tick.id())
-        .ttl(life + Duration::from_secs(1));
-    (subject::job(region, SiteId(site)).into(), message)
+    let (id, mut payload) = (tick.id(), String::new());
+    Template::new(&request).render(&tick, &id, &mut payload);
+    (id, payload)
 }
 
 fn cost(jobs: f64, client: f64, nats: f64, wall: Duration) -> Cost {

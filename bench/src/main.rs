@@ -9,6 +9,7 @@ mod chain;
 mod coordinator;
 mod cpu;
 mod growth;
+mod messages;
 mod peers;
 mod prober;
 mod report;
@@ -48,6 +49,8 @@ enum What {
     Peers(peers::Options),
     /// The prober's check beside a bare reqwest loop; and the memory of checks that wait for an answer
     Prober(prober::Options),
+    /// What nats-server takes for a job, by headers, pulls, acknowledgements and storage
+    Messages(messages::Options),
     /// The views of `report` on months of rollups: a site's questions and a fleet's; ten minutes and 8 GB of disk
     Reports(reports::Options),
     /// The server that is checked, in a process of its own; prints where it listens and ends with its standard input
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
         What::All(options) => all::run(&options),
         What::Peers(options) => on_a_runtime(peers::run(&options)),
         What::Prober(options) => prober::run(&options),
+        What::Messages(options) => on_a_runtime(messages::run(&options)),
         What::Reports(options) => reports::run(&options),
         What::Target => target::run(),
         What::Waiting(options) => waiting::run(&options),

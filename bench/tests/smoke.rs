@@ -70,6 +70,18 @@ fn each_setting_of_the_probers_bench_does_checks_on_all_sides_and_measures_those
 }
 
 #[test]
+fn the_bench_of_messages_takes_each_way_to_its_end() {
+    let said = Command::new(env!("CARGO_BIN_EXE_picket-bench"))
+        .args(["messages", "--smoke"])
+        .output()
+        .expect("the bench");
+
+    let markdown = String::from_utf8_lossy(&said.stdout);
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    assert_eq!(markdown.lines().filter(|line| line.starts_with("| ")).count(), 12, "{markdown}");
+}
+
+#[test]
 fn the_bench_of_reports_fills_a_database_and_asks_every_question() {
     let said = Command::new(env!("CARGO_BIN_EXE_picket-bench"))
         .args(["reports", "--sites", "30", "--days", "2", "--hours", "1"])
