@@ -87,13 +87,13 @@ async fn many_rows_of_which_some_are_there_are_kept_all_the_same_and_each_once()
     assert_eq!((written.inserted(), written.duplicates), (299, 1));
     assert_eq!(database.count("SELECT count(*) FROM picket.check_results WHERE outcome = 'up'").await, 300);
     // Where one was there, more may be: the next batches are not even tried.
-    for batch in 1..=9 {
+    for batch in 1..=4 {
         let rows: Vec<_> = (300 * batch..300 * (batch + 1)).map(|site| up(site, "eu", at)).collect();
         assert_eq!(database.insert(&rows).await.inserted(), 300);
     }
     let copied = database.copied().await;
-    assert_eq!(copied, [[false; 10].as_slice(), &[true]].concat());
-    assert_eq!(database.checks().await, 3_000);
+    assert_eq!(copied, [[false; 5].as_slice(), &[true]].concat());
+    assert_eq!(database.checks().await, 1_500);
 }
 
 #[tokio::test]
