@@ -12,7 +12,7 @@ use crate::{
     on_a_runtime,
     peers::{self, Peers},
     prober,
-    report::{self, Report},
+    report::{self, How, Report},
     say,
     sink::{self, Sink},
     table::Table,
@@ -73,22 +73,22 @@ struct Goal {
 /// Measures all of it, prints Markdown, and writes both files.
 pub(crate) fn run(options: &Options) -> Result<(), Error> {
     let machine = Machine::this();
-    let smoke = options.smoke;
+    let how = How { smoke: options.smoke, json: None };
     let prober =
-        prober::measure(&prober::Options { rounds: 3, round_ms: 500, waiting: 5_000, smoke, json: None })?;
+        prober::measure(&prober::Options { rounds: 3, round_ms: 500, waiting: 5_000, how: how.clone() })?;
     say(format_args!("the prober is done"));
     let all = on_a_runtime(async {
         let python = options.python.clone();
-        let chain = chain::Options { seconds: 12, climb_seconds: 6, smoke, ..default() };
-        let peers = peers::Options { seconds: 10, python, smoke, ..default() };
-        let sink = sink::Options { smoke, ..default() };
-        let coordinator = coordinator::Options { smoke, ..default() };
-        let growth = growth::Options { seconds: 10, smoke, ..default() };
+        let chain = chain::Options { seconds: 12, climb_seconds: 6, how: how.clone(), ..default() };
+        let peers = peers::Options { seconds: 10, python, how: how.clone(), ..default() };
+        let sink = sink::Options { how: how.clone(), ..default() };
+        let coordinator = coordinator::Options { how: how.clone(), ..default() };
+        let growth = growth::Options { seconds: 10, how: how.clone(), ..default() };
         let again = chain::Options { most: 0, ..chain.clone() };
         let (chain, peers, again) = (chain::measure(&chain), peers::measure(&peers), chain::measure(&again));
         let (sink, coordinator) = (sink::measure(&sink), coordinator::measure(&coordinator));
         let growth = growth::measure(&growth);
-        let (chain, peers, again, sink, coordinator, growth) = match smoke {
+        let (chain, peers, again, sink, coordinator, growth) = match how.smoke {
             // Where no number says anything they need not stay out of each other's way.
             true => tokio::try_join!(chain, peers, again, sink, coordinator, growth)?,
             // A machine is not the same at the end of ten minutes: the chain before and after those that it is compared with.

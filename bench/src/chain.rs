@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     Error,
     bed::{Bed, Process, REGION, failed},
+    report::How,
     say,
     span::Span,
     table::{Short, Spread, Table},
@@ -33,12 +34,8 @@ pub(crate) struct Options {
     /// How often each site is checked, in seconds
     #[arg(long, default_value_t = 5)]
     pub(crate) interval: u32,
-    /// A few seconds of all of it, to see that it works; its numbers say nothing
-    #[arg(long)]
-    pub(crate) smoke: bool,
-    /// Writes the numbers to this file as JSON
-    #[arg(long)]
-    pub(crate) json: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    pub(crate) how: How,
 }
 
 /// What was found at one rate.
@@ -170,12 +167,12 @@ impl Running {
 /// Measures, and prints Markdown.
 pub(crate) async fn run(options: &Options) -> Result<(), Error> {
     let chain = measure(options).await?;
-    crate::report::write(options.json.as_deref(), &chain, &chain.markdown())
+    crate::report::write(options.how.json.as_deref(), &chain, &chain.markdown())
 }
 
 /// Measures.
 pub(crate) async fn measure(options: &Options) -> Result<Chain, Error> {
-    let options = if options.smoke {
+    let options = if options.how.smoke {
         Options { rates: vec![20, 40], most: 0, seconds: 2, interval: 1, ..options.clone() }
     } else {
         options.clone()

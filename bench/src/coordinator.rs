@@ -1,7 +1,7 @@
 //! `coordinator`: what a job costs, beside a bare publish loop of the same bytes; how late jobs are at several loads; and a
 //! million schedules in memory.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use async_nats::jetstream::{Context, message::PublishMessage};
 use futures_util::{StreamExt, stream};
@@ -17,7 +17,9 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::{
     Error,
     bed::{Bed, Process, REGION, failed},
-    bus, cpu, say,
+    bus, cpu,
+    report::How,
+    say,
     table::{Short, Spread, Table},
 };
 
@@ -39,12 +41,8 @@ pub(crate) struct Options {
     /// How long each load is measured, in seconds
     #[arg(long, default_value_t = 8)]
     pub(crate) seconds: u64,
-    /// A few seconds of all of it, to see that it works; its numbers say nothing
-    #[arg(long)]
-    pub(crate) smoke: bool,
-    /// Writes the numbers to this file as JSON
-    #[arg(long)]
-    pub(crate) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) how: How,
 }
 
 /// What a job costs, in CPU µs.
@@ -100,12 +98,12 @@ const SAMPLED: u32 = 2_000;
 /// Measures, and prints Markdown.
 pub(crate) async fn run(options: &Options) -> Result<(), Error> {
     let coordinator = measure(options).await?;
-    crate::report::write(options.json.as_deref(), &coordinator, &coordinator.markdown())
+    crate::report::write(options.how.json.as_deref(), &coordinator, &coordinator.markdown())
 }
 
 /// Measures.
 pub(crate) async fn measure(options: &Options) -> Result<Coordinator, Error> {
-    let options = match options.smoke {
+    let options = match options.how.smoke {
         true => Options {
             schedules: 1_000,
             interval: 1,

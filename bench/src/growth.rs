@@ -1,7 +1,7 @@
 //! `growth`: the same checks a second with one, ten and a hundred times the schedules: what a check costs must not follow
 //! how many sites there are.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::sleep;
@@ -10,6 +10,7 @@ use crate::{
     Error,
     bed::Bed,
     chain::{self, Level, Running},
+    report::How,
     target::Target,
 };
 
@@ -28,12 +29,8 @@ pub(crate) struct Options {
     /// How long each is measured, in seconds
     #[arg(long, default_value_t = 15)]
     pub(crate) seconds: u64,
-    /// A few seconds of all of it, to see that it works; its numbers say nothing
-    #[arg(long)]
-    pub(crate) smoke: bool,
-    /// Writes the numbers to this file as JSON
-    #[arg(long)]
-    pub(crate) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) how: How,
 }
 
 /// All of it.
@@ -45,12 +42,12 @@ pub(crate) struct Growth {
 /// Measures, and prints Markdown.
 pub(crate) async fn run(options: &Options) -> Result<(), Error> {
     let growth = measure(options).await?;
-    crate::report::write(options.json.as_deref(), &growth, &growth.markdown())
+    crate::report::write(options.how.json.as_deref(), &growth, &growth.markdown())
 }
 
 /// Measures.
 pub(crate) async fn measure(options: &Options) -> Result<Growth, Error> {
-    let options = match options.smoke {
+    let options = match options.how.smoke {
         true => Options { rate: 20, interval: 1, times: vec![1, 10], seconds: 2, ..options.clone() },
         false => options.clone(),
     };

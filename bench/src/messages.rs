@@ -1,7 +1,7 @@
 //! `messages`: what the server takes for a job, from the publish to the acknowledgement, by what is in its headers, by how many
 //! are pulled at once, and by how they are acknowledged and kept.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use async_nats::{
     Client,
@@ -23,8 +23,10 @@ use crate::{
     bed::{Bed, REGION, failed},
     bus,
     coordinator::text_of_a_job,
-    cpu, say,
-    table::{Short, Table},
+    cpu,
+    report::How,
+    say,
+    table::{Short, Spread, Table},
 };
 
 /// How much.
@@ -36,12 +38,8 @@ pub(crate) struct Options {
     /// How often, in turns
     #[arg(long, default_value_t = 3)]
     pub(crate) rounds: u32,
-    /// A second of all of it, to see that it works; its numbers say nothing
-    #[arg(long)]
-    pub(crate) smoke: bool,
-    /// Writes the numbers to this file as JSON
-    #[arg(long)]
-    pub(crate) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) how: How,
 }
 
 /// One way to send jobs.
@@ -100,7 +98,7 @@ const WINDOW: usize = 4_096;
 
 /// Measures, and prints Markdown.
 pub(crate) async fn run(options: &Options) -> Result<(), Error> {
-    let options = match options.smoke {
+    let options = match options.how.smoke {
         true => Options { messages: 500, rounds: 1, ..options.clone() },
         false => options.clone(),
     };
@@ -117,7 +115,7 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
         }
     }
     bed.stop().await?;
-    crate::report::write(options.json.as_deref(), &costs, &markdown(&costs, &options))
+    crate::report::write(options.how.json.as_deref(), &costs, &markdown(&costs, &options))
 }
 
 async fn measure(
@@ -206,11 +204,7 @@ async fn take(
 }
 
 fn markdown(costs: &[Cost], options: &Options) -> String {
-    let middle = |of: &[f64]| {
-        let mut sorted = of.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        sorted.get(sorted.len() / 2).copied().unwrap_or_default()
-    };
+    let middle = |of: &[f64]| Spread::of(of.to_vec()).p50;
     let together = |cost: &Cost| middle(&cost.published_us) + middle(&cost.taken_us);
     let ours = costs.first().map_or(1.0, together);
     let mut table =

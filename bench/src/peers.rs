@@ -18,6 +18,7 @@ use tokio::{process::Command, time::sleep};
 use crate::{
     Error,
     bed::{Bed, Process},
+    report::How,
     say,
     span::Span,
     table::{Short, Spread, Table},
@@ -39,12 +40,8 @@ pub(crate) struct Options {
     /// A Python that has what bench/python/requirements.txt names
     #[arg(long, env = "PICKET_BENCH_PYTHON", value_name = "FILE")]
     pub(crate) python: Option<PathBuf>,
-    /// A few seconds of all of it, to see that it works; its numbers say nothing
-    #[arg(long)]
-    pub(crate) smoke: bool,
-    /// Writes the numbers to this file as JSON
-    #[arg(long)]
-    pub(crate) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) how: How,
 }
 
 /// One of the others at one rate.
@@ -98,12 +95,12 @@ const PYTHON_TABLES: &str = "CREATE SCHEMA peer;
 /// Measures, and prints Markdown.
 pub(crate) async fn run(options: &Options) -> Result<(), Error> {
     let peers = measure(options).await?;
-    crate::report::write(options.json.as_deref(), &peers, &peers.markdown())
+    crate::report::write(options.how.json.as_deref(), &peers, &peers.markdown())
 }
 
 /// Measures who is there.
 pub(crate) async fn measure(options: &Options) -> Result<Peers, Error> {
-    let options = match options.smoke {
+    let options = match options.how.smoke {
         true => Options { rates: vec![20], seconds: 2, interval: 1, ..options.clone() },
         false => options.clone(),
     };

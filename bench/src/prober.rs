@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -17,7 +17,7 @@ use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     Error,
-    report::{Memory, Report, Round, Setting},
+    report::{How, Memory, Report, Round, Setting},
     sides::{Asked, Side, Which, allow_files},
     target::Target,
     waiting,
@@ -35,12 +35,8 @@ pub(crate) struct Options {
     /// Checks that wait at once for a site that never answers
     #[arg(long, default_value_t = 10_000)]
     pub(crate) waiting: usize,
-    /// A few seconds of all of it, to see that it works; its numbers say nothing
-    #[arg(long)]
-    pub(crate) smoke: bool,
-    /// Writes the numbers to this file as JSON
-    #[arg(long)]
-    pub(crate) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) how: How,
 }
 
 const WIDTHS: [usize; 3] = [1, 64, 1_000];
@@ -49,7 +45,7 @@ const SMOKE_WIDTHS: [usize; 3] = [1, 8, 16];
 /// Measures, and prints Markdown.
 pub(crate) fn run(options: &Options) -> Result<(), Error> {
     let report = measure(options)?;
-    crate::report::write(options.json.as_deref(), &report, &report.markdown())
+    crate::report::write(options.how.json.as_deref(), &report, &report.markdown())
 }
 
 /// Measures.
@@ -73,7 +69,7 @@ struct Measuring<'a> {
 
 impl Measuring<'_> {
     async fn settings(&self) -> Result<Vec<Setting>, Error> {
-        let (rounds, length, widths) = match self.options.smoke {
+        let (rounds, length, widths) = match self.options.how.smoke {
             true => (1, Duration::from_millis(50), SMOKE_WIDTHS),
             false => (self.options.rounds, Duration::from_millis(self.options.round_ms), WIDTHS),
         };
@@ -114,7 +110,7 @@ impl Measuring<'_> {
     }
 
     fn memory(&self) -> Result<Vec<Memory>, Error> {
-        let checks = if self.options.smoke { 100 } else { self.options.waiting };
+        let checks = if self.options.how.smoke { 100 } else { self.options.waiting };
         let mut memory = Vec::new();
         for tls in [false, true] {
             let check = self.waiting(Which::Check, tls, checks)?;

@@ -4,13 +4,24 @@ use std::{
     fmt::Write as _,
     fs,
     io::{self, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     thread::available_parallelism,
 };
 
 use serde::Serialize;
 
 use crate::{Error, waiting::Found};
+
+/// How any of them is run.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct How {
+    /// A few seconds of all of it, to see that it works; its numbers say nothing
+    #[arg(long)]
+    pub(crate) smoke: bool,
+    /// Writes the numbers to this file as JSON
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+}
 
 /// Writes the numbers to a file as JSON, if one is asked for, and prints the Markdown.
 ///

@@ -1,7 +1,7 @@
 //! `sink`: what a row costs by the sink, from the stream to the commit, beside `COPY` of the same rows by psql into the
 //! same table.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use async_nats::{Subject, jetstream::message::PublishMessage};
 use picket_proto::{CheckResult, Kind, Outcome, Region, Shard, SiteId, Timestamp, result::Timing, subject};
@@ -12,7 +12,9 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::{
     Error,
     bed::{Bed, Process, REGION, failed},
-    bus, cpu, say,
+    bus, cpu,
+    report::How,
+    say,
     table::{Short, Table},
 };
 
@@ -28,12 +30,8 @@ pub(crate) struct Options {
     /// How often, in turns
     #[arg(long, default_value_t = 3)]
     pub(crate) rounds: u32,
-    /// A few seconds of all of it, to see that it works; its numbers say nothing
-    #[arg(long)]
-    pub(crate) smoke: bool,
-    /// Writes the numbers to this file as JSON
-    #[arg(long)]
-    pub(crate) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) how: How,
 }
 
 /// What a row cost, in CPU µs.
@@ -78,12 +76,12 @@ const TABLE: &str = "picket.check_results";
 /// Measures, and prints Markdown.
 pub(crate) async fn run(options: &Options) -> Result<(), Error> {
     let sink = measure(options).await?;
-    crate::report::write(options.json.as_deref(), &sink, &sink.markdown())
+    crate::report::write(options.how.json.as_deref(), &sink, &sink.markdown())
 }
 
 /// Measures.
 pub(crate) async fn measure(options: &Options) -> Result<Sink, Error> {
-    let options = match options.smoke {
+    let options = match options.how.smoke {
         true => Options { rows: 2_000, rounds: 1, ..options.clone() },
         false => options.clone(),
     };

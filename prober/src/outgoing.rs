@@ -142,7 +142,7 @@ mod tests {
         letters
             .into_iter()
             .map(|letter| {
-                let lines = bundle::results(&letter.payload).count();
+                let lines = bundle::results(&letter.payload, true).count();
                 assert_eq!(lines, letter.stored.len(), "each waits for the message that it is in");
                 assert!(letter.payload.len() <= bundle::MOST_BYTES.max(bytes));
                 (letter.subject, lines)

@@ -16,23 +16,22 @@ pub const MOST_BYTES: usize = 60 << 10;
 /// line break. More than are written, so that a later version may write more.
 pub const MOST_READ: usize = 512;
 
-/// Whether a message holds more than may be read.
+/// Whether a bundle holds more than may be read.
 pub fn is_too_many(payload: &[u8]) -> bool {
-    results(payload).nth(MOST_READ).is_some()
+    results(payload, true).nth(MOST_READ).is_some()
 }
 
-/// The results in a message that came on `subject`, each still to be read: the lines of a bundle, and of any other the whole.
+/// The results in a message that came on `subject`, each still to be read.
 pub fn results_in<'a>(subject: &str, payload: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-    let is_bundle = matches!(ResultOf::parse(subject), Ok(ResultOf::Bundle(_)));
-    results(payload).take(if is_bundle { usize::MAX } else { 0 }).chain((!is_bundle).then_some(payload))
+    results(payload, matches!(ResultOf::parse(subject), Ok(ResultOf::Bundle(_))))
 }
 
-/// The results in a bundle, each still to be read.
-pub fn results(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// The results in a message, each still to be read: the lines of a bundle, and of any other the whole.
+pub fn results(payload: &[u8], is_bundle: bool) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(payload);
     std::iter::from_fn(move || {
         let lines = rest?;
-        let (line, after) = match memchr(b'\n', lines) {
+        let (line, after) = match is_bundle.then(|| memchr(b'\n', lines)).flatten() {
             Some(end) => (&lines[..end], Some(&lines[end + 1..])),
             None => (lines, None),
         };

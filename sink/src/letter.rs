@@ -60,11 +60,8 @@ impl Judge {
     pub(crate) fn open(self, message: &Message, now: Timestamp) -> impl Iterator<Item = Letter> {
         let Message { subject, payload, .. } = message;
         let of = Self::judge_place(subject, payload);
-        let (alone, bundled) = match &of {
-            Ok(ResultOf::Bundle(_)) => (None, Some(bundle::results(payload))),
-            _ => (Some(payload.as_ref()), None),
-        };
-        alone.into_iter().chain(bundled.into_iter().flatten()).map(move |said| Letter {
+        let is_bundle = matches!(of, Ok(ResultOf::Bundle(_)));
+        bundle::results(payload, is_bundle).map(move |said| Letter {
             subject: subject.clone(),
             payload: payload.slice_ref(said),
             content: self.read(&of, said, now).unwrap_or_else(Content::Unusable),
