@@ -138,20 +138,43 @@ impl Hosts {
 impl Seat {
     /// The turn, in the order of coming, by `until` at the latest.
     pub(crate) async fn turn(self, until: Instant) -> Result<Turn, Refusal> {
-        let Self { mut guest, turns } = self;
+        let permit = self.wait(until).await?;
+        Ok(self.take(permit))
+    }
+
+    /// As [`turn`](Self::turn), keeping the seat until [`take`](Self::take).
+    pub(crate) async fn wait(&self, until: Instant) -> Result<OwnedSemaphorePermit, Refusal> {
+        self.wait_for(&self.turns, until).await
+    }
+
+    /// Waits in this seat for one of `permits` that are not turns.
+    pub(crate) async fn wait_for(
+        &self,
+        permits: &Arc<Semaphore>,
+        until: Instant,
+    ) -> Result<OwnedSemaphorePermit, Refusal> {
         tokio::select! {
             biased;
-            () = guest.shared.closing.cancelled() => Err(Refusal::Closing),
-            turn = timeout_at(until, turns.acquire_owned()) => match turn {
-                Ok(Ok(permit)) => {
-                    guest.stand_up();
-                    Ok(Turn { _permit: permit, _guest: guest })
-                }
+            () = self.guest.shared.closing.cancelled() => Err(Refusal::Closing),
+            permit = timeout_at(until, Arc::clone(permits).acquire_owned()) => match permit {
+                Ok(Ok(permit)) => Ok(permit),
                 // Nobody closes the semaphore.
                 Ok(Err(_)) => Err(Refusal::Closing),
                 Err(_) => Err(Refusal::Late),
             },
         }
+    }
+
+    /// What [`wait`](Self::wait) waits for, if it is to be had now.
+    pub(crate) fn try_now(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.turns).try_acquire_owned().ok()
+    }
+
+    /// Leaves the seat for the turn that `permit` is.
+    pub(crate) fn take(self, permit: OwnedSemaphorePermit) -> Turn {
+        let Self { mut guest, .. } = self;
+        guest.stand_up();
+        Turn { _permit: permit, _guest: guest }
     }
 }
 

@@ -98,6 +98,11 @@ impl Job {
         }
     }
 
+    /// Whether it confirms a failure, and is no tick.
+    pub(crate) fn is_confirming(&self) -> bool {
+        matches!(&self.due, Due::Tick(tick) if tick.kind == Kind::Confirm)
+    }
+
     pub(crate) fn site(&self) -> Option<SiteId> {
         self.request.site_id
     }

@@ -11,6 +11,7 @@ mod hosts;
 pub mod http;
 mod intake;
 mod job;
+mod lane;
 mod metrics;
 mod network;
 mod options;
@@ -34,9 +35,10 @@ pub use self::options::{BodyLimit, Config, Manners, Options};
 use self::{
     clock::Clock,
     drift::Drift,
-    hosts::{Hosts, Room},
+    hosts::Hosts,
     http::{Asking, Checker},
     intake::Intake,
+    lane::Lane,
     metrics::Metrics,
     network::{Lookout, Network},
     outgoing::Outgoing,
@@ -69,6 +71,9 @@ const REQUESTS: usize = 100;
 /// For each slot, so many checks may wait for their turn at a host. They take no slot, or a few hosts with many sites
 /// would stop all others; and what comes for a busy host cannot be left in the stream, which knows no hosts.
 const WAITING: usize = 10;
+/// Beside the slots of the intake, a lane of checks that gave theirs back runs this fraction of them at once: one lane of
+/// ticks that waited for their host, one of confirming checks.
+const ASIDE: usize = 4;
 /// The most compiled regexes kept, and the most bytes of them.
 const REGEXES: usize = 10_000;
 const REGEXES_BYTES: usize = 128 << 20;
@@ -86,7 +91,9 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<Running, 
     let drift = Drift::new(config.manners.max_drift.0);
     let pulse = Pulse::new();
     drift.start(metrics.clone(), pulse);
-    metrics.slots_free.set(i64::try_from(config.concurrency).unwrap_or(i64::MAX));
+    let slots = i64::try_from(config.concurrency).unwrap_or(i64::MAX);
+    metrics.slots.set(slots);
+    metrics.slots_free.set(slots);
     let canaries = config.manners.canaries.iter().map(Lookout::question).collect::<Result<Arc<[_]>, _>>();
     let canaries = canaries.map_err(Error::Canary)?;
     let network = Network::new(!canaries.is_empty());
@@ -97,6 +104,8 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<Running, 
         metrics: metrics.clone(),
         condition: health.condition("network"),
     });
+    let requests = config.concurrency.min(REQUESTS);
+    let aside = config.concurrency.div_ceil(ASIDE);
     let work = Arc::new(Work {
         checker,
         regexes: Arc::new(Regexes::new(REGEXES, REGEXES_BYTES)),
@@ -112,17 +121,17 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<Running, 
         drift,
         hosts: Hosts::new(usize::try_from(config.manners.per_host).unwrap_or(usize::MAX)),
         network,
-        room: Room::new(config.concurrency.saturating_mul(WAITING)),
-        after_waiting: Arc::new(Semaphore::new(config.concurrency.div_ceil(4))),
+        ticks: Lane::new(config.concurrency.saturating_mul(WAITING), aside),
+        confirming: Lane::new(aside.saturating_mul(WAITING), aside),
+        // A request holds its own permit while it waits: the room is the smaller for it.
+        requests: Lane::new(requests.div_ceil(2), Semaphore::MAX_PERMITS),
     });
-    let requests = config.concurrency.min(REQUESTS);
     let prober = Prober {
         bus,
         work,
         lookout,
         slots: Arc::new(Semaphore::new(config.concurrency)),
         requests: Arc::new(Semaphore::new(requests)),
-        waiting_requests: Room::new(requests.div_ceil(2)),
         concurrency: config.concurrency,
         tasks: TaskTracker::new(),
         condition: health.condition("jobs"),
@@ -146,7 +155,6 @@ struct Prober {
     lookout: Option<Lookout>,
     slots: Arc<Semaphore>,
     requests: Arc<Semaphore>,
-    waiting_requests: Room,
     concurrency: usize,
     tasks: TaskTracker,
     condition: Condition,
@@ -174,7 +182,6 @@ impl Pipeline for Prober {
             work: Arc::clone(&self.work),
             concurrency: self.concurrency,
             requests: Arc::clone(&self.requests),
-            room: self.waiting_requests.clone(),
             tasks: self.tasks.clone(),
         };
         if let Some(lookout) = self.lookout.clone() {

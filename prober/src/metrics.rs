@@ -35,6 +35,8 @@ impl Deref for Metrics {
 pub(crate) struct Numbers {
     pub(crate) checks: Family<Labels, Counter>,
     pub(crate) checks_running: Gauge,
+    pub(crate) requests_running: Gauge,
+    pub(crate) slots: Gauge,
     pub(crate) slots_free: Gauge,
     pub(crate) jobs_pulled: Counter,
     pub(crate) pull_errors: Counter,
@@ -48,6 +50,8 @@ pub(crate) struct Numbers {
     pub(crate) checks_waiting: Gauge,
     pub(crate) host_wait: Histogram,
     pub(crate) host_refusals: Counter,
+    pub(crate) confirmations_waiting: Gauge,
+    pub(crate) confirmations_refused: Counter,
     pub(crate) offline: Gauge,
     pub(crate) canary_rounds: Counter,
     pub(crate) lookups_running: Gauge,
@@ -63,6 +67,8 @@ impl Metrics {
         let metrics = Numbers {
             checks: Family::default(),
             checks_running: Gauge::default(),
+            requests_running: Gauge::default(),
+            slots: Gauge::default(),
             slots_free: Gauge::default(),
             jobs_pulled: Counter::default(),
             pull_errors: Counter::default(),
@@ -76,6 +82,8 @@ impl Metrics {
             checks_waiting: Gauge::default(),
             host_wait: seconds(),
             host_refusals: Counter::default(),
+            confirmations_waiting: Gauge::default(),
+            confirmations_refused: Counter::default(),
             offline: Gauge::default(),
             canary_rounds: Counter::default(),
             lookups_running: Gauge::default(),
@@ -90,8 +98,18 @@ impl Metrics {
         registry.register("checks", "Checks by kind, outcome and cause", metrics.checks.clone());
         registry.register(
             "checks_running",
-            "Checks under way, with those whose result waits to be stored",
+            "Checks under way of every kind, with those whose result waits to be stored",
             metrics.checks_running.clone(),
+        );
+        registry.register(
+            "requests_running",
+            "Ad-hoc checks under way, which are among checks_running and take no slot",
+            metrics.requests_running.clone(),
+        );
+        registry.register(
+            "slots",
+            "Queued checks that may be under way at once (PICKET_CONCURRENCY); ticks a second times the seconds that a check takes must be less",
+            metrics.slots.clone(),
         );
         registry.register("slots_free", "Queued checks that could be taken now", metrics.slots_free.clone());
         registry.register("jobs_pulled", "Jobs taken from the stream", metrics.jobs_pulled.clone());
@@ -145,6 +163,16 @@ impl Metrics {
             "host_refusals",
             "Checks not done because too many waited for their host, or waited until they expired",
             metrics.host_refusals.clone(),
+        );
+        registry.register(
+            "confirmations_waiting",
+            "Confirming checks that wait for their turn at a host, or for one of their permits",
+            metrics.confirmations_waiting.clone(),
+        );
+        registry.register(
+            "confirmations_refused",
+            "Confirming checks not done because too many waited, or waited until they expired; the site's next tick tells the same",
+            metrics.confirmations_refused.clone(),
         );
         registry.register(
             "offline",

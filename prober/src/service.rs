@@ -20,7 +20,6 @@ use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    hosts::Room,
     job::Job,
     publisher::bounded,
     work::{NotBegun, Work},
@@ -41,8 +40,6 @@ pub(crate) struct Desk {
     pub(crate) work: Arc<Work>,
     pub(crate) concurrency: usize,
     pub(crate) requests: Arc<Semaphore>,
-    /// Where requests wait for their turn at a host.
-    pub(crate) room: Room,
     pub(crate) tasks: TaskTracker,
 }
 
@@ -124,7 +121,9 @@ impl Desk {
                     "region": work.publisher.region,
                     "instance": work.publisher.prober,
                     "slots_total": total,
+                    // Of every kind; ad-hoc checks are among them, and take none of the slots.
                     "slots_used": work.metrics.checks_running.get(),
+                    "adhoc": work.metrics.requests_running.get(),
                     "slots_free": work.metrics.slots_free.get(),
                     "checks": work.metrics.results_published.get(),
                     "checks_per_second": work.metrics.checks_per_second(),
@@ -177,8 +176,8 @@ impl Desk {
             Err(why) => return self.refuse(&request, &why).await,
         };
         let longest = Duration::from_millis(job.request.timeout_ms.unsigned_abs());
-        // Who asks holds its place while it waits: the room is the smaller for it.
-        let result = match self.work.begin(&job, now, &self.room, longest, &mut None).await {
+        let mut running = None;
+        let result = match self.work.begin(&job, now, longest, &mut running).await {
             Ok(ready) => self.work.perform(&job, ready).await,
             Err(NotBegun::Missed(result)) => *result,
             Err(NotBegun::Invalid(why)) => return self.refuse(&request, &why).await,

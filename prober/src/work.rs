@@ -8,18 +8,17 @@ use async_nats::{
 };
 use picket_proto::{Cause, Check, CheckResult, Invalid, Timestamp};
 use picket_runtime::streams;
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, sleep},
-};
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use crate::{
     clock::Clock,
     drift::Drift,
-    hosts::{self, Hosts, Refusal, Room, Turn},
+    hosts::{self, Hosts, Refusal, Turn},
     http::{Checker, Observation},
     job::Job,
+    lane::Lane,
     metrics::Metrics,
     network::{Network, Verdict},
     publisher::{Publisher, bounded},
@@ -36,10 +35,12 @@ pub(crate) struct Work {
     pub(crate) drift: Drift,
     pub(crate) hosts: Hosts,
     pub(crate) network: Network,
-    /// Where queued checks wait for their turn at a host.
-    pub(crate) room: Room,
-    /// The slots of those that have waited: their own were given to others meanwhile.
-    pub(crate) after_waiting: Arc<Semaphore>,
+    /// Of ticks that wait for their turn at a host: their slots are given to others meanwhile.
+    pub(crate) ticks: Lane,
+    /// Of confirming checks, which take no slot at all: where many sites fail slowly they would hold up those that are well.
+    pub(crate) confirming: Lane,
+    /// Of ad-hoc requests, which hold a permit of the service.
+    pub(crate) requests: Lane,
 }
 
 /// What keeps another check from being begun, until it is dropped.
@@ -107,8 +108,8 @@ impl Work {
             // Not a coordinator's: nobody but us ends it.
             _ => self.clock.now(),
         };
-        let mut slot = Some(slot);
-        let result = match self.begin(&job, now, &self.room, Self::LONGEST_WAIT, &mut slot).await {
+        let mut slot = Some(slot).filter(|_| !job.is_confirming());
+        let result = match self.begin(&job, now, Self::LONGEST_WAIT, &mut slot).await {
             Ok(ready) => self.perform(&job, ready).await,
             Err(NotBegun::Missed(result)) => *result,
             Err(NotBegun::Stopping) => return give_back(message).await,
@@ -129,13 +130,12 @@ impl Work {
         bounded("end a job", message.ack_with(AckKind::Term)).await;
     }
 
-    /// Judges the request at `now` and waits for its turn, for `longest` if nothing says when it expires. Whoever waits in
-    /// `room` gives its slot away meanwhile.
+    /// Judges the request at `now` and waits for its turn, for `longest` if nothing says when it expires. A check that waits
+    /// gives its slot away meanwhile; `slot` is then a permit of its lane.
     pub(crate) async fn begin(
         &self,
         job: &Job,
         now: Timestamp,
-        room: &Room,
         longest: Duration,
         slot: &mut Option<Slot>,
     ) -> Result<Ready, NotBegun> {
@@ -152,53 +152,65 @@ impl Work {
             return Err(missed(Cause::ProberOffline, "this prober has no network".to_owned()));
         }
         let host = hosts::of(&check.url);
-        if let Some(turn) = self.hosts.turn_now(&host) {
+        if slot.is_some()
+            && let Some(turn) = self.hosts.turn_now(&host)
+        {
             return Ok(Ready { check, host, _turn: turn });
         }
         let wait = job.expires_at().map_or(longest, |moment| moment.since(now).min(longest));
-        match self.wait(&host, room, Instant::now() + wait, slot).await {
-            Ok(turn) => Ok(Ready { check, host, _turn: turn }),
-            Err(Refusal::Closing) => Err(NotBegun::Stopping),
-            Err(Refusal::Late) => {
-                self.metrics.host_refusals.inc();
-                let at_once = self.hosts.per_host();
-                let message = format!(
-                    "expired after waiting {} ms for its turn at {host}, where {at_once} checks at once are allowed",
-                    wait.as_millis()
-                );
-                Err(missed(Cause::Expired, message))
+        let refusal = match self.enter(job, &host, Instant::now() + wait, slot).await {
+            Ok(turn) => return Ok(Ready { check, host, _turn: turn }),
+            Err(Refusal::Closing) => return Err(NotBegun::Stopping),
+            Err(refusal) => refusal,
+        };
+        let place = match job.is_confirming() {
+            true => {
+                self.metrics.confirmations_refused.inc();
+                format!("among the confirming checks, of which {} run at once", self.confirming.size())
             }
-            Err(Refusal::Full(others)) => {
+            false => {
                 self.metrics.host_refusals.inc();
-                let at_once = self.hosts.per_host();
-                let message = format!(
-                    "no room to wait for a turn at {host}, where {at_once} checks at once are allowed; {others} wait there"
-                );
-                Err(missed(Cause::Overloaded, message))
+                format!("its turn at {host}, where {} checks at once are allowed", self.hosts.per_host())
             }
-        }
+        };
+        Err(match refusal {
+            Refusal::Full(others) => {
+                missed(Cause::Overloaded, format!("no room to wait for {place}; {others} wait there"))
+            }
+            _ => missed(Cause::Expired, format!("expired after waiting {} ms for {place}", wait.as_millis())),
+        })
     }
 
-    async fn wait(
+    /// Enters the lane of the job's kind, and takes its permit as `slot`.
+    async fn enter(
         &self,
+        job: &Job,
         host: &str,
-        room: &Room,
         until: Instant,
         slot: &mut Option<Slot>,
     ) -> Result<Turn, Refusal> {
-        let began = Instant::now();
-        let seat = self.hosts.sit(host, room)?;
-        let waiting = Waiting::new(&self.metrics);
-        let had_slot = slot.take().is_some();
-        let turn = seat.turn(until).await?;
-        if had_slot {
-            let extra = Arc::clone(&self.after_waiting).acquire_owned();
-            // Nobody closes the semaphore.
-            let extra = tokio::time::timeout_at(until, extra).await.map_err(|_| Refusal::Late)?;
-            *slot = Some(Box::new((extra.map_err(|_| Refusal::Closing)?, Running::new(&self.metrics))));
-        }
-        drop(waiting);
-        self.metrics.host_wait.observe(began.elapsed().as_secs_f64());
+        let metrics = &self.metrics;
+        let (lane, waiting, of_its_kind) = match (job.is_confirming(), slot.is_some()) {
+            (true, _) => (&self.confirming, &metrics.confirmations_waiting, None),
+            (false, true) => (&self.ticks, &metrics.checks_waiting, None),
+            (false, false) => (&self.requests, &metrics.checks_waiting, Some(&metrics.requests_running)),
+        };
+        let (turn, permit) = match lane.enter_now(&self.hosts, host) {
+            Some(entry) => entry,
+            None => {
+                let began = Instant::now();
+                *slot = None;
+                let counted = Counted::new(waiting);
+                let entry = lane.enter(&self.hosts, host, until).await?;
+                drop(counted);
+                if !job.is_confirming() {
+                    metrics.host_wait.observe(began.elapsed().as_secs_f64());
+                }
+                entry
+            }
+        };
+        let running = (Counted::new(&metrics.checks_running), of_its_kind.map(Counted::new));
+        *slot = Some(Box::new((permit, running)));
         Ok(turn)
     }
 
@@ -279,34 +291,18 @@ pub(crate) async fn give_back(message: &jetstream::Message) {
     bounded("give a job back", message.ack_with(AckKind::Nak(None))).await;
 }
 
-/// Counts a check under way that has no slot of the intake.
-struct Running(Metrics);
+/// Counts a check in a gauge for as long as it lives.
+pub(crate) struct Counted(Gauge);
 
-impl Running {
-    fn new(metrics: &Metrics) -> Self {
-        metrics.checks_running.inc();
-        Self(metrics.clone())
+impl Counted {
+    pub(crate) fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
     }
 }
 
-impl Drop for Running {
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.checks_running.dec();
-    }
-}
-
-/// Counts a check that waits.
-struct Waiting(Metrics);
-
-impl Waiting {
-    fn new(metrics: &Metrics) -> Self {
-        metrics.checks_waiting.inc();
-        Self(metrics.clone())
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.checks_waiting.dec();
+        self.0.dec();
     }
 }

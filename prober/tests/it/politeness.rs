@@ -125,6 +125,37 @@ async fn who_waits_when_the_prober_stops_is_done_by_another() {
 }
 
 #[tokio::test]
+async fn a_check_that_waits_for_a_slot_holds_no_turn_at_its_host_meanwhile() {
+    let place = Place::shared("polite-turn-slot").await;
+    let (busy, other) = (Server::shut().await, Server::shut().await);
+    // One slot for checks that have waited.
+    let prober = place.ready_prober_with("one", 4, |config| config.manners.per_host = 1).await;
+    for (server, sites) in [(&busy, [1, 2]), (&other, [3, 4])] {
+        place.queue(sites[0], &server.url()).await;
+        eventually(SOON, "the first at work", async || server.now() == 1).await;
+        place.queue(sites[1], &server.url()).await;
+    }
+    eventually(SOON, "two waiting", async || prober.metric("picket_prober_checks_waiting") == 2.0).await;
+
+    busy.release(1);
+    eventually(SOON, "the second in the only slot", async || busy.connections() == 2 && busy.now() == 1)
+        .await;
+    other.release(1);
+    place.results(2).await;
+    // The fourth could have its turn and has no slot; the fifth has both.
+    place.queue(5, &other.url()).await;
+    eventually(SOON, "the fifth at work", async || other.connections() == 2 && other.now() == 1).await;
+    busy.release(1);
+    other.release(2);
+    let results = place.results(5).await;
+
+    let sites: Vec<i64> = results.iter().filter_map(|result| Some(result.site_id?.0)).collect();
+    assert!(sites.iter().position(|site| *site == 5) < sites.iter().position(|site| *site == 4), "{sites:?}");
+    assert!(results.iter().all(|result| result.outcome == Outcome::Up), "{results:?}");
+    assert_eq!((busy.most(), other.most()), (1, 1));
+}
+
+#[tokio::test]
 async fn ad_hoc_checks_wait_their_turn_too() {
     let (place, server) = (Place::shared("polite-adhoc").await, Server::shut().await);
     let prober = place.ready_prober_with("one", 10, |config| config.manners.per_host = 2).await;

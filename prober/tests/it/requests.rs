@@ -5,11 +5,14 @@ use std::time::Duration;
 use async_nats::Message;
 use futures_util::StreamExt;
 use picket_proto::{Cause, CheckResult, Kind, Outcome, subject};
-use picket_testkit::target::Target;
+use picket_testkit::{eventually, target::Target};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::bus::{Place, SOON};
+use crate::{
+    bus::{Place, SOON},
+    server::Server,
+};
 
 async fn ask(place: &Place, to: String, payload: String) -> Message {
     timeout(SOON, place.bus.client.request(to, payload.into())).await.unwrap().unwrap()
@@ -151,6 +154,35 @@ async fn the_service_tells_of_itself() {
             );
         }
     }
+}
+
+#[tokio::test]
+async fn ad_hoc_checks_under_way_are_counted_in_the_slots_used_and_take_none_of_the_free_ones() {
+    let (place, server) = (Place::shared("req-slots").await, Server::shut().await);
+    let prober = place.ready_prober("one", 10).await;
+    let payload = json!({"url": server.url()}).to_string();
+    for _ in 0..3 {
+        place.bus.client.publish(subject::check(&place.region), payload.clone().into()).await.unwrap();
+    }
+    place.queue(1, &server.url()).await;
+    eventually(SOON, "four at work", async || server.now() == 4).await;
+
+    let (inbox, to) = (place.bus.client.new_inbox(), format!("$SRV.STATS.{}", subject::SERVICE));
+    let answers = place.bus.client.subscribe(inbox.clone()).await.unwrap();
+    place.bus.client.publish_with_reply(to, inbox, "".into()).await.unwrap();
+    let of_ours = answers
+        .map(|message| json_of(&message))
+        .filter(|said| std::future::ready(said.to_string().contains("req-slots")));
+    let said = timeout(SOON, std::pin::pin!(of_ours).next()).await.unwrap().unwrap();
+    let data = &said["endpoints"][0]["data"];
+
+    assert_eq!(
+        (&data["slots_total"], &data["slots_free"], &data["slots_used"], &data["adhoc"]),
+        (&json!(10), &json!(9), &json!(4), &json!(3))
+    );
+    server.release(4);
+    place.results(4).await;
+    eventually(SOON, "none under way", async || prober.metric("picket_prober_checks_running") == 0.0).await;
 }
 
 #[tokio::test]
