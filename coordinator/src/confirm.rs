@@ -1,6 +1,6 @@
 //! Hears which sites began to fail, and has them checked again at once from all their regions.
 //!
-//! Bound: what the subscription holds, and [`MAX_SITES`] sites. Loss: a round that is not published costs time only, since
+//! Bound: what the subscription holds, [`MAX_SITES`] sites, and the rate of [`Rounds`]. Loss: a round that is not published costs time only, since
 //! the next ticks tell the same.
 
 mod rounds;
@@ -14,7 +14,7 @@ use ractor::{ActorRef, ActorStatus};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, warn};
 
-use self::rounds::{MAX_SITES, Rounds};
+use self::rounds::{BURST, Due, MAX_SITES, Rounds};
 use crate::{fence::Fence, metrics::Metrics, planner};
 
 /// Between looks at whether the planner is still there.
@@ -48,12 +48,22 @@ impl Confirming {
 
     async fn listen(&self, mut heard: async_nats::Subscriber) {
         let mut rounds = Rounds::default();
+        let mut is_throttled = false;
         loop {
             let now = Instant::now();
-            let due = rounds.due(now);
-            if !due.is_empty() {
-                debug!(sites = due.len(), "confirming {} sites", due.len());
-                let _ = self.planner.cast(planner::Msg::Confirm(due));
+            let Due { sites, delayed, dropped } = rounds.due(now);
+            self.metrics.suspects_dropped.inc_by(u64::try_from(dropped).unwrap_or(u64::MAX));
+            let was_throttled = std::mem::replace(&mut is_throttled, delayed > 0);
+            if is_throttled && !was_throttled {
+                warn!(
+                    sites = delayed,
+                    burst = BURST,
+                    "many sites are suspected at once: a sample is confirmed, the others wait for their ticks"
+                );
+            }
+            if !sites.is_empty() {
+                debug!(sites = sites.len(), "confirming {} sites", sites.len());
+                let _ = self.planner.cast(planner::Msg::Confirm(sites));
             }
             if self.planner.get_status() >= ActorStatus::Stopping {
                 return;

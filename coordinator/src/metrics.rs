@@ -57,6 +57,7 @@ pub struct Metrics {
     pub clock_steps: Counter,
     pub confirming: Counter,
     pub suspects_refused: Counter,
+    pub suspects_dropped: Counter,
     pub missed: Family<Missed, Counter>,
     pub ledger_behind: Gauge<f64, AtomicU64>,
     pub ledger_seconds: Histogram,
@@ -93,6 +94,7 @@ impl Metrics {
             clock_steps: Counter::default(),
             confirming: Counter::default(),
             suspects_refused: Counter::default(),
+            suspects_dropped: Counter::default(),
             missed: Family::default(),
             ledger_behind: Gauge::default(),
             ledger_seconds: Histogram::new(exponential_buckets(0.001, 4.0, 8)),
@@ -156,6 +158,11 @@ impl Metrics {
             "suspects_refused",
             "Requests to confirm that could not be read, or were too many",
             metrics.suspects_refused.clone(),
+        );
+        registry.register(
+            "suspects_dropped",
+            "Suspected sites left to their next ticks, since more were suspected at once than are confirmed",
+            metrics.suspects_dropped.clone(),
         );
         registry.register(
             "ticks_missed",

@@ -1,6 +1,10 @@
 //! Pure: which sites are to be confirmed, when, and how often at most.
+//!
+//! When many sites are suspected at once, a sample of them is confirmed: rounds of sites come from a bucket that refills
+//! slowly, and a site whose first round was published has all of its rounds before another one begins. What is not
+//! confirmed within [`MAX_DELAY`] is left to the site's ticks, which tell the same an interval later.
 
-use std::{collections::HashMap, time::Duration};
+use std::{cmp::Reverse, collections::HashMap, time::Duration};
 
 use picket_proto::{SiteId, Suspect};
 use tokio::time::Instant;
@@ -17,12 +21,42 @@ const LONGEST_GAP: Duration = Duration::from_millis(700);
 const FIRST_QUIET: Duration = Duration::from_secs(5);
 const LONGEST_QUIET: Duration = Duration::from_secs(300);
 
+/// Rounds that may be published at once. A round is one job in each region of the site.
+pub(super) const BURST: u32 = 100;
+/// From one round to the next when the burst is spent, so that a region has 20 confirming jobs a second at most: with a
+/// timeout of 10 s these fill the permits that a prober of 1,000 slots has for them.
+const REFILL: Duration = Duration::from_millis(50);
+/// A site that waits for so long is left to its ticks.
+const MAX_DELAY: Duration = Duration::from_secs(30);
+
 /// The sites that are, or lately were, to be confirmed.
 #[derive(Default)]
-pub(super) struct Rounds(HashMap<SiteId, Site>);
+pub(super) struct Rounds {
+    sites: HashMap<SiteId, Site>,
+    bucket: Bucket,
+}
+
+/// What is due.
+#[derive(Debug, Default)]
+pub(super) struct Due {
+    /// The sites of which a round is to be published now.
+    pub(super) sites: Vec<SiteId>,
+    /// How many sites wait for the bucket to refill.
+    pub(super) delayed: usize,
+    /// How many sites have waited for too long, and are left to their ticks.
+    pub(super) dropped: usize,
+}
+
+/// Rounds that may be published: `spent_until` is when the bucket is full again.
+#[derive(Default)]
+struct Bucket {
+    spent_until: Option<Instant>,
+}
 
 struct Site {
     left: u32,
+    /// Whether a round of this suspicion has been published.
+    started: bool,
     next: Instant,
     gap: Duration,
     /// No other suspicion is followed before.
@@ -34,22 +68,23 @@ impl Rounds {
     /// Takes in what a sink said. Says whether there was room for it.
     pub(super) fn hear(&mut self, suspect: &Suspect, now: Instant) -> bool {
         let rounds = suspect.rounds.min(MAX_ROUNDS);
-        let Some(site) = self.0.get_mut(&suspect.site_id) else {
+        let Some(site) = self.sites.get_mut(&suspect.site_id) else {
             if rounds == 0 {
                 return true;
             }
-            self.0.retain(|_, site| !site.is_forgotten(now));
-            if self.0.len() >= MAX_SITES {
+            self.sites.retain(|_, site| !site.is_forgotten(now));
+            if self.sites.len() >= MAX_SITES {
                 return false;
             }
             let site = Site {
                 left: rounds,
+                started: false,
                 next: now,
                 gap: gap(rounds),
                 quiet_until: now + FIRST_QUIET,
                 quiet: FIRST_QUIET,
             };
-            self.0.insert(suspect.site_id, site);
+            self.sites.insert(suspect.site_id, site);
             return true;
         };
         if rounds == 0 {
@@ -59,7 +94,7 @@ impl Rounds {
                 true => FIRST_QUIET,
                 false => (site.quiet * 2).min(LONGEST_QUIET),
             };
-            (site.left, site.gap) = (rounds, gap(rounds));
+            (site.left, site.started, site.gap) = (rounds, false, gap(rounds));
             site.next = now.max(site.quiet_until);
             site.quiet_until = site.next + site.quiet;
         } else {
@@ -69,22 +104,62 @@ impl Rounds {
         true
     }
 
-    /// The sites of which a round is due.
-    pub(super) fn due(&mut self, now: Instant) -> Vec<SiteId> {
-        let mut due = Vec::new();
-        for (id, site) in &mut self.0 {
-            if site.left > 0 && site.next <= now {
+    /// What is due, and how much of it may be published now.
+    pub(super) fn due(&mut self, now: Instant) -> Due {
+        let mut dropped = 0;
+        let mut waiting: Vec<(SiteId, bool, Instant)> = Vec::new();
+        for (id, site) in &mut self.sites {
+            if site.left == 0 || site.next > now {
+                continue;
+            }
+            if now > site.next + MAX_DELAY {
+                site.left = 0;
+                dropped += 1;
+                continue;
+            }
+            waiting.push((*id, site.started, site.next));
+        }
+        let free = self.bucket.free(now);
+        if waiting.len() > free {
+            // Stable, so that among those that came together the map's order decides, which is another each time.
+            waiting.sort_by_key(|(_, started, next)| (Reverse(*started), *next));
+        }
+        let delayed = waiting.len().saturating_sub(free);
+        waiting.truncate(free);
+        for (id, ..) in &waiting {
+            if let Some(site) = self.sites.get_mut(id) {
                 site.left -= 1;
+                site.started = true;
                 site.next = now + site.gap;
-                due.push(*id);
             }
         }
-        due
+        self.bucket.spend(waiting.len(), now);
+        Due { sites: waiting.into_iter().map(|(id, ..)| id).collect(), delayed, dropped }
     }
 
-    /// When the next round is due.
+    /// When the next round is due, and may be published.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.0.values().filter(|site| site.left > 0).map(|site| site.next).min()
+        let due = self.sites.values().filter(|site| site.left > 0).map(|site| site.next).min()?;
+        Some(self.bucket.ready_at().map_or(due, |ready| ready.max(due)))
+    }
+}
+
+impl Bucket {
+    /// How many rounds may be published at `now`.
+    fn free(&self, now: Instant) -> usize {
+        let spent = self.spent_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
+        let left = (REFILL * BURST).saturating_sub(spent);
+        usize::try_from(left.as_nanos() / REFILL.as_nanos()).unwrap_or(usize::MAX)
+    }
+
+    fn spend(&mut self, rounds: usize, now: Instant) {
+        let from = self.spent_until.map_or(now, |until| until.max(now));
+        self.spent_until = Some(from + REFILL * u32::try_from(rounds).unwrap_or(u32::MAX));
+    }
+
+    /// When at least one round may be published.
+    fn ready_at(&self) -> Option<Instant> {
+        self.spent_until?.checked_sub(REFILL * (BURST - 1))
     }
 }
 
@@ -113,7 +188,7 @@ mod tests {
     fn rounds_within(rounds: &mut Rounds, from: Instant, span: Duration) -> Vec<u128> {
         let mut found = Vec::new();
         while let Some(next) = rounds.next().filter(|next| *next < from + span) {
-            rounds.due(next).iter().for_each(|_| found.push((next - from).as_millis()));
+            rounds.due(next).sites.iter().for_each(|_| found.push((next - from).as_millis()));
         }
         found
     }
@@ -173,10 +248,66 @@ mod tests {
         let taken = (0..MAX_SITES as i64 + 5).filter(|site| rounds.hear(&suspect(*site, 1), now)).count();
 
         assert_eq!(taken, MAX_SITES);
+        let later = now + Duration::from_secs(60);
+        assert_eq!(rounds.due(later).dropped, MAX_SITES, "what waited for so long is left to its ticks");
+        assert!(rounds.hear(&suspect(-1, 1), later), "those that are quiet make room");
+    }
+
+    #[test]
+    fn of_many_sites_that_are_suspected_at_once_a_sample_is_confirmed_to_its_end_at_a_bounded_rate() {
+        let now = Instant::now();
+        let mut rounds = Rounds::default();
+        (0..1_000).for_each(|site| assert!(rounds.hear(&suspect(site, 2), now)));
+        let mut published: HashMap<SiteId, Vec<Duration>> = HashMap::new();
+        let mut dropped = 0;
+        let mut at = now;
+        while let Some(next) = rounds.next() {
+            assert!(next >= at, "no round is due in the past: the caller would spin");
+            at = next;
+            let due = rounds.due(at);
+            dropped += due.dropped;
+            due.sites.iter().for_each(|site| published.entry(*site).or_default().push(at - now));
+        }
+
+        let in_first =
+            |span: u64| published.values().flatten().filter(|at| **at < Duration::from_secs(span)).count();
+        for (span, most) in [(1, 120), (10, 300), (30, 700)] {
+            assert!((most - 1..=most).contains(&in_first(span)), "{} in {span} s", in_first(span));
+        }
+        let whole = published.values().filter(|rounds| rounds.len() == 2).count();
+        let first_whole =
+            published.values().filter(|rounds| rounds.last() < Some(&Duration::from_secs(6))).count();
+        assert!(first_whole >= 100, "a sample is decided within seconds: {first_whole}");
+        assert!(published.len() - whole <= 1, "{} begun, {whole} done", published.len());
+        assert_eq!(published.len() + dropped, 1_000, "the others are left to their ticks, and counted");
+    }
+
+    #[test]
+    fn a_site_among_many_has_the_same_chance_whatever_its_number() {
+        let now = Instant::now();
+        let chosen = |_| {
+            let mut rounds = Rounds::default();
+            (0..1_000).for_each(|site| assert!(rounds.hear(&suspect(site, 2), now)));
+            rounds.due(now).sites
+        };
+        let mut ever: Vec<SiteId> = (0..200).flat_map(chosen).collect();
+        ever.sort_unstable();
+        ever.dedup();
+
+        assert!(ever.len() > 990, "{} of 1000 sites were ever in a sample of {BURST}", ever.len());
+    }
+
+    #[test]
+    fn a_few_suspicions_after_a_flood_are_confirmed_at_once_again() {
+        let now = Instant::now();
+        let mut rounds = Rounds::default();
+        (0..1_000).for_each(|site| assert!(rounds.hear(&suspect(site, 2), now)));
         rounds.due(now);
-        assert!(
-            rounds.hear(&suspect(-1, 1), now + Duration::from_secs(60)),
-            "those that are quiet make room"
-        );
+        (0..1_000).for_each(|site| assert!(rounds.hear(&suspect(site, 0), now)));
+
+        let later = now + REFILL * BURST;
+        rounds.hear(&suspect(5_000, 2), later);
+
+        assert_eq!(rounds_within(&mut rounds, later, Duration::from_secs(60)), [0, 700]);
     }
 }
