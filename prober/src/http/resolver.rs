@@ -84,7 +84,7 @@ impl Drop for Thread {
 impl Resolver {
     /// Lookups that may be under way. The system's resolver blocks a thread and cannot be interrupted.
     const THREADS: usize = 256;
-    /// Of which names of one domain may have so many: name servers that do not answer take theirs, and no others.
+    /// Of which names of one registrable domain may have so many: name servers that do not answer take theirs, and no others.
     const A_DOMAINS: usize = Self::THREADS / 2;
 
     /// Longer than any check.
@@ -138,11 +138,25 @@ impl Resolve for Resolver {
     }
 }
 
-/// The last two labels: names below them mostly have the same name servers.
+/// The registrable domain of `name`, such as `example.co.uk`: names of one share name servers, and those of two need not.
+///
+/// Only the suffixes of registries count. The name servers of a hoster's suffix, such as `github.io`, are the hoster's for
+/// every name below it: these hang together, and so they share. A registry that is no country's, such as `eu.org`, is
+/// taken for a hoster here.
 fn domain(name: &str) -> &str {
     let name = name.trim_end_matches('.');
-    let before = name.rmatch_indices('.').nth(1);
-    before.map_or(name, |(dot, _)| &name[dot + 1..])
+    let mut rest = name;
+    let suffix = loop {
+        // What is on no list has one label as its suffix.
+        let Some(suffix) = psl::suffix(rest.as_bytes()) else { return name };
+        let length = suffix.as_bytes().len();
+        match rest[rest.len() - length..].split_once('.') {
+            Some((_, parent)) if suffix.typ() == Some(psl::Type::Private) => rest = parent,
+            _ => break length,
+        }
+    };
+    let Some(above) = name[..name.len() - suffix].strip_suffix('.') else { return name };
+    &name[above.rfind('.').map_or(0, |dot| dot + 1)..]
 }
 
 async fn share(domains: &Hosts, room: &Room, domain: &str) -> Option<Turn> {
@@ -196,11 +210,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_domain_is_the_last_two_labels() {
+    fn a_domain_is_what_one_owner_can_register() {
         for (name, expected) in [
             ("www.shop.example.com", "example.com"),
             ("example.com.", "example.com"),
+            ("www.evil.co.uk", "evil.co.uk"),
+            ("evil.co.uk", "evil.co.uk"),
+            ("co.uk", "co.uk"),
+            ("a.b.c.example.co.jp", "example.co.jp"),
+            // A rule with a wildcard, and its exception.
+            ("a.b.example.ck", "b.example.ck"),
+            ("a.www.ck", "www.ck"),
+            // A hoster's names have the hoster's name servers.
+            ("someone.github.io", "github.io"),
+            ("github.io", "github.io"),
+            ("bucket.s3.eu-west-1.amazonaws.com", "amazonaws.com"),
+            ("someone.blogspot.co.uk", "blogspot.co.uk"),
+            // On no list.
+            ("db.cluster.internal", "cluster.internal"),
+            ("internal", "internal"),
             ("localhost", "localhost"),
+            ("xn--bcher-kva.example.xn--p1ai", "example.xn--p1ai"),
             ("", ""),
         ] {
             assert_eq!(domain(name), expected, "{name}");

@@ -215,11 +215,11 @@ async fn each_hop_is_vetted_anew() {
 }
 
 #[tokio::test]
-async fn names_whose_lookup_hangs_hold_up_no_others_and_are_counted() {
+async fn names_of_one_registrable_domain_whose_lookups_hang_hold_up_no_others_and_are_counted() {
     let (hold, held) = std::sync::mpsc::channel::<()>();
     let held = Mutex::new(held);
     let lookups = Gauge::default();
-    let lookup = move |name: &str| match name.ends_with(".hangs.example") {
+    let lookup = move |name: &str| match name.ends_with(".hangs.co.uk") {
         true => {
             let _ = held.lock().unwrap().recv();
             Err(io::ErrorKind::TimedOut.into())
@@ -232,13 +232,13 @@ async fn names_whose_lookup_hangs_hold_up_no_others_and_are_counted() {
     let port = server.address.port();
 
     let hanging = (0..300).map(|number| {
-        let url = format!("http://{number}.hangs.example/");
+        let url = format!("http://{number}.hangs.co.uk/");
         let request = CheckRequest { timeout_ms: 500, ..CheckRequest::new(url) };
         let checker = &checker;
         async move { checker.check(&request.validate().unwrap()).await }
     });
     let hanging = futures_util::future::join_all(hanging).await;
-    let well = check(&checker, &format!("http://well.other.example.org:{port}/")).await;
+    let well = check(&checker, &format!("http://www.well.co.uk:{port}/")).await;
 
     let of = |cause| hanging.iter().filter(|seen| seen.cause == Some(cause)).count();
     // Of one domain as many as may hang do; that the others had no thread is our trouble.
