@@ -149,6 +149,17 @@ impl Hosts {
         self.rules("delete", one, other);
     }
 
+    /// Takes all routes of `host` away but that to the hub: it reaches the bus and nothing else, and its own system says so.
+    pub fn unroute(&self, host: &Host) {
+        let (hub, gateway) = (self.hub.address(), host.gateway());
+        host.shell(&format!("ip route add {hub} via {gateway} && ip route delete default"));
+    }
+
+    /// Ends an [`unroute`](Self::unroute).
+    pub fn reroute(&self, host: &Host) {
+        host.shell(&format!("ip route add default via {}", host.gateway()));
+    }
+
     fn rules(&self, verb: &str, one: &Host, other: &Host) {
         let rule = |from: &Host, to: &Host| {
             format!("ip rule {verb} from {} to {} blackhole", from.address(), to.address())

@@ -3,7 +3,9 @@
 //! A check that failed as it would without a network is held until somebody is known to answer: another site, or a
 //! canary, which is asked when no site does, or when most of many do not. If no canary answers either, the prober
 //! is offline: what is held is `missed/prober_offline`, no jobs are taken, and canaries are asked until one answers.
-//! Without canaries nothing is held.
+//! Without canaries nothing is held, and only what the prober's own system says is held against the prober: a check for
+//! which it has no route is `missed/prober_offline` (`http/verdict.rs`). A network that fails farther away cannot be told from
+//! sites that fail: whoever watches a few sites of one hoster would never hear of its outage.
 //!
 //! Bound: a check is held in its own slot, for [`Network::PATIENCE`] at most. Loss: the view outlives the actor,
 //! and the next one goes on where this one was.
@@ -59,6 +61,7 @@ enum Sign {
 impl Sign {
     fn of(seen: &Observation) -> Self {
         match (seen.outcome, seen.cause) {
+            (_, Some(Cause::ProberOffline)) => Self::Doubt,
             (Outcome::Missed, _) => Self::Nothing,
             // Who answers with another's certificate may be a captive portal, which answers for all.
             (_, Some(Cause::Dns | Cause::Connect | Cause::Timeout | Cause::Tls)) => Self::Doubt,
@@ -69,6 +72,7 @@ impl Sign {
     /// The same of a canary, of which any answer will do, but for one by somebody else.
     fn of_canary(seen: &Observation) -> Self {
         match (seen.outcome, seen.http_status) {
+            (Outcome::Missed, _) if seen.cause == Some(Cause::ProberOffline) => Self::Doubt,
             (Outcome::Missed, _) => Self::Nothing,
             (_, Some(_)) => Self::Life,
             (_, None) => Self::Doubt,

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use picket_proto::IpVersion;
+use picket_proto::{Cause, IpVersion};
 use prometheus_client::metrics::gauge::Gauge;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::{
@@ -32,6 +32,8 @@ pub(super) enum Error {
     NoAddress { host: String, family: &'static str },
     #[error("{host} is at {address}, where checks are not allowed to go")]
     Blocked { host: String, address: IpAddr },
+    #[error("{host} could not be looked up: this prober has no route to any name server, nor to the world")]
+    Offline { host: String },
     #[error("no resolver's thread was to be had")]
     NoThread,
     /// The system's resolver opens files and sockets, and says of a failure to do so that a name is not known.
@@ -41,6 +43,24 @@ pub(super) enum Error {
         #[source]
         why: io::Error,
     },
+}
+
+impl Error {
+    /// Where nobody answers, a machine that has no route to the world is at fault, and not the name's servers.
+    fn of_lookup(host: String, why: &io::Error, has_route: impl FnOnce() -> bool) -> Self {
+        match reason(why) {
+            why if why == UNANSWERED && !has_route() => Self::Offline { host },
+            why => Self::Lookup { host, why },
+        }
+    }
+
+    /// What it says of the site.
+    pub(super) fn cause(&self) -> Cause {
+        match self {
+            Self::Offline { .. } => Cause::ProberOffline,
+            _ => Cause::Dns,
+        }
+    }
 }
 
 /// Finds a host's addresses, and may block its thread meanwhile.
@@ -125,7 +145,7 @@ impl Resolve for Resolver {
                 }
                 lookup(&asked).map_err(|why| match File::open("/dev/null") {
                     Err(ours) if verdict::is_ours(&ours) => Error::Ours { host: asked, why: ours },
-                    _ => Error::Lookup { host: asked, why: reason(&why) },
+                    _ => Error::of_lookup(asked, &why, verdict::has_public_route),
                 })
             })
             .await
@@ -193,6 +213,8 @@ fn vet(addresses: &Addresses, host: &str, found: Vec<IpAddr>) -> Result<Vec<Sock
     Ok(vetted.into_iter().map(|address| SocketAddr::new(address, 0)).collect())
 }
 
+const UNANSWERED: &str = "the name servers did not answer";
+
 /// The system's reason without its preamble.
 fn reason(why: &std::io::Error) -> String {
     let text = why.to_string();
@@ -200,7 +222,7 @@ fn reason(why: &std::io::Error) -> String {
     match reason {
         "Name or service not known" => "there is no such name".to_owned(),
         "No address associated with hostname" => "the name has no address".to_owned(),
-        "Temporary failure in name resolution" => "the name servers did not answer".to_owned(),
+        "Temporary failure in name resolution" => UNANSWERED.to_owned(),
         other => other.to_owned(),
     }
 }
@@ -208,6 +230,18 @@ fn reason(why: &std::io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lookup_that_nobody_answers_is_the_probers_fault_where_it_has_no_route() {
+        let no_answer =
+            io::Error::other("failed to lookup address information: Temporary failure in name resolution");
+        let no_name = io::Error::other("failed to lookup address information: Name or service not known");
+        let of = |why, has_route| Error::of_lookup("a.example".to_owned(), why, || has_route).cause();
+
+        assert_eq!(of(&no_answer, false), Cause::ProberOffline);
+        assert_eq!(of(&no_answer, true), Cause::Dns);
+        assert_eq!(of(&no_name, false), Cause::Dns, "somebody has answered");
+    }
 
     #[test]
     fn a_domain_is_what_one_owner_can_register() {

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     time::Duration,
 };
 
@@ -34,6 +34,9 @@ impl Failure {
 /// The time allowed was over.
 pub(super) fn timeout(allowed: Duration, marks: &Marks, seen: &Seen) -> Failure {
     let stage = marks.stage();
+    if stage == Stage::Connect && lacks_a_route(marks) {
+        return no_route(marks, seen);
+    }
     let cause = match stage {
         // Ours, and not the site's.
         Stage::Queue | Stage::Between | Stage::Judging => Cause::Overloaded,
@@ -67,10 +70,12 @@ pub(super) fn of_error(error: &reqwest::Error, marks: &Marks, seen: &Seen) -> Fa
         (Stage::Between, _) if seen.redirects > 0 => Failure::new(Cause::Redirect, innermost()),
         (Stage::Between, _) => Failure::new(Cause::Invalid, innermost()),
         (Stage::Queue, _) => Failure::new(Cause::Overloaded, innermost()),
-        (Stage::Dns, _) => Failure::new(
-            Cause::Dns,
-            find::<resolver::Error>(error).map_or_else(innermost, ToString::to_string),
-        ),
+        (Stage::Dns, _) => {
+            let why = find::<resolver::Error>(error);
+            let cause = why.map_or(Cause::Dns, resolver::Error::cause);
+            Failure::new(cause, why.map_or_else(innermost, ToString::to_string))
+        }
+        (Stage::Connect, _) if lacks_a_route(marks) => no_route(marks, seen),
         (Stage::Connect, _) => {
             let what = system.map_or_else(innermost, in_words);
             Failure::new(Cause::Connect, format!("{what} ({doing})"))
@@ -111,13 +116,46 @@ fn lacks_a_family(error: &io::Error, places: &[SocketAddr]) -> bool {
     error.raw_os_error() == Some(no_address) && !places.iter().all(|place| can_go_to(*place))
 }
 
+/// Whether this machine has a route to none of the places where the hop's connection may go, so that no packet left it.
+/// What is out of reach beyond the first router looks like a site that does not answer.
+fn lacks_a_route(marks: &Marks) -> bool {
+    let places = marks.candidates();
+    !places.is_empty() && !places.iter().any(|place| can_go_to(*place))
+}
+
+fn no_route(marks: &Marks, seen: &Seen) -> Failure {
+    Failure::new(Cause::ProberOffline, format!("this prober has no route ({})", seen.doing(marks)))
+}
+
+/// Whether this machine has a route to addresses of the world: to one of those kept for documents, as an example.
+pub(super) fn has_public_route() -> bool {
+    const EXAMPLES: [IpAddr; 4] = [
+        IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+        IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)),
+        IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)),
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+    ];
+    EXAMPLES.iter().any(|example| can_go_to(SocketAddr::new(*example, 53)))
+}
+
 /// Whether this machine has an address and a route to go to `place` from. Nothing is sent.
 fn can_go_to(place: SocketAddr) -> bool {
+    use rustix::io::Errno;
+    const NOWHERE: [Errno; 6] = [
+        Errno::NETUNREACH,
+        Errno::HOSTUNREACH,
+        Errno::NETDOWN,
+        Errno::ADDRNOTAVAIL,
+        Errno::AFNOSUPPORT,
+        Errno::ACCESS,
+    ];
     let socket = match place {
         SocketAddr::V4(_) => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)),
         SocketAddr::V6(_) => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)),
     };
-    socket.and_then(|socket| socket.connect(place)).is_ok()
+    let failed = socket.and_then(|socket| socket.connect(place)).err().and_then(|why| why.raw_os_error());
+    // Of a want of files or memory nothing follows for routes.
+    !failed.is_some_and(|code| NOWHERE.iter().any(|errno| errno.raw_os_error() == code))
 }
 
 #[cfg(test)]
@@ -129,7 +167,7 @@ mod tests {
 
     fn late(allowed: Duration, stage: Stage) -> Failure {
         let marks = Marks::new(IpVersion::Any, Instant::now());
-        marks.hop(Some([192, 0, 2, 1].into()), 80);
+        marks.hop(Some([127, 0, 0, 2].into()), 80);
         marks.enter(stage);
         let seen = Seen { raw_bytes: 3, body_length: Some(10), ..Seen::default() };
         timeout(allowed, &marks, &seen)
@@ -148,12 +186,26 @@ mod tests {
         assert!(!lacks_a_family(&no_files, &[here, nowhere]));
     }
 
+    /// The broadcast address stands for one without a route.
+    #[test]
+    fn a_connection_for_which_there_is_no_route_says_nothing_of_the_site() {
+        let marks = Marks::new(IpVersion::Any, Instant::now());
+        marks.hop(Some([255, 255, 255, 255].into()), 80);
+        marks.enter(Stage::Connect);
+        let failure = timeout(Duration::from_secs(10), &marks, &Seen::default());
+
+        assert_eq!(failure.cause, Cause::ProberOffline);
+        assert_eq!(failure.message, "this prober has no route (connecting to 255.255.255.255:80)");
+        marks.set_candidates([[255, 255, 255, 255].into(), [127, 0, 0, 1].into()].into_iter());
+        assert_eq!(timeout(Duration::from_secs(10), &marks, &Seen::default()).cause, Cause::Timeout);
+    }
+
     #[test]
     fn a_timeout_says_what_was_waited_for_and_whose_fault_it_is() {
         for (stage, cause, message) in [
             (Stage::Queue, Cause::Overloaded, "no answer within 10 s (waiting for a free resolver)"),
             (Stage::Dns, Cause::Timeout, "no answer within 10 s (resolving the name)"),
-            (Stage::Connect, Cause::Timeout, "no answer within 10 s (connecting to 192.0.2.1:80)"),
+            (Stage::Connect, Cause::Timeout, "no answer within 10 s (connecting to 127.0.0.2:80)"),
             (Stage::Tls, Cause::Timeout, "no answer within 10 s (in the TLS handshake)"),
             (Stage::FirstByte, Cause::Timeout, "no answer within 10 s (waiting for the first byte)"),
             (

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use picket_prober::http::{Checker, Lookup, Observation};
+use picket_prober::http::{Checker, Limits, Lookup, Observation};
 use picket_proto::{Cause, CheckRequest, IpVersion, Outcome};
 use picket_testkit::target::{Crowded, Target};
 use tokio::time::Instant;
@@ -139,6 +139,22 @@ async fn a_host_that_lets_nobody_in_is_down_by_timeout_while_connecting() {
     assert!(seen.timing.dns_us.is_none() && seen.remote_addr.is_none(), "{seen:?}");
 }
 
+/// Nobody may connect to the broadcast address: it stands for one without a route.
+#[tokio::test]
+async fn a_name_to_whose_addresses_there_is_no_route_is_missed_and_not_down() {
+    let checker = Checker::with_lookup(
+        &Limits { allow: vec!["255.255.255.255/32".parse().unwrap()], ..limits() },
+        Arc::new(|_| Ok(vec![[255, 255, 255, 255].into()])),
+    )
+    .unwrap();
+
+    let seen = checker.check(&named(80).validate().unwrap()).await;
+
+    assert_eq!((seen.outcome, seen.cause), (Outcome::Missed, Some(Cause::ProberOffline)), "{seen:?}");
+    let message = seen.message.as_deref().unwrap_or_default();
+    assert_eq!(message, "this prober has no route (connecting to 255.255.255.255:80)");
+}
+
 #[tokio::test]
 async fn a_name_without_addresses_is_down_by_dns() {
     let nobody = io::ErrorKind::NotFound;
@@ -149,7 +165,11 @@ async fn a_name_without_addresses_is_down_by_dns() {
         Err(io::Error::other("failed to lookup address information: Temporary failure in name resolution"))
     })
     .await;
-    assert_down(&seen, Cause::Dns, "could not resolve two.example: the name servers did not answer");
+    match seen.outcome {
+        // On a machine without a route to the world the fault is its own.
+        Outcome::Missed => assert_eq!(seen.cause, Some(Cause::ProberOffline), "{seen:?}"),
+        _ => assert_down(&seen, Cause::Dns, "could not resolve two.example: the name servers did not answer"),
+    }
     let seen = check_named(&named(80), || Ok(Vec::new())).await;
     assert_down(&seen, Cause::Dns, "two.example has no IP address");
     let v6 = CheckRequest { ip_version: IpVersion::V6, ..named(80) };
