@@ -1,5 +1,7 @@
 //! Names to addresses: the system's resolver, on a bounded number of threads, with the addresses vetted.
 
+mod threads;
+
 use std::{
     fs::File,
     io,
@@ -12,10 +14,11 @@ use picket_proto::{Cause, IpVersion};
 use prometheus_client::metrics::gauge::Gauge;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::Instant,
+    sync::Semaphore,
+    time::{Instant, timeout},
 };
 
+use self::threads::Threads;
 use super::{
     addresses::Addresses,
     phases::{self, Stage},
@@ -75,37 +78,14 @@ pub(super) fn system() -> Lookup {
 pub(super) struct Resolver {
     addresses: Addresses,
     lookup: Lookup,
-    running: Gauge,
-    threads: Arc<Semaphore>,
+    threads: Threads,
     domains: Hosts,
     room: Room,
 }
 
-/// A lookup's thread; it keeps its permit also when the check has given up, since it is not free before.
-struct Thread {
-    running: Gauge,
-    _permit: OwnedSemaphorePermit,
-    _share: Turn,
-}
-
-impl Thread {
-    fn taken(permit: OwnedSemaphorePermit, share: Turn, running: Gauge) -> Self {
-        running.inc();
-        Self { running, _permit: permit, _share: share }
-    }
-}
-
-impl Drop for Thread {
-    fn drop(&mut self) {
-        self.running.dec();
-    }
-}
-
 impl Resolver {
-    /// Lookups that may be under way. The system's resolver blocks a thread and cannot be interrupted.
-    const THREADS: usize = 256;
-    /// Of which names of one registrable domain may have so many: name servers that do not answer take theirs, and no others.
-    const A_DOMAINS: usize = Self::THREADS / 2;
+    /// Names of one registrable domain may have so many threads: name servers that do not answer take theirs, and no others.
+    const A_DOMAINS: usize = 128;
 
     /// Longer than any check.
     const LONGEST: Duration = Duration::from_secs(120);
@@ -115,8 +95,7 @@ impl Resolver {
         Self {
             addresses,
             lookup,
-            running,
-            threads: Arc::new(Semaphore::new(Self::THREADS)),
+            threads: Threads::new(running),
             domains: Hosts::new(Self::A_DOMAINS),
             // Who waits is a check under way, of which there are few enough.
             room: Room::new(Semaphore::MAX_PERMITS),
@@ -126,18 +105,19 @@ impl Resolver {
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let (addresses, threads) = (self.addresses.clone(), Arc::clone(&self.threads));
-        let (lookup, running) = (Arc::clone(&self.lookup), self.running.clone());
+        let (addresses, threads, lookup) =
+            (self.addresses.clone(), self.threads.clone(), Arc::clone(&self.lookup));
         let (domains, room) = (self.domains.clone(), self.room.clone());
         Box::pin(async move {
             let enter = |stage| phases::mark(|marks| marks.enter(stage));
             enter(Stage::Queue);
-            let share = share(&domains, &room, domain(name.as_str())).await.ok_or(Error::NoThread)?;
-            let permit = threads.acquire_owned().await.map_err(|_| Error::NoThread)?;
+            let domain = domain(name.as_str());
+            let share = share(&domains, &room, domain).await.ok_or(Error::NoThread)?;
+            let (thread, mut watching) = threads.take(domain, share).await.ok_or(Error::NoThread)?;
             let host = name.as_str().to_owned();
-            let (asked, thread) = (host.clone(), Thread::taken(permit, share, running));
+            let asked = host.clone();
             let marks = phases::current();
-            let found = tokio::task::spawn_blocking(move || {
+            let mut looking = tokio::task::spawn_blocking(move || {
                 let _thread = thread;
                 // Until it runs, the wait is ours.
                 if let Some(marks) = marks {
@@ -147,10 +127,18 @@ impl Resolve for Resolver {
                     Err(ours) if verdict::is_ours(&ours) => Error::Ours { host: asked, why: ours },
                     _ => Error::of_lookup(asked, &why, verdict::has_public_route),
                 })
-            })
-            .await
-            .map_err(|_| Error::NoThread)??;
-            let vetted = vet(&addresses, &host, found)?;
+            });
+            let found = match timeout(threads::HANGS, &mut looking).await {
+                Ok(found) => {
+                    watching.is_quick();
+                    found
+                }
+                Err(_) => {
+                    watching.hangs();
+                    looking.await
+                }
+            };
+            let vetted = vet(&addresses, &host, found.map_err(|_| Error::NoThread)??)?;
             enter(Stage::Connect);
             let addresses: Addrs = Box::new(vetted.into_iter());
             Ok(addresses)

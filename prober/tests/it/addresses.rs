@@ -214,6 +214,37 @@ async fn each_hop_is_vetted_anew() {
     assert!(is_untouched(&private).await);
 }
 
+/// As when the name servers of a hoster are away: each domain has few lookups, and all of them hang.
+#[tokio::test]
+async fn many_domains_whose_lookups_hang_leave_threads_to_those_that_are_well() {
+    let (hold, held) = std::sync::mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    let lookup = move |name: &str| match name.starts_with("hangs-") {
+        true => {
+            let _ = held.lock().unwrap().recv();
+            Err(io::ErrorKind::TimedOut.into())
+        }
+        false => Ok(vec![IpAddr::from([127, 0, 0, 1])]),
+    };
+    let checker = Checker::with_lookup(&limits(), Arc::new(lookup)).unwrap();
+    let server = Server::open().await;
+    let port = server.address.port();
+
+    for wave in 0..3 {
+        let hanging = (0..220).map(|number| {
+            let request =
+                CheckRequest { timeout_ms: 500, ..CheckRequest::new(format!("http://hangs-{number}.com/")) };
+            let checker = &checker;
+            async move { checker.check(&request.validate().unwrap()).await }
+        });
+        let hanging = futures_util::future::join_all(hanging).await;
+        assert!(hanging.iter().all(|seen| seen.outcome != Outcome::Up));
+        let well = check(&checker, &format!("http://www.well-{wave}.com:{port}/")).await;
+        assert_eq!(well.outcome, Outcome::Up, "wave {wave}: {well:?}");
+    }
+    drop(hold);
+}
+
 #[tokio::test]
 async fn names_of_one_registrable_domain_whose_lookups_hang_hold_up_no_others_and_are_counted() {
     let (hold, held) = std::sync::mpsc::channel::<()>();
