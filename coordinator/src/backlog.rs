@@ -4,7 +4,12 @@
 //! be a silent loss for what no sink has had yet. It cannot be told to refuse new ones instead, since it always fills
 //! up: it keeps three days for a restore. So nobody is given new work while too much of it waits.
 //!
+//! That stops probers that work, and not one that publishes what nobody asked it for: while sinks are behind, what comes is
+//! counted by region ([`arrivals`]), so that an operator sees whose credential to revoke.
+//!
 //! Bound: one look at a time. Loss: none; the next look sees all that this one saw.
+
+mod arrivals;
 
 use std::{
     sync::{
@@ -15,13 +20,14 @@ use std::{
 };
 
 use async_nats::jetstream::{context::ConsumerInfoErrorKind, stream::Info};
-use picket_proto::subject;
+use picket_proto::{Region, subject};
 use picket_runtime::{Bus, Condition};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use time::OffsetDateTime;
 use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
+use self::arrivals::Stored;
 use crate::metrics::Metrics;
 
 /// Whether the planner is held back. Cheap to clone; all clones are one brake.
@@ -77,7 +83,11 @@ impl Actor for Backlog {
         watch: &mut Watch,
     ) -> Result<(), ActorProcessingErr> {
         match timeout(PATIENCE, self.look()).await {
-            Ok(Ok(look)) => self.say(watch.see(look), &look, watch),
+            Ok(Ok(look)) => {
+                let seen = watch.see(look);
+                self.count_arrivals(&seen, watch).await;
+                self.say(seen, &look, watch);
+            }
             // Who keeps the streams says what is wrong with them; the brake stays as it is.
             Ok(Err(why)) => debug!(error = why, "the stream of results could not be looked at"),
             Err(_) => debug!("NATS does not say how the stream of results is"),
@@ -212,9 +222,15 @@ pub struct Watch {
     floor: u64,
     held: bool,
     warned: bool,
+    /// While sinks are behind, what the stream had at the look before.
+    stored: Option<Stored>,
+    /// The region that most came from at the look before, while jobs are held back.
+    named: Option<Region>,
 }
 
 impl Watch {
+    /// From here on arrivals are counted by region, which costs a question more.
+    const COUNT: f64 = 0.25;
     const WARN: f64 = 0.5;
     const HOLD: f64 = 0.8;
     const LET_GO: f64 = 0.7;

@@ -64,6 +64,8 @@ pub struct Metrics {
     pub results_waiting: Gauge,
     pub results_waiting_ratio: Gauge<f64, AtomicU64>,
     pub results_discarded: Counter,
+    pub results_arrived: Family<In, Counter>,
+    pub jobs_stored_ratio: Gauge<f64, AtomicU64>,
     pub planner_held_back: Gauge,
     pub rolled_through: Gauge,
     pub rollup_seconds: Histogram,
@@ -101,6 +103,8 @@ impl Metrics {
             results_waiting: Gauge::default(),
             results_waiting_ratio: Gauge::default(),
             results_discarded: Counter::default(),
+            results_arrived: Family::default(),
+            jobs_stored_ratio: Gauge::default(),
             planner_held_back: Gauge::default(),
             rolled_through: Gauge::default(),
             rollup_seconds: Histogram::new(exponential_buckets(0.01, 4.0, 8)),
@@ -193,6 +197,16 @@ impl Metrics {
             "results_discarded",
             "Messages with results that left the stream before a sink had acknowledged them; every coordinator counts the same ones",
             metrics.results_discarded.clone(),
+        );
+        registry.register(
+            "results_arrived",
+            "Messages with results by the region that published them, counted only while a quarter of the stream or more waits for a sink; every coordinator counts the same ones",
+            metrics.results_arrived.clone(),
+        );
+        registry.register(
+            "jobs_stored_ratio",
+            "How much of what the stream of jobs may hold is taken; at 1 the oldest job of all regions is discarded for each new one",
+            metrics.jobs_stored_ratio.clone(),
         );
         registry.register(
             "planner_held_back",

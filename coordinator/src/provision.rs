@@ -13,7 +13,7 @@ use async_nats::jetstream::{
     ErrorCode,
     consumer::pull,
     context::{GetStreamError, GetStreamErrorKind},
-    stream::ConsumerErrorKind,
+    stream::{ConsumerErrorKind, Info},
 };
 use picket_proto::{Region, Shard, subject};
 use picket_runtime::{
@@ -66,9 +66,12 @@ pub struct Found {
     silence: Silence,
     /// Those that were spoken of in `/metrics`.
     spoken_of: Vec<Region>,
+    jobs_full: bool,
 }
 
 const ROUND: Duration = Duration::from_secs(5);
+/// From here on the stream of jobs counts as nearly full.
+const JOBS_FULL: f64 = 0.8;
 /// Partitions are made a week ahead; looking every quarter of an hour is plenty.
 const PARTITION_ROUNDS: u64 = 180;
 /// Incidents of sites that are not watched any more are closed with their schedules; this is for what was overlooked then.
@@ -158,7 +161,13 @@ impl Provision {
         ] {
             let name = config.name.clone();
             let created = match self.bus.jetstream.get_stream(&name).await {
-                Ok(stream) => Some(stream.cached_info().created),
+                Ok(stream) => {
+                    let info = stream.cached_info();
+                    if name == subject::JOBS {
+                        self.note_jobs_stored(info, found);
+                    }
+                    Some(info.created)
+                }
                 Err(error) if is_absent(&error) => None,
                 Err(error) => return Err(error.into()),
             };
@@ -176,6 +185,23 @@ impl Provision {
             found.streams.insert(name, made.created);
         }
         Ok(())
+    }
+
+    /// The stream of jobs discards its oldest when it is full, which is the one that is worth least; its tick is missed, and the
+    /// ledger sees only that no prober had it.
+    fn note_jobs_stored(&self, info: &Info, found: &mut Found) {
+        let bytes = u64::try_from(info.config.max_bytes).unwrap_or(0);
+        let ratio = if bytes == 0 { 0.0 } else { info.state.bytes as f64 / bytes as f64 };
+        self.metrics.jobs_stored_ratio.set(ratio);
+        let was_full = std::mem::replace(&mut found.jobs_full, ratio >= JOBS_FULL);
+        if found.jobs_full && !was_full {
+            warn!(
+                jobs = info.state.messages,
+                bytes = info.state.bytes,
+                max_bytes = bytes,
+                "the stream of jobs is nearly full; when it is, the oldest jobs are discarded and their ticks are missed"
+            );
+        }
     }
 
     async fn note_silence(

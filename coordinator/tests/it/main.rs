@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what a test needs is there, or it fails")]
 
 mod acks;
+mod streams;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -40,7 +41,11 @@ impl Stack {
     }
 
     async fn coordinator(&self, name: &str, lease_time: Duration) -> Running {
-        let health = Health::new();
+        self.coordinator_seen(name, lease_time, Health::new()).await
+    }
+
+    /// A coordinator of whose metrics the test has the registry.
+    async fn coordinator_seen(&self, name: &str, lease_time: Duration, health: Health) -> Running {
         let bus =
             Bus::connect(&NatsOptions::at(self.nats.url()), &Role::Coordinator, name, &health).await.unwrap();
         let config = Config {
