@@ -63,7 +63,8 @@ impl From<picket_store::Error> for Error {
             | Store::Invalid(_)
             | Store::Duplicate
             | Store::NoSite(_)
-            | Store::NoRegion(_) => Self::Usage(text),
+            | Store::NoRegion(_)
+            | Store::SharedSession => Self::Usage(text),
             Store::Database { .. } | Store::TimedOut { .. } | Store::Migrate(_) | Store::Schema { .. } => {
                 Self::Unreachable(text)
             }

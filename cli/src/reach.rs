@@ -78,6 +78,7 @@ impl Database {
     pub(crate) async fn connect(self, matches: &ArgMatches) -> Result<Store, Error> {
         let store = self.connect_unmigrated(matches).await?;
         store.check_schema().await?;
+        store.check_session().await?;
         Ok(store)
     }
 

@@ -42,6 +42,13 @@ pub enum Error {
         /// The newest that this build knows.
         needed: i64,
     },
+    /// There is a pooler that lends out sessions by the transaction.
+    #[error(
+        "DATABASE_URL leads to a pooler that lends one session of Postgres to several clients, such as PgBouncer with \
+         pool_mode=transaction: LISTEN, advisory locks and settings do not last there; connect to Postgres itself, or set \
+         pool_mode=session"
+    )]
+    SharedSession,
     /// What was to be stored makes no sense.
     #[error(transparent)]
     Invalid(#[from] Invalid),

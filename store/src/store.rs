@@ -3,9 +3,10 @@
 use std::{str::FromStr, time::Duration};
 
 use sqlx::{
-    ConnectOptions, PgPool,
+    ConnectOptions, Connection, PgConnection, PgPool, Row,
     migrate::Migrator,
     postgres::{PgConnectOptions, PgPoolOptions},
+    raw_sql,
 };
 
 use crate::{Error, options::DatabaseOptions};
@@ -20,8 +21,10 @@ pub struct Store {
 }
 
 impl Store {
-    /// No statement may take longer; the server ends it.
-    const STATEMENT_LIMIT: &str = "30s";
+    /// What every session has, before anything else is asked in it. Statements and not startup parameters, which a pooler
+    /// would refuse or drop. Not "$user" in the path: a user called picket would find the schema picket before public.
+    const SETTINGS: &str = "SET statement_timeout = '30s'; SET lock_timeout = '10s';
+        SET idle_in_transaction_session_timeout = '30s'; SET timezone = 'UTC'; SET search_path = public";
     /// How long to wait for a connection, including making it.
     const ACQUIRE: Duration = Duration::from_secs(5);
 
@@ -37,14 +40,8 @@ impl Store {
             // Loading a million sites is slow and no news.
             .log_slow_statements(log::LevelFilter::Off, Duration::ZERO)
             .log_statements(log::LevelFilter::Off)
-            .options([
-                ("statement_timeout", Self::STATEMENT_LIMIT),
-                ("lock_timeout", "10s"),
-                ("idle_in_transaction_session_timeout", "30s"),
-                ("timezone", "UTC"),
-                // Not "$user": a user called picket would find the schema picket before public.
-                ("search_path", "public"),
-            ]);
+            // Its default is exact since Postgres 12, and a pooler refuses startup parameters that it does not know.
+            .extra_float_digits(None);
         let pool = PgPoolOptions::new()
             .max_connections(connections)
             .min_connections(0)
@@ -52,6 +49,9 @@ impl Store {
             .max_lifetime(Duration::from_secs(15 * 60))
             .idle_timeout(Duration::from_secs(5 * 60))
             .test_before_acquire(true)
+            .after_connect(|connection, _| {
+                Box::pin(async move { raw_sql(Self::SETTINGS).execute(connection).await.map(drop) })
+            })
             .connect_lazy_with(connect);
         Ok(Self { pool })
     }
@@ -61,6 +61,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be reached or refuses.
     pub async fn migrate(&self, shards: u16) -> Result<(), Error> {
+        self.check_session().await?;
         let mut connection = self.pool.acquire().await.map_err(Error::doing("connect to the database"))?;
         sqlx::query(
             "SELECT set_config('picket.shards', $1, false), set_config('statement_timeout', '0', false)",
@@ -104,13 +105,40 @@ impl Store {
         Ok(())
     }
 
+    /// Refuses a pooler that lends out sessions by the transaction: `LISTEN`, advisory locks and settings end there with it,
+    /// without an error. Two connections that are open at once are of two sessions, and stay so.
+    ///
+    /// # Errors
+    /// When they are not, or the database cannot be reached.
+    pub async fn check_session(&self) -> Result<(), Error> {
+        let options = self.pool.connect_options();
+        let is_own = self
+            .within(Duration::from_secs(10), "connect to the database", async {
+                let mut one = PgConnection::connect_with(&options).await?;
+                let first = backend(&mut one).await?;
+                let mut other = PgConnection::connect_with(&options).await?;
+                // Holds its session from here on, wherever it came from.
+                raw_sql("BEGIN").execute(&mut other).await?;
+                let is_own = backend(&mut other).await? != first && backend(&mut one).await? == first;
+                // Nothing is lost with a connection that cannot be closed well.
+                let _ = tokio::join!(one.close(), other.close());
+                Ok(is_own)
+            })
+            .await?;
+        if is_own { Ok(()) } else { Err(Error::SharedSession) }
+    }
+
     /// Waits for a database with a schema that this build can use; `tell` hears each time why not yet.
     ///
     /// # Errors
     /// What no waiting mends.
     pub async fn ready(&self, mut tell: impl FnMut(&Error)) -> Result<(), Error> {
         loop {
-            match self.check_schema().await {
+            let checked = async {
+                self.check_session().await?;
+                self.check_schema().await
+            };
+            match checked.await {
                 Ok(()) => return Ok(()),
                 // Somebody may be about to migrate, to start the database, or to let us in.
                 Err(error @ (Error::Schema { .. } | Error::Database { .. } | Error::TimedOut { .. })) => {
@@ -139,6 +167,11 @@ impl Store {
             Err(_) => Err(Error::TimedOut { doing, seconds: limit.as_secs() }),
         }
     }
+}
+
+/// The number of the process that serves this session. By the simple protocol, which needs no statement to last.
+async fn backend(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+    raw_sql("SELECT pg_backend_pid()").fetch_one(connection).await?.try_get(0)
 }
 
 /// `url` with its password replaced.

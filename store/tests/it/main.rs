@@ -6,6 +6,7 @@ mod days;
 mod incidents;
 mod leases;
 mod ledger;
+mod pooler;
 mod reporting;
 mod results;
 mod retention;

@@ -1,0 +1,87 @@
+//! What stands between us and Postgres: PgBouncer, where this machine has it.
+
+use std::{
+    fs,
+    net::TcpStream,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use picket_store::Error;
+use picket_testkit::{eventually, servers};
+
+use crate::store;
+
+/// A PgBouncer of a test's own.
+struct Pooler {
+    process: Child,
+    url: String,
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// One in front of `url`; `None`, and that is printed, where there is none on this machine.
+async fn pooler(url: &str, mode: &str) -> Option<Pooler> {
+    let (login, place) = url.trim_start_matches("postgres://").split_once('@').unwrap();
+    let ((user, password), (host, database)) =
+        (login.split_once(':').unwrap(), place.split_once('/').unwrap());
+    let port = servers::port();
+    let config = format!(
+        "[databases]\n{database} = host=127.0.0.1 port={} user={user} password={password}\n\
+         [pgbouncer]\nlisten_addr=127.0.0.1\nlisten_port={port}\nauth_type=any\nunix_socket_dir=\n\
+         pool_mode={mode}\nuser=nobody\n",
+        host.rsplit(':').next().unwrap()
+    );
+    let file = servers::scratch_dir("pgbouncer").join("pgbouncer.ini");
+    fs::write(&file, config).unwrap();
+    let started = Command::new("pgbouncer")
+        .arg(&file)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let Ok(process) = started else {
+        eprintln!("NOT TESTED: there is no pgbouncer on this machine (Debian's package of that name)");
+        return None;
+    };
+    let pooler = Pooler { process, url: format!("postgres://{user}@127.0.0.1:{port}/{database}") };
+    eventually(Duration::from_secs(20), "a pooler that listens", async || {
+        TcpStream::connect(("127.0.0.1", port)).map(drop)
+    })
+    .await;
+    Some(pooler)
+}
+
+#[tokio::test]
+async fn a_pooler_that_lends_out_sessions_by_the_transaction_is_refused_by_name() {
+    let url = servers::postgres().await.database().await;
+    let Some(pooler) = pooler(&url, "transaction").await else { return };
+
+    let store = store(&pooler.url);
+    for refused in [store.check_session().await, store.ready(|_| ()).await, store.migrate(64).await] {
+        assert!(matches!(refused, Err(Error::SharedSession)), "{refused:?}");
+    }
+    let message = Error::SharedSession.to_string();
+    assert!(message.contains("PgBouncer") && message.contains("pool_mode=session"), "{message}");
+}
+
+#[tokio::test]
+async fn a_pooler_that_lends_out_whole_sessions_is_as_good_as_postgres_itself() {
+    let url = servers::postgres().await.database().await;
+    let Some(pooler) = pooler(&url, "session").await else { return };
+
+    let store = store(&pooler.url);
+    store.migrate(64).await.unwrap();
+    store.ready(|why| panic!("{why}")).await.unwrap();
+}
+
+#[tokio::test]
+async fn two_connections_to_postgres_itself_are_two_sessions() {
+    let url = servers::postgres().await.database().await;
+    store(&url).check_session().await.unwrap();
+}
