@@ -56,6 +56,8 @@ pub struct Asking {
     pub user_agent: String,
     /// Who is asked for the addresses of a name.
     pub lookup: Lookup,
+    /// The name servers that `lookup` asks, where these are known: whether they answer at all tells the site's fault from ours.
+    pub name_servers: Vec<SocketAddr>,
     /// Lookups under way, with those that no check waits for any more.
     pub lookups: Gauge,
 }
@@ -66,6 +68,7 @@ impl Default for Asking {
             user_agent: concat!("Picket/", env!("CARGO_PKG_VERSION"), " (website availability check)")
                 .to_owned(),
             lookup: resolver::system(),
+            name_servers: resolver::name_servers(),
             lookups: Gauge::default(),
         }
     }
@@ -168,7 +171,7 @@ impl Checker {
     /// # Errors
     /// When the roots or the settings cannot be used.
     pub fn with_lookup(limits: &Limits, lookup: Lookup) -> Result<Self, Error> {
-        Self::with(limits, Asking { lookup, ..Asking::default() })
+        Self::with(limits, Asking { lookup, name_servers: Vec::new(), ..Asking::default() })
     }
 
     /// As [`new`](Self::new), asking as `asking` says.
@@ -177,7 +180,8 @@ impl Checker {
     /// When the roots or the settings cannot be used.
     pub fn with(limits: &Limits, asking: Asking) -> Result<Self, Error> {
         let addresses = Addresses::new(&limits.allow);
-        let resolver = Arc::new(Resolver::new(addresses.clone(), asking.lookup, asking.lookups));
+        let resolver =
+            Arc::new(Resolver::new(addresses.clone(), asking.lookup, asking.name_servers, asking.lookups));
         let roots = Arc::new(tls::roots(limits.ca_file.as_deref())?);
         // No more of a body waits here than is wanted of it.
         let window = u32::try_from(limits.body).unwrap_or(u32::MAX).clamp(64 << 10, 1 << 20);

@@ -4,7 +4,8 @@
 //! canary, which is asked when no site does, or when most of many do not. If no canary answers either, the prober
 //! is offline: what is held is `missed/prober_offline`, no jobs are taken, and canaries are asked until one answers.
 //! Without canaries nothing is held, and only what the prober's own system says is held against the prober: a check for
-//! which it has no route is `missed/prober_offline` (`http/verdict.rs`). A network that fails farther away cannot be told from
+//! which it has no route, or whose lookup its own name servers leave without an answer as they do any other question, is
+//! `missed/prober_offline` (`http/verdict.rs`, `http/resolver/servers.rs`). A network that fails farther away cannot be told from
 //! sites that fail: whoever watches a few sites of one hoster would never hear of its outage.
 //!
 //! Bound: a check is held in its own slot, for [`Network::PATIENCE`] at most. Loss: the view outlives the actor,

@@ -79,6 +79,8 @@ struct Noted {
     /// The hop's host is an address, for which no resolver is asked.
     literal: bool,
     blocked: Option<IpAddr>,
+    /// This machine's own name servers do not answer.
+    has_silent_name_servers: bool,
     /// Where the hop's connection may go.
     candidates: Vec<IpAddr>,
     port: u16,
@@ -99,6 +101,7 @@ impl Marks {
                 spent: [None; Stage::MEASURED],
                 literal: false,
                 blocked: None,
+                has_silent_name_servers: false,
                 candidates: Vec::new(),
                 port: 0,
                 certificate: None,
@@ -143,6 +146,14 @@ impl Marks {
 
     pub(super) fn blocked(&self) -> Option<IpAddr> {
         self.noted().blocked
+    }
+
+    pub(super) fn note_silent_name_servers(&self) {
+        self.noted().has_silent_name_servers = true;
+    }
+
+    pub(super) fn has_silent_name_servers(&self) -> bool {
+        self.noted().has_silent_name_servers
     }
 
     /// The addresses that the hop's name has, in the order in which they are tried.

@@ -1,5 +1,6 @@
 //! Names to addresses: the system's resolver, on a bounded number of threads, with the addresses vetted.
 
+mod servers;
 mod threads;
 
 use std::{
@@ -18,10 +19,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use self::threads::Threads;
+pub(super) use self::servers::of_system as name_servers;
+use self::{servers::Servers, threads::Threads};
 use super::{
     addresses::Addresses,
-    phases::{self, Stage},
+    phases::{self, Marks, Stage},
     verdict,
 };
 use crate::hosts::{Hosts, Room, Turn};
@@ -35,7 +37,9 @@ pub(super) enum Error {
     NoAddress { host: String, family: &'static str },
     #[error("{host} is at {address}, where checks are not allowed to go")]
     Blocked { host: String, address: IpAddr },
-    #[error("{host} could not be looked up: this prober has no route to any name server, nor to the world")]
+    #[error(
+        "{host} could not be looked up: this prober's name servers do not answer, or it has no route to the world"
+    )]
     Offline { host: String },
     #[error("no resolver's thread was to be had")]
     NoThread,
@@ -49,14 +53,6 @@ pub(super) enum Error {
 }
 
 impl Error {
-    /// Where nobody answers, a machine that has no route to the world is at fault, and not the name's servers.
-    fn of_lookup(host: String, why: &io::Error, has_route: impl FnOnce() -> bool) -> Self {
-        match reason(why) {
-            why if why == UNANSWERED && !has_route() => Self::Offline { host },
-            why => Self::Lookup { host, why },
-        }
-    }
-
     /// What it says of the site.
     pub(super) fn cause(&self) -> Cause {
         match self {
@@ -78,6 +74,7 @@ pub(super) fn system() -> Lookup {
 pub(super) struct Resolver {
     addresses: Addresses,
     lookup: Lookup,
+    servers: Arc<Servers>,
     threads: Threads,
     domains: Hosts,
     room: Room,
@@ -90,11 +87,17 @@ impl Resolver {
     /// Longer than any check.
     const LONGEST: Duration = Duration::from_secs(120);
 
-    /// Threads are counted in `running`.
-    pub(super) fn new(addresses: Addresses, lookup: Lookup, running: Gauge) -> Self {
+    /// Threads are counted in `running`; `name_servers` are those behind `lookup`, as far as they are known.
+    pub(super) fn new(
+        addresses: Addresses,
+        lookup: Lookup,
+        name_servers: Vec<SocketAddr>,
+        running: Gauge,
+    ) -> Self {
         Self {
             addresses,
             lookup,
+            servers: Arc::new(Servers::new(name_servers)),
             threads: Threads::new(running),
             domains: Hosts::new(Self::A_DOMAINS),
             // Who waits is a check under way, of which there are few enough.
@@ -107,7 +110,7 @@ impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         let (addresses, threads, lookup) =
             (self.addresses.clone(), self.threads.clone(), Arc::clone(&self.lookup));
-        let (domains, room) = (self.domains.clone(), self.room.clone());
+        let (domains, room, servers) = (self.domains.clone(), self.room.clone(), Arc::clone(&self.servers));
         Box::pin(async move {
             let enter = |stage| phases::mark(|marks| marks.enter(stage));
             enter(Stage::Queue);
@@ -125,7 +128,7 @@ impl Resolve for Resolver {
                 }
                 lookup(&asked).map_err(|why| match File::open("/dev/null") {
                     Err(ours) if verdict::is_ours(&ours) => Error::Ours { host: asked, why: ours },
-                    _ => Error::of_lookup(asked, &why, verdict::has_public_route),
+                    _ => Error::Lookup { host: asked, why: reason(&why) },
                 })
             });
             let found = match timeout(threads::HANGS, &mut looking).await {
@@ -135,10 +138,28 @@ impl Resolve for Resolver {
                 }
                 Err(_) => {
                     watching.hangs();
-                    looking.await
+                    tokio::select! {
+                        found = &mut looking => found,
+                        answer = servers.answer() => {
+                            if !answer {
+                                phases::mark(Marks::note_silent_name_servers);
+                            }
+                            looking.await
+                        }
+                    }
                 }
             };
-            let vetted = vet(&addresses, &host, found.map_err(|_| Error::NoThread)??)?;
+            let found = match found.map_err(|_| Error::NoThread)? {
+                Err(Error::Lookup { host, why }) if why == UNANSWERED => {
+                    // What is asked now is in no phase.
+                    enter(Stage::Between);
+                    let is_offline = !verdict::has_public_route() || !servers.answer().await;
+                    enter(Stage::Dns);
+                    Err(if is_offline { Error::Offline { host } } else { Error::Lookup { host, why } })
+                }
+                found => found,
+            };
+            let vetted = vet(&addresses, &host, found?)?;
             enter(Stage::Connect);
             let addresses: Addrs = Box::new(vetted.into_iter());
             Ok(addresses)
@@ -218,18 +239,6 @@ fn reason(why: &std::io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_lookup_that_nobody_answers_is_the_probers_fault_where_it_has_no_route() {
-        let no_answer =
-            io::Error::other("failed to lookup address information: Temporary failure in name resolution");
-        let no_name = io::Error::other("failed to lookup address information: Name or service not known");
-        let of = |why, has_route| Error::of_lookup("a.example".to_owned(), why, || has_route).cause();
-
-        assert_eq!(of(&no_answer, false), Cause::ProberOffline);
-        assert_eq!(of(&no_answer, true), Cause::Dns);
-        assert_eq!(of(&no_name, false), Cause::Dns, "somebody has answered");
-    }
 
     #[test]
     fn a_domain_is_what_one_owner_can_register() {

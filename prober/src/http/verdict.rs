@@ -37,6 +37,10 @@ pub(super) fn timeout(allowed: Duration, marks: &Marks, seen: &Seen) -> Failure 
     if stage == Stage::Connect && lacks_a_route(marks) {
         return no_route(marks, seen);
     }
+    if stage == Stage::Dns && marks.has_silent_name_servers() {
+        let message = format!("this prober's name servers do not answer ({})", seen.doing(marks));
+        return Failure::new(Cause::ProberOffline, message);
+    }
     let cause = match stage {
         // Ours, and not the site's.
         Stage::Queue | Stage::Between | Stage::Judging => Cause::Overloaded,

@@ -257,7 +257,12 @@ async fn names_of_one_registrable_domain_whose_lookups_hang_hold_up_no_others_an
         }
         false => Ok(vec![IpAddr::from([127, 0, 0, 1])]),
     };
-    let asking = Asking { lookup: Arc::new(lookup), lookups: lookups.clone(), ..Asking::default() };
+    let asking = Asking {
+        lookup: Arc::new(lookup),
+        name_servers: Vec::new(),
+        lookups: lookups.clone(),
+        ..Asking::default()
+    };
     let checker = Checker::with(&limits(), asking).unwrap();
     let server = Server::open().await;
     let port = server.address.port();

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use picket_prober::http::{Checker, Limits, Lookup, Observation};
+use picket_prober::http::{Asking, Checker, Limits, Lookup, Observation};
 use picket_proto::{Cause, CheckRequest, IpVersion, Outcome};
 use picket_testkit::target::{Crowded, Target};
 use tokio::time::Instant;
@@ -176,6 +176,45 @@ async fn a_name_without_addresses_is_down_by_dns() {
     let seen = check_named(&v6, || Ok(vec![V4])).await;
     assert_down(&seen, Cause::Dns, "two.example has no IPv6 address");
     assert!(seen.timing.dns_us.is_some() && seen.timing.connect_us.is_none(), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_lookup_that_gets_no_answer_is_the_probers_fault_where_its_name_servers_are_silent() {
+    let answering = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let server = answering.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut question = [0; 512];
+        while let Ok((_, from)) = answering.recv_from(&mut question).await {
+            let _ = answering.send_to(b"an answer", from).await;
+        }
+    });
+    let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let no_answer =
+        || io::Error::other("failed to lookup address information: Temporary failure in name resolution");
+    let (hold, held) = std::sync::mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    let lookup: Lookup = Arc::new(move |name| {
+        if name == "hangs.example" {
+            let _ = held.lock().unwrap().recv();
+        }
+        Err(no_answer())
+    });
+    let seen = async |name: &str, name_server| {
+        let asking =
+            Asking { lookup: Arc::clone(&lookup), name_servers: vec![name_server], ..Asking::default() };
+        let request = CheckRequest { timeout_ms: 4_000, ..CheckRequest::new(format!("http://{name}/")) };
+        Checker::with(&limits(), asking).unwrap().check(&request.validate().unwrap()).await
+    };
+
+    let offline = (Outcome::Missed, Some(Cause::ProberOffline));
+    let silent = silent.local_addr().unwrap();
+    for name in ["fails.example", "hangs.example"] {
+        let seen = seen(name, silent).await;
+        assert_eq!((seen.outcome, seen.cause), offline, "{seen:?}");
+    }
+    let seen = seen("hangs.example", server).await;
+    assert_down(&seen, Cause::Timeout, "no answer within 4 s (resolving the name)");
+    drop(hold);
 }
 
 #[tokio::test]
