@@ -1,6 +1,7 @@
 //! The ledger: every tick ends as one row, or lies in a gap that is on record.
 
 mod cost;
+mod gaps;
 
 use std::time::Duration;
 
