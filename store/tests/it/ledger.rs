@@ -1,5 +1,6 @@
 //! The ledger: every tick ends as one row, or lies in a gap that is on record.
 
+mod causes;
 mod cost;
 mod gaps;
 
