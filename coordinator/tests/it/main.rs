@@ -288,8 +288,13 @@ async fn results_whose_ledger_is_closed_are_rolled_up_and_what_is_too_old_goes()
     stack
         .execute(
             "SELECT picket.ensure_partitions(40, 7);
+             INSERT INTO picket.schedules (site_id, region_id, interval_ms, phase_ms, shard, valid_from, valid_to)
+             SELECT 4711, 1, 60000, 0, 0, minute - interval '301 minutes', minute - interval '61 minutes'
+             FROM date_trunc('minute', now()) AS minute;
              INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome, total_us)
-             SELECT now() - n * interval '1 minute', 1, 1, 'scheduled', 'up', 5000 FROM generate_series(61, 300) AS n;
+             SELECT tick, site_id, region_id, 'scheduled', 'up', 5000 FROM picket.schedules
+             CROSS JOIN picket.ticks(interval_ms, phase_ms, valid_from, valid_to, '-infinity', 'infinity') AS tick
+             WHERE site_id = 4711;
              UPDATE picket.rollup_state SET rolled_through = picket.hour_of(now()) - interval '6 hours',
                  days_through = picket.day_of(picket.hour_of(now()) - interval '6 hours')",
         )

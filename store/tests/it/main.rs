@@ -7,6 +7,7 @@ mod incidents;
 mod leases;
 mod ledger;
 mod reporting;
+mod restore;
 mod results;
 mod retention;
 mod roles;

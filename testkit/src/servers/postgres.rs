@@ -6,7 +6,7 @@ use std::{
 };
 
 use picket_servers::{DataDir, PostgresConfig, Signal};
-use tokio::sync::OnceCell;
+use tokio::{process::Command, sync::OnceCell};
 
 use super::{STOP, background, must, on_a_free_port, scratch_dir, tools};
 
@@ -31,6 +31,12 @@ pub async fn own_postgres() -> Postgres {
         Postgres { config: config(server.port()), data, url, server: Some(server) }
     })
     .await
+}
+
+/// Copies a directory with owners and modes.
+async fn copy_dir(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").args([from, to]).status().await.expect("cp runs");
+    assert!(copied.success(), "cp -a {} {} failed", from.display(), to.display());
 }
 
 /// A Postgres. Dropped, it is shut down at once.
@@ -100,6 +106,24 @@ impl Postgres {
     /// Stops it in order and starts it again.
     pub async fn restart(&mut self) {
         self.stop().await;
+        self.start().await;
+    }
+
+    /// Stops it in order, copies its data to `copy`, and starts it again.
+    pub async fn copy_data(&mut self, copy: &Path) {
+        let home = self.home().canonicalize().expect("its data are there");
+        self.stop().await;
+        copy_dir(&home, copy).await;
+        self.start().await;
+    }
+
+    /// Stops it in order and starts it again on the data of `copy`: all commits since that was made are lost, as in a failover to a
+    /// replica that did not have them.
+    pub async fn set_back(&mut self, copy: &Path) {
+        let home = self.home().canonicalize().expect("its data are there");
+        self.stop().await;
+        tokio::fs::remove_dir_all(&home).await.expect("its data can be removed");
+        copy_dir(copy, &home).await;
         self.start().await;
     }
 
