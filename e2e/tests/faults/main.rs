@@ -16,6 +16,7 @@ mod network;
 mod order;
 mod overload;
 mod probers;
+mod restore;
 mod results;
 mod sinks;
 mod sites;
