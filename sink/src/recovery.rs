@@ -45,9 +45,9 @@ use crate::{
 const ASK: Duration = Duration::from_secs(5);
 /// A request that is not answered so often in a row, while others are, is not allowed.
 const MAX_UNANSWERED: u8 = 3;
-/// The server deletes the consumer of a sink that died in a replay when nobody has asked it for so long; longer than a batch takes
-/// to be written.
-const CONSUMER_LIFE: Duration = Duration::from_secs(60);
+/// The server deletes the consumer of a sink that died in a replay when nobody has asked it for so long: others wait for that. Should
+/// a batch take longer to be written, the replay begins again behind what was written.
+const CONSUMER_LIFE: Duration = Duration::from_secs(15);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
