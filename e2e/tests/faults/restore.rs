@@ -1,4 +1,4 @@
-//! What a failover may lose.
+//! What a failover or a restore may lose.
 
 use std::time::Duration;
 
@@ -46,5 +46,47 @@ async fn f24_results_that_were_acknowledged_and_lost_by_a_failover_come_back_fro
     assert!(replayed > 0.0);
     let account = drill.account().await;
     assert!(drill.stack.number(&real).await >= stored, "{account:#?}");
+    drill.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "slow: just e2e"]
+async fn f24b_a_database_restored_from_a_dump_into_another_cluster_goes_on_where_the_old_one_ended() {
+    let mut drill =
+        Drill::start("F24b", "Postgres dumped, and restored into another cluster", Scene::default()).await;
+    let from = drill.injured().await;
+    let dump = servers::dump(drill.stack.url()).await;
+    // What is lost is the time after the dump.
+    drill.endure(Duration::from_secs(10)).await;
+    drill.served().await;
+    let to = drill.now().await;
+    let real = format!(
+        "SELECT count(*) FROM picket.check_results
+         WHERE kind = 'scheduled' AND outcome <> 'missed' AND scheduled_at > '{from}' AND scheduled_at <= '{to}'"
+    );
+    let stored = drill.stack.number(&real).await;
+    for process in drill.coordinators.drain(..).chain(drill.sinks.drain(..)) {
+        process.stop().await;
+    }
+    let other = servers::own_postgres().await;
+    drill.stack.move_to(other.restore(&dump).await);
+
+    let (code, said, _) = drill.stack.picket(&["migrate"]).await;
+    assert!(code == 0 && said.contains("restored from another cluster"), "{said}");
+    for _ in 0..2 {
+        let (sink, coordinator) = (drill.sink().await, drill.coordinator().await);
+        drill.sinks.push(sink);
+        drill.coordinators.push(coordinator);
+    }
+    eventually(LONG, "the results that were not in the dump", async || {
+        let found = drill.stack.number(&real).await;
+        if found >= stored { Ok(()) } else { Err(format!("{found} of {stored}")) }
+    })
+    .await;
+    drill.healed().await;
+    drill.share().await;
+    drill.served().await;
+    let account = drill.account().await;
+    assert_eq!(drill.missed("cause <> 'not_scheduled'").await, [""; 0], "{account:#?}");
     drill.stop().await;
 }

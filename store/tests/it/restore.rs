@@ -1,12 +1,11 @@
 //! A database that is dumped and restored into another cluster.
 
-use std::{path::PathBuf, process::Stdio, time::Duration};
+use std::time::Duration;
 
 use picket_proto::{Epoch, Shard};
 use picket_store::{Store, changes, leases, ledger};
 use picket_testkit::servers;
 use sqlx::{AssertSqlSafe, PgPool};
-use tokio::process::Command;
 
 const LONG: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -51,21 +50,6 @@ impl World {
     }
 }
 
-async fn program(name: &str) -> Command {
-    let bin: PathBuf = servers::tools().await.postgres().unwrap().psql();
-    Command::new(bin.with_file_name(name))
-}
-
-/// Restores what is in the database at `from` into the empty one at `to`, as docs/restore.md says.
-async fn dump_and_restore(from: &str, to: &str) {
-    let file = servers::scratch_dir("dump").join("picket.dump");
-    let dumped = program("pg_dump").await.args(["--format=custom", "--file"]).arg(&file).arg(from).status();
-    assert!(dumped.await.unwrap().success());
-    let mut restore = program("pg_restore").await;
-    restore.args(["--no-owner", "--exit-on-error", "--dbname", to]).arg(&file).stdout(Stdio::null());
-    assert!(restore.status().await.unwrap().success());
-}
-
 /// Sites that have been watched each 5 s for 20 minutes, of which 7 lie in a recorded gap, dumped and restored into a cluster whose
 /// transaction numbers are far behind. One schedule was committed after the ledger had passed its first ticks.
 async fn restored() -> (World, World, servers::Postgres) {
@@ -105,11 +89,7 @@ async fn restored() -> (World, World, servers::Postgres) {
     assert!(before.unaccounted().await > 50);
 
     let new = servers::own_postgres().await;
-    for role in ["picket_coordinator", "picket_sink", "picket_api", "picket_report"] {
-        new.administer(&format!("CREATE ROLE {role} NOLOGIN")).await;
-    }
-    let url_of_new = new.database().await;
-    dump_and_restore(&url, &url_of_new).await;
+    let url_of_new = new.restore(&servers::dump(&url).await).await;
     let after = World::at(&url_of_new).await;
     (before, after, new)
 }

@@ -1,7 +1,7 @@
 //! A Postgres for tests: a shared one, in which each test has its database, or one of a test's own to be injured.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
 };
 
@@ -33,10 +33,29 @@ pub async fn own_postgres() -> Postgres {
     .await
 }
 
+/// Dumps a database, as docs/restore.md says, and gives the file.
+pub async fn dump(url: &str) -> PathBuf {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let file = scratch_dir("dump").join(format!("{}.dump", COUNT.fetch_add(1, Ordering::Relaxed)));
+    let mut dump = program("pg_dump").await;
+    succeeds(dump.args(["--format=custom", "--file"]).arg(&file).arg(url)).await;
+    file
+}
+
+/// A program of the pinned Postgres.
+async fn program(name: &str) -> Command {
+    let psql = must(tools().await.postgres()).psql();
+    Command::new(psql.with_file_name(name))
+}
+
+async fn succeeds(command: &mut Command) {
+    let status = command.status().await.expect("the program runs");
+    assert!(status.success(), "{command:?} failed");
+}
+
 /// Copies a directory with owners and modes.
 async fn copy_dir(from: &Path, to: &Path) {
-    let copied = Command::new("cp").arg("-a").args([from, to]).status().await.expect("cp runs");
-    assert!(copied.success(), "cp -a {} {} failed", from.display(), to.display());
+    succeeds(Command::new("cp").arg("-a").args([from, to])).await;
 }
 
 /// A Postgres. Dropped, it is shut down at once.
@@ -70,6 +89,22 @@ impl Postgres {
         let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
         self.administer(&format!("CREATE DATABASE {name}")).await;
         self.server().url_of(&name)
+    }
+
+    /// Restores a [`dump`] into a database that is made for it, as docs/restore.md says, and gives its URL. Roles belong to a
+    /// cluster and are made first.
+    pub async fn restore(&self, dump: &Path) -> String {
+        const ROLES: [&str; 4] = ["picket_coordinator", "picket_sink", "picket_api", "picket_report"];
+        for role in ROLES {
+            let missing = format!("SELECT count(*) FROM pg_roles WHERE rolname = '{role}'");
+            if self.administer(&missing).await.trim() == "0" {
+                self.administer(&format!("CREATE ROLE {role} NOLOGIN")).await;
+            }
+        }
+        let url = self.database().await;
+        let mut restore = program("pg_restore").await;
+        succeeds(restore.args(["--no-owner", "--exit-on-error", "--dbname", &url]).arg(dump)).await;
+        url
     }
 
     /// Runs statements in the database `postgres` with psql, and gives the rows as unaligned text.
