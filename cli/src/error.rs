@@ -65,9 +65,11 @@ impl From<picket_store::Error> for Error {
             | Store::NoSite(_)
             | Store::NoRegion(_)
             | Store::SharedSession => Self::Usage(text),
-            Store::Database { .. } | Store::TimedOut { .. } | Store::Migrate(_) | Store::Schema { .. } => {
-                Self::Unreachable(text)
-            }
+            Store::Database { .. }
+            | Store::TimedOut { .. }
+            | Store::NotCompared
+            | Store::Migrate(_)
+            | Store::Schema { .. } => Self::Unreachable(text),
         }
     }
 }

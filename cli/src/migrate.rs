@@ -20,15 +20,21 @@ pub(crate) const SHARDS: u16 = 64;
 
 pub(crate) async fn run(options: Options, matches: &ArgMatches) -> Result<(), Error> {
     let store = options.database.connect_unmigrated(matches).await?;
-    migrate(&store, options.shards).await?;
+    if migrate(&store, options.shards).await? {
+        print(
+            "the database was restored from another cluster: its rows have transaction numbers of this one now\n",
+        )?;
+    }
     let newest = MIGRATOR.iter().map(|migration| migration.version).max();
     print(&format!("the schema is up to date (version {})\n", newest.unwrap_or(0)))
 }
 
-/// Migrates unless the schema is new enough, which is the quicker question.
-pub(crate) async fn migrate(store: &Store, shards: u16) -> Result<(), Error> {
+/// Migrates unless the schema is new enough, which is the quicker question; says whether the database had been restored from
+/// another cluster.
+pub(crate) async fn migrate(store: &Store, shards: u16) -> Result<bool, Error> {
     match store.check_schema().await {
-        Err(picket_store::Error::Schema { .. }) => Ok(store.migrate(shards).await?),
-        checked => Ok(checked?),
+        Err(picket_store::Error::Schema { .. }) => store.migrate(shards).await?,
+        checked => checked?,
     }
+    Ok(store.adopt_cluster().await?)
 }

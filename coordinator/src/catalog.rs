@@ -139,8 +139,8 @@ impl Catalog {
         read.problems.extend(judged.problems);
         let _ = self.planner.cast(planner::Msg::Sites(judged.planned));
         let _ = self.planner.cast(planner::Msg::Taken(leases));
-        // What changed while this was read is read again by the next poll.
-        read.through = Some(read.through.map_or(snapshot, |through| through.min(snapshot)));
+        // What changed while this was read is read again by the next poll: shards that were read before go on from there.
+        read.through.get_or_insert(snapshot);
         info!(
             shards = shards.len(),
             sites,
@@ -171,6 +171,10 @@ impl Catalog {
         .await?;
         let Judged { planned, problems, mut gone } = judged;
         gone.extend(removed);
+        if !now.follows(through) {
+            warn!("the database was restored or a replica took over: all sites were read again");
+            let _ = self.planner.cast(planner::Msg::Keep(planned.iter().map(|site| site.id).collect()));
+        }
         if !planned.is_empty() || !gone.is_empty() {
             // A region may be what is new.
             self.tell_regions().await?;

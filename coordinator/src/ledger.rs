@@ -94,6 +94,11 @@ impl Actor for Ledger {
 impl Ledger {
     /// Closes one piece; says whether there is more.
     async fn round(&self, closing: &mut Closing) -> Result<bool, picket_store::Error> {
+        if self.store.adopt_cluster().await? {
+            warn!(
+                "the database was restored from another cluster: its rows have transaction numbers of this one now"
+            );
+        }
         let lapses = self.lapses.take();
         if !lapses.is_empty()
             && let Err(error) = ledger::note(&self.store, &lapses).await

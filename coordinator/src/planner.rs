@@ -13,7 +13,11 @@ pub mod progress;
 pub mod roster;
 pub mod wheel;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::BytesMut;
 use picket_proto::{
@@ -64,6 +68,8 @@ pub enum Msg {
     Taken(Vec<Lease>),
     /// These sites are new or changed, and these are gone.
     Change(Vec<Planned>, Vec<SiteId>),
+    /// There are no sites but these.
+    Keep(HashSet<SiteId>),
     /// These shards are not ours any more under these epochs.
     Lost(Vec<(Shard, Epoch)>),
     /// Stop these shards; answer when nothing of them is under way, with how far they are.
@@ -141,6 +147,7 @@ impl Actor for Planner {
                 }
             }
             Msg::Change(changed, gone) => state.change(changed, &gone, now_ms),
+            Msg::Keep(sites) => state.keep(&sites),
             Msg::Lost(shards) => state.lose(&shards),
             Msg::Yield(shards, answer) => state.begin_yield(&shards, answer),
             Msg::Progress(answer) => {

@@ -92,6 +92,12 @@ impl Stack {
         Process::start(self, Some(host), program, options, variables).await
     }
 
+    /// Leads what is started from now on to another database.
+    pub fn move_to(&mut self, url: String) {
+        self.database = PgPool::connect_lazy(&url).expect("the URL of a test's database");
+        self.url = url;
+    }
+
     /// The URL of the database.
     pub fn url(&self) -> &str {
         &self.url

@@ -7,7 +7,7 @@ use std::{fmt, str::FromStr};
 
 use crate::{
     Invalid, Region,
-    subject::{self, EVENTS, JOBS, RESULTS, SERVICE, SINK},
+    subject::{self, EVENTS, JOBS, RESULTS, SERVICE, SINK, SINK_REPLAY},
 };
 
 /// The name of the hub's JetStream, by which leaf nodes call it. Others need not.
@@ -162,6 +162,13 @@ impl Rights {
         self.calls(format_args!("CONSUMER.CREATE.{consumer}.{}", subject::RESULT_SUBJECTS), "its consumer");
         self.calls(format_args!("CONSUMER.INFO.{consumer}"), "is it there, and how much waits");
         self.calls(format_args!("CONSUMER.MSG.NEXT.{consumer}"), "take results");
+        let replay = format!("{RESULTS}.{SINK_REPLAY}");
+        self.calls(
+            format_args!("CONSUMER.CREATE.{replay}.{}", subject::RESULT_SUBJECTS),
+            "read results again that the database lost",
+        );
+        self.calls(format_args!("CONSUMER.MSG.NEXT.{replay}"), "take these");
+        self.calls(format_args!("CONSUMER.DELETE.{replay}"), "they are read");
         self.says(format!("$JS.ACK.{consumer}.>"), "done with a result");
     }
 

@@ -18,6 +18,8 @@ pub const EVENT_SUBJECTS: &str = "picket.event.>";
 
 /// The durable consumer of [`RESULTS`] that all sinks share.
 pub const SINK: &str = "sink";
+/// The consumer by which one sink at a time reads results again that the database lost.
+pub const SINK_REPLAY: &str = "sink-replay";
 /// The name of the probers' NATS service.
 pub const SERVICE: &str = "picket-prober";
 /// The queue group of all probers, for requests that any one of them answers.

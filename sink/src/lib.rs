@@ -11,17 +11,19 @@ mod outbox;
 mod pipeline;
 mod pull;
 mod puller;
+mod recovery;
 mod report;
 mod writer;
 
 use picket_runtime::{Backoff, Bus, Chain, Health, Running, bus, streams};
-use picket_store::{Store, results::Results};
+use picket_store::Store;
 use ractor::SpawnErr;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 pub use options::{Config, Options};
 use pipeline::Sink;
+use recovery::Recovery;
 
 /// Why there is no sink.
 #[derive(Debug, thiserror::Error)]
@@ -56,9 +58,9 @@ pub async fn start(config: Config, bus: &Bus, store: &Store, health: &Health) ->
     database.holds();
 
     let limit = config.drain_timeout;
-    let results = Results::new(store.clone());
     let (bus, store) = (bus.clone(), store.clone());
-    let sink = Sink { config, bus, store, results, metrics, database, stream };
+    let recovery = Recovery::new(config, bus.clone(), store.clone(), metrics.clone());
+    let sink = Sink { config, bus, store, recovery, metrics, database, stream };
     Ok(Running::start("sink", sink, limit).await?)
 }
 

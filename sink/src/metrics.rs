@@ -17,6 +17,8 @@ use prometheus_client::{
 pub(crate) struct Metrics {
     pub(crate) results: Family<Says, Counter<u64, AtomicU64>>,
     pub(crate) duplicates: Counter<u64, AtomicU64>,
+    pub(crate) replays: Counter<u64, AtomicU64>,
+    pub(crate) replayed: Counter<u64, AtomicU64>,
     pub(crate) dead_letters: Family<Why, Counter<u64, AtomicU64>>,
     pub(crate) batch_size: Histogram,
     pub(crate) write_seconds: Histogram,
@@ -52,6 +54,8 @@ impl Metrics {
         let metrics = Self {
             results: Family::default(),
             duplicates: Counter::default(),
+            replays: Counter::default(),
+            replayed: Counter::default(),
             dead_letters: Family::default(),
             batch_size: Histogram::new(exponential_buckets(1.0, 4.0, 8)),
             write_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
@@ -80,6 +84,16 @@ impl Metrics {
         let sink = registry.sub_registry_with_prefix("sink");
         sink.register("results", "Rows written, by outcome and cause", self.results.clone());
         sink.register("duplicates", "Results that were there already", self.duplicates.clone());
+        sink.register(
+            "replays",
+            "Times that the database had lost results, which were read from the stream again",
+            self.replays.clone(),
+        );
+        sink.register(
+            "replayed",
+            "Results that were read from the stream again and were new",
+            self.replayed.clone(),
+        );
         sink.register("dead_letters", "Messages kept with why they are no rows", self.dead_letters.clone());
         sink.register("batch_size", "Messages written together", self.batch_size.clone());
         sink.register("write_seconds", "From the start of a write to its commit", self.write_seconds.clone());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use picket_runtime::{Bus, Condition, Pipeline};
-use picket_store::{Store, results::Results};
+use picket_store::Store;
 use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
 use tracing::warn;
 
@@ -13,6 +13,7 @@ use crate::{
     metrics::Metrics,
     outbox::{self, Outbox},
     puller::{self, Puller},
+    recovery::Recovery,
     writer::{self, Writer},
 };
 
@@ -20,7 +21,7 @@ pub(crate) struct Sink {
     pub(crate) config: Config,
     pub(crate) bus: Bus,
     pub(crate) store: Store,
-    pub(crate) results: Results,
+    pub(crate) recovery: Recovery,
     pub(crate) metrics: Metrics,
     pub(crate) database: Condition,
     pub(crate) stream: Condition,
@@ -46,7 +47,8 @@ impl Pipeline for Sink {
         };
         let (outbox, _) = Actor::spawn_linked(None, outbox, (), supervisor.clone()).await?;
         let writer = Writer {
-            results: self.results.clone(),
+            results: self.recovery.guarded(),
+            recovery: self.recovery.clone(),
             client: client.clone(),
             metrics: self.metrics.clone(),
             database: self.database.clone(),

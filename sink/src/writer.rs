@@ -22,17 +22,18 @@ use crate::{
     letter::Content,
     metrics::{Metrics, Says, Why},
     outbox,
+    recovery::{self, Recovery},
     report::report,
 };
 
 pub(crate) enum Msg {
     Write(Batch),
     /// What became of the first batch.
-    Wrote(Option<Result<Done, picket_store::Error>>),
+    Wrote(Option<Result<Done, recovery::Error>>),
     Retry,
-    /// Time to tell NATS that this sink is still at it, and to look whether the database is there.
+    /// Time to tell NATS that this sink is still at it, and to look whether the database is there and complete.
     Tick,
-    Looked(Option<Result<(), picket_store::Error>>),
+    Looked(Option<Result<(), recovery::Error>>),
     /// Answered when all is written.
     Finish(RpcReplyPort<()>),
 }
@@ -45,7 +46,9 @@ pub(crate) struct Done {
 }
 
 pub(crate) struct Writer {
+    /// Guarded by `recovery`.
     pub(crate) results: Results,
+    pub(crate) recovery: Recovery,
     pub(crate) client: async_nats::Client,
     pub(crate) metrics: Metrics,
     pub(crate) database: Condition,
@@ -103,14 +106,19 @@ impl Actor for Writer {
                 for batch in queue.held_since(Instant::now() - TICK / 2) {
                     say(&self.client, &batch, AckKind::Progress).await;
                 }
-                if queue.is_empty() {
+                if !std::mem::replace(&mut queue.looking, true) {
                     self.look(&myself);
                 }
                 myself.send_after(TICK, || Msg::Tick);
             }
-            Msg::Looked(Some(Err(error))) if queue.is_empty() => self.complain(&error, TICK),
-            Msg::Looked(Some(Ok(()))) if queue.is_empty() => self.database.holds(),
-            Msg::Looked(_) => {} // A write knows better.
+            Msg::Looked(looked) => {
+                queue.looking = false;
+                match looked {
+                    Some(Err(error)) if queue.is_empty() => self.complain(&error, TICK),
+                    Some(Ok(())) if queue.is_empty() => self.database.holds(),
+                    _ => {} // A write knows better.
+                }
+            }
             Msg::Finish(reply) => queue.finish(reply),
         }
         Ok(())
@@ -121,22 +129,38 @@ impl Writer {
     /// Begins to write. The task is never cancelled: an insert under way is best left to come to its end.
     fn write(&self, myself: &ActorRef<Msg>, batch: Option<Arc<Batch>>) {
         let Some(batch) = batch else { return };
-        let results = self.results.clone();
+        let (results, recovery) = (self.results.clone(), self.recovery.clone());
         let writing = async move {
-            let began = Instant::now();
             let entries: Vec<Entry<'_>> = batch.letters.iter().map(|letter| letter.entry()).collect();
-            let written = results.insert(&entries).await?;
-            Ok(Done { written, took: began.elapsed(), at: clock::wall() })
+            loop {
+                // What the database lost comes before what is new.
+                recovery.ensure().await?;
+                let began = Instant::now();
+                match results.insert(&entries).await {
+                    Err(picket_store::Error::NotCompared) => {}
+                    written => {
+                        return Ok(Done { written: written?, took: began.elapsed(), at: clock::wall() });
+                    }
+                }
+            }
         };
         report(myself.clone(), writing, Msg::Wrote);
     }
 
     fn look(&self, myself: &ActorRef<Msg>) {
-        let results = self.results.clone();
-        report(myself.clone(), async move { results.ping().await }, Msg::Looked);
+        let (results, recovery) = (self.results.clone(), self.recovery.clone());
+        let looking = async move {
+            results.ping().await?;
+            recovery.ensure().await?;
+            if let Err(error) = recovery.note().await {
+                debug!(error = %Chain(&error), "the watermark of results stays where it is");
+            }
+            Ok(())
+        };
+        report(myself.clone(), looking, Msg::Looked);
     }
 
-    fn complain(&self, error: &picket_store::Error, wait: Duration) {
+    fn complain(&self, error: &recovery::Error, wait: Duration) {
         self.metrics.database_errors.inc();
         let why = Chain(error).to_string();
         let wait_ms = wait.as_millis();
@@ -233,6 +257,7 @@ pub(crate) struct Queue {
     held: VecDeque<(Arc<Batch>, Instant)>,
     backoff: Backoff,
     failing: bool,
+    looking: bool,
     finishing: Vec<RpcReplyPort<()>>,
 }
 
@@ -242,6 +267,7 @@ impl Queue {
             held: VecDeque::new(),
             backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT),
             failing: false,
+            looking: false,
             finishing: Vec::new(),
         }
     }

@@ -25,8 +25,22 @@ const LOAD_LIMIT: Duration = Duration::from_secs(120);
 const CHUNK: usize = 5_000;
 
 /// How far a reader has read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Snapshot(i64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Of the cluster and its timeline: transaction numbers of another one mean nothing in it, and a timeline that began before
+    /// the last commits of the one before it gives their numbers away again.
+    history: i64,
+    /// The oldest transaction that was still running.
+    oldest: i64,
+}
+
+impl Snapshot {
+    /// Whether what changed between the two can be told by transaction numbers. Otherwise all has to be read again, and what is
+    /// not found is gone.
+    pub fn follows(self, before: Self) -> bool {
+        self.history == before.history && self.oldest >= before.oldest
+    }
+}
 
 /// Reads all sites of `shards` with their schedules in force, one after the other into `each`.
 ///
@@ -59,7 +73,8 @@ pub async fn load(
 }
 
 /// Reads what may have changed since `since` among the sites of `shards`: sites as they are now into
-/// `changed`, those that are gone into `removed`.
+/// `changed`, those that are gone into `removed`. All sites, where the snapshot that is returned does not
+/// [follow](Snapshot::follows) `since`.
 ///
 /// # Errors
 /// When the database cannot be reached, or takes too long.
@@ -77,24 +92,24 @@ pub async fn since(
             let mut transaction = snapshot(store).await?;
             let now = oldest_running(&mut transaction).await?;
             // Versions from the future are those of another cluster, from which this database was restored.
-            let ids: Vec<i64> = sqlx::query_scalar(
-                "WITH span AS (
+            const CHANGED: &str = "WITH span AS (
                      SELECT $1::text::xid8 AS first, pg_snapshot_xmax(pg_current_snapshot()) AS beyond
                  )
                  SELECT id FROM picket.sites, span WHERE version >= first AND version < beyond AND shard = ANY ($2)
                  UNION
                  SELECT site_id FROM picket.schedules, span
-                 WHERE version >= first AND version < beyond AND shard = ANY ($2)",
-            )
-            .bind(since.0.to_string())
-            .bind(&shards)
-            .fetch_all(&mut *transaction)
-            .await?;
+                 WHERE version >= first AND version < beyond AND shard = ANY ($2)";
+            const ALL: &str = "SELECT id FROM picket.sites WHERE $1::text IS NOT NULL AND shard = ANY ($2)";
+            let ids: Vec<i64> = sqlx::query_scalar(if now.follows(since) { CHANGED } else { ALL })
+                .bind(since.oldest.to_string())
+                .bind(&shards)
+                .fetch_all(&mut *transaction)
+                .await?;
             let gone: Vec<(i64, i16)> = sqlx::query_as(
                 "SELECT id, shard FROM picket.retired_sites WHERE version >= $1::text::xid8
                  AND version < pg_snapshot_xmax(pg_current_snapshot()) AND shard = ANY ($2)",
             )
-            .bind(since.0.to_string())
+            .bind(since.oldest.to_string())
             .bind(&shards)
             .fetch_all(&mut *transaction)
             .await?;
@@ -123,10 +138,12 @@ async fn snapshot(store: &Store) -> Result<Transaction<'static, Postgres>, sqlx:
 }
 
 async fn oldest_running(transaction: &mut Transaction<'static, Postgres>) -> Result<Snapshot, sqlx::Error> {
-    sqlx::query_scalar("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
-        .fetch_one(&mut **transaction)
-        .await
-        .map(Snapshot)
+    let (history, oldest) = sqlx::query_as(
+        "SELECT hashtextextended(picket.timeline(), 0), pg_snapshot_xmin(pg_current_snapshot())::text::bigint",
+    )
+    .fetch_one(&mut **transaction)
+    .await?;
+    Ok(Snapshot { history, oldest })
 }
 
 /// What the database calls out.

@@ -31,6 +31,9 @@ pub enum Error {
         /// How long it was given.
         seconds: u64,
     },
+    /// A connection was made that may lead to another server than the one that was compared last.
+    #[error("the database has not been compared since a connection was made")]
+    NotCompared,
     /// The schema could not be brought up to date.
     #[error("could not migrate the database")]
     Migrate(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -67,7 +70,7 @@ impl Error {
     /// Whether the same may work later: the database is away, starting, stopping, or in the way of itself.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::TimedOut { .. } => true,
+            Self::TimedOut { .. } | Self::NotCompared => true,
             Self::Database { source, .. } => match source {
                 sqlx::Error::Io(_)
                 | sqlx::Error::Tls(_)

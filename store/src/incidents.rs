@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use picket_proto::{Shard, SiteId, Suspect, Timestamp, VERSION};
+use picket_proto::{Kind, Shard, SiteId, Suspect, Timestamp, VERSION};
 use sqlx::{
     PgConnection,
     types::{Json, time::OffsetDateTime},
@@ -42,6 +42,7 @@ type Sql<T> = Result<T, sqlx::Error>;
 
 /// Decides what `fresh` means, as the last thing in its transaction.
 pub(crate) async fn decide(connection: &mut PgConnection, fresh: Vec<Fresh>) -> Sql<Decided> {
+    let fresh = ticks_and_confirming(connection, fresh).await?;
     if fresh.is_empty() {
         return Ok(Decided::default());
     }
@@ -70,6 +71,33 @@ pub(crate) async fn decide(connection: &mut PgConnection, fresh: Vec<Fresh>) -> 
     // What is left is not watched any more: nothing is kept of it.
     judged.settled.extend(news.keys());
     judged.write(connection).await
+}
+
+/// Leaves out what calls itself scheduled and is no tick of a schedule: it counts for nothing.
+async fn ticks_and_confirming(connection: &mut PgConnection, mut fresh: Vec<Fresh>) -> Sql<Vec<Fresh>> {
+    let scheduled: Vec<&Fresh> = fresh.iter().filter(|new| new.says.kind == Kind::Scheduled).collect();
+    if scheduled.is_empty() {
+        return Ok(fresh);
+    }
+    let odd: Vec<(i64, i16, OffsetDateTime)> = sqlx::query_as(
+        "SELECT site_id, region_id, at FROM unnest($1::bigint[], $2::smallint[], $3::timestamptz[]) AS new (site_id, region_id, at)
+         WHERE NOT EXISTS (
+             SELECT FROM picket.schedules AS schedule
+             WHERE schedule.site_id = new.site_id AND schedule.region_id = new.region_id AND picket.has_tick(schedule, new.at))",
+    )
+    .bind(scheduled.iter().map(|new| new.site.0).collect::<Vec<_>>())
+    .bind(scheduled.iter().map(|new| new.says.region).collect::<Vec<_>>())
+    .bind(scheduled.iter().map(|new| new.says.at.datetime()).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    if !odd.is_empty() {
+        let odd: HashSet<(i64, RegionId, Timestamp)> =
+            odd.into_iter().map(|(site, region, at)| (site, region, at.into())).collect();
+        fresh.retain(|Fresh { site, says }| {
+            says.kind != Kind::Scheduled || !odd.contains(&(site.0, says.region, says.at))
+        });
+    }
+    Ok(fresh)
 }
 
 /// Locks the sites' rows, in order, making those that are missing; gives what they hold, and whether an incident was open.

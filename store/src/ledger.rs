@@ -210,8 +210,8 @@ pub async fn causes(
             "read why ticks were missed",
             sqlx::query_as(
                 "SELECT region.name, cause::text, count(*) AS ticks
-                 FROM picket.check_results AS result JOIN picket.regions AS region ON region.id = result.region_id
-                 WHERE scheduled_at > $1 AND scheduled_at <= $2 AND kind = 'scheduled' AND outcome = 'missed'
+                 FROM picket.tick_results AS result JOIN picket.regions AS region ON region.id = result.region_id
+                 WHERE scheduled_at > $1 AND scheduled_at <= $2 AND outcome = 'missed'
                  GROUP BY 1, 2 ORDER BY 1, 3 DESC, 2",
             )
             .bind(from.datetime())

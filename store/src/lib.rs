@@ -20,9 +20,10 @@ pub mod results;
 pub mod schedules;
 pub mod sites;
 mod store;
+pub mod stored;
 pub mod upkeep;
 pub mod verdict;
 
 pub use error::Error;
 pub use options::DatabaseOptions;
-pub use store::{MIGRATOR, Store};
+pub use store::{Guard, MIGRATOR, Store};

@@ -16,7 +16,7 @@ use picket_proto::{Cause, CheckResult, Outcome, Region, SiteId};
 use sqlx::{Connection, PgConnection, pool::PoolConnection, postgres::Postgres, types::time::OffsetDateTime};
 
 use crate::{
-    Error, Store,
+    Error, Guard, Store,
     incidents::{self, Decided, Fresh},
     regions,
     verdict::Evidence,
@@ -88,6 +88,7 @@ pub struct Results {
     copy_from: usize,
     /// So many batches are not copied, since one before them held rows that were there already: such batches come in swarms.
     not_copied: Arc<AtomicU8>,
+    guard: Option<Guard>,
 }
 
 pub(crate) type RegionIds = HashMap<Region, i16>;
@@ -104,7 +105,20 @@ impl Results {
 
     /// Keeps results in `store`.
     pub fn new(store: Store) -> Self {
-        Self { store, regions: Arc::default(), copy_from: Self::COPY_FROM, not_copied: Arc::default() }
+        Self {
+            store,
+            regions: Arc::default(),
+            copy_from: Self::COPY_FROM,
+            not_copied: Arc::default(),
+            guard: None,
+        }
+    }
+
+    /// The same, but for connections that were made since the database was last compared: these are refused, as
+    /// [`Error::NotCompared`].
+    #[must_use]
+    pub fn guarded_by(self, guard: Guard) -> Self {
+        Self { guard: Some(guard), ..self }
     }
 
     /// The same, but for how many rows of checks at once it takes to copy them instead of inserting them.
@@ -175,6 +189,9 @@ impl Results {
 
     async fn connect(&self) -> Result<Lent, Error> {
         let connection = self.store.pool.acquire().await.map_err(Error::doing("connect to the database"))?;
+        if self.guard.as_ref().is_some_and(|guard| !guard.holds()) {
+            return Err(Error::NotCompared);
+        }
         Ok(Lent { connection, busy: false })
     }
 

@@ -1,6 +1,13 @@
 //! The pool of connections, and the schema's version.
 
-use std::{str::FromStr, time::Duration};
+use std::{
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use sqlx::{
     ConnectOptions, Connection, PgConnection, PgPool, Row,
@@ -18,6 +25,41 @@ pub static MIGRATOR: Migrator = sqlx::migrate!("./migrations");
 #[derive(Clone, Debug)]
 pub struct Store {
     pub(crate) pool: PgPool,
+    /// How many connections were made so far.
+    made: Arc<AtomicU64>,
+}
+
+/// Tells whether a connection was made since the database was last compared with what is known of it: a failover, a restart and a
+/// restore all end the connections that there were. Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    made: Arc<AtomicU64>,
+    trusted: Arc<AtomicU64>,
+}
+
+impl Guard {
+    /// What no number of connections reaches.
+    const NONE: u64 = u64::MAX;
+
+    /// Whether all connections were made before the last comparison.
+    pub fn holds(&self) -> bool {
+        self.trusted.load(Ordering::Acquire) == self.connections()
+    }
+
+    /// How many connections were made so far: read before a comparison, and given to [`trust`](Self::trust) after it.
+    pub fn connections(&self) -> u64 {
+        self.made.load(Ordering::Acquire)
+    }
+
+    /// The database was compared, when so many connections had been made.
+    pub fn trust(&self, connections: u64) {
+        self.trusted.store(connections, Ordering::Release);
+    }
+
+    /// The database is to be compared before it is used again.
+    pub fn distrust(&self) {
+        self.trust(Self::NONE);
+    }
 }
 
 impl Store {
@@ -42,6 +84,8 @@ impl Store {
             .log_statements(log::LevelFilter::Off)
             // Its default is exact since Postgres 12, and a pooler refuses startup parameters that it does not know.
             .extra_float_digits(None);
+        let made = Arc::new(AtomicU64::new(0));
+        let count = made.clone();
         let pool = PgPoolOptions::new()
             .max_connections(connections)
             .min_connections(0)
@@ -49,11 +93,17 @@ impl Store {
             .max_lifetime(Duration::from_secs(15 * 60))
             .idle_timeout(Duration::from_secs(5 * 60))
             .test_before_acquire(true)
-            .after_connect(|connection, _| {
+            .after_connect(move |connection, _| {
+                count.fetch_add(1, Ordering::AcqRel);
                 Box::pin(async move { raw_sql(Self::SETTINGS).execute(connection).await.map(drop) })
             })
             .connect_lazy_with(connect);
-        Ok(Self { pool })
+        Ok(Self { pool, made })
+    }
+
+    /// Watches over the connections of this pool; holds once the database was compared.
+    pub fn guard(&self) -> Guard {
+        Guard { made: self.made.clone(), trusted: Arc::new(AtomicU64::new(Guard::NONE)) }
     }
 
     /// Brings the schema up to date. `shards` counts when the database is made, and never again.
@@ -74,6 +124,24 @@ impl Store {
         // The settings of this connection are not for others.
         let _ = connection.close().await;
         migrated.map_err(|error| Error::Migrate(Box::new(error)))
+    }
+
+    /// Gives rows that were restored from another cluster transaction numbers of this one; says whether there were any. Takes
+    /// seconds for a million schedules.
+    ///
+    /// # Errors
+    /// When the database cannot be reached in time; trying again is safe.
+    pub async fn adopt_cluster(&self) -> Result<bool, Error> {
+        const LIMIT: Duration = Duration::from_secs(300);
+        self.within(LIMIT, "take over rows of another cluster", async {
+            let mut transaction = self.pool.begin().await?;
+            sqlx::query("SET LOCAL statement_timeout = '5min'").execute(&mut *transaction).await?;
+            let adopted =
+                sqlx::query_scalar("SELECT picket.adopt_cluster()").fetch_one(&mut *transaction).await?;
+            transaction.commit().await?;
+            Ok(adopted)
+        })
+        .await
     }
 
     /// Compares the schema's version with what this build needs. A newer one is well: migrations expand

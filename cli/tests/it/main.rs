@@ -6,6 +6,7 @@
 
 mod apply;
 mod reports;
+mod restore;
 mod sites;
 mod unreachable;
 

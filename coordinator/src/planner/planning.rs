@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+    collections::{BinaryHeap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -124,6 +124,10 @@ impl Planning {
                 self.put(site, now_ms);
             }
         }
+    }
+
+    pub(super) fn keep(&mut self, sites: &HashSet<SiteId>) {
+        self.roster.keep(sites);
     }
 
     pub(super) fn put(&mut self, planned: Planned, now_ms: i64) {

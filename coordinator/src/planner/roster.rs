@@ -1,6 +1,6 @@
 //! Pure: the sites and schedules of all held shards, small enough that a million fit in a fraction of a gigabyte.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use picket_proto::{Shard, SiteId, Timestamp, job::Template};
 use picket_store::schedules::Schedule;
@@ -154,6 +154,12 @@ impl Roster {
         ids.into_iter().for_each(|id| self.remove(id));
     }
 
+    /// Takes out all sites but these.
+    pub fn keep(&mut self, sites: &HashSet<SiteId>) {
+        let gone: Vec<SiteId> = self.by_id.keys().filter(|id| !sites.contains(id)).copied().collect();
+        gone.into_iter().for_each(|id| self.remove(id));
+    }
+
     /// The first tick of a living entry at or after `from_ms`. Called by the wheel, which lets go of what is dead.
     pub fn tick(&self, entry: u32, from_ms: i64) -> Option<i64> {
         let Entry { interval_ms, phase_ms, .. } = *self.entries.get(entry as usize)?;
@@ -293,5 +299,16 @@ mod tests {
         assert_eq!((roster.sites(), roster.schedules(), roster.tick(third, 0)), (0, 0, None));
         roster.reclaim(third);
         assert_eq!(roster.put(site(4, 2, &[(1, 1_000)]))[0].entry, third);
+    }
+
+    #[test]
+    fn a_site_that_is_not_among_those_of_a_restored_database_is_gone() {
+        let mut roster = Roster::default();
+        roster.put(site(1, 0, &[(1, 1_000)]));
+        let lost = roster.put(site(2, 0, &[(1, 1_000)]))[0].entry;
+
+        roster.keep(&HashSet::from([SiteId(1), SiteId(7)]));
+
+        assert_eq!((roster.sites(), roster.schedules(), roster.tick(lost, 0)), (1, 1, None));
     }
 }

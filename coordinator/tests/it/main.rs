@@ -11,8 +11,8 @@ use async_nats::Subscriber;
 use futures_util::StreamExt;
 use picket_coordinator::{Config, start};
 use picket_proto::{CheckRequest, Role, SiteId, site::IntervalRange, subject};
-use picket_runtime::{Bus, Health, Running, options::NatsOptions, streams::Durability};
-use picket_store::{DatabaseOptions, Store, regions, upkeep::Retention};
+use picket_runtime::{Bus, Health, Running, clock, options::NatsOptions, streams::Durability};
+use picket_store::{DatabaseOptions, Store, ledger, regions, upkeep::Retention};
 use picket_testkit::{eventually, servers};
 use sqlx::PgPool;
 use tokio::time::timeout;
@@ -293,8 +293,13 @@ async fn results_whose_ledger_is_closed_are_rolled_up_and_what_is_too_old_goes()
     stack
         .execute(
             "SELECT picket.ensure_partitions(40, 7);
+             INSERT INTO picket.schedules (site_id, region_id, interval_ms, phase_ms, shard, valid_from, valid_to)
+             SELECT 4711, 1, 60000, 0, 0, minute - interval '301 minutes', minute - interval '61 minutes'
+             FROM date_trunc('minute', now()) AS minute;
              INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome, total_us)
-             SELECT now() - n * interval '1 minute', 1, 1, 'scheduled', 'up', 5000 FROM generate_series(61, 300) AS n;
+             SELECT tick, site_id, region_id, 'scheduled', 'up', 5000 FROM picket.schedules
+             CROSS JOIN picket.ticks(interval_ms, phase_ms, valid_from, valid_to, '-infinity', 'infinity') AS tick
+             WHERE site_id = 4711;
              UPDATE picket.rollup_state SET rolled_through = picket.hour_of(now()) - interval '6 hours',
                  days_through = picket.day_of(picket.hour_of(now()) - interval '6 hours')",
         )
@@ -313,5 +318,39 @@ async fn results_whose_ledger_is_closed_are_rolled_up_and_what_is_too_old_goes()
         if (30..=31).contains(&days) { Ok(()) } else { Err(days) }
     })
     .await;
+    running.drain().await;
+}
+
+#[tokio::test]
+async fn a_coordinator_that_finds_rows_of_another_cluster_takes_them_over_and_closes_their_ledger() {
+    let stack = Stack::new().await;
+    stack
+        .execute(
+            "INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://x/' || n, 1 FROM generate_series(1, 5) AS n;
+             UPDATE picket.schedules SET version = '9000000000', opened_by = '9000000000';
+             UPDATE picket.leases SET accounted_snapshot = '9000000001:9000000001:';
+             UPDATE picket.settings SET cluster = 'another'",
+        )
+        .await;
+    let began = clock::wall();
+
+    let running = stack.coordinator("one", Duration::from_secs(15)).await;
+
+    eventually(SOON, "transaction numbers of this cluster", async || {
+        match stack.number("SELECT count(*) FROM picket.schedules WHERE opened_by <> '2'").await {
+            0 => Ok(()),
+            others => Err(others),
+        }
+    })
+    .await;
+    eventually(SOON, "the ledger to be closed", async || {
+        match ledger::accounted_through(&stack.store()).await.unwrap() {
+            (_, Some(through)) if through > began => Ok(()),
+            (_, through) => Err(through),
+        }
+    })
+    .await;
+    let here = "SELECT (cluster = picket.cluster())::int::bigint FROM picket.settings";
+    assert_eq!(stack.number(here).await, 1);
     running.drain().await;
 }

@@ -18,6 +18,7 @@ mod offline;
 mod order;
 mod overload;
 mod probers;
+mod restore;
 mod results;
 mod sinks;
 mod sites;

@@ -11,7 +11,7 @@ use picket_testkit::{
     eventually,
     servers::{self, Nats},
 };
-use sqlx::PgPool;
+use sqlx::{PgPool, types::time::OffsetDateTime};
 
 /// How long anything may take.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
@@ -111,8 +111,22 @@ impl Stack {
         }
     }
 
+    pub(crate) async fn publish_result(&self, result: &CheckResult) {
+        let payload = serde_json::to_vec(result).unwrap();
+        self.publish_raw("picket.result.eu.7", payload).await;
+    }
+
     pub(crate) async fn publish_raw(&self, subject: &'static str, payload: impl Into<Vec<u8>>) {
         self.jetstream.publish(subject, payload.into().into()).await.unwrap().await.unwrap();
+    }
+
+    pub(crate) async fn run(&self, statements: &'static str) {
+        sqlx::raw_sql(statements).execute(&self.pool).await.unwrap();
+    }
+
+    pub(crate) async fn times(&self, query: &'static str) -> Vec<Timestamp> {
+        let times: Vec<OffsetDateTime> = sqlx::query_scalar(query).fetch_all(&self.pool).await.unwrap();
+        times.into_iter().map(Timestamp::from).collect()
     }
 
     pub(crate) async fn count(&self, query: &'static str) -> i64 {

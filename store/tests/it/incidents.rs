@@ -1,6 +1,7 @@
 //! Incidents: one for each outage, whoever writes, and what tells of it.
 
 mod cost;
+mod evidence;
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use picket_store::{
     results::{Content, Entry, Results, Written},
     sites,
 };
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::{AssertSqlSafe, PgPool, types::time::OffsetDateTime};
 
 use crate::results::{missed, now, up};
 
@@ -220,23 +221,29 @@ async fn many_writers_at_once_open_one_incident_for_each_outage() {
         .await;
     let sites: Vec<i64> =
         sqlx::query_scalar("SELECT id FROM picket.sites ORDER BY id").fetch_all(&world.pool).await.unwrap();
-    let at = |millis: u64| now().minus(Duration::from_secs(60)).plus(Duration::from_millis(millis));
-    let rows = |failing: bool, from: u64| -> Vec<CheckResult> {
+    // The ticks of a minute or so, and those of the next.
+    let ticks: Vec<(i64, String, Vec<OffsetDateTime>)> = sqlx::query_as(
+        "SELECT site_id, region.name, ARRAY(SELECT picket.ticks(interval_ms, phase_ms, valid_from, 'infinity', since, since + interval '80 seconds'))
+         FROM (SELECT now() - interval '2 minutes' AS since) AS span, picket.schedules
+         JOIN picket.regions AS region ON region.id = region_id ORDER BY site_id, region.name",
+    )
+    .fetch_all(&world.pool)
+    .await
+    .unwrap();
+    let rows = |failing: bool, from: usize| -> Vec<CheckResult> {
         let mut rows = Vec::new();
         for round in 0..8 {
-            for site in &sites {
-                for (place, region) in REGIONS.iter().enumerate() {
-                    let result = up(*site, region, at(from + round * 1_000 + place as u64 * 10));
-                    let down =
-                        || CheckResult { outcome: Outcome::Down, cause: Some(Cause::Tls), ..result.clone() };
-                    rows.push(if failing { down() } else { result.clone() });
-                }
+            for (site, region, ticks) in &ticks {
+                let result = up(*site, region, ticks[from + round].into());
+                let down =
+                    || CheckResult { outcome: Outcome::Down, cause: Some(Cause::Tls), ..result.clone() };
+                rows.push(if failing { down() } else { result.clone() });
             }
         }
         rows
     };
 
-    for (failing, from) in [(true, 0), (false, 10_000)] {
+    for (failing, from) in [(true, 0), (false, 8)] {
         let all = rows(failing, from);
         let mut writers = tokio::task::JoinSet::new();
         for writer in 0..WRITERS {

@@ -1,6 +1,8 @@
 //! The ledger: every tick ends as one row, or lies in a gap that is on record.
 
+mod causes;
 mod cost;
+mod gaps;
 
 use std::time::Duration;
 

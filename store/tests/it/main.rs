@@ -8,11 +8,13 @@ mod leases;
 mod ledger;
 mod pooler;
 mod reporting;
+mod restore;
 mod results;
 mod retention;
 mod roles;
 mod rollups;
 mod sites;
+mod ticks;
 
 use picket_store::{DatabaseOptions, Store};
 use sqlx::PgPool;

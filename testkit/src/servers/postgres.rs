@@ -1,12 +1,12 @@
 //! A Postgres for tests: a shared one, in which each test has its database, or one of a test's own to be injured.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
 };
 
 use picket_servers::{DataDir, PostgresConfig, Signal};
-use tokio::sync::OnceCell;
+use tokio::{process::Command, sync::OnceCell};
 
 use super::{STOP, background, must, on_a_free_port, scratch_dir, tools};
 
@@ -31,6 +31,31 @@ pub async fn own_postgres() -> Postgres {
         Postgres { config: config(server.port()), data, url, server: Some(server) }
     })
     .await
+}
+
+/// Dumps a database, as docs/restore.md says, and gives the file.
+pub async fn dump(url: &str) -> PathBuf {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let file = scratch_dir("dump").join(format!("{}.dump", COUNT.fetch_add(1, Ordering::Relaxed)));
+    let mut dump = program("pg_dump").await;
+    succeeds(dump.args(["--format=custom", "--file"]).arg(&file).arg(url)).await;
+    file
+}
+
+/// A program of the pinned Postgres.
+async fn program(name: &str) -> Command {
+    let psql = must(tools().await.postgres()).psql();
+    Command::new(psql.with_file_name(name))
+}
+
+async fn succeeds(command: &mut Command) {
+    let status = command.status().await.expect("the program runs");
+    assert!(status.success(), "{command:?} failed");
+}
+
+/// Copies a directory with owners and modes.
+async fn copy_dir(from: &Path, to: &Path) {
+    succeeds(Command::new("cp").arg("-a").args([from, to])).await;
 }
 
 /// A Postgres. Dropped, it is shut down at once.
@@ -64,6 +89,22 @@ impl Postgres {
         let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
         self.administer(&format!("CREATE DATABASE {name}")).await;
         self.server().url_of(&name)
+    }
+
+    /// Restores a [`dump`] into a database that is made for it, as docs/restore.md says, and gives its URL. Roles belong to a
+    /// cluster and are made first.
+    pub async fn restore(&self, dump: &Path) -> String {
+        const ROLES: [&str; 4] = ["picket_coordinator", "picket_sink", "picket_api", "picket_report"];
+        for role in ROLES {
+            let missing = format!("SELECT count(*) FROM pg_roles WHERE rolname = '{role}'");
+            if self.administer(&missing).await.trim() == "0" {
+                self.administer(&format!("CREATE ROLE {role} NOLOGIN")).await;
+            }
+        }
+        let url = self.database().await;
+        let mut restore = program("pg_restore").await;
+        succeeds(restore.args(["--no-owner", "--exit-on-error", "--dbname", &url]).arg(dump)).await;
+        url
     }
 
     /// Runs statements in the database `postgres` with psql, and gives the rows as unaligned text.
@@ -100,6 +141,24 @@ impl Postgres {
     /// Stops it in order and starts it again.
     pub async fn restart(&mut self) {
         self.stop().await;
+        self.start().await;
+    }
+
+    /// Stops it in order, copies its data to `copy`, and starts it again.
+    pub async fn copy_data(&mut self, copy: &Path) {
+        let home = self.home().canonicalize().expect("its data are there");
+        self.stop().await;
+        copy_dir(&home, copy).await;
+        self.start().await;
+    }
+
+    /// Stops it in order and starts it again on the data of `copy`: all commits since that was made are lost, as in a failover to a
+    /// replica that did not have them.
+    pub async fn set_back(&mut self, copy: &Path) {
+        let home = self.home().canonicalize().expect("its data are there");
+        self.stop().await;
+        tokio::fs::remove_dir_all(&home).await.expect("its data can be removed");
+        copy_dir(copy, &home).await;
         self.start().await;
     }
 

@@ -1,0 +1,239 @@
+-- A database that was restored into another cluster, or that lost its last commits in a failover, goes on by itself.
+
+-- Transaction numbers in rows (version, opened_by, accounted_snapshot) mean something in one cluster alone.
+ALTER TABLE picket.settings ADD COLUMN cluster text;
+COMMENT ON COLUMN picket.settings.cluster IS
+    'The system identifier of the Postgres cluster whose transaction numbers the rows carry; null where it cannot be read';
+
+CREATE FUNCTION picket.cluster() RETURNS text
+    LANGUAGE plpgsql STABLE
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    RETURN (SELECT system_identifier::text FROM pg_control_system());
+EXCEPTION
+    -- Some hosts of Postgres do not let their customers read it.
+    WHEN insufficient_privilege THEN RETURN NULL;
+END $$;
+COMMENT ON FUNCTION picket.cluster IS 'The system identifier of this Postgres cluster; null where it may not be read';
+UPDATE picket.settings SET cluster = picket.cluster();
+
+-- The history of this database as one server writes it: another one after a restore into another cluster, and after a replica was
+-- promoted or a backup recovered to a point in time, which begin a timeline. The name of the WAL file has the timeline from the
+-- first moment; pg_control_checkpoint() would have it only after the next checkpoint.
+CREATE FUNCTION picket.timeline() RETURNS text
+    LANGUAGE sql STABLE
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT coalesce(picket.cluster(), '') || '.'
+               || CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END
+    $$;
+COMMENT ON FUNCTION picket.timeline IS
+    'The cluster and its timeline: another one after a restore elsewhere, a promotion or a point-in-time recovery';
+
+-- Gives the rows transaction numbers of this cluster if they carry those of another one. Whatever was restored is visible to
+-- everybody: 2 is the number of a transaction that is older than all. Returns whether there was anything to do.
+CREATE FUNCTION picket.adopt_cluster() RETURNS boolean
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    everyones CONSTANT xid8 := '2';
+    -- Rows and events of the time after the dump name numbers that the restored sequences would give away again.
+    leap CONSTANT bigint := 1000;
+    here text := picket.cluster();
+BEGIN
+    IF NOT picket.is_adoption_due(here) THEN
+        RETURN false;
+    END IF;
+    -- Whoever comes second finds it done.
+    PERFORM FROM picket.settings FOR UPDATE;
+    IF NOT picket.is_adoption_due(here) THEN
+        RETURN false;
+    END IF;
+    LOCK TABLE picket.schedules IN SHARE ROW EXCLUSIVE MODE;
+    -- Schedules that the ledger had passed without knowing of them when the dump was made are told by the old numbers, and keep
+    -- being told: they get the number of this transaction, which the new snapshot of their lease does not see.
+    UPDATE picket.schedules AS schedule
+    SET (version, opened_by) = (
+        SELECT number, number
+        FROM (SELECT CASE WHEN pg_visible_in_snapshot(schedule.opened_by, lease.accounted_snapshot) IS NOT false
+                     THEN everyones ELSE pg_current_xact_id() END AS number
+              FROM picket.leases AS lease WHERE lease.shard = schedule.shard) AS numbered);
+    UPDATE picket.leases SET accounted_snapshot = pg_current_snapshot() WHERE accounted_snapshot IS NOT NULL;
+    PERFORM setval(pg_get_serial_sequence('picket.sites', 'id'),
+                   nextval(pg_get_serial_sequence('picket.sites', 'id')) + leap);
+    PERFORM setval(pg_get_serial_sequence('picket.incidents', 'incident_id'),
+                   nextval(pg_get_serial_sequence('picket.incidents', 'incident_id')) + leap);
+    UPDATE picket.settings SET cluster = here;
+    PERFORM pg_notify('picket_sites', 'regions');
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION picket.adopt_cluster IS
+    'Gives rows that were restored from another cluster transaction numbers of this one; returns whether there were any';
+
+-- Whether rows carry transaction numbers of another cluster: it has another name, or they lie in the future.
+CREATE FUNCTION picket.is_adoption_due(here text) RETURNS boolean
+    LANGUAGE sql STABLE
+    AS $$
+        SELECT EXISTS (SELECT FROM picket.settings WHERE cluster <> here)
+            OR EXISTS (SELECT FROM picket.schedules WHERE version >= pg_snapshot_xmax(pg_current_snapshot()))
+            OR EXISTS (SELECT FROM picket.leases
+                       WHERE pg_snapshot_xmax(accounted_snapshot) > pg_snapshot_xmax(pg_current_snapshot()))
+    $$;
+COMMENT ON FUNCTION picket.is_adoption_due IS 'Whether rows carry transaction numbers of another cluster than this one';
+REVOKE EXECUTE ON FUNCTION picket.cluster, picket.timeline, picket.adopt_cluster, picket.is_adoption_due FROM PUBLIC;
+
+-- How much of the stream of results is stored. A sink writes it every few seconds, from what the stream says is acknowledged; since
+-- a result is acknowledged after its commit, and a replica or a backup holds commits in their order, a database that holds this row
+-- holds the rows of all these messages too.
+CREATE TABLE picket.results_stored (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    stream_created timestamptz NOT NULL,
+    through bigint NOT NULL,
+    noted_at timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (fillfactor = 50);
+COMMENT ON TABLE picket.results_stored IS
+    'How much of the stream of results is stored: after a failover or a restore, sinks read from there on again';
+COMMENT ON COLUMN picket.results_stored.stream_created IS 'When the stream was created; sequences of another one mean nothing in it';
+COMMENT ON COLUMN picket.results_stored.through IS 'All messages up to this sequence are stored';
+COMMENT ON COLUMN picket.results_stored.noted_at IS 'When this was written';
+
+CREATE FUNCTION picket.server_run() RETURNS text
+    LANGUAGE sql STABLE
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT picket.timeline() || '.' || picket.micros(pg_postmaster_start_time())
+    $$;
+COMMENT ON FUNCTION picket.server_run IS
+    'One run of one server: another text after each restart, promotion and restore, since each of them may have cost commits';
+REVOKE EXECUTE ON FUNCTION picket.server_run FROM PUBLIC;
+
+-- What identifies an incident however often it is decided: its site, its first failure, and how many of the site's incidents began
+-- with that failure before it. Not its number, nor when it opened: a database that lost its last commits decides it anew, with
+-- another number, and from the same results in another order. A region that keeps failing may be the first in two incidents.
+CREATE FUNCTION picket.incident_key(incident picket.incidents) RETURNS text
+    LANGUAGE sql STABLE
+    AS $$
+        SELECT format('incident.%s.%s%s', incident.site_id, picket.micros(incident.first_failure_at) / 1000,
+                      CASE WHEN before.number > 0 THEN '-' || before.number + 1 END)
+        FROM (SELECT count(*) AS number FROM picket.incidents AS earlier
+              WHERE earlier.site_id = incident.site_id AND earlier.first_failure_at = incident.first_failure_at
+                AND earlier.incident_id < incident.incident_id) AS before
+    $$;
+COMMENT ON FUNCTION picket.incident_key IS
+    'The start of the ids of an incident''s events: the same when a database that lost the incident decides it anew';
+REVOKE EXECUTE ON FUNCTION picket.incident_key FROM PUBLIC;
+
+-- As in 0006, with ids that outlive a failover.
+CREATE OR REPLACE FUNCTION picket.incidents_after() RETURNS trigger
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    what text := CASE WHEN NEW.closed_at IS NULL THEN 'opened' ELSE 'closed' END;
+    event_id text := picket.incident_key(NEW) || '.' || what;
+BEGIN
+    INSERT INTO picket.outbox (event_id, subject, payload)
+    SELECT event_id, 'picket.event.incident.' || what, jsonb_build_object(
+        'v', 1, 'id', event_id, 'event', 'incident.' || what, 'incident_id', NEW.incident_id, 'site_id', NEW.site_id,
+        'site', site.site, 'url', site.url, 'tags', site.tags,
+        'opened_at', picket.wire_time(NEW.opened_at), 'closed_at', picket.wire_time(NEW.closed_at),
+        'first_failure_at', picket.wire_time(NEW.first_failure_at), 'cause', NEW.cause, 'message', NEW.message,
+        'regions', NEW.regions, 'unwatched', NEW.unwatched)
+    FROM (SELECT) AS one LEFT JOIN picket.known_sites AS site ON site.id = NEW.site_id
+    LIMIT 1;
+    RETURN NULL;
+END $$;
+
+-- As in 0006. A coordinator that finds its row lost writes it again, some milliseconds apart: the id says since when to 20 s, which
+-- is what it takes a region to become silent, so that no two silences of one region share it.
+CREATE OR REPLACE FUNCTION picket.silent_regions_after() RETURNS trigger
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    silence picket.silent_regions := CASE WHEN TG_OP = 'INSERT' THEN NEW ELSE OLD END;
+    what text := CASE WHEN TG_OP = 'INSERT' THEN 'silent' ELSE 'back' END;
+    region text := (SELECT name FROM picket.regions WHERE id = silence.region_id);
+    event_id text := format('region.%s.%s.%s', region,
+        picket.micros(date_bin(interval '20 seconds', silence.since, timestamptz 'epoch')) / 1000, what);
+BEGIN
+    INSERT INTO picket.outbox (event_id, subject, payload) VALUES (
+        event_id, 'picket.event.region.' || what, jsonb_build_object(
+            'v', 1, 'id', event_id, 'event', 'region.' || what, 'region', region, 'since', picket.wire_time(silence.since),
+            'at', picket.wire_time(clock_timestamp())));
+    RETURN NULL;
+END $$;
+
+-- As in 0013, and what a restore and a failover need.
+CREATE OR REPLACE FUNCTION picket.grant_roles() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    role text;
+BEGIN
+    FOR role IN SELECT rolname FROM pg_roles
+                WHERE rolname IN ('picket_coordinator', 'picket_sink', 'picket_api', 'picket_report') LOOP
+        EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA picket, report FROM %I', role);
+        EXECUTE format('REVOKE ALL ON ALL FUNCTIONS IN SCHEMA picket, report FROM %I', role);
+        IF role = 'picket_report' THEN
+            GRANT USAGE ON SCHEMA report TO picket_report;
+        ELSE
+            EXECUTE format('GRANT USAGE ON SCHEMA picket TO %I', role);
+            -- Each process looks whether the schema is new enough for it.
+            EXECUTE format('GRANT SELECT ON public._sqlx_migrations TO %I', role);
+        END IF;
+
+        CASE role
+        WHEN 'picket_coordinator' THEN
+            GRANT SELECT ON picket.settings, picket.regions, picket.sites, picket.retired_sites, picket.schedules
+                TO picket_coordinator;
+            GRANT UPDATE (problem) ON picket.sites TO picket_coordinator;
+            GRANT SELECT, INSERT, UPDATE, DELETE ON picket.coordinators TO picket_coordinator;
+            GRANT SELECT, UPDATE (holder, epoch, expires_at, scheduled_through) ON picket.leases TO picket_coordinator;
+            GRANT SELECT, INSERT, UPDATE (gap_to) ON picket.gaps TO picket_coordinator;
+            GRANT SELECT, INSERT, DELETE ON picket.silent_regions TO picket_coordinator;
+            GRANT EXECUTE ON FUNCTION picket.ensure_partitions, picket.drop_results, picket.drop_rollups, picket.prune,
+                picket.roll_up, picket.mend_rollups, picket.roll_up_day, picket.recount_rollups, picket.close_unwatched,
+                picket.close_ledger, picket.adopt_cluster, picket.timeline TO picket_coordinator;
+        WHEN 'picket_sink' THEN
+            GRANT SELECT, INSERT, UPDATE ON picket.check_results TO picket_sink;
+            GRANT SELECT, INSERT ON picket.adhoc_results TO picket_sink;
+            GRANT INSERT ON picket.dead_letters TO picket_sink;
+            GRANT SELECT, INSERT, UPDATE, DELETE ON picket.site_states TO picket_sink;
+            GRANT SELECT, INSERT, UPDATE (closed_at) ON picket.incidents TO picket_sink;
+            GRANT SELECT, DELETE ON picket.outbox TO picket_sink;
+            GRANT SELECT, INSERT, UPDATE ON picket.results_stored TO picket_sink;
+            GRANT EXECUTE ON FUNCTION picket.server_run TO picket_sink;
+            GRANT SELECT ON picket.regions, picket.schedules, picket.maintenance TO picket_sink;
+            -- Not what is sent to a site, among which may be secrets.
+            GRANT SELECT (id, shard, tags, quorum, failures_to_open, successes_to_close) ON picket.sites TO picket_sink;
+        WHEN 'picket_api' THEN
+            GRANT USAGE ON SCHEMA report TO picket_api;
+            GRANT SELECT ON ALL TABLES IN SCHEMA picket, report TO picket_api;
+            GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA report TO picket_api;
+            -- Of a site what a person decides; the rest is found out.
+            GRANT DELETE,
+                INSERT (url, name, interval_seconds, timeout_ms, method, headers, body, status, regex, not_regex, max_redirects,
+                    ip_version, tls_verify, regions, enabled, quorum, failures_to_open, successes_to_close, tags),
+                UPDATE (url, name, interval_seconds, timeout_ms, method, headers, body, status, regex, not_regex, max_redirects,
+                    ip_version, tls_verify, regions, enabled, quorum, failures_to_open, successes_to_close, tags)
+                ON picket.sites TO picket_api;
+            GRANT INSERT (name), UPDATE (removed_at), DELETE ON picket.regions TO picket_api;
+            GRANT DELETE, INSERT (site_id, tag, window_from, window_to), UPDATE (site_id, tag, window_from, window_to)
+                ON picket.maintenance TO picket_api;
+        WHEN 'picket_report' THEN
+            GRANT SELECT ON ALL TABLES IN SCHEMA report TO picket_report;
+            GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA report TO picket_report;
+        END CASE;
+    END LOOP;
+END $$;
+SELECT picket.grant_roles();

@@ -1,0 +1,82 @@
+//! How much of the stream of results is known to be stored, kept in the database itself: after a failover or a restore it tells
+//! from where on results have to be read from the stream again.
+
+use std::time::Duration;
+
+use picket_proto::Timestamp;
+use sqlx::types::time::OffsetDateTime;
+
+use crate::{Error, Store};
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// A place in the stream of results: each message up to it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watermark {
+    /// When the stream was created. The sequences of one that was made anew begin anew.
+    pub stream_created: Timestamp,
+    /// The sequence of the last message.
+    pub through: u64,
+}
+
+/// What the database says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Another text after each event that may have cost commits: a restart, a promotion, a restore.
+    pub server: String,
+    /// Absent until the first one was written.
+    pub watermark: Option<Watermark>,
+}
+
+/// Reads what the database says of itself.
+///
+/// # Errors
+/// When the database cannot be reached in time.
+pub async fn read(store: &Store) -> Result<Stored, Error> {
+    let (server, created, through): (String, Option<OffsetDateTime>, Option<i64>) = store
+        .within(
+            LIMIT,
+            "read how much of the stream of results is stored",
+            sqlx::query_as(
+                "SELECT picket.server_run(), stored.stream_created, stored.through
+                 FROM (SELECT) AS one LEFT JOIN picket.results_stored AS stored ON true",
+            )
+            .fetch_one(&store.pool),
+        )
+        .await?;
+    let watermark = created.zip(through).map(|(created, through)| Watermark {
+        stream_created: created.into(),
+        through: through.unsigned_abs(),
+    });
+    Ok(Stored { server, watermark })
+}
+
+/// Moves the watermark forward, or to another stream. Says no, and does nothing, if the server is not `server` any more: then
+/// commits that the caller counts on may be lost.
+///
+/// # Errors
+/// When the database cannot be reached in time.
+pub async fn advance(store: &Store, server: &str, to: Watermark) -> Result<bool, Error> {
+    let moved = store
+        .within(
+            LIMIT,
+            "write how much of the stream of results is stored",
+            sqlx::query_scalar(
+                "WITH here AS MATERIALIZED (SELECT picket.server_run() = $1 AS same),
+                 moved AS (
+                     INSERT INTO picket.results_stored AS kept (stream_created, through)
+                     SELECT $2, $3 FROM here WHERE same
+                     ON CONFLICT (one) DO UPDATE
+                     SET stream_created = excluded.stream_created, through = excluded.through, noted_at = clock_timestamp()
+                     WHERE kept.stream_created <> excluded.stream_created OR kept.through < excluded.through
+                 )
+                 SELECT same FROM here",
+            )
+            .bind(server)
+            .bind(to.stream_created.datetime())
+            .bind(i64::try_from(to.through).unwrap_or(i64::MAX))
+            .fetch_one(&store.pool),
+        )
+        .await?;
+    Ok(moved)
+}

@@ -1,0 +1,73 @@
+//! What counts as evidence, and what a failover does to it.
+
+use super::*;
+
+#[tokio::test]
+async fn what_calls_itself_scheduled_and_is_no_tick_opens_and_closes_nothing() {
+    let world = world().await;
+    let beside = |result: CheckResult| CheckResult {
+        scheduled_at: result.scheduled_at.plus(Duration::from_millis(1)),
+        ..result
+    };
+
+    for tick in 0..4 {
+        world.insert(&[0, 1, 2].map(|region| beside(world.down(region, tick)))).await;
+    }
+    assert_eq!((world.incidents().await, world.states().await), ((0, 0), 0));
+    for tick in 4..6 {
+        world.insert(&[0, 1, 2].map(|region| world.down(region, tick))).await;
+    }
+    assert_eq!(world.incidents().await, (1, 1));
+    for tick in 6..10 {
+        world.insert(&[0, 1, 2].map(|region| beside(world.up(region, tick)))).await;
+    }
+    assert_eq!(world.incidents().await, (1, 1), "it is down as before");
+}
+
+#[tokio::test]
+async fn an_incident_that_is_decided_again_after_its_database_lost_it_has_the_events_that_it_had() {
+    let world = world().await;
+    let outage: Vec<_> = (0..4).flat_map(|tick| [world.down(0, tick), world.down(1, tick)]).collect();
+    let back: Vec<_> = (4..8).flat_map(|tick| [world.up(0, tick), world.up(1, tick)]).collect();
+    for result in outage.iter().chain(&back) {
+        world.insert(std::slice::from_ref(result)).await;
+    }
+    let told = world.texts("SELECT event_id FROM picket.outbox ORDER BY id").await;
+    // As a replica has it that did not get the last commits. Numbers go on, as sequences do.
+    world
+        .execute(&format!(
+            "DELETE FROM picket.incidents; DELETE FROM picket.site_states; DELETE FROM picket.outbox;
+             DELETE FROM picket.check_results WHERE scheduled_at >= '{}'",
+            world.at(0, 0)
+        ))
+        .await;
+
+    // In other batches, and in another order.
+    let mut again = [outage, back].concat();
+    again.sort_by_key(|result| result.scheduled_at);
+    world.insert(&again).await;
+
+    assert_eq!(world.texts("SELECT event_id FROM picket.outbox ORDER BY id").await, told);
+    assert_eq!(told.len(), 2);
+}
+
+#[tokio::test]
+async fn two_incidents_that_begin_with_the_same_failure_have_events_of_their_own() {
+    let world = world().await;
+    // The first region fails all the time, the third never; the second fails, comes back and fails again.
+    let mut results: Vec<_> = (0..8)
+        .flat_map(|tick| {
+            let second = if tick % 4 < 2 { world.up(1, tick) } else { world.down(1, tick) };
+            [world.down(0, tick), second, world.up(2, tick)]
+        })
+        .collect();
+    results.sort_by_key(|result| result.scheduled_at);
+    for result in &results {
+        world.insert(std::slice::from_ref(result)).await;
+    }
+
+    assert_eq!(world.incidents().await, (2, 1));
+    assert_eq!(world.number("SELECT count(DISTINCT first_failure_at) FROM picket.incidents").await, 1);
+    let ids = "SELECT count(DISTINCT event_id) * 10 + count(*) FROM picket.outbox";
+    assert_eq!(world.number(ids).await, 33);
+}

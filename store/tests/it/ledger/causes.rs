@@ -1,0 +1,31 @@
+//! Causes that nobody reported: inferred, as docs/checks.md says.
+
+use super::*;
+
+#[tokio::test]
+async fn ticks_that_the_bus_lost_are_told_by_what_their_region_did_meanwhile() {
+    let world = World::new().await;
+    world.watched(2, "eu").await;
+    // For two minutes the bus loses all of the region, and for one the jobs of one site.
+    world
+        .rows(
+            "NOT tick BETWEEN now() - interval '10 minutes' AND now() - interval '8 minutes'
+             AND NOT (site_id = 2 AND tick BETWEEN now() - interval '5 minutes' AND now() - interval '4 minutes')",
+        )
+        .await;
+
+    world.close().await.unwrap();
+
+    let minutes_ago = |cause: &str, from: u32, to: u32| {
+        format!(
+            "SELECT count(*) FROM picket.check_results WHERE cause = '{cause}'
+             AND scheduled_at BETWEEN now() - interval '{from} minutes' AND now() - interval '{to} minutes'"
+        )
+    };
+    // All but those that had not expired when the first result came again.
+    assert!((44..=48).contains(&world.number(&minutes_ago("no_prober", 11, 7)).await));
+    assert!(world.number(&minutes_ago("expired", 11, 7)).await <= 3);
+    assert!((11..=13).contains(&world.number(&minutes_ago("expired", 6, 3)).await));
+    assert_eq!(world.number(&minutes_ago("no_prober", 6, 3)).await, 0);
+    assert_eq!(world.totals().await.unaccounted, 0);
+}

@@ -1,0 +1,103 @@
+//! Only rows that are ticks of a schedule count outside of `report.checks`.
+
+use picket_store::{ledger, upkeep};
+
+use crate::rollups::World;
+
+/// As many results of one hour of site 1 in one region as a smallint cannot count, none of which is a tick.
+const FLOOD: &str = "INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome, cause, total_us, tls_expires_at)
+    SELECT picket.hour_of(now()) - interval '2 hours' + n * interval '100 ms' + interval '7 microseconds', 1, 1, 'scheduled',
+           CASE WHEN n % 2 = 0 THEN 'up' ELSE 'missed' END::picket.outcome,
+           CASE WHEN n % 2 = 1 THEN 'result_late' END::picket.cause, 5000, now() + interval '1 year'
+    FROM generate_series(1, 33000) AS n";
+/// As many each second of the last minutes, which are not rolled up yet.
+const NEW_FLOOD: &str = "INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome, cause, tls_expires_at)
+    SELECT now() - n * interval '100 ms' + interval '7 microseconds', 1, 1, 'scheduled', 'down', 'timeout', now() + interval '1 year'
+    FROM generate_series(1, 3000) AS n ON CONFLICT DO NOTHING";
+/// All that reports say in sums of site 1.
+const SAID: &str = "SELECT md5(concat(
+    (SELECT string_agg(t::text, ' ' ORDER BY t::text) FROM report.uptime_daily AS t),
+    (SELECT string_agg(t::text, ' ' ORDER BY t::text) FROM report.uptime_monthly AS t),
+    (SELECT string_agg(t::text, ' ' ORDER BY t::text) FROM report.latency_hourly AS t),
+    (SELECT string_agg(t::text, ' ' ORDER BY t::text) FROM report.failures AS t),
+    (SELECT string_agg(t::text, ' ' ORDER BY t::text) FROM report.certificates AS t),
+    (SELECT string_agg(t::text, ' ' ORDER BY t::text) FROM report.site_status AS t)))";
+
+#[tokio::test]
+async fn results_that_are_no_ticks_stop_no_rollup_and_change_no_report() {
+    let world = World::new().await;
+    world.rows().await;
+    world.closed(4, 0).await;
+    let before = world.text(SAID).await;
+    world.run(FLOOD).await;
+    world.run(NEW_FLOOD).await;
+    assert_eq!(world.text(SAID).await, before, "read from the rows");
+
+    world.closed(0, 0).await;
+    assert!(world.roll_up().await >= 24);
+
+    assert_eq!(world.text(SAID).await, before, "read from the rollups");
+    assert_eq!(world.text("SELECT count(*) > 33000 FROM report.checks WHERE site_id = 1").await, "true");
+}
+
+#[tokio::test]
+async fn results_that_are_no_ticks_are_not_taken_for_rows_that_came_late() {
+    let world = World::new().await;
+    world.rows().await;
+    world.closed(0, 0).await;
+    world.roll_up().await;
+
+    world.run(FLOOD).await;
+
+    for ago in 1..=4 {
+        assert!(!upkeep::recount(&world.store, ago).await.unwrap(), "{ago} hours ago");
+    }
+}
+
+#[tokio::test]
+async fn a_count_that_its_column_cannot_hold_is_the_most_that_it_can_and_the_rollups_go_on() {
+    let world = World::new().await;
+    world.rows().await;
+    world.closed(4, 20).await;
+    world.roll_up().await;
+    world.run("UPDATE picket.rollups_hourly SET up = 32767, missed = 32767, down = 32767").await;
+
+    world.closed(0, 0).await;
+    world.roll_up().await;
+
+    let most = "SELECT max(up) FROM picket.rollups_hourly";
+    assert_eq!(world.text(most).await, "32767");
+    assert_eq!(
+        world.text("SELECT rolled_through = picket.hour_of(now()) FROM picket.rollup_state").await,
+        "true"
+    );
+}
+
+#[tokio::test]
+async fn ticks_in_a_gap_are_not_made_fewer_by_results_that_are_no_ticks() {
+    let world = World::new().await;
+    world
+        .run(
+            "INSERT INTO picket.gaps (shard, gap_from, gap_to) SELECT shard, picket.hour_of(now()) - interval '2 hours',
+             picket.hour_of(now()) - interval '1 hour' FROM picket.sites WHERE id = 1",
+        )
+        .await;
+    world.run(FLOOD).await;
+
+    world.closed(0, 0).await;
+    world.roll_up().await;
+
+    let gap = "SELECT sum(gap) FROM picket.rollups_hourly WHERE site_id = 1 AND region_id = 1";
+    assert_eq!(world.text(gap).await, "60");
+}
+
+#[tokio::test]
+async fn why_ticks_were_missed_is_told_of_ticks_alone() {
+    let world = World::new().await;
+    world.run(FLOOD).await;
+
+    let (now, _) = ledger::accounted_through(&world.store).await.unwrap();
+    let from = now.minus(std::time::Duration::from_secs(4 * 3_600));
+
+    assert_eq!(ledger::causes(&world.store, from, now).await.unwrap(), []);
+}
