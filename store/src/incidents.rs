@@ -9,13 +9,10 @@ use std::{
 };
 
 use picket_proto::{Shard, SiteId, Suspect, Timestamp, VERSION};
-use sqlx::{
-    PgConnection,
-    types::{Json, time::OffsetDateTime},
-};
+use sqlx::{PgConnection, types::Json};
 
 use crate::{
-    Error, Store,
+    DbTimestamp, Error, Store,
     leases::to_shard,
     verdict::{self, Change, Evidence, Region, RegionId, RegionState, Rules, Site},
 };
@@ -95,14 +92,14 @@ struct Row {
     failures_to_open: i32,
     successes_to_close: i32,
     open: bool,
-    window_from: Option<Vec<OffsetDateTime>>,
-    window_to: Option<Vec<OffsetDateTime>>,
+    window_from: Option<Vec<DbTimestamp>>,
+    window_to: Option<Vec<DbTimestamp>>,
     region_id: i16,
     region: String,
     window_ms: i64,
-    joining_until: OffsetDateTime,
-    downs: Option<Vec<OffsetDateTime>>,
-    ups: Option<Vec<OffsetDateTime>>,
+    joining_until: DbTimestamp,
+    downs: Option<Vec<DbTimestamp>>,
+    ups: Option<Vec<DbTimestamp>>,
 }
 
 /// A site with all that is known of it, and its regions' names.
@@ -125,8 +122,8 @@ async fn evidence(
         .flat_map(|(site, states)| states.iter().filter(settled).map(|state| (*site, state.region)))
         .collect();
     let (known_sites, known_regions): (Vec<i64>, Vec<RegionId>) = known.into_iter().unzip();
-    let times = |pick: fn(std::slice::Iter<'_, Evidence>) -> Option<Timestamp>| -> Vec<OffsetDateTime> {
-        news.values().filter_map(|new| pick(new.iter())).map(Timestamp::datetime).collect()
+    let times = |pick: fn(std::slice::Iter<'_, Evidence>) -> Option<Timestamp>| -> Vec<DbTimestamp> {
+        news.values().filter_map(|new| pick(new.iter())).map(DbTimestamp).collect()
     };
     let rows: Vec<Row> = sqlx::query_as(include_str!("incidents/evidence.sql"))
         .bind(news.keys().copied().collect::<Vec<_>>())
@@ -174,7 +171,7 @@ impl Row {
     fn region(&self, state: Option<RegionState>, new: &[Evidence]) -> Region {
         let new: HashSet<Timestamp> =
             new.iter().filter(|new| new.region == self.region_id).map(|new| new.at).collect();
-        let newest = |seen: &Option<Vec<OffsetDateTime>>| {
+        let newest = |seen: &Option<Vec<DbTimestamp>>| {
             let seen = seen.iter().flatten().map(|at| Timestamp::from(*at));
             seen.filter(|at| !new.contains(at)).max()
         };
@@ -290,8 +287,8 @@ async fn open(connection: &mut PgConnection, opened: Vec<(i64, Written)>) -> Sql
     for (site, change) in opened {
         if let Written::Opened { at, first, cause, message, regions } = change {
             sites.push(site);
-            ats.push(at.datetime());
-            firsts.push(first.datetime());
+            ats.push(DbTimestamp(at));
+            firsts.push(DbTimestamp(first));
             causes.push(cause);
             messages.push(message);
             places.push(regions);
@@ -319,10 +316,10 @@ async fn close(connection: &mut PgConnection, closed: Vec<(i64, Written)>) -> Sq
     if closed.is_empty() {
         return Ok(0);
     }
-    let (sites, ats): (Vec<i64>, Vec<OffsetDateTime>) = closed
+    let (sites, ats): (Vec<i64>, Vec<DbTimestamp>) = closed
         .into_iter()
         .filter_map(|(site, change)| match change {
-            Written::Closed(at) => Some((site, at.datetime())),
+            Written::Closed(at) => Some((site, DbTimestamp(at))),
             Written::Opened { .. } => None,
         })
         .unzip();

@@ -20,9 +20,11 @@ pub mod results;
 pub mod schedules;
 pub mod sites;
 mod store;
+mod timestamp;
 pub mod upkeep;
 pub mod verdict;
 
 pub use error::Error;
 pub use options::DatabaseOptions;
 pub use store::{MIGRATOR, Store};
+pub use timestamp::DbTimestamp;
