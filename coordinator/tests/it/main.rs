@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what a test needs is there, or it fails")]
 
 mod acks;
+mod odd_sites;
 
 use std::{collections::BTreeMap, time::Duration};
 

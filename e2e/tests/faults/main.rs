@@ -17,6 +17,7 @@ mod order;
 mod overload;
 mod probers;
 mod results;
+mod rows;
 mod sinks;
 mod sites;
 mod streams;
