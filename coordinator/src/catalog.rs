@@ -218,9 +218,21 @@ impl Catalog {
     async fn write_down(&self, read: &mut Read) -> Result<(), Error> {
         // In one order, so that two coordinators do not wait for each other.
         read.problems.sort_unstable();
+        let mut most = PIECE;
         while !read.problems.is_empty() {
-            let piece = read.problems.len().min(PIECE);
-            sites::set_problems(&self.store, &read.problems[..piece]).await?;
+            let piece = read.problems.len().min(most);
+            match sites::set_problems(&self.store, &read.problems[..piece]).await {
+                Ok(()) => {}
+                Err(error) if error.is_transient() => return Err(error),
+                Err(error) if piece == 1 => {
+                    warn!(error = %Chain(&error), "the database refuses to record a problem of a site");
+                }
+                // One of them is refused. Which one, shows when each is written alone.
+                Err(_) => {
+                    most = 1;
+                    continue;
+                }
+            }
             for (id, _, problem) in read.problems.drain(..piece) {
                 self.metrics.problems.inc();
                 warn!(site.id = %id, problem, "site {id} cannot be watched: {problem}");

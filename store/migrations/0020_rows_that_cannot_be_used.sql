@@ -287,9 +287,10 @@ CREATE TRIGGER regions_before BEFORE INSERT OR UPDATE ON picket.regions
     FOR EACH ROW EXECUTE FUNCTION picket.regions_before();
 COMMENT ON FUNCTION picket.regions_before IS 'Gives a region the lowest free number; refuses to rename one';
 
--- A schedule that begins at no moment has no ticks, and none can be computed. NOT VALID, since the table is long and only
--- triggers write it.
-ALTER TABLE picket.schedules ADD CONSTRAINT valid_from_is_a_moment CHECK (valid_from < '9999-01-01 00:00:00+00') NOT VALID;
+-- Of a schedule that begins at no moment no ticks can be computed, and what follows one that ends at none would begin there.
+-- NOT VALID, since the table is long and only triggers write it.
+ALTER TABLE picket.schedules ADD CONSTRAINT schedules_begin_and_end_at_moments
+    CHECK (valid_from < '9999-01-01 00:00:00+00' AND (valid_to IS NULL OR valid_to < '9999-01-01 00:00:00+00')) NOT VALID;
 ALTER TABLE picket.maintenance ADD CONSTRAINT tag_is_short CHECK (octet_length(tag) <= 64) NOT VALID;
 COMMENT ON COLUMN picket.maintenance.window_to IS 'The first moment after it; infinity: until further notice';
 

@@ -251,3 +251,27 @@ async fn no_row_that_sql_allows_stops_a_coordinator_and_a_site_that_is_well_is_s
     let grown = memory_kib().saturating_sub(grown_from.unwrap_or(u64::MAX));
     assert!(grown < 200 << 10, "grew by {grown} KiB");
 }
+
+#[tokio::test]
+async fn a_problem_that_the_database_refuses_to_record_stands_in_no_other_ones_way() {
+    let stack = Stack::new().await;
+    stack
+        .execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN RAISE EXCEPTION 'not this one' USING ERRCODE = 'check_violation'; END $$;
+             CREATE TRIGGER refuse BEFORE UPDATE ON picket.sites FOR EACH ROW WHEN (OLD.id = 2) EXECUTE FUNCTION refuse();
+             INSERT INTO picket.sites (url) VALUES ('no url'), ('nor this'), ('nor that'), ('http://well/')",
+        )
+        .await;
+    let running = stack.coordinator("one", Duration::from_secs(15)).await;
+
+    let recorded = "SELECT coalesce(sum(id), 0)::bigint FROM picket.sites WHERE problem IS NOT NULL";
+    eventually(SOON, "the problems of the first and the third", async || {
+        match stack.number(recorded).await {
+            4 => Ok(()),
+            sum => Err(sum),
+        }
+    })
+    .await;
+    running.drain().await;
+}

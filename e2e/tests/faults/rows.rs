@@ -85,6 +85,10 @@ async fn f22_a_row_that_nobody_can_use_is_a_problem_of_its_own_and_the_others_ar
         let (code, _, errors) = drill.stack.picket(command).await;
         assert!(code <= 1, "picket {command:?} ended with {code}: {errors}");
     }
+    let (code, said, _) = drill.stack.picket(&["maintenance", "add", "--tag", "shop"]).await;
+    assert!(code == 0 && said.contains("until further notice"), "{said}");
+    let (_, listed, _) = drill.stack.picket(&["maintenance", "list"]).await;
+    assert_eq!(listed.matches("until further notice").count(), 2, "{listed}");
     for process in drill.processes() {
         assert!(!process.log().contains("panicked"), "{}", process.log());
     }

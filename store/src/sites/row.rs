@@ -62,8 +62,9 @@ impl FromRow<'_, PgRow> for Site {
             id: SiteId(row.try_get("id")?),
             shard: to_shard(row.try_get("shard")?),
             spec: spec(row),
-            url: row.try_get("url")?,
-            problem: row.try_get("problem")?,
+            // In a database that is not UTF-8 a text may be none.
+            url: row.try_get("url").unwrap_or_default(),
+            problem: row.try_get("problem").unwrap_or_else(|_| Some("(cannot be read)".to_owned())),
             created_at: row.try_get::<DbTimestamp, _>("created_at")?.into(),
             updated_at: row.try_get::<DbTimestamp, _>("updated_at")?.into(),
         })
