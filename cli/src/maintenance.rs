@@ -22,7 +22,8 @@ that is still down at the end has one then. Reports of uptime can leave the wind
 
 Examples:
   picket maintenance add https://example.com --to +2h
-  picket maintenance add --tag shop --from 2026-12-01T22:00:00Z --to 2026-12-02T02:00:00Z")]
+  picket maintenance add --tag shop --from 2026-12-01T22:00:00Z --to 2026-12-02T02:00:00Z
+  picket maintenance add https://example.com                       # until further notice")]
     Add(Add),
     /// Windows that are planned or under way
     List(List),
@@ -41,9 +42,9 @@ pub(crate) struct Add {
     /// When it begins: a time such as 2026-12-01T22:00:00Z, 'now', or '+30m' from now
     #[arg(long, value_name = "TIME", default_value = "now", value_parser = time)]
     from: When,
-    /// When it ends: a time such as 2026-12-02T02:00:00Z, or '+2h' from now
+    /// When it ends: a time such as 2026-12-02T02:00:00Z, or '+2h' from now; without it the window lasts until further notice
     #[arg(long, value_name = "TIME", value_parser = time)]
-    to: When,
+    to: Option<When>,
     #[command(flatten)]
     database: Database,
 }
@@ -73,6 +74,8 @@ pub(crate) enum When {
     At(Timestamp),
     FromNow(Span),
 }
+
+const UNTIL_FURTHER_NOTICE: &str = "until further notice";
 
 impl When {
     fn resolve(self, now: Timestamp) -> Timestamp {
@@ -125,10 +128,14 @@ async fn add(options: Add, matches: &ArgMatches) -> Result<(), Error> {
         }
     };
     let now = clock::wall();
-    let (from, to) = (options.from.resolve(now), options.to.resolve(now));
+    let (from, to) = (options.from.resolve(now), options.to.map(|to| to.resolve(now)));
     let id = maintenance::add(&store, &scope, from, to).await?;
-    let shown = |at| moment(Some(at)).unwrap_or_default();
-    print(&format!("window {id}: no incident opens for {what} from {} to {}\n", shown(from), shown(to)))
+    let from = moment(Some(from)).unwrap_or_default();
+    let until = match to {
+        Some(to) => format!("to {}", moment(Some(to)).unwrap_or_default()),
+        None => UNTIL_FURTHER_NOTICE.to_owned(),
+    };
+    print(&format!("window {id}: no incident opens for {what} from {from} {until}\n"))
 }
 
 async fn list(options: List, matches: &ArgMatches) -> Result<(), Error> {
@@ -146,7 +153,7 @@ async fn list(options: List, matches: &ArgMatches) -> Result<(), Error> {
                 cell(window.id),
                 word(&window.state),
                 cell(moment(Some(window.from))),
-                cell(moment(Some(window.to))),
+                cell(moment(window.to).unwrap_or_else(|| UNTIL_FURTHER_NOTICE.to_owned())),
                 cell(window.tag.clone()),
                 cell(window.site_id),
                 cell(window.site.clone()),

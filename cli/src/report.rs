@@ -181,7 +181,7 @@ impl Line for Incident {
             Some(self.incident_id.to_string()),
             Some(self.site_id.to_string()),
             Some(self.site.clone()),
-            moment(self.opened_at.map(Timestamp::from)),
+            moment(Some(self.opened_at.into())),
             moment(self.closed_at.map(Timestamp::from)),
             Some(self.seconds.to_string()),
             self.cause.clone(),

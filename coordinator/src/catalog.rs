@@ -2,6 +2,8 @@
 //!
 //! Bound: one statement at a time; calls of the database while it reads are one. Loss: none, all is read again.
 
+mod patterns;
+
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use picket_proto::{Shard, SiteId, Timestamp, job::Template, site::IntervalRange};
@@ -10,6 +12,7 @@ use picket_store::{Error, Store, changes, leases::Lease, regions, schedules::Sch
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tracing::{info, warn};
 
+use self::patterns::Patterns;
 use crate::{
     fence::{Fence, Gateway},
     metrics::Metrics,
@@ -45,6 +48,7 @@ pub struct Read {
     waiting: Vec<Lease>,
     /// What is wrong with sites, and could not be written down yet.
     problems: Vec<Problem>,
+    patterns: Patterns,
     backoff: Backoff,
 }
 
@@ -65,7 +69,8 @@ impl Actor for Catalog {
     async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<Read, ActorProcessingErr> {
         myself.send_after(POLL, || Msg::Poll);
         let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-        Ok(Read { through: None, waiting: Vec::new(), problems: Vec::new(), backoff })
+        let patterns = Patterns::default();
+        Ok(Read { through: None, waiting: Vec::new(), problems: Vec::new(), patterns, backoff })
     }
 
     async fn handle(
@@ -129,7 +134,7 @@ impl Catalog {
         let (mut judged, mut sites) = (Judged::default(), 0);
         let snapshot = changes::load(&self.store, &shards, |scheduled| {
             sites += 1;
-            self.judge(scheduled, &mut judged);
+            self.judge(scheduled, &mut read.patterns, &mut judged);
             if judged.planned.len() >= PIECE {
                 let _ = self.planner.cast(planner::Msg::Sites(std::mem::take(&mut judged.planned)));
             }
@@ -164,7 +169,7 @@ impl Catalog {
             through,
             &self.fence.shards(),
             |scheduled| {
-                self.judge(scheduled, &mut judged);
+                self.judge(scheduled, &mut read.patterns, &mut judged);
             },
             |site| removed.push(site.id),
         )
@@ -191,12 +196,15 @@ impl Catalog {
         Ok(())
     }
 
-    fn judge(&self, Scheduled { site, schedules }: Scheduled, judged: &mut Judged) {
+    fn judge(&self, scheduled: Scheduled, patterns: &mut Patterns, judged: &mut Judged) {
+        let Scheduled { site, schedules } = scheduled;
         if site.problem.is_some() {
             judged.gone.push(site.id);
             return;
         }
-        let verdict = site.spec.and_then(|spec| spec.validate(self.intervals).map(|()| spec));
+        let judge_regex = |field: &str, pattern: &str| patterns.judge(field, pattern);
+        let verdict =
+            site.spec.and_then(|spec| spec.validate_with(self.intervals, judge_regex).map(|()| spec));
         match verdict {
             Ok(spec) => judged.planned.push(Planned {
                 id: site.id,
@@ -214,9 +222,21 @@ impl Catalog {
     async fn write_down(&self, read: &mut Read) -> Result<(), Error> {
         // In one order, so that two coordinators do not wait for each other.
         read.problems.sort_unstable();
+        let mut most = PIECE;
         while !read.problems.is_empty() {
-            let piece = read.problems.len().min(PIECE);
-            sites::set_problems(&self.store, &read.problems[..piece]).await?;
+            let piece = read.problems.len().min(most);
+            match sites::set_problems(&self.store, &read.problems[..piece]).await {
+                Ok(()) => {}
+                Err(error) if error.is_transient() => return Err(error),
+                Err(error) if piece == 1 => {
+                    warn!(error = %Chain(&error), "the database refuses to record a problem of a site");
+                }
+                // One of them is refused. Which one, shows when each is written alone.
+                Err(_) => {
+                    most = 1;
+                    continue;
+                }
+            }
             for (id, _, problem) in read.problems.drain(..piece) {
                 self.metrics.problems.inc();
                 warn!(site.id = %id, problem, "site {id} cannot be watched: {problem}");

@@ -148,6 +148,13 @@ impl Provision {
             }
             found.rounds += 1;
         }
+        // Last, so that nothing else waits for it; also when the database has just called.
+        if self.fence.holds(Shard(0)) {
+            let sites = regions::reconcile_pending(&self.store).await?;
+            if sites > 0 {
+                info!(sites, "compared the schedules of sites that were written beside a region");
+            }
+        }
         Ok(())
     }
 

@@ -172,28 +172,37 @@ pub fn parse_url(text: &str) -> Result<Url, Invalid> {
 /// # Errors
 /// When it is no regex, or one that takes too much memory; `field` is named.
 pub fn compile(field: &str, pattern: &str) -> Result<Regex, Invalid> {
-    compile_sized(field, pattern).map(|(regex, _)| regex)
+    // Once, within the largest size: who keeps no program need not know how large it is.
+    compile_within(&[1], field, pattern).map(|(regex, _)| regex)
 }
 
-/// The same, and a bound in bytes on the program that it compiled to, of which a regex holds some.
+/// The same, and a bound in bytes on the program that it compiled to, of which a regex holds some. Takes up to five times
+/// as long.
 ///
 /// # Errors
 /// As [`compile`].
 pub fn compile_sized(field: &str, pattern: &str) -> Result<(Regex, usize), Invalid> {
+    // A regex does not tell its size; so it is built within a small one first.
+    compile_within(&[256, 64, 16, 4, 1], field, pattern)
+}
+
+/// Compiles within these parts of the largest size, one after the other, until one is large enough.
+fn compile_within(parts: &[usize], field: &str, pattern: &str) -> Result<(Regex, usize), Invalid> {
     if pattern.len() > MAX_PATTERN {
         return Err(Invalid::new(field, pattern, format!("at most {MAX_PATTERN} bytes")));
     }
-    // A regex does not tell its size; so it is built within a small one first.
     let build = |size: usize| {
         let mut builder = RegexBuilder::new(pattern);
         builder.size_limit(size).dfa_size_limit(MAX_SEARCH_SIZE).build().map(|regex| (regex, size))
     };
     let too_big = |why: &regex::Error| matches!(why, regex::Error::CompiledTooBig(_));
-    let built = [256, 64, 16, 4]
-        .into_iter()
-        .map(|part| build(MAX_REGEX_SIZE / part))
-        .find(|built| !built.as_ref().is_err_and(too_big))
-        .unwrap_or_else(|| build(MAX_REGEX_SIZE));
+    let mut built = Err(regex::Error::CompiledTooBig(0));
+    for part in parts {
+        built = build(MAX_REGEX_SIZE / part);
+        if !built.as_ref().is_err_and(too_big) {
+            break;
+        }
+    }
     built.map_err(|why| {
         let allowed = match why {
             regex::Error::CompiledTooBig(limit) => {

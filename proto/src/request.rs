@@ -228,8 +228,29 @@ impl CheckRequest {
     /// Names the first field that cannot be used.
     pub fn validate_with(
         &self,
-        mut compile: impl FnMut(&str, &str) -> Result<Regex, Invalid>,
+        compile: impl FnMut(&str, &str) -> Result<Regex, Invalid>,
     ) -> Result<Check, Invalid> {
+        let (check, regex, not_regex) = self.judge(compile)?;
+        Ok(Check { regex, not_regex, ..check })
+    }
+
+    /// Judges every field as [`validate`](Self::validate) does, and keeps nothing; `judge_regex` judges regexes, and may know
+    /// some already.
+    ///
+    /// # Errors
+    /// Names the first field that cannot be used.
+    pub fn refuse_invalid(
+        &self,
+        judge_regex: impl FnMut(&str, &str) -> Result<(), Invalid>,
+    ) -> Result<(), Invalid> {
+        self.judge(judge_regex).map(drop)
+    }
+
+    /// The check without its regexes, and what `compile` made of them.
+    fn judge<R>(
+        &self,
+        mut compile: impl FnMut(&str, &str) -> Result<R, Invalid>,
+    ) -> Result<(Check, Option<R>, Option<R>), Invalid> {
         let timeout_ms = within("timeout_ms", self.timeout_ms, Self::MIN_TIMEOUT_MS, Self::MAX_TIMEOUT_MS)?;
         let max_redirects = within("max_redirects", self.max_redirects, 0, Self::MAX_REDIRECTS)?;
         if let Some(id) = self.id.as_deref()
@@ -246,19 +267,22 @@ impl CheckRequest {
                 format!("at most {} bytes", Self::MAX_BODY),
             ));
         }
-        Ok(Check {
+        let check = Check {
             url: check::parse_url(&self.url)?,
             method: Method::parse(&self.method)?,
             headers: headers(&self.headers)?,
             body: self.body.clone(),
             timeout: std::time::Duration::from_millis(timeout_ms.unsigned_abs()),
             status: self.status.parse::<StatusRule>()?,
-            regex: self.regex.as_deref().map(|pattern| compile("regex", pattern)).transpose()?,
-            not_regex: self.not_regex.as_deref().map(|pattern| compile("not_regex", pattern)).transpose()?,
+            regex: None,
+            not_regex: None,
             max_redirects: u8::try_from(max_redirects).unwrap_or(u8::MAX),
             ip_version: self.ip_version,
             tls_verify: self.tls_verify,
-        })
+        };
+        let regex = self.regex.as_deref().map(|pattern| compile("regex", pattern)).transpose()?;
+        let not_regex = self.not_regex.as_deref().map(|pattern| compile("not_regex", pattern)).transpose()?;
+        Ok((check, regex, not_regex))
     }
 
     /// The tick that this request belongs to; `None` for an ad-hoc one.

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CheckRequest, Invalid, Region, request::within};
+use crate::{CheckRequest, Invalid, Region, check, request::within};
 
 /// A site as people define it: what to check, how often, from where, and when it counts as down.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,7 +49,8 @@ impl SiteSpec {
     pub const DEFAULT_INTERVAL_SECONDS: i64 = 60;
     /// Of [`failures_to_open`](Self::failures_to_open) and [`successes_to_close`](Self::successes_to_close).
     pub const DEFAULT_CONSECUTIVE: i64 = 2;
-    const MAX_NAME: usize = 200;
+    /// The longest name, in bytes.
+    pub const MAX_NAME: usize = 200;
     const MAX_TAGS: usize = 50;
     const MAX_TAG: usize = 64;
 
@@ -73,13 +74,25 @@ impl SiteSpec {
     /// # Errors
     /// Names the first field that cannot be used.
     pub fn validate(&self, intervals: IntervalRange) -> Result<(), Invalid> {
+        self.validate_with(intervals, |field, pattern| check::compile(field, pattern).map(drop))
+    }
+
+    /// As [`validate`](Self::validate), with verdicts of regexes from `judge_regex`, which may know some already.
+    ///
+    /// # Errors
+    /// Names the first field that cannot be used.
+    pub fn validate_with(
+        &self,
+        intervals: IntervalRange,
+        judge_regex: impl FnMut(&str, &str) -> Result<(), Invalid>,
+    ) -> Result<(), Invalid> {
         let (min, max) = (intervals.min.as_secs(), intervals.max.as_secs());
         let seconds = u64::try_from(self.interval_seconds).unwrap_or(0);
         if !(min..=max).contains(&seconds) {
             let allowed = format!("{min} to {max} (set by PICKET_MIN_INTERVAL and PICKET_MAX_INTERVAL)");
             return Err(Invalid::new("interval_seconds", self.interval_seconds, allowed));
         }
-        self.check.validate()?;
+        self.check.refuse_invalid(judge_regex)?;
         within("failures_to_open", self.failures_to_open, 1, 100)?;
         within("successes_to_close", self.successes_to_close, 1, 100)?;
         if let Some(quorum) = self.quorum {

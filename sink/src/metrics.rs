@@ -72,7 +72,7 @@ impl Metrics {
             outbox_age_seconds: Gauge::default(),
         };
         // From zero: the first one to come would be no increase of what was not there.
-        for reason in ["subject", "bundle", "json", "time", "contradiction", "region", "refused"] {
+        for reason in ["subject", "bundle", "json", "time", "contradiction", "region", "refused", "event"] {
             let _ = metrics.dead_letters.get_or_create(&Why { reason });
         }
         metrics.register(health);

@@ -3,9 +3,17 @@
 //! **Bound**: one round at a time, of so many events; calls that came before a round are answered by it. **Loss**: none:
 //! what was not acknowledged is published again under the same id, which the stream knows for a day.
 
-use std::time::Duration;
+use std::{error::Error as _, time::Duration};
 
-use async_nats::{connection::State, jetstream::message::PublishMessage};
+use async_nats::{
+    connection::State,
+    jetstream::{
+        self, ErrorCode,
+        context::{PublishError, PublishErrorKind},
+        message::PublishMessage,
+    },
+};
+use picket_proto::{Invalid, invalid::shorten, subject};
 use picket_runtime::{
     Bus, Chain,
     streams::{self, Durability},
@@ -18,7 +26,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Why};
 
 pub(crate) enum Msg {
     /// There are events, at the latest then.
@@ -43,6 +51,9 @@ pub(crate) struct Looked {
 }
 
 const TICK: Duration = Duration::from_secs(1);
+
+/// What the subjects of events begin with.
+const EVENT_PREFIX: &str = "picket.event.";
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -99,10 +110,18 @@ impl Outbox {
 
     async fn publish(&self) -> Result<(), Failure> {
         while let Some(taken) = outbox::take(&self.store).await? {
-            let (published, failure) = self.publish_all(&taken.events).await;
-            let all = published == taken.events.len();
-            taken.published(&self.store, published).await?;
-            self.metrics.events.inc_by(published as u64);
+            let Round { done, failure } = self.publish_all(&taken.events).await;
+            for (place, reason) in &done.parked {
+                self.metrics.dead_letters.get_or_create(&Why { reason: "event" }).inc();
+                let event = &taken.events[*place].event_id;
+                warn!(
+                    event = shorten(event, 200),
+                    reason, "an event cannot be published and is in picket.dead_letters"
+                );
+            }
+            let all = done.published.len() + done.parked.len() == taken.events.len();
+            taken.settle(&self.store, &done).await?;
+            self.metrics.events.inc_by(done.published.len() as u64);
             if let Some(failure) = failure {
                 // The stream may be what is missing.
                 streams::ensure(&self.bus.jetstream, streams::events(self.durability)).await?;
@@ -115,32 +134,54 @@ impl Outbox {
         Ok(())
     }
 
-    /// How many, from the first on, the stream has acknowledged, and why not all.
-    async fn publish_all(&self, events: &[Event]) -> (usize, Option<Failure>) {
+    /// Publishes in order, up to the first event that could be published later; one that never can is passed over.
+    async fn publish_all(&self, events: &[Event]) -> Round {
         let until = Instant::now() + Bus::ACK_TIMEOUT;
+        let max_payload = self.bus.client.server_info().max_payload;
+        let mut round = Round::default();
         let mut waiting = Vec::with_capacity(events.len());
-        for event in events {
-            let message =
-                PublishMessage::build().payload(event.payload.clone().into()).message_id(&event.event_id);
+        for (place, event) in events.iter().enumerate() {
+            let payload = match publishable(event, max_payload) {
+                Ok(payload) => payload.to_owned(),
+                Err(reason) => {
+                    round.done.parked.push((place, reason));
+                    continue;
+                }
+            };
+            let message = PublishMessage::build().payload(payload.into()).message_id(&event.event_id);
             let sending = self.bus.jetstream.send_publish(event.subject.clone(), message);
             match timeout_at(until, sending).await {
-                Ok(Ok(acknowledged)) => waiting.push(acknowledged),
+                Ok(Ok(acknowledged)) => waiting.push((place, acknowledged)),
+                Ok(Err(error)) if is_too_large(&error) => {
+                    round.done.parked.push((place, Chain(&error).to_string()));
+                }
                 // What follows would come before it.
-                Ok(Err(_)) | Err(_) => break,
+                Ok(Err(_)) | Err(_) => {
+                    round.failure = Some("NATS takes no events".into());
+                    break;
+                }
             }
         }
-        let sent = waiting.len();
-        for (published, acknowledged) in waiting.into_iter().enumerate() {
+        for (place, acknowledged) in waiting {
             match timeout_at(until, acknowledged.into_future()).await {
                 Ok(Ok(ack)) => {
-                    debug!(event = events[published].event_id, duplicate = ack.duplicate, "event published")
+                    debug!(event = events[place].event_id, duplicate = ack.duplicate, "event published");
+                    round.done.published.push(place);
                 }
-                Ok(Err(error)) => return (published, Some(error.into())),
-                Err(elapsed) => return (published, Some(elapsed.into())),
+                Ok(Err(error)) if is_too_large(&error) => {
+                    round.done.parked.push((place, Chain(&error).to_string()));
+                }
+                Ok(Err(error)) => {
+                    round.failure = Some(error.into());
+                    break;
+                }
+                Err(elapsed) => {
+                    round.failure = Some(elapsed.into());
+                    break;
+                }
             }
         }
-        let failure = (sent < events.len()).then(|| "NATS takes no events".into());
-        (sent, failure)
+        round
     }
 
     async fn count(&self) {
@@ -149,4 +190,45 @@ impl Outbox {
             self.metrics.outbox_age_seconds.set(age);
         }
     }
+}
+
+/// What became of a round of events.
+#[derive(Default)]
+struct Round {
+    done: outbox::Done,
+    /// Why not all of them were dealt with.
+    failure: Option<Failure>,
+}
+
+/// The payload of an event that can be published; otherwise why it never can be.
+fn publishable(event: &Event, max_payload: usize) -> Result<&str, String> {
+    /// For the headers of a message.
+    const HEADERS: usize = 1 << 10;
+    const MAX_ID: usize = 256;
+
+    let Event { event_id, subject, payload, .. } = event;
+    if event_id.is_empty() || event_id.len() > MAX_ID || event_id.chars().any(char::is_control) {
+        return Err(
+            Invalid::new("event_id", event_id, "1 to 256 bytes without control characters").to_string()
+        );
+    }
+    let is_token =
+        |token: &str| !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic() && !b"*>".contains(&b));
+    if !subject.starts_with(EVENT_PREFIX) || subject.len() > MAX_ID || !subject.split('.').all(is_token) {
+        return Err(Invalid::new("subject", subject, subject::EVENT_SUBJECTS).to_string());
+    }
+    let most = outbox::MAX_PAYLOAD.min(max_payload.saturating_sub(HEADERS));
+    match payload.as_deref() {
+        Some(payload) if payload.len() <= most => Ok(payload),
+        Some(payload) => Err(format!("payload: {} bytes; allowed: at most {most}", payload.len())),
+        None => Err(format!("payload: longer than {} bytes; allowed: at most {most}", outbox::MAX_PAYLOAD)),
+    }
+}
+
+fn is_too_large(error: &PublishError) -> bool {
+    let by_stream = || {
+        let why = error.source()?.downcast_ref::<jetstream::Error>()?;
+        Some(why.error_code() == ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM)
+    };
+    error.kind() == PublishErrorKind::MaxPayloadExceeded || by_stream().unwrap_or(false)
 }

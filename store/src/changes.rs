@@ -60,12 +60,8 @@ pub async fn load(
         .within(LOAD_LIMIT, "load schedules", async {
             let mut transaction = snapshot(store).await?;
             let now = oldest_running(&mut transaction).await?;
-            let mut rows: BoxStream<'_, Result<schedules::Row, sqlx::Error>> =
-                sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(shards).fetch(&mut *transaction);
-            while let Some(row) = std::future::poll_fn(|context| rows.as_mut().poll_next(context)).await {
-                each(row?.into());
-            }
-            drop(rows);
+            let rows = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(shards).fetch(&mut *transaction);
+            one_by_one(rows, &mut each).await?;
             transaction.commit().await?;
             Ok(now)
         })
@@ -114,11 +110,9 @@ pub async fn since(
             .fetch_all(&mut *transaction)
             .await?;
             for chunk in ids.chunks(CHUNK) {
-                let rows: Vec<schedules::Row> = sqlx::query_as(sqlx::AssertSqlSafe(sql.clone()))
-                    .bind(chunk)
-                    .fetch_all(&mut *transaction)
-                    .await?;
-                rows.into_iter().for_each(|row| changed(row.into()));
+                let rows =
+                    sqlx::query_as(sqlx::AssertSqlSafe(sql.clone())).bind(chunk).fetch(&mut *transaction);
+                one_by_one(rows, &mut changed).await?;
             }
             gone.into_iter()
                 .for_each(|(id, shard)| removed(Removed { id: SiteId(id), shard: to_shard(shard) }));
@@ -126,6 +120,17 @@ pub async fn since(
             Ok(now)
         })
         .await
+}
+
+/// Hands rows over as they come: all of a chunk may have long bodies.
+async fn one_by_one(
+    mut rows: BoxStream<'_, Result<schedules::Row, sqlx::Error>>,
+    each: &mut impl FnMut(Scheduled),
+) -> Result<(), sqlx::Error> {
+    while let Some(row) = std::future::poll_fn(|context| rows.as_mut().poll_next(context)).await {
+        each(row?.into());
+    }
+    Ok(())
 }
 
 async fn snapshot(store: &Store) -> Result<Transaction<'static, Postgres>, sqlx::Error> {

@@ -9,13 +9,10 @@ use std::{
 };
 
 use picket_proto::{Kind, Shard, SiteId, Suspect, Timestamp, VERSION};
-use sqlx::{
-    PgConnection,
-    types::{Json, time::OffsetDateTime},
-};
+use sqlx::{PgConnection, types::Json};
 
 use crate::{
-    Error, Store,
+    DbTimestamp, Error, Store,
     leases::to_shard,
     verdict::{self, Change, Evidence, Region, RegionId, RegionState, Rules, Site},
 };
@@ -79,7 +76,7 @@ async fn ticks_and_confirming(connection: &mut PgConnection, mut fresh: Vec<Fres
     if scheduled.is_empty() {
         return Ok(fresh);
     }
-    let odd: Vec<(i64, i16, OffsetDateTime)> = sqlx::query_as(
+    let odd: Vec<(i64, i16, DbTimestamp)> = sqlx::query_as(
         "SELECT site_id, region_id, at FROM unnest($1::bigint[], $2::smallint[], $3::timestamptz[]) AS new (site_id, region_id, at)
          WHERE NOT EXISTS (
              SELECT FROM picket.schedules AS schedule
@@ -87,7 +84,7 @@ async fn ticks_and_confirming(connection: &mut PgConnection, mut fresh: Vec<Fres
     )
     .bind(scheduled.iter().map(|new| new.site.0).collect::<Vec<_>>())
     .bind(scheduled.iter().map(|new| new.says.region).collect::<Vec<_>>())
-    .bind(scheduled.iter().map(|new| new.says.at.datetime()).collect::<Vec<_>>())
+    .bind(scheduled.iter().map(|new| DbTimestamp(new.says.at)).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
     if !odd.is_empty() {
@@ -123,14 +120,14 @@ struct Row {
     failures_to_open: i32,
     successes_to_close: i32,
     open: bool,
-    window_from: Option<Vec<OffsetDateTime>>,
-    window_to: Option<Vec<OffsetDateTime>>,
+    window_from: Option<Vec<DbTimestamp>>,
+    window_to: Option<Vec<DbTimestamp>>,
     region_id: i16,
     region: String,
     window_ms: i64,
-    joining_until: OffsetDateTime,
-    downs: Option<Vec<OffsetDateTime>>,
-    ups: Option<Vec<OffsetDateTime>>,
+    joining_until: DbTimestamp,
+    downs: Option<Vec<DbTimestamp>>,
+    ups: Option<Vec<DbTimestamp>>,
 }
 
 /// A site with all that is known of it, and its regions' names.
@@ -153,8 +150,8 @@ async fn evidence(
         .flat_map(|(site, states)| states.iter().filter(settled).map(|state| (*site, state.region)))
         .collect();
     let (known_sites, known_regions): (Vec<i64>, Vec<RegionId>) = known.into_iter().unzip();
-    let times = |pick: fn(std::slice::Iter<'_, Evidence>) -> Option<Timestamp>| -> Vec<OffsetDateTime> {
-        news.values().filter_map(|new| pick(new.iter())).map(Timestamp::datetime).collect()
+    let times = |pick: fn(std::slice::Iter<'_, Evidence>) -> Option<Timestamp>| -> Vec<DbTimestamp> {
+        news.values().filter_map(|new| pick(new.iter())).map(DbTimestamp).collect()
     };
     let rows: Vec<Row> = sqlx::query_as(include_str!("incidents/evidence.sql"))
         .bind(news.keys().copied().collect::<Vec<_>>())
@@ -202,7 +199,7 @@ impl Row {
     fn region(&self, state: Option<RegionState>, new: &[Evidence]) -> Region {
         let new: HashSet<Timestamp> =
             new.iter().filter(|new| new.region == self.region_id).map(|new| new.at).collect();
-        let newest = |seen: &Option<Vec<OffsetDateTime>>| {
+        let newest = |seen: &Option<Vec<DbTimestamp>>| {
             let seen = seen.iter().flatten().map(|at| Timestamp::from(*at));
             seen.filter(|at| !new.contains(at)).max()
         };
@@ -318,8 +315,8 @@ async fn open(connection: &mut PgConnection, opened: Vec<(i64, Written)>) -> Sql
     for (site, change) in opened {
         if let Written::Opened { at, first, cause, message, regions } = change {
             sites.push(site);
-            ats.push(at.datetime());
-            firsts.push(first.datetime());
+            ats.push(DbTimestamp(at));
+            firsts.push(DbTimestamp(first));
             causes.push(cause);
             messages.push(message);
             places.push(regions);
@@ -347,10 +344,10 @@ async fn close(connection: &mut PgConnection, closed: Vec<(i64, Written)>) -> Sq
     if closed.is_empty() {
         return Ok(0);
     }
-    let (sites, ats): (Vec<i64>, Vec<OffsetDateTime>) = closed
+    let (sites, ats): (Vec<i64>, Vec<DbTimestamp>) = closed
         .into_iter()
         .filter_map(|(site, change)| match change {
-            Written::Closed(at) => Some((site, at.datetime())),
+            Written::Closed(at) => Some((site, DbTimestamp(at))),
             Written::Opened { .. } => None,
         })
         .unzip();

@@ -6,9 +6,8 @@
 use std::time::Duration;
 
 use picket_proto::{Epoch, Shard, Timestamp};
-use sqlx::types::time::OffsetDateTime;
 
-use crate::{Error, Store};
+use crate::{DbTimestamp, Error, Store};
 
 /// Lease statements are short; one that takes longer is of no use to its caller.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -69,7 +68,7 @@ pub struct Listed {
 /// # Errors
 /// When the database cannot be reached in time.
 pub async fn announce(store: &Store, id: &str, draining: bool, alive: Duration) -> Result<Roll, Error> {
-    let (now, live, shards): (OffsetDateTime, i64, i16) = store
+    let (now, live, shards): (DbTimestamp, i64, i16) = store
         .within(
             LIMIT,
             "announce this coordinator",
@@ -106,7 +105,7 @@ pub async fn announce(store: &Store, id: &str, draining: bool, alive: Duration) 
 /// # Errors
 /// When the database cannot be reached in time.
 pub async fn acquire(store: &Store, id: &str, most: usize, lease: Duration) -> Result<Vec<Lease>, Error> {
-    let rows: Vec<(i16, i64, OffsetDateTime)> = store
+    let rows: Vec<(i16, i64, DbTimestamp)> = store
         .within(
             LIMIT,
             "take leases",
@@ -240,10 +239,10 @@ pub async fn list(store: &Store) -> Result<Vec<Listed>, Error> {
         .await
 }
 
-fn columns(held: &[Progress]) -> (Vec<i16>, Vec<i64>, Vec<OffsetDateTime>) {
+fn columns(held: &[Progress]) -> (Vec<i16>, Vec<i64>, Vec<DbTimestamp>) {
     let shards = held.iter().map(|progress| from_shard(progress.shard)).collect();
     let epochs = held.iter().map(|progress| progress.epoch.0).collect();
-    let through = held.iter().map(|progress| progress.scheduled_through.datetime()).collect();
+    let through = held.iter().map(|progress| DbTimestamp(progress.scheduled_through)).collect();
     (shards, epochs, through)
 }
 

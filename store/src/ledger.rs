@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use picket_proto::{Epoch, Shard, Timestamp};
 use serde::Serialize;
-use sqlx::types::time::OffsetDateTime;
 
 use crate::{
-    Error, Store,
+    DbTimestamp, Error, Store,
     leases::{from_shard, millis},
 };
 
@@ -88,7 +87,7 @@ pub async fn close(
             .bind(held.iter().map(|(_, epoch)| epoch.0).collect::<Vec<_>>())
             .bind(millis(grace))
             .bind(millis(piece))
-            .bind(late_since.map(Timestamp::datetime))
+            .bind(late_since.map(DbTimestamp))
             .fetch_one(&store.pool),
         )
         .await;
@@ -125,8 +124,8 @@ pub async fn note(store: &Store, gaps: &[Gap]) -> Result<(), Error> {
                  ON CONFLICT (shard, gap_from) DO UPDATE SET gap_to = greatest(gaps.gap_to, excluded.gap_to)",
             )
             .bind(gaps.iter().map(|gap| from_shard(gap.shard)).collect::<Vec<_>>())
-            .bind(gaps.iter().map(|gap| gap.from.datetime()).collect::<Vec<_>>())
-            .bind(gaps.iter().map(|gap| gap.to.datetime()).collect::<Vec<_>>())
+            .bind(gaps.iter().map(|gap| DbTimestamp(gap.from)).collect::<Vec<_>>())
+            .bind(gaps.iter().map(|gap| DbTimestamp(gap.to)).collect::<Vec<_>>())
             .execute(&store.pool),
         )
         .await?;
@@ -138,7 +137,7 @@ pub async fn note(store: &Store, gaps: &[Gap]) -> Result<(), Error> {
 /// # Errors
 /// When the database cannot be reached in time.
 pub async fn accounted_through(store: &Store) -> Result<(Timestamp, Option<Timestamp>), Error> {
-    let (now, through): (OffsetDateTime, Option<OffsetDateTime>) = store
+    let (now, through): (DbTimestamp, Option<DbTimestamp>) = store
         .within(
             LIMIT,
             "read how far the ledger is closed",
@@ -190,7 +189,7 @@ async fn read(store: &Store, sql: &'static str, from: Timestamp, to: Timestamp) 
         .within(
             LIMIT,
             "read the ledger",
-            sqlx::query_as(sql).bind(from.datetime()).bind(to.datetime()).fetch_all(&store.pool),
+            sqlx::query_as(sql).bind(DbTimestamp(from)).bind(DbTimestamp(to)).fetch_all(&store.pool),
         )
         .await
 }
@@ -214,8 +213,8 @@ pub async fn causes(
                  WHERE scheduled_at > $1 AND scheduled_at <= $2 AND outcome = 'missed'
                  GROUP BY 1, 2 ORDER BY 1, 3 DESC, 2",
             )
-            .bind(from.datetime())
-            .bind(to.datetime())
+            .bind(DbTimestamp(from))
+            .bind(DbTimestamp(to))
             .fetch_all(&store.pool),
         )
         .await

@@ -21,9 +21,11 @@ pub mod schedules;
 pub mod sites;
 mod store;
 pub mod stored;
+mod timestamp;
 pub mod upkeep;
 pub mod verdict;
 
 pub use error::Error;
 pub use options::DatabaseOptions;
 pub use store::{Guard, MIGRATOR, Store};
+pub use timestamp::DbTimestamp;

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use picket_proto::{Invalid, SiteId, Timestamp};
 use serde::Serialize;
-use sqlx::types::time::OffsetDateTime;
 
-use crate::{Error, Store};
+use crate::{DbTimestamp, Error, Store};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -32,18 +31,18 @@ pub struct Window {
     pub tag: Option<String>,
     /// Its beginning.
     pub from: Timestamp,
-    /// The first moment after it.
-    pub to: Timestamp,
+    /// The first moment after it; absent where it lasts until further notice.
+    pub to: Option<Timestamp>,
     /// `planned`, `now` or `over`.
     pub state: String,
 }
 
-/// Adds a window; returns its number.
+/// Adds a window, which without `to` lasts until further notice; returns its number.
 ///
 /// # Errors
 /// When it ends before it begins, there is no such site, or the database cannot be reached in time.
-pub async fn add(store: &Store, scope: &Scope, from: Timestamp, to: Timestamp) -> Result<i64, Error> {
-    if to <= from {
+pub async fn add(store: &Store, scope: &Scope, from: Timestamp, to: Option<Timestamp>) -> Result<i64, Error> {
+    if let Some(to) = to.filter(|to| *to <= from) {
         return Err(Invalid::new("to", to, format!("a time after {from}")).into());
     }
     let (site, tag) = match scope {
@@ -56,20 +55,20 @@ pub async fn add(store: &Store, scope: &Scope, from: Timestamp, to: Timestamp) -
             "add a window of maintenance",
             sqlx::query_scalar(
                 "INSERT INTO picket.maintenance (site_id, tag, window_from, window_to)
-                 SELECT $1, $2, $3, $4 WHERE $1::bigint IS NULL OR EXISTS (SELECT FROM picket.sites WHERE id = $1)
+                 SELECT $1, $2, $3, coalesce($4, 'infinity') WHERE $1::bigint IS NULL OR EXISTS (SELECT FROM picket.sites WHERE id = $1)
                  RETURNING id",
             )
             .bind(site)
             .bind(tag)
-            .bind(from.datetime())
-            .bind(to.datetime())
+            .bind(DbTimestamp(from))
+            .bind(to.map(DbTimestamp))
             .fetch_optional(&store.pool),
         )
         .await?;
     added.ok_or_else(|| Error::NoSite(SiteId(site.unwrap_or_default())))
 }
 
-type Row = (i64, Option<i64>, Option<String>, Option<String>, OffsetDateTime, OffsetDateTime, String);
+type Row = (i64, Option<i64>, Option<String>, Option<String>, DbTimestamp, DbTimestamp, String);
 
 /// The windows, the newest first: those that are over too if `all`.
 ///
@@ -98,7 +97,8 @@ pub async fn list(store: &Store, all: bool) -> Result<Vec<Window>, Error> {
         site,
         tag,
         from: from.into(),
-        to: to.into(),
+        // Infinity, or a year beyond our calendar.
+        to: Some(Timestamp::from(to)).filter(|to| *to < Timestamp::MAX),
         state,
     };
     Ok(rows.into_iter().map(window).collect())

@@ -20,9 +20,12 @@ pub struct Event {
     pub event_id: String,
     /// Where to.
     pub subject: String,
-    /// What, as JSON.
-    pub payload: String,
+    /// What, as JSON; absent where it is longer than [`MAX_PAYLOAD`].
+    pub payload: Option<String>,
 }
+
+/// The longest payload that is read, in bytes; no event of ours comes near it.
+pub const MAX_PAYLOAD: usize = 256 << 10;
 
 /// The oldest events, held for whoever publishes them; given back when dropped.
 pub struct Taken {
@@ -38,8 +41,9 @@ pub struct Taken {
 pub async fn take(store: &Store) -> Result<Option<Taken>, Error> {
     store
         .within(LIMIT, "read the outbox", async {
-            let any: bool =
-                sqlx::query_scalar("SELECT EXISTS (SELECT FROM picket.outbox)").fetch_one(&store.pool).await?;
+            let any: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM picket.outbox)")
+                .fetch_one(&store.pool)
+                .await?;
             if !any {
                 return Ok(None);
             }
@@ -50,9 +54,14 @@ pub async fn take(store: &Store) -> Result<Option<Taken>, Error> {
                 return Ok(None);
             }
             let events: Vec<Event> = sqlx::query_as(
-                "SELECT id, event_id, subject, payload::text AS payload FROM picket.outbox ORDER BY id LIMIT $1",
+                // The size of the value first: its text may be longer than a statement may answer.
+                "SELECT id, left(event_id, 1000) AS event_id, left(subject, 1000) AS subject,
+                        CASE WHEN pg_column_size(payload) <= $2 AND octet_length(payload::text) <= $2
+                             THEN payload::text END AS payload
+                 FROM picket.outbox ORDER BY id LIMIT $1",
             )
             .bind(MOST)
+            .bind(i32::try_from(MAX_PAYLOAD).unwrap_or(i32::MAX))
             .fetch_all(&mut *transaction)
             .await?;
             Ok((!events.is_empty()).then_some(Taken { transaction, events }))
@@ -60,19 +69,51 @@ pub async fn take(store: &Store) -> Result<Option<Taken>, Error> {
         .await
 }
 
+/// What became of the events that were taken; the others come again.
+#[derive(Clone, Debug, Default)]
+pub struct Done {
+    /// Those that the stream has acknowledged, by their places.
+    pub published: Vec<usize>,
+    /// Those that can never be published, by their places, and why.
+    pub parked: Vec<(usize, String)>,
+}
+
 impl Taken {
-    /// Lets go of the first `published` events for good, and of the others until next time.
+    /// Deletes the events that were published, and moves those that can never be to the dead letters.
     ///
     /// # Errors
     /// When the database cannot be reached in time: then all of them come again.
-    pub async fn published(mut self, store: &Store, published: usize) -> Result<(), Error> {
-        let ids: Vec<i64> = self.events.iter().take(published).map(|event| event.id).collect();
+    pub async fn settle(mut self, store: &Store, done: &Done) -> Result<(), Error> {
+        let id = |place: &usize| self.events.get(*place).map(|event| event.id);
+        let published: Vec<i64> = done.published.iter().filter_map(id).collect();
+        let (parked, reasons): (Vec<i64>, Vec<&str>) =
+            done.parked.iter().filter_map(|(place, reason)| Some((id(place)?, reason.as_str()))).unzip();
         store
             .within(LIMIT, "empty the outbox", async {
                 sqlx::query("DELETE FROM picket.outbox WHERE id = ANY ($1)")
-                    .bind(ids)
+                    .bind(published)
                     .execute(&mut *self.transaction)
                     .await?;
+                if !parked.is_empty() {
+                    sqlx::query(
+                        "WITH parked AS (
+                             SELECT id, reason FROM unnest($1::bigint[], $2::text[]) AS parked (id, reason)
+                         ), gone AS (
+                             DELETE FROM picket.outbox AS event USING parked WHERE event.id = parked.id
+                             RETURNING event.subject, parked.reason, event.payload
+                         )
+                         INSERT INTO picket.dead_letters (subject, reason, payload)
+                         SELECT left(subject, 200), reason,
+                                CASE WHEN pg_column_size(payload) > 10000000
+                                     THEN '(' || pg_column_size(payload) || ' bytes, too many to be kept)'
+                                     ELSE left(payload::text, 16384) END
+                         FROM gone",
+                    )
+                    .bind(parked)
+                    .bind(reasons)
+                    .execute(&mut *self.transaction)
+                    .await?;
+                }
                 self.transaction.commit().await
             })
             .await

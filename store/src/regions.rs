@@ -113,6 +113,16 @@ pub async fn remove(store: &Store, region: &Region) -> Result<(), Error> {
     }
 }
 
+/// Compares the schedules of sites and regions once more that were written in transactions which did not see each other;
+/// returns how many sites that were.
+///
+/// # Errors
+/// When the database cannot be reached in time.
+pub async fn reconcile_pending(store: &Store) -> Result<i64, Error> {
+    let reconciling = sqlx::query_scalar("SELECT picket.reconcile_pending()").fetch_one(&store.pool);
+    store.within(LIMIT, "compare schedules once more", reconciling).await
+}
+
 /// Writes down which regions nobody works in, and since how long: of those in `silent` that it is so, of those in
 /// `heard` that it is not. What changes by that is told as an event. Returns how many changed each way.
 ///

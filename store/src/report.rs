@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use picket_proto::{SiteId, Timestamp};
-use serde::{Serialize, Serializer};
-use sqlx::types::time::OffsetDateTime;
+use serde::Serialize;
 
-use crate::{Error, Store};
+use crate::{DbTimestamp, Error, Store};
 
 /// A report may read much; it is not worth more than this.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -23,11 +22,9 @@ pub struct SiteStatus {
     /// `up`, `down`, `unknown` or `paused`.
     pub status: String,
     /// Since when it is so; absent where that is not known.
-    #[serde(serialize_with = "moment")]
-    pub since: Option<OffsetDateTime>,
+    pub since: Option<DbTimestamp>,
     /// When the newest check that counts was due.
-    #[serde(serialize_with = "moment")]
-    pub last_check_at: Option<OffsetDateTime>,
+    pub last_check_at: Option<DbTimestamp>,
     /// Regions whose newest result is `up`.
     pub regions_up: i64,
     /// Regions whose newest result is `down`.
@@ -70,10 +67,6 @@ pub struct Check {
     pub total_ms: Option<f64>,
 }
 
-fn moment<S: Serializer>(moment: &Option<OffsetDateTime>, serializer: S) -> Result<S::Ok, S::Error> {
-    moment.map(Timestamp::from).serialize(serializer)
-}
-
 impl SiteStatus {
     /// When the newest check that counts was due.
     pub fn last_check(&self) -> Option<Timestamp> {
@@ -91,7 +84,10 @@ pub async fn site_status(store: &Store) -> Result<Vec<SiteStatus>, Error> {
             LIMIT,
             "read how the sites are",
             sqlx::query_as(
-                "SELECT status.*, site.problem
+                // A name of a row that was there before names had a limit is shown in part.
+                "SELECT status.site_id, left(status.site, 1000) AS site, left(status.url, 4096) AS url, status.status,
+                        status.since, status.last_check_at, status.regions_up, status.regions_down,
+                        status.regions_silent, status.incident_id, left(site.problem, 2000) AS problem
                  FROM report.site_status AS status JOIN picket.sites AS site ON site.id = status.site_id
                  ORDER BY array_position('{down,unknown,paused,up}', status.status), status.site_id",
             )
@@ -105,7 +101,7 @@ pub async fn site_status(store: &Store) -> Result<Vec<SiteStatus>, Error> {
 /// # Errors
 /// When the database cannot be reached in time.
 pub async fn schedules(store: &Store, site: SiteId) -> Result<Vec<Schedule>, Error> {
-    let rows: Vec<(String, i64, OffsetDateTime)> = store
+    let rows: Vec<(String, i64, DbTimestamp)> = store
         .within(
             LIMIT,
             "read the site's schedules",
@@ -128,7 +124,7 @@ pub async fn schedules(store: &Store, site: SiteId) -> Result<Vec<Schedule>, Err
         .collect())
 }
 
-type CheckRow = (OffsetDateTime, String, String, Option<String>, Option<String>, Option<i16>, Option<f64>);
+type CheckRow = (DbTimestamp, String, String, Option<String>, Option<String>, Option<i16>, Option<f64>);
 
 /// The newest results of a site, up to `most` in each region, the newest first.
 ///

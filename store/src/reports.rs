@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
-use picket_proto::{Region, Timestamp};
-use serde::{Serialize, Serializer};
+use picket_proto::Region;
+use serde::Serialize;
 use sqlx::{
     AssertSqlSafe, FromRow,
     postgres::{PgArguments, PgRow},
     query::QueryAs,
-    types::time::OffsetDateTime,
 };
 
-use crate::{Error, Store, leases::millis};
+use crate::{DbTimestamp, Error, Store, leases::millis};
 
 /// A report may read much; it is not worth more than this.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -84,11 +83,9 @@ pub struct Incident {
     /// The site's name, or its URL.
     pub site: String,
     /// When it was opened.
-    #[serde(serialize_with = "moment")]
-    pub opened_at: Option<OffsetDateTime>,
+    pub opened_at: DbTimestamp,
     /// When it was closed; absent while it is open.
-    #[serde(serialize_with = "moment")]
-    pub closed_at: Option<OffsetDateTime>,
+    pub closed_at: Option<DbTimestamp>,
     /// How long it was open, or has been up to now, in seconds.
     pub seconds: i64,
     /// Why.
@@ -110,10 +107,6 @@ pub struct Failure {
     pub sites: i64,
     /// `checks` by day.
     pub days: Days,
-}
-
-fn moment<S: Serializer>(moment: &Option<OffsetDateTime>, serializer: S) -> Result<S::Ok, S::Error> {
-    moment.map(Timestamp::from).serialize(serializer)
 }
 
 impl Scope {
@@ -230,7 +223,8 @@ pub async fn incidents(store: &Store, scope: &Scope) -> Result<Vec<Incident>, Er
     let sql = format!(
         "WITH {SPAN}
          SELECT incident.incident_id, incident.site_id, coalesce(incident.site, 'site ' || incident.site_id) AS site,
-                incident.opened_at, incident.closed_at, extract(epoch FROM incident.duration)::bigint AS seconds,
+                incident.opened_at, incident.closed_at, -- One that was closed by hand may last for ever.
+                least(extract(epoch FROM incident.duration), 1e12)::bigint AS seconds,
                 incident.cause::text AS cause, incident.message
          FROM report.incidents AS incident
          WHERE coalesce(incident.closed_at, now()) >= (SELECT picket.start_of(first) FROM span){conditions}

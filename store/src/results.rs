@@ -13,12 +13,12 @@ use std::{
 };
 
 use picket_proto::{Cause, CheckResult, Outcome, Region, SiteId};
-use sqlx::{Connection, PgConnection, pool::PoolConnection, postgres::Postgres, types::time::OffsetDateTime};
+use sqlx::{Connection, PgConnection, pool::PoolConnection, postgres::Postgres};
 
 use crate::{
-    Error, Guard, Store,
+    DbTimestamp, Error, Guard, Store,
     incidents::{self, Decided, Fresh},
-    regions,
+    partitions, regions,
     verdict::Evidence,
 };
 use rows::{Dead, Rows, Usable};
@@ -145,7 +145,13 @@ impl Results {
                 result => return result,
             }
         }
-        match self.insert_all(&rows, Way::Insert).await {
+        let mut written = self.insert_all(&rows, Way::Insert).await;
+        if written.as_ref().is_err_and(lacks_partition) {
+            // A good result is not to blame for that. What still has no partition then lies too far away to be a tick.
+            partitions::ensure_for(&self.store, rows.moments()).await?;
+            written = self.insert_all(&rows, Way::Insert).await;
+        }
+        match written {
             Err(error) if refusal(&error).is_some() => self.insert_around_refused(&rows).await,
             result => result,
         }
@@ -280,7 +286,7 @@ struct Inserted {
     count: i64,
     site_id: Option<i64>,
     region_id: Option<i16>,
-    scheduled_at: Option<OffsetDateTime>,
+    scheduled_at: Option<DbTimestamp>,
     kind: Option<String>,
     message: Option<String>,
 }
@@ -355,6 +361,16 @@ async fn insert_around_refused(connection: &mut PgConnection, rows: &Rows<'_>) -
 
 async fn run(connection: &mut PgConnection, statement: &'static str) -> Result<(), Error> {
     sqlx::raw_sql(statement).execute(connection).await.map(drop).map_err(Error::doing(KEEP))
+}
+
+/// Whether the day of a row has no partition.
+fn lacks_partition(error: &Error) -> bool {
+    // A constraint that refuses a row has a name; the lack of a partition is told by the same code and has none.
+    // Source: ExecFindPartition in Postgres's src/backend/executor/execPartition.c
+    let Error::Database { source: sqlx::Error::Database(refusal), .. } = error else {
+        return false;
+    };
+    refusal.is_check_violation() && refusal.constraint().is_none() && refusal.table() == Some("check_results")
 }
 
 /// Why the database will never take this, if that is what it said.

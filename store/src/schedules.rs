@@ -1,9 +1,11 @@
 //! Schedules in force, as a coordinator reads them with their sites.
 
 use picket_proto::{Shard, SiteId, Timestamp};
-use sqlx::types::time::OffsetDateTime;
 
-use crate::sites::{self, Site};
+use crate::{
+    DbTimestamp,
+    sites::{self, Site},
+};
 
 /// One site in one region, in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,11 +41,11 @@ pub struct Removed {
 #[derive(sqlx::FromRow)]
 pub(crate) struct Row {
     #[sqlx(flatten)]
-    site: sites::Row,
+    site: Site,
     region_ids: Option<Vec<i16>>,
     interval_ms: Option<Vec<i32>>,
     phase_ms: Option<Vec<i32>>,
-    valid_from: Option<Vec<OffsetDateTime>>,
+    valid_from: Option<Vec<DbTimestamp>>,
 }
 
 /// The statement that reads [`Row`]s; a condition on `site` follows it.
@@ -56,7 +58,7 @@ pub(crate) fn select() -> String {
                     array_agg(phase_ms) AS phase_ms, array_agg(valid_from) AS valid_from
              FROM picket.schedules WHERE site_id = site.id AND valid_to IS NULL
          ) AS schedule",
-        sites::COLUMNS
+        *sites::COLUMNS
     )
 }
 
@@ -77,6 +79,6 @@ impl From<Row> for Scheduled {
                 valid_from: valid_from.into(),
             })
             .collect();
-        Self { site: row.site.into(), schedules }
+        Self { site: row.site, schedules }
     }
 }

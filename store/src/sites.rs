@@ -1,20 +1,15 @@
 //! Sites: what people define, and how it is read back.
 
-use std::{collections::BTreeMap, time::Duration};
+mod row;
 
-use picket_proto::{CheckRequest, Invalid, IpVersion, Shard, SiteId, Timestamp, site::SiteSpec};
-use serde_json::Value;
-use sqlx::types::time::OffsetDateTime;
+use std::time::Duration;
 
-use crate::{Error, Store, leases::to_shard};
+use picket_proto::{Invalid, Shard, SiteId, Timestamp, site::SiteSpec};
+
+pub(crate) use self::row::COLUMNS;
+use crate::{DbTimestamp, Error, Store};
 
 const LIMIT: Duration = Duration::from_secs(30);
-
-/// The columns of a [`Row`], for statements elsewhere in this crate.
-pub(crate) const COLUMNS: &str = "site.id, site.url, site.name, site.interval_seconds, site.timeout_ms, site.method, \
-     site.headers, site.body, site.status, site.regex, site.not_regex, site.max_redirects, site.ip_version, \
-     site.tls_verify, site.regions, site.enabled, site.quorum, site.failures_to_open, site.successes_to_close, \
-     site.tags, site.problem, site.shard, site.created_at, site.updated_at";
 
 /// A site as it stands in the database.
 #[derive(Clone, Debug)]
@@ -33,90 +28,6 @@ pub struct Site {
     pub created_at: Timestamp,
     /// When it was last changed.
     pub updated_at: Timestamp,
-}
-
-#[derive(sqlx::FromRow)]
-pub(crate) struct Row {
-    id: i64,
-    url: String,
-    name: Option<String>,
-    interval_seconds: i32,
-    timeout_ms: i32,
-    method: String,
-    headers: Value,
-    body: Option<String>,
-    status: String,
-    regex: Option<String>,
-    not_regex: Option<String>,
-    max_redirects: i32,
-    ip_version: String,
-    tls_verify: bool,
-    regions: Vec<String>,
-    enabled: bool,
-    quorum: Option<i32>,
-    failures_to_open: i32,
-    successes_to_close: i32,
-    tags: Vec<String>,
-    problem: Option<String>,
-    shard: i16,
-    created_at: OffsetDateTime,
-    updated_at: OffsetDateTime,
-}
-
-impl From<Row> for Site {
-    fn from(mut row: Row) -> Self {
-        Self {
-            id: SiteId(row.id),
-            shard: to_shard(row.shard),
-            url: row.url.clone(),
-            problem: row.problem.take(),
-            created_at: row.created_at.into(),
-            updated_at: row.updated_at.into(),
-            spec: row.spec(),
-        }
-    }
-}
-
-impl Row {
-    fn spec(self) -> Result<SiteSpec, Invalid> {
-        let check = CheckRequest {
-            method: self.method,
-            headers: headers(self.headers)?,
-            body: self.body,
-            timeout_ms: self.timeout_ms.into(),
-            status: self.status,
-            regex: self.regex,
-            not_regex: self.not_regex,
-            max_redirects: self.max_redirects.into(),
-            ip_version: IpVersion::parse(&self.ip_version)?,
-            tls_verify: self.tls_verify,
-            ..CheckRequest::new(self.url)
-        };
-        Ok(SiteSpec {
-            check,
-            name: self.name,
-            interval_seconds: self.interval_seconds.into(),
-            regions: self.regions,
-            enabled: self.enabled,
-            quorum: self.quorum.map(Into::into),
-            failures_to_open: self.failures_to_open.into(),
-            successes_to_close: self.successes_to_close.into(),
-            tags: self.tags,
-        })
-    }
-}
-
-fn headers(given: Value) -> Result<BTreeMap<String, String>, Invalid> {
-    let Value::Object(given) = given else {
-        return Ok(BTreeMap::new());
-    };
-    given
-        .into_iter()
-        .map(|(name, value)| match value {
-            Value::String(value) => Ok((name, value)),
-            other => Err(Invalid::new(format!("headers.{name}"), other, "a text")),
-        })
-        .collect()
 }
 
 const INSERT: &str =
@@ -188,7 +99,12 @@ fn refused(error: Error) -> Error {
         return error;
     };
     match database.constraint() {
-        Some("sites_what") => Error::Duplicate,
+        // An index can refuse a value for other reasons, too.
+        Some("sites_what") if database.is_unique_violation() => Error::Duplicate,
+        Some("sites_limits") => match limit(database.message()) {
+            Some(refusal) => Error::Invalid(refusal),
+            None => error,
+        },
         Some("sites_regions") => {
             let message = database.message();
             let (value, known) = message
@@ -203,6 +119,13 @@ fn refused(error: Error) -> Error {
         }
         _ => error,
     }
+}
+
+/// Reads what the trigger says of a value beyond a limit, which it says in the form of an [`Invalid`].
+fn limit(message: &str) -> Option<Invalid> {
+    let (field, rest) = message.split_once(": '")?;
+    let (value, allowed) = rest.rsplit_once("' is not allowed; allowed: ")?;
+    Some(Invalid::new(field, value, allowed))
 }
 
 /// Removes a site. Its rows stay readable.
@@ -270,11 +193,8 @@ pub async fn apply(store: &Store, changes: &Changes) -> Result<(), Error> {
 /// # Errors
 /// When the database cannot be reached in time.
 pub async fn list(store: &Store) -> Result<Vec<Site>, Error> {
-    let sql = format!("SELECT {COLUMNS} FROM picket.sites AS site ORDER BY site.id");
-    let rows: Vec<Row> = store
-        .within(LIMIT, "list sites", sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(&store.pool))
-        .await?;
-    Ok(rows.into_iter().map(Site::from).collect())
+    let sql = format!("SELECT {} FROM picket.sites AS site ORDER BY site.id", *COLUMNS);
+    store.within(LIMIT, "list sites", sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(&store.pool)).await
 }
 
 /// The sites that `word` means: the one with that number, or those with that URL (several may differ in
@@ -284,11 +204,11 @@ pub async fn list(store: &Store) -> Result<Vec<Site>, Error> {
 /// When the database cannot be reached in time.
 pub async fn find(store: &Store, word: &str) -> Result<Vec<Site>, Error> {
     let sql = format!(
-        "SELECT {COLUMNS} FROM picket.sites AS site WHERE site.id = $1 OR site.url = $2 ORDER BY site.id"
+        "SELECT {} FROM picket.sites AS site WHERE site.id = $1 OR site.url = $2 ORDER BY site.id",
+        *COLUMNS
     );
     let query = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(word.parse::<i64>().ok()).bind(word);
-    let rows: Vec<Row> = store.within(LIMIT, "look up the site", query.fetch_all(&store.pool)).await?;
-    Ok(rows.into_iter().map(Site::from).collect())
+    store.within(LIMIT, "look up the site", query.fetch_all(&store.pool)).await
 }
 
 /// Writes down why sites cannot be watched; their schedules end with it. A site that was changed since
@@ -298,13 +218,15 @@ pub async fn find(store: &Store, word: &str) -> Result<Vec<Site>, Error> {
 /// When the database cannot be reached in time.
 pub async fn set_problems(store: &Store, problems: &[(SiteId, Timestamp, String)]) -> Result<(), Error> {
     let ids: Vec<i64> = problems.iter().map(|(id, ..)| id.0).collect();
-    let read_at: Vec<OffsetDateTime> =
-        problems.iter().map(|(_, updated_at, _)| updated_at.datetime()).collect();
+    let read_at: Vec<DbTimestamp> =
+        problems.iter().map(|(_, updated_at, _)| DbTimestamp(*updated_at)).collect();
     let texts: Vec<&str> = problems.iter().map(|(.., text)| text.as_str()).collect();
     let query = sqlx::query(
         "UPDATE picket.sites AS site SET problem = judged.problem
          FROM unnest($1::bigint[], $2::timestamptz[], $3::text[]) AS judged (id, updated_at, problem)
-         WHERE site.id = judged.id AND site.updated_at = judged.updated_at",
+         -- A moment beyond the calendar was read as its first or last one.
+         WHERE site.id = judged.id
+           AND least(greatest(site.updated_at, '0001-01-01 00:00:00+00'), '9999-12-31 23:59:59.999999+00') = judged.updated_at",
     )
     .bind(ids)
     .bind(read_at)

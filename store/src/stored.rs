@@ -4,9 +4,8 @@
 use std::time::Duration;
 
 use picket_proto::Timestamp;
-use sqlx::types::time::OffsetDateTime;
 
-use crate::{Error, Store};
+use crate::{DbTimestamp, Error, Store};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -33,7 +32,7 @@ pub struct Stored {
 /// # Errors
 /// When the database cannot be reached in time.
 pub async fn read(store: &Store) -> Result<Stored, Error> {
-    let (server, created, through): (String, Option<OffsetDateTime>, Option<i64>) = store
+    let (server, created, through): (String, Option<DbTimestamp>, Option<i64>) = store
         .within(
             LIMIT,
             "read how much of the stream of results is stored",
@@ -73,7 +72,7 @@ pub async fn advance(store: &Store, server: &str, to: Watermark) -> Result<bool,
                  SELECT same FROM here",
             )
             .bind(server)
-            .bind(to.stream_created.datetime())
+            .bind(DbTimestamp(to.stream_created))
             .bind(i64::try_from(to.through).unwrap_or(i64::MAX))
             .fetch_one(&store.pool),
         )

@@ -4,12 +4,9 @@
 use std::time::Duration;
 
 use picket_proto::Timestamp;
-use sqlx::{
-    Postgres,
-    types::time::{Date, OffsetDateTime},
-};
+use sqlx::{Postgres, types::time::Date};
 
-use crate::{Error, Store, leases::millis};
+use crate::{DbTimestamp, Error, Store, leases::millis};
 
 /// An hour of millions of rows takes longer than a statement usually may.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -24,7 +21,7 @@ const PRUNED_AT_ONCE: i32 = 5_000;
 pub async fn roll_up(store: &Store, piece: Duration) -> Result<Option<Timestamp>, Error> {
     let query =
         sqlx::query_scalar("SELECT picket.roll_up($1 * interval '1 millisecond')").bind(millis(piece));
-    let through: Option<OffsetDateTime> = long(store, "roll results up", query).await?;
+    let through: Option<DbTimestamp> = long(store, "roll results up", query).await?;
     Ok(through.map(Timestamp::from))
 }
 
@@ -34,7 +31,7 @@ pub async fn roll_up(store: &Store, piece: Duration) -> Result<Option<Timestamp>
 /// When the database cannot be reached in time; trying again is safe.
 pub async fn mend(store: &Store) -> Result<Option<Timestamp>, Error> {
     let query = sqlx::query_scalar("SELECT picket.mend_rollups()");
-    let hour: Option<OffsetDateTime> = long(store, "mend the rollups", query).await?;
+    let hour: Option<DbTimestamp> = long(store, "mend the rollups", query).await?;
     Ok(hour.map(Timestamp::from))
 }
 

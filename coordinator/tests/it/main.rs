@@ -4,6 +4,7 @@
 
 mod acks;
 mod streams;
+mod odd_sites;
 
 use std::{collections::BTreeMap, time::Duration};
 

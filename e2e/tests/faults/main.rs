@@ -20,6 +20,7 @@ mod overload;
 mod probers;
 mod restore;
 mod results;
+mod rows;
 mod sinks;
 mod sites;
 mod streams;

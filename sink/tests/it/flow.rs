@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use picket_proto::{CheckResult, Kind};
+use picket_proto::{CheckResult, Kind, subject};
 use picket_sink::Config;
 use picket_testkit::eventually;
 
@@ -203,4 +203,43 @@ fn cpu_ms() -> i64 {
     let after_name = stat.rsplit_once(") ").unwrap().1;
     let times = after_name.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<i64>().unwrap());
     times.sum::<i64>() * 10
+}
+
+#[tokio::test]
+async fn an_event_that_can_never_be_published_is_parked_with_the_reason_and_the_rest_flows() {
+    let stack = Stack::new().await;
+    let sink = stack.sink().await;
+    sink.until_ready().await;
+    // The trigger shortens texts and drops lists that are too long; what is there without it must not stand in the way.
+    let inserted = stack
+        .count(
+            "WITH odd AS (
+                 INSERT INTO picket.outbox (event_id, subject, payload) VALUES
+                     ('large', 'picket.event.large', jsonb_build_object('site', repeat('x', 2000000))),
+                     (E'line\nbreak', 'picket.event.a', '{}'), (repeat('i', 1000), 'picket.event.a', '{}'),
+                     ('', 'picket.event.a', '{}'), ('a', 'picket.event.>', '{}'), ('b', 'picket.event.a b', '{}'),
+                     ('c', E'picket.event.a\r\nPUB x 0', '{}'), ('d', '$JS.API.STREAM.DELETE.PICKET_EVENTS', '{}'),
+                     ('keys', 'picket.event.keys', (SELECT jsonb_object_agg('key' || n, 'value') FROM generate_series(1, 100000) AS n)),
+                     ('well', 'picket.event.well', '{}')
+                 RETURNING id
+             ) SELECT count(*) FROM odd",
+        )
+        .await;
+    assert_eq!(inserted, 10);
+
+    eventually(LIMIT, "the outbox to be empty", async || {
+        let left = stack.count("SELECT count(*) FROM picket.outbox").await;
+        if left == 0 { Ok(()) } else { Err(left) }
+    })
+    .await;
+
+    assert_eq!(stack.count("SELECT count(*) FROM picket.dead_letters").await, 8);
+    let explained = "SELECT count(*) FROM picket.dead_letters WHERE reason LIKE '%allowed: %' AND length(payload) <= 16384";
+    assert_eq!(stack.count(explained).await, 8);
+    assert_eq!(sink.metric(r#"picket_sink_dead_letters_total{reason="event"}"#), 8);
+    let mut events = stack.jetstream.get_stream(subject::EVENTS).await.unwrap();
+    let state = events.info().await.unwrap().state.clone();
+    assert_eq!(state.messages, 2);
+    assert!(state.bytes < 20_000, "{state:?}");
+    sink.running.drain().await;
 }

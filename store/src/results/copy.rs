@@ -7,6 +7,7 @@ use picket_proto::{Outcome, Timestamp};
 use sqlx::PgConnection;
 
 use super::{Fresh, New, rows::Usable};
+use crate::DbTimestamp;
 
 /// In the order in which [`Usable::columns`] tells them.
 const COPY: &str = "COPY picket.check_results (
@@ -18,8 +19,6 @@ const COLUMNS: i16 = 22;
 /// Signature, no flags, nothing more. Source: <https://www.postgresql.org/docs/current/sql-copy.html>
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
-/// 2000-01-01T00:00:00Z in microseconds since 1970: where Postgres counts from.
-const EPOCH_US: i64 = 946_684_800_000_000;
 /// What goes in one message. The server has room made for a message as a whole, and reads it again piece by piece: those of a
 /// few rows stay in the processor's cache on both sides.
 const PIECE: usize = 32 << 10;
@@ -100,7 +99,7 @@ impl Tuple<'_> {
     }
 
     pub(super) fn moment(&mut self, value: Option<Timestamp>) {
-        self.i64(value.map(|at| at.micros().saturating_sub(EPOCH_US)));
+        self.i64(value.map(|at| DbTimestamp(at).to_wire()));
     }
 
     /// A text, or the word of an enumeration.

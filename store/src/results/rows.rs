@@ -1,12 +1,12 @@
 //! Entries as the rows that they become, sorted, each once; and rows as the columns that are sent.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use picket_proto::{Cause, CheckResult, Kind, Outcome, SiteId, Timestamp, check::MAX_URL, invalid::shorten};
 use sqlx::{Postgres, postgres::PgArguments, query::QueryAs};
 
 use super::{Content, Decided, Entry, Evidence, Fresh, New, RegionIds, Written, copy::Tuple};
-use time::OffsetDateTime;
+use crate::DbTimestamp;
 
 const MAX_MESSAGE: usize = 500;
 const MAX_PROBER: usize = 100;
@@ -74,6 +74,16 @@ impl<'a> Rows<'a> {
     /// Whether these are rows of scheduled and confirming checks and nothing else.
     pub(super) fn are_checks(&self) -> bool {
         self.dead.is_empty() && self.usable.iter().all(|row| row.of.is_some())
+    }
+
+    /// When the checks among these rows were due, each day's at least once.
+    pub(super) fn moments(&self) -> Vec<DbTimestamp> {
+        const DAY_MS: i64 = 86_400_000;
+        let day = |row: &Usable<'_>| row.result.scheduled_at.millis().div_euclid(DAY_MS);
+        let checks = self.usable.iter().filter(|row| row.of.is_some());
+        let by_day: BTreeMap<i64, Timestamp> =
+            checks.map(|row| (day(row), row.result.scheduled_at)).collect();
+        by_day.into_values().map(DbTimestamp).collect()
     }
 
     /// One statement cannot write a row twice, so the better of two stays.
@@ -216,7 +226,7 @@ pub(super) fn bind<'q, Row>(
 
 fn bind_checks<'q, Row>(query: Query<'q, Row>, rows: &'q [Usable<'q>]) -> Query<'q, Row> {
     query
-        .bind(column(rows, |row| row.result.scheduled_at.datetime()))
+        .bind(column(rows, |row| DbTimestamp(row.result.scheduled_at)))
         .bind(column(rows, Usable::site))
         .bind(column(rows, Usable::region))
         .bind(column(rows, |row| row.result.kind.as_str()))
@@ -225,8 +235,8 @@ fn bind_checks<'q, Row>(query: Query<'q, Row>, rows: &'q [Usable<'q>]) -> Query<
 
 fn bind_adhoc<'q, Row>(query: Query<'q, Row>, rows: &'q [Usable<'q>]) -> Query<'q, Row> {
     query
-        .bind(column(rows, |row| row.result.scheduled_at.datetime()))
-        .bind(column(rows, |row| moment(row.result.started_at)))
+        .bind(column(rows, |row| DbTimestamp(row.result.scheduled_at)))
+        .bind(column(rows, |row| row.result.started_at.map(DbTimestamp)))
         .bind(column(rows, |row| text(&row.result.id, MAX_ID)))
         .bind(column(rows, |row| row.result.region.as_str()))
         .bind(column(rows, |row| text(&row.result.url, MAX_URL)))
@@ -235,7 +245,7 @@ fn bind_adhoc<'q, Row>(query: Query<'q, Row>, rows: &'q [Usable<'q>]) -> Query<'
 /// The columns that both tables have.
 fn bind_details<'q, Row>(query: Query<'q, Row>, rows: &'q [Usable<'q>]) -> Query<'q, Row> {
     query
-        .bind(column(rows, |row| moment(row.result.tls_expires_at)))
+        .bind(column(rows, |row| row.result.tls_expires_at.map(DbTimestamp)))
         .bind(column(rows, |row| row.result.outcome.as_str()))
         .bind(column(rows, |row| row.result.cause.map(|cause| cause.as_str())))
         .bind(column(rows, |row| micros(row.result.timing.dns_us)))
@@ -265,10 +275,6 @@ fn text(text: &str, max: usize) -> Cow<'_, str> {
     } else {
         Cow::Owned(shorten(text, max))
     }
-}
-
-fn moment(at: Option<Timestamp>) -> Option<OffsetDateTime> {
-    at.map(Timestamp::datetime)
 }
 
 fn micros(phase: Option<u32>) -> Option<i32> {

@@ -205,6 +205,41 @@ async fn a_row_without_a_partition_is_a_dead_letter_and_its_neighbours_are_kept(
 }
 
 #[tokio::test]
+async fn a_result_whose_partition_is_missing_has_it_made_and_is_kept() {
+    const DAY: std::time::Duration = std::time::Duration::from_secs(86_400);
+    let at = now();
+    // Few rows are inserted, many are copied.
+    for rows in [3, 300] {
+        let database = database().await;
+        let yesterday: Vec<_> = (0..rows).map(|site| up(site, "eu", at.minus(DAY))).collect();
+        assert_eq!(database.insert(&yesterday).await.inserted(), rows as u64);
+        for moment in [at, at.minus(DAY), at.plus(DAY)] {
+            let day = moment.to_string()[..10].replace('-', "");
+            let drop = format!("DROP TABLE picket.check_results_{day}");
+            sqlx::raw_sql(sqlx::AssertSqlSafe(drop)).execute(&database.pool).await.unwrap();
+        }
+        let mut batch: Vec<_> = (0..rows).map(|site| up(site, "eu", at)).collect();
+        batch[1].scheduled_at = at.minus(DAY);
+        batch[2].scheduled_at = at.minus(DAY * 20);
+
+        let written = database.insert(&batch).await;
+
+        assert_eq!((written.inserted(), written.refused), (rows as u64 - 1, 1));
+        assert_eq!((database.checks().await, database.dead().await.len()), (rows - 1, 1));
+    }
+    let database = database().await;
+    let may: Vec<(String, bool)> = sqlx::query_as(
+        "SELECT role, has_function_privilege(role, 'picket.ensure_partition(timestamptz)', 'EXECUTE')
+         FROM unnest('{picket_sink,picket_coordinator,picket_api,picket_report}'::text[]) AS role
+         WHERE to_regrole(role) IS NOT NULL",
+    )
+    .fetch_all(&database.pool)
+    .await
+    .unwrap();
+    assert!(may.iter().all(|(role, may)| *may == (role == "picket_sink")), "{may:?}");
+}
+
+#[tokio::test]
 async fn nul_and_overlong_words_are_mended_and_kept() {
     let database = database().await;
     let at = now();

@@ -1,0 +1,277 @@
+//! Rows of sites as SQL allows them, at random, under a coordinator that runs: none stops it, and a site that is well is
+//! scheduled all the while.
+//!
+//! Short in the ordinary tests; `PICKET_FUZZ_SECONDS=600 PICKET_FUZZ_SEED=7 cargo test -p picket-coordinator --test it odd_sites`
+//! looks longer, and elsewhere.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use picket_proto::{CheckRequest, SiteId, subject};
+use picket_store::{maintenance, report, reports, sites};
+use picket_testkit::eventually;
+use tokio::time::Instant;
+
+use crate::{SOON, Stack};
+
+/// Chance, the same for the same seed (splitmix64).
+struct Chance(u64);
+
+impl Chance {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn of<T: Copy>(&mut self, values: &[T]) -> T {
+        values[self.next() as usize % values.len()]
+    }
+}
+
+const TEXTS: &[&str] = &[
+    "''",
+    "'x'",
+    "E'\\x01'",
+    "chr(1114111)",
+    "repeat('x', 100)",
+    "repeat('x', 5000)",
+    "repeat('y', 3000000)",
+    "E'a\\r\\nb'",
+    "'4'",
+    "'GET'",
+    "'200-299,301'",
+    "'0-99999999999999999999'",
+];
+const PATTERNS: &[&str] =
+    &["NULL", "'ok'", "'a(b'", "'(\\w{500}){500}'", "'\\w{15}'", "repeat('(', 4000)", "repeat('r', 1000000)"];
+const NUMBERS: &[&str] = &["-2147483648", "-1", "0", "1", "2", "60", "86400", "86401", "2147483647"];
+const LISTS: &[&str] = &[
+    "'{}'",
+    "'{eu}'",
+    "'{nowhere}'",
+    "'{a,NULL}'",
+    "'{{a,b},{c,d}}'",
+    "'[3:4]={a,b}'",
+    "'{eu,eu,eu}'",
+    "array_fill('x'::text, '{100000}')",
+    "ARRAY[repeat('x', 1000000)]",
+];
+const HEADERS: &[&str] = &[
+    "'{}'",
+    "'{\"A\": \"b\"}'",
+    "'{\"A\": 1e400}'",
+    "'{\"A\": null}'",
+    "'{\"\": \"\"}'",
+    "jsonb_build_object('A', (repeat('[', 500) || repeat(']', 500))::jsonb)",
+    "jsonb_build_object(repeat('k', 100000), repeat('v', 1000000))",
+    "(SELECT jsonb_object_agg('H' || n, 'v') FROM generate_series(1, 20000) AS n)",
+];
+const MOMENTS: &[&str] =
+    &["now()", "'infinity'", "'-infinity'", "'294276-12-31 23:59:59+00'", "'4713-01-01 00:00:00+00 BC'"];
+const FLAGS: &[&str] = &["true", "false"];
+
+const COLUMNS: &[(&str, &[&str])] = &[
+    ("name", TEXTS),
+    ("interval_seconds", NUMBERS),
+    ("timeout_ms", NUMBERS),
+    ("method", TEXTS),
+    ("headers", HEADERS),
+    ("body", TEXTS),
+    ("status", TEXTS),
+    ("regex", PATTERNS),
+    ("not_regex", PATTERNS),
+    ("max_redirects", NUMBERS),
+    ("ip_version", TEXTS),
+    ("tls_verify", FLAGS),
+    ("regions", LISTS),
+    ("enabled", FLAGS),
+    ("quorum", NUMBERS),
+    ("failures_to_open", NUMBERS),
+    ("successes_to_close", NUMBERS),
+    ("tags", LISTS),
+    ("problem", TEXTS),
+    ("created_at", MOMENTS),
+    ("updated_at", MOMENTS),
+];
+
+/// No more odd sites than these are there at once.
+const MOST: i64 = 60;
+
+/// A statement that writes odd rows; half of them as if there were no checks at the door, as older releases wrote them.
+fn statement(chance: &mut Chance, number: usize) -> String {
+    let mut columns: Vec<(&str, &str)> = Vec::new();
+    for _ in 0..=chance.next() % 4 {
+        let (column, values) = chance.of(COLUMNS);
+        if columns.iter().all(|(there, _)| *there != column) {
+            columns.push((column, chance.of(values)));
+        }
+    }
+    let one = "(SELECT id FROM picket.sites WHERE id > 1 ORDER BY random() LIMIT 1)";
+    let shard = chance.of(&["0", "7", "63", "-1", "32767"]);
+    let write = match chance.next() % 8 {
+        0..=3 => {
+            let (names, values): (Vec<&str>, Vec<&str>) = columns.into_iter().unzip();
+            let (names, values) = (names.join(", "), values.join(", "));
+            format!(
+                "INSERT INTO picket.sites (shard, version, url, {names})
+                 VALUES ({shard}, pg_current_xact_id(), 'http://odd/{number}', {values})"
+            )
+        }
+        4 | 5 => {
+            let changes: Vec<String> = columns.iter().map(|(name, value)| format!("{name} = {value}")).collect();
+            format!("UPDATE picket.sites SET version = pg_current_xact_id(), {} WHERE id = {one}", changes.join(", "))
+        }
+        6 => {
+            let (from, to) = (chance.of(MOMENTS), chance.of(MOMENTS));
+            format!("INSERT INTO picket.maintenance (site_id, window_from, window_to) VALUES ({one}, {from}, {to})")
+        }
+        _ => "UPDATE picket.sites SET url = repeat('u', 2000) || id WHERE id = (SELECT max(id) FROM picket.sites WHERE id > 1)"
+            .to_owned(),
+    };
+    let role = chance.of(&["replica", "origin"]);
+    format!(
+        "BEGIN; SET LOCAL session_replication_role = {role}; {write}; SET LOCAL session_replication_role = origin;
+         SELECT picket.reconcile_schedules(ARRAY(SELECT id FROM picket.sites WHERE id > 1));
+         DELETE FROM picket.sites WHERE id > 1 AND id < (SELECT max(id) FROM picket.sites) - {MOST};
+         DELETE FROM picket.maintenance WHERE id < (SELECT max(id) FROM picket.maintenance) - {MOST};
+         SELECT pg_notify('picket_sites', ''); COMMIT"
+    )
+}
+
+fn memory_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
+}
+
+fn number_of(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_row_that_sql_allows_stops_a_coordinator_and_a_site_that_is_well_is_scheduled_all_the_while() {
+    static PANICS: AtomicUsize = AtomicUsize::new(0);
+    let seed = number_of("PICKET_FUZZ_SEED").unwrap_or(14);
+    let seconds = number_of("PICKET_FUZZ_SECONDS").unwrap_or(6);
+    eprintln!("PICKET_FUZZ_SEED={seed} PICKET_FUZZ_SECONDS={seconds}");
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        PANICS.fetch_add(1, Ordering::Relaxed);
+        before(panic);
+    }));
+    let mut chance = Chance(seed);
+    let stack = Stack::new().await;
+    stack.execute("INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://well/', 1)").await;
+    let client = async_nats::connect(stack.nats.url()).await.unwrap();
+    let mut jobs = client.subscribe(subject::job(&"eu".parse().unwrap(), SiteId(1))).await.unwrap();
+    client.flush().await.unwrap();
+    let running = stack.coordinator("first", Duration::from_secs(15)).await;
+    let heard: Arc<Mutex<Vec<i64>>> = Arc::default();
+    let ticks = heard.clone();
+    let listening = tokio::spawn(async move {
+        while let Some(message) = jobs.next().await {
+            let request = CheckRequest::decode(&message.payload).unwrap();
+            ticks.lock().unwrap().push(request.scheduled_at.unwrap().millis());
+        }
+    });
+    let mut connection = stack.pool.acquire().await.unwrap();
+
+    let (store, until) = (stack.store(), Instant::now() + Duration::from_secs(seconds));
+    let (mut written, mut refused, mut grown_from) = (0, 0, None);
+    while Instant::now() < until {
+        let sql = statement(&mut chance, written + refused);
+        match sqlx::raw_sql(sqlx::AssertSqlSafe(sql.clone())).execute(&mut *connection).await {
+            Ok(_) => written += 1,
+            Err(sqlx::Error::Database(why)) => {
+                refused += 1;
+                // Refused for what was written, and not for what the statement is.
+                assert!(
+                    ["22", "23", "54"]
+                        .iter()
+                        .any(|class| why.code().is_some_and(|code| code.starts_with(class))),
+                    "{sql}: {why}"
+                );
+                sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await.unwrap();
+            }
+            Err(error) => panic!("{sql}: {error}"),
+        }
+        if (written + refused) % 50 == 0 {
+            sites::list(&store).await.unwrap();
+            report::site_status(&store).await.unwrap();
+            maintenance::list(&store, true).await.unwrap();
+            reports::incidents(&store, &reports::Scope::default()).await.unwrap();
+            grown_from.get_or_insert_with(memory_kib);
+        }
+    }
+
+    // One that starts now has to read them all.
+    let second = stack.coordinator("second", Duration::from_secs(15)).await;
+    running.drain().await;
+    let problems = "SELECT count(*) FROM picket.sites WHERE problem IS NULL AND (octet_length(body) > 65536 OR octet_length(name) > 200) AND enabled";
+    eventually(SOON, "every row that cannot be used to have a problem", async || {
+        match stack.number(problems).await {
+            0 => Ok(()),
+            left => Err(left),
+        }
+    })
+    .await;
+    let behind = "SELECT count(*) FROM picket.leases WHERE holder LIKE 'second%' AND expires_at > now()";
+    eventually(SOON, "the second coordinator to hold all shards", async || {
+        match stack.number(behind).await {
+            64 => Ok(()),
+            held => Err(held),
+        }
+    })
+    .await;
+    let so_far = heard.lock().unwrap().len();
+    eventually(SOON, "the site that is well to be scheduled by the second", async || {
+        let more = heard.lock().unwrap().len() - so_far;
+        if more >= 3 { Ok(()) } else { Err(more) }
+    })
+    .await;
+    second.drain().await;
+    listening.abort();
+
+    let mut ticks = heard.lock().unwrap().clone();
+    ticks.sort_unstable();
+    ticks.dedup();
+    // A take-over publishes only what can still be done.
+    assert!(ticks.windows(2).all(|pair| pair[1] - pair[0] <= 3_000), "{ticks:?}");
+    assert!(written > 20 && refused > 0, "{written} written, {refused} refused");
+    assert_eq!(PANICS.load(Ordering::Relaxed), 0);
+    let grown = memory_kib().saturating_sub(grown_from.unwrap_or(u64::MAX));
+    assert!(grown < 200 << 10, "grew by {grown} KiB");
+}
+
+#[tokio::test]
+async fn a_problem_that_the_database_refuses_to_record_stands_in_no_other_ones_way() {
+    let stack = Stack::new().await;
+    stack
+        .execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN RAISE EXCEPTION 'not this one' USING ERRCODE = 'check_violation'; END $$;
+             CREATE TRIGGER refuse BEFORE UPDATE ON picket.sites FOR EACH ROW WHEN (OLD.id = 2) EXECUTE FUNCTION refuse();
+             INSERT INTO picket.sites (url) VALUES ('no url'), ('nor this'), ('nor that'), ('http://well/')",
+        )
+        .await;
+    let running = stack.coordinator("one", Duration::from_secs(15)).await;
+
+    let recorded = "SELECT coalesce(sum(id), 0)::bigint FROM picket.sites WHERE problem IS NOT NULL";
+    eventually(SOON, "the problems of the first and the third", async || {
+        match stack.number(recorded).await {
+            4 => Ok(()),
+            sum => Err(sum),
+        }
+    })
+    .await;
+    running.drain().await;
+}

@@ -1,0 +1,144 @@
+//! Decoding a row of `picket.sites`, column by column: what cannot be read is a problem of this site and of no other.
+
+use std::{collections::BTreeMap, sync::LazyLock};
+
+use picket_proto::{
+    CheckRequest, Invalid, IpVersion, SiteId,
+    check::{MAX_PATTERN, MAX_URL},
+    site::SiteSpec,
+};
+use serde_json::Value;
+use sqlx::{Decode, FromRow, Postgres, Row as _, Type, postgres::PgRow};
+
+use super::Site;
+use crate::{DbTimestamp, leases::to_shard};
+
+/// The longest texts that are read, in bytes. The database compares, so that a longer one is never sent.
+const TEXT_LIMITS: [(&str, usize); 8] = [
+    ("url", MAX_URL),
+    ("name", SiteSpec::MAX_NAME),
+    ("body", CheckRequest::MAX_BODY),
+    ("regex", MAX_PATTERN),
+    ("not_regex", MAX_PATTERN),
+    ("method", 64),
+    ("status", 1_024),
+    ("ip_version", 64),
+];
+
+/// The largest lists and headers that are read, in bytes as the database stores them, which may be compressed.
+const STORED_LIMITS: [(&str, usize); 3] = [("headers", 32 << 10), ("regions", 32 << 10), ("tags", 16 << 10)];
+
+/// The longest text of headers that is read, in bytes: the longest that can be sent, all of which JSON may have to escape.
+const HEADERS_TEXT_LIMIT: usize = 128 << 10;
+
+/// The columns from which a [`Site`] is decoded, for a statement that calls the table `site`.
+pub(crate) static COLUMNS: LazyLock<String> = LazyLock::new(|| {
+    let mut columns = "site.id, site.shard, site.interval_seconds, site.timeout_ms, site.max_redirects, site.tls_verify, \
+         site.enabled, site.quorum, site.failures_to_open, site.successes_to_close, site.created_at, site.updated_at, \
+         left(site.problem, 2000) AS problem"
+        .to_owned();
+    let mut oversized = String::new();
+    // The length of a text and the size of a value are known without reading either.
+    let texts = TEXT_LIMITS.map(|(name, limit)| (name, format!("octet_length(site.{name})"), limit));
+    let values = STORED_LIMITS.map(|(name, limit)| (name, format!("pg_column_size(site.{name})"), limit));
+    for (name, size, limit) in texts.into_iter().chain(values) {
+        let rest = if name == "url" { " ELSE left(site.url, 200)" } else { "" };
+        let fits = match name {
+            // What is small cannot be compressed much.
+            "headers" => format!(
+                "({size} <= 1000 OR {size} <= {limit} AND octet_length(site.headers::text) <= {HEADERS_TEXT_LIMIT})"
+            ),
+            _ => format!("{size} <= {limit}"),
+        };
+        columns += &format!(", CASE WHEN {fits} THEN site.{name}{rest} END AS {name}");
+        oversized += &format!(" WHEN NOT {fits} THEN '{name} ' || {size}");
+    }
+    format!("{columns}, CASE{oversized} END AS oversized")
+});
+
+impl FromRow<'_, PgRow> for Site {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            id: SiteId(row.try_get("id")?),
+            shard: to_shard(row.try_get("shard")?),
+            spec: spec(row),
+            // In a database that is not UTF-8 a text may be none.
+            url: row.try_get("url").unwrap_or_default(),
+            problem: row.try_get("problem").unwrap_or_else(|_| Some("(cannot be read)".to_owned())),
+            created_at: row.try_get::<DbTimestamp, _>("created_at")?.into(),
+            updated_at: row.try_get::<DbTimestamp, _>("updated_at")?.into(),
+        })
+    }
+}
+
+fn spec(row: &PgRow) -> Result<SiteSpec, Invalid> {
+    if let Some(oversized) = get::<Option<String>>(row, "oversized", "a text")? {
+        return Err(too_large(&oversized));
+    }
+    let number = |name| get::<i32>(row, name, "a number").map(i64::from);
+    let text = |name| get::<String>(row, name, "a text");
+    let maybe = |name| get::<Option<String>>(row, name, "a text");
+    let list =
+        |name| get::<Vec<String>>(row, name, "a list of one dimension that is counted from 1, without NULL");
+    let check = CheckRequest {
+        method: text("method")?,
+        headers: headers(row)?,
+        body: maybe("body")?,
+        timeout_ms: number("timeout_ms")?,
+        status: text("status")?,
+        regex: maybe("regex")?,
+        not_regex: maybe("not_regex")?,
+        max_redirects: number("max_redirects")?,
+        ip_version: IpVersion::parse(&text("ip_version")?)?,
+        tls_verify: get(row, "tls_verify", "true or false")?,
+        ..CheckRequest::new(text("url")?)
+    };
+    Ok(SiteSpec {
+        check,
+        name: maybe("name")?,
+        interval_seconds: number("interval_seconds")?,
+        regions: list("regions")?,
+        enabled: get(row, "enabled", "true or false")?,
+        quorum: get::<Option<i32>>(row, "quorum", "a number")?.map(i64::from),
+        failures_to_open: number("failures_to_open")?,
+        successes_to_close: number("successes_to_close")?,
+        tags: list("tags")?,
+    })
+}
+
+fn get<'r, T: Decode<'r, Postgres> + Type<Postgres>>(
+    row: &'r PgRow,
+    name: &str,
+    allowed: &str,
+) -> Result<T, Invalid> {
+    row.try_get(name).map_err(|_| Invalid::new(name, "(cannot be read)", allowed))
+}
+
+/// `oversized` is the name of a column and the size of its value.
+fn too_large(oversized: &str) -> Invalid {
+    let (name, size) = oversized.split_once(' ').unwrap_or((oversized, "too many"));
+    let limit = TEXT_LIMITS.iter().find(|(limited, _)| *limited == name);
+    let allowed = match (name, limit) {
+        ("headers", _) => format!("at most {} bytes together", CheckRequest::MAX_HEADER_BYTES),
+        (_, Some((_, limit))) => format!("at most {limit} bytes"),
+        ("tags", None) => "at most 50 of at most 64 bytes each".to_owned(),
+        (_, None) => "names of regions that 'picket region list' shows".to_owned(),
+    };
+    Invalid::new(name, format_args!("{size} bytes"), allowed)
+}
+
+fn headers(row: &PgRow) -> Result<BTreeMap<String, String>, Invalid> {
+    // Nesting and numbers that no reader holds fail here, and only here.
+    let Value::Object(given) =
+        get(row, "headers", "an object of texts, such as {\"Accept\": \"text/html\"}")?
+    else {
+        return Ok(BTreeMap::new());
+    };
+    given
+        .into_iter()
+        .map(|(name, value)| match value {
+            Value::String(value) => Ok((name, value)),
+            other => Err(Invalid::new(format!("headers.{name}"), other, "a text")),
+        })
+        .collect()
+}

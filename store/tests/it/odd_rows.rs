@@ -1,0 +1,192 @@
+//! Rows that SQL allows and that no site can have: each is a problem of its own and stops no other.
+
+use picket_proto::{
+    CheckRequest, Invalid, Shard, SiteId, Timestamp,
+    site::{IntervalRange, SiteSpec},
+};
+use picket_store::{Error, changes, maintenance, report, reports, schedules::Scheduled, sites};
+use sqlx::PgPool;
+
+use crate::{Database, database};
+
+/// Inserts a site as a release without checks at the door would have taken it: triggers do not run.
+pub(crate) async fn insert_unchecked(pool: &PgPool, columns: &str, values: &str) -> SiteId {
+    let sql = format!(
+        "INSERT INTO picket.sites (shard, version, {columns}) VALUES (0, pg_current_xact_id(), {values}) RETURNING id"
+    );
+    let mut transaction = pool.begin().await.unwrap();
+    sqlx::query("SET LOCAL session_replication_role = replica").execute(&mut *transaction).await.unwrap();
+    let id: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(&mut *transaction).await.unwrap();
+    transaction.commit().await.unwrap();
+    sqlx::query("SELECT picket.reconcile_schedules(ARRAY[$1])").bind(id).execute(pool).await.unwrap();
+    SiteId(id)
+}
+
+/// Columns and values of sites that SQL took, and the field that cannot be read or used.
+const ODD: &[(&str, &str, &str)] = &[
+    ("tags", "'{a,NULL}'", "tags"),
+    ("tags", "'{{a,b},{c,d}}'", "tags"),
+    ("tags", "'[5:6]={a,b}'", "tags"),
+    ("regions", "'{eu,NULL}'", "regions"),
+    ("regions", "'{{eu},{us}}'", "regions"),
+    ("regions", "'[0:0]={eu}'", "regions"),
+    ("headers", "'{\"A\": 1e400}'", "headers"),
+    ("headers", "jsonb_build_object('A', (repeat('[', 200) || repeat(']', 200))::jsonb)", "headers"),
+    ("headers", "jsonb_build_object('A', repeat('x', 1000000))", "headers"),
+    ("headers", "'{\"A\": null}'", "headers.A"),
+    ("name", "repeat('n', 1000000)", "name"),
+    ("body", "repeat('b', 1000000)", "body"),
+    ("regex", "repeat('r', 1000000)", "regex"),
+    ("not_regex", "repeat('r', 1000000)", "not_regex"),
+    ("method", "repeat('m', 1000000)", "method"),
+    ("status", "repeat('1', 1000000)", "status"),
+    ("ip_version", "repeat('4', 1000000)", "ip_version"),
+    ("tags", "array_fill(repeat('t', 1000), '{1000}')", "tags"),
+    ("interval_seconds", "2147483647", "interval_seconds"),
+    ("timeout_ms", "-2147483648", "timeout_ms"),
+];
+
+async fn with_region() -> Database {
+    let database = database().await;
+    sqlx::raw_sql("INSERT INTO picket.regions (name) VALUES ('eu')").execute(&database.pool).await.unwrap();
+    database
+}
+
+fn problem(site: &sites::Site) -> Option<Invalid> {
+    let spec = site.spec.as_ref().map_err(Clone::clone);
+    spec.and_then(|spec| spec.validate(IntervalRange::default())).err()
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_decoded_is_a_site_with_a_problem_and_the_others_are_read() {
+    let database = with_region().await;
+    let mut odd = Vec::new();
+    for (place, (column, value, field)) in ODD.iter().enumerate() {
+        let (columns, values) = (format!("url, {column}"), format!("'http://odd/{place}', {value}"));
+        odd.push((insert_unchecked(&database.pool, &columns, &values).await, *field));
+    }
+    odd.push((insert_unchecked(&database.pool, "url", "repeat('u', 2000)").await, "url"));
+    let well = insert_unchecked(&database.pool, "url", "'http://well/'").await;
+
+    let listed = sites::list(&database.store).await.unwrap();
+    assert_eq!(listed.len(), odd.len() + 1);
+    for (id, field) in &odd {
+        let site = listed.iter().find(|site| site.id == *id).unwrap();
+        assert_eq!(problem(site).map(|why| why.field).as_deref(), Some(*field), "{site:?}");
+    }
+    let found = sites::find(&database.store, &odd[0].0.to_string()).await.unwrap();
+    assert!(found[0].spec.is_err());
+
+    // What a coordinator reads when it acquires the shard, and what it reads of changes.
+    let mut loaded: Vec<Scheduled> = Vec::new();
+    let snapshot = changes::load(&database.store, &[Shard(0)], |site| loaded.push(site)).await.unwrap();
+    assert_eq!(loaded.len(), odd.len() + 1);
+    let site = loaded.iter().find(|scheduled| scheduled.site.id == well).unwrap();
+    assert_eq!((site.schedules.len(), problem(&site.site)), (1, None));
+    sqlx::raw_sql("UPDATE picket.sites SET max_redirects = 3").execute(&database.pool).await.unwrap();
+    let mut changed = 0;
+    changes::since(&database.store, snapshot, &[Shard(0)], |_| changed += 1, |_| ()).await.unwrap();
+    assert_eq!(changed, odd.len() + 1);
+
+    // The problems can be recorded, whatever else is wrong with the rows.
+    let judged: Vec<_> = sites::list(&database.store)
+        .await
+        .unwrap()
+        .iter()
+        .filter_map(|site| Some((site.id, site.updated_at, problem(site)?.to_string())))
+        .collect();
+    sites::set_problems(&database.store, &judged).await.unwrap();
+    let status = report::site_status(&database.store).await.unwrap();
+    assert_eq!(status.iter().filter(|site| site.problem.is_some()).count(), odd.len());
+    assert!(status.iter().all(|site| site.site.len() < 10_000), "status shows a bounded part of a name");
+}
+
+#[tokio::test]
+async fn infinite_and_far_moments_are_values_wherever_they_are_read() {
+    let database = with_region().await;
+    let far = "'294276-12-31 23:59:59+00'";
+    for (url, at) in
+        [("a", "'infinity'"), ("b", "'-infinity'"), ("c", far), ("d", "'4713-01-01 00:00:00+00 BC'")]
+    {
+        let values = format!("'http://{url}/', {at}, {at}");
+        insert_unchecked(&database.pool, "url, created_at, updated_at", &values).await;
+    }
+    let listed = sites::list(&database.store).await.unwrap();
+    let created: Vec<Timestamp> = listed.iter().map(|site| site.created_at).collect();
+    assert_eq!(created, [Timestamp::MAX, Timestamp::MIN, Timestamp::MAX, Timestamp::MIN]);
+
+    // A judgement made from such a reading is recorded as any other.
+    let judged: Vec<_> = listed.iter().map(|site| (site.id, site.updated_at, "url: no".to_owned())).collect();
+    sites::set_problems(&database.store, &judged).await.unwrap();
+    assert!(sites::list(&database.store).await.unwrap().iter().all(|site| site.problem.is_some()));
+
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
+        "INSERT INTO picket.maintenance (site_id, window_from, window_to) VALUES
+             (1, '-infinity', 'infinity'), (1, now(), {far});
+         INSERT INTO picket.incidents (site_id, opened_at, closed_at, first_failure_at, regions)
+             VALUES (1, now() - interval '1 minute', 'infinity', '-infinity', '{{eu}}'), (1, now(), NULL, {far}, '{{eu}}')"
+    )))
+    .execute(&database.pool)
+    .await
+    .unwrap();
+    let windows = maintenance::list(&database.store, false).await.unwrap();
+    assert!(windows.iter().all(|window| window.state == "now"), "{windows:?}");
+    let scope = reports::Scope { since: std::time::Duration::from_secs(60), ..reports::Scope::default() };
+    let incidents = reports::incidents(&database.store, &scope).await.unwrap();
+    assert_eq!(incidents.len(), 2);
+    assert_eq!(report::site_status(&database.store).await.unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn what_no_reader_can_hold_is_refused_where_it_is_written_with_the_field_and_what_is_allowed() {
+    let database = with_region().await;
+    let readable = ["headers.A", "interval_seconds", "timeout_ms"];
+    for (column, value, field) in ODD.iter().filter(|(.., field)| !readable.contains(field)) {
+        let sql = format!("INSERT INTO picket.sites (url, {column}) VALUES ('http://x/', {value})");
+        let refused = sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&database.pool).await.unwrap_err();
+        let said = refused.to_string();
+        let known = said.contains(&format!("{field}: '")) && said.contains("' is not ");
+        assert!(known && said.len() < 1_000, "{column} = {value}: {said}");
+    }
+
+    let large = SiteSpec { tags: vec!["t".repeat(65)], ..SiteSpec::new("http://x/") };
+    let Error::Invalid(refusal) = sites::insert(&database.store, &large).await.unwrap_err() else { panic!() };
+    assert_eq!((refusal.field.as_str(), refusal.allowed.as_str()), ("tags", "at most 64 bytes each"));
+    let moved = "UPDATE picket.sites SET id = DEFAULT";
+    insert_unchecked(&database.pool, "url", "'http://well/'").await;
+    let refused = sqlx::query(moved).execute(&database.pool).await.unwrap_err().to_string();
+    assert!(refused.contains("id: '"), "{refused}");
+    let shard: bool =
+        sqlx::query_scalar("UPDATE picket.sites SET shard = 9999 RETURNING shard = picket.shard_of(id)")
+            .fetch_one(&database.pool)
+            .await
+            .unwrap();
+    assert!(shard, "a shard that does not exist is never scheduled");
+}
+
+#[tokio::test]
+async fn a_url_of_the_longest_allowed_length_is_stored_and_its_double_is_known_as_one() {
+    let database = with_region().await;
+    // What does not compress, as a hash index of its text must not matter.
+    let noise: String =
+        sqlx::query_scalar("SELECT string_agg(md5(n::text), '') FROM generate_series(1, 200) AS n")
+            .fetch_one(&database.pool)
+            .await
+            .unwrap();
+    let spec = |regex: Option<&str>| SiteSpec {
+        check: CheckRequest {
+            regex: regex.map(str::to_owned),
+            ..CheckRequest::new(format!("http://long.example/{}", &noise[..4_096 - 20]))
+        },
+        ..SiteSpec::new("")
+    };
+    assert_eq!(spec(None).check.url.len(), 4_096);
+
+    let id = sites::insert(&database.store, &spec(None)).await.unwrap();
+    sites::insert(&database.store, &spec(Some(&noise[..4_000]))).await.unwrap();
+
+    let double = sites::insert(&database.store, &spec(None)).await.unwrap_err();
+    assert!(matches!(double, Error::Duplicate), "{double}");
+    let found = sites::find(&database.store, &spec(None).check.url).await.unwrap();
+    assert_eq!((found.len(), found[0].id), (2, id));
+}

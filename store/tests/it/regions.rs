@@ -1,0 +1,154 @@
+//! Regions: their numbers, their names, and the sites that name them.
+
+use picket_proto::site::SiteSpec;
+use picket_store::{regions, sites};
+use sqlx::{Connection, PgConnection};
+
+use crate::{Database, database};
+
+async fn run(database: &Database, sql: &'static str) {
+    sqlx::raw_sql(sql).execute(&database.pool).await.unwrap();
+}
+
+async fn add(database: &Database, name: &str) -> bool {
+    regions::add(&database.store, &name.parse().unwrap()).await.unwrap()
+}
+
+/// The schedules in force, as `site region`.
+async fn in_force(database: &Database) -> Vec<String> {
+    sqlx::query_scalar(
+        "SELECT format('%s %s', site_id, name) FROM picket.schedules JOIN picket.regions ON id = region_id
+         WHERE valid_to IS NULL ORDER BY 1",
+    )
+    .fetch_all(&database.pool)
+    .await
+    .unwrap()
+}
+
+async fn numbers(database: &Database) -> Vec<(String, i16)> {
+    sqlx::query_as("SELECT name, id FROM picket.regions ORDER BY name")
+        .fetch_all(&database.pool)
+        .await
+        .unwrap()
+}
+
+async fn problem(database: &Database) -> Option<String> {
+    sites::list(&database.store).await.unwrap().remove(0).problem
+}
+
+#[tokio::test]
+async fn adding_a_region_that_is_there_uses_up_no_number_and_gaps_are_used_again() {
+    let database = database().await;
+    assert!(add(&database, "eu").await);
+    for _ in 0..20 {
+        assert!(!add(&database, "eu").await);
+        run(&database, "INSERT INTO picket.regions (name) VALUES ('eu') ON CONFLICT DO NOTHING").await;
+    }
+    add(&database, "us").await;
+    run(&database, "INSERT INTO picket.regions (id, name) VALUES (4, 'sa'), (32767, 'af')").await;
+    run(&database, "INSERT INTO picket.regions (name) VALUES ('ap'), ('au')").await;
+
+    let named = |pairs: &[(&str, i16)]| -> Vec<(String, i16)> {
+        pairs.iter().map(|(name, id)| ((*name).to_owned(), *id)).collect()
+    };
+    let expected = [("af", 32_767), ("ap", 3), ("au", 5), ("eu", 1), ("sa", 4), ("us", 2)];
+    assert_eq!(numbers(&database).await, named(&expected));
+
+    run(
+        &database,
+        "INSERT INTO picket.regions (id, name) SELECT n, 'r' || n FROM generate_series(6, 32766) AS n",
+    )
+    .await;
+    let refused = regions::add(&database.store, &"full".parse().unwrap()).await.unwrap_err();
+    let why = std::error::Error::source(&refused).map(ToString::to_string).unwrap_or_default();
+    assert!(why.contains("name: 'full' cannot be added: all 32767 numbers of regions are taken"), "{why}");
+    assert!(!add(&database, "eu").await, "what is there needs no number");
+}
+
+#[tokio::test]
+async fn two_regions_that_are_added_at_once_get_two_numbers() {
+    let database = database().await;
+    let adding = (0..8).map(|n| {
+        let store = database.store.clone();
+        tokio::spawn(async move { regions::add(&store, &format!("r{n}").parse().unwrap()).await.unwrap() })
+    });
+    for added in adding.collect::<Vec<_>>() {
+        assert!(added.await.unwrap());
+    }
+    let mut ids: Vec<i16> = numbers(&database).await.into_iter().map(|(_, id)| id).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, [1, 2, 3, 4, 5, 6, 7, 8]);
+}
+
+#[tokio::test]
+async fn a_region_is_not_renamed_since_sites_and_probers_name_it() {
+    let database = database().await;
+    add(&database, "eu").await;
+    for sql in ["UPDATE picket.regions SET name = 'europe'", "UPDATE picket.regions SET id = 9"] {
+        let refused = sqlx::query(sql).execute(&database.pool).await.unwrap_err().to_string();
+        assert!(
+            refused.contains("a region cannot be renamed or renumbered") && refused.contains("'eu'"),
+            "{refused}"
+        );
+    }
+    run(&database, "UPDATE picket.regions SET removed_at = now()").await;
+}
+
+#[tokio::test]
+async fn a_site_whose_regions_are_all_removed_has_a_problem_until_one_of_them_is_back() {
+    let database = database().await;
+    for name in ["eu", "us", "ap"] {
+        add(&database, name).await;
+    }
+    let spec = SiteSpec { regions: vec!["eu".into(), "us".into()], ..SiteSpec::new("http://x/") };
+    sites::insert(&database.store, &spec).await.unwrap();
+    sites::insert(&database.store, &SiteSpec::new("http://everywhere/")).await.unwrap();
+
+    regions::remove(&database.store, &"eu".parse().unwrap()).await.unwrap();
+    assert_eq!(
+        (problem(&database).await, in_force(&database).await),
+        (None, vec!["1 us".into(), "2 ap".into(), "2 us".into()])
+    );
+    run(&database, "DELETE FROM picket.regions WHERE name = 'us'").await;
+    let why = problem(&database).await.unwrap();
+    assert!(why.starts_with("regions: none of these is in use: eu, us; allowed: "), "{why}");
+    assert_eq!(in_force(&database).await, ["2 ap"]);
+    // A change of something else mends nothing.
+    run(&database, "UPDATE picket.sites SET interval_seconds = 30").await;
+    assert_eq!(problem(&database).await, Some(why));
+
+    assert!(add(&database, "eu").await);
+    assert_eq!(
+        (problem(&database).await, in_force(&database).await),
+        (None, vec!["1 eu".into(), "2 ap".into(), "2 eu".into()])
+    );
+    regions::remove(&database.store, &"eu".parse().unwrap()).await.unwrap();
+    run(&database, "UPDATE picket.sites SET regions = '{ap}' WHERE id = 1").await;
+    assert_eq!(
+        (problem(&database).await, in_force(&database).await),
+        (None, vec!["1 ap".into(), "2 ap".into()])
+    );
+}
+
+#[tokio::test]
+async fn a_site_and_a_region_committed_side_by_side_under_repeatable_read_find_each_other() {
+    const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM picket.sites";
+    const SITE: &str = "INSERT INTO picket.sites (url) VALUES ('http://x/'); COMMIT";
+    const REGION: &str = "INSERT INTO picket.regions (name) VALUES ('eu'); COMMIT";
+    for (first, second) in [(SITE, REGION), (REGION, SITE)] {
+        let database = database().await;
+        let options = database.pool.connect_options();
+        let mut one = PgConnection::connect_with(&options).await.unwrap();
+        let mut other = PgConnection::connect_with(&options).await.unwrap();
+        // Neither sees what the other commits.
+        sqlx::raw_sql(BEGIN).execute(&mut one).await.unwrap();
+        sqlx::raw_sql(BEGIN).execute(&mut other).await.unwrap();
+        sqlx::raw_sql(first).execute(&mut one).await.unwrap();
+        sqlx::raw_sql(second).execute(&mut other).await.unwrap();
+        assert_eq!(in_force(&database).await, Vec::<String>::new());
+
+        assert_eq!(regions::reconcile_pending(&database.store).await.unwrap(), 1);
+        assert_eq!(in_force(&database).await, ["1 eu"], "{first}");
+        assert_eq!(regions::reconcile_pending(&database.store).await.unwrap(), 0);
+    }
+}
