@@ -119,7 +119,9 @@ REVOKE EXECUTE ON FUNCTION picket.server_run FROM PUBLIC;
 CREATE FUNCTION picket.incident_key(incident picket.incidents) RETURNS text
     LANGUAGE sql STABLE
     AS $$
-        SELECT format('incident.%s.%s%s', incident.site_id, picket.micros(incident.first_failure_at) / 1000,
+        SELECT format('incident.%s.%s%s', incident.site_id,
+                      -- As a number without a bound: SQL can write infinity here, and years that are no bigint of microseconds.
+                      trunc(extract(epoch FROM incident.first_failure_at) * 1000),
                       CASE WHEN before.number > 0 THEN '-' || before.number + 1 END)
         FROM (SELECT count(*) AS number FROM picket.incidents AS earlier
               WHERE earlier.site_id = incident.site_id AND earlier.first_failure_at = incident.first_failure_at
