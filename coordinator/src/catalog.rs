@@ -144,7 +144,7 @@ impl Catalog {
         read.problems.extend(judged.problems);
         let _ = self.planner.cast(planner::Msg::Sites(judged.planned));
         let _ = self.planner.cast(planner::Msg::Taken(leases));
-        // What changed while this was read is read again by the next poll: shards that were read before go on from there.
+        // The next poll starts at the oldest snapshot, so that changes during this load are read again.
         read.through.get_or_insert(snapshot);
         info!(
             shards = shards.len(),
@@ -177,8 +177,8 @@ impl Catalog {
         let Judged { planned, problems, mut gone } = judged;
         gone.extend(removed);
         if !now.follows(through) {
-            warn!("the database was restored or a replica took over: all sites were read again");
-            let _ = self.planner.cast(planner::Msg::Keep(planned.iter().map(|site| site.id).collect()));
+            warn!("the database was restored or failed over to a replica, reloaded all sites");
+            let _ = self.planner.cast(planner::Msg::Retain(planned.iter().map(|site| site.id).collect()));
         }
         if !planned.is_empty() || !gone.is_empty() {
             // A region may be what is new.

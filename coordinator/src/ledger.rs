@@ -95,9 +95,7 @@ impl Ledger {
     /// Closes one piece; says whether there is more.
     async fn round(&self, closing: &mut Closing) -> Result<bool, picket_store::Error> {
         if self.store.adopt_cluster().await? {
-            warn!(
-                "the database was restored from another cluster: its rows have transaction numbers of this one now"
-            );
+            warn!("the database was restored from another cluster, replaced its transaction numbers");
         }
         let lapses = self.lapses.take();
         if !lapses.is_empty()

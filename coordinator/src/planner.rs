@@ -68,8 +68,8 @@ pub enum Msg {
     Taken(Vec<Lease>),
     /// These sites are new or changed, and these are gone.
     Change(Vec<Planned>, Vec<SiteId>),
-    /// There are no sites but these.
-    Keep(HashSet<SiteId>),
+    /// Drop all sites but these.
+    Retain(HashSet<SiteId>),
     /// These shards are not ours any more under these epochs.
     Lost(Vec<(Shard, Epoch)>),
     /// Stop these shards; answer when nothing of them is under way, with how far they are.
@@ -147,7 +147,7 @@ impl Actor for Planner {
                 }
             }
             Msg::Change(changed, gone) => state.change(changed, &gone, now_ms),
-            Msg::Keep(sites) => state.keep(&sites),
+            Msg::Retain(sites) => state.retain(&sites),
             Msg::Lost(shards) => state.lose(&shards),
             Msg::Yield(shards, answer) => state.begin_yield(&shards, answer),
             Msg::Progress(answer) => {

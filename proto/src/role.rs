@@ -165,10 +165,10 @@ impl Rights {
         let replay = format!("{RESULTS}.{SINK_REPLAY}");
         self.calls(
             format_args!("CONSUMER.CREATE.{replay}.{}", subject::RESULT_SUBJECTS),
-            "read results again that the database lost",
+            "replay results that the database lost",
         );
-        self.calls(format_args!("CONSUMER.MSG.NEXT.{replay}"), "take these");
-        self.calls(format_args!("CONSUMER.DELETE.{replay}"), "they are read");
+        self.calls(format_args!("CONSUMER.MSG.NEXT.{replay}"), "read them");
+        self.calls(format_args!("CONSUMER.DELETE.{replay}"), "done with them");
         self.says(format!("$JS.ACK.{consumer}.>"), "done with a result");
     }
 

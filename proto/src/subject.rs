@@ -18,7 +18,7 @@ pub const EVENT_SUBJECTS: &str = "picket.event.>";
 
 /// The durable consumer of [`RESULTS`] that all sinks share.
 pub const SINK: &str = "sink";
-/// The consumer by which one sink at a time reads results again that the database lost.
+/// The consumer with which one sink at a time replays results that the database lost.
 pub const SINK_REPLAY: &str = "sink-replay";
 /// The name of the probers' NATS service.
 pub const SERVICE: &str = "picket-prober";

@@ -84,14 +84,10 @@ impl Metrics {
         let sink = registry.sub_registry_with_prefix("sink");
         sink.register("results", "Rows written, by outcome and cause", self.results.clone());
         sink.register("duplicates", "Results that were there already", self.duplicates.clone());
-        sink.register(
-            "replays",
-            "Times that the database had lost results, which were read from the stream again",
-            self.replays.clone(),
-        );
+        sink.register("replays", "Replays of results that the database had lost", self.replays.clone());
         sink.register(
             "replayed",
-            "Results that were read from the stream again and were new",
+            "Results that the database had lost and that were replayed from the stream",
             self.replayed.clone(),
         );
         sink.register("dead_letters", "Messages kept with why they are no rows", self.dead_letters.clone());

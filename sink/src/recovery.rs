@@ -1,12 +1,12 @@
-//! Results that the database has lost, read from the stream again.
+//! Replay of results that the database has lost.
 //!
-//! A result is acknowledged once it is committed; a failover to a replica or a restore can lose such commits. So the database keeps
-//! a watermark: a sequence of the stream up to which it holds all results. After everything that may have cost commits, which is
-//! also each restart of a server, and at its own start, a sink writes what was delivered after the watermark once more, before
-//! it writes anything new: what was decided from those results is then decided from them again. Rows that are there stay.
+//! A sink acknowledges a result after its commit; a failover to a replica or a restore can lose that commit. The database therefore
+//! holds a watermark: the sequence of the stream up to which it holds all results. At its own start, and after every event that may
+//! have cost commits (a restart of the server included), a sink writes the messages that were delivered after the watermark once
+//! more, before it writes new ones. Incidents are then decided from the same results as before. Existing rows stay unchanged.
 //!
-//! **Bound**: one batch at a time, of one sink at a time: the consumer has one name, and who does not get it tries again.
-//! **Loss**: none; the watermark moves behind what was written, so that another sink goes on from there.
+//! **Bound**: one batch at a time, in one sink at a time: the consumer has a fixed name, and a sink that cannot create it retries.
+//! **Loss**: none; the watermark advances with each batch, so that another sink can continue.
 
 use std::{
     sync::{
@@ -41,12 +41,12 @@ use crate::{
     pull::{self, End, Pull},
 };
 
-/// For what the server of the bus answers at once.
+/// Timeout of a request to NATS.
 const ASK: Duration = Duration::from_secs(5);
-/// A request that is not answered so often in a row, while others are, is not allowed.
+/// A request that stays unanswered this many times in a row, while others are answered, is not permitted.
 const MAX_UNANSWERED: u8 = 3;
-/// The server deletes the consumer of a sink that died in a replay when nobody has asked it for so long: others wait for that. Should
-/// a batch take longer to be written, the replay begins again behind what was written.
+/// Inactivity after which the server deletes the consumer of a sink that died during a replay; other sinks wait for that. If a batch
+/// takes longer to write, the replay restarts at the watermark.
 const CONSUMER_LIFE: Duration = Duration::from_secs(15);
 
 #[derive(Debug, thiserror::Error)]
@@ -55,16 +55,16 @@ pub(crate) enum Error {
     Store(#[from] picket_store::Error),
     #[error("could not look at the stream of results")]
     Bus(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("could not read results again")]
+    #[error("could not replay results")]
     Pull(#[from] pull::Error),
-    #[error("another sink reads results again")]
+    #[error("another sink is replaying results")]
     Busy,
-    #[error("the database was replaced while results were read again")]
+    #[error("the database server changed during the replay")]
     Replaced,
 }
 
 impl Error {
-    /// Whether the same may work later.
+    /// Whether a retry may succeed.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Store(error) => error.is_transient(),
@@ -79,34 +79,35 @@ pub(crate) struct Recovery {
     config: Config,
     bus: Bus,
     store: Store,
-    /// For what is read again; takes any connection.
+    /// Writes replayed results; not guarded.
     results: Results,
     guard: Guard,
     metrics: Metrics,
-    /// The run of the server that holds all that was acknowledged.
+    /// The run of the server that is known to hold all acknowledged results.
     complete: Arc<Mutex<Option<String>>>,
-    /// How often in a row the server of the bus did not answer to the making of a consumer.
+    /// Consecutive requests to create the consumer that stayed unanswered.
     unanswered: Arc<AtomicU8>,
 }
 
-/// What one request brought.
+/// The messages of one pull request.
 #[derive(Default)]
 struct Replayed {
-    /// Of messages that were acknowledged.
+    /// Results of messages at or below the acknowledgement floor.
     letters: Vec<Letter>,
-    /// Of messages that were given out after those: acknowledged or about to be written by somebody.
-    given_out: Vec<Letter>,
-    /// The last message; absent where there was none.
+    /// Results of messages above it: acknowledged out of order, or still to be written by a sink.
+    in_flight: Vec<Letter>,
+    /// Sequence of the last message; absent where there was none.
     through: Option<u64>,
 }
 
-/// Where the stream stands.
-struct Place {
+/// Sequences of the stream and of the consumer that sinks share.
+struct Positions {
     created: Timestamp,
+    /// The first message that the stream still holds.
     first: u64,
-    /// All up to here were acknowledged.
+    /// The acknowledgement floor.
     acknowledged: u64,
-    /// None after this was given out.
+    /// The last message that was delivered.
     delivered: u64,
 }
 
@@ -125,13 +126,13 @@ impl Recovery {
         }
     }
 
-    /// What results are to be written through: refuses connections that were made since the database was last compared.
+    /// The writer for new results: refuses connections that were made since the server was last compared.
     pub(crate) fn guarded(&self) -> Results {
         self.results.clone().guarded_by(self.guard.clone())
     }
 
-    /// Returns when the database holds all that was acknowledged. Costs nothing where no connection was made since the last time.
-    pub(crate) async fn ensure(&self) -> Result<(), Error> {
+    /// Returns when the database holds all acknowledged results. Two atomic loads where no connection was made since the last call.
+    pub(crate) async fn ensure_complete(&self) -> Result<(), Error> {
         if self.guard.holds() {
             return Ok(());
         }
@@ -141,25 +142,25 @@ impl Recovery {
             let stored = stored::read(&self.store).await?;
             if complete.as_ref() != Some(&stored.server) {
                 *complete = None;
-                // Regions too: a number may name another one.
+                // A restored database may have given a region's number to another region.
                 self.results.ping().await?;
                 self.replay(&stored).await?;
                 *complete = Some(stored.server);
             }
-            // Connections that were made meanwhile may lead to another server.
+            // Connections that were made during the comparison are not covered by it.
             self.guard.trust(made);
         }
         Ok(())
     }
 
-    /// Moves the watermark to what is acknowledged by now, unless the database has to be compared first.
-    pub(crate) async fn note(&self) -> Result<(), Error> {
+    /// Advances the watermark to the acknowledgement floor, unless the server has to be compared first.
+    pub(crate) async fn advance_watermark(&self) -> Result<(), Error> {
         let Ok(complete) = self.complete.try_lock() else { return Ok(()) };
         let Some(server) = complete.clone() else { return Ok(()) };
-        // Looked at before the server is compared: what was acknowledged was committed to this run of it, or an earlier one
-        // whose losses were made up for.
-        let place = self.place().await?;
-        let to = Watermark { stream_created: place.created, through: place.acknowledged };
+        // The floor is read before the server is compared. If the server is still the same, everything below the floor was
+        // committed to it, or was replayed into it.
+        let positions = self.positions().await?;
+        let to = Watermark { stream_created: positions.created, through: positions.acknowledged };
         if !stored::advance(&self.store, &server, to).await? {
             self.distrust(complete);
         }
@@ -171,57 +172,57 @@ impl Recovery {
         self.guard.distrust();
     }
 
-    /// Writes what was given out after the watermark.
+    /// Writes the messages that were delivered after the watermark.
     async fn replay(&self, Stored { server, watermark }: &Stored) -> Result<(), Error> {
-        // Of a database that never had one nobody knows what it holds, and it may be another one than the stream's.
+        // A database without a watermark may be a new one beside an old stream: nothing is known to be missing.
         let Some(mark) = watermark else { return Ok(()) };
-        let place = self.place().await?;
-        let from = if mark.stream_created == place.created { mark.through + 1 } else { 1 };
-        if from > place.delivered {
+        let positions = self.positions().await?;
+        let from = if mark.stream_created == positions.created { mark.through + 1 } else { 1 };
+        if from > positions.delivered {
             return Ok(());
         }
-        if place.first > from {
+        if positions.first > from {
             warn!(
                 from,
-                first = place.first,
-                "the stream has no results before {} any more: what the database lost of those is lost",
-                place.first
+                first = positions.first,
+                "the stream no longer holds messages before {}: results that the database lost among them cannot be replayed",
+                positions.first
             );
         }
-        let Some(consumer) = self.consumer(from.max(place.first)).await? else { return Ok(()) };
-        let replayed = self.read(&consumer, server, &place, from).await;
+        let Some(consumer) = self.consumer(from.max(positions.first)).await? else { return Ok(()) };
+        let replayed = self.read(&consumer, server, &positions, from).await;
         let deleting = self.bus.jetstream.delete_consumer_from_stream(subject::SINK_REPLAY, subject::RESULTS);
         if !matches!(timeout(ASK, deleting).await, Ok(Ok(_))) {
-            debug!("the consumer of a replay goes by itself");
+            debug!("the consumer of the replay was not deleted and expires by itself");
         }
         let inserted = replayed?;
         if inserted > 0 {
             self.metrics.replays.inc();
             warn!(
                 results = inserted,
-                "the database had lost {inserted} results: they were read from the stream again"
+                "the database had lost {inserted} results; replayed them from the stream"
             );
         }
         Ok(())
     }
 
-    /// Writes all that `consumer` has of what was given out; returns how many rows were new.
+    /// Writes all delivered messages that `consumer` has; returns how many rows were new.
     async fn read(
         &self,
         consumer: &PullConsumer,
         server: &str,
-        place: &Place,
+        positions: &Positions,
         from: u64,
     ) -> Result<u64, Error> {
         let (mut next, mut inserted) = (from, 0);
-        while next <= place.delivered {
-            let batch = self.batch(consumer, place).await?;
+        while next <= positions.delivered {
+            let batch = self.batch(consumer, positions).await?;
             let Some(through) = batch.through else { break };
             let lost = self.write(&batch.letters).await?;
             inserted += lost;
             self.metrics.replayed.inc_by(lost);
-            self.write(&batch.given_out).await?;
-            let to = Watermark { stream_created: place.created, through };
+            self.write(&batch.in_flight).await?;
+            let to = Watermark { stream_created: positions.created, through };
             if !stored::advance(&self.store, server, to).await? {
                 return Err(Error::Replaced);
             }
@@ -230,7 +231,7 @@ impl Recovery {
         Ok(inserted)
     }
 
-    /// Returns how many rows were new.
+    /// Writes results; returns how many rows were new.
     async fn write(&self, letters: &[Letter]) -> Result<u64, Error> {
         if letters.is_empty() {
             return Ok(0);
@@ -239,8 +240,8 @@ impl Recovery {
         Ok(self.results.insert(&entries).await?.inserted())
     }
 
-    /// The next messages of those that were given out.
-    async fn batch(&self, consumer: &PullConsumer, place: &Place) -> Result<Replayed, Error> {
+    /// Pulls the next messages.
+    async fn batch(&self, consumer: &PullConsumer, positions: &Positions) -> Result<Replayed, Error> {
         let (messages, bytes) = self.config.most();
         let judge = Judge { retention: self.config.retention };
         let mut pull = Pull::ask(&self.bus.client, consumer, messages, bytes).await?;
@@ -251,15 +252,17 @@ impl Recovery {
                 let Some((sequence, stored)) = self.sequence(&message) else { continue };
                 batch.through = Some(sequence);
                 let letters = judge.open(&message, clock::wall().max(stored));
-                match sequence <= place.acknowledged {
+                match sequence <= positions.acknowledged {
                     true => batch.letters.extend(letters),
-                    false => batch.given_out.extend(letters),
+                    false => batch.in_flight.extend(letters),
                 }
             }
             match chunk.end {
                 Some(End::Badly(why)) => return Err(pull::Error::Ended(why).into()),
                 Some(_) => return Ok(batch),
-                None if batch.through.is_some_and(|through| through >= place.delivered) => return Ok(batch),
+                None if batch.through.is_some_and(|through| through >= positions.delivered) => {
+                    return Ok(batch);
+                }
                 None => {}
             }
         }
@@ -271,7 +274,7 @@ impl Recovery {
         Some((info.stream_sequence, Timestamp::from(info.published)))
     }
 
-    async fn place(&self) -> Result<Place, Error> {
+    async fn positions(&self) -> Result<Positions, Error> {
         let bus = |error: Box<dyn std::error::Error + Send + Sync>| Error::Bus(error);
         let jetstream = &self.bus.jetstream;
         let asking = async {
@@ -279,23 +282,23 @@ impl Recovery {
             let info = stream.cached_info();
             let (created, first) = (Timestamp::from(info.created), info.state.first_sequence);
             let consumer: Result<PullConsumer, _> = stream.get_consumer(subject::SINK).await;
-            // One that was deleted is made again, and begins with the first message.
+            // A deleted consumer is created again and starts at the first message.
             let (acknowledged, delivered) = consumer.map_or((0, 0), |consumer| {
                 let info = consumer.cached_info();
                 (info.ack_floor.stream_sequence, info.delivered.stream_sequence)
             });
-            Ok(Place { created, first, acknowledged, delivered })
+            Ok(Positions { created, first, acknowledged, delivered })
         };
         timeout(ASK, asking).await.map_err(|elapsed| bus(elapsed.into()))?
     }
 
-    /// A consumer of this replay alone, from this message on; nothing is acknowledged to it. None where the server of the bus does
-    /// not let this sink make it: it answers such a request never, though it answers others.
+    /// Creates the consumer of this replay, which starts at the message `from` and needs no acknowledgements. `None` where the
+    /// credential of this sink does not permit that: NATS leaves such a request unanswered.
     async fn consumer(&self, from: u64) -> Result<Option<PullConsumer>, Error> {
         let bus = |error: Box<dyn std::error::Error + Send + Sync>| Error::Bus(error);
         let config = consumer::pull::Config {
             name: Some(subject::SINK_REPLAY.to_owned()),
-            // No two are alike, so that the server does not take one for the other.
+            // Unique, so that the server refuses a second consumer instead of sharing the first.
             description: Some(self.bus.client.new_inbox()),
             filter_subject: subject::RESULT_SUBJECTS.to_owned(),
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from },
@@ -323,15 +326,15 @@ impl Recovery {
         }
         self.metrics.pull_errors.inc();
         error!(
-            "the credential of this sink does not allow the consumer {}: what the database may have lost from message \
-             {from} on is not read again; run 'picket nats init' once more and reload the NATS servers",
+            "this sink is not permitted to create the consumer {}: results that the database may have lost from message {from} \
+             on are not replayed; run 'picket nats init' again and reload the NATS servers",
             subject::SINK_REPLAY
         );
         Ok(None)
     }
 }
 
-/// Whether there is such a consumer already.
+/// Whether the consumer exists already.
 fn exists(error: &ConsumerCreateStrictError) -> bool {
     match error.kind() {
         ConsumerCreateStrictErrorKind::AlreadyExists => true,

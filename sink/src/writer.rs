@@ -133,8 +133,8 @@ impl Writer {
         let writing = async move {
             let entries: Vec<Entry<'_>> = batch.letters.iter().map(|letter| letter.entry()).collect();
             loop {
-                // What the database lost comes before what is new.
-                recovery.ensure().await?;
+                // Lost results are replayed before new ones are written.
+                recovery.ensure_complete().await?;
                 let began = Instant::now();
                 match results.insert(&entries).await {
                     Err(picket_store::Error::NotCompared) => {}
@@ -151,9 +151,9 @@ impl Writer {
         let (results, recovery) = (self.results.clone(), self.recovery.clone());
         let looking = async move {
             results.ping().await?;
-            recovery.ensure().await?;
-            if let Err(error) = recovery.note().await {
-                debug!(error = %Chain(&error), "the watermark of results stays where it is");
+            recovery.ensure_complete().await?;
+            if let Err(error) = recovery.advance_watermark().await {
+                debug!(error = %Chain(&error), "could not advance the watermark of results");
             }
             Ok(())
         };

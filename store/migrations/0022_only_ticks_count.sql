@@ -1,8 +1,8 @@
--- Only rows that are ticks of a schedule count in rollups and reports, as in the ledger; and a tick in recorded gaps counts once,
--- however many gaps it lies in.
+-- Rollups and reports count only rows that are ticks of a schedule, as the ledger does. A tick that lies in several recorded gaps
+-- counts once.
 
--- Whether a schedule was in force at a time that is one of its ticks. One CASE, which the planner takes for true half of the time:
--- of each comparison by itself it expects few rows, and plans nested loops and sorts for the many that come.
+-- Whether a schedule was in force at a time that is one of its ticks. A single CASE, for which the planner assumes a selectivity of
+-- one half. For the comparisons by themselves it assumes 0.005, and plans nested loops and sorts for far too few rows.
 CREATE FUNCTION picket.has_tick(schedule picket.schedules, at timestamptz) RETURNS boolean
     LANGUAGE sql STABLE PARALLEL SAFE
     RETURN CASE
@@ -21,10 +21,10 @@ WHERE result.kind = 'scheduled'
       WHERE schedule.site_id = result.site_id AND schedule.region_id = result.region_id
         AND picket.has_tick(schedule, result.scheduled_at));
 COMMENT ON VIEW picket.tick_results IS
-    'Rows of scheduled checks that are ticks of a schedule; what else calls itself scheduled counts for nothing';
+    'Rows of scheduled checks whose time is a tick of a schedule; rollups and reports count these alone';
 
--- A count as its column can hold it. Rollups are stored as smallint, which holds the 3,600 ticks that an hour can have nine times;
--- a count beyond that is cut off, and stops nothing.
+-- Counts of rollups are smallint, nine times the 3,600 ticks that an hour can have. A larger count saturates instead of failing the
+-- statement: one failed piece would stop rollups and retention for all sites.
 CREATE FUNCTION picket.saturated(number bigint) RETURNS smallint
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN least(number, 32767)::smallint;
@@ -48,7 +48,7 @@ CREATE FUNCTION picket.recorded_gaps(span_from timestamptz, span_to timestamptz)
     $$;
 COMMENT ON FUNCTION picket.recorded_gaps IS 'The recorded gaps of each shard within a span, merged so that none overlaps another';
 
--- As in 0005. What lies in a recorded gap is accounted for by the gap.
+-- As in 0005, without the ticks in recorded gaps: the gap accounts for them.
 CREATE OR REPLACE FUNCTION picket.belated_schedules(shards smallint[]) RETURNS TABLE (
     site_id bigint, region_id smallint, interval_ms integer, phase_ms integer, shard smallint,
     after timestamptz, through timestamptz)
@@ -147,7 +147,7 @@ BEGIN
     WHERE expected.ticks > 0;
 END $$;
 
--- Rows as the rollups count them: as in 0007, and ticks alone.
+-- Rows as the rollups count them: as in 0007, ticks alone.
 CREATE OR REPLACE VIEW picket.done AS
 SELECT
     result.site_id, result.region_id, result.scheduled_at, picket.hour_of(result.scheduled_at) AS hour, result.outcome,
@@ -286,7 +286,7 @@ BEGIN
     RETURN true;
 END $$;
 
--- A gap is recorded when a shard is taken again or jobs were given up: hours of it may have been rolled up by then.
+-- A gap is recorded when its shard is acquired again, or when jobs were given up. Hours of it may have been rolled up before.
 CREATE FUNCTION picket.gaps_changed() RETURNS trigger
     LANGUAGE plpgsql
     SECURITY DEFINER
@@ -340,7 +340,7 @@ FROM (
 ) AS seen
 JOIN picket.sites AS site ON site.id = seen.site_id;
 
--- The newest result of each schedule in force, as in 0012: its ticks alone, and none from before it was in force.
+-- The newest result of each schedule in force: as in 0012, without results from before the schedule was in force.
 CREATE OR REPLACE VIEW picket.latest_results AS
 SELECT
     schedule.site_id, schedule.region_id, latest.scheduled_at, latest.outcome, latest.cause, latest.message, latest.total_us

@@ -1,6 +1,6 @@
--- A database that was restored into another cluster, or that lost its last commits in a failover, goes on by itself.
+-- Recovery from a restore into another cluster, and from a failover that lost the last commits.
 
--- Transaction numbers in rows (version, opened_by, accounted_snapshot) mean something in one cluster alone.
+-- Transaction numbers in rows (version, opened_by, accounted_snapshot) are valid in one cluster alone.
 ALTER TABLE picket.settings ADD COLUMN cluster text;
 COMMENT ON COLUMN picket.settings.cluster IS
     'The system identifier of the Postgres cluster whose transaction numbers the rows carry; null where it cannot be read';
@@ -13,15 +13,14 @@ CREATE FUNCTION picket.cluster() RETURNS text
 BEGIN
     RETURN (SELECT system_identifier::text FROM pg_control_system());
 EXCEPTION
-    -- Some hosts of Postgres do not let their customers read it.
+    -- Some hosting providers revoke this function.
     WHEN insufficient_privilege THEN RETURN NULL;
 END $$;
 COMMENT ON FUNCTION picket.cluster IS 'The system identifier of this Postgres cluster; null where it may not be read';
 UPDATE picket.settings SET cluster = picket.cluster();
 
--- The history of this database as one server writes it: another one after a restore into another cluster, and after a replica was
--- promoted or a backup recovered to a point in time, which begin a timeline. The name of the WAL file has the timeline from the
--- first moment; pg_control_checkpoint() would have it only after the next checkpoint.
+-- Cluster and timeline. They differ after a restore into another cluster, after the promotion of a replica and after a point-in-time
+-- recovery. The name of the WAL file contains the new timeline at once; pg_control_checkpoint() only after the next checkpoint.
 CREATE FUNCTION picket.timeline() RETURNS text
     LANGUAGE sql STABLE
     SECURITY DEFINER
@@ -31,37 +30,37 @@ CREATE FUNCTION picket.timeline() RETURNS text
                || CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END
     $$;
 COMMENT ON FUNCTION picket.timeline IS
-    'The cluster and its timeline: another one after a restore elsewhere, a promotion or a point-in-time recovery';
+    'Cluster and timeline: differs after a restore into another cluster, a promotion and a point-in-time recovery';
 
--- Gives the rows transaction numbers of this cluster if they carry those of another one. Whatever was restored is visible to
--- everybody: 2 is the number of a transaction that is older than all. Returns whether there was anything to do.
+-- Replaces transaction numbers of another cluster. Restored rows are visible to every snapshot, so they get number 2, which is older
+-- than all. Returns whether there was anything to do.
 CREATE FUNCTION picket.adopt_cluster() RETURNS boolean
     LANGUAGE plpgsql
     SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    everyones CONSTANT xid8 := '2';
-    -- Rows and events of the time after the dump name numbers that the restored sequences would give away again.
+    frozen CONSTANT xid8 := '2';
+    -- Messages and events from after the dump carry ids that the restored sequences would issue again.
     leap CONSTANT bigint := 1000;
     here text := picket.cluster();
 BEGIN
     IF NOT picket.is_adoption_due(here) THEN
         RETURN false;
     END IF;
-    -- Whoever comes second finds it done.
+    -- A concurrent caller waits here, and then finds the work done.
     PERFORM FROM picket.settings FOR UPDATE;
     IF NOT picket.is_adoption_due(here) THEN
         RETURN false;
     END IF;
     LOCK TABLE picket.schedules IN SHARE ROW EXCLUSIVE MODE;
-    -- Schedules that the ledger had passed without knowing of them when the dump was made are told by the old numbers, and keep
-    -- being told: they get the number of this transaction, which the new snapshot of their lease does not see.
+    -- Schedules that were belated when the dump was made stay belated: they get the number of this transaction, which is not visible
+    -- in the new snapshot of their lease.
     UPDATE picket.schedules AS schedule
     SET (version, opened_by) = (
         SELECT number, number
         FROM (SELECT CASE WHEN pg_visible_in_snapshot(schedule.opened_by, lease.accounted_snapshot) IS NOT false
-                     THEN everyones ELSE pg_current_xact_id() END AS number
+                     THEN frozen ELSE pg_current_xact_id() END AS number
               FROM picket.leases AS lease WHERE lease.shard = schedule.shard) AS numbered);
     UPDATE picket.leases SET accounted_snapshot = pg_current_snapshot() WHERE accounted_snapshot IS NOT NULL;
     PERFORM setval(pg_get_serial_sequence('picket.sites', 'id'),
@@ -73,9 +72,9 @@ BEGIN
     RETURN true;
 END $$;
 COMMENT ON FUNCTION picket.adopt_cluster IS
-    'Gives rows that were restored from another cluster transaction numbers of this one; returns whether there were any';
+    'Replaces transaction numbers of another cluster after a restore; returns whether there were any';
 
--- Whether rows carry transaction numbers of another cluster: it has another name, or they lie in the future.
+-- Whether rows carry transaction numbers of another cluster: its identifier differs, or the numbers lie in the future.
 CREATE FUNCTION picket.is_adoption_due(here text) RETURNS boolean
     LANGUAGE sql STABLE
     AS $$
@@ -87,9 +86,9 @@ CREATE FUNCTION picket.is_adoption_due(here text) RETURNS boolean
 COMMENT ON FUNCTION picket.is_adoption_due IS 'Whether rows carry transaction numbers of another cluster than this one';
 REVOKE EXECUTE ON FUNCTION picket.cluster, picket.timeline, picket.adopt_cluster, picket.is_adoption_due FROM PUBLIC;
 
--- How much of the stream of results is stored. A sink writes it every few seconds, from what the stream says is acknowledged; since
--- a result is acknowledged after its commit, and a replica or a backup holds commits in their order, a database that holds this row
--- holds the rows of all these messages too.
+-- The watermark of stored results. A sink advances it every five seconds to the acknowledgement floor of the stream. A result is
+-- acknowledged after its commit, and a replica or a backup contains commits in order: a database that contains this row contains the
+-- results of all messages up to it.
 CREATE TABLE picket.results_stored (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     stream_created timestamptz NOT NULL,
@@ -97,8 +96,8 @@ CREATE TABLE picket.results_stored (
     noted_at timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE picket.results_stored IS
-    'How much of the stream of results is stored: after a failover or a restore, sinks read from there on again';
-COMMENT ON COLUMN picket.results_stored.stream_created IS 'When the stream was created; sequences of another one mean nothing in it';
+    'Watermark of the stream of results: after a failover or a restore, sinks replay the messages after it';
+COMMENT ON COLUMN picket.results_stored.stream_created IS 'When the stream was created; sequences are valid in one stream alone';
 COMMENT ON COLUMN picket.results_stored.through IS 'All messages up to this sequence are stored';
 COMMENT ON COLUMN picket.results_stored.noted_at IS 'When this was written';
 
@@ -110,12 +109,12 @@ CREATE FUNCTION picket.server_run() RETURNS text
         SELECT picket.timeline() || '.' || picket.micros(pg_postmaster_start_time())
     $$;
 COMMENT ON FUNCTION picket.server_run IS
-    'One run of one server: another text after each restart, promotion and restore, since each of them may have cost commits';
+    'One run of one server: differs after each restart, promotion and restore, each of which may have cost commits';
 REVOKE EXECUTE ON FUNCTION picket.server_run FROM PUBLIC;
 
--- What identifies an incident however often it is decided: its site, its first failure, and how many of the site's incidents began
--- with that failure before it. Not its number, nor when it opened: a database that lost its last commits decides it anew, with
--- another number, and from the same results in another order. A region that keeps failing may be the first in two incidents.
+-- Identifies an incident even when it is decided again: site, first failure, and the number of the site's earlier incidents with the
+-- same first failure (a region that keeps failing can be the first in two incidents). A database that lost its last commits decides
+-- the incident again from the same results in another order, so incident_id and opened_at can differ.
 CREATE FUNCTION picket.incident_key(incident picket.incidents) RETURNS text
     LANGUAGE sql STABLE
     AS $$
@@ -128,10 +127,10 @@ CREATE FUNCTION picket.incident_key(incident picket.incidents) RETURNS text
                 AND earlier.incident_id < incident.incident_id) AS before
     $$;
 COMMENT ON FUNCTION picket.incident_key IS
-    'The start of the ids of an incident''s events: the same when a database that lost the incident decides it anew';
+    'Prefix of the ids of an incident''s events; the same when the incident was lost and is decided again';
 REVOKE EXECUTE ON FUNCTION picket.incident_key FROM PUBLIC;
 
--- As in 0006, with ids that outlive a failover.
+-- As in 0006, with ids that are stable across a failover.
 CREATE OR REPLACE FUNCTION picket.incidents_after() RETURNS trigger
     LANGUAGE plpgsql
     SECURITY DEFINER
@@ -153,8 +152,8 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- As in 0006. A coordinator that finds its row lost writes it again, some milliseconds apart: the id says since when to 20 s, which
--- is what it takes a region to become silent, so that no two silences of one region share it.
+-- As in 0006. A coordinator writes a lost row again with a time that differs by milliseconds, so the id rounds it down to 20 s. A
+-- region becomes silent after 20 s, so two silences of one region never share an id.
 CREATE OR REPLACE FUNCTION picket.silent_regions_after() RETURNS trigger
     LANGUAGE plpgsql
     SECURITY DEFINER
@@ -174,7 +173,7 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- As in 0013, and what a restore and a failover need.
+-- As in 0013, with the rights for recovery.
 CREATE OR REPLACE FUNCTION picket.grant_roles() RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp

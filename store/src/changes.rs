@@ -27,16 +27,16 @@ const CHUNK: usize = 5_000;
 /// How far a reader has read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Of the cluster and its timeline: transaction numbers of another one mean nothing in it, and a timeline that began before
-    /// the last commits of the one before it gives their numbers away again.
+    /// Hash of the cluster and its timeline. Transaction numbers are valid in one cluster alone, and a new timeline reuses the numbers
+    /// of commits that it lost.
     history: i64,
     /// The oldest transaction that was still running.
     oldest: i64,
 }
 
 impl Snapshot {
-    /// Whether what changed between the two can be told by transaction numbers. Otherwise all has to be read again, and what is
-    /// not found is gone.
+    /// Whether transaction numbers tell what changed between the two snapshots. Otherwise all sites have to be read again, and sites
+    /// that are not found are gone.
     pub fn follows(self, before: Self) -> bool {
         self.history == before.history && self.oldest >= before.oldest
     }

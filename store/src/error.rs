@@ -31,8 +31,8 @@ pub enum Error {
         /// How long it was given.
         seconds: u64,
     },
-    /// A connection was made that may lead to another server than the one that was compared last.
-    #[error("the database has not been compared since a connection was made")]
+    /// The connection is new and may lead to another server than the one that was compared last.
+    #[error("the connection is new, and its server has not been compared yet")]
     NotCompared,
     /// The schema could not be brought up to date.
     #[error("could not migrate the database")]

@@ -70,7 +70,7 @@ pub(crate) async fn decide(connection: &mut PgConnection, fresh: Vec<Fresh>) -> 
     judged.write(connection).await
 }
 
-/// Leaves out what calls itself scheduled and is no tick of a schedule: it counts for nothing.
+/// Drops scheduled results whose time is no tick of a schedule. They are not evidence.
 async fn ticks_and_confirming(connection: &mut PgConnection, mut fresh: Vec<Fresh>) -> Sql<Vec<Fresh>> {
     let scheduled: Vec<&Fresh> = fresh.iter().filter(|new| new.says.kind == Kind::Scheduled).collect();
     if scheduled.is_empty() {

@@ -114,8 +114,7 @@ impl Results {
         }
     }
 
-    /// The same, but for connections that were made since the database was last compared: these are refused, as
-    /// [`Error::NotCompared`].
+    /// The same, refusing connections made since the server was last compared with [`Error::NotCompared`].
     #[must_use]
     pub fn guarded_by(self, guard: Guard) -> Self {
         Self { guard: Some(guard), ..self }

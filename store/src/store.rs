@@ -25,12 +25,12 @@ pub static MIGRATOR: Migrator = sqlx::migrate!("./migrations");
 #[derive(Clone, Debug)]
 pub struct Store {
     pub(crate) pool: PgPool,
-    /// How many connections were made so far.
+    /// Number of connections made so far.
     made: Arc<AtomicU64>,
 }
 
-/// Tells whether a connection was made since the database was last compared with what is known of it: a failover, a restart and a
-/// restore all end the connections that there were. Cheap to clone; all clones are one.
+/// Detects connections made since the server was last compared with the known one: a failover, a restart and a restore all end the
+/// existing connections. Cheap to clone; all clones share their state.
 #[derive(Clone, Debug)]
 pub struct Guard {
     made: Arc<AtomicU64>,
@@ -38,7 +38,7 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// What no number of connections reaches.
+    /// No comparison yet; the number of connections never reaches this.
     const NONE: u64 = u64::MAX;
 
     /// Whether all connections were made before the last comparison.
@@ -46,17 +46,17 @@ impl Guard {
         self.trusted.load(Ordering::Acquire) == self.connections()
     }
 
-    /// How many connections were made so far: read before a comparison, and given to [`trust`](Self::trust) after it.
+    /// Number of connections made so far; read it before a comparison and pass it to [`trust`](Self::trust) after.
     pub fn connections(&self) -> u64 {
         self.made.load(Ordering::Acquire)
     }
 
-    /// The database was compared, when so many connections had been made.
+    /// Records a comparison that began when this many connections had been made.
     pub fn trust(&self, connections: u64) {
         self.trusted.store(connections, Ordering::Release);
     }
 
-    /// The database is to be compared before it is used again.
+    /// Requires a comparison before the next use.
     pub fn distrust(&self) {
         self.trust(Self::NONE);
     }
@@ -101,7 +101,7 @@ impl Store {
         Ok(Self { pool, made })
     }
 
-    /// Watches over the connections of this pool; holds once the database was compared.
+    /// A guard for the connections of this pool; holds after the first comparison.
     pub fn guard(&self) -> Guard {
         Guard { made: self.made.clone(), trusted: Arc::new(AtomicU64::new(Guard::NONE)) }
     }
@@ -126,14 +126,14 @@ impl Store {
         migrated.map_err(|error| Error::Migrate(Box::new(error)))
     }
 
-    /// Gives rows that were restored from another cluster transaction numbers of this one; says whether there were any. Takes
+    /// Replaces the transaction numbers of rows that were restored from another cluster; returns whether there were any. Takes some
     /// seconds for a million schedules.
     ///
     /// # Errors
     /// When the database cannot be reached in time; trying again is safe.
     pub async fn adopt_cluster(&self) -> Result<bool, Error> {
         const LIMIT: Duration = Duration::from_secs(300);
-        self.within(LIMIT, "take over rows of another cluster", async {
+        self.within(LIMIT, "replace the transaction numbers of another cluster", async {
             let mut transaction = self.pool.begin().await?;
             sqlx::query("SET LOCAL statement_timeout = '5min'").execute(&mut *transaction).await?;
             let adopted =

@@ -1,5 +1,5 @@
-//! How much of the stream of results is known to be stored, kept in the database itself: after a failover or a restore it tells
-//! from where on results have to be read from the stream again.
+//! The watermark of stored results, kept in the database itself: after a failover or a restore it says from which message on results
+//! have to be replayed.
 
 use std::time::Duration;
 
@@ -9,25 +9,25 @@ use crate::{DbTimestamp, Error, Store};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// A place in the stream of results: each message up to it is stored.
+/// A position in the stream of results: all messages up to it are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watermark {
-    /// When the stream was created. The sequences of one that was made anew begin anew.
+    /// When the stream was created. The sequences of a recreated stream start again.
     pub stream_created: Timestamp,
     /// The sequence of the last message.
     pub through: u64,
 }
 
-/// What the database says of itself.
+/// Identity of the server, and its watermark.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// Another text after each event that may have cost commits: a restart, a promotion, a restore.
+    /// Differs after every event that may have cost commits: a restart, a promotion, a restore.
     pub server: String,
-    /// Absent until the first one was written.
+    /// Absent until a sink has written the first one.
     pub watermark: Option<Watermark>,
 }
 
-/// Reads what the database says of itself.
+/// Reads the identity of the server and the watermark.
 ///
 /// # Errors
 /// When the database cannot be reached in time.
@@ -35,7 +35,7 @@ pub async fn read(store: &Store) -> Result<Stored, Error> {
     let (server, created, through): (String, Option<DbTimestamp>, Option<i64>) = store
         .within(
             LIMIT,
-            "read how much of the stream of results is stored",
+            "read the watermark of results",
             sqlx::query_as(
                 "SELECT picket.server_run(), stored.stream_created, stored.through
                  FROM (SELECT) AS one LEFT JOIN picket.results_stored AS stored ON true",
@@ -50,8 +50,8 @@ pub async fn read(store: &Store) -> Result<Stored, Error> {
     Ok(Stored { server, watermark })
 }
 
-/// Moves the watermark forward, or to another stream. Says no, and does nothing, if the server is not `server` any more: then
-/// commits that the caller counts on may be lost.
+/// Advances the watermark, or sets it to a position in another stream. Returns false and changes nothing if the server is no longer
+/// `server`: commits that the caller relies on may be lost.
 ///
 /// # Errors
 /// When the database cannot be reached in time.
@@ -59,7 +59,7 @@ pub async fn advance(store: &Store, server: &str, to: Watermark) -> Result<bool,
     let moved = store
         .within(
             LIMIT,
-            "write how much of the stream of results is stored",
+            "advance the watermark of results",
             sqlx::query_scalar(
                 "WITH here AS MATERIALIZED (SELECT picket.server_run() = $1 AS same),
                  moved AS (

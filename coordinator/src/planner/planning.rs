@@ -126,8 +126,8 @@ impl Planning {
         }
     }
 
-    pub(super) fn keep(&mut self, sites: &HashSet<SiteId>) {
-        self.roster.keep(sites);
+    pub(super) fn retain(&mut self, sites: &HashSet<SiteId>) {
+        self.roster.retain(sites);
     }
 
     pub(super) fn put(&mut self, planned: Planned, now_ms: i64) {

@@ -154,8 +154,8 @@ impl Roster {
         ids.into_iter().for_each(|id| self.remove(id));
     }
 
-    /// Takes out all sites but these.
-    pub fn keep(&mut self, sites: &HashSet<SiteId>) {
+    /// Drops all sites but these.
+    pub fn retain(&mut self, sites: &HashSet<SiteId>) {
         let gone: Vec<SiteId> = self.by_id.keys().filter(|id| !sites.contains(id)).copied().collect();
         gone.into_iter().for_each(|id| self.remove(id));
     }
@@ -307,7 +307,7 @@ mod tests {
         roster.put(site(1, 0, &[(1, 1_000)]));
         let lost = roster.put(site(2, 0, &[(1, 1_000)]))[0].entry;
 
-        roster.keep(&HashSet::from([SiteId(1), SiteId(7)]));
+        roster.retain(&HashSet::from([SiteId(1), SiteId(7)]));
 
         assert_eq!((roster.sites(), roster.schedules(), roster.tick(lost, 0)), (1, 1, None));
     }

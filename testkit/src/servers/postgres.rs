@@ -152,8 +152,8 @@ impl Postgres {
         self.start().await;
     }
 
-    /// Stops it in order and starts it again on the data of `copy`: all commits since that was made are lost, as in a failover to a
-    /// replica that did not have them.
+    /// Stops it in order and starts it again on the data of `copy`: all commits since the copy are lost, as in a failover to a
+    /// replica that lags behind.
     pub async fn set_back(&mut self, copy: &Path) {
         let home = self.home().canonicalize().expect("its data are there");
         self.stop().await;
