@@ -152,10 +152,14 @@ BEGIN
         ORDER BY site.id FOR UPDATE OF site SKIP LOCKED);
     -- An UPDATE of no row would still run its triggers.
     IF cardinality(changed) > 0 THEN
+        -- For sites_after: whoever calls this has locked the regions already, or is changing them. In the latter case a lock
+        -- that two such transactions cannot have at once would be a deadlock.
+        PERFORM set_config('picket.noting_regions', 'on', true);
         UPDATE picket.sites SET problem = CASE WHEN problem IS NULL
             THEN prefix || left(array_to_string(regions, ', '), 200) || '; allowed: at least one region that ''picket region list'' shows'
         END
         WHERE id = ANY (changed);
+        PERFORM set_config('picket.noting_regions', 'off', true);
     END IF;
 END $$;
 REVOKE EXECUTE ON FUNCTION picket.note_regions FROM PUBLIC;
@@ -178,13 +182,15 @@ BEGIN
         SELECT array_agg(id) INTO site_ids FROM new_rows;
     END IF;
     IF site_ids IS NOT NULL THEN
-        -- Against a region that is being added at the same time: one of the two waits and sees the other.
-        LOCK TABLE picket.regions IN SHARE MODE;
-        IF TG_OP <> 'DELETE' THEN
-            PERFORM picket.note_regions(site_ids);
-            -- This transaction does not see what was committed while it waited.
-            IF current_setting('transaction_isolation') <> 'read committed' THEN
-                INSERT INTO picket.pending_reconciliation (site_id) SELECT unnest(site_ids);
+        IF current_setting('picket.noting_regions', true) IS DISTINCT FROM 'on' THEN
+            -- Against a region that is being added at the same time: one of the two waits and sees the other.
+            LOCK TABLE picket.regions IN SHARE MODE;
+            IF TG_OP <> 'DELETE' THEN
+                PERFORM picket.note_regions(site_ids);
+                -- This transaction does not see what was committed while it waited.
+                IF current_setting('transaction_isolation') <> 'read committed' THEN
+                    INSERT INTO picket.pending_reconciliation (site_id) SELECT unnest(site_ids);
+                END IF;
             END IF;
         END IF;
         PERFORM picket.reconcile_schedules(site_ids);
@@ -251,6 +257,9 @@ CREATE FUNCTION picket.regions_before() RETURNS trigger
     SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
+    -- One after the other: two that are added do not get one number, and of two that are removed the later one sees that a
+    -- site has lost both.
+    PERFORM FROM picket.settings FOR UPDATE;
     IF TG_OP = 'UPDATE' THEN
         IF NEW.name <> OLD.name OR NEW.id <> OLD.id THEN
             RAISE EXCEPTION 'a region cannot be renamed or renumbered: sites, probers and results name it by ''%'' and %', OLD.name, OLD.id
@@ -258,8 +267,6 @@ BEGIN
                       HINT = 'add a region with the new name, let its probers and sites name it, then remove the old one';
         END IF;
     ELSIF NEW.id IS NULL THEN
-        -- One after the other, so that two do not get one number.
-        PERFORM FROM picket.settings FOR UPDATE;
         NEW.id := (
             SELECT min(free) FROM (
                 SELECT 1 AS free WHERE NOT EXISTS (SELECT FROM picket.regions WHERE id = 1)

@@ -152,3 +152,32 @@ async fn a_site_and_a_region_committed_side_by_side_under_repeatable_read_find_e
         assert_eq!(regions::reconcile_pending(&database.store).await.unwrap(), 0);
     }
 }
+
+#[tokio::test]
+async fn two_regions_that_are_removed_at_once_do_not_wait_for_each_other_in_a_circle() {
+    let database = database().await;
+    for name in ["eu", "us"] {
+        add(&database, name).await;
+        let spec = SiteSpec { regions: vec![name.into()], ..SiteSpec::new(format!("http://{name}/")) };
+        sites::insert(&database.store, &spec).await.unwrap();
+    }
+    let both = SiteSpec { regions: vec!["eu".into(), "us".into()], ..SiteSpec::new("http://both/") };
+    sites::insert(&database.store, &both).await.unwrap();
+    let options = database.pool.connect_options();
+    let mut one = PgConnection::connect_with(&options).await.unwrap();
+    let mut other = PgConnection::connect_with(&options).await.unwrap();
+    // Both have the lock of a writer before either changes a site.
+    for connection in [&mut one, &mut other] {
+        let begin = "BEGIN; UPDATE picket.regions SET removed_at = now() WHERE name = 'nowhere'";
+        sqlx::raw_sql(begin).execute(connection).await.unwrap();
+    }
+    let remove_eu = sqlx::raw_sql("UPDATE picket.regions SET removed_at = now() WHERE name = 'eu'; COMMIT");
+    let remove_us = sqlx::raw_sql("UPDATE picket.regions SET removed_at = now() WHERE name = 'us'; COMMIT");
+    let (eu, us) = tokio::join!(remove_eu.execute(&mut one), remove_us.execute(&mut other));
+    eu.unwrap();
+    us.unwrap();
+
+    let problems = sites::list(&database.store).await.unwrap();
+    assert!(problems.iter().all(|site| site.problem.is_some()), "{problems:?}");
+    assert_eq!(in_force(&database).await, Vec::<String>::new());
+}
