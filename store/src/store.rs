@@ -3,8 +3,8 @@
 use std::{str::FromStr, time::Duration};
 
 use sqlx::{
-    ConnectOptions, PgPool,
-    migrate::Migrator,
+    ConnectOptions, Connection, PgConnection, PgPool,
+    migrate::{Migrate, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
@@ -61,15 +61,23 @@ impl Store {
     /// # Errors
     /// When the database cannot be reached or refuses.
     pub async fn migrate(&self, shards: u16) -> Result<(), Error> {
-        let mut connection = self.pool.acquire().await.map_err(Error::doing("connect to the database"))?;
+        let options = self.pool.connect_options();
+        let connect = || PgConnection::connect_with(&options);
+        let mut connection = connect().await.map_err(Error::doing("connect to the database"))?;
         sqlx::query(
             "SELECT set_config('picket.shards', $1, false), set_config('statement_timeout', '0', false)",
         )
         .bind(shards.to_string())
-        .execute(&mut *connection)
+        .execute(&mut connection)
         .await
         .map_err(Error::doing("prepare the migration"))?;
-        let migrated = MIGRATOR.run(&mut *connection).await;
+        let mut guard = connect().await.map_err(Error::doing("connect to the database"))?;
+        lock_migrations(&mut guard).await?;
+        let mut migrator = Migrator::with_migrations(MIGRATOR.iter().cloned().collect());
+        migrator.set_locking(false);
+        let migrated = migrator.run(&mut connection).await;
+        // Ends its transaction and the lock.
+        let _ = guard.close().await;
         // The settings of this connection are not for others.
         let _ = connection.close().await;
         migrated.map_err(|error| Error::Migrate(Box::new(error)))
@@ -139,6 +147,33 @@ impl Store {
             Err(_) => Err(Error::TimedOut { doing, seconds: limit.as_secs() }),
         }
     }
+}
+
+/// Locks the table of migrations until the connection is closed, so that one process migrates at a time. sqlx's own lock is an
+/// advisory one, which every login can hold.
+async fn lock_migrations(guard: &mut PgConnection) -> Result<(), Error> {
+    const TABLE: &str = "public._sqlx_migrations";
+    /// Creating the same table twice at once fails for one of the two, although it says IF NOT EXISTS.
+    const ATTEMPTS: usize = 3;
+    for attempt in 1.. {
+        match guard.ensure_migrations_table(TABLE).await {
+            Ok(()) => break,
+            Err(_) if attempt < ATTEMPTS => {}
+            Err(error) => return Err(Error::Migrate(Box::new(error))),
+        }
+    }
+    // It conflicts with itself and with no reading or writing. The other process may take its time.
+    sqlx::raw_sql(
+        "BEGIN;
+         SET LOCAL statement_timeout = 0;
+         SET LOCAL lock_timeout = '10min';
+         SET LOCAL idle_in_transaction_session_timeout = 0;
+         LOCK TABLE public._sqlx_migrations IN SHARE UPDATE EXCLUSIVE MODE",
+    )
+    .execute(guard)
+    .await
+    .map_err(Error::doing("wait for another migration"))?;
+    Ok(())
 }
 
 /// `url` with its password replaced.

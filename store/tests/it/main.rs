@@ -6,6 +6,8 @@ mod days;
 mod incidents;
 mod leases;
 mod ledger;
+mod locks;
+mod public_rights;
 mod reporting;
 mod results;
 mod retention;

@@ -149,31 +149,6 @@ async fn each_role_may_do_what_it_needs_and_the_server_refuses_it_the_rest() {
 }
 
 #[tokio::test]
-async fn what_runs_with_the_owners_rights_finds_nothing_by_a_path_of_its_callers() {
-    let database = database().await;
-
-    let open: Vec<String> = sqlx::query_scalar(
-        "SELECT oid::regprocedure::text FROM pg_proc
-         WHERE pronamespace IN ('picket'::regnamespace, 'report'::regnamespace) AND prosecdef
-           AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (proconfig), false)",
-    )
-    .fetch_all(&database.pool)
-    .await
-    .unwrap();
-    // A trigger's function cannot be called, and the answer of the other is no secret.
-    let anybodys: Vec<String> = sqlx::query_scalar(
-        "SELECT proname::text FROM pg_proc
-         WHERE pronamespace IN ('picket'::regnamespace, 'report'::regnamespace) AND prosecdef
-           AND prorettype <> 'trigger'::regtype AND has_function_privilege('public', oid, 'EXECUTE')",
-    )
-    .fetch_all(&database.pool)
-    .await
-    .unwrap();
-
-    assert_eq!((open, anybodys), (Vec::<String>::new(), vec!["in_maintenance".to_owned()]));
-}
-
-#[tokio::test]
 async fn a_right_that_somebody_gave_beyond_those_is_taken_back_when_they_are_given_again() {
     let database = database().await;
     let sql = "DELETE FROM picket.check_results";
