@@ -14,6 +14,7 @@ mod retention;
 mod roles;
 mod rollups;
 mod sites;
+mod snapshots;
 
 use picket_store::{DatabaseOptions, Store};
 use sqlx::PgPool;

@@ -35,6 +35,7 @@ const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
     // Answers for readers that may not read the tables behind them.
     ("picket.in_maintenance(bigint,timestamp with time zone)", "called by report.site_status"),
     ("report.ledger(timestamp with time zone,timestamp with time zone)", "counts ticks and rows"),
+    ("picket.oldest_snapshot()", "sees the sessions of others, of which it tells an age"),
     // Locks.
     ("picket.lock_outbox()", "locks a row that a sink may not lock itself"),
 ];

@@ -86,7 +86,15 @@ const ATTEMPTS: &[(&str, &[&str])] = &[
     ("SELECT * FROM report.failures", &[API, REPORT]),
     ("SELECT * FROM report.certificates", &[API, REPORT]),
     ("SELECT * FROM report.ledger(now() - interval '1 h', now())", &[API, REPORT]),
+    // Locks, and what others hold.
+    ("SELECT picket.lock_outbox()", &[SINK]),
+    ("SELECT FROM picket.locks FOR UPDATE", &[]),
+    ("SELECT picket.try_lock('rollups')", &[]),
+    ("LOCK TABLE public._sqlx_migrations IN SHARE UPDATE EXCLUSIVE MODE", &[]),
+    ("SELECT * FROM picket.oldest_snapshot()", &[COORDINATOR]),
     // The schema itself.
+    ("CREATE TEMPORARY TABLE bait ()", &[]),
+    ("CREATE TABLE public.mine ()", &[]),
     ("SELECT max(version) FROM public._sqlx_migrations", &[COORDINATOR, SINK, API]),
     ("DELETE FROM public._sqlx_migrations", &[]),
     ("CREATE TABLE picket.mine ()", &[]),

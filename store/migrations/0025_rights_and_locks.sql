@@ -107,11 +107,14 @@ BEGIN
     BEGIN
         EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
         REVOKE CREATE ON SCHEMA public FROM PUBLIC;
-    EXCEPTION WHEN insufficient_privilege THEN
+    EXCEPTION WHEN insufficient_privilege THEN NULL;
+    END;
+    -- Where there is something to revoke and no right to do so, REVOKE is no error either.
+    IF has_database_privilege('public', current_database(), 'TEMPORARY') OR has_schema_privilege('public', 'public', 'CREATE') THEN
         RAISE NOTICE 'PUBLIC may still create temporary tables in database % or tables in schema public; its owner can change that: '
             'REVOKE TEMPORARY ON DATABASE % FROM PUBLIC; REVOKE CREATE ON SCHEMA public FROM PUBLIC',
             current_database(), current_database();
-    END;
+    END IF;
 
     -- What this role creates from now on.
     ALTER DEFAULT PRIVILEGES REVOKE ALL ON FUNCTIONS FROM PUBLIC;
@@ -148,6 +151,8 @@ BEGIN
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', callable, role);
         END LOOP;
         CASE role
+        WHEN 'picket_coordinator' THEN
+            GRANT EXECUTE ON FUNCTION picket.oldest_snapshot TO picket_coordinator;
         WHEN 'picket_sink' THEN
             GRANT EXECUTE ON FUNCTION picket.lock_outbox TO picket_sink;
         WHEN 'picket_api', 'picket_report' THEN
