@@ -27,10 +27,10 @@ demo *flags: tools _picket
 psql *args: tools
     #!/bin/sh
     set -eu
-    env=${PICKET_DATA_DIR:-.picket}/env
-    [ -r "$env" ] || { echo "there is no $env: 'just up' writes it; is it running?" >&2; exit 3; }
-    . "$env"
-    exec "$PICKET_TOOLS_DIR/postgres/bin/psql" "$DATABASE_URL" "$@"
+    PGSERVICEFILE=${PICKET_DATA_DIR:-.picket}/pg_service.conf
+    [ -r "$PGSERVICEFILE" ] || { echo "there is no $PGSERVICEFILE: 'just up' writes it; is it running?" >&2; exit 3; }
+    export PGSERVICEFILE
+    exec "$PICKET_TOOLS_DIR/postgres/bin/psql" service=picket "$@"
 
 # All tests, against a real nats-server and a real Postgres, which they start themselves
 test *flags: tools

@@ -10,7 +10,12 @@ use picket_proto::site::{IntervalRange, SiteSpec};
 use picket_store::{Store, regions, sites};
 
 pub(crate) use self::plan::{Plan, Scope};
-use crate::{definition::IntervalOptions, error::Error, output::print, reach::Database};
+use crate::{
+    definition::IntervalOptions,
+    error::Error,
+    output::{print, print_data},
+    reach::Database,
+};
 
 /// See `picket apply --help`.
 #[derive(Args, Clone, Debug)]
@@ -92,7 +97,7 @@ pub(crate) async fn export(options: ExportOptions, matches: &ArgMatches) -> Resu
             Err(why) => crate::output::complain(format_args!("site {} is left out: {why}", site.id)),
         }
     }
-    print(&file::write(&names, &specs)?)
+    print_data(&file::write(&names, &specs)?)
 }
 
 /// Applies the file at `path`; what was done, in words.

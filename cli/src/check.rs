@@ -12,7 +12,7 @@ use self::ask::Answer;
 use crate::{
     definition::CheckOptions,
     error::{EXIT_BAD, Error},
-    output::{Format, Listing, OutputOptions, cell, complain, json, ms, print, word},
+    output::{Format, Listing, OutputOptions, cell, complain, json, ms, print_coloured, print_data, word},
     reach::{self, Nats},
 };
 
@@ -59,9 +59,9 @@ pub(crate) async fn run(options: Options, matches: &ArgMatches) -> Result<u8, Er
     }
     if options.output.output == Format::Json {
         let results: Vec<&CheckResult> = answers.iter().filter_map(|(_, answer)| answer.result()).collect();
-        print(&json(&results))?;
+        print_data(&json(&results))?;
     } else {
-        print(&listing(&answers).to_string())?;
+        print_coloured(&listing(&answers).to_string())?;
     }
     for (region, answer) in &answers {
         if let Some(complaint) = answer.complaint(region) {

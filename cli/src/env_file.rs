@@ -2,11 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs, io,
     path::{Path, PathBuf},
 };
+
+use picket_servers::private;
 
 /// Where the file is.
 pub(crate) fn path(data_dir: &Path) -> PathBuf {
@@ -19,25 +19,7 @@ pub(crate) fn write(data_dir: &Path, variables: &[(&str, &str)]) -> io::Result<(
     for (name, value) in variables {
         text.push_str(&format!("{name}='{}'\n", value.replace('\'', r"'\''")));
     }
-    let new = data_dir.join(format!("env.{}", std::process::id()));
-    let written = private(&new).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, path(data_dir))
-    });
-    if written.is_err() {
-        let _ = fs::remove_file(&new);
-    }
-    written
-}
-
-fn private(path: &Path) -> io::Result<File> {
-    // One that a killed process left may have another mode.
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+    private::replace(&path(data_dir), &text)
 }
 
 /// Reads what [`write()`] wrote.

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use clap::{ArgMatches, Args};
-use picket_proto::Timestamp;
+use picket_proto::{Timestamp, plain};
 use picket_runtime::options::Span;
 use picket_store::ledger::{self, Row};
 
 use crate::{
     error::{EXIT_BAD, Error},
-    output::{Format, Listing, OutputOptions, cell, print},
+    output::{Format, Listing, OutputOptions, cell, print_coloured},
     reach::Database,
     site::moment,
 };
@@ -53,7 +53,7 @@ pub(crate) async fn run(options: Options, matches: &ArgMatches) -> Result<u8, Er
     }
     let mut text = listing(&rows, options.sites).to_string();
     for (region, cause, ticks) in ledger::causes(&store, from, to).await? {
-        text += &format!("{region}: {ticks} missed, {cause}\n");
+        text += &plain::lines(&format!("{region}: {ticks} missed, {cause}\n"));
     }
     if unaccounted != 0 && !options.sites {
         let lacking = ledger::by_site(&store, from, to).await?;
@@ -61,7 +61,7 @@ pub(crate) async fn run(options: Options, matches: &ArgMatches) -> Result<u8, Er
         text += &format!("\nSchedules with ticks that are unaccounted for: {}\n", lacking.len());
         text += &listing(&lacking[..lacking.len().min(NAMED)], true).to_string();
     }
-    print(&format!("{text}\n{}\n", verdict(unaccounted, from, to, now, through)))?;
+    print_coloured(&format!("{text}\n{}\n", verdict(unaccounted, from, to, now, through)))?;
     Ok(code)
 }
 

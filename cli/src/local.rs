@@ -34,6 +34,7 @@ use crate::{
     migrate::{self, SHARDS},
     output::{complain, say},
     reach::{self, given, host_and_port},
+    service_file,
 };
 
 /// Where `up` keeps its data unless told otherwise.
@@ -167,7 +168,7 @@ pub(crate) async fn up(
         Ok(None) => Ok(0),
         Err(error) => Err(error),
     };
-    let _ = std::fs::remove_file(env_file::path(data.path()));
+    forget(data.path());
     let mut again = stop_signal();
     tokio::select! {
         () = end(&mut servers, &mut system) => ended,
@@ -188,11 +189,19 @@ struct System {
     store: Option<Store>,
 }
 
+/// Removes the files that say how to reach what no longer runs.
+fn forget(dir: &Path) {
+    let _ = std::fs::remove_file(env_file::path(dir));
+    let _ = std::fs::remove_file(service_file::path(dir));
+}
+
 /// Keeps what is here out of other people's repositories: there is a password in it.
 fn private(dir: &Path) {
     let file = dir.join(".gitignore");
     if !file.exists() {
-        let _ = std::fs::write(file, "*\n");
+        // As nobody else has created it, nor a link in its place.
+        let created = std::fs::File::create_new(file);
+        let _ = created.and_then(|mut file| std::io::Write::write_all(&mut file, b"*\n"));
     }
 }
 
@@ -242,6 +251,10 @@ async fn start(
     };
     let variables = [("DATABASE_URL", servers.database_url()), ("NATS_URL", servers.nats_url())];
     let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
+    // A URL that libpq does not know is no reason not to start; the command that is shown then says nothing of it.
+    if let Err(why) = service_file::write(dir, &servers.database_url()) {
+        complain(format_args!("could not write {}: {why}", service_file::path(dir).display()));
+    }
     env_file::write(dir, &variables)
         .map_err(|why| Error::Usage(format!("could not write {}: {why}", env_file::path(dir).display())))?;
     words::ready(options, dir, servers, &store, sites.as_deref()).await?;
@@ -328,7 +341,7 @@ pub(crate) async fn down(options: DownOptions) -> Result<(), Error> {
         let data = DataDir::lock(&dir)?;
         Nats::stop_leftover(&data).await?;
         Postgres::stop_leftover(&data).await?;
-        let _ = std::fs::remove_file(env_file::path(&dir));
+        forget(&dir);
         say(format_args!("nothing runs in {}{}", dir.display(), demo_hint(&dir)));
         return Ok(());
     };

@@ -19,6 +19,7 @@ mod probers;
 mod reach;
 mod region;
 mod report;
+mod service_file;
 mod site;
 mod status;
 mod tail;

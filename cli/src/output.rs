@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 
 use clap::{Args, ValueEnum};
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table, presets};
+use picket_proto::plain;
 use serde::Serialize;
 
 use crate::error::Error;
@@ -33,8 +34,8 @@ impl OutputOptions {
         table: impl FnOnce(&[T]) -> Listing,
     ) -> Result<(), Error> {
         match self.output {
-            Format::Json => print(&json(rows)),
-            Format::Table => print(&table(rows).to_string()),
+            Format::Json => print_data(&json(rows)),
+            Format::Table => print_coloured(&table(rows).to_string()),
         }
     }
 }
@@ -42,14 +43,32 @@ impl OutputOptions {
 /// `value` as JSON for people to read, with a line feed.
 pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> String {
     // Our own rows have text keys and finite numbers, which is all that can fail.
-    serde_json::to_string_pretty(value).unwrap_or_else(|why| format!("{{\"error\":\"{why}\"}}")) + "\n"
+    let text = serde_json::to_string_pretty(value).unwrap_or_else(|why| format!("{{\"error\":\"{why}\"}}"));
+    plain::json(&text).into_owned() + "\n"
 }
 
-/// Writes `text` to standard output as it is.
+/// Writes text for people to standard output: no character of it does more than be seen.
 ///
 /// # Errors
 /// [`Error::NotRead`] when the reader has gone.
 pub(crate) fn print(text: &str) -> Result<(), Error> {
+    write(&plain::lines(text))
+}
+
+/// As [`print`], with the colours in it: for text whose parts of strangers are cells, or went through `shorten`.
+pub(crate) fn print_coloured(text: &str) -> Result<(), Error> {
+    write(&plain::coloured_lines(text))
+}
+
+/// Writes text for programs: as it is, unless a person looks at it on a terminal.
+pub(crate) fn print_data(text: &str) -> Result<(), Error> {
+    match std::io::stdout().is_terminal() {
+        true => print(text),
+        false => write(text),
+    }
+}
+
+fn write(text: &str) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()?;
@@ -58,12 +77,12 @@ pub(crate) fn print(text: &str) -> Result<(), Error> {
 
 /// Writes one line for the person who watches; a terminal that has gone is no reason to stop.
 pub(crate) fn say(line: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stdout().lock(), "{line}");
+    let _ = writeln!(std::io::stdout().lock(), "{}", plain::lines(&line.to_string()));
 }
 
 /// Writes one line to standard error, as every complaint is.
 pub(crate) fn complain(line: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr().lock(), "picket: {line}");
+    let _ = writeln!(std::io::stderr().lock(), "picket: {}", plain::lines(&line.to_string()));
 }
 
 /// Progress on one line of a terminal that is overwritten; nothing elsewhere.
@@ -80,7 +99,7 @@ impl Progress {
     pub(crate) fn show(&mut self, text: impl std::fmt::Display) {
         if self.on_terminal {
             self.shown = true;
-            let _ = write!(std::io::stderr().lock(), "\r\x1b[K{text}");
+            let _ = write!(std::io::stderr().lock(), "\r\x1b[K{}", plain::lines(&text.to_string()));
         }
     }
 
@@ -276,10 +295,20 @@ mod tests {
     }
 
     #[test]
+    fn json_of_a_hostile_text_is_plain_and_says_the_same() {
+        let hostile = "\u{202e}\u{9b}31m\x1b[2J\u{7f}";
+
+        let text = json(&[hostile]);
+
+        assert!(text.is_ascii() && !text.contains('\x1b') && !text.contains('\x7f'), "{text:?}");
+        assert_eq!(serde_json::from_str::<Vec<String>>(&text).unwrap(), [hostile]);
+    }
+
+    #[test]
     fn an_escape_sequence_in_a_value_does_not_reach_the_terminal() {
         let mut listing = Listing::styled(["URL"], "", false, false);
-        listing.row([cell("http://x/\x1b[2J")]);
+        listing.row([cell("http://x/\x1b[2J\u{9b}2J\u{202e}\u{2028}")]);
 
-        assert!(!listing.to_string().contains('\x1b'));
+        assert!(!listing.to_string().contains(['\x1b', '\u{9b}', '\u{202e}', '\u{2028}']));
     }
 }

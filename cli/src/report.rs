@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::{
     error::Error,
-    output::{Listing, cell, json, print},
+    output::{Listing, cell, json, print_coloured, print_data},
     reach::{self, Database},
     site::moment,
 };
@@ -48,6 +48,9 @@ pub(crate) struct Options {
     /// How to print: a table for people, JSON for programs, CSV for spreadsheets
     #[arg(long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
     output: Format,
+    /// Leave CSV as it is: by default a text that a spreadsheet would take for a formula begins with an apostrophe
+    #[arg(long)]
+    csv_raw: bool,
     #[command(flatten)]
     database: Database,
 }
@@ -81,15 +84,15 @@ pub(crate) async fn run(command: Command, matches: &ArgMatches) -> Result<(), Er
 impl Options {
     fn print<T: Line>(&self, rows: &[T]) -> Result<(), Error> {
         match self.output {
-            Format::Json => print(&json(rows)),
-            Format::Csv => print(&csv(rows)),
+            Format::Json => print_data(&json(rows)),
+            Format::Csv => print_data(&csv(rows, self.csv_raw)),
             Format::Table => {
                 let shown = if self.all { rows.len() } else { rows.len().min(SCREEN) };
                 let rest = match rows.len() - shown {
                     0 => String::new(),
                     more => format!("and {more} more: --all\n"),
                 };
-                print(&format!("{}{rest}", table(&rows[..shown])))
+                print_coloured(&format!("{}{rest}", table(&rows[..shown])))
             }
         }
     }
@@ -238,14 +241,29 @@ fn heading(name: &str) -> String {
     }
 }
 
-/// Comma-separated values as RFC 4180 has them, with names in the first line; what is unknown is empty.
-fn csv<T: Line>(rows: &[T]) -> String {
+/// Comma-separated values as RFC 4180 has them, with names in the first line; what is unknown is empty. Texts are no formulas
+/// unless `raw` says so.
+fn csv<T: Line>(rows: &[T], raw: bool) -> String {
     let mut text = T::COLUMNS.join(",") + "\r\n";
     for row in rows {
-        let fields: Vec<_> = row.cells().into_iter().map(|cell| quoted(&cell.unwrap_or_default())).collect();
+        let cells = row.cells().into_iter().map(Option::unwrap_or_default).enumerate();
+        let fields: Vec<_> = cells
+            .map(|(column, cell)| match raw || T::NUMBERS.contains(&column) {
+                true => quoted(&cell),
+                false => quoted(&no_formula(cell)),
+            })
+            .collect();
         text += &(fields.join(",") + "\r\n");
     }
     text
+}
+
+/// A spreadsheet takes a text that begins so for a formula, which can send what else is in the sheet elsewhere.
+fn no_formula(text: String) -> String {
+    match text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+        true => format!("'{text}"),
+        false => text,
+    }
 }
 
 fn quoted(field: &str) -> String {
@@ -276,11 +294,30 @@ mod tests {
 
     #[test]
     fn csv_quotes_what_must_be_and_leaves_empty_what_is_unknown() {
-        let text = csv(&[uptime("shop, \"new\"")]);
+        let text = csv(&[uptime("shop, \"new\"")], false);
 
         let lines: Vec<_> = text.split("\r\n").collect();
         assert!(lines[0].starts_with("site_id,site,uptime_pct,"), "{text}");
         assert_eq!(lines[1], "7,\"shop, \"\"new\"\"\",88.8888,,90.0000,10,8,1,1");
+    }
+
+    #[test]
+    fn csv_holds_no_formula_of_strangers_unless_asked_for_and_numbers_stay_numbers() {
+        let second_field = |site: &str, raw| {
+            let row = Uptime { checks: -10, ..uptime(site) };
+            let text = csv(&[row], raw);
+            let line = text.lines().nth(1).unwrap().to_owned();
+            assert!(line.starts_with("7,") && line.ends_with(",-10,8,1,1"), "{line}");
+            line[2..].split(",88.8888").next().unwrap().to_owned()
+        };
+
+        for site in ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1"] {
+            assert_eq!(second_field(site, false), format!("'{site}"));
+            assert_eq!(second_field(site, true), site);
+        }
+        assert_eq!(second_field("\r=1", false), "\"'\r=1\"");
+        assert_eq!(second_field("=A1,\"x\"", false), "\"'=A1,\"\"x\"\"\"");
+        assert_eq!(second_field("a=b", false), "a=b");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use picket_store::report::{self, SiteStatus};
 
 use crate::{
     error::{EXIT_BAD, Error},
-    output::{Format, Listing, OutputOptions, cell, coloured, print, word},
+    output::{Format, Listing, OutputOptions, cell, coloured, print_coloured, word},
     reach::Database,
     site::moment,
 };
@@ -47,7 +47,7 @@ pub(crate) async fn run(options: Options, matches: &ArgMatches) -> Result<u8, Er
         more => format!("and {more} more: picket status --all\n"),
     };
     let listing = listing(shown.into_iter());
-    print(&format!("{}\n\n{listing}{rest}", counts.line()))?;
+    print_coloured(&format!("{}\n\n{listing}{rest}", counts.line()))?;
     Ok(code)
 }
 

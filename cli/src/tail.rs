@@ -3,13 +3,15 @@
 use async_nats::Message;
 use clap::{ArgMatches, Args};
 use futures_util::StreamExt;
-use picket_proto::{CheckResult, Outcome, Region, SiteId, Timestamp, bundle, invalid::shorten, subject};
+use picket_proto::{
+    CheckResult, Outcome, Region, SiteId, Timestamp, bundle, invalid::shorten, plain, subject,
+};
 use serde::Deserialize;
 
 use crate::{
     discovery::lost,
     error::Error,
-    output::{Format, OutputOptions, coloured, ms, print},
+    output::{Format, OutputOptions, coloured, ms, print_coloured},
     reach::{self, Nats},
     site::seconds,
 };
@@ -51,7 +53,7 @@ pub(crate) async fn run(options: Options, matches: &ArgMatches) -> Result<(), Er
             _ = &mut stop => return Ok(()),
         };
         for line in options.lines(&message) {
-            print(&line)?;
+            print_coloured(&line)?;
         }
     }
 }
@@ -70,8 +72,8 @@ impl Options {
         let event = serde_json::from_slice::<Event>(payload).ok();
         self.wants_event(event.as_ref()).then(|| match (self.output.output, event) {
             (Format::Table, Some(event)) => event.row(),
-            (Format::Table, None) => format!("{place} {}\n", raw(payload)),
-            (Format::Json, _) => format!("{}\n", raw(payload)),
+            (Format::Table, None) => format!("{} {}\n", shorten(place, 200), raw(payload)),
+            (Format::Json, _) => as_json(payload),
         })
     }
 
@@ -81,7 +83,7 @@ impl Options {
             return (self.output.output == Format::Table).then_some(unread);
         };
         self.wants(&result).then(|| match self.output.output {
-            Format::Json => format!("{}\n", raw(payload)),
+            Format::Json => as_json(payload),
             Format::Table => row(&result),
         })
     }
@@ -114,6 +116,12 @@ impl Options {
             && self.region.as_ref().is_none_or(|region| *region == result.region)
             && self.outcome.is_none_or(|outcome| outcome == result.outcome)
     }
+}
+
+/// A message as it came, on a line; what is not seen is escaped.
+fn as_json(payload: &[u8]) -> String {
+    let text = String::from_utf8_lossy(payload).replace('\n', " ");
+    plain::json(text.trim_end()).into_owned() + "\n"
 }
 
 /// As it came, but for what a terminal would take for more than text.
@@ -243,6 +251,19 @@ mod tests {
         let shown = line(&["--output", "json"], "picket.result.eu.3", RESULT).unwrap();
 
         assert_eq!(shown, format!("{RESULT}\n"));
+    }
+
+    #[test]
+    fn json_of_a_hostile_message_is_a_line_of_plain_text_that_says_the_same() {
+        let hostile = RESULT
+            .replace(r#""message":"503""#, "\"message\":\"\u{202e}\u{9b}2J\u{7f}\"")
+            .replace(",", ",\n");
+
+        let shown = line(&["--output", "json"], "picket.result.eu.3", &hostile).unwrap();
+
+        assert!(shown.is_ascii() && !shown.contains('\x7f') && shown.lines().count() == 1, "{shown:?}");
+        let read = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(read(&shown), read(&hostile));
     }
 
     #[test]

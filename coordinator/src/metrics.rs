@@ -71,6 +71,8 @@ pub struct Metrics {
     pub rollup_seconds: Histogram,
     pub hours_mended: Counter,
     pub drops_put_off: Counter,
+    pub oldest_snapshot_seconds: Gauge<f64, AtomicU64>,
+    pub oldest_snapshot_transactions: Gauge,
 }
 
 impl Metrics {
@@ -110,6 +112,8 @@ impl Metrics {
             rollup_seconds: Histogram::new(exponential_buckets(0.01, 4.0, 8)),
             hours_mended: Counter::default(),
             drops_put_off: Counter::default(),
+            oldest_snapshot_seconds: Gauge::default(),
+            oldest_snapshot_transactions: Gauge::default(),
         };
         // From zero: the first one to come would be no increase of what was not there.
         for cause in ["expired", "fenced", "refused", "backlog"] {
@@ -232,6 +236,16 @@ impl Metrics {
             "drops_put_off",
             "Times that old results could not be dropped at once, since the table was busy",
             metrics.drops_put_off.clone(),
+        );
+        registry.register(
+            "oldest_snapshot_seconds",
+            "Age of the oldest open transaction that holds up the removal of dead rows; NaN where the schema's owner lacks pg_read_all_stats",
+            metrics.oldest_snapshot_seconds.clone(),
+        );
+        registry.register(
+            "oldest_snapshot_transactions",
+            "The same in transactions, with replicas and replication slots",
+            metrics.oldest_snapshot_transactions.clone(),
         );
         metrics
     }

@@ -94,6 +94,16 @@ impl Actor for Upkeep {
 impl Upkeep {
     /// One piece of each; says whether there is more to catch up with.
     async fn round(&self, standing: &mut Standing) -> Result<bool, Error> {
+        // First, since an old snapshot may be why the rest fails.
+        match upkeep::oldest_snapshot(&self.store).await? {
+            Some(oldest) => {
+                self.metrics.oldest_snapshot_seconds.set(oldest.seconds);
+                self.metrics.oldest_snapshot_transactions.set(oldest.transactions);
+            }
+            None => {
+                self.metrics.oldest_snapshot_seconds.set(f64::NAN);
+            }
+        }
         let began = Instant::now();
         let rolled = upkeep::roll_up(&self.store, standing.piece.size()).await?;
         let took = began.elapsed();

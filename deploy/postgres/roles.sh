@@ -19,8 +19,13 @@ CREATE ROLE picket_api NOLOGIN;
 CREATE ROLE picket_report NOLOGIN;
 
 CREATE ROLE picket LOGIN PASSWORD :'owner';
+-- For one function of its schema, which tells coordinators the age of the oldest open transaction.
+GRANT pg_read_all_stats TO picket;
 ALTER DATABASE :"database" OWNER TO picket;
 CREATE ROLE coordinator LOGIN PASSWORD :'coordinator' IN ROLE picket_coordinator;
 CREATE ROLE sink LOGIN PASSWORD :'sink' IN ROLE picket_sink;
 CREATE ROLE report LOGIN PASSWORD :'report' IN ROLE picket_report;
+-- As long as a transaction is open no dead row is removed. A role's settings are not those of its members: each login needs its own.
+ALTER ROLE report SET statement_timeout = '5min';
+ALTER ROLE report SET idle_in_transaction_session_timeout = '1min';
 SQL

@@ -13,7 +13,10 @@ use picket_testkit::{
     target::Target,
 };
 use sqlx::PgPool;
-use tokio::process::{Child, Command};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+};
 
 const READY: Duration = Duration::from_secs(60);
 
@@ -146,6 +149,66 @@ async fn up_runs_everything_recovers_from_a_kill_and_finds_its_data_again() {
         if left.is_empty() { Ok(()) } else { Err(left) }
     })
     .await;
+}
+
+/// What `picket up` prints as the next command for SQL shows rows, and its password is on no command line meanwhile.
+#[tokio::test]
+async fn the_command_for_sql_that_up_prints_works_and_no_command_line_shows_the_password() {
+    let place = Place::new().await;
+    let mut up = place.up(&[]).spawn().unwrap();
+    let url = place.environment("DATABASE_URL").await;
+    let password = url.split(['@', ':']).nth(2).unwrap().to_owned();
+    let mut lines = BufReader::new(up.stdout.take().unwrap()).lines();
+    let printed = tokio::time::timeout(READY, async {
+        loop {
+            let line = lines.next_line().await.unwrap().expect("the command is printed");
+            if line.contains("psql") {
+                break line;
+            }
+        }
+    });
+    let printed = printed.await.unwrap();
+
+    let tools = std::env::var_os("PICKET_TOOLS_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools"), PathBuf::from);
+    let path = format!("{}/postgres/bin:/usr/bin:/bin", tools.display());
+    let slow = printed.replace("SELECT * FROM report.checks", "SELECT pg_sleep(60), 42 FROM report.sites");
+    let run = |command: &str| {
+        Command::new("sh")
+            .args(["-c", command])
+            .env("PATH", &path)
+            .current_dir(&place.dir)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap()
+    };
+    let (code, text) = output(run(&printed)).await;
+    assert_eq!(code, Some(0), "{printed}: {text}");
+    assert!(text.contains("scheduled_at"), "{text}");
+    let database = place.database().await;
+    sqlx::query("INSERT INTO picket.sites (url, enabled) VALUES ('http://a.example/', false)")
+        .execute(&database)
+        .await
+        .unwrap();
+    let _asking = run(&slow);
+    eventually(READY, "psql to run", async || {
+        let running = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'psql'";
+        let running: i64 = sqlx::query_scalar(running).fetch_one(&database).await.unwrap();
+        if running == 1 { Ok(()) } else { Err(running) }
+    })
+    .await;
+
+    let listed = std::process::Command::new("ps").args(["-ewwo", "args"]).output().unwrap();
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert!(listed.contains("service=picket"), "psql is listed");
+    let showing: Vec<_> = listed.lines().filter(|line| line.contains(&password)).collect();
+    assert!(showing.is_empty(), "{} command lines show the password", showing.len());
+    drop(database);
+    signal(&up, "TERM");
+    up.wait().await.unwrap();
+    assert!(!place.data().join("pg_service.conf").exists());
 }
 
 #[tokio::test]

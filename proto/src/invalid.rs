@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::plain::visible;
+
 /// Why a request, a site or an option was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Invalid {
@@ -32,14 +34,14 @@ impl fmt::Display for Invalid {
     }
 }
 
-/// `text` without control characters and cut to at most `max` bytes, at a character's border.
+/// `text` with each character [`visible`], cut to at most `max` bytes at a character's border.
 ///
 /// What comes from outside and is shown, logged or stored goes through here: Postgres refuses NUL in text,
 /// and terminals obey escape sequences.
 pub fn shorten(text: &str, max: usize) -> String {
     let mut short = String::with_capacity(text.len().min(max));
     for letter in text.chars() {
-        let letter = if letter.is_control() { ' ' } else { letter };
+        let letter = visible(letter);
         if short.len() + letter.len_utf8() + '…'.len_utf8() > max {
             short.push('…');
             break;
@@ -56,6 +58,7 @@ mod tests {
     #[test]
     fn a_shortened_text_has_no_control_characters_and_keeps_its_bound() {
         assert_eq!(shorten("a\0b\nc", 100), "a b c");
+        assert_eq!(shorten("txt.\u{202e}exe\u{9b}", 100), "txt.\u{fffd}exe ");
         assert_eq!(shorten(&"ü".repeat(100), 20).len(), 19);
         assert!(shorten(&"x".repeat(100), 20).ends_with('…'));
     }

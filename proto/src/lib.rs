@@ -10,6 +10,7 @@ pub mod id;
 pub mod invalid;
 pub mod job;
 pub mod outcome;
+pub mod plain;
 pub mod request;
 pub mod result;
 pub mod role;

@@ -1,7 +1,12 @@
 //! Logs: for people on a terminal, JSON lines elsewhere; and an error with all of its causes in one line.
 
-use std::{error::Error, fmt, io::IsTerminal};
+use std::{
+    error::Error,
+    fmt,
+    io::{self, IsTerminal, Write},
+};
 
+use picket_proto::plain;
 use tracing_subscriber::{EnvFilter, fmt::time::UtcTime};
 
 use crate::options::{LogFormat, LogOptions};
@@ -21,13 +26,15 @@ pub fn init(options: &LogOptions) -> Result<(), String> {
     })?;
     let on_terminal = std::io::stderr().is_terminal();
     let format = options.log_format.unwrap_or(if on_terminal { LogFormat::Pretty } else { LogFormat::Json });
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter);
     // A second call, in a test, keeps the first one's subscriber.
     let _ = match format {
         LogFormat::Pretty => {
+            let builder = builder.with_writer(|| Plain::coloured(io::stderr()));
             builder.with_ansi(on_terminal).with_target(false).with_timer(UtcTime::rfc_3339()).try_init()
         }
         LogFormat::Json => builder
+            .with_writer(|| Plain::json(io::stderr()))
             .json()
             .flatten_event(true)
             .with_current_span(false)
@@ -36,6 +43,36 @@ pub fn init(options: &LogOptions) -> Result<(), String> {
             .try_init(),
     };
     Ok(())
+}
+
+/// A log's destination that gets no more than text, colours and line feeds, whatever strangers made us log.
+pub struct Plain<W> {
+    to: W,
+    plain: fn(&str) -> std::borrow::Cow<'_, str>,
+}
+
+impl<W> Plain<W> {
+    /// For lines that people read.
+    pub fn coloured(to: W) -> Self {
+        Self { to, plain: plain::coloured_lines }
+    }
+
+    /// For JSON lines.
+    pub fn json(to: W) -> Self {
+        Self { to, plain: plain::json }
+    }
+}
+
+impl<W: Write> Write for Plain<W> {
+    /// Takes whole events, as the formatter writes them.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        self.to.write_all((self.plain)(&String::from_utf8_lossy(event)).as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
 }
 
 /// Shows an error and what caused it, in one line: `could not renew: timed out: …`.
@@ -58,5 +95,58 @@ impl fmt::Display for Chain<'_> {
             next = cause.source();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    use tracing_subscriber::{Layer, layer::SubscriberExt};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What is logged of a hostile text, as a field and as a message.
+    fn logged(json: bool, writer: fn(Shared) -> Plain<Shared>) -> String {
+        let shared = Shared::default();
+        let to = shared.clone();
+        let make = move || writer(to.clone());
+        let layer = tracing_subscriber::fmt::layer().with_ansi(!json);
+        let layer = match json {
+            true => layer.json().with_writer(make).boxed(),
+            false => layer.with_writer(make).boxed(),
+        };
+        let hostile = "\x1b]0;title\x07\u{202e}\u{9b}2J\nforged";
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            tracing::warn!(site = %hostile, debug = ?hostile, "{hostile}");
+        });
+        let bytes = shared.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        String::from_utf8(bytes).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_text_of_strangers_in_a_log_is_text_and_nothing_else() {
+        let pretty = logged(false, Plain::coloured);
+        let json = logged(true, Plain::json);
+
+        for (log, strangers) in [(&pretty, "title"), (&json, "title")] {
+            assert!(log.contains(strangers), "{log:?}");
+            assert!(!log.contains(['\x07', '\u{202e}', '\u{9b}']) && !log.contains("\x1b]"), "{log:?}");
+        }
+        assert!(serde_json::from_str::<serde_json::Value>(&json).is_ok(), "{json:?}");
     }
 }

@@ -3,13 +3,13 @@
 use std::{
     fs::{self, File, TryLockError},
     io::{Read, Seek, Write},
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     process,
     sync::Arc,
 };
 
-use crate::Error;
+use crate::{Error, private};
 
 /// A data directory that is this process's until the last clone of this is dropped, or the process ends in any way.
 ///
@@ -31,7 +31,11 @@ impl DataDir {
         // Open to others, so that an unprivileged Postgres gets through; what is secret in it has a mode of its own.
         fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(Error::io(doing()))?;
         let path = dir.canonicalize().map_err(Error::io(doing()))?;
-        let mut lock = open(&path.join(LOCK_FILE), true).map_err(Error::io(doing()))?;
+        let mut lock = private::open(
+            &path.join(LOCK_FILE),
+            File::options().read(true).write(true).create(true).truncate(false),
+        )
+        .map_err(Error::io(doing()))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -41,7 +45,10 @@ impl DataDir {
         }
         lock.set_len(0).and_then(|()| writeln!(lock, "{}", process::id())).map_err(Error::io(doing()))?;
         for name in ["logs", "nats"] {
-            fs::create_dir_all(path.join(name)).map_err(Error::io(doing()))?;
+            let dir = path.join(name);
+            fs::create_dir_all(&dir)
+                .and_then(|()| fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)))
+                .map_err(Error::io(doing()))?;
         }
         Ok(Self(Arc::new(Held { path, _lock: lock })))
     }
@@ -49,7 +56,7 @@ impl DataDir {
     /// The process that has the directory at the moment, if any.
     pub fn holder(dir: &Path) -> Result<Option<u32>, Error> {
         let doing = || format!("see who uses the data directory {}", dir.display());
-        let mut lock = match open(&dir.join(LOCK_FILE), false) {
+        let mut lock = match File::open(dir.join(LOCK_FILE)) {
             Ok(lock) => lock,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io(doing())(error)),
@@ -73,10 +80,6 @@ impl DataDir {
 }
 
 const LOCK_FILE: &str = "lock";
-
-fn open(path: &Path, create: bool) -> std::io::Result<File> {
-    File::options().read(true).write(create).create(create).truncate(false).open(path)
-}
 
 /// Who wrote the lock file last. While it is locked that is its holder.
 fn pid_in(lock: &mut File) -> Option<u32> {

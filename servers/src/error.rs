@@ -168,6 +168,22 @@ pub enum Error {
         dir: PathBuf,
     },
 
+    /// The database's files are those of another major version of Postgres.
+    #[error(
+        "{} holds data of Postgres {found}, which Postgres {version} cannot read. To keep them: start once with --tools-dir \
+         naming the tools of a release with Postgres {found}, save the data with pg_dump, stop, move the directory away, \
+         start again, and restore them with psql. To begin without them: take another --data-dir",
+        .dir.display()
+    )]
+    OtherVersion {
+        /// The database's files.
+        dir: PathBuf,
+        /// The major version that wrote them.
+        found: String,
+        /// The version of the Postgres that was to be started.
+        version: String,
+    },
+
     /// A step of the operating system's.
     #[error("cannot {doing}")]
     Io {

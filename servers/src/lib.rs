@@ -32,6 +32,7 @@ mod log;
 mod nats;
 mod port;
 mod postgres;
+pub mod private;
 mod server;
 mod tools;
 

@@ -1,16 +1,29 @@
-//! A server's log file: where its output goes, and its last lines, which say why it did not start.
+//! A server's log file: where its output goes, bounded while it runs, and its last lines, which say why it did not start.
+//!
+//! The server writes to the file itself, so that its output survives its owner. The owner looks at the size and, when the
+//! file has grown too long, copies it aside and empties it; the server, which appends, goes on at its beginning.
 
 use std::{
-    fs::{self, File},
-    io::{Read, Seek, SeekFrom},
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
     process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
-use crate::Error;
+use tokio::task::AbortHandle;
 
-/// A log that has grown beyond this moves aside at the next start, over the one that moved before.
+use crate::{Error, private};
+
+/// A log that has grown beyond this moves aside, over the one that moved before.
 const ROTATE_BYTES: u64 = 16 << 20;
+
+/// How often the size of a log is compared with that.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How much of a log an error quotes.
 const TAIL_LINES: usize = 12;
@@ -20,18 +33,41 @@ const TAIL_LINES: usize = 12;
 pub(crate) struct Log {
     pub(crate) path: PathBuf,
     file: File,
-    begins: u64,
+    begins: Arc<AtomicU64>,
+    rotation: Option<AbortHandle>,
 }
 
 impl Log {
     pub(crate) fn open(path: PathBuf) -> Result<Self, Error> {
-        let doing = || format!("write the log {}", path.display());
-        if path.metadata().is_ok_and(|metadata| metadata.len() > ROTATE_BYTES) {
-            fs::rename(&path, path.with_extension("log.1")).map_err(Error::io(doing()))?;
-        }
-        let file = File::options().create(true).append(true).open(&path).map_err(Error::io(doing()))?;
-        let begins = file.metadata().map_err(Error::io(doing()))?.len();
-        Ok(Self { path, file, begins })
+        let opened = private::append(&path).and_then(|file| {
+            rotate(&file, &path, ROTATE_BYTES)?;
+            let begins = file.metadata()?.len();
+            Ok((file, begins))
+        });
+        let (file, begins) = opened.map_err(Error::io(format!("write the log {}", path.display())))?;
+        Ok(Self { path, file, begins: Arc::new(AtomicU64::new(begins)), rotation: None })
+    }
+
+    /// Bounds the log from now on until this is dropped.
+    pub(crate) fn bound(&mut self) -> Result<(), Error> {
+        let (path, begins) = (self.path.clone(), self.begins.clone());
+        let file = self.file.try_clone().map_err(Error::io(format!("write the log {}", path.display())))?;
+        let rotating = tokio::spawn(async move {
+            let mut failing = false;
+            loop {
+                tokio::time::sleep(CHECK_INTERVAL).await;
+                match rotate(&file, &path, ROTATE_BYTES) {
+                    Ok(true) => begins.store(0, Ordering::Relaxed),
+                    Ok(false) => failing = false,
+                    Err(error) if !std::mem::replace(&mut failing, true) => {
+                        tracing::warn!(log = %path.display(), %error, "could not rotate a server's log");
+                    }
+                    Err(_) => {}
+                }
+            }
+        });
+        self.rotation = Some(rotating.abort_handle());
+        Ok(())
     }
 
     /// The file as a child's output.
@@ -44,8 +80,31 @@ impl Log {
 
     /// The last lines since this was opened; empty if there are none.
     pub(crate) fn tail(&self) -> String {
-        tail(&self.path, self.begins).unwrap_or_default()
+        tail(&self.path, self.begins.load(Ordering::Relaxed)).unwrap_or_default()
     }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        if let Some(rotation) = &self.rotation {
+            rotation.abort();
+        }
+    }
+}
+
+/// Copies a log that is longer than `limit` aside and empties it; says whether it did. What is written in between is lost.
+fn rotate(file: &File, path: &Path, limit: u64) -> io::Result<bool> {
+    let length = file.metadata()?.len();
+    if length <= limit {
+        return Ok(false);
+    }
+    let mut source = File::open(path)?;
+    // The end says more than the beginning, should there be more than fits.
+    source.seek(SeekFrom::Start(length.saturating_sub(limit)))?;
+    let mut aside = private::create(&path.with_extension("log.1"))?;
+    io::copy(&mut source.take(limit), &mut aside)?;
+    file.set_len(0)?;
+    Ok(true)
 }
 
 fn tail(path: &Path, begins: u64) -> std::io::Result<String> {
@@ -58,4 +117,32 @@ fn tail(path: &Path, begins: u64) -> std::io::Result<String> {
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<_> = text.lines().collect();
     Ok(lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io::Write, os::unix::fs::PermissionsExt};
+
+    use super::*;
+
+    #[test]
+    fn a_log_that_is_too_long_is_emptied_while_it_is_written_and_its_end_is_kept_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("server.log");
+        let mut server = private::append(&path).unwrap();
+        let owner = private::append(&path).unwrap();
+        for number in 0..100 {
+            writeln!(server, "line {number:04}").unwrap();
+        }
+
+        assert!(!rotate(&owner, &path, 1_000).unwrap());
+        assert!(rotate(&owner, &path, 500).unwrap());
+        writeln!(server, "after").unwrap();
+
+        assert_eq!(fs::read_to_string(&path).unwrap(), "after\n");
+        let aside = path.with_extension("log.1");
+        let kept = fs::read_to_string(&aside).unwrap();
+        assert!(kept.len() == 500 && kept.ends_with("line 0099\n"), "{kept}");
+        assert_eq!(fs::metadata(&aside).unwrap().permissions().mode() & 0o777, 0o600);
+    }
 }

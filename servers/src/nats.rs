@@ -18,7 +18,7 @@ use crate::{
     DataDir, Error, Tools,
     leftovers::Leftover,
     log::Log,
-    port,
+    port, private,
     server::{Server, Signal, Signals},
 };
 
@@ -61,7 +61,8 @@ impl Nats {
 
         let own = config_file(data);
         if config.file.is_none() {
-            fs::write(&own, config.text(data)).map_err(Error::io(format!("write {}", own.display())))?;
+            private::replace(&own, &config.text(data))
+                .map_err(Error::io(format!("write {}", own.display())))?;
         }
         let mut command = Command::new(program);
         command.arg("--config").arg(config.file.as_ref().unwrap_or(&own)).arg("--pid").arg(pid_file(data));

@@ -209,6 +209,13 @@ impl PostgresConfig {
             ("log_timezone", "UTC".to_owned()),
             ("cluster_name", PICKET.to_owned()),
             ("logging_collector", "off".to_owned()),
+            // As long as a transaction is open no dead row is removed, and each renewal of leases gets dearer.
+            ("idle_in_transaction_session_timeout", "10min".to_owned()),
+            // Statements, parameters and the details of an error hold values: of sites, headers, results.
+            ("log_min_error_statement", "panic".to_owned()),
+            ("log_parameter_max_length", "0".to_owned()),
+            ("log_parameter_max_length_on_error", "0".to_owned()),
+            ("log_error_verbosity", "terse".to_owned()),
         ];
         if !self.durable {
             // Both protect from a crash of the operating system only. `synchronous_commit` is left alone: without it

@@ -44,7 +44,7 @@ impl Server {
         name: &'static str,
         mut command: Command,
         signals: Signals,
-        log: Log,
+        mut log: Log,
     ) -> Result<Self, Error> {
         // An inherited directory might be one that the server's user may not be in, or that somebody wants to unmount.
         command.current_dir("/").process_group(0);
@@ -52,6 +52,7 @@ impl Server {
         let doing = format!("start {}", command.as_std().get_program().display());
         let child = command.spawn().map_err(Error::io(doing))?;
         let pid = child.id().expect("a child that was not waited for has a number");
+        log.bound()?;
         Ok(Self { name, log, signals, child, pid })
     }
 

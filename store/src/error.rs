@@ -48,7 +48,7 @@ pub enum Error {
     /// There is a pooler that lends out sessions by the transaction.
     #[error(
         "DATABASE_URL leads to a pooler that lends one session of Postgres to several clients, such as PgBouncer with \
-         pool_mode=transaction: LISTEN, advisory locks and settings do not last there; connect to Postgres itself, or set \
+         pool_mode=transaction: LISTEN and settings do not last there; connect to Postgres itself, or set \
          pool_mode=session"
     )]
     SharedSession,

@@ -9,8 +9,8 @@ use crate::{Error, Store};
 const LIMIT: Duration = Duration::from_secs(10);
 /// How many are taken at once.
 const MOST: i64 = 100;
-/// Of the advisory lock under which events are published: in order, by one sink at a time.
-const LOCK: &str = "SELECT pg_try_advisory_xact_lock(hashtextextended('picket.outbox', 0))";
+/// The lock under which events are published: in order, by one sink at a time.
+const LOCK: &str = "SELECT picket.lock_outbox()";
 
 /// An event that is to be published.
 #[derive(Clone, Debug, sqlx::FromRow)]

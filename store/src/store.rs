@@ -11,7 +11,7 @@ use std::{
 
 use sqlx::{
     ConnectOptions, Connection, PgConnection, PgPool, Row,
-    migrate::Migrator,
+    migrate::{Migrate, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions},
     raw_sql,
 };
@@ -112,15 +112,27 @@ impl Store {
     /// When the database cannot be reached or refuses.
     pub async fn migrate(&self, shards: u16) -> Result<(), Error> {
         self.check_session().await?;
-        let mut connection = self.pool.acquire().await.map_err(Error::doing("connect to the database"))?;
+        let options = self.pool.connect_options();
+        let connect = async || {
+            let mut connection = PgConnection::connect_with(&options).await?;
+            raw_sql(Self::SETTINGS).execute(&mut connection).await?;
+            Ok(connection)
+        };
+        let mut connection = connect().await.map_err(Error::doing("connect to the database"))?;
         sqlx::query(
             "SELECT set_config('picket.shards', $1, false), set_config('statement_timeout', '0', false)",
         )
         .bind(shards.to_string())
-        .execute(&mut *connection)
+        .execute(&mut connection)
         .await
         .map_err(Error::doing("prepare the migration"))?;
-        let migrated = MIGRATOR.run(&mut *connection).await;
+        let mut guard = connect().await.map_err(Error::doing("connect to the database"))?;
+        lock_migrations(&mut guard).await?;
+        let mut migrator = Migrator::with_migrations(MIGRATOR.iter().cloned().collect());
+        migrator.set_locking(false);
+        let migrated = migrator.run(&mut connection).await;
+        // Ends its transaction and the lock.
+        let _ = guard.close().await;
         // The settings of this connection are not for others.
         let _ = connection.close().await;
         migrated.map_err(|error| Error::Migrate(Box::new(error)))
@@ -173,7 +185,7 @@ impl Store {
         Ok(())
     }
 
-    /// Refuses a pooler that lends out sessions by the transaction: `LISTEN`, advisory locks and settings end there with it,
+    /// Refuses a pooler that lends out sessions by the transaction: `LISTEN`, prepared statements and settings end there with it,
     /// without an error. Two connections that are open at once are of two sessions, and stay so.
     ///
     /// # Errors
@@ -240,6 +252,33 @@ impl Store {
 /// The number of the process that serves this session. By the simple protocol, which needs no statement to last.
 async fn backend(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
     raw_sql("SELECT pg_backend_pid()").fetch_one(connection).await?.try_get(0)
+}
+
+/// Locks the table of migrations until the connection is closed, so that one process migrates at a time. sqlx's own lock is an
+/// advisory one, which every login can hold.
+async fn lock_migrations(guard: &mut PgConnection) -> Result<(), Error> {
+    const TABLE: &str = "public._sqlx_migrations";
+    /// Creating the same table twice at once fails for one of the two, although it says IF NOT EXISTS.
+    const ATTEMPTS: usize = 3;
+    for attempt in 1.. {
+        match guard.ensure_migrations_table(TABLE).await {
+            Ok(()) => break,
+            Err(_) if attempt < ATTEMPTS => {}
+            Err(error) => return Err(Error::Migrate(Box::new(error))),
+        }
+    }
+    // It conflicts with itself and with no reading or writing. The other process may take its time.
+    sqlx::raw_sql(
+        "BEGIN;
+         SET LOCAL statement_timeout = 0;
+         SET LOCAL lock_timeout = '10min';
+         SET LOCAL idle_in_transaction_session_timeout = 0;
+         LOCK TABLE public._sqlx_migrations IN SHARE UPDATE EXCLUSIVE MODE",
+    )
+    .execute(guard)
+    .await
+    .map_err(Error::doing("wait for another migration"))?;
+    Ok(())
 }
 
 /// `url` with its password replaced.

@@ -55,6 +55,26 @@ pub async fn recount(store: &Store, ago: i32) -> Result<bool, Error> {
     long(store, "count results again", query).await
 }
 
+/// The age of the oldest snapshot that somebody holds. No dead row is removed as long as it lives.
+#[derive(Clone, Copy, Debug, PartialEq, sqlx::FromRow)]
+pub struct OldestSnapshot {
+    /// Since it was taken; 0 for none.
+    pub seconds: f64,
+    /// Transactions since it was taken. Those of replicas and replication slots have this age only.
+    pub transactions: i64,
+}
+
+/// The oldest snapshot; `None` where the schema's owner may not see the sessions of others.
+///
+/// # Errors
+/// When the database cannot be reached in time.
+pub async fn oldest_snapshot(store: &Store) -> Result<Option<OldestSnapshot>, Error> {
+    let query = sqlx::query_as(
+        "SELECT seconds, transactions FROM picket.oldest_snapshot() WHERE seconds IS NOT NULL",
+    );
+    store.within(Duration::from_secs(10), "look for old snapshots", query.fetch_optional(&store.pool)).await
+}
+
 /// How long things are kept, in days.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {

@@ -8,7 +8,11 @@ use std::{
 };
 
 use picket_proto::Invalid;
-use picket_runtime::options::{LogFormat, LogOptions};
+use picket_runtime::{
+    options::{LogFormat, LogOptions},
+    telemetry::Plain,
+};
+use picket_servers::private;
 use tracing_subscriber::{
     EnvFilter, Layer, fmt, fmt::time::UtcTime, layer::SubscriberExt, util::SubscriberInitExt,
 };
@@ -33,7 +37,7 @@ pub(super) fn start(options: &LogOptions, asked: bool, data_dir: &Path) -> Resul
         .json()
         .flatten_event(true)
         .with_timer(UtcTime::rfc_3339())
-        .with_writer(Mutex::new(file))
+        .with_writer(Mutex::new(Plain::json(file)))
         .with_filter(filter(&options.log)?);
     let on_terminal = io::stderr().is_terminal();
     let format = options.log_format.unwrap_or(match on_terminal {
@@ -46,14 +50,14 @@ pub(super) fn start(options: &LogOptions, asked: bool, data_dir: &Path) -> Resul
             .with_ansi(on_terminal && crate::output::colours())
             .with_target(false)
             .with_timer(UtcTime::rfc_3339())
-            .with_writer(io::stderr)
+            .with_writer(|| Plain::coloured(io::stderr()))
             .with_filter(screen)
             .boxed(),
         LogFormat::Json => fmt::layer()
             .json()
             .flatten_event(true)
             .with_timer(UtcTime::rfc_3339())
-            .with_writer(io::stderr)
+            .with_writer(|| Plain::json(io::stderr()))
             .with_filter(screen)
             .boxed(),
     };
@@ -71,7 +75,7 @@ struct Rotating {
 
 impl Rotating {
     fn open(path: PathBuf) -> io::Result<Self> {
-        let file = File::options().create(true).append(true).open(&path)?;
+        let file = private::append(&path)?;
         let bytes = file.metadata()?.len();
         Ok(Self { path, file, bytes })
     }
@@ -109,5 +113,22 @@ mod tests {
 
         assert_eq!(fs::read_to_string(&path).unwrap(), "new\n");
         assert_eq!(fs::read_to_string(dir.path().join("picket.log.1")).unwrap(), "old\n");
+    }
+
+    #[test]
+    fn a_log_is_private_and_a_symbolic_link_in_its_place_is_not_followed() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let (path, victim) = (dir.path().join("picket.log"), dir.path().join("victim"));
+        Rotating::open(path.clone()).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::remove_file(&path).unwrap();
+        fs::write(&victim, "kept").unwrap();
+        symlink(&victim, &path).unwrap();
+
+        let refused = Rotating::open(path).err().unwrap().to_string();
+
+        assert!(refused.contains("symbolic link"), "{refused}");
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "kept");
     }
 }

@@ -12,6 +12,7 @@ use crate::{
     error::Error,
     output::{complain, say},
     reach::host_and_port,
+    service_file::{self, SERVICE},
 };
 
 pub(super) async fn ready(
@@ -53,17 +54,18 @@ pub(super) async fn ready(
     say(format_args!("  data      {}", dir.display()));
     say(format_args!("  logs      {}", dir.join(log::FILE).display()));
     let picket = own_name();
-    let env = dir.join("env");
-    let env = if env.is_absolute() { env } else { Path::new(".").join(env) };
     let region = here.first().copied().unwrap_or("any");
     say("next, in another terminal:");
     say(format_args!("  {picket} site add https://example.com"));
     say(format_args!("  {picket} status"));
     say(format_args!("  {picket} tail"));
-    say(format_args!(
-        "  (. {}; psql \"$DATABASE_URL\" -c 'SELECT * FROM report.checks LIMIT 10')",
-        env.display()
-    ));
+    let service = service_file::path(dir);
+    if service.exists() {
+        say(format_args!(
+            "  PGSERVICEFILE={} psql service={SERVICE} -c 'SELECT * FROM report.checks LIMIT 10'",
+            service.display()
+        ));
+    }
     say(format_args!(
         "  nats -s {} req picket.check.{region} '{{\"url\":\"https://example.com\"}}'",
         without_login(&servers.nats_url())

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Record;
 use crate::{
     error::Error,
-    output::{Format, Listing, OutputOptions, cell, json, print, word},
+    output::{Format, Listing, OutputOptions, cell, json, print_coloured, print_data, word},
 };
 
 /// How many results of each region are shown.
@@ -29,7 +29,7 @@ pub(super) async fn show(store: &Store, site: &Site, output: OutputOptions) -> R
         results: report::last_checks(store, site.id, RESULTS).await?,
     };
     if output.output == Format::Json {
-        return print(&json(&[whole]));
+        return print_data(&json(&[whole]));
     }
     let mut lines = Listing::new(["SITE", &site.id.to_string()], "");
     lines.row([cell("url"), cell(&site.url)]);
@@ -67,7 +67,7 @@ pub(super) async fn show(store: &Store, site: &Site, output: OutputOptions) -> R
             cell(check.message.clone()),
         ]);
     }
-    print(&format!("{lines}\n{schedules}\n{results}"))
+    print_coloured(&format!("{lines}\n{schedules}\n{results}"))
 }
 
 /// A moment to the second, as tables show it.

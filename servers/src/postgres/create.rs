@@ -2,13 +2,13 @@
 
 use std::{
     fs::{self, DirBuilder, File},
-    io::{Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown},
+    io::Read,
+    os::unix::fs::{DirBuilderExt, chown},
     path::Path,
 };
 
 use super::{PICKET, command, home::Home, output, user};
-use crate::{DataDir, Error};
+use crate::{DataDir, Error, private};
 
 /// Makes the data if there is none, and gives the password to it.
 pub(super) async fn data(home: &Home, data: &DataDir, durable: bool) -> Result<String, Error> {
@@ -18,6 +18,7 @@ pub(super) async fn data(home: &Home, data: &DataDir, durable: bool) -> Result<S
         if password.is_empty() {
             return Err(Error::PasswordLost { file: password_file, dir: home.data.clone() });
         }
+        check_version(home).await?;
         return Ok(password);
     }
     let password = generate()?;
@@ -25,6 +26,24 @@ pub(super) async fn data(home: &Home, data: &DataDir, durable: bool) -> Result<S
     write_secret(&password_file, &password)?;
     initdb(home, &password, durable).await?;
     Ok(password)
+}
+
+/// Refuses data of another major version, which Postgres cannot read.
+async fn check_version(home: &Home) -> Result<(), Error> {
+    let file = home.data.join("PG_VERSION");
+    let found = fs::read_to_string(&file).map_err(Error::io(format!("read {}", file.display())))?;
+    let found = found.trim().to_owned();
+    let program = home.tools.postgres();
+    let mut command = command(&program);
+    user::run_as(&mut command, home.user);
+    command.arg("--version");
+    let version = output(command, program).await?;
+    // Such as "postgres (PostgreSQL) 18.6".
+    let version = version.split_whitespace().nth(2).unwrap_or_default().to_owned();
+    match version.split('.').next() == Some(found.as_str()) {
+        true => Ok(()),
+        false => Err(Error::OtherVersion { dir: home.data.clone(), found, version }),
+    }
 }
 
 /// Beside its place until it is whole: a process killed in the midst of it leaves no half a cluster.
@@ -64,14 +83,7 @@ async fn initdb(home: &Home, password: &str, durable: bool) -> Result<(), Error>
 
 /// Writes a file that only this process's user can read.
 fn write_secret(path: &Path, secret: &str) -> Result<(), Error> {
-    let doing = || format!("write {}", path.display());
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(doing())(error)),
-        _ => {}
-    }
-    let mut file =
-        File::options().write(true).create_new(true).mode(0o600).open(path).map_err(Error::io(doing()))?;
-    writeln!(file, "{secret}").and_then(|()| file.sync_all()).map_err(Error::io(doing()))
+    private::replace(path, &format!("{secret}\n")).map_err(Error::io(format!("write {}", path.display())))
 }
 
 /// 192 bits in hex, which need no quoting in a URL, a shell or SQL.

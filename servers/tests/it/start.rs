@@ -53,6 +53,89 @@ async fn only_its_user_can_read_the_password_and_nobody_gets_in_without() {
 }
 
 #[tokio::test]
+async fn a_symbolic_link_in_place_of_the_lock_or_of_a_log_is_not_followed() {
+    for link in ["lock", "logs/nats.log"] {
+        let dir = open_dir();
+        let victim = dir.path().join("victim");
+        fs::write(&victim, "kept").unwrap();
+        let data = dir.path().join("data");
+        fs::create_dir_all(data.join("logs")).unwrap();
+        std::os::unix::fs::symlink(&victim, data.join(link)).unwrap();
+
+        let refused = match DataDir::lock(&data) {
+            Ok(data) => Nats::start(&tools(), &data, nats_config()).await.map(drop).unwrap_err(),
+            Err(refused) => refused,
+        };
+
+        let cause = std::error::Error::source(&refused).unwrap().to_string();
+        assert!(cause.contains(link) && cause.contains("symbolic link"), "{cause}");
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "kept", "{link}");
+    }
+}
+
+#[tokio::test]
+async fn logs_are_their_owners_alone_and_hold_no_values_of_statements_that_failed() {
+    let dir = open_dir();
+    let data = DataDir::lock(dir.path()).unwrap();
+    let old = dir.path().join("logs/postgres.log");
+    fs::write(&old, "of an earlier release\n").unwrap();
+    fs::set_permissions(&old, fs::Permissions::from_mode(0o644)).unwrap();
+    let postgres = Postgres::start(&tools(), &data, postgres_config()).await.unwrap();
+
+    postgres
+        .administer("CREATE TABLE kept (secret text PRIMARY KEY CHECK (secret <> 'hunter2'))")
+        .await
+        .unwrap();
+    for statement in ["INSERT INTO kept VALUES ('hunter2')", "SELECT 'hunter2' FROM nowhere"] {
+        postgres.administer(statement).await.unwrap_err();
+    }
+    postgres.stop(LIMIT).await.unwrap();
+
+    let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(["logs", "logs/postgres.log", "lock", "nats"].map(mode), [0o700, 0o600, 0o600, 0o700]);
+    let log = fs::read_to_string(&old).unwrap();
+    assert!(log.contains("violates check constraint") && log.contains("nowhere"), "{log}");
+    assert!(!log.contains("hunter2"), "{log}");
+}
+
+#[tokio::test]
+async fn the_log_of_a_running_server_is_bounded() {
+    let dir = open_dir();
+    let data = DataDir::lock(dir.path()).unwrap();
+    let nats = Nats::start(&tools(), &data, nats_config()).await.unwrap();
+    let mut log = fs::File::options().append(true).open(nats.log()).unwrap();
+
+    log.write_all(&vec![b'x'; 17 << 20]).unwrap();
+
+    let bounded = tokio::time::timeout(LIMIT, async {
+        while log.metadata().unwrap().len() > 1 << 20 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    bounded.await.expect("the log is emptied");
+    assert_eq!(fs::metadata(dir.path().join("logs/nats.log.1")).unwrap().len(), 16 << 20);
+    nats.stop(LIMIT).await.unwrap();
+    let after = fs::read_to_string(dir.path().join("logs/nats.log")).unwrap();
+    assert!(after.contains("Exiting") || after.contains("exiting"), "the server goes on writing: {after}");
+}
+
+#[tokio::test]
+async fn data_of_another_major_version_are_refused_with_what_to_do() {
+    let dir = open_dir();
+    let data = DataDir::lock(dir.path()).unwrap();
+    let postgres = Postgres::start(&tools(), &data, postgres_config()).await.unwrap();
+    let version = postgres.home().join("PG_VERSION");
+    postgres.stop(LIMIT).await.unwrap();
+    fs::write(&version, "14\n").unwrap();
+
+    let error = Postgres::start(&tools(), &data, postgres_config()).await.unwrap_err();
+
+    assert!(matches!(&error, Error::OtherVersion { found, .. } if found == "14"), "{error}");
+    let said = error.to_string();
+    assert!(["Postgres 14", "pg_dump", "--data-dir"].iter().all(|part| said.contains(part)), "{said}");
+}
+
+#[tokio::test]
 async fn a_lost_password_is_said_and_not_replaced() {
     let dir = open_dir();
     let data = DataDir::lock(dir.path()).unwrap();

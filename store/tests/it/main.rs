@@ -10,6 +10,8 @@ mod pooler;
 mod odd_rows;
 mod older_rows;
 mod regions;
+mod locks;
+mod public_rights;
 mod reporting;
 mod restore;
 mod results;
@@ -18,6 +20,7 @@ mod roles;
 mod rollups;
 mod sites;
 mod ticks;
+mod snapshots;
 
 use picket_store::{DatabaseOptions, Store};
 use sqlx::PgPool;

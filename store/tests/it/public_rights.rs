@@ -1,0 +1,259 @@
+//! What runs with the owner's rights, what PUBLIC may do, and what a hostile member of a role can make of either.
+
+use std::collections::BTreeSet;
+
+use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool};
+
+use crate::database;
+
+/// Every SECURITY DEFINER function, with the reason why it is one.
+const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
+    // Triggers: the consequences of a change, which who makes the change may not write by hand.
+    ("picket.sites_before()", "reads regions for who may insert a site"),
+    ("picket.sites_after()", "writes schedules and retired sites"),
+    ("picket.sites_watch_ended()", "closes incidents of sites that nobody watches"),
+    ("picket.regions_before_delete()", "marks the region as removed instead"),
+    ("picket.regions_after()", "writes schedules"),
+    ("picket.incidents_after()", "writes events to the outbox"),
+    ("picket.silent_regions_after()", "writes events to the outbox"),
+    ("picket.results_changed()", "marks an hour of the rollups as changed"),
+    ("picket.maintenance_changed()", "marks hours of the rollups as changed"),
+    // Work of coordinators on tables that they may not write.
+    ("picket.ensure_partitions(integer,integer)", "creates partitions, which only the owner can"),
+    ("picket.drop_results(integer)", "drops partitions, which only the owner can"),
+    ("picket.drop_rollups(integer)", "drops partitions, which only the owner can"),
+    ("picket.prune(integer,integer,integer)", "deletes expired rows"),
+    ("picket.roll_up(interval)", "writes rollups"),
+    ("picket.mend_rollups(interval)", "writes rollups"),
+    ("picket.roll_up_day()", "writes rollups"),
+    ("picket.recount_rollups(timestamp with time zone)", "marks an hour of the rollups as changed"),
+    ("picket.close_unwatched(bigint[])", "closes incidents of sites that nobody watches"),
+    (
+        "picket.close_ledger(text,smallint[],bigint[],interval,interval,timestamp with time zone)",
+        "writes missed rows and moves the ledger's mark, fenced by the lease",
+    ),
+    // Answers for readers that may not read the tables behind them.
+    ("picket.in_maintenance(bigint,timestamp with time zone)", "called by report.site_status"),
+    ("report.ledger(timestamp with time zone,timestamp with time zone)", "counts ticks and rows"),
+    ("picket.oldest_snapshot()", "sees the sessions of others, of which it tells an age"),
+    // Locks.
+    ("picket.lock_outbox()", "locks a row that a sink may not lock itself"),
+];
+
+/// Every right of PUBLIC in this database and in the schemas that are ours, with the reason why it is one.
+const RIGHTS_OF_PUBLIC: &[(&str, &str)] = &[
+    ("database: CONNECT", "pg_hba.conf decides who connects"),
+    ("schema public: USAGE", "PostgreSQL's default; each object in it has rights of its own"),
+];
+
+const ROLES: [&str; 4] = ["picket_coordinator", "picket_sink", "picket_api", "picket_report"];
+
+async fn texts(pool: &PgPool, sql: &str) -> BTreeSet<String> {
+    sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_all(pool).await.unwrap().into_iter().collect()
+}
+
+fn names(list: &[(&str, &str)]) -> BTreeSet<String> {
+    list.iter().map(|(name, _)| (*name).to_owned()).collect()
+}
+
+#[tokio::test]
+async fn every_function_with_the_owners_rights_is_on_the_list_with_its_reason() {
+    let database = database().await;
+
+    let found = texts(
+        &database.pool,
+        "SELECT format('%s.%s(%s)', nspname, proname, (
+                    SELECT string_agg(format_type(argument, NULL), ',' ORDER BY position)
+                    FROM unnest(proargtypes::oid[]) WITH ORDINALITY AS argument (argument, position)))
+         FROM pg_proc JOIN pg_namespace ON pg_namespace.oid = pronamespace
+         WHERE prosecdef AND nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema'",
+    )
+    .await;
+    // The type of such an argument is the caller's choice, and with it the operators and casts that run.
+    let polymorphic = texts(
+        &database.pool,
+        "SELECT oid::regprocedure::text FROM pg_proc
+         WHERE prosecdef AND pronamespace IN ('picket'::regnamespace, 'report'::regnamespace)
+           AND EXISTS (SELECT FROM pg_type WHERE pg_type.oid = ANY (proargtypes) AND typtype = 'p')",
+    )
+    .await;
+
+    assert_eq!(found, names(WITH_OWNER_RIGHTS));
+    assert_eq!(polymorphic, BTreeSet::new());
+}
+
+#[tokio::test]
+async fn every_function_with_the_owners_rights_pins_its_search_path_and_names_no_relation_without_schema() {
+    let database = database().await;
+
+    let open = texts(
+        &database.pool,
+        "SELECT oid::regprocedure::text FROM pg_proc
+         WHERE pronamespace IN ('picket'::regnamespace, 'report'::regnamespace) AND prosecdef
+           AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (proconfig), false)",
+    )
+    .await;
+    // A table or view of ours without its schema: the name could be that of a temporary table.
+    let unqualified = texts(
+        &database.pool,
+        r"SELECT pg_proc.oid::regprocedure || ': ' || relname
+          FROM pg_proc
+          JOIN pg_class ON relnamespace IN ('picket'::regnamespace, 'report'::regnamespace)
+            AND relkind IN ('r', 'p', 'v')
+            AND prosrc ~* ('\m(from|join|into|update|lock table)\s+' || relname || '\M(?!\.)')
+          WHERE pronamespace IN ('picket'::regnamespace, 'report'::regnamespace) AND prolang <> 0
+            -- Names of subqueries in the same statement.
+            AND NOT prosrc ~* ('\m' || relname || '\s+AS\s+(NOT\s+)?(MATERIALIZED\s+)?\(')",
+    )
+    .await;
+
+    assert_eq!((open, unqualified), (BTreeSet::new(), BTreeSet::new()));
+}
+
+#[tokio::test]
+async fn every_right_of_everybody_is_on_the_list_with_its_reason() {
+    let database = database().await;
+
+    let found = texts(
+        &database.pool,
+        "WITH rights (what, acl) AS (
+             SELECT 'function ' || oid::regprocedure, coalesce(proacl, acldefault('f', proowner)) FROM pg_proc
+             WHERE pronamespace IN ('picket'::regnamespace, 'report'::regnamespace, 'public'::regnamespace)
+             UNION ALL
+             SELECT 'schema ' || nspname, coalesce(nspacl, acldefault('n', nspowner)) FROM pg_namespace
+             WHERE nspname IN ('picket', 'report', 'public')
+             UNION ALL
+             SELECT 'database', coalesce(datacl, acldefault('d', datdba)) FROM pg_database
+             WHERE datname = current_database()
+             UNION ALL
+             -- Arrays and the types of a table's rows have no rights of their own.
+             SELECT 'type ' || pg_type.oid::regtype, coalesce(typacl, acldefault('T', typowner)) FROM pg_type
+             LEFT JOIN pg_class ON pg_class.oid = typrelid
+             WHERE typnamespace IN ('picket'::regnamespace, 'report'::regnamespace) AND typcategory <> 'A'
+               AND coalesce(relkind = 'c', true)
+             UNION ALL
+             SELECT 'relation ' || oid::regclass,
+                    coalesce(relacl, acldefault(CASE relkind WHEN 'S' THEN 's' ELSE 'r' END::\"char\", relowner))
+             FROM pg_class
+             WHERE relnamespace IN ('picket'::regnamespace, 'report'::regnamespace, 'public'::regnamespace)
+             UNION ALL
+             SELECT 'column ' || attname || ' of ' || attrelid::regclass, attacl FROM pg_attribute
+             WHERE attacl IS NOT NULL AND attrelid >= 16384
+             UNION ALL
+             SELECT 'future object ' || defaclobjtype::text, defaclacl FROM pg_default_acl
+         )
+         SELECT what || ': ' || privilege_type FROM rights, aclexplode(acl) WHERE grantee = 0",
+    )
+    .await;
+
+    assert_eq!(found, names(RIGHTS_OF_PUBLIC));
+}
+
+#[tokio::test]
+async fn an_object_that_is_added_later_gives_nothing_to_everybody() {
+    let database = database().await;
+    let objects = "CREATE FUNCTION picket.later() RETURNS int LANGUAGE sql SECURITY DEFINER RETURN 1;
+                   CREATE TYPE picket.later AS ENUM ('a');
+                   CREATE TABLE picket.later_table (n int)";
+    database.pool.execute(objects).await.unwrap();
+
+    let (function, kind, table): (bool, bool, bool) = sqlx::query_as(
+        "SELECT has_function_privilege('picket_report', 'picket.later()', 'EXECUTE'),
+                has_type_privilege('picket_report', 'picket.later', 'USAGE'),
+                has_table_privilege('picket_report', 'picket.later_table', 'SELECT, INSERT, UPDATE, DELETE')",
+    )
+    .fetch_one(&database.pool)
+    .await
+    .unwrap();
+
+    assert_eq!((function, kind, table), (false, false, false));
+}
+
+/// Runs statements one by one as `role` until one is refused; says which, and why.
+async fn refused(connection: &mut PgConnection, role: &str, statements: &[String]) -> Option<String> {
+    connection.execute(AssertSqlSafe(format!("SET ROLE {role}"))).await.unwrap();
+    let mut refusal = None;
+    for statement in statements {
+        if let Err(why) = connection.execute(AssertSqlSafe(statement.clone())).await {
+            let code =
+                why.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
+            assert_eq!(code, "42501", "{role}: {statement}: {why}");
+            refusal = Some(statement.clone());
+            break;
+        }
+    }
+    connection.execute("RESET ROLE").await.unwrap();
+    refusal
+}
+
+#[tokio::test]
+async fn a_member_of_a_role_cannot_remove_a_region_through_a_trigger_of_its_own_table() {
+    let database = database().await;
+    database.pool.execute("INSERT INTO picket.regions (name) VALUES ('eu')").await.unwrap();
+    let bait = [
+        "CREATE TEMPORARY TABLE bait (id) AS SELECT 1::smallint",
+        "CREATE TRIGGER bait BEFORE DELETE ON bait FOR EACH ROW EXECUTE FUNCTION picket.regions_before_delete()",
+        "DELETE FROM bait",
+        "DROP TABLE bait",
+    ]
+    .map(str::to_owned);
+
+    for role in ROLES {
+        let mut connection = database.pool.acquire().await.unwrap();
+        let stopped_at = refused(&mut connection, role, &bait).await;
+
+        let removed: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM picket.regions WHERE removed_at IS NOT NULL")
+                .fetch_one(&database.pool)
+                .await
+                .unwrap();
+        assert_eq!((removed, stopped_at.as_deref()), (0, Some(bait[0].as_str())), "{role}");
+    }
+}
+
+/// With a schema of its own, which is more than any role is given, a role can make types with casts and operators. None of
+/// its code may run as the owner all the same.
+#[tokio::test]
+async fn a_role_with_a_schema_of_its_own_cannot_have_its_code_run_by_the_owner() {
+    let database = database().await;
+    let triggers = texts(
+        &database.pool,
+        "SELECT 'picket.' || proname FROM pg_proc
+         WHERE pronamespace = 'picket'::regnamespace AND prorettype = 'trigger'::regtype",
+    )
+    .await;
+    assert!(triggers.len() >= 9, "{triggers:?}");
+
+    for role in ROLES {
+        let mut connection = database.pool.acquire().await.unwrap();
+        let room = format!("CREATE SCHEMA own_{role} AUTHORIZATION {role}");
+        connection.execute(AssertSqlSafe(room)).await.unwrap();
+        let bait = [
+            "CREATE TABLE ran (who text)".to_owned(),
+            "GRANT INSERT ON ran TO PUBLIC".to_owned(),
+            "CREATE TYPE number AS (n bigint)".to_owned(),
+            format!(
+                "CREATE FUNCTION taken(number) RETURNS bigint LANGUAGE plpgsql AS
+                 $$ BEGIN INSERT INTO own_{role}.ran VALUES (current_user); RETURN 1; END $$"
+            ),
+            "CREATE CAST (number AS bigint) WITH FUNCTION taken(number) AS IMPLICIT".to_owned(),
+            "CREATE TABLE bait (id number)".to_owned(),
+            "INSERT INTO bait VALUES (row(1))".to_owned(),
+        ];
+        connection.execute(AssertSqlSafe(format!("SET search_path = own_{role}, public"))).await.unwrap();
+        assert_eq!(refused(&mut connection, role, &bait).await, None, "the bait is laid");
+
+        for function in &triggers {
+            let attempt = format!(
+                "CREATE TRIGGER bait BEFORE DELETE ON bait FOR EACH ROW EXECUTE FUNCTION {function}()"
+            );
+            let stopped_at =
+                refused(&mut connection, role, &[attempt.clone(), "DELETE FROM bait".to_owned()]).await;
+            assert_eq!(stopped_at, Some(attempt), "{role}");
+        }
+        let ran: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM ran").fetch_one(&mut *connection).await.unwrap();
+        assert_eq!(ran, 0, "{role}");
+        connection.execute("RESET search_path").await.unwrap();
+    }
+}
