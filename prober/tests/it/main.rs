@@ -6,6 +6,7 @@ mod addresses;
 mod bodies;
 mod bus;
 mod canaries;
+mod floods;
 mod fuzz;
 mod hostile;
 mod http;
