@@ -9,6 +9,7 @@ mod clocks;
 mod cluster;
 mod coordinators;
 mod database;
+mod floods;
 mod hosts;
 mod leaf;
 mod ledger;
