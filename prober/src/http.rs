@@ -5,8 +5,10 @@ mod body;
 mod cookies;
 mod encoding;
 mod hops;
+mod inbound;
 mod matching;
 mod phases;
+mod plain;
 mod resolver;
 mod tls;
 mod verdict;
@@ -22,7 +24,11 @@ use ipnet::IpNet;
 use picket_proto::{Cause, Check, Outcome, Timestamp, Timing};
 use picket_runtime::clock;
 use prometheus_client::metrics::gauge::Gauge;
-use reqwest::{Client, Method, Response, StatusCode, Version, header::LOCATION, redirect};
+use reqwest::{
+    Client, Method, Response, StatusCode, Version,
+    header::{HeaderValue, LOCATION},
+    redirect,
+};
 use tokio::time::{Instant, timeout_at};
 use url::{Host, Url};
 
@@ -32,8 +38,9 @@ use self::{
     body::Reading,
     cookies::Cookies,
     hops::{Hop, Trail},
-    matching::Matching,
+    matching::{Look, Matching, queue::Queue},
     phases::{ConnectLayer, Marks, Stage},
+    plain::{BoxError, Plain},
     resolver::Resolver,
     verdict::Failure,
 };
@@ -94,6 +101,12 @@ pub enum Error {
     /// The settings for TLS.
     #[error("TLS cannot be set up: {0}")]
     Tls(String),
+    /// Not to be sent in a header.
+    #[error("the user agent '{0}' cannot be sent in a header")]
+    UserAgent(String),
+    /// To match bodies.
+    #[error("no thread to match bodies can be started")]
+    Threads(#[source] std::io::Error),
     /// The HTTP client.
     #[error("the HTTP client cannot be set up")]
     Client(#[source] reqwest::Error),
@@ -133,7 +146,9 @@ pub struct Observation {
 pub struct Checker {
     judging: Client,
     trusting: Client,
+    plain: Plain,
     addresses: Addresses,
+    queue: Queue,
     body_limit: usize,
 }
 
@@ -212,10 +227,14 @@ impl Checker {
                 .build()
                 .map_err(Error::Client)
         };
+        let agent = HeaderValue::try_from(&asking.user_agent)
+            .map_err(|_| Error::UserAgent(asking.user_agent.clone()))?;
         Ok(Self {
+            plain: Plain::new(Arc::clone(&resolver), agent),
             judging: client(tls::config(Some(roots))?)?,
             trusting: client(tls::config(None)?)?,
             addresses,
+            queue: Queue::new().map_err(Error::Threads)?,
             body_limit: limits.body,
         })
     }
@@ -249,7 +268,6 @@ impl Checker {
     }
 
     async fn follow(&self, check: &Check, marks: &Marks, seen: &mut Seen) -> Result<(), Failure> {
-        let client = if check.tls_verify { &self.judging } else { &self.trusting };
         let mut hop = Hop::first(check)?;
         let mut cookies = Cookies::default();
         let mut trail = Trail::default();
@@ -262,8 +280,11 @@ impl Checker {
             seen.redirects = trail.redirects();
             self.vet(&hop.url, check, marks)?;
             seen.remote_addr = None;
-            let response =
-                client.execute(request).await.map_err(|why| verdict::of_error(&why, marks, seen))?;
+            let response = self
+                .execute(check, request)
+                .await
+                .map_err(|why| verdict::of_error(why.as_ref(), marks, seen))?;
+            marks.inbound().set_answered();
             marks.enter(Stage::Between);
             seen.answer(&response);
             let status = response.status();
@@ -283,6 +304,15 @@ impl Checker {
             }
             return self.judge(check, &hop.method, response, marks, seen).await;
         }
+    }
+
+    async fn execute(&self, check: &Check, request: reqwest::Request) -> Result<Response, BoxError> {
+        let client = match request.url().scheme() {
+            "http" => return self.plain.execute(request).await,
+            _ if check.tls_verify => &self.judging,
+            _ => &self.trusting,
+        };
+        Ok(client.execute(request).await?)
     }
 
     /// Refuses a literal address that checks may not go to; for a name the resolver does.
@@ -323,11 +353,15 @@ impl Checker {
             || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
         {
             marks.enter(Stage::Judging);
-            let verdict = matching.look(&[], matching::Extent::Whole);
+            let look = matching.look(&[], matching::Extent::Whole);
             seen.regex_matched = matching.matched;
-            return verdict.unwrap_or(Ok(()));
+            return match look {
+                Look::Decided(verdict) => verdict,
+                // Of nothing all is known at once.
+                Look::Undecided | Look::Interrupted => Ok(()),
+            };
         }
-        Reading::new(response, matching, self.body_limit, marks, seen).judge().await
+        Reading::new(response, matching, &self.queue, self.body_limit, marks, seen).judge().await
     }
 }
 

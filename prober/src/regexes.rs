@@ -8,8 +8,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use picket_proto::{Invalid, check};
-use regex::bytes::Regex;
+use picket_proto::{Invalid, Pattern};
 
 /// The most recently used regexes, in two generations: when the young one is full, the old one is forgotten.
 pub(crate) struct Regexes {
@@ -38,7 +37,7 @@ struct Generation {
 
 /// A regex, and a bound on what it takes, in bytes.
 struct Sized {
-    regex: Regex,
+    regex: Pattern,
     bytes: usize,
 }
 
@@ -57,17 +56,17 @@ impl Regexes {
     ///
     /// # Errors
     /// When it cannot be compiled; `field` is named.
-    pub(crate) fn get(&self, field: &str, pattern: &str) -> Result<Regex, Invalid> {
+    pub(crate) fn get(&self, field: &str, pattern: &str) -> Result<Pattern, Invalid> {
         if let Some(regex) = self.find(pattern) {
             return Ok(regex);
         }
-        let (regex, size) = check::compile_sized(field, pattern)?;
-        let bytes = size + Self::TABLES;
+        let regex = Pattern::compile(field, pattern)?;
+        let bytes = regex.memory() + Self::TABLES;
         self.keep(pattern.into(), Sized { regex: regex.clone(), bytes });
         Ok(regex)
     }
 
-    fn find(&self, pattern: &str) -> Option<Regex> {
+    fn find(&self, pattern: &str) -> Option<Pattern> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(sized) = kept.young.regexes.get(pattern) {
             return Some(sized.regex.clone());

@@ -2,11 +2,10 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use regex::bytes::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::{Invalid, status::StatusRule};
+use crate::{Invalid, Pattern, status::StatusRule};
 
 /// What to ask, and what answer is well.
 #[derive(Clone, Debug)]
@@ -24,9 +23,9 @@ pub struct Check {
     /// The statuses that are well.
     pub status: StatusRule,
     /// Must match the body.
-    pub regex: Option<Regex>,
+    pub regex: Option<Pattern>,
     /// Must not match the body.
-    pub not_regex: Option<Regex>,
+    pub not_regex: Option<Pattern>,
     /// How many redirects to follow; with 0 the redirect is the answer.
     pub max_redirects: u8,
     /// Which addresses to connect to.
@@ -131,13 +130,6 @@ impl IpVersion {
 
 /// The longest URL, in bytes.
 pub const MAX_URL: usize = 4_096;
-/// The longest regex, in bytes.
-pub const MAX_PATTERN: usize = 4_096;
-/// The largest program that a regex may compile to, in bytes.
-pub const MAX_REGEX_SIZE: usize = 1 << 20;
-/// The most that one search may remember of where it has been, in bytes. A search that needs more is slower.
-const MAX_SEARCH_SIZE: usize = 256 << 10;
-
 /// Reads the URL of a check.
 ///
 /// # Errors
@@ -167,59 +159,6 @@ pub fn parse_url(text: &str) -> Result<Url, Invalid> {
     Ok(url)
 }
 
-/// Compiles a regex of a check: linear time, on bytes, bounded in size.
-///
-/// # Errors
-/// When it is no regex, or one that takes too much memory; `field` is named.
-pub fn compile(field: &str, pattern: &str) -> Result<Regex, Invalid> {
-    // Once, within the largest size: who keeps no program need not know how large it is.
-    compile_within(&[1], field, pattern).map(|(regex, _)| regex)
-}
-
-/// The same, and a bound in bytes on the program that it compiled to, of which a regex holds some. Takes up to five times
-/// as long.
-///
-/// # Errors
-/// As [`compile`].
-pub fn compile_sized(field: &str, pattern: &str) -> Result<(Regex, usize), Invalid> {
-    // A regex does not tell its size; so it is built within a small one first.
-    compile_within(&[256, 64, 16, 4, 1], field, pattern)
-}
-
-/// Compiles within these parts of the largest size, one after the other, until one is large enough.
-fn compile_within(parts: &[usize], field: &str, pattern: &str) -> Result<(Regex, usize), Invalid> {
-    if pattern.len() > MAX_PATTERN {
-        return Err(Invalid::new(field, pattern, format!("at most {MAX_PATTERN} bytes")));
-    }
-    let build = |size: usize| {
-        let mut builder = RegexBuilder::new(pattern);
-        builder.size_limit(size).dfa_size_limit(MAX_SEARCH_SIZE).build().map(|regex| (regex, size))
-    };
-    let too_big = |why: &regex::Error| matches!(why, regex::Error::CompiledTooBig(_));
-    let mut built = Err(regex::Error::CompiledTooBig(0));
-    for part in parts {
-        built = build(MAX_REGEX_SIZE / part);
-        if !built.as_ref().is_err_and(too_big) {
-            break;
-        }
-    }
-    built.map_err(|why| {
-        let allowed = match why {
-            regex::Error::CompiledTooBig(limit) => {
-                format!("a regex that compiles to at most {limit} bytes")
-            }
-            why => {
-                // The last line of a syntax error is the reason; those before draw the pattern.
-                let reason = why.to_string();
-                let reason =
-                    reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-                format!("a regular expression as in Rust's regex crate ({reason})")
-            }
-        };
-        Invalid::new(field, pattern, allowed)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,18 +176,5 @@ mod tests {
             assert_eq!(parse_url(bad).unwrap_err().field, "url", "{bad}");
         }
         assert!(!parse_url("https://u:secret@example.com/").unwrap_err().to_string().contains("secret"));
-    }
-
-    #[test]
-    fn a_regex_that_is_wrong_or_too_large_is_refused_with_the_reason() {
-        assert!(compile("regex", "a(b").unwrap_err().to_string().contains("unclosed group"));
-        assert!(compile("not_regex", r"(\w{500}){500}").unwrap_err().allowed.contains("bytes"));
-        assert!(compile("regex", "ok").unwrap().is_match(b"\xffok"));
-    }
-
-    #[test]
-    fn a_compiled_regex_has_a_bound_that_grows_with_it() {
-        let sizes = ["ok", r"\w{10}", r"\w{15}"].map(|pattern| compile_sized("regex", pattern).unwrap().1);
-        assert!(sizes.is_sorted() && sizes[0] < sizes[2] && sizes[2] <= MAX_REGEX_SIZE, "{sizes:?}");
     }
 }

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use regex::bytes::Regex;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Check, Epoch, Invalid, IpVersion, Kind, Shard, SiteId, Timestamp, VERSION,
+    Check, Epoch, Invalid, IpVersion, Kind, Pattern, Shard, SiteId, Timestamp, VERSION,
     check::{self, Method},
     status::StatusRule,
 };
@@ -219,7 +218,7 @@ impl CheckRequest {
     /// # Errors
     /// Names the first field that cannot be used.
     pub fn validate(&self) -> Result<Check, Invalid> {
-        self.validate_with(check::compile)
+        self.validate_with(Pattern::compile)
     }
 
     /// As [`validate`](Self::validate), with regexes from `compile`, which may keep them.
@@ -228,7 +227,7 @@ impl CheckRequest {
     /// Names the first field that cannot be used.
     pub fn validate_with(
         &self,
-        compile: impl FnMut(&str, &str) -> Result<Regex, Invalid>,
+        compile: impl FnMut(&str, &str) -> Result<Pattern, Invalid>,
     ) -> Result<Check, Invalid> {
         let (check, regex, not_regex) = self.judge(compile)?;
         Ok(Check { regex, not_regex, ..check })

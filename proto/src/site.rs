@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CheckRequest, Invalid, Region, check, request::within};
+use crate::{CheckRequest, Invalid, Pattern, Region, check, request::within};
 
 /// A site as people define it: what to check, how often, from where, and when it counts as down.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,7 +74,7 @@ impl SiteSpec {
     /// # Errors
     /// Names the first field that cannot be used.
     pub fn validate(&self, intervals: IntervalRange) -> Result<(), Invalid> {
-        self.validate_with(intervals, |field, pattern| check::compile(field, pattern).map(drop))
+        self.validate_with(intervals, |field, pattern| Pattern::compile(field, pattern).map(drop))
     }
 
     /// As [`validate`](Self::validate), with verdicts of regexes from `judge_regex`, which may know some already.

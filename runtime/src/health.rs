@@ -16,7 +16,7 @@ use prometheus_client::{encoding::text::encode, metrics::info::Info, registry::R
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    task::AbortHandle,
 };
 use tracing::{info, warn};
 
@@ -118,46 +118,77 @@ impl Condition {
 /// # Errors
 /// When the address cannot be listened on.
 pub async fn serve(health: Health, listen: SocketAddr) -> std::io::Result<SocketAddr> {
-    /// Scrapers are few; who opens more connections than this waits.
-    const CONNECTIONS: usize = 64;
-    const PATIENCE: Duration = Duration::from_secs(10);
-
     let listener = TcpListener::bind(listen).await?;
     let address = listener.local_addr()?;
     info!(listen = %address, "serving /healthz, /readyz and /metrics on {address}");
-    let permits = Arc::new(Semaphore::new(CONNECTIONS));
     tokio::spawn(async move {
-        while let Ok(permit) = permits.clone().acquire_owned().await {
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+        let mut connections = Connections::default();
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => {
+                    connections.make_room(peer.ip());
+                    let task = tokio::spawn(answer(stream, health.clone()));
+                    connections.0.push((peer.ip(), task.abort_handle()));
+                }
                 Err(error) => {
                     warn!(%error, "could not accept a connection for health");
                     tokio::time::sleep(Duration::from_secs(1)).await;
-                    continue;
                 }
-            };
-            let health = health.clone();
-            tokio::spawn(async move {
-                let service = service_fn(move |request: Request<Incoming>| {
-                    let (status, kind, text) = health.answer(request.uri().path());
-                    let response = Response::builder()
-                        .status(status)
-                        .header("content-type", kind)
-                        .body(Full::new(Bytes::from(text)))
-                        .unwrap_or_default();
-                    async move { Ok::<_, Infallible>(response) }
-                });
-                let connection = hyper::server::conn::http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(PATIENCE)
-                    .keep_alive(false)
-                    .serve_connection(TokioIo::new(stream), service);
-                let _ = tokio::time::timeout(PATIENCE * 2, connection).await;
-                drop(permit);
-            });
+            }
         }
     });
     Ok(address)
+}
+
+/// Answers one request.
+async fn answer(stream: TcpStream, health: Health) {
+    /// A request comes within this time, or not at all.
+    const READ_TIMEOUT: Duration = Duration::from_secs(5);
+    /// An answer is taken within this time.
+    const TIMEOUT: Duration = Duration::from_secs(10);
+
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (status, kind, text) = health.answer(request.uri().path());
+        let response = Response::builder()
+            .status(status)
+            .header("content-type", kind)
+            .body(Full::new(Bytes::from(text)))
+            .unwrap_or_default();
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(READ_TIMEOUT)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    let _ = tokio::time::timeout(TIMEOUT, connection).await;
+}
+
+/// The open connections, in the order in which they came. When there is no room, a new one takes the place of the oldest
+/// of the peer that has the most: whoever opens many displaces their own, and a probe finds room.
+#[derive(Default)]
+struct Connections(Vec<(IpAddr, AbortHandle)>);
+
+impl Connections {
+    /// The most that are open. Scrapers and probes are few.
+    const MAX: usize = 64;
+
+    /// Makes room for one of `peer`.
+    fn make_room(&mut self, peer: IpAddr) {
+        self.0.retain(|(_, task)| !task.is_finished());
+        if self.0.len() < Self::MAX {
+            return;
+        }
+        let mut counts = BTreeMap::from([(peer, 1)]);
+        for (peer, _) in &self.0 {
+            *counts.entry(*peer).or_insert(0) += 1;
+        }
+        let most = counts.values().max().copied().unwrap_or_default();
+        let oldest = self.0.iter().position(|(peer, _)| counts.get(peer) == Some(&most));
+        // The new one may be its peer's only one, and all others', too.
+        let (_, task) = self.0.remove(oldest.unwrap_or_default());
+        task.abort();
+    }
 }
 
 /// Asks whether the process that serves health at `listen` is ready, and what it says.
@@ -224,6 +255,46 @@ mod tests {
         assert_eq!(ask(served).await.unwrap(), (true, "ready\n".to_owned()));
         let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         assert_eq!(ask(nobody).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+    }
+
+    #[tokio::test]
+    async fn a_probe_is_answered_while_hundreds_of_connections_say_nothing() {
+        let served = serve(Health::new(), SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let mut idle = Vec::new();
+        for i in 0..200 {
+            let mut stream = TcpStream::connect(served).await.unwrap();
+            if i % 2 == 0 {
+                stream.write_all(b"GET /readyz HTTP/1.1\r\nhost:").await.unwrap();
+            }
+            idle.push(stream);
+        }
+
+        assert_eq!(ask(served).await.unwrap(), (true, "ready\n".to_owned()));
+
+        // The oldest made room.
+        let mut rest = Vec::new();
+        idle[0].read_to_end(&mut rest).await.ok();
+        assert!(rest.is_empty());
+    }
+
+    #[tokio::test]
+    async fn whoever_opens_many_connections_displaces_their_own() {
+        let mut connections = Connections::default();
+        let peer = |last: u8| IpAddr::from([127, 0, 0, last]);
+        let open = |connections: &mut Connections, last| {
+            connections.make_room(peer(last));
+            let task = tokio::spawn(std::future::pending::<()>());
+            connections.0.push((peer(last), task.abort_handle()));
+        };
+
+        open(&mut connections, 1);
+        for _ in 0..1_000 {
+            open(&mut connections, 2);
+            tokio::task::yield_now().await;
+        }
+
+        assert_eq!(connections.0.len(), Connections::MAX);
+        assert_eq!(connections.0[0].0, peer(1), "the one of the other is the oldest and stays");
     }
 
     #[test]

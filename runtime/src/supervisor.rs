@@ -165,7 +165,8 @@ impl Restarts {
 pub struct Running {
     name: String,
     supervisor: ActorRef<Msg>,
-    ended: JoinHandle<()>,
+    /// The supervisor's task, until it has ended: a task can be awaited once.
+    task: Option<JoinHandle<()>>,
     drain_limit: Duration,
 }
 
@@ -180,8 +181,8 @@ impl Running {
         drain_limit: Duration,
     ) -> Result<Self, SpawnErr> {
         let supervisor = Supervisor { name: name.to_owned(), pipeline, drain_limit };
-        let (supervisor, ended) = Actor::spawn(None, supervisor, ()).await?;
-        Ok(Self { name: name.to_owned(), supervisor, ended, drain_limit })
+        let (supervisor, task) = Actor::spawn(None, supervisor, ()).await?;
+        Ok(Self { name: name.to_owned(), supervisor, task: Some(task), drain_limit })
     }
 
     /// The pipeline's name.
@@ -191,13 +192,16 @@ impl Running {
 
     /// Waits until the pipeline has ended for good: it failed again and again.
     pub async fn ended(&mut self) {
-        let _ = (&mut self.ended).await;
+        if let Some(task) = &mut self.task {
+            let _ = task.await;
+            self.task = None;
+        }
     }
 
     /// Ends the pipeline in order: it takes no more, and finishes what is under way.
-    pub async fn drain(self) {
+    pub async fn drain(mut self) {
         let _ = self.supervisor.cast(Msg::Drain);
-        if tokio::time::timeout(self.drain_limit + 2 * GRACE, self.ended).await.is_err() {
+        if tokio::time::timeout(self.drain_limit + 2 * GRACE, self.ended()).await.is_err() {
             warn!(pipeline = self.name, "{} had to be killed", self.name);
             self.supervisor.kill();
         }
@@ -272,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pipeline_that_fails_again_and_again_ends_for_good() {
+    async fn a_pipeline_that_fails_again_and_again_ends_for_good_and_can_still_be_awaited_and_drained() {
         let pair = Pair::default();
         let mut running = Running::start("pair", pair.clone(), GRACE).await.unwrap();
 
@@ -290,5 +294,8 @@ mod tests {
         breaking.abort();
 
         assert_eq!(pair.built.load(Ordering::SeqCst), Restarts::MOST + 1);
+        assert!(tokio::time::timeout(Duration::ZERO, running.ended()).await.is_ok());
+        running.drain().await;
+        assert_eq!(pair.drained.load(Ordering::SeqCst), 0, "there is nothing left to drain");
     }
 }

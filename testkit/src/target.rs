@@ -38,7 +38,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -69,6 +69,9 @@ pub struct Target {
 #[derive(Default)]
 struct Seen {
     connections: AtomicUsize,
+    /// Connections that have not ended.
+    open: AtomicUsize,
+    sent: AtomicU64,
     requests: Mutex<Vec<String>>,
 }
 
@@ -203,6 +206,16 @@ impl Target {
         self.seen.connections.load(Ordering::SeqCst)
     }
 
+    /// Connections that have not ended yet.
+    pub fn open_connections(&self) -> usize {
+        self.seen.open.load(Ordering::SeqCst)
+    }
+
+    /// Bytes that its scripts have sent, over all connections.
+    pub fn sent(&self) -> u64 {
+        self.seen.sent.load(Ordering::Relaxed)
+    }
+
     /// The requests that it got, each with its body.
     pub fn requests(&self) -> Vec<String> {
         self.seen.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -222,7 +235,12 @@ async fn accept(listener: TcpListener, layer: Layer, seen: Arc<Seen>) {
         seen.connections.fetch_add(1, Ordering::SeqCst);
         // As web servers do; else a head may wait 40 ms for the client to acknowledge what TLS sent before it.
         let _ = stream.set_nodelay(true);
-        connections.spawn(connection(stream, layer.clone(), Arc::clone(&seen)));
+        seen.open.fetch_add(1, Ordering::SeqCst);
+        let (layer, seen) = (layer.clone(), Arc::clone(&seen));
+        connections.spawn(async move {
+            connection(stream, layer, Arc::clone(&seen)).await;
+            seen.open.fetch_sub(1, Ordering::SeqCst);
+        });
     }
 }
 
@@ -246,7 +264,7 @@ async fn connection(mut stream: TcpStream, layer: Layer, seen: Arc<Seen>) {
         Layer::Blunt(steps) => {
             // What it said is read, or closing would reset the connection.
             let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 4 << 10]).await;
-            if matches!(script::perform(&mut stream, &steps).await, Ok(End::Reset)) {
+            if matches!(script::perform(&mut stream, &steps, &seen.sent).await, Ok(End::Reset)) {
                 let _ = stream.set_zero_linger();
             }
         }
@@ -280,7 +298,7 @@ impl Answers {
             Self::Script(script) => {
                 let Some(request) = paths::read_request(stream).await? else { return Ok(End::Close) };
                 seen.note(request.clone());
-                script::perform(stream, &script(&request)).await
+                script::perform(stream, &script(&request), &seen.sent).await
             }
         }
     }

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use picket_proto::{Invalid, check};
+use picket_proto::{Invalid, Pattern};
 
 /// What is known of regexes, by their text.
 #[derive(Default)]
@@ -27,7 +27,7 @@ impl Patterns {
         if let Some(verdict) = self.verdicts.get(pattern) {
             return verdict.clone().map_err(|why| Invalid { field: field.to_owned(), ..why });
         }
-        let verdict = check::compile(field, pattern).map(drop);
+        let verdict = Pattern::compile(field, pattern).map(drop);
         if self.bytes > Self::MAX_BYTES {
             *self = Self::default();
         }
@@ -48,7 +48,7 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(patterns.judge("regex", "ok"), Ok(()));
             let refusal = patterns.judge("regex", "a(b").unwrap_err();
-            assert_eq!(Some(refusal.clone()), check::compile("regex", "a(b").err());
+            assert_eq!(Some(refusal.clone()), Pattern::compile("regex", "a(b").err());
             let elsewhere = patterns.judge("not_regex", "a(b").unwrap_err();
             assert_eq!(elsewhere, Invalid { field: "not_regex".into(), ..refusal });
         }

@@ -10,6 +10,7 @@ mod cluster;
 mod coordinators;
 mod database;
 mod hanging;
+mod floods;
 mod hosts;
 mod leaf;
 mod ledger;

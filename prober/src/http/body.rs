@@ -11,13 +11,15 @@ use reqwest::{
 use super::{
     Seen,
     encoding::{Coding, Decoder},
-    matching::{Extent, Matching},
+    inbound::{Flood, MAX_PIECES},
+    matching::{
+        Extent, Look, Matching,
+        queue::{Queue, Work},
+    },
     phases::{Marks, Stage},
     verdict::{self, Failure},
 };
 
-/// A body longer than this is matched on a thread of its own, since it takes milliseconds.
-const LONG: usize = 64 << 10;
 /// What is read of a body that nothing is asserted of: enough to see whether it comes at all.
 const UNASKED: usize = 64 << 10;
 
@@ -26,18 +28,22 @@ pub(super) struct Reading<'a> {
     response: Response,
     decoder: Result<Decoder, String>,
     matching: Matching,
+    queue: &'a Queue,
     marks: &'a Marks,
     seen: &'a mut Seen,
     /// The decoded body, as far as it is read; empty unless something is asserted of it.
     body: Vec<u8>,
     /// The most bytes that are read, counted before decoding and, apart from that, after it.
     limit: usize,
+    /// Pieces that have come.
+    pieces: u32,
 }
 
 impl<'a> Reading<'a> {
     pub(super) fn new(
         response: Response,
         matching: Matching,
+        queue: &'a Queue,
         limit: usize,
         marks: &'a Marks,
         seen: &'a mut Seen,
@@ -47,9 +53,11 @@ impl<'a> Reading<'a> {
             limit: if matching.needs_nothing() { limit.min(UNASKED) } else { limit },
             response,
             matching,
+            queue,
             marks,
             seen,
             body: Vec::new(),
+            pieces: 0,
         }
     }
 
@@ -115,6 +123,11 @@ impl<'a> Reading<'a> {
 
     /// Takes what came, decoded, as far as the limit allows.
     fn take(&mut self, raw: &[u8]) -> Result<Extent, Failure> {
+        self.pieces += 1;
+        if self.pieces > MAX_PIECES {
+            let why = format!("{} ({})", Flood::Pieces, self.seen.doing(self.marks));
+            return Err(Failure::new(Cause::Http, why));
+        }
         let left = self.limit.saturating_sub(usize::try_from(self.seen.raw_bytes).unwrap_or(usize::MAX));
         let within = &raw[..raw.len().min(left)];
         self.seen.raw_bytes += within.len() as u64;
@@ -144,29 +157,30 @@ impl<'a> Reading<'a> {
         Ok(if cut { Extent::Cut } else { Extent::Growing })
     }
 
+    /// Looks at the body so far; the verdict, if it is decided.
     async fn look(&mut self, extent: Extent) -> Option<Result<(), Failure>> {
         self.marks.enter(Stage::Judging);
-        let verdict = match self.body.len() > LONG {
-            false => self.matching.look(&self.body, extent),
-            true => self.look_elsewhere(extent).await,
+        let look = match self.matching.is_short(self.body.len()) {
+            true => self.matching.look(&self.body, extent),
+            false => self.look_elsewhere(extent).await,
         };
         self.seen.regex_matched = self.matching.matched;
-        verdict
+        match look {
+            Look::Decided(verdict) => Some(verdict),
+            Look::Undecided | Look::Interrupted => None,
+        }
     }
 
-    async fn look_elsewhere(&mut self, extent: Extent) -> Option<Result<(), Failure>> {
-        let body = std::mem::take(&mut self.body);
-        let mut matching = std::mem::take(&mut self.matching);
-        let looking = tokio::task::spawn_blocking(move || {
-            let verdict = matching.look(&body, extent);
-            (verdict, body, matching)
-        });
-        match looking.await {
-            Ok((verdict, body, matching)) => {
-                (self.body, self.matching) = (body, matching);
-                verdict
+    async fn look_elsewhere(&mut self, extent: Extent) -> Look {
+        let (matching, body) = (std::mem::take(&mut self.matching), std::mem::take(&mut self.body));
+        match self.queue.look(Work { matching, body, extent }).await {
+            Some((look, work)) => {
+                (self.matching, self.body) = (work.matching, work.body);
+                look
             }
-            Err(why) => Some(Err(Failure::new(Cause::Overloaded, format!("the regex was not tried: {why}")))),
+            None => {
+                Look::Decided(Err(Failure::new(Cause::Overloaded, "the thread that matches bodies failed")))
+            }
         }
     }
 }

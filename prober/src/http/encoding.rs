@@ -66,6 +66,8 @@ pub(super) enum Undecodable {
     Invalid(&'static str),
     #[error("the body's {0} breaks off before its end")]
     Short(&'static str),
+    #[error("the body's gzip has more than {} members", Decoder::MAX_MEMBERS)]
+    Members,
 }
 
 /// Undoes one coding.
@@ -76,14 +78,18 @@ pub(super) struct Decoder {
     scratch: Box<[u8]>,
     /// Whether the coding's end has come.
     ended: bool,
+    /// Members of a gzip file that have begun.
+    members: u32,
 }
 
 impl Decoder {
     const SCRATCH: usize = 16 << 10;
+    /// The most members of a gzip file. Each takes a decoder of its own, and one of 20 bytes holds nothing.
+    const MAX_MEMBERS: u32 = 1_024;
 
     pub(super) fn new(coding: Coding) -> Self {
         let scratch = if coding == Coding::Identity { 0 } else { Self::SCRATCH };
-        Self { coding, engine: None, scratch: vec![0; scratch].into(), ended: false }
+        Self { coding, engine: None, scratch: vec![0; scratch].into(), ended: false, members: 1 }
     }
 
     /// Decodes `raw`, giving what comes out to `take` until that has enough and says `false`.
@@ -107,6 +113,10 @@ impl Decoder {
                     return Ok(());
                 }
                 (self.engine, self.ended) = (None, false);
+                self.members += 1;
+                if self.members > Self::MAX_MEMBERS {
+                    return Err(Undecodable::Members);
+                }
             }
             let engine = match &mut self.engine {
                 Some(engine) => engine,
@@ -234,6 +244,15 @@ mod tests {
             .unwrap();
 
         assert!((100_000..100_000 + Decoder::SCRATCH).contains(&taken), "{taken}");
+    }
+
+    #[test]
+    fn a_gzip_file_of_too_many_members_is_refused() {
+        let members = |number: usize| gzip(b"x").repeat(number);
+        let most = usize::try_from(Decoder::MAX_MEMBERS).unwrap();
+
+        assert_eq!(decode(Coding::Gzip, &members(most), 1_000).map(|text| text.len()), Ok(most));
+        assert_eq!(decode(Coding::Gzip, &members(most + 1), 1_000), Err(Undecodable::Members));
     }
 
     #[test]

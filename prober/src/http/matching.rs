@@ -1,7 +1,14 @@
 //! Whether a body is as it should be, decided as early as it can be while the body comes in.
+//!
+//! What a search costs is bounded before it begins, or counted while it runs. Short ones are done at once; others
+//! by the threads of [`queue`], a little at a time.
 
-use picket_proto::{Cause, Check};
-use regex::bytes::Regex;
+pub(super) mod queue;
+
+use picket_proto::{
+    Cause, Check, Pattern,
+    pattern::{MAX_STEPS, Progress, Search},
+};
 
 use super::verdict::Failure;
 
@@ -16,11 +23,21 @@ pub(super) enum Extent {
     Cut,
 }
 
+/// What a look at the body has shown.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    Decided(Result<(), Failure>),
+    /// More of the body is needed.
+    Undecided,
+    /// The look is not at its end, and goes on when it is asked again.
+    Interrupted,
+}
+
 /// What the body must match and must not match, and how far that is decided.
 #[derive(Default)]
 pub(super) struct Matching {
-    regex: Option<Regex>,
-    not_regex: Option<Regex>,
+    regex: Option<Searched>,
+    not_regex: Option<Searched>,
     /// Whether `regex` matched, where that is decided.
     pub(super) matched: Option<bool>,
     /// The body's length when it was last looked at.
@@ -36,11 +53,16 @@ impl Matching {
     const SHORT: usize = 64 << 10;
     /// What may be spent on looking before the body's end, in bodies of the length that it has then.
     const PATIENCE: usize = 4;
+    /// The most steps of all searches of a check that are done on its own thread: some milliseconds, mostly far less.
+    const MAX_STEPS_AT_ONCE: u64 = 1 << 20;
+    /// Steps between two moments at which a search can be interrupted.
+    const STEPS_A_TURN: u64 = 1 << 20;
 
     pub(super) fn new(check: &Check) -> Self {
+        let searched = |pattern: &Option<Pattern>| pattern.clone().map(Searched::new);
         Self {
-            regex: check.regex.clone(),
-            not_regex: check.not_regex.clone(),
+            regex: searched(&check.regex),
+            not_regex: searched(&check.not_regex),
             matched: None,
             looked_at: 0,
             effort: 0,
@@ -52,6 +74,22 @@ impl Matching {
         self.regex.is_none() && self.not_regex.is_none()
     }
 
+    fn searches(&self) -> impl Iterator<Item = &Searched> {
+        self.regex.iter().chain(&self.not_regex)
+    }
+
+    /// Whether a look at a body of this length is so short that it may be done on the thread of checks.
+    pub(super) fn is_short(&self, length: usize) -> bool {
+        let steps =
+            self.searches().map(|searched| searched.most_spent_by(length)).fold(0, u64::saturating_add);
+        steps <= Self::MAX_STEPS_AT_ONCE && self.searches().all(|searched| searched.search.is_none())
+    }
+
+    /// The steps that were spent so far, or may have been.
+    pub(super) fn steps(&self) -> u64 {
+        self.searches().map(Searched::spent).fold(0, u64::saturating_add)
+    }
+
     /// Whether a look at the growing body is worth its cost, which is bounded however the body comes in.
     ///
     /// It is each time the body has doubled; `waiting` for more of it, also as long as the effort is small.
@@ -61,21 +99,27 @@ impl Matching {
             && (length / 2 >= self.looked_at.max(Self::SHORT) || (waiting && small(self.effort + length)))
     }
 
-    /// Looks at the body so far; the verdict, if it is decided.
-    pub(super) fn look(&mut self, body: &[u8], extent: Extent) -> Option<Result<(), Failure>> {
-        self.looked_at = body.len();
-        self.effort += body.len();
+    /// Looks at the body so far, for one turn.
+    pub(super) fn look(&mut self, body: &[u8], extent: Extent) -> Look {
+        if self.looked_at != body.len() {
+            self.looked_at = body.len();
+            self.effort += body.len();
+        }
         let size = body.len();
-        let refusal = |why: String| Some(Err(Failure::new(Cause::Body, why)));
-        let not_matched = match &self.not_regex {
-            Some(regex) => is_match(regex, body, extent),
-            None => Some(false),
+        let refusal = |why: String| Look::Decided(Err(Failure::new(Cause::Body, why)));
+        let left = MAX_STEPS.saturating_sub(self.steps());
+        let mut is_interrupted = false;
+        let mut is_match = |searched: &mut Searched| match searched.is_match(body, extent, left) {
+            Found::Certain(matched) => Some(matched),
+            Found::Uncertain => None,
+            Found::Interrupted => {
+                is_interrupted = true;
+                None
+            }
         };
+        let not_matched = self.not_regex.as_mut().map_or(Some(false), &mut is_match);
         if self.matched != Some(true) {
-            self.matched = match &self.regex {
-                Some(regex) => is_match(regex, body, extent),
-                None => None,
-            };
+            self.matched = self.regex.as_mut().and_then(&mut is_match);
         }
         if not_matched == Some(true) {
             return refusal("not_regex matches the body".to_owned());
@@ -86,22 +130,81 @@ impl Matching {
         let open = match (self.regex.is_some() && self.matched.is_none(), not_matched.is_none()) {
             (true, _) => "regex",
             (false, true) => "not_regex",
-            (false, false) => return Some(Ok(())),
+            (false, false) => return Look::Decided(Ok(())),
         };
-        (extent == Extent::Cut).then(|| {
-            let why = format!("{open} is not decided after the first {size} bytes, and no more is read");
-            Err(Failure::new(Cause::BodyTooLarge, why))
-        })
+        if is_interrupted && self.steps() < MAX_STEPS {
+            return Look::Interrupted;
+        }
+        if is_interrupted {
+            // The regex is the operator's and the time is ours: nothing is said of the site.
+            let why = format!(
+                "{open} is not decided after {MAX_STEPS} steps, which is the most that a check may take; the body has \
+                 {size} bytes so far"
+            );
+            return Look::Decided(Err(Failure::new(Cause::Overloaded, why)));
+        }
+        if extent != Extent::Cut {
+            return Look::Undecided;
+        }
+        let why = format!("{open} is not decided after the first {size} bytes, and no more is read");
+        Look::Decided(Err(Failure::new(Cause::BodyTooLarge, why)))
     }
 }
 
-/// Whether `regex` matches the body of which `seen` is the beginning, if that is certain.
-fn is_match(regex: &Regex, seen: &[u8], extent: Extent) -> Option<bool> {
-    if extent == Extent::Whole {
-        return Some(regex.is_match(seen));
+/// A regex, and what searching for it has cost.
+struct Searched {
+    pattern: Pattern,
+    /// Goes on where it was; made when searching anew each time may become dear.
+    search: Option<Box<Search>>,
+    /// The most steps that the searches before it may have taken.
+    most_spent: u64,
+}
+
+enum Found {
+    Certain(bool),
+    Uncertain,
+    Interrupted,
+}
+
+impl Searched {
+    /// The most steps of searches that cannot be interrupted, over the whole check.
+    const MAX_STEPS_AT_A_STRETCH: u64 = 1 << 22;
+
+    fn new(pattern: Pattern) -> Self {
+        Self { pattern, search: None, most_spent: 0 }
     }
-    let end = regex.shortest_match(seen)?;
-    (end + Matching::LOOK_AHEAD <= seen.len()).then_some(true)
+
+    fn most_spent_by(&self, length: usize) -> u64 {
+        self.most_spent.saturating_add(self.pattern.max_steps(length))
+    }
+
+    fn spent(&self) -> u64 {
+        self.most_spent.saturating_add(self.search.as_ref().map_or(0, |search| search.steps()))
+    }
+
+    /// Whether the body of which `seen` is the beginning matches, for one turn and no more than `left` steps.
+    fn is_match(&mut self, seen: &[u8], extent: Extent, left: u64) -> Found {
+        let whole = extent == Extent::Whole;
+        let most = self.most_spent_by(seen.len());
+        if self.search.is_none() && most <= Self::MAX_STEPS_AT_A_STRETCH {
+            self.most_spent = most;
+            let regex = self.pattern.regex();
+            if whole {
+                return Found::Certain(regex.is_match(seen));
+            }
+            return match regex.shortest_match(seen) {
+                Some(end) if end + Matching::LOOK_AHEAD <= seen.len() => Found::Certain(true),
+                _ => Found::Uncertain,
+            };
+        }
+        let search = self.search.get_or_insert_with(|| Box::new(self.pattern.search()));
+        match search.go_on(seen, whole, left.min(Matching::STEPS_A_TURN)) {
+            Progress::Matched => Found::Certain(true),
+            Progress::NotMatched if whole => Found::Certain(false),
+            Progress::NotMatched => Found::Uncertain,
+            Progress::Interrupted => Found::Interrupted,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -121,7 +224,13 @@ mod tests {
 
     /// `None` while undecided, else the cause, if there is one.
     fn verdict(matching: &mut Matching, body: &[u8], extent: Extent) -> Option<Option<Cause>> {
-        matching.look(body, extent).map(|verdict| verdict.err().map(|failure| failure.cause))
+        loop {
+            match matching.look(body, extent) {
+                Look::Decided(verdict) => return Some(verdict.err().map(|failure| failure.cause)),
+                Look::Undecided => return None,
+                Look::Interrupted => {}
+            }
+        }
     }
 
     #[test]
@@ -190,6 +299,50 @@ mod tests {
         for pattern in [r"(?-u)caf\xe9", "ferm", r"(?s-u)caf. ferm.$"] {
             let seen = verdict(&mut matching(Some(pattern), None), &latin, Extent::Whole);
             assert_eq!(seen, Some(None), "{pattern}");
+        }
+    }
+
+    /// As dear as is taken at the door, with a word boundary, for which sets of states are not remembered in a text that is
+    /// not ASCII.
+    const DEAR: &str = r"(?:[ab]{0,99}b?){5}\b!";
+
+    fn dear_body(length: usize) -> Vec<u8> {
+        "\u{e9}".bytes().chain(b"ab".iter().copied().cycle()).take(length).collect()
+    }
+
+    #[test]
+    fn a_regex_that_takes_more_than_a_check_may_is_given_up_and_the_site_is_not_blamed() {
+        let mut matching = matching(Some(DEAR), None);
+        let body = dear_body(200_000);
+        let mut turns = 0;
+        let verdict = loop {
+            let before = matching.steps();
+            match matching.look(&body, Extent::Whole) {
+                Look::Decided(verdict) => break verdict,
+                look => assert_eq!(look, Look::Interrupted),
+            }
+            turns += 1;
+            assert!(matching.steps() - before < 2 * Matching::STEPS_A_TURN, "{}", matching.steps() - before);
+        };
+        let failure = verdict.unwrap_err();
+        assert_eq!(failure.cause, Cause::Overloaded);
+        assert!(failure.message.starts_with("regex is not decided after 67108864 steps"), "{failure:?}");
+        assert!(turns > 50 && matching.steps() < MAX_STEPS + Matching::STEPS_A_TURN, "{turns}");
+    }
+
+    #[test]
+    fn a_long_body_is_judged_in_pieces_as_it_would_be_at_once() {
+        for (pattern, matches) in
+            [("end of it$", true), (r"\bend\b", true), ("(?i)END OF", true), (DEAR, false)]
+        {
+            let mut body = dear_body(if pattern == DEAR { 20_000 } else { 600_000 });
+            body.extend(b" the end of it");
+            let mut matching = matching(Some(pattern), None);
+            for length in (1..body.len()).step_by(body.len() / 12).take(11) {
+                assert_eq!(verdict(&mut matching, &body[..length], Extent::Growing), None, "{pattern}");
+            }
+            let expected = if matches { None } else { Some(Cause::Body) };
+            assert_eq!(verdict(&mut matching, &body, Extent::Whole), Some(expected), "{pattern}");
         }
     }
 }

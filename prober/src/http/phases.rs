@@ -13,7 +13,7 @@ use std::{
 use picket_proto::{IpVersion, Timestamp, Timing};
 use tokio::time::Instant;
 
-use super::tls::Certificate;
+use super::{inbound::Inbound, tls::Certificate};
 
 tokio::task_local! {
     static MARKS: Arc<Marks>;
@@ -84,6 +84,8 @@ struct Noted {
     /// Where the hop's connection may go.
     candidates: Vec<IpAddr>,
     port: u16,
+    /// What comes in on the hop's connection.
+    inbound: Arc<Inbound>,
     /// The hop's.
     certificate: Option<Certificate>,
     /// Of all hops' certificates, the first to end.
@@ -104,6 +106,7 @@ impl Marks {
                 has_silent_name_servers: false,
                 candidates: Vec::new(),
                 port: 0,
+                inbound: Arc::default(),
                 certificate: None,
                 certificate_ends: None,
             }),
@@ -126,6 +129,7 @@ impl Marks {
         noted.literal = literal.is_some();
         noted.candidates = literal.into_iter().collect();
         noted.port = port;
+        noted.inbound = Arc::default();
         noted.certificate = None;
     }
 
@@ -134,6 +138,11 @@ impl Marks {
         if noted.literal {
             noted.enter(Stage::Connect, Instant::now());
         }
+    }
+
+    /// What comes in on the hop's connection.
+    pub(super) fn inbound(&self) -> Arc<Inbound> {
+        Arc::clone(&self.noted().inbound)
     }
 
     pub(super) fn stage(&self) -> Stage {

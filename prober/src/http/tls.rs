@@ -1,6 +1,7 @@
 //! TLS for checks: nothing is resumed, the certificate is noted before it is judged.
 
 mod certificate;
+mod counted;
 mod reasons;
 
 use std::{fmt, path::Path, sync::Arc};
@@ -12,7 +13,7 @@ use rustls::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
+    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
 };
 use tracing::warn;
@@ -52,7 +53,7 @@ pub(super) fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, super::Erro
 /// When rustls refuses them.
 pub(super) fn config(roots: Option<Arc<RootCertStore>>) -> Result<ClientConfig, super::Error> {
     let refused = |why: &dyn fmt::Display| super::Error::Tls(why.to_string());
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = Arc::new(counted::provider());
     let judge = roots
         .map(|roots| WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider)).build())
         .transpose()

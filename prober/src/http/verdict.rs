@@ -1,6 +1,7 @@
 //! What went wrong, as a cause and as a sentence for a person.
 
 use std::{
+    error::Error,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     time::Duration,
@@ -54,8 +55,8 @@ pub(super) fn timeout(allowed: Duration, marks: &Marks, seen: &Seen) -> Failure 
     Failure::new(cause, format!("{what} within {allowed} ({})", seen.doing(marks)))
 }
 
-/// What reqwest could not do.
-pub(super) fn of_error(error: &reqwest::Error, marks: &Marks, seen: &Seen) -> Failure {
+/// What the HTTP client could not do.
+pub(super) fn of_error(error: &(dyn Error + 'static), marks: &Marks, seen: &Seen) -> Failure {
     let innermost = || innermost(error).to_string();
     if marks.blocked().is_some() {
         let message = find::<resolver::Error>(error).map_or_else(innermost, ToString::to_string);
@@ -69,6 +70,10 @@ pub(super) fn of_error(error: &reqwest::Error, marks: &Marks, seen: &Seen) -> Fa
         );
     }
     let doing = seen.doing(marks);
+    if let Some(flood) = marks.inbound().flood() {
+        let cause = if marks.stage() == Stage::Tls { Cause::Tls } else { Cause::Http };
+        return Failure::new(cause, format!("{flood} ({doing})"));
+    }
     match (marks.stage(), find::<rustls::Error>(error)) {
         // Only a URL that a site sent us to can be one that was not looked at before.
         (Stage::Between, _) if seen.redirects > 0 => Failure::new(Cause::Redirect, innermost()),
@@ -101,7 +106,7 @@ pub(super) fn of_error(error: &reqwest::Error, marks: &Marks, seen: &Seen) -> Fa
 
 /// Whether a TLS connection ended without the farewell that the rules ask for. Many servers leave it out, and
 /// browsers do not mind where nothing else says how long a body is.
-pub(super) fn is_bare_close(error: &reqwest::Error) -> bool {
+pub(super) fn is_bare_close(error: &(dyn Error + 'static)) -> bool {
     find::<io::Error>(error).is_some_and(|why| why.kind() == io::ErrorKind::UnexpectedEof)
 }
 

@@ -113,7 +113,6 @@ async fn an_answer_that_does_not_end_is_down_by_timeout_within_the_time_allowed(
     for (steps, message) in [
         (vec![Step::Stall], waiting),
         (drip("HTTP/1.1 200 OK\r\nx-header: value\r\n\r\n"), waiting),
-        (vec![Step::Repeat(b"HTTP/1.1 103 Early Hints\r\n\r\n".to_vec())], waiting),
         (slow_body, reading),
         (vec![head("content-length: 10\r\n"), Step::Stall], reading),
         (vec![head("transfer-encoding: chunked\r\n"), Step::send("5\r\nhello\r\n"), Step::Stall], reading),

@@ -7,6 +7,7 @@ mod bodies;
 mod bus;
 mod canaries;
 mod confirmations;
+mod floods;
 mod fuzz;
 mod hostile;
 mod http;

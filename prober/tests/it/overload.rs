@@ -19,14 +19,14 @@ use tokio::time::{Instant, sleep_until};
 use crate::bus::{Place, SOON, scheduled};
 
 /// A prober in a process of its own, which may be stopped.
-struct Process {
+pub(crate) struct Process {
     child: Child,
     listen: SocketAddr,
 }
 
 impl Process {
     /// Starts one of `place`, and waits until it takes jobs.
-    async fn start(place: &Place, options: &[&str]) -> Self {
+    pub(crate) async fn start(place: &Place, options: &[&str]) -> Self {
         let listen = SocketAddr::from(([127, 0, 0, 1], servers::port()));
         let child = Command::new(env!("CARGO_BIN_EXE_picket-prober"))
             .args(["--region", place.region.as_str(), "--allow-addresses", "127.0.0.0/8,::1"])

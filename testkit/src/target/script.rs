@@ -1,6 +1,12 @@
 //! What a server does, step by step, where that is a test's own affair.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
@@ -42,13 +48,22 @@ pub(super) enum End {
     Abandon,
 }
 
-pub(super) async fn perform<S: AsyncWrite + Unpin>(stream: &mut S, steps: &[Step]) -> std::io::Result<End> {
+/// Does `steps`, and counts in `sent` the bytes that the connection took.
+pub(super) async fn perform<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    steps: &[Step],
+    sent: &AtomicU64,
+) -> std::io::Result<End> {
     for step in steps {
         match step {
-            Step::Send(bytes) => stream.write_all(bytes).await?,
-            Step::Repeat(bytes) => loop {
-                stream.write_all(bytes).await?;
-            },
+            Step::Send(bytes) => send(stream, bytes, sent).await?,
+            Step::Repeat(bytes) => {
+                // Many at once, as a server does that wants to be a nuisance.
+                let many = bytes.repeat((16_384 / bytes.len().max(1)).max(1));
+                loop {
+                    send(stream, &many, sent).await?;
+                }
+            }
             Step::Wait(duration) => {
                 stream.flush().await?;
                 tokio::time::sleep(*duration).await;
@@ -66,4 +81,10 @@ pub(super) async fn perform<S: AsyncWrite + Unpin>(stream: &mut S, steps: &[Step
     }
     stream.flush().await?;
     Ok(End::Close)
+}
+
+async fn send<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8], sent: &AtomicU64) -> std::io::Result<()> {
+    stream.write_all(bytes).await?;
+    sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    Ok(())
 }

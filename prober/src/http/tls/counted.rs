@@ -1,0 +1,146 @@
+//! Cipher suites that count what they decrypt against the limits of the check's connection ([`Inbound`]).
+//!
+//! reqwest gives no hold on the streams that it makes; this is where each byte of HTTPS passes all the same. The keys of
+//! a connection are made in the check's own task, in which its marks are found.
+
+use std::{
+    cell::RefCell,
+    sync::{Arc, LazyLock},
+};
+
+use rustls::{
+    ConnectionTrafficSecrets, ContentType, Error, OtherError, SupportedCipherSuite, Tls12CipherSuite,
+    Tls13CipherSuite,
+    crypto::{
+        CryptoProvider, aws_lc_rs,
+        cipher::{
+            AeadKey, InboundOpaqueMessage, InboundPlainMessage, Iv, KeyBlockShape, MessageDecrypter,
+            MessageEncrypter, Tls12AeadAlgorithm, Tls13AeadAlgorithm, UnsupportedOperationError,
+        },
+    },
+};
+
+use super::super::{inbound::Inbound, phases};
+
+/// aws-lc-rs, counting.
+pub(super) fn provider() -> CryptoProvider {
+    CryptoProvider { cipher_suites: SUITES.clone(), ..aws_lc_rs::default_provider() }
+}
+
+/// rustls wants suites that live for ever; there is one set of them.
+static SUITES: LazyLock<Vec<SupportedCipherSuite>> =
+    LazyLock::new(|| aws_lc_rs::default_provider().cipher_suites.into_iter().map(counted).collect());
+
+fn counted(suite: SupportedCipherSuite) -> SupportedCipherSuite {
+    match suite {
+        SupportedCipherSuite::Tls13(Tls13CipherSuite { common, hkdf_provider, aead_alg, quic }) => {
+            let common = rustls::CipherSuiteCommon { ..*common };
+            let aead_alg = Box::leak(Box::new(Counted(*aead_alg)));
+            let suite = Tls13CipherSuite { common, hkdf_provider: *hkdf_provider, aead_alg, quic: *quic };
+            SupportedCipherSuite::Tls13(Box::leak(Box::new(suite)))
+        }
+        SupportedCipherSuite::Tls12(Tls12CipherSuite { common, prf_provider, kx, sign, aead_alg }) => {
+            let common = rustls::CipherSuiteCommon { ..*common };
+            let aead_alg = Box::leak(Box::new(Counted(*aead_alg)));
+            let suite =
+                Tls12CipherSuite { common, prf_provider: *prf_provider, kx: *kx, sign: *sign, aead_alg };
+            SupportedCipherSuite::Tls12(Box::leak(Box::new(suite)))
+        }
+    }
+}
+
+thread_local! {
+    /// The connection whose server has just announced a new key, which is made outside of the check's task: by whoever
+    /// reads the connection, on the same thread and before anything else is decrypted there.
+    static RENEWING: RefCell<Option<Arc<Inbound>>> = const { RefCell::new(None) };
+}
+
+/// An algorithm whose decrypters count.
+struct Counted<T: ?Sized + 'static>(&'static T);
+
+/// Decrypts, and fails when the server sends too much of what is no answer.
+struct CountingDecrypter {
+    inner: Box<dyn MessageDecrypter>,
+    inbound: Option<Arc<Inbound>>,
+}
+
+impl CountingDecrypter {
+    fn boxed(inner: Box<dyn MessageDecrypter>) -> Box<dyn MessageDecrypter> {
+        let inbound = phases::current().map(|marks| marks.inbound());
+        let inbound = inbound.or_else(|| RENEWING.with_borrow_mut(Option::take));
+        Box::new(Self { inner, inbound })
+    }
+}
+
+impl MessageDecrypter for CountingDecrypter {
+    fn decrypt<'a>(
+        &mut self,
+        message: InboundOpaqueMessage<'a>,
+        sequence: u64,
+    ) -> Result<InboundPlainMessage<'a>, Error> {
+        /// The first byte of a `KeyUpdate`.
+        const KEY_UPDATE: u8 = 24;
+        let plain = self.inner.decrypt(message, sequence)?;
+        if let Some(inbound) = &self.inbound {
+            let data = (plain.typ == ContentType::ApplicationData).then_some(plain.payload);
+            inbound.record(data).map_err(|flood| Error::Other(OtherError(Arc::new(flood))))?;
+            if plain.typ == ContentType::Handshake && plain.payload.first() == Some(&KEY_UPDATE) {
+                RENEWING.set(Some(Arc::clone(inbound)));
+            }
+        }
+        Ok(plain)
+    }
+}
+
+impl Tls13AeadAlgorithm for Counted<dyn Tls13AeadAlgorithm> {
+    fn encrypter(&self, key: AeadKey, iv: Iv) -> Box<dyn MessageEncrypter> {
+        self.0.encrypter(key, iv)
+    }
+
+    fn decrypter(&self, key: AeadKey, iv: Iv) -> Box<dyn MessageDecrypter> {
+        CountingDecrypter::boxed(self.0.decrypter(key, iv))
+    }
+
+    fn key_len(&self) -> usize {
+        self.0.key_len()
+    }
+
+    fn extract_keys(
+        &self,
+        key: AeadKey,
+        iv: Iv,
+    ) -> Result<ConnectionTrafficSecrets, UnsupportedOperationError> {
+        self.0.extract_keys(key, iv)
+    }
+
+    fn fips(&self) -> bool {
+        self.0.fips()
+    }
+}
+
+impl Tls12AeadAlgorithm for Counted<dyn Tls12AeadAlgorithm> {
+    fn encrypter(&self, key: AeadKey, iv: &[u8], extra: &[u8]) -> Box<dyn MessageEncrypter> {
+        self.0.encrypter(key, iv, extra)
+    }
+
+    fn decrypter(&self, key: AeadKey, iv: &[u8]) -> Box<dyn MessageDecrypter> {
+        CountingDecrypter::boxed(self.0.decrypter(key, iv))
+    }
+
+    fn key_block_shape(&self) -> KeyBlockShape {
+        self.0.key_block_shape()
+    }
+
+    fn extract_keys(
+        &self,
+        key: AeadKey,
+        iv: &[u8],
+        explicit: &[u8],
+    ) -> Result<ConnectionTrafficSecrets, UnsupportedOperationError> {
+        self.0.extract_keys(key, iv, explicit)
+    }
+
+    fn fips(&self) -> bool {
+        self.0.fips()
+    }
+}

@@ -1,0 +1,165 @@
+//! A compiled regex of a check: bounded in size, bounded in what a search may cost.
+
+mod cost;
+mod search;
+
+use std::sync::{Arc, OnceLock};
+
+use regex::bytes::{Regex, RegexBuilder};
+use regex_automata::{
+    hybrid::dfa::DFA,
+    nfa::thompson::{NFA, WhichCaptures},
+    util::syntax,
+};
+
+pub use self::search::{Progress, Search};
+use crate::Invalid;
+
+/// The longest regex, in bytes.
+pub const MAX_LENGTH: usize = 4_096;
+/// The largest program that a regex may compile to, in bytes.
+pub const MAX_SIZE: usize = 1 << 20;
+/// The most steps that a regex may take for one byte of a text made to be dear: with as many, a body of 64 KiB is within
+/// [`MAX_STEPS`].
+pub const MAX_STEPS_A_BYTE: u64 = MAX_STEPS >> 16;
+/// The most steps that the regexes of one check may take in all. A step is one state of the program that is looked at for
+/// one byte, which takes some nanoseconds.
+pub const MAX_STEPS: u64 = 1 << 26;
+/// The most that one search may remember of where it has been, in bytes. A search that needs more is slower.
+const MAX_CACHE: usize = 256 << 10;
+
+/// A regex, ready to search. Clones share the program.
+#[derive(Clone, Debug)]
+pub struct Pattern {
+    regex: Regex,
+    program: Arc<Program>,
+}
+
+/// The program, for searches in pieces.
+#[derive(Debug)]
+struct Program {
+    nfa: NFA,
+    /// Made when a search needs it; absent where it cannot be made.
+    dfa: OnceLock<Option<DFA>>,
+}
+
+impl Pattern {
+    /// Compiles a regex: linear time, on bytes, bounded in size and in cost.
+    ///
+    /// # Errors
+    /// When it is no regex, or one that takes too much memory or time; `field` is named.
+    pub fn compile(field: &str, pattern: &str) -> Result<Self, Invalid> {
+        let refusal = |allowed: String| Invalid::new(field, pattern, allowed);
+        if pattern.len() > MAX_LENGTH {
+            return Err(refusal(format!("at most {MAX_LENGTH} bytes")));
+        }
+        let regex = RegexBuilder::new(pattern)
+            .size_limit(MAX_SIZE)
+            .dfa_size_limit(MAX_CACHE)
+            .build()
+            .map_err(|why| refusal(allowed(&why)))?;
+        // Of the same syntax and limit as above, but without captures; so it cannot fail where that did not.
+        let nfa = NFA::compiler()
+            .syntax(syntax::Config::new().utf8(false))
+            .configure(
+                NFA::config().utf8(false).which_captures(WhichCaptures::None).nfa_size_limit(Some(MAX_SIZE)),
+            )
+            .build(pattern)
+            .map_err(|why| refusal(format!("a regular expression as in Rust's regex crate ({why})")))?;
+        let steps = cost::steps_a_byte(&nfa);
+        if steps > MAX_STEPS_A_BYTE {
+            return Err(refusal(format!(
+                "a regex that takes at most {MAX_STEPS_A_BYTE} steps for a byte; this one takes {steps}: nested or \
+                 overlapping repetitions with large bounds, as in (a{{0,50}}b?){{50}}, are tried all at once"
+            )));
+        }
+        Ok(Self { regex, program: Arc::new(Program { nfa, dfa: OnceLock::new() }) })
+    }
+
+    /// The regex, for searches of which [`max_steps`](Self::max_steps) are few: they are fast and cannot be interrupted.
+    pub fn regex(&self) -> &Regex {
+        &self.regex
+    }
+
+    /// The most steps that a search of `length` bytes may take.
+    pub fn max_steps(&self, length: usize) -> u64 {
+        (self.program.nfa.states().len() as u64).saturating_mul(length as u64)
+    }
+
+    /// A bound in bytes on the programs that it compiled to.
+    pub fn memory(&self) -> usize {
+        /// One for each direction, and one for searches in pieces.
+        const PROGRAMS: usize = 3;
+        self.program.nfa.memory_usage() * PROGRAMS
+    }
+}
+
+fn allowed(why: &regex::Error) -> String {
+    match why {
+        regex::Error::CompiledTooBig(limit) => format!("a regex that compiles to at most {limit} bytes"),
+        why => {
+            // The last line of a syntax error is the reason; those before draw the pattern.
+            let reason = why.to_string();
+            let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+            format!("a regular expression as in Rust's regex crate ({reason})")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_regex_that_is_wrong_or_too_large_is_refused_with_the_reason() {
+        let refused = |pattern: &str| Pattern::compile("regex", pattern).unwrap_err();
+        assert!(refused("a(b").to_string().contains("unclosed group"));
+        assert!(refused(r"(\w{500}){500}").allowed.contains("bytes"));
+        assert!(refused(&"x".repeat(MAX_LENGTH + 1)).allowed.contains("4096 bytes"));
+        assert!(Pattern::compile("regex", "ok").unwrap().regex().is_match(b"\xffok"));
+    }
+
+    #[test]
+    fn a_regex_that_is_dear_for_each_byte_is_refused_with_its_cost() {
+        for pattern in [
+            r"(?:[a-z]{0,50}x?){50}!",
+            r"(?-u)(?:[^\n]{0,40}[a-z]{0,40}){30}\x00",
+            r"(?:a?){1000}(?:[ab]{0,1000}){2}c",
+            r"(?s)^.*(?:[a-y]{1,90}|[b-z]{1,90}){20}0",
+            r"\b(?:[a-z]{0,30}-?){40}\b!",
+        ] {
+            let why = Pattern::compile("not_regex", pattern).unwrap_err();
+            assert_eq!(why.field, "not_regex");
+            assert!(why.allowed.contains("steps for a byte; this one takes "), "{pattern}: {}", why.allowed);
+        }
+    }
+
+    #[test]
+    fn regexes_as_people_write_them_are_not_too_dear() {
+        let many: Vec<String> = (0..400).map(|i| format!("word{i}")).collect();
+        for pattern in [
+            "Welcome to our shop",
+            r"(?i)\b(?:error|warning|fatal|exception|traceback|panicked at)\b",
+            r#""status"\s*:\s*"(?:ok|up|healthy)""#,
+            r"<title>[^<]{1,300}</title>",
+            r"(?s)<html.*</html>\s*$",
+            r"^\{.*\}$",
+            r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}",
+            r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9.-]{1,255}\.[A-Za-z]{2,63}",
+            r"\w{15}",
+            r"(?:\w+\s+){3,20}end",
+            r"v\d+\.\d+\.\d+(?:-[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?",
+            &many.join("|"),
+            &format!("(?i){}", many[..300].join("|")),
+        ] {
+            assert!(Pattern::compile("regex", pattern).is_ok(), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn the_memory_of_a_regex_grows_with_its_program() {
+        let memory =
+            ["ok", r"\w{10}", r"\w{15}"].map(|pattern| Pattern::compile("regex", pattern).unwrap().memory());
+        assert!(memory.is_sorted() && memory[0] < memory[2] && memory[2] <= 3 * MAX_SIZE, "{memory:?}");
+    }
+}
