@@ -17,6 +17,7 @@ pub mod site;
 pub mod status;
 pub mod subject;
 pub mod suspect;
+pub mod ticket;
 pub mod time;
 
 pub use check::{Check, IpVersion};
@@ -27,6 +28,7 @@ pub use request::CheckRequest;
 pub use result::{CheckResult, Timing};
 pub use role::Role;
 pub use suspect::Suspect;
+pub use ticket::{InstallationId, Tickets};
 pub use time::Timestamp;
 
 /// The version of the messages that this build writes (`v` in each message).

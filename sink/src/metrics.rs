@@ -18,6 +18,8 @@ pub(crate) struct Metrics {
     pub(crate) results: Family<Says, Counter<u64, AtomicU64>>,
     pub(crate) duplicates: Counter<u64, AtomicU64>,
     pub(crate) dead_letters: Family<Why, Counter<u64, AtomicU64>>,
+    pub(crate) foreign_results: Counter<u64, AtomicU64>,
+    pub(crate) tickets_required: Gauge<i64, AtomicI64>,
     pub(crate) batch_size: Histogram,
     pub(crate) write_seconds: Histogram,
     pub(crate) delay_seconds: Histogram,
@@ -53,6 +55,8 @@ impl Metrics {
             results: Family::default(),
             duplicates: Counter::default(),
             dead_letters: Family::default(),
+            foreign_results: Counter::default(),
+            tickets_required: Gauge::default(),
             batch_size: Histogram::new(exponential_buckets(1.0, 4.0, 8)),
             write_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             delay_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 16)),
@@ -68,7 +72,7 @@ impl Metrics {
             outbox_age_seconds: Gauge::default(),
         };
         // From zero: the first one to come would be no increase of what was not there.
-        for reason in ["subject", "bundle", "json", "time", "contradiction", "region", "refused"] {
+        for reason in ["subject", "bundle", "json", "time", "contradiction", "ticket", "region", "refused"] {
             let _ = metrics.dead_letters.get_or_create(&Why { reason });
         }
         metrics.register(health);
@@ -81,6 +85,16 @@ impl Metrics {
         sink.register("results", "Rows written, by outcome and cause", self.results.clone());
         sink.register("duplicates", "Results that were there already", self.duplicates.clone());
         sink.register("dead_letters", "Messages kept with why they are no rows", self.dead_letters.clone());
+        sink.register(
+            "foreign_results",
+            "Results of another installation's checks, refused and not stored",
+            self.foreign_results.clone(),
+        );
+        sink.register(
+            "tickets_required",
+            "Whether results without a ticket are refused (picket.settings.require_tickets)",
+            self.tickets_required.clone(),
+        );
         sink.register("batch_size", "Messages written together", self.batch_size.clone());
         sink.register("write_seconds", "From the start of a write to its commit", self.write_seconds.clone());
         sink.register("delay_seconds", "From when a check was due to its commit", self.delay_seconds.clone());

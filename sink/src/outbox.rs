@@ -6,10 +6,7 @@
 use std::time::Duration;
 
 use async_nats::{connection::State, jetstream::message::PublishMessage};
-use picket_runtime::{
-    Bus, Chain,
-    streams::{self, Durability},
-};
+use picket_runtime::{Bus, Chain};
 use picket_store::{
     Store,
     outbox::{self, Event},
@@ -18,7 +15,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 
-use crate::metrics::Metrics;
+use crate::{guard::Guard, metrics::Metrics};
 
 pub(crate) enum Msg {
     /// There are events, at the latest then.
@@ -32,7 +29,7 @@ pub(crate) enum Msg {
 pub(crate) struct Outbox {
     pub(crate) bus: Bus,
     pub(crate) store: Store,
-    pub(crate) durability: Durability,
+    pub(crate) guard: Guard,
     pub(crate) metrics: Metrics,
 }
 
@@ -83,7 +80,7 @@ impl Actor for Outbox {
 impl Outbox {
     async fn look(&self, looked: &mut Looked) {
         looked.at = Some(Instant::now());
-        if self.bus.client.connection_state() != State::Connected {
+        if self.bus.client.connection_state() != State::Connected || !self.guard.is_ours() {
             return;
         }
         match self.publish().await {
@@ -105,7 +102,7 @@ impl Outbox {
             self.metrics.events.inc_by(published as u64);
             if let Some(failure) = failure {
                 // The stream may be what is missing.
-                streams::ensure(&self.bus.jetstream, streams::events(self.durability)).await?;
+                self.guard.ensure_events().await?;
                 return Err(failure);
             }
             if !all {

@@ -124,7 +124,7 @@ impl Writer {
         let results = self.results.clone();
         let writing = async move {
             let began = Instant::now();
-            let entries: Vec<Entry<'_>> = batch.letters.iter().map(|letter| letter.entry()).collect();
+            let entries: Vec<Entry<'_>> = batch.letters.iter().filter_map(|letter| letter.entry()).collect();
             let written = results.insert(&entries).await?;
             Ok(Done { written, took: began.elapsed(), at: clock::wall() })
         };
@@ -194,7 +194,7 @@ impl Writer {
                 Content::Check(result) => {
                     metrics.delay_seconds.observe(at.since(result.scheduled_at).as_secs_f64());
                 }
-                Content::Adhoc(_) => {}
+                Content::Adhoc(_) | Content::Foreign(_) => {}
             }
         }
         if let Some(reason) = &written.reason {

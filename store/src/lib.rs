@@ -20,6 +20,7 @@ pub mod results;
 pub mod schedules;
 pub mod sites;
 mod store;
+pub mod tickets;
 pub mod upkeep;
 pub mod verdict;
 

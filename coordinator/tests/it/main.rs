@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what a test needs is there, or it fails")]
 
 mod acks;
+mod owners;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -40,6 +41,10 @@ impl Stack {
     }
 
     async fn coordinator(&self, name: &str, lease_time: Duration) -> Running {
+        self.coordinator_and_health(name, lease_time).await.0
+    }
+
+    async fn coordinator_and_health(&self, name: &str, lease_time: Duration) -> (Running, Health) {
         let health = Health::new();
         let bus =
             Bus::connect(&NatsOptions::at(self.nats.url()), &Role::Coordinator, name, &health).await.unwrap();
@@ -52,7 +57,7 @@ impl Stack {
             gather: Duration::from_millis(100),
             retention: Retention::default(),
         };
-        start(config, bus, self.store(), health).await.unwrap()
+        (start(config, bus, self.store(), health.clone()).await.unwrap(), health)
     }
 
     /// Hears all jobs as they are published.

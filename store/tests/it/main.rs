@@ -12,6 +12,7 @@ mod retention;
 mod roles;
 mod rollups;
 mod sites;
+mod tickets;
 
 use picket_store::{DatabaseOptions, Store};
 use sqlx::PgPool;
