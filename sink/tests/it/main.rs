@@ -3,4 +3,6 @@
 
 mod faults;
 mod flow;
+mod fuzz;
 mod stack;
+mod tickets;
