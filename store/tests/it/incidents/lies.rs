@@ -86,3 +86,21 @@ async fn the_work_for_results_that_are_a_month_apart_is_that_for_each_of_them() 
     let pairs = [CheckResult { scheduled_at: early, ..world.down(0, 0) }, world.down(0, 0), world.up(1, 0)];
     assert_eq!(world.insert(&pairs).await.inserted(), 3);
 }
+
+#[tokio::test]
+async fn a_region_alone_neither_opens_an_incident_nor_keeps_one_open() {
+    let world = world().await;
+
+    for tick in 0..4 {
+        world.insert(&[world.down(0, tick), world.up(1, tick), world.up(2, tick)]).await;
+    }
+    assert_eq!(world.incidents().await, (0, 0));
+    for tick in 4..6 {
+        world.insert(&[world.down(0, tick), world.down(1, tick), world.down(2, tick)]).await;
+    }
+    assert_eq!(world.incidents().await, (1, 1));
+    for tick in 6..8 {
+        world.insert(&[world.down(0, tick), world.up(1, tick), world.up(2, tick)]).await;
+    }
+    assert_eq!(world.incidents().await, (1, 0));
+}
