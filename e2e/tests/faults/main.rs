@@ -12,6 +12,7 @@ mod database;
 mod hosts;
 mod leaf;
 mod ledger;
+mod lies;
 mod network;
 mod order;
 mod overload;

@@ -123,7 +123,7 @@ fn what_a_ticket_costs() {
     let tickets = tickets(&[key(1)]);
     let mut text = String::new();
     let measure = |what: &str, work: &mut dyn FnMut(i64)| {
-        #[expect(clippy::disallowed_types, reason = "no async here, and a measurement")]
+        #[expect(clippy::disallowed_methods, reason = "no async here, and a measurement")]
         let began = std::time::Instant::now();
         (0..i64::from(NUMBER)).for_each(work);
         eprintln!("{what}: {} ns", (began.elapsed() / NUMBER).as_nanos());

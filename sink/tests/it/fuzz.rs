@@ -80,7 +80,7 @@ async fn results_that_are_false_in_every_field_stop_nothing() {
     let variable = |name| std::env::var(name).ok().and_then(|value: String| value.parse::<u64>().ok());
     let until = variable("PICKET_FUZZ_SECONDS").map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let seed = variable("PICKET_FUZZ_SEED").unwrap_or_else(|| fastrand::u64(..));
-    println!("PICKET_FUZZ_SEED={seed}");
+    eprintln!("PICKET_FUZZ_SEED={seed}");
     let mut rng = Rng::with_seed(seed);
     let stack = Stack::new().await;
     let sites = stack
