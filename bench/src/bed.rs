@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,7 +14,9 @@ use async_nats::{
     Client,
     jetstream::{Context, context::ContextBuilder},
 };
+use picket_proto::Tickets;
 use picket_servers::{DataDir, Nats, NatsConfig, Postgres, PostgresConfig, Tools};
+use picket_store::{DatabaseOptions, Store, tickets::Keyring};
 use picket_testkit::servers;
 use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions, types::time::OffsetDateTime};
@@ -249,6 +252,16 @@ impl Bed {
     pub(crate) async fn now(&self) -> Result<OffsetDateTime, Error> {
         let now = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&self.database).await;
         now.map_err(failed("the database's clock"))
+    }
+
+    /// What makes the tickets of this installation.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub(crate) async fn tickets(&self) -> Result<Arc<Tickets>, Error> {
+        let options = DatabaseOptions { database_url: Some(self.postgres.url()) };
+        let store = Store::new(&options, "bench", 1).map_err(failed("database"))?;
+        Ok(Keyring::load(&store).await.map_err(failed("keys"))?.tickets())
     }
 
     /// Stops the servers.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_nats::jetstream::{Context, message::PublishMessage};
 use futures_util::{StreamExt, stream};
 use picket_proto::{
-    CheckRequest, Epoch, Kind, Region, Shard, SiteId, Timestamp,
+    CheckRequest, Epoch, Kind, Region, Shard, SiteId, Tickets, Timestamp,
     job::{Template, Tick},
     subject,
 };
@@ -138,9 +138,10 @@ async fn bare(bed: &Bed, options: &Options) -> Result<Cost, Error> {
     streams::ensure(&jetstream, streams::jobs(Durability::default())).await.map_err(failed("stream"))?;
     let region: Region = REGION.parse().map_err(failed("region"))?;
     let now: Timestamp = bed.now().await?.into();
+    let tickets = bed.tickets().await?;
     let jobs = |round: u32| {
         let at = now.plus(life * round);
-        (1..=sites).map(|site| job(i64::from(site), &region, at, life)).collect::<Vec<_>>()
+        (1..=sites).map(|site| job(i64::from(site), &region, at, life, &tickets)).collect::<Vec<_>>()
     };
     let (first, second) = (jobs(0), jobs(1));
     bus::publish(&jetstream, first.into_iter(), WINDOW).await?;
@@ -153,15 +154,27 @@ async fn bare(bed: &Bed, options: &Options) -> Result<Cost, Error> {
     Ok(cost(f64::from(sites), own, after - before, wall))
 }
 
-fn job(site: i64, region: &Region, at: Timestamp, life: Duration) -> (async_nats::Subject, PublishMessage) {
-    let (id, payload) = text_of_a_job(site, region, at, life);
+fn job(
+    site: i64,
+    region: &Region,
+    at: Timestamp,
+    life: Duration,
+    tickets: &Tickets,
+) -> (async_nats::Subject, PublishMessage) {
+    let (id, payload) = text_of_a_job(site, region, at, life, tickets);
     let message =
         PublishMessage::build().payload(payload.into()).message_id(id).ttl(life + Duration::from_secs(1));
     (subject::job(region, SiteId(site)).into(), message)
 }
 
 /// A job's id, and what is in it.
-pub(crate) fn text_of_a_job(site: i64, region: &Region, at: Timestamp, life: Duration) -> (String, String) {
+pub(crate) fn text_of_a_job(
+    site: i64,
+    region: &Region,
+    at: Timestamp,
+    life: Duration,
+    tickets: &Tickets,
+) -> (String, String) {
     let request = CheckRequest::new(format!("http://127.0.0.1:20000/page/{site}"));
     let tick = Tick {
         site: SiteId(site),
@@ -173,7 +186,7 @@ pub(crate) fn text_of_a_job(site: i64, region: &Region, at: Timestamp, life: Dur
         epoch: Epoch(1),
     };
     let (id, mut payload) = (tick.id(), String::new());
-    Template::new(&request).render(&tick, &id, &mut payload);
+    Template::new(&request).render(&tick, &id, tickets, &mut payload);
     (id, payload)
 }
 

@@ -1,7 +1,7 @@
 //! `messages`: what the server takes for a job, from the publish to the acknowledgement, by what is in its headers, by how many
 //! are pulled at once, and by how they are acknowledged and kept.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::{
     Client,
@@ -13,7 +13,7 @@ use async_nats::{
     },
 };
 use futures_util::StreamExt;
-use picket_proto::{Region, Timestamp};
+use picket_proto::{Region, Tickets, Timestamp};
 use picket_runtime::streams::{self, Durability};
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
@@ -142,9 +142,10 @@ async fn measure(
         ..pull::Config::default()
     };
     let consumer = stream.create_consumer(consumer).await.map_err(failed("consumer"))?;
+    let tickets = bed.tickets().await?;
     let cpu = || cpu::seconds(bed.nats.pid());
     let before = cpu();
-    bus::publish(jetstream, jobs(way, messages)?, WINDOW).await?;
+    bus::publish(jetstream, jobs(way, messages, tickets)?, WINDOW).await?;
     let published = cpu();
     take(client, &consumer, way, messages).await?;
     let taken = cpu();
@@ -156,11 +157,13 @@ async fn measure(
 fn jobs(
     way: Way,
     messages: u32,
+    tickets: Arc<Tickets>,
 ) -> Result<impl Iterator<Item = (async_nats::Subject, PublishMessage)>, Error> {
     let region: Region = REGION.parse().map_err(failed("region"))?;
     let life = Duration::from_secs(60);
     Ok((1..=i64::from(messages)).map(move |site| {
-        let (id, payload) = text_of_a_job(site, &region, Timestamp::from_millis(1_795_176_000_000), life);
+        let at = Timestamp::from_millis(1_795_176_000_000);
+        let (id, payload) = text_of_a_job(site, &region, at, life, &tickets);
         let message = PublishMessage::build().payload(payload.into());
         let message = if way.id { message.message_id(id) } else { message };
         let message = if way.ttl { message.ttl(life) } else { message };

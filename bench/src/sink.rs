@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_nats::{Subject, jetstream::message::PublishMessage};
 use picket_proto::{CheckResult, Kind, Outcome, Region, Shard, SiteId, Timestamp, result::Timing, subject};
 use picket_runtime::streams::{self, Durability};
+use picket_testkit::with_ticket;
 use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -97,13 +98,14 @@ pub(crate) async fn measure(options: &Options) -> Result<Sink, Error> {
         .map_err(failed("sites"))?;
     let now: Timestamp = bed.now().await?.into();
     let region: Region = REGION.parse().map_err(failed("region"))?;
+    let tickets = bed.tickets().await?;
     let results = (0..TICKS).flat_map(|tick| {
-        let (shards, region) = (&shards, &region);
+        let (shards, region, tickets) = (&shards, &region, &tickets);
         shards.iter().enumerate().map(move |(number, (site, shard))| {
             let at = now.minus(
                 Duration::from_secs(u64::from(TICKS - tick) * 5) - Duration::from_micros(number as u64),
             );
-            result(SiteId(*site), Shard(shard.unsigned_abs()), region, at)
+            with_ticket(result(SiteId(*site), Shard(shard.unsigned_abs()), region, at), tickets)
         })
     });
     bus::publish(&jetstream, messages(results, options.bundle.into()), WINDOW).await?;
@@ -160,6 +162,7 @@ fn result(site: SiteId, shard: Shard, region: &Region, at: Timestamp) -> CheckRe
         prober: "bench-0000".to_owned(),
         url: format!("http://127.0.0.1:20000/page/{site}"),
         scheduled_at: at,
+        expires_at: None,
         started_at: Some(at.plus(Duration::from_millis(7))),
         outcome: Outcome::Up,
         cause: None,
@@ -178,6 +181,8 @@ fn result(site: SiteId, shard: Shard, region: &Region, at: Timestamp) -> CheckRe
         body_bytes: 1_024,
         regex_matched: None,
         tls_expires_at: None,
+        installation: None,
+        ticket: None,
     }
 }
 

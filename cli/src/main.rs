@@ -145,7 +145,7 @@ async fn run(command: Command, matches: &ArgMatches) -> Result<u8, Error> {
         Command::Apply(options) => apply::apply(options, matches).await,
         Command::Export(options) => apply::export(options, matches).await,
         Command::Region(command) => region::run(command, matches).await,
-        Command::Nats(command) => nats::run(command),
+        Command::Nats(command) => nats::run(command, matches).await,
         Command::Maintenance(command) => maintenance::run(command, matches).await,
         Command::Tail(options) => tail::run(*options, matches).await,
         Command::Probers(options) => probers::run(*options, matches).await,

@@ -5,8 +5,13 @@ mod users;
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{ArgMatches, Args, Subcommand};
 use picket_proto::{Region, Role};
+use picket_runtime::{
+    Chain,
+    streams::{self, Adopted},
+};
+use picket_store::tickets;
 
 use self::{
     config::ServerOptions,
@@ -15,7 +20,7 @@ use self::{
 use crate::{
     error::Error,
     output::{complain, print},
-    reach,
+    reach::{self, Both},
 };
 
 /// See `picket nats --help`.
@@ -31,6 +36,12 @@ pub(crate) enum Command {
     AddRegion(AddRegion),
     /// Take the credentials of a region's probers back
     RemoveRegion(One),
+    /// Take over a bus that belongs to another installation
+    ///
+    /// For a database that was made anew beside the bus of an old one. Coordinators and sinks of the other
+    /// installation stop using the bus, and results of its checks that the streams still hold are refused. On a bus
+    /// with credentials this needs that of the administrator: NATS_NKEY=nats/creds/admin.nk.
+    Adopt(Box<Both>),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -77,10 +88,11 @@ pub(crate) struct One {
 
 const RELOAD: &str = "then let every server read it: nats-server --signal reload, or SIGHUP";
 
-pub(crate) fn run(command: Command) -> Result<(), Error> {
+pub(crate) async fn run(command: Command, matches: &ArgMatches) -> Result<(), Error> {
     match command {
         Command::Init(options) => init(*options),
         Command::AddRegion(options) => add_region(options),
+        Command::Adopt(place) => adopt(*place, matches).await,
         Command::RemoveRegion(One { name, dir }) => {
             let (dir, mut users) = dir.open()?;
             let probers = users.remove(&dir, &User::Of(Role::Prober(name.clone())))?;
@@ -94,6 +106,23 @@ pub(crate) fn run(command: Command) -> Result<(), Error> {
             ))
         }
     }
+}
+
+async fn adopt(place: Both, matches: &ArgMatches) -> Result<(), Error> {
+    let (store, bus) = place.connect(matches).await?;
+    let installation = tickets::Keyring::load(&store).await?.tickets().installation();
+    let adopted = streams::adopt(&bus.jetstream, installation)
+        .await
+        .map_err(|error| Error::Unreachable(Chain(&error).to_string()))?;
+    let mut said = String::new();
+    for Adopted { name, owner } in &adopted {
+        let before = owner.as_deref().unwrap_or("nobody in particular");
+        said += &format!("{name} belonged to {before} and belongs to {installation} now\n");
+    }
+    if adopted.is_empty() {
+        said = format!("the bus belongs to {installation} already\n");
+    }
+    print(&said)
 }
 
 fn init(options: Init) -> Result<(), Error> {

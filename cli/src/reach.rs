@@ -47,6 +47,26 @@ pub(crate) struct Nats {
     place: DataDirOption,
 }
 
+/// How a command finds both.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Both {
+    #[command(flatten)]
+    database: DatabaseOptions,
+    #[command(flatten)]
+    nats: NatsOptions,
+    #[command(flatten)]
+    place: DataDirOption,
+}
+
+impl Both {
+    /// A database whose schema is not too old, and a bus that is connected.
+    pub(crate) async fn connect(self, matches: &ArgMatches) -> Result<(Store, Bus), Error> {
+        let Self { database, nats, place } = self;
+        let store = Database { database, place: place.clone() }.connect(matches).await?;
+        Ok((store, Nats { nats, place }.connect(matches).await?))
+    }
+}
+
 impl DataDirOption {
     /// The directories of `picket up` and `picket demo`, unless one was named.
     fn candidates(&self) -> Vec<&Path> {

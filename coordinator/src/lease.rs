@@ -19,7 +19,13 @@ use tokio::{sync::oneshot, time::timeout};
 use tracing::{info, warn};
 
 use self::rounds::{Command, Input, Rounds, Stopping};
-use crate::{catalog, fence::Fence, metrics::Metrics, planner, publish::Reach};
+use crate::{
+    catalog,
+    fence::Fence,
+    metrics::Metrics,
+    planner,
+    publish::{Ownership, Reach},
+};
 
 pub enum Msg {
     /// Time for a round.
@@ -43,6 +49,7 @@ pub struct LeaseHolder {
     pub catalog: ActorRef<catalog::Msg>,
     pub fence: Fence,
     pub reach: Reach,
+    pub ownership: Ownership,
     pub metrics: Metrics,
     pub condition: Condition,
 }
@@ -148,7 +155,10 @@ impl LeaseHolder {
             return true;
         }
         let asking = self.jetstream.get_stream(picket_proto::subject::JOBS);
-        if state.rounds.is_empty() && matches!(timeout(ROUND, asking).await, Ok(Ok(_))) {
+        if state.rounds.is_empty()
+            && self.ownership.is_ours()
+            && matches!(timeout(ROUND, asking).await, Ok(Ok(_)))
+        {
             self.reach.reached();
             return true;
         }

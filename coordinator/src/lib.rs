@@ -22,8 +22,8 @@ pub mod upkeep;
 use std::time::Duration;
 
 use picket_proto::site::IntervalRange;
-use picket_runtime::{Bus, Condition, Health, Pipeline, Running, bus, streams::Durability};
-use picket_store::{Store, upkeep::Retention};
+use picket_runtime::{Backoff, Bus, Condition, Health, Pipeline, Running, bus, streams::Durability};
+use picket_store::{Store, tickets::Keyring, upkeep::Retention};
 use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
 use tokio::sync::oneshot;
 use tracing::warn;
@@ -41,7 +41,7 @@ use crate::{
     metrics::Metrics,
     planner::Planner,
     provision::Provision,
-    publish::{Publisher, Reach},
+    publish::{Ownership, Publisher, Reach},
     upkeep::Upkeep,
 };
 
@@ -102,6 +102,7 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
             }
         })
         .await?;
+    let keyring = load_keyring(&store, &database).await;
     database.holds();
     let coordinator = Coordinator {
         acks: Acks::hear(&bus.client).await?,
@@ -113,8 +114,24 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
         config,
         bus,
         store,
+        keyring,
     };
     Ok(Running::start("coordinator", coordinator, DRAIN).await?)
+}
+
+async fn load_keyring(store: &Store, database: &Condition) -> Keyring {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    loop {
+        match Keyring::load(store).await {
+            Ok(keyring) => return keyring,
+            Err(error) => {
+                let why = picket_runtime::Chain(&error).to_string();
+                warn!(error = why, "could not read the keys of tickets, trying again");
+                database.fails(why);
+                tokio::time::sleep(backoff.next_wait()).await;
+            }
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -123,6 +140,7 @@ struct Coordinator {
     bus: Bus,
     acks: Acks,
     store: Store,
+    keyring: Keyring,
     metrics: Metrics,
     schedules: Condition,
     leases: Condition,
@@ -136,11 +154,13 @@ impl Pipeline for Coordinator {
     async fn build(&self, supervisor: ActorCell) -> Result<Self::Parts, SpawnErr> {
         // New with each pipeline, so that nothing of an earlier one can publish.
         let (fence, reach, lapses) = (Fence::default(), Reach::default(), Lapses::default());
+        let ownership = Ownership::default();
         let publisher = Publisher {
             bus: self.bus.clone(),
             acks: self.acks.clone(),
             fence: fence.clone(),
             reach: reach.clone(),
+            ownership: ownership.clone(),
             lapses: lapses.clone(),
             metrics: self.metrics.clone(),
         };
@@ -152,7 +172,13 @@ impl Pipeline for Coordinator {
             condition: self.backlog.clone(),
         };
         Actor::spawn_linked(None, backlog, (), supervisor.clone()).await?;
-        let planner = Planner { publisher, brake, gather: self.config.gather, metrics: self.metrics.clone() };
+        let planner = Planner {
+            publisher,
+            brake,
+            gather: self.config.gather,
+            keyring: self.keyring.clone(),
+            metrics: self.metrics.clone(),
+        };
         let (planner, _) = Actor::spawn_linked(None, planner, (), supervisor.clone()).await?;
         let confirming = Confirming {
             bus: self.bus.clone(),
@@ -174,6 +200,8 @@ impl Pipeline for Coordinator {
             bus: self.bus.clone(),
             store: self.store.clone(),
             fence: fence.clone(),
+            keyring: self.keyring.clone(),
+            ownership: ownership.clone(),
             durability: self.config.durability,
             retention: self.config.retention,
             metrics: self.metrics.clone(),
@@ -205,6 +233,7 @@ impl Pipeline for Coordinator {
             catalog: catalog.clone(),
             fence,
             reach,
+            ownership,
             metrics: self.metrics.clone(),
             condition: self.leases.clone(),
         };

@@ -21,12 +21,15 @@ use std::{
 
 use bytes::BytesMut;
 use picket_proto::{
-    Epoch, Kind, Region, Shard, SiteId, Timestamp,
+    Epoch, Kind, Region, Shard, SiteId, Tickets, Timestamp,
     job::{self, Template},
     subject,
 };
 use picket_runtime::clock::Boottime;
-use picket_store::leases::{self, Lease};
+use picket_store::{
+    leases::{self, Lease},
+    tickets::Keyring,
+};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
 use self::{
@@ -98,6 +101,7 @@ pub struct Planner {
     pub publisher: Publisher,
     pub brake: Brake,
     pub gather: Duration,
+    pub keyring: Keyring,
     pub metrics: Metrics,
 }
 
@@ -198,7 +202,7 @@ impl Planner {
 
     fn jobs(&self, ticks: &[Tick], now: Timestamp, state: &Planning) -> Vec<Job> {
         let mut jobs = Vec::with_capacity(ticks.len());
-        let mut desk = Desk::new(ticks.len());
+        let mut desk = Desk::new(ticks.len(), &self.keyring);
         for tick in ticks {
             // A number may have been given to another schedule since a left-over tick was noted.
             let is_its_own = state.roster.tick(tick.entry, tick.at_ms) == Some(tick.at_ms);
@@ -243,7 +247,7 @@ impl Planner {
         let Some(clock) = state.clock else { return };
         // Whole milliseconds, as ticks have.
         let now = Timestamp::from_millis(clock.at(Boottime::now()).millis());
-        let (mut jobs, mut desk) = (Vec::new(), Desk::new(sites.len()));
+        let (mut jobs, mut desk) = (Vec::new(), Desk::new(sites.len(), &self.keyring));
         for due in sites.iter().flat_map(|site| state.roster.all_due(*site)) {
             let (Some(held), Some(region)) =
                 (state.shards.get(&due.shard), state.regions.get(&due.region_id))
@@ -271,16 +275,18 @@ impl Planner {
 
 /// Writes jobs, the payloads of a batch into one piece of memory.
 struct Desk {
+    tickets: Arc<Tickets>,
     text: String,
     room: BytesMut,
 }
 
 impl Desk {
     /// What most jobs are shorter than.
-    const JOB_BYTES: usize = 320;
+    const JOB_BYTES: usize = 432;
 
-    fn new(jobs: usize) -> Self {
+    fn new(jobs: usize, keyring: &Keyring) -> Self {
         Self {
+            tickets: keyring.tickets(),
             text: String::with_capacity(Self::JOB_BYTES),
             room: BytesMut::with_capacity(jobs.min(MAX_BATCH) * Self::JOB_BYTES),
         }
@@ -294,7 +300,7 @@ impl Desk {
             _ => subject::job(region, site),
         };
         self.text.clear();
-        template.render(tick, &id, &mut self.text);
+        template.render(tick, &id, &self.tickets, &mut self.text);
         self.room.extend_from_slice(self.text.as_bytes());
         let payload = self.room.split().freeze();
         Job { id, subject: subject.into(), payload, scheduled_at, expires_at, shard, epoch, kind }

@@ -12,7 +12,6 @@ use std::{
 use async_nats::jetstream::{
     ErrorCode,
     consumer::pull,
-    context::{GetStreamError, GetStreamErrorKind},
     stream::{ConsumerErrorKind, Info},
 };
 use picket_proto::{Region, Shard, subject};
@@ -20,7 +19,7 @@ use picket_runtime::{
     Bus, Chain, Condition,
     streams::{self, Durability},
 };
-use picket_store::{Store, incidents, partitions, regions, upkeep::Retention};
+use picket_store::{Store, incidents, partitions, regions, tickets::Keyring, upkeep::Retention};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -29,6 +28,7 @@ use tracing::{info, warn};
 use crate::{
     fence::Fence,
     metrics::{In, Metrics},
+    publish::Ownership,
     silence::{Signs, Silence},
 };
 
@@ -47,6 +47,8 @@ pub struct Provision {
     pub bus: Bus,
     pub store: Store,
     pub fence: Fence,
+    pub keyring: Keyring,
+    pub ownership: Ownership,
     pub durability: Durability,
     pub retention: Retention,
     pub metrics: Metrics,
@@ -123,6 +125,11 @@ impl Actor for Provision {
 impl Provision {
     async fn provide(&self, found: &mut Found, round: bool) -> Result<(), Error> {
         self.streams(found).await?;
+        if !self.keyring.refresh(&self.store).await?.has_key() {
+            return Err("there is no key of tickets in use, so sinks will refuse the results; \
+                        add one: INSERT INTO picket.ticket_keys DEFAULT VALUES"
+                .into());
+        }
         let regions = regions::in_use(&self.store).await?;
         for region in &regions {
             self.consumer(region, found).await?;
@@ -161,21 +168,25 @@ impl Provision {
     /// Settings are brought up to date where a stream has not been seen before: at the start, and when somebody
     /// deleted it and it was made again, by a sink perhaps, which does not know all settings.
     async fn streams(&self, found: &mut Found) -> Result<(), Error> {
+        let installation = self.keyring.tickets().installation();
         for config in [
             streams::jobs(self.durability),
             streams::results(self.durability),
             streams::events(self.durability),
         ] {
+            let config = streams::owned(config, installation);
             let name = config.name.clone();
             let created = match self.bus.jetstream.get_stream(&name).await {
                 Ok(stream) => {
                     let info = stream.cached_info();
+                    streams::check_owner(&config, &info.config).inspect_err(|_| self.ownership.set(false))?;
                     if name == subject::JOBS {
                         self.note_jobs_stored(info, found);
                     }
-                    Some(info.created)
+                    // One that an older version made gets an owner.
+                    Some(info.created).filter(|_| streams::owner(&info.config).is_some())
                 }
-                Err(error) if is_absent(&error) => None,
+                Err(error) if streams::is_absent(&error) => None,
                 Err(error) => return Err(error.into()),
             };
             let known = found.streams.get(&name).copied();
@@ -183,7 +194,7 @@ impl Provision {
                 continue;
             }
             let made = streams::bring_up_to_date(&self.bus.jetstream, config).await?;
-            if known.is_some() {
+            if known.is_some_and(|known| known != made.created) {
                 warn!(
                     stream = name,
                     "the stream {name} was gone and has been made again: what it held is lost"
@@ -191,6 +202,7 @@ impl Provision {
             }
             found.streams.insert(name, made.created);
         }
+        self.ownership.set(true);
         Ok(())
     }
 
@@ -263,9 +275,4 @@ impl Provision {
         found.regions.insert(region.clone());
         Ok(())
     }
-}
-
-/// Whether there is no such stream, and not just no answer.
-fn is_absent(error: &GetStreamError) -> bool {
-    matches!(error.kind(), GetStreamErrorKind::JetStream(why) if why.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }

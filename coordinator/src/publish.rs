@@ -7,7 +7,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -88,6 +88,22 @@ impl Reach {
     }
 }
 
+/// Whether the bus is known to belong to this installation. Cheap to clone; all clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Ownership(Arc<AtomicBool>);
+
+impl Ownership {
+    /// Whether jobs may be published on the bus.
+    pub fn is_ours(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Records what the streams' metadata says.
+    pub fn set(&self, ours: bool) {
+        self.0.store(ours, Ordering::Relaxed);
+    }
+}
+
 /// Why a job was not given to the client.
 enum Unsent {
     TooLarge(String),
@@ -101,6 +117,7 @@ pub struct Publisher {
     pub acks: Acks,
     pub fence: Fence,
     pub reach: Reach,
+    pub ownership: Ownership,
     pub lapses: Lapses,
     pub metrics: Metrics,
 }
@@ -262,9 +279,12 @@ impl Publisher {
     }
 
     /// What is given to a client without a connection is sent when it has one again, however late that is and
-    /// whoever holds the shard by then.
+    /// whoever holds the shard by then. And on the bus of another installation that one's sinks would take the results.
     fn connected(&self) -> Result<(), String> {
         match self.bus.client.connection_state() {
+            State::Connected if !self.ownership.is_ours() => {
+                Err("the bus is not known to belong to this installation".to_owned())
+            }
             State::Connected => Ok(()),
             _ => Err("there is no connection to NATS".to_owned()),
         }

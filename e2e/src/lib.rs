@@ -9,6 +9,7 @@ mod process;
 
 use std::{path::PathBuf, time::Duration};
 
+use picket_proto::{Tickets, ticket::Key};
 use picket_testkit::{
     eventually,
     servers::{self, Nats},
@@ -134,9 +135,27 @@ impl Stack {
         self.process("picket-sink", options, &[]).await
     }
 
+    /// Makes the tickets of this installation, as its coordinators do.
+    pub async fn tickets(&self) -> Tickets {
+        let keys: Vec<(String, i16, Vec<u8>)> = sqlx::query_as(
+            "SELECT installation_id::text, key_id, key FROM picket.settings CROSS JOIN picket.ticket_keys",
+        )
+        .fetch_all(&self.database)
+        .await
+        .expect("the keys");
+        let installation = keys[0].0.parse().expect("a UUID");
+        let key = |(_, id, secret)| Key { id, secret, retired_at: None, is_usable: true };
+        Tickets::new(installation, true, &keys.into_iter().map(key).collect::<Vec<_>>())
+    }
+
     /// Runs the operator's command to its end: exit code, standard output, standard error.
     pub async fn picket(&self, arguments: &[&str]) -> (i32, String, String) {
-        let output = self.command("picket", arguments).output();
+        self.picket_with(arguments, &[]).await
+    }
+
+    /// As [`picket`](Self::picket), with variables of its own.
+    pub async fn picket_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String, String) {
+        let output = self.command("picket", arguments).envs(variables.iter().copied()).output();
         let limit = Duration::from_secs(60);
         let output = tokio::time::timeout(limit, output).await.expect("picket ends").expect("picket runs");
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();

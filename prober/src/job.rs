@@ -82,20 +82,21 @@ impl Job {
         }
     }
 
-    /// When it was due; `None` for an ad-hoc one.
-    pub(crate) fn scheduled_at(&self) -> Option<Timestamp> {
+    fn tick(&self) -> Option<&TickOf> {
         match &self.due {
-            Due::Tick(tick) => Some(tick.scheduled_at),
+            Due::Tick(tick) => Some(tick),
             Due::Adhoc(_) => None,
         }
     }
 
+    /// When it was due; `None` for an ad-hoc one.
+    pub(crate) fn scheduled_at(&self) -> Option<Timestamp> {
+        self.tick().map(|tick| tick.scheduled_at)
+    }
+
     /// The shard of a site's job; `None` for an ad-hoc one.
     pub(crate) fn shard(&self) -> Option<Shard> {
-        match &self.due {
-            Due::Tick(tick) => Some(tick.shard),
-            Due::Adhoc(_) => None,
-        }
+        self.tick().map(|tick| tick.shard)
     }
 
     /// Whether it confirms a failure, and is no tick.
@@ -123,6 +124,7 @@ impl Job {
             prober: prober.to_owned(),
             url: shorten(&self.request.url, picket_proto::check::MAX_URL),
             scheduled_at,
+            expires_at: self.tick().map(|tick| tick.expires_at),
             started_at: None,
             outcome: Outcome::Missed,
             cause: Some(cause),
@@ -135,6 +137,8 @@ impl Job {
             body_bytes: 0,
             regex_matched: None,
             tls_expires_at: None,
+            installation: self.tick().and(self.request.installation),
+            ticket: self.tick().and(self.request.ticket.clone()),
         }
     }
 
@@ -211,6 +215,27 @@ mod tests {
         assert_eq!(job.expired(expires), None);
         let later = expires.plus(Duration::from_secs(2));
         assert_eq!(job.expired(later), Some(Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn the_result_of_a_job_has_its_ticket_whatever_it_says_and_that_of_an_ad_hoc_job_has_none() {
+        let region: Region = "eu".parse().unwrap();
+        let ticket = r#""installation":"6b0f4f6a-7e57-4c1e-9a52-0d6f4b1c2a33","ticket":"of any form""#;
+        let job = queued("picket.job.eu.42", &format!(",{TICK},{ticket}")).unwrap();
+        let adhoc = queued("picket.job.eu.adhoc.a1", &format!(",{ticket}")).unwrap();
+
+        for cause in [Cause::Expired, Cause::Overloaded, Cause::Blocked, Cause::ProberOffline, Cause::Invalid]
+        {
+            let result = job.missed(&region, "prober", cause, String::new());
+            assert_eq!(result.ticket.as_deref(), Some("of any form"));
+            assert_eq!(
+                (result.installation, result.expires_at),
+                (job.request.installation, job.expires_at())
+            );
+            assert!(result.installation.is_some() && result.expires_at.is_some());
+            let result = adhoc.missed(&region, "prober", cause, String::new());
+            assert_eq!((result.ticket, result.installation, result.expires_at), (None, None, None));
+        }
     }
 
     #[test]

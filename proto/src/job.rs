@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use crate::{CheckRequest, Epoch, Kind, Region, Shard, SiteId, Timestamp, VERSION};
+use crate::{CheckRequest, Epoch, Kind, Region, Shard, SiteId, Tickets, Timestamp, VERSION, ticket::Claims};
 
 /// A site's part of its jobs: the JSON of what to check, without the braces.
 ///
@@ -49,21 +49,25 @@ impl Template {
             expires_at: None,
             shard: None,
             epoch: None,
+            installation: None,
+            ticket: None,
             ..request.clone()
         };
         let json = serde_json::to_string(&what).unwrap_or_default();
         Self(json.trim_start_matches('{').strip_suffix('}').unwrap_or_default().into())
     }
 
-    /// Appends the job of `tick`, whose [`id`](Tick::id) this is, to `out`.
-    pub fn render(&self, tick: &Tick<'_>, id: &str, out: &mut String) {
+    /// Appends the job of `tick`, whose [`id`](Tick::id) this is, to `out`, with its ticket.
+    pub fn render(&self, tick: &Tick<'_>, id: &str, tickets: &Tickets, out: &mut String) {
         let Tick { site, kind, scheduled_at, expires_at, shard, epoch, .. } = tick;
         // Writing to a String cannot fail.
         let _ = write!(
             out,
-            r#"{{"v":{VERSION},"id":"{id}","site_id":{site},"kind":"{kind}","scheduled_at":"{scheduled_at}","expires_at":"{expires_at}","shard":{shard},"epoch":{epoch},{}}}"#,
-            self.0
+            r#"{{"v":{VERSION},"id":"{id}","site_id":{site},"kind":"{kind}","scheduled_at":"{scheduled_at}","expires_at":"{expires_at}","shard":{shard},"epoch":{epoch},"#
         );
+        tickets.render(&Claims::of(tick), out);
+        out.push_str(&self.0);
+        out.push('}');
     }
 }
 
@@ -79,6 +83,7 @@ impl Tick<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ticket::Key;
 
     #[test]
     fn a_rendered_job_reads_back_as_the_site_with_its_tick() {
@@ -98,8 +103,10 @@ mod tests {
             epoch: Epoch(3),
         };
 
+        let key = Key { id: 1, secret: vec![7; 32], retired_at: None, is_usable: true };
+        let tickets = Tickets::new(uuid::Uuid::from_u128(1).into(), true, &[key]);
         let mut json = String::new();
-        Template::new(&site).render(&tick, &tick.id(), &mut json);
+        Template::new(&site).render(&tick, &tick.id(), &tickets, &mut json);
         let read = CheckRequest::decode(json.as_bytes()).unwrap();
 
         let expected = CheckRequest {
@@ -110,8 +117,11 @@ mod tests {
             expires_at: Some(tick.expires_at),
             shard: Some(tick.shard),
             epoch: Some(tick.epoch),
+            installation: Some(tickets.installation()),
+            ticket: tickets.ticket(&Claims::of(&tick)).map(|ticket| ticket.to_string()),
             ..site
         };
+        assert!(read.ticket.is_some());
         assert_eq!(read, expected);
     }
 

@@ -10,8 +10,8 @@ pub mod id;
 pub mod invalid;
 pub mod job;
 pub mod outcome;
-pub mod plain;
 pub mod pattern;
+pub mod plain;
 pub mod request;
 pub mod result;
 pub mod role;
@@ -19,6 +19,7 @@ pub mod site;
 pub mod status;
 pub mod subject;
 pub mod suspect;
+pub mod ticket;
 pub mod time;
 
 pub use check::{Check, IpVersion};
@@ -30,6 +31,7 @@ pub use request::CheckRequest;
 pub use result::{CheckResult, Timing};
 pub use role::Role;
 pub use suspect::Suspect;
+pub use ticket::{InstallationId, Tickets};
 pub use time::Timestamp;
 
 /// The version of the messages that this build writes (`v` in each message).

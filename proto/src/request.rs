@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Check, Epoch, Invalid, IpVersion, Kind, Pattern, Shard, SiteId, Timestamp, VERSION,
+    Check, Epoch, InstallationId, Invalid, IpVersion, Kind, Pattern, Shard, SiteId, Timestamp, VERSION,
     check::{self, Method},
     status::StatusRule,
 };
@@ -74,6 +74,12 @@ pub struct CheckRequest {
     /// The epoch of the lease under which the job was published; for diagnosis.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<Epoch>,
+    /// The installation whose job this is; copied to the result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installation: Option<InstallationId>,
+    /// The job's [ticket](crate::ticket); copied to the result as it is, since only the sink reads it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
 }
 
 fn version() -> u32 {
@@ -153,7 +159,7 @@ impl CheckRequest {
     /// The longest id, in bytes.
     pub const MAX_ID: usize = 128;
 
-    const FIELDS: [(&str, &str); 19] = [
+    const FIELDS: [(&str, &str); 21] = [
         ("url", "an http or https URL"),
         ("method", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
         ("headers", "an object of texts, such as {\"Accept\": \"text/html\"}"),
@@ -173,6 +179,8 @@ impl CheckRequest {
         ("expires_at", "an RFC 3339 time"),
         ("shard", "a whole number from 0 to 65535"),
         ("epoch", "a whole number"),
+        ("installation", "a UUID"),
+        ("ticket", "a text"),
     ];
 
     /// A request for `url` with every other field at its default.
@@ -197,6 +205,8 @@ impl CheckRequest {
             expires_at: None,
             shard: None,
             epoch: None,
+            installation: None,
+            ticket: None,
         }
     }
 

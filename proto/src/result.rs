@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Cause, Kind, Outcome, Region, Shard, SiteId, Timestamp};
+use crate::{
+    Cause, InstallationId, Kind, Outcome, Region, Shard, SiteId, Tickets, Timestamp,
+    ticket::{Claims, Refusal},
+};
 
 /// A check's result as it is on the wire; what did not happen is absent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +32,9 @@ pub struct CheckResult {
     pub url: String,
     /// When it was due: the tick, or the arrival of an ad-hoc request.
     pub scheduled_at: Timestamp,
+    /// The job's `expires_at`; absent for an ad-hoc check.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
     /// When it began; absent if it never did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
@@ -64,6 +70,12 @@ pub struct CheckResult {
     /// When the certificate ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_expires_at: Option<Timestamp>,
+    /// The job's installation; absent for an ad-hoc check.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installation: Option<InstallationId>,
+    /// The job's [ticket](crate::ticket); absent for an ad-hoc check.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
 }
 
 /// How long each phase of a check took, in microseconds, summed over the hops; absent if it did not happen.
@@ -102,6 +114,24 @@ impl Timing {
 }
 
 impl CheckResult {
+    /// Whether the sink of this installation accepts it as the result of a check that its region was given.
+    ///
+    /// # Errors
+    /// When its ticket was not made for this check.
+    pub fn verify(&self, tickets: &Tickets) -> Result<(), Refusal> {
+        let (Some(site), Some(shard), Some(expires_at)) = (self.site_id, self.shard, self.expires_at) else {
+            // Incomplete claims have no ticket, and a prober of an older version copies neither.
+            return match self.ticket {
+                Some(_) => Err(Refusal::False),
+                None if tickets.are_required() => Err(Refusal::Absent),
+                None => Ok(()),
+            };
+        };
+        let Self { region, kind, scheduled_at, .. } = self;
+        let claims = Claims { site, shard, region, kind: *kind, scheduled_at: *scheduled_at, expires_at };
+        tickets.verify(self.ticket.as_deref(), &claims)
+    }
+
     /// How long after it was due the check began.
     pub fn lateness(&self) -> Option<Duration> {
         Some(self.started_at?.since(self.scheduled_at))
@@ -113,7 +143,7 @@ mod tests {
     use super::*;
 
     /// The contract's own example, with the shard that the sink compares; today's code must read it for ever.
-    const GOLDEN: &str = r#"{"v":1,"id":"a","site_id":42,"kind":"scheduled","region":"eu-west","shard":7,"prober":"host-7f3a","url":"https://example.com/","scheduled_at":"2026-11-20T12:00:00.000000Z","started_at":"2026-11-20T12:00:00.004211Z","outcome":"up","cause":null,"message":null,"http_status":200,"http_version":"2","remote_addr":"93.184.216.34:443","timing":{"dns_us":1200,"connect_us":8100,"tls_us":9500,"first_byte_us":15200,"transfer_us":300,"total_us":34300},"redirects":0,"body_bytes":1256,"regex_matched":true,"tls_expires_at":"2027-01-15T23:59:59.000000Z"}"#;
+    const GOLDEN: &str = r#"{"v":1,"id":"a","site_id":42,"kind":"scheduled","region":"eu-west","shard":7,"prober":"host-7f3a","url":"https://example.com/","scheduled_at":"2026-11-20T12:00:00.000000Z","expires_at":"2026-11-20T12:01:00.000000Z","started_at":"2026-11-20T12:00:00.004211Z","outcome":"up","cause":null,"message":null,"http_status":200,"http_version":"2","remote_addr":"93.184.216.34:443","timing":{"dns_us":1200,"connect_us":8100,"tls_us":9500,"first_byte_us":15200,"transfer_us":300,"total_us":34300},"redirects":0,"body_bytes":1256,"regex_matched":true,"tls_expires_at":"2027-01-15T23:59:59.000000Z","installation":"6b0f4f6a-7e57-4c1e-9a52-0d6f4b1c2a33","ticket":"0001fa15b87b276e7ec3f7f2b9f3c4b7043b"}"#;
 
     #[test]
     fn a_result_is_written_as_the_contract_shows_it() {

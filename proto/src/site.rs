@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CheckRequest, Invalid, Pattern, Region, check, request::within};
+use crate::{CheckRequest, Invalid, Pattern, Region, request::within};
 
 /// A site as people define it: what to check, how often, from where, and when it counts as down.
 #[derive(Clone, Debug, PartialEq)]

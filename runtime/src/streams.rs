@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{
-    Context,
+    Context, ErrorCode,
     consumer::{AckPolicy, DeliverPolicy, pull},
+    context::{GetStreamError, GetStreamErrorKind},
     stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType},
 };
-use picket_proto::{Region, subject};
+use picket_proto::{InstallationId, Region, subject};
 
 /// How many copies the servers of a cluster keep, and how large a stream may grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +61,49 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The stream is another installation's.
+    #[error(
+        "the bus belongs to another installation: the stream {name} is that of installation {owner}, and this database \
+         is installation {installation}; either give this installation a NATS of its own, or, if its database was made \
+         anew beside this bus, take the bus over with: picket nats adopt"
+    )]
+    Foreign {
+        /// Its name.
+        name: String,
+        /// The installation in its metadata.
+        owner: String,
+        /// The installation of this process.
+        installation: String,
+    },
+}
+
+/// In a stream's metadata, the installation that it belongs to.
+const OWNER: &str = "picket.installation";
+
+/// `config` with the mark that it belongs to `installation`.
+pub fn owned(mut config: Config, installation: InstallationId) -> Config {
+    config.metadata.insert(OWNER.to_owned(), installation.to_string());
+    config
+}
+
+/// The installation that the stream of this configuration belongs to. `None`: it was made by a version without owners.
+pub fn owner(config: &Config) -> Option<&str> {
+    config.metadata.get(OWNER).map(String::as_str)
+}
+
+/// Refuses a stream that is there as `found` if it is another installation's than `config` says.
+///
+/// # Errors
+/// [`Error::Foreign`].
+pub fn check_owner(config: &Config, found: &Config) -> Result<(), Error> {
+    match (owner(config), owner(found)) {
+        (Some(installation), Some(owner)) if installation != owner => Err(Error::Foreign {
+            name: found.name.clone(),
+            owner: owner.to_owned(),
+            installation: installation.to_owned(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn stream(name: &str, subjects: &str, durability: Durability) -> Config {
@@ -147,7 +191,7 @@ pub fn sink_consumer() -> pull::Config {
 }
 
 /// Makes the stream, or brings its settings up to date. The coordinator's part, which knows the settings.
-/// Returns the stream as it is then.
+/// Returns the stream as it is then. The caller has [checked](check_owner) whose it is.
 ///
 /// # Errors
 /// When the server refuses, or does not answer in time.
@@ -162,13 +206,53 @@ pub async fn bring_up_to_date(jetstream: &Context, config: Config) -> Result<Inf
 /// Makes the stream if it is not there, and leaves one that is there as it is.
 ///
 /// # Errors
-/// When the server refuses, or does not answer in time.
+/// When the stream is another installation's, or the server refuses, or does not answer in time.
 pub async fn ensure(jetstream: &Context, config: Config) -> Result<(), Error> {
     let name = config.name.clone();
-    match jetstream.get_or_create_stream(config).await {
-        Ok(_) => Ok(()),
+    match jetstream.get_or_create_stream(config.clone()).await {
+        Ok(stream) => check_owner(&config, &stream.cached_info().config),
         Err(source) => Err(Error::Stream { name, source: Box::new(source) }),
     }
+}
+
+/// Whether there is no such stream, and not just no answer.
+pub fn is_absent(error: &GetStreamError) -> bool {
+    matches!(error.kind(), GetStreamErrorKind::JetStream(why) if why.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+/// A stream that [`adopt`] took over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adopted {
+    /// Its name.
+    pub name: &'static str,
+    /// Whose it was, if it said.
+    pub owner: Option<String>,
+}
+
+/// Makes the streams that are there `installation`'s, whoever's they were. What they hold stays, and sinks of
+/// `installation` refuse results of the owner before. Returns those that were another's.
+///
+/// # Errors
+/// When the server refuses, or does not answer in time.
+pub async fn adopt(jetstream: &Context, installation: InstallationId) -> Result<Vec<Adopted>, Error> {
+    let mut adopted = Vec::new();
+    for name in [subject::JOBS, subject::RESULTS, subject::EVENTS] {
+        let failed = |source| Error::Stream { name: name.to_owned(), source };
+        let found = match jetstream.get_stream(name).await {
+            Ok(stream) => stream.cached_info().config.clone(),
+            Err(error) if is_absent(&error) => continue,
+            Err(error) => return Err(failed(error.into())),
+        };
+        let before = owner(&found).map(str::to_owned);
+        if before.as_deref() != Some(&installation.to_string()) {
+            jetstream
+                .update_stream(owned(found, installation))
+                .await
+                .map_err(|error| failed(error.into()))?;
+            adopted.push(Adopted { name, owner: before });
+        }
+    }
+    Ok(adopted)
 }
 
 /// Makes the consumer, or brings its settings up to date.

@@ -5,7 +5,8 @@ use std::time::Duration;
 use async_nats::{Message, Subject};
 use bytes::Bytes;
 use picket_proto::{
-    CheckResult, Kind, Region, Shard, Timestamp, bundle, invalid::shorten, subject::ResultOf,
+    CheckResult, InstallationId, Kind, Region, Shard, Tickets, Timestamp, bundle, invalid::shorten,
+    subject::ResultOf,
 };
 use picket_store::results::{self, Entry};
 
@@ -22,6 +23,8 @@ pub(crate) struct Letter {
 pub(crate) enum Content {
     Check(Box<CheckResult>),
     Adhoc(Box<CheckResult>),
+    /// The result of another installation's check; this one keeps nothing of it.
+    Foreign(InstallationId),
     Unusable(Unusable),
 }
 
@@ -34,23 +37,26 @@ pub(crate) struct Unusable {
 }
 
 impl Letter {
-    pub(crate) fn entry(&self) -> Entry<'_> {
+    /// What is to be stored of it.
+    pub(crate) fn entry(&self) -> Option<Entry<'_>> {
         let content = match &self.content {
             Content::Check(result) => results::Content::Check(result),
             Content::Adhoc(result) => results::Content::Adhoc(result),
             Content::Unusable(unusable) => results::Content::Unusable(&unusable.reason),
+            Content::Foreign(_) => return None,
         };
-        Entry { subject: &self.subject, payload: &self.payload, content }
+        Some(Entry { subject: &self.subject, payload: &self.payload, content })
     }
 }
 
 /// Reads messages, and judges what they say by when it arrived.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Judge {
+pub(crate) struct Judge<'a> {
     pub(crate) retention: Duration,
+    pub(crate) tickets: &'a Tickets,
 }
 
-impl Judge {
+impl Judge<'_> {
     /// How far ahead of ours the clock of who scheduled a check may be.
     const FUTURE: Duration = Duration::from_secs(300);
     /// Of a message's own words in a reason.
@@ -112,16 +118,29 @@ impl Judge {
         match of {
             ResultOf::Site(region, shard) => {
                 of_site(&result, region, Some(*shard)).map_err(|why| unusable("contradiction", why))?;
-                Ok(Content::Check(result))
+                self.ticketed(result)
             }
             ResultOf::Bundle(region) => {
                 of_site(&result, region, None).map_err(|why| unusable("contradiction", why))?;
-                Ok(Content::Check(result))
+                self.ticketed(result)
             }
             ResultOf::Adhoc(region) => {
                 of_nobody(&result, region).map_err(|why| unusable("contradiction", why))?;
                 Ok(Content::Adhoc(result))
             }
+        }
+    }
+}
+
+impl Judge<'_> {
+    /// A prober may say what it likes, and holds no key: only the ticket of a job says that the region was given its check.
+    fn ticketed(self, result: Box<CheckResult>) -> Result<Content, Unusable> {
+        if let Some(other) = result.installation.filter(|id| *id != self.tickets.installation()) {
+            return Ok(Content::Foreign(other));
+        }
+        match result.verify(self.tickets) {
+            Ok(()) => Ok(Content::Check(result)),
+            Err(why) => Err(Unusable { kind: "ticket", reason: why.to_string() }),
         }
     }
 }
@@ -160,9 +179,14 @@ fn same_region(result: &CheckResult, region: &Region) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use picket_proto::{SiteId, ticket::Key};
+    use picket_testkit::with_ticket;
+
     use super::*;
 
-    const JUDGE: Judge = Judge { retention: Duration::from_secs(30 * 86_400) };
+    const OURS: &str = "6b0f4f6a-7e57-4c1e-9a52-0d6f4b1c2a33";
+    const THEIRS: &str = "00000000-0000-4000-8000-000000000000";
+
     const CHECK: &str = r#"{"v":1,"id":"a","site_id":42,"kind":"scheduled","region":"eu","shard":7,"prober":"p",
         "url":"http://x/","scheduled_at":"2026-11-20T12:00:00.000000Z","outcome":"up"}"#;
 
@@ -176,7 +200,14 @@ mod tests {
             description: None,
             length: 0,
         };
-        JUDGE.open(&message, "2026-11-20T12:00:01Z".parse().unwrap()).collect()
+        let tickets = tickets(false);
+        let judge = Judge { retention: Duration::from_secs(30 * 86_400), tickets: &tickets };
+        judge.open(&message, "2026-11-20T12:00:01Z".parse().unwrap()).collect()
+    }
+
+    fn tickets(required: bool) -> Tickets {
+        let key = Key { id: 1, secret: vec![7; 32], retired_at: None, is_usable: true };
+        Tickets::new(OURS.parse().unwrap(), required, &[key])
     }
 
     fn read(subject: &str, payload: &str) -> Content {
@@ -202,6 +233,44 @@ mod tests {
 
         assert!(matches!(read("picket.result.eu.7", CHECK), Content::Check(_)));
         assert!(matches!(read("picket.result.eu.adhoc", &adhoc), Content::Adhoc(_)));
+    }
+
+    #[test]
+    fn a_result_with_the_ticket_of_another_check_or_with_none_is_not_believed() {
+        let tickets = tickets(true);
+        let judge = Judge { retention: Duration::from_secs(86_400), tickets: &tickets };
+        let good = with_ticket(serde_json::from_str(CHECK).unwrap(), &tickets);
+        let judged = |result: &CheckResult| judge.ticketed(Box::new(result.clone()));
+
+        assert!(matches!(judged(&good), Ok(Content::Check(_))));
+        let at = good.scheduled_at.plus(Duration::from_secs(1));
+        for (lie, reason) in [
+            (CheckResult { site_id: Some(SiteId(43)), ..good.clone() }, "not made for"),
+            (CheckResult { shard: Some(Shard(8)), ..good.clone() }, "not made for"),
+            (CheckResult { shard: None, ..good.clone() }, "not made for"),
+            (CheckResult { kind: Kind::Confirm, ..good.clone() }, "not made for"),
+            (CheckResult { scheduled_at: at, ..good.clone() }, "not made for"),
+            (CheckResult { expires_at: Some(at), ..good.clone() }, "not made for"),
+            (CheckResult { expires_at: None, ..good.clone() }, "not made for"),
+            (CheckResult { region: "us".parse().unwrap(), ..good.clone() }, "not made for"),
+            (CheckResult { ticket: None, ..good.clone() }, "there is none"),
+            (CheckResult { ticket: None, installation: None, ..good.clone() }, "there is none"),
+            (CheckResult { ticket: Some("x".repeat(36)), ..good.clone() }, "36 hexadecimal digits"),
+        ] {
+            match judged(&lie) {
+                Err(Unusable { kind: "ticket", reason: why }) => assert!(why.contains(reason), "{why}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_result_of_another_installation_is_nothing_to_store() {
+        let foreign = CHECK.replace(r#""v":1,"#, &format!(r#""v":1,"installation":"{THEIRS}","#));
+        let letters = open("picket.result.eu.7", &foreign);
+
+        assert_eq!(letters[0].content, Content::Foreign(THEIRS.parse().unwrap()));
+        assert!(letters[0].entry().is_none());
     }
 
     #[test]
@@ -251,7 +320,7 @@ mod tests {
 
         assert_eq!(letters.len(), lines.len());
         for (letter, line) in letters.iter().zip(lines) {
-            let entry = letter.entry();
+            let entry = letter.entry().unwrap();
             assert_eq!((entry.subject, entry.payload), ("picket.result.eu.bundle", line.as_bytes()));
             assert_eq!(matches!(letter.content, Content::Check(_)), line == check, "{letter:?}");
         }

@@ -4,6 +4,7 @@
 //! it is written, so the sink's memory is the same whatever the backlog.
 
 mod batch;
+mod guard;
 mod letter;
 mod metrics;
 mod options;
@@ -15,15 +16,15 @@ mod recovery;
 mod report;
 mod writer;
 
-use picket_runtime::{Backoff, Bus, Chain, Health, Running, bus, streams};
-use picket_store::Store;
+use picket_runtime::{Bus, Chain, Health, Running, bus};
+use picket_store::{Store, tickets::Keyring};
 use ractor::SpawnErr;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 pub use options::{Config, Options};
-use pipeline::Sink;
-use recovery::Recovery;
+
+use crate::{guard::Guard, pipeline::Sink, recovery::Recovery};
 
 /// Why there is no sink.
 #[derive(Debug, thiserror::Error)]
@@ -43,8 +44,8 @@ pub enum Error {
 /// one that holds what is published.
 pub const CONNECTIONS: u32 = 4;
 
-/// Starts a sink: waits for NATS and for a database with a schema, makes the stream and its consumer, and runs
-/// until it is drained.
+/// Starts a sink: waits for NATS and for a database with a schema, and runs until it is drained. It makes the stream and
+/// its consumer where they are not there.
 ///
 /// # Errors
 /// When waiting would be in vain: the server is too old, an option makes no sense.
@@ -53,40 +54,38 @@ pub async fn start(config: Config, bus: &Bus, store: &Store, health: &Health) ->
     let (database, stream) = (health.condition("database"), health.condition("results"));
 
     bus.connected().await?;
-    ensure_stream(bus, &config).await;
-    wait_for(store).await?;
+    let keyring = wait_for(store).await?;
     database.holds();
 
     let limit = config.drain_timeout;
     let (bus, store) = (bus.clone(), store.clone());
-    let recovery = Recovery::new(config, bus.clone(), store.clone(), metrics.clone());
-    let sink = Sink { config, bus, store, recovery, metrics, database, stream };
+    let guard = Guard::new(bus.clone(), store.clone(), keyring, config.durability, metrics.clone());
+    let recovery = Recovery::new(config, bus.clone(), store.clone(), guard.clone(), metrics.clone());
+    let sink = Sink { config, bus, store, recovery, guard, metrics, database, stream };
     Ok(Running::start("sink", sink, limit).await?)
 }
 
-async fn ensure_stream(bus: &Bus, config: &Config) {
-    let mut backoff = Backoff::new(puller::FIRST_WAIT, puller::LONGEST_WAIT);
-    while let Err(error) = streams::ensure(&bus.jetstream, streams::results(config.durability)).await {
-        warn!(error = %Chain(&error), "waiting for the stream of results");
-        tokio::time::sleep(backoff.next_wait()).await;
-    }
-}
-
-async fn wait_for(store: &Store) -> Result<(), Error> {
+async fn wait_for(store: &Store) -> Result<Keyring, Error> {
     /// Between two lines that say the same.
     const AGAIN: std::time::Duration = std::time::Duration::from_secs(10);
     let mut said: Option<(String, Instant)> = None;
-    store
-        .ready(|error| {
-            let why = Chain(error).to_string();
-            if said.as_ref().is_none_or(|(before, at)| *before != why || at.elapsed() >= AGAIN) {
-                warn!(error = why, "waiting for the database");
-                said = Some((why, Instant::now()));
-            }
-        })
-        .await?;
+    let mut say = |error: &picket_store::Error| {
+        let why = Chain(error).to_string();
+        if said.as_ref().is_none_or(|(before, at)| *before != why || at.elapsed() >= AGAIN) {
+            warn!(error = why, "waiting for the database");
+            said = Some((why, Instant::now()));
+        }
+    };
+    let keyring = loop {
+        store.ready(&mut say).await?;
+        match Keyring::load(store).await {
+            Ok(keyring) => break keyring,
+            Err(error) => say(&error),
+        }
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    };
     if said.is_some() {
         info!("the database is there");
     }
-    Ok(())
+    Ok(keyring)
 }

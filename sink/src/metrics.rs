@@ -20,6 +20,8 @@ pub(crate) struct Metrics {
     pub(crate) replays: Counter<u64, AtomicU64>,
     pub(crate) replayed: Counter<u64, AtomicU64>,
     pub(crate) dead_letters: Family<Why, Counter<u64, AtomicU64>>,
+    pub(crate) foreign_results: Counter<u64, AtomicU64>,
+    pub(crate) tickets_required: Gauge<i64, AtomicI64>,
     pub(crate) batch_size: Histogram,
     pub(crate) write_seconds: Histogram,
     pub(crate) delay_seconds: Histogram,
@@ -57,6 +59,8 @@ impl Metrics {
             replays: Counter::default(),
             replayed: Counter::default(),
             dead_letters: Family::default(),
+            foreign_results: Counter::default(),
+            tickets_required: Gauge::default(),
             batch_size: Histogram::new(exponential_buckets(1.0, 4.0, 8)),
             write_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             delay_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 16)),
@@ -72,7 +76,9 @@ impl Metrics {
             outbox_age_seconds: Gauge::default(),
         };
         // From zero: the first one to come would be no increase of what was not there.
-        for reason in ["subject", "bundle", "json", "time", "contradiction", "region", "refused", "event"] {
+        let reasons =
+            ["subject", "bundle", "json", "time", "contradiction", "ticket", "region", "refused", "event"];
+        for reason in reasons {
             let _ = metrics.dead_letters.get_or_create(&Why { reason });
         }
         metrics.register(health);
@@ -91,6 +97,16 @@ impl Metrics {
             self.replayed.clone(),
         );
         sink.register("dead_letters", "Messages kept with why they are no rows", self.dead_letters.clone());
+        sink.register(
+            "foreign_results",
+            "Results of another installation's checks, refused and not stored",
+            self.foreign_results.clone(),
+        );
+        sink.register(
+            "tickets_required",
+            "Whether results without a ticket are refused (picket.settings.require_tickets)",
+            self.tickets_required.clone(),
+        );
         sink.register("batch_size", "Messages written together", self.batch_size.clone());
         sink.register("write_seconds", "From the start of a write to its commit", self.write_seconds.clone());
         sink.register("delay_seconds", "From when a check was due to its commit", self.delay_seconds.clone());

@@ -79,7 +79,7 @@ pub struct Config {
 
 impl Config {
     /// A plain result in a message of its own, with all that is around it. Others are larger.
-    const RESULT_BYTES: usize = 512;
+    const RESULT_BYTES: usize = 672;
     /// The largest message must fit, or nothing would come any more.
     const LEAST_BYTES: usize = 256 << 10;
 

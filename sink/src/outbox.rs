@@ -14,10 +14,7 @@ use async_nats::{
     },
 };
 use picket_proto::{Invalid, invalid::shorten, subject};
-use picket_runtime::{
-    Bus, Chain,
-    streams::{self, Durability},
-};
+use picket_runtime::{Bus, Chain};
 use picket_store::{
     Store,
     outbox::{self, Event},
@@ -26,7 +23,10 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 
-use crate::metrics::{Metrics, Why};
+use crate::{
+    guard::Guard,
+    metrics::{Metrics, Why},
+};
 
 pub(crate) enum Msg {
     /// There are events, at the latest then.
@@ -40,7 +40,7 @@ pub(crate) enum Msg {
 pub(crate) struct Outbox {
     pub(crate) bus: Bus,
     pub(crate) store: Store,
-    pub(crate) durability: Durability,
+    pub(crate) guard: Guard,
     pub(crate) metrics: Metrics,
 }
 
@@ -94,7 +94,7 @@ impl Actor for Outbox {
 impl Outbox {
     async fn look(&self, looked: &mut Looked) {
         looked.at = Some(Instant::now());
-        if self.bus.client.connection_state() != State::Connected {
+        if self.bus.client.connection_state() != State::Connected || !self.guard.is_ours() {
             return;
         }
         match self.publish().await {
@@ -124,7 +124,7 @@ impl Outbox {
             self.metrics.events.inc_by(done.published.len() as u64);
             if let Some(failure) = failure {
                 // The stream may be what is missing.
-                streams::ensure(&self.bus.jetstream, streams::events(self.durability)).await?;
+                self.guard.ensure_events().await?;
                 return Err(failure);
             }
             if !all {

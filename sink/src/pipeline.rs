@@ -10,6 +10,7 @@ use tracing::warn;
 use crate::{
     Config,
     batch::Leaves,
+    guard::Guard,
     metrics::Metrics,
     outbox::{self, Outbox},
     puller::{self, Puller},
@@ -22,6 +23,7 @@ pub(crate) struct Sink {
     pub(crate) bus: Bus,
     pub(crate) store: Store,
     pub(crate) recovery: Recovery,
+    pub(crate) guard: Guard,
     pub(crate) metrics: Metrics,
     pub(crate) database: Condition,
     pub(crate) stream: Condition,
@@ -42,7 +44,7 @@ impl Pipeline for Sink {
         let outbox = Outbox {
             bus: self.bus.clone(),
             store: self.store.clone(),
-            durability: self.config.durability,
+            guard: self.guard.clone(),
             metrics: self.metrics.clone(),
         };
         let (outbox, _) = Actor::spawn_linked(None, outbox, (), supervisor.clone()).await?;
@@ -58,6 +60,7 @@ impl Pipeline for Sink {
         let puller = Puller {
             config: self.config,
             bus: self.bus.clone(),
+            guard: self.guard.clone(),
             writer: writer.clone(),
             metrics: self.metrics.clone(),
             stream: self.stream.clone(),

@@ -23,7 +23,8 @@ use tracing::{info, warn};
 use crate::{
     Config,
     batch::{Batch, Leaves},
-    letter::Judge,
+    guard::{self, Guard, Verified},
+    letter::{Content, Judge},
     metrics::Metrics,
     pull::{self, End, Pull},
     report::report,
@@ -43,6 +44,7 @@ pub(crate) enum Msg {
 pub(crate) struct Puller {
     pub(crate) config: Config,
     pub(crate) bus: Bus,
+    pub(crate) guard: Guard,
     pub(crate) writer: ActorRef<writer::Msg>,
     pub(crate) metrics: Metrics,
     pub(crate) stream: Condition,
@@ -52,6 +54,7 @@ pub(crate) struct Puller {
 /// The consumer still serves.
 pub(crate) struct Pulled {
     consumer: Box<PullConsumer>,
+    verified: Verified,
     /// Whether there may be more by now.
     more: bool,
 }
@@ -62,6 +65,8 @@ pub(crate) enum Error {
     Ensure(#[from] streams::Error),
     #[error("could not find the consumer of results")]
     Find(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error(transparent)]
+    Guard(#[from] guard::Error),
     #[error(transparent)]
     Pull(#[from] pull::Error),
     #[error("the writer is gone")]
@@ -79,6 +84,7 @@ const LOOK: Duration = Duration::from_secs(5);
 /// What is under way.
 pub(crate) struct Pulling {
     consumer: Option<Box<PullConsumer>>,
+    verified: Verified,
     task: Option<AbortHandle>,
     stop: CancellationToken,
     stopped: Option<RpcReplyPort<()>>,
@@ -103,6 +109,7 @@ impl Actor for Puller {
         myself.cast(Msg::Pull)?;
         Ok(Pulling {
             consumer: None,
+            verified: self.guard.at_start(),
             task: None,
             stop: CancellationToken::new(),
             stopped: None,
@@ -134,15 +141,17 @@ impl Actor for Puller {
 impl Puller {
     fn begin(&self, myself: ActorRef<Msg>, pulling: &mut Pulling) {
         let (puller, stop, consumer) = (self.clone(), pulling.stop.clone(), pulling.consumer.take());
-        let pull = async move { puller.pull(consumer, &stop).await };
+        let verified = pulling.verified;
+        let pull = async move { puller.pull(consumer, verified, &stop).await };
         pulling.task = Some(report(myself, pull, Msg::Pulled));
     }
 
     fn ended(&self, myself: &ActorRef<Msg>, ended: Result<Pulled, Error>, pulling: &mut Pulling) {
         pulling.task = None;
         match ended {
-            Ok(Pulled { consumer, more }) => {
+            Ok(Pulled { consumer, verified, more }) => {
                 pulling.consumer = Some(consumer);
+                pulling.verified = verified;
                 pulling.backoff.reset();
                 match more {
                     _ if pulling.stop.is_cancelled() => {}
@@ -168,14 +177,16 @@ impl Puller {
     async fn pull(
         &self,
         consumer: Option<Box<PullConsumer>>,
+        verified: Verified,
         stop: &CancellationToken,
     ) -> Result<Pulled, Error> {
         let consumer = match consumer {
             Some(consumer) => consumer,
             None => self.ensure().await?,
         };
+        let verified = self.guard.verify(verified).await?;
         let Some(mut batch) = stop.run_until_cancelled(self.leave(&consumer)).await else {
-            return Ok(Pulled { consumer, more: true });
+            return Ok(Pulled { consumer, verified, more: true });
         };
         let (messages, bytes) = self.config.most();
         let mut pull = Pull::ask(&self.bus.client, &consumer, messages, bytes).await?;
@@ -184,7 +195,7 @@ impl Puller {
             None => self.last(&mut pull, &mut batch).await,
         };
         // What has come is written, however the request ended.
-        if !batch.letters.is_empty() {
+        if !batch.replies.is_empty() {
             self.writer.cast(writer::Msg::Write(batch)).map_err(|_| Error::NoWriter)?;
         }
         let more = match ended? {
@@ -193,7 +204,7 @@ impl Puller {
             End::Badly(why) => return Err(pull::Error::Ended(why).into()),
         };
         self.stream.holds();
-        Ok(Pulled { consumer, more })
+        Ok(Pulled { consumer, verified, more })
     }
 
     /// Reads messages until the request ends; cancel-safe.
@@ -221,7 +232,8 @@ impl Puller {
     }
 
     fn read(&self, messages: Vec<async_nats::Message>, batch: &mut Batch) {
-        let judge = Judge { retention: self.config.retention };
+        let tickets = self.guard.tickets();
+        let judge = Judge { retention: self.config.retention, tickets: &tickets };
         let mut now = clock::wall();
         if let Some((pending, stored)) = messages.last().and_then(|message| self.told(message)) {
             self.metrics.pending.set(pending);
@@ -229,7 +241,12 @@ impl Puller {
             now = now.max(stored);
         }
         for message in messages {
-            batch.letters.extend(judge.open(&message, now));
+            for letter in judge.open(&message, now) {
+                match letter.content {
+                    Content::Foreign(installation) => self.guard.refuse_foreign(installation),
+                    _ => batch.letters.push(letter),
+                }
+            }
             batch.replies.extend(message.reply);
         }
     }
@@ -259,7 +276,7 @@ impl Puller {
     /// Makes the stream and the consumer where they are not there.
     async fn ensure(&self) -> Result<Box<PullConsumer>, Error> {
         let jetstream = &self.bus.jetstream;
-        streams::ensure(jetstream, streams::results(self.config.durability)).await?;
+        self.guard.ensure_results().await?;
         streams::ensure_consumer(jetstream, subject::RESULTS, streams::sink_consumer()).await?;
         let found = jetstream.get_consumer_from_stream(subject::SINK, subject::RESULTS).await;
         let consumer = found.map_err(|error| Error::Find(error.into()))?;

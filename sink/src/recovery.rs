@@ -35,7 +35,7 @@ use tokio::{
 use tracing::{debug, error, warn};
 
 use crate::{
-    Config,
+    Config, guard,
     letter::{Judge, Letter},
     metrics::Metrics,
     pull::{self, End, Pull},
@@ -82,6 +82,8 @@ pub(crate) struct Recovery {
     /// Writes replayed results; not guarded.
     results: Results,
     guard: Guard,
+    /// Verifies the tickets of replayed results.
+    keys: guard::Guard,
     metrics: Metrics,
     /// The run of the server that is known to hold all acknowledged results.
     complete: Arc<Mutex<Option<String>>>,
@@ -112,7 +114,7 @@ struct Positions {
 }
 
 impl Recovery {
-    pub(crate) fn new(config: Config, bus: Bus, store: Store, metrics: Metrics) -> Self {
+    pub(crate) fn new(config: Config, bus: Bus, store: Store, keys: guard::Guard, metrics: Metrics) -> Self {
         let (results, guard) = (Results::new(store.clone()), store.guard());
         Self {
             config,
@@ -120,6 +122,7 @@ impl Recovery {
             store,
             results,
             guard,
+            keys,
             metrics,
             complete: Arc::default(),
             unanswered: Arc::default(),
@@ -236,14 +239,15 @@ impl Recovery {
         if letters.is_empty() {
             return Ok(0);
         }
-        let entries: Vec<Entry<'_>> = letters.iter().map(Letter::entry).collect();
+        let entries: Vec<Entry<'_>> = letters.iter().filter_map(Letter::entry).collect();
         Ok(self.results.insert(&entries).await?.inserted())
     }
 
     /// Pulls the next messages.
     async fn batch(&self, consumer: &PullConsumer, positions: &Positions) -> Result<Replayed, Error> {
         let (messages, bytes) = self.config.most();
-        let judge = Judge { retention: self.config.retention };
+        let tickets = self.keys.tickets();
+        let judge = Judge { retention: self.config.retention, tickets: &tickets };
         let mut pull = Pull::ask(&self.bus.client, consumer, messages, bytes).await?;
         let mut batch = Replayed::default();
         loop {

@@ -131,7 +131,7 @@ impl Writer {
         let Some(batch) = batch else { return };
         let (results, recovery) = (self.results.clone(), self.recovery.clone());
         let writing = async move {
-            let entries: Vec<Entry<'_>> = batch.letters.iter().map(|letter| letter.entry()).collect();
+            let entries: Vec<Entry<'_>> = batch.letters.iter().filter_map(|letter| letter.entry()).collect();
             loop {
                 // Lost results are replayed before new ones are written.
                 recovery.ensure_complete().await?;
@@ -218,7 +218,7 @@ impl Writer {
                 Content::Check(result) => {
                     metrics.delay_seconds.observe(at.since(result.scheduled_at).as_secs_f64());
                 }
-                Content::Adhoc(_) => {}
+                Content::Adhoc(_) | Content::Foreign(_) => {}
             }
         }
         if let Some(reason) = &written.reason {

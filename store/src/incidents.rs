@@ -37,6 +37,10 @@ pub struct Decided {
 
 type Sql<T> = Result<T, sqlx::Error>;
 
+/// How far the database's clock may be behind those by which checks were scheduled. A result that is due later than this
+/// from now counts for nothing here: with a date in the future a region would be the only one that reports lately.
+const CLOCK_SPREAD: Duration = Duration::from_secs(5);
+
 /// Decides what `fresh` means, as the last thing in its transaction.
 pub(crate) async fn decide(connection: &mut PgConnection, fresh: Vec<Fresh>) -> Sql<Decided> {
     let fresh = ticks_and_confirming(connection, fresh).await?;
@@ -49,7 +53,21 @@ pub(crate) async fn decide(connection: &mut PgConnection, fresh: Vec<Fresh>) -> 
     }
     let mut judged = Judged::default();
     let mut kept = HashMap::new();
-    for (site, states, open) in lock(connection, news.keys().copied().collect()).await? {
+    for Locked { site_id: site, regions: Json(mut states), open, now } in
+        lock(connection, news.keys().copied().collect()).await?
+    {
+        let latest = Timestamp::from(now).plus(CLOCK_SPREAD);
+        // Kept before the database's clock went back, or by an earlier version.
+        states.retain(|state| state.last_us <= latest.micros());
+        let Some(new) = news.get_mut(&site) else { continue };
+        new.retain(|new| new.at <= latest);
+        if new.is_empty() {
+            news.remove(&site);
+            if states.is_empty() && !open {
+                judged.settled.push(site);
+            }
+            continue;
+        }
         // Of a site that is down and stays so there is nothing to decide, and nothing to look up.
         let still_down = news.get(&site).filter(|_| open).and_then(|new| verdict::still_down(&states, new));
         match still_down {
@@ -97,19 +115,30 @@ async fn ticks_and_confirming(connection: &mut PgConnection, mut fresh: Vec<Fres
     Ok(fresh)
 }
 
-/// Locks the sites' rows, in order, making those that are missing; gives what they hold, and whether an incident was open.
-async fn lock(connection: &mut PgConnection, sites: Vec<i64>) -> Sql<Vec<(i64, Vec<RegionState>, bool)>> {
-    let rows: Vec<(i64, Json<Vec<RegionState>>, bool)> = sqlx::query_as(
+/// What the row of a locked site holds.
+#[derive(sqlx::FromRow)]
+struct Locked {
+    site_id: i64,
+    regions: Json<Vec<RegionState>>,
+    /// Whether an incident is open.
+    open: bool,
+    /// By the database's clock.
+    now: DbTimestamp,
+}
+
+/// Locks the sites' rows, in order, making those that are missing.
+async fn lock(connection: &mut PgConnection, sites: Vec<i64>) -> Sql<Vec<Locked>> {
+    sqlx::query_as(
         // An update that changes nothing waits for whoever has the row, and then sees it as it is.
         "INSERT INTO picket.site_states AS state (site_id) SELECT unnest($1::bigint[])
          ON CONFLICT (site_id) DO UPDATE SET regions = state.regions
          RETURNING site_id, regions, EXISTS (
-             SELECT FROM picket.incidents AS incident WHERE incident.site_id = state.site_id AND closed_at IS NULL)",
+             SELECT FROM picket.incidents AS incident WHERE incident.site_id = state.site_id AND closed_at IS NULL) AS open,
+             clock_timestamp() AS now",
     )
     .bind(sites)
     .fetch_all(connection)
-    .await?;
-    Ok(rows.into_iter().map(|(site, Json(states), open)| (site, states, open)).collect())
+    .await
 }
 
 #[derive(sqlx::FromRow)]
@@ -150,13 +179,11 @@ async fn evidence(
         .flat_map(|(site, states)| states.iter().filter(settled).map(|state| (*site, state.region)))
         .collect();
     let (known_sites, known_regions): (Vec<i64>, Vec<RegionId>) = known.into_iter().unzip();
-    let times = |pick: fn(std::slice::Iter<'_, Evidence>) -> Option<Timestamp>| -> Vec<DbTimestamp> {
-        news.values().filter_map(|new| pick(new.iter())).map(DbTimestamp).collect()
-    };
+    let moments = news.iter().flat_map(|(site, new)| new.iter().map(|new| (*site, DbTimestamp(new.at))));
+    let (sites, ats): (Vec<i64>, Vec<DbTimestamp>) = moments.unzip();
     let rows: Vec<Row> = sqlx::query_as(include_str!("incidents/evidence.sql"))
-        .bind(news.keys().copied().collect::<Vec<_>>())
-        .bind(times(|new| new.map(|new| new.at).min()))
-        .bind(times(|new| new.map(|new| new.at).max()))
+        .bind(sites)
+        .bind(ats)
         .bind(known_sites)
         .bind(known_regions)
         .fetch_all(connection)

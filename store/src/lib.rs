@@ -21,6 +21,7 @@ pub mod schedules;
 pub mod sites;
 mod store;
 pub mod stored;
+pub mod tickets;
 mod timestamp;
 pub mod upkeep;
 pub mod verdict;

@@ -4,8 +4,10 @@ pub mod eventually;
 pub mod proxy;
 pub mod servers;
 pub mod target;
+pub mod tickets;
 pub mod tls_front;
 
 pub use eventually::eventually;
 pub use proxy::Proxy;
+pub use tickets::with_ticket;
 pub use tls_front::TlsFront;

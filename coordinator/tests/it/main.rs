@@ -3,8 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "what a test needs is there, or it fails")]
 
 mod acks;
-mod streams;
 mod odd_sites;
+mod owners;
+mod streams;
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -7,7 +7,7 @@ use picket_e2e::{
     Process,
     drill::{Drill, LONG, Scene},
 };
-use picket_testkit::eventually;
+use picket_testkit::{eventually, with_ticket};
 
 /// What a process may grow by that has more to do, in KiB: buffers and arenas, not a backlog.
 const GROWTH_KIB: u64 = 24 << 10;
@@ -89,6 +89,7 @@ async fn f17b_a_backlog_of_results_waits_in_the_stream_and_a_slow_database_slows
         format!("picket.result.{}.{}", template["region"].as_str().unwrap_or_default(), template["shard"]);
     let base = drill.stack.number("SELECT (extract(epoch FROM now()) * 1000)::bigint - 3600000").await;
     let jetstream = drill.stack.jetstream().await;
+    let tickets = drill.stack.tickets().await;
     let mut acknowledgements = Vec::new();
     for n in 0..BACKLOG {
         let mut result = template.clone();
@@ -96,7 +97,9 @@ async fn f17b_a_backlog_of_results_waits_in_the_stream_and_a_slow_database_slows
         let at = wire_time(second, micros);
         result["scheduled_at"] = at.clone().into();
         result["started_at"] = at.into();
-        let sent = jetstream.publish(subject.clone(), result.to_string().into()).await;
+        let result = with_ticket(serde_json::from_value(result).expect("a result"), &tickets);
+        let result = serde_json::to_string(&result).expect("JSON");
+        let sent = jetstream.publish(subject.clone(), result.into()).await;
         acknowledgements.push(sent.expect("the bus takes it").into_future());
         if acknowledgements.len() == 1_000 {
             for acknowledged in acknowledgements.drain(..) {

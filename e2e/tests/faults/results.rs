@@ -131,19 +131,20 @@ async fn f13_what_cannot_be_stored_or_read_is_parked_with_the_reason_and_the_res
         ((good.0.clone(), vec![b'x'; 60_000]), "not a result"),
         (but("region", json!("west")), "region: 'west', but the subject says 'east'"),
         (but("region", json!("nowhere")), "region: 'nowhere', but the subject says 'east'"),
-        (("picket.result.nowhere.3".to_owned(), of_nowhere(&good.1)), "there is no region 'nowhere'"),
+        (
+            ("picket.result.nowhere.3".to_owned(), of_nowhere(&good.1)),
+            "ticket: not made for a check of this site",
+        ),
+        (but("site_id", json!(424_242)), "ticket: not made for a check of this site"),
+        (but("site_id", json!(-5)), "ticket: not made for a check of this site"),
+        (but("ticket", Value::Null), "ticket: there is none"),
         (but("scheduled_at", json!("2031-01-01T00:00:00.000000Z")), "in the future"),
         (but("scheduled_at", json!("2001-01-01T00:00:00.000000Z")), "30 days ago"),
         (but("site_id", Value::Null), "site_id: there is none"),
         (("picket.result.what.is.this".to_owned(), good.1.clone()), "subject"),
     ];
-    // These can be stored as they are, or mended; of a site that nobody knows in no ledger.
-    let usable = [
-        but("site_id", json!(424_242)),
-        but("site_id", json!(-5)),
-        but("message", json!("a\0b")),
-        but("message", json!("y".repeat(60_000))),
-    ];
+    // These can be stored as they are, or mended.
+    let usable = [but("message", json!("a\0b")), but("message", json!("y".repeat(60_000)))];
 
     drill.injured().await;
     for _ in 0..3 {

@@ -3,7 +3,7 @@
 use async_nats::jetstream;
 use picket_e2e::drill::{Drill, LONG, Scene};
 use picket_proto::subject;
-use picket_testkit::eventually;
+use picket_testkit::{eventually, with_ticket};
 
 /// Results of sites that do not exist, each of a tick of its own: they are rows, and in no ledger.
 const RESULTS: usize = 20_000;
@@ -74,6 +74,7 @@ async fn publish(drill: &Drill) {
         .lines("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')")
         .await
         .remove(0);
+    let tickets = drill.stack.tickets().await;
     for some in (FIRST_SITE..FIRST_SITE + RESULTS).collect::<Vec<_>>().chunks(1_000) {
         let mut acknowledgements = vec![];
         for site in some {
@@ -81,6 +82,8 @@ async fn publish(drill: &Drill) {
                 r#"{{"v":1,"id":"{site}","site_id":{site},"kind":"scheduled","region":"east","shard":7,"prober":"p",
                     "url":"http://x/","scheduled_at":"{at}","started_at":"{at}","outcome":"up"}}"#
             );
+            let result = with_ticket(serde_json::from_str(&result).expect("a result"), &tickets);
+            let result = serde_json::to_string(&result).expect("JSON");
             let subject = subject::result(&"east".parse().unwrap(), picket_proto::Shard(7));
             acknowledgements.push(jetstream.publish(subject, result.into()).await.unwrap());
         }

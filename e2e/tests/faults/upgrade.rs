@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use async_nats::HeaderMap;
 use picket_e2e::drill::{Drill, LONG, Scene, Setting};
+use picket_testkit::eventually;
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -158,6 +159,12 @@ async fn f19b_jobs_and_results_of_a_newer_and_an_older_version_are_understood() 
     let mut drill =
         Drill::start("F19b", "jobs and results as other versions write them", Scene::default()).await;
     let jetstream = drill.stack.jetstream().await;
+    // An older version knows no tickets. The sinks follow without being started again.
+    drill.stack.execute("UPDATE picket.settings SET require_tickets = false").await;
+    for sink in &drill.sinks {
+        eventually(LONG, "the sinks to follow", async || sink.metric("picket_sink_tickets_required") == 0.0)
+            .await;
+    }
 
     // A newer and an older coordinator: those of today are away.
     for coordinator in drill.coordinators.drain(..) {

@@ -58,11 +58,11 @@ async fn a_result_delivered_again_is_counted_and_makes_no_row() {
 async fn what_cannot_be_a_row_is_parked_with_the_reason_and_the_rest_flows() {
     let stack = Stack::new().await;
     let sink = stack.sink().await;
-    let long_ago = CheckResult {
+    let long_ago = stack.signed(CheckResult {
         scheduled_at: stack.result(0).scheduled_at.minus(Duration::from_secs(20 * 86_400)),
         ..stack.result(0)
-    };
-    let from_nowhere = CheckResult { region: "nowhere".parse().unwrap(), ..stack.result(0) };
+    });
+    let from_nowhere = stack.signed(CheckResult { region: "nowhere".parse().unwrap(), ..stack.result(0) });
 
     stack.publish(0..50).await;
     stack.publish_raw("picket.result.eu.7", "{\0").await;

@@ -3,5 +3,7 @@
 
 mod faults;
 mod flow;
+mod fuzz;
 mod replay;
 mod stack;
+mod tickets;

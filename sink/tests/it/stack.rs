@@ -1,15 +1,18 @@
 //! A nats-server and a database of a test's own, results to publish, and sinks to take them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream::{self, consumer::PullConsumer};
-use picket_proto::{CheckResult, Kind, Outcome, Region, Role, Shard, SiteId, Timestamp, Timing, subject};
+use picket_proto::{
+    CheckResult, Kind, Outcome, Region, Role, Shard, SiteId, Tickets, Timestamp, Timing, subject,
+};
 use picket_runtime::{Bus, Health, Running, clock, options::NatsOptions, streams};
 use picket_sink::{CONNECTIONS, Config};
-use picket_store::{DatabaseOptions, Store, regions};
+use picket_store::{DatabaseOptions, Store, regions, tickets::Keyring};
 use picket_testkit::{
     eventually,
     servers::{self, Nats},
+    with_ticket,
 };
 use sqlx::{PgPool, types::time::OffsetDateTime};
 
@@ -23,6 +26,7 @@ pub(crate) struct Stack {
     pub(crate) jetstream: jetstream::Context,
     pub(crate) database_url: String,
     pool: PgPool,
+    pub(crate) tickets: Arc<Tickets>,
     /// Of the first result; one tick a result follows.
     began: Timestamp,
 }
@@ -44,11 +48,19 @@ impl Stack {
         let store = store(&database_url);
         store.migrate(64).await.unwrap();
         regions::add(&store, &EU.parse().unwrap()).await.unwrap();
+        let tickets = Keyring::load(&store).await.unwrap().tickets();
         let client = async_nats::connect(nats.url()).await.unwrap();
         let jetstream = jetstream::new(client);
         streams::ensure(&jetstream, streams::results(streams::Durability::default())).await.unwrap();
         let pool = PgPool::connect_lazy(&database_url).unwrap();
-        Self { nats, jetstream, database_url, pool, began: clock::wall().minus(Duration::from_secs(3_600)) }
+        Self {
+            nats,
+            jetstream,
+            database_url,
+            pool,
+            tickets,
+            began: clock::wall().minus(Duration::from_secs(3_600)),
+        }
     }
 
     pub(crate) async fn sink(&self) -> Sink {
@@ -70,7 +82,7 @@ impl Stack {
     /// The result of this number: each has its site and its tick.
     pub(crate) fn result(&self, number: i64) -> CheckResult {
         let at = self.began.plus(Duration::from_millis(number.unsigned_abs()));
-        CheckResult {
+        let result = CheckResult {
             v: 1,
             id: number.to_string(),
             site_id: Some(SiteId(number)),
@@ -80,6 +92,7 @@ impl Stack {
             prober: "prober-1".to_owned(),
             url: "http://127.0.0.1/".to_owned(),
             scheduled_at: at,
+            expires_at: None,
             started_at: Some(at),
             outcome: Outcome::Up,
             cause: None,
@@ -92,7 +105,20 @@ impl Stack {
             body_bytes: 0,
             regex_matched: None,
             tls_expires_at: None,
-        }
+            installation: None,
+            ticket: None,
+        };
+        self.signed(result)
+    }
+
+    /// Now, by this machine's clock.
+    pub(crate) fn now(&self) -> Timestamp {
+        clock::wall()
+    }
+
+    /// The result with the ticket of its own check.
+    pub(crate) fn signed(&self, result: CheckResult) -> CheckResult {
+        with_ticket(result, &self.tickets)
     }
 
     /// Publishes the results of these numbers, and waits until the stream has them.

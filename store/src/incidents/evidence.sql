@@ -1,5 +1,6 @@
--- What is known of the sites $1, of which something is new from $2 to $3: their rules, their regions, and what these have
--- said lately. Of regions that are down already, or of which enough is kept (the pairs of $4 and $5), nothing is looked up.
+-- What is known of sites of which something is new at each of these moments (the pairs of $1 and $2): their rules, their
+-- regions, and what these have said lately. Of regions that are down already, or of which enough is kept (the pairs of $3
+-- and $4), nothing is looked up.
 SELECT
     site.id AS site_id,
     site.shard,
@@ -15,7 +16,10 @@ SELECT
     schedule.valid_from + schedule.interval_ms * interval '1 millisecond' + interval '30 seconds' AS joining_until,
     (seen.times).downs,
     (seen.times).ups
-FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[]) AS asked (site_id, span_from, span_to)
+FROM (
+    SELECT new.site_id, array_agg(new.at) AS moments, min(new.at) AS first
+    FROM unnest($1::bigint[], $2::timestamptz[]) AS new (site_id, at) GROUP BY new.site_id
+) AS asked
 JOIN picket.sites AS site ON site.id = asked.site_id
 JOIN picket.schedules AS schedule ON schedule.site_id = site.id AND schedule.valid_to IS NULL
 JOIN picket.regions AS region ON region.id = schedule.region_id
@@ -23,15 +27,12 @@ CROSS JOIN LATERAL (
     SELECT array_agg(maintenance.window_from) AS window_from, array_agg(maintenance.window_to) AS window_to
     FROM picket.maintenance AS maintenance
     WHERE (maintenance.site_id = site.id OR maintenance.tag = ANY (site.tags))
-      AND maintenance.window_from <= now() AND maintenance.window_to > asked.span_from
+      AND maintenance.window_from <= now() AND maintenance.window_to > asked.first
 ) AS maintenance
 CROSS JOIN LATERAL (
-    SELECT CASE WHEN (site.id, schedule.region_id) NOT IN (SELECT * FROM unnest($4::bigint[], $5::smallint[])) THEN
-        picket.seen(
-            site.id, schedule.region_id, schedule.interval_ms, schedule.phase_ms, schedule.valid_from,
-            asked.span_from - picket.reporting_window(schedule.interval_ms),
-            -- What comes late may have been overtaken.
-            least(asked.span_to + picket.reporting_window(schedule.interval_ms), now()))
+    SELECT CASE WHEN (site.id, schedule.region_id) NOT IN (SELECT * FROM unnest($3::bigint[], $4::smallint[])) THEN
+        picket.seen_around(
+            site.id, schedule.region_id, schedule.interval_ms, schedule.phase_ms, schedule.valid_from, asked.moments)
     END AS times
     OFFSET 0
 ) AS seen

@@ -2,11 +2,7 @@
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
-use picket_proto::{
-    CheckRequest, Invalid, IpVersion, SiteId,
-    check::{MAX_PATTERN, MAX_URL},
-    site::SiteSpec,
-};
+use picket_proto::{CheckRequest, Invalid, IpVersion, SiteId, check::MAX_URL, pattern, site::SiteSpec};
 use serde_json::Value;
 use sqlx::{Decode, FromRow, Postgres, Row as _, Type, postgres::PgRow};
 
@@ -18,8 +14,8 @@ const TEXT_LIMITS: [(&str, usize); 8] = [
     ("url", MAX_URL),
     ("name", SiteSpec::MAX_NAME),
     ("body", CheckRequest::MAX_BODY),
-    ("regex", MAX_PATTERN),
-    ("not_regex", MAX_PATTERN),
+    ("regex", pattern::MAX_LENGTH),
+    ("not_regex", pattern::MAX_LENGTH),
     ("method", 64),
     ("status", 1_024),
     ("ip_version", 64),

@@ -2,6 +2,7 @@
 
 mod cost;
 mod evidence;
+mod lies;
 
 use std::time::Duration;
 

@@ -75,6 +75,7 @@ pub(crate) fn up(site: i64, region: &str, at: Timestamp) -> CheckResult {
         prober: "prober-1".to_owned(),
         url: "http://127.0.0.1:8000/".to_owned(),
         scheduled_at: at,
+        expires_at: None,
         started_at: Some(at.plus(std::time::Duration::from_micros(1_500))),
         outcome: Outcome::Up,
         cause: None,
@@ -87,6 +88,8 @@ pub(crate) fn up(site: i64, region: &str, at: Timestamp) -> CheckResult {
         body_bytes: 1_234,
         regex_matched: Some(true),
         tls_expires_at: Some("2027-01-15T23:59:59Z".parse().unwrap()),
+        installation: None,
+        ticket: None,
     }
 }
 

@@ -82,6 +82,11 @@ const ATTEMPTS: &[(&str, &[&str])] = &[
     ("SELECT picket.close_unwatched()", &[COORDINATOR]),
     ("INSERT INTO picket.silent_regions SELECT id, now() FROM picket.regions", &[COORDINATOR]),
     ("INSERT INTO picket.outbox (event_id, subject, payload) VALUES ('a', 'picket.event.x', '{}')", &[]),
+    ("SELECT installation_id, require_tickets FROM picket.settings", &[COORDINATOR, SINK, API]),
+    ("UPDATE picket.settings SET require_tickets = false", &[]),
+    ("SELECT key FROM picket.ticket_keys", &[COORDINATOR, SINK]),
+    ("INSERT INTO picket.ticket_keys DEFAULT VALUES", &[]),
+    ("UPDATE picket.ticket_keys SET retired_at = now()", &[]),
     ("SELECT * FROM picket.outbox", &[SINK, API]),
     ("DELETE FROM picket.outbox", &[SINK]),
     // Reports.

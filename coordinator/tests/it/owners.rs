@@ -1,0 +1,63 @@
+//! Whose bus a coordinator uses, and the tickets of its jobs.
+
+use futures_util::StreamExt;
+use picket_proto::ticket::Claims;
+use picket_runtime::streams;
+use picket_store::tickets::Keyring;
+
+use super::*;
+
+#[tokio::test]
+async fn each_job_has_the_ticket_by_which_sinks_know_its_result() {
+    let stack = Stack::new().await;
+    stack.execute("INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://x/', 1)").await;
+    let mut jobs = stack.jobs().await;
+    let running = stack.coordinator("maker", Duration::from_secs(15)).await;
+    let tickets = Keyring::load(&stack.store()).await.unwrap().tickets();
+
+    for _ in 0..3 {
+        let message = timeout(SOON, jobs.subscriber.next()).await.unwrap().unwrap();
+        let request = CheckRequest::decode(&message.payload).unwrap();
+        let tick = request.tick().unwrap().unwrap();
+        let claims = Claims {
+            site: tick.site,
+            shard: tick.shard,
+            region: &"eu".parse().unwrap(),
+            kind: tick.kind,
+            scheduled_at: tick.scheduled_at,
+            expires_at: tick.expires_at,
+        };
+        assert_eq!(request.installation, Some(tickets.installation()));
+        assert!(request.ticket.is_some());
+        assert_eq!(tickets.verify(request.ticket.as_deref(), &claims), Ok(()));
+    }
+    running.drain().await;
+}
+
+#[tokio::test]
+async fn a_coordinator_publishes_nothing_on_the_bus_of_another_installation_until_it_is_adopted() {
+    let stack = Stack::new().await;
+    stack.execute("INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://x/', 1)").await;
+    let jetstream = async_nats::jetstream::new(async_nats::connect(stack.nats.url()).await.unwrap());
+    let durability = Durability { results_bytes: 64 << 20, jobs_bytes: 64 << 20, ..Durability::default() };
+    streams::ensure(&jetstream, streams::jobs(durability)).await.unwrap();
+    streams::adopt(&jetstream, "00000000-0000-4000-8000-000000000000".parse().unwrap()).await.unwrap();
+    let mut jobs = stack.jobs().await;
+
+    let health = Health::new();
+    let running = stack.coordinator_seen("guest", Duration::from_secs(4), health.clone()).await;
+    eventually(SOON, "the coordinator to say why", async || {
+        let missing = health.missing();
+        let says =
+            |why: &str| why.contains("belongs to another installation") && why.contains("picket nats adopt");
+        if missing.iter().any(|(_, why)| says(why)) { Ok(()) } else { Err(missing) }
+    })
+    .await;
+    // Ticks have come and gone meanwhile.
+    assert!(timeout(Duration::from_secs(3), jobs.subscriber.next()).await.is_err());
+
+    let ours = Keyring::load(&stack.store()).await.unwrap().tickets().installation();
+    streams::adopt(&jetstream, ours).await.unwrap();
+    jobs.until(2).await;
+    running.drain().await;
+}

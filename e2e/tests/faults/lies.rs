@@ -1,0 +1,193 @@
+//! A region that lies, and an installation that is not alone on its bus.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{self, consumer::PullConsumer};
+use futures_util::StreamExt;
+use picket_e2e::drill::{Drill, LONG, Scene};
+use picket_proto::{Cause, CheckRequest, CheckResult, Kind, Outcome, SiteId, Timestamp, bundle, subject};
+use picket_testkit::{eventually, servers};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::results::{all_results, results_in};
+
+const LIAR: &str = "east";
+/// How long the region's jobs are answered with lies: several ticks of each site that is checked often.
+const LYING: Duration = Duration::from_secs(12);
+
+#[tokio::test]
+async fn f23_a_region_that_lies_in_every_field_changes_nothing_of_others_and_opens_no_incident_alone() {
+    let scene = Scene { regions: &["east", "north", "west"], probers: 1, ..Scene::default() };
+    let mut drill = Drill::start("F23", "a region's prober lies in every field", scene).await;
+    let jetstream = jetstream::new(drill.bus().await);
+    let to = drill.now().await;
+    let of_others = format!(
+        "SELECT count(*) || ' ' || md5(string_agg(result::text, '|' ORDER BY scheduled_at, site_id, region_id, kind))
+         FROM picket.check_results AS result JOIN picket.regions AS region ON region.id = region_id
+         WHERE region.name <> '{LIAR}' AND scheduled_at <= '{to}' AND outcome <> 'missed'"
+    );
+    drill.stack.closed(&to).await;
+    let before = drill.stack.lines(&of_others).await;
+
+    drill.injured().await;
+    // Of checks that it was not given.
+    let given = given_to_the_liar(&jetstream).await;
+    let mut refused = 0;
+    for result in &given {
+        for lie in lies(result) {
+            let subject = lie["shard"].as_u64().map_or_else(
+                || subject::results(&result.region),
+                |shard| format!("picket.result.{LIAR}.{shard}"),
+            );
+            let sent = jetstream.publish(subject, lie.to_string().into()).await;
+            sent.expect("it is sent").await.expect("it is stored");
+            refused += 1;
+        }
+    }
+    // Of checks that it was given: all of its sites are down.
+    for (_, prober) in drill.probers.extract_if(.., |(region, _)| *region == LIAR) {
+        prober.stop().await;
+    }
+    let answered = answer_with_lies(&drill, &jetstream).await;
+    assert!(answered > 20, "{answered} jobs");
+    let prober = drill.prober(LIAR).await;
+    drill.probers.push((LIAR, prober));
+    drill.healed().await;
+    drill.served().await;
+
+    let counted = async |metric: &str, label: &str| -> f64 {
+        drill.sinks.iter().map(|sink| sink.metric_where(metric, label)).sum()
+    };
+    eventually(LONG, "all lies to be refused", async || {
+        let parked = counted("picket_sink_dead_letters_total", "").await;
+        let foreign = counted("picket_sink_foreign_results_total", "").await;
+        if parked + foreign >= f64::from(refused) { Ok(()) } else { Err((parked, foreign, refused)) }
+    })
+    .await;
+    assert!(counted("picket_sink_dead_letters_total", "reason=\"ticket\"").await > 0.0);
+    assert_eq!(drill.stack.lines(&of_others).await, before);
+    let lied = "SELECT count(*) FROM picket.check_results AS result JOIN picket.regions AS region ON region.id = region_id
+                WHERE prober = 'liar' AND region.name <> 'east'";
+    assert_eq!(drill.stack.number(lied).await, 0);
+    // Which asserts that there is no incident of a site that is up.
+    let account = drill.account().await;
+    assert_eq!((account.missed_in("north"), account.missed_in("west")), (0, 0), "{account:#?}");
+    drill.stop().await;
+}
+
+/// Some results of the region that lies, with their tickets.
+async fn given_to_the_liar(jetstream: &jetstream::Context) -> Vec<CheckResult> {
+    let all = all_results(jetstream).await;
+    let results = all.iter().flat_map(results_in).filter_map(|said| serde_json::from_slice(said).ok());
+    results
+        .filter(|result: &CheckResult| result.region.as_str() == LIAR && result.kind == Kind::Scheduled)
+        .take(20)
+        .collect()
+}
+
+/// The result of another check in every way in which a check may be another, each with the ticket of this one.
+fn lies(result: &CheckResult) -> Vec<Value> {
+    let result = CheckResult {
+        prober: "liar".to_owned(),
+        outcome: Outcome::Down,
+        cause: Some(Cause::Connect),
+        ..result.clone()
+    };
+    let at = |seconds: i64| Timestamp::from_micros(result.scheduled_at.micros() + seconds * 1_000_000);
+    let others = [
+        CheckResult { site_id: result.site_id.map(|site| SiteId(site.0 + 1)), ..result.clone() },
+        CheckResult { kind: Kind::Confirm, ..result.clone() },
+        CheckResult { scheduled_at: at(1), ..result.clone() },
+        CheckResult { scheduled_at: at(-29 * 86_400), ..result.clone() },
+        CheckResult { scheduled_at: at(280), ..result.clone() },
+        CheckResult { expires_at: Some(at(7)), ..result.clone() },
+        CheckResult { expires_at: None, ..result.clone() },
+        CheckResult { ticket: None, ..result.clone() },
+        CheckResult { ticket: Some("0".repeat(36)), ..result.clone() },
+        CheckResult { region: "west".parse().unwrap(), ..result.clone() },
+        CheckResult { installation: "00000000-0000-4000-8000-000000000000".parse().ok(), ..result.clone() },
+    ];
+    let mut lies: Vec<Value> = others.iter().map(|lie| json!(lie)).collect();
+    let mut shard = json!(result);
+    shard["shard"] = json!(result.shard.map_or(0, |shard| (shard.0 + 1) % 64));
+    lies.push(shard);
+    lies
+}
+
+/// Takes the jobs of the region that lies, and says of each site that it is down.
+async fn answer_with_lies(drill: &Drill, jetstream: &jetstream::Context) -> u32 {
+    let region = LIAR.parse().unwrap();
+    let consumer: PullConsumer = jetstream
+        .get_consumer_from_stream(subject::prober_consumer(&region), subject::JOBS)
+        .await
+        .expect("the region's consumer");
+    let until = Instant::now() + LYING;
+    let mut answered = 0;
+    while Instant::now() < until {
+        let fetch = consumer.fetch().max_messages(bundle::MOST).expires(Duration::from_millis(500));
+        let mut jobs = fetch.messages().await.expect("jobs");
+        while let Some(Ok(job)) = jobs.next().await {
+            let request = CheckRequest::decode(&job.payload).expect("a job");
+            let tick = request.tick().expect("a job").expect("of a site");
+            let lie = json!({
+                "v": 1, "id": request.id, "site_id": tick.site, "kind": tick.kind, "region": LIAR, "shard": tick.shard,
+                "prober": "liar", "url": request.url, "scheduled_at": tick.scheduled_at, "expires_at": tick.expires_at,
+                "outcome": "down", "cause": "connect", "installation": request.installation, "ticket": request.ticket,
+            });
+            let sent = jetstream.publish(subject::result(&region, tick.shard), lie.to_string().into()).await;
+            sent.expect("it is sent").await.expect("it is stored");
+            job.ack().await.expect("it is acknowledged");
+            answered += 1;
+        }
+    }
+    let believed = "SELECT count(*) FROM picket.check_results WHERE prober = 'liar'";
+    // A few ticks may have been done already.
+    drill.stack.at_least(LONG, i64::from(answered) * 9 / 10, believed).await;
+    answered
+}
+
+#[tokio::test]
+async fn f27_a_second_installation_on_a_bus_takes_and_publishes_nothing_until_it_is_given_the_bus() {
+    const FOREIGN: &str = "belongs to another installation";
+    let mut drill = Drill::start("F27", "a second installation on the same bus", Scene::default()).await;
+    let other = servers::postgres().await.database().await;
+    let its = [("DATABASE_URL", other.as_str())];
+    for arguments in
+        [&["migrate"][..], &["region", "add", "east"], &["site", "add", &drill.target.url("/ok")]]
+    {
+        let (code, said, complained) = drill.stack.picket_with(arguments, &its).await;
+        assert_eq!(code, 0, "{said} {complained}");
+    }
+
+    drill.injured().await;
+    let coordinator = drill.stack.process("picket-coordinator", &[], &its).await;
+    let sink = drill.stack.process("picket-sink", &[], &its).await;
+    coordinator.unready(FOREIGN).await;
+    sink.unready(FOREIGN).await;
+    drill.served().await;
+    drill.healed().await;
+
+    let its_database = sqlx::PgPool::connect(&other).await.unwrap();
+    let results = "SELECT count(*) FROM picket.check_results WHERE prober IS NOT NULL";
+    let taken: i64 = sqlx::query_scalar(results).fetch_one(&its_database).await.unwrap();
+    assert_eq!(taken, 0);
+    assert_eq!(coordinator.metric("picket_coordinator_jobs_published_total"), 0.0);
+    for sink in &drill.sinks {
+        assert_eq!(sink.metric("picket_sink_foreign_results_total"), 0.0);
+    }
+    let account = drill.account().await;
+    assert_eq!((account.missed, account.dead_letters), (0, 0), "{account:#?}");
+
+    // On purpose, as for a database that was made anew beside an old bus.
+    let (code, said, complained) = drill.stack.picket_with(&["nats", "adopt"], &its).await;
+    assert_eq!(code, 0, "{said} {complained}");
+    assert_eq!(said.lines().count(), 3, "{said}");
+    coordinator.ready().await;
+    sink.ready().await;
+    for process in drill.coordinators.iter().chain(&drill.sinks) {
+        process.unready(FOREIGN).await;
+    }
+    drop((coordinator, sink));
+    drill.stop().await;
+}

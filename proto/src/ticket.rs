@@ -1,0 +1,318 @@
+//! Tickets: a MAC in each scheduled and confirming job, which its result must carry back.
+//!
+//! The coordinator makes a ticket with a key that probers never hold, the prober copies it, and the sink verifies it. So
+//! the credential of a region is good for results of checks that the region was given, and for nothing else: not for a
+//! check of another site, region, kind or moment. Pure: keys come from the database, by way of the caller.
+
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+use hmac::{Hmac, KeyInit, Mac};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use sha2::Sha256;
+use uuid::Uuid;
+
+use crate::{Invalid, Kind, Region, Shard, SiteId, Timestamp, job};
+
+/// The identity of an installation, which is one database: made once by a migration, and never changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct InstallationId(Uuid);
+
+impl From<Uuid> for InstallationId {
+    fn from(id: Uuid) -> Self {
+        Self(id)
+    }
+}
+
+impl fmt::Display for InstallationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_hyphenated().fmt(f)
+    }
+}
+
+impl FromStr for InstallationId {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        Uuid::try_parse(text)
+            .map(Self)
+            .map_err(|_| Invalid::new("installation", text, "a UUID, as in picket.settings.installation_id"))
+    }
+}
+
+impl Serialize for InstallationId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()))
+    }
+}
+
+impl<'de> Deserialize<'de> for InstallationId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl de::Visitor<'_> for Text {
+            type Value = InstallationId;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a UUID")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<InstallationId, E> {
+                text.parse().map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+/// The number of a key in `picket.ticket_keys`.
+pub type KeyId = i16;
+
+/// A ticket as it is on the wire: the key's number and the MAC, 36 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    key: KeyId,
+    mac: [u8; Self::MAC_BYTES],
+}
+
+impl Ticket {
+    /// HMAC-SHA256 truncated to 128 bits.
+    const MAC_BYTES: usize = 16;
+    const KEY_DIGITS: usize = 4;
+    const DIGITS: usize = Self::KEY_DIGITS + 2 * Self::MAC_BYTES;
+    const HEX: [u8; 16] = *b"0123456789abcdef";
+
+    /// Appends the digits to `out`.
+    fn push_to(&self, out: &mut String) {
+        for byte in self.key.to_be_bytes().into_iter().chain(self.mac) {
+            out.push(char::from(Self::HEX[usize::from(byte >> 4)]));
+            out.push(char::from(Self::HEX[usize::from(byte & 15)]));
+        }
+    }
+}
+
+impl fmt::Display for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::with_capacity(Self::DIGITS);
+        self.push_to(&mut text);
+        f.write_str(&text)
+    }
+}
+
+impl FromStr for Ticket {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        let digit = |digit: u8| match digit {
+            b'0'..=b'9' => Some(digit - b'0'),
+            b'a'..=b'f' => Some(digit - b'a' + 10),
+            _ => None,
+        };
+        let digits: &[u8; Self::DIGITS] = text.as_bytes().try_into().map_err(|_| Refusal::Malformed)?;
+        let mut bytes = [0; Self::DIGITS / 2];
+        for (byte, pair) in bytes.iter_mut().zip(digits.as_chunks::<2>().0) {
+            let [high, low] = pair.map(digit);
+            *byte = high.zip(low).map(|(high, low)| high << 4 | low).ok_or(Refusal::Malformed)?;
+        }
+        let mut mac = [0; Self::MAC_BYTES];
+        mac.copy_from_slice(&bytes[2..]);
+        Ok(Self { key: KeyId::from_be_bytes([bytes[0], bytes[1]]), mac })
+    }
+}
+
+/// What a ticket binds a result to.
+#[derive(Clone, Copy, Debug)]
+pub struct Claims<'a> {
+    /// Which site.
+    pub site: SiteId,
+    /// The site's shard.
+    pub shard: Shard,
+    /// Where the check is to be done.
+    pub region: &'a Region,
+    /// Scheduled or confirm.
+    pub kind: Kind,
+    /// When the check is due.
+    pub scheduled_at: Timestamp,
+    /// Past this it is not worth doing.
+    pub expires_at: Timestamp,
+}
+
+impl<'a> Claims<'a> {
+    /// The claims of the job of `tick`.
+    pub fn of(tick: &job::Tick<'a>) -> Self {
+        let job::Tick { site, region, kind, scheduled_at, expires_at, shard, epoch: _ } = *tick;
+        Self { site, shard, region, kind, scheduled_at, expires_at }
+    }
+
+    /// Every field has a fixed width but the region, which comes last: no two claims have the same encoding. At most 59
+    /// bytes, and 55 (one block of SHA-256) where the region's name has at most 28.
+    fn absorb(&self, mac: &mut Hmac<Sha256>) {
+        const FIXED: usize = 8 + 8 + 8 + 2 + 1;
+        let mut fields = [0; FIXED + Region::MAX_LEN];
+        fields[..8].copy_from_slice(&self.site.0.to_be_bytes());
+        fields[8..16].copy_from_slice(&self.scheduled_at.micros().to_be_bytes());
+        fields[16..24].copy_from_slice(&self.expires_at.micros().to_be_bytes());
+        fields[24..26].copy_from_slice(&self.shard.0.to_be_bytes());
+        fields[26] = match self.kind {
+            Kind::Scheduled => 1,
+            Kind::Confirm => 2,
+            Kind::Adhoc => 3,
+        };
+        let region = self.region.as_str().as_bytes();
+        fields[FIXED..FIXED + region.len()].copy_from_slice(region);
+        mac.update(&fields[..FIXED + region.len()]);
+    }
+}
+
+/// A key with the state of the MAC after what all its tickets have in common.
+#[derive(Clone)]
+struct Keyed {
+    state: Hmac<Sha256>,
+    retired_at: Option<Timestamp>,
+}
+
+impl Keyed {
+    fn ticket(&self, key: KeyId, claims: &Claims<'_>) -> Ticket {
+        let mut state = self.state.clone();
+        claims.absorb(&mut state);
+        let whole = state.finalize().into_bytes();
+        let mut mac = [0; Ticket::MAC_BYTES];
+        mac.copy_from_slice(&whole[..Ticket::MAC_BYTES]);
+        Ticket { key, mac }
+    }
+
+    fn verify(&self, ticket: &Ticket, claims: &Claims<'_>) -> bool {
+        let mut state = self.state.clone();
+        claims.absorb(&mut state);
+        state.verify_truncated_left(&ticket.mac).is_ok()
+    }
+}
+
+/// A key as the database has it.
+#[derive(Clone)]
+pub struct Key {
+    /// Its number.
+    pub id: KeyId,
+    /// 32 random bytes.
+    pub secret: Vec<u8>,
+    /// Checks that are due later have no valid ticket of this key.
+    pub retired_at: Option<Timestamp>,
+    /// Whether new tickets may be made with it: it is not retired, and every process has had the time to read it.
+    pub is_usable: bool,
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Key").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Why a result is not accepted as the result of a check that its region was given.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It carries none.
+    #[error("ticket: there is none")]
+    Absent,
+    /// The field is no ticket.
+    #[error("ticket: allowed are {} hexadecimal digits", Ticket::DIGITS)]
+    Malformed,
+    /// The key is none of ours, or was removed.
+    #[error("ticket: made with key {0}, which is not in picket.ticket_keys")]
+    UnknownKey(KeyId),
+    /// The check was due after the key had been retired.
+    #[error("ticket: made with key {0} for a check due after the key was retired")]
+    Retired(KeyId),
+    /// The MAC does not belong to this installation, site, shard, region, kind, `scheduled_at` and `expires_at`.
+    #[error("ticket: not made for a check of this site, shard, region, kind, scheduled_at and expires_at")]
+    False,
+}
+
+/// Makes and verifies the tickets of one installation.
+#[derive(Clone)]
+pub struct Tickets {
+    installation: InstallationId,
+    required: bool,
+    keys: BTreeMap<KeyId, Keyed>,
+    current: Option<KeyId>,
+}
+
+impl fmt::Debug for Tickets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { installation, required, current, .. } = self;
+        let mut shown = f.debug_struct("Tickets");
+        shown.field("installation", installation).field("required", required).field("current", current);
+        shown.finish_non_exhaustive()
+    }
+}
+
+impl Tickets {
+    /// Of the installation with these `keys`; `required` says whether a result without a ticket is refused.
+    pub fn new(installation: InstallationId, required: bool, keys: &[Key]) -> Self {
+        /// What is signed begins with this and the installation, padded to a block, so that a ticket costs no more for it.
+        const PURPOSE: &[u8; 16] = b"picket ticket v1";
+        const BLOCK: usize = 64;
+
+        let current = keys.iter().filter(|key| key.is_usable).map(|key| key.id).max();
+        let keyed = |key: &Key| {
+            let mut prefix = [0; BLOCK];
+            prefix[..16].copy_from_slice(PURPOSE);
+            prefix[16..32].copy_from_slice(installation.0.as_bytes());
+            // HMAC takes keys of any length.
+            let mut state = Hmac::<Sha256>::new_from_slice(&key.secret).ok()?;
+            state.update(&prefix);
+            Some((key.id, Keyed { state, retired_at: key.retired_at }))
+        };
+        Self { installation, required, keys: keys.iter().filter_map(keyed).collect(), current }
+    }
+
+    /// Whose tickets these are.
+    pub fn installation(&self) -> InstallationId {
+        self.installation
+    }
+
+    /// Whether a result without a ticket is refused.
+    pub fn are_required(&self) -> bool {
+        self.required
+    }
+
+    /// Whether there is a key to make tickets with.
+    pub fn has_key(&self) -> bool {
+        self.current.is_some()
+    }
+
+    /// The ticket of a job; `None` without a usable key. The same claims and key give the same ticket.
+    pub fn ticket(&self, claims: &Claims<'_>) -> Option<Ticket> {
+        let id = self.current?;
+        Some(self.keys.get(&id)?.ticket(id, claims))
+    }
+
+    /// Appends the fields `installation` and `ticket` of a job, each followed by a comma, to `out`.
+    pub(crate) fn render(&self, claims: &Claims<'_>, out: &mut String) {
+        out.push_str(r#""installation":""#);
+        out.push_str(self.installation.0.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+        out.push_str(r#"","#);
+        if let Some(ticket) = self.ticket(claims) {
+            out.push_str(r#""ticket":""#);
+            ticket.push_to(out);
+            out.push_str(r#"","#);
+        }
+    }
+
+    /// Judges the ticket of a result. The comparison takes the same time wherever the MAC differs.
+    ///
+    /// # Errors
+    /// When the ticket was not made by this installation for a check with these claims; also without a ticket where they
+    /// are required.
+    pub fn verify(&self, ticket: Option<&str>, claims: &Claims<'_>) -> Result<(), Refusal> {
+        let Some(ticket) = ticket else {
+            return if self.required { Err(Refusal::Absent) } else { Ok(()) };
+        };
+        let ticket: Ticket = ticket.parse()?;
+        let key = self.keys.get(&ticket.key).ok_or(Refusal::UnknownKey(ticket.key))?;
+        if key.retired_at.is_some_and(|retired_at| claims.scheduled_at > retired_at) {
+            return Err(Refusal::Retired(ticket.key));
+        }
+        if key.verify(&ticket, claims) { Ok(()) } else { Err(Refusal::False) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! The keys of tickets, and whether tickets are required: read at start, and again every few seconds.
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use picket_proto::{
+    Tickets, Timestamp,
+    ticket::{Key, KeyId},
+};
+use sqlx::types::time::OffsetDateTime;
+
+use crate::{Error, Store};
+
+/// How often processes read the keys again. A key is used this many times longer after it was added, so that a sink knows
+/// each key of which it may see a ticket.
+pub const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
+/// A sink whose keys are older does not judge results by them: a key may be in use that it has not read.
+pub const MAX_AGE: Duration = Duration::from_secs(20);
+
+/// The newest tickets that this process has read. Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub struct Keyring(Arc<RwLock<Arc<Tickets>>>);
+
+impl Keyring {
+    /// Reads keys and settings for the first time.
+    ///
+    /// # Errors
+    /// When the database cannot be reached in time.
+    pub async fn load(store: &Store) -> Result<Self, Error> {
+        Ok(load(store).await?.into())
+    }
+
+    /// Reads keys and settings again, and returns them.
+    ///
+    /// # Errors
+    /// When the database cannot be reached in time; the keys stay as they were.
+    pub async fn refresh(&self, store: &Store) -> Result<Arc<Tickets>, Error> {
+        let tickets = Arc::new(load(store).await?);
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&tickets);
+        Ok(tickets)
+    }
+
+    /// The tickets as they were read last.
+    pub fn tickets(&self) -> Arc<Tickets> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl From<Tickets> for Keyring {
+    fn from(tickets: Tickets) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(tickets))))
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    installation_id: String,
+    require_tickets: bool,
+    key_id: Option<KeyId>,
+    key: Option<Vec<u8>>,
+    retired_at: Option<OffsetDateTime>,
+    is_usable: Option<bool>,
+}
+
+async fn load(store: &Store) -> Result<Tickets, Error> {
+    const READ: &str = "read the keys of tickets";
+    let rows: Vec<Row> = store
+        .within(
+            Duration::from_secs(10),
+            READ,
+            sqlx::query_as(
+                // The first key of all is used at once: there is no other. An infinite time is no value of the driver's.
+                "SELECT settings.installation_id::text, settings.require_tickets, key.key_id, key.key,
+                        CASE WHEN key.retired_at IS NOT NULL
+                             THEN least(greatest(key.retired_at, '0001-01-01 UTC'), '9999-12-31 UTC') END AS retired_at,
+                        key.retired_at IS NULL AND (
+                            key.created_at < clock_timestamp() - interval '30 s'
+                            OR key.key_id = (SELECT min(key_id) FROM picket.ticket_keys WHERE retired_at IS NULL)
+                        ) AS is_usable
+                 FROM picket.settings AS settings LEFT JOIN picket.ticket_keys AS key ON true",
+            )
+            .fetch_all(&store.pool),
+        )
+        .await?;
+    let missing = || Error::doing(READ)(sqlx::Error::RowNotFound);
+    let settings = rows.first().ok_or_else(missing)?;
+    // A uuid of Postgres is always one of ours.
+    let installation = settings.installation_id.parse().map_err(|_| missing())?;
+    let required = settings.require_tickets;
+    let keys: Vec<Key> = rows
+        .into_iter()
+        .filter_map(|row| {
+            Some(Key {
+                id: row.key_id?,
+                secret: row.key?,
+                retired_at: row.retired_at.map(Timestamp::from),
+                is_usable: row.is_usable?,
+            })
+        })
+        .collect();
+    Ok(Tickets::new(installation, required, &keys))
+}
