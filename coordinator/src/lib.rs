@@ -32,6 +32,7 @@ use crate::{
     acks::Acks,
     backlog::{Backlog, Brake},
     catalog::Catalog,
+    clock::SharedClock,
     confirm::Confirming,
     fence::Fence,
     lapses::Lapses,
@@ -136,6 +137,7 @@ impl Pipeline for Coordinator {
     async fn build(&self, supervisor: ActorCell) -> Result<Self::Parts, SpawnErr> {
         // New with each pipeline, so that nothing of an earlier one can publish.
         let (fence, reach, lapses) = (Fence::default(), Reach::default(), Lapses::default());
+        let clock = SharedClock::default();
         let publisher = Publisher {
             bus: self.bus.clone(),
             acks: self.acks.clone(),
@@ -174,6 +176,7 @@ impl Pipeline for Coordinator {
             bus: self.bus.clone(),
             store: self.store.clone(),
             fence: fence.clone(),
+            clock: clock.clone(),
             durability: self.config.durability,
             retention: self.config.retention,
             metrics: self.metrics.clone(),
@@ -186,12 +189,14 @@ impl Pipeline for Coordinator {
             bus: self.bus.clone(),
             store: self.store.clone(),
             fence: fence.clone(),
+            clock: clock.clone(),
             lapses,
             metrics: self.metrics.clone(),
         };
         Actor::spawn_linked(None, ledger, (), supervisor.clone()).await?;
         let upkeep = Upkeep {
             store: self.store.clone(),
+            clock: clock.clone(),
             retention: self.config.retention,
             metrics: self.metrics.clone(),
         };
@@ -204,6 +209,7 @@ impl Pipeline for Coordinator {
             planner,
             catalog: catalog.clone(),
             fence,
+            clock,
             reach,
             metrics: self.metrics.clone(),
             condition: self.leases.clone(),

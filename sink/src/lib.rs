@@ -4,6 +4,7 @@
 //! it is written, so the sink's memory is the same whatever the backlog.
 
 mod batch;
+mod clock;
 mod letter;
 mod metrics;
 mod options;
@@ -55,10 +56,14 @@ pub async fn start(config: Config, bus: &Bus, store: &Store, health: &Health) ->
     wait_for(store).await?;
     database.holds();
 
+    let clock = clock::Clock::default();
+    if let Err(error) = clock.measure(store).await {
+        warn!(error = %Chain(&error), "the database's clock could not be read; results are judged by this machine's until it is");
+    }
     let limit = config.drain_timeout;
     let results = Results::new(store.clone());
     let (bus, store) = (bus.clone(), store.clone());
-    let sink = Sink { config, bus, store, results, metrics, database, stream };
+    let sink = Sink { config, bus, store, clock, results, metrics, database, stream };
     Ok(Running::start("sink", sink, limit).await?)
 }
 

@@ -10,6 +10,7 @@ use tracing::warn;
 use crate::{
     Config,
     batch::Leaves,
+    clock::Clock,
     metrics::Metrics,
     outbox::{self, Outbox},
     puller::{self, Puller},
@@ -20,6 +21,7 @@ pub(crate) struct Sink {
     pub(crate) config: Config,
     pub(crate) bus: Bus,
     pub(crate) store: Store,
+    pub(crate) clock: Clock,
     pub(crate) results: Results,
     pub(crate) metrics: Metrics,
     pub(crate) database: Condition,
@@ -46,6 +48,8 @@ impl Pipeline for Sink {
         };
         let (outbox, _) = Actor::spawn_linked(None, outbox, (), supervisor.clone()).await?;
         let writer = Writer {
+            store: self.store.clone(),
+            clock: self.clock.clone(),
             results: self.results.clone(),
             client: client.clone(),
             metrics: self.metrics.clone(),
@@ -56,6 +60,7 @@ impl Pipeline for Sink {
         let puller = Puller {
             config: self.config,
             bus: self.bus.clone(),
+            clock: self.clock.clone(),
             writer: writer.clone(),
             metrics: self.metrics.clone(),
             stream: self.stream.clone(),

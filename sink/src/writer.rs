@@ -8,8 +8,9 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use async_nats::jetstream::AckKind;
 use bytes::Bytes;
 use picket_proto::{Cause, Outcome, Timestamp, subject};
-use picket_runtime::{Backoff, Chain, Condition, clock, streams};
+use picket_runtime::{Backoff, Chain, Condition, streams};
 use picket_store::{
+    Store,
     incidents::Decided,
     results::{Entry, Results, Written},
 };
@@ -19,6 +20,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     batch::Batch,
+    clock::Clock,
     letter::Content,
     metrics::{Metrics, Says, Why},
     outbox,
@@ -30,7 +32,7 @@ pub(crate) enum Msg {
     /// What became of the first batch.
     Wrote(Option<Result<Done, picket_store::Error>>),
     Retry,
-    /// Time to tell NATS that this sink is still at it, and to look whether the database is there.
+    /// Time to tell NATS that this sink is still at it, to look whether the database is there, and to read its clock.
     Tick,
     Looked(Option<Result<(), picket_store::Error>>),
     /// Answered when all is written.
@@ -45,6 +47,8 @@ pub(crate) struct Done {
 }
 
 pub(crate) struct Writer {
+    pub(crate) store: Store,
+    pub(crate) clock: Clock,
     pub(crate) results: Results,
     pub(crate) client: async_nats::Client,
     pub(crate) metrics: Metrics,
@@ -103,9 +107,7 @@ impl Actor for Writer {
                 for batch in queue.held_since(Instant::now() - TICK / 2) {
                     say(&self.client, &batch, AckKind::Progress).await;
                 }
-                if queue.is_empty() {
-                    self.look(&myself);
-                }
+                self.look(&myself);
                 myself.send_after(TICK, || Msg::Tick);
             }
             Msg::Looked(Some(Err(error))) if queue.is_empty() => self.complain(&error, TICK),
@@ -121,19 +123,23 @@ impl Writer {
     /// Begins to write. The task is never cancelled: an insert under way is best left to come to its end.
     fn write(&self, myself: &ActorRef<Msg>, batch: Option<Arc<Batch>>) {
         let Some(batch) = batch else { return };
-        let results = self.results.clone();
+        let (results, clock) = (self.results.clone(), self.clock.clone());
         let writing = async move {
             let began = Instant::now();
             let entries: Vec<Entry<'_>> = batch.letters.iter().map(|letter| letter.entry()).collect();
             let written = results.insert(&entries).await?;
-            Ok(Done { written, took: began.elapsed(), at: clock::wall() })
+            Ok(Done { written, took: began.elapsed(), at: clock.now() })
         };
         report(myself.clone(), writing, Msg::Wrote);
     }
 
     fn look(&self, myself: &ActorRef<Msg>) {
-        let results = self.results.clone();
-        report(myself.clone(), async move { results.ping().await }, Msg::Looked);
+        let (results, store, clock) = (self.results.clone(), self.store.clone(), self.clock.clone());
+        let looking = async move {
+            results.ping().await?;
+            clock.measure(&store).await
+        };
+        report(myself.clone(), looking, Msg::Looked);
     }
 
     fn complain(&self, error: &picket_store::Error, wait: Duration) {

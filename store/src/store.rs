@@ -2,10 +2,12 @@
 
 use std::{str::FromStr, time::Duration};
 
+use picket_proto::Timestamp;
 use sqlx::{
     ConnectOptions, PgPool,
     migrate::Migrator,
     postgres::{PgConnectOptions, PgPoolOptions},
+    types::time::OffsetDateTime,
 };
 
 use crate::{Error, options::DatabaseOptions};
@@ -120,6 +122,21 @@ impl Store {
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
+    }
+
+    /// What the database's clock says.
+    ///
+    /// # Errors
+    /// When the database cannot be reached in time.
+    pub async fn clock(&self) -> Result<Timestamp, Error> {
+        let now: OffsetDateTime = self
+            .within(
+                Duration::from_secs(5),
+                "read the database's clock",
+                sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&self.pool),
+            )
+            .await?;
+        Ok(now.into())
     }
 
     /// Closes all connections.

@@ -3,12 +3,11 @@
 use std::{collections::VecDeque, time::Duration};
 
 use picket_coordinator::{
-    clock::DatabaseClock,
     fence::{Fence, Gateway},
     lease::rounds::{Input, Rounds, Stopping},
 };
 use picket_proto::{Epoch, Shard, Timestamp};
-use picket_runtime::clock::Boottime;
+use picket_runtime::clock::{Boottime, DatabaseClock};
 use picket_store::leases::{Lease, Progress};
 
 use crate::table::Name;
@@ -120,6 +119,11 @@ impl Process {
     /// What the database's clock says, by this process.
     pub(crate) fn database_now(&self, now: u64) -> Option<Timestamp> {
         Some(self.clock?.at(self.reading(now)))
+    }
+
+    /// Whether it goes by a time of its own, since the database's clock has jumped.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.clock.is_some_and(|clock| clock.unconfirmed().is_some())
     }
 
     pub(crate) fn set_clock(&mut self, clock: DatabaseClock) {

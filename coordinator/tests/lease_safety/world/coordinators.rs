@@ -69,7 +69,7 @@ impl World<'_> {
         if opens {
             for shard in 0..self.history.shards {
                 let open: Vec<Name> = self.open(shard).map(|process| self.processes[process].name).collect();
-                if open.len() > 1 && self.keeps_time {
+                if open.len() > 1 {
                     self.fail(format!("shard {shard} is open to {open:?}"));
                 }
             }
@@ -81,11 +81,11 @@ impl World<'_> {
         let this = &mut self.processes[process];
         let what = match command {
             Command::Announce { leaving } => What::Announce { leaving },
-            Command::Take(most) => What::Take(most),
-            Command::Renew(asked) => {
+            Command::Take(free) => What::Take(free),
+            Command::Renew(asked, by) => {
                 let told = this.progress(now);
                 let progress = picket_coordinator::lease::rounds::how_far(&told, &asked);
-                What::Renew(asked, progress)
+                What::Renew(asked, progress, by)
             }
             Command::Clock(clock, _) => return this.set_clock(clock),
             Command::Took(leases) => return this.plan(&leases),
@@ -108,7 +108,7 @@ impl World<'_> {
                 }
                 return self.after(wait, Event::Stopped { process, task, told });
             }
-            Command::Done { .. } => return,
+            Command::Done { .. } | Command::Distrust(_) => return,
         };
         let call = self.send(process, None, what);
         self.processes[process].waits_for = Some(call);
@@ -144,9 +144,9 @@ impl World<'_> {
         }
         this.waits_for = None;
         let input = match (reply, what) {
-            (Some(Reply::Roll(roll)), _) => Input::Announced { sent, roll },
+            (Some(Reply::Roll(roll)), _) => Input::Announced { sent, roll, witness: Default::default() },
             (Some(Reply::Leases(leases)), _) => Input::Taken { sent, leases },
-            (Some(Reply::Kept(kept)), What::Renew(asked, _)) => {
+            (Some(Reply::Kept(kept)), What::Renew(asked, ..)) => {
                 Input::Renewed { sent, asked: asked.clone(), kept }
             }
             _ => Input::Failed,
