@@ -64,9 +64,11 @@ impl From<picket_store::Error> for Error {
             | Store::Duplicate
             | Store::NoSite(_)
             | Store::NoRegion(_) => Self::Usage(text),
-            Store::Database { .. } | Store::TimedOut { .. } | Store::Migrate(_) | Store::Schema { .. } => {
-                Self::Unreachable(text)
-            }
+            Store::Database { .. }
+            | Store::TimedOut { .. }
+            | Store::Clock { .. }
+            | Store::Migrate(_)
+            | Store::Schema { .. } => Self::Unreachable(text),
         }
     }
 }

@@ -149,22 +149,30 @@ DECLARE
     latest timestamptz := now() + interval '1 minute';
     this_hour timestamptz := picket.hour_of(now());
     number bigint;
+    shortened bigint;
 BEGIN
-    IF EXISTS (SELECT FROM picket.leases WHERE greatest(scheduled_through, accounted_through) > latest) THEN
+    -- The last hour is accounted for anew: what was closed by a clock that was ahead was closed too early, and a gap that ends
+    -- sooner than was written down may be one whose ticks get rows.
+    IF EXISTS (SELECT FROM picket.leases WHERE greatest(scheduled_through, accounted_through) > latest)
+       OR EXISTS (SELECT FROM picket.gaps WHERE gap_to > latest) THEN
         -- In order, as everybody locks these rows.
-        PERFORM FROM picket.leases WHERE greatest(scheduled_through, accounted_through) > latest ORDER BY shard FOR UPDATE;
-        UPDATE picket.leases
-        SET scheduled_through = least(scheduled_through, moment), accounted_through = least(accounted_through, moment)
-        WHERE greatest(scheduled_through, accounted_through) > latest;
+        PERFORM FROM picket.leases ORDER BY shard FOR UPDATE;
+        UPDATE picket.leases AS lease
+        SET scheduled_through = least(scheduled_through, moment),
+            accounted_through = least(accounted_through, moment - interval '1 hour')
+        WHERE greatest(scheduled_through, accounted_through) > latest
+           OR EXISTS (SELECT FROM picket.gaps AS gap WHERE gap.shard = lease.shard AND gap_to > latest);
         GET DIAGNOSTICS number = ROW_COUNT;
         RETURN QUERY SELECT 'leases', number;
-    END IF;
+        INSERT INTO picket.rollups_dirty (hour) VALUES (this_hour - interval '1 hour'), (this_hour);
 
-    DELETE FROM picket.gaps WHERE gap_to > latest AND gap_from >= moment;
-    GET DIAGNOSTICS number = ROW_COUNT;
-    UPDATE picket.gaps SET gap_to = moment WHERE gap_to > latest;
-    IF FOUND OR number > 0 THEN
-        RETURN QUERY SELECT 'gaps', number + 1;
+        DELETE FROM picket.gaps WHERE gap_to > latest AND gap_from >= moment;
+        GET DIAGNOSTICS number = ROW_COUNT;
+        UPDATE picket.gaps SET gap_to = moment WHERE gap_to > latest;
+        GET DIAGNOSTICS shortened = ROW_COUNT;
+        IF number + shortened > 0 THEN
+            RETURN QUERY SELECT 'gaps', number + shortened;
+        END IF;
     END IF;
 
     IF EXISTS (SELECT FROM picket.rollup_state WHERE rolled_through > latest OR picket.start_of(days_through) > latest)

@@ -40,7 +40,7 @@ pub struct Progress {
 pub struct Roll {
     /// The database's clock.
     pub now: Timestamp,
-    /// The newest time that coordinators have written down, by the same clock.
+    /// The newest time that coordinators have written down, as they knew it.
     pub newest_mark: Option<Timestamp>,
     /// Leases that are over, and those that last for longer than any that is given now can, since the database's clock was set
     /// back. None, usually.
@@ -134,8 +134,7 @@ pub async fn announce(store: &Store, id: &str, draining: bool, alive: Duration) 
                            AND seen_at < now() + $4 * interval '1 millisecond')
                         + (NOT $3)::int,
                         (SELECT shards FROM picket.settings),
-                        greatest((SELECT max(scheduled_through) FROM picket.leases),
-                                 (SELECT max(seen_at) FROM picket.coordinators WHERE id <> $1)),
+                        (SELECT max(scheduled_through) FROM picket.leases),
                         far.shards, far.epochs, far.expire
                  FROM (SELECT array_agg(shard) AS shards, array_agg(epoch) AS epochs, array_agg(expires_at) AS expire
                        FROM picket.leases

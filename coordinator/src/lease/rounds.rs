@@ -219,14 +219,10 @@ impl Rounds {
             }
             return false;
         };
+        let is_behind = clock.is_behind(&reading);
         let adjusted = clock.observe(reading, witness.bus);
         self.clock = Some(clock);
-        let is_ahead = match adjusted {
-            Adjusted::Unconfirmed(us) => us > 0 && clock.steady_since() == reading.received,
-            Adjusted::Stepped(us) => us > 0,
-            Adjusted::Slewing | Adjusted::Ignored => false,
-        };
-        if is_ahead {
+        if is_behind {
             self.held.doubt(reading.received);
             self.fence.doubt(reading.received);
         }
@@ -237,7 +233,7 @@ impl Rounds {
             self.give_back(usize::MAX, commands);
         }
         commands.push(Command::Clock(clock, adjusted));
-        is_ahead
+        is_behind
     }
 
     fn share(&mut self, now: Boottime, commands: &mut Vec<Command>) {

@@ -43,6 +43,12 @@ pub(crate) struct Process {
     pub(crate) paused: Option<(u64, u64)>,
     /// Whether its machine is, so that its timers stand still as well.
     pub(crate) suspended: bool,
+    /// Its clock stands still as well while it is paused, and nobody can tell it: it is excused until the answer to a statement
+    /// that it sent since, whose number is greater than this.
+    pub(crate) stands_still: bool,
+    pub(crate) excused: Option<u64>,
+    /// The answer has come, and is what is decided on next.
+    pub(crate) will_know: bool,
     /// The database cannot be reached from here before this.
     pub(crate) cut_until: u64,
     /// Nor NATS before this.
@@ -92,6 +98,9 @@ impl Process {
             dead: false,
             paused: None,
             suspended: false,
+            stands_still: false,
+            excused: None,
+            will_know: false,
             cut_until: 0,
             unreached_until: 0,
             rate,
@@ -102,6 +111,11 @@ impl Process {
 
     pub(crate) fn reading(&self, now: u64) -> Boottime {
         self.rate.reading(now)
+    }
+
+    /// Its clock has not counted so long.
+    pub(crate) fn stood_still(&mut self, us: u64) {
+        self.rate.began_at_us -= us * self.rate.goes_us / 1_000_000;
     }
 
     /// Another process on the same machine.

@@ -227,7 +227,7 @@ impl<'a> World<'a> {
             1 => fastest,
             _ => self.chance.between(slowest, fastest),
         };
-        Rate { began_at_us: self.chance.between(0, 10_000_000_000_000), goes_us }
+        Rate { began_at_us: self.chance.between(1_000_000_000_000, 10_000_000_000_000), goes_us }
     }
 
     fn at(&mut self, at: u64, event: Event) {

@@ -179,6 +179,7 @@ async fn f21c_a_database_clock_that_is_ahead_for_a_while_leaves_no_job_expired_a
     }
     for _ in 0..2 {
         let fresh = drill.coordinator().await;
+        fresh.unready("which no other clock").await;
         drill.coordinators.push(fresh);
     }
     drill.endure(Duration::from_secs(12)).await;

@@ -141,6 +141,13 @@ impl DatabaseClock {
         Adjusted::Slewing
     }
 
+    /// Whether `reading` is ahead of what the database would say if both clocks had gone on as they did: it has jumped, or our
+    /// own clock has stood still.
+    pub fn is_behind(&self, reading: &Reading) -> bool {
+        let expected = self.as_read(reading.received).micros() - reading.received.micros();
+        reading.offset_us() - expected > Self::STEP_US + reading.error_us()
+    }
+
     /// Whether the NATS server's clock says the same as the database's, or has jumped together with it: then it is our
     /// own that stood still, as it does in a virtual machine that is paused.
     fn is_confirmed(&self, target: i64, bus: i64) -> bool {
@@ -266,6 +273,18 @@ mod tests {
         let woken = clock.observe(read(2_000_000, 490_000_000), Some(read(2_000_000, 90_000_000)));
 
         assert_eq!(woken, Adjusted::Stepped(90_000_000));
+    }
+
+    #[test]
+    fn a_clock_that_stood_still_is_noticed_also_when_that_makes_up_for_a_jump_back() {
+        let mut clock = DatabaseClock::new(read(0, 0));
+        assert!(!clock.is_behind(&read(1_000_000, 900_000)));
+        assert!(clock.is_behind(&read(1_000_000, 1_100_000)));
+        assert!(!clock.is_behind(&read(1_000_000, -30_000_000)));
+
+        clock.observe(read(1_000_000, -30_000_000), None);
+        assert!(!clock.is_behind(&read(2_000_000, -30_000_000)));
+        assert!(clock.is_behind(&read(2_000_000, 0)));
     }
 
     #[test]

@@ -62,7 +62,12 @@ impl World<'_> {
 
     pub(super) fn decide(&mut self, process: usize, now: Boottime, input: Input) {
         let opens = matches!(input, Input::Renewed { .. } | Input::Taken { .. });
-        for command in self.processes[process].rounds.step(now, input) {
+        let commands = self.processes[process].rounds.step(now, input);
+        let this = &mut self.processes[process];
+        if std::mem::take(&mut this.will_know) {
+            this.excused = None;
+        }
+        for command in commands {
             self.perform(process, command);
         }
         self.agrees(process);
@@ -143,6 +148,7 @@ impl World<'_> {
             return;
         }
         this.waits_for = None;
+        let sees = matches!(reply, Some(Reply::Roll(_)));
         let input = match (reply, what) {
             (Some(Reply::Roll(roll)), _) => Input::Announced { sent, roll, witness: Default::default() },
             (Some(Reply::Leases(leases)), _) => Input::Taken { sent, leases },
@@ -151,13 +157,18 @@ impl World<'_> {
             }
             _ => Input::Failed,
         };
+        this.will_know = sees && this.excused.is_some_and(|number| call > number);
         self.step(process, input);
         self.work(process);
     }
 
     pub(super) fn resume(&mut self, process: usize) {
         let this = &mut self.processes[process];
-        if this.paused.take_if(|(_, until)| *until <= self.now).is_some() {
+        if let Some((since, _)) = this.paused.take_if(|(_, until)| *until <= self.now) {
+            if std::mem::take(&mut this.stands_still) {
+                this.stood_still(self.now - since);
+                this.excused = Some(self.number);
+            }
             self.work(process);
         }
     }

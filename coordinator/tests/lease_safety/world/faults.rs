@@ -17,6 +17,14 @@ impl World<'_> {
             Fault::Pause { who, lasts, suspended } => {
                 self.pause(chosen(who), end(lasts), *suspended);
             }
+            Fault::StandStill { who, lasts } => {
+                let process = chosen(who);
+                if self.processes[process].paused.is_none() {
+                    self.pause(process, end(lasts), true);
+                    self.processes[process].stands_still = true;
+                    self.processes[process].excused = Some(u64::MAX);
+                }
+            }
             Fault::Crash { who, lasts, same_name } => {
                 let process = chosen(who);
                 (self.processes[process].gone, self.processes[process].dead) = (true, true);
