@@ -68,6 +68,7 @@ impl From<picket_store::Error> for Error {
             Store::Database { .. }
             | Store::TimedOut { .. }
             | Store::NotCompared
+            | Store::Clock { .. }
             | Store::Migrate(_)
             | Store::Schema { .. } => Self::Unreachable(text),
         }

@@ -1,127 +1,125 @@
-//! The database's clock, as this coordinator knows it: its own clock that only goes forward, plus an offset.
-//!
-//! All coordinators measure the offset at each announcement, so that those with wrong wall clocks agree on what
-//! is due.
+//! What time it is, for those parts of a coordinator that are not told: shared memory that the lease actor keeps.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use picket_proto::Timestamp;
-use picket_runtime::clock::Boottime;
+use picket_runtime::clock::{Boottime, DatabaseClock, Reading, wall};
 
-/// The offset between the two clocks. Measured again and again; moved slowly, so that time as the schedules see it
-/// neither jumps nor stands still for the jitter of a measurement.
-#[derive(Clone, Copy, Debug)]
-pub struct DatabaseClock {
-    offset_us: i64,
-    target_us: i64,
-    measured_at: Boottime,
-    best_round_trip: Duration,
+/// Cheap to clone; all clones are one clock.
+#[derive(Clone, Default)]
+pub struct SharedClock(Arc<Mutex<Known>>);
+
+#[derive(Clone, Copy, Default)]
+struct Known {
+    database: Option<DatabaseClock>,
+    bus: Option<Reading>,
 }
 
-/// What a measurement led to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Adjusted {
-    /// The clocks run together, or nearly.
-    Slewing,
-    /// The measurement took too long to say much, and was left out.
-    Ignored,
-    /// They were too far apart to slew: by so many microseconds time has jumped.
-    Stepped(i64),
-}
+impl SharedClock {
+    /// Other clocks may be this far from the database's, and deleting for age goes on: ages are counted in days.
+    const FAR: Duration = Duration::from_secs(3_600);
 
-impl DatabaseClock {
-    /// At most 5 ms a second.
-    const SLEW_DIVISOR: i64 = 200;
-    /// Beyond this the database's clock was set, and we follow at once.
-    const STEP_US: i64 = 1_000_000;
-    /// A measurement older than this is worth less than a bad one.
-    const STALE: Duration = Duration::from_secs(60);
-
-    /// From the first measurement: the database said `now` between our readings `sent` and `received`.
-    pub fn new(sent: Boottime, received: Boottime, now: Timestamp) -> Self {
-        let offset_us = measured(sent, received, now);
-        Self { offset_us, target_us: offset_us, measured_at: received, best_round_trip: received.since(sent) }
+    /// The database's clock, once the first reading of it is believed.
+    pub fn set(&self, database: DatabaseClock) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).database = Some(database);
     }
 
-    /// Takes in another measurement.
-    pub fn observe(&mut self, sent: Boottime, received: Boottime, now: Timestamp) -> Adjusted {
-        let round_trip = received.since(sent);
-        let good = round_trip <= self.best_round_trip * 2 + Duration::from_millis(1);
-        if !good && received.since(self.measured_at) < Self::STALE {
-            return Adjusted::Ignored;
+    /// What the NATS server's clock says.
+    pub fn set_bus(&self, bus: Reading) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).bus = Some(bus);
+    }
+
+    /// Whether there is a reading that is believed.
+    pub fn is_known(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).database.is_some()
+    }
+
+    /// The time by the database's clock.
+    ///
+    /// # Errors
+    /// Why it is not known: the database has not been read yet, or its clock has jumped and no second witness confirms it.
+    pub fn now(&self) -> Result<Timestamp, String> {
+        let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.now(Boottime::now())
+    }
+
+    /// The time by the database's clock, where deleting for age may go by it: this machine's clock and the NATS server's are
+    /// not far from it.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn agreed_now(&self) -> Result<Timestamp, String> {
+        let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.agreed_now(Boottime::now(), wall())
+    }
+}
+
+impl Known {
+    fn now(self, at: Boottime) -> Result<Timestamp, String> {
+        let database = self.database.ok_or("the database's clock has not been read yet")?;
+        match database.unconfirmed() {
+            Some(us) => Err(format!(
+                "the database's clock has jumped by {} s, which nothing confirms",
+                us / 1_000_000
+            )),
+            None => Ok(database.at(at)),
         }
-        let current = self.offset_at(received);
-        let target = measured(sent, received, now);
-        // Slowly forgotten, in case the way to the database has become longer for good.
-        self.best_round_trip = self.best_round_trip.min(round_trip) + self.best_round_trip / 64;
-        self.measured_at = received;
-        self.target_us = target;
-        let apart = target - current;
-        if apart.abs() > Self::STEP_US {
-            self.offset_us = target;
-            return Adjusted::Stepped(apart);
+    }
+
+    fn agreed_now(self, at: Boottime, wall: Timestamp) -> Result<Timestamp, String> {
+        let now = self.now(at)?;
+        let bus = self.bus.map(|bus| bus.now.plus(at.since(bus.received)));
+        for (whose, clock) in [("this machine's", Some(wall)), ("the NATS server's", bus)] {
+            if let Some(clock) = clock
+                && now.since(clock).max(clock.since(now)) > SharedClock::FAR
+            {
+                return Err(format!("the database's clock says {now}, and {whose} {clock}"));
+            }
         }
-        self.offset_us = current;
-        Adjusted::Slewing
+        Ok(now)
     }
-
-    /// The database's clock at our reading `at`.
-    pub fn at(&self, at: Boottime) -> Timestamp {
-        Timestamp::from_micros(at.micros().saturating_add(self.offset_at(at)))
-    }
-
-    fn offset_at(&self, at: Boottime) -> i64 {
-        let elapsed = i64::try_from(at.since(self.measured_at).as_micros()).unwrap_or(i64::MAX);
-        let most = elapsed / Self::SLEW_DIVISOR;
-        self.offset_us + (self.target_us - self.offset_us).clamp(-most, most)
-    }
-}
-
-fn measured(sent: Boottime, received: Boottime, now: Timestamp) -> i64 {
-    let half = i64::try_from(received.since(sent).as_micros() / 2).unwrap_or(0);
-    now.micros() - sent.micros() - half
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn boot(us: u64) -> Boottime {
-        Boottime::at(Duration::from_micros(us))
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn read(at: u64, now: Timestamp) -> Reading {
+        let at = Boottime::at(Duration::from_secs(at));
+        Reading { sent: at, received: at, now }
     }
 
     #[test]
-    fn a_small_difference_is_slewed_by_at_most_five_milliseconds_a_second() {
-        let mut clock = DatabaseClock::new(boot(0), boot(0), Timestamp::from_micros(1_000_000));
+    fn nothing_is_deleted_by_a_clock_that_one_of_the_others_contradicts() {
+        let at = Boottime::at(Duration::from_secs(10));
+        let now = Timestamp::from_micros(1_800_000_000_000_000);
+        let before = now.minus(Duration::from_secs(10));
+        let mut known = Known { database: Some(DatabaseClock::new(read(0, before))), bus: None };
 
-        assert_eq!(
-            clock.observe(boot(10_000_000), boot(10_000_000), Timestamp::from_micros(11_100_000)),
-            Adjusted::Slewing
-        );
-
-        assert_eq!(clock.at(boot(10_000_000)).micros(), 11_000_000);
-        assert_eq!(clock.at(boot(11_000_000)).micros(), 12_005_000);
-        assert_eq!(clock.at(boot(100_000_000)).micros(), 101_100_000);
+        assert_eq!(known.agreed_now(at, now), Ok(now));
+        assert_eq!(known.agreed_now(at, now.plus(Duration::from_secs(400))), Ok(now));
+        assert!(known.agreed_now(at, now.minus(DAY)).unwrap_err().contains("this machine's"));
+        known.bus = Some(read(0, before));
+        assert_eq!(known.agreed_now(at, now), Ok(now));
+        known.bus = Some(read(0, before.plus(DAY)));
+        assert!(known.agreed_now(at, now).unwrap_err().contains("the NATS server's"));
     }
 
     #[test]
-    fn a_clock_that_was_set_is_followed_at_once_and_told_of() {
-        let mut clock = DatabaseClock::new(boot(0), boot(0), Timestamp::from_micros(0));
+    fn there_is_no_time_before_the_first_reading_and_while_a_jump_is_unconfirmed() {
+        let now = Timestamp::from_micros(1_800_000_000_000_000);
+        let at = Boottime::at(Duration::from_secs(1));
+        assert!(Known::default().now(at).is_err());
+        let mut clock = DatabaseClock::new(read(0, now));
+        clock.observe(read(1, now.plus(45 * DAY)), None);
 
-        let adjusted = clock.observe(boot(1_000), boot(1_000), Timestamp::from_micros(300_001_000));
+        let why = Known { database: Some(clock), bus: None }.now(at).unwrap_err();
 
-        assert_eq!(adjusted, Adjusted::Stepped(300_000_000));
-        assert_eq!(clock.at(boot(1_000)).micros(), 300_001_000);
-    }
-
-    #[test]
-    fn a_measurement_over_a_slow_round_trip_is_left_out() {
-        let mut clock = DatabaseClock::new(boot(0), boot(1_000), Timestamp::from_micros(500));
-
-        assert_eq!(
-            clock.observe(boot(1_000_000), boot(1_900_000), Timestamp::from_micros(1_899_000)),
-            Adjusted::Ignored
-        );
-        assert_eq!(clock.at(boot(2_000_000)).micros(), 2_000_000);
+        assert!(why.contains("has jumped by 3887999 s"), "{why}");
     }
 }

@@ -39,6 +39,14 @@ impl Fence {
         }
     }
 
+    /// Lets nothing through from `now` on, until a gate is opened anew.
+    pub fn doubt(&self, now: Boottime) {
+        let mut gates = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for gate in gates.iter_mut().flatten() {
+            gate.until = gate.until.min(now);
+        }
+    }
+
     /// What a job of `shard` under `epoch` finds at `now`.
     pub fn look(&self, shard: Shard, epoch: Epoch, now: Boottime) -> Gateway {
         let gates = self.0.read().unwrap_or_else(PoisonError::into_inner);
@@ -98,6 +106,10 @@ mod tests {
         assert_eq!(fence.look(Shard(3), Epoch(7), at(12)), Gateway::Late);
         assert_eq!(fence.look(Shard(3), Epoch(6), at(11)), Gateway::Shut);
         assert_eq!(fence.look(Shard(4), Epoch(7), at(11)), Gateway::Shut);
+        fence.doubt(at(9));
+        assert_eq!(fence.look(Shard(3), Epoch(7), at(9)), Gateway::Late);
+        fence.open(Shard(3), Epoch(7), at(12));
+        assert_eq!(fence.look(Shard(3), Epoch(7), at(11)), Gateway::Open);
         fence.shut(Shard(3), Epoch(6));
         assert_eq!(fence.shards(), [Shard(3)]);
         assert!(fence.holds(Shard(3)) && !fence.holds(Shard(2)) && !fence.holds(Shard(9)));

@@ -7,20 +7,28 @@
 pub mod held;
 pub mod rounds;
 pub mod share;
+pub mod witness;
 
 use std::{collections::VecDeque, time::Duration};
 
 use picket_proto::{Epoch, Shard, Timestamp};
-use picket_runtime::clock::Boottime;
-use picket_runtime::{Chain, Condition, clock};
+use picket_runtime::{
+    Chain, Condition,
+    clock::{self, Adjusted, Boottime, DatabaseClock},
+    streams,
+};
 use picket_store::{Store, leases};
 use ractor::{Actor, ActorProcessingErr, ActorRef, call_t};
 use tokio::{sync::oneshot, time::timeout};
 use tracing::{info, warn};
 
-use self::rounds::{Command, Input, Rounds, Stopping};
+use self::{
+    rounds::{Command, Input, Rounds, Stopping},
+    witness::Witness,
+};
 use crate::{
     catalog,
+    clock::SharedClock,
     fence::Fence,
     metrics::Metrics,
     planner,
@@ -48,6 +56,7 @@ pub struct LeaseHolder {
     pub planner: ActorRef<planner::Msg>,
     pub catalog: ActorRef<catalog::Msg>,
     pub fence: Fence,
+    pub clock: SharedClock,
     pub reach: Reach,
     pub ownership: Ownership,
     pub metrics: Metrics,
@@ -63,6 +72,9 @@ pub struct Holding {
     /// Trouble that has been told of, so that it is not told of each second.
     told: Option<&'static str>,
     skew_told: bool,
+    /// Whether the database's clock is in doubt: then the bus is asked for the time in each round.
+    in_doubt: bool,
+    bus_asked_at: Option<Boottime>,
 }
 
 /// Between rounds.
@@ -73,6 +85,9 @@ const UNREACHED: Duration = Duration::from_secs(10);
 const ANSWER_MS: u64 = 2_000;
 /// How long the last jobs of a shard may take to be acknowledged before it is given back all the same.
 const YIELD: Duration = Duration::from_secs(8);
+/// How often the bus is asked for the time, and for how long it is waited for.
+const BUS_TIME: Duration = Duration::from_secs(10);
+const BUS_ANSWER: Duration = Duration::from_millis(500);
 
 impl Actor for LeaseHolder {
     type Msg = Msg;
@@ -87,6 +102,8 @@ impl Actor for LeaseHolder {
             draining: None,
             told: None,
             skew_told: false,
+            in_doubt: true,
+            bus_asked_at: None,
         })
     }
 
@@ -169,42 +186,46 @@ impl LeaseHolder {
     async fn perform(&self, myself: &ActorRef<Msg>, state: &mut Holding, command: Command) -> Option<Input> {
         match command {
             Command::Announce { leaving } => {
+                let witness = self.witness(state).await;
                 let sent = Boottime::now();
                 match leases::announce(&self.store, &self.name, leaving, self.lease).await {
                     Ok(roll) => {
                         tell_skew(state, roll.now);
-                        return Some(Input::Announced { sent, roll });
+                        return Some(Input::Announced { sent, roll, witness });
                     }
                     Err(error) => return Some(self.trouble(state, "the database is away", &error)),
                 }
             }
-            Command::Renew(asked) => {
+            Command::Renew(asked, now) => {
                 // Without the planner's word nothing is known to be published, and the lease is renewed as it was.
                 let told = call_t!(self.planner, planner::Msg::Progress, ANSWER_MS).unwrap_or_default();
                 let progress = rounds::how_far(&told, &asked);
                 let sent = Boottime::now();
-                match leases::renew(&self.store, &self.name, &progress, self.lease).await {
+                match leases::renew(&self.store, &self.name, &progress, Some(now), self.lease).await {
                     Ok(kept) => return Some(Input::Renewed { sent, asked, kept }),
                     Err(error) => return Some(self.trouble(state, "leases could not be renewed", &error)),
                 }
             }
-            Command::Take(most) => {
+            Command::Take(free) => {
                 let sent = Boottime::now();
-                match leases::acquire(&self.store, &self.name, most, self.lease).await {
+                match leases::acquire(&self.store, &self.name, &free, self.lease).await {
                     Ok(leases) => return Some(Input::Taken { sent, leases }),
                     Err(error) => return Some(self.trouble(state, "leases could not be taken", &error)),
                 }
             }
-            Command::Clock(clock, stepped) => {
-                if let Some(us) = stepped {
-                    self.metrics.clock_steps.inc();
+            Command::Clock(clock, adjusted) => self.follow(state, clock, adjusted),
+            Command::Distrust(now) => {
+                let why = format!(
+                    "the database's clock says {now}, which no other clock and nothing that was scheduled confirms"
+                );
+                self.metrics.clock_unconfirmed.set(1);
+                if state.told != Some("distrust") {
                     warn!(
-                        step_ms = us / 1_000,
-                        "the database's clock jumped by {} ms; after a jump back nothing is due until it has caught up",
-                        us / 1_000
+                        "{why}: nothing is scheduled until they agree, or it has been steady for two minutes"
                     );
+                    state.told = Some("distrust");
                 }
-                let _ = self.planner.cast(planner::Msg::Clock(clock));
+                self.condition.fails(why);
             }
             Command::Took(taken) => {
                 let (count, held) = (taken.len(), state.rounds.count());
@@ -229,6 +250,7 @@ impl LeaseHolder {
                     info!("leases are taken and renewed again");
                 }
             }
+            Command::Done { publishes: false } if state.told == Some("distrust") => {}
             Command::Done { publishes: false } => {
                 self.condition.fails("jobs cannot be published");
                 if state.told != Some("unreached") {
@@ -238,6 +260,49 @@ impl LeaseHolder {
             }
         }
         None
+    }
+
+    /// What other clocks say. The bus is asked now and then, and each time while there is doubt.
+    async fn witness(&self, state: &mut Holding) -> Witness {
+        let is_due = state.bus_asked_at.is_none_or(|at| Boottime::now().since(at) >= BUS_TIME);
+        let mut bus = None;
+        if is_due || state.in_doubt {
+            bus = timeout(BUS_ANSWER, streams::server_time(&self.jetstream)).await.ok().flatten();
+            state.bus_asked_at = Some(Boottime::now());
+        }
+        if let Some(bus) = bus {
+            self.clock.set_bus(bus);
+        }
+        Witness { wall: Some(clock::wall()), bus }
+    }
+
+    /// This is the database's clock from now on.
+    fn follow(&self, state: &mut Holding, clock: DatabaseClock, adjusted: Adjusted) {
+        self.clock.set(clock);
+        let was_in_doubt = std::mem::replace(&mut state.in_doubt, clock.unconfirmed().is_some());
+        self.metrics.clock_unconfirmed.set(i64::from(state.in_doubt));
+        match adjusted {
+            Adjusted::Stepped(us) => {
+                self.metrics.clock_steps.inc();
+                warn!(
+                    step_ms = us / 1_000,
+                    "the database's clock jumped by {} ms, and is followed",
+                    us / 1_000
+                );
+            }
+            Adjusted::Unconfirmed(us) if !was_in_doubt => {
+                warn!(
+                    step_ms = us / 1_000,
+                    "the database's clock jumped by {} ms, which nothing confirms: time goes on as before, for {} s at most; \
+                     nothing is deleted",
+                    us / 1_000,
+                    DatabaseClock::HOLD.as_secs()
+                );
+            }
+            Adjusted::Slewing if was_in_doubt => info!("the database's clock is as it was before it jumped"),
+            _ => {}
+        }
+        let _ = self.planner.cast(planner::Msg::Clock(clock, adjusted));
     }
 
     /// Has the planner stop shards, and releases them when nothing of them is under way any more. In a task, since the

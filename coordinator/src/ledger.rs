@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use crate::{
+    clock::SharedClock,
     fence::Fence,
     lapses::Lapses,
     metrics::{Metrics, Missed},
@@ -33,6 +34,7 @@ pub struct Ledger {
     pub bus: Bus,
     pub store: Store,
     pub fence: Fence,
+    pub clock: SharedClock,
     pub lapses: Lapses,
     pub metrics: Metrics,
 }
@@ -103,6 +105,10 @@ impl Ledger {
         {
             self.lapses.put_back(lapses);
             return Err(error);
+        }
+        if let Err(why) = self.clock.now() {
+            debug!(why, "the ledger is not closed by a clock that is in doubt");
+            return Ok(false);
         }
         let held = self.fence.held();
         if held.is_empty() {

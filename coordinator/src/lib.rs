@@ -32,6 +32,7 @@ use crate::{
     acks::Acks,
     backlog::{Backlog, Brake},
     catalog::Catalog,
+    clock::SharedClock,
     confirm::Confirming,
     fence::Fence,
     lapses::Lapses,
@@ -155,6 +156,7 @@ impl Pipeline for Coordinator {
         // New with each pipeline, so that nothing of an earlier one can publish.
         let (fence, reach, lapses) = (Fence::default(), Reach::default(), Lapses::default());
         let ownership = Ownership::default();
+        let clock = SharedClock::default();
         let publisher = Publisher {
             bus: self.bus.clone(),
             acks: self.acks.clone(),
@@ -202,6 +204,7 @@ impl Pipeline for Coordinator {
             fence: fence.clone(),
             keyring: self.keyring.clone(),
             ownership: ownership.clone(),
+            clock: clock.clone(),
             durability: self.config.durability,
             retention: self.config.retention,
             metrics: self.metrics.clone(),
@@ -214,12 +217,14 @@ impl Pipeline for Coordinator {
             bus: self.bus.clone(),
             store: self.store.clone(),
             fence: fence.clone(),
+            clock: clock.clone(),
             lapses,
             metrics: self.metrics.clone(),
         };
         Actor::spawn_linked(None, ledger, (), supervisor.clone()).await?;
         let upkeep = Upkeep {
             store: self.store.clone(),
+            clock: clock.clone(),
             retention: self.config.retention,
             metrics: self.metrics.clone(),
         };
@@ -232,6 +237,7 @@ impl Pipeline for Coordinator {
             planner,
             catalog: catalog.clone(),
             fence,
+            clock,
             reach,
             ownership,
             metrics: self.metrics.clone(),

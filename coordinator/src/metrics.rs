@@ -28,6 +28,13 @@ pub struct Missed {
     pub cause: String,
 }
 
+/// What was repaired.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Repaired {
+    /// `leases`, `gaps`, `rollups` or `schedules`.
+    pub mark: String,
+}
+
 /// Where jobs wait.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct In {
@@ -55,6 +62,9 @@ pub struct Metrics {
     pub takeovers: Counter,
     pub database_errors: Counter,
     pub clock_steps: Counter,
+    pub clock_unconfirmed: Gauge,
+    pub marks_repaired: Family<Repaired, Counter>,
+    pub deletion_refused: Gauge,
     pub confirming: Counter,
     pub suspects_refused: Counter,
     pub suspects_dropped: Counter,
@@ -96,6 +106,9 @@ impl Metrics {
             takeovers: Counter::default(),
             database_errors: Counter::default(),
             clock_steps: Counter::default(),
+            clock_unconfirmed: Gauge::default(),
+            marks_repaired: Family::default(),
+            deletion_refused: Gauge::default(),
             confirming: Counter::default(),
             suspects_refused: Counter::default(),
             suspects_dropped: Counter::default(),
@@ -118,6 +131,9 @@ impl Metrics {
         // From zero: the first one to come would be no increase of what was not there.
         for cause in ["expired", "fenced", "refused", "backlog"] {
             let _ = metrics.lost.get_or_create(&Lost { cause });
+        }
+        for mark in ["leases", "gaps", "rollups", "schedules"] {
+            let _ = metrics.marks_repaired.get_or_create(&Repaired { mark: mark.to_owned() });
         }
         for cause in [Cause::NoProber, Cause::NotScheduled, Cause::ResultLate] {
             let _ = metrics.missed.get_or_create(&Missed { cause: cause.as_str().to_owned() });
@@ -154,8 +170,23 @@ impl Metrics {
         registry.register("database_errors", "Statements that failed", metrics.database_errors.clone());
         registry.register(
             "clock_steps",
-            "Times that the database's clock jumped",
+            "Times that the database's clock jumped, and was followed",
             metrics.clock_steps.clone(),
+        );
+        registry.register(
+            "clock_unconfirmed",
+            "1 while the database's clock says what no second witness confirms, else 0",
+            metrics.clock_unconfirmed.clone(),
+        );
+        registry.register(
+            "marks_repaired",
+            "Marks that lay in the future and were taken back to now, by kind",
+            metrics.marks_repaired.clone(),
+        );
+        registry.register(
+            "deletion_refused",
+            "1 while nothing is deleted for its age, since clocks, marks and results disagree, else 0",
+            metrics.deletion_refused.clone(),
         );
         registry.register(
             "jobs_confirming",

@@ -14,7 +14,8 @@ use picket_store::{DatabaseOptions, upkeep::Retention};
 #[derive(Parser, Clone, Debug)]
 #[command(name = "picket-coordinator", version)]
 pub struct Options {
-    /// How long a shard stays leased without being renewed: the time it takes to replace a dead coordinator
+    /// How long a shard stays leased without being renewed: the time it takes to replace a dead coordinator. All coordinators need
+    /// the same
     #[arg(long, env = "PICKET_LEASE_TIME", default_value = "15s", value_name = "DURATION", value_parser = lease_time)]
     pub lease_time: Span,
     /// The shortest interval that a site may have

@@ -25,7 +25,7 @@ use picket_proto::{
     job::{self, Template},
     subject,
 };
-use picket_runtime::clock::Boottime;
+use picket_runtime::clock::{Adjusted, Boottime, DatabaseClock};
 use picket_store::{
     leases::{self, Lease},
     tickets::Keyring,
@@ -39,7 +39,6 @@ use self::{
 };
 use crate::{
     backlog::Brake,
-    clock::DatabaseClock,
     fence::Gateway,
     metrics::{Lost, Metrics},
     publish::{self, Job, Publisher},
@@ -59,8 +58,8 @@ const TO_A_PROBER: Duration = Duration::from_millis(250);
 const SHORT: Duration = Duration::from_secs(1);
 
 pub enum Msg {
-    /// How the database's clock stands.
-    Clock(DatabaseClock),
+    /// How the database's clock stands. Before it has jumped far the shards have been given back.
+    Clock(DatabaseClock, Adjusted),
     /// The names of all regions, by number.
     Regions(Arc<HashMap<i16, Region>>),
     /// These shards were taken; their sites follow.
@@ -128,7 +127,7 @@ impl Actor for Planner {
         // Clocks come before shards: the lease actor has measured one before it takes any.
         let now_ms = state.clock.map_or(0, |clock| clock.at(Boottime::now()).millis());
         match message {
-            Msg::Clock(clock) => state.clock = Some(clock),
+            Msg::Clock(clock, adjusted) => state.set_clock(clock, adjusted),
             Msg::Regions(regions) => state.regions = regions,
             Msg::Take(mut leases) => {
                 // Lost while they were on their way here; what is lost from now on is told of later.

@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::{
+    clock::SharedClock,
     fence::Fence,
     metrics::{In, Metrics},
     publish::Ownership,
@@ -49,6 +50,7 @@ pub struct Provision {
     pub fence: Fence,
     pub keyring: Keyring,
     pub ownership: Ownership,
+    pub clock: SharedClock,
     pub durability: Durability,
     pub retention: Retention,
     pub metrics: Metrics,
@@ -59,6 +61,8 @@ pub struct Provision {
 #[derive(Default)]
 pub struct Found {
     rounds: u64,
+    /// In which round partitions were last looked after.
+    partitions_at: Option<u64>,
     /// When each was made: tells one that was deleted and made again.
     streams: HashMap<String, OffsetDateTime>,
     /// Those whose consumers were there.
@@ -145,10 +149,13 @@ impl Provision {
                     incidents::close_unwatched(&self.store).await?;
                 }
             }
-            if found.rounds.is_multiple_of(PARTITION_ROUNDS) {
-                let made = partitions::ensure(&self.store, self.retention).await.inspect_err(|_| {
+            // A week of them lies ahead, which is long enough for a clock that is in doubt to heal.
+            let is_due = found.partitions_at.is_none_or(|at| found.rounds >= at + PARTITION_ROUNDS);
+            if is_due && let Ok(now) = self.clock.now() {
+                let made = partitions::ensure(&self.store, now, self.retention).await.inspect_err(|_| {
                     self.metrics.database_errors.inc();
                 })?;
+                found.partitions_at = Some(found.rounds);
                 if made > 0 {
                     info!(partitions = made, "made {made} partitions of results");
                 }

@@ -20,14 +20,16 @@ use async_nats::{
 };
 use bytes::Bytes;
 use picket_proto::{Epoch, Kind, Shard, Timestamp};
-use picket_runtime::{Backoff, Bus, Chain, clock::Boottime};
+use picket_runtime::{
+    Backoff, Bus, Chain,
+    clock::{Boottime, DatabaseClock},
+};
 use ractor::ActorRef;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use crate::{
     acks::{Acks, Expected, Stored},
-    clock::DatabaseClock,
     fence::{Fence, Gateway},
     lapses::Lapses,
     metrics::{Lost, Metrics},

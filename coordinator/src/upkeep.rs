@@ -13,9 +13,13 @@ use picket_store::{
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use crate::{metrics::Metrics, piece::Piece};
+use crate::{
+    clock::SharedClock,
+    metrics::{Metrics, Repaired},
+    piece::Piece,
+};
 
 pub enum Msg {
     /// Time to look.
@@ -26,6 +30,7 @@ pub enum Msg {
 #[derive(Clone)]
 pub struct Upkeep {
     pub store: Store,
+    pub clock: SharedClock,
     pub retention: Retention,
     pub metrics: Metrics,
 }
@@ -35,6 +40,10 @@ pub struct Standing {
     piece: Piece,
     rounds: u64,
     told: bool,
+    /// Why nothing is deleted, as the log has it.
+    refused: bool,
+    /// Whether schedules may lie in the future: at the start, and after the clock was in doubt.
+    thoroughly: bool,
 }
 
 /// Between rounds.
@@ -59,7 +68,7 @@ impl Actor for Upkeep {
     async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<Standing, ActorProcessingErr> {
         myself.send_after(ROUND / 10, || Msg::Round);
         let piece = Piece::new(PIECE, LEAST_PIECE, PIECE, SLOW, SLOW / 4);
-        Ok(Standing { piece, rounds: 0, told: false })
+        Ok(Standing { piece, rounds: 0, told: false, refused: false, thoroughly: true })
     }
 
     async fn handle(
@@ -104,43 +113,101 @@ impl Upkeep {
                 self.metrics.oldest_snapshot_seconds.set(f64::NAN);
             }
         }
+        if !self.clock.is_known() {
+            return Ok(false);
+        }
+        let now = match self.clock.now() {
+            Ok(now) => now,
+            Err(why) => {
+                standing.thoroughly = true;
+                self.refuse(standing, Some(why));
+                return Ok(false);
+            }
+        };
         let began = Instant::now();
-        let rolled = upkeep::roll_up(&self.store, standing.piece.size()).await?;
+        let rolled = upkeep::roll_up(&self.store, now, standing.piece.size()).await?;
         let took = began.elapsed();
         if let Some(through) = rolled {
             self.metrics.rollup_seconds.observe(took.as_secs_f64());
             self.metrics.rolled_through.set(through.micros() / 1_000_000);
         }
         standing.piece.took(took);
-        let mended = upkeep::mend(&self.store).await?;
-        let day = upkeep::roll_up_day(&self.store).await?;
+        // Each takes the time anew: the one before may have taken minutes.
+        let mended = upkeep::mend(&self.store, now.plus(began.elapsed())).await?;
+        let day = upkeep::roll_up_day(&self.store, now.plus(began.elapsed())).await?;
         if let Some(hour) = mended {
             self.metrics.hours_mended.inc();
             info!(%hour, "the rollups of an hour whose results have changed were done anew");
         }
         if standing.rounds.is_multiple_of(RECOUNT_ROUNDS) {
             let ago = 1 + standing.rounds / RECOUNT_ROUNDS % RECOUNTED_HOURS;
-            upkeep::recount(&self.store, i32::try_from(ago).unwrap_or(1)).await?;
+            upkeep::recount(&self.store, now.plus(began.elapsed()), i32::try_from(ago).unwrap_or(1)).await?;
         }
         let mut more = rolled.is_some() || mended.is_some() || day.is_some();
-        if standing.rounds.is_multiple_of(EXPIRE_ROUNDS) {
-            match upkeep::expire(&self.store, self.retention).await {
-                Ok(dropped) => {
-                    if let Some(day) = dropped.day {
-                        info!(%day, "dropped the results of {day}");
-                    }
-                    if let Some(month) = dropped.month {
-                        info!(%month, "dropped the hourly rollups of the month from {month}");
-                    }
-                    more |= dropped.anything();
-                }
-                // Somebody reads a long report; the next minute will do.
-                Err(error) if error.is_transient() => {
-                    self.metrics.drops_put_off.inc();
-                }
-                Err(error) => return Err(error),
-            }
+        let is_due = standing.rounds.is_multiple_of(EXPIRE_ROUNDS);
+        if is_due || standing.thoroughly {
+            self.repair(standing).await?;
+        }
+        if is_due {
+            more |= self.expire(standing).await?;
         }
         Ok(more)
+    }
+
+    /// Takes marks that lie in the future back to now.
+    async fn repair(&self, standing: &mut Standing) -> Result<(), Error> {
+        let Ok(now) = self.clock.now() else { return Ok(()) };
+        let repaired = upkeep::repair_marks(&self.store, now, standing.thoroughly).await?;
+        standing.thoroughly = false;
+        for (mark, number) in repaired {
+            warn!(
+                mark,
+                number,
+                "{number} {mark} lay in the future, since the database's clock was ahead: taken back to now"
+            );
+            self.metrics.marks_repaired.get_or_create(&Repaired { mark }).inc_by(number.unsigned_abs());
+        }
+        Ok(())
+    }
+
+    /// Deletes what is too old; says whether there may be more.
+    async fn expire(&self, standing: &mut Standing) -> Result<bool, Error> {
+        let now = match self.clock.agreed_now() {
+            Ok(now) => now,
+            Err(why) => {
+                self.refuse(standing, Some(why));
+                return Ok(false);
+            }
+        };
+        match upkeep::expire(&self.store, now, self.retention).await {
+            Ok(dropped) => {
+                if let Some(day) = dropped.day {
+                    info!(%day, "dropped the results of {day}");
+                }
+                if let Some(month) = dropped.month {
+                    info!(%month, "dropped the hourly rollups of the month from {month}");
+                }
+                let more = dropped.anything();
+                self.refuse(standing, dropped.refused);
+                Ok(more)
+            }
+            // Somebody reads a long report; the next minute will do.
+            Err(error) if error.is_transient() => {
+                self.metrics.drops_put_off.inc();
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Says once why nothing is deleted for its age, and when it is again.
+    fn refuse(&self, standing: &mut Standing, why: Option<String>) {
+        self.metrics.deletion_refused.set(i64::from(why.is_some()));
+        let was_refused = std::mem::replace(&mut standing.refused, why.is_some());
+        match why {
+            Some(why) if !was_refused => error!(why, "nothing is deleted for its age: {why}"),
+            None if was_refused => info!("what is too old is deleted again: clocks, marks and results agree"),
+            _ => {}
+        }
     }
 }

@@ -6,6 +6,7 @@ mod credentials;
 pub mod drill;
 mod hosts;
 mod process;
+pub mod skew;
 
 use std::{path::PathBuf, time::Duration};
 

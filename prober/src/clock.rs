@@ -1,14 +1,14 @@
 //! What time it is by the clock that ticks are made on, as far as jobs tell: a prober has no database to ask.
 //!
-//! A job is published when its tick has come and not before. So by the database's clock it is at least as late as the
-//! newest tick that was heard of says, and that bound goes forward with a clock that nobody sets. When a prober's
-//! jobs come at once, as they should, the bound is exact to within milliseconds; when all come late it lags.
-//!
-//! - Whether a job has expired is judged by the bound alone: a prober whose wall clock is minutes fast would call all
-//!   of them expired. Where the bound lags, the job's time to live in the stream is what ends it. A job without one,
-//!   which is not a coordinator's, says nothing of the time and is judged by our own clock.
-//! - When a check began is what the wall clock says, while that can be right: it is not before the bound, and not
-//!   so late after it that every job must have outlived itself. Otherwise it is the bound, and the log says so.
+//! - Whether a job has expired is judged by that job alone and by the NATS server's clock, which says when it was stored and,
+//!   by what is stored now, how long ago that was: a job is published when its tick has come and not before, so that it is by
+//!   now at least so long after its tick. A prober whose wall clock is minutes fast would call all jobs expired, and one job
+//!   from a scheduler whose clock was ahead would have called all others expired. Where the server's clock is not heard for a
+//!   while the bound lags, and the job's time to live in the stream ends it. A job without one, which is not a coordinator's,
+//!   says nothing of the time and is judged by our own clock.
+//! - When a check began is what the wall clock says, while that can be right: it is not before the newest tick that was
+//!   heard of lately, and not so long after it that every job must have outlived itself. Otherwise it is counted from that
+//!   tick, and the log says so.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -45,19 +45,18 @@ impl Clock {
         clock
     }
 
-    /// A job has come whose tick was due then.
-    pub(crate) fn heard(&self, scheduled_at: Timestamp) {
+    /// A job has come whose tick was due then, and which the stream has `stored` then. Returns a moment that has come by the
+    /// clock of those who schedule, as far as this job tells.
+    pub(crate) fn heard(&self, scheduled_at: Timestamp, stored: Timestamp) -> Timestamp {
         let now = Boottime::now();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.heard(scheduled_at, now);
+        let at_least = told.heard(scheduled_at, stored, now);
         let off = told.off(wall(), now);
         let seconds = off / 1_000_000;
         self.off.set(seconds);
         let is_off = seconds != 0;
-        if std::mem::replace(&mut told.said, is_off) == is_off {
-            return;
-        }
         match is_off {
+            _ if std::mem::replace(&mut told.said, is_off) == is_off => {}
             true => warn!(
                 seconds,
                 "this machine's clock is {} s {} the clock of those who schedule; checks are dated by theirs",
@@ -66,12 +65,7 @@ impl Clock {
             ),
             false => info!("this machine's clock agrees with those who schedule again"),
         }
-    }
-
-    /// A moment that has come by the clock of those who schedule; without a word of theirs, now by ours.
-    pub(crate) fn at_least(&self) -> Timestamp {
-        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.at_least(Boottime::now()).unwrap_or_else(wall)
+        at_least
     }
 
     /// Now by our clock, or by theirs where ours cannot be right.
@@ -84,20 +78,45 @@ impl Clock {
 /// What was heard, without a clock of its own.
 #[derive(Default)]
 struct Told {
-    /// Differences, in microseconds, of tick and clock: the largest of this span, and of the span before.
-    newest: Option<i64>,
-    before: Option<i64>,
-    since: Option<Boottime>,
+    ticks: Newest,
+    bus: Newest,
     said: bool,
 }
 
 impl Told {
-    /// What was heard counts for one to two of these, so that a scheduler's clock may be set back.
-    const SPAN: Duration = Duration::from_secs(600);
     /// No job that the stream still gives out was due longer ago: it drops each within seconds of its end.
     const OLDEST_US: i64 = (job::MAX_LIFE.as_micros() as i64) + 5_000_000;
 
-    fn heard(&mut self, scheduled_at: Timestamp, now: Boottime) {
+    fn heard(&mut self, scheduled_at: Timestamp, stored: Timestamp, now: Boottime) -> Timestamp {
+        self.ticks.heard(scheduled_at, now);
+        self.bus.heard(stored, now);
+        let age = self.bus.at_least(now).map_or(Duration::ZERO, |bus| bus.since(stored));
+        scheduled_at.plus(age)
+    }
+
+    /// By how many microseconds `wall` must be wrong to be the bound; 0 where it can be right.
+    fn off(&self, wall: Timestamp, now: Boottime) -> i64 {
+        let Some(bound) = self.ticks.at_least(now) else { return 0 };
+        let ahead = wall.micros() - bound.micros();
+        if (0..=Self::OLDEST_US).contains(&ahead) { 0 } else { ahead }
+    }
+}
+
+/// How late another's clock is at least, by the newest moment of it that was heard of lately.
+#[derive(Default)]
+struct Newest {
+    /// Differences, in microseconds, of its clock and ours: the largest of this span, and of the span before.
+    newest: Option<i64>,
+    before: Option<i64>,
+    since: Option<Boottime>,
+}
+
+impl Newest {
+    /// What was heard counts for one to two of these: a clock that was ahead may be set back, and within a minute it is as if
+    /// it had not been.
+    const SPAN: Duration = Duration::from_secs(30);
+
+    fn heard(&mut self, moment: Timestamp, now: Boottime) {
         match self.since {
             Some(since) if now.since(since) < Self::SPAN => {}
             since => {
@@ -106,20 +125,13 @@ impl Told {
                 self.since = Some(now);
             }
         }
-        let ahead = scheduled_at.micros() - now.micros();
+        let ahead = moment.micros() - now.micros();
         self.newest = Some(self.newest.map_or(ahead, |newest| newest.max(ahead)));
     }
 
     fn at_least(&self, now: Boottime) -> Option<Timestamp> {
         let ahead = self.newest.max(self.before)?;
         Some(Timestamp::from_micros(now.micros().saturating_add(ahead)))
-    }
-
-    /// By how many microseconds `wall` must be wrong to be the bound; 0 where it can be right.
-    fn off(&self, wall: Timestamp, now: Boottime) -> i64 {
-        let Some(bound) = self.at_least(now) else { return 0 };
-        let ahead = wall.micros() - bound.micros();
-        if (0..=Self::OLDEST_US).contains(&ahead) { 0 } else { ahead }
     }
 }
 
@@ -138,20 +150,45 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_tick_heard_of_says_how_late_it_is_at_least() {
+    fn a_job_tells_how_late_it_is_at_least_by_how_long_it_has_been_stored() {
         let mut told = Told::default();
-        assert_eq!((told.at_least(at(5)), told.off(tick(0), at(5))), (None, 0));
-        told.heard(tick(0), at(5));
-        // This one waited for ten seconds, and says nothing new.
-        told.heard(tick(10), at(25));
+        assert_eq!(told.off(tick(0), at(5)), 0);
+        assert_eq!(told.heard(tick(0), tick(1), at(5)), tick(0));
+        // Stored 20 s ago, by what else was stored since.
+        assert_eq!(told.heard(tick(20), tick(21), at(25)), tick(20));
+        assert_eq!(told.heard(tick(0), tick(1), at(25)), tick(20));
+        // Published late, and given out at once.
+        assert_eq!(told.heard(tick(-30), tick(22), at(26)), tick(-30));
+    }
 
-        assert_eq!(told.at_least(at(30)), Some(tick(25)));
+    /// Red while one bound was kept for all jobs, and for twenty minutes: each was called expired for as long as the
+    /// clock of those who schedule had been ahead.
+    #[test]
+    fn a_job_from_a_scheduler_whose_clock_was_ahead_says_nothing_of_other_jobs() {
+        let mut told = Told::default();
+        told.heard(tick(180), tick(0), at(100));
+
+        for second in 1..30 {
+            let due = tick(second);
+            assert_eq!(told.heard(due, due, at(100 + second.unsigned_abs())), due);
+        }
+    }
+
+    #[test]
+    fn a_job_that_a_bus_with_a_clock_ahead_has_stored_counts_for_a_minute_at_most() {
+        let mut told = Told::default();
+        told.heard(tick(0), tick(180), at(100));
+        assert_eq!(told.heard(tick(1), tick(1), at(101)), tick(181));
+        for second in (10..=60).step_by(10) {
+            told.heard(tick(second), tick(second), at(100 + second.unsigned_abs()));
+        }
+        assert_eq!(told.heard(tick(60), tick(60), at(160)), tick(60));
     }
 
     #[test]
     fn a_wall_clock_is_believed_while_it_can_be_right() {
         let mut told = Told::default();
-        told.heard(tick(0), at(5));
+        told.heard(tick(0), tick(0), at(5));
 
         assert_eq!(told.off(tick(0), at(5)), 0);
         assert_eq!(told.off(tick(60), at(5)), 0);
@@ -162,13 +199,12 @@ mod tests {
 
     #[test]
     fn what_was_heard_long_ago_counts_no_more() {
-        let mut told = Told::default();
-        // Whoever scheduled was an hour ahead, until somebody set his clock.
-        told.heard(tick(3_600), at(0));
-        (1..200).for_each(|n| told.heard(tick(10 * n), at(10 * n.unsigned_abs())));
+        let mut newest = Newest::default();
+        newest.heard(tick(3_600), at(0));
+        (1..20).for_each(|n| newest.heard(tick(10 * n), at(10 * n.unsigned_abs())));
 
-        assert_eq!(told.at_least(at(2_000)), Some(tick(2_000)));
-        told.heard(tick(9_000), at(9_000));
-        assert_eq!(told.before, None);
+        assert_eq!(newest.at_least(at(200)), Some(tick(200)));
+        newest.heard(tick(9_000), at(9_000));
+        assert_eq!(newest.before, None);
     }
 }

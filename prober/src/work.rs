@@ -101,10 +101,11 @@ impl Work {
         let ends_in_stream =
             message.headers.as_ref().is_some_and(|headers| headers.get(NATS_MESSAGE_TTL).is_some());
         let now = match job.scheduled_at() {
-            Some(due) if ends_in_stream => {
-                self.clock.heard(due);
-                self.clock.at_least()
-            }
+            // A message that does not say when it was stored has just been.
+            Some(due) if ends_in_stream => match message.info() {
+                Ok(info) => self.clock.heard(due, info.published.into()),
+                Err(_) => due,
+            },
             // Not a coordinator's: nobody but us ends it.
             _ => self.clock.now(),
         };

@@ -1,9 +1,14 @@
-//! The two clocks: the wall's, to say when something was, and one that only goes forward, to say how long.
+//! The two clocks: the wall's, to say when something was, and one that only goes forward, to say how long; and the
+//! database's, by which everything is due.
+
+mod database;
 
 use std::time::{Duration, SystemTime};
 
 use picket_proto::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
+
+pub use database::{Adjusted, DatabaseClock, Reading};
 
 /// Now, by this machine's wall clock. To name a moment, never to measure a duration.
 #[expect(clippy::disallowed_methods, reason = "this is where it is read")]

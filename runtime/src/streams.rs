@@ -8,7 +8,9 @@ use async_nats::jetstream::{
     context::{GetStreamError, GetStreamErrorKind},
     stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType},
 };
-use picket_proto::{InstallationId, Region, subject};
+use picket_proto::{InstallationId, Region, Timestamp, subject};
+
+use crate::clock::{Boottime, Reading};
 
 /// How many copies the servers of a cluster keep, and how large a stream may grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -269,4 +271,13 @@ pub async fn ensure_consumer(
         Ok(_) => Ok(()),
         Err(source) => Err(Error::Consumer { name, source: Box::new(source) }),
     }
+}
+
+/// What the NATS server's clock says, as it answers a request about the stream of jobs; `None` if it does not.
+pub async fn server_time(jetstream: &Context) -> Option<Reading> {
+    let sent = Boottime::now();
+    let request = format!("STREAM.INFO.{}", subject::JOBS);
+    let answer: serde_json::Value = jetstream.request(request, &()).await.ok()?;
+    let now: Timestamp = answer.get("ts")?.as_str()?.parse().ok()?;
+    Some(Reading { sent, received: Boottime::now(), now })
 }

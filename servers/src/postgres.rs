@@ -37,11 +37,13 @@ pub struct PostgresConfig {
     pub max_connections: u16,
     /// Whether a commit outlives a power cut; without it, still every death of a process. Tests do without.
     pub durable: bool,
+    /// Variables that the server is started with, of which it has hardly any otherwise.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Default for PostgresConfig {
     fn default() -> Self {
-        Self { port: 5442, max_connections: 100, durable: true }
+        Self { port: 5442, max_connections: 100, durable: true, environment: vec![] }
     }
 }
 
@@ -171,6 +173,7 @@ async fn spawn(home: &Home, data: &DataDir, config: &PostgresConfig) -> Result<S
     loop {
         let mut command = command(&home.tools.postgres());
         user::run_as(&mut command, home.user);
+        command.envs(config.environment.iter().cloned());
         command.arg("-D").arg(&home.data);
         for (setting, value) in config.settings() {
             command.arg("-c").arg(format!("{setting}={value}"));

@@ -5,10 +5,11 @@ use std::time::Duration;
 use async_nats::{Message, Subject};
 use bytes::Bytes;
 use picket_proto::{
-    CheckResult, InstallationId, Kind, Region, Shard, Tickets, Timestamp, bundle, invalid::shorten,
-    subject::ResultOf,
+    CheckResult, InstallationId, Kind, Region, Shard, Tickets, bundle, invalid::shorten, subject::ResultOf,
 };
 use picket_store::results::{self, Entry};
+
+use crate::clock::Now;
 
 /// What one result came as, and what was made of it.
 #[derive(Debug)]
@@ -57,13 +58,13 @@ pub(crate) struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    /// How far ahead of ours the clock of who scheduled a check may be.
+    /// How far ahead of the database's the clock of who scheduled a check may be.
     const FUTURE: Duration = Duration::from_secs(300);
     /// Of a message's own words in a reason.
     const MAX_QUOTED: usize = 200;
 
     /// Takes a message apart into its letters, of which each has at least one.
-    pub(crate) fn open(self, message: &Message, now: Timestamp) -> impl Iterator<Item = Letter> {
+    pub(crate) fn open(self, message: &Message, now: Now) -> impl Iterator<Item = Letter> {
         let Message { subject, payload, .. } = message;
         let of = Self::judge_place(subject, payload);
         let is_bundle = matches!(of, Ok(ResultOf::Bundle(_)));
@@ -84,12 +85,7 @@ impl Judge<'_> {
         }
     }
 
-    fn read(
-        self,
-        of: &Result<ResultOf, Unusable>,
-        payload: &[u8],
-        now: Timestamp,
-    ) -> Result<Content, Unusable> {
+    fn read(self, of: &Result<ResultOf, Unusable>, payload: &[u8], now: Now) -> Result<Content, Unusable> {
         let unusable = |kind, reason: String| Unusable { kind, reason };
         let of = of.as_ref().map_err(Unusable::clone)?;
         // What is known to be UTF-8 as a whole need not be looked at string by string.
@@ -101,11 +97,11 @@ impl Judge<'_> {
             unusable("json", format!("not a result: {}", shorten(&why.to_string(), Self::MAX_QUOTED)))
         })?;
         let at = result.scheduled_at;
-        if at > now.plus(Self::FUTURE) {
+        if at > now.latest.plus(Self::FUTURE) {
             let most = Self::FUTURE.as_secs();
             return Err(unusable("time", format!("scheduled_at: {at} is more than {most} s in the future")));
         }
-        if at < now.minus(self.retention) {
+        if at < now.earliest.minus(self.retention) {
             let days = self.retention.as_secs() / 86_400;
             return Err(unusable("time", format!("scheduled_at: {at} is more than {days} days ago")));
         }
@@ -202,7 +198,8 @@ mod tests {
         };
         let tickets = tickets(false);
         let judge = Judge { retention: Duration::from_secs(30 * 86_400), tickets: &tickets };
-        judge.open(&message, "2026-11-20T12:00:01Z".parse().unwrap()).collect()
+        let now = "2026-11-20T12:00:01Z".parse().unwrap();
+        judge.open(&message, Now { earliest: now, latest: now }).collect()
     }
 
     fn tickets(required: bool) -> Tickets {

@@ -4,6 +4,7 @@
 //! it is written, so the sink's memory is the same whatever the backlog.
 
 mod batch;
+mod clock;
 mod guard;
 mod letter;
 mod metrics;
@@ -57,11 +58,16 @@ pub async fn start(config: Config, bus: &Bus, store: &Store, health: &Health) ->
     let keyring = wait_for(store).await?;
     database.holds();
 
+    let clock = clock::Clock::default();
+    if let Err(error) = clock.measure(store).await {
+        warn!(error = %Chain(&error), "the database's clock could not be read; results are judged by this machine's until it is");
+    }
     let limit = config.drain_timeout;
     let (bus, store) = (bus.clone(), store.clone());
     let guard = Guard::new(bus.clone(), store.clone(), keyring, config.durability, metrics.clone());
-    let recovery = Recovery::new(config, bus.clone(), store.clone(), guard.clone(), metrics.clone());
-    let sink = Sink { config, bus, store, recovery, guard, metrics, database, stream };
+    let recovery =
+        Recovery::new(config, bus.clone(), store.clone(), guard.clone(), clock.clone(), metrics.clone());
+    let sink = Sink { config, bus, store, clock, recovery, guard, metrics, database, stream };
     Ok(Running::start("sink", sink, limit).await?)
 }
 

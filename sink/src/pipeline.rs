@@ -10,6 +10,7 @@ use tracing::warn;
 use crate::{
     Config,
     batch::Leaves,
+    clock::Clock,
     guard::Guard,
     metrics::Metrics,
     outbox::{self, Outbox},
@@ -22,6 +23,7 @@ pub(crate) struct Sink {
     pub(crate) config: Config,
     pub(crate) bus: Bus,
     pub(crate) store: Store,
+    pub(crate) clock: Clock,
     pub(crate) recovery: Recovery,
     pub(crate) guard: Guard,
     pub(crate) metrics: Metrics,
@@ -49,6 +51,8 @@ impl Pipeline for Sink {
         };
         let (outbox, _) = Actor::spawn_linked(None, outbox, (), supervisor.clone()).await?;
         let writer = Writer {
+            store: self.store.clone(),
+            clock: self.clock.clone(),
             results: self.recovery.guarded(),
             recovery: self.recovery.clone(),
             client: client.clone(),
@@ -60,6 +64,7 @@ impl Pipeline for Sink {
         let puller = Puller {
             config: self.config,
             bus: self.bus.clone(),
+            clock: self.clock.clone(),
             guard: self.guard.clone(),
             writer: writer.clone(),
             metrics: self.metrics.clone(),

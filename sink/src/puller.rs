@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::{self, consumer::PullConsumer};
 use picket_proto::{Timestamp, subject};
-use picket_runtime::{Backoff, Bus, Chain, Condition, clock, streams};
+use picket_runtime::{Backoff, Bus, Chain, Condition, streams};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::{
     task::AbortHandle,
@@ -23,6 +23,7 @@ use tracing::{info, warn};
 use crate::{
     Config,
     batch::{Batch, Leaves},
+    clock::Clock,
     guard::{self, Guard, Verified},
     letter::{Content, Judge},
     metrics::Metrics,
@@ -44,6 +45,7 @@ pub(crate) enum Msg {
 pub(crate) struct Puller {
     pub(crate) config: Config,
     pub(crate) bus: Bus,
+    pub(crate) clock: Clock,
     pub(crate) guard: Guard,
     pub(crate) writer: ActorRef<writer::Msg>,
     pub(crate) metrics: Metrics,
@@ -234,12 +236,12 @@ impl Puller {
     fn read(&self, messages: Vec<async_nats::Message>, batch: &mut Batch) {
         let tickets = self.guard.tickets();
         let judge = Judge { retention: self.config.retention, tickets: &tickets };
-        let mut now = clock::wall();
-        if let Some((pending, stored)) = messages.last().and_then(|message| self.told(message)) {
+        let told = messages.last().and_then(|message| self.told(message));
+        if let Some((pending, _)) = told {
             self.metrics.pending.set(pending);
-            // Whoever's clock is behind must not take what is new for what is to come.
-            now = now.max(stored);
         }
+        // Whoever's clock is behind must not take what is new for what is to come.
+        let now = self.clock.bounds(told.map(|(_, stored)| stored));
         for message in messages {
             for letter in judge.open(&message, now) {
                 match letter.content {

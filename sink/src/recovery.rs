@@ -22,7 +22,7 @@ use async_nats::jetstream::{
     stream::{ConsumerCreateStrictError, ConsumerCreateStrictErrorKind},
 };
 use picket_proto::{Timestamp, subject};
-use picket_runtime::{Bus, clock};
+use picket_runtime::Bus;
 use picket_store::{
     Guard, Store,
     results::{Entry, Results},
@@ -35,7 +35,9 @@ use tokio::{
 use tracing::{debug, error, warn};
 
 use crate::{
-    Config, guard,
+    Config,
+    clock::Clock,
+    guard,
     letter::{Judge, Letter},
     metrics::Metrics,
     pull::{self, End, Pull},
@@ -84,6 +86,7 @@ pub(crate) struct Recovery {
     guard: Guard,
     /// Verifies the tickets of replayed results.
     keys: guard::Guard,
+    clock: Clock,
     metrics: Metrics,
     /// The run of the server that is known to hold all acknowledged results.
     complete: Arc<Mutex<Option<String>>>,
@@ -114,7 +117,14 @@ struct Positions {
 }
 
 impl Recovery {
-    pub(crate) fn new(config: Config, bus: Bus, store: Store, keys: guard::Guard, metrics: Metrics) -> Self {
+    pub(crate) fn new(
+        config: Config,
+        bus: Bus,
+        store: Store,
+        keys: guard::Guard,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Self {
         let (results, guard) = (Results::new(store.clone()), store.guard());
         Self {
             config,
@@ -123,6 +133,7 @@ impl Recovery {
             results,
             guard,
             keys,
+            clock,
             metrics,
             complete: Arc::default(),
             unanswered: Arc::default(),
@@ -255,7 +266,7 @@ impl Recovery {
             for message in chunk.messages {
                 let Some((sequence, stored)) = self.sequence(&message) else { continue };
                 batch.through = Some(sequence);
-                let letters = judge.open(&message, clock::wall().max(stored));
+                let letters = judge.open(&message, self.clock.bounds(Some(stored)));
                 match sequence <= positions.acknowledged {
                     true => batch.letters.extend(letters),
                     false => batch.in_flight.extend(letters),

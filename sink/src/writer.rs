@@ -8,8 +8,9 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use async_nats::jetstream::AckKind;
 use bytes::Bytes;
 use picket_proto::{Cause, Outcome, Timestamp, subject};
-use picket_runtime::{Backoff, Chain, Condition, clock, streams};
+use picket_runtime::{Backoff, Chain, Condition, streams};
 use picket_store::{
+    Store,
     incidents::Decided,
     results::{Entry, Results, Written},
 };
@@ -19,6 +20,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     batch::Batch,
+    clock::Clock,
     letter::Content,
     metrics::{Metrics, Says, Why},
     outbox,
@@ -31,7 +33,7 @@ pub(crate) enum Msg {
     /// What became of the first batch.
     Wrote(Option<Result<Done, recovery::Error>>),
     Retry,
-    /// Time to tell NATS that this sink is still at it, and to look whether the database is there and complete.
+    /// Time to send `+WPI`, to check that the database is there and complete, and to read its clock.
     Tick,
     Looked(Option<Result<(), recovery::Error>>),
     /// Answered when all is written.
@@ -46,6 +48,8 @@ pub(crate) struct Done {
 }
 
 pub(crate) struct Writer {
+    pub(crate) store: Store,
+    pub(crate) clock: Clock,
     /// Guarded by `recovery`.
     pub(crate) results: Results,
     pub(crate) recovery: Recovery,
@@ -129,7 +133,7 @@ impl Writer {
     /// Begins to write. The task is never cancelled: an insert under way is best left to come to its end.
     fn write(&self, myself: &ActorRef<Msg>, batch: Option<Arc<Batch>>) {
         let Some(batch) = batch else { return };
-        let (results, recovery) = (self.results.clone(), self.recovery.clone());
+        let (results, recovery, clock) = (self.results.clone(), self.recovery.clone(), self.clock.clone());
         let writing = async move {
             let entries: Vec<Entry<'_>> = batch.letters.iter().filter_map(|letter| letter.entry()).collect();
             loop {
@@ -139,7 +143,7 @@ impl Writer {
                 match results.insert(&entries).await {
                     Err(picket_store::Error::NotCompared) => {}
                     written => {
-                        return Ok(Done { written: written?, took: began.elapsed(), at: clock::wall() });
+                        return Ok(Done { written: written?, took: began.elapsed(), at: clock.now() });
                     }
                 }
             }
@@ -149,8 +153,10 @@ impl Writer {
 
     fn look(&self, myself: &ActorRef<Msg>) {
         let (results, recovery) = (self.results.clone(), self.recovery.clone());
+        let (store, clock) = (self.store.clone(), self.clock.clone());
         let looking = async move {
             results.ping().await?;
+            clock.measure(&store).await?;
             recovery.ensure_complete().await?;
             if let Err(error) = recovery.advance_watermark().await {
                 debug!(error = %Chain(&error), "could not advance the watermark of results");

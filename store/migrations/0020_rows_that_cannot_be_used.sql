@@ -325,10 +325,3 @@ COMMENT ON FUNCTION picket.outbox_before IS 'Shortens the texts and drops the li
 
 -- Sites that lost their regions before this was looked at.
 SELECT picket.note_regions(ARRAY(SELECT id FROM picket.sites WHERE regions <> '{}'));
-
-DO $$
-BEGIN
-    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'picket_coordinator') THEN
-        GRANT EXECUTE ON FUNCTION picket.reconcile_pending TO picket_coordinator;
-    END IF;
-END $$;

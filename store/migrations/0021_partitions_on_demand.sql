@@ -27,10 +27,3 @@ END $$;
 REVOKE EXECUTE ON FUNCTION picket.ensure_partition FROM PUBLIC;
 COMMENT ON FUNCTION picket.ensure_partition IS
     'Makes the partition of a day that may have results; says whether there is one';
-
-DO $$
-BEGIN
-    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'picket_sink') THEN
-        GRANT EXECUTE ON FUNCTION picket.ensure_partition TO picket_sink;
-    END IF;
-END $$;

@@ -363,5 +363,3 @@ LEFT JOIN LATERAL (
     LIMIT 1
 ) AS latest ON true
 WHERE schedule.valid_to IS NULL;
-
-SELECT picket.grant_roles();

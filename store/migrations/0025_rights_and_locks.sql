@@ -73,8 +73,74 @@ BEGIN
     END LOOP;
 END $$;
 
--- What each role needs beyond what everybody has; so far this was all.
-ALTER FUNCTION picket.grant_roles() RENAME TO grant_work;
+-- What each role may do: as in 0013, and what the files from 0016 on need.
+DROP FUNCTION picket.grant_roles();
+CREATE FUNCTION picket.grant_work() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    role text;
+BEGIN
+    FOR role IN SELECT rolname FROM pg_roles
+                WHERE rolname IN ('picket_coordinator', 'picket_sink', 'picket_api', 'picket_report') LOOP
+        EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA picket, report FROM %I', role);
+        EXECUTE format('REVOKE ALL ON ALL FUNCTIONS IN SCHEMA picket, report FROM %I', role);
+        IF role = 'picket_report' THEN
+            GRANT USAGE ON SCHEMA report TO picket_report;
+        ELSE
+            EXECUTE format('GRANT USAGE ON SCHEMA picket TO %I', role);
+            -- Each process looks whether the schema is new enough for it.
+            EXECUTE format('GRANT SELECT ON public._sqlx_migrations TO %I', role);
+        END IF;
+
+        CASE role
+        WHEN 'picket_coordinator' THEN
+            GRANT SELECT ON picket.settings, picket.ticket_keys, picket.regions, picket.sites, picket.retired_sites,
+                picket.schedules TO picket_coordinator;
+            GRANT UPDATE (problem) ON picket.sites TO picket_coordinator;
+            GRANT SELECT, INSERT, UPDATE, DELETE ON picket.coordinators TO picket_coordinator;
+            GRANT SELECT, UPDATE (holder, epoch, expires_at, scheduled_through) ON picket.leases TO picket_coordinator;
+            GRANT SELECT, INSERT, UPDATE (gap_to) ON picket.gaps TO picket_coordinator;
+            GRANT SELECT, INSERT, DELETE ON picket.silent_regions TO picket_coordinator;
+            GRANT EXECUTE ON FUNCTION picket.ensure_partitions, picket.drop_results, picket.drop_rollups, picket.prune,
+                picket.roll_up, picket.mend_rollups, picket.roll_up_day, picket.recount_rollups, picket.close_unwatched,
+                picket.close_ledger, picket.refuses_deletion, picket.repair_marks, picket.reconcile_pending, picket.adopt_cluster,
+                picket.timeline, picket.oldest_snapshot TO picket_coordinator;
+        WHEN 'picket_sink' THEN
+            GRANT SELECT, INSERT, UPDATE ON picket.check_results TO picket_sink;
+            GRANT SELECT, INSERT ON picket.adhoc_results TO picket_sink;
+            GRANT INSERT ON picket.dead_letters TO picket_sink;
+            GRANT SELECT, INSERT, UPDATE, DELETE ON picket.site_states TO picket_sink;
+            GRANT SELECT, INSERT, UPDATE (closed_at) ON picket.incidents TO picket_sink;
+            GRANT SELECT, DELETE ON picket.outbox TO picket_sink;
+            GRANT SELECT, INSERT, UPDATE ON picket.results_stored TO picket_sink;
+            GRANT EXECUTE ON FUNCTION picket.server_run, picket.ensure_partition, picket.lock_outbox TO picket_sink;
+            GRANT SELECT ON picket.settings, picket.ticket_keys, picket.regions, picket.schedules, picket.maintenance
+                TO picket_sink;
+            -- Not what is sent to a site, among which may be secrets.
+            GRANT SELECT (id, shard, tags, quorum, failures_to_open, successes_to_close) ON picket.sites TO picket_sink;
+        WHEN 'picket_api' THEN
+            GRANT USAGE ON SCHEMA report TO picket_api;
+            GRANT SELECT ON ALL TABLES IN SCHEMA picket, report TO picket_api;
+            REVOKE ALL ON picket.ticket_keys FROM picket_api;
+            GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA report TO picket_api;
+            -- Of a site what a person decides; the rest is found out.
+            GRANT DELETE,
+                INSERT (url, name, interval_seconds, timeout_ms, method, headers, body, status, regex, not_regex, max_redirects,
+                    ip_version, tls_verify, regions, enabled, quorum, failures_to_open, successes_to_close, tags),
+                UPDATE (url, name, interval_seconds, timeout_ms, method, headers, body, status, regex, not_regex, max_redirects,
+                    ip_version, tls_verify, regions, enabled, quorum, failures_to_open, successes_to_close, tags)
+                ON picket.sites TO picket_api;
+            GRANT INSERT (name), UPDATE (removed_at), DELETE ON picket.regions TO picket_api;
+            GRANT DELETE, INSERT (site_id, tag, window_from, window_to), UPDATE (site_id, tag, window_from, window_to)
+                ON picket.maintenance TO picket_api;
+        WHEN 'picket_report' THEN
+            GRANT SELECT ON ALL TABLES IN SCHEMA report TO picket_report;
+            GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA report TO picket_report;
+        END CASE;
+    END LOOP;
+END $$;
 COMMENT ON FUNCTION picket.grant_work IS 'The part of picket.grant_roles that says what each role may do; call that one';
 
 -- Takes every right from PUBLIC. A function that runs with its owner's rights must not be put into a trigger of a table of
@@ -150,16 +216,10 @@ BEGIN
                           AND provolatile IN ('i', 's') AND prorettype <> 'trigger'::regtype LOOP
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', callable, role);
         END LOOP;
-        CASE role
-        WHEN 'picket_coordinator' THEN
-            GRANT EXECUTE ON FUNCTION picket.oldest_snapshot TO picket_coordinator;
-        WHEN 'picket_sink' THEN
-            GRANT EXECUTE ON FUNCTION picket.lock_outbox TO picket_sink;
-        WHEN 'picket_api', 'picket_report' THEN
+        IF role IN ('picket_api', 'picket_report') THEN
             -- Called by report.site_status.
             EXECUTE format('GRANT EXECUTE ON FUNCTION picket.in_maintenance TO %I', role);
-        ELSE NULL;
-        END CASE;
+        END IF;
     END LOOP;
 END $$;
 COMMENT ON FUNCTION picket.grant_roles IS

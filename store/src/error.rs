@@ -1,6 +1,8 @@
 //! What went wrong with the database, and whether trying again may help.
 
-use picket_proto::{Invalid, SiteId};
+use std::time::Duration;
+
+use picket_proto::{Invalid, SiteId, Timestamp};
 
 /// An error of the store.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +36,16 @@ pub enum Error {
     /// The connection is new and may lead to another server than the one that was compared last.
     #[error("the connection is new, and its server has not been compared yet")]
     NotCompared,
+    /// The database's clock is not what other clocks say.
+    #[error("did not {doing}: the database's clock says {database}, and it is {expected} by this process's")]
+    Clock {
+        /// What was to be done.
+        doing: &'static str,
+        /// What the database says.
+        database: Timestamp,
+        /// What this process knows.
+        expected: Timestamp,
+    },
     /// The schema could not be brought up to date.
     #[error("could not migrate the database")]
     Migrate(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -82,6 +94,20 @@ impl Error {
                 _ => false,
             },
             _ => false,
+        }
+    }
+
+    /// Refuses what is to be done when the `database` does not say about the same time as is `expected`: a statement may be on its
+    /// way for some seconds, and two clocks are not more exact than that.
+    pub(crate) fn unless_near(
+        doing: &'static str,
+        database: Timestamp,
+        expected: Timestamp,
+    ) -> Result<(), Self> {
+        const NEAR: Duration = Duration::from_secs(30);
+        match database.since(expected).max(expected.since(database)) > NEAR {
+            true => Err(Self::Clock { doing, database, expected }),
+            false => Ok(()),
         }
     }
 

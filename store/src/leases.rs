@@ -35,14 +35,50 @@ pub struct Progress {
 }
 
 /// How things stood when a coordinator said that it is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Roll {
     /// The database's clock.
     pub now: Timestamp,
+    /// The newest time that coordinators have written down, as they knew it.
+    pub newest_mark: Option<Timestamp>,
+    /// Leases that are over, and those that last for longer than any that is given now can, since the database's clock was set
+    /// back. None, usually.
+    pub doubtful: Vec<Held>,
     /// Coordinators that are alive and not about to leave.
     pub live: usize,
     /// How many shards there are.
     pub shards: usize,
+}
+
+/// A lease as somebody holds it, or held it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Which.
+    pub shard: Shard,
+    /// Under which epoch.
+    pub epoch: Epoch,
+    /// Until when, by the database's clock as it was then. Another one after each renewal.
+    pub expires_at: Timestamp,
+}
+
+/// Which leases are free to take. Those that were released always are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Free {
+    /// How many to take at most.
+    pub most: usize,
+    /// The time by the taker's own clock, up to which the shards had no scheduler; without it the database's.
+    pub now: Option<Timestamp>,
+    /// Leases are free that have expired by the database's clock and by this one, whichever is earlier; without it none is.
+    pub expired_by: Option<Timestamp>,
+    /// Those are free, too, of which the taker knows that nobody has renewed them for a lease time.
+    pub unrenewed: Vec<Held>,
+}
+
+impl Free {
+    /// Up to `most` that have expired by the database's clock alone.
+    pub fn expired(most: usize) -> Self {
+        Self { most, now: None, expired_by: Some(Timestamp::MAX), unrenewed: vec![] }
+    }
 }
 
 /// One line of the listing.
@@ -62,49 +98,77 @@ pub struct Listed {
     pub schedules: i64,
 }
 
-/// Says that coordinator `id` is there, and whether it is about to leave. Who has not said so for `alive`
-/// is not counted.
+/// What a lease may last beyond the lease time before it is [`Roll::doubtful`]: readings are not exact.
+const TOO_LONG: Duration = Duration::from_secs(5);
+
+type Announced = (
+    DbTimestamp,
+    i64,
+    i16,
+    Option<DbTimestamp>,
+    Option<Vec<i16>>,
+    Option<Vec<i64>>,
+    Option<Vec<DbTimestamp>>,
+);
+
+/// Says that coordinator `id` is there, and whether it is about to leave. Who has not said so for `alive`, which is the lease
+/// time, is not counted.
 ///
 /// # Errors
 /// When the database cannot be reached in time.
 pub async fn announce(store: &Store, id: &str, draining: bool, alive: Duration) -> Result<Roll, Error> {
-    let (now, live, shards): (DbTimestamp, i64, i16) = store
+    let (now, live, shards, newest_mark, far_shards, far_epochs, far): Announced = store
         .within(
             LIMIT,
             "announce this coordinator",
             sqlx::query_as(
+                // A coordinator that was seen in the future was seen before the clock was set back.
                 "WITH me AS (
                      INSERT INTO picket.coordinators AS c (id, version, draining) VALUES ($1, $2, $3)
                      ON CONFLICT (id) DO UPDATE SET seen_at = now(), draining = excluded.draining
-                 ), forgotten AS (
-                     DELETE FROM picket.coordinators WHERE seen_at < now() - interval '1 day' AND id <> $1
                  )
                  SELECT clock_timestamp(),
                         (SELECT count(*) FROM picket.coordinators
-                         WHERE id <> $1 AND NOT draining AND seen_at > now() - $4 * interval '1 millisecond')
+                         WHERE id <> $1 AND NOT draining AND seen_at > now() - $4 * interval '1 millisecond'
+                           AND seen_at < now() + $4 * interval '1 millisecond')
                         + (NOT $3)::int,
-                        (SELECT shards FROM picket.settings)",
+                        (SELECT shards FROM picket.settings),
+                        (SELECT max(scheduled_through) FROM picket.leases),
+                        far.shards, far.epochs, far.expire
+                 FROM (SELECT array_agg(shard) AS shards, array_agg(epoch) AS epochs, array_agg(expires_at) AS expire
+                       FROM picket.leases
+                       WHERE expires_at > clock_timestamp() + $5 * interval '1 millisecond'
+                          OR (expires_at < clock_timestamp() AND expires_at > '-infinity')) AS far",
             )
             .bind(id)
             .bind(env!("CARGO_PKG_VERSION"))
             .bind(draining)
             .bind(millis(alive))
+            .bind(millis(alive + TOO_LONG))
             .fetch_one(&store.pool),
         )
         .await?;
+    let far_shards = far_shards.unwrap_or_default().into_iter().zip(far_epochs.unwrap_or_default());
+    let doubtful = far_shards.zip(far.unwrap_or_default()).map(|((shard, epoch), expires_at)| Held {
+        shard: to_shard(shard),
+        epoch: Epoch(epoch),
+        expires_at: expires_at.into(),
+    });
     Ok(Roll {
         now: now.into(),
+        newest_mark: newest_mark.map(Timestamp::from),
+        doubtful: doubtful.collect(),
         live: usize::try_from(live).unwrap_or(0),
         shards: usize::try_from(shards).unwrap_or(0),
     })
 }
 
-/// Takes up to `most` shards that nobody holds, and writes down since when they had no scheduler. Never waits for
-/// another.
+/// Takes shards that nobody holds, and writes down since when they had no scheduler. Never waits for another.
 ///
 /// # Errors
 /// When the database cannot be reached in time.
-pub async fn acquire(store: &Store, id: &str, most: usize, lease: Duration) -> Result<Vec<Lease>, Error> {
+pub async fn acquire(store: &Store, id: &str, free: &Free, lease: Duration) -> Result<Vec<Lease>, Error> {
+    let Free { most, now, expired_by, unrenewed } = free;
     let rows: Vec<(i16, i64, DbTimestamp)> = store
         .within(
             LIMIT,
@@ -113,22 +177,31 @@ pub async fn acquire(store: &Store, id: &str, most: usize, lease: Duration) -> R
                 "WITH taken AS (
                      UPDATE picket.leases AS lease
                      SET holder = $1, epoch = epoch + 1, expires_at = clock_timestamp() + $3 * interval '1 millisecond'
-                     FROM (SELECT shard FROM picket.leases WHERE expires_at < clock_timestamp()
+                     FROM (SELECT shard FROM picket.leases
+                           WHERE expires_at = '-infinity'
+                              OR ($4::timestamptz IS NOT NULL AND expires_at < least(clock_timestamp(), $4))
+                              OR (shard, epoch, expires_at) IN (
+                                  SELECT * FROM unnest($6::smallint[], $7::bigint[], $8::timestamptz[]))
                            ORDER BY expires_at, shard LIMIT $2 FOR UPDATE SKIP LOCKED) AS free
                      WHERE lease.shard = free.shard
                      RETURNING lease.shard, lease.epoch, lease.scheduled_through
                  ), gap AS (
                      INSERT INTO picket.gaps (shard, gap_from, gap_to)
-                     SELECT shard, scheduled_through, clock_timestamp() FROM taken
-                     WHERE scheduled_through < clock_timestamp() - interval '1 second'
+                     SELECT shard, scheduled_through, moment FROM taken, coalesce($5, clock_timestamp()) AS moment
+                     WHERE scheduled_through < moment - interval '1 second'
                        AND picket.had_schedules(shard, scheduled_through)
                      ON CONFLICT (shard, gap_from) DO UPDATE SET gap_to = greatest(gaps.gap_to, excluded.gap_to)
                  )
                  SELECT shard, epoch, scheduled_through FROM taken",
             )
             .bind(id)
-            .bind(i64::try_from(most).unwrap_or(i64::MAX))
+            .bind(i64::try_from(*most).unwrap_or(i64::MAX))
             .bind(millis(lease))
+            .bind(expired_by.map(DbTimestamp))
+            .bind(now.map(DbTimestamp))
+            .bind(unrenewed.iter().map(|held| from_shard(held.shard)).collect::<Vec<_>>())
+            .bind(unrenewed.iter().map(|held| held.epoch.0).collect::<Vec<_>>())
+            .bind(unrenewed.iter().map(|held| DbTimestamp(held.expires_at)).collect::<Vec<_>>())
             .fetch_all(&store.pool),
         )
         .await?;
@@ -143,11 +216,18 @@ pub async fn acquire(store: &Store, id: &str, most: usize, lease: Duration) -> R
 }
 
 /// Renews all of `held` at once and writes down how far they are. A shard that is missing from the answer
-/// is another's now, or has expired: its holder must stop.
+/// is another's now, or has expired: its holder must stop. It has expired if it has by the database's clock and by `now`, the
+/// holder's own: where they differ by much the database's has jumped, and as long as nobody has taken it, it is the holder's.
 ///
 /// # Errors
 /// When the database cannot be reached in time.
-pub async fn renew(store: &Store, id: &str, held: &[Progress], lease: Duration) -> Result<Vec<Shard>, Error> {
+pub async fn renew(
+    store: &Store,
+    id: &str,
+    held: &[Progress],
+    now: Option<Timestamp>,
+    lease: Duration,
+) -> Result<Vec<Shard>, Error> {
     let (shards, epochs, through) = columns(held);
     let kept: Vec<i16> = store
         .within(
@@ -159,7 +239,7 @@ pub async fn renew(store: &Store, id: &str, held: &[Progress], lease: Duration) 
                      SELECT lease.shard, held.through
                      FROM unnest($2::smallint[], $3::bigint[], $4::timestamptz[]) AS held (shard, epoch, through)
                      JOIN picket.leases AS lease ON lease.shard = held.shard AND lease.epoch = held.epoch
-                     WHERE lease.holder = $1 AND lease.expires_at > clock_timestamp()
+                     WHERE lease.holder = $1 AND lease.expires_at > least(clock_timestamp(), $6)
                      ORDER BY lease.shard FOR UPDATE OF lease
                  )
                  UPDATE picket.leases AS lease
@@ -173,6 +253,7 @@ pub async fn renew(store: &Store, id: &str, held: &[Progress], lease: Duration) 
             .bind(epochs)
             .bind(through)
             .bind(millis(lease))
+            .bind(now.map(DbTimestamp))
             .fetch_all(&store.pool),
         )
         .await?;

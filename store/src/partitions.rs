@@ -2,23 +2,32 @@
 
 use std::time::Duration;
 
+use picket_proto::Timestamp;
+
 use crate::{DbTimestamp, Error, Store, upkeep::Retention};
 
 /// Makes the partitions that are missing from some days back (never more than are kept) to a week ahead; says how many that
-/// were. Safe to call from several coordinators at once.
+/// were. Safe to call from several coordinators at once. Where the database's clock is not near `now`, which is the caller's,
+/// none are made: they would be days that nobody needs.
 ///
 /// # Errors
-/// When the database cannot be reached in time, or a lock was not to be had; trying again is safe.
-pub async fn ensure(store: &Store, retention: Retention) -> Result<i32, Error> {
-    store
-        .within(
-            Duration::from_secs(30),
-            "make partitions",
-            sqlx::query_scalar("SELECT picket.ensure_partitions(least(3, $1::bigint)::integer)")
-                .bind(i64::from(retention.results))
-                .fetch_one(&store.pool),
-        )
-        .await
+/// When the database cannot be reached in time, a lock was not to be had, or its clock is not near `now`; trying again is safe.
+pub async fn ensure(store: &Store, now: Timestamp, retention: Retention) -> Result<i32, Error> {
+    const DOING: &str = "make partitions";
+    let making = async {
+        let mut transaction = store.pool.begin().await?;
+        let database: DbTimestamp = sqlx::query_scalar("SELECT now()").fetch_one(&mut *transaction).await?;
+        if let Err(error) = Error::unless_near(DOING, database.into(), now) {
+            return Ok(Err(error));
+        }
+        let made = sqlx::query_scalar("SELECT picket.ensure_partitions(least(3, $1::bigint)::integer)")
+            .bind(i64::from(retention.results))
+            .fetch_one(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(Ok(made))
+    };
+    store.within(Duration::from_secs(30), DOING, making).await?
 }
 
 /// Makes the partitions that the results of `moments` need, where these are days that are kept or about to begin; says of

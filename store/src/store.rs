@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use picket_proto::Timestamp;
 use sqlx::{
     ConnectOptions, Connection, PgConnection, PgPool, Row,
     migrate::{Migrate, Migrator},
@@ -16,7 +17,7 @@ use sqlx::{
     raw_sql,
 };
 
-use crate::{Error, options::DatabaseOptions};
+use crate::{DbTimestamp, Error, options::DatabaseOptions};
 
 /// All migrations of this build.
 pub static MIGRATOR: Migrator = sqlx::migrate!("./migrations");
@@ -228,6 +229,21 @@ impl Store {
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
+    }
+
+    /// What the database's clock says.
+    ///
+    /// # Errors
+    /// When the database cannot be reached in time.
+    pub async fn clock(&self) -> Result<Timestamp, Error> {
+        let now: DbTimestamp = self
+            .within(
+                Duration::from_secs(5),
+                "read the database's clock",
+                sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&self.pool),
+            )
+            .await?;
+        Ok(now.into())
     }
 
     /// Closes all connections.

@@ -1,5 +1,8 @@
 //! Rollups and retention. Each function does one bounded piece, in a transaction of its own, and may be called by any number of
 //! coordinators at once: who finds another at it does nothing.
+//!
+//! Each takes the time by the caller's own clock, `now`, and does nothing but fail with [`Error::Clock`] when the database's
+//! clock, by which the statement goes, is not near it.
 
 use std::time::Duration;
 
@@ -18,10 +21,10 @@ const PRUNED_AT_ONCE: i32 = 5_000;
 ///
 /// # Errors
 /// When the database cannot be reached in time; trying again is safe.
-pub async fn roll_up(store: &Store, piece: Duration) -> Result<Option<Timestamp>, Error> {
+pub async fn roll_up(store: &Store, now: Timestamp, piece: Duration) -> Result<Option<Timestamp>, Error> {
     let query =
         sqlx::query_scalar("SELECT picket.roll_up($1 * interval '1 millisecond')").bind(millis(piece));
-    let through: Option<DbTimestamp> = long(store, "roll results up", query).await?;
+    let through: Option<DbTimestamp> = long(store, now, "roll results up", query).await?;
     Ok(through.map(Timestamp::from))
 }
 
@@ -29,9 +32,9 @@ pub async fn roll_up(store: &Store, piece: Duration) -> Result<Option<Timestamp>
 ///
 /// # Errors
 /// When the database cannot be reached in time; trying again is safe.
-pub async fn mend(store: &Store) -> Result<Option<Timestamp>, Error> {
+pub async fn mend(store: &Store, now: Timestamp) -> Result<Option<Timestamp>, Error> {
     let query = sqlx::query_scalar("SELECT picket.mend_rollups()");
-    let hour: Option<DbTimestamp> = long(store, "mend the rollups", query).await?;
+    let hour: Option<DbTimestamp> = long(store, now, "mend the rollups", query).await?;
     Ok(hour.map(Timestamp::from))
 }
 
@@ -39,8 +42,8 @@ pub async fn mend(store: &Store) -> Result<Option<Timestamp>, Error> {
 ///
 /// # Errors
 /// When the database cannot be reached in time; trying again is safe.
-pub async fn roll_up_day(store: &Store) -> Result<Option<Date>, Error> {
-    long(store, "roll a day up", sqlx::query_scalar("SELECT picket.roll_up_day()")).await
+pub async fn roll_up_day(store: &Store, now: Timestamp) -> Result<Option<Date>, Error> {
+    long(store, now, "roll a day up", sqlx::query_scalar("SELECT picket.roll_up_day()")).await
 }
 
 /// Counts the rows of the hour that began at the full hour `ago` hours before this one, and has it done anew if the rollups say
@@ -48,11 +51,11 @@ pub async fn roll_up_day(store: &Store) -> Result<Option<Date>, Error> {
 ///
 /// # Errors
 /// When the database cannot be reached in time; trying again is safe.
-pub async fn recount(store: &Store, ago: i32) -> Result<bool, Error> {
+pub async fn recount(store: &Store, now: Timestamp, ago: i32) -> Result<bool, Error> {
     let query =
         sqlx::query_scalar("SELECT picket.recount_rollups(picket.hour_of(now()) - $1 * interval '1 hour')")
             .bind(ago);
-    long(store, "count results again", query).await
+    long(store, now, "count results again", query).await
 }
 
 /// The age of the oldest snapshot that somebody holds. No dead row is removed as long as it lives.
@@ -99,12 +102,14 @@ pub struct Dropped {
     pub month: Option<Date>,
     /// Rows of other tables.
     pub rows: u64,
+    /// Why nothing was, if clock, marks and results disagree.
+    pub refused: Option<String>,
 }
 
 impl Dropped {
     /// Whether there may be more.
     pub fn anything(&self) -> bool {
-        *self != Self::default()
+        self.day.is_some() || self.month.is_some() || self.rows > 0
     }
 }
 
@@ -113,24 +118,51 @@ impl Dropped {
 ///
 /// # Errors
 /// When the database cannot be reached in time, or the table is busy ([`Error::is_transient`]); trying again is safe.
-pub async fn expire(store: &Store, retention: Retention) -> Result<Dropped, Error> {
+pub async fn expire(store: &Store, now: Timestamp, retention: Retention) -> Result<Dropped, Error> {
     let days = i32::try_from(retention.results).unwrap_or(i32::MAX);
     let rollup_days = i32::try_from(retention.rollups.max(retention.results)).unwrap_or(i32::MAX);
+    // In a transaction of its own: what it finds out about the clock is to be remembered.
+    let query = sqlx::query_scalar("SELECT picket.refuses_deletion()");
+    let refused: Option<String> = long(store, now, "ask whether anything may be deleted", query).await?;
+    if refused.is_some() {
+        return Ok(Dropped { refused, ..Dropped::default() });
+    }
     let query = sqlx::query_scalar("SELECT picket.prune($1, $2, $3)")
         .bind(days)
         .bind(rollup_days)
         .bind(PRUNED_AT_ONCE);
-    let rows: i64 = long(store, "delete what is too old", query).await?;
+    let rows: i64 = long(store, now, "delete what is too old", query).await?;
     let query = sqlx::query_scalar("SELECT picket.drop_results($1)").bind(days);
-    let day = long(store, "drop a day of results", query).await?;
+    let day = long(store, now, "drop a day of results", query).await?;
     let query = sqlx::query_scalar("SELECT picket.drop_rollups($1)").bind(rollup_days);
-    let month = long(store, "drop a month of rollups", query).await?;
-    Ok(Dropped { day, month, rows: rows.unsigned_abs() })
+    let month = long(store, now, "drop a month of rollups", query).await?;
+    Ok(Dropped { day, month, rows: rows.unsigned_abs(), refused: None })
 }
 
-/// Runs a statement that may take longer than others.
+/// Takes marks that lie in the future back to now: the database's clock was ahead once. Says what was repaired, and how many of
+/// each. `thoroughly` reads all schedules.
+///
+/// # Errors
+/// When the database cannot be reached in time; trying again is safe.
+pub async fn repair_marks(
+    store: &Store,
+    now: Timestamp,
+    thoroughly: bool,
+) -> Result<Vec<(String, i64)>, Error> {
+    let query = sqlx::query_scalar("SELECT array_agg(mark || ' ' || repaired) FROM picket.repair_marks($1)");
+    let repaired: Option<Vec<String>> =
+        long(store, now, "repair marks in the future", query.bind(thoroughly)).await?;
+    let read = |word: &String| {
+        let (mark, number) = word.split_once(' ')?;
+        Some((mark.to_owned(), number.parse().ok()?))
+    };
+    Ok(repaired.unwrap_or_default().iter().filter_map(read).collect())
+}
+
+/// Runs a statement that may take longer than others, if the time that it goes by is `now`.
 async fn long<T>(
     store: &Store,
+    now: Timestamp,
     doing: &'static str,
     query: sqlx::query::QueryScalar<'static, Postgres, T, sqlx::postgres::PgArguments>,
 ) -> Result<T, Error>
@@ -138,13 +170,17 @@ where
     T: Send + Unpin,
     (T,): for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow>,
 {
-    store
-        .within(LIMIT, doing, async {
-            let mut transaction = store.pool.begin().await?;
-            sqlx::query("SET LOCAL statement_timeout = '5min'").execute(&mut *transaction).await?;
-            let done = query.fetch_one(&mut *transaction).await?;
-            transaction.commit().await?;
-            Ok(done)
-        })
-        .await
+    /// `now()` of a transaction, which all that is done in it goes by.
+    const BEGIN: &str = "SELECT now() FROM set_config('statement_timeout', '5min', true)";
+    let run = async {
+        let mut transaction = store.pool.begin().await?;
+        let database = sqlx::query_scalar::<_, DbTimestamp>(BEGIN).fetch_one(&mut *transaction).await?;
+        if let Err(error) = Error::unless_near(doing, database.into(), now) {
+            return Ok(Err(error));
+        }
+        let done = query.fetch_one(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(Ok(done))
+    };
+    store.within(LIMIT, doing, run).await?
 }

@@ -27,7 +27,7 @@ use tokio::{process::Command, runtime::Runtime, sync::OnceCell};
 pub use disk::Disk;
 pub use nats::{Nats, nats, nats_configured, nats_on_small_disk, shared_nats};
 pub use picket_servers::Signal;
-pub use postgres::{Postgres, dump, own_postgres, postgres};
+pub use postgres::{Postgres, dump, own_postgres, own_postgres_with, postgres};
 
 /// How long a server may take to stop.
 const STOP: Duration = Duration::from_secs(20);

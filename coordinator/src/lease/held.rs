@@ -84,6 +84,13 @@ impl Held {
         lost
     }
 
+    /// Believes in none any more from `now` on, before the next renewal: the clock that this is counted on may have stood still.
+    pub fn doubt(&mut self, now: Boottime) {
+        for hold in self.holds.values_mut() {
+            hold.until = hold.until.min(now);
+        }
+    }
+
     /// Gives up those that are no longer believed in at `now`, and returns them.
     pub fn expire(&mut self, now: Boottime) -> Vec<(Shard, Epoch)> {
         let expired = self.holds.iter().filter(|(_, hold)| now >= hold.until);

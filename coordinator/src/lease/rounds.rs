@@ -7,17 +7,15 @@
 use std::time::Duration;
 
 use picket_proto::{Epoch, Shard, Timestamp};
-use picket_runtime::clock::Boottime;
-use picket_store::leases::{Lease, Progress, Roll};
+use picket_runtime::clock::{Adjusted, Boottime, DatabaseClock, Reading};
+use picket_store::leases::{Free, Lease, Progress, Roll};
 
 use super::{
     held::Held,
     share::{self, Move},
+    witness::{FirstReading, Unrenewed, Witness},
 };
-use crate::{
-    clock::{Adjusted, DatabaseClock},
-    fence::Fence,
-};
+use crate::fence::Fence;
 
 /// Shards taken in one round.
 const TAKE_AT_ONCE: usize = 64;
@@ -27,7 +25,11 @@ pub struct Rounds {
     lease: Duration,
     fence: Fence,
     held: Held,
+    /// The database's clock, once it is believed.
     clock: Option<DatabaseClock>,
+    /// Before that.
+    first: FirstReading,
+    unrenewed: Unrenewed,
     renewed_at: Boottime,
     draining: bool,
     /// Of the round under way: whether jobs can be published, as far as is known.
@@ -55,6 +57,8 @@ pub enum Input {
         sent: Boottime,
         /// The answer.
         roll: Roll,
+        /// What other clocks say.
+        witness: Witness,
     },
     /// [`Command::Renew`] was answered.
     Renewed {
@@ -86,12 +90,14 @@ pub enum Command {
         /// Whether we do not count in the shares.
         leaving: bool,
     },
-    /// Renew these; answered by [`Input::Renewed`] or [`Input::Failed`].
-    Renew(Vec<(Shard, Epoch)>),
-    /// Take up to so many; answered by [`Input::Taken`] or [`Input::Failed`].
-    Take(usize),
-    /// This is the database's clock from now on; the number is by how many microseconds it has jumped, if it has.
-    Clock(DatabaseClock, Option<i64>),
+    /// Renew these, at this time by our own clock; answered by [`Input::Renewed`] or [`Input::Failed`].
+    Renew(Vec<(Shard, Epoch)>, Timestamp),
+    /// Take some of what is free; answered by [`Input::Taken`] or [`Input::Failed`].
+    Take(Free),
+    /// This is the database's clock from now on.
+    Clock(DatabaseClock, Adjusted),
+    /// No other clock says what the database's says, and nothing is begun by it.
+    Distrust(Timestamp),
     /// These were taken, and their gates are open.
     Took(Vec<Lease>),
     /// These are not ours any more, for this reason; their gates are shut.
@@ -106,6 +112,9 @@ pub enum Command {
 }
 
 impl Rounds {
+    /// How late after our reading a statement that takes leases may be done, for them to be free all the same.
+    const LATE: Duration = Duration::from_secs(1);
+
     /// Nothing is held yet. `lease` is the lease time, `now` any reading from before the first round.
     pub fn new(lease: Duration, fence: Fence, now: Boottime) -> Self {
         Self {
@@ -113,6 +122,8 @@ impl Rounds {
             fence,
             held: Held::new(lease),
             clock: None,
+            first: FirstReading::default(),
+            unrenewed: Unrenewed::new(lease),
             renewed_at: now,
             draining: false,
             publishes: true,
@@ -144,15 +155,18 @@ impl Rounds {
                 self.draining = true;
                 self.begin(now, publishes, &mut commands);
             }
-            Input::Announced { sent, roll } => {
+            Input::Announced { sent, roll, witness } => {
+                let reading = Reading { sent, received: now, now: roll.now };
+                let is_doubtful = self.measure(reading, &roll, &witness, &mut commands);
+                self.unrenewed.look(now, &roll.doubtful);
                 self.roll = Some(roll);
-                commands.push(self.measure(sent, now, roll.now));
-                let due = now.since(self.renewed_at) >= self.lease / 3;
-                if due && self.publishes && !self.held.is_empty() {
-                    let all = self.held.iter().map(|(shard, hold)| (shard, hold.epoch));
-                    commands.push(Command::Renew(all.collect()));
-                } else {
-                    self.share(&mut commands);
+                let due = is_doubtful || now.since(self.renewed_at) >= self.lease / 3;
+                match self.clock {
+                    Some(clock) if due && self.publishes && !self.held.is_empty() => {
+                        let all = self.held.iter().map(|(shard, hold)| (shard, hold.epoch));
+                        commands.push(Command::Renew(all.collect(), clock.at(now)));
+                    }
+                    _ => self.share(now, &mut commands),
                 }
             }
             Input::Renewed { sent, asked, kept } => {
@@ -163,10 +177,10 @@ impl Rounds {
                 for (shard, hold) in self.held.iter().filter(|(_, hold)| !hold.yielding) {
                     self.fence.open(shard, hold.epoch, hold.until);
                 }
-                self.share(&mut commands);
+                self.share(now, &mut commands);
             }
             Input::Taken { sent, leases } => {
-                self.take(sent, leases, &mut commands);
+                self.take(sent, now, leases, &mut commands);
                 commands.push(Command::Done { publishes: true });
                 self.drain(&mut commands);
             }
@@ -180,27 +194,51 @@ impl Rounds {
         let lost = self.held.expire(now);
         self.lose(lost, "its time ran out without a renewal", commands);
         self.publishes = publishes;
-        // Who cannot publish must not count: the shares of the others would leave its shards to nobody.
-        commands.push(Command::Announce { leaving: self.draining || !publishes });
+        // Who cannot publish, or does not know what time it is, must not count: the shares of the others would leave its shards
+        // to nobody.
+        let leaving = self.draining || !publishes || self.first.is_distrusted();
+        commands.push(Command::Announce { leaving });
     }
 
-    fn measure(&mut self, sent: Boottime, received: Boottime, now: Timestamp) -> Command {
-        let mut stepped = None;
-        let clock = match self.clock {
-            None => DatabaseClock::new(sent, received, now),
-            Some(mut clock) => {
-                if let Adjusted::Stepped(us) = clock.observe(sent, received, now) {
-                    stepped = Some(us);
+    /// Takes a reading of the database's clock in. Says whether our own clock may have stood still, so that what is held must
+    /// be renewed before anything more is published.
+    fn measure(
+        &mut self,
+        reading: Reading,
+        roll: &Roll,
+        witness: &Witness,
+        commands: &mut Vec<Command>,
+    ) -> bool {
+        let Some(mut clock) = self.clock else {
+            match self.first.read(reading, roll.newest_mark, witness) {
+                Some(clock) => {
+                    self.clock = Some(clock);
+                    commands.push(Command::Clock(clock, Adjusted::Slewing));
                 }
-                clock
+                None => commands.push(Command::Distrust(roll.now)),
             }
+            return false;
         };
+        let is_behind = clock.is_behind(&reading);
+        let adjusted = clock.observe(reading, witness.bus);
         self.clock = Some(clock);
-        Command::Clock(clock, stepped)
+        if is_behind {
+            self.held.doubt(reading.received);
+            self.fence.doubt(reading.received);
+        }
+        // What was due in between cannot be done any more, or was done: the shards are taken anew, from where time is now.
+        if let Adjusted::Stepped(us) = adjusted
+            && u128::from(us.unsigned_abs()) > DatabaseClock::SMALL_STEP.as_micros()
+        {
+            self.give_back(usize::MAX, commands);
+        }
+        commands.push(Command::Clock(clock, adjusted));
+        is_behind
     }
 
-    fn share(&mut self, commands: &mut Vec<Command>) {
+    fn share(&mut self, now: Boottime, commands: &mut Vec<Command>) {
         if let Some(roll) = self.roll.take()
+            && let Some(clock) = self.clock
             && self.publishes
             && !self.draining
         {
@@ -208,14 +246,26 @@ impl Rounds {
                 Move::Stay => {}
                 Move::Yield(count) => self.give_back(count, commands),
                 // The answer ends the round.
-                Move::Take(most) => return commands.push(Command::Take(most.min(TAKE_AT_ONCE))),
+                Move::Take(most) => {
+                    let free = self.free(most.min(TAKE_AT_ONCE), now, &clock);
+                    return commands.push(Command::Take(free));
+                }
             }
         }
-        commands.push(Command::Done { publishes: self.publishes });
+        commands.push(Command::Done { publishes: self.publishes && self.clock.is_some() });
         self.drain(commands);
     }
 
-    fn take(&mut self, sent: Boottime, leases: Vec<Lease>, commands: &mut Vec<Command>) {
+    /// A lease that the database's clock has ended is free at once if that clock has gone like ours for a whole lease time:
+    /// whoever held it has stopped by then, or has renewed it since. Otherwise, when nobody has renewed it for a lease time.
+    fn free(&self, most: usize, now: Boottime, clock: &DatabaseClock) -> Free {
+        let is_steady = now.since(clock.steady_since()) >= self.lease;
+        let unrenewed = self.unrenewed.free(now);
+        let expired_by = is_steady.then(|| clock.as_read(now).plus((self.lease / 12).min(Self::LATE)));
+        Free { most, now: Some(clock.at(now)), expired_by, unrenewed }
+    }
+
+    fn take(&mut self, sent: Boottime, now: Boottime, mut leases: Vec<Lease>, commands: &mut Vec<Command>) {
         if leases.is_empty() {
             return;
         }
@@ -223,8 +273,12 @@ impl Rounds {
             self.renewed_at = sent;
         }
         let until = self.held.acquired(leases.iter().map(|lease| (lease.shard, lease.epoch)), sent);
-        for lease in &leases {
+        for lease in &mut leases {
             self.fence.open(lease.shard, lease.epoch, until);
+            // Whoever had it was ahead; without this nothing would be due before time is there again.
+            if let Some(clock) = self.clock {
+                lease.scheduled_through = lease.scheduled_through.min(clock.at(now));
+            }
         }
         commands.push(Command::Took(leases));
     }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use picket_proto::{Epoch, Region, Shard, SiteId, Timestamp, job};
+use picket_runtime::clock::{Adjusted, DatabaseClock};
 use picket_store::leases::{self, Lease};
 use ractor::RpcReplyPort;
 
@@ -18,7 +19,6 @@ use super::{
     roster::{Added, Planned, Roster},
     wheel::Wheel,
 };
-use crate::clock::DatabaseClock;
 
 /// What is planned.
 #[derive(Default)]
@@ -81,6 +81,22 @@ pub(super) struct DueNow {
 impl Planning {
     pub(super) fn new(pace: Pace) -> Self {
         Self { pace, ..Self::default() }
+    }
+
+    /// Where time has jumped far, the wheel begins anew from where it is: turned through what lies in between it would hand out
+    /// what nobody can do any more, or nothing until time is there again.
+    pub(super) fn set_clock(&mut self, clock: DatabaseClock, adjusted: Adjusted) {
+        self.clock = Some(clock);
+        if let Adjusted::Stepped(us) = adjusted
+            && u128::from(us.unsigned_abs()) > DatabaseClock::SMALL_STEP.as_micros()
+        {
+            // Given back already.
+            let left: Vec<Shard> = self.shards.keys().copied().collect();
+            self.forget(&left);
+            self.wheel = None;
+            self.left_over.clear();
+            self.batches.restart();
+        }
     }
 
     pub(super) fn take(&mut self, leases: &[Lease]) {

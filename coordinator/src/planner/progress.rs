@@ -42,6 +42,12 @@ impl Progress {
         self.floor_ms = floor_ms;
     }
 
+    /// Time has jumped: what batches under way say of it is worth nothing, and nothing has been handed out yet.
+    pub fn restart(&mut self) {
+        self.batches.iter_mut().for_each(|batch| batch.from_ms = i64::MIN + 1);
+        self.floor_ms = i64::MIN + 1;
+    }
+
     /// All ticks before this, in milliseconds, are done with.
     pub fn through_ms(&self) -> i64 {
         self.batches.front().map_or(self.floor_ms, |batch| batch.from_ms)
@@ -80,5 +86,20 @@ mod tests {
         progress.done(one);
         assert_eq!((progress.through_ms(), progress.under_way()), (120, 0));
         assert!(progress.is_through(progress.next()));
+    }
+
+    #[test]
+    fn a_batch_from_before_a_jump_of_the_clock_says_nothing_of_the_time_after_it() {
+        let mut progress = Progress::default();
+        let old = progress.begin(1_000_000);
+        progress.handed_out(1_000_010);
+
+        progress.restart();
+        assert!(progress.through_ms() < 0);
+        let new = progress.begin(100);
+        progress.handed_out(110);
+        assert!(progress.through_ms() < 0 && !progress.is_through(new));
+        progress.done(old);
+        assert_eq!(progress.through_ms(), 100);
     }
 }

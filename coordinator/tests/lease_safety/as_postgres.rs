@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use picket_proto::{Epoch, Shard, Timestamp};
 use picket_store::{
     DatabaseOptions, Store,
-    leases::{self, Progress},
+    leases::{self, Free, Progress},
 };
 use picket_testkit::servers;
 use sqlx::PgPool;
@@ -65,8 +65,9 @@ async fn the_statements_do_on_postgres_what_the_simulation_takes_them_to_do() {
             }
             2 => {
                 let most = chance.between(0, 3) as usize;
-                let taken = leases::acquire(&store, id, most, LEASE).await.unwrap();
-                let free = table.free(now);
+                let taking = Free::expired(most);
+                let taken = leases::acquire(&store, id, &taking, LEASE).await.unwrap();
+                let free = table.free(now, &taking);
                 assert_eq!(taken.len(), most.min(free.len()));
                 for lease in taken {
                     // Which of those that expire together is first is nobody's business.
@@ -76,8 +77,8 @@ async fn the_statements_do_on_postgres_what_the_simulation_takes_them_to_do() {
                 }
             }
             3 => {
-                let kept = leases::renew(&store, id, &progress, LEASE).await.unwrap();
-                let expected = table.renew(now, id, &progress, LEASE);
+                let kept = leases::renew(&store, id, &progress, None, LEASE).await.unwrap();
+                let expected = table.renew(now, id, &progress, None, LEASE);
                 refused += progress.len() - kept.len();
                 assert_eq!(BTreeSet::from_iter(kept), BTreeSet::from_iter(expected));
             }

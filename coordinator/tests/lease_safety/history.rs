@@ -34,6 +34,8 @@ pub(crate) struct Weather {
 pub(crate) enum Fault {
     /// The process does nothing; if its machine is suspended, its timers stand still as well.
     Pause { who: usize, lasts: u64, suspended: bool },
+    /// Its virtual machine does nothing, and its clocks do not count that.
+    StandStill { who: usize, lasts: u64 },
     /// It is gone at once, and another is started, perhaps of the same name.
     Crash { who: usize, lasts: u64, same_name: bool },
     /// It is paused, and another of its name is started meanwhile.
@@ -57,6 +59,7 @@ fn fault() -> impl Strategy<Value = Fault> {
     prop_oneof![
         4 => (who.clone(), lasts.clone(), any::<bool>())
             .prop_map(|(who, lasts, suspended)| Fault::Pause { who, lasts, suspended }),
+        2 => (who.clone(), 2_000..4_000_u64).prop_map(|(who, lasts)| Fault::StandStill { who, lasts }),
         2 => (who.clone(), lasts.clone(), any::<bool>())
             .prop_map(|(who, lasts, same_name)| Fault::Crash { who, lasts, same_name }),
         1 => (who.clone(), lasts.clone()).prop_map(|(who, lasts)| Fault::Twin { who, lasts }),

@@ -7,9 +7,12 @@
 //!
 //! The window between looking at the fence and publishing is not in here, since no lease can close it: jobs have
 //! identities for that. What is promised is that no two find the fence open at one instant, and it is promised
-//! while the clocks keep to the margin: over one lease the fastest and the slowest of the machines' and the database's
-//! clocks, and the database's jumps ahead, together differ by less than three seconds (a third of a short lease).
-//! Jumps back only make leases last longer.
+//! while the machines' clocks keep to the margin: over one lease the fastest and the slowest of these and of the database's
+//! clock, and small jumps of the latter ahead, together differ by less than three seconds (a third of a short lease). Jumps
+//! of the database's clock that are too large to be measuring errors may be of any size, in any direction and number.
+//!
+//! Neither in here is a machine whose clock has not counted that it stood still, as that of a virtual machine may, from when it
+//! goes on to its next reading of the database's clock: it cannot know. What it publishes then has the same identities.
 
 #![expect(clippy::unwrap_used, reason = "a simulation that is wrong is a test that fails")]
 
@@ -60,6 +63,6 @@ fn no_two_coordinators_find_the_fence_of_a_shard_open_at_one_instant() {
 }
 
 #[test]
-fn a_database_clock_that_jumps_ahead_of_the_margin_harms_neither_epochs_nor_progress_nor_the_shares() {
+fn no_jump_of_the_databases_clock_makes_two_coordinators_find_the_fence_of_a_shard_open() {
     live_through(500, false);
 }

@@ -3,12 +3,11 @@
 use std::{collections::VecDeque, time::Duration};
 
 use picket_coordinator::{
-    clock::DatabaseClock,
     fence::{Fence, Gateway},
     lease::rounds::{Input, Rounds, Stopping},
 };
 use picket_proto::{Epoch, Shard, Timestamp};
-use picket_runtime::clock::Boottime;
+use picket_runtime::clock::{Boottime, DatabaseClock};
 use picket_store::leases::{Lease, Progress};
 
 use crate::table::Name;
@@ -44,6 +43,12 @@ pub(crate) struct Process {
     pub(crate) paused: Option<(u64, u64)>,
     /// Whether its machine is, so that its timers stand still as well.
     pub(crate) suspended: bool,
+    /// Its clock stands still as well while it is paused, and nobody can tell it: it is excused until the answer to a statement
+    /// that it sent since, whose number is greater than this.
+    pub(crate) stands_still: bool,
+    pub(crate) excused: Option<u64>,
+    /// The answer has come, and is what is decided on next.
+    pub(crate) will_know: bool,
     /// The database cannot be reached from here before this.
     pub(crate) cut_until: u64,
     /// Nor NATS before this.
@@ -93,6 +98,9 @@ impl Process {
             dead: false,
             paused: None,
             suspended: false,
+            stands_still: false,
+            excused: None,
+            will_know: false,
             cut_until: 0,
             unreached_until: 0,
             rate,
@@ -103,6 +111,11 @@ impl Process {
 
     pub(crate) fn reading(&self, now: u64) -> Boottime {
         self.rate.reading(now)
+    }
+
+    /// Its clock has not counted so long.
+    pub(crate) fn stood_still(&mut self, us: u64) {
+        self.rate.began_at_us -= us * self.rate.goes_us / 1_000_000;
     }
 
     /// Another process on the same machine.
@@ -120,6 +133,11 @@ impl Process {
     /// What the database's clock says, by this process.
     pub(crate) fn database_now(&self, now: u64) -> Option<Timestamp> {
         Some(self.clock?.at(self.reading(now)))
+    }
+
+    /// Whether it goes by a time of its own, since the database's clock has jumped.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.clock.is_some_and(|clock| clock.unconfirmed().is_some())
     }
 
     pub(crate) fn set_clock(&mut self, clock: DatabaseClock) {

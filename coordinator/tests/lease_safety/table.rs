@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use picket_proto::{Epoch, Shard, Timestamp};
-use picket_store::leases::{Lease, Progress, Roll};
+use picket_store::leases::{Free, Held, Lease, Progress, Roll};
 
 /// What a coordinator is called.
 pub(crate) type Name = &'static str;
@@ -19,6 +19,9 @@ pub(crate) struct Row {
     pub(crate) expires_at: i64,
     pub(crate) scheduled_through: Timestamp,
 }
+
+/// Beyond a lease time, from which on a lease lasts too long to be true.
+const TOO_LONG: Duration = Duration::from_secs(5);
 
 /// `picket.leases` and `picket.coordinators`.
 #[derive(Clone, Debug)]
@@ -55,26 +58,43 @@ impl Table {
     ) -> Roll {
         self.coordinators.insert(id, (now, draining));
         let live = |(name, (seen_at, draining)): (&Name, &(i64, bool))| {
-            *name != id && !draining && *seen_at > now - micros(alive)
+            *name != id && !draining && (now - *seen_at).abs() < micros(alive)
         };
+        let doubtful = self.rows.iter().enumerate().filter(|(_, row)| {
+            let ends = row.expires_at;
+            ends > clock + micros(alive + TOO_LONG) || (ends < clock && ends != i64::MIN)
+        });
         Roll {
             now: Timestamp::from_micros(clock),
+            newest_mark: None,
+            doubtful: doubtful.map(|(place, _)| self.held(place)).collect(),
             live: self.coordinators.iter().filter(|entry| live(*entry)).count() + usize::from(!draining),
             shards: self.rows.len(),
         }
     }
 
-    pub(crate) fn acquire(&mut self, now: i64, id: Name, most: usize, lease: Duration) -> Vec<Lease> {
-        let free = self.free(now).into_iter().take(most);
-        free.map(|place| self.give(now, id, place, lease)).collect()
+    pub(crate) fn acquire(&mut self, now: i64, id: Name, free: &Free, lease: Duration) -> Vec<Lease> {
+        let places = self.free(now, free).into_iter().take(free.most);
+        places.map(|place| self.give(now, id, place, lease)).collect()
     }
 
-    /// Those that have expired, in the order that they are taken in.
-    pub(crate) fn free(&self, now: i64) -> Vec<usize> {
-        let mut free: Vec<usize> =
-            (0..self.rows.len()).filter(|place| self.rows[*place].expires_at < now).collect();
+    /// Those that are free, in the order that they are taken in.
+    pub(crate) fn free(&self, now: i64, free: &Free) -> Vec<usize> {
+        let is_free = |place: &usize| {
+            let expires_at = self.rows[*place].expires_at;
+            expires_at == i64::MIN
+                || free.expired_by.is_some_and(|by| expires_at < now.min(by.micros()))
+                || free.unrenewed.contains(&self.held(*place))
+        };
+        let mut free: Vec<usize> = (0..self.rows.len()).filter(is_free).collect();
         free.sort_by_key(|place| (self.rows[*place].expires_at, *place));
         free
+    }
+
+    fn held(&self, place: usize) -> Held {
+        let row = &self.rows[place];
+        let shard = Shard(u16::try_from(place).unwrap());
+        Held { shard, epoch: row.epoch, expires_at: Timestamp::from_micros(row.expires_at) }
     }
 
     pub(crate) fn give(&mut self, now: i64, id: Name, place: usize, lease: Duration) -> Lease {
@@ -86,10 +106,18 @@ impl Table {
         Lease { shard, epoch: row.epoch, scheduled_through: row.scheduled_through }
     }
 
-    pub(crate) fn renew(&mut self, now: i64, id: Name, held: &[Progress], lease: Duration) -> Vec<Shard> {
+    pub(crate) fn renew(
+        &mut self,
+        now: i64,
+        id: Name,
+        held: &[Progress],
+        by: Option<Timestamp>,
+        lease: Duration,
+    ) -> Vec<Shard> {
+        let earlier = by.map_or(now, |by| now.min(by.micros()));
         let mut kept = Vec::new();
         for held in held {
-            if let Some(row) = self.of(id, held).filter(|row| row.expires_at > now) {
+            if let Some(row) = self.of(id, held).filter(|row| row.expires_at > earlier) {
                 row.expires_at = now + micros(lease);
                 row.scheduled_through = row.scheduled_through.max(held.scheduled_through);
                 kept.push(held.shard);

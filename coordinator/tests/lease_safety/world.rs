@@ -14,9 +14,9 @@ use std::{
 };
 
 use picket_coordinator::lease::rounds::{Command, Input};
-use picket_proto::{Epoch, Shard};
-use picket_runtime::clock::Boottime;
-use picket_store::leases::{Lease, Progress, Roll};
+use picket_proto::{Epoch, Shard, Timestamp};
+use picket_runtime::clock::{Boottime, DatabaseClock};
+use picket_store::leases::{Free, Lease, Progress, Roll};
 
 use crate::{
     history::{Chance, Fault, History, Weather},
@@ -71,8 +71,8 @@ impl Tally {
 
 enum What {
     Announce { leaving: bool },
-    Take(usize),
-    Renew(Vec<(Shard, Epoch)>, Vec<Progress>),
+    Take(Free),
+    Renew(Vec<(Shard, Epoch)>, Vec<Progress>, Timestamp),
     Release(Vec<Progress>),
 }
 
@@ -227,7 +227,7 @@ impl<'a> World<'a> {
             1 => fastest,
             _ => self.chance.between(slowest, fastest),
         };
-        Rate { began_at_us: self.chance.between(0, 10_000_000_000_000), goes_us }
+        Rate { began_at_us: self.chance.between(1_000_000_000_000, 10_000_000_000_000), goes_us }
     }
 
     fn at(&mut self, at: u64, event: Event) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use picket_proto::{Epoch, Shard, Timestamp};
-use picket_store::leases::{self, Progress};
+use picket_store::leases::{self, Free, Progress};
 
 use crate::{Database, database};
 
@@ -19,7 +19,9 @@ async fn many_takers_at_once_get_each_shard_exactly_once() {
 
     let takers = (0..8).map(|n| {
         let store = database.store.clone();
-        tokio::spawn(async move { leases::acquire(&store, &format!("c{n}"), 64, LONG).await.unwrap() })
+        tokio::spawn(async move {
+            leases::acquire(&store, &format!("c{n}"), &Free::expired(64), LONG).await.unwrap()
+        })
     });
     let mut taken: Vec<u16> = Vec::new();
     for taker in takers.collect::<Vec<_>>() {
@@ -27,7 +29,11 @@ async fn many_takers_at_once_get_each_shard_exactly_once() {
     }
     // Those that were locked by another for a moment are free for the next round of anybody.
     taken.extend(
-        leases::acquire(&database.store, "c9", 64, LONG).await.unwrap().iter().map(|lease| lease.shard.0),
+        leases::acquire(&database.store, "c9", &Free::expired(64), LONG)
+            .await
+            .unwrap()
+            .iter()
+            .map(|lease| lease.shard.0),
     );
 
     taken.sort_unstable();
@@ -37,25 +43,29 @@ async fn many_takers_at_once_get_each_shard_exactly_once() {
 #[tokio::test]
 async fn a_holder_that_wakes_after_its_lease_was_taken_renews_nothing_and_writes_nothing() {
     let database = database().await;
-    let old = leases::acquire(&database.store, "old", 1, Duration::ZERO).await.unwrap().remove(0);
-    let new = leases::acquire(&database.store, "new", 64, LONG).await.unwrap();
+    let old =
+        leases::acquire(&database.store, "old", &Free::expired(1), Duration::ZERO).await.unwrap().remove(0);
+    let new = leases::acquire(&database.store, "new", &Free::expired(64), LONG).await.unwrap();
     let new = new.into_iter().find(|lease| lease.shard == old.shard).unwrap();
 
-    let kept = leases::renew(&database.store, "old", &[progress(&old, Timestamp::MAX)], LONG).await.unwrap();
+    let kept =
+        leases::renew(&database.store, "old", &[progress(&old, Timestamp::MAX)], None, LONG).await.unwrap();
     leases::release(&database.store, "old", &[progress(&old, Timestamp::MAX)]).await.unwrap();
 
     assert_eq!((kept, new.epoch), (vec![], Epoch(old.epoch.0 + 1)));
-    let kept =
-        leases::renew(&database.store, "new", &[progress(&new, new.scheduled_through)], LONG).await.unwrap();
+    let kept = leases::renew(&database.store, "new", &[progress(&new, new.scheduled_through)], None, LONG)
+        .await
+        .unwrap();
     assert_eq!(kept, [old.shard]);
 }
 
 #[tokio::test]
 async fn a_lease_that_has_expired_is_not_renewed_even_if_nobody_took_it() {
     let database = database().await;
-    let lease = leases::acquire(&database.store, "c", 1, Duration::ZERO).await.unwrap().remove(0);
+    let lease =
+        leases::acquire(&database.store, "c", &Free::expired(1), Duration::ZERO).await.unwrap().remove(0);
 
-    let kept = leases::renew(&database.store, "c", &[progress(&lease, lease.scheduled_through)], LONG)
+    let kept = leases::renew(&database.store, "c", &[progress(&lease, lease.scheduled_through)], None, LONG)
         .await
         .unwrap();
 
@@ -67,7 +77,7 @@ async fn a_lease_that_has_expired_is_not_renewed_even_if_nobody_took_it() {
 #[tokio::test]
 async fn a_renewal_that_waited_for_a_lock_does_not_shorten_what_a_later_one_gave() {
     let Database { store, pool } = database().await;
-    let mut held = leases::acquire(&store, "c", 64, LONG).await.unwrap();
+    let mut held = leases::acquire(&store, "c", &Free::expired(64), LONG).await.unwrap();
     held.sort_by_key(|lease| lease.shard);
     let both: Vec<Progress> =
         held[..2].iter().map(|lease| progress(lease, lease.scheduled_through)).collect();
@@ -76,7 +86,7 @@ async fn a_renewal_that_waited_for_a_lock_does_not_shorten_what_a_later_one_gave
     sqlx::query("SELECT FROM picket.leases WHERE shard = 0 FOR UPDATE").execute(&mut *other).await.unwrap();
     let early = tokio::spawn({
         let (store, both) = (store.clone(), both.clone());
-        async move { leases::renew(&store, "c", &both, LONG).await }
+        async move { leases::renew(&store, "c", &both, None, LONG).await }
     });
     let waiting = async |count: i64| {
         picket_testkit::eventually(Duration::from_secs(20), "renewals that wait", async || {
@@ -90,7 +100,7 @@ async fn a_renewal_that_waited_for_a_lock_does_not_shorten_what_a_later_one_gave
     };
     waiting(1).await;
 
-    assert_eq!(leases::renew(&store, "c", &both[1..], LONG).await.unwrap(), [Shard(1)]);
+    assert_eq!(leases::renew(&store, "c", &both[1..], None, LONG).await.unwrap(), [Shard(1)]);
     let given: f64 = sqlx::query_scalar(expires).fetch_one(&pool).await.unwrap();
     other.commit().await.unwrap();
     // Its client may have given up; the statement goes on.
@@ -104,12 +114,12 @@ async fn a_renewal_that_waited_for_a_lock_does_not_shorten_what_a_later_one_gave
 #[tokio::test]
 async fn a_successor_begins_where_the_predecessor_was_and_never_further_back() {
     let database = database().await;
-    let first = leases::acquire(&database.store, "first", 1, LONG).await.unwrap().remove(0);
+    let first = leases::acquire(&database.store, "first", &Free::expired(1), LONG).await.unwrap().remove(0);
     let there = first.scheduled_through.plus(Duration::from_secs(9));
-    leases::renew(&database.store, "first", &[progress(&first, there)], LONG).await.unwrap();
+    leases::renew(&database.store, "first", &[progress(&first, there)], None, LONG).await.unwrap();
     leases::release(&database.store, "first", &[progress(&first, Timestamp::default())]).await.unwrap();
 
-    let second = leases::acquire(&database.store, "second", 64, LONG).await.unwrap();
+    let second = leases::acquire(&database.store, "second", &Free::expired(64), LONG).await.unwrap();
 
     let second = second.iter().find(|lease| lease.shard == first.shard).unwrap();
     assert_eq!(second.scheduled_through, there);
@@ -133,7 +143,7 @@ async fn the_number_of_shards_is_set_when_the_database_is_made() {
     store.migrate(16).await.unwrap();
     store.migrate(32).await.unwrap();
 
-    let taken = leases::acquire(&store, "c", 64, LONG).await.unwrap();
+    let taken = leases::acquire(&store, "c", &Free::expired(64), LONG).await.unwrap();
 
     assert_eq!(taken.len(), 16);
     assert!(taken.iter().all(|lease| lease.shard < Shard(16)));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use picket_proto::{Epoch, Shard, Timestamp};
 use picket_store::{
     Store,
-    leases::{self, Progress},
+    leases::{self, Free, Progress},
     ledger::{self, Closed, Gap},
 };
 use sqlx::{AssertSqlSafe, PgPool};
@@ -34,7 +34,7 @@ impl World {
     }
 
     async fn take(&mut self, who: &str) {
-        let taken = leases::acquire(&self.store, who, 64, LONG).await.unwrap();
+        let taken = leases::acquire(&self.store, who, &Free::expired(64), LONG).await.unwrap();
         self.held = taken.iter().map(|lease| (lease.shard, lease.epoch)).collect();
     }
 

@@ -1,6 +1,7 @@
 //! Mutual exclusion between processes: by rows and tables that only the working roles can lock, never by advisory locks,
 //! which every login may take.
 
+use crate::results::now;
 use std::time::Duration;
 
 use picket_proto::Timestamp;
@@ -47,11 +48,11 @@ async fn a_reader_of_reports_that_holds_our_advisory_locks_stops_nothing() {
 
     let taken = outbox::take(&database.store).await.unwrap();
     assert_eq!(taken.map(|taken| taken.events.len()), Some(1), "the outbox");
-    let made = partitions::ensure(&database.store, upkeep::Retention::default()).await.unwrap();
+    let made = partitions::ensure(&database.store, now(), upkeep::Retention::default()).await.unwrap();
     assert_eq!(made, 1, "partitions");
-    let rolled = upkeep::roll_up(&database.store, Duration::from_secs(60)).await.unwrap();
+    let rolled = upkeep::roll_up(&database.store, now(), Duration::from_secs(60)).await.unwrap();
     assert!(rolled.is_some_and(|through| through < Timestamp::from(time_now())), "rollups");
-    let pruned = upkeep::expire(&database.store, upkeep::Retention::default()).await.unwrap();
+    let pruned = upkeep::expire(&database.store, now(), upkeep::Retention::default()).await.unwrap();
     assert_eq!(pruned.rows, 1, "retention");
 }
 

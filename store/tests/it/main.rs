@@ -1,6 +1,7 @@
 //! The store against a real Postgres, a database for each test.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod clock;
 mod copying;
 mod days;
 mod incidents;
@@ -23,6 +24,7 @@ mod snapshots;
 mod tickets;
 mod ticks;
 
+use picket_proto::Timestamp;
 use picket_store::{DatabaseOptions, Store};
 use sqlx::PgPool;
 
@@ -34,6 +36,13 @@ struct Database {
 fn store(url: &str) -> Store {
     let options = DatabaseOptions { database_url: Some(url.to_owned()) };
     Store::new(&options, "test", 10).unwrap()
+}
+
+/// Now, by this machine's clock, which is the test database's too.
+#[expect(clippy::disallowed_methods, reason = "the store's tests know no runtime")]
+fn wall() -> Timestamp {
+    let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    Timestamp::from_micros(i64::try_from(now.as_micros()).unwrap())
 }
 
 /// A migrated database of one's own, through the store and around it.

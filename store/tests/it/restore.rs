@@ -32,7 +32,7 @@ impl World {
 
     async fn take(&mut self, who: &str) {
         self.run("UPDATE picket.leases SET expires_at = '-infinity'").await;
-        let taken = leases::acquire(&self.store, who, 64, LONG).await.unwrap();
+        let taken = leases::acquire(&self.store, who, &leases::Free::expired(64), LONG).await.unwrap();
         self.held = taken.iter().map(|lease| (lease.shard, lease.epoch)).collect();
     }
 

@@ -6,7 +6,7 @@ use picket_store::{
 };
 use tokio::time::Instant;
 
-use crate::rollups::World;
+use crate::{rollups::World, wall};
 
 const RETENTION: Retention = Retention { results: 30, rollups: 730 };
 
@@ -46,7 +46,7 @@ async fn a_day_may_begin_while_no_coordinator_runs_for_a_week_ahead() {
     assert_eq!(kept, 8);
 
     // As it will be when that week is over and one is started again.
-    let made = partitions::ensure(&world.store, RETENTION).await.unwrap();
+    let made = partitions::ensure(&world.store, wall(), RETENTION).await.unwrap();
     assert!(made <= 1, "midnight may have passed");
 }
 
@@ -56,7 +56,7 @@ async fn days_of_results_go_one_by_one_when_they_are_too_old_and_rolled_up() {
     world.old_day(35, true).await;
     assert_eq!(world.days().await, 35);
 
-    while upkeep::expire(&world.store, RETENTION).await.unwrap().anything() {}
+    while upkeep::expire(&world.store, wall(), RETENTION).await.unwrap().anything() {}
 
     // The day in which the sink may still take rows is there.
     let days = world.days().await;
@@ -75,7 +75,7 @@ async fn a_day_of_results_that_is_not_rolled_up_stays() {
     let world = World::new().await;
     world.old_day(33, false).await;
 
-    let dropped = upkeep::expire(&world.store, RETENTION).await.unwrap();
+    let dropped = upkeep::expire(&world.store, wall(), RETENTION).await.unwrap();
 
     assert_eq!((dropped.day, world.days().await), (None, 33));
 }
@@ -88,7 +88,7 @@ async fn a_long_report_puts_a_drop_off_and_neither_holds_up_who_writes() {
     sqlx::query("SELECT count(*) FROM picket.check_results").execute(&mut *reading).await.unwrap();
 
     let begun = Instant::now();
-    let refused = upkeep::expire(&world.store, RETENTION).await.unwrap_err();
+    let refused = upkeep::expire(&world.store, wall(), RETENTION).await.unwrap_err();
     assert!(refused.is_transient(), "{refused}");
     world
         .run(
@@ -102,7 +102,7 @@ async fn a_long_report_puts_a_drop_off_and_neither_holds_up_who_writes() {
     );
 
     reading.rollback().await.unwrap();
-    assert!(upkeep::expire(&world.store, RETENTION).await.unwrap().day.is_some());
+    assert!(upkeep::expire(&world.store, wall(), RETENTION).await.unwrap().day.is_some());
 }
 
 #[tokio::test]
@@ -127,9 +127,9 @@ async fn what_is_too_old_is_deleted_in_pieces_and_what_is_not_stays() {
         )
         .await;
 
-    let first = upkeep::expire(&world.store, RETENTION).await.unwrap();
+    let first = upkeep::expire(&world.store, wall(), RETENTION).await.unwrap();
     assert!((5_000..6_010).contains(&first.rows) && first.month.is_some(), "{first:?}");
-    while upkeep::expire(&world.store, RETENTION).await.unwrap().anything() {}
+    while upkeep::expire(&world.store, wall(), RETENTION).await.unwrap().anything() {}
 
     for (table, rows) in [
         ("adhoc_results", "2"),
@@ -152,9 +152,9 @@ async fn with_a_retention_of_a_day_no_partition_is_made_only_to_be_dropped() {
     let world = World::new().await;
     world.old_day(5, true).await;
 
-    while upkeep::expire(&world.store, retention).await.unwrap().anything() {}
+    while upkeep::expire(&world.store, wall(), retention).await.unwrap().anything() {}
     let kept = world.days().await;
-    partitions::ensure(&world.store, retention).await.unwrap();
+    partitions::ensure(&world.store, wall(), retention).await.unwrap();
 
     assert!((1..=2).contains(&kept), "{kept}");
     assert!(world.days().await <= kept);

@@ -10,6 +10,8 @@ use proptest::{
 };
 use sqlx::{AssertSqlSafe, PgPool};
 
+use crate::wall;
+
 const PIECE: Duration = Duration::from_secs(600);
 /// 2^(1/16) - 1, and half a microsecond of rounding.
 const BOUND: f64 = 0.0443;
@@ -80,10 +82,10 @@ impl World {
 
     pub(crate) async fn roll_up(&self) -> u32 {
         let mut pieces = 0;
-        while upkeep::roll_up(&self.store, PIECE).await.unwrap().is_some() {
+        while upkeep::roll_up(&self.store, wall(), PIECE).await.unwrap().is_some() {
             pieces += 1;
         }
-        while upkeep::roll_up_day(&self.store).await.unwrap().is_some() {}
+        while upkeep::roll_up_day(&self.store, wall()).await.unwrap().is_some() {}
         pieces
     }
 
@@ -107,8 +109,8 @@ impl World {
 
     pub(crate) async fn mend(&self) {
         self.run("UPDATE picket.rollups_dirty SET marked_at = '-infinity'").await;
-        while upkeep::mend(&self.store).await.unwrap().is_some() {}
-        while upkeep::roll_up_day(&self.store).await.unwrap().is_some() {}
+        while upkeep::mend(&self.store, wall()).await.unwrap().is_some() {}
+        while upkeep::roll_up_day(&self.store, wall()).await.unwrap().is_some() {}
     }
 }
 
@@ -265,11 +267,11 @@ async fn a_row_that_comes_late_into_a_place_that_was_empty_is_found_by_counting_
     world.run("DELETE FROM picket.check_results WHERE site_id = 2 AND outcome = 'down'").await;
     world.closed(0, 0).await;
     world.roll_up().await;
-    assert!(!upkeep::recount(&world.store, 2).await.unwrap());
+    assert!(!upkeep::recount(&world.store, wall(), 2).await.unwrap());
 
     assert!(world.rows().await > 0);
     for ago in 1..=4 {
-        upkeep::recount(&world.store, ago).await.unwrap();
+        upkeep::recount(&world.store, wall(), ago).await.unwrap();
     }
     world.mend().await;
 
@@ -285,14 +287,14 @@ async fn two_coordinators_that_roll_up_at_once_count_each_row_once() {
 
     let one = async {
         for _ in 0..40 {
-            upkeep::roll_up(&world.store, PIECE).await.unwrap();
-            upkeep::roll_up_day(&world.store).await.unwrap();
+            upkeep::roll_up(&world.store, wall(), PIECE).await.unwrap();
+            upkeep::roll_up_day(&world.store, wall()).await.unwrap();
         }
     };
     let other = async {
         for _ in 0..40 {
-            upkeep::roll_up(&world.store, PIECE / 2).await.unwrap();
-            upkeep::mend(&world.store).await.unwrap();
+            upkeep::roll_up(&world.store, wall(), PIECE / 2).await.unwrap();
+            upkeep::mend(&world.store, wall()).await.unwrap();
         }
     };
     tokio::join!(one, other);

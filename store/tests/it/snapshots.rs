@@ -48,7 +48,7 @@ async fn the_age_is_unknown_and_not_zero_where_the_owner_may_not_see_the_session
 async fn what_a_renewal_costs_beside_an_open_transaction() {
     let database = database().await;
     let lease = Duration::from_secs(3_600);
-    let held = leases::acquire(&database.store, "me", 64, lease).await.unwrap();
+    let held = leases::acquire(&database.store, "me", &leases::Free::expired(64), lease).await.unwrap();
     let held: Vec<leases::Progress> = held
         .iter()
         .map(|lease| leases::Progress {
@@ -66,7 +66,7 @@ async fn what_a_renewal_costs_beside_an_open_transaction() {
         for hundred in 0..5 {
             let began = tokio::time::Instant::now();
             for _ in 0..100 {
-                leases::renew(&database.store, "me", &held, lease).await.unwrap();
+                leases::renew(&database.store, "me", &held, None, lease).await.unwrap();
             }
             let size: i64 = sqlx::query_scalar("SELECT pg_relation_size('picket.leases')")
                 .fetch_one(&database.pool)

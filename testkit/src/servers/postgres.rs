@@ -18,13 +18,23 @@ pub async fn postgres() -> &'static Postgres {
 
 /// Starts a Postgres of the caller alone.
 pub async fn own_postgres() -> Postgres {
+    own_postgres_with(vec![]).await
+}
+
+/// Starts a Postgres of the caller alone, with these variables.
+pub async fn own_postgres_with(environment: Vec<(String, String)>) -> Postgres {
     let tools = tools().await;
     background(async move {
         let data = must(DataDir::lock(&scratch_dir("postgres")));
-        let config = |port| PostgresConfig { port, max_connections: 300, durable: false };
+        let config = |port| PostgresConfig {
+            port,
+            max_connections: 300,
+            durable: false,
+            environment: environment.clone(),
+        };
         let server = on_a_free_port(|port| {
-            let (tools, data) = (&tools, &data);
-            async move { picket_servers::Postgres::start(tools, data, config(port)).await }
+            let (tools, data, config) = (&tools, &data, config(port));
+            async move { picket_servers::Postgres::start(tools, data, config).await }
         })
         .await;
         let url = server.url();

@@ -62,14 +62,19 @@ impl World<'_> {
 
     pub(super) fn decide(&mut self, process: usize, now: Boottime, input: Input) {
         let opens = matches!(input, Input::Renewed { .. } | Input::Taken { .. });
-        for command in self.processes[process].rounds.step(now, input) {
+        let commands = self.processes[process].rounds.step(now, input);
+        let this = &mut self.processes[process];
+        if std::mem::take(&mut this.will_know) {
+            this.excused = None;
+        }
+        for command in commands {
             self.perform(process, command);
         }
         self.agrees(process);
         if opens {
             for shard in 0..self.history.shards {
                 let open: Vec<Name> = self.open(shard).map(|process| self.processes[process].name).collect();
-                if open.len() > 1 && self.keeps_time {
+                if open.len() > 1 {
                     self.fail(format!("shard {shard} is open to {open:?}"));
                 }
             }
@@ -81,11 +86,11 @@ impl World<'_> {
         let this = &mut self.processes[process];
         let what = match command {
             Command::Announce { leaving } => What::Announce { leaving },
-            Command::Take(most) => What::Take(most),
-            Command::Renew(asked) => {
+            Command::Take(free) => What::Take(free),
+            Command::Renew(asked, by) => {
                 let told = this.progress(now);
                 let progress = picket_coordinator::lease::rounds::how_far(&told, &asked);
-                What::Renew(asked, progress)
+                What::Renew(asked, progress, by)
             }
             Command::Clock(clock, _) => return this.set_clock(clock),
             Command::Took(leases) => return this.plan(&leases),
@@ -108,7 +113,7 @@ impl World<'_> {
                 }
                 return self.after(wait, Event::Stopped { process, task, told });
             }
-            Command::Done { .. } => return,
+            Command::Done { .. } | Command::Distrust(_) => return,
         };
         let call = self.send(process, None, what);
         self.processes[process].waits_for = Some(call);
@@ -143,21 +148,27 @@ impl World<'_> {
             return;
         }
         this.waits_for = None;
+        let sees = matches!(reply, Some(Reply::Roll(_)));
         let input = match (reply, what) {
-            (Some(Reply::Roll(roll)), _) => Input::Announced { sent, roll },
+            (Some(Reply::Roll(roll)), _) => Input::Announced { sent, roll, witness: Default::default() },
             (Some(Reply::Leases(leases)), _) => Input::Taken { sent, leases },
-            (Some(Reply::Kept(kept)), What::Renew(asked, _)) => {
+            (Some(Reply::Kept(kept)), What::Renew(asked, ..)) => {
                 Input::Renewed { sent, asked: asked.clone(), kept }
             }
             _ => Input::Failed,
         };
+        this.will_know = sees && this.excused.is_some_and(|number| call > number);
         self.step(process, input);
         self.work(process);
     }
 
     pub(super) fn resume(&mut self, process: usize) {
         let this = &mut self.processes[process];
-        if this.paused.take_if(|(_, until)| *until <= self.now).is_some() {
+        if let Some((since, _)) = this.paused.take_if(|(_, until)| *until <= self.now) {
+            if std::mem::take(&mut this.stands_still) {
+                this.stood_still(self.now - since);
+                this.excused = Some(self.number);
+            }
             self.work(process);
         }
     }

@@ -52,13 +52,13 @@ impl World<'_> {
             What::Announce { leaving } => {
                 Reply::Roll(self.table.announce(began_at, clock, id, *leaving, lease))
             }
-            What::Take(most) => {
-                let leases = self.table.acquire(clock, id, *most, lease);
+            What::Take(free) => {
+                let leases = self.table.acquire(clock, id, free, lease);
                 self.granted(process, &leases, &before);
                 Reply::Leases(leases)
             }
-            What::Renew(asked, progress) => {
-                let kept = self.table.renew(clock, id, progress, lease);
+            What::Renew(asked, progress, by) => {
+                let kept = self.table.renew(clock, id, progress, Some(*by), lease);
                 self.tally.fenced += (asked.len() - kept.len()) as u64;
                 let tasks = &self.processes[process].tasks;
                 let yielding = tasks.iter().filter(|(_, call)| call.is_some());
@@ -97,7 +97,7 @@ impl World<'_> {
                 self.fail(format!("shard {shard} is given under {:?}, again or too early", lease.epoch));
             }
             let open: Vec<usize> = self.open(shard).filter(|other| *other != process).collect();
-            if !open.is_empty() && self.keeps_time {
+            if !open.is_empty() {
                 let name = |process: usize| self.processes[process].name;
                 let open: Vec<Name> = open.into_iter().map(name).collect();
                 self.fail(format!(

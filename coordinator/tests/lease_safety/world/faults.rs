@@ -17,6 +17,14 @@ impl World<'_> {
             Fault::Pause { who, lasts, suspended } => {
                 self.pause(chosen(who), end(lasts), *suspended);
             }
+            Fault::StandStill { who, lasts } => {
+                let process = chosen(who);
+                if self.processes[process].paused.is_none() {
+                    self.pause(process, end(lasts), true);
+                    self.processes[process].stands_still = true;
+                    self.processes[process].excused = Some(u64::MAX);
+                }
+            }
             Fault::Crash { who, lasts, same_name } => {
                 let process = chosen(who);
                 (self.processes[process].gone, self.processes[process].dead) = (true, true);
@@ -45,9 +53,14 @@ impl World<'_> {
             Fault::Unreached { who, lasts } => self.processes[chosen(who)].unreached_until = end(lasts),
             Fault::Step { by } => {
                 let mut by = by * lease.cast_signed() / 1_000;
-                if self.keeps_time && by > 0 {
-                    by = by.min(self.ahead_left);
-                    self.ahead_left -= by;
+                match self.keeps_time {
+                    true if by > 0 => {
+                        by = by.min(self.ahead_left);
+                        self.ahead_left -= by;
+                    }
+                    true => {}
+                    // Beyond what can be taken for a measuring error.
+                    false => by += by.signum() * 2_000_000,
                 }
                 self.stepped += by;
             }
@@ -113,13 +126,14 @@ impl World<'_> {
         }
     }
 
-    /// How long the database will take what is dead for alive: a lease time, and longer if its clock was set back.
+    /// How long what is dead may be taken for alive: until its lease has ended by a clock that has been steady for a lease time,
+    /// or was not renewed for one; and as long as a coordinator goes by a time of its own.
     pub(super) fn until_forgotten(&self) -> u64 {
-        let now = self.database_now();
-        let lease = self.lease_us().cast_signed();
-        let leases = self.table.rows.iter().map(|row| row.expires_at);
-        let seen = self.table.coordinators.values().map(|(seen_at, _)| seen_at + lease);
-        let last = leases.chain(seen).max().unwrap_or(now);
-        last.saturating_sub(now).max(lease).unsigned_abs()
+        let lease = self.lease_us();
+        let small = DatabaseClock::SMALL_STEP.as_micros() as u64;
+        let is_far = |(_, fault): &(u64, Fault)| matches!(fault, Fault::Step { by } if by.unsigned_abs() * lease / 1_000 > small);
+        let hold =
+            if self.history.faults.iter().any(is_far) { DatabaseClock::HOLD.as_micros() as u64 } else { 0 };
+        4 * lease + 15_000_000 + hold
     }
 }

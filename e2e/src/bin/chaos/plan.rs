@@ -29,7 +29,12 @@ pub(crate) enum What {
     DeleteConsumer(usize),
     ReplayResults,
     EditSites,
+    /// The database's clock is set, by so many seconds, and set right again.
+    StepClock(i64),
 }
+
+/// Far enough that nothing believes it, in both directions.
+const STEPS: [i64; 4] = [180, -600, 45 * 86_400, -45 * 86_400];
 
 /// One injury.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -58,6 +63,7 @@ impl What {
             Self::ReplayResults => "F12",
             Self::PurgeJobs | Self::PurgeResults | Self::DeleteJobs | Self::DeleteConsumer(_) => "F14",
             Self::EditSites => "F18",
+            Self::StepClock(_) => "F21",
         }
     }
 
@@ -86,6 +92,7 @@ impl What {
             Self::DeleteConsumer(region) => format!("delete the consumer of {}", REGIONS[region]),
             Self::ReplayResults => "deliver the last results again, shuffled".to_owned(),
             Self::EditSites => "edit, disable, delete and add sites".to_owned(),
+            Self::StepClock(seconds) => format!("set the database's clock by {seconds} s"),
         }
     }
 
@@ -93,7 +100,7 @@ impl What {
     fn lasts(self) -> RangeInclusive<u64> {
         match self {
             Self::PauseCoordinator(_) | Self::EmptyRegion(_) | Self::CutRegion(_) => 3..=30,
-            Self::PauseProber(..) | Self::PauseSink(_) => 3..=25,
+            Self::PauseProber(..) | Self::PauseSink(_) | Self::StepClock(_) => 3..=25,
             Self::RestartPostgres | Self::KillPostgres | Self::RestartNats | Self::KillNats => 1..=15,
             Self::PurgeJobs
             | Self::PurgeResults
@@ -118,14 +125,16 @@ impl What {
             Self::CutRegion(region) | Self::ResetRegion(region) => vec![("link", region)],
             Self::KillSink(n) | Self::EndSink(n) | Self::PauseSink(n) => vec![("sink", n)],
             // What is done by SQL needs it.
-            Self::RestartPostgres | Self::KillPostgres | Self::EditSites => vec![("postgres", 0)],
+            Self::RestartPostgres | Self::KillPostgres | Self::EditSites | Self::StepClock(_) => {
+                vec![("postgres", 0)]
+            }
             _ => vec![("nats", 0)],
         }
     }
 
     fn any(random: &mut fastrand::Rng) -> Self {
         let (two, region) = (random.usize(..2), random.usize(..REGIONS.len()));
-        match random.u8(..22) {
+        match random.u8(..23) {
             0 => Self::KillCoordinator(two),
             1 => Self::EndCoordinator(two),
             2 => Self::PauseCoordinator(two),
@@ -147,6 +156,7 @@ impl What {
             18 => Self::DeleteJobs,
             19 => Self::DeleteConsumer(region),
             20 => Self::ReplayResults,
+            21 => Self::StepClock(STEPS[random.usize(..STEPS.len())]),
             _ => Self::EditSites,
         }
     }
@@ -191,7 +201,8 @@ mod tests {
     fn in_an_hour_every_fault_comes_and_no_part_is_injured_twice_at_once() {
         let injuries = plan(1, HOUR);
 
-        for fault in ["F1", "F2", "F3", "F4", "F5", "F6", "F7", "F8", "F9", "F10", "F11", "F12", "F14", "F18"]
+        for fault in
+            ["F1", "F2", "F3", "F4", "F5", "F6", "F7", "F8", "F9", "F10", "F11", "F12", "F14", "F18", "F21"]
         {
             assert!(injuries.iter().any(|injury| injury.what.fault() == fault), "{fault}");
         }

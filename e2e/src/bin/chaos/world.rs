@@ -5,12 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use async_nats::jetstream;
 use futures_util::StreamExt as _;
-use picket_e2e::{Process, Stack};
-use picket_testkit::{
-    proxy::Proxy,
-    servers::{Postgres, own_postgres},
-    target::Target,
-};
+use picket_e2e::{Process, Stack, skew::DatabaseClock};
+use picket_testkit::{proxy::Proxy, servers::Postgres, target::Target};
 
 use crate::{REGIONS, plan::What, say};
 
@@ -20,6 +16,7 @@ pub(crate) struct World {
     pub(crate) stack: Stack,
     target: Target,
     postgres: Postgres,
+    clock: DatabaseClock,
     coordinators: [Option<Process>; 2],
     probers: Vec<[Option<Process>; 2]>,
     sinks: [Option<Process>; 2],
@@ -31,7 +28,7 @@ pub(crate) struct World {
 impl World {
     /// Starts all and waits until each schedule is served.
     pub(crate) async fn start(seed: u64) -> Self {
-        let postgres = own_postgres().await;
+        let (postgres, clock) = DatabaseClock::start().await;
         let stack = Stack::start_on(&REGIONS, postgres.database().await).await;
         let mut links = Vec::new();
         for _ in REGIONS {
@@ -41,6 +38,7 @@ impl World {
             stack,
             target: Target::http().await,
             postgres,
+            clock,
             coordinators: [None, None],
             probers: (0..REGIONS.len()).map(|_| [None, None]).collect(),
             sinks: [None, None],
@@ -69,7 +67,7 @@ impl World {
         world
     }
 
-    /// This machine's clock, which is the database's too, as SQL has it.
+    /// This machine's clock, which is the database's too while nobody has set that, as SQL has it.
     pub(crate) fn now(&self) -> String {
         picket_proto::Timestamp::from(time::OffsetDateTime::now_utc()).to_string()
     }
@@ -106,6 +104,7 @@ impl World {
             What::RestartNats => self.stack.nats.stop().await,
             What::KillNats => self.stack.nats.kill().await,
             What::EditSites => self.edit().await,
+            What::StepClock(seconds) => self.clock.set(seconds),
             What::PurgeJobs
             | What::PurgeResults
             | What::DeleteJobs
@@ -138,6 +137,7 @@ impl World {
             What::PauseSink(n) => signal(&self.sinks[n], "CONT"),
             What::RestartPostgres | What::KillPostgres => self.postgres.start().await,
             What::RestartNats | What::KillNats => self.stack.nats.start().await,
+            What::StepClock(_) => self.clock.set(0),
             _ => {}
         }
     }

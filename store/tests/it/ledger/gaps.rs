@@ -1,6 +1,7 @@
 //! Recorded gaps that overlap.
 
 use super::*;
+use crate::results::now;
 
 /// A site with a tick each 60 s, of which nothing has a row, and gaps of its shard that overlap.
 async fn overlapping(world: &World) {
@@ -37,7 +38,7 @@ async fn ticks_in_recorded_gaps_that_overlap_are_counted_once_by_the_rollups() {
     let world = World::new().await;
     overlapping(&world).await;
 
-    while picket_store::upkeep::roll_up(&world.store, LONG * 20).await.unwrap().is_some() {}
+    while picket_store::upkeep::roll_up(&world.store, now(), LONG * 20).await.unwrap().is_some() {}
 
     let gap = "SELECT sum(gap)::bigint FROM picket.rollups_hourly WHERE hour = picket.hour_of(now()) - interval '2 hours'";
     assert_eq!(world.number(gap).await, 40);
@@ -49,13 +50,13 @@ async fn a_gap_that_is_recorded_after_its_hour_was_rolled_up_is_counted_in_that_
     overlapping(&world).await;
     let gaps = "CREATE TABLE kept AS TABLE picket.gaps; DELETE FROM picket.gaps";
     world.run(gaps).await;
-    while picket_store::upkeep::roll_up(&world.store, LONG * 20).await.unwrap().is_some() {}
+    while picket_store::upkeep::roll_up(&world.store, now(), LONG * 20).await.unwrap().is_some() {}
 
     world
         .run("INSERT INTO picket.gaps (shard, gap_from, gap_to) SELECT shard, gap_from, gap_to FROM kept")
         .await;
     world.run("UPDATE picket.rollups_dirty SET marked_at = '-infinity'").await;
-    while picket_store::upkeep::mend(&world.store).await.unwrap().is_some() {}
+    while picket_store::upkeep::mend(&world.store, now()).await.unwrap().is_some() {}
 
     let gap = "SELECT coalesce(sum(gap), 0)::bigint FROM picket.rollups_hourly
         WHERE hour = picket.hour_of(now()) - interval '2 hours'";
