@@ -42,8 +42,7 @@ fn counted(suite: SupportedCipherSuite) -> SupportedCipherSuite {
         SupportedCipherSuite::Tls12(Tls12CipherSuite { common, prf_provider, kx, sign, aead_alg }) => {
             let common = rustls::CipherSuiteCommon { ..*common };
             let aead_alg = Box::leak(Box::new(Counted(*aead_alg)));
-            let suite =
-                Tls12CipherSuite { common, prf_provider: *prf_provider, kx: *kx, sign: *sign, aead_alg };
+            let suite = Tls12CipherSuite { common, prf_provider: *prf_provider, kx: *kx, sign, aead_alg };
             SupportedCipherSuite::Tls12(Box::leak(Box::new(suite)))
         }
     }
