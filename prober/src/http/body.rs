@@ -14,7 +14,7 @@ use super::{
     inbound::{Flood, MAX_PIECES},
     matching::{
         Extent, Look, Matching,
-        queue::{Queue, Work},
+        queue::{Queue, Task},
     },
     phases::{Marks, Stage},
     verdict::{self, Failure},
@@ -173,9 +173,9 @@ impl<'a> Reading<'a> {
 
     async fn look_elsewhere(&mut self, extent: Extent) -> Look {
         let (matching, body) = (std::mem::take(&mut self.matching), std::mem::take(&mut self.body));
-        match self.queue.look(Work { matching, body, extent }).await {
-            Some((look, work)) => {
-                (self.matching, self.body) = (work.matching, work.body);
+        match self.queue.look(Task { matching, body, extent }).await {
+            Some((look, task)) => {
+                (self.matching, self.body) = (task.matching, task.body);
                 look
             }
             None => {

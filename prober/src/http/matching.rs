@@ -198,7 +198,7 @@ impl Searched {
             };
         }
         let search = self.search.get_or_insert_with(|| Box::new(self.pattern.search()));
-        match search.go_on(seen, whole, left.min(Matching::STEPS_A_TURN)) {
+        match search.resume(seen, whole, left.min(Matching::STEPS_A_TURN)) {
             Progress::Matched => Found::Certain(true),
             Progress::NotMatched if whole => Found::Certain(false),
             Progress::NotMatched => Found::Uncertain,

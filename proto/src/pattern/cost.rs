@@ -2,7 +2,7 @@
 
 use regex_automata::nfa::thompson::{NFA, State, Transition};
 
-use super::{MAX_STEPS_A_BYTE, search::States};
+use super::{MAX_STEPS_A_BYTE, search::Simulation};
 
 /// The bytes of the text that is tried. The dearest sets of states are reached after as many as the largest bounds of
 /// repetitions; regexes in which those are larger do not become dearer any more in what counts here.
@@ -21,7 +21,7 @@ pub(super) fn steps_a_byte(nfa: &NFA) -> u64 {
         return most;
     }
     let mut text = Vec::with_capacity(TEXT);
-    let mut states = States::new(nfa);
+    let mut states = Simulation::new(nfa);
     let mut dearest = 0;
     if states.begin(nfa, &text, &mut dearest) {
         return dearest;
@@ -46,7 +46,7 @@ pub(super) fn steps_a_byte(nfa: &NFA) -> u64 {
 }
 
 /// The bytes that most of the live states take, the most liked first.
-fn candidates(nfa: &NFA, states: &States) -> impl Iterator<Item = u8> + use<> {
+fn candidates(nfa: &NFA, states: &Simulation) -> impl Iterator<Item = u8> + use<> {
     // How many more states take a byte than take the one before it.
     let mut more = [0_i32; 257];
     let mut takes = |transition: &Transition| {

@@ -4,6 +4,8 @@
 //! almost every byte leads to a new set, or because a word boundary meets bytes that are not ASCII, the states
 //! are followed one by one.
 
+use std::sync::Arc;
+
 use regex_automata::{
     hybrid::{
         LazyStateID,
@@ -28,54 +30,56 @@ pub enum Progress {
 
 /// A search through a text of which more and more may come.
 pub struct Search {
-    program: std::sync::Arc<Program>,
+    program: Arc<Program>,
     steps: u64,
-    way: Way,
+    engine: Engine,
 }
 
-enum Way {
-    Sets(Sets),
-    States(Box<States>),
+enum Engine {
+    LazyDfa(Box<LazyDfa>),
+    Nfa(Box<Simulation>),
 }
 
 impl Pattern {
     /// A search from the beginning of a text.
     pub fn search(&self) -> Search {
-        let program = std::sync::Arc::clone(&self.program);
-        let way = match Sets::new(&program) {
-            Some(sets) => Way::Sets(sets),
-            None => Way::States(Box::new(States::new(&program.nfa))),
+        let program = Arc::clone(&self.program);
+        let engine = match LazyDfa::new(&program) {
+            Some(lazy) => Engine::LazyDfa(Box::new(lazy)),
+            None => Engine::Nfa(Box::new(Simulation::new(&program.nfa))),
         };
-        Search { program, steps: 0, way }
+        Search { program, steps: 0, engine }
     }
 }
 
 impl Search {
-    /// What remembering sets may cost, in steps, before it is given up.
-    const MAX_STEPS_FOR_SETS: u64 = MAX_STEPS / 4;
+    /// What the lazy DFA may cost, in steps, before it is given up.
+    const MAX_STEPS_OF_LAZY_DFA: u64 = MAX_STEPS / 4;
 
     /// Goes on through `text`, which begins as at the last call, and is all that comes if it `is_whole`; for about
     /// `steps` steps.
-    pub fn go_on(&mut self, text: &[u8], is_whole: bool, steps: u64) -> Progress {
+    pub fn resume(&mut self, text: &[u8], is_whole: bool, steps: u64) -> Progress {
         let until = self.steps.saturating_add(steps);
-        if let Way::Sets(sets) = &mut self.way {
+        if let Engine::LazyDfa(lazy) = &mut self.engine {
             let dfa = self.program.dfa.get().and_then(Option::as_ref);
             let states = self.program.nfa.states().len() as u64;
-            let most = until.min(Self::MAX_STEPS_FOR_SETS);
-            let done = dfa.and_then(|dfa| sets.go_on(dfa, states, text, is_whole, &mut self.steps, most));
+            let most = until.min(Self::MAX_STEPS_OF_LAZY_DFA);
+            let done = dfa.and_then(|dfa| lazy.resume(dfa, states, text, is_whole, &mut self.steps, most));
             match done {
-                Some(Progress::Interrupted) if self.steps < Self::MAX_STEPS_FOR_SETS => {
+                Some(Progress::Interrupted) if self.steps < Self::MAX_STEPS_OF_LAZY_DFA => {
                     return Progress::Interrupted;
                 }
                 Some(Progress::Interrupted) | None => {
-                    self.way = Way::States(Box::new(States::new(&self.program.nfa)));
+                    self.engine = Engine::Nfa(Box::new(Simulation::new(&self.program.nfa)));
                 }
                 Some(done) => return done,
             }
         }
-        match &mut self.way {
-            Way::Sets(_) => Progress::Interrupted,
-            Way::States(states) => states.go_on(&self.program.nfa, text, is_whole, &mut self.steps, until),
+        match &mut self.engine {
+            Engine::LazyDfa(_) => Progress::Interrupted,
+            Engine::Nfa(simulation) => {
+                simulation.resume(&self.program.nfa, text, is_whole, &mut self.steps, until)
+            }
         }
     }
 
@@ -85,8 +89,8 @@ impl Search {
     }
 }
 
-/// The lazy DFA: where it is.
-struct Sets {
+/// A lazy DFA, and where it is.
+struct LazyDfa {
     cache: Cache,
     now: LazyStateID,
     at: usize,
@@ -94,7 +98,7 @@ struct Sets {
     is_dead: bool,
 }
 
-impl Sets {
+impl LazyDfa {
     /// The cost of a byte that leads from a known set to a known set, as a shift: a step is some of them.
     const BYTES_A_STEP_SHIFT: u32 = 2;
     /// Bytes between two looks at the steps.
@@ -116,7 +120,7 @@ impl Sets {
     }
 
     /// `None` when this way leads no further.
-    fn go_on(
+    fn resume(
         &mut self,
         dfa: &DFA,
         states: u64,
@@ -208,9 +212,9 @@ impl Set {
     }
 }
 
-/// The states of the program that are live, one by one.
+/// The live states of the program, followed one by one.
 #[derive(Clone)]
-pub(super) struct States {
+pub(super) struct Simulation {
     live: Set,
     next: Set,
     stack: Vec<StateID>,
@@ -218,7 +222,7 @@ pub(super) struct States {
     has_begun: bool,
 }
 
-impl States {
+impl Simulation {
     /// What decides a look-around: a letter, which is as many bytes at most.
     const LOOK_AHEAD: usize = 4;
 
@@ -231,7 +235,7 @@ impl States {
         &self.live.members
     }
 
-    fn go_on(&mut self, nfa: &NFA, text: &[u8], is_whole: bool, steps: &mut u64, until: u64) -> Progress {
+    fn resume(&mut self, nfa: &NFA, text: &[u8], is_whole: bool, steps: &mut u64, until: u64) -> Progress {
         // Bytes at which it is known what follows.
         let decided = if is_whole { Some(text.len()) } else { text.len().checked_sub(Self::LOOK_AHEAD) };
         let Some(decided) = decided else { return Progress::NotMatched };
@@ -322,15 +326,15 @@ mod tests {
     use super::*;
 
     /// Searches `text` as it comes in pieces, for some steps at a time.
-    fn is_match(pattern: &Pattern, text: &[u8], piece: usize, steps: u64, follow_states: bool) -> bool {
+    fn is_match(pattern: &Pattern, text: &[u8], piece: usize, steps: u64, simulate: bool) -> bool {
         let mut search = pattern.search();
-        if follow_states {
-            search.way = Way::States(Box::new(States::new(&pattern.program.nfa)));
+        if simulate {
+            search.engine = Engine::Nfa(Box::new(Simulation::new(&pattern.program.nfa)));
         }
         let mut have = 0;
         loop {
             have = text.len().min(have + piece);
-            match search.go_on(&text[..have], have == text.len(), steps) {
+            match search.resume(&text[..have], have == text.len(), steps) {
                 Progress::Matched => return true,
                 Progress::NotMatched if have == text.len() => return false,
                 Progress::NotMatched | Progress::Interrupted => {}
@@ -365,7 +369,7 @@ mod tests {
         let states = pattern.max_steps(1);
         let mut search = pattern.search();
         let mut before = 0;
-        while search.go_on(&text, true, 10_000) == Progress::Interrupted {
+        while search.resume(&text, true, 10_000) == Progress::Interrupted {
             assert!(
                 (10_000..=10_000 + 3 * states).contains(&(search.steps() - before)),
                 "{}",

@@ -36,7 +36,7 @@ struct Waiting {
 }
 
 /// What is looked at, and comes back to the check.
-pub(in crate::http) struct Work {
+pub(in crate::http) struct Task {
     pub(in crate::http) matching: Matching,
     pub(in crate::http) body: Vec<u8>,
     pub(in crate::http) extent: Extent,
@@ -46,8 +46,8 @@ struct Turn {
     steps: u64,
     /// Of as many steps, those that asked first.
     number: u64,
-    work: Work,
-    answer: oneshot::Sender<(Look, Work)>,
+    task: Task,
+    answer: oneshot::Sender<(Look, Task)>,
 }
 
 impl PartialEq for Turn {
@@ -91,10 +91,10 @@ impl Queue {
     }
 
     /// Looks until the look is at its end. `None` when a thread failed.
-    pub(in crate::http) async fn look(&self, work: Work) -> Option<(Look, Work)> {
+    pub(in crate::http) async fn look(&self, task: Task) -> Option<(Look, Task)> {
         let (answer, answered) = oneshot::channel();
         let shared = &self.0.0;
-        shared.add(work, answer);
+        shared.add(task, answer);
         answered.await.ok()
     }
 }
@@ -111,10 +111,10 @@ impl Shared {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, work: Work, answer: oneshot::Sender<(Look, Work)>) {
+    fn add(&self, task: Task, answer: oneshot::Sender<(Look, Task)>) {
         let mut waiting = self.waiting();
         waiting.asked += 1;
-        let turn = Turn { steps: work.matching.steps(), number: waiting.asked, work, answer };
+        let turn = Turn { steps: task.matching.steps(), number: waiting.asked, task, answer };
         waiting.turns.push(Reverse(turn));
         drop(waiting);
         self.changed.notify_one();
@@ -139,12 +139,12 @@ impl Shared {
             if turn.answer.is_closed() {
                 continue;
             }
-            let Turn { mut work, answer, .. } = turn;
-            match work.matching.look(&work.body, work.extent) {
-                Look::Interrupted => self.add(work, answer),
+            let Turn { mut task, answer, .. } = turn;
+            match task.matching.look(&task.body, task.extent) {
+                Look::Interrupted => self.add(task, answer),
                 look => {
                     // The check may be over.
-                    let _ = answer.send((look, work));
+                    let _ = answer.send((look, task));
                 }
             }
         }
@@ -157,11 +157,11 @@ mod tests {
 
     use super::*;
 
-    fn work(pattern: &str, length: usize) -> Work {
+    fn task(pattern: &str, length: usize) -> Task {
         let request = CheckRequest { regex: Some(pattern.into()), ..CheckRequest::new("http://a.example/") };
         let matching = Matching::new(&request.validate().unwrap());
         let body = "\u{e9}".bytes().chain(std::iter::repeat_n(b'a', length)).collect();
-        Work { matching, body, extent: Extent::Whole }
+        Task { matching, body, extent: Extent::Whole }
     }
 
     #[tokio::test]
@@ -169,12 +169,12 @@ mod tests {
         let queue = Queue::new().unwrap();
         let dear: Vec<_> = (0..20)
             .map(|_| {
-                let (queue, work) = (queue.clone(), work(r"(?:[ab]{0,99}b?){5}\b!", 1 << 20));
-                tokio::spawn(async move { queue.look(work).await.unwrap().1.matching.steps() })
+                let (queue, task) = (queue.clone(), task(r"(?:[ab]{0,99}b?){5}\b!", 1 << 20));
+                tokio::spawn(async move { queue.look(task).await.unwrap().1.matching.steps() })
             })
             .collect();
 
-        let (look, short) = queue.look(work("abbey", 600_000)).await.unwrap();
+        let (look, short) = queue.look(task("abbey", 600_000)).await.unwrap();
 
         assert!(matches!(look, Look::Decided(Err(_))), "{look:?}");
         assert!(short.matching.steps() < MAX_STEPS / 8);
@@ -187,10 +187,10 @@ mod tests {
         let queue = Queue::new().unwrap();
         for _ in 0..1_000 {
             // The check's time is over at once.
-            let _ = tokio::time::timeout(std::time::Duration::ZERO, queue.look(work("abbey", 1 << 20))).await;
+            let _ = tokio::time::timeout(std::time::Duration::ZERO, queue.look(task("abbey", 1 << 20))).await;
         }
 
-        let (look, _) = queue.look(work("abbey", 600_000)).await.unwrap();
+        let (look, _) = queue.look(task("abbey", 600_000)).await.unwrap();
 
         assert!(matches!(look, Look::Decided(Err(_))), "{look:?}");
         assert!(queue.0.0.waiting().turns.is_empty());

@@ -42,8 +42,7 @@ fn counted(suite: SupportedCipherSuite) -> SupportedCipherSuite {
         SupportedCipherSuite::Tls12(Tls12CipherSuite { common, prf_provider, kx, sign, aead_alg }) => {
             let common = rustls::CipherSuiteCommon { ..*common };
             let aead_alg = Box::leak(Box::new(Counted(*aead_alg)));
-            let suite =
-                Tls12CipherSuite { common, prf_provider: *prf_provider, kx: *kx, sign: *sign, aead_alg };
+            let suite = Tls12CipherSuite { common, prf_provider: *prf_provider, kx: *kx, sign, aead_alg };
             SupportedCipherSuite::Tls12(Box::leak(Box::new(suite)))
         }
     }
@@ -142,5 +141,82 @@ impl Tls12AeadAlgorithm for Counted<dyn Tls12AeadAlgorithm> {
 
     fn fips(&self) -> bool {
         self.0.fips()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use picket_proto::IpVersion;
+    use rustls::{
+        ClientConnection, ServerConfig, ServerConnection,
+        pki_types::{PrivateKeyDer, ServerName},
+    };
+    use tokio::time::Instant;
+
+    use super::{
+        super::super::{inbound::Flood, phases::Marks},
+        *,
+    };
+
+    fn server() -> ServerConnection {
+        let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = PrivateKeyDer::Pkcs8(own.signing_key.serialize_der().into());
+        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![own.cert.der().clone()], key)
+            .unwrap();
+        ServerConnection::new(Arc::new(config)).unwrap()
+    }
+
+    /// Passes on to the client what the server has to send.
+    fn pass(server: &mut ServerConnection, client: &mut ClientConnection) -> Result<(), Error> {
+        let mut sent = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut sent).unwrap();
+        }
+        let mut rest = sent.as_slice();
+        while !rest.is_empty() {
+            client.read_tls(&mut rest).unwrap();
+            client.process_new_packets()?;
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn records_without_data_are_counted_over_all_keys_of_a_connection() {
+        let marks = Marks::new(IpVersion::Any, Instant::now());
+        let mut server = server();
+        let config = Arc::new(super::super::config(None).unwrap());
+        let handshake = async {
+            let name = ServerName::try_from("localhost").unwrap();
+            let mut client = ClientConnection::new(config, name).unwrap();
+            while client.is_handshaking() || server.is_handshaking() {
+                let mut sent = Vec::new();
+                client.write_tls(&mut sent).unwrap();
+                server.read_tls(&mut sent.as_slice()).unwrap();
+                server.process_new_packets().unwrap();
+                pass(&mut server, &mut client).unwrap();
+            }
+            client
+        };
+        let mut client = phases::within(Arc::clone(&marks), handshake).await;
+
+        let mut updates = 0;
+        let error = loop {
+            updates += 1;
+            server.refresh_traffic_keys().unwrap();
+            server.writer().write_all(b"x").unwrap();
+            match pass(&mut server, &mut client) {
+                Ok(()) => assert_eq!(client.reader().read(&mut [0; 8]).unwrap(), 1),
+                Err(error) => break error,
+            }
+        };
+
+        assert_eq!(marks.inbound().flood(), Some(&Flood::ControlRecords), "{error:?}");
+        assert!((900..1_100).contains(&updates), "{updates}");
     }
 }
