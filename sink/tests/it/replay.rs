@@ -103,12 +103,14 @@ async fn an_incident_that_the_database_lost_is_decided_again_and_told_once() {
              FROM picket.schedules",
         )
         .await;
-    let result = |tick: usize, outcome: Outcome| CheckResult {
-        site_id: Some(SiteId(1)),
-        scheduled_at: ticks[tick],
-        started_at: Some(ticks[tick]),
-        outcome,
-        ..stack.result(0)
+    let result = |tick: usize, outcome: Outcome| {
+        stack.signed(CheckResult {
+            site_id: Some(SiteId(1)),
+            scheduled_at: ticks[tick],
+            started_at: Some(ticks[tick]),
+            outcome,
+            ..stack.result(0)
+        })
     };
     stack.publish_result(&result(0, Outcome::Up)).await;
     stack.until_rows(1).await;

@@ -12,10 +12,13 @@ const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
     ("picket.sites_before()", "reads regions for who may insert a site"),
     ("picket.sites_after()", "writes schedules and retired sites"),
     ("picket.sites_watch_ended()", "closes incidents of sites that nobody watches"),
+    ("picket.regions_before()", "reads the numbers of all regions, removed ones too"),
     ("picket.regions_before_delete()", "marks the region as removed instead"),
     ("picket.regions_after()", "writes schedules"),
     ("picket.incidents_after()", "writes events to the outbox"),
     ("picket.silent_regions_after()", "writes events to the outbox"),
+    ("picket.outbox_before()", "shortens an event that triggers of the owner write"),
+    ("picket.gaps_changed()", "marks hours of the rollups as changed"),
     ("picket.results_changed()", "marks an hour of the rollups as changed"),
     ("picket.maintenance_changed()", "marks hours of the rollups as changed"),
     // Work of coordinators on tables that they may not write.
@@ -32,7 +35,19 @@ const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
         "picket.close_ledger(text,smallint[],bigint[],interval,interval,timestamp with time zone)",
         "writes missed rows and moves the ledger's mark, fenced by the lease",
     ),
+    ("picket.reconcile_pending()", "writes schedules and problems of sites"),
+    ("picket.refuses_deletion()", "remembers how the clock has run"),
+    (
+        "picket.repair_marks(boolean)",
+        "moves marks that lie in the future, of tables that only the owner writes",
+    ),
+    ("picket.adopt_cluster()", "replaces transaction numbers of another cluster"),
+    // Work of sinks.
+    ("picket.ensure_partition(timestamp with time zone)", "creates a partition, which only the owner can"),
+    ("picket.server_run()", "reads which server this is, which needs rights of the monitoring kind"),
     // Answers for readers that may not read the tables behind them.
+    ("picket.cluster()", "reads the system identifier, which needs rights of the monitoring kind"),
+    ("picket.timeline()", "reads the system identifier, which needs rights of the monitoring kind"),
     ("picket.in_maintenance(bigint,timestamp with time zone)", "called by report.site_status"),
     ("report.ledger(timestamp with time zone,timestamp with time zone)", "counts ticks and rows"),
     ("picket.oldest_snapshot()", "sees the sessions of others, of which it tells an age"),
