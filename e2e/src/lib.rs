@@ -5,6 +5,8 @@
 mod credentials;
 pub mod drill;
 mod hosts;
+pub mod lies;
+pub mod odd_rows;
 mod process;
 pub mod skew;
 

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use async_nats::jetstream::{self, consumer::PullConsumer};
 use futures_util::StreamExt;
-use picket_e2e::drill::{Drill, LONG, Scene};
-use picket_proto::{Cause, CheckRequest, CheckResult, Kind, Outcome, SiteId, Timestamp, bundle, subject};
+use picket_e2e::{
+    drill::{Drill, LONG, Scene},
+    lies::lies,
+};
+use picket_proto::{CheckRequest, CheckResult, Kind, bundle, subject};
 use picket_testkit::{eventually, servers};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::Instant;
 
 use crate::results::{all_results, results_in};
@@ -35,7 +38,7 @@ async fn f23_a_region_that_lies_in_every_field_changes_nothing_of_others_and_ope
     let given = given_to_the_liar(&jetstream).await;
     let mut refused = 0;
     for result in &given {
-        for lie in lies(result) {
+        for lie in lies(result, &"west".parse().unwrap()) {
             let subject = lie["shard"].as_u64().map_or_else(
                 || subject::results(&result.region),
                 |shard| format!("picket.result.{LIAR}.{shard}"),
@@ -84,35 +87,6 @@ async fn given_to_the_liar(jetstream: &jetstream::Context) -> Vec<CheckResult> {
         .filter(|result: &CheckResult| result.region.as_str() == LIAR && result.kind == Kind::Scheduled)
         .take(20)
         .collect()
-}
-
-/// The result of another check in every way in which a check may be another, each with the ticket of this one.
-fn lies(result: &CheckResult) -> Vec<Value> {
-    let result = CheckResult {
-        prober: "liar".to_owned(),
-        outcome: Outcome::Down,
-        cause: Some(Cause::Connect),
-        ..result.clone()
-    };
-    let at = |seconds: i64| Timestamp::from_micros(result.scheduled_at.micros() + seconds * 1_000_000);
-    let others = [
-        CheckResult { site_id: result.site_id.map(|site| SiteId(site.0 + 1)), ..result.clone() },
-        CheckResult { kind: Kind::Confirm, ..result.clone() },
-        CheckResult { scheduled_at: at(1), ..result.clone() },
-        CheckResult { scheduled_at: at(-29 * 86_400), ..result.clone() },
-        CheckResult { scheduled_at: at(280), ..result.clone() },
-        CheckResult { expires_at: Some(at(7)), ..result.clone() },
-        CheckResult { expires_at: None, ..result.clone() },
-        CheckResult { ticket: None, ..result.clone() },
-        CheckResult { ticket: Some("0".repeat(36)), ..result.clone() },
-        CheckResult { region: "west".parse().unwrap(), ..result.clone() },
-        CheckResult { installation: "00000000-0000-4000-8000-000000000000".parse().ok(), ..result.clone() },
-    ];
-    let mut lies: Vec<Value> = others.iter().map(|lie| json!(lie)).collect();
-    let mut shard = json!(result);
-    shard["shard"] = json!(result.shard.map_or(0, |shard| (shard.0 + 1) % 64));
-    lies.push(shard);
-    lies
 }
 
 /// Takes the jobs of the region that lies, and says of each site that it is down.

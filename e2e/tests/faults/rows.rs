@@ -1,22 +1,15 @@
 //! Rows that SQL allows and that no process can use.
 
-use picket_e2e::drill::{Drill, LONG, Scene};
+use picket_e2e::{
+    drill::{Drill, LONG, Scene},
+    odd_rows::{ODD, insert_sites},
+};
 use picket_testkit::eventually;
 
-/// Values of a site's columns that a release without checks at the door took.
-const ODD: [(&str, &str); 11] = [
-    ("tags", "'{a,NULL}'"),
-    ("tags", "'{{a,b},{c,d}}'"),
-    ("tags", "'[5:6]={a,b}'"),
-    ("regions", "'{{east},{west}}'"),
-    ("headers", "'{\"A\": 1e400}'"),
-    ("headers", "jsonb_build_object('A', (repeat('[', 200) || repeat(']', 200))::jsonb)"),
-    ("headers", "jsonb_build_object('A', repeat('x', 10000000))"),
-    ("name", "repeat('n', 2000000)"),
-    ("body", "repeat('b', 200000000)"),
-    ("regex", "repeat('r', 200000)"),
-    ("status", "repeat('1', 10000000)"),
-];
+/// Larger than any process should read.
+const HUGE: (&str, &str) = ("body", "repeat('b', 200000000)");
+/// A site of which only a date is odd is watched as any other.
+const ODD_DATE: (&str, &str) = ("created_at, updated_at", "'infinity', '-infinity'");
 
 #[tokio::test]
 async fn f22_a_row_that_nobody_can_use_is_a_problem_of_its_own_and_the_others_are_checked() {
@@ -27,13 +20,7 @@ async fn f22_a_row_that_nobody_can_use_is_a_problem_of_its_own_and_the_others_ar
     let url = drill.target.url("/ok/odd/");
 
     drill.injured().await;
-    let mut inserts = String::new();
-    for (place, (column, value)) in ODD.iter().enumerate() {
-        inserts += &insert(column, &format!("'{url}{place}'"), value);
-    }
-    // A site of which only a date is odd is watched as any other.
-    inserts += &insert("created_at, updated_at", &format!("'{url}date'"), "'infinity', '-infinity'");
-    drill.stack.execute(&unchecked(&inserts)).await;
+    drill.stack.execute(&insert_sites(&url, ODD.into_iter().chain([HUGE, ODD_DATE]))).await;
     // Its failures are kept, and open no incident until further notice.
     let failing = drill.target.url("/status/500");
     drill
@@ -59,13 +46,14 @@ async fn f22_a_row_that_nobody_can_use_is_a_problem_of_its_own_and_the_others_ar
     let coordinator = drill.coordinator().await;
     coordinator.ready().await;
     drill.coordinators.push(coordinator);
+    let unusable = ODD.len() as i64 + 1;
     let problems = "SELECT count(*) FROM picket.sites WHERE problem IS NOT NULL";
-    drill.stack.at_least(LONG, ODD.len() as i64, problems).await;
+    drill.stack.at_least(LONG, unusable, problems).await;
     drill.healed().await;
     drill.share().await;
     drill.served().await;
 
-    assert_eq!(drill.stack.number(problems).await, ODD.len() as i64);
+    assert_eq!(drill.stack.number(problems).await, unusable);
     eventually(LONG, "the outbox to be empty", async || {
         let left = drill.stack.number("SELECT count(*) FROM picket.outbox").await;
         if left == 0 { Ok(()) } else { Err(left) }
@@ -96,20 +84,4 @@ async fn f22_a_row_that_nobody_can_use_is_a_problem_of_its_own_and_the_others_ar
     let account = drill.account().await;
     assert_eq!(account.dead_letters, 2, "{account:#?}");
     drill.stop().await;
-}
-
-fn insert(columns: &str, url: &str, values: &str) -> String {
-    format!(
-        "INSERT INTO picket.sites (shard, version, interval_seconds, timeout_ms, url, {columns})
-         VALUES (0, pg_current_xact_id(), 2, 2000, {url}, {values}) RETURNING id INTO site;
-         UPDATE picket.sites SET shard = picket.shard_of(id) WHERE id = site;
-         PERFORM picket.reconcile_schedules(ARRAY[site]);"
-    )
-}
-
-/// Runs statements of PL/pgSQL as if there were no triggers.
-fn unchecked(statements: &str) -> String {
-    format!(
-        "DO $$ DECLARE site bigint; BEGIN SET LOCAL session_replication_role = replica; {statements} END $$"
-    )
 }

@@ -31,6 +31,10 @@ pub(crate) enum What {
     EditSites,
     /// The database's clock is set, by so many seconds, and set right again.
     StepClock(i64),
+    /// Sites that no process can use are inserted past the checks at the door.
+    InsertOddRows,
+    /// Somebody with a region's credential publishes results of checks that the region was not given.
+    LieFromRegion(usize),
 }
 
 /// Far enough that nothing believes it, in both directions.
@@ -64,6 +68,8 @@ impl What {
             Self::PurgeJobs | Self::PurgeResults | Self::DeleteJobs | Self::DeleteConsumer(_) => "F14",
             Self::EditSites => "F18",
             Self::StepClock(_) => "F21",
+            Self::InsertOddRows => "F22",
+            Self::LieFromRegion(_) => "F23",
         }
     }
 
@@ -93,6 +99,10 @@ impl What {
             Self::ReplayResults => "deliver the last results again, shuffled".to_owned(),
             Self::EditSites => "edit, disable, delete and add sites".to_owned(),
             Self::StepClock(seconds) => format!("set the database's clock by {seconds} s"),
+            Self::InsertOddRows => "insert sites that no process can use".to_owned(),
+            Self::LieFromRegion(region) => {
+                format!("publish results of checks that {} was not given", REGIONS[region])
+            }
         }
     }
 
@@ -107,7 +117,8 @@ impl What {
             | Self::DeleteJobs
             | Self::DeleteConsumer(_)
             | Self::ReplayResults
-            | Self::EditSites => 0..=0,
+            | Self::EditSites
+            | Self::LieFromRegion(_) => 0..=0,
             _ => 0..=10,
         }
     }
@@ -125,7 +136,11 @@ impl What {
             Self::CutRegion(region) | Self::ResetRegion(region) => vec![("link", region)],
             Self::KillSink(n) | Self::EndSink(n) | Self::PauseSink(n) => vec![("sink", n)],
             // What is done by SQL needs it.
-            Self::RestartPostgres | Self::KillPostgres | Self::EditSites | Self::StepClock(_) => {
+            Self::RestartPostgres
+            | Self::KillPostgres
+            | Self::EditSites
+            | Self::InsertOddRows
+            | Self::StepClock(_) => {
                 vec![("postgres", 0)]
             }
             _ => vec![("nats", 0)],
@@ -134,7 +149,7 @@ impl What {
 
     fn any(random: &mut fastrand::Rng) -> Self {
         let (two, region) = (random.usize(..2), random.usize(..REGIONS.len()));
-        match random.u8(..23) {
+        match random.u8(..25) {
             0 => Self::KillCoordinator(two),
             1 => Self::EndCoordinator(two),
             2 => Self::PauseCoordinator(two),
@@ -157,6 +172,8 @@ impl What {
             19 => Self::DeleteConsumer(region),
             20 => Self::ReplayResults,
             21 => Self::StepClock(STEPS[random.usize(..STEPS.len())]),
+            22 => Self::InsertOddRows,
+            23 => Self::LieFromRegion(region),
             _ => Self::EditSites,
         }
     }
@@ -201,9 +218,10 @@ mod tests {
     fn in_an_hour_every_fault_comes_and_no_part_is_injured_twice_at_once() {
         let injuries = plan(1, HOUR);
 
-        for fault in
-            ["F1", "F2", "F3", "F4", "F5", "F6", "F7", "F8", "F9", "F10", "F11", "F12", "F14", "F18", "F21"]
-        {
+        for fault in [
+            "F1", "F2", "F3", "F4", "F5", "F6", "F7", "F8", "F9", "F10", "F11", "F12", "F14", "F18", "F21",
+            "F22", "F23",
+        ] {
             assert!(injuries.iter().any(|injury| injury.what.fault() == fault), "{fault}");
         }
         for (place, one) in injuries.iter().enumerate() {

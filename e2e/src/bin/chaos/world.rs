@@ -5,7 +5,13 @@ use std::{collections::BTreeMap, time::Duration};
 
 use async_nats::jetstream;
 use futures_util::StreamExt as _;
-use picket_e2e::{Process, Stack, skew::DatabaseClock};
+use picket_e2e::{
+    Process, Stack,
+    lies::lies,
+    odd_rows::{ODD, insert_sites},
+    skew::DatabaseClock,
+};
+use picket_proto::{CheckResult, Kind, bundle, subject};
 use picket_testkit::{proxy::Proxy, servers::Postgres, target::Target};
 
 use crate::{REGIONS, plan::What, say};
@@ -104,12 +110,17 @@ impl World {
             What::RestartNats => self.stack.nats.stop().await,
             What::KillNats => self.stack.nats.kill().await,
             What::EditSites => self.edit().await,
+            What::InsertOddRows => {
+                let insert = insert_sites(&self.target.url("/ok/odd/"), ODD);
+                self.stack.execute(&insert).await;
+            }
             What::StepClock(seconds) => self.clock.set(seconds),
             What::PurgeJobs
             | What::PurgeResults
             | What::DeleteJobs
             | What::DeleteConsumer(_)
-            | What::ReplayResults => {
+            | What::ReplayResults
+            | What::LieFromRegion(_) => {
                 if let Err(error) = self.injure_streams(what).await {
                     say(&format!("       not done: {error}"));
                 }
@@ -138,6 +149,11 @@ impl World {
             What::RestartPostgres | What::KillPostgres => self.postgres.start().await,
             What::RestartNats | What::KillNats => self.stack.nats.start().await,
             What::StepClock(_) => self.clock.set(0),
+            What::InsertOddRows => {
+                let delete =
+                    format!("DELETE FROM picket.sites WHERE url LIKE '{}%'", self.target.url("/ok/odd/"));
+                self.stack.execute(&delete).await;
+            }
             _ => {}
         }
     }
@@ -175,27 +191,24 @@ impl World {
                 let name = format!("prober-{}", REGIONS[region]);
                 jetstream.get_stream("PICKET_JOBS").await?.delete_consumer(&name).await?;
             }
+            What::LieFromRegion(region) => {
+                let (liar, other) = (REGIONS[region], REGIONS[(region + 1) % REGIONS.len()].parse()?);
+                let last = last_results(&jetstream).await?;
+                let of_liar = last
+                    .iter()
+                    .flat_map(|(subject, payload)| bundle::results_in(subject, payload))
+                    .filter_map(|payload| serde_json::from_slice::<CheckResult>(payload).ok())
+                    .filter(|result| result.region.as_str() == liar && result.kind == Kind::Scheduled);
+                for lie in of_liar.take(20).flat_map(|result| lies(&result, &other)) {
+                    let subject = subject::results(&liar.parse()?);
+                    jetstream.publish(subject, lie.to_string().into()).await?.await?;
+                }
+            }
             _ => {
-                let stream = jetstream.get_stream("PICKET_RESULTS").await?;
-                let from = stream.cached_info().state.last_sequence.saturating_sub(300).max(1);
-                let config = jetstream::consumer::pull::OrderedConfig {
-                    deliver_policy: jetstream::consumer::DeliverPolicy::ByStartSequence {
-                        start_sequence: from,
-                    },
-                    ..Default::default()
-                };
-                let messages = stream.create_consumer(config).await?.messages().await?;
-                let some = messages.filter_map(async |message| message.ok()).take(200);
-                let wait = Duration::from_secs(5);
-                let mut some: Vec<_> = tokio::time::timeout(
-                    wait,
-                    some.map(|message| (message.subject.clone(), message.payload.clone())).collect(),
-                )
-                .await
-                .unwrap_or_default();
+                let mut some = last_results(&jetstream).await?;
                 self.random.shuffle(&mut some);
                 for (subject, payload) in some {
-                    jetstream.publish(subject, payload).await?.await?;
+                    jetstream.publish(subject, payload.into()).await?.await?;
                 }
             }
         }
@@ -247,4 +260,22 @@ fn signal(process: &Option<Process>, signal: &'static str) {
     if let Some(process) = process {
         process.signal(signal);
     }
+}
+
+/// Up to 200 of the last messages of the stream of results, with their subjects.
+async fn last_results(jetstream: &jetstream::Context) -> Result<Vec<(String, Vec<u8>)>, async_nats::Error> {
+    let stream = jetstream.get_stream(subject::RESULTS).await?;
+    let start_sequence = stream.cached_info().state.last_sequence.saturating_sub(300).max(1);
+    let config = jetstream::consumer::pull::OrderedConfig {
+        deliver_policy: jetstream::consumer::DeliverPolicy::ByStartSequence { start_sequence },
+        ..Default::default()
+    };
+    let messages = stream.create_consumer(config).await?.messages().await?;
+    let last = messages
+        .filter_map(async |message| message.ok())
+        .take(200)
+        .map(|message| (message.subject.to_string(), message.payload.to_vec()))
+        // The stream may hold fewer.
+        .take_until(tokio::time::sleep(Duration::from_secs(5)));
+    Ok(last.collect().await)
 }
