@@ -12,7 +12,7 @@ use std::{
 use async_nats::jetstream::{
     ErrorCode,
     consumer::pull,
-    stream::{ConsumerErrorKind, Info},
+    stream::{Config, ConsumerErrorKind, Info},
 };
 use picket_proto::{Region, Shard, subject};
 use picket_runtime::{
@@ -83,6 +83,9 @@ const PARTITION_ROUNDS: u64 = 180;
 /// Incidents of sites that are not watched any more are closed with their schedules; this is for what was overlooked then.
 const UNWATCHED_ROUNDS: u64 = 12;
 
+const NO_KEY: &str = "there is no key of tickets in use: sinks that require tickets refuse the results; add one: \
+                      INSERT INTO picket.ticket_keys DEFAULT VALUES";
+
 impl Actor for Provision {
     type Msg = Msg;
     type State = Found;
@@ -107,9 +110,15 @@ impl Actor for Provision {
         };
         found.looked_at = Some(Instant::now());
         match self.provide(found, round).await {
-            Ok(()) => {
+            Ok(true) => {
                 self.condition.holds();
                 found.told = false;
+            }
+            Ok(false) => {
+                self.condition.fails(NO_KEY);
+                if !std::mem::replace(&mut found.told, true) {
+                    warn!("{NO_KEY}");
+                }
             }
             Err(error) => {
                 found.silence.forget();
@@ -127,13 +136,11 @@ impl Actor for Provision {
 }
 
 impl Provision {
-    async fn provide(&self, found: &mut Found, round: bool) -> Result<(), Error> {
+    /// Returns whether there is a key for tickets.
+    async fn provide(&self, found: &mut Found, round: bool) -> Result<bool, Error> {
+        // First: a stream in trouble must not keep this coordinator on keys that have been retired.
+        let has_key = self.keyring.refresh(&self.store).await?.has_key();
         self.streams(found).await?;
-        if !self.keyring.refresh(&self.store).await?.has_key() {
-            return Err("there is no key of tickets in use, so sinks will refuse the results; \
-                        add one: INSERT INTO picket.ticket_keys DEFAULT VALUES"
-                .into());
-        }
         let regions = regions::in_use(&self.store).await?;
         for region in &regions {
             self.consumer(region, found).await?;
@@ -169,47 +176,60 @@ impl Provision {
                 info!(sites, "compared the schedules of sites that were written beside a region");
             }
         }
-        Ok(())
+        Ok(has_key)
     }
 
     /// Settings are brought up to date where a stream has not been seen before: at the start, and when somebody
     /// deleted it and it was made again, by a sink perhaps, which does not know all settings.
     async fn streams(&self, found: &mut Found) -> Result<(), Error> {
         let installation = self.keyring.tickets().installation();
+        let mut trouble = None;
         for config in [
             streams::jobs(self.durability),
             streams::results(self.durability),
             streams::events(self.durability),
         ] {
-            let config = streams::owned(config, installation);
-            let name = config.name.clone();
-            let created = match self.bus.jetstream.get_stream(&name).await {
-                Ok(stream) => {
-                    let info = stream.cached_info();
-                    streams::check_owner(&config, &info.config).inspect_err(|_| self.ownership.set(false))?;
-                    if name == subject::JOBS {
-                        self.note_jobs_stored(info, found);
-                    }
-                    // One that an older version made gets an owner.
-                    Some(info.created).filter(|_| streams::owner(&info.config).is_some())
+            let is_jobs = config.name == subject::JOBS;
+            match self.stream(streams::owned(config, installation), found).await {
+                Ok(()) => {}
+                Err(error @ streams::Error::Foreign { .. }) => {
+                    self.ownership.set(false);
+                    return Err(error.into());
                 }
-                Err(error) if streams::is_absent(&error) => None,
-                Err(error) => return Err(error.into()),
-            };
-            let known = found.streams.get(&name).copied();
-            if created.is_some() && created == known {
-                continue;
+                // Jobs are published while only another stream is in trouble.
+                Err(error) if is_jobs => return Err(error.into()),
+                Err(error) => trouble = trouble.or(Some(error)),
             }
-            let made = streams::bring_up_to_date(&self.bus.jetstream, config).await?;
-            if known.is_some_and(|known| known != made.created) {
-                warn!(
-                    stream = name,
-                    "the stream {name} was gone and has been made again: what it held is lost"
-                );
-            }
-            found.streams.insert(name, made.created);
         }
         self.ownership.set(true);
+        trouble.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// As [`streams`](Self::streams), for one of them.
+    async fn stream(&self, config: Config, found: &mut Found) -> Result<(), streams::Error> {
+        let name = config.name.clone();
+        let created = match self.bus.jetstream.get_stream(&name).await {
+            Ok(stream) => {
+                let info = stream.cached_info();
+                streams::check_owner(&config, &info.config)?;
+                if name == subject::JOBS {
+                    self.note_jobs_stored(info, found);
+                }
+                // One that an older version made gets an owner.
+                Some(info.created).filter(|_| streams::owner(&info.config).is_some())
+            }
+            Err(error) if streams::is_absent(&error) => None,
+            Err(error) => return Err(streams::Error::Stream { name, source: error.into() }),
+        };
+        let known = found.streams.get(&name).copied();
+        if created.is_some() && created == known {
+            return Ok(());
+        }
+        let made = streams::bring_up_to_date(&self.bus.jetstream, config).await?;
+        if known.is_some_and(|known| known != made.created) {
+            warn!(stream = name, "the stream {name} was gone and has been made again: what it held is lost");
+        }
+        found.streams.insert(name, made.created);
         Ok(())
     }
 

@@ -195,7 +195,7 @@ pub struct Key {
     pub secret: Vec<u8>,
     /// Checks that are due later have no valid ticket of this key.
     pub retired_at: Option<Timestamp>,
-    /// Whether new tickets may be made with it: it is not retired, and every process has had the time to read it.
+    /// Whether new tickets may be made with it: every process has had the time to read it, and that it is retired, if it is.
     pub is_usable: bool,
 }
 

@@ -9,9 +9,8 @@ use picket_proto::{
     Tickets, Timestamp,
     ticket::{Key, KeyId},
 };
-use sqlx::types::time::OffsetDateTime;
 
-use crate::{Error, Store};
+use crate::{DbTimestamp, Error, Store};
 
 /// How often processes read the keys again. A key is used this many times longer after it was added, so that a sink knows
 /// each key of which it may see a ticket.
@@ -60,7 +59,7 @@ struct Row {
     require_tickets: bool,
     key_id: Option<KeyId>,
     key: Option<Vec<u8>>,
-    retired_at: Option<OffsetDateTime>,
+    retired_at: Option<DbTimestamp>,
     is_usable: Option<bool>,
 }
 
@@ -71,14 +70,17 @@ async fn load(store: &Store) -> Result<Tickets, Error> {
             Duration::from_secs(10),
             READ,
             sqlx::query_as(
-                // The first key of all is used at once: there is no other. An infinite time is no value of the driver's.
-                "SELECT settings.installation_id::text, settings.require_tickets, key.key_id, key.key,
-                        CASE WHEN key.retired_at IS NOT NULL
-                             THEN least(greatest(key.retired_at, '0001-01-01 UTC'), '9999-12-31 UTC') END AS retired_at,
-                        key.retired_at IS NULL AND (
-                            key.created_at < clock_timestamp() - interval '30 s'
-                            OR key.key_id = (SELECT min(key_id) FROM picket.ticket_keys WHERE retired_at IS NULL)
-                        ) AS is_usable
+                // The first key of all is used at once: there is no other. A retired key stays in use for half a minute, in which
+                // every process reads its successor, and is valid for half a minute longer.
+                "WITH in_use AS (
+                     SELECT key_id, created_at FROM picket.ticket_keys
+                     WHERE coalesce(retired_at, 'infinity') > clock_timestamp() - interval '30 s'
+                 )
+                 SELECT settings.installation_id::text, settings.require_tickets, key.key_id, key.key,
+                        key.retired_at + interval '1 minute' AS retired_at,
+                        EXISTS (SELECT FROM in_use WHERE in_use.key_id = key.key_id
+                                AND (in_use.created_at < clock_timestamp() - interval '30 s'
+                                     OR in_use.key_id = (SELECT min(key_id) FROM in_use))) AS is_usable
                  FROM picket.settings AS settings LEFT JOIN picket.ticket_keys AS key ON true",
             )
             .fetch_all(&store.pool),
