@@ -72,7 +72,7 @@ async fn what_a_renewal_costs_beside_an_open_transaction() {
                 .fetch_one(&database.pool)
                 .await
                 .unwrap();
-            println!(
+            eprintln!(
                 "open transaction: {is_open}, renewals {}00: {:.1} ms each, {} KiB",
                 hundred + 1,
                 began.elapsed().as_secs_f64() * 10.0,
