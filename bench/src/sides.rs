@@ -42,7 +42,7 @@ pub(crate) enum Which {
 /// One side, ready. Clones share everything.
 #[derive(Clone)]
 pub(crate) enum Side {
-    Check(Checker),
+    Check(Box<Checker>),
     Bare(Client),
     Hyper(TlsConnector),
 }
@@ -54,7 +54,8 @@ impl Side {
             Which::Check => {
                 let allow = vec!["127.0.0.0/8".parse().map_err(|why| Error::Failed(format!("{why}")))?];
                 let limits = Limits { allow, ca_file: Some(authority.to_owned()), body: 1 << 20 };
-                Ok(Self::Check(Checker::new(&limits).map_err(|why| Error::Failed(why.to_string()))?))
+                let checker = Checker::new(&limits).map_err(|why| Error::Failed(why.to_string()))?;
+                Ok(Self::Check(Box::new(checker)))
             }
             Which::Bare => {
                 let client = tls(authority).and_then(bare).map_err(|why| Error::Failed(why.to_string()))?;

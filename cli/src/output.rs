@@ -55,7 +55,7 @@ pub(crate) fn print(text: &str) -> Result<(), Error> {
     write(&plain::lines(text))
 }
 
-/// As [`print`], with the colours in it: for text whose parts of strangers are cells, or went through `shorten`.
+/// As [`print()`], with the colours in it: for text whose parts of strangers are cells, or went through `shorten`.
 pub(crate) fn print_coloured(text: &str) -> Result<(), Error> {
     write(&plain::coloured_lines(text))
 }

@@ -5,7 +5,7 @@
 //! up: it keeps three days for a restore. So nobody is given new work while too much of it waits.
 //!
 //! That stops probers that work, and not one that publishes what nobody asked it for: while sinks are behind, what comes is
-//! counted by region ([`arrivals`]), so that an operator sees whose credential to revoke.
+//! counted by region (`backlog/arrivals.rs`), so that an operator sees whose credential to revoke.
 //!
 //! Bound: one look at a time. Loss: none; the next look sees all that this one saw.
 

@@ -58,7 +58,7 @@ async fn f26_hundreds_of_sites_that_begin_to_hang_at_once_are_down_and_sites_tha
         "SELECT coalesce(max(lateness_us) / 1000, 0)::bigint FROM picket.check_results JOIN picket.sites AS site ON site.id = site_id
          WHERE url NOT LIKE '%/slow/%' AND kind = 'scheduled' AND scheduled_at BETWEEN '{since}' AND '{until}'"
     );
-    println!(
+    eprintln!(
         "latest of the sites that are well: {} ms; {confirmed} confirming jobs",
         drill.stack.number(&late).await
     );

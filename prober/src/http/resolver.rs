@@ -133,7 +133,7 @@ impl Resolve for Resolver {
             });
             let found = match timeout(threads::HANGS, &mut looking).await {
                 Ok(found) => {
-                    watching.is_quick();
+                    watching.mark_quick();
                     found
                 }
                 Err(_) => {

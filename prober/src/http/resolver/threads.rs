@@ -91,7 +91,7 @@ impl Shared {
 
 impl Watching {
     /// The lookup has ended in time.
-    pub(super) fn is_quick(mut self) {
+    pub(super) fn mark_quick(mut self) {
         if !std::mem::replace(&mut self.is_known, true) {
             self.threads.0.hanging().remove(&self.domain);
         }
