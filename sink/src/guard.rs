@@ -105,6 +105,14 @@ impl Guard {
         streams::ensure(&self.bus.jetstream, config).await
     }
 
+    /// Refuses a stream that is there as `found` if it is another installation's.
+    pub(crate) fn check_owner(
+        &self,
+        found: &async_nats::jetstream::stream::Config,
+    ) -> Result<(), streams::Error> {
+        streams::check_owner(&streams::owned(found.clone(), self.tickets().installation()), found)
+    }
+
     /// Every few seconds reads keys and settings of tickets again, and whose the stream of results is.
     pub(crate) async fn verify(&self, mut verified: Verified) -> Result<Verified, Error> {
         let now = Boottime::now();

@@ -6,23 +6,23 @@
 //! more, before it writes new ones. Incidents are then decided from the same results as before. Existing rows stay unchanged.
 //!
 //! **Bound**: one batch at a time, in one sink at a time: the consumer has a fixed name, and a sink that cannot create it retries.
-//! **Loss**: none; the watermark advances with each batch, so that another sink can continue.
+//! **Loss**: none that the stream still holds; the watermark advances with each batch, so that another sink can continue. Where NATS
+//! leaves the creation of the consumer unanswered, new results are written without a replay, the watermark stays, and the replay is
+//! tried again once a minute.
+
+mod stream;
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
 
-use async_nats::jetstream::{
-    self, ErrorCode,
-    consumer::{self, AckPolicy, DeliverPolicy, PullConsumer},
-    stream::{ConsumerCreateStrictError, ConsumerCreateStrictErrorKind},
-};
-use picket_proto::{Timestamp, subject};
-use picket_runtime::Bus;
+use async_nats::jetstream::consumer::{self, PullConsumer};
+use picket_proto::subject;
+use picket_runtime::{Bus, streams};
 use picket_store::{
     Guard, Store,
     results::{Entry, Results},
@@ -30,7 +30,7 @@ use picket_store::{
 };
 use tokio::{
     sync::{Mutex, MutexGuard},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tracing::{debug, error, warn};
 
@@ -41,12 +41,16 @@ use crate::{
     letter::{Judge, Letter},
     metrics::Metrics,
     pull::{self, End, Pull},
+    recovery::stream::{Delivery, Positions},
 };
 
 /// Timeout of a request to NATS.
 const ASK: Duration = Duration::from_secs(5);
-/// A request that stays unanswered this many times in a row, while others are answered, is not permitted.
-const MAX_UNANSWERED: u8 = 3;
+/// Requests to create the consumer that may stay unanswered in a row before new results are written without a replay. NATS leaves a
+/// request unanswered that a credential does not permit, or while JetStream has no leader.
+const MAX_UNANSWERED: u32 = 3;
+/// Interval between tries of a replay while results are written without it.
+const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 /// Inactivity after which the server deletes the consumer of a sink that died during a replay; other sinks wait for that. If a batch
 /// takes longer to write, the replay restarts at the watermark.
 const CONSUMER_LIFE: Duration = Duration::from_secs(15);
@@ -59,8 +63,16 @@ pub(crate) enum Error {
     Bus(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("could not replay results")]
     Pull(#[from] pull::Error),
+    #[error(transparent)]
+    Foreign(streams::Error),
+    #[error("the request to create the consumer {} stayed unanswered", subject::SINK_REPLAY)]
+    Unanswered(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("another sink is replaying results")]
     Busy,
+    #[error("the consumer {} was deleted, or another sink pulled from it", subject::SINK_REPLAY)]
+    Interrupted,
+    #[error("NATS returned none of {pending} messages that are left to replay")]
+    Incomplete { pending: u64 },
     #[error("the database server changed during the replay")]
     Replaced,
 }
@@ -70,7 +82,14 @@ impl Error {
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Store(error) => error.is_transient(),
-            Self::Bus(_) | Self::Pull(_) | Self::Busy | Self::Replaced => true,
+            Self::Bus(_)
+            | Self::Pull(_)
+            | Self::Foreign(_)
+            | Self::Unanswered(_)
+            | Self::Busy
+            | Self::Interrupted
+            | Self::Incomplete { .. }
+            | Self::Replaced => true,
         }
     }
 }
@@ -84,14 +103,23 @@ pub(crate) struct Recovery {
     /// Writes replayed results; not guarded.
     results: Results,
     guard: Guard,
-    /// Verifies the tickets of replayed results.
+    /// Verifies whose the stream is, and the tickets of replayed results.
     keys: guard::Guard,
     clock: Clock,
     metrics: Metrics,
-    /// The run of the server that is known to hold all acknowledged results.
-    complete: Arc<Mutex<Option<String>>>,
-    /// Consecutive requests to create the consumer that stayed unanswered.
-    unanswered: Arc<AtomicU8>,
+    /// The run of the server that results are written to.
+    compared: Arc<Mutex<Option<Compared>>>,
+    /// Consecutive replays that failed because NATS did not answer the request to create the consumer.
+    unanswered: Arc<AtomicU32>,
+}
+
+/// A run of the database server that was compared with the stream.
+#[derive(Clone)]
+struct Compared {
+    server: String,
+    /// When to try the replay again that could not be made. Absent where the server is known to hold all acknowledged results; only
+    /// then the watermark advances.
+    retry_at: Option<Instant>,
 }
 
 /// The messages of one pull request.
@@ -103,17 +131,8 @@ struct Replayed {
     in_flight: Vec<Letter>,
     /// Sequence of the last message; absent where there was none.
     through: Option<u64>,
-}
-
-/// Sequences of the stream and of the consumer that sinks share.
-struct Positions {
-    created: Timestamp,
-    /// The first message that the stream still holds.
-    first: u64,
-    /// The acknowledgement floor.
-    acknowledged: u64,
-    /// The last message that was delivered.
-    delivered: u64,
+    /// Messages that the consumer has delivered since its creation.
+    taken: u64,
 }
 
 impl Recovery {
@@ -135,7 +154,7 @@ impl Recovery {
             keys,
             clock,
             metrics,
-            complete: Arc::default(),
+            compared: Arc::default(),
             unanswered: Arc::default(),
         }
     }
@@ -145,21 +164,21 @@ impl Recovery {
         self.results.clone().guarded_by(self.guard.clone())
     }
 
-    /// Returns when the database holds all acknowledged results. Two atomic loads where no connection was made since the last call.
+    /// Returns when results can be written: the database holds all acknowledged results, or a replay stayed impossible. Two atomic
+    /// loads where no connection was made since the last call.
     pub(crate) async fn ensure_complete(&self) -> Result<(), Error> {
         if self.guard.holds() {
             return Ok(());
         }
-        let mut complete = self.complete.lock().await;
+        let mut compared = self.compared.lock().await;
         while !self.guard.holds() {
             let made = self.guard.connections();
             let stored = stored::read(&self.store).await?;
-            if complete.as_ref() != Some(&stored.server) {
-                *complete = None;
+            if compared.as_ref().is_none_or(|known| known.server != stored.server) {
+                *compared = None;
                 // A restored database may have given a region's number to another region.
                 self.results.ping().await?;
-                self.replay(&stored).await?;
-                *complete = Some(stored.server);
+                *compared = Some(self.compare(stored).await?);
             }
             // Connections that were made during the comparison are not covered by it.
             self.guard.trust(made);
@@ -167,30 +186,64 @@ impl Recovery {
         Ok(())
     }
 
-    /// Advances the watermark to the acknowledgement floor, unless the server has to be compared first.
+    /// Advances the watermark to the acknowledgement floor, unless the server has to be compared first. Where a replay was not
+    /// possible, tries it again once a minute instead.
     pub(crate) async fn advance_watermark(&self) -> Result<(), Error> {
-        let Ok(complete) = self.complete.try_lock() else { return Ok(()) };
-        let Some(server) = complete.clone() else { return Ok(()) };
-        // The floor is read before the server is compared. If the server is still the same, everything below the floor was
-        // committed to it, or was replayed into it.
-        let positions = self.positions().await?;
+        let Ok(mut compared) = self.compared.try_lock() else { return Ok(()) };
+        let Some(Compared { server, retry_at }) = compared.clone() else { return Ok(()) };
+        if let Some(at) = retry_at {
+            if Instant::now() >= at {
+                let stored = stored::read(&self.store).await?;
+                match stored.server == server {
+                    true => *compared = Some(self.compare(stored).await?),
+                    false => self.distrust(compared),
+                }
+            }
+            return Ok(());
+        }
+        // The floor is read before the server is compared. If the server is still the same, every message below the floor that the
+        // stream held was committed to it, or was replayed into it.
+        let positions = stream::positions(&self.bus, &self.keys).await?;
         let to = Watermark { stream_created: positions.created, through: positions.acknowledged };
         if !stored::advance(&self.store, &server, to).await? {
-            self.distrust(complete);
+            self.distrust(compared);
         }
         Ok(())
     }
 
-    fn distrust(&self, mut complete: MutexGuard<'_, Option<String>>) {
-        *complete = None;
+    fn distrust(&self, mut compared: MutexGuard<'_, Option<Compared>>) {
+        *compared = None;
         self.guard.distrust();
+    }
+
+    /// Replays what the server may have lost. Gives up for a while where NATS repeatedly leaves the creation of the consumer
+    /// unanswered: new results must not wait for a right that the operator has not given.
+    async fn compare(&self, stored: Stored) -> Result<Compared, Error> {
+        let replayed = self.replay(&stored).await;
+        let unanswered = match &replayed {
+            Err(Error::Unanswered(_)) => self.unanswered.load(Ordering::Relaxed).saturating_add(1),
+            _ => 0,
+        };
+        self.unanswered.store(unanswered, Ordering::Relaxed);
+        if unanswered < MAX_UNANSWERED {
+            return replayed.map(|()| Compared { server: stored.server, retry_at: None });
+        }
+        self.metrics.pull_errors.inc();
+        error!(
+            "NATS does not answer the request to create the consumer {}: results that the database may have lost are not replayed \
+             yet; the next try is in {} s. If this sink is not permitted to create it, run 'picket nats init' again and reload the \
+             NATS servers",
+            subject::SINK_REPLAY,
+            RETRY_INTERVAL.as_secs()
+        );
+        Ok(Compared { server: stored.server, retry_at: Some(Instant::now() + RETRY_INTERVAL) })
     }
 
     /// Writes the messages that were delivered after the watermark.
     async fn replay(&self, Stored { server, watermark }: &Stored) -> Result<(), Error> {
         // A database without a watermark may be a new one beside an old stream: nothing is known to be missing.
         let Some(mark) = watermark else { return Ok(()) };
-        let positions = self.positions().await?;
+        let positions = stream::positions(&self.bus, &self.keys).await?;
         let from = if mark.stream_created == positions.created { mark.through + 1 } else { 1 };
         if from > positions.delivered {
             return Ok(());
@@ -203,11 +256,15 @@ impl Recovery {
                 positions.first
             );
         }
-        let Some(consumer) = self.consumer(from.max(positions.first)).await? else { return Ok(()) };
-        let replayed = self.read(&consumer, server, &positions, from).await;
-        let deleting = self.bus.jetstream.delete_consumer_from_stream(subject::SINK_REPLAY, subject::RESULTS);
-        if !matches!(timeout(ASK, deleting).await, Ok(Ok(_))) {
-            debug!("the consumer of the replay was not deleted and expires by itself");
+        let config = stream::consumer_config(from.max(positions.first), self.bus.client.new_inbox());
+        let replayed = self.read(&config, server, &positions, from).await;
+        // A sink whose consumer is deleted by another notices it at its next message and starts again at the watermark.
+        if !matches!(replayed, Err(Error::Busy | Error::Unanswered(_))) {
+            let deleting =
+                self.bus.jetstream.delete_consumer_from_stream(subject::SINK_REPLAY, subject::RESULTS);
+            if !matches!(timeout(ASK, deleting).await, Ok(Ok(_))) {
+                debug!("the consumer of the replay was not deleted and expires by itself");
+            }
         }
         let inserted = replayed?;
         if inserted > 0 {
@@ -220,18 +277,28 @@ impl Recovery {
         Ok(())
     }
 
-    /// Writes all delivered messages that `consumer` has; returns how many rows were new.
+    /// Writes all messages that were delivered; returns how many rows were new.
     async fn read(
         &self,
-        consumer: &PullConsumer,
+        config: &consumer::pull::Config,
         server: &str,
         positions: &Positions,
         from: u64,
     ) -> Result<u64, Error> {
-        let (mut next, mut inserted) = (from, 0);
+        let (mut next, mut taken, mut inserted) = (from, 0, 0);
         while next <= positions.delivered {
-            let batch = self.batch(consumer, positions).await?;
-            let Some(through) = batch.through else { break };
+            // Before each pull: while the last batch was written, the server may have deleted the consumer, and another sink may have
+            // created its own.
+            let consumer = stream::consumer(&self.bus, config).await?;
+            let batch = self.batch(&consumer, positions, taken).await?;
+            let Some(through) = batch.through else {
+                match consumer.cached_info().num_pending {
+                    // The messages up to the last one delivered are no longer in the stream.
+                    0 => break,
+                    pending => return Err(Error::Incomplete { pending }),
+                }
+            };
+            taken = batch.taken;
             let lost = self.write(&batch.letters).await?;
             inserted += lost;
             self.metrics.replayed.inc_by(lost);
@@ -254,17 +321,29 @@ impl Recovery {
         Ok(self.results.insert(&entries).await?.inserted())
     }
 
-    /// Pulls the next messages.
-    async fn batch(&self, consumer: &PullConsumer, positions: &Positions) -> Result<Replayed, Error> {
+    /// Pulls the next messages of a consumer that has delivered `taken` messages.
+    async fn batch(
+        &self,
+        consumer: &PullConsumer,
+        positions: &Positions,
+        taken: u64,
+    ) -> Result<Replayed, Error> {
         let (messages, bytes) = self.config.most();
         let tickets = self.keys.tickets();
         let judge = Judge { retention: self.config.retention, tickets: &tickets };
         let mut pull = Pull::ask(&self.bus.client, consumer, messages, bytes).await?;
-        let mut batch = Replayed::default();
+        let mut batch = Replayed { taken, ..Replayed::default() };
         loop {
             let chunk = pull.next().await?;
             for message in chunk.messages {
-                let Some((sequence, stored)) = self.sequence(&message) else { continue };
+                let Some(Delivery { number, sequence, stored }) = stream::delivery(&self.bus, &message)
+                else {
+                    continue;
+                };
+                if number != batch.taken + 1 {
+                    return Err(Error::Interrupted);
+                }
+                batch.taken = number;
                 batch.through = Some(sequence);
                 let letters = judge.open(&message, self.clock.bounds(Some(stored)));
                 match sequence <= positions.acknowledged {
@@ -281,79 +360,5 @@ impl Recovery {
                 None => {}
             }
         }
-    }
-
-    fn sequence(&self, message: &async_nats::Message) -> Option<(u64, Timestamp)> {
-        let message = jetstream::Message { message: message.clone(), context: self.bus.jetstream.clone() };
-        let info = message.info().ok()?;
-        Some((info.stream_sequence, Timestamp::from(info.published)))
-    }
-
-    async fn positions(&self) -> Result<Positions, Error> {
-        let bus = |error: Box<dyn std::error::Error + Send + Sync>| Error::Bus(error);
-        let jetstream = &self.bus.jetstream;
-        let asking = async {
-            let stream = jetstream.get_stream(subject::RESULTS).await.map_err(|error| bus(error.into()))?;
-            let info = stream.cached_info();
-            let (created, first) = (Timestamp::from(info.created), info.state.first_sequence);
-            let consumer: Result<PullConsumer, _> = stream.get_consumer(subject::SINK).await;
-            // A deleted consumer is created again and starts at the first message.
-            let (acknowledged, delivered) = consumer.map_or((0, 0), |consumer| {
-                let info = consumer.cached_info();
-                (info.ack_floor.stream_sequence, info.delivered.stream_sequence)
-            });
-            Ok(Positions { created, first, acknowledged, delivered })
-        };
-        timeout(ASK, asking).await.map_err(|elapsed| bus(elapsed.into()))?
-    }
-
-    /// Creates the consumer of this replay, which starts at the message `from` and needs no acknowledgements. `None` where the
-    /// credential of this sink does not permit that: NATS leaves such a request unanswered.
-    async fn consumer(&self, from: u64) -> Result<Option<PullConsumer>, Error> {
-        let bus = |error: Box<dyn std::error::Error + Send + Sync>| Error::Bus(error);
-        let config = consumer::pull::Config {
-            name: Some(subject::SINK_REPLAY.to_owned()),
-            // Unique, so that the server refuses a second consumer instead of sharing the first.
-            description: Some(self.bus.client.new_inbox()),
-            filter_subject: subject::RESULT_SUBJECTS.to_owned(),
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from },
-            ack_policy: AckPolicy::None,
-            inactive_threshold: CONSUMER_LIFE,
-            num_replicas: 1,
-            memory_storage: true,
-            ..consumer::pull::Config::default()
-        };
-        let making = self.bus.jetstream.create_consumer_strict_on_stream(config, subject::RESULTS);
-        let unanswered = match timeout(ASK, making).await {
-            Ok(Ok(consumer)) => {
-                self.unanswered.store(0, Ordering::Relaxed);
-                return Ok(Some(consumer));
-            }
-            Ok(Err(error)) if exists(&error) => return Err(Error::Busy),
-            Ok(Err(error)) if error.kind() != ConsumerCreateStrictErrorKind::TimedOut => {
-                return Err(bus(error.into()));
-            }
-            Ok(Err(error)) => bus(error.into()),
-            Err(elapsed) => bus(elapsed.into()),
-        };
-        if self.unanswered.fetch_add(1, Ordering::Relaxed) + 1 < MAX_UNANSWERED {
-            return Err(unanswered);
-        }
-        self.metrics.pull_errors.inc();
-        error!(
-            "this sink is not permitted to create the consumer {}: results that the database may have lost from message {from} \
-             on are not replayed; run 'picket nats init' again and reload the NATS servers",
-            subject::SINK_REPLAY
-        );
-        Ok(None)
-    }
-}
-
-/// Whether the consumer exists already.
-fn exists(error: &ConsumerCreateStrictError) -> bool {
-    match error.kind() {
-        ConsumerCreateStrictErrorKind::AlreadyExists => true,
-        ConsumerCreateStrictErrorKind::JetStream(why) => why.error_code() == ErrorCode::CONSUMER_NAME_EXIST,
-        _ => false,
     }
 }

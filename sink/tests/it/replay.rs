@@ -1,5 +1,9 @@
 //! A database that lost commits which were acknowledged: it is set back to an older copy of its data while the stream goes on.
 
+use std::{fs, path::Path};
+
+use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
+use futures_util::{StreamExt, TryStreamExt};
 use picket_proto::{CheckResult, Outcome, SiteId, Timestamp, subject};
 use picket_runtime::streams;
 use picket_sink::Config;
@@ -143,4 +147,142 @@ async fn an_incident_that_the_database_lost_is_decided_again_and_told_once() {
     assert_eq!(stack.count("SELECT count(*) FROM picket.incidents WHERE closed_at IS NULL").await, 1);
     assert_eq!(told().await, 1);
     sink.running.drain().await;
+}
+
+/// A database whose watermark is at the first message, and `lost` results that were acknowledged after it and are in no table.
+async fn with_lost_results(stack: &Stack, lost: i64) {
+    let sink = stack.sink().await;
+    stack.publish(0..1).await;
+    stack.until_rows(1).await;
+    until_noted(stack, 1).await;
+    sink.running.drain().await;
+    stack.publish(1..1 + lost).await;
+    let consumer = stack.jetstream.get_consumer_from_stream(subject::SINK, subject::RESULTS).await;
+    let consumer: PullConsumer = consumer.unwrap();
+    let delivered = consumer.fetch().max_messages(lost as usize).messages().await.unwrap();
+    let delivered: Vec<_> = delivered.try_collect().await.unwrap();
+    assert_eq!(delivered.len(), lost as usize);
+    for message in delivered {
+        message.double_ack().await.unwrap();
+    }
+    assert_eq!(stack.rows().await, 1);
+}
+
+async fn replay_consumer(stack: &Stack) -> Option<PullConsumer> {
+    stack.jetstream.get_consumer_from_stream(subject::SINK_REPLAY, subject::RESULTS).await.ok()
+}
+
+#[tokio::test]
+async fn a_sink_on_the_bus_of_another_installation_replays_nothing_and_leaves_the_watermark() {
+    let stack = Stack::new().await;
+    with_lost_results(&stack, 100).await;
+    let another = "00000000-0000-4000-8000-000000000000".parse().unwrap();
+    streams::adopt(&stack.jetstream, another).await.unwrap();
+    let lock = "LOCK TABLE picket.results_stored IN ACCESS EXCLUSIVE MODE";
+    let until_used = async || {
+        let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'picket.results_stored'::regclass";
+        eventually(LIMIT, "the sink to use the watermark", async || stack.count(waiting).await == 1).await;
+    };
+
+    let locked = stack.lock(lock).await;
+    let sink = stack.sink().await;
+    until_used().await;
+    drop(locked);
+    // The sink has read the watermark and uses it again: to advance it in a replay, or because it did not replay.
+    let locked = stack.lock(lock).await;
+    until_used().await;
+
+    assert!(replay_consumer(&stack).await.is_none());
+    drop(locked);
+    assert_eq!(stack.rows().await, 1);
+    assert_eq!(stack.count("SELECT through FROM picket.results_stored").await, 1);
+    streams::adopt(&stack.jetstream, stack.tickets.installation()).await.unwrap();
+    stack.until_rows(101).await;
+    until_noted(&stack, 101).await;
+    sink.running.drain().await;
+}
+
+#[tokio::test]
+async fn a_sink_whose_replay_consumer_was_replaced_pulls_nothing_from_that_of_another_sink() {
+    const BATCH: u32 = 20;
+    let stack = Stack::new().await;
+    with_lost_results(&stack, 100).await;
+    let lock = stack.lock("LOCK TABLE picket.check_results IN ACCESS EXCLUSIVE MODE").await;
+    let sink = stack.sink_with(Config { batch_size: BATCH, ..Config::default() }).await;
+    eventually(LIMIT, "the first messages of the replay", async || match replay_consumer(&stack).await {
+        Some(consumer) if consumer.cached_info().delivered.consumer_sequence >= BATCH.into() => Ok(()),
+        consumer => Err(consumer.map(|consumer| consumer.cached_info().delivered)),
+    })
+    .await;
+    let stream = stack.jetstream.get_stream(subject::RESULTS).await.unwrap();
+    stream.delete_consumer(subject::SINK_REPLAY).await.unwrap();
+    let another = pull::Config {
+        name: Some(subject::SINK_REPLAY.to_owned()),
+        description: Some("another sink".to_owned()),
+        filter_subject: subject::RESULT_SUBJECTS.to_owned(),
+        ack_policy: AckPolicy::None,
+        memory_storage: true,
+        ..pull::Config::default()
+    };
+    let another: PullConsumer = stream.create_consumer(another).await.unwrap();
+    let mut messages = another.fetch().max_messages(BATCH as usize).messages().await.unwrap();
+    while let Some(message) = messages.next().await {
+        message.unwrap();
+    }
+
+    drop(lock);
+
+    sink.until_missing("database").await;
+    let missing = sink.health.missing();
+    assert!(missing.iter().any(|(_, why)| why.contains("another sink is replaying")), "{missing:?}");
+    let found = replay_consumer(&stack).await.unwrap();
+    assert_eq!(found.cached_info().created, another.cached_info().created);
+    assert_eq!(found.cached_info().delivered.consumer_sequence, u64::from(BATCH));
+    stream.delete_consumer(subject::SINK_REPLAY).await.unwrap();
+    stack.until_rows(101).await;
+    sink.until_ready().await;
+    sink.running.drain().await;
+}
+
+/// Lets nobody create the consumer of replays, or everybody.
+fn write_configuration(path: &Path, port: u16, permitted: bool) {
+    let denied = format!("$JS.API.CONSUMER.CREATE.{}.{}.>", subject::RESULTS, subject::SINK_REPLAY);
+    let denied =
+        if permitted { String::new() } else { format!("permissions: {{publish: {{deny: [\"{denied}\"]}}}}") };
+    let directory = path.parent().unwrap().display();
+    fs::write(
+        path,
+        format!(
+            "listen: \"127.0.0.1:{port}\"\npid_file: \"{directory}/nats.pid\"\njetstream {{store_dir: \"{directory}\"}}\n\
+             authorization {{users: [{{user: everybody, password: secret, {denied}}}]}}\nno_auth_user: everybody\n"
+        ),
+    )
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_sink_that_may_not_replay_writes_new_results_and_leaves_the_watermark_to_one_that_may() {
+    let path = servers::scratch_dir("nats-denied").join("nats.conf");
+    let written = path.clone();
+    let nats = servers::nats_configured(move |port| {
+        write_configuration(&written, port, false);
+        written.clone()
+    })
+    .await;
+    let stack = Stack::of(nats, servers::postgres().await.database().await).await;
+    with_lost_results(&stack, 100).await;
+    let sink = stack.sink().await;
+
+    stack.publish(101..102).await;
+    stack.until_rows(2).await;
+    sink.until_ready().await;
+    assert_eq!(stack.count("SELECT through FROM picket.results_stored").await, 1);
+
+    write_configuration(&path, stack.nats.port(), true);
+    stack.nats.reload();
+    let other = stack.sink().await;
+    stack.until_rows(102).await;
+    until_noted(&stack, 102).await;
+    sink.running.drain().await;
+    other.running.drain().await;
 }

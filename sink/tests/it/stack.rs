@@ -14,7 +14,7 @@ use picket_testkit::{
     servers::{self, Nats},
     with_ticket,
 };
-use sqlx::{PgPool, types::time::OffsetDateTime};
+use sqlx::{PgPool, Postgres, Transaction, types::time::OffsetDateTime};
 
 /// How long anything may take.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
@@ -44,7 +44,11 @@ impl Stack {
 
     /// With an empty database that is there already.
     pub(crate) async fn on(database_url: String) -> Self {
-        let nats = servers::nats().await;
+        Self::of(servers::nats().await, database_url).await
+    }
+
+    /// With a nats-server and an empty database that are there already.
+    pub(crate) async fn of(nats: Nats, database_url: String) -> Self {
         let store = store(&database_url);
         store.migrate(64).await.unwrap();
         regions::add(&store, &EU.parse().unwrap()).await.unwrap();
@@ -153,6 +157,13 @@ impl Stack {
     pub(crate) async fn times(&self, query: &'static str) -> Vec<Timestamp> {
         let times: Vec<OffsetDateTime> = sqlx::query_scalar(query).fetch_all(&self.pool).await.unwrap();
         times.into_iter().map(Timestamp::from).collect()
+    }
+
+    /// Locks a table until the transaction is dropped.
+    pub(crate) async fn lock(&self, statement: &'static str) -> Transaction<'static, Postgres> {
+        let mut transaction = self.pool.begin().await.unwrap();
+        sqlx::query(statement).execute(&mut *transaction).await.unwrap();
+        transaction
     }
 
     pub(crate) async fn count(&self, query: &'static str) -> i64 {

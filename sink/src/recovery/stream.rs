@@ -1,0 +1,132 @@
+//! The stream of results as a replay reads it: its positions, and the consumer of the replay.
+
+use async_nats::jetstream::{
+    self, ErrorCode,
+    consumer::{self, AckPolicy, DeliverPolicy, PullConsumer},
+    context::{ConsumerInfoError, ConsumerInfoErrorKind},
+    stream::{ConsumerCreateStrictError, ConsumerCreateStrictErrorKind},
+};
+use picket_proto::{Timestamp, subject};
+use picket_runtime::Bus;
+use tokio::time::timeout;
+
+use super::{ASK, CONSUMER_LIFE, Error};
+use crate::guard::Guard;
+
+/// What NATS says of a message.
+pub(super) struct Delivery {
+    /// Its number among the messages that the consumer has delivered.
+    pub(super) number: u64,
+    /// Its sequence in the stream.
+    pub(super) sequence: u64,
+    /// When the stream stored it.
+    pub(super) stored: Timestamp,
+}
+
+/// Sequences of the stream and of the consumer that sinks share.
+pub(super) struct Positions {
+    pub(super) created: Timestamp,
+    /// The first message that the stream still holds.
+    pub(super) first: u64,
+    /// The acknowledgement floor.
+    pub(super) acknowledged: u64,
+    /// The last message that was delivered.
+    pub(super) delivered: u64,
+}
+
+/// Looks at the stream of results; refuses another installation's.
+pub(super) async fn positions(bus: &Bus, keys: &Guard) -> Result<Positions, Error> {
+    let asking = async {
+        let stream =
+            bus.jetstream.get_stream(subject::RESULTS).await.map_err(|error| Error::Bus(error.into()))?;
+        let info = stream.cached_info();
+        keys.check_owner(&info.config).map_err(Error::Foreign)?;
+        let (created, first) = (Timestamp::from(info.created), info.state.first_sequence);
+        let (acknowledged, delivered) = sequences(stream.consumer_info(subject::SINK).await)?;
+        Ok(Positions { created, first, acknowledged, delivered })
+    };
+    timeout(ASK, asking).await.map_err(|elapsed| Error::Bus(elapsed.into()))?
+}
+
+pub(super) fn delivery(bus: &Bus, message: &async_nats::Message) -> Option<Delivery> {
+    let message = jetstream::Message { message: message.clone(), context: bus.jetstream.clone() };
+    let info = message.info().ok()?;
+    Some(Delivery {
+        number: info.consumer_sequence,
+        sequence: info.stream_sequence,
+        stored: Timestamp::from(info.published),
+    })
+}
+
+/// Creates the consumer of this replay. Where it exists already, the server returns what it is now; if it is another sink's, the
+/// server refuses.
+pub(super) async fn consumer(bus: &Bus, config: &consumer::pull::Config) -> Result<PullConsumer, Error> {
+    let creating = bus.jetstream.create_consumer_strict_on_stream(config.clone(), subject::RESULTS);
+    match timeout(ASK, creating).await {
+        Ok(Ok(consumer)) => Ok(consumer),
+        Ok(Err(error)) if exists(&error) => Err(Error::Busy),
+        Ok(Err(error)) if error.kind() == ConsumerCreateStrictErrorKind::TimedOut => {
+            Err(Error::Unanswered(error.into()))
+        }
+        Ok(Err(error)) => Err(Error::Bus(error.into())),
+        Err(elapsed) => Err(Error::Unanswered(elapsed.into())),
+    }
+}
+
+/// A consumer that starts at the message `from` and needs no acknowledgements. `owner` is unique, so that the server refuses a second
+/// consumer instead of sharing the first.
+pub(super) fn consumer_config(from: u64, owner: String) -> consumer::pull::Config {
+    consumer::pull::Config {
+        name: Some(subject::SINK_REPLAY.to_owned()),
+        description: Some(owner),
+        filter_subject: subject::RESULT_SUBJECTS.to_owned(),
+        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from },
+        ack_policy: AckPolicy::None,
+        inactive_threshold: CONSUMER_LIFE,
+        num_replicas: 1,
+        memory_storage: true,
+        ..consumer::pull::Config::default()
+    }
+}
+
+/// The acknowledgement floor of the consumer that sinks share, and the last message that it delivered.
+fn sequences(found: Result<consumer::Info, ConsumerInfoError>) -> Result<(u64, u64), Error> {
+    match found {
+        Ok(info) => Ok((info.ack_floor.stream_sequence, info.delivered.stream_sequence)),
+        // A deleted consumer is created again and starts at the first message.
+        Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => Ok((0, 0)),
+        // No answer does not say that nothing was delivered.
+        Err(error) => Err(Error::Bus(error.into())),
+    }
+}
+
+/// Whether the consumer exists already.
+fn exists(error: &ConsumerCreateStrictError) -> bool {
+    match error.kind() {
+        ConsumerCreateStrictErrorKind::AlreadyExists => true,
+        ConsumerCreateStrictErrorKind::JetStream(why) => why.error_code() == ErrorCode::CONSUMER_NAME_EXIST,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_consumer_that_does_not_exist_has_delivered_nothing() {
+        let absent = sequences(Err(ConsumerInfoError::new(ConsumerInfoErrorKind::NotFound)));
+        assert!(matches!(absent, Ok((0, 0))), "{absent:?}");
+
+        for kind in [
+            ConsumerInfoErrorKind::TimedOut,
+            ConsumerInfoErrorKind::Offline,
+            ConsumerInfoErrorKind::StreamNotFound,
+            ConsumerInfoErrorKind::NoResponders,
+            ConsumerInfoErrorKind::Request,
+        ] {
+            let unknown = sequences(Err(ConsumerInfoError::new(kind.clone())));
+            assert!(matches!(&unknown, Err(error) if error.is_transient()), "{kind}: {unknown:?}");
+        }
+    }
+}
