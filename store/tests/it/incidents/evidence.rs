@@ -71,3 +71,40 @@ async fn two_incidents_that_begin_with_the_same_failure_have_events_of_their_own
     let ids = "SELECT count(DISTINCT event_id) * 10 + count(*) FROM picket.outbox";
     assert_eq!(world.number(ids).await, 33);
 }
+
+#[tokio::test]
+async fn an_outage_opens_an_incident_although_the_databases_clock_is_ten_minutes_behind() {
+    let world = world().await;
+    let later = now().plus(Duration::from_secs(600));
+
+    // Due some seconds before.
+    let first = world.insert_at(later, &[world.down(0, 170), world.down(1, 170), world.up(2, 170)]).await;
+    assert!(first.decided.suspects.iter().any(|suspect| suspect.rounds > 0), "{:?}", first.decided);
+    world.insert_at(later, &[world.down(0, 171), world.down(1, 171), world.up(2, 171)]).await;
+    assert_eq!(world.incidents().await, (1, 1));
+    for tick in [172, 173] {
+        world.insert_at(later, &[0, 1, 2].map(|region| world.up(region, tick))).await;
+    }
+
+    assert_eq!((world.incidents().await, world.states().await), ((1, 0), 0));
+}
+
+#[tokio::test]
+async fn an_incident_stays_open_when_the_clock_goes_back_until_its_regions_are_up() {
+    let world = world().await;
+    let later = now().plus(Duration::from_secs(600));
+    for tick in [170, 171] {
+        world.insert_at(later, &[world.down(0, tick), world.down(1, tick), world.up(2, tick)]).await;
+    }
+    assert_eq!(world.incidents().await, (1, 1));
+
+    for tick in [0, 1, 2] {
+        world.insert(&[world.up(2, tick)]).await;
+    }
+    assert_eq!(world.incidents().await, (1, 1), "two of three regions have not said that it is up");
+    for tick in [172, 173] {
+        world.insert_at(later, &[0, 1, 2].map(|region| world.up(region, tick))).await;
+    }
+
+    assert_eq!((world.incidents().await, world.states().await), ((1, 0), 0));
+}
