@@ -146,7 +146,7 @@ impl Upkeep {
         let mut more = rolled.is_some() || mended.is_some() || day.is_some();
         let is_due = standing.rounds.is_multiple_of(EXPIRE_ROUNDS);
         if is_due || standing.thoroughly {
-            self.repair(standing).await?;
+            more |= self.repair(standing).await?;
         }
         if is_due {
             more |= self.expire(standing).await?;
@@ -154,9 +154,9 @@ impl Upkeep {
         Ok(more)
     }
 
-    /// Takes marks that lie in the future back to now.
-    async fn repair(&self, standing: &mut Standing) -> Result<(), Error> {
-        let Ok(now) = self.clock.now() else { return Ok(()) };
+    /// Takes marks that lie in the future back to now, and deletes results that lie there; says whether there may be more of these.
+    async fn repair(&self, standing: &mut Standing) -> Result<bool, Error> {
+        let Ok(now) = self.clock.now() else { return Ok(false) };
         let repaired = upkeep::repair_marks(&self.store, now, standing.thoroughly).await?;
         standing.thoroughly = false;
         for (mark, number) in repaired {
@@ -167,12 +167,24 @@ impl Upkeep {
             );
             self.metrics.marks_repaired.get_or_create(&Repaired { mark }).inc_by(number.unsigned_abs());
         }
-        Ok(())
+        // What is deleted cannot be had back: other clocks have to say the same.
+        let Ok(now) = self.clock.agreed_now(SharedClock::NEAR) else { return Ok(false) };
+        let deleted = upkeep::delete_future_results(&self.store, now).await?;
+        if deleted > 0 {
+            warn!(
+                deleted,
+                "{deleted} results were of ticks that are still to come, since the database's clock was ahead: deleted, so that \
+                 their checks count when they are due"
+            );
+            let mark = "results".to_owned();
+            self.metrics.marks_repaired.get_or_create(&Repaired { mark }).inc_by(deleted);
+        }
+        Ok(deleted >= upkeep::FUTURE_AT_ONCE.unsigned_abs().into())
     }
 
     /// Deletes what is too old; says whether there may be more.
     async fn expire(&self, standing: &mut Standing) -> Result<bool, Error> {
-        let now = match self.clock.agreed_now() {
+        let now = match self.clock.agreed_now(SharedClock::FAR) {
             Ok(now) => now,
             Err(why) => {
                 self.refuse(standing, Some(why));

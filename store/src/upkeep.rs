@@ -15,6 +15,9 @@ use crate::{DbTimestamp, Error, Store, leases::millis};
 const LIMIT: Duration = Duration::from_secs(300);
 /// No more rows than these are deleted at once.
 const PRUNED_AT_ONCE: i32 = 5_000;
+/// No more results in the future than these are deleted at once, and those that are due with the last of them. The next piece has
+/// to be deleted before its ticks are due.
+pub const FUTURE_AT_ONCE: i32 = 50_000;
 
 /// Adds the next `piece` of results to the rollups, if the ledger of all of it is closed; a piece does not reach beyond its
 /// hour. Returns up to where the rollups are now; `None` when there was nothing to do.
@@ -157,6 +160,17 @@ pub async fn repair_marks(
         Some((mark.to_owned(), number.parse().ok()?))
     };
     Ok(repaired.unwrap_or_default().iter().filter_map(read).collect())
+}
+
+/// Deletes results of ticks that are due more than a minute from now, at most about [`FUTURE_AT_ONCE`]; returns how many. Their
+/// checks were made by a clock that was ahead, and no others would take their place.
+///
+/// # Errors
+/// When the database cannot be reached in time; trying again is safe.
+pub async fn delete_future_results(store: &Store, now: Timestamp) -> Result<u64, Error> {
+    let query = sqlx::query_scalar("SELECT picket.delete_future_results($1)").bind(FUTURE_AT_ONCE);
+    let deleted: i64 = long(store, now, "delete results of ticks that are still to come", query).await?;
+    Ok(deleted.unsigned_abs())
 }
 
 /// Runs a statement that may take longer than others, if the time that it goes by is `now`.

@@ -112,6 +112,7 @@ async fn nothing_is_done_by_the_databases_clock_when_the_callers_says_another_ti
         assert!(is_clock(upkeep::roll_up_day(&store, now).await.unwrap_err()));
         assert!(is_clock(upkeep::recount(&store, now, 1).await.unwrap_err()));
         assert!(is_clock(upkeep::repair_marks(&store, now, true).await.unwrap_err()));
+        assert!(is_clock(upkeep::delete_future_results(&store, now).await.unwrap_err()));
         assert!(is_clock(partitions::ensure(&store, now, RETENTION).await.unwrap_err()));
     }
     assert_eq!(partitions::ensure(&store, wall(), RETENTION).await.unwrap(), 0);

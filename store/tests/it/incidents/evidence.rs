@@ -1,6 +1,9 @@
 //! What counts as evidence, and what a failover does to it.
 
+use picket_store::upkeep;
+
 use super::*;
+use crate::wall;
 
 #[tokio::test]
 async fn what_calls_itself_scheduled_and_is_no_tick_opens_and_closes_nothing() {
@@ -107,4 +110,28 @@ async fn an_incident_stays_open_when_the_clock_goes_back_until_its_regions_are_u
     }
 
     assert_eq!((world.incidents().await, world.states().await), ((1, 0), 0));
+}
+
+#[tokio::test]
+async fn a_tick_that_was_checked_ahead_of_time_by_a_clock_that_was_ahead_is_checked_again() {
+    let world = world().await;
+    let ahead = now().plus(Duration::from_secs(600));
+    let ticks = [169, 170, 171];
+    for tick in ticks {
+        world.insert_at(ahead, &[0, 1, 2].map(|region| world.up(region, tick))).await;
+    }
+    world.execute("UPDATE picket.leases SET accounted_through = now() + interval '10 minutes'").await;
+    let outage = |tick| [world.down(0, tick), world.down(1, tick), world.up(2, tick)];
+    assert_eq!(world.insert_at(ahead, &outage(169)).await.duplicates, 3);
+    let delete = async || upkeep::delete_future_results(&world.store, wall()).await.unwrap();
+
+    assert_eq!(delete().await, 0, "nothing would account for these ticks");
+    upkeep::repair_marks(&world.store, wall(), true).await.unwrap();
+    assert_eq!((delete().await, delete().await), (9, 0));
+
+    assert_eq!(world.number("SELECT count(*) FROM picket.check_results").await, 3, "what is due stays");
+    for tick in ticks {
+        assert_eq!(world.insert_at(ahead, &outage(tick)).await.inserted(), 3);
+    }
+    assert_eq!(world.incidents().await, (1, 1));
 }
