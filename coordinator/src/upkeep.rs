@@ -40,8 +40,8 @@ pub struct Standing {
     piece: Piece,
     rounds: u64,
     told: bool,
-    /// Why nothing is deleted, as the log has it.
-    refused: bool,
+    /// That nothing is deleted, as the log has it, and whether only because it is too early to.
+    refused: Option<bool>,
     /// Whether schedules may lie in the future: at the start, and after the clock was in doubt.
     thoroughly: bool,
 }
@@ -68,7 +68,7 @@ impl Actor for Upkeep {
     async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<Standing, ActorProcessingErr> {
         myself.send_after(ROUND / 10, || Msg::Round);
         let piece = Piece::new(PIECE, LEAST_PIECE, PIECE, SLOW, SLOW / 4);
-        Ok(Standing { piece, rounds: 0, told: false, refused: false, thoroughly: true })
+        Ok(Standing { piece, rounds: 0, told: false, refused: None, thoroughly: true })
     }
 
     async fn handle(
@@ -215,11 +215,14 @@ impl Upkeep {
     /// Says once why nothing is deleted for its age, and when it is again.
     fn refuse(&self, standing: &mut Standing, why: Option<String>) {
         self.metrics.deletion_refused.set(i64::from(why.is_some()));
-        let was_refused = std::mem::replace(&mut standing.refused, why.is_some());
+        let refused = why.as_deref().map(upkeep::is_too_early);
+        if std::mem::replace(&mut standing.refused, refused) == refused {
+            return;
+        }
         match why {
-            Some(why) if !was_refused => error!(why, "nothing is deleted for its age: {why}"),
-            None if was_refused => info!("what is too old is deleted again: clocks, marks and results agree"),
-            _ => {}
+            Some(why) if refused == Some(true) => info!(why, "nothing is deleted for its age yet: {why}"),
+            Some(why) => error!(why, "nothing is deleted for its age: {why}"),
+            None => info!("what is too old is deleted again: clocks, marks and results agree"),
         }
     }
 }

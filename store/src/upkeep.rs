@@ -4,7 +4,7 @@
 //! Each takes the time by the caller's own clock, `now`, and does nothing but fail with [`Error::Clock`] when the database's
 //! clock, by which the statement goes, is not near it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use picket_proto::Timestamp;
 use sqlx::{Postgres, types::time::Date};
@@ -116,6 +116,12 @@ impl Dropped {
     }
 }
 
+/// Whether this reason of [`Dropped::refused`] is only that the clock has not been observed for long enough yet.
+pub fn is_too_early(refused: &str) -> bool {
+    // As `picket.refuses_deletion` says it.
+    refused.starts_with("the clock has been steady since")
+}
+
 /// Drops the oldest day of results and the oldest month of rollups, if their time is over, and deletes some of the other rows
 /// whose time is.
 ///
@@ -124,9 +130,12 @@ impl Dropped {
 pub async fn expire(store: &Store, now: Timestamp, retention: Retention) -> Result<Dropped, Error> {
     let days = i32::try_from(retention.results).unwrap_or(i32::MAX);
     let rollup_days = i32::try_from(retention.rollups.max(retention.results)).unwrap_or(i32::MAX);
+    // Each takes the time anew: the one before may have taken minutes.
+    let began = Instant::now();
+    let now = || now.plus(began.elapsed());
     // In a transaction of its own: what it finds out about the clock is to be remembered.
     let query = sqlx::query_scalar("SELECT picket.refuses_deletion()");
-    let refused: Option<String> = long(store, now, "ask whether anything may be deleted", query).await?;
+    let refused: Option<String> = long(store, now(), "ask whether anything may be deleted", query).await?;
     if refused.is_some() {
         return Ok(Dropped { refused, ..Dropped::default() });
     }
@@ -134,11 +143,11 @@ pub async fn expire(store: &Store, now: Timestamp, retention: Retention) -> Resu
         .bind(days)
         .bind(rollup_days)
         .bind(PRUNED_AT_ONCE);
-    let rows: i64 = long(store, now, "delete what is too old", query).await?;
+    let rows: i64 = long(store, now(), "delete what is too old", query).await?;
     let query = sqlx::query_scalar("SELECT picket.drop_results($1)").bind(days);
-    let day = long(store, now, "drop a day of results", query).await?;
+    let day = long(store, now(), "drop a day of results", query).await?;
     let query = sqlx::query_scalar("SELECT picket.drop_rollups($1)").bind(rollup_days);
-    let month = long(store, now, "drop a month of rollups", query).await?;
+    let month = long(store, now(), "drop a month of rollups", query).await?;
     Ok(Dropped { day, month, rows: rows.unsigned_abs(), refused: None })
 }
 

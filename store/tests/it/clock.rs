@@ -40,7 +40,9 @@ impl World {
         let days = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'picket.check_results'::regclass";
         let before = self.text(days).await;
         let dropped = upkeep::expire(&self.store, wall(), RETENTION).await.unwrap();
-        assert!(dropped.refused.as_ref().is_some_and(|said| said.contains(why)), "{dropped:?}");
+        let refused = dropped.refused.unwrap();
+        assert!(refused.contains(why), "{refused}");
+        assert_eq!(upkeep::is_too_early(&refused), why.contains("steady"), "{refused}");
         // By hand neither.
         for drop in ["drop_results(30)", "drop_rollups(730)"] {
             assert_eq!(self.text(&format!("SELECT picket.{drop}")).await, "");
