@@ -20,7 +20,9 @@ struct Known {
 
 impl SharedClock {
     /// Other clocks may be this far from the database's, and deleting for age goes on: ages are counted in days.
-    const FAR: Duration = Duration::from_secs(3_600);
+    pub const FAR: Duration = Duration::from_secs(3_600);
+    /// The same where it is about minutes.
+    pub const NEAR: Duration = Duration::from_secs(60);
 
     /// The database's clock, once the first reading of it is believed.
     pub fn set(&self, database: DatabaseClock) {
@@ -46,14 +48,14 @@ impl SharedClock {
         known.now(Boottime::now())
     }
 
-    /// The time by the database's clock, where deleting for age may go by it: this machine's clock and the NATS server's are
-    /// not far from it.
+    /// The time by the database's clock, where deleting may go by it: this machine's clock and the NATS server's are no further
+    /// from it than `most`.
     ///
     /// # Errors
     /// Why it may not.
-    pub fn agreed_now(&self) -> Result<Timestamp, String> {
+    pub fn agreed_now(&self, most: Duration) -> Result<Timestamp, String> {
         let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.agreed_now(Boottime::now(), wall())
+        known.agreed_now(Boottime::now(), wall(), most)
     }
 }
 
@@ -69,12 +71,12 @@ impl Known {
         }
     }
 
-    fn agreed_now(self, at: Boottime, wall: Timestamp) -> Result<Timestamp, String> {
+    fn agreed_now(self, at: Boottime, wall: Timestamp, most: Duration) -> Result<Timestamp, String> {
         let now = self.now(at)?;
         let bus = self.bus.map(|bus| bus.now.plus(at.since(bus.received)));
         for (whose, clock) in [("this machine's", Some(wall)), ("the NATS server's", bus)] {
             if let Some(clock) = clock
-                && now.since(clock).max(clock.since(now)) > SharedClock::FAR
+                && now.since(clock).max(clock.since(now)) > most
             {
                 return Err(format!("the database's clock says {now}, and {whose} {clock}"));
             }
@@ -101,13 +103,17 @@ mod tests {
         let before = now.minus(Duration::from_secs(10));
         let mut known = Known { database: Some(DatabaseClock::new(read(0, before))), bus: None };
 
-        assert_eq!(known.agreed_now(at, now), Ok(now));
-        assert_eq!(known.agreed_now(at, now.plus(Duration::from_secs(400))), Ok(now));
-        assert!(known.agreed_now(at, now.minus(DAY)).unwrap_err().contains("this machine's"));
+        let agreed = |known: Known, wall| known.agreed_now(at, wall, SharedClock::FAR);
+        let in_minutes = now.plus(Duration::from_secs(400));
+
+        assert_eq!(agreed(known, now), Ok(now));
+        assert_eq!(agreed(known, in_minutes), Ok(now));
+        assert!(known.agreed_now(at, in_minutes, SharedClock::NEAR).is_err());
+        assert!(agreed(known, now.minus(DAY)).unwrap_err().contains("this machine's"));
         known.bus = Some(read(0, before));
-        assert_eq!(known.agreed_now(at, now), Ok(now));
+        assert_eq!(agreed(known, now), Ok(now));
         known.bus = Some(read(0, before.plus(DAY)));
-        assert!(known.agreed_now(at, now).unwrap_err().contains("the NATS server's"));
+        assert!(agreed(known, now).unwrap_err().contains("the NATS server's"));
     }
 
     #[test]

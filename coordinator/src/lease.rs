@@ -293,8 +293,8 @@ impl LeaseHolder {
             Adjusted::Unconfirmed(us) if !was_in_doubt => {
                 warn!(
                     step_ms = us / 1_000,
-                    "the database's clock jumped by {} ms, which nothing confirms: time goes on as before, for {} s at most; \
-                     nothing is deleted",
+                    "the database's clock jumped by {} ms, which nothing confirms: time goes on as before and nothing is deleted \
+                     until another clock confirms it, or it has been steady for {} s",
                     us / 1_000,
                     DatabaseClock::HOLD.as_secs()
                 );

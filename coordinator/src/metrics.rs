@@ -132,7 +132,7 @@ impl Metrics {
         for cause in ["expired", "fenced", "refused", "backlog"] {
             let _ = metrics.lost.get_or_create(&Lost { cause });
         }
-        for mark in ["leases", "gaps", "rollups", "schedules"] {
+        for mark in ["leases", "gaps", "rollups", "schedules", "results"] {
             let _ = metrics.marks_repaired.get_or_create(&Repaired { mark: mark.to_owned() });
         }
         for cause in [Cause::NoProber, Cause::NotScheduled, Cause::ResultLate] {
@@ -180,7 +180,7 @@ impl Metrics {
         );
         registry.register(
             "marks_repaired",
-            "Marks that lay in the future and were taken back to now, by kind",
+            "Marks that lay in the future and were taken back to now, and results that were deleted there, by kind",
             metrics.marks_repaired.clone(),
         );
         registry.register(

@@ -40,8 +40,8 @@ pub struct Standing {
     piece: Piece,
     rounds: u64,
     told: bool,
-    /// Why nothing is deleted, as the log has it.
-    refused: bool,
+    /// That nothing is deleted, as the log has it, and whether only because it is too early to.
+    refused: Option<bool>,
     /// Whether schedules may lie in the future: at the start, and after the clock was in doubt.
     thoroughly: bool,
 }
@@ -68,7 +68,7 @@ impl Actor for Upkeep {
     async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<Standing, ActorProcessingErr> {
         myself.send_after(ROUND / 10, || Msg::Round);
         let piece = Piece::new(PIECE, LEAST_PIECE, PIECE, SLOW, SLOW / 4);
-        Ok(Standing { piece, rounds: 0, told: false, refused: false, thoroughly: true })
+        Ok(Standing { piece, rounds: 0, told: false, refused: None, thoroughly: true })
     }
 
     async fn handle(
@@ -146,7 +146,7 @@ impl Upkeep {
         let mut more = rolled.is_some() || mended.is_some() || day.is_some();
         let is_due = standing.rounds.is_multiple_of(EXPIRE_ROUNDS);
         if is_due || standing.thoroughly {
-            self.repair(standing).await?;
+            more |= self.repair(standing).await?;
         }
         if is_due {
             more |= self.expire(standing).await?;
@@ -154,9 +154,9 @@ impl Upkeep {
         Ok(more)
     }
 
-    /// Takes marks that lie in the future back to now.
-    async fn repair(&self, standing: &mut Standing) -> Result<(), Error> {
-        let Ok(now) = self.clock.now() else { return Ok(()) };
+    /// Takes marks that lie in the future back to now, and deletes results that lie there; says whether there may be more of these.
+    async fn repair(&self, standing: &mut Standing) -> Result<bool, Error> {
+        let Ok(now) = self.clock.now() else { return Ok(false) };
         let repaired = upkeep::repair_marks(&self.store, now, standing.thoroughly).await?;
         standing.thoroughly = false;
         for (mark, number) in repaired {
@@ -167,12 +167,24 @@ impl Upkeep {
             );
             self.metrics.marks_repaired.get_or_create(&Repaired { mark }).inc_by(number.unsigned_abs());
         }
-        Ok(())
+        // What is deleted cannot be had back: other clocks have to say the same.
+        let Ok(now) = self.clock.agreed_now(SharedClock::NEAR) else { return Ok(false) };
+        let deleted = upkeep::delete_future_results(&self.store, now).await?;
+        if deleted > 0 {
+            warn!(
+                deleted,
+                "{deleted} results were of ticks that are still to come, since the database's clock was ahead: deleted, so that \
+                 their checks count when they are due"
+            );
+            let mark = "results".to_owned();
+            self.metrics.marks_repaired.get_or_create(&Repaired { mark }).inc_by(deleted);
+        }
+        Ok(deleted >= upkeep::FUTURE_AT_ONCE.unsigned_abs().into())
     }
 
     /// Deletes what is too old; says whether there may be more.
     async fn expire(&self, standing: &mut Standing) -> Result<bool, Error> {
-        let now = match self.clock.agreed_now() {
+        let now = match self.clock.agreed_now(SharedClock::FAR) {
             Ok(now) => now,
             Err(why) => {
                 self.refuse(standing, Some(why));
@@ -203,11 +215,14 @@ impl Upkeep {
     /// Says once why nothing is deleted for its age, and when it is again.
     fn refuse(&self, standing: &mut Standing, why: Option<String>) {
         self.metrics.deletion_refused.set(i64::from(why.is_some()));
-        let was_refused = std::mem::replace(&mut standing.refused, why.is_some());
+        let refused = why.as_deref().map(upkeep::is_too_early);
+        if std::mem::replace(&mut standing.refused, refused) == refused {
+            return;
+        }
         match why {
-            Some(why) if !was_refused => error!(why, "nothing is deleted for its age: {why}"),
-            None if was_refused => info!("what is too old is deleted again: clocks, marks and results agree"),
-            _ => {}
+            Some(why) if refused == Some(true) => info!(why, "nothing is deleted for its age yet: {why}"),
+            Some(why) => error!(why, "nothing is deleted for its age: {why}"),
+            None => info!("what is too old is deleted again: clocks, marks and results agree"),
         }
     }
 }

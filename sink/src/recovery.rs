@@ -318,7 +318,7 @@ impl Recovery {
             return Ok(0);
         }
         let entries: Vec<Entry<'_>> = letters.iter().filter_map(Letter::entry).collect();
-        Ok(self.results.insert(&entries).await?.inserted())
+        Ok(self.results.insert(&entries, self.clock.bounds(None).latest).await?.inserted())
     }
 
     /// Pulls the next messages of a consumer that has delivered `taken` messages.

@@ -140,7 +140,7 @@ impl Writer {
                 // Lost results are replayed before new ones are written.
                 recovery.ensure_complete().await?;
                 let began = Instant::now();
-                match results.insert(&entries).await {
+                match results.insert(&entries, clock.bounds(None).latest).await {
                     Err(picket_store::Error::NotCompared) => {}
                     written => {
                         return Ok(Done { written: written?, took: began.elapsed(), at: clock.now() });

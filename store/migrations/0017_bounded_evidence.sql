@@ -3,18 +3,19 @@
 
 -- The real results of a schedule around each of these moments, and those of its newest ticks. Moments that are close share
 -- a range, and of many ranges the newest eight are looked up: so the work goes with the number of results, and a site of
--- which the results of hours are stored at once is still judged as it would have been in time.
+-- which the results of hours are stored at once is still judged as it would have been in time. What time it is says the caller,
+-- since the database's clock may be behind that by which the checks were scheduled.
 CREATE FUNCTION picket.seen_around(
     of_site bigint, of_region smallint, interval_ms integer, phase_ms integer, valid_from timestamptz,
-    moments timestamptz[]) RETURNS picket.seen_times
+    moments timestamptz[], present timestamptz) RETURNS picket.seen_times
     LANGUAGE sql STABLE
     AS $$
         WITH around AS (
             SELECT range FROM unnest((
                 -- Before a result for what it follows, after it since what comes late may have been overtaken.
                 SELECT range_agg(tstzrange(
-                    moment - picket.reporting_window(interval_ms), least(moment + picket.reporting_window(interval_ms), now())))
-                FROM unnest(moments) AS moment WHERE moment <= now()
+                    moment - picket.reporting_window(interval_ms), least(moment + picket.reporting_window(interval_ms), present)))
+                FROM unnest(moments) AS moment WHERE moment <= present
             )) AS range
             ORDER BY range DESC LIMIT 8
         )
@@ -25,7 +26,7 @@ CREATE FUNCTION picket.seen_around(
             FROM around
             UNION
             SELECT picket.ticks(interval_ms, phase_ms, valid_from, 'infinity',
-                                now() - 6 * interval_ms * interval '1 millisecond', now())
+                                present - 6 * interval_ms * interval '1 millisecond', present)
         ) AS tick (at)
         CROSS JOIN LATERAL (
             SELECT kept.scheduled_at, kept.outcome FROM picket.check_results AS kept

@@ -205,3 +205,31 @@ END $$;
 REVOKE EXECUTE ON FUNCTION picket.repair_marks FROM PUBLIC;
 COMMENT ON FUNCTION picket.repair_marks IS
     'Takes marks that lie in the future, since the clock was ahead once, back to now; for who knows that the clock is right now';
+
+-- Deletes results of ticks that are still to come, the soonest first: their checks were made ahead of time, by a clock that was
+-- ahead. If they stayed, what the checks find when the ticks are due would be dropped as a duplicate. For who knows, from other
+-- clocks as well, that the clock is right now. Only where the ledger is not closed, so that it accounts for these ticks.
+CREATE FUNCTION picket.delete_future_results(piece integer) RETURNS bigint
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    latest timestamptz := (SELECT greatest(now() + interval '1 minute', max(accounted_through)) FROM picket.leases);
+    until timestamptz;
+    number bigint;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('picket.prune', 0)) THEN
+        RETURN 0;
+    END IF;
+    SELECT scheduled_at INTO until FROM picket.check_results
+    WHERE scheduled_at > latest AND kind = 'scheduled' AND outcome <> 'missed'
+    ORDER BY scheduled_at OFFSET piece - 1 LIMIT 1;
+    DELETE FROM picket.check_results
+    WHERE scheduled_at > latest AND scheduled_at <= coalesce(until, 'infinity') AND kind = 'scheduled' AND outcome <> 'missed';
+    GET DIAGNOSTICS number = ROW_COUNT;
+    RETURN number;
+END $$;
+REVOKE EXECUTE ON FUNCTION picket.delete_future_results FROM PUBLIC;
+COMMENT ON FUNCTION picket.delete_future_results IS
+    'Deletes results of ticks still to come, whose checks were made by a clock that was ahead; for who knows that the clock is right now';

@@ -105,8 +105,8 @@ BEGIN
             GRANT SELECT, INSERT, DELETE ON picket.silent_regions TO picket_coordinator;
             GRANT EXECUTE ON FUNCTION picket.ensure_partitions, picket.drop_results, picket.drop_rollups, picket.prune,
                 picket.roll_up, picket.mend_rollups, picket.roll_up_day, picket.recount_rollups, picket.close_unwatched,
-                picket.close_ledger, picket.refuses_deletion, picket.repair_marks, picket.reconcile_pending, picket.adopt_cluster,
-                picket.timeline, picket.oldest_snapshot TO picket_coordinator;
+                picket.close_ledger, picket.refuses_deletion, picket.repair_marks, picket.delete_future_results,
+                picket.reconcile_pending, picket.adopt_cluster, picket.timeline, picket.oldest_snapshot TO picket_coordinator;
         WHEN 'picket_sink' THEN
             GRANT SELECT, INSERT, UPDATE ON picket.check_results TO picket_sink;
             GRANT SELECT, INSERT ON picket.adhoc_results TO picket_sink;

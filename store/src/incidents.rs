@@ -37,12 +37,17 @@ pub struct Decided {
 
 type Sql<T> = Result<T, sqlx::Error>;
 
-/// How far the database's clock may be behind those by which checks were scheduled. A result that is due later than this
-/// from now counts for nothing here: with a date in the future a region would be the only one that reports lately.
+/// How far two clocks may be apart that tell the same time. A result that is due later than this from now counts for nothing
+/// here: with a date in the future a region would be the only one that reports lately.
 const CLOCK_SPREAD: Duration = Duration::from_secs(5);
 
-/// Decides what `fresh` means, as the last thing in its transaction.
-pub(crate) async fn decide(connection: &mut PgConnection, fresh: Vec<Fresh>) -> Sql<Decided> {
+/// Decides what `fresh` means, as the last thing in its transaction. The time is that of the database's clock, or `known` where
+/// that is later: while the database's clock is behind, checks are scheduled by the clock as it was before.
+pub(crate) async fn decide(
+    connection: &mut PgConnection,
+    fresh: Vec<Fresh>,
+    known: Timestamp,
+) -> Sql<Decided> {
     let fresh = ticks_and_confirming(connection, fresh).await?;
     if fresh.is_empty() {
         return Ok(Decided::default());
@@ -53,20 +58,23 @@ pub(crate) async fn decide(connection: &mut PgConnection, fresh: Vec<Fresh>) -> 
     }
     let mut judged = Judged::default();
     let mut kept = HashMap::new();
-    for Locked { site_id: site, regions: Json(mut states), open, now } in
-        lock(connection, news.keys().copied().collect()).await?
-    {
-        let latest = Timestamp::from(now).plus(CLOCK_SPREAD);
-        // Kept before the database's clock went back, or by an earlier version.
-        states.retain(|state| state.last_us <= latest.micros());
+    let locked = lock(connection, news.keys().copied().collect()).await?;
+    let now = locked.iter().map(|locked| locked.now.into()).fold(known, Timestamp::max);
+    let latest = now.plus(CLOCK_SPREAD);
+    for Locked { site_id: site, regions: Json(mut states), open, .. } in locked {
         let Some(new) = news.get_mut(&site) else { continue };
         new.retain(|new| new.at <= latest);
-        if new.is_empty() {
+        let Some(oldest) = new.iter().map(|new| new.at.micros()).min() else {
             news.remove(&site);
             if states.is_empty() && !open {
                 judged.settled.push(site);
             }
             continue;
+        };
+        // Kept before the clock went back, or by an earlier version. It still holds, as said just before what is new.
+        for state in states.iter_mut().filter(|state| state.last_us > latest.micros()) {
+            state.last_us = oldest - 1;
+            state.failing_since_us = state.failing_since_us.min(state.last_us);
         }
         // Of a site that is down and stays so there is nothing to decide, and nothing to look up.
         let still_down = news.get(&site).filter(|_| open).and_then(|new| verdict::still_down(&states, new));
@@ -78,7 +86,7 @@ pub(crate) async fn decide(connection: &mut PgConnection, fresh: Vec<Fresh>) -> 
             None => drop(kept.insert(site, states)),
         }
     }
-    let found = if news.is_empty() { Vec::new() } else { evidence(connection, &news, kept).await? };
+    let found = if news.is_empty() { Vec::new() } else { evidence(connection, &news, kept, now).await? };
     for known in found {
         let new = news.remove(&known.id).unwrap_or_default();
         judged.add(&known, new);
@@ -171,6 +179,7 @@ async fn evidence(
     connection: &mut PgConnection,
     news: &BTreeMap<i64, Vec<Evidence>>,
     mut kept: HashMap<i64, Vec<RegionState>>,
+    now: Timestamp,
 ) -> Sql<Vec<Known>> {
     // Whether a failure follows a success that was overlooked matters only until the region is down.
     let settled = |state: &&RegionState| state.down || state.fails == 0;
@@ -186,6 +195,7 @@ async fn evidence(
         .bind(ats)
         .bind(known_sites)
         .bind(known_regions)
+        .bind(DbTimestamp(now))
         .fetch_all(connection)
         .await?;
     let mut sites: Vec<Known> = Vec::new();

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use picket_proto::{Cause, CheckResult, Outcome, Region, SiteId};
+use picket_proto::{Cause, CheckResult, Outcome, Region, SiteId, Timestamp};
 use sqlx::{Connection, PgConnection, pool::PoolConnection, postgres::Postgres};
 
 use crate::{
@@ -129,29 +129,32 @@ impl Results {
     /// Keeps `entries` in one transaction; what is there already stays as it is, except that a real result takes the
     /// place of a missed one. What the database refuses for good becomes a dead letter, like what is unusable.
     ///
+    /// `now` is the latest time that the caller holds possible: what is due after it, and after now by the database's clock, is
+    /// kept and opens or closes no incident.
+    ///
     /// May be cancelled at any point: then all of it is kept or nothing, and the connection is not used again.
     ///
     /// # Errors
     /// Then nothing was kept, or all of it and nobody knows: the same entries are to be given again.
-    pub async fn insert(&self, entries: &[Entry<'_>]) -> Result<Written, Error> {
+    pub async fn insert(&self, entries: &[Entry<'_>], now: Timestamp) -> Result<Written, Error> {
         let regions = self.regions_of(entries).await?;
         let rows = Rows::new(entries, &regions);
         if rows.usable.len() >= self.copy_from && rows.are_checks() && self.may_copy() {
-            match self.insert_all(&rows, Way::Copy).await {
+            match self.insert_all(&rows, Way::Copy, now).await {
                 Err(error) if refusal(&error).is_some() => {
                     self.not_copied.store(Self::AFTER_REFUSAL, Ordering::Relaxed);
                 }
                 result => return result,
             }
         }
-        let mut written = self.insert_all(&rows, Way::Insert).await;
+        let mut written = self.insert_all(&rows, Way::Insert, now).await;
         if written.as_ref().is_err_and(lacks_partition) {
             // A good result is not to blame for that. What still has no partition then lies too far away to be a tick.
             partitions::ensure_for(&self.store, rows.moments()).await?;
-            written = self.insert_all(&rows, Way::Insert).await;
+            written = self.insert_all(&rows, Way::Insert, now).await;
         }
         match written {
-            Err(error) if refusal(&error).is_some() => self.insert_around_refused(&rows).await,
+            Err(error) if refusal(&error).is_some() => self.insert_around_refused(&rows, now).await,
             result => result,
         }
     }
@@ -170,9 +173,9 @@ impl Results {
         self.not_copied.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_err()
     }
 
-    async fn insert_all(&self, rows: &Rows<'_>, way: Way) -> Result<Written, Error> {
+    async fn insert_all(&self, rows: &Rows<'_>, way: Way, now: Timestamp) -> Result<Written, Error> {
         let mut connection = self.connect().await?;
-        let inserting = insert_and_decide(connection.busy(), rows, way);
+        let inserting = insert_and_decide(connection.busy(), rows, way, now);
         let Ok(ended) = tokio::time::timeout(Self::LIMIT, inserting).await else {
             return Err(Error::TimedOut { doing: KEEP, seconds: Self::LIMIT.as_secs() });
         };
@@ -182,10 +185,10 @@ impl Results {
     }
 
     /// Halves what is refused until each refused row stands alone.
-    async fn insert_around_refused(&self, rows: &Rows<'_>) -> Result<Written, Error> {
+    async fn insert_around_refused(&self, rows: &Rows<'_>, now: Timestamp) -> Result<Written, Error> {
         let mut connection = self.connect().await?;
         // However this ends, nobody gets a connection that is inside a transaction.
-        let searching = insert_around_refused(connection.busy(), rows);
+        let searching = insert_around_refused(connection.busy(), rows, now);
         match tokio::time::timeout(Self::SEARCH_LIMIT, searching).await {
             Ok(result) => result,
             Err(_) => Err(Error::TimedOut { doing: KEEP, seconds: Self::SEARCH_LIMIT.as_secs() }),
@@ -265,6 +268,7 @@ async fn insert_and_decide(
     connection: &mut PgConnection,
     rows: &Rows<'_>,
     way: Way,
+    now: Timestamp,
 ) -> Result<(New, Decided), sqlx::Error> {
     let mut transaction = connection.begin().await?;
     let mut fresh = Vec::new();
@@ -273,7 +277,7 @@ async fn insert_and_decide(
         Way::Insert => insert(&mut transaction, &rows.usable, &rows.dead, &mut fresh).await?,
     };
     // Last, so that who waits for a site holds no row that the other still has to write.
-    let decided = incidents::decide(&mut transaction, fresh).await?;
+    let decided = incidents::decide(&mut transaction, fresh, now).await?;
     transaction.commit().await?;
     Ok((new, decided))
 }
@@ -318,7 +322,11 @@ async fn insert(
     Ok(new)
 }
 
-async fn insert_around_refused(connection: &mut PgConnection, rows: &Rows<'_>) -> Result<Written, Error> {
+async fn insert_around_refused(
+    connection: &mut PgConnection,
+    rows: &Rows<'_>,
+    now: Timestamp,
+) -> Result<Written, Error> {
     let mut new = New::new();
     let mut refused: Vec<Dead<'_>> = Vec::new();
     let mut fresh = Vec::new();
@@ -351,7 +359,7 @@ async fn insert_around_refused(connection: &mut PgConnection, rows: &Rows<'_>) -
     }
     insert(connection, &[], &rows.dead, &mut fresh).await.map_err(Error::doing(KEEP))?;
     insert(connection, &[], &refused, &mut fresh).await.map_err(Error::doing(KEEP))?;
-    let decided = incidents::decide(connection, fresh).await.map_err(Error::doing(KEEP))?;
+    let decided = incidents::decide(connection, fresh, now).await.map_err(Error::doing(KEEP))?;
     run(connection, "COMMIT").await?;
     let reason = refused.first().map(|dead| dead.reason.to_string());
     let written = rows.written(new, refused.len());

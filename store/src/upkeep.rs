@@ -4,7 +4,7 @@
 //! Each takes the time by the caller's own clock, `now`, and does nothing but fail with [`Error::Clock`] when the database's
 //! clock, by which the statement goes, is not near it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use picket_proto::Timestamp;
 use sqlx::{Postgres, types::time::Date};
@@ -15,6 +15,9 @@ use crate::{DbTimestamp, Error, Store, leases::millis};
 const LIMIT: Duration = Duration::from_secs(300);
 /// No more rows than these are deleted at once.
 const PRUNED_AT_ONCE: i32 = 5_000;
+/// No more results in the future than these are deleted at once, and those that are due with the last of them. The next piece has
+/// to be deleted before its ticks are due.
+pub const FUTURE_AT_ONCE: i32 = 50_000;
 
 /// Adds the next `piece` of results to the rollups, if the ledger of all of it is closed; a piece does not reach beyond its
 /// hour. Returns up to where the rollups are now; `None` when there was nothing to do.
@@ -113,6 +116,12 @@ impl Dropped {
     }
 }
 
+/// Whether this reason of [`Dropped::refused`] is only that the clock has not been observed for long enough yet.
+pub fn is_too_early(refused: &str) -> bool {
+    // As `picket.refuses_deletion` says it.
+    refused.starts_with("the clock has been steady since")
+}
+
 /// Drops the oldest day of results and the oldest month of rollups, if their time is over, and deletes some of the other rows
 /// whose time is.
 ///
@@ -121,9 +130,12 @@ impl Dropped {
 pub async fn expire(store: &Store, now: Timestamp, retention: Retention) -> Result<Dropped, Error> {
     let days = i32::try_from(retention.results).unwrap_or(i32::MAX);
     let rollup_days = i32::try_from(retention.rollups.max(retention.results)).unwrap_or(i32::MAX);
+    // Each takes the time anew: the one before may have taken minutes.
+    let began = Instant::now();
+    let now = || now.plus(began.elapsed());
     // In a transaction of its own: what it finds out about the clock is to be remembered.
     let query = sqlx::query_scalar("SELECT picket.refuses_deletion()");
-    let refused: Option<String> = long(store, now, "ask whether anything may be deleted", query).await?;
+    let refused: Option<String> = long(store, now(), "ask whether anything may be deleted", query).await?;
     if refused.is_some() {
         return Ok(Dropped { refused, ..Dropped::default() });
     }
@@ -131,11 +143,11 @@ pub async fn expire(store: &Store, now: Timestamp, retention: Retention) -> Resu
         .bind(days)
         .bind(rollup_days)
         .bind(PRUNED_AT_ONCE);
-    let rows: i64 = long(store, now, "delete what is too old", query).await?;
+    let rows: i64 = long(store, now(), "delete what is too old", query).await?;
     let query = sqlx::query_scalar("SELECT picket.drop_results($1)").bind(days);
-    let day = long(store, now, "drop a day of results", query).await?;
+    let day = long(store, now(), "drop a day of results", query).await?;
     let query = sqlx::query_scalar("SELECT picket.drop_rollups($1)").bind(rollup_days);
-    let month = long(store, now, "drop a month of rollups", query).await?;
+    let month = long(store, now(), "drop a month of rollups", query).await?;
     Ok(Dropped { day, month, rows: rows.unsigned_abs(), refused: None })
 }
 
@@ -157,6 +169,17 @@ pub async fn repair_marks(
         Some((mark.to_owned(), number.parse().ok()?))
     };
     Ok(repaired.unwrap_or_default().iter().filter_map(read).collect())
+}
+
+/// Deletes results of ticks that are due more than a minute from now, at most about [`FUTURE_AT_ONCE`]; returns how many. Their
+/// checks were made by a clock that was ahead, and no others would take their place.
+///
+/// # Errors
+/// When the database cannot be reached in time; trying again is safe.
+pub async fn delete_future_results(store: &Store, now: Timestamp) -> Result<u64, Error> {
+    let query = sqlx::query_scalar("SELECT picket.delete_future_results($1)").bind(FUTURE_AT_ONCE);
+    let deleted: i64 = long(store, now, "delete results of ticks that are still to come", query).await?;
+    Ok(deleted.unsigned_abs())
 }
 
 /// Runs a statement that may take longer than others, if the time that it goes by is `now`.

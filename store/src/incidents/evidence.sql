@@ -1,6 +1,6 @@
 -- What is known of sites of which something is new at each of these moments (the pairs of $1 and $2): their rules, their
 -- regions, and what these have said lately. Of regions that are down already, or of which enough is kept (the pairs of $3
--- and $4), nothing is looked up.
+-- and $4), nothing is looked up. $5 is the time that it is.
 SELECT
     site.id AS site_id,
     site.shard,
@@ -27,12 +27,12 @@ CROSS JOIN LATERAL (
     SELECT array_agg(maintenance.window_from) AS window_from, array_agg(maintenance.window_to) AS window_to
     FROM picket.maintenance AS maintenance
     WHERE (maintenance.site_id = site.id OR maintenance.tag = ANY (site.tags))
-      AND maintenance.window_from <= now() AND maintenance.window_to > asked.first
+      AND maintenance.window_from <= $5 AND maintenance.window_to > asked.first
 ) AS maintenance
 CROSS JOIN LATERAL (
     SELECT CASE WHEN (site.id, schedule.region_id) NOT IN (SELECT * FROM unnest($3::bigint[], $4::smallint[])) THEN
         picket.seen_around(
-            site.id, schedule.region_id, schedule.interval_ms, schedule.phase_ms, schedule.valid_from, asked.moments)
+            site.id, schedule.region_id, schedule.interval_ms, schedule.phase_ms, schedule.valid_from, asked.moments, $5)
     END AS times
     OFFSET 0
 ) AS seen

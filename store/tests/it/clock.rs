@@ -40,7 +40,9 @@ impl World {
         let days = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'picket.check_results'::regclass";
         let before = self.text(days).await;
         let dropped = upkeep::expire(&self.store, wall(), RETENTION).await.unwrap();
-        assert!(dropped.refused.as_ref().is_some_and(|said| said.contains(why)), "{dropped:?}");
+        let refused = dropped.refused.unwrap();
+        assert!(refused.contains(why), "{refused}");
+        assert_eq!(upkeep::is_too_early(&refused), why.contains("steady"), "{refused}");
         // By hand neither.
         for drop in ["drop_results(30)", "drop_rollups(730)"] {
             assert_eq!(self.text(&format!("SELECT picket.{drop}")).await, "");
@@ -112,6 +114,7 @@ async fn nothing_is_done_by_the_databases_clock_when_the_callers_says_another_ti
         assert!(is_clock(upkeep::roll_up_day(&store, now).await.unwrap_err()));
         assert!(is_clock(upkeep::recount(&store, now, 1).await.unwrap_err()));
         assert!(is_clock(upkeep::repair_marks(&store, now, true).await.unwrap_err()));
+        assert!(is_clock(upkeep::delete_future_results(&store, now).await.unwrap_err()));
         assert!(is_clock(partitions::ensure(&store, now, RETENTION).await.unwrap_err()));
     }
     assert_eq!(partitions::ensure(&store, wall(), RETENTION).await.unwrap(), 0);

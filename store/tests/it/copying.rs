@@ -64,7 +64,7 @@ async fn many_new_rows_are_copied_and_are_the_same_rows() {
     let copying = database.results.clone().copying_from(1);
     let rows = of_all_kinds(0..25, at);
     let entries: Vec<_> = rows.iter().map(|row| entry(Content::Check(row))).collect();
-    let many = copying.insert(&entries).await.unwrap();
+    let many = copying.insert(&entries, now()).await.unwrap();
     let copied: String = sqlx::query_scalar(kept).fetch_one(&database.pool).await.unwrap();
 
     assert_eq!(database.copied().await, [false, true]);

@@ -41,6 +41,10 @@ const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
         "picket.repair_marks(boolean)",
         "moves marks that lie in the future, of tables that only the owner writes",
     ),
+    (
+        "picket.delete_future_results(integer)",
+        "deletes results of ticks still to come, for which the ledger is not closed",
+    ),
     ("picket.adopt_cluster()", "replaces transaction numbers of another cluster"),
     // Work of sinks.
     ("picket.ensure_partition(timestamp with time zone)", "creates a partition, which only the owner can"),

@@ -45,7 +45,7 @@ impl Database {
 
     async fn insert_contents(&self, contents: &[Content<'_>]) -> Written {
         let entries: Vec<_> = contents.iter().map(|content| entry(*content)).collect();
-        self.results.insert(&entries).await.unwrap()
+        self.results.insert(&entries, now()).await.unwrap()
     }
 }
 
@@ -268,7 +268,7 @@ async fn nul_and_overlong_words_are_mended_and_kept() {
 
     let contents = [Content::Check(&hostile), Content::Adhoc(&adhoc), Content::Unusable(&unusable)];
     let entries = contents.map(|content| Entry { subject: "s\0", payload: b"\0\xff{", content });
-    let written = database.results.insert(&entries).await.unwrap();
+    let written = database.results.insert(&entries, now()).await.unwrap();
 
     assert_eq!((written.inserted(), written.unusable, written.refused), (2, 1, 0));
     let lengths = "SELECT (octet_length(message), octet_length(prober), octet_length(remote_addr),
@@ -315,8 +315,9 @@ async fn a_region_added_later_is_found_a_removed_one_still_counts_and_an_unknown
     regions::add(&database.store, &asia).await.unwrap();
     let added = database.insert(&[up(1, "asia", at)]).await;
     regions::remove(&database.store, &asia).await.unwrap();
-    let removed =
-        Results::new(database.store.clone()).insert(&[entry(Content::Check(&up(2, "asia", at)))]).await;
+    let removed = Results::new(database.store.clone())
+        .insert(&[entry(Content::Check(&up(2, "asia", at)))], now())
+        .await;
 
     assert_eq!((unknown.of_unknown_regions, unknown.inserted()), (1, 1));
     assert_eq!((added.inserted(), removed.unwrap().inserted()), (1, 1));
@@ -330,15 +331,18 @@ async fn a_database_that_is_away_is_an_error_that_passes() {
     store.migrate(64).await.unwrap();
     regions::add(&store, &"eu".parse().unwrap()).await.unwrap();
     let (results, row) = (Results::new(store), up(1, "eu", now()));
-    results.insert(&[entry(Content::Check(&row))]).await.unwrap();
+    results.insert(&[entry(Content::Check(&row))], now()).await.unwrap();
 
     server.kill().await;
-    let error = results.insert(&[entry(Content::Check(&row))]).await.unwrap_err();
+    let error = results.insert(&[entry(Content::Check(&row))], now()).await.unwrap_err();
     server.start().await;
 
     assert!(error.is_transient(), "{error:?}");
     picket_testkit::eventually(std::time::Duration::from_secs(20), "the database is back", async || {
-        results.insert(&[entry(Content::Check(&row))]).await.map(|written| assert_eq!(written.duplicates, 1))
+        results
+            .insert(&[entry(Content::Check(&row))], now())
+            .await
+            .map(|written| assert_eq!(written.duplicates, 1))
     })
     .await;
 }
@@ -355,9 +359,9 @@ async fn an_insert_that_is_cancelled_leaves_no_connection_in_a_transaction() {
 
     for millis in [1, 5, 10, 20, 40] {
         let cut = std::time::Duration::from_millis(millis);
-        let _ = tokio::time::timeout(cut, database.results.insert(&contents)).await;
+        let _ = tokio::time::timeout(cut, database.results.insert(&contents, now())).await;
     }
-    let written = database.results.insert(&contents).await.unwrap();
+    let written = database.results.insert(&contents, now()).await.unwrap();
 
     assert_eq!(written.inserted() + written.duplicates, 342);
     assert_eq!(database.checks().await, 342);
@@ -384,10 +388,10 @@ async fn what_a_row_costs() {
         let rows: Vec<_> = (0..ROWS).map(|row| up(batch * ROWS + row, "eu", tick(row))).collect();
         let entries: Vec<_> = rows.iter().map(|row| entry(Content::Check(row))).collect();
         let began = tokio::time::Instant::now();
-        database.results.insert(&entries).await.unwrap();
+        database.results.insert(&entries, now()).await.unwrap();
         spent += began.elapsed();
         let began = tokio::time::Instant::now();
-        database.results.insert(&entries).await.unwrap();
+        database.results.insert(&entries, now()).await.unwrap();
         again += began.elapsed();
     }
 

@@ -1,5 +1,7 @@
 //! Retention: what is too old goes, nothing else does, and nobody is held up.
 
+use std::time::Duration;
+
 use picket_store::{
     partitions,
     upkeep::{self, Retention},
@@ -103,6 +105,27 @@ async fn a_long_report_puts_a_drop_off_and_neither_holds_up_who_writes() {
 
     reading.rollback().await.unwrap();
     assert!(upkeep::expire(&world.store, wall(), RETENTION).await.unwrap().day.is_some());
+}
+
+#[tokio::test]
+async fn a_slow_deletion_does_not_make_the_next_one_take_the_clock_for_wrong() {
+    let world = World::new().await;
+    world.old_day(33, true).await;
+    world
+        .run(
+            "INSERT INTO picket.dead_letters (received_at, subject, reason, payload)
+             VALUES (now() - interval '40 days', 's', 'r', 'p');
+             CREATE FUNCTION public.takes_long() RETURNS trigger LANGUAGE plpgsql
+             AS $$ BEGIN PERFORM pg_catalog.pg_sleep(6); RETURN NULL; END $$;
+             CREATE TRIGGER takes_long AFTER DELETE ON picket.dead_letters EXECUTE FUNCTION public.takes_long()",
+        )
+        .await;
+
+    // The difference that is allowed is 30 s.
+    let now = wall().minus(Duration::from_secs(25));
+    let dropped = upkeep::expire(&world.store, now, RETENTION).await.unwrap();
+
+    assert_eq!((dropped.rows, dropped.day.is_some()), (1, true));
 }
 
 #[tokio::test]

@@ -64,6 +64,7 @@ const ATTEMPTS: &[(&str, &[&str])] = &[
     ("SELECT picket.drop_results(30)", &[COORDINATOR]),
     ("SELECT picket.refuses_deletion()", &[COORDINATOR]),
     ("SELECT * FROM picket.repair_marks(true)", &[COORDINATOR]),
+    ("SELECT picket.delete_future_results(10)", &[COORDINATOR]),
     ("UPDATE picket.clock SET steady_since = now()", &[]),
     ("SELECT picket.prune(30, 730, 10)", &[COORDINATOR]),
     ("SELECT picket.roll_up('1 h')", &[COORDINATOR]),

@@ -1,6 +1,9 @@
 //! What counts as evidence, and what a failover does to it.
 
+use picket_store::upkeep;
+
 use super::*;
+use crate::wall;
 
 #[tokio::test]
 async fn what_calls_itself_scheduled_and_is_no_tick_opens_and_closes_nothing() {
@@ -70,4 +73,65 @@ async fn two_incidents_that_begin_with_the_same_failure_have_events_of_their_own
     assert_eq!(world.number("SELECT count(DISTINCT first_failure_at) FROM picket.incidents").await, 1);
     let ids = "SELECT count(DISTINCT event_id) * 10 + count(*) FROM picket.outbox";
     assert_eq!(world.number(ids).await, 33);
+}
+
+#[tokio::test]
+async fn an_outage_opens_an_incident_although_the_databases_clock_is_ten_minutes_behind() {
+    let world = world().await;
+    let later = now().plus(Duration::from_secs(600));
+
+    // Due some seconds before.
+    let first = world.insert_at(later, &[world.down(0, 170), world.down(1, 170), world.up(2, 170)]).await;
+    assert!(first.decided.suspects.iter().any(|suspect| suspect.rounds > 0), "{:?}", first.decided);
+    world.insert_at(later, &[world.down(0, 171), world.down(1, 171), world.up(2, 171)]).await;
+    assert_eq!(world.incidents().await, (1, 1));
+    for tick in [172, 173] {
+        world.insert_at(later, &[0, 1, 2].map(|region| world.up(region, tick))).await;
+    }
+
+    assert_eq!((world.incidents().await, world.states().await), ((1, 0), 0));
+}
+
+#[tokio::test]
+async fn an_incident_stays_open_when_the_clock_goes_back_until_its_regions_are_up() {
+    let world = world().await;
+    let later = now().plus(Duration::from_secs(600));
+    for tick in [170, 171] {
+        world.insert_at(later, &[world.down(0, tick), world.down(1, tick), world.up(2, tick)]).await;
+    }
+    assert_eq!(world.incidents().await, (1, 1));
+
+    for tick in [0, 1, 2] {
+        world.insert(&[world.up(2, tick)]).await;
+    }
+    assert_eq!(world.incidents().await, (1, 1), "two of three regions have not said that it is up");
+    for tick in [172, 173] {
+        world.insert_at(later, &[0, 1, 2].map(|region| world.up(region, tick))).await;
+    }
+
+    assert_eq!((world.incidents().await, world.states().await), ((1, 0), 0));
+}
+
+#[tokio::test]
+async fn a_tick_that_was_checked_ahead_of_time_by_a_clock_that_was_ahead_is_checked_again() {
+    let world = world().await;
+    let ahead = now().plus(Duration::from_secs(600));
+    let ticks = [169, 170, 171];
+    for tick in ticks {
+        world.insert_at(ahead, &[0, 1, 2].map(|region| world.up(region, tick))).await;
+    }
+    world.execute("UPDATE picket.leases SET accounted_through = now() + interval '10 minutes'").await;
+    let outage = |tick| [world.down(0, tick), world.down(1, tick), world.up(2, tick)];
+    assert_eq!(world.insert_at(ahead, &outage(169)).await.duplicates, 3);
+    let delete = async || upkeep::delete_future_results(&world.store, wall()).await.unwrap();
+
+    assert_eq!(delete().await, 0, "nothing would account for these ticks");
+    upkeep::repair_marks(&world.store, wall(), true).await.unwrap();
+    assert_eq!((delete().await, delete().await), (9, 0));
+
+    assert_eq!(world.number("SELECT count(*) FROM picket.check_results").await, 3, "what is due stays");
+    for tick in ticks {
+        assert_eq!(world.insert_at(ahead, &outage(tick)).await.inserted(), 3);
+    }
+    assert_eq!(world.incidents().await, (1, 1));
 }

@@ -19,6 +19,7 @@ impl World {
                 .bind(moments.iter().map(|moment| moment.datetime()).collect::<Vec<_>>())
                 .bind(Vec::<i64>::new())
                 .bind(Vec::<i16>::new())
+                .bind(now().datetime())
                 .fetch_one(&self.pool)
                 .await
                 .unwrap();
@@ -46,7 +47,7 @@ async fn failures_that_are_due_in_the_future_open_no_incident_and_hide_no_outage
 }
 
 #[tokio::test]
-async fn what_was_kept_of_a_region_from_the_future_is_forgotten() {
+async fn a_region_that_was_down_in_the_future_is_up_with_its_next_results() {
     let world = world().await;
     let later = now().plus(Duration::from_secs(280)).micros();
     world
