@@ -184,6 +184,8 @@ BEGIN
         DELETE FROM picket.rollups_dirty WHERE hour >= this_hour;
         UPDATE picket.rollup_state SET rolled_through = this_hour, days_through = least(days_through, picket.day_of(moment));
         PERFORM picket.sum_up_today();
+        -- Otherwise what is seen from now on would be older and change nothing.
+        UPDATE picket.certificates SET seen_at = moment WHERE seen_at > latest;
         -- They may have been rolled up before they were over.
         INSERT INTO picket.rollups_dirty (hour)
         SELECT hour FROM generate_series(this_hour - interval '6 hours', this_hour - interval '1 hour', interval '1 hour') AS hour;

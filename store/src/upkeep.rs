@@ -4,10 +4,11 @@
 //! Each takes the time by the caller's own clock, `now`, and does nothing but fail with [`Error::Clock`] when the database's
 //! clock, by which the statement goes, is not near it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use picket_proto::Timestamp;
 use sqlx::{Postgres, types::time::Date};
+use tokio::time::Instant;
 
 use crate::{DbTimestamp, Error, Store, leases::millis};
 

@@ -145,6 +145,7 @@ async fn marks_in_the_future_are_taken_back_to_now_and_those_that_are_right_stay
                                           picket.hour_of(now()) + (n + 1) * interval '1 hour') FROM generate_series(1, 5) AS n;
              UPDATE picket.rollup_state SET rolled_through = picket.hour_of(now() + interval '45 days'),
                  days_through = picket.day_of(now() + interval '45 days');
+             UPDATE picket.certificates SET seen_at = now() + interval '45 days';
              UPDATE picket.schedules SET valid_to = now() + interval '45 days' WHERE site_id = 1;
              INSERT INTO picket.schedules (site_id, region_id, interval_ms, phase_ms, shard, valid_from)
              SELECT site_id, region_id, 30000, 0, shard, valid_to FROM picket.schedules WHERE site_id = 1",
@@ -166,6 +167,7 @@ async fn marks_in_the_future_are_taken_back_to_now_and_those_that_are_right_stay
         ("2", "SELECT count(*) FROM picket.gaps WHERE gap_to <= now()"),
         ("0", "SELECT count(*) FROM picket.gaps WHERE gap_to > now()"),
         ("0", "SELECT count(*) FROM picket.schedules WHERE greatest(valid_from, valid_to) > now()"),
+        ("0", "SELECT count(*) FROM picket.certificates WHERE seen_at > now()"),
         ("true", "SELECT rolled_through = picket.hour_of(now()) FROM picket.rollup_state"),
         ("0", "SELECT count(*) FROM picket.rollups_hourly WHERE hour >= picket.hour_of(now())"),
     ] {
