@@ -173,7 +173,10 @@ impl Provision {
         if self.fence.holds(Shard(0)) {
             let sites = regions::reconcile_pending(&self.store).await?;
             if sites > 0 {
-                info!(sites, "compared the schedules of sites that were written beside a region");
+                info!(
+                    sites,
+                    "compared the schedules of sites that were written beside a region, or into a shard that does not exist"
+                );
             }
         }
         Ok(has_key)

@@ -228,10 +228,23 @@ CREATE FUNCTION picket.reconcile_pending() RETURNS bigint
     SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
+    shard_count CONSTANT smallint := (SELECT shards FROM picket.settings);
     site_ids bigint[];
+    lost bigint[];
 BEGIN
+    -- A row that was written past the triggers may name a shard that does not exist, which no coordinator holds.
+    IF EXISTS (SELECT FROM picket.sites WHERE shard < 0) OR EXISTS (SELECT FROM picket.sites WHERE shard >= shard_count) THEN
+        WITH moved AS (
+            UPDATE picket.sites SET shard = picket.shard_of(id) WHERE shard < 0 OR shard >= shard_count RETURNING id
+        )
+        SELECT array_agg(id) INTO lost FROM moved;
+        -- The ledger accounts for the ticks of their schedules from the beginning.
+        UPDATE picket.schedules
+        SET shard = picket.shard_of(site_id), opened_by = pg_current_xact_id(), version = pg_current_xact_id()
+        WHERE site_id = ANY (lost) AND (shard < 0 OR shard >= shard_count);
+    END IF;
     IF NOT EXISTS (SELECT FROM picket.pending_reconciliation) THEN
-        RETURN 0;
+        RETURN coalesce(cardinality(lost), 0);
     END IF;
     LOCK TABLE picket.regions IN SHARE MODE;
     WITH pending AS (DELETE FROM picket.pending_reconciliation RETURNING site_id, region_id)
@@ -242,11 +255,12 @@ BEGIN
                   WHERE site.regions = '{}' OR region.name = ANY (site.regions));
     PERFORM picket.note_regions(site_ids);
     PERFORM picket.reconcile_schedules(site_ids);
-    RETURN coalesce(cardinality(site_ids), 0);
+    RETURN coalesce(cardinality(site_ids), 0) + coalesce(cardinality(lost), 0);
 END $$;
 REVOKE EXECUTE ON FUNCTION picket.reconcile_pending FROM PUBLIC;
 COMMENT ON FUNCTION picket.reconcile_pending IS
-    'Compares the schedules of sites and regions once more that were written in a transaction that saw no other''s commit';
+    'Compares the schedules of sites and regions once more that were written in a transaction that saw no other''s commit, and moves '
+    'sites out of shards that do not exist';
 
 -- The number of a region is the lowest that is free, and taken only when a region is really added: numbers of a sequence
 -- are used up by each attempt, and there are 32767.

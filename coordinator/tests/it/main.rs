@@ -151,12 +151,22 @@ async fn a_coordinator_whose_shards_another_has_taken_publishes_no_more() {
     let running = stack.coordinator("robbed", Duration::from_secs(3)).await;
     jobs.until(2).await;
 
-    stack
-        .execute("UPDATE picket.leases SET holder = 'robber', epoch = epoch + 1, expires_at = now() + interval '1 hour'")
-        .await;
+    stack.execute("UPDATE picket.leases SET holder = 'robber', epoch = epoch + 1").await;
+    // A lease that nobody renews is free for whoever has seen it so for a lease time.
+    let renewing = async {
+        loop {
+            stack
+                .execute("UPDATE picket.leases SET expires_at = clock_timestamp() + interval '3 seconds' WHERE holder = 'robber'")
+                .await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    };
     let silent = async { while timeout(Duration::from_secs(3), jobs.subscriber.next()).await.is_ok() {} };
 
-    timeout(SOON, silent).await.expect("three seconds without a job");
+    tokio::select! {
+        silent = timeout(SOON, silent) => silent.expect("three seconds without a job"),
+        () = renewing => {}
+    }
     running.drain().await;
     assert_eq!(stack.number("SELECT count(*) FROM picket.leases WHERE holder = 'robber'").await, 64);
 }

@@ -154,6 +154,29 @@ async fn a_site_and_a_region_committed_side_by_side_under_repeatable_read_find_e
 }
 
 #[tokio::test]
+async fn sites_in_a_shard_that_does_not_exist_are_moved_to_their_own_with_the_history_of_their_schedules() {
+    const ASTRAY: &str = "SELECT (SELECT count(*) FROM picket.sites WHERE shard <> picket.shard_of(id))
+                              + (SELECT count(*) FROM picket.schedules WHERE shard <> picket.shard_of(site_id))";
+    let database = database().await;
+    add(&database, "eu").await;
+    // As a restore with triggers disabled writes them.
+    run(
+        &database,
+        "BEGIN; SET LOCAL session_replication_role = replica;
+         INSERT INTO picket.sites (shard, version, url)
+         SELECT shard, pg_current_xact_id(), 'http://x/' || shard FROM unnest('{-1,64,32767}'::smallint[]) AS shard; COMMIT;
+         SELECT picket.reconcile_schedules(ARRAY(SELECT id FROM picket.sites))",
+    )
+    .await;
+    let astray = async || -> i64 { sqlx::query_scalar(ASTRAY).fetch_one(&database.pool).await.unwrap() };
+    assert_eq!(astray().await, 6);
+
+    assert_eq!(regions::reconcile_pending(&database.store).await.unwrap(), 3);
+    assert_eq!((astray().await, in_force(&database).await.len()), (0, 3));
+    assert_eq!(regions::reconcile_pending(&database.store).await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn two_regions_that_are_removed_at_once_do_not_wait_for_each_other_in_a_circle() {
     let database = database().await;
     for name in ["eu", "us"] {
