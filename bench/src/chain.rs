@@ -8,12 +8,12 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     Error,
-    bed::{Bed, Process, REGION, failed},
-    report::How,
-    say,
-    span::Span,
-    table::{Short, Spread, Table},
-    target::Target,
+    bench_report::RunOptions,
+    log_progress,
+    table::{Percentiles, ShortNumber, Table},
+    target::BenchTarget,
+    testbed::{Process, REGION, Testbed, with_context},
+    window::MeasurementWindow,
 };
 
 /// What is offered, and for how long.
@@ -35,12 +35,12 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 5)]
     pub(crate) interval: u32,
     #[command(flatten)]
-    pub(crate) how: How,
+    pub(crate) run_options: RunOptions,
 }
 
 /// What was found at one rate.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Level {
+pub(crate) struct LoadPoint {
     /// Checks a second that are due.
     pub(crate) offered: u32,
     pub(crate) schedules: i64,
@@ -57,27 +57,27 @@ pub(crate) struct Level {
     /// Memory in bytes (PSS), by process.
     pub(crate) memory: Vec<(&'static str, u64)>,
     /// From the due time to the start of the check, in ms.
-    pub(crate) lateness_ms: Spread,
+    pub(crate) lateness_ms: Percentiles,
     /// From the due time to the commit of the row, in ms.
-    pub(crate) delay_ms: Spread,
+    pub(crate) delay_ms: Percentiles,
 }
 
-impl Level {
+impl LoadPoint {
     pub(crate) fn total_us(&self) -> f64 {
         self.cpu_us.iter().map(|(_, us)| us).sum()
     }
 
-    pub(crate) fn of(&self, name: &str) -> f64 {
+    pub(crate) fn part_us(&self, name: &str) -> f64 {
         self.cpu_us.iter().filter(|(of, _)| *of == name).map(|(_, us)| us).sum()
     }
 
     /// Checks that were really done, a second.
-    pub(crate) fn per_s(&self) -> f64 {
+    pub(crate) fn checks_per_s(&self) -> f64 {
         (self.found - self.missed) as f64 / self.seconds
     }
 
     /// Whether nothing is left lying: each tick was checked, and soon.
-    fn keeps_up(&self) -> bool {
+    fn is_sustained(&self) -> bool {
         const LATE_MS: f64 = 1_000.0;
         self.unaccounted == 0 && self.missed * 1_000 <= self.expected && self.lateness_ms.p99 < LATE_MS
     }
@@ -85,8 +85,8 @@ impl Level {
 
 /// All of it.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Chain {
-    pub(crate) levels: Vec<Level>,
+pub(crate) struct ChainReport {
+    pub(crate) levels: Vec<LoadPoint>,
     /// The highest rate at which it kept up, if it did at any, in checks a second.
     pub(crate) sustained_per_s: Option<f64>,
     /// On disk, with the indexes.
@@ -94,26 +94,26 @@ pub(crate) struct Chain {
 }
 
 /// How long rows are waited for when a span is over, where more may have been offered than can be done.
-const WAIT: Duration = Duration::from_secs(10);
+const ROW_WAIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same at rates that every machine should keep up with: so long only if something is wrong.
-const LONG_WAIT: Duration = Duration::from_secs(90);
+const MODEST_ROW_WAIT_TIMEOUT: Duration = Duration::from_secs(90);
 /// The highest such rate, in checks a second.
-const MODEST: u32 = 1_000;
+const MAX_MODEST_RATE: u32 = 1_000;
 
 /// Our processes, ready.
-pub(crate) struct Running {
+pub(crate) struct ChainProcesses {
     processes: Vec<Process>,
-    parts: Vec<(&'static str, u32)>,
+    pids: Vec<(&'static str, u32)>,
 }
 
-impl Running {
+impl ChainProcesses {
     /// Starts one of each.
-    pub(crate) async fn start(bed: &Bed) -> Result<Self, Error> {
-        let coordinator = bed.coordinator()?;
+    pub(crate) async fn start(bed: &Testbed) -> Result<Self, Error> {
+        let coordinator = bed.spawn_coordinator()?;
         // All sites are on a few hosts here.
         let prober = ["--region", REGION, "--allow-addresses", "127.0.0.0/8", "--per-host", "1000"];
-        let prober = bed.process("picket-prober", &prober)?;
-        let sink = bed.process("picket-sink", &[])?;
+        let prober = bed.spawn_process("picket-prober", &prober)?;
+        let sink = bed.spawn_process("picket-sink", &[])?;
         let parts = vec![
             ("coordinator", coordinator.pid),
             ("NATS", bed.nats.pid()),
@@ -123,15 +123,15 @@ impl Running {
         ];
         let processes = vec![coordinator, prober, sink];
         for process in &processes {
-            process.ready().await?;
+            process.wait_ready().await?;
         }
-        say(format_args!("processes: {parts:?}"));
-        Ok(Self { processes, parts })
+        log_progress(format_args!("processes: {parts:?}"));
+        Ok(Self { processes, pids: parts })
     }
 
     /// Waits until the coordinator holds so many schedules.
-    pub(crate) async fn holds(&self, schedules: u32) -> Result<(), Error> {
-        crate::coordinator::all_scheduled(&self.processes[0], schedules).await
+    pub(crate) async fn wait_scheduled(&self, schedules: u32) -> Result<(), Error> {
+        crate::coordinator::wait_scheduled(&self.processes[0], schedules).await
     }
 
     /// Stops them in order.
@@ -143,13 +143,18 @@ impl Running {
     }
 
     /// Measures what runs, for so long.
-    pub(crate) async fn measure(&self, bed: &Bed, offered: u32, length: Duration) -> Result<Level, Error> {
-        let span = Span::watch(bed, &self.parts, length).await?;
-        let mut level = rows(bed, offered, &span).await?;
+    pub(crate) async fn measure_load(
+        &self,
+        bed: &Testbed,
+        offered: u32,
+        length: Duration,
+    ) -> Result<LoadPoint, Error> {
+        let span = MeasurementWindow::observe(bed, &self.pids, length).await?;
+        let mut level = wait_for_rows(bed, offered, &span).await?;
         // What was given up cost less, and is no check.
         level.cpu_us = span.cpu_us((level.found - level.missed).max(1));
         level.memory = span.memory;
-        say(format_args!(
+        log_progress(format_args!(
             "{offered}/s: {} of {} rows, {} missed, {} without a row; {:.0} µs a check {:.1?}; lateness {} ms; delay {} ms",
             level.found,
             level.expected,
@@ -166,22 +171,22 @@ impl Running {
 
 /// Measures, and prints Markdown.
 pub(crate) async fn run(options: &Options) -> Result<(), Error> {
-    let chain = measure(options).await?;
-    crate::report::write(options.how.json.as_deref(), &chain, &chain.markdown())
+    let chain = measure_chain(options).await?;
+    crate::bench_report::write_results(options.run_options.json.as_deref(), &chain, &chain.to_markdown())
 }
 
 /// Measures.
-pub(crate) async fn measure(options: &Options) -> Result<Chain, Error> {
-    let options = if options.how.smoke {
+pub(crate) async fn measure_chain(options: &Options) -> Result<ChainReport, Error> {
+    let options = if options.run_options.smoke {
         Options { rates: vec![20, 40], most: 0, seconds: 2, interval: 1, ..options.clone() }
     } else {
         options.clone()
     };
-    let target = Target::start()?;
-    let bed = Bed::start().await?;
-    let running = Running::start(&bed).await?;
+    let target = BenchTarget::start()?;
+    let bed = Testbed::start().await?;
+    let running = ChainProcesses::start(&bed).await?;
     let mut sites = 0;
-    let mut levels: Vec<Level> = Vec::new();
+    let mut levels: Vec<LoadPoint> = Vec::new();
     let mut offered = options.rates.iter().map(|rate| (*rate, options.seconds)).collect::<Vec<_>>();
     let mut next = f64::from(options.rates.last().copied().unwrap_or_default()) * 2.0;
     while next <= f64::from(options.most) {
@@ -190,28 +195,29 @@ pub(crate) async fn measure(options: &Options) -> Result<Chain, Error> {
     }
     for (rate, seconds) in offered {
         let more = rate * options.interval;
-        bed.add_sites(sites + 1, more, options.interval, &target.listening.plain).await?;
+        bed.add_sites(sites + 1, more, options.interval, &target.addresses.plain).await?;
         sites = sites.max(more);
         // Each site has its turn once, and whoever is new in the first seconds is as old as the rest.
         sleep(Duration::from_secs(u64::from(options.interval) + 1)).await;
-        let level = running.measure(&bed, rate, Duration::from_secs(seconds)).await?;
-        let keeps_up = level.keeps_up();
+        let level = running.measure_load(&bed, rate, Duration::from_secs(seconds)).await?;
+        let keeps_up = level.is_sustained();
         levels.push(level);
-        if !keeps_up && rate > MODEST {
+        if !keeps_up && rate > MAX_MODEST_RATE {
             break;
         }
     }
-    let sustained = levels.iter().filter(|level| level.keeps_up()).map(Level::per_s).reduce(f64::max);
-    let bytes_per_row = bytes_per_row(&bed).await?;
+    let sustained =
+        levels.iter().filter(|level| level.is_sustained()).map(LoadPoint::checks_per_s).reduce(f64::max);
+    let bytes_per_row = measure_bytes_per_row(&bed).await?;
     // What is under way after more was offered than could be done takes long to drain, and is nobody's concern.
-    bed.execute("UPDATE picket.sites SET enabled = false").await?;
+    bed.execute_sql("UPDATE picket.sites SET enabled = false").await?;
     running.stop().await?;
     bed.stop().await?;
-    Ok(Chain { levels, sustained_per_s: sustained, bytes_per_row })
+    Ok(ChainReport { levels, sustained_per_s: sustained, bytes_per_row })
 }
 
 /// What became of the ticks of a span, once all have a row or have been waited for long enough.
-async fn rows(bed: &Bed, offered: u32, span: &Span) -> Result<Level, Error> {
+async fn wait_for_rows(bed: &Testbed, offered: u32, span: &MeasurementWindow) -> Result<LoadPoint, Error> {
     const EXPECTED: &str =
         "SELECT coalesce(sum(picket.tick_count(interval_ms, phase_ms, greatest(valid_from, $1),
             least(coalesce(valid_to, $2), $2))), 0)::bigint, count(*) FILTER (WHERE valid_to IS NULL)
@@ -231,15 +237,16 @@ async fn rows(bed: &Bed, offered: u32, span: &Span) -> Result<Level, Error> {
         .bind(until)
         .fetch_one(database)
         .await
-        .map_err(failed("what is due"))?;
-    let over = Instant::now() + if offered > MODEST { WAIT } else { LONG_WAIT };
+        .map_err(with_context("what is due"))?;
+    let over =
+        Instant::now() + if offered > MAX_MODEST_RATE { ROW_WAIT_TIMEOUT } else { MODEST_ROW_WAIT_TIMEOUT };
     loop {
         let count: i64 = sqlx::query_scalar(COUNT)
             .bind(from)
             .bind(until)
             .fetch_one(database)
             .await
-            .map_err(failed("rows"))?;
+            .map_err(with_context("rows"))?;
         if count >= expected.0 || Instant::now() > over {
             break;
         }
@@ -250,12 +257,12 @@ async fn rows(bed: &Bed, offered: u32, span: &Span) -> Result<Level, Error> {
         .bind(until)
         .fetch_one(database)
         .await
-        .map_err(failed("the ledger"))?;
-    let found = span.found(bed, "picket.check_results").await?;
-    Ok(Level {
+        .map_err(with_context("the ledger"))?;
+    let found = span.read_tick_stats(bed, "picket.check_results").await?;
+    Ok(LoadPoint {
         offered,
         schedules: expected.1,
-        seconds: span.seconds(),
+        seconds: span.length_seconds(),
         expected: expected.0,
         found: found.rows,
         up: found.up,
@@ -268,16 +275,16 @@ async fn rows(bed: &Bed, offered: u32, span: &Span) -> Result<Level, Error> {
     })
 }
 
-async fn bytes_per_row(bed: &Bed) -> Result<f64, Error> {
-    bed.execute("VACUUM picket.check_results").await?;
+async fn measure_bytes_per_row(bed: &Testbed) -> Result<f64, Error> {
+    bed.execute_sql("VACUUM picket.check_results").await?;
     let size = "SELECT sum(pg_total_relation_size(inhrelid))::bigint FROM pg_inherits
         WHERE inhparent = 'picket.check_results'::regclass";
-    let rows = bed.number("SELECT count(*) FROM picket.check_results").await?;
-    Ok(bed.number(size).await? as f64 / rows.max(1) as f64)
+    let rows = bed.query_number("SELECT count(*) FROM picket.check_results").await?;
+    Ok(bed.query_number(size).await? as f64 / rows.max(1) as f64)
 }
 
 /// What the levels have in common with others that are measured so.
-pub(crate) fn table(levels: &[Level]) -> Table {
+pub(crate) fn build_table(levels: &[LoadPoint]) -> Table {
     let parts = levels.first().map(|level| level.cpu_us.clone()).unwrap_or_default();
     let mut head = vec!["checks/s offered".to_owned(), "done".to_owned(), "schedules".to_owned()];
     head.extend(["ticks", "missed", "without a row", "CPU µs a check"].map(str::to_owned));
@@ -290,37 +297,37 @@ pub(crate) fn table(levels: &[Level]) -> Table {
     for level in levels {
         let mut row = vec![
             level.offered.to_string(),
-            format!("{:.0}", level.per_s()),
+            format!("{:.0}", level.checks_per_s()),
             level.schedules.to_string(),
             level.expected.to_string(),
             level.missed.to_string(),
             level.unaccounted.to_string(),
             format!("**{:.0}**", level.total_us()),
         ];
-        row.extend(level.cpu_us.iter().map(|(_, us)| Short(*us).to_string()));
-        row.push(format!("{:.2}", 1.0 - level.of("prober") / level.total_us()));
+        row.extend(level.cpu_us.iter().map(|(_, us)| ShortNumber(*us).to_string()));
+        row.push(format!("{:.2}", 1.0 - level.part_us("prober") / level.total_us()));
         row.extend([level.lateness_ms.to_string(), level.delay_ms.to_string()]);
-        table.row(row);
+        table.add_row(row);
     }
     table
 }
 
-impl Chain {
+impl ChainReport {
     /// The level at the highest rate at which it kept up.
-    pub(crate) fn sustained(&self) -> Option<&Level> {
-        self.levels.iter().rfind(|level| level.keeps_up())
+    pub(crate) fn highest_sustained(&self) -> Option<&LoadPoint> {
+        self.levels.iter().rfind(|level| level.is_sustained())
     }
 
     /// The level at half of what it sustains, or the next above.
-    pub(crate) fn half(&self) -> Option<&Level> {
+    pub(crate) fn half_sustained(&self) -> Option<&LoadPoint> {
         let half = self.sustained_per_s? / 2.0;
         self.levels.iter().find(|level| f64::from(level.offered) >= half * 0.99)
     }
 
-    pub(crate) fn markdown(&self) -> String {
+    pub(crate) fn to_markdown(&self) -> String {
         let mut text = String::from("## The whole chain\n\n");
         // Writing to a string does not fail.
-        let _ = write!(text, "{}", table(&self.levels));
+        let _ = write!(text, "{}", build_table(&self.levels));
         let sustained =
             self.sustained_per_s.map_or("nothing".to_owned(), |rate| format!("{rate:.0} checks/s"));
         let _ = writeln!(
@@ -328,7 +335,7 @@ impl Chain {
             "\nSustained: {sustained}. On disk {:.0} bytes a row, with the index.",
             self.bytes_per_row
         );
-        if let Some(half) = self.half() {
+        if let Some(half) = self.half_sustained() {
             let _ = writeln!(
                 text,
                 "At half of that, {}/s: lateness {} ms, from due to committed {} ms.",

@@ -2,24 +2,24 @@
 //!
 //! What counts is CPU time per unit of work, as a ratio of the two sides; wall times on shared machines say little.
 
-mod all;
-mod bed;
-mod bus;
+mod bench_report;
 mod chain;
+mod contenders;
 mod coordinator;
-mod cpu;
-mod growth;
-mod messages;
+mod full_run;
+mod idle_memory;
+mod nats_cost;
 mod peers;
 mod prober;
-mod report;
+mod proc_usage;
 mod reports;
-mod sides;
+mod schedule_scaling;
 mod sink;
-mod span;
 mod table;
 mod target;
-mod waiting;
+mod testbed;
+mod window;
+mod windowed_publish;
 
 use std::{io, process::ExitCode};
 
@@ -30,13 +30,13 @@ use clap::{Parser, Subcommand};
 #[command(name = "picket-bench", version)]
 struct Options {
     #[command(subcommand)]
-    what: What,
+    command: BenchCommand,
 }
 
 #[derive(Subcommand)]
-enum What {
+enum BenchCommand {
     /// All of it but the reports, in ten minutes: one table of goals, in Markdown and JSON
-    All(all::Options),
+    All(full_run::Options),
     /// Every part on this machine: CPU time a check by process, lateness, and how soon rows are there
     Chain(chain::Options),
     /// A job of the coordinator's beside a bare publish loop; lateness by load; a million schedules
@@ -44,13 +44,13 @@ enum What {
     /// A row of the sink's beside COPY by psql
     Sink(sink::Options),
     /// As many checks a second with one, ten and a hundred times the schedules
-    Growth(growth::Options),
+    Growth(schedule_scaling::Options),
     /// Others that do the same, on the same targets: blackbox_exporter with Prometheus, and a checker in Python
     Peers(peers::Options),
     /// The prober's check beside a bare reqwest loop; and the memory of checks that wait for an answer
     Prober(prober::Options),
     /// What nats-server takes for a job, by headers, pulls, acknowledgements and storage
-    Messages(messages::Options),
+    Messages(nats_cost::Options),
     /// The views of `report` on months of rollups: a site's questions and a fleet's; ten minutes and 8 GB of disk
     Reports(reports::Options),
     /// The server that is checked, in a process of its own; prints where it listens and ends with its standard input
@@ -58,7 +58,7 @@ enum What {
     Target,
     /// Checks that wait for an answer, in a process of their own; prints what they take
     #[command(hide = true)]
-    Waiting(waiting::Options),
+    Waiting(idle_memory::Options),
 }
 
 /// Why there are no numbers.
@@ -73,30 +73,30 @@ pub(crate) enum Error {
 }
 
 /// Runs it on as many threads as there are cores.
-fn on_a_runtime<T>(run: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+fn block_on_runtime<T>(run: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| Error::System("could not start", error))?;
     runtime.block_on(run)
 }
 
 /// Says how far it is.
-fn say(line: std::fmt::Arguments<'_>) {
+fn log_progress(line: std::fmt::Arguments<'_>) {
     // Nobody who listens is nobody's trouble.
     let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("picket-bench: {line}\n"));
 }
 
 fn main() -> ExitCode {
-    let done = match Options::parse().what {
-        What::Chain(options) => on_a_runtime(chain::run(&options)),
-        What::Coordinator(options) => on_a_runtime(coordinator::run(&options)),
-        What::Sink(options) => on_a_runtime(sink::run(&options)),
-        What::Growth(options) => on_a_runtime(growth::run(&options)),
-        What::All(options) => all::run(&options),
-        What::Peers(options) => on_a_runtime(peers::run(&options)),
-        What::Prober(options) => prober::run(&options),
-        What::Messages(options) => on_a_runtime(messages::run(&options)),
-        What::Reports(options) => reports::run(&options),
-        What::Target => target::run(),
-        What::Waiting(options) => waiting::run(&options),
+    let done = match Options::parse().command {
+        BenchCommand::Chain(options) => block_on_runtime(chain::run(&options)),
+        BenchCommand::Coordinator(options) => block_on_runtime(coordinator::run(&options)),
+        BenchCommand::Sink(options) => block_on_runtime(sink::run(&options)),
+        BenchCommand::Growth(options) => block_on_runtime(schedule_scaling::run(&options)),
+        BenchCommand::All(options) => full_run::run(&options),
+        BenchCommand::Peers(options) => block_on_runtime(peers::run(&options)),
+        BenchCommand::Prober(options) => prober::run(&options),
+        BenchCommand::Messages(options) => block_on_runtime(nats_cost::run(&options)),
+        BenchCommand::Reports(options) => reports::run(&options),
+        BenchCommand::Target => target::run(),
+        BenchCommand::Waiting(options) => idle_memory::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -17,12 +17,12 @@ use tokio::{process::Command, time::sleep};
 
 use crate::{
     Error,
-    bed::{Bed, Process},
-    report::How,
-    say,
-    span::Span,
-    table::{Short, Spread, Table},
-    target::Target,
+    bench_report::RunOptions,
+    log_progress,
+    table::{Percentiles, ShortNumber, Table},
+    target::BenchTarget,
+    testbed::{Process, Testbed},
+    window::MeasurementWindow,
 };
 
 /// Who is measured, and for how long.
@@ -41,12 +41,12 @@ pub(crate) struct Options {
     #[arg(long, env = "PICKET_BENCH_PYTHON", value_name = "FILE")]
     pub(crate) python: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) how: How,
+    pub(crate) run_options: RunOptions,
 }
 
 /// One of the others at one rate.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Peer {
+pub(crate) struct PeerResult {
     pub(crate) who: String,
     pub(crate) offered: u32,
     pub(crate) seconds: f64,
@@ -57,36 +57,36 @@ pub(crate) struct Peer {
     pub(crate) memory: Vec<(&'static str, u64)>,
     /// In ms. Of Prometheus, which does not keep when a scrape began: how far the intervals of one target exceed
     /// what they should be, and no maximum.
-    pub(crate) lateness_ms: Spread,
+    pub(crate) lateness_ms: Percentiles,
 }
 
-impl Peer {
+impl PeerResult {
     pub(crate) fn total_us(&self) -> f64 {
         self.cpu_us.iter().map(|(_, us)| us).sum()
     }
 
     /// Whether it did what was asked of it; else what one check cost it says nothing.
-    pub(crate) fn keeps_up(&self) -> bool {
+    pub(crate) fn is_sustained(&self) -> bool {
         self.up as f64 >= 0.95 * f64::from(self.offered) * self.seconds.floor()
     }
 }
 
 /// All of them.
 #[derive(Clone, Debug, Default, Serialize)]
-pub(crate) struct Peers {
-    pub(crate) peers: Vec<Peer>,
+pub(crate) struct PeersReport {
+    pub(crate) peers: Vec<PeerResult>,
     /// Who is not there, and what to do about it.
     pub(crate) left_out: Vec<String>,
 }
 
 /// For how long Prometheus gathers targets before it begins.
-const DISCOVERY: Duration = Duration::from_secs(6);
+const DISCOVERY_DELAY: Duration = Duration::from_secs(6);
 /// The checker's own file; its requirements lie beside it.
-const CHECKER: &str = include_str!("../python/checker.py");
+const CHECKER_SOURCE: &str = include_str!("../python/checker.py");
 /// The checker's ways to know what is due.
-const WAYS: [&str; 2] = ["loops", "claims"];
+const CHECKER_MODES: [&str; 2] = ["loops", "claims"];
 /// What it needs: the sites, and a table like ours.
-const PYTHON_TABLES: &str = "CREATE SCHEMA peer;
+const PYTHON_TABLES_SQL: &str = "CREATE SCHEMA peer;
     CREATE TABLE peer.sites (
         id bigint PRIMARY KEY, url text NOT NULL, interval_seconds integer NOT NULL, next_at timestamptz NOT NULL);
     CREATE INDEX ON peer.sites (next_at);
@@ -94,24 +94,24 @@ const PYTHON_TABLES: &str = "CREATE SCHEMA peer;
 
 /// Measures, and prints Markdown.
 pub(crate) async fn run(options: &Options) -> Result<(), Error> {
-    let peers = measure(options).await?;
-    crate::report::write(options.how.json.as_deref(), &peers, &peers.markdown())
+    let peers = measure_peers(options).await?;
+    crate::bench_report::write_results(options.run_options.json.as_deref(), &peers, &peers.to_markdown())
 }
 
 /// Measures who is there.
-pub(crate) async fn measure(options: &Options) -> Result<Peers, Error> {
-    let options = match options.how.smoke {
+pub(crate) async fn measure_peers(options: &Options) -> Result<PeersReport, Error> {
+    let options = match options.run_options.smoke {
         true => Options { rates: vec![20], seconds: 2, interval: 1, ..options.clone() },
         false => options.clone(),
     };
-    let target = Target::start()?;
-    let bed = Bed::start().await?;
-    let measuring = Measuring { bed: &bed, target: &target, options: &options };
-    let mut found = Peers::default();
-    match (program(&["prometheus"]), program(&["prometheus-blackbox-exporter", "blackbox_exporter"])) {
+    let target = BenchTarget::start()?;
+    let bed = Testbed::start().await?;
+    let measuring = PeersBench { bed: &bed, target: &target, options: &options };
+    let mut found = PeersReport::default();
+    match (find_program(&["prometheus"]), find_program(&["prometheus-blackbox-exporter", "blackbox_exporter"])) {
         (Some(prometheus), Some(blackbox)) => {
             for rate in &options.rates {
-                found.peers.push(measuring.blackbox(&prometheus, &blackbox, *rate).await?);
+                found.peers.push(measuring.measure_blackbox(&prometheus, &blackbox, *rate).await?);
             }
         }
         _ => found.left_out.push(
@@ -121,10 +121,10 @@ pub(crate) async fn measure(options: &Options) -> Result<Peers, Error> {
         ),
     }
     match &options.python {
-        Some(python) if has_modules(python).await => {
-            for way in WAYS {
+        Some(python) if has_python_modules(python).await => {
+            for way in CHECKER_MODES {
                 for rate in &options.rates {
-                    found.peers.push(measuring.python(python, way, *rate).await?);
+                    found.peers.push(measuring.measure_python(python, way, *rate).await?);
                 }
             }
         }
@@ -135,31 +135,36 @@ pub(crate) async fn measure(options: &Options) -> Result<Peers, Error> {
         ),
     }
     for absent in &found.left_out {
-        say(format_args!("left out: {absent}"));
+        log_progress(format_args!("left out: {absent}"));
     }
     bed.stop().await?;
     Ok(found)
 }
 
-struct Measuring<'a> {
-    bed: &'a Bed,
-    target: &'a Target,
+struct PeersBench<'a> {
+    bed: &'a Testbed,
+    target: &'a BenchTarget,
     options: &'a Options,
 }
 
-impl Measuring<'_> {
-    fn length(&self) -> Duration {
+impl PeersBench<'_> {
+    fn window_length(&self) -> Duration {
         Duration::from_secs(self.options.seconds)
     }
 
     /// Until each site has had its turn.
-    fn settle(&self) -> Duration {
+    fn settle_time(&self) -> Duration {
         Duration::from_secs(u64::from(self.options.interval) + 2)
     }
 
-    async fn blackbox(&self, prometheus: &Path, blackbox: &Path, rate: u32) -> Result<Peer, Error> {
+    async fn measure_blackbox(
+        &self,
+        prometheus: &Path,
+        blackbox: &Path,
+        rate: u32,
+    ) -> Result<PeerResult, Error> {
         let interval = self.options.interval;
-        let dir = self.bed.dir().join(format!("prometheus-{rate}"));
+        let dir = self.bed.scratch_dir().join(format!("prometheus-{rate}"));
         fs::create_dir_all(&dir).map_err(|error| Error::System("a directory", error))?;
         let write = |name: &str, text: Value| {
             let path = dir.join(name);
@@ -167,7 +172,7 @@ impl Measuring<'_> {
             fs::write(&path, text.to_string()).map_err(|error| Error::System("a configuration", error))?;
             Ok::<_, Error>(path)
         };
-        let listen = || SocketAddr::from(([127, 0, 0, 1], servers::port()));
+        let listen = || SocketAddr::from(([127, 0, 0, 1], servers::non_ephemeral_port()));
         let (asked, own) = (listen(), listen());
         let http = json!({"preferred_ip_protocol": "ip4"});
         let modules = json!({"modules": {"http_2xx": {"prober": "http", "timeout": "10s", "http": http}}});
@@ -175,10 +180,10 @@ impl Measuring<'_> {
         let mut command = Command::new(blackbox);
         command.arg(format!("--config.file={}", config.display()));
         command.arg(format!("--web.listen-address={asked}"));
-        let exporter = self.bed.other("blackbox_exporter", command, asked)?;
-        exporter.answers("/-/healthy").await?;
+        let exporter = self.bed.spawn_external("blackbox_exporter", command, asked)?;
+        exporter.wait_responding("/-/healthy").await?;
 
-        let addresses = &self.target.listening.plain;
+        let addresses = &self.target.addresses.plain;
         let urls: Vec<String> = (0..rate as usize * interval as usize)
             .map(|number| format!("http://{}/page/{number}", addresses[number % addresses.len()]))
             .collect();
@@ -203,20 +208,20 @@ impl Measuring<'_> {
         command.arg(format!("--config.file={}", config.display()));
         command.arg(format!("--storage.tsdb.path={}", dir.join("data").display()));
         command.arg(format!("--web.listen-address={own}"));
-        let store = self.bed.other("Prometheus", command, own)?;
-        store.answers("/-/ready").await?;
-        sleep(DISCOVERY + self.settle()).await;
+        let store = self.bed.spawn_external("Prometheus", command, own)?;
+        store.wait_responding("/-/ready").await?;
+        sleep(DISCOVERY_DELAY + self.settle_time()).await;
 
         let parts = [("blackbox_exporter", exporter.pid), ("Prometheus", store.pid)];
-        let span = Span::watch(self.bed, &parts, self.length()).await?;
+        let span = MeasurementWindow::observe(self.bed, &parts, self.window_length()).await?;
         // A scrape is kept when it is done.
         sleep(Duration::from_secs(1)).await;
-        let seconds = span.seconds().round();
+        let seconds = span.length_seconds().round();
         let ask = async |what: &str| {
-            query(&store, &format!("sum({what}(probe_success[{seconds:.0}s]))"), span.until).await
+            query_prometheus(&store, &format!("sum({what}(probe_success[{seconds:.0}s]))"), span.until).await
         };
         let counts = (ask("count_over_time").await? as i64, ask("sum_over_time").await? as i64);
-        let metrics = store.get("/metrics").await.unwrap_or_default();
+        let metrics = store.http_get("/metrics").await.unwrap_or_default();
         let beyond = |quantile: &str| {
             let name = format!(
                 "prometheus_target_interval_length_seconds{{interval=\"{interval}s\",quantile=\"{quantile}\"}} "
@@ -225,21 +230,21 @@ impl Measuring<'_> {
             line.and_then(|value| value.parse::<f64>().ok())
                 .map_or(f64::NAN, |seconds| (seconds - f64::from(interval)) * 1e3)
         };
-        let lateness = Spread { p50: beyond("0.5"), p99: beyond("0.99"), max: f64::NAN };
+        let lateness = Percentiles { p50: beyond("0.5"), p99: beyond("0.99"), max: f64::NAN };
         store.stop().await?;
         exporter.stop().await?;
-        Ok(Peer::new("blackbox_exporter + Prometheus".to_owned(), rate, span, counts, lateness))
+        Ok(PeerResult::new("blackbox_exporter + Prometheus".to_owned(), rate, span, counts, lateness))
     }
 
-    async fn python(&self, python: &Path, way: &str, rate: u32) -> Result<Peer, Error> {
+    async fn measure_python(&self, python: &Path, way: &str, rate: u32) -> Result<PeerResult, Error> {
         let interval = self.options.interval;
         let ports: Vec<String> =
-            self.target.listening.plain.iter().map(|address| address.port().to_string()).collect();
-        self.bed.execute("DROP SCHEMA IF EXISTS peer CASCADE").await?;
-        self.bed.execute(PYTHON_TABLES).await?;
+            self.target.addresses.plain.iter().map(|address| address.port().to_string()).collect();
+        self.bed.execute_sql("DROP SCHEMA IF EXISTS peer CASCADE").await?;
+        self.bed.execute_sql(PYTHON_TABLES_SQL).await?;
         let sites = rate * interval;
         self.bed
-            .execute(&format!(
+            .execute_sql(&format!(
                 "INSERT INTO peer.sites
                  SELECT n, 'http://127.0.0.1:' || (ARRAY[{}])[1 + n % {}] || '/page/' || n, {interval},
                         now() + interval '2 seconds' + n * interval '{interval} seconds' / {sites}
@@ -248,34 +253,40 @@ impl Measuring<'_> {
                 ports.len()
             ))
             .await?;
-        self.bed.execute("VACUUM ANALYZE peer.sites").await?;
-        let file = self.bed.dir().join("checker.py");
-        fs::write(&file, CHECKER).map_err(|error| Error::System("the checker", error))?;
-        let listen = SocketAddr::from(([127, 0, 0, 1], servers::port()));
+        self.bed.execute_sql("VACUUM ANALYZE peer.sites").await?;
+        let file = self.bed.scratch_dir().join("checker.py");
+        fs::write(&file, CHECKER_SOURCE).map_err(|error| Error::System("the checker", error))?;
+        let listen = SocketAddr::from(([127, 0, 0, 1], servers::non_ephemeral_port()));
         let mut command = Command::new(python);
         command.arg(&file).args([way, &listen.port().to_string()]);
         command.env("DATABASE_URL", self.bed.postgres.url());
-        let checker = self.bed.other("Python", command, listen)?;
-        checker.answers("/").await?;
-        sleep(self.settle()).await;
+        let checker = self.bed.spawn_external("Python", command, listen)?;
+        checker.wait_responding("/").await?;
+        sleep(self.settle_time()).await;
 
         let who = format!("Python, asyncio + aiohttp + asyncpg, {way}");
         let parts = [("Python", checker.pid), ("Postgres", self.bed.postgres.pid())];
-        let span = Span::watch(self.bed, &parts, self.length()).await?;
+        let span = MeasurementWindow::observe(self.bed, &parts, self.window_length()).await?;
         // The rows of what was under way.
         sleep(Duration::from_secs(1)).await;
-        let found = span.found(self.bed, "peer.check_results").await?;
+        let found = span.read_tick_stats(self.bed, "peer.check_results").await?;
         checker.stop().await?;
-        Ok(Peer::new(who, rate, span, (found.rows, found.up), found.lateness_ms))
+        Ok(PeerResult::new(who, rate, span, (found.rows, found.up), found.lateness_ms))
     }
 }
 
-impl Peer {
+impl PeerResult {
     /// From what was watched, how many checks were done meanwhile and how many found the site up; says so.
-    fn new(who: String, offered: u32, span: Span, (checks, up): (i64, i64), lateness_ms: Spread) -> Self {
-        let (seconds, cpu_us) = (span.seconds(), span.cpu_us(checks));
+    fn new(
+        who: String,
+        offered: u32,
+        span: MeasurementWindow,
+        (checks, up): (i64, i64),
+        lateness_ms: Percentiles,
+    ) -> Self {
+        let (seconds, cpu_us) = (span.length_seconds(), span.cpu_us(checks));
         let peer = Self { who, offered, seconds, checks, up, cpu_us, memory: span.memory, lateness_ms };
-        say(format_args!(
+        log_progress(format_args!(
             "{} at {}/s: {} checks, {} up; {:.0} µs a check {:.1?}; lateness {} ms",
             peer.who,
             peer.offered,
@@ -290,12 +301,12 @@ impl Peer {
 }
 
 /// Asks Prometheus for one number as of a time; of nothing it is 0.
-async fn query(prometheus: &Process, query: &str, at: OffsetDateTime) -> Result<f64, Error> {
+async fn query_prometheus(prometheus: &Process, query: &str, at: OffsetDateTime) -> Result<f64, Error> {
     let time = at.unix_timestamp().to_string();
     let url = Url::parse_with_params("http://p/api/v1/query", [("query", query), ("time", &time)]);
     let url = url.map_err(|why| Error::Failed(why.to_string()))?;
     let path = format!("{}?{}", url.path(), url.query().unwrap_or_default());
-    let answer = prometheus.get(&path).await.map_err(|error| Error::System("Prometheus", error))?;
+    let answer = prometheus.http_get(&path).await.map_err(|error| Error::System("Prometheus", error))?;
     let value = answer.split_once("\r\n\r\n").and_then(|(_, body)| serde_json::from_str::<Value>(body).ok());
     let result = value.as_ref().and_then(|value| value["data"]["result"].as_array());
     let number = result.and_then(|result| match result.first() {
@@ -306,20 +317,20 @@ async fn query(prometheus: &Process, query: &str, at: OffsetDateTime) -> Result<
 }
 
 /// The first of these that is on the PATH.
-fn program(names: &[&str]) -> Option<PathBuf> {
+fn find_program(names: &[&str]) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path)
         .flat_map(|dir| names.iter().map(move |name| dir.join(name)))
         .find(|program| program.is_file())
 }
 
-async fn has_modules(python: &Path) -> bool {
+async fn has_python_modules(python: &Path) -> bool {
     let output = Command::new(python).args(["-c", "import aiohttp, asyncpg, uvloop"]).output().await;
     output.is_ok_and(|output| output.status.success())
 }
 
-impl Peers {
-    pub(crate) fn markdown(&self) -> String {
+impl PeersReport {
+    pub(crate) fn to_markdown(&self) -> String {
         let mut table = Table::new([
             "who",
             "checks/s offered",
@@ -332,9 +343,9 @@ impl Peers {
         ]);
         for peer in &self.peers {
             let each: Vec<_> =
-                peer.cpu_us.iter().map(|(name, us)| format!("{name} {}", Short(*us))).collect();
+                peer.cpu_us.iter().map(|(name, us)| format!("{name} {}", ShortNumber(*us))).collect();
             let memory: u64 = peer.memory.iter().map(|(_, bytes)| bytes).sum();
-            table.row([
+            table.add_row([
                 peer.who.clone(),
                 peer.offered.to_string(),
                 format!("{:.0}", peer.checks as f64 / peer.seconds),

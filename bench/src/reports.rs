@@ -25,66 +25,78 @@ pub(crate) struct Options {
     database: Option<String>,
 }
 
-const SITE: Duration = Duration::from_millis(50);
-const FLEET: Duration = Duration::from_millis(2_000);
-const ROUNDS: usize = 5;
+const SITE_QUERY_BUDGET: Duration = Duration::from_millis(50);
+const FLEET_QUERY_BUDGET: Duration = Duration::from_millis(2_000);
+const QUERY_ROUNDS: usize = 5;
 
 /// What is asked, within what time it should be answered, and the statement.
-const QUESTIONS: [(&str, Duration, &str); 19] = [
+const REPORT_QUERIES: [(&str, Duration, &str); 19] = [
     (
         "a site's days of last month",
-        SITE,
+        SITE_QUERY_BUDGET,
         "SELECT * FROM report.uptime_daily WHERE site_id = 777 AND day >= {last} AND day < {this}",
     ),
-    ("a site's days, all", SITE, "SELECT * FROM report.uptime_daily WHERE site_id = 777"),
-    ("a site's months", SITE, "SELECT * FROM report.uptime_monthly WHERE site_id = 777"),
+    ("a site's days, all", SITE_QUERY_BUDGET, "SELECT * FROM report.uptime_daily WHERE site_id = 777"),
+    ("a site's months", SITE_QUERY_BUDGET, "SELECT * FROM report.uptime_monthly WHERE site_id = 777"),
     (
         "a site's hours of a week",
-        SITE,
+        SITE_QUERY_BUDGET,
         "SELECT * FROM report.latency_hourly WHERE site_id = 777 AND hour > now() - interval '7 days'",
     ),
     (
         "a site's hours of a month",
-        SITE,
+        SITE_QUERY_BUDGET,
         "SELECT * FROM report.latency_hourly WHERE site_id = 777 AND hour > now() - interval '31 days'",
     ),
     (
         "a site's checks of an hour",
-        SITE,
+        SITE_QUERY_BUDGET,
         "SELECT * FROM report.checks WHERE site_id = 777 AND scheduled_at > now() - interval '1 hour'",
     ),
     (
         "a site's checks of a day",
-        SITE,
+        SITE_QUERY_BUDGET,
         "SELECT * FROM report.checks WHERE site_id = 777 AND scheduled_at > now() - interval '1 day'",
     ),
     (
         "a site's last hundred checks",
-        SITE,
+        SITE_QUERY_BUDGET,
         "SELECT * FROM report.checks WHERE site_id = 777 AND scheduled_at > now() - interval '1 day'
          ORDER BY scheduled_at DESC LIMIT 100",
     ),
-    ("how a site is", SITE, "SELECT * FROM report.site_status WHERE site_id = 777"),
-    ("a site's certificate", SITE, "SELECT * FROM report.certificates WHERE site_id = 777"),
-    ("a site's incidents", SITE, "SELECT * FROM report.incidents WHERE site_id = 777"),
-    ("how the fleet is", FLEET, "SELECT * FROM report.site_status"),
-    ("the fleet's last month", FLEET, "SELECT * FROM report.uptime_monthly WHERE month = {last}"),
-    ("the fleet's month up to now", FLEET, "SELECT * FROM report.uptime_monthly WHERE month = {this}"),
+    ("how a site is", SITE_QUERY_BUDGET, "SELECT * FROM report.site_status WHERE site_id = 777"),
+    ("a site's certificate", SITE_QUERY_BUDGET, "SELECT * FROM report.certificates WHERE site_id = 777"),
+    ("a site's incidents", SITE_QUERY_BUDGET, "SELECT * FROM report.incidents WHERE site_id = 777"),
+    ("how the fleet is", FLEET_QUERY_BUDGET, "SELECT * FROM report.site_status"),
+    (
+        "the fleet's last month",
+        FLEET_QUERY_BUDGET,
+        "SELECT * FROM report.uptime_monthly WHERE month = {last}",
+    ),
+    (
+        "the fleet's month up to now",
+        FLEET_QUERY_BUDGET,
+        "SELECT * FROM report.uptime_monthly WHERE month = {this}",
+    ),
     (
         "the fleet's days of last month, by site",
-        FLEET,
+        FLEET_QUERY_BUDGET,
         "SELECT site_id, avg(uptime_pct), max(p95_ms) FROM report.uptime_daily WHERE day >= {last} AND day < {this} GROUP BY site_id",
     ),
     (
         "the fleet's days up to now, by region",
-        FLEET,
+        FLEET_QUERY_BUDGET,
         "SELECT day, region, sum(up), sum(down), max(p95_ms) FROM report.uptime_daily WHERE day >= {this} GROUP BY day, region",
     ),
-    ("the fleet's failures of two months", FLEET, "SELECT * FROM report.failures WHERE day >= {last}"),
-    ("the fleet's certificates", FLEET, "SELECT * FROM report.certificates"),
+    (
+        "the fleet's failures of two months",
+        FLEET_QUERY_BUDGET,
+        "SELECT * FROM report.failures WHERE day >= {last}",
+    ),
+    ("the fleet's certificates", FLEET_QUERY_BUDGET, "SELECT * FROM report.certificates"),
     (
         "the fleet's hours of a day",
-        FLEET,
+        FLEET_QUERY_BUDGET,
         "SELECT hour, region, max(p95_ms) FROM report.latency_hourly
          WHERE hour >= now() - interval '1 day' GROUP BY hour, region",
     ),
@@ -96,11 +108,11 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
     let url = match &options.database {
         Some(url) => url.clone(),
         None => {
-            server = picket_testkit::servers::own_postgres().await;
-            server.database().await
+            server = picket_testkit::servers::start_postgres().await;
+            server.create_database().await
         }
     };
-    let mut database = PgConnection::connect(&url).await.map_err(failed("connect"))?;
+    let mut database = PgConnection::connect(&url).await.map_err(with_context("connect"))?;
     if sqlx::query("SELECT FROM picket.sites LIMIT 1")
         .fetch_optional(&mut database)
         .await
@@ -108,7 +120,7 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
         .flatten()
         .is_none()
     {
-        fill(&url, options).await?;
+        fill_database(&url, options).await?;
     }
     let sizes: String = sqlx::query_scalar(
         "SELECT format('%s rows and %s bytes each in rollups_hourly, %s and %s in check_results, %s in all',
@@ -122,27 +134,27 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
     )
     .fetch_one(&mut database)
     .await
-    .map_err(failed("read sizes"))?;
-    say(format_args!(
+    .map_err(with_context("read sizes"))?;
+    print_line(format_args!(
         "{sizes}\n\n| question | rows | median ms | worst ms | allowed ms |\n| --- | --- | --- | --- | --- |"
     ));
     let mut slow = Vec::new();
-    for (name, allowed, sql) in QUESTIONS {
+    for (name, allowed, sql) in REPORT_QUERIES {
         let sql = sql
             .replace("{last}", "(date_trunc('month', now() AT TIME ZONE 'UTC') - interval '1 month')::date")
             .replace("{this}", "date_trunc('month', now() AT TIME ZONE 'UTC')::date");
         let mut times = Vec::new();
         let mut rows = 0;
-        for _ in 0..ROUNDS {
+        for _ in 0..QUERY_ROUNDS {
             let began = Instant::now();
             let answer = sqlx::query(AssertSqlSafe(sql.clone())).fetch_all(&mut database).await;
             times.push(began.elapsed());
-            rows = answer.map_err(failed(name))?.len();
+            rows = answer.map_err(with_context(name))?.len();
         }
         times.sort_unstable();
         let ms = |time: Duration| time.as_secs_f64() * 1_000.0;
-        let (median, worst) = (times[ROUNDS / 2], times[ROUNDS - 1]);
-        say(format_args!(
+        let (median, worst) = (times[QUERY_ROUNDS / 2], times[QUERY_ROUNDS - 1]);
+        print_line(format_args!(
             "| {name} | {rows} | {:.1} | {:.1} | {} |",
             ms(median),
             ms(worst),
@@ -159,12 +171,12 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
 }
 
 /// What months of checks would have left behind.
-async fn fill(url: &str, options: &Options) -> Result<(), Error> {
+async fn fill_database(url: &str, options: &Options) -> Result<(), Error> {
     let began = Instant::now();
     let store = Store::new(&DatabaseOptions { database_url: Some(url.to_owned()) }, "bench", 1)
         .map_err(|error| Error::Failed(error.to_string()))?;
     store.migrate(64).await.map_err(|error| Error::Failed(error.to_string()))?;
-    let mut database = PgConnection::connect(url).await.map_err(failed("connect"))?;
+    let mut database = PgConnection::connect(url).await.map_err(with_context("connect"))?;
     let sites = include_str!("reports/sites.sql")
         .replace("{sites}", &options.sites.to_string())
         .replace("{days}", &options.days.to_string());
@@ -173,7 +185,7 @@ async fn fill(url: &str, options: &Options) -> Result<(), Error> {
         let day = include_str!("reports/day.sql").replace("{back}", &back.to_string());
         run_script(&mut database, "fill a day", day).await?;
         if back % 10 == 0 {
-            say(format_args!("{back} days to go, after {} s", began.elapsed().as_secs()));
+            print_line(format_args!("{back} days to go, after {} s", began.elapsed().as_secs()));
         }
     }
     for back in (1..=options.hours).rev() {
@@ -181,7 +193,7 @@ async fn fill(url: &str, options: &Options) -> Result<(), Error> {
         run_script(&mut database, "fill an hour", rows).await?;
     }
     run_script(&mut database, "analyze", "VACUUM ANALYZE".to_owned()).await?;
-    say(format_args!(
+    print_line(format_args!(
         "{} sites in three regions, {} days of rollups, {} hours of rows: filled in {} s",
         options.sites,
         options.days,
@@ -192,14 +204,14 @@ async fn fill(url: &str, options: &Options) -> Result<(), Error> {
 }
 
 async fn run_script(database: &mut PgConnection, doing: &'static str, sql: String) -> Result<(), Error> {
-    sqlx::raw_sql(AssertSqlSafe(sql)).execute(database).await.map_err(failed(doing))?;
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(database).await.map_err(with_context(doing))?;
     Ok(())
 }
 
-fn failed(doing: &'static str) -> impl Fn(sqlx::Error) -> Error {
+fn with_context(doing: &'static str) -> impl Fn(sqlx::Error) -> Error {
     move |error| Error::Failed(format!("{doing}: {error}"))
 }
 
-fn say(line: std::fmt::Arguments<'_>) {
+fn print_line(line: std::fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stdout().lock(), "{line}");
 }

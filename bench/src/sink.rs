@@ -4,19 +4,21 @@
 use std::time::Duration;
 
 use async_nats::{Subject, jetstream::message::PublishMessage};
-use picket_proto::{CheckResult, Kind, Outcome, Region, Shard, SiteId, Timestamp, result::Timing, subject};
-use picket_runtime::streams::{self, Durability};
+use picket_proto::{
+    CheckResult, Kind, Outcome, RegionName, Shard, SiteId, Timestamp, result::Timing, subject,
+};
+use picket_runtime::streams::{self, StreamLimits};
 use picket_testkit::with_ticket;
 use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     Error,
-    bed::{Bed, Process, REGION, failed},
-    bus, cpu,
-    report::How,
-    say,
-    table::{Short, Table},
+    bench_report::RunOptions,
+    log_progress, proc_usage,
+    table::{ShortNumber, Table},
+    testbed::{Process, REGION, Testbed, with_context},
+    windowed_publish,
 };
 
 /// How much is written.
@@ -32,12 +34,12 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 3)]
     pub(crate) rounds: u32,
     #[command(flatten)]
-    pub(crate) how: How,
+    pub(crate) run_options: RunOptions,
 }
 
 /// What a row cost, in CPU µs.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Cost {
+pub(crate) struct RowCost {
     /// The sink's, or psql's.
     pub(crate) client_us: f64,
     pub(crate) postgres_us: f64,
@@ -46,92 +48,101 @@ pub(crate) struct Cost {
     pub(crate) rows_per_s: f64,
 }
 
-impl Cost {
+impl RowCost {
     /// Without the bus.
-    fn us(self) -> f64 {
+    fn total_us(self) -> f64 {
         self.client_us + self.postgres_us
     }
 }
 
 /// The three ways, in one turn.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Round {
-    pub(crate) sink: Cost,
-    pub(crate) copy_text: Cost,
-    pub(crate) copy_binary: Cost,
+pub(crate) struct SinkRound {
+    pub(crate) sink: RowCost,
+    pub(crate) copy_text: RowCost,
+    pub(crate) copy_binary: RowCost,
 }
 
 /// All of it.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Sink {
+pub(crate) struct SinkReport {
     pub(crate) rows: u32,
     pub(crate) bundle: u8,
-    pub(crate) rounds: Vec<Round>,
+    pub(crate) rounds: Vec<SinkRound>,
 }
 
 /// As many ticks of each site as a few minutes bring.
-const TICKS: u32 = 10;
-const WINDOW: usize = 4_096;
-const TABLE: &str = "picket.check_results";
+const TICKS_PER_SITE: u32 = 10;
+const ACK_WINDOW: usize = 4_096;
+const RESULTS_TABLE: &str = "picket.check_results";
 
 /// Measures, and prints Markdown.
 pub(crate) async fn run(options: &Options) -> Result<(), Error> {
-    let sink = measure(options).await?;
-    crate::report::write(options.how.json.as_deref(), &sink, &sink.markdown())
+    let sink = measure_sink(options).await?;
+    crate::bench_report::write_results(options.run_options.json.as_deref(), &sink, &sink.to_markdown())
 }
 
 /// Measures.
-pub(crate) async fn measure(options: &Options) -> Result<Sink, Error> {
-    let options = match options.how.smoke {
+pub(crate) async fn measure_sink(options: &Options) -> Result<SinkReport, Error> {
+    let options = match options.run_options.smoke {
         true => Options { rows: 2_000, rounds: 1, ..options.clone() },
         false => options.clone(),
     };
-    let bed = Bed::start().await?;
-    let sites = options.rows / TICKS;
+    let bed = Testbed::start().await?;
+    let sites = options.rows / TICKS_PER_SITE;
     let nobody = [([127, 0, 0, 1], 9).into()];
     bed.add_sites(1, sites, 60, &nobody).await?;
-    let (_, jetstream) = bed.jetstream().await?;
-    streams::ensure(&jetstream, streams::results(Durability::default())).await.map_err(failed("stream"))?;
+    let (_, jetstream) = bed.connect_jetstream().await?;
+    streams::create_if_missing(&jetstream, streams::results_config(StreamLimits::default()))
+        .await
+        .map_err(with_context("stream"))?;
     let shards: Vec<(i64, i16)> = sqlx::query_as("SELECT id, shard FROM picket.sites ORDER BY id")
         .fetch_all(&bed.database)
         .await
-        .map_err(failed("sites"))?;
-    let now: Timestamp = bed.now().await?.into();
-    let region: Region = REGION.parse().map_err(failed("region"))?;
-    let tickets = bed.tickets().await?;
-    let results = (0..TICKS).flat_map(|tick| {
+        .map_err(with_context("sites"))?;
+    let now: Timestamp = bed.database_now().await?.into();
+    let region: RegionName = REGION.parse().map_err(with_context("region"))?;
+    let tickets = bed.load_tickets().await?;
+    let results = (0..TICKS_PER_SITE).flat_map(|tick| {
         let (shards, region, tickets) = (&shards, &region, &tickets);
         shards.iter().enumerate().map(move |(number, (site, shard))| {
-            let at = now.minus(
-                Duration::from_secs(u64::from(TICKS - tick) * 5) - Duration::from_micros(number as u64),
+            let at = now.saturating_sub(
+                Duration::from_secs(u64::from(TICKS_PER_SITE - tick) * 5)
+                    - Duration::from_micros(number as u64),
             );
-            with_ticket(result(SiteId(*site), Shard(shard.unsigned_abs()), region, at), tickets)
+            with_ticket(build_result(SiteId(*site), Shard(shard.unsigned_abs()), region, at), tickets)
         })
     });
-    bus::publish(&jetstream, messages(results, options.bundle.into()), WINDOW).await?;
-    let measuring = Measuring { bed: &bed, rows: sites * TICKS };
+    windowed_publish::publish_windowed(
+        &jetstream,
+        build_messages(results, options.bundle.into()),
+        ACK_WINDOW,
+    )
+    .await?;
+    let measuring = SinkBench { bed: &bed, rows: sites * TICKS_PER_SITE };
     let mut rounds = Vec::new();
     for number in 0..options.rounds {
         if number > 0 {
             // Whoever reads anew begins with the oldest.
-            let stream = jetstream.get_stream(subject::RESULTS).await.map_err(failed("stream"))?;
-            stream.delete_consumer(subject::SINK).await.map_err(failed("consumer"))?;
-            measuring.empty().await?;
+            let stream =
+                jetstream.get_stream(subject::RESULTS_STREAM).await.map_err(with_context("stream"))?;
+            stream.delete_consumer(subject::SINK_CONSUMER).await.map_err(with_context("consumer"))?;
+            measuring.truncate_table().await?;
         }
-        let sink = measuring.sink().await?;
-        let (text, binary) = (measuring.export("text").await?, measuring.export("binary").await?);
-        let copy_text = measuring.copy(&text, "text").await?;
-        let copy_binary = measuring.copy(&binary, "binary").await?;
-        say(format_args!("sink: {sink:?}, COPY: {copy_text:?}, binary: {copy_binary:?}"));
-        rounds.push(Round { sink, copy_text, copy_binary });
+        let sink = measuring.run_sink().await?;
+        let (text, binary) = (measuring.export_rows("text").await?, measuring.export_rows("binary").await?);
+        let copy_text = measuring.measure_copy(&text, "text").await?;
+        let copy_binary = measuring.measure_copy(&binary, "binary").await?;
+        log_progress(format_args!("sink: {sink:?}, COPY: {copy_text:?}, binary: {copy_binary:?}"));
+        rounds.push(SinkRound { sink, copy_text, copy_binary });
     }
     let rows = measuring.rows;
     bed.stop().await?;
-    Ok(Sink { rows, bundle: options.bundle, rounds })
+    Ok(SinkReport { rows, bundle: options.bundle, rounds })
 }
 
 /// As a prober sends them that has so many at a time.
-fn messages(
+fn build_messages(
     results: impl Iterator<Item = CheckResult>,
     bundle: usize,
 ) -> impl Iterator<Item = (Subject, PublishMessage)> {
@@ -139,8 +150,8 @@ fn messages(
     std::iter::from_fn(move || {
         let first = results.peek()?;
         let subject = match (bundle, first.shard) {
-            (1, Some(shard)) => subject::result(&first.region, shard),
-            _ => subject::results(&first.region),
+            (1, Some(shard)) => subject::site_result(&first.region, shard),
+            _ => subject::result_bundle(&first.region),
         };
         let lines =
             results.by_ref().take(bundle).map(|result| serde_json::to_vec(&result).unwrap_or_default());
@@ -150,11 +161,11 @@ fn messages(
 }
 
 /// A plain check that went well, as a prober tells it.
-fn result(site: SiteId, shard: Shard, region: &Region, at: Timestamp) -> CheckResult {
-    let phase = |us: u64| Some(us as u32 + (at.micros() % 97) as u32);
+fn build_result(site: SiteId, shard: Shard, region: &RegionName, at: Timestamp) -> CheckResult {
+    let phase = |us: u64| Some(us as u32 + (at.as_micros() % 97) as u32);
     CheckResult {
-        v: picket_proto::VERSION,
-        id: format!("{site}.{region}.{}", at.millis()),
+        v: picket_proto::MESSAGE_VERSION,
+        id: format!("{site}.{region}.{}", at.as_millis()),
         site_id: Some(site),
         kind: Kind::Scheduled,
         region: region.clone(),
@@ -163,7 +174,7 @@ fn result(site: SiteId, shard: Shard, region: &Region, at: Timestamp) -> CheckRe
         url: format!("http://127.0.0.1:20000/page/{site}"),
         scheduled_at: at,
         expires_at: None,
-        started_at: Some(at.plus(Duration::from_millis(7))),
+        started_at: Some(at.saturating_add(Duration::from_millis(7))),
         outcome: Outcome::Up,
         cause: None,
         message: None,
@@ -186,31 +197,33 @@ fn result(site: SiteId, shard: Shard, region: &Region, at: Timestamp) -> CheckRe
     }
 }
 
-struct Measuring<'a> {
-    bed: &'a Bed,
+struct SinkBench<'a> {
+    bed: &'a Testbed,
     rows: u32,
 }
 
-impl Measuring<'_> {
-    async fn sink(&self) -> Result<Cost, Error> {
-        self.bed.execute("CHECKPOINT").await?;
-        let cost = || (cpu::seconds(self.bed.postgres.pid()), cpu::seconds(self.bed.nats.pid()));
+impl SinkBench<'_> {
+    async fn run_sink(&self) -> Result<RowCost, Error> {
+        self.bed.execute_sql("CHECKPOINT").await?;
+        let cost = || {
+            (proc_usage::cpu_seconds(self.bed.postgres.pid()), proc_usage::cpu_seconds(self.bed.nats.pid()))
+        };
         let (before, began) = (cost(), Instant::now());
-        let sink = self.bed.process("picket-sink", &[])?;
-        sink.ready().await?;
-        self.until_written(&sink).await?;
+        let sink = self.bed.spawn_process("picket-sink", &[])?;
+        sink.wait_ready().await?;
+        self.wait_written(&sink).await?;
         let (wall, after) = (began.elapsed(), cost());
-        let client = cpu::seconds(sink.pid);
+        let client = proc_usage::cpu_seconds(sink.pid);
         sink.stop().await?;
-        self.all_there().await?;
-        Ok(self.cost(client, after.0 - before.0, after.1 - before.1, wall))
+        self.verify_row_count().await?;
+        Ok(self.per_row_cost(client, after.0 - before.0, after.1 - before.1, wall))
     }
 
     /// Asks the sink itself: a count would be Postgres's work.
-    async fn until_written(&self, sink: &Process) -> Result<(), Error> {
+    async fn wait_written(&self, sink: &Process) -> Result<(), Error> {
         const LIMIT: Duration = Duration::from_secs(120);
         let written = async {
-            while sink.metric("picket_sink_results_total").await < f64::from(self.rows) {
+            while sink.read_metric("picket_sink_results_total").await < f64::from(self.rows) {
                 sleep(Duration::from_millis(50)).await;
             }
         };
@@ -219,29 +232,34 @@ impl Measuring<'_> {
             .map_err(|_| Error::Failed("the sink did not write all results".to_owned()))
     }
 
-    async fn copy(&self, file: &str, format: &str) -> Result<Cost, Error> {
-        self.empty().await?;
-        self.bed.execute("CHECKPOINT").await?;
+    async fn measure_copy(&self, file: &str, format: &str) -> Result<RowCost, Error> {
+        self.truncate_table().await?;
+        self.bed.execute_sql("CHECKPOINT").await?;
         let postgres = self.bed.postgres.pid();
-        let (before, children, began) = (cpu::seconds(postgres), cpu::ended_seconds(), Instant::now());
-        self.psql(&format!("\\copy {TABLE} FROM '{file}' WITH (FORMAT {format})")).await?;
-        let (after, client, wall) =
-            (cpu::seconds(postgres), cpu::ended_seconds() - children, began.elapsed());
-        self.all_there().await?;
-        Ok(self.cost(client, after - before, 0.0, wall))
+        let (before, children, began) =
+            (proc_usage::cpu_seconds(postgres), proc_usage::ended_children_seconds(), Instant::now());
+        self.run_psql(&format!("\\copy {RESULTS_TABLE} FROM '{file}' WITH (FORMAT {format})")).await?;
+        let (after, client, wall) = (
+            proc_usage::cpu_seconds(postgres),
+            proc_usage::ended_children_seconds() - children,
+            began.elapsed(),
+        );
+        self.verify_row_count().await?;
+        Ok(self.per_row_cost(client, after - before, 0.0, wall))
     }
 
     /// The rows that are there as a file.
-    async fn export(&self, format: &str) -> Result<String, Error> {
-        let file = self.bed.dir().join(format!("rows.{format}")).display().to_string();
-        self.psql(&format!("\\copy (SELECT * FROM {TABLE}) TO '{file}' WITH (FORMAT {format})")).await?;
+    async fn export_rows(&self, format: &str) -> Result<String, Error> {
+        let file = self.bed.scratch_dir().join(format!("rows.{format}")).display().to_string();
+        self.run_psql(&format!("\\copy (SELECT * FROM {RESULTS_TABLE}) TO '{file}' WITH (FORMAT {format})"))
+            .await?;
         Ok(file)
     }
 
-    async fn psql(&self, command: &str) -> Result<(), Error> {
+    async fn run_psql(&self, command: &str) -> Result<(), Error> {
         const LIMIT: Duration = Duration::from_secs(120);
-        let run = self.bed.psql()?.args(["--command", command]).output();
-        let output = timeout(LIMIT, run).await.map_err(failed("psql"))?;
+        let run = self.bed.psql_command()?.args(["--command", command]).output();
+        let output = timeout(LIMIT, run).await.map_err(with_context("psql"))?;
         let output = output.map_err(|error| Error::System("psql", error))?;
         match output.status.success() {
             true => Ok(()),
@@ -249,21 +267,21 @@ impl Measuring<'_> {
         }
     }
 
-    async fn empty(&self) -> Result<(), Error> {
-        self.bed.execute("TRUNCATE picket.check_results").await
+    async fn truncate_table(&self) -> Result<(), Error> {
+        self.bed.execute_sql("TRUNCATE picket.check_results").await
     }
 
-    async fn all_there(&self) -> Result<(), Error> {
-        match self.bed.number("SELECT count(*) FROM picket.check_results").await? {
+    async fn verify_row_count(&self) -> Result<(), Error> {
+        match self.bed.query_number("SELECT count(*) FROM picket.check_results").await? {
             rows if rows == i64::from(self.rows) => Ok(()),
             rows => Err(Error::Failed(format!("{rows} of {} rows are there", self.rows))),
         }
     }
 
-    fn cost(&self, client: f64, postgres: f64, nats: f64, wall: Duration) -> Cost {
+    fn per_row_cost(&self, client: f64, postgres: f64, nats: f64, wall: Duration) -> RowCost {
         let rows = f64::from(self.rows);
         let each = |seconds: f64| seconds * 1e6 / rows;
-        Cost {
+        RowCost {
             client_us: each(client),
             postgres_us: each(postgres),
             nats_us: each(nats),
@@ -272,14 +290,15 @@ impl Measuring<'_> {
     }
 }
 
-impl Sink {
+impl SinkReport {
     /// Rows per CPU-second by the sink and Postgres, by those of `COPY` and psql, over all rounds.
-    pub(crate) fn ratio(&self, copy: fn(&Round) -> Cost) -> f64 {
-        let sum = |of: fn(&Round) -> Cost| self.rounds.iter().map(|round| of(round).us()).sum::<f64>();
+    pub(crate) fn cpu_ratio(&self, copy: fn(&SinkRound) -> RowCost) -> f64 {
+        let sum =
+            |of: fn(&SinkRound) -> RowCost| self.rounds.iter().map(|round| of(round).total_us()).sum::<f64>();
         sum(copy) / sum(|round| round.sink)
     }
 
-    pub(crate) fn markdown(&self) -> String {
+    pub(crate) fn to_markdown(&self) -> String {
         let mut table = Table::new([
             "",
             "CPU µs a row",
@@ -299,17 +318,17 @@ impl Sink {
                 let ratio = match name {
                     "sink" => format!(
                         "**{:.2}** (binary {:.2})",
-                        round.copy_text.us() / cost.us(),
-                        round.copy_binary.us() / cost.us()
+                        round.copy_text.total_us() / cost.total_us(),
+                        round.copy_binary.total_us() / cost.total_us()
                     ),
                     _ => String::new(),
                 };
-                table.row([
+                table.add_row([
                     name.to_owned(),
-                    Short(cost.us()).to_string(),
-                    Short(cost.client_us).to_string(),
-                    Short(cost.postgres_us).to_string(),
-                    Short(cost.nats_us).to_string(),
+                    ShortNumber(cost.total_us()).to_string(),
+                    ShortNumber(cost.client_us).to_string(),
+                    ShortNumber(cost.postgres_us).to_string(),
+                    ShortNumber(cost.nats_us).to_string(),
                     format!("{:.0}", cost.rows_per_s),
                     ratio,
                 ]);

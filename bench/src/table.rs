@@ -15,7 +15,7 @@ impl Table {
         Self { head: head.into_iter().map(|cell| cell.to_string()).collect(), rows: Vec::new() }
     }
 
-    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = impl Display>) {
+    pub(crate) fn add_row(&mut self, cells: impl IntoIterator<Item = impl Display>) {
         self.rows.push(cells.into_iter().map(|cell| cell.to_string()).collect());
     }
 }
@@ -33,15 +33,15 @@ impl Display for Table {
 
 /// How a number is spread.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-pub(crate) struct Spread {
+pub(crate) struct Percentiles {
     pub(crate) p50: f64,
     pub(crate) p99: f64,
     pub(crate) max: f64,
 }
 
-impl Spread {
+impl Percentiles {
     /// Of what was seen, in any order; all zero of nothing.
-    pub(crate) fn of(mut seen: Vec<f64>) -> Self {
+    pub(crate) fn from_samples(mut seen: Vec<f64>) -> Self {
         seen.sort_by(f64::total_cmp);
         let at = |share: f64| {
             let rank = (seen.len() as f64 * share).ceil() as usize;
@@ -51,17 +51,17 @@ impl Spread {
     }
 }
 
-impl Display for Spread {
+impl Display for Percentiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { p50, p99, max } = self;
-        write!(f, "{} / {} / {}", Short(*p50), Short(*p99), Short(*max))
+        write!(f, "{} / {} / {}", ShortNumber(*p50), ShortNumber(*p99), ShortNumber(*max))
     }
 }
 
 /// A number with as many decimals as say something.
-pub(crate) struct Short(pub(crate) f64);
+pub(crate) struct ShortNumber(pub(crate) f64);
 
-impl Display for Short {
+impl Display for ShortNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.abs() {
             size if size.is_nan() => f.write_str("–"),
@@ -77,17 +77,17 @@ mod tests {
 
     #[test]
     fn a_quantile_is_the_smallest_number_that_so_many_do_not_exceed() {
-        let spread = Spread::of((1..=200).rev().map(f64::from).collect());
+        let spread = Percentiles::from_samples((1..=200).rev().map(f64::from).collect());
 
         assert_eq!((spread.p50, spread.p99, spread.max), (100.0, 198.0, 200.0));
-        assert_eq!(Spread::of(vec![7.0]).p99, 7.0);
-        assert_eq!(Spread::of(Vec::new()).max, 0.0);
+        assert_eq!(Percentiles::from_samples(vec![7.0]).p99, 7.0);
+        assert_eq!(Percentiles::from_samples(Vec::new()).max, 0.0);
     }
 
     #[test]
     fn a_table_has_a_head_and_a_line_under_it() {
         let mut table = Table::new(["a", "b"]);
-        table.row([Short(1.25), Short(123.4)]);
+        table.add_row([ShortNumber(1.25), ShortNumber(123.4)]);
 
         assert_eq!(table.to_string(), "| a | b |\n| --- | --- |\n| 1.2 | 123 |\n");
     }

@@ -24,7 +24,7 @@ use crate::Error;
 
 /// Where it listens. Several ports for each, since each has only so many for its clients.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Listening {
+pub(crate) struct TargetAddresses {
     pub(crate) plain: Vec<SocketAddr>,
     pub(crate) tls: Vec<SocketAddr>,
     /// These read the request and never answer.
@@ -37,20 +37,20 @@ pub(crate) struct Listening {
 }
 
 /// A running one; ends when it is dropped.
-pub(crate) struct Target {
-    pub(crate) listening: Listening,
+pub(crate) struct BenchTarget {
+    pub(crate) addresses: TargetAddresses,
     process: Child,
-    _held: ChildStdin,
+    _stdin: ChildStdin,
 }
 
-impl Drop for Target {
+impl Drop for BenchTarget {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-impl Target {
+impl BenchTarget {
     /// Starts one from this program.
     pub(crate) fn start() -> Result<Self, Error> {
         let start = |error| Error::System("could not start the target", error);
@@ -69,16 +69,16 @@ impl Target {
         let listening = serde_json::from_str(&line)
             .map_err(|why| Error::Failed(format!("the target said '{line}': {why}")))?;
         let held = held.ok_or_else(|| Error::Failed("the target has no standard input".to_owned()))?;
-        Ok(Self { listening, process, _held: held })
+        Ok(Self { addresses: listening, process, _stdin: held })
     }
 }
 
-const PORTS: usize = 8;
-const ANSWER_BYTES: usize = 1_024;
+const PORTS_PER_SCHEME: usize = 8;
+const PAGE_BYTES: usize = 1_024;
 
 /// Serves until standard input ends.
 pub(crate) fn run() -> Result<(), Error> {
-    crate::sides::allow_files();
+    crate::contenders::raise_file_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -89,26 +89,26 @@ pub(crate) fn run() -> Result<(), Error> {
     });
     runtime.block_on(async {
         let serve = |error| Error::System("could not serve", error);
-        let (acceptor, authority) = certified().map_err(|why| Error::Failed(why.to_string()))?;
+        let (acceptor, authority) = generate_certificate().map_err(|why| Error::Failed(why.to_string()))?;
         let waiting = Arc::new(AtomicUsize::new(0));
         let answers: Arc<str> = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {ANSWER_BYTES}\r\n\r\n{}",
-            "x".repeat(ANSWER_BYTES)
+            "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {PAGE_BYTES}\r\n\r\n{}",
+            "x".repeat(PAGE_BYTES)
         )
         .into();
-        let answering = Kind::Answering(answers);
-        let silent = Kind::Silent(Arc::clone(&waiting));
+        let answering = ResponseMode::Page(answers);
+        let silent = ResponseMode::Silent(Arc::clone(&waiting));
         let (mut plain, mut tls) = (Vec::new(), Vec::new());
-        for _ in 0..PORTS {
-            plain.push(listen(answering.clone(), None).map_err(serve)?);
-            tls.push(listen(answering.clone(), Some(acceptor.clone())).map_err(serve)?);
+        for _ in 0..PORTS_PER_SCHEME {
+            plain.push(start_listener(answering.clone(), None).map_err(serve)?);
+            tls.push(start_listener(answering.clone(), Some(acceptor.clone())).map_err(serve)?);
         }
-        let listening = Listening {
+        let listening = TargetAddresses {
             plain,
             tls,
-            silent: listen(silent.clone(), None).map_err(serve)?,
-            silent_tls: listen(silent, Some(acceptor)).map_err(serve)?,
-            count: listen(Kind::Counting(waiting), None).map_err(serve)?,
+            silent: start_listener(silent.clone(), None).map_err(serve)?,
+            silent_tls: start_listener(silent, Some(acceptor)).map_err(serve)?,
+            count: start_listener(ResponseMode::WaitingCount(waiting), None).map_err(serve)?,
             authority,
         };
         let line = serde_json::to_string(&listening).map_err(|why| Error::Failed(why.to_string()))?;
@@ -119,13 +119,13 @@ pub(crate) fn run() -> Result<(), Error> {
 }
 
 #[derive(Clone)]
-enum Kind {
-    Answering(Arc<str>),
+enum ResponseMode {
+    Page(Arc<str>),
     Silent(Arc<AtomicUsize>),
-    Counting(Arc<AtomicUsize>),
+    WaitingCount(Arc<AtomicUsize>),
 }
 
-fn certified() -> Result<(TlsAcceptor, String), Box<dyn std::error::Error>> {
+fn generate_certificate() -> Result<(TlsAcceptor, String), Box<dyn std::error::Error>> {
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "bench authority");
@@ -142,7 +142,7 @@ fn certified() -> Result<(TlsAcceptor, String), Box<dyn std::error::Error>> {
     Ok((TlsAcceptor::from(Arc::new(config)), authority))
 }
 
-fn listen(kind: Kind, tls: Option<TlsAcceptor>) -> io::Result<SocketAddr> {
+fn start_listener(kind: ResponseMode, tls: Option<TlsAcceptor>) -> io::Result<SocketAddr> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(([127, 0, 0, 1], 0).into())?;
     let listener = socket.listen(4_096)?;
@@ -152,23 +152,26 @@ fn listen(kind: Kind, tls: Option<TlsAcceptor>) -> io::Result<SocketAddr> {
             let (kind, tls) = (kind.clone(), tls.clone());
             tokio::spawn(async move {
                 // A client that goes away is no trouble.
-                let _ = connected(stream, kind, tls).await;
+                let _ = serve_connection(stream, kind, tls).await;
             });
         }
     });
     Ok(address)
 }
 
-async fn connected(stream: TcpStream, kind: Kind, tls: Option<TlsAcceptor>) -> io::Result<()> {
+async fn serve_connection(stream: TcpStream, kind: ResponseMode, tls: Option<TlsAcceptor>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     match tls {
-        None => serve(stream, kind).await,
-        Some(acceptor) => serve(acceptor.accept(stream).await?, kind).await,
+        None => serve_requests(stream, kind).await,
+        Some(acceptor) => serve_requests(acceptor.accept(stream).await?, kind).await,
     }
 }
 
-async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, kind: Kind) -> io::Result<()> {
-    if let Kind::Counting(waiting) = &kind {
+async fn serve_requests(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    kind: ResponseMode,
+) -> io::Result<()> {
+    if let ResponseMode::WaitingCount(waiting) = &kind {
         stream.write_all(waiting.load(Ordering::Relaxed).to_string().as_bytes()).await?;
         return stream.shutdown().await;
     }
@@ -180,8 +183,8 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, kind: Kind) -> i
         if request.ends_with(b"\r\n\r\n") {
             request.clear();
             match &kind {
-                Kind::Answering(answer) => stream.write_all(answer.as_bytes()).await?,
-                Kind::Silent(waiting) | Kind::Counting(waiting) => {
+                ResponseMode::Page(answer) => stream.write_all(answer.as_bytes()).await?,
+                ResponseMode::Silent(waiting) | ResponseMode::WaitingCount(waiting) => {
                     waiting.fetch_add(1, Ordering::Relaxed);
                 }
             }

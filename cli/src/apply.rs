@@ -1,7 +1,7 @@
 //! `picket apply` and `picket export`: sites as a file that says how things should be.
 
-mod file;
 mod plan;
+mod sites_file;
 
 use std::path::{Path, PathBuf};
 
@@ -9,12 +9,12 @@ use clap::{ArgMatches, Args};
 use picket_proto::site::{IntervalRange, SiteSpec};
 use picket_store::{Store, regions, sites};
 
-pub(crate) use self::plan::{Plan, Scope};
+pub(crate) use self::plan::{Plan, PruneScope};
 use crate::{
-    definition::IntervalOptions,
+    connect::DatabaseArgs,
     error::Error,
-    output::{print, print_data},
-    reach::Database,
+    output::{print_data, print_text},
+    site_args::IntervalOptions,
 };
 
 /// See `picket apply --help`.
@@ -35,7 +35,7 @@ A file:
 More fields: method, body, status, not_regex, max_redirects, ip_version, tls_verify, enabled, quorum,
 failures_to_open, successes_to_close. What is left out has its default.
 A site is the same one when url, method, regex and not_regex are the same.")]
-pub(crate) struct Options {
+pub(crate) struct ApplyOptions {
     /// The file; '-' is standard input
     #[arg(short, long, value_name = "FILE", default_value = SITES_FILE)]
     file: PathBuf,
@@ -48,14 +48,14 @@ pub(crate) struct Options {
     #[command(flatten)]
     intervals: IntervalOptions,
     #[command(flatten)]
-    database: Database,
+    database: DatabaseArgs,
 }
 
 /// See `picket export --help`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ExportOptions {
     #[command(flatten)]
-    database: Database,
+    database: DatabaseArgs,
 }
 
 /// The file that `picket up` applies by itself.
@@ -63,61 +63,64 @@ pub(crate) const SITES_FILE: &str = "sites.yaml";
 
 /// What a file asks for, judged.
 #[derive(Debug, Default)]
-pub(crate) struct Wanted {
-    pub(crate) regions: Vec<picket_proto::Region>,
+pub(crate) struct DesiredSites {
+    pub(crate) regions: Vec<picket_proto::RegionName>,
     pub(crate) sites: Vec<SiteSpec>,
 }
 
-pub(crate) async fn apply(options: Options, matches: &ArgMatches) -> Result<(), Error> {
-    let (name, text) = read(&options.file)?;
+pub(crate) async fn run_apply(options: ApplyOptions, matches: &ArgMatches) -> Result<(), Error> {
+    let (name, text) = read_input(&options.file)?;
     // Judged before anything is reached, let alone changed.
-    let wanted = file::parse(&name, &text, options.intervals.range()?).map_err(refusal)?;
+    let wanted = sites_file::parse_sites_file(&name, &text, options.intervals.to_interval_range()?)
+        .map_err(validation_error)?;
     let store = options.database.connect(matches).await?;
     let scope = match options.prune {
-        true => Scope::All,
-        false => Scope::None,
+        true => PruneScope::All,
+        false => PruneScope::None,
     };
-    let plan = planned(&store, &name, &wanted, scope).await?;
-    print(&plan.to_string())?;
+    let plan = build_plan(&store, &name, &wanted, scope).await?;
+    print_text(&plan.to_string())?;
     if !options.dry_run {
-        carry_out(&store, &plan).await?;
+        execute_plan(&store, &plan).await?;
     } else if !plan.is_empty() {
-        print("nothing was changed (--dry-run)\n")?;
+        print_text("nothing was changed (--dry-run)\n")?;
     }
     Ok(())
 }
 
-pub(crate) async fn export(options: ExportOptions, matches: &ArgMatches) -> Result<(), Error> {
+pub(crate) async fn run_export(options: ExportOptions, matches: &ArgMatches) -> Result<(), Error> {
     let store = options.database.connect(matches).await?;
-    let names: Vec<String> = regions::list(&store).await?.into_iter().map(|region| region.name).collect();
+    let names: Vec<String> =
+        regions::list_regions(&store).await?.into_iter().map(|region| region.name).collect();
     let mut specs = Vec::new();
-    for site in sites::list(&store).await? {
+    for site in sites::list_sites(&store).await? {
         match site.spec {
             Ok(spec) => specs.push(spec),
-            Err(why) => crate::output::complain(format_args!("site {} is left out: {why}", site.id)),
+            Err(why) => crate::output::print_error(format_args!("site {} is left out: {why}", site.id)),
         }
     }
-    print_data(&file::write(&names, &specs)?)
+    print_data(&sites_file::render_sites_file(&names, &specs)?)
 }
 
 /// Applies the file at `path`; what was done, in words.
 pub(crate) async fn apply_file(store: &Store, path: &Path, intervals: IntervalRange) -> Result<Plan, Error> {
-    let (name, text) = read(path)?;
-    let wanted = file::parse(&name, &text, intervals).map_err(refusal)?;
-    let plan = planned(store, &name, &wanted, Scope::None).await?;
-    carry_out(store, &plan).await?;
+    let (name, text) = read_input(path)?;
+    let wanted = sites_file::parse_sites_file(&name, &text, intervals).map_err(validation_error)?;
+    let plan = build_plan(store, &name, &wanted, PruneScope::None).await?;
+    execute_plan(store, &plan).await?;
     Ok(plan)
 }
 
 /// What it takes to bring the database to `wanted`; `name` is the file's, for refusals.
-pub(crate) async fn planned(
+pub(crate) async fn build_plan(
     store: &Store,
     name: &str,
-    wanted: &Wanted,
-    scope: Scope<'_>,
+    wanted: &DesiredSites,
+    scope: PruneScope<'_>,
 ) -> Result<Plan, Error> {
-    let known: Vec<String> = regions::list(store).await?.into_iter().map(|region| region.name).collect();
-    let plan = Plan::new(wanted, &known, &sites::list(store).await?, scope);
+    let known: Vec<String> =
+        regions::list_regions(store).await?.into_iter().map(|region| region.name).collect();
+    let plan = Plan::new(wanted, &known, &sites::list_sites(store).await?, scope);
     let unknown = plan.unknown_regions(&known);
     match unknown.is_empty() {
         true => Ok(plan),
@@ -129,21 +132,21 @@ pub(crate) async fn planned(
     }
 }
 
-pub(crate) async fn carry_out(store: &Store, plan: &Plan) -> Result<(), Error> {
+pub(crate) async fn execute_plan(store: &Store, plan: &Plan) -> Result<(), Error> {
     for region in &plan.regions {
-        regions::add(store, region).await?;
+        regions::add_region(store, region).await?;
     }
-    match plan.changes() {
-        Some(changes) => Ok(sites::apply(store, &changes).await?),
+    match plan.site_changes() {
+        Some(changes) => Ok(sites::apply_changes(store, &changes).await?),
         None => Ok(()),
     }
 }
 
-fn refusal(refusals: Vec<String>) -> Error {
+fn validation_error(refusals: Vec<String>) -> Error {
     Error::Usage(format!("nothing was changed:\n  {}", refusals.join("\n  ")))
 }
 
-fn read(path: &Path) -> Result<(String, String), Error> {
+fn read_input(path: &Path) -> Result<(String, String), Error> {
     let (name, text) = match path.as_os_str() == "-" {
         true => ("standard input".to_owned(), std::io::read_to_string(std::io::stdin())),
         false => (path.display().to_string(), std::fs::read_to_string(path)),

@@ -1,19 +1,22 @@
 //! `picket check`: asks probers to check something now.
 
-mod ask;
+mod adhoc;
 
 use std::time::Duration;
 
 use clap::{ArgMatches, Args};
-use picket_proto::{CheckRequest, CheckResult, Outcome, Region};
+use picket_proto::{CheckRequest, CheckResult, Outcome, RegionName};
 use picket_runtime::process::EXIT_UNREACHABLE;
 
-use self::ask::Answer;
+use self::adhoc::RegionReply;
 use crate::{
-    definition::CheckOptions,
-    error::{EXIT_BAD, Error},
-    output::{Format, Listing, OutputOptions, cell, complain, json, ms, print_coloured, print_data, word},
-    reach::{self, Nats},
+    connect::{self, NatsArgs},
+    error::{EXIT_NEGATIVE, Error},
+    output::{
+        OutputFormat, OutputOptions, TextTable, format_ms, print_coloured, print_data, print_error,
+        status_cell, text_cell, to_pretty_json,
+    },
+    site_args::CheckOptions,
 };
 
 /// See `picket check --help`.
@@ -24,64 +27,64 @@ Exit code: 0 up everywhere, 1 down somewhere, 3 somewhere nobody answered or the
 Examples:
   picket check https://example.com
   picket check https://example.com/health --region eu-west --timeout 5s")]
-pub(crate) struct Options {
+pub(crate) struct AdhocCheckOptions {
     /// What to check: an http or https URL
     url: String,
     /// A region to ask; may be repeated [default: every region that has probers]
-    #[arg(long = "region", value_name = "REGION", value_parser = reach::region)]
-    regions: Vec<Region>,
+    #[arg(long = "region", value_name = "REGION", value_parser = connect::parse_region)]
+    regions: Vec<RegionName>,
     #[command(flatten)]
     check: CheckOptions,
     #[command(flatten)]
     output: OutputOptions,
     #[command(flatten)]
-    nats: Nats,
+    nats: NatsArgs,
 }
 
 /// What a prober may take beyond the check and the wait for its turn: to ask its canaries, to publish the result and to
 /// answer.
-const SLACK: Duration = Duration::from_secs(6);
+const RESPONSE_MARGIN: Duration = Duration::from_secs(6);
 
 /// The exit code says how it went.
-pub(crate) async fn run(options: Options, matches: &ArgMatches) -> Result<u8, Error> {
+pub(crate) async fn run(options: AdhocCheckOptions, matches: &ArgMatches) -> Result<u8, Error> {
     let mut request = CheckRequest::new(options.url);
-    options.check.apply(&mut request)?;
-    let limit = request.validate()?.timeout * 2 + SLACK;
+    options.check.apply_to(&mut request)?;
+    let limit = request.validate()?.timeout * 2 + RESPONSE_MARGIN;
     let bus = options.nats.connect(matches).await?;
     let mut regions = options.regions;
     regions.sort();
     regions.dedup();
-    let answers = ask::ask(&bus.client, &request, &regions, limit).await?;
+    let answers = adhoc::request_checks(&bus.client, &request, &regions, limit).await?;
     if answers.is_empty() {
         return Err(Error::Unreachable(
             "no prober answers; is one running? 'picket probers' lists them".to_owned(),
         ));
     }
-    if options.output.output == Format::Json {
+    if options.output.output == OutputFormat::Json {
         let results: Vec<&CheckResult> = answers.iter().filter_map(|(_, answer)| answer.result()).collect();
-        print_data(&json(&results))?;
+        print_data(&to_pretty_json(&results))?;
     } else {
-        print_coloured(&listing(&answers).to_string())?;
+        print_coloured(&build_table(&answers).to_string())?;
     }
     for (region, answer) in &answers {
-        if let Some(complaint) = answer.complaint(region) {
-            complain(complaint);
+        if let Some(complaint) = answer.error_message(region) {
+            print_error(complaint);
         }
     }
-    Ok(code(&answers))
+    Ok(exit_code(&answers))
 }
 
-fn code(answers: &[(String, Answer)]) -> u8 {
-    let outcome = |answer: &Answer| answer.result().map(|result| result.outcome);
+fn exit_code(answers: &[(String, RegionReply)]) -> u8 {
+    let outcome = |answer: &RegionReply| answer.result().map(|result| result.outcome);
     let outcomes: Vec<_> = answers.iter().map(|(_, answer)| outcome(answer)).collect();
     match () {
-        () if outcomes.contains(&Some(Outcome::Down)) => EXIT_BAD,
+        () if outcomes.contains(&Some(Outcome::Down)) => EXIT_NEGATIVE,
         () if outcomes.iter().all(|outcome| *outcome == Some(Outcome::Up)) => 0,
         () => EXIT_UNREACHABLE,
     }
 }
 
-fn listing(answers: &[(String, Answer)]) -> Listing {
+fn build_table(answers: &[(String, RegionReply)]) -> TextTable {
     let columns = [
         "REGION",
         "PROBER",
@@ -96,14 +99,14 @@ fn listing(answers: &[(String, Answer)]) -> Listing {
         "ADDRESS",
         "CAUSE",
     ];
-    let mut listing = Listing::new(columns, "").numbers([3, 4, 5, 6, 7, 8, 9]);
+    let mut listing = TextTable::new(columns, "").align_right([3, 4, 5, 6, 7, 8, 9]);
     for (region, answer) in answers {
         let Some(result) = answer.result() else {
-            let nothing = || cell(None::<&str>);
-            listing.row([
-                cell(region),
+            let nothing = || text_cell(None::<&str>);
+            listing.add_row([
+                text_cell(region),
                 nothing(),
-                word("no answer"),
+                status_cell("no answer"),
                 nothing(),
                 nothing(),
                 nothing(),
@@ -117,26 +120,26 @@ fn listing(answers: &[(String, Answer)]) -> Listing {
             continue;
         };
         let timing = &result.timing;
-        listing.row([
-            cell(result.region.as_str()),
-            cell(&result.prober),
-            word(result.outcome.as_str()),
-            cell(result.http_status),
-            cell(ms(timing.dns_us)),
-            cell(ms(timing.connect_us)),
-            cell(ms(timing.tls_us)),
-            cell(ms(timing.first_byte_us)),
-            cell(ms(timing.transfer_us)),
-            cell(ms(timing.total_us)),
-            cell(result.remote_addr.clone()),
-            cell(why(result)),
+        listing.add_row([
+            text_cell(result.region.as_str()),
+            text_cell(&result.prober),
+            status_cell(result.outcome.as_str()),
+            text_cell(result.http_status),
+            text_cell(format_ms(timing.dns_us)),
+            text_cell(format_ms(timing.connect_us)),
+            text_cell(format_ms(timing.tls_us)),
+            text_cell(format_ms(timing.first_byte_us)),
+            text_cell(format_ms(timing.transfer_us)),
+            text_cell(format_ms(timing.total_us)),
+            text_cell(result.remote_addr.clone()),
+            text_cell(format_cause(result)),
         ]);
     }
     listing
 }
 
 /// Cause and message in one.
-fn why(result: &CheckResult) -> Option<String> {
+fn format_cause(result: &CheckResult) -> Option<String> {
     match (result.cause, &result.message) {
         (Some(cause), Some(message)) => Some(format!("{cause}: {message}")),
         (Some(cause), None) => Some(cause.to_string()),
@@ -148,28 +151,29 @@ fn why(result: &CheckResult) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn answer(outcome: Outcome) -> (String, Answer) {
+    fn answer(outcome: Outcome) -> (String, RegionReply) {
         let json = format!(
             r#"{{"v":1,"id":"a","kind":"adhoc","region":"eu","prober":"p","url":"http://x/","scheduled_at":
             "2026-11-20T12:00:00.000000Z","outcome":"{outcome}","cause":"tls","message":"expired","http_status":200,
             "timing":{{"connect_us":1234,"total_us":56789}},"remote_addr":"127.0.0.1:443"}}"#
         );
-        ("eu".to_owned(), Answer::Result(Box::new(serde_json::from_str(&json).unwrap())))
+        ("eu".to_owned(), RegionReply::Result(Box::new(serde_json::from_str(&json).unwrap())))
     }
 
     #[test]
     fn down_anywhere_outweighs_no_answer_elsewhere() {
-        let silent = || ("us".to_owned(), Answer::TooLate);
+        let silent = || ("us".to_owned(), RegionReply::TimedOut);
 
-        assert_eq!(code(&[answer(Outcome::Up), answer(Outcome::Up)]), 0);
-        assert_eq!(code(&[answer(Outcome::Up), silent()]), EXIT_UNREACHABLE);
-        assert_eq!(code(&[answer(Outcome::Missed)]), EXIT_UNREACHABLE);
-        assert_eq!(code(&[silent(), answer(Outcome::Down)]), EXIT_BAD);
+        assert_eq!(exit_code(&[answer(Outcome::Up), answer(Outcome::Up)]), 0);
+        assert_eq!(exit_code(&[answer(Outcome::Up), silent()]), EXIT_UNREACHABLE);
+        assert_eq!(exit_code(&[answer(Outcome::Missed)]), EXIT_UNREACHABLE);
+        assert_eq!(exit_code(&[silent(), answer(Outcome::Down)]), EXIT_NEGATIVE);
     }
 
     #[test]
     fn a_region_is_a_line_with_its_phases_and_the_cause() {
-        let text = listing(&[answer(Outcome::Down), ("us".to_owned(), Answer::NobodyThere)]).to_string();
+        let text =
+            build_table(&[answer(Outcome::Down), ("us".to_owned(), RegionReply::NoResponders)]).to_string();
 
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 3, "{text}");

@@ -13,19 +13,19 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::error::Error;
 
 /// Nobody can say how many will answer: after so long without another answer there are no more.
-const IDLE: Duration = Duration::from_millis(400);
+const REPLY_IDLE_TIMEOUT: Duration = Duration::from_millis(400);
 /// However many answer.
-const LIMIT: Duration = Duration::from_secs(3);
+const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(3);
 /// The most answers that are kept.
-const MOST: usize = 10_000;
+const MAX_REPLIES: usize = 10_000;
 
 /// A prober, as far as its answer to `$SRV.STATS` says.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Prober {
+pub(crate) struct ProberInfo {
     pub(crate) region: String,
     pub(crate) name: String,
     pub(crate) version: String,
-    pub(crate) started: String,
+    pub(crate) started_at: String,
     pub(crate) slots_used: Option<i64>,
     pub(crate) slots_total: Option<i64>,
     /// Results that it has published.
@@ -36,56 +36,61 @@ pub(crate) struct Prober {
 
 /// Where jobs can be queued, as the consumer that its probers share says.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Place {
+pub(crate) struct RegionActivity {
     pub(crate) region: String,
     /// Jobs that wait for a prober.
-    pub(crate) waiting: u64,
+    pub(crate) pending_jobs: u64,
     /// When a prober took a job for the last time; the server forgets it when it is started anew.
-    pub(crate) last_taken: Option<OffsetDateTime>,
+    pub(crate) last_delivery: Option<OffsetDateTime>,
 }
 
 /// Where jobs can be queued; nothing where that cannot be learnt, since no coordinator has ever been there or since this
 /// credential may not ask.
-pub(crate) async fn places(context: &jetstream::Context) -> Vec<Place> {
+pub(crate) async fn list_region_activity(context: &jetstream::Context) -> Vec<RegionActivity> {
     let listing = async {
-        let stream = context.get_stream(subject::JOBS).await.ok()?;
+        let stream = context.get_stream(subject::JOBS_STREAM).await.ok()?;
         let consumers: Vec<_> = stream.consumers().try_collect().await.ok()?;
         Some(consumers)
     };
-    let consumers = timeout(LIMIT, listing).await.ok().flatten().unwrap_or_default();
+    let consumers = timeout(DISCOVERY_TIMEOUT, listing).await.ok().flatten().unwrap_or_default();
     let place = |info: jetstream::consumer::Info| {
-        let region = subject::region_of_consumer(&info.name)?.to_owned();
-        Some(Place { region, waiting: info.num_pending, last_taken: info.delivered.last_active })
+        let region = subject::consumer_region(&info.name)?.to_owned();
+        Some(RegionActivity {
+            region,
+            pending_jobs: info.num_pending,
+            last_delivery: info.delivered.last_active,
+        })
     };
     consumers.into_iter().filter_map(place).collect()
 }
 
 /// All probers that answer, by region and name.
-pub(crate) async fn probers(client: &Client) -> Result<Vec<Prober>, Error> {
-    let answers = gather(client, format!("$SRV.STATS.{}", subject::SERVICE)).await?;
-    let mut probers: Vec<Prober> = answers.iter().filter_map(|answer| Prober::read(answer)).collect();
+pub(crate) async fn list_probers(client: &Client) -> Result<Vec<ProberInfo>, Error> {
+    let answers = collect_replies(client, format!("$SRV.STATS.{}", subject::PROBER_SERVICE)).await?;
+    let mut probers: Vec<ProberInfo> =
+        answers.iter().filter_map(|answer| ProberInfo::parse_stats(answer)).collect();
     probers.sort_by(|one, other| (&one.region, &one.name).cmp(&(&other.region, &other.name)));
     Ok(probers)
 }
 
 /// The regions whose probers answer.
-pub(crate) async fn regions(client: &Client) -> Result<Vec<String>, Error> {
-    let answers = gather(client, format!("$SRV.PING.{}", subject::SERVICE)).await?;
-    let mut regions: Vec<String> = answers.iter().filter_map(|answer| region_of_ping(answer)).collect();
+pub(crate) async fn ping_regions(client: &Client) -> Result<Vec<String>, Error> {
+    let answers = collect_replies(client, format!("$SRV.PING.{}", subject::PROBER_SERVICE)).await?;
+    let mut regions: Vec<String> = answers.iter().filter_map(|answer| parse_ping_region(answer)).collect();
     regions.sort();
     regions.dedup();
     Ok(regions)
 }
 
 /// What is answered to an empty request on `subject`, by as many as do.
-async fn gather(client: &Client, subject: String) -> Result<Vec<Bytes>, Error> {
+async fn collect_replies(client: &Client, subject: String) -> Result<Vec<Bytes>, Error> {
     let inbox = client.new_inbox();
-    let mut answers = client.subscribe(inbox.clone()).await.map_err(lost)?;
-    client.publish_with_reply(subject, inbox, Bytes::new()).await.map_err(lost)?;
-    let end = Instant::now() + LIMIT;
+    let mut answers = client.subscribe(inbox.clone()).await.map_err(connection_lost)?;
+    client.publish_with_reply(subject, inbox, Bytes::new()).await.map_err(connection_lost)?;
+    let end = Instant::now() + DISCOVERY_TIMEOUT;
     let mut gathered = Vec::new();
-    while gathered.len() < MOST {
-        let until = end.min(Instant::now() + IDLE);
+    while gathered.len() < MAX_REPLIES {
+        let until = end.min(Instant::now() + REPLY_IDLE_TIMEOUT);
         match timeout_at(until, answers.next()).await {
             // Nobody is there.
             Ok(Some(message)) if message.status == Some(StatusCode::NO_RESPONDERS) => break,
@@ -97,11 +102,11 @@ async fn gather(client: &Client, subject: String) -> Result<Vec<Bytes>, Error> {
 }
 
 /// The connection broke while it was used.
-pub(crate) fn lost(why: impl std::fmt::Display) -> Error {
+pub(crate) fn connection_lost(why: impl std::fmt::Display) -> Error {
     Error::Unreachable(format!("lost NATS: {why}"))
 }
 
-fn region_of_ping(json: &[u8]) -> Option<String> {
+fn parse_ping_region(json: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Ping {
         metadata: Metadata,
@@ -113,8 +118,8 @@ fn region_of_ping(json: &[u8]) -> Option<String> {
     Some(serde_json::from_slice::<Ping>(json).ok()?.metadata.region)
 }
 
-impl Prober {
-    fn read(json: &[u8]) -> Option<Self> {
+impl ProberInfo {
+    fn parse_stats(json: &[u8]) -> Option<Self> {
         #[derive(Deserialize)]
         struct Stats {
             version: String,
@@ -142,7 +147,7 @@ impl Prober {
             region: data.region,
             name: data.instance,
             version: stats.version,
-            started: stats.started,
+            started_at: stats.started,
             slots_used: data.slots_used,
             slots_total: data.slots_total,
             checks: data.checks,
@@ -161,11 +166,11 @@ mod tests {
             "started":"2026-11-21T07:00:00Z","endpoints":[{"name":"check","data":null},{"name":"check-any","data":
             {"region":"eu","instance":"host-1","slots_total":9,"slots_used":2,"slots_free":7,"checks":3,"checks_per_second":0.5,"new":true}}]}"#;
 
-        let prober = Prober::read(json).unwrap();
+        let prober = ProberInfo::parse_stats(json).unwrap();
 
         assert_eq!((prober.region.as_str(), prober.name.as_str()), ("eu", "host-1"));
         assert_eq!((prober.slots_used, prober.slots_total, prober.checks), (Some(2), Some(9), Some(3)));
         assert_eq!(prober.checks_per_second, Some(0.5));
-        assert_eq!(Prober::read(b"{}"), None);
+        assert_eq!(ProberInfo::parse_stats(b"{}"), None);
     }
 }

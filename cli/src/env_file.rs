@@ -6,28 +6,28 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use picket_servers::private;
+use picket_servers::private_file;
 
 /// Where the file is.
-pub(crate) fn path(data_dir: &Path) -> PathBuf {
+pub(crate) fn env_path(data_dir: &Path) -> PathBuf {
     data_dir.join("env")
 }
 
 /// Writes the file so that a reader sees the old one or the new one, and nobody but its owner sees either.
-pub(crate) fn write(data_dir: &Path, variables: &[(&str, &str)]) -> io::Result<()> {
+pub(crate) fn write_env(data_dir: &Path, variables: &[(&str, &str)]) -> io::Result<()> {
     let mut text = String::from("# Written by 'picket up'; use it with: set -a; . this-file\n");
     for (name, value) in variables {
         text.push_str(&format!("{name}='{}'\n", value.replace('\'', r"'\''")));
     }
-    private::replace(&path(data_dir), &text)
+    private_file::replace_atomically(&env_path(data_dir), &text)
 }
 
 /// Reads what [`write()`] wrote.
-pub(crate) fn read(data_dir: &Path) -> io::Result<BTreeMap<String, String>> {
-    Ok(parse(&fs::read_to_string(path(data_dir))?))
+pub(crate) fn read_env(data_dir: &Path) -> io::Result<BTreeMap<String, String>> {
+    Ok(parse_env(&fs::read_to_string(env_path(data_dir))?))
 }
 
-fn parse(text: &str) -> BTreeMap<String, String> {
+fn parse_env(text: &str) -> BTreeMap<String, String> {
     let unquoted = |value: &str| match value.strip_prefix('\'').and_then(|value| value.strip_suffix('\'')) {
         Some(quoted) => quoted.replace(r"'\''", "'"),
         None => value.to_owned(),
@@ -49,13 +49,13 @@ mod tests {
     fn what_is_written_reads_back_and_only_its_owner_can_read_it() {
         let dir = tempfile::tempdir().unwrap();
         let url = "postgres://picket:it's&odd@127.0.0.1:1/picket";
-        fs::write(path(dir.path()), "old").unwrap();
+        fs::write(env_path(dir.path()), "old").unwrap();
 
-        write(dir.path(), &[("DATABASE_URL", url), ("NATS_URL", "nats://127.0.0.1:2")]).unwrap();
+        write_env(dir.path(), &[("DATABASE_URL", url), ("NATS_URL", "nats://127.0.0.1:2")]).unwrap();
 
-        let read = read(dir.path()).unwrap();
+        let read = read_env(dir.path()).unwrap();
         assert_eq!((read["DATABASE_URL"].as_str(), read["NATS_URL"].as_str()), (url, "nats://127.0.0.1:2"));
-        let mode = fs::metadata(path(dir.path())).unwrap().permissions().mode();
+        let mode = fs::metadata(env_path(dir.path())).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
@@ -63,8 +63,8 @@ mod tests {
     #[test]
     fn a_shell_reads_the_same() {
         let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), &[("DATABASE_URL", "a'b $c `d` & e")]).unwrap();
-        let script = format!(". {}; printf %s \"$DATABASE_URL\"", path(dir.path()).display());
+        write_env(dir.path(), &[("DATABASE_URL", "a'b $c `d` & e")]).unwrap();
+        let script = format!(". {}; printf %s \"$DATABASE_URL\"", env_path(dir.path()).display());
 
         let said = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
 

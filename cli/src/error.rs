@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use picket_proto::Invalid;
-use picket_runtime::{Chain, process};
+use picket_proto::ValidationError;
+use picket_runtime::{ErrorChain, process};
 
-pub(crate) use process::EXIT_BAD;
+pub(crate) use process::EXIT_NEGATIVE;
 
 /// Why a command ended.
 #[derive(Debug, thiserror::Error)]
@@ -24,23 +24,23 @@ pub(crate) enum Error {
     Output(std::io::Error),
     /// The reader of our output has gone, as `head` does: no error to speak of.
     #[error("the output is no longer read")]
-    NotRead,
+    BrokenPipe,
 }
 
 impl Error {
     /// The exit code of the contract.
-    pub(crate) fn code(&self) -> ExitCode {
+    pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Usage(_) => process::EXIT_USAGE,
             Self::Unreachable(_) | Self::Output(_) => process::EXIT_UNREACHABLE,
             Self::Failed(_) => process::EXIT_SOFTWARE,
-            Self::NotRead => 0,
+            Self::BrokenPipe => 0,
         })
     }
 }
 
-impl From<Invalid> for Error {
-    fn from(why: Invalid) -> Self {
+impl From<ValidationError> for Error {
+    fn from(why: ValidationError) -> Self {
         Self::Usage(why.to_string())
     }
 }
@@ -48,7 +48,7 @@ impl From<Invalid> for Error {
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
         match error.kind() {
-            std::io::ErrorKind::BrokenPipe => Self::NotRead,
+            std::io::ErrorKind::BrokenPipe => Self::BrokenPipe,
             _ => Self::Output(error),
         }
     }
@@ -57,20 +57,20 @@ impl From<std::io::Error> for Error {
 impl From<picket_store::Error> for Error {
     fn from(error: picket_store::Error) -> Self {
         use picket_store::Error as Store;
-        let text = Chain(&error).to_string();
+        let text = ErrorChain(&error).to_string();
         match error {
-            Store::Url { .. }
+            Store::InvalidUrl { .. }
             | Store::Invalid(_)
-            | Store::Duplicate
-            | Store::NoSite(_)
-            | Store::NoRegion(_)
+            | Store::DuplicateSite
+            | Store::SiteNotFound(_)
+            | Store::RegionNotFound(_)
             | Store::SharedSession => Self::Usage(text),
             Store::Database { .. }
             | Store::TimedOut { .. }
-            | Store::NotCompared
-            | Store::Clock { .. }
-            | Store::Migrate(_)
-            | Store::Schema { .. } => Self::Unreachable(text),
+            | Store::ServerNotVerified
+            | Store::ClockMismatch { .. }
+            | Store::MigrationFailed(_)
+            | Store::SchemaOutdated { .. } => Self::Unreachable(text),
         }
     }
 }
@@ -78,10 +78,10 @@ impl From<picket_store::Error> for Error {
 impl From<picket_runtime::bus::Error> for Error {
     fn from(error: picket_runtime::bus::Error) -> Self {
         use picket_runtime::bus::Error as Bus;
-        let text = Chain(&error).to_string();
+        let text = ErrorChain(&error).to_string();
         match error {
-            Bus::Options(_) | Bus::File { .. } => Self::Usage(text),
-            Bus::TooOld { .. } => Self::Unreachable(text),
+            Bus::InvalidOptions(_) | Bus::UnreadableFile { .. } => Self::Usage(text),
+            Bus::ServerTooOld { .. } => Self::Unreachable(text),
         }
     }
 }
@@ -89,9 +89,9 @@ impl From<picket_runtime::bus::Error> for Error {
 impl From<picket_servers::Error> for Error {
     fn from(error: picket_servers::Error) -> Self {
         use picket_servers::Error as Servers;
-        let text = Chain(&error).to_string();
+        let text = ErrorChain(&error).to_string();
         match error {
-            Servers::DataDirInUse { .. } | Servers::PortTaken { .. } | Servers::Port { .. } => {
+            Servers::DataDirInUse { .. } | Servers::PortTaken { .. } | Servers::PortUnavailable { .. } => {
                 Self::Usage(text)
             }
             _ => Self::Unreachable(text),

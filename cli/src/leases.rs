@@ -3,29 +3,29 @@
 use std::collections::BTreeMap;
 
 use clap::{ArgMatches, Args};
-use picket_store::leases::{self, Listed};
+use picket_store::leases::{self, LeaseRow};
 use serde::Serialize;
 
 use crate::{
+    connect::DatabaseArgs,
     error::Error,
-    output::{Listing, OutputOptions, cell},
-    reach::Database,
+    output::{OutputOptions, TextTable, text_cell},
 };
 
 /// See `picket leases --help`.
 #[derive(Args, Clone, Debug)]
-pub(crate) struct Options {
+pub(crate) struct LeasesOptions {
     /// Every shard, instead of a line for each holder
     #[arg(long)]
     shards: bool,
     #[command(flatten)]
     output: OutputOptions,
     #[command(flatten)]
-    database: Database,
+    database: DatabaseArgs,
 }
 
 #[derive(Serialize)]
-struct Shard {
+struct ShardRecord {
     shard: i16,
     holder: Option<String>,
     epoch: i64,
@@ -35,7 +35,7 @@ struct Shard {
 }
 
 #[derive(Debug, PartialEq, Serialize)]
-struct Holder {
+struct HolderRecord {
     /// Absent for the shards that nobody holds.
     holder: Option<String>,
     shards: usize,
@@ -44,29 +44,29 @@ struct Holder {
     scheduled_behind_seconds: f64,
 }
 
-pub(crate) async fn run(options: Options, matches: &ArgMatches) -> Result<(), Error> {
+pub(crate) async fn run(options: LeasesOptions, matches: &ArgMatches) -> Result<(), Error> {
     let store = options.database.connect(matches).await?;
-    let listed = leases::list(&store).await?;
+    let listed = leases::list_leases(&store).await?;
     if !options.shards {
-        return options.output.print(&by_holder(&listed), |holders| {
+        return options.output.print_rows(&group_by_holder(&listed), |holders| {
             let mut listing =
-                Listing::new(["HOLDER", "SHARDS", "SCHEDULES", "EXPIRES IN", "BEHIND"], "no shards")
-                    .numbers([1, 2, 3, 4]);
+                TextTable::new(["HOLDER", "SHARDS", "SCHEDULES", "EXPIRES IN", "BEHIND"], "no shards")
+                    .align_right([1, 2, 3, 4]);
             for holder in holders {
-                listing.row([
-                    cell(holder.holder.as_deref().unwrap_or("(nobody)")),
-                    cell(holder.shards),
-                    cell(holder.schedules),
-                    cell(holder.expires_in_seconds.map(in_seconds)),
-                    cell(in_seconds(holder.scheduled_behind_seconds)),
+                listing.add_row([
+                    text_cell(holder.holder.as_deref().unwrap_or("(nobody)")),
+                    text_cell(holder.shards),
+                    text_cell(holder.schedules),
+                    text_cell(holder.expires_in_seconds.map(format_seconds)),
+                    text_cell(format_seconds(holder.scheduled_behind_seconds)),
                 ]);
             }
             listing
         });
     }
-    let shards: Vec<Shard> = listed
+    let shards: Vec<ShardRecord> = listed
         .into_iter()
-        .map(|listed| Shard {
+        .map(|listed| ShardRecord {
             shard: listed.shard,
             holder: listed.holder,
             epoch: listed.epoch,
@@ -75,32 +75,32 @@ pub(crate) async fn run(options: Options, matches: &ArgMatches) -> Result<(), Er
             schedules: listed.schedules,
         })
         .collect();
-    options.output.print(&shards, |shards| {
+    options.output.print_rows(&shards, |shards| {
         let columns = ["SHARD", "HOLDER", "EPOCH", "SCHEDULES", "EXPIRES IN", "BEHIND"];
-        let mut listing = Listing::new(columns, "no shards").numbers([0, 2, 3, 4, 5]);
+        let mut listing = TextTable::new(columns, "no shards").align_right([0, 2, 3, 4, 5]);
         for shard in shards {
-            listing.row([
-                cell(shard.shard),
-                cell(shard.holder.as_deref().unwrap_or("(nobody)")),
-                cell(shard.epoch),
-                cell(shard.schedules),
-                cell(shard.expires_in_seconds.map(in_seconds)),
-                cell(in_seconds(shard.scheduled_behind_seconds)),
+            listing.add_row([
+                text_cell(shard.shard),
+                text_cell(shard.holder.as_deref().unwrap_or("(nobody)")),
+                text_cell(shard.epoch),
+                text_cell(shard.schedules),
+                text_cell(shard.expires_in_seconds.map(format_seconds)),
+                text_cell(format_seconds(shard.scheduled_behind_seconds)),
             ]);
         }
         listing
     })
 }
 
-fn in_seconds(seconds: f64) -> String {
+fn format_seconds(seconds: f64) -> String {
     format!("{seconds:.1} s")
 }
 
 /// Of each holder how much it holds, the lease that ends first, and the shard that is furthest behind.
-fn by_holder(shards: &[Listed]) -> Vec<Holder> {
-    let mut holders = BTreeMap::<Option<&str>, Holder>::new();
+fn group_by_holder(shards: &[LeaseRow]) -> Vec<HolderRecord> {
+    let mut holders = BTreeMap::<Option<&str>, HolderRecord>::new();
     for shard in shards {
-        let holder = holders.entry(shard.holder.as_deref()).or_insert_with(|| Holder {
+        let holder = holders.entry(shard.holder.as_deref()).or_insert_with(|| HolderRecord {
             holder: shard.holder.clone(),
             shards: 0,
             schedules: 0,
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn shards_are_summed_by_holder_and_those_of_nobody_stand_first() {
-        let shard = |shard, holder: Option<&str>, expires, behind| Listed {
+        let shard = |shard, holder: Option<&str>, expires, behind| LeaseRow {
             shard,
             holder: holder.map(str::to_owned),
             epoch: 1,
@@ -132,14 +132,14 @@ mod tests {
             schedules: 10,
         };
 
-        let holders = by_holder(&[
+        let holders = group_by_holder(&[
             shard(0, Some("a"), Some(9.0), 1.0),
             shard(1, None, None, 60.0),
             shard(2, Some("a"), Some(5.0), 3.0),
         ]);
 
         assert_eq!((holders[0].holder.as_deref(), holders[0].shards), (None, 1));
-        let held = Holder {
+        let held = HolderRecord {
             holder: Some("a".into()),
             shards: 2,
             schedules: 20,

@@ -3,69 +3,69 @@
 use std::time::Duration;
 
 use clap::{ArgMatches, Args};
-use picket_proto::{Timestamp, plain};
-use picket_runtime::options::Span;
-use picket_store::ledger::{self, Row};
+use picket_proto::{Timestamp, safe_text};
+use picket_runtime::options::DurationArg;
+use picket_store::ledger::{self, LedgerRow};
 
 use crate::{
-    error::{EXIT_BAD, Error},
-    output::{Format, Listing, OutputOptions, cell, print_coloured},
-    reach::Database,
-    site::moment,
+    connect::DatabaseArgs,
+    error::{EXIT_NEGATIVE, Error},
+    output::{OutputFormat, OutputOptions, TextTable, print_coloured, text_cell},
+    site::format_timestamp,
 };
 
 /// See `picket ledger --help`.
 #[derive(Args, Clone, Debug)]
-pub(crate) struct Options {
+pub(crate) struct LedgerOptions {
     /// Count the ticks since so long ago
     #[arg(long, value_name = "TIME", default_value = "1h")]
-    since: Span,
+    since: DurationArg,
     /// A line for each site and region, those with ticks that are unaccounted for first, instead of one for each region
     #[arg(long)]
     sites: bool,
     #[command(flatten)]
     output: OutputOptions,
     #[command(flatten)]
-    database: Database,
+    database: DatabaseArgs,
 }
 
 /// The ledger of an older tick should be closed, whatever has happened.
-const AT_LAST: Duration = Duration::from_secs(300);
+const MAX_CLOSE_DELAY: Duration = Duration::from_secs(300);
 /// Of the sites that lack ticks no more than these are named where they were not asked for.
-const NAMED: usize = 20;
+const MAX_LISTED_SCHEDULES: usize = 20;
 
 /// The exit code says whether any tick is unaccounted for.
-pub(crate) async fn run(options: Options, matches: &ArgMatches) -> Result<u8, Error> {
+pub(crate) async fn run(options: LedgerOptions, matches: &ArgMatches) -> Result<u8, Error> {
     let store = options.database.connect(matches).await?;
-    let (now, through) = ledger::accounted_through(&store).await?;
-    let from = ago(now, options.since.0);
+    let (now, through) = ledger::read_accounted_through(&store).await?;
+    let from = time_before(now, options.since.0);
     // What is not closed by now nobody closes, and it shows.
-    let to = through.map_or(now, |through| through.max(ago(now, AT_LAST)).min(now));
+    let to = through.map_or(now, |through| through.max(time_before(now, MAX_CLOSE_DELAY)).min(now));
     let rows = match options.sites {
-        true => ledger::by_site(&store, from, to).await?,
-        false => ledger::by_region(&store, from, to).await?,
+        true => ledger::list_by_site(&store, from, to).await?,
+        false => ledger::list_by_region(&store, from, to).await?,
     };
     let unaccounted: i64 = rows.iter().map(|row| row.unaccounted).sum();
-    let code = if unaccounted == 0 { 0 } else { EXIT_BAD };
-    if options.output.output == Format::Json {
-        options.output.print(&rows, |_| Listing::new([], ""))?;
+    let code = if unaccounted == 0 { 0 } else { EXIT_NEGATIVE };
+    if options.output.output == OutputFormat::Json {
+        options.output.print_rows(&rows, |_| TextTable::new([], ""))?;
         return Ok(code);
     }
-    let mut text = listing(&rows, options.sites).to_string();
-    for (region, cause, ticks) in ledger::causes(&store, from, to).await? {
-        text += &plain::lines(&format!("{region}: {ticks} missed, {cause}\n"));
+    let mut text = build_table(&rows, options.sites).to_string();
+    for (region, cause, ticks) in ledger::count_missed_by_cause(&store, from, to).await? {
+        text += &safe_text::sanitize_lines(&format!("{region}: {ticks} missed, {cause}\n"));
     }
     if unaccounted != 0 && !options.sites {
-        let lacking = ledger::by_site(&store, from, to).await?;
+        let lacking = ledger::list_by_site(&store, from, to).await?;
         let lacking: Vec<_> = lacking.into_iter().filter(|row| row.unaccounted != 0).collect();
         text += &format!("\nSchedules with ticks that are unaccounted for: {}\n", lacking.len());
-        text += &listing(&lacking[..lacking.len().min(NAMED)], true).to_string();
+        text += &build_table(&lacking[..lacking.len().min(MAX_LISTED_SCHEDULES)], true).to_string();
     }
-    print_coloured(&format!("{text}\n{}\n", verdict(unaccounted, from, to, now, through)))?;
+    print_coloured(&format!("{text}\n{}\n", summarize_ledger(unaccounted, from, to, now, through)))?;
     Ok(code)
 }
 
-fn verdict(
+fn summarize_ledger(
     unaccounted: i64,
     from: Timestamp,
     to: Timestamp,
@@ -75,8 +75,12 @@ fn verdict(
     let Some(through) = through else {
         return "There are no schedules in force.".to_owned();
     };
-    let closed = format!("closed up to {}, {} s ago", shown(through), now.since(through).as_secs());
-    let span = format!("from {} to {}", shown(from), shown(to));
+    let closed = format!(
+        "closed up to {}, {} s ago",
+        format_time(through),
+        now.saturating_duration_since(through).as_secs()
+    );
+    let span = format!("from {} to {}", format_time(from), format_time(to));
     if to <= from {
         return format!("No tick of that span is closed yet: the ledger is {closed}.");
     }
@@ -86,31 +90,42 @@ fn verdict(
     }
 }
 
-fn shown(at: Timestamp) -> String {
-    moment(Some(at)).unwrap_or_default()
+fn format_time(at: Timestamp) -> String {
+    format_timestamp(Some(at)).unwrap_or_default()
 }
 
-fn listing(rows: &[Row], sites: bool) -> Listing {
+fn build_table(rows: &[LedgerRow], sites: bool) -> TextTable {
     const EMPTY: &str = "no ticks in that span";
-    let counts = |row: &Row| [row.expected, row.up, row.down, row.missed, row.gap, row.unaccounted].map(cell);
+    let counts = |row: &LedgerRow| {
+        [row.expected, row.up, row.down, row.missed, row.gap, row.unaccounted].map(text_cell)
+    };
     if sites {
         let columns = ["SITE", "REGION", "EXPECTED", "UP", "DOWN", "MISSED", "GAP", "UNACCOUNTED"];
-        let mut listing = Listing::new(columns, EMPTY).numbers([0, 2, 3, 4, 5, 6, 7]);
+        let mut listing = TextTable::new(columns, EMPTY).align_right([0, 2, 3, 4, 5, 6, 7]);
         for row in rows {
             let [expected, up, down, missed, gap, unaccounted] = counts(row);
-            listing.row([cell(row.site_id), cell(&row.region), expected, up, down, missed, gap, unaccounted]);
+            listing.add_row([
+                text_cell(row.site_id),
+                text_cell(&row.region),
+                expected,
+                up,
+                down,
+                missed,
+                gap,
+                unaccounted,
+            ]);
         }
         return listing;
     }
     let columns = ["REGION", "EXPECTED", "UP", "DOWN", "MISSED", "GAP", "UNACCOUNTED"];
-    let mut listing = Listing::new(columns, EMPTY).numbers([1, 2, 3, 4, 5, 6]);
+    let mut listing = TextTable::new(columns, EMPTY).align_right([1, 2, 3, 4, 5, 6]);
     for row in rows {
         let [expected, up, down, missed, gap, unaccounted] = counts(row);
-        listing.row([cell(&row.region), expected, up, down, missed, gap, unaccounted]);
+        listing.add_row([text_cell(&row.region), expected, up, down, missed, gap, unaccounted]);
     }
     listing
 }
 
-fn ago(now: Timestamp, span: Duration) -> Timestamp {
-    Timestamp::from_micros(now.micros() - i64::try_from(span.as_micros()).unwrap_or(i64::MAX / 2))
+fn time_before(now: Timestamp, span: Duration) -> Timestamp {
+    Timestamp::from_micros(now.as_micros() - i64::try_from(span.as_micros()).unwrap_or(i64::MAX / 2))
 }

@@ -2,27 +2,27 @@
 
 mod apply;
 mod check;
-mod definition;
+mod connect;
 mod demo;
 mod discovery;
 mod env_file;
 mod error;
-mod generate;
+mod generate_sites;
 mod leases;
 mod ledger;
-mod local;
 mod maintenance;
 mod migrate;
 mod nats;
 mod output;
 mod probers;
-mod reach;
 mod region;
 mod report;
 mod service_file;
 mod site;
+mod site_args;
 mod status;
 mod tail;
+mod up;
 
 use std::process::ExitCode;
 
@@ -31,7 +31,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::error::Error;
 
 /// A line is a paragraph; clap breaks it where the terminal ends.
-const AFTER: &str = "\
+const AFTER_HELP: &str = "\
 Begin with 'picket up' here, and in another terminal: picket site add https://example.com, picket status
 
 Exit codes:
@@ -48,7 +48,7 @@ DATABASE_URL and NATS_URL say where the system is; without them a running 'picke
     name = "picket",
     version,
     max_term_width = 110,
-    after_help = AFTER
+    after_help = AFTER_HELP
 )]
 struct Cli {
     #[command(subcommand)]
@@ -62,88 +62,88 @@ enum Command {
     /// NATS and Postgres are started on 127.0.0.1, unless NATS_URL or DATABASE_URL name others. Checks may connect
     /// to loopback addresses, which elsewhere they may not. If there is a sites.yaml it is applied. A second start
     /// finds the data of the first.
-    Up(Box<local::UpOptions>),
+    Up(Box<up::UpOptions>),
     /// Stop a running `picket up` from another terminal, or what a killed one left behind
-    Down(local::DownOptions),
+    Down(up::DownOptions),
     /// The same as `up`, with a target that misbehaves and sites on it, to see every kind of row within a minute
     ///
     /// Its data are kept apart, in .picket-demo; remove that directory and no trace is left.
-    Demo(Box<demo::Options>),
+    Demo(Box<demo::DemoOptions>),
     /// Bring the database's schema up to date
-    Migrate(migrate::Options),
+    Migrate(migrate::MigrateOptions),
     /// Sites: add, list, show, set, pause, resume, remove
     #[command(subcommand)]
-    Site(site::Command),
+    Site(site::SiteCommand),
     /// Make the sites what a file says
-    Apply(apply::Options),
+    Apply(apply::ApplyOptions),
     /// Write all sites as a file that `apply` takes
     Export(apply::ExportOptions),
     /// Regions: add, list, remove
     #[command(subcommand)]
-    Region(region::Command),
+    Region(region::RegionCommand),
     /// A NATS of your own: write its configuration, with a credential for each role and region
     #[command(subcommand)]
-    Nats(nats::Command),
+    Nats(nats::NatsCommand),
     /// Maintenance: add, list, remove windows in which no incident opens
     #[command(subcommand)]
-    Maintenance(maintenance::Command),
+    Maintenance(maintenance::MaintenanceCommand),
     /// Ask probers to check something now
-    Check(Box<check::Options>),
+    Check(Box<check::AdhocCheckOptions>),
     /// How all sites are, on one screen; exit code 1 if any is down
-    Status(status::Options),
+    Status(status::StatusOptions),
     /// Show results and events as they come
-    Tail(Box<tail::Options>),
+    Tail(Box<tail::TailOptions>),
     /// Who checks, where, and how busy they are
-    Probers(Box<probers::Options>),
+    Probers(Box<probers::ProbersOptions>),
     /// Which coordinator schedules what
-    Leases(leases::Options),
+    Leases(leases::LeasesOptions),
     /// What became of every tick; exit code 1 if one is unaccounted for
     ///
     /// Each tick of each schedule should end as exactly one row (up, down or missed), or lie in a gap that is on
     /// record: a long time without a coordinator. This counts both sides in the database. Ticks of the last minutes
     /// may still be under way and are left out.
-    Ledger(ledger::Options),
+    Ledger(ledger::LedgerOptions),
     /// Reports over days: uptime, latency, incidents, failures
     ///
     /// Days are those of UTC, and today is up to now. SQL has more: see docs/reporting.md.
     #[command(subcommand)]
-    Report(report::Command),
+    Report(report::ReportCommand),
     /// Add dummy sites, for load
-    Generate(generate::Options),
+    Generate(generate_sites::GenerateOptions),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    picket_runtime::process::install_crypto();
+    picket_runtime::process::install_crypto_provider();
     let matches = Cli::command().get_matches();
     let ended = match Cli::from_arg_matches(&matches) {
-        Ok(cli) => run(cli.command, &matches).await,
+        Ok(cli) => run_command(cli.command, &matches).await,
         Err(error) => error.exit(),
     };
     match ended {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            if !matches!(error, Error::NotRead) {
-                output::complain(&error);
+            if !matches!(error, Error::BrokenPipe) {
+                output::print_error(&error);
             }
-            error.code()
+            error.exit_code()
         }
     }
 }
 
 /// Ends with the exit code of a command that did what it was asked.
-async fn run(command: Command, matches: &ArgMatches) -> Result<u8, Error> {
+async fn run_command(command: Command, matches: &ArgMatches) -> Result<u8, Error> {
     let done = match command {
-        Command::Up(options) => return local::up(*options, matches, None).await,
+        Command::Up(options) => return up::run_up(*options, matches, None).await,
         Command::Demo(options) => return demo::run(*options, matches).await,
         Command::Check(options) => return check::run(*options, matches).await,
         Command::Status(options) => return status::run(options, matches).await,
         Command::Ledger(options) => return ledger::run(options, matches).await,
-        Command::Down(options) => local::down(options).await,
+        Command::Down(options) => up::run_down(options).await,
         Command::Migrate(options) => migrate::run(options, matches).await,
         Command::Site(command) => site::run(command, matches).await,
-        Command::Apply(options) => apply::apply(options, matches).await,
-        Command::Export(options) => apply::export(options, matches).await,
+        Command::Apply(options) => apply::run_apply(options, matches).await,
+        Command::Export(options) => apply::run_export(options, matches).await,
         Command::Region(command) => region::run(command, matches).await,
         Command::Nats(command) => nats::run(command, matches).await,
         Command::Maintenance(command) => maintenance::run(command, matches).await,
@@ -151,7 +151,7 @@ async fn run(command: Command, matches: &ArgMatches) -> Result<u8, Error> {
         Command::Probers(options) => probers::run(*options, matches).await,
         Command::Leases(options) => leases::run(options, matches).await,
         Command::Report(command) => report::run(command, matches).await,
-        Command::Generate(options) => generate::run(options, matches).await,
+        Command::Generate(options) => generate_sites::run(options, matches).await,
     };
     done.map(|()| 0)
 }

@@ -6,69 +6,69 @@ mod users;
 use std::path::PathBuf;
 
 use clap::{ArgMatches, Args, Subcommand};
-use picket_proto::{Region, Role};
+use picket_proto::{RegionName, Role};
 use picket_runtime::{
-    Chain,
-    streams::{self, Adopted},
+    ErrorChain,
+    streams::{self, AdoptedStream},
 };
 use picket_store::tickets;
 
 use self::{
     config::ServerOptions,
-    users::{Added, User, Users},
+    users::{CredentialStatus, User, Users},
 };
 use crate::{
+    connect::{self, DatabaseAndNatsArgs},
     error::Error,
-    output::{complain, print},
-    reach::{self, Both},
+    output::{print_error, print_text},
 };
 
 /// See `picket nats --help`.
 #[derive(Subcommand, Clone, Debug)]
-pub(crate) enum Command {
+pub(crate) enum NatsCommand {
     /// Write a NATS configuration with a credential for each role, and for each region's probers
     ///
     /// DIR then has nats.conf, which is yours to edit, accounts.conf, which is written anew at each change of users, the
     /// file users with their public keys, and in creds the seeds: give each to its processes as NATS_NKEY, and keep it
     /// nowhere else. Run again it adds what is not there and changes no key.
-    Init(Box<Init>),
+    Init(Box<InitOptions>),
     /// Add a region, and say where the credential of its probers is
-    AddRegion(AddRegion),
+    AddRegion(AddRegionOptions),
     /// Take the credentials of a region's probers back
-    RemoveRegion(One),
+    RemoveRegion(RegionDirOptions),
     /// Take over a bus that belongs to another installation
     ///
     /// For a database that was made anew beside the bus of an old one. Coordinators and sinks of the other
     /// installation stop using the bus, and results of its checks that the streams still hold are refused. On a bus
     /// with credentials this needs that of the administrator: NATS_NKEY=nats/creds/admin.nk.
-    Adopt(Box<Both>),
+    Adopt(Box<DatabaseAndNatsArgs>),
 }
 
 #[derive(Args, Clone, Debug)]
-struct Dir {
+struct NatsDirOption {
     /// Where the configuration is
     #[arg(long, value_name = "DIR", default_value = "nats")]
     dir: PathBuf,
 }
 
 #[derive(Args, Clone, Debug)]
-pub(crate) struct Init {
+pub(crate) struct InitOptions {
     /// A region whose probers get a credential; may be repeated
-    #[arg(long = "region", value_name = "NAME", value_parser = reach::region)]
-    regions: Vec<Region>,
+    #[arg(long = "region", value_name = "NAME", value_parser = connect::parse_region)]
+    regions: Vec<RegionName>,
     /// Write nats.conf anew where there is one
     #[arg(long)]
     replace: bool,
     #[command(flatten)]
     server: ServerOptions,
     #[command(flatten)]
-    dir: Dir,
+    dir: NatsDirOption,
 }
 
 #[derive(Args, Clone, Debug)]
-pub(crate) struct AddRegion {
+pub(crate) struct AddRegionOptions {
     #[command(flatten)]
-    one: One,
+    region: RegionDirOptions,
     /// A credential for a leaf node there, a server through which its probers reach the hub, instead of for probers
     #[arg(long)]
     leaf: bool,
@@ -78,74 +78,76 @@ pub(crate) struct AddRegion {
 }
 
 #[derive(Args, Clone, Debug)]
-pub(crate) struct One {
+pub(crate) struct RegionDirOptions {
     /// The region's name: lower-case letters, digits and '-', such as eu-west
-    #[arg(value_parser = reach::region)]
-    name: Region,
+    #[arg(value_parser = connect::parse_region)]
+    name: RegionName,
     #[command(flatten)]
-    dir: Dir,
+    dir: NatsDirOption,
 }
 
-const RELOAD: &str = "then let every server read it: nats-server --signal reload, or SIGHUP";
+const RELOAD_HINT: &str = "then let every server read it: nats-server --signal reload, or SIGHUP";
 
-pub(crate) async fn run(command: Command, matches: &ArgMatches) -> Result<(), Error> {
+pub(crate) async fn run(command: NatsCommand, matches: &ArgMatches) -> Result<(), Error> {
     match command {
-        Command::Init(options) => init(*options),
-        Command::AddRegion(options) => add_region(options),
-        Command::Adopt(place) => adopt(*place, matches).await,
-        Command::RemoveRegion(One { name, dir }) => {
-            let (dir, mut users) = dir.open()?;
-            let probers = users.remove(&dir, &User::Of(Role::Prober(name.clone())))?;
-            let leaf = users.remove(&dir, &User::Of(Role::Leaf(name.clone())))?;
+        NatsCommand::Init(options) => init_config(*options),
+        NatsCommand::AddRegion(options) => add_region(options),
+        NatsCommand::Adopt(place) => adopt_bus(*place, matches).await,
+        NatsCommand::RemoveRegion(RegionDirOptions { name, dir }) => {
+            let (dir, mut users) = dir.load_users()?;
+            let probers = users.remove_user(&dir, &User::Role(Role::Prober(name.clone())))?;
+            let leaf = users.remove_user(&dir, &User::Role(Role::Leaf(name.clone())))?;
             if !probers && !leaf {
                 return Err(Error::Usage(format!("region: '{name}' has no credential in {}", dir.display())));
             }
-            write(&dir, &users)?;
-            print(&format!(
-                "the probers of {name} have no credential any more; {RELOAD}, which lets them go\n"
+            write_user_files(&dir, &users)?;
+            print_text(&format!(
+                "the probers of {name} have no credential any more; {RELOAD_HINT}, which lets them go\n"
             ))
         }
     }
 }
 
-async fn adopt(place: Both, matches: &ArgMatches) -> Result<(), Error> {
+async fn adopt_bus(place: DatabaseAndNatsArgs, matches: &ArgMatches) -> Result<(), Error> {
     let (store, bus) = place.connect(matches).await?;
-    let installation = tickets::Keyring::load(&store).await?.tickets().installation();
-    let adopted = streams::adopt(&bus.jetstream, installation)
+    let installation = tickets::Keyring::load_from(&store).await?.tickets().installation();
+    let adopted = streams::adopt_streams(&bus.jetstream, installation)
         .await
-        .map_err(|error| Error::Unreachable(Chain(&error).to_string()))?;
+        .map_err(|error| Error::Unreachable(ErrorChain(&error).to_string()))?;
     let mut said = String::new();
-    for Adopted { name, owner } in &adopted {
+    for AdoptedStream { name, previous_owner: owner } in &adopted {
         let before = owner.as_deref().unwrap_or("nobody in particular");
         said += &format!("{name} belonged to {before} and belongs to {installation} now\n");
     }
     if adopted.is_empty() {
         said = format!("the bus belongs to {installation} already\n");
     }
-    print(&said)
+    print_text(&said)
 }
 
-fn init(options: Init) -> Result<(), Error> {
-    let dir = absolute(&options.dir.dir);
+fn init_config(options: InitOptions) -> Result<(), Error> {
+    let dir = absolute_path(&options.dir.dir);
     let file = dir.join("nats.conf");
-    users::make_dirs(&dir)?;
-    let mut known = Users::read(&dir)?;
-    let roles = Role::WITHOUT_REGION.into_iter().chain(options.regions.into_iter().map(Role::Prober));
+    users::create_dirs(&dir)?;
+    let mut known = Users::read_file(&dir)?;
+    let roles = Role::GLOBAL_ROLES.into_iter().chain(options.regions.into_iter().map(Role::Prober));
     let mut said = String::new();
-    for user in roles.map(User::Of).chain([User::System]) {
+    for user in roles.map(User::Role).chain([User::System]) {
         let name = user.to_string();
-        said += &match known.ensure(&dir, user)? {
-            Added::Now(path) => format!("{name:<20} {}\n", path.display()),
-            Added::Before(path) if path.exists() => format!("{name:<20} {} (as before)\n", path.display()),
-            Added::Before(_) => format!("{name:<20} has a credential, which is not here\n"),
+        said += &match known.create_if_missing(&dir, user)? {
+            CredentialStatus::Created(path) => format!("{name:<20} {}\n", path.display()),
+            CredentialStatus::Existing(path) if path.exists() => {
+                format!("{name:<20} {} (as before)\n", path.display())
+            }
+            CredentialStatus::Existing(_) => format!("{name:<20} has a credential, which is not here\n"),
         };
     }
-    write(&dir, &known)?;
+    write_user_files(&dir, &known)?;
     let is_new = options.replace || !file.exists();
     if is_new {
-        users::write(&file, &options.server.text(&dir))?;
+        users::replace_file(&file, &options.server.render_config(&dir))?;
     }
-    print(&format!(
+    print_text(&format!(
         "{} {}\n{said}each is the NATS_NKEY of its processes, and theirs alone; admin and system are for people, in need\n\
          run it: nats-server -c {}\n",
         file.display(),
@@ -154,41 +156,45 @@ fn init(options: Init) -> Result<(), Error> {
     ))
 }
 
-fn add_region(AddRegion { one: One { name, dir }, leaf, show }: AddRegion) -> Result<(), Error> {
-    let (dir, mut users) = dir.open()?;
+fn add_region(
+    AddRegionOptions { region: RegionDirOptions { name, dir }, leaf, show }: AddRegionOptions,
+) -> Result<(), Error> {
+    let (dir, mut users) = dir.load_users()?;
     let role = if leaf { Role::Leaf(name.clone()) } else { Role::Prober(name.clone()) };
     let whose = if leaf { format!("a leaf node of {name}") } else { format!("the probers of {name}") };
-    let added = users.ensure(&dir, User::Of(role.clone()))?;
-    write(&dir, &users)?;
-    let (Added::Now(file) | Added::Before(file)) = &added;
+    let added = users.create_if_missing(&dir, User::Role(role.clone()))?;
+    write_user_files(&dir, &users)?;
+    let (CredentialStatus::Created(file) | CredentialStatus::Existing(file)) = &added;
     if show {
-        let seed = std::fs::read_to_string(file).map_err(|why| users::unusable("read", file, &why))?;
-        complain(format_args!("the credential of {whose}; {RELOAD}"));
-        return print(&seed);
+        let seed = std::fs::read_to_string(file).map_err(|why| users::io_error("read", file, &why))?;
+        print_error(format_args!("the credential of {whose}; {RELOAD_HINT}"));
+        return print_text(&seed);
     }
     let have = if leaf { "has" } else { "have" };
     let lead = match added {
-        Added::Now(_) => format!("{have} the credential"),
-        Added::Before(_) if file.exists() => format!("{have} the credential, as before,"),
-        Added::Before(_) => "had a credential before, which is not here any more; it was".to_owned(),
+        CredentialStatus::Created(_) => format!("{have} the credential"),
+        CredentialStatus::Existing(_) if file.exists() => format!("{have} the credential, as before,"),
+        CredentialStatus::Existing(_) => {
+            "had a credential before, which is not here any more; it was".to_owned()
+        }
     };
     let there = match leaf {
         true => format!("in its configuration: nkey: {role}.nk"),
         false => format!("PICKET_REGION={name} NATS_NKEY={role}.nk picket-prober"),
     };
-    print(&format!("{whose} {lead} {}\n{RELOAD}\nand there: {there}\n", file.display()))
+    print_text(&format!("{whose} {lead} {}\n{RELOAD_HINT}\nand there: {there}\n", file.display()))
 }
 
 /// Users first: with them the other file can be made again.
-fn write(dir: &std::path::Path, users: &Users) -> Result<(), Error> {
-    users.write(dir)?;
-    users::write(&dir.join("accounts.conf"), &config::accounts(users))
+fn write_user_files(dir: &std::path::Path, users: &Users) -> Result<(), Error> {
+    users.write_file(dir)?;
+    users::replace_file(&dir.join("accounts.conf"), &config::render_accounts(users))
 }
 
-impl Dir {
+impl NatsDirOption {
     /// The directory that `init` has filled, and its users.
-    fn open(&self) -> Result<(PathBuf, Users), Error> {
-        let users = Users::read(&self.dir)?;
+    fn load_users(&self) -> Result<(PathBuf, Users), Error> {
+        let users = Users::read_file(&self.dir)?;
         if users.0.is_empty() {
             return Err(Error::Usage(format!(
                 "--dir: '{}' has no users yet; begin with: picket nats init --dir {}",
@@ -196,10 +202,10 @@ impl Dir {
                 self.dir.display()
             )));
         }
-        Ok((absolute(&self.dir), users))
+        Ok((absolute_path(&self.dir), users))
     }
 }
 
-fn absolute(dir: &std::path::Path) -> PathBuf {
+fn absolute_path(dir: &std::path::Path) -> PathBuf {
     std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned())
 }

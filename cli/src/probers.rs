@@ -4,28 +4,28 @@ use std::{collections::BTreeSet, time::Duration};
 
 use clap::{ArgMatches, Args};
 use picket_proto::Timestamp;
-use picket_runtime::{clock::wall, options::Span};
+use picket_runtime::{clock::wall_clock_now, options::DurationArg};
 use serde::Serialize;
 
 use crate::{
-    discovery::{self, Place, Prober},
+    connect::NatsArgs,
+    discovery::{self, ProberInfo, RegionActivity},
     error::Error,
-    output::{Listing, OutputOptions, cell},
-    reach::Nats,
+    output::{OutputOptions, TextTable, text_cell},
 };
 
 /// See `picket probers --help`.
 #[derive(Args, Clone, Debug)]
-pub(crate) struct Options {
+pub(crate) struct ProbersOptions {
     #[command(flatten)]
     output: OutputOptions,
     #[command(flatten)]
-    nats: Nats,
+    nats: NatsArgs,
 }
 
 /// A prober that answers; or, without a name, a region in which none does.
 #[derive(Debug, PartialEq, Serialize)]
-struct Record {
+struct ProberRecord {
     region: String,
     prober: Option<String>,
     version: Option<String>,
@@ -40,14 +40,15 @@ struct Record {
     waiting: Option<u64>,
 }
 
-pub(crate) async fn run(options: Options, matches: &ArgMatches) -> Result<(), Error> {
+pub(crate) async fn run(options: ProbersOptions, matches: &ArgMatches) -> Result<(), Error> {
     let bus = options.nats.connect(matches).await?;
-    let (probers, places) = tokio::join!(discovery::probers(&bus.client), discovery::places(&bus.jetstream));
-    let now = wall();
-    let records = records(probers?, places, now);
-    options.output.print(&records, |records| {
+    let (probers, places) =
+        tokio::join!(discovery::list_probers(&bus.client), discovery::list_region_activity(&bus.jetstream));
+    let now = wall_clock_now();
+    let records = build_records(probers?, places, now);
+    options.output.print_rows(&records, |records| {
         let columns = ["REGION", "PROBER", "VERSION", "SLOTS USED", "CHECKS", "CHECKS/S", "LAST SEEN"];
-        let mut listing = Listing::new(columns, "no prober answers").numbers([3, 4, 5]);
+        let mut listing = TextTable::new(columns, "no prober answers").align_right([3, 4, 5]);
         for record in records {
             let slots = match (record.slots_used, record.slots_total) {
                 (Some(used), Some(total)) => Some(format!("{used}/{total}")),
@@ -57,14 +58,14 @@ pub(crate) async fn run(options: Options, matches: &ArgMatches) -> Result<(), Er
                 Some(0) | None => "(nobody)".to_owned(),
                 Some(jobs) => format!("(nobody; {jobs} wait)"),
             };
-            listing.row([
-                cell(&record.region),
-                cell(record.prober.clone().unwrap_or_else(nobody)),
-                cell(record.version.as_deref()),
-                cell(slots),
-                cell(record.checks),
-                cell(record.checks_per_second.map(|checks| format!("{checks:.1}"))),
-                cell(record.last_seen.map(|seen| ago(seen, now))),
+            listing.add_row([
+                text_cell(&record.region),
+                text_cell(record.prober.clone().unwrap_or_else(nobody)),
+                text_cell(record.version.as_deref()),
+                text_cell(slots),
+                text_cell(record.checks),
+                text_cell(record.checks_per_second.map(|checks| format!("{checks:.1}"))),
+                text_cell(record.last_seen.map(|seen| format_age(seen, now))),
             ]);
         }
         listing
@@ -72,17 +73,17 @@ pub(crate) async fn run(options: Options, matches: &ArgMatches) -> Result<(), Er
 }
 
 /// Those who answer, and the regions that are in use, or lately were, where nobody does.
-fn records(probers: Vec<Prober>, places: Vec<Place>, now: Timestamp) -> Vec<Record> {
+fn build_records(probers: Vec<ProberInfo>, places: Vec<RegionActivity>, now: Timestamp) -> Vec<ProberRecord> {
     /// A region that was removed is not spoken of for ever.
     const LATELY: Duration = Duration::from_secs(7 * 86_400);
     let answering: BTreeSet<String> = probers.iter().map(|prober| prober.region.clone()).collect();
     let silent = places.into_iter().filter(|place| !answering.contains(&place.region)).filter_map(|place| {
-        let last_seen = place.last_taken.map(|at| {
+        let last_seen = place.last_delivery.map(|at| {
             let micros = at.unix_timestamp_nanos() / 1_000;
             Timestamp::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
         });
-        let lately = last_seen.is_some_and(|at| since(at, now) < LATELY);
-        (place.waiting > 0 || lately).then_some(Record {
+        let lately = last_seen.is_some_and(|at| elapsed_since(at, now) < LATELY);
+        (place.pending_jobs > 0 || lately).then_some(ProberRecord {
             region: place.region,
             prober: None,
             version: None,
@@ -92,15 +93,15 @@ fn records(probers: Vec<Prober>, places: Vec<Place>, now: Timestamp) -> Vec<Reco
             checks: None,
             checks_per_second: None,
             last_seen,
-            waiting: Some(place.waiting),
+            waiting: Some(place.pending_jobs),
         })
     });
-    let mut records: Vec<Record> = silent.collect();
-    records.extend(probers.into_iter().map(|prober| Record {
+    let mut records: Vec<ProberRecord> = silent.collect();
+    records.extend(probers.into_iter().map(|prober| ProberRecord {
         region: prober.region,
         prober: Some(prober.name),
         version: Some(prober.version),
-        started_at: Some(prober.started),
+        started_at: Some(prober.started_at),
         slots_used: prober.slots_used,
         slots_total: prober.slots_total,
         checks: prober.checks,
@@ -113,15 +114,15 @@ fn records(probers: Vec<Prober>, places: Vec<Place>, now: Timestamp) -> Vec<Reco
     records
 }
 
-fn since(at: Timestamp, now: Timestamp) -> Duration {
-    Duration::from_micros(u64::try_from(now.micros() - at.micros()).unwrap_or(0))
+fn elapsed_since(at: Timestamp, now: Timestamp) -> Duration {
+    Duration::from_micros(u64::try_from(now.as_micros() - at.as_micros()).unwrap_or(0))
 }
 
 /// How long ago that was, as people say it.
-fn ago(at: Timestamp, now: Timestamp) -> String {
-    match Duration::from_secs(since(at, now).as_secs()) {
+fn format_age(at: Timestamp, now: Timestamp) -> String {
+    match Duration::from_secs(elapsed_since(at, now).as_secs()) {
         Duration::ZERO => "now".to_owned(),
-        long => format!("{} ago", Span(long)),
+        long => format!("{} ago", DurationArg(long)),
     }
 }
 
@@ -135,12 +136,18 @@ mod tests {
     fn a_region_without_a_prober_is_listed_while_jobs_wait_there_or_somebody_was_there_lately() {
         let now = Timestamp::from_micros(1_800_000_000_000_000);
         let at = |days: i64| OffsetDateTime::from_unix_timestamp(1_800_000_000 - days * 86_400).ok();
-        let place =
-            |region: &str, waiting, last_taken| Place { region: region.to_owned(), waiting, last_taken };
-        let prober =
-            |name: &str| Prober { region: "eu".to_owned(), name: name.to_owned(), ..Prober::default() };
+        let place = |region: &str, waiting, last_taken| RegionActivity {
+            region: region.to_owned(),
+            pending_jobs: waiting,
+            last_delivery: last_taken,
+        };
+        let prober = |name: &str| ProberInfo {
+            region: "eu".to_owned(),
+            name: name.to_owned(),
+            ..ProberInfo::default()
+        };
 
-        let records = records(
+        let records = build_records(
             vec![prober("a"), prober("b")],
             vec![
                 place("us", 7, None),
@@ -155,7 +162,11 @@ mod tests {
         let seen: Vec<_> = records
             .iter()
             .map(|record| {
-                (record.region.as_str(), record.prober.as_deref(), record.last_seen.map(|at| ago(at, now)))
+                (
+                    record.region.as_str(),
+                    record.prober.as_deref(),
+                    record.last_seen.map(|at| format_age(at, now)),
+                )
             })
             .collect();
         let now = Some("now".to_owned());

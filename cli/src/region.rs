@@ -1,79 +1,81 @@
 //! `picket region`: the named places that probers run in.
 
 use clap::{ArgMatches, Args, Subcommand};
-use picket_proto::Region;
+use picket_proto::RegionName;
 use picket_store::regions;
 use serde::Serialize;
 
 use crate::{
+    connect::{self, DatabaseArgs},
     error::Error,
-    output::{Listing, OutputOptions, cell, print},
-    reach::{self, Database},
+    output::{OutputOptions, TextTable, print_text, text_cell},
 };
 
 /// See `picket region --help`.
 #[derive(Subcommand, Clone, Debug)]
-pub(crate) enum Command {
+pub(crate) enum RegionCommand {
     /// Add a region: sites without regions of their own are checked from it too
-    Add(One),
+    Add(RegionSelector),
     /// The regions in use
-    List(List),
+    List(ListRegionsOptions),
     /// Take a region out of use; its rows stay
-    Remove(One),
+    Remove(RegionSelector),
 }
 
 #[derive(Args, Clone, Debug)]
-pub(crate) struct One {
+pub(crate) struct RegionSelector {
     /// The region's name: lower-case letters, digits and '-', such as eu-west
-    #[arg(value_parser = reach::region)]
-    name: Region,
+    #[arg(value_parser = connect::parse_region)]
+    name: RegionName,
     #[command(flatten)]
-    database: Database,
+    database: DatabaseArgs,
 }
 
 #[derive(Args, Clone, Debug)]
-pub(crate) struct List {
+pub(crate) struct ListRegionsOptions {
     #[command(flatten)]
     output: OutputOptions,
     #[command(flatten)]
-    database: Database,
+    database: DatabaseArgs,
 }
 
 #[derive(Serialize)]
-struct Record {
+struct RegionRecord {
     region: String,
     schedules: i64,
 }
 
-pub(crate) async fn run(command: Command, matches: &ArgMatches) -> Result<(), Error> {
+pub(crate) async fn run(command: RegionCommand, matches: &ArgMatches) -> Result<(), Error> {
     match command {
-        Command::Add(One { name, database }) => {
+        RegionCommand::Add(RegionSelector { name, database }) => {
             let store = database.connect(matches).await?;
-            match regions::add(&store, &name).await? {
-                true => {
-                    print(&format!("added region {name}; it needs probers: picket-prober --region {name}\n"))
-                }
-                false => print(&format!("there is a region {name} already\n")),
+            match regions::add_region(&store, &name).await? {
+                true => print_text(&format!(
+                    "added region {name}; it needs probers: picket-prober --region {name}\n"
+                )),
+                false => print_text(&format!("there is a region {name} already\n")),
             }
         }
-        Command::Remove(One { name, database }) => {
+        RegionCommand::Remove(RegionSelector { name, database }) => {
             let store = database.connect(matches).await?;
-            regions::remove(&store, &name).await?;
-            print(&format!("removed region {name}; nothing is checked from it any more\n"))
+            regions::remove_region(&store, &name).await?;
+            print_text(&format!("removed region {name}; nothing is checked from it any more\n"))
         }
-        Command::List(List { output, database }) => {
+        RegionCommand::List(ListRegionsOptions { output, database }) => {
             let store = database.connect(matches).await?;
-            let records: Vec<Record> = regions::list(&store)
+            let records: Vec<RegionRecord> = regions::list_regions(&store)
                 .await?
                 .into_iter()
-                .map(|region| Record { region: region.name, schedules: region.schedules })
+                .map(|region| RegionRecord { region: region.name, schedules: region.schedules })
                 .collect();
-            output.print(&records, |records| {
-                let mut listing =
-                    Listing::new(["REGION", "SCHEDULES"], "no regions yet; add one: picket region add NAME")
-                        .numbers([1]);
+            output.print_rows(&records, |records| {
+                let mut listing = TextTable::new(
+                    ["REGION", "SCHEDULES"],
+                    "no regions yet; add one: picket region add NAME",
+                )
+                .align_right([1]);
                 for record in records {
-                    listing.row([cell(&record.region), cell(record.schedules)]);
+                    listing.add_row([text_cell(&record.region), text_cell(record.schedules)]);
                 }
                 listing
             })

@@ -1,122 +1,129 @@
 //! `picket report`: uptime, latency, incidents and failures over days, for people, programs and spreadsheets.
 
-mod bars;
+mod sparkline;
 
 use std::time::Duration;
 
 use clap::{ArgMatches, Args, Subcommand, ValueEnum};
-use picket_proto::{Region, Timestamp};
-use picket_runtime::options::Span;
-use picket_store::reports::{self, Failure, Incident, Latency, Scope, Uptime};
+use picket_proto::{RegionName, Timestamp};
+use picket_runtime::options::DurationArg;
+use picket_store::reports::{self, FailureRow, IncidentRow, LatencyRow, ReportFilter, UptimeRow};
 use serde::Serialize;
 
 use crate::{
+    connect::{self, DatabaseArgs},
     error::Error,
-    output::{Listing, cell, json, print_coloured, print_data},
-    reach::{self, Database},
-    site::moment,
+    output::{TextTable, print_coloured, print_data, text_cell, to_pretty_json},
+    site::format_timestamp,
 };
 
 /// See `picket report --help`.
 #[derive(Subcommand, Clone, Debug)]
-pub(crate) enum Command {
+pub(crate) enum ReportCommand {
     /// How much of the time each site was up, the worst first
-    Uptime(Options),
+    Uptime(ReportOptions),
     /// How long each site took to answer, the slowest first
-    Latency(Options),
+    Latency(ReportOptions),
     /// Outages, the newest first
-    Incidents(Options),
+    Incidents(ReportOptions),
     /// What was not up, by region and cause: of sites (down) and of ours (missed)
-    Failures(Options),
+    Failures(ReportOptions),
 }
 
 /// What a report is about, and how it is printed.
 #[derive(Args, Clone, Debug)]
-pub(crate) struct Options {
+pub(crate) struct ReportOptions {
     /// From the day (of UTC) in which so long ago lies
     #[arg(long, value_name = "TIME", default_value = "30d")]
-    since: Span,
+    since: DurationArg,
     /// Only sites with this tag
     #[arg(long)]
     tag: Option<String>,
     /// Only what was seen from here
-    #[arg(long, value_parser = reach::region)]
-    region: Option<Region>,
+    #[arg(long, value_parser = connect::parse_region)]
+    region: Option<RegionName>,
     /// List all, however many; JSON and CSV always have all
     #[arg(long)]
     all: bool,
     /// How to print: a table for people, JSON for programs, CSV for spreadsheets
-    #[arg(long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
-    output: Format,
+    #[arg(long, value_enum, default_value_t = ReportFormat::Table, value_name = "FORMAT")]
+    output: ReportFormat,
     /// Leave CSV as it is: by default a text that a spreadsheet would take for a formula begins with an apostrophe
     #[arg(long)]
     csv_raw: bool,
     #[command(flatten)]
-    database: Database,
+    database: DatabaseArgs,
 }
 
 /// See [`Options`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
+enum ReportFormat {
     Table,
     Json,
     Csv,
 }
 
 /// What a table lists unless all is asked for.
-const SCREEN: usize = 40;
+const MAX_TABLE_ROWS: usize = 40;
 
-pub(crate) async fn run(command: Command, matches: &ArgMatches) -> Result<(), Error> {
-    let (Command::Uptime(options)
-    | Command::Latency(options)
-    | Command::Incidents(options)
-    | Command::Failures(options)) = &command;
-    let scope = Scope { since: options.since.0, tag: options.tag.clone(), region: options.region.clone() };
+pub(crate) async fn run(command: ReportCommand, matches: &ArgMatches) -> Result<(), Error> {
+    let (ReportCommand::Uptime(options)
+    | ReportCommand::Latency(options)
+    | ReportCommand::Incidents(options)
+    | ReportCommand::Failures(options)) = &command;
+    let scope =
+        ReportFilter { since: options.since.0, tag: options.tag.clone(), region: options.region.clone() };
     let store = options.database.clone().connect(matches).await?;
     match &command {
-        Command::Uptime(options) => options.print(&reports::uptime(&store, &scope).await?),
-        Command::Latency(options) => options.print(&reports::latency(&store, &scope).await?),
-        Command::Incidents(options) => options.print(&reports::incidents(&store, &scope).await?),
-        Command::Failures(options) => options.print(&reports::failures(&store, &scope).await?),
+        ReportCommand::Uptime(options) => options.print_rows(&reports::report_uptime(&store, &scope).await?),
+        ReportCommand::Latency(options) => {
+            options.print_rows(&reports::report_latency(&store, &scope).await?)
+        }
+        ReportCommand::Incidents(options) => {
+            options.print_rows(&reports::report_incidents(&store, &scope).await?)
+        }
+        ReportCommand::Failures(options) => {
+            options.print_rows(&reports::report_failures(&store, &scope).await?)
+        }
     }
 }
 
-impl Options {
-    fn print<T: Line>(&self, rows: &[T]) -> Result<(), Error> {
+impl ReportOptions {
+    fn print_rows<T: ReportRow>(&self, rows: &[T]) -> Result<(), Error> {
         match self.output {
-            Format::Json => print_data(&json(rows)),
-            Format::Csv => print_data(&csv(rows, self.csv_raw)),
-            Format::Table => {
-                let shown = if self.all { rows.len() } else { rows.len().min(SCREEN) };
+            ReportFormat::Json => print_data(&to_pretty_json(rows)),
+            ReportFormat::Csv => print_data(&render_csv(rows, self.csv_raw)),
+            ReportFormat::Table => {
+                let shown = if self.all { rows.len() } else { rows.len().min(MAX_TABLE_ROWS) };
                 let rest = match rows.len() - shown {
                     0 => String::new(),
                     more => format!("and {more} more: --all\n"),
                 };
-                print_coloured(&format!("{}{rest}", table(&rows[..shown])))
+                print_coloured(&format!("{}{rest}", build_table(&rows[..shown])))
             }
         }
     }
 }
 
 /// A row of a report.
-trait Line: Serialize {
+trait ReportRow: Serialize {
     /// Names of the columns, as in JSON; those of the table are the same in capitals.
     const COLUMNS: &'static [&'static str];
     /// Those that are aligned to the right.
-    const NUMBERS: &'static [usize];
+    const NUMERIC_COLUMNS: &'static [usize];
     /// What stands there instead of a table without rows.
-    const EMPTY: &'static str;
+    const EMPTY_TEXT: &'static str;
 
     /// What is known, column by column.
-    fn cells(&self) -> Vec<Option<String>>;
+    fn to_cells(&self) -> Vec<Option<String>>;
 
     /// What is looked at rather than read; its heading, and it.
-    fn picture(&self) -> Option<(&'static str, String)> {
+    fn trend_column(&self) -> Option<(&'static str, String)> {
         None
     }
 }
 
-impl Line for Uptime {
+impl ReportRow for UptimeRow {
     const COLUMNS: &'static [&'static str] = &[
         "site_id",
         "site",
@@ -128,17 +135,17 @@ impl Line for Uptime {
         "down",
         "missed",
     ];
-    const NUMBERS: &'static [usize] = &[0, 2, 3, 4, 5, 6, 7, 8];
-    const EMPTY: &'static str = "no checks in that span";
+    const NUMERIC_COLUMNS: &'static [usize] = &[0, 2, 3, 4, 5, 6, 7, 8];
+    const EMPTY_TEXT: &'static str = "no checks in that span";
 
-    fn cells(&self) -> Vec<Option<String>> {
+    fn to_cells(&self) -> Vec<Option<String>> {
         let number = |value: i64| Some(value.to_string());
         vec![
             number(self.site_id),
             Some(self.site.clone()),
-            percent(self.uptime_pct),
-            percent(self.uptime_pct_excl_maintenance),
-            percent(self.coverage_pct),
+            format_percent(self.uptime_pct),
+            format_percent(self.uptime_pct_excl_maintenance),
+            format_percent(self.coverage_pct),
             number(self.checks),
             number(self.up),
             number(self.down),
@@ -146,17 +153,17 @@ impl Line for Uptime {
         ]
     }
 
-    fn picture(&self) -> Option<(&'static str, String)> {
-        Some(("LAST 30 DAYS", bars::uptime(&self.days)))
+    fn trend_column(&self) -> Option<(&'static str, String)> {
+        Some(("LAST 30 DAYS", sparkline::render_uptime(&self.days)))
     }
 }
 
-impl Line for Latency {
+impl ReportRow for LatencyRow {
     const COLUMNS: &'static [&'static str] = &["site_id", "site", "p50_ms", "p95_ms", "p99_ms", "checks"];
-    const NUMBERS: &'static [usize] = &[0, 2, 3, 4, 5];
-    const EMPTY: &'static str = "no check was up in that span";
+    const NUMERIC_COLUMNS: &'static [usize] = &[0, 2, 3, 4, 5];
+    const EMPTY_TEXT: &'static str = "no check was up in that span";
 
-    fn cells(&self) -> Vec<Option<String>> {
+    fn to_cells(&self) -> Vec<Option<String>> {
         let time = |value: Option<f64>| value.map(|value| format!("{value:.1}"));
         vec![
             Some(self.site_id.to_string()),
@@ -168,41 +175,41 @@ impl Line for Latency {
         ]
     }
 
-    fn picture(&self) -> Option<(&'static str, String)> {
-        Some(("P95 OF 30 DAYS", bars::heights(&self.days)))
+    fn trend_column(&self) -> Option<(&'static str, String)> {
+        Some(("P95 OF 30 DAYS", sparkline::render_relative(&self.days)))
     }
 }
 
-impl Line for Incident {
+impl ReportRow for IncidentRow {
     const COLUMNS: &'static [&'static str] =
         &["incident_id", "site_id", "site", "opened_at", "closed_at", "seconds", "cause", "message"];
-    const NUMBERS: &'static [usize] = &[0, 1, 5];
-    const EMPTY: &'static str = "no incidents in that span";
+    const NUMERIC_COLUMNS: &'static [usize] = &[0, 1, 5];
+    const EMPTY_TEXT: &'static str = "no incidents in that span";
 
-    fn cells(&self) -> Vec<Option<String>> {
+    fn to_cells(&self) -> Vec<Option<String>> {
         vec![
             Some(self.incident_id.to_string()),
             Some(self.site_id.to_string()),
             Some(self.site.clone()),
-            moment(Some(self.opened_at.into())),
-            moment(self.closed_at.map(Timestamp::from)),
+            format_timestamp(Some(self.opened_at.into())),
+            format_timestamp(self.closed_at.map(Timestamp::from)),
             Some(self.seconds.to_string()),
             self.cause.clone(),
             self.message.clone(),
         ]
     }
 
-    fn picture(&self) -> Option<(&'static str, String)> {
-        Some(("LASTED", Span(Duration::from_secs(self.seconds.unsigned_abs())).to_string()))
+    fn trend_column(&self) -> Option<(&'static str, String)> {
+        Some(("LASTED", DurationArg(Duration::from_secs(self.seconds.unsigned_abs())).to_string()))
     }
 }
 
-impl Line for Failure {
+impl ReportRow for FailureRow {
     const COLUMNS: &'static [&'static str] = &["region", "cause", "checks", "sites"];
-    const NUMBERS: &'static [usize] = &[2, 3];
-    const EMPTY: &'static str = "nothing failed in that span";
+    const NUMERIC_COLUMNS: &'static [usize] = &[2, 3];
+    const EMPTY_TEXT: &'static str = "nothing failed in that span";
 
-    fn cells(&self) -> Vec<Option<String>> {
+    fn to_cells(&self) -> Vec<Option<String>> {
         vec![
             Some(self.region.clone()),
             Some(self.cause.clone()),
@@ -211,28 +218,28 @@ impl Line for Failure {
         ]
     }
 
-    fn picture(&self) -> Option<(&'static str, String)> {
-        Some(("LAST 30 DAYS", bars::heights(&self.days)))
+    fn trend_column(&self) -> Option<(&'static str, String)> {
+        Some(("LAST 30 DAYS", sparkline::render_relative(&self.days)))
     }
 }
 
 /// Four digits, since the fourth is half a minute of a year; they are cut off already.
-fn percent(value: Option<f64>) -> Option<String> {
+fn format_percent(value: Option<f64>) -> Option<String> {
     value.map(|value| format!("{value:.4}"))
 }
 
-fn table<T: Line>(rows: &[T]) -> Listing {
-    let picture = rows.first().and_then(Line::picture).map(|(heading, _)| heading.to_owned());
-    let columns = T::COLUMNS.iter().map(|name| heading(name)).chain(picture);
-    let mut listing = Listing::of(columns, T::EMPTY).numbers_at(T::NUMBERS);
+fn build_table<T: ReportRow>(rows: &[T]) -> TextTable {
+    let picture = rows.first().and_then(ReportRow::trend_column).map(|(heading, _)| heading.to_owned());
+    let columns = T::COLUMNS.iter().map(|name| column_heading(name)).chain(picture);
+    let mut listing = TextTable::with_columns(columns, T::EMPTY_TEXT).align_right_at(T::NUMERIC_COLUMNS);
     for row in rows {
-        let cells = row.cells().into_iter().map(cell);
-        listing.row_of(cells.chain(row.picture().map(|(_, picture)| cell(picture))));
+        let cells = row.to_cells().into_iter().map(text_cell);
+        listing.add_cells(cells.chain(row.trend_column().map(|(_, picture)| text_cell(picture))));
     }
     listing
 }
 
-fn heading(name: &str) -> String {
+fn column_heading(name: &str) -> String {
     match name {
         "uptime_pct" => "UPTIME %".to_owned(),
         "uptime_pct_excl_maintenance" => "W/O MAINT. %".to_owned(),
@@ -243,14 +250,14 @@ fn heading(name: &str) -> String {
 
 /// Comma-separated values as RFC 4180 has them, with names in the first line; what is unknown is empty. Texts are no formulas
 /// unless `raw` says so.
-fn csv<T: Line>(rows: &[T], raw: bool) -> String {
+fn render_csv<T: ReportRow>(rows: &[T], raw: bool) -> String {
     let mut text = T::COLUMNS.join(",") + "\r\n";
     for row in rows {
-        let cells = row.cells().into_iter().map(Option::unwrap_or_default).enumerate();
+        let cells = row.to_cells().into_iter().map(Option::unwrap_or_default).enumerate();
         let fields: Vec<_> = cells
-            .map(|(column, cell)| match raw || T::NUMBERS.contains(&column) {
-                true => quoted(&cell),
-                false => quoted(&no_formula(cell)),
+            .map(|(column, cell)| match raw || T::NUMERIC_COLUMNS.contains(&column) {
+                true => quote_csv_field(&cell),
+                false => quote_csv_field(&escape_formula(cell)),
             })
             .collect();
         text += &(fields.join(",") + "\r\n");
@@ -259,14 +266,14 @@ fn csv<T: Line>(rows: &[T], raw: bool) -> String {
 }
 
 /// A spreadsheet takes a text that begins so for a formula, which can send what else is in the sheet elsewhere.
-fn no_formula(text: String) -> String {
+fn escape_formula(text: String) -> String {
     match text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
         true => format!("'{text}"),
         false => text,
     }
 }
 
-fn quoted(field: &str) -> String {
+fn quote_csv_field(field: &str) -> String {
     match field.contains([',', '"', '\r', '\n']) {
         true => format!("\"{}\"", field.replace('"', "\"\"")),
         false => field.to_owned(),
@@ -277,8 +284,8 @@ fn quoted(field: &str) -> String {
 mod tests {
     use super::*;
 
-    fn uptime(site: &str) -> Uptime {
-        Uptime {
+    fn uptime(site: &str) -> UptimeRow {
+        UptimeRow {
             site_id: 7,
             site: site.to_owned(),
             checks: 10,
@@ -294,7 +301,7 @@ mod tests {
 
     #[test]
     fn csv_quotes_what_must_be_and_leaves_empty_what_is_unknown() {
-        let text = csv(&[uptime("shop, \"new\"")], false);
+        let text = render_csv(&[uptime("shop, \"new\"")], false);
 
         let lines: Vec<_> = text.split("\r\n").collect();
         assert!(lines[0].starts_with("site_id,site,uptime_pct,"), "{text}");
@@ -304,8 +311,8 @@ mod tests {
     #[test]
     fn csv_holds_no_formula_of_strangers_unless_asked_for_and_numbers_stay_numbers() {
         let second_field = |site: &str, raw| {
-            let row = Uptime { checks: -10, ..uptime(site) };
-            let text = csv(&[row], raw);
+            let row = UptimeRow { checks: -10, ..uptime(site) };
+            let text = render_csv(&[row], raw);
             let line = text.lines().nth(1).unwrap().to_owned();
             assert!(line.starts_with("7,") && line.ends_with(",-10,8,1,1"), "{line}");
             line[2..].split(",88.8888").next().unwrap().to_owned()
@@ -322,7 +329,7 @@ mod tests {
 
     #[test]
     fn a_table_ends_with_a_picture_of_the_days() {
-        let text = table(&[uptime("shop")]).to_string();
+        let text = build_table(&[uptime("shop")]).to_string();
 
         assert!(text.lines().next().unwrap().ends_with("LAST 30 DAYS"), "{text}");
         assert!(text.trim_end().ends_with("█ ▂"), "{text}");

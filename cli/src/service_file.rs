@@ -6,32 +6,33 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use picket_servers::private;
+use picket_servers::private_file;
 use url::Url;
 
 /// What the file calls the database: `psql service=picket`.
-pub(crate) const SERVICE: &str = "picket";
+pub(crate) const PG_SERVICE_NAME: &str = "picket";
 
 /// Parameters of a URL that libpq knows; those of other drivers would make it refuse the file.
-const PARAMETERS: [&str; 9] =
+const LIBPQ_PARAMETERS: [&str; 9] =
     ["host", "hostaddr", "port", "dbname", "user", "sslmode", "sslrootcert", "sslcert", "sslkey"];
 
 /// Where the file is.
-pub(crate) fn path(data_dir: &Path) -> PathBuf {
+pub(crate) fn service_path(data_dir: &Path) -> PathBuf {
     data_dir.join("pg_service.conf")
 }
 
 /// Writes the file so that nobody but its owner can read it.
-pub(crate) fn write(data_dir: &Path, database_url: &str) -> io::Result<()> {
-    let settings = settings(database_url).ok_or_else(|| io::Error::other("DATABASE_URL is not a URL"))?;
+pub(crate) fn write_service(data_dir: &Path, database_url: &str) -> io::Result<()> {
+    let settings =
+        parse_settings(database_url).ok_or_else(|| io::Error::other("DATABASE_URL is not a URL"))?;
     let lines: String = settings.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
     let text = format!(
-        "# Written by 'picket up'; use it with: PGSERVICEFILE=this-file psql service={SERVICE}\n[{SERVICE}]\n{lines}"
+        "# Written by 'picket up'; use it with: PGSERVICEFILE=this-file psql service={PG_SERVICE_NAME}\n[{PG_SERVICE_NAME}]\n{lines}"
     );
-    private::replace(&path(data_dir), &text)
+    private_file::replace_atomically(&service_path(data_dir), &text)
 }
 
-fn settings(database_url: &str) -> Option<Vec<(String, String)>> {
+fn parse_settings(database_url: &str) -> Option<Vec<(String, String)>> {
     let url = Url::parse(database_url).ok()?;
     let decoded = |text: &str| {
         // The decoding of a query, in which a plus sign would be a blank.
@@ -50,7 +51,7 @@ fn settings(database_url: &str) -> Option<Vec<(String, String)>> {
         .filter_map(|(name, value)| Some((name.to_owned(), decoded(&value?)?)))
         .filter(|(_, value)| !value.is_empty())
         .collect();
-    for (name, value) in url.query_pairs().filter(|(name, _)| PARAMETERS.contains(&name.as_ref())) {
+    for (name, value) in url.query_pairs().filter(|(name, _)| LIBPQ_PARAMETERS.contains(&name.as_ref())) {
         settings.retain(|(other, _)| *other != name);
         settings.push((name.into_owned(), value.into_owned()));
     }
@@ -63,7 +64,7 @@ mod tests {
     use super::*;
 
     fn lines(url: &str) -> String {
-        let settings = settings(url).unwrap();
+        let settings = parse_settings(url).unwrap();
         settings.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
     }
 
@@ -76,6 +77,6 @@ mod tests {
             "host=db.example port=7777 user=me password=p@ss+w% dbname=picket sslmode=verify-full"
         );
         assert_eq!(lines("postgres://%2Frun%2Fpg/picket?user=me"), "host=/run/pg dbname=picket user=me");
-        assert!(settings("postgres://me:a%0Ahost=evil@db/picket").is_none());
+        assert!(parse_settings("postgres://me:a%0Ahost=evil@db/picket").is_none());
     }
 }

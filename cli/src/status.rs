@@ -1,77 +1,81 @@
 //! `picket status`: all sites on one screen, those that need a look first.
 
 use clap::{ArgMatches, Args};
-use picket_store::report::{self, SiteStatus};
+use picket_store::site_status::{self, SiteStatus};
 
 use crate::{
-    error::{EXIT_BAD, Error},
-    output::{Format, Listing, OutputOptions, cell, coloured, print_coloured, word},
-    reach::Database,
-    site::moment,
+    connect::DatabaseArgs,
+    error::{EXIT_NEGATIVE, Error},
+    output::{
+        OutputFormat, OutputOptions, TextTable, colour_by_status, print_coloured, status_cell, text_cell,
+    },
+    site::format_timestamp,
 };
 
 /// See `picket status --help`.
 #[derive(Args, Clone, Debug)]
-pub(crate) struct Options {
+pub(crate) struct StatusOptions {
     /// List all sites, those that are up too
     #[arg(long)]
     all: bool,
     #[command(flatten)]
     output: OutputOptions,
     #[command(flatten)]
-    database: Database,
+    database: DatabaseArgs,
 }
 
 /// Sites that are up are listed while there are no more than these, so that a small fleet is seen whole.
-const FEW: usize = 20;
+const MAX_INLINE_SITES: usize = 20;
 /// Of those that need a look no more than these are listed unless all are asked for.
-const SCREEN: usize = 40;
+const MAX_LISTED_SITES: usize = 40;
 
 /// The exit code says whether any site is down.
-pub(crate) async fn run(options: Options, matches: &ArgMatches) -> Result<u8, Error> {
+pub(crate) async fn run(options: StatusOptions, matches: &ArgMatches) -> Result<u8, Error> {
     let store = options.database.connect(matches).await?;
-    let sites = report::site_status(&store).await?;
+    let sites = site_status::list_site_status(&store).await?;
     let code = match sites.iter().any(|site| site.status == "down") {
-        true => EXIT_BAD,
+        true => EXIT_NEGATIVE,
         false => 0,
     };
-    if options.output.output == Format::Json {
-        options.output.print(&sites, |_| Listing::new([], ""))?;
+    if options.output.output == OutputFormat::Json {
+        options.output.print_rows(&sites, |_| TextTable::new([], ""))?;
         return Ok(code);
     }
-    let counts = Counts::of(&sites);
-    let worth = sites.iter().filter(|site| options.all || sites.len() <= FEW || site.status != "up");
-    let shown: Vec<_> = worth.take(if options.all { usize::MAX } else { SCREEN }).collect();
+    let counts = StatusCounts::from_sites(&sites);
+    let worth =
+        sites.iter().filter(|site| options.all || sites.len() <= MAX_INLINE_SITES || site.status != "up");
+    let shown: Vec<_> = worth.take(if options.all { usize::MAX } else { MAX_LISTED_SITES }).collect();
     let rest = match sites.len() - shown.len() {
         0 => String::new(),
         more => format!("and {more} more: picket status --all\n"),
     };
-    let listing = listing(shown.into_iter());
-    print_coloured(&format!("{}\n\n{listing}{rest}", counts.line()))?;
+    let listing = build_table(shown.into_iter());
+    print_coloured(&format!("{}\n\n{listing}{rest}", counts.summary_line()))?;
     Ok(code)
 }
 
-fn listing<'a>(sites: impl Iterator<Item = &'a SiteStatus>) -> Listing {
+fn build_table<'a>(sites: impl Iterator<Item = &'a SiteStatus>) -> TextTable {
     let columns = ["ID", "STATUS", "LAST CHECK", "UP", "DOWN", "SILENT", "SITE", "PROBLEM"];
-    let mut listing = Listing::new(columns, "no sites to show; add one: picket site add https://example.com")
-        .numbers([0, 3, 4, 5]);
+    let mut listing =
+        TextTable::new(columns, "no sites to show; add one: picket site add https://example.com")
+            .align_right([0, 3, 4, 5]);
     for site in sites {
-        listing.row([
-            cell(site.site_id),
-            word(shown(site)),
-            cell(moment(site.last_check())),
-            cell(site.regions_up),
-            cell(site.regions_down),
-            cell(site.regions_silent),
-            cell(&site.site),
-            cell(site.problem.clone()),
+        listing.add_row([
+            text_cell(site.site_id),
+            status_cell(display_status(site)),
+            text_cell(format_timestamp(site.last_check())),
+            text_cell(site.regions_up),
+            text_cell(site.regions_down),
+            text_cell(site.regions_silent),
+            text_cell(&site.site),
+            text_cell(site.problem.clone()),
         ]);
     }
     listing
 }
 
 /// The status; of a site that cannot be watched, that.
-fn shown(site: &SiteStatus) -> &str {
+fn display_status(site: &SiteStatus) -> &str {
     match (&site.problem, site.status.as_str()) {
         (Some(_), "unknown" | "up" | "down") => "problem",
         (_, status) => status,
@@ -79,7 +83,7 @@ fn shown(site: &SiteStatus) -> &str {
 }
 
 #[derive(Debug, Default, PartialEq)]
-struct Counts {
+struct StatusCounts {
     up: usize,
     down: usize,
     unknown: usize,
@@ -87,11 +91,11 @@ struct Counts {
     problem: usize,
 }
 
-impl Counts {
-    fn of(sites: &[SiteStatus]) -> Self {
+impl StatusCounts {
+    fn from_sites(sites: &[SiteStatus]) -> Self {
         let mut counts = Self::default();
         for site in sites {
-            match shown(site) {
+            match display_status(site) {
                 "up" => counts.up += 1,
                 "down" => counts.down += 1,
                 "paused" => counts.paused += 1,
@@ -102,7 +106,7 @@ impl Counts {
         counts
     }
 
-    fn line(&self) -> String {
+    fn summary_line(&self) -> String {
         [
             ("up", self.up),
             ("down", self.down),
@@ -114,7 +118,7 @@ impl Counts {
             let text = format!("{count} {name}");
             match count {
                 0 => text,
-                _ => coloured(name, text),
+                _ => colour_by_status(name, text),
             }
         })
         .join("   ")
@@ -150,6 +154,9 @@ mod tests {
             site("unknown", None),
         ];
 
-        assert_eq!(Counts::of(&sites).line(), "1 up   0 down   1 unknown   1 paused   1 problem");
+        assert_eq!(
+            StatusCounts::from_sites(&sites).summary_line(),
+            "1 up   0 down   1 unknown   1 paused   1 problem"
+        );
     }
 }

@@ -4,92 +4,98 @@ use async_nats::Message;
 use clap::{ArgMatches, Args};
 use futures_util::StreamExt;
 use picket_proto::{
-    CheckResult, Outcome, Region, SiteId, Timestamp, bundle, invalid::shorten, plain, subject,
+    CheckResult, Outcome, RegionName, SiteId, Timestamp, bundle, safe_text, subject,
+    validation::sanitize_text,
 };
 use serde::Deserialize;
 
 use crate::{
-    discovery::lost,
+    connect::{self, NatsArgs},
+    discovery::connection_lost,
     error::Error,
-    output::{Format, OutputOptions, coloured, ms, print_coloured},
-    reach::{self, Nats},
-    site::seconds,
+    output::{OutputFormat, OutputOptions, colour_by_status, format_ms, print_coloured},
+    site::format_interval,
 };
 
 /// See `picket tail --help`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Ctrl-C ends it. Only what comes while it runs is shown; what was before is in the database: picket site show SITE.")]
-pub(crate) struct Options {
+pub(crate) struct TailOptions {
     /// Only results of this site: its id, or its URL
     #[arg(long, value_name = "SITE")]
     site: Option<String>,
     /// Only results of this region
-    #[arg(long, value_name = "REGION", value_parser = reach::region)]
-    region: Option<Region>,
+    #[arg(long, value_name = "REGION", value_parser = connect::parse_region)]
+    region: Option<RegionName>,
     /// Only results with this outcome: up, down or missed
-    #[arg(long, value_name = "OUTCOME", value_parser = outcome)]
+    #[arg(long, value_name = "OUTCOME", value_parser = parse_outcome)]
     outcome: Option<Outcome>,
     #[command(flatten)]
     output: OutputOptions,
     #[command(flatten)]
-    nats: Nats,
+    nats: NatsArgs,
 }
 
-fn outcome(word: &str) -> Result<Outcome, String> {
-    word.parse().map_err(|why: picket_proto::Invalid| format!("allowed: {}", why.allowed))
+fn parse_outcome(word: &str) -> Result<Outcome, String> {
+    word.parse().map_err(|why: picket_proto::ValidationError| format!("allowed: {}", why.expected))
 }
 
-pub(crate) async fn run(options: Options, matches: &ArgMatches) -> Result<(), Error> {
+pub(crate) async fn run(options: TailOptions, matches: &ArgMatches) -> Result<(), Error> {
     let bus = options.nats.clone().connect(matches).await?;
-    let results = bus.client.subscribe(subject::RESULT_SUBJECTS).await.map_err(lost)?;
-    let events = bus.client.subscribe(subject::EVENT_SUBJECTS).await.map_err(lost)?;
-    bus.client.flush().await.map_err(lost)?;
+    let results = bus.client.subscribe(subject::RESULT_SUBJECTS).await.map_err(connection_lost)?;
+    let events = bus.client.subscribe(subject::EVENT_SUBJECTS).await.map_err(connection_lost)?;
+    bus.client.flush().await.map_err(connection_lost)?;
     let mut messages = futures_util::stream::select(results, events);
-    let mut stop = std::pin::pin!(picket_runtime::process::stop_signal());
+    let mut stop = std::pin::pin!(picket_runtime::process::shutdown_signal());
     loop {
         let message = tokio::select! {
-            message = messages.next() => message.ok_or_else(|| lost("the subscription ended"))?,
+            message = messages.next() => message.ok_or_else(|| connection_lost("the subscription ended"))?,
             _ = &mut stop => return Ok(()),
         };
-        for line in options.lines(&message) {
+        for line in options.format_message(&message) {
             print_coloured(&line)?;
         }
     }
 }
 
-impl Options {
+impl TailOptions {
     /// The lines to print; none for what was not asked for.
-    fn lines(&self, message: &Message) -> Vec<String> {
+    fn format_message(&self, message: &Message) -> Vec<String> {
         let (place, payload) = (message.subject.as_str(), message.payload.as_ref());
         if place.starts_with("picket.event.") {
-            return self.event(place, payload).into_iter().collect();
+            return self.format_event(place, payload).into_iter().collect();
         }
-        bundle::results_in(place, payload).filter_map(|result| self.result(place, result)).collect()
+        bundle::result_payloads(place, payload)
+            .filter_map(|result| self.format_result(place, result))
+            .collect()
     }
 
-    fn event(&self, place: &str, payload: &[u8]) -> Option<String> {
+    fn format_event(&self, place: &str, payload: &[u8]) -> Option<String> {
         let event = serde_json::from_slice::<Event>(payload).ok();
-        self.wants_event(event.as_ref()).then(|| match (self.output.output, event) {
-            (Format::Table, Some(event)) => event.row(),
-            (Format::Table, None) => format!("{} {}\n", shorten(place, 200), raw(payload)),
-            (Format::Json, _) => as_json(payload),
+        self.should_show_event(event.as_ref()).then(|| match (self.output.output, event) {
+            (OutputFormat::Table, Some(event)) => event.format_row(),
+            (OutputFormat::Table, None) => {
+                format!("{} {}\n", sanitize_text(place, 200), sanitize_payload(payload))
+            }
+            (OutputFormat::Json, _) => to_json_line(payload),
         })
     }
 
-    fn result(&self, place: &str, payload: &[u8]) -> Option<String> {
+    fn format_result(&self, place: &str, payload: &[u8]) -> Option<String> {
         let Ok(result) = serde_json::from_slice::<CheckResult>(payload) else {
-            let unread = format!("(not a result) {} {}\n", shorten(place, 200), raw(payload));
-            return (self.output.output == Format::Table).then_some(unread);
+            let unread =
+                format!("(not a result) {} {}\n", sanitize_text(place, 200), sanitize_payload(payload));
+            return (self.output.output == OutputFormat::Table).then_some(unread);
         };
-        self.wants(&result).then(|| match self.output.output {
-            Format::Json => as_json(payload),
-            Format::Table => row(&result),
+        self.should_show_result(&result).then(|| match self.output.output {
+            OutputFormat::Json => to_json_line(payload),
+            OutputFormat::Table => format_result_row(&result),
         })
     }
 
     /// Events are no results: an outcome leaves them out.
-    fn wants_event(&self, event: Option<&Event>) -> bool {
+    fn should_show_event(&self, event: Option<&Event>) -> bool {
         let site = |word: &str| {
             let is = |event: &Event| {
                 let by_id = word.parse().is_ok_and(|id| event.site_id == Some(id));
@@ -101,13 +107,13 @@ impl Options {
             };
             event.is_some_and(is)
         };
-        let region = |region: &Region| event.is_some_and(|event| event.is_of(region.as_str()));
+        let region = |region: &RegionName| event.is_some_and(|event| event.is_about_region(region.as_str()));
         self.outcome.is_none()
             && self.site.as_deref().is_none_or(site)
             && self.region.as_ref().is_none_or(region)
     }
 
-    fn wants(&self, result: &CheckResult) -> bool {
+    fn should_show_result(&self, result: &CheckResult) -> bool {
         let site = |word: &str| {
             let by_id = word.parse().is_ok_and(|id| result.site_id == Some(SiteId(id)));
             by_id || result.url.trim_end_matches('/') == word.trim_end_matches('/')
@@ -119,14 +125,14 @@ impl Options {
 }
 
 /// A message as it came, on a line; what is not seen is escaped.
-fn as_json(payload: &[u8]) -> String {
+fn to_json_line(payload: &[u8]) -> String {
     let text = String::from_utf8_lossy(payload).replace('\n', " ");
-    plain::json(text.trim_end()).into_owned() + "\n"
+    safe_text::sanitize_json(text.trim_end()).into_owned() + "\n"
 }
 
 /// As it came, but for what a terminal would take for more than text.
-fn raw(payload: &[u8]) -> String {
-    shorten(&String::from_utf8_lossy(payload), 64 << 10)
+fn sanitize_payload(payload: &[u8]) -> String {
+    sanitize_text(&String::from_utf8_lossy(payload), 64 << 10)
 }
 
 /// What is shown of an event; readers ignore the rest.
@@ -149,57 +155,62 @@ struct Event {
 }
 
 impl Event {
-    fn is_of(&self, region: &str) -> bool {
+    fn is_about_region(&self, region: &str) -> bool {
         self.region.as_deref() == Some(region) || self.regions.iter().any(|name| name == region)
     }
 
-    fn row(&self) -> String {
+    fn format_row(&self) -> String {
         let at = self.at.or(self.closed_at).or(self.opened_at).map_or_else(String::new, |at| at.to_string());
         let lasted = match (self.opened_at.or(self.since), self.closed_at.or(self.at)) {
             (Some(from), Some(to)) => {
-                format!(" after {}", seconds(i64::try_from(to.since(from).as_secs()).unwrap_or(i64::MAX)))
+                format!(
+                    " after {}",
+                    format_interval(
+                        i64::try_from(to.saturating_duration_since(from).as_secs()).unwrap_or(i64::MAX)
+                    )
+                )
             }
             _ => String::new(),
         };
-        let text = |text: &Option<String>| shorten(text.as_deref().unwrap_or("-"), 200);
+        let text = |text: &Option<String>| sanitize_text(text.as_deref().unwrap_or("-"), 200);
         let words = match self.event.as_str() {
             "incident.opened" => format!(
                 "{} {}  {} in {}  {}",
-                coloured("down", "DOWN".to_owned()),
+                colour_by_status("down", "DOWN".to_owned()),
                 text(&self.site),
                 text(&self.cause),
-                shorten(&self.regions.join(", "), 200),
+                sanitize_text(&self.regions.join(", "), 200),
                 text(&self.message)
             ),
             "incident.closed" => {
-                format!("{} {}{lasted}", coloured("up", "BACK".to_owned()), text(&self.site))
+                format!("{} {}{lasted}", colour_by_status("up", "BACK".to_owned()), text(&self.site))
             }
             "region.silent" => format!("nobody works in region {}", text(&self.region)),
             "region.back" => format!("somebody works in region {} again{lasted}", text(&self.region)),
-            other => shorten(other, 200),
+            other => sanitize_text(other, 200),
         };
         let number = self.incident_id.map_or_else(String::new, |id| format!("  (incident {id})"));
         format!("{}  ** {words}{number}\n", at.get(11..23).unwrap_or("-"))
     }
 }
 
-fn row(result: &CheckResult) -> String {
+fn format_result_row(result: &CheckResult) -> String {
     let time = result.started_at.unwrap_or(result.scheduled_at).to_string();
     let cause = result.cause.map_or("-", |cause| cause.as_str());
     let status = result.http_status.map_or_else(|| "-".to_owned(), |status| status.to_string());
-    let total = ms(result.timing.total_us).unwrap_or_else(|| "-".to_owned());
+    let total = format_ms(result.timing.total_us).unwrap_or_else(|| "-".to_owned());
     let site = match result.site_id {
         Some(id) => id.to_string(),
         None => "adhoc".to_owned(),
     };
-    let outcome = coloured(result.outcome.as_str(), format!("{:<6}", result.outcome));
+    let outcome = colour_by_status(result.outcome.as_str(), format!("{:<6}", result.outcome));
     let message =
-        result.message.as_deref().map(|text| format!("  {}", shorten(text, 200))).unwrap_or_default();
+        result.message.as_deref().map(|text| format!("  {}", sanitize_text(text, 200))).unwrap_or_default();
     format!(
         "{}  {:<12}  {outcome}  {cause:<14}  {status:>3}  {total:>9} ms  {site:>7}  {}{message}\n",
         &time[11..23],
         result.region.as_str(),
-        shorten(&result.url, 200),
+        sanitize_text(&result.url, 200),
     )
 }
 
@@ -212,7 +223,7 @@ mod tests {
     #[derive(Parser)]
     struct Tail {
         #[command(flatten)]
-        options: Options,
+        options: TailOptions,
     }
 
     fn line(arguments: &[&str], place: &str, payload: &str) -> Option<String> {
@@ -221,7 +232,7 @@ mod tests {
 
     fn lines(arguments: &[&str], place: &str, payload: &str) -> Vec<String> {
         let options = Tail::try_parse_from([&["tail"], arguments].concat()).unwrap().options;
-        options.lines(&Message {
+        options.format_message(&Message {
             subject: place.into(),
             reply: None,
             payload: payload.as_bytes().to_vec().into(),

@@ -2,30 +2,30 @@
 //!
 //! Bound: one statement at a time; calls of the database while it reads are one. Loss: none, all is read again.
 
-mod patterns;
+mod pattern_cache;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use picket_proto::{Shard, SiteId, Timestamp, job::Template, site::IntervalRange};
-use picket_runtime::{Backoff, Chain, Condition, clock::Boottime};
-use picket_store::{Error, Store, changes, leases::Lease, regions, schedules::Scheduled, sites};
+use picket_proto::{Shard, SiteId, Timestamp, job::JobTemplate, site::IntervalRange};
+use picket_runtime::{Backoff, ErrorChain, ReadinessCheck, clock::Boottime};
+use picket_store::{Error, Store, change_feed, leases::Lease, regions, schedules::SiteWithSchedules, sites};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tracing::{info, warn};
 
-use self::patterns::Patterns;
+use self::pattern_cache::PatternCache;
 use crate::{
-    fence::{Fence, Gateway},
+    fence::{Admission, Fence},
     metrics::Metrics,
-    planner::{self, roster::Planned},
+    scheduler::{self, index::WatchedSite},
 };
 
 pub enum Msg {
     /// These shards were taken: read them.
-    Load(Vec<Lease>),
+    LoadShards(Vec<Lease>),
     /// Read the next of those that wait.
-    Next,
+    LoadNext,
     /// The database called: something has changed.
-    Called,
+    Notified,
     /// Time to look, whether it called or not.
     Poll,
 }
@@ -35,201 +35,215 @@ pub enum Msg {
 pub struct Catalog {
     pub store: Store,
     pub intervals: IntervalRange,
-    pub planner: ActorRef<planner::Msg>,
+    pub scheduler: ActorRef<scheduler::Msg>,
     pub fence: Fence,
     pub metrics: Metrics,
-    pub condition: Condition,
+    pub readiness: ReadinessCheck,
 }
 
 /// What has been read.
-pub struct Read {
-    through: Option<changes::Snapshot>,
+pub struct CatalogState {
+    cursor: Option<change_feed::Cursor>,
     /// Shards that have not been read yet.
-    waiting: Vec<Lease>,
+    unread_leases: Vec<Lease>,
     /// What is wrong with sites, and could not be written down yet.
-    problems: Vec<Problem>,
-    patterns: Patterns,
+    unsaved_problems: Vec<SiteProblem>,
+    pattern_cache: PatternCache,
     backoff: Backoff,
 }
 
-type Problem = (SiteId, Timestamp, String);
+type SiteProblem = (SiteId, Timestamp, String);
 
 /// The database calls when something changes; this often we look all the same.
-const POLL: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Shards that are read at once. In between, changes of those that were read are followed.
-const SHARDS: usize = 8;
+const SHARDS_PER_LOAD: usize = 8;
 /// Sites that are handed to the planner, and problems that are written down, at once.
-const PIECE: usize = 2_048;
+const SITES_PER_MESSAGE: usize = 2_048;
 
 impl Actor for Catalog {
     type Msg = Msg;
-    type State = Read;
+    type State = CatalogState;
     type Arguments = ();
 
-    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<Read, ActorProcessingErr> {
-        myself.send_after(POLL, || Msg::Poll);
+    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<CatalogState, ActorProcessingErr> {
+        myself.send_after(POLL_INTERVAL, || Msg::Poll);
         let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-        let patterns = Patterns::default();
-        Ok(Read { through: None, waiting: Vec::new(), problems: Vec::new(), patterns, backoff })
+        let patterns = PatternCache::default();
+        Ok(CatalogState {
+            cursor: None,
+            unread_leases: Vec::new(),
+            unsaved_problems: Vec::new(),
+            pattern_cache: patterns,
+            backoff,
+        })
     }
 
     async fn handle(
         &self,
         myself: ActorRef<Msg>,
         message: Msg,
-        read: &mut Read,
+        read: &mut CatalogState,
     ) -> Result<(), ActorProcessingErr> {
         let poll = matches!(message, Msg::Poll);
         let done = match message {
-            Msg::Load(leases) => {
-                read.waiting.extend(leases);
-                myself.cast(Msg::Next)?;
+            Msg::LoadShards(leases) => {
+                read.unread_leases.extend(leases);
+                myself.cast(Msg::LoadNext)?;
                 return Ok(());
             }
-            Msg::Next => self.load(read).await,
-            Msg::Called | Msg::Poll => self.follow(read).await,
+            Msg::LoadNext => self.load_shards(read).await,
+            Msg::Notified | Msg::Poll => self.follow_changes(read).await,
         };
         let done = match done {
-            Ok(()) => self.write_down(read).await,
+            Ok(()) => self.persist_problems(read).await,
             failed => failed,
         };
         let wait = match done {
             Ok(()) => {
-                self.condition.holds();
+                self.readiness.set_ready();
                 read.backoff.reset();
-                POLL
+                POLL_INTERVAL
             }
             Err(error) => {
                 self.metrics.database_errors.inc();
-                self.condition.fails(Chain(&error).to_string());
-                warn!(error = %Chain(&error), "could not read what is to be watched, trying again");
-                read.backoff.next_wait()
+                self.readiness.set_unready(ErrorChain(&error).to_string());
+                warn!(error = %ErrorChain(&error), "could not read what is to be watched, trying again");
+                read.backoff.next_delay()
             }
         };
         if poll {
             myself.send_after(wait, || Msg::Poll);
         }
         // After a failure the next poll goes on, so that there is a pause.
-        if !read.waiting.is_empty() && (poll || wait == POLL) {
-            myself.cast(Msg::Next)?;
+        if !read.unread_leases.is_empty() && (poll || wait == POLL_INTERVAL) {
+            myself.cast(Msg::LoadNext)?;
         }
         Ok(())
     }
 }
 
 impl Catalog {
-    async fn load(&self, read: &mut Read) -> Result<(), Error> {
+    async fn load_shards(&self, read: &mut CatalogState) -> Result<(), Error> {
         // Leases that were lost or given back while they waited.
-        let held =
-            |lease: &Lease| self.fence.look(lease.shard, lease.epoch, Boottime::now()) != Gateway::Shut;
-        read.waiting.retain(held);
-        let leases: Vec<Lease> = read.waiting.iter().take(SHARDS).copied().collect();
+        let held = |lease: &Lease| {
+            self.fence.check_admission(lease.shard, lease.epoch, Boottime::now()) != Admission::Closed
+        };
+        read.unread_leases.retain(held);
+        let leases: Vec<Lease> = read.unread_leases.iter().take(SHARDS_PER_LOAD).copied().collect();
         if leases.is_empty() {
             return Ok(());
         }
         let began = tokio::time::Instant::now();
         let shards: Vec<Shard> = leases.iter().map(|lease| lease.shard).collect();
-        self.tell_regions().await?;
-        let _ = self.planner.cast(planner::Msg::Take(leases.clone()));
-        let (mut judged, mut sites) = (Judged::default(), 0);
-        let snapshot = changes::load(&self.store, &shards, |scheduled| {
+        self.send_regions().await?;
+        let _ = self.scheduler.cast(scheduler::Msg::ShardsAcquired(leases.clone()));
+        let (mut judged, mut sites) = (ValidationBatch::default(), 0);
+        let snapshot = change_feed::load_shards(&self.store, &shards, |scheduled| {
             sites += 1;
-            self.judge(scheduled, &mut read.patterns, &mut judged);
-            if judged.planned.len() >= PIECE {
-                let _ = self.planner.cast(planner::Msg::Sites(std::mem::take(&mut judged.planned)));
+            self.validate_site(scheduled, &mut read.pattern_cache, &mut judged);
+            if judged.watched.len() >= SITES_PER_MESSAGE {
+                let _ = self.scheduler.cast(scheduler::Msg::SitesLoaded(std::mem::take(&mut judged.watched)));
             }
         })
         .await?;
-        read.waiting.drain(..leases.len());
-        read.problems.extend(judged.problems);
-        let _ = self.planner.cast(planner::Msg::Sites(judged.planned));
-        let _ = self.planner.cast(planner::Msg::Taken(leases));
+        read.unread_leases.drain(..leases.len());
+        read.unsaved_problems.extend(judged.problems);
+        let _ = self.scheduler.cast(scheduler::Msg::SitesLoaded(judged.watched));
+        let _ = self.scheduler.cast(scheduler::Msg::ShardsLoaded(leases));
         // The next poll starts at the oldest snapshot, so that changes during this load are read again.
-        read.through.get_or_insert(snapshot);
+        read.cursor.get_or_insert(snapshot);
         info!(
             shards = shards.len(),
             sites,
             duration_ms = began.elapsed().as_millis(),
             "read {sites} sites of {} shards, {} shards wait",
             shards.len(),
-            read.waiting.len()
+            read.unread_leases.len()
         );
         Ok(())
     }
 
-    async fn follow(&self, read: &mut Read) -> Result<(), Error> {
+    async fn follow_changes(&self, read: &mut CatalogState) -> Result<(), Error> {
         // Before the first shard there is nothing to follow.
-        let Some(through) = read.through else {
+        let Some(through) = read.cursor else {
             return Ok(());
         };
-        let mut judged = Judged::default();
+        let mut judged = ValidationBatch::default();
         let mut removed = Vec::new();
-        let now = changes::since(
+        let now = change_feed::load_changes(
             &self.store,
             through,
-            &self.fence.shards(),
+            &self.fence.held_shards(),
             |scheduled| {
-                self.judge(scheduled, &mut read.patterns, &mut judged);
+                self.validate_site(scheduled, &mut read.pattern_cache, &mut judged);
             },
             |site| removed.push(site.id),
         )
         .await?;
-        let Judged { planned, problems, mut gone } = judged;
+        let ValidationBatch { watched: planned, problems, removed: mut gone } = judged;
         gone.extend(removed);
-        if !now.follows(through) {
+        if !now.is_successor_of(through) {
             warn!("the database was restored or failed over to a replica, reloaded all sites");
-            let _ = self.planner.cast(planner::Msg::Retain(planned.iter().map(|site| site.id).collect()));
+            let _ = self
+                .scheduler
+                .cast(scheduler::Msg::RetainSites(planned.iter().map(|site| site.id).collect()));
         }
         if !planned.is_empty() || !gone.is_empty() {
             // A region may be what is new.
-            self.tell_regions().await?;
-            let _ = self.planner.cast(planner::Msg::Change(planned, gone));
+            self.send_regions().await?;
+            let _ = self.scheduler.cast(scheduler::Msg::SitesChanged(planned, gone));
         }
-        read.through = Some(now);
-        read.problems.extend(problems);
+        read.cursor = Some(now);
+        read.unsaved_problems.extend(problems);
         Ok(())
     }
 
-    async fn tell_regions(&self) -> Result<(), Error> {
-        let names: HashMap<_, _> = regions::numbers(&self.store).await?.into_iter().collect();
-        let _ = self.planner.cast(planner::Msg::Regions(Arc::new(names)));
+    async fn send_regions(&self) -> Result<(), Error> {
+        let names: HashMap<_, _> = regions::list_region_ids(&self.store).await?.into_iter().collect();
+        let _ = self.scheduler.cast(scheduler::Msg::RegionsUpdated(Arc::new(names)));
         Ok(())
     }
 
-    fn judge(&self, scheduled: Scheduled, patterns: &mut Patterns, judged: &mut Judged) {
-        let Scheduled { site, schedules } = scheduled;
+    fn validate_site(
+        &self,
+        scheduled: SiteWithSchedules,
+        patterns: &mut PatternCache,
+        judged: &mut ValidationBatch,
+    ) {
+        let SiteWithSchedules { site, schedules } = scheduled;
         if site.problem.is_some() {
-            judged.gone.push(site.id);
+            judged.removed.push(site.id);
             return;
         }
-        let judge_regex = |field: &str, pattern: &str| patterns.judge(field, pattern);
+        let judge_regex = |field: &str, pattern: &str| patterns.validate_pattern(field, pattern);
         let verdict =
             site.spec.and_then(|spec| spec.validate_with(self.intervals, judge_regex).map(|()| spec));
         match verdict {
-            Ok(spec) => judged.planned.push(Planned {
+            Ok(spec) => judged.watched.push(WatchedSite {
                 id: site.id,
                 shard: site.shard,
-                template: Template::new(&spec.check),
+                template: JobTemplate::new(&spec.check),
                 schedules,
             }),
             Err(problem) => {
-                judged.gone.push(site.id);
+                judged.removed.push(site.id);
                 judged.problems.push((site.id, site.updated_at, problem.to_string()));
             }
         }
     }
 
-    async fn write_down(&self, read: &mut Read) -> Result<(), Error> {
+    async fn persist_problems(&self, read: &mut CatalogState) -> Result<(), Error> {
         // In one order, so that two coordinators do not wait for each other.
-        read.problems.sort_unstable();
-        let mut most = PIECE;
-        while !read.problems.is_empty() {
-            let piece = read.problems.len().min(most);
-            match sites::set_problems(&self.store, &read.problems[..piece]).await {
+        read.unsaved_problems.sort_unstable();
+        let mut most = SITES_PER_MESSAGE;
+        while !read.unsaved_problems.is_empty() {
+            let piece = read.unsaved_problems.len().min(most);
+            match sites::set_problems(&self.store, &read.unsaved_problems[..piece]).await {
                 Ok(()) => {}
                 Err(error) if error.is_transient() => return Err(error),
                 Err(error) if piece == 1 => {
-                    warn!(error = %Chain(&error), "the database refuses to record a problem of a site");
+                    warn!(error = %ErrorChain(&error), "the database refuses to record a problem of a site");
                 }
                 // One of them is refused. Which one, shows when each is written alone.
                 Err(_) => {
@@ -237,8 +251,8 @@ impl Catalog {
                     continue;
                 }
             }
-            for (id, _, problem) in read.problems.drain(..piece) {
-                self.metrics.problems.inc();
+            for (id, _, problem) in read.unsaved_problems.drain(..piece) {
+                self.metrics.site_problems.inc();
                 warn!(site.id = %id, problem, "site {id} cannot be watched: {problem}");
             }
         }
@@ -247,8 +261,8 @@ impl Catalog {
 }
 
 #[derive(Default)]
-struct Judged {
-    planned: Vec<Planned>,
-    problems: Vec<Problem>,
-    gone: Vec<SiteId>,
+struct ValidationBatch {
+    watched: Vec<WatchedSite>,
+    problems: Vec<SiteProblem>,
+    removed: Vec<SiteId>,
 }

@@ -10,27 +10,27 @@ use picket_runtime::clock::Boottime;
 
 /// Cheap to clone; all clones are one fence.
 #[derive(Clone, Default)]
-pub struct Fence(Arc<RwLock<Vec<Option<Gate>>>>);
+pub struct Fence(Arc<RwLock<Vec<Option<FenceEntry>>>>);
 
 #[derive(Clone, Copy)]
-struct Gate {
+struct FenceEntry {
     epoch: Epoch,
-    until: Boottime,
+    valid_until: Boottime,
 }
 
 impl Fence {
     /// Opens the gate of `shard` for `epoch` until `until`.
-    pub fn open(&self, shard: Shard, epoch: Epoch, until: Boottime) {
+    pub fn open_shard(&self, shard: Shard, epoch: Epoch, until: Boottime) {
         let mut gates = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let place = usize::from(shard.0);
         if gates.len() <= place {
             gates.resize(place + 1, None);
         }
-        gates[place] = Some(Gate { epoch, until });
+        gates[place] = Some(FenceEntry { epoch, valid_until: until });
     }
 
     /// Shuts the gate of `shard`, if it stands at `epoch`: an older holder must not shut a newer one's.
-    pub fn shut(&self, shard: Shard, epoch: Epoch) {
+    pub fn close_shard(&self, shard: Shard, epoch: Epoch) {
         let mut gates = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(gate) = gates.get_mut(usize::from(shard.0))
             && gate.is_some_and(|gate| gate.epoch == epoch)
@@ -40,32 +40,32 @@ impl Fence {
     }
 
     /// Lets nothing through from `now` on, until a gate is opened anew.
-    pub fn doubt(&self, now: Boottime) {
+    pub fn expire_all(&self, now: Boottime) {
         let mut gates = self.0.write().unwrap_or_else(PoisonError::into_inner);
         for gate in gates.iter_mut().flatten() {
-            gate.until = gate.until.min(now);
+            gate.valid_until = gate.valid_until.min(now);
         }
     }
 
     /// What a job of `shard` under `epoch` finds at `now`.
-    pub fn look(&self, shard: Shard, epoch: Epoch, now: Boottime) -> Gateway {
+    pub fn check_admission(&self, shard: Shard, epoch: Epoch, now: Boottime) -> Admission {
         let gates = self.0.read().unwrap_or_else(PoisonError::into_inner);
         match gates.get(usize::from(shard.0)).copied().flatten() {
-            Some(gate) if gate.epoch != epoch => Gateway::Shut,
-            Some(gate) if now < gate.until => Gateway::Open,
-            Some(_) => Gateway::Late,
-            None => Gateway::Shut,
+            Some(gate) if gate.epoch != epoch => Admission::Closed,
+            Some(gate) if now < gate.valid_until => Admission::Open,
+            Some(_) => Admission::Expired,
+            None => Admission::Closed,
         }
     }
 
     /// Whether the gate of `shard` stands, open or late.
-    pub fn holds(&self, shard: Shard) -> bool {
+    pub fn has_shard(&self, shard: Shard) -> bool {
         let gates = self.0.read().unwrap_or_else(PoisonError::into_inner);
         gates.get(usize::from(shard.0)).is_some_and(Option::is_some)
     }
 
     /// The shards whose gates stand, open or late, and their epochs.
-    pub fn held(&self) -> Vec<(Shard, Epoch)> {
+    pub fn held_epochs(&self) -> Vec<(Shard, Epoch)> {
         let gates = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let standing = gates.iter().enumerate();
         standing
@@ -74,20 +74,20 @@ impl Fence {
     }
 
     /// The shards whose gates stand, open or late.
-    pub fn shards(&self) -> Vec<Shard> {
-        self.held().into_iter().map(|(shard, _)| shard).collect()
+    pub fn held_shards(&self) -> Vec<Shard> {
+        self.held_epochs().into_iter().map(|(shard, _)| shard).collect()
     }
 }
 
 /// What a job finds where it wants through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gateway {
+pub enum Admission {
     /// It may be published.
     Open,
     /// Not now: the lease has run out by our clock, and has been neither renewed nor lost yet.
-    Late,
+    Expired,
     /// Never: the shard is not ours any more, or was taken anew.
-    Shut,
+    Closed,
 }
 
 #[cfg(test)]
@@ -98,22 +98,22 @@ mod tests {
 
     #[test]
     fn a_gate_lets_its_epoch_through_until_its_time_and_no_other() {
-        let at = |s| Boottime::at(Duration::from_secs(s));
+        let at = |s| Boottime::from_elapsed(Duration::from_secs(s));
         let fence = Fence::default();
-        fence.open(Shard(3), Epoch(7), at(12));
+        fence.open_shard(Shard(3), Epoch(7), at(12));
 
-        assert_eq!(fence.look(Shard(3), Epoch(7), at(11)), Gateway::Open);
-        assert_eq!(fence.look(Shard(3), Epoch(7), at(12)), Gateway::Late);
-        assert_eq!(fence.look(Shard(3), Epoch(6), at(11)), Gateway::Shut);
-        assert_eq!(fence.look(Shard(4), Epoch(7), at(11)), Gateway::Shut);
-        fence.doubt(at(9));
-        assert_eq!(fence.look(Shard(3), Epoch(7), at(9)), Gateway::Late);
-        fence.open(Shard(3), Epoch(7), at(12));
-        assert_eq!(fence.look(Shard(3), Epoch(7), at(11)), Gateway::Open);
-        fence.shut(Shard(3), Epoch(6));
-        assert_eq!(fence.shards(), [Shard(3)]);
-        assert!(fence.holds(Shard(3)) && !fence.holds(Shard(2)) && !fence.holds(Shard(9)));
-        fence.shut(Shard(3), Epoch(7));
-        assert_eq!(fence.look(Shard(3), Epoch(7), at(11)), Gateway::Shut);
+        assert_eq!(fence.check_admission(Shard(3), Epoch(7), at(11)), Admission::Open);
+        assert_eq!(fence.check_admission(Shard(3), Epoch(7), at(12)), Admission::Expired);
+        assert_eq!(fence.check_admission(Shard(3), Epoch(6), at(11)), Admission::Closed);
+        assert_eq!(fence.check_admission(Shard(4), Epoch(7), at(11)), Admission::Closed);
+        fence.expire_all(at(9));
+        assert_eq!(fence.check_admission(Shard(3), Epoch(7), at(9)), Admission::Expired);
+        fence.open_shard(Shard(3), Epoch(7), at(12));
+        assert_eq!(fence.check_admission(Shard(3), Epoch(7), at(11)), Admission::Open);
+        fence.close_shard(Shard(3), Epoch(6));
+        assert_eq!(fence.held_shards(), [Shard(3)]);
+        assert!(fence.has_shard(Shard(3)) && !fence.has_shard(Shard(2)) && !fence.has_shard(Shard(9)));
+        fence.close_shard(Shard(3), Epoch(7));
+        assert_eq!(fence.check_admission(Shard(3), Epoch(7), at(11)), Admission::Closed);
     }
 }

@@ -4,17 +4,17 @@
 //! Bound: one statement at a time, each with a deadline. Loss: a lease that is not renewed expires, and another
 //! coordinator takes the shard.
 
+pub mod clock_trust;
 pub mod held;
-pub mod rounds;
+pub mod machine;
 pub mod share;
-pub mod witness;
 
 use std::{collections::VecDeque, time::Duration};
 
 use picket_proto::{Epoch, Shard, Timestamp};
 use picket_runtime::{
-    Chain, Condition,
-    clock::{self, Adjusted, Boottime, DatabaseClock},
+    ErrorChain, ReadinessCheck,
+    clock::{self, Boottime, ClockAdjustment, DbClock},
     streams,
 };
 use picket_store::{Store, leases};
@@ -23,87 +23,87 @@ use tokio::{sync::oneshot, time::timeout};
 use tracing::{info, warn};
 
 use self::{
-    rounds::{Command, Input, Rounds, Stopping},
-    witness::Witness,
+    clock_trust::ReferenceClocks,
+    machine::{LeaseAction, LeaseEvent, LeaseMachine, ReleasingShards},
 };
 use crate::{
     catalog,
-    clock::SharedClock,
     fence::Fence,
     metrics::Metrics,
-    planner,
-    publish::{Ownership, Reach},
+    publisher::{Ownership, PublishHealth},
+    scheduler,
+    shared_clock::SharedClock,
 };
 
 pub enum Msg {
     /// Time for a round.
-    Round,
+    BeginRound,
     /// Somebody has released leases: there may be some to take.
-    Released,
+    LeasesAvailable,
     /// The planner has stopped these, and they have been given back.
-    Yielded(Vec<(Shard, Epoch)>),
+    ShardsReleased(Vec<(Shard, Epoch)>),
     /// Give all back, and say when that is done.
     Drain(oneshot::Sender<()>),
 }
 
 /// See the module.
 #[derive(Clone)]
-pub struct LeaseHolder {
+pub struct LeaseManager {
     pub name: String,
-    pub lease: Duration,
+    pub lease_time: Duration,
     pub store: Store,
     pub jetstream: async_nats::jetstream::Context,
-    pub planner: ActorRef<planner::Msg>,
+    pub scheduler: ActorRef<scheduler::Msg>,
     pub catalog: ActorRef<catalog::Msg>,
     pub fence: Fence,
     pub clock: SharedClock,
-    pub reach: Reach,
+    pub publish_health: PublishHealth,
     pub ownership: Ownership,
     pub metrics: Metrics,
-    pub condition: Condition,
+    pub readiness: ReadinessCheck,
 }
 
 /// How things stand.
-pub struct Holding {
-    rounds: Rounds,
+pub struct LeaseState {
+    machine: LeaseMachine,
     /// When the last round was over.
-    looked_at: Boottime,
-    draining: Option<oneshot::Sender<()>>,
+    last_round_at: Boottime,
+    drain_reply: Option<oneshot::Sender<()>>,
     /// Trouble that has been told of, so that it is not told of each second.
-    told: Option<&'static str>,
-    skew_told: bool,
+    last_warning: Option<&'static str>,
+    is_skew_reported: bool,
     /// Whether the database's clock is in doubt: then the bus is asked for the time in each round.
-    in_doubt: bool,
-    bus_asked_at: Option<Boottime>,
+    is_clock_in_doubt: bool,
+    bus_clock_read_at: Option<Boottime>,
 }
 
 /// Between rounds.
-const ROUND: Duration = Duration::from_secs(1);
+const ROUND_INTERVAL: Duration = Duration::from_secs(1);
 /// A coordinator that has not published for so long leaves its shards to one that can.
-const UNREACHED: Duration = Duration::from_secs(10);
+const MAX_PUBLISH_OUTAGE: Duration = Duration::from_secs(10);
 /// How long the planner may take to answer; it never waits for anything outside.
-const ANSWER_MS: u64 = 2_000;
+const SCHEDULER_TIMEOUT_MS: u64 = 2_000;
 /// How long the last jobs of a shard may take to be acknowledged before it is given back all the same.
-const YIELD: Duration = Duration::from_secs(8);
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(8);
 /// How often the bus is asked for the time, and for how long it is waited for.
-const BUS_TIME: Duration = Duration::from_secs(10);
-const BUS_ANSWER: Duration = Duration::from_millis(500);
+const BUS_CLOCK_INTERVAL: Duration = Duration::from_secs(10);
+const BUS_CLOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
-impl Actor for LeaseHolder {
+impl Actor for LeaseManager {
     type Msg = Msg;
-    type State = Holding;
+    type State = LeaseState;
     type Arguments = ();
 
-    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<Holding, ActorProcessingErr> {
-        myself.cast(Msg::Round)?;
-        Ok(Holding {
-            rounds: Rounds::new(self.lease, self.fence.clone(), Boottime::now()),
-            looked_at: Boottime::now(),
-            draining: None,
-            told: None,
-            skew_told: false,
-            in_doubt: true,
-            bus_asked_at: None,
+    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<LeaseState, ActorProcessingErr> {
+        myself.cast(Msg::BeginRound)?;
+        Ok(LeaseState {
+            machine: LeaseMachine::new(self.lease_time, self.fence.clone(), Boottime::now()),
+            last_round_at: Boottime::now(),
+            drain_reply: None,
+            last_warning: None,
+            is_skew_reported: false,
+            is_clock_in_doubt: true,
+            bus_clock_read_at: None,
         })
     }
 
@@ -111,30 +111,30 @@ impl Actor for LeaseHolder {
         &self,
         myself: ActorRef<Msg>,
         message: Msg,
-        state: &mut Holding,
+        state: &mut LeaseState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Msg::Round => {
-                woken(state.looked_at);
-                self.round(&myself, state).await;
-                state.looked_at = Boottime::now();
+            Msg::BeginRound => {
+                warn_if_suspended(state.last_round_at);
+                self.run_round(&myself, state).await;
+                state.last_round_at = Boottime::now();
                 // Last, so that a slow round is followed by a pause and not by those it held up.
-                myself.send_after(ROUND.min(self.lease / 5), || Msg::Round);
+                myself.send_after(ROUND_INTERVAL.min(self.lease_time / 5), || Msg::BeginRound);
             }
-            Msg::Released => self.round(&myself, state).await,
-            Msg::Yielded(shards) => {
+            Msg::LeasesAvailable => self.run_round(&myself, state).await,
+            Msg::ShardsReleased(shards) => {
                 info!(shards = shards.len(), "gave {} shards back", shards.len());
-                self.run(&myself, state, Input::GaveBack(shards)).await;
+                self.process_event(&myself, state, LeaseEvent::Released(shards)).await;
             }
             Msg::Drain(done) => {
-                state.draining = Some(done);
-                let publishes = self.publishes(state).await;
-                self.run(&myself, state, Input::Drain { publishes }).await;
+                state.drain_reply = Some(done);
+                let publishes = self.can_publish(state).await;
+                self.process_event(&myself, state, LeaseEvent::Drain { can_publish: publishes }).await;
             }
         }
-        self.metrics.leases.set(i64::try_from(state.rounds.count()).unwrap_or(i64::MAX));
-        if state.rounds.is_empty()
-            && let Some(done) = state.draining.take()
+        self.metrics.leases_held.set(i64::try_from(state.machine.active_count()).unwrap_or(i64::MAX));
+        if state.machine.is_empty()
+            && let Some(done) = state.drain_reply.take()
         {
             let _ = done.send(());
             myself.stop(None);
@@ -142,120 +142,138 @@ impl Actor for LeaseHolder {
         Ok(())
     }
 
-    async fn post_stop(&self, _: ActorRef<Msg>, state: &mut Holding) -> Result<(), ActorProcessingErr> {
+    async fn post_stop(&self, _: ActorRef<Msg>, state: &mut LeaseState) -> Result<(), ActorProcessingErr> {
         // A pipeline that is built anew begins with nothing; what is held expires by itself.
-        state.rounds.shut();
+        state.machine.close_fence();
         Ok(())
     }
 }
 
-impl LeaseHolder {
-    async fn round(&self, myself: &ActorRef<Msg>, state: &mut Holding) {
-        let publishes = self.publishes(state).await;
-        self.run(myself, state, Input::Begin { publishes }).await;
+impl LeaseManager {
+    async fn run_round(&self, myself: &ActorRef<Msg>, state: &mut LeaseState) {
+        let publishes = self.can_publish(state).await;
+        self.process_event(myself, state, LeaseEvent::BeginRound { can_publish: publishes }).await;
     }
 
     /// Takes `input` in, and does what follows from it until nothing more does.
-    async fn run(&self, myself: &ActorRef<Msg>, state: &mut Holding, input: Input) {
-        let mut commands = VecDeque::from(state.rounds.step(Boottime::now(), input));
+    async fn process_event(&self, myself: &ActorRef<Msg>, state: &mut LeaseState, input: LeaseEvent) {
+        let mut commands = VecDeque::from(state.machine.handle_event(Boottime::now(), input));
         while let Some(command) = commands.pop_front() {
-            if let Some(input) = self.perform(myself, state, command).await {
-                commands.extend(state.rounds.step(Boottime::now(), input));
+            if let Some(input) = self.execute_action(myself, state, command).await {
+                commands.extend(state.machine.handle_event(Boottime::now(), input));
             }
         }
     }
 
     /// Whether jobs can be published, as far as is known. With nothing held nothing is published that could tell,
     /// so then the stream is asked for.
-    async fn publishes(&self, state: &Holding) -> bool {
-        if self.reach.unreached_for(Boottime::now()) < UNREACHED {
+    async fn can_publish(&self, state: &LeaseState) -> bool {
+        if self.publish_health.failing_for(Boottime::now()) < MAX_PUBLISH_OUTAGE {
             return true;
         }
-        let asking = self.jetstream.get_stream(picket_proto::subject::JOBS);
-        if state.rounds.is_empty()
+        let asking = self.jetstream.get_stream(picket_proto::subject::JOBS_STREAM);
+        if state.machine.is_empty()
             && self.ownership.is_ours()
-            && matches!(timeout(ROUND, asking).await, Ok(Ok(_)))
+            && matches!(timeout(ROUND_INTERVAL, asking).await, Ok(Ok(_)))
         {
-            self.reach.reached();
+            self.publish_health.record_success();
             return true;
         }
         false
     }
 
     /// Does one thing; returns what came of it where that matters.
-    async fn perform(&self, myself: &ActorRef<Msg>, state: &mut Holding, command: Command) -> Option<Input> {
+    async fn execute_action(
+        &self,
+        myself: &ActorRef<Msg>,
+        state: &mut LeaseState,
+        command: LeaseAction,
+    ) -> Option<LeaseEvent> {
         match command {
-            Command::Announce { leaving } => {
-                let witness = self.witness(state).await;
+            LeaseAction::Heartbeat { is_leaving: leaving } => {
+                let witness = self.read_reference_clocks(state).await;
                 let sent = Boottime::now();
-                match leases::announce(&self.store, &self.name, leaving, self.lease).await {
+                match leases::record_heartbeat(&self.store, &self.name, leaving, self.lease_time).await {
                     Ok(roll) => {
-                        tell_skew(state, roll.now);
-                        return Some(Input::Announced { sent, roll, witness });
+                        warn_on_clock_skew(state, roll.now);
+                        return Some(LeaseEvent::HeartbeatDone {
+                            sent,
+                            cluster_view: roll,
+                            reference_clocks: witness,
+                        });
                     }
-                    Err(error) => return Some(self.trouble(state, "the database is away", &error)),
+                    Err(error) => return Some(self.on_database_error(state, "the database is away", &error)),
                 }
             }
-            Command::Renew(asked, now) => {
+            LeaseAction::Renew(asked, now) => {
                 // Without the planner's word nothing is known to be published, and the lease is renewed as it was.
-                let told = call_t!(self.planner, planner::Msg::Progress, ANSWER_MS).unwrap_or_default();
-                let progress = rounds::how_far(&told, &asked);
+                let told = call_t!(self.scheduler, scheduler::Msg::GetProgress, SCHEDULER_TIMEOUT_MS)
+                    .unwrap_or_default();
+                let progress = machine::merge_progress(&told, &asked);
                 let sent = Boottime::now();
-                match leases::renew(&self.store, &self.name, &progress, Some(now), self.lease).await {
-                    Ok(kept) => return Some(Input::Renewed { sent, asked, kept }),
-                    Err(error) => return Some(self.trouble(state, "leases could not be renewed", &error)),
+                match leases::renew_leases(&self.store, &self.name, &progress, Some(now), self.lease_time)
+                    .await
+                {
+                    Ok(kept) => return Some(LeaseEvent::Renewed { sent, asked, kept }),
+                    Err(error) => {
+                        return Some(self.on_database_error(state, "leases could not be renewed", &error));
+                    }
                 }
             }
-            Command::Take(free) => {
+            LeaseAction::Acquire(free) => {
                 let sent = Boottime::now();
-                match leases::acquire(&self.store, &self.name, &free, self.lease).await {
-                    Ok(leases) => return Some(Input::Taken { sent, leases }),
-                    Err(error) => return Some(self.trouble(state, "leases could not be taken", &error)),
+                match leases::acquire_leases(&self.store, &self.name, &free, self.lease_time).await {
+                    Ok(leases) => return Some(LeaseEvent::Acquired { sent, leases }),
+                    Err(error) => {
+                        return Some(self.on_database_error(state, "leases could not be taken", &error));
+                    }
                 }
             }
-            Command::Clock(clock, adjusted) => self.follow(state, clock, adjusted),
-            Command::Distrust(now) => {
+            LeaseAction::SetClock(clock, adjusted) => self.follow_clock(state, clock, adjusted),
+            LeaseAction::DistrustClock(now) => {
                 let why = format!(
                     "the database's clock says {now}, which no other clock and nothing that was scheduled confirms"
                 );
                 self.metrics.clock_unconfirmed.set(1);
-                if state.told != Some("distrust") {
+                if state.last_warning != Some("distrust") {
                     warn!(
                         "{why}: nothing is scheduled until they agree, or it has been steady for two minutes"
                     );
-                    state.told = Some("distrust");
+                    state.last_warning = Some("distrust");
                 }
-                self.condition.fails(why);
+                self.readiness.set_unready(why);
             }
-            Command::Took(taken) => {
-                let (count, held) = (taken.len(), state.rounds.count());
-                self.metrics.takeovers.inc_by(count as u64);
+            LeaseAction::ShardsAcquired(taken) => {
+                let (count, held) = (taken.len(), state.machine.active_count());
+                self.metrics.shards_acquired.inc_by(count as u64);
                 info!(shards = count, held, "took {count} shards, holding {held}");
-                let _ = self.catalog.cast(catalog::Msg::Load(taken));
+                let _ = self.catalog.cast(catalog::Msg::LoadShards(taken));
             }
-            Command::Lost(lost, why) => {
+            LeaseAction::ShardsLost(lost, why) => {
                 self.metrics.leases_lost.inc_by(lost.len() as u64);
                 warn!(
                     shards = lost.len(),
-                    held = state.rounds.count(),
+                    held = state.machine.active_count(),
                     "lease lost on {} shards, publishing for them has stopped: {why}",
                     lost.len()
                 );
-                let _ = self.planner.cast(planner::Msg::Lost(lost));
+                let _ = self.scheduler.cast(scheduler::Msg::ShardsLost(lost));
             }
-            Command::GiveBack(stopping) => self.give_back(myself, stopping),
-            Command::Done { publishes: true } => {
-                self.condition.holds();
-                if state.told.take().is_some() {
+            LeaseAction::ReleaseShards(stopping) => self.release_shards(myself, stopping),
+            LeaseAction::FinishRound { can_publish: true } => {
+                self.readiness.set_ready();
+                if state.last_warning.take().is_some() {
                     info!("leases are taken and renewed again");
                 }
             }
-            Command::Done { publishes: false } if state.told == Some("distrust") => {}
-            Command::Done { publishes: false } => {
-                self.condition.fails("jobs cannot be published");
-                if state.told != Some("unreached") {
-                    warn!("no job could be published for {UNREACHED:?}: leaving the shards to others");
-                    state.told = Some("unreached");
+            LeaseAction::FinishRound { can_publish: false } if state.last_warning == Some("distrust") => {}
+            LeaseAction::FinishRound { can_publish: false } => {
+                self.readiness.set_unready("jobs cannot be published");
+                if state.last_warning != Some("unreached") {
+                    warn!(
+                        "no job could be published for {MAX_PUBLISH_OUTAGE:?}: leaving the shards to others"
+                    );
+                    state.last_warning = Some("unreached");
                 }
             }
         }
@@ -263,26 +281,30 @@ impl LeaseHolder {
     }
 
     /// What other clocks say. The bus is asked now and then, and each time while there is doubt.
-    async fn witness(&self, state: &mut Holding) -> Witness {
-        let is_due = state.bus_asked_at.is_none_or(|at| Boottime::now().since(at) >= BUS_TIME);
+    async fn read_reference_clocks(&self, state: &mut LeaseState) -> ReferenceClocks {
+        let is_due = state
+            .bus_clock_read_at
+            .is_none_or(|at| Boottime::now().saturating_duration_since(at) >= BUS_CLOCK_INTERVAL);
         let mut bus = None;
-        if is_due || state.in_doubt {
-            bus = timeout(BUS_ANSWER, streams::server_time(&self.jetstream)).await.ok().flatten();
-            state.bus_asked_at = Some(Boottime::now());
+        if is_due || state.is_clock_in_doubt {
+            bus =
+                timeout(BUS_CLOCK_TIMEOUT, streams::read_server_clock(&self.jetstream)).await.ok().flatten();
+            state.bus_clock_read_at = Some(Boottime::now());
         }
         if let Some(bus) = bus {
             self.clock.set_bus(bus);
         }
-        Witness { wall: Some(clock::wall()), bus }
+        ReferenceClocks { wall: Some(clock::wall_clock_now()), bus }
     }
 
     /// This is the database's clock from now on.
-    fn follow(&self, state: &mut Holding, clock: DatabaseClock, adjusted: Adjusted) {
-        self.clock.set(clock);
-        let was_in_doubt = std::mem::replace(&mut state.in_doubt, clock.unconfirmed().is_some());
-        self.metrics.clock_unconfirmed.set(i64::from(state.in_doubt));
+    fn follow_clock(&self, state: &mut LeaseState, clock: DbClock, adjusted: ClockAdjustment) {
+        self.clock.set_database(clock);
+        let was_in_doubt =
+            std::mem::replace(&mut state.is_clock_in_doubt, clock.unconfirmed_jump_us().is_some());
+        self.metrics.clock_unconfirmed.set(i64::from(state.is_clock_in_doubt));
         match adjusted {
-            Adjusted::Stepped(us) => {
+            ClockAdjustment::Stepped(us) => {
                 self.metrics.clock_steps.inc();
                 warn!(
                     step_ms = us / 1_000,
@@ -290,62 +312,69 @@ impl LeaseHolder {
                     us / 1_000
                 );
             }
-            Adjusted::Unconfirmed(us) if !was_in_doubt => {
+            ClockAdjustment::Unconfirmed(us) if !was_in_doubt => {
                 warn!(
                     step_ms = us / 1_000,
                     "the database's clock jumped by {} ms, which nothing confirms: time goes on as before and nothing is deleted \
                      until another clock confirms it, or it has been steady for {} s",
                     us / 1_000,
-                    DatabaseClock::HOLD.as_secs()
+                    DbClock::JUMP_HOLD_PERIOD.as_secs()
                 );
             }
-            Adjusted::Slewing if was_in_doubt => info!("the database's clock is as it was before it jumped"),
+            ClockAdjustment::Slewing if was_in_doubt => {
+                info!("the database's clock is as it was before it jumped")
+            }
             _ => {}
         }
-        let _ = self.planner.cast(planner::Msg::Clock(clock, adjusted));
+        let _ = self.scheduler.cast(scheduler::Msg::ClockUpdated(clock, adjusted));
     }
 
     /// Has the planner stop shards, and releases them when nothing of them is under way any more. In a task, since the
     /// last acknowledgements may take a while and leases must be renewed meanwhile.
-    fn give_back(&self, myself: &ActorRef<Msg>, stopping: Stopping) {
+    fn release_shards(&self, myself: &ActorRef<Msg>, stopping: ReleasingShards) {
         // Told from here and not from the task, so that it cannot stop what is taken again meanwhile.
         let (answer, stopped) = ractor::concurrency::oneshot();
-        let _ = self.planner.cast(planner::Msg::Yield(stopping.shards(), answer.into()));
+        let _ = self.scheduler.cast(scheduler::Msg::ReleaseShards(stopping.shards(), answer.into()));
         let (this, myself) = (self.clone(), myself.clone());
         tokio::spawn(async move {
-            let told = match timeout(YIELD, stopped).await {
+            let told = match timeout(RELEASE_TIMEOUT, stopped).await {
                 Ok(Ok(told)) => told,
                 _ => Vec::new(),
             };
-            let progress = stopping.stopped(&this.fence, &told);
-            let stopped = stopping.released();
+            let progress = stopping.finish_stop(&this.fence, &told);
+            let stopped = stopping.into_shards();
             // It may have been told of them only now, by who was reading them.
-            let _ = this.planner.cast(planner::Msg::Lost(stopped.clone()));
-            if let Err(error) = leases::release(&this.store, &this.name, &progress).await {
-                warn!(error = %Chain(&error), "could not release {} shards; they will expire", progress.len());
+            let _ = this.scheduler.cast(scheduler::Msg::ShardsLost(stopped.clone()));
+            if let Err(error) = leases::release_leases(&this.store, &this.name, &progress).await {
+                warn!(error = %ErrorChain(&error), "could not release {} shards; they will expire", progress.len());
             }
-            let _ = myself.cast(Msg::Yielded(stopped));
+            let _ = myself.cast(Msg::ShardsReleased(stopped));
         });
     }
 
-    fn trouble(&self, state: &mut Holding, what: &'static str, error: &picket_store::Error) -> Input {
+    fn on_database_error(
+        &self,
+        state: &mut LeaseState,
+        what: &'static str,
+        error: &picket_store::Error,
+    ) -> LeaseEvent {
         self.metrics.database_errors.inc();
-        self.condition.fails(format!("{what}: {}", Chain(error)));
-        if state.told != Some(what) {
-            warn!(error = %Chain(error), "{what}, trying again");
-            state.told = Some(what);
+        self.readiness.set_unready(format!("{what}: {}", ErrorChain(error)));
+        if state.last_warning != Some(what) {
+            warn!(error = %ErrorChain(error), "{what}, trying again");
+            state.last_warning = Some(what);
         }
-        Input::Failed
+        LeaseEvent::Failed
     }
 }
 
 /// Says once that the logs of this machine will not fit those of others.
-fn tell_skew(state: &mut Holding, now: Timestamp) {
+fn warn_on_clock_skew(state: &mut LeaseState, now: Timestamp) {
     const SKEW: Duration = Duration::from_secs(1);
-    let wall = clock::wall();
-    let skew = wall.since(now).max(now.since(wall));
-    if skew > SKEW && !state.skew_told {
-        state.skew_told = true;
+    let wall = clock::wall_clock_now();
+    let skew = wall.saturating_duration_since(now).max(now.saturating_duration_since(wall));
+    if skew > SKEW && !state.is_skew_reported {
+        state.is_skew_reported = true;
         warn!(
             skew_ms = skew.as_millis(),
             "this machine's clock is {} ms away from the database's; ticks follow the database's",
@@ -355,10 +384,10 @@ fn tell_skew(state: &mut Holding, now: Timestamp) {
 }
 
 /// Says so if this process, or its machine, was paused: what others did meanwhile follows in the log.
-fn woken(looked_at: Boottime) {
+fn warn_if_suspended(looked_at: Boottime) {
     const LONG: Duration = Duration::from_secs(3);
-    let still = Boottime::now().since(looked_at);
-    if still >= ROUND + LONG {
+    let still = Boottime::now().saturating_duration_since(looked_at);
+    if still >= ROUND_INTERVAL + LONG {
         warn!(still_ms = still.as_millis(), "this process stood still for {} s", still.as_secs());
     }
 }

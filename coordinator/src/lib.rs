@@ -1,49 +1,51 @@
 //! Who checks what, when: leases on shards of schedules, and a job published for each tick when it is due.
 
-pub mod acks;
-pub mod backlog;
+pub mod ack_inbox;
+pub mod adaptive_chunk;
+pub mod backpressure;
 pub mod catalog;
-pub mod clock;
-mod confirm;
+mod confirmation;
 pub mod fence;
-pub mod lapses;
+pub mod housekeeper;
 pub mod lease;
-pub mod ledger;
+pub mod ledger_closer;
 mod listener;
 pub mod metrics;
 pub mod options;
-pub mod piece;
-pub mod planner;
-pub mod provision;
-pub mod publish;
-pub mod silence;
-pub mod upkeep;
+pub mod publish_gaps;
+pub mod publisher;
+pub mod region_liveness;
+pub mod scheduler;
+pub mod shared_clock;
+pub mod stream_setup;
 
 use std::time::Duration;
 
 use picket_proto::site::IntervalRange;
-use picket_runtime::{Backoff, Bus, Condition, Health, Pipeline, Running, bus, streams::Durability};
-use picket_store::{Store, tickets::Keyring, upkeep::Retention};
+use picket_runtime::{
+    Backoff, Bus, Health, Pipeline, PipelineHandle, ReadinessCheck, bus, streams::StreamLimits,
+};
+use picket_store::{Store, housekeeping::Retention, tickets::Keyring};
 use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
 use tokio::sync::oneshot;
 use tracing::warn;
 
 use crate::{
-    acks::Acks,
-    backlog::{Backlog, Brake},
+    ack_inbox::AckInbox,
+    backpressure::{BackpressureActor, PublishPause},
     catalog::Catalog,
-    clock::SharedClock,
-    confirm::Confirming,
+    confirmation::ConfirmationListener,
     fence::Fence,
-    lapses::Lapses,
-    lease::LeaseHolder,
-    ledger::Ledger,
-    listener::Listening,
+    housekeeper::Housekeeper,
+    lease::LeaseManager,
+    ledger_closer::LedgerCloser,
+    listener::NotificationListener,
     metrics::Metrics,
-    planner::Planner,
-    provision::Provision,
-    publish::{Ownership, Publisher, Reach},
-    upkeep::Upkeep,
+    publish_gaps::PublishGaps,
+    publisher::{Ownership, PublishHealth, Publisher},
+    scheduler::Scheduler,
+    shared_clock::SharedClock,
+    stream_setup::StreamReconciler,
 };
 
 /// What a coordinator is told once and for all.
@@ -56,11 +58,11 @@ pub struct Config {
     /// The intervals that a site may have.
     pub intervals: IntervalRange,
     /// How the streams are kept.
-    pub durability: Durability,
+    pub stream_limits: StreamLimits,
     /// How long after a tick its ledger is closed.
     pub ledger_grace: Duration,
     /// For how long jobs may wait for others to be published with.
-    pub gather: Duration,
+    pub batch_delay: Duration,
     /// How long results and rollups are kept.
     pub retention: Retention,
 }
@@ -83,20 +85,20 @@ pub enum Error {
 }
 
 /// How long giving all back may take.
-const DRAIN: Duration = Duration::from_secs(15);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Waits for NATS and for a database with a fitting schema, then runs until drained.
 ///
 /// # Errors
 /// When what it needs is there and cannot be used.
-pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Result<Running, Error> {
-    let database = health.condition("database");
-    bus.connected().await?;
+pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Result<PipelineHandle, Error> {
+    let database = health.add_readiness_check("database");
+    bus.wait_connected().await?;
     let mut told = None;
     store
-        .ready(|error| {
-            let why = picket_runtime::Chain(error).to_string();
-            database.fails(why.clone());
+        .wait_ready(|error| {
+            let why = picket_runtime::ErrorChain(error).to_string();
+            database.set_unready(why.clone());
             if told.as_ref() != Some(&why) {
                 warn!(error = why, "waiting for the database: {why}");
                 told = Some(why);
@@ -104,32 +106,32 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
         })
         .await?;
     let keyring = load_keyring(&store, &database).await;
-    database.holds();
+    database.set_ready();
     let coordinator = Coordinator {
-        acks: Acks::hear(&bus.client).await?,
+        ack_inbox: AckInbox::subscribe(&bus.client).await?,
         metrics: Metrics::new(&health),
-        schedules: health.condition("schedules"),
-        leases: health.condition("leases"),
-        provision: health.condition("streams"),
-        backlog: health.condition("backlog"),
+        catalog_readiness: health.add_readiness_check("schedules"),
+        lease_readiness: health.add_readiness_check("leases"),
+        streams_readiness: health.add_readiness_check("streams"),
+        backpressure_readiness: health.add_readiness_check("backlog"),
         config,
         bus,
         store,
         keyring,
     };
-    Ok(Running::start("coordinator", coordinator, DRAIN).await?)
+    Ok(PipelineHandle::start("coordinator", coordinator, DRAIN_TIMEOUT).await?)
 }
 
-async fn load_keyring(store: &Store, database: &Condition) -> Keyring {
+async fn load_keyring(store: &Store, database: &ReadinessCheck) -> Keyring {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     loop {
-        match Keyring::load(store).await {
+        match Keyring::load_from(store).await {
             Ok(keyring) => return keyring,
             Err(error) => {
-                let why = picket_runtime::Chain(&error).to_string();
+                let why = picket_runtime::ErrorChain(&error).to_string();
                 warn!(error = why, "could not read the keys of tickets, trying again");
-                database.fails(why);
-                tokio::time::sleep(backoff.next_wait()).await;
+                database.set_unready(why);
+                tokio::time::sleep(backoff.next_delay()).await;
             }
         }
     }
@@ -139,117 +141,122 @@ async fn load_keyring(store: &Store, database: &Condition) -> Keyring {
 struct Coordinator {
     config: Config,
     bus: Bus,
-    acks: Acks,
+    ack_inbox: AckInbox,
     store: Store,
     keyring: Keyring,
     metrics: Metrics,
-    schedules: Condition,
-    leases: Condition,
-    provision: Condition,
-    backlog: Condition,
+    catalog_readiness: ReadinessCheck,
+    lease_readiness: ReadinessCheck,
+    streams_readiness: ReadinessCheck,
+    backpressure_readiness: ReadinessCheck,
 }
 
 impl Pipeline for Coordinator {
-    type Parts = ActorRef<lease::Msg>;
+    type Actors = ActorRef<lease::Msg>;
 
-    async fn build(&self, supervisor: ActorCell) -> Result<Self::Parts, SpawnErr> {
+    async fn spawn_actors(&self, supervisor: ActorCell) -> Result<Self::Actors, SpawnErr> {
         // New with each pipeline, so that nothing of an earlier one can publish.
-        let (fence, reach, lapses) = (Fence::default(), Reach::default(), Lapses::default());
+        let (fence, reach, lapses) = (Fence::default(), PublishHealth::default(), PublishGaps::default());
         let ownership = Ownership::default();
         let clock = SharedClock::default();
         let publisher = Publisher {
             bus: self.bus.clone(),
-            acks: self.acks.clone(),
+            ack_inbox: self.ack_inbox.clone(),
             fence: fence.clone(),
-            reach: reach.clone(),
+            publish_health: reach.clone(),
             ownership: ownership.clone(),
-            lapses: lapses.clone(),
+            publish_gaps: lapses.clone(),
             metrics: self.metrics.clone(),
         };
-        let brake = Brake::default();
-        let backlog = Backlog {
+        let brake = PublishPause::default();
+        let backlog = BackpressureActor {
             bus: self.bus.clone(),
-            brake: brake.clone(),
+            publish_pause: brake.clone(),
             metrics: self.metrics.clone(),
-            condition: self.backlog.clone(),
+            readiness: self.backpressure_readiness.clone(),
         };
         Actor::spawn_linked(None, backlog, (), supervisor.clone()).await?;
-        let planner = Planner {
+        let planner = Scheduler {
             publisher,
-            brake,
-            gather: self.config.gather,
+            publish_pause: brake,
+            batch_delay: self.config.batch_delay,
             keyring: self.keyring.clone(),
             metrics: self.metrics.clone(),
         };
         let (planner, _) = Actor::spawn_linked(None, planner, (), supervisor.clone()).await?;
-        let confirming = Confirming {
+        let confirming = ConfirmationListener {
             bus: self.bus.clone(),
             fence: fence.clone(),
-            planner: planner.clone(),
+            scheduler: planner.clone(),
             metrics: self.metrics.clone(),
         };
         tokio::spawn(confirming.run());
         let catalog = Catalog {
             store: self.store.clone(),
             intervals: self.config.intervals,
-            planner: planner.clone(),
+            scheduler: planner.clone(),
             fence: fence.clone(),
             metrics: self.metrics.clone(),
-            condition: self.schedules.clone(),
+            readiness: self.catalog_readiness.clone(),
         };
         let (catalog, _) = Actor::spawn_linked(None, catalog, (), supervisor.clone()).await?;
-        let provision = Provision {
+        let provision = StreamReconciler {
             bus: self.bus.clone(),
             store: self.store.clone(),
             fence: fence.clone(),
             keyring: self.keyring.clone(),
             ownership: ownership.clone(),
             clock: clock.clone(),
-            durability: self.config.durability,
+            stream_limits: self.config.stream_limits,
             retention: self.config.retention,
             metrics: self.metrics.clone(),
-            condition: self.provision.clone(),
+            readiness: self.streams_readiness.clone(),
         };
         let (provision, _) = Actor::spawn_linked(None, provision, (), supervisor.clone()).await?;
-        let ledger = Ledger {
+        let ledger = LedgerCloser {
             name: self.config.name.clone(),
             grace: self.config.ledger_grace,
             bus: self.bus.clone(),
             store: self.store.clone(),
             fence: fence.clone(),
             clock: clock.clone(),
-            lapses,
+            publish_gaps: lapses,
             metrics: self.metrics.clone(),
         };
         Actor::spawn_linked(None, ledger, (), supervisor.clone()).await?;
-        let upkeep = Upkeep {
+        let upkeep = Housekeeper {
             store: self.store.clone(),
             clock: clock.clone(),
             retention: self.config.retention,
             metrics: self.metrics.clone(),
         };
         Actor::spawn_linked(None, upkeep, (), supervisor.clone()).await?;
-        let lease = LeaseHolder {
+        let lease = LeaseManager {
             name: self.config.name.clone(),
-            lease: self.config.lease_time,
+            lease_time: self.config.lease_time,
             store: self.store.clone(),
             jetstream: self.bus.jetstream.clone(),
-            planner,
+            scheduler: planner,
             catalog: catalog.clone(),
             fence,
             clock,
-            reach,
+            publish_health: reach,
             ownership,
             metrics: self.metrics.clone(),
-            condition: self.leases.clone(),
+            readiness: self.lease_readiness.clone(),
         };
         let (lease, _) = Actor::spawn_linked(None, lease, (), supervisor).await?;
-        let listening = Listening { store: self.store.clone(), catalog, lease: lease.clone(), provision };
+        let listening = NotificationListener {
+            store: self.store.clone(),
+            catalog,
+            lease_manager: lease.clone(),
+            stream_reconciler: provision,
+        };
         tokio::spawn(listening.run());
         Ok(lease)
     }
 
-    async fn drain(&self, lease: Self::Parts) {
+    async fn drain(&self, lease: Self::Actors) {
         let (done, drained) = oneshot::channel();
         if lease.cast(lease::Msg::Drain(done)).is_ok() {
             let _ = drained.await;

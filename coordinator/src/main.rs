@@ -19,11 +19,11 @@ async fn main() -> ExitCode {
     let config = Config {
         name: options.name.clone().unwrap_or_else(process::unique_name),
         lease_time: options.lease_time.0,
-        intervals: options.intervals(),
-        durability: options.durability(),
+        intervals: options.interval_range(),
+        stream_limits: options.stream_limits(),
         ledger_grace: options.ledger_grace.0,
-        gather: options.gather.0,
-        retention: options.retention.days(),
+        batch_delay: options.gather.0,
+        retention: options.retention.to_retention(),
     };
     let (nats, database) = (&options.nats, &options.database);
     process::run("picket-coordinator", &options.log, &options.listen, |health| async move {

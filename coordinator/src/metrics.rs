@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::AtomicU64, time::Duration};
 
-use picket_proto::{Cause, Region};
+use picket_proto::{Cause, RegionName};
 use picket_runtime::Health;
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -16,28 +16,28 @@ use prometheus_client::{
 
 /// Why a job was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Lost {
+pub struct JobsLostLabel {
     /// `expired`, `fenced`, `refused` or `backlog`.
     pub cause: &'static str,
 }
 
 /// Why a tick was written down as missed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Missed {
+pub struct MissedLabel {
     /// As in the row.
     pub cause: String,
 }
 
 /// What was repaired.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Repaired {
+pub struct RepairedLabel {
     /// `leases`, `gaps`, `rollups` or `schedules`.
     pub mark: String,
 }
 
 /// Where jobs wait.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct In {
+pub struct RegionLabel {
     /// The region's name.
     pub region: String,
 }
@@ -45,42 +45,42 @@ pub struct In {
 /// Cheap to clone; all clones count together.
 #[derive(Clone)]
 pub struct Metrics {
-    pub published: Counter,
-    pub duplicates: Counter,
-    pub retries: Counter,
-    pub lost: Family<Lost, Counter>,
+    pub jobs_published: Counter,
+    pub jobs_duplicate: Counter,
+    pub publish_retries: Counter,
+    pub jobs_lost: Family<JobsLostLabel, Counter>,
     pub lateness: Histogram,
-    pub batch: Histogram,
-    pub in_flight: Gauge,
-    pub waiting: Family<In, Gauge>,
-    pub silent: Family<In, Gauge>,
+    pub batch_jobs: Histogram,
+    pub jobs_in_flight: Gauge,
+    pub jobs_waiting: Family<RegionLabel, Gauge>,
+    pub region_silent: Family<RegionLabel, Gauge>,
     pub schedules: Gauge,
     pub sites: Gauge,
-    pub problems: Counter,
-    pub leases: Gauge,
+    pub site_problems: Counter,
+    pub leases_held: Gauge,
     pub leases_lost: Counter,
-    pub takeovers: Counter,
+    pub shards_acquired: Counter,
     pub database_errors: Counter,
     pub clock_steps: Counter,
     pub clock_unconfirmed: Gauge,
-    pub marks_repaired: Family<Repaired, Counter>,
+    pub marks_repaired: Family<RepairedLabel, Counter>,
     pub deletion_refused: Gauge,
-    pub confirming: Counter,
-    pub suspects_refused: Counter,
-    pub suspects_dropped: Counter,
-    pub missed: Family<Missed, Counter>,
+    pub confirmation_jobs: Counter,
+    pub confirmations_rejected: Counter,
+    pub confirmations_dropped: Counter,
+    pub ticks_missed: Family<MissedLabel, Counter>,
     pub ledger_behind: Gauge<f64, AtomicU64>,
     pub ledger_seconds: Histogram,
     pub results_waiting: Gauge,
     pub results_waiting_ratio: Gauge<f64, AtomicU64>,
     pub results_discarded: Counter,
-    pub results_arrived: Family<In, Counter>,
+    pub results_arrived: Family<RegionLabel, Counter>,
     pub jobs_stored_ratio: Gauge<f64, AtomicU64>,
-    pub planner_held_back: Gauge,
-    pub rolled_through: Gauge,
+    pub publishing_paused: Gauge,
+    pub rolled_up_through: Gauge,
     pub rollup_seconds: Histogram,
-    pub hours_mended: Counter,
-    pub drops_put_off: Counter,
+    pub rollup_hours_rebuilt: Counter,
+    pub partition_drops_deferred: Counter,
     pub oldest_snapshot_seconds: Gauge<f64, AtomicU64>,
     pub oldest_snapshot_transactions: Gauge,
 }
@@ -89,30 +89,30 @@ impl Metrics {
     /// Registers all of them.
     pub fn new(health: &Health) -> Self {
         let metrics = Self {
-            published: Counter::default(),
-            duplicates: Counter::default(),
-            retries: Counter::default(),
-            lost: Family::default(),
+            jobs_published: Counter::default(),
+            jobs_duplicate: Counter::default(),
+            publish_retries: Counter::default(),
+            jobs_lost: Family::default(),
             lateness: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
-            batch: Histogram::new(exponential_buckets(1.0, 2.0, 9)),
-            in_flight: Gauge::default(),
-            waiting: Family::default(),
-            silent: Family::default(),
+            batch_jobs: Histogram::new(exponential_buckets(1.0, 2.0, 9)),
+            jobs_in_flight: Gauge::default(),
+            jobs_waiting: Family::default(),
+            region_silent: Family::default(),
             schedules: Gauge::default(),
             sites: Gauge::default(),
-            problems: Counter::default(),
-            leases: Gauge::default(),
+            site_problems: Counter::default(),
+            leases_held: Gauge::default(),
             leases_lost: Counter::default(),
-            takeovers: Counter::default(),
+            shards_acquired: Counter::default(),
             database_errors: Counter::default(),
             clock_steps: Counter::default(),
             clock_unconfirmed: Gauge::default(),
             marks_repaired: Family::default(),
             deletion_refused: Gauge::default(),
-            confirming: Counter::default(),
-            suspects_refused: Counter::default(),
-            suspects_dropped: Counter::default(),
-            missed: Family::default(),
+            confirmation_jobs: Counter::default(),
+            confirmations_rejected: Counter::default(),
+            confirmations_dropped: Counter::default(),
+            ticks_missed: Family::default(),
             ledger_behind: Gauge::default(),
             ledger_seconds: Histogram::new(exponential_buckets(0.001, 4.0, 8)),
             results_waiting: Gauge::default(),
@@ -120,53 +120,69 @@ impl Metrics {
             results_discarded: Counter::default(),
             results_arrived: Family::default(),
             jobs_stored_ratio: Gauge::default(),
-            planner_held_back: Gauge::default(),
-            rolled_through: Gauge::default(),
+            publishing_paused: Gauge::default(),
+            rolled_up_through: Gauge::default(),
             rollup_seconds: Histogram::new(exponential_buckets(0.01, 4.0, 8)),
-            hours_mended: Counter::default(),
-            drops_put_off: Counter::default(),
+            rollup_hours_rebuilt: Counter::default(),
+            partition_drops_deferred: Counter::default(),
             oldest_snapshot_seconds: Gauge::default(),
             oldest_snapshot_transactions: Gauge::default(),
         };
         // From zero: the first one to come would be no increase of what was not there.
         for cause in ["expired", "fenced", "refused", "backlog"] {
-            let _ = metrics.lost.get_or_create(&Lost { cause });
+            let _ = metrics.jobs_lost.get_or_create(&JobsLostLabel { cause });
         }
         for mark in ["leases", "gaps", "rollups", "schedules", "results"] {
-            let _ = metrics.marks_repaired.get_or_create(&Repaired { mark: mark.to_owned() });
+            let _ = metrics.marks_repaired.get_or_create(&RepairedLabel { mark: mark.to_owned() });
         }
         for cause in [Cause::NoProber, Cause::NotScheduled, Cause::ResultLate] {
-            let _ = metrics.missed.get_or_create(&Missed { cause: cause.as_str().to_owned() });
+            let _ = metrics.ticks_missed.get_or_create(&MissedLabel { cause: cause.as_str().to_owned() });
         }
         let mut registry = health.registry();
         let registry = registry.sub_registry_with_prefix("coordinator");
-        registry.register("jobs_published", "Jobs that the stream acknowledged", metrics.published.clone());
-        registry.register("jobs_duplicate", "Jobs that the stream had already", metrics.duplicates.clone());
-        registry.register("publish_retries", "Jobs that had to be published again", metrics.retries.clone());
-        registry.register("jobs_lost", "Jobs that were given up, by cause", metrics.lost.clone());
+        registry.register(
+            "jobs_published",
+            "Jobs that the stream acknowledged",
+            metrics.jobs_published.clone(),
+        );
+        registry.register(
+            "jobs_duplicate",
+            "Jobs that the stream had already",
+            metrics.jobs_duplicate.clone(),
+        );
+        registry.register(
+            "publish_retries",
+            "Jobs that had to be published again",
+            metrics.publish_retries.clone(),
+        );
+        registry.register("jobs_lost", "Jobs that were given up, by cause", metrics.jobs_lost.clone());
         registry.register("lateness_seconds", "From a tick to its publishing", metrics.lateness.clone());
-        registry.register("batch_jobs", "Jobs published together", metrics.batch.clone());
+        registry.register("batch_jobs", "Jobs published together", metrics.batch_jobs.clone());
         registry.register(
             "jobs_in_flight",
             "Jobs that wait for the stream's acknowledgement",
-            metrics.in_flight.clone(),
+            metrics.jobs_in_flight.clone(),
         );
         registry.register(
             "jobs_waiting",
             "Jobs that wait for a prober, by region, as of the last few seconds",
-            metrics.waiting.clone(),
+            metrics.jobs_waiting.clone(),
         );
         registry.register(
             "region_silent",
             "1 while nobody asks for jobs in a region, takes one or acknowledges one, else 0; as each coordinator sees it",
-            metrics.silent.clone(),
+            metrics.region_silent.clone(),
         );
         registry.register("schedules", "Schedules in the shards held", metrics.schedules.clone());
         registry.register("sites", "Sites in the shards held", metrics.sites.clone());
-        registry.register("site_problems", "Sites found that cannot be watched", metrics.problems.clone());
-        registry.register("leases_held", "Shards held", metrics.leases.clone());
+        registry.register(
+            "site_problems",
+            "Sites found that cannot be watched",
+            metrics.site_problems.clone(),
+        );
+        registry.register("leases_held", "Shards held", metrics.leases_held.clone());
         registry.register("leases_lost", "Shards lost, not given back", metrics.leases_lost.clone());
-        registry.register("shards_taken", "Shards taken", metrics.takeovers.clone());
+        registry.register("shards_taken", "Shards taken", metrics.shards_acquired.clone());
         registry.register("database_errors", "Statements that failed", metrics.database_errors.clone());
         registry.register(
             "clock_steps",
@@ -191,22 +207,22 @@ impl Metrics {
         registry.register(
             "jobs_confirming",
             "Jobs that were to confirm a failure at once",
-            metrics.confirming.clone(),
+            metrics.confirmation_jobs.clone(),
         );
         registry.register(
             "suspects_refused",
             "Requests to confirm that could not be read, or were too many",
-            metrics.suspects_refused.clone(),
+            metrics.confirmations_rejected.clone(),
         );
         registry.register(
             "suspects_dropped",
             "Suspected sites left to their next ticks, since more were suspected at once than are confirmed",
-            metrics.suspects_dropped.clone(),
+            metrics.confirmations_dropped.clone(),
         );
         registry.register(
             "ticks_missed",
             "Ticks without a row that the ledger wrote down as missed, by cause",
-            metrics.missed.clone(),
+            metrics.ticks_missed.clone(),
         );
         registry.register(
             "ledger_behind_seconds",
@@ -246,12 +262,12 @@ impl Metrics {
         registry.register(
             "planner_held_back",
             "Whether no jobs are published because too many results wait for a sink",
-            metrics.planner_held_back.clone(),
+            metrics.publishing_paused.clone(),
         );
         registry.register(
             "rolled_through_seconds",
             "Up to when results are rolled up, in seconds since 1970; 0 where another coordinator does it",
-            metrics.rolled_through.clone(),
+            metrics.rolled_up_through.clone(),
         );
         registry.register(
             "rollup_seconds",
@@ -261,12 +277,12 @@ impl Metrics {
         registry.register(
             "rollup_hours_mended",
             "Hours whose rollups were done anew since their results had changed",
-            metrics.hours_mended.clone(),
+            metrics.rollup_hours_rebuilt.clone(),
         );
         registry.register(
             "drops_put_off",
             "Times that old results could not be dropped at once, since the table was busy",
-            metrics.drops_put_off.clone(),
+            metrics.partition_drops_deferred.clone(),
         );
         registry.register(
             "oldest_snapshot_seconds",
@@ -282,15 +298,22 @@ impl Metrics {
     }
 
     /// Of `regions`, which are those in use, `silent` are. What is no longer in use is not spoken of.
-    pub fn set_silent(&self, regions: &[Region], silent: &[(Region, Duration)], before: &mut Vec<Region>) {
+    pub fn set_silent_regions(
+        &self,
+        regions: &[RegionName],
+        silent: &[(RegionName, Duration)],
+        before: &mut Vec<RegionName>,
+    ) {
         for gone in before.iter().filter(|region| !regions.contains(region)) {
-            let gone = In { region: gone.to_string() };
-            self.silent.remove(&gone);
-            self.waiting.remove(&gone);
+            let gone = RegionLabel { region: gone.to_string() };
+            self.region_silent.remove(&gone);
+            self.jobs_waiting.remove(&gone);
         }
         for region in regions {
             let is_silent = silent.iter().any(|(name, _)| name == region);
-            self.silent.get_or_create(&In { region: region.to_string() }).set(i64::from(is_silent));
+            self.region_silent
+                .get_or_create(&RegionLabel { region: region.to_string() })
+                .set(i64::from(is_silent));
         }
         regions.clone_into(before);
     }

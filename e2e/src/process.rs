@@ -13,15 +13,15 @@ use std::{
 use picket_testkit::{eventually, servers};
 use tokio::process::Child;
 
-use crate::{Host, Stack, drill::LONG};
+use crate::{LabHost, Stack, fault_test::WAIT_TIMEOUT};
 
 /// Where the program of this name was built to.
-pub fn path_of(program: &str) -> PathBuf {
-    found(&built_dir(), program)
+pub fn program_path(program: &str) -> PathBuf {
+    find_program(&built_dir(), program)
 }
 
 /// The program of this name in `dir`.
-pub(crate) fn found(dir: &Path, program: &str) -> PathBuf {
+pub(crate) fn find_program(dir: &Path, program: &str) -> PathBuf {
     let found = dir.join(program);
     assert!(found.exists(), "{} is not there: run 'cargo build --workspace --bins'", found.display());
     found
@@ -38,29 +38,29 @@ pub(crate) fn built_dir() -> PathBuf {
 pub struct Process {
     child: Child,
     pid: u32,
-    host: Option<Host>,
+    host: Option<LabHost>,
     listen: SocketAddr,
     log: PathBuf,
     name: String,
 }
 
 /// A signal by its name, as `kill` takes it.
-pub(crate) type Signal = &'static str;
+pub(crate) type SignalName = &'static str;
 
 impl Process {
     pub(crate) async fn start(
         stack: &Stack,
-        host: Option<&Host>,
+        host: Option<&LabHost>,
         program: &str,
         options: &[&str],
         variables: &[(&str, &str)],
     ) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let name = format!("{program}-{}", STARTED.fetch_add(1, Ordering::Relaxed));
-        let listen = SocketAddr::from(([127, 0, 0, 1], servers::port()));
+        let listen = SocketAddr::from(([127, 0, 0, 1], servers::non_ephemeral_port()));
         let log = stack.log_path(&name);
         let file = fs::File::create(&log).expect("a log file");
-        let mut command = stack.command(program, options);
+        let mut command = stack.program_command(program, options);
         command
             .env("PICKET_LISTEN", listen.to_string())
             .stdout(file.try_clone().expect("a second handle"))
@@ -72,7 +72,7 @@ impl Process {
             };
         }
         let child = match host {
-            Some(host) => host.run(|| command.spawn()),
+            Some(host) => host.run_inside(|| command.spawn()),
             None => command.spawn(),
         };
         let child = child.unwrap_or_else(|error| panic!("{program}: {error}"));
@@ -86,40 +86,40 @@ impl Process {
     }
 
     /// Where it serves health and metrics.
-    pub fn listen(&self) -> SocketAddr {
+    pub fn listen_address(&self) -> SocketAddr {
         self.listen
     }
 
     /// All that it has logged.
-    pub fn log(&self) -> String {
+    pub fn read_log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// Waits until it says that it is ready.
-    pub async fn ready(&self) {
+    pub async fn wait_ready(&self) {
         eventually(Duration::from_secs(30), &format!("{} to be ready", self.name), async || {
-            match self.get("/readyz") {
+            match self.http_get("/readyz") {
                 Some((200, _)) => Ok(()),
-                other => Err((other, self.log().lines().last().map(str::to_owned))),
+                other => Err((other, self.read_log().lines().last().map(str::to_owned))),
             }
         })
         .await;
     }
 
     /// Waits until it is not ready, and says so for a reason that contains `why`.
-    pub async fn unready(&self, why: &str) {
-        eventually(LONG, &format!("{} not to be ready for '{why}'", self.name), async || {
-            match self.get("/readyz") {
-                Some((503, text)) if text.contains(why) => Ok(()),
-                other => Err(other),
-            }
+    pub async fn wait_unready(&self, why: &str) {
+        eventually(WAIT_TIMEOUT, &format!("{} not to be ready for '{why}'", self.name), async || match self
+            .http_get("/readyz")
+        {
+            Some((503, text)) if text.contains(why) => Ok(()),
+            other => Err(other),
         })
         .await;
     }
 
     /// Waits until it has logged `text`.
-    pub async fn says(&self, text: &str) {
-        eventually(LONG, &format!("{} to say '{text}'", self.name), async || match self.log() {
+    pub async fn wait_logged(&self, text: &str) {
+        eventually(WAIT_TIMEOUT, &format!("{} to say '{text}'", self.name), async || match self.read_log() {
             log if log.contains(text) => Ok(()),
             log => Err(log.lines().rev().take(3).map(str::to_owned).collect::<Vec<_>>()),
         })
@@ -127,15 +127,15 @@ impl Process {
     }
 
     /// Waits until nothing that it has published waits for an acknowledgement; then how many jobs it has published.
-    pub async fn jobs_published(&self) -> f64 {
-        eventually(LONG, &format!("{} to have nothing in flight", self.name), async || {
-            match self.metric("picket_coordinator_jobs_in_flight") {
+    pub async fn wait_jobs_published(&self) -> f64 {
+        eventually(WAIT_TIMEOUT, &format!("{} to have nothing in flight", self.name), async || {
+            match self.read_metric("picket_coordinator_jobs_in_flight") {
                 0.0 => Ok(()),
                 jobs => Err(jobs),
             }
         })
         .await;
-        self.metric("picket_coordinator_jobs_published_total")
+        self.read_metric("picket_coordinator_jobs_published_total")
     }
 
     /// How much memory it has, in KiB (resident).
@@ -152,14 +152,14 @@ impl Process {
     }
 
     /// Asks for `path` of its health server: status and body; `None` if it does not answer.
-    pub fn get(&self, path: &str) -> Option<(u16, String)> {
+    pub fn http_get(&self, path: &str) -> Option<(u16, String)> {
         match &self.host {
-            Some(host) => host.run(|| self.get_here(path)),
-            None => self.get_here(path),
+            Some(host) => host.run_inside(|| self.http_get_local(path)),
+            None => self.http_get_local(path),
         }
     }
 
-    fn get_here(&self, path: &str) -> Option<(u16, String)> {
+    fn http_get_local(&self, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect_timeout(&self.listen, Duration::from_secs(1)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
         write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").ok()?;
@@ -170,13 +170,13 @@ impl Process {
     }
 
     /// One of its metrics: the sum over all labels.
-    pub fn metric(&self, name: &str) -> f64 {
-        self.metric_where(name, "")
+    pub fn read_metric(&self, name: &str) -> f64 {
+        self.read_metric_where(name, "")
     }
 
     /// The same, of those whose labels contain `label`, such as `cause="expired"`.
-    pub fn metric_where(&self, name: &str, label: &str) -> f64 {
-        let text = self.get("/metrics").map(|(_, text)| text).unwrap_or_default();
+    pub fn read_metric_where(&self, name: &str, label: &str) -> f64 {
+        let text = self.http_get("/metrics").map(|(_, text)| text).unwrap_or_default();
         text.lines()
             .filter(|line| line.split(['{', ' ']).next() == Some(name) && line.contains(label))
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
@@ -184,29 +184,29 @@ impl Process {
     }
 
     /// Sends it a signal, such as `STOP`.
-    pub fn signal(&self, signal: Signal) {
+    pub fn send_signal(&self, signal: SignalName) {
         let sent = std::process::Command::new("kill").args(["-s", signal, &self.pid.to_string()]).status();
         assert!(sent.is_ok_and(|status| status.success()), "kill -s {signal} {}", self.pid);
     }
 
     /// Waits for its end.
-    pub async fn ended(&mut self, limit: Duration) -> ExitStatus {
+    pub async fn wait_exit(&mut self, limit: Duration) -> ExitStatus {
         match tokio::time::timeout(limit, self.child.wait()).await {
             Ok(status) => status.expect("the child can be waited for"),
-            Err(_) => panic!("{} did not end within {limit:?}:\n{}", self.name, self.log()),
+            Err(_) => panic!("{} did not end within {limit:?}:\n{}", self.name, self.read_log()),
         }
     }
 
     /// Asks it to stop and waits: it must end well, and in time.
     pub async fn stop(mut self) {
-        self.signal("TERM");
-        let status = self.ended(Duration::from_secs(30)).await;
-        assert!(status.success(), "{} ended with {status}:\n{}", self.name, self.log());
+        self.send_signal("TERM");
+        let status = self.wait_exit(Duration::from_secs(30)).await;
+        assert!(status.success(), "{} ended with {status}:\n{}", self.name, self.read_log());
     }
 
     /// Kills it (-9) and waits for its end.
     pub async fn kill(mut self) {
-        self.signal("KILL");
-        self.ended(Duration::from_secs(10)).await;
+        self.send_signal("KILL");
+        self.wait_exit(Duration::from_secs(10)).await;
     }
 }

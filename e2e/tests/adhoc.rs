@@ -5,16 +5,19 @@ use std::time::Duration;
 use picket_e2e::Stack;
 use picket_testkit::target::Target;
 
-const SOON: Duration = Duration::from_secs(20);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[tokio::test]
 async fn a_published_request_becomes_a_row_and_a_requested_one_is_answered_too() {
-    let target = Target::http().await;
+    let target = Target::serve_http().await;
     let stack = Stack::start(&["local"]).await;
-    let (coordinator, prober, sink) =
-        (stack.coordinator(&[]).await, stack.prober("local", &[]).await, stack.sink(&[]).await);
+    let (coordinator, prober, sink) = (
+        stack.spawn_coordinator(&[]).await,
+        stack.spawn_prober("local", &[]).await,
+        stack.spawn_sink(&[]).await,
+    );
     for process in [&coordinator, &prober, &sink] {
-        process.ready().await;
+        process.wait_ready().await;
     }
     let client = async_nats::connect(stack.nats.url()).await.unwrap();
     let request = |id: &str| format!(r#"{{"url":"{}","id":"{id}"}}"#, target.url("/ok"));
@@ -28,14 +31,16 @@ async fn a_published_request_becomes_a_row_and_a_requested_one_is_answered_too()
         (answer["outcome"].as_str(), answer["id"].as_str(), answer["kind"].as_str()),
         (Some("up"), Some("asked"), Some("adhoc"))
     );
-    stack.at_least(SOON, 3, "SELECT count(*) FROM picket.adhoc_results WHERE outcome = 'up'").await;
+    stack
+        .wait_at_least(WAIT_TIMEOUT, 3, "SELECT count(*) FROM picket.adhoc_results WHERE outcome = 'up'")
+        .await;
 
-    let (code, table, error) = stack.picket(&["check", &target.url("/ok")]).await;
+    let (code, table, error) = stack.run_picket(&["check", &target.url("/ok")]).await;
     assert_eq!(code, 0, "{error}");
     assert!(table.lines().any(|line| line.contains("local") && line.contains("up")), "{table}");
-    let (code, ..) = stack.picket(&["check", &target.url("/status/500")]).await;
+    let (code, ..) = stack.run_picket(&["check", &target.url("/status/500")]).await;
     assert_eq!(code, 1);
-    let (code, _, error) = stack.picket(&["check", "--region", "nowhere", &target.url("/ok")]).await;
+    let (code, _, error) = stack.run_picket(&["check", "--region", "nowhere", &target.url("/ok")]).await;
     assert_eq!(code, 3, "{error}");
     for process in [coordinator, prober, sink] {
         process.stop().await;
@@ -44,12 +49,15 @@ async fn a_published_request_becomes_a_row_and_a_requested_one_is_answered_too()
 
 #[tokio::test]
 async fn a_malformed_message_on_any_subject_is_counted_and_stops_nothing() {
-    let target = Target::http().await;
+    let target = Target::serve_http().await;
     let stack = Stack::start(&["local"]).await;
-    let (coordinator, prober, sink) =
-        (stack.coordinator(&[]).await, stack.prober("local", &[]).await, stack.sink(&[]).await);
+    let (coordinator, prober, sink) = (
+        stack.spawn_coordinator(&[]).await,
+        stack.spawn_prober("local", &[]).await,
+        stack.spawn_sink(&[]).await,
+    );
     for process in [&coordinator, &prober, &sink] {
-        process.ready().await;
+        process.wait_ready().await;
     }
     let client = async_nats::connect(stack.nats.url()).await.unwrap();
     let garbage = ["", "{", "null", "[]", r#"{"url":7}"#, "\u{0}\u{0}", r#"{"site_id":1,"url":"http://x/"}"#];
@@ -70,15 +78,19 @@ async fn a_malformed_message_on_any_subject_is_counted_and_stops_nothing() {
     }
     client.flush().await.unwrap();
     stack
-        .execute(&format!(
+        .execute_sql(&format!(
             "INSERT INTO picket.sites (url, interval_seconds) VALUES ('{}', 5)",
             target.url("/ok")
         ))
         .await;
 
-    stack.at_least(SOON, 1, "SELECT count(*) FROM picket.check_results WHERE outcome = 'up'").await;
-    stack.at_least(SOON, 3 * garbage.len() as i64, "SELECT count(*) FROM picket.dead_letters").await;
-    assert!(prober.metric("picket_prober_rejected_total") > 0.0);
+    stack
+        .wait_at_least(WAIT_TIMEOUT, 1, "SELECT count(*) FROM picket.check_results WHERE outcome = 'up'")
+        .await;
+    stack
+        .wait_at_least(WAIT_TIMEOUT, 3 * garbage.len() as i64, "SELECT count(*) FROM picket.dead_letters")
+        .await;
+    assert!(prober.read_metric("picket_prober_rejected_total") > 0.0);
     for process in [coordinator, prober, sink] {
         process.stop().await;
     }

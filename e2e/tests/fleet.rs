@@ -10,15 +10,15 @@ use std::{
     time::Duration,
 };
 
-use picket_e2e::{Process, Stack, path_of};
+use picket_e2e::{Process, Stack, program_path};
 use picket_testkit::{eventually, target::Target};
 use serde_json::Value;
 use sqlx::AssertSqlSafe;
 
-const SOON: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A process of each kind, and a site that is up, one that is down, one that cannot be watched.
-struct World {
+struct FleetFixture {
     _target: Target,
     stack: Stack,
     coordinator: Process,
@@ -26,25 +26,25 @@ struct World {
     sink: Process,
 }
 
-impl World {
+impl FleetFixture {
     async fn new() -> Self {
-        let target = Target::http().await;
+        let target = Target::serve_http().await;
         let stack = Stack::start(&["east"]).await;
-        let coordinator = stack.coordinator(&["--ledger-grace", "10s"]).await;
-        let prober = stack.prober("east", &["--prober-name", "the-prober"]).await;
-        let sink = stack.sink(&[]).await;
+        let coordinator = stack.spawn_coordinator(&["--ledger-grace", "10s"]).await;
+        let prober = stack.spawn_prober("east", &["--prober-name", "the-prober"]).await;
+        let sink = stack.spawn_sink(&[]).await;
         for process in [&coordinator, &prober, &sink] {
-            process.ready().await;
+            process.wait_ready().await;
         }
         for path in ["/ok", "/status/500"] {
             let url = target.url(path);
             let sql = format!("INSERT INTO picket.sites (url, interval_seconds) VALUES ('{url}', 5)");
-            stack.execute(&sql).await;
+            stack.execute_sql(&sql).await;
         }
-        stack.execute("INSERT INTO picket.sites (url) VALUES ('nonsense')").await;
+        stack.execute_sql("INSERT INTO picket.sites (url) VALUES ('nonsense')").await;
         for outcome in ["up", "down"] {
             let rows = format!("SELECT count(*) FROM picket.check_results WHERE outcome = '{outcome}'");
-            stack.at_least(SOON, 2, &rows).await;
+            stack.wait_at_least(WAIT_TIMEOUT, 2, &rows).await;
         }
         Self { _target: target, stack, coordinator, prober, sink }
     }
@@ -56,15 +56,15 @@ impl World {
     }
 }
 
-fn deploy() -> PathBuf {
+fn deploy_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
 }
 
 #[tokio::test]
 async fn probers_are_listed_with_their_pace_and_each_process_says_by_its_exit_code_whether_it_is_ready() {
-    let world = World::new().await;
+    let world = FleetFixture::new().await;
 
-    let (code, json, error) = world.stack.picket(&["probers", "--output", "json"]).await;
+    let (code, json, error) = world.stack.run_picket(&["probers", "--output", "json"]).await;
     assert_eq!(code, 0, "{error}");
     let listed: Value = serde_json::from_str(&json).unwrap();
     let prober = &listed[0];
@@ -76,16 +76,16 @@ async fn probers_are_listed_with_their_pace_and_each_process_says_by_its_exit_co
     let pace = prober["checks_per_second"].as_f64().unwrap();
     assert!(pace > 0.0 && pace < 50.0, "{json}");
     assert!(prober["last_seen"].is_string(), "{json}");
-    let (_, table, _) = world.stack.picket(&["probers"]).await;
+    let (_, table, _) = world.stack.run_picket(&["probers"]).await;
     assert!(table.starts_with("REGION") && table.lines().nth(1).unwrap().ends_with("now"), "{table}");
 
     for (program, listen, code, says) in [
-        ("picket-coordinator", world.coordinator.listen(), 0, "ready"),
-        ("picket-prober", world.prober.listen(), 0, "ready"),
-        ("picket-sink", world.sink.listen(), 0, "ready"),
+        ("picket-coordinator", world.coordinator.listen_address(), 0, "ready"),
+        ("picket-prober", world.prober.listen_address(), 0, "ready"),
+        ("picket-sink", world.sink.listen_address(), 0, "ready"),
         ("picket-sink", SocketAddr::from(([127, 0, 0, 1], 1)), 3, "nobody answers at 127.0.0.1:1"),
     ] {
-        let asked = Command::new(path_of(program))
+        let asked = Command::new(program_path(program))
             .arg("--healthcheck")
             .env("PICKET_LISTEN", listen.to_string())
             .env("PICKET_REGION", "east")
@@ -99,18 +99,18 @@ async fn probers_are_listed_with_their_pace_and_each_process_says_by_its_exit_co
 
 #[tokio::test]
 async fn what_the_dashboard_and_the_alerts_ask_for_is_there() {
-    let world = World::new().await;
+    let world = FleetFixture::new().await;
 
     let mut queries = Vec::new();
     let dashboard: Value =
-        serde_json::from_str(&fs::read_to_string(deploy().join("grafana/picket.json")).unwrap()).unwrap();
-    gather(&dashboard, &["rawSql", "query"], &mut queries);
+        serde_json::from_str(&fs::read_to_string(deploy_dir().join("grafana/picket.json")).unwrap()).unwrap();
+    collect_texts(&dashboard, &["rawSql", "query"], &mut queries);
     queries.retain(|query| query.starts_with("SELECT"));
     assert!(queries.len() > 10, "{queries:?}");
     let mut connection = world.stack.database.acquire().await.unwrap();
     sqlx::raw_sql("SET ROLE picket_report").execute(&mut *connection).await.unwrap();
     for query in queries {
-        let sql = expanded(&query);
+        let sql = expand_macros(&query);
         assert!(!sql.contains('$'), "a macro that is not known here: {sql}");
         let rows = sqlx::raw_sql(AssertSqlSafe(sql.clone())).fetch_all(&mut *connection).await;
         if let Err(why) = rows {
@@ -118,10 +118,10 @@ async fn what_the_dashboard_and_the_alerts_ask_for_is_there() {
         }
     }
 
-    let named = named_metrics(&deploy());
+    let named = find_named_metrics(&deploy_dir());
     assert!(named.len() > 20, "{named:?}");
-    eventually(SOON, "every metric that is named in deploy/ to be served", async || {
-        let served = served_by(&[&world.coordinator, &world.prober, &world.sink]);
+    eventually(WAIT_TIMEOUT, "every metric that is named in deploy/ to be served", async || {
+        let served = served_metrics(&[&world.coordinator, &world.prober, &world.sink]);
         let missing: Vec<_> = named.difference(&served).cloned().collect();
         if missing.is_empty() { Ok(()) } else { Err(missing) }
     })
@@ -130,23 +130,23 @@ async fn what_the_dashboard_and_the_alerts_ask_for_is_there() {
 }
 
 /// The texts under these names, wherever they are.
-fn gather(value: &Value, names: &[&str], found: &mut Vec<String>) {
+fn collect_texts(value: &Value, names: &[&str], found: &mut Vec<String>) {
     match value {
         Value::Object(members) => {
             for (name, value) in members {
                 match value.as_str() {
                     Some(text) if names.contains(&name.as_str()) => found.push(text.to_owned()),
-                    _ => gather(value, names, found),
+                    _ => collect_texts(value, names, found),
                 }
             }
         }
-        Value::Array(items) => items.iter().for_each(|item| gather(item, names, found)),
+        Value::Array(items) => items.iter().for_each(|item| collect_texts(item, names, found)),
         _ => {}
     }
 }
 
 /// What Grafana makes of its macros and of the variable, as its documentation says.
-fn expanded(query: &str) -> String {
+fn expand_macros(query: &str) -> String {
     let (from, to) = ("'2026-01-01T00:00:00Z'", "'2100-01-01T00:00:00Z'");
     let mut sql = query.replace("$__timeFrom()", from).replace("$__timeTo()", to).replace("$site", "1");
     for (name, write) in [
@@ -167,12 +167,12 @@ fn expanded(query: &str) -> String {
 }
 
 /// The metrics of ours that any file below `dir` names.
-fn named_metrics(dir: &Path) -> BTreeSet<String> {
+fn find_named_metrics(dir: &Path) -> BTreeSet<String> {
     let mut named = BTreeSet::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            named.append(&mut named_metrics(&path));
+            named.append(&mut find_named_metrics(&path));
             continue;
         }
         let text = fs::read_to_string(&path).unwrap_or_default();
@@ -185,10 +185,10 @@ fn named_metrics(dir: &Path) -> BTreeSet<String> {
     named
 }
 
-fn served_by(processes: &[&Process]) -> BTreeSet<String> {
+fn served_metrics(processes: &[&Process]) -> BTreeSet<String> {
     let mut served = BTreeSet::new();
     for process in processes {
-        let (_, text) = process.get("/metrics").unwrap_or_default();
+        let (_, text) = process.http_get("/metrics").unwrap_or_default();
         for line in text.lines() {
             let words: Vec<&str> = line.split([' ', '{']).collect();
             match words[..] {

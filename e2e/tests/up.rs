@@ -9,7 +9,7 @@ use std::{
 
 use picket_testkit::{
     eventually,
-    servers::{port, scratch_dir, tools},
+    servers::{non_ephemeral_port, pinned_tools, scratch_dir},
     target::Target,
 };
 use sqlx::PgPool;
@@ -18,31 +18,31 @@ use tokio::{
     process::{Child, Command},
 };
 
-const READY: Duration = Duration::from_secs(60);
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where an `up` of this test keeps its data, and on which ports.
-struct Place {
+struct UpInstance {
     dir: PathBuf,
     nats_port: u16,
     pg_port: u16,
 }
 
-impl Place {
+impl UpInstance {
     async fn new() -> Self {
         // Installs the servers, should they not be there.
-        tools().await;
-        Self { dir: scratch_dir("up"), nats_port: port(), pg_port: port() }
+        pinned_tools().await;
+        Self { dir: scratch_dir("up"), nats_port: non_ephemeral_port(), pg_port: non_ephemeral_port() }
     }
 
-    fn data(&self) -> PathBuf {
+    fn data_dir(&self) -> PathBuf {
         self.dir.join("data")
     }
 
-    fn picket(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(picket_e2e::path_of("picket"));
+    fn picket_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(picket_e2e::program_path("picket"));
         command
             .args(arguments)
-            .args(["--data-dir", self.data().to_str().unwrap()])
+            .args(["--data-dir", self.data_dir().to_str().unwrap()])
             .current_dir(&self.dir)
             .env_remove("DATABASE_URL")
             .env_remove("NATS_URL")
@@ -53,37 +53,37 @@ impl Place {
         command
     }
 
-    fn up(&self, more: &[&str]) -> Command {
+    fn up_command(&self, more: &[&str]) -> Command {
         let (nats, postgres) = (self.nats_port.to_string(), self.pg_port.to_string());
         let tools = std::env::var_os("PICKET_TOOLS_DIR")
             .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools"), PathBuf::from);
-        let mut command = self.picket(&["up", "--nats-port", &nats, "--pg-port", &postgres]);
+        let mut command = self.picket_command(&["up", "--nats-port", &nats, "--pg-port", &postgres]);
         command.args(more).arg("--tools-dir").arg(tools);
         command
     }
 
     /// What the environment file of a running `up` says of `name`.
-    async fn environment(&self, name: &str) -> String {
-        eventually(READY, "the environment file", async || {
-            let text = std::fs::read_to_string(self.data().join("env")).ok()?;
+    async fn read_environment(&self, name: &str) -> String {
+        eventually(READY_TIMEOUT, "the environment file", async || {
+            let text = std::fs::read_to_string(self.data_dir().join("env")).ok()?;
             let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}=")))?.to_owned();
             Some(line.trim_matches(['\'', '"']).to_owned())
         })
         .await
     }
 
-    async fn database(&self) -> PgPool {
-        let url = self.environment("DATABASE_URL").await;
-        eventually(READY, "the database", async || {
+    async fn connect_database(&self) -> PgPool {
+        let url = self.read_environment("DATABASE_URL").await;
+        eventually(READY_TIMEOUT, "the database", async || {
             PgPool::connect(&url).await.map_err(|error| error.to_string())
         })
         .await
     }
 
     /// Processes whose command line names this place.
-    fn processes(&self) -> Vec<String> {
+    fn list_processes(&self) -> Vec<String> {
         let listed = std::process::Command::new("ps").args(["-eo", "pid,args"]).output().unwrap();
-        let place = self.data();
+        let place = self.data_dir();
         String::from_utf8_lossy(&listed.stdout)
             .lines()
             .filter(|line| line.contains(place.to_str().unwrap()))
@@ -92,8 +92,8 @@ impl Place {
     }
 }
 
-async fn rows(database: &PgPool, least: i64) {
-    eventually(READY, &format!("{least} rows"), async || {
+async fn wait_rows(database: &PgPool, least: i64) {
+    eventually(READY_TIMEOUT, &format!("{least} rows"), async || {
         let count: i64 =
             sqlx::query_scalar("SELECT count(*) FROM report.checks").fetch_one(database).await.unwrap();
         if count >= least { Ok(()) } else { Err(count) }
@@ -101,51 +101,52 @@ async fn rows(database: &PgPool, least: i64) {
     .await;
 }
 
-async fn output(child: Child) -> (Option<i32>, String) {
-    let output = tokio::time::timeout(READY, child.wait_with_output()).await.expect("it ends").unwrap();
+async fn wait_output(child: Child) -> (Option<i32>, String) {
+    let output =
+        tokio::time::timeout(READY_TIMEOUT, child.wait_with_output()).await.expect("it ends").unwrap();
     let text =
         [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
     (output.status.code(), text)
 }
 
-fn signal(child: &Child, signal: &str) {
+fn send_signal(child: &Child, signal: &str) {
     let pid = child.id().expect("it runs").to_string();
     assert!(std::process::Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
 }
 
 #[tokio::test]
 async fn up_runs_everything_recovers_from_a_kill_and_finds_its_data_again() {
-    let target = Target::http().await;
-    let place = Place::new().await;
-    let mut first = place.up(&["--regions", "one,two"]).spawn().unwrap();
-    let database = place.database().await;
+    let target = Target::serve_http().await;
+    let place = UpInstance::new().await;
+    let mut first = place.up_command(&["--regions", "one,two"]).spawn().unwrap();
+    let database = place.connect_database().await;
     sqlx::query("INSERT INTO picket.sites (url, interval_seconds) VALUES ($1, 5)")
         .bind(target.url("/ok"))
         .execute(&database)
         .await
         .unwrap();
-    rows(&database, 2).await;
+    wait_rows(&database, 2).await;
     let mode = std::os::unix::fs::PermissionsExt::mode(
-        &std::fs::metadata(place.data().join("env")).unwrap().permissions(),
+        &std::fs::metadata(place.data_dir().join("env")).unwrap().permissions(),
     );
     assert_eq!(mode & 0o777, 0o600);
 
-    let (code, text) = output(place.up(&[]).spawn().unwrap()).await;
+    let (code, text) = wait_output(place.up_command(&[]).spawn().unwrap()).await;
     assert!(code != Some(0) && text.contains(&first.id().unwrap().to_string()), "{code:?}: {text}");
     let before: i64 =
         sqlx::query_scalar("SELECT count(*) FROM report.checks").fetch_one(&database).await.unwrap();
     first.kill().await.unwrap();
 
-    std::fs::remove_file(place.data().join("env")).unwrap();
-    let second = place.up(&["--regions", "one,two"]).spawn().unwrap();
-    let database = place.database().await;
-    rows(&database, before + 2).await;
+    std::fs::remove_file(place.data_dir().join("env")).unwrap();
+    let second = place.up_command(&["--regions", "one,two"]).spawn().unwrap();
+    let database = place.connect_database().await;
+    wait_rows(&database, before + 2).await;
     drop(database);
-    signal(&second, "TERM");
-    let (code, text) = output(second).await;
+    send_signal(&second, "TERM");
+    let (code, text) = wait_output(second).await;
     assert_eq!(code, Some(0), "{text}");
-    eventually(READY, "no process left behind", async || {
-        let left = place.processes();
+    eventually(READY_TIMEOUT, "no process left behind", async || {
+        let left = place.list_processes();
         if left.is_empty() { Ok(()) } else { Err(left) }
     })
     .await;
@@ -154,12 +155,12 @@ async fn up_runs_everything_recovers_from_a_kill_and_finds_its_data_again() {
 /// What `picket up` prints as the next command for SQL shows rows, and its password is on no command line meanwhile.
 #[tokio::test]
 async fn the_command_for_sql_that_up_prints_works_and_no_command_line_shows_the_password() {
-    let place = Place::new().await;
-    let mut up = place.up(&[]).spawn().unwrap();
-    let url = place.environment("DATABASE_URL").await;
+    let place = UpInstance::new().await;
+    let mut up = place.up_command(&[]).spawn().unwrap();
+    let url = place.read_environment("DATABASE_URL").await;
     let password = url.split(['@', ':']).nth(2).unwrap().to_owned();
     let mut lines = BufReader::new(up.stdout.take().unwrap()).lines();
-    let printed = tokio::time::timeout(READY, async {
+    let printed = tokio::time::timeout(READY_TIMEOUT, async {
         loop {
             let line = lines.next_line().await.unwrap().expect("the command is printed");
             if line.contains("psql") {
@@ -184,16 +185,16 @@ async fn the_command_for_sql_that_up_prints_works_and_no_command_line_shows_the_
             .spawn()
             .unwrap()
     };
-    let (code, text) = output(run(&printed)).await;
+    let (code, text) = wait_output(run(&printed)).await;
     assert_eq!(code, Some(0), "{printed}: {text}");
     assert!(text.contains("scheduled_at"), "{text}");
-    let database = place.database().await;
+    let database = place.connect_database().await;
     sqlx::query("INSERT INTO picket.sites (url, enabled) VALUES ('http://a.example/', false)")
         .execute(&database)
         .await
         .unwrap();
     let _asking = run(&slow);
-    eventually(READY, "psql to run", async || {
+    eventually(READY_TIMEOUT, "psql to run", async || {
         let running = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'psql'";
         let running: i64 = sqlx::query_scalar(running).fetch_one(&database).await.unwrap();
         if running == 1 { Ok(()) } else { Err(running) }
@@ -206,30 +207,30 @@ async fn the_command_for_sql_that_up_prints_works_and_no_command_line_shows_the_
     let showing: Vec<_> = listed.lines().filter(|line| line.contains(&password)).collect();
     assert!(showing.is_empty(), "{} command lines show the password", showing.len());
     drop(database);
-    signal(&up, "TERM");
+    send_signal(&up, "TERM");
     up.wait().await.unwrap();
-    assert!(!place.data().join("pg_service.conf").exists());
+    assert!(!place.data_dir().join("pg_service.conf").exists());
 }
 
 #[tokio::test]
 async fn down_stops_what_up_runs() {
-    let place = Place::new().await;
-    let up = place.up(&[]).spawn().unwrap();
-    place.environment("NATS_URL").await;
+    let place = UpInstance::new().await;
+    let up = place.up_command(&[]).spawn().unwrap();
+    place.read_environment("NATS_URL").await;
 
-    let (code, text) = output(place.picket(&["down"]).spawn().unwrap()).await;
+    let (code, text) = wait_output(place.picket_command(&["down"]).spawn().unwrap()).await;
 
     assert_eq!(code, Some(0), "{text}");
-    assert_eq!(output(up).await.0, Some(0));
-    assert_eq!(place.processes(), Vec::<String>::new());
+    assert_eq!(wait_output(up).await.0, Some(0));
+    assert_eq!(place.list_processes(), Vec::<String>::new());
 }
 
 #[tokio::test]
 async fn a_taken_port_is_named_with_its_option() {
-    let place = Place::new().await;
+    let place = UpInstance::new().await;
     let taken = std::net::TcpListener::bind(("127.0.0.1", place.pg_port)).unwrap();
 
-    let (code, text) = output(place.up(&[]).spawn().unwrap()).await;
+    let (code, text) = wait_output(place.up_command(&[]).spawn().unwrap()).await;
 
     drop(taken);
     assert_ne!(code, Some(0));
@@ -238,17 +239,17 @@ async fn a_taken_port_is_named_with_its_option() {
 
 #[tokio::test]
 async fn up_applies_the_sites_that_stand_in_its_directory() {
-    let target = Target::http().await;
-    let place = Place::new().await;
+    let target = Target::serve_http().await;
+    let place = UpInstance::new().await;
     let sites = format!(
         "sites:\n  - url: {}\n    interval: 5s\n    regex: well\n    tags: [shop]\n",
         target.url("/ok")
     );
     std::fs::write(place.dir.join("sites.yaml"), sites).unwrap();
 
-    let up = place.up(&[]).spawn().unwrap();
-    let database = place.database().await;
-    rows(&database, 1).await;
+    let up = place.up_command(&[]).spawn().unwrap();
+    let database = place.connect_database().await;
+    wait_rows(&database, 1).await;
     let up_and_matched: bool =
         sqlx::query_scalar("SELECT bool_and(outcome = 'up' AND regex_matched) FROM report.checks")
             .fetch_one(&database)
@@ -257,6 +258,6 @@ async fn up_applies_the_sites_that_stand_in_its_directory() {
 
     assert!(up_and_matched);
     drop(database);
-    signal(&up, "INT");
-    assert_eq!(output(up).await.0, Some(0));
+    send_signal(&up, "INT");
+    assert_eq!(wait_output(up).await.0, Some(0));
 }

@@ -1,23 +1,23 @@
 //! What a queued job asks for: read, compared with its subject, and turned into a result.
 
 use picket_proto::{
-    Cause, CheckRequest, CheckResult, Invalid, Kind, Outcome, Region, Shard, SiteId, Timestamp, Timing,
-    VERSION, invalid::shorten, request::TickOf,
+    Cause, CheckRequest, CheckResult, Kind, MESSAGE_VERSION, Outcome, RegionName, Shard, SiteId, Timestamp,
+    Timing, ValidationError, request::ScheduledTick, validation::sanitize_text,
 };
 
-use crate::http::Observation;
+use crate::check::Observation;
 
 /// A request, and what it belongs to.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Job {
     pub(crate) request: CheckRequest,
     id: String,
-    due: Due,
+    origin: JobOrigin,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-enum Due {
-    Tick(TickOf),
+enum JobOrigin {
+    Tick(ScheduledTick),
     /// Asked for at this moment.
     Adhoc(Timestamp),
 }
@@ -27,28 +27,28 @@ impl Job {
     ///
     /// # Errors
     /// When it is no request, lacks its tick, or is not what its subject says.
-    pub(crate) fn queued(subject: &str, payload: &[u8], now: Timestamp) -> Result<Self, Invalid> {
+    pub(crate) fn from_queue(subject: &str, payload: &[u8], now: Timestamp) -> Result<Self, ValidationError> {
         let request = CheckRequest::decode(payload)?;
-        match (Place::of(subject)?, request.tick()?) {
-            (Place::Site(site), Some(tick)) if tick.site == site => Ok(Self {
+        match (JobSubject::parse_subject(subject)?, request.scheduled_tick()?) {
+            (JobSubject::Site(site), Some(tick)) if tick.site == site => Ok(Self {
                 id: request
                     .id
                     .clone()
-                    .unwrap_or_else(|| format!("{site}.{}.{}", tick.kind, tick.scheduled_at.millis())),
+                    .unwrap_or_else(|| format!("{site}.{}.{}", tick.kind, tick.scheduled_at.as_millis())),
                 request,
-                due: Due::Tick(tick),
+                origin: JobOrigin::Tick(tick),
             }),
-            (Place::Site(site), tick) => Err(Invalid::new(
+            (JobSubject::Site(site), tick) => Err(ValidationError::new(
                 "site_id",
                 tick.map_or("(absent)".to_owned(), |tick| tick.site.to_string()),
                 format!("{site} on this subject; for an ad-hoc check picket.job.<region>.adhoc.<id>"),
             )),
-            (Place::Adhoc(id), None) => Ok(Self {
-                id: request.id.clone().unwrap_or_else(|| shorten(id, CheckRequest::MAX_ID)),
+            (JobSubject::Adhoc(id), None) => Ok(Self {
+                id: request.id.clone().unwrap_or_else(|| sanitize_text(id, CheckRequest::MAX_ID_BYTES)),
                 request,
-                due: Due::Adhoc(now),
+                origin: JobOrigin::Adhoc(now),
             }),
-            (Place::Adhoc(_), Some(tick)) => Err(of_a_site(tick.site)),
+            (JobSubject::Adhoc(_), Some(tick)) => Err(reject_site_id(tick.site)),
         }
     }
 
@@ -56,36 +56,36 @@ impl Job {
     ///
     /// # Errors
     /// When it is no request, or one of a site, which the coordinator alone may ask for.
-    pub(crate) fn asked(payload: &[u8], now: Timestamp) -> Result<Self, Invalid> {
+    pub(crate) fn from_request(payload: &[u8], now: Timestamp) -> Result<Self, ValidationError> {
         let request = CheckRequest::decode(payload)?;
         if let Some(site) = request.site_id {
-            return Err(of_a_site(site));
+            return Err(reject_site_id(site));
         }
         Ok(Self {
             id: request.id.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
             request,
-            due: Due::Adhoc(now),
+            origin: JobOrigin::Adhoc(now),
         })
     }
 
     /// How long ago at `now` the job ceased to be worth doing.
-    pub(crate) fn expired(&self, now: Timestamp) -> Option<std::time::Duration> {
+    pub(crate) fn expired_by(&self, now: Timestamp) -> Option<std::time::Duration> {
         let expires_at = self.expires_at()?;
-        (now > expires_at).then(|| now.since(expires_at))
+        (now > expires_at).then(|| now.saturating_duration_since(expires_at))
     }
 
     /// Past this the job is not worth doing; `None` for an ad-hoc one that does not say.
     pub(crate) fn expires_at(&self) -> Option<Timestamp> {
-        match &self.due {
-            Due::Tick(tick) => Some(tick.expires_at),
-            Due::Adhoc(_) => self.request.expires_at,
+        match &self.origin {
+            JobOrigin::Tick(tick) => Some(tick.expires_at),
+            JobOrigin::Adhoc(_) => self.request.expires_at,
         }
     }
 
-    fn tick(&self) -> Option<&TickOf> {
-        match &self.due {
-            Due::Tick(tick) => Some(tick),
-            Due::Adhoc(_) => None,
+    fn tick(&self) -> Option<&ScheduledTick> {
+        match &self.origin {
+            JobOrigin::Tick(tick) => Some(tick),
+            JobOrigin::Adhoc(_) => None,
         }
     }
 
@@ -100,29 +100,35 @@ impl Job {
     }
 
     /// Whether it confirms a failure, and is no tick.
-    pub(crate) fn is_confirming(&self) -> bool {
-        matches!(&self.due, Due::Tick(tick) if tick.kind == Kind::Confirm)
+    pub(crate) fn is_confirmation(&self) -> bool {
+        matches!(&self.origin, JobOrigin::Tick(tick) if tick.kind == Kind::Confirm)
     }
 
-    pub(crate) fn site(&self) -> Option<SiteId> {
+    pub(crate) fn site_id(&self) -> Option<SiteId> {
         self.request.site_id
     }
 
     /// The result of a job that was not done.
-    pub(crate) fn missed(&self, region: &Region, prober: &str, cause: Cause, message: String) -> CheckResult {
-        let (kind, scheduled_at) = match &self.due {
-            Due::Tick(tick) => (tick.kind, tick.scheduled_at),
-            Due::Adhoc(asked) => (Kind::Adhoc, *asked),
+    pub(crate) fn missed_result(
+        &self,
+        region: &RegionName,
+        prober: &str,
+        cause: Cause,
+        message: String,
+    ) -> CheckResult {
+        let (kind, scheduled_at) = match &self.origin {
+            JobOrigin::Tick(tick) => (tick.kind, tick.scheduled_at),
+            JobOrigin::Adhoc(asked) => (Kind::Adhoc, *asked),
         };
         CheckResult {
-            v: VERSION,
+            v: MESSAGE_VERSION,
             id: self.id.clone(),
-            site_id: self.site(),
+            site_id: self.site_id(),
             kind,
             region: region.clone(),
             shard: self.shard(),
             prober: prober.to_owned(),
-            url: shorten(&self.request.url, picket_proto::check::MAX_URL),
+            url: sanitize_text(&self.request.url, picket_proto::check::MAX_URL_BYTES),
             scheduled_at,
             expires_at: self.tick().map(|tick| tick.expires_at),
             started_at: None,
@@ -143,7 +149,12 @@ impl Job {
     }
 
     /// The result of a check that was done.
-    pub(crate) fn done(&self, region: &Region, prober: &str, seen: Observation) -> CheckResult {
+    pub(crate) fn completed_result(
+        &self,
+        region: &RegionName,
+        prober: &str,
+        seen: Observation,
+    ) -> CheckResult {
         CheckResult {
             started_at: Some(seen.started_at),
             outcome: seen.outcome,
@@ -157,24 +168,24 @@ impl Job {
             body_bytes: seen.body_bytes,
             regex_matched: seen.regex_matched,
             tls_expires_at: seen.tls_expires_at,
-            ..self.missed(region, prober, Cause::Invalid, String::new())
+            ..self.missed_result(region, prober, Cause::Invalid, String::new())
         }
     }
 }
 
-fn of_a_site(site: SiteId) -> Invalid {
-    Invalid::new("site_id", site, "absent in an ad-hoc request")
+fn reject_site_id(site: SiteId) -> ValidationError {
+    ValidationError::new("site_id", site, "absent in an ad-hoc request")
 }
 
 /// What a job's subject says that it is.
-enum Place<'a> {
+enum JobSubject<'a> {
     Site(SiteId),
     Adhoc(&'a str),
 }
 
-impl<'a> Place<'a> {
+impl<'a> JobSubject<'a> {
     /// Reads `picket.job.<region>.<site_id>`, that with `.confirm`, or `picket.job.<region>.adhoc.<id>`.
-    fn of(subject: &'a str) -> Result<Self, Invalid> {
+    fn parse_subject(subject: &'a str) -> Result<Self, ValidationError> {
         let read = || {
             let (_, rest) = subject.strip_prefix("picket.job.")?.split_once('.')?;
             if let Some(id) = rest.strip_prefix("adhoc.") {
@@ -184,7 +195,7 @@ impl<'a> Place<'a> {
             Some(Self::Site(SiteId(site.parse().ok()?)))
         };
         read().ok_or_else(|| {
-            Invalid::new(
+            ValidationError::new(
                 "subject",
                 subject,
                 "picket.job.<region>.<site_id> or picket.job.<region>.adhoc.<id>",
@@ -201,9 +212,9 @@ mod tests {
 
     const TICK: &str = r#""site_id":42,"kind":"scheduled","scheduled_at":"2026-11-20T12:00:00.000000Z","expires_at":"2026-11-20T12:01:00.000000Z","shard":7"#;
 
-    fn queued(subject: &str, rest: &str) -> Result<Job, Invalid> {
+    fn queued(subject: &str, rest: &str) -> Result<Job, ValidationError> {
         let json = format!(r#"{{"url":"http://a.example/"{rest}}}"#);
-        Job::queued(subject, json.as_bytes(), Timestamp::from_millis(0))
+        Job::from_queue(subject, json.as_bytes(), Timestamp::from_millis(0))
     }
 
     #[test]
@@ -211,29 +222,29 @@ mod tests {
         let job = queued("picket.job.eu.42", &format!(",{TICK}")).unwrap();
         let expires: Timestamp = "2026-11-20T12:01:00Z".parse().unwrap();
 
-        assert_eq!((job.shard(), job.site()), (Some(Shard(7)), Some(SiteId(42))));
-        assert_eq!(job.expired(expires), None);
-        let later = expires.plus(Duration::from_secs(2));
-        assert_eq!(job.expired(later), Some(Duration::from_secs(2)));
+        assert_eq!((job.shard(), job.site_id()), (Some(Shard(7)), Some(SiteId(42))));
+        assert_eq!(job.expired_by(expires), None);
+        let later = expires.saturating_add(Duration::from_secs(2));
+        assert_eq!(job.expired_by(later), Some(Duration::from_secs(2)));
     }
 
     #[test]
     fn the_result_of_a_job_has_its_ticket_whatever_it_says_and_that_of_an_ad_hoc_job_has_none() {
-        let region: Region = "eu".parse().unwrap();
+        let region: RegionName = "eu".parse().unwrap();
         let ticket = r#""installation":"6b0f4f6a-7e57-4c1e-9a52-0d6f4b1c2a33","ticket":"of any form""#;
         let job = queued("picket.job.eu.42", &format!(",{TICK},{ticket}")).unwrap();
         let adhoc = queued("picket.job.eu.adhoc.a1", &format!(",{ticket}")).unwrap();
 
         for cause in [Cause::Expired, Cause::Overloaded, Cause::Blocked, Cause::ProberOffline, Cause::Invalid]
         {
-            let result = job.missed(&region, "prober", cause, String::new());
+            let result = job.missed_result(&region, "prober", cause, String::new());
             assert_eq!(result.ticket.as_deref(), Some("of any form"));
             assert_eq!(
                 (result.installation, result.expires_at),
                 (job.request.installation, job.expires_at())
             );
             assert!(result.installation.is_some() && result.expires_at.is_some());
-            let result = adhoc.missed(&region, "prober", cause, String::new());
+            let result = adhoc.missed_result(&region, "prober", cause, String::new());
             assert_eq!((result.ticket, result.installation, result.expires_at), (None, None, None));
         }
     }
@@ -253,7 +264,8 @@ mod tests {
             assert_eq!(queued(subject, rest).unwrap_err().field, "site_id", "{subject}");
         }
         assert_eq!(queued("picket.job.eu.x", "").unwrap_err().field, "subject");
-        let asked = Job::asked(br#"{"url":"http://a.example/","site_id":1}"#, Timestamp::from_millis(0));
+        let asked =
+            Job::from_request(br#"{"url":"http://a.example/","site_id":1}"#, Timestamp::from_millis(0));
         assert_eq!(asked.unwrap_err().field, "site_id");
     }
 }

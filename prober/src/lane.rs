@@ -12,48 +12,57 @@ use tokio::{
     time::Instant,
 };
 
-use crate::hosts::{Hosts, Refusal, Room, Turn};
+use crate::host_limiter::{AcquireError, HostLimiter, HostPermit, WaitQueue};
 
 /// The wait queue of one kind of check, and the permits that these run with.
 pub(crate) struct Lane {
-    room: Room,
+    wait_queue: WaitQueue,
     permits: Arc<Semaphore>,
-    size: usize,
+    max_running: usize,
 }
 
 /// A turn at a host and a permit of the lane.
-pub(crate) type Entry = (Turn, OwnedSemaphorePermit);
+pub(crate) type LanePermits = (HostPermit, OwnedSemaphorePermit);
 
 impl Lane {
     /// A lane with `seats` to wait on, in which `size` checks run at once.
     pub(crate) fn new(seats: usize, size: usize) -> Self {
-        let size = size.min(Semaphore::MAX_PERMITS);
-        Self { room: Room::new(seats), permits: Arc::new(Semaphore::new(size)), size }
+        let max_running = size.min(Semaphore::MAX_PERMITS);
+        Self {
+            wait_queue: WaitQueue::new(seats),
+            permits: Arc::new(Semaphore::new(max_running)),
+            max_running,
+        }
     }
 
     /// The most checks of the lane that run at once.
-    pub(crate) fn size(&self) -> usize {
-        self.size
+    pub(crate) fn max_running(&self) -> usize {
+        self.max_running
     }
 
     /// Enters at once, unless the turns at `host` or the permits are all taken.
-    pub(crate) fn enter_now(&self, hosts: &Hosts, host: &str) -> Option<Entry> {
+    pub(crate) fn try_acquire_permits(&self, hosts: &HostLimiter, host: &str) -> Option<LanePermits> {
         let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
-        Some((hosts.turn_now(host)?, permit))
+        Some((hosts.try_acquire(host)?, permit))
     }
 
     /// Waits until both are to be had, by `until` at the latest.
-    pub(crate) async fn enter(&self, hosts: &Hosts, host: &str, until: Instant) -> Result<Entry, Refusal> {
-        let seat = hosts.sit(host, &self.room)?;
+    pub(crate) async fn acquire_permits(
+        &self,
+        hosts: &HostLimiter,
+        host: &str,
+        until: Instant,
+    ) -> Result<LanePermits, AcquireError> {
+        let seat = hosts.enqueue(host, &self.wait_queue)?;
         loop {
-            let turn = seat.wait(until).await?;
+            let turn = seat.wait_host_permit(until).await?;
             if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
-                return Ok((seat.take(turn), permit));
+                return Ok((seat.into_permit(turn), permit));
             }
             drop(turn);
-            let permit = seat.wait_for(&self.permits, until).await?;
-            if let Some(turn) = seat.try_now() {
-                return Ok((seat.take(turn), permit));
+            let permit = seat.wait_for_permit(&self.permits, until).await?;
+            if let Some(turn) = seat.try_host_permit() {
+                return Ok((seat.into_permit(turn), permit));
             }
         }
     }
@@ -71,25 +80,25 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_check_without_a_permit_lets_others_at_its_host_go_first() {
-        let (hosts, lane) = (Hosts::new(1), Arc::new(Lane::new(10, 1)));
-        let (_, taken) = lane.enter_now(&hosts, "a.example:443").unwrap();
-        let first = hosts.turn_now("b.example:443").unwrap();
+        let (hosts, lane) = (HostLimiter::new(1), Arc::new(Lane::new(10, 1)));
+        let (_, taken) = lane.try_acquire_permits(&hosts, "a.example:443").unwrap();
+        let first = hosts.try_acquire("b.example:443").unwrap();
         let waiting = {
             let (hosts, lane) = (hosts.clone(), Arc::clone(&lane));
-            tokio::spawn(async move { lane.enter(&hosts, "b.example:443", soon()).await.map(drop) })
+            tokio::spawn(async move { lane.acquire_permits(&hosts, "b.example:443", soon()).await.map(drop) })
         };
         tokio::task::yield_now().await;
-        assert!(hosts.turn_now("b.example:443").is_none());
+        assert!(hosts.try_acquire("b.example:443").is_none());
 
         drop(first);
         tokio::time::sleep(Duration::from_millis(1)).await;
-        let other = hosts.turn_now("b.example:443");
+        let other = hosts.try_acquire("b.example:443");
 
         assert!(other.is_some(), "the turn is free while the check waits for a permit");
         drop(taken);
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert!(
-            lane.enter_now(&hosts, "c.example:443").is_some(),
+            lane.try_acquire_permits(&hosts, "c.example:443").is_some(),
             "nor is the permit held while it waits for its turn"
         );
         drop(other);
@@ -98,34 +107,37 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_check_that_waits_for_a_permit_is_late_at_its_deadline_and_sent_home_when_the_prober_stops() {
-        let (hosts, lane) = (Hosts::new(8), Arc::new(Lane::new(10, 1)));
-        let _taken = lane.enter_now(&hosts, "a.example:443").unwrap();
+        let (hosts, lane) = (HostLimiter::new(8), Arc::new(Lane::new(10, 1)));
+        let _taken = lane.try_acquire_permits(&hosts, "a.example:443").unwrap();
 
-        assert_eq!(lane.enter(&hosts, "b.example:443", soon()).await.err(), Some(Refusal::Late));
+        assert_eq!(
+            lane.acquire_permits(&hosts, "b.example:443", soon()).await.err(),
+            Some(AcquireError::Timeout)
+        );
         let waiting = {
             let (hosts, lane) = (hosts.clone(), Arc::clone(&lane));
-            tokio::spawn(async move { lane.enter(&hosts, "b.example:443", soon()).await.err() })
+            tokio::spawn(async move { lane.acquire_permits(&hosts, "b.example:443", soon()).await.err() })
         };
         tokio::task::yield_now().await;
-        hosts.close();
-        assert_eq!(waiting.await.unwrap(), Some(Refusal::Closing));
+        hosts.cancel_waiters();
+        assert_eq!(waiting.await.unwrap(), Some(AcquireError::Closed));
     }
 
     #[tokio::test(start_paused = true)]
     async fn no_more_wait_in_a_lane_than_it_has_seats_for() {
-        let (hosts, lane) = (Hosts::new(8), Lane::new(2, 1));
-        let _taken = lane.enter_now(&hosts, "a.example:443").unwrap();
+        let (hosts, lane) = (HostLimiter::new(8), Lane::new(2, 1));
+        let _taken = lane.try_acquire_permits(&hosts, "a.example:443").unwrap();
         let lane = Arc::new(lane);
         let enter = |host: &'static str| {
             let (hosts, lane) = (hosts.clone(), Arc::clone(&lane));
-            tokio::spawn(async move { lane.enter(&hosts, host, soon()).await.err() })
+            tokio::spawn(async move { lane.acquire_permits(&hosts, host, soon()).await.err() })
         };
         let _first = enter("b.example:443");
         tokio::task::yield_now().await;
 
-        assert_eq!(enter("b.example:443").await.unwrap(), Some(Refusal::Full(1)));
+        assert_eq!(enter("b.example:443").await.unwrap(), Some(AcquireError::QueueFull(1)));
         let _second = enter("c.example:443");
         tokio::task::yield_now().await;
-        assert_eq!(enter("d.example:443").await.unwrap(), Some(Refusal::Full(0)));
+        assert_eq!(enter("d.example:443").await.unwrap(), Some(AcquireError::QueueFull(0)));
     }
 }

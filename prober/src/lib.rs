@@ -5,48 +5,48 @@
 //! database.
 #![warn(missing_docs)]
 
-mod clock;
-mod drift;
-mod hosts;
-pub mod http;
+mod adhoc;
+mod aligned_ticker;
+pub mod check;
+mod connectivity;
+mod host_limiter;
 mod intake;
 mod job;
+mod job_clock;
 mod lane;
 mod metrics;
-mod network;
 mod options;
-mod outgoing;
-mod pace;
 mod publisher;
-mod pulse;
-mod regexes;
-mod service;
-mod work;
+mod rate;
+mod regex_cache;
+mod result_batcher;
+mod runner;
+mod stall;
 
 use std::{sync::Arc, time::Duration};
 
-use picket_runtime::{Bus, Condition, Health, Pipeline, Running, bus};
+use picket_runtime::{Bus, Health, Pipeline, PipelineHandle, ReadinessCheck, bus};
 use ractor::{Actor, ActorCell, ActorRef, SpawnErr, call_t};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-pub use self::options::{BodyLimit, Config, Manners, Options};
+pub use self::options::{BehaviourOptions, BodyLimit, Config, Options};
 use self::{
-    clock::Clock,
-    drift::Drift,
-    hosts::Hosts,
-    http::{Asking, Checker},
+    adhoc::AdhocService,
+    aligned_ticker::AlignedTicker,
+    check::{Checker, ClientOptions},
+    connectivity::{CanaryActor, Connectivity},
+    host_limiter::HostLimiter,
     intake::Intake,
+    job_clock::JobClock,
     lane::Lane,
     metrics::Metrics,
-    network::{Lookout, Network},
-    outgoing::Outgoing,
     publisher::Publisher,
-    pulse::Pulse,
-    regexes::Regexes,
-    service::Desk,
-    work::Work,
+    regex_cache::RegexCache,
+    result_batcher::ResultBatcher,
+    runner::CheckRunner,
+    stall::StallDetector,
 };
 
 /// Why a prober cannot start.
@@ -57,84 +57,87 @@ pub enum Error {
     Bus(#[source] bus::Error),
     /// Checks cannot be done here.
     #[error("could not prepare for checks")]
-    Http(#[source] http::Error),
+    Checker(#[source] check::Error),
     /// A canary makes no sense.
     #[error("PICKET_CANARIES")]
-    Canary(#[source] picket_proto::Invalid),
+    Canary(#[source] picket_proto::ValidationError),
     /// An actor did not start.
     #[error("could not start the prober's actors")]
     Actors(#[source] SpawnErr),
 }
 
 /// The most ad-hoc requests under way at once; they do not take the slots of queued jobs.
-const REQUESTS: usize = 100;
+const MAX_ADHOC_REQUESTS: usize = 100;
 /// For each slot, so many checks may wait for their turn at a host. They take no slot, or a few hosts with many sites
 /// would stop all others; and what comes for a busy host cannot be left in the stream, which knows no hosts.
-const WAITING: usize = 10;
+const WAITERS_PER_SLOT: usize = 10;
 /// Beside the slots of the intake, a lane of checks that gave theirs back runs this fraction of them at once: one lane of
 /// ticks that waited for their host, one of confirming checks.
-const ASIDE: usize = 4;
+const SLOTS_PER_LANE_PERMIT: usize = 4;
 /// The most compiled regexes kept, and the most bytes of them.
-const REGEXES: usize = 10_000;
-const REGEXES_BYTES: usize = 128 << 20;
+const MAX_CACHED_REGEXES: usize = 10_000;
+const MAX_REGEX_CACHE_BYTES: usize = 128 << 20;
 
 /// Starts a prober once NATS is there. Any number may run in one process.
 ///
 /// # Errors
 /// When NATS is too old, when no certificate could be judged, or when an actor cannot start.
-pub async fn start(config: Config, bus: Bus, health: Health) -> Result<Running, Error> {
+pub async fn start(config: Config, bus: Bus, health: Health) -> Result<PipelineHandle, Error> {
     let metrics = Metrics::new(&health, &config.region);
-    let usual = Asking { lookups: metrics.lookups_running.clone(), ..Asking::default() };
-    let asking = Asking { user_agent: config.manners.user_agent.unwrap_or(usual.user_agent), ..usual };
-    let checker = Checker::with(&config.limits, asking).map_err(Error::Http)?;
-    bus.connected().await.map_err(Error::Bus)?;
-    let drift = Drift::new(config.manners.max_drift.0);
-    let pulse = Pulse::new();
+    let usual =
+        ClientOptions { running_lookups: metrics.lookups_running.clone(), ..ClientOptions::default() };
+    let asking =
+        ClientOptions { user_agent: config.behaviour.user_agent.unwrap_or(usual.user_agent), ..usual };
+    let checker = Checker::with_options(&config.limits, asking).map_err(Error::Checker)?;
+    bus.wait_connected().await.map_err(Error::Bus)?;
+    let drift = StallDetector::new(config.behaviour.max_drift.0);
+    let pulse = AlignedTicker::new();
     drift.start(metrics.clone(), pulse);
     let slots = i64::try_from(config.concurrency).unwrap_or(i64::MAX);
     metrics.slots.set(slots);
     metrics.slots_free.set(slots);
-    let canaries = config.manners.canaries.iter().map(Lookout::question).collect::<Result<Arc<[_]>, _>>();
+    let canaries =
+        config.behaviour.canaries.iter().map(CanaryActor::canary_check).collect::<Result<Arc<[_]>, _>>();
     let canaries = canaries.map_err(Error::Canary)?;
-    let network = Network::new(!canaries.is_empty());
-    let lookout = (!canaries.is_empty()).then(|| Lookout {
-        network: network.clone(),
+    let network = Connectivity::new(!canaries.is_empty());
+    let lookout = (!canaries.is_empty()).then(|| CanaryActor {
+        connectivity: network.clone(),
         canaries,
         checker: checker.clone(),
         metrics: metrics.clone(),
-        condition: health.condition("network"),
+        readiness: health.add_readiness_check("network"),
     });
-    let requests = config.concurrency.min(REQUESTS);
-    let aside = config.concurrency.div_ceil(ASIDE);
-    let work = Arc::new(Work {
+    let requests = config.concurrency.min(MAX_ADHOC_REQUESTS);
+    let aside = config.concurrency.div_ceil(SLOTS_PER_LANE_PERMIT);
+    let work = Arc::new(CheckRunner {
         checker,
-        regexes: Arc::new(Regexes::new(REGEXES, REGEXES_BYTES)),
+        regex_cache: Arc::new(RegexCache::new(MAX_CACHED_REGEXES, MAX_REGEX_CACHE_BYTES)),
         publisher: Publisher {
             bus: bus.clone(),
             region: config.region.clone(),
             prober: config.name.clone(),
             metrics: metrics.clone(),
-            outgoing: Outgoing::new(bus.clone(), config.region.clone(), pulse, config.bundle_from.into()),
+            batcher: ResultBatcher::new(bus.clone(), config.region.clone(), pulse, config.bundle_from.into()),
         },
         metrics,
-        clock: Clock::new(&health, &config.region),
-        drift,
-        hosts: Hosts::new(usize::try_from(config.manners.per_host).unwrap_or(usize::MAX)),
-        network,
-        ticks: Lane::new(config.concurrency.saturating_mul(WAITING), aside),
-        confirming: Lane::new(aside.saturating_mul(WAITING), aside),
+        clock: JobClock::new(&health, &config.region),
+        stall_detector: drift,
+        host_limiter: HostLimiter::new(usize::try_from(config.behaviour.per_host).unwrap_or(usize::MAX)),
+        connectivity: network,
+        tick_lane: Lane::new(config.concurrency.saturating_mul(WAITERS_PER_SLOT), aside),
+        confirmation_lane: Lane::new(aside.saturating_mul(WAITERS_PER_SLOT), aside),
         // A request holds its own permit while it waits: the room is the smaller for it.
-        requests: Lane::new(requests.div_ceil(2), Semaphore::MAX_PERMITS),
+        request_lane: Lane::new(requests.div_ceil(2), Semaphore::MAX_PERMITS),
     });
-    let prober = Prober {
+    let prober = ProberPipeline {
         bus,
-        work,
-        lookout,
+        runner: work,
+        canary_actor: lookout,
         slots: Arc::new(Semaphore::new(config.concurrency)),
-        requests: Arc::new(Semaphore::new(requests)),
+        request_permits: Arc::new(Semaphore::new(requests)),
         concurrency: config.concurrency,
         tasks: TaskTracker::new(),
-        condition: health.condition("jobs"),
+        readiness: health.add_readiness_check("jobs"),
     };
     info!(
         region = %config.region,
@@ -143,64 +146,64 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<Running, 
         "prober of region {} starts",
         config.region
     );
-    Running::start(&format!("prober-{}", config.region), prober, config.drain_timeout)
+    PipelineHandle::start(&format!("prober-{}", config.region), prober, config.drain_timeout)
         .await
         .map_err(Error::Actors)
 }
 
 /// The prober's actors, and what outlives them when they are built anew: tasks and their permits.
-struct Prober {
+struct ProberPipeline {
     bus: Bus,
-    work: Arc<Work>,
-    lookout: Option<Lookout>,
+    runner: Arc<CheckRunner>,
+    canary_actor: Option<CanaryActor>,
     slots: Arc<Semaphore>,
-    requests: Arc<Semaphore>,
+    request_permits: Arc<Semaphore>,
     concurrency: usize,
     tasks: TaskTracker,
-    condition: Condition,
+    readiness: ReadinessCheck,
 }
 
-struct Parts {
+struct ProberActors {
     intake: ActorRef<intake::Msg>,
-    service: ActorRef<service::Msg>,
+    service: ActorRef<adhoc::Msg>,
 }
 
-impl Pipeline for Prober {
-    type Parts = Parts;
+impl Pipeline for ProberPipeline {
+    type Actors = ProberActors;
 
-    async fn build(&self, supervisor: ActorCell) -> Result<Parts, SpawnErr> {
+    async fn spawn_actors(&self, supervisor: ActorCell) -> Result<ProberActors, SpawnErr> {
         let intake = Intake {
             bus: self.bus.clone(),
-            work: Arc::clone(&self.work),
+            runner: Arc::clone(&self.runner),
             slots: Arc::clone(&self.slots),
             concurrency: self.concurrency,
             tasks: self.tasks.clone(),
-            condition: self.condition.clone(),
+            readiness: self.readiness.clone(),
         };
-        let desk = Desk {
+        let desk = AdhocService {
             bus: self.bus.clone(),
-            work: Arc::clone(&self.work),
+            runner: Arc::clone(&self.runner),
             concurrency: self.concurrency,
-            requests: Arc::clone(&self.requests),
+            request_permits: Arc::clone(&self.request_permits),
             tasks: self.tasks.clone(),
         };
-        if let Some(lookout) = self.lookout.clone() {
+        if let Some(lookout) = self.canary_actor.clone() {
             Actor::spawn_linked(None, lookout, (), supervisor.clone()).await?;
         }
         let (intake, _) = Actor::spawn_linked(None, intake, (), supervisor.clone()).await?;
         let (service, _) = Actor::spawn_linked(None, desk, (), supervisor).await?;
-        Ok(Parts { intake, service })
+        Ok(ProberActors { intake, service })
     }
 
-    async fn drain(&self, parts: Parts) {
+    async fn drain(&self, parts: ProberActors) {
         const LAST_JOBS_MS: u64 = 10_000;
         // An actor that is gone takes no more either.
-        let _ = parts.service.cast(service::Msg::Drain);
+        let _ = parts.service.cast(adhoc::Msg::Drain);
         if let Err(error) = call_t!(parts.intake, intake::Msg::Drain, LAST_JOBS_MS) {
             warn!(%error, "the intake did not say that it has stopped");
         }
         // Checks that wait for their turn are not begun: others do them.
-        self.work.hosts.close();
+        self.runner.host_limiter.cancel_waiters();
         self.tasks.close();
         let left = self.tasks.len();
         if left > 0 {

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     let (log, listen, nats) = (options.log.clone(), options.listen.clone(), options.nats.clone());
     let config = Config::from(options);
     let code = runtime.block_on(process::run("picket-prober", &log, &listen, async |health| {
-        open_files_for(config.concurrency);
+        raise_open_files_limit(config.concurrency);
         let name = format!("picket-prober/{}/{}", config.region, config.name);
         let role = Role::Prober(config.region.clone());
         let bus = Bus::connect(&nats, &role, &name, &health).await.map_err(Error::Bus)?;
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
 
 /// Raises the limit of open files as far as this process may: a check needs one or two, and the soft limit is often
 /// 1,024. What fails for want of one is `missed/overloaded`.
-fn open_files_for(concurrency: usize) {
+fn raise_open_files_limit(concurrency: usize) {
     let limit = getrlimit(Resource::Nofile);
     // It cannot fail: the soft limit may be anything up to the hard one.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use picket_proto::{CheckResult, Kind, Region};
+use picket_proto::{CheckResult, Kind, RegionName};
 use picket_runtime::{Health, clock::Boottime};
 use prometheus_client::metrics::{
     counter::Counter,
@@ -15,25 +15,25 @@ use prometheus_client::metrics::{
     histogram::{Histogram, exponential_buckets},
 };
 
-use crate::pace::Pace;
+use crate::rate::RateEwma;
 
-type Labels = [(&'static str, &'static str); 3];
+type CheckLabels = [(&'static str, &'static str); 3];
 
 /// The numbers. Clones share them, and cost one count: each check has some.
 #[derive(Clone)]
-pub(crate) struct Metrics(Arc<Numbers>);
+pub(crate) struct Metrics(Arc<MetricSet>);
 
 impl Deref for Metrics {
-    type Target = Numbers;
+    type Target = MetricSet;
 
-    fn deref(&self) -> &Numbers {
+    fn deref(&self) -> &MetricSet {
         &self.0
     }
 }
 
 /// See [`Metrics`].
-pub(crate) struct Numbers {
-    pub(crate) checks: Family<Labels, Counter>,
+pub(crate) struct MetricSet {
+    pub(crate) checks: Family<CheckLabels, Counter>,
     pub(crate) checks_running: Gauge,
     pub(crate) requests_running: Gauge,
     pub(crate) slots: Gauge,
@@ -45,7 +45,7 @@ pub(crate) struct Numbers {
     pub(crate) results_published: Counter,
     pub(crate) publish_retries: Counter,
     pub(crate) results_lost: Counter,
-    pub(crate) drift: Histogram,
+    pub(crate) task_delay: Histogram,
     pub(crate) stalls: Counter,
     pub(crate) checks_waiting: Gauge,
     pub(crate) host_wait: Histogram,
@@ -57,14 +57,14 @@ pub(crate) struct Numbers {
     pub(crate) lookups_running: Gauge,
     lateness: Histogram,
     duration: Histogram,
-    pace: Mutex<Pace>,
+    check_rate: Mutex<RateEwma>,
 }
 
 impl Metrics {
     /// Registers the numbers of a prober of `region`; several of different regions may share one registry.
-    pub(crate) fn new(health: &Health, region: &Region) -> Self {
+    pub(crate) fn new(health: &Health, region: &RegionName) -> Self {
         let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 17));
-        let metrics = Numbers {
+        let metrics = MetricSet {
             checks: Family::default(),
             checks_running: Gauge::default(),
             requests_running: Gauge::default(),
@@ -77,7 +77,7 @@ impl Metrics {
             results_published: Counter::default(),
             publish_retries: Counter::default(),
             results_lost: Counter::default(),
-            drift: seconds(),
+            task_delay: seconds(),
             stalls: Counter::default(),
             checks_waiting: Gauge::default(),
             host_wait: seconds(),
@@ -89,7 +89,7 @@ impl Metrics {
             lookups_running: Gauge::default(),
             lateness: seconds(),
             duration: seconds(),
-            pace: Mutex::new(Pace::new(Boottime::now())),
+            check_rate: Mutex::new(RateEwma::new(Boottime::now())),
         };
         let mut registry = health.registry();
         let registry = registry
@@ -142,7 +142,7 @@ impl Metrics {
         registry.register(
             "drift_seconds",
             "How late this prober's own tasks run; a check held up by more than PICKET_MAX_DRIFT is missed/overloaded",
-            metrics.drift.clone(),
+            metrics.task_delay.clone(),
         );
         registry.register(
             "stalls",
@@ -203,11 +203,11 @@ impl Metrics {
     }
 
     /// Counts a result; lateness is that of what was due at a time, and not just asked for.
-    pub(crate) fn count(&self, result: &CheckResult) {
+    pub(crate) fn record_result(&self, result: &CheckResult) {
         let cause = result.cause.map_or("", |cause| cause.as_str());
         let labels = [("kind", result.kind.as_str()), ("outcome", result.outcome.as_str()), ("cause", cause)];
         self.checks.get_or_create(&labels).inc();
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner).count(Boottime::now());
+        self.check_rate.lock().unwrap_or_else(PoisonError::into_inner).record_check(Boottime::now());
         if let Some(micros) = result.timing.total_us {
             self.duration.observe(Duration::from_micros(micros.into()).as_secs_f64());
         }
@@ -220,6 +220,6 @@ impl Metrics {
 
     /// Checks a second, of late.
     pub(crate) fn checks_per_second(&self) -> f64 {
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner).per_second(Boottime::now())
+        self.check_rate.lock().unwrap_or_else(PoisonError::into_inner).per_second(Boottime::now())
     }
 }

@@ -1,16 +1,16 @@
 //! What the prober is told on its command line or by variables, and what that means.
 
-mod manners;
+mod behaviour;
 
 use std::{num::NonZeroU16, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::Parser;
 use ipnet::IpNet;
-use picket_proto::Region;
-use picket_runtime::options::{ListenOptions, LogOptions, NatsOptions, Size, Span};
+use picket_proto::RegionName;
+use picket_runtime::options::{ByteSize, DurationArg, ListenOptions, LogOptions, NatsOptions};
 
-pub use self::manners::Manners;
-use crate::http::Limits;
+pub use self::behaviour::BehaviourOptions;
+use crate::check::CheckLimits;
 
 /// Checks websites: takes the jobs of its region from NATS, performs them, publishes the results.
 #[derive(Parser, Clone, Debug)]
@@ -18,14 +18,14 @@ use crate::http::Limits;
 pub struct Options {
     /// The region whose jobs to take: lower-case letters, digits and '-', such as eu-west
     #[arg(long, env = "PICKET_REGION", value_name = "NAME")]
-    pub region: Region,
+    pub region: RegionName,
     /// The most checks under way at once
-    #[arg(long, env = "PICKET_CONCURRENCY", value_name = "N", default_value_t = Config::CONCURRENCY,
+    #[arg(long, env = "PICKET_CONCURRENCY", value_name = "N", default_value_t = Config::DEFAULT_CONCURRENCY,
         value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub concurrency: u32,
     /// Private addresses that checks may connect to all the same, such as 10.0.0.0/8,192.168.1.7
     #[arg(long, env = "PICKET_ALLOW_ADDRESSES", value_name = "CIDR[,CIDR…]", value_delimiter = ',',
-        value_parser = network)]
+        value_parser = parse_network)]
     pub allow_addresses: Vec<IpNet>,
     /// A file of root certificates (PEM) to trust beside the system's; SSL_CERT_FILE replaces the system's
     #[arg(long, env = "PICKET_CA_FILE", value_name = "FILE")]
@@ -34,20 +34,20 @@ pub struct Options {
     #[arg(long, env = "PICKET_BODY_LIMIT", value_name = "SIZE", default_value = "1MiB")]
     pub body_limit: BodyLimit,
     /// The name in results and in `picket probers` [default: the host's name and 4 hex digits]
-    #[arg(long, env = "PICKET_PROBER_NAME", value_name = "NAME", value_parser = prober_name)]
+    #[arg(long, env = "PICKET_PROBER_NAME", value_name = "NAME", value_parser = parse_prober_name)]
     pub prober_name: Option<String>,
     /// How long to finish what is under way when stopped; a check may take 60s
     #[arg(long, env = "PICKET_DRAIN_TIMEOUT", value_name = "TIME", default_value = "75s")]
-    pub drain_timeout: Span,
+    pub drain_timeout: DurationArg,
     /// Threads that checks run on; more than one costs a fifth more CPU for each check
     #[arg(long, env = "PICKET_THREADS", value_name = "N", default_value = "1")]
     pub threads: NonZeroU16,
     /// From so many results at the same moment on, they share a message, a line each; 0: never
-    #[arg(long, env = "PICKET_BUNDLE_FROM", value_name = "N", default_value_t = Config::BUNDLE_FROM)]
+    #[arg(long, env = "PICKET_BUNDLE_FROM", value_name = "N", default_value_t = Config::DEFAULT_BUNDLE_FROM)]
     pub bundle_from: u16,
     /// Towards sites, and in trouble of its own.
     #[command(flatten)]
-    pub manners: Manners,
+    pub behaviour: BehaviourOptions,
     /// How to reach NATS.
     #[command(flatten)]
     pub nats: NatsOptions,
@@ -63,36 +63,40 @@ pub struct Options {
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Whose jobs it takes.
-    pub region: Region,
+    pub region: RegionName,
     /// Its name in results.
     pub name: String,
     /// The most checks under way at once.
     pub concurrency: usize,
     /// What checks may do.
-    pub limits: Limits,
+    pub limits: CheckLimits,
     /// From so many results at the same moment on, they share a message; 0: never.
     pub bundle_from: u16,
     /// Towards sites, and in trouble of its own.
-    pub manners: Manners,
+    pub behaviour: BehaviourOptions,
     /// How long it may take to finish what is under way.
     pub drain_timeout: Duration,
 }
 
 impl Config {
-    const CONCURRENCY: u32 = 1_000;
+    const DEFAULT_CONCURRENCY: u32 = 1_000;
     /// Where few sites are watched each result is a message that one can read by itself.
-    const BUNDLE_FROM: u16 = 8;
-    const MAX_NAME: usize = 64;
+    const DEFAULT_BUNDLE_FROM: u16 = 8;
+    const MAX_NAME_BYTES: usize = 64;
 
     /// A prober of `region` with every option at its default.
-    pub fn new(region: Region) -> Self {
+    pub fn new(region: RegionName) -> Self {
         Self {
             region,
             name: default_name(),
-            concurrency: Self::CONCURRENCY as usize,
-            limits: Limits { allow: Vec::new(), ca_file: None, body: BodyLimit::default().0 },
-            bundle_from: Self::BUNDLE_FROM,
-            manners: Manners::default(),
+            concurrency: Self::DEFAULT_CONCURRENCY as usize,
+            limits: CheckLimits {
+                allowed_networks: Vec::new(),
+                ca_file: None,
+                max_body_bytes: BodyLimit::default().0,
+            },
+            bundle_from: Self::DEFAULT_BUNDLE_FROM,
+            behaviour: BehaviourOptions::default(),
             drain_timeout: Duration::from_secs(75),
         }
     }
@@ -104,13 +108,13 @@ impl From<Options> for Config {
             region: options.region,
             name: options.prober_name.unwrap_or_else(default_name),
             concurrency: options.concurrency as usize,
-            limits: Limits {
-                allow: options.allow_addresses,
+            limits: CheckLimits {
+                allowed_networks: options.allow_addresses,
                 ca_file: options.ca_file,
-                body: options.body_limit.0,
+                max_body_bytes: options.body_limit.0,
             },
             bundle_from: options.bundle_from,
-            manners: options.manners,
+            behaviour: options.behaviour,
             drain_timeout: options.drain_timeout.0,
         }
     }
@@ -121,18 +125,21 @@ fn default_name() -> String {
     let system = rustix::system::uname();
     let host = system.nodename().to_string_lossy();
     let own = uuid::Uuid::new_v4().simple().to_string();
-    let host: String = host.chars().take(Config::MAX_NAME - 5).collect();
+    let host: String = host.chars().take(Config::MAX_NAME_BYTES - 5).collect();
     format!("{host}-{}", &own[..4])
 }
 
-fn prober_name(text: &str) -> Result<String, String> {
-    match !text.is_empty() && text.len() <= Config::MAX_NAME && text.bytes().all(|b| b.is_ascii_graphic()) {
+fn parse_prober_name(text: &str) -> Result<String, String> {
+    match !text.is_empty()
+        && text.len() <= Config::MAX_NAME_BYTES
+        && text.bytes().all(|b| b.is_ascii_graphic())
+    {
         true => Ok(text.to_owned()),
         false => Err("allowed: 1 to 64 ASCII letters, digits and signs, without spaces".to_owned()),
     }
 }
 
-fn network(text: &str) -> Result<IpNet, String> {
+fn parse_network(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
     let single = || text.parse::<std::net::IpAddr>().map(IpNet::from);
     text.parse::<IpNet>().or_else(|_| single()).map_err(|_| {
@@ -154,7 +161,7 @@ impl FromStr for BodyLimit {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let Size(bytes) = text.parse()?;
+        let ByteSize(bytes) = text.parse()?;
         usize::try_from(bytes)
             .ok()
             .filter(|bytes| (1 << 10..=64 << 20).contains(bytes))
@@ -177,9 +184,9 @@ mod tests {
 
         assert_eq!(config.region.as_str(), "eu-west");
         assert_eq!(config.concurrency, 1_000);
-        assert_eq!(config.limits.body, 1 << 20);
+        assert_eq!(config.limits.max_body_bytes, 1 << 20);
         assert_eq!(config.drain_timeout, Duration::from_secs(75));
-        assert_eq!(config.manners, Manners::default());
+        assert_eq!(config.behaviour, BehaviourOptions::default());
         assert!(config.name.rsplit_once('-').is_some_and(|(_, own)| own.len() == 4), "{}", config.name);
     }
 

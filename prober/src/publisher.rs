@@ -6,21 +6,21 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use picket_proto::{CheckResult, Invalid, Region, invalid::shorten, subject};
+use picket_proto::{CheckResult, RegionName, ValidationError, subject, validation::sanitize_text};
 use picket_runtime::{Backoff, Bus, clock};
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
-use crate::{metrics::Metrics, outgoing::Outgoing};
+use crate::{metrics::Metrics, result_batcher::ResultBatcher};
 
 #[derive(Clone)]
 pub(crate) struct Publisher {
     pub(crate) bus: Bus,
-    pub(crate) region: Region,
+    pub(crate) region: RegionName,
     pub(crate) prober: String,
     pub(crate) metrics: Metrics,
-    pub(crate) outgoing: Outgoing,
+    pub(crate) batcher: ResultBatcher,
 }
 
 /// The stream did not take a result in time; why, at the last try.
@@ -30,25 +30,25 @@ pub(crate) struct NotStored(String);
 
 impl Publisher {
     /// How long a result is tried to be stored.
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const STORE_TIMEOUT: Duration = Duration::from_secs(60);
     /// What a core publish may wait for; it waits only when the connection has been away for long.
-    pub(crate) const CORE: Duration = Duration::from_secs(5);
-    const SHOWN_PAYLOAD: usize = 4 << 10;
+    pub(crate) const CORE_PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+    const SHOWN_PAYLOAD_BYTES: usize = 4 << 10;
 
     /// Publishes `result`, with others that are ready by then, until the stream has acknowledged it.
-    pub(crate) async fn store(&self, result: &CheckResult) -> Result<(), NotStored> {
+    pub(crate) async fn publish_until_stored(&self, result: &CheckResult) -> Result<(), NotStored> {
         let payload = Bytes::from(serde_json::to_vec(result).map_err(|why| NotStored(why.to_string()))?);
-        let until = Instant::now() + Self::PATIENCE;
+        let until = Instant::now() + Self::STORE_TIMEOUT;
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
-            let why = match self.outgoing.send(result.shard, payload.clone()).await {
+            let why = match self.batcher.publish_result(result.shard, payload.clone()).await {
                 Ok(()) => {
                     self.metrics.results_published.inc();
                     return Ok(());
                 }
                 Err(why) => why,
             };
-            let wait = backoff.next_wait();
+            let wait = backoff.next_delay();
             if Instant::now() + wait >= until {
                 self.metrics.results_lost.inc();
                 warn!(
@@ -65,31 +65,32 @@ impl Publisher {
     }
 
     /// Parks a request that could not be used, with the reason.
-    pub(crate) async fn reject(&self, from: &str, payload: &[u8], why: &Invalid) {
+    pub(crate) async fn publish_rejection(&self, from: &str, payload: &[u8], why: &ValidationError) {
         self.metrics.rejected.inc();
         warn!(subject = from, field = why.field, error = %why, "a request was refused");
         let parked = json!({
             "reason": why.to_string(),
             "field": why.field,
             "value": why.value,
-            "allowed": why.allowed,
+            "allowed": why.expected,
             "subject": from,
-            "payload": shorten(&String::from_utf8_lossy(payload), Self::SHOWN_PAYLOAD),
+            "payload": sanitize_text(&String::from_utf8_lossy(payload), Self::SHOWN_PAYLOAD_BYTES),
             "region": self.region,
             "prober": self.prober,
-            "rejected_at": clock::wall(),
+            "rejected_at": clock::wall_clock_now(),
         });
-        let publishing = self.bus.client.publish(subject::rejected(&self.region), parked.to_string().into());
-        bounded("park a request", publishing).await;
+        let publishing =
+            self.bus.client.publish(subject::rejected_request(&self.region), parked.to_string().into());
+        with_publish_timeout("park a request", publishing).await;
     }
 }
 
 /// Awaits a core publish, which answers at once unless the connection has been away for long.
-pub(crate) async fn bounded<E: std::fmt::Display>(
+pub(crate) async fn with_publish_timeout<E: std::fmt::Display>(
     what: &str,
     publishing: impl Future<Output = Result<(), E>>,
 ) {
-    match timeout(Publisher::CORE, publishing).await {
+    match timeout(Publisher::CORE_PUBLISH_TIMEOUT, publishing).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => warn!(%error, "could not {what}"),
         Err(_) => warn!(error = "NATS is away", "could not {what}"),

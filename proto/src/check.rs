@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::{Invalid, Pattern, status::StatusRule};
+use crate::{Pattern, ValidationError, status_ranges::StatusRanges};
 
 /// What to ask, and what answer is well.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ pub struct Check {
     /// For all phases and hops together.
     pub timeout: Duration,
     /// The statuses that are well.
-    pub status: StatusRule,
+    pub status: StatusRanges,
     /// Must match the body.
     pub regex: Option<Pattern>,
     /// Must not match the body.
@@ -54,7 +54,7 @@ pub enum Method {
 }
 
 impl Method {
-    const ALL: [Self; 7] =
+    const ALL_METHODS: [Self; 7] =
         [Self::Get, Self::Head, Self::Post, Self::Put, Self::Patch, Self::Delete, Self::Options];
 
     /// The method's name in HTTP.
@@ -74,11 +74,10 @@ impl Method {
     ///
     /// # Errors
     /// When it is none of ours.
-    pub fn parse(name: &str) -> Result<Self, Invalid> {
-        Self::ALL
-            .into_iter()
-            .find(|method| method.as_str().eq_ignore_ascii_case(name))
-            .ok_or_else(|| Invalid::new("method", name, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))
+    pub fn parse(name: &str) -> Result<Self, ValidationError> {
+        Self::ALL_METHODS.into_iter().find(|method| method.as_str().eq_ignore_ascii_case(name)).ok_or_else(
+            || ValidationError::new("method", name, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+        )
     }
 }
 
@@ -111,15 +110,15 @@ impl IpVersion {
     ///
     /// # Errors
     /// When it is none of these.
-    pub fn parse(word: &str) -> Result<Self, Invalid> {
+    pub fn parse(word: &str) -> Result<Self, ValidationError> {
         [Self::Any, Self::V4, Self::V6]
             .into_iter()
             .find(|version| version.as_str() == word)
-            .ok_or_else(|| Invalid::new("ip_version", word, "any, 4, 6"))
+            .ok_or_else(|| ValidationError::new("ip_version", word, "any, 4, 6"))
     }
 
     /// Whether a check may connect to `address`.
-    pub fn allows(self, address: IpAddr) -> bool {
+    pub fn allows_address(self, address: IpAddr) -> bool {
         match self {
             Self::Any => true,
             Self::V4 => address.is_ipv4(),
@@ -129,15 +128,15 @@ impl IpVersion {
 }
 
 /// The longest URL, in bytes.
-pub const MAX_URL: usize = 4_096;
+pub const MAX_URL_BYTES: usize = 4_096;
 /// Reads the URL of a check.
 ///
 /// # Errors
 /// When it is not an http or https URL with a host, when it holds a password, or when it is too long.
-pub fn parse_url(text: &str) -> Result<Url, Invalid> {
-    let refusal = |allowed: &str| Invalid::new("url", text, allowed);
-    if text.len() > MAX_URL {
-        return Err(refusal(&format!("at most {MAX_URL} bytes")));
+pub fn parse_url(text: &str) -> Result<Url, ValidationError> {
+    let refusal = |allowed: &str| ValidationError::new("url", text, allowed);
+    if text.len() > MAX_URL_BYTES {
+        return Err(refusal(&format!("at most {MAX_URL_BYTES} bytes")));
     }
     let url = Url::parse(text).map_err(|why| {
         refusal(&format!("http or https with a host, such as https://example.com/ ({why})"))
@@ -147,7 +146,7 @@ pub fn parse_url(text: &str) -> Result<Url, Invalid> {
     }
     if !url.username().is_empty() || url.password().is_some() {
         // The URL stands in every report; a secret does not belong there.
-        return Err(Invalid::new(
+        return Err(ValidationError::new(
             "url",
             "(with a user or password)",
             "no user or password; use an Authorization header",

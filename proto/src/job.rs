@@ -2,21 +2,24 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use crate::{CheckRequest, Epoch, Kind, Region, Shard, SiteId, Tickets, Timestamp, VERSION, ticket::Claims};
+use crate::{
+    CheckRequest, Epoch, Kind, MESSAGE_VERSION, RegionName, Shard, SiteId, Tickets, Timestamp,
+    ticket::TicketClaims,
+};
 
 /// A site's part of its jobs: the JSON of what to check, without the braces.
 ///
 /// A coordinator holds one of these for each of up to a million sites, so it is one exact allocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Template(Box<str>);
+pub struct JobTemplate(Box<str>);
 
 /// The tick's part of a job.
 #[derive(Clone, Debug)]
-pub struct Tick<'a> {
+pub struct JobTick<'a> {
     /// Whose.
     pub site: SiteId,
     /// Where.
-    pub region: &'a Region,
+    pub region: &'a RegionName,
     /// Scheduled or confirm.
     pub kind: Kind,
     /// When it is due.
@@ -30,18 +33,18 @@ pub struct Tick<'a> {
 }
 
 /// How long after its tick a job is worth doing, at most.
-pub const MAX_LIFE: Duration = Duration::from_secs(60);
+pub const MAX_JOB_TTL: Duration = Duration::from_secs(60);
 
 /// How long after its tick a job is worth doing: until the next tick, at most [`MAX_LIFE`].
-pub fn life(interval: Duration) -> Duration {
-    interval.min(MAX_LIFE)
+pub fn job_ttl(interval: Duration) -> Duration {
+    interval.min(MAX_JOB_TTL)
 }
 
-impl Template {
+impl JobTemplate {
     /// The part of `request` that says what to check; its tick's fields are left out.
     pub fn new(request: &CheckRequest) -> Self {
         let what = CheckRequest {
-            v: VERSION,
+            v: MESSAGE_VERSION,
             id: None,
             site_id: None,
             kind: None,
@@ -58,32 +61,32 @@ impl Template {
     }
 
     /// Appends the job of `tick`, whose [`id`](Tick::id) this is, to `out`, with its ticket.
-    pub fn render(&self, tick: &Tick<'_>, id: &str, tickets: &Tickets, out: &mut String) {
-        let Tick { site, kind, scheduled_at, expires_at, shard, epoch, .. } = tick;
+    pub fn render_job(&self, tick: &JobTick<'_>, id: &str, tickets: &Tickets, out: &mut String) {
+        let JobTick { site, kind, scheduled_at, expires_at, shard, epoch, .. } = tick;
         // Writing to a String cannot fail.
         let _ = write!(
             out,
-            r#"{{"v":{VERSION},"id":"{id}","site_id":{site},"kind":"{kind}","scheduled_at":"{scheduled_at}","expires_at":"{expires_at}","shard":{shard},"epoch":{epoch},"#
+            r#"{{"v":{MESSAGE_VERSION},"id":"{id}","site_id":{site},"kind":"{kind}","scheduled_at":"{scheduled_at}","expires_at":"{expires_at}","shard":{shard},"epoch":{epoch},"#
         );
-        tickets.render(&Claims::of(tick), out);
+        tickets.render_fields(&TicketClaims::from_tick(tick), out);
         out.push_str(&self.0);
         out.push('}');
     }
 }
 
-impl Tick<'_> {
+impl JobTick<'_> {
     /// The tick's identity, which is also its `Nats-Msg-Id`: who computes the tick again computes the same.
     pub fn id(&self) -> String {
         let Self { site, region, kind, scheduled_at, .. } = self;
         let ending = if *kind == Kind::Confirm { ".confirm" } else { "" };
-        format!("{site}.{region}.{}{ending}", scheduled_at.millis())
+        format!("{site}.{region}.{}{ending}", scheduled_at.as_millis())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ticket::Key;
+    use crate::ticket::TicketKey;
 
     #[test]
     fn a_rendered_job_reads_back_as_the_site_with_its_tick() {
@@ -92,8 +95,8 @@ mod tests {
             headers: [("A".to_owned(), "{}".to_owned())].into(),
             ..CheckRequest::new("https://example.com/{}")
         };
-        let region: Region = "eu".parse().unwrap();
-        let tick = Tick {
+        let region: RegionName = "eu".parse().unwrap();
+        let tick = JobTick {
             site: SiteId(42),
             region: &region,
             kind: Kind::Scheduled,
@@ -103,10 +106,10 @@ mod tests {
             epoch: Epoch(3),
         };
 
-        let key = Key { id: 1, secret: vec![7; 32], retired_at: None, is_usable: true };
+        let key = TicketKey { id: 1, secret: vec![7; 32], retired_at: None, is_usable: true };
         let tickets = Tickets::new(uuid::Uuid::from_u128(1).into(), true, &[key]);
         let mut json = String::new();
-        Template::new(&site).render(&tick, &tick.id(), &tickets, &mut json);
+        JobTemplate::new(&site).render_job(&tick, &tick.id(), &tickets, &mut json);
         let read = CheckRequest::decode(json.as_bytes()).unwrap();
 
         let expected = CheckRequest {
@@ -118,7 +121,7 @@ mod tests {
             shard: Some(tick.shard),
             epoch: Some(tick.epoch),
             installation: Some(tickets.installation()),
-            ticket: tickets.ticket(&Claims::of(&tick)).map(|ticket| ticket.to_string()),
+            ticket: tickets.issue_ticket(&TicketClaims::from_tick(&tick)).map(|ticket| ticket.to_string()),
             ..site
         };
         assert!(read.ticket.is_some());
@@ -127,12 +130,12 @@ mod tests {
 
     #[test]
     fn a_plain_site_is_its_url_and_nothing_else() {
-        assert_eq!(Template::new(&CheckRequest::new("http://x/")).0.as_ref(), r#""url":"http://x/""#);
+        assert_eq!(JobTemplate::new(&CheckRequest::new("http://x/")).0.as_ref(), r#""url":"http://x/""#);
     }
 
     #[test]
     fn a_job_lives_until_the_next_tick_and_a_minute_at_most() {
-        assert_eq!(life(Duration::from_secs(5)), Duration::from_secs(5));
-        assert_eq!(life(Duration::from_hours(24)), Duration::from_secs(60));
+        assert_eq!(job_ttl(Duration::from_secs(5)), Duration::from_secs(5));
+        assert_eq!(job_ttl(Duration::from_hours(24)), Duration::from_secs(60));
     }
 }

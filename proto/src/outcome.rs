@@ -4,9 +4,9 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::Invalid;
+use crate::ValidationError;
 
-macro_rules! words {
+macro_rules! string_enum {
     ($(#[$doc:meta])* $name:ident, $field:literal { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),* $(,)? }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -29,19 +29,19 @@ macro_rules! words {
         }
 
         impl FromStr for $name {
-            type Err = Invalid;
+            type Err = ValidationError;
 
-            fn from_str(word: &str) -> Result<Self, Invalid> {
+            fn from_str(word: &str) -> Result<Self, ValidationError> {
                 match word {
                     $($word => Ok(Self::$variant),)*
-                    _ => Err(Invalid::new($field, word, [$($word),*].join(", "))),
+                    _ => Err(ValidationError::new($field, word, [$($word),*].join(", "))),
                 }
             }
         }
     };
 }
 
-words! {
+string_enum! {
     /// What a check says of its site; `missed` says nothing of it.
     Outcome, "outcome" {
         /// The site answered in time and as it should.
@@ -53,7 +53,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// Why a check is there.
     Kind, "kind" {
         /// A tick of a schedule.
@@ -65,7 +65,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// Why an outcome is not `up`.
     Cause, "cause" {
         /// The name did not resolve.

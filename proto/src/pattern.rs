@@ -12,21 +12,21 @@ use regex_automata::{
     util::syntax,
 };
 
-pub use self::search::{Progress, Search};
-use crate::Invalid;
+pub use self::search::{PatternSearch, SearchStatus};
+use crate::ValidationError;
 
 /// The longest regex, in bytes.
-pub const MAX_LENGTH: usize = 4_096;
+pub const MAX_PATTERN_BYTES: usize = 4_096;
 /// The largest program that a regex may compile to, in bytes.
-pub const MAX_SIZE: usize = 1 << 20;
+pub const MAX_PROGRAM_BYTES: usize = 1 << 20;
 /// The most steps that a regex may take for one byte of a text made to be dear: with as many, a body of 64 KiB is within
 /// [`MAX_STEPS`].
-pub const MAX_STEPS_A_BYTE: u64 = MAX_STEPS >> 16;
+pub const MAX_STEPS_PER_BYTE: u64 = MAX_STEPS >> 16;
 /// The most steps that the regexes of one check may take in all. A step is one state of the program that is looked at for
 /// one byte, which takes some nanoseconds.
 pub const MAX_STEPS: u64 = 1 << 26;
 /// The most that one search may remember of where it has been, in bytes. A search that needs more is slower.
-const MAX_CACHE: usize = 256 << 10;
+const MAX_CACHE_BYTES: usize = 256 << 10;
 
 /// A regex, ready to search. Clones share the program.
 #[derive(Clone, Debug)]
@@ -48,28 +48,31 @@ impl Pattern {
     ///
     /// # Errors
     /// When it is no regex, or one that takes too much memory or time; `field` is named.
-    pub fn compile(field: &str, pattern: &str) -> Result<Self, Invalid> {
-        let refusal = |allowed: String| Invalid::new(field, pattern, allowed);
-        if pattern.len() > MAX_LENGTH {
-            return Err(refusal(format!("at most {MAX_LENGTH} bytes")));
+    pub fn compile(field: &str, pattern: &str) -> Result<Self, ValidationError> {
+        let refusal = |allowed: String| ValidationError::new(field, pattern, allowed);
+        if pattern.len() > MAX_PATTERN_BYTES {
+            return Err(refusal(format!("at most {MAX_PATTERN_BYTES} bytes")));
         }
         let regex = RegexBuilder::new(pattern)
-            .size_limit(MAX_SIZE)
-            .dfa_size_limit(MAX_CACHE)
+            .size_limit(MAX_PROGRAM_BYTES)
+            .dfa_size_limit(MAX_CACHE_BYTES)
             .build()
-            .map_err(|why| refusal(allowed(&why)))?;
+            .map_err(|why| refusal(expected_regex(&why)))?;
         // Of the same syntax and limit as above, but without captures; so it cannot fail where that did not.
         let nfa = NFA::compiler()
             .syntax(syntax::Config::new().utf8(false))
             .configure(
-                NFA::config().utf8(false).which_captures(WhichCaptures::None).nfa_size_limit(Some(MAX_SIZE)),
+                NFA::config()
+                    .utf8(false)
+                    .which_captures(WhichCaptures::None)
+                    .nfa_size_limit(Some(MAX_PROGRAM_BYTES)),
             )
             .build(pattern)
             .map_err(|why| refusal(format!("a regular expression as in Rust's regex crate ({why})")))?;
-        let steps = cost::steps_a_byte(&nfa);
-        if steps > MAX_STEPS_A_BYTE {
+        let steps = cost::steps_per_byte(&nfa);
+        if steps > MAX_STEPS_PER_BYTE {
             return Err(refusal(format!(
-                "a regex that takes at most {MAX_STEPS_A_BYTE} steps for a byte; this one takes {steps}: nested or \
+                "a regex that takes at most {MAX_STEPS_PER_BYTE} steps for a byte; this one takes {steps}: nested or \
                  overlapping repetitions with large bounds, as in (a{{0,50}}b?){{50}}, are tried all at once"
             )));
         }
@@ -87,14 +90,14 @@ impl Pattern {
     }
 
     /// A bound in bytes on the programs that it compiled to.
-    pub fn memory(&self) -> usize {
+    pub fn memory_usage(&self) -> usize {
         /// One for each direction, and one for searches in pieces.
         const PROGRAMS: usize = 3;
         self.program.nfa.memory_usage() * PROGRAMS
     }
 }
 
-fn allowed(why: &regex::Error) -> String {
+fn expected_regex(why: &regex::Error) -> String {
     match why {
         regex::Error::CompiledTooBig(limit) => format!("a regex that compiles to at most {limit} bytes"),
         why => {
@@ -114,8 +117,8 @@ mod tests {
     fn a_regex_that_is_wrong_or_too_large_is_refused_with_the_reason() {
         let refused = |pattern: &str| Pattern::compile("regex", pattern).unwrap_err();
         assert!(refused("a(b").to_string().contains("unclosed group"));
-        assert!(refused(r"(\w{500}){500}").allowed.contains("bytes"));
-        assert!(refused(&"x".repeat(MAX_LENGTH + 1)).allowed.contains("4096 bytes"));
+        assert!(refused(r"(\w{500}){500}").expected.contains("bytes"));
+        assert!(refused(&"x".repeat(MAX_PATTERN_BYTES + 1)).expected.contains("4096 bytes"));
         assert!(Pattern::compile("regex", "ok").unwrap().regex().is_match(b"\xffok"));
     }
 
@@ -130,7 +133,11 @@ mod tests {
         ] {
             let why = Pattern::compile("not_regex", pattern).unwrap_err();
             assert_eq!(why.field, "not_regex");
-            assert!(why.allowed.contains("steps for a byte; this one takes "), "{pattern}: {}", why.allowed);
+            assert!(
+                why.expected.contains("steps for a byte; this one takes "),
+                "{pattern}: {}",
+                why.expected
+            );
         }
     }
 
@@ -158,8 +165,11 @@ mod tests {
 
     #[test]
     fn the_memory_of_a_regex_grows_with_its_program() {
-        let memory =
-            ["ok", r"\w{10}", r"\w{15}"].map(|pattern| Pattern::compile("regex", pattern).unwrap().memory());
-        assert!(memory.is_sorted() && memory[0] < memory[2] && memory[2] <= 3 * MAX_SIZE, "{memory:?}");
+        let memory = ["ok", r"\w{10}", r"\w{15}"]
+            .map(|pattern| Pattern::compile("regex", pattern).unwrap().memory_usage());
+        assert!(
+            memory.is_sorted() && memory[0] < memory[2] && memory[2] <= 3 * MAX_PROGRAM_BYTES,
+            "{memory:?}"
+        );
     }
 }

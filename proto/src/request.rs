@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Check, Epoch, InstallationId, Invalid, IpVersion, Kind, Pattern, Shard, SiteId, Timestamp, VERSION,
+    Check, Epoch, InstallationId, IpVersion, Kind, MESSAGE_VERSION, Pattern, Shard, SiteId, Timestamp,
+    ValidationError,
     check::{self, Method},
-    status::StatusRule,
+    status_ranges::StatusRanges,
 };
 
-mod explain;
+mod decode_error;
 
 /// A check request as it is on the wire. Only `url` is needed; what is absent has its default.
 ///
@@ -18,7 +19,7 @@ mod explain;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CheckRequest {
     /// Version of the message.
-    #[serde(default = "version", skip_serializing_if = "is_version")]
+    #[serde(default = "default_version", skip_serializing_if = "is_default_version")]
     pub v: u32,
     /// For correlation; any text of at most 128 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -26,7 +27,7 @@ pub struct CheckRequest {
     /// Where.
     pub url: String,
     /// How to ask.
-    #[serde(default = "method", skip_serializing_if = "is_method")]
+    #[serde(default = "default_method", skip_serializing_if = "is_default_method")]
     pub method: String,
     /// Sent with the request.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -35,10 +36,10 @@ pub struct CheckRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
     /// For all phases and hops together, in milliseconds.
-    #[serde(default = "timeout_ms", skip_serializing_if = "is_timeout_ms")]
+    #[serde(default = "default_timeout_ms", skip_serializing_if = "is_default_timeout_ms")]
     pub timeout_ms: i64,
     /// The statuses that are well.
-    #[serde(default = "status", skip_serializing_if = "is_status")]
+    #[serde(default = "default_status", skip_serializing_if = "is_default_status")]
     pub status: String,
     /// Must match the body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -47,13 +48,13 @@ pub struct CheckRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_regex: Option<String>,
     /// How many redirects to follow.
-    #[serde(default = "max_redirects", skip_serializing_if = "is_max_redirects")]
+    #[serde(default = "default_max_redirects", skip_serializing_if = "is_default_max_redirects")]
     pub max_redirects: i64,
     /// Which addresses to connect to.
-    #[serde(default, skip_serializing_if = "is_any")]
+    #[serde(default, skip_serializing_if = "is_any_ip_version")]
     pub ip_version: IpVersion,
     /// Whether the certificate is judged.
-    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    #[serde(default = "default_true", skip_serializing_if = "is_true")]
     pub tls_verify: bool,
 
     /// The site, in scheduled and confirming checks; without it the request is ad hoc.
@@ -82,49 +83,49 @@ pub struct CheckRequest {
     pub ticket: Option<String>,
 }
 
-fn version() -> u32 {
-    VERSION
+fn default_version() -> u32 {
+    MESSAGE_VERSION
 }
-fn is_version(v: &u32) -> bool {
-    *v == VERSION
+fn is_default_version(v: &u32) -> bool {
+    *v == MESSAGE_VERSION
 }
-fn method() -> String {
+fn default_method() -> String {
     "GET".to_owned()
 }
-fn is_method(name: &str) -> bool {
+fn is_default_method(name: &str) -> bool {
     name == "GET"
 }
-fn timeout_ms() -> i64 {
+fn default_timeout_ms() -> i64 {
     CheckRequest::DEFAULT_TIMEOUT_MS
 }
-fn is_timeout_ms(ms: &i64) -> bool {
+fn is_default_timeout_ms(ms: &i64) -> bool {
     *ms == CheckRequest::DEFAULT_TIMEOUT_MS
 }
-fn status() -> String {
+fn default_status() -> String {
     CheckRequest::DEFAULT_STATUS.to_owned()
 }
-fn is_status(rule: &str) -> bool {
+fn is_default_status(rule: &str) -> bool {
     rule == CheckRequest::DEFAULT_STATUS
 }
-fn max_redirects() -> i64 {
+fn default_max_redirects() -> i64 {
     CheckRequest::DEFAULT_MAX_REDIRECTS
 }
-fn is_max_redirects(n: &i64) -> bool {
+fn is_default_max_redirects(n: &i64) -> bool {
     *n == CheckRequest::DEFAULT_MAX_REDIRECTS
 }
-fn is_any(version: &IpVersion) -> bool {
+fn is_any_ip_version(version: &IpVersion) -> bool {
     *version == IpVersion::Any
 }
-fn yes() -> bool {
+fn default_true() -> bool {
     true
 }
-fn is_yes(flag: &bool) -> bool {
+fn is_true(flag: &bool) -> bool {
     *flag
 }
 
 /// The tick that a scheduled or confirming request belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TickOf {
+pub struct ScheduledTick {
     /// Whose.
     pub site: SiteId,
     /// Scheduled or confirm.
@@ -155,11 +156,11 @@ impl CheckRequest {
     /// All headers of a request together, in bytes.
     pub const MAX_HEADER_BYTES: usize = 16 << 10;
     /// The longest body of a request, in bytes.
-    pub const MAX_BODY: usize = 64 << 10;
+    pub const MAX_BODY_BYTES: usize = 64 << 10;
     /// The longest id, in bytes.
-    pub const MAX_ID: usize = 128;
+    pub const MAX_ID_BYTES: usize = 128;
 
-    const FIELDS: [(&str, &str); 21] = [
+    const KNOWN_FIELDS: [(&str, &str); 21] = [
         ("url", "an http or https URL"),
         ("method", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
         ("headers", "an object of texts, such as {\"Accept\": \"text/html\"}"),
@@ -186,14 +187,14 @@ impl CheckRequest {
     /// A request for `url` with every other field at its default.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
-            v: VERSION,
+            v: MESSAGE_VERSION,
             id: None,
             url: url.into(),
-            method: method(),
+            method: default_method(),
             headers: BTreeMap::new(),
             body: None,
             timeout_ms: Self::DEFAULT_TIMEOUT_MS,
-            status: status(),
+            status: default_status(),
             regex: None,
             not_regex: None,
             max_redirects: Self::DEFAULT_MAX_REDIRECTS,
@@ -215,11 +216,11 @@ impl CheckRequest {
     ///
     /// # Errors
     /// When the bytes are no JSON object of this shape; the field is named where there is one.
-    pub fn decode(bytes: &[u8]) -> Result<Self, Invalid> {
+    pub fn decode(bytes: &[u8]) -> Result<Self, ValidationError> {
         match serde_json::from_slice::<Self>(bytes) {
             Ok(request) if request.site_id.is_some() => Ok(request),
-            Ok(request) => explain::refuse_unknown(bytes).map(|()| request),
-            Err(_) => Err(explain::explain(bytes)),
+            Ok(request) => decode_error::reject_unknown_fields(bytes).map(|()| request),
+            Err(_) => Err(decode_error::explain_error(bytes)),
         }
     }
 
@@ -227,7 +228,7 @@ impl CheckRequest {
     ///
     /// # Errors
     /// Names the first field that cannot be used.
-    pub fn validate(&self) -> Result<Check, Invalid> {
+    pub fn validate(&self) -> Result<Check, ValidationError> {
         self.validate_with(Pattern::compile)
     }
 
@@ -237,9 +238,9 @@ impl CheckRequest {
     /// Names the first field that cannot be used.
     pub fn validate_with(
         &self,
-        compile: impl FnMut(&str, &str) -> Result<Pattern, Invalid>,
-    ) -> Result<Check, Invalid> {
-        let (check, regex, not_regex) = self.judge(compile)?;
+        compile: impl FnMut(&str, &str) -> Result<Pattern, ValidationError>,
+    ) -> Result<Check, ValidationError> {
+        let (check, regex, not_regex) = self.validate_fields(compile)?;
         Ok(Check { regex, not_regex, ..check })
     }
 
@@ -248,41 +249,42 @@ impl CheckRequest {
     ///
     /// # Errors
     /// Names the first field that cannot be used.
-    pub fn refuse_invalid(
+    pub fn check_validity(
         &self,
-        judge_regex: impl FnMut(&str, &str) -> Result<(), Invalid>,
-    ) -> Result<(), Invalid> {
-        self.judge(judge_regex).map(drop)
+        judge_regex: impl FnMut(&str, &str) -> Result<(), ValidationError>,
+    ) -> Result<(), ValidationError> {
+        self.validate_fields(judge_regex).map(drop)
     }
 
     /// The check without its regexes, and what `compile` made of them.
-    fn judge<R>(
+    fn validate_fields<R>(
         &self,
-        mut compile: impl FnMut(&str, &str) -> Result<R, Invalid>,
-    ) -> Result<(Check, Option<R>, Option<R>), Invalid> {
-        let timeout_ms = within("timeout_ms", self.timeout_ms, Self::MIN_TIMEOUT_MS, Self::MAX_TIMEOUT_MS)?;
-        let max_redirects = within("max_redirects", self.max_redirects, 0, Self::MAX_REDIRECTS)?;
+        mut compile: impl FnMut(&str, &str) -> Result<R, ValidationError>,
+    ) -> Result<(Check, Option<R>, Option<R>), ValidationError> {
+        let timeout_ms =
+            check_range("timeout_ms", self.timeout_ms, Self::MIN_TIMEOUT_MS, Self::MAX_TIMEOUT_MS)?;
+        let max_redirects = check_range("max_redirects", self.max_redirects, 0, Self::MAX_REDIRECTS)?;
         if let Some(id) = self.id.as_deref()
-            && (id.is_empty() || id.len() > Self::MAX_ID || id.chars().any(char::is_control))
+            && (id.is_empty() || id.len() > Self::MAX_ID_BYTES || id.chars().any(char::is_control))
         {
-            return Err(Invalid::new("id", id, "1 to 128 bytes without control characters"));
+            return Err(ValidationError::new("id", id, "1 to 128 bytes without control characters"));
         }
         if let Some(body) = self.body.as_deref()
-            && body.len() > Self::MAX_BODY
+            && body.len() > Self::MAX_BODY_BYTES
         {
-            return Err(Invalid::new(
+            return Err(ValidationError::new(
                 "body",
                 format_args!("{} bytes", body.len()),
-                format!("at most {} bytes", Self::MAX_BODY),
+                format!("at most {} bytes", Self::MAX_BODY_BYTES),
             ));
         }
         let check = Check {
             url: check::parse_url(&self.url)?,
             method: Method::parse(&self.method)?,
-            headers: headers(&self.headers)?,
+            headers: validate_headers(&self.headers)?,
             body: self.body.clone(),
             timeout: std::time::Duration::from_millis(timeout_ms.unsigned_abs()),
-            status: self.status.parse::<StatusRule>()?,
+            status: self.status.parse::<StatusRanges>()?,
             regex: None,
             not_regex: None,
             max_redirects: u8::try_from(max_redirects).unwrap_or(u8::MAX),
@@ -298,16 +300,16 @@ impl CheckRequest {
     ///
     /// # Errors
     /// When a scheduled request lacks part of its tick.
-    pub fn tick(&self) -> Result<Option<TickOf>, Invalid> {
-        fn needed<T: Copy>(field: &str, value: Option<T>) -> Result<T, Invalid> {
-            value.ok_or_else(|| Invalid::new(field, "(absent)", "present where there is a site_id"))
+    pub fn scheduled_tick(&self) -> Result<Option<ScheduledTick>, ValidationError> {
+        fn needed<T: Copy>(field: &str, value: Option<T>) -> Result<T, ValidationError> {
+            value.ok_or_else(|| ValidationError::new(field, "(absent)", "present where there is a site_id"))
         }
         let Some(site) = self.site_id else { return Ok(None) };
         let kind = needed("kind", self.kind)?;
         if kind == Kind::Adhoc {
-            return Err(Invalid::new("kind", kind, "scheduled or confirm where there is a site_id"));
+            return Err(ValidationError::new("kind", kind, "scheduled or confirm where there is a site_id"));
         }
-        Ok(Some(TickOf {
+        Ok(Some(ScheduledTick {
             site,
             kind,
             scheduled_at: needed("scheduled_at", self.scheduled_at)?,
@@ -318,15 +320,15 @@ impl CheckRequest {
 }
 
 /// Refuses a number outside `min` to `max`.
-pub(crate) fn within(field: &str, value: i64, min: i64, max: i64) -> Result<i64, Invalid> {
+pub(crate) fn check_range(field: &str, value: i64, min: i64, max: i64) -> Result<i64, ValidationError> {
     match (min..=max).contains(&value) {
         true => Ok(value),
-        false => Err(Invalid::new(field, value, format!("{min} to {max}"))),
+        false => Err(ValidationError::new(field, value, format!("{min} to {max}"))),
     }
 }
 
 /// Headers that belong to the connection and not to the request, or that say whom we ask.
-const NOT_YOURS: [&str; 10] = [
+const RESERVED_HEADERS: [&str; 10] = [
     "connection",
     "content-length",
     "host",
@@ -339,25 +341,29 @@ const NOT_YOURS: [&str; 10] = [
     "upgrade",
 ];
 
-fn headers(given: &BTreeMap<String, String>) -> Result<Vec<(String, String)>, Invalid> {
+fn validate_headers(given: &BTreeMap<String, String>) -> Result<Vec<(String, String)>, ValidationError> {
     if given.len() > CheckRequest::MAX_HEADERS {
-        return Err(Invalid::new("headers", format_args!("{} of them", given.len()), "at most 50"));
+        return Err(ValidationError::new("headers", format_args!("{} of them", given.len()), "at most 50"));
     }
     let bytes: usize = given.iter().map(|(name, value)| name.len() + value.len()).sum();
     if bytes > CheckRequest::MAX_HEADER_BYTES {
-        return Err(Invalid::new("headers", format_args!("{bytes} bytes"), "at most 16384 bytes together"));
+        return Err(ValidationError::new(
+            "headers",
+            format_args!("{bytes} bytes"),
+            "at most 16384 bytes together",
+        ));
     }
     let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     for (name, value) in given {
         if name.is_empty() || !name.bytes().all(is_token) {
-            return Err(Invalid::new("headers", name, "a header name as in RFC 9110"));
+            return Err(ValidationError::new("headers", name, "a header name as in RFC 9110"));
         }
-        if NOT_YOURS.iter().any(|reserved| reserved.eq_ignore_ascii_case(name)) {
-            return Err(Invalid::new("headers", name, "no header of the connection or of the host"));
+        if RESERVED_HEADERS.iter().any(|reserved| reserved.eq_ignore_ascii_case(name)) {
+            return Err(ValidationError::new("headers", name, "no header of the connection or of the host"));
         }
         // Values may be secrets: they are not repeated.
         if value.chars().any(|letter| letter.is_control() && letter != '\t') {
-            return Err(Invalid::new(
+            return Err(ValidationError::new(
                 format!("headers.{name}"),
                 "(hidden)",
                 "a value without control characters",

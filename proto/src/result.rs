@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Cause, InstallationId, Kind, Outcome, Region, Shard, SiteId, Tickets, Timestamp,
-    ticket::{Claims, Refusal},
+    Cause, InstallationId, Kind, Outcome, RegionName, Shard, SiteId, Tickets, Timestamp,
+    ticket::{TicketClaims, TicketError},
 };
 
 /// A check's result as it is on the wire; what did not happen is absent.
@@ -22,7 +22,7 @@ pub struct CheckResult {
     /// Why the check was there.
     pub kind: Kind,
     /// Where it was done.
-    pub region: Region,
+    pub region: RegionName,
     /// The site's shard; absent for an ad-hoc check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard: Option<Shard>,
@@ -108,7 +108,7 @@ impl Timing {
     }
 
     /// `duration` in whole microseconds, at most what the field holds (71 minutes).
-    pub fn micros(duration: Duration) -> u32 {
+    pub fn saturating_micros(duration: Duration) -> u32 {
         u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
     }
 }
@@ -118,23 +118,24 @@ impl CheckResult {
     ///
     /// # Errors
     /// When its ticket was not made for this check.
-    pub fn verify(&self, tickets: &Tickets) -> Result<(), Refusal> {
+    pub fn verify_ticket(&self, tickets: &Tickets) -> Result<(), TicketError> {
         let (Some(site), Some(shard), Some(expires_at)) = (self.site_id, self.shard, self.expires_at) else {
             // Incomplete claims have no ticket, and a prober of an older version copies neither.
             return match self.ticket {
-                Some(_) => Err(Refusal::False),
-                None if tickets.are_required() => Err(Refusal::Absent),
+                Some(_) => Err(TicketError::MacMismatch),
+                None if tickets.is_required() => Err(TicketError::Missing),
                 None => Ok(()),
             };
         };
         let Self { region, kind, scheduled_at, .. } = self;
-        let claims = Claims { site, shard, region, kind: *kind, scheduled_at: *scheduled_at, expires_at };
-        tickets.verify(self.ticket.as_deref(), &claims)
+        let claims =
+            TicketClaims { site, shard, region, kind: *kind, scheduled_at: *scheduled_at, expires_at };
+        tickets.verify_ticket(self.ticket.as_deref(), &claims)
     }
 
     /// How long after it was due the check began.
     pub fn lateness(&self) -> Option<Duration> {
-        Some(self.started_at?.since(self.scheduled_at))
+        Some(self.started_at?.saturating_duration_since(self.scheduled_at))
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CheckRequest, Invalid, Pattern, Region, request::within};
+use crate::{CheckRequest, Pattern, RegionName, ValidationError, request::check_range};
 
 /// A site as people define it: what to check, how often, from where, and when it counts as down.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,11 +48,11 @@ impl SiteSpec {
     /// Once a minute.
     pub const DEFAULT_INTERVAL_SECONDS: i64 = 60;
     /// Of [`failures_to_open`](Self::failures_to_open) and [`successes_to_close`](Self::successes_to_close).
-    pub const DEFAULT_CONSECUTIVE: i64 = 2;
+    pub const DEFAULT_CONSECUTIVE_CHECKS: i64 = 2;
     /// The longest name, in bytes.
-    pub const MAX_NAME: usize = 200;
+    pub const MAX_NAME_BYTES: usize = 200;
     const MAX_TAGS: usize = 50;
-    const MAX_TAG: usize = 64;
+    const MAX_TAG_BYTES: usize = 64;
 
     /// `url` once a minute from every region, and all else at its default.
     pub fn new(url: impl Into<String>) -> Self {
@@ -63,8 +63,8 @@ impl SiteSpec {
             regions: Vec::new(),
             enabled: true,
             quorum: None,
-            failures_to_open: Self::DEFAULT_CONSECUTIVE,
-            successes_to_close: Self::DEFAULT_CONSECUTIVE,
+            failures_to_open: Self::DEFAULT_CONSECUTIVE_CHECKS,
+            successes_to_close: Self::DEFAULT_CONSECUTIVE_CHECKS,
             tags: Vec::new(),
         }
     }
@@ -73,7 +73,7 @@ impl SiteSpec {
     ///
     /// # Errors
     /// Names the first field that cannot be used.
-    pub fn validate(&self, intervals: IntervalRange) -> Result<(), Invalid> {
+    pub fn validate(&self, intervals: IntervalRange) -> Result<(), ValidationError> {
         self.validate_with(intervals, |field, pattern| Pattern::compile(field, pattern).map(drop))
     }
 
@@ -84,37 +84,40 @@ impl SiteSpec {
     pub fn validate_with(
         &self,
         intervals: IntervalRange,
-        judge_regex: impl FnMut(&str, &str) -> Result<(), Invalid>,
-    ) -> Result<(), Invalid> {
+        judge_regex: impl FnMut(&str, &str) -> Result<(), ValidationError>,
+    ) -> Result<(), ValidationError> {
         let (min, max) = (intervals.min.as_secs(), intervals.max.as_secs());
         let seconds = u64::try_from(self.interval_seconds).unwrap_or(0);
         if !(min..=max).contains(&seconds) {
             let allowed = format!("{min} to {max} (set by PICKET_MIN_INTERVAL and PICKET_MAX_INTERVAL)");
-            return Err(Invalid::new("interval_seconds", self.interval_seconds, allowed));
+            return Err(ValidationError::new("interval_seconds", self.interval_seconds, allowed));
         }
-        self.check.refuse_invalid(judge_regex)?;
-        within("failures_to_open", self.failures_to_open, 1, 100)?;
-        within("successes_to_close", self.successes_to_close, 1, 100)?;
+        self.check.check_validity(judge_regex)?;
+        check_range("failures_to_open", self.failures_to_open, 1, 100)?;
+        check_range("successes_to_close", self.successes_to_close, 1, 100)?;
         if let Some(quorum) = self.quorum {
-            within("quorum", quorum, 1, 1_000)?;
+            check_range("quorum", quorum, 1, 1_000)?;
         }
         for region in &self.regions {
-            region.parse::<Region>().map_err(|why| Invalid { field: "regions".into(), ..why })?;
+            region.parse::<RegionName>().map_err(|why| ValidationError { field: "regions".into(), ..why })?;
         }
         if let Some(name) = self.name.as_deref()
-            && (name.trim().is_empty() || name.len() > Self::MAX_NAME || name.chars().any(char::is_control))
+            && (name.trim().is_empty()
+                || name.len() > Self::MAX_NAME_BYTES
+                || name.chars().any(char::is_control))
         {
-            return Err(Invalid::new("name", name, "1 to 200 bytes without control characters"));
+            return Err(ValidationError::new("name", name, "1 to 200 bytes without control characters"));
         }
         let tags: BTreeSet<&str> = self.tags.iter().map(String::as_str).collect();
         if tags.len() != self.tags.len() || tags.len() > Self::MAX_TAGS {
-            return Err(Invalid::new("tags", self.tags.join(","), "at most 50 different ones"));
+            return Err(ValidationError::new("tags", self.tags.join(","), "at most 50 different ones"));
         }
-        match tags
-            .iter()
-            .find(|tag| tag.is_empty() || tag.len() > Self::MAX_TAG || tag.chars().any(char::is_control))
-        {
-            Some(tag) => Err(Invalid::new("tags", tag, "1 to 64 bytes each, without control characters")),
+        match tags.iter().find(|tag| {
+            tag.is_empty() || tag.len() > Self::MAX_TAG_BYTES || tag.chars().any(char::is_control)
+        }) {
+            Some(tag) => {
+                Err(ValidationError::new("tags", tag, "1 to 64 bytes each, without control characters"))
+            }
             None => Ok(()),
         }
     }

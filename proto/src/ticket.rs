@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::Sha256;
 use uuid::Uuid;
 
-use crate::{Invalid, Kind, Region, Shard, SiteId, Timestamp, job};
+use crate::{Kind, RegionName, Shard, SiteId, Timestamp, ValidationError, job};
 
 /// The identity of an installation, which is one database: made once by a migration, and never changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,12 +30,12 @@ impl fmt::Display for InstallationId {
 }
 
 impl FromStr for InstallationId {
-    type Err = Invalid;
+    type Err = ValidationError;
 
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        Uuid::try_parse(text)
-            .map(Self)
-            .map_err(|_| Invalid::new("installation", text, "a UUID, as in picket.settings.installation_id"))
+    fn from_str(text: &str) -> Result<Self, ValidationError> {
+        Uuid::try_parse(text).map(Self).map_err(|_| {
+            ValidationError::new("installation", text, "a UUID, as in picket.settings.installation_id")
+        })
     }
 }
 
@@ -64,12 +64,12 @@ impl<'de> Deserialize<'de> for InstallationId {
 }
 
 /// The number of a key in `picket.ticket_keys`.
-pub type KeyId = i16;
+pub type TicketKeyId = i16;
 
 /// A ticket as it is on the wire: the key's number and the MAC, 36 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
-    key: KeyId,
+    key: TicketKeyId,
     mac: [u8; Self::MAC_BYTES],
 }
 
@@ -77,56 +77,57 @@ impl Ticket {
     /// HMAC-SHA256 truncated to 128 bits.
     const MAC_BYTES: usize = 16;
     const KEY_DIGITS: usize = 4;
-    const DIGITS: usize = Self::KEY_DIGITS + 2 * Self::MAC_BYTES;
-    const HEX: [u8; 16] = *b"0123456789abcdef";
+    const TICKET_DIGITS: usize = Self::KEY_DIGITS + 2 * Self::MAC_BYTES;
+    const HEX_ALPHABET: [u8; 16] = *b"0123456789abcdef";
 
     /// Appends the digits to `out`.
-    fn push_to(&self, out: &mut String) {
+    fn push_hex(&self, out: &mut String) {
         for byte in self.key.to_be_bytes().into_iter().chain(self.mac) {
-            out.push(char::from(Self::HEX[usize::from(byte >> 4)]));
-            out.push(char::from(Self::HEX[usize::from(byte & 15)]));
+            out.push(char::from(Self::HEX_ALPHABET[usize::from(byte >> 4)]));
+            out.push(char::from(Self::HEX_ALPHABET[usize::from(byte & 15)]));
         }
     }
 }
 
 impl fmt::Display for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = String::with_capacity(Self::DIGITS);
-        self.push_to(&mut text);
+        let mut text = String::with_capacity(Self::TICKET_DIGITS);
+        self.push_hex(&mut text);
         f.write_str(&text)
     }
 }
 
 impl FromStr for Ticket {
-    type Err = Refusal;
+    type Err = TicketError;
 
-    fn from_str(text: &str) -> Result<Self, Refusal> {
+    fn from_str(text: &str) -> Result<Self, TicketError> {
         let digit = |digit: u8| match digit {
             b'0'..=b'9' => Some(digit - b'0'),
             b'a'..=b'f' => Some(digit - b'a' + 10),
             _ => None,
         };
-        let digits: &[u8; Self::DIGITS] = text.as_bytes().try_into().map_err(|_| Refusal::Malformed)?;
-        let mut bytes = [0; Self::DIGITS / 2];
+        let digits: &[u8; Self::TICKET_DIGITS] =
+            text.as_bytes().try_into().map_err(|_| TicketError::Malformed)?;
+        let mut bytes = [0; Self::TICKET_DIGITS / 2];
         for (byte, pair) in bytes.iter_mut().zip(digits.as_chunks::<2>().0) {
             let [high, low] = pair.map(digit);
-            *byte = high.zip(low).map(|(high, low)| high << 4 | low).ok_or(Refusal::Malformed)?;
+            *byte = high.zip(low).map(|(high, low)| high << 4 | low).ok_or(TicketError::Malformed)?;
         }
         let mut mac = [0; Self::MAC_BYTES];
         mac.copy_from_slice(&bytes[2..]);
-        Ok(Self { key: KeyId::from_be_bytes([bytes[0], bytes[1]]), mac })
+        Ok(Self { key: TicketKeyId::from_be_bytes([bytes[0], bytes[1]]), mac })
     }
 }
 
 /// What a ticket binds a result to.
 #[derive(Clone, Copy, Debug)]
-pub struct Claims<'a> {
+pub struct TicketClaims<'a> {
     /// Which site.
     pub site: SiteId,
     /// The site's shard.
     pub shard: Shard,
     /// Where the check is to be done.
-    pub region: &'a Region,
+    pub region: &'a RegionName,
     /// Scheduled or confirm.
     pub kind: Kind,
     /// When the check is due.
@@ -135,21 +136,21 @@ pub struct Claims<'a> {
     pub expires_at: Timestamp,
 }
 
-impl<'a> Claims<'a> {
+impl<'a> TicketClaims<'a> {
     /// The claims of the job of `tick`.
-    pub fn of(tick: &job::Tick<'a>) -> Self {
-        let job::Tick { site, region, kind, scheduled_at, expires_at, shard, epoch: _ } = *tick;
+    pub fn from_tick(tick: &job::JobTick<'a>) -> Self {
+        let job::JobTick { site, region, kind, scheduled_at, expires_at, shard, epoch: _ } = *tick;
         Self { site, shard, region, kind, scheduled_at, expires_at }
     }
 
     /// Every field has a fixed width but the region, which comes last: no two claims have the same encoding. At most 59
     /// bytes, and 55 (one block of SHA-256) where the region's name has at most 28.
-    fn absorb(&self, mac: &mut Hmac<Sha256>) {
+    fn update_mac(&self, mac: &mut Hmac<Sha256>) {
         const FIXED: usize = 8 + 8 + 8 + 2 + 1;
-        let mut fields = [0; FIXED + Region::MAX_LEN];
+        let mut fields = [0; FIXED + RegionName::MAX_BYTES];
         fields[..8].copy_from_slice(&self.site.0.to_be_bytes());
-        fields[8..16].copy_from_slice(&self.scheduled_at.micros().to_be_bytes());
-        fields[16..24].copy_from_slice(&self.expires_at.micros().to_be_bytes());
+        fields[8..16].copy_from_slice(&self.scheduled_at.as_micros().to_be_bytes());
+        fields[16..24].copy_from_slice(&self.expires_at.as_micros().to_be_bytes());
         fields[24..26].copy_from_slice(&self.shard.0.to_be_bytes());
         fields[26] = match self.kind {
             Kind::Scheduled => 1,
@@ -164,33 +165,33 @@ impl<'a> Claims<'a> {
 
 /// A key with the state of the MAC after what all its tickets have in common.
 #[derive(Clone)]
-struct Keyed {
-    state: Hmac<Sha256>,
+struct SigningKey {
+    mac_prefix: Hmac<Sha256>,
     retired_at: Option<Timestamp>,
 }
 
-impl Keyed {
-    fn ticket(&self, key: KeyId, claims: &Claims<'_>) -> Ticket {
-        let mut state = self.state.clone();
-        claims.absorb(&mut state);
+impl SigningKey {
+    fn sign_claims(&self, key: TicketKeyId, claims: &TicketClaims<'_>) -> Ticket {
+        let mut state = self.mac_prefix.clone();
+        claims.update_mac(&mut state);
         let whole = state.finalize().into_bytes();
         let mut mac = [0; Ticket::MAC_BYTES];
         mac.copy_from_slice(&whole[..Ticket::MAC_BYTES]);
         Ticket { key, mac }
     }
 
-    fn verify(&self, ticket: &Ticket, claims: &Claims<'_>) -> bool {
-        let mut state = self.state.clone();
-        claims.absorb(&mut state);
+    fn verify_mac(&self, ticket: &Ticket, claims: &TicketClaims<'_>) -> bool {
+        let mut state = self.mac_prefix.clone();
+        claims.update_mac(&mut state);
         state.verify_truncated_left(&ticket.mac).is_ok()
     }
 }
 
 /// A key as the database has it.
 #[derive(Clone)]
-pub struct Key {
+pub struct TicketKey {
     /// Its number.
-    pub id: KeyId,
+    pub id: TicketKeyId,
     /// 32 random bytes.
     pub secret: Vec<u8>,
     /// Checks that are due later have no valid ticket of this key.
@@ -199,7 +200,7 @@ pub struct Key {
     pub is_usable: bool,
 }
 
-impl fmt::Debug for Key {
+impl fmt::Debug for TicketKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Key").field("id", &self.id).finish_non_exhaustive()
     }
@@ -207,22 +208,22 @@ impl fmt::Debug for Key {
 
 /// Why a result is not accepted as the result of a check that its region was given.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum TicketError {
     /// It carries none.
     #[error("ticket: there is none")]
-    Absent,
+    Missing,
     /// The field is no ticket.
-    #[error("ticket: allowed are {} hexadecimal digits", Ticket::DIGITS)]
+    #[error("ticket: allowed are {} hexadecimal digits", Ticket::TICKET_DIGITS)]
     Malformed,
     /// The key is none of ours, or was removed.
     #[error("ticket: made with key {0}, which is not in picket.ticket_keys")]
-    UnknownKey(KeyId),
+    UnknownKey(TicketKeyId),
     /// The check was due after the key had been retired.
     #[error("ticket: made with key {0} for a check due after the key was retired")]
-    Retired(KeyId),
+    KeyRetired(TicketKeyId),
     /// The MAC does not belong to this installation, site, shard, region, kind, `scheduled_at` and `expires_at`.
     #[error("ticket: not made for a check of this site, shard, region, kind, scheduled_at and expires_at")]
-    False,
+    MacMismatch,
 }
 
 /// Makes and verifies the tickets of one installation.
@@ -230,13 +231,13 @@ pub enum Refusal {
 pub struct Tickets {
     installation: InstallationId,
     required: bool,
-    keys: BTreeMap<KeyId, Keyed>,
-    current: Option<KeyId>,
+    keys: BTreeMap<TicketKeyId, SigningKey>,
+    current_key: Option<TicketKeyId>,
 }
 
 impl fmt::Debug for Tickets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { installation, required, current, .. } = self;
+        let Self { installation, required, current_key: current, .. } = self;
         let mut shown = f.debug_struct("Tickets");
         shown.field("installation", installation).field("required", required).field("current", current);
         shown.finish_non_exhaustive()
@@ -245,22 +246,22 @@ impl fmt::Debug for Tickets {
 
 impl Tickets {
     /// Of the installation with these `keys`; `required` says whether a result without a ticket is refused.
-    pub fn new(installation: InstallationId, required: bool, keys: &[Key]) -> Self {
+    pub fn new(installation: InstallationId, required: bool, keys: &[TicketKey]) -> Self {
         /// What is signed begins with this and the installation, padded to a block, so that a ticket costs no more for it.
         const PURPOSE: &[u8; 16] = b"picket ticket v1";
         const BLOCK: usize = 64;
 
-        let current = keys.iter().filter(|key| key.is_usable).map(|key| key.id).max();
-        let keyed = |key: &Key| {
+        let current_key = keys.iter().filter(|key| key.is_usable).map(|key| key.id).max();
+        let keyed = |key: &TicketKey| {
             let mut prefix = [0; BLOCK];
             prefix[..16].copy_from_slice(PURPOSE);
             prefix[16..32].copy_from_slice(installation.0.as_bytes());
             // HMAC takes keys of any length.
             let mut state = Hmac::<Sha256>::new_from_slice(&key.secret).ok()?;
             state.update(&prefix);
-            Some((key.id, Keyed { state, retired_at: key.retired_at }))
+            Some((key.id, SigningKey { mac_prefix: state, retired_at: key.retired_at }))
         };
-        Self { installation, required, keys: keys.iter().filter_map(keyed).collect(), current }
+        Self { installation, required, keys: keys.iter().filter_map(keyed).collect(), current_key }
     }
 
     /// Whose tickets these are.
@@ -269,29 +270,29 @@ impl Tickets {
     }
 
     /// Whether a result without a ticket is refused.
-    pub fn are_required(&self) -> bool {
+    pub fn is_required(&self) -> bool {
         self.required
     }
 
     /// Whether there is a key to make tickets with.
-    pub fn has_key(&self) -> bool {
-        self.current.is_some()
+    pub fn has_signing_key(&self) -> bool {
+        self.current_key.is_some()
     }
 
     /// The ticket of a job; `None` without a usable key. The same claims and key give the same ticket.
-    pub fn ticket(&self, claims: &Claims<'_>) -> Option<Ticket> {
-        let id = self.current?;
-        Some(self.keys.get(&id)?.ticket(id, claims))
+    pub fn issue_ticket(&self, claims: &TicketClaims<'_>) -> Option<Ticket> {
+        let id = self.current_key?;
+        Some(self.keys.get(&id)?.sign_claims(id, claims))
     }
 
     /// Appends the fields `installation` and `ticket` of a job, each followed by a comma, to `out`.
-    pub(crate) fn render(&self, claims: &Claims<'_>, out: &mut String) {
+    pub(crate) fn render_fields(&self, claims: &TicketClaims<'_>, out: &mut String) {
         out.push_str(r#""installation":""#);
         out.push_str(self.installation.0.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()));
         out.push_str(r#"","#);
-        if let Some(ticket) = self.ticket(claims) {
+        if let Some(ticket) = self.issue_ticket(claims) {
             out.push_str(r#""ticket":""#);
-            ticket.push_to(out);
+            ticket.push_hex(out);
             out.push_str(r#"","#);
         }
     }
@@ -301,16 +302,16 @@ impl Tickets {
     /// # Errors
     /// When the ticket was not made by this installation for a check with these claims; also without a ticket where they
     /// are required.
-    pub fn verify(&self, ticket: Option<&str>, claims: &Claims<'_>) -> Result<(), Refusal> {
+    pub fn verify_ticket(&self, ticket: Option<&str>, claims: &TicketClaims<'_>) -> Result<(), TicketError> {
         let Some(ticket) = ticket else {
-            return if self.required { Err(Refusal::Absent) } else { Ok(()) };
+            return if self.required { Err(TicketError::Missing) } else { Ok(()) };
         };
         let ticket: Ticket = ticket.parse()?;
-        let key = self.keys.get(&ticket.key).ok_or(Refusal::UnknownKey(ticket.key))?;
+        let key = self.keys.get(&ticket.key).ok_or(TicketError::UnknownKey(ticket.key))?;
         if key.retired_at.is_some_and(|retired_at| claims.scheduled_at > retired_at) {
-            return Err(Refusal::Retired(ticket.key));
+            return Err(TicketError::KeyRetired(ticket.key));
         }
-        if key.verify(&ticket, claims) { Ok(()) } else { Err(Refusal::False) }
+        if key.verify_mac(&ticket, claims) { Ok(()) } else { Err(TicketError::MacMismatch) }
     }
 }
 

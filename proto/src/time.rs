@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::Invalid;
+use crate::ValidationError;
 
 /// A moment in microseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -28,32 +28,32 @@ impl Timestamp {
     }
 
     /// Microseconds since the epoch.
-    pub fn micros(self) -> i64 {
+    pub fn as_micros(self) -> i64 {
         self.0
     }
 
     /// Whole milliseconds since the epoch, rounded down.
-    pub fn millis(self) -> i64 {
+    pub fn as_millis(self) -> i64 {
         self.0.div_euclid(1_000)
     }
 
     /// How long after `earlier` this is; zero if it is not after it.
-    pub fn since(self, earlier: Self) -> Duration {
+    pub fn saturating_duration_since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0).max(0).unsigned_abs())
     }
 
     /// The moment `duration` later.
-    pub fn plus(self, duration: Duration) -> Self {
+    pub fn saturating_add(self, duration: Duration) -> Self {
         Self::from_micros(self.0.saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
     }
 
     /// The moment `duration` earlier.
-    pub fn minus(self, duration: Duration) -> Self {
+    pub fn saturating_sub(self, duration: Duration) -> Self {
         Self::from_micros(self.0.saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
     }
 
     /// The same moment as the `time` crate has it.
-    pub fn datetime(self) -> OffsetDateTime {
+    pub fn to_offset_datetime(self) -> OffsetDateTime {
         // In range by construction.
         OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000)
             .unwrap_or(OffsetDateTime::UNIX_EPOCH)
@@ -68,7 +68,7 @@ impl From<OffsetDateTime> for Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (date, clock) = (self.datetime().date(), self.datetime().time());
+        let (date, clock) = (self.to_offset_datetime().date(), self.to_offset_datetime().time());
         let (hour, minute, second, micro) = clock.as_hms_micro();
         write!(
             f,
@@ -81,12 +81,12 @@ impl fmt::Display for Timestamp {
 }
 
 impl FromStr for Timestamp {
-    type Err = Invalid;
+    type Err = ValidationError;
 
-    fn from_str(text: &str) -> Result<Self, Invalid> {
+    fn from_str(text: &str) -> Result<Self, ValidationError> {
         OffsetDateTime::parse(text, &Rfc3339)
             .map(Self::from)
-            .map_err(|_| Invalid::new("time", text, "RFC 3339, such as 2026-11-20T12:00:00.000000Z"))
+            .map_err(|_| ValidationError::new("time", text, "RFC 3339, such as 2026-11-20T12:00:00.000000Z"))
     }
 }
 
@@ -124,7 +124,7 @@ mod tests {
 
         assert_eq!(moment.to_string(), "2026-11-20T12:00:00.004211Z");
         assert_eq!(Timestamp::from_micros(0).to_string(), "1970-01-01T00:00:00.000000Z");
-        assert_eq!("2026-11-20T13:00:00+01:00".parse::<Timestamp>().unwrap().millis(), 1_795_176_000_000);
+        assert_eq!("2026-11-20T13:00:00+01:00".parse::<Timestamp>().unwrap().as_millis(), 1_795_176_000_000);
         assert_eq!(Timestamp::from_micros(i64::MAX), Timestamp::MAX);
         assert_eq!(Timestamp::MAX.to_string().parse::<Timestamp>().unwrap(), Timestamp::MAX);
     }
@@ -163,8 +163,8 @@ mod tests {
     fn a_duration_between_moments_is_never_negative() {
         let (early, late) = (Timestamp::from_micros(5), Timestamp::from_micros(9));
 
-        assert_eq!(late.since(early), Duration::from_micros(4));
-        assert_eq!(early.since(late), Duration::ZERO);
-        assert_eq!(early.plus(Duration::from_micros(4)), late);
+        assert_eq!(late.saturating_duration_since(early), Duration::from_micros(4));
+        assert_eq!(early.saturating_duration_since(late), Duration::ZERO);
+        assert_eq!(early.saturating_add(Duration::from_micros(4)), late);
     }
 }

@@ -6,7 +6,7 @@
 
 use std::{fs, path::Path};
 
-use picket_proto::{CheckRequest, Invalid, Timestamp, check, status::StatusRule};
+use picket_proto::{CheckRequest, Timestamp, ValidationError, check, status_ranges::StatusRanges};
 use proptest::{prelude::*, test_runner::FileFailurePersistence};
 
 const FIELDS: [&str; 13] = [
@@ -30,7 +30,7 @@ fn config() -> ProptestConfig {
     ProptestConfig { failure_persistence: Some(Box::new(kept)), ..ProptestConfig::default() }
 }
 
-fn corpus() -> Vec<Vec<u8>> {
+fn load_corpus() -> Vec<Vec<u8>> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/requests");
     let mut files: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
@@ -39,57 +39,59 @@ fn corpus() -> Vec<Vec<u8>> {
 }
 
 /// Some bytes of the corpus, with some of them changed, left out, repeated, or others put in.
-fn mutated() -> impl Strategy<Value = Vec<u8>> {
+fn mutated_request() -> impl Strategy<Value = Vec<u8>> {
     let change = (any::<prop::sample::Index>(), 0_u8..4, any::<u8>(), 1_usize..40);
-    (prop::sample::select(corpus()), prop::collection::vec(change, 0..8)).prop_map(|(mut bytes, changes)| {
-        for (place, kind, byte, length) in changes {
-            let at = place.index(bytes.len() + 1);
-            let end = (at + length).min(bytes.len());
-            match kind {
-                0 if at < bytes.len() => bytes[at] = byte,
-                1 => drop(bytes.drain(at..end)),
-                2 => {
-                    let again = bytes[at..end].to_vec();
-                    bytes.splice(at..at, again);
+    (prop::sample::select(load_corpus()), prop::collection::vec(change, 0..8)).prop_map(
+        |(mut bytes, changes)| {
+            for (place, kind, byte, length) in changes {
+                let at = place.index(bytes.len() + 1);
+                let end = (at + length).min(bytes.len());
+                match kind {
+                    0 if at < bytes.len() => bytes[at] = byte,
+                    1 => drop(bytes.drain(at..end)),
+                    2 => {
+                        let again = bytes[at..end].to_vec();
+                        bytes.splice(at..at, again);
+                    }
+                    _ => bytes.insert(at, byte),
                 }
-                _ => bytes.insert(at, byte),
             }
-        }
-        bytes
-    })
+            bytes
+        },
+    )
 }
 
-fn is_readable(why: &Invalid) {
-    assert!(!why.field.is_empty() && !why.allowed.is_empty(), "{why:?}");
+fn assert_readable(why: &ValidationError) {
+    assert!(!why.field.is_empty() && !why.expected.is_empty(), "{why:?}");
     let text = why.to_string();
     assert!(text.len() < 2_048, "{} bytes: {text}", text.len());
     assert!(!why.field.chars().chain(why.value.chars()).any(char::is_control), "{why:?}");
 }
 
 /// Understood, so that it reads back as itself, or refused in words.
-fn is_understood_or_refused(bytes: &[u8]) {
+fn assert_decoded_or_refused(bytes: &[u8]) {
     let request = match CheckRequest::decode(bytes) {
         Ok(request) => request,
-        Err(why) => return is_readable(&why),
+        Err(why) => return assert_readable(&why),
     };
     let written = serde_json::to_vec(&request).unwrap();
     assert_eq!(CheckRequest::decode(&written).unwrap(), request);
-    if let Err(why) = request.tick() {
-        is_readable(&why);
+    if let Err(why) = request.scheduled_tick() {
+        assert_readable(&why);
     }
     match request.validate() {
         Ok(check) => {
             assert!(matches!(check.url.scheme(), "http" | "https") && check.url.host().is_some());
             assert!((100..=60_000).contains(&check.timeout.as_millis()));
         }
-        Err(why) => is_readable(&why),
+        Err(why) => assert_readable(&why),
     }
 }
 
 #[test]
 fn every_request_of_the_corpus_is_understood_or_refused_in_words() {
-    for bytes in corpus() {
-        is_understood_or_refused(&bytes);
+    for bytes in load_corpus() {
+        assert_decoded_or_refused(&bytes);
     }
 }
 
@@ -98,20 +100,20 @@ proptest! {
 
     #[test]
     fn noise_is_refused_in_words(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
-        is_understood_or_refused(&bytes);
+        assert_decoded_or_refused(&bytes);
     }
 
     #[test]
-    fn a_request_with_slips_is_understood_or_refused_in_words(bytes in mutated()) {
-        is_understood_or_refused(&bytes);
+    fn a_request_with_slips_is_understood_or_refused_in_words(bytes in mutated_request()) {
+        assert_decoded_or_refused(&bytes);
     }
 
     #[test]
     fn any_field_may_hold_anything(
-        fields in prop::collection::vec((prop::sample::select(FIELDS.to_vec()), value()), 0..6),
+        fields in prop::collection::vec((prop::sample::select(FIELDS.to_vec()), json_value()), 0..6),
     ) {
         let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name:?}:{value}")).collect();
-        is_understood_or_refused(format!("{{{}}}", fields.join(",")).as_bytes());
+        assert_decoded_or_refused(format!("{{{}}}", fields.join(",")).as_bytes());
     }
 
     /// One letter wrong, missing, too many, or two swapped.
@@ -136,14 +138,14 @@ proptest! {
         let why = CheckRequest::decode(format!(r#"{{"url":"http://x","{name}":1}}"#).as_bytes()).unwrap_err();
 
         prop_assert_eq!(&why.field, &name);
-        prop_assert!(why.allowed.contains(&format!("did you mean '{field}'?")), "{}", why);
+        prop_assert!(why.expected.contains(&format!("did you mean '{field}'?")), "{}", why);
     }
 
     #[test]
     fn a_list_of_statuses_reads_back_or_is_refused(text in "[0-9, x-]{0,40}|.{0,40}") {
-        match text.parse::<StatusRule>() {
-            Ok(rule) => prop_assert_eq!(rule.to_string().parse::<StatusRule>().unwrap(), rule),
-            Err(why) => is_readable(&why),
+        match text.parse::<StatusRanges>() {
+            Ok(rule) => prop_assert_eq!(rule.to_string().parse::<StatusRanges>().unwrap(), rule),
+            Err(why) => assert_readable(&why),
         }
     }
 
@@ -151,11 +153,11 @@ proptest! {
     fn a_list_of_statuses_allows_what_it_names(ranges in prop::collection::vec((100_u16..600, 0_u16..50), 1..8)) {
         let ranges: Vec<_> = ranges.into_iter().map(|(first, more)| (first, (first + more).min(599))).collect();
         let text: Vec<String> = ranges.iter().map(|(first, last)| format!("{first}-{last}")).collect();
-        let rule: StatusRule = text.join(",").parse().unwrap();
+        let rule: StatusRanges = text.join(",").parse().unwrap();
 
         for status in 0..700 {
             let expected = ranges.iter().any(|(first, last)| (*first..=*last).contains(&status));
-            prop_assert_eq!(rule.allows(status), expected, "{}", status);
+            prop_assert_eq!(rule.allows_status(status), expected, "{}", status);
         }
     }
 
@@ -166,7 +168,7 @@ proptest! {
                 prop_assert!(url.host().is_some() && url.username().is_empty() && url.password().is_none());
                 prop_assert_eq!(check::parse_url(url.as_str()).unwrap(), url);
             }
-            Err(why) => is_readable(&why),
+            Err(why) => assert_readable(&why),
         }
     }
 
@@ -179,7 +181,7 @@ proptest! {
 }
 
 /// A JSON value, well formed.
-fn value() -> impl Strategy<Value = String> {
+fn json_value() -> impl Strategy<Value = String> {
     prop_oneof![
         Just("null".to_owned()),
         any::<bool>().prop_map(|flag| flag.to_string()),

@@ -10,7 +10,7 @@ use picket_proto::Role;
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tracing::{info, warn};
 
-use crate::{Backoff, Condition, Health, options::NatsOptions};
+use crate::{Backoff, Health, ReadinessCheck, options::NatsOptions};
 
 /// A connection to NATS, with its JetStream.
 #[derive(Clone)]
@@ -19,7 +19,7 @@ pub struct Bus {
     pub client: async_nats::Client,
     /// For streams. A publish waits while too many acknowledgements are outstanding.
     pub jetstream: jetstream::Context,
-    condition: Condition,
+    readiness: ReadinessCheck,
     servers: String,
     options: NatsOptions,
 }
@@ -29,10 +29,10 @@ pub struct Bus {
 pub enum Error {
     /// The options cannot be used.
     #[error("the NATS options cannot be used: {0}")]
-    Options(String),
+    InvalidOptions(String),
     /// A file that the options name.
     #[error("{option}: could not read '{path}'")]
-    File {
+    UnreadableFile {
         /// The option that names it.
         option: &'static str,
         /// Its path.
@@ -42,8 +42,8 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The server is older than what Picket is built on.
-    #[error("the NATS server is version {found}; Picket needs {needed} or newer", needed = Bus::OLDEST)]
-    TooOld {
+    #[error("the NATS server is version {found}; Picket needs {needed} or newer", needed = Bus::MIN_SERVER_VERSION)]
+    ServerTooOld {
         /// The server's version.
         found: String,
     },
@@ -51,15 +51,15 @@ pub enum Error {
 
 impl Bus {
     /// The oldest server that has what Picket stands on.
-    pub const OLDEST: &str = "2.12.0";
+    pub const MIN_SERVER_VERSION: &str = "2.12.0";
     /// Acknowledgements that one process may have outstanding; far more than any part of it lets be under way,
     /// since a publish that waits for room here waits for ever.
-    const ACKS_OUTSTANDING: usize = 65_536;
+    const MAX_ACKS_OUTSTANDING: usize = 65_536;
     /// How long a publish may wait for the stream's acknowledgement.
     pub const ACK_TIMEOUT: Duration = Duration::from_secs(5);
     /// Three of these without an answer end a dead connection. The library's default of a minute left a
     /// partition of 35 s unnoticed.
-    const PING: Duration = Duration::from_secs(5);
+    const PING_INTERVAL: Duration = Duration::from_secs(5);
 
     /// Connects in the background, for ever; `name` is what the server's operator sees, and by `role` go the inboxes,
     /// which are what a server with credentials lets this role hear.
@@ -72,7 +72,7 @@ impl Bus {
         name: &str,
         health: &Health,
     ) -> Result<Self, Error> {
-        let condition = health.condition("nats");
+        let condition = health.add_readiness_check("nats");
         let reconnects = Counter::<u64>::default();
         let connected = Gauge::<i64>::default();
         let errors = Counter::<u64>::default();
@@ -88,31 +88,31 @@ impl Bus {
         }
         let watched = condition.clone();
         let told = AtomicBool::new(false);
-        let connect = Self::credentials(options)
+        let connect = Self::load_credentials(options)
             .await?
             .name(name)
-            .custom_inbox_prefix(role.inbox())
+            .custom_inbox_prefix(role.inbox_prefix())
             .retry_on_initial_connect()
             .max_reconnects(None)
-            .ping_interval(Self::PING)
+            .ping_interval(Self::PING_INTERVAL)
             .connection_timeout(Duration::from_secs(5))
             .request_timeout(Some(Duration::from_secs(5)))
             .reconnect_delay_callback(|tries| {
                 let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(4));
-                (0..tries.min(10)).fold(Duration::ZERO, |_, _| backoff.next_wait())
+                (0..tries.min(10)).fold(Duration::ZERO, |_, _| backoff.next_delay())
             })
             .event_callback(move |event| {
                 match &event {
                     Event::Connected => {
                         reconnects.inc();
                         connected.set(1);
-                        watched.holds();
+                        watched.set_ready();
                         told.store(false, Ordering::Relaxed);
                         info!("connected to NATS");
                     }
                     Event::Disconnected => {
                         connected.set(0);
-                        watched.fails("disconnected");
+                        watched.set_unready("disconnected");
                         warn!("lost the connection to NATS, trying again");
                     }
                     // One for each try to reconnect: all are counted, the first is told.
@@ -132,26 +132,28 @@ impl Bus {
                 }
                 async {}
             });
-        let client =
-            connect.connect(addresses(options)?).await.map_err(|why| Error::Options(why.to_string()))?;
+        let client = connect
+            .connect(parse_server_urls(options)?)
+            .await
+            .map_err(|why| Error::InvalidOptions(why.to_string()))?;
         let jetstream = jetstream::context::ContextBuilder::new()
             .timeout(Self::ACK_TIMEOUT)
             .ack_timeout(Self::ACK_TIMEOUT)
-            .max_ack_inflight(Self::ACKS_OUTSTANDING)
+            .max_ack_inflight(Self::MAX_ACKS_OUTSTANDING)
             .backpressure_on_inflight(true)
             .build(client.clone());
         let servers = options
             .nats_url
             .split(',')
-            .map(|server| without_password(server.trim()))
+            .map(|server| strip_credentials(server.trim()))
             .collect::<Vec<_>>()
             .join(", ");
-        Ok(Self { client, jetstream, condition, servers, options: options.clone() })
+        Ok(Self { client, jetstream, readiness: condition, servers, options: options.clone() })
     }
 
-    async fn credentials(options: &NatsOptions) -> Result<ConnectOptions, Error> {
+    async fn load_credentials(options: &NatsOptions) -> Result<ConnectOptions, Error> {
         async fn read(option: &'static str, path: &std::path::Path) -> Result<String, Error> {
-            tokio::fs::read_to_string(path).await.map_err(|source| Error::File {
+            tokio::fs::read_to_string(path).await.map_err(|source| Error::UnreadableFile {
                 option,
                 path: path.display().to_string(),
                 source,
@@ -160,14 +162,18 @@ impl Bus {
         let mut connect = ConnectOptions::new();
         if let Some(path) = &options.nats_creds {
             let creds = read("NATS_CREDS", path).await?;
-            connect =
-                connect.credentials(&creds).map_err(|why| Error::Options(format!("NATS_CREDS: {why}")))?;
+            connect = connect
+                .credentials(&creds)
+                .map_err(|why| Error::InvalidOptions(format!("NATS_CREDS: {why}")))?;
         }
         if let Some(path) = &options.nats_nkey {
             let seed = read("NATS_NKEY", path).await?.trim().to_owned();
             // Judged here: the client would try a wrong one again and again, and not say why.
             if nkeys::KeyPair::from_seed(&seed).is_err() {
-                return Err(Error::Options(format!("NATS_NKEY: '{}' holds no nkey seed", path.display())));
+                return Err(Error::InvalidOptions(format!(
+                    "NATS_NKEY: '{}' holds no nkey seed",
+                    path.display()
+                )));
             }
             connect = connect.nkey(seed);
         }
@@ -191,7 +197,7 @@ impl Bus {
     ///
     /// # Errors
     /// When the server is too old.
-    pub async fn connected(&self) -> Result<(), Error> {
+    pub async fn wait_connected(&self) -> Result<(), Error> {
         const SAY_SO: Duration = Duration::from_secs(5);
         // Said for the first time after a second: most waits are shorter.
         let mut waited = SAY_SO - Duration::from_secs(1);
@@ -205,32 +211,33 @@ impl Bus {
             waited += Duration::from_millis(20);
             if waited >= SAY_SO {
                 waited = Duration::ZERO;
-                let why = self.why_not().await.unwrap_or_else(|| "it has just answered".to_owned());
-                self.condition.fails(why.clone());
+                let why =
+                    self.diagnose_connection().await.unwrap_or_else(|| "it has just answered".to_owned());
+                self.readiness.set_unready(why.clone());
                 warn!(servers = self.servers, "waiting for NATS at {}: {why}", self.servers);
             }
         };
         if !self.client.is_server_compatible(2, 12, 0) {
-            self.condition.fails(format!("the server is version {}, too old", info.version));
-            return Err(Error::TooOld { found: info.version });
+            self.readiness.set_unready(format!("the server is version {}, too old", info.version));
+            return Err(Error::ServerTooOld { found: info.version });
         }
         Ok(())
     }
 
     /// Why there is no connection, by trying once more beside the client, which keeps that to itself; `None` if there is one.
-    pub async fn why_not(&self) -> Option<String> {
+    pub async fn diagnose_connection(&self) -> Option<String> {
         let trying = async {
-            let connect = Self::credentials(&self.options).await.map_err(|why| why.to_string())?;
-            let servers = addresses(&self.options).map_err(|why| why.to_string())?;
+            let connect = Self::load_credentials(&self.options).await.map_err(|why| why.to_string())?;
+            let servers = parse_server_urls(&self.options).map_err(|why| why.to_string())?;
             let connecting = connect.connection_timeout(Duration::from_secs(2)).connect(servers);
-            connecting.await.map(drop).map_err(|why| explained(&why.to_string(), &self.options))
+            connecting.await.map(drop).map_err(|why| explain_connect_error(&why.to_string(), &self.options))
         };
         let tried = tokio::time::timeout(Duration::from_secs(4), trying).await;
         tried.unwrap_or_else(|_| Err("no answer".to_owned())).err()
     }
 
     /// Writes out what is buffered and closes the connection, within `limit`.
-    pub async fn close(self, limit: Duration) {
+    pub async fn flush_and_close(self, limit: Duration) {
         let closing = async {
             // `drain` alone returns before anything is sent.
             let _ = self.client.flush().await;
@@ -242,16 +249,16 @@ impl Bus {
     }
 }
 
-fn addresses(options: &NatsOptions) -> Result<Vec<async_nats::ServerAddr>, Error> {
+fn parse_server_urls(options: &NatsOptions) -> Result<Vec<async_nats::ServerAddr>, Error> {
     let read = |server: &str| {
         let read = server.trim().parse();
-        read.map_err(|why| Error::Options(format!("NATS_URL: '{}': {why}", without_password(server))))
+        read.map_err(|why| Error::InvalidOptions(format!("NATS_URL: '{}': {why}", strip_credentials(server))))
     };
     options.nats_url.split(',').map(read).collect()
 }
 
 /// Why a server was not to be had, with the variable that is to blame.
-fn explained(why: &str, options: &NatsOptions) -> String {
+fn explain_connect_error(why: &str, options: &NatsOptions) -> String {
     let says = |words: &[&str]| words.iter().any(|word| why.contains(word));
     let blamed = match () {
         () if says(&["UnknownIssuer"]) => match &options.nats_ca {
@@ -286,6 +293,6 @@ fn explained(why: &str, options: &NatsOptions) -> String {
 }
 
 /// The server of a URL without its user and password, which belong in no log.
-fn without_password(url: &str) -> &str {
+fn strip_credentials(url: &str) -> &str {
     url.rsplit_once('@').map_or(url, |(_, server)| server)
 }

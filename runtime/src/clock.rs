@@ -1,18 +1,18 @@
 //! The two clocks: the wall's, to say when something was, and one that only goes forward, to say how long; and the
 //! database's, by which everything is due.
 
-mod database;
+mod db_clock;
 
 use std::time::{Duration, SystemTime};
 
 use picket_proto::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 
-pub use database::{Adjusted, DatabaseClock, Reading};
+pub use db_clock::{ClockAdjustment, ClockReading, DbClock};
 
 /// Now, by this machine's wall clock. To name a moment, never to measure a duration.
 #[expect(clippy::disallowed_methods, reason = "this is where it is read")]
-pub fn wall() -> Timestamp {
+pub fn wall_clock_now() -> Timestamp {
     // By the C library, and not past it as `Boottime` is: tests put another clock in front of that.
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_micros(i64::try_from(now.as_micros()).unwrap_or(i64::MAX))
@@ -35,22 +35,22 @@ impl Boottime {
     }
 
     /// A reading for tests: `since_start` after the clock's own start.
-    pub fn at(since_start: Duration) -> Self {
+    pub fn from_elapsed(since_start: Duration) -> Self {
         Self(since_start)
     }
 
     /// How long after `earlier` this is; zero if it is not after it.
-    pub fn since(self, earlier: Self) -> Duration {
+    pub fn saturating_duration_since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
 
     /// The reading `duration` later.
-    pub fn plus(self, duration: Duration) -> Self {
+    pub fn saturating_add(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(duration))
     }
 
     /// Microseconds since the clock's own start.
-    pub fn micros(self) -> i64 {
+    pub fn as_micros(self) -> i64 {
         i64::try_from(self.0.as_micros()).unwrap_or(i64::MAX)
     }
 }
@@ -61,9 +61,9 @@ mod tests {
 
     #[test]
     fn both_clocks_go_forward() {
-        let (wall_before, before) = (wall(), Boottime::now());
+        let (wall_before, before) = (wall_clock_now(), Boottime::now());
 
-        assert!(wall() >= wall_before && wall_before.micros() > 1_700_000_000_000_000);
+        assert!(wall_clock_now() >= wall_before && wall_before.as_micros() > 1_700_000_000_000_000);
         assert!(Boottime::now() >= before);
     }
 }

@@ -22,10 +22,10 @@ use tracing::{info, warn};
 
 /// The conditions of readiness and the metrics of one process, or of one part of `picket up`.
 #[derive(Clone)]
-pub struct Health(Arc<Inner>);
+pub struct Health(Arc<HealthState>);
 
-struct Inner {
-    conditions: Mutex<BTreeMap<&'static str, Option<String>>>,
+struct HealthState {
+    readiness: Mutex<BTreeMap<&'static str, Option<String>>>,
     registry: Mutex<Registry>,
 }
 
@@ -44,13 +44,13 @@ impl Health {
             "The version of this build",
             Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]),
         );
-        Self(Arc::new(Inner { conditions: Mutex::default(), registry: Mutex::new(registry) }))
+        Self(Arc::new(HealthState { readiness: Mutex::default(), registry: Mutex::new(registry) }))
     }
 
     /// Adds something that must hold before this process is ready. It does not hold yet.
-    pub fn condition(&self, name: &'static str) -> Condition {
-        self.conditions().insert(name, Some("not yet".to_owned()));
-        Condition { health: self.clone(), name }
+    pub fn add_readiness_check(&self, name: &'static str) -> ReadinessCheck {
+        self.lock_readiness().insert(name, Some("not yet".to_owned()));
+        ReadinessCheck { health: self.clone(), name }
     }
 
     /// Where metrics are registered.
@@ -59,19 +59,19 @@ impl Health {
     }
 
     /// What is not as it should be: the condition and why. Empty when ready.
-    pub fn missing(&self) -> Vec<(&'static str, String)> {
-        self.conditions().iter().filter_map(|(name, why)| Some((*name, why.clone()?))).collect()
+    pub fn unready_checks(&self) -> Vec<(&'static str, String)> {
+        self.lock_readiness().iter().filter_map(|(name, why)| Some((*name, why.clone()?))).collect()
     }
 
-    fn conditions(&self) -> MutexGuard<'_, BTreeMap<&'static str, Option<String>>> {
-        self.0.conditions.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_readiness(&self) -> MutexGuard<'_, BTreeMap<&'static str, Option<String>>> {
+        self.0.readiness.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn answer(&self, path: &str) -> (StatusCode, &'static str, String) {
+    fn build_response(&self, path: &str) -> (StatusCode, &'static str, String) {
         const TEXT: &str = "text/plain; charset=utf-8";
         match path {
             "/healthz" => (StatusCode::OK, TEXT, "alive\n".to_owned()),
-            "/readyz" => match self.missing() {
+            "/readyz" => match self.unready_checks() {
                 missing if missing.is_empty() => (StatusCode::OK, TEXT, "ready\n".to_owned()),
                 missing => {
                     let lines = missing.iter().map(|(name, why)| format!("{name}: {why}\n")).collect();
@@ -96,20 +96,20 @@ impl Health {
 
 /// One of the things that must hold for a process to be ready.
 #[derive(Clone)]
-pub struct Condition {
+pub struct ReadinessCheck {
     health: Health,
     name: &'static str,
 }
 
-impl Condition {
+impl ReadinessCheck {
     /// It holds.
-    pub fn holds(&self) {
-        self.health.conditions().insert(self.name, None);
+    pub fn set_ready(&self) {
+        self.health.lock_readiness().insert(self.name, None);
     }
 
     /// It does not, and why.
-    pub fn fails(&self, why: impl Into<String>) {
-        self.health.conditions().insert(self.name, Some(why.into()));
+    pub fn set_unready(&self, why: impl Into<String>) {
+        self.health.lock_readiness().insert(self.name, Some(why.into()));
     }
 }
 
@@ -117,17 +117,17 @@ impl Condition {
 ///
 /// # Errors
 /// When the address cannot be listened on.
-pub async fn serve(health: Health, listen: SocketAddr) -> std::io::Result<SocketAddr> {
+pub async fn serve_health(health: Health, listen: SocketAddr) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind(listen).await?;
     let address = listener.local_addr()?;
     info!(listen = %address, "serving /healthz, /readyz and /metrics on {address}");
     tokio::spawn(async move {
-        let mut connections = Connections::default();
+        let mut connections = OpenConnections::default();
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    connections.make_room(peer.ip());
-                    let task = tokio::spawn(answer(stream, health.clone()));
+                    connections.evict_if_full(peer.ip());
+                    let task = tokio::spawn(serve_connection(stream, health.clone()));
                     connections.0.push((peer.ip(), task.abort_handle()));
                 }
                 Err(error) => {
@@ -141,14 +141,14 @@ pub async fn serve(health: Health, listen: SocketAddr) -> std::io::Result<Socket
 }
 
 /// Answers one request.
-async fn answer(stream: TcpStream, health: Health) {
+async fn serve_connection(stream: TcpStream, health: Health) {
     /// A request comes within this time, or not at all.
     const READ_TIMEOUT: Duration = Duration::from_secs(5);
     /// An answer is taken within this time.
     const TIMEOUT: Duration = Duration::from_secs(10);
 
     let service = service_fn(move |request: Request<Incoming>| {
-        let (status, kind, text) = health.answer(request.uri().path());
+        let (status, kind, text) = health.build_response(request.uri().path());
         let response = Response::builder()
             .status(status)
             .header("content-type", kind)
@@ -167,16 +167,16 @@ async fn answer(stream: TcpStream, health: Health) {
 /// The open connections, in the order in which they came. When there is no room, a new one takes the place of the oldest
 /// of the peer that has the most: whoever opens many displaces their own, and a probe finds room.
 #[derive(Default)]
-struct Connections(Vec<(IpAddr, AbortHandle)>);
+struct OpenConnections(Vec<(IpAddr, AbortHandle)>);
 
-impl Connections {
+impl OpenConnections {
     /// The most that are open. Scrapers and probes are few.
-    const MAX: usize = 64;
+    const MAX_OPEN: usize = 64;
 
     /// Makes room for one of `peer`.
-    fn make_room(&mut self, peer: IpAddr) {
+    fn evict_if_full(&mut self, peer: IpAddr) {
         self.0.retain(|(_, task)| !task.is_finished());
-        if self.0.len() < Self::MAX {
+        if self.0.len() < Self::MAX_OPEN {
             return;
         }
         let mut counts = BTreeMap::from([(peer, 1)]);
@@ -195,7 +195,7 @@ impl Connections {
 ///
 /// # Errors
 /// When nobody answers within five seconds, or not as we do.
-pub async fn ask(listen: SocketAddr) -> std::io::Result<(bool, String)> {
+pub async fn probe_readiness(listen: SocketAddr) -> std::io::Result<(bool, String)> {
     const PATIENCE: Duration = Duration::from_secs(5);
     const MOST: u64 = 64 << 10;
 
@@ -230,36 +230,36 @@ mod tests {
     #[test]
     fn a_process_is_ready_when_all_its_conditions_hold() {
         let health = Health::new();
-        let (nats, database) = (health.condition("nats"), health.condition("database"));
+        let (nats, database) = (health.add_readiness_check("nats"), health.add_readiness_check("database"));
 
-        nats.holds();
-        database.fails("refused");
+        nats.set_ready();
+        database.set_unready("refused");
         assert_eq!(
-            health.answer("/readyz"),
+            health.build_response("/readyz"),
             (StatusCode::SERVICE_UNAVAILABLE, "text/plain; charset=utf-8", "database: refused\n".into())
         );
-        database.holds();
-        assert_eq!(health.answer("/readyz").0, StatusCode::OK);
-        assert_eq!(health.answer("/healthz").0, StatusCode::OK);
-        assert_eq!(health.answer("/nothing").0, StatusCode::NOT_FOUND);
+        database.set_ready();
+        assert_eq!(health.build_response("/readyz").0, StatusCode::OK);
+        assert_eq!(health.build_response("/healthz").0, StatusCode::OK);
+        assert_eq!(health.build_response("/nothing").0, StatusCode::NOT_FOUND);
     }
 
     #[tokio::test]
     async fn who_asks_is_told_whether_the_process_is_ready_and_what_is_missing() {
         let health = Health::new();
-        let nats = health.condition("nats");
-        let served = serve(health, SocketAddr::from(([0, 0, 0, 0], 0))).await.unwrap();
+        let nats = health.add_readiness_check("nats");
+        let served = serve_health(health, SocketAddr::from(([0, 0, 0, 0], 0))).await.unwrap();
 
-        assert_eq!(ask(served).await.unwrap(), (false, "nats: not yet\n".to_owned()));
-        nats.holds();
-        assert_eq!(ask(served).await.unwrap(), (true, "ready\n".to_owned()));
+        assert_eq!(probe_readiness(served).await.unwrap(), (false, "nats: not yet\n".to_owned()));
+        nats.set_ready();
+        assert_eq!(probe_readiness(served).await.unwrap(), (true, "ready\n".to_owned()));
         let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        assert_eq!(ask(nobody).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+        assert_eq!(probe_readiness(nobody).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
     }
 
     #[tokio::test]
     async fn a_probe_is_answered_while_hundreds_of_connections_say_nothing() {
-        let served = serve(Health::new(), SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let served = serve_health(Health::new(), SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let mut idle = Vec::new();
         for i in 0..200 {
             let mut stream = TcpStream::connect(served).await.unwrap();
@@ -269,7 +269,7 @@ mod tests {
             idle.push(stream);
         }
 
-        assert_eq!(ask(served).await.unwrap(), (true, "ready\n".to_owned()));
+        assert_eq!(probe_readiness(served).await.unwrap(), (true, "ready\n".to_owned()));
 
         // The oldest made room.
         let mut rest = Vec::new();
@@ -279,10 +279,10 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_opens_many_connections_displaces_their_own() {
-        let mut connections = Connections::default();
+        let mut connections = OpenConnections::default();
         let peer = |last: u8| IpAddr::from([127, 0, 0, last]);
-        let open = |connections: &mut Connections, last| {
-            connections.make_room(peer(last));
+        let open = |connections: &mut OpenConnections, last| {
+            connections.evict_if_full(peer(last));
             let task = tokio::spawn(std::future::pending::<()>());
             connections.0.push((peer(last), task.abort_handle()));
         };
@@ -293,13 +293,13 @@ mod tests {
             tokio::task::yield_now().await;
         }
 
-        assert_eq!(connections.0.len(), Connections::MAX);
+        assert_eq!(connections.0.len(), OpenConnections::MAX_OPEN);
         assert_eq!(connections.0[0].0, peer(1), "the one of the other is the oldest and stays");
     }
 
     #[test]
     fn metrics_are_in_the_form_that_prometheus_reads() {
-        let text = Health::new().answer("/metrics").2;
+        let text = Health::new().build_response("/metrics").2;
 
         assert!(text.contains("picket_build_info{version=") && text.ends_with("# EOF\n"), "{text}");
     }

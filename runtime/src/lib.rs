@@ -12,6 +12,6 @@ pub mod telemetry;
 
 pub use backoff::Backoff;
 pub use bus::Bus;
-pub use health::{Condition, Health};
-pub use supervisor::{Pipeline, Running};
-pub use telemetry::Chain;
+pub use health::{Health, ReadinessCheck};
+pub use supervisor::{Pipeline, PipelineHandle};
+pub use telemetry::ErrorChain;

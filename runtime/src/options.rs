@@ -42,7 +42,7 @@ pub struct NatsOptions {
 
 impl NatsOptions {
     /// Servers at `url`, without credentials.
-    pub fn at(url: impl Into<String>) -> Self {
+    pub fn with_url(url: impl Into<String>) -> Self {
         Self {
             nats_url: url.into(),
             nats_creds: None,
@@ -92,9 +92,9 @@ pub struct ListenOptions {
 
 /// A duration as people type it: `500ms`, `15s`, `1m 30s`, `2h`, `30d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Span(pub Duration);
+pub struct DurationArg(pub Duration);
 
-impl FromStr for Span {
+impl FromStr for DurationArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -107,7 +107,7 @@ impl FromStr for Span {
     }
 }
 
-impl std::fmt::Display for Span {
+impl std::fmt::Display for DurationArg {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         humantime::format_duration(self.0).fmt(f)
     }
@@ -115,18 +115,18 @@ impl std::fmt::Display for Span {
 
 /// A number of bytes as people type it: `4096`, `512KiB`, `64MiB`, `8GiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Size(pub u64);
+pub struct ByteSize(pub u64);
 
 /// From the largest: what is shown is the largest that fits exactly.
-const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+const BYTE_UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
 
-impl FromStr for Size {
+impl FromStr for ByteSize {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let typed = text.trim().to_ascii_lowercase();
         // `k` is `KiB`: a tenth more or less is nobody's limit.
-        let unit = UNITS.iter().find_map(|(name, bytes)| {
+        let unit = BYTE_UNITS.iter().find_map(|(name, bytes)| {
             let name = name.to_ascii_lowercase();
             let number = typed.strip_suffix(&name).or_else(|| typed.strip_suffix(&name[..1]))?;
             Some((number, *bytes))
@@ -139,9 +139,9 @@ impl FromStr for Size {
     }
 }
 
-impl std::fmt::Display for Size {
+impl std::fmt::Display for ByteSize {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match UNITS.iter().find(|(_, bytes)| self.0 >= *bytes && self.0.is_multiple_of(*bytes)) {
+        match BYTE_UNITS.iter().find(|(_, bytes)| self.0 >= *bytes && self.0.is_multiple_of(*bytes)) {
             Some((name, bytes)) => write!(f, "{}{name}", self.0 / bytes),
             None => write!(f, "{}", self.0),
         }
@@ -157,19 +157,19 @@ mod tests {
         for (text, bytes) in
             [("2048", 2_048), ("512KiB", 512 << 10), ("64 MiB", 64 << 20), ("2m", 2 << 20), ("8GiB", 8 << 30)]
         {
-            assert_eq!(text.parse::<Size>().unwrap().0, bytes, "{text}");
+            assert_eq!(text.parse::<ByteSize>().unwrap().0, bytes, "{text}");
         }
-        assert_eq!(Size(8 << 30).to_string(), "8GiB");
-        assert_eq!(Size(1_500).to_string(), "1500");
+        assert_eq!(ByteSize(8 << 30).to_string(), "8GiB");
+        assert_eq!(ByteSize(1_500).to_string(), "1500");
         for bad in ["", "GiB", "-1", "1.5GiB", "99999999999TiB"] {
-            assert!(bad.parse::<Size>().unwrap_err().contains("8GiB"), "{bad}");
+            assert!(bad.parse::<ByteSize>().unwrap_err().contains("8GiB"), "{bad}");
         }
     }
 
     #[test]
     fn a_duration_reads_as_people_type_it() {
-        assert_eq!("1m 30s".parse::<Span>().unwrap().0, Duration::from_secs(90));
-        assert_eq!("15s".parse::<Span>().unwrap().to_string(), "15s");
-        assert!("15".parse::<Span>().unwrap_err().contains("15s or 1h30m"));
+        assert_eq!("1m 30s".parse::<DurationArg>().unwrap().0, Duration::from_secs(90));
+        assert_eq!("15s".parse::<DurationArg>().unwrap().to_string(), "15s");
+        assert!("15".parse::<DurationArg>().unwrap_err().contains("15s or 1h30m"));
     }
 }

@@ -6,13 +6,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
 use crate::{
-    Bus, Chain, Health, Running, health,
+    Bus, ErrorChain, Health, PipelineHandle, health,
     options::{ListenOptions, LogOptions},
     telemetry,
 };
 
 /// It did what it was asked, and the answer is bad.
-pub const EXIT_BAD: u8 = 1;
+pub const EXIT_NEGATIVE: u8 = 1;
 /// It was used wrongly.
 pub const EXIT_USAGE: u8 = 2;
 /// It could not reach what it needs.
@@ -22,7 +22,7 @@ pub const EXIT_SOFTWARE: u8 = 70;
 
 /// Makes aws-lc-rs the one TLS provider of this process. Libraries default to different ones, and with two
 /// in the process the first handshake panics.
-pub fn install_crypto() {
+pub fn install_crypto_provider() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 
@@ -30,7 +30,7 @@ pub fn install_crypto() {
 ///
 /// # Errors
 /// When signals cannot be listened for.
-pub async fn stop_signal() -> std::io::Result<&'static str> {
+pub async fn shutdown_signal() -> std::io::Result<&'static str> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(tokio::select! {
@@ -49,24 +49,24 @@ pub async fn run<E, F>(
 ) -> ExitCode
 where
     E: std::error::Error + 'static,
-    F: Future<Output = Result<(Running, Bus), E>>,
+    F: Future<Output = Result<(PipelineHandle, Bus), E>>,
 {
     if let (true, Some(address)) = (listen.healthcheck, listen.listen) {
-        return ask(name, address).await;
+        return run_healthcheck(name, address).await;
     }
-    if let Err(why) = telemetry::init(log) {
-        return usage(name, &why);
+    if let Err(why) = telemetry::init_logging(log) {
+        return report_usage_error(name, &why);
     }
-    install_crypto();
+    install_crypto_provider();
     let health = Health::new();
     if let Some(address) = listen.listen
-        && let Err(why) = health::serve(health.clone(), address).await
+        && let Err(why) = health::serve_health(health.clone(), address).await
     {
-        return usage(name, &format!("PICKET_LISTEN: cannot listen on '{address}': {why}"));
+        return report_usage_error(name, &format!("PICKET_LISTEN: cannot listen on '{address}': {why}"));
     }
-    let stopping = health.condition("running");
+    let stopping = health.add_readiness_check("running");
     // A signal must end the process also while it waits for its servers.
-    let mut stop = std::pin::pin!(stop_signal());
+    let mut stop = std::pin::pin!(shutdown_signal());
     let started = tokio::select! {
         started = start(health) => started,
         signal = &mut stop => {
@@ -77,37 +77,37 @@ where
     let (mut running, bus) = match started {
         Ok(started) => started,
         Err(error) => {
-            error!(error = %Chain(&error), "{name} cannot start");
+            error!(error = %ErrorChain(&error), "{name} cannot start");
             return ExitCode::from(EXIT_UNREACHABLE);
         }
     };
-    stopping.holds();
+    stopping.set_ready();
     info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "{name} runs");
     let code = tokio::select! {
         signal = &mut stop => {
             info!(signal = signal.unwrap_or("none"), "{name} stops");
-            stopping.fails("stopping");
+            stopping.set_unready("stopping");
             running.drain().await;
             ExitCode::SUCCESS
         }
-        () = running.ended() => ExitCode::from(EXIT_SOFTWARE),
+        () = running.wait_ended() => ExitCode::from(EXIT_SOFTWARE),
     };
-    bus.close(Duration::from_secs(5)).await;
+    bus.flush_and_close(Duration::from_secs(5)).await;
     info!("{name} stopped");
     code
 }
 
 /// Asks whoever serves health at `address`, and says what the answer is.
 #[expect(clippy::print_stderr, clippy::print_stdout, reason = "the answer is for who asked, not for the log")]
-async fn ask(name: &str, address: SocketAddr) -> ExitCode {
-    match health::ask(address).await {
+async fn run_healthcheck(name: &str, address: SocketAddr) -> ExitCode {
+    match health::probe_readiness(address).await {
         Ok((true, text)) => {
             print!("{text}");
             ExitCode::SUCCESS
         }
         Ok((false, text)) => {
             print!("{text}");
-            ExitCode::from(EXIT_BAD)
+            ExitCode::from(EXIT_NEGATIVE)
         }
         Err(why) => {
             eprintln!("{name}: nobody answers at {address}: {why}");
@@ -117,7 +117,7 @@ async fn ask(name: &str, address: SocketAddr) -> ExitCode {
 }
 
 #[expect(clippy::print_stderr, reason = "wrong usage is told to who typed it, not to the log")]
-fn usage(name: &str, why: &str) -> ExitCode {
+fn report_usage_error(name: &str, why: &str) -> ExitCode {
     eprintln!("{name}: {why}");
     ExitCode::from(EXIT_USAGE)
 }

@@ -8,46 +8,46 @@ use async_nats::jetstream::{
     context::{GetStreamError, GetStreamErrorKind},
     stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType},
 };
-use picket_proto::{InstallationId, Region, Timestamp, subject};
+use picket_proto::{InstallationId, RegionName, Timestamp, subject};
 
-use crate::clock::{Boottime, Reading};
+use crate::clock::{Boottime, ClockReading};
 
 /// How many copies the servers of a cluster keep, and how large a stream may grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Durability {
+pub struct StreamLimits {
     /// 1 on a single server, 3 on a cluster.
     pub replicas: usize,
     /// The most that the stream of results may hold, in bytes.
-    pub results_bytes: i64,
+    pub max_results_bytes: i64,
     /// The most that the stream of jobs may hold, in bytes.
-    pub jobs_bytes: i64,
+    pub max_jobs_bytes: i64,
 }
 
-impl Default for Durability {
+impl Default for StreamLimits {
     fn default() -> Self {
-        Self { replicas: 1, results_bytes: 8 << 30, jobs_bytes: 1 << 30 }
+        Self { replicas: 1, max_results_bytes: 8 << 30, max_jobs_bytes: 1 << 30 }
     }
 }
 
 /// The window in which the stream drops the second of two jobs of one tick. It outlasts a lease, so that a
 /// coordinator which wakes from a pause cannot bring a tick back; ids cost memory by rate times window.
-const DUPLICATES: Duration = Duration::from_secs(60);
+const DEDUP_WINDOW: Duration = Duration::from_secs(60);
 /// A prober that says nothing of a job for so long is taken for dead, and another gets the job: while it is still worth
 /// doing, which it is for a minute at most. One that is at work on a job says so more often.
 pub const JOB_ACK_WAIT: Duration = Duration::from_secs(15);
 /// No job outlives this, whatever its own time to live says.
-const JOB_MAX_AGE: Duration = Duration::from_secs(600);
+const MAX_JOB_AGE: Duration = Duration::from_secs(600);
 /// A sink that says nothing of a result for so long is taken for dead, and another gets the result. One that holds a
 /// batch says so more often.
 pub const RESULT_ACK_WAIT: Duration = Duration::from_secs(15);
-const DAY: Duration = Duration::from_secs(86_400);
+const ONE_DAY: Duration = Duration::from_secs(86_400);
 
 /// What could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A stream.
     #[error("could not make the stream {name}")]
-    Stream {
+    CreateStream {
         /// Its name.
         name: String,
         /// What the server said.
@@ -56,7 +56,7 @@ pub enum Error {
     },
     /// A consumer.
     #[error("could not make the consumer {name}")]
-    Consumer {
+    CreateConsumer {
         /// Its name.
         name: String,
         /// What the server said.
@@ -69,7 +69,7 @@ pub enum Error {
          is installation {installation}; either give this installation a NATS of its own, or, if its database was made \
          anew beside this bus, take the bus over with: picket nats adopt"
     )]
-    Foreign {
+    ForeignStream {
         /// Its name.
         name: String,
         /// The installation in its metadata.
@@ -80,17 +80,17 @@ pub enum Error {
 }
 
 /// In a stream's metadata, the installation that it belongs to.
-const OWNER: &str = "picket.installation";
+const OWNER_METADATA_KEY: &str = "picket.installation";
 
 /// `config` with the mark that it belongs to `installation`.
-pub fn owned(mut config: Config, installation: InstallationId) -> Config {
-    config.metadata.insert(OWNER.to_owned(), installation.to_string());
+pub fn with_owner(mut config: Config, installation: InstallationId) -> Config {
+    config.metadata.insert(OWNER_METADATA_KEY.to_owned(), installation.to_string());
     config
 }
 
 /// The installation that the stream of this configuration belongs to. `None`: it was made by a version without owners.
-pub fn owner(config: &Config) -> Option<&str> {
-    config.metadata.get(OWNER).map(String::as_str)
+pub fn stream_owner(config: &Config) -> Option<&str> {
+    config.metadata.get(OWNER_METADATA_KEY).map(String::as_str)
 }
 
 /// Refuses a stream that is there as `found` if it is another installation's than `config` says.
@@ -98,8 +98,8 @@ pub fn owner(config: &Config) -> Option<&str> {
 /// # Errors
 /// [`Error::Foreign`].
 pub fn check_owner(config: &Config, found: &Config) -> Result<(), Error> {
-    match (owner(config), owner(found)) {
-        (Some(installation), Some(owner)) if installation != owner => Err(Error::Foreign {
+    match (stream_owner(config), stream_owner(found)) {
+        (Some(installation), Some(owner)) if installation != owner => Err(Error::ForeignStream {
             name: found.name.clone(),
             owner: owner.to_owned(),
             installation: installation.to_owned(),
@@ -108,7 +108,7 @@ pub fn check_owner(config: &Config, found: &Config) -> Result<(), Error> {
     }
 }
 
-fn stream(name: &str, subjects: &str, durability: Durability) -> Config {
+fn base_config(name: &str, subjects: &str, durability: StreamLimits) -> Config {
     Config {
         name: name.to_owned(),
         subjects: vec![subjects.to_owned()],
@@ -121,50 +121,50 @@ fn stream(name: &str, subjects: &str, durability: Durability) -> Config {
 }
 
 /// Jobs that wait for a prober: of each site and region the newest only, gone when too old to be worth doing.
-pub fn jobs(durability: Durability) -> Config {
+pub fn jobs_config(durability: StreamLimits) -> Config {
     Config {
         description: Some("checks that wait for a prober".to_owned()),
         retention: RetentionPolicy::WorkQueue,
         max_messages_per_subject: 1,
-        max_age: JOB_MAX_AGE,
-        max_bytes: durability.jobs_bytes,
+        max_age: MAX_JOB_AGE,
+        max_bytes: durability.max_jobs_bytes,
         // The longest body and headers, all of which JSON may have to escape.
         max_message_size: 768 << 10,
-        duplicate_window: DUPLICATES,
+        duplicate_window: DEDUP_WINDOW,
         allow_message_ttl: true,
-        ..stream(subject::JOBS, subject::JOB_SUBJECTS, durability)
+        ..base_config(subject::JOBS_STREAM, subject::JOB_SUBJECTS, durability)
     }
 }
 
 /// Results that wait for the sink, kept for three days so that they can be read again after a restore.
-pub fn results(durability: Durability) -> Config {
+pub fn results_config(durability: StreamLimits) -> Config {
     Config {
         description: Some("results of checks".to_owned()),
         retention: RetentionPolicy::Limits,
-        max_age: 3 * DAY,
-        max_bytes: durability.results_bytes,
+        max_age: 3 * ONE_DAY,
+        max_bytes: durability.max_results_bytes,
         max_message_size: 64 << 10,
-        ..stream(subject::RESULTS, subject::RESULT_SUBJECTS, durability)
+        ..base_config(subject::RESULTS_STREAM, subject::RESULT_SUBJECTS, durability)
     }
 }
 
 /// What happened: incidents, silent regions. An event that is published again, however late, is dropped by its id.
-pub fn events(durability: Durability) -> Config {
+pub fn events_config(durability: StreamLimits) -> Config {
     Config {
         description: Some("incidents and silent regions".to_owned()),
         retention: RetentionPolicy::Limits,
-        max_age: 30 * DAY,
+        max_age: 30 * ONE_DAY,
         max_bytes: 1 << 30,
-        duplicate_window: DAY,
-        ..stream(subject::EVENTS, subject::EVENT_SUBJECTS, durability)
+        duplicate_window: ONE_DAY,
+        ..base_config(subject::EVENTS_STREAM, subject::EVENT_SUBJECTS, durability)
     }
 }
 
 /// The consumer that a region's probers share.
-pub fn prober_consumer(region: &Region) -> pull::Config {
+pub fn prober_consumer_config(region: &RegionName) -> pull::Config {
     pull::Config {
         durable_name: Some(subject::prober_consumer(region)),
-        filter_subject: subject::jobs_of(region),
+        filter_subject: subject::region_jobs_filter(region),
         deliver_policy: DeliverPolicy::All,
         ack_policy: AckPolicy::Explicit,
         ack_wait: JOB_ACK_WAIT,
@@ -177,9 +177,9 @@ pub fn prober_consumer(region: &Region) -> pull::Config {
 }
 
 /// The consumer that all sinks share. Deliveries are unlimited: a database outage must not use them up.
-pub fn sink_consumer() -> pull::Config {
+pub fn sink_consumer_config() -> pull::Config {
     pull::Config {
-        durable_name: Some(subject::SINK.to_owned()),
+        durable_name: Some(subject::SINK_CONSUMER.to_owned()),
         filter_subject: subject::RESULT_SUBJECTS.to_owned(),
         deliver_policy: DeliverPolicy::All,
         ack_policy: AckPolicy::Explicit,
@@ -197,11 +197,11 @@ pub fn sink_consumer() -> pull::Config {
 ///
 /// # Errors
 /// When the server refuses, or does not answer in time.
-pub async fn bring_up_to_date(jetstream: &Context, config: Config) -> Result<Info, Error> {
+pub async fn create_or_update(jetstream: &Context, config: Config) -> Result<Info, Error> {
     let name = config.name.clone();
     match jetstream.create_or_update_stream(config).await {
         Ok(info) => Ok(info),
-        Err(source) => Err(Error::Stream { name, source: Box::new(source) }),
+        Err(source) => Err(Error::CreateStream { name, source: Box::new(source) }),
     }
 }
 
@@ -209,26 +209,26 @@ pub async fn bring_up_to_date(jetstream: &Context, config: Config) -> Result<Inf
 ///
 /// # Errors
 /// When the stream is another installation's, or the server refuses, or does not answer in time.
-pub async fn ensure(jetstream: &Context, config: Config) -> Result<(), Error> {
+pub async fn create_if_missing(jetstream: &Context, config: Config) -> Result<(), Error> {
     let name = config.name.clone();
     match jetstream.get_or_create_stream(config.clone()).await {
         Ok(stream) => check_owner(&config, &stream.cached_info().config),
-        Err(source) => Err(Error::Stream { name, source: Box::new(source) }),
+        Err(source) => Err(Error::CreateStream { name, source: Box::new(source) }),
     }
 }
 
 /// Whether there is no such stream, and not just no answer.
-pub fn is_absent(error: &GetStreamError) -> bool {
+pub fn is_stream_missing(error: &GetStreamError) -> bool {
     matches!(error.kind(), GetStreamErrorKind::JetStream(why) if why.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
 /// A stream that [`adopt`] took over.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Adopted {
+pub struct AdoptedStream {
     /// Its name.
     pub name: &'static str,
     /// Whose it was, if it said.
-    pub owner: Option<String>,
+    pub previous_owner: Option<String>,
 }
 
 /// Makes the streams that are there `installation`'s, whoever's they were. What they hold stays, and sinks of
@@ -236,22 +236,25 @@ pub struct Adopted {
 ///
 /// # Errors
 /// When the server refuses, or does not answer in time.
-pub async fn adopt(jetstream: &Context, installation: InstallationId) -> Result<Vec<Adopted>, Error> {
+pub async fn adopt_streams(
+    jetstream: &Context,
+    installation: InstallationId,
+) -> Result<Vec<AdoptedStream>, Error> {
     let mut adopted = Vec::new();
-    for name in [subject::JOBS, subject::RESULTS, subject::EVENTS] {
-        let failed = |source| Error::Stream { name: name.to_owned(), source };
+    for name in [subject::JOBS_STREAM, subject::RESULTS_STREAM, subject::EVENTS_STREAM] {
+        let failed = |source| Error::CreateStream { name: name.to_owned(), source };
         let found = match jetstream.get_stream(name).await {
             Ok(stream) => stream.cached_info().config.clone(),
-            Err(error) if is_absent(&error) => continue,
+            Err(error) if is_stream_missing(&error) => continue,
             Err(error) => return Err(failed(error.into())),
         };
-        let before = owner(&found).map(str::to_owned);
+        let before = stream_owner(&found).map(str::to_owned);
         if before.as_deref() != Some(&installation.to_string()) {
             jetstream
-                .update_stream(owned(found, installation))
+                .update_stream(with_owner(found, installation))
                 .await
                 .map_err(|error| failed(error.into()))?;
-            adopted.push(Adopted { name, owner: before });
+            adopted.push(AdoptedStream { name, previous_owner: before });
         }
     }
     Ok(adopted)
@@ -261,7 +264,7 @@ pub async fn adopt(jetstream: &Context, installation: InstallationId) -> Result<
 ///
 /// # Errors
 /// When the server refuses, or does not answer in time.
-pub async fn ensure_consumer(
+pub async fn create_or_update_consumer(
     jetstream: &Context,
     stream_name: &str,
     config: pull::Config,
@@ -269,15 +272,15 @@ pub async fn ensure_consumer(
     let name = config.durable_name.clone().unwrap_or_default();
     match jetstream.create_consumer_on_stream(config, stream_name).await {
         Ok(_) => Ok(()),
-        Err(source) => Err(Error::Consumer { name, source: Box::new(source) }),
+        Err(source) => Err(Error::CreateConsumer { name, source: Box::new(source) }),
     }
 }
 
 /// What the NATS server's clock says, as it answers a request about the stream of jobs; `None` if it does not.
-pub async fn server_time(jetstream: &Context) -> Option<Reading> {
+pub async fn read_server_clock(jetstream: &Context) -> Option<ClockReading> {
     let sent = Boottime::now();
-    let request = format!("STREAM.INFO.{}", subject::JOBS);
+    let request = format!("STREAM.INFO.{}", subject::JOBS_STREAM);
     let answer: serde_json::Value = jetstream.request(request, &()).await.ok()?;
     let now: Timestamp = answer.get("ts")?.as_str()?.parse().ok()?;
-    Some(Reading { sent, received: Boottime::now(), now })
+    Some(ClockReading { sent_at: sent, received_at: Boottime::now(), remote_time: now })
 }

@@ -12,13 +12,16 @@ use tracing::{error, info, warn};
 /// Some actors that live and die together.
 pub trait Pipeline: Send + Sync + 'static {
     /// The actors, and what else it takes to drain them.
-    type Parts: Send + 'static;
+    type Actors: Send + 'static;
 
     /// Spawns all actors, linked to `supervisor`, downstream first.
-    fn build(&self, supervisor: ActorCell) -> impl Future<Output = Result<Self::Parts, SpawnErr>> + Send;
+    fn spawn_actors(
+        &self,
+        supervisor: ActorCell,
+    ) -> impl Future<Output = Result<Self::Actors, SpawnErr>> + Send;
 
     /// Takes no more, finishes what is under way, gives back what it holds. May be cut short at any point.
-    fn drain(&self, parts: Self::Parts) -> impl Future<Output = ()> + Send;
+    fn drain(&self, parts: Self::Actors) -> impl Future<Output = ()> + Send;
 }
 
 /// What a supervisor is told.
@@ -32,33 +35,37 @@ pub enum Msg {
 struct Supervisor<P> {
     name: String,
     pipeline: P,
-    drain_limit: Duration,
+    drain_timeout: Duration,
 }
 
 struct State<Parts> {
-    parts: Option<Parts>,
-    phase: Phase,
-    restarts: Restarts,
+    actors: Option<Parts>,
+    phase: SupervisorPhase,
+    restarts: RestartPolicy,
 }
 
 #[derive(PartialEq)]
-enum Phase {
-    Up,
+enum SupervisorPhase {
+    Running,
     Rebuilding,
     Draining,
 }
 
 /// How long a pipeline's actors may take to end before they are killed.
-const GRACE: Duration = Duration::from_secs(5);
+const CHILD_STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl<P: Pipeline> Actor for Supervisor<P> {
     type Msg = Msg;
-    type State = State<P::Parts>;
+    type State = State<P::Actors>;
     type Arguments = ();
 
     async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<Self::State, ActorProcessingErr> {
-        let parts = self.pipeline.build(myself.get_cell()).await?;
-        Ok(State { parts: Some(parts), phase: Phase::Up, restarts: Restarts::new(Instant::now()) })
+        let parts = self.pipeline.spawn_actors(myself.get_cell()).await?;
+        Ok(State {
+            actors: Some(parts),
+            phase: SupervisorPhase::Running,
+            restarts: RestartPolicy::new(Instant::now()),
+        })
     }
 
     async fn handle(
@@ -68,23 +75,23 @@ impl<P: Pipeline> Actor for Supervisor<P> {
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Msg::Rebuild if state.phase == Phase::Rebuilding => {
-                state.parts = Some(self.pipeline.build(myself.get_cell()).await?);
-                state.phase = Phase::Up;
+            Msg::Rebuild if state.phase == SupervisorPhase::Rebuilding => {
+                state.actors = Some(self.pipeline.spawn_actors(myself.get_cell()).await?);
+                state.phase = SupervisorPhase::Running;
                 info!(pipeline = self.name, "{} runs again", self.name);
             }
             Msg::Rebuild => {}
             Msg::Drain => {
-                state.phase = Phase::Draining;
-                if let Some(parts) = state.parts.take()
-                    && tokio::time::timeout(self.drain_limit, self.pipeline.drain(parts)).await.is_err()
+                state.phase = SupervisorPhase::Draining;
+                if let Some(parts) = state.actors.take()
+                    && tokio::time::timeout(self.drain_timeout, self.pipeline.drain(parts)).await.is_err()
                 {
                     warn!(
                         pipeline = self.name,
                         "{} did not finish in time; what is left comes again", self.name
                     );
                 }
-                end_children(&myself).await;
+                stop_children(&myself).await;
                 myself.stop(None);
             }
         }
@@ -104,13 +111,13 @@ impl<P: Pipeline> Actor for Supervisor<P> {
             }
             _ => return Ok(()),
         };
-        if state.phase != Phase::Up {
+        if state.phase != SupervisorPhase::Running {
             return Ok(()); // One that this supervisor is ending already.
         }
-        state.phase = Phase::Rebuilding;
-        state.parts = None;
-        end_children(&myself).await;
-        let Some(wait) = state.restarts.next_wait(Instant::now()) else {
+        state.phase = SupervisorPhase::Rebuilding;
+        state.actors = None;
+        stop_children(&myself).await;
+        let Some(wait) = state.restarts.next_delay(Instant::now()) else {
             error!(pipeline = self.name, error = why, "{} fails again and again, giving up", self.name);
             return Err(why.into());
         };
@@ -126,9 +133,12 @@ impl<P: Pipeline> Actor for Supervisor<P> {
     }
 }
 
-async fn end_children(myself: &ActorRef<Msg>) {
+async fn stop_children(myself: &ActorRef<Msg>) {
     let children = myself.get_children();
-    if tokio::time::timeout(GRACE, myself.stop_children_and_wait(None, Some(GRACE))).await.is_err() {
+    if tokio::time::timeout(CHILD_STOP_TIMEOUT, myself.stop_children_and_wait(None, Some(CHILD_STOP_TIMEOUT)))
+        .await
+        .is_err()
+    {
         warn!("actors did not stop in time");
     }
     for child in children {
@@ -137,40 +147,41 @@ async fn end_children(myself: &ActorRef<Msg>) {
 }
 
 /// The waits between restarts: 1 s, doubled up to 64 s, from 1 s again after a quiet spell.
-struct Restarts {
-    in_a_row: u32,
-    last: Instant,
+struct RestartPolicy {
+    consecutive: u32,
+    last_restart_at: Instant,
 }
 
-impl Restarts {
-    const QUIET: Duration = Duration::from_secs(120);
-    const MOST: u32 = 8;
+impl RestartPolicy {
+    const RESET_AFTER: Duration = Duration::from_secs(120);
+    const MAX_RESTARTS: u32 = 8;
 
     fn new(now: Instant) -> Self {
-        Self { in_a_row: 0, last: now }
+        Self { consecutive: 0, last_restart_at: now }
     }
 
     /// `None` after so many in a row that another is of no use.
-    fn next_wait(&mut self, now: Instant) -> Option<Duration> {
-        if now.duration_since(self.last) > Self::QUIET {
-            self.in_a_row = 0;
+    fn next_delay(&mut self, now: Instant) -> Option<Duration> {
+        if now.duration_since(self.last_restart_at) > Self::RESET_AFTER {
+            self.consecutive = 0;
         }
-        self.last = now;
-        self.in_a_row += 1;
-        (self.in_a_row <= Self::MOST).then(|| Duration::from_secs(1 << (self.in_a_row - 1).min(6)))
+        self.last_restart_at = now;
+        self.consecutive += 1;
+        (self.consecutive <= Self::MAX_RESTARTS)
+            .then(|| Duration::from_secs(1 << (self.consecutive - 1).min(6)))
     }
 }
 
 /// A pipeline that runs under its supervisor.
-pub struct Running {
+pub struct PipelineHandle {
     name: String,
     supervisor: ActorRef<Msg>,
     /// The supervisor's task, until it has ended: a task can be awaited once.
     task: Option<JoinHandle<()>>,
-    drain_limit: Duration,
+    drain_timeout: Duration,
 }
 
-impl Running {
+impl PipelineHandle {
     /// Builds `pipeline` and keeps it running. `drain_limit` bounds its graceful end.
     ///
     /// # Errors
@@ -180,9 +191,9 @@ impl Running {
         pipeline: P,
         drain_limit: Duration,
     ) -> Result<Self, SpawnErr> {
-        let supervisor = Supervisor { name: name.to_owned(), pipeline, drain_limit };
+        let supervisor = Supervisor { name: name.to_owned(), pipeline, drain_timeout: drain_limit };
         let (supervisor, task) = Actor::spawn(None, supervisor, ()).await?;
-        Ok(Self { name: name.to_owned(), supervisor, task: Some(task), drain_limit })
+        Ok(Self { name: name.to_owned(), supervisor, task: Some(task), drain_timeout: drain_limit })
     }
 
     /// The pipeline's name.
@@ -191,7 +202,7 @@ impl Running {
     }
 
     /// Waits until the pipeline has ended for good: it failed again and again.
-    pub async fn ended(&mut self) {
+    pub async fn wait_ended(&mut self) {
         if let Some(task) = &mut self.task {
             let _ = task.await;
             self.task = None;
@@ -201,7 +212,8 @@ impl Running {
     /// Ends the pipeline in order: it takes no more, and finishes what is under way.
     pub async fn drain(mut self) {
         let _ = self.supervisor.cast(Msg::Drain);
-        if tokio::time::timeout(self.drain_limit + 2 * GRACE, self.ended()).await.is_err() {
+        if tokio::time::timeout(self.drain_timeout + 2 * CHILD_STOP_TIMEOUT, self.wait_ended()).await.is_err()
+        {
             warn!(pipeline = self.name, "{} had to be killed", self.name);
             self.supervisor.kill();
         }
@@ -239,9 +251,9 @@ mod tests {
         newest: Arc<std::sync::Mutex<Option<ActorRef<()>>>>,
     }
     impl Pipeline for Pair {
-        type Parts = [ActorRef<()>; 2];
+        type Actors = [ActorRef<()>; 2];
 
-        async fn build(&self, supervisor: ActorCell) -> Result<Self::Parts, SpawnErr> {
+        async fn spawn_actors(&self, supervisor: ActorCell) -> Result<Self::Actors, SpawnErr> {
             self.built.fetch_add(1, Ordering::SeqCst);
             let (one, _) = Actor::spawn_linked(None, Fragile, (), supervisor.clone()).await?;
             let (other, _) = Actor::spawn_linked(None, Fragile, (), supervisor).await?;
@@ -249,7 +261,7 @@ mod tests {
             Ok([one, other])
         }
 
-        async fn drain(&self, _: Self::Parts) {
+        async fn drain(&self, _: Self::Actors) {
             self.drained.fetch_add(1, Ordering::SeqCst);
         }
     }
@@ -263,7 +275,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn when_one_actor_fails_the_whole_pipeline_is_built_anew_once() {
         let pair = Pair::default();
-        let running = Running::start("pair", pair.clone(), GRACE).await.unwrap();
+        let running = PipelineHandle::start("pair", pair.clone(), CHILD_STOP_TIMEOUT).await.unwrap();
         for builds in 2..=4 {
             let first = pair.newest.lock().unwrap().clone().unwrap();
             first.cast(()).unwrap();
@@ -278,7 +290,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pipeline_that_fails_again_and_again_ends_for_good_and_can_still_be_awaited_and_drained() {
         let pair = Pair::default();
-        let mut running = Running::start("pair", pair.clone(), GRACE).await.unwrap();
+        let mut running = PipelineHandle::start("pair", pair.clone(), CHILD_STOP_TIMEOUT).await.unwrap();
 
         let breaking = tokio::spawn({
             let pair = pair.clone();
@@ -290,11 +302,11 @@ mod tests {
                 }
             }
         });
-        running.ended().await;
+        running.wait_ended().await;
         breaking.abort();
 
-        assert_eq!(pair.built.load(Ordering::SeqCst), Restarts::MOST + 1);
-        assert!(tokio::time::timeout(Duration::ZERO, running.ended()).await.is_ok());
+        assert_eq!(pair.built.load(Ordering::SeqCst), RestartPolicy::MAX_RESTARTS + 1);
+        assert!(tokio::time::timeout(Duration::ZERO, running.wait_ended()).await.is_ok());
         running.drain().await;
         assert_eq!(pair.drained.load(Ordering::SeqCst), 0, "there is nothing left to drain");
     }

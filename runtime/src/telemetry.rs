@@ -6,7 +6,7 @@ use std::{
     io::{self, IsTerminal, Write},
 };
 
-use picket_proto::plain;
+use picket_proto::safe_text;
 use tracing_subscriber::{EnvFilter, fmt::time::UtcTime};
 
 use crate::options::{LogFormat, LogOptions};
@@ -15,7 +15,7 @@ use crate::options::{LogFormat, LogOptions};
 ///
 /// # Errors
 /// When the filter cannot be read; the message names it.
-pub fn init(options: &LogOptions) -> Result<(), String> {
+pub fn init_logging(options: &LogOptions) -> Result<(), String> {
     // What libraries say of themselves is for who asks for it by name; the bus tells of connections in our words.
     let quiet = "ractor=warn,async_nats=warn,sqlx=warn";
     let filter = EnvFilter::try_new(format!("{quiet},{}", options.log)).map_err(|why| {
@@ -30,11 +30,11 @@ pub fn init(options: &LogOptions) -> Result<(), String> {
     // A second call, in a test, keeps the first one's subscriber.
     let _ = match format {
         LogFormat::Pretty => {
-            let builder = builder.with_writer(|| Plain::coloured(io::stderr()));
+            let builder = builder.with_writer(|| SanitizingWriter::for_terminal(io::stderr()));
             builder.with_ansi(on_terminal).with_target(false).with_timer(UtcTime::rfc_3339()).try_init()
         }
         LogFormat::Json => builder
-            .with_writer(|| Plain::json(io::stderr()))
+            .with_writer(|| SanitizingWriter::for_json(io::stderr()))
             .json()
             .flatten_event(true)
             .with_current_span(false)
@@ -46,41 +46,41 @@ pub fn init(options: &LogOptions) -> Result<(), String> {
 }
 
 /// A log's destination that gets no more than text, colours and line feeds, whatever strangers made us log.
-pub struct Plain<W> {
-    to: W,
-    plain: fn(&str) -> std::borrow::Cow<'_, str>,
+pub struct SanitizingWriter<W> {
+    inner: W,
+    sanitize: fn(&str) -> std::borrow::Cow<'_, str>,
 }
 
-impl<W> Plain<W> {
+impl<W> SanitizingWriter<W> {
     /// For lines that people read.
-    pub fn coloured(to: W) -> Self {
-        Self { to, plain: plain::coloured_lines }
+    pub fn for_terminal(inner: W) -> Self {
+        Self { inner, sanitize: safe_text::sanitize_coloured }
     }
 
     /// For JSON lines.
-    pub fn json(to: W) -> Self {
-        Self { to, plain: plain::json }
+    pub fn for_json(inner: W) -> Self {
+        Self { inner, sanitize: safe_text::sanitize_json }
     }
 }
 
-impl<W: Write> Write for Plain<W> {
+impl<W: Write> Write for SanitizingWriter<W> {
     /// Takes whole events, as the formatter writes them.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        self.to.write_all((self.plain)(&String::from_utf8_lossy(event)).as_bytes())?;
+        self.inner.write_all((self.sanitize)(&String::from_utf8_lossy(event)).as_bytes())?;
         Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.to.flush()
+        self.inner.flush()
     }
 }
 
 /// Shows an error and what caused it, in one line: `could not renew: timed out: …`.
 ///
 /// Our errors' `Display` leaves their source out, so that each cause is printed once, here.
-pub struct Chain<'a>(pub &'a (dyn Error + 'static));
+pub struct ErrorChain<'a>(pub &'a (dyn Error + 'static));
 
-impl fmt::Display for Chain<'_> {
+impl fmt::Display for ErrorChain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)?;
         let mut shown = self.0.to_string();
@@ -121,7 +121,7 @@ mod tests {
     }
 
     /// What is logged of a hostile text, as a field and as a message.
-    fn logged(json: bool, writer: fn(Shared) -> Plain<Shared>) -> String {
+    fn logged(json: bool, writer: fn(Shared) -> SanitizingWriter<Shared>) -> String {
         let shared = Shared::default();
         let to = shared.clone();
         let make = move || writer(to.clone());
@@ -140,8 +140,8 @@ mod tests {
 
     #[test]
     fn a_text_of_strangers_in_a_log_is_text_and_nothing_else() {
-        let pretty = logged(false, Plain::coloured);
-        let json = logged(true, Plain::json);
+        let pretty = logged(false, SanitizingWriter::for_terminal);
+        let json = logged(true, SanitizingWriter::for_json);
 
         for (log, strangers) in [(&pretty, "title"), (&json, "title")] {
             assert!(log.contains(strangers), "{log:?}");

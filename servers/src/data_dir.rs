@@ -9,16 +9,16 @@ use std::{
     sync::Arc,
 };
 
-use crate::{Error, private};
+use crate::{Error, private_file};
 
 /// A data directory that is this process's until the last clone of this is dropped, or the process ends in any way.
 ///
 /// The servers keep a clone, so that nobody else starts in the directory while they run.
 #[derive(Clone, Debug)]
-pub struct DataDir(Arc<Held>);
+pub struct DataDir(Arc<LockedDir>);
 
 #[derive(Debug)]
-struct Held {
+struct LockedDir {
     path: PathBuf,
     /// Locked; the operating system unlocks it when this process is gone.
     _lock: File,
@@ -29,42 +29,44 @@ impl DataDir {
     pub fn lock(dir: &Path) -> Result<Self, Error> {
         let doing = || format!("use the data directory {}", dir.display());
         // Open to others, so that an unprivileged Postgres gets through; what is secret in it has a mode of its own.
-        fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(Error::io(doing()))?;
-        let path = dir.canonicalize().map_err(Error::io(doing()))?;
-        let mut lock = private::open(
-            &path.join(LOCK_FILE),
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(Error::io_context(doing()))?;
+        let path = dir.canonicalize().map_err(Error::io_context(doing()))?;
+        let mut lock = private_file::open_private(
+            &path.join(LOCK_FILE_NAME),
             File::options().read(true).write(true).create(true).truncate(false),
         )
-        .map_err(Error::io(doing()))?;
+        .map_err(Error::io_context(doing()))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(Error::DataDirInUse { dir: path, pid: pid_in(&mut lock) });
+                return Err(Error::DataDirInUse { dir: path, pid: read_pid(&mut lock) });
             }
-            Err(TryLockError::Error(error)) => return Err(Error::io(doing())(error)),
+            Err(TryLockError::Error(error)) => return Err(Error::io_context(doing())(error)),
         }
-        lock.set_len(0).and_then(|()| writeln!(lock, "{}", process::id())).map_err(Error::io(doing()))?;
+        lock.set_len(0)
+            .and_then(|()| writeln!(lock, "{}", process::id()))
+            .map_err(Error::io_context(doing()))?;
         for name in ["logs", "nats"] {
             let dir = path.join(name);
             fs::create_dir_all(&dir)
                 .and_then(|()| fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)))
-                .map_err(Error::io(doing()))?;
+                .map_err(Error::io_context(doing()))?;
         }
-        Ok(Self(Arc::new(Held { path, _lock: lock })))
+        Ok(Self(Arc::new(LockedDir { path, _lock: lock })))
     }
 
     /// The process that has the directory at the moment, if any.
-    pub fn holder(dir: &Path) -> Result<Option<u32>, Error> {
+    pub fn holder_pid(dir: &Path) -> Result<Option<u32>, Error> {
         let doing = || format!("see who uses the data directory {}", dir.display());
-        let mut lock = match File::open(dir.join(LOCK_FILE)) {
+        let mut lock = match File::open(dir.join(LOCK_FILE_NAME)) {
             Ok(lock) => lock,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io(doing())(error)),
+            Err(error) => return Err(Error::io_context(doing())(error)),
         };
         match lock.try_lock_shared() {
             Ok(()) => Ok(None),
-            Err(TryLockError::WouldBlock) => Ok(pid_in(&mut lock)),
-            Err(TryLockError::Error(error)) => Err(Error::io(doing())(error)),
+            Err(TryLockError::WouldBlock) => Ok(read_pid(&mut lock)),
+            Err(TryLockError::Error(error)) => Err(Error::io_context(doing())(error)),
         }
     }
 
@@ -74,15 +76,15 @@ impl DataDir {
     }
 
     /// Where a server's log goes.
-    pub(crate) fn log(&self, name: &str) -> PathBuf {
+    pub(crate) fn log_path(&self, name: &str) -> PathBuf {
         self.0.path.join("logs").join(name)
     }
 }
 
-const LOCK_FILE: &str = "lock";
+const LOCK_FILE_NAME: &str = "lock";
 
 /// Who wrote the lock file last. While it is locked that is its holder.
-fn pid_in(lock: &mut File) -> Option<u32> {
+fn read_pid(lock: &mut File) -> Option<u32> {
     let mut text = String::new();
     lock.rewind().and_then(|()| lock.read_to_string(&mut text)).ok()?;
     text.trim().parse().ok()

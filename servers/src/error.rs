@@ -16,7 +16,7 @@ pub enum Error {
     },
 
     /// A program of the tools directory does not do what it must.
-    #[error("{program} failed ({status}){}", indented(.output))]
+    #[error("{program} failed ({status}){}", indent_lines(.output))]
     ToolFailed {
         /// The program's path.
         program: PathBuf,
@@ -54,7 +54,7 @@ pub enum Error {
 
     /// The port cannot be listened on, for another reason than that it is taken.
     #[error("cannot listen on port {port} of 127.0.0.1 for {server}; {option} chooses another")]
-    Port {
+    PortUnavailable {
         /// The server's name.
         server: &'static str,
         /// The port.
@@ -68,7 +68,7 @@ pub enum Error {
 
     /// A server that an earlier process left behind does not die.
     #[error("{server} of an earlier run (process {pid}) does not end; kill it, then start again")]
-    LeftoverStays {
+    OrphanSurvived {
         /// The server's name.
         server: &'static str,
         /// Its process.
@@ -76,8 +76,8 @@ pub enum Error {
     },
 
     /// The server ended instead of becoming ready.
-    #[error("{server} ended while starting ({status}); the end of {}:{}", .log.display(), indented(.tail))]
-    EndedAtStart {
+    #[error("{server} ended while starting ({status}); the end of {}:{}", .log.display(), indent_lines(.tail))]
+    ExitedAtStart {
         /// The server's name.
         server: &'static str,
         /// How it ended.
@@ -90,7 +90,7 @@ pub enum Error {
 
     /// The server runs but was not ready in time; it was stopped.
     #[error(
-        "{server} was not ready within {} s; the end of {}:{}", .limit.as_secs(), .log.display(), indented(.tail)
+        "{server} was not ready within {} s; the end of {}:{}", .limit.as_secs(), .log.display(), indent_lines(.tail)
     )]
     NotReady {
         /// The server's name.
@@ -104,8 +104,8 @@ pub enum Error {
     },
 
     /// The server ended while it was in use.
-    #[error("{server} ended ({status}); the end of {}:{}", .log.display(), indented(.tail))]
-    Ended {
+    #[error("{server} ended ({status}); the end of {}:{}", .log.display(), indent_lines(.tail))]
+    Exited {
         /// The server's name.
         server: &'static str,
         /// How it ended.
@@ -118,7 +118,7 @@ pub enum Error {
 
     /// The server did not stop when asked and was killed.
     #[error("{server} did not stop within {} s and was killed", .limit.as_secs())]
-    Killed {
+    StopTimeout {
         /// The server's name.
         server: &'static str,
         /// The time it had.
@@ -161,7 +161,7 @@ pub enum Error {
         .file.display(),
         .dir.display()
     )]
-    PasswordLost {
+    PasswordMissing {
         /// Where the password should be.
         file: PathBuf,
         /// The database's files.
@@ -175,7 +175,7 @@ pub enum Error {
          start again, and restore them with psql. To begin without them: take another --data-dir",
         .dir.display()
     )]
-    OtherVersion {
+    VersionMismatch {
         /// The database's files.
         dir: PathBuf,
         /// The major version that wrote them.
@@ -197,13 +197,13 @@ pub enum Error {
 
 impl Error {
     /// For `map_err`: says what was being done, as it follows "cannot".
-    pub(crate) fn io(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io_context(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let doing = doing.into();
         move |source| Self::Io { doing, source }
     }
 }
 
 /// The lines of `text`, each on a line of its own under the message; nothing if there are none.
-fn indented(text: &str) -> String {
+fn indent_lines(text: &str) -> String {
     text.lines().map(|line| format!("\n    {line}")).collect()
 }

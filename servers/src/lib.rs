@@ -27,19 +27,19 @@
 
 mod data_dir;
 mod error;
-mod leftovers;
-mod log;
+mod log_file;
 mod nats;
+mod orphans;
 mod port;
 mod postgres;
-pub mod private;
+pub mod private_file;
 mod server;
 mod tools;
 
 pub use data_dir::DataDir;
 pub use error::Error;
 pub use nats::{Nats, NatsConfig};
-pub use port::free as free_port;
+pub use port::free_port;
 pub use postgres::{Postgres, PostgresConfig};
 pub use server::Signal;
 pub use tools::{PostgresTools, Tools};

@@ -16,14 +16,14 @@ use tokio::{
 
 use crate::{
     DataDir, Error, Tools,
-    leftovers::Leftover,
-    log::Log,
-    port, private,
-    server::{Server, Signal, Signals},
+    log_file::LogFile,
+    orphans::OrphanProcess,
+    port, private_file,
+    server::{ServerProcess, Signal, StopSignals},
 };
 
-const NAME: &str = "nats-server";
-const OPTION: &str = "--nats-port";
+const SERVER_NAME: &str = "nats-server";
+const PORT_OPTION: &str = "--nats-port";
 
 /// How a [`Nats`] is started.
 #[derive(Clone, Debug)]
@@ -35,19 +35,19 @@ pub struct NatsConfig {
     /// The most that streams may hold on disk, all together.
     pub max_file_store_bytes: u64,
     /// A configuration of the caller's to use instead of all this; it must listen on `port`.
-    pub file: Option<PathBuf>,
+    pub config_file: Option<PathBuf>,
 }
 
 impl Default for NatsConfig {
     fn default() -> Self {
-        Self { port: 4222, monitor_port: None, max_file_store_bytes: 16 << 30, file: None }
+        Self { port: 4222, monitor_port: None, max_file_store_bytes: 16 << 30, config_file: None }
     }
 }
 
 /// A running nats-server, whose streams are in `<data>/nats` and whose log is `<data>/logs/nats.log`.
 #[derive(Debug)]
 pub struct Nats {
-    server: Server,
+    server: ServerProcess,
     port: u16,
     _data: DataDir,
 }
@@ -55,41 +55,51 @@ pub struct Nats {
 impl Nats {
     /// Starts it, or says why not; stops one that was left behind in this data directory first.
     pub async fn start(tools: &Tools, data: &DataDir, config: NatsConfig) -> Result<Self, Error> {
-        let program = tools.nats_server()?;
-        Self::stop_leftover(data).await?;
-        port::check(NAME, config.port, OPTION)?;
+        let program = tools.find_nats_server()?;
+        Self::stop_orphan(data).await?;
+        port::check_port_free(SERVER_NAME, config.port, PORT_OPTION)?;
 
-        let own = config_file(data);
-        if config.file.is_none() {
-            private::replace(&own, &config.text(data))
-                .map_err(Error::io(format!("write {}", own.display())))?;
+        let own = config_path(data);
+        if config.config_file.is_none() {
+            private_file::replace_atomically(&own, &config.render_config(data))
+                .map_err(Error::io_context(format!("write {}", own.display())))?;
         }
         let mut command = Command::new(program);
-        command.arg("--config").arg(config.file.as_ref().unwrap_or(&own)).arg("--pid").arg(pid_file(data));
+        command
+            .arg("--config")
+            .arg(config.config_file.as_ref().unwrap_or(&own))
+            .arg("--pid")
+            .arg(pid_path(data));
         // On one core it carries more than anybody watches from one machine, and wakes up fewer threads for each message: at 1,000
         // checks a second a fifth less CPU time.
         if env::var_os("GOMAXPROCS").is_none() {
             command.env("GOMAXPROCS", "1");
         }
-        let signals = Signals { stop: Signal::TERM, abort: Signal::KILL };
-        let mut server = Server::spawn(NAME, command, signals, Log::open(data.log("nats.log"))?)?;
-        server.ready(|| greets(config.port)).await?;
+        let signals = StopSignals { graceful: Signal::TERM, immediate: Signal::KILL };
+        let mut server =
+            ServerProcess::spawn(SERVER_NAME, command, signals, LogFile::open(data.log_path("nats.log"))?)?;
+        server.wait_ready(|| is_accepting(config.port)).await?;
         Ok(Self { server, port: config.port, _data: data.clone() })
     }
 
     /// Stops the nats-server that a killed process left behind in this data directory, if there is one.
-    pub async fn stop_leftover(data: &DataDir) -> Result<(), Error> {
-        let pid_file = pid_file(data);
+    pub async fn stop_orphan(data: &DataDir) -> Result<(), Error> {
+        let pid_file = pid_path(data);
         let pid = fs::read_to_string(&pid_file).ok().and_then(|text| text.trim().parse().ok());
         if let Some(pid) = pid {
-            let argument = config_file(data);
-            Leftover { server: NAME, program: NAME, argument: &argument, signal: Signal::TERM }
-                .stop(pid)
-                .await?;
+            let argument = config_path(data);
+            OrphanProcess {
+                server: SERVER_NAME,
+                program: SERVER_NAME,
+                unique_argument: &argument,
+                stop_signal: Signal::TERM,
+            }
+            .stop_if_running(pid)
+            .await?;
         }
         match fs::remove_file(&pid_file) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io(format!("remove {}", pid_file.display()))(error))
+                Err(Error::io_context(format!("remove {}", pid_file.display()))(error))
             }
             _ => Ok(()),
         }
@@ -111,18 +121,18 @@ impl Nats {
     }
 
     /// The log file.
-    pub fn log(&self) -> &Path {
+    pub fn log_path(&self) -> &Path {
         &self.server.log.path
     }
 
     /// Waits for the server to end by itself, and says how it did; cancel-safe.
-    pub async fn exited(&mut self) -> Error {
-        self.server.exited().await
+    pub async fn wait_exited(&mut self) -> Error {
+        self.server.wait_exited().await
     }
 
     /// Sends the process a signal; no error if it has ended.
-    pub fn signal(&self, signal: Signal) -> Result<(), Error> {
-        self.server.signal(signal)
+    pub fn send_signal(&self, signal: Signal) -> Result<(), Error> {
+        self.server.send_signal(signal)
     }
 
     /// Stops the server in order; [`Error::Killed`] if it took longer than `limit` and had to be killed.
@@ -137,7 +147,7 @@ impl Nats {
 }
 
 impl NatsConfig {
-    fn text(&self, data: &DataDir) -> String {
+    fn render_config(&self, data: &DataDir) -> String {
         let quoted = |path: PathBuf| format!("{:?}", path.to_string_lossy());
         let monitor =
             self.monitor_port.map(|port| format!("http: \"127.0.0.1:{port}\"\n")).unwrap_or_default();
@@ -156,30 +166,30 @@ impl NatsConfig {
              \x20   sync_interval: \"1s\"\n\
              }}\n",
             port = self.port,
-            pid_file = quoted(pid_file(data)),
+            pid_file = quoted(pid_path(data)),
             store = quoted(data.path().join("nats")),
             max_file_store = self.max_file_store_bytes,
         )
     }
 }
 
-fn config_file(data: &DataDir) -> PathBuf {
+fn config_path(data: &DataDir) -> PathBuf {
     data.path().join("nats/nats.conf")
 }
 
-fn pid_file(data: &DataDir) -> PathBuf {
+fn pid_path(data: &DataDir) -> PathBuf {
     data.path().join("nats/nats.pid")
 }
 
 /// The longest greeting that is waited for; a nats-server's is some hundred bytes.
-const GREETING_BYTES: u64 = 64 << 10;
+const MAX_GREETING_BYTES: u64 = 64 << 10;
 
 /// Whether a nats-server answers on the port. It listens only after JetStream has recovered.
-async fn greets(port: u16) -> bool {
+async fn is_accepting(port: u16) -> bool {
     let greeting = async {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.ok()?;
         let mut line = String::new();
-        BufReader::new(stream.take(GREETING_BYTES)).read_line(&mut line).await.ok()?;
+        BufReader::new(stream.take(MAX_GREETING_BYTES)).read_line(&mut line).await.ok()?;
         Some(line.starts_with("INFO {"))
     };
     matches!(timeout(Duration::from_secs(1), greeting).await, Ok(Some(true)))

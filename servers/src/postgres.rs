@@ -1,8 +1,8 @@
 //! A Postgres on loopback with one superuser, whose generated password is kept beside the data.
 
-mod create;
-mod home;
-mod user;
+mod initdb;
+mod install;
+mod run_as;
 
 use std::{
     fs,
@@ -15,15 +15,15 @@ use tokio::{process::Command, time::Instant};
 
 use crate::{
     DataDir, Error, PostgresTools, Tools,
-    leftovers::Leftover,
-    log::Log,
+    log_file::LogFile,
+    orphans::OrphanProcess,
     port,
-    server::{POLL, READY, Server, Signal, Signals},
+    server::{READY_POLL_INTERVAL, START_TIMEOUT, ServerProcess, Signal, StopSignals},
 };
-use home::Home;
+use install::PgInstall;
 
-const NAME: &str = "Postgres";
-const OPTION: &str = "--pg-port";
+const SERVER_NAME: &str = "Postgres";
+const PORT_OPTION: &str = "--pg-port";
 
 /// The superuser, and the database.
 const PICKET: &str = "picket";
@@ -50,11 +50,11 @@ impl Default for PostgresConfig {
 /// A running Postgres, whose data is in `<data>/postgres` and whose log is `<data>/logs/postgres.log`.
 #[derive(Debug)]
 pub struct Postgres {
-    server: Server,
+    server: ServerProcess,
     port: u16,
     password: String,
     tools: PostgresTools,
-    home: PathBuf,
+    cluster_dir: PathBuf,
     _data: DataDir,
 }
 
@@ -65,40 +65,45 @@ impl Postgres {
     /// Started by root it runs as the owner of the data, `postgres` or `nobody`, on a copy of the programs and with
     /// its data under `/var/lib/picket` where that user could not reach them.
     pub async fn start(tools: &Tools, data: &DataDir, config: PostgresConfig) -> Result<Self, Error> {
-        let tools = tools.postgres()?;
-        Self::stop_leftover(data).await?;
-        port::check(NAME, config.port, OPTION)?;
+        let tools = tools.find_postgres()?;
+        Self::stop_orphan(data).await?;
+        port::check_port_free(SERVER_NAME, config.port, PORT_OPTION)?;
 
-        let home = Home::find(tools, data).await?;
-        let password = create::data(&home, data, config.durable).await?;
-        let server = spawn(&home, data, &config).await?;
-        let (port, tools, home) = (config.port, home.tools, home.data);
-        let postgres = Self { server, port, password, tools, home, _data: data.clone() };
-        postgres.ensure_database().await?;
+        let home = PgInstall::resolve_paths(tools, data).await?;
+        let password = initdb::ensure_cluster(&home, data, config.durable).await?;
+        let server = spawn_postmaster(&home, data, &config).await?;
+        let (port, tools, home) = (config.port, home.tools, home.cluster_dir);
+        let postgres = Self { server, port, password, tools, cluster_dir: home, _data: data.clone() };
+        postgres.create_missing_database().await?;
         Ok(postgres)
     }
 
     /// Stops the Postgres that a killed process left behind in this data directory, if there is one.
-    pub async fn stop_leftover(data: &DataDir) -> Result<(), Error> {
+    pub async fn stop_orphan(data: &DataDir) -> Result<(), Error> {
         let Ok(home) = data.path().join("postgres").canonicalize() else {
             return Ok(());
         };
-        let Some(status) = Status::read(&home) else {
+        let Some(status) = PostmasterFile::read_from(&home) else {
             return Ok(());
         };
-        Leftover { server: NAME, program: "postgres", argument: &home, signal: Signal::INT }
-            .stop(status.pid)
-            .await?;
-        status.disown(&home)
+        OrphanProcess {
+            server: SERVER_NAME,
+            program: "postgres",
+            unique_argument: &home,
+            stop_signal: Signal::INT,
+        }
+        .stop_if_running(status.pid)
+        .await?;
+        status.mark_stale(&home)
     }
 
     /// The database `picket` as a URL, with user and password.
     pub fn url(&self) -> String {
-        self.url_of(PICKET)
+        self.url_for_database(PICKET)
     }
 
     /// Another database of this server as a URL, with user and password.
-    pub fn url_of(&self, database: &str) -> String {
+    pub fn url_for_database(&self, database: &str) -> String {
         format!("postgres://{PICKET}:{}@127.0.0.1:{}/{database}", self.password, self.port)
     }
 
@@ -113,21 +118,21 @@ impl Postgres {
     }
 
     /// Where the data really is.
-    pub fn home(&self) -> &Path {
-        &self.home
+    pub fn cluster_dir(&self) -> &Path {
+        &self.cluster_dir
     }
 
     /// The log file.
-    pub fn log(&self) -> &Path {
+    pub fn log_path(&self) -> &Path {
         &self.server.log.path
     }
 
     /// Runs statements in the database `postgres` with psql, and gives the rows as unaligned text.
     ///
     /// For administration only: what holds data speaks through `store`.
-    pub async fn administer(&self, sql: &str) -> Result<String, Error> {
-        let program = self.tools.psql();
-        let mut command = command(&program);
+    pub async fn run_admin_sql(&self, sql: &str) -> Result<String, Error> {
+        let program = self.tools.psql_path();
+        let mut command = clean_command(&program);
         command
             .env("PGPASSWORD", &self.password)
             .env("PGPASSFILE", "/dev/null")
@@ -135,17 +140,17 @@ impl Postgres {
         command.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set", "ON_ERROR_STOP=1"]);
         command.args(["--host", "127.0.0.1", "--port", &self.port.to_string()]);
         command.args(["--username", PICKET, "--dbname", "postgres", "--command", sql]);
-        output(command, program).await
+        run_command(command, program).await
     }
 
     /// Waits for the server to end by itself, and says how it did; cancel-safe.
-    pub async fn exited(&mut self) -> Error {
-        self.server.exited().await
+    pub async fn wait_exited(&mut self) -> Error {
+        self.server.wait_exited().await
     }
 
     /// Sends the postmaster a signal; no error if it has ended.
-    pub fn signal(&self, signal: Signal) -> Result<(), Error> {
-        self.server.signal(signal)
+    pub fn send_signal(&self, signal: Signal) -> Result<(), Error> {
+        self.server.send_signal(signal)
     }
 
     /// Stops the server, ending its sessions; [`Error::Killed`] if it took longer than `limit` and had to be killed.
@@ -158,37 +163,48 @@ impl Postgres {
         self.server.kill().await
     }
 
-    async fn ensure_database(&self) -> Result<(), Error> {
-        let found = self.administer(&format!("SELECT 1 FROM pg_database WHERE datname = '{PICKET}'")).await?;
+    async fn create_missing_database(&self) -> Result<(), Error> {
+        let found =
+            self.run_admin_sql(&format!("SELECT 1 FROM pg_database WHERE datname = '{PICKET}'")).await?;
         if found.trim().is_empty() {
-            self.administer(&format!("CREATE DATABASE {PICKET}")).await?;
+            self.run_admin_sql(&format!("CREATE DATABASE {PICKET}")).await?;
         }
         Ok(())
     }
 }
 
 /// Starts the postmaster and waits until it accepts sessions.
-async fn spawn(home: &Home, data: &DataDir, config: &PostgresConfig) -> Result<Server, Error> {
-    let until = Instant::now() + READY;
+async fn spawn_postmaster(
+    home: &PgInstall,
+    data: &DataDir,
+    config: &PostgresConfig,
+) -> Result<ServerProcess, Error> {
+    let until = Instant::now() + START_TIMEOUT;
     loop {
-        let mut command = command(&home.tools.postgres());
-        user::run_as(&mut command, home.user);
+        let mut command = clean_command(&home.tools.postgres_path());
+        run_as::apply_user(&mut command, home.run_as);
         command.envs(config.environment.iter().cloned());
-        command.arg("-D").arg(&home.data);
-        for (setting, value) in config.settings() {
+        command.arg("-D").arg(&home.cluster_dir);
+        for (setting, value) in config.server_settings() {
             command.arg("-c").arg(format!("{setting}={value}"));
         }
-        let signals = Signals { stop: Signal::INT, abort: Signal::QUIT };
-        let mut server = Server::spawn(NAME, command, signals, Log::open(data.log("postgres.log"))?)?;
+        let signals = StopSignals { graceful: Signal::INT, immediate: Signal::QUIT };
+        let mut server = ServerProcess::spawn(
+            SERVER_NAME,
+            command,
+            signals,
+            LogFile::open(data.log_path("postgres.log"))?,
+        )?;
         let pid = server.pid();
-        let is_ready = || Status::read(&home.data).is_some_and(|status| status.is_ready(pid));
-        match server.ready(|| std::future::ready(is_ready())).await {
+        let is_ready =
+            || PostmasterFile::read_from(&home.cluster_dir).is_some_and(|status| status.is_ready(pid));
+        match server.wait_ready(|| std::future::ready(is_ready())).await {
             Ok(()) => return Ok(server),
             // The sessions of a postmaster that was killed end a moment after it.
-            Err(Error::EndedAtStart { tail, .. })
+            Err(Error::ExitedAtStart { tail, .. })
                 if tail.contains("pre-existing shared memory block") && Instant::now() < until =>
             {
-                tokio::time::sleep(10 * POLL).await;
+                tokio::time::sleep(10 * READY_POLL_INTERVAL).await;
             }
             Err(error) => return Err(error),
         }
@@ -198,7 +214,7 @@ async fn spawn(home: &Home, data: &DataDir, config: &PostgresConfig) -> Result<S
 impl PostgresConfig {
     /// Given on the command line, so that what is in force is this, whatever an earlier start or somebody wrote into
     /// the files.
-    fn settings(&self) -> Vec<(&'static str, String)> {
+    fn server_settings(&self) -> Vec<(&'static str, String)> {
         let mut settings = vec![
             ("listen_addresses", "127.0.0.1".to_owned()),
             ("port", self.port.to_string()),
@@ -231,14 +247,14 @@ impl PostgresConfig {
 }
 
 /// What a postmaster says of itself in `postmaster.pid`.
-struct Status {
+struct PostmasterFile {
     pid: u32,
     lines: Vec<String>,
 }
 
-impl Status {
-    fn read(home: &Path) -> Option<Self> {
-        let text = fs::read_to_string(Self::file(home)).ok()?;
+impl PostmasterFile {
+    fn read_from(home: &Path) -> Option<Self> {
+        let text = fs::read_to_string(Self::file_path(home)).ok()?;
         let lines: Vec<_> = text.lines().map(str::to_owned).collect();
         Some(Self { pid: lines.first()?.trim().parse().ok()?, lines })
     }
@@ -252,23 +268,23 @@ impl Status {
     /// It would take any living process of its user that got the old number for a postmaster and refuse to start.
     /// Our own number it knows for its parent's. Without the file it would not look for the shared memory of
     /// sessions that still run.
-    fn disown(mut self, home: &Path) -> Result<(), Error> {
-        let file = Self::file(home);
+    fn mark_stale(mut self, home: &Path) -> Result<(), Error> {
+        let file = Self::file_path(home);
         if !file.exists() {
             return Ok(());
         }
         self.lines[0] = process::id().to_string();
         let text = self.lines.join("\n") + "\n";
-        fs::write(&file, text).map_err(Error::io(format!("write {}", file.display())))
+        fs::write(&file, text).map_err(Error::io_context(format!("write {}", file.display())))
     }
 
-    fn file(home: &Path) -> PathBuf {
+    fn file_path(home: &Path) -> PathBuf {
         home.join("postmaster.pid")
     }
 }
 
 /// A program of Postgres's, untouched by the `PG…` variables and the locale of whoever runs us.
-fn command(program: &Path) -> Command {
+fn clean_command(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("LC_ALL", "C").current_dir("/").stdin(Stdio::null());
     for name in ["PATH", "LD_LIBRARY_PATH", "TMPDIR"] {
@@ -280,9 +296,9 @@ fn command(program: &Path) -> Command {
 }
 
 /// Runs a program to its end and gives what it said; [`Error::ToolFailed`] if it failed.
-async fn output(mut command: Command, program: PathBuf) -> Result<String, Error> {
+async fn run_command(mut command: Command, program: PathBuf) -> Result<String, Error> {
     let output = command.kill_on_drop(true).output().await;
-    let output = output.map_err(Error::io(format!("run {}", program.display())))?;
+    let output = output.map_err(Error::io_context(format!("run {}", program.display())))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }

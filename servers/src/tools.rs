@@ -20,36 +20,36 @@ pub struct Tools {
 #[derive(Clone, Debug)]
 pub struct PostgresTools {
     /// Where `postgres`, `initdb` and `psql` are.
-    pub(crate) bin: PathBuf,
+    pub(crate) bin_dir: PathBuf,
 }
 
 impl Tools {
     /// Looks in `dir`, as `tools/install` lays it out; for nats-server then also on the `PATH`.
-    pub fn find(dir: Option<&Path>) -> Self {
+    pub fn in_dir(dir: Option<&Path>) -> Self {
         let absolute = |dir: &Path| std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
         Self { dir: dir.map(absolute) }
     }
 
     /// The path of nats-server. One on the `PATH` will do: the start of our processes checks its version.
-    pub fn nats_server(&self) -> Result<PathBuf, Error> {
+    pub fn find_nats_server(&self) -> Result<PathBuf, Error> {
         let own = self.dir.iter().map(|dir| dir.join("bin"));
-        own.chain(path_dirs())
+        own.chain(search_path_dirs())
             .map(|dir| dir.join("nats-server"))
-            .find(|program| is_program(program))
-            .ok_or_else(|| self.missing("nats-server", " and on the PATH"))
+            .find(|program| is_executable(program))
+            .ok_or_else(|| self.missing_tool_error("nats-server", " and on the PATH"))
     }
 
     /// The Postgres installation: the pinned one, for data of one version are of no use to another.
-    pub fn postgres(&self) -> Result<PostgresTools, Error> {
+    pub fn find_postgres(&self) -> Result<PostgresTools, Error> {
         self.dir
             .iter()
             .map(|dir| dir.join("postgres/bin"))
-            .find(|bin| ["postgres", "initdb", "psql"].iter().all(|name| is_program(&bin.join(name))))
-            .map(|bin| PostgresTools { bin })
-            .ok_or_else(|| self.missing("postgres", ""))
+            .find(|bin| ["postgres", "initdb", "psql"].iter().all(|name| is_executable(&bin.join(name))))
+            .map(|bin| PostgresTools { bin_dir: bin })
+            .ok_or_else(|| self.missing_tool_error("postgres", ""))
     }
 
-    fn missing(&self, program: &'static str, and: &str) -> Error {
+    fn missing_tool_error(&self, program: &'static str, and: &str) -> Error {
         let looked_in = match &self.dir {
             Some(dir) => format!("{}{and}", dir.display()),
             None => format!("no tools directory, for none was given{and}"),
@@ -60,23 +60,23 @@ impl Tools {
 
 impl PostgresTools {
     /// The path of psql.
-    pub fn psql(&self) -> PathBuf {
-        self.bin.join("psql")
+    pub fn psql_path(&self) -> PathBuf {
+        self.bin_dir.join("psql")
     }
 
-    pub(crate) fn postgres(&self) -> PathBuf {
-        self.bin.join("postgres")
+    pub(crate) fn postgres_path(&self) -> PathBuf {
+        self.bin_dir.join("postgres")
     }
 
-    pub(crate) fn initdb(&self) -> PathBuf {
-        self.bin.join("initdb")
+    pub(crate) fn initdb_path(&self) -> PathBuf {
+        self.bin_dir.join("initdb")
     }
 }
 
-fn path_dirs() -> Vec<PathBuf> {
+fn search_path_dirs() -> Vec<PathBuf> {
     env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default()
 }
 
-fn is_program(path: &Path) -> bool {
+fn is_executable(path: &Path) -> bool {
     path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }

@@ -5,37 +5,41 @@ use std::sync::Arc;
 use async_nats::Subject;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::letter::Letter;
+use crate::decode::DecodedResult;
 
 /// One batch is being written, one waits for that, one is being taken.
-const BATCHES: usize = 3;
+const MAX_BATCHES: usize = 3;
 
 /// Leave to hold so many batches: had before one is asked for, given back when it is written or given up.
 #[derive(Clone)]
-pub(crate) struct Leaves {
-    leaves: Arc<Semaphore>,
-    letters: usize,
+pub(crate) struct BatchPermits {
+    permits: Arc<Semaphore>,
+    batch_capacity: usize,
 }
 
-impl Leaves {
+impl BatchPermits {
     /// Of about so many letters each: all of them moved whenever they are too many for their place cost a tenth of reading them.
-    pub(crate) fn new(letters: usize) -> Self {
-        Self { leaves: Arc::new(Semaphore::new(BATCHES)), letters }
+    pub(crate) fn new(batch_capacity: usize) -> Self {
+        Self { permits: Arc::new(Semaphore::new(MAX_BATCHES)), batch_capacity }
     }
 
     /// Waits for the leave to hold one more batch, and gives that, empty.
-    pub(crate) async fn batch(&self) -> Batch {
+    pub(crate) async fn acquire_empty_batch(&self) -> ResultBatch {
         // Nobody closes the semaphore.
-        let leave = self.leaves.clone().acquire_owned().await.ok();
-        Batch { letters: Vec::with_capacity(self.letters), replies: Vec::new(), _leave: leave }
+        let leave = self.permits.clone().acquire_owned().await.ok();
+        ResultBatch {
+            results: Vec::with_capacity(self.batch_capacity),
+            reply_subjects: Vec::new(),
+            _permit: leave,
+        }
     }
 }
 
 /// What one request for messages brought.
 #[derive(Debug)]
-pub(crate) struct Batch {
-    pub(crate) letters: Vec<Letter>,
+pub(crate) struct ResultBatch {
+    pub(crate) results: Vec<DecodedResult>,
     /// Where the messages that they came in are acknowledged.
-    pub(crate) replies: Vec<Subject>,
-    _leave: Option<OwnedSemaphorePermit>,
+    pub(crate) reply_subjects: Vec<Subject>,
+    _permit: Option<OwnedSemaphorePermit>,
 }

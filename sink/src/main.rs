@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use picket_proto::Role;
 use picket_runtime::{Bus, process};
-use picket_sink::{CONNECTIONS, Error, Options};
+use picket_sink::{DATABASE_CONNECTIONS, Error, Options};
 use picket_store::Store;
 
-const NAME: &str = "picket-sink";
+const SERVICE_NAME: &str = "picket-sink";
 
 /// For the same reason as the coordinator's: a result is many small pieces.
 #[global_allocator]
@@ -18,10 +18,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 async fn main() -> ExitCode {
     let options = Options::parse();
     let (log, listen) = (options.log.clone(), options.listen.clone());
-    process::run(NAME, &log, &listen, |health| async move {
-        let bus = Bus::connect(&options.nats, &Role::Sink, NAME, &health).await?;
-        let store = Store::new(&options.database, NAME, CONNECTIONS)?;
-        let running = picket_sink::start(options.config(), &bus, &store, &health).await?;
+    process::run(SERVICE_NAME, &log, &listen, |health| async move {
+        let bus = Bus::connect(&options.nats, &Role::Sink, SERVICE_NAME, &health).await?;
+        let store = Store::new(&options.database, SERVICE_NAME, DATABASE_CONNECTIONS)?;
+        let running = picket_sink::start(options.to_config(), &bus, &store, &health).await?;
         Ok::<_, Error>((running, bus))
     })
     .await

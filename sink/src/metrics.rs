@@ -15,11 +15,11 @@ use prometheus_client::{
 
 #[derive(Clone)]
 pub(crate) struct Metrics {
-    pub(crate) results: Family<Says, Counter<u64, AtomicU64>>,
+    pub(crate) rows_written: Family<OutcomeLabels, Counter<u64, AtomicU64>>,
     pub(crate) duplicates: Counter<u64, AtomicU64>,
     pub(crate) replays: Counter<u64, AtomicU64>,
-    pub(crate) replayed: Counter<u64, AtomicU64>,
-    pub(crate) dead_letters: Family<Why, Counter<u64, AtomicU64>>,
+    pub(crate) replayed_results: Counter<u64, AtomicU64>,
+    pub(crate) dead_letters: Family<ReasonLabel, Counter<u64, AtomicU64>>,
     pub(crate) foreign_results: Counter<u64, AtomicU64>,
     pub(crate) tickets_required: Gauge<i64, AtomicI64>,
     pub(crate) batch_size: Histogram,
@@ -27,19 +27,19 @@ pub(crate) struct Metrics {
     pub(crate) delay_seconds: Histogram,
     pub(crate) database_errors: Counter<u64, AtomicU64>,
     pub(crate) pull_errors: Counter<u64, AtomicU64>,
-    pub(crate) pending: Gauge<i64, AtomicI64>,
+    pub(crate) pending_messages: Gauge<i64, AtomicI64>,
     pub(crate) incidents_opened: Counter<u64, AtomicU64>,
     pub(crate) incidents_closed: Counter<u64, AtomicU64>,
-    pub(crate) suspects: Counter<u64, AtomicU64>,
-    pub(crate) events: Counter<u64, AtomicU64>,
+    pub(crate) confirmation_requests: Counter<u64, AtomicU64>,
+    pub(crate) events_published: Counter<u64, AtomicU64>,
     pub(crate) event_errors: Counter<u64, AtomicU64>,
-    pub(crate) outbox_waiting: Gauge<i64, AtomicI64>,
+    pub(crate) outbox_depth: Gauge<i64, AtomicI64>,
     pub(crate) outbox_age_seconds: Gauge<f64, AtomicU64>,
 }
 
 /// What a row says.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct Says {
+pub(crate) struct OutcomeLabels {
     pub(crate) outcome: &'static str,
     /// Empty where there is none.
     pub(crate) cause: &'static str,
@@ -47,17 +47,17 @@ pub(crate) struct Says {
 
 /// Why a letter is dead.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct Why {
+pub(crate) struct ReasonLabel {
     pub(crate) reason: &'static str,
 }
 
 impl Metrics {
     pub(crate) fn new(health: &Health) -> Self {
         let metrics = Self {
-            results: Family::default(),
+            rows_written: Family::default(),
             duplicates: Counter::default(),
             replays: Counter::default(),
-            replayed: Counter::default(),
+            replayed_results: Counter::default(),
             dead_letters: Family::default(),
             foreign_results: Counter::default(),
             tickets_required: Gauge::default(),
@@ -66,35 +66,35 @@ impl Metrics {
             delay_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 16)),
             database_errors: Counter::default(),
             pull_errors: Counter::default(),
-            pending: Gauge::default(),
+            pending_messages: Gauge::default(),
             incidents_opened: Counter::default(),
             incidents_closed: Counter::default(),
-            suspects: Counter::default(),
-            events: Counter::default(),
+            confirmation_requests: Counter::default(),
+            events_published: Counter::default(),
             event_errors: Counter::default(),
-            outbox_waiting: Gauge::default(),
+            outbox_depth: Gauge::default(),
             outbox_age_seconds: Gauge::default(),
         };
         // From zero: the first one to come would be no increase of what was not there.
         let reasons =
             ["subject", "bundle", "json", "time", "contradiction", "ticket", "region", "refused", "event"];
         for reason in reasons {
-            let _ = metrics.dead_letters.get_or_create(&Why { reason });
+            let _ = metrics.dead_letters.get_or_create(&ReasonLabel { reason });
         }
-        metrics.register(health);
+        metrics.register_metrics(health);
         metrics
     }
 
-    fn register(&self, health: &Health) {
+    fn register_metrics(&self, health: &Health) {
         let mut registry = health.registry();
         let sink = registry.sub_registry_with_prefix("sink");
-        sink.register("results", "Rows written, by outcome and cause", self.results.clone());
+        sink.register("results", "Rows written, by outcome and cause", self.rows_written.clone());
         sink.register("duplicates", "Results that were there already", self.duplicates.clone());
         sink.register("replays", "Replays of results that the database had lost", self.replays.clone());
         sink.register(
             "replayed",
             "Results that the database had lost and that were replayed from the stream",
-            self.replayed.clone(),
+            self.replayed_results.clone(),
         );
         sink.register("dead_letters", "Messages kept with why they are no rows", self.dead_letters.clone());
         sink.register(
@@ -119,18 +119,22 @@ impl Metrics {
         sink.register(
             "pending",
             "Messages that wait in the stream, of a result or several",
-            self.pending.clone(),
+            self.pending_messages.clone(),
         );
         sink.register("incidents_opened", "Incidents that this sink opened", self.incidents_opened.clone());
         sink.register("incidents_closed", "Incidents that this sink closed", self.incidents_closed.clone());
-        sink.register("suspects", "Sites that were to be confirmed at once", self.suspects.clone());
-        sink.register("events", "Events that this sink published", self.events.clone());
+        sink.register(
+            "suspects",
+            "Sites that were to be confirmed at once",
+            self.confirmation_requests.clone(),
+        );
+        sink.register("events", "Events that this sink published", self.events_published.clone());
         sink.register(
             "event_errors",
             "Failures to publish events, which are tried again",
             self.event_errors.clone(),
         );
-        sink.register("outbox_waiting", "Events that wait to be published", self.outbox_waiting.clone());
+        sink.register("outbox_waiting", "Events that wait to be published", self.outbox_depth.clone());
         sink.register(
             "outbox_age_seconds",
             "How long the oldest event has waited",

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use clap::Parser;
 use picket_runtime::{
-    options::{ListenOptions, LogOptions, NatsOptions, Span},
-    streams::Durability,
+    options::{DurationArg, ListenOptions, LogOptions, NatsOptions},
+    streams::StreamLimits,
 };
 use picket_store::DatabaseOptions;
 
-const MAX_BATCH: i64 = 10_000;
+const MAX_BATCH_SIZE: i64 = 10_000;
 const MAX_RETENTION_DAYS: i64 = 3_650;
 
 /// Writes the results of checks from NATS to Postgres; any number of these share the work
@@ -18,14 +18,14 @@ const MAX_RETENTION_DAYS: i64 = 3_650;
 pub struct Options {
     /// About how many results one transaction writes at most; messages with several are not divided
     #[arg(long, env = "PICKET_BATCH_SIZE", default_value_t = 8_000, value_name = "N",
-          value_parser = clap::value_parser!(u32).range(1..=MAX_BATCH))]
+          value_parser = clap::value_parser!(u32).range(1..=MAX_BATCH_SIZE))]
     pub batch_size: u32,
     /// How long a result waits for others to be written with, such as 250ms; at most 10s
-    #[arg(long, env = "PICKET_BATCH_AGE", default_value = "250ms", value_name = "TIME", value_parser = batch_age)]
-    pub batch_age: Span,
+    #[arg(long, env = "PICKET_BATCH_AGE", default_value = "250ms", value_name = "TIME", value_parser = parse_batch_age)]
+    pub batch_age: DurationArg,
     /// How long a stop may take to write what has been taken
     #[arg(long, env = "PICKET_DRAIN_TIMEOUT", default_value = "15s", value_name = "TIME")]
-    pub drain_timeout: Span,
+    pub drain_timeout: DurationArg,
     /// Results of checks that were due longer ago go to the dead letters; the coordinator drops their days
     #[arg(long, env = "PICKET_RETENTION_DAYS", default_value_t = 30, value_name = "DAYS",
           value_parser = clap::value_parser!(u32).range(1..=MAX_RETENTION_DAYS))]
@@ -41,8 +41,8 @@ pub struct Options {
 }
 
 /// Well below the time after which NATS gives a result to another sink.
-fn batch_age(text: &str) -> Result<Span, String> {
-    const MAX: Span = Span(Duration::from_secs(10));
+fn parse_batch_age(text: &str) -> Result<DurationArg, String> {
+    const MAX: DurationArg = DurationArg(Duration::from_secs(10));
     match text.parse()? {
         age if age <= MAX => Ok(age),
         _ => Err(format!("'{text}' is too long; allowed: at most {MAX}")),
@@ -51,13 +51,13 @@ fn batch_age(text: &str) -> Result<Span, String> {
 
 impl Options {
     /// What these say of the sink itself.
-    pub fn config(&self) -> Config {
+    pub fn to_config(&self) -> Config {
         Config {
             batch_size: self.batch_size,
             batch_age: self.batch_age.0,
             drain_timeout: self.drain_timeout.0,
             retention: Duration::from_secs(u64::from(self.retention_days) * 86_400),
-            durability: Durability::default(),
+            durability: StreamLimits::default(),
         }
     }
 }
@@ -74,19 +74,19 @@ pub struct Config {
     /// How long ago a check may have been due.
     pub retention: Duration,
     /// Of the stream, should the sink be the one who makes it.
-    pub durability: Durability,
+    pub durability: StreamLimits,
 }
 
 impl Config {
     /// A plain result in a message of its own, with all that is around it. Others are larger.
     const RESULT_BYTES: usize = 672;
     /// The largest message must fit, or nothing would come any more.
-    const LEAST_BYTES: usize = 256 << 10;
+    const MIN_PULL_BYTES: usize = 256 << 10;
 
     /// The most messages, and bytes of them, to ask for at once. How many results are in a message only its size tells.
-    pub(crate) fn most(&self) -> (usize, usize) {
+    pub(crate) fn pull_limits(&self) -> (usize, usize) {
         let results = self.batch_size as usize;
-        (results, (results * Self::RESULT_BYTES).max(Self::LEAST_BYTES))
+        (results, (results * Self::RESULT_BYTES).max(Self::MIN_PULL_BYTES))
     }
 }
 
@@ -97,7 +97,7 @@ impl Default for Config {
             batch_age: Duration::from_millis(250),
             drain_timeout: Duration::from_secs(15),
             retention: Duration::from_secs(30 * 86_400),
-            durability: Durability::default(),
+            durability: StreamLimits::default(),
         }
     }
 }
@@ -110,7 +110,7 @@ mod tests {
     fn what_is_not_given_is_as_the_help_says() {
         let options = Options::try_parse_from(["picket-sink"]).unwrap();
 
-        assert_eq!(options.config(), Config::default());
+        assert_eq!(options.to_config(), Config::default());
     }
 
     #[test]

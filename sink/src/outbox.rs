@@ -13,19 +13,19 @@ use async_nats::{
         message::PublishMessage,
     },
 };
-use picket_proto::{Invalid, invalid::shorten, subject};
-use picket_runtime::{Bus, Chain};
+use picket_proto::{ValidationError, subject, validation::sanitize_text};
+use picket_runtime::{Bus, ErrorChain};
 use picket_store::{
     Store,
-    outbox::{self, Event},
+    outbox::{self, OutboxEvent},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 
 use crate::{
-    guard::Guard,
-    metrics::{Metrics, Why},
+    installation_guard::InstallationGuard,
+    metrics::{Metrics, ReasonLabel},
 };
 
 pub(crate) enum Msg {
@@ -37,52 +37,52 @@ pub(crate) enum Msg {
     Finish(RpcReplyPort<()>),
 }
 
-pub(crate) struct Outbox {
+pub(crate) struct OutboxPublisher {
     pub(crate) bus: Bus,
     pub(crate) store: Store,
-    pub(crate) guard: Guard,
+    pub(crate) guard: InstallationGuard,
     pub(crate) metrics: Metrics,
 }
 
 #[derive(Default)]
-pub(crate) struct Looked {
-    at: Option<Instant>,
-    failing: bool,
+pub(crate) struct OutboxState {
+    last_publish: Option<Instant>,
+    is_failing: bool,
 }
 
-const TICK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the subjects of events begin with.
 const EVENT_PREFIX: &str = "picket.event.";
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-impl Actor for Outbox {
+impl Actor for OutboxPublisher {
     type Msg = Msg;
-    type State = Looked;
+    type State = OutboxState;
     type Arguments = ();
 
-    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<Looked, ActorProcessingErr> {
-        myself.send_after(TICK, || Msg::Tick);
-        Ok(Looked::default())
+    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<OutboxState, ActorProcessingErr> {
+        myself.send_after(POLL_INTERVAL, || Msg::Tick);
+        Ok(OutboxState::default())
     }
 
     async fn handle(
         &self,
         myself: ActorRef<Msg>,
         message: Msg,
-        looked: &mut Looked,
+        looked: &mut OutboxState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Msg::Wake(at) if looked.at.is_some_and(|looked_at| at < looked_at) => {}
-            Msg::Wake(_) => self.look(looked).await,
+            Msg::Wake(at) if looked.last_publish.is_some_and(|looked_at| at < looked_at) => {}
+            Msg::Wake(_) => self.publish_pending(looked).await,
             Msg::Tick => {
-                self.look(looked).await;
-                self.count().await;
-                myself.send_after(TICK, || Msg::Tick);
+                self.publish_pending(looked).await;
+                self.record_depth().await;
+                myself.send_after(POLL_INTERVAL, || Msg::Tick);
             }
             Msg::Finish(reply) => {
-                self.look(looked).await;
+                self.publish_pending(looked).await;
                 // Who no longer waits need not know.
                 let _ = reply.send(());
             }
@@ -91,40 +91,40 @@ impl Actor for Outbox {
     }
 }
 
-impl Outbox {
-    async fn look(&self, looked: &mut Looked) {
-        looked.at = Some(Instant::now());
+impl OutboxPublisher {
+    async fn publish_pending(&self, looked: &mut OutboxState) {
+        looked.last_publish = Some(Instant::now());
         if self.bus.client.connection_state() != State::Connected || !self.guard.is_ours() {
             return;
         }
-        match self.publish().await {
-            Ok(()) => looked.failing = false,
+        match self.publish_batches().await {
+            Ok(()) => looked.is_failing = false,
             Err(error) => {
                 self.metrics.event_errors.inc();
-                if !std::mem::replace(&mut looked.failing, true) {
-                    warn!(error = %Chain(&*error), "could not publish events, trying again");
+                if !std::mem::replace(&mut looked.is_failing, true) {
+                    warn!(error = %ErrorChain(&*error), "could not publish events, trying again");
                 }
             }
         }
     }
 
-    async fn publish(&self) -> Result<(), Failure> {
-        while let Some(taken) = outbox::take(&self.store).await? {
-            let Round { done, failure } = self.publish_all(&taken.events).await;
-            for (place, reason) in &done.parked {
-                self.metrics.dead_letters.get_or_create(&Why { reason: "event" }).inc();
+    async fn publish_batches(&self) -> Result<(), BoxError> {
+        while let Some(taken) = outbox::lock_next_events(&self.store).await? {
+            let PublishedBatch { settlement: done, failure } = self.publish_batch(&taken.events).await;
+            for (place, reason) in &done.dead_letters {
+                self.metrics.dead_letters.get_or_create(&ReasonLabel { reason: "event" }).inc();
                 let event = &taken.events[*place].event_id;
                 warn!(
-                    event = shorten(event, 200),
+                    event = sanitize_text(event, 200),
                     reason, "an event cannot be published and is in picket.dead_letters"
                 );
             }
-            let all = done.published.len() + done.parked.len() == taken.events.len();
-            taken.settle(&self.store, &done).await?;
-            self.metrics.events.inc_by(done.published.len() as u64);
+            let all = done.published.len() + done.dead_letters.len() == taken.events.len();
+            taken.settle_events(&self.store, &done).await?;
+            self.metrics.events_published.inc_by(done.published.len() as u64);
             if let Some(failure) = failure {
                 // The stream may be what is missing.
-                self.guard.ensure_events().await?;
+                self.guard.ensure_events_stream().await?;
                 return Err(failure);
             }
             if !all {
@@ -135,16 +135,16 @@ impl Outbox {
     }
 
     /// Publishes in order, up to the first event that could be published later; one that never can is passed over.
-    async fn publish_all(&self, events: &[Event]) -> Round {
+    async fn publish_batch(&self, events: &[OutboxEvent]) -> PublishedBatch {
         let until = Instant::now() + Bus::ACK_TIMEOUT;
         let max_payload = self.bus.client.server_info().max_payload;
-        let mut round = Round::default();
+        let mut round = PublishedBatch::default();
         let mut waiting = Vec::with_capacity(events.len());
         for (place, event) in events.iter().enumerate() {
-            let payload = match publishable(event, max_payload) {
+            let payload = match validate_event(event, max_payload) {
                 Ok(payload) => payload.to_owned(),
                 Err(reason) => {
-                    round.done.parked.push((place, reason));
+                    round.settlement.dead_letters.push((place, reason));
                     continue;
                 }
             };
@@ -153,7 +153,7 @@ impl Outbox {
             match timeout_at(until, sending).await {
                 Ok(Ok(acknowledged)) => waiting.push((place, acknowledged)),
                 Ok(Err(error)) if is_too_large(&error) => {
-                    round.done.parked.push((place, Chain(&error).to_string()));
+                    round.settlement.dead_letters.push((place, ErrorChain(&error).to_string()));
                 }
                 // What follows would come before it.
                 Ok(Err(_)) | Err(_) => {
@@ -166,10 +166,10 @@ impl Outbox {
             match timeout_at(until, acknowledged.into_future()).await {
                 Ok(Ok(ack)) => {
                     debug!(event = events[place].event_id, duplicate = ack.duplicate, "event published");
-                    round.done.published.push(place);
+                    round.settlement.published.push(place);
                 }
                 Ok(Err(error)) if is_too_large(&error) => {
-                    round.done.parked.push((place, Chain(&error).to_string()));
+                    round.settlement.dead_letters.push((place, ErrorChain(&error).to_string()));
                 }
                 Ok(Err(error)) => {
                     round.failure = Some(error.into());
@@ -184,9 +184,9 @@ impl Outbox {
         round
     }
 
-    async fn count(&self) {
-        if let Ok((waiting, age)) = outbox::waiting(&self.store).await {
-            self.metrics.outbox_waiting.set(waiting);
+    async fn record_depth(&self) {
+        if let Ok((waiting, age)) = outbox::measure_depth(&self.store).await {
+            self.metrics.outbox_depth.set(waiting);
             self.metrics.outbox_age_seconds.set(age);
         }
     }
@@ -194,34 +194,35 @@ impl Outbox {
 
 /// What became of a round of events.
 #[derive(Default)]
-struct Round {
-    done: outbox::Done,
+struct PublishedBatch {
+    settlement: outbox::SettledEvents,
     /// Why not all of them were dealt with.
-    failure: Option<Failure>,
+    failure: Option<BoxError>,
 }
 
 /// The payload of an event that can be published; otherwise why it never can be.
-fn publishable(event: &Event, max_payload: usize) -> Result<&str, String> {
+fn validate_event(event: &OutboxEvent, max_payload: usize) -> Result<&str, String> {
     /// For the headers of a message.
     const HEADERS: usize = 1 << 10;
     const MAX_ID: usize = 256;
 
-    let Event { event_id, subject, payload, .. } = event;
+    let OutboxEvent { event_id, subject, payload, .. } = event;
     if event_id.is_empty() || event_id.len() > MAX_ID || event_id.chars().any(char::is_control) {
-        return Err(
-            Invalid::new("event_id", event_id, "1 to 256 bytes without control characters").to_string()
-        );
+        return Err(ValidationError::new("event_id", event_id, "1 to 256 bytes without control characters")
+            .to_string());
     }
     let is_token =
         |token: &str| !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic() && !b"*>".contains(&b));
     if !subject.starts_with(EVENT_PREFIX) || subject.len() > MAX_ID || !subject.split('.').all(is_token) {
-        return Err(Invalid::new("subject", subject, subject::EVENT_SUBJECTS).to_string());
+        return Err(ValidationError::new("subject", subject, subject::EVENT_SUBJECTS).to_string());
     }
-    let most = outbox::MAX_PAYLOAD.min(max_payload.saturating_sub(HEADERS));
+    let most = outbox::MAX_EVENT_BYTES.min(max_payload.saturating_sub(HEADERS));
     match payload.as_deref() {
         Some(payload) if payload.len() <= most => Ok(payload),
         Some(payload) => Err(format!("payload: {} bytes; allowed: at most {most}", payload.len())),
-        None => Err(format!("payload: longer than {} bytes; allowed: at most {most}", outbox::MAX_PAYLOAD)),
+        None => {
+            Err(format!("payload: longer than {} bytes; allowed: at most {most}", outbox::MAX_EVENT_BYTES))
+        }
     }
 }
 

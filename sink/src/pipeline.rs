@@ -2,48 +2,48 @@
 
 use std::time::Duration;
 
-use picket_runtime::{Bus, Condition, Pipeline};
+use picket_runtime::{Bus, Pipeline, ReadinessCheck};
 use picket_store::Store;
 use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
 use tracing::warn;
 
 use crate::{
     Config,
-    batch::Leaves,
-    clock::Clock,
-    guard::Guard,
+    batch::BatchPermits,
+    database_clock::SharedDatabaseClock,
+    fetcher::{self, Fetcher},
+    installation_guard::InstallationGuard,
     metrics::Metrics,
-    outbox::{self, Outbox},
-    puller::{self, Puller},
+    outbox::{self, OutboxPublisher},
     recovery::Recovery,
     writer::{self, Writer},
 };
 
-pub(crate) struct Sink {
+pub(crate) struct SinkPipeline {
     pub(crate) config: Config,
     pub(crate) bus: Bus,
     pub(crate) store: Store,
-    pub(crate) clock: Clock,
+    pub(crate) clock: SharedDatabaseClock,
     pub(crate) recovery: Recovery,
-    pub(crate) guard: Guard,
+    pub(crate) guard: InstallationGuard,
     pub(crate) metrics: Metrics,
-    pub(crate) database: Condition,
-    pub(crate) stream: Condition,
+    pub(crate) database: ReadinessCheck,
+    pub(crate) stream: ReadinessCheck,
 }
 
-pub(crate) struct Parts {
-    puller: ActorRef<puller::Msg>,
+pub(crate) struct SinkActors {
+    fetcher: ActorRef<fetcher::Msg>,
     writer: ActorRef<writer::Msg>,
     outbox: ActorRef<outbox::Msg>,
     client: async_nats::Client,
 }
 
-impl Pipeline for Sink {
-    type Parts = Parts;
+impl Pipeline for SinkPipeline {
+    type Actors = SinkActors;
 
-    async fn build(&self, supervisor: ActorCell) -> Result<Parts, SpawnErr> {
+    async fn spawn_actors(&self, supervisor: ActorCell) -> Result<SinkActors, SpawnErr> {
         let client = self.bus.client.clone();
-        let outbox = Outbox {
+        let outbox = OutboxPublisher {
             bus: self.bus.clone(),
             store: self.store.clone(),
             guard: self.guard.clone(),
@@ -53,7 +53,7 @@ impl Pipeline for Sink {
         let writer = Writer {
             store: self.store.clone(),
             clock: self.clock.clone(),
-            results: self.recovery.guarded(),
+            results: self.recovery.guarded_results(),
             recovery: self.recovery.clone(),
             client: client.clone(),
             metrics: self.metrics.clone(),
@@ -61,7 +61,7 @@ impl Pipeline for Sink {
             outbox: outbox.clone(),
         };
         let (writer, _) = Actor::spawn_linked(None, writer, (), supervisor.clone()).await?;
-        let puller = Puller {
+        let puller = Fetcher {
             config: self.config,
             bus: self.bus.clone(),
             clock: self.clock.clone(),
@@ -70,19 +70,19 @@ impl Pipeline for Sink {
             metrics: self.metrics.clone(),
             stream: self.stream.clone(),
             // New with each build: what died with the last one holds no leave of this one.
-            leaves: Leaves::new(self.config.batch_size as usize),
+            permits: BatchPermits::new(self.config.batch_size as usize),
         };
         let (puller, _) = Actor::spawn_linked(None, puller, (), supervisor).await?;
-        Ok(Parts { puller, writer, outbox, client })
+        Ok(SinkActors { fetcher: puller, writer, outbox, client })
     }
 
-    async fn drain(&self, parts: Parts) {
+    async fn drain(&self, parts: SinkActors) {
         /// For what involves no server; the supervisor's own limit bounds the whole.
         const SHORT: Duration = Duration::from_secs(3);
 
-        let Parts { puller, writer, outbox, client } = parts;
+        let SinkActors { fetcher: puller, writer, outbox, client } = parts;
         // One that is gone already has nothing left to give.
-        let _ = puller.call(puller::Msg::Stop, Some(SHORT)).await;
+        let _ = puller.call(fetcher::Msg::Stop, Some(SHORT)).await;
         let _ = writer.call(writer::Msg::Finish, Some(self.config.drain_timeout)).await;
         // What it does not get rid of another sink publishes, or this one's successor.
         let _ = outbox.call(outbox::Msg::Finish, Some(SHORT)).await;

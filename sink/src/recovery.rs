@@ -24,9 +24,9 @@ use async_nats::jetstream::consumer::{self, PullConsumer};
 use picket_proto::subject;
 use picket_runtime::{Bus, streams};
 use picket_store::{
-    Guard, Store,
-    results::{Entry, Results},
-    stored::{self, Stored, Watermark},
+    ServerGuard, Store,
+    result_watermark::{self, ResultWatermark, ServerWatermark},
+    results::{IncomingResult, ResultStore},
 };
 use tokio::{
     sync::{Mutex, MutexGuard},
@@ -36,24 +36,24 @@ use tracing::{debug, error, warn};
 
 use crate::{
     Config,
-    clock::Clock,
-    guard,
-    letter::{Judge, Letter},
+    database_clock::SharedDatabaseClock,
+    decode::{DecodedResult, ResultDecoder},
+    installation_guard,
     metrics::Metrics,
-    pull::{self, End, Pull},
-    recovery::stream::{Delivery, Positions},
+    pull::{self, PullEnd, PullRequest},
+    recovery::stream::{Delivery, StreamPositions},
 };
 
 /// Timeout of a request to NATS.
-const ASK: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Requests to create the consumer that may stay unanswered in a row before new results are written without a replay. NATS leaves a
 /// request unanswered that a credential does not permit, or while JetStream has no leader.
-const MAX_UNANSWERED: u32 = 3;
+const MAX_UNANSWERED_REQUESTS: u32 = 3;
 /// Interval between tries of a replay while results are written without it.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 /// Inactivity after which the server deletes the consumer of a sink that died during a replay; other sinks wait for that. If a batch
 /// takes longer to write, the replay restarts at the watermark.
-const CONSUMER_LIFE: Duration = Duration::from_secs(15);
+const REPLAY_CONSUMER_TTL: Duration = Duration::from_secs(15);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -65,16 +65,16 @@ pub(crate) enum Error {
     Pull(#[from] pull::Error),
     #[error(transparent)]
     Foreign(streams::Error),
-    #[error("the request to create the consumer {} stayed unanswered", subject::SINK_REPLAY)]
+    #[error("the request to create the consumer {} stayed unanswered", subject::SINK_REPLAY_CONSUMER)]
     Unanswered(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("another sink is replaying results")]
     Busy,
-    #[error("the consumer {} was deleted, or another sink pulled from it", subject::SINK_REPLAY)]
+    #[error("the consumer {} was deleted, or another sink pulled from it", subject::SINK_REPLAY_CONSUMER)]
     Interrupted,
     #[error("NATS returned none of {pending} messages that are left to replay")]
     Incomplete { pending: u64 },
     #[error("the database server changed during the replay")]
-    Replaced,
+    ServerChanged,
 }
 
 impl Error {
@@ -89,7 +89,7 @@ impl Error {
             | Self::Busy
             | Self::Interrupted
             | Self::Incomplete { .. }
-            | Self::Replaced => true,
+            | Self::ServerChanged => true,
         }
     }
 }
@@ -101,21 +101,21 @@ pub(crate) struct Recovery {
     bus: Bus,
     store: Store,
     /// Writes replayed results; not guarded.
-    results: Results,
-    guard: Guard,
+    results: ResultStore,
+    guard: ServerGuard,
     /// Verifies whose the stream is, and the tickets of replayed results.
-    keys: guard::Guard,
-    clock: Clock,
+    installation: installation_guard::InstallationGuard,
+    clock: SharedDatabaseClock,
     metrics: Metrics,
     /// The run of the server that results are written to.
-    compared: Arc<Mutex<Option<Compared>>>,
+    compared: Arc<Mutex<Option<ComparedServer>>>,
     /// Consecutive replays that failed because NATS did not answer the request to create the consumer.
-    unanswered: Arc<AtomicU32>,
+    unanswered_requests: Arc<AtomicU32>,
 }
 
 /// A run of the database server that was compared with the stream.
 #[derive(Clone)]
-struct Compared {
+struct ComparedServer {
     server: String,
     /// When to try the replay again that could not be made. Absent where the server is known to hold all acknowledged results; only
     /// then the watermark advances.
@@ -124,15 +124,15 @@ struct Compared {
 
 /// The messages of one pull request.
 #[derive(Default)]
-struct Replayed {
+struct ReplayBatch {
     /// Results of messages at or below the acknowledgement floor.
-    letters: Vec<Letter>,
+    acknowledged: Vec<DecodedResult>,
     /// Results of messages above it: acknowledged out of order, or still to be written by a sink.
-    in_flight: Vec<Letter>,
+    in_flight: Vec<DecodedResult>,
     /// Sequence of the last message; absent where there was none.
-    through: Option<u64>,
+    last_sequence: Option<u64>,
     /// Messages that the consumer has delivered since its creation.
-    taken: u64,
+    delivered_count: u64,
 }
 
 impl Recovery {
@@ -140,48 +140,48 @@ impl Recovery {
         config: Config,
         bus: Bus,
         store: Store,
-        keys: guard::Guard,
-        clock: Clock,
+        installation: installation_guard::InstallationGuard,
+        clock: SharedDatabaseClock,
         metrics: Metrics,
     ) -> Self {
-        let (results, guard) = (Results::new(store.clone()), store.guard());
+        let (results, guard) = (ResultStore::new(store.clone()), store.new_guard());
         Self {
             config,
             bus,
             store,
             results,
             guard,
-            keys,
+            installation,
             clock,
             metrics,
             compared: Arc::default(),
-            unanswered: Arc::default(),
+            unanswered_requests: Arc::default(),
         }
     }
 
     /// The writer for new results: refuses connections that were made since the server was last compared.
-    pub(crate) fn guarded(&self) -> Results {
-        self.results.clone().guarded_by(self.guard.clone())
+    pub(crate) fn guarded_results(&self) -> ResultStore {
+        self.results.clone().with_guard(self.guard.clone())
     }
 
     /// Returns when results can be written: the database holds all acknowledged results, or a replay stayed impossible. Two atomic
     /// loads where no connection was made since the last call.
     pub(crate) async fn ensure_complete(&self) -> Result<(), Error> {
-        if self.guard.holds() {
+        if self.guard.is_verified() {
             return Ok(());
         }
         let mut compared = self.compared.lock().await;
-        while !self.guard.holds() {
-            let made = self.guard.connections();
-            let stored = stored::read(&self.store).await?;
+        while !self.guard.is_verified() {
+            let made = self.guard.connection_count();
+            let stored = result_watermark::load_watermark(&self.store).await?;
             if compared.as_ref().is_none_or(|known| known.server != stored.server) {
                 *compared = None;
                 // A restored database may have given a region's number to another region.
                 self.results.ping().await?;
-                *compared = Some(self.compare(stored).await?);
+                *compared = Some(self.compare_with_stream(stored).await?);
             }
             // Connections that were made during the comparison are not covered by it.
-            self.guard.trust(made);
+            self.guard.mark_verified(made);
         }
         Ok(())
     }
@@ -190,79 +190,85 @@ impl Recovery {
     /// possible, tries it again once a minute instead.
     pub(crate) async fn advance_watermark(&self) -> Result<(), Error> {
         let Ok(mut compared) = self.compared.try_lock() else { return Ok(()) };
-        let Some(Compared { server, retry_at }) = compared.clone() else { return Ok(()) };
+        let Some(ComparedServer { server, retry_at }) = compared.clone() else { return Ok(()) };
         if let Some(at) = retry_at {
             if Instant::now() >= at {
-                let stored = stored::read(&self.store).await?;
+                let stored = result_watermark::load_watermark(&self.store).await?;
                 match stored.server == server {
-                    true => *compared = Some(self.compare(stored).await?),
-                    false => self.distrust(compared),
+                    true => *compared = Some(self.compare_with_stream(stored).await?),
+                    false => self.invalidate_comparison(compared),
                 }
             }
             return Ok(());
         }
         // The floor is read before the server is compared. If the server is still the same, every message below the floor that the
         // stream held was committed to it, or was replayed into it.
-        let positions = stream::positions(&self.bus, &self.keys).await?;
-        let to = Watermark { stream_created: positions.created, through: positions.acknowledged };
-        if !stored::advance(&self.store, &server, to).await? {
-            self.distrust(compared);
+        let positions = stream::fetch_positions(&self.bus, &self.installation).await?;
+        let to =
+            ResultWatermark { stream_created_at: positions.created_at, last_sequence: positions.ack_floor };
+        if !result_watermark::advance_watermark(&self.store, &server, to).await? {
+            self.invalidate_comparison(compared);
         }
         Ok(())
     }
 
-    fn distrust(&self, mut compared: MutexGuard<'_, Option<Compared>>) {
+    fn invalidate_comparison(&self, mut compared: MutexGuard<'_, Option<ComparedServer>>) {
         *compared = None;
-        self.guard.distrust();
+        self.guard.mark_unverified();
     }
 
     /// Replays what the server may have lost. Gives up for a while where NATS repeatedly leaves the creation of the consumer
     /// unanswered: new results must not wait for a right that the operator has not given.
-    async fn compare(&self, stored: Stored) -> Result<Compared, Error> {
-        let replayed = self.replay(&stored).await;
+    async fn compare_with_stream(&self, stored: ServerWatermark) -> Result<ComparedServer, Error> {
+        let replayed = self.replay_lost(&stored).await;
         let unanswered = match &replayed {
-            Err(Error::Unanswered(_)) => self.unanswered.load(Ordering::Relaxed).saturating_add(1),
+            Err(Error::Unanswered(_)) => self.unanswered_requests.load(Ordering::Relaxed).saturating_add(1),
             _ => 0,
         };
-        self.unanswered.store(unanswered, Ordering::Relaxed);
-        if unanswered < MAX_UNANSWERED {
-            return replayed.map(|()| Compared { server: stored.server, retry_at: None });
+        self.unanswered_requests.store(unanswered, Ordering::Relaxed);
+        if unanswered < MAX_UNANSWERED_REQUESTS {
+            return replayed.map(|()| ComparedServer { server: stored.server, retry_at: None });
         }
         self.metrics.pull_errors.inc();
         error!(
             "NATS does not answer the request to create the consumer {}: results that the database may have lost are not replayed \
              yet; the next try is in {} s. If this sink is not permitted to create it, run 'picket nats init' again and reload the \
              NATS servers",
-            subject::SINK_REPLAY,
+            subject::SINK_REPLAY_CONSUMER,
             RETRY_INTERVAL.as_secs()
         );
-        Ok(Compared { server: stored.server, retry_at: Some(Instant::now() + RETRY_INTERVAL) })
+        Ok(ComparedServer { server: stored.server, retry_at: Some(Instant::now() + RETRY_INTERVAL) })
     }
 
     /// Writes the messages that were delivered after the watermark.
-    async fn replay(&self, Stored { server, watermark }: &Stored) -> Result<(), Error> {
+    async fn replay_lost(
+        &self,
+        ServerWatermark { server, watermark }: &ServerWatermark,
+    ) -> Result<(), Error> {
         // A database without a watermark may be a new one beside an old stream: nothing is known to be missing.
         let Some(mark) = watermark else { return Ok(()) };
-        let positions = stream::positions(&self.bus, &self.keys).await?;
-        let from = if mark.stream_created == positions.created { mark.through + 1 } else { 1 };
-        if from > positions.delivered {
+        let positions = stream::fetch_positions(&self.bus, &self.installation).await?;
+        let from = if mark.stream_created_at == positions.created_at { mark.last_sequence + 1 } else { 1 };
+        if from > positions.last_delivered {
             return Ok(());
         }
-        if positions.first > from {
+        if positions.first_sequence > from {
             warn!(
                 from,
-                first = positions.first,
+                first = positions.first_sequence,
                 "the stream no longer holds messages before {}: results that the database lost among them cannot be replayed",
-                positions.first
+                positions.first_sequence
             );
         }
-        let config = stream::consumer_config(from.max(positions.first), self.bus.client.new_inbox());
-        let replayed = self.read(&config, server, &positions, from).await;
+        let config = stream::consumer_config(from.max(positions.first_sequence), self.bus.client.new_inbox());
+        let replayed = self.replay_messages(&config, server, &positions, from).await;
         // A sink whose consumer is deleted by another notices it at its next message and starts again at the watermark.
         if !matches!(replayed, Err(Error::Busy | Error::Unanswered(_))) {
-            let deleting =
-                self.bus.jetstream.delete_consumer_from_stream(subject::SINK_REPLAY, subject::RESULTS);
-            if !matches!(timeout(ASK, deleting).await, Ok(Ok(_))) {
+            let deleting = self
+                .bus
+                .jetstream
+                .delete_consumer_from_stream(subject::SINK_REPLAY_CONSUMER, subject::RESULTS_STREAM);
+            if !matches!(timeout(REQUEST_TIMEOUT, deleting).await, Ok(Ok(_))) {
                 debug!("the consumer of the replay was not deleted and expires by itself");
             }
         }
@@ -278,34 +284,34 @@ impl Recovery {
     }
 
     /// Writes all messages that were delivered; returns how many rows were new.
-    async fn read(
+    async fn replay_messages(
         &self,
         config: &consumer::pull::Config,
         server: &str,
-        positions: &Positions,
+        positions: &StreamPositions,
         from: u64,
     ) -> Result<u64, Error> {
         let (mut next, mut taken, mut inserted) = (from, 0, 0);
-        while next <= positions.delivered {
+        while next <= positions.last_delivered {
             // Before each pull: while the last batch was written, the server may have deleted the consumer, and another sink may have
             // created its own.
-            let consumer = stream::consumer(&self.bus, config).await?;
-            let batch = self.batch(&consumer, positions, taken).await?;
-            let Some(through) = batch.through else {
+            let consumer = stream::create_consumer(&self.bus, config).await?;
+            let batch = self.pull_batch(&consumer, positions, taken).await?;
+            let Some(through) = batch.last_sequence else {
                 match consumer.cached_info().num_pending {
                     // The messages up to the last one delivered are no longer in the stream.
                     0 => break,
                     pending => return Err(Error::Incomplete { pending }),
                 }
             };
-            taken = batch.taken;
-            let lost = self.write(&batch.letters).await?;
+            taken = batch.delivered_count;
+            let lost = self.insert_results(&batch.acknowledged).await?;
             inserted += lost;
-            self.metrics.replayed.inc_by(lost);
-            self.write(&batch.in_flight).await?;
-            let to = Watermark { stream_created: positions.created, through };
-            if !stored::advance(&self.store, server, to).await? {
-                return Err(Error::Replaced);
+            self.metrics.replayed_results.inc_by(lost);
+            self.insert_results(&batch.in_flight).await?;
+            let to = ResultWatermark { stream_created_at: positions.created_at, last_sequence: through };
+            if !result_watermark::advance_watermark(&self.store, server, to).await? {
+                return Err(Error::ServerChanged);
             }
             next = through + 1;
         }
@@ -313,48 +319,53 @@ impl Recovery {
     }
 
     /// Writes results; returns how many rows were new.
-    async fn write(&self, letters: &[Letter]) -> Result<u64, Error> {
+    async fn insert_results(&self, letters: &[DecodedResult]) -> Result<u64, Error> {
         if letters.is_empty() {
             return Ok(0);
         }
-        let entries: Vec<Entry<'_>> = letters.iter().filter_map(Letter::entry).collect();
-        Ok(self.results.insert(&entries, self.clock.bounds(None).latest).await?.inserted())
+        let entries: Vec<IncomingResult<'_>> =
+            letters.iter().filter_map(DecodedResult::incoming_result).collect();
+        Ok(self.results.insert_batch(&entries, self.clock.time_bounds(None).latest).await?.count_inserted())
     }
 
     /// Pulls the next messages of a consumer that has delivered `taken` messages.
-    async fn batch(
+    async fn pull_batch(
         &self,
         consumer: &PullConsumer,
-        positions: &Positions,
+        positions: &StreamPositions,
         taken: u64,
-    ) -> Result<Replayed, Error> {
-        let (messages, bytes) = self.config.most();
-        let tickets = self.keys.tickets();
-        let judge = Judge { retention: self.config.retention, tickets: &tickets };
-        let mut pull = Pull::ask(&self.bus.client, consumer, messages, bytes).await?;
-        let mut batch = Replayed { taken, ..Replayed::default() };
+    ) -> Result<ReplayBatch, Error> {
+        let (messages, bytes) = self.config.pull_limits();
+        let tickets = self.installation.tickets();
+        let judge = ResultDecoder { retention: self.config.retention, tickets: &tickets };
+        let mut pull = PullRequest::send(&self.bus.client, consumer, messages, bytes).await?;
+        let mut batch = ReplayBatch { delivered_count: taken, ..ReplayBatch::default() };
         loop {
-            let chunk = pull.next().await?;
+            let chunk = pull.next_chunk().await?;
             for message in chunk.messages {
-                let Some(Delivery { number, sequence, stored }) = stream::delivery(&self.bus, &message)
+                let Some(Delivery {
+                    consumer_sequence: number,
+                    stream_sequence: sequence,
+                    stored_at: stored,
+                }) = stream::parse_delivery(&self.bus, &message)
                 else {
                     continue;
                 };
-                if number != batch.taken + 1 {
+                if number != batch.delivered_count + 1 {
                     return Err(Error::Interrupted);
                 }
-                batch.taken = number;
-                batch.through = Some(sequence);
-                let letters = judge.open(&message, self.clock.bounds(Some(stored)));
-                match sequence <= positions.acknowledged {
-                    true => batch.letters.extend(letters),
+                batch.delivered_count = number;
+                batch.last_sequence = Some(sequence);
+                let letters = judge.decode_message(&message, self.clock.time_bounds(Some(stored)));
+                match sequence <= positions.ack_floor {
+                    true => batch.acknowledged.extend(letters),
                     false => batch.in_flight.extend(letters),
                 }
             }
             match chunk.end {
-                Some(End::Badly(why)) => return Err(pull::Error::Ended(why).into()),
+                Some(PullEnd::Failed(why)) => return Err(pull::Error::Ended(why).into()),
                 Some(_) => return Ok(batch),
-                None if batch.through.is_some_and(|through| through >= positions.delivered) => {
+                None if batch.last_sequence.is_some_and(|through| through >= positions.last_delivered) => {
                     return Ok(batch);
                 }
                 None => {}

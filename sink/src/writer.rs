@@ -8,122 +8,124 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use async_nats::jetstream::AckKind;
 use bytes::Bytes;
 use picket_proto::{Cause, Outcome, Timestamp, subject};
-use picket_runtime::{Backoff, Chain, Condition, streams};
+use picket_runtime::{Backoff, ErrorChain, ReadinessCheck, streams};
 use picket_store::{
     Store,
-    incidents::Decided,
-    results::{Entry, Results, Written},
+    incidents::IncidentOutcome,
+    results::{IncomingResult, InsertSummary, ResultStore},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    batch::Batch,
-    clock::Clock,
-    letter::Content,
-    metrics::{Metrics, Says, Why},
+    actor::pipe_to_self,
+    batch::ResultBatch,
+    database_clock::SharedDatabaseClock,
+    decode::DecodedContent,
+    metrics::{Metrics, OutcomeLabels, ReasonLabel},
     outbox,
     recovery::{self, Recovery},
-    report::report,
 };
 
 pub(crate) enum Msg {
-    Write(Batch),
+    Write(ResultBatch),
     /// What became of the first batch.
-    Wrote(Option<Result<Done, recovery::Error>>),
+    WriteEnded(Option<Result<CommittedBatch, recovery::Error>>),
     Retry,
     /// Time to send `+WPI`, to check that the database is there and complete, and to read its clock.
     Tick,
-    Looked(Option<Result<(), recovery::Error>>),
+    PingEnded(Option<Result<(), recovery::Error>>),
     /// Answered when all is written.
     Finish(RpcReplyPort<()>),
 }
 
 /// A batch that was committed.
-pub(crate) struct Done {
-    written: Written,
-    took: Duration,
-    at: Timestamp,
+pub(crate) struct CommittedBatch {
+    summary: InsertSummary,
+    duration: Duration,
+    committed_at: Timestamp,
 }
 
 pub(crate) struct Writer {
     pub(crate) store: Store,
-    pub(crate) clock: Clock,
+    pub(crate) clock: SharedDatabaseClock,
     /// Guarded by `recovery`.
-    pub(crate) results: Results,
+    pub(crate) results: ResultStore,
     pub(crate) recovery: Recovery,
     pub(crate) client: async_nats::Client,
     pub(crate) metrics: Metrics,
-    pub(crate) database: Condition,
+    pub(crate) database: ReadinessCheck,
     pub(crate) outbox: ActorRef<outbox::Msg>,
 }
 
 /// A third of the time after which NATS takes a letter for lost.
-const TICK: Duration = Duration::from_secs(streams::RESULT_ACK_WAIT.as_secs() / 3);
-const FIRST_WAIT: Duration = Duration::from_millis(100);
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(streams::RESULT_ACK_WAIT.as_secs() / 3);
+const MIN_RETRY_DELAY: Duration = Duration::from_millis(100);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
 /// For what is said to NATS and needs no answer; it waits for room only while NATS is away.
-const SAY: Duration = Duration::from_secs(2);
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Actor for Writer {
     type Msg = Msg;
-    type State = Queue;
+    type State = WriteQueue;
     type Arguments = ();
 
-    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<Queue, ActorProcessingErr> {
-        myself.send_after(TICK, || Msg::Tick);
-        Ok(Queue::new())
+    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<WriteQueue, ActorProcessingErr> {
+        myself.send_after(PROGRESS_INTERVAL, || Msg::Tick);
+        Ok(WriteQueue::new())
     }
 
     async fn handle(
         &self,
         myself: ActorRef<Msg>,
         message: Msg,
-        queue: &mut Queue,
+        queue: &mut WriteQueue,
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Write(batch) => {
-                self.metrics.batch_size.observe(batch.letters.len() as f64);
-                self.write(&myself, queue.push(batch, Instant::now()));
+                self.metrics.batch_size.observe(batch.results.len() as f64);
+                self.start_write(&myself, queue.push_batch(batch, Instant::now()));
             }
-            Msg::Wrote(None) => return Err("a write panicked".into()),
-            Msg::Wrote(Some(Ok(done))) => {
-                self.database.holds();
-                let (batch, next) = queue.wrote();
-                self.write(&myself, next);
+            Msg::WriteEnded(None) => return Err("a write panicked".into()),
+            Msg::WriteEnded(Some(Ok(done))) => {
+                self.database.set_ready();
+                let (batch, next) = queue.complete_front();
+                self.start_write(&myself, next);
                 if let Some(batch) = batch {
                     // Nobody waits for an answer: an acknowledgement that gets lost costs a duplicate.
-                    say(&self.client, &batch, AckKind::Ack).await;
-                    self.tell(&done.written.decided).await;
-                    self.count(&batch, &done);
+                    ack_batch(&self.client, &batch, AckKind::Ack).await;
+                    self.publish_decisions(&done.summary.incidents).await;
+                    self.record_metrics(&batch, &done);
                 }
-                queue.answer_if_empty();
+                queue.reply_if_empty();
             }
-            Msg::Wrote(Some(Err(error))) => {
-                let wait = queue.failed();
-                self.complain(&error, wait);
+            Msg::WriteEnded(Some(Err(error))) => {
+                let wait = queue.record_failure();
+                self.report_database_error(&error, wait);
                 myself.send_after(wait, || Msg::Retry);
             }
-            Msg::Retry => self.write(&myself, queue.first()),
+            Msg::Retry => self.start_write(&myself, queue.front_batch()),
             Msg::Tick => {
-                for batch in queue.held_since(Instant::now() - TICK / 2) {
-                    say(&self.client, &batch, AckKind::Progress).await;
+                for batch in queue.batches_held_since(Instant::now() - PROGRESS_INTERVAL / 2) {
+                    ack_batch(&self.client, &batch, AckKind::Progress).await;
                 }
-                if !std::mem::replace(&mut queue.looking, true) {
-                    self.look(&myself);
+                if !std::mem::replace(&mut queue.is_pinging, true) {
+                    self.ping_database(&myself);
                 }
-                myself.send_after(TICK, || Msg::Tick);
+                myself.send_after(PROGRESS_INTERVAL, || Msg::Tick);
             }
-            Msg::Looked(looked) => {
-                queue.looking = false;
+            Msg::PingEnded(looked) => {
+                queue.is_pinging = false;
                 match looked {
-                    Some(Err(error)) if queue.is_empty() => self.complain(&error, TICK),
-                    Some(Ok(())) if queue.is_empty() => self.database.holds(),
+                    Some(Err(error)) if queue.is_empty() => {
+                        self.report_database_error(&error, PROGRESS_INTERVAL)
+                    }
+                    Some(Ok(())) if queue.is_empty() => self.database.set_ready(),
                     _ => {} // A write knows better.
                 }
             }
-            Msg::Finish(reply) => queue.finish(reply),
+            Msg::Finish(reply) => queue.finish_when_empty(reply),
         }
         Ok(())
     }
@@ -131,48 +133,53 @@ impl Actor for Writer {
 
 impl Writer {
     /// Begins to write. The task is never cancelled: an insert under way is best left to come to its end.
-    fn write(&self, myself: &ActorRef<Msg>, batch: Option<Arc<Batch>>) {
+    fn start_write(&self, myself: &ActorRef<Msg>, batch: Option<Arc<ResultBatch>>) {
         let Some(batch) = batch else { return };
         let (results, recovery, clock) = (self.results.clone(), self.recovery.clone(), self.clock.clone());
         let writing = async move {
-            let entries: Vec<Entry<'_>> = batch.letters.iter().filter_map(|letter| letter.entry()).collect();
+            let entries: Vec<IncomingResult<'_>> =
+                batch.results.iter().filter_map(|letter| letter.incoming_result()).collect();
             loop {
                 // Lost results are replayed before new ones are written.
                 recovery.ensure_complete().await?;
                 let began = Instant::now();
-                match results.insert(&entries, clock.bounds(None).latest).await {
-                    Err(picket_store::Error::NotCompared) => {}
+                match results.insert_batch(&entries, clock.time_bounds(None).latest).await {
+                    Err(picket_store::Error::ServerNotVerified) => {}
                     written => {
-                        return Ok(Done { written: written?, took: began.elapsed(), at: clock.now() });
+                        return Ok(CommittedBatch {
+                            summary: written?,
+                            duration: began.elapsed(),
+                            committed_at: clock.now(),
+                        });
                     }
                 }
             }
         };
-        report(myself.clone(), writing, Msg::Wrote);
+        pipe_to_self(myself.clone(), writing, Msg::WriteEnded);
     }
 
-    fn look(&self, myself: &ActorRef<Msg>) {
+    fn ping_database(&self, myself: &ActorRef<Msg>) {
         let (results, recovery) = (self.results.clone(), self.recovery.clone());
         let (store, clock) = (self.store.clone(), self.clock.clone());
         let looking = async move {
             results.ping().await?;
-            clock.measure(&store).await?;
+            clock.update_from_database(&store).await?;
             match recovery.ensure_complete().await {
                 // The database is not to blame; whoever pulls reports whose bus it is.
                 Err(recovery::Error::Foreign(_)) => return Ok(()),
                 ensured => ensured?,
             }
             if let Err(error) = recovery.advance_watermark().await {
-                debug!(error = %Chain(&error), "could not advance the watermark of results");
+                debug!(error = %ErrorChain(&error), "could not advance the watermark of results");
             }
             Ok(())
         };
-        report(myself.clone(), looking, Msg::Looked);
+        pipe_to_self(myself.clone(), looking, Msg::PingEnded);
     }
 
-    fn complain(&self, error: &recovery::Error, wait: Duration) {
+    fn report_database_error(&self, error: &recovery::Error, wait: Duration) {
         self.metrics.database_errors.inc();
-        let why = Chain(error).to_string();
+        let why = ErrorChain(error).to_string();
         let wait_ms = wait.as_millis();
         if error.is_transient() {
             warn!(error = why, wait_ms, "the database takes no results, trying again");
@@ -180,11 +187,11 @@ impl Writer {
             // A missing table or a permission: somebody may still mend it, and nothing is lost meanwhile.
             error!(error = why, wait_ms, "the database refuses all results, trying again");
         }
-        self.database.fails(why);
+        self.database.set_unready(why);
     }
 
     /// Says what was decided to those who wait for it.
-    async fn tell(&self, decided: &Decided) {
+    async fn publish_decisions(&self, decided: &IncidentOutcome) {
         if decided.opened + decided.closed > 0 {
             self.metrics.incidents_opened.inc_by(decided.opened);
             self.metrics.incidents_closed.inc_by(decided.closed);
@@ -192,50 +199,55 @@ impl Writer {
             let _ = self.outbox.cast(outbox::Msg::Wake(Instant::now()));
         }
         let telling = async {
-            for suspect in &decided.suspects {
-                self.metrics.suspects.inc_by(u64::from(suspect.rounds > 0));
+            for suspect in &decided.confirmations {
+                self.metrics.confirmation_requests.inc_by(u64::from(suspect.rounds > 0));
                 let payload = serde_json::to_vec(suspect).unwrap_or_default();
                 // Nobody listens where no coordinator runs. Then the next ticks tell, only later.
-                self.client.publish(subject::suspect(suspect.shard), payload.into()).await?;
+                self.client.publish(subject::confirmation_request(suspect.shard), payload.into()).await?;
             }
             Ok::<_, async_nats::PublishError>(())
         };
-        match timeout(SAY, telling).await {
+        match timeout(PUBLISH_TIMEOUT, telling).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(error = %Chain(&error), "could not ask for confirming checks"),
+            Ok(Err(error)) => warn!(error = %ErrorChain(&error), "could not ask for confirming checks"),
             Err(_) => warn!("NATS takes no requests for confirming checks"),
         }
     }
 
-    fn count(&self, batch: &Batch, done: &Done) {
-        let Done { written, took, at } = done;
+    fn record_metrics(&self, batch: &ResultBatch, done: &CommittedBatch) {
+        let CommittedBatch { summary: written, duration: took, committed_at: at } = done;
         let metrics = &self.metrics;
         metrics.write_seconds.observe(took.as_secs_f64());
         metrics.duplicates.inc_by(written.duplicates);
-        for ((outcome, cause), count) in &written.new {
-            metrics.results.get_or_create(&says(*outcome, *cause)).inc_by(*count);
+        for ((outcome, cause), count) in &written.new_rows {
+            metrics.rows_written.get_or_create(&outcome_labels(*outcome, *cause)).inc_by(*count);
         }
         let dead = |reason, count| {
             if count > 0 {
-                metrics.dead_letters.get_or_create(&Why { reason }).inc_by(count);
+                metrics.dead_letters.get_or_create(&ReasonLabel { reason }).inc_by(count);
             }
         };
-        dead("region", written.of_unknown_regions);
-        dead("refused", written.refused);
-        for letter in &batch.letters {
+        dead("region", written.unknown_region);
+        dead("refused", written.refused_by_database);
+        for letter in &batch.results {
             match &letter.content {
-                Content::Unusable(unusable) => dead(unusable.kind, 1),
-                Content::Check(result) => {
-                    metrics.delay_seconds.observe(at.since(result.scheduled_at).as_secs_f64());
+                DecodedContent::Rejected(unusable) => dead(unusable.kind, 1),
+                DecodedContent::Check(result) => {
+                    metrics
+                        .delay_seconds
+                        .observe(at.saturating_duration_since(result.scheduled_at).as_secs_f64());
                 }
-                Content::Adhoc(_) | Content::Foreign(_) => {}
+                DecodedContent::Adhoc(_) | DecodedContent::Foreign(_) => {}
             }
         }
-        if let Some(reason) = &written.reason {
-            warn!(dead = written.dead(), reason, "messages that cannot be rows are in picket.dead_letters");
+        if let Some(reason) = &written.first_reason {
+            warn!(
+                dead = written.count_dead_letters(),
+                reason, "messages that cannot be rows are in picket.dead_letters"
+            );
         }
         debug!(
-            results = written.inserted(),
+            results = written.count_inserted(),
             duplicates = written.duplicates,
             duration_ms = took.as_millis(),
             "results written"
@@ -243,86 +255,88 @@ impl Writer {
     }
 }
 
-fn says(outcome: Outcome, cause: Option<Cause>) -> Says {
-    Says { outcome: outcome.as_str(), cause: cause.map_or("", Cause::as_str) }
+fn outcome_labels(outcome: Outcome, cause: Option<Cause>) -> OutcomeLabels {
+    OutcomeLabels { outcome: outcome.as_str(), cause: cause.map_or("", Cause::as_str) }
 }
 
-async fn say(client: &async_nats::Client, batch: &Batch, kind: AckKind) {
+async fn ack_batch(client: &async_nats::Client, batch: &ResultBatch, kind: AckKind) {
     let payload = Bytes::from(kind);
     let saying = async {
-        for reply in &batch.replies {
+        for reply in &batch.reply_subjects {
             client.publish(reply.clone(), payload.clone()).await?;
         }
         Ok::<_, async_nats::PublishError>(())
     };
-    match timeout(SAY, saying).await {
+    match timeout(PUBLISH_TIMEOUT, saying).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => warn!(error = %Chain(&error), "could not acknowledge results; they come again"),
+        Ok(Err(error)) => {
+            warn!(error = %ErrorChain(&error), "could not acknowledge results; they come again")
+        }
         Err(_) => warn!("NATS takes no acknowledgements of results; they come again"),
     }
 }
 
 /// Batches that wait, in order; the first is being written, or waits to be tried again.
-pub(crate) struct Queue {
-    held: VecDeque<(Arc<Batch>, Instant)>,
+pub(crate) struct WriteQueue {
+    batches: VecDeque<(Arc<ResultBatch>, Instant)>,
     backoff: Backoff,
-    failing: bool,
-    looking: bool,
-    finishing: Vec<RpcReplyPort<()>>,
+    is_failing: bool,
+    is_pinging: bool,
+    finish_replies: Vec<RpcReplyPort<()>>,
 }
 
-impl Queue {
+impl WriteQueue {
     fn new() -> Self {
         Self {
-            held: VecDeque::new(),
-            backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT),
-            failing: false,
-            looking: false,
-            finishing: Vec::new(),
+            batches: VecDeque::new(),
+            backoff: Backoff::new(MIN_RETRY_DELAY, MAX_RETRY_DELAY),
+            is_failing: false,
+            is_pinging: false,
+            finish_replies: Vec::new(),
         }
     }
 
     fn is_empty(&self) -> bool {
-        self.held.is_empty()
+        self.batches.is_empty()
     }
 
-    fn first(&self) -> Option<Arc<Batch>> {
-        self.held.front().map(|(batch, _)| batch.clone())
+    fn front_batch(&self) -> Option<Arc<ResultBatch>> {
+        self.batches.front().map(|(batch, _)| batch.clone())
     }
 
     /// Gives the batch back if it is to be written now.
-    fn push(&mut self, batch: Batch, now: Instant) -> Option<Arc<Batch>> {
-        self.held.push_back((Arc::new(batch), now));
-        if self.held.len() == 1 { self.first() } else { None }
+    fn push_batch(&mut self, batch: ResultBatch, now: Instant) -> Option<Arc<ResultBatch>> {
+        self.batches.push_back((Arc::new(batch), now));
+        if self.batches.len() == 1 { self.front_batch() } else { None }
     }
 
     /// Gives the batch that is done, and the next to be written.
-    fn wrote(&mut self) -> (Option<Arc<Batch>>, Option<Arc<Batch>>) {
-        if std::mem::take(&mut self.failing) {
+    fn complete_front(&mut self) -> (Option<Arc<ResultBatch>>, Option<Arc<ResultBatch>>) {
+        if std::mem::take(&mut self.is_failing) {
             info!("the database takes results again");
         }
         self.backoff.reset();
-        let done = self.held.pop_front().map(|(batch, _)| batch);
-        (done, self.first())
+        let done = self.batches.pop_front().map(|(batch, _)| batch);
+        (done, self.front_batch())
     }
 
-    fn failed(&mut self) -> Duration {
-        self.failing = true;
-        self.backoff.next_wait()
+    fn record_failure(&mut self) -> Duration {
+        self.is_failing = true;
+        self.backoff.next_delay()
     }
 
-    fn held_since(&self, before: Instant) -> Vec<Arc<Batch>> {
-        self.held.iter().filter(|(_, since)| *since <= before).map(|(batch, _)| batch.clone()).collect()
+    fn batches_held_since(&self, before: Instant) -> Vec<Arc<ResultBatch>> {
+        self.batches.iter().filter(|(_, since)| *since <= before).map(|(batch, _)| batch.clone()).collect()
     }
 
-    fn finish(&mut self, reply: RpcReplyPort<()>) {
-        self.finishing.push(reply);
-        self.answer_if_empty();
+    fn finish_when_empty(&mut self, reply: RpcReplyPort<()>) {
+        self.finish_replies.push(reply);
+        self.reply_if_empty();
     }
 
-    fn answer_if_empty(&mut self) {
-        if self.held.is_empty() {
-            for reply in self.finishing.drain(..) {
+    fn reply_if_empty(&mut self) {
+        if self.batches.is_empty() {
+            for reply in self.finish_replies.drain(..) {
                 // Who no longer waits need not know.
                 let _ = reply.send(());
             }

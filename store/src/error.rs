@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use picket_proto::{Invalid, SiteId, Timestamp};
+use picket_proto::{SiteId, Timestamp, ValidationError};
 
 /// An error of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The options cannot be used.
     #[error("DATABASE_URL: '{url}' cannot be used; allowed: such as postgres://user@host:5432/picket")]
-    Url {
+    InvalidUrl {
         /// The URL, without its password.
         url: String,
         /// Why.
@@ -17,7 +17,7 @@ pub enum Error {
         source: sqlx::Error,
     },
     /// A statement failed, or the database could not be reached.
-    #[error("could not {doing}{}", blamed(source))]
+    #[error("could not {doing}{}", explain_tls_error(source))]
     Database {
         /// What was being done.
         doing: &'static str,
@@ -35,10 +35,10 @@ pub enum Error {
     },
     /// The connection is new and may lead to another server than the one that was compared last.
     #[error("the connection is new, and its server has not been compared yet")]
-    NotCompared,
+    ServerNotVerified,
     /// The database's clock is not what other clocks say.
     #[error("did not {doing}: the database's clock says {database}, and it is {expected} by this process's")]
-    Clock {
+    ClockMismatch {
         /// What was to be done.
         doing: &'static str,
         /// What the database says.
@@ -48,10 +48,10 @@ pub enum Error {
     },
     /// The schema could not be brought up to date.
     #[error("could not migrate the database")]
-    Migrate(#[source] Box<dyn std::error::Error + Send + Sync>),
+    MigrationFailed(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The schema is not there, or older or newer than this build's.
     #[error("the database's schema is at version {found}, this build needs {needed}; run 'picket migrate'")]
-    Schema {
+    SchemaOutdated {
         /// The newest migration that was applied; 0 for none.
         found: i64,
         /// The newest that this build knows.
@@ -66,23 +66,23 @@ pub enum Error {
     SharedSession,
     /// What was to be stored makes no sense.
     #[error(transparent)]
-    Invalid(#[from] Invalid),
+    Invalid(#[from] ValidationError),
     /// There is such a site already.
     #[error("there is such a site already: the same url, method, regex and not_regex")]
-    Duplicate,
+    DuplicateSite,
     /// There is no such site.
     #[error("there is no site {0}")]
-    NoSite(SiteId),
+    SiteNotFound(SiteId),
     /// There is no such region.
     #[error("there is no region '{0}'")]
-    NoRegion(String),
+    RegionNotFound(String),
 }
 
 impl Error {
     /// Whether the same may work later: the database is away, starting, stopping, or in the way of itself.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::TimedOut { .. } | Self::NotCompared => true,
+            Self::TimedOut { .. } | Self::ServerNotVerified => true,
             Self::Database { source, .. } => match source {
                 sqlx::Error::Io(_)
                 | sqlx::Error::Tls(_)
@@ -99,26 +99,28 @@ impl Error {
 
     /// Refuses what is to be done when the `database` does not say about the same time as is `expected`: a statement may be on its
     /// way for some seconds, and two clocks are not more exact than that.
-    pub(crate) fn unless_near(
+    pub(crate) fn reject_clock_mismatch(
         doing: &'static str,
         database: Timestamp,
         expected: Timestamp,
     ) -> Result<(), Self> {
         const NEAR: Duration = Duration::from_secs(30);
-        match database.since(expected).max(expected.since(database)) > NEAR {
-            true => Err(Self::Clock { doing, database, expected }),
+        match database.saturating_duration_since(expected).max(expected.saturating_duration_since(database))
+            > NEAR
+        {
+            true => Err(Self::ClockMismatch { doing, database, expected }),
             false => Ok(()),
         }
     }
 
     /// Names what was being done.
-    pub(crate) fn doing(doing: &'static str) -> impl Fn(sqlx::Error) -> Self {
+    pub(crate) fn with_operation(doing: &'static str) -> impl Fn(sqlx::Error) -> Self {
         move |source| Self::Database { doing, source }
     }
 }
 
 /// What of DATABASE_URL is to blame when TLS fails; nothing for other trouble.
-fn blamed(source: &sqlx::Error) -> &'static str {
+fn explain_tls_error(source: &sqlx::Error) -> &'static str {
     let why = match source {
         sqlx::Error::Io(error) => error.to_string(),
         sqlx::Error::Tls(error) => error.to_string(),

@@ -8,76 +8,81 @@ use std::{
     time::Duration,
 };
 
-use picket_proto::{Kind, Shard, SiteId, Suspect, Timestamp, VERSION};
+use picket_proto::{ConfirmationRequest, Kind, MESSAGE_VERSION, Shard, SiteId, Timestamp};
 use sqlx::{PgConnection, types::Json};
 
 use crate::{
     DbTimestamp, Error, Store,
+    incident_rules::{
+        self, IncidentChange, IncidentPolicy, RegionId, RegionResult, RegionState, RegionView, SiteView,
+    },
     leases::to_shard,
-    verdict::{self, Change, Evidence, Region, RegionId, RegionState, Rules, Site},
 };
 
 /// A result that is new, and may make a difference.
 #[derive(Clone, Debug)]
-pub(crate) struct Fresh {
+pub(crate) struct NewResult {
     pub(crate) site: SiteId,
-    pub(crate) says: Evidence,
+    pub(crate) result: RegionResult,
 }
 
 /// What followed from new results.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Decided {
+pub struct IncidentOutcome {
     /// Incidents that were opened.
     pub opened: u64,
     /// Incidents that were closed.
     pub closed: u64,
     /// Sites that are to be confirmed, or need it no more.
-    pub suspects: Vec<Suspect>,
+    pub confirmations: Vec<ConfirmationRequest>,
 }
 
-type Sql<T> = Result<T, sqlx::Error>;
+type SqlResult<T> = Result<T, sqlx::Error>;
 
 /// How far two clocks may be apart that tell the same time. A result that is due later than this from now counts for nothing
 /// here: with a date in the future a region would be the only one that reports lately.
-const CLOCK_SPREAD: Duration = Duration::from_secs(5);
+const MAX_CLOCK_SPREAD: Duration = Duration::from_secs(5);
 
 /// Decides what `fresh` means, as the last thing in its transaction. The time is that of the database's clock, or `known` where
 /// that is later: while the database's clock is behind, checks are scheduled by the clock as it was before.
-pub(crate) async fn decide(
+pub(crate) async fn apply_results(
     connection: &mut PgConnection,
-    fresh: Vec<Fresh>,
+    fresh: Vec<NewResult>,
     known: Timestamp,
-) -> Sql<Decided> {
-    let fresh = ticks_and_confirming(connection, fresh).await?;
+) -> SqlResult<IncidentOutcome> {
+    let fresh = drop_unscheduled_results(connection, fresh).await?;
     if fresh.is_empty() {
-        return Ok(Decided::default());
+        return Ok(IncidentOutcome::default());
     }
-    let mut news: BTreeMap<i64, Vec<Evidence>> = BTreeMap::new();
-    for Fresh { site, says } in fresh {
+    let mut news: BTreeMap<i64, Vec<RegionResult>> = BTreeMap::new();
+    for NewResult { site, result: says } in fresh {
         news.entry(site.0).or_default().push(says);
     }
-    let mut judged = Judged::default();
+    let mut judged = PendingWrites::default();
     let mut kept = HashMap::new();
-    let locked = lock(connection, news.keys().copied().collect()).await?;
+    let locked = lock_site_states(connection, news.keys().copied().collect()).await?;
     let now = locked.iter().map(|locked| locked.now.into()).fold(known, Timestamp::max);
-    let latest = now.plus(CLOCK_SPREAD);
-    for Locked { site_id: site, regions: Json(mut states), open, .. } in locked {
+    let latest = now.saturating_add(MAX_CLOCK_SPREAD);
+    for LockedSite { site_id: site, regions: Json(mut states), open, .. } in locked {
         let Some(new) = news.get_mut(&site) else { continue };
-        new.retain(|new| new.at <= latest);
-        let Some(oldest) = new.iter().map(|new| new.at.micros()).min() else {
+        new.retain(|new| new.scheduled_at <= latest);
+        let Some(oldest) = new.iter().map(|new| new.scheduled_at.as_micros()).min() else {
             news.remove(&site);
             if states.is_empty() && !open {
-                judged.settled.push(site);
+                judged.cleared_sites.push(site);
             }
             continue;
         };
         // Kept before the clock went back, or by an earlier version. It still holds, as said just before what is new.
-        for state in states.iter_mut().filter(|state| state.last_us > latest.micros()) {
+        for state in states.iter_mut().filter(|state| state.last_us > latest.as_micros()) {
             state.last_us = oldest - 1;
             state.failing_since_us = state.failing_since_us.min(state.last_us);
         }
         // Of a site that is down and stays so there is nothing to decide, and nothing to look up.
-        let still_down = news.get(&site).filter(|_| open).and_then(|new| verdict::still_down(&states, new));
+        let still_down = news
+            .get(&site)
+            .filter(|_| open)
+            .and_then(|new| incident_rules::fast_path_still_down(&states, new));
         match still_down {
             Some(states) => {
                 news.remove(&site);
@@ -86,19 +91,22 @@ pub(crate) async fn decide(
             None => drop(kept.insert(site, states)),
         }
     }
-    let found = if news.is_empty() { Vec::new() } else { evidence(connection, &news, kept, now).await? };
+    let found = if news.is_empty() { Vec::new() } else { load_context(connection, &news, kept, now).await? };
     for known in found {
         let new = news.remove(&known.id).unwrap_or_default();
-        judged.add(&known, new);
+        judged.add_site(&known, new);
     }
     // What is left is not watched any more: nothing is kept of it.
-    judged.settled.extend(news.keys());
-    judged.write(connection).await
+    judged.cleared_sites.extend(news.keys());
+    judged.write_changes(connection).await
 }
 
 /// Drops scheduled results whose time is no tick of a schedule. They are not evidence.
-async fn ticks_and_confirming(connection: &mut PgConnection, mut fresh: Vec<Fresh>) -> Sql<Vec<Fresh>> {
-    let scheduled: Vec<&Fresh> = fresh.iter().filter(|new| new.says.kind == Kind::Scheduled).collect();
+async fn drop_unscheduled_results(
+    connection: &mut PgConnection,
+    mut fresh: Vec<NewResult>,
+) -> SqlResult<Vec<NewResult>> {
+    let scheduled: Vec<&NewResult> = fresh.iter().filter(|new| new.result.kind == Kind::Scheduled).collect();
     if scheduled.is_empty() {
         return Ok(fresh);
     }
@@ -109,15 +117,15 @@ async fn ticks_and_confirming(connection: &mut PgConnection, mut fresh: Vec<Fres
              WHERE schedule.site_id = new.site_id AND schedule.region_id = new.region_id AND picket.has_tick(schedule, new.at))",
     )
     .bind(scheduled.iter().map(|new| new.site.0).collect::<Vec<_>>())
-    .bind(scheduled.iter().map(|new| new.says.region).collect::<Vec<_>>())
-    .bind(scheduled.iter().map(|new| DbTimestamp(new.says.at)).collect::<Vec<_>>())
+    .bind(scheduled.iter().map(|new| new.result.region).collect::<Vec<_>>())
+    .bind(scheduled.iter().map(|new| DbTimestamp(new.result.scheduled_at)).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
     if !odd.is_empty() {
         let odd: HashSet<(i64, RegionId, Timestamp)> =
             odd.into_iter().map(|(site, region, at)| (site, region, at.into())).collect();
-        fresh.retain(|Fresh { site, says }| {
-            says.kind != Kind::Scheduled || !odd.contains(&(site.0, says.region, says.at))
+        fresh.retain(|NewResult { site, result: says }| {
+            says.kind != Kind::Scheduled || !odd.contains(&(site.0, says.region, says.scheduled_at))
         });
     }
     Ok(fresh)
@@ -125,7 +133,7 @@ async fn ticks_and_confirming(connection: &mut PgConnection, mut fresh: Vec<Fres
 
 /// What the row of a locked site holds.
 #[derive(sqlx::FromRow)]
-struct Locked {
+struct LockedSite {
     site_id: i64,
     regions: Json<Vec<RegionState>>,
     /// Whether an incident is open.
@@ -135,7 +143,7 @@ struct Locked {
 }
 
 /// Locks the sites' rows, in order, making those that are missing.
-async fn lock(connection: &mut PgConnection, sites: Vec<i64>) -> Sql<Vec<Locked>> {
+async fn lock_site_states(connection: &mut PgConnection, sites: Vec<i64>) -> SqlResult<Vec<LockedSite>> {
     sqlx::query_as(
         // An update that changes nothing waits for whoever has the row, and then sees it as it is.
         "INSERT INTO picket.site_states AS state (site_id) SELECT unnest($1::bigint[])
@@ -150,7 +158,7 @@ async fn lock(connection: &mut PgConnection, sites: Vec<i64>) -> Sql<Vec<Locked>
 }
 
 #[derive(sqlx::FromRow)]
-struct Row {
+struct SiteRegionRow {
     site_id: i64,
     shard: i16,
     quorum: Option<i32>,
@@ -168,19 +176,19 @@ struct Row {
 }
 
 /// A site with all that is known of it, and its regions' names.
-struct Known {
+struct SiteContext {
     id: i64,
     shard: Shard,
-    site: Site,
-    names: HashMap<RegionId, String>,
+    site: SiteView,
+    region_names: HashMap<RegionId, String>,
 }
 
-async fn evidence(
+async fn load_context(
     connection: &mut PgConnection,
-    news: &BTreeMap<i64, Vec<Evidence>>,
+    news: &BTreeMap<i64, Vec<RegionResult>>,
     mut kept: HashMap<i64, Vec<RegionState>>,
     now: Timestamp,
-) -> Sql<Vec<Known>> {
+) -> SqlResult<Vec<SiteContext>> {
     // Whether a failure follows a success that was overlooked matters only until the region is down.
     let settled = |state: &&RegionState| state.down || state.fails == 0;
     let known: Vec<(i64, RegionId)> = kept
@@ -188,9 +196,10 @@ async fn evidence(
         .flat_map(|(site, states)| states.iter().filter(settled).map(|state| (*site, state.region)))
         .collect();
     let (known_sites, known_regions): (Vec<i64>, Vec<RegionId>) = known.into_iter().unzip();
-    let moments = news.iter().flat_map(|(site, new)| new.iter().map(|new| (*site, DbTimestamp(new.at))));
+    let moments =
+        news.iter().flat_map(|(site, new)| new.iter().map(|new| (*site, DbTimestamp(new.scheduled_at))));
     let (sites, ats): (Vec<i64>, Vec<DbTimestamp>) = moments.unzip();
-    let rows: Vec<Row> = sqlx::query_as(include_str!("incidents/evidence.sql"))
+    let rows: Vec<SiteRegionRow> = sqlx::query_as(include_str!("incidents/evidence.sql"))
         .bind(sites)
         .bind(ats)
         .bind(known_sites)
@@ -198,70 +207,70 @@ async fn evidence(
         .bind(DbTimestamp(now))
         .fetch_all(connection)
         .await?;
-    let mut sites: Vec<Known> = Vec::new();
+    let mut sites: Vec<SiteContext> = Vec::new();
     for row in rows {
         let new = news.get(&row.site_id).map_or(&[][..], Vec::as_slice);
         let states = kept.entry(row.site_id).or_default();
         let state = states.iter().position(|state| state.region == row.region_id);
         let state = state.map(|place| states.swap_remove(place));
         if sites.last().is_none_or(|last| last.id != row.site_id) {
-            sites.push(row.known());
+            sites.push(row.to_site_context());
         }
         if let Some(known) = sites.last_mut() {
-            known.site.regions.insert(row.region_id, row.region(state, new));
-            known.names.insert(row.region_id, row.region);
+            known.site.regions.insert(row.region_id, row.to_region_view(state, new));
+            known.region_names.insert(row.region_id, row.region);
         }
     }
     Ok(sites)
 }
 
-impl Row {
-    fn known(&self) -> Known {
+impl SiteRegionRow {
+    fn to_site_context(&self) -> SiteContext {
         // SQL lets in what the coordinator then calls a problem.
         let count = |number: i32| u32::try_from(number).unwrap_or(1).max(1);
         let windows = self.window_from.iter().flatten().zip(self.window_to.iter().flatten());
-        let site = Site {
-            rules: Rules {
+        let site = SiteView {
+            policy: IncidentPolicy {
                 failures_to_open: count(self.failures_to_open),
                 successes_to_close: count(self.successes_to_close),
                 quorum: self.quorum.map(count),
             },
             regions: BTreeMap::new(),
-            open: self.open,
-            maintenance: windows.map(|(from, to)| ((*from).into(), (*to).into())).collect(),
+            has_open_incident: self.open,
+            maintenance_windows: windows.map(|(from, to)| ((*from).into(), (*to).into())).collect(),
         };
-        Known { id: self.site_id, shard: to_shard(self.shard), site, names: HashMap::new() }
+        SiteContext { id: self.site_id, shard: to_shard(self.shard), site, region_names: HashMap::new() }
     }
 
-    fn region(&self, state: Option<RegionState>, new: &[Evidence]) -> Region {
+    fn to_region_view(&self, state: Option<RegionState>, new: &[RegionResult]) -> RegionView {
         let new: HashSet<Timestamp> =
-            new.iter().filter(|new| new.region == self.region_id).map(|new| new.at).collect();
+            new.iter().filter(|new| new.region == self.region_id).map(|new| new.scheduled_at).collect();
         let newest = |seen: &Option<Vec<DbTimestamp>>| {
             let seen = seen.iter().flatten().map(|at| Timestamp::from(*at));
             seen.filter(|at| !new.contains(at)).max()
         };
         let (down, up) = (newest(&self.downs), newest(&self.ups));
-        Region {
+        RegionView {
             state,
-            window: Duration::from_millis(self.window_ms.unsigned_abs()),
+            reporting_window: Duration::from_millis(self.window_ms.unsigned_abs()),
             joining_until: self.joining_until.into(),
-            seen: down.max(up),
-            seen_up: up,
+            last_result_at: down.max(up),
+            last_success_at: up,
         }
     }
 }
 
 /// What is to be written.
 #[derive(Default)]
-struct Judged {
+struct PendingWrites {
     states: Vec<(i64, Vec<RegionState>)>,
-    settled: Vec<i64>,
+    cleared_sites: Vec<i64>,
     /// The first change of each site, the second, and so on.
-    changes: Vec<Vec<(i64, Written)>>,
-    suspects: Vec<Suspect>,
+    incident_writes: Vec<Vec<(i64, IncidentWrite)>>,
+    confirmations: Vec<ConfirmationRequest>,
 }
 
-enum Written {
+enum IncidentWrite {
     Opened {
         at: Timestamp,
         first: Timestamp,
@@ -272,42 +281,53 @@ enum Written {
     Closed(Timestamp),
 }
 
-impl Judged {
-    fn add(&mut self, known: &Known, new: Vec<Evidence>) {
-        let judgement = known.site.clone().judge(new);
+impl PendingWrites {
+    fn add_site(&mut self, known: &SiteContext, new: Vec<RegionResult>) {
+        let judgement = known.site.clone().evaluate_results(new);
         let (id, shard) = (known.id, known.shard);
         for (place, change) in judgement.changes.into_iter().enumerate() {
             let change = match change {
-                Change::Closed { at } => Written::Closed(at),
-                Change::Opened { at, first_failure_at, cause, message, regions } => {
+                IncidentChange::Closed { at } => IncidentWrite::Closed(at),
+                IncidentChange::Opened { at, first_failure_at, cause, message, regions } => {
                     let names: Vec<&str> =
-                        regions.iter().filter_map(|id| Some(known.names.get(id)?.as_str())).collect();
+                        regions.iter().filter_map(|id| Some(known.region_names.get(id)?.as_str())).collect();
                     let cause = cause.map(|cause| cause.as_str());
                     // No region has a comma in its name.
-                    Written::Opened { at, first: first_failure_at, cause, message, regions: names.join(",") }
+                    IncidentWrite::Opened {
+                        at,
+                        first: first_failure_at,
+                        cause,
+                        message,
+                        regions: names.join(","),
+                    }
                 }
             };
-            if self.changes.len() <= place {
-                self.changes.push(Vec::new());
+            if self.incident_writes.len() <= place {
+                self.incident_writes.push(Vec::new());
             }
-            self.changes[place].push((id, change));
+            self.incident_writes[place].push((id, change));
         }
-        if let Some(rounds) = judgement.confirm {
-            self.suspects.push(Suspect { v: VERSION, site_id: SiteId(id), shard, rounds });
+        if let Some(rounds) = judgement.confirmation_rounds {
+            self.confirmations.push(ConfirmationRequest {
+                v: MESSAGE_VERSION,
+                site_id: SiteId(id),
+                shard,
+                rounds,
+            });
         }
         match judgement.states {
             Some(states) => self.states.push((id, states)),
-            None => self.settled.push(id),
+            None => self.cleared_sites.push(id),
         }
     }
 
-    async fn write(self, connection: &mut PgConnection) -> Sql<Decided> {
-        let mut decided = Decided { suspects: self.suspects, ..Decided::default() };
-        for changes in self.changes {
+    async fn write_changes(self, connection: &mut PgConnection) -> SqlResult<IncidentOutcome> {
+        let mut decided = IncidentOutcome { confirmations: self.confirmations, ..IncidentOutcome::default() };
+        for changes in self.incident_writes {
             let (opened, closed) =
-                changes.into_iter().partition(|(_, change)| matches!(change, Written::Opened { .. }));
-            decided.closed += close(connection, closed).await?;
-            decided.opened += open(connection, opened).await?;
+                changes.into_iter().partition(|(_, change)| matches!(change, IncidentWrite::Opened { .. }));
+            decided.closed += close_incidents(connection, closed).await?;
+            decided.opened += open_incidents(connection, opened).await?;
         }
         if !self.states.is_empty() {
             let (sites, states): (Vec<_>, Vec<_>) =
@@ -321,9 +341,9 @@ impl Judged {
             .execute(&mut *connection)
             .await?;
         }
-        if !self.settled.is_empty() {
+        if !self.cleared_sites.is_empty() {
             sqlx::query("DELETE FROM picket.site_states WHERE site_id = ANY ($1)")
-                .bind(self.settled)
+                .bind(self.cleared_sites)
                 .execute(connection)
                 .await?;
         }
@@ -338,19 +358,19 @@ impl Judged {
 pub async fn close_unwatched(store: &Store) -> Result<(), Error> {
     let closing = sqlx::query("SELECT picket.close_unwatched()").execute(&store.pool);
     store
-        .within(Duration::from_secs(30), "close incidents of sites that are not watched", closing)
+        .with_timeout(Duration::from_secs(30), "close incidents of sites that are not watched", closing)
         .await
         .map(drop)
 }
 
-async fn open(connection: &mut PgConnection, opened: Vec<(i64, Written)>) -> Sql<u64> {
+async fn open_incidents(connection: &mut PgConnection, opened: Vec<(i64, IncidentWrite)>) -> SqlResult<u64> {
     if opened.is_empty() {
         return Ok(0);
     }
     let (mut sites, mut ats, mut firsts) = (vec![], vec![], vec![]);
     let (mut causes, mut messages, mut places) = (vec![], vec![], vec![]);
     for (site, change) in opened {
-        if let Written::Opened { at, first, cause, message, regions } = change {
+        if let IncidentWrite::Opened { at, first, cause, message, regions } = change {
             sites.push(site);
             ats.push(DbTimestamp(at));
             firsts.push(DbTimestamp(first));
@@ -377,15 +397,15 @@ async fn open(connection: &mut PgConnection, opened: Vec<(i64, Written)>) -> Sql
     Ok(done.rows_affected())
 }
 
-async fn close(connection: &mut PgConnection, closed: Vec<(i64, Written)>) -> Sql<u64> {
+async fn close_incidents(connection: &mut PgConnection, closed: Vec<(i64, IncidentWrite)>) -> SqlResult<u64> {
     if closed.is_empty() {
         return Ok(0);
     }
     let (sites, ats): (Vec<i64>, Vec<DbTimestamp>) = closed
         .into_iter()
         .filter_map(|(site, change)| match change {
-            Written::Closed(at) => Some((site, DbTimestamp(at))),
-            Written::Opened { .. } => None,
+            IncidentWrite::Closed(at) => Some((site, DbTimestamp(at))),
+            IncidentWrite::Opened { .. } => None,
         })
         .unzip();
     let done = sqlx::query(

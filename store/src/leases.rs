@@ -10,7 +10,7 @@ use picket_proto::{Epoch, Shard, Timestamp};
 use crate::{DbTimestamp, Error, Store};
 
 /// Lease statements are short; one that takes longer is of no use to its caller.
-const LIMIT: Duration = Duration::from_secs(3);
+const LEASE_STATEMENT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A shard that was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub struct Lease {
 
 /// What is written with a renewal or a release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
+pub struct ShardProgress {
     /// Which.
     pub shard: Shard,
     /// Under which epoch it is held.
@@ -36,23 +36,23 @@ pub struct Progress {
 
 /// How things stood when a coordinator said that it is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Roll {
+pub struct ClusterView {
     /// The database's clock.
     pub now: Timestamp,
     /// The newest time that coordinators have written down, as they knew it.
-    pub newest_mark: Option<Timestamp>,
+    pub newest_scheduled_through: Option<Timestamp>,
     /// Leases that are over, and those that last for longer than any that is given now can, since the database's clock was set
     /// back. None, usually.
-    pub doubtful: Vec<Held>,
+    pub doubtful_leases: Vec<ObservedLease>,
     /// Coordinators that are alive and not about to leave.
-    pub live: usize,
+    pub live_coordinators: usize,
     /// How many shards there are.
-    pub shards: usize,
+    pub shard_count: usize,
 }
 
 /// A lease as somebody holds it, or held it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Held {
+pub struct ObservedLease {
     /// Which.
     pub shard: Shard,
     /// Under which epoch.
@@ -63,27 +63,27 @@ pub struct Held {
 
 /// Which leases are free to take. Those that were released always are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Free {
+pub struct AcquireCriteria {
     /// How many to take at most.
-    pub most: usize,
+    pub max_leases: usize,
     /// The time by the taker's own clock, up to which the shards had no scheduler; without it the database's.
     pub now: Option<Timestamp>,
     /// Leases are free that have expired by the database's clock and by this one, whichever is earlier; without it none is.
     pub expired_by: Option<Timestamp>,
     /// Those are free, too, of which the taker knows that nobody has renewed them for a lease time.
-    pub unrenewed: Vec<Held>,
+    pub unrenewed: Vec<ObservedLease>,
 }
 
-impl Free {
+impl AcquireCriteria {
     /// Up to `most` that have expired by the database's clock alone.
-    pub fn expired(most: usize) -> Self {
-        Self { most, now: None, expired_by: Some(Timestamp::MAX), unrenewed: vec![] }
+    pub fn expired_only(max_leases: usize) -> Self {
+        Self { max_leases, now: None, expired_by: Some(Timestamp::MAX), unrenewed: vec![] }
     }
 }
 
 /// One line of the listing.
 #[derive(Clone, Debug, sqlx::FromRow)]
-pub struct Listed {
+pub struct LeaseRow {
     /// The shard.
     pub shard: i16,
     /// Who holds it, if anybody does.
@@ -99,9 +99,9 @@ pub struct Listed {
 }
 
 /// What a lease may last beyond the lease time before it is [`Roll::doubtful`]: readings are not exact.
-const TOO_LONG: Duration = Duration::from_secs(5);
+const EXPIRY_TOLERANCE: Duration = Duration::from_secs(5);
 
-type Announced = (
+type HeartbeatRow = (
     DbTimestamp,
     i64,
     i16,
@@ -116,10 +116,15 @@ type Announced = (
 ///
 /// # Errors
 /// When the database cannot be reached in time.
-pub async fn announce(store: &Store, id: &str, draining: bool, alive: Duration) -> Result<Roll, Error> {
-    let (now, live, shards, newest_mark, far_shards, far_epochs, far): Announced = store
-        .within(
-            LIMIT,
+pub async fn record_heartbeat(
+    store: &Store,
+    id: &str,
+    draining: bool,
+    alive: Duration,
+) -> Result<ClusterView, Error> {
+    let (now, live, shards, newest_mark, far_shards, far_epochs, far): HeartbeatRow = store
+        .with_timeout(
+            LEASE_STATEMENT_TIMEOUT,
             "announce this coordinator",
             sqlx::query_as(
                 // A coordinator that was seen in the future was seen before the clock was set back.
@@ -143,23 +148,21 @@ pub async fn announce(store: &Store, id: &str, draining: bool, alive: Duration) 
             .bind(id)
             .bind(env!("CARGO_PKG_VERSION"))
             .bind(draining)
-            .bind(millis(alive))
-            .bind(millis(alive + TOO_LONG))
+            .bind(to_millis(alive))
+            .bind(to_millis(alive + EXPIRY_TOLERANCE))
             .fetch_one(&store.pool),
         )
         .await?;
     let far_shards = far_shards.unwrap_or_default().into_iter().zip(far_epochs.unwrap_or_default());
-    let doubtful = far_shards.zip(far.unwrap_or_default()).map(|((shard, epoch), expires_at)| Held {
-        shard: to_shard(shard),
-        epoch: Epoch(epoch),
-        expires_at: expires_at.into(),
+    let doubtful = far_shards.zip(far.unwrap_or_default()).map(|((shard, epoch), expires_at)| {
+        ObservedLease { shard: to_shard(shard), epoch: Epoch(epoch), expires_at: expires_at.into() }
     });
-    Ok(Roll {
+    Ok(ClusterView {
         now: now.into(),
-        newest_mark: newest_mark.map(Timestamp::from),
-        doubtful: doubtful.collect(),
-        live: usize::try_from(live).unwrap_or(0),
-        shards: usize::try_from(shards).unwrap_or(0),
+        newest_scheduled_through: newest_mark.map(Timestamp::from),
+        doubtful_leases: doubtful.collect(),
+        live_coordinators: usize::try_from(live).unwrap_or(0),
+        shard_count: usize::try_from(shards).unwrap_or(0),
     })
 }
 
@@ -167,11 +170,16 @@ pub async fn announce(store: &Store, id: &str, draining: bool, alive: Duration) 
 ///
 /// # Errors
 /// When the database cannot be reached in time.
-pub async fn acquire(store: &Store, id: &str, free: &Free, lease: Duration) -> Result<Vec<Lease>, Error> {
-    let Free { most, now, expired_by, unrenewed } = free;
+pub async fn acquire_leases(
+    store: &Store,
+    id: &str,
+    free: &AcquireCriteria,
+    lease: Duration,
+) -> Result<Vec<Lease>, Error> {
+    let AcquireCriteria { max_leases: most, now, expired_by, unrenewed } = free;
     let rows: Vec<(i16, i64, DbTimestamp)> = store
-        .within(
-            LIMIT,
+        .with_timeout(
+            LEASE_STATEMENT_TIMEOUT,
             "take leases",
             sqlx::query_as(
                 "WITH taken AS (
@@ -196,7 +204,7 @@ pub async fn acquire(store: &Store, id: &str, free: &Free, lease: Duration) -> R
             )
             .bind(id)
             .bind(i64::try_from(*most).unwrap_or(i64::MAX))
-            .bind(millis(lease))
+            .bind(to_millis(lease))
             .bind(expired_by.map(DbTimestamp))
             .bind(now.map(DbTimestamp))
             .bind(unrenewed.iter().map(|held| from_shard(held.shard)).collect::<Vec<_>>())
@@ -221,17 +229,17 @@ pub async fn acquire(store: &Store, id: &str, free: &Free, lease: Duration) -> R
 ///
 /// # Errors
 /// When the database cannot be reached in time.
-pub async fn renew(
+pub async fn renew_leases(
     store: &Store,
     id: &str,
-    held: &[Progress],
+    held: &[ShardProgress],
     now: Option<Timestamp>,
     lease: Duration,
 ) -> Result<Vec<Shard>, Error> {
-    let (shards, epochs, through) = columns(held);
+    let (shards, epochs, through) = to_columns(held);
     let kept: Vec<i16> = store
-        .within(
-            LIMIT,
+        .with_timeout(
+            LEASE_STATEMENT_TIMEOUT,
             "renew leases",
             sqlx::query_scalar(
                 // In order, as everybody locks these rows, or two would wait for each other.
@@ -252,7 +260,7 @@ pub async fn renew(
             .bind(shards)
             .bind(epochs)
             .bind(through)
-            .bind(millis(lease))
+            .bind(to_millis(lease))
             .bind(now.map(DbTimestamp))
             .fetch_all(&store.pool),
         )
@@ -264,11 +272,11 @@ pub async fn renew(
 ///
 /// # Errors
 /// When the database cannot be reached in time; the leases then expire.
-pub async fn release(store: &Store, id: &str, held: &[Progress]) -> Result<(), Error> {
-    let (shards, epochs, through) = columns(held);
+pub async fn release_leases(store: &Store, id: &str, held: &[ShardProgress]) -> Result<(), Error> {
+    let (shards, epochs, through) = to_columns(held);
     store
-        .within(
-            LIMIT,
+        .with_timeout(
+            LEASE_STATEMENT_TIMEOUT,
             "release leases",
             sqlx::query(
                 "WITH mine AS (
@@ -300,9 +308,9 @@ pub async fn release(store: &Store, id: &str, held: &[Progress]) -> Result<(), E
 ///
 /// # Errors
 /// When the database cannot be reached in time.
-pub async fn list(store: &Store) -> Result<Vec<Listed>, Error> {
+pub async fn list_leases(store: &Store) -> Result<Vec<LeaseRow>, Error> {
     store
-        .within(
+        .with_timeout(
             Duration::from_secs(30),
             "list leases",
             sqlx::query_as(
@@ -320,14 +328,14 @@ pub async fn list(store: &Store) -> Result<Vec<Listed>, Error> {
         .await
 }
 
-fn columns(held: &[Progress]) -> (Vec<i16>, Vec<i64>, Vec<DbTimestamp>) {
+fn to_columns(held: &[ShardProgress]) -> (Vec<i16>, Vec<i64>, Vec<DbTimestamp>) {
     let shards = held.iter().map(|progress| from_shard(progress.shard)).collect();
     let epochs = held.iter().map(|progress| progress.epoch.0).collect();
     let through = held.iter().map(|progress| DbTimestamp(progress.scheduled_through)).collect();
     (shards, epochs, through)
 }
 
-pub(crate) fn millis(duration: Duration) -> i64 {
+pub(crate) fn to_millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 

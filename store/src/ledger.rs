@@ -8,17 +8,17 @@ use serde::Serialize;
 
 use crate::{
     DbTimestamp, Error, Store,
-    leases::{from_shard, millis},
+    leases::{from_shard, to_millis},
 };
 
 /// What closing a piece came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Closed {
+pub struct CloseSummary {
     /// How long ago the ticks were due up to which all are accounted for, in the shard that could be moved and is furthest
     /// behind; absent when none is held.
-    pub behind: Option<Duration>,
+    pub lag: Option<Duration>,
     /// Rows written, by cause.
-    pub missed: Vec<(String, u64)>,
+    pub missed_by_cause: Vec<(String, u64)>,
 }
 
 /// A span in which ticks of a shard may not have been published.
@@ -34,7 +34,7 @@ pub struct Gap {
 
 /// A row of `report.ledger`, or a sum of such rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, sqlx::FromRow)]
-pub struct Row {
+pub struct LedgerRow {
     /// The site; absent in a sum over sites.
     pub site_id: Option<i64>,
     /// Where.
@@ -54,7 +54,7 @@ pub struct Row {
 }
 
 /// A piece is to take far less than this.
-const LIMIT: Duration = Duration::from_secs(30);
+const LEDGER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Closes the ledger of `held`, from where each shard stands: up to `grace` ago, and by at most `piece` for those that
 /// are furthest behind. Results stored by the bus before `late_since` are all in the database; without it all are.
@@ -62,21 +62,21 @@ const LIMIT: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// When the database cannot be reached in time; trying again is safe.
-pub async fn close(
+pub async fn close_interval(
     store: &Store,
     who: &str,
     held: &[(Shard, Epoch)],
     grace: Duration,
     piece: Duration,
     late_since: Option<Timestamp>,
-) -> Result<Option<Closed>, Error> {
+) -> Result<Option<CloseSummary>, Error> {
     /// What `picket.close_ledger` says of a shard that was lost.
     const FENCED: &str = "55000";
 
     type Answer = (Option<i64>, Option<Vec<String>>, Option<Vec<i64>>);
     let closing = store
-        .within(
-            LIMIT,
+        .with_timeout(
+            LEDGER_TIMEOUT,
             "close the ledger",
             sqlx::query_as::<_, Answer>(
                 "SELECT picket.micros(clock_timestamp()) - picket.micros(accounted_through), causes, ticks FROM picket.close_ledger(
@@ -85,8 +85,8 @@ pub async fn close(
             .bind(who)
             .bind(held.iter().map(|(shard, _)| from_shard(*shard)).collect::<Vec<_>>())
             .bind(held.iter().map(|(_, epoch)| epoch.0).collect::<Vec<_>>())
-            .bind(millis(grace))
-            .bind(millis(piece))
+            .bind(to_millis(grace))
+            .bind(to_millis(piece))
             .bind(late_since.map(DbTimestamp))
             .fetch_one(&store.pool),
         )
@@ -100,9 +100,9 @@ pub async fn close(
         closing => closing?,
     };
     let ticks = ticks.unwrap_or_default().into_iter().map(i64::unsigned_abs);
-    Ok(Some(Closed {
-        behind: behind_us.map(|us| Duration::from_micros(us.max(0).unsigned_abs())),
-        missed: causes.unwrap_or_default().into_iter().zip(ticks).collect(),
+    Ok(Some(CloseSummary {
+        lag: behind_us.map(|us| Duration::from_micros(us.max(0).unsigned_abs())),
+        missed_by_cause: causes.unwrap_or_default().into_iter().zip(ticks).collect(),
     }))
 }
 
@@ -110,10 +110,10 @@ pub async fn close(
 ///
 /// # Errors
 /// When the database cannot be reached in time; trying again is safe.
-pub async fn note(store: &Store, gaps: &[Gap]) -> Result<(), Error> {
+pub async fn record_gaps(store: &Store, gaps: &[Gap]) -> Result<(), Error> {
     store
-        .within(
-            LIMIT,
+        .with_timeout(
+            LEDGER_TIMEOUT,
             "write gaps down",
             sqlx::query(
                 "INSERT INTO picket.gaps (shard, gap_from, gap_to)
@@ -136,10 +136,10 @@ pub async fn note(store: &Store, gaps: &[Gap]) -> Result<(), Error> {
 ///
 /// # Errors
 /// When the database cannot be reached in time.
-pub async fn accounted_through(store: &Store) -> Result<(Timestamp, Option<Timestamp>), Error> {
+pub async fn read_accounted_through(store: &Store) -> Result<(Timestamp, Option<Timestamp>), Error> {
     let (now, through): (DbTimestamp, Option<DbTimestamp>) = store
-        .within(
-            LIMIT,
+        .with_timeout(
+            LEDGER_TIMEOUT,
             "read how far the ledger is closed",
             sqlx::query_as(
                 "SELECT now(), (SELECT min(accounted_through) FROM picket.leases AS lease
@@ -156,8 +156,8 @@ pub async fn accounted_through(store: &Store) -> Result<(Timestamp, Option<Times
 ///
 /// # Errors
 /// When the database cannot be reached in time.
-pub async fn by_region(store: &Store, from: Timestamp, to: Timestamp) -> Result<Vec<Row>, Error> {
-    read(
+pub async fn list_by_region(store: &Store, from: Timestamp, to: Timestamp) -> Result<Vec<LedgerRow>, Error> {
+    fetch_ledger(
         store,
         "SELECT NULL::bigint AS site_id, region, sum(expected)::bigint AS expected, sum(up)::bigint AS up,
                 sum(down)::bigint AS down, sum(missed)::bigint AS missed, sum(gap)::bigint AS gap,
@@ -173,8 +173,8 @@ pub async fn by_region(store: &Store, from: Timestamp, to: Timestamp) -> Result<
 ///
 /// # Errors
 /// When the database cannot be reached in time.
-pub async fn by_site(store: &Store, from: Timestamp, to: Timestamp) -> Result<Vec<Row>, Error> {
-    read(
+pub async fn list_by_site(store: &Store, from: Timestamp, to: Timestamp) -> Result<Vec<LedgerRow>, Error> {
+    fetch_ledger(
         store,
         "SELECT site_id, region, expected, up, down, missed, gap, unaccounted
          FROM report.ledger($1, $2) ORDER BY unaccounted = 0, site_id, region",
@@ -184,10 +184,15 @@ pub async fn by_site(store: &Store, from: Timestamp, to: Timestamp) -> Result<Ve
     .await
 }
 
-async fn read(store: &Store, sql: &'static str, from: Timestamp, to: Timestamp) -> Result<Vec<Row>, Error> {
+async fn fetch_ledger(
+    store: &Store,
+    sql: &'static str,
+    from: Timestamp,
+    to: Timestamp,
+) -> Result<Vec<LedgerRow>, Error> {
     store
-        .within(
-            LIMIT,
+        .with_timeout(
+            LEDGER_TIMEOUT,
             "read the ledger",
             sqlx::query_as(sql).bind(DbTimestamp(from)).bind(DbTimestamp(to)).fetch_all(&store.pool),
         )
@@ -198,14 +203,14 @@ async fn read(store: &Store, sql: &'static str, from: Timestamp, to: Timestamp) 
 ///
 /// # Errors
 /// When the database cannot be reached in time.
-pub async fn causes(
+pub async fn count_missed_by_cause(
     store: &Store,
     from: Timestamp,
     to: Timestamp,
 ) -> Result<Vec<(String, String, i64)>, Error> {
     store
-        .within(
-            LIMIT,
+        .with_timeout(
+            LEDGER_TIMEOUT,
             "read why ticks were missed",
             sqlx::query_as(
                 "SELECT region.name, cause::text, count(*) AS ticks

@@ -4,8 +4,10 @@
 //! statement has a deadline, here and on the server, since nothing below notices a server that went away.
 #![warn(missing_docs)]
 
-pub mod changes;
+pub mod change_feed;
 pub mod error;
+pub mod housekeeping;
+pub mod incident_rules;
 pub mod incidents;
 pub mod leases;
 pub mod ledger;
@@ -14,19 +16,17 @@ pub mod options;
 pub mod outbox;
 pub mod partitions;
 pub mod regions;
-pub mod report;
 pub mod reports;
+pub mod result_watermark;
 pub mod results;
 pub mod schedules;
+pub mod site_status;
 pub mod sites;
 mod store;
-pub mod stored;
 pub mod tickets;
 mod timestamp;
-pub mod upkeep;
-pub mod verdict;
 
 pub use error::Error;
 pub use options::DatabaseOptions;
-pub use store::{Guard, MIGRATOR, Store};
+pub use store::{MIGRATOR, ServerGuard, Store};
 pub use timestamp::DbTimestamp;

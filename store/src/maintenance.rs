@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use picket_proto::{Invalid, SiteId, Timestamp};
+use picket_proto::{SiteId, Timestamp, ValidationError};
 use serde::Serialize;
 
 use crate::{DbTimestamp, Error, Store};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const MAINTENANCE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What is in maintenance.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Scope {
+pub enum MaintenanceTarget {
     /// One site.
     Site(SiteId),
     /// All sites that carry a tag.
@@ -20,7 +20,7 @@ pub enum Scope {
 
 /// A window as it is listed.
 #[derive(Clone, Debug, Serialize)]
-pub struct Window {
+pub struct MaintenanceWindow {
     /// Its number.
     pub id: i64,
     /// The site, if it is of one.
@@ -41,17 +41,22 @@ pub struct Window {
 ///
 /// # Errors
 /// When it ends before it begins, there is no such site, or the database cannot be reached in time.
-pub async fn add(store: &Store, scope: &Scope, from: Timestamp, to: Option<Timestamp>) -> Result<i64, Error> {
+pub async fn add_window(
+    store: &Store,
+    scope: &MaintenanceTarget,
+    from: Timestamp,
+    to: Option<Timestamp>,
+) -> Result<i64, Error> {
     if let Some(to) = to.filter(|to| *to <= from) {
-        return Err(Invalid::new("to", to, format!("a time after {from}")).into());
+        return Err(ValidationError::new("to", to, format!("a time after {from}")).into());
     }
     let (site, tag) = match scope {
-        Scope::Site(site) => (Some(site.0), None),
-        Scope::Tag(tag) => (None, Some(tag)),
+        MaintenanceTarget::Site(site) => (Some(site.0), None),
+        MaintenanceTarget::Tag(tag) => (None, Some(tag)),
     };
     let added: Option<i64> = store
-        .within(
-            LIMIT,
+        .with_timeout(
+            MAINTENANCE_TIMEOUT,
             "add a window of maintenance",
             sqlx::query_scalar(
                 "INSERT INTO picket.maintenance (site_id, tag, window_from, window_to)
@@ -65,19 +70,19 @@ pub async fn add(store: &Store, scope: &Scope, from: Timestamp, to: Option<Times
             .fetch_optional(&store.pool),
         )
         .await?;
-    added.ok_or_else(|| Error::NoSite(SiteId(site.unwrap_or_default())))
+    added.ok_or_else(|| Error::SiteNotFound(SiteId(site.unwrap_or_default())))
 }
 
-type Row = (i64, Option<i64>, Option<String>, Option<String>, DbTimestamp, DbTimestamp, String);
+type WindowRow = (i64, Option<i64>, Option<String>, Option<String>, DbTimestamp, DbTimestamp, String);
 
 /// The windows, the newest first: those that are over too if `all`.
 ///
 /// # Errors
 /// When the database cannot be reached in time.
-pub async fn list(store: &Store, all: bool) -> Result<Vec<Window>, Error> {
-    let rows: Vec<Row> = store
-        .within(
-            LIMIT,
+pub async fn list_windows(store: &Store, all: bool) -> Result<Vec<MaintenanceWindow>, Error> {
+    let rows: Vec<WindowRow> = store
+        .with_timeout(
+            MAINTENANCE_TIMEOUT,
             "list windows of maintenance",
             sqlx::query_as(
                 "SELECT maintenance.id, maintenance.site_id, site.site, maintenance.tag, window_from, window_to,
@@ -91,7 +96,7 @@ pub async fn list(store: &Store, all: bool) -> Result<Vec<Window>, Error> {
             .fetch_all(&store.pool),
         )
         .await?;
-    let window = |(id, site_id, site, tag, from, to, state): Row| Window {
+    let window = |(id, site_id, site, tag, from, to, state): WindowRow| MaintenanceWindow {
         id,
         site_id,
         site,
@@ -108,10 +113,10 @@ pub async fn list(store: &Store, all: bool) -> Result<Vec<Window>, Error> {
 ///
 /// # Errors
 /// When the database cannot be reached in time.
-pub async fn remove(store: &Store, id: i64) -> Result<bool, Error> {
+pub async fn remove_window(store: &Store, id: i64) -> Result<bool, Error> {
     let done = store
-        .within(
-            LIMIT,
+        .with_timeout(
+            MAINTENANCE_TIMEOUT,
             "remove a window of maintenance",
             sqlx::query("DELETE FROM picket.maintenance WHERE id = $1").bind(id).execute(&store.pool),
         )

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use picket_proto::Timestamp;
 
-use crate::{DbTimestamp, Error, Store, upkeep::Retention};
+use crate::{DbTimestamp, Error, Store, housekeeping::Retention};
 
 /// Makes the partitions that are missing from some days back (never more than are kept) to a week ahead; says how many that
 /// were. Safe to call from several coordinators at once. Where the database's clock is not near `now`, which is the caller's,
@@ -12,22 +12,22 @@ use crate::{DbTimestamp, Error, Store, upkeep::Retention};
 ///
 /// # Errors
 /// When the database cannot be reached in time, a lock was not to be had, or its clock is not near `now`; trying again is safe.
-pub async fn ensure(store: &Store, now: Timestamp, retention: Retention) -> Result<i32, Error> {
+pub async fn ensure_partitions(store: &Store, now: Timestamp, retention: Retention) -> Result<i32, Error> {
     const DOING: &str = "make partitions";
     let making = async {
         let mut transaction = store.pool.begin().await?;
         let database: DbTimestamp = sqlx::query_scalar("SELECT now()").fetch_one(&mut *transaction).await?;
-        if let Err(error) = Error::unless_near(DOING, database.into(), now) {
+        if let Err(error) = Error::reject_clock_mismatch(DOING, database.into(), now) {
             return Ok(Err(error));
         }
         let made = sqlx::query_scalar("SELECT picket.ensure_partitions(least(3, $1::bigint)::integer)")
-            .bind(i64::from(retention.results))
+            .bind(i64::from(retention.result_days))
             .fetch_one(&mut *transaction)
             .await?;
         transaction.commit().await?;
         Ok(Ok(made))
     };
-    store.within(Duration::from_secs(30), DOING, making).await?
+    store.with_timeout(Duration::from_secs(30), DOING, making).await?
 }
 
 /// Makes the partitions that the results of `moments` need, where these are days that are kept or about to begin; says of
@@ -35,13 +35,17 @@ pub async fn ensure(store: &Store, now: Timestamp, retention: Retention) -> Resu
 ///
 /// # Errors
 /// When the database cannot be reached in time, or a lock was not to be had; trying again is safe.
-pub(crate) async fn ensure_for(store: &Store, moments: Vec<DbTimestamp>) -> Result<i64, Error> {
+pub(crate) async fn ensure_partitions_for(store: &Store, moments: Vec<DbTimestamp>) -> Result<i64, Error> {
     let making = sqlx::query_scalar(
         "SELECT count(*) FILTER (WHERE picket.ensure_partition(day))
          FROM (SELECT DISTINCT date_trunc('day', moment, 'UTC') AS day FROM unnest($1::timestamptz[]) AS moment) AS days",
     )
     .bind(moments);
     store
-        .within(Duration::from_secs(10), "make a partition that is missing", making.fetch_one(&store.pool))
+        .with_timeout(
+            Duration::from_secs(10),
+            "make a partition that is missing",
+            making.fetch_one(&store.pool),
+        )
         .await
 }

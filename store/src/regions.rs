@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use picket_proto::Region;
+use picket_proto::RegionName;
 
 use crate::{Error, Store};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const REGIONS_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A region as it is listed.
 #[derive(Clone, Debug, sqlx::FromRow)]
-pub struct Listed {
+pub struct RegionRow {
     /// The number that rows carry.
     pub id: i16,
     /// Its name.
@@ -23,10 +23,10 @@ pub struct Listed {
 ///
 /// # Errors
 /// When the database cannot be reached in time.
-pub async fn list(store: &Store) -> Result<Vec<Listed>, Error> {
+pub async fn list_regions(store: &Store) -> Result<Vec<RegionRow>, Error> {
     store
-        .within(
-            LIMIT,
+        .with_timeout(
+            REGIONS_TIMEOUT,
             "list regions",
             sqlx::query_as(
                 "SELECT id, name,
@@ -42,10 +42,10 @@ pub async fn list(store: &Store) -> Result<Vec<Listed>, Error> {
 ///
 /// # Errors
 /// When the database cannot be reached in time.
-pub async fn numbers(store: &Store) -> Result<Vec<(i16, Region)>, Error> {
+pub async fn list_region_ids(store: &Store) -> Result<Vec<(i16, RegionName)>, Error> {
     let rows: Vec<(i16, String)> = store
-        .within(
-            LIMIT,
+        .with_timeout(
+            REGIONS_TIMEOUT,
             "read regions",
             sqlx::query_as("SELECT id, name FROM picket.regions").fetch_all(&store.pool),
         )
@@ -58,10 +58,10 @@ pub async fn numbers(store: &Store) -> Result<Vec<(i16, Region)>, Error> {
 ///
 /// # Errors
 /// When the database cannot be reached in time.
-pub async fn in_use(store: &Store) -> Result<Vec<Region>, Error> {
+pub async fn list_active_regions(store: &Store) -> Result<Vec<RegionName>, Error> {
     let names: Vec<String> = store
-        .within(
-            LIMIT,
+        .with_timeout(
+            REGIONS_TIMEOUT,
             "read regions",
             sqlx::query_scalar("SELECT name FROM picket.regions WHERE removed_at IS NULL")
                 .fetch_all(&store.pool),
@@ -75,10 +75,10 @@ pub async fn in_use(store: &Store) -> Result<Vec<Region>, Error> {
 ///
 /// # Errors
 /// When the database cannot be reached in time.
-pub async fn add(store: &Store, region: &Region) -> Result<bool, Error> {
+pub async fn add_region(store: &Store, region: &RegionName) -> Result<bool, Error> {
     let changed = store
-        .within(
-            LIMIT,
+        .with_timeout(
+            REGIONS_TIMEOUT,
             "add the region",
             sqlx::query(
                 "INSERT INTO picket.regions AS region (name) VALUES ($1)
@@ -95,10 +95,10 @@ pub async fn add(store: &Store, region: &Region) -> Result<bool, Error> {
 ///
 /// # Errors
 /// When there is no such region, or the database cannot be reached in time.
-pub async fn remove(store: &Store, region: &Region) -> Result<(), Error> {
+pub async fn remove_region(store: &Store, region: &RegionName) -> Result<(), Error> {
     let changed = store
-        .within(
-            LIMIT,
+        .with_timeout(
+            REGIONS_TIMEOUT,
             "remove the region",
             sqlx::query(
                 "UPDATE picket.regions SET removed_at = now() WHERE name = $1 AND removed_at IS NULL",
@@ -108,7 +108,7 @@ pub async fn remove(store: &Store, region: &Region) -> Result<(), Error> {
         )
         .await?;
     match changed.rows_affected() {
-        0 => Err(Error::NoRegion(region.to_string())),
+        0 => Err(Error::RegionNotFound(region.to_string())),
         _ => Ok(()),
     }
 }
@@ -120,7 +120,7 @@ pub async fn remove(store: &Store, region: &Region) -> Result<(), Error> {
 /// When the database cannot be reached in time.
 pub async fn reconcile_pending(store: &Store) -> Result<i64, Error> {
     let reconciling = sqlx::query_scalar("SELECT picket.reconcile_pending()").fetch_one(&store.pool);
-    store.within(LIMIT, "compare schedules once more", reconciling).await
+    store.with_timeout(REGIONS_TIMEOUT, "compare schedules once more", reconciling).await
 }
 
 /// Writes down which regions nobody works in, and since how long: of those in `silent` that it is so, of those in
@@ -128,16 +128,16 @@ pub async fn reconcile_pending(store: &Store) -> Result<i64, Error> {
 ///
 /// # Errors
 /// When the database cannot be reached in time.
-pub async fn note_silence(
+pub async fn record_silence(
     store: &Store,
-    silent: &[(Region, Duration)],
-    heard: &[Region],
+    silent: &[(RegionName, Duration)],
+    heard: &[RegionName],
 ) -> Result<(u64, u64), Error> {
     let (names, since): (Vec<&str>, Vec<f64>) =
         silent.iter().map(|(region, since)| (region.as_str(), since.as_secs_f64())).unzip();
-    let heard: Vec<&str> = heard.iter().map(Region::as_str).collect();
+    let heard: Vec<&str> = heard.iter().map(RegionName::as_str).collect();
     store
-        .within(LIMIT, "note silent regions", async {
+        .with_timeout(REGIONS_TIMEOUT, "note silent regions", async {
             let mut transaction = store.pool.begin().await?;
             let now_silent = sqlx::query(
                 "INSERT INTO picket.silent_regions (region_id, since)

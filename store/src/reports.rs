@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use picket_proto::Region;
+use picket_proto::RegionName;
 use serde::Serialize;
 use sqlx::{
     AssertSqlSafe, FromRow,
@@ -10,28 +10,28 @@ use sqlx::{
     query::QueryAs,
 };
 
-use crate::{DbTimestamp, Error, Store, leases::millis};
+use crate::{DbTimestamp, Error, Store, leases::to_millis};
 
 /// A report may read much; it is not worth more than this.
-const LIMIT: Duration = Duration::from_secs(30);
+const REPORT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a report is about.
 #[derive(Clone, Debug, Default)]
-pub struct Scope {
+pub struct ReportFilter {
     /// From the day of UTC in which this long ago lies.
     pub since: Duration,
     /// Only sites with this tag.
     pub tag: Option<String>,
     /// Only what was seen from here.
-    pub region: Option<Region>,
+    pub region: Option<RegionName>,
 }
 
 /// A value of each day, the last being today; absent where nothing is known.
-pub type Days = Vec<Option<f64>>;
+pub type DailyValues = Vec<Option<f64>>;
 
 /// How much of the time a site was up.
 #[derive(Clone, Debug, Serialize, FromRow)]
-pub struct Uptime {
+pub struct UptimeRow {
     /// Its number.
     pub site_id: i64,
     /// Its name, or its URL.
@@ -51,12 +51,12 @@ pub struct Uptime {
     /// (up + down) of checks.
     pub coverage_pct: Option<f64>,
     /// `uptime_pct` by day.
-    pub days: Days,
+    pub days: DailyValues,
 }
 
 /// How long a site took to answer.
 #[derive(Clone, Debug, Serialize, FromRow)]
-pub struct Latency {
+pub struct LatencyRow {
     /// Its number.
     pub site_id: i64,
     /// Its name, or its URL.
@@ -70,12 +70,12 @@ pub struct Latency {
     /// 99 % of them took less.
     pub p99_ms: Option<f64>,
     /// `p95_ms` of the slowest region, by day.
-    pub days: Days,
+    pub days: DailyValues,
 }
 
 /// From a site's going down to its coming back.
 #[derive(Clone, Debug, Serialize, FromRow)]
-pub struct Incident {
+pub struct IncidentRow {
     /// Its number.
     pub incident_id: i64,
     /// The site's number.
@@ -96,7 +96,7 @@ pub struct Incident {
 
 /// What was not up, and why.
 #[derive(Clone, Debug, Serialize, FromRow)]
-pub struct Failure {
+pub struct FailureRow {
     /// Where.
     pub region: String,
     /// Why.
@@ -106,13 +106,13 @@ pub struct Failure {
     /// Of how many sites.
     pub sites: i64,
     /// `checks` by day.
-    pub days: Days,
+    pub days: DailyValues,
 }
 
-impl Scope {
+impl ReportFilter {
     /// Conditions on `relation`; $1 is the span, $2 the tag and $3 the region. Only what is asked for stands in the
     /// statement, so that the rest does not hide an index from the planner.
-    fn conditions(&self, relation: &str) -> String {
+    fn sql_conditions(&self, relation: &str) -> String {
         let mut sql = String::new();
         if self.tag.is_some() {
             sql += &format!(
@@ -125,21 +125,21 @@ impl Scope {
         sql
     }
 
-    async fn read<T>(&self, store: &Store, doing: &'static str, sql: String) -> Result<Vec<T>, Error>
+    async fn fetch_report<T>(&self, store: &Store, doing: &'static str, sql: String) -> Result<Vec<T>, Error>
     where
         T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
     {
         let query: QueryAs<'_, _, T, PgArguments> = sqlx::query_as(AssertSqlSafe(sql))
-            .bind(millis(self.since))
+            .bind(to_millis(self.since))
             .bind(&self.tag)
-            .bind(self.region.as_ref().map(Region::as_str));
-        store.within(LIMIT, doing, query.fetch_all(&store.pool)).await
+            .bind(self.region.as_ref().map(RegionName::as_str));
+        store.with_timeout(REPORT_TIMEOUT, doing, query.fetch_all(&store.pool)).await
     }
 }
 
 /// The first day; and all days, beside the values that some have. ($2 and $3 are named where nothing else does, since a
 /// parameter that is nowhere has no type.)
-const SPAN: &str = "span AS MATERIALIZED (
+const SPAN_CTE_SQL: &str = "span AS MATERIALIZED (
      SELECT picket.day_of(now() - $1::bigint * interval '1 millisecond') AS first, $2::text AS tag, $3::text AS region
  ),
  all_days AS (
@@ -150,9 +150,9 @@ const SPAN: &str = "span AS MATERIALIZED (
 ///
 /// # Errors
 /// When the database cannot be reached in time.
-pub async fn uptime(store: &Store, scope: &Scope) -> Result<Vec<Uptime>, Error> {
+pub async fn report_uptime(store: &Store, scope: &ReportFilter) -> Result<Vec<UptimeRow>, Error> {
     let sql = format!(
-        "WITH {SPAN},
+        "WITH {SPAN_CTE_SQL},
          by_day AS MATERIALIZED (
              SELECT site_id, day, sum(up)::bigint AS up, sum(down)::bigint AS down, sum(missed)::bigint AS missed,
                     sum(gap)::bigint AS gap, sum(up_in_maintenance)::bigint AS up_off,
@@ -176,18 +176,18 @@ pub async fn uptime(store: &Store, scope: &Scope) -> Result<Vec<Uptime>, Error> 
          ) AS summed
          LEFT JOIN picket.known_sites AS site ON site.id = summed.site_id
          ORDER BY uptime_pct NULLS LAST, down DESC, site_id",
-        scope.conditions("daily")
+        scope.sql_conditions("daily")
     );
-    scope.read(store, "report uptime", sql).await
+    scope.fetch_report(store, "report uptime", sql).await
 }
 
 /// How long each site took to answer, the slowest first.
 ///
 /// # Errors
 /// When the database cannot be reached in time.
-pub async fn latency(store: &Store, scope: &Scope) -> Result<Vec<Latency>, Error> {
+pub async fn report_latency(store: &Store, scope: &ReportFilter) -> Result<Vec<LatencyRow>, Error> {
     let sql = format!(
-        "WITH {SPAN},
+        "WITH {SPAN_CTE_SQL},
          by_day AS MATERIALIZED (
              SELECT site_id, day, sum(up)::bigint AS up, sum(histogram) AS histogram, max(p95) AS p95
              FROM picket.daily WHERE day >= (SELECT first FROM span){}
@@ -206,22 +206,22 @@ pub async fn latency(store: &Store, scope: &Scope) -> Result<Vec<Latency>, Error
          LEFT JOIN picket.known_sites AS site ON site.id = summed.site_id
          WHERE up > 0
          ORDER BY p[2] DESC NULLS LAST, p[1] DESC, site_id",
-        scope.conditions("daily")
+        scope.sql_conditions("daily")
     );
-    scope.read(store, "report latency", sql).await
+    scope.fetch_report(store, "report latency", sql).await
 }
 
 /// Incidents that were open in the span, the newest first. Those of a region are those that it had a part in.
 ///
 /// # Errors
 /// When the database cannot be reached in time.
-pub async fn incidents(store: &Store, scope: &Scope) -> Result<Vec<Incident>, Error> {
-    let mut conditions = Scope { region: None, ..scope.clone() }.conditions("incident");
+pub async fn report_incidents(store: &Store, scope: &ReportFilter) -> Result<Vec<IncidentRow>, Error> {
+    let mut conditions = ReportFilter { region: None, ..scope.clone() }.sql_conditions("incident");
     if scope.region.is_some() {
         conditions += " AND $3 = ANY (incident.regions)";
     }
     let sql = format!(
-        "WITH {SPAN}
+        "WITH {SPAN_CTE_SQL}
          SELECT incident.incident_id, incident.site_id, coalesce(incident.site, 'site ' || incident.site_id) AS site,
                 incident.opened_at, incident.closed_at, -- One that was closed by hand may last for ever.
                 least(extract(epoch FROM incident.duration), 1e12)::bigint AS seconds,
@@ -230,16 +230,16 @@ pub async fn incidents(store: &Store, scope: &Scope) -> Result<Vec<Incident>, Er
          WHERE coalesce(incident.closed_at, now()) >= (SELECT picket.start_of(first) FROM span){conditions}
          ORDER BY incident.opened_at DESC, incident.incident_id DESC"
     );
-    scope.read(store, "report incidents", sql).await
+    scope.fetch_report(store, "report incidents", sql).await
 }
 
 /// What was not up, by region and cause, the most frequent first.
 ///
 /// # Errors
 /// When the database cannot be reached in time.
-pub async fn failures(store: &Store, scope: &Scope) -> Result<Vec<Failure>, Error> {
+pub async fn report_failures(store: &Store, scope: &ReportFilter) -> Result<Vec<FailureRow>, Error> {
     let sql = format!(
-        "WITH {SPAN},
+        "WITH {SPAN_CTE_SQL},
          by_site AS MATERIALIZED (
              SELECT region_id, cause, picket.day_of(hour) AS day, site_id, sum(checks)::bigint AS checks
              FROM picket.failed WHERE hour >= (SELECT picket.start_of(first) FROM span){}
@@ -257,7 +257,7 @@ pub async fn failures(store: &Store, scope: &Scope) -> Result<Vec<Failure>, Erro
                FROM by_site GROUP BY region_id, cause) AS summed
          JOIN picket.regions AS region ON region.id = summed.region_id
          ORDER BY summed.checks DESC, region.name, cause",
-        scope.conditions("failed")
+        scope.sql_conditions("failed")
     );
-    scope.read(store, "report failures", sql).await
+    scope.fetch_report(store, "report failures", sql).await
 }

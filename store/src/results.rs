@@ -12,118 +12,118 @@ use std::{
     time::Duration,
 };
 
-use picket_proto::{Cause, CheckResult, Outcome, Region, SiteId, Timestamp};
+use picket_proto::{Cause, CheckResult, Outcome, RegionName, SiteId, Timestamp};
 use sqlx::{Connection, PgConnection, pool::PoolConnection, postgres::Postgres};
 
 use crate::{
-    DbTimestamp, Error, Guard, Store,
-    incidents::{self, Decided, Fresh},
+    DbTimestamp, Error, ServerGuard, Store,
+    incident_rules::RegionResult,
+    incidents::{self, IncidentOutcome, NewResult},
     partitions, regions,
-    verdict::Evidence,
 };
-use rows::{Dead, Rows, Usable};
+use rows::{BatchRows, DeadLetterRow, ResultRow};
 
-const INSERT: &str = include_str!("results/insert.sql");
-const KEEP: &str = "keep results";
+const INSERT_RESULTS_SQL: &str = include_str!("results/insert.sql");
+const INSERT_OPERATION: &str = "keep results";
 
 /// A message that came over the bus, and what was made of it.
 #[derive(Clone, Copy, Debug)]
-pub struct Entry<'a> {
+pub struct IncomingResult<'a> {
     /// Where it was published.
     pub subject: &'a str,
     /// What was published; kept when the rest cannot be.
     pub payload: &'a [u8],
     /// What it is.
-    pub content: Content<'a>,
+    pub content: ResultContent<'a>,
 }
 
 /// What a message turned out to be.
 #[derive(Clone, Copy, Debug)]
-pub enum Content<'a> {
+pub enum ResultContent<'a> {
     /// The result of a scheduled or confirming check.
     Check(&'a CheckResult),
     /// The result of an ad-hoc check.
     Adhoc(&'a CheckResult),
     /// Nothing that can be used, and why.
-    Unusable(&'a str),
+    Rejected(&'a str),
 }
 
 /// What became of a batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Written {
+pub struct InsertSummary {
     /// How many rows are new, by what they say.
-    pub new: HashMap<(Outcome, Option<Cause>), u64>,
+    pub new_rows: HashMap<(Outcome, Option<Cause>), u64>,
     /// Results that were there already.
     pub duplicates: u64,
     /// Dead letters that were [`Content::Unusable`] when they came.
-    pub unusable: u64,
+    pub rejected: u64,
     /// Dead letters whose region does not exist.
-    pub of_unknown_regions: u64,
+    pub unknown_region: u64,
     /// Dead letters that the database refused for good.
-    pub refused: u64,
+    pub refused_by_database: u64,
     /// Why one of the dead letters is one.
-    pub reason: Option<String>,
+    pub first_reason: Option<String>,
     /// What followed for the incidents of their sites.
-    pub decided: Decided,
+    pub incidents: IncidentOutcome,
 }
 
-impl Written {
+impl InsertSummary {
     /// How many rows are new.
-    pub fn inserted(&self) -> u64 {
-        self.new.values().sum()
+    pub fn count_inserted(&self) -> u64 {
+        self.new_rows.values().sum()
     }
 
     /// How many dead letters there are.
-    pub fn dead(&self) -> u64 {
-        self.unusable + self.of_unknown_regions + self.refused
+    pub fn count_dead_letters(&self) -> u64 {
+        self.rejected + self.unknown_region + self.refused_by_database
     }
 }
 
 /// Keeps results. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Results {
+pub struct ResultStore {
     store: Store,
     /// Removed regions too: results that were under way name them.
-    regions: Arc<RwLock<Arc<RegionIds>>>,
-    copy_from: usize,
+    region_ids: Arc<RwLock<Arc<RegionIds>>>,
+    copy_threshold: usize,
     /// So many batches are not copied, since one before them held rows that were there already: such batches come in swarms.
-    not_copied: Arc<AtomicU8>,
-    guard: Option<Guard>,
+    copy_cooldown: Arc<AtomicU8>,
+    guard: Option<ServerGuard>,
 }
 
-pub(crate) type RegionIds = HashMap<Region, i16>;
+pub(crate) type RegionIds = HashMap<RegionName, i16>;
 
-impl Results {
+impl ResultStore {
     /// How long one statement may take before its connection is given up.
-    const LIMIT: Duration = Duration::from_secs(20);
+    const INSERT_TIMEOUT: Duration = Duration::from_secs(20);
     /// Below this the round trips of copying cost more than it saves.
-    const COPY_FROM: usize = 200;
+    const DEFAULT_COPY_THRESHOLD: usize = 200;
     /// How many batches are not copied after one that was refused: as many as a sink that died had taken.
-    const AFTER_REFUSAL: u8 = 3;
+    const COPY_COOLDOWN_BATCHES: u8 = 3;
     /// How long it may take to find the rows that the database refuses.
-    const SEARCH_LIMIT: Duration = Duration::from_secs(120);
+    const BISECT_TIMEOUT: Duration = Duration::from_secs(120);
 
     /// Keeps results in `store`.
     pub fn new(store: Store) -> Self {
         Self {
             store,
-            regions: Arc::default(),
-            copy_from: Self::COPY_FROM,
-            not_copied: Arc::default(),
+            region_ids: Arc::default(),
+            copy_threshold: Self::DEFAULT_COPY_THRESHOLD,
+            copy_cooldown: Arc::default(),
             guard: None,
         }
     }
 
     /// The same, refusing connections made since the server was last compared with [`Error::NotCompared`].
     #[must_use]
-    pub fn guarded_by(self, guard: Guard) -> Self {
+    pub fn with_guard(self, guard: ServerGuard) -> Self {
         Self { guard: Some(guard), ..self }
     }
 
     /// The same, but for how many rows of checks at once it takes to copy them instead of inserting them.
     #[must_use]
-    pub fn copying_from(self, rows: usize) -> Self {
-        Self { copy_from: rows, ..self }
+    pub fn with_copy_threshold(self, rows: usize) -> Self {
+        Self { copy_threshold: rows, ..self }
     }
 
     /// Keeps `entries` in one transaction; what is there already stays as it is, except that a real result takes the
@@ -136,25 +136,29 @@ impl Results {
     ///
     /// # Errors
     /// Then nothing was kept, or all of it and nobody knows: the same entries are to be given again.
-    pub async fn insert(&self, entries: &[Entry<'_>], now: Timestamp) -> Result<Written, Error> {
-        let regions = self.regions_of(entries).await?;
-        let rows = Rows::new(entries, &regions);
-        if rows.usable.len() >= self.copy_from && rows.are_checks() && self.may_copy() {
-            match self.insert_all(&rows, Way::Copy, now).await {
-                Err(error) if refusal(&error).is_some() => {
-                    self.not_copied.store(Self::AFTER_REFUSAL, Ordering::Relaxed);
+    pub async fn insert_batch(
+        &self,
+        entries: &[IncomingResult<'_>],
+        now: Timestamp,
+    ) -> Result<InsertSummary, Error> {
+        let regions = self.resolve_regions(entries).await?;
+        let rows = BatchRows::new(entries, &regions);
+        if rows.results.len() >= self.copy_threshold && rows.has_only_checks() && self.should_copy() {
+            match self.insert_rows(&rows, InsertMethod::Copy, now).await {
+                Err(error) if permanent_error_reason(&error).is_some() => {
+                    self.copy_cooldown.store(Self::COPY_COOLDOWN_BATCHES, Ordering::Relaxed);
                 }
                 result => return result,
             }
         }
-        let mut written = self.insert_all(&rows, Way::Insert, now).await;
-        if written.as_ref().is_err_and(lacks_partition) {
+        let mut written = self.insert_rows(&rows, InsertMethod::Insert, now).await;
+        if written.as_ref().is_err_and(is_partition_missing) {
             // A good result is not to blame for that. What still has no partition then lies too far away to be a tick.
-            partitions::ensure_for(&self.store, rows.moments()).await?;
-            written = self.insert_all(&rows, Way::Insert, now).await;
+            partitions::ensure_partitions_for(&self.store, rows.due_time_per_day()).await?;
+            written = self.insert_rows(&rows, InsertMethod::Insert, now).await;
         }
         match written {
-            Err(error) if refusal(&error).is_some() => self.insert_around_refused(&rows, now).await,
+            Err(error) if permanent_error_reason(&error).is_some() => self.insert_bisecting(&rows, now).await,
             result => result,
         }
     }
@@ -168,48 +172,56 @@ impl Results {
     }
 
     /// Whether it is likely that no row is there yet.
-    fn may_copy(&self) -> bool {
+    fn should_copy(&self) -> bool {
         let one_less = |batches: u8| batches.checked_sub(1);
-        self.not_copied.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_err()
+        self.copy_cooldown.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_err()
     }
 
-    async fn insert_all(&self, rows: &Rows<'_>, way: Way, now: Timestamp) -> Result<Written, Error> {
-        let mut connection = self.connect().await?;
-        let inserting = insert_and_decide(connection.busy(), rows, way, now);
-        let Ok(ended) = tokio::time::timeout(Self::LIMIT, inserting).await else {
-            return Err(Error::TimedOut { doing: KEEP, seconds: Self::LIMIT.as_secs() });
+    async fn insert_rows(
+        &self,
+        rows: &BatchRows<'_>,
+        way: InsertMethod,
+        now: Timestamp,
+    ) -> Result<InsertSummary, Error> {
+        let mut connection = self.acquire_connection().await?;
+        let inserting = insert_in_transaction(connection.begin_use(), rows, way, now);
+        let Ok(ended) = tokio::time::timeout(Self::INSERT_TIMEOUT, inserting).await else {
+            return Err(Error::TimedOut { doing: INSERT_OPERATION, seconds: Self::INSERT_TIMEOUT.as_secs() });
         };
-        connection.rests();
-        let (new, decided) = ended.map_err(Error::doing(KEEP))?;
-        Ok(Written { decided, ..rows.written(new, 0) })
+        connection.finish_use();
+        let (new, decided) = ended.map_err(Error::with_operation(INSERT_OPERATION))?;
+        Ok(InsertSummary { incidents: decided, ..rows.summarize_insert(new, 0) })
     }
 
     /// Halves what is refused until each refused row stands alone.
-    async fn insert_around_refused(&self, rows: &Rows<'_>, now: Timestamp) -> Result<Written, Error> {
-        let mut connection = self.connect().await?;
+    async fn insert_bisecting(&self, rows: &BatchRows<'_>, now: Timestamp) -> Result<InsertSummary, Error> {
+        let mut connection = self.acquire_connection().await?;
         // However this ends, nobody gets a connection that is inside a transaction.
-        let searching = insert_around_refused(connection.busy(), rows, now);
-        match tokio::time::timeout(Self::SEARCH_LIMIT, searching).await {
+        let searching = insert_bisecting(connection.begin_use(), rows, now);
+        match tokio::time::timeout(Self::BISECT_TIMEOUT, searching).await {
             Ok(result) => result,
-            Err(_) => Err(Error::TimedOut { doing: KEEP, seconds: Self::SEARCH_LIMIT.as_secs() }),
+            Err(_) => {
+                Err(Error::TimedOut { doing: INSERT_OPERATION, seconds: Self::BISECT_TIMEOUT.as_secs() })
+            }
         }
     }
 
-    async fn connect(&self) -> Result<Lent, Error> {
-        let connection = self.store.pool.acquire().await.map_err(Error::doing("connect to the database"))?;
-        if self.guard.as_ref().is_some_and(|guard| !guard.holds()) {
-            return Err(Error::NotCompared);
+    async fn acquire_connection(&self) -> Result<CheckedOutConnection, Error> {
+        let connection =
+            self.store.pool.acquire().await.map_err(Error::with_operation("connect to the database"))?;
+        if self.guard.as_ref().is_some_and(|guard| !guard.is_verified()) {
+            return Err(Error::ServerNotVerified);
         }
-        Ok(Lent { connection, busy: false })
+        Ok(CheckedOutConnection { connection, is_busy: false })
     }
 
     /// The regions' ids; read anew when an entry names one that was not there.
-    async fn regions_of(&self, entries: &[Entry<'_>]) -> Result<Arc<RegionIds>, Error> {
-        let known = self.regions.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let named: HashSet<&Region> = entries
+    async fn resolve_regions(&self, entries: &[IncomingResult<'_>]) -> Result<Arc<RegionIds>, Error> {
+        let known = self.region_ids.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let named: HashSet<&RegionName> = entries
             .iter()
             .filter_map(|entry| match entry.content {
-                Content::Check(result) => Some(&result.region),
+                ResultContent::Check(result) => Some(&result.region),
                 _ => None,
             })
             .collect();
@@ -220,37 +232,37 @@ impl Results {
     }
 
     async fn load_regions(&self) -> Result<Arc<RegionIds>, Error> {
-        let numbers = regions::numbers(&self.store).await?;
+        let numbers = regions::list_region_ids(&self.store).await?;
         let ids = numbers.into_iter().map(|(id, name)| (name, id));
         let ids: Arc<RegionIds> = Arc::new(ids.collect());
-        *self.regions.write().unwrap_or_else(PoisonError::into_inner) = ids.clone();
+        *self.region_ids.write().unwrap_or_else(PoisonError::into_inner) = ids.clone();
         Ok(ids)
     }
 }
 
-type New = HashMap<(Outcome, Option<Cause>), u64>;
+type CountsByOutcome = HashMap<(Outcome, Option<Cause>), u64>;
 
 /// A connection of the pool, which is closed where it was dropped at work: what it would say then nobody asked for, and whoever
 /// had it next would hear it.
-struct Lent {
+struct CheckedOutConnection {
     connection: PoolConnection<Postgres>,
-    busy: bool,
+    is_busy: bool,
 }
 
-impl Lent {
-    fn busy(&mut self) -> &mut PgConnection {
-        self.busy = true;
+impl CheckedOutConnection {
+    fn begin_use(&mut self) -> &mut PgConnection {
+        self.is_busy = true;
         &mut self.connection
     }
 
-    fn rests(&mut self) {
-        self.busy = false;
+    fn finish_use(&mut self) {
+        self.is_busy = false;
     }
 }
 
-impl Drop for Lent {
+impl Drop for CheckedOutConnection {
     fn drop(&mut self) {
-        if self.busy {
+        if self.is_busy {
             self.connection.close_on_drop();
         }
     }
@@ -258,32 +270,34 @@ impl Drop for Lent {
 
 /// How rows get into the database.
 #[derive(Clone, Copy, Debug)]
-enum Way {
+enum InsertMethod {
     /// Rows of checks alone; refused where one is there already.
     Copy,
     Insert,
 }
 
-async fn insert_and_decide(
+async fn insert_in_transaction(
     connection: &mut PgConnection,
-    rows: &Rows<'_>,
-    way: Way,
+    rows: &BatchRows<'_>,
+    way: InsertMethod,
     now: Timestamp,
-) -> Result<(New, Decided), sqlx::Error> {
+) -> Result<(CountsByOutcome, IncidentOutcome), sqlx::Error> {
     let mut transaction = connection.begin().await?;
     let mut fresh = Vec::new();
     let new = match way {
-        Way::Copy => copy::copy(&mut transaction, &rows.usable, &mut fresh).await?,
-        Way::Insert => insert(&mut transaction, &rows.usable, &rows.dead, &mut fresh).await?,
+        InsertMethod::Copy => copy::copy_rows(&mut transaction, &rows.results, &mut fresh).await?,
+        InsertMethod::Insert => {
+            execute_insert(&mut transaction, &rows.results, &rows.dead_letters, &mut fresh).await?
+        }
     };
     // Last, so that who waits for a site holds no row that the other still has to write.
-    let decided = incidents::decide(&mut transaction, fresh, now).await?;
+    let decided = incidents::apply_results(&mut transaction, fresh, now).await?;
     transaction.commit().await?;
     Ok((new, decided))
 }
 
 #[derive(sqlx::FromRow)]
-struct Inserted {
+struct InsertedRow {
     outcome: String,
     cause: Option<String>,
     count: i64,
@@ -295,15 +309,15 @@ struct Inserted {
 }
 
 /// Says which rows are new; those that may make a difference go into `fresh`.
-async fn insert(
+async fn execute_insert(
     connection: &mut PgConnection,
-    usable: &[Usable<'_>],
-    dead: &[Dead<'_>],
-    fresh: &mut Vec<Fresh>,
-) -> Result<New, sqlx::Error> {
-    let query = rows::bind(sqlx::query_as(INSERT), usable, dead);
-    let inserted: Vec<Inserted> = query.fetch_all(connection).await?;
-    let mut new = New::new();
+    usable: &[ResultRow<'_>],
+    dead: &[DeadLetterRow<'_>],
+    fresh: &mut Vec<NewResult>,
+) -> Result<CountsByOutcome, sqlx::Error> {
+    let query = rows::bind_rows(sqlx::query_as(INSERT_RESULTS_SQL), usable, dead);
+    let inserted: Vec<InsertedRow> = query.fetch_all(connection).await?;
+    let mut new = CountsByOutcome::new();
     for row in inserted {
         // The types in the database have no other words.
         let Ok(outcome) = row.outcome.parse() else { continue };
@@ -311,9 +325,9 @@ async fn insert(
         match (row.site_id, row.region_id, row.scheduled_at, row.kind.and_then(|kind| kind.parse().ok())) {
             (Some(site), Some(region), Some(at), Some(kind)) => {
                 let (at, message) = (at.into(), row.message);
-                fresh.push(Fresh {
+                fresh.push(NewResult {
                     site: SiteId(site),
-                    says: Evidence { region, at, kind, outcome, cause, message },
+                    result: RegionResult { region, scheduled_at: at, kind, outcome, cause, message },
                 });
             }
             _ => *new.entry((outcome, cause)).or_default() += row.count.unsigned_abs(),
@@ -322,32 +336,35 @@ async fn insert(
     Ok(new)
 }
 
-async fn insert_around_refused(
+async fn insert_bisecting(
     connection: &mut PgConnection,
-    rows: &Rows<'_>,
+    rows: &BatchRows<'_>,
     now: Timestamp,
-) -> Result<Written, Error> {
-    let mut new = New::new();
-    let mut refused: Vec<Dead<'_>> = Vec::new();
+) -> Result<InsertSummary, Error> {
+    let mut new = CountsByOutcome::new();
+    let mut refused: Vec<DeadLetterRow<'_>> = Vec::new();
     let mut fresh = Vec::new();
-    run(connection, "BEGIN").await?;
-    let mut parts = vec![rows.usable.as_slice()];
+    run_statement(connection, "BEGIN").await?;
+    let mut parts = vec![rows.results.as_slice()];
     while let Some(part) = parts.pop() {
-        run(connection, "SAVEPOINT part").await?;
-        match insert(connection, part, &[], &mut fresh).await.map_err(Error::doing(KEEP)) {
+        run_statement(connection, "SAVEPOINT part").await?;
+        match execute_insert(connection, part, &[], &mut fresh)
+            .await
+            .map_err(Error::with_operation(INSERT_OPERATION))
+        {
             Ok(counts) => {
                 for (says, count) in counts {
                     *new.entry(says).or_default() += count;
                 }
             }
             Err(error) => {
-                let Some(reason) = refusal(&error) else {
+                let Some(reason) = permanent_error_reason(&error) else {
                     return Err(error);
                 };
-                run(connection, "ROLLBACK TO part").await?;
+                run_statement(connection, "ROLLBACK TO part").await?;
                 match part {
                     [] => {}
-                    [alone] => refused.push(alone.refused(reason)),
+                    [alone] => refused.push(alone.to_dead_letter(reason)),
                     _ => {
                         let (first, second) = part.split_at(part.len() / 2);
                         parts.extend([second, first]);
@@ -355,23 +372,33 @@ async fn insert_around_refused(
                 }
             }
         }
-        run(connection, "RELEASE part").await?;
+        run_statement(connection, "RELEASE part").await?;
     }
-    insert(connection, &[], &rows.dead, &mut fresh).await.map_err(Error::doing(KEEP))?;
-    insert(connection, &[], &refused, &mut fresh).await.map_err(Error::doing(KEEP))?;
-    let decided = incidents::decide(connection, fresh, now).await.map_err(Error::doing(KEEP))?;
-    run(connection, "COMMIT").await?;
+    execute_insert(connection, &[], &rows.dead_letters, &mut fresh)
+        .await
+        .map_err(Error::with_operation(INSERT_OPERATION))?;
+    execute_insert(connection, &[], &refused, &mut fresh)
+        .await
+        .map_err(Error::with_operation(INSERT_OPERATION))?;
+    let decided = incidents::apply_results(connection, fresh, now)
+        .await
+        .map_err(Error::with_operation(INSERT_OPERATION))?;
+    run_statement(connection, "COMMIT").await?;
     let reason = refused.first().map(|dead| dead.reason.to_string());
-    let written = rows.written(new, refused.len());
-    Ok(Written { reason: reason.or(written.reason), decided, ..written })
+    let written = rows.summarize_insert(new, refused.len());
+    Ok(InsertSummary { first_reason: reason.or(written.first_reason), incidents: decided, ..written })
 }
 
-async fn run(connection: &mut PgConnection, statement: &'static str) -> Result<(), Error> {
-    sqlx::raw_sql(statement).execute(connection).await.map(drop).map_err(Error::doing(KEEP))
+async fn run_statement(connection: &mut PgConnection, statement: &'static str) -> Result<(), Error> {
+    sqlx::raw_sql(statement)
+        .execute(connection)
+        .await
+        .map(drop)
+        .map_err(Error::with_operation(INSERT_OPERATION))
 }
 
 /// Whether the day of a row has no partition.
-fn lacks_partition(error: &Error) -> bool {
+fn is_partition_missing(error: &Error) -> bool {
     // A constraint that refuses a row has a name; the lack of a partition is told by the same code and has none.
     // Source: ExecFindPartition in Postgres's src/backend/executor/execPartition.c
     let Error::Database { source: sqlx::Error::Database(refusal), .. } = error else {
@@ -381,7 +408,7 @@ fn lacks_partition(error: &Error) -> bool {
 }
 
 /// Why the database will never take this, if that is what it said.
-fn refusal(error: &Error) -> Option<String> {
+fn permanent_error_reason(error: &Error) -> Option<String> {
     /// A bad value, a broken constraint (no partition is one), too large for an index.
     /// Source: <https://www.postgresql.org/docs/current/errcodes-appendix.html>
     const CLASSES: [&str; 3] = ["22", "23", "54"];

@@ -22,7 +22,7 @@ pub struct Schedule {
 
 /// A site with its schedules in force; without any when it is paused, has a problem, or has no region.
 #[derive(Clone, Debug)]
-pub struct Scheduled {
+pub struct SiteWithSchedules {
     /// The site.
     pub site: Site,
     /// One for each region.
@@ -31,7 +31,7 @@ pub struct Scheduled {
 
 /// A site that is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Removed {
+pub struct RemovedSite {
     /// Its number.
     pub id: SiteId,
     /// Its shard.
@@ -39,7 +39,7 @@ pub struct Removed {
 }
 
 #[derive(sqlx::FromRow)]
-pub(crate) struct Row {
+pub(crate) struct SiteScheduleRow {
     #[sqlx(flatten)]
     site: Site,
     region_ids: Option<Vec<i16>>,
@@ -49,7 +49,7 @@ pub(crate) struct Row {
 }
 
 /// The statement that reads [`Row`]s; a condition on `site` follows it.
-pub(crate) fn select() -> String {
+pub(crate) fn select_sql() -> String {
     format!(
         "SELECT {}, schedule.region_ids, schedule.interval_ms, schedule.phase_ms, schedule.valid_from
          FROM picket.sites AS site
@@ -58,12 +58,12 @@ pub(crate) fn select() -> String {
                     array_agg(phase_ms) AS phase_ms, array_agg(valid_from) AS valid_from
              FROM picket.schedules WHERE site_id = site.id AND valid_to IS NULL
          ) AS schedule",
-        *sites::COLUMNS
+        *sites::SITE_COLUMNS
     )
 }
 
-impl From<Row> for Scheduled {
-    fn from(row: Row) -> Self {
+impl From<SiteScheduleRow> for SiteWithSchedules {
+    fn from(row: SiteScheduleRow) -> Self {
         let columns = row
             .region_ids
             .into_iter()

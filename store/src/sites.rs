@@ -4,12 +4,12 @@ mod row;
 
 use std::time::Duration;
 
-use picket_proto::{Invalid, Shard, SiteId, Timestamp, site::SiteSpec};
+use picket_proto::{Shard, SiteId, Timestamp, ValidationError, site::SiteSpec};
 
-pub(crate) use self::row::COLUMNS;
+pub(crate) use self::row::SITE_COLUMNS;
 use crate::{DbTimestamp, Error, Store};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const SITES_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A site as it stands in the database.
 #[derive(Clone, Debug)]
@@ -19,7 +19,7 @@ pub struct Site {
     /// Its shard.
     pub shard: Shard,
     /// What people defined. SQL lets in what no type of ours can hold: then which field, and what is allowed.
-    pub spec: Result<SiteSpec, Invalid>,
+    pub spec: Result<SiteSpec, ValidationError>,
     /// The URL, whatever else is wrong.
     pub url: String,
     /// Why it cannot be watched.
@@ -30,11 +30,11 @@ pub struct Site {
     pub updated_at: Timestamp,
 }
 
-const INSERT: &str =
+const INSERT_SITE_SQL: &str =
     "INSERT INTO picket.sites (url, name, interval_seconds, timeout_ms, method, headers, body, status, regex, not_regex,
          max_redirects, ip_version, tls_verify, regions, enabled, quorum, failures_to_open, successes_to_close, tags)
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) RETURNING id";
-const UPDATE: &str =
+const UPDATE_SITE_SQL: &str =
     "UPDATE picket.sites SET url = $1, name = $2, interval_seconds = $3, timeout_ms = $4, method = $5, headers = $6,
          body = $7, status = $8, regex = $9, not_regex = $10, max_redirects = $11, ip_version = $12, tls_verify = $13,
          regions = $14, enabled = $15, quorum = $16, failures_to_open = $17, successes_to_close = $18, tags = $19
@@ -44,9 +44,13 @@ const UPDATE: &str =
 ///
 /// # Errors
 /// When there is such a site already, a region is unknown, or the database cannot be reached in time.
-pub async fn insert(store: &Store, spec: &SiteSpec) -> Result<SiteId, Error> {
-    let inserted = bind(sqlx::query_scalar(INSERT), spec).fetch_one(&store.pool);
-    store.within(LIMIT, "add the site", inserted).await.map(SiteId).map_err(refused)
+pub async fn insert_site(store: &Store, spec: &SiteSpec) -> Result<SiteId, Error> {
+    let inserted = bind_spec(sqlx::query_scalar(INSERT_SITE_SQL), spec).fetch_one(&store.pool);
+    store
+        .with_timeout(SITES_TIMEOUT, "add the site", inserted)
+        .await
+        .map(SiteId)
+        .map_err(map_constraint_error)
 }
 
 /// Replaces the whole definition of a site.
@@ -54,17 +58,17 @@ pub async fn insert(store: &Store, spec: &SiteSpec) -> Result<SiteId, Error> {
 /// # Errors
 /// When there is no such site, it would be another's double, a region is unknown, or the database cannot be
 /// reached in time.
-pub async fn update(store: &Store, id: SiteId, spec: &SiteSpec) -> Result<(), Error> {
-    let updated = bind(sqlx::query_scalar(UPDATE), spec).bind(id.0).fetch_optional(&store.pool);
-    match store.within(LIMIT, "change the site", updated).await.map_err(refused)? {
+pub async fn update_site(store: &Store, id: SiteId, spec: &SiteSpec) -> Result<(), Error> {
+    let updated = bind_spec(sqlx::query_scalar(UPDATE_SITE_SQL), spec).bind(id.0).fetch_optional(&store.pool);
+    match store.with_timeout(SITES_TIMEOUT, "change the site", updated).await.map_err(map_constraint_error)? {
         Some(_) => Ok(()),
-        None => Err(Error::NoSite(id)),
+        None => Err(Error::SiteNotFound(id)),
     }
 }
 
-type Scalar<'q> = sqlx::query::QueryScalar<'q, sqlx::Postgres, i64, sqlx::postgres::PgArguments>;
+type SiteIdQuery<'q> = sqlx::query::QueryScalar<'q, sqlx::Postgres, i64, sqlx::postgres::PgArguments>;
 
-fn bind<'q>(query: Scalar<'q>, spec: &'q SiteSpec) -> Scalar<'q> {
+fn bind_spec<'q>(query: SiteIdQuery<'q>, spec: &'q SiteSpec) -> SiteIdQuery<'q> {
     let SiteSpec { check, .. } = spec;
     query
         .bind(&check.url)
@@ -94,14 +98,14 @@ fn to_i32(number: i64) -> i32 {
 }
 
 /// Says in our words what the schema refused.
-fn refused(error: Error) -> Error {
+fn map_constraint_error(error: Error) -> Error {
     let Error::Database { source: sqlx::Error::Database(database), .. } = &error else {
         return error;
     };
     match database.constraint() {
         // An index can refuse a value for other reasons, too.
-        Some("sites_what") if database.is_unique_violation() => Error::Duplicate,
-        Some("sites_limits") => match limit(database.message()) {
+        Some("sites_what") if database.is_unique_violation() => Error::DuplicateSite,
+        Some("sites_limits") => match parse_limit_error(database.message()) {
             Some(refusal) => Error::Invalid(refusal),
             None => error,
         },
@@ -111,7 +115,7 @@ fn refused(error: Error) -> Error {
                 .split_once("' is not a region; there are: ")
                 .unwrap_or((message, "the names that 'picket region list' shows"));
             let value = value.trim_start_matches("regions: '");
-            Error::Invalid(Invalid::new(
+            Error::Invalid(ValidationError::new(
                 "regions",
                 value,
                 format!("{known} (add one with 'picket region add')"),
@@ -122,43 +126,43 @@ fn refused(error: Error) -> Error {
 }
 
 /// Reads what the trigger says of a value beyond a limit, which it says in the form of an [`Invalid`].
-fn limit(message: &str) -> Option<Invalid> {
+fn parse_limit_error(message: &str) -> Option<ValidationError> {
     let (field, rest) = message.split_once(": '")?;
     let (value, allowed) = rest.rsplit_once("' is not allowed; allowed: ")?;
-    Some(Invalid::new(field, value, allowed))
+    Some(ValidationError::new(field, value, allowed))
 }
 
 /// Removes a site. Its rows stay readable.
 ///
 /// # Errors
 /// When there is no such site, or the database cannot be reached in time.
-pub async fn delete(store: &Store, id: SiteId) -> Result<(), Error> {
+pub async fn delete_site(store: &Store, id: SiteId) -> Result<(), Error> {
     let deleted = sqlx::query("DELETE FROM picket.sites WHERE id = $1").bind(id.0).execute(&store.pool);
-    match store.within(LIMIT, "remove the site", deleted).await?.rows_affected() {
-        0 => Err(Error::NoSite(id)),
+    match store.with_timeout(SITES_TIMEOUT, "remove the site", deleted).await?.rows_affected() {
+        0 => Err(Error::SiteNotFound(id)),
         _ => Ok(()),
     }
 }
 
 /// Changes to many sites at once.
 #[derive(Clone, Debug, Default)]
-pub struct Changes {
+pub struct SiteChanges {
     /// Sites to add.
-    pub add: Vec<SiteSpec>,
+    pub inserts: Vec<SiteSpec>,
     /// Sites to define anew.
-    pub change: Vec<(SiteId, SiteSpec)>,
+    pub updates: Vec<(SiteId, SiteSpec)>,
     /// Sites to remove. One that is gone already is no error.
-    pub remove: Vec<SiteId>,
+    pub deletes: Vec<SiteId>,
 }
 
 /// Makes all of `changes`, or none.
 ///
 /// # Errors
 /// When one of them is refused, or the database cannot be reached in time.
-pub async fn apply(store: &Store, changes: &Changes) -> Result<(), Error> {
+pub async fn apply_changes(store: &Store, changes: &SiteChanges) -> Result<(), Error> {
     // Some thousand sites a second; the server's own limit is for each statement.
     const LIMIT: Duration = Duration::from_secs(300);
-    let Changes { add, change, remove } = changes;
+    let SiteChanges { inserts: add, updates: change, deletes: remove } = changes;
     let work = async {
         let mut transaction = store.pool.begin().await?;
         let removed: Vec<i64> = remove.iter().map(|id| id.0).collect();
@@ -168,13 +172,13 @@ pub async fn apply(store: &Store, changes: &Changes) -> Result<(), Error> {
             .await?;
         let mut gone = None;
         for (id, spec) in change {
-            let updated = bind(sqlx::query_scalar(UPDATE), spec).bind(id.0);
+            let updated = bind_spec(sqlx::query_scalar(UPDATE_SITE_SQL), spec).bind(id.0);
             if updated.fetch_optional(&mut *transaction).await?.is_none() {
                 gone = Some(*id);
             }
         }
         for spec in add {
-            bind(sqlx::query_scalar(INSERT), spec).fetch_one(&mut *transaction).await?;
+            bind_spec(sqlx::query_scalar(INSERT_SITE_SQL), spec).fetch_one(&mut *transaction).await?;
         }
         match gone {
             Some(_) => transaction.rollback().await?,
@@ -182,8 +186,8 @@ pub async fn apply(store: &Store, changes: &Changes) -> Result<(), Error> {
         }
         Ok(gone)
     };
-    match store.within(LIMIT, "change the sites", work).await.map_err(refused)? {
-        Some(gone) => Err(Error::NoSite(gone)),
+    match store.with_timeout(LIMIT, "change the sites", work).await.map_err(map_constraint_error)? {
+        Some(gone) => Err(Error::SiteNotFound(gone)),
         None => Ok(()),
     }
 }
@@ -192,9 +196,15 @@ pub async fn apply(store: &Store, changes: &Changes) -> Result<(), Error> {
 ///
 /// # Errors
 /// When the database cannot be reached in time.
-pub async fn list(store: &Store) -> Result<Vec<Site>, Error> {
-    let sql = format!("SELECT {} FROM picket.sites AS site ORDER BY site.id", *COLUMNS);
-    store.within(LIMIT, "list sites", sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(&store.pool)).await
+pub async fn list_sites(store: &Store) -> Result<Vec<Site>, Error> {
+    let sql = format!("SELECT {} FROM picket.sites AS site ORDER BY site.id", *SITE_COLUMNS);
+    store
+        .with_timeout(
+            SITES_TIMEOUT,
+            "list sites",
+            sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(&store.pool),
+        )
+        .await
 }
 
 /// The sites that `word` means: the one with that number, or those with that URL (several may differ in
@@ -202,13 +212,13 @@ pub async fn list(store: &Store) -> Result<Vec<Site>, Error> {
 ///
 /// # Errors
 /// When the database cannot be reached in time.
-pub async fn find(store: &Store, word: &str) -> Result<Vec<Site>, Error> {
+pub async fn find_by_id_or_url(store: &Store, word: &str) -> Result<Vec<Site>, Error> {
     let sql = format!(
         "SELECT {} FROM picket.sites AS site WHERE site.id = $1 OR site.url = $2 ORDER BY site.id",
-        *COLUMNS
+        *SITE_COLUMNS
     );
     let query = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(word.parse::<i64>().ok()).bind(word);
-    store.within(LIMIT, "look up the site", query.fetch_all(&store.pool)).await
+    store.with_timeout(SITES_TIMEOUT, "look up the site", query.fetch_all(&store.pool)).await
 }
 
 /// Writes down why sites cannot be watched; their schedules end with it. A site that was changed since
@@ -231,7 +241,7 @@ pub async fn set_problems(store: &Store, problems: &[(SiteId, Timestamp, String)
     .bind(ids)
     .bind(read_at)
     .bind(texts);
-    store.within(LIMIT, "write down problems of sites", query.execute(&store.pool)).await?;
+    store.with_timeout(SITES_TIMEOUT, "write down problems of sites", query.execute(&store.pool)).await?;
     Ok(())
 }
 
@@ -240,7 +250,7 @@ pub async fn set_problems(store: &Store, problems: &[(SiteId, Timestamp, String)
 ///
 /// # Errors
 /// When the database cannot be reached in time.
-pub async fn generate(
+pub async fn generate_sites(
     store: &Store,
     base: &str,
     first: i64,
@@ -256,5 +266,5 @@ pub async fn generate(
     .bind(first)
     .bind(count)
     .bind(to_i32(interval_seconds));
-    Ok(store.within(LIMIT, "add sites", query.execute(&store.pool)).await?.rows_affected())
+    Ok(store.with_timeout(SITES_TIMEOUT, "add sites", query.execute(&store.pool)).await?.rows_affected())
 }

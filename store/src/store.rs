@@ -27,49 +27,49 @@ pub static MIGRATOR: Migrator = sqlx::migrate!("./migrations");
 pub struct Store {
     pub(crate) pool: PgPool,
     /// Number of connections made so far.
-    made: Arc<AtomicU64>,
+    connections_made: Arc<AtomicU64>,
 }
 
 /// Detects connections made since the server was last compared with the known one: a failover, a restart and a restore all end the
 /// existing connections. Cheap to clone; all clones share their state.
 #[derive(Clone, Debug)]
-pub struct Guard {
-    made: Arc<AtomicU64>,
-    trusted: Arc<AtomicU64>,
+pub struct ServerGuard {
+    connections_made: Arc<AtomicU64>,
+    connections_verified: Arc<AtomicU64>,
 }
 
-impl Guard {
+impl ServerGuard {
     /// No comparison yet; the number of connections never reaches this.
-    const NONE: u64 = u64::MAX;
+    const NEVER_VERIFIED: u64 = u64::MAX;
 
     /// Whether all connections were made before the last comparison.
-    pub fn holds(&self) -> bool {
-        self.trusted.load(Ordering::Acquire) == self.connections()
+    pub fn is_verified(&self) -> bool {
+        self.connections_verified.load(Ordering::Acquire) == self.connection_count()
     }
 
     /// Number of connections made so far; read it before a comparison and pass it to [`trust`](Self::trust) after.
-    pub fn connections(&self) -> u64 {
-        self.made.load(Ordering::Acquire)
+    pub fn connection_count(&self) -> u64 {
+        self.connections_made.load(Ordering::Acquire)
     }
 
     /// Records a comparison that began when this many connections had been made.
-    pub fn trust(&self, connections: u64) {
-        self.trusted.store(connections, Ordering::Release);
+    pub fn mark_verified(&self, connections: u64) {
+        self.connections_verified.store(connections, Ordering::Release);
     }
 
     /// Requires a comparison before the next use.
-    pub fn distrust(&self) {
-        self.trust(Self::NONE);
+    pub fn mark_unverified(&self) {
+        self.mark_verified(Self::NEVER_VERIFIED);
     }
 }
 
 impl Store {
     /// What every session has, before anything else is asked in it. Statements and not startup parameters, which a pooler
     /// would refuse or drop. Not "$user" in the path: a user called picket would find the schema picket before public.
-    const SETTINGS: &str = "SET statement_timeout = '30s'; SET lock_timeout = '10s';
+    const SESSION_SETTINGS_SQL: &str = "SET statement_timeout = '30s'; SET lock_timeout = '10s';
         SET idle_in_transaction_session_timeout = '30s'; SET timezone = 'UTC'; SET search_path = public";
     /// How long to wait for a connection, including making it.
-    const ACQUIRE: Duration = Duration::from_secs(5);
+    const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
     /// Prepares a pool of at most `connections`; nothing is connected yet. `name` is what the database's
     /// operator sees.
@@ -78,7 +78,7 @@ impl Store {
     /// When the URL cannot be read.
     pub fn new(options: &DatabaseOptions, name: &str, connections: u32) -> Result<Self, Error> {
         let connect = PgConnectOptions::from_str(options.url())
-            .map_err(|source| Error::Url { url: without_password(options.url()), source })?
+            .map_err(|source| Error::InvalidUrl { url: redact_password(options.url()), source })?
             .application_name(name)
             // Loading a million sites is slow and no news.
             .log_slow_statements(log::LevelFilter::Off, Duration::ZERO)
@@ -90,21 +90,26 @@ impl Store {
         let pool = PgPoolOptions::new()
             .max_connections(connections)
             .min_connections(0)
-            .acquire_timeout(Self::ACQUIRE)
+            .acquire_timeout(Self::ACQUIRE_TIMEOUT)
             .max_lifetime(Duration::from_secs(15 * 60))
             .idle_timeout(Duration::from_secs(5 * 60))
             .test_before_acquire(true)
             .after_connect(move |connection, _| {
                 count.fetch_add(1, Ordering::AcqRel);
-                Box::pin(async move { raw_sql(Self::SETTINGS).execute(connection).await.map(drop) })
+                Box::pin(
+                    async move { raw_sql(Self::SESSION_SETTINGS_SQL).execute(connection).await.map(drop) },
+                )
             })
             .connect_lazy_with(connect);
-        Ok(Self { pool, made })
+        Ok(Self { pool, connections_made: made })
     }
 
     /// A guard for the connections of this pool; holds after the first comparison.
-    pub fn guard(&self) -> Guard {
-        Guard { made: self.made.clone(), trusted: Arc::new(AtomicU64::new(Guard::NONE)) }
+    pub fn new_guard(&self) -> ServerGuard {
+        ServerGuard {
+            connections_made: self.connections_made.clone(),
+            connections_verified: Arc::new(AtomicU64::new(ServerGuard::NEVER_VERIFIED)),
+        }
     }
 
     /// Brings the schema up to date. `shards` counts when the database is made, and never again.
@@ -116,18 +121,18 @@ impl Store {
         let options = self.pool.connect_options();
         let connect = async || {
             let mut connection = PgConnection::connect_with(&options).await?;
-            raw_sql(Self::SETTINGS).execute(&mut connection).await?;
+            raw_sql(Self::SESSION_SETTINGS_SQL).execute(&mut connection).await?;
             Ok(connection)
         };
-        let mut connection = connect().await.map_err(Error::doing("connect to the database"))?;
+        let mut connection = connect().await.map_err(Error::with_operation("connect to the database"))?;
         sqlx::query(
             "SELECT set_config('picket.shards', $1, false), set_config('statement_timeout', '0', false)",
         )
         .bind(shards.to_string())
         .execute(&mut connection)
         .await
-        .map_err(Error::doing("prepare the migration"))?;
-        let mut guard = connect().await.map_err(Error::doing("connect to the database"))?;
+        .map_err(Error::with_operation("prepare the migration"))?;
+        let mut guard = connect().await.map_err(Error::with_operation("connect to the database"))?;
         lock_migrations(&mut guard).await?;
         let mut migrator = Migrator::with_migrations(MIGRATOR.iter().cloned().collect());
         migrator.set_locking(false);
@@ -136,7 +141,7 @@ impl Store {
         let _ = guard.close().await;
         // The settings of this connection are not for others.
         let _ = connection.close().await;
-        migrated.map_err(|error| Error::Migrate(Box::new(error)))
+        migrated.map_err(|error| Error::MigrationFailed(Box::new(error)))
     }
 
     /// Replaces the transaction numbers of rows that were restored from another cluster; returns whether there were any. Takes some
@@ -146,7 +151,7 @@ impl Store {
     /// When the database cannot be reached in time; trying again is safe.
     pub async fn adopt_cluster(&self) -> Result<bool, Error> {
         const LIMIT: Duration = Duration::from_secs(300);
-        self.within(LIMIT, "replace the transaction numbers of another cluster", async {
+        self.with_timeout(LIMIT, "replace the transaction numbers of another cluster", async {
             let mut transaction = self.pool.begin().await?;
             sqlx::query("SET LOCAL statement_timeout = '5min'").execute(&mut *transaction).await?;
             let adopted =
@@ -165,7 +170,7 @@ impl Store {
     pub async fn check_schema(&self) -> Result<(), Error> {
         let needed = MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or(0);
         let found = self
-            .within(Duration::from_secs(10), "read the schema's version", async {
+            .with_timeout(Duration::from_secs(10), "read the schema's version", async {
                 let there: bool =
                     sqlx::query_scalar("SELECT to_regclass('public._sqlx_migrations') IS NOT NULL")
                         .fetch_one(&self.pool)
@@ -181,7 +186,7 @@ impl Store {
             })
             .await?;
         if found < needed {
-            return Err(Error::Schema { found, needed });
+            return Err(Error::SchemaOutdated { found, needed });
         }
         Ok(())
     }
@@ -194,13 +199,14 @@ impl Store {
     pub async fn check_session(&self) -> Result<(), Error> {
         let options = self.pool.connect_options();
         let is_own = self
-            .within(Duration::from_secs(10), "connect to the database", async {
+            .with_timeout(Duration::from_secs(10), "connect to the database", async {
                 let mut one = PgConnection::connect_with(&options).await?;
-                let first = backend(&mut one).await?;
+                let first = read_backend_pid(&mut one).await?;
                 let mut other = PgConnection::connect_with(&options).await?;
                 // Holds its session from here on, wherever it came from.
                 raw_sql("BEGIN").execute(&mut other).await?;
-                let is_own = backend(&mut other).await? != first && backend(&mut one).await? == first;
+                let is_own = read_backend_pid(&mut other).await? != first
+                    && read_backend_pid(&mut one).await? == first;
                 // Nothing is lost with a connection that cannot be closed well.
                 let _ = tokio::join!(one.close(), other.close());
                 Ok(is_own)
@@ -213,7 +219,7 @@ impl Store {
     ///
     /// # Errors
     /// What no waiting mends.
-    pub async fn ready(&self, mut tell: impl FnMut(&Error)) -> Result<(), Error> {
+    pub async fn wait_ready(&self, mut tell: impl FnMut(&Error)) -> Result<(), Error> {
         loop {
             let checked = async {
                 self.check_session().await?;
@@ -222,9 +228,9 @@ impl Store {
             match checked.await {
                 Ok(()) => return Ok(()),
                 // Somebody may be about to migrate, to start the database, or to let us in.
-                Err(error @ (Error::Schema { .. } | Error::Database { .. } | Error::TimedOut { .. })) => {
-                    tell(&error)
-                }
+                Err(
+                    error @ (Error::SchemaOutdated { .. } | Error::Database { .. } | Error::TimedOut { .. }),
+                ) => tell(&error),
                 Err(error) => return Err(error),
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -235,9 +241,9 @@ impl Store {
     ///
     /// # Errors
     /// When the database cannot be reached in time.
-    pub async fn clock(&self) -> Result<Timestamp, Error> {
+    pub async fn read_clock(&self) -> Result<Timestamp, Error> {
         let now: DbTimestamp = self
-            .within(
+            .with_timeout(
                 Duration::from_secs(5),
                 "read the database's clock",
                 sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&self.pool),
@@ -252,21 +258,21 @@ impl Store {
     }
 
     /// Runs `work` under a deadline of our own: the driver notices no server that went away.
-    pub(crate) async fn within<T>(
+    pub(crate) async fn with_timeout<T>(
         &self,
         limit: Duration,
         doing: &'static str,
         work: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, Error> {
         match tokio::time::timeout(limit, work).await {
-            Ok(done) => done.map_err(Error::doing(doing)),
+            Ok(done) => done.map_err(Error::with_operation(doing)),
             Err(_) => Err(Error::TimedOut { doing, seconds: limit.as_secs() }),
         }
     }
 }
 
 /// The number of the process that serves this session. By the simple protocol, which needs no statement to last.
-async fn backend(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+async fn read_backend_pid(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
     raw_sql("SELECT pg_backend_pid()").fetch_one(connection).await?.try_get(0)
 }
 
@@ -280,7 +286,7 @@ async fn lock_migrations(guard: &mut PgConnection) -> Result<(), Error> {
         match guard.ensure_migrations_table(TABLE).await {
             Ok(()) => break,
             Err(_) if attempt < ATTEMPTS => {}
-            Err(error) => return Err(Error::Migrate(Box::new(error))),
+            Err(error) => return Err(Error::MigrationFailed(Box::new(error))),
         }
     }
     // It conflicts with itself and with no reading or writing. The other process may take its time.
@@ -293,12 +299,12 @@ async fn lock_migrations(guard: &mut PgConnection) -> Result<(), Error> {
     )
     .execute(guard)
     .await
-    .map_err(Error::doing("wait for another migration"))?;
+    .map_err(Error::with_operation("wait for another migration"))?;
     Ok(())
 }
 
 /// `url` with its password replaced.
-fn without_password(url: &str) -> String {
+fn redact_password(url: &str) -> String {
     match url.rsplit_once('@') {
         Some((login, server)) => {
             let scheme_and_user = login
@@ -317,8 +323,8 @@ mod tests {
 
     #[test]
     fn a_password_is_left_out_of_what_is_shown() {
-        assert_eq!(without_password("postgres://me:secret@host/db"), "postgres://me:…@host/db");
-        assert!(!without_password("postgres://me:sec@ret@host/db").contains("ret"));
-        assert_eq!(without_password("nonsense"), "nonsense");
+        assert_eq!(redact_password("postgres://me:secret@host/db"), "postgres://me:…@host/db");
+        assert!(!redact_password("postgres://me:sec@ret@host/db").contains("ret"));
+        assert_eq!(redact_password("nonsense"), "nonsense");
     }
 }

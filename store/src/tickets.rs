@@ -7,16 +7,16 @@ use std::{
 
 use picket_proto::{
     Tickets, Timestamp,
-    ticket::{Key, KeyId},
+    ticket::{TicketKey, TicketKeyId},
 };
 
 use crate::{DbTimestamp, Error, Store};
 
 /// How often processes read the keys again. A key is used this many times longer after it was added, so that a sink knows
 /// each key of which it may see a ticket.
-pub const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
+pub const KEY_REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 /// A sink whose keys are older does not judge results by them: a key may be in use that it has not read.
-pub const MAX_AGE: Duration = Duration::from_secs(20);
+pub const MAX_KEY_AGE: Duration = Duration::from_secs(20);
 
 /// The newest tickets that this process has read. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
@@ -27,16 +27,16 @@ impl Keyring {
     ///
     /// # Errors
     /// When the database cannot be reached in time.
-    pub async fn load(store: &Store) -> Result<Self, Error> {
-        Ok(load(store).await?.into())
+    pub async fn load_from(store: &Store) -> Result<Self, Error> {
+        Ok(fetch_tickets(store).await?.into())
     }
 
     /// Reads keys and settings again, and returns them.
     ///
     /// # Errors
     /// When the database cannot be reached in time; the keys stay as they were.
-    pub async fn refresh(&self, store: &Store) -> Result<Arc<Tickets>, Error> {
-        let tickets = Arc::new(load(store).await?);
+    pub async fn refresh_keys(&self, store: &Store) -> Result<Arc<Tickets>, Error> {
+        let tickets = Arc::new(fetch_tickets(store).await?);
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&tickets);
         Ok(tickets)
     }
@@ -54,19 +54,19 @@ impl From<Tickets> for Keyring {
 }
 
 #[derive(sqlx::FromRow)]
-struct Row {
+struct TicketKeyRow {
     installation_id: String,
     require_tickets: bool,
-    key_id: Option<KeyId>,
+    key_id: Option<TicketKeyId>,
     key: Option<Vec<u8>>,
     retired_at: Option<DbTimestamp>,
     is_usable: Option<bool>,
 }
 
-async fn load(store: &Store) -> Result<Tickets, Error> {
+async fn fetch_tickets(store: &Store) -> Result<Tickets, Error> {
     const READ: &str = "read the keys of tickets";
-    let rows: Vec<Row> = store
-        .within(
+    let rows: Vec<TicketKeyRow> = store
+        .with_timeout(
             Duration::from_secs(10),
             READ,
             sqlx::query_as(
@@ -86,15 +86,15 @@ async fn load(store: &Store) -> Result<Tickets, Error> {
             .fetch_all(&store.pool),
         )
         .await?;
-    let missing = || Error::doing(READ)(sqlx::Error::RowNotFound);
+    let missing = || Error::with_operation(READ)(sqlx::Error::RowNotFound);
     let settings = rows.first().ok_or_else(missing)?;
     // A uuid of Postgres is always one of ours.
     let installation = settings.installation_id.parse().map_err(|_| missing())?;
     let required = settings.require_tickets;
-    let keys: Vec<Key> = rows
+    let keys: Vec<TicketKey> = rows
         .into_iter()
         .filter_map(|row| {
-            Some(Key {
+            Some(TicketKey {
                 id: row.key_id?,
                 secret: row.key?,
                 retired_at: row.retired_at.map(Timestamp::from),

@@ -28,7 +28,7 @@ impl DbTimestamp {
 
     /// The moment as Postgres has it on the wire.
     pub(crate) fn to_wire(self) -> i64 {
-        self.0.micros().saturating_sub(POSTGRES_EPOCH_US)
+        self.0.as_micros().saturating_sub(POSTGRES_EPOCH_US)
     }
 }
 

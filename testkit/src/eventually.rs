@@ -5,40 +5,40 @@ use std::{fmt::Debug, panic::Location, time::Duration};
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// How long after a look the next one comes.
-const BETWEEN: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What a look at a state may give: it is there, or not yet.
-pub trait Seen {
+pub trait PollResult {
     /// What the wait gives when the state is there.
-    type Found;
+    type Value;
 
     /// The state, or what was there instead, for people.
-    fn found(self) -> Result<Self::Found, String>;
+    fn into_result(self) -> Result<Self::Value, String>;
 }
 
 /// There, or not there.
-impl Seen for bool {
-    type Found = ();
+impl PollResult for bool {
+    type Value = ();
 
-    fn found(self) -> Result<(), String> {
+    fn into_result(self) -> Result<(), String> {
         if self { Ok(()) } else { Err("false".to_owned()) }
     }
 }
 
 /// There, or nothing to be seen.
-impl<T> Seen for Option<T> {
-    type Found = T;
+impl<T> PollResult for Option<T> {
+    type Value = T;
 
-    fn found(self) -> Result<T, String> {
+    fn into_result(self) -> Result<T, String> {
         self.ok_or_else(|| "nothing".to_owned())
     }
 }
 
 /// There, or something else, which is shown if the wait is in vain.
-impl<T, E: Debug> Seen for Result<T, E> {
-    type Found = T;
+impl<T, E: Debug> PollResult for Result<T, E> {
+    type Value = T;
 
-    fn found(self) -> Result<T, String> {
+    fn into_result(self) -> Result<T, String> {
         self.map_err(|seen| format!("{seen:#?}"))
     }
 }
@@ -48,32 +48,32 @@ impl<T, E: Debug> Seen for Result<T, E> {
 /// Panics after `limit`, with `what` was waited for and what was seen last; a look that hangs counts as one that
 /// saw nothing. Where the clock is paused the limit passes at once if all that is waited for is outside.
 #[track_caller]
-pub fn eventually<S: Seen>(
+pub fn eventually<S: PollResult>(
     limit: Duration,
     what: &str,
     look: impl AsyncFnMut() -> S,
-) -> impl Future<Output = S::Found> {
+) -> impl Future<Output = S::Value> {
     // An `async fn` would name this file in its panic.
-    wait(limit, what, look, Location::caller())
+    poll_until(limit, what, look, Location::caller())
 }
 
-async fn wait<S: Seen>(
+async fn poll_until<S: PollResult>(
     limit: Duration,
     what: &str,
     mut look: impl AsyncFnMut() -> S,
     caller: &Location<'_>,
-) -> S::Found {
+) -> S::Value {
     let until = Instant::now() + limit;
     let mut last = None;
     while let Ok(seen) = timeout_at(until, look()).await {
-        match seen.found() {
+        match seen.into_result() {
             Ok(found) => return found,
             Err(seen) => last = Some(seen),
         }
         if Instant::now() >= until {
             break;
         }
-        sleep(BETWEEN).await;
+        sleep(POLL_INTERVAL).await;
     }
     let last = last.as_deref().unwrap_or("nothing: the look did not end");
     panic!("{caller}: waited {limit:?} in vain for {what}; seen last: {last}");

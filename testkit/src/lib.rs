@@ -5,9 +5,9 @@ pub mod proxy;
 pub mod servers;
 pub mod target;
 pub mod tickets;
-pub mod tls_front;
+pub mod tls_proxy;
 
 pub use eventually::eventually;
 pub use proxy::Proxy;
 pub use tickets::with_ticket;
-pub use tls_front::TlsFront;
+pub use tls_proxy::TlsProxy;

@@ -20,9 +20,9 @@ use tokio::{
 
 /// What is in force for all connections, old and new.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Weather {
-    cut: bool,
-    blackhole: bool,
+struct NetworkConditions {
+    is_cut: bool,
+    is_blackholed: bool,
     /// One way.
     delay: Duration,
     bytes_per_second: Option<u32>,
@@ -32,34 +32,34 @@ struct Weather {
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    weather: watch::Sender<Weather>,
+    conditions: watch::Sender<NetworkConditions>,
     /// Told when the listening has changed as the weather demands.
     listening: watch::Receiver<bool>,
-    counts: Arc<Counts>,
+    counts: Arc<ConnectionCounts>,
     task: JoinHandle<()>,
 }
 
 #[derive(Debug, Default)]
-struct Counts {
+struct ConnectionCounts {
     accepted: AtomicUsize,
     open: AtomicUsize,
 }
 
 impl Proxy {
     /// Starts one that passes everything on to `target`.
-    pub async fn to(target: SocketAddr) -> Self {
+    pub async fn forward_to(target: SocketAddr) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port can be bound");
         let address = listener.local_addr().expect("a bound socket has an address");
-        let (weather, forecast) = watch::channel(Weather::default());
+        let (weather, forecast) = watch::channel(NetworkConditions::default());
         let (announce, listening) = watch::channel(true);
-        let counts = Arc::<Counts>::default();
-        let task = tokio::spawn(run(listener, address, target, forecast, announce, counts.clone()));
-        Self { address, weather, listening, counts, task }
+        let counts = Arc::<ConnectionCounts>::default();
+        let task = tokio::spawn(run_proxy(listener, address, target, forecast, announce, counts.clone()));
+        Self { address, conditions: weather, listening, counts, task }
     }
 
     /// Starts one to a port of 127.0.0.1.
-    pub async fn to_port(port: u16) -> Self {
-        Self::to((Ipv4Addr::LOCALHOST, port).into()).await
+    pub async fn forward_to_port(port: u16) -> Self {
+        Self::forward_to((Ipv4Addr::LOCALHOST, port).into()).await
     }
 
     /// Where it listens, also after a cut.
@@ -74,45 +74,45 @@ impl Proxy {
 
     /// Resets (RST) every connection, and refuses new ones, until [`heal`](Self::heal). Done when this returns.
     pub async fn cut(&self) {
-        self.weather.send_modify(|weather| weather.cut = true);
-        self.until_listening(false).await;
+        self.conditions.send_modify(|weather| weather.is_cut = true);
+        self.wait_listening(false).await;
     }
 
     /// Holds every byte back, silently: connections stay and new ones seem to be made, as in a partition.
     ///
     /// Until [`heal`](Self::heal), which passes on what was held, as retransmission would.
     pub fn blackhole(&self) {
-        self.weather.send_modify(|weather| weather.blackhole = true);
+        self.conditions.send_modify(|weather| weather.is_blackholed = true);
     }
 
     /// Lets each byte arrive so much later, in both directions; the throughput stays.
     pub fn delay(&self, one_way: Duration) {
-        self.weather.send_modify(|weather| weather.delay = one_way);
+        self.conditions.send_modify(|weather| weather.delay = one_way);
     }
 
     /// Lets so many bytes through in a second, for each connection and direction.
     pub fn throttle(&self, bytes_per_second: u32) {
         assert!(bytes_per_second > 0, "that is a blackhole");
-        self.weather.send_modify(|weather| weather.bytes_per_second = Some(bytes_per_second));
+        self.conditions.send_modify(|weather| weather.bytes_per_second = Some(bytes_per_second));
     }
 
     /// Ends every fault. Connections can be made when this returns.
     pub async fn heal(&self) {
-        self.weather.send_replace(Weather::default());
-        self.until_listening(true).await;
+        self.conditions.send_replace(NetworkConditions::default());
+        self.wait_listening(true).await;
     }
 
     /// How many connections there have been.
-    pub fn accepted(&self) -> usize {
+    pub fn accepted_connections(&self) -> usize {
         self.counts.accepted.load(Ordering::Relaxed)
     }
 
     /// How many connections there are.
-    pub fn open(&self) -> usize {
+    pub fn open_connections(&self) -> usize {
         self.counts.open.load(Ordering::Relaxed)
     }
 
-    async fn until_listening(&self, listening: bool) {
+    async fn wait_listening(&self, listening: bool) {
         let mut announced = self.listening.clone();
         announced.wait_for(|is| *is == listening).await.expect("the proxy's task runs");
     }
@@ -125,37 +125,37 @@ impl Drop for Proxy {
 }
 
 /// Listens, except while the line is cut.
-async fn run(
+async fn run_proxy(
     listener: TcpListener,
     address: SocketAddr,
     target: SocketAddr,
-    mut weather: watch::Receiver<Weather>,
+    mut weather: watch::Receiver<NetworkConditions>,
     announce: watch::Sender<bool>,
-    counts: Arc<Counts>,
+    counts: Arc<ConnectionCounts>,
 ) {
     let mut listener = listener;
     loop {
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
-                () = cut(&mut weather) => break,
+                () = wait_cut(&mut weather) => break,
                 Some(_) = connections.join_next() => continue,
                 accepted = listener.accept() => accepted,
             };
             // An error is of one connection that went away before it was accepted.
             if let Ok((client, _)) = accepted {
                 counts.accepted.fetch_add(1, Ordering::Relaxed);
-                connections.spawn(connection(client, target, weather.clone(), counts.clone()));
+                connections.spawn(proxy_connection(client, target, weather.clone(), counts.clone()));
             }
         }
         drop(listener);
         // Each sees the cut by itself and resets its ends.
         while connections.join_next().await.is_some() {}
         // Bound and not listening: the port refuses, and nobody else gets it.
-        let socket = bind(address).await;
+        let socket = bind_with_retry(address).await;
         announce.send_replace(false);
 
-        if weather.wait_for(|weather| !weather.cut).await.is_err() {
+        if weather.wait_for(|weather| !weather.is_cut).await.is_err() {
             return;
         }
         listener = socket.listen(1024).expect("a bound socket can listen");
@@ -164,20 +164,20 @@ async fn run(
 }
 
 /// One connection, from its acceptance to the end of both directions, or to a cut.
-async fn connection(
+async fn proxy_connection(
     client: TcpStream,
     target: SocketAddr,
-    mut weather: watch::Receiver<Weather>,
-    counts: Arc<Counts>,
+    mut weather: watch::Receiver<NetworkConditions>,
+    counts: Arc<ConnectionCounts>,
 ) {
-    let _open = Open::new(counts);
+    let _open = OpenGuard::new(counts);
     let mut forecast = weather.clone();
     let mut ends = (client, None);
     let cause_of_end = tokio::select! {
         // Looked at first, so that what is cut passes nothing more.
         biased;
-        () = cut(&mut forecast) => None,
-        ended = pass(&mut ends, target, &mut weather) => Some(ended),
+        () = wait_cut(&mut forecast) => None,
+        ended = forward_both_ways(&mut ends, target, &mut weather) => Some(ended),
     };
     // An error on one side, or a cut, is a reset on both, as it would be without a proxy.
     if !matches!(cause_of_end, Some(Ok(()))) {
@@ -189,12 +189,12 @@ async fn connection(
     }
 }
 
-async fn pass(
+async fn forward_both_ways(
     (client, server): &mut (TcpStream, Option<TcpStream>),
     target: SocketAddr,
-    weather: &mut watch::Receiver<Weather>,
+    weather: &mut watch::Receiver<NetworkConditions>,
 ) -> io::Result<()> {
-    pump::light(weather).await;
+    pump::wait_blackhole_end(weather).await;
     let server = server.insert(TcpStream::connect(target).await?);
     for end in [&*client, &*server] {
         end.set_nodelay(true)?;
@@ -202,19 +202,19 @@ async fn pass(
     let (client_reads, client_writes) = client.split();
     let (server_reads, server_writes) = server.split();
     tokio::try_join!(
-        pump::pump(client_reads, server_writes, weather.clone()),
-        pump::pump(server_reads, client_writes, weather.clone()),
+        pump::forward_bytes(client_reads, server_writes, weather.clone()),
+        pump::forward_bytes(server_reads, client_writes, weather.clone()),
     )?;
     Ok(())
 }
 
 /// Waits for a cut, or for the end of the proxy.
-async fn cut(weather: &mut watch::Receiver<Weather>) {
+async fn wait_cut(weather: &mut watch::Receiver<NetworkConditions>) {
     // An error: the proxy is gone, which cuts as well.
-    let _ = weather.wait_for(|weather| weather.cut).await;
+    let _ = weather.wait_for(|weather| weather.is_cut).await;
 }
 
-async fn bind(address: SocketAddr) -> TcpSocket {
+async fn bind_with_retry(address: SocketAddr) -> TcpSocket {
     // The port is free from the moment that the listener's socket is closed by the kernel.
     const TRIES: usize = 100;
     for _ in 0..TRIES {
@@ -230,16 +230,16 @@ async fn bind(address: SocketAddr) -> TcpSocket {
 }
 
 /// Counts a connection for as long as it is there.
-struct Open(Arc<Counts>);
+struct OpenGuard(Arc<ConnectionCounts>);
 
-impl Open {
-    fn new(counts: Arc<Counts>) -> Self {
+impl OpenGuard {
+    fn new(counts: Arc<ConnectionCounts>) -> Self {
         counts.open.fetch_add(1, Ordering::Relaxed);
         Self(counts)
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenGuard {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
     }

@@ -29,7 +29,7 @@
 
 mod bombs;
 mod certificates;
-mod crowded;
+mod full_backlog;
 mod http2;
 mod paths;
 mod script;
@@ -50,11 +50,11 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use self::script::{End, Script};
+use self::script::{ConnectionEnd, Script};
 pub use self::{
     bombs::gzip_bomb,
-    certificates::{Authority, Identity, Quirk, Validity},
-    crowded::Crowded,
+    certificates::{CertificateAuthority, Identity, TlsQuirk, Validity},
+    full_backlog::FullBacklog,
     script::Step,
 };
 
@@ -62,128 +62,130 @@ pub use self::{
 pub struct Target {
     address: SocketAddr,
     scheme: &'static str,
-    seen: Arc<Seen>,
-    serving: AbortHandle,
+    stats: Arc<TargetStats>,
+    accept_task: AbortHandle,
 }
 
 #[derive(Default)]
-struct Seen {
+struct TargetStats {
     connections: AtomicUsize,
     /// Connections that have not ended.
-    open: AtomicUsize,
-    sent: AtomicU64,
+    open_connections: AtomicUsize,
+    sent_bytes: AtomicU64,
     requests: Mutex<Vec<String>>,
 }
 
-impl Seen {
-    fn note(&self, request: String) {
+impl TargetStats {
+    fn record_request(&self, request: String) {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).push(request);
     }
 }
 
 #[derive(Clone)]
 enum Layer {
-    Plain(Answers),
-    Tls(TlsAcceptor, Answers),
+    Plain(Responder),
+    Tls(TlsAcceptor, Responder),
     /// The handshake is answered after so long.
     SlowTls(TlsAcceptor, Duration),
     Http2(TlsAcceptor),
     /// Does these steps as soon as the client has said something.
-    Blunt(Arc<[Step]>),
+    RawSteps(Arc<[Step]>),
     /// The TCP connection stands and nothing follows.
-    Mute,
+    Silent,
 }
 
 /// Who answers a request.
 #[derive(Clone)]
-enum Answers {
+enum Responder {
     Paths,
     Script(Script),
 }
 
 impl Target {
     /// Serves HTTP.
-    pub async fn http() -> Self {
-        Self::serve("http", Layer::Plain(Answers::Paths)).await
+    pub async fn serve_http() -> Self {
+        Self::bind_and_serve("http", Layer::Plain(Responder::Paths)).await
     }
 
     /// Serves HTTP at `address`, where that is free.
-    pub async fn http_at(address: SocketAddr) -> std::io::Result<Self> {
+    pub async fn serve_http_at(address: SocketAddr) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
-        Ok(Self::listen(listener, "http", Layer::Plain(Answers::Paths)))
+        Ok(Self::serve_listener(listener, "http", Layer::Plain(Responder::Paths)))
     }
 
     /// Serves what `script` says in answer to a request, which it gets.
-    pub async fn scripted(script: impl Fn(&str) -> Vec<Step> + Send + Sync + 'static) -> Self {
-        Self::serve("http", Layer::Plain(Answers::Script(Arc::new(script)))).await
+    pub async fn serve_script(script: impl Fn(&str) -> Vec<Step> + Send + Sync + 'static) -> Self {
+        Self::bind_and_serve("http", Layer::Plain(Responder::Script(Arc::new(script)))).await
     }
 
     /// The same by HTTPS.
-    pub async fn scripted_https(
+    pub async fn serve_script_https(
         identity: &Identity,
         script: impl Fn(&str) -> Vec<Step> + Send + Sync + 'static,
     ) -> Self {
-        let acceptor = identity.acceptor(&[b"http/1.1"]);
-        Self::serve("https", Layer::Tls(acceptor, Answers::Script(Arc::new(script)))).await
+        let acceptor = identity.acceptor_with_alpn(&[b"http/1.1"]);
+        Self::bind_and_serve("https", Layer::Tls(acceptor, Responder::Script(Arc::new(script)))).await
     }
 
     /// The same to a client that is told to speak HTTP/2; the request is that protocol's first line.
-    pub async fn scripted_http2(
+    pub async fn serve_script_http2(
         identity: &Identity,
         script: impl Fn(&str) -> Vec<Step> + Send + Sync + 'static,
     ) -> Self {
-        let acceptor = identity.acceptor(&[b"h2"]);
-        Self::serve("https", Layer::Tls(acceptor, Answers::Script(Arc::new(script)))).await
+        let acceptor = identity.acceptor_with_alpn(&[b"h2"]);
+        Self::bind_and_serve("https", Layer::Tls(acceptor, Responder::Script(Arc::new(script)))).await
     }
 
     /// Does `steps` as soon as a client of HTTPS has said something, whatever it was.
-    pub async fn blunt(steps: &[Step]) -> Self {
-        Self::serve("https", Layer::Blunt(steps.into())).await
+    pub async fn serve_raw_steps(steps: &[Step]) -> Self {
+        Self::bind_and_serve("https", Layer::RawSteps(steps.into())).await
     }
 
     /// Serves HTTPS, each handshake answered after `delay`.
-    pub async fn slow_https(identity: &Identity, delay: Duration) -> Self {
-        Self::serve("https", Layer::SlowTls(identity.acceptor(&[b"http/1.1"]), delay)).await
+    pub async fn serve_slow_https(identity: &Identity, delay: Duration) -> Self {
+        Self::bind_and_serve("https", Layer::SlowTls(identity.acceptor_with_alpn(&[b"http/1.1"]), delay))
+            .await
     }
 
     /// Serves HTTPS as few servers do.
-    pub async fn odd_https(identity: &Identity, quirk: Quirk) -> Self {
-        Self::serve("https", Layer::Tls(identity.odd_acceptor(quirk), Answers::Paths)).await
+    pub async fn serve_odd_https(identity: &Identity, quirk: TlsQuirk) -> Self {
+        Self::bind_and_serve("https", Layer::Tls(identity.quirky_acceptor(quirk), Responder::Paths)).await
     }
 
     /// Serves HTTPS.
-    pub async fn https(identity: &Identity) -> Self {
-        let acceptor = identity.acceptor(&[b"http/1.1"]);
-        Self::serve("https", Layer::Tls(acceptor, Answers::Paths)).await
+    pub async fn serve_https(identity: &Identity) -> Self {
+        let acceptor = identity.acceptor_with_alpn(&[b"http/1.1"]);
+        Self::bind_and_serve("https", Layer::Tls(acceptor, Responder::Paths)).await
     }
 
     /// Serves HTTPS with HTTP/2.
-    pub async fn http2(identity: &Identity) -> Self {
-        let acceptor = identity.acceptor(&[b"h2"]);
-        Self::serve("https", Layer::Http2(acceptor)).await
+    pub async fn serve_http2(identity: &Identity) -> Self {
+        let acceptor = identity.acceptor_with_alpn(&[b"h2"]);
+        Self::bind_and_serve("https", Layer::Http2(acceptor)).await
     }
 
     /// Takes connections of HTTPS and never says a word.
-    pub async fn mute() -> Self {
-        Self::serve("https", Layer::Mute).await
+    pub async fn serve_silence() -> Self {
+        Self::bind_and_serve("https", Layer::Silent).await
     }
 
     /// An address where nobody listens.
-    pub async fn closed() -> SocketAddr {
+    pub async fn closed_address() -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         listener.local_addr().expect("its address")
     }
 
-    async fn serve(scheme: &'static str, layer: Layer) -> Self {
+    async fn bind_and_serve(scheme: &'static str, layer: Layer) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        Self::listen(listener, scheme, layer)
+        Self::serve_listener(listener, scheme, layer)
     }
 
-    fn listen(listener: TcpListener, scheme: &'static str, layer: Layer) -> Self {
+    fn serve_listener(listener: TcpListener, scheme: &'static str, layer: Layer) -> Self {
         let address = listener.local_addr().expect("its address");
-        let seen = Arc::new(Seen::default());
-        let serving = tokio::spawn(accept(listener, layer, Arc::clone(&seen))).abort_handle();
-        Self { address, scheme, seen, serving }
+        let stats = Arc::new(TargetStats::default());
+        let accept_task =
+            tokio::spawn(accept_connections(listener, layer, Arc::clone(&stats))).abort_handle();
+        Self { address, scheme, stats, accept_task }
     }
 
     /// Where it listens.
@@ -197,108 +199,113 @@ impl Target {
     }
 
     /// The URL of a path, with the host's name `localhost`.
-    pub fn named_url(&self, path: &str) -> String {
+    pub fn localhost_url(&self, path: &str) -> String {
         format!("{}://localhost:{}{path}", self.scheme, self.address.port())
     }
 
     /// Connections that it was asked for.
-    pub fn connections(&self) -> usize {
-        self.seen.connections.load(Ordering::SeqCst)
+    pub fn accepted_connections(&self) -> usize {
+        self.stats.connections.load(Ordering::SeqCst)
     }
 
     /// Connections that have not ended yet.
     pub fn open_connections(&self) -> usize {
-        self.seen.open.load(Ordering::SeqCst)
+        self.stats.open_connections.load(Ordering::SeqCst)
     }
 
     /// Bytes that its scripts have sent, over all connections.
-    pub fn sent(&self) -> u64 {
-        self.seen.sent.load(Ordering::Relaxed)
+    pub fn sent_bytes(&self) -> u64 {
+        self.stats.sent_bytes.load(Ordering::Relaxed)
     }
 
     /// The requests that it got, each with its body.
-    pub fn requests(&self) -> Vec<String> {
-        self.seen.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn received_requests(&self) -> Vec<String> {
+        self.stats.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 impl Drop for Target {
     fn drop(&mut self) {
-        self.serving.abort();
+        self.accept_task.abort();
     }
 }
 
-async fn accept(listener: TcpListener, layer: Layer, seen: Arc<Seen>) {
+async fn accept_connections(listener: TcpListener, layer: Layer, seen: Arc<TargetStats>) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
         seen.connections.fetch_add(1, Ordering::SeqCst);
         // As web servers do; else a head may wait 40 ms for the client to acknowledge what TLS sent before it.
         let _ = stream.set_nodelay(true);
-        seen.open.fetch_add(1, Ordering::SeqCst);
+        seen.open_connections.fetch_add(1, Ordering::SeqCst);
         let (layer, seen) = (layer.clone(), Arc::clone(&seen));
         connections.spawn(async move {
-            connection(stream, layer, Arc::clone(&seen)).await;
-            seen.open.fetch_sub(1, Ordering::SeqCst);
+            serve_connection(stream, layer, Arc::clone(&seen)).await;
+            seen.open_connections.fetch_sub(1, Ordering::SeqCst);
         });
     }
 }
 
-async fn connection(mut stream: TcpStream, layer: Layer, seen: Arc<Seen>) {
+async fn serve_connection(mut stream: TcpStream, layer: Layer, seen: Arc<TargetStats>) {
     match layer {
         Layer::Plain(answers) => {
-            if matches!(answers.to(&mut stream, &seen).await, Ok(End::Reset)) {
+            if matches!(answers.respond_on(&mut stream, &seen).await, Ok(ConnectionEnd::Reset)) {
                 let _ = stream.set_zero_linger();
             }
         }
-        Layer::Tls(acceptor, answers) => tls(stream, &acceptor, &answers, &seen).await,
+        Layer::Tls(acceptor, answers) => serve_tls(stream, &acceptor, &answers, &seen).await,
         Layer::SlowTls(acceptor, delay) => {
             tokio::time::sleep(delay).await;
-            tls(stream, &acceptor, &Answers::Paths, &seen).await;
+            serve_tls(stream, &acceptor, &Responder::Paths, &seen).await;
         }
         Layer::Http2(acceptor) => {
             if let Ok(stream) = acceptor.accept(stream).await {
-                let _ = http2::answer(stream, &seen).await;
+                let _ = http2::serve_requests(stream, &seen).await;
             }
         }
-        Layer::Blunt(steps) => {
+        Layer::RawSteps(steps) => {
             // What it said is read, or closing would reset the connection.
             let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 4 << 10]).await;
-            if matches!(script::perform(&mut stream, &steps, &seen.sent).await, Ok(End::Reset)) {
+            if matches!(
+                script::perform_steps(&mut stream, &steps, &seen.sent_bytes).await,
+                Ok(ConnectionEnd::Reset)
+            ) {
                 let _ = stream.set_zero_linger();
             }
         }
-        Layer::Mute => std::future::pending().await,
+        Layer::Silent => std::future::pending().await,
     }
 }
 
-async fn tls(stream: TcpStream, acceptor: &TlsAcceptor, answers: &Answers, seen: &Seen) {
+async fn serve_tls(stream: TcpStream, acceptor: &TlsAcceptor, answers: &Responder, seen: &TargetStats) {
     let Ok(mut stream) = acceptor.accept(stream).await else { return };
-    match answers.to(&mut stream, seen).await {
-        Ok(End::Reset) => {
+    match answers.respond_on(&mut stream, seen).await {
+        Ok(ConnectionEnd::Reset) => {
             let _ = stream.get_ref().0.set_zero_linger();
         }
-        Ok(End::Abandon) => {
+        Ok(ConnectionEnd::Abandon) => {
             // What the TLS layer holds back goes out, but no farewell.
             let _ = stream.flush().await;
         }
-        Ok(End::Close) | Err(_) => {
+        Ok(ConnectionEnd::Close) | Err(_) => {
             let _ = stream.shutdown().await;
         }
     }
 }
 
-impl Answers {
-    async fn to<S>(&self, stream: &mut S, seen: &Seen) -> std::io::Result<End>
+impl Responder {
+    async fn respond_on<S>(&self, stream: &mut S, seen: &TargetStats) -> std::io::Result<ConnectionEnd>
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     {
         match self {
-            Self::Paths => paths::answer(stream, seen).await,
+            Self::Paths => paths::respond_to_request(stream, seen).await,
             Self::Script(script) => {
-                let Some(request) = paths::read_request(stream).await? else { return Ok(End::Close) };
-                seen.note(request.clone());
-                script::perform(stream, &script(&request), &seen.sent).await
+                let Some(request) = paths::read_request(stream).await? else {
+                    return Ok(ConnectionEnd::Close);
+                };
+                seen.record_request(request.clone());
+                script::perform_steps(stream, &script(&request), &seen.sent_bytes).await
             }
         }
     }

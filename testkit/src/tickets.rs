@@ -1,14 +1,15 @@
 //! Results with real tickets, for tests that publish results by hand.
 
-use picket_proto::{CheckResult, Kind, Tickets, job, ticket::Claims};
+use picket_proto::{CheckResult, Kind, Tickets, job, ticket::TicketClaims};
 
 /// `result` as the result of a check that its region was given, with the ticket of that check. Without an `expires_at` the
 /// check is taken for one that lives as long as any may.
 pub fn with_ticket(mut result: CheckResult, tickets: &Tickets) -> CheckResult {
-    let expires_at = *result.expires_at.get_or_insert(result.scheduled_at.plus(job::MAX_LIFE));
+    let expires_at = *result.expires_at.get_or_insert(result.scheduled_at.saturating_add(job::MAX_JOB_TTL));
     if let (Some(site), Some(shard), true) = (result.site_id, result.shard, result.kind != Kind::Adhoc) {
         let CheckResult { ref region, kind, scheduled_at, .. } = result;
-        let ticket = tickets.ticket(&Claims { site, shard, region, kind, scheduled_at, expires_at });
+        let ticket =
+            tickets.issue_ticket(&TicketClaims { site, shard, region, kind, scheduled_at, expires_at });
         result.ticket = ticket.map(|ticket| ticket.to_string());
         result.installation = Some(tickets.installation());
     }

@@ -5,16 +5,16 @@ use std::{
     fmt,
 };
 
-use picket_proto::{Region, SiteId, invalid::shorten, site::SiteSpec};
-use picket_store::sites::{Changes, Site};
+use picket_proto::{RegionName, SiteId, site::SiteSpec, validation::sanitize_text};
+use picket_store::sites::{Site, SiteChanges};
 use serde_json::Value;
 
-use super::Wanted;
-use crate::site::{definition, identity};
+use super::DesiredSites;
+use crate::site::{definition_fields, site_identity};
 
 /// Which sites are removed when the file does not name them.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Scope<'a> {
+pub(crate) enum PruneScope<'a> {
     None,
     All,
     /// Those with this tag.
@@ -24,16 +24,16 @@ pub(crate) enum Scope<'a> {
 /// What would be done.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
-    pub(crate) regions: Vec<Region>,
+    pub(crate) regions: Vec<RegionName>,
     pub(crate) add: Vec<SiteSpec>,
-    pub(crate) change: Vec<Change>,
+    pub(crate) change: Vec<SiteUpdate>,
     pub(crate) remove: Vec<(SiteId, String)>,
     pub(crate) unchanged: usize,
 }
 
 /// A site that is defined anew.
 #[derive(Debug)]
-pub(crate) struct Change {
+pub(crate) struct SiteUpdate {
     id: SiteId,
     spec: SiteSpec,
     /// Name, value before, value after.
@@ -41,7 +41,12 @@ pub(crate) struct Change {
 }
 
 impl Plan {
-    pub(crate) fn new(wanted: &Wanted, known: &[String], there: &[Site], scope: Scope<'_>) -> Self {
+    pub(crate) fn new(
+        wanted: &DesiredSites,
+        known: &[String],
+        there: &[Site],
+        scope: PruneScope<'_>,
+    ) -> Self {
         let mut plan = Self {
             regions: wanted
                 .regions
@@ -58,21 +63,22 @@ impl Plan {
         let mut kept = BTreeSet::new();
         for spec in &wanted.sites {
             let mut candidates = by_url.get(spec.check.url.as_str()).into_iter().flatten();
-            let Some(site) = candidates.find(|site| is_same(site, spec) && !kept.contains(&site.id)) else {
+            let Some(site) = candidates.find(|site| is_same_site(site, spec) && !kept.contains(&site.id))
+            else {
                 plan.add.push(spec.clone());
                 continue;
             };
             kept.insert(site.id);
-            let fields = differences(site, spec);
+            let fields = diff_fields(site, spec);
             match fields.is_empty() {
                 true => plan.unchanged += 1,
-                false => plan.change.push(Change { id: site.id, spec: spec.clone(), fields }),
+                false => plan.change.push(SiteUpdate { id: site.id, spec: spec.clone(), fields }),
             }
         }
         let goes = |site: &&Site| match scope {
-            Scope::None => false,
-            Scope::All => true,
-            Scope::Tagged(tag) => {
+            PruneScope::None => false,
+            PruneScope::All => true,
+            PruneScope::Tagged(tag) => {
                 site.spec.as_ref().is_ok_and(|spec| spec.tags.iter().any(|have| have == tag))
             }
         };
@@ -95,7 +101,7 @@ impl Plan {
             .filter(|name| {
                 !known.contains(name) && !self.regions.iter().any(|region| region.as_str() == *name)
             })
-            .map(|name| shorten(name, 64))
+            .map(|name| sanitize_text(name, 64))
             .collect()
     }
 
@@ -111,48 +117,48 @@ impl Plan {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.regions.is_empty() && self.changes().is_none()
+        self.regions.is_empty() && self.site_changes().is_none()
     }
 
     /// What is to be done to sites, if anything.
-    pub(crate) fn changes(&self) -> Option<Changes> {
-        let changes = Changes {
-            add: self.add.clone(),
-            change: self.change.iter().map(|change| (change.id, change.spec.clone())).collect(),
-            remove: self.remove.iter().map(|(id, _)| *id).collect(),
+    pub(crate) fn site_changes(&self) -> Option<SiteChanges> {
+        let changes = SiteChanges {
+            inserts: self.add.clone(),
+            updates: self.change.iter().map(|change| (change.id, change.spec.clone())).collect(),
+            deletes: self.remove.iter().map(|(id, _)| *id).collect(),
         };
-        let nothing = changes.add.is_empty() && changes.change.is_empty() && changes.remove.is_empty();
+        let nothing = changes.inserts.is_empty() && changes.updates.is_empty() && changes.deletes.is_empty();
         (!nothing).then_some(changes)
     }
 }
 
 /// One that SQL left unreadable is known by its URL alone.
-fn is_same(site: &Site, spec: &SiteSpec) -> bool {
+fn is_same_site(site: &Site, spec: &SiteSpec) -> bool {
     match &site.spec {
         Ok(there) => {
-            let (url, method, regex, not_regex) = identity(there);
-            (url, method.to_ascii_uppercase().as_str(), regex, not_regex) == identity(spec)
+            let (url, method, regex, not_regex) = site_identity(there);
+            (url, method.to_ascii_uppercase().as_str(), regex, not_regex) == site_identity(spec)
         }
         Err(_) => site.url == spec.check.url,
     }
 }
 
-fn differences(site: &Site, spec: &SiteSpec) -> Vec<(String, String, String)> {
+fn diff_fields(site: &Site, spec: &SiteSpec) -> Vec<(String, String, String)> {
     let there = match &site.spec {
-        Ok(there) => definition(there),
+        Ok(there) => definition_fields(there),
         Err(why) => return vec![(why.field.clone(), why.value.clone(), "(the file's)".to_owned())],
     };
-    let wanted = definition(spec);
+    let wanted = definition_fields(spec);
     wanted
         .iter()
         .filter_map(|(name, after)| {
             let before = there.get(name)?;
-            (before != after).then(|| (name.clone(), short(name, before), short(name, after)))
+            (before != after).then(|| (name.clone(), format_field(name, before), format_field(name, after)))
         })
         .collect()
 }
 
-fn short(name: &str, value: &Value) -> String {
+fn format_field(name: &str, value: &Value) -> String {
     match (name, value) {
         // May be a credential.
         ("headers", Value::Object(headers)) => match headers.is_empty() {
@@ -160,8 +166,8 @@ fn short(name: &str, value: &Value) -> String {
             false => headers.keys().map(|name| format!("{name}: …")).collect::<Vec<_>>().join(", "),
         },
         (_, Value::Null) => "none".to_owned(),
-        (_, Value::String(text)) => format!("'{}'", shorten(text, 80)),
-        (_, other) => shorten(&other.to_string(), 80),
+        (_, Value::String(text)) => format!("'{}'", sanitize_text(text, 80)),
+        (_, other) => sanitize_text(&other.to_string(), 80),
     }
 }
 
@@ -171,16 +177,16 @@ impl fmt::Display for Plan {
             writeln!(f, "+ region {region}")?;
         }
         for spec in &self.add {
-            writeln!(f, "+ {}", shorten(&spec.check.url, 500))?;
+            writeln!(f, "+ {}", sanitize_text(&spec.check.url, 500))?;
         }
         for change in &self.change {
-            writeln!(f, "~ {} (site {})", shorten(&change.spec.check.url, 500), change.id)?;
+            writeln!(f, "~ {} (site {})", sanitize_text(&change.spec.check.url, 500), change.id)?;
             for (name, before, after) in &change.fields {
                 writeln!(f, "    {name}: {before} → {after}")?;
             }
         }
         for (id, url) in &self.remove {
-            writeln!(f, "- {} (site {id})", shorten(url, 500))?;
+            writeln!(f, "- {} (site {id})", sanitize_text(url, 500))?;
         }
         writeln!(f, "{}", self.summary())
     }
@@ -188,7 +194,7 @@ impl fmt::Display for Plan {
 
 #[cfg(test)]
 mod tests {
-    use picket_proto::{Invalid, Shard, Timestamp};
+    use picket_proto::{Shard, Timestamp, ValidationError};
 
     use super::*;
 
@@ -204,11 +210,11 @@ mod tests {
         }
     }
 
-    fn wanted(sites: &[&SiteSpec]) -> Wanted {
-        Wanted { regions: Vec::new(), sites: sites.iter().map(|spec| (*spec).clone()).collect() }
+    fn wanted(sites: &[&SiteSpec]) -> DesiredSites {
+        DesiredSites { regions: Vec::new(), sites: sites.iter().map(|spec| (*spec).clone()).collect() }
     }
 
-    fn plan(sites: &[&SiteSpec], there: &[Site], scope: Scope<'_>) -> Plan {
+    fn plan(sites: &[&SiteSpec], there: &[Site], scope: PruneScope<'_>) -> Plan {
         Plan::new(&wanted(sites), &["eu".to_owned()], there, scope)
     }
 
@@ -220,7 +226,7 @@ mod tests {
         fast.interval_seconds = 5;
         fast.check.headers.insert("Authorization".into(), "secret".into());
 
-        let plan = plan(&[&kept, &fast, &fresh], &[site(1, &kept), site(2, &slow)], Scope::None);
+        let plan = plan(&[&kept, &fast, &fresh], &[site(1, &kept), site(2, &slow)], PruneScope::None);
 
         let said = plan.to_string();
         assert!(said.contains("+ https://fresh/\n"), "{said}");
@@ -234,7 +240,7 @@ mod tests {
     fn the_same_file_a_second_time_changes_nothing() {
         let spec = SiteSpec::new("https://kept/");
 
-        let plan = plan(&[&spec], &[site(1, &spec)], Scope::All);
+        let plan = plan(&[&spec], &[site(1, &spec)], PruneScope::All);
 
         assert!(plan.is_empty() && plan.unchanged == 1, "{plan}");
     }
@@ -245,9 +251,12 @@ mod tests {
         other.tags = vec!["demo".into()];
         let there = [site(1, &kept), site(2, &other)];
 
-        assert!(plan(&[&kept], &there, Scope::None).remove.is_empty());
-        assert_eq!(plan(&[&kept], &there, Scope::All).remove, [(SiteId(2), "https://other/".to_owned())]);
-        assert_eq!(plan(&[], &there, Scope::Tagged("demo")).remove.len(), 1);
+        assert!(plan(&[&kept], &there, PruneScope::None).remove.is_empty());
+        assert_eq!(
+            plan(&[&kept], &there, PruneScope::All).remove,
+            [(SiteId(2), "https://other/".to_owned())]
+        );
+        assert_eq!(plan(&[], &there, PruneScope::Tagged("demo")).remove.len(), 1);
     }
 
     #[test]
@@ -256,7 +265,7 @@ mod tests {
         let mut with_regex = plain.clone();
         with_regex.check.regex = Some("ok".into());
 
-        let plan = plan(&[&with_regex], &[site(1, &plain)], Scope::All);
+        let plan = plan(&[&with_regex], &[site(1, &plain)], PruneScope::All);
 
         assert_eq!((plan.add.len(), plan.remove.len()), (1, 1));
     }
@@ -265,9 +274,9 @@ mod tests {
     fn a_site_that_sql_left_unreadable_is_defined_anew() {
         let spec = SiteSpec::new("https://a/");
         let mut broken = site(1, &spec);
-        broken.spec = Err(Invalid::new("ip_version", "5", "any, 4, 6"));
+        broken.spec = Err(ValidationError::new("ip_version", "5", "any, 4, 6"));
 
-        let plan = plan(&[&spec], &[broken], Scope::All);
+        let plan = plan(&[&spec], &[broken], PruneScope::All);
 
         assert_eq!((plan.change.len(), plan.add.len(), plan.remove.len()), (1, 0, 0));
     }
@@ -280,7 +289,7 @@ mod tests {
         wanted.regions = vec!["us".parse().unwrap()];
         let known = ["eu".to_owned()];
 
-        let plan = Plan::new(&wanted, &known, &[], Scope::None);
+        let plan = Plan::new(&wanted, &known, &[], PruneScope::None);
 
         assert_eq!(plan.unknown_regions(&known), ["moon"]);
         assert_eq!(plan.regions, ["us".parse().unwrap()]);

@@ -11,44 +11,44 @@ use rustls::{
 };
 use time::OffsetDateTime;
 
-type Error = Box<dyn std::error::Error + Send + Sync>;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 pub(super) struct Certificates {
     /// In PEM, for who is to trust it.
-    pub(super) authority: String,
-    pub(super) server: Arc<ServerConfig>,
+    pub(super) authority_pem: String,
+    pub(super) server_config: Arc<ServerConfig>,
 }
 
-const DAY: Duration = Duration::from_secs(86_400);
+const ONE_DAY: Duration = Duration::from_secs(86_400);
 
-pub(super) fn make() -> Result<Certificates, Error> {
-    let now = picket_runtime::clock::wall().datetime();
+pub(super) fn generate_certificates() -> Result<Certificates, BoxError> {
+    let now = picket_runtime::clock::wall_clock_now().to_offset_datetime();
     let mut params = CertificateParams::new(Vec::new())?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.distinguished_name.push(rcgen::DnType::CommonName, "Picket demo authority");
-    valid(&mut params, now - 2 * DAY, now + 90 * DAY);
+    set_validity(&mut params, now - 2 * ONE_DAY, now + 90 * ONE_DAY);
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
-    let chooser = Chooser {
-        good: signed(&authority, now - DAY, now + 30 * DAY)?,
-        expired: signed(&authority, now - 2 * DAY, now - DAY)?,
+    let chooser = CertResolver {
+        valid_cert: sign_certificate(&authority, now - ONE_DAY, now + 30 * ONE_DAY)?,
+        expired_cert: sign_certificate(&authority, now - 2 * ONE_DAY, now - ONE_DAY)?,
     };
     let server = ServerConfig::builder().with_no_client_auth().with_cert_resolver(Arc::new(chooser));
-    Ok(Certificates { authority: authority.pem(), server: Arc::new(server) })
+    Ok(Certificates { authority_pem: authority.pem(), server_config: Arc::new(server) })
 }
 
-fn valid(params: &mut CertificateParams, from: OffsetDateTime, to: OffsetDateTime) {
+fn set_validity(params: &mut CertificateParams, from: OffsetDateTime, to: OffsetDateTime) {
     params.not_before = from;
     params.not_after = to;
 }
 
-fn signed(
+fn sign_certificate(
     authority: &CertifiedIssuer<'_, KeyPair>,
     from: OffsetDateTime,
     to: OffsetDateTime,
-) -> Result<Arc<CertifiedKey>, Error> {
+) -> Result<Arc<CertifiedKey>, BoxError> {
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])?;
-    valid(&mut params, from, to);
+    set_validity(&mut params, from, to);
     let certificate = params.signed_by(&key, authority)?;
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key)?;
@@ -57,16 +57,16 @@ fn signed(
 
 /// The good one for who asks by name, the expired one for who asks by address.
 #[derive(Debug)]
-struct Chooser {
-    good: Arc<CertifiedKey>,
-    expired: Arc<CertifiedKey>,
+struct CertResolver {
+    valid_cert: Arc<CertifiedKey>,
+    expired_cert: Arc<CertifiedKey>,
 }
 
-impl ResolvesServerCert for Chooser {
+impl ResolvesServerCert for CertResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(match hello.server_name() {
-            Some(_) => &self.good,
-            None => &self.expired,
+            Some(_) => &self.valid_cert,
+            None => &self.expired_cert,
         }))
     }
 }

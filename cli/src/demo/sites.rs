@@ -3,16 +3,16 @@
 use picket_proto::site::{IntervalRange, SiteSpec};
 
 /// The tag of all of them.
-pub(super) const TAG: &str = "demo";
+pub(super) const DEMO_TAG: &str = "demo";
 
 /// A site, and what it shows.
-pub(super) struct Shown {
+pub(super) struct DemoSite {
     pub(super) spec: SiteSpec,
-    pub(super) shows: &'static str,
+    pub(super) description: &'static str,
 }
 
 /// All of them, on a target whose port is `port`.
-pub(super) fn all(port: u16, intervals: IntervalRange) -> Vec<Shown> {
+pub(super) fn demo_sites(port: u16, intervals: IntervalRange) -> Vec<DemoSite> {
     let (plain, secure) = (format!("http://127.0.0.1:{port}"), port.saturating_add(1));
     let interval = i64::try_from(intervals.min.as_secs().max(5)).unwrap_or(5);
     let site = |name: &str, url: String, shows: &'static str, change: fn(&mut SiteSpec)| {
@@ -20,9 +20,9 @@ pub(super) fn all(port: u16, intervals: IntervalRange) -> Vec<Shown> {
         spec.name = Some(name.to_owned());
         spec.interval_seconds = interval;
         spec.check.timeout_ms = 3_000;
-        spec.tags = vec![TAG.to_owned()];
+        spec.tags = vec![DEMO_TAG.to_owned()];
         change(&mut spec);
-        Shown { spec, shows }
+        DemoSite { spec, description: shows }
     };
     let at = |path: &str| format!("{plain}{path}");
     vec![
@@ -75,12 +75,13 @@ mod tests {
 
     #[test]
     fn every_site_of_the_demo_can_be_watched_and_none_is_there_twice() {
-        let sites = all(8_090, IntervalRange::default());
+        let sites = demo_sites(8_090, IntervalRange::default());
 
         for site in &sites {
             site.spec.validate(IntervalRange::default()).unwrap();
         }
-        let identities: BTreeSet<_> = sites.iter().map(|site| crate::site::identity(&site.spec)).collect();
+        let identities: BTreeSet<_> =
+            sites.iter().map(|site| crate::site::site_identity(&site.spec)).collect();
         assert_eq!(identities.len(), sites.len());
     }
 }

@@ -31,42 +31,42 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 /// A running target; it ends when dropped.
-pub(crate) struct Target(Vec<AbortHandle>);
+pub(crate) struct DemoTarget(Vec<AbortHandle>);
 
 /// Connections at once, so that a flood stays the target's own trouble.
-const CONNECTIONS: usize = 1_000;
+const MAX_CONNECTIONS: usize = 1_000;
 /// No connection lives longer.
-const LONGEST: Duration = Duration::from_secs(60);
-const BIG: usize = 4 << 20;
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+const BIG_BODY_BYTES: usize = 4 << 20;
 
-type Body = BoxBody<Bytes, io::Error>;
+type ResponseBody = BoxBody<Bytes, io::Error>;
 
-struct State {
-    began: Instant,
-    asked: AtomicU64,
-    connections: Semaphore,
+struct TargetState {
+    started_at: Instant,
+    request_count: AtomicU64,
+    connection_permits: Semaphore,
 }
 
-impl Target {
+impl DemoTarget {
     /// Listens on `port` of 127.0.0.1, and with TLS on the next; an error names the port that it is about.
     pub(super) async fn start(port: u16, tls: Arc<rustls::ServerConfig>) -> Result<Self, (u16, io::Error)> {
         let listen =
             async |port: u16| TcpListener::bind(("127.0.0.1", port)).await.map_err(|why| (port, why));
-        let state = Arc::new(State {
-            began: Instant::now(),
-            asked: AtomicU64::new(0),
-            connections: Semaphore::new(CONNECTIONS),
+        let state = Arc::new(TargetState {
+            started_at: Instant::now(),
+            request_count: AtomicU64::new(0),
+            connection_permits: Semaphore::new(MAX_CONNECTIONS),
         });
         let plain = listen(port).await?;
         let secure = listen(port.saturating_add(1)).await?;
         Ok(Self(vec![
-            tokio::spawn(accept(plain, None, Arc::clone(&state))).abort_handle(),
-            tokio::spawn(accept(secure, Some(TlsAcceptor::from(tls)), state)).abort_handle(),
+            tokio::spawn(accept_connections(plain, None, Arc::clone(&state))).abort_handle(),
+            tokio::spawn(accept_connections(secure, Some(TlsAcceptor::from(tls)), state)).abort_handle(),
         ]))
     }
 }
 
-impl Drop for Target {
+impl Drop for DemoTarget {
     fn drop(&mut self) {
         for task in &self.0 {
             task.abort();
@@ -74,7 +74,7 @@ impl Drop for Target {
     }
 }
 
-async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, state: Arc<State>) {
+async fn accept_connections(listener: TcpListener, tls: Option<TlsAcceptor>, state: Arc<TargetState>) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             // Out of files, most likely; others will close theirs.
@@ -83,27 +83,27 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, state: Arc<Stat
         };
         let (tls, state) = (tls.clone(), Arc::clone(&state));
         tokio::spawn(async move {
-            let Ok(_permit) = state.connections.try_acquire() else {
+            let Ok(_permit) = state.connection_permits.try_acquire() else {
                 return;
             };
             let served = async {
                 match tls {
-                    None => serve(stream, &state).await,
+                    None => serve_connection(stream, &state).await,
                     Some(tls) => {
                         if let Ok(stream) = tls.accept(stream).await {
-                            serve(stream, &state).await;
+                            serve_connection(stream, &state).await;
                         }
                     }
                 }
             };
-            let _ = timeout(LONGEST, served).await;
+            let _ = timeout(CONNECTION_TIMEOUT, served).await;
         });
     }
 }
 
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, state: &State) {
+async fn serve_connection(stream: impl AsyncRead + AsyncWrite + Unpin, state: &TargetState) {
     let service = service_fn(|request: Request<Incoming>| async move {
-        Ok::<_, Infallible>(answer(request.uri().path(), state).await)
+        Ok::<_, Infallible>(respond_to_path(request.uri().path(), state).await)
     });
     // A client that hangs up is what a target must expect.
     let _ = hyper::server::conn::http1::Builder::new()
@@ -112,40 +112,40 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, state: &State) {
         .await;
 }
 
-async fn answer(path: &str, state: &State) -> Response<Body> {
+async fn respond_to_path(path: &str, state: &TargetState) -> Response<ResponseBody> {
     const SPELL: u64 = 20;
-    let asked = state.asked.fetch_add(1, Ordering::Relaxed);
+    let asked = state.request_count.fetch_add(1, Ordering::Relaxed);
     match path {
-        "/" => text(
+        "/" => text_response(
             StatusCode::OK,
             "The demo's target. Ask for /fine, /slow, /failing, /flapping, /silent, /cut, /big…\n",
         ),
-        "/fine" => text(StatusCode::OK, "<h1>Welcome</h1>\n"),
+        "/fine" => text_response(StatusCode::OK, "<h1>Welcome</h1>\n"),
         "/slow" => {
             sleep(Duration::from_millis(300 + asked * 397 % 1_200)).await;
-            text(StatusCode::OK, "<h1>Welcome</h1> at last\n")
+            text_response(StatusCode::OK, "<h1>Welcome</h1> at last\n")
         }
-        "/health" => text(StatusCode::OK, "{\"status\": \"ok\"}\n"),
-        "/failing" => text(StatusCode::INTERNAL_SERVER_ERROR, "it is broken\n"),
-        "/flapping" if (state.began.elapsed().as_secs() / SPELL).is_multiple_of(2) => {
-            text(StatusCode::OK, "up, for now\n")
+        "/health" => text_response(StatusCode::OK, "{\"status\": \"ok\"}\n"),
+        "/failing" => text_response(StatusCode::INTERNAL_SERVER_ERROR, "it is broken\n"),
+        "/flapping" if (state.started_at.elapsed().as_secs() / SPELL).is_multiple_of(2) => {
+            text_response(StatusCode::OK, "up, for now\n")
         }
-        "/flapping" => text(StatusCode::SERVICE_UNAVAILABLE, "down, for now\n"),
-        "/maintenance" => text(StatusCode::OK, "<h1>Back soon</h1>\n"),
-        "/stacktrace" => text(StatusCode::OK, "thread 'main' panicked at src/main.rs:1:1\n"),
-        "/loop" => redirect("/loop".to_owned()),
+        "/flapping" => text_response(StatusCode::SERVICE_UNAVAILABLE, "down, for now\n"),
+        "/maintenance" => text_response(StatusCode::OK, "<h1>Back soon</h1>\n"),
+        "/stacktrace" => text_response(StatusCode::OK, "thread 'main' panicked at src/main.rs:1:1\n"),
+        "/loop" => redirect_response("/loop".to_owned()),
         "/silent" => pending().await,
-        "/cut" => cut(),
-        "/big" => text(StatusCode::OK, vec![b'.'; BIG]),
+        "/cut" => truncated_response(),
+        "/big" => text_response(StatusCode::OK, vec![b'.'; BIG_BODY_BYTES]),
         _ => match path.strip_prefix("/hop/").and_then(|left| left.parse::<u8>().ok()) {
-            Some(0 | 1) => redirect("/fine".to_owned()),
-            Some(left) => redirect(format!("/hop/{}", left - 1)),
-            None => text(StatusCode::NOT_FOUND, "there is no such thing here\n"),
+            Some(0 | 1) => redirect_response("/fine".to_owned()),
+            Some(left) => redirect_response(format!("/hop/{}", left - 1)),
+            None => text_response(StatusCode::NOT_FOUND, "there is no such thing here\n"),
         },
     }
 }
 
-fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
+fn text_response(status: StatusCode, body: impl Into<Bytes>) -> Response<ResponseBody> {
     let body = Full::new(body.into()).map_err(|never| match never {}).boxed();
     let mut response = Response::new(body);
     *response.status_mut() = status;
@@ -155,8 +155,8 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
     response
 }
 
-fn redirect(to: String) -> Response<Body> {
-    let mut response = text(StatusCode::FOUND, "");
+fn redirect_response(to: String) -> Response<ResponseBody> {
+    let mut response = text_response(StatusCode::FOUND, "");
     if let Ok(to) = to.try_into() {
         response.headers_mut().insert(LOCATION, to);
     }
@@ -164,7 +164,7 @@ fn redirect(to: String) -> Response<Body> {
 }
 
 /// Part of a body, and then the end of the connection.
-fn cut() -> Response<Body> {
+fn truncated_response() -> Response<ResponseBody> {
     let parts = [Ok(Frame::data(Bytes::from_static(b"<h1>Wel"))), Err(io::Error::other("cut off"))];
     let parts = stream::iter(parts).then(async |part| {
         if part.is_err() {
@@ -182,8 +182,12 @@ mod tests {
 
     use super::*;
 
-    fn state() -> State {
-        State { began: Instant::now(), asked: AtomicU64::new(0), connections: Semaphore::new(1) }
+    fn state() -> TargetState {
+        TargetState {
+            started_at: Instant::now(),
+            request_count: AtomicU64::new(0),
+            connection_permits: Semaphore::new(1),
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -192,7 +196,7 @@ mod tests {
 
         let mut seen = Vec::new();
         for _ in 0..4 {
-            seen.push(answer("/flapping", &state).await.status().as_u16());
+            seen.push(respond_to_path("/flapping", &state).await.status().as_u16());
             sleep(Duration::from_secs(20)).await;
         }
 
@@ -205,7 +209,7 @@ mod tests {
         let mut seen = String::new();
 
         client.write_all(b"GET /cut HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-        serve(server, &state()).await;
+        serve_connection(server, &state()).await;
         client.read_to_string(&mut seen).await.unwrap();
 
         assert!(seen.starts_with("HTTP/1.1 200 OK\r\n") && seen.contains("<h1>Wel"), "{seen}");
@@ -216,7 +220,7 @@ mod tests {
     async fn a_chain_of_redirects_ends_and_a_loop_does_not() {
         let state = state();
         let next = async |path: &str| {
-            let response = answer(path, &state).await;
+            let response = respond_to_path(path, &state).await;
             response.headers().get(LOCATION).map(|to| to.to_str().unwrap().to_owned())
         };
 

@@ -15,7 +15,7 @@ use picket_proto::Role;
 
 use crate::error::Error;
 
-const HEAD: &str = "\
+const FILE_HEADER: &str = "\
 # The users of this NATS and their public keys, which are no secrets. 'picket nats' writes accounts.conf from this file.
 # A role may have several keys: while one is exchanged for another both are good.
 ";
@@ -24,7 +24,7 @@ const HEAD: &str = "\
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum User {
     /// One of Picket's roles.
-    Of(Role),
+    Role(Role),
     /// Looks after the servers themselves, in the system account.
     System,
 }
@@ -32,7 +32,7 @@ pub(super) enum User {
 impl std::fmt::Display for User {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Of(role) => role.fmt(f),
+            Self::Role(role) => role.fmt(f),
             Self::System => f.pad("system"),
         }
     }
@@ -43,41 +43,43 @@ impl std::fmt::Display for User {
 pub(super) struct Users(pub(super) Vec<(User, String)>);
 
 /// What became of a user that was asked for.
-pub(super) enum Added {
+pub(super) enum CredentialStatus {
     /// It has a credential now, which is in this file.
-    Now(PathBuf),
+    Created(PathBuf),
     /// It had one already, which would be in this file, unless somebody took it away.
-    Before(PathBuf),
+    Existing(PathBuf),
 }
 
 impl Users {
-    fn file(dir: &Path) -> PathBuf {
+    fn file_path(dir: &Path) -> PathBuf {
         dir.join("users")
     }
 
     /// Reads the file; none is no users.
-    pub(super) fn read(dir: &Path) -> Result<Self, Error> {
-        let file = Self::file(dir);
+    pub(super) fn read_file(dir: &Path) -> Result<Self, Error> {
+        let file = Self::file_path(dir);
         match fs::read_to_string(&file) {
-            Ok(text) => Self::parse(&text).map_err(|why| Error::Usage(format!("{}: {why}", file.display()))),
+            Ok(text) => {
+                Self::parse_lines(&text).map_err(|why| Error::Usage(format!("{}: {why}", file.display())))
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(unusable("read", &file, &error)),
+            Err(error) => Err(io_error("read", &file, &error)),
         }
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    fn parse_lines(text: &str) -> Result<Self, String> {
         let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
         let users = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')).map(|(number, line)| {
             let (name, key) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
             let user = match name {
                 "system" => User::System,
-                name => User::Of(name.parse().map_err(|why| format!("line {number}: {why}"))?),
+                name => User::Role(name.parse().map_err(|why| format!("line {number}: {why}"))?),
             };
             match KeyPair::from_public_key(key.trim()) {
                 Ok(pair) if pair.key_pair_type() == KeyPairType::User => Ok((user, key.trim().to_owned())),
                 _ => Err(format!(
                     "line {number}: the key of {name}: '{}' is refused; allowed: a user's public nkey, which begins with U",
-                    picket_proto::invalid::shorten(key.trim(), 80)
+                    picket_proto::validation::sanitize_text(key.trim(), 80)
                 )),
             }
         });
@@ -85,23 +87,23 @@ impl Users {
     }
 
     /// Writes the file so that a reader sees the old one or the new one.
-    pub(super) fn write(&self, dir: &Path) -> Result<(), Error> {
+    pub(super) fn write_file(&self, dir: &Path) -> Result<(), Error> {
         let lines = self.0.iter().map(|(user, key)| format!("{user:<20} {key}\n"));
-        write(&Self::file(dir), &lines.fold(HEAD.to_owned(), |text, line| text + &line))
+        replace_file(&Self::file_path(dir), &lines.fold(FILE_HEADER.to_owned(), |text, line| text + &line))
     }
 
     /// Gives `user` a credential if it has none.
-    pub(super) fn ensure(&mut self, dir: &Path, user: User) -> Result<Added, Error> {
-        let file = seed_file(dir, &user);
+    pub(super) fn create_if_missing(&mut self, dir: &Path, user: User) -> Result<CredentialStatus, Error> {
+        let file = seed_path(dir, &user);
         if self.0.iter().any(|(known, _)| *known == user) {
-            return Ok(Added::Before(file));
+            return Ok(CredentialStatus::Existing(file));
         }
-        self.give(dir, user).map(Added::Now)
+        self.create_credential(dir, user).map(CredentialStatus::Created)
     }
 
     /// Gives `user` a new credential. One that a killed command left is taken: nobody knows it yet.
-    pub(super) fn give(&mut self, dir: &Path, user: User) -> Result<PathBuf, Error> {
-        let file = seed_file(dir, &user);
+    pub(super) fn create_credential(&mut self, dir: &Path, user: User) -> Result<PathBuf, Error> {
+        let file = seed_path(dir, &user);
         let pair = match fs::read_to_string(&file) {
             Ok(text) => KeyPair::from_seed(text.trim())
                 .map_err(|_| Error::Usage(format!("{}: is there and holds no nkey seed", file.display())))?,
@@ -109,54 +111,54 @@ impl Users {
                 let pair = KeyPair::new_user();
                 let seed =
                     pair.seed().map_err(|why| Error::Failed(format!("could not make a key: {why}")))?;
-                write_secret(&file, &seed).map_err(|why| unusable("write", &file, &why))?;
+                write_secret(&file, &seed).map_err(|why| io_error("write", &file, &why))?;
                 pair
             }
-            Err(error) => return Err(unusable("read", &file, &error)),
+            Err(error) => return Err(io_error("read", &file, &error)),
         };
         self.0.push((user, pair.public_key()));
         Ok(file)
     }
 
     /// Takes all keys of `user` away, and its seed if it is here; says whether it had any.
-    pub(super) fn remove(&mut self, dir: &Path, user: &User) -> Result<bool, Error> {
+    pub(super) fn remove_user(&mut self, dir: &Path, user: &User) -> Result<bool, Error> {
         let before = self.0.len();
         self.0.retain(|(known, _)| known != user);
-        let file = seed_file(dir, user);
+        let file = seed_path(dir, user);
         match fs::remove_file(&file) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(unusable("remove", &file, &error)),
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(io_error("remove", &file, &error)),
             _ => Ok(self.0.len() < before),
         }
     }
 
     /// Those of Picket, each once, with all its keys.
-    pub(super) fn roles(&self) -> impl Iterator<Item = (&Role, Vec<&str>)> {
+    pub(super) fn roles_with_keys(&self) -> impl Iterator<Item = (&Role, Vec<&str>)> {
         let roles = self.0.iter().filter_map(|(user, _)| match user {
-            User::Of(role) => Some(role),
+            User::Role(role) => Some(role),
             User::System => None,
         });
         let roles: BTreeSet<_> = roles.collect();
-        roles.into_iter().map(|role| (role, self.keys(&User::Of(role.clone()))))
+        roles.into_iter().map(|role| (role, self.public_keys(&User::Role(role.clone()))))
     }
 
     /// The keys of one.
-    pub(super) fn keys(&self, user: &User) -> Vec<&str> {
+    pub(super) fn public_keys(&self, user: &User) -> Vec<&str> {
         self.0.iter().filter(|(known, _)| known == user).map(|(_, key)| key.as_str()).collect()
     }
 }
 
 /// Where the seed of a user is written to.
-pub(super) fn seed_file(dir: &Path, user: &User) -> PathBuf {
+pub(super) fn seed_path(dir: &Path, user: &User) -> PathBuf {
     dir.join("creds").join(format!("{user}.nk"))
 }
 
-pub(super) fn make_dirs(dir: &Path) -> Result<(), Error> {
+pub(super) fn create_dirs(dir: &Path) -> Result<(), Error> {
     let creds = dir.join("creds");
     let made = fs::create_dir_all(dir).and_then(|()| match DirBuilder::new().mode(0o700).create(&creds) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         made => made,
     });
-    made.map_err(|why| unusable("make", &creds, &why))
+    made.map_err(|why| io_error("make", &creds, &why))
 }
 
 /// Writes what only its owner may read, whole or not at all; an older file is not written over.
@@ -173,16 +175,16 @@ fn write_secret(path: &Path, secret: &str) -> io::Result<()> {
 }
 
 /// Writes a file so that a reader sees the old one or the new one.
-pub(super) fn write(path: &Path, text: &str) -> Result<(), Error> {
+pub(super) fn replace_file(path: &Path, text: &str) -> Result<(), Error> {
     let new = path.with_extension(format!("new.{}", std::process::id()));
     let written = fs::write(&new, text).and_then(|()| fs::rename(&new, path));
     written.map_err(|why| {
         let _ = fs::remove_file(&new);
-        unusable("write", path, &why)
+        io_error("write", path, &why)
     })
 }
 
-pub(super) fn unusable(doing: &str, path: &Path, why: &io::Error) -> Error {
+pub(super) fn io_error(doing: &str, path: &Path, why: &io::Error) -> Error {
     Error::Usage(format!("could not {doing} {}: {why}", path.display()))
 }
 
@@ -195,22 +197,28 @@ mod tests {
     #[test]
     fn a_credential_is_made_once_and_only_its_owner_can_read_it() {
         let dir = tempfile::tempdir().unwrap();
-        make_dirs(dir.path()).unwrap();
-        let user = User::Of("prober-eu".parse().unwrap());
+        create_dirs(dir.path()).unwrap();
+        let user = User::Role("prober-eu".parse().unwrap());
         let mut users = Users::default();
 
-        let Added::Now(file) = users.ensure(dir.path(), user.clone()).unwrap() else { panic!("it is new") };
-        users.write(dir.path()).unwrap();
+        let CredentialStatus::Created(file) = users.create_if_missing(dir.path(), user.clone()).unwrap()
+        else {
+            panic!("it is new")
+        };
+        users.write_file(dir.path()).unwrap();
         let seed = fs::read_to_string(&file).unwrap();
 
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(dir.path().join("creds")).unwrap().permissions().mode() & 0o777, 0o700);
-        let mut again = Users::read(dir.path()).unwrap();
+        let mut again = Users::read_file(dir.path()).unwrap();
         assert_eq!(again, users);
-        assert!(matches!(again.ensure(dir.path(), user.clone()).unwrap(), Added::Before(_)));
-        assert_eq!(KeyPair::from_seed(seed.trim()).unwrap().public_key(), again.keys(&user)[0]);
+        assert!(matches!(
+            again.create_if_missing(dir.path(), user.clone()).unwrap(),
+            CredentialStatus::Existing(_)
+        ));
+        assert_eq!(KeyPair::from_seed(seed.trim()).unwrap().public_key(), again.public_keys(&user)[0]);
         assert!(!fs::read_to_string(dir.path().join("users")).unwrap().contains(seed.trim()));
-        assert!(again.remove(dir.path(), &user).unwrap() && !file.exists());
+        assert!(again.remove_user(dir.path(), &user).unwrap() && !file.exists());
     }
 
     #[test]
@@ -222,7 +230,7 @@ mod tests {
             (&format!("sink {}", KeyPair::new_account().public_key()), "begins with U"),
             (&format!("sink {seed}"), "begins with U"),
         ] {
-            let why = Users::parse(&format!("# head\n{line}\n")).unwrap_err();
+            let why = Users::parse_lines(&format!("# head\n{line}\n")).unwrap_err();
             assert!(why.contains("line 2") && why.contains(said), "{why}");
         }
     }

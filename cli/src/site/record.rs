@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 /// A row of `picket site list --output json`.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Record {
+pub(crate) struct SiteRecord {
     pub(crate) id: SiteId,
     pub(crate) url: String,
     /// All that people define but the URL; empty when SQL let in what cannot be read.
@@ -19,7 +19,7 @@ pub(crate) struct Record {
 }
 
 /// The fields of a definition in the order in which people look for them; the URL stands before them.
-const ORDER: [&str; 18] = [
+const FIELD_ORDER: [&str; 18] = [
     "name",
     "interval_seconds",
     "regions",
@@ -41,7 +41,7 @@ const ORDER: [&str; 18] = [
 ];
 
 /// Every field of a definition under its name in the contract, defaults too.
-pub(crate) fn definition(spec: &SiteSpec) -> Map<String, Value> {
+pub(crate) fn definition_fields(spec: &SiteSpec) -> Map<String, Value> {
     let SiteSpec { check, .. } = spec;
     let Value::Object(fields) = json!({
         "url": check.url,
@@ -69,10 +69,10 @@ pub(crate) fn definition(spec: &SiteSpec) -> Map<String, Value> {
     fields
 }
 
-impl From<&Site> for Record {
+impl From<&Site> for SiteRecord {
     fn from(site: &Site) -> Self {
         let (mut definition, unreadable) = match &site.spec {
-            Ok(spec) => (definition(spec), None),
+            Ok(spec) => (definition_fields(spec), None),
             Err(why) => (Map::new(), Some(why.to_string())),
         };
         definition.remove("url");
@@ -87,7 +87,7 @@ impl From<&Site> for Record {
     }
 }
 
-impl Record {
+impl SiteRecord {
     /// In one word, what becomes of it.
     pub(crate) fn state(&self) -> &'static str {
         match (self.definition.get("enabled"), &self.problem) {
@@ -101,31 +101,34 @@ impl Record {
         Some(self.definition.get("name")?.as_str()?.to_owned())
     }
 
-    pub(crate) fn interval(&self) -> Option<String> {
-        Some(super::seconds(self.definition.get("interval_seconds")?.as_i64()?))
+    pub(crate) fn interval_text(&self) -> Option<String> {
+        Some(super::format_interval(self.definition.get("interval_seconds")?.as_i64()?))
     }
 
-    pub(crate) fn regions(&self) -> String {
-        match self.texts("regions") {
+    pub(crate) fn regions_text(&self) -> String {
+        match self.list_field("regions") {
             none if none.is_empty() => "all".to_owned(),
             some => some.join(","),
         }
     }
 
-    pub(crate) fn tags(&self) -> Option<String> {
-        Some(self.texts("tags").join(",")).filter(|tags| !tags.is_empty())
+    pub(crate) fn tags_text(&self) -> Option<String> {
+        Some(self.list_field("tags").join(",")).filter(|tags| !tags.is_empty())
     }
 
     pub(crate) fn has_tag(&self, tag: &str) -> bool {
-        self.texts("tags").contains(&tag)
+        self.list_field("tags").contains(&tag)
     }
 
     /// The fields that people define, with their values as text; what is at rest (null, empty) is left out.
-    pub(crate) fn lines(&self) -> Vec<(&'static str, String)> {
-        ORDER.iter().filter_map(|name| Some((*name, text(self.definition.get(*name)?)?))).collect()
+    pub(crate) fn field_lines(&self) -> Vec<(&'static str, String)> {
+        FIELD_ORDER
+            .iter()
+            .filter_map(|name| Some((*name, format_value(self.definition.get(*name)?)?)))
+            .collect()
     }
 
-    fn texts(&self, field: &str) -> Vec<&str> {
+    fn list_field(&self, field: &str) -> Vec<&str> {
         match self.definition.get(field) {
             Some(Value::Array(values)) => values.iter().filter_map(Value::as_str).collect(),
             _ => Vec::new(),
@@ -134,7 +137,7 @@ impl Record {
 }
 
 /// A value as it is shown to people; nothing for an absent or empty one.
-fn text(value: &Value) -> Option<String> {
+fn format_value(value: &Value) -> Option<String> {
     match value {
         Value::Null => None,
         Value::String(text) => Some(text.clone()),

@@ -1,77 +1,80 @@
 //! `picket site show`: all about one site.
 
 use picket_proto::Timestamp;
-use picket_store::{Store, report, sites::Site};
+use picket_store::{Store, site_status, sites::Site};
 use serde::Serialize;
 
-use super::Record;
+use super::SiteRecord;
 use crate::{
     error::Error,
-    output::{Format, Listing, OutputOptions, cell, json, print_coloured, print_data, word},
+    output::{
+        OutputFormat, OutputOptions, TextTable, print_coloured, print_data, status_cell, text_cell,
+        to_pretty_json,
+    },
 };
 
 /// How many results of each region are shown.
-const RESULTS: i64 = 5;
+const RESULTS_PER_REGION: i64 = 5;
 
 #[derive(Serialize)]
-struct Whole<'a> {
+struct SiteDetails<'a> {
     #[serde(flatten)]
-    record: &'a Record,
-    schedules: Vec<report::Schedule>,
-    results: Vec<report::Check>,
+    record: &'a SiteRecord,
+    schedules: Vec<site_status::RegionSchedule>,
+    results: Vec<site_status::RecentCheck>,
 }
 
-pub(super) async fn show(store: &Store, site: &Site, output: OutputOptions) -> Result<(), Error> {
-    let record = Record::from(site);
-    let whole = Whole {
+pub(super) async fn show_site(store: &Store, site: &Site, output: OutputOptions) -> Result<(), Error> {
+    let record = SiteRecord::from(site);
+    let whole = SiteDetails {
         record: &record,
-        schedules: report::schedules(store, site.id).await?,
-        results: report::last_checks(store, site.id, RESULTS).await?,
+        schedules: site_status::list_schedules(store, site.id).await?,
+        results: site_status::list_recent_checks(store, site.id, RESULTS_PER_REGION).await?,
     };
-    if output.output == Format::Json {
-        return print_data(&json(&[whole]));
+    if output.output == OutputFormat::Json {
+        return print_data(&to_pretty_json(&[whole]));
     }
-    let mut lines = Listing::new(["SITE", &site.id.to_string()], "");
-    lines.row([cell("url"), cell(&site.url)]);
-    lines.row([cell("state"), word(record.state())]);
+    let mut lines = TextTable::new(["SITE", &site.id.to_string()], "");
+    lines.add_row([text_cell("url"), text_cell(&site.url)]);
+    lines.add_row([text_cell("state"), status_cell(record.state())]);
     if let Some(problem) = &record.problem {
-        lines.row([cell("problem"), cell(problem)]);
+        lines.add_row([text_cell("problem"), text_cell(problem)]);
     }
-    for (name, value) in record.lines() {
-        lines.row([cell(name), cell(value)]);
+    for (name, value) in record.field_lines() {
+        lines.add_row([text_cell(name), text_cell(value)]);
     }
-    let mut schedules = Listing::new(
+    let mut schedules = TextTable::new(
         ["REGION", "EVERY", "SINCE"],
         "no schedule is in force: it is paused, has a problem, or there is no region yet",
     );
     for schedule in &whole.schedules {
-        schedules.row([
-            cell(&schedule.region),
-            cell(super::seconds(schedule.interval_ms / 1_000)),
-            cell(moment(Some(schedule.valid_from))),
+        schedules.add_row([
+            text_cell(&schedule.region),
+            text_cell(super::format_interval(schedule.interval_ms / 1_000)),
+            text_cell(format_timestamp(Some(schedule.valid_from))),
         ]);
     }
-    let mut results = Listing::new(
+    let mut results = TextTable::new(
         ["SCHEDULED AT", "REGION", "OUTCOME", "CAUSE", "STATUS", "TOTAL MS", "MESSAGE"],
         "no result yet",
     )
-    .numbers([4, 5]);
+    .align_right([4, 5]);
     for check in &whole.results {
-        results.row([
-            cell(moment(Some(check.scheduled_at))),
-            cell(&check.region),
-            word(&check.outcome),
-            cell(check.cause.clone()),
-            cell(check.http_status),
-            cell(check.total_ms.map(|ms| format!("{ms:.1}"))),
-            cell(check.message.clone()),
+        results.add_row([
+            text_cell(format_timestamp(Some(check.scheduled_at))),
+            text_cell(&check.region),
+            status_cell(&check.outcome),
+            text_cell(check.cause.clone()),
+            text_cell(check.http_status),
+            text_cell(check.total_ms.map(|ms| format!("{ms:.1}"))),
+            text_cell(check.message.clone()),
         ]);
     }
     print_coloured(&format!("{lines}\n{schedules}\n{results}"))
 }
 
 /// A moment to the second, as tables show it.
-pub(crate) fn moment(moment: Option<Timestamp>) -> Option<String> {
+pub(crate) fn format_timestamp(moment: Option<Timestamp>) -> Option<String> {
     let text = moment?.to_string();
     Some(format!("{} {}", &text[..10], &text[11..19]))
 }

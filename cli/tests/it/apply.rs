@@ -21,8 +21,8 @@ async fn a_file_is_applied_once_and_a_second_time_changes_nothing() {
     let picket = Picket::new().await;
     fs::write(picket.dir().join("sites.yaml"), FILE).unwrap();
 
-    let first = picket.well(&["apply"]);
-    let second = picket.well(&["apply", "-f", "sites.yaml", "--prune"]);
+    let first = picket.run_ok(&["apply"]);
+    let second = picket.run_ok(&["apply", "-f", "sites.yaml", "--prune"]);
 
     assert!(first.contains("+ region us\n+ https://a.example/\n"), "{first}");
     assert!(first.ends_with("2 added, 0 changed, 0 removed, 0 unchanged\n"), "{first}");
@@ -32,35 +32,35 @@ async fn a_file_is_applied_once_and_a_second_time_changes_nothing() {
 #[tokio::test]
 async fn what_is_exported_is_taken_back_unchanged() {
     let picket = Picket::new().await;
-    picket.apply(FILE, &[]);
-    picket.well(&["site", "pause", "1"]);
+    picket.apply_yaml(FILE, &[]);
+    picket.run_ok(&["site", "pause", "1"]);
 
-    let exported = picket.well(&["export"]);
-    let applied = picket.apply(&exported, &["--prune"]);
+    let exported = picket.run_ok(&["export"]);
+    let applied = picket.apply_yaml(&exported, &["--prune"]);
 
     assert_eq!(
         String::from_utf8_lossy(&applied.stdout),
         "0 added, 0 changed, 0 removed, 2 unchanged\n",
         "{exported}"
     );
-    assert_eq!(picket.well(&["export"]), exported);
+    assert_eq!(picket.run_ok(&["export"]), exported);
 }
 
 #[tokio::test]
 async fn a_dry_run_says_what_would_be_done_and_does_nothing() {
     let picket = Picket::new().await;
-    picket.apply(FILE, &[]);
+    picket.apply_yaml(FILE, &[]);
     let changed = "sites:\n  - url: https://a.example/\n    interval: 5s\n    regions: [us]\n";
 
-    let dry = String::from_utf8(picket.apply(changed, &["--prune", "--dry-run"]).stdout).unwrap();
-    let again = String::from_utf8(picket.apply(changed, &["--prune"]).stdout).unwrap();
+    let dry = String::from_utf8(picket.apply_yaml(changed, &["--prune", "--dry-run"]).stdout).unwrap();
+    let again = String::from_utf8(picket.apply_yaml(changed, &["--prune"]).stdout).unwrap();
 
     assert!(
         dry.contains("interval_seconds: 30 → 5") && dry.contains("- https://b.example/ (site 2)"),
         "{dry}"
     );
     assert_eq!(dry, format!("{again}nothing was changed (--dry-run)\n"));
-    assert!(!picket.well(&["site", "list"]).contains("b.example"));
+    assert!(!picket.run_ok(&["site", "list"]).contains("b.example"));
 }
 
 #[tokio::test]
@@ -68,8 +68,8 @@ async fn one_bad_site_refuses_the_whole_file_and_all_that_is_bad_is_shown() {
     let picket = Picket::new().await;
     let file = "sites:\n  - url: https://good.example/\n  - url: nonsense\n  - url: https://b.example/\n    quorum: 0\n";
 
-    let refused = picket.apply(file, &[]);
-    let unknown = picket.apply("sites:\n  - url: https://good.example/\n    regions: [mars]\n", &[]);
+    let refused = picket.apply_yaml(file, &[]);
+    let unknown = picket.apply_yaml("sites:\n  - url: https://good.example/\n    regions: [mars]\n", &[]);
 
     let said = String::from_utf8(refused.stderr).unwrap();
     assert_eq!((refused.status.code(), unknown.status.code()), (Some(2), Some(2)));
@@ -78,5 +78,5 @@ async fn one_bad_site_refuses_the_whole_file_and_all_that_is_bad_is_shown() {
         "{said}"
     );
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("no such region: mars"), "{unknown:?}");
-    assert!(picket.well(&["site", "list"]).contains("no sites yet"));
+    assert!(picket.run_ok(&["site", "list"]).contains("no sites yet"));
 }

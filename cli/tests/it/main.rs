@@ -16,7 +16,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use picket_testkit::servers::postgres;
+use picket_testkit::servers::shared_postgres;
 
 /// A migrated database with the region `eu`, and the command that is told of it.
 struct Picket {
@@ -26,10 +26,12 @@ struct Picket {
 
 impl Picket {
     async fn new() -> Self {
-        let picket =
-            Self { database_url: postgres().await.database().await, dir: tempfile::tempdir().unwrap() };
-        picket.well(&["migrate", "--shards", "4"]);
-        picket.well(&["region", "add", "eu"]);
+        let picket = Self {
+            database_url: shared_postgres().await.create_database().await,
+            dir: tempfile::tempdir().unwrap(),
+        };
+        picket.run_ok(&["migrate", "--shards", "4"]);
+        picket.run_ok(&["region", "add", "eu"]);
         picket
     }
 
@@ -38,12 +40,12 @@ impl Picket {
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
-        command(self.dir()).env("DATABASE_URL", &self.database_url).args(arguments).output().unwrap()
+        picket_command(self.dir()).env("DATABASE_URL", &self.database_url).args(arguments).output().unwrap()
     }
 
     /// What it says when all is well.
     #[track_caller]
-    fn well(&self, arguments: &[&str]) -> String {
+    fn run_ok(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         assert!(output.status.success(), "{arguments:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
@@ -51,15 +53,15 @@ impl Picket {
 
     /// What it complains of when it is used wrongly.
     #[track_caller]
-    fn refused(&self, arguments: &[&str]) -> String {
+    fn run_rejected(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
         String::from_utf8(output.stderr).unwrap()
     }
 
     /// Applies `yaml` from standard input.
-    fn apply(&self, yaml: &str, arguments: &[&str]) -> Output {
-        let mut child = command(self.dir())
+    fn apply_yaml(&self, yaml: &str, arguments: &[&str]) -> Output {
+        let mut child = picket_command(self.dir())
             .env("DATABASE_URL", &self.database_url)
             .args([&["apply", "-f", "-"], arguments].concat())
             .stdin(Stdio::piped())
@@ -73,7 +75,7 @@ impl Picket {
 }
 
 /// The program, in `dir` and with no variable of ours.
-fn command(dir: &Path) -> Command {
+fn picket_command(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_picket"));
     command.current_dir(dir);
     for (name, _) in std::env::vars() {

@@ -5,11 +5,11 @@ use sqlx::{Connection, PgConnection};
 use crate::Picket;
 
 /// Two sites in two regions over the last hours, one of which was down from us for a while.
-async fn reported() -> Picket {
+async fn create_reported_sites() -> Picket {
     let picket = Picket::new().await;
-    picket.well(&["region", "add", "us"]);
-    picket.well(&["site", "add", "https://shop.example", "--name", "shop, new", "--tag", "sales"]);
-    picket.well(&["site", "add", "https://blog.example", "--name", "blog"]);
+    picket.run_ok(&["region", "add", "us"]);
+    picket.run_ok(&["site", "add", "https://shop.example", "--name", "shop, new", "--tag", "sales"]);
+    picket.run_ok(&["site", "add", "https://blog.example", "--name", "blog"]);
     let mut database = PgConnection::connect(&picket.database_url).await.unwrap();
     sqlx::raw_sql(
         "UPDATE picket.schedules SET valid_from = now() - interval '3 hours';
@@ -32,26 +32,27 @@ async fn reported() -> Picket {
 
 #[tokio::test]
 async fn uptime_is_told_for_all_sites_for_a_tag_and_for_a_region() {
-    let picket = reported().await;
+    let picket = create_reported_sites().await;
 
-    let all = picket.well(&["report", "uptime"]);
+    let all = picket.run_ok(&["report", "uptime"]);
     let lines: Vec<_> = all.lines().collect();
     assert!(lines[0].contains("UPTIME %") && lines[0].ends_with("LAST 30 DAYS"), "{all}");
     assert!(lines[1].contains("shop, new") && lines[2].contains("100.0000"), "the worst first: {all}");
     assert!(lines[2].ends_with('█'), "{all}");
 
-    let of_tag = picket.well(&["report", "uptime", "--tag", "sales", "--output", "json"]);
+    let of_tag = picket.run_ok(&["report", "uptime", "--tag", "sales", "--output", "json"]);
     assert!(of_tag.contains("\"site\": \"shop, new\"") && !of_tag.contains("blog"), "{of_tag}");
-    let of_region = picket.well(&["report", "uptime", "--region", "eu", "--since", "2d", "--output", "json"]);
+    let of_region =
+        picket.run_ok(&["report", "uptime", "--region", "eu", "--since", "2d", "--output", "json"]);
     assert!(of_region.contains("\"down\": 0") && of_region.contains("\"uptime_pct\": 100.0"), "{of_region}");
-    assert!(picket.well(&["report", "uptime", "--tag", "none"]).contains("no checks in that span"));
+    assert!(picket.run_ok(&["report", "uptime", "--tag", "none"]).contains("no checks in that span"));
 }
 
 #[tokio::test]
 async fn csv_is_read_by_a_spreadsheet_and_holds_what_json_does() {
-    let picket = reported().await;
+    let picket = create_reported_sites().await;
 
-    let csv = picket.well(&["report", "latency", "--output", "csv"]);
+    let csv = picket.run_ok(&["report", "latency", "--output", "csv"]);
 
     let lines: Vec<_> = csv.split("\r\n").collect();
     assert_eq!(lines[0], "site_id,site,p50_ms,p95_ms,p99_ms,checks");
@@ -62,15 +63,15 @@ async fn csv_is_read_by_a_spreadsheet_and_holds_what_json_does() {
 
 #[tokio::test]
 async fn incidents_and_failures_say_when_and_why() {
-    let picket = reported().await;
+    let picket = create_reported_sites().await;
 
-    let incidents = picket.well(&["report", "incidents", "--tag", "sales", "--region", "us"]);
+    let incidents = picket.run_ok(&["report", "incidents", "--tag", "sales", "--region", "us"]);
     assert!(incidents.contains("no answer within 10 s") && incidents.contains("1h"), "{incidents}");
-    assert!(picket.well(&["report", "incidents", "--region", "eu"]).contains("no incidents"));
-    let failures = picket.well(&["report", "failures", "--output", "json"]);
+    assert!(picket.run_ok(&["report", "incidents", "--region", "eu"]).contains("no incidents"));
+    let failures = picket.run_ok(&["report", "failures", "--output", "json"]);
     assert!(
         failures.contains("\"cause\": \"timeout\"") && failures.contains("\"region\": \"us\""),
         "{failures}"
     );
-    assert!(picket.well(&["report", "failures", "--region", "eu"]).contains("nothing failed"));
+    assert!(picket.run_ok(&["report", "failures", "--region", "eu"]).contains("nothing failed"));
 }

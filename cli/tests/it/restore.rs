@@ -8,11 +8,11 @@ use crate::Picket;
 async fn migrate_says_that_a_database_comes_from_another_cluster_and_takes_its_rows_over_once() {
     const SAID: &str = "restored from another cluster";
     let picket = Picket::new().await;
-    picket.well(&["site", "add", "https://shop.example"]);
-    assert!(!picket.well(&["migrate"]).contains(SAID));
+    picket.run_ok(&["site", "add", "https://shop.example"]);
+    assert!(!picket.run_ok(&["migrate"]).contains(SAID));
     let mut database = PgConnection::connect(&picket.database_url).await.unwrap();
     sqlx::raw_sql("UPDATE picket.settings SET cluster = 'another'").execute(&mut database).await.unwrap();
 
-    assert!(picket.well(&["migrate"]).contains(SAID));
-    assert!(!picket.well(&["migrate"]).contains(SAID));
+    assert!(picket.run_ok(&["migrate"]).contains(SAID));
+    assert!(!picket.run_ok(&["migrate"]).contains(SAID));
 }

@@ -6,7 +6,7 @@ use crate::Picket;
 async fn a_site_is_added_listed_changed_paused_resumed_and_removed() {
     let picket = Picket::new().await;
 
-    let added = picket.well(&[
+    let added = picket.run_ok(&[
         "site",
         "add",
         "https://example.com",
@@ -18,7 +18,7 @@ async fn a_site_is_added_listed_changed_paused_resumed_and_removed() {
         "shop",
     ]);
     assert!(added.contains("added site 1") && added.contains("from eu"), "{added}");
-    let listed = picket.well(&["site", "list", "--output", "json"]);
+    let listed = picket.run_ok(&["site", "list", "--output", "json"]);
     for part in [
         "\"id\": 1",
         "\"interval_seconds\": 30",
@@ -28,16 +28,16 @@ async fn a_site_is_added_listed_changed_paused_resumed_and_removed() {
     ] {
         assert!(listed.contains(part), "{part}: {listed}");
     }
-    picket.well(&["site", "set", "1", "--interval", "1m", "--regex", ""]);
-    let shown = picket.well(&["site", "show", "https://example.com"]);
+    picket.run_ok(&["site", "set", "1", "--interval", "1m", "--regex", ""]);
+    let shown = picket.run_ok(&["site", "show", "https://example.com"]);
     assert!(shown.contains("eu      1m") && !shown.contains("regex"), "{shown}");
-    picket.well(&["site", "pause", "1"]);
-    assert!(picket.well(&["site", "pause", "1"]).contains("paused already"));
-    assert!(picket.well(&["status"]).contains("1 paused"));
-    picket.well(&["site", "resume", "1"]);
-    assert!(picket.well(&["status"]).contains("1 unknown"));
-    picket.well(&["site", "remove", "1"]);
-    assert!(picket.well(&["site", "list"]).contains("no sites yet"));
+    picket.run_ok(&["site", "pause", "1"]);
+    assert!(picket.run_ok(&["site", "pause", "1"]).contains("paused already"));
+    assert!(picket.run_ok(&["status"]).contains("1 paused"));
+    picket.run_ok(&["site", "resume", "1"]);
+    assert!(picket.run_ok(&["status"]).contains("1 unknown"));
+    picket.run_ok(&["site", "remove", "1"]);
+    assert!(picket.run_ok(&["site", "list"]).contains("no sites yet"));
 }
 
 #[tokio::test]
@@ -58,21 +58,21 @@ async fn what_makes_no_sense_is_refused_with_field_value_and_what_is_allowed_and
         (&["region", "remove", "mars"], &["no region 'mars'"]),
         (&["generate", "3", "--base-url", "nonsense/"], &["base-url: 'nonsense/3'"]),
     ] {
-        let refusal = picket.refused(arguments);
+        let refusal = picket.run_rejected(arguments);
         assert!(refusal.starts_with("picket: ") && refusal.lines().count() == 1, "{refusal}");
         for part in parts {
             assert!(refusal.contains(part), "{part}: {refusal}");
         }
     }
-    assert!(picket.well(&["site", "list"]).contains("no sites yet"));
+    assert!(picket.run_ok(&["site", "list"]).contains("no sites yet"));
 }
 
 #[tokio::test]
 async fn a_double_is_refused_and_the_site_that_is_there_is_named() {
     let picket = Picket::new().await;
-    picket.well(&["site", "add", "https://example.com"]);
+    picket.run_ok(&["site", "add", "https://example.com"]);
 
-    let refusal = picket.refused(&["site", "add", "https://example.com", "--interval", "30s"]);
+    let refusal = picket.run_rejected(&["site", "add", "https://example.com", "--interval", "30s"]);
 
     assert!(refusal.contains("it is site 1"), "{refusal}");
 }
@@ -80,10 +80,10 @@ async fn a_double_is_refused_and_the_site_that_is_there_is_named() {
 #[tokio::test]
 async fn a_url_that_several_sites_have_lists_them() {
     let picket = Picket::new().await;
-    picket.well(&["site", "add", "https://example.com"]);
-    picket.well(&["site", "add", "https://example.com", "--regex", "ok"]);
+    picket.run_ok(&["site", "add", "https://example.com"]);
+    picket.run_ok(&["site", "add", "https://example.com", "--regex", "ok"]);
 
-    let refusal = picket.refused(&["site", "pause", "https://example.com"]);
+    let refusal = picket.run_rejected(&["site", "pause", "https://example.com"]);
 
     assert!(
         refusal.contains("is 2 sites") && refusal.contains("2  GET https://example.com  regex 'ok'"),
@@ -94,9 +94,9 @@ async fn a_url_that_several_sites_have_lists_them() {
 #[tokio::test]
 async fn generated_sites_are_there_once_however_often_they_are_asked_for() {
     let picket = Picket::new().await;
-    let generate = |count| picket.well(&["generate", count, "--base-url", "http://127.0.0.1:1/"]);
+    let generate = |count| picket.run_ok(&["generate", count, "--base-url", "http://127.0.0.1:1/"]);
 
     assert_eq!(generate("10"), "added 10 sites\n");
     assert_eq!(generate("12"), "added 2 sites; 10 were there already\n");
-    assert!(picket.well(&["leases"]).contains("(nobody)"));
+    assert!(picket.run_ok(&["leases"]).contains("(nobody)"));
 }

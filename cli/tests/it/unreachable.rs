@@ -5,12 +5,12 @@ use std::{
     process::{Output, Stdio},
 };
 
-use picket_testkit::servers::{port, postgres};
+use picket_testkit::servers::{non_ephemeral_port, shared_postgres};
 
-use crate::{Picket, command};
+use crate::{Picket, picket_command};
 
 #[track_caller]
-fn complaint(output: &Output) -> String {
+fn unreachable_error(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(3), "{output:?}");
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
@@ -18,17 +18,17 @@ fn complaint(output: &Output) -> String {
 #[test]
 fn a_server_that_is_away_is_named_with_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
-    let port = port();
+    let port = non_ephemeral_port();
     let run = |arguments: &[&str]| {
         let urls = [
             ("DATABASE_URL", format!("postgres://picket:secret@127.0.0.1:{port}/picket")),
             ("NATS_URL", format!("nats://127.0.0.1:{port}")),
         ];
-        command(dir.path()).envs(urls).args(arguments).output().unwrap()
+        picket_command(dir.path()).envs(urls).args(arguments).output().unwrap()
     };
 
-    let database = complaint(&run(&["site", "list"]));
-    let bus = complaint(&run(&["check", "http://example.com"]));
+    let database = unreachable_error(&run(&["site", "list"]));
+    let bus = unreachable_error(&run(&["check", "http://example.com"]));
 
     for (said, server) in [(database, "Postgres"), (bus, "NATS")] {
         for part in [server, &format!("127.0.0.1:{port}: connection refused"), "picket up", ". .picket/env"] {
@@ -41,31 +41,31 @@ fn a_server_that_is_away_is_named_with_what_to_do() {
 #[test]
 fn a_running_up_is_found_by_the_file_that_it_writes() {
     let dir = tempfile::tempdir().unwrap();
-    let port = port();
+    let port = non_ephemeral_port();
     std::fs::create_dir(dir.path().join(".picket")).unwrap();
     let line = format!("NATS_URL='nats://127.0.0.1:{port}'\n");
     std::fs::write(dir.path().join(".picket/env"), line).unwrap();
 
-    let output = command(dir.path()).arg("probers").output().unwrap();
+    let output = picket_command(dir.path()).arg("probers").output().unwrap();
 
-    assert!(complaint(&output).contains(&format!("127.0.0.1:{port}")));
+    assert!(unreachable_error(&output).contains(&format!("127.0.0.1:{port}")));
 }
 
 #[tokio::test]
 async fn a_database_without_a_schema_says_what_makes_one() {
     let dir = tempfile::tempdir().unwrap();
-    let url = postgres().await.database().await;
+    let url = shared_postgres().await.create_database().await;
 
-    let output = command(dir.path()).env("DATABASE_URL", url).args(["site", "list"]).output().unwrap();
+    let output = picket_command(dir.path()).env("DATABASE_URL", url).args(["site", "list"]).output().unwrap();
 
-    assert!(complaint(&output).contains("run 'picket migrate'"));
+    assert!(unreachable_error(&output).contains("run 'picket migrate'"));
 }
 
 #[tokio::test]
 async fn a_reader_that_has_seen_enough_is_no_error() {
     let picket = Picket::new().await;
-    picket.well(&["generate", "5000", "--base-url", "http://127.0.0.1:1/"]);
-    let mut child = command(picket.dir())
+    picket.run_ok(&["generate", "5000", "--base-url", "http://127.0.0.1:1/"]);
+    let mut child = picket_command(picket.dir())
         .env("DATABASE_URL", &picket.database_url)
         .args(["site", "list"])
         .stdout(Stdio::piped())

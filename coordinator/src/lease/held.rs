@@ -11,73 +11,80 @@ use picket_runtime::clock::Boottime;
 
 /// The leases held.
 #[derive(Debug)]
-pub struct Held {
-    lease: Duration,
-    holds: BTreeMap<Shard, Hold>,
+pub struct HeldLeases {
+    lease_time: Duration,
+    leases: BTreeMap<Shard, HeldLease>,
 }
 
 /// One of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hold {
+pub struct HeldLease {
     /// Under which it was taken.
     pub epoch: Epoch,
     /// Believed in before this, and no longer.
-    pub until: Boottime,
+    pub valid_until: Boottime,
     /// Being given back: still ours, but nothing new is published.
-    pub yielding: bool,
+    pub is_releasing: bool,
 }
 
-impl Held {
+impl HeldLeases {
     /// What the clocks of two machines may differ by in rate, and a process may be held up between looking and
     /// publishing, within one lease: far less than this.
-    const MARGIN: Duration = Duration::from_secs(3);
+    const SAFETY_MARGIN: Duration = Duration::from_secs(3);
 
     /// Nothing is held yet. `lease` is the lease time.
-    pub fn new(lease: Duration) -> Self {
-        Self { lease, holds: BTreeMap::new() }
+    pub fn new(lease_time: Duration) -> Self {
+        Self { lease_time, leases: BTreeMap::new() }
     }
 
     /// How many are held, those being yielded left out.
-    pub fn count(&self) -> usize {
-        self.holds.values().filter(|hold| !hold.yielding).count()
+    pub fn active_count(&self) -> usize {
+        self.leases.values().filter(|hold| !hold.is_releasing).count()
     }
 
     /// Whether none is held, not even to be yielded.
     pub fn is_empty(&self) -> bool {
-        self.holds.is_empty()
+        self.leases.is_empty()
     }
 
     /// All holds.
-    pub fn iter(&self) -> impl Iterator<Item = (Shard, Hold)> + '_ {
-        self.holds.iter().map(|(shard, hold)| (*shard, *hold))
+    pub fn iter(&self) -> impl Iterator<Item = (Shard, HeldLease)> + '_ {
+        self.leases.iter().map(|(shard, hold)| (*shard, *hold))
     }
 
     /// A statement sent at `sent` took these. Returns until when they may be believed in.
-    pub fn acquired(&mut self, taken: impl IntoIterator<Item = (Shard, Epoch)>, sent: Boottime) -> Boottime {
-        let until = self.until(sent);
-        self.holds
-            .extend(taken.into_iter().map(|(shard, epoch)| (shard, Hold { epoch, until, yielding: false })));
+    pub fn record_acquired(
+        &mut self,
+        taken: impl IntoIterator<Item = (Shard, Epoch)>,
+        sent: Boottime,
+    ) -> Boottime {
+        let until = self.valid_until(sent);
+        self.leases.extend(
+            taken
+                .into_iter()
+                .map(|(shard, epoch)| (shard, HeldLease { epoch, valid_until: until, is_releasing: false })),
+        );
         until
     }
 
     /// A renewal of `asked` sent at `sent` kept `kept`. Returns those that are lost.
-    pub fn renewed(
+    pub fn record_renewed(
         &mut self,
         asked: &[(Shard, Epoch)],
         kept: &[Shard],
         sent: Boottime,
     ) -> Vec<(Shard, Epoch)> {
-        let until = self.until(sent);
+        let until = self.valid_until(sent);
         let mut lost = Vec::new();
         for (shard, epoch) in asked {
             // One that was given back, or taken again, while the statement was under way, is none of its business.
-            let Some(hold) = self.holds.get_mut(shard).filter(|hold| hold.epoch == *epoch) else {
+            let Some(hold) = self.leases.get_mut(shard).filter(|hold| hold.epoch == *epoch) else {
                 continue;
             };
             if kept.contains(shard) {
-                hold.until = hold.until.max(until);
+                hold.valid_until = hold.valid_until.max(until);
             } else {
-                self.holds.remove(shard);
+                self.leases.remove(shard);
                 lost.push((*shard, *epoch));
             }
         }
@@ -85,44 +92,44 @@ impl Held {
     }
 
     /// Believes in none any more from `now` on, before the next renewal: the clock that this is counted on may have stood still.
-    pub fn doubt(&mut self, now: Boottime) {
-        for hold in self.holds.values_mut() {
-            hold.until = hold.until.min(now);
+    pub fn expire_all(&mut self, now: Boottime) {
+        for hold in self.leases.values_mut() {
+            hold.valid_until = hold.valid_until.min(now);
         }
     }
 
     /// Gives up those that are no longer believed in at `now`, and returns them.
-    pub fn expire(&mut self, now: Boottime) -> Vec<(Shard, Epoch)> {
-        let expired = self.holds.iter().filter(|(_, hold)| now >= hold.until);
+    pub fn take_expired(&mut self, now: Boottime) -> Vec<(Shard, Epoch)> {
+        let expired = self.leases.iter().filter(|(_, hold)| now >= hold.valid_until);
         let expired: Vec<(Shard, Epoch)> = expired.map(|(shard, hold)| (*shard, hold.epoch)).collect();
         for (shard, _) in &expired {
-            self.holds.remove(shard);
+            self.leases.remove(shard);
         }
         expired
     }
 
     /// Begins to give `count` back, the highest numbers first; returns them.
-    pub fn begin_yield(&mut self, count: usize) -> Vec<(Shard, Epoch)> {
-        let chosen = self.holds.iter_mut().rev().filter(|(_, hold)| !hold.yielding).take(count);
+    pub fn mark_releasing(&mut self, count: usize) -> Vec<(Shard, Epoch)> {
+        let chosen = self.leases.iter_mut().rev().filter(|(_, hold)| !hold.is_releasing).take(count);
         chosen
             .map(|(shard, hold)| {
-                hold.yielding = true;
+                hold.is_releasing = true;
                 (*shard, hold.epoch)
             })
             .collect()
     }
 
     /// These were given back.
-    pub fn released(&mut self, shards: &[(Shard, Epoch)]) {
+    pub fn record_released(&mut self, shards: &[(Shard, Epoch)]) {
         for (shard, epoch) in shards {
-            if self.holds.get(shard).is_some_and(|hold| hold.epoch == *epoch) {
-                self.holds.remove(shard);
+            if self.leases.get(shard).is_some_and(|hold| hold.epoch == *epoch) {
+                self.leases.remove(shard);
             }
         }
     }
 
-    fn until(&self, sent: Boottime) -> Boottime {
-        sent.plus(self.lease - Self::MARGIN.min(self.lease / 3))
+    fn valid_until(&self, sent: Boottime) -> Boottime {
+        sent.saturating_add(self.lease_time - Self::SAFETY_MARGIN.min(self.lease_time / 3))
     }
 }
 
@@ -131,12 +138,12 @@ mod tests {
     use super::*;
 
     fn at(seconds: u64) -> Boottime {
-        Boottime::at(Duration::from_secs(seconds))
+        Boottime::from_elapsed(Duration::from_secs(seconds))
     }
 
-    fn held() -> Held {
-        let mut held = Held::new(Duration::from_secs(15));
-        held.acquired([(Shard(1), Epoch(4)), (Shard(2), Epoch(9))], at(100));
+    fn held() -> HeldLeases {
+        let mut held = HeldLeases::new(Duration::from_secs(15));
+        held.record_acquired([(Shard(1), Epoch(4)), (Shard(2), Epoch(9))], at(100));
         held
     }
 
@@ -144,19 +151,19 @@ mod tests {
     fn a_lease_is_believed_in_for_its_time_less_the_margin_from_before_it_was_asked_for() {
         let mut held = held();
 
-        assert_eq!(held.expire(at(111)), []);
-        assert_eq!(held.expire(at(112)), [(Shard(1), Epoch(4)), (Shard(2), Epoch(9))]);
+        assert_eq!(held.take_expired(at(111)), []);
+        assert_eq!(held.take_expired(at(112)), [(Shard(1), Epoch(4)), (Shard(2), Epoch(9))]);
     }
 
     #[test]
     fn what_a_renewal_does_not_return_is_lost() {
         let mut held = held();
 
-        let lost = held.renewed(&[(Shard(1), Epoch(4)), (Shard(2), Epoch(9))], &[Shard(2)], at(105));
+        let lost = held.record_renewed(&[(Shard(1), Epoch(4)), (Shard(2), Epoch(9))], &[Shard(2)], at(105));
 
         assert_eq!(lost, [(Shard(1), Epoch(4))]);
         assert_eq!(
-            held.iter().map(|(shard, hold)| (shard, hold.until)).collect::<Vec<_>>(),
+            held.iter().map(|(shard, hold)| (shard, hold.valid_until)).collect::<Vec<_>>(),
             [(Shard(2), at(117))]
         );
     }
@@ -164,20 +171,20 @@ mod tests {
     #[test]
     fn a_renewal_says_nothing_of_a_shard_that_was_taken_again_meanwhile() {
         let mut held = held();
-        held.released(&[(Shard(1), Epoch(4))]);
-        held.acquired([(Shard(1), Epoch(6))], at(104));
+        held.record_released(&[(Shard(1), Epoch(4))]);
+        held.record_acquired([(Shard(1), Epoch(6))], at(104));
 
-        assert_eq!(held.renewed(&[(Shard(1), Epoch(4))], &[], at(103)), []);
-        assert_eq!(held.count(), 2);
+        assert_eq!(held.record_renewed(&[(Shard(1), Epoch(4))], &[], at(103)), []);
+        assert_eq!(held.active_count(), 2);
     }
 
     #[test]
     fn a_shard_that_is_being_yielded_is_held_until_it_is_released_but_no_longer_counts() {
         let mut held = held();
 
-        assert_eq!(held.begin_yield(1), [(Shard(2), Epoch(9))]);
-        assert_eq!((held.count(), held.is_empty()), (1, false));
-        held.released(&[(Shard(2), Epoch(9))]);
-        assert_eq!(held.begin_yield(5), [(Shard(1), Epoch(4))]);
+        assert_eq!(held.mark_releasing(1), [(Shard(2), Epoch(9))]);
+        assert_eq!((held.active_count(), held.is_empty()), (1, false));
+        held.record_released(&[(Shard(2), Epoch(9))]);
+        assert_eq!(held.mark_releasing(5), [(Shard(1), Epoch(4))]);
     }
 }

@@ -2,26 +2,26 @@
 
 /// What to do about one's share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Move {
+pub enum Rebalance {
     /// It is right as it is.
-    Stay,
+    Balanced,
     /// Take up to so many that nobody holds.
-    Take(usize),
+    Acquire(usize),
     /// Yield so many, for another to take.
-    Yield(usize),
+    Release(usize),
 }
 
 /// How many shards are yielded at once: few, since each changes hands between two ticks of its schedules.
-const YIELD_AT_ONCE: usize = 4;
+const MAX_RELEASED_PER_ROUND: usize = 4;
 
 /// An even share is the number of shards by the number of live coordinators, rounded up; the shares of all then
 /// cover all shards, so that none is left over however they are taken.
-pub fn next_move(shards: usize, live: usize, held: usize) -> Move {
+pub fn plan_rebalance(shards: usize, live: usize, held: usize) -> Rebalance {
     let share = shards.div_ceil(live.max(1));
     match held {
-        held if held < share => Move::Take(share - held),
-        held if held > share => Move::Yield((held - share).min(YIELD_AT_ONCE)),
-        _ => Move::Stay,
+        held if held < share => Rebalance::Acquire(share - held),
+        held if held > share => Rebalance::Release((held - share).min(MAX_RELEASED_PER_ROUND)),
+        _ => Rebalance::Balanced,
     }
 }
 
@@ -38,10 +38,10 @@ mod tests {
                 for _ in 0..shards {
                     for one in 0..live {
                         let free = shards - held.iter().sum::<usize>();
-                        match next_move(shards, live, held[one]) {
-                            Move::Take(most) => held[one] += most.min(free),
-                            Move::Yield(some) => held[one] -= some,
-                            Move::Stay => {}
+                        match plan_rebalance(shards, live, held[one]) {
+                            Rebalance::Acquire(most) => held[one] += most.min(free),
+                            Rebalance::Release(some) => held[one] -= some,
+                            Rebalance::Balanced => {}
                         }
                     }
                 }

@@ -13,129 +13,142 @@ use async_nats::Subscriber;
 use futures_util::StreamExt;
 use picket_coordinator::{Config, start};
 use picket_proto::{CheckRequest, Role, SiteId, site::IntervalRange, subject};
-use picket_runtime::{Bus, Health, Running, clock, options::NatsOptions, streams::Durability};
-use picket_store::{DatabaseOptions, Store, ledger, regions, upkeep::Retention};
+use picket_runtime::{Bus, Health, PipelineHandle, clock, options::NatsOptions, streams::StreamLimits};
+use picket_store::{DatabaseOptions, Store, housekeeping::Retention, ledger, regions};
 use picket_testkit::{eventually, servers};
 use sqlx::PgPool;
 use tokio::time::timeout;
 
-const SOON: Duration = Duration::from_secs(20);
+const TEST_DEADLINE: Duration = Duration::from_secs(20);
 
 struct Stack {
-    nats: servers::Nats,
+    nats: servers::TestNats,
     url: String,
     pool: PgPool,
 }
 
 impl Stack {
     async fn new() -> Self {
-        let nats = servers::nats().await;
-        let url = servers::postgres().await.database().await;
+        let nats = servers::start_nats().await;
+        let url = servers::shared_postgres().await.create_database().await;
         let stack = Self { nats, pool: PgPool::connect(&url).await.unwrap(), url };
-        stack.store().migrate(64).await.unwrap();
-        regions::add(&stack.store(), &"eu".parse().unwrap()).await.unwrap();
+        stack.connect_store().migrate(64).await.unwrap();
+        regions::add_region(&stack.connect_store(), &"eu".parse().unwrap()).await.unwrap();
         stack
     }
 
-    fn store(&self) -> Store {
+    fn connect_store(&self) -> Store {
         let options = DatabaseOptions { database_url: Some(self.url.clone()) };
         Store::new(&options, "test", 5).unwrap()
     }
 
-    async fn coordinator(&self, name: &str, lease_time: Duration) -> Running {
-        self.coordinator_seen(name, lease_time, Health::new()).await
+    async fn start_coordinator(&self, name: &str, lease_time: Duration) -> PipelineHandle {
+        self.start_coordinator_with(name, lease_time, Health::new()).await
     }
 
     /// A coordinator of whose metrics the test has the registry.
-    async fn coordinator_seen(&self, name: &str, lease_time: Duration, health: Health) -> Running {
-        let bus =
-            Bus::connect(&NatsOptions::at(self.nats.url()), &Role::Coordinator, name, &health).await.unwrap();
+    async fn start_coordinator_with(
+        &self,
+        name: &str,
+        lease_time: Duration,
+        health: Health,
+    ) -> PipelineHandle {
+        let bus = Bus::connect(&NatsOptions::with_url(self.nats.url()), &Role::Coordinator, name, &health)
+            .await
+            .unwrap();
         let config = Config {
             name: name.to_owned(),
             lease_time,
             intervals: IntervalRange { min: Duration::from_secs(1), ..IntervalRange::default() },
-            durability: Durability { results_bytes: 64 << 20, jobs_bytes: 64 << 20, ..Durability::default() },
+            stream_limits: StreamLimits {
+                max_results_bytes: 64 << 20,
+                max_jobs_bytes: 64 << 20,
+                ..StreamLimits::default()
+            },
             ledger_grace: Duration::from_secs(10),
-            gather: Duration::from_millis(100),
+            batch_delay: Duration::from_millis(100),
             retention: Retention::default(),
         };
-        start(config, bus, self.store(), health).await.unwrap()
+        start(config, bus, self.connect_store(), health).await.unwrap()
     }
 
     /// Hears all jobs as they are published.
-    async fn jobs(&self) -> Jobs {
+    async fn record_jobs(&self) -> JobLog {
         let client = async_nats::connect(self.nats.url()).await.unwrap();
         let subscriber = client.subscribe("picket.job.>").await.unwrap();
         client.flush().await.unwrap();
-        Jobs { subscriber, heard: BTreeMap::new() }
+        JobLog { subscriber, ticks_by_site: BTreeMap::new() }
     }
 
-    async fn execute(&self, sql: &'static str) {
+    async fn execute_sql(&self, sql: &'static str) {
         sqlx::raw_sql(sql).execute(&self.pool).await.unwrap();
     }
 
-    async fn number(&self, sql: &'static str) -> i64 {
+    async fn query_number(&self, sql: &'static str) -> i64 {
         sqlx::query_scalar(sql).fetch_one(&self.pool).await.unwrap()
     }
 }
 
-struct Jobs {
+struct JobLog {
     subscriber: Subscriber,
     /// The ticks of each site, in milliseconds, as they came.
-    heard: BTreeMap<SiteId, Vec<i64>>,
+    ticks_by_site: BTreeMap<SiteId, Vec<i64>>,
 }
 
-impl Jobs {
+impl JobLog {
     /// Listens until some site has had `count` jobs.
-    async fn until(&mut self, count: usize) {
+    async fn wait_for_jobs(&mut self, count: usize) {
         let listening = async {
-            while self.heard.values().map(Vec::len).max().unwrap_or(0) < count {
+            while self.ticks_by_site.values().map(Vec::len).max().unwrap_or(0) < count {
                 let message = self.subscriber.next().await.unwrap();
                 let request = CheckRequest::decode(&message.payload).unwrap();
-                let tick = request.tick().unwrap().unwrap();
+                let tick = request.scheduled_tick().unwrap().unwrap();
                 let id = request.id.unwrap();
                 assert_eq!(message.headers.unwrap().get("Nats-Msg-Id").unwrap().as_str(), id);
-                assert_eq!(message.subject.as_str(), subject::job(&"eu".parse().unwrap(), tick.site));
-                self.heard.entry(tick.site).or_default().push(tick.scheduled_at.millis());
+                assert_eq!(
+                    message.subject.as_str(),
+                    subject::scheduled_job(&"eu".parse().unwrap(), tick.site)
+                );
+                self.ticks_by_site.entry(tick.site).or_default().push(tick.scheduled_at.as_millis());
             }
         };
-        timeout(SOON, listening).await.expect("jobs");
+        timeout(TEST_DEADLINE, listening).await.expect("jobs");
     }
 }
 
 #[tokio::test]
 async fn each_tick_is_published_once_and_none_is_left_out() {
     let stack = Stack::new().await;
-    stack.execute("INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://x/' || n, 1 FROM generate_series(1, 50) n").await;
-    let mut jobs = stack.jobs().await;
-    let running = stack.coordinator("one", Duration::from_secs(15)).await;
+    stack.execute_sql("INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://x/' || n, 1 FROM generate_series(1, 50) n").await;
+    let mut jobs = stack.record_jobs().await;
+    let running = stack.start_coordinator("one", Duration::from_secs(15)).await;
 
-    jobs.until(6).await;
+    jobs.wait_for_jobs(6).await;
     running.drain().await;
 
-    assert_eq!(jobs.heard.len(), 50);
-    for (site, ticks) in &jobs.heard {
+    assert_eq!(jobs.ticks_by_site.len(), 50);
+    for (site, ticks) in &jobs.ticks_by_site {
         assert!(ticks.windows(2).all(|pair| pair[1] - pair[0] == 1_000), "site {site}: {ticks:?}");
     }
     let phases = "SELECT count(*) FROM picket.schedules WHERE phase_ms BETWEEN 0 AND 999";
-    assert_eq!(stack.number(phases).await, 50);
-    assert_eq!(stack.number("SELECT count(*) FROM picket.leases WHERE holder IS NOT NULL").await, 0);
+    assert_eq!(stack.query_number(phases).await, 50);
+    assert_eq!(stack.query_number("SELECT count(*) FROM picket.leases WHERE holder IS NOT NULL").await, 0);
 }
 
 #[tokio::test]
 async fn a_successor_goes_on_where_the_predecessor_ended() {
     let stack = Stack::new().await;
-    stack.execute("INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://x/' || n, 1 FROM generate_series(1, 20) n").await;
-    let mut jobs = stack.jobs().await;
-    let first = stack.coordinator("first", Duration::from_secs(15)).await;
-    jobs.until(3).await;
+    stack.execute_sql("INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://x/' || n, 1 FROM generate_series(1, 20) n").await;
+    let mut jobs = stack.record_jobs().await;
+    let first = stack.start_coordinator("first", Duration::from_secs(15)).await;
+    jobs.wait_for_jobs(3).await;
 
     first.drain().await;
-    let second = stack.coordinator("second", Duration::from_secs(15)).await;
-    jobs.until(9).await;
+    let second = stack.start_coordinator("second", Duration::from_secs(15)).await;
+    jobs.wait_for_jobs(9).await;
     second.drain().await;
 
-    for (site, ticks) in &mut jobs.heard {
+    for (site, ticks) in &mut jobs.ticks_by_site {
         // What both published has one id, and the stream keeps one; a take-over publishes only what can still be done.
         ticks.sort_unstable();
         ticks.dedup();
@@ -146,17 +159,17 @@ async fn a_successor_goes_on_where_the_predecessor_ended() {
 #[tokio::test]
 async fn a_coordinator_whose_shards_another_has_taken_publishes_no_more() {
     let stack = Stack::new().await;
-    stack.execute("INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://x/', 1)").await;
-    let mut jobs = stack.jobs().await;
-    let running = stack.coordinator("robbed", Duration::from_secs(3)).await;
-    jobs.until(2).await;
+    stack.execute_sql("INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://x/', 1)").await;
+    let mut jobs = stack.record_jobs().await;
+    let running = stack.start_coordinator("robbed", Duration::from_secs(3)).await;
+    jobs.wait_for_jobs(2).await;
 
-    stack.execute("UPDATE picket.leases SET holder = 'robber', epoch = epoch + 1").await;
+    stack.execute_sql("UPDATE picket.leases SET holder = 'robber', epoch = epoch + 1").await;
     // A lease that nobody renews is free for whoever has seen it so for a lease time.
     let renewing = async {
         loop {
             stack
-                .execute("UPDATE picket.leases SET expires_at = clock_timestamp() + interval '3 seconds' WHERE holder = 'robber'")
+                .execute_sql("UPDATE picket.leases SET expires_at = clock_timestamp() + interval '3 seconds' WHERE holder = 'robber'")
                 .await;
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
@@ -164,38 +177,38 @@ async fn a_coordinator_whose_shards_another_has_taken_publishes_no_more() {
     let silent = async { while timeout(Duration::from_secs(3), jobs.subscriber.next()).await.is_ok() {} };
 
     tokio::select! {
-        silent = timeout(SOON, silent) => silent.expect("three seconds without a job"),
+        silent = timeout(TEST_DEADLINE, silent) => silent.expect("three seconds without a job"),
         () = renewing => {}
     }
     running.drain().await;
-    assert_eq!(stack.number("SELECT count(*) FROM picket.leases WHERE holder = 'robber'").await, 64);
+    assert_eq!(stack.query_number("SELECT count(*) FROM picket.leases WHERE holder = 'robber'").await, 64);
 }
 
 #[tokio::test]
 async fn streams_and_consumers_that_somebody_deleted_are_made_again_and_ticks_go_on() {
     let stack = Stack::new().await;
-    stack.execute("INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://x/', 1)").await;
-    let mut jobs = stack.jobs().await;
-    let running = stack.coordinator("maker", Duration::from_secs(15)).await;
-    jobs.until(2).await;
+    stack.execute_sql("INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://x/', 1)").await;
+    let mut jobs = stack.record_jobs().await;
+    let running = stack.start_coordinator("maker", Duration::from_secs(15)).await;
+    jobs.wait_for_jobs(2).await;
     let jetstream = async_nats::jetstream::new(async_nats::connect(stack.nats.url()).await.unwrap());
 
-    for stream in [subject::JOBS, subject::RESULTS, subject::EVENTS] {
+    for stream in [subject::JOBS_STREAM, subject::RESULTS_STREAM, subject::EVENTS_STREAM] {
         jetstream.delete_stream(stream).await.unwrap();
     }
 
-    eventually(SOON, "the region's consumer", async || {
+    eventually(TEST_DEADLINE, "the region's consumer", async || {
         jetstream
             .get_consumer_from_stream::<async_nats::jetstream::consumer::pull::Config, _, _>(
                 "prober-eu",
-                subject::JOBS,
+                subject::JOBS_STREAM,
             )
             .await
             .is_ok()
     })
     .await;
-    eventually(SOON, "a job in the stream", async || {
-        let mut stream = jetstream.get_stream(subject::JOBS).await.ok()?;
+    eventually(TEST_DEADLINE, "a job in the stream", async || {
+        let mut stream = jetstream.get_stream(subject::JOBS_STREAM).await.ok()?;
         (stream.info().await.ok()?.state.messages > 0).then_some(())
     })
     .await;
@@ -207,10 +220,10 @@ async fn several_coordinators_share_evenly_and_take_over_what_one_leaves() {
     let stack = Stack::new().await;
     let mut running = Vec::new();
     for name in ["a", "b", "c"] {
-        running.push(stack.coordinator(name, Duration::from_secs(6)).await);
+        running.push(stack.start_coordinator(name, Duration::from_secs(6)).await);
     }
     let shares = async |expected: &[i64]| {
-        eventually(SOON, &format!("shares of {expected:?}"), async || {
+        eventually(TEST_DEADLINE, &format!("shares of {expected:?}"), async || {
             let sql =
                 "SELECT count(*) FROM picket.leases WHERE expires_at > now() GROUP BY holder ORDER BY 1";
             let held: Vec<i64> = sqlx::query_scalar(sql).fetch_all(&stack.pool).await.unwrap();
@@ -225,31 +238,31 @@ async fn several_coordinators_share_evenly_and_take_over_what_one_leaves() {
     running.remove(0).drain().await;
     shares(&[64]).await;
     running.remove(0).drain().await;
-    assert_eq!(stack.number("SELECT count(*) FROM picket.leases WHERE holder IS NOT NULL").await, 0);
+    assert_eq!(stack.query_number("SELECT count(*) FROM picket.leases WHERE holder IS NOT NULL").await, 0);
 }
 
 #[tokio::test]
 async fn after_an_outage_of_the_bus_that_outlasts_the_leases_ticks_go_on_by_themselves() {
     let mut stack = Stack::new().await;
-    stack.execute("INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://x/' || n, 1 FROM generate_series(1, 300) n").await;
-    let mut jobs = stack.jobs().await;
-    let running = stack.coordinator("cut", Duration::from_secs(3)).await;
-    jobs.until(2).await;
+    stack.execute_sql("INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://x/' || n, 1 FROM generate_series(1, 300) n").await;
+    let mut jobs = stack.record_jobs().await;
+    let running = stack.start_coordinator("cut", Duration::from_secs(3)).await;
+    jobs.wait_for_jobs(2).await;
 
     stack.nats.kill().await;
     eventually(Duration::from_secs(40), "leases left to others", async || {
-        let held = stack.number("SELECT count(*) FROM picket.leases WHERE expires_at > now()").await;
-        let live = stack.number("SELECT count(*) FROM picket.coordinators WHERE NOT draining").await;
+        let held = stack.query_number("SELECT count(*) FROM picket.leases WHERE expires_at > now()").await;
+        let live = stack.query_number("SELECT count(*) FROM picket.coordinators WHERE NOT draining").await;
         if (held, live) == (0, 0) { Ok(()) } else { Err((held, live)) }
     })
     .await;
     stack.nats.start().await;
-    let mut jobs = stack.jobs().await;
-    jobs.until(3).await;
+    let mut jobs = stack.record_jobs().await;
+    jobs.wait_for_jobs(3).await;
 
     running.drain().await;
     // Nothing of the outage was kept to be sent late.
-    for (site, ticks) in &jobs.heard {
+    for (site, ticks) in &jobs.ticks_by_site {
         assert!(ticks.windows(2).all(|pair| pair[1] - pair[0] == 1_000), "site {site}: {ticks:?}");
     }
 }
@@ -257,18 +270,18 @@ async fn after_an_outage_of_the_bus_that_outlasts_the_leases_ticks_go_on_by_them
 #[tokio::test]
 async fn a_load_is_followed_by_the_sites_of_every_shard() {
     let stack = Stack::new().await;
-    stack.execute("INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://x/' || n, 1 FROM generate_series(1, 500) n").await;
-    let mut jobs = stack.jobs().await;
-    let running = stack.coordinator("reader", Duration::from_secs(15)).await;
+    stack.execute_sql("INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://x/' || n, 1 FROM generate_series(1, 500) n").await;
+    let mut jobs = stack.record_jobs().await;
+    let running = stack.start_coordinator("reader", Duration::from_secs(15)).await;
 
     let everybody = async {
-        while jobs.heard.len() < 500 {
-            let most = jobs.heard.values().map(Vec::len).max().unwrap_or(0);
-            jobs.until(most + 1).await;
+        while jobs.ticks_by_site.len() < 500 {
+            let most = jobs.ticks_by_site.values().map(Vec::len).max().unwrap_or(0);
+            jobs.wait_for_jobs(most + 1).await;
         }
     };
 
-    timeout(SOON, everybody).await.expect("a job of each site");
+    timeout(TEST_DEADLINE, everybody).await.expect("a job of each site");
     running.drain().await;
 }
 
@@ -276,16 +289,18 @@ async fn a_load_is_followed_by_the_sites_of_every_shard() {
 #[tokio::test]
 async fn the_gap_before_a_take_over_lasts_until_the_sites_have_been_read() {
     let stack = Stack::new().await;
-    stack.execute("INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://x/', 1)").await;
+    stack.execute_sql("INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://x/', 1)").await;
     stack
-        .execute("UPDATE picket.leases SET scheduled_through = '2026-01-01 12:00', accounted_through = now()")
+        .execute_sql(
+            "UPDATE picket.leases SET scheduled_through = '2026-01-01 12:00', accounted_through = now()",
+        )
         .await;
     let mut reading_must_wait = stack.pool.begin().await.unwrap();
     sqlx::raw_sql("LOCK TABLE picket.sites").execute(&mut *reading_must_wait).await.unwrap();
 
-    let running = stack.coordinator("late", Duration::from_secs(15)).await;
+    let running = stack.start_coordinator("late", Duration::from_secs(15)).await;
     let taken = "SELECT count(*) FROM picket.leases WHERE holder = 'late'";
-    eventually(SOON, "all shards to be taken", async || stack.number(taken).await == 64).await;
+    eventually(TEST_DEADLINE, "all shards to be taken", async || stack.query_number(taken).await == 64).await;
     sqlx::raw_sql("CREATE TABLE read_since AS SELECT clock_timestamp() AS at, pg_sleep(1.5)::text")
         .execute(&mut *reading_must_wait)
         .await
@@ -295,7 +310,7 @@ async fn the_gap_before_a_take_over_lasts_until_the_sites_have_been_read() {
     let whole =
         "SELECT count(*) FROM picket.gaps, read_since WHERE gap_from = '2026-01-01 12:00' AND gap_to > at
                  AND shard = (SELECT shard FROM picket.sites)";
-    eventually(SOON, "the gap as one span", async || stack.number(whole).await == 1).await;
+    eventually(TEST_DEADLINE, "the gap as one span", async || stack.query_number(whole).await == 1).await;
     running.drain().await;
 }
 
@@ -303,7 +318,7 @@ async fn the_gap_before_a_take_over_lasts_until_the_sites_have_been_read() {
 async fn results_whose_ledger_is_closed_are_rolled_up_and_what_is_too_old_goes() {
     let stack = Stack::new().await;
     stack
-        .execute(
+        .execute_sql(
             "SELECT picket.ensure_partitions(40, 7);
              INSERT INTO picket.schedules (site_id, region_id, interval_ms, phase_ms, shard, valid_from, valid_to)
              SELECT 4711, 1, 60000, 0, 0, minute - interval '301 minutes', minute - interval '61 minutes'
@@ -317,16 +332,17 @@ async fn results_whose_ledger_is_closed_are_rolled_up_and_what_is_too_old_goes()
         )
         .await;
 
-    let running = stack.coordinator("keeper", Duration::from_secs(15)).await;
+    let running = stack.start_coordinator("keeper", Duration::from_secs(15)).await;
 
-    eventually(SOON, "240 checks in the rollups", async || {
-        let rolled = stack.number("SELECT coalesce(sum(up), 0) FROM picket.rollups_hourly").await;
+    eventually(TEST_DEADLINE, "240 checks in the rollups", async || {
+        let rolled = stack.query_number("SELECT coalesce(sum(up), 0) FROM picket.rollups_hourly").await;
         if rolled == 240 { Ok(()) } else { Err(rolled) }
     })
     .await;
-    eventually(SOON, "thirty days of results, and not forty", async || {
-        let days =
-            stack.number("SELECT (picket.day_of(now()) - picket.day_of(picket.kept_since()))::bigint").await;
+    eventually(TEST_DEADLINE, "thirty days of results, and not forty", async || {
+        let days = stack
+            .query_number("SELECT (picket.day_of(now()) - picket.day_of(picket.kept_since()))::bigint")
+            .await;
         if (30..=31).contains(&days) { Ok(()) } else { Err(days) }
     })
     .await;
@@ -337,32 +353,32 @@ async fn results_whose_ledger_is_closed_are_rolled_up_and_what_is_too_old_goes()
 async fn a_coordinator_that_finds_rows_of_another_cluster_takes_them_over_and_closes_their_ledger() {
     let stack = Stack::new().await;
     stack
-        .execute(
+        .execute_sql(
             "INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://x/' || n, 1 FROM generate_series(1, 5) AS n;
              UPDATE picket.schedules SET version = '9000000000', opened_by = '9000000000';
              UPDATE picket.leases SET accounted_snapshot = '9000000001:9000000001:';
              UPDATE picket.settings SET cluster = 'another'",
         )
         .await;
-    let began = clock::wall();
+    let began = clock::wall_clock_now();
 
-    let running = stack.coordinator("one", Duration::from_secs(15)).await;
+    let running = stack.start_coordinator("one", Duration::from_secs(15)).await;
 
-    eventually(SOON, "transaction numbers of this cluster", async || {
-        match stack.number("SELECT count(*) FROM picket.schedules WHERE opened_by <> '2'").await {
+    eventually(TEST_DEADLINE, "transaction numbers of this cluster", async || {
+        match stack.query_number("SELECT count(*) FROM picket.schedules WHERE opened_by <> '2'").await {
             0 => Ok(()),
             others => Err(others),
         }
     })
     .await;
-    eventually(SOON, "the ledger to be closed", async || {
-        match ledger::accounted_through(&stack.store()).await.unwrap() {
+    eventually(TEST_DEADLINE, "the ledger to be closed", async || {
+        match ledger::read_accounted_through(&stack.connect_store()).await.unwrap() {
             (_, Some(through)) if through > began => Ok(()),
             (_, through) => Err(through),
         }
     })
     .await;
     let here = "SELECT (cluster = picket.cluster())::int::bigint FROM picket.settings";
-    assert_eq!(stack.number(here).await, 1);
+    assert_eq!(stack.query_number(here).await, 1);
     running.drain().await;
 }

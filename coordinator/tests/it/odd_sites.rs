@@ -14,17 +14,17 @@ use std::{
 
 use futures_util::StreamExt;
 use picket_proto::{CheckRequest, SiteId, subject};
-use picket_store::{maintenance, report, reports, sites};
+use picket_store::{maintenance, reports, site_status, sites};
 use picket_testkit::eventually;
 use tokio::time::Instant;
 
-use crate::{SOON, Stack};
+use crate::{Stack, TEST_DEADLINE};
 
 /// Chance, the same for the same seed (splitmix64).
-struct Chance(u64);
+struct SplitMix64(u64);
 
-impl Chance {
-    fn next(&mut self) -> u64 {
+impl SplitMix64 {
+    fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -32,8 +32,8 @@ impl Chance {
         mixed ^ (mixed >> 31)
     }
 
-    fn of<T: Copy>(&mut self, values: &[T]) -> T {
-        values[self.next() as usize % values.len()]
+    fn choose_from<T: Copy>(&mut self, values: &[T]) -> T {
+        values[self.next_u64() as usize % values.len()]
     }
 }
 
@@ -75,7 +75,7 @@ const HEADERS: &[&str] = &[
     "jsonb_build_object(repeat('k', 100000), repeat('v', 1000000))",
     "(SELECT jsonb_object_agg('H' || n, 'v') FROM generate_series(1, 20000) AS n)",
 ];
-const MOMENTS: &[&str] =
+const TIMESTAMPS: &[&str] =
     &["now()", "'infinity'", "'-infinity'", "'294276-12-31 23:59:59+00'", "'4713-01-01 00:00:00+00 BC'"];
 const FLAGS: &[&str] = &["true", "false"];
 
@@ -99,25 +99,25 @@ const COLUMNS: &[(&str, &[&str])] = &[
     ("successes_to_close", NUMBERS),
     ("tags", LISTS),
     ("problem", TEXTS),
-    ("created_at", MOMENTS),
-    ("updated_at", MOMENTS),
+    ("created_at", TIMESTAMPS),
+    ("updated_at", TIMESTAMPS),
 ];
 
 /// No more odd sites than these are there at once.
-const MOST: i64 = 60;
+const MAX_ODD_SITES: i64 = 60;
 
 /// A statement that writes odd rows; half of them as if there were no checks at the door, as older releases wrote them.
-fn statement(chance: &mut Chance, number: usize) -> String {
+fn odd_site_sql(chance: &mut SplitMix64, number: usize) -> String {
     let mut columns: Vec<(&str, &str)> = Vec::new();
-    for _ in 0..=chance.next() % 4 {
-        let (column, values) = chance.of(COLUMNS);
+    for _ in 0..=chance.next_u64() % 4 {
+        let (column, values) = chance.choose_from(COLUMNS);
         if columns.iter().all(|(there, _)| *there != column) {
-            columns.push((column, chance.of(values)));
+            columns.push((column, chance.choose_from(values)));
         }
     }
     let one = "(SELECT id FROM picket.sites WHERE id > 1 ORDER BY random() LIMIT 1)";
-    let shard = chance.of(&["0", "7", "63", "-1", "32767"]);
-    let write = match chance.next() % 8 {
+    let shard = chance.choose_from(&["0", "7", "63", "-1", "32767"]);
+    let write = match chance.next_u64() % 8 {
         0..=3 => {
             let (names, values): (Vec<&str>, Vec<&str>) = columns.into_iter().unzip();
             let (names, values) = (names.join(", "), values.join(", "));
@@ -131,18 +131,18 @@ fn statement(chance: &mut Chance, number: usize) -> String {
             format!("UPDATE picket.sites SET version = pg_current_xact_id(), {} WHERE id = {one}", changes.join(", "))
         }
         6 => {
-            let (from, to) = (chance.of(MOMENTS), chance.of(MOMENTS));
+            let (from, to) = (chance.choose_from(TIMESTAMPS), chance.choose_from(TIMESTAMPS));
             format!("INSERT INTO picket.maintenance (site_id, window_from, window_to) VALUES ({one}, {from}, {to})")
         }
         _ => "UPDATE picket.sites SET url = repeat('u', 2000) || id WHERE id = (SELECT max(id) FROM picket.sites WHERE id > 1)"
             .to_owned(),
     };
-    let role = chance.of(&["replica", "origin"]);
+    let role = chance.choose_from(&["replica", "origin"]);
     format!(
         "BEGIN; SET LOCAL session_replication_role = {role}; {write}; SET LOCAL session_replication_role = origin;
          SELECT picket.reconcile_schedules(ARRAY(SELECT id FROM picket.sites WHERE id > 1));
-         DELETE FROM picket.sites WHERE id > 1 AND id < (SELECT max(id) FROM picket.sites) - {MOST};
-         DELETE FROM picket.maintenance WHERE id < (SELECT max(id) FROM picket.maintenance) - {MOST};
+         DELETE FROM picket.sites WHERE id > 1 AND id < (SELECT max(id) FROM picket.sites) - {MAX_ODD_SITES};
+         DELETE FROM picket.maintenance WHERE id < (SELECT max(id) FROM picket.maintenance) - {MAX_ODD_SITES};
          SELECT pg_notify('picket_sites', ''); COMMIT"
     )
 }
@@ -153,42 +153,42 @@ fn memory_kib() -> u64 {
     line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
 }
 
-fn number_of(variable: &str) -> Option<u64> {
+fn env_number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_row_that_sql_allows_stops_a_coordinator_and_a_site_that_is_well_is_scheduled_all_the_while() {
     static PANICS: AtomicUsize = AtomicUsize::new(0);
-    let seed = number_of("PICKET_FUZZ_SEED").unwrap_or(14);
-    let seconds = number_of("PICKET_FUZZ_SECONDS").unwrap_or(6);
+    let seed = env_number("PICKET_FUZZ_SEED").unwrap_or(14);
+    let seconds = env_number("PICKET_FUZZ_SECONDS").unwrap_or(6);
     eprintln!("PICKET_FUZZ_SEED={seed} PICKET_FUZZ_SECONDS={seconds}");
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         PANICS.fetch_add(1, Ordering::Relaxed);
         before(panic);
     }));
-    let mut chance = Chance(seed);
+    let mut chance = SplitMix64(seed);
     let stack = Stack::new().await;
-    stack.execute("INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://well/', 1)").await;
+    stack.execute_sql("INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://well/', 1)").await;
     let client = async_nats::connect(stack.nats.url()).await.unwrap();
-    let mut jobs = client.subscribe(subject::job(&"eu".parse().unwrap(), SiteId(1))).await.unwrap();
+    let mut jobs = client.subscribe(subject::scheduled_job(&"eu".parse().unwrap(), SiteId(1))).await.unwrap();
     client.flush().await.unwrap();
-    let running = stack.coordinator("first", Duration::from_secs(15)).await;
+    let running = stack.start_coordinator("first", Duration::from_secs(15)).await;
     let heard: Arc<Mutex<Vec<i64>>> = Arc::default();
     let ticks = heard.clone();
     let listening = tokio::spawn(async move {
         while let Some(message) = jobs.next().await {
             let request = CheckRequest::decode(&message.payload).unwrap();
-            ticks.lock().unwrap().push(request.scheduled_at.unwrap().millis());
+            ticks.lock().unwrap().push(request.scheduled_at.unwrap().as_millis());
         }
     });
     let mut connection = stack.pool.acquire().await.unwrap();
 
-    let (store, until) = (stack.store(), Instant::now() + Duration::from_secs(seconds));
+    let (store, until) = (stack.connect_store(), Instant::now() + Duration::from_secs(seconds));
     let (mut written, mut refused, mut grown_from) = (0, 0, None);
     while Instant::now() < until {
-        let sql = statement(&mut chance, written + refused);
+        let sql = odd_site_sql(&mut chance, written + refused);
         match sqlx::raw_sql(sqlx::AssertSqlSafe(sql.clone())).execute(&mut *connection).await {
             Ok(_) => written += 1,
             // Schedules before sites, against the order in which all others lock them: one of the two is told to try again.
@@ -209,34 +209,34 @@ async fn no_row_that_sql_allows_stops_a_coordinator_and_a_site_that_is_well_is_s
             Err(error) => panic!("{sql}: {error}"),
         }
         if (written + refused) % 50 == 0 {
-            sites::list(&store).await.unwrap();
-            report::site_status(&store).await.unwrap();
-            maintenance::list(&store, true).await.unwrap();
-            reports::incidents(&store, &reports::Scope::default()).await.unwrap();
+            sites::list_sites(&store).await.unwrap();
+            site_status::list_site_status(&store).await.unwrap();
+            maintenance::list_windows(&store, true).await.unwrap();
+            reports::report_incidents(&store, &reports::ReportFilter::default()).await.unwrap();
             grown_from.get_or_insert_with(memory_kib);
         }
     }
 
     // One that starts now has to read them all.
-    let second = stack.coordinator("second", Duration::from_secs(15)).await;
+    let second = stack.start_coordinator("second", Duration::from_secs(15)).await;
     running.drain().await;
     let problems = "SELECT format('%s in shard %s, updated at %s', id, shard, updated_at) FROM picket.sites
                     WHERE problem IS NULL AND (octet_length(body) > 65536 OR octet_length(name) > 200) AND enabled";
-    eventually(SOON, "every row that cannot be used to have a problem", async || {
+    eventually(TEST_DEADLINE, "every row that cannot be used to have a problem", async || {
         let left: Vec<String> = sqlx::query_scalar(problems).fetch_all(&stack.pool).await.unwrap();
         if left.is_empty() { Ok(()) } else { Err(left) }
     })
     .await;
     let behind = "SELECT count(*) FROM picket.leases WHERE holder LIKE 'second%' AND expires_at > now()";
-    eventually(SOON, "the second coordinator to hold all shards", async || {
-        match stack.number(behind).await {
+    eventually(TEST_DEADLINE, "the second coordinator to hold all shards", async || {
+        match stack.query_number(behind).await {
             64 => Ok(()),
             held => Err(held),
         }
     })
     .await;
     let so_far = heard.lock().unwrap().len();
-    eventually(SOON, "the site that is well to be scheduled by the second", async || {
+    eventually(TEST_DEADLINE, "the site that is well to be scheduled by the second", async || {
         let more = heard.lock().unwrap().len() - so_far;
         if more >= 3 { Ok(()) } else { Err(more) }
     })
@@ -259,18 +259,18 @@ async fn no_row_that_sql_allows_stops_a_coordinator_and_a_site_that_is_well_is_s
 async fn a_problem_that_the_database_refuses_to_record_stands_in_no_other_ones_way() {
     let stack = Stack::new().await;
     stack
-        .execute(
+        .execute_sql(
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
              BEGIN RAISE EXCEPTION 'not this one' USING ERRCODE = 'check_violation'; END $$;
              CREATE TRIGGER refuse BEFORE UPDATE ON picket.sites FOR EACH ROW WHEN (OLD.id = 2) EXECUTE FUNCTION refuse();
              INSERT INTO picket.sites (url) VALUES ('no url'), ('nor this'), ('nor that'), ('http://well/')",
         )
         .await;
-    let running = stack.coordinator("one", Duration::from_secs(15)).await;
+    let running = stack.start_coordinator("one", Duration::from_secs(15)).await;
 
     let recorded = "SELECT coalesce(sum(id), 0)::bigint FROM picket.sites WHERE problem IS NOT NULL";
-    eventually(SOON, "the problems of the first and the third", async || {
-        match stack.number(recorded).await {
+    eventually(TEST_DEADLINE, "the problems of the first and the third", async || {
+        match stack.query_number(recorded).await {
             4 => Ok(()),
             sum => Err(sum),
         }

@@ -1,7 +1,7 @@
 //! Whose bus a coordinator uses, and the tickets of its jobs.
 
 use futures_util::StreamExt;
-use picket_proto::ticket::Claims;
+use picket_proto::ticket::TicketClaims;
 use picket_runtime::streams;
 use picket_store::tickets::Keyring;
 
@@ -10,16 +10,16 @@ use super::*;
 #[tokio::test]
 async fn each_job_has_the_ticket_by_which_sinks_know_its_result() {
     let stack = Stack::new().await;
-    stack.execute("INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://x/', 1)").await;
-    let mut jobs = stack.jobs().await;
-    let running = stack.coordinator("maker", Duration::from_secs(15)).await;
-    let tickets = Keyring::load(&stack.store()).await.unwrap().tickets();
+    stack.execute_sql("INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://x/', 1)").await;
+    let mut jobs = stack.record_jobs().await;
+    let running = stack.start_coordinator("maker", Duration::from_secs(15)).await;
+    let tickets = Keyring::load_from(&stack.connect_store()).await.unwrap().tickets();
 
     for _ in 0..3 {
-        let message = timeout(SOON, jobs.subscriber.next()).await.unwrap().unwrap();
+        let message = timeout(TEST_DEADLINE, jobs.subscriber.next()).await.unwrap().unwrap();
         let request = CheckRequest::decode(&message.payload).unwrap();
-        let tick = request.tick().unwrap().unwrap();
-        let claims = Claims {
+        let tick = request.scheduled_tick().unwrap().unwrap();
+        let claims = TicketClaims {
             site: tick.site,
             shard: tick.shard,
             region: &"eu".parse().unwrap(),
@@ -29,7 +29,7 @@ async fn each_job_has_the_ticket_by_which_sinks_know_its_result() {
         };
         assert_eq!(request.installation, Some(tickets.installation()));
         assert!(request.ticket.is_some());
-        assert_eq!(tickets.verify(request.ticket.as_deref(), &claims), Ok(()));
+        assert_eq!(tickets.verify_ticket(request.ticket.as_deref(), &claims), Ok(()));
     }
     running.drain().await;
 }
@@ -37,17 +37,20 @@ async fn each_job_has_the_ticket_by_which_sinks_know_its_result() {
 #[tokio::test]
 async fn a_coordinator_publishes_nothing_on_the_bus_of_another_installation_until_it_is_adopted() {
     let stack = Stack::new().await;
-    stack.execute("INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://x/', 1)").await;
+    stack.execute_sql("INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://x/', 1)").await;
     let jetstream = async_nats::jetstream::new(async_nats::connect(stack.nats.url()).await.unwrap());
-    let durability = Durability { results_bytes: 64 << 20, jobs_bytes: 64 << 20, ..Durability::default() };
-    streams::ensure(&jetstream, streams::jobs(durability)).await.unwrap();
-    streams::adopt(&jetstream, "00000000-0000-4000-8000-000000000000".parse().unwrap()).await.unwrap();
-    let mut jobs = stack.jobs().await;
+    let durability =
+        StreamLimits { max_results_bytes: 64 << 20, max_jobs_bytes: 64 << 20, ..StreamLimits::default() };
+    streams::create_if_missing(&jetstream, streams::jobs_config(durability)).await.unwrap();
+    streams::adopt_streams(&jetstream, "00000000-0000-4000-8000-000000000000".parse().unwrap())
+        .await
+        .unwrap();
+    let mut jobs = stack.record_jobs().await;
 
     let health = Health::new();
-    let running = stack.coordinator_seen("guest", Duration::from_secs(4), health.clone()).await;
-    eventually(SOON, "the coordinator to say why", async || {
-        let missing = health.missing();
+    let running = stack.start_coordinator_with("guest", Duration::from_secs(4), health.clone()).await;
+    eventually(TEST_DEADLINE, "the coordinator to say why", async || {
+        let missing = health.unready_checks();
         let says =
             |why: &str| why.contains("belongs to another installation") && why.contains("picket nats adopt");
         if missing.iter().any(|(_, why)| says(why)) { Ok(()) } else { Err(missing) }
@@ -56,8 +59,8 @@ async fn a_coordinator_publishes_nothing_on_the_bus_of_another_installation_unti
     // Ticks have come and gone meanwhile.
     assert!(timeout(Duration::from_secs(3), jobs.subscriber.next()).await.is_err());
 
-    let ours = Keyring::load(&stack.store()).await.unwrap().tickets().installation();
-    streams::adopt(&jetstream, ours).await.unwrap();
-    jobs.until(2).await;
+    let ours = Keyring::load_from(&stack.connect_store()).await.unwrap().tickets().installation();
+    streams::adopt_streams(&jetstream, ours).await.unwrap();
+    jobs.wait_for_jobs(2).await;
     running.drain().await;
 }

@@ -6,10 +6,10 @@ use picket_proto::subject;
 use picket_runtime::Health;
 use picket_testkit::eventually;
 
-use crate::{SOON, Stack};
+use crate::{Stack, TEST_DEADLINE};
 
 /// The number of a metric, with these labels if it has any.
-fn metric(health: &Health, name: &str, labels: &str) -> Option<f64> {
+fn read_metric(health: &Health, name: &str, labels: &str) -> Option<f64> {
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &health.registry()).unwrap();
     let line = text.lines().find(|line| {
@@ -19,7 +19,7 @@ fn metric(health: &Health, name: &str, labels: &str) -> Option<f64> {
 }
 
 /// Publishes `number` messages of `bytes` each.
-async fn fill(stack: &Stack, number: usize, bytes: usize, to: impl Fn(usize) -> String) {
+async fn fill_stream(stack: &Stack, number: usize, bytes: usize, to: impl Fn(usize) -> String) {
     let jetstream = async_nats::jetstream::new(async_nats::connect(stack.nats.url()).await.unwrap());
     for n in 0..number {
         jetstream.publish(to(n), vec![b'x'; bytes].into()).await.unwrap().await.unwrap();
@@ -30,32 +30,28 @@ async fn fill(stack: &Stack, number: usize, bytes: usize, to: impl Fn(usize) -> 
 async fn a_region_that_fills_the_stream_of_results_is_named_in_metrics() {
     let stack = Stack::new().await;
     let health = Health::new();
-    let running = stack.coordinator_seen("one", Duration::from_secs(9), health.clone()).await;
-    eventually(SOON, "a coordinator that is ready", async || {
-        let missing = health.missing();
+    let running = stack.start_coordinator_with("one", Duration::from_secs(9), health.clone()).await;
+    eventually(TEST_DEADLINE, "a coordinator that is ready", async || {
+        let missing = health.unready_checks();
         if missing.is_empty() { Ok(()) } else { Err(missing) }
     })
     .await;
 
     // There is no sink: all of it waits, a third of what the stream of this test may hold.
-    fill(&stack, 350, 60 << 10, |n| format!("picket.result.loud.{}", n % 64)).await;
-    let ratio = || metric(&health, "picket_coordinator_results_waiting_ratio", "");
-    eventually(
-        SOON,
-        "a coordinator that sees it",
-        async || {
-            if ratio() > Some(0.25) { Ok(()) } else { Err(ratio()) }
-        },
-    )
+    fill_stream(&stack, 350, 60 << 10, |n| format!("picket.result.loud.{}", n % 64)).await;
+    let ratio = || read_metric(&health, "picket_coordinator_results_waiting_ratio", "");
+    eventually(TEST_DEADLINE, "a coordinator that sees it", async || {
+        if ratio() > Some(0.25) { Ok(()) } else { Err(ratio()) }
+    })
     .await;
     // Two looks are compared; what comes between them is counted.
     let of = |region: &str| {
-        metric(&health, "picket_coordinator_results_arrived_total", &format!("region=\"{region}\""))
+        read_metric(&health, "picket_coordinator_results_arrived_total", &format!("region=\"{region}\""))
             .unwrap_or(0.0)
     };
-    eventually(SOON, "a region that is named", async || {
-        fill(&stack, 3, 100, |_| "picket.result.loud.bundle".to_owned()).await;
-        fill(&stack, 1, 100, |_| "picket.result.eu.7".to_owned()).await;
+    eventually(TEST_DEADLINE, "a region that is named", async || {
+        fill_stream(&stack, 3, 100, |_| "picket.result.loud.bundle".to_owned()).await;
+        fill_stream(&stack, 1, 100, |_| "picket.result.eu.7".to_owned()).await;
         let seen = (of("loud"), of("eu"));
         if seen.0 > 10.0 && seen.1 > 0.0 { Ok(seen) } else { Err(seen) }
     })
@@ -68,28 +64,24 @@ async fn a_region_that_fills_the_stream_of_results_is_named_in_metrics() {
 async fn a_stream_of_jobs_that_is_nearly_full_is_seen_and_discards_the_oldest_jobs_only() {
     let stack = Stack::new().await;
     let health = Health::new();
-    let running = stack.coordinator_seen("one", Duration::from_secs(9), health.clone()).await;
-    eventually(SOON, "a coordinator that is ready", async || {
-        let missing = health.missing();
+    let running = stack.start_coordinator_with("one", Duration::from_secs(9), health.clone()).await;
+    eventually(TEST_DEADLINE, "a coordinator that is ready", async || {
+        let missing = health.unready_checks();
         if missing.is_empty() { Ok(()) } else { Err(missing) }
     })
     .await;
 
     // Nobody pulls. 64 MiB are what the stream of this test may hold.
-    fill(&stack, 85, 700 << 10, |n| format!("picket.job.eu.{n}")).await;
-    let ratio = || metric(&health, "picket_coordinator_jobs_stored_ratio", "");
-    eventually(
-        SOON,
-        "a stream that is nearly full",
-        async || {
-            if ratio() > Some(0.8) { Ok(()) } else { Err(ratio()) }
-        },
-    )
+    fill_stream(&stack, 85, 700 << 10, |n| format!("picket.job.eu.{n}")).await;
+    let ratio = || read_metric(&health, "picket_coordinator_jobs_stored_ratio", "");
+    eventually(TEST_DEADLINE, "a stream that is nearly full", async || {
+        if ratio() > Some(0.8) { Ok(()) } else { Err(ratio()) }
+    })
     .await;
-    fill(&stack, 20, 700 << 10, |n| format!("picket.job.west.{n}")).await;
+    fill_stream(&stack, 20, 700 << 10, |n| format!("picket.job.west.{n}")).await;
 
     let jetstream = async_nats::jetstream::new(async_nats::connect(stack.nats.url()).await.unwrap());
-    let state = jetstream.get_stream(subject::JOBS).await.unwrap().cached_info().state.clone();
+    let state = jetstream.get_stream(subject::JOBS_STREAM).await.unwrap().cached_info().state.clone();
     assert!(state.bytes <= 64 << 20, "{state:?}");
     assert_eq!(state.last_sequence, 105);
     assert_eq!(

@@ -5,49 +5,49 @@ use std::{collections::BTreeSet, time::Duration};
 use picket_proto::{Epoch, Shard, Timestamp};
 use picket_store::{
     DatabaseOptions, Store,
-    leases::{self, Free, Progress},
+    leases::{self, AcquireCriteria, ShardProgress},
 };
 use picket_testkit::servers;
 use sqlx::PgPool;
 
 use crate::{
-    history::Chance,
-    table::{Name, Table},
+    history::SplitMix64,
+    table::{CoordinatorName, LeaseTable},
 };
 
 /// So long that what passes while the test runs does not count.
-const LEASE: Duration = Duration::from_secs(1_000);
+const LEASE_TIME: Duration = Duration::from_secs(1_000);
 /// No sum of these comes near to the lease time.
-const PASSES_S: [u64; 3] = [310, 720, 1_130];
-const SHARDS: u16 = 6;
+const STEP_TIMES_S: [u64; 3] = [310, 720, 1_130];
+const SHARD_COUNT: u16 = 6;
 
 /// Holder, epoch, seconds until it expires or `None`, progress in microseconds.
-type Found = (Option<String>, i64, Option<f64>, i64);
+type StoredLease = (Option<String>, i64, Option<f64>, i64);
 
 #[tokio::test]
 async fn the_statements_do_on_postgres_what_the_simulation_takes_them_to_do() {
-    let url = servers::postgres().await.database().await;
+    let url = servers::shared_postgres().await.create_database().await;
     let store = Store::new(&DatabaseOptions { database_url: Some(url.clone()) }, "test", 2).unwrap();
-    store.migrate(SHARDS).await.unwrap();
+    store.migrate(SHARD_COUNT).await.unwrap();
     let pool = PgPool::connect(&url).await.unwrap();
     sqlx::query("UPDATE picket.leases SET scheduled_through = to_timestamp(0)").execute(&pool).await.unwrap();
-    let (mut table, mut chance, mut now) = (Table::new(SHARDS.into()), Chance(7), 0_i64);
+    let (mut table, mut chance, mut now) = (LeaseTable::new(SHARD_COUNT.into()), SplitMix64(7), 0_i64);
     let mut refused = 0;
 
     for _ in 0..400 {
-        let id: Name = ["a", "b", "c"][chance.next() as usize % 3];
-        let progress: Vec<Progress> = some_shards(&mut chance)
+        let id: CoordinatorName = ["a", "b", "c"][chance.next_u64() as usize % 3];
+        let progress: Vec<ShardProgress> = random_shards(&mut chance)
             .into_iter()
-            .map(|shard| Progress {
+            .map(|shard| ShardProgress {
                 shard,
                 // Its own, or one that is over.
                 epoch: Epoch(table.rows[usize::from(shard.0)].epoch.0 - i64::from(chance.in_thousand(300))),
-                scheduled_through: Timestamp::from_millis(chance.between(0, 100_000).cast_signed()),
+                scheduled_through: Timestamp::from_millis(chance.in_range(0, 100_000).cast_signed()),
             })
             .collect();
-        match chance.between(0, 4) {
+        match chance.in_range(0, 4) {
             0 => {
-                let passed = PASSES_S[chance.next() as usize % 3];
+                let passed = STEP_TIMES_S[chance.next_u64() as usize % 3];
                 now += (passed * 1_000_000).cast_signed();
                 let seconds = passed as f64;
                 for pass in [
@@ -59,56 +59,59 @@ async fn the_statements_do_on_postgres_what_the_simulation_takes_them_to_do() {
             }
             1 => {
                 let leaving = chance.in_thousand(300);
-                let roll = leases::announce(&store, id, leaving, LEASE).await.unwrap();
-                let expected = table.announce(now, now, id, leaving, LEASE);
-                assert_eq!((roll.live, roll.shards), (expected.live, expected.shards));
+                let roll = leases::record_heartbeat(&store, id, leaving, LEASE_TIME).await.unwrap();
+                let expected = table.record_heartbeat(now, now, id, leaving, LEASE_TIME);
+                assert_eq!(
+                    (roll.live_coordinators, roll.shard_count),
+                    (expected.live_coordinators, expected.shard_count)
+                );
             }
             2 => {
-                let most = chance.between(0, 3) as usize;
-                let taking = Free::expired(most);
-                let taken = leases::acquire(&store, id, &taking, LEASE).await.unwrap();
-                let free = table.free(now, &taking);
+                let most = chance.in_range(0, 3) as usize;
+                let taking = AcquireCriteria::expired_only(most);
+                let taken = leases::acquire_leases(&store, id, &taking, LEASE_TIME).await.unwrap();
+                let free = table.free_places(now, &taking);
                 assert_eq!(taken.len(), most.min(free.len()));
                 for lease in taken {
                     // Which of those that expire together is first is nobody's business.
                     let place = usize::from(lease.shard.0);
                     assert!(free.contains(&place));
-                    assert_eq!(lease, table.give(now, id, place, LEASE));
+                    assert_eq!(lease, table.grant_lease(now, id, place, LEASE_TIME));
                 }
             }
             3 => {
-                let kept = leases::renew(&store, id, &progress, None, LEASE).await.unwrap();
-                let expected = table.renew(now, id, &progress, None, LEASE);
+                let kept = leases::renew_leases(&store, id, &progress, None, LEASE_TIME).await.unwrap();
+                let expected = table.renew_leases(now, id, &progress, None, LEASE_TIME);
                 refused += progress.len() - kept.len();
                 assert_eq!(BTreeSet::from_iter(kept), BTreeSet::from_iter(expected));
             }
             _ => {
-                leases::release(&store, id, &progress).await.unwrap();
-                table.release(id, &progress);
+                leases::release_leases(&store, id, &progress).await.unwrap();
+                table.release_leases(id, &progress);
             }
         }
-        assert_same(&pool, &table, now).await;
+        assert_same_rows(&pool, &table, now).await;
     }
 
     assert!(refused > 50 && table.rows.iter().all(|row| row.epoch.0 > 5), "{refused}, {table:?}");
 }
 
-fn some_shards(chance: &mut Chance) -> Vec<Shard> {
-    (0..SHARDS).map(Shard).filter(|_| chance.in_thousand(600)).collect()
+fn random_shards(chance: &mut SplitMix64) -> Vec<Shard> {
+    (0..SHARD_COUNT).map(Shard).filter(|_| chance.in_thousand(600)).collect()
 }
 
-async fn assert_same(pool: &PgPool, table: &Table, now: i64) {
+async fn assert_same_rows(pool: &PgPool, table: &LeaseTable, now: i64) {
     let all = "SELECT holder, epoch,
                       CASE WHEN expires_at > '-infinity' THEN extract(epoch FROM expires_at - now())::float8 END,
                       (extract(epoch FROM scheduled_through) * 1000000)::bigint
                FROM picket.leases ORDER BY shard";
-    let found: Vec<Found> = sqlx::query_as(all).fetch_all(pool).await.unwrap();
+    let found: Vec<StoredLease> = sqlx::query_as(all).fetch_all(pool).await.unwrap();
     assert_eq!(found.len(), table.rows.len());
     for (found, row) in found.iter().zip(&table.rows) {
         let (holder, epoch, expires_in_s, through_us) = found;
         assert_eq!(
             (holder.as_deref(), *epoch, *through_us),
-            (row.holder, row.epoch.0, row.scheduled_through.micros())
+            (row.holder, row.epoch.0, row.scheduled_through.as_micros())
         );
         let expected_s = (row.expires_at != i64::MIN).then(|| (row.expires_at - now) as f64 / 1e6);
         let close = match (expires_in_s, expected_s) {

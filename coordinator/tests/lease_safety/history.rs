@@ -10,23 +10,23 @@ pub(crate) struct History {
     pub(crate) coordinators: usize,
     pub(crate) lease_ms: u64,
     /// Of the margin, in thousandths: what clocks may go wrong by in rate. The rest is for steps of the database's.
-    pub(crate) rates: u64,
-    pub(crate) weather: Weather,
+    pub(crate) clock_drift: u64,
+    pub(crate) link: LinkConditions,
     /// When, in thousandths of the history, and what.
     pub(crate) faults: Vec<(u64, Fault)>,
 }
 
 /// What becomes of statements, in thousandths of them.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Weather {
-    pub(crate) lost_on_the_way_there: u64,
-    pub(crate) lost_on_the_way_back: u64,
+pub(crate) struct LinkConditions {
+    pub(crate) request_loss: u64,
+    pub(crate) response_loss: u64,
     /// Those that are slow on one of their ways.
-    pub(crate) slow: u64,
+    pub(crate) slow_share: u64,
     /// Those that have begun in the database and wait there, for a lock or for no reason.
-    pub(crate) stuck: u64,
+    pub(crate) stuck_share: u64,
     /// How slow at most, in thousandths of the lease time.
-    pub(crate) slow_for: u64,
+    pub(crate) max_delay: u64,
 }
 
 /// Durations are in thousandths of the lease time.
@@ -54,7 +54,7 @@ pub(crate) enum Fault {
     Step { by: i64 },
 }
 
-fn fault() -> impl Strategy<Value = Fault> {
+fn fault_strategy() -> impl Strategy<Value = Fault> {
     let (who, lasts) = (0..8_usize, 1..3_000_u64);
     prop_oneof![
         4 => (who.clone(), lasts.clone(), any::<bool>())
@@ -73,46 +73,46 @@ fn fault() -> impl Strategy<Value = Fault> {
     ]
 }
 
-fn weather() -> impl Strategy<Value = Weather> {
+fn link_strategy() -> impl Strategy<Value = LinkConditions> {
     (0..150_u64, 0..150_u64, 0..300_u64, prop_oneof![0..75_u64, 0..300_u64], 1..2_500_u64).prop_map(
-        |(lost_on_the_way_there, lost_on_the_way_back, slow, stuck, slow_for)| Weather {
-            lost_on_the_way_there,
-            lost_on_the_way_back,
-            slow,
-            stuck,
-            slow_for,
+        |(lost_on_the_way_there, lost_on_the_way_back, slow, stuck, slow_for)| LinkConditions {
+            request_loss: lost_on_the_way_there,
+            response_loss: lost_on_the_way_back,
+            slow_share: slow,
+            stuck_share: stuck,
+            max_delay: slow_for,
         },
     )
 }
 
 /// Any history.
-pub(crate) fn histories() -> impl Strategy<Value = History> {
+pub(crate) fn history_strategy() -> impl Strategy<Value = History> {
     (
         any::<u64>(),
         1..=7_usize,
         2..=4_usize,
         prop_oneof![3 => Just(3_000), 3 => Just(5_000), 2 => Just(15_000), 1 => Just(60_000)],
         prop_oneof![Just(0), Just(1_000), 0..=1_000_u64],
-        weather(),
-        prop::collection::vec((0..1_000_u64, fault()), 0..10),
+        link_strategy(),
+        prop::collection::vec((0..1_000_u64, fault_strategy()), 0..10),
     )
         .prop_map(|(seed, shards, coordinators, lease_ms, rates, weather, faults)| History {
             seed,
             shards,
             coordinators,
             lease_ms,
-            rates,
-            weather,
+            clock_drift: rates,
+            link: weather,
             faults,
         })
 }
 
 /// Chance, the same for the same seed (splitmix64).
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Chance(pub(crate) u64);
+pub(crate) struct SplitMix64(pub(crate) u64);
 
-impl Chance {
-    pub(crate) fn next(&mut self) -> u64 {
+impl SplitMix64 {
+    pub(crate) fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -121,11 +121,11 @@ impl Chance {
     }
 
     /// One of `from..=to`.
-    pub(crate) fn between(&mut self, from: u64, to: u64) -> u64 {
-        from + self.next() % (to - from + 1)
+    pub(crate) fn in_range(&mut self, from: u64, to: u64) -> u64 {
+        from + self.next_u64() % (to - from + 1)
     }
 
     pub(crate) fn in_thousand(&mut self, times: u64) -> bool {
-        self.next() % 1_000 < times
+        self.next_u64() % 1_000 < times
     }
 }

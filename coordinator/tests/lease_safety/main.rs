@@ -27,11 +27,11 @@ use std::cell::Cell;
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
 
 use self::{
-    history::histories,
-    world::{Tally, World},
+    history::history_strategy,
+    world::{LeaseSimulation, RunStats},
 };
 
-fn live_through(number: u32, keeps_time: bool) {
+fn run_histories(number: u32, keeps_time: bool) {
     let default = Config::default();
     let seeded = matches!(default.rng_seed, RngSeed::Fixed(_));
     let config = Config {
@@ -40,10 +40,10 @@ fn live_through(number: u32, keeps_time: bool) {
         failure_persistence: None,
         ..default
     };
-    let all = Cell::new(Tally::default());
-    let lived = TestRunner::new(config).run(&histories(), |history| {
-        let world = World::live(&history, keeps_time);
-        all.set(all.get().with(world.tally));
+    let all = Cell::new(RunStats::default());
+    let lived = TestRunner::new(config).run(&history_strategy(), |history| {
+        let world = LeaseSimulation::run_history(&history, keeps_time);
+        all.set(all.get().merge_stats(world.tally));
         world.violation.map_or(Ok(()), |why| Err(TestCaseError::fail(why)))
     });
     if let Err(why) = lived {
@@ -51,7 +51,8 @@ fn live_through(number: u32, keeps_time: bool) {
     }
     let all = all.get();
     // Each of what can go wrong did, often.
-    let few = [all.take_overs, all.lost, all.given_back, all.renewed_while_yielding, all.unheard, all.fenced];
+    let few =
+        [all.take_overs, all.lost, all.released, all.renewed_while_releasing, all.late_answers, all.fenced];
     assert!(few.iter().all(|times| *times * 20 > all.histories), "{all:?}");
 }
 
@@ -59,10 +60,10 @@ fn live_through(number: u32, keeps_time: bool) {
 /// by one within a lease time and some rounds, in even shares.
 #[test]
 fn no_two_coordinators_find_the_fence_of_a_shard_open_at_one_instant() {
-    live_through(1_500, true);
+    run_histories(1_500, true);
 }
 
 #[test]
 fn no_jump_of_the_databases_clock_makes_two_coordinators_find_the_fence_of_a_shard_open() {
-    live_through(500, false);
+    run_histories(500, false);
 }

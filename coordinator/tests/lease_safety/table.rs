@@ -5,15 +5,15 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use picket_proto::{Epoch, Shard, Timestamp};
-use picket_store::leases::{Free, Held, Lease, Progress, Roll};
+use picket_store::leases::{AcquireCriteria, ClusterView, Lease, ObservedLease, ShardProgress};
 
 /// What a coordinator is called.
-pub(crate) type Name = &'static str;
+pub(crate) type CoordinatorName = &'static str;
 
 /// One shard's row.
 #[derive(Clone, Debug)]
-pub(crate) struct Row {
-    pub(crate) holder: Option<Name>,
+pub(crate) struct TableRow {
+    pub(crate) holder: Option<CoordinatorName>,
     pub(crate) epoch: Epoch,
     /// In microseconds of the database's clock; `i64::MIN` is minus infinity.
     pub(crate) expires_at: i64,
@@ -21,25 +21,25 @@ pub(crate) struct Row {
 }
 
 /// Beyond a lease time, from which on a lease lasts too long to be true.
-const TOO_LONG: Duration = Duration::from_secs(5);
+const MAX_LEASE_EXCESS: Duration = Duration::from_secs(5);
 
 /// `picket.leases` and `picket.coordinators`.
 #[derive(Clone, Debug)]
-pub(crate) struct Table {
-    pub(crate) rows: Vec<Row>,
+pub(crate) struct LeaseTable {
+    pub(crate) rows: Vec<TableRow>,
     /// When each coordinator was seen last, and whether it was about to leave.
-    pub(crate) coordinators: BTreeMap<Name, (i64, bool)>,
+    pub(crate) coordinators: BTreeMap<CoordinatorName, (i64, bool)>,
 }
 
-fn micros(duration: Duration) -> i64 {
+fn to_micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap()
 }
 
 /// `now` is the database's clock in microseconds, read when the rows are changed and not when the statement began,
 /// which may be long before.
-impl Table {
+impl LeaseTable {
     pub(crate) fn new(shards: usize) -> Self {
-        let row = Row {
+        let row = TableRow {
             holder: None,
             epoch: Epoch(0),
             expires_at: i64::MIN,
@@ -48,77 +48,90 @@ impl Table {
         Self { rows: vec![row; shards], coordinators: BTreeMap::new() }
     }
 
-    pub(crate) fn announce(
+    pub(crate) fn record_heartbeat(
         &mut self,
         now: i64,
         clock: i64,
-        id: Name,
+        id: CoordinatorName,
         draining: bool,
         alive: Duration,
-    ) -> Roll {
+    ) -> ClusterView {
         self.coordinators.insert(id, (now, draining));
-        let live = |(name, (seen_at, draining)): (&Name, &(i64, bool))| {
-            *name != id && !draining && (now - *seen_at).abs() < micros(alive)
+        let live = |(name, (seen_at, draining)): (&CoordinatorName, &(i64, bool))| {
+            *name != id && !draining && (now - *seen_at).abs() < to_micros(alive)
         };
         let doubtful = self.rows.iter().enumerate().filter(|(_, row)| {
             let ends = row.expires_at;
-            ends > clock + micros(alive + TOO_LONG) || (ends < clock && ends != i64::MIN)
+            ends > clock + to_micros(alive + MAX_LEASE_EXCESS) || (ends < clock && ends != i64::MIN)
         });
-        Roll {
+        ClusterView {
             now: Timestamp::from_micros(clock),
-            newest_mark: None,
-            doubtful: doubtful.map(|(place, _)| self.held(place)).collect(),
-            live: self.coordinators.iter().filter(|entry| live(*entry)).count() + usize::from(!draining),
-            shards: self.rows.len(),
+            newest_scheduled_through: None,
+            doubtful_leases: doubtful.map(|(place, _)| self.held_lease(place)).collect(),
+            live_coordinators: self.coordinators.iter().filter(|entry| live(*entry)).count()
+                + usize::from(!draining),
+            shard_count: self.rows.len(),
         }
     }
 
-    pub(crate) fn acquire(&mut self, now: i64, id: Name, free: &Free, lease: Duration) -> Vec<Lease> {
-        let places = self.free(now, free).into_iter().take(free.most);
-        places.map(|place| self.give(now, id, place, lease)).collect()
+    pub(crate) fn acquire_leases(
+        &mut self,
+        now: i64,
+        id: CoordinatorName,
+        free: &AcquireCriteria,
+        lease: Duration,
+    ) -> Vec<Lease> {
+        let places = self.free_places(now, free).into_iter().take(free.max_leases);
+        places.map(|place| self.grant_lease(now, id, place, lease)).collect()
     }
 
     /// Those that are free, in the order that they are taken in.
-    pub(crate) fn free(&self, now: i64, free: &Free) -> Vec<usize> {
+    pub(crate) fn free_places(&self, now: i64, free: &AcquireCriteria) -> Vec<usize> {
         let is_free = |place: &usize| {
             let expires_at = self.rows[*place].expires_at;
             expires_at == i64::MIN
-                || free.expired_by.is_some_and(|by| expires_at < now.min(by.micros()))
-                || free.unrenewed.contains(&self.held(*place))
+                || free.expired_by.is_some_and(|by| expires_at < now.min(by.as_micros()))
+                || free.unrenewed.contains(&self.held_lease(*place))
         };
         let mut free: Vec<usize> = (0..self.rows.len()).filter(is_free).collect();
         free.sort_by_key(|place| (self.rows[*place].expires_at, *place));
         free
     }
 
-    fn held(&self, place: usize) -> Held {
+    fn held_lease(&self, place: usize) -> ObservedLease {
         let row = &self.rows[place];
         let shard = Shard(u16::try_from(place).unwrap());
-        Held { shard, epoch: row.epoch, expires_at: Timestamp::from_micros(row.expires_at) }
+        ObservedLease { shard, epoch: row.epoch, expires_at: Timestamp::from_micros(row.expires_at) }
     }
 
-    pub(crate) fn give(&mut self, now: i64, id: Name, place: usize, lease: Duration) -> Lease {
+    pub(crate) fn grant_lease(
+        &mut self,
+        now: i64,
+        id: CoordinatorName,
+        place: usize,
+        lease: Duration,
+    ) -> Lease {
         let row = &mut self.rows[place];
         row.holder = Some(id);
         row.epoch = Epoch(row.epoch.0 + 1);
-        row.expires_at = now + micros(lease);
+        row.expires_at = now + to_micros(lease);
         let shard = Shard(u16::try_from(place).unwrap());
         Lease { shard, epoch: row.epoch, scheduled_through: row.scheduled_through }
     }
 
-    pub(crate) fn renew(
+    pub(crate) fn renew_leases(
         &mut self,
         now: i64,
-        id: Name,
-        held: &[Progress],
+        id: CoordinatorName,
+        held: &[ShardProgress],
         by: Option<Timestamp>,
         lease: Duration,
     ) -> Vec<Shard> {
-        let earlier = by.map_or(now, |by| now.min(by.micros()));
+        let earlier = by.map_or(now, |by| now.min(by.as_micros()));
         let mut kept = Vec::new();
         for held in held {
-            if let Some(row) = self.of(id, held).filter(|row| row.expires_at > earlier) {
-                row.expires_at = now + micros(lease);
+            if let Some(row) = self.find_row(id, held).filter(|row| row.expires_at > earlier) {
+                row.expires_at = now + to_micros(lease);
                 row.scheduled_through = row.scheduled_through.max(held.scheduled_through);
                 kept.push(held.shard);
             }
@@ -126,9 +139,9 @@ impl Table {
         kept
     }
 
-    pub(crate) fn release(&mut self, id: Name, held: &[Progress]) {
+    pub(crate) fn release_leases(&mut self, id: CoordinatorName, held: &[ShardProgress]) {
         for held in held {
-            if let Some(row) = self.of(id, held) {
+            if let Some(row) = self.find_row(id, held) {
                 row.holder = None;
                 row.expires_at = i64::MIN;
                 row.scheduled_through = row.scheduled_through.max(held.scheduled_through);
@@ -136,7 +149,7 @@ impl Table {
         }
     }
 
-    fn of(&mut self, id: Name, held: &Progress) -> Option<&mut Row> {
+    fn find_row(&mut self, id: CoordinatorName, held: &ShardProgress) -> Option<&mut TableRow> {
         let row = self.rows.get_mut(usize::from(held.shard.0))?;
         (row.epoch == held.epoch && row.holder == Some(id)).then_some(row)
     }

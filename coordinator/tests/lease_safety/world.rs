@@ -13,73 +13,73 @@ use std::{
     time::Duration,
 };
 
-use picket_coordinator::lease::rounds::{Command, Input};
+use picket_coordinator::lease::machine::{LeaseAction, LeaseEvent};
 use picket_proto::{Epoch, Shard, Timestamp};
-use picket_runtime::clock::{Boottime, DatabaseClock};
-use picket_store::leases::{Free, Lease, Progress, Roll};
+use picket_runtime::clock::{Boottime, DbClock};
+use picket_store::leases::{AcquireCriteria, ClusterView, Lease, ShardProgress};
 
 use crate::{
-    history::{Chance, Fault, History, Weather},
-    process::{Is, Mail, Process, Rate},
-    table::{Name, Table},
+    history::{Fault, History, LinkConditions, SplitMix64},
+    process::{ActorMessage, MachineClock, PlanState, Process},
+    table::{CoordinatorName, LeaseTable},
 };
 
-const NAMES: [Name; 24] = [
+const COORDINATOR_NAMES: [CoordinatorName; 24] = [
     "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r", "s", "t", "u",
     "v", "w", "x",
 ];
 /// After which a client gives a statement up (`store/src/leases.rs`).
-const LIMIT_US: u64 = 3_000_000;
+const STATEMENT_TIMEOUT_US: u64 = 3_000_000;
 /// The number of no statement: the actor awaits none, and does nothing.
-const HELD_UP: u64 = 0;
+const STALLED_CALL: u64 = 0;
 /// How long the planner may take to stop a shard (`lease.rs`).
-const YIELD_US: u64 = 8_000_000;
+const RELEASE_TIMEOUT_US: u64 = 8_000_000;
 /// What the database's clock says at the beginning.
-const EPOCH_US: i64 = 1_800_000_000_000_000;
+const START_TIME_US: i64 = 1_800_000_000_000_000;
 
 /// What happened in a history, to see that histories are not idle.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Tally {
+pub(crate) struct RunStats {
     pub(crate) histories: u64,
     pub(crate) grants: u64,
     /// Grants of a shard that was neither released nor free from the start.
     pub(crate) take_overs: u64,
     pub(crate) lost: u64,
-    pub(crate) given_back: u64,
+    pub(crate) released: u64,
     /// Renewals that the database did for a shard that was on its way back.
-    pub(crate) renewed_while_yielding: u64,
+    pub(crate) renewed_while_releasing: u64,
     /// Answers that came when nobody waited for them any more.
-    pub(crate) unheard: u64,
+    pub(crate) late_answers: u64,
     /// Statements of a holder that was none any more.
     pub(crate) fenced: u64,
 }
 
-impl Tally {
-    pub(crate) fn with(self, other: Self) -> Self {
+impl RunStats {
+    pub(crate) fn merge_stats(self, other: Self) -> Self {
         Self {
             histories: self.histories + other.histories,
             grants: self.grants + other.grants,
             take_overs: self.take_overs + other.take_overs,
             lost: self.lost + other.lost,
-            given_back: self.given_back + other.given_back,
-            renewed_while_yielding: self.renewed_while_yielding + other.renewed_while_yielding,
-            unheard: self.unheard + other.unheard,
+            released: self.released + other.released,
+            renewed_while_releasing: self.renewed_while_releasing + other.renewed_while_releasing,
+            late_answers: self.late_answers + other.late_answers,
             fenced: self.fenced + other.fenced,
         }
     }
 }
 
-enum What {
-    Announce { leaving: bool },
-    Take(Free),
-    Renew(Vec<(Shard, Epoch)>, Vec<Progress>, Timestamp),
-    Release(Vec<Progress>),
+enum Statement {
+    Heartbeat { leaving: bool },
+    Acquire(AcquireCriteria),
+    Renew(Vec<(Shard, Epoch)>, Vec<ShardProgress>, Timestamp),
+    Release(Vec<ShardProgress>),
 }
 
 enum Reply {
-    Roll(Roll),
+    ClusterView(ClusterView),
     Leases(Vec<Lease>),
-    Kept(Vec<Shard>),
+    Renewed(Vec<Shard>),
     Released,
 }
 
@@ -88,27 +88,27 @@ struct Call {
     process: usize,
     /// Of the task that gives shards back, or else of the actor.
     task: Option<usize>,
-    what: What,
+    statement: Statement,
     sent: Boottime,
 }
 
-enum Event {
+enum SimEvent {
     Fault(usize),
-    Start(Name, Rate),
+    Start(CoordinatorName, MachineClock),
     Tick(usize),
-    Released(usize),
+    LeasesAvailable(usize),
     Resume(usize),
     /// A process that was held up between reading its clock and using it goes on.
     Decide {
         process: usize,
         now: Boottime,
-        input: Input,
+        input: LeaseEvent,
     },
     /// The planner has stopped what a task gives back; it may not have been heard in time.
-    Stopped {
+    ReleaseStopped {
         process: usize,
         task: usize,
-        told: Vec<Progress>,
+        told: Vec<ShardProgress>,
     },
     /// A statement begins in the database.
     Arrive(u64),
@@ -125,78 +125,82 @@ enum Event {
 }
 
 /// See the module.
-pub(crate) struct World<'a> {
+pub(crate) struct LeaseSimulation<'a> {
     history: &'a History,
     /// Whether the database's clock keeps to its share of the margin.
-    keeps_time: bool,
-    chance: Chance,
-    weather: Weather,
+    is_clock_bounded: bool,
+    rng: SplitMix64,
+    link: LinkConditions,
     now: u64,
     number: u64,
-    events: BTreeMap<(u64, u64), Event>,
+    events: BTreeMap<(u64, u64), SimEvent>,
     calls: HashMap<u64, Call>,
-    table: Table,
+    table: LeaseTable,
     stepped: i64,
     /// How far the database's clock may still jump ahead.
     ahead_left: i64,
     processes: Vec<Process>,
     /// What each process's actor is about.
-    about: Vec<Option<Mail>>,
+    current_messages: Vec<Option<ActorMessage>>,
     names: usize,
     /// To which process each epoch was given, by shard.
-    given: Vec<Vec<usize>>,
+    granted: Vec<Vec<usize>>,
     pub(crate) violation: Option<String>,
-    pub(crate) tally: Tally,
+    pub(crate) tally: RunStats,
 }
 
-impl<'a> World<'a> {
+impl<'a> LeaseSimulation<'a> {
     /// Lives through `history`. With `keeps_time` the database's clock never jumps ahead by more than the margin has
     /// room for.
-    pub(crate) fn live(history: &'a History, keeps_time: bool) -> Self {
+    pub(crate) fn run_history(history: &'a History, keeps_time: bool) -> Self {
         let (lease, trusted) = (history.lease_ms * 1_000, history.trusted_us());
         let world = Self {
             history,
-            keeps_time,
-            chance: Chance(history.seed),
-            weather: history.weather,
+            is_clock_bounded: keeps_time,
+            rng: SplitMix64(history.seed),
+            link: history.link,
             now: 0,
             number: 0,
             events: BTreeMap::new(),
             calls: HashMap::new(),
-            table: Table::new(history.shards),
+            table: LeaseTable::new(history.shards),
             stepped: 0,
-            ahead_left: ((lease - trusted) * (1_000 - history.rates) / 1_000).cast_signed() * 98 / 100,
+            ahead_left: ((lease - trusted) * (1_000 - history.clock_drift) / 1_000).cast_signed() * 98 / 100,
             processes: Vec::new(),
-            about: Vec::new(),
+            current_messages: Vec::new(),
             names: history.coordinators,
-            given: vec![Vec::new(); history.shards],
+            granted: vec![Vec::new(); history.shards],
             violation: None,
-            tally: Tally { histories: 1, ..Tally::default() },
+            tally: RunStats { histories: 1, ..RunStats::default() },
         };
-        world.run()
+        world.run_events()
     }
 
-    fn run(mut self) -> Self {
+    fn run_events(mut self) -> Self {
         let lease = self.lease_us();
-        for name in &NAMES[..self.history.coordinators] {
-            let (rate, at) = (self.rate(), self.chance.between(0, lease));
-            self.at(at, Event::Start(name, rate));
+        for name in &COORDINATOR_NAMES[..self.history.coordinators] {
+            let (rate, at) = (self.random_clock(), self.rng.in_range(0, lease));
+            self.schedule_at(at, SimEvent::Start(name, rate));
         }
         let ends = lease * 6;
         for (number, (at, _)) in self.history.faults.iter().enumerate() {
-            self.at(ends * at / 1_000, Event::Fault(number));
+            self.schedule_at(ends * at / 1_000, SimEvent::Fault(number));
         }
-        self.until(ends);
-        self.calm();
-        self.until(ends + 1);
-        let settled = self.now + self.until_forgotten() + LIMIT_US + YIELD_US + 20 * self.round_us();
-        self.until(settled);
-        self.all_are_held();
+        self.run_until(ends);
+        self.end_faults();
+        self.run_until(ends + 1);
+        let settled = self.now
+            + self.forget_delay_us()
+            + STATEMENT_TIMEOUT_US
+            + RELEASE_TIMEOUT_US
+            + 20 * self.round_us();
+        self.run_until(settled);
+        self.check_all_held();
         let held = self.table.rows.iter().map(|row| row.epoch).collect::<Vec<_>>();
-        self.until(settled + lease * 2);
-        self.all_are_held();
+        self.run_until(settled + lease * 2);
+        self.check_all_held();
         if self.table.rows.iter().map(|row| row.epoch).ne(held) {
-            self.fail("shards change hands though nothing happens");
+            self.record_violation("shards change hands though nothing happens");
         }
         self
     }
@@ -205,7 +209,7 @@ impl<'a> World<'a> {
         self.history.lease_ms * 1_000
     }
 
-    fn lease(&self) -> Duration {
+    fn lease_time(&self) -> Duration {
         Duration::from_millis(self.history.lease_ms)
     }
 
@@ -214,77 +218,83 @@ impl<'a> World<'a> {
     }
 
     fn database_now(&self) -> i64 {
-        EPOCH_US + self.now.cast_signed() + self.stepped
+        START_TIME_US + self.now.cast_signed() + self.stepped
     }
 
     /// A machine's clock: anything at the beginning; the slowest goes so slowly that it uses the margin's share up.
-    fn rate(&mut self) -> Rate {
+    fn random_clock(&mut self) -> MachineClock {
         let (lease, trusted) = (self.lease_us(), self.history.trusted_us());
-        let most = (lease - trusted) * self.history.rates / 1_000 * 98 / 100 * 1_000_000 / trusted;
+        let most = (lease - trusted) * self.history.clock_drift / 1_000 * 98 / 100 * 1_000_000 / trusted;
         let (slowest, fastest) = (1_000_000_000_000_u64.div_ceil(1_000_000 + most), 1_000_000 + most);
-        let goes_us = match self.chance.between(0, 3) {
+        let goes_us = match self.rng.in_range(0, 3) {
             0 => slowest,
             1 => fastest,
-            _ => self.chance.between(slowest, fastest),
+            _ => self.rng.in_range(slowest, fastest),
         };
-        Rate { began_at_us: self.chance.between(1_000_000_000_000, 10_000_000_000_000), goes_us }
+        MachineClock {
+            start_us: self.rng.in_range(1_000_000_000_000, 10_000_000_000_000),
+            us_per_second: goes_us,
+        }
     }
 
-    fn at(&mut self, at: u64, event: Event) {
+    fn schedule_at(&mut self, at: u64, event: SimEvent) {
         self.number += 1;
         self.events.insert((at.max(self.now), self.number), event);
     }
 
-    fn after(&mut self, wait: u64, event: Event) {
-        self.at(self.now + wait, event);
+    fn schedule_after(&mut self, wait: u64, event: SimEvent) {
+        self.schedule_at(self.now + wait, event);
     }
 
-    fn until(&mut self, end: u64) {
+    fn run_until(&mut self, end: u64) {
         while self.violation.is_none()
             && let Some(entry) = self.events.first_entry().filter(|entry| entry.key().0 <= end)
         {
             self.now = entry.key().0;
             let event = entry.remove();
-            self.happen(event);
+            self.handle_event(event);
         }
         self.now = end;
     }
 
-    fn happen(&mut self, event: Event) {
+    fn handle_event(&mut self, event: SimEvent) {
         // What is for a process that does nothing comes to it when it goes on, in any order.
-        if let Some((process, resumes)) = self.is_for_a_paused(&event) {
-            let is_timer = matches!(event, Event::Answer { reply: None, .. });
-            let late = if is_timer && self.processes[process].suspended { LIMIT_US } else { 5_000 };
-            let wait = self.chance.between(1, late);
-            return self.at(resumes + wait, event);
+        if let Some((process, resumes)) = self.paused_target(&event) {
+            let is_timer = matches!(event, SimEvent::Answer { reply: None, .. });
+            let late =
+                if is_timer && self.processes[process].suspended { STATEMENT_TIMEOUT_US } else { 5_000 };
+            let wait = self.rng.in_range(1, late);
+            return self.schedule_at(resumes + wait, event);
         }
         match event {
-            Event::Fault(number) => self.fault(number),
-            Event::Start(name, rate) => self.start(name, rate),
-            Event::Tick(process) => self.deliver(process, Mail::Round),
-            Event::Released(process) => self.deliver(process, Mail::Released),
-            Event::Resume(process) => self.resume(process),
-            Event::Decide { process, now, input } => {
-                if !self.processes[process].gone {
-                    self.processes[process].waits_for = None;
-                    self.decide(process, now, input);
-                    self.work(process);
+            SimEvent::Fault(number) => self.inject_fault(number),
+            SimEvent::Start(name, rate) => self.start_process(name, rate),
+            SimEvent::Tick(process) => self.deliver_message(process, ActorMessage::BeginRound),
+            SimEvent::LeasesAvailable(process) => {
+                self.deliver_message(process, ActorMessage::LeasesAvailable)
+            }
+            SimEvent::Resume(process) => self.resume_process(process),
+            SimEvent::Decide { process, now, input } => {
+                if !self.processes[process].is_actor_gone {
+                    self.processes[process].awaited_call = None;
+                    self.apply_event(process, now, input);
+                    self.process_mailbox(process);
                 }
             }
-            Event::Stopped { process, task, told } => self.stopped(process, task, &told),
-            Event::Arrive(call) => self.arrive(call),
-            Event::Apply { call, began_at } => self.apply(call, began_at),
-            Event::Answer { call, reply } => self.answer(call, reply),
+            SimEvent::ReleaseStopped { process, task, told } => self.finish_stop(process, task, &told),
+            SimEvent::Arrive(call) => self.begin_statement(call),
+            SimEvent::Apply { call, began_at } => self.apply_statement(call, began_at),
+            SimEvent::Answer { call, reply } => self.deliver_answer(call, reply),
         }
     }
 
-    fn is_for_a_paused(&self, event: &Event) -> Option<(usize, u64)> {
+    fn paused_target(&self, event: &SimEvent) -> Option<(usize, u64)> {
         let process = match event {
-            Event::Tick(process)
-            | Event::Released(process)
-            | Event::Decide { process, .. }
-            | Event::Stopped { process, .. } => *process,
-            Event::Answer { call, .. } => self.calls[call].process,
+            SimEvent::Tick(process)
+            | SimEvent::LeasesAvailable(process)
+            | SimEvent::Decide { process, .. }
+            | SimEvent::ReleaseStopped { process, .. } => *process,
+            SimEvent::Answer { call, .. } => self.calls[call].process,
             _ => return None,
         };
         self.processes[process].paused.map(|(_, resumes)| (process, resumes))

@@ -2,12 +2,12 @@
 
 use std::{env, fs};
 
-use picket_e2e::drill::{Line, cells, lines_dir, table};
+use picket_e2e::fault_test::{ReportLine, account_cells, build_table, report_lines_dir};
 
 #[expect(clippy::print_stdout, reason = "it prints")]
 fn main() {
     let forget = env::args().any(|argument| argument == "--forget");
-    let mut lines: Vec<Line> = fs::read_dir(lines_dir())
+    let mut lines: Vec<ReportLine> = fs::read_dir(report_lines_dir())
         .into_iter()
         .flatten()
         .flatten()
@@ -19,18 +19,18 @@ fn main() {
             serde_json::from_slice(&fs::read(entry.path()).ok()?).ok()
         })
         .collect();
-    lines.sort_by_key(|line| (number(&line.fault), line.fault.clone()));
+    lines.sort_by_key(|line| (fault_number(&line.fault), line.fault.clone()));
     if lines.is_empty() {
         return;
     }
-    let mut table = table(&["FAULT", "INJURY"], 0);
-    for Line { fault, injury, account, .. } in lines {
-        table.add_row([vec![fault, injury], cells(&account)].concat());
+    let mut table = build_table(&["FAULT", "INJURY"], 0);
+    for ReportLine { fault, injury, account, .. } in lines {
+        table.add_row([vec![fault, injury], account_cells(&account)].concat());
     }
     println!("{table}");
 }
 
 /// The number in the name of a fault, by which they are sorted.
-fn number(fault: &str) -> u32 {
+fn fault_number(fault: &str) -> u32 {
     fault.chars().filter(char::is_ascii_digit).collect::<String>().parse().unwrap_or(u32::MAX)
 }

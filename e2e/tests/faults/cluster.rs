@@ -3,24 +3,24 @@
 use async_nats::jetstream::{Context, consumer::pull, stream::ClusterInfo};
 use picket_e2e::{
     Credentials,
-    drill::{Drill, LONG, Scene, Setting},
+    fault_test::{Environment, FaultTest, Topology, WAIT_TIMEOUT},
 };
 use picket_testkit::{
     eventually,
-    servers::{self, Nats},
+    servers::{self, TestNats},
 };
 
-use crate::results::{all_results, every_result_has_a_row, results_in};
+use crate::results::{read_all_results, result_payloads, wait_results_stored};
 
-const NAMES: [&str; 3] = ["hub-1", "hub-2", "hub-3"];
+const NODE_NAMES: [&str; 3] = ["hub-1", "hub-2", "hub-3"];
 const REGIONS: [&str; 2] = ["east", "west"];
 
 /// Three servers that are one cluster, and the credentials that they want.
-async fn cluster() -> (Credentials, Vec<Nats>) {
+async fn start_cluster() -> (Credentials, Vec<TestNats>) {
     let credentials = Credentials::init(&REGIONS);
-    let ports = NAMES.map(|_| servers::port());
+    let ports = NODE_NAMES.map(|_| servers::non_ephemeral_port());
     let mut nodes = vec![];
-    for (name, own) in NAMES.iter().zip(ports) {
+    for (name, own) in NODE_NAMES.iter().zip(ports) {
         let listen = format!("127.0.0.1:{own}");
         let mut options = ["--server-name", name, "--cluster", "hub", "--cluster-listen", &listen]
             .map(str::to_owned)
@@ -29,20 +29,20 @@ async fn cluster() -> (Credentials, Vec<Nats>) {
             options.extend(["--route".to_owned(), format!("nats://127.0.0.1:{other}")]);
         }
         let written = credentials.clone();
-        let node = servers::nats_configured(move |port| {
+        let node = servers::start_nats_with_config(move |port| {
             let options: Vec<_> = options.iter().map(String::as_str).collect();
-            written.server(port, &options)
+            written.write_server_config(port, &options)
         });
         nodes.push(node.await);
     }
     (credentials, nodes)
 }
 
-const CONSUMERS: [(&str, &str); 3] =
+const CLUSTER_CONSUMERS: [(&str, &str); 3] =
     [("PICKET_RESULTS", "sink"), ("PICKET_JOBS", "prober-east"), ("PICKET_JOBS", "prober-west")];
 
 /// Which node leads a stream, once all copies of it and of all consumers are up to date.
-async fn leader(jetstream: &Context, stream: &str) -> usize {
+async fn wait_leader(jetstream: &Context, stream: &str) -> usize {
     let good = |of: Option<ClusterInfo>| {
         let of = of.unwrap_or_default();
         match of.replicas.len() == 2 && of.replicas.iter().all(|copy| copy.current && !copy.offline) {
@@ -50,8 +50,8 @@ async fn leader(jetstream: &Context, stream: &str) -> usize {
             false => Err(format!("{of:?}")),
         }
     };
-    let leader = eventually(LONG, &format!("three good copies of {stream}"), async || {
-        for (stream, consumer) in CONSUMERS {
+    let leader = eventually(WAIT_TIMEOUT, &format!("three good copies of {stream}"), async || {
+        for (stream, consumer) in CLUSTER_CONSUMERS {
             let found = jetstream.get_consumer_from_stream::<pull::Config, _, _>(consumer, stream).await;
             good(found.map_err(|error| error.to_string())?.cached_info().cluster.clone())?;
         }
@@ -59,70 +59,74 @@ async fn leader(jetstream: &Context, stream: &str) -> usize {
         good(found.cached_info().cluster.clone())
     })
     .await;
-    NAMES.iter().position(|name| *name == leader).expect("one of the three")
+    NODE_NAMES.iter().position(|name| *name == leader).expect("one of the three")
 }
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
 async fn f10b_each_leader_of_a_cluster_of_three_killed_in_turn_costs_no_acknowledged_result() {
-    let (credentials, mut nodes) = cluster().await;
-    let bus = nodes.iter().map(Nats::url).collect::<Vec<_>>().join(",");
-    let scene = Scene { regions: &REGIONS, ..Scene::default() };
-    let setting = Setting {
+    let (credentials, mut nodes) = start_cluster().await;
+    let bus = nodes.iter().map(TestNats::url).collect::<Vec<_>>().join(",");
+    let scene = Topology { regions: &REGIONS, ..Topology::default() };
+    let setting = Environment {
         nats: Some(nodes.remove(0)),
         bus: Some(bus),
         credentials: Some(credentials),
-        ..Setting::default()
+        ..Environment::default()
     };
     let injury = "of a cluster of three, kill -9 of who leads the results, then of who leads the jobs";
-    let mut drill = Drill::start_in("F10b", injury, scene, setting).await;
+    let mut drill = FaultTest::start_with("F10b", injury, scene, setting).await;
     // Streams that are there get their copies when coordinators are told so.
     for _ in 0..drill.coordinators.len() {
-        let new = drill.coordinator_with(&["--replicas", "3"], &[]).await;
-        new.ready().await;
+        let new = drill.spawn_coordinator_with(&["--replicas", "3"], &[]).await;
+        new.wait_ready().await;
         drill.coordinators.push(new);
         drill.coordinators.remove(0).stop().await;
     }
-    drill.share().await;
+    drill.wait_balanced().await;
     let url = drill.target.url("/ok/many");
     let more = format!(
         "INSERT INTO picket.sites (url, interval_seconds, timeout_ms)
          SELECT '{url}/' || n, 2, 2000 FROM generate_series(1, 100) AS n"
     );
-    drill.stack.execute(&more).await;
-    drill.served().await;
-    let jetstream = drill.stack.jetstream().await;
+    drill.stack.execute_sql(&more).await;
+    drill.wait_served().await;
+    let jetstream = drill.stack.connect_jetstream().await;
 
     for stream in ["PICKET_RESULTS", "PICKET_JOBS"] {
-        let leading = leader(&jetstream, stream).await;
+        let leading = wait_leader(&jetstream, stream).await;
         let node = match leading {
             0 => &mut drill.stack.nats,
             other => &mut nodes[other - 1],
         };
         node.kill().await;
-        drill.injured().await;
-        drill.served().await;
+        drill.mark_fault_started().await;
+        drill.wait_served().await;
         let node = match leading {
             0 => &mut drill.stack.nats,
             other => &mut nodes[other - 1],
         };
         node.start().await;
-        leader(&jetstream, stream).await;
+        wait_leader(&jetstream, stream).await;
     }
-    drill.healed().await;
-    drill.served().await;
-    drill.share().await;
+    drill.mark_fault_ended().await;
+    drill.wait_served().await;
+    drill.wait_balanced().await;
 
-    every_result_has_a_row(&drill).await;
+    wait_results_stored(&drill).await;
     for (_, prober) in &drill.probers {
-        assert_eq!(prober.metric("picket_prober_results_lost_total"), 0.0, "{}", prober.log());
+        assert_eq!(prober.read_metric("picket_prober_results_lost_total"), 0.0, "{}", prober.read_log());
     }
     // What was acknowledged is in the stream still: a prober counts a result when the stream has said so.
-    let acknowledged: f64 =
-        drill.probers.iter().map(|(_, prober)| prober.metric("picket_prober_results_published_total")).sum();
-    let kept: usize = all_results(&jetstream).await.iter().map(|message| results_in(message).len()).sum();
+    let acknowledged: f64 = drill
+        .probers
+        .iter()
+        .map(|(_, prober)| prober.read_metric("picket_prober_results_published_total"))
+        .sum();
+    let kept: usize =
+        read_all_results(&jetstream).await.iter().map(|message| result_payloads(message).len()).sum();
     assert!(kept as f64 >= acknowledged && acknowledged > 0.0, "{kept} are kept of {acknowledged}");
-    let account = drill.account().await;
+    let account = drill.verify_account().await;
     assert_eq!(account.dead_letters, 0, "{account:#?}");
     assert!(account.recovery_s < 15.0, "{account:#?}");
     drill.stop().await;

@@ -2,34 +2,34 @@
 
 use std::collections::HashMap;
 
-use picket_e2e::drill::{Drill, Job, LONG, Scene, Witness};
+use picket_e2e::fault_test::{FaultTest, JobRecorder, RecordedJob, Topology, WAIT_TIMEOUT};
 use picket_proto::{Epoch, Shard, Timestamp};
 use picket_testkit::eventually;
 
 #[tokio::test]
 async fn f1_a_killed_coordinators_shards_are_taken_over_and_no_tick_is_lost_without_a_trace() {
-    let mut drill = Drill::start("F1", "kill -9 one of two coordinators", Scene::default()).await;
+    let mut drill = FaultTest::start("F1", "kill -9 one of two coordinators", Topology::default()).await;
 
     drill.coordinators.remove(0).kill().await;
-    drill.injured().await;
-    drill.share().await;
-    drill.served().await;
+    drill.mark_fault_started().await;
+    drill.wait_balanced().await;
+    drill.wait_served().await;
 
-    let account = drill.account().await;
-    assert_eq!(account.missed, account.missed_for("not_scheduled"), "{account:#?}");
+    let account = drill.verify_account().await;
+    assert_eq!(account.missed, account.missed_for_cause("not_scheduled"), "{account:#?}");
     drill.stop().await;
 }
 
 #[tokio::test]
 async fn f3_a_coordinator_that_is_stopped_hands_over_and_no_tick_is_missed() {
-    let mut drill = Drill::start("F3", "SIGTERM one of two coordinators", Scene::default()).await;
+    let mut drill = FaultTest::start("F3", "SIGTERM one of two coordinators", Topology::default()).await;
 
     drill.coordinators.remove(0).stop().await;
-    drill.injured().await;
-    drill.share().await;
-    drill.served().await;
+    drill.mark_fault_started().await;
+    drill.wait_balanced().await;
+    drill.wait_served().await;
 
-    let account = drill.account().await;
+    let account = drill.verify_account().await;
     assert_eq!(account.missed, 0, "{account:#?}");
     // The promise is a second; a machine that is busy with other tests may be slower by itself.
     assert!(account.latest_ms < 3_000, "{account:#?}");
@@ -39,12 +39,12 @@ async fn f3_a_coordinator_that_is_stopped_hands_over_and_no_tick_is_missed() {
 #[tokio::test]
 async fn f2_a_coordinator_that_was_paused_beyond_its_lease_publishes_nothing_for_it_when_it_wakes() {
     let mut drill =
-        Drill::start("F2", "SIGSTOP one of two coordinators beyond its lease", Scene::default()).await;
-    let witness = Witness::of(&drill).await;
+        FaultTest::start("F2", "SIGSTOP one of two coordinators beyond its lease", Topology::default()).await;
+    let witness = JobRecorder::subscribe(&drill).await;
     let paused = drill.coordinators.remove(0);
     let held = drill
         .stack
-        .lines(&format!(
+        .query_lines(&format!(
             "SELECT shard || ' ' || epoch FROM picket.leases WHERE holder LIKE '%-{}-%'",
             paused.pid()
         ))
@@ -58,34 +58,34 @@ async fn f2_a_coordinator_that_was_paused_beyond_its_lease_publishes_nothing_for
         .collect();
     assert_eq!(held.len(), 32);
 
-    paused.signal("STOP");
-    let stopped = drill.injured().await;
-    drill.share().await;
-    drill.served().await;
-    paused.signal("CONT");
-    drill.healed().await;
-    eventually(LONG, "the one that wakes to say so", async || {
-        let log = paused.log();
+    paused.send_signal("STOP");
+    let stopped = drill.mark_fault_started().await;
+    drill.wait_balanced().await;
+    drill.wait_served().await;
+    paused.send_signal("CONT");
+    drill.mark_fault_ended().await;
+    eventually(WAIT_TIMEOUT, "the one that wakes to say so", async || {
+        let log = paused.read_log();
         if log.contains("stood still") && log.contains("lease lost on 32 shards") { Ok(()) } else { Err(log) }
     })
     .await;
     drill.coordinators.push(paused);
-    drill.share().await;
-    drill.served().await;
+    drill.wait_balanced().await;
+    drill.wait_served().await;
 
     let stopped = drill
         .stack
-        .number(&format!("SELECT (extract(epoch FROM '{stopped}'::timestamptz) * 1000000)::bigint"))
+        .query_number(&format!("SELECT (extract(epoch FROM '{stopped}'::timestamptz) * 1000000)::bigint"))
         .await;
-    let of_after = |job: &&Job| job.scheduled_at > Timestamp::from_micros(stopped);
-    let heard = witness.heard();
+    let of_after = |job: &&RecordedJob| job.scheduled_at > Timestamp::from_micros(stopped);
+    let heard = witness.recorded_jobs();
     let fenced: Vec<_> =
         heard.iter().filter(of_after).filter(|job| held.get(&job.shard) == Some(&job.epoch)).collect();
-    assert_eq!(fenced, Vec::<&Job>::new(), "published under a lease that had passed to another");
+    assert_eq!(fenced, Vec::<&RecordedJob>::new(), "published under a lease that had passed to another");
     let taken_over =
         heard.iter().filter(of_after).filter(|job| held.get(&job.shard).is_some_and(|old| job.epoch > *old));
     assert!(taken_over.count() > 20, "{heard:?}");
-    let account = drill.account().await;
-    assert_eq!(drill.missed("cause <> 'not_scheduled'").await, [""; 0], "{account:#?}");
+    let account = drill.verify_account().await;
+    assert_eq!(drill.describe_missed("cause <> 'not_scheduled'").await, [""; 0], "{account:#?}");
     drill.stop().await;
 }

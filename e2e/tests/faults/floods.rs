@@ -2,72 +2,72 @@
 
 use std::time::Duration;
 
-use picket_e2e::drill::{Drill, Scene};
-use picket_testkit::target::{Authority, Step, Target, Validity};
+use picket_e2e::fault_test::{FaultTest, Topology};
+use picket_testkit::target::{CertificateAuthority, Step, Target, Validity};
 
 /// What a process may grow by that reads floods and matches bodies, in KiB.
-const GROWTH_KIB: u64 = 48 << 10;
+const MAX_GROWTH_KIB: u64 = 48 << 10;
 
 /// A frame of HTTP/2 of less than 256 bytes.
-fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+fn build_frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
     let length = u8::try_from(payload.len()).unwrap();
     [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
 }
 
-async fn endless_frames(frame_again: Vec<u8>) -> Target {
-    let settings = [frame(4, 0, 0, &[]), frame(4, 1, 0, &[])].concat();
+async fn start_frame_flood(frame_again: Vec<u8>) -> Target {
+    let settings = [build_frame(4, 0, 0, &[]), build_frame(4, 1, 0, &[])].concat();
     let steps = vec![Step::Send(settings), Step::Repeat(frame_again)];
-    let identity = Authority::new().certify(&["localhost"], Validity::Good);
-    Target::scripted_http2(&identity, move |_| steps.clone()).await
+    let identity = CertificateAuthority::new().issue_identity(&["localhost"], Validity::Current);
+    Target::serve_script_http2(&identity, move |_| steps.clone()).await
 }
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
 async fn f25_sites_that_flood_or_have_a_dear_regex_leave_their_neighbours_checks_as_they_are() {
-    let scene = Scene { prober_options: &["--per-host", "200"], ..Scene::default() };
+    let scene = Topology { prober_options: &["--per-host", "200"], ..Topology::default() };
     let injury = "sites that flood with 103 and HTTP/2 frames, and dear regexes, for 30 s";
-    let mut drill = Drill::start("F25", injury, scene).await;
+    let mut drill = FaultTest::start("F25", injury, scene).await;
     let hints = vec![Step::Repeat(b"HTTP/1.1 103 Early Hints\r\n\r\n".to_vec())];
-    let hints = Target::scripted(move |_| hints.clone()).await;
-    let windows = endless_frames(frame(8, 0, 0, &[0, 0, 0, 1])).await;
-    let informational = endless_frames(frame(1, 4, 1, &[8, 3, b'1', b'0', b'3'])).await;
+    let hints = Target::serve_script(move |_| hints.clone()).await;
+    let windows = start_frame_flood(build_frame(8, 0, 0, &[0, 0, 0, 1])).await;
+    let informational = start_frame_flood(build_frame(1, 4, 1, &[8, 3, b'1', b'0', b'3'])).await;
     // Letters that the regex takes, and one that is no ASCII.
     let body: Vec<u8> = "\u{e9}".bytes().chain(b"ab".iter().copied().cycle()).take(64 << 10).collect();
     let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
     let dear = vec![Step::send(head), Step::Send(body)];
-    let dear = Target::scripted(move |_| dear.clone()).await;
+    let dear = Target::serve_script(move |_| dear.clone()).await;
     let insert = |url: String, regex: &str, count: u32| {
         format!(
             "INSERT INTO picket.sites (url, interval_seconds, timeout_ms, tls_verify, regex)
              SELECT '{url}' || n, 2, 5000, false, {regex} FROM generate_series(1, {count}) AS n;"
         )
     };
-    drill.stack.execute(&insert(drill.target.url("/ok/neighbour/"), "'all is well'", 40)).await;
-    drill.served().await;
-    let memory = drill.memory();
+    drill.stack.execute_sql(&insert(drill.target.url("/ok/neighbour/"), "'all is well'", 40)).await;
+    drill.wait_served().await;
+    let memory = drill.memory_by_process();
 
     let bad = [
         insert(hints.url("/bad/"), "NULL", 3),
-        insert(windows.named_url("/bad/"), "NULL", 3),
-        insert(informational.named_url("/bad/"), "NULL", 3),
+        insert(windows.localhost_url("/bad/"), "NULL", 3),
+        insert(informational.localhost_url("/bad/"), "NULL", 3),
         insert(dear.url("/bad/"), r"'(?:[ab]{0,99}b?){5}\b!'", 3),
     ];
-    drill.stack.execute(&bad.concat()).await;
-    let injured = drill.injured().await;
-    drill.endure(Duration::from_secs(30)).await;
-    drill.assert_flat(&memory, GROWTH_KIB);
-    drill.stack.execute("UPDATE picket.sites SET enabled = false WHERE url LIKE '%/bad/%'").await;
-    let healed = drill.healed().await;
-    drill.served().await;
+    drill.stack.execute_sql(&bad.concat()).await;
+    let injured = drill.mark_fault_started().await;
+    drill.run_for(Duration::from_secs(30)).await;
+    drill.assert_memory_flat(&memory, MAX_GROWTH_KIB);
+    drill.stack.execute_sql("UPDATE picket.sites SET enabled = false WHERE url LIKE '%/bad/%'").await;
+    let healed = drill.mark_fault_ended().await;
+    drill.wait_served().await;
 
-    drill.account().await;
+    drill.verify_account().await;
     let count = async |condition: &str| {
         let rows = format!(
             "SELECT count(*) FROM picket.check_results AS result
              JOIN picket.known_sites AS site ON site.id = result.site_id
              WHERE kind = 'scheduled' AND scheduled_at BETWEEN '{injured}' AND '{healed}' AND {condition}"
         );
-        drill.stack.number(&rows).await
+        drill.stack.query_number(&rows).await
     };
     let due = count("url LIKE '%/ok/%'").await;
     let up = count("url LIKE '%/ok/%' AND outcome = 'up'").await;

@@ -8,8 +8,8 @@ use std::{
 
 use async_nats::Client;
 use picket_e2e::{
-    Credentials, Host, Hosts,
-    drill::{Drill, LONG, Scene, Setting},
+    Credentials, LabHost, NetnsLab,
+    fault_test::{Environment, FaultTest, Topology, WAIT_TIMEOUT},
 };
 use picket_testkit::{eventually, servers};
 use tokio::runtime::Handle;
@@ -17,40 +17,44 @@ use tokio::runtime::Handle;
 const REGIONS: [&str; 3] = ["asia", "east", "west"];
 
 /// The hub's NATS takes nobody without a credential, and speaks TLS alone.
-async fn drill_on(hosts: Hosts, fault: &'static str, injury: &'static str) -> (Drill, Credentials) {
+async fn start_on_lab(
+    hosts: NetnsLab,
+    fault: &'static str,
+    injury: &'static str,
+) -> (FaultTest, Credentials) {
     let credentials =
         Credentials::init_with_tls(&REGIONS, &["127.0.0.1", &hosts.hub().address().to_string()]);
     let written = credentials.clone();
-    let nats = servers::nats_configured(move |port| written.server(port, &[])).await;
-    let scene = Scene { regions: &REGIONS, probers: 1, ..Scene::default() };
-    let setting = Setting {
+    let nats = servers::start_nats_with_config(move |port| written.write_server_config(port, &[])).await;
+    let scene = Topology { regions: &REGIONS, probers: 1, ..Topology::default() };
+    let setting = Environment {
         nats: Some(nats),
         credentials: Some(credentials.clone()),
         hosts: Some(hosts),
-        ..Setting::default()
+        ..Environment::default()
     };
-    (Drill::start_in(fault, injury, scene, setting).await, credentials)
+    (FaultTest::start_with(fault, injury, scene, setting).await, credentials)
 }
 
 /// Cuts one region off from the hub for so long; its probers still see the sites.
-async fn cut(mut drill: Drill, span: Duration) {
+async fn run_cut(mut drill: FaultTest, span: Duration) {
     let hosts = drill.hosts.take().expect("this drill has hosts");
-    hosts.cut(hosts.hub(), hosts.region("east"));
-    drill.injured().await;
-    drill.served_in("region.name <> 'east'").await;
-    drill.endure(span).await;
+    hosts.cut_link(hosts.hub(), hosts.region_host("east"));
+    drill.mark_fault_started().await;
+    drill.wait_served_in("region.name <> 'east'").await;
+    drill.run_for(span).await;
     for (_, prober) in drill.probers.iter().filter(|(region, _)| *region == "east") {
-        prober.unready("").await;
+        prober.wait_unready("").await;
     }
-    hosts.join(hosts.hub(), hosts.region("east"));
-    drill.healed().await;
-    drill.served().await;
+    hosts.restore_link(hosts.hub(), hosts.region_host("east"));
+    drill.mark_fault_ended().await;
+    drill.wait_served().await;
 
-    let account = drill.account().await;
-    assert_eq!((account.missed_in("west"), account.missed_in("asia")), (0, 0), "{account:#?}");
+    let account = drill.verify_account().await;
+    assert_eq!((account.missed_in_region("west"), account.missed_in_region("asia")), (0, 0), "{account:#?}");
     // Six sites are due every two seconds; the first moments are still on their way, or come late.
     let due = 3 * span.as_secs() as i64;
-    assert!(account.missed_in("east") >= due - 30, "{due} were due and {account:#?}");
+    assert!(account.missed_in_region("east") >= due - 30, "{due} were due and {account:#?}");
     assert!(account.recovery_s < 10.0, "{account:#?}");
     drill.stop().await;
 }
@@ -58,18 +62,19 @@ async fn cut(mut drill: Drill, span: Duration) {
 #[tokio::test]
 async fn f11b_a_host_cut_off_from_the_hub_is_missed_alone_and_comes_back_by_itself() {
     let test = "hosts::f11b_a_host_cut_off_from_the_hub_is_missed_alone_and_comes_back_by_itself";
-    let Some(hosts) = Hosts::of(test, &REGIONS).await else { return };
-    let (drill, _) = drill_on(hosts, "F11b", "a region's host cut off from the hub's for 20 s").await;
-    cut(drill, Duration::from_secs(20)).await;
+    let Some(hosts) = NetnsLab::enter(test, &REGIONS).await else { return };
+    let (drill, _) = start_on_lab(hosts, "F11b", "a region's host cut off from the hub's for 20 s").await;
+    run_cut(drill, Duration::from_secs(20)).await;
 }
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
 async fn f11c_a_host_cut_off_for_two_minutes_is_missed_alone_and_comes_back_by_itself() {
     let test = "hosts::f11c_a_host_cut_off_for_two_minutes_is_missed_alone_and_comes_back_by_itself";
-    let Some(hosts) = Hosts::of(test, &REGIONS).await else { return };
-    let (drill, _) = drill_on(hosts, "F11c", "a region's host cut off from the hub's for two minutes").await;
-    cut(drill, Duration::from_secs(120)).await;
+    let Some(hosts) = NetnsLab::enter(test, &REGIONS).await else { return };
+    let (drill, _) =
+        start_on_lab(hosts, "F11c", "a region's host cut off from the hub's for two minutes").await;
+    run_cut(drill, Duration::from_secs(120)).await;
 }
 
 #[tokio::test]
@@ -77,8 +82,8 @@ async fn f11c_a_host_cut_off_for_two_minutes_is_missed_alone_and_comes_back_by_i
 async fn f11d_sites_that_one_region_cannot_reach_and_two_can_are_down_there_and_have_no_incident() {
     let test =
         "hosts::f11d_sites_that_one_region_cannot_reach_and_two_can_are_down_there_and_have_no_incident";
-    let Some(hosts) = Hosts::of(test, &REGIONS).await else { return };
-    let (mut drill, _) = drill_on(hosts, "F11d", "the sites turn one of three regions away").await;
+    let Some(hosts) = NetnsLab::enter(test, &REGIONS).await else { return };
+    let (mut drill, _) = start_on_lab(hosts, "F11d", "the sites turn one of three regions away").await;
     let hosts = drill.hosts.take().expect("this drill has hosts");
     let down = |region: &str, since: &str| {
         format!(
@@ -90,36 +95,41 @@ async fn f11d_sites_that_one_region_cannot_reach_and_two_can_are_down_there_and_
         )
     };
 
-    hosts.cut(hosts.world(), hosts.region("east"));
-    let since = drill.injured().await;
+    hosts.cut_link(hosts.world(), hosts.region_host("east"));
+    let since = drill.mark_fault_started().await;
     // More than once, for once is never an incident.
     for _ in 0..3 {
-        let since = drill.now().await;
-        drill.stack.at_least(LONG, 6, &down("east", &since)).await;
+        let since = drill.database_now().await;
+        drill.stack.wait_at_least(WAIT_TIMEOUT, 6, &down("east", &since)).await;
     }
-    drill.served_in("region.name <> 'east'").await;
+    drill.wait_served_in("region.name <> 'east'").await;
     for other in ["asia", "west"] {
-        assert_eq!(drill.stack.number(&down(other, &since)).await, 0, "{other} sees them up");
+        assert_eq!(drill.stack.query_number(&down(other, &since)).await, 0, "{other} sees them up");
     }
-    drill.healed().await;
+    drill.mark_fault_ended().await;
     // Among others: no incident of a site that is up, and none that is missed.
-    let account = drill.account().await;
+    let account = drill.verify_account().await;
     assert_eq!(account.missed, 0, "{account:#?}");
 
     // With a second region it is a majority: had there been a reason, there would have been an incident.
-    hosts.cut(hosts.world(), hosts.region("west"));
+    hosts.cut_link(hosts.world(), hosts.region_host("west"));
     let open = "SELECT count(*) FROM picket.incidents JOIN picket.sites AS site ON site.id = site_id
                 WHERE url LIKE '%/ok/%' AND interval_seconds <= 5 AND closed_at IS NULL AND incidents.regions = '{east,west}'";
-    drill.stack.at_least(LONG, 6, open).await;
+    drill.stack.wait_at_least(WAIT_TIMEOUT, 6, open).await;
     drill.stop().await;
 }
 
 /// A client with this credential, whose connection is this host's; and what the server says to it.
-async fn client(host: &Host, url: &str, credentials: &Credentials, user: &str) -> (Client, Refusals) {
+async fn connect_from_host(
+    host: &LabHost,
+    url: &str,
+    credentials: &Credentials,
+    user: &str,
+) -> (Client, Refusals) {
     let refusals = Refusals::default();
     let heard = refusals.clone();
     let connecting = credentials
-        .client(user)
+        .client_options(user)
         .custom_inbox_prefix(format!("_INBOX_{user}"))
         .request_timeout(Some(Duration::from_secs(2)))
         .event_callback(move |event| {
@@ -128,7 +138,7 @@ async fn client(host: &Host, url: &str, credentials: &Credentials, user: &str) -
         })
         .connect(url);
     let runtime = Handle::current();
-    (host.run(|| runtime.block_on(connecting)).unwrap(), refusals)
+    (host.run_inside(|| runtime.block_on(connecting)).unwrap(), refusals)
 }
 
 type Refusals = Arc<Mutex<Vec<String>>>;
@@ -138,13 +148,13 @@ type Refusals = Arc<Mutex<Vec<String>>>;
 async fn f20_a_regions_credential_on_its_own_host_reaches_nothing_of_another_region_and_no_database() {
     let test =
         "hosts::f20_a_regions_credential_on_its_own_host_reaches_nothing_of_another_region_and_no_database";
-    let Some(hosts) = Hosts::of(test, &REGIONS).await else { return };
+    let Some(hosts) = NetnsLab::enter(test, &REGIONS).await else { return };
     let (mut drill, credentials) =
-        drill_on(hosts, "F20", "a region's credential tries another's subjects, and the database").await;
+        start_on_lab(hosts, "F20", "a region's credential tries another's subjects, and the database").await;
     let hosts = drill.hosts.take().expect("this drill has hosts");
-    let (hub, east) = (hosts.hub().address(), hosts.region("east"));
+    let (hub, east) = (hosts.hub().address(), hosts.region_host("east"));
     let url = format!("nats://{hub}:{}", drill.stack.nats.port());
-    let (client, refusals) = client(east, &url, &credentials, "prober-east").await;
+    let (client, refusals) = connect_from_host(east, &url, &credentials, "prober-east").await;
     let own = "$JS.API.CONSUMER.MSG.NEXT.PICKET_JOBS.prober-east";
     let asked = client.request(own, "{\"batch\":1,\"no_wait\":true}".into()).await;
     // A job, which another prober may have at once, or word that there is none.
@@ -152,12 +162,12 @@ async fn f20_a_regions_credential_on_its_own_host_reaches_nothing_of_another_reg
         client.publish(job, "-NAK".into()).await.unwrap();
     }
 
-    drill.injured().await;
+    drill.mark_fault_started().await;
     for subject in
         ["picket.job.west.>", "picket.result.>", "picket.event.>", "picket.check.west", "_INBOX.>", ">"]
     {
         let _subscription = client.subscribe(subject).await.unwrap();
-        refused(&refusals, "Subscription", subject).await;
+        wait_refused(&refusals, "Subscription", subject).await;
     }
     let calls = [
         "CONSUMER.MSG.NEXT.PICKET_JOBS.prober-west",
@@ -172,13 +182,13 @@ async fn f20_a_regions_credential_on_its_own_host_reaches_nothing_of_another_reg
         ["picket.result.west.1", "picket.job.west.1", "picket.event.incident.opened", "picket.check.west"];
     for subject in calls.iter().map(String::as_str).chain(forged) {
         client.publish(subject.to_owned(), "{\"batch\":1}".into()).await.unwrap();
-        refused(&refusals, "Publish", subject).await;
+        wait_refused(&refusals, "Publish", subject).await;
     }
 
     // The database listens to the hub alone; and who is let near it needs a password besides.
-    let database: url::Url = drill.stack.url().parse().unwrap();
+    let database: url::Url = drill.stack.database_url().parse().unwrap();
     let address = SocketAddr::from((hub, database.port().unwrap()));
-    let reached = east.run(|| TcpStream::connect_timeout(&address, Duration::from_secs(5)));
+    let reached = east.run_inside(|| TcpStream::connect_timeout(&address, Duration::from_secs(5)));
     assert!(reached.is_err(), "{address} can be reached from a region");
     let mut without = database;
     without.set_password(None).unwrap();
@@ -186,17 +196,17 @@ async fn f20_a_regions_credential_on_its_own_host_reaches_nothing_of_another_reg
     assert!(refusal.contains("password"), "{refusal}");
 
     // Nothing of it has had an effect.
-    drill.healed().await;
-    drill.served().await;
-    let account = drill.account().await;
+    drill.mark_fault_ended().await;
+    drill.wait_served().await;
+    let account = drill.verify_account().await;
     assert_eq!((account.missed, account.dead_letters), (0, 0), "{account:#?}");
     drill.stop().await;
 }
 
 /// Waits until the server has refused it.
-async fn refused(refusals: &Refusals, what: &str, subject: &str) {
+async fn wait_refused(refusals: &Refusals, what: &str, subject: &str) {
     let said = format!("permissions violation for {what} to \"{subject}\"").to_lowercase();
-    eventually(LONG, &said, async || {
+    eventually(WAIT_TIMEOUT, &said, async || {
         let refusals = refusals.lock().unwrap().clone();
         let is_refused = refusals.iter().any(|refusal| refusal.to_lowercase().contains(&said));
         if is_refused { Ok(()) } else { Err(refusals) }

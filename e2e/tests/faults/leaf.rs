@@ -5,26 +5,26 @@ use std::{fs, time::Duration};
 use futures_util::StreamExt;
 use picket_e2e::{
     Credentials,
-    drill::{Drill, LONG, Scene, Setting},
+    fault_test::{Environment, FaultTest, Topology, WAIT_TIMEOUT},
 };
 use picket_testkit::{
     eventually,
     proxy::Proxy,
-    servers::{self, Nats},
+    servers::{self, TestNats},
 };
 
-const LEAF: &str = include_str!("../../../deploy/nats/leaf.conf");
+const LEAF_CONFIG: &str = include_str!("../../../deploy/nats/leaf.conf");
 
 /// The documented configuration, with what a region puts in.
-async fn leaf(hub: &Proxy, credentials: &Credentials) -> Nats {
-    let authority = credentials.authority().expect("the hub speaks TLS").display().to_string();
-    let seed = fs::read_to_string(credentials.of("leaf-east")).unwrap();
+async fn start_leaf_node(hub: &Proxy, credentials: &Credentials) -> TestNats {
+    let authority = credentials.authority_path().expect("the hub speaks TLS").display().to_string();
+    let seed = fs::read_to_string(credentials.credential_path("leaf-east")).unwrap();
     let hub = hub.address().to_string();
-    servers::nats_configured(move |port| {
+    servers::start_nats_with_config(move |port| {
         let dir = servers::scratch_dir("leaf");
         let listen = format!("127.0.0.1:{port}");
         let own = [("hub.example.com:7422", &hub), ("ca.pem", &authority), ("127.0.0.1:4222", &listen)];
-        let text = own.iter().fold(LEAF.to_owned(), |text, (placeholder, own)| {
+        let text = own.iter().fold(LEAF_CONFIG.to_owned(), |text, (placeholder, own)| {
             assert!(text.contains(placeholder), "{placeholder}");
             text.replace(placeholder, own)
         });
@@ -39,26 +39,29 @@ async fn leaf(hub: &Proxy, credentials: &Credentials) -> Nats {
 #[ignore = "slow: just e2e"]
 async fn f11e_a_region_behind_a_leaf_node_works_with_its_rights_alone_and_outlives_a_cut_of_the_link() {
     let credentials = Credentials::init_with_tls(&["west"], &["localhost", "127.0.0.1"]);
-    credentials.picket("add-region", &["east", "--leaf"]);
+    credentials.run_picket_nats("add-region", &["east", "--leaf"]);
     let written = credentials.clone();
-    let leaf_port = servers::port();
+    let leaf_port = servers::non_ephemeral_port();
     let listen = format!("127.0.0.1:{leaf_port}");
-    let hub = servers::nats_configured(move |port| written.server(port, &["--leafnodes", &listen])).await;
-    let link = Proxy::to_port(leaf_port).await;
-    let leaf = leaf(&link, &credentials).await;
-    let setting = Setting {
+    let hub = servers::start_nats_with_config(move |port| {
+        written.write_server_config(port, &["--leafnodes", &listen])
+    })
+    .await;
+    let link = Proxy::forward_to_port(leaf_port).await;
+    let leaf = start_leaf_node(&link, &credentials).await;
+    let setting = Environment {
         nats: Some(hub),
         credentials: Some(credentials.clone()),
-        leaves: vec![("east", leaf.url())],
-        ..Setting::default()
+        leaf_nodes: vec![("east", leaf.url())],
+        ..Environment::default()
     };
-    let scene = Scene { probers: 1, ..Scene::default() };
+    let scene = Topology { probers: 1, ..Topology::default() };
     let injury = "the link of a leaf node cut off silently for 15 s, then reset";
-    let mut drill = Drill::start_in("F11e", injury, scene, setting).await;
+    let mut drill = FaultTest::start_with("F11e", injury, scene, setting).await;
 
     // A check now, across the leaf node, by the operator's own credential.
     let url = drill.target.url("/ok");
-    let (code, said, complained) = drill.stack.picket(&["check", &url, "--region", "east"]).await;
+    let (code, said, complained) = drill.stack.run_picket(&["check", &url, "--region", "east"]).await;
     assert_eq!(code, 0, "{said} {complained}");
     // The hub does not trust the leaf node with more than its region.
     let inbox = async_nats::ConnectOptions::new().custom_inbox_prefix("_INBOX_prober-east");
@@ -67,7 +70,10 @@ async fn f11e_a_region_behind_a_leaf_node_works_with_its_rights_alone_and_outliv
     let mut answers = behind.subscribe(inbox.clone()).await.unwrap();
     behind.flush().await.unwrap();
     behind.publish_with_reply(own, inbox, "{\"batch\":1,\"expires\":1000000000}".into()).await.unwrap();
-    assert!(tokio::time::timeout(LONG, answers.next()).await.is_ok(), "a job, or word that there is none");
+    assert!(
+        tokio::time::timeout(WAIT_TIMEOUT, answers.next()).await.is_ok(),
+        "a job, or word that there is none"
+    );
     for call in [
         "$JS.API.STREAM.INFO.PICKET_JOBS",
         "$JS.API.CONSUMER.MSG.NEXT.PICKET_JOBS.prober-west",
@@ -85,31 +91,31 @@ async fn f11e_a_region_behind_a_leaf_node_works_with_its_rights_alone_and_outliv
     let inbox = behind.new_inbox();
     let mut answers = behind.subscribe(inbox.clone()).await.unwrap();
     behind.publish_with_reply(own, inbox, "nonsense".into()).await.unwrap();
-    assert!(tokio::time::timeout(LONG, answers.next()).await.is_ok());
-    drill.stack.jetstream().await.get_stream("PICKET_EVENTS").await.expect("it is there still");
+    assert!(tokio::time::timeout(WAIT_TIMEOUT, answers.next()).await.is_ok());
+    drill.stack.connect_jetstream().await.get_stream("PICKET_EVENTS").await.expect("it is there still");
 
     link.blackhole();
-    drill.injured().await;
+    drill.mark_fault_started().await;
     let (_, behind_it) = drill.probers.iter().find(|(region, _)| *region == "east").unwrap();
-    behind_it.unready("jobs").await;
-    drill.served_in("region.name <> 'east'").await;
-    drill.endure(Duration::from_secs(15)).await;
+    behind_it.wait_unready("jobs").await;
+    drill.wait_served_in("region.name <> 'east'").await;
+    drill.run_for(Duration::from_secs(15)).await;
     link.heal().await;
-    drill.served().await;
+    drill.wait_served().await;
     link.cut().await;
-    drill.endure(Duration::from_secs(5)).await;
+    drill.run_for(Duration::from_secs(5)).await;
     link.heal().await;
-    drill.healed().await;
-    drill.served().await;
-    eventually(LONG, "a check across the leaf node again", async || {
-        let (code, said, complained) = drill.stack.picket(&["check", &url, "--region", "east"]).await;
+    drill.mark_fault_ended().await;
+    drill.wait_served().await;
+    eventually(WAIT_TIMEOUT, "a check across the leaf node again", async || {
+        let (code, said, complained) = drill.stack.run_picket(&["check", &url, "--region", "east"]).await;
         if code == 0 { Ok(()) } else { Err((said, complained)) }
     })
     .await;
 
-    let account = drill.account().await;
-    assert_eq!(account.missed_in("west"), 0, "{account:#?}");
-    assert!(account.missed_in("east") > 0, "{account:#?}");
+    let account = drill.verify_account().await;
+    assert_eq!(account.missed_in_region("west"), 0, "{account:#?}");
+    assert!(account.missed_in_region("east") > 0, "{account:#?}");
     assert!(account.recovery_s < 10.0, "{account:#?}");
     assert_eq!(account.dead_letters, 0, "{account:#?}");
     drill.stop().await;

@@ -1,25 +1,25 @@
 //! That the proof of all the other tests can fail.
 
-use picket_e2e::drill::{Drill, Scene};
+use picket_e2e::fault_test::{FaultTest, Topology};
 
 #[tokio::test]
 async fn rows_that_somebody_removes_are_found_by_the_ledger_and_its_command_says_whose() {
-    let drill = Drill::start("proof", "rows removed by hand", Scene::default()).await;
-    drill.served().await;
-    let to = drill.now().await;
-    drill.stack.closed(&to).await;
-    assert_eq!(drill.stack.picket(&["ledger", "--since", "15m"]).await.0, 0);
+    let drill = FaultTest::start("proof", "rows removed by hand", Topology::default()).await;
+    drill.wait_served().await;
+    let to = drill.database_now().await;
+    drill.stack.wait_ledger_closed(&to).await;
+    assert_eq!(drill.stack.run_picket(&["ledger", "--since", "15m"]).await.0, 0);
 
     let removed = drill
         .stack
-        .execute(&format!(
+        .execute_sql(&format!(
             "DELETE FROM picket.check_results WHERE scheduled_at <= '{to}' AND kind = 'scheduled' AND site_id IN (2, 5)
                  AND region_id = (SELECT id FROM picket.regions WHERE name = 'west')"
         ))
         .await;
 
     assert!(removed >= 2, "{removed}");
-    let (code, text, errors) = drill.stack.picket(&["ledger", "--since", "15m"]).await;
+    let (code, text, errors) = drill.stack.run_picket(&["ledger", "--since", "15m"]).await;
     assert_eq!(code, 1, "{text}{errors}");
     assert!(text.contains(&format!("{removed} ticks from")) && text.contains("UNACCOUNTED FOR"), "{text}");
     assert!(text.contains("Schedules with ticks that are unaccounted for: 2"), "{text}");

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use picket_e2e::{
-    Credentials, Hosts,
-    drill::{Drill, LONG, Scene, Setting},
+    Credentials, NetnsLab,
+    fault_test::{Environment, FaultTest, Topology, WAIT_TIMEOUT},
 };
 use picket_testkit::servers;
 
@@ -16,42 +16,42 @@ const REGIONS: [&str; 1] = ["east"];
 async fn f28_a_prober_without_a_network_and_without_canaries_is_offline_and_opens_no_incident() {
     let test =
         "offline::f28_a_prober_without_a_network_and_without_canaries_is_offline_and_opens_no_incident";
-    let Some(hosts) = Hosts::of(test, &REGIONS).await else { return };
+    let Some(hosts) = NetnsLab::enter(test, &REGIONS).await else { return };
     let credentials =
         Credentials::init_with_tls(&REGIONS, &["127.0.0.1", &hosts.hub().address().to_string()]);
     let written = credentials.clone();
-    let nats = servers::nats_configured(move |port| written.server(port, &[])).await;
-    let scene = Scene { regions: &REGIONS, probers: 1, ..Scene::default() };
-    let setting = Setting {
+    let nats = servers::start_nats_with_config(move |port| written.write_server_config(port, &[])).await;
+    let scene = Topology { regions: &REGIONS, probers: 1, ..Topology::default() };
+    let setting = Environment {
         nats: Some(nats),
         credentials: Some(credentials),
         hosts: Some(hosts),
-        ..Setting::default()
+        ..Environment::default()
     };
     let injury = "the only prober loses every route but that to the bus, for 20 s";
-    let mut drill = Drill::start_in("F28", injury, scene, setting).await;
+    let mut drill = FaultTest::start_with("F28", injury, scene, setting).await;
     let hosts = drill.hosts.take().expect("this drill has hosts");
 
-    hosts.unroute(hosts.region("east"));
-    let since = drill.injured().await;
-    drill.endure(Duration::from_secs(20)).await;
+    hosts.remove_routes(hosts.region_host("east"));
+    let since = drill.mark_fault_started().await;
+    drill.run_for(Duration::from_secs(20)).await;
     let offline = format!(
         "SELECT count(*) FROM picket.check_results WHERE kind = 'scheduled' AND cause = 'prober_offline' AND scheduled_at > '{since}'"
     );
-    drill.stack.at_least(LONG, 20, &offline).await;
-    hosts.reroute(hosts.region("east"));
-    drill.healed().await;
-    drill.served().await;
+    drill.stack.wait_at_least(WAIT_TIMEOUT, 20, &offline).await;
+    hosts.restore_routes(hosts.region_host("east"));
+    drill.mark_fault_ended().await;
+    drill.wait_served().await;
 
     // Among others: no incident of a site that is up.
-    let account = drill.account().await;
-    assert!(account.missed_for("prober_offline") >= 20, "{account:#?}");
-    assert_eq!(account.missed, account.missed_for("prober_offline"), "{account:#?}");
+    let account = drill.verify_account().await;
+    assert!(account.missed_for_cause("prober_offline") >= 20, "{account:#?}");
+    assert_eq!(account.missed, account.missed_for_cause("prober_offline"), "{account:#?}");
     let down = format!(
         "SELECT count(*) FROM picket.check_results JOIN picket.sites AS site ON site.id = site_id
          WHERE url LIKE '%/ok/%' AND outcome = 'down' AND scheduled_at > '{since}'"
     );
-    assert_eq!(drill.stack.number(&down).await, 0);
+    assert_eq!(drill.stack.query_number(&down).await, 0);
     assert!(account.recovery_s < 10.0, "{account:#?}");
     drill.stop().await;
 }

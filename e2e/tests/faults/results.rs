@@ -2,16 +2,16 @@
 
 use async_nats::jetstream::{self, consumer::DeliverPolicy};
 use futures_util::StreamExt;
-use picket_e2e::drill::{Drill, LONG, Scene};
+use picket_e2e::fault_test::{FaultTest, Topology, WAIT_TIMEOUT};
 use picket_proto::{CheckResult, bundle, subject};
 use picket_testkit::eventually;
 use serde_json::{Value, json};
 
-type Message = (String, Vec<u8>);
+type StoredMessage = (String, Vec<u8>);
 
 /// All that the stream of results holds.
-pub(crate) async fn all_results(jetstream: &jetstream::Context) -> Vec<Message> {
-    let mut stream = jetstream.get_stream(subject::RESULTS).await.unwrap();
+pub(crate) async fn read_all_results(jetstream: &jetstream::Context) -> Vec<StoredMessage> {
+    let mut stream = jetstream.get_stream(subject::RESULTS_STREAM).await.unwrap();
     let there = usize::try_from(stream.info().await.unwrap().state.messages).unwrap();
     let config =
         jetstream::consumer::pull::OrderedConfig { deliver_policy: DeliverPolicy::All, ..Default::default() };
@@ -24,17 +24,17 @@ pub(crate) async fn all_results(jetstream: &jetstream::Context) -> Vec<Message> 
 }
 
 /// The results in a message, each still to be read.
-pub(crate) fn results_in((subject, payload): &Message) -> Vec<&[u8]> {
-    bundle::results_in(subject, payload).collect()
+pub(crate) fn result_payloads((subject, payload): &StoredMessage) -> Vec<&[u8]> {
+    bundle::result_payloads(subject, payload).collect()
 }
 
 /// Waits until each result that the stream has is a row: what was on its way to a sink that never had it comes again.
-pub(crate) async fn every_result_has_a_row(drill: &Drill) {
-    let jetstream = drill.stack.jetstream().await;
-    let kept: Vec<String> = all_results(&jetstream)
+pub(crate) async fn wait_results_stored(drill: &FaultTest) {
+    let jetstream = drill.stack.connect_jetstream().await;
+    let kept: Vec<String> = read_all_results(&jetstream)
         .await
         .iter()
-        .flat_map(|message| results_in(message))
+        .flat_map(|message| result_payloads(message))
         .filter_map(|payload| serde_json::from_slice::<CheckResult>(payload).ok())
         .filter_map(|result| {
             Some(format!(
@@ -50,8 +50,8 @@ pub(crate) async fn every_result_has_a_row(drill: &Drill) {
                AND prober IS NOT NULL)",
         kept.join(", ")
     );
-    eventually(LONG, "a row for every result that the stream has", async || {
-        match drill.stack.number(&lacking).await {
+    eventually(WAIT_TIMEOUT, "a row for every result that the stream has", async || {
+        match drill.stack.query_number(&lacking).await {
             0 => Ok(()),
             lacking => Err(lacking),
         }
@@ -60,7 +60,7 @@ pub(crate) async fn every_result_has_a_row(drill: &Drill) {
 }
 
 /// In another order each time, and in the same for the same `seed` (Fisher and Yates, with a generator of Knuth's).
-fn shuffle(messages: &mut [Message], seed: u64) {
+fn shuffle_messages(messages: &mut [StoredMessage], seed: u64) {
     let mut state = seed;
     for last in (1..messages.len()).rev() {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -72,37 +72,38 @@ fn shuffle(messages: &mut [Message], seed: u64) {
 #[ignore = "slow: just e2e"]
 async fn f12_results_that_come_again_in_any_order_change_no_row() {
     let mut drill =
-        Drill::start("F12", "all results published again, shuffled, three times", Scene::default()).await;
-    drill.stack.at_least(LONG, 150, "SELECT count(*) FROM picket.check_results").await;
-    let to = drill.now().await;
-    drill.stack.closed(&to).await;
+        FaultTest::start("F12", "all results published again, shuffled, three times", Topology::default())
+            .await;
+    drill.stack.wait_at_least(WAIT_TIMEOUT, 150, "SELECT count(*) FROM picket.check_results").await;
+    let to = drill.database_now().await;
+    drill.stack.wait_ledger_closed(&to).await;
     let content = format!(
         "SELECT count(*) || ' ' || md5(string_agg(result::text, '|' ORDER BY scheduled_at, site_id, region_id, kind))
          FROM picket.check_results AS result WHERE scheduled_at <= '{to}'"
     );
-    let before = drill.stack.lines(&content).await;
-    let jetstream = jetstream::new(drill.bus().await);
-    let mut results = all_results(&jetstream).await;
-    let number: usize = results.iter().map(|message| results_in(message).len()).sum();
+    let before = drill.stack.query_lines(&content).await;
+    let jetstream = jetstream::new(drill.connect_client().await);
+    let mut results = read_all_results(&jetstream).await;
+    let number: usize = results.iter().map(|message| result_payloads(message).len()).sum();
 
-    drill.injured().await;
+    drill.mark_fault_started().await;
     for seed in 1..=3 {
-        shuffle(&mut results, seed);
+        shuffle_messages(&mut results, seed);
         for (subject, payload) in &results {
             jetstream.publish(subject.clone(), payload.clone().into()).await.unwrap().await.unwrap();
         }
     }
-    drill.healed().await;
-    eventually(LONG, "the sinks to have them all", async || {
+    drill.mark_fault_ended().await;
+    eventually(WAIT_TIMEOUT, "the sinks to have them all", async || {
         let duplicates: f64 =
-            drill.sinks.iter().map(|sink| sink.metric("picket_sink_duplicates_total")).sum();
+            drill.sinks.iter().map(|sink| sink.read_metric("picket_sink_duplicates_total")).sum();
         if duplicates >= 3.0 * number as f64 { Ok(()) } else { Err((duplicates, number)) }
     })
     .await;
 
-    assert_eq!(drill.stack.lines(&content).await, before);
-    drill.served().await;
-    let account = drill.account().await;
+    assert_eq!(drill.stack.query_lines(&content).await, before);
+    drill.wait_served().await;
+    let account = drill.verify_account().await;
     assert_eq!((account.missed, account.dead_letters), (0, 0), "{account:#?}");
     drill.stop().await;
 }
@@ -110,12 +111,12 @@ async fn f12_results_that_come_again_in_any_order_change_no_row() {
 #[tokio::test]
 async fn f13_what_cannot_be_stored_or_read_is_parked_with_the_reason_and_the_rest_flows() {
     let mut drill =
-        Drill::start("F13", "messages that cannot be used, among good ones", Scene::default()).await;
-    let client = drill.bus().await;
+        FaultTest::start("F13", "messages that cannot be used, among good ones", Topology::default()).await;
+    let client = drill.connect_client().await;
     let jetstream = jetstream::new(client.clone());
     let mut rejected = client.subscribe("picket.rejected.*").await.unwrap();
     let good = {
-        let results = all_results(&jetstream).await;
+        let results = read_all_results(&jetstream).await;
         let east = results.into_iter().find(|(subject, _)| subject.starts_with("picket.result.east."));
         east.expect("a result of the east")
     };
@@ -132,7 +133,7 @@ async fn f13_what_cannot_be_stored_or_read_is_parked_with_the_reason_and_the_res
         (but("region", json!("west")), "region: 'west', but the subject says 'east'"),
         (but("region", json!("nowhere")), "region: 'nowhere', but the subject says 'east'"),
         (
-            ("picket.result.nowhere.3".to_owned(), of_nowhere(&good.1)),
+            ("picket.result.nowhere.3".to_owned(), with_unknown_region(&good.1)),
             "ticket: not made for a check of this site",
         ),
         (but("site_id", json!(424_242)), "ticket: not made for a check of this site"),
@@ -146,7 +147,7 @@ async fn f13_what_cannot_be_stored_or_read_is_parked_with_the_reason_and_the_res
     // These can be stored as they are, or mended.
     let usable = [but("message", json!("a\0b")), but("message", json!("y".repeat(60_000)))];
 
-    drill.injured().await;
+    drill.mark_fault_started().await;
     for _ in 0..3 {
         for (subject, payload) in unusable.iter().map(|(message, _)| message).chain(&usable) {
             jetstream.publish(subject.clone(), payload.clone().into()).await.unwrap().await.unwrap();
@@ -156,22 +157,24 @@ async fn f13_what_cannot_be_stored_or_read_is_parked_with_the_reason_and_the_res
         }
         client.flush().await.unwrap();
     }
-    drill.healed().await;
+    drill.mark_fault_ended().await;
 
     let dead = i64::try_from(3 * unusable.len()).unwrap();
-    drill.stack.at_least(LONG, dead, "SELECT count(*) FROM picket.dead_letters").await;
+    drill.stack.wait_at_least(WAIT_TIMEOUT, dead, "SELECT count(*) FROM picket.dead_letters").await;
     for (_, reason) in &unusable {
         let of_it = format!(
             "SELECT count(*) FROM picket.dead_letters WHERE strpos(reason, '{}') > 0",
             reason.replace('\'', "''")
         );
-        assert!(drill.stack.number(&of_it).await >= 3, "{reason}");
+        assert!(drill.stack.query_number(&of_it).await >= 3, "{reason}");
     }
-    let counted: f64 = drill.sinks.iter().map(|sink| sink.metric("picket_sink_dead_letters_total")).sum();
+    let counted: f64 =
+        drill.sinks.iter().map(|sink| sink.read_metric("picket_sink_dead_letters_total")).sum();
     assert_eq!(counted, dead as f64);
     let mut parked = vec![];
     while parked.len() < 5 {
-        let next = tokio::time::timeout(LONG, rejected.next()).await.expect("what is refused is parked");
+        let next =
+            tokio::time::timeout(WAIT_TIMEOUT, rejected.next()).await.expect("what is refused is parked");
         let said: Value = serde_json::from_slice(&next.unwrap().payload).unwrap();
         assert!(said["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{said}");
         parked.push(said["subject"].as_str().unwrap_or_default().to_owned());
@@ -180,15 +183,15 @@ async fn f13_what_cannot_be_stored_or_read_is_parked_with_the_reason_and_the_res
         assert!(parked.iter().any(|subject| subject == place), "{place}: {parked:?}");
     }
     let refused: f64 =
-        drill.probers.iter().map(|(_, prober)| prober.metric("picket_prober_rejected_total")).sum();
+        drill.probers.iter().map(|(_, prober)| prober.read_metric("picket_prober_rejected_total")).sum();
     assert!(refused >= parked.len() as f64, "{refused}");
-    drill.served().await;
-    let account = drill.account().await;
+    drill.wait_served().await;
+    let account = drill.verify_account().await;
     assert_eq!((account.missed, account.dead_letters), (0, dead), "{account:#?}");
     drill.stop().await;
 }
 
-fn of_nowhere(result: &[u8]) -> Vec<u8> {
+fn with_unknown_region(result: &[u8]) -> Vec<u8> {
     let mut result: Value = serde_json::from_slice(result).unwrap();
     result["region"] = json!("nowhere");
     result["shard"] = json!(3);

@@ -1,9 +1,9 @@
 //! What people may do to sites while they are being checked.
 
-use picket_e2e::drill::{Drill, Scene};
+use picket_e2e::fault_test::{FaultTest, Topology};
 
 /// What is done, again and again, to sites whose checks are under way nearly all of the time.
-const CHANGES: [&str; 10] = [
+const SITE_CHANGES_SQL: [&str; 10] = [
     "UPDATE picket.sites SET interval_seconds = 3 WHERE name IN ('a', 'b')",
     "UPDATE picket.sites SET timeout_ms = 1000 WHERE name IN ('a', 'c')",
     "UPDATE picket.sites SET url = url || '1' WHERE name IN ('b', 'c')",
@@ -20,39 +20,40 @@ const CHANGES: [&str; 10] = [
 #[ignore = "slow: just e2e"]
 async fn f18_a_site_may_be_changed_disabled_and_deleted_while_its_checks_are_under_way() {
     let mut drill =
-        Drill::start("F18", "sites changed, disabled, deleted, moved while checked", Scene::default()).await;
+        FaultTest::start("F18", "sites changed, disabled, deleted, moved while checked", Topology::default())
+            .await;
     let url = drill.target.url("/slow/");
     drill
         .stack
-        .execute(&format!(
+        .execute_sql(&format!(
             "INSERT INTO picket.sites (url, name, interval_seconds, timeout_ms)
              SELECT '{url}' || (1000 + n), substr('abcdefg', n % 7 + 1, 1), 2, 2000 FROM generate_series(1, 42) AS n"
         ))
         .await;
-    drill.served().await;
+    drill.wait_served().await;
 
-    drill.injured().await;
+    drill.mark_fault_started().await;
     for round in 0..10 {
-        drill.stack.execute(CHANGES[round % CHANGES.len()]).await;
+        drill.stack.execute_sql(SITE_CHANGES_SQL[round % SITE_CHANGES_SQL.len()]).await;
         // Until a check or two of each have begun since.
-        let now = drill.now().await;
+        let now = drill.database_now().await;
         drill
             .stack
-            .at_least(
-                picket_e2e::drill::LONG,
+            .wait_at_least(
+                picket_e2e::fault_test::WAIT_TIMEOUT,
                 20,
                 &format!("SELECT count(*) FROM picket.check_results WHERE scheduled_at > '{now}'"),
             )
             .await;
     }
-    drill.healed().await;
-    drill.served().await;
+    drill.mark_fault_ended().await;
+    drill.wait_served().await;
 
-    let account = drill.account().await;
+    let account = drill.verify_account().await;
     assert_eq!(account.dead_letters, 0, "{account:#?}");
-    assert!(drill.stack.number("SELECT count(*) FROM picket.retired_sites").await >= 3);
+    assert!(drill.stack.query_number("SELECT count(*) FROM picket.retired_sites").await >= 3);
     for sink in &drill.sinks {
-        let log = sink.log();
+        let log = sink.read_log();
         assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
     }
     drill.stop().await;

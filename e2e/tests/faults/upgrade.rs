@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use async_nats::HeaderMap;
-use picket_e2e::drill::{Drill, LONG, Scene, Setting};
+use picket_e2e::fault_test::{Environment, FaultTest, Topology, WAIT_TIMEOUT};
 use picket_testkit::eventually;
 use serde_json::{Value, json};
 
@@ -11,64 +11,64 @@ use serde_json::{Value, json};
 #[ignore = "slow: just e2e"]
 async fn f19_processes_replaced_one_after_the_other_under_a_newer_schema_miss_nothing() {
     let mut drill =
-        Drill::start("F19", "every process replaced, one after the other", Scene::default()).await;
+        FaultTest::start("F19", "every process replaced, one after the other", Topology::default()).await;
 
     // As the migrations of the version to come would leave it.
     drill
         .stack
-        .execute(
+        .execute_sql(
             "INSERT INTO public._sqlx_migrations (version, description, success, checksum, execution_time)
              VALUES (9999, 'of a newer version', true, '\\x00', 0);
              ALTER TABLE picket.sites ADD COLUMN of_a_newer_version text;
              ALTER TABLE picket.check_results ADD COLUMN of_a_newer_version text",
         )
         .await;
-    drill.injured().await;
-    for kind in [Kind::Coordinators, Kind::Probers, Kind::Sinks] {
-        replace(&mut drill, kind).await;
+    drill.mark_fault_started().await;
+    for kind in [ProcessKind::Coordinators, ProcessKind::Probers, ProcessKind::Sinks] {
+        replace_processes(&mut drill, kind).await;
     }
-    drill.healed().await;
-    drill.served().await;
+    drill.mark_fault_ended().await;
+    drill.wait_served().await;
 
-    let account = drill.account().await;
+    let account = drill.verify_account().await;
     assert_eq!((account.missed, account.dead_letters), (0, 0), "{account:#?}");
     drill.stop().await;
 }
 
 /// The kinds of processes, which may be replaced in any order.
 #[derive(Clone, Copy)]
-enum Kind {
+enum ProcessKind {
     Coordinators,
     Probers,
     Sinks,
 }
 
 /// Replaces every process of a kind, one after the other, by one of the programs that are in force.
-async fn replace(drill: &mut Drill, kind: Kind) {
+async fn replace_processes(drill: &mut FaultTest, kind: ProcessKind) {
     match kind {
-        Kind::Coordinators => {
+        ProcessKind::Coordinators => {
             for _ in 0..drill.coordinators.len() {
-                let new = drill.coordinator().await;
-                new.ready().await;
+                let new = drill.spawn_coordinator().await;
+                new.wait_ready().await;
                 drill.coordinators.push(new);
-                drill.share().await;
+                drill.wait_balanced().await;
                 drill.coordinators.remove(0).stop().await;
-                drill.share().await;
+                drill.wait_balanced().await;
             }
         }
-        Kind::Probers => {
+        ProcessKind::Probers => {
             for _ in 0..drill.probers.len() {
                 let (region, old) = drill.probers.remove(0);
-                let new = drill.prober(region).await;
-                new.ready().await;
+                let new = drill.spawn_prober(region).await;
+                new.wait_ready().await;
                 drill.probers.push((region, new));
                 old.stop().await;
             }
         }
-        Kind::Sinks => {
+        ProcessKind::Sinks => {
             for _ in 0..drill.sinks.len() {
-                let new = drill.sink().await;
-                new.ready().await;
+                let new = drill.spawn_sink().await;
+                new.wait_ready().await;
                 drill.sinks.push(new);
                 drill.sinks.remove(0).stop().await;
             }
@@ -84,23 +84,23 @@ async fn f19c_an_older_build_is_replaced_in_any_order_and_put_back_under_the_new
         eprintln!("NOT TESTED: an upgrade from an older build; 'just e2e-upgrade' makes one and tests it");
         return;
     };
-    let setting = Setting { programs: Some(old.clone()), ..Setting::default() };
+    let setting = Environment { programs: Some(old.clone()), ..Environment::default() };
     let injury = "an older build replaced by this one, put back, and replaced in another order";
     // The older build's sinks cannot read what results are in together: docs/upgrade.md.
-    let scene = Scene { bundle_from: "0", ..Scene::default() };
-    let mut drill = Drill::start_in("F19c", injury, scene, setting).await;
-    let new = picket_e2e::path_of("picket").parent().unwrap().to_owned();
+    let scene = Topology { bundle_from: "0", ..Topology::default() };
+    let mut drill = FaultTest::start_with("F19c", injury, scene, setting).await;
+    let new = picket_e2e::program_path("picket").parent().unwrap().to_owned();
 
-    drill.injured().await;
+    drill.mark_fault_started().await;
     let schema = "SELECT max(version) FROM public._sqlx_migrations";
-    let before = drill.stack.number(schema).await;
+    let before = drill.stack.query_number(schema).await;
     drill.stack.programs = new.clone();
-    assert_eq!(drill.stack.picket(&["migrate"]).await.0, 0);
-    eprintln!("schema {before} of the older build, {} of this one", drill.stack.number(schema).await);
+    assert_eq!(drill.stack.run_picket(&["migrate"]).await.0, 0);
+    eprintln!("schema {before} of the older build, {} of this one", drill.stack.query_number(schema).await);
     // First what expands, then what uses it: the older build goes on under the newer schema.
-    drill.served().await;
+    drill.wait_served().await;
 
-    use Kind::{Coordinators, Probers, Sinks};
+    use ProcessKind::{Coordinators, Probers, Sinks};
     let moves = [
         (&new, [Sinks, Coordinators, Probers]),
         (&old, [Probers, Coordinators, Sinks]),
@@ -109,22 +109,22 @@ async fn f19c_an_older_build_is_replaced_in_any_order_and_put_back_under_the_new
     for (programs, order) in moves {
         drill.stack.programs.clone_from(programs);
         for kind in order {
-            replace(&mut drill, kind).await;
-            drill.served().await;
+            replace_processes(&mut drill, kind).await;
+            drill.wait_served().await;
             for (_, prober) in &drill.probers {
-                assert_eq!(prober.metric("picket_prober_rejected_total"), 0.0, "{}", prober.log());
+                assert_eq!(prober.read_metric("picket_prober_rejected_total"), 0.0, "{}", prober.read_log());
             }
         }
     }
-    drill.healed().await;
+    drill.mark_fault_ended().await;
 
-    let account = drill.account().await;
+    let account = drill.verify_account().await;
     assert_eq!((account.missed, account.dead_letters), (0, 0), "{account:#?}");
     drill.stop().await;
 }
 
 /// Ticks of a region that are due within the next seconds, as `{"site_id": …, "shard": …, "at": …, "expires": …}`.
-async fn due_soon(drill: &Drill, region: &str) -> Vec<Value> {
+async fn query_due_ticks(drill: &FaultTest, region: &str) -> Vec<Value> {
     let wire = |at: &str| format!("to_char(({at}) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')");
     let sql = format!(
         "SELECT json_build_object('site_id', schedule.site_id, 'shard', schedule.shard, 'url', url, 'at', {at},
@@ -136,11 +136,11 @@ async fn due_soon(drill: &Drill, region: &str) -> Vec<Value> {
         at = wire("tick"),
         expires = wire("tick + interval_ms * interval '1 ms'"),
     );
-    let lines = drill.stack.lines(&sql).await;
+    let lines = drill.stack.query_lines(&sql).await;
     lines.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
-async fn rows_of(drill: &Drill, ticks: &[Value], region: &str, condition: &str) -> i64 {
+async fn wait_rows(drill: &FaultTest, ticks: &[Value], region: &str, condition: &str) -> i64 {
     let of: Vec<String> = ticks
         .iter()
         .map(|tick| format!("({}, '{}'::timestamptz)", tick["site_id"], tick["at"].as_str().unwrap_or("")))
@@ -151,27 +151,29 @@ async fn rows_of(drill: &Drill, ticks: &[Value], region: &str, condition: &str) 
          WHERE region.name = '{region}' AND kind = 'scheduled' AND {condition}",
         of.join(", ")
     );
-    drill.stack.at_least(LONG, ticks.len() as i64, &sql).await
+    drill.stack.wait_at_least(WAIT_TIMEOUT, ticks.len() as i64, &sql).await
 }
 
 #[tokio::test]
 async fn f19b_jobs_and_results_of_a_newer_and_an_older_version_are_understood() {
     let mut drill =
-        Drill::start("F19b", "jobs and results as other versions write them", Scene::default()).await;
-    let jetstream = drill.stack.jetstream().await;
+        FaultTest::start("F19b", "jobs and results as other versions write them", Topology::default()).await;
+    let jetstream = drill.stack.connect_jetstream().await;
     // An older version knows no tickets. The sinks follow without being started again.
-    drill.stack.execute("UPDATE picket.settings SET require_tickets = false").await;
+    drill.stack.execute_sql("UPDATE picket.settings SET require_tickets = false").await;
     for sink in &drill.sinks {
-        eventually(LONG, "the sinks to follow", async || sink.metric("picket_sink_tickets_required") == 0.0)
-            .await;
+        eventually(WAIT_TIMEOUT, "the sinks to follow", async || {
+            sink.read_metric("picket_sink_tickets_required") == 0.0
+        })
+        .await;
     }
 
     // A newer and an older coordinator: those of today are away.
     for coordinator in drill.coordinators.drain(..) {
         coordinator.stop().await;
     }
-    drill.injured().await;
-    let ticks = due_soon(&drill, "east").await;
+    drill.mark_fault_started().await;
+    let ticks = query_due_ticks(&drill, "east").await;
     for (n, tick) in ticks.iter().enumerate() {
         let mut job = json!({
             "site_id": tick["site_id"], "kind": "scheduled", "shard": tick["shard"], "url": tick["url"],
@@ -189,11 +191,11 @@ async fn f19b_jobs_and_results_of_a_newer_and_an_older_version_are_understood() 
         let sent = jetstream.publish_with_headers(subject, headers, job.to_string().into()).await;
         sent.expect("it is sent").await.expect("it is stored");
         // One subject holds one job: the one before must have been taken.
-        rows_of(&drill, std::slice::from_ref(tick), "east", "outcome IN ('up', 'down')").await;
+        wait_rows(&drill, std::slice::from_ref(tick), "east", "outcome IN ('up', 'down')").await;
     }
 
     // A newer and an older prober.
-    let ticks = due_soon(&drill, "west").await;
+    let ticks = query_due_ticks(&drill, "west").await;
     for (n, tick) in ticks.iter().enumerate() {
         let mut result = json!({
             "v": 1, "id": "x", "site_id": tick["site_id"], "kind": "scheduled", "region": "west",
@@ -209,19 +211,19 @@ async fn f19b_jobs_and_results_of_a_newer_and_an_older_version_are_understood() 
         let sent = jetstream.publish(subject, result.to_string().into()).await;
         sent.expect("it is sent").await.expect("it is stored");
     }
-    rows_of(&drill, &ticks, "west", "prober = 'of another version'").await;
+    wait_rows(&drill, &ticks, "west", "prober = 'of another version'").await;
     assert!(ticks.len() >= 4, "there was something to do");
 
     for _ in 0..2 {
-        let coordinator = drill.coordinator().await;
-        coordinator.ready().await;
+        let coordinator = drill.spawn_coordinator().await;
+        coordinator.wait_ready().await;
         drill.coordinators.push(coordinator);
     }
-    drill.share().await;
-    drill.healed().await;
-    drill.served().await;
-    drill.endure(Duration::from_secs(1)).await;
-    let account = drill.account().await;
+    drill.wait_balanced().await;
+    drill.mark_fault_ended().await;
+    drill.wait_served().await;
+    drill.run_for(Duration::from_secs(1)).await;
+    let account = drill.verify_account().await;
     assert_eq!(account.dead_letters, 0, "{account:#?}");
     drill.stop().await;
 }

@@ -14,75 +14,79 @@ use std::{
 };
 
 use async_nats::ConnectOptions;
-use picket_e2e::path_of;
+use picket_e2e::program_path;
 use picket_proto::Role;
 use picket_testkit::{
-    TlsFront,
-    servers::{self, Nats},
-    target::{Authority, Identity, Validity},
+    TlsProxy,
+    servers::{self, TestNats},
+    target::{CertificateAuthority, Identity, Validity},
 };
 
 /// Longer than anything here takes that goes well.
-const LONG: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Runs the operator's command to its end.
-fn picket(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    Command::new(path_of("picket")).args(arguments).envs(variables.iter().copied()).output().unwrap()
+fn run_picket(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    Command::new(program_path("picket")).args(arguments).envs(variables.iter().copied()).output().unwrap()
 }
 
 /// The same, which must go well; what it says.
 #[track_caller]
-fn well(arguments: &[&str], variables: &[(&str, &str)]) -> String {
-    let output = picket(arguments, variables);
+fn run_picket_ok(arguments: &[&str], variables: &[(&str, &str)]) -> String {
+    let output = run_picket(arguments, variables);
     assert!(output.status.success(), "{arguments:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
 
 /// A test's authority, and the files of what it has signed.
-struct Papers {
-    authority: Authority,
+struct TlsFiles {
+    authority: CertificateAuthority,
     server: Option<Identity>,
     dir: PathBuf,
 }
 
-impl Papers {
+impl TlsFiles {
     fn new() -> Self {
-        let papers = Self { authority: Authority::new(), server: None, dir: servers::scratch_dir("papers") };
-        fs::write(papers.ca(), papers.authority.pem()).unwrap();
-        papers.issue("client", &["picket"]);
-        let server = papers.issue("server", &["127.0.0.1"]);
+        let papers = Self {
+            authority: CertificateAuthority::new(),
+            server: None,
+            dir: servers::scratch_dir("papers"),
+        };
+        fs::write(papers.ca_path(), papers.authority.pem()).unwrap();
+        papers.issue_identity("client", &["picket"]);
+        let server = papers.issue_identity("server", &["127.0.0.1"]);
         Self { server: Some(server), ..papers }
     }
 
-    fn issue(&self, name: &str, names: &[&str]) -> Identity {
-        let identity: Identity = self.authority.certify(names, Validity::Good);
+    fn issue_identity(&self, name: &str, names: &[&str]) -> Identity {
+        let identity: Identity = self.authority.issue_identity(names, Validity::Current);
         let (certificate, key) = identity.pem();
-        fs::write(self.file(&format!("{name}.pem")), certificate).unwrap();
-        fs::write(self.file(&format!("{name}-key.pem")), key).unwrap();
+        fs::write(self.file_path(&format!("{name}.pem")), certificate).unwrap();
+        fs::write(self.file_path(&format!("{name}-key.pem")), key).unwrap();
         identity
     }
 
     /// TLS for the Postgres on this port, for who shows a certificate.
-    async fn front(&self, port: u16, clients: Option<&Authority>) -> TlsFront {
-        TlsFront::start(self.server.as_ref().unwrap(), clients, port).await
+    async fn start_tls_proxy(&self, port: u16, clients: Option<&CertificateAuthority>) -> TlsProxy {
+        TlsProxy::start(self.server.as_ref().unwrap(), clients, port).await
     }
 
-    fn file(&self, name: &str) -> String {
+    fn file_path(&self, name: &str) -> String {
         self.dir.join(name).to_str().unwrap().to_owned()
     }
 
-    fn ca(&self) -> String {
-        self.file("ca.pem")
+    fn ca_path(&self) -> String {
+        self.file_path("ca.pem")
     }
 }
 
 /// A nats-server with the configuration that `picket nats init` writes for these regions.
-struct Bus {
-    server: Nats,
+struct SecuredNats {
+    server: TestNats,
     dir: PathBuf,
 }
 
-impl Bus {
+impl SecuredNats {
     async fn start(regions: &[&str], options: &[&str]) -> Self {
         let dir = servers::scratch_dir("bus");
         let mut arguments: Vec<String> =
@@ -90,11 +94,11 @@ impl Bus {
         arguments.extend(regions.iter().flat_map(|region| ["--region".to_owned(), (*region).to_owned()]));
         arguments.extend(options.iter().map(|&option| option.to_owned()));
         let file = dir.join("nats.conf");
-        let server = servers::nats_configured(move |port| {
+        let server = servers::start_nats_with_config(move |port| {
             let listen = format!("127.0.0.1:{port}");
             let arguments: Vec<&str> =
                 arguments.iter().map(String::as_str).chain(["--listen", &listen]).collect();
-            well(&arguments, &[]);
+            run_picket_ok(&arguments, &[]);
             file.clone()
         })
         .await;
@@ -102,31 +106,34 @@ impl Bus {
     }
 
     /// The file with the seed of a user.
-    fn seed(&self, user: &str) -> String {
+    fn seed_path(&self, user: &str) -> String {
         self.dir.join("creds").join(format!("{user}.nk")).to_str().unwrap().to_owned()
     }
 
     /// A client with the credential of a user, and what the server complains of to it.
-    async fn client(&self, user: &str) -> (async_nats::Client, Complaints) {
-        self.connect(user, ConnectOptions::new()).await
+    async fn connect_client(&self, user: &str) -> (async_nats::Client, ServerErrors) {
+        self.connect_with(user, ConnectOptions::new()).await
     }
 
     /// The same over TLS, with a certificate of its own.
-    async fn secure_client(&self, user: &str, papers: &Papers) -> (async_nats::Client, Complaints) {
+    async fn connect_tls_client(&self, user: &str, papers: &TlsFiles) -> (async_nats::Client, ServerErrors) {
         let options = ConnectOptions::new()
-            .add_root_certificates(papers.ca().into())
-            .add_client_certificate(papers.file("client.pem").into(), papers.file("client-key.pem").into())
+            .add_root_certificates(papers.ca_path().into())
+            .add_client_certificate(
+                papers.file_path("client.pem").into(),
+                papers.file_path("client-key.pem").into(),
+            )
             .require_tls(true);
-        self.connect(user, options).await
+        self.connect_with(user, options).await
     }
 
-    async fn connect(&self, user: &str, options: ConnectOptions) -> (async_nats::Client, Complaints) {
-        let complaints = Complaints::default();
+    async fn connect_with(&self, user: &str, options: ConnectOptions) -> (async_nats::Client, ServerErrors) {
+        let complaints = ServerErrors::default();
         let heard = complaints.clone();
-        let seed = fs::read_to_string(self.seed(user)).unwrap();
+        let seed = fs::read_to_string(self.seed_path(user)).unwrap();
         let client = options
             .nkey(seed.trim().to_owned())
-            .custom_inbox_prefix(user.parse::<Role>().unwrap().inbox())
+            .custom_inbox_prefix(user.parse::<Role>().unwrap().inbox_prefix())
             .event_callback(move |event| {
                 heard.0.lock().unwrap().push(event.to_string().to_lowercase());
                 std::future::ready(())
@@ -140,15 +147,15 @@ impl Bus {
 
 /// What a server said to a client that was no answer.
 #[derive(Clone, Default)]
-struct Complaints(Arc<Mutex<Vec<String>>>);
+struct ServerErrors(Arc<Mutex<Vec<String>>>);
 
-impl Complaints {
-    fn any(&self, what: &str) -> bool {
+impl ServerErrors {
+    fn contains_text(&self, what: &str) -> bool {
         self.0.lock().unwrap().iter().any(|said| said.contains(&what.to_lowercase()))
     }
 }
 
 /// A path as text.
-fn text(path: &Path) -> &str {
+fn path_str(path: &Path) -> &str {
     path.to_str().unwrap()
 }

@@ -4,48 +4,48 @@
 #[derive(Debug)]
 pub(super) struct Credit {
     /// From how many free slots on it is worth asking while others are still asked for.
-    worth: usize,
-    asked: usize,
+    min_batch: usize,
+    outstanding: usize,
 }
 
 impl Credit {
     /// The most that one pull asks for.
-    const CHUNK: usize = 256;
+    const MAX_PULL_BATCH: usize = 256;
 
     /// For a prober of so many slots.
     pub(super) fn new(slots: usize) -> Self {
-        Self { worth: (slots / 4).clamp(1, 64), asked: 0 }
+        Self { min_batch: (slots / 4).clamp(1, 64), outstanding: 0 }
     }
 
     /// How many to ask for now, with `free` slots that nothing is asked for yet; 0 for none.
     ///
     /// While some are asked for, small change is left to gather: else a busy prober would send a pull for each
     /// check that ends.
-    pub(super) fn ask(&mut self, free: usize) -> usize {
-        let low = self.asked < Self::CHUNK / 2;
-        let number = match self.asked == 0 || (low && free >= self.worth) {
-            true => free.min(Self::CHUNK),
+    pub(super) fn request_jobs(&mut self, free: usize) -> usize {
+        let low = self.outstanding < Self::MAX_PULL_BATCH / 2;
+        let number = match self.outstanding == 0 || (low && free >= self.min_batch) {
+            true => free.min(Self::MAX_PULL_BATCH),
             false => 0,
         };
-        self.asked += number;
+        self.outstanding += number;
         number
     }
 
     /// One has come.
-    pub(super) fn came(&mut self) {
-        self.asked = self.asked.saturating_sub(1);
+    pub(super) fn record_delivery(&mut self) {
+        self.outstanding = self.outstanding.saturating_sub(1);
     }
 
     /// A pull has ended with `left` of its jobs not come; says how many slots that frees.
-    pub(super) fn ended(&mut self, left: usize) -> usize {
-        let freed = left.min(self.asked);
-        self.asked -= freed;
+    pub(super) fn release_unused(&mut self, left: usize) -> usize {
+        let freed = left.min(self.outstanding);
+        self.outstanding -= freed;
         freed
     }
 
     /// What is still asked for.
-    pub(super) fn asked(&self) -> usize {
-        self.asked
+    pub(super) fn outstanding(&self) -> usize {
+        self.outstanding
     }
 }
 
@@ -55,33 +55,33 @@ mod tests {
 
     #[test]
     fn no_more_is_asked_for_than_there_are_slots_and_a_pull_takes() {
-        assert_eq!(Credit::new(3).ask(3), 3);
-        assert_eq!(Credit::new(1_000).ask(1_000), 256);
-        assert_eq!(Credit::new(1_000).ask(0), 0);
+        assert_eq!(Credit::new(3).request_jobs(3), 3);
+        assert_eq!(Credit::new(1_000).request_jobs(1_000), 256);
+        assert_eq!(Credit::new(1_000).request_jobs(0), 0);
     }
 
     #[test]
     fn more_is_asked_for_before_the_last_has_come_but_not_for_each_slot() {
         let mut credit = Credit::new(1_000);
-        credit.ask(1_000);
-        assert_eq!(credit.ask(744), 0, "enough is asked for");
+        credit.request_jobs(1_000);
+        assert_eq!(credit.request_jobs(744), 0, "enough is asked for");
         for _ in 0..200 {
-            credit.came();
+            credit.record_delivery();
         }
 
-        assert_eq!(credit.ask(63), 0, "not worth it yet");
-        assert_eq!(credit.ask(64), 64);
-        assert_eq!(credit.asked(), 56 + 64);
+        assert_eq!(credit.request_jobs(63), 0, "not worth it yet");
+        assert_eq!(credit.request_jobs(64), 64);
+        assert_eq!(credit.outstanding(), 56 + 64);
     }
 
     #[test]
     fn what_did_not_come_is_given_back_once() {
         let mut credit = Credit::new(10);
-        credit.ask(10);
-        credit.came();
+        credit.request_jobs(10);
+        credit.record_delivery();
 
-        assert_eq!(credit.ended(100), 9);
-        assert_eq!(credit.ended(1), 0);
-        assert_eq!(credit.ask(1), 1, "with nothing asked for, one slot is worth it");
+        assert_eq!(credit.release_unused(100), 9);
+        assert_eq!(credit.release_unused(1), 0);
+        assert_eq!(credit.request_jobs(1), 1, "with nothing asked for, one slot is worth it");
     }
 }

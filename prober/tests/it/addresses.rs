@@ -7,24 +7,24 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use picket_prober::http::{Asking, Checker, Limits, Observation};
+use picket_prober::check::{CheckLimits, Checker, ClientOptions, Observation};
 use picket_proto::{Cause, CheckRequest, Outcome, SiteId, subject};
 use picket_testkit::target::Target;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpListener;
 
 use crate::{
-    bus::{Place, SOON, scheduled},
-    http::limits,
+    bus::{STATE_TIMEOUT, TestRegion, scheduled_request},
+    http::test_limits,
     server::Server,
 };
 
 /// Answers of a name server, each of which may differ from the last; the last one stays.
-struct Names {
+struct StubResolver {
     answers: Mutex<HashMap<&'static str, Vec<Vec<IpAddr>>>>,
 }
 
-impl Names {
+impl StubResolver {
     fn new(names: &[(&'static str, &[&[&str]])]) -> Arc<Self> {
         let parse = |address: &&str| address.parse().unwrap();
         let answers = names.iter().map(|(name, answers)| {
@@ -34,14 +34,17 @@ impl Names {
     }
 
     /// A checker that asks these names and may go to 127.0.0.1 alone.
-    fn checker(self: &Arc<Self>) -> Checker {
+    fn build_checker(self: &Arc<Self>) -> Checker {
         let names = Arc::clone(self);
-        let lookup = move |name: &str| names.answer(name);
-        let limits = Limits { allow: vec!["127.0.0.1".parse::<IpAddr>().unwrap().into()], ..limits() };
+        let lookup = move |name: &str| names.resolve_name(name);
+        let limits = CheckLimits {
+            allowed_networks: vec!["127.0.0.1".parse::<IpAddr>().unwrap().into()],
+            ..test_limits()
+        };
         Checker::with_lookup(&limits, Arc::new(lookup)).unwrap()
     }
 
-    fn answer(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+    fn resolve_name(&self, name: &str) -> io::Result<Vec<IpAddr>> {
         let mut names = self.answers.lock().unwrap();
         let answers = names.get_mut(name).ok_or(io::ErrorKind::NotFound)?;
         Ok(if answers.len() > 1 { answers.remove(0) } else { answers[0].clone() })
@@ -49,7 +52,7 @@ impl Names {
 }
 
 /// A listener where no check may go.
-async fn forbidden(port: u16) -> TcpListener {
+async fn bind_forbidden(port: u16) -> TcpListener {
     TcpListener::bind(("127.0.0.2", port)).await.unwrap()
 }
 
@@ -58,8 +61,8 @@ async fn is_untouched(listener: &TcpListener) -> bool {
     futures_util::FutureExt::now_or_never(listener.accept()).is_none()
 }
 
-async fn check(checker: &Checker, url: &str) -> Observation {
-    checker.check(&CheckRequest::new(url).validate().unwrap()).await
+async fn check_url(checker: &Checker, url: &str) -> Observation {
+    checker.run_check(&CheckRequest::new(url).validate().unwrap()).await
 }
 
 #[track_caller]
@@ -70,9 +73,9 @@ fn assert_blocked(seen: &Observation, what: &str) {
 
 #[tokio::test]
 async fn a_private_address_is_not_connected_to_in_any_notation() {
-    let target = Target::http().await;
+    let target = Target::serve_http().await;
     let port = target.address().port();
-    let checker = Checker::new(&Limits { allow: Vec::new(), ..limits() }).unwrap();
+    let checker = Checker::new(&CheckLimits { allowed_networks: Vec::new(), ..test_limits() }).unwrap();
 
     for host in [
         "127.0.0.1",
@@ -121,40 +124,45 @@ async fn a_private_address_is_not_connected_to_in_any_notation() {
         "[fc00::1]",
         "[ff02::1]",
     ] {
-        assert_blocked(&check(&checker, &format!("http://{host}:{port}/ok")).await, host);
+        assert_blocked(&check_url(&checker, &format!("http://{host}:{port}/ok")).await, host);
     }
-    assert_eq!(target.connections(), 0);
+    assert_eq!(target.accepted_connections(), 0);
 }
 
 #[tokio::test]
 async fn a_prober_refuses_loopback_unless_it_is_allowed() {
-    let (place, target) = (Place::shared("addresses-default").await, Target::http().await);
-    let _prober = place.ready_prober_with("one", 10, |config| config.limits.allow.clear()).await;
+    let (place, target) = (TestRegion::on_shared_nats("addresses-default").await, Target::serve_http().await);
+    let _prober = place.start_ready_with("one", 10, |config| config.limits.allowed_networks.clear()).await;
 
-    place.publish(&subject::job(&place.region, SiteId(1)), &scheduled(1, &target.url("/ok"))).await;
-    let [result] = place.results(1).await.try_into().unwrap();
+    place
+        .publish_request(
+            &subject::scheduled_job(&place.region, SiteId(1)),
+            &scheduled_request(1, &target.url("/ok")),
+        )
+        .await;
+    let [result] = place.read_results(1).await.try_into().unwrap();
 
     assert_eq!((result.outcome, result.cause), (Outcome::Missed, Some(Cause::Blocked)));
-    assert_eq!(target.connections(), 0);
+    assert_eq!(target.accepted_connections(), 0);
 }
 
 #[tokio::test]
 async fn of_the_addresses_of_a_name_only_allowed_ones_are_connected_to() {
-    let target = Target::http().await;
+    let target = Target::serve_http().await;
     let port = target.address().port();
-    let private = forbidden(port).await;
-    let names = Names::new(&[
+    let private = bind_forbidden(port).await;
+    let names = StubResolver::new(&[
         ("mixed.example", &[&["127.0.0.2", "10.0.0.1", "127.0.0.1"]]),
         ("private.example", &[&["127.0.0.2", "10.0.0.1"]]),
         ("metadata.example", &[&["169.254.169.254", "fd00:ec2::254"]]),
         ("mapped.example", &[&["::ffff:127.0.0.2", "64:ff9b::7f00:2"]]),
     ]);
-    let checker = names.checker();
+    let checker = names.build_checker();
 
-    let seen = check(&checker, &format!("http://mixed.example:{port}/ok")).await;
+    let seen = check_url(&checker, &format!("http://mixed.example:{port}/ok")).await;
     assert_eq!((seen.outcome, seen.remote_addr), (Outcome::Up, Some(target.address())), "{seen:?}");
     for name in ["private", "metadata", "mapped"] {
-        assert_blocked(&check(&checker, &format!("http://{name}.example:{port}/ok")).await, name);
+        assert_blocked(&check_url(&checker, &format!("http://{name}.example:{port}/ok")).await, name);
     }
     assert!(is_untouched(&private).await);
 }
@@ -162,33 +170,33 @@ async fn of_the_addresses_of_a_name_only_allowed_ones_are_connected_to() {
 /// The trick is to answer the one who vets with a public address, and the one who connects with a private one.
 #[tokio::test]
 async fn a_name_that_is_answered_differently_the_second_time_leads_nowhere_private() {
-    let target = Target::http().await;
+    let target = Target::serve_http().await;
     let port = target.address().port();
-    let private = forbidden(port).await;
-    let names = Names::new(&[("rebinding.example", &[&["127.0.0.1"], &["127.0.0.2"]])]);
-    let checker = names.checker();
+    let private = bind_forbidden(port).await;
+    let names = StubResolver::new(&[("rebinding.example", &[&["127.0.0.1"], &["127.0.0.2"]])]);
+    let checker = names.build_checker();
 
-    let first = check(&checker, &format!("http://rebinding.example:{port}/ok")).await;
-    let second = check(&checker, &format!("http://rebinding.example:{port}/ok")).await;
+    let first = check_url(&checker, &format!("http://rebinding.example:{port}/ok")).await;
+    let second = check_url(&checker, &format!("http://rebinding.example:{port}/ok")).await;
 
     assert_eq!((first.outcome, first.remote_addr), (Outcome::Up, Some(target.address())), "{first:?}");
     assert_blocked(&second, "the second check");
     assert!(second.message.unwrap().contains("rebinding.example is at 127.0.0.2"));
-    assert_eq!(target.connections(), 1);
+    assert_eq!(target.accepted_connections(), 1);
     assert!(is_untouched(&private).await);
 }
 
 #[tokio::test]
 async fn each_hop_is_vetted_anew() {
-    let target = Target::http().await;
+    let target = Target::serve_http().await;
     let port = target.address().port();
-    let private = forbidden(port).await;
-    let names = Names::new(&[
+    let private = bind_forbidden(port).await;
+    let names = StubResolver::new(&[
         ("site.example", &[&["127.0.0.1"], &["127.0.0.2"]]),
         ("private.example", &[&["127.0.0.2"]]),
         ("public.example", &[&["127.0.0.1"]]),
     ]);
-    let checker = names.checker();
+    let checker = names.build_checker();
 
     for location in [
         format!("http://private.example:{port}/ok"),
@@ -200,7 +208,7 @@ async fn each_hop_is_vetted_anew() {
         "http://169.254.169.254/latest/meta-data/".to_owned(),
         "http://[fd00:ec2::254]/latest/meta-data/".to_owned(),
     ] {
-        let seen = check(&checker, &format!("http://public.example:{port}/to/{location}")).await;
+        let seen = check_url(&checker, &format!("http://public.example:{port}/to/{location}")).await;
         assert_eq!(
             (seen.outcome, seen.cause),
             (Outcome::Missed, Some(Cause::Blocked)),
@@ -209,7 +217,7 @@ async fn each_hop_is_vetted_anew() {
         assert_eq!(seen.redirects, 1, "{location}");
     }
     // The name of the first hop once more, with another address.
-    let seen = check(&checker, &format!("http://site.example:{port}/redirect/1")).await;
+    let seen = check_url(&checker, &format!("http://site.example:{port}/redirect/1")).await;
     assert_eq!((seen.outcome, seen.cause), (Outcome::Missed, Some(Cause::Blocked)), "{seen:?}");
     assert!(is_untouched(&private).await);
 }
@@ -226,8 +234,8 @@ async fn many_domains_whose_lookups_hang_leave_threads_to_those_that_are_well() 
         }
         false => Ok(vec![IpAddr::from([127, 0, 0, 1])]),
     };
-    let checker = Checker::with_lookup(&limits(), Arc::new(lookup)).unwrap();
-    let server = Server::open().await;
+    let checker = Checker::with_lookup(&test_limits(), Arc::new(lookup)).unwrap();
+    let server = Server::start_open().await;
     let port = server.address.port();
 
     for wave in 0..3 {
@@ -235,11 +243,11 @@ async fn many_domains_whose_lookups_hang_leave_threads_to_those_that_are_well() 
             let request =
                 CheckRequest { timeout_ms: 500, ..CheckRequest::new(format!("http://hangs-{number}.com/")) };
             let checker = &checker;
-            async move { checker.check(&request.validate().unwrap()).await }
+            async move { checker.run_check(&request.validate().unwrap()).await }
         });
         let hanging = futures_util::future::join_all(hanging).await;
         assert!(hanging.iter().all(|seen| seen.outcome != Outcome::Up));
-        let well = check(&checker, &format!("http://www.well-{wave}.com:{port}/")).await;
+        let well = check_url(&checker, &format!("http://www.well-{wave}.com:{port}/")).await;
         assert_eq!(well.outcome, Outcome::Up, "wave {wave}: {well:?}");
     }
     drop(hold);
@@ -257,24 +265,24 @@ async fn names_of_one_registrable_domain_whose_lookups_hang_hold_up_no_others_an
         }
         false => Ok(vec![IpAddr::from([127, 0, 0, 1])]),
     };
-    let asking = Asking {
+    let asking = ClientOptions {
         lookup: Arc::new(lookup),
         name_servers: Vec::new(),
-        lookups: lookups.clone(),
-        ..Asking::default()
+        running_lookups: lookups.clone(),
+        ..ClientOptions::default()
     };
-    let checker = Checker::with(&limits(), asking).unwrap();
-    let server = Server::open().await;
+    let checker = Checker::with_options(&test_limits(), asking).unwrap();
+    let server = Server::start_open().await;
     let port = server.address.port();
 
     let hanging = (0..300).map(|number| {
         let url = format!("http://{number}.hangs.co.uk/");
         let request = CheckRequest { timeout_ms: 500, ..CheckRequest::new(url) };
         let checker = &checker;
-        async move { checker.check(&request.validate().unwrap()).await }
+        async move { checker.run_check(&request.validate().unwrap()).await }
     });
     let hanging = futures_util::future::join_all(hanging).await;
-    let well = check(&checker, &format!("http://www.well.co.uk:{port}/")).await;
+    let well = check_url(&checker, &format!("http://www.well.co.uk:{port}/")).await;
 
     let of = |cause| hanging.iter().filter(|seen| seen.cause == Some(cause)).count();
     // Of one domain as many as may hang do; that the others had no thread is our trouble.
@@ -282,7 +290,7 @@ async fn names_of_one_registrable_domain_whose_lookups_hang_hold_up_no_others_an
     assert_eq!(well.outcome, Outcome::Up, "{well:?}");
     assert_eq!(lookups.get(), 128, "their threads are not free yet");
     drop(hold);
-    picket_testkit::eventually(SOON, "free threads", async || match lookups.get() {
+    picket_testkit::eventually(STATE_TIMEOUT, "free threads", async || match lookups.get() {
         0 => Ok(()),
         left => Err(left),
     })

@@ -2,26 +2,26 @@
 
 use std::time::Duration;
 
-use picket_prober::http::{Checker, Limits, Observation};
+use picket_prober::check::{CheckLimits, Checker, Observation};
 use picket_proto::{Cause, CheckRequest, Outcome};
 use picket_testkit::target::{Step, Target, gzip_bomb};
 use tokio::time::Instant;
 
-use crate::http::{assert_down, check, get, limits};
+use crate::http::{assert_down, check_with_limits, get_request, test_limits};
 
-async fn encoded(coding: &str, body: &[u8]) -> Target {
+async fn serve_encoded(coding: &str, body: &[u8]) -> Target {
     let head =
         format!("HTTP/1.1 200 OK\r\ncontent-encoding: {coding}\r\ncontent-length: {}\r\n\r\n", body.len());
     let answer = [head.as_bytes(), body].concat();
-    Target::scripted(move |_| vec![Step::Send(answer.clone())]).await
+    Target::serve_script(move |_| vec![Step::Send(answer.clone())]).await
 }
 
-async fn head_then(steps: Vec<Step>) -> Target {
+async fn serve_head_then(steps: Vec<Step>) -> Target {
     let steps = [vec![Step::send("HTTP/1.1 200 OK\r\n\r\n")], steps].concat();
-    Target::scripted(move |_| steps.clone()).await
+    Target::serve_script(move |_| steps.clone()).await
 }
 
-fn matching(target: &Target, regex: Option<&str>, not_regex: Option<&str>) -> CheckRequest {
+fn request_matching(target: &Target, regex: Option<&str>, not_regex: Option<&str>) -> CheckRequest {
     CheckRequest {
         regex: regex.map(Into::into),
         not_regex: not_regex.map(Into::into),
@@ -31,29 +31,33 @@ fn matching(target: &Target, regex: Option<&str>, not_regex: Option<&str>) -> Ch
 }
 
 /// Checks, in less than the time allowed.
-async fn decided_early(request: &CheckRequest) -> Observation {
+async fn check_decided_early(request: &CheckRequest) -> Observation {
     let began = Instant::now();
-    let seen = check(request).await;
+    let seen = check_with_limits(request).await;
     assert!(began.elapsed() < Duration::from_millis(4_000), "{seen:?}");
     seen
 }
 
 #[tokio::test]
 async fn a_compressed_body_is_asked_for_and_matched_decoded() {
-    let target = Target::http().await;
+    let target = Target::serve_http().await;
     let request = CheckRequest {
         regex: Some("^compressed and well$".into()),
         ..CheckRequest::new(target.url("/gzip"))
     };
 
-    assert_eq!(check(&request).await.outcome, Outcome::Up);
-    assert!(target.requests()[0].contains("accept-encoding: gzip, deflate\r\n"));
+    assert_eq!(check_with_limits(&request).await.outcome, Outcome::Up);
+    assert!(target.received_requests()[0].contains("accept-encoding: gzip, deflate\r\n"));
 
     let head = CheckRequest { method: "HEAD".into(), regex: None, ..request.clone() };
-    assert_eq!(check(&head).await.outcome, Outcome::Up, "an answer to HEAD has no body to decode");
+    assert_eq!(
+        check_with_limits(&head).await.outcome,
+        Outcome::Up,
+        "an answer to HEAD has no body to decode"
+    );
     let own = [("Accept-Encoding".to_owned(), "identity".to_owned())].into();
-    check(&CheckRequest { headers: own, ..request }).await;
-    assert!(target.requests()[2].contains("accept-encoding: identity\r\n"));
+    check_with_limits(&CheckRequest { headers: own, ..request }).await;
+    assert!(target.received_requests()[2].contains("accept-encoding: identity\r\n"));
 }
 
 #[tokio::test]
@@ -63,50 +67,54 @@ async fn a_body_that_is_not_as_its_encoding_says_is_down_by_http() {
         ("deflate", b"all is well", "the body is not what its content-encoding says: no valid deflate"),
         ("gzip", &[0x1f, 0x8b, 8, 0], "the body's gzip breaks off before its end"),
     ] {
-        let target = encoded(coding, body).await;
-        assert_down(&get(target.url("/")).await, Cause::Http, message);
-        assert_down(&check(&matching(&target, Some("well"), None)).await, Cause::Http, message);
+        let target = serve_encoded(coding, body).await;
+        assert_down(&get_request(target.url("/")).await, Cause::Http, message);
+        assert_down(
+            &check_with_limits(&request_matching(&target, Some("well"), None)).await,
+            Cause::Http,
+            message,
+        );
     }
-    let empty = encoded("gzip", b"").await;
-    assert_eq!(get(empty.url("/")).await.outcome, Outcome::Up, "no body needs no decoding");
+    let empty = serve_encoded("gzip", b"").await;
+    assert_eq!(get_request(empty.url("/")).await.outcome, Outcome::Up, "no body needs no decoding");
 }
 
 #[tokio::test]
 async fn an_encoding_that_was_not_asked_for_is_down_where_the_body_matters() {
     for coding in ["br", "zstd"] {
-        let target = encoded(coding, b"all is well").await;
-        let seen = check(&matching(&target, Some("well"), None)).await;
+        let target = serve_encoded(coding, b"all is well").await;
+        let seen = check_with_limits(&request_matching(&target, Some("well"), None)).await;
         let message = format!("the body's content-encoding is {coding}, which was not asked for");
         assert_down(&seen, Cause::Http, &message);
-        assert_eq!(get(target.url("/")).await.outcome, Outcome::Up);
+        assert_eq!(get_request(target.url("/")).await.outcome, Outcome::Up);
     }
 }
 
 #[tokio::test]
 async fn a_body_is_read_up_to_the_limit_and_judged_as_far_as_that_goes() {
-    let endless = head_then(vec![Step::Repeat(vec![b'x'; 8 << 10])]).await;
+    let endless = serve_head_then(vec![Step::Repeat(vec![b'x'; 8 << 10])]).await;
 
-    let seen = decided_early(&matching(&endless, Some("end"), None)).await;
+    let seen = check_decided_early(&request_matching(&endless, Some("end"), None)).await;
     let undecided = "regex is not decided after the first 100000 bytes, and no more is read";
     assert_down(&seen, Cause::BodyTooLarge, undecided);
     assert_eq!((seen.body_bytes, seen.regex_matched), (100_000, None));
-    let seen = decided_early(&matching(&endless, None, Some("error"))).await;
+    let seen = check_decided_early(&request_matching(&endless, None, Some("error"))).await;
     assert_down(&seen, Cause::BodyTooLarge, "not_regex is not decided");
-    let seen = decided_early(&matching(&endless, Some("x$"), None)).await;
+    let seen = check_decided_early(&request_matching(&endless, Some("x$"), None)).await;
     assert_down(&seen, Cause::BodyTooLarge, "regex is not decided");
 
-    let target = Target::http().await;
+    let target = Target::serve_http().await;
     let request =
         CheckRequest { regex: Some("end$".into()), ..CheckRequest::new(target.url("/large/99997")) };
-    let seen = check(&request).await;
+    let seen = check_with_limits(&request).await;
     assert_eq!((seen.outcome, seen.body_bytes), (Outcome::Up, 100_000), "the limit itself is within it");
 }
 
 #[tokio::test]
 async fn a_bomb_is_read_up_to_the_limit_decoded() {
-    let target = encoded("gzip", &gzip_bomb(64)).await;
+    let target = serve_encoded("gzip", &gzip_bomb(64)).await;
 
-    let seen = decided_early(&matching(&target, Some("well"), None)).await;
+    let seen = check_decided_early(&request_matching(&target, Some("well"), None)).await;
 
     assert_down(&seen, Cause::BodyTooLarge, "regex is not decided after the first 100000 bytes");
     assert_eq!(seen.body_bytes, 100_000);
@@ -119,23 +127,24 @@ async fn a_body_that_decodes_to_nothing_is_read_up_to_the_limit_as_it_comes() {
     start.extend([0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3]);
     let nothing = [0, 0, 0, 0xff, 0xff].repeat(1_000);
     let target =
-        Target::scripted(move |_| vec![Step::Send(start.clone()), Step::Repeat(nothing.clone())]).await;
+        Target::serve_script(move |_| vec![Step::Send(start.clone()), Step::Repeat(nothing.clone())]).await;
 
-    let seen = decided_early(&matching(&target, Some("well"), None)).await;
+    let seen = check_decided_early(&request_matching(&target, Some("well"), None)).await;
 
     assert_down(&seen, Cause::BodyTooLarge, "regex is not decided after the first 0 bytes");
 }
 
 #[tokio::test]
 async fn a_match_is_decided_while_the_body_is_still_coming() {
-    let stalls = head_then(vec![Step::send("all is well here"), Step::Stall]).await;
-    let endless = head_then(vec![Step::send("all is well here"), Step::Repeat(vec![b'x'; 1 << 10])]).await;
+    let stalls = serve_head_then(vec![Step::send("all is well here"), Step::Stall]).await;
+    let endless =
+        serve_head_then(vec![Step::send("all is well here"), Step::Repeat(vec![b'x'; 1 << 10])]).await;
 
     for target in [&stalls, &endless] {
-        let seen = decided_early(&matching(target, Some("is w[e]ll"), None)).await;
+        let seen = check_decided_early(&request_matching(target, Some("is w[e]ll"), None)).await;
         assert_eq!((seen.outcome, seen.regex_matched), (Outcome::Up, Some(true)), "{seen:?}");
         assert!(seen.body_bytes < 100_000, "{seen:?}");
-        let seen = decided_early(&matching(target, Some("absent"), Some("well"))).await;
+        let seen = check_decided_early(&request_matching(target, Some("absent"), Some("well"))).await;
         assert_down(&seen, Cause::Body, "not_regex matches the body");
         assert_eq!(seen.regex_matched, None, "that was not decided");
     }
@@ -144,34 +153,35 @@ async fn a_match_is_decided_while_the_body_is_still_coming() {
 #[tokio::test]
 async fn what_must_not_match_needs_the_whole_body() {
     let target =
-        head_then(vec![Step::send("all is well"), Step::wait_ms(300), Step::send(", no error")]).await;
-    let seen = check(&matching(&target, Some("well"), Some("error"))).await;
+        serve_head_then(vec![Step::send("all is well"), Step::wait_ms(300), Step::send(", no error")]).await;
+    let seen = check_with_limits(&request_matching(&target, Some("well"), Some("error"))).await;
     assert_down(&seen, Cause::Body, "not_regex matches the body");
     assert_eq!(seen.regex_matched, Some(true));
 
-    let stalls = head_then(vec![Step::send("all is well here"), Step::Stall]).await;
-    let request = CheckRequest { timeout_ms: 300, ..matching(&stalls, Some("well"), Some("error")) };
-    let seen = check(&request).await;
+    let stalls = serve_head_then(vec![Step::send("all is well here"), Step::Stall]).await;
+    let request = CheckRequest { timeout_ms: 300, ..request_matching(&stalls, Some("well"), Some("error")) };
+    let seen = check_with_limits(&request).await;
     assert_down(&seen, Cause::Timeout, "no end of the body within 300 ms (reading the body: 16 bytes came)");
     assert_eq!(seen.regex_matched, Some(true), "what is known is told");
 }
 
 #[tokio::test]
 async fn a_match_that_what_follows_may_undo_is_not_decided_early() {
-    let target = head_then(vec![Step::send("all is well"), Step::wait_ms(300), Step::send("ington")]).await;
+    let target =
+        serve_head_then(vec![Step::send("all is well"), Step::wait_ms(300), Step::send("ington")]).await;
 
     for regex in ["well$", r"well\b"] {
-        let seen = check(&matching(&target, Some(regex), None)).await;
+        let seen = check_with_limits(&request_matching(&target, Some(regex), None)).await;
         assert_down(&seen, Cause::Body, "regex does not match the body (17 bytes)");
     }
 }
 
 #[tokio::test]
 async fn of_a_body_that_nothing_is_asserted_of_only_the_beginning_is_read() {
-    let checker = Checker::new(&Limits { body: 1 << 20, ..limits() }).unwrap();
-    let endless = head_then(vec![Step::Repeat(vec![b'x'; 8 << 10])]).await;
+    let checker = Checker::new(&CheckLimits { max_body_bytes: 1 << 20, ..test_limits() }).unwrap();
+    let endless = serve_head_then(vec![Step::Repeat(vec![b'x'; 8 << 10])]).await;
 
-    let seen = checker.check(&CheckRequest::new(endless.url("/")).validate().unwrap()).await;
+    let seen = checker.run_check(&CheckRequest::new(endless.url("/")).validate().unwrap()).await;
 
     assert_eq!((seen.outcome, seen.body_bytes), (Outcome::Up, 64 << 10), "{seen:?}");
     assert!(seen.timing.transfer_us.is_some());
@@ -180,21 +190,21 @@ async fn of_a_body_that_nothing_is_asserted_of_only_the_beginning_is_read() {
 #[tokio::test]
 async fn a_long_body_is_matched_whole() {
     let body = [vec![b'x'; 99_000], b"all is well".to_vec()].concat();
-    let target = head_then(vec![Step::Send(body)]).await;
+    let target = serve_head_then(vec![Step::Send(body)]).await;
 
-    let seen = check(&matching(&target, Some("x+all is well$"), Some("error"))).await;
+    let seen = check_with_limits(&request_matching(&target, Some("x+all is well$"), Some("error"))).await;
 
     assert_eq!((seen.outcome, seen.body_bytes), (Outcome::Up, 99_011), "{seen:?}");
 }
 
 #[tokio::test]
 async fn bytes_are_matched_and_not_text() {
-    let target = head_then(vec![Step::send(b"caf\xe9 \0\xff ferm\xe9")]).await;
+    let target = serve_head_then(vec![Step::send(b"caf\xe9 \0\xff ferm\xe9")]).await;
 
     for regex in [r"(?-u)^caf\xe9 \x00\xff ferm\xe9$", "ferm", r"(?-u)caf. "] {
-        let seen = check(&matching(&target, Some(regex), None)).await;
+        let seen = check_with_limits(&request_matching(&target, Some(regex), None)).await;
         assert_eq!(seen.outcome, Outcome::Up, "{regex}: {seen:?}");
     }
-    let seen = check(&matching(&target, Some("café"), None)).await;
+    let seen = check_with_limits(&request_matching(&target, Some("café"), None)).await;
     assert_down(&seen, Cause::Body, "regex does not match the body (13 bytes)");
 }

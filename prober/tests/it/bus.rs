@@ -7,97 +7,116 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, PullConsumer, pull},
 };
 use futures_util::StreamExt;
-use picket_prober::{Config, Manners, start};
+use picket_prober::{BehaviourOptions, Config, start};
 use picket_proto::{
-    CheckRequest, CheckResult, Kind, Region, Role, Shard, SiteId, Timestamp, bundle, subject,
+    CheckRequest, CheckResult, Kind, RegionName, Role, Shard, SiteId, Timestamp, bundle, subject,
 };
 use picket_runtime::{
-    Bus, Health, Running, clock,
-    options::{NatsOptions, Span},
-    streams::{self, Durability},
+    Bus, Health, PipelineHandle, clock,
+    options::{DurationArg, NatsOptions},
+    streams::{self, StreamLimits},
 };
 use picket_testkit::{eventually, servers};
 
-use crate::http::limits;
+use crate::http::test_limits;
 
 /// How long a state may take to come about.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const STATE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A region with its streams and its consumer.
-pub(crate) struct Place {
+pub(crate) struct TestRegion {
     pub(crate) bus: Bus,
-    pub(crate) region: Region,
+    pub(crate) region: RegionName,
     pub(crate) url: String,
 }
 
 /// A prober; it is stopped when its test ends, since its process does.
 pub(crate) struct Prober {
-    pub(crate) running: Running,
+    pub(crate) running: PipelineHandle,
     pub(crate) health: Health,
 }
 
-impl Place {
+impl TestRegion {
     /// A region on the server that all tests share: each test has a name of its own.
-    pub(crate) async fn shared(region: &str) -> Self {
-        let place = Self::bare(&servers::shared_nats().await.url(), region).await;
-        place.provide().await;
+    pub(crate) async fn on_shared_nats(region: &str) -> Self {
+        let place = Self::without_streams(&servers::shared_nats().await.url(), region).await;
+        place.create_streams().await;
         place
     }
 
     /// A region without streams.
-    pub(crate) async fn bare(url: &str, region: &str) -> Self {
-        let bus = Bus::connect(&NatsOptions::at(url), &Role::Operator, "test", &Health::new()).await.unwrap();
-        bus.connected().await.unwrap();
+    pub(crate) async fn without_streams(url: &str, region: &str) -> Self {
+        let bus =
+            Bus::connect(&NatsOptions::with_url(url), &Role::Operator, "test", &Health::new()).await.unwrap();
+        bus.wait_connected().await.unwrap();
         Self { bus, region: region.parse().unwrap(), url: url.to_owned() }
     }
 
     /// Makes the streams, and the region's consumer.
-    pub(crate) async fn provide(&self) {
-        self.provide_jobs().await;
-        self.provide_results().await;
+    pub(crate) async fn create_streams(&self) {
+        self.create_jobs_stream().await;
+        self.create_results_stream().await;
     }
 
-    pub(crate) async fn provide_jobs(&self) {
+    pub(crate) async fn create_jobs_stream(&self) {
         let jetstream = &self.bus.jetstream;
-        streams::ensure(jetstream, streams::jobs(Durability::default())).await.unwrap();
-        streams::ensure_consumer(jetstream, subject::JOBS, streams::prober_consumer(&self.region))
+        streams::create_if_missing(jetstream, streams::jobs_config(StreamLimits::default())).await.unwrap();
+        streams::create_or_update_consumer(
+            jetstream,
+            subject::JOBS_STREAM,
+            streams::prober_consumer_config(&self.region),
+        )
+        .await
+        .unwrap();
+    }
+
+    pub(crate) async fn create_results_stream(&self) {
+        streams::create_if_missing(&self.bus.jetstream, streams::results_config(StreamLimits::default()))
             .await
             .unwrap();
     }
 
-    pub(crate) async fn provide_results(&self) {
-        streams::ensure(&self.bus.jetstream, streams::results(Durability::default())).await.unwrap();
-    }
-
     /// Starts a prober with so many slots.
-    pub(crate) async fn prober(&self, name: &str, concurrency: usize) -> Prober {
-        self.prober_with(name, concurrency, |_| ()).await
+    pub(crate) async fn start_prober(&self, name: &str, concurrency: usize) -> Prober {
+        self.start_prober_with(name, concurrency, |_| ()).await
     }
 
     /// Starts a prober that is set up as a test wants it, and waits until it takes jobs.
-    pub(crate) async fn ready_prober_with(
+    pub(crate) async fn start_ready_with(
         &self,
         name: &str,
         concurrency: usize,
         set: impl FnOnce(&mut Config),
     ) -> Prober {
-        let prober = self.prober_with(name, concurrency, set).await;
-        eventually(SOON, "a prober that is ready", async || prober.is_ready()).await;
+        let prober = self.start_prober_with(name, concurrency, set).await;
+        eventually(STATE_TIMEOUT, "a prober that is ready", async || prober.check_ready()).await;
         prober
     }
 
-    async fn prober_with(&self, name: &str, concurrency: usize, set: impl FnOnce(&mut Config)) -> Prober {
+    async fn start_prober_with(
+        &self,
+        name: &str,
+        concurrency: usize,
+        set: impl FnOnce(&mut Config),
+    ) -> Prober {
         let health = Health::new();
-        let bus =
-            Bus::connect(&NatsOptions::at(&self.url), &Role::Prober("eu".parse().unwrap()), name, &health)
-                .await
-                .unwrap();
+        let bus = Bus::connect(
+            &NatsOptions::with_url(&self.url),
+            &Role::Prober("eu".parse().unwrap()),
+            name,
+            &health,
+        )
+        .await
+        .unwrap();
         let mut config = Config {
             name: name.to_owned(),
             concurrency,
-            limits: limits(),
+            limits: test_limits(),
             // The machine of a test may be slow; that is not what most of them are about.
-            manners: Manners { max_drift: Span(SOON), ..Manners::default() },
+            behaviour: BehaviourOptions {
+                max_drift: DurationArg(STATE_TIMEOUT),
+                ..BehaviourOptions::default()
+            },
             drain_timeout: Duration::from_secs(10),
             ..Config::new(self.region.clone())
         };
@@ -107,31 +126,35 @@ impl Place {
     }
 
     /// Starts a prober and waits until it takes jobs.
-    pub(crate) async fn ready_prober(&self, name: &str, concurrency: usize) -> Prober {
-        self.ready_prober_with(name, concurrency, |_| ()).await
+    pub(crate) async fn start_ready_prober(&self, name: &str, concurrency: usize) -> Prober {
+        self.start_ready_with(name, concurrency, |_| ()).await
     }
 
     /// Queues a check of `url` for `site`.
-    pub(crate) async fn queue(&self, site: i64, url: &str) {
-        self.publish(&subject::job(&self.region, SiteId(site)), &scheduled(site, url)).await;
+    pub(crate) async fn queue_check(&self, site: i64, url: &str) {
+        self.publish_request(
+            &subject::scheduled_job(&self.region, SiteId(site)),
+            &scheduled_request(site, url),
+        )
+        .await;
     }
 
-    pub(crate) async fn publish(&self, place: &str, request: &CheckRequest) {
+    pub(crate) async fn publish_request(&self, place: &str, request: &CheckRequest) {
         let payload = serde_json::to_vec(request).unwrap();
-        self.put(place, &payload).await;
+        self.publish_payload(place, &payload).await;
     }
 
-    pub(crate) async fn put(&self, place: &str, payload: &[u8]) {
+    pub(crate) async fn publish_payload(&self, place: &str, payload: &[u8]) {
         let published = self.bus.jetstream.publish(place.to_owned(), payload.to_vec().into()).await.unwrap();
         published.await.unwrap();
     }
 
     /// Jobs of the region that nobody has acknowledged.
-    pub(crate) async fn jobs_left(&self) -> u64 {
+    pub(crate) async fn count_unacked_jobs(&self) -> u64 {
         let consumer: PullConsumer = self
             .bus
             .jetstream
-            .get_consumer_from_stream(subject::prober_consumer(&self.region), subject::JOBS)
+            .get_consumer_from_stream(subject::prober_consumer(&self.region), subject::JOBS_STREAM)
             .await
             .unwrap();
         let info = consumer.cached_info();
@@ -139,34 +162,34 @@ impl Place {
     }
 
     /// How many messages with results of the region there are.
-    pub(crate) async fn messages(&self) -> u64 {
-        self.reader().await.cached_info().num_pending
+    pub(crate) async fn count_messages(&self) -> u64 {
+        self.create_reader().await.cached_info().num_pending
     }
 
-    async fn reader(&self) -> PullConsumer {
+    async fn create_reader(&self) -> PullConsumer {
         let config = pull::Config {
             filter_subject: format!("picket.result.{}.>", self.region),
             ack_policy: AckPolicy::None,
             ..pull::Config::default()
         };
-        self.bus.jetstream.create_consumer_on_stream(config, subject::RESULTS).await.unwrap()
+        self.bus.jetstream.create_consumer_on_stream(config, subject::RESULTS_STREAM).await.unwrap()
     }
 
     /// The first `number` results of the region, each once.
-    pub(crate) async fn results(&self, number: usize) -> Vec<CheckResult> {
-        let consumer = self.reader().await;
-        let messages = consumer.stream().expires(SOON).messages().await.unwrap();
-        let each = messages.flat_map(|message| futures_util::stream::iter(read(&message.unwrap())));
+    pub(crate) async fn read_results(&self, number: usize) -> Vec<CheckResult> {
+        let consumer = self.create_reader().await;
+        let messages = consumer.stream().expires(STATE_TIMEOUT).messages().await.unwrap();
+        let each = messages.flat_map(|message| futures_util::stream::iter(decode_results(&message.unwrap())));
         let read = each.take(number).collect::<Vec<_>>();
-        tokio::time::timeout(SOON, read)
+        tokio::time::timeout(STATE_TIMEOUT, read)
             .await
-            .unwrap_or_else(|_| panic!("fewer than {number} results within {SOON:?}"))
+            .unwrap_or_else(|_| panic!("fewer than {number} results within {STATE_TIMEOUT:?}"))
     }
 }
 
 impl Prober {
     /// The number of a metric that there is one of.
-    pub(crate) fn metric(&self, name: &str) -> f64 {
+    pub(crate) fn read_metric(&self, name: &str) -> f64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.health.registry()).unwrap();
         let line = text.lines().find(|line| line.starts_with(&format!("{name}{{")));
@@ -174,8 +197,8 @@ impl Prober {
         line.rsplit(' ').next().unwrap().parse().unwrap()
     }
 
-    pub(crate) fn is_ready(&self) -> Result<(), Vec<(&'static str, String)>> {
-        match self.health.missing() {
+    pub(crate) fn check_ready(&self) -> Result<(), Vec<(&'static str, String)>> {
+        match self.health.unready_checks() {
             missing if missing.is_empty() => Ok(()),
             missing => Err(missing),
         }
@@ -183,19 +206,19 @@ impl Prober {
 }
 
 /// The results in a message.
-fn read(message: &Message) -> Vec<CheckResult> {
-    let payloads = bundle::results_in(&message.subject, &message.payload);
+fn decode_results(message: &Message) -> Vec<CheckResult> {
+    let payloads = bundle::result_payloads(&message.subject, &message.payload);
     payloads.map(|payload| serde_json::from_slice(payload).unwrap()).collect()
 }
 
 /// A request of `site` that is due now and good for a minute.
-pub(crate) fn scheduled(site: i64, url: &str) -> CheckRequest {
-    let now: Timestamp = clock::wall();
+pub(crate) fn scheduled_request(site: i64, url: &str) -> CheckRequest {
+    let now: Timestamp = clock::wall_clock_now();
     CheckRequest {
         site_id: Some(SiteId(site)),
         kind: Some(Kind::Scheduled),
         scheduled_at: Some(now),
-        expires_at: Some(now.plus(Duration::from_secs(60))),
+        expires_at: Some(now.saturating_add(Duration::from_secs(60))),
         shard: Some(Shard(7)),
         ..CheckRequest::new(url)
     }

@@ -4,55 +4,57 @@ use picket_proto::{Cause, CheckRequest, CheckResult, Kind, Outcome, SiteId, subj
 use picket_testkit::{eventually, target::Target};
 
 use crate::{
-    bus::{Place, SOON, scheduled},
+    bus::{STATE_TIMEOUT, TestRegion, scheduled_request},
     server::Server,
 };
 
 /// Queues a confirming check of `url` for `site`.
-async fn confirm(place: &Place, site: i64, url: &str) {
-    let request = CheckRequest { kind: Some(Kind::Confirm), ..scheduled(site, url) };
-    place.publish(&subject::confirming_job(&place.region, SiteId(site)), &request).await;
+async fn queue_confirmation(place: &TestRegion, site: i64, url: &str) {
+    let request = CheckRequest { kind: Some(Kind::Confirm), ..scheduled_request(site, url) };
+    place.publish_request(&subject::confirmation_job(&place.region, SiteId(site)), &request).await;
 }
 
 #[tokio::test]
 async fn confirming_checks_that_hang_leave_every_slot_to_the_ticks_of_other_sites() {
-    let (place, hanging) = (Place::shared("confirm-hang").await, Server::shut().await);
-    let target = Target::http().await;
-    let prober = place.ready_prober_with("one", 8, |config| config.manners.per_host = 100).await;
+    let (place, hanging) =
+        (TestRegion::on_shared_nats("confirm-hang").await, Server::start_withholding().await);
+    let target = Target::serve_http().await;
+    let prober = place.start_ready_with("one", 8, |config| config.behaviour.per_host = 100).await;
 
     for site in 0..12 {
-        confirm(&place, site, &hanging.url()).await;
+        queue_confirmation(&place, site, &hanging.url()).await;
     }
-    eventually(SOON, "a quarter of the slots at work", async || {
-        let seen = (hanging.now(), prober.metric("picket_prober_confirmations_waiting"));
+    eventually(STATE_TIMEOUT, "a quarter of the slots at work", async || {
+        let seen = (hanging.running_count(), prober.read_metric("picket_prober_confirmations_waiting"));
         if seen == (2, 10.0) { Ok(()) } else { Err(seen) }
     })
     .await;
     for site in 100..120 {
-        place.queue(site, &target.url("/ok")).await;
+        place.queue_check(site, &target.url("/ok")).await;
     }
-    let results = place.results(20).await;
+    let results = place.read_results(20).await;
 
     assert!(results.iter().all(|result| result.outcome == Outcome::Up), "{results:?}");
     assert!(results.iter().all(|result| result.kind == Kind::Scheduled), "{results:?}");
-    assert_eq!(hanging.now(), 2);
-    hanging.release(12);
-    let confirmed = place.results(32).await.split_off(20);
+    assert_eq!(hanging.running_count(), 2);
+    hanging.release_answers(12);
+    let confirmed = place.read_results(32).await.split_off(20);
     assert!(confirmed.iter().all(|result| result.outcome == Outcome::Up), "{confirmed:?}");
-    assert_eq!(hanging.most(), 2);
-    eventually(SOON, "no job left", async || place.jobs_left().await == 0).await;
+    assert_eq!(hanging.max_running(), 2);
+    eventually(STATE_TIMEOUT, "no job left", async || place.count_unacked_jobs().await == 0).await;
 }
 
 #[tokio::test]
 async fn a_confirming_check_beyond_the_wait_queue_is_missed_and_counted() {
-    let (place, hanging) = (Place::shared("confirm-full").await, Server::shut().await);
-    let prober = place.ready_prober_with("one", 4, |config| config.manners.per_host = 100).await;
+    let (place, hanging) =
+        (TestRegion::on_shared_nats("confirm-full").await, Server::start_withholding().await);
+    let prober = place.start_ready_with("one", 4, |config| config.behaviour.per_host = 100).await;
 
     // One runs, ten seats, of which one host may have half.
     for site in 0..20 {
-        confirm(&place, site, &hanging.url()).await;
+        queue_confirmation(&place, site, &hanging.url()).await;
     }
-    let results = place.results(14).await;
+    let results = place.read_results(14).await;
 
     let refused = |result: &CheckResult| {
         (result.kind, result.outcome, result.cause)
@@ -61,7 +63,7 @@ async fn a_confirming_check_beyond_the_wait_queue_is_missed_and_counted() {
     assert!(results.iter().all(refused), "{results:?}");
     let message = results[0].message.as_deref().unwrap_or_default();
     assert!(message.contains("confirming checks"), "{message}");
-    assert_eq!(prober.metric("picket_prober_confirmations_refused_total"), 14.0);
-    assert_eq!(prober.metric("picket_prober_host_refusals_total"), 0.0);
-    assert_eq!(hanging.now(), 1);
+    assert_eq!(prober.read_metric("picket_prober_confirmations_refused_total"), 14.0);
+    assert_eq!(prober.read_metric("picket_prober_host_refusals_total"), 0.0);
+    assert_eq!(hanging.running_count(), 1);
 }

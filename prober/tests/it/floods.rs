@@ -2,23 +2,23 @@
 
 use std::time::Duration;
 
-use picket_prober::http::Observation;
+use picket_prober::check::Observation;
 use picket_proto::{Cause, CheckRequest, Outcome, SiteId, subject};
 use picket_testkit::{
     eventually,
-    target::{Authority, Step, Target},
+    target::{CertificateAuthority, Step, Target},
 };
 use tokio::time::Instant;
 
 use crate::{
-    bus::{Place, scheduled},
-    http::{assert_down, check},
-    overload::Process,
-    phases::{localhost, trusting},
+    bus::{TestRegion, scheduled_request},
+    http::{assert_down, check_with_limits},
+    overload::ProberProcess,
+    phases::{certify_localhost, trusting_checker},
 };
 
 /// More than this is in the buffers of sockets on the way.
-const READ_AT_MOST: u64 = 24 << 20;
+const MAX_READ_BYTES: u64 = 24 << 20;
 /// No check here takes as long.
 const TIMEOUT_MS: i64 = 20_000;
 
@@ -31,72 +31,75 @@ async fn assert_cut_short(seen: &Observation, began: Instant, target: &Target, m
         open => Err(format!("{open} connections are open")),
     };
     eventually(Duration::from_secs(10), "the connection's end", closed).await;
-    assert!(target.sent() < READ_AT_MOST, "{} bytes were read", target.sent());
+    assert!(target.sent_bytes() < MAX_READ_BYTES, "{} bytes were read", target.sent_bytes());
 }
 
 #[tokio::test]
 async fn informational_answers_without_end_are_down_by_http_and_read_no_further_than_a_limit() {
     for hint in ["HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n", "HTTP/1.1 100\r\n\r\n"] {
         let steps = vec![Step::Repeat(hint.into())];
-        let plain = Target::scripted(move |_| steps.clone()).await;
+        let plain = Target::serve_script(move |_| steps.clone()).await;
         let began = Instant::now();
 
-        let seen = check(&CheckRequest { timeout_ms: TIMEOUT_MS, ..CheckRequest::new(plain.url("/")) }).await;
+        let seen =
+            check_with_limits(&CheckRequest { timeout_ms: TIMEOUT_MS, ..CheckRequest::new(plain.url("/")) })
+                .await;
 
         let message =
             "the server sent more than 1024 KiB and no final answer among them (waiting for the first byte)";
         assert_cut_short(&seen, began, &plain, message).await;
 
-        let authority = Authority::new();
+        let authority = CertificateAuthority::new();
         let steps = vec![Step::Repeat(hint.into())];
-        let target = Target::scripted_https(&localhost(&authority), move |_| steps.clone()).await;
-        let request = CheckRequest { timeout_ms: TIMEOUT_MS, ..CheckRequest::new(target.named_url("/")) };
+        let target = Target::serve_script_https(&certify_localhost(&authority), move |_| steps.clone()).await;
+        let request = CheckRequest { timeout_ms: TIMEOUT_MS, ..CheckRequest::new(target.localhost_url("/")) };
         let began = Instant::now();
 
-        let seen = trusting(&authority).check(&request.validate().unwrap()).await;
+        let seen = trusting_checker(&authority).run_check(&request.validate().unwrap()).await;
 
         assert_cut_short(&seen, began, &target, message).await;
     }
 }
 
-fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+fn http2_frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
     let length = u8::try_from(payload.len()).unwrap();
     [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
 }
 
 /// The server's settings, and its acknowledgement of the client's.
-fn settings() -> Vec<u8> {
-    [frame(4, 0, 0, &[]), frame(4, 1, 0, &[])].concat()
+fn settings_frame() -> Vec<u8> {
+    [http2_frame(4, 0, 0, &[]), http2_frame(4, 1, 0, &[])].concat()
 }
 
 async fn check_http2(script: Vec<Step>) -> (Observation, Instant, Target) {
-    let authority = Authority::new();
-    let target = Target::scripted_http2(&localhost(&authority), move |_| script.clone()).await;
+    let authority = CertificateAuthority::new();
+    let target = Target::serve_script_http2(&certify_localhost(&authority), move |_| script.clone()).await;
     let request = CheckRequest {
         timeout_ms: TIMEOUT_MS,
         regex: Some("never there".into()),
-        ..CheckRequest::new(target.named_url("/"))
+        ..CheckRequest::new(target.localhost_url("/"))
     };
     let began = Instant::now();
-    let seen = trusting(&authority).check(&request.validate().unwrap()).await;
+    let seen = trusting_checker(&authority).run_check(&request.validate().unwrap()).await;
     (seen, began, target)
 }
 
 /// The frames that h2 reads for as long as they come.
 fn endless_frames() -> [(&'static str, Vec<u8>); 4] {
     [
-        ("WINDOW_UPDATE", frame(8, 0, 0, &[0, 0, 0, 1])),
-        ("PRIORITY", frame(2, 0, 1, &[0, 0, 0, 0, 16])),
-        ("0x5a", frame(0x5a, 0, 0, &[])),
+        ("WINDOW_UPDATE", http2_frame(8, 0, 0, &[0, 0, 0, 1])),
+        ("PRIORITY", http2_frame(2, 0, 1, &[0, 0, 0, 0, 16])),
+        ("0x5a", http2_frame(0x5a, 0, 0, &[])),
         // `:status: 103`, as a literal without indexing whose name is the eighth of the static table.
-        ("HEADERS", frame(1, 4, 1, &[8, 3, b'1', b'0', b'3'])),
+        ("HEADERS", http2_frame(1, 4, 1, &[8, 3, b'1', b'0', b'3'])),
     ]
 }
 
 #[tokio::test]
 async fn http_2_frames_without_end_before_the_answer_are_down_by_http() {
     for (name, flood) in endless_frames() {
-        let (seen, began, target) = check_http2(vec![Step::Send(settings()), Step::Repeat(flood)]).await;
+        let (seen, began, target) =
+            check_http2(vec![Step::Send(settings_frame()), Step::Repeat(flood)]).await;
 
         let message = format!(
             "the server sent more than 4096 HTTP/2 frames beside the body, the last one of type {name} (waiting"
@@ -108,7 +111,8 @@ async fn http_2_frames_without_end_before_the_answer_are_down_by_http() {
 #[tokio::test]
 async fn http_2_frames_without_end_in_mid_body_are_down_by_http() {
     // `:status: 200`, the eighth of the static table.
-    let answer = [settings(), frame(1, 4, 1, &[0x88]), frame(0, 0, 1, b"all is well")].concat();
+    let answer =
+        [settings_frame(), http2_frame(1, 4, 1, &[0x88]), http2_frame(0, 0, 1, b"all is well")].concat();
     for (name, flood) in endless_frames().into_iter().take(3) {
         let script = vec![Step::Send(answer.clone()), Step::wait_ms(50), Step::Repeat(flood)];
         let (seen, began, target) = check_http2(script).await;
@@ -125,7 +129,7 @@ async fn http_2_frames_without_end_in_mid_body_are_down_by_http() {
 async fn a_body_in_pieces_of_a_byte_without_end_is_down_by_http() {
     let head = Step::send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
     let steps = vec![head, Step::Repeat(b"1\r\nx\r\n".to_vec())];
-    let target = Target::scripted(move |_| steps.clone()).await;
+    let target = Target::serve_script(move |_| steps.clone()).await;
     let request = CheckRequest {
         timeout_ms: TIMEOUT_MS,
         regex: Some("never there".into()),
@@ -133,7 +137,7 @@ async fn a_body_in_pieces_of_a_byte_without_end_is_down_by_http() {
     };
     let began = Instant::now();
 
-    let seen = check(&request).await;
+    let seen = check_with_limits(&request).await;
 
     assert_cut_short(&seen, began, &target, "the server sent the body in more than 65536 pieces").await;
 }
@@ -142,25 +146,27 @@ async fn a_body_in_pieces_of_a_byte_without_end_is_down_by_http() {
 async fn a_few_informational_answers_are_no_flood() {
     let hint = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n".repeat(1_000);
     let steps = vec![Step::send(hint), Step::send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")];
-    let target = Target::scripted(move |_| steps.clone()).await;
-    assert_eq!(check(&CheckRequest::new(target.url("/"))).await.outcome, Outcome::Up);
+    let target = Target::serve_script(move |_| steps.clone()).await;
+    assert_eq!(check_with_limits(&CheckRequest::new(target.url("/"))).await.outcome, Outcome::Up);
 
     let hints = endless_frames()[3].1.repeat(1_000);
-    let answer = [settings(), hints, frame(1, 4, 1, &[0x88]), frame(0, 1, 1, b"never there")].concat();
+    let answer =
+        [settings_frame(), hints, http2_frame(1, 4, 1, &[0x88]), http2_frame(0, 1, 1, b"never there")]
+            .concat();
     let (seen, ..) = check_http2(vec![Step::Send(answer)]).await;
     assert_eq!((seen.outcome, seen.body_bytes), (Outcome::Up, 11), "{seen:?}");
 }
 
 /// Sends `frame` without end.
-async fn flooding(authority: &Authority, frame: Vec<u8>) -> Target {
-    let steps = vec![Step::Send(settings()), Step::Repeat(frame)];
-    Target::scripted_http2(&localhost(authority), move |_| steps.clone()).await
+async fn serve_flood(authority: &CertificateAuthority, frame: Vec<u8>) -> Target {
+    let steps = vec![Step::Send(settings_frame()), Step::Repeat(frame)];
+    Target::serve_script_http2(&certify_localhost(authority), move |_| steps.clone()).await
 }
 
 /// As dear as a regex may be, and a body for which it is: 64 KiB of letters that it takes, and one that is no ASCII.
-const DEAR_REGEX: &str = r"(?:[ab]{0,99}b?){5}\b!";
+const COSTLY_REGEX: &str = r"(?:[ab]{0,99}b?){5}\b!";
 
-fn dear_answer() -> Vec<Step> {
+fn costly_answer() -> Vec<Step> {
     let body: Vec<u8> = "\u{e9}".bytes().chain(b"ab".iter().copied().cycle()).take(64 << 10).collect();
     let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
     vec![Step::send(head), Step::Send(body)]
@@ -171,38 +177,43 @@ fn dear_answer() -> Vec<Step> {
 async fn neighbours_of_sites_that_flood_or_have_a_dear_regex_are_checked_as_ever() {
     const ROUNDS: i64 = 20;
     const NEIGHBOURS: i64 = 20;
-    let place = Place::shared("floods").await;
-    let authority = Authority::new();
+    let place = TestRegion::on_shared_nats("floods").await;
+    let authority = CertificateAuthority::new();
     let roots = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(roots.path(), authority.pem()).unwrap();
-    let good = Target::http().await;
+    let good = Target::serve_http().await;
     let hints = vec![Step::Repeat(b"HTTP/1.1 103 Early Hints\r\n\r\n".to_vec())];
-    let hints = Target::scripted(move |_| hints.clone()).await;
+    let hints = Target::serve_script(move |_| hints.clone()).await;
     let [(_, window), _, _, (_, informational)] = endless_frames();
-    let windows = flooding(&authority, window).await;
-    let informational = flooding(&authority, informational).await;
-    let dear = Target::scripted(|_| dear_answer()).await;
+    let windows = serve_flood(&authority, window).await;
+    let informational = serve_flood(&authority, informational).await;
+    let dear = Target::serve_script(|_| costly_answer()).await;
     let roots = roots.path().to_str().unwrap();
     let options = ["--concurrency", "200", "--per-host", "200", "--max-drift", "20s", "--ca-file", roots];
-    let _process = Process::start(&place, &options).await;
+    let _process = ProberProcess::start(&place, &options).await;
 
     let mut pace = tokio::time::interval(Duration::from_millis(100));
     for round in 0..ROUNDS {
         pace.tick().await;
-        let bad = [hints.url("/"), windows.named_url("/"), informational.named_url("/"), dear.url("/")];
+        let bad =
+            [hints.url("/"), windows.localhost_url("/"), informational.localhost_url("/"), dear.url("/")];
         for (i, url) in (0..).zip(&bad) {
-            let regex = (*url == dear.url("/")).then(|| DEAR_REGEX.to_owned());
-            let request = CheckRequest { timeout_ms: 10_000, regex, ..scheduled(round * 100 + i, url) };
-            place.publish(&subject::job(&place.region, SiteId(round * 100 + i)), &request).await;
+            let regex = (*url == dear.url("/")).then(|| COSTLY_REGEX.to_owned());
+            let request =
+                CheckRequest { timeout_ms: 10_000, regex, ..scheduled_request(round * 100 + i, url) };
+            place
+                .publish_request(&subject::scheduled_job(&place.region, SiteId(round * 100 + i)), &request)
+                .await;
         }
         for i in 50..50 + NEIGHBOURS {
             let site = round * 100 + i;
             let regex = Some("all is well".to_owned());
-            let request = CheckRequest { timeout_ms: 5_000, regex, ..scheduled(site, &good.url("/ok")) };
-            place.publish(&subject::job(&place.region, SiteId(site)), &request).await;
+            let request =
+                CheckRequest { timeout_ms: 5_000, regex, ..scheduled_request(site, &good.url("/ok")) };
+            place.publish_request(&subject::scheduled_job(&place.region, SiteId(site)), &request).await;
         }
     }
-    let results = place.results(usize::try_from(ROUNDS * (NEIGHBOURS + 4)).unwrap()).await;
+    let results = place.read_results(usize::try_from(ROUNDS * (NEIGHBOURS + 4)).unwrap()).await;
 
     let (neighbours, others): (Vec<_>, Vec<_>) =
         results.iter().partition(|result| result.site_id.is_some_and(|site| site.0 % 100 >= 50));

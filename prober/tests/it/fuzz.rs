@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use picket_prober::http::{Checker, Limits, Observation};
+use picket_prober::check::{CheckLimits, Checker, Observation};
 use picket_proto::{Check, CheckRequest, Outcome};
 use proptest::{
     prelude::*,
@@ -32,11 +32,11 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::http::limits;
+use crate::http::test_limits;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-fn runner() -> TestRunner {
+fn new_runner() -> TestRunner {
     let kept = FileFailurePersistence::WithSource("regressions");
     TestRunner::new(ProptestConfig {
         failure_persistence: Some(Box::new(kept)),
@@ -46,7 +46,7 @@ fn runner() -> TestRunner {
 }
 
 /// Says the same bytes to whoever connects, and closes.
-struct Site {
+struct FuzzedSite {
     runtime: Runtime,
     address: SocketAddr,
     answer: Arc<Mutex<Vec<u8>>>,
@@ -55,7 +55,7 @@ struct Site {
     forbidden: TcpListener,
 }
 
-impl Site {
+impl FuzzedSite {
     fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let answer = Arc::new(Mutex::new(Vec::new()));
@@ -65,8 +65,9 @@ impl Site {
             (listener, TcpListener::bind(("127.0.0.2", port)).await.unwrap())
         });
         let address = listener.local_addr().unwrap();
-        runtime.spawn(say(listener, Arc::clone(&answer)));
-        let limits = Limits { allow: vec![IpAddr::from([127, 0, 0, 1]).into()], ..limits() };
+        runtime.spawn(serve_answers(listener, Arc::clone(&answer)));
+        let limits =
+            CheckLimits { allowed_networks: vec![IpAddr::from([127, 0, 0, 1]).into()], ..test_limits() };
         // Every name leads where no check may go.
         let lookup = |_: &str| Ok(vec![IpAddr::from([127, 0, 0, 2])]);
         Self {
@@ -78,7 +79,7 @@ impl Site {
         }
     }
 
-    fn request(&self) -> Check {
+    fn build_request(&self) -> Check {
         let request = CheckRequest {
             timeout_ms: i64::try_from(TIMEOUT.as_millis()).unwrap(),
             regex: Some("w[e]ll".into()),
@@ -88,11 +89,11 @@ impl Site {
     }
 
     /// What a check says when the site says `answer`.
-    fn check(&self, answer: Vec<u8>) -> Observation {
+    fn check_answer(&self, answer: Vec<u8>) -> Observation {
         *self.answer.lock().unwrap() = answer;
         let began = Instant::now();
-        let seen = self.runtime.block_on(self.checker.check(&self.request()));
-        is_sound(&seen);
+        let seen = self.runtime.block_on(self.checker.run_check(&self.build_request()));
+        assert_sound(&seen);
         assert!(began.elapsed() < TIMEOUT * 2, "{seen:?}");
         let stray =
             self.runtime.block_on(async { futures_util::FutureExt::now_or_never(self.forbidden.accept()) });
@@ -101,16 +102,16 @@ impl Site {
     }
 }
 
-async fn say(listener: TcpListener, answer: Arc<Mutex<Vec<u8>>>) {
+async fn serve_answers(listener: TcpListener, answer: Arc<Mutex<Vec<u8>>>) {
     while let Ok((stream, _)) = listener.accept().await {
         let answer = answer.lock().unwrap().clone();
         tokio::spawn(async move {
-            let _ = timeout(TIMEOUT, say_to(stream, &answer)).await;
+            let _ = timeout(TIMEOUT, write_answer(stream, &answer)).await;
         });
     }
 }
 
-async fn say_to(mut stream: TcpStream, answer: &[u8]) -> io::Result<()> {
+async fn write_answer(mut stream: TcpStream, answer: &[u8]) -> io::Result<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         if stream.read_buf(&mut head).await? == 0 {
@@ -122,7 +123,7 @@ async fn say_to(mut stream: TcpStream, answer: &[u8]) -> io::Result<()> {
 }
 
 /// A verdict, and words that a log, a terminal and a database can hold.
-fn is_sound(seen: &Observation) {
+fn assert_sound(seen: &Observation) {
     match (seen.outcome, seen.cause, &seen.message) {
         (Outcome::Up, None, None) => {}
         (outcome, Some(cause), Some(message)) => {
@@ -136,7 +137,7 @@ fn is_sound(seen: &Observation) {
     assert!(seen.timing.total_us.is_some(), "{seen:?}");
 }
 
-fn corpus() -> Vec<Vec<u8>> {
+fn answer_corpus() -> Vec<Vec<u8>> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/answers");
     let mut files: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
@@ -145,7 +146,7 @@ fn corpus() -> Vec<Vec<u8>> {
 }
 
 /// `bytes`, with some of them changed, left out, repeated, or others put in.
-fn slips(bytes: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
+fn mutate_bytes(bytes: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
     let change = (any::<prop::sample::Index>(), 0_u8..4, any::<u8>(), 1_usize..40);
     (bytes, prop::collection::vec(change, 0..8)).prop_map(|(mut bytes, changes)| {
         for (place, kind, byte, length) in changes {
@@ -167,21 +168,21 @@ fn slips(bytes: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>
 
 #[test]
 fn every_answer_of_the_corpus_ends_in_a_verdict() {
-    let site = Site::new();
+    let site = FuzzedSite::new();
 
-    for answer in corpus() {
-        site.check(answer);
+    for answer in answer_corpus() {
+        site.check_answer(answer);
     }
 }
 
 #[test]
 fn an_answer_with_slips_ends_in_a_verdict() {
-    let site = Site::new();
-    let answers = slips(prop::sample::select(corpus()));
+    let site = FuzzedSite::new();
+    let answers = mutate_bytes(prop::sample::select(answer_corpus()));
 
-    runner()
+    new_runner()
         .run(&answers, |answer| {
-            site.check(answer);
+            site.check_answer(answer);
             Ok(())
         })
         .unwrap();
@@ -190,7 +191,7 @@ fn an_answer_with_slips_ends_in_a_verdict() {
 /// The hosts are those of the forbidden listener, in all notations, or names that lead there.
 #[test]
 fn wherever_a_redirect_points_nothing_private_is_connected_to() {
-    let site = Site::new();
+    let site = FuzzedSite::new();
     let scheme = prop::sample::select(vec![
         "http:",
         "https:",
@@ -239,22 +240,24 @@ fn wherever_a_redirect_points_nothing_private_is_connected_to() {
     );
     let bytes = prop_oneof![location.prop_map(String::into_bytes), prop::collection::vec(any::<u8>(), 0..60)];
 
-    let run =
-        runner().run(&(bytes, prop::sample::select(vec![301, 302, 303, 307, 308])), |(location, status)| {
+    let run = new_runner().run(
+        &(bytes, prop::sample::select(vec![301, 302, 303, 307, 308])),
+        |(location, status)| {
             let mut answer =
                 format!("HTTP/1.1 {status} Elsewhere\r\ncontent-length: 0\r\nlocation: ").into_bytes();
             answer.extend(location.iter().filter(|byte| !matches!(byte, b'\r' | b'\n')));
             answer.extend(b"\r\n\r\n");
-            let seen = site.check(answer);
+            let seen = site.check_answer(answer);
             prop_assert_ne!(seen.outcome, Outcome::Up);
             Ok(())
-        });
+        },
+    );
     run.unwrap();
 }
 
 #[test]
 fn whatever_encoding_is_claimed_the_check_ends_in_a_verdict() {
-    let site = Site::new();
+    let site = FuzzedSite::new();
     let gzip = b"\x1f\x8b\x08\0\0\0\0\0\x02\x03\x4b\xce\xcf\x2d\x28\x4a\x2d\x2e\x4e\x4d\x51\x48\xcc\x4b\x51\x28\x4f\xcd\xc9\x01\0\xc0\x46\xbf\x94\x13\0\0\0";
     let names = prop::collection::vec(
         prop::sample::select(vec![
@@ -262,14 +265,14 @@ fn whatever_encoding_is_claimed_the_check_ends_in_a_verdict() {
         ]),
         0..6,
     );
-    let body = prop_oneof![slips(Just(gzip.to_vec())), prop::collection::vec(any::<u8>(), 0..200)];
+    let body = prop_oneof![mutate_bytes(Just(gzip.to_vec())), prop::collection::vec(any::<u8>(), 0..200)];
 
-    let run = runner().run(&(names, body, any::<bool>()), |(names, body, has_length)| {
+    let run = new_runner().run(&(names, body, any::<bool>()), |(names, body, has_length)| {
         let length = if has_length { format!("content-length: {}\r\n", body.len()) } else { String::new() };
         let names = names.join(", ");
         let mut answer = format!("HTTP/1.1 200 OK\r\ncontent-encoding: {names}\r\n{length}\r\n").into_bytes();
         answer.extend(body);
-        site.check(answer);
+        site.check_answer(answer);
         Ok(())
     });
     run.unwrap();
@@ -277,19 +280,20 @@ fn whatever_encoding_is_claimed_the_check_ends_in_a_verdict() {
 
 #[test]
 fn whatever_cookies_are_set_the_next_hop_is_asked() {
-    let site = Site::new();
+    let site = FuzzedSite::new();
     let cookie = "[A-Za-z_=; .,\"-]{0,40}|__(Host|Secure)-[a-z]=[a-z]; .{0,30}|.{0,60}";
     let cookies = prop::collection::vec(cookie, 0..8);
 
-    let run = runner().run(&cookies, |cookies| {
+    let run = new_runner().run(&cookies, |cookies| {
         let lines: String = cookies
             .iter()
             .map(|cookie| {
                 format!("set-cookie: {}\r\n", cookie.replace(|letter: char| letter.is_control(), ""))
             })
             .collect();
-        let seen = site
-            .check(format!("HTTP/1.1 302 F\r\n{lines}location: /\r\ncontent-length: 0\r\n\r\n").into_bytes());
+        let seen = site.check_answer(
+            format!("HTTP/1.1 302 F\r\n{lines}location: /\r\ncontent-length: 0\r\n\r\n").into_bytes(),
+        );
         // Back where it began, that is a loop, or another request if there is a cookie now.
         prop_assert!(seen.message.is_some_and(|message| message.contains("redirect")));
         Ok(())
@@ -299,9 +303,9 @@ fn whatever_cookies_are_set_the_next_hop_is_asked() {
 
 /// Shows a certificate without asking whether it is one.
 #[derive(Debug)]
-struct Shown(Mutex<Vec<u8>>, PrivatePkcs8KeyDer<'static>);
+struct FuzzedCertificate(Mutex<Vec<u8>>, PrivatePkcs8KeyDer<'static>);
 
-impl ResolvesServerCert for Shown {
+impl ResolvesServerCert for FuzzedCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let key = aws_lc_rs::sign::any_supported_type(&self.1.clone_key().into()).ok()?;
         let certificate = CertificateDer::from(self.0.lock().unwrap().clone());
@@ -311,11 +315,11 @@ impl ResolvesServerCert for Shown {
 
 #[test]
 fn whatever_certificate_is_shown_the_check_ends_in_a_verdict() {
-    let site = Site::new();
+    let site = FuzzedSite::new();
     let key = rcgen::KeyPair::generate().unwrap();
     let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
     let whole = params.self_signed(&key).unwrap().der().to_vec();
-    let shown = Arc::new(Shown(Mutex::default(), PrivatePkcs8KeyDer::from(key.serialize_der())));
+    let shown = Arc::new(FuzzedCertificate(Mutex::default(), PrivatePkcs8KeyDer::from(key.serialize_der())));
     let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -336,14 +340,14 @@ fn whatever_certificate_is_shown_the_check_ends_in_a_verdict() {
         }
     });
     let certificates = prop_oneof![
-        9 => slips(Just(whole)),
+        9 => mutate_bytes(Just(whole)),
         1 => prop::collection::vec(any::<u8>(), 1..300),
     ];
 
-    let run = runner().run(&(certificates, any::<bool>()), |(certificate, tls_verify)| {
+    let run = new_runner().run(&(certificates, any::<bool>()), |(certificate, tls_verify)| {
         *shown.0.lock().unwrap() = certificate;
         let request = CheckRequest { tls_verify, ..CheckRequest::new(&url) };
-        is_sound(&site.runtime.block_on(site.checker.check(&request.validate().unwrap())));
+        assert_sound(&site.runtime.block_on(site.checker.run_check(&request.validate().unwrap())));
         Ok(())
     });
     run.unwrap();

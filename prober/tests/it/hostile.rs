@@ -6,14 +6,14 @@ use picket_proto::{Cause, CheckRequest, Outcome};
 use picket_testkit::target::{Step, Target};
 use tokio::time::Instant;
 
-use crate::http::{assert_down, check, get};
+use crate::http::{assert_down, check_with_limits, get_request};
 
-fn head(rest: &str) -> Step {
+fn head_step(rest: &str) -> Step {
     Step::send(format!("HTTP/1.1 200 OK\r\n{rest}\r\n"))
 }
 
-async fn answered(steps: Vec<Step>) -> Target {
-    Target::scripted(move |_| steps.clone()).await
+async fn serve_steps(steps: Vec<Step>) -> Target {
+    Target::serve_script(move |_| steps.clone()).await
 }
 
 #[tokio::test]
@@ -30,25 +30,33 @@ async fn what_breaks_off_is_down_by_http_and_says_where() {
             "connection reset (waiting for the first byte)",
         ),
         (
-            vec![head("content-length: 100\r\n"), Step::send("only this")],
+            vec![head_step("content-length: 100\r\n"), Step::send("only this")],
             "connection closed before the answer was complete (reading the body: 9 of 100 bytes came)",
         ),
         (
-            vec![head("content-length: 100\r\n"), Step::send("only this"), Step::wait_ms(50), Step::Reset],
+            vec![
+                head_step("content-length: 100\r\n"),
+                Step::send("only this"),
+                Step::wait_ms(50),
+                Step::Reset,
+            ],
             "connection reset (reading the body: 9 of 100 bytes came)",
         ),
         (
-            vec![head("transfer-encoding: chunked\r\n"), Step::send("5\r\nhello\r\n")],
+            vec![head_step("transfer-encoding: chunked\r\n"), Step::send("5\r\nhello\r\n")],
             "connection closed before the answer was complete (reading the body: 5 bytes came)",
         ),
         (
-            vec![head("transfer-encoding: chunked\r\n"), Step::send("5\r\nhello\r\nxyz\r\n")],
+            vec![head_step("transfer-encoding: chunked\r\n"), Step::send("5\r\nhello\r\nxyz\r\n")],
             "the answer is not HTTP",
         ),
-        (vec![head(""), Step::send("until the end"), Step::wait_ms(50), Step::Reset], "connection reset"),
+        (
+            vec![head_step(""), Step::send("until the end"), Step::wait_ms(50), Step::Reset],
+            "connection reset",
+        ),
     ] {
-        let target = answered(steps.clone()).await;
-        let seen = get(target.url("/")).await;
+        let target = serve_steps(steps.clone()).await;
+        let seen = get_request(target.url("/")).await;
         assert_down(&seen, Cause::Http, message);
         assert!(seen.timing.connect_us.is_some() && seen.timing.first_byte_us.is_some(), "{seen:?}");
         assert_eq!(seen.timing.transfer_us.is_some(), seen.http_status.is_some(), "{seen:?}");
@@ -68,8 +76,8 @@ async fn what_is_not_http_is_down_by_http() {
         "\x15\x03\x01\x00\x02\x02\x46",
         "\0\0\0\0\0\0\0\0",
     ] {
-        let target = answered(vec![Step::send(first)]).await;
-        let seen = get(target.url("/")).await;
+        let target = serve_steps(vec![Step::send(first)]).await;
+        let seen = get_request(target.url("/")).await;
         assert_down(&seen, Cause::Http, "the answer is not HTTP");
     }
 }
@@ -78,10 +86,11 @@ async fn what_is_not_http_is_down_by_http() {
 #[tokio::test]
 async fn a_header_that_browsers_put_up_with_is_no_fault() {
     for header in ["x-a: b\r\n c", "x-a : b", "x a@b: c", "x-a: b\x01c", "no header at all"] {
-        let steps = vec![head(&format!("{header}\r\ncontent-length : 2\r\n")), Step::send("ok, and more")];
-        let target = answered(steps).await;
+        let steps =
+            vec![head_step(&format!("{header}\r\ncontent-length : 2\r\n")), Step::send("ok, and more")];
+        let target = serve_steps(steps).await;
 
-        let seen = get(target.url("/")).await;
+        let seen = get_request(target.url("/")).await;
 
         assert_eq!((seen.outcome, seen.body_bytes), (Outcome::Up, 2), "{header:?}: {seen:?}");
     }
@@ -90,15 +99,17 @@ async fn a_header_that_browsers_put_up_with_is_no_fault() {
 #[tokio::test]
 async fn a_head_without_measure_is_down_by_http() {
     let endless = vec![Step::send("HTTP/1.1 200 OK\r\n"), Step::Repeat(b"x-again: and again\r\n".to_vec())];
-    let long = vec![head(&format!("x-long: {}\r\n", "x".repeat(1 << 20)))];
-    let many = vec![head(&(0..10_000).map(|i| format!("x-{i}: {i}\r\n")).collect::<String>())];
+    let long = vec![head_step(&format!("x-long: {}\r\n", "x".repeat(1 << 20)))];
+    let many = vec![head_step(&(0..10_000).map(|i| format!("x-{i}: {i}\r\n")).collect::<String>())];
     for steps in [endless, long, many] {
-        let seen = get(answered(steps).await.url("/")).await;
+        let seen = get_request(serve_steps(steps).await.url("/")).await;
         assert_down(&seen, Cause::Http, "the answer's head is too large: more than 256 headers");
     }
 
     let large = (0..200).map(|i| format!("x-{i}: {}\r\n", "x".repeat(1_000))).collect::<String>();
-    let seen = get(answered(vec![head(&format!("{large}content-length: 0\r\n"))]).await.url("/")).await;
+    let seen =
+        get_request(serve_steps(vec![head_step(&format!("{large}content-length: 0\r\n"))]).await.url("/"))
+            .await;
     assert_eq!(seen.outcome, Outcome::Up, "200 headers of 1,000 bytes are not too many: {seen:?}");
 }
 
@@ -109,19 +120,23 @@ async fn an_answer_that_does_not_end_is_down_by_timeout_within_the_time_allowed(
     };
     let waiting = "no answer within 400 ms (waiting for the first byte)";
     let reading = "no end of the body within 400 ms (reading the body";
-    let slow_body = [vec![head("content-length: 1000\r\n")], drip(&"x".repeat(100))].concat();
+    let slow_body = [vec![head_step("content-length: 1000\r\n")], drip(&"x".repeat(100))].concat();
     for (steps, message) in [
         (vec![Step::Stall], waiting),
         (drip("HTTP/1.1 200 OK\r\nx-header: value\r\n\r\n"), waiting),
         (slow_body, reading),
-        (vec![head("content-length: 10\r\n"), Step::Stall], reading),
-        (vec![head("transfer-encoding: chunked\r\n"), Step::send("5\r\nhello\r\n"), Step::Stall], reading),
-        (vec![head(""), Step::send("and then nothing"), Step::Stall], reading),
+        (vec![head_step("content-length: 10\r\n"), Step::Stall], reading),
+        (
+            vec![head_step("transfer-encoding: chunked\r\n"), Step::send("5\r\nhello\r\n"), Step::Stall],
+            reading,
+        ),
+        (vec![head_step(""), Step::send("and then nothing"), Step::Stall], reading),
     ] {
-        let target = answered(steps.clone()).await;
+        let target = serve_steps(steps.clone()).await;
         let began = Instant::now();
 
-        let seen = check(&CheckRequest { timeout_ms: 400, ..CheckRequest::new(target.url("/")) }).await;
+        let seen =
+            check_with_limits(&CheckRequest { timeout_ms: 400, ..CheckRequest::new(target.url("/")) }).await;
 
         assert_down(&seen, Cause::Timeout, message);
         assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
@@ -136,8 +151,8 @@ async fn what_is_odd_and_allowed_is_up() {
     for (what, steps, bytes) in [
         ("no reason", vec![Step::send("HTTP/1.1 200\r\ncontent-length: 2\r\n\r\nok")], 2),
         ("HTTP/1.0", vec![Step::send("HTTP/1.0 200 OK\r\n\r\nto the end")], 10),
-        ("an empty body", vec![head("content-length: 0\r\n")], 0),
-        ("an empty body to the end", vec![head("")], 0),
+        ("an empty body", vec![head_step("content-length: 0\r\n")], 0),
+        ("an empty body to the end", vec![head_step("")], 0),
         ("204", vec![Step::send("HTTP/1.1 204 No Content\r\n\r\n"), Step::Stall], 0),
         (
             "204 that says it has a body",
@@ -147,21 +162,21 @@ async fn what_is_odd_and_allowed_is_up() {
         (
             "chunks with trailers",
             vec![
-                head("transfer-encoding: chunked\r\ntrailer: x-sum\r\n"),
+                head_step("transfer-encoding: chunked\r\ntrailer: x-sum\r\n"),
                 Step::send("5;ext=1\r\nhello\r\n0\r\nx-sum: 1\r\n\r\n"),
             ],
             5,
         ),
         (
             "hints first",
-            vec![Step::send("HTTP/1.1 103 Hints\r\nlink: a\r\n\r\n"), head("content-length: 0\r\n")],
+            vec![Step::send("HTTP/1.1 103 Hints\r\nlink: a\r\n\r\n"), head_step("content-length: 0\r\n")],
             0,
         ),
         ("bytes that are no text", vec![Step::Send(latin)], 5),
-        ("more than it said", vec![head("content-length: 2\r\n"), Step::send("ok and more")], 2),
-        ("bytes of zero", vec![head("content-length: 3\r\n"), Step::send("\0\0\0")], 3),
+        ("more than it said", vec![head_step("content-length: 2\r\n"), Step::send("ok and more")], 2),
+        ("bytes of zero", vec![head_step("content-length: 3\r\n"), Step::send("\0\0\0")], 3),
     ] {
-        let seen = get(answered(steps).await.url("/")).await;
+        let seen = get_request(serve_steps(steps).await.url("/")).await;
         assert_eq!((seen.outcome, seen.body_bytes), (Outcome::Up, bytes), "{what}: {seen:?}");
     }
 }
@@ -169,13 +184,13 @@ async fn what_is_odd_and_allowed_is_up() {
 #[tokio::test]
 async fn an_answer_without_a_body_has_no_transfer() {
     let target =
-        answered(vec![head("content-length: 1000\r\ncontent-encoding: gzip\r\n"), Step::Stall]).await;
+        serve_steps(vec![head_step("content-length: 1000\r\ncontent-encoding: gzip\r\n"), Step::Stall]).await;
     let request = CheckRequest { method: "HEAD".into(), ..CheckRequest::new(target.url("/")) };
 
-    let seen = check(&request).await;
+    let seen = check_with_limits(&request).await;
 
     assert_eq!((seen.outcome, seen.body_bytes), (Outcome::Up, 0), "{seen:?}");
     assert_eq!(seen.timing.transfer_us, None);
     let regex = CheckRequest { regex: Some("well".into()), ..request };
-    assert_down(&check(&regex).await, Cause::Body, "regex does not match the body (0 bytes)");
+    assert_down(&check_with_limits(&regex).await, Cause::Body, "regex does not match the body (0 bytes)");
 }

@@ -1,19 +1,19 @@
 //! What HTTP/2 adds: streams that are reset, connections that are ended, heads that are too large.
 
-use picket_prober::http::Observation;
+use picket_prober::check::Observation;
 use picket_proto::{Cause, CheckRequest, Outcome};
-use picket_testkit::target::{Authority, Quirk, Step, Target, Validity};
+use picket_testkit::target::{CertificateAuthority, Step, Target, TlsQuirk, Validity};
 
 use crate::{
     http::assert_down,
-    phases::{localhost, trusting},
+    phases::{certify_localhost, trusting_checker},
 };
 
-async fn check(path: &str, with: impl FnOnce(CheckRequest) -> CheckRequest) -> Observation {
-    let authority = Authority::new();
-    let target = Target::http2(&localhost(&authority)).await;
-    let request = CheckRequest { timeout_ms: 2_000, ..CheckRequest::new(target.named_url(path)) };
-    trusting(&authority).check(&with(request).validate().unwrap()).await
+async fn check_path(path: &str, with: impl FnOnce(CheckRequest) -> CheckRequest) -> Observation {
+    let authority = CertificateAuthority::new();
+    let target = Target::serve_http2(&certify_localhost(&authority)).await;
+    let request = CheckRequest { timeout_ms: 2_000, ..CheckRequest::new(target.localhost_url(path)) };
+    trusting_checker(&authority).run_check(&with(request).validate().unwrap()).await
 }
 
 #[tokio::test]
@@ -29,7 +29,7 @@ async fn a_stream_or_connection_that_the_server_ends_is_down_by_http() {
         ),
         ("/go-away", "connection closed before the answer was complete (waiting for the first byte)"),
     ] {
-        let seen = check(path, |request| request).await;
+        let seen = check_path(path, |request| request).await;
         assert_down(&seen, Cause::Http, message);
         assert!(seen.timing.tls_us.is_some() && seen.timing.first_byte_us.is_some(), "{seen:?}");
     }
@@ -37,14 +37,15 @@ async fn a_stream_or_connection_that_the_server_ends_is_down_by_http() {
 
 #[tokio::test]
 async fn a_server_that_takes_no_more_streams_is_down_by_http() {
-    let authority = Authority::new();
+    let authority = CertificateAuthority::new();
     // Its settings, then a farewell from before our request, with the reason "calm down".
     let frames = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0b";
     let steps = move |_: &str| vec![Step::send(frames), Step::wait_ms(100)];
-    let target = Target::scripted_http2(&localhost(&authority), steps).await;
+    let target = Target::serve_script_http2(&certify_localhost(&authority), steps).await;
 
-    let seen =
-        trusting(&authority).check(&CheckRequest::new(target.named_url("/")).validate().unwrap()).await;
+    let seen = trusting_checker(&authority)
+        .run_check(&CheckRequest::new(target.localhost_url("/")).validate().unwrap())
+        .await;
 
     let message =
         "the server ended the HTTP/2 connection (GOAWAY, ENHANCE_YOUR_CALM) (waiting for the first byte)";
@@ -53,38 +54,42 @@ async fn a_server_that_takes_no_more_streams_is_down_by_http() {
 
 #[tokio::test]
 async fn a_head_that_is_too_large_is_down_by_http() {
-    let seen = check("/headers/10000", |request| request).await;
+    let seen = check_path("/headers/10000", |request| request).await;
     assert_down(&seen, Cause::Http, "HTTP/2, or its head is larger than 256 KiB (PROTOCOL_ERROR)");
 
-    let seen = check("/headers/400", |request| request).await;
+    let seen = check_path("/headers/400", |request| request).await;
     assert_eq!(seen.outcome, Outcome::Up, "{seen:?}");
 }
 
 #[tokio::test]
 async fn a_body_by_http_2_is_read_and_judged_as_any_other() {
     let seen =
-        check("/large/90000", |request| CheckRequest { regex: Some("^x{90}x+$".into()), ..request }).await;
+        check_path("/large/90000", |request| CheckRequest { regex: Some("^x{90}x+$".into()), ..request })
+            .await;
     assert_eq!(
         (seen.outcome, seen.body_bytes, seen.http_version),
         (Outcome::Up, 90_000, Some("2")),
         "{seen:?}"
     );
-    let seen = check("/large/9000000", |request| CheckRequest { regex: Some("end".into()), ..request }).await;
+    let seen =
+        check_path("/large/9000000", |request| CheckRequest { regex: Some("end".into()), ..request }).await;
     assert_down(&seen, Cause::BodyTooLarge, "regex is not decided after the first 100000 bytes");
-    let seen = check("/trailers", |request| CheckRequest { regex: Some("well$".into()), ..request }).await;
+    let seen =
+        check_path("/trailers", |request| CheckRequest { regex: Some("well$".into()), ..request }).await;
     assert_eq!((seen.outcome, seen.body_bytes), (Outcome::Up, 11), "{seen:?}");
-    let seen = check("/never", |request| CheckRequest { timeout_ms: 300, ..request }).await;
+    let seen = check_path("/never", |request| CheckRequest { timeout_ms: 300, ..request }).await;
     assert_down(&seen, Cause::Timeout, "no answer within 300 ms (waiting for the first byte)");
 }
 
 #[tokio::test]
 async fn a_server_that_speaks_no_newer_tls_than_1_2_is_up() {
-    let authority = Authority::new();
-    let identity = authority.certify(&["localhost"], Validity::Good);
-    let target = Target::odd_https(&identity, Quirk::OldTls).await;
+    let authority = CertificateAuthority::new();
+    let identity = authority.issue_identity(&["localhost"], Validity::Current);
+    let target = Target::serve_odd_https(&identity, TlsQuirk::Tls12Only).await;
 
-    let seen =
-        trusting(&authority).check(&CheckRequest::new(target.named_url("/ok")).validate().unwrap()).await;
+    let seen = trusting_checker(&authority)
+        .run_check(&CheckRequest::new(target.localhost_url("/ok")).validate().unwrap())
+        .await;
 
     assert_eq!((seen.outcome, seen.http_version), (Outcome::Up, Some("1.1")), "{seen:?}");
     assert!(seen.timing.tls_us.is_some());

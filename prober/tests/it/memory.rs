@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use picket_prober::http::{Checker, Limits};
+use picket_prober::check::{CheckLimits, Checker};
 use picket_proto::{CheckRequest, Outcome};
 use picket_testkit::target::{Step, Target, gzip_bomb};
 use tokio::task::JoinSet;
 
-use crate::http::limits;
+use crate::http::test_limits;
 
 /// Runs one of the tests here that are left out otherwise, by itself, with variables set.
-pub(crate) fn alone(test: &str, variables: &[(&str, &std::ffi::OsStr)]) {
+pub(crate) fn run_alone(test: &str, variables: &[(&str, &std::ffi::OsStr)]) {
     let done = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--ignored", "--nocapture"])
         .envs(variables.iter().copied())
@@ -23,18 +23,18 @@ pub(crate) fn alone(test: &str, variables: &[(&str, &std::ffi::OsStr)]) {
 
 #[test]
 fn hostile_answers_leave_memory_flat() {
-    alone("memory::measure_hostile_answers", &[]);
+    run_alone("memory::measure_hostile_answers", &[]);
 }
 
 /// The most memory that this process has had so far, in KiB.
-fn peak() -> u64 {
+fn peak_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 /// Checks `target` so often, so many at once.
-async fn check_often(checker: &Arc<Checker>, target: &Target, outcome: Outcome) {
+async fn check_repeatedly(checker: &Arc<Checker>, target: &Target, outcome: Outcome) {
     const TIMES: usize = 200;
     const AT_ONCE: usize = 8;
     let mut checks = JoinSet::new();
@@ -44,7 +44,7 @@ async fn check_often(checker: &Arc<Checker>, target: &Target, outcome: Outcome) 
         }
         let request = CheckRequest { regex: Some("well".into()), ..CheckRequest::new(target.url("/ok")) };
         let checker = Arc::clone(checker);
-        checks.spawn(async move { checker.check(&request.validate().unwrap()).await.outcome });
+        checks.spawn(async move { checker.run_check(&request.validate().unwrap()).await.outcome });
     }
     for seen in checks.join_all().await {
         assert_eq!(seen, outcome);
@@ -56,9 +56,9 @@ async fn check_often(checker: &Arc<Checker>, target: &Target, outcome: Outcome) 
 async fn measure_hostile_answers() {
     /// For 8 checks at once with 1 MiB of body each, its copies as it grows, and what servers and sockets hold.
     const ALLOWED: u64 = 64 << 10;
-    let checker = Arc::new(Checker::new(&Limits { body: 1 << 20, ..limits() }).unwrap());
-    let ok = Target::http().await;
-    check_often(&checker, &ok, Outcome::Up).await;
+    let checker = Arc::new(Checker::new(&CheckLimits { max_body_bytes: 1 << 20, ..test_limits() }).unwrap());
+    let ok = Target::serve_http().await;
+    check_repeatedly(&checker, &ok, Outcome::Up).await;
     let head = |rest: &str| Step::send(format!("HTTP/1.1 200 OK\r\n{rest}\r\n"));
     let bomb = gzip_bomb(64);
     let hostile: [(&str, Vec<Step>); 4] = [
@@ -75,11 +75,11 @@ async fn measure_hostile_answers() {
     ];
 
     for (what, steps) in hostile {
-        let target = Target::scripted(move |_| steps.clone()).await;
-        let before = peak();
-        check_often(&checker, &target, Outcome::Down).await;
-        let grown = peak() - before;
-        eprintln!("measured: {what}: peak {} KiB, {grown} KiB more than before", peak());
+        let target = Target::serve_script(move |_| steps.clone()).await;
+        let before = peak_memory();
+        check_repeatedly(&checker, &target, Outcome::Down).await;
+        let grown = peak_memory() - before;
+        eprintln!("measured: {what}: peak {} KiB, {grown} KiB more than before", peak_memory());
         assert!(grown < ALLOWED, "{what}: {grown} KiB");
     }
 }

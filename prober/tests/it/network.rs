@@ -10,32 +10,32 @@ use std::{
     time::Duration,
 };
 
-use picket_prober::http::{Asking, Checker, Limits, Lookup, Observation};
+use picket_prober::check::{CheckLimits, Checker, ClientOptions, Lookup, Observation};
 use picket_proto::{Cause, CheckRequest, IpVersion, Outcome};
-use picket_testkit::target::{Crowded, Target};
+use picket_testkit::target::{FullBacklog, Target};
 use tokio::time::Instant;
 
-use crate::http::{assert_down, check, get, limits};
+use crate::http::{assert_down, check_with_limits, get_request, test_limits};
 
-const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+const LOCALHOST_V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const LOCALHOST_V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
 /// A check of a name for which `lookup` says where it is.
 async fn check_named(
     request: &CheckRequest,
     lookup: impl Fn() -> io::Result<Vec<IpAddr>> + Send + Sync + 'static,
 ) -> Observation {
-    let checker = Checker::with_lookup(&limits(), Arc::new(move |_| lookup())).unwrap();
-    checker.check(&request.validate().unwrap()).await
+    let checker = Checker::with_lookup(&test_limits(), Arc::new(move |_| lookup())).unwrap();
+    checker.run_check(&request.validate().unwrap()).await
 }
 
-fn named(port: u16) -> CheckRequest {
+fn named_request(port: u16) -> CheckRequest {
     CheckRequest { timeout_ms: 5_000, ..CheckRequest::new(format!("http://two.example:{port}/ok")) }
 }
 
 /// Whether this machine has IPv6 at all; without it there is nothing to test.
 async fn has_ipv6() -> bool {
-    let there = tokio::net::TcpListener::bind((V6, 0)).await.is_ok();
+    let there = tokio::net::TcpListener::bind((LOCALHOST_V6, 0)).await.is_ok();
     if !there {
         eprintln!("no IPv6 here: nothing is tested");
     }
@@ -47,13 +47,13 @@ async fn a_site_at_an_ipv6_address_is_checked() {
     if !has_ipv6().await {
         return;
     }
-    let target = Target::http_at(SocketAddr::new(V6, 0)).await.unwrap();
+    let target = Target::serve_http_at(SocketAddr::new(LOCALHOST_V6, 0)).await.unwrap();
 
-    let seen = get(target.url("/ok")).await;
+    let seen = get_request(target.url("/ok")).await;
     assert_eq!((seen.outcome, seen.remote_addr), (Outcome::Up, Some(target.address())), "{seen:?}");
 
     let only_v4 = CheckRequest { ip_version: IpVersion::V4, ..CheckRequest::new(target.url("/ok")) };
-    assert_down(&check(&only_v4).await, Cause::Dns, "::1 is no IPv4 address");
+    assert_down(&check_with_limits(&only_v4).await, Cause::Dns, "::1 is no IPv4 address");
 }
 
 #[tokio::test]
@@ -61,53 +61,53 @@ async fn a_name_with_one_family_dead_is_up_by_the_other() {
     if !has_ipv6().await {
         return;
     }
-    let target = Target::http().await;
+    let target = Target::serve_http().await;
     let port = target.address().port();
     // One that refuses, then one that does not answer at all.
-    let seen = check_named(&named(port), || Ok(vec![V6, V4])).await;
+    let seen = check_named(&named_request(port), || Ok(vec![LOCALHOST_V6, LOCALHOST_V4])).await;
     assert_eq!((seen.outcome, seen.remote_addr), (Outcome::Up, Some(target.address())), "{seen:?}");
 
-    let silent = Crowded::at(SocketAddr::new(V6, port)).await.unwrap();
+    let silent = FullBacklog::listen_at(SocketAddr::new(LOCALHOST_V6, port)).await.unwrap();
     let began = Instant::now();
-    let seen = check_named(&named(port), || Ok(vec![V6, V4])).await;
+    let seen = check_named(&named_request(port), || Ok(vec![LOCALHOST_V6, LOCALHOST_V4])).await;
     assert_eq!((seen.outcome, seen.remote_addr), (Outcome::Up, Some(target.address())), "{seen:?}");
     assert!(began.elapsed() < Duration::from_secs(4), "{seen:?}");
     assert!(seen.timing.connect_us >= Some(250_000), "the wait for the dead one is in it: {seen:?}");
 
-    let v6 = CheckRequest { ip_version: IpVersion::V6, timeout_ms: 500, ..named(port) };
-    let seen = check_named(&v6, || Ok(vec![V6, V4])).await;
+    let v6 = CheckRequest { ip_version: IpVersion::V6, timeout_ms: 500, ..named_request(port) };
+    let seen = check_named(&v6, || Ok(vec![LOCALHOST_V6, LOCALHOST_V4])).await;
     let waited = format!("no answer within 500 ms (connecting to {})", silent.address());
     assert_down(&seen, Cause::Timeout, &waited);
-    let v4 = CheckRequest { ip_version: IpVersion::V4, ..named(port) };
-    assert_eq!(check_named(&v4, || Ok(vec![V6, V4])).await.outcome, Outcome::Up);
+    let v4 = CheckRequest { ip_version: IpVersion::V4, ..named_request(port) };
+    assert_eq!(check_named(&v4, || Ok(vec![LOCALHOST_V6, LOCALHOST_V4])).await.outcome, Outcome::Up);
 }
 
 #[tokio::test]
 async fn each_check_resolves_the_name_and_connects_anew() {
-    let target = Target::http().await;
-    let request = named(target.address().port());
+    let target = Target::serve_http().await;
+    let request = named_request(target.address().port());
     let lookups = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&lookups);
     let lookup: Lookup = Arc::new(move |_| {
         counted.fetch_add(1, Ordering::SeqCst);
-        Ok(vec![V4])
+        Ok(vec![LOCALHOST_V4])
     });
-    let checker = Checker::with_lookup(&limits(), lookup).unwrap();
+    let checker = Checker::with_lookup(&test_limits(), lookup).unwrap();
 
     for _ in 0..3 {
-        let seen = checker.check(&request.validate().unwrap()).await;
+        let seen = checker.run_check(&request.validate().unwrap()).await;
         assert!(seen.timing.dns_us.is_some() && seen.timing.connect_us.is_some(), "{seen:?}");
     }
 
-    assert_eq!((lookups.load(Ordering::SeqCst), target.connections()), (3, 3));
+    assert_eq!((lookups.load(Ordering::SeqCst), target.accepted_connections()), (3, 3));
 }
 
 #[tokio::test]
 async fn a_name_none_of_whose_addresses_answers_is_down_and_they_are_named() {
-    let port = Target::closed().await.port();
+    let port = Target::closed_address().await.port();
     let other = IpAddr::from([127, 0, 0, 2]);
 
-    let seen = check_named(&named(port), move || Ok(vec![V4, other])).await;
+    let seen = check_named(&named_request(port), move || Ok(vec![LOCALHOST_V4, other])).await;
 
     let message = format!("connection refused (connecting to 127.0.0.1:{port}, 127.0.0.2:{port})");
     assert_down(&seen, Cause::Connect, &message);
@@ -118,9 +118,9 @@ async fn a_name_none_of_whose_addresses_answers_is_down_and_they_are_named() {
 /// Also where this machine has no IPv6, which was once taken for a want of ports.
 #[tokio::test]
 async fn a_name_with_both_families_that_nobody_listens_at_is_down_by_connect() {
-    let port = Target::closed().await.port();
-    for addresses in [vec![V4, V6], vec![V6, V4]] {
-        let seen = check_named(&named(port), move || Ok(addresses.clone())).await;
+    let port = Target::closed_address().await.port();
+    for addresses in [vec![LOCALHOST_V4, LOCALHOST_V6], vec![LOCALHOST_V6, LOCALHOST_V4]] {
+        let seen = check_named(&named_request(port), move || Ok(addresses.clone())).await;
 
         assert_eq!((seen.outcome, seen.cause), (Outcome::Down, Some(Cause::Connect)), "{seen:?}");
     }
@@ -128,10 +128,10 @@ async fn a_name_with_both_families_that_nobody_listens_at_is_down_by_connect() {
 
 #[tokio::test]
 async fn a_host_that_lets_nobody_in_is_down_by_timeout_while_connecting() {
-    let silent = Crowded::at(SocketAddr::new(V4, 0)).await.unwrap();
+    let silent = FullBacklog::listen_at(SocketAddr::new(LOCALHOST_V4, 0)).await.unwrap();
     let url = format!("http://{}/", silent.address());
 
-    let seen = check(&CheckRequest { timeout_ms: 300, ..CheckRequest::new(url) }).await;
+    let seen = check_with_limits(&CheckRequest { timeout_ms: 300, ..CheckRequest::new(url) }).await;
 
     let message = format!("no answer within 300 ms (connecting to {})", silent.address());
     assert_down(&seen, Cause::Timeout, &message);
@@ -143,12 +143,12 @@ async fn a_host_that_lets_nobody_in_is_down_by_timeout_while_connecting() {
 #[tokio::test]
 async fn a_name_to_whose_addresses_there_is_no_route_is_missed_and_not_down() {
     let checker = Checker::with_lookup(
-        &Limits { allow: vec!["255.255.255.255/32".parse().unwrap()], ..limits() },
+        &CheckLimits { allowed_networks: vec!["255.255.255.255/32".parse().unwrap()], ..test_limits() },
         Arc::new(|_| Ok(vec![[255, 255, 255, 255].into()])),
     )
     .unwrap();
 
-    let seen = checker.check(&named(80).validate().unwrap()).await;
+    let seen = checker.run_check(&named_request(80).validate().unwrap()).await;
 
     assert_eq!((seen.outcome, seen.cause), (Outcome::Missed, Some(Cause::ProberOffline)), "{seen:?}");
     let message = seen.message.as_deref().unwrap_or_default();
@@ -159,9 +159,10 @@ async fn a_name_to_whose_addresses_there_is_no_route_is_missed_and_not_down() {
 async fn a_name_without_addresses_is_down_by_dns() {
     let nobody = io::ErrorKind::NotFound;
     let seen =
-        check_named(&named(80), move || Err(io::Error::new(nobody, "Name or service not known"))).await;
+        check_named(&named_request(80), move || Err(io::Error::new(nobody, "Name or service not known")))
+            .await;
     assert_down(&seen, Cause::Dns, "could not resolve two.example: there is no such name");
-    let seen = check_named(&named(80), || {
+    let seen = check_named(&named_request(80), || {
         Err(io::Error::other("failed to lookup address information: Temporary failure in name resolution"))
     })
     .await;
@@ -170,10 +171,10 @@ async fn a_name_without_addresses_is_down_by_dns() {
         Outcome::Missed => assert_eq!(seen.cause, Some(Cause::ProberOffline), "{seen:?}"),
         _ => assert_down(&seen, Cause::Dns, "could not resolve two.example: the name servers did not answer"),
     }
-    let seen = check_named(&named(80), || Ok(Vec::new())).await;
+    let seen = check_named(&named_request(80), || Ok(Vec::new())).await;
     assert_down(&seen, Cause::Dns, "two.example has no IP address");
-    let v6 = CheckRequest { ip_version: IpVersion::V6, ..named(80) };
-    let seen = check_named(&v6, || Ok(vec![V4])).await;
+    let v6 = CheckRequest { ip_version: IpVersion::V6, ..named_request(80) };
+    let seen = check_named(&v6, || Ok(vec![LOCALHOST_V4])).await;
     assert_down(&seen, Cause::Dns, "two.example has no IPv6 address");
     assert!(seen.timing.dns_us.is_some() && seen.timing.connect_us.is_none(), "{seen:?}");
 }
@@ -200,10 +201,13 @@ async fn a_lookup_that_gets_no_answer_is_the_probers_fault_where_its_name_server
         Err(no_answer())
     });
     let seen = async |name: &str, name_server| {
-        let asking =
-            Asking { lookup: Arc::clone(&lookup), name_servers: vec![name_server], ..Asking::default() };
+        let asking = ClientOptions {
+            lookup: Arc::clone(&lookup),
+            name_servers: vec![name_server],
+            ..ClientOptions::default()
+        };
         let request = CheckRequest { timeout_ms: 4_000, ..CheckRequest::new(format!("http://{name}/")) };
-        Checker::with(&limits(), asking).unwrap().check(&request.validate().unwrap()).await
+        Checker::with_options(&test_limits(), asking).unwrap().run_check(&request.validate().unwrap()).await
     };
 
     let offline = (Outcome::Missed, Some(Cause::ProberOffline));
@@ -221,7 +225,7 @@ async fn a_lookup_that_gets_no_answer_is_the_probers_fault_where_its_name_server
 async fn a_resolver_that_does_not_answer_in_time_is_down_by_timeout_while_resolving() {
     let (release, held) = std::sync::mpsc::channel::<()>();
     let held = std::sync::Mutex::new(held);
-    let request = CheckRequest { timeout_ms: 300, ..named(80) };
+    let request = CheckRequest { timeout_ms: 300, ..named_request(80) };
     let began = Instant::now();
 
     let seen = check_named(&request, move || {

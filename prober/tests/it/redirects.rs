@@ -6,77 +6,77 @@ use picket_proto::{Cause, CheckRequest, Outcome};
 use picket_testkit::target::{Step, Target};
 use tokio::time::Instant;
 
-use crate::http::{assert_down, check, get};
+use crate::http::{assert_down, check_with_limits, get_request};
 
 #[tokio::test]
 async fn redirects_are_followed_and_counted() {
-    let target = Target::http().await;
+    let target = Target::serve_http().await;
 
-    let seen = get(target.url("/redirect/3")).await;
+    let seen = get_request(target.url("/redirect/3")).await;
 
     assert_eq!((seen.outcome, seen.redirects, seen.http_status), (Outcome::Up, 3, Some(200)));
-    assert_eq!(target.connections(), 4, "each hop has a connection of its own");
+    assert_eq!(target.accepted_connections(), 4, "each hop has a connection of its own");
 }
 
 #[tokio::test]
 async fn a_redirect_loop_and_too_many_redirects_are_down() {
-    let target = Target::http().await;
+    let target = Target::serve_http().await;
 
-    assert_down(&get(target.url("/loop")).await, Cause::Redirect, "redirect loop");
-    let seen = get(target.url("/redirect/11")).await;
+    assert_down(&get_request(target.url("/loop")).await, Cause::Redirect, "redirect loop");
+    let seen = get_request(target.url("/redirect/11")).await;
     assert_down(&seen, Cause::Redirect, "more than 10 redirects");
     assert_eq!(seen.redirects, 10);
-    let seen = get(target.url("/to/ftp://127.0.0.1/")).await;
+    let seen = get_request(target.url("/to/ftp://127.0.0.1/")).await;
     assert_down(&seen, Cause::Redirect, "not http or https");
 }
 
 #[tokio::test]
 async fn without_redirects_allowed_the_redirect_is_the_answer() {
-    let target = Target::http().await;
+    let target = Target::serve_http().await;
     let request = CheckRequest {
         max_redirects: 0,
         status: "302".into(),
         ..CheckRequest::new(target.url("/redirect/1"))
     };
 
-    let seen = check(&request).await;
+    let seen = check_with_limits(&request).await;
 
     assert_eq!((seen.outcome, seen.http_status, seen.redirects), (Outcome::Up, Some(302), 0));
 }
 
 #[tokio::test]
 async fn headers_are_sent_to_the_sites_own_origin_only() {
-    let (target, other) = (Target::http().await, Target::http().await);
+    let (target, other) = (Target::serve_http().await, Target::serve_http().await);
     let request = |url: String| CheckRequest {
         headers: [("X-Secret".to_owned(), "hidden".to_owned()), ("User-Agent".to_owned(), "mine".to_owned())]
             .into(),
         ..CheckRequest::new(url)
     };
 
-    check(&request(target.url("/redirect/1"))).await;
-    check(&request(target.url(&format!("/to/{}", other.url("/ok"))))).await;
+    check_with_limits(&request(target.url("/redirect/1"))).await;
+    check_with_limits(&request(target.url(&format!("/to/{}", other.url("/ok"))))).await;
 
-    let requests = target.requests();
+    let requests = target.received_requests();
     assert!(
         requests.iter().all(|head| head.contains("hidden") && head.contains("user-agent: mine")),
         "{requests:?}"
     );
-    let [elsewhere] = other.requests().try_into().unwrap();
+    let [elsewhere] = other.received_requests().try_into().unwrap();
     assert!(!elsewhere.contains("hidden") && elsewhere.contains("user-agent: Picket/"), "{elsewhere}");
 }
 
 #[tokio::test]
 async fn a_method_and_its_body_are_sent_and_become_get_after_a_302() {
-    let target = Target::http().await;
+    let target = Target::serve_http().await;
     let request = CheckRequest {
         method: "POST".into(),
         body: Some("hello".into()),
         ..CheckRequest::new(target.url("/redirect/1"))
     };
 
-    let seen = check(&request).await;
+    let seen = check_with_limits(&request).await;
 
-    let requests = target.requests();
+    let requests = target.received_requests();
     assert_eq!(seen.outcome, Outcome::Up);
     assert!(
         requests[0].starts_with("POST /redirect/1") && requests[0].contains("content-length: 5"),
@@ -94,24 +94,28 @@ async fn a_redirect_to_no_website_is_down_by_redirect_and_one_to_nowhere_by_stat
         ("http://127.0.0.1:0/", "redirect to 'http://127.0.0.1:0/', where the port is 0"),
         ("http://127.0.0.1:99999/", "which is no URL (invalid port number)"),
     ] {
-        let target = redirecting(302, location).await;
-        let seen = get(target.url("/")).await;
+        let target = serve_redirect(302, location).await;
+        let seen = get_request(target.url("/")).await;
         assert_down(&seen, Cause::Redirect, message);
         assert_eq!((seen.http_status, seen.redirects), (Some(302), 0), "{seen:?}");
     }
     let target =
-        Target::scripted(|_| vec![Step::send("HTTP/1.1 302 Found\r\ncontent-length: 0\r\n\r\n")]).await;
-    assert_down(&get(target.url("/")).await, Cause::Status, "status 302 without a Location, not 200-299");
+        Target::serve_script(|_| vec![Step::send("HTTP/1.1 302 Found\r\ncontent-length: 0\r\n\r\n")]).await;
+    assert_down(
+        &get_request(target.url("/")).await,
+        Cause::Status,
+        "status 302 without a Location, not 200-299",
+    );
 }
 
-async fn redirecting(status: u16, location: &str) -> Target {
+async fn serve_redirect(status: u16, location: &str) -> Target {
     let answer = format!("HTTP/1.1 {status} There\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n");
-    Target::scripted(move |_| vec![Step::send(&answer)]).await
+    Target::serve_script(move |_| vec![Step::send(&answer)]).await
 }
 
 #[tokio::test]
 async fn a_relative_location_is_followed_from_where_it_was_said() {
-    let target = Target::scripted(|request| {
+    let target = Target::serve_script(|request| {
         let location = match request.split(' ').nth(1).unwrap_or_default() {
             "/a/b/start" => "../c?d#e",
             "/a/c?d" => "//LOCALHOST:PORT/last",
@@ -123,24 +127,24 @@ async fn a_relative_location_is_followed_from_where_it_was_said() {
     })
     .await;
 
-    let seen = get(target.url("/a/b/start")).await;
+    let seen = get_request(target.url("/a/b/start")).await;
 
     assert_eq!((seen.outcome, seen.redirects), (Outcome::Up, 2), "{seen:?}");
-    let requests = target.requests();
+    let requests = target.received_requests();
     assert!(requests[1].starts_with("GET /a/c?d HTTP") && requests[2].starts_with("GET /last HTTP"));
     assert!(requests[2].contains("host: localhost:"), "{requests:?}");
 }
 
 #[tokio::test]
 async fn a_body_goes_along_after_307_and_308_and_not_after_303() {
-    let target = Target::http().await;
+    let target = Target::serve_http().await;
     for (status, method, body) in [(303, "GET", ""), (307, "PUT", "hello"), (308, "PUT", "hello")] {
         let url = target.url(&format!("/see/{status}//ok"));
         let request =
             CheckRequest { method: "PUT".into(), body: Some("hello".into()), ..CheckRequest::new(url) };
-        assert_eq!(check(&request).await.outcome, Outcome::Up);
+        assert_eq!(check_with_limits(&request).await.outcome, Outcome::Up);
 
-        let last = target.requests().pop().unwrap();
+        let last = target.received_requests().pop().unwrap();
         let (head, sent) = last.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with(&format!("{method} /ok HTTP")), "{status}: {last}");
         assert_eq!(sent, body, "{status}: {last}");
@@ -149,23 +153,23 @@ async fn a_body_goes_along_after_307_and_308_and_not_after_303() {
 
 #[tokio::test]
 async fn no_header_of_the_sites_goes_to_another_origin_nor_comes_back_from_it() {
-    let (target, other) = (Target::http().await, Target::http().await);
+    let (target, other) = (Target::serve_http().await, Target::serve_http().await);
     let url = target.url(&format!("/to/{}", other.url(&format!("/to/{}", target.url("/ok")))));
     let headers = ["Authorization", "Cookie", "X-Api-Key", "Referer"]
         .map(|name| (name.to_owned(), "hidden".to_owned()));
 
-    let seen = check(&CheckRequest { headers: headers.into(), ..CheckRequest::new(url) }).await;
+    let seen = check_with_limits(&CheckRequest { headers: headers.into(), ..CheckRequest::new(url) }).await;
 
     assert_eq!((seen.outcome, seen.redirects), (Outcome::Up, 2));
-    let [first, last] = target.requests().try_into().unwrap();
+    let [first, last] = target.received_requests().try_into().unwrap();
     assert_eq!(first.matches("hidden").count(), 4, "{first}");
-    assert!(!last.contains("hidden") && !other.requests()[0].contains("hidden"), "{last}");
+    assert!(!last.contains("hidden") && !other.received_requests()[0].contains("hidden"), "{last}");
     assert!(!last.contains("referer") && !last.contains("cookie"), "{last}");
 }
 
 /// Sets a cookie unless it gets one, and lets in whoever has it.
-async fn gate(set: &'static str, to: &'static str) -> Target {
-    Target::scripted(move |request| match request.contains("\r\ncookie: pass=1") {
+async fn serve_cookie_gate(set: &'static str, to: &'static str) -> Target {
+    Target::serve_script(move |request| match request.contains("\r\ncookie: pass=1") {
         true => vec![Step::send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nin")],
         false => vec![Step::send(format!(
             "HTTP/1.1 302 Found\r\nset-cookie: {set}\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n"
@@ -176,46 +180,47 @@ async fn gate(set: &'static str, to: &'static str) -> Target {
 
 #[tokio::test]
 async fn a_cookie_set_by_a_redirect_is_sent_on_within_the_check_and_forgotten_after_it() {
-    let target = gate("pass=1; Path=/", "/inner").await;
+    let target = serve_cookie_gate("pass=1; Path=/", "/inner").await;
 
     for _ in 0..2 {
-        let seen = get(target.url("/")).await;
+        let seen = get_request(target.url("/")).await;
         assert_eq!((seen.outcome, seen.redirects), (Outcome::Up, 1), "{seen:?}");
     }
 
-    let with_cookie: Vec<bool> = target.requests().iter().map(|head| head.contains("cookie:")).collect();
+    let with_cookie: Vec<bool> =
+        target.received_requests().iter().map(|head| head.contains("cookie:")).collect();
     assert_eq!(with_cookie, [false, true, false, true], "each check begins without");
 }
 
 #[tokio::test]
 async fn a_redirect_back_to_itself_with_a_new_cookie_is_no_loop() {
-    let target = gate("pass=1; Path=/", "/").await;
-    let seen = get(target.url("/")).await;
+    let target = serve_cookie_gate("pass=1; Path=/", "/").await;
+    let seen = get_request(target.url("/")).await;
     assert_eq!((seen.outcome, seen.redirects), (Outcome::Up, 1), "{seen:?}");
 
-    let shut = gate("pass=0; Path=/", "/").await;
-    let seen = get(shut.url("/")).await;
+    let shut = serve_cookie_gate("pass=0; Path=/", "/").await;
+    let seen = get_request(shut.url("/")).await;
     assert_down(&seen, Cause::Redirect, "redirect loop: back at http://127.0.0.1:");
     assert_eq!(seen.redirects, 1, "with the cookie it was another question once");
 }
 
 #[tokio::test]
 async fn a_cookie_does_not_go_to_another_host() {
-    let other = Target::http().await;
-    let there = other.named_url("/ok");
-    let target = Target::scripted(move |_| {
+    let other = Target::serve_http().await;
+    let there = other.localhost_url("/ok");
+    let target = Target::serve_script(move |_| {
         let head = "HTTP/1.1 302 Found\r\nset-cookie: pass=1; Path=/\r\ncontent-length: 0\r\n";
         vec![Step::send(format!("{head}location: {there}\r\n\r\n"))]
     })
     .await;
 
-    assert_eq!(get(target.url("/")).await.outcome, Outcome::Up);
-    assert!(!other.requests()[0].contains("pass"), "{:?}", other.requests());
+    assert_eq!(get_request(target.url("/")).await.outcome, Outcome::Up);
+    assert!(!other.received_requests()[0].contains("pass"), "{:?}", other.received_requests());
 }
 
 #[tokio::test]
 async fn one_deadline_is_over_all_hops_together() {
-    let target = Target::scripted(|request| {
+    let target = Target::serve_script(|request| {
         let number: u32 = request.split(['/', ' ']).nth(2).and_then(|text| text.parse().ok()).unwrap_or(0);
         let next = format!("HTTP/1.1 302 On\r\nlocation: /{}\r\ncontent-length: 0\r\n\r\n", number + 1);
         vec![Step::wait_ms(200), Step::send(next)]
@@ -224,7 +229,7 @@ async fn one_deadline_is_over_all_hops_together() {
     let request = CheckRequest { timeout_ms: 500, ..CheckRequest::new(target.url("/0")) };
     let began = Instant::now();
 
-    let seen = check(&request).await;
+    let seen = check_with_limits(&request).await;
 
     assert_down(&seen, Cause::Timeout, "no answer within 500 ms (waiting for the first byte)");
     assert!(began.elapsed() < Duration::from_secs(2), "not 200 ms for each of eleven hops");

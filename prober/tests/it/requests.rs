@@ -10,26 +10,26 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::{
-    bus::{Place, SOON},
+    bus::{STATE_TIMEOUT, TestRegion},
     server::Server,
 };
 
-async fn ask(place: &Place, to: String, payload: String) -> Message {
-    timeout(SOON, place.bus.client.request(to, payload.into())).await.unwrap().unwrap()
+async fn send_request(place: &TestRegion, to: String, payload: String) -> Message {
+    timeout(STATE_TIMEOUT, place.bus.client.request(to, payload.into())).await.unwrap().unwrap()
 }
 
-fn json_of(message: &Message) -> Value {
+fn parse_json(message: &Message) -> Value {
     serde_json::from_slice(&message.payload).unwrap()
 }
 
 #[tokio::test]
 async fn a_request_is_answered_with_the_result_which_is_stored_too() {
-    let (place, target) = (Place::shared("req-answered").await, Target::http().await);
-    let _prober = place.ready_prober("one", 10).await;
+    let (place, target) = (TestRegion::on_shared_nats("req-answered").await, Target::serve_http().await);
+    let _prober = place.start_ready_prober("one", 10).await;
 
-    let answer = ask(
+    let answer = send_request(
         &place,
-        subject::check(&place.region),
+        subject::region_check(&place.region),
         json!({"url": target.url("/status/500"), "id": "mine"}).to_string(),
     )
     .await;
@@ -37,25 +37,25 @@ async fn a_request_is_answered_with_the_result_which_is_stored_too() {
 
     assert_eq!((answered.outcome, answered.cause), (Outcome::Down, Some(Cause::Status)));
     assert_eq!((answered.kind, answered.id.as_str()), (Kind::Adhoc, "mine"));
-    assert_eq!(place.results(1).await, [answered]);
+    assert_eq!(place.read_results(1).await, [answered]);
 }
 
 #[tokio::test]
 async fn a_publish_without_a_reply_is_done_and_stored() {
-    let (place, target) = (Place::shared("req-published").await, Target::http().await);
-    let _prober = place.ready_prober("one", 10).await;
+    let (place, target) = (TestRegion::on_shared_nats("req-published").await, Target::serve_http().await);
+    let _prober = place.start_ready_prober("one", 10).await;
 
     let payload = json!({"url": target.url("/ok")}).to_string();
-    place.bus.client.publish(subject::check(&place.region), payload.into()).await.unwrap();
-    let [result] = place.results(1).await.try_into().unwrap();
+    place.bus.client.publish(subject::region_check(&place.region), payload.into()).await.unwrap();
+    let [result] = place.read_results(1).await.try_into().unwrap();
 
     assert_eq!((result.outcome, result.id.len()), (Outcome::Up, 36), "a UUID where there is no id");
 }
 
 #[tokio::test]
 async fn a_request_that_cannot_be_used_is_refused_by_the_name_of_its_field() {
-    let place = Place::shared("req-refused").await;
-    let _prober = place.ready_prober("one", 10).await;
+    let place = TestRegion::on_shared_nats("req-refused").await;
+    let _prober = place.start_ready_prober("one", 10).await;
 
     for (payload, field) in [
         (r#"{"url":"http://a.example","timout_ms":5}"#, "timout_ms"),
@@ -64,9 +64,9 @@ async fn a_request_that_cannot_be_used_is_refused_by_the_name_of_its_field() {
         (r#"{"url":"http://a.example","regex":"("}"#, "regex"),
         ("http://a.example", "request"),
     ] {
-        let answer = ask(&place, subject::check(&place.region), payload.to_owned()).await;
+        let answer = send_request(&place, subject::region_check(&place.region), payload.to_owned()).await;
         let headers = answer.headers.as_ref().unwrap();
-        let said = json_of(&answer);
+        let said = parse_json(&answer);
         assert_eq!(headers.get("Nats-Service-Error-Code").unwrap().as_str(), "400", "{payload}");
         assert!(headers.get("Nats-Service-Error").unwrap().as_str().contains(field), "{headers:?}");
         assert_eq!(said["field"], field);
@@ -76,9 +76,9 @@ async fn a_request_that_cannot_be_used_is_refused_by_the_name_of_its_field() {
 
 #[tokio::test]
 async fn a_bad_request_that_nobody_waits_for_is_parked_in_words_and_the_next_is_done() {
-    let (place, target) = (Place::shared("req-parked").await, Target::http().await);
-    let mut parked = place.bus.client.subscribe(subject::rejected(&place.region)).await.unwrap();
-    let prober = place.ready_prober("one", 10).await;
+    let (place, target) = (TestRegion::on_shared_nats("req-parked").await, Target::serve_http().await);
+    let mut parked = place.bus.client.subscribe(subject::rejected_request(&place.region)).await.unwrap();
+    let prober = place.start_ready_prober("one", 10).await;
 
     for (payload, field, value, allowed) in [
         ("nonsense", "request", "nonsense", "JSON object"),
@@ -87,56 +87,56 @@ async fn a_bad_request_that_nobody_waits_for_is_parked_in_words_and_the_next_is_
         (r#"{"url":"http://x","timeout_ms":5}"#, "timeout_ms", "5", "100 to 60000"),
         (r#"{"url":"gopher://x"}"#, "url", "gopher://x", "http or https"),
     ] {
-        place.bus.client.publish(subject::check(&place.region), payload.into()).await.unwrap();
-        let said = json_of(&timeout(SOON, parked.next()).await.unwrap().unwrap());
+        place.bus.client.publish(subject::region_check(&place.region), payload.into()).await.unwrap();
+        let said = parse_json(&timeout(STATE_TIMEOUT, parked.next()).await.unwrap().unwrap());
         assert_eq!((said["field"].as_str(), said["value"].as_str()), (Some(field), Some(value)), "{said}");
         assert!(said["allowed"].as_str().unwrap().contains(allowed), "{said}");
         let reason = said["reason"].as_str().unwrap();
         assert!(reason.contains(field) && reason.contains(value) && reason.contains(allowed), "{said}");
         assert_eq!((&said["payload"], &said["prober"]), (&json!(payload), &json!("one")));
     }
-    assert_eq!(prober.metric("picket_prober_rejected_total"), 5.0);
+    assert_eq!(prober.read_metric("picket_prober_rejected_total"), 5.0);
 
     let payload = json!({"url": target.url("/ok")}).to_string();
-    place.bus.client.publish(subject::check(&place.region), payload.clone().into()).await.unwrap();
-    assert_eq!(place.results(1).await[0].outcome, Outcome::Up);
-    let answer = ask(&place, subject::check(&place.region), payload).await;
-    assert_eq!((answer.headers.is_none(), &json_of(&answer)["outcome"]), (true, &json!("up")));
+    place.bus.client.publish(subject::region_check(&place.region), payload.clone().into()).await.unwrap();
+    assert_eq!(place.read_results(1).await[0].outcome, Outcome::Up);
+    let answer = send_request(&place, subject::region_check(&place.region), payload).await;
+    assert_eq!((answer.headers.is_none(), &parse_json(&answer)["outcome"]), (true, &json!("up")));
 }
 
 #[tokio::test]
 async fn an_answer_goes_to_an_inbox_only() {
-    let (place, target) = (Place::shared("req-deputy").await, Target::http().await);
+    let (place, target) = (TestRegion::on_shared_nats("req-deputy").await, Target::serve_http().await);
     let mut elsewhere = place.bus.client.subscribe("test.req-deputy").await.unwrap();
-    let _prober = place.ready_prober("one", 10).await;
+    let _prober = place.start_ready_prober("one", 10).await;
 
     for payload in [json!({"url": target.url("/ok")}).to_string(), "nonsense".to_owned()] {
-        let to = subject::check(&place.region);
+        let to = subject::region_check(&place.region);
         place.bus.client.publish_with_reply(to, "test.req-deputy", payload.into()).await.unwrap();
     }
-    place.results(1).await;
+    place.read_results(1).await;
     // An answer to the first would have been sent before this one, on the same connection.
     let payload = json!({"url": target.url("/ok")}).to_string();
-    ask(&place, subject::check(&place.region), payload).await;
+    send_request(&place, subject::region_check(&place.region), payload).await;
 
     assert!(timeout(Duration::from_millis(100), elsewhere.next()).await.is_err());
 }
 
 #[tokio::test]
 async fn the_service_tells_of_itself() {
-    let place = Place::shared("req-service").await;
-    let _prober = place.ready_prober("one", 10).await;
+    let place = TestRegion::on_shared_nats("req-service").await;
+    let _prober = place.start_ready_prober("one", 10).await;
 
     for (verb, kind) in [("PING", "ping"), ("INFO", "info"), ("STATS", "stats")] {
-        let (inbox, to) = (place.bus.client.new_inbox(), format!("$SRV.{verb}.{}", subject::SERVICE));
+        let (inbox, to) = (place.bus.client.new_inbox(), format!("$SRV.{verb}.{}", subject::PROBER_SERVICE));
         let answers = place.bus.client.subscribe(inbox.clone()).await.unwrap();
         place.bus.client.publish_with_reply(to, inbox, "".into()).await.unwrap();
         // Probers of other tests answer as well.
-        let of_ours = answers.map(|message| json_of(&message)).filter(|said| {
+        let of_ours = answers.map(|message| parse_json(&message)).filter(|said| {
             let text = said.to_string();
             std::future::ready(text.contains("req-service"))
         });
-        let said = timeout(SOON, std::pin::pin!(of_ours).next()).await.unwrap().unwrap();
+        let said = timeout(STATE_TIMEOUT, std::pin::pin!(of_ours).next()).await.unwrap().unwrap();
 
         assert_eq!(said["type"], format!("io.nats.micro.v1.{kind}_response"));
         assert_eq!(said["version"], env!("CARGO_PKG_VERSION"));
@@ -158,44 +158,47 @@ async fn the_service_tells_of_itself() {
 
 #[tokio::test]
 async fn ad_hoc_checks_under_way_are_counted_in_the_slots_used_and_take_none_of_the_free_ones() {
-    let (place, server) = (Place::shared("req-slots").await, Server::shut().await);
-    let prober = place.ready_prober("one", 10).await;
+    let (place, server) = (TestRegion::on_shared_nats("req-slots").await, Server::start_withholding().await);
+    let prober = place.start_ready_prober("one", 10).await;
     let payload = json!({"url": server.url()}).to_string();
     for _ in 0..3 {
-        place.bus.client.publish(subject::check(&place.region), payload.clone().into()).await.unwrap();
+        place.bus.client.publish(subject::region_check(&place.region), payload.clone().into()).await.unwrap();
     }
-    place.queue(1, &server.url()).await;
-    eventually(SOON, "four at work", async || server.now() == 4).await;
+    place.queue_check(1, &server.url()).await;
+    eventually(STATE_TIMEOUT, "four at work", async || server.running_count() == 4).await;
 
-    let (inbox, to) = (place.bus.client.new_inbox(), format!("$SRV.STATS.{}", subject::SERVICE));
+    let (inbox, to) = (place.bus.client.new_inbox(), format!("$SRV.STATS.{}", subject::PROBER_SERVICE));
     let answers = place.bus.client.subscribe(inbox.clone()).await.unwrap();
     place.bus.client.publish_with_reply(to, inbox, "".into()).await.unwrap();
     let of_ours = answers
-        .map(|message| json_of(&message))
+        .map(|message| parse_json(&message))
         .filter(|said| std::future::ready(said.to_string().contains("req-slots")));
-    let said = timeout(SOON, std::pin::pin!(of_ours).next()).await.unwrap().unwrap();
+    let said = timeout(STATE_TIMEOUT, std::pin::pin!(of_ours).next()).await.unwrap().unwrap();
     let data = &said["endpoints"][0]["data"];
 
     assert_eq!(
         (&data["slots_total"], &data["slots_free"], &data["slots_used"], &data["adhoc"]),
         (&json!(10), &json!(9), &json!(4), &json!(3))
     );
-    server.release(4);
-    place.results(4).await;
-    eventually(SOON, "none under way", async || prober.metric("picket_prober_checks_running") == 0.0).await;
+    server.release_answers(4);
+    place.read_results(4).await;
+    eventually(STATE_TIMEOUT, "none under way", async || {
+        prober.read_metric("picket_prober_checks_running") == 0.0
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn more_requests_than_may_be_under_way_are_told_that_the_prober_is_busy() {
-    let (place, target) = (Place::shared("req-busy").await, Target::http().await);
-    let _prober = place.ready_prober("one", 1).await;
+    let (place, target) = (TestRegion::on_shared_nats("req-busy").await, Target::serve_http().await);
+    let _prober = place.start_ready_prober("one", 1).await;
     let payload = json!({"url": target.url("/slow/2000")}).to_string();
-    let to = subject::check(&place.region);
+    let to = subject::region_check(&place.region);
     place.bus.client.publish(to.clone(), payload.clone().into()).await.unwrap();
 
-    let answer = ask(&place, to, payload).await;
+    let answer = send_request(&place, to, payload).await;
 
     let headers = answer.headers.as_ref().unwrap();
     assert_eq!(headers.get("Nats-Service-Error-Code").unwrap().as_str(), "503");
-    assert_eq!(json_of(&answer)["error"], "busy");
+    assert_eq!(parse_json(&answer)["error"], "busy");
 }

@@ -19,44 +19,44 @@ use tokio::{
 /// The website. Dropped, it dies with all its connections.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
-    seen: Arc<Seen>,
+    stats: Arc<ServerStats>,
     serving: JoinHandle<()>,
 }
 
-struct Seen {
+struct ServerStats {
     /// Answers that it may give.
-    answers: Semaphore,
-    now: AtomicUsize,
-    most: AtomicUsize,
+    answer_permits: Semaphore,
+    running: AtomicUsize,
+    max_running: AtomicUsize,
     connections: AtomicUsize,
 }
 
 impl Server {
     /// Answers whoever asks.
-    pub(crate) async fn open() -> Self {
-        Self::serve(TcpListener::bind("127.0.0.1:0").await.unwrap(), Semaphore::MAX_PERMITS)
+    pub(crate) async fn start_open() -> Self {
+        Self::start_serving(TcpListener::bind("127.0.0.1:0").await.unwrap(), Semaphore::MAX_PERMITS)
     }
 
     /// Answers nobody until [`release`](Self::release).
-    pub(crate) async fn shut() -> Self {
-        Self::serve(TcpListener::bind("127.0.0.1:0").await.unwrap(), 0)
+    pub(crate) async fn start_withholding() -> Self {
+        Self::start_serving(TcpListener::bind("127.0.0.1:0").await.unwrap(), 0)
     }
 
     /// Answers whoever asks at `address`, where one has died.
-    pub(crate) async fn at(address: SocketAddr) -> Self {
-        Self::serve(TcpListener::bind(address).await.unwrap(), Semaphore::MAX_PERMITS)
+    pub(crate) async fn start_at(address: SocketAddr) -> Self {
+        Self::start_serving(TcpListener::bind(address).await.unwrap(), Semaphore::MAX_PERMITS)
     }
 
-    fn serve(listener: TcpListener, answers: usize) -> Self {
+    fn start_serving(listener: TcpListener, answers: usize) -> Self {
         let address = listener.local_addr().unwrap();
-        let seen = Arc::new(Seen {
-            answers: Semaphore::new(answers),
-            now: AtomicUsize::new(0),
-            most: AtomicUsize::new(0),
+        let stats = Arc::new(ServerStats {
+            answer_permits: Semaphore::new(answers),
+            running: AtomicUsize::new(0),
+            max_running: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
         });
-        let serving = tokio::spawn(accept(listener, Arc::clone(&seen)));
-        Self { address, seen, serving }
+        let serving = tokio::spawn(accept_connections(listener, Arc::clone(&stats)));
+        Self { address, stats, serving }
     }
 
     /// The URL of its only page.
@@ -65,27 +65,27 @@ impl Server {
     }
 
     /// Gives so many answers.
-    pub(crate) fn release(&self, answers: usize) {
-        self.seen.answers.add_permits(answers);
+    pub(crate) fn release_answers(&self, answers: usize) {
+        self.stats.answer_permits.add_permits(answers);
     }
 
     /// How many ask and have no answer yet.
-    pub(crate) fn now(&self) -> usize {
-        self.seen.now.load(Ordering::SeqCst)
+    pub(crate) fn running_count(&self) -> usize {
+        self.stats.running.load(Ordering::SeqCst)
     }
 
     /// The most that asked at once.
-    pub(crate) fn most(&self) -> usize {
-        self.seen.most.load(Ordering::SeqCst)
+    pub(crate) fn max_running(&self) -> usize {
+        self.stats.max_running.load(Ordering::SeqCst)
     }
 
     /// Connections in all.
-    pub(crate) fn connections(&self) -> usize {
-        self.seen.connections.load(Ordering::SeqCst)
+    pub(crate) fn connection_count(&self) -> usize {
+        self.stats.connections.load(Ordering::SeqCst)
     }
 
     /// Dies: nobody listens there any more when this returns.
-    pub(crate) async fn die(mut self) -> SocketAddr {
+    pub(crate) async fn shut_down(mut self) -> SocketAddr {
         self.serving.abort();
         let _ = (&mut self.serving).await;
         self.address
@@ -98,16 +98,16 @@ impl Drop for Server {
     }
 }
 
-async fn accept(listener: TcpListener, seen: Arc<Seen>) {
+async fn accept_connections(listener: TcpListener, seen: Arc<ServerStats>) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
         seen.connections.fetch_add(1, Ordering::SeqCst);
-        connections.spawn(answer(stream, Arc::clone(&seen)));
+        connections.spawn(serve_connection(stream, Arc::clone(&seen)));
     }
 }
 
-async fn answer(mut stream: TcpStream, seen: Arc<Seen>) {
+async fn serve_connection(mut stream: TcpStream, seen: Arc<ServerStats>) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         if stream.read_buf(&mut head).await.is_ok_and(|read| read > 0) {
@@ -115,11 +115,11 @@ async fn answer(mut stream: TcpStream, seen: Arc<Seen>) {
         }
         return;
     }
-    let now = seen.now.fetch_add(1, Ordering::SeqCst) + 1;
-    seen.most.fetch_max(now, Ordering::SeqCst);
-    seen.answers.acquire().await.unwrap().forget();
+    let now = seen.running.fetch_add(1, Ordering::SeqCst) + 1;
+    seen.max_running.fetch_max(now, Ordering::SeqCst);
+    seen.answer_permits.acquire().await.unwrap().forget();
     // Before the answer: who has it may send the next one at once.
-    seen.now.fetch_sub(1, Ordering::SeqCst);
+    seen.running.fetch_sub(1, Ordering::SeqCst);
     let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\nwell").await;
     let _ = stream.shutdown().await;
 }

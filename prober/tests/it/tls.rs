@@ -1,46 +1,52 @@
 //! Certificates that are not well, and what is said of them.
 
-use picket_prober::http::{Checker, Limits, Observation};
+use picket_prober::check::{CheckLimits, Checker, Observation};
 use picket_proto::{Cause, CheckRequest, Outcome, Timestamp};
-use picket_testkit::target::{Authority, Identity, Quirk, Step, Target, Validity};
+use picket_testkit::target::{CertificateAuthority, Identity, Step, Target, TlsQuirk, Validity};
 
-use crate::{http::limits, memory::alone};
+use crate::{http::test_limits, memory::run_alone};
 
-async fn check(authority: &Authority, request: CheckRequest) -> Observation {
+async fn check_trusting(authority: &CertificateAuthority, request: CheckRequest) -> Observation {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), authority.pem()).unwrap();
-    let limits = Limits { ca_file: Some(file.path().to_owned()), ..limits() };
-    Checker::new(&limits).unwrap().check(&request.validate().unwrap()).await
+    let limits = CheckLimits { ca_file: Some(file.path().to_owned()), ..test_limits() };
+    Checker::new(&limits).unwrap().run_check(&request.validate().unwrap()).await
 }
 
-fn day(date: &str) -> Option<Timestamp> {
+fn parse_day(date: &str) -> Option<Timestamp> {
     Some(format!("{date}T00:00:00Z").parse().unwrap())
 }
 
 #[tokio::test]
 async fn a_certificate_that_is_not_to_be_trusted_is_down_and_its_end_is_known() {
-    let authority = Authority::new();
-    let stale = authority.intermediate(Validity::Expired);
-    let missing = authority.intermediate(Validity::Good).certify(&["localhost"], Validity::Good).alone();
-    let stranger = Authority::new().intermediate(Validity::Good).certify(&["localhost"], Validity::Good);
+    let authority = CertificateAuthority::new();
+    let stale = authority.new_intermediate(Validity::Expired);
+    let missing = authority
+        .new_intermediate(Validity::Current)
+        .issue_identity(&["localhost"], Validity::Current)
+        .without_chain();
+    let stranger = CertificateAuthority::new()
+        .new_intermediate(Validity::Current)
+        .issue_identity(&["localhost"], Validity::Current);
     for (identity, message, ends) in [
         (
-            authority.certify(&["localhost"], Validity::Expired),
+            authority.issue_identity(&["localhost"], Validity::Expired),
             "certificate expired on 2020-01-02 at 00:00 UTC",
             "2020-01-02",
         ),
         (
-            authority.certify(&["localhost"], Validity::NotYet),
+            authority.issue_identity(&["localhost"], Validity::NotYetValid),
             "certificate is not valid before 2099-01-01 at 00:00 UTC",
             "2099-12-31",
         ),
         (
-            authority.certify(&["a.example"], Validity::Good),
+            authority.issue_identity(&["a.example"], Validity::Current),
             "certificate is for a.example, not localhost",
             "2099-12-31",
         ),
         (
-            authority.certify(&["*.a.example", "a.example", "b.example", "c.example"], Validity::Good),
+            authority
+                .issue_identity(&["*.a.example", "a.example", "b.example", "c.example"], Validity::Current),
             "certificate is for *.a.example, a.example, b.example and 1 more, not localhost",
             "2099-12-31",
         ),
@@ -50,7 +56,7 @@ async fn a_certificate_that_is_not_to_be_trusted_is_down_and_its_end_is_known() 
             "2099-12-31",
         ),
         (
-            Authority::new().certify(&["localhost"], Validity::Good),
+            CertificateAuthority::new().issue_identity(&["localhost"], Validity::Current),
             "unknown issuer: 'test authority N', and the server sent no intermediate certificate",
             "2099-12-31",
         ),
@@ -65,14 +71,14 @@ async fn a_certificate_that_is_not_to_be_trusted_is_down_and_its_end_is_known() 
             "2099-12-31",
         ),
         (
-            stale.certify(&["localhost"], Validity::Good),
+            stale.issue_identity(&["localhost"], Validity::Current),
             "a certificate of the chain expired on 2020-01-02 at 00:00 UTC",
             "2099-12-31",
         ),
     ] {
-        let target = Target::https(&identity).await;
+        let target = Target::serve_https(&identity).await;
 
-        let seen = check(&authority, CheckRequest::new(target.named_url("/ok"))).await;
+        let seen = check_trusting(&authority, CheckRequest::new(target.localhost_url("/ok"))).await;
 
         assert_eq!((seen.outcome, seen.cause), (Outcome::Down, Some(Cause::Tls)), "{seen:?}");
         let said = seen.message.clone().unwrap();
@@ -82,21 +88,22 @@ async fn a_certificate_that_is_not_to_be_trusted_is_down_and_its_end_is_known() 
             false => said,
         };
         assert_eq!(said, message);
-        assert_eq!(seen.tls_expires_at, day(ends), "{message}");
+        assert_eq!(seen.tls_expires_at, parse_day(ends), "{message}");
         assert!(seen.timing.tls_us.is_some() && seen.timing.first_byte_us.is_none(), "{seen:?}");
-        assert!(target.requests().is_empty(), "nothing was asked of who could not be trusted");
+        assert!(target.received_requests().is_empty(), "nothing was asked of who could not be trusted");
     }
 }
 
 #[tokio::test]
 async fn a_whole_chain_is_trusted_by_its_root() {
-    let authority = Authority::new();
-    let identity = authority.intermediate(Validity::Good).certify(&["localhost"], Validity::Good);
-    let target = Target::https(&identity).await;
+    let authority = CertificateAuthority::new();
+    let identity =
+        authority.new_intermediate(Validity::Current).issue_identity(&["localhost"], Validity::Current);
+    let target = Target::serve_https(&identity).await;
 
-    let seen = check(&authority, CheckRequest::new(target.named_url("/ok"))).await;
+    let seen = check_trusting(&authority, CheckRequest::new(target.localhost_url("/ok"))).await;
 
-    assert_eq!((seen.outcome, seen.tls_expires_at), (Outcome::Up, day("2099-12-31")), "{seen:?}");
+    assert_eq!((seen.outcome, seen.tls_expires_at), (Outcome::Up, parse_day("2099-12-31")), "{seen:?}");
 }
 
 #[tokio::test]
@@ -120,9 +127,10 @@ async fn a_handshake_that_comes_to_nothing_is_down_by_tls_and_says_why() {
         (vec![Step::send("HTTP/1.1 400 Bad Request\r\n\r\n")], "the answer is not TLS"),
         (vec![Step::send("SSH-2.0-OpenSSH_9.6\r\n"), Step::Stall], "the answer is not TLS"),
     ] {
-        let target = Target::blunt(&steps).await;
+        let target = Target::serve_raw_steps(&steps).await;
 
-        let seen = check(&Authority::new(), CheckRequest::new(target.named_url("/"))).await;
+        let seen =
+            check_trusting(&CertificateAuthority::new(), CheckRequest::new(target.localhost_url("/"))).await;
 
         assert_eq!((seen.cause, seen.message.as_deref()), (Some(Cause::Tls), Some(message)));
         assert!(seen.timing.tls_us.is_some() && seen.timing.first_byte_us.is_none(), "{seen:?}");
@@ -132,16 +140,19 @@ async fn a_handshake_that_comes_to_nothing_is_down_by_tls_and_says_why() {
 
 #[tokio::test]
 async fn a_server_that_wants_what_we_have_not_is_down_by_tls() {
-    let authority = Authority::new();
+    let authority = CertificateAuthority::new();
     for (quirk, message) in [
-        (Quirk::NoCipher, "the server refused the TLS handshake (HandshakeFailure): no cipher in common"),
-        (Quirk::OtherProtocol, "the server speaks neither HTTP/1.1 nor HTTP/2 (NoApplicationProtocol)"),
-        (Quirk::ClientCertificate, "the server asks for a client's certificate (CertificateRequired)"),
+        (
+            TlsQuirk::NoUsableCipher,
+            "the server refused the TLS handshake (HandshakeFailure): no cipher in common",
+        ),
+        (TlsQuirk::OtherProtocol, "the server speaks neither HTTP/1.1 nor HTTP/2 (NoApplicationProtocol)"),
+        (TlsQuirk::WantsClientCert, "the server asks for a client's certificate (CertificateRequired)"),
     ] {
-        let identity = authority.certify(&["localhost"], Validity::Good);
-        let target = Target::odd_https(&identity, quirk).await;
+        let identity = authority.issue_identity(&["localhost"], Validity::Current);
+        let target = Target::serve_odd_https(&identity, quirk).await;
 
-        let seen = check(&authority, CheckRequest::new(target.named_url("/ok"))).await;
+        let seen = check_trusting(&authority, CheckRequest::new(target.localhost_url("/ok"))).await;
 
         assert_eq!(seen.cause, Some(Cause::Tls), "{quirk:?}: {seen:?}");
         assert!(seen.message.as_deref().unwrap().starts_with(message), "{seen:?}");
@@ -150,14 +161,14 @@ async fn a_server_that_wants_what_we_have_not_is_down_by_tls() {
 
 #[tokio::test]
 async fn a_connection_that_ends_without_farewell_is_well_only_where_nothing_else_says_where_the_body_ends() {
-    let authority = Authority::new();
+    let authority = CertificateAuthority::new();
     for (head, outcome) in [("", Outcome::Up), ("content-length: 100\r\n", Outcome::Down)] {
         let answer = format!("HTTP/1.1 200 OK\r\n{head}\r\nall is well");
         let steps = move |_: &str| vec![Step::send(&answer), Step::Abandon];
-        let identity = authority.certify(&["localhost"], Validity::Good);
-        let target = Target::scripted_https(&identity, steps).await;
+        let identity = authority.issue_identity(&["localhost"], Validity::Current);
+        let target = Target::serve_script_https(&identity, steps).await;
 
-        let seen = check(&authority, CheckRequest::new(target.named_url("/"))).await;
+        let seen = check_trusting(&authority, CheckRequest::new(target.localhost_url("/"))).await;
 
         assert_eq!((seen.outcome, seen.body_bytes), (outcome, 11), "{seen:?}");
     }
@@ -165,29 +176,29 @@ async fn a_connection_that_ends_without_farewell_is_well_only_where_nothing_else
 
 #[tokio::test]
 async fn of_several_hops_the_certificate_that_ends_first_is_told() {
-    let authority = Authority::new();
-    let last = Target::https(&authority.certify(&["localhost"], Validity::Good)).await;
-    let first = Target::https(&authority.certify(&["localhost"], Validity::Expired)).await;
-    let url = first.named_url(&format!("/to/{}", last.named_url("/ok")));
+    let authority = CertificateAuthority::new();
+    let last = Target::serve_https(&authority.issue_identity(&["localhost"], Validity::Current)).await;
+    let first = Target::serve_https(&authority.issue_identity(&["localhost"], Validity::Expired)).await;
+    let url = first.localhost_url(&format!("/to/{}", last.localhost_url("/ok")));
 
-    let seen = check(&authority, CheckRequest { tls_verify: false, ..CheckRequest::new(url) }).await;
+    let seen = check_trusting(&authority, CheckRequest { tls_verify: false, ..CheckRequest::new(url) }).await;
 
     assert_eq!((seen.outcome, seen.redirects), (Outcome::Up, 1), "{seen:?}");
-    assert_eq!(seen.tls_expires_at, day("2020-01-02"));
+    assert_eq!(seen.tls_expires_at, parse_day("2020-01-02"));
 }
 
 #[test]
 fn the_roots_in_ssl_cert_file_are_trusted() {
-    let authority = Authority::new();
+    let authority = CertificateAuthority::new();
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), authority.pem()).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let identity = authority.certify(&["localhost"], Validity::Good);
-    let target = runtime.block_on(Target::https(&identity));
-    let url = target.named_url("/ok");
+    let identity = authority.issue_identity(&["localhost"], Validity::Current);
+    let target = runtime.block_on(Target::serve_https(&identity));
+    let url = target.localhost_url("/ok");
 
     let variables = [("SSL_CERT_FILE", file.path().as_os_str()), ("CHECKED_URL", url.as_ref())];
-    alone("tls::check_with_the_systems_roots", &variables);
+    run_alone("tls::check_with_the_systems_roots", &variables);
 }
 
 #[tokio::test]
@@ -195,47 +206,51 @@ fn the_roots_in_ssl_cert_file_are_trusted() {
 async fn check_with_the_systems_roots() {
     // By itself there is nothing to check.
     let Ok(url) = std::env::var("CHECKED_URL") else { return };
-    let seen = crate::http::check(&CheckRequest::new(url)).await;
+    let seen = crate::http::check_with_limits(&CheckRequest::new(url)).await;
     assert_eq!(seen.outcome, Outcome::Up, "{seen:?}");
 }
 
 #[tokio::test]
 async fn a_good_certificate_is_up_and_its_end_is_known() {
-    let authority = Authority::new();
-    let target = Target::https(&authority.certify(&["127.0.0.1"], Validity::Good)).await;
+    let authority = CertificateAuthority::new();
+    let target = Target::serve_https(&authority.issue_identity(&["127.0.0.1"], Validity::Current)).await;
 
-    let seen = check(&authority, CheckRequest::new(target.url("/ok"))).await;
+    let seen = check_trusting(&authority, CheckRequest::new(target.url("/ok"))).await;
 
-    assert_eq!((seen.outcome, seen.tls_expires_at), (Outcome::Up, day("2099-12-31")), "{seen:?}");
+    assert_eq!((seen.outcome, seen.tls_expires_at), (Outcome::Up, parse_day("2099-12-31")), "{seen:?}");
 }
 
 #[tokio::test]
 async fn without_verification_an_expired_certificate_is_up_and_its_end_is_known() {
-    let authority = Authority::new();
-    let target = Target::https(&authority.certify(&["b.example"], Validity::Expired)).await;
-    let request = CheckRequest { tls_verify: false, ..CheckRequest::new(target.named_url("/ok")) };
+    let authority = CertificateAuthority::new();
+    let target = Target::serve_https(&authority.issue_identity(&["b.example"], Validity::Expired)).await;
+    let request = CheckRequest { tls_verify: false, ..CheckRequest::new(target.localhost_url("/ok")) };
 
-    let seen = check(&authority, request).await;
+    let seen = check_trusting(&authority, request).await;
 
-    assert_eq!((seen.outcome, seen.tls_expires_at), (Outcome::Up, day("2020-01-02")), "{seen:?}");
+    assert_eq!((seen.outcome, seen.tls_expires_at), (Outcome::Up, parse_day("2020-01-02")), "{seen:?}");
 }
 
 #[tokio::test]
 async fn https_where_plain_http_is_spoken_is_down_by_tls() {
-    let target = Target::http().await;
+    let target = Target::serve_http().await;
     let url = format!("https://{}/ok", target.address());
 
-    let seen = check(&Authority::new(), CheckRequest { timeout_ms: 2_000, ..CheckRequest::new(url) }).await;
+    let seen = check_trusting(
+        &CertificateAuthority::new(),
+        CheckRequest { timeout_ms: 2_000, ..CheckRequest::new(url) },
+    )
+    .await;
 
     assert_eq!((seen.cause, seen.message.as_deref()), (Some(Cause::Tls), Some("the answer is not TLS")));
 }
 
 #[tokio::test]
 async fn a_handshake_that_never_ends_is_a_timeout_in_the_handshake() {
-    let target = Target::mute().await;
+    let target = Target::serve_silence().await;
     let request = CheckRequest { timeout_ms: 300, ..CheckRequest::new(target.url("/ok")) };
 
-    let seen = check(&Authority::new(), request).await;
+    let seen = check_trusting(&CertificateAuthority::new(), request).await;
 
     assert_eq!(seen.message.as_deref(), Some("no answer within 300 ms (in the TLS handshake)"));
     assert!(seen.timing.tls_us.unwrap() > 200_000 && seen.timing.connect_us.is_some(), "{seen:?}");
@@ -246,7 +261,7 @@ async fn a_handshake_that_never_ends_is_a_timeout_in_the_handshake() {
 async fn a_file_of_roots_that_cannot_be_used_is_named() {
     let file = tempfile::NamedTempFile::new().unwrap();
     for path in [file.path().to_owned(), "/no/such/file".into()] {
-        let limits = Limits { ca_file: Some(path.clone()), ..limits() };
+        let limits = CheckLimits { ca_file: Some(path.clone()), ..test_limits() };
         let error = Checker::new(&limits).err().unwrap().to_string();
         assert!(error.contains("PICKET_CA_FILE") && error.contains(path.to_str().unwrap()), "{error}");
     }

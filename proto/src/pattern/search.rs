@@ -15,11 +15,11 @@ use regex_automata::{
     util::{primitives::StateID, start},
 };
 
-use super::{MAX_CACHE, MAX_STEPS, Pattern, Program};
+use super::{MAX_CACHE_BYTES, MAX_STEPS, Pattern, Program};
 
 /// How far a search is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub enum SearchStatus {
     /// There is a match, whatever follows.
     Matched,
     /// There is none in what there is.
@@ -29,62 +29,62 @@ pub enum Progress {
 }
 
 /// A search through a text of which more and more may come.
-pub struct Search {
+pub struct PatternSearch {
     program: Arc<Program>,
     steps: u64,
-    engine: Engine,
+    engine: SearchEngine,
 }
 
-enum Engine {
+enum SearchEngine {
     LazyDfa(Box<LazyDfa>),
-    Nfa(Box<Simulation>),
+    Nfa(Box<NfaSimulation>),
 }
 
 impl Pattern {
     /// A search from the beginning of a text.
-    pub fn search(&self) -> Search {
+    pub fn start_search(&self) -> PatternSearch {
         let program = Arc::clone(&self.program);
         let engine = match LazyDfa::new(&program) {
-            Some(lazy) => Engine::LazyDfa(Box::new(lazy)),
-            None => Engine::Nfa(Box::new(Simulation::new(&program.nfa))),
+            Some(lazy) => SearchEngine::LazyDfa(Box::new(lazy)),
+            None => SearchEngine::Nfa(Box::new(NfaSimulation::new(&program.nfa))),
         };
-        Search { program, steps: 0, engine }
+        PatternSearch { program, steps: 0, engine }
     }
 }
 
-impl Search {
+impl PatternSearch {
     /// What the lazy DFA may cost, in steps, before it is given up.
-    const MAX_STEPS_OF_LAZY_DFA: u64 = MAX_STEPS / 4;
+    const MAX_LAZY_DFA_STEPS: u64 = MAX_STEPS / 4;
 
     /// Goes on through `text`, which begins as at the last call, and is all that comes if it `is_whole`; for about
     /// `steps` steps.
-    pub fn resume(&mut self, text: &[u8], is_whole: bool, steps: u64) -> Progress {
+    pub fn resume(&mut self, text: &[u8], is_whole: bool, steps: u64) -> SearchStatus {
         let until = self.steps.saturating_add(steps);
-        if let Engine::LazyDfa(lazy) = &mut self.engine {
+        if let SearchEngine::LazyDfa(lazy) = &mut self.engine {
             let dfa = self.program.dfa.get().and_then(Option::as_ref);
             let states = self.program.nfa.states().len() as u64;
-            let most = until.min(Self::MAX_STEPS_OF_LAZY_DFA);
+            let most = until.min(Self::MAX_LAZY_DFA_STEPS);
             let done = dfa.and_then(|dfa| lazy.resume(dfa, states, text, is_whole, &mut self.steps, most));
             match done {
-                Some(Progress::Interrupted) if self.steps < Self::MAX_STEPS_OF_LAZY_DFA => {
-                    return Progress::Interrupted;
+                Some(SearchStatus::Interrupted) if self.steps < Self::MAX_LAZY_DFA_STEPS => {
+                    return SearchStatus::Interrupted;
                 }
-                Some(Progress::Interrupted) | None => {
-                    self.engine = Engine::Nfa(Box::new(Simulation::new(&self.program.nfa)));
+                Some(SearchStatus::Interrupted) | None => {
+                    self.engine = SearchEngine::Nfa(Box::new(NfaSimulation::new(&self.program.nfa)));
                 }
                 Some(done) => return done,
             }
         }
         match &mut self.engine {
-            Engine::LazyDfa(_) => Progress::Interrupted,
-            Engine::Nfa(simulation) => {
+            SearchEngine::LazyDfa(_) => SearchStatus::Interrupted,
+            SearchEngine::Nfa(simulation) => {
                 simulation.resume(&self.program.nfa, text, is_whole, &mut self.steps, until)
             }
         }
     }
 
     /// The steps that it has taken.
-    pub fn steps(&self) -> u64 {
+    pub fn steps_taken(&self) -> u64 {
         self.steps
     }
 }
@@ -92,21 +92,21 @@ impl Search {
 /// A lazy DFA, and where it is.
 struct LazyDfa {
     cache: Cache,
-    now: LazyStateID,
-    at: usize,
+    state: LazyStateID,
+    position: usize,
     /// Whether nothing that follows can match any more.
     is_dead: bool,
 }
 
 impl LazyDfa {
     /// The cost of a byte that leads from a known set to a known set, as a shift: a step is some of them.
-    const BYTES_A_STEP_SHIFT: u32 = 2;
+    const BYTES_PER_STEP_SHIFT: u32 = 2;
     /// Bytes between two looks at the steps.
-    const WINDOW: usize = 1 << 12;
+    const WINDOW_BYTES: usize = 1 << 12;
 
     fn new(program: &Program) -> Option<Self> {
         let config = Config::new()
-            .cache_capacity(MAX_CACHE)
+            .cache_capacity(MAX_CACHE_BYTES)
             .skip_cache_capacity_check(true)
             .unicode_word_boundary(true)
             .minimum_cache_clear_count(Some(2));
@@ -116,7 +116,7 @@ impl LazyDfa {
         let dfa = dfa.as_ref()?;
         let mut cache = dfa.create_cache();
         let now = dfa.start_state(&mut cache, &start::Config::new()).ok()?;
-        Some(Self { cache, now, at: 0, is_dead: false })
+        Some(Self { cache, state: now, position: 0, is_dead: false })
     }
 
     /// `None` when this way leads no further.
@@ -128,39 +128,39 @@ impl LazyDfa {
         is_whole: bool,
         steps: &mut u64,
         until: u64,
-    ) -> Option<Progress> {
+    ) -> Option<SearchStatus> {
         if self.is_dead {
-            return Some(Progress::NotMatched);
+            return Some(SearchStatus::NotMatched);
         }
-        while self.at < text.len() {
+        while self.position < text.len() {
             if *steps >= until {
-                return Some(Progress::Interrupted);
+                return Some(SearchStatus::Interrupted);
             }
-            let window = &text[self.at..text.len().min(self.at + Self::WINDOW)];
+            let window = &text[self.position..text.len().min(self.position + Self::WINDOW_BYTES)];
             let mut taken = 0;
             for byte in window {
                 taken += 1;
-                let known = match self.now.is_tagged() {
+                let known = match self.state.is_tagged() {
                     true => None,
-                    false => Some(dfa.next_state_untagged(&self.cache, self.now, *byte)),
+                    false => Some(dfa.next_state_untagged(&self.cache, self.state, *byte)),
                 };
-                self.now = match known {
+                self.state = match known {
                     Some(known) if !known.is_unknown() => known,
                     _ => {
                         // At most all of them are looked at.
                         *steps += states;
-                        dfa.next_state(&mut self.cache, self.now, *byte).ok()?
+                        dfa.next_state(&mut self.cache, self.state, *byte).ok()?
                     }
                 };
-                if self.now.is_tagged() {
-                    if self.now.is_match() {
-                        return Some(Progress::Matched);
+                if self.state.is_tagged() {
+                    if self.state.is_match() {
+                        return Some(SearchStatus::Matched);
                     }
-                    if self.now.is_dead() {
+                    if self.state.is_dead() {
                         self.is_dead = true;
-                        return Some(Progress::NotMatched);
+                        return Some(SearchStatus::NotMatched);
                     }
-                    if self.now.is_quit() {
+                    if self.state.is_quit() {
                         return None;
                     }
                 }
@@ -168,31 +168,31 @@ impl LazyDfa {
                     break;
                 }
             }
-            self.at += taken;
-            *steps += 1 + (taken >> Self::BYTES_A_STEP_SHIFT) as u64;
+            self.position += taken;
+            *steps += 1 + (taken >> Self::BYTES_PER_STEP_SHIFT) as u64;
         }
         if is_whole {
-            let end = dfa.next_eoi_state(&mut self.cache, self.now).ok()?;
+            let end = dfa.next_eoi_state(&mut self.cache, self.state).ok()?;
             if end.is_match() {
-                return Some(Progress::Matched);
+                return Some(SearchStatus::Matched);
             }
         }
-        Some(Progress::NotMatched)
+        Some(SearchStatus::NotMatched)
     }
 }
 
 /// A set of states that is emptied often.
 #[derive(Clone)]
-struct Set {
+struct StateSet {
     members: Vec<StateID>,
     /// For each state, the round in which it was last added.
-    added_in: Vec<u32>,
+    added_in_round: Vec<u32>,
     round: u32,
 }
 
-impl Set {
+impl StateSet {
     fn new(states: usize) -> Self {
-        Self { members: Vec::new(), added_in: vec![0; states], round: 1 }
+        Self { members: Vec::new(), added_in_round: vec![0; states], round: 1 }
     }
 
     fn clear(&mut self) {
@@ -202,7 +202,7 @@ impl Set {
 
     /// Whether it was not there yet.
     fn insert(&mut self, state: StateID) -> bool {
-        let added_in = &mut self.added_in[state.as_usize()];
+        let added_in = &mut self.added_in_round[state.as_usize()];
         let is_new = *added_in != self.round;
         if is_new {
             *added_in = self.round;
@@ -214,61 +214,76 @@ impl Set {
 
 /// The live states of the program, followed one by one.
 #[derive(Clone)]
-pub(super) struct Simulation {
-    live: Set,
-    next: Set,
+pub(super) struct NfaSimulation {
+    current: StateSet,
+    next: StateSet,
     stack: Vec<StateID>,
-    at: usize,
+    position: usize,
     has_begun: bool,
 }
 
-impl Simulation {
+impl NfaSimulation {
     /// What decides a look-around: a letter, which is as many bytes at most.
-    const LOOK_AHEAD: usize = 4;
+    const LOOK_AHEAD_BYTES: usize = 4;
 
     pub(super) fn new(nfa: &NFA) -> Self {
         let states = nfa.states().len();
-        Self { live: Set::new(states), next: Set::new(states), stack: Vec::new(), at: 0, has_begun: false }
+        Self {
+            current: StateSet::new(states),
+            next: StateSet::new(states),
+            stack: Vec::new(),
+            position: 0,
+            has_begun: false,
+        }
     }
 
-    pub(super) fn live(&self) -> &[StateID] {
-        &self.live.members
+    pub(super) fn live_states(&self) -> &[StateID] {
+        &self.current.members
     }
 
-    fn resume(&mut self, nfa: &NFA, text: &[u8], is_whole: bool, steps: &mut u64, until: u64) -> Progress {
+    fn resume(
+        &mut self,
+        nfa: &NFA,
+        text: &[u8],
+        is_whole: bool,
+        steps: &mut u64,
+        until: u64,
+    ) -> SearchStatus {
         // Bytes at which it is known what follows.
-        let decided = if is_whole { Some(text.len()) } else { text.len().checked_sub(Self::LOOK_AHEAD) };
-        let Some(decided) = decided else { return Progress::NotMatched };
+        let decided =
+            if is_whole { Some(text.len()) } else { text.len().checked_sub(Self::LOOK_AHEAD_BYTES) };
+        let Some(decided) = decided else { return SearchStatus::NotMatched };
         if !self.has_begun {
             self.has_begun = true;
-            if self.begin(nfa, text, steps) {
-                return Progress::Matched;
+            if self.enter_start_states(nfa, text, steps) {
+                return SearchStatus::Matched;
             }
         }
-        while self.at < decided {
+        while self.position < decided {
             if *steps >= until {
-                return Progress::Interrupted;
+                return SearchStatus::Interrupted;
             }
-            if self.step(nfa, text, steps) {
-                return Progress::Matched;
+            if self.step_byte(nfa, text, steps) {
+                return SearchStatus::Matched;
             }
         }
-        Progress::NotMatched
+        SearchStatus::NotMatched
     }
 
     /// Enters the states in which a search begins; whether one of them matches.
-    pub(super) fn begin(&mut self, nfa: &NFA, text: &[u8], steps: &mut u64) -> bool {
-        let is_match = follow(nfa, nfa.start_unanchored(), text, 0, &mut self.next, &mut self.stack, steps);
-        std::mem::swap(&mut self.live, &mut self.next);
+    pub(super) fn enter_start_states(&mut self, nfa: &NFA, text: &[u8], steps: &mut u64) -> bool {
+        let is_match =
+            add_epsilon_closure(nfa, nfa.start_unanchored(), text, 0, &mut self.next, &mut self.stack, steps);
+        std::mem::swap(&mut self.current, &mut self.next);
         is_match
     }
 
     /// Takes one byte; whether it, or what there is between it and the next, matches.
-    pub(super) fn step(&mut self, nfa: &NFA, text: &[u8], steps: &mut u64) -> bool {
+    pub(super) fn step_byte(&mut self, nfa: &NFA, text: &[u8], steps: &mut u64) -> bool {
         self.next.clear();
-        let byte = text[self.at];
-        self.at += 1;
-        for &state in &self.live.members {
+        let byte = text[self.position];
+        self.position += 1;
+        for &state in &self.current.members {
             let to = match nfa.state(state) {
                 State::ByteRange { trans } if trans.matches_byte(byte) => Some(trans.next),
                 State::Sparse(transitions) => transitions.matches_byte(byte),
@@ -276,23 +291,23 @@ impl Simulation {
                 _ => None,
             };
             if let Some(to) = to
-                && follow(nfa, to, text, self.at, &mut self.next, &mut self.stack, steps)
+                && add_epsilon_closure(nfa, to, text, self.position, &mut self.next, &mut self.stack, steps)
             {
                 return true;
             }
         }
-        std::mem::swap(&mut self.live, &mut self.next);
+        std::mem::swap(&mut self.current, &mut self.next);
         false
     }
 }
 
 /// Adds to `set` what can be reached from `from` without a byte; whether a match is among it.
-fn follow(
+fn add_epsilon_closure(
     nfa: &NFA,
     from: StateID,
     text: &[u8],
     at: usize,
-    set: &mut Set,
+    set: &mut StateSet,
     stack: &mut Vec<StateID>,
     steps: &mut u64,
 ) -> bool {
@@ -327,17 +342,17 @@ mod tests {
 
     /// Searches `text` as it comes in pieces, for some steps at a time.
     fn is_match(pattern: &Pattern, text: &[u8], piece: usize, steps: u64, simulate: bool) -> bool {
-        let mut search = pattern.search();
+        let mut search = pattern.start_search();
         if simulate {
-            search.engine = Engine::Nfa(Box::new(Simulation::new(&pattern.program.nfa)));
+            search.engine = SearchEngine::Nfa(Box::new(NfaSimulation::new(&pattern.program.nfa)));
         }
         let mut have = 0;
         loop {
             have = text.len().min(have + piece);
             match search.resume(&text[..have], have == text.len(), steps) {
-                Progress::Matched => return true,
-                Progress::NotMatched if have == text.len() => return false,
-                Progress::NotMatched | Progress::Interrupted => {}
+                SearchStatus::Matched => return true,
+                SearchStatus::NotMatched if have == text.len() => return false,
+                SearchStatus::NotMatched | SearchStatus::Interrupted => {}
             }
         }
     }
@@ -367,15 +382,15 @@ mod tests {
         let pattern = Pattern::compile("regex", r"(?:[a-z]{0,30}x?){10}!").unwrap();
         let text = b"abcdefghijklmnopqrstuvwxyz ".repeat(4_000);
         let states = pattern.max_steps(1);
-        let mut search = pattern.search();
+        let mut search = pattern.start_search();
         let mut before = 0;
-        while search.resume(&text, true, 10_000) == Progress::Interrupted {
+        while search.resume(&text, true, 10_000) == SearchStatus::Interrupted {
             assert!(
-                (10_000..=10_000 + 3 * states).contains(&(search.steps() - before)),
+                (10_000..=10_000 + 3 * states).contains(&(search.steps_taken() - before)),
                 "{}",
-                search.steps()
+                search.steps_taken()
             );
-            before = search.steps();
+            before = search.steps_taken();
         }
         assert!(before > 10_000);
     }

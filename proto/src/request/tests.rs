@@ -1,6 +1,6 @@
 use super::*;
 
-fn refusal(json: &str) -> Invalid {
+fn refusal(json: &str) -> ValidationError {
     CheckRequest::decode(json.as_bytes()).and_then(|request| request.validate().map(|_| ())).unwrap_err()
 }
 
@@ -10,7 +10,7 @@ fn a_url_is_all_that_is_needed() {
 
     assert_eq!(request, CheckRequest::new("https://example.com"));
     assert_eq!(request.validate().unwrap().timeout.as_secs(), 10);
-    assert_eq!(request.tick().unwrap(), None);
+    assert_eq!(request.scheduled_tick().unwrap(), None);
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn a_refusal_names_the_field_the_value_and_what_is_allowed() {
     for (json, field, value, allowed) in cases {
         let refusal = refusal(json);
         assert_eq!((refusal.field.as_str(), refusal.value.as_str()), (field, value), "{json}");
-        assert!(refusal.allowed.contains(allowed), "{json}: {}", refusal.allowed);
+        assert!(refusal.expected.contains(allowed), "{json}: {}", refusal.expected);
     }
 }
 
@@ -53,9 +53,9 @@ fn a_scheduled_request_may_have_fields_of_a_newer_version_but_must_have_its_tick
         "expires_at":"2026-11-20T12:01:00.000000Z","shard":3,"epoch":9,"url":"http://x","new":[1]}"#;
     let request = CheckRequest::decode(json.as_bytes()).unwrap();
 
-    assert_eq!(request.tick().unwrap().unwrap().shard, Shard(3));
+    assert_eq!(request.scheduled_tick().unwrap().unwrap().shard, Shard(3));
     let without = CheckRequest { shard: None, ..request };
-    assert_eq!(without.tick().unwrap_err().field, "shard");
+    assert_eq!(without.scheduled_tick().unwrap_err().field, "shard");
 }
 
 #[test]

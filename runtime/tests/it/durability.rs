@@ -14,51 +14,57 @@ use picket_proto::{Role, Shard, subject};
 use picket_runtime::{Bus, Health, options::NatsOptions, streams};
 use picket_testkit::{eventually, servers};
 
-const LIMIT: Duration = Duration::from_secs(60);
-const PUBLISHERS: u32 = 4;
+const EVENTUALLY_TIMEOUT: Duration = Duration::from_secs(60);
+const PUBLISHER_COUNT: u32 = 4;
 /// Published by each before it looks at the acknowledgements.
-const TOGETHER: u32 = 64;
+const PUBLISH_BATCH: u32 = 64;
 /// Acknowledged between two kills.
-const A_ROUND: usize = 5_000;
+const ACKS_BETWEEN_KILLS: usize = 5_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_kills_of_the_server_under_load_cost_no_result_that_it_has_acknowledged() {
-    let mut server = servers::nats().await;
-    let bus =
-        Bus::connect(&NatsOptions::at(server.url()), &Role::Operator, "test", &Health::new()).await.unwrap();
-    bus.connected().await.unwrap();
-    streams::ensure(&bus.jetstream, streams::results(streams::Durability::default())).await.unwrap();
+    let mut server = servers::start_nats().await;
+    let bus = Bus::connect(&NatsOptions::with_url(server.url()), &Role::Operator, "test", &Health::new())
+        .await
+        .unwrap();
+    bus.wait_connected().await.unwrap();
+    streams::create_if_missing(&bus.jetstream, streams::results_config(streams::StreamLimits::default()))
+        .await
+        .unwrap();
     let acknowledged = Arc::new(Mutex::new(HashSet::new()));
-    let publishers: Vec<_> = (0..PUBLISHERS)
-        .map(|publisher| tokio::spawn(publish(bus.clone(), publisher, Arc::clone(&acknowledged))))
+    let publishers: Vec<_> = (0..PUBLISHER_COUNT)
+        .map(|publisher| tokio::spawn(publish_forever(bus.clone(), publisher, Arc::clone(&acknowledged))))
         .collect();
 
     for _ in 0..3 {
         let so_far = acknowledged.lock().unwrap().len();
-        eventually(LIMIT, "acknowledgements", async || {
+        eventually(EVENTUALLY_TIMEOUT, "acknowledgements", async || {
             let now = acknowledged.lock().unwrap().len();
-            if now >= so_far + A_ROUND { Ok(()) } else { Err(now) }
+            if now >= so_far + ACKS_BETWEEN_KILLS { Ok(()) } else { Err(now) }
         })
         .await;
         server.kill().await;
         server.start().await;
     }
     let so_far = acknowledged.lock().unwrap().len();
-    eventually(LIMIT, "acknowledgements again", async || acknowledged.lock().unwrap().len() > so_far).await;
+    eventually(EVENTUALLY_TIMEOUT, "acknowledgements again", async || {
+        acknowledged.lock().unwrap().len() > so_far
+    })
+    .await;
     publishers.iter().for_each(tokio::task::JoinHandle::abort);
     join_all(publishers).await;
 
     let acknowledged = acknowledged.lock().unwrap().clone();
-    let there = all(&bus).await;
+    let there = read_all_payloads(&bus).await;
     let lost = acknowledged.difference(&there).count();
     assert_eq!(lost, 0, "of {} that were acknowledged; {} are there", acknowledged.len(), there.len());
 }
 
 /// Publishes for ever, and notes what was acknowledged.
-async fn publish(bus: Bus, publisher: u32, acknowledged: Arc<Mutex<HashSet<String>>>) {
-    let subject = subject::result(&"eu".parse().unwrap(), Shard(1));
+async fn publish_forever(bus: Bus, publisher: u32, acknowledged: Arc<Mutex<HashSet<String>>>) {
+    let subject = subject::site_result(&"eu".parse().unwrap(), Shard(1));
     for round in 0_u32.. {
-        let publishing = (0..TOGETHER).map(async |number| {
+        let publishing = (0..PUBLISH_BATCH).map(async |number| {
             let payload = format!("{publisher} {round} {number}");
             let sent = bus.jetstream.publish(subject.clone(), payload.clone().into()).await.ok()?;
             sent.await.ok().map(|_| payload)
@@ -69,9 +75,11 @@ async fn publish(bus: Bus, publisher: u32, acknowledged: Arc<Mutex<HashSet<Strin
 }
 
 /// All that the stream holds.
-async fn all(bus: &Bus) -> HashSet<String> {
-    let mut stream =
-        eventually(LIMIT, "the stream", async || bus.jetstream.get_stream(subject::RESULTS).await).await;
+async fn read_all_payloads(bus: &Bus) -> HashSet<String> {
+    let mut stream = eventually(EVENTUALLY_TIMEOUT, "the stream", async || {
+        bus.jetstream.get_stream(subject::RESULTS_STREAM).await
+    })
+    .await;
     let there = usize::try_from(stream.info().await.unwrap().state.messages).unwrap();
     let config = OrderedConfig { deliver_policy: DeliverPolicy::All, ..Default::default() };
     let messages = stream.create_consumer(config).await.unwrap().messages().await.unwrap();

@@ -14,9 +14,9 @@ use std::{path::PathBuf, process::Command, sync::OnceLock};
 use picket_servers::{NatsConfig, PostgresConfig, Tools, free_port};
 
 /// The pinned tools, installed if need be.
-fn tools() -> Tools {
+fn pinned_tools() -> Tools {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
-    Tools::find(Some(DIR.get_or_init(|| {
+    Tools::in_dir(Some(DIR.get_or_init(|| {
         let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
         let dir = std::env::var_os("PICKET_TOOLS_DIR").map_or_else(|| root.join(".tools"), PathBuf::from);
         let status = Command::new(root.join("tools/install")).arg(&dir).status().unwrap();
@@ -26,7 +26,7 @@ fn tools() -> Tools {
 }
 
 /// A directory that an unprivileged Postgres reaches too; it has the caller's lifetime.
-fn open_dir() -> tempfile::TempDir {
+fn create_open_dir() -> tempfile::TempDir {
     use std::os::unix::fs::PermissionsExt;
     tempfile::Builder::new().permissions(std::fs::Permissions::from_mode(0o755)).tempdir().unwrap()
 }

@@ -10,61 +10,73 @@ use picket_proto::{Timestamp, subject};
 use picket_runtime::Bus;
 use tokio::time::timeout;
 
-use super::{ASK, CONSUMER_LIFE, Error};
-use crate::guard::Guard;
+use super::{Error, REPLAY_CONSUMER_TTL, REQUEST_TIMEOUT};
+use crate::installation_guard::InstallationGuard;
 
 /// What NATS says of a message.
 pub(super) struct Delivery {
     /// Its number among the messages that the consumer has delivered.
-    pub(super) number: u64,
+    pub(super) consumer_sequence: u64,
     /// Its sequence in the stream.
-    pub(super) sequence: u64,
+    pub(super) stream_sequence: u64,
     /// When the stream stored it.
-    pub(super) stored: Timestamp,
+    pub(super) stored_at: Timestamp,
 }
 
 /// Sequences of the stream and of the consumer that sinks share.
-pub(super) struct Positions {
-    pub(super) created: Timestamp,
+pub(super) struct StreamPositions {
+    pub(super) created_at: Timestamp,
     /// The first message that the stream still holds.
-    pub(super) first: u64,
+    pub(super) first_sequence: u64,
     /// The acknowledgement floor.
-    pub(super) acknowledged: u64,
+    pub(super) ack_floor: u64,
     /// The last message that was delivered.
-    pub(super) delivered: u64,
+    pub(super) last_delivered: u64,
 }
 
 /// Looks at the stream of results; refuses another installation's.
-pub(super) async fn positions(bus: &Bus, keys: &Guard) -> Result<Positions, Error> {
+pub(super) async fn fetch_positions(bus: &Bus, keys: &InstallationGuard) -> Result<StreamPositions, Error> {
     let asking = async {
-        let stream =
-            bus.jetstream.get_stream(subject::RESULTS).await.map_err(|error| Error::Bus(error.into()))?;
+        let stream = bus
+            .jetstream
+            .get_stream(subject::RESULTS_STREAM)
+            .await
+            .map_err(|error| Error::Bus(error.into()))?;
         let info = stream.cached_info();
         keys.check_owner(&info.config).map_err(Error::Foreign)?;
         let (created, first) = (Timestamp::from(info.created), info.state.first_sequence);
-        let (acknowledged, delivered) = sequences(stream.consumer_info(subject::SINK).await)?;
-        Ok(Positions { created, first, acknowledged, delivered })
+        let (acknowledged, delivered) =
+            consumer_sequences(stream.consumer_info(subject::SINK_CONSUMER).await)?;
+        Ok(StreamPositions {
+            created_at: created,
+            first_sequence: first,
+            ack_floor: acknowledged,
+            last_delivered: delivered,
+        })
     };
-    timeout(ASK, asking).await.map_err(|elapsed| Error::Bus(elapsed.into()))?
+    timeout(REQUEST_TIMEOUT, asking).await.map_err(|elapsed| Error::Bus(elapsed.into()))?
 }
 
-pub(super) fn delivery(bus: &Bus, message: &async_nats::Message) -> Option<Delivery> {
+pub(super) fn parse_delivery(bus: &Bus, message: &async_nats::Message) -> Option<Delivery> {
     let message = jetstream::Message { message: message.clone(), context: bus.jetstream.clone() };
     let info = message.info().ok()?;
     Some(Delivery {
-        number: info.consumer_sequence,
-        sequence: info.stream_sequence,
-        stored: Timestamp::from(info.published),
+        consumer_sequence: info.consumer_sequence,
+        stream_sequence: info.stream_sequence,
+        stored_at: Timestamp::from(info.published),
     })
 }
 
 /// Creates the consumer of this replay. Where it exists already, the server returns what it is now; if it is another sink's, the
 /// server refuses.
-pub(super) async fn consumer(bus: &Bus, config: &consumer::pull::Config) -> Result<PullConsumer, Error> {
-    let creating = bus.jetstream.create_consumer_strict_on_stream(config.clone(), subject::RESULTS);
-    match timeout(ASK, creating).await {
+pub(super) async fn create_consumer(
+    bus: &Bus,
+    config: &consumer::pull::Config,
+) -> Result<PullConsumer, Error> {
+    let creating = bus.jetstream.create_consumer_strict_on_stream(config.clone(), subject::RESULTS_STREAM);
+    match timeout(REQUEST_TIMEOUT, creating).await {
         Ok(Ok(consumer)) => Ok(consumer),
-        Ok(Err(error)) if exists(&error) => Err(Error::Busy),
+        Ok(Err(error)) if is_existing_consumer(&error) => Err(Error::Busy),
         Ok(Err(error)) if error.kind() == ConsumerCreateStrictErrorKind::TimedOut => {
             Err(Error::Unanswered(error.into()))
         }
@@ -77,12 +89,12 @@ pub(super) async fn consumer(bus: &Bus, config: &consumer::pull::Config) -> Resu
 /// consumer instead of sharing the first.
 pub(super) fn consumer_config(from: u64, owner: String) -> consumer::pull::Config {
     consumer::pull::Config {
-        name: Some(subject::SINK_REPLAY.to_owned()),
+        name: Some(subject::SINK_REPLAY_CONSUMER.to_owned()),
         description: Some(owner),
         filter_subject: subject::RESULT_SUBJECTS.to_owned(),
         deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from },
         ack_policy: AckPolicy::None,
-        inactive_threshold: CONSUMER_LIFE,
+        inactive_threshold: REPLAY_CONSUMER_TTL,
         num_replicas: 1,
         memory_storage: true,
         ..consumer::pull::Config::default()
@@ -90,7 +102,7 @@ pub(super) fn consumer_config(from: u64, owner: String) -> consumer::pull::Confi
 }
 
 /// The acknowledgement floor of the consumer that sinks share, and the last message that it delivered.
-fn sequences(found: Result<consumer::Info, ConsumerInfoError>) -> Result<(u64, u64), Error> {
+fn consumer_sequences(found: Result<consumer::Info, ConsumerInfoError>) -> Result<(u64, u64), Error> {
     match found {
         Ok(info) => Ok((info.ack_floor.stream_sequence, info.delivered.stream_sequence)),
         // A deleted consumer is created again and starts at the first message.
@@ -101,7 +113,7 @@ fn sequences(found: Result<consumer::Info, ConsumerInfoError>) -> Result<(u64, u
 }
 
 /// Whether the consumer exists already.
-fn exists(error: &ConsumerCreateStrictError) -> bool {
+fn is_existing_consumer(error: &ConsumerCreateStrictError) -> bool {
     match error.kind() {
         ConsumerCreateStrictErrorKind::AlreadyExists => true,
         ConsumerCreateStrictErrorKind::JetStream(why) => why.error_code() == ErrorCode::CONSUMER_NAME_EXIST,
@@ -115,7 +127,7 @@ mod tests {
 
     #[test]
     fn only_a_consumer_that_does_not_exist_has_delivered_nothing() {
-        let absent = sequences(Err(ConsumerInfoError::new(ConsumerInfoErrorKind::NotFound)));
+        let absent = consumer_sequences(Err(ConsumerInfoError::new(ConsumerInfoErrorKind::NotFound)));
         assert!(matches!(absent, Ok((0, 0))), "{absent:?}");
 
         for kind in [
@@ -125,7 +137,7 @@ mod tests {
             ConsumerInfoErrorKind::NoResponders,
             ConsumerInfoErrorKind::Request,
         ] {
-            let unknown = sequences(Err(ConsumerInfoError::new(kind.clone())));
+            let unknown = consumer_sequences(Err(ConsumerInfoError::new(kind.clone())));
             assert!(matches!(&unknown, Err(error) if error.is_transient()), "{kind}: {unknown:?}");
         }
     }

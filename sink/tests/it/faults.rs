@@ -6,144 +6,160 @@ use picket_proto::subject;
 use picket_sink::Config;
 use picket_testkit::{eventually, servers};
 
-use crate::stack::{LIMIT, Stack};
+use crate::stack::{TEST_TIMEOUT, TestStack};
 
 #[tokio::test]
 async fn a_database_killed_in_mid_write_costs_no_result_and_doubles_none() {
-    let mut postgres = servers::own_postgres().await;
-    let stack = Stack::on(postgres.url().to_owned()).await;
-    let sink = stack.sink_with(Config { batch_size: 100, ..Config::default() }).await;
+    let mut postgres = servers::start_postgres().await;
+    let stack = TestStack::with_database(postgres.url().to_owned()).await;
+    let sink = stack.start_sink_with(Config { batch_size: 100, ..Config::default() }).await;
 
-    stack.publish(0..3_000).await;
-    stack.until_rows_at_least(1).await;
+    stack.publish_results(0..3_000).await;
+    stack.wait_rows_at_least(1).await;
     postgres.kill().await;
-    stack.publish(3_000..6_000).await;
-    sink.until_missing("database").await;
-    let (waiting, unacknowledged) = stack.outstanding().await;
+    stack.publish_results(3_000..6_000).await;
+    sink.wait_unready("database").await;
+    let (waiting, unacknowledged) = stack.outstanding_messages().await;
     assert!(waiting + unacknowledged >= 3_000, "what is no row is not acknowledged");
     postgres.start().await;
 
-    stack.until_rows(6_000).await;
-    stack.until_acknowledged().await;
-    sink.until_ready().await;
-    assert!(sink.metric("picket_sink_database_errors_total") > 0);
+    stack.wait_rows(6_000).await;
+    stack.wait_acknowledged().await;
+    sink.wait_ready().await;
+    assert!(sink.metric_value("picket_sink_database_errors_total") > 0);
     sink.running.drain().await;
 }
 
 #[tokio::test]
 async fn while_the_database_is_away_a_sink_takes_three_batches_and_no_more() {
-    let mut postgres = servers::own_postgres().await;
-    let stack = Stack::on(postgres.url().to_owned()).await;
-    let sink = stack.sink_with(Config { batch_size: 100, ..Config::default() }).await;
-    stack.publish(0..10).await;
-    stack.until_rows(10).await;
+    let mut postgres = servers::start_postgres().await;
+    let stack = TestStack::with_database(postgres.url().to_owned()).await;
+    let sink = stack.start_sink_with(Config { batch_size: 100, ..Config::default() }).await;
+    stack.publish_results(0..10).await;
+    stack.wait_rows(10).await;
     postgres.stop().await;
 
-    stack.publish(10..2_000).await;
+    stack.publish_results(10..2_000).await;
 
-    sink.until_missing("database").await;
-    let taken = eventually(LIMIT, "three batches to be taken", async || match stack.outstanding().await {
-        (_, taken @ 201..=300) => Ok(taken),
-        outstanding => Err(outstanding),
+    sink.wait_unready("database").await;
+    let taken = eventually(TEST_TIMEOUT, "three batches to be taken", async || {
+        match stack.outstanding_messages().await {
+            (_, taken @ 201..=300) => Ok(taken),
+            outstanding => Err(outstanding),
+        }
     })
     .await;
     // Longer than a pull lasts; what is waited for is that nothing happens.
     tokio::time::sleep(Duration::from_secs(7)).await;
-    assert_eq!(stack.outstanding().await, (1_990 - taken, taken));
+    assert_eq!(stack.outstanding_messages().await, (1_990 - taken, taken));
     postgres.start().await;
-    stack.until_rows(2_000).await;
-    stack.until_acknowledged().await;
+    stack.wait_rows(2_000).await;
+    stack.wait_acknowledged().await;
     sink.running.drain().await;
 }
 
 #[tokio::test]
 async fn a_sink_that_cannot_write_ends_within_its_limit_and_acknowledges_nothing() {
-    let mut postgres = servers::own_postgres().await;
-    let stack = Stack::on(postgres.url().to_owned()).await;
-    let sink = stack.sink_with(Config { drain_timeout: Duration::from_secs(1), ..Config::default() }).await;
+    let mut postgres = servers::start_postgres().await;
+    let stack = TestStack::with_database(postgres.url().to_owned()).await;
+    let sink =
+        stack.start_sink_with(Config { drain_timeout: Duration::from_secs(1), ..Config::default() }).await;
     postgres.stop().await;
-    stack.publish(0..10).await;
-    sink.until_missing("database").await;
+    stack.publish_results(0..10).await;
+    sink.wait_unready("database").await;
 
     let began = tokio::time::Instant::now();
     sink.running.drain().await;
 
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    assert_eq!(stack.outstanding().await, (0, 10));
+    assert_eq!(stack.outstanding_messages().await, (0, 10));
 }
 
 #[tokio::test]
 async fn sessions_ended_by_an_operator_cost_nothing() {
-    let stack = Stack::new().await;
-    let sink = stack.sink_with(Config { batch_size: 50, ..Config::default() }).await;
+    let stack = TestStack::new().await;
+    let sink = stack.start_sink_with(Config { batch_size: 50, ..Config::default() }).await;
     let ending = async {
         for _ in 0..10 {
             let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                 WHERE datname = current_database() AND application_name = 'sink-test'";
-            stack.count(end).await;
+            stack.query_count(end).await;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
 
-    tokio::join!(stack.publish(0..3_000), ending);
+    tokio::join!(stack.publish_results(0..3_000), ending);
 
-    stack.until_rows(3_000).await;
-    stack.until_acknowledged().await;
+    stack.wait_rows(3_000).await;
+    stack.wait_acknowledged().await;
     sink.running.drain().await;
 }
 
 #[tokio::test]
 async fn a_consumer_or_stream_deleted_under_a_running_sink_is_made_again_and_results_flow_on() {
-    let stack = Stack::new().await;
-    let sink = stack.sink().await;
-    stack.publish(0..10).await;
-    stack.until_rows(10).await;
+    let stack = TestStack::new().await;
+    let sink = stack.start_sink().await;
+    stack.publish_results(0..10).await;
+    stack.wait_rows(10).await;
 
-    stack.jetstream.delete_consumer_from_stream(subject::SINK, subject::RESULTS).await.unwrap();
-    stack.publish(10..20).await;
-    stack.until_rows(20).await;
-    stack.jetstream.delete_stream(subject::RESULTS).await.unwrap();
-    eventually(LIMIT, "the stream", async || stack.jetstream.get_stream(subject::RESULTS).await).await;
-    stack.publish(20..30).await;
+    stack
+        .jetstream
+        .delete_consumer_from_stream(subject::SINK_CONSUMER, subject::RESULTS_STREAM)
+        .await
+        .unwrap();
+    stack.publish_results(10..20).await;
+    stack.wait_rows(20).await;
+    stack.jetstream.delete_stream(subject::RESULTS_STREAM).await.unwrap();
+    eventually(TEST_TIMEOUT, "the stream", async || {
+        stack.jetstream.get_stream(subject::RESULTS_STREAM).await
+    })
+    .await;
+    stack.publish_results(20..30).await;
 
-    stack.until_rows(30).await;
-    sink.until_ready().await;
-    assert!(sink.metric("picket_sink_pull_errors_total") >= 2);
+    stack.wait_rows(30).await;
+    sink.wait_ready().await;
+    assert!(sink.metric_value("picket_sink_pull_errors_total") >= 2);
     sink.running.drain().await;
 }
 
 #[tokio::test]
 async fn a_killed_nats_server_is_taken_up_again_when_it_is_back() {
-    let mut stack = Stack::new().await;
-    let sink = stack.sink().await;
-    stack.publish(0..10).await;
-    stack.until_rows(10).await;
+    let mut stack = TestStack::new().await;
+    let sink = stack.start_sink().await;
+    stack.publish_results(0..10).await;
+    stack.wait_rows(10).await;
 
     stack.nats.kill().await;
-    sink.until_missing("nats").await;
+    sink.wait_unready("nats").await;
     stack.nats.start().await;
-    eventually(LIMIT, "the stream", async || stack.jetstream.get_stream(subject::RESULTS).await).await;
-    stack.publish(10..20).await;
+    eventually(TEST_TIMEOUT, "the stream", async || {
+        stack.jetstream.get_stream(subject::RESULTS_STREAM).await
+    })
+    .await;
+    stack.publish_results(10..20).await;
 
-    stack.until_rows(20).await;
-    sink.until_ready().await;
+    stack.wait_rows(20).await;
+    sink.wait_ready().await;
     sink.running.drain().await;
 }
 
 #[tokio::test]
 async fn a_paused_nats_server_is_taken_up_again_when_it_goes_on() {
-    let stack = Stack::new().await;
-    let sink = stack.sink().await;
-    sink.until_ready().await;
+    let stack = TestStack::new().await;
+    let sink = stack.start_sink().await;
+    sink.wait_ready().await;
 
     stack.nats.pause();
-    sink.until_missing("results").await;
+    sink.wait_unready("results").await;
     stack.nats.resume();
-    eventually(LIMIT, "the stream", async || stack.jetstream.get_stream(subject::RESULTS).await).await;
-    stack.publish(0..10).await;
+    eventually(TEST_TIMEOUT, "the stream", async || {
+        stack.jetstream.get_stream(subject::RESULTS_STREAM).await
+    })
+    .await;
+    stack.publish_results(0..10).await;
 
-    stack.until_rows(10).await;
-    sink.until_ready().await;
+    stack.wait_rows(10).await;
+    sink.wait_ready().await;
     sink.running.drain().await;
 }
 
@@ -151,19 +167,19 @@ async fn a_paused_nats_server_is_taken_up_again_when_it_goes_on() {
 #[tokio::test]
 #[ignore = "takes 80 s"]
 async fn what_a_sink_holds_while_the_database_is_away_is_not_delivered_again() {
-    let mut postgres = servers::own_postgres().await;
-    let stack = Stack::on(postgres.url().to_owned()).await;
-    let sink = stack.sink().await;
-    sink.until_ready().await;
+    let mut postgres = servers::start_postgres().await;
+    let stack = TestStack::with_database(postgres.url().to_owned()).await;
+    let sink = stack.start_sink().await;
+    sink.wait_ready().await;
     postgres.stop().await;
 
-    stack.publish(0..100).await;
+    stack.publish_results(0..100).await;
     tokio::time::sleep(Duration::from_secs(75)).await;
     postgres.start().await;
 
-    stack.until_rows(100).await;
-    stack.until_acknowledged().await;
-    assert_eq!(sink.metric("picket_sink_duplicates_total"), 0);
-    assert_eq!(sink.metric("picket_sink_batch_size_sum"), 100, "each was taken once");
+    stack.wait_rows(100).await;
+    stack.wait_acknowledged().await;
+    assert_eq!(sink.metric_value("picket_sink_duplicates_total"), 0);
+    assert_eq!(sink.metric_value("picket_sink_batch_size_sum"), 100, "each was taken once");
     sink.running.drain().await;
 }

@@ -6,35 +6,35 @@ use picket_proto::{CheckResult, Kind, subject};
 use picket_sink::Config;
 use picket_testkit::eventually;
 
-use crate::stack::{LIMIT, Stack};
+use crate::stack::{TEST_TIMEOUT, TestStack};
 
 #[tokio::test]
 async fn every_result_becomes_a_row_and_is_acknowledged() {
-    let stack = Stack::new().await;
-    let sink = stack.sink_with(Config { batch_size: 2_000, ..Config::default() }).await;
-    sink.until_ready().await;
+    let stack = TestStack::new().await;
+    let sink = stack.start_sink_with(Config { batch_size: 2_000, ..Config::default() }).await;
+    sink.wait_ready().await;
 
-    stack.publish(0..5_000).await;
+    stack.publish_results(0..5_000).await;
 
-    stack.until_rows(5_000).await;
-    stack.until_acknowledged().await;
-    assert_eq!(sink.metric(r#"picket_sink_results_total{outcome="up",cause=""}"#), 5_000);
-    assert_eq!(sink.metric("picket_sink_delay_seconds_count"), 5_000);
-    assert_eq!(sink.metric("picket_sink_duplicates_total"), 0);
-    assert!(sink.metric("picket_sink_batch_size_count") >= 3, "a batch has 2000 at most");
+    stack.wait_rows(5_000).await;
+    stack.wait_acknowledged().await;
+    assert_eq!(sink.metric_value(r#"picket_sink_results_total{outcome="up",cause=""}"#), 5_000);
+    assert_eq!(sink.metric_value("picket_sink_delay_seconds_count"), 5_000);
+    assert_eq!(sink.metric_value("picket_sink_duplicates_total"), 0);
+    assert!(sink.metric_value("picket_sink_batch_size_count") >= 3, "a batch has 2000 at most");
     sink.running.drain().await;
 }
 
 #[tokio::test]
 async fn a_lone_result_does_not_wait_for_others() {
-    let stack = Stack::new().await;
-    let sink = stack.sink().await;
+    let stack = TestStack::new().await;
+    let sink = stack.start_sink().await;
     // Beyond a heartbeat and the end of a request, where a wake-up could be lost.
     tokio::time::sleep(Duration::from_millis(2_500)).await;
 
     let began = tokio::time::Instant::now();
-    stack.publish(0..1).await;
-    stack.until_rows(1).await;
+    stack.publish_results(0..1).await;
+    stack.wait_rows(1).await;
 
     assert!(began.elapsed() < Duration::from_millis(1_500), "{:?}", began.elapsed());
     sink.running.drain().await;
@@ -42,54 +42,58 @@ async fn a_lone_result_does_not_wait_for_others() {
 
 #[tokio::test]
 async fn a_result_delivered_again_is_counted_and_makes_no_row() {
-    let stack = Stack::new().await;
-    let sink = stack.sink().await;
-    stack.publish(0..100).await;
-    stack.until_rows(100).await;
+    let stack = TestStack::new().await;
+    let sink = stack.start_sink().await;
+    stack.publish_results(0..100).await;
+    stack.wait_rows(100).await;
 
-    stack.publish(0..100).await;
-    eventually(LIMIT, "the duplicates", async || sink.metric("picket_sink_duplicates_total") == 100).await;
+    stack.publish_results(0..100).await;
+    eventually(TEST_TIMEOUT, "the duplicates", async || {
+        sink.metric_value("picket_sink_duplicates_total") == 100
+    })
+    .await;
 
-    assert_eq!(stack.rows().await, 100);
+    assert_eq!(stack.count_rows().await, 100);
     sink.running.drain().await;
 }
 
 #[tokio::test]
 async fn what_cannot_be_a_row_is_parked_with_the_reason_and_the_rest_flows() {
-    let stack = Stack::new().await;
-    let sink = stack.sink().await;
-    let long_ago = stack.signed(CheckResult {
-        scheduled_at: stack.result(0).scheduled_at.minus(Duration::from_secs(20 * 86_400)),
-        ..stack.result(0)
+    let stack = TestStack::new().await;
+    let sink = stack.start_sink().await;
+    let long_ago = stack.sign_result(CheckResult {
+        scheduled_at: stack.make_result(0).scheduled_at.saturating_sub(Duration::from_secs(20 * 86_400)),
+        ..stack.make_result(0)
     });
-    let from_nowhere = stack.signed(CheckResult { region: "nowhere".parse().unwrap(), ..stack.result(0) });
+    let from_nowhere =
+        stack.sign_result(CheckResult { region: "nowhere".parse().unwrap(), ..stack.make_result(0) });
 
-    stack.publish(0..50).await;
+    stack.publish_results(0..50).await;
     stack.publish_raw("picket.result.eu.7", "{\0").await;
-    stack.publish_raw("picket.result.eu.8", serde_json::to_vec(&stack.result(1_000)).unwrap()).await;
-    stack.publish_raw("picket.result.us.7", serde_json::to_vec(&stack.result(1_000)).unwrap()).await;
+    stack.publish_raw("picket.result.eu.8", serde_json::to_vec(&stack.make_result(1_000)).unwrap()).await;
+    stack.publish_raw("picket.result.us.7", serde_json::to_vec(&stack.make_result(1_000)).unwrap()).await;
     stack.publish_raw("picket.result.eu.7", serde_json::to_vec(&long_ago).unwrap()).await;
     stack.publish_raw("picket.result.nowhere.7", serde_json::to_vec(&from_nowhere).unwrap()).await;
     stack.publish_raw("picket.result.what.is.this", "x").await;
-    stack.publish(50..100).await;
+    stack.publish_results(50..100).await;
 
-    stack.until_rows(100).await;
-    stack.until_acknowledged().await;
-    assert_eq!(stack.count("SELECT count(*) FROM picket.dead_letters").await, 6);
+    stack.wait_rows(100).await;
+    stack.wait_acknowledged().await;
+    assert_eq!(stack.query_count("SELECT count(*) FROM picket.dead_letters").await, 6);
     for (reason, count) in [("json", 1), ("contradiction", 2), ("refused", 1), ("region", 1), ("subject", 1)]
     {
         let name = format!(r#"picket_sink_dead_letters_total{{reason="{reason}"}}"#);
-        assert_eq!(sink.metric(&name), count, "{reason}");
+        assert_eq!(sink.metric_value(&name), count, "{reason}");
     }
     sink.running.drain().await;
 }
 
 #[tokio::test]
 async fn results_that_share_a_message_are_rows_each_and_a_bad_line_among_them_is_parked() {
-    let stack = Stack::new().await;
-    let sink = stack.sink().await;
-    sink.until_ready().await;
-    let line = |number| serde_json::to_string(&stack.result(number)).unwrap();
+    let stack = TestStack::new().await;
+    let sink = stack.start_sink().await;
+    sink.wait_ready().await;
+    let line = |number| serde_json::to_string(&stack.make_result(number)).unwrap();
 
     for bundle in 0..50_i64 {
         let mut lines: Vec<_> = (bundle * 40..(bundle + 1) * 40).map(line).collect();
@@ -97,43 +101,43 @@ async fn results_that_share_a_message_are_rows_each_and_a_bad_line_among_them_is
         stack.publish_raw("picket.result.eu.bundle", lines.join("\n")).await;
     }
 
-    stack.until_rows(2_000).await;
-    stack.until_acknowledged().await;
-    assert_eq!(sink.metric(r#"picket_sink_results_total{outcome="up",cause=""}"#), 2_000);
-    assert_eq!(sink.metric(r#"picket_sink_dead_letters_total{reason="json"}"#), 50);
-    assert_eq!(stack.count("SELECT count(*) FROM picket.dead_letters WHERE payload = '{}'").await, 50);
+    stack.wait_rows(2_000).await;
+    stack.wait_acknowledged().await;
+    assert_eq!(sink.metric_value(r#"picket_sink_results_total{outcome="up",cause=""}"#), 2_000);
+    assert_eq!(sink.metric_value(r#"picket_sink_dead_letters_total{reason="json"}"#), 50);
+    assert_eq!(stack.query_count("SELECT count(*) FROM picket.dead_letters WHERE payload = '{}'").await, 50);
     sink.running.drain().await;
 }
 
 #[tokio::test]
 async fn the_result_of_an_adhoc_check_is_a_row_of_its_own_table() {
-    let stack = Stack::new().await;
-    let sink = stack.sink().await;
-    let adhoc = CheckResult { kind: Kind::Adhoc, site_id: None, shard: None, ..stack.result(1) };
+    let stack = TestStack::new().await;
+    let sink = stack.start_sink().await;
+    let adhoc = CheckResult { kind: Kind::Adhoc, site_id: None, shard: None, ..stack.make_result(1) };
 
     stack.publish_raw("picket.result.eu.adhoc", serde_json::to_vec(&adhoc).unwrap()).await;
 
-    eventually(LIMIT, "the row", async || {
-        stack.count("SELECT count(*) FROM picket.adhoc_results").await == 1
+    eventually(TEST_TIMEOUT, "the row", async || {
+        stack.query_count("SELECT count(*) FROM picket.adhoc_results").await == 1
     })
     .await;
-    stack.until_acknowledged().await;
-    assert_eq!(stack.rows().await, 0);
+    stack.wait_acknowledged().await;
+    assert_eq!(stack.count_rows().await, 0);
     sink.running.drain().await;
 }
 
 #[tokio::test]
 async fn two_sinks_share_the_results_and_double_none() {
-    let stack = Stack::new().await;
+    let stack = TestStack::new().await;
     let config = Config { batch_size: 100, ..Config::default() };
-    let (one, other) = (stack.sink_with(config).await, stack.sink_with(config).await);
+    let (one, other) = (stack.start_sink_with(config).await, stack.start_sink_with(config).await);
 
-    stack.publish(0..5_000).await;
+    stack.publish_results(0..5_000).await;
 
-    stack.until_rows(5_000).await;
-    stack.until_acknowledged().await;
+    stack.wait_rows(5_000).await;
+    stack.wait_acknowledged().await;
     let shares =
-        [&one, &other].map(|sink| sink.metric(r#"picket_sink_results_total{outcome="up",cause=""}"#));
+        [&one, &other].map(|sink| sink.metric_value(r#"picket_sink_results_total{outcome="up",cause=""}"#));
     assert_eq!(shares[0] + shares[1], 5_000, "{shares:?}");
     assert!(shares.iter().all(|share| *share > 0), "{shares:?}");
     one.running.drain().await;
@@ -142,37 +146,38 @@ async fn two_sinks_share_the_results_and_double_none() {
 
 #[tokio::test]
 async fn a_sink_that_lets_results_gather_stops_at_once_and_leaves_them_in_the_stream() {
-    let stack = Stack::new().await;
-    let sink = stack.sink_with(Config { batch_age: Duration::from_secs(3_600), ..Config::default() }).await;
-    stack.publish(0..10).await;
-    stack.until_rows_at_least(1).await;
-    stack.publish(10..20).await;
+    let stack = TestStack::new().await;
+    let sink =
+        stack.start_sink_with(Config { batch_age: Duration::from_secs(3_600), ..Config::default() }).await;
+    stack.publish_results(0..10).await;
+    stack.wait_rows_at_least(1).await;
+    stack.publish_results(10..20).await;
 
     sink.running.drain().await;
 
-    let (waiting, unacknowledged) = stack.outstanding().await;
-    assert_eq!((waiting, unacknowledged), (20 - stack.rows().await.unsigned_abs(), 0));
+    let (waiting, unacknowledged) = stack.outstanding_messages().await;
+    assert_eq!((waiting, unacknowledged), (20 - stack.count_rows().await.unsigned_abs(), 0));
     assert!(waiting >= 10, "{waiting}");
 }
 
 #[tokio::test]
 async fn a_sink_that_is_drained_under_load_leaves_the_rest_to_another() {
-    let stack = Stack::new().await;
-    let sink = stack.sink_with(Config { batch_size: 50, ..Config::default() }).await;
-    let publishing = stack.publish(0..20_000);
+    let stack = TestStack::new().await;
+    let sink = stack.start_sink_with(Config { batch_size: 50, ..Config::default() }).await;
+    let publishing = stack.publish_results(0..20_000);
     let draining = async {
-        stack.until_rows_at_least(500).await;
+        stack.wait_rows_at_least(500).await;
         sink.running.drain().await;
-        stack.rows().await
+        stack.count_rows().await
     };
 
     let ((), rows) = tokio::join!(publishing, draining);
 
-    let (waiting, unacknowledged) = stack.outstanding().await;
+    let (waiting, unacknowledged) = stack.outstanding_messages().await;
     assert_eq!((waiting, unacknowledged), (20_000 - rows.unsigned_abs(), 0));
-    let next = stack.sink().await;
-    stack.until_rows(20_000).await;
-    assert_eq!(next.metric("picket_sink_duplicates_total"), 0);
+    let next = stack.start_sink().await;
+    stack.wait_rows(20_000).await;
+    assert_eq!(next.metric_value("picket_sink_duplicates_total"), 0);
     next.running.drain().await;
 }
 
@@ -181,13 +186,13 @@ async fn a_sink_that_is_drained_under_load_leaves_the_rest_to_another() {
 #[ignore = "a measurement"]
 async fn what_a_result_costs() {
     const RESULTS: i64 = 100_000;
-    let stack = Stack::new().await;
-    stack.publish(0..RESULTS).await;
+    let stack = TestStack::new().await;
+    stack.publish_results(0..RESULTS).await;
 
     let (cpu, began) = (cpu_ms(), tokio::time::Instant::now());
-    let sink = stack.sink_with(Config::default()).await;
-    eventually(LIMIT * 4, "the rows", async || {
-        sink.metric(r#"picket_sink_results_total{outcome="up",cause=""}"#) == RESULTS.unsigned_abs()
+    let sink = stack.start_sink_with(Config::default()).await;
+    eventually(TEST_TIMEOUT * 4, "the rows", async || {
+        sink.metric_value(r#"picket_sink_results_total{outcome="up",cause=""}"#) == RESULTS.unsigned_abs()
     })
     .await;
 
@@ -207,12 +212,12 @@ fn cpu_ms() -> i64 {
 
 #[tokio::test]
 async fn an_event_that_can_never_be_published_is_parked_with_the_reason_and_the_rest_flows() {
-    let stack = Stack::new().await;
-    let sink = stack.sink().await;
-    sink.until_ready().await;
+    let stack = TestStack::new().await;
+    let sink = stack.start_sink().await;
+    sink.wait_ready().await;
     // The trigger shortens texts and drops lists that are too long; what is there without it must not stand in the way.
     let inserted = stack
-        .count(
+        .query_count(
             "WITH odd AS (
                  INSERT INTO picket.outbox (event_id, subject, payload) VALUES
                      ('large', 'picket.event.large', jsonb_build_object('site', repeat('x', 2000000))),
@@ -227,17 +232,17 @@ async fn an_event_that_can_never_be_published_is_parked_with_the_reason_and_the_
         .await;
     assert_eq!(inserted, 10);
 
-    eventually(LIMIT, "the outbox to be empty", async || {
-        let left = stack.count("SELECT count(*) FROM picket.outbox").await;
+    eventually(TEST_TIMEOUT, "the outbox to be empty", async || {
+        let left = stack.query_count("SELECT count(*) FROM picket.outbox").await;
         if left == 0 { Ok(()) } else { Err(left) }
     })
     .await;
 
-    assert_eq!(stack.count("SELECT count(*) FROM picket.dead_letters").await, 8);
+    assert_eq!(stack.query_count("SELECT count(*) FROM picket.dead_letters").await, 8);
     let explained = "SELECT count(*) FROM picket.dead_letters WHERE reason LIKE '%allowed: %' AND length(payload) <= 16384";
-    assert_eq!(stack.count(explained).await, 8);
-    assert_eq!(sink.metric(r#"picket_sink_dead_letters_total{reason="event"}"#), 8);
-    let mut events = stack.jetstream.get_stream(subject::EVENTS).await.unwrap();
+    assert_eq!(stack.query_count(explained).await, 8);
+    assert_eq!(sink.metric_value(r#"picket_sink_dead_letters_total{reason="event"}"#), 8);
+    let mut events = stack.jetstream.get_stream(subject::EVENTS_STREAM).await.unwrap();
     let state = events.info().await.unwrap().state.clone();
     assert_eq!(state.messages, 2);
     assert!(state.bytes < 20_000, "{state:?}");

@@ -6,19 +6,19 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use picket_proto::{CheckResult, Region, Timestamp, bundle};
+use picket_proto::{CheckResult, RegionName, Timestamp, bundle};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::stack::Stack;
+use crate::stack::TestStack;
 
-const BATCHES: i64 = 300;
+const MIN_BATCHES: i64 = 300;
 /// Of the region that does not lie: one in each batch.
-const HONEST: &str = "SELECT count(*) FROM picket.check_results AS result JOIN picket.regions AS region ON region.id = region_id
+const HONEST_ROWS_SQL: &str = "SELECT count(*) FROM picket.check_results AS result JOIN picket.regions AS region ON region.id = region_id
     WHERE region.name = 'us' AND prober = 'honest'";
 
 /// Values that a field may have and few expect.
-fn odd(rng: &mut Rng) -> Value {
+fn odd_value(rng: &mut Rng) -> Value {
     let times = [
         Timestamp::MIN,
         Timestamp::MAX,
@@ -46,11 +46,12 @@ fn odd(rng: &mut Rng) -> Value {
 }
 
 /// A result of the liar, which may hold the ticket of what it claims.
-fn lie(stack: &Stack, rng: &mut Rng, sites: i64) -> Vec<u8> {
+fn forged_result(stack: &TestStack, rng: &mut Rng, sites: i64) -> Vec<u8> {
     let moments: [i64; 8] = [0, 5, 250, 290, -60, -3_600, -86_400, -29 * 86_400];
-    let at = stack.now().micros() + (moments[rng.usize(..moments.len())] + rng.i64(-5..5)) * 1_000_000;
+    let at =
+        stack.current_time().as_micros() + (moments[rng.usize(..moments.len())] + rng.i64(-5..5)) * 1_000_000;
     let result =
-        CheckResult { scheduled_at: Timestamp::from_micros(at), ..stack.result(rng.i64(..sites) + 1) };
+        CheckResult { scheduled_at: Timestamp::from_micros(at), ..stack.make_result(rng.i64(..sites) + 1) };
     let mut result = serde_json::to_value(result).unwrap();
     let fields: Vec<String> = result.as_object().unwrap().keys().cloned().collect();
     let more =
@@ -66,11 +67,11 @@ fn lie(stack: &Stack, rng: &mut Rng, sites: i64) -> Vec<u8> {
             true => fields[rng.usize(..fields.len())].as_str(),
             false => more[rng.usize(..more.len())],
         };
-        result[field] = odd(rng);
+        result[field] = odd_value(rng);
     }
     // Half of what can be signed is: as if the region had been given that check.
     match serde_json::from_value::<CheckResult>(result.clone()) {
-        Ok(readable) if rng.bool() => serde_json::to_vec(&stack.signed(readable)).unwrap(),
+        Ok(readable) if rng.bool() => serde_json::to_vec(&stack.sign_result(readable)).unwrap(),
         _ => serde_json::to_vec(&result).unwrap(),
     }
 }
@@ -82,53 +83,56 @@ async fn results_that_are_false_in_every_field_stop_nothing() {
     let seed = variable("PICKET_FUZZ_SEED").unwrap_or_else(|| fastrand::u64(..));
     eprintln!("PICKET_FUZZ_SEED={seed}");
     let mut rng = Rng::with_seed(seed);
-    let stack = Stack::new().await;
+    let stack = TestStack::new().await;
     let sites = stack
-        .count(
+        .query_count(
             "WITH region AS (INSERT INTO picket.regions (name) VALUES ('us'), ('asia') RETURNING id),
                   site AS (INSERT INTO picket.sites (url, interval_seconds)
                            SELECT 'http://127.0.0.1/' || n, 5 FROM generate_series(1, 40) AS n RETURNING id)
              SELECT count(*) FROM site, (SELECT count(*) FROM region) AS regions",
         )
         .await;
-    stack.count("SELECT picket.ensure_partitions(30)::bigint").await;
-    let sink = stack.sink().await;
-    sink.until_ready().await;
-    let us: Region = "us".parse().unwrap();
+    stack.query_count("SELECT picket.ensure_partitions(30)::bigint").await;
+    let sink = stack.start_sink().await;
+    sink.wait_ready().await;
+    let us: RegionName = "us".parse().unwrap();
 
     let mut batches = 0;
-    while until.map_or(batches < BATCHES, |until| Instant::now() < until) {
-        let lines: Vec<_> = (0..rng.usize(1..40)).map(|_| lie(&stack, &mut rng, sites)).collect();
+    while until.map_or(batches < MIN_BATCHES, |until| Instant::now() < until) {
+        let lines: Vec<_> = (0..rng.usize(1..40)).map(|_| forged_result(&stack, &mut rng, sites)).collect();
         match rng.bool() {
             true => {
                 // As many as a message may hold.
                 let mut size = 0;
                 let fits = |line: &&Vec<u8>| {
                     size += line.len() + 1;
-                    size < bundle::MOST_BYTES
+                    size < bundle::MAX_BYTES
                 };
                 let lines: Vec<_> = lines.iter().take_while(fits).map(Vec::as_slice).collect();
                 stack.publish_raw("picket.result.eu.bundle", lines.join(&b'\n')).await;
             }
             false => {
-                for line in lines.into_iter().filter(|line| line.len() < bundle::MOST_BYTES) {
+                for line in lines.into_iter().filter(|line| line.len() < bundle::MAX_BYTES) {
                     let subjects = ["picket.result.eu.7", "picket.result.eu.adhoc", "picket.result.eu.8"];
                     stack.publish_raw(subjects[rng.usize(..subjects.len())], line).await;
                 }
             }
         }
-        let honest = CheckResult { region: us.clone(), prober: "honest".to_owned(), ..stack.result(batches) };
-        stack.publish_raw("picket.result.us.7", serde_json::to_vec(&stack.signed(honest)).unwrap()).await;
+        let honest =
+            CheckResult { region: us.clone(), prober: "honest".to_owned(), ..stack.make_result(batches) };
+        stack
+            .publish_raw("picket.result.us.7", serde_json::to_vec(&stack.sign_result(honest)).unwrap())
+            .await;
         batches += 1;
         if batches % 100 == 0 {
-            stack.until_acknowledged().await;
+            stack.wait_acknowledged().await;
         }
     }
 
-    stack.until_acknowledged().await;
-    assert_eq!(stack.count(HONEST).await, batches);
-    sink.until_ready().await;
-    assert!(sink.metric(r#"picket_sink_dead_letters_total{reason="ticket"}"#) > 0);
-    assert_eq!(sink.metric("picket_sink_database_errors_total"), 0);
+    stack.wait_acknowledged().await;
+    assert_eq!(stack.query_count(HONEST_ROWS_SQL).await, batches);
+    sink.wait_ready().await;
+    assert!(sink.metric_value(r#"picket_sink_dead_letters_total{reason="ticket"}"#) > 0);
+    assert_eq!(sink.metric_value("picket_sink_database_errors_total"), 0);
     sink.running.drain().await;
 }

@@ -9,12 +9,12 @@ use picket_runtime::streams;
 use picket_sink::Config;
 use picket_testkit::{eventually, servers};
 
-use crate::stack::{LIMIT, Stack};
+use crate::stack::{TEST_TIMEOUT, TestStack};
 
 /// Waits until the database says that it holds all of so many messages.
-async fn until_noted(stack: &Stack, messages: i64) {
-    eventually(LIMIT, "the watermark", async || {
-        match stack.count("SELECT coalesce(max(through), 0) FROM picket.results_stored").await {
+async fn wait_watermark(stack: &TestStack, messages: i64) {
+    eventually(TEST_TIMEOUT, "the watermark", async || {
+        match stack.query_count("SELECT coalesce(max(through), 0) FROM picket.results_stored").await {
             through if through >= messages => Ok(()),
             through => Err(through),
         }
@@ -24,140 +24,148 @@ async fn until_noted(stack: &Stack, messages: i64) {
 
 #[tokio::test]
 async fn results_that_the_database_lost_after_they_were_acknowledged_come_back_from_the_stream() {
-    let (mut postgres, copy) = (servers::own_postgres().await, servers::scratch_dir("copy").join("data"));
-    let stack = Stack::on(postgres.url().to_owned()).await;
-    let sink = stack.sink_with(Config { batch_size: 20, ..Config::default() }).await;
-    stack.publish(0..100).await;
-    stack.until_rows(100).await;
-    until_noted(&stack, 100).await;
-    stack.publish(100..150).await;
-    stack.until_rows(150).await;
-    stack.until_acknowledged().await;
+    let (mut postgres, copy) = (servers::start_postgres().await, servers::scratch_dir("copy").join("data"));
+    let stack = TestStack::with_database(postgres.url().to_owned()).await;
+    let sink = stack.start_sink_with(Config { batch_size: 20, ..Config::default() }).await;
+    stack.publish_results(0..100).await;
+    stack.wait_rows(100).await;
+    wait_watermark(&stack, 100).await;
+    stack.publish_results(100..150).await;
+    stack.wait_rows(150).await;
+    stack.wait_acknowledged().await;
     postgres.copy_data(&copy).await;
-    stack.publish(150..300).await;
-    stack.until_rows(300).await;
-    stack.until_acknowledged().await;
+    stack.publish_results(150..300).await;
+    stack.wait_rows(300).await;
+    stack.wait_acknowledged().await;
 
-    postgres.set_back(&copy).await;
+    postgres.roll_back_to(&copy).await;
 
-    stack.until_rows(300).await;
-    sink.until_ready().await;
-    assert_eq!(sink.metric("picket_sink_replayed_total"), 150);
-    assert_eq!(sink.metric("picket_sink_replays_total"), 1, "a mere restart loses nothing");
-    stack.publish(300..310).await;
-    stack.until_rows(310).await;
-    until_noted(&stack, 310).await;
+    stack.wait_rows(300).await;
+    sink.wait_ready().await;
+    assert_eq!(sink.metric_value("picket_sink_replayed_total"), 150);
+    assert_eq!(sink.metric_value("picket_sink_replays_total"), 1, "a mere restart loses nothing");
+    stack.publish_results(300..310).await;
+    stack.wait_rows(310).await;
+    wait_watermark(&stack, 310).await;
     sink.running.drain().await;
 }
 
 #[tokio::test]
 async fn a_sink_that_starts_beside_a_database_that_was_restored_reads_what_it_lost() {
-    let (mut postgres, copy) = (servers::own_postgres().await, servers::scratch_dir("copy").join("data"));
-    let stack = Stack::on(postgres.url().to_owned()).await;
-    let sink = stack.sink().await;
-    stack.publish(0..50).await;
-    stack.until_rows(50).await;
-    until_noted(&stack, 50).await;
+    let (mut postgres, copy) = (servers::start_postgres().await, servers::scratch_dir("copy").join("data"));
+    let stack = TestStack::with_database(postgres.url().to_owned()).await;
+    let sink = stack.start_sink().await;
+    stack.publish_results(0..50).await;
+    stack.wait_rows(50).await;
+    wait_watermark(&stack, 50).await;
     postgres.copy_data(&copy).await;
-    stack.publish(50..120).await;
-    stack.until_rows(120).await;
-    until_noted(&stack, 120).await;
+    stack.publish_results(50..120).await;
+    stack.wait_rows(120).await;
+    wait_watermark(&stack, 120).await;
     sink.running.drain().await;
 
-    postgres.set_back(&copy).await;
-    let (one, other) = tokio::join!(stack.sink(), stack.sink());
+    postgres.roll_back_to(&copy).await;
+    let (one, other) = tokio::join!(stack.start_sink(), stack.start_sink());
 
-    stack.until_rows(120).await;
+    stack.wait_rows(120).await;
     one.running.drain().await;
     other.running.drain().await;
 }
 
 #[tokio::test]
 async fn a_database_that_was_made_anew_is_not_filled_with_what_the_stream_still_holds() {
-    let stack = Stack::new().await;
-    let sink = stack.sink().await;
-    stack.publish(0..50).await;
-    stack.until_rows(50).await;
-    until_noted(&stack, 50).await;
+    let stack = TestStack::new().await;
+    let sink = stack.start_sink().await;
+    stack.publish_results(0..50).await;
+    stack.wait_rows(50).await;
+    wait_watermark(&stack, 50).await;
     sink.running.drain().await;
-    let anew = Stack::new().await;
+    let anew = TestStack::new().await;
 
-    let sink = stack.sink_on(&anew.database_url, Config::default()).await;
-    until_noted(&anew, 50).await;
+    let sink = stack.start_sink_on(&anew.database_url, Config::default()).await;
+    wait_watermark(&anew, 50).await;
 
-    assert_eq!(anew.rows().await, 0);
+    assert_eq!(anew.count_rows().await, 0);
     sink.running.drain().await;
 }
 
 #[tokio::test]
 async fn an_incident_that_the_database_lost_is_decided_again_and_told_once() {
-    let (mut postgres, copy) = (servers::own_postgres().await, servers::scratch_dir("copy").join("data"));
-    let stack = Stack::on(postgres.url().to_owned()).await;
+    let (mut postgres, copy) = (servers::start_postgres().await, servers::scratch_dir("copy").join("data"));
+    let stack = TestStack::with_database(postgres.url().to_owned()).await;
     stack
-        .run(
+        .run_sql(
             "INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://127.0.0.1/', 5);
              UPDATE picket.schedules SET valid_from = now() - interval '1 hour'",
         )
         .await;
-    streams::ensure(&stack.jetstream, streams::events(streams::Durability::default())).await.unwrap();
-    let sink = stack.sink().await;
+    streams::create_if_missing(&stack.jetstream, streams::events_config(streams::StreamLimits::default()))
+        .await
+        .unwrap();
+    let sink = stack.start_sink().await;
     let ticks: Vec<Timestamp> = stack
-        .times(
+        .query_times(
             "SELECT picket.ticks(interval_ms, phase_ms, valid_from, 'infinity', now() - interval '1 minute', now())
              FROM picket.schedules",
         )
         .await;
     let result = |tick: usize, outcome: Outcome| {
-        stack.signed(CheckResult {
+        stack.sign_result(CheckResult {
             site_id: Some(SiteId(1)),
             scheduled_at: ticks[tick],
             started_at: Some(ticks[tick]),
             outcome,
-            ..stack.result(0)
+            ..stack.make_result(0)
         })
     };
     stack.publish_result(&result(0, Outcome::Up)).await;
-    stack.until_rows(1).await;
-    until_noted(&stack, 1).await;
+    stack.wait_rows(1).await;
+    wait_watermark(&stack, 1).await;
     postgres.copy_data(&copy).await;
     for tick in 1..4 {
         stack.publish_result(&result(tick, Outcome::Down)).await;
     }
-    stack.until_rows(4).await;
+    stack.wait_rows(4).await;
     let told = async || {
-        let events = stack.jetstream.get_stream(subject::EVENTS).await.unwrap();
+        let events = stack.jetstream.get_stream(subject::EVENTS_STREAM).await.unwrap();
         events.cached_info().state.messages
     };
-    eventually(LIMIT, "the event", async || if told().await == 1 { Ok(()) } else { Err(told().await) }).await;
-    stack.until_acknowledged().await;
+    eventually(
+        TEST_TIMEOUT,
+        "the event",
+        async || if told().await == 1 { Ok(()) } else { Err(told().await) },
+    )
+    .await;
+    stack.wait_acknowledged().await;
 
-    postgres.set_back(&copy).await;
+    postgres.roll_back_to(&copy).await;
     for tick in 4..6 {
         stack.publish_result(&result(tick, Outcome::Down)).await;
     }
 
-    stack.until_rows(6).await;
-    eventually(LIMIT, "the outbox to be empty", async || {
-        match stack.count("SELECT count(*) FROM picket.outbox").await {
+    stack.wait_rows(6).await;
+    eventually(TEST_TIMEOUT, "the outbox to be empty", async || {
+        match stack.query_count("SELECT count(*) FROM picket.outbox").await {
             0 => Ok(()),
             waiting => Err(waiting),
         }
     })
     .await;
-    assert_eq!(stack.count("SELECT count(*) FROM picket.incidents WHERE closed_at IS NULL").await, 1);
+    assert_eq!(stack.query_count("SELECT count(*) FROM picket.incidents WHERE closed_at IS NULL").await, 1);
     assert_eq!(told().await, 1);
     sink.running.drain().await;
 }
 
 /// A database whose watermark is at the first message, and `lost` results that were acknowledged after it and are in no table.
-async fn with_lost_results(stack: &Stack, lost: i64) {
-    let sink = stack.sink().await;
-    stack.publish(0..1).await;
-    stack.until_rows(1).await;
-    until_noted(stack, 1).await;
+async fn lose_results(stack: &TestStack, lost: i64) {
+    let sink = stack.start_sink().await;
+    stack.publish_results(0..1).await;
+    stack.wait_rows(1).await;
+    wait_watermark(stack, 1).await;
     sink.running.drain().await;
-    stack.publish(1..1 + lost).await;
-    let consumer = stack.jetstream.get_consumer_from_stream(subject::SINK, subject::RESULTS).await;
+    stack.publish_results(1..1 + lost).await;
+    let consumer =
+        stack.jetstream.get_consumer_from_stream(subject::SINK_CONSUMER, subject::RESULTS_STREAM).await;
     let consumer: PullConsumer = consumer.unwrap();
     let delivered = consumer.fetch().max_messages(lost as usize).messages().await.unwrap();
     let delivered: Vec<_> = delivered.try_collect().await.unwrap();
@@ -165,59 +173,68 @@ async fn with_lost_results(stack: &Stack, lost: i64) {
     for message in delivered {
         message.double_ack().await.unwrap();
     }
-    assert_eq!(stack.rows().await, 1);
+    assert_eq!(stack.count_rows().await, 1);
 }
 
-async fn replay_consumer(stack: &Stack) -> Option<PullConsumer> {
-    stack.jetstream.get_consumer_from_stream(subject::SINK_REPLAY, subject::RESULTS).await.ok()
+async fn replay_consumer(stack: &TestStack) -> Option<PullConsumer> {
+    stack
+        .jetstream
+        .get_consumer_from_stream(subject::SINK_REPLAY_CONSUMER, subject::RESULTS_STREAM)
+        .await
+        .ok()
 }
 
 #[tokio::test]
 async fn a_sink_on_the_bus_of_another_installation_replays_nothing_and_leaves_the_watermark() {
-    let stack = Stack::new().await;
-    with_lost_results(&stack, 100).await;
+    let stack = TestStack::new().await;
+    lose_results(&stack, 100).await;
     let another = "00000000-0000-4000-8000-000000000000".parse().unwrap();
-    streams::adopt(&stack.jetstream, another).await.unwrap();
+    streams::adopt_streams(&stack.jetstream, another).await.unwrap();
     let lock = "LOCK TABLE picket.results_stored IN ACCESS EXCLUSIVE MODE";
     let until_used = async || {
         let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'picket.results_stored'::regclass";
-        eventually(LIMIT, "the sink to use the watermark", async || stack.count(waiting).await == 1).await;
+        eventually(TEST_TIMEOUT, "the sink to use the watermark", async || {
+            stack.query_count(waiting).await == 1
+        })
+        .await;
     };
 
-    let locked = stack.lock(lock).await;
-    let sink = stack.sink().await;
+    let locked = stack.lock_table(lock).await;
+    let sink = stack.start_sink().await;
     until_used().await;
     drop(locked);
     // The sink has read the watermark and uses it again: to advance it in a replay, or because it did not replay.
-    let locked = stack.lock(lock).await;
+    let locked = stack.lock_table(lock).await;
     until_used().await;
 
     assert!(replay_consumer(&stack).await.is_none());
     drop(locked);
-    assert_eq!(stack.rows().await, 1);
-    assert_eq!(stack.count("SELECT through FROM picket.results_stored").await, 1);
-    streams::adopt(&stack.jetstream, stack.tickets.installation()).await.unwrap();
-    stack.until_rows(101).await;
-    until_noted(&stack, 101).await;
+    assert_eq!(stack.count_rows().await, 1);
+    assert_eq!(stack.query_count("SELECT through FROM picket.results_stored").await, 1);
+    streams::adopt_streams(&stack.jetstream, stack.tickets.installation()).await.unwrap();
+    stack.wait_rows(101).await;
+    wait_watermark(&stack, 101).await;
     sink.running.drain().await;
 }
 
 #[tokio::test]
 async fn a_sink_whose_replay_consumer_was_replaced_pulls_nothing_from_that_of_another_sink() {
     const BATCH: u32 = 20;
-    let stack = Stack::new().await;
-    with_lost_results(&stack, 100).await;
-    let lock = stack.lock("LOCK TABLE picket.check_results IN ACCESS EXCLUSIVE MODE").await;
-    let sink = stack.sink_with(Config { batch_size: BATCH, ..Config::default() }).await;
-    eventually(LIMIT, "the first messages of the replay", async || match replay_consumer(&stack).await {
-        Some(consumer) if consumer.cached_info().delivered.consumer_sequence >= BATCH.into() => Ok(()),
-        consumer => Err(consumer.map(|consumer| consumer.cached_info().delivered)),
+    let stack = TestStack::new().await;
+    lose_results(&stack, 100).await;
+    let lock = stack.lock_table("LOCK TABLE picket.check_results IN ACCESS EXCLUSIVE MODE").await;
+    let sink = stack.start_sink_with(Config { batch_size: BATCH, ..Config::default() }).await;
+    eventually(TEST_TIMEOUT, "the first messages of the replay", async || {
+        match replay_consumer(&stack).await {
+            Some(consumer) if consumer.cached_info().delivered.consumer_sequence >= BATCH.into() => Ok(()),
+            consumer => Err(consumer.map(|consumer| consumer.cached_info().delivered)),
+        }
     })
     .await;
-    let stream = stack.jetstream.get_stream(subject::RESULTS).await.unwrap();
-    stream.delete_consumer(subject::SINK_REPLAY).await.unwrap();
+    let stream = stack.jetstream.get_stream(subject::RESULTS_STREAM).await.unwrap();
+    stream.delete_consumer(subject::SINK_REPLAY_CONSUMER).await.unwrap();
     let another = pull::Config {
-        name: Some(subject::SINK_REPLAY.to_owned()),
+        name: Some(subject::SINK_REPLAY_CONSUMER.to_owned()),
         description: Some("another sink".to_owned()),
         filter_subject: subject::RESULT_SUBJECTS.to_owned(),
         ack_policy: AckPolicy::None,
@@ -232,21 +249,22 @@ async fn a_sink_whose_replay_consumer_was_replaced_pulls_nothing_from_that_of_an
 
     drop(lock);
 
-    sink.until_missing("database").await;
-    let missing = sink.health.missing();
+    sink.wait_unready("database").await;
+    let missing = sink.health.unready_checks();
     assert!(missing.iter().any(|(_, why)| why.contains("another sink is replaying")), "{missing:?}");
     let found = replay_consumer(&stack).await.unwrap();
     assert_eq!(found.cached_info().created, another.cached_info().created);
     assert_eq!(found.cached_info().delivered.consumer_sequence, u64::from(BATCH));
-    stream.delete_consumer(subject::SINK_REPLAY).await.unwrap();
-    stack.until_rows(101).await;
-    sink.until_ready().await;
+    stream.delete_consumer(subject::SINK_REPLAY_CONSUMER).await.unwrap();
+    stack.wait_rows(101).await;
+    sink.wait_ready().await;
     sink.running.drain().await;
 }
 
 /// Lets nobody create the consumer of replays, or everybody.
 fn write_configuration(path: &Path, port: u16, permitted: bool) {
-    let denied = format!("$JS.API.CONSUMER.CREATE.{}.{}.>", subject::RESULTS, subject::SINK_REPLAY);
+    let denied =
+        format!("$JS.API.CONSUMER.CREATE.{}.{}.>", subject::RESULTS_STREAM, subject::SINK_REPLAY_CONSUMER);
     let denied =
         if permitted { String::new() } else { format!("permissions: {{publish: {{deny: [\"{denied}\"]}}}}") };
     let directory = path.parent().unwrap().display();
@@ -264,25 +282,25 @@ fn write_configuration(path: &Path, port: u16, permitted: bool) {
 async fn a_sink_that_may_not_replay_writes_new_results_and_leaves_the_watermark_to_one_that_may() {
     let path = servers::scratch_dir("nats-denied").join("nats.conf");
     let written = path.clone();
-    let nats = servers::nats_configured(move |port| {
+    let nats = servers::start_nats_with_config(move |port| {
         write_configuration(&written, port, false);
         written.clone()
     })
     .await;
-    let stack = Stack::of(nats, servers::postgres().await.database().await).await;
-    with_lost_results(&stack, 100).await;
-    let sink = stack.sink().await;
+    let stack = TestStack::with_servers(nats, servers::shared_postgres().await.create_database().await).await;
+    lose_results(&stack, 100).await;
+    let sink = stack.start_sink().await;
 
-    stack.publish(101..102).await;
-    stack.until_rows(2).await;
-    sink.until_ready().await;
-    assert_eq!(stack.count("SELECT through FROM picket.results_stored").await, 1);
+    stack.publish_results(101..102).await;
+    stack.wait_rows(2).await;
+    sink.wait_ready().await;
+    assert_eq!(stack.query_count("SELECT through FROM picket.results_stored").await, 1);
 
     write_configuration(&path, stack.nats.port(), true);
-    stack.nats.reload();
-    let other = stack.sink().await;
-    stack.until_rows(102).await;
-    until_noted(&stack, 102).await;
+    stack.nats.reload_config();
+    let other = stack.start_sink().await;
+    stack.wait_rows(102).await;
+    wait_watermark(&stack, 102).await;
     sink.running.drain().await;
     other.running.drain().await;
 }

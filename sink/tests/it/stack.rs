@@ -4,58 +4,60 @@ use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream::{self, consumer::PullConsumer};
 use picket_proto::{
-    CheckResult, Kind, Outcome, Region, Role, Shard, SiteId, Tickets, Timestamp, Timing, subject,
+    CheckResult, Kind, Outcome, RegionName, Role, Shard, SiteId, Tickets, Timestamp, Timing, subject,
 };
-use picket_runtime::{Bus, Health, Running, clock, options::NatsOptions, streams};
-use picket_sink::{CONNECTIONS, Config};
+use picket_runtime::{Bus, Health, PipelineHandle, clock, options::NatsOptions, streams};
+use picket_sink::{Config, DATABASE_CONNECTIONS};
 use picket_store::{DatabaseOptions, Store, regions, tickets::Keyring};
 use picket_testkit::{
     eventually,
-    servers::{self, Nats},
+    servers::{self, TestNats},
     with_ticket,
 };
 use sqlx::{PgPool, Postgres, Transaction, types::time::OffsetDateTime};
 
 /// How long anything may take.
-pub(crate) const LIMIT: Duration = Duration::from_secs(30);
-const EU: &str = "eu";
-const SHARD: Shard = Shard(7);
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(30);
+const EU_REGION: &str = "eu";
+const TEST_SHARD: Shard = Shard(7);
 
-pub(crate) struct Stack {
-    pub(crate) nats: Nats,
+pub(crate) struct TestStack {
+    pub(crate) nats: TestNats,
     pub(crate) jetstream: jetstream::Context,
     pub(crate) database_url: String,
     pool: PgPool,
     pub(crate) tickets: Arc<Tickets>,
     /// Of the first result; one tick a result follows.
-    began: Timestamp,
+    first_tick: Timestamp,
 }
 
 /// A sink, and what it says of itself.
-pub(crate) struct Sink {
-    pub(crate) running: Running,
+pub(crate) struct TestSink {
+    pub(crate) running: PipelineHandle,
     pub(crate) health: Health,
 }
 
-impl Stack {
+impl TestStack {
     pub(crate) async fn new() -> Self {
-        Self::on(servers::postgres().await.database().await).await
+        Self::with_database(servers::shared_postgres().await.create_database().await).await
     }
 
     /// With an empty database that is there already.
-    pub(crate) async fn on(database_url: String) -> Self {
-        Self::of(servers::nats().await, database_url).await
+    pub(crate) async fn with_database(database_url: String) -> Self {
+        Self::with_servers(servers::start_nats().await, database_url).await
     }
 
     /// With a nats-server and an empty database that are there already.
-    pub(crate) async fn of(nats: Nats, database_url: String) -> Self {
-        let store = store(&database_url);
+    pub(crate) async fn with_servers(nats: TestNats, database_url: String) -> Self {
+        let store = open_store(&database_url);
         store.migrate(64).await.unwrap();
-        regions::add(&store, &EU.parse().unwrap()).await.unwrap();
-        let tickets = Keyring::load(&store).await.unwrap().tickets();
+        regions::add_region(&store, &EU_REGION.parse().unwrap()).await.unwrap();
+        let tickets = Keyring::load_from(&store).await.unwrap().tickets();
         let client = async_nats::connect(nats.url()).await.unwrap();
         let jetstream = jetstream::new(client);
-        streams::ensure(&jetstream, streams::results(streams::Durability::default())).await.unwrap();
+        streams::create_if_missing(&jetstream, streams::results_config(streams::StreamLimits::default()))
+            .await
+            .unwrap();
         let pool = PgPool::connect_lazy(&database_url).unwrap();
         Self {
             nats,
@@ -63,36 +65,37 @@ impl Stack {
             database_url,
             pool,
             tickets,
-            began: clock::wall().minus(Duration::from_secs(3_600)),
+            first_tick: clock::wall_clock_now().saturating_sub(Duration::from_secs(3_600)),
         }
     }
 
-    pub(crate) async fn sink(&self) -> Sink {
-        self.sink_with(Config { batch_age: Duration::from_millis(20), ..Config::default() }).await
+    pub(crate) async fn start_sink(&self) -> TestSink {
+        self.start_sink_with(Config { batch_age: Duration::from_millis(20), ..Config::default() }).await
     }
 
-    pub(crate) async fn sink_with(&self, config: Config) -> Sink {
-        self.sink_on(&self.database_url, config).await
+    pub(crate) async fn start_sink_with(&self, config: Config) -> TestSink {
+        self.start_sink_on(&self.database_url, config).await
     }
 
-    pub(crate) async fn sink_on(&self, database_url: &str, config: Config) -> Sink {
+    pub(crate) async fn start_sink_on(&self, database_url: &str, config: Config) -> TestSink {
         let health = Health::new();
-        let bus =
-            Bus::connect(&NatsOptions::at(self.nats.url()), &Role::Sink, "test", &health).await.unwrap();
-        let running = picket_sink::start(config, &bus, &store(database_url), &health).await.unwrap();
-        Sink { running, health }
+        let bus = Bus::connect(&NatsOptions::with_url(self.nats.url()), &Role::Sink, "test", &health)
+            .await
+            .unwrap();
+        let running = picket_sink::start(config, &bus, &open_store(database_url), &health).await.unwrap();
+        TestSink { running, health }
     }
 
     /// The result of this number: each has its site and its tick.
-    pub(crate) fn result(&self, number: i64) -> CheckResult {
-        let at = self.began.plus(Duration::from_millis(number.unsigned_abs()));
+    pub(crate) fn make_result(&self, number: i64) -> CheckResult {
+        let at = self.first_tick.saturating_add(Duration::from_millis(number.unsigned_abs()));
         let result = CheckResult {
             v: 1,
             id: number.to_string(),
             site_id: Some(SiteId(number)),
             kind: Kind::Scheduled,
-            region: EU.parse().unwrap(),
-            shard: Some(SHARD),
+            region: EU_REGION.parse().unwrap(),
+            shard: Some(TEST_SHARD),
             prober: "prober-1".to_owned(),
             url: "http://127.0.0.1/".to_owned(),
             scheduled_at: at,
@@ -112,27 +115,27 @@ impl Stack {
             installation: None,
             ticket: None,
         };
-        self.signed(result)
+        self.sign_result(result)
     }
 
     /// Now, by this machine's clock.
-    pub(crate) fn now(&self) -> Timestamp {
-        clock::wall()
+    pub(crate) fn current_time(&self) -> Timestamp {
+        clock::wall_clock_now()
     }
 
     /// The result with the ticket of its own check.
-    pub(crate) fn signed(&self, result: CheckResult) -> CheckResult {
+    pub(crate) fn sign_result(&self, result: CheckResult) -> CheckResult {
         with_ticket(result, &self.tickets)
     }
 
     /// Publishes the results of these numbers, and waits until the stream has them.
-    pub(crate) async fn publish(&self, numbers: std::ops::Range<i64>) {
-        let subject = subject::result(&EU.parse::<Region>().unwrap(), SHARD);
+    pub(crate) async fn publish_results(&self, numbers: std::ops::Range<i64>) {
+        let subject = subject::site_result(&EU_REGION.parse::<RegionName>().unwrap(), TEST_SHARD);
         // The client lets only so many acknowledgements be outstanding.
         for some in numbers.collect::<Vec<_>>().chunks(1_000) {
             let mut acks = Vec::new();
             for number in some {
-                let payload = serde_json::to_vec(&self.result(*number)).unwrap();
+                let payload = serde_json::to_vec(&self.make_result(*number)).unwrap();
                 acks.push(self.jetstream.publish(subject.clone(), payload.into()).await.unwrap());
             }
             for ack in acks {
@@ -150,68 +153,69 @@ impl Stack {
         self.jetstream.publish(subject, payload.into().into()).await.unwrap().await.unwrap();
     }
 
-    pub(crate) async fn run(&self, statements: &'static str) {
+    pub(crate) async fn run_sql(&self, statements: &'static str) {
         sqlx::raw_sql(statements).execute(&self.pool).await.unwrap();
     }
 
-    pub(crate) async fn times(&self, query: &'static str) -> Vec<Timestamp> {
+    pub(crate) async fn query_times(&self, query: &'static str) -> Vec<Timestamp> {
         let times: Vec<OffsetDateTime> = sqlx::query_scalar(query).fetch_all(&self.pool).await.unwrap();
         times.into_iter().map(Timestamp::from).collect()
     }
 
     /// Locks a table until the transaction is dropped.
-    pub(crate) async fn lock(&self, statement: &'static str) -> Transaction<'static, Postgres> {
+    pub(crate) async fn lock_table(&self, statement: &'static str) -> Transaction<'static, Postgres> {
         let mut transaction = self.pool.begin().await.unwrap();
         sqlx::query(statement).execute(&mut *transaction).await.unwrap();
         transaction
     }
 
-    pub(crate) async fn count(&self, query: &'static str) -> i64 {
+    pub(crate) async fn query_count(&self, query: &'static str) -> i64 {
         sqlx::query_scalar(query).fetch_one(&self.pool).await.unwrap()
     }
 
-    pub(crate) async fn rows(&self) -> i64 {
-        self.count("SELECT count(*) FROM picket.check_results").await
+    pub(crate) async fn count_rows(&self) -> i64 {
+        self.query_count("SELECT count(*) FROM picket.check_results").await
     }
 
     /// Waits until so many results are rows; the key lets none be two.
-    pub(crate) async fn until_rows(&self, rows: i64) {
-        eventually(LIMIT, "the rows", async || {
-            let found = self.rows().await;
+    pub(crate) async fn wait_rows(&self, rows: i64) {
+        eventually(TEST_TIMEOUT, "the rows", async || {
+            let found = self.count_rows().await;
             if found == rows { Ok(()) } else { Err(format!("{found} rows of {rows}")) }
         })
         .await;
     }
 
-    pub(crate) async fn until_rows_at_least(&self, rows: i64) {
-        eventually(LIMIT, "some rows", async || {
-            let found = self.rows().await;
+    pub(crate) async fn wait_rows_at_least(&self, rows: i64) {
+        eventually(TEST_TIMEOUT, "some rows", async || {
+            let found = self.count_rows().await;
             if found >= rows { Ok(()) } else { Err(format!("{found} rows of {rows}")) }
         })
         .await;
     }
 
     /// Waits until the stream's consumer has given out all, and all is acknowledged.
-    pub(crate) async fn until_acknowledged(&self) {
-        eventually(LIMIT, "all to be acknowledged", async || {
-            let (waiting, unacknowledged) = self.outstanding().await;
+    pub(crate) async fn wait_acknowledged(&self) {
+        eventually(TEST_TIMEOUT, "all to be acknowledged", async || {
+            let (waiting, unacknowledged) = self.outstanding_messages().await;
             if waiting + unacknowledged == 0 { Ok(()) } else { Err((waiting, unacknowledged)) }
         })
         .await;
     }
 
     /// How many results wait in the stream, and how many were taken and not acknowledged.
-    pub(crate) async fn outstanding(&self) -> (u64, u64) {
-        let consumer = self.jetstream.get_consumer_from_stream(subject::SINK, subject::RESULTS).await;
+    pub(crate) async fn outstanding_messages(&self) -> (u64, u64) {
+        let consumer =
+            self.jetstream.get_consumer_from_stream(subject::SINK_CONSUMER, subject::RESULTS_STREAM).await;
         let consumer: PullConsumer = consumer.unwrap();
         let info = consumer.get_info().await.unwrap();
         (info.num_pending, info.num_ack_pending as u64)
     }
 }
 
-impl Sink {
+impl TestSink {
     /// One number of its metrics; 0 where it has not counted yet.
-    pub(crate) fn metric(&self, name: &str) -> u64 {
+    pub(crate) fn metric_value(&self, name: &str) -> u64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.health.registry()).unwrap();
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -219,8 +223,8 @@ impl Sink {
         value.map_or(0, |value| value.trim_end_matches(".0").parse().unwrap())
     }
 
-    pub(crate) async fn until_ready(&self) {
-        eventually(LIMIT, "the sink to be ready", async || match self.health.missing() {
+    pub(crate) async fn wait_ready(&self) {
+        eventually(TEST_TIMEOUT, "the sink to be ready", async || match self.health.unready_checks() {
             missing if missing.is_empty() => Ok(()),
             missing => Err(missing),
         })
@@ -228,15 +232,16 @@ impl Sink {
     }
 
     /// Waits until this condition of readiness does not hold.
-    pub(crate) async fn until_missing(&self, condition: &str) {
-        eventually(LIMIT, condition, async || {
-            let missing = self.health.missing();
+    pub(crate) async fn wait_unready(&self, condition: &str) {
+        eventually(TEST_TIMEOUT, condition, async || {
+            let missing = self.health.unready_checks();
             if missing.iter().any(|(name, _)| *name == condition) { Ok(()) } else { Err(missing) }
         })
         .await;
     }
 }
 
-fn store(url: &str) -> Store {
-    Store::new(&DatabaseOptions { database_url: Some(url.to_owned()) }, "sink-test", CONNECTIONS).unwrap()
+fn open_store(url: &str) -> Store {
+    Store::new(&DatabaseOptions { database_url: Some(url.to_owned()) }, "sink-test", DATABASE_CONNECTIONS)
+        .unwrap()
 }

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
-use picket_proto::{CheckRequest, Invalid, IpVersion, SiteId, check::MAX_URL, pattern, site::SiteSpec};
+use picket_proto::{
+    CheckRequest, IpVersion, SiteId, ValidationError, check::MAX_URL_BYTES, pattern, site::SiteSpec,
+};
 use serde_json::Value;
 use sqlx::{Decode, FromRow, Postgres, Row as _, Type, postgres::PgRow};
 
@@ -10,39 +12,40 @@ use super::Site;
 use crate::{DbTimestamp, leases::to_shard};
 
 /// The longest texts that are read, in bytes. The database compares, so that a longer one is never sent.
-const TEXT_LIMITS: [(&str, usize); 8] = [
-    ("url", MAX_URL),
-    ("name", SiteSpec::MAX_NAME),
-    ("body", CheckRequest::MAX_BODY),
-    ("regex", pattern::MAX_LENGTH),
-    ("not_regex", pattern::MAX_LENGTH),
+const MAX_TEXT_BYTES: [(&str, usize); 8] = [
+    ("url", MAX_URL_BYTES),
+    ("name", SiteSpec::MAX_NAME_BYTES),
+    ("body", CheckRequest::MAX_BODY_BYTES),
+    ("regex", pattern::MAX_PATTERN_BYTES),
+    ("not_regex", pattern::MAX_PATTERN_BYTES),
     ("method", 64),
     ("status", 1_024),
     ("ip_version", 64),
 ];
 
 /// The largest lists and headers that are read, in bytes as the database stores them, which may be compressed.
-const STORED_LIMITS: [(&str, usize); 3] = [("headers", 32 << 10), ("regions", 32 << 10), ("tags", 16 << 10)];
+const MAX_STORED_BYTES: [(&str, usize); 3] =
+    [("headers", 32 << 10), ("regions", 32 << 10), ("tags", 16 << 10)];
 
 /// The longest text of headers that is read, in bytes: the longest that can be sent, all of which JSON may have to escape.
-const HEADERS_TEXT_LIMIT: usize = 128 << 10;
+const MAX_HEADERS_TEXT_BYTES: usize = 128 << 10;
 
 /// The columns from which a [`Site`] is decoded, for a statement that calls the table `site`.
-pub(crate) static COLUMNS: LazyLock<String> = LazyLock::new(|| {
+pub(crate) static SITE_COLUMNS: LazyLock<String> = LazyLock::new(|| {
     let mut columns = "site.id, site.shard, site.interval_seconds, site.timeout_ms, site.max_redirects, site.tls_verify, \
          site.enabled, site.quorum, site.failures_to_open, site.successes_to_close, site.created_at, site.updated_at, \
          left(site.problem, 2000) AS problem"
         .to_owned();
     let mut oversized = String::new();
     // The length of a text and the size of a value are known without reading either.
-    let texts = TEXT_LIMITS.map(|(name, limit)| (name, format!("octet_length(site.{name})"), limit));
-    let values = STORED_LIMITS.map(|(name, limit)| (name, format!("pg_column_size(site.{name})"), limit));
+    let texts = MAX_TEXT_BYTES.map(|(name, limit)| (name, format!("octet_length(site.{name})"), limit));
+    let values = MAX_STORED_BYTES.map(|(name, limit)| (name, format!("pg_column_size(site.{name})"), limit));
     for (name, size, limit) in texts.into_iter().chain(values) {
         let rest = if name == "url" { " ELSE left(site.url, 200)" } else { "" };
         let fits = match name {
             // What is small cannot be compressed much.
             "headers" => format!(
-                "({size} <= 1000 OR {size} <= {limit} AND octet_length(site.headers::text) <= {HEADERS_TEXT_LIMIT})"
+                "({size} <= 1000 OR {size} <= {limit} AND octet_length(site.headers::text) <= {MAX_HEADERS_TEXT_BYTES})"
             ),
             _ => format!("{size} <= {limit}"),
         };
@@ -57,7 +60,7 @@ impl FromRow<'_, PgRow> for Site {
         Ok(Self {
             id: SiteId(row.try_get("id")?),
             shard: to_shard(row.try_get("shard")?),
-            spec: spec(row),
+            spec: decode_spec(row),
             // In a database that is not UTF-8 a text may be none.
             url: row.try_get("url").unwrap_or_default(),
             problem: row.try_get("problem").unwrap_or_else(|_| Some("(cannot be read)".to_owned())),
@@ -67,18 +70,23 @@ impl FromRow<'_, PgRow> for Site {
     }
 }
 
-fn spec(row: &PgRow) -> Result<SiteSpec, Invalid> {
-    if let Some(oversized) = get::<Option<String>>(row, "oversized", "a text")? {
-        return Err(too_large(&oversized));
+fn decode_spec(row: &PgRow) -> Result<SiteSpec, ValidationError> {
+    if let Some(oversized) = decode_column::<Option<String>>(row, "oversized", "a text")? {
+        return Err(oversized_error(&oversized));
     }
-    let number = |name| get::<i32>(row, name, "a number").map(i64::from);
-    let text = |name| get::<String>(row, name, "a text");
-    let maybe = |name| get::<Option<String>>(row, name, "a text");
-    let list =
-        |name| get::<Vec<String>>(row, name, "a list of one dimension that is counted from 1, without NULL");
+    let number = |name| decode_column::<i32>(row, name, "a number").map(i64::from);
+    let text = |name| decode_column::<String>(row, name, "a text");
+    let maybe = |name| decode_column::<Option<String>>(row, name, "a text");
+    let list = |name| {
+        decode_column::<Vec<String>>(
+            row,
+            name,
+            "a list of one dimension that is counted from 1, without NULL",
+        )
+    };
     let check = CheckRequest {
         method: text("method")?,
-        headers: headers(row)?,
+        headers: decode_headers(row)?,
         body: maybe("body")?,
         timeout_ms: number("timeout_ms")?,
         status: text("status")?,
@@ -86,7 +94,7 @@ fn spec(row: &PgRow) -> Result<SiteSpec, Invalid> {
         not_regex: maybe("not_regex")?,
         max_redirects: number("max_redirects")?,
         ip_version: IpVersion::parse(&text("ip_version")?)?,
-        tls_verify: get(row, "tls_verify", "true or false")?,
+        tls_verify: decode_column(row, "tls_verify", "true or false")?,
         ..CheckRequest::new(text("url")?)
     };
     Ok(SiteSpec {
@@ -94,39 +102,39 @@ fn spec(row: &PgRow) -> Result<SiteSpec, Invalid> {
         name: maybe("name")?,
         interval_seconds: number("interval_seconds")?,
         regions: list("regions")?,
-        enabled: get(row, "enabled", "true or false")?,
-        quorum: get::<Option<i32>>(row, "quorum", "a number")?.map(i64::from),
+        enabled: decode_column(row, "enabled", "true or false")?,
+        quorum: decode_column::<Option<i32>>(row, "quorum", "a number")?.map(i64::from),
         failures_to_open: number("failures_to_open")?,
         successes_to_close: number("successes_to_close")?,
         tags: list("tags")?,
     })
 }
 
-fn get<'r, T: Decode<'r, Postgres> + Type<Postgres>>(
+fn decode_column<'r, T: Decode<'r, Postgres> + Type<Postgres>>(
     row: &'r PgRow,
     name: &str,
     allowed: &str,
-) -> Result<T, Invalid> {
-    row.try_get(name).map_err(|_| Invalid::new(name, "(cannot be read)", allowed))
+) -> Result<T, ValidationError> {
+    row.try_get(name).map_err(|_| ValidationError::new(name, "(cannot be read)", allowed))
 }
 
 /// `oversized` is the name of a column and the size of its value.
-fn too_large(oversized: &str) -> Invalid {
+fn oversized_error(oversized: &str) -> ValidationError {
     let (name, size) = oversized.split_once(' ').unwrap_or((oversized, "too many"));
-    let limit = TEXT_LIMITS.iter().find(|(limited, _)| *limited == name);
+    let limit = MAX_TEXT_BYTES.iter().find(|(limited, _)| *limited == name);
     let allowed = match (name, limit) {
         ("headers", _) => format!("at most {} bytes together", CheckRequest::MAX_HEADER_BYTES),
         (_, Some((_, limit))) => format!("at most {limit} bytes"),
         ("tags", None) => "at most 50 of at most 64 bytes each".to_owned(),
         (_, None) => "names of regions that 'picket region list' shows".to_owned(),
     };
-    Invalid::new(name, format_args!("{size} bytes"), allowed)
+    ValidationError::new(name, format_args!("{size} bytes"), allowed)
 }
 
-fn headers(row: &PgRow) -> Result<BTreeMap<String, String>, Invalid> {
+fn decode_headers(row: &PgRow) -> Result<BTreeMap<String, String>, ValidationError> {
     // Nesting and numbers that no reader holds fail here, and only here.
     let Value::Object(given) =
-        get(row, "headers", "an object of texts, such as {\"Accept\": \"text/html\"}")?
+        decode_column(row, "headers", "an object of texts, such as {\"Accept\": \"text/html\"}")?
     else {
         return Ok(BTreeMap::new());
     };
@@ -134,7 +142,7 @@ fn headers(row: &PgRow) -> Result<BTreeMap<String, String>, Invalid> {
         .into_iter()
         .map(|(name, value)| match value {
             Value::String(value) => Ok((name, value)),
-            other => Err(Invalid::new(format!("headers.{name}"), other, "a text")),
+            other => Err(ValidationError::new(format!("headers.{name}"), other, "a text")),
         })
         .collect()
 }

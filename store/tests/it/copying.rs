@@ -1,13 +1,13 @@
 //! Large batches of results, which are copied where all is new.
 
 use picket_proto::{Cause, CheckResult, Kind, Outcome, Timestamp, Timing};
-use picket_store::results::Content;
+use picket_store::results::ResultContent;
 
-use crate::results::{Database, database, entry, missed, now, up};
+use crate::results::{Database, database_with_regions, incoming_result, missed_result, now, up_result};
 
 /// The statements that insert checks are written down by a trigger.
-async fn watched() -> Database {
-    let database = database().await;
+async fn database_with_trigger() -> Database {
+    let database = database_with_regions().await;
     let trigger = "
         CREATE TABLE picket.statements (id bigint GENERATED ALWAYS AS IDENTITY, statement text);
         CREATE FUNCTION picket.note() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -19,14 +19,14 @@ async fn watched() -> Database {
 
 impl Database {
     /// Whether the statements that were kept were copies, in order.
-    async fn copied(&self) -> Vec<bool> {
+    async fn list_copied_flags(&self) -> Vec<bool> {
         let query = sqlx::query_scalar("SELECT statement LIKE 'COPY %' FROM picket.statements ORDER BY id");
         query.fetch_all(&self.pool).await.unwrap()
     }
 }
 
 /// Results of all kinds, of so many sites.
-fn of_all_kinds(sites: std::ops::Range<i64>, at: Timestamp) -> Vec<CheckResult> {
+fn results_of_all_kinds(sites: std::ops::Range<i64>, at: Timestamp) -> Vec<CheckResult> {
     let down = |site| CheckResult {
         outcome: Outcome::Down,
         cause: Some(Cause::BodyTooLarge),
@@ -37,74 +37,79 @@ fn of_all_kinds(sites: std::ops::Range<i64>, at: Timestamp) -> Vec<CheckResult> 
         regex_matched: Some(false),
         tls_expires_at: None,
         timing: Timing { dns_us: Some(u32::MAX), tls_us: Some(0), ..Timing::default() },
-        ..up(site, "us", at)
+        ..up_result(site, "us", at)
     };
     let confirm = |site| CheckResult {
         kind: Kind::Confirm,
-        started_at: Some(at.minus(std::time::Duration::from_secs(1))),
+        started_at: Some(at.saturating_sub(std::time::Duration::from_secs(1))),
         remote_addr: None,
         regex_matched: None,
-        ..up(site, "eu", at)
+        ..up_result(site, "eu", at)
     };
     sites
-        .flat_map(|site| [up(site, "eu", at), missed(site, "us", at), down(site + 1_000), confirm(site)])
+        .flat_map(|site| {
+            [up_result(site, "eu", at), missed_result(site, "us", at), down(site + 1_000), confirm(site)]
+        })
         .collect()
 }
 
 #[tokio::test]
 async fn many_new_rows_are_copied_and_are_the_same_rows() {
-    let database = watched().await;
+    let database = database_with_trigger().await;
     let at = now();
 
-    let few = database.insert(&of_all_kinds(0..25, at)).await;
+    let few = database.insert_results(&results_of_all_kinds(0..25, at)).await;
     let kept = "SELECT md5(string_agg(t::text, ' ' ORDER BY t::text)) FROM (
         SELECT * FROM picket.check_results) AS t";
     let inserted: String = sqlx::query_scalar(kept).fetch_one(&database.pool).await.unwrap();
     sqlx::query("TRUNCATE picket.check_results").execute(&database.pool).await.unwrap();
-    let copying = database.results.clone().copying_from(1);
-    let rows = of_all_kinds(0..25, at);
-    let entries: Vec<_> = rows.iter().map(|row| entry(Content::Check(row))).collect();
-    let many = copying.insert(&entries, now()).await.unwrap();
+    let copying = database.results.clone().with_copy_threshold(1);
+    let rows = results_of_all_kinds(0..25, at);
+    let entries: Vec<_> = rows.iter().map(|row| incoming_result(ResultContent::Check(row))).collect();
+    let many = copying.insert_batch(&entries, now()).await.unwrap();
     let copied: String = sqlx::query_scalar(kept).fetch_one(&database.pool).await.unwrap();
 
-    assert_eq!(database.copied().await, [false, true]);
+    assert_eq!(database.list_copied_flags().await, [false, true]);
     assert_eq!(inserted, copied);
-    assert_eq!((&few.new, many.duplicates), (&many.new, 0));
-    assert_eq!(many.inserted(), 100);
-    database.insert(&of_all_kinds(2_000..2_100, at)).await;
-    assert_eq!(database.copied().await, [false, true, true], "400 are enough");
+    assert_eq!((&few.new_rows, many.duplicates), (&many.new_rows, 0));
+    assert_eq!(many.count_inserted(), 100);
+    database.insert_results(&results_of_all_kinds(2_000..2_100, at)).await;
+    assert_eq!(database.list_copied_flags().await, [false, true, true], "400 are enough");
 }
 
 #[tokio::test]
 async fn many_rows_of_which_some_are_there_are_kept_all_the_same_and_each_once() {
-    let database = watched().await;
+    let database = database_with_trigger().await;
     let at = now();
-    database.insert(&[up(7, "eu", at), missed(8, "eu", at)]).await;
+    database.insert_results(&[up_result(7, "eu", at), missed_result(8, "eu", at)]).await;
 
-    let rows: Vec<_> = (0..300).map(|site| up(site, "eu", at)).collect();
-    let written = database.insert(&rows).await;
+    let rows: Vec<_> = (0..300).map(|site| up_result(site, "eu", at)).collect();
+    let written = database.insert_results(&rows).await;
 
-    assert_eq!((written.inserted(), written.duplicates), (299, 1));
-    assert_eq!(database.count("SELECT count(*) FROM picket.check_results WHERE outcome = 'up'").await, 300);
+    assert_eq!((written.count_inserted(), written.duplicates), (299, 1));
+    assert_eq!(
+        database.count_rows("SELECT count(*) FROM picket.check_results WHERE outcome = 'up'").await,
+        300
+    );
     // Where one was there, more may be: the next batches are not even tried.
     for batch in 1..=4 {
-        let rows: Vec<_> = (300 * batch..300 * (batch + 1)).map(|site| up(site, "eu", at)).collect();
-        assert_eq!(database.insert(&rows).await.inserted(), 300);
+        let rows: Vec<_> = (300 * batch..300 * (batch + 1)).map(|site| up_result(site, "eu", at)).collect();
+        assert_eq!(database.insert_results(&rows).await.count_inserted(), 300);
     }
-    let copied = database.copied().await;
+    let copied = database.list_copied_flags().await;
     assert_eq!(copied, [[false; 5].as_slice(), &[true]].concat());
-    assert_eq!(database.checks().await, 1_500);
+    assert_eq!(database.count_checks().await, 1_500);
 }
 
 #[tokio::test]
 async fn many_rows_of_which_one_is_refused_are_kept_but_for_that_one() {
-    let database = database().await;
+    let database = database_with_regions().await;
     let at = now();
-    let mut rows: Vec<_> = (0..300).map(|site| up(site, "eu", at)).collect();
-    rows[123].scheduled_at = at.minus(std::time::Duration::from_secs(20 * 86_400));
+    let mut rows: Vec<_> = (0..300).map(|site| up_result(site, "eu", at)).collect();
+    rows[123].scheduled_at = at.saturating_sub(std::time::Duration::from_secs(20 * 86_400));
 
-    let written = database.insert(&rows).await;
+    let written = database.insert_results(&rows).await;
 
-    assert_eq!((written.inserted(), written.refused), (299, 1));
-    assert_eq!(database.dead().await.len(), 1);
+    assert_eq!((written.count_inserted(), written.refused_by_database), (299, 1));
+    assert_eq!(database.list_dead_letters().await.len(), 1);
 }

@@ -13,51 +13,51 @@ async fn a_day_that_is_not_over_is_the_sum_of_its_full_hours_also_when_one_was_d
         WHERE hour >= picket.start_of(days_through) AND hour < picket.hour_of(rolled_through)
         GROUP BY 1, 2, 3) AS t";
     let world = World::new().await;
-    world.rows().await;
-    world.closed(1, 30).await;
+    world.insert_rows().await;
+    world.close_ledger_until(1, 30).await;
     world.roll_up().await;
-    assert_eq!(world.text(KEPT).await, world.text(SUMMED).await);
+    assert_eq!(world.query_text(KEPT).await, world.query_text(SUMMED).await);
 
     let late = "UPDATE picket.check_results SET outcome = 'up', cause = NULL, total_us = 5000 WHERE outcome = 'missed'";
-    assert!(world.run(late).await > 0);
-    world.mend().await;
-    assert_eq!(world.text(KEPT).await, world.text(SUMMED).await);
+    assert!(world.execute_sql(late).await > 0);
+    world.rebuild_dirty_hours().await;
+    assert_eq!(world.query_text(KEPT).await, world.query_text(SUMMED).await);
 
-    world.closed(0, 0).await;
+    world.close_ledger_until(0, 0).await;
     world.roll_up().await;
-    assert_eq!(world.text(KEPT).await, world.text(SUMMED).await);
+    assert_eq!(world.query_text(KEPT).await, world.query_text(SUMMED).await);
     let over = "SELECT count(*) FROM picket.rollups_today, picket.rollup_state WHERE day < days_through";
-    assert_eq!(world.text(over).await, "0");
+    assert_eq!(world.query_text(over).await, "0");
 }
 
 #[tokio::test]
 async fn a_day_is_summed_up_again_when_one_of_its_hours_was() {
     let world = World::new().await;
     world
-        .run(
+        .execute_sql(
             "UPDATE picket.schedules SET valid_from = picket.start_of(picket.day_of(now()) - 1);
              UPDATE picket.rollup_state SET rolled_through = picket.start_of(picket.day_of(now()) - 1),
                  days_through = picket.day_of(now()) - 1",
         )
         .await;
-    world.rows().await;
-    world.closed(0, 0).await;
+    world.insert_rows().await;
+    world.close_ledger_until(0, 0).await;
     world.roll_up().await;
     assert_eq!(
-        world.text("SELECT days_through = picket.day_of(now()) FROM picket.rollup_state").await,
+        world.query_text("SELECT days_through = picket.day_of(now()) FROM picket.rollup_state").await,
         "true"
     );
 
     world
-        .run(
+        .execute_sql(
             "UPDATE picket.check_results SET outcome = 'up', cause = NULL, total_us = 5000 WHERE outcome = 'missed'
              AND scheduled_at < picket.start_of(picket.day_of(now()))",
         )
         .await;
-    world.mend().await;
+    world.rebuild_dirty_hours().await;
 
     let missed = "SELECT sum(missed) FROM picket.rollups_daily WHERE day < picket.day_of(now())";
-    assert_eq!(world.text(missed).await, "0");
-    let (said, counted) = world.said_and_true().await;
+    assert_eq!(world.query_text(missed).await, "0");
+    let (said, counted) = world.rollups_and_recount().await;
     assert_eq!(said, counted);
 }

@@ -9,14 +9,14 @@ use std::time::Duration;
 use picket_proto::{Cause, CheckResult, Kind, Outcome, SiteId, Timestamp, site::SiteSpec};
 use picket_store::{
     Store,
-    maintenance::{self, Scope},
+    maintenance::{self, MaintenanceTarget},
     outbox, regions,
-    results::{Content, Entry, Results, Written},
+    results::{IncomingResult, InsertSummary, ResultContent, ResultStore},
     sites,
 };
 use sqlx::{AssertSqlSafe, PgPool, types::time::OffsetDateTime};
 
-use crate::results::{missed, now, up};
+use crate::results::{missed_result, now, up_result};
 
 const REGIONS: [&str; 3] = ["asia", "eu", "us"];
 const INTERVAL: i64 = 5_000;
@@ -24,25 +24,25 @@ const INTERVAL: i64 = 5_000;
 struct World {
     store: Store,
     pool: PgPool,
-    results: Results,
+    results: ResultStore,
     site: SiteId,
     /// A tick of each region: the first of this test.
     ticks: Vec<Timestamp>,
 }
 
 /// A site in three regions that has been watched for a while, and has just been up everywhere.
-async fn world() -> World {
-    let crate::Database { store, pool } = crate::database().await;
+async fn new_world() -> World {
+    let crate::Database { store, pool } = crate::new_database().await;
     for region in REGIONS {
-        regions::add(&store, &region.parse().unwrap()).await.unwrap();
+        regions::add_region(&store, &region.parse().unwrap()).await.unwrap();
     }
     let spec = SiteSpec { interval_seconds: INTERVAL / 1_000, ..SiteSpec::new("http://127.0.0.1:8000/") };
-    let site = sites::insert(&store, &spec).await.unwrap();
+    let site = sites::insert_site(&store, &spec).await.unwrap();
     sqlx::query("UPDATE picket.schedules SET valid_from = valid_from - interval '1 hour'")
         .execute(&pool)
         .await
         .unwrap();
-    let began = now().minus(Duration::from_secs(300)).millis();
+    let began = now().saturating_sub(Duration::from_secs(300)).as_millis();
     let phases: Vec<i32> = sqlx::query_scalar(
         "SELECT phase_ms FROM picket.schedules JOIN picket.regions ON region_id = id ORDER BY name",
     )
@@ -53,98 +53,106 @@ async fn world() -> World {
         .iter()
         .map(|phase| Timestamp::from_millis(began + (i64::from(*phase) - began).rem_euclid(INTERVAL)));
     // Each batch in which all is new goes the way that large ones go.
-    let results = Results::new(store.clone()).copying_from(1);
+    let results = ResultStore::new(store.clone()).with_copy_threshold(1);
     let world = World { results, site, ticks: ticks.collect(), store, pool };
-    let before: Vec<_> = (0..3).map(|region| world.up(region, -1)).collect();
-    world.insert(&before).await;
+    let before: Vec<_> = (0..3).map(|region| world.up_result(region, -1)).collect();
+    world.insert_results(&before).await;
     world
 }
 
 impl World {
-    fn at(&self, region: usize, tick: i64) -> Timestamp {
-        Timestamp::from_millis(self.ticks[region].millis() + tick * INTERVAL)
+    fn tick_time(&self, region: usize, tick: i64) -> Timestamp {
+        Timestamp::from_millis(self.ticks[region].as_millis() + tick * INTERVAL)
     }
 
-    fn up(&self, region: usize, tick: i64) -> CheckResult {
-        up(self.site.0, REGIONS[region], self.at(region, tick))
+    fn up_result(&self, region: usize, tick: i64) -> CheckResult {
+        up_result(self.site.0, REGIONS[region], self.tick_time(region, tick))
     }
 
-    fn down(&self, region: usize, tick: i64) -> CheckResult {
+    fn down_result(&self, region: usize, tick: i64) -> CheckResult {
         CheckResult {
             outcome: Outcome::Down,
             cause: Some(Cause::Connect),
             message: Some("refused".to_owned()),
-            ..self.up(region, tick)
+            ..self.up_result(region, tick)
         }
     }
 
-    async fn insert(&self, results: &[CheckResult]) -> Written {
-        insert(&self.results, results, now()).await
+    async fn insert_results(&self, results: &[CheckResult]) -> InsertSummary {
+        insert_into_store(&self.results, results, now()).await
     }
 
     /// As of a sink that knows that it is later than the database's clock says.
-    async fn insert_at(&self, now: Timestamp, results: &[CheckResult]) -> Written {
-        insert(&self.results, results, now).await
+    async fn insert_results_at(&self, now: Timestamp, results: &[CheckResult]) -> InsertSummary {
+        insert_into_store(&self.results, results, now).await
     }
 
-    async fn number(&self, sql: &str) -> i64 {
+    async fn query_number(&self, sql: &str) -> i64 {
         sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&self.pool).await.unwrap()
     }
 
-    async fn texts(&self, sql: &str) -> Vec<String> {
+    async fn query_texts(&self, sql: &str) -> Vec<String> {
         sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_all(&self.pool).await.unwrap()
     }
 
-    async fn execute(&self, sql: &str) {
+    async fn execute_sql(&self, sql: &str) {
         sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&self.pool).await.unwrap();
     }
 
-    async fn incidents(&self) -> (i64, i64) {
-        let open = self.number("SELECT count(*) FROM picket.incidents WHERE closed_at IS NULL").await;
-        (self.number("SELECT count(*) FROM picket.incidents").await, open)
+    async fn count_incidents(&self) -> (i64, i64) {
+        let open = self.query_number("SELECT count(*) FROM picket.incidents WHERE closed_at IS NULL").await;
+        (self.query_number("SELECT count(*) FROM picket.incidents").await, open)
     }
 
-    async fn events(&self) -> Vec<String> {
-        self.texts("SELECT subject || ' ' || regexp_replace(event_id, '\\d{13}', 'TIME') FROM picket.outbox ORDER BY id").await
+    async fn list_events(&self) -> Vec<String> {
+        self.query_texts("SELECT subject || ' ' || regexp_replace(event_id, '\\d{13}', 'TIME') FROM picket.outbox ORDER BY id").await
     }
 
-    async fn states(&self) -> i64 {
-        self.number("SELECT count(*) FROM picket.site_states").await
+    async fn count_site_states(&self) -> i64 {
+        self.query_number("SELECT count(*) FROM picket.site_states").await
     }
 }
 
-async fn insert(results: &Results, rows: &[CheckResult], now: Timestamp) -> Written {
+async fn insert_into_store(results: &ResultStore, rows: &[CheckResult], now: Timestamp) -> InsertSummary {
     let entries: Vec<_> = rows
         .iter()
-        .map(|row| Entry { subject: "picket.result.eu.7", payload: b"", content: Content::Check(row) })
+        .map(|row| IncomingResult {
+            subject: "picket.result.eu.7",
+            payload: b"",
+            content: ResultContent::Check(row),
+        })
         .collect();
-    results.insert(&entries, now).await.unwrap()
+    results.insert_batch(&entries, now).await.unwrap()
 }
 
 #[tokio::test]
 async fn an_outage_is_one_incident_with_its_two_events_and_leaves_nothing_behind() {
-    let world = world().await;
+    let world = new_world().await;
 
-    let first = world.insert(&[world.down(0, 0)]).await;
-    let second = world.insert(&[world.down(1, 0), world.up(2, 0)]).await;
-    assert_eq!((first.decided.suspects[0].rounds, second.decided.suspects[0].rounds), (2, 1));
-    world.insert(&[world.down(0, 1)]).await;
-    let opened = world.insert(&[world.down(1, 1)]).await;
-    assert_eq!((opened.decided.opened, world.incidents().await), (1, (1, 1)));
+    let first = world.insert_results(&[world.down_result(0, 0)]).await;
+    let second = world.insert_results(&[world.down_result(1, 0), world.up_result(2, 0)]).await;
+    assert_eq!((first.incidents.confirmations[0].rounds, second.incidents.confirmations[0].rounds), (2, 1));
+    world.insert_results(&[world.down_result(0, 1)]).await;
+    let opened = world.insert_results(&[world.down_result(1, 1)]).await;
+    assert_eq!((opened.incidents.opened, world.count_incidents().await), (1, (1, 1)));
     let status =
         "SELECT status || ' ' || (incident_id IS NOT NULL) || ' ' || regions_down FROM report.site_status";
-    let last = [world.down(0, 2), world.down(1, 2), missed(world.site.0, REGIONS[2], world.at(2, 1))];
-    world.insert(&last).await;
-    assert_eq!(world.texts(status).await, ["down true 0"], "its results are older than six ticks");
+    let last = [
+        world.down_result(0, 2),
+        world.down_result(1, 2),
+        missed_result(world.site.0, REGIONS[2], world.tick_time(2, 1)),
+    ];
+    world.insert_results(&last).await;
+    assert_eq!(world.query_texts(status).await, ["down true 0"], "its results are older than six ticks");
 
-    world.insert(&[world.up(0, 3), world.down(0, 4), world.up(0, 5)]).await;
-    world.insert(&[world.up(1, 3)]).await;
-    assert_eq!(world.incidents().await, (1, 1), "one success is not two");
-    let closed = world.insert(&[world.up(1, 4), world.up(2, 4)]).await;
+    world.insert_results(&[world.up_result(0, 3), world.down_result(0, 4), world.up_result(0, 5)]).await;
+    world.insert_results(&[world.up_result(1, 3)]).await;
+    assert_eq!(world.count_incidents().await, (1, 1), "one success is not two");
+    let closed = world.insert_results(&[world.up_result(1, 4), world.up_result(2, 4)]).await;
 
-    assert_eq!((closed.decided.closed, world.incidents().await), (1, (1, 0)));
+    assert_eq!((closed.incidents.closed, world.count_incidents().await), (1, (1, 0)));
     assert_eq!(
-        world.events().await,
+        world.list_events().await,
         [
             "picket.event.incident.opened incident.1.TIME.opened",
             "picket.event.incident.closed incident.1.TIME.closed"
@@ -152,75 +160,95 @@ async fn an_outage_is_one_incident_with_its_two_events_and_leaves_nothing_behind
     );
     let row = "SELECT (site_id, first_failure_at < opened_at, cause, message, regions, duration > '0')::text
                FROM report.incidents";
-    assert_eq!(world.texts(row).await, [format!("({},t,connect,refused,\"{{asia,eu}}\",t)", world.site)]);
-    assert_eq!(world.states().await, 1, "one region still fails");
-    world.insert(&[world.up(0, 6)]).await;
     assert_eq!(
-        world.states().await,
+        world.query_texts(row).await,
+        [format!("({},t,connect,refused,\"{{asia,eu}}\",t)", world.site)]
+    );
+    assert_eq!(world.count_site_states().await, 1, "one region still fails");
+    world.insert_results(&[world.up_result(0, 6)]).await;
+    assert_eq!(
+        world.count_site_states().await,
         0,
         "{:?}",
-        world.texts("SELECT regions::text FROM picket.site_states").await
+        world.query_texts("SELECT regions::text FROM picket.site_states").await
     );
 }
 
 #[tokio::test]
 async fn what_is_written_again_or_out_of_order_changes_nothing() {
-    let world = world().await;
-    let outage: Vec<_> = (0..4).flat_map(|tick| [world.down(0, tick), world.down(1, tick)]).collect();
-    world.insert(&outage).await;
-    world.insert(&[world.up(0, 6), world.up(0, 7), world.up(1, 6), world.up(1, 7)]).await;
-    assert_eq!(world.incidents().await, (1, 0));
+    let world = new_world().await;
+    let outage: Vec<_> =
+        (0..4).flat_map(|tick| [world.down_result(0, tick), world.down_result(1, tick)]).collect();
+    world.insert_results(&outage).await;
+    world
+        .insert_results(&[
+            world.up_result(0, 6),
+            world.up_result(0, 7),
+            world.up_result(1, 6),
+            world.up_result(1, 7),
+        ])
+        .await;
+    assert_eq!(world.count_incidents().await, (1, 0));
 
-    let again = world.insert(&outage).await;
-    let late = world.insert(&[world.down(0, 4), world.down(1, 4), world.down(0, 5), world.down(1, 5)]).await;
-    let long_before = world.insert(&[world.down(2, -3), world.down(0, -3), world.down(0, -2)]).await;
+    let again = world.insert_results(&outage).await;
+    let late = world
+        .insert_results(&[
+            world.down_result(0, 4),
+            world.down_result(1, 4),
+            world.down_result(0, 5),
+            world.down_result(1, 5),
+        ])
+        .await;
+    let long_before = world
+        .insert_results(&[world.down_result(2, -3), world.down_result(0, -3), world.down_result(0, -2)])
+        .await;
 
-    assert_eq!(again.inserted(), 0);
-    assert_eq!((late.inserted(), long_before.inserted()), (4, 3));
+    assert_eq!(again.count_inserted(), 0);
+    assert_eq!((late.count_inserted(), long_before.count_inserted()), (4, 3));
     for written in [again, late, long_before] {
-        assert_eq!((written.decided.opened, written.decided.closed), (0, 0));
-        assert!(written.decided.suspects.iter().all(|suspect| suspect.rounds == 0), "{written:?}");
+        assert_eq!((written.incidents.opened, written.incidents.closed), (0, 0));
+        assert!(written.incidents.confirmations.iter().all(|suspect| suspect.rounds == 0), "{written:?}");
     }
-    assert_eq!((world.incidents().await, world.events().await.len()), ((1, 0), 2));
+    assert_eq!((world.count_incidents().await, world.list_events().await.len()), ((1, 0), 2));
 }
 
 #[tokio::test]
 async fn a_real_result_that_takes_the_place_of_a_missed_one_counts_if_it_is_the_newest() {
-    let world = world().await;
-    world.insert(&[world.down(0, 0), world.down(1, 0)]).await;
-    let away = |region: usize| missed(world.site.0, REGIONS[region], world.at(region, 1));
-    world.insert(&[away(0), away(1)]).await;
-    assert_eq!(world.incidents().await, (0, 0));
+    let world = new_world().await;
+    world.insert_results(&[world.down_result(0, 0), world.down_result(1, 0)]).await;
+    let away = |region: usize| missed_result(world.site.0, REGIONS[region], world.tick_time(region, 1));
+    world.insert_results(&[away(0), away(1)]).await;
+    assert_eq!(world.count_incidents().await, (0, 0));
 
-    world.insert(&[world.down(0, 1), world.down(1, 1)]).await;
+    world.insert_results(&[world.down_result(0, 1), world.down_result(1, 1)]).await;
 
-    assert_eq!(world.incidents().await, (1, 1));
+    assert_eq!(world.count_incidents().await, (1, 1));
 }
 
 #[tokio::test]
 async fn confirming_checks_count_beside_ticks() {
-    let world = world().await;
+    let world = new_world().await;
     let confirm = |region: usize, millis: u64| CheckResult {
         kind: Kind::Confirm,
-        scheduled_at: world.at(0, 0).plus(Duration::from_millis(millis)),
-        ..world.down(region, 0)
+        scheduled_at: world.tick_time(0, 0).saturating_add(Duration::from_millis(millis)),
+        ..world.down_result(region, 0)
     };
 
-    world.insert(&[world.down(0, 0)]).await;
-    world.insert(&[confirm(0, 300), confirm(1, 300), confirm(2, 300)]).await;
-    assert_eq!(world.incidents().await, (0, 0));
-    let opened = world.insert(&[confirm(1, 1_000)]).await;
+    world.insert_results(&[world.down_result(0, 0)]).await;
+    world.insert_results(&[confirm(0, 300), confirm(1, 300), confirm(2, 300)]).await;
+    assert_eq!(world.count_incidents().await, (0, 0));
+    let opened = world.insert_results(&[confirm(1, 1_000)]).await;
 
-    assert_eq!((opened.decided.opened, opened.decided.suspects[0].rounds), (1, 0));
+    assert_eq!((opened.incidents.opened, opened.incidents.confirmations[0].rounds), (1, 0));
 }
 
 #[tokio::test]
 async fn many_writers_at_once_open_one_incident_for_each_outage() {
     const WRITERS: usize = 6;
     const SITES: usize = 40;
-    let world = world().await;
+    let world = new_world().await;
     world
-        .execute(&format!(
+        .execute_sql(&format!(
             "INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://127.0.0.1/' || n, 5 FROM generate_series(1, {SITES}) AS n;
              UPDATE picket.schedules SET valid_from = valid_from - interval '1 hour';"
         ))
@@ -240,7 +268,7 @@ async fn many_writers_at_once_open_one_incident_for_each_outage() {
         let mut rows = Vec::new();
         for round in 0..8 {
             for (site, region, ticks) in &ticks {
-                let result = up(*site, region, ticks[from + round].into());
+                let result = up_result(*site, region, ticks[from + round].into());
                 let down =
                     || CheckResult { outcome: Outcome::Down, cause: Some(Cause::Tls), ..result.clone() };
                 rows.push(if failing { down() } else { result.clone() });
@@ -255,7 +283,7 @@ async fn many_writers_at_once_open_one_incident_for_each_outage() {
         for writer in 0..WRITERS {
             // Half of them in the way in which large batches go.
             let copying_from = 1 + (writer % 2) * 1_000;
-            let results = Results::new(world.store.clone()).copying_from(copying_from);
+            let results = ResultStore::new(world.store.clone()).with_copy_threshold(copying_from);
             let all = all.clone();
             writers.spawn(async move {
                 // Each writes all of it, in batches of another size.
@@ -264,14 +292,18 @@ async fn many_writers_at_once_open_one_incident_for_each_outage() {
                     let written = loop {
                         let entries: Vec<_> = batch
                             .iter()
-                            .map(|row| Entry { subject: "s", payload: b"", content: Content::Check(row) })
+                            .map(|row| IncomingResult {
+                                subject: "s",
+                                payload: b"",
+                                content: ResultContent::Check(row),
+                            })
                             .collect();
-                        match results.insert(&entries, now()).await {
+                        match results.insert_batch(&entries, now()).await {
                             Ok(written) => break written,
                             Err(error) => assert!(error.is_transient(), "{error:?}"),
                         }
                     };
-                    decided = (decided.0 + written.decided.opened, decided.1 + written.decided.closed);
+                    decided = (decided.0 + written.incidents.opened, decided.1 + written.incidents.closed);
                 }
                 decided
             });
@@ -282,85 +314,91 @@ async fn many_writers_at_once_open_one_incident_for_each_outage() {
             "SELECT max(count) FROM (SELECT count(*) FROM picket.incidents GROUP BY site_id) AS count";
         if failing {
             assert_eq!(opened as usize, sites.len());
-            assert_eq!(world.incidents().await, (sites.len() as i64, sites.len() as i64));
+            assert_eq!(world.count_incidents().await, (sites.len() as i64, sites.len() as i64));
         } else {
-            assert_eq!(world.incidents().await, (sites.len() as i64, 0));
+            assert_eq!(world.count_incidents().await, (sites.len() as i64, 0));
         }
-        assert_eq!(world.number(per_site).await, 1);
+        assert_eq!(world.query_number(per_site).await, 1);
     }
-    assert_eq!(world.number("SELECT count(*) FROM picket.outbox").await, 2 * sites.len() as i64);
+    assert_eq!(world.query_number("SELECT count(*) FROM picket.outbox").await, 2 * sites.len() as i64);
 }
 
 #[tokio::test]
 async fn nothing_opens_in_maintenance_and_what_is_still_down_at_its_end_opens_then() {
-    let world = world().await;
+    let world = new_world().await;
     let tag = format!("UPDATE picket.sites SET tags = '{{shop}}' WHERE id = {}", world.site);
-    world.execute(&tag).await;
-    let (from, to) = (world.at(0, 0).minus(Duration::from_secs(60)), world.at(0, 4));
-    let scope = Scope::Tag("shop".to_owned());
-    let id = maintenance::add(&world.store, &scope, from, Some(to)).await.unwrap();
+    world.execute_sql(&tag).await;
+    let (from, to) = (world.tick_time(0, 0).saturating_sub(Duration::from_secs(60)), world.tick_time(0, 4));
+    let scope = MaintenanceTarget::Tag("shop".to_owned());
+    let id = maintenance::add_window(&world.store, &scope, from, Some(to)).await.unwrap();
 
     for tick in 0..3 {
-        let written = world.insert(&[world.down(0, tick), world.down(1, tick)]).await;
-        assert_eq!((written.inserted(), written.decided.suspects.len()), (2, 0));
+        let written = world.insert_results(&[world.down_result(0, tick), world.down_result(1, tick)]).await;
+        assert_eq!((written.count_inserted(), written.incidents.confirmations.len()), (2, 0));
     }
-    assert_eq!(world.incidents().await, (0, 0));
+    assert_eq!(world.count_incidents().await, (0, 0));
     let inside = format!("SELECT picket.in_maintenance({}, '{from}')::int::bigint", world.site);
-    assert_eq!(world.number(&inside).await, 1);
+    assert_eq!(world.query_number(&inside).await, 1);
     let windows = "SELECT count(*) FROM picket.maintenance_windows";
-    assert_eq!(world.number(windows).await, 1);
-    world.insert(&[world.down(0, 4), world.down(1, 5)]).await;
+    assert_eq!(world.query_number(windows).await, 1);
+    world.insert_results(&[world.down_result(0, 4), world.down_result(1, 5)]).await;
 
-    assert_eq!(world.incidents().await, (1, 1));
-    let listed = maintenance::list(&world.store, true).await.unwrap();
+    assert_eq!(world.count_incidents().await, (1, 1));
+    let listed = maintenance::list_windows(&world.store, true).await.unwrap();
     assert_eq!(
         (listed[0].id, listed[0].tag.as_deref(), listed[0].from, listed[0].to),
         (id, Some("shop"), from, Some(to))
     );
-    assert!(maintenance::remove(&world.store, id).await.unwrap());
-    assert!(!maintenance::remove(&world.store, id).await.unwrap());
-    let refused = maintenance::add(&world.store, &Scope::Site(SiteId(-1)), from, Some(to)).await.unwrap_err();
+    assert!(maintenance::remove_window(&world.store, id).await.unwrap());
+    assert!(!maintenance::remove_window(&world.store, id).await.unwrap());
+    let refused = maintenance::add_window(&world.store, &MaintenanceTarget::Site(SiteId(-1)), from, Some(to))
+        .await
+        .unwrap_err();
     assert!(refused.to_string().contains("no site"), "{refused}");
 }
 
 #[tokio::test]
 async fn a_site_that_is_paused_or_removed_while_it_is_down_has_no_incident_any_more() {
     for change in ["UPDATE picket.sites SET enabled = false", "DELETE FROM picket.sites"] {
-        let world = world().await;
+        let world = new_world().await;
         world
-            .insert(&(0..2).flat_map(|tick| [world.down(0, tick), world.down(1, tick)]).collect::<Vec<_>>())
+            .insert_results(
+                &(0..2)
+                    .flat_map(|tick| [world.down_result(0, tick), world.down_result(1, tick)])
+                    .collect::<Vec<_>>(),
+            )
             .await;
-        assert_eq!(world.incidents().await, (1, 1));
+        assert_eq!(world.count_incidents().await, (1, 1));
 
-        world.execute("UPDATE picket.sites SET name = 'shop'").await;
-        assert_eq!(world.incidents().await, (1, 1), "it is watched as before");
-        world.execute(change).await;
+        world.execute_sql("UPDATE picket.sites SET name = 'shop'").await;
+        assert_eq!(world.count_incidents().await, (1, 1), "it is watched as before");
+        world.execute_sql(change).await;
 
-        assert_eq!((world.incidents().await, world.states().await), ((1, 0), 0), "{change}");
-        assert_eq!(world.events().await.len(), 2);
+        assert_eq!((world.count_incidents().await, world.count_site_states().await), ((1, 0), 0), "{change}");
+        assert_eq!(world.list_events().await.len(), 2);
         // What was under way makes no new one.
-        world.insert(&[world.down(0, 3), world.down(1, 3)]).await;
-        assert_eq!((world.incidents().await, world.states().await), ((1, 0), 0), "{change}");
+        world.insert_results(&[world.down_result(0, 3), world.down_result(1, 3)]).await;
+        assert_eq!((world.count_incidents().await, world.count_site_states().await), ((1, 0), 0), "{change}");
     }
 }
 
 #[tokio::test]
 async fn events_are_taken_in_order_by_one_at_a_time_and_let_go_of_when_they_are_published() {
-    let world = world().await;
+    let world = new_world().await;
     for region in REGIONS {
         let silent = [(region.parse().unwrap(), Duration::from_secs(20))];
-        assert_eq!(regions::note_silence(&world.store, &silent, &[]).await.unwrap(), (1, 0));
+        assert_eq!(regions::record_silence(&world.store, &silent, &[]).await.unwrap(), (1, 0));
         assert_eq!(
-            regions::note_silence(&world.store, &silent, &[]).await.unwrap(),
+            regions::record_silence(&world.store, &silent, &[]).await.unwrap(),
             (0, 0),
             "it is told once"
         );
     }
     let back = [REGIONS[0].parse().unwrap()];
-    assert_eq!(regions::note_silence(&world.store, &[], &back).await.unwrap(), (0, 1));
+    assert_eq!(regions::record_silence(&world.store, &[], &back).await.unwrap(), (0, 1));
 
-    let taken = outbox::take(&world.store).await.unwrap().unwrap();
-    assert!(outbox::take(&world.store).await.unwrap().is_none(), "another has them");
+    let taken = outbox::lock_next_events(&world.store).await.unwrap().unwrap();
+    assert!(outbox::lock_next_events(&world.store).await.unwrap().is_none(), "another has them");
     let subjects: Vec<_> = taken.events.iter().map(|event| event.subject.as_str()).collect();
     assert_eq!(
         subjects,
@@ -370,13 +408,13 @@ async fn events_are_taken_in_order_by_one_at_a_time_and_let_go_of_when_they_are_
     assert!(id.starts_with("region.asia.") && id.ends_with(".silent"), "{id}");
     let payload = taken.events[0].payload.clone().unwrap();
     assert!(payload.contains(&format!(r#""id": "{id}""#)), "{payload}");
-    let done = outbox::Done { published: vec![0, 1, 2], ..outbox::Done::default() };
-    taken.settle(&world.store, &done).await.unwrap();
+    let done = outbox::SettledEvents { published: vec![0, 1, 2], ..outbox::SettledEvents::default() };
+    taken.settle_events(&world.store, &done).await.unwrap();
 
-    assert_eq!(outbox::waiting(&world.store).await.unwrap().0, 1);
-    drop(outbox::take(&world.store).await.unwrap());
+    assert_eq!(outbox::measure_depth(&world.store).await.unwrap().0, 1);
+    drop(outbox::lock_next_events(&world.store).await.unwrap());
     let left = picket_testkit::eventually(Duration::from_secs(10), "what was dropped is free", async || {
-        outbox::take(&world.store).await.unwrap()
+        outbox::lock_next_events(&world.store).await.unwrap()
     })
     .await;
     assert_eq!(left.events[0].event_id, id.replace("silent", "back"));

@@ -3,24 +3,26 @@
 use std::time::Duration;
 
 use picket_proto::{Epoch, Shard, Timestamp};
-use picket_store::leases::{self, Free, Progress};
+use picket_store::leases::{self, AcquireCriteria, ShardProgress};
 
-use crate::{Database, database};
+use crate::{Database, new_database};
 
 const LONG: Duration = Duration::from_secs(60);
 
-fn progress(lease: &leases::Lease, through: Timestamp) -> Progress {
-    Progress { shard: lease.shard, epoch: lease.epoch, scheduled_through: through }
+fn shard_progress(lease: &leases::Lease, through: Timestamp) -> ShardProgress {
+    ShardProgress { shard: lease.shard, epoch: lease.epoch, scheduled_through: through }
 }
 
 #[tokio::test]
 async fn many_takers_at_once_get_each_shard_exactly_once() {
-    let database = database().await;
+    let database = new_database().await;
 
     let takers = (0..8).map(|n| {
         let store = database.store.clone();
         tokio::spawn(async move {
-            leases::acquire(&store, &format!("c{n}"), &Free::expired(64), LONG).await.unwrap()
+            leases::acquire_leases(&store, &format!("c{n}"), &AcquireCriteria::expired_only(64), LONG)
+                .await
+                .unwrap()
         })
     });
     let mut taken: Vec<u16> = Vec::new();
@@ -29,7 +31,7 @@ async fn many_takers_at_once_get_each_shard_exactly_once() {
     }
     // Those that were locked by another for a moment are free for the next round of anybody.
     taken.extend(
-        leases::acquire(&database.store, "c9", &Free::expired(64), LONG)
+        leases::acquire_leases(&database.store, "c9", &AcquireCriteria::expired_only(64), LONG)
             .await
             .unwrap()
             .iter()
@@ -42,32 +44,54 @@ async fn many_takers_at_once_get_each_shard_exactly_once() {
 
 #[tokio::test]
 async fn a_holder_that_wakes_after_its_lease_was_taken_renews_nothing_and_writes_nothing() {
-    let database = database().await;
+    let database = new_database().await;
     let old =
-        leases::acquire(&database.store, "old", &Free::expired(1), Duration::ZERO).await.unwrap().remove(0);
-    let new = leases::acquire(&database.store, "new", &Free::expired(64), LONG).await.unwrap();
+        leases::acquire_leases(&database.store, "old", &AcquireCriteria::expired_only(1), Duration::ZERO)
+            .await
+            .unwrap()
+            .remove(0);
+    let new = leases::acquire_leases(&database.store, "new", &AcquireCriteria::expired_only(64), LONG)
+        .await
+        .unwrap();
     let new = new.into_iter().find(|lease| lease.shard == old.shard).unwrap();
 
     let kept =
-        leases::renew(&database.store, "old", &[progress(&old, Timestamp::MAX)], None, LONG).await.unwrap();
-    leases::release(&database.store, "old", &[progress(&old, Timestamp::MAX)]).await.unwrap();
+        leases::renew_leases(&database.store, "old", &[shard_progress(&old, Timestamp::MAX)], None, LONG)
+            .await
+            .unwrap();
+    leases::release_leases(&database.store, "old", &[shard_progress(&old, Timestamp::MAX)]).await.unwrap();
 
     assert_eq!((kept, new.epoch), (vec![], Epoch(old.epoch.0 + 1)));
-    let kept = leases::renew(&database.store, "new", &[progress(&new, new.scheduled_through)], None, LONG)
-        .await
-        .unwrap();
+    let kept = leases::renew_leases(
+        &database.store,
+        "new",
+        &[shard_progress(&new, new.scheduled_through)],
+        None,
+        LONG,
+    )
+    .await
+    .unwrap();
     assert_eq!(kept, [old.shard]);
 }
 
 #[tokio::test]
 async fn a_lease_that_has_expired_is_not_renewed_even_if_nobody_took_it() {
-    let database = database().await;
+    let database = new_database().await;
     let lease =
-        leases::acquire(&database.store, "c", &Free::expired(1), Duration::ZERO).await.unwrap().remove(0);
+        leases::acquire_leases(&database.store, "c", &AcquireCriteria::expired_only(1), Duration::ZERO)
+            .await
+            .unwrap()
+            .remove(0);
 
-    let kept = leases::renew(&database.store, "c", &[progress(&lease, lease.scheduled_through)], None, LONG)
-        .await
-        .unwrap();
+    let kept = leases::renew_leases(
+        &database.store,
+        "c",
+        &[shard_progress(&lease, lease.scheduled_through)],
+        None,
+        LONG,
+    )
+    .await
+    .unwrap();
 
     assert_eq!(kept, []);
 }
@@ -76,17 +100,18 @@ async fn a_lease_that_has_expired_is_not_renewed_even_if_nobody_took_it() {
 /// behind a lock took seconds from its holder that a later renewal had given.
 #[tokio::test]
 async fn a_renewal_that_waited_for_a_lock_does_not_shorten_what_a_later_one_gave() {
-    let Database { store, pool } = database().await;
-    let mut held = leases::acquire(&store, "c", &Free::expired(64), LONG).await.unwrap();
+    let Database { store, pool } = new_database().await;
+    let mut held =
+        leases::acquire_leases(&store, "c", &AcquireCriteria::expired_only(64), LONG).await.unwrap();
     held.sort_by_key(|lease| lease.shard);
-    let both: Vec<Progress> =
-        held[..2].iter().map(|lease| progress(lease, lease.scheduled_through)).collect();
+    let both: Vec<ShardProgress> =
+        held[..2].iter().map(|lease| shard_progress(lease, lease.scheduled_through)).collect();
     let expires = "SELECT extract(epoch FROM expires_at)::float8 FROM picket.leases WHERE shard = 1";
     let mut other = pool.begin().await.unwrap();
     sqlx::query("SELECT FROM picket.leases WHERE shard = 0 FOR UPDATE").execute(&mut *other).await.unwrap();
     let early = tokio::spawn({
         let (store, both) = (store.clone(), both.clone());
-        async move { leases::renew(&store, "c", &both, None, LONG).await }
+        async move { leases::renew_leases(&store, "c", &both, None, LONG).await }
     });
     let waiting = async |count: i64| {
         picket_testkit::eventually(Duration::from_secs(20), "renewals that wait", async || {
@@ -100,7 +125,7 @@ async fn a_renewal_that_waited_for_a_lock_does_not_shorten_what_a_later_one_gave
     };
     waiting(1).await;
 
-    assert_eq!(leases::renew(&store, "c", &both[1..], None, LONG).await.unwrap(), [Shard(1)]);
+    assert_eq!(leases::renew_leases(&store, "c", &both[1..], None, LONG).await.unwrap(), [Shard(1)]);
     let given: f64 = sqlx::query_scalar(expires).fetch_one(&pool).await.unwrap();
     other.commit().await.unwrap();
     // Its client may have given up; the statement goes on.
@@ -113,13 +138,22 @@ async fn a_renewal_that_waited_for_a_lock_does_not_shorten_what_a_later_one_gave
 
 #[tokio::test]
 async fn a_successor_begins_where_the_predecessor_was_and_never_further_back() {
-    let database = database().await;
-    let first = leases::acquire(&database.store, "first", &Free::expired(1), LONG).await.unwrap().remove(0);
-    let there = first.scheduled_through.plus(Duration::from_secs(9));
-    leases::renew(&database.store, "first", &[progress(&first, there)], None, LONG).await.unwrap();
-    leases::release(&database.store, "first", &[progress(&first, Timestamp::default())]).await.unwrap();
+    let database = new_database().await;
+    let first = leases::acquire_leases(&database.store, "first", &AcquireCriteria::expired_only(1), LONG)
+        .await
+        .unwrap()
+        .remove(0);
+    let there = first.scheduled_through.saturating_add(Duration::from_secs(9));
+    leases::renew_leases(&database.store, "first", &[shard_progress(&first, there)], None, LONG)
+        .await
+        .unwrap();
+    leases::release_leases(&database.store, "first", &[shard_progress(&first, Timestamp::default())])
+        .await
+        .unwrap();
 
-    let second = leases::acquire(&database.store, "second", &Free::expired(64), LONG).await.unwrap();
+    let second = leases::acquire_leases(&database.store, "second", &AcquireCriteria::expired_only(64), LONG)
+        .await
+        .unwrap();
 
     let second = second.iter().find(|lease| lease.shard == first.shard).unwrap();
     assert_eq!(second.scheduled_through, there);
@@ -127,23 +161,32 @@ async fn a_successor_begins_where_the_predecessor_was_and_never_further_back() {
 
 #[tokio::test]
 async fn coordinators_that_are_silent_or_leaving_are_not_counted() {
-    let database = database().await;
+    let database = new_database().await;
 
-    assert_eq!(leases::announce(&database.store, "a", false, LONG).await.unwrap().live, 1);
-    assert_eq!(leases::announce(&database.store, "b", false, LONG).await.unwrap().live, 2);
-    assert_eq!(leases::announce(&database.store, "b", true, LONG).await.unwrap().live, 1);
-    let roll = leases::announce(&database.store, "c", false, Duration::ZERO).await.unwrap();
-    assert_eq!((roll.live, roll.shards), (1, 64));
+    assert_eq!(
+        leases::record_heartbeat(&database.store, "a", false, LONG).await.unwrap().live_coordinators,
+        1
+    );
+    assert_eq!(
+        leases::record_heartbeat(&database.store, "b", false, LONG).await.unwrap().live_coordinators,
+        2
+    );
+    assert_eq!(
+        leases::record_heartbeat(&database.store, "b", true, LONG).await.unwrap().live_coordinators,
+        1
+    );
+    let roll = leases::record_heartbeat(&database.store, "c", false, Duration::ZERO).await.unwrap();
+    assert_eq!((roll.live_coordinators, roll.shard_count), (1, 64));
 }
 
 #[tokio::test]
 async fn the_number_of_shards_is_set_when_the_database_is_made() {
-    let url = picket_testkit::servers::postgres().await.database().await;
-    let store = crate::store(&url);
+    let url = picket_testkit::servers::shared_postgres().await.create_database().await;
+    let store = crate::open_store(&url);
     store.migrate(16).await.unwrap();
     store.migrate(32).await.unwrap();
 
-    let taken = leases::acquire(&store, "c", &Free::expired(64), LONG).await.unwrap();
+    let taken = leases::acquire_leases(&store, "c", &AcquireCriteria::expired_only(64), LONG).await.unwrap();
 
     assert_eq!(taken.len(), 16);
     assert!(taken.iter().all(|lease| lease.shard < Shard(16)));

@@ -9,8 +9,8 @@ use std::time::Duration;
 use picket_proto::{Epoch, Shard, Timestamp};
 use picket_store::{
     Store,
-    leases::{self, Free, Progress},
-    ledger::{self, Closed, Gap},
+    leases::{self, AcquireCriteria, ShardProgress},
+    ledger::{self, CloseSummary, Gap},
 };
 use sqlx::{AssertSqlSafe, PgPool};
 
@@ -26,31 +26,32 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let crate::Database { store, pool } = crate::database().await;
+        let crate::Database { store, pool } = crate::new_database().await;
         let mut world = Self { store, pool, held: vec![] };
-        world.run("INSERT INTO picket.regions (name) VALUES ('eu'), ('us')").await;
-        world.take("me").await;
+        world.execute_sql("INSERT INTO picket.regions (name) VALUES ('eu'), ('us')").await;
+        world.acquire_shards("me").await;
         world
     }
 
-    async fn take(&mut self, who: &str) {
-        let taken = leases::acquire(&self.store, who, &Free::expired(64), LONG).await.unwrap();
+    async fn acquire_shards(&mut self, who: &str) {
+        let taken =
+            leases::acquire_leases(&self.store, who, &AcquireCriteria::expired_only(64), LONG).await.unwrap();
         self.held = taken.iter().map(|lease| (lease.shard, lease.epoch)).collect();
     }
 
-    async fn run(&self, sql: &str) -> u64 {
+    async fn execute_sql(&self, sql: &str) -> u64 {
         let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&self.pool).await;
         done.unwrap_or_else(|error| panic!("{sql}: {error}")).rows_affected()
     }
 
-    async fn number(&self, sql: &str) -> i64 {
+    async fn query_number(&self, sql: &str) -> i64 {
         let found = sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&self.pool).await;
         found.unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
     /// Sites, watched each 5 s since 20 minutes ago, of which all was published and nothing is accounted for.
-    async fn watched(&self, sites: u32, regions: &str) {
-        self.run(&format!(
+    async fn insert_watched_sites(&self, sites: u32, regions: &str) {
+        self.execute_sql(&format!(
             "INSERT INTO picket.sites (url, interval_seconds, regions)
              SELECT 'http://{regions}.example/' || n, 5, '{{{regions}}}' FROM generate_series(1, {sites}) AS n;
              UPDATE picket.schedules SET valid_from = now() - interval '20 minutes';
@@ -60,8 +61,8 @@ impl World {
     }
 
     /// Rows for those ticks of the last 20 minutes for which `condition` holds.
-    async fn rows(&self, condition: &str) -> u64 {
-        self.run(&format!(
+    async fn insert_rows_where(&self, condition: &str) -> u64 {
+        self.execute_sql(&format!(
             "INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome, prober)
              SELECT tick, site_id, region_id, 'scheduled', 'up', 'p'
              FROM picket.schedules AS schedule
@@ -72,16 +73,16 @@ impl World {
         .await
     }
 
-    async fn close(&self) -> Option<Closed> {
-        ledger::close(&self.store, "me", &self.held, Duration::ZERO, HOUR, None).await.unwrap()
+    async fn close_ledger(&self) -> Option<CloseSummary> {
+        ledger::close_interval(&self.store, "me", &self.held, Duration::ZERO, HOUR, None).await.unwrap()
     }
 
     /// The sums of the last hour's ledger up to where it is closed.
-    async fn totals(&self) -> ledger::Row {
-        let (now, through) = ledger::accounted_through(&self.store).await.unwrap();
-        let from = Timestamp::from_micros(now.micros() - 3_600_000_000);
-        let rows = ledger::by_region(&self.store, from, through.unwrap()).await.unwrap();
-        rows.into_iter().fold(ledger::Row::default(), |sum, row| ledger::Row {
+    async fn sum_last_hour(&self) -> ledger::LedgerRow {
+        let (now, through) = ledger::read_accounted_through(&self.store).await.unwrap();
+        let from = Timestamp::from_micros(now.as_micros() - 3_600_000_000);
+        let rows = ledger::list_by_region(&self.store, from, through.unwrap()).await.unwrap();
+        rows.into_iter().fold(ledger::LedgerRow::default(), |sum, row| ledger::LedgerRow {
             site_id: None,
             region: sum.region + &row.region,
             expected: sum.expected + row.expected,
@@ -93,8 +94,8 @@ impl World {
         })
     }
 
-    async fn missed(&self, cause: &str) -> i64 {
-        self.number(&format!(
+    async fn count_missed(&self, cause: &str) -> i64 {
+        self.query_number(&format!(
             "SELECT count(*) FROM picket.check_results WHERE outcome = 'missed' AND cause = '{cause}'"
         ))
         .await
@@ -104,45 +105,49 @@ impl World {
 #[tokio::test]
 async fn each_tick_without_a_row_gets_one_that_says_missed_and_then_the_ledger_adds_up() {
     let world = World::new().await;
-    world.watched(20, "eu").await;
-    let there = world.rows("(site_id + picket.micros(tick) / 5000000) % 3 > 0").await;
+    world.insert_watched_sites(20, "eu").await;
+    let there = world.insert_rows_where("(site_id + picket.micros(tick) / 5000000) % 3 > 0").await;
 
-    let closed = world.close().await.unwrap();
-    let again = world.close().await.unwrap();
+    let closed = world.close_ledger().await.unwrap();
+    let again = world.close_ledger().await.unwrap();
 
-    let totals = world.totals().await;
+    let totals = world.sum_last_hour().await;
     assert!((4_780..=4_800).contains(&totals.expected), "{totals:?}");
     assert_eq!((totals.unaccounted, totals.up + totals.missed), (0, totals.expected));
     assert!(there.abs_diff(totals.up.unsigned_abs()) <= 20, "{there} rows, {totals:?}");
-    assert_eq!(closed.missed.iter().map(|(_, ticks)| ticks).sum::<u64>(), totals.missed.unsigned_abs());
+    assert_eq!(
+        closed.missed_by_cause.iter().map(|(_, ticks)| ticks).sum::<u64>(),
+        totals.missed.unsigned_abs()
+    );
     // A few ticks may have come due in between.
-    assert!(again.missed.iter().map(|(_, ticks)| ticks).sum::<u64>() <= 20, "{again:?}");
+    assert!(again.missed_by_cause.iter().map(|(_, ticks)| ticks).sum::<u64>() <= 20, "{again:?}");
 }
 
 #[tokio::test]
 async fn a_missed_tick_has_the_best_cause_that_is_known() {
     let world = World::new().await;
-    world.watched(2, "eu").await;
-    world.watched(2, "us").await;
+    world.insert_watched_sites(2, "eu").await;
+    world.insert_watched_sites(2, "us").await;
     // In eu somebody works; of the other site nothing is heard. In us nobody was there.
-    world.rows("region_id = 1 AND site_id = 1").await;
-    let shard = world.number("SELECT shard::bigint FROM picket.sites WHERE id = 2").await;
-    let (now, _) = ledger::accounted_through(&world.store).await.unwrap();
-    let ago = |seconds: i64| Timestamp::from_micros(now.micros() - seconds * 1_000_000);
+    world.insert_rows_where("region_id = 1 AND site_id = 1").await;
+    let shard = world.query_number("SELECT shard::bigint FROM picket.sites WHERE id = 2").await;
+    let (now, _) = ledger::read_accounted_through(&world.store).await.unwrap();
+    let ago = |seconds: i64| Timestamp::from_micros(now.as_micros() - seconds * 1_000_000);
     let gap = Gap { shard: Shard(shard.try_into().unwrap()), from: ago(600), to: ago(540) };
-    ledger::note(&world.store, &[gap, gap]).await.unwrap();
+    ledger::record_gaps(&world.store, &[gap, gap]).await.unwrap();
 
-    let late =
-        ledger::close(&world.store, "me", &world.held, Duration::ZERO, HOUR, Some(ago(300))).await.unwrap();
+    let late = ledger::close_interval(&world.store, "me", &world.held, Duration::ZERO, HOUR, Some(ago(300)))
+        .await
+        .unwrap();
 
-    assert_eq!(late.unwrap().missed.len(), 4);
+    assert_eq!(late.unwrap().missed_by_cause.len(), 4);
     // One minute of ticks, of which the last had not expired when the gap ended.
-    assert!((10..=12).contains(&world.missed("not_scheduled").await));
-    assert!((3 * 60..=3 * 62).contains(&world.missed("result_late").await));
-    assert!((160..=170).contains(&world.missed("expired").await));
-    assert!((355..=365).contains(&world.missed("no_prober").await));
+    assert!((10..=12).contains(&world.count_missed("not_scheduled").await));
+    assert!((3 * 60..=3 * 62).contains(&world.count_missed("result_late").await));
+    assert!((160..=170).contains(&world.count_missed("expired").await));
+    assert!((355..=365).contains(&world.count_missed("no_prober").await));
     assert_eq!(
-        world.number("SELECT count(*) FROM picket.gaps").await,
+        world.query_number("SELECT count(*) FROM picket.gaps").await,
         0,
         "a short gap is forgotten when it is filled"
     );
@@ -151,70 +156,75 @@ async fn a_missed_tick_has_the_best_cause_that_is_known() {
 #[tokio::test]
 async fn nothing_is_written_by_who_does_not_hold_every_shard_that_is_moved() {
     let mut world = World::new().await;
-    world.watched(20, "eu").await;
+    world.insert_watched_sites(20, "eu").await;
     let old = world.held.clone();
     world
-        .run(
+        .execute_sql(
             "UPDATE picket.leases SET expires_at = now() WHERE shard = (SELECT min(shard) FROM picket.sites)",
         )
         .await;
-    assert_eq!(world.close().await, None, "a lease ran out");
-    world.run("UPDATE picket.leases SET expires_at = '-infinity'").await;
-    world.take("other").await;
+    assert_eq!(world.close_ledger().await, None, "a lease ran out");
+    world.execute_sql("UPDATE picket.leases SET expires_at = '-infinity'").await;
+    world.acquire_shards("other").await;
 
-    let stale = ledger::close(&world.store, "me", &old, Duration::ZERO, HOUR, None).await.unwrap().unwrap();
-    assert_eq!(stale, Closed::default(), "none of them is its own");
-    let robbed =
-        ledger::close(&world.store, "other", &old, Duration::ZERO, HOUR, None).await.unwrap().unwrap();
-    assert_eq!(robbed.missed, [], "under an epoch that is over");
-    assert_eq!(world.number("SELECT count(*) FROM picket.check_results").await, 0);
+    let stale =
+        ledger::close_interval(&world.store, "me", &old, Duration::ZERO, HOUR, None).await.unwrap().unwrap();
+    assert_eq!(stale, CloseSummary::default(), "none of them is its own");
+    let robbed = ledger::close_interval(&world.store, "other", &old, Duration::ZERO, HOUR, None)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(robbed.missed_by_cause, [], "under an epoch that is over");
+    assert_eq!(world.query_number("SELECT count(*) FROM picket.check_results").await, 0);
     assert!(
-        ledger::close(&world.store, "other", &world.held, Duration::ZERO, HOUR, None)
+        ledger::close_interval(&world.store, "other", &world.held, Duration::ZERO, HOUR, None)
             .await
             .unwrap()
             .is_some()
     );
-    assert!(world.number("SELECT count(*) FROM picket.check_results").await > 0);
+    assert!(world.query_number("SELECT count(*) FROM picket.check_results").await > 0);
 }
 
 #[tokio::test]
 async fn the_ledger_is_closed_in_pieces_and_never_past_what_is_known_to_be_published() {
     let world = World::new().await;
-    world.watched(3, "eu").await;
-    world.run("UPDATE picket.leases SET scheduled_through = now() - interval '10 minutes'").await;
+    world.insert_watched_sites(3, "eu").await;
+    world.execute_sql("UPDATE picket.leases SET scheduled_through = now() - interval '10 minutes'").await;
     let behind = "SELECT extract(epoch FROM now() - min(accounted_through))::bigint FROM picket.leases";
 
-    ledger::close(&world.store, "me", &world.held, LONG, LONG, None).await.unwrap().unwrap();
-    assert!((1_135..=1_145).contains(&world.number(behind).await));
+    ledger::close_interval(&world.store, "me", &world.held, LONG, LONG, None).await.unwrap().unwrap();
+    assert!((1_135..=1_145).contains(&world.query_number(behind).await));
     for _ in 0..12 {
-        ledger::close(&world.store, "me", &world.held, LONG, LONG, None).await.unwrap().unwrap();
+        ledger::close_interval(&world.store, "me", &world.held, LONG, LONG, None).await.unwrap().unwrap();
     }
 
-    assert!((595..=605).contains(&world.number(behind).await));
-    assert!((357..=363).contains(&world.number("SELECT count(*) FROM picket.check_results").await));
-    assert_eq!(world.totals().await.unaccounted, 0);
+    assert!((595..=605).contains(&world.query_number(behind).await));
+    assert!((357..=363).contains(&world.query_number("SELECT count(*) FROM picket.check_results").await));
+    assert_eq!(world.sum_last_hour().await.unaccounted, 0);
 }
 
 #[tokio::test]
 async fn a_span_without_a_scheduler_is_put_on_record_when_the_shard_is_taken_and_its_ticks_are_a_gap() {
     let mut world = World::new().await;
-    world.watched(1, "eu").await;
+    world.insert_watched_sites(1, "eu").await;
     // Ticks of two minutes were published, then nobody was there for the rest.
-    world.rows("tick <= now() - interval '18 minutes' OR tick > now() - interval '5 seconds'").await;
     world
-        .run("UPDATE picket.leases SET expires_at = '-infinity', scheduled_through = now() - interval '18 minutes'")
+        .insert_rows_where("tick <= now() - interval '18 minutes' OR tick > now() - interval '5 seconds'")
         .await;
-    world.take("me").await;
-    world.run("UPDATE picket.leases SET scheduled_through = now()").await;
+    world
+        .execute_sql("UPDATE picket.leases SET expires_at = '-infinity', scheduled_through = now() - interval '18 minutes'")
+        .await;
+    world.acquire_shards("me").await;
+    world.execute_sql("UPDATE picket.leases SET scheduled_through = now()").await;
 
-    world.close().await.unwrap();
+    world.close_ledger().await.unwrap();
 
     assert_eq!(
-        world.number("SELECT count(*) FROM picket.gaps WHERE lasting").await,
+        world.query_number("SELECT count(*) FROM picket.gaps WHERE lasting").await,
         1,
         "only where there is a schedule"
     );
-    let totals = world.totals().await;
+    let totals = world.sum_last_hour().await;
     assert!((213..=216).contains(&totals.gap), "{totals:?}");
     assert_eq!((totals.unaccounted, totals.missed), (0, 0), "{totals:?}");
     assert_eq!(totals.expected, totals.up + totals.gap);
@@ -224,25 +234,25 @@ async fn a_span_without_a_scheduler_is_put_on_record_when_the_shard_is_taken_and
 #[tokio::test]
 async fn handing_a_shard_over_in_time_leaves_no_gap() {
     let mut world = World::new().await;
-    world.watched(5, "eu").await;
-    let through = |(shard, epoch): &(Shard, Epoch)| Progress {
+    world.insert_watched_sites(5, "eu").await;
+    let through = |(shard, epoch): &(Shard, Epoch)| ShardProgress {
         shard: *shard,
         epoch: *epoch,
         scheduled_through: Timestamp::default(),
     };
-    let progress: Vec<Progress> = world.held.iter().map(through).collect();
-    leases::release(&world.store, "me", &progress).await.unwrap();
+    let progress: Vec<ShardProgress> = world.held.iter().map(through).collect();
+    leases::release_leases(&world.store, "me", &progress).await.unwrap();
 
-    world.take("other").await;
+    world.acquire_shards("other").await;
 
-    assert_eq!((world.held.len(), world.number("SELECT count(*) FROM picket.gaps").await), (64, 0));
+    assert_eq!((world.held.len(), world.query_number("SELECT count(*) FROM picket.gaps").await), (64, 0));
 }
 
 #[tokio::test]
 async fn ticks_of_a_schedule_that_was_committed_long_after_it_was_made_are_accounted_for_too() {
     let world = World::new().await;
-    world.watched(1, "eu").await;
-    world.close().await.unwrap();
+    world.insert_watched_sites(1, "eu").await;
+    world.close_ledger().await.unwrap();
     let mut slow = world.pool.begin().await.unwrap();
     sqlx::raw_sql(
         "INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://late/', 5);
@@ -254,23 +264,23 @@ async fn ticks_of_a_schedule_that_was_committed_long_after_it_was_made_are_accou
     .execute(&mut *slow)
     .await
     .unwrap();
-    world.run("UPDATE picket.leases SET scheduled_through = now()").await;
-    world.close().await.unwrap();
+    world.execute_sql("UPDATE picket.leases SET scheduled_through = now()").await;
+    world.close_ledger().await.unwrap();
     slow.commit().await.unwrap();
-    assert!((178..=184).contains(&world.totals().await.unaccounted));
+    assert!((178..=184).contains(&world.sum_last_hour().await.unaccounted));
 
-    world.run("UPDATE picket.leases SET scheduled_through = now()").await;
-    world.close().await.unwrap();
+    world.execute_sql("UPDATE picket.leases SET scheduled_through = now()").await;
+    world.close_ledger().await.unwrap();
 
-    assert_eq!(world.totals().await.unaccounted, 0);
-    assert!((178..=184).contains(&world.missed("not_scheduled").await));
+    assert_eq!(world.sum_last_hour().await.unaccounted, 0);
+    assert!((178..=184).contains(&world.count_missed("not_scheduled").await));
 }
 
 #[tokio::test]
 async fn the_ledger_says_what_counting_tick_by_tick_says_whatever_the_history() {
     let world = World::new().await;
     world
-        .run(
+        .execute_sql(
             "SELECT setseed(0.42);
              INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://' || n, (ARRAY[5, 7, 60, 61, 3600])[1 + n % 5]
              FROM generate_series(1, 60) AS n;
@@ -323,22 +333,24 @@ async fn the_ledger_says_what_counting_tick_by_tick_says_whatever_the_history() 
             "SELECT count(*) FROM (({by_tick} EXCEPT {function}) UNION ALL ({function} EXCEPT {by_tick})) AS difference"
         );
 
-        assert_eq!(world.number(&differences).await, 0, "from {lower} s ago to {upper} s ago");
+        assert_eq!(world.query_number(&differences).await, 0, "from {lower} s ago to {upper} s ago");
     }
     assert!(
-        world.number("SELECT sum(unaccounted)::bigint FROM report.ledger('-infinity', 'infinity')").await
+        world
+            .query_number("SELECT sum(unaccounted)::bigint FROM report.ledger('-infinity', 'infinity')")
+            .await
             > 100
     );
-    world.run("UPDATE picket.leases SET accounted_through = now() - interval '1 hour', scheduled_through = now()").await;
-    world.close().await.unwrap();
+    world.execute_sql("UPDATE picket.leases SET accounted_through = now() - interval '1 hour', scheduled_through = now()").await;
+    world.close_ledger().await.unwrap();
     let left = "SELECT sum(unaccounted)::bigint FROM report.ledger('-infinity', (SELECT min(accounted_through) FROM picket.leases))";
-    assert_eq!(world.number(left).await, 0);
+    assert_eq!(world.query_number(left).await, 0);
 }
 
 #[tokio::test]
 async fn the_role_for_reports_reads_the_ledger_and_no_table() {
     let world = World::new().await;
-    world.watched(1, "eu").await;
+    world.insert_watched_sites(1, "eu").await;
     let mut session = world.pool.acquire().await.unwrap();
     sqlx::raw_sql("SET ROLE picket_report").execute(&mut *session).await.unwrap();
 

@@ -5,10 +5,10 @@ use crate::results::now;
 use std::time::Duration;
 
 use picket_proto::Timestamp;
-use picket_store::{outbox, partitions, upkeep};
+use picket_store::{housekeeping, outbox, partitions};
 use sqlx::{Connection, Executor, PgConnection};
 
-use crate::{Database, database, store};
+use crate::{Database, new_database, open_store};
 
 /// Advisory locks that earlier releases took, and the one that sqlx's migrator takes unless told otherwise.
 const HOLD_ALL: &str = "
@@ -16,7 +16,7 @@ const HOLD_ALL: &str = "
     FROM unnest('{outbox,rollups,ensure_partitions,prune}'::text[]) AS name";
 
 /// A session of a login that may only read reports.
-async fn reader(database: &Database) -> PgConnection {
+async fn connect_reader(database: &Database) -> PgConnection {
     let options = database.pool.connect_options();
     let mut reader = PgConnection::connect_with(&options).await.unwrap();
     reader.execute("SET SESSION AUTHORIZATION picket_report").await.unwrap();
@@ -24,7 +24,7 @@ async fn reader(database: &Database) -> PgConnection {
 }
 
 /// Lets there be something to do for everything that is done by one process at a time.
-async fn furnish(database: &Database) {
+async fn insert_fixture(database: &Database) {
     let rows = "
         INSERT INTO picket.regions (name) VALUES ('eu');
         INSERT INTO picket.sites (url) VALUES ('http://a.example/');
@@ -41,19 +41,24 @@ async fn furnish(database: &Database) {
 
 #[tokio::test]
 async fn a_reader_of_reports_that_holds_our_advisory_locks_stops_nothing() {
-    let database = database().await;
-    furnish(&database).await;
-    let mut reader = reader(&database).await;
+    let database = new_database().await;
+    insert_fixture(&database).await;
+    let mut reader = connect_reader(&database).await;
     reader.execute(HOLD_ALL).await.unwrap();
 
-    let taken = outbox::take(&database.store).await.unwrap();
+    let taken = outbox::lock_next_events(&database.store).await.unwrap();
     assert_eq!(taken.map(|taken| taken.events.len()), Some(1), "the outbox");
-    let made = partitions::ensure(&database.store, now(), upkeep::Retention::default()).await.unwrap();
+    let made = partitions::ensure_partitions(&database.store, now(), housekeeping::Retention::default())
+        .await
+        .unwrap();
     assert_eq!(made, 1, "partitions");
-    let rolled = upkeep::roll_up(&database.store, now(), Duration::from_secs(60)).await.unwrap();
+    let rolled =
+        housekeeping::roll_up_results(&database.store, now(), Duration::from_secs(60)).await.unwrap();
     assert!(rolled.is_some_and(|through| through < Timestamp::from(time_now())), "rollups");
-    let pruned = upkeep::expire(&database.store, now(), upkeep::Retention::default()).await.unwrap();
-    assert_eq!(pruned.rows, 1, "retention");
+    let pruned = housekeeping::prune_expired(&database.store, now(), housekeeping::Retention::default())
+        .await
+        .unwrap();
+    assert_eq!(pruned.deleted_rows, 1, "retention");
 }
 
 fn time_now() -> sqlx::types::time::OffsetDateTime {
@@ -62,8 +67,8 @@ fn time_now() -> sqlx::types::time::OffsetDateTime {
 
 #[tokio::test]
 async fn a_reader_of_reports_that_holds_the_migrators_advisory_lock_stops_no_migration() {
-    let database = database().await;
-    let mut reader = reader(&database).await;
+    let database = new_database().await;
+    let mut reader = connect_reader(&database).await;
     // What sqlx computes from the name of the database; it differs for each, so it is found by who waits for it.
     let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&mut reader).await.unwrap();
     sqlx::query("SELECT pg_advisory_lock($1)")
@@ -85,8 +90,8 @@ fn crc32(bytes: &[u8]) -> u32 {
 
 #[tokio::test]
 async fn two_migrations_of_an_empty_database_at_once_both_succeed() {
-    let url = picket_testkit::servers::postgres().await.database().await;
-    let (one, two) = (store(&url), store(&url));
+    let url = picket_testkit::servers::shared_postgres().await.create_database().await;
+    let (one, two) = (open_store(&url), open_store(&url));
 
     let (first, second) = tokio::join!(one.migrate(4), two.migrate(4));
 
@@ -97,7 +102,7 @@ async fn two_migrations_of_an_empty_database_at_once_both_succeed() {
 
 #[tokio::test]
 async fn no_function_of_the_schema_takes_an_advisory_lock() {
-    let database = database().await;
+    let database = new_database().await;
 
     let taking: Vec<String> = sqlx::query_scalar(
         "SELECT oid::regprocedure::text FROM pg_proc
@@ -113,17 +118,17 @@ async fn no_function_of_the_schema_takes_an_advisory_lock() {
 
 #[tokio::test]
 async fn one_of_two_publishes_from_the_outbox_at_a_time() {
-    let database = database().await;
-    furnish(&database).await;
+    let database = new_database().await;
+    insert_fixture(&database).await;
 
-    let first = outbox::take(&database.store).await.unwrap();
-    let second = outbox::take(&database.store).await.unwrap();
+    let first = outbox::lock_next_events(&database.store).await.unwrap();
+    let second = outbox::lock_next_events(&database.store).await.unwrap();
 
     assert!(first.is_some() && second.is_none());
     drop(first);
     let third =
         picket_testkit::eventually(Duration::from_secs(10), "the outbox to be free again", async || {
-            outbox::take(&database.store).await.unwrap().ok_or("held")
+            outbox::lock_next_events(&database.store).await.unwrap().ok_or("held")
         })
         .await;
     assert_eq!(third.events.len(), 1);

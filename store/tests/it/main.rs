@@ -33,22 +33,22 @@ struct Database {
     pool: PgPool,
 }
 
-fn store(url: &str) -> Store {
+fn open_store(url: &str) -> Store {
     let options = DatabaseOptions { database_url: Some(url.to_owned()) };
     Store::new(&options, "test", 10).unwrap()
 }
 
 /// Now, by this machine's clock, which is the test database's too.
 #[expect(clippy::disallowed_methods, reason = "the store's tests know no runtime")]
-fn wall() -> Timestamp {
+fn wall_clock_now() -> Timestamp {
     let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap();
     Timestamp::from_micros(i64::try_from(now.as_micros()).unwrap())
 }
 
 /// A migrated database of one's own, through the store and around it.
-async fn database() -> Database {
-    let url = picket_testkit::servers::postgres().await.database().await;
-    let store = store(&url);
+async fn new_database() -> Database {
+    let url = picket_testkit::servers::shared_postgres().await.create_database().await;
+    let store = open_store(&url);
     store.migrate(64).await.unwrap();
     Database { store, pool: PgPool::connect(&url).await.unwrap() }
 }

@@ -1,13 +1,15 @@
 //! Rows that SQL allows and that no site can have: each is a problem of its own and stops no other.
 
 use picket_proto::{
-    CheckRequest, Invalid, Shard, SiteId, Timestamp,
+    CheckRequest, Shard, SiteId, Timestamp, ValidationError,
     site::{IntervalRange, SiteSpec},
 };
-use picket_store::{Error, changes, maintenance, report, reports, schedules::Scheduled, sites};
+use picket_store::{
+    Error, change_feed, maintenance, reports, schedules::SiteWithSchedules, site_status, sites,
+};
 use sqlx::PgPool;
 
-use crate::{Database, database};
+use crate::{Database, new_database};
 
 /// Inserts a site as a release without checks at the door would have taken it: triggers do not run.
 pub(crate) async fn insert_unchecked(pool: &PgPool, columns: &str, values: &str) -> SiteId {
@@ -47,12 +49,12 @@ const ODD: &[(&str, &str, &str)] = &[
 ];
 
 async fn with_region() -> Database {
-    let database = database().await;
+    let database = new_database().await;
     sqlx::raw_sql("INSERT INTO picket.regions (name) VALUES ('eu')").execute(&database.pool).await.unwrap();
     database
 }
 
-fn problem(site: &sites::Site) -> Option<Invalid> {
+fn validation_problem(site: &sites::Site) -> Option<ValidationError> {
     let spec = site.spec.as_ref().map_err(Clone::clone);
     spec.and_then(|spec| spec.validate(IntervalRange::default())).err()
 }
@@ -68,35 +70,38 @@ async fn a_row_that_cannot_be_decoded_is_a_site_with_a_problem_and_the_others_ar
     odd.push((insert_unchecked(&database.pool, "url", "repeat('u', 2000)").await, "url"));
     let well = insert_unchecked(&database.pool, "url", "'http://well/'").await;
 
-    let listed = sites::list(&database.store).await.unwrap();
+    let listed = sites::list_sites(&database.store).await.unwrap();
     assert_eq!(listed.len(), odd.len() + 1);
     for (id, field) in &odd {
         let site = listed.iter().find(|site| site.id == *id).unwrap();
-        assert_eq!(problem(site).map(|why| why.field).as_deref(), Some(*field), "{site:?}");
+        assert_eq!(validation_problem(site).map(|why| why.field).as_deref(), Some(*field), "{site:?}");
     }
-    let found = sites::find(&database.store, &odd[0].0.to_string()).await.unwrap();
+    let found = sites::find_by_id_or_url(&database.store, &odd[0].0.to_string()).await.unwrap();
     assert!(found[0].spec.is_err());
 
     // What a coordinator reads when it acquires the shard, and what it reads of changes.
-    let mut loaded: Vec<Scheduled> = Vec::new();
-    let snapshot = changes::load(&database.store, &[Shard(0)], |site| loaded.push(site)).await.unwrap();
+    let mut loaded: Vec<SiteWithSchedules> = Vec::new();
+    let snapshot =
+        change_feed::load_shards(&database.store, &[Shard(0)], |site| loaded.push(site)).await.unwrap();
     assert_eq!(loaded.len(), odd.len() + 1);
     let site = loaded.iter().find(|scheduled| scheduled.site.id == well).unwrap();
-    assert_eq!((site.schedules.len(), problem(&site.site)), (1, None));
+    assert_eq!((site.schedules.len(), validation_problem(&site.site)), (1, None));
     sqlx::raw_sql("UPDATE picket.sites SET max_redirects = 3").execute(&database.pool).await.unwrap();
     let mut changed = 0;
-    changes::since(&database.store, snapshot, &[Shard(0)], |_| changed += 1, |_| ()).await.unwrap();
+    change_feed::load_changes(&database.store, snapshot, &[Shard(0)], |_| changed += 1, |_| ())
+        .await
+        .unwrap();
     assert_eq!(changed, odd.len() + 1);
 
     // The problems can be recorded, whatever else is wrong with the rows.
-    let judged: Vec<_> = sites::list(&database.store)
+    let judged: Vec<_> = sites::list_sites(&database.store)
         .await
         .unwrap()
         .iter()
-        .filter_map(|site| Some((site.id, site.updated_at, problem(site)?.to_string())))
+        .filter_map(|site| Some((site.id, site.updated_at, validation_problem(site)?.to_string())))
         .collect();
     sites::set_problems(&database.store, &judged).await.unwrap();
-    let status = report::site_status(&database.store).await.unwrap();
+    let status = site_status::list_site_status(&database.store).await.unwrap();
     assert_eq!(status.iter().filter(|site| site.problem.is_some()).count(), odd.len());
     assert!(status.iter().all(|site| site.site.len() < 10_000), "status shows a bounded part of a name");
 }
@@ -111,14 +116,14 @@ async fn infinite_and_far_moments_are_values_wherever_they_are_read() {
         let values = format!("'http://{url}/', {at}, {at}");
         insert_unchecked(&database.pool, "url, created_at, updated_at", &values).await;
     }
-    let listed = sites::list(&database.store).await.unwrap();
+    let listed = sites::list_sites(&database.store).await.unwrap();
     let created: Vec<Timestamp> = listed.iter().map(|site| site.created_at).collect();
     assert_eq!(created, [Timestamp::MAX, Timestamp::MIN, Timestamp::MAX, Timestamp::MIN]);
 
     // A judgement made from such a reading is recorded as any other.
     let judged: Vec<_> = listed.iter().map(|site| (site.id, site.updated_at, "url: no".to_owned())).collect();
     sites::set_problems(&database.store, &judged).await.unwrap();
-    assert!(sites::list(&database.store).await.unwrap().iter().all(|site| site.problem.is_some()));
+    assert!(sites::list_sites(&database.store).await.unwrap().iter().all(|site| site.problem.is_some()));
 
     sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
         "INSERT INTO picket.maintenance (site_id, window_from, window_to) VALUES
@@ -129,12 +134,15 @@ async fn infinite_and_far_moments_are_values_wherever_they_are_read() {
     .execute(&database.pool)
     .await
     .unwrap();
-    let windows = maintenance::list(&database.store, false).await.unwrap();
+    let windows = maintenance::list_windows(&database.store, false).await.unwrap();
     assert!(windows.iter().all(|window| window.state == "now"), "{windows:?}");
-    let scope = reports::Scope { since: std::time::Duration::from_secs(60), ..reports::Scope::default() };
-    let incidents = reports::incidents(&database.store, &scope).await.unwrap();
+    let scope = reports::ReportFilter {
+        since: std::time::Duration::from_secs(60),
+        ..reports::ReportFilter::default()
+    };
+    let incidents = reports::report_incidents(&database.store, &scope).await.unwrap();
     assert_eq!(incidents.len(), 2);
-    assert_eq!(report::site_status(&database.store).await.unwrap().len(), 4);
+    assert_eq!(site_status::list_site_status(&database.store).await.unwrap().len(), 4);
 }
 
 #[tokio::test]
@@ -150,8 +158,10 @@ async fn what_no_reader_can_hold_is_refused_where_it_is_written_with_the_field_a
     }
 
     let large = SiteSpec { tags: vec!["t".repeat(65)], ..SiteSpec::new("http://x/") };
-    let Error::Invalid(refusal) = sites::insert(&database.store, &large).await.unwrap_err() else { panic!() };
-    assert_eq!((refusal.field.as_str(), refusal.allowed.as_str()), ("tags", "at most 64 bytes each"));
+    let Error::Invalid(refusal) = sites::insert_site(&database.store, &large).await.unwrap_err() else {
+        panic!()
+    };
+    assert_eq!((refusal.field.as_str(), refusal.expected.as_str()), ("tags", "at most 64 bytes each"));
     let moved = "UPDATE picket.sites SET id = DEFAULT";
     insert_unchecked(&database.pool, "url", "'http://well/'").await;
     let refused = sqlx::query(moved).execute(&database.pool).await.unwrap_err().to_string();
@@ -182,11 +192,11 @@ async fn a_url_of_the_longest_allowed_length_is_stored_and_its_double_is_known_a
     };
     assert_eq!(spec(None).check.url.len(), 4_096);
 
-    let id = sites::insert(&database.store, &spec(None)).await.unwrap();
-    sites::insert(&database.store, &spec(Some(&noise[..4_000]))).await.unwrap();
+    let id = sites::insert_site(&database.store, &spec(None)).await.unwrap();
+    sites::insert_site(&database.store, &spec(Some(&noise[..4_000]))).await.unwrap();
 
-    let double = sites::insert(&database.store, &spec(None)).await.unwrap_err();
-    assert!(matches!(double, Error::Duplicate), "{double}");
-    let found = sites::find(&database.store, &spec(None).check.url).await.unwrap();
+    let double = sites::insert_site(&database.store, &spec(None)).await.unwrap_err();
+    assert!(matches!(double, Error::DuplicateSite), "{double}");
+    let found = sites::find_by_id_or_url(&database.store, &spec(None).check.url).await.unwrap();
     assert_eq!((found.len(), found[0].id), (2, id));
 }

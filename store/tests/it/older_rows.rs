@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use picket_store::{MIGRATOR, regions, sites};
 use sqlx::{PgPool, migrate::Migrator};
 
-use crate::store;
+use crate::open_store;
 
 /// The migrations of a release that refused little at the door.
 fn before_limits() -> Migrator {
@@ -15,7 +15,7 @@ fn before_limits() -> Migrator {
 
 #[tokio::test]
 async fn rows_from_before_the_limits_are_migrated_as_they_are_and_each_can_still_be_changed() {
-    let url = picket_testkit::servers::postgres().await.database().await;
+    let url = picket_testkit::servers::shared_postgres().await.create_database().await;
     let pool = PgPool::connect(&url).await.unwrap();
     before_limits().run(&pool).await.unwrap();
     sqlx::raw_sql(
@@ -33,10 +33,10 @@ async fn rows_from_before_the_limits_are_migrated_as_they_are_and_each_can_still
     .await
     .unwrap();
 
-    let store = store(&url);
+    let store = open_store(&url);
     store.migrate(64).await.unwrap();
 
-    let listed = sites::list(&store).await.unwrap();
+    let listed = sites::list_sites(&store).await.unwrap();
     assert_eq!(
         listed.iter().map(|site| site.spec.is_ok()).collect::<Vec<_>>(),
         [false, false, false, false, true]
@@ -54,6 +54,6 @@ async fn rows_from_before_the_limits_are_migrated_as_they_are_and_each_can_still
         refused.to_string().contains("tags: '{b,NULL}' is not allowed; allowed: a list without NULL"),
         "{refused}"
     );
-    assert!(regions::add(&store, &"us".parse().unwrap()).await.unwrap());
+    assert!(regions::add_region(&store, &"us".parse().unwrap()).await.unwrap());
     sqlx::raw_sql("DELETE FROM picket.sites").execute(&pool).await.unwrap();
 }

@@ -10,7 +10,7 @@ use std::{
 use picket_store::Error;
 use picket_testkit::{eventually, servers};
 
-use crate::store;
+use crate::open_store;
 
 /// A PgBouncer of a test's own.
 struct Pooler {
@@ -26,11 +26,11 @@ impl Drop for Pooler {
 }
 
 /// One in front of `url`; `None`, and that is printed, where there is none on this machine.
-async fn pooler(url: &str, mode: &str) -> Option<Pooler> {
+async fn start_pooler(url: &str, mode: &str) -> Option<Pooler> {
     let (login, place) = url.trim_start_matches("postgres://").split_once('@').unwrap();
     let ((user, password), (host, database)) =
         (login.split_once(':').unwrap(), place.split_once('/').unwrap());
-    let port = servers::port();
+    let port = servers::non_ephemeral_port();
     let config = format!(
         "[databases]\n{database} = host=127.0.0.1 port={} user={user} password={password}\n\
          [pgbouncer]\nlisten_addr=127.0.0.1\nlisten_port={port}\nauth_type=any\nunix_socket_dir=\n\
@@ -59,11 +59,11 @@ async fn pooler(url: &str, mode: &str) -> Option<Pooler> {
 
 #[tokio::test]
 async fn a_pooler_that_lends_out_sessions_by_the_transaction_is_refused_by_name() {
-    let url = servers::postgres().await.database().await;
-    let Some(pooler) = pooler(&url, "transaction").await else { return };
+    let url = servers::shared_postgres().await.create_database().await;
+    let Some(pooler) = start_pooler(&url, "transaction").await else { return };
 
-    let store = store(&pooler.url);
-    for refused in [store.check_session().await, store.ready(|_| ()).await, store.migrate(64).await] {
+    let store = open_store(&pooler.url);
+    for refused in [store.check_session().await, store.wait_ready(|_| ()).await, store.migrate(64).await] {
         assert!(matches!(refused, Err(Error::SharedSession)), "{refused:?}");
     }
     let message = Error::SharedSession.to_string();
@@ -72,16 +72,16 @@ async fn a_pooler_that_lends_out_sessions_by_the_transaction_is_refused_by_name(
 
 #[tokio::test]
 async fn a_pooler_that_lends_out_whole_sessions_is_as_good_as_postgres_itself() {
-    let url = servers::postgres().await.database().await;
-    let Some(pooler) = pooler(&url, "session").await else { return };
+    let url = servers::shared_postgres().await.create_database().await;
+    let Some(pooler) = start_pooler(&url, "session").await else { return };
 
-    let store = store(&pooler.url);
+    let store = open_store(&pooler.url);
     store.migrate(64).await.unwrap();
-    store.ready(|why| panic!("{why}")).await.unwrap();
+    store.wait_ready(|why| panic!("{why}")).await.unwrap();
 }
 
 #[tokio::test]
 async fn two_connections_to_postgres_itself_are_two_sessions() {
-    let url = servers::postgres().await.database().await;
-    store(&url).check_session().await.unwrap();
+    let url = servers::shared_postgres().await.create_database().await;
+    open_store(&url).check_session().await.unwrap();
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool};
 
-use crate::database;
+use crate::new_database;
 
 /// Every SECURITY DEFINER function, with the reason why it is one.
 const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
@@ -67,19 +67,19 @@ const RIGHTS_OF_PUBLIC: &[(&str, &str)] = &[
 
 const ROLES: [&str; 4] = ["picket_coordinator", "picket_sink", "picket_api", "picket_report"];
 
-async fn texts(pool: &PgPool, sql: &str) -> BTreeSet<String> {
+async fn query_text_set(pool: &PgPool, sql: &str) -> BTreeSet<String> {
     sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_all(pool).await.unwrap().into_iter().collect()
 }
 
-fn names(list: &[(&str, &str)]) -> BTreeSet<String> {
+fn collect_names(list: &[(&str, &str)]) -> BTreeSet<String> {
     list.iter().map(|(name, _)| (*name).to_owned()).collect()
 }
 
 #[tokio::test]
 async fn every_function_with_the_owners_rights_is_on_the_list_with_its_reason() {
-    let database = database().await;
+    let database = new_database().await;
 
-    let found = texts(
+    let found = query_text_set(
         &database.pool,
         "SELECT format('%s.%s(%s)', nspname, proname, (
                     SELECT string_agg(format_type(argument, NULL), ',' ORDER BY position)
@@ -89,7 +89,7 @@ async fn every_function_with_the_owners_rights_is_on_the_list_with_its_reason() 
     )
     .await;
     // The type of such an argument is the caller's choice, and with it the operators and casts that run.
-    let polymorphic = texts(
+    let polymorphic = query_text_set(
         &database.pool,
         "SELECT oid::regprocedure::text FROM pg_proc
          WHERE prosecdef AND pronamespace IN ('picket'::regnamespace, 'report'::regnamespace)
@@ -97,15 +97,15 @@ async fn every_function_with_the_owners_rights_is_on_the_list_with_its_reason() 
     )
     .await;
 
-    assert_eq!(found, names(WITH_OWNER_RIGHTS));
+    assert_eq!(found, collect_names(WITH_OWNER_RIGHTS));
     assert_eq!(polymorphic, BTreeSet::new());
 }
 
 #[tokio::test]
 async fn every_function_with_the_owners_rights_pins_its_search_path_and_names_no_relation_without_schema() {
-    let database = database().await;
+    let database = new_database().await;
 
-    let open = texts(
+    let open = query_text_set(
         &database.pool,
         "SELECT oid::regprocedure::text FROM pg_proc
          WHERE pronamespace IN ('picket'::regnamespace, 'report'::regnamespace) AND prosecdef
@@ -113,7 +113,7 @@ async fn every_function_with_the_owners_rights_pins_its_search_path_and_names_no
     )
     .await;
     // A table or view of ours without its schema: the name could be that of a temporary table.
-    let unqualified = texts(
+    let unqualified = query_text_set(
         &database.pool,
         r"SELECT pg_proc.oid::regprocedure || ': ' || relname
           FROM pg_proc
@@ -131,9 +131,9 @@ async fn every_function_with_the_owners_rights_pins_its_search_path_and_names_no
 
 #[tokio::test]
 async fn every_right_of_everybody_is_on_the_list_with_its_reason() {
-    let database = database().await;
+    let database = new_database().await;
 
-    let found = texts(
+    let found = query_text_set(
         &database.pool,
         "WITH rights (what, acl) AS (
              SELECT 'function ' || oid::regprocedure, coalesce(proacl, acldefault('f', proowner)) FROM pg_proc
@@ -165,12 +165,12 @@ async fn every_right_of_everybody_is_on_the_list_with_its_reason() {
     )
     .await;
 
-    assert_eq!(found, names(RIGHTS_OF_PUBLIC));
+    assert_eq!(found, collect_names(RIGHTS_OF_PUBLIC));
 }
 
 #[tokio::test]
 async fn an_object_that_is_added_later_gives_nothing_to_everybody() {
-    let database = database().await;
+    let database = new_database().await;
     let objects = "CREATE FUNCTION picket.later() RETURNS int LANGUAGE sql SECURITY DEFINER RETURN 1;
                    CREATE TYPE picket.later AS ENUM ('a');
                    CREATE TABLE picket.later_table (n int)";
@@ -189,7 +189,7 @@ async fn an_object_that_is_added_later_gives_nothing_to_everybody() {
 }
 
 /// Runs statements one by one as `role` until one is refused; says which, and why.
-async fn refused(connection: &mut PgConnection, role: &str, statements: &[String]) -> Option<String> {
+async fn first_refused(connection: &mut PgConnection, role: &str, statements: &[String]) -> Option<String> {
     connection.execute(AssertSqlSafe(format!("SET ROLE {role}"))).await.unwrap();
     let mut refusal = None;
     for statement in statements {
@@ -207,7 +207,7 @@ async fn refused(connection: &mut PgConnection, role: &str, statements: &[String
 
 #[tokio::test]
 async fn a_member_of_a_role_cannot_remove_a_region_through_a_trigger_of_its_own_table() {
-    let database = database().await;
+    let database = new_database().await;
     database.pool.execute("INSERT INTO picket.regions (name) VALUES ('eu')").await.unwrap();
     let bait = [
         "CREATE TEMPORARY TABLE bait (id) AS SELECT 1::smallint",
@@ -219,7 +219,7 @@ async fn a_member_of_a_role_cannot_remove_a_region_through_a_trigger_of_its_own_
 
     for role in ROLES {
         let mut connection = database.pool.acquire().await.unwrap();
-        let stopped_at = refused(&mut connection, role, &bait).await;
+        let stopped_at = first_refused(&mut connection, role, &bait).await;
 
         let removed: i64 =
             sqlx::query_scalar("SELECT count(*) FROM picket.regions WHERE removed_at IS NOT NULL")
@@ -234,8 +234,8 @@ async fn a_member_of_a_role_cannot_remove_a_region_through_a_trigger_of_its_own_
 /// its code may run as the owner all the same.
 #[tokio::test]
 async fn a_role_with_a_schema_of_its_own_cannot_have_its_code_run_by_the_owner() {
-    let database = database().await;
-    let triggers = texts(
+    let database = new_database().await;
+    let triggers = query_text_set(
         &database.pool,
         "SELECT 'picket.' || proname FROM pg_proc
          WHERE pronamespace = 'picket'::regnamespace AND prorettype = 'trigger'::regtype",
@@ -260,14 +260,14 @@ async fn a_role_with_a_schema_of_its_own_cannot_have_its_code_run_by_the_owner()
             "INSERT INTO bait VALUES (row(1))".to_owned(),
         ];
         connection.execute(AssertSqlSafe(format!("SET search_path = own_{role}, public"))).await.unwrap();
-        assert_eq!(refused(&mut connection, role, &bait).await, None, "the bait is laid");
+        assert_eq!(first_refused(&mut connection, role, &bait).await, None, "the bait is laid");
 
         for function in &triggers {
             let attempt = format!(
                 "CREATE TRIGGER bait BEFORE DELETE ON bait FOR EACH ROW EXECUTE FUNCTION {function}()"
             );
             let stopped_at =
-                refused(&mut connection, role, &[attempt.clone(), "DELETE FROM bait".to_owned()]).await;
+                first_refused(&mut connection, role, &[attempt.clone(), "DELETE FROM bait".to_owned()]).await;
             assert_eq!(stopped_at, Some(attempt), "{role}");
         }
         let ran: i64 =

@@ -4,18 +4,18 @@ use picket_proto::site::SiteSpec;
 use picket_store::{regions, sites};
 use sqlx::{Connection, PgConnection};
 
-use crate::{Database, database};
+use crate::{Database, new_database};
 
-async fn run(database: &Database, sql: &'static str) {
+async fn execute_sql(database: &Database, sql: &'static str) {
     sqlx::raw_sql(sql).execute(&database.pool).await.unwrap();
 }
 
-async fn add(database: &Database, name: &str) -> bool {
-    regions::add(&database.store, &name.parse().unwrap()).await.unwrap()
+async fn add_region_named(database: &Database, name: &str) -> bool {
+    regions::add_region(&database.store, &name.parse().unwrap()).await.unwrap()
 }
 
 /// The schedules in force, as `site region`.
-async fn in_force(database: &Database) -> Vec<String> {
+async fn list_schedules_in_force(database: &Database) -> Vec<String> {
     sqlx::query_scalar(
         "SELECT format('%s %s', site_id, name) FROM picket.schedules JOIN picket.regions ON id = region_id
          WHERE valid_to IS NULL ORDER BY 1",
@@ -25,65 +25,68 @@ async fn in_force(database: &Database) -> Vec<String> {
     .unwrap()
 }
 
-async fn numbers(database: &Database) -> Vec<(String, i16)> {
+async fn list_region_numbers(database: &Database) -> Vec<(String, i16)> {
     sqlx::query_as("SELECT name, id FROM picket.regions ORDER BY name")
         .fetch_all(&database.pool)
         .await
         .unwrap()
 }
 
-async fn problem(database: &Database) -> Option<String> {
-    sites::list(&database.store).await.unwrap().remove(0).problem
+async fn read_problem(database: &Database) -> Option<String> {
+    sites::list_sites(&database.store).await.unwrap().remove(0).problem
 }
 
 #[tokio::test]
 async fn adding_a_region_that_is_there_uses_up_no_number_and_gaps_are_used_again() {
-    let database = database().await;
-    assert!(add(&database, "eu").await);
+    let database = new_database().await;
+    assert!(add_region_named(&database, "eu").await);
     for _ in 0..20 {
-        assert!(!add(&database, "eu").await);
-        run(&database, "INSERT INTO picket.regions (name) VALUES ('eu') ON CONFLICT DO NOTHING").await;
+        assert!(!add_region_named(&database, "eu").await);
+        execute_sql(&database, "INSERT INTO picket.regions (name) VALUES ('eu') ON CONFLICT DO NOTHING")
+            .await;
     }
-    add(&database, "us").await;
-    run(&database, "INSERT INTO picket.regions (id, name) VALUES (4, 'sa'), (32767, 'af')").await;
-    run(&database, "INSERT INTO picket.regions (name) VALUES ('ap'), ('au')").await;
+    add_region_named(&database, "us").await;
+    execute_sql(&database, "INSERT INTO picket.regions (id, name) VALUES (4, 'sa'), (32767, 'af')").await;
+    execute_sql(&database, "INSERT INTO picket.regions (name) VALUES ('ap'), ('au')").await;
 
     let named = |pairs: &[(&str, i16)]| -> Vec<(String, i16)> {
         pairs.iter().map(|(name, id)| ((*name).to_owned(), *id)).collect()
     };
     let expected = [("af", 32_767), ("ap", 3), ("au", 5), ("eu", 1), ("sa", 4), ("us", 2)];
-    assert_eq!(numbers(&database).await, named(&expected));
+    assert_eq!(list_region_numbers(&database).await, named(&expected));
 
-    run(
+    execute_sql(
         &database,
         "INSERT INTO picket.regions (id, name) SELECT n, 'r' || n FROM generate_series(6, 32766) AS n",
     )
     .await;
-    let refused = regions::add(&database.store, &"full".parse().unwrap()).await.unwrap_err();
+    let refused = regions::add_region(&database.store, &"full".parse().unwrap()).await.unwrap_err();
     let why = std::error::Error::source(&refused).map(ToString::to_string).unwrap_or_default();
     assert!(why.contains("name: 'full' cannot be added: all 32767 numbers of regions are taken"), "{why}");
-    assert!(!add(&database, "eu").await, "what is there needs no number");
+    assert!(!add_region_named(&database, "eu").await, "what is there needs no number");
 }
 
 #[tokio::test]
 async fn two_regions_that_are_added_at_once_get_two_numbers() {
-    let database = database().await;
+    let database = new_database().await;
     let adding = (0..8).map(|n| {
         let store = database.store.clone();
-        tokio::spawn(async move { regions::add(&store, &format!("r{n}").parse().unwrap()).await.unwrap() })
+        tokio::spawn(
+            async move { regions::add_region(&store, &format!("r{n}").parse().unwrap()).await.unwrap() },
+        )
     });
     for added in adding.collect::<Vec<_>>() {
         assert!(added.await.unwrap());
     }
-    let mut ids: Vec<i16> = numbers(&database).await.into_iter().map(|(_, id)| id).collect();
+    let mut ids: Vec<i16> = list_region_numbers(&database).await.into_iter().map(|(_, id)| id).collect();
     ids.sort_unstable();
     assert_eq!(ids, [1, 2, 3, 4, 5, 6, 7, 8]);
 }
 
 #[tokio::test]
 async fn a_region_is_not_renamed_since_sites_and_probers_name_it() {
-    let database = database().await;
-    add(&database, "eu").await;
+    let database = new_database().await;
+    add_region_named(&database, "eu").await;
     for sql in ["UPDATE picket.regions SET name = 'europe'", "UPDATE picket.regions SET id = 9"] {
         let refused = sqlx::query(sql).execute(&database.pool).await.unwrap_err().to_string();
         assert!(
@@ -91,41 +94,41 @@ async fn a_region_is_not_renamed_since_sites_and_probers_name_it() {
             "{refused}"
         );
     }
-    run(&database, "UPDATE picket.regions SET removed_at = now()").await;
+    execute_sql(&database, "UPDATE picket.regions SET removed_at = now()").await;
 }
 
 #[tokio::test]
 async fn a_site_whose_regions_are_all_removed_has_a_problem_until_one_of_them_is_back() {
-    let database = database().await;
+    let database = new_database().await;
     for name in ["eu", "us", "ap"] {
-        add(&database, name).await;
+        add_region_named(&database, name).await;
     }
     let spec = SiteSpec { regions: vec!["eu".into(), "us".into()], ..SiteSpec::new("http://x/") };
-    sites::insert(&database.store, &spec).await.unwrap();
-    sites::insert(&database.store, &SiteSpec::new("http://everywhere/")).await.unwrap();
+    sites::insert_site(&database.store, &spec).await.unwrap();
+    sites::insert_site(&database.store, &SiteSpec::new("http://everywhere/")).await.unwrap();
 
-    regions::remove(&database.store, &"eu".parse().unwrap()).await.unwrap();
+    regions::remove_region(&database.store, &"eu".parse().unwrap()).await.unwrap();
     assert_eq!(
-        (problem(&database).await, in_force(&database).await),
+        (read_problem(&database).await, list_schedules_in_force(&database).await),
         (None, vec!["1 us".into(), "2 ap".into(), "2 us".into()])
     );
-    run(&database, "DELETE FROM picket.regions WHERE name = 'us'").await;
-    let why = problem(&database).await.unwrap();
+    execute_sql(&database, "DELETE FROM picket.regions WHERE name = 'us'").await;
+    let why = read_problem(&database).await.unwrap();
     assert!(why.starts_with("regions: none of these is in use: eu, us; allowed: "), "{why}");
-    assert_eq!(in_force(&database).await, ["2 ap"]);
+    assert_eq!(list_schedules_in_force(&database).await, ["2 ap"]);
     // A change of something else mends nothing.
-    run(&database, "UPDATE picket.sites SET interval_seconds = 30").await;
-    assert_eq!(problem(&database).await, Some(why));
+    execute_sql(&database, "UPDATE picket.sites SET interval_seconds = 30").await;
+    assert_eq!(read_problem(&database).await, Some(why));
 
-    assert!(add(&database, "eu").await);
+    assert!(add_region_named(&database, "eu").await);
     assert_eq!(
-        (problem(&database).await, in_force(&database).await),
+        (read_problem(&database).await, list_schedules_in_force(&database).await),
         (None, vec!["1 eu".into(), "2 ap".into(), "2 eu".into()])
     );
-    regions::remove(&database.store, &"eu".parse().unwrap()).await.unwrap();
-    run(&database, "UPDATE picket.sites SET regions = '{ap}' WHERE id = 1").await;
+    regions::remove_region(&database.store, &"eu".parse().unwrap()).await.unwrap();
+    execute_sql(&database, "UPDATE picket.sites SET regions = '{ap}' WHERE id = 1").await;
     assert_eq!(
-        (problem(&database).await, in_force(&database).await),
+        (read_problem(&database).await, list_schedules_in_force(&database).await),
         (None, vec!["1 ap".into(), "2 ap".into()])
     );
 }
@@ -136,7 +139,7 @@ async fn a_site_and_a_region_committed_side_by_side_under_repeatable_read_find_e
     const SITE: &str = "INSERT INTO picket.sites (url) VALUES ('http://x/'); COMMIT";
     const REGION: &str = "INSERT INTO picket.regions (name) VALUES ('eu'); COMMIT";
     for (first, second) in [(SITE, REGION), (REGION, SITE)] {
-        let database = database().await;
+        let database = new_database().await;
         let options = database.pool.connect_options();
         let mut one = PgConnection::connect_with(&options).await.unwrap();
         let mut other = PgConnection::connect_with(&options).await.unwrap();
@@ -145,10 +148,10 @@ async fn a_site_and_a_region_committed_side_by_side_under_repeatable_read_find_e
         sqlx::raw_sql(BEGIN).execute(&mut other).await.unwrap();
         sqlx::raw_sql(first).execute(&mut one).await.unwrap();
         sqlx::raw_sql(second).execute(&mut other).await.unwrap();
-        assert_eq!(in_force(&database).await, Vec::<String>::new());
+        assert_eq!(list_schedules_in_force(&database).await, Vec::<String>::new());
 
         assert_eq!(regions::reconcile_pending(&database.store).await.unwrap(), 1);
-        assert_eq!(in_force(&database).await, ["1 eu"], "{first}");
+        assert_eq!(list_schedules_in_force(&database).await, ["1 eu"], "{first}");
         assert_eq!(regions::reconcile_pending(&database.store).await.unwrap(), 0);
     }
 }
@@ -157,10 +160,10 @@ async fn a_site_and_a_region_committed_side_by_side_under_repeatable_read_find_e
 async fn sites_in_a_shard_that_does_not_exist_are_moved_to_their_own_with_the_history_of_their_schedules() {
     const ASTRAY: &str = "SELECT (SELECT count(*) FROM picket.sites WHERE shard <> picket.shard_of(id))
                               + (SELECT count(*) FROM picket.schedules WHERE shard <> picket.shard_of(site_id))";
-    let database = database().await;
-    add(&database, "eu").await;
+    let database = new_database().await;
+    add_region_named(&database, "eu").await;
     // As a restore with triggers disabled writes them.
-    run(
+    execute_sql(
         &database,
         "BEGIN; SET LOCAL session_replication_role = replica;
          INSERT INTO picket.sites (shard, version, url)
@@ -172,20 +175,20 @@ async fn sites_in_a_shard_that_does_not_exist_are_moved_to_their_own_with_the_hi
     assert_eq!(astray().await, 6);
 
     assert_eq!(regions::reconcile_pending(&database.store).await.unwrap(), 3);
-    assert_eq!((astray().await, in_force(&database).await.len()), (0, 3));
+    assert_eq!((astray().await, list_schedules_in_force(&database).await.len()), (0, 3));
     assert_eq!(regions::reconcile_pending(&database.store).await.unwrap(), 0);
 }
 
 #[tokio::test]
 async fn two_regions_that_are_removed_at_once_do_not_wait_for_each_other_in_a_circle() {
-    let database = database().await;
+    let database = new_database().await;
     for name in ["eu", "us"] {
-        add(&database, name).await;
+        add_region_named(&database, name).await;
         let spec = SiteSpec { regions: vec![name.into()], ..SiteSpec::new(format!("http://{name}/")) };
-        sites::insert(&database.store, &spec).await.unwrap();
+        sites::insert_site(&database.store, &spec).await.unwrap();
     }
     let both = SiteSpec { regions: vec!["eu".into(), "us".into()], ..SiteSpec::new("http://both/") };
-    sites::insert(&database.store, &both).await.unwrap();
+    sites::insert_site(&database.store, &both).await.unwrap();
     let options = database.pool.connect_options();
     let mut one = PgConnection::connect_with(&options).await.unwrap();
     let mut other = PgConnection::connect_with(&options).await.unwrap();
@@ -200,7 +203,7 @@ async fn two_regions_that_are_removed_at_once_do_not_wait_for_each_other_in_a_ci
     eu.unwrap();
     us.unwrap();
 
-    let problems = sites::list(&database.store).await.unwrap();
+    let problems = sites::list_sites(&database.store).await.unwrap();
     assert!(problems.iter().all(|site| site.problem.is_some()), "{problems:?}");
-    assert_eq!(in_force(&database).await, Vec::<String>::new());
+    assert_eq!(list_schedules_in_force(&database).await, Vec::<String>::new());
 }

@@ -9,7 +9,7 @@ async fn every_view_column_and_function_of_the_schema_report_says_what_it_is() {
     let world = World::new().await;
 
     let silent = world
-        .text(
+        .query_text(
             "SELECT string_agg(name, ', ') FROM (
                  SELECT view.relname AS name FROM pg_class AS view
                  WHERE relnamespace = 'report'::regnamespace AND obj_description(oid, 'pg_class') IS NULL
@@ -47,7 +47,7 @@ async fn the_views_have_the_columns_of_the_contract_first_and_in_order() {
         ("certificates", "site_id, site, url, expires_at, days_left"),
     ] {
         let found = world
-            .text(&format!(
+            .query_text(&format!(
                 "SELECT string_agg(attname, ', ' ORDER BY attnum) FROM pg_attribute
                  WHERE attrelid = 'report.{view}'::regclass AND attnum > 0"
             ))
@@ -59,7 +59,7 @@ async fn the_views_have_the_columns_of_the_contract_first_and_in_order() {
 #[tokio::test]
 async fn the_role_for_reports_reads_every_view_and_function_of_report_and_nothing_else() {
     let world = World::new().await;
-    world.rows().await;
+    world.insert_rows().await;
     let relations: Vec<(String, bool)> = sqlx::query_as(
         "SELECT oid::regclass::text, relnamespace = 'report'::regnamespace FROM pg_class
          WHERE relnamespace IN ('report'::regnamespace, 'picket'::regnamespace) AND relkind IN ('r', 'p', 'v')",
@@ -92,7 +92,7 @@ async fn the_role_for_reports_reads_every_view_and_function_of_report_and_nothin
 }
 
 /// The blocks of docs/reporting.md that begin with this line.
-fn documented(fence: &str) -> Vec<String> {
+fn documented_blocks(fence: &str) -> Vec<String> {
     let text = include_str!("../../../docs/reporting.md");
     let blocks = text.split(fence).skip(1);
     blocks.map(|block| block.split("```").next().unwrap().trim().to_owned()).collect()
@@ -101,15 +101,15 @@ fn documented(fence: &str) -> Vec<String> {
 #[tokio::test]
 async fn every_documented_question_is_answered_to_the_role_for_reports_with_the_columns_of_its_sample() {
     let world = World::new().await;
-    world.rows().await;
+    world.insert_rows().await;
     world
-        .run("INSERT INTO picket.incidents (site_id, opened_at, closed_at, first_failure_at, cause, message, regions)
+        .execute_sql("INSERT INTO picket.incidents (site_id, opened_at, closed_at, first_failure_at, cause, message, regions)
               SELECT 1, now() - n * interval '1 hour', CASE WHEN n > 1 THEN now() - (n - 0.5) * interval '1 hour' END,
                      now() - n * interval '1 hour', 'timeout', 'no answer', '{eu}' FROM generate_series(1, 5) AS n")
         .await;
-    world.closed(0, 0).await;
+    world.close_ledger_until(0, 0).await;
     world.roll_up().await;
-    let (statements, samples) = (documented("```sql\n"), documented("```text\n"));
+    let (statements, samples) = (documented_blocks("```sql\n"), documented_blocks("```text\n"));
     let mut reader = world.pool.acquire().await.unwrap().detach();
     sqlx::raw_sql("SET ROLE picket_report; SET timezone = 'UTC'").execute(&mut reader).await.unwrap();
 
@@ -136,12 +136,12 @@ async fn the_checks_of_one_site_are_found_without_reading_those_of_others() {
     let world = World::new().await;
     // Two hours of a hundred thousand checks, of a thousand sites.
     world
-        .run("INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome)
+        .execute_sql("INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome)
               SELECT picket.start_of(picket.day_of(now())) + tick * interval '72 seconds' + site * interval '60 ms', site,
                      (SELECT min(id) FROM picket.regions), 'scheduled', 'up'
               FROM generate_series(1, 100) AS tick, generate_series(1, 1000) AS site")
         .await;
-    world.run("VACUUM ANALYZE picket.check_results").await;
+    world.execute_sql("VACUUM ANALYZE picket.check_results").await;
 
     let (plan,): (serde_json::Value,) = sqlx::query_as(
         "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON)

@@ -1,56 +1,56 @@
 //! Results: once each, and what cannot be kept, with the reason.
 
-use picket_proto::{Cause, CheckResult, Kind, Outcome, Region, SiteId, Timestamp, Timing};
+use picket_proto::{Cause, CheckResult, Kind, Outcome, RegionName, SiteId, Timestamp, Timing};
 use picket_store::{
     Store, regions,
-    results::{Content, Entry, Results, Written},
+    results::{IncomingResult, InsertSummary, ResultContent, ResultStore},
 };
 use picket_testkit::servers;
 use sqlx::{PgPool, Row};
 
 /// A database with the regions `eu` and `us`, through the store and beside it.
 pub(crate) struct Database {
-    pub(crate) results: Results,
+    pub(crate) results: ResultStore,
     store: Store,
     pub(crate) pool: PgPool,
 }
 
-pub(crate) async fn database() -> Database {
-    let crate::Database { store, pool } = crate::database().await;
+pub(crate) async fn database_with_regions() -> Database {
+    let crate::Database { store, pool } = crate::new_database().await;
     for region in ["eu", "us"] {
-        regions::add(&store, &region.parse().unwrap()).await.unwrap();
+        regions::add_region(&store, &region.parse().unwrap()).await.unwrap();
     }
-    Database { results: Results::new(store.clone()), store, pool }
+    Database { results: ResultStore::new(store.clone()), store, pool }
 }
 
 impl Database {
-    pub(crate) async fn count(&self, what: &'static str) -> i64 {
+    pub(crate) async fn count_rows(&self, what: &'static str) -> i64 {
         sqlx::query_scalar(what).fetch_one(&self.pool).await.unwrap()
     }
 
-    pub(crate) async fn checks(&self) -> i64 {
-        self.count("SELECT count(*) FROM picket.check_results").await
+    pub(crate) async fn count_checks(&self) -> i64 {
+        self.count_rows("SELECT count(*) FROM picket.check_results").await
     }
 
     /// The dead letters' subjects and reasons.
-    pub(crate) async fn dead(&self) -> Vec<(String, String)> {
+    pub(crate) async fn list_dead_letters(&self) -> Vec<(String, String)> {
         let query = sqlx::query_as("SELECT subject, reason FROM picket.dead_letters ORDER BY id");
         query.fetch_all(&self.pool).await.unwrap()
     }
 
-    pub(crate) async fn insert(&self, results: &[CheckResult]) -> Written {
-        let contents: Vec<_> = results.iter().map(Content::Check).collect();
+    pub(crate) async fn insert_results(&self, results: &[CheckResult]) -> InsertSummary {
+        let contents: Vec<_> = results.iter().map(ResultContent::Check).collect();
         self.insert_contents(&contents).await
     }
 
-    async fn insert_contents(&self, contents: &[Content<'_>]) -> Written {
-        let entries: Vec<_> = contents.iter().map(|content| entry(*content)).collect();
-        self.results.insert(&entries, now()).await.unwrap()
+    async fn insert_contents(&self, contents: &[ResultContent<'_>]) -> InsertSummary {
+        let entries: Vec<_> = contents.iter().map(|content| incoming_result(*content)).collect();
+        self.results.insert_batch(&entries, now()).await.unwrap()
     }
 }
 
-pub(crate) fn entry(content: Content<'_>) -> Entry<'_> {
-    Entry { subject: "picket.result.eu.7", payload: b"as it came", content }
+pub(crate) fn incoming_result(content: ResultContent<'_>) -> IncomingResult<'_> {
+    IncomingResult { subject: "picket.result.eu.7", payload: b"as it came", content }
 }
 
 pub(crate) fn now() -> Timestamp {
@@ -64,19 +64,19 @@ fn wall_ms() -> i64 {
     i64::try_from(since.as_millis()).unwrap()
 }
 
-pub(crate) fn up(site: i64, region: &str, at: Timestamp) -> CheckResult {
+pub(crate) fn up_result(site: i64, region: &str, at: Timestamp) -> CheckResult {
     CheckResult {
         v: 1,
         id: "id".to_owned(),
         site_id: Some(SiteId(site)),
         kind: Kind::Scheduled,
-        region: region.parse::<Region>().unwrap(),
+        region: region.parse::<RegionName>().unwrap(),
         shard: None,
         prober: "prober-1".to_owned(),
         url: "http://127.0.0.1:8000/".to_owned(),
         scheduled_at: at,
         expires_at: None,
-        started_at: Some(at.plus(std::time::Duration::from_micros(1_500))),
+        started_at: Some(at.saturating_add(std::time::Duration::from_micros(1_500))),
         outcome: Outcome::Up,
         cause: None,
         message: None,
@@ -93,7 +93,7 @@ pub(crate) fn up(site: i64, region: &str, at: Timestamp) -> CheckResult {
     }
 }
 
-pub(crate) fn missed(site: i64, region: &str, at: Timestamp) -> CheckResult {
+pub(crate) fn missed_result(site: i64, region: &str, at: Timestamp) -> CheckResult {
     CheckResult {
         outcome: Outcome::Missed,
         cause: Some(Cause::Expired),
@@ -101,18 +101,18 @@ pub(crate) fn missed(site: i64, region: &str, at: Timestamp) -> CheckResult {
         started_at: None,
         http_status: None,
         timing: Timing::default(),
-        ..up(site, region, at)
+        ..up_result(site, region, at)
     }
 }
 
 #[tokio::test]
 async fn every_field_of_a_result_is_a_column_of_its_row() {
-    let database = database().await;
+    let database = database_with_regions().await;
     let at = now();
 
-    let written = database.insert(&[up(42, "us", at)]).await;
+    let written = database.insert_results(&[up_result(42, "us", at)]).await;
 
-    assert_eq!(written.new[&(Outcome::Up, None)], 1);
+    assert_eq!(written.new_rows[&(Outcome::Up, None)], 1);
     let row = sqlx::query("SELECT *, tls_expires_at = '2027-01-15T23:59:59Z' AS tls FROM report.checks")
         .fetch_one(&database.pool)
         .await
@@ -131,78 +131,89 @@ async fn every_field_of_a_result_is_a_column_of_its_row() {
 
 #[tokio::test]
 async fn what_is_inserted_twice_is_there_once() {
-    let database = database().await;
+    let database = database_with_regions().await;
     let at = now();
-    let batch = [up(2, "eu", at), up(1, "eu", at), up(1, "us", at), up(1, "eu", at)];
+    let batch =
+        [up_result(2, "eu", at), up_result(1, "eu", at), up_result(1, "us", at), up_result(1, "eu", at)];
 
-    let first = database.insert(&batch).await;
-    let second = database.insert(&batch).await;
+    let first = database.insert_results(&batch).await;
+    let second = database.insert_results(&batch).await;
 
-    assert_eq!((first.inserted(), first.duplicates), (3, 1));
-    assert_eq!((second.inserted(), second.duplicates), (0, 4));
-    assert_eq!(database.checks().await, 3);
+    assert_eq!((first.count_inserted(), first.duplicates), (3, 1));
+    assert_eq!((second.count_inserted(), second.duplicates), (0, 4));
+    assert_eq!(database.count_checks().await, 3);
 }
 
 #[tokio::test]
 async fn a_confirming_check_is_kept_beside_the_scheduled_one() {
-    let database = database().await;
+    let database = database_with_regions().await;
     let at = now();
 
-    database.insert(&[up(1, "eu", at), CheckResult { kind: Kind::Confirm, ..up(1, "eu", at) }]).await;
+    database
+        .insert_results(&[
+            up_result(1, "eu", at),
+            CheckResult { kind: Kind::Confirm, ..up_result(1, "eu", at) },
+        ])
+        .await;
 
-    assert_eq!(database.checks().await, 2);
+    assert_eq!(database.count_checks().await, 2);
 }
 
 #[tokio::test]
 async fn a_real_result_takes_the_place_of_a_missed_one_and_never_the_reverse() {
-    let database = database().await;
+    let database = database_with_regions().await;
     let at = now();
     let outcomes = "SELECT string_agg(outcome || coalesce(' ' || cause, ''), ', ') FROM picket.check_results";
 
-    database.insert(&[missed(1, "eu", at)]).await;
-    let real = database.insert(&[up(1, "eu", at)]).await;
-    let late = database.insert(&[missed(1, "eu", at)]).await;
-    let down = CheckResult { outcome: Outcome::Down, cause: Some(Cause::Dns), ..up(1, "eu", at) };
-    database.insert(&[down]).await;
+    database.insert_results(&[missed_result(1, "eu", at)]).await;
+    let real = database.insert_results(&[up_result(1, "eu", at)]).await;
+    let late = database.insert_results(&[missed_result(1, "eu", at)]).await;
+    let down = CheckResult { outcome: Outcome::Down, cause: Some(Cause::Dns), ..up_result(1, "eu", at) };
+    database.insert_results(&[down]).await;
 
-    assert_eq!((real.new[&(Outcome::Up, None)], real.duplicates), (1, 0));
-    assert_eq!((late.inserted(), late.duplicates), (0, 1));
+    assert_eq!((real.new_rows[&(Outcome::Up, None)], real.duplicates), (1, 0));
+    assert_eq!((late.count_inserted(), late.duplicates), (0, 1));
     let kept: String = sqlx::query_scalar(outcomes).fetch_one(&database.pool).await.unwrap();
     assert_eq!(kept, "up");
-    let status = database.count("SELECT http_status::bigint FROM picket.check_results").await;
+    let status = database.count_rows("SELECT http_status::bigint FROM picket.check_results").await;
     assert_eq!(status, 200);
 }
 
 #[tokio::test]
 async fn of_two_results_of_one_tick_in_one_batch_the_real_one_is_kept() {
-    let database = database().await;
+    let database = database_with_regions().await;
     let at = now();
 
-    let written = database.insert(&[missed(1, "eu", at), up(1, "eu", at), missed(1, "eu", at)]).await;
+    let written = database
+        .insert_results(&[missed_result(1, "eu", at), up_result(1, "eu", at), missed_result(1, "eu", at)])
+        .await;
 
-    assert_eq!((written.new[&(Outcome::Up, None)], written.inserted(), written.duplicates), (1, 1, 2));
+    assert_eq!(
+        (written.new_rows[&(Outcome::Up, None)], written.count_inserted(), written.duplicates),
+        (1, 1, 2)
+    );
 }
 
 #[tokio::test]
 async fn a_row_without_a_partition_is_a_dead_letter_and_its_neighbours_are_kept() {
-    let database = database().await;
+    let database = database_with_regions().await;
     let at = now();
-    let long_ago = at.minus(std::time::Duration::from_secs(20 * 86_400));
-    let mut batch: Vec<_> = (0..50).map(|site| up(site, "eu", at)).collect();
+    let long_ago = at.saturating_sub(std::time::Duration::from_secs(20 * 86_400));
+    let mut batch: Vec<_> = (0..50).map(|site| up_result(site, "eu", at)).collect();
     batch[7].scheduled_at = long_ago;
     batch[31].scheduled_at = long_ago;
 
-    let written = database.insert(&batch).await;
-    let again = database.insert(&batch[10..20]).await;
+    let written = database.insert_results(&batch).await;
+    let again = database.insert_results(&batch[10..20]).await;
 
-    assert_eq!((written.inserted(), written.refused, written.duplicates), (48, 2, 0));
-    assert_eq!((again.inserted(), again.duplicates), (0, 10));
-    assert_eq!(database.checks().await, 48);
-    let dead = database.dead().await;
+    assert_eq!((written.count_inserted(), written.refused_by_database, written.duplicates), (48, 2, 0));
+    assert_eq!((again.count_inserted(), again.duplicates), (0, 10));
+    assert_eq!(database.count_checks().await, 48);
+    let dead = database.list_dead_letters().await;
     assert_eq!(dead.len(), 2);
     assert!(dead[0].1.contains("no partition") && dead[0].1.contains("23514"), "{dead:?}");
     assert_eq!(
-        database.count("SELECT count(*) FROM picket.dead_letters WHERE payload = 'as it came'").await,
+        database.count_rows("SELECT count(*) FROM picket.dead_letters WHERE payload = 'as it came'").await,
         2
     );
 }
@@ -213,24 +224,24 @@ async fn a_result_whose_partition_is_missing_has_it_made_and_is_kept() {
     let at = now();
     // Few rows are inserted, many are copied.
     for rows in [3, 300] {
-        let database = database().await;
-        let yesterday: Vec<_> = (0..rows).map(|site| up(site, "eu", at.minus(DAY))).collect();
-        assert_eq!(database.insert(&yesterday).await.inserted(), rows as u64);
-        for moment in [at, at.minus(DAY), at.plus(DAY)] {
+        let database = database_with_regions().await;
+        let yesterday: Vec<_> = (0..rows).map(|site| up_result(site, "eu", at.saturating_sub(DAY))).collect();
+        assert_eq!(database.insert_results(&yesterday).await.count_inserted(), rows as u64);
+        for moment in [at, at.saturating_sub(DAY), at.saturating_add(DAY)] {
             let day = moment.to_string()[..10].replace('-', "");
             let drop = format!("DROP TABLE picket.check_results_{day}");
             sqlx::raw_sql(sqlx::AssertSqlSafe(drop)).execute(&database.pool).await.unwrap();
         }
-        let mut batch: Vec<_> = (0..rows).map(|site| up(site, "eu", at)).collect();
-        batch[1].scheduled_at = at.minus(DAY);
-        batch[2].scheduled_at = at.minus(DAY * 20);
+        let mut batch: Vec<_> = (0..rows).map(|site| up_result(site, "eu", at)).collect();
+        batch[1].scheduled_at = at.saturating_sub(DAY);
+        batch[2].scheduled_at = at.saturating_sub(DAY * 20);
 
-        let written = database.insert(&batch).await;
+        let written = database.insert_results(&batch).await;
 
-        assert_eq!((written.inserted(), written.refused), (rows as u64 - 1, 1));
-        assert_eq!((database.checks().await, database.dead().await.len()), (rows - 1, 1));
+        assert_eq!((written.count_inserted(), written.refused_by_database), (rows as u64 - 1, 1));
+        assert_eq!((database.count_checks().await, database.list_dead_letters().await.len()), (rows - 1, 1));
     }
-    let database = database().await;
+    let database = database_with_regions().await;
     let may: Vec<(String, bool)> = sqlx::query_as(
         "SELECT role, has_function_privilege(role, 'picket.ensure_partition(timestamptz)', 'EXECUTE')
          FROM unnest('{picket_sink,picket_coordinator,picket_api,picket_report}'::text[]) AS role
@@ -244,7 +255,7 @@ async fn a_result_whose_partition_is_missing_has_it_made_and_is_kept() {
 
 #[tokio::test]
 async fn nul_and_overlong_words_are_mended_and_kept() {
-    let database = database().await;
+    let database = database_with_regions().await;
     let at = now();
     let hostile = CheckResult {
         message: Some(format!("a\0b{}", "ü".repeat(5_000))),
@@ -255,7 +266,7 @@ async fn nul_and_overlong_words_are_mended_and_kept() {
         body_bytes: u64::MAX,
         started_at: Some(Timestamp::MAX),
         timing: Timing { total_us: Some(u32::MAX), ..Timing::default() },
-        ..up(1, "eu", at)
+        ..up_result(1, "eu", at)
     };
     let adhoc = CheckResult {
         id: "\0id".repeat(5_000),
@@ -266,11 +277,12 @@ async fn nul_and_overlong_words_are_mended_and_kept() {
     };
     let unusable = format!("reason\0{}", "r".repeat(5_000));
 
-    let contents = [Content::Check(&hostile), Content::Adhoc(&adhoc), Content::Unusable(&unusable)];
-    let entries = contents.map(|content| Entry { subject: "s\0", payload: b"\0\xff{", content });
-    let written = database.results.insert(&entries, now()).await.unwrap();
+    let contents =
+        [ResultContent::Check(&hostile), ResultContent::Adhoc(&adhoc), ResultContent::Rejected(&unusable)];
+    let entries = contents.map(|content| IncomingResult { subject: "s\0", payload: b"\0\xff{", content });
+    let written = database.results.insert_batch(&entries, now()).await.unwrap();
 
-    assert_eq!((written.inserted(), written.unusable, written.refused), (2, 1, 0));
+    assert_eq!((written.count_inserted(), written.rejected, written.refused_by_database), (2, 1, 0));
     let lengths = "SELECT (octet_length(message), octet_length(prober), octet_length(remote_addr),
         octet_length(http_version), http_status, body_bytes, lateness_us, total_us)::text FROM picket.check_results";
     let lengths: String = sqlx::query_scalar(lengths).fetch_one(&database.pool).await.unwrap();
@@ -285,62 +297,64 @@ async fn nul_and_overlong_words_are_mended_and_kept() {
     }
     assert_eq!(rest, [i16::MAX.to_string(), largest.to_string(), largest.to_string(), largest.to_string()]);
     assert_eq!(
-        database.count("SELECT count(*) FROM picket.adhoc_results WHERE length(url) <= 4096").await,
+        database.count_rows("SELECT count(*) FROM picket.adhoc_results WHERE length(url) <= 4096").await,
         1
     );
-    assert_eq!(database.dead().await.len(), 1);
+    assert_eq!(database.list_dead_letters().await.len(), 1);
 }
 
 #[tokio::test]
 async fn adhoc_results_are_kept_once_too() {
-    let database = database().await;
-    let adhoc = CheckResult { kind: Kind::Adhoc, site_id: None, ..up(0, "nowhere", now()) };
+    let database = database_with_regions().await;
+    let adhoc = CheckResult { kind: Kind::Adhoc, site_id: None, ..up_result(0, "nowhere", now()) };
 
-    let first = database.insert_contents(&[Content::Adhoc(&adhoc)]).await;
-    let second = database.insert_contents(&[Content::Adhoc(&adhoc), Content::Adhoc(&adhoc)]).await;
+    let first = database.insert_contents(&[ResultContent::Adhoc(&adhoc)]).await;
+    let second =
+        database.insert_contents(&[ResultContent::Adhoc(&adhoc), ResultContent::Adhoc(&adhoc)]).await;
 
-    assert_eq!((first.inserted(), second.inserted(), second.duplicates), (1, 0, 2));
+    assert_eq!((first.count_inserted(), second.count_inserted(), second.duplicates), (1, 0, 2));
     let kept = "SELECT count(*) FROM picket.adhoc_results WHERE id = 'id' AND region = 'nowhere' AND http_status = 200";
-    assert_eq!(database.count(kept).await, 1);
+    assert_eq!(database.count_rows(kept).await, 1);
 }
 
 #[tokio::test]
 async fn a_region_added_later_is_found_a_removed_one_still_counts_and_an_unknown_one_is_a_dead_letter() {
-    let database = database().await;
+    let database = database_with_regions().await;
     let at = now();
-    database.insert(&[up(1, "eu", at)]).await;
-    let asia: Region = "asia".parse().unwrap();
+    database.insert_results(&[up_result(1, "eu", at)]).await;
+    let asia: RegionName = "asia".parse().unwrap();
 
-    let unknown = database.insert(&[up(1, "asia", at), up(2, "eu", at)]).await;
-    regions::add(&database.store, &asia).await.unwrap();
-    let added = database.insert(&[up(1, "asia", at)]).await;
-    regions::remove(&database.store, &asia).await.unwrap();
-    let removed = Results::new(database.store.clone())
-        .insert(&[entry(Content::Check(&up(2, "asia", at)))], now())
+    let unknown = database.insert_results(&[up_result(1, "asia", at), up_result(2, "eu", at)]).await;
+    regions::add_region(&database.store, &asia).await.unwrap();
+    let added = database.insert_results(&[up_result(1, "asia", at)]).await;
+    regions::remove_region(&database.store, &asia).await.unwrap();
+    let removed = ResultStore::new(database.store.clone())
+        .insert_batch(&[incoming_result(ResultContent::Check(&up_result(2, "asia", at)))], now())
         .await;
 
-    assert_eq!((unknown.of_unknown_regions, unknown.inserted()), (1, 1));
-    assert_eq!((added.inserted(), removed.unwrap().inserted()), (1, 1));
-    assert!(database.dead().await[0].1.contains("there is no region 'asia'"));
+    assert_eq!((unknown.unknown_region, unknown.count_inserted()), (1, 1));
+    assert_eq!((added.count_inserted(), removed.unwrap().count_inserted()), (1, 1));
+    assert!(database.list_dead_letters().await[0].1.contains("there is no region 'asia'"));
 }
 
 #[tokio::test]
 async fn a_database_that_is_away_is_an_error_that_passes() {
-    let mut server = servers::own_postgres().await;
-    let store = crate::store(server.url());
+    let mut server = servers::start_postgres().await;
+    let store = crate::open_store(server.url());
     store.migrate(64).await.unwrap();
-    regions::add(&store, &"eu".parse().unwrap()).await.unwrap();
-    let (results, row) = (Results::new(store), up(1, "eu", now()));
-    results.insert(&[entry(Content::Check(&row))], now()).await.unwrap();
+    regions::add_region(&store, &"eu".parse().unwrap()).await.unwrap();
+    let (results, row) = (ResultStore::new(store), up_result(1, "eu", now()));
+    results.insert_batch(&[incoming_result(ResultContent::Check(&row))], now()).await.unwrap();
 
     server.kill().await;
-    let error = results.insert(&[entry(Content::Check(&row))], now()).await.unwrap_err();
+    let error =
+        results.insert_batch(&[incoming_result(ResultContent::Check(&row))], now()).await.unwrap_err();
     server.start().await;
 
     assert!(error.is_transient(), "{error:?}");
     picket_testkit::eventually(std::time::Duration::from_secs(20), "the database is back", async || {
         results
-            .insert(&[entry(Content::Check(&row))], now())
+            .insert_batch(&[incoming_result(ResultContent::Check(&row))], now())
             .await
             .map(|written| assert_eq!(written.duplicates, 1))
     })
@@ -349,26 +363,26 @@ async fn a_database_that_is_away_is_an_error_that_passes() {
 
 #[tokio::test]
 async fn an_insert_that_is_cancelled_leaves_no_connection_in_a_transaction() {
-    let database = database().await;
+    let database = database_with_regions().await;
     let at = now();
-    let mut batch: Vec<_> = (0..400).map(|site| up(site, "eu", at)).collect();
+    let mut batch: Vec<_> = (0..400).map(|site| up_result(site, "eu", at)).collect();
     for bad in batch.iter_mut().step_by(7) {
-        bad.scheduled_at = at.minus(std::time::Duration::from_secs(20 * 86_400));
+        bad.scheduled_at = at.saturating_sub(std::time::Duration::from_secs(20 * 86_400));
     }
-    let contents: Vec<_> = batch.iter().map(|result| entry(Content::Check(result))).collect();
+    let contents: Vec<_> = batch.iter().map(|result| incoming_result(ResultContent::Check(result))).collect();
 
     for millis in [1, 5, 10, 20, 40] {
         let cut = std::time::Duration::from_millis(millis);
-        let _ = tokio::time::timeout(cut, database.results.insert(&contents, now())).await;
+        let _ = tokio::time::timeout(cut, database.results.insert_batch(&contents, now())).await;
     }
-    let written = database.results.insert(&contents, now()).await.unwrap();
+    let written = database.results.insert_batch(&contents, now()).await.unwrap();
 
-    assert_eq!(written.inserted() + written.duplicates, 342);
-    assert_eq!(database.checks().await, 342);
+    assert_eq!(written.count_inserted() + written.duplicates, 342);
+    assert_eq!(database.count_checks().await, 342);
     let inside = "SELECT count(*) FROM pg_stat_activity
         WHERE state LIKE 'idle in transaction%' AND datname = current_database() AND application_name = 'test'";
     picket_testkit::eventually(std::time::Duration::from_secs(10), "no transaction is open", async || {
-        database.count(inside).await == 0
+        database.count_rows(inside).await == 0
     })
     .await;
 }
@@ -379,19 +393,19 @@ async fn an_insert_that_is_cancelled_leaves_no_connection_in_a_transaction() {
 async fn what_a_row_costs() {
     const ROWS: i64 = 2_000;
     const BATCHES: i64 = 100;
-    let database = database().await;
+    let database = database_with_regions().await;
     let at = now();
 
     let (mut spent, mut again) = (std::time::Duration::ZERO, std::time::Duration::ZERO);
     for batch in 0..BATCHES {
-        let tick = |row: i64| at.minus(std::time::Duration::from_millis((row / 20).unsigned_abs()));
-        let rows: Vec<_> = (0..ROWS).map(|row| up(batch * ROWS + row, "eu", tick(row))).collect();
-        let entries: Vec<_> = rows.iter().map(|row| entry(Content::Check(row))).collect();
+        let tick = |row: i64| at.saturating_sub(std::time::Duration::from_millis((row / 20).unsigned_abs()));
+        let rows: Vec<_> = (0..ROWS).map(|row| up_result(batch * ROWS + row, "eu", tick(row))).collect();
+        let entries: Vec<_> = rows.iter().map(|row| incoming_result(ResultContent::Check(row))).collect();
         let began = tokio::time::Instant::now();
-        database.results.insert(&entries, now()).await.unwrap();
+        database.results.insert_batch(&entries, now()).await.unwrap();
         spent += began.elapsed();
         let began = tokio::time::Instant::now();
-        database.results.insert(&entries, now()).await.unwrap();
+        database.results.insert_batch(&entries, now()).await.unwrap();
         again += began.elapsed();
     }
 

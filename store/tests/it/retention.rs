@@ -3,34 +3,37 @@
 use std::time::Duration;
 
 use picket_store::{
+    housekeeping::{self, Retention},
     partitions,
-    upkeep::{self, Retention},
 };
 use tokio::time::Instant;
 
-use crate::{rollups::World, wall};
+use crate::{rollups::World, wall_clock_now};
 
-const RETENTION: Retention = Retention { results: 30, rollups: 730 };
+const RETENTION: Retention = Retention { result_days: 30, rollup_days: 730 };
 
 impl World {
     /// A day of results `ago` days ago, with a row of it, rolled up or not.
-    async fn old_day(&self, ago: u32, rolled_up: bool) {
-        self.run(&format!(
+    async fn insert_old_day(&self, ago: u32, rolled_up: bool) {
+        self.execute_sql(&format!(
             "SELECT picket.ensure_partitions({ago}, 7);
              INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome)
              SELECT now() - n * interval '1 day', 1, 1, 'scheduled', 'up' FROM generate_series(4, {ago}) AS n"
         ))
         .await;
         let through = if rolled_up { 0 } else { ago };
-        self.run(&format!(
+        self.execute_sql(&format!(
             "UPDATE picket.rollup_state SET days_through = picket.day_of(now()) - {through},
                  rolled_through = picket.start_of(picket.day_of(now()) - {through})"
         ))
         .await;
     }
 
-    async fn days(&self) -> i64 {
-        self.text("SELECT picket.day_of(now()) - picket.day_of(picket.kept_since())").await.parse().unwrap()
+    async fn count_kept_days(&self) -> i64 {
+        self.query_text("SELECT picket.day_of(now()) - picket.day_of(picket.kept_since())")
+            .await
+            .parse()
+            .unwrap()
     }
 }
 
@@ -40,7 +43,7 @@ async fn a_day_may_begin_while_no_coordinator_runs_for_a_week_ahead() {
 
     // No coordinator has ever run on this database: its schema brought the days.
     let kept = world
-        .run(
+        .execute_sql(
             "INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome)
              SELECT picket.start_of(picket.day_of(now()) + n), 1, 1, 'scheduled', 'up' FROM generate_series(0, 7) AS n",
         )
@@ -48,26 +51,33 @@ async fn a_day_may_begin_while_no_coordinator_runs_for_a_week_ahead() {
     assert_eq!(kept, 8);
 
     // As it will be when that week is over and one is started again.
-    let made = partitions::ensure(&world.store, wall(), RETENTION).await.unwrap();
+    let made = partitions::ensure_partitions(&world.store, wall_clock_now(), RETENTION).await.unwrap();
     assert!(made <= 1, "midnight may have passed");
 }
 
 #[tokio::test]
 async fn days_of_results_go_one_by_one_when_they_are_too_old_and_rolled_up() {
     let world = World::new().await;
-    world.old_day(35, true).await;
-    assert_eq!(world.days().await, 35);
+    world.insert_old_day(35, true).await;
+    assert_eq!(world.count_kept_days().await, 35);
 
-    while upkeep::expire(&world.store, wall(), RETENTION).await.unwrap().anything() {}
+    while housekeeping::prune_expired(&world.store, wall_clock_now(), RETENTION)
+        .await
+        .unwrap()
+        .has_pruned_any()
+    {}
 
     // The day in which the sink may still take rows is there.
-    let days = world.days().await;
+    let days = world.count_kept_days().await;
     assert!((30..=31).contains(&days), "{days}");
-    let oldest =
-        world.text("SELECT min(scheduled_at) >= now() - interval '31 days' FROM picket.check_results").await;
+    let oldest = world
+        .query_text("SELECT min(scheduled_at) >= now() - interval '31 days' FROM picket.check_results")
+        .await;
     assert_eq!(oldest, "true");
     let ledger = world
-        .text("SELECT count(*) FROM report.ledger(now() - interval '40 days', now() - interval '20 days')")
+        .query_text(
+            "SELECT count(*) FROM report.ledger(now() - interval '40 days', now() - interval '20 days')",
+        )
         .await;
     assert_eq!(ledger, "0", "schedules begin four hours ago");
 }
@@ -75,25 +85,25 @@ async fn days_of_results_go_one_by_one_when_they_are_too_old_and_rolled_up() {
 #[tokio::test]
 async fn a_day_of_results_that_is_not_rolled_up_stays() {
     let world = World::new().await;
-    world.old_day(33, false).await;
+    world.insert_old_day(33, false).await;
 
-    let dropped = upkeep::expire(&world.store, wall(), RETENTION).await.unwrap();
+    let dropped = housekeeping::prune_expired(&world.store, wall_clock_now(), RETENTION).await.unwrap();
 
-    assert_eq!((dropped.day, world.days().await), (None, 33));
+    assert_eq!((dropped.dropped_day, world.count_kept_days().await), (None, 33));
 }
 
 #[tokio::test]
 async fn a_long_report_puts_a_drop_off_and_neither_holds_up_who_writes() {
     let world = World::new().await;
-    world.old_day(33, true).await;
+    world.insert_old_day(33, true).await;
     let mut reading = world.pool.begin().await.unwrap();
     sqlx::query("SELECT count(*) FROM picket.check_results").execute(&mut *reading).await.unwrap();
 
     let begun = Instant::now();
-    let refused = upkeep::expire(&world.store, wall(), RETENTION).await.unwrap_err();
+    let refused = housekeeping::prune_expired(&world.store, wall_clock_now(), RETENTION).await.unwrap_err();
     assert!(refused.is_transient(), "{refused}");
     world
-        .run(
+        .execute_sql(
             "INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome)
              VALUES (now(), 3, 1, 'scheduled', 'up')",
         )
@@ -104,15 +114,21 @@ async fn a_long_report_puts_a_drop_off_and_neither_holds_up_who_writes() {
     );
 
     reading.rollback().await.unwrap();
-    assert!(upkeep::expire(&world.store, wall(), RETENTION).await.unwrap().day.is_some());
+    assert!(
+        housekeeping::prune_expired(&world.store, wall_clock_now(), RETENTION)
+            .await
+            .unwrap()
+            .dropped_day
+            .is_some()
+    );
 }
 
 #[tokio::test]
 async fn a_slow_deletion_does_not_make_the_next_one_take_the_clock_for_wrong() {
     let world = World::new().await;
-    world.old_day(33, true).await;
+    world.insert_old_day(33, true).await;
     world
-        .run(
+        .execute_sql(
             "INSERT INTO picket.dead_letters (received_at, subject, reason, payload)
              VALUES (now() - interval '40 days', 's', 'r', 'p');
              CREATE FUNCTION public.takes_long() RETURNS trigger LANGUAGE plpgsql
@@ -122,17 +138,17 @@ async fn a_slow_deletion_does_not_make_the_next_one_take_the_clock_for_wrong() {
         .await;
 
     // The difference that is allowed is 30 s.
-    let now = wall().minus(Duration::from_secs(25));
-    let dropped = upkeep::expire(&world.store, now, RETENTION).await.unwrap();
+    let now = wall_clock_now().saturating_sub(Duration::from_secs(25));
+    let dropped = housekeeping::prune_expired(&world.store, now, RETENTION).await.unwrap();
 
-    assert_eq!((dropped.rows, dropped.day.is_some()), (1, true));
+    assert_eq!((dropped.deleted_rows, dropped.dropped_day.is_some()), (1, true));
 }
 
 #[tokio::test]
 async fn what_is_too_old_is_deleted_in_pieces_and_what_is_not_stays() {
     let world = World::new().await;
     world
-        .run(
+        .execute_sql(
             "INSERT INTO picket.adhoc_results (requested_at, id, region, prober, url, outcome)
              SELECT now() - days * interval '1 day', days, 'eu', 'p', 'http://x/', 'up' FROM unnest('{1,29,31,900}'::int[]) AS days;
              INSERT INTO picket.dead_letters (received_at, subject, reason, payload)
@@ -150,9 +166,13 @@ async fn what_is_too_old_is_deleted_in_pieces_and_what_is_not_stays() {
         )
         .await;
 
-    let first = upkeep::expire(&world.store, wall(), RETENTION).await.unwrap();
-    assert!((5_000..6_010).contains(&first.rows) && first.month.is_some(), "{first:?}");
-    while upkeep::expire(&world.store, wall(), RETENTION).await.unwrap().anything() {}
+    let first = housekeeping::prune_expired(&world.store, wall_clock_now(), RETENTION).await.unwrap();
+    assert!((5_000..6_010).contains(&first.deleted_rows) && first.dropped_month.is_some(), "{first:?}");
+    while housekeeping::prune_expired(&world.store, wall_clock_now(), RETENTION)
+        .await
+        .unwrap()
+        .has_pruned_any()
+    {}
 
     for (table, rows) in [
         ("adhoc_results", "2"),
@@ -163,22 +183,26 @@ async fn what_is_too_old_is_deleted_in_pieces_and_what_is_not_stays() {
         ("rollups_daily", "1"),
         ("retired_sites", "1"),
     ] {
-        assert_eq!(world.text(&format!("SELECT count(*) FROM picket.{table}")).await, rows, "{table}");
+        assert_eq!(world.query_text(&format!("SELECT count(*) FROM picket.{table}")).await, rows, "{table}");
     }
     let months = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'picket.rollups_hourly'::regclass";
-    assert_eq!(world.text(months).await, "1");
+    assert_eq!(world.query_text(months).await, "1");
 }
 
 #[tokio::test]
 async fn with_a_retention_of_a_day_no_partition_is_made_only_to_be_dropped() {
-    let retention = Retention { results: 1, rollups: 730 };
+    let retention = Retention { result_days: 1, rollup_days: 730 };
     let world = World::new().await;
-    world.old_day(5, true).await;
+    world.insert_old_day(5, true).await;
 
-    while upkeep::expire(&world.store, wall(), retention).await.unwrap().anything() {}
-    let kept = world.days().await;
-    partitions::ensure(&world.store, wall(), retention).await.unwrap();
+    while housekeeping::prune_expired(&world.store, wall_clock_now(), retention)
+        .await
+        .unwrap()
+        .has_pruned_any()
+    {}
+    let kept = world.count_kept_days().await;
+    partitions::ensure_partitions(&world.store, wall_clock_now(), retention).await.unwrap();
 
     assert!((1..=2).contains(&kept), "{kept}");
-    assert!(world.days().await <= kept);
+    assert!(world.count_kept_days().await <= kept);
 }

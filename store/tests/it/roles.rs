@@ -2,7 +2,7 @@
 
 use sqlx::{AssertSqlSafe, Executor, PgPool};
 
-use crate::database;
+use crate::new_database;
 
 const COORDINATOR: &str = "picket_coordinator";
 const SINK: &str = "picket_sink";
@@ -125,7 +125,7 @@ const ATTEMPTS: &[(&str, &[&str])] = &[
 ];
 
 /// What came of it as `role`: `Ok`, or the error's code.
-async fn attempt(pool: &PgPool, role: &str, sql: &str) -> Result<(), String> {
+async fn execute_as_role(pool: &PgPool, role: &str, sql: &str) -> Result<(), String> {
     let mut transaction = pool.begin().await.unwrap();
     transaction.execute(AssertSqlSafe(format!("SET LOCAL ROLE {role}"))).await.unwrap();
     let done = transaction.execute(AssertSqlSafe(sql.to_owned())).await;
@@ -140,7 +140,7 @@ async fn attempt(pool: &PgPool, role: &str, sql: &str) -> Result<(), String> {
 }
 
 /// A site that is watched and down, in maintenance too, so that every branch of a view has something to read.
-async fn furnish(pool: &PgPool) {
+async fn insert_fixture(pool: &PgPool) {
     let rows = "
         INSERT INTO picket.regions (name) VALUES ('eu');
         INSERT INTO picket.sites (url, headers) VALUES ('http://a.example/', '{\"authorization\": \"secret\"}');
@@ -156,13 +156,13 @@ async fn furnish(pool: &PgPool) {
 
 #[tokio::test]
 async fn each_role_may_do_what_it_needs_and_the_server_refuses_it_the_rest() {
-    let database = database().await;
-    furnish(&database.pool).await;
+    let database = new_database().await;
+    insert_fixture(&database.pool).await;
     let mut wrong = Vec::new();
 
     for (sql, allowed) in ATTEMPTS {
         for role in [COORDINATOR, SINK, API, REPORT] {
-            let came = attempt(&database.pool, role, sql).await;
+            let came = execute_as_role(&database.pool, role, sql).await;
             let is_refusal = came.as_ref().is_err_and(|why| why.starts_with("42501"));
             let is_right = if allowed.contains(&role) { came.is_ok() } else { is_refusal };
             if !is_right {
@@ -176,13 +176,16 @@ async fn each_role_may_do_what_it_needs_and_the_server_refuses_it_the_rest() {
 
 #[tokio::test]
 async fn a_right_that_somebody_gave_beyond_those_is_taken_back_when_they_are_given_again() {
-    let database = database().await;
+    let database = new_database().await;
     let sql = "DELETE FROM picket.check_results";
     database.pool.execute("GRANT DELETE ON picket.check_results TO picket_sink").await.unwrap();
-    assert_eq!(attempt(&database.pool, SINK, sql).await, Ok(()));
+    assert_eq!(execute_as_role(&database.pool, SINK, sql).await, Ok(()));
 
     database.pool.execute("SELECT picket.grant_roles()").await.unwrap();
 
-    assert!(attempt(&database.pool, SINK, sql).await.unwrap_err().starts_with("42501"));
-    assert_eq!(attempt(&database.pool, SINK, "SELECT count(*) FROM picket.check_results").await, Ok(()));
+    assert!(execute_as_role(&database.pool, SINK, sql).await.unwrap_err().starts_with("42501"));
+    assert_eq!(
+        execute_as_role(&database.pool, SINK, "SELECT count(*) FROM picket.check_results").await,
+        Ok(())
+    );
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use picket_store::{Store, upkeep};
+use picket_store::{Store, housekeeping};
 use proptest::{
     prelude::*,
     strategy::ValueTree,
@@ -10,7 +10,7 @@ use proptest::{
 };
 use sqlx::{AssertSqlSafe, PgPool};
 
-use crate::wall;
+use crate::wall_clock_now;
 
 const PIECE: Duration = Duration::from_secs(600);
 /// 2^(1/16) - 1, and half a microsecond of rounding.
@@ -24,10 +24,10 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new() -> Self {
-        let crate::Database { store, pool } = crate::database().await;
+        let crate::Database { store, pool } = crate::new_database().await;
         let world = Self { store, pool };
         world
-            .run(
+            .execute_sql(
                 "INSERT INTO picket.regions (name) VALUES ('eu'), ('us');
                  INSERT INTO picket.sites (url, name, tags) VALUES
                      ('https://shop.example/', 'shop', '{sales}'), ('https://api.example/', 'api', '{sales,core}'),
@@ -40,12 +40,12 @@ impl World {
         world
     }
 
-    pub(crate) async fn run(&self, sql: &str) -> u64 {
+    pub(crate) async fn execute_sql(&self, sql: &str) -> u64 {
         let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&self.pool).await;
         done.unwrap_or_else(|error| panic!("{sql}: {error}")).rows_affected()
     }
 
-    pub(crate) async fn text(&self, sql: &str) -> String {
+    pub(crate) async fn query_text(&self, sql: &str) -> String {
         let found: Option<String> = sqlx::query_scalar(AssertSqlSafe(format!("SELECT ({sql})::text")))
             .fetch_one(&self.pool)
             .await
@@ -54,8 +54,8 @@ impl World {
     }
 
     /// Rows for all ticks so far: some down, some missed, and times of all sizes.
-    pub(crate) async fn rows(&self) -> u64 {
-        self.run(
+    pub(crate) async fn insert_rows(&self) -> u64 {
+        self.execute_sql(
             "INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome, cause, dns_us, connect_us,
                  first_byte_us, total_us, tls_expires_at)
              SELECT tick, site_id, region_id, 'scheduled', outcome::picket.outcome,
@@ -72,8 +72,8 @@ impl World {
     }
 
     /// As if the ledger were closed up to `minutes` after the start of the hour `ago` hours ago.
-    pub(crate) async fn closed(&self, ago: u32, minutes: u32) {
-        self.run(&format!(
+    pub(crate) async fn close_ledger_until(&self, ago: u32, minutes: u32) {
+        self.execute_sql(&format!(
             "UPDATE picket.leases SET accounted_through =
                  picket.hour_of(now()) - interval '{ago} hours' + interval '{minutes} minutes'"
         ))
@@ -82,23 +82,23 @@ impl World {
 
     pub(crate) async fn roll_up(&self) -> u32 {
         let mut pieces = 0;
-        while upkeep::roll_up(&self.store, wall(), PIECE).await.unwrap().is_some() {
+        while housekeeping::roll_up_results(&self.store, wall_clock_now(), PIECE).await.unwrap().is_some() {
             pieces += 1;
         }
-        while upkeep::roll_up_day(&self.store, wall()).await.unwrap().is_some() {}
+        while housekeeping::roll_up_day(&self.store, wall_clock_now()).await.unwrap().is_some() {}
         pieces
     }
 
     /// What reports say in sum; and the same counted from the rows.
-    pub(crate) async fn said_and_true(&self) -> (String, String) {
+    pub(crate) async fn rollups_and_recount(&self) -> (String, String) {
         let said = self
-            .text(
+            .query_text(
                 "SELECT (sum(up), sum(down), sum(missed), sum(checks)) FROM report.uptime_daily
                  WHERE day >= picket.day_of(now()) - 1",
             )
             .await;
         let counted = self
-            .text(
+            .query_text(
                 "SELECT (count(*) FILTER (WHERE outcome = 'up'), count(*) FILTER (WHERE outcome = 'down'),
                          count(*) FILTER (WHERE outcome = 'missed'), count(*))
                  FROM report.checks",
@@ -107,17 +107,17 @@ impl World {
         (said, counted)
     }
 
-    pub(crate) async fn mend(&self) {
-        self.run("UPDATE picket.rollups_dirty SET marked_at = '-infinity'").await;
-        while upkeep::mend(&self.store, wall()).await.unwrap().is_some() {}
-        while upkeep::roll_up_day(&self.store, wall()).await.unwrap().is_some() {}
+    pub(crate) async fn rebuild_dirty_hours(&self) {
+        self.execute_sql("UPDATE picket.rollups_dirty SET marked_at = '-infinity'").await;
+        while housekeeping::rebuild_dirty_hour(&self.store, wall_clock_now()).await.unwrap().is_some() {}
+        while housekeeping::roll_up_day(&self.store, wall_clock_now()).await.unwrap().is_some() {}
     }
 }
 
 /// Merged from any number of parts, as an hour is from its pieces and a month from its days.
 #[tokio::test]
 async fn a_percentile_of_merged_histograms_is_within_the_stated_bound_of_the_exact_one() {
-    let database = crate::database().await;
+    let database = crate::new_database().await;
     let mut runner = TestRunner::new(Config::default());
     // Times over the whole range, or crowded together as a site's are; some of them the same.
     let times = prop_oneof![
@@ -164,8 +164,8 @@ async fn a_percentile_of_merged_histograms_is_within_the_stated_bound_of_the_exa
 async fn a_histogram_that_holds_too_much_for_its_digits_has_no_percentiles_rather_than_wrong_ones() {
     let world = World::new().await;
 
-    let well = world.text("SELECT picket.percentile_buckets(99999999, 99999999, '{0.5}')").await;
-    let over = world.text("SELECT picket.percentile_buckets(100000001, 100000001, '{0.5}')").await;
+    let well = world.query_text("SELECT picket.percentile_buckets(99999999, 99999999, '{0.5}')").await;
+    let over = world.query_text("SELECT picket.percentile_buckets(100000001, 100000001, '{0.5}')").await;
 
     assert_eq!((well.as_str(), over.as_str()), ("{0}", ""));
 }
@@ -173,20 +173,20 @@ async fn a_histogram_that_holds_too_much_for_its_digits_has_no_percentiles_rathe
 #[tokio::test]
 async fn each_row_is_counted_once_before_it_is_rolled_up_and_after() {
     let world = World::new().await;
-    world.closed(4, 0).await;
-    assert!(world.rows().await > 3 * 2 * 4 * 60 - 6);
+    world.close_ledger_until(4, 0).await;
+    assert!(world.insert_rows().await > 3 * 2 * 4 * 60 - 6);
 
     for (ago, minutes) in [(4, 0), (4, 25), (3, 0), (2, 59), (1, 0)] {
-        world.closed(ago, minutes).await;
+        world.close_ledger_until(ago, minutes).await;
         world.roll_up().await;
-        let (said, counted) = world.said_and_true().await;
+        let (said, counted) = world.rollups_and_recount().await;
         assert_eq!(said, counted, "closed up to {minutes} minutes of the hour {ago} hours ago");
     }
 
-    let rolled = world.text("SELECT count(DISTINCT hour) FROM picket.rollups_hourly").await;
+    let rolled = world.query_text("SELECT count(DISTINCT hour) FROM picket.rollups_hourly").await;
     assert_eq!(rolled, "3");
     let hour = world
-        .text(
+        .query_text(
             "SELECT (bool_and(dns_ms = 1 AND connect_ms = 2 AND first_byte_ms = 3 AND tls_ms IS NULL),
                      bool_and(p50_ms <= p95_ms AND p95_ms <= p99_ms)) FROM report.latency_hourly",
         )
@@ -203,34 +203,35 @@ async fn what_is_rolled_up_and_what_is_read_from_rows_says_the_same() {
         WHERE hour < picket.hour_of(now())";
     const FAILED: &str = "SELECT md5(string_agg(t::text, ' ' ORDER BY t::text)) FROM report.failures AS t";
     let world = World::new().await;
-    world.closed(4, 0).await;
-    world.rows().await;
-    let before = (world.text(SAID).await, world.text(HOURS).await, world.text(FAILED).await);
+    world.close_ledger_until(4, 0).await;
+    world.insert_rows().await;
+    let before =
+        (world.query_text(SAID).await, world.query_text(HOURS).await, world.query_text(FAILED).await);
 
-    world.closed(0, 0).await;
-    world.run("UPDATE picket.leases SET accounted_through = now() - interval '11 seconds'").await;
+    world.close_ledger_until(0, 0).await;
+    world.execute_sql("UPDATE picket.leases SET accounted_through = now() - interval '11 seconds'").await;
     assert!(world.roll_up().await >= 24);
 
-    let after = (world.text(SAID).await, world.text(HOURS).await, world.text(FAILED).await);
+    let after = (world.query_text(SAID).await, world.query_text(HOURS).await, world.query_text(FAILED).await);
     assert_eq!(before, after);
 }
 
 #[tokio::test]
 async fn nothing_is_rolled_up_whose_ledger_is_not_closed_unless_nobody_has_closed_it_for_a_day() {
     let world = World::new().await;
-    world.closed(4, 9).await;
-    world.rows().await;
+    world.close_ledger_until(4, 9).await;
+    world.insert_rows().await;
 
     assert_eq!(world.roll_up().await, 0);
     world
-        .run(
+        .execute_sql(
             "UPDATE picket.rollup_state SET rolled_through = picket.hour_of(now()) - interval '26 hours',
              days_through = days_through - 1; UPDATE picket.leases SET accounted_through = now() - interval '9 days'",
         )
         .await;
     assert!(world.roll_up().await >= 6);
     assert_eq!(
-        world.text("SELECT rolled_through <= now() - interval '1 day' FROM picket.rollup_state").await,
+        world.query_text("SELECT rolled_through <= now() - interval '1 day' FROM picket.rollup_state").await,
         "true"
     );
 }
@@ -238,69 +239,69 @@ async fn nothing_is_rolled_up_whose_ledger_is_not_closed_unless_nobody_has_close
 #[tokio::test]
 async fn a_late_result_that_takes_the_place_of_a_missed_row_gets_into_the_rollups_of_hour_and_day() {
     let world = World::new().await;
-    world.rows().await;
-    world.closed(0, 0).await;
+    world.insert_rows().await;
+    world.close_ledger_until(0, 0).await;
     world.roll_up().await;
     // As if yesterday ended with the last full hour: its days are summed up too.
     let late = world
-        .run(
+        .execute_sql(
             "UPDATE picket.check_results SET outcome = 'up', cause = NULL, total_us = 5000 WHERE outcome = 'missed'
              AND scheduled_at < picket.hour_of(now()) - interval '1 hour'",
         )
         .await;
     assert!(late > 0);
 
-    world.mend().await;
+    world.rebuild_dirty_hours().await;
 
-    let (said, counted) = world.said_and_true().await;
+    let (said, counted) = world.rollups_and_recount().await;
     assert_eq!(said, counted);
-    assert_eq!(world.text("SELECT count(*) FROM picket.rollups_dirty").await, "0");
+    assert_eq!(world.query_text("SELECT count(*) FROM picket.rollups_dirty").await, "0");
     let missed = "SELECT coalesce(sum(checks), 0) FROM picket.failures_hourly WHERE cause = 'no_prober'
                   AND hour < picket.hour_of(now()) - interval '1 hour'";
-    assert_eq!(world.text(missed).await, "0");
+    assert_eq!(world.query_text(missed).await, "0");
 }
 
 #[tokio::test]
 async fn a_row_that_comes_late_into_a_place_that_was_empty_is_found_by_counting_again() {
     let world = World::new().await;
-    world.rows().await;
-    world.run("DELETE FROM picket.check_results WHERE site_id = 2 AND outcome = 'down'").await;
-    world.closed(0, 0).await;
+    world.insert_rows().await;
+    world.execute_sql("DELETE FROM picket.check_results WHERE site_id = 2 AND outcome = 'down'").await;
+    world.close_ledger_until(0, 0).await;
     world.roll_up().await;
-    assert!(!upkeep::recount(&world.store, wall(), 2).await.unwrap());
+    assert!(!housekeeping::recount_hour(&world.store, wall_clock_now(), 2).await.unwrap());
 
-    assert!(world.rows().await > 0);
+    assert!(world.insert_rows().await > 0);
     for ago in 1..=4 {
-        upkeep::recount(&world.store, wall(), ago).await.unwrap();
+        housekeeping::recount_hour(&world.store, wall_clock_now(), ago).await.unwrap();
     }
-    world.mend().await;
+    world.rebuild_dirty_hours().await;
 
-    let (said, counted) = world.said_and_true().await;
+    let (said, counted) = world.rollups_and_recount().await;
     assert_eq!(said, counted);
 }
 
 #[tokio::test]
 async fn two_coordinators_that_roll_up_at_once_count_each_row_once() {
     let world = World::new().await;
-    world.rows().await;
-    world.closed(0, 0).await;
+    world.insert_rows().await;
+    world.close_ledger_until(0, 0).await;
 
     let one = async {
         for _ in 0..40 {
-            upkeep::roll_up(&world.store, wall(), PIECE).await.unwrap();
-            upkeep::roll_up_day(&world.store, wall()).await.unwrap();
+            housekeeping::roll_up_results(&world.store, wall_clock_now(), PIECE).await.unwrap();
+            housekeeping::roll_up_day(&world.store, wall_clock_now()).await.unwrap();
         }
     };
     let other = async {
         for _ in 0..40 {
-            upkeep::roll_up(&world.store, wall(), PIECE / 2).await.unwrap();
-            upkeep::mend(&world.store, wall()).await.unwrap();
+            housekeeping::roll_up_results(&world.store, wall_clock_now(), PIECE / 2).await.unwrap();
+            housekeeping::rebuild_dirty_hour(&world.store, wall_clock_now()).await.unwrap();
         }
     };
     tokio::join!(one, other);
     world.roll_up().await;
 
-    let (said, counted) = world.said_and_true().await;
+    let (said, counted) = world.rollups_and_recount().await;
     assert_eq!(said, counted);
 }
 
@@ -309,28 +310,28 @@ async fn a_maintenance_window_can_be_left_out_also_one_that_is_added_or_removed_
     const UPTIME: &str = "SELECT bool_or(uptime_pct < 100), bool_and(uptime_pct_excl_maintenance = 100)
         FROM report.uptime_monthly WHERE site_id IN (1, 2)";
     let world = World::new().await;
-    world.rows().await;
-    world.closed(0, 0).await;
+    world.insert_rows().await;
+    world.close_ledger_until(0, 0).await;
     world.roll_up().await;
     world
-        .run(
+        .execute_sql(
             "UPDATE picket.check_results SET outcome = 'up', cause = NULL WHERE outcome = 'down'
               AND scheduled_at < picket.hour_of(now()) - interval '2 hours'",
         )
         .await;
 
     world
-        .run(
+        .execute_sql(
             "INSERT INTO picket.maintenance (tag, window_from, window_to)
              VALUES ('sales', picket.hour_of(now()) - interval '2 hours', now() + interval '1 hour')",
         )
         .await;
-    world.mend().await;
+    world.rebuild_dirty_hours().await;
     let (all, without): (bool, bool) = sqlx::query_as(UPTIME).fetch_one(&world.pool).await.unwrap();
     assert!(all && without);
 
-    world.run("DELETE FROM picket.maintenance").await;
-    world.mend().await;
+    world.execute_sql("DELETE FROM picket.maintenance").await;
+    world.rebuild_dirty_hours().await;
     let (_, without): (bool, bool) = sqlx::query_as(UPTIME).fetch_one(&world.pool).await.unwrap();
     assert!(!without);
 }
@@ -338,28 +339,28 @@ async fn a_maintenance_window_can_be_left_out_also_one_that_is_added_or_removed_
 #[tokio::test]
 async fn ticks_in_a_gap_on_record_count_against_coverage_and_not_against_uptime() {
     let world = World::new().await;
-    world.run("UPDATE picket.sites SET enabled = false WHERE id > 1").await;
-    world.rows().await;
+    world.execute_sql("UPDATE picket.sites SET enabled = false WHERE id > 1").await;
+    world.insert_rows().await;
     world
-        .run(
+        .execute_sql(
             "DELETE FROM picket.check_results WHERE scheduled_at < picket.hour_of(now()) - interval '3 hours'
                  OR outcome <> 'up';
              INSERT INTO picket.gaps (shard, gap_from, gap_to) SELECT shard, picket.hour_of(now()) - interval '4 hours',
                  picket.hour_of(now()) - interval '3 hours' FROM picket.sites WHERE id = 1",
         )
         .await;
-    world.closed(0, 0).await;
+    world.close_ledger_until(0, 0).await;
     world.roll_up().await;
 
     let hour = world
-        .text(
+        .query_text(
             "SELECT (sum(gap), sum(up)) FROM picket.hourly WHERE site_id = 1
                            AND hour = picket.hour_of(now()) - interval '4 hours'",
         )
         .await;
     assert_eq!(hour, "(120,0)");
     let day = world
-        .text("SELECT (bool_or(coverage_pct < 100), bool_and(uptime_pct = 100)) FROM report.uptime_monthly WHERE site_id = 1")
+        .query_text("SELECT (bool_or(coverage_pct < 100), bool_and(uptime_pct = 100)) FROM report.uptime_monthly WHERE site_id = 1")
         .await;
     assert_eq!(day, "(t,t)");
 }

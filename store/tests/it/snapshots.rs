@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use picket_store::{leases, upkeep};
+use picket_store::{housekeeping, leases};
 use picket_testkit::eventually;
 use sqlx::{Connection, Executor, PgConnection};
 
-use crate::database;
+use crate::new_database;
 
 #[tokio::test]
 async fn a_transaction_that_a_reader_leaves_open_is_seen_with_its_age_until_it_ends() {
-    let database = database().await;
+    let database = new_database().await;
     let mut reader = PgConnection::connect_with(&database.pool.connect_options()).await.unwrap();
     let open = "SET SESSION AUTHORIZATION picket_report; BEGIN ISOLATION LEVEL REPEATABLE READ;
                 SELECT count(*) FROM report.sites";
@@ -19,7 +19,7 @@ async fn a_transaction_that_a_reader_leaves_open_is_seen_with_its_age_until_it_e
     sqlx::query("UPDATE picket.leases SET epoch = 0").execute(&database.pool).await.unwrap();
 
     let old = eventually(Duration::from_secs(30), "its age", async || {
-        let oldest = upkeep::oldest_snapshot(&database.store).await.unwrap().unwrap();
+        let oldest = housekeeping::find_oldest_snapshot(&database.store).await.unwrap().unwrap();
         if oldest.seconds > 0.5 { Ok(oldest) } else { Err(oldest) }
     })
     .await;
@@ -27,7 +27,7 @@ async fn a_transaction_that_a_reader_leaves_open_is_seen_with_its_age_until_it_e
 
     reader.close().await.unwrap();
     eventually(Duration::from_secs(30), "nothing old to be left", async || {
-        let oldest = upkeep::oldest_snapshot(&database.store).await.unwrap().unwrap();
+        let oldest = housekeeping::find_oldest_snapshot(&database.store).await.unwrap().unwrap();
         if oldest.seconds < old.seconds { Ok(()) } else { Err(oldest) }
     })
     .await;
@@ -35,23 +35,26 @@ async fn a_transaction_that_a_reader_leaves_open_is_seen_with_its_age_until_it_e
 
 #[tokio::test]
 async fn the_age_is_unknown_and_not_zero_where_the_owner_may_not_see_the_sessions_of_others() {
-    let database = database().await;
+    let database = new_database().await;
     database.pool.execute("CREATE ROLE without_stats NOLOGIN").await.unwrap();
     database.pool.execute("ALTER FUNCTION picket.oldest_snapshot() OWNER TO without_stats").await.unwrap();
 
-    assert_eq!(upkeep::oldest_snapshot(&database.store).await.unwrap(), None);
+    assert_eq!(housekeeping::find_oldest_snapshot(&database.store).await.unwrap(), None);
 }
 
 /// How the cost of a renewal grows with the renewals before it, as long as a reader's transaction is open.
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn what_a_renewal_costs_beside_an_open_transaction() {
-    let database = database().await;
+    let database = new_database().await;
     let lease = Duration::from_secs(3_600);
-    let held = leases::acquire(&database.store, "me", &leases::Free::expired(64), lease).await.unwrap();
-    let held: Vec<leases::Progress> = held
+    let held =
+        leases::acquire_leases(&database.store, "me", &leases::AcquireCriteria::expired_only(64), lease)
+            .await
+            .unwrap();
+    let held: Vec<leases::ShardProgress> = held
         .iter()
-        .map(|lease| leases::Progress {
+        .map(|lease| leases::ShardProgress {
             shard: lease.shard,
             epoch: lease.epoch,
             scheduled_through: lease.scheduled_through,
@@ -66,7 +69,7 @@ async fn what_a_renewal_costs_beside_an_open_transaction() {
         for hundred in 0..5 {
             let began = tokio::time::Instant::now();
             for _ in 0..100 {
-                leases::renew(&database.store, "me", &held, None, lease).await.unwrap();
+                leases::renew_leases(&database.store, "me", &held, None, lease).await.unwrap();
             }
             let size: i64 = sqlx::query_scalar("SELECT pg_relation_size('picket.leases')")
                 .fetch_one(&database.pool)

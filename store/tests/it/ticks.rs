@@ -1,6 +1,6 @@
 //! Only rows that are ticks of a schedule count outside of `report.checks`.
 
-use picket_store::{ledger, upkeep};
+use picket_store::{housekeeping, ledger};
 
 use crate::{results::now, rollups::World};
 
@@ -26,49 +26,52 @@ const SAID: &str = "SELECT md5(concat(
 #[tokio::test]
 async fn results_that_are_no_ticks_stop_no_rollup_and_change_no_report() {
     let world = World::new().await;
-    world.rows().await;
-    world.closed(4, 0).await;
-    let before = world.text(SAID).await;
-    world.run(FLOOD).await;
-    world.run(NEW_FLOOD).await;
-    assert_eq!(world.text(SAID).await, before, "read from the rows");
+    world.insert_rows().await;
+    world.close_ledger_until(4, 0).await;
+    let before = world.query_text(SAID).await;
+    world.execute_sql(FLOOD).await;
+    world.execute_sql(NEW_FLOOD).await;
+    assert_eq!(world.query_text(SAID).await, before, "read from the rows");
 
-    world.closed(0, 0).await;
+    world.close_ledger_until(0, 0).await;
     assert!(world.roll_up().await >= 24);
 
-    assert_eq!(world.text(SAID).await, before, "read from the rollups");
-    assert_eq!(world.text("SELECT count(*) > 33000 FROM report.checks WHERE site_id = 1").await, "true");
+    assert_eq!(world.query_text(SAID).await, before, "read from the rollups");
+    assert_eq!(
+        world.query_text("SELECT count(*) > 33000 FROM report.checks WHERE site_id = 1").await,
+        "true"
+    );
 }
 
 #[tokio::test]
 async fn results_that_are_no_ticks_are_not_taken_for_rows_that_came_late() {
     let world = World::new().await;
-    world.rows().await;
-    world.closed(0, 0).await;
+    world.insert_rows().await;
+    world.close_ledger_until(0, 0).await;
     world.roll_up().await;
 
-    world.run(FLOOD).await;
+    world.execute_sql(FLOOD).await;
 
     for ago in 1..=4 {
-        assert!(!upkeep::recount(&world.store, now(), ago).await.unwrap(), "{ago} hours ago");
+        assert!(!housekeeping::recount_hour(&world.store, now(), ago).await.unwrap(), "{ago} hours ago");
     }
 }
 
 #[tokio::test]
 async fn a_count_that_its_column_cannot_hold_is_the_most_that_it_can_and_the_rollups_go_on() {
     let world = World::new().await;
-    world.rows().await;
-    world.closed(4, 20).await;
+    world.insert_rows().await;
+    world.close_ledger_until(4, 20).await;
     world.roll_up().await;
-    world.run("UPDATE picket.rollups_hourly SET up = 32767, missed = 32767, down = 32767").await;
+    world.execute_sql("UPDATE picket.rollups_hourly SET up = 32767, missed = 32767, down = 32767").await;
 
-    world.closed(0, 0).await;
+    world.close_ledger_until(0, 0).await;
     world.roll_up().await;
 
     let most = "SELECT max(up) FROM picket.rollups_hourly";
-    assert_eq!(world.text(most).await, "32767");
+    assert_eq!(world.query_text(most).await, "32767");
     assert_eq!(
-        world.text("SELECT rolled_through = picket.hour_of(now()) FROM picket.rollup_state").await,
+        world.query_text("SELECT rolled_through = picket.hour_of(now()) FROM picket.rollup_state").await,
         "true"
     );
 }
@@ -77,27 +80,27 @@ async fn a_count_that_its_column_cannot_hold_is_the_most_that_it_can_and_the_rol
 async fn ticks_in_a_gap_are_not_made_fewer_by_results_that_are_no_ticks() {
     let world = World::new().await;
     world
-        .run(
+        .execute_sql(
             "INSERT INTO picket.gaps (shard, gap_from, gap_to) SELECT shard, picket.hour_of(now()) - interval '2 hours',
              picket.hour_of(now()) - interval '1 hour' FROM picket.sites WHERE id = 1",
         )
         .await;
-    world.run(FLOOD).await;
+    world.execute_sql(FLOOD).await;
 
-    world.closed(0, 0).await;
+    world.close_ledger_until(0, 0).await;
     world.roll_up().await;
 
     let gap = "SELECT sum(gap) FROM picket.rollups_hourly WHERE site_id = 1 AND region_id = 1";
-    assert_eq!(world.text(gap).await, "60");
+    assert_eq!(world.query_text(gap).await, "60");
 }
 
 #[tokio::test]
 async fn why_ticks_were_missed_is_told_of_ticks_alone() {
     let world = World::new().await;
-    world.run(FLOOD).await;
+    world.execute_sql(FLOOD).await;
 
-    let (now, _) = ledger::accounted_through(&world.store).await.unwrap();
-    let from = now.minus(std::time::Duration::from_secs(4 * 3_600));
+    let (now, _) = ledger::read_accounted_through(&world.store).await.unwrap();
+    let from = now.saturating_sub(std::time::Duration::from_secs(4 * 3_600));
 
-    assert_eq!(ledger::causes(&world.store, from, now).await.unwrap(), []);
+    assert_eq!(ledger::count_missed_by_cause(&world.store, from, now).await.unwrap(), []);
 }

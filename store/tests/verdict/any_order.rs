@@ -6,38 +6,40 @@ use std::{
 };
 
 use picket_proto::{Kind, Outcome, Timestamp};
-use picket_store::verdict::{Change, Evidence, Region, RegionId, RegionState, Rules, Site};
+use picket_store::incident_rules::{
+    IncidentChange, IncidentPolicy, RegionId, RegionResult, RegionState, RegionView, SiteView,
+};
 use proptest::{collection::vec, prelude::*};
 
 const WINDOW: Duration = Duration::from_secs(10);
 
 /// What the store does around the verdict: rows once each, states and the incident kept between batches.
 struct World {
-    rules: Rules,
+    rules: IncidentPolicy,
     regions: BTreeSet<RegionId>,
     rows: BTreeMap<(RegionId, Timestamp, Kind), Outcome>,
     states: Option<Vec<RegionState>>,
     open: bool,
-    changes: Vec<Change>,
+    changes: Vec<IncidentChange>,
 }
 
 #[derive(Clone, Debug)]
 enum Step {
-    Results(Vec<Evidence>),
+    Results(Vec<RegionResult>),
     Join(RegionId),
     Leave(RegionId),
 }
 
 impl World {
-    fn new(rules: Rules, regions: impl IntoIterator<Item = RegionId>) -> Self {
+    fn new(rules: IncidentPolicy, regions: impl IntoIterator<Item = RegionId>) -> Self {
         let regions = regions.into_iter().collect();
         Self { rules, regions, rows: BTreeMap::new(), states: None, open: false, changes: vec![] }
     }
 
-    fn take(&mut self, batch: &[Evidence]) -> Vec<Change> {
+    fn apply_batch(&mut self, batch: &[RegionResult]) -> Vec<IncidentChange> {
         let mut new = Vec::new();
         for result in batch {
-            let key = (result.region, result.at, result.kind);
+            let key = (result.region, result.scheduled_at, result.kind);
             // What really happened takes the place of what was missed, and nothing that of a real result.
             if self
                 .rows
@@ -55,7 +57,7 @@ impl World {
         if !interesting || new.is_empty() {
             return vec![];
         }
-        let is_new = |region, at| new.iter().any(|new| new.region == region && new.at == at);
+        let is_new = |region, at| new.iter().any(|new| new.region == region && new.scheduled_at == at);
         let seen = |region: RegionId, up: bool| {
             let rows = self.rows.iter().filter(move |((of, at, kind), outcome)| {
                 *of == region
@@ -65,22 +67,22 @@ impl World {
             });
             rows.map(|((_, at, _), _)| *at).max()
         };
-        let region = |id: &RegionId| Region {
+        let region = |id: &RegionId| RegionView {
             state: self.states.iter().flatten().find(|state| state.region == *id).cloned(),
-            window: WINDOW,
+            reporting_window: WINDOW,
             joining_until: Timestamp::from_micros(i64::MIN),
-            seen: seen(*id, false),
-            seen_up: seen(*id, true),
+            last_result_at: seen(*id, false),
+            last_success_at: seen(*id, true),
         };
-        let site = Site {
-            rules: self.rules,
+        let site = SiteView {
+            policy: self.rules,
             regions: self.regions.iter().map(|id| (*id, region(id))).collect(),
-            open: self.open,
-            maintenance: vec![],
+            has_open_incident: self.open,
+            maintenance_windows: vec![],
         };
-        let judgement = site.judge(new);
+        let judgement = site.evaluate_results(new);
         for change in &judgement.changes {
-            let opens = matches!(change, Change::Opened { .. });
+            let opens = matches!(change, IncidentChange::Opened { .. });
             assert_ne!(opens, self.open, "an incident opens when none is open, and closes when one is");
             self.open = opens;
         }
@@ -89,24 +91,24 @@ impl World {
         judgement.changes
     }
 
-    fn step(&mut self, step: &Step) {
+    fn apply_step(&mut self, step: &Step) {
         match step {
-            Step::Results(batch) => drop(self.take(batch)),
+            Step::Results(batch) => drop(self.apply_batch(batch)),
             Step::Join(region) => drop(self.regions.insert(*region)),
             Step::Leave(region) => drop(self.regions.remove(region)),
         }
     }
 }
 
-fn outcome() -> impl Strategy<Value = Outcome> {
+fn outcome_strategy() -> impl Strategy<Value = Outcome> {
     prop_oneof![4 => Just(Outcome::Up), 5 => Just(Outcome::Down), 1 => Just(Outcome::Missed)]
 }
 
-fn evidence() -> impl Strategy<Value = Evidence> {
+fn result_strategy() -> impl Strategy<Value = RegionResult> {
     let kind = prop_oneof![3 => Just(Kind::Scheduled), 1 => Just(Kind::Confirm)];
-    (1..=4i16, 0..40i64, kind, outcome()).prop_map(|(region, second, kind, outcome)| Evidence {
+    (1..=4i16, 0..40i64, kind, outcome_strategy()).prop_map(|(region, second, kind, outcome)| RegionResult {
         region,
-        at: Timestamp::from_millis(second * 1_000),
+        scheduled_at: Timestamp::from_millis(second * 1_000),
         kind,
         outcome,
         cause: None,
@@ -114,9 +116,9 @@ fn evidence() -> impl Strategy<Value = Evidence> {
     })
 }
 
-fn rules() -> impl Strategy<Value = Rules> {
+fn policy_strategy() -> impl Strategy<Value = IncidentPolicy> {
     (1..=3u32, 1..=3u32, prop_oneof![Just(None), (1..=5u32).prop_map(Some)]).prop_map(
-        |(failures_to_open, successes_to_close, quorum)| Rules {
+        |(failures_to_open, successes_to_close, quorum)| IncidentPolicy {
             failures_to_open,
             successes_to_close,
             quorum,
@@ -124,19 +126,19 @@ fn rules() -> impl Strategy<Value = Rules> {
     )
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step_strategy() -> impl Strategy<Value = Step> {
     prop_oneof![
-        8 => vec(evidence(), 1..6).prop_map(Step::Results),
+        8 => vec(result_strategy(), 1..6).prop_map(Step::Results),
         1 => (1..=4i16).prop_map(Step::Join),
         1 => (1..=4i16).prop_map(Step::Leave),
     ]
 }
 
 /// In the order in which they were due.
-fn in_order(results: &[Evidence]) -> Vec<Evidence> {
+fn sort_by_due_time(results: &[RegionResult]) -> Vec<RegionResult> {
     let mut results = results.to_vec();
-    results.sort_by_key(|result| (result.at, result.region, result.kind));
-    results.dedup_by_key(|result| (result.at, result.region, result.kind));
+    results.sort_by_key(|result| (result.scheduled_at, result.region, result.kind));
+    results.dedup_by_key(|result| (result.scheduled_at, result.region, result.kind));
     results
 }
 
@@ -144,35 +146,35 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_comes_incidents_open_and_close_in_turn(rules in rules(), steps in vec(step(), 1..40)) {
+    fn whatever_comes_incidents_open_and_close_in_turn(rules in policy_strategy(), steps in vec(step_strategy(), 1..40)) {
         let mut world = World::new(rules, 1..=4);
-        steps.iter().for_each(|step| world.step(step));
+        steps.iter().for_each(|step| world.apply_step(step));
     }
 
     #[test]
-    fn results_that_come_again_change_nothing(rules in rules(), batches in vec(vec(evidence(), 1..6), 1..20)) {
+    fn results_that_come_again_change_nothing(rules in policy_strategy(), batches in vec(vec(result_strategy(), 1..6), 1..20)) {
         let mut world = World::new(rules, 1..=4);
         for batch in &batches {
-            world.take(batch);
+            world.apply_batch(batch);
             let (states, open) = (world.states.clone(), world.open);
-            prop_assert_eq!(world.take(batch), vec![]);
+            prop_assert_eq!(world.apply_batch(batch), vec![]);
             prop_assert_eq!((&world.states, world.open), (&states, open));
         }
         let (states, open) = (world.states.clone(), world.open);
         for batch in batches.iter().rev() {
-            prop_assert_eq!(world.take(batch), vec![]);
+            prop_assert_eq!(world.apply_batch(batch), vec![]);
         }
         prop_assert_eq!((world.states, world.open), (states, open));
     }
 
     #[test]
-    fn missed_ones_neither_open_nor_close(rules in rules(), results in vec(evidence(), 1..60)) {
-        let results = in_order(&results);
+    fn missed_ones_neither_open_nor_close(rules in policy_strategy(), results in vec(result_strategy(), 1..60)) {
+        let results = sort_by_due_time(&results);
         let (mut with, mut without) = (World::new(rules, 1..=4), World::new(rules, 1..=4));
         for result in &results {
-            with.take(std::slice::from_ref(result));
+            with.apply_batch(std::slice::from_ref(result));
             if result.outcome != Outcome::Missed {
-                without.take(std::slice::from_ref(result));
+                without.apply_batch(std::slice::from_ref(result));
             }
         }
         prop_assert_eq!(with.changes, without.changes);
@@ -180,19 +182,19 @@ proptest! {
 
     #[test]
     fn how_results_were_cut_into_batches_does_not_matter(
-        rules in rules(), results in vec(evidence(), 1..80), cuts in vec(1..9usize, 80),
+        rules in policy_strategy(), results in vec(result_strategy(), 1..80), cuts in vec(1..9usize, 80),
     ) {
-        let results = in_order(&results);
+        let results = sort_by_due_time(&results);
         let (mut whole, mut cut) = (World::new(rules, 1..=4), World::new(rules, 1..=4));
         for result in &results {
-            whole.take(std::slice::from_ref(result));
+            whole.apply_batch(std::slice::from_ref(result));
         }
         let mut rest = &results[..];
         for size in cuts {
             let (batch, after) = rest.split_at(size.min(rest.len()));
             let mut shuffled = batch.to_vec();
             shuffled.reverse();
-            cut.take(&shuffled);
+            cut.apply_batch(&shuffled);
             rest = after;
         }
         prop_assert_eq!(whole.changes, cut.changes);
@@ -201,35 +203,35 @@ proptest! {
 
     #[test]
     fn what_is_older_than_all_that_its_region_has_said_changes_nothing(
-        rules in rules(), results in vec(evidence(), 1..40), older in vec(evidence(), 1..10),
+        rules in policy_strategy(), results in vec(result_strategy(), 1..40), older in vec(result_strategy(), 1..10),
     ) {
         let mut world = World::new(rules, 1..=4);
-        for result in in_order(&results) {
-            world.take(&[Evidence { at: result.at.plus(Duration::from_secs(100)), ..result }]);
+        for result in sort_by_due_time(&results) {
+            world.apply_batch(&[RegionResult { scheduled_at: result.scheduled_at.saturating_add(Duration::from_secs(100)), ..result }]);
         }
         // A tick of each region's that is newer than what follows.
         for region in 1..=4 {
             let at = Timestamp::from_millis(141_000);
-            let last = Evidence { region, at, kind: Kind::Scheduled, outcome: Outcome::Up, cause: None, message: None };
-            world.take(&[last]);
+            let last = RegionResult { region, scheduled_at: at, kind: Kind::Scheduled, outcome: Outcome::Up, cause: None, message: None };
+            world.apply_batch(&[last]);
         }
         let (states, open) = (world.states.clone(), world.open);
-        prop_assert_eq!(world.take(&older), vec![]);
+        prop_assert_eq!(world.apply_batch(&older), vec![]);
         prop_assert_eq!((world.states, world.open), (states, open));
     }
 
     #[test]
     fn when_all_regions_are_up_for_long_enough_no_incident_is_open_and_nothing_is_kept(
-        rules in rules(), steps in vec(step(), 1..40),
+        rules in policy_strategy(), steps in vec(step_strategy(), 1..40),
     ) {
         let mut world = World::new(rules, 1..=4);
-        steps.iter().for_each(|step| world.step(step));
-        (1..=4).for_each(|region| world.step(&Step::Join(region)));
+        steps.iter().for_each(|step| world.apply_step(step));
+        (1..=4).for_each(|region| world.apply_step(&Step::Join(region)));
         for second in 100..104 {
             for region in 1..=4 {
                 let at = Timestamp::from_millis(second * 1_000);
-                let up = Evidence { region, at, kind: Kind::Scheduled, outcome: Outcome::Up, cause: None, message: None };
-                world.take(&[up]);
+                let up = RegionResult { region, scheduled_at: at, kind: Kind::Scheduled, outcome: Outcome::Up, cause: None, message: None };
+                world.apply_batch(&[up]);
             }
         }
         prop_assert!(!world.open);
@@ -239,15 +241,15 @@ proptest! {
 
 #[test]
 fn a_long_outage_seen_from_everywhere_is_one_incident() {
-    let rules = Rules { failures_to_open: 2, successes_to_close: 2, quorum: None };
+    let rules = IncidentPolicy { failures_to_open: 2, successes_to_close: 2, quorum: None };
     let mut world = World::new(rules, 1..=3);
     for second in 0..100 {
         for region in 1..=3 {
             let outcome = if (30..60).contains(&second) { Outcome::Down } else { Outcome::Up };
             let at = Timestamp::from_millis(second * 1_000 + i64::from(region));
-            world.take(&[Evidence {
+            world.apply_batch(&[RegionResult {
                 region,
-                at,
+                scheduled_at: at,
                 kind: Kind::Scheduled,
                 outcome,
                 cause: None,
@@ -256,10 +258,12 @@ fn a_long_outage_seen_from_everywhere_is_one_incident() {
         }
     }
 
-    let [Change::Opened { at: opened, .. }, Change::Closed { at: closed }] = world.changes[..] else {
+    let [IncidentChange::Opened { at: opened, .. }, IncidentChange::Closed { at: closed }] =
+        world.changes[..]
+    else {
         panic!("{:?}", world.changes)
     };
-    assert_eq!((opened.millis(), closed.millis()), (31_002, 61_002));
+    assert_eq!((opened.as_millis(), closed.as_millis()), (31_002, 61_002));
     let last = world.rows.keys().map(|(_, at, _)| *at).max().unwrap();
     assert!(last > closed);
 }

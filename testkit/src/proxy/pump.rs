@@ -9,26 +9,26 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::Weather;
+use super::NetworkConditions;
 
 /// How much is read at once.
 const CHUNK_BYTES: usize = 16 << 10;
 
 /// How many chunks may be on the way: what a delayed line holds. When it is full, the sender waits.
-const CHUNKS: usize = 1024;
+const MAX_CHUNKS_IN_FLIGHT: usize = 1024;
 
 /// Passes everything on until the end of the input, which it passes on too.
-pub(super) async fn pump(
+pub(super) async fn forward_bytes(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
-    weather: watch::Receiver<Weather>,
+    weather: watch::Receiver<NetworkConditions>,
 ) -> io::Result<()> {
-    let (on_the_way, mut arriving) = mpsc::channel::<(Instant, Vec<u8>)>(CHUNKS);
+    let (on_the_way, mut arriving) = mpsc::channel::<(Instant, Vec<u8>)>(MAX_CHUNKS_IN_FLIGHT);
     let mut reader_weather = weather.clone();
     let reading = async move {
         let mut buffer = vec![0; CHUNK_BYTES];
         loop {
-            light(&mut reader_weather).await;
+            wait_blackhole_end(&mut reader_weather).await;
             let count = from.read(&mut buffer).await?;
             let delay = reader_weather.borrow().delay;
             // An empty chunk is the end, which is delayed like all else.
@@ -43,10 +43,10 @@ pub(super) async fn pump(
         while let Some((due, chunk)) = arriving.recv().await {
             sleep_until(due).await;
             if chunk.is_empty() {
-                light(&mut writer_weather).await;
+                wait_blackhole_end(&mut writer_weather).await;
                 return to.shutdown().await;
             }
-            write(&chunk, &mut to, &mut writer_weather).await?;
+            write_throttled(&chunk, &mut to, &mut writer_weather).await?;
         }
         Ok(())
     };
@@ -55,14 +55,14 @@ pub(super) async fn pump(
 }
 
 /// Writes in pieces of a twentieth of a second at the allowed rate.
-async fn write(
+async fn write_throttled(
     chunk: &[u8],
     to: &mut WriteHalf<'_>,
-    weather: &mut watch::Receiver<Weather>,
+    weather: &mut watch::Receiver<NetworkConditions>,
 ) -> io::Result<()> {
     let mut rest = chunk;
     while !rest.is_empty() {
-        light(weather).await;
+        wait_blackhole_end(weather).await;
         let rate = weather.borrow().bytes_per_second;
         let piece = rate.map_or(rest.len(), |rate| (rate as usize / 20).clamp(1, rest.len()));
         let began = Instant::now();
@@ -77,7 +77,7 @@ async fn write(
 }
 
 /// Waits until there is no black hole.
-pub(super) async fn light(weather: &mut watch::Receiver<Weather>) {
+pub(super) async fn wait_blackhole_end(weather: &mut watch::Receiver<NetworkConditions>) {
     // An error: the proxy is gone, and so is soon whoever asks.
-    let _ = weather.wait_for(|weather| !weather.blackhole).await;
+    let _ = weather.wait_for(|weather| !weather.is_blackholed).await;
 }

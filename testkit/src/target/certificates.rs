@@ -21,30 +21,30 @@ use tokio_rustls::TlsAcceptor;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Validity {
     /// Until 2099-12-31.
-    Good,
+    Current,
     /// Until 2020-01-02.
     Expired,
     /// From 2099-01-01.
-    NotYet,
+    NotYetValid,
 }
 
 const TLS12_ONLY: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
 
 /// What a server may do that few do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Quirk {
+pub enum TlsQuirk {
     /// Asks for a client's certificate.
-    ClientCertificate,
+    WantsClientCert,
     /// Has ciphers only that its certificate is no good for.
-    NoCipher,
+    NoUsableCipher,
     /// Speaks another protocol than HTTP.
     OtherProtocol,
     /// Speaks TLS 1.2 and no newer.
-    OldTls,
+    Tls12Only,
 }
 
 /// Who signs certificates.
-pub struct Authority {
+pub struct CertificateAuthority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
     root: CertificateDer<'static>,
@@ -52,29 +52,29 @@ pub struct Authority {
     chain: Vec<CertificateDer<'static>>,
 }
 
-impl Default for Authority {
+impl Default for CertificateAuthority {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Authority {
+impl CertificateAuthority {
     /// A new one, which nobody trusts yet.
     pub fn new() -> Self {
-        Self::under(None, Validity::Good)
+        Self::issued_under(None, Validity::Current)
     }
 
     /// One that this one has certified.
-    pub fn intermediate(&self, validity: Validity) -> Self {
-        Self::under(Some(self), validity)
+    pub fn new_intermediate(&self, validity: Validity) -> Self {
+        Self::issued_under(Some(self), validity)
     }
 
-    fn under(above: Option<&Self>, validity: Validity) -> Self {
+    fn issued_under(above: Option<&Self>, validity: Validity) -> Self {
         let key = KeyPair::generate().expect("a key");
         // Two of one name would be taken for one with a wrong signature.
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let mut params = params(&[], validity);
+        let mut params = certificate_params(&[], validity);
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, format!("test authority {number}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -97,16 +97,17 @@ impl Authority {
     }
 
     /// A certificate for `names`, which are hosts or addresses.
-    pub fn certify(&self, names: &[&str], validity: Validity) -> Identity {
+    pub fn issue_identity(&self, names: &[&str], validity: Validity) -> Identity {
         let key = KeyPair::generate().expect("a key");
-        let certificate = params(names, validity).signed_by(&key, &self.issuer).expect("a certificate");
+        let certificate =
+            certificate_params(names, validity).signed_by(&key, &self.issuer).expect("a certificate");
         Identity::new(&certificate, &self.chain, &key)
     }
 }
 
 /// A certificate with those that lead to the root, and its key.
 pub struct Identity {
-    certificates: Vec<CertificateDer<'static>>,
+    chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     pem: String,
     key_pem: String,
@@ -116,13 +117,14 @@ impl Identity {
     /// Signed by itself.
     pub fn self_signed(names: &[&str]) -> Self {
         let key = KeyPair::generate().expect("a key");
-        let certificate = params(names, Validity::Good).self_signed(&key).expect("a certificate");
+        let certificate =
+            certificate_params(names, Validity::Current).self_signed(&key).expect("a certificate");
         Self::new(&certificate, &[], &key)
     }
 
     /// The same without those that lead to the root, as a badly set up server has it.
-    pub fn alone(mut self) -> Self {
-        self.certificates.truncate(1);
+    pub fn without_chain(mut self) -> Self {
+        self.chain.truncate(1);
         self
     }
 
@@ -133,49 +135,49 @@ impl Identity {
 
     fn new(certificate: &Certificate, above: &[CertificateDer<'static>], key: &KeyPair) -> Self {
         Self {
-            certificates: [std::slice::from_ref(certificate.der()), above].concat(),
+            chain: [std::slice::from_ref(certificate.der()), above].concat(),
             key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
             pem: certificate.pem(),
             key_pem: key.serialize_pem(),
         }
     }
 
-    pub(super) fn acceptor(&self, protocols: &[&[u8]]) -> TlsAcceptor {
-        self.configured(aws_lc_rs::default_provider(), rustls::ALL_VERSIONS, None, protocols)
+    pub(super) fn acceptor_with_alpn(&self, protocols: &[&[u8]]) -> TlsAcceptor {
+        self.build_acceptor(aws_lc_rs::default_provider(), rustls::ALL_VERSIONS, None, protocols)
     }
 
     /// Any protocol over TLS; clients must show a certificate of `clients` where that is given.
-    pub(crate) fn acceptor_for(&self, clients: Option<&Authority>) -> TlsAcceptor {
+    pub(crate) fn acceptor_for_clients(&self, clients: Option<&CertificateAuthority>) -> TlsAcceptor {
         let roots = clients.map(|authority| {
             let mut roots = RootCertStore::empty();
             roots.add_parsable_certificates([authority.root.clone()]);
             Arc::new(roots)
         });
-        self.configured(aws_lc_rs::default_provider(), rustls::ALL_VERSIONS, roots, &[])
+        self.build_acceptor(aws_lc_rs::default_provider(), rustls::ALL_VERSIONS, roots, &[])
     }
 
-    pub(super) fn odd_acceptor(&self, quirk: Quirk) -> TlsAcceptor {
+    pub(super) fn quirky_acceptor(&self, quirk: TlsQuirk) -> TlsAcceptor {
         let mut provider = aws_lc_rs::default_provider();
         let (mut versions, mut clients) = (rustls::ALL_VERSIONS, None);
         let mut protocol: &[u8] = b"http/1.1";
         match quirk {
-            Quirk::ClientCertificate => {
+            TlsQuirk::WantsClientCert => {
                 let mut roots = RootCertStore::empty();
-                roots.add_parsable_certificates(self.certificates.clone());
+                roots.add_parsable_certificates(self.chain.clone());
                 clients = Some(Arc::new(roots));
             }
-            Quirk::NoCipher => {
+            TlsQuirk::NoUsableCipher => {
                 // Our keys are of elliptic curves.
                 versions = TLS12_ONLY;
                 provider.cipher_suites.retain(|suite| format!("{:?}", suite.suite()).contains("ECDHE_RSA"));
             }
-            Quirk::OtherProtocol => protocol = b"acme-tls/1",
-            Quirk::OldTls => versions = TLS12_ONLY,
+            TlsQuirk::OtherProtocol => protocol = b"acme-tls/1",
+            TlsQuirk::Tls12Only => versions = TLS12_ONLY,
         }
-        self.configured(provider, versions, clients, &[protocol])
+        self.build_acceptor(provider, versions, clients, &[protocol])
     }
 
-    fn configured(
+    fn build_acceptor(
         &self,
         provider: CryptoProvider,
         versions: &[&'static SupportedProtocolVersion],
@@ -193,20 +195,20 @@ impl Identity {
             ),
         };
         let mut config = builder
-            .with_single_cert(self.certificates.clone(), self.key.clone_key())
+            .with_single_cert(self.chain.clone(), self.key.clone_key())
             .expect("a certificate with its key");
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         TlsAcceptor::from(Arc::new(config))
     }
 }
 
-fn params(names: &[&str], validity: Validity) -> CertificateParams {
+fn certificate_params(names: &[&str], validity: Validity) -> CertificateParams {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let mut params = CertificateParams::new(names).expect("names");
     (params.not_before, params.not_after) = match validity {
-        Validity::Good => (date_time_ymd(2020, 1, 1), date_time_ymd(2099, 12, 31)),
+        Validity::Current => (date_time_ymd(2020, 1, 1), date_time_ymd(2099, 12, 31)),
         Validity::Expired => (date_time_ymd(2019, 1, 1), date_time_ymd(2020, 1, 2)),
-        Validity::NotYet => (date_time_ymd(2099, 1, 1), date_time_ymd(2099, 12, 31)),
+        Validity::NotYetValid => (date_time_ymd(2099, 1, 1), date_time_ymd(2099, 12, 31)),
     };
     params
 }

@@ -10,9 +10,9 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::Seen;
+use super::TargetStats;
 
-pub(super) async fn answer<S>(stream: S, seen: &Seen) -> Result<(), h2::Error>
+pub(super) async fn serve_requests<S>(stream: S, seen: &TargetStats) -> Result<(), h2::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -20,18 +20,18 @@ where
     let mut answers = JoinSet::new();
     while let Some(request) = connection.accept().await {
         let (request, respond) = request?;
-        seen.note(format!("{} {} HTTP/2 {:?}", request.method(), request.uri(), request.headers()));
+        seen.record_request(format!("{} {} HTTP/2 {:?}", request.method(), request.uri(), request.headers()));
         let path = request.uri().path().to_owned();
         if path == "/go-away" {
             connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             continue;
         }
-        answers.spawn(async move { one(&path, respond).await });
+        answers.spawn(async move { respond_to_path(&path, respond).await });
     }
     Ok(())
 }
 
-async fn one(path: &str, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
+async fn respond_to_path(path: &str, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
     let (what, number) = path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_matches('/'), ""));
     let number = number.parse::<u64>().unwrap_or(0);
     let pause = tokio::time::sleep(Duration::from_millis(number));
@@ -46,7 +46,7 @@ async fn one(path: &str, mut respond: SendResponse<Bytes>) -> Result<(), h2::Err
             pause.await;
             body.send_data(Bytes::from_static(b"well"), true)
         }
-        "large" => large(well(&mut respond)?, number).await,
+        "large" => send_large_body(well(&mut respond)?, number).await,
         "headers" => {
             let mut answer = Response::new(());
             for i in 0..number {
@@ -81,7 +81,7 @@ async fn one(path: &str, mut respond: SendResponse<Bytes>) -> Result<(), h2::Err
     }
 }
 
-async fn large(mut body: SendStream<Bytes>, length: u64) -> Result<(), h2::Error> {
+async fn send_large_body(mut body: SendStream<Bytes>, length: u64) -> Result<(), h2::Error> {
     const PIECE: usize = 16 << 10;
     let mut left = usize::try_from(length).unwrap_or(usize::MAX);
     while left > 0 {

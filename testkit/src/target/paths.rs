@@ -4,28 +4,28 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::{Seen, script::End};
+use super::{TargetStats, script::ConnectionEnd};
 
-pub(super) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
+pub(super) async fn respond_to_request<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
-    seen: &Seen,
-) -> std::io::Result<End> {
+    seen: &TargetStats,
+) -> std::io::Result<ConnectionEnd> {
     let Some(head) = read_request(stream).await? else {
-        return Ok(End::Close);
+        return Ok(ConnectionEnd::Close);
     };
     let path = head.split_whitespace().nth(1).unwrap_or_default().to_owned();
     let is_head = head.starts_with("HEAD ");
-    seen.note(head.clone());
+    seen.record_request(head.clone());
     let (what, rest) =
         path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
     let number = rest.parse::<u64>().unwrap_or(0);
     match what {
-        "ok" => well(stream, "all is well").await?,
-        "echo" => well(stream, &head).await?,
-        "status" => say(stream, rest, "", "a status").await?,
+        "ok" => respond_ok(stream, "all is well").await?,
+        "echo" => respond_ok(stream, &head).await?,
+        "status" => write_response(stream, rest, "", "a status").await?,
         "slow" => {
             tokio::time::sleep(Duration::from_millis(number)).await;
-            well(stream, "slow and well").await?;
+            respond_ok(stream, "slow and well").await?;
         }
         "slow-body" => {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n").await?;
@@ -35,14 +35,14 @@ pub(super) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
         }
         "redirect" => {
             let next = if number > 1 { format!("/redirect/{}", number - 1) } else { "/ok".to_owned() };
-            say(stream, "302", &format!("location: {next}\r\n"), "").await?;
+            write_response(stream, "302", &format!("location: {next}\r\n"), "").await?;
         }
-        "to" => say(stream, "302", &format!("location: {rest}\r\n"), "").await?,
+        "to" => write_response(stream, "302", &format!("location: {rest}\r\n"), "").await?,
         "see" => {
             let (status, url) = rest.split_once('/').unwrap_or((rest, ""));
-            say(stream, status, &format!("location: {url}\r\n"), "").await?;
+            write_response(stream, status, &format!("location: {url}\r\n"), "").await?;
         }
-        "loop" => say(stream, "302", "location: /loop\r\n", "").await?,
+        "loop" => write_response(stream, "302", "location: /loop\r\n", "").await?,
         "large" => {
             let length = number + 3;
             let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
@@ -59,38 +59,38 @@ pub(super) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
         }
         "headers" => {
             let headers: String = (0..number).map(|i| format!("x-{i}: {i}\r\n")).collect();
-            say(stream, "200", &headers, "well").await?;
+            write_response(stream, "200", &headers, "well").await?;
         }
         "gzip" => {
-            let length = GZIP.len();
+            let length = GZIP_BODY.len();
             let head = format!(
                 "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
             );
             stream.write_all(head.as_bytes()).await?;
             if !is_head {
-                stream.write_all(GZIP).await?;
+                stream.write_all(GZIP_BODY).await?;
             }
         }
         "never" => std::future::pending().await,
-        "drip" => drip(stream, b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n").await?,
+        "drip" => drip_bytes(stream, b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n").await?,
         "drip-body" => {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n").await?;
-            drip(stream, &[b'x'; 1_000]).await?;
+            drip_bytes(stream, &[b'x'; 1_000]).await?;
         }
-        "close" => return Ok(End::Close),
-        "reset" => return Ok(End::Reset),
+        "close" => return Ok(ConnectionEnd::Close),
+        "reset" => return Ok(ConnectionEnd::Reset),
         "broken-body" => {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nonly this").await?;
         }
         "garbage" => stream.write_all(b"SSH-2.0-OpenSSH_9.6\r\n").await?,
-        _ => say(stream, "404", "", "there is no such path").await?,
+        _ => write_response(stream, "404", "", "there is no such path").await?,
     }
     stream.flush().await?;
-    Ok(End::Close)
+    Ok(ConnectionEnd::Close)
 }
 
 /// "compressed and well", by gzip.
-const GZIP: &[u8] = &[
+const GZIP_BODY: &[u8] = &[
     0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x03, 0x4b, 0xce, 0xcf, 0x2d, 0x28, 0x4a, 0x2d,
     0x2e, 0x4e, 0x4d, 0x51, 0x48, 0xcc, 0x4b, 0x51, 0x28, 0x4f, 0xcd, 0xc9, 0x01, 0x00, 0xc0, 0x46, 0xbf,
     0x94, 0x13, 0x00, 0x00, 0x00,
@@ -100,7 +100,7 @@ const GZIP: &[u8] = &[
 pub(super) async fn read_request<S: AsyncRead + Unpin>(stream: &mut S) -> std::io::Result<Option<String>> {
     const LONGEST: usize = 64 << 10;
     let mut head = Vec::new();
-    while !is_whole(&head) {
+    while !is_complete_request(&head) {
         if head.len() > LONGEST || stream.read_buf(&mut head).await? == 0 {
             return Ok(None);
         }
@@ -112,18 +112,18 @@ pub(super) async fn read_request<S: AsyncRead + Unpin>(stream: &mut S) -> std::i
     Ok(Some(String::from_utf8_lossy(&head).into_owned()))
 }
 
-fn is_whole(request: &[u8]) -> bool {
+fn is_complete_request(request: &[u8]) -> bool {
     let Some(end) = request.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
     let head = String::from_utf8_lossy(&request[..end]).to_ascii_lowercase();
     let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
     request.len() >= end + 4 + length.unwrap_or(0)
 }
 
-async fn well<S: AsyncWrite + Unpin>(stream: &mut S, body: &str) -> std::io::Result<()> {
-    say(stream, "200", "", body).await
+async fn respond_ok<S: AsyncWrite + Unpin>(stream: &mut S, body: &str) -> std::io::Result<()> {
+    write_response(stream, "200", "", body).await
 }
 
-async fn say<S: AsyncWrite + Unpin>(
+async fn write_response<S: AsyncWrite + Unpin>(
     stream: &mut S,
     status: &str,
     headers: &str,
@@ -136,7 +136,7 @@ async fn say<S: AsyncWrite + Unpin>(
     stream.write_all(answer.as_bytes()).await
 }
 
-async fn drip<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> std::io::Result<()> {
+async fn drip_bytes<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> std::io::Result<()> {
     for byte in bytes {
         stream.write_all(&[*byte]).await?;
         stream.flush().await?;

@@ -42,26 +42,26 @@ impl Step {
 pub(super) type Script = Arc<dyn Fn(&str) -> Vec<Step> + Send + Sync>;
 
 /// How a connection ends.
-pub(super) enum End {
+pub(super) enum ConnectionEnd {
     Close,
     Reset,
     Abandon,
 }
 
 /// Does `steps`, and counts in `sent` the bytes that the connection took.
-pub(super) async fn perform<S: AsyncWrite + Unpin>(
+pub(super) async fn perform_steps<S: AsyncWrite + Unpin>(
     stream: &mut S,
     steps: &[Step],
     sent: &AtomicU64,
-) -> std::io::Result<End> {
+) -> std::io::Result<ConnectionEnd> {
     for step in steps {
         match step {
-            Step::Send(bytes) => send(stream, bytes, sent).await?,
+            Step::Send(bytes) => send_counted(stream, bytes, sent).await?,
             Step::Repeat(bytes) => {
                 // Many at once, as a server does that wants to be a nuisance.
                 let many = bytes.repeat((16_384 / bytes.len().max(1)).max(1));
                 loop {
-                    send(stream, &many, sent).await?;
+                    send_counted(stream, &many, sent).await?;
                 }
             }
             Step::Wait(duration) => {
@@ -74,16 +74,20 @@ pub(super) async fn perform<S: AsyncWrite + Unpin>(
             }
             Step::Reset => {
                 stream.flush().await?;
-                return Ok(End::Reset);
+                return Ok(ConnectionEnd::Reset);
             }
-            Step::Abandon => return Ok(End::Abandon),
+            Step::Abandon => return Ok(ConnectionEnd::Abandon),
         }
     }
     stream.flush().await?;
-    Ok(End::Close)
+    Ok(ConnectionEnd::Close)
 }
 
-async fn send<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8], sent: &AtomicU64) -> std::io::Result<()> {
+async fn send_counted<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    bytes: &[u8],
+    sent: &AtomicU64,
+) -> std::io::Result<()> {
     stream.write_all(bytes).await?;
     sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
     Ok(())

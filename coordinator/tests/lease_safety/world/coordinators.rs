@@ -2,174 +2,177 @@
 
 use super::*;
 
-impl World<'_> {
-    pub(super) fn start(&mut self, name: Name, rate: Rate) {
+impl LeaseSimulation<'_> {
+    pub(super) fn start_process(&mut self, name: CoordinatorName, rate: MachineClock) {
         let process = self.processes.len();
-        self.processes.push(Process::new(name, rate, self.lease(), self.history.shards, self.now));
-        self.about.push(None);
-        self.deliver(process, Mail::Round);
+        self.processes.push(Process::new(name, rate, self.lease_time(), self.history.shards, self.now));
+        self.current_messages.push(None);
+        self.deliver_message(process, ActorMessage::BeginRound);
     }
 
-    pub(super) fn deliver(&mut self, process: usize, mail: Mail) {
+    pub(super) fn deliver_message(&mut self, process: usize, mail: ActorMessage) {
         let this = &mut self.processes[process];
-        if !this.gone && !this.mail.contains(&mail) {
-            this.mail.push_back(mail);
-            self.work(process);
+        if !this.is_actor_gone && !this.mailbox.contains(&mail) {
+            this.mailbox.push_back(mail);
+            self.process_mailbox(process);
         }
     }
 
     /// One piece of mail after the other, each until nothing more follows from it.
-    pub(super) fn work(&mut self, process: usize) {
+    pub(super) fn process_mailbox(&mut self, process: usize) {
         while self.violation.is_none() {
             let this = &mut self.processes[process];
-            if this.gone || this.paused.is_some() || this.waits_for.is_some() {
+            if this.is_actor_gone || this.paused.is_some() || this.awaited_call.is_some() {
                 return;
             }
-            if let Some(mail) = self.about[process].take() {
-                if mail == Mail::Round {
-                    let goes_us = this.rate().goes_us;
+            if let Some(mail) = self.current_messages[process].take() {
+                if mail == ActorMessage::BeginRound {
+                    let goes_us = this.machine_clock().us_per_second;
                     let wait = self.round_us() * 1_000_000 / goes_us;
-                    self.after(wait, Event::Tick(process));
+                    self.schedule_after(wait, SimEvent::Tick(process));
                 }
                 let this = &mut self.processes[process];
-                if this.drains && this.rounds.is_empty() {
-                    this.rounds.shut();
-                    (this.gone, this.dead) = (true, true);
+                if this.is_draining && this.machine.is_empty() {
+                    this.machine.close_fence();
+                    (this.is_actor_gone, this.is_dead) = (true, true);
                 }
                 continue;
             }
-            let Some(mail) = this.mail.pop_front() else { return };
-            this.drains |= mail == Mail::Drain;
-            let input = this.input(mail, self.now);
-            self.about[process] = Some(mail);
-            self.step(process, input);
+            let Some(mail) = this.mailbox.pop_front() else { return };
+            this.is_draining |= mail == ActorMessage::Drain;
+            let input = this.to_event(mail, self.now);
+            self.current_messages[process] = Some(mail);
+            self.begin_decision(process, input);
         }
     }
 
-    pub(super) fn step(&mut self, process: usize, input: Input) {
-        let now = self.processes[process].reading(self.now);
-        match self.chance.in_thousand(self.weather.slow / 8) {
-            false => self.decide(process, now, input),
+    pub(super) fn begin_decision(&mut self, process: usize, input: LeaseEvent) {
+        let now = self.processes[process].clock_reading(self.now);
+        match self.rng.in_thousand(self.link.slow_share / 8) {
+            false => self.apply_event(process, now, input),
             // The clock has been read, and nothing more for a while.
             true => {
-                let until = self.now + self.slow();
-                self.pause(process, until, false);
-                self.processes[process].waits_for = Some(HELD_UP);
-                self.at(until, Event::Decide { process, now, input });
+                let until = self.now + self.random_delay();
+                self.pause_process(process, until, false);
+                self.processes[process].awaited_call = Some(STALLED_CALL);
+                self.schedule_at(until, SimEvent::Decide { process, now, input });
             }
         }
     }
 
-    pub(super) fn decide(&mut self, process: usize, now: Boottime, input: Input) {
-        let opens = matches!(input, Input::Renewed { .. } | Input::Taken { .. });
-        let commands = self.processes[process].rounds.step(now, input);
+    pub(super) fn apply_event(&mut self, process: usize, now: Boottime, input: LeaseEvent) {
+        let opens = matches!(input, LeaseEvent::Renewed { .. } | LeaseEvent::Acquired { .. });
+        let commands = self.processes[process].machine.handle_event(now, input);
         let this = &mut self.processes[process];
         if std::mem::take(&mut this.will_know) {
             this.excused = None;
         }
         for command in commands {
-            self.perform(process, command);
+            self.execute_action(process, command);
         }
-        self.agrees(process);
+        self.check_consistency(process);
         if opens {
             for shard in 0..self.history.shards {
-                let open: Vec<Name> = self.open(shard).map(|process| self.processes[process].name).collect();
+                let open: Vec<CoordinatorName> =
+                    self.open_processes(shard).map(|process| self.processes[process].name).collect();
                 if open.len() > 1 {
-                    self.fail(format!("shard {shard} is open to {open:?}"));
+                    self.record_violation(format!("shard {shard} is open to {open:?}"));
                 }
             }
         }
     }
 
-    pub(super) fn perform(&mut self, process: usize, command: Command) {
+    pub(super) fn execute_action(&mut self, process: usize, command: LeaseAction) {
         let now = self.now;
         let this = &mut self.processes[process];
         let what = match command {
-            Command::Announce { leaving } => What::Announce { leaving },
-            Command::Take(free) => What::Take(free),
-            Command::Renew(asked, by) => {
-                let told = this.progress(now);
-                let progress = picket_coordinator::lease::rounds::how_far(&told, &asked);
-                What::Renew(asked, progress, by)
+            LeaseAction::Heartbeat { is_leaving: leaving } => Statement::Heartbeat { leaving },
+            LeaseAction::Acquire(free) => Statement::Acquire(free),
+            LeaseAction::Renew(asked, by) => {
+                let told = this.publish_progress(now);
+                let progress = picket_coordinator::lease::machine::merge_progress(&told, &asked);
+                Statement::Renew(asked, progress, by)
             }
-            Command::Clock(clock, _) => return this.set_clock(clock),
-            Command::Took(leases) => return this.plan(&leases),
-            Command::Lost(lost, _) => {
+            LeaseAction::SetClock(clock, _) => return this.set_clock(clock),
+            LeaseAction::ShardsAcquired(leases) => return this.plan_shards(&leases),
+            LeaseAction::ShardsLost(lost, _) => {
                 self.tally.lost += lost.len() as u64;
-                return this.stop(&lost, Is::Gone);
+                return this.set_plan_state(&lost, PlanState::Released);
             }
-            Command::GiveBack(stopping) => {
-                let mut told = this.progress(now);
-                this.stop(&stopping.clone().released(), Is::Stopping);
+            LeaseAction::ReleaseShards(stopping) => {
+                let mut told = this.publish_progress(now);
+                this.set_plan_state(&stopping.clone().into_shards(), PlanState::Releasing);
                 this.tasks.push((stopping, None));
                 let task = this.tasks.len() - 1;
-                self.tally.given_back += 1;
-                let mut wait = self.chance.between(0, 20_000);
-                if self.chance.in_thousand(self.weather.slow) {
-                    wait = self.chance.between(0, YIELD_US);
-                    if self.chance.in_thousand(300) {
+                self.tally.released += 1;
+                let mut wait = self.rng.in_range(0, 20_000);
+                if self.rng.in_thousand(self.link.slow_share) {
+                    wait = self.rng.in_range(0, RELEASE_TIMEOUT_US);
+                    if self.rng.in_thousand(300) {
                         told.clear();
                     }
                 }
-                return self.after(wait, Event::Stopped { process, task, told });
+                return self.schedule_after(wait, SimEvent::ReleaseStopped { process, task, told });
             }
-            Command::Done { .. } | Command::Distrust(_) => return,
+            LeaseAction::FinishRound { .. } | LeaseAction::DistrustClock(_) => return,
         };
-        let call = self.send(process, None, what);
-        self.processes[process].waits_for = Some(call);
+        let call = self.send_statement(process, None, what);
+        self.processes[process].awaited_call = Some(call);
     }
 
     /// The planner has stopped what a task gives back, or has taken too long.
-    pub(super) fn stopped(&mut self, process: usize, task: usize, told: &[Progress]) {
+    pub(super) fn finish_stop(&mut self, process: usize, task: usize, told: &[ShardProgress]) {
         let this = &mut self.processes[process];
-        if this.dead {
+        if this.is_dead {
             return;
         }
         let stopping = this.tasks[task].0.clone();
-        let progress = stopping.stopped(&this.fence, told);
-        this.stop(&stopping.released(), Is::Gone);
-        let call = self.send(process, Some(task), What::Release(progress));
+        let progress = stopping.finish_stop(&this.fence, told);
+        this.set_plan_state(&stopping.into_shards(), PlanState::Released);
+        let call = self.send_statement(process, Some(task), Statement::Release(progress));
         self.processes[process].tasks[task].1 = Some(call);
-        self.agrees(process);
+        self.check_consistency(process);
     }
 
-    pub(super) fn answer(&mut self, call: u64, reply: Option<Reply>) {
-        let Call { process, task, sent, what } = &self.calls[&call];
+    pub(super) fn deliver_answer(&mut self, call: u64, reply: Option<Reply>) {
+        let Call { process, task, sent, statement: what } = &self.calls[&call];
         let (process, task, sent) = (*process, *task, *sent);
         let this = &mut self.processes[process];
         if let Some(task) = task {
-            if !this.dead && this.tasks[task].1.take_if(|waits_for| *waits_for == call).is_some() {
-                self.deliver(process, Mail::GaveBack(task));
+            if !this.is_dead && this.tasks[task].1.take_if(|waits_for| *waits_for == call).is_some() {
+                self.deliver_message(process, ActorMessage::ShardsReleased(task));
             }
             return;
         }
-        if this.gone || this.waits_for != Some(call) {
-            self.tally.unheard += u64::from(reply.is_some());
+        if this.is_actor_gone || this.awaited_call != Some(call) {
+            self.tally.late_answers += u64::from(reply.is_some());
             return;
         }
-        this.waits_for = None;
-        let sees = matches!(reply, Some(Reply::Roll(_)));
+        this.awaited_call = None;
+        let sees = matches!(reply, Some(Reply::ClusterView(_)));
         let input = match (reply, what) {
-            (Some(Reply::Roll(roll)), _) => Input::Announced { sent, roll, witness: Default::default() },
-            (Some(Reply::Leases(leases)), _) => Input::Taken { sent, leases },
-            (Some(Reply::Kept(kept)), What::Renew(asked, ..)) => {
-                Input::Renewed { sent, asked: asked.clone(), kept }
+            (Some(Reply::ClusterView(roll)), _) => {
+                LeaseEvent::HeartbeatDone { sent, cluster_view: roll, reference_clocks: Default::default() }
             }
-            _ => Input::Failed,
+            (Some(Reply::Leases(leases)), _) => LeaseEvent::Acquired { sent, leases },
+            (Some(Reply::Renewed(kept)), Statement::Renew(asked, ..)) => {
+                LeaseEvent::Renewed { sent, asked: asked.clone(), kept }
+            }
+            _ => LeaseEvent::Failed,
         };
         this.will_know = sees && this.excused.is_some_and(|number| call > number);
-        self.step(process, input);
-        self.work(process);
+        self.begin_decision(process, input);
+        self.process_mailbox(process);
     }
 
-    pub(super) fn resume(&mut self, process: usize) {
+    pub(super) fn resume_process(&mut self, process: usize) {
         let this = &mut self.processes[process];
         if let Some((since, _)) = this.paused.take_if(|(_, until)| *until <= self.now) {
-            if std::mem::take(&mut this.stands_still) {
-                this.stood_still(self.now - since);
+            if std::mem::take(&mut this.is_clock_frozen) {
+                this.lose_clock_time(self.now - since);
                 this.excused = Some(self.number);
             }
-            self.work(process);
+            self.process_mailbox(process);
         }
     }
 }

@@ -2,105 +2,108 @@
 
 use super::*;
 
-impl World<'_> {
-    pub(super) fn slow(&mut self) -> u64 {
-        self.chance.between(1_000, self.weather.slow_for * self.lease_us() / 1_000 + 1_000)
+impl LeaseSimulation<'_> {
+    pub(super) fn random_delay(&mut self) -> u64 {
+        self.rng.in_range(1_000, self.link.max_delay * self.lease_us() / 1_000 + 1_000)
     }
 
-    pub(super) fn way(&mut self) -> u64 {
-        match self.chance.in_thousand(self.weather.slow) {
-            true => self.slow(),
-            false => self.chance.between(2_000, 2_500),
+    pub(super) fn network_delay(&mut self) -> u64 {
+        match self.rng.in_thousand(self.link.slow_share) {
+            true => self.random_delay(),
+            false => self.rng.in_range(2_000, 2_500),
         }
     }
 
-    pub(super) fn send(&mut self, process: usize, task: Option<usize>, what: What) -> u64 {
+    pub(super) fn send_statement(&mut self, process: usize, task: Option<usize>, what: Statement) -> u64 {
         let this = &self.processes[process];
-        let (sent, cut) = (this.reading(self.now), this.cut_until > self.now);
-        let limit = LIMIT_US * 1_000_000 / this.rate().goes_us;
+        let (sent, cut) = (this.clock_reading(self.now), this.cut_until > self.now);
+        let limit = STATEMENT_TIMEOUT_US * 1_000_000 / this.machine_clock().us_per_second;
         self.number += 1;
         let call = self.number;
-        self.calls.insert(call, Call { process, task, what, sent });
+        self.calls.insert(call, Call { process, task, statement: what, sent });
         // Without a connection some fail at once, the others are waited for in vain.
-        let limit = if cut && self.chance.in_thousand(500) { 1_000 } else { limit };
-        self.after(limit, Event::Answer { call, reply: None });
-        if !cut && !self.chance.in_thousand(self.weather.lost_on_the_way_there) {
-            let way = self.way();
-            self.after(way, Event::Arrive(call));
+        let limit = if cut && self.rng.in_thousand(500) { 1_000 } else { limit };
+        self.schedule_after(limit, SimEvent::Answer { call, reply: None });
+        if !cut && !self.rng.in_thousand(self.link.request_loss) {
+            let way = self.network_delay();
+            self.schedule_after(way, SimEvent::Arrive(call));
         }
         call
     }
 
     /// A statement begins; it may have to wait for its locks.
-    pub(super) fn arrive(&mut self, call: u64) {
+    pub(super) fn begin_statement(&mut self, call: u64) {
         let began_at = self.database_now();
-        match self.chance.in_thousand(self.weather.stuck) {
+        match self.rng.in_thousand(self.link.stuck_share) {
             true => {
-                let wait = self.slow();
-                self.after(wait, Event::Apply { call, began_at });
+                let wait = self.random_delay();
+                self.schedule_after(wait, SimEvent::Apply { call, began_at });
             }
-            false => self.apply(call, began_at),
+            false => self.apply_statement(call, began_at),
         }
     }
 
-    pub(super) fn apply(&mut self, call: u64, began_at: i64) {
-        let (clock, lease) = (self.database_now(), self.lease());
-        let Call { process, what, .. } = &self.calls[&call];
+    pub(super) fn apply_statement(&mut self, call: u64, began_at: i64) {
+        let (clock, lease) = (self.database_now(), self.lease_time());
+        let Call { process, statement: what, .. } = &self.calls[&call];
         let (process, id) = (*process, self.processes[*process].name);
         let before = self.table.clone();
         let reply = match what {
-            What::Announce { leaving } => {
-                Reply::Roll(self.table.announce(began_at, clock, id, *leaving, lease))
+            Statement::Heartbeat { leaving } => {
+                Reply::ClusterView(self.table.record_heartbeat(began_at, clock, id, *leaving, lease))
             }
-            What::Take(free) => {
-                let leases = self.table.acquire(clock, id, free, lease);
-                self.granted(process, &leases, &before);
+            Statement::Acquire(free) => {
+                let leases = self.table.acquire_leases(clock, id, free, lease);
+                self.check_grants(process, &leases, &before);
                 Reply::Leases(leases)
             }
-            What::Renew(asked, progress, by) => {
-                let kept = self.table.renew(clock, id, progress, Some(*by), lease);
+            Statement::Renew(asked, progress, by) => {
+                let kept = self.table.renew_leases(clock, id, progress, Some(*by), lease);
                 self.tally.fenced += (asked.len() - kept.len()) as u64;
                 let tasks = &self.processes[process].tasks;
                 let yielding = tasks.iter().filter(|(_, call)| call.is_some());
                 let yielding = yielding.flat_map(|(stopping, _)| stopping.shards());
-                self.tally.renewed_while_yielding +=
+                self.tally.renewed_while_releasing +=
                     yielding.filter(|shard| kept.contains(shard)).count() as u64;
-                self.written(process, &before);
-                Reply::Kept(kept)
+                self.check_writes(process, &before);
+                Reply::Renewed(kept)
             }
-            What::Release(progress) => {
-                self.table.release(id, progress);
-                self.written(process, &before);
+            Statement::Release(progress) => {
+                self.table.release_leases(id, progress);
+                self.check_writes(process, &before);
                 for other in 0..self.processes.len() {
-                    if !self.chance.in_thousand(self.weather.lost_on_the_way_back) {
-                        let way = self.way();
-                        self.after(way, Event::Released(other));
+                    if !self.rng.in_thousand(self.link.response_loss) {
+                        let way = self.network_delay();
+                        self.schedule_after(way, SimEvent::LeasesAvailable(other));
                     }
                 }
                 Reply::Released
             }
         };
-        if !self.chance.in_thousand(self.weather.lost_on_the_way_back) {
-            let way = self.way();
-            self.after(way, Event::Answer { call, reply: Some(reply) });
+        if !self.rng.in_thousand(self.link.response_loss) {
+            let way = self.network_delay();
+            self.schedule_after(way, SimEvent::Answer { call, reply: Some(reply) });
         }
     }
 
     /// No epoch is given twice, and none while anybody else may publish.
-    pub(super) fn granted(&mut self, process: usize, leases: &[Lease], before: &Table) {
+    pub(super) fn check_grants(&mut self, process: usize, leases: &[Lease], before: &LeaseTable) {
         for lease in leases {
             let shard = usize::from(lease.shard.0);
             self.tally.grants += 1;
             self.tally.take_overs += u64::from(before.rows[shard].expires_at != i64::MIN);
-            self.given[shard].push(process);
-            if lease.epoch.0 != self.given[shard].len() as i64 {
-                self.fail(format!("shard {shard} is given under {:?}, again or too early", lease.epoch));
+            self.granted[shard].push(process);
+            if lease.epoch.0 != self.granted[shard].len() as i64 {
+                self.record_violation(format!(
+                    "shard {shard} is given under {:?}, again or too early",
+                    lease.epoch
+                ));
             }
-            let open: Vec<usize> = self.open(shard).filter(|other| *other != process).collect();
+            let open: Vec<usize> = self.open_processes(shard).filter(|other| *other != process).collect();
             if !open.is_empty() {
                 let name = |process: usize| self.processes[process].name;
-                let open: Vec<Name> = open.into_iter().map(name).collect();
-                self.fail(format!(
+                let open: Vec<CoordinatorName> = open.into_iter().map(name).collect();
+                self.record_violation(format!(
                     "shard {shard} is given to {} while it is open to {open:?}",
                     name(process)
                 ));
@@ -109,13 +112,13 @@ impl World<'_> {
     }
 
     /// Only the last one that a shard was given to writes to its row, and progress does not go back.
-    pub(super) fn written(&mut self, process: usize, before: &Table) {
+    pub(super) fn check_writes(&mut self, process: usize, before: &LeaseTable) {
         for shard in 0..self.history.shards {
             let (old, new) = (&before.rows[shard], &self.table.rows[shard]);
             let changed = old.scheduled_through != new.scheduled_through || old.expires_at != new.expires_at;
             let back = new.scheduled_through < old.scheduled_through || new.epoch != old.epoch;
-            if back || (changed && self.given[shard].last() != Some(&process)) {
-                self.fail(format!(
+            if back || (changed && self.granted[shard].last() != Some(&process)) {
+                self.record_violation(format!(
                     "{} writes {new:?} over {old:?} of shard {shard}",
                     self.processes[process].name
                 ));

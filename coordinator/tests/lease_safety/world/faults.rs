@@ -2,11 +2,11 @@
 
 use super::*;
 
-impl World<'_> {
-    pub(super) fn fault(&mut self, number: usize) {
+impl LeaseSimulation<'_> {
+    pub(super) fn inject_fault(&mut self, number: usize) {
         let (_, fault) = &self.history.faults[number];
         let alive: Vec<usize> =
-            (0..self.processes.len()).filter(|place| !self.processes[*place].gone).collect();
+            (0..self.processes.len()).filter(|place| !self.processes[*place].is_actor_gone).collect();
         if alive.is_empty() {
             return;
         }
@@ -15,45 +15,45 @@ impl World<'_> {
         let end = |lasts: &u64| now + lasts * lease / 1_000;
         match fault {
             Fault::Pause { who, lasts, suspended } => {
-                self.pause(chosen(who), end(lasts), *suspended);
+                self.pause_process(chosen(who), end(lasts), *suspended);
             }
             Fault::StandStill { who, lasts } => {
                 let process = chosen(who);
                 if self.processes[process].paused.is_none() {
-                    self.pause(process, end(lasts), true);
-                    self.processes[process].stands_still = true;
+                    self.pause_process(process, end(lasts), true);
+                    self.processes[process].is_clock_frozen = true;
                     self.processes[process].excused = Some(u64::MAX);
                 }
             }
             Fault::Crash { who, lasts, same_name } => {
                 let process = chosen(who);
-                (self.processes[process].gone, self.processes[process].dead) = (true, true);
-                self.replace(process, end(lasts), *same_name);
+                (self.processes[process].is_actor_gone, self.processes[process].is_dead) = (true, true);
+                self.replace_process(process, end(lasts), *same_name);
             }
             Fault::Twin { who, lasts } => {
                 let process = chosen(who);
-                self.pause(process, end(lasts), false);
-                self.replace(process, end(&(lasts / 2)), true);
+                self.pause_process(process, end(lasts), false);
+                self.replace_process(process, end(&(lasts / 2)), true);
             }
             Fault::Rebuild { who } => {
                 let process = chosen(who);
-                self.processes[process].gone = true;
-                let (name, rate) = (self.processes[process].name, self.processes[process].rate());
-                self.at(end(&100), Event::Start(name, rate));
+                self.processes[process].is_actor_gone = true;
+                let (name, rate) = (self.processes[process].name, self.processes[process].machine_clock());
+                self.schedule_at(end(&100), SimEvent::Start(name, rate));
             }
             Fault::Drain { who, lasts, same_name } => {
                 let process = chosen(who);
-                self.deliver(process, Mail::Drain);
-                self.replace(process, end(lasts), *same_name);
+                self.deliver_message(process, ActorMessage::Drain);
+                self.replace_process(process, end(lasts), *same_name);
             }
             Fault::Cut { who, lasts } => self.processes[chosen(who)].cut_until = end(lasts),
             Fault::Away { lasts } => {
                 alive.iter().for_each(|process| self.processes[*process].cut_until = end(lasts));
             }
-            Fault::Unreached { who, lasts } => self.processes[chosen(who)].unreached_until = end(lasts),
+            Fault::Unreached { who, lasts } => self.processes[chosen(who)].bus_cut_until = end(lasts),
             Fault::Step { by } => {
                 let mut by = by * lease.cast_signed() / 1_000;
-                match self.keeps_time {
+                match self.is_clock_bounded {
                     true if by > 0 => {
                         by = by.min(self.ahead_left);
                         self.ahead_left -= by;
@@ -67,73 +67,78 @@ impl World<'_> {
         }
     }
 
-    pub(super) fn pause(&mut self, process: usize, until: u64, suspended: bool) {
+    pub(super) fn pause_process(&mut self, process: usize, until: u64, suspended: bool) {
         let this = &mut self.processes[process];
         let (since, until) =
             this.paused.map_or((self.now, until), |(since, earlier)| (since, until.max(earlier)));
         this.paused = Some((since, until));
         this.suspended = suspended;
-        self.at(until, Event::Resume(process));
+        self.schedule_at(until, SimEvent::Resume(process));
     }
 
-    pub(super) fn replace(&mut self, process: usize, at: u64, same_name: bool) {
+    pub(super) fn replace_process(&mut self, process: usize, at: u64, same_name: bool) {
         let mut name = self.processes[process].name;
         if !same_name {
-            name = NAMES[self.names % NAMES.len()];
+            name = COORDINATOR_NAMES[self.names % COORDINATOR_NAMES.len()];
             self.names += 1;
         }
-        let rate = self.rate();
-        self.at(at, Event::Start(name, rate));
+        let rate = self.random_clock();
+        self.schedule_at(at, SimEvent::Start(name, rate));
     }
 
     /// Faults end: who is paused goes on, who was to be started is, and what is on its way arrives.
-    pub(super) fn calm(&mut self) {
+    pub(super) fn end_faults(&mut self) {
         let now = self.now;
-        self.weather =
-            Weather { lost_on_the_way_there: 0, lost_on_the_way_back: 0, slow: 0, stuck: 0, slow_for: 0 };
+        self.link =
+            LinkConditions { request_loss: 0, response_loss: 0, slow_share: 0, stuck_share: 0, max_delay: 0 };
         for ((at, number), event) in std::mem::take(&mut self.events) {
             let latest = match event {
                 // Timers go on, and none is longer than this.
-                Event::Tick(_) | Event::Stopped { .. } | Event::Answer { .. } => now + YIELD_US,
+                SimEvent::Tick(_) | SimEvent::ReleaseStopped { .. } | SimEvent::Answer { .. } => {
+                    now + RELEASE_TIMEOUT_US
+                }
                 _ => now,
             };
             self.events.insert((at.min(latest), number), event);
         }
         for process in &mut self.processes {
-            (process.cut_until, process.unreached_until) = (0, 0);
+            (process.cut_until, process.bus_cut_until) = (0, 0);
             if let Some((_, until)) = &mut process.paused {
                 *until = now;
             }
         }
-        self.leave_one_unreached();
+        self.cut_one_bus();
     }
 
     /// In some histories one coordinator never publishes again: the others must have its shards.
-    fn leave_one_unreached(&mut self) {
+    fn cut_one_bus(&mut self) {
         let started = self.events.values().filter_map(|event| match event {
-            Event::Start(name, _) => Some(*name),
+            SimEvent::Start(name, _) => Some(*name),
             _ => None,
         });
-        let alive = self.processes.iter().filter(|process| !process.gone && !process.drains);
-        let names: Vec<Name> = started.chain(alive.map(|process| process.name)).collect();
-        let chosen = self.processes.iter_mut().find(|process| !process.gone && !process.drains);
+        let alive = self.processes.iter().filter(|process| !process.is_actor_gone && !process.is_draining);
+        let names: Vec<CoordinatorName> = started.chain(alive.map(|process| process.name)).collect();
+        let chosen = self.processes.iter_mut().find(|process| !process.is_actor_gone && !process.is_draining);
         if let Some(chosen) = chosen
             && names.iter().any(|name| *name != chosen.name)
             && names.iter().filter(|name| **name == chosen.name).count() == 1
             && self.history.seed.is_multiple_of(4)
         {
-            chosen.unreached_until = u64::MAX;
+            chosen.bus_cut_until = u64::MAX;
         }
     }
 
     /// How long what is dead may be taken for alive: until its lease has ended by a clock that has been steady for a lease time,
     /// or was not renewed for one; and as long as a coordinator goes by a time of its own.
-    pub(super) fn until_forgotten(&self) -> u64 {
+    pub(super) fn forget_delay_us(&self) -> u64 {
         let lease = self.lease_us();
-        let small = DatabaseClock::SMALL_STEP.as_micros() as u64;
+        let small = DbClock::MAX_UNCONFIRMED_STEP.as_micros() as u64;
         let is_far = |(_, fault): &(u64, Fault)| matches!(fault, Fault::Step { by } if by.unsigned_abs() * lease / 1_000 > small);
-        let hold =
-            if self.history.faults.iter().any(is_far) { DatabaseClock::HOLD.as_micros() as u64 } else { 0 };
+        let hold = if self.history.faults.iter().any(is_far) {
+            DbClock::JUMP_HOLD_PERIOD.as_micros() as u64
+        } else {
+            0
+        };
         4 * lease + 15_000_000 + hold
     }
 }

@@ -19,15 +19,15 @@ use tokio::{
 };
 
 /// The phases by blackbox_exporter's names, in the order of ours.
-pub(crate) const PHASES: [&str; 5] = ["resolve", "connect", "tls", "processing", "transfer"];
+pub(crate) const BLACKBOX_PHASES: [&str; 5] = ["resolve", "connect", "tls", "processing", "transfer"];
 
 /// Settings that only blackbox_exporter has.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Own {
+pub(crate) struct BlackboxOptions {
     /// Asks for gzip and undoes it, which Picket always does.
-    pub(crate) gzip: bool,
+    pub(crate) has_gzip: bool,
     /// Fails a body of more than 1 MiB, which is Picket's default limit; else it reads on for ever.
-    pub(crate) limited: bool,
+    pub(crate) has_body_limit: bool,
     /// Takes an IPv6 address where there is one, as it does unless told otherwise.
     pub(crate) prefers_ip6: bool,
 }
@@ -36,7 +36,7 @@ pub(crate) struct Own {
 ///
 /// # Errors
 /// With what to do, when it is not there.
-pub(crate) fn find(given: Option<PathBuf>) -> Result<PathBuf, String> {
+pub(crate) fn find_exporter(given: Option<PathBuf>) -> Result<PathBuf, String> {
     const NAMES: [&str; 2] = ["prometheus-blackbox-exporter", "blackbox_exporter"];
     if let Some(path) = given {
         return match path.is_file() {
@@ -57,7 +57,7 @@ pub(crate) fn find(given: Option<PathBuf>) -> Result<PathBuf, String> {
 }
 
 /// A running blackbox_exporter. Dropped, it is killed.
-pub(crate) struct Blackbox {
+pub(crate) struct BlackboxExporter {
     port: u16,
     pub(crate) version: String,
     _child: Child,
@@ -65,7 +65,7 @@ pub(crate) struct Blackbox {
 
 /// What it says of one check.
 #[derive(Clone, Debug)]
-pub(crate) struct Probe {
+pub(crate) struct ProbeResult {
     pub(crate) success: bool,
     /// Of the last answer.
     pub(crate) status: Option<u16>,
@@ -77,7 +77,7 @@ pub(crate) struct Probe {
     pub(crate) reason: String,
 }
 
-impl Blackbox {
+impl BlackboxExporter {
     /// Starts it with a module `m0`, `m1`, … for each of `requests`.
     ///
     /// # Errors
@@ -85,19 +85,19 @@ impl Blackbox {
     pub(crate) async fn start(
         program: &Path,
         ca_file: &Path,
-        requests: &[(&CheckRequest, Own)],
+        requests: &[(&CheckRequest, BlackboxOptions)],
     ) -> Result<Self, String> {
         let dir = servers::scratch_dir("blackbox");
         let modules: HashMap<String, Value> = requests
             .iter()
             .enumerate()
-            .map(|(number, (request, own))| (format!("m{number}"), module(request, *own, ca_file)))
+            .map(|(number, (request, own))| (format!("m{number}"), build_module(request, *own, ca_file)))
             .collect();
         let config = dir.join("blackbox.yml");
         // YAML reads JSON.
         fs::write(&config, json!({ "modules": modules }).to_string()).map_err(|why| why.to_string())?;
         let log = fs::File::create(dir.join("blackbox.log")).map_err(|why| why.to_string())?;
-        let port = servers::port();
+        let port = servers::non_ephemeral_port();
         let child = Command::new(program)
             .arg(format!("--config.file={}", config.display()))
             .arg(format!("--web.listen-address=127.0.0.1:{port}"))
@@ -108,9 +108,9 @@ impl Blackbox {
             .kill_on_drop(true)
             .spawn()
             .map_err(|why| format!("{}: {why}", program.display()))?;
-        let blackbox = Self { port, version: version(program).await, _child: child };
+        let blackbox = Self { port, version: read_version(program).await, _child: child };
         eventually(Duration::from_secs(20), "blackbox_exporter to answer", async || {
-            match blackbox.get("/-/healthy").await {
+            match blackbox.http_get("/-/healthy").await {
                 Ok(text) if text.contains("Healthy") => Ok(()),
                 other => Err((other, fs::read_to_string(dir.join("blackbox.log")))),
             }
@@ -123,13 +123,14 @@ impl Blackbox {
     ///
     /// # Errors
     /// When it does not answer, or not as it should.
-    pub(crate) async fn probe(&self, number: usize, url: &str) -> Result<Probe, String> {
-        let path = format!("/probe?debug=true&module=m{number}&target={}", escaped(url));
-        let text = self.get(&path).await.map_err(|why| format!("blackbox_exporter: {why}"))?;
-        Probe::read(&text).ok_or_else(|| format!("blackbox_exporter's answer tells no success:\n{text}"))
+    pub(crate) async fn run_probe(&self, number: usize, url: &str) -> Result<ProbeResult, String> {
+        let path = format!("/probe?debug=true&module=m{number}&target={}", percent_encode(url));
+        let text = self.http_get(&path).await.map_err(|why| format!("blackbox_exporter: {why}"))?;
+        ProbeResult::parse_answer(&text)
+            .ok_or_else(|| format!("blackbox_exporter's answer tells no success:\n{text}"))
     }
 
-    async fn get(&self, path: &str) -> io::Result<String> {
+    async fn http_get(&self, path: &str) -> io::Result<String> {
         // By HTTP/1.0 nothing comes in chunks.
         let request = format!("GET {path} HTTP/1.0\r\nhost: 127.0.0.1\r\n\r\n");
         let mut answer = Vec::new();
@@ -143,9 +144,9 @@ impl Blackbox {
     }
 }
 
-impl Probe {
+impl ProbeResult {
     /// Reads the log and the metrics of an answer with `debug=true`.
-    fn read(text: &str) -> Option<Self> {
+    fn parse_answer(text: &str) -> Option<Self> {
         let (log, rest) = text.split_once("Metrics that would have been returned:")?;
         let metrics: HashMap<&str, f64> = rest
             .lines()
@@ -161,18 +162,18 @@ impl Probe {
                 .get("probe_http_status_code")
                 .filter(|code| **code > 0.0)
                 .map(|code| *code as u16),
-            phases: PHASES.map(|phase| of_phase(phase).copied()),
+            phases: BLACKBOX_PHASES.map(|phase| of_phase(phase).copied()),
             certificate_ends: metrics
                 .get("probe_ssl_earliest_cert_expiry")
                 .filter(|ends| **ends > 0.0)
                 .map(|ends| *ends as i64),
-            reason: reason(log),
+            reason: extract_reason(log),
         })
     }
 }
 
 /// The last line of a log that says what went wrong, without what all lines have.
-fn reason(log: &str) -> String {
+fn extract_reason(log: &str) -> String {
     let said = |level: &str| {
         let line = log.lines().rfind(|line| line.contains(level) && !line.contains("Probe failed"))?;
         line.split_once("level=").map(|(_, line)| line.to_owned())
@@ -181,12 +182,12 @@ fn reason(log: &str) -> String {
 }
 
 /// What blackbox_exporter is to do where Picket does `request`.
-fn module(request: &CheckRequest, own: Own, ca_file: &Path) -> Value {
+fn build_module(request: &CheckRequest, own: BlackboxOptions, ca_file: &Path) -> Value {
     let rule = request.validate().expect("a request that makes sense").status;
     let mut http = json!({
         "method": request.method,
         "headers": request.headers,
-        "valid_status_codes": (100..600).filter(|status| rule.allows(*status)).collect::<Vec<u16>>(),
+        "valid_status_codes": (100..600).filter(|status| rule.allows_status(*status)).collect::<Vec<u16>>(),
         "follow_redirects": request.max_redirects > 0,
         "preferred_ip_protocol": if own.prefers_ip6 || request.ip_version == IpVersion::V6 { "ip6" } else { "ip4" },
         "ip_protocol_fallback": request.ip_version == IpVersion::Any,
@@ -197,16 +198,16 @@ fn module(request: &CheckRequest, own: Own, ca_file: &Path) -> Value {
     if let Some(body) = &request.body {
         http["body"] = json!(body);
     }
-    if own.gzip {
+    if own.has_gzip {
         http["compression"] = json!("gzip");
     }
-    if own.limited {
+    if own.has_body_limit {
         http["body_size_limit"] = json!("1MiB");
     }
     json!({"prober": "http", "timeout": format!("{}ms", request.timeout_ms), "http": http})
 }
 
-async fn version(program: &Path) -> String {
+async fn read_version(program: &Path) -> String {
     let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().await;
     let text = output.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
@@ -215,7 +216,7 @@ async fn version(program: &Path) -> String {
 }
 
 /// `text` as a value in a query.
-fn escaped(text: &str) -> String {
+fn percent_encode(text: &str) -> String {
     text.bytes().fold(String::new(), |mut escaped, byte| {
         match byte.is_ascii_alphanumeric() {
             true => escaped.push(char::from(byte)),
@@ -238,7 +239,7 @@ mod tests {
              Metrics that would have been returned:\n# HELP probe_success\nprobe_success 0\n\
              probe_http_status_code 0\nprobe_http_duration_seconds{phase=\"connect\"} 0.25\n";
 
-        let probe = Probe::read(text).unwrap();
+        let probe = ProbeResult::parse_answer(text).unwrap();
 
         assert!(!probe.success && probe.status.is_none() && probe.certificate_ends.is_none());
         assert_eq!(probe.phases, [None, Some(0.25), None, None, None]);
@@ -247,6 +248,6 @@ mod tests {
 
     #[test]
     fn a_url_is_one_value_of_a_query() {
-        assert_eq!(escaped("http://a/?b&c"), "http%3A%2F%2Fa%2F%3Fb%26c");
+        assert_eq!(percent_encode("http://a/?b&c"), "http%3A%2F%2Fa%2F%3Fb%26c");
     }
 }

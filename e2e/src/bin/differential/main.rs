@@ -5,8 +5,8 @@
 
 mod blackbox;
 mod cases;
-mod phases;
-mod sites;
+mod phase_delays;
+mod target_sites;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -18,9 +18,9 @@ use picket_e2e::Stack;
 use picket_proto::{CheckRequest, CheckResult, Outcome};
 
 use crate::{
-    blackbox::{Blackbox, Own, Probe},
-    cases::Case,
-    sites::Sites,
+    blackbox::{BlackboxExporter, BlackboxOptions, ProbeResult},
+    cases::ComparisonCase,
+    target_sites::TargetSites,
 };
 
 /// Checks the same targets with blackbox_exporter and with Picket, and compares.
@@ -35,14 +35,14 @@ struct Options {
 }
 
 /// The prober, asked as anybody may ask it.
-pub(crate) struct Picket(Client);
+pub(crate) struct PicketClient(Client);
 
-impl Picket {
+impl PicketClient {
     /// Asks for a check, and waits for its result.
     ///
     /// # Errors
     /// When nobody answers, or not with a result.
-    pub(crate) async fn check(&self, request: &CheckRequest) -> Result<CheckResult, String> {
+    pub(crate) async fn run_check(&self, request: &CheckRequest) -> Result<CheckResult, String> {
         let payload = serde_json::to_vec(request).map_err(|why| why.to_string())?;
         let asking = self.0.request("picket.check.local", payload.into());
         let answer = asking.await.map_err(|why| format!("picket-prober: {why}"))?;
@@ -54,7 +54,7 @@ impl Picket {
 #[tokio::main]
 async fn main() -> ExitCode {
     let options = Options::parse();
-    match compare(options).await {
+    match run_comparison(options).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(why) => {
@@ -65,43 +65,49 @@ async fn main() -> ExitCode {
 }
 
 /// Whether all is as expected.
-async fn compare(options: Options) -> Result<bool, String> {
-    let program = blackbox::find(options.blackbox)?;
-    let sites = Sites::start().await;
-    let cases = cases::all(&sites);
-    let delays = phases::delays();
-    let modules: Vec<(&CheckRequest, Own)> = cases
+async fn run_comparison(options: Options) -> Result<bool, String> {
+    let program = blackbox::find_exporter(options.blackbox)?;
+    let sites = TargetSites::start().await;
+    let cases = cases::all_cases(&sites);
+    let delays = phase_delays::delay_cases();
+    let modules: Vec<(&CheckRequest, BlackboxOptions)> = cases
         .iter()
-        .map(|case| (&case.request, case.own))
-        .chain(delays.iter().map(|delay| (&delay.request, Own::default())))
+        .map(|case| (&case.request, case.blackbox_options))
+        .chain(delays.iter().map(|delay| (&delay.request, BlackboxOptions::default())))
         .collect();
-    let blackbox = Blackbox::start(&program, &sites.ca_file, &modules).await?;
+    let blackbox = BlackboxExporter::start(&program, &sites.ca_file, &modules).await?;
     let stack = Stack::start(&["local"]).await;
     let ca_file = sites.ca_file.to_string_lossy().into_owned();
     let (coordinator, prober) =
-        (stack.coordinator(&[]).await, stack.prober("local", &["--ca-file", &ca_file]).await);
-    coordinator.ready().await;
-    prober.ready().await;
+        (stack.spawn_coordinator(&[]).await, stack.spawn_prober("local", &["--ca-file", &ca_file]).await);
+    coordinator.wait_ready().await;
+    prober.wait_ready().await;
     let client = async_nats::ConnectOptions::new().request_timeout(Some(Duration::from_secs(30)));
-    let picket = Picket(client.connect(stack.nats.url()).await.map_err(|why| why.to_string())?);
+    let picket = PicketClient(client.connect(stack.nats.url()).await.map_err(|why| why.to_string())?);
 
-    let verdicts_agree = verdicts(&blackbox, &picket, &cases).await?;
+    let verdicts_agree = compare_verdicts(&blackbox, &picket, &cases).await?;
     let times_agree = match options.rounds {
         0 => true,
-        rounds => phases::compare(&blackbox, &picket, &sites, &delays, cases.len(), rounds).await?,
+        rounds => {
+            phase_delays::compare_phases(&blackbox, &picket, &sites, &delays, cases.len(), rounds).await?
+        }
     };
     prober.stop().await;
     coordinator.stop().await;
     Ok(verdicts_agree && times_agree)
 }
 
-async fn verdicts(blackbox: &Blackbox, picket: &Picket, cases: &[Case]) -> Result<bool, String> {
+async fn compare_verdicts(
+    blackbox: &BlackboxExporter,
+    picket: &PicketClient,
+    cases: &[ComparisonCase],
+) -> Result<bool, String> {
     /// Few enough that nothing but the deadline is late.
     const AT_ONCE: usize = 8;
     let both = stream::iter(cases.iter().enumerate())
         .map(async |(number, case)| {
-            let theirs = blackbox.probe(number, &case.request.url).await?;
-            Ok::<_, String>((case, theirs, picket.check(&case.request).await?))
+            let theirs = blackbox.run_probe(number, &case.request.url).await?;
+            Ok::<_, String>((case, theirs, picket.run_check(&case.request).await?))
         })
         .buffered(AT_ONCE);
     let both: Vec<_> = both.collect::<Vec<_>>().await.into_iter().collect::<Result<_, _>>()?;
@@ -109,13 +115,13 @@ async fn verdicts(blackbox: &Blackbox, picket: &Picket, cases: &[Case]) -> Resul
     table.load_style(presets::NOTHING).set_header(["TARGET", "BLACKBOX", "PICKET", "AGREE"]);
     let (mut agreed, mut unexpected) = (0, 0);
     for (case, theirs, ours) in &both {
-        let wrong = surprises(case, theirs, ours);
-        let verdict = match (wrong.is_empty(), case.expected.why) {
+        let wrong = find_mismatches(case, theirs, ours);
+        let verdict = match (wrong.is_empty(), case.expected.difference) {
             (true, None) => "yes".to_owned(),
             (true, Some(why)) => format!("no: {why}"),
             (false, _) => format!("UNEXPECTED: {}", wrong.join("; ")),
         };
-        agreed += usize::from(wrong.is_empty() && case.expected.why.is_none());
+        agreed += usize::from(wrong.is_empty() && case.expected.difference.is_none());
         unexpected += usize::from(!wrong.is_empty());
         let status = |status: Option<u16>| status.map_or(String::new(), |status| format!(" ({status})"));
         let success = if theirs.success { "success" } else { "failure" };
@@ -127,8 +133,8 @@ async fn verdicts(blackbox: &Blackbox, picket: &Picket, cases: &[Case]) -> Resul
             verdict,
         ]);
     }
-    say(&format!("{table}\n"));
-    say(&format!(
+    print_line(&format!("{table}\n"));
+    print_line(&format!(
         "{} targets, blackbox_exporter {}: {agreed} agree, {} differ for the reason given, {unexpected} unexpected\n",
         both.len(),
         blackbox.version,
@@ -138,7 +144,7 @@ async fn verdicts(blackbox: &Blackbox, picket: &Picket, cases: &[Case]) -> Resul
 }
 
 /// What is not as the case says.
-fn surprises(case: &Case, theirs: &Probe, ours: &CheckResult) -> Vec<String> {
+fn find_mismatches(case: &ComparisonCase, theirs: &ProbeResult, ours: &CheckResult) -> Vec<String> {
     let mut wrong = Vec::new();
     if theirs.success != case.expected.success {
         wrong.push(format!("blackbox_exporter says: {}", theirs.reason));
@@ -147,17 +153,17 @@ fn surprises(case: &Case, theirs: &Probe, ours: &CheckResult) -> Vec<String> {
     if ours.cause != case.expected.cause {
         wrong.push(format!("Picket says: {message}"));
     }
-    if case.expected.why.is_none() && theirs.success != (ours.outcome == Outcome::Up) {
+    if case.expected.difference.is_none() && theirs.success != (ours.outcome == Outcome::Up) {
         wrong.push("the two differ".to_owned());
     }
     // On the way of redirects one has seen an answer of which the other does not speak.
-    if let (None, Some(theirs), Some(ours)) = (case.expected.why, theirs.status, ours.http_status)
+    if let (None, Some(theirs), Some(ours)) = (case.expected.difference, theirs.status, ours.http_status)
         && theirs != ours
     {
         wrong.push("the statuses differ".to_owned());
     }
     if let Some(theirs) = theirs.certificate_ends
-        && ours.tls_expires_at.map(|ends| ends.millis() / 1_000) != Some(theirs)
+        && ours.tls_expires_at.map(|ends| ends.as_millis() / 1_000) != Some(theirs)
     {
         wrong.push(format!("the certificate's ends differ: {theirs} and {:?}", ours.tls_expires_at));
     }
@@ -165,6 +171,6 @@ fn surprises(case: &Case, theirs: &Probe, ours: &CheckResult) -> Vec<String> {
 }
 
 #[expect(clippy::print_stdout, reason = "the tables")]
-pub(crate) fn say(text: &str) {
+pub(crate) fn print_line(text: &str) {
     println!("{text}");
 }

@@ -10,9 +10,9 @@ async fn what_incidents_cost() {
     const BATCHES: i64 = 60;
     const ROWS: i64 = SITES * 3;
     for (failing, regions) in [(0, 0), (7, 3), (66, 3), (66, 1), (SITES, 3)] {
-        let world = world().await;
+        let world = new_world().await;
         world
-            .execute(&format!(
+            .execute_sql(&format!(
                 "INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://127.0.0.1/' || n, 5 FROM generate_series(1, {SITES}) AS n;
                  UPDATE picket.schedules SET valid_from = valid_from - interval '1 hour'; ANALYZE;"
             ))
@@ -24,12 +24,12 @@ async fn what_incidents_cost() {
         .fetch_all(&world.pool)
         .await
         .unwrap();
-        let began = now().minus(Duration::from_secs(400)).millis() / INTERVAL * INTERVAL;
+        let began = now().saturating_sub(Duration::from_secs(400)).as_millis() / INTERVAL * INTERVAL;
         let mut spent = Vec::new();
         for batch in 0..BATCHES {
             let result = |(site, phase, region): &(i64, i32, String)| {
                 let at = Timestamp::from_millis(began + batch * INTERVAL + i64::from(*phase));
-                let result = up(*site, region, at);
+                let result = up_result(*site, region, at);
                 let there = REGIONS.iter().take(regions).any(|name| name == region);
                 let fails = *site <= failing + 1 && there && batch >= 2;
                 let down =
@@ -38,7 +38,7 @@ async fn what_incidents_cost() {
             };
             let rows: Vec<_> = schedules.iter().map(result).collect();
             let began = tokio::time::Instant::now();
-            world.insert(&rows).await;
+            world.insert_results(&rows).await;
             spent.push(began.elapsed().as_micros() as f64 / ROWS as f64);
         }
         // The batches in which incidents begin are said apart.
@@ -49,7 +49,7 @@ async fn what_incidents_cost() {
         eprintln!(
             "{failing} of {SITES} sites fail in {regions} of 3 regions: {median:.2} µs a row; the batch in which that begins {first:.2}, the
              next {second:.2}; incidents: {:?}",
-            world.incidents().await
+            world.count_incidents().await
         );
     }
 }

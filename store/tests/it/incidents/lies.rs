@@ -4,22 +4,22 @@ use super::*;
 
 impl World {
     /// A failure in a region that was due so many seconds from now.
-    fn down_in(&self, region: usize, seconds: i64) -> CheckResult {
+    fn down_result_in(&self, region: usize, seconds: i64) -> CheckResult {
         let ahead = Duration::from_secs(seconds.unsigned_abs());
-        let at = if seconds < 0 { now().minus(ahead) } else { now().plus(ahead) };
-        CheckResult { scheduled_at: at, ..self.down(region, 0) }
+        let at = if seconds < 0 { now().saturating_sub(ahead) } else { now().saturating_add(ahead) };
+        CheckResult { scheduled_at: at, ..self.down_result(region, 0) }
     }
 
     /// How many blocks Postgres touches to look up what is known of the site after failures at these moments.
-    async fn blocks(&self, moments: &[Timestamp]) -> u64 {
+    async fn count_blocks_read(&self, moments: &[Timestamp]) -> u64 {
         const EVIDENCE: &str = include_str!("../../../src/incidents/evidence.sql");
         let (plan,): (serde_json::Value,) =
             sqlx::query_as(AssertSqlSafe(format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {EVIDENCE}")))
                 .bind(vec![self.site.0; moments.len()])
-                .bind(moments.iter().map(|moment| moment.datetime()).collect::<Vec<_>>())
+                .bind(moments.iter().map(|moment| moment.to_offset_datetime()).collect::<Vec<_>>())
                 .bind(Vec::<i64>::new())
                 .bind(Vec::<i16>::new())
-                .bind(now().datetime())
+                .bind(now().to_offset_datetime())
                 .fetch_one(&self.pool)
                 .await
                 .unwrap();
@@ -31,27 +31,34 @@ impl World {
 
 #[tokio::test]
 async fn failures_that_are_due_in_the_future_open_no_incident_and_hide_no_outage() {
-    let world = world().await;
-    world.insert(&[world.up(0, 0), world.up(1, 0), world.up(2, 0)]).await;
+    let world = new_world().await;
+    world.insert_results(&[world.up_result(0, 0), world.up_result(1, 0), world.up_result(2, 0)]).await;
 
-    let lie = world.insert(&[world.down_in(0, 285), world.down_in(0, 290)]).await;
+    let lie = world.insert_results(&[world.down_result_in(0, 285), world.down_result_in(0, 290)]).await;
 
-    assert_eq!((lie.inserted(), lie.decided), (2, Default::default()));
-    assert_eq!((world.incidents().await, world.states().await), ((0, 0), 0));
+    assert_eq!((lie.count_inserted(), lie.incidents), (2, Default::default()));
+    assert_eq!((world.count_incidents().await, world.count_site_states().await), ((0, 0), 0));
     // A real outage in the two others opens one, though the liar says that all is well.
-    world.insert(&[world.down(1, 1), world.down(2, 1), world.up(0, 1)]).await;
-    world.insert(&[world.down(1, 2), world.down(2, 2), world.up(0, 2)]).await;
-    assert_eq!(world.incidents().await, (1, 1));
-    world.insert(&[world.up(1, 3), world.up(2, 3), world.up(1, 4), world.up(2, 4)]).await;
-    assert_eq!(world.incidents().await, (1, 0));
+    world.insert_results(&[world.down_result(1, 1), world.down_result(2, 1), world.up_result(0, 1)]).await;
+    world.insert_results(&[world.down_result(1, 2), world.down_result(2, 2), world.up_result(0, 2)]).await;
+    assert_eq!(world.count_incidents().await, (1, 1));
+    world
+        .insert_results(&[
+            world.up_result(1, 3),
+            world.up_result(2, 3),
+            world.up_result(1, 4),
+            world.up_result(2, 4),
+        ])
+        .await;
+    assert_eq!(world.count_incidents().await, (1, 0));
 }
 
 #[tokio::test]
 async fn a_region_that_was_down_in_the_future_is_up_with_its_next_results() {
-    let world = world().await;
-    let later = now().plus(Duration::from_secs(280)).micros();
+    let world = new_world().await;
+    let later = now().saturating_add(Duration::from_secs(280)).as_micros();
     world
-        .execute(&format!(
+        .execute_sql(&format!(
             r#"INSERT INTO picket.site_states SELECT {}, jsonb_build_array(jsonb_build_object('region', id, 'last_us', {later},
                  'kind', 'scheduled', 'fails', 2, 'oks', 0, 'down', true, 'failing_since_us', {later}))
                FROM picket.regions WHERE name = 'asia'"#,
@@ -59,49 +66,63 @@ async fn a_region_that_was_down_in_the_future_is_up_with_its_next_results() {
         ))
         .await;
 
-    world.insert(&[world.down(1, 0), world.up(0, 0), world.up(2, 0)]).await;
-    world.insert(&[world.up(1, 1), world.up(0, 1), world.up(2, 1)]).await;
+    world.insert_results(&[world.down_result(1, 0), world.up_result(0, 0), world.up_result(2, 0)]).await;
+    world.insert_results(&[world.up_result(1, 1), world.up_result(0, 1), world.up_result(2, 1)]).await;
 
-    assert_eq!((world.incidents().await, world.states().await), ((0, 0), 0));
+    assert_eq!((world.count_incidents().await, world.count_site_states().await), ((0, 0), 0));
 }
 
 #[tokio::test]
 async fn the_work_for_results_that_are_a_month_apart_is_that_for_each_of_them() {
-    let world = world().await;
+    let world = new_world().await;
     world
-        .execute(
+        .execute_sql(
             "UPDATE picket.schedules SET valid_from = valid_from - interval '40 days'; SELECT picket.ensure_partitions(30)",
         )
         .await;
     let month = Duration::from_secs(29 * 86_400);
-    let (late, early) = (world.at(0, 0), world.at(0, 0).minus(month));
+    let (late, early) = (world.tick_time(0, 0), world.tick_time(0, 0).saturating_sub(month));
 
-    let near = world.blocks(&[late, world.at(0, 1)]).await;
-    let far = world.blocks(&[early, late]).await;
-    let spread: Vec<_> = (0..500).map(|day| early.plus(Duration::from_secs(5_000) * day)).collect();
-    let scattered = world.blocks(&spread).await;
+    let near = world.count_blocks_read(&[late, world.tick_time(0, 1)]).await;
+    let far = world.count_blocks_read(&[early, late]).await;
+    let spread: Vec<_> = (0..500).map(|day| early.saturating_add(Duration::from_secs(5_000) * day)).collect();
+    let scattered = world.count_blocks_read(&spread).await;
 
     // Two ranges instead of one, and eight at most; each tick in between would be half a million.
     assert!(far <= 4 * near, "{far} blocks, and {near} for results that are close");
     assert!(scattered <= 16 * near, "{scattered} blocks, and {near} for results that are close");
-    let pairs = [CheckResult { scheduled_at: early, ..world.down(0, 0) }, world.down(0, 0), world.up(1, 0)];
-    assert_eq!(world.insert(&pairs).await.inserted(), 3);
+    let pairs = [
+        CheckResult { scheduled_at: early, ..world.down_result(0, 0) },
+        world.down_result(0, 0),
+        world.up_result(1, 0),
+    ];
+    assert_eq!(world.insert_results(&pairs).await.count_inserted(), 3);
 }
 
 #[tokio::test]
 async fn a_region_alone_neither_opens_an_incident_nor_keeps_one_open() {
-    let world = world().await;
+    let world = new_world().await;
 
     for tick in 0..4 {
-        world.insert(&[world.down(0, tick), world.up(1, tick), world.up(2, tick)]).await;
+        world
+            .insert_results(&[world.down_result(0, tick), world.up_result(1, tick), world.up_result(2, tick)])
+            .await;
     }
-    assert_eq!(world.incidents().await, (0, 0));
+    assert_eq!(world.count_incidents().await, (0, 0));
     for tick in 4..6 {
-        world.insert(&[world.down(0, tick), world.down(1, tick), world.down(2, tick)]).await;
+        world
+            .insert_results(&[
+                world.down_result(0, tick),
+                world.down_result(1, tick),
+                world.down_result(2, tick),
+            ])
+            .await;
     }
-    assert_eq!(world.incidents().await, (1, 1));
+    assert_eq!(world.count_incidents().await, (1, 1));
     for tick in 6..8 {
-        world.insert(&[world.down(0, tick), world.up(1, tick), world.up(2, tick)]).await;
+        world
+            .insert_results(&[world.down_result(0, tick), world.up_result(1, tick), world.up_result(2, tick)])
+            .await;
     }
-    assert_eq!(world.incidents().await, (1, 0));
+    assert_eq!(world.count_incidents().await, (1, 0));
 }

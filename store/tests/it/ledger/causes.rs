@@ -5,16 +5,16 @@ use super::*;
 #[tokio::test]
 async fn ticks_that_the_bus_lost_are_told_by_what_their_region_did_meanwhile() {
     let world = World::new().await;
-    world.watched(2, "eu").await;
+    world.insert_watched_sites(2, "eu").await;
     // For two minutes the bus loses all of the region, and for one the jobs of one site.
     world
-        .rows(
+        .insert_rows_where(
             "NOT tick BETWEEN now() - interval '10 minutes' AND now() - interval '8 minutes'
              AND NOT (site_id = 2 AND tick BETWEEN now() - interval '5 minutes' AND now() - interval '4 minutes')",
         )
         .await;
 
-    world.close().await.unwrap();
+    world.close_ledger().await.unwrap();
 
     let minutes_ago = |cause: &str, from: u32, to: u32| {
         format!(
@@ -23,9 +23,9 @@ async fn ticks_that_the_bus_lost_are_told_by_what_their_region_did_meanwhile() {
         )
     };
     // All but those that had not expired when the first result came again.
-    assert!((44..=48).contains(&world.number(&minutes_ago("no_prober", 11, 7)).await));
-    assert!(world.number(&minutes_ago("expired", 11, 7)).await <= 3);
-    assert!((11..=13).contains(&world.number(&minutes_ago("expired", 6, 3)).await));
-    assert_eq!(world.number(&minutes_ago("no_prober", 6, 3)).await, 0);
-    assert_eq!(world.totals().await.unaccounted, 0);
+    assert!((44..=48).contains(&world.query_number(&minutes_ago("no_prober", 11, 7)).await));
+    assert!(world.query_number(&minutes_ago("expired", 11, 7)).await <= 3);
+    assert!((11..=13).contains(&world.query_number(&minutes_ago("expired", 6, 3)).await));
+    assert_eq!(world.query_number(&minutes_ago("no_prober", 6, 3)).await, 0);
+    assert_eq!(world.sum_last_hour().await.unaccounted, 0);
 }

@@ -47,19 +47,20 @@ async fn what_the_ledger_costs() {
     eprintln!("{}", explained.join("\n"));
     for minutes in [1, 5, 5] {
         world
-            .run(&format!(
+            .execute_sql(&format!(
                 "UPDATE picket.leases SET expires_at = now() + interval '1 hour', accounted_through = now() - interval '{} minutes'",
                 minutes + 2
             ))
             .await;
         let piece = Duration::from_secs(60 * minutes);
         let began = tokio::time::Instant::now();
-        let closed = ledger::close(&world.store, "me", &world.held, LONG, piece, None).await.unwrap();
+        let closed =
+            ledger::close_interval(&world.store, "me", &world.held, LONG, piece, None).await.unwrap();
         eprintln!("closing {minutes} min of all shards: {:.2} s, {closed:?}", began.elapsed().as_secs_f64());
     }
-    world.run("DELETE FROM picket.check_results WHERE region_id = 2 AND scheduled_at > now() - interval '3 minutes'").await;
-    world.run("UPDATE picket.leases SET accounted_through = now() - interval '3 minutes'").await;
+    world.execute_sql("DELETE FROM picket.check_results WHERE region_id = 2 AND scheduled_at > now() - interval '3 minutes'").await;
+    world.execute_sql("UPDATE picket.leases SET accounted_through = now() - interval '3 minutes'").await;
     let began = tokio::time::Instant::now();
-    let closed = ledger::close(&world.store, "me", &world.held, LONG, LONG, None).await.unwrap();
+    let closed = ledger::close_interval(&world.store, "me", &world.held, LONG, LONG, None).await.unwrap();
     eprintln!("closing 1 min with a region without rows: {:.2} s, {closed:?}", began.elapsed().as_secs_f64());
 }

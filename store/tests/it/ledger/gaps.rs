@@ -4,9 +4,9 @@ use super::*;
 use crate::results::now;
 
 /// A site with a tick each 60 s, of which nothing has a row, and gaps of its shard that overlap.
-async fn overlapping(world: &World) {
+async fn insert_overlapping_gaps(world: &World) {
     world
-        .run(
+        .execute_sql(
             "INSERT INTO picket.sites (url, regions) VALUES ('http://gaps.example/', '{eu}');
              UPDATE picket.schedules SET valid_from = picket.hour_of(now()) - interval '3 hours';
              INSERT INTO picket.gaps (shard, gap_from, gap_to)
@@ -23,61 +23,69 @@ async fn overlapping(world: &World) {
 #[tokio::test]
 async fn ticks_in_recorded_gaps_that_overlap_are_counted_once_by_the_ledger() {
     let world = World::new().await;
-    overlapping(&world).await;
+    insert_overlapping_gaps(&world).await;
 
     let ledger = "SELECT (expected * 1000000 + gap * 1000 + unaccounted)::bigint
         FROM (SELECT picket.hour_of(now()) - interval '2 hours' AS hour) AS span
         CROSS JOIN report.ledger(hour, hour + interval '40 minutes')";
 
     // 40 ticks, of which 40 lie in gaps and none is unaccounted for.
-    assert_eq!(world.number(ledger).await, 40_040_000);
+    assert_eq!(world.query_number(ledger).await, 40_040_000);
 }
 
 #[tokio::test]
 async fn ticks_in_recorded_gaps_that_overlap_are_counted_once_by_the_rollups() {
     let world = World::new().await;
-    overlapping(&world).await;
+    insert_overlapping_gaps(&world).await;
 
-    while picket_store::upkeep::roll_up(&world.store, now(), LONG * 20).await.unwrap().is_some() {}
+    while picket_store::housekeeping::roll_up_results(&world.store, now(), LONG * 20).await.unwrap().is_some()
+    {
+    }
 
     let gap = "SELECT sum(gap)::bigint FROM picket.rollups_hourly WHERE hour = picket.hour_of(now()) - interval '2 hours'";
-    assert_eq!(world.number(gap).await, 40);
+    assert_eq!(world.query_number(gap).await, 40);
 }
 
 #[tokio::test]
 async fn a_gap_that_is_recorded_after_its_hour_was_rolled_up_is_counted_in_that_hour() {
     let world = World::new().await;
-    overlapping(&world).await;
+    insert_overlapping_gaps(&world).await;
     let gaps = "CREATE TABLE kept AS TABLE picket.gaps; DELETE FROM picket.gaps";
-    world.run(gaps).await;
-    while picket_store::upkeep::roll_up(&world.store, now(), LONG * 20).await.unwrap().is_some() {}
+    world.execute_sql(gaps).await;
+    while picket_store::housekeeping::roll_up_results(&world.store, now(), LONG * 20).await.unwrap().is_some()
+    {
+    }
 
     world
-        .run("INSERT INTO picket.gaps (shard, gap_from, gap_to) SELECT shard, gap_from, gap_to FROM kept")
+        .execute_sql(
+            "INSERT INTO picket.gaps (shard, gap_from, gap_to) SELECT shard, gap_from, gap_to FROM kept",
+        )
         .await;
-    world.run("UPDATE picket.rollups_dirty SET marked_at = '-infinity'").await;
-    while picket_store::upkeep::mend(&world.store, now()).await.unwrap().is_some() {}
+    world.execute_sql("UPDATE picket.rollups_dirty SET marked_at = '-infinity'").await;
+    while picket_store::housekeeping::rebuild_dirty_hour(&world.store, now()).await.unwrap().is_some() {}
 
     let gap = "SELECT coalesce(sum(gap), 0)::bigint FROM picket.rollups_hourly
         WHERE hour = picket.hour_of(now()) - interval '2 hours'";
-    assert_eq!(world.number(gap).await, 40);
+    assert_eq!(world.query_number(gap).await, 40);
 }
 
 #[tokio::test]
 async fn the_ticks_of_a_belated_schedule_that_lie_in_a_recorded_gap_get_no_rows() {
     let world = World::new().await;
-    overlapping(&world).await;
-    world.close().await.unwrap();
+    insert_overlapping_gaps(&world).await;
+    world.close_ledger().await.unwrap();
     // As if its transaction had been open while the ledger passed its ticks.
     world
-        .run("UPDATE picket.schedules SET opened_by = pg_current_xact_id(), version = pg_current_xact_id()")
+        .execute_sql(
+            "UPDATE picket.schedules SET opened_by = pg_current_xact_id(), version = pg_current_xact_id()",
+        )
         .await;
-    world.run("UPDATE picket.leases SET scheduled_through = now() + interval '1 second'").await;
+    world.execute_sql("UPDATE picket.leases SET scheduled_through = now() + interval '1 second'").await;
 
-    world.close().await.unwrap();
+    world.close_ledger().await.unwrap();
 
     let hour = "SELECT count(*) FROM picket.check_results, (SELECT picket.hour_of(now()) - interval '2 hours' AS hour) AS gap
         WHERE scheduled_at > hour AND scheduled_at <= hour + interval '40 minutes'";
-    assert_eq!(world.number(hour).await, 0);
-    assert_eq!(world.totals().await.unaccounted, 0);
+    assert_eq!(world.query_number(hour).await, 0);
+    assert_eq!(world.sum_last_hour().await.unaccounted, 0);
 }

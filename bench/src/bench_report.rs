@@ -1,0 +1,230 @@
+//! What was measured, as JSON and as Markdown.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    thread::available_parallelism,
+};
+
+use serde::Serialize;
+
+use crate::{Error, idle_memory::IdleMemory};
+
+/// How any of them is run.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct RunOptions {
+    /// A few seconds of all of it, to see that it works; its numbers say nothing
+    #[arg(long)]
+    pub(crate) smoke: bool,
+    /// Writes the numbers to this file as JSON
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// Writes the numbers to a file as JSON, if one is asked for, and prints the Markdown.
+///
+/// # Errors
+/// When either cannot be written.
+pub(crate) fn write_results(
+    json: Option<&Path>,
+    numbers: &impl Serialize,
+    markdown: &str,
+) -> Result<(), Error> {
+    if let Some(path) = json {
+        let text = serde_json::to_string_pretty(numbers).map_err(|why| Error::Failed(why.to_string()))?;
+        fs::write(path, text + "\n").map_err(|error| Error::System("could not write the JSON", error))?;
+    }
+    let mut out = io::stdout().lock();
+    out.write_all(markdown.as_bytes()).map_err(|error| Error::System("standard output", error))
+}
+
+/// One round of one side.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct ProberRound {
+    pub(crate) checks: u64,
+    /// Of the whole process, which does nothing else.
+    pub(crate) cpu_s: f64,
+    pub(crate) wall_s: f64,
+}
+
+/// Turns: ours, the bare loop's and hyper's, under the same conditions.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct WidthResult {
+    pub(crate) tls: bool,
+    /// How many at once.
+    pub(crate) width: usize,
+    pub(crate) turns: Vec<[ProberRound; 3]>,
+}
+
+/// What waits.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct MemoryComparison {
+    pub(crate) tls: bool,
+    pub(crate) check: IdleMemory,
+    pub(crate) bare: IdleMemory,
+}
+
+/// All of it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ProberReport {
+    cores: usize,
+    cpu: String,
+    /// Whether this build's numbers say anything.
+    optimized: bool,
+    settings: Vec<WidthSummary>,
+    memory: Vec<MemoryComparison>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct WidthSummary {
+    #[serde(flatten)]
+    setting: WidthResult,
+    /// Checks per CPU-second, ours by the bare loop's.
+    ratio: MedianRange,
+    /// The same by hyper's.
+    hyper_ratio: MedianRange,
+    hyper_cpu_us: MedianRange,
+    check_cpu_us: MedianRange,
+    bare_cpu_us: MedianRange,
+    check_per_s: MedianRange,
+    bare_per_s: MedianRange,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct MedianRange {
+    least: f64,
+    median: f64,
+    most: f64,
+}
+
+impl MedianRange {
+    fn from_numbers(numbers: impl Iterator<Item = f64>) -> Self {
+        let mut numbers: Vec<f64> = numbers.collect();
+        numbers.sort_by(f64::total_cmp);
+        let at = |place: usize| numbers.get(place).copied().unwrap_or(f64::NAN);
+        let middle = numbers.len() / 2;
+        let median = match numbers.len() % 2 {
+            0 if middle > 0 => f64::midpoint(at(middle - 1), at(middle)),
+            _ => at(middle),
+        };
+        Self { least: at(0), median, most: at(numbers.len().saturating_sub(1)) }
+    }
+}
+
+impl ProberRound {
+    fn cpu_us(self) -> f64 {
+        self.cpu_s * 1e6 / self.checks as f64
+    }
+
+    fn checks_per_s(self) -> f64 {
+        self.checks as f64 / self.wall_s
+    }
+}
+
+impl ProberReport {
+    pub(crate) fn new(settings: Vec<WidthResult>, memory: Vec<MemoryComparison>) -> Self {
+        let summed = |setting: WidthResult| {
+            let of = |number: fn(&[ProberRound; 3]) -> f64| {
+                MedianRange::from_numbers(setting.turns.iter().map(number))
+            };
+            WidthSummary {
+                ratio: of(|[check, bare, _]| bare.cpu_us() / check.cpu_us()),
+                hyper_ratio: of(|[check, _, hyper]| hyper.cpu_us() / check.cpu_us()),
+                hyper_cpu_us: of(|[.., hyper]| hyper.cpu_us()),
+                check_cpu_us: of(|[check, ..]| check.cpu_us()),
+                bare_cpu_us: of(|[_, bare, _]| bare.cpu_us()),
+                check_per_s: of(|[check, ..]| check.checks_per_s()),
+                bare_per_s: of(|[_, bare, _]| bare.checks_per_s()),
+                setting,
+            }
+        };
+        Self {
+            cores: available_parallelism().map_or(0, usize::from),
+            cpu: cpu_model(),
+            optimized: !cfg!(debug_assertions),
+            settings: settings.into_iter().map(summed).collect(),
+            memory,
+        }
+    }
+
+    /// At so many at once: our checks per CPU-second by the bare loop's, and what one of the bare loop's costs in µs.
+    pub(crate) fn ratio_at_width(&self, tls: bool, width: usize) -> (f64, f64) {
+        let setting = self.settings.iter().find(|one| one.setting.tls == tls && one.setting.width == width);
+        setting.map_or((f64::NAN, f64::NAN), |one| (one.ratio.median, one.bare_cpu_us.median))
+    }
+
+    pub(crate) fn to_markdown(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = self.write_markdown(&mut text);
+        text
+    }
+
+    fn write_markdown(&self, text: &mut String) -> std::fmt::Result {
+        writeln!(text, "## The prober's check beside a bare reqwest loop\n")?;
+        writeln!(
+            text,
+            "{} cores ({}), the target in a process of its own on the same ones.",
+            self.cores, self.cpu
+        )?;
+        if !self.optimized {
+            writeln!(text, "A debug build: these numbers say nothing.")?;
+        }
+        writeln!(
+            text,
+            "\nThe ratio is checks per CPU-second, ours by the bare loop's: the median of the turns (least to most).\n"
+        )?;
+        writeln!(
+            text,
+            "| | at once | ratio | CPU µs a check, ours | bare | hyper alone | ratio to that | checks a second, ours | bare |"
+        )?;
+        writeln!(text, "| --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
+        for one in &self.settings {
+            writeln!(
+                text,
+                "| {} | {} | **{:.2}** ({:.2} to {:.2}) | {:.1} | {:.1} | {:.1} | {:.2} | {:.0} | {:.0} |",
+                scheme_name(one.setting.tls),
+                one.setting.width,
+                one.ratio.median,
+                one.ratio.least,
+                one.ratio.most,
+                one.check_cpu_us.median,
+                one.bare_cpu_us.median,
+                one.hyper_cpu_us.median,
+                one.hyper_ratio.median,
+                one.check_per_s.median,
+                one.bare_per_s.median,
+            )?;
+        }
+        writeln!(text, "\nChecks that wait for a site which has taken the request and never answers:\n")?;
+        writeln!(text, "| | waiting | KiB each, ours | bare | more than bare | the future of ours, bytes |")?;
+        writeln!(text, "| --- | --- | --- | --- | --- | --- |")?;
+        for one in &self.memory {
+            let kib = |found: IdleMemory| found.bytes_each as f64 / 1_024.0;
+            writeln!(
+                text,
+                "| {} | {} | {:.1} | {:.1} | {:.1} | {} |",
+                scheme_name(one.tls),
+                one.check.checks,
+                kib(one.check),
+                kib(one.bare),
+                kib(one.check) - kib(one.bare),
+                one.check.future_bytes,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn scheme_name(tls: bool) -> &'static str {
+    if tls { "TLS" } else { "plain" }
+}
+
+/// The processor's name.
+pub(crate) fn cpu_model() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    model.map_or_else(|| "unknown".to_owned(), |(_, model)| model.to_owned())
+}

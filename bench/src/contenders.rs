@@ -1,0 +1,198 @@
+//! The sides of the comparison: the prober's check, the least that does the same request with reqwest, and the least
+//! that does it with hyper alone.
+
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use clap::ValueEnum;
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use picket_prober::check::{CheckLimits, Checker};
+use picket_proto::{Check, Outcome, check};
+use reqwest::{Client, Url};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustls::{
+    ClientConfig, RootCertStore,
+    client::Resumption,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
+
+use crate::Error;
+
+/// Which of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ContenderKind {
+    /// `picket_prober::http::Checker`.
+    Check,
+    /// One reqwest client: send, read the body to its end, look at the status. No timeout, no timing, no vetting of
+    /// addresses; like a check a fresh connection with a whole handshake each time.
+    Bare,
+    /// hyper on a connection that is opened for the request; no client, no pool, no URL.
+    Hyper,
+}
+
+/// One side, ready. Clones share everything.
+#[derive(Clone)]
+pub(crate) enum Contender {
+    Check(Box<Checker>),
+    Bare(Client),
+    Hyper(TlsConnector),
+}
+
+impl Contender {
+    /// `authority` is a file with what is to be trusted.
+    pub(crate) fn new(which: ContenderKind, authority: &Path) -> Result<Self, Error> {
+        match which {
+            ContenderKind::Check => {
+                let allow = vec!["127.0.0.0/8".parse().map_err(|why| Error::Failed(format!("{why}")))?];
+                let limits = CheckLimits {
+                    allowed_networks: allow,
+                    ca_file: Some(authority.to_owned()),
+                    max_body_bytes: 1 << 20,
+                };
+                let checker = Checker::new(&limits).map_err(|why| Error::Failed(why.to_string()))?;
+                Ok(Self::Check(Box::new(checker)))
+            }
+            ContenderKind::Bare => {
+                let client = tls_config(authority)
+                    .and_then(bare_client)
+                    .map_err(|why| Error::Failed(why.to_string()))?;
+                Ok(Self::Bare(client))
+            }
+            ContenderKind::Hyper => {
+                let config = tls_config(authority).map_err(|why| Error::Failed(why.to_string()))?;
+                Ok(Self::Hyper(Arc::new(config).into()))
+            }
+        }
+    }
+
+    /// Does the request once.
+    ///
+    /// # Errors
+    /// When the answer is not a 200 that came whole.
+    pub(crate) async fn run_once(&self, asked: &TargetRequest) -> Result<(), Error> {
+        match self {
+            Self::Check(checker) => check_once(checker, asked).await,
+            Self::Bare(client) => bare_once(client, asked).await,
+            Self::Hyper(connector) => hyper_once(connector, asked).await,
+        }
+    }
+}
+
+/// [`Side::once`] by our check.
+pub(crate) async fn check_once(checker: &Checker, asked: &TargetRequest) -> Result<(), Error> {
+    let seen = checker.run_check(&asked.check).await;
+    match seen.outcome {
+        Outcome::Up => Ok(()),
+        _ => Err(Error::Failed(format!("a check failed: {seen:?}"))),
+    }
+}
+
+/// [`Side::once`] by the bare loop.
+pub(crate) async fn bare_once(client: &Client, asked: &TargetRequest) -> Result<(), Error> {
+    let failed = |why: reqwest::Error| Error::Failed(format!("a request failed: {why:?}"));
+    let mut response = client.get(asked.check.url.clone()).send().await.map_err(failed)?;
+    while let Some(chunk) = response.chunk().await.map_err(failed)? {
+        std::hint::black_box(chunk.len());
+    }
+    match response.status().as_u16() {
+        200 => Ok(()),
+        other => Err(Error::Failed(format!("status {other}"))),
+    }
+}
+
+/// [`Side::once`] by hyper alone.
+pub(crate) async fn hyper_once(connector: &TlsConnector, asked: &TargetRequest) -> Result<(), Error> {
+    let connect = |error| Error::System("a connection", error);
+    let stream = TcpStream::connect(asked.address).await.map_err(connect)?;
+    stream.set_nodelay(true).map_err(connect)?;
+    match asked.check.url.scheme() {
+        "https" => {
+            let name = ServerName::from(asked.address.ip());
+            request_once(connector.connect(name, stream).await.map_err(connect)?, asked).await
+        }
+        _ => request_once(stream, asked).await,
+    }
+}
+
+async fn request_once(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    asked: &TargetRequest,
+) -> Result<(), Error> {
+    let failed = |why: hyper::Error| Error::Failed(format!("a request failed: {why:?}"));
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    tokio::spawn(connection);
+    let request = hyper::Request::get("/page").header("host", asked.address.to_string());
+    let request = request.body(Empty::<&[u8]>::new()).map_err(|why| Error::Failed(why.to_string()))?;
+    let mut response = sender.send_request(request).await.map_err(failed)?;
+    while let Some(frame) = response.frame().await {
+        std::hint::black_box(frame.map_err(failed)?.data_ref().map(|chunk| chunk.len()));
+    }
+    match response.status().as_u16() {
+        200 => Ok(()),
+        other => Err(Error::Failed(format!("status {other}"))),
+    }
+}
+
+/// What is asked, by any side.
+#[derive(Clone)]
+pub(crate) struct TargetRequest {
+    check: Check,
+    address: SocketAddr,
+}
+
+impl TargetRequest {
+    pub(crate) fn new(address: SocketAddr, tls: bool, timeout: Duration) -> Result<Self, Error> {
+        let scheme = if tls { "https" } else { "http" };
+        let url = Url::parse(&format!("{scheme}://{address}/page"))
+            .map_err(|why| Error::Failed(format!("{address}: {why}")))?;
+        let check = Check {
+            url,
+            method: check::Method::Get,
+            headers: Vec::new(),
+            body: None,
+            timeout,
+            status: picket_proto::status_ranges::StatusRanges::default(),
+            regex: None,
+            not_regex: None,
+            max_redirects: 10,
+            ip_version: picket_proto::IpVersion::Any,
+            tls_verify: true,
+        };
+        Ok(Self { check, address })
+    }
+}
+
+fn tls_config(authority: &Path) -> Result<ClientConfig, Box<dyn std::error::Error>> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(authority)? {
+        roots.add(certificate?)?;
+    }
+    let mut tls = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.resumption = Resumption::disabled();
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(tls)
+}
+
+fn bare_client(tls: ClientConfig) -> Result<Client, Box<dyn std::error::Error>> {
+    let client = Client::builder().tls_backend_preconfigured(tls).pool_max_idle_per_host(0).no_proxy();
+    Ok(client.build()?)
+}
+
+/// As many open files as the system lets this process have.
+pub(crate) fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // With fewer the checks say so themselves.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}

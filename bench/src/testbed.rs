@@ -1,0 +1,386 @@
+//! What a system's bench runs on: a nats-server and a Postgres as `picket up` starts them, each of the bench's own, and
+//! our processes as they are deployed, by the programs that lie beside this one.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
+
+use async_nats::{
+    Client,
+    jetstream::{Context, context::ContextBuilder},
+};
+use picket_proto::Tickets;
+use picket_servers::{DataDir, Nats, NatsConfig, Postgres, PostgresConfig, Tools};
+use picket_store::{DatabaseOptions, Store, tickets::Keyring};
+use picket_testkit::servers;
+use rustix::process::{Pid, Signal, kill_process};
+use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions, types::time::OffsetDateTime};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    process::{Child, Command},
+    time::{Instant, sleep, timeout},
+};
+
+use crate::Error;
+
+/// The region of all sites.
+pub(crate) const REGION: &str = "bench";
+/// How long anything that is waited for may take.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often it is looked at.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The servers, without any process of ours. All of it is gone when the bench is.
+pub(crate) struct Testbed {
+    pub(crate) nats: Nats,
+    pub(crate) postgres: Postgres,
+    pub(crate) database: PgPool,
+    dir: PathBuf,
+    tools: Tools,
+}
+
+impl Testbed {
+    /// Starts the servers, with the schema and the region.
+    ///
+    /// # Errors
+    /// When one of them does not start.
+    pub(crate) async fn start() -> Result<Self, Error> {
+        let tools = servers::pinned_tools().await;
+        let dir = servers::scratch_dir("bench");
+        let data = DataDir::lock(&dir).map_err(with_context("data directory"))?;
+        let config = NatsConfig { port: servers::non_ephemeral_port(), ..NatsConfig::default() };
+        let nats = Nats::start(&tools, &data, config).await.map_err(with_context("nats-server"))?;
+        let config = PostgresConfig { port: servers::non_ephemeral_port(), ..PostgresConfig::default() };
+        let start = || Postgres::start(&tools, &data, config.clone());
+        let postgres = start().await.map_err(with_context("Postgres"))?;
+        // The time of each row's commit, to the microsecond; takes a restart.
+        let set = "ALTER SYSTEM SET track_commit_timestamp = on";
+        postgres.run_admin_sql(set).await.map_err(with_context("Postgres"))?;
+        postgres.stop(WAIT_TIMEOUT).await.map_err(with_context("Postgres"))?;
+        let postgres = start().await.map_err(with_context("Postgres"))?;
+        let database = PgPoolOptions::new().max_connections(2).connect_lazy(&postgres.url());
+        let database = database.map_err(with_context("database"))?;
+        let bed = Self { nats, postgres, database, dir, tools };
+        bed.run_picket(&["migrate"]).await?;
+        bed.run_picket(&["region", "add", REGION]).await?;
+        Ok(bed)
+    }
+
+    /// Runs the operator's command to its end.
+    async fn run_picket(&self, arguments: &[&str]) -> Result<(), Error> {
+        let run = self.program_command("picket")?.args(arguments).stdin(Stdio::null()).output();
+        let output = timeout(WAIT_TIMEOUT, run).await.map_err(with_context("picket"))?;
+        let output = output.map_err(|error| Error::System("picket", error))?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(Error::Failed(String::from_utf8_lossy(&output.stderr).into_owned())),
+        }
+    }
+
+    /// One of our programs, which lie beside this one.
+    fn program_command(&self, program: &str) -> Result<Command, Error> {
+        let this = std::env::current_exe().map_err(|error| Error::System("this program's path", error))?;
+        let path = this.with_file_name(program);
+        if !path.is_file() {
+            let build = "cargo build --workspace --bins, with --release or as this one was built";
+            return Err(Error::Failed(format!("there is no {}: {build}", path.display())));
+        }
+        let mut command = Command::new(path);
+        command.arg0(self.dir.join(program)).kill_on_drop(true);
+        command.env("DATABASE_URL", self.postgres.url()).env("NATS_URL", self.nats.url());
+        Ok(command)
+    }
+
+    /// Starts one of our processes; it is not ready yet.
+    ///
+    /// # Errors
+    /// When there is no such program.
+    pub(crate) fn spawn_process(&self, program: &'static str, options: &[&str]) -> Result<Process, Error> {
+        let listen = SocketAddr::from(([127, 0, 0, 1], servers::non_ephemeral_port()));
+        let mut command = self.program_command(program)?;
+        command.args(options).env("PICKET_LISTEN", listen.to_string());
+        Process::spawn(program, command, listen, &self.dir)
+    }
+
+    /// Starts a coordinator; it is not ready yet.
+    ///
+    /// # Errors
+    /// When there is no such program.
+    pub(crate) fn spawn_coordinator(&self) -> Result<Process, Error> {
+        // A smoke of the bench has no time for longer ones.
+        self.spawn_process("picket-coordinator", &["--min-interval", "1s"])
+    }
+
+    /// Starts some other program, which answers HTTP at `listen` and finds its files in the directory of this bed.
+    ///
+    /// # Errors
+    /// When there is no such program.
+    pub(crate) fn spawn_external(
+        &self,
+        name: &'static str,
+        mut command: Command,
+        listen: SocketAddr,
+    ) -> Result<Process, Error> {
+        command.kill_on_drop(true);
+        Process::spawn(name, command, listen, &self.dir)
+    }
+
+    /// Where files for a run may be put.
+    pub(crate) fn scratch_dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// psql on the database.
+    ///
+    /// # Errors
+    /// When it is not installed.
+    pub(crate) fn psql_command(&self) -> Result<Command, Error> {
+        let mut command = Command::new(self.tools.find_postgres().map_err(with_context("psql"))?.psql_path());
+        command.args(["--no-psqlrc", "--no-password", "--quiet", "--set", "ON_ERROR_STOP=1"]);
+        // Not on the command line, which others can see.
+        let url = self.postgres.url();
+        let (user, rest) = url.trim_start_matches("postgres://").split_once(':').unwrap_or_default();
+        let password = rest.split('@').next().unwrap_or_default();
+        command.env("PGUSER", user).env("PGPASSWORD", password).env("PGDATABASE", user);
+        command.env("PGHOST", "127.0.0.1").env("PGPORT", self.postgres.port().to_string());
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        Ok(command)
+    }
+
+    /// Adds sites, one for each number of `first` to `last`, in turns on the addresses, each checked every `interval_s`.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub(crate) async fn add_sites(
+        &self,
+        first: u32,
+        last: u32,
+        interval_s: u32,
+        addresses: &[SocketAddr],
+    ) -> Result<(), Error> {
+        let ports: Vec<String> = addresses.iter().map(|address| address.port().to_string()).collect();
+        self.execute_sql(&format!(
+            "INSERT INTO picket.sites (url, interval_seconds)
+             SELECT 'http://127.0.0.1:' || (ARRAY[{}])[1 + n % {}] || '/page/' || n, {interval_s}
+             FROM generate_series({first}, {last}) AS n;",
+            ports.join(","),
+            ports.len(),
+        ))
+        .await?;
+        // Now, and not some time while something is measured.
+        self.execute_sql("VACUUM ANALYZE picket.sites").await?;
+        self.execute_sql("VACUUM ANALYZE picket.schedules").await
+    }
+
+    /// As [`add_sites`](Self::add_sites), by the hundred thousand: without triggers, which a million rows would take a
+    /// minute in. What they would write is written here. The table must be empty.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub(crate) async fn bulk_insert_sites(
+        &self,
+        count: u32,
+        interval_s: u32,
+        addresses: &[SocketAddr],
+    ) -> Result<(), Error> {
+        let ports: Vec<String> = addresses.iter().map(|address| address.port().to_string()).collect();
+        self.execute_sql(&format!(
+            "BEGIN;
+             SET LOCAL session_replication_role = replica;
+             SET LOCAL synchronous_commit = off;
+             INSERT INTO picket.sites (id, url, interval_seconds, shard, version) OVERRIDING SYSTEM VALUE
+             SELECT n, 'http://127.0.0.1:' || (ARRAY[{}])[1 + n % {}] || '/page/' || n, {interval_s},
+                    picket.shard_of(n), pg_current_xact_id()
+             FROM generate_series(1, {count}) AS n;
+             INSERT INTO picket.schedules (site_id, region_id, interval_ms, phase_ms, shard, valid_from)
+             SELECT site.id, region.id, {interval_s} * 1000, picket.phase_ms(site.id, region.id, {interval_s} * 1000),
+                    site.shard, clock_timestamp()
+             FROM picket.sites AS site CROSS JOIN picket.regions AS region;
+             SELECT setval(pg_get_serial_sequence('picket.sites', 'id'), {count});
+             SELECT pg_notify('picket_sites', '');
+             COMMIT;",
+            ports.join(","),
+            ports.len(),
+        ))
+        .await?;
+        self.execute_sql("VACUUM ANALYZE picket.sites").await?;
+        self.execute_sql("VACUUM ANALYZE picket.schedules").await
+    }
+
+    /// A client of the bus, which waits for room when too many acknowledgements are outstanding.
+    ///
+    /// # Errors
+    /// When the bus is not there.
+    pub(crate) async fn connect_jetstream(&self) -> Result<(Client, Context), Error> {
+        let client = async_nats::connect(self.nats.url()).await.map_err(with_context("NATS"))?;
+        let context = ContextBuilder::new()
+            .timeout(Duration::from_secs(5))
+            .ack_timeout(WAIT_TIMEOUT)
+            .max_ack_inflight(65_536)
+            .build(client.clone());
+        Ok((client, context))
+    }
+
+    /// Runs a statement.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub(crate) async fn execute_sql(&self, sql: &str) -> Result<(), Error> {
+        let run = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&self.database).await;
+        run.map(drop).map_err(|why| Error::Failed(format!("{sql}: {why}")))
+    }
+
+    /// Asks for one number.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub(crate) async fn query_number(&self, sql: &str) -> Result<i64, Error> {
+        let asked = sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&self.database).await;
+        asked.map_err(|why| Error::Failed(format!("{sql}: {why}")))
+    }
+
+    /// The database's clock.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub(crate) async fn database_now(&self) -> Result<OffsetDateTime, Error> {
+        let now = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&self.database).await;
+        now.map_err(with_context("the database's clock"))
+    }
+
+    /// What makes the tickets of this installation.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub(crate) async fn load_tickets(&self) -> Result<Arc<Tickets>, Error> {
+        let options = DatabaseOptions { database_url: Some(self.postgres.url()) };
+        let store = Store::new(&options, "bench", 1).map_err(with_context("database"))?;
+        Ok(Keyring::load_from(&store).await.map_err(with_context("keys"))?.tickets())
+    }
+
+    /// Stops the servers.
+    ///
+    /// # Errors
+    /// When one of them does not stop.
+    pub(crate) async fn stop(self) -> Result<(), Error> {
+        self.database.close().await;
+        self.nats.stop(WAIT_TIMEOUT).await.map_err(with_context("nats-server"))?;
+        self.postgres.stop(WAIT_TIMEOUT).await.map_err(with_context("Postgres"))
+    }
+}
+
+/// A running process. Dropped, it is killed.
+pub(crate) struct Process {
+    pub(crate) name: &'static str,
+    pub(crate) pid: u32,
+    child: Child,
+    listen: SocketAddr,
+    log: PathBuf,
+}
+
+impl Process {
+    fn spawn(
+        name: &'static str,
+        mut command: Command,
+        listen: SocketAddr,
+        dir: &Path,
+    ) -> Result<Self, Error> {
+        let start = |error| Error::System("could not start a process", error);
+        let log = dir.join("logs").join(format!("{name}-{}.log", listen.port()));
+        let file = fs::File::create(&log).map_err(start)?;
+        command.stdin(Stdio::null()).stdout(file.try_clone().map_err(start)?).stderr(file);
+        let child = command.spawn().map_err(|error| {
+            let program = command.as_std().get_program().to_string_lossy().into_owned();
+            start(io::Error::new(error.kind(), format!("{program}: {error}")))
+        })?;
+        let pid = child.id().unwrap_or_default();
+        Ok(Self { name, pid, child, listen, log })
+    }
+
+    /// Waits until `path` is answered with 200.
+    ///
+    /// # Errors
+    /// With the end of its log, when it has not in time.
+    pub(crate) async fn wait_responding(&self, path: &str) -> Result<(), Error> {
+        let until = Instant::now() + WAIT_TIMEOUT;
+        while Instant::now() < until {
+            if matches!(self.http_get(path).await, Ok(answer) if answer.starts_with("HTTP/1.1 200") || answer.starts_with("HTTP/1.0 200"))
+            {
+                return Ok(());
+            }
+            sleep(POLL_INTERVAL).await;
+        }
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let tail: Vec<&str> = log.lines().rev().take(5).collect();
+        Err(Error::Failed(format!("{} did not become ready: {}", self.name, tail.join("\n"))))
+    }
+
+    /// Waits until it says that it is ready.
+    ///
+    /// # Errors
+    /// With the end of its log, when it does not in time.
+    pub(crate) async fn wait_ready(&self) -> Result<(), Error> {
+        self.wait_responding("/readyz").await
+    }
+
+    /// One of its metrics: the sum over all labels.
+    pub(crate) async fn read_metric(&self, name: &str) -> f64 {
+        let text = self.http_get("/metrics").await.unwrap_or_default();
+        text.lines()
+            .filter(|line| line.split(['{', ' ']).next() == Some(name))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// Asks it for `path`: the whole answer, head and body.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub(crate) async fn http_get(&self, path: &str) -> io::Result<String> {
+        const LIMIT: Duration = Duration::from_secs(10);
+        let ask = async {
+            let mut stream = TcpStream::connect(self.listen).await?;
+            // By HTTP/1.0 nothing comes in chunks.
+            let request = format!("GET {path} HTTP/1.0\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await?;
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).await?;
+            Ok(String::from_utf8_lossy(&answer).into_owned())
+        };
+        timeout(LIMIT, ask).await?
+    }
+
+    /// Asks it to end, and waits.
+    ///
+    /// # Errors
+    /// When it does not, or not well.
+    pub(crate) async fn stop(mut self) -> Result<(), Error> {
+        if let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) {
+            // One that has ended already is waited for all the same.
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        match timeout(WAIT_TIMEOUT, self.child.wait()).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(Error::Failed(format!("{} did not end", self.name))),
+        }
+    }
+}
+
+/// For what fails and is to be told with its causes.
+pub(crate) fn with_context<E: std::error::Error>(doing: &'static str) -> impl Fn(E) -> Error {
+    move |error| {
+        let mut text = format!("{doing}: {error}");
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text += &format!(": {cause}");
+            source = cause.source();
+        }
+        Error::Failed(text)
+    }
+}

@@ -1,0 +1,65 @@
+//! `picket generate`: dummy sites by the thousand, to try the system under load.
+
+use clap::{ArgMatches, Args};
+use picket_proto::{ValidationError, site::SiteSpec};
+use picket_runtime::options::DurationArg;
+use picket_store::sites;
+
+use crate::{
+    connect::DatabaseArgs,
+    error::Error,
+    output::{ProgressLine, print_text},
+    site_args::{IntervalOptions, to_whole_seconds},
+};
+
+/// See `picket generate --help`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Example:
+  picket generate 10000 --base-url http://127.0.0.1:8080/site/ --interval 30s
+adds http://127.0.0.1:8080/site/1 to …/10000, tagged 'generated'; those that are there already stay.")]
+pub(crate) struct GenerateOptions {
+    /// How many
+    #[arg(value_name = "N", value_parser = clap::value_parser!(i64).range(1..=MAX_GENERATED_SITES))]
+    count: i64,
+    /// What their URLs begin with; 1 to N follows
+    #[arg(long, value_name = "URL")]
+    base_url: String,
+    /// How often each is checked
+    #[arg(long, value_name = "TIME", default_value = "60s")]
+    interval: DurationArg,
+    #[command(flatten)]
+    intervals: IntervalOptions,
+    #[command(flatten)]
+    database: DatabaseArgs,
+}
+
+const MAX_GENERATED_SITES: i64 = 5_000_000;
+/// How many are added in one statement: a second's work or so.
+const SITES_PER_STATEMENT: i64 = 5_000;
+
+pub(crate) async fn run(options: GenerateOptions, matches: &ArgMatches) -> Result<(), Error> {
+    let interval_seconds = to_whole_seconds("interval", options.interval)?;
+    let last =
+        SiteSpec { interval_seconds, ..SiteSpec::new(format!("{}{}", options.base_url, options.count)) };
+    last.validate(options.intervals.to_interval_range()?).map_err(|why| match why.field.as_str() {
+        "url" => ValidationError { field: "base-url".into(), ..why },
+        _ => why,
+    })?;
+    let store = options.database.connect(matches).await?;
+    let mut progress = ProgressLine::new();
+    let (mut done, mut added) = (0, 0);
+    while done < options.count {
+        let count = SITES_PER_STATEMENT.min(options.count - done);
+        added += sites::generate_sites(&store, &options.base_url, done + 1, count, interval_seconds).await?;
+        done += count;
+        progress.show_text(format_args!("{done} of {}", options.count));
+    }
+    progress.clear_line();
+    let there = options.count.unsigned_abs().saturating_sub(added);
+    let kept = match there {
+        0 => String::new(),
+        _ => format!("; {there} were there already"),
+    };
+    print_text(&format!("added {added} sites{kept}\n"))
+}

@@ -1,0 +1,44 @@
+//! Numbers as a row of bars, one a day: the last thirty, today at the end, a blank where nothing is known.
+
+const BAR_CHARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+const MAX_DAYS: usize = 30;
+
+/// Per cent of uptime. What counts is how near it is to 100, so each step is worse than the one before by more.
+pub(super) fn render_uptime(days: &[Option<f64>]) -> String {
+    const STEPS: [f64; 7] = [25.0, 75.0, 90.0, 95.0, 99.0, 99.9, 100.0];
+    render_bars(days, |percent| STEPS.iter().filter(|step| percent >= **step).count())
+}
+
+/// Anything else, beside the greatest of its own; zero is the lowest.
+pub(super) fn render_relative(days: &[Option<f64>]) -> String {
+    let greatest = days.iter().flatten().copied().fold(0.0, f64::max);
+    render_bars(days, |value| {
+        let share = if greatest > 0.0 { value / greatest } else { 0.0 };
+        (0..7).filter(|step| share > (f64::from(*step) + 1.0) / 8.0).count()
+    })
+}
+
+fn render_bars(days: &[Option<f64>], step: impl Fn(f64) -> usize) -> String {
+    let last = &days[days.len().saturating_sub(MAX_DAYS)..];
+    last.iter().map(|day| day.map_or(' ', |value| BAR_CHARS[step(value).min(7)])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uptime_is_a_full_bar_only_when_nothing_was_down() {
+        assert_eq!(
+            render_uptime(&[Some(100.0), Some(99.95), Some(99.5), None, Some(50.0), Some(0.0)]),
+            "█▇▆ ▂▁"
+        );
+    }
+
+    #[test]
+    fn heights_are_shares_of_the_greatest_and_only_the_last_thirty_days_are_shown() {
+        assert_eq!(render_relative(&[Some(8.0), Some(4.0), Some(0.0), None]), "█▄▁ ");
+        assert_eq!(render_relative(&[Some(0.0)]), "▁");
+        assert_eq!(render_relative(&[Some(1.0); 90]).chars().count(), 30);
+    }
+}

@@ -1,0 +1,118 @@
+//! From which regions messages with results come: counted while sinks are behind, so that a region that floods is named.
+
+use std::collections::BTreeMap;
+
+use async_nats::jetstream::Context;
+use futures_util::TryStreamExt;
+use picket_proto::{RegionName, subject};
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use super::{Assessment, BacklogMonitor, BackpressureActor, Error, SAMPLE_TIMEOUT};
+use crate::metrics::RegionLabel;
+
+/// How many messages the stream has of each region.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct RegionMessageCounts(BTreeMap<RegionName, u64>);
+
+impl RegionMessageCounts {
+    /// Subjects that are read: a region has some seventy, and one that makes up more must not cost memory here.
+    const MAX_SUBJECTS: usize = 50_000;
+
+    /// Asks the stream.
+    pub(super) async fn fetch_counts(jetstream: &Context) -> Result<Self, Error> {
+        let stream = jetstream.get_stream(subject::RESULTS_STREAM).await?;
+        let mut subjects = stream.info_with_subjects(subject::RESULT_SUBJECTS).await?;
+        let mut stored = Self::default();
+        for _ in 0..Self::MAX_SUBJECTS {
+            let Some((subject, messages)) = subjects.try_next().await? else { break };
+            stored.add_subject(&subject, u64::try_from(messages).unwrap_or(u64::MAX));
+        }
+        Ok(stored)
+    }
+
+    fn add_subject(&mut self, subject: &str, messages: u64) {
+        // What names no region was not published by a prober.
+        let region = subject.split('.').nth(2).and_then(|region| region.parse().ok());
+        if let Some(region) = region {
+            let sum = self.0.entry(region).or_default();
+            *sum = sum.saturating_add(messages);
+        }
+    }
+
+    /// How many messages each region has more than `before`; the stream may have discarded some of them since.
+    pub(super) fn increase_since(&self, before: &Self) -> Vec<(&RegionName, u64)> {
+        let more = |(region, now): (_, &u64)| {
+            let before = before.0.get(region).copied().unwrap_or(0);
+            (region, now.saturating_sub(before))
+        };
+        self.0.iter().map(more).filter(|(_, more)| *more > 0).collect()
+    }
+}
+
+impl BackpressureActor {
+    /// Counts by region what came since the look before, and names the region that most of it came from.
+    pub(super) async fn count_arrivals(&self, seen: &Assessment, watch: &mut BacklogMonitor) {
+        let before = watch.region_counts.take();
+        if seen.ratio < BacklogMonitor::COUNT_ABOVE {
+            return;
+        }
+        match timeout(SAMPLE_TIMEOUT, RegionMessageCounts::fetch_counts(&self.bus.jetstream)).await {
+            Ok(Ok(stored)) => {
+                let arrived = before.as_ref().map(|before| stored.increase_since(before)).unwrap_or_default();
+                for (region, messages) in &arrived {
+                    let counter = self
+                        .metrics
+                        .results_arrived
+                        .get_or_create(&RegionLabel { region: region.to_string() });
+                    counter.inc_by(*messages);
+                }
+                let all: u64 = arrived.iter().map(|(_, messages)| messages).sum();
+                let most = arrived.iter().max_by_key(|(_, messages)| *messages).filter(|_| watch.is_paused);
+                if let Some((region, messages)) = most
+                    && watch.reported_region.as_ref() != Some(*region)
+                {
+                    warn!(
+                        region = %region,
+                        messages,
+                        all,
+                        "results still arrive while no jobs are published, most of them from one region"
+                    );
+                }
+                watch.reported_region = most.map(|(region, _)| (*region).clone());
+                watch.region_counts = Some(stored);
+            }
+            Ok(Err(why)) => debug!(error = why, "the stream of results does not say what it holds by region"),
+            Err(_) => debug!("NATS does not say what the stream of results holds by region"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(subjects: &[(&str, u64)]) -> RegionMessageCounts {
+        let mut stored = RegionMessageCounts::default();
+        subjects.iter().for_each(|(subject, messages)| stored.add_subject(subject, *messages));
+        stored
+    }
+
+    #[test]
+    fn messages_are_counted_by_region_whatever_follows_it_in_the_subject() {
+        let before = stored(&[("picket.result.east.7", 10), ("picket.result.west.7", 10)]);
+        let now = stored(&[
+            ("picket.result.east.7", 8),
+            ("picket.result.east.bundle", 5),
+            ("picket.result.west.7", 4),
+            ("picket.result.asia.anything.else", 2),
+            ("picket.result.No_Region.7", 9),
+            ("picket.result", 9),
+        ]);
+
+        let more: Vec<_> =
+            now.increase_since(&before).iter().map(|(region, more)| (region.to_string(), *more)).collect();
+
+        assert_eq!(more, [("asia".to_owned(), 2), ("east".to_owned(), 3)]);
+    }
+}

@@ -1,0 +1,67 @@
+//! Verdicts on regexes: each text is compiled once, however many sites have it and however often their shards are acquired.
+//!
+//! Bound: the texts' bytes; when there are too many, all are forgotten. Loss: none, a verdict is computed again.
+
+use std::collections::HashMap;
+
+use picket_proto::{Pattern, ValidationError};
+
+/// What is known of regexes, by their text.
+#[derive(Default)]
+pub(super) struct PatternCache {
+    results: HashMap<Box<str>, Result<(), ValidationError>>,
+    size_bytes: usize,
+}
+
+impl PatternCache {
+    /// The most that texts and verdicts may take, in bytes, roughly.
+    const MAX_BYTES: usize = 16 << 20;
+    /// A verdict and its place in the table.
+    const ENTRY_BYTES: usize = 128;
+
+    /// Whether `pattern` can be used in `field`.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub(super) fn validate_pattern(&mut self, field: &str, pattern: &str) -> Result<(), ValidationError> {
+        if let Some(verdict) = self.results.get(pattern) {
+            return verdict.clone().map_err(|why| ValidationError { field: field.to_owned(), ..why });
+        }
+        let verdict = Pattern::compile(field, pattern).map(drop);
+        if self.size_bytes > Self::MAX_BYTES {
+            *self = Self::default();
+        }
+        self.size_bytes += pattern.len() + Self::ENTRY_BYTES;
+        self.results.insert(pattern.into(), verdict.clone());
+        verdict
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_is_the_same_the_second_time_and_names_the_field_that_was_asked_for() {
+        let mut patterns = PatternCache::default();
+
+        for _ in 0..2 {
+            assert_eq!(patterns.validate_pattern("regex", "ok"), Ok(()));
+            let refusal = patterns.validate_pattern("regex", "a(b").unwrap_err();
+            assert_eq!(Some(refusal.clone()), Pattern::compile("regex", "a(b").err());
+            let elsewhere = patterns.validate_pattern("not_regex", "a(b").unwrap_err();
+            assert_eq!(elsewhere, ValidationError { field: "not_regex".into(), ..refusal });
+        }
+        assert_eq!(patterns.results.len(), 2);
+    }
+
+    #[test]
+    fn what_is_remembered_has_a_bound() {
+        let mut patterns = PatternCache::default();
+        for n in 0..6_000 {
+            // Refused while it is read, so that nothing is compiled.
+            patterns.validate_pattern("regex", &format!("({n}{}", "x".repeat(3_000))).unwrap_err();
+        }
+        assert!(patterns.size_bytes <= PatternCache::MAX_BYTES + 4_096 && patterns.results.len() < 6_000);
+    }
+}

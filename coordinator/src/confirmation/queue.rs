@@ -1,0 +1,314 @@
+//! Pure: which sites are to be confirmed, when, and how often at most.
+//!
+//! When many sites are suspected at once, a sample of them is confirmed: rounds of sites come from a bucket that refills
+//! slowly, and a site whose first round was published has all of its rounds before another one begins. What is not
+//! confirmed within [`MAX_DELAY`] is left to the site's ticks, which tell the same an interval later.
+
+use std::{cmp::Reverse, collections::HashMap, time::Duration};
+
+use picket_proto::{ConfirmationRequest, SiteId};
+use tokio::time::Instant;
+
+/// The most sites that are remembered at once.
+pub(super) const MAX_SITES: usize = 10_000;
+/// The most rounds for one suspicion.
+const MAX_ROUNDS: u32 = 10;
+/// The last of a suspicion's rounds begins about so long after its first, so that its answers come within seconds.
+const ROUNDS_SPREAD: Duration = Duration::from_millis(1_000);
+const MIN_ROUND_GAP: Duration = Duration::from_millis(250);
+const MAX_ROUND_GAP: Duration = Duration::from_millis(700);
+/// From one suspicion of a site to the next; twice as long each time, so that one that flaps is not checked for ever.
+const MIN_COOLDOWN: Duration = Duration::from_secs(5);
+const MAX_COOLDOWN: Duration = Duration::from_secs(300);
+
+/// Rounds that may be published at once. A round is one job in each region of the site.
+pub(super) const MAX_BURST_ROUNDS: u32 = 100;
+/// From one round to the next when the burst is spent, so that a region has 20 confirming jobs a second at most: with a
+/// timeout of 10 s these fill the permits that a prober of 1,000 slots has for them.
+const REFILL_INTERVAL: Duration = Duration::from_millis(50);
+/// A site that waits for so long is left to its ticks.
+const MAX_QUEUE_DELAY: Duration = Duration::from_secs(30);
+
+/// The sites that are, or lately were, to be confirmed.
+#[derive(Default)]
+pub(super) struct ConfirmationQueue {
+    sites: HashMap<SiteId, PendingSite>,
+    bucket: TokenBucket,
+}
+
+/// What is due.
+#[derive(Debug, Default)]
+pub(super) struct DueConfirmations {
+    /// The sites of which a round is to be published now.
+    pub(super) sites: Vec<SiteId>,
+    /// How many sites wait for the bucket to refill.
+    pub(super) delayed: usize,
+    /// How many sites have waited for too long, and are left to their ticks.
+    pub(super) dropped: usize,
+}
+
+/// Rounds that may be published: `spent_until` is when the bucket is full again.
+#[derive(Default)]
+struct TokenBucket {
+    full_at: Option<Instant>,
+}
+
+struct PendingSite {
+    rounds_left: u32,
+    /// Whether a round of this suspicion has been published.
+    is_started: bool,
+    next_at: Instant,
+    round_gap: Duration,
+    /// No other suspicion is followed before.
+    cooldown_until: Instant,
+    cooldown: Duration,
+}
+
+impl ConfirmationQueue {
+    /// Takes in what a sink said. Says whether there was room for it.
+    pub(super) fn accept_request(&mut self, suspect: &ConfirmationRequest, now: Instant) -> bool {
+        let rounds = suspect.rounds.min(MAX_ROUNDS);
+        let Some(site) = self.sites.get_mut(&suspect.site_id) else {
+            if rounds == 0 {
+                return true;
+            }
+            self.sites.retain(|_, site| !site.is_expired(now));
+            if self.sites.len() >= MAX_SITES {
+                return false;
+            }
+            let site = PendingSite {
+                rounds_left: rounds,
+                is_started: false,
+                next_at: now,
+                round_gap: round_gap(rounds),
+                cooldown_until: now + MIN_COOLDOWN,
+                cooldown: MIN_COOLDOWN,
+            };
+            self.sites.insert(suspect.site_id, site);
+            return true;
+        };
+        if rounds == 0 {
+            site.rounds_left = 0;
+        } else if site.rounds_left == 0 {
+            site.cooldown = match site.is_expired(now) {
+                true => MIN_COOLDOWN,
+                false => (site.cooldown * 2).min(MAX_COOLDOWN),
+            };
+            (site.rounds_left, site.is_started, site.round_gap) = (rounds, false, round_gap(rounds));
+            site.next_at = now.max(site.cooldown_until);
+            site.cooldown_until = site.next_at + site.cooldown;
+        } else {
+            // One round at a time; how many are needed the last one to ask knows best.
+            site.rounds_left = rounds;
+        }
+        true
+    }
+
+    /// What is due, and how much of it may be published now.
+    pub(super) fn take_due(&mut self, now: Instant) -> DueConfirmations {
+        let mut dropped = 0;
+        let mut waiting: Vec<(SiteId, bool, Instant)> = Vec::new();
+        for (id, site) in &mut self.sites {
+            if site.rounds_left == 0 || site.next_at > now {
+                continue;
+            }
+            if now > site.next_at + MAX_QUEUE_DELAY {
+                site.rounds_left = 0;
+                dropped += 1;
+                continue;
+            }
+            waiting.push((*id, site.is_started, site.next_at));
+        }
+        let free = self.bucket.available_rounds(now);
+        if waiting.len() > free {
+            // Stable, so that among those that came together the map's order decides, which is another each time.
+            waiting.sort_by_key(|(_, started, next)| (Reverse(*started), *next));
+        }
+        let delayed = waiting.len().saturating_sub(free);
+        waiting.truncate(free);
+        for (id, ..) in &waiting {
+            if let Some(site) = self.sites.get_mut(id) {
+                site.rounds_left -= 1;
+                site.is_started = true;
+                site.next_at = now + site.round_gap;
+            }
+        }
+        self.bucket.spend_rounds(waiting.len(), now);
+        DueConfirmations { sites: waiting.into_iter().map(|(id, ..)| id).collect(), delayed, dropped }
+    }
+
+    /// When the next round is due, and may be published.
+    pub(super) fn next_due_at(&self) -> Option<Instant> {
+        let due = self.sites.values().filter(|site| site.rounds_left > 0).map(|site| site.next_at).min()?;
+        Some(self.bucket.ready_at().map_or(due, |ready| ready.max(due)))
+    }
+}
+
+impl TokenBucket {
+    /// How many rounds may be published at `now`.
+    fn available_rounds(&self, now: Instant) -> usize {
+        let spent = self.full_at.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
+        let left = (REFILL_INTERVAL * MAX_BURST_ROUNDS).saturating_sub(spent);
+        usize::try_from(left.as_nanos() / REFILL_INTERVAL.as_nanos()).unwrap_or(usize::MAX)
+    }
+
+    fn spend_rounds(&mut self, rounds: usize, now: Instant) {
+        let from = self.full_at.map_or(now, |until| until.max(now));
+        self.full_at = Some(from + REFILL_INTERVAL * u32::try_from(rounds).unwrap_or(u32::MAX));
+    }
+
+    /// When at least one round may be published.
+    fn ready_at(&self) -> Option<Instant> {
+        self.full_at?.checked_sub(REFILL_INTERVAL * (MAX_BURST_ROUNDS - 1))
+    }
+}
+
+impl PendingSite {
+    /// Whether it was quiet for so long that it counts as new.
+    fn is_expired(&self, now: Instant) -> bool {
+        self.rounds_left == 0 && now >= self.cooldown_until + self.cooldown * 4
+    }
+}
+
+fn round_gap(rounds: u32) -> Duration {
+    (ROUNDS_SPREAD / rounds.saturating_sub(1).max(1)).clamp(MIN_ROUND_GAP, MAX_ROUND_GAP)
+}
+
+#[cfg(test)]
+mod tests {
+    use picket_proto::{MESSAGE_VERSION, Shard};
+
+    use super::*;
+
+    fn suspect(site: i64, rounds: u32) -> ConfirmationRequest {
+        ConfirmationRequest { v: MESSAGE_VERSION, site_id: SiteId(site), shard: Shard(1), rounds }
+    }
+
+    /// When rounds of site 1 are due within `span`.
+    fn rounds_within(rounds: &mut ConfirmationQueue, from: Instant, span: Duration) -> Vec<u128> {
+        let mut found = Vec::new();
+        while let Some(next) = rounds.next_due_at().filter(|next| *next < from + span) {
+            rounds.take_due(next).sites.iter().for_each(|_| found.push((next - from).as_millis()));
+        }
+        found
+    }
+
+    #[test]
+    fn the_first_round_is_at_once_and_the_last_within_a_second() {
+        let now = Instant::now();
+        let mut rounds = ConfirmationQueue::default();
+
+        assert!(rounds.accept_request(&suspect(1, 2), now));
+
+        assert_eq!(rounds_within(&mut rounds, now, Duration::from_secs(60)), [0, 700]);
+        assert!(rounds.accept_request(&suspect(2, 4), now));
+        let last = rounds_within(&mut rounds, now, Duration::from_secs(60)).pop();
+        assert!(last <= Some(1_000), "{last:?}");
+    }
+
+    #[test]
+    fn what_is_taken_back_is_not_checked_again() {
+        let now = Instant::now();
+        let mut rounds = ConfirmationQueue::default();
+        rounds.accept_request(&suspect(1, 5), now);
+        rounds.take_due(now);
+
+        rounds.accept_request(&suspect(1, 0), now);
+
+        assert_eq!(rounds.next_due_at(), None);
+    }
+
+    #[test]
+    fn a_site_that_is_suspected_again_and_again_is_confirmed_ever_more_seldom() {
+        let now = Instant::now();
+        let mut rounds = ConfirmationQueue::default();
+        let mut found = 0;
+        for second in 0..3_600 {
+            let at = now + Duration::from_secs(second);
+            rounds.accept_request(&suspect(1, 2), at);
+            found += rounds_within(&mut rounds, at, Duration::from_secs(1)).len();
+        }
+
+        assert!(found < 60, "{found} rounds in an hour");
+        let later = now + Duration::from_secs(3 * 3_600);
+        rounds.accept_request(&suspect(1, 0), later);
+        rounds.accept_request(&suspect(1, 1), later);
+        assert_eq!(
+            rounds_within(&mut rounds, later, Duration::from_secs(1)),
+            [0],
+            "after a long quiet it is new"
+        );
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let now = Instant::now();
+        let mut rounds = ConfirmationQueue::default();
+
+        let taken =
+            (0..MAX_SITES as i64 + 5).filter(|site| rounds.accept_request(&suspect(*site, 1), now)).count();
+
+        assert_eq!(taken, MAX_SITES);
+        let later = now + Duration::from_secs(60);
+        assert_eq!(rounds.take_due(later).dropped, MAX_SITES, "what waited for so long is left to its ticks");
+        assert!(rounds.accept_request(&suspect(-1, 1), later), "those that are quiet make room");
+    }
+
+    #[test]
+    fn of_many_sites_that_are_suspected_at_once_a_sample_is_confirmed_to_its_end_at_a_bounded_rate() {
+        let now = Instant::now();
+        let mut rounds = ConfirmationQueue::default();
+        (0..1_000).for_each(|site| assert!(rounds.accept_request(&suspect(site, 2), now)));
+        let mut published: HashMap<SiteId, Vec<Duration>> = HashMap::new();
+        let mut dropped = 0;
+        let mut at = now;
+        while let Some(next) = rounds.next_due_at() {
+            assert!(next >= at, "no round is due in the past: the caller would spin");
+            at = next;
+            let due = rounds.take_due(at);
+            dropped += due.dropped;
+            due.sites.iter().for_each(|site| published.entry(*site).or_default().push(at - now));
+        }
+
+        let in_first =
+            |span: u64| published.values().flatten().filter(|at| **at < Duration::from_secs(span)).count();
+        for (span, most) in [(1, 120), (10, 300), (30, 700)] {
+            assert!((most - 1..=most).contains(&in_first(span)), "{} in {span} s", in_first(span));
+        }
+        let whole = published.values().filter(|rounds| rounds.len() == 2).count();
+        let first_whole =
+            published.values().filter(|rounds| rounds.last() < Some(&Duration::from_secs(6))).count();
+        assert!(first_whole >= 100, "a sample is decided within seconds: {first_whole}");
+        assert!(published.len() - whole <= 1, "{} begun, {whole} done", published.len());
+        assert_eq!(published.len() + dropped, 1_000, "the others are left to their ticks, and counted");
+    }
+
+    #[test]
+    fn a_site_among_many_has_the_same_chance_whatever_its_number() {
+        let now = Instant::now();
+        let chosen = |_| {
+            let mut rounds = ConfirmationQueue::default();
+            (0..1_000).for_each(|site| assert!(rounds.accept_request(&suspect(site, 2), now)));
+            rounds.take_due(now).sites
+        };
+        let mut ever: Vec<SiteId> = (0..200).flat_map(chosen).collect();
+        ever.sort_unstable();
+        ever.dedup();
+
+        assert!(ever.len() > 990, "{} of 1000 sites were ever in a sample of {MAX_BURST_ROUNDS}", ever.len());
+    }
+
+    #[test]
+    fn a_few_suspicions_after_a_flood_are_confirmed_at_once_again() {
+        let now = Instant::now();
+        let mut rounds = ConfirmationQueue::default();
+        (0..1_000).for_each(|site| assert!(rounds.accept_request(&suspect(site, 2), now)));
+        rounds.take_due(now);
+        (0..1_000).for_each(|site| assert!(rounds.accept_request(&suspect(site, 0), now)));
+
+        let later = now + REFILL_INTERVAL * MAX_BURST_ROUNDS;
+        rounds.accept_request(&suspect(5_000, 2), later);
+
+        assert_eq!(rounds_within(&mut rounds, later, Duration::from_secs(60)), [0, 700]);
+    }
+}

@@ -1,0 +1,98 @@
+//! Pure: how often to look for what is due, from how much is.
+//!
+//! Each look wakes up this process, the server and a prober. Where little is due, a look every hundredth of a second is one a
+//! job; so the fewer there are, the longer they gather, until there are so few that gathering brings none together. What it
+//! costs is lateness, half the time that they gather (BENCHMARKS.md, "What was done about it").
+
+use super::wheel::Wheel;
+
+/// How many jobs make a look worth it.
+const TARGET_BATCH_JOBS: i64 = 64;
+/// Where fewer than this would gather, none do.
+const MIN_BATCH_JOBS: i64 = 2;
+/// Over how long it is counted what is due, in milliseconds.
+const RATE_PERIOD_MS: i64 = 1_000;
+
+/// Counts what is due.
+#[derive(Debug)]
+pub(super) struct BatchWindow {
+    period_start_ms: i64,
+    due_count: i64,
+    window_ms: i64,
+    /// They gather for no longer.
+    max_window_ms: i64,
+}
+
+impl Default for BatchWindow {
+    fn default() -> Self {
+        Self::new(Wheel::BUCKET_WIDTH_MS)
+    }
+}
+
+impl BatchWindow {
+    /// Jobs gather for no longer than `longest_ms`.
+    pub(super) fn new(longest_ms: i64) -> Self {
+        Self {
+            period_start_ms: 0,
+            due_count: 0,
+            window_ms: Wheel::BUCKET_WIDTH_MS,
+            max_window_ms: longest_ms.max(Wheel::BUCKET_WIDTH_MS),
+        }
+    }
+
+    /// At `now_ms` so many were due.
+    pub(super) fn record_due(&mut self, count: usize, now_ms: i64) {
+        self.due_count += i64::try_from(count).unwrap_or(i64::MAX);
+        let span_ms = now_ms - self.period_start_ms;
+        if span_ms >= RATE_PERIOD_MS {
+            let gather_ms = match self.due_count * self.max_window_ms < MIN_BATCH_JOBS * span_ms {
+                true => Wheel::BUCKET_WIDTH_MS,
+                false => (TARGET_BATCH_JOBS * span_ms / self.due_count)
+                    .clamp(Wheel::BUCKET_WIDTH_MS, self.max_window_ms),
+            };
+            self.window_ms = gather_ms - gather_ms % Wheel::BUCKET_WIDTH_MS;
+            (self.period_start_ms, self.due_count) = (now_ms, 0);
+        }
+    }
+
+    /// When to look, if something is due at `due_ms`.
+    pub(super) fn next_wake_ms(&self, due_ms: i64) -> i64 {
+        due_ms + (-due_ms).rem_euclid(self.window_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How long jobs gather at so many a second.
+    fn gathering_at(rate: i64, longest_ms: i64) -> i64 {
+        let mut pace = BatchWindow::new(longest_ms);
+        for second in 0..3 {
+            for part in 0..10 {
+                pace.record_due(usize::try_from(rate / 10).unwrap(), second * 1_000 + part * 100);
+            }
+        }
+        pace.window_ms
+    }
+
+    #[test]
+    fn the_less_is_due_the_longer_it_gathers_unless_none_would_come_together() {
+        let gathering =
+            |longest_ms| [5, 10, 50, 100, 1_000, 2_000, 10_000].map(|rate| gathering_at(rate, longest_ms));
+        assert_eq!(gathering(250), [10, 250, 250, 250, 60, 30, 10]);
+        assert_eq!(gathering(100), [10, 10, 100, 100, 60, 30, 10]);
+        assert_eq!(gathering(10), [10; 7]);
+    }
+
+    #[test]
+    fn a_look_is_never_before_what_is_due_and_no_later_than_it_gathers() {
+        let mut pace = BatchWindow::new(100);
+        pace.record_due(100, 1_000);
+        for due_ms in [-70, 0, 1, 99, 100, 101, 1_763_000_000_010] {
+            let wait = pace.next_wake_ms(due_ms) - due_ms;
+            assert!((0..100).contains(&wait), "{due_ms}: {wait}");
+            assert_eq!(pace.next_wake_ms(due_ms) % 100, 0);
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! What time it is, for those parts of a coordinator that are not told: shared memory that the lease actor keeps.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use picket_proto::Timestamp;
+use picket_runtime::clock::{Boottime, ClockReading, DbClock, wall_clock_now};
+
+/// Cheap to clone; all clones are one clock.
+#[derive(Clone, Default)]
+pub struct SharedClock(Arc<Mutex<ClockReadings>>);
+
+#[derive(Clone, Copy, Default)]
+struct ClockReadings {
+    database: Option<DbClock>,
+    bus: Option<ClockReading>,
+}
+
+impl SharedClock {
+    /// Other clocks may be this far from the database's, and deleting for age goes on: ages are counted in days.
+    pub const RETENTION_TOLERANCE: Duration = Duration::from_secs(3_600);
+    /// The same where it is about minutes.
+    pub const REPAIR_TOLERANCE: Duration = Duration::from_secs(60);
+
+    /// The database's clock, once the first reading of it is believed.
+    pub fn set_database(&self, database: DbClock) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).database = Some(database);
+    }
+
+    /// What the NATS server's clock says.
+    pub fn set_bus(&self, bus: ClockReading) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).bus = Some(bus);
+    }
+
+    /// Whether there is a reading that is believed.
+    pub fn is_known(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).database.is_some()
+    }
+
+    /// The time by the database's clock.
+    ///
+    /// # Errors
+    /// Why it is not known: the database has not been read yet, or its clock has jumped and no second witness confirms it.
+    pub fn database_now(&self) -> Result<Timestamp, String> {
+        let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.database_now(Boottime::now())
+    }
+
+    /// The time by the database's clock, where deleting may go by it: this machine's clock and the NATS server's are no further
+    /// from it than `most`.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn agreed_now(&self, most: Duration) -> Result<Timestamp, String> {
+        let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.agreed_now(Boottime::now(), wall_clock_now(), most)
+    }
+}
+
+impl ClockReadings {
+    fn database_now(self, at: Boottime) -> Result<Timestamp, String> {
+        let database = self.database.ok_or("the database's clock has not been read yet")?;
+        match database.unconfirmed_jump_us() {
+            Some(us) => Err(format!(
+                "the database's clock has jumped by {} s, which nothing confirms",
+                us / 1_000_000
+            )),
+            None => Ok(database.time_at(at)),
+        }
+    }
+
+    fn agreed_now(self, at: Boottime, wall: Timestamp, most: Duration) -> Result<Timestamp, String> {
+        let now = self.database_now(at)?;
+        let bus =
+            self.bus.map(|bus| bus.remote_time.saturating_add(at.saturating_duration_since(bus.received_at)));
+        for (whose, clock) in [("this machine's", Some(wall)), ("the NATS server's", bus)] {
+            if let Some(clock) = clock
+                && now.saturating_duration_since(clock).max(clock.saturating_duration_since(now)) > most
+            {
+                return Err(format!("the database's clock says {now}, and {whose} {clock}"));
+            }
+        }
+        Ok(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn read(at: u64, now: Timestamp) -> ClockReading {
+        let at = Boottime::from_elapsed(Duration::from_secs(at));
+        ClockReading { sent_at: at, received_at: at, remote_time: now }
+    }
+
+    #[test]
+    fn nothing_is_deleted_by_a_clock_that_one_of_the_others_contradicts() {
+        let at = Boottime::from_elapsed(Duration::from_secs(10));
+        let now = Timestamp::from_micros(1_800_000_000_000_000);
+        let before = now.saturating_sub(Duration::from_secs(10));
+        let mut known = ClockReadings { database: Some(DbClock::new(read(0, before))), bus: None };
+
+        let agreed =
+            |known: ClockReadings, wall| known.agreed_now(at, wall, SharedClock::RETENTION_TOLERANCE);
+        let in_minutes = now.saturating_add(Duration::from_secs(400));
+
+        assert_eq!(agreed(known, now), Ok(now));
+        assert_eq!(agreed(known, in_minutes), Ok(now));
+        assert!(known.agreed_now(at, in_minutes, SharedClock::REPAIR_TOLERANCE).is_err());
+        assert!(agreed(known, now.saturating_sub(DAY)).unwrap_err().contains("this machine's"));
+        known.bus = Some(read(0, before));
+        assert_eq!(agreed(known, now), Ok(now));
+        known.bus = Some(read(0, before.saturating_add(DAY)));
+        assert!(agreed(known, now).unwrap_err().contains("the NATS server's"));
+    }
+
+    #[test]
+    fn there_is_no_time_before_the_first_reading_and_while_a_jump_is_unconfirmed() {
+        let now = Timestamp::from_micros(1_800_000_000_000_000);
+        let at = Boottime::from_elapsed(Duration::from_secs(1));
+        assert!(ClockReadings::default().database_now(at).is_err());
+        let mut clock = DbClock::new(read(0, now));
+        clock.observe_reading(read(1, now.saturating_add(45 * DAY)), None);
+
+        let why = ClockReadings { database: Some(clock), bus: None }.database_now(at).unwrap_err();
+
+        assert!(why.contains("has jumped by 3887999 s"), "{why}");
+    }
+}

@@ -1,0 +1,238 @@
+//! Pure: what is injured when, from a seed alone.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use crate::REGIONS;
+
+/// What is done to whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    KillCoordinator(usize),
+    StopCoordinator(usize),
+    PauseCoordinator(usize),
+    KillProber(usize, usize),
+    StopProber(usize, usize),
+    PauseProber(usize, usize),
+    EmptyRegion(usize),
+    CutRegion(usize),
+    ResetRegion(usize),
+    KillSink(usize),
+    StopSink(usize),
+    PauseSink(usize),
+    RestartPostgres,
+    KillPostgres,
+    RestartNats,
+    KillNats,
+    PurgeJobs,
+    PurgeResults,
+    DeleteJobs,
+    DeleteConsumer(usize),
+    ReplayResults,
+    EditSites,
+    /// The database's clock is set, by so many seconds, and set right again.
+    StepClock(i64),
+    /// Sites that no process can use are inserted past the checks at the door.
+    InsertInvalidRows,
+    /// Somebody with a region's credential publishes results of checks that the region was not given.
+    ForgeFromRegion(usize),
+}
+
+/// Far enough that nothing believes it, in both directions.
+const CLOCK_STEPS_S: [i64; 4] = [180, -600, 45 * 86_400, -45 * 86_400];
+
+/// One injury.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct PlannedFault {
+    /// From the beginning.
+    pub(crate) begins_at: Duration,
+    pub(crate) ends_at: Duration,
+    pub(crate) fault: Fault,
+}
+
+impl Fault {
+    /// Its number in the fault matrix.
+    pub(crate) fn matrix_id(self) -> &'static str {
+        match self {
+            Self::KillCoordinator(_) => "F1",
+            Self::PauseCoordinator(_) => "F2",
+            Self::StopCoordinator(_) => "F3",
+            Self::KillProber(..) | Self::PauseProber(..) => "F4",
+            Self::StopProber(..) => "F5",
+            Self::EmptyRegion(_) => "F6",
+            Self::KillSink(_) | Self::StopSink(_) | Self::PauseSink(_) => "F7",
+            Self::RestartPostgres => "F8",
+            Self::KillPostgres => "F9",
+            Self::RestartNats | Self::KillNats => "F10",
+            Self::CutRegion(_) | Self::ResetRegion(_) => "F11",
+            Self::ReplayResults => "F12",
+            Self::PurgeJobs | Self::PurgeResults | Self::DeleteJobs | Self::DeleteConsumer(_) => "F14",
+            Self::EditSites => "F18",
+            Self::StepClock(_) => "F21",
+            Self::InsertInvalidRows => "F22",
+            Self::ForgeFromRegion(_) => "F23",
+        }
+    }
+
+    /// In words.
+    pub(crate) fn describe(self) -> String {
+        match self {
+            Self::KillCoordinator(n) => format!("kill -9 coordinator {n}"),
+            Self::StopCoordinator(n) => format!("SIGTERM coordinator {n}"),
+            Self::PauseCoordinator(n) => format!("SIGSTOP coordinator {n}"),
+            Self::KillProber(region, n) => format!("kill -9 prober {n} of {}", REGIONS[region]),
+            Self::StopProber(region, n) => format!("SIGTERM prober {n} of {}", REGIONS[region]),
+            Self::PauseProber(region, n) => format!("SIGSTOP prober {n} of {}", REGIONS[region]),
+            Self::EmptyRegion(region) => format!("kill -9 all probers of {}", REGIONS[region]),
+            Self::CutRegion(region) => format!("cut {} off, silently", REGIONS[region]),
+            Self::ResetRegion(region) => format!("reset the connections of {}", REGIONS[region]),
+            Self::KillSink(n) => format!("kill -9 sink {n}"),
+            Self::StopSink(n) => format!("SIGTERM sink {n}"),
+            Self::PauseSink(n) => format!("SIGSTOP sink {n}"),
+            Self::RestartPostgres => "stop Postgres".to_owned(),
+            Self::KillPostgres => "kill -9 Postgres".to_owned(),
+            Self::RestartNats => "stop NATS".to_owned(),
+            Self::KillNats => "kill -9 NATS".to_owned(),
+            Self::PurgeJobs => "purge the stream of jobs".to_owned(),
+            Self::PurgeResults => "purge the stream of results".to_owned(),
+            Self::DeleteJobs => "delete the stream of jobs".to_owned(),
+            Self::DeleteConsumer(region) => format!("delete the consumer of {}", REGIONS[region]),
+            Self::ReplayResults => "deliver the last results again, shuffled".to_owned(),
+            Self::EditSites => "edit, disable, delete and add sites".to_owned(),
+            Self::StepClock(seconds) => format!("set the database's clock by {seconds} s"),
+            Self::InsertInvalidRows => "insert sites that no process can use".to_owned(),
+            Self::ForgeFromRegion(region) => {
+                format!("publish results of checks that {} was not given", REGIONS[region])
+            }
+        }
+    }
+
+    /// How long it may last, in seconds.
+    fn duration_range(self) -> RangeInclusive<u64> {
+        match self {
+            Self::PauseCoordinator(_) | Self::EmptyRegion(_) | Self::CutRegion(_) => 3..=30,
+            Self::PauseProber(..) | Self::PauseSink(_) | Self::StepClock(_) => 3..=25,
+            Self::RestartPostgres | Self::KillPostgres | Self::RestartNats | Self::KillNats => 1..=15,
+            Self::PurgeJobs
+            | Self::PurgeResults
+            | Self::DeleteJobs
+            | Self::DeleteConsumer(_)
+            | Self::ReplayResults
+            | Self::EditSites
+            | Self::ForgeFromRegion(_) => 0..=0,
+            _ => 0..=10,
+        }
+    }
+
+    /// Whom it takes, so that nobody is killed who is dead.
+    fn affected_parts(self) -> Vec<(&'static str, usize)> {
+        match self {
+            Self::KillCoordinator(n) | Self::StopCoordinator(n) | Self::PauseCoordinator(n) => {
+                vec![("coordinator", n)]
+            }
+            Self::KillProber(region, n) | Self::StopProber(region, n) | Self::PauseProber(region, n) => {
+                vec![("prober", region * 2 + n)]
+            }
+            Self::EmptyRegion(region) => vec![("prober", region * 2), ("prober", region * 2 + 1)],
+            Self::CutRegion(region) | Self::ResetRegion(region) => vec![("link", region)],
+            Self::KillSink(n) | Self::StopSink(n) | Self::PauseSink(n) => vec![("sink", n)],
+            // What is done by SQL needs it.
+            Self::RestartPostgres
+            | Self::KillPostgres
+            | Self::EditSites
+            | Self::InsertInvalidRows
+            | Self::StepClock(_) => {
+                vec![("postgres", 0)]
+            }
+            _ => vec![("nats", 0)],
+        }
+    }
+
+    fn draw_random(random: &mut fastrand::Rng) -> Self {
+        let (two, region) = (random.usize(..2), random.usize(..REGIONS.len()));
+        match random.u8(..25) {
+            0 => Self::KillCoordinator(two),
+            1 => Self::StopCoordinator(two),
+            2 => Self::PauseCoordinator(two),
+            3 => Self::KillProber(region, two),
+            4 => Self::StopProber(region, two),
+            5 => Self::PauseProber(region, two),
+            6 => Self::EmptyRegion(region),
+            7 => Self::CutRegion(region),
+            8 => Self::ResetRegion(region),
+            9 => Self::KillSink(two),
+            10 => Self::StopSink(two),
+            11 => Self::PauseSink(two),
+            12 => Self::RestartPostgres,
+            13 => Self::KillPostgres,
+            14 => Self::RestartNats,
+            15 => Self::KillNats,
+            16 => Self::PurgeJobs,
+            17 => Self::PurgeResults,
+            18 => Self::DeleteJobs,
+            19 => Self::DeleteConsumer(region),
+            20 => Self::ReplayResults,
+            21 => Self::StepClock(CLOCK_STEPS_S[random.usize(..CLOCK_STEPS_S.len())]),
+            22 => Self::InsertInvalidRows,
+            23 => Self::ForgeFromRegion(region),
+            _ => Self::EditSites,
+        }
+    }
+}
+
+/// The injuries of `total`, in the order of their beginnings: some seconds from one to the next, so that some overlap,
+/// and never two of one part at once. The last minute is for recovery.
+pub(crate) fn plan_faults(seed: u64, total: Duration) -> Vec<PlannedFault> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut injuries: Vec<PlannedFault> = Vec::new();
+    let mut at = Duration::from_secs(5);
+    let end = total.saturating_sub(Duration::from_secs(60));
+    while at < end {
+        let what = Fault::draw_random(&mut random);
+        let lasts = Duration::from_secs(random.u64(what.duration_range()));
+        // Started again a while after it was there for the last time.
+        let free = injuries.iter().all(|other| {
+            other.ends_at + Duration::from_secs(5) < at
+                || !other.fault.affected_parts().iter().any(|taken| what.affected_parts().contains(taken))
+        });
+        if free {
+            injuries.push(PlannedFault { begins_at: at, ends_at: (at + lasts).min(end), fault: what });
+            at += Duration::from_millis(random.u64(2_000..=20_000));
+        }
+    }
+    injuries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    #[test]
+    fn a_seed_gives_one_plan_and_another_seed_another() {
+        assert_eq!(plan_faults(7, HOUR), plan_faults(7, HOUR));
+        assert_ne!(plan_faults(7, HOUR), plan_faults(8, HOUR));
+    }
+
+    #[test]
+    fn in_an_hour_every_fault_comes_and_no_part_is_injured_twice_at_once() {
+        let injuries = plan_faults(1, HOUR);
+
+        for fault in [
+            "F1", "F2", "F3", "F4", "F5", "F6", "F7", "F8", "F9", "F10", "F11", "F12", "F14", "F18", "F21",
+            "F22", "F23",
+        ] {
+            assert!(injuries.iter().any(|injury| injury.fault.matrix_id() == fault), "{fault}");
+        }
+        for (place, one) in injuries.iter().enumerate() {
+            for other in &injuries[place + 1..] {
+                let shared = one
+                    .fault
+                    .affected_parts()
+                    .iter()
+                    .any(|taken| other.fault.affected_parts().contains(taken));
+                assert!(!shared || other.begins_at > one.ends_at, "{one:?} {other:?}");
+            }
+        }
+    }
+}

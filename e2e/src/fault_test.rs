@@ -1,0 +1,394 @@
+//! A drill: the whole system at work, one injury, and the account of every tick that was due meanwhile.
+
+mod job_recorder;
+mod report_table;
+mod tick_account;
+mod topology;
+
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+
+use picket_testkit::{
+    eventually,
+    proxy::Proxy,
+    servers::{self, scratch_dir},
+    target::Target,
+};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::Instant,
+};
+
+pub use job_recorder::{JobRecorder, RecordedJob};
+pub use report_table::{account_cells, build_table};
+pub use tick_account::{ReportLine, TickAccount};
+pub use topology::{Environment, Topology};
+
+use crate::{BusEndpoint, NetnsLab, Process, Stack, process::built_dir};
+
+/// A lease in a drill: long enough for a machine with two cores, short enough for a test.
+pub const LEASE_TIME: Duration = Duration::from_secs(6);
+/// How long anything may take that is waited for.
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// The system at work. All of it ends with the value.
+pub struct FaultTest {
+    /// The servers.
+    pub stack: Stack,
+    /// What is watched.
+    pub target: Target,
+    /// Those that run; a test may take some out.
+    pub coordinators: Vec<Process>,
+    /// Those that run, with their regions.
+    pub probers: Vec<(&'static str, Process)>,
+    /// Those that run.
+    pub sinks: Vec<Process>,
+    /// What is between the bus and the region of [`Scene::linked`].
+    pub link: Proxy,
+    /// Where each process runs, if not all run here.
+    pub hosts: Option<NetnsLab>,
+    leaf_nodes: Vec<(&'static str, String)>,
+    topology: Topology,
+    fault_id: &'static str,
+    fault_description: &'static str,
+    /// By the database's clock, as SQL has it.
+    started_at: String,
+    fault_started_at: Option<String>,
+    fault_ended_at: Option<String>,
+    began: Instant,
+    _test_slot: SemaphorePermit<'static>,
+}
+
+impl FaultTest {
+    /// Starts all of `scene`, and waits until every schedule is served. `fault` is its number in the matrix, `injury`
+    /// says what will be done.
+    pub async fn start(fault: &'static str, injury: &'static str, scene: Topology) -> Self {
+        Self::start_with(fault, injury, scene, Environment::default()).await
+    }
+
+    /// As [`start`](Self::start), on servers and hosts of the test's own, which may be injured.
+    pub async fn start_with(
+        fault: &'static str,
+        injury: &'static str,
+        scene: Topology,
+        setting: Environment,
+    ) -> Self {
+        let place = acquire_test_slot().await;
+        let Environment { nats, bus, credentials, leaf_nodes: leaves, database, hosts, programs } = setting;
+        let nats = match nats {
+            Some(nats) => nats,
+            None => servers::start_nats().await,
+        };
+        let url = match database {
+            Some(url) => url,
+            None => servers::shared_postgres().await.create_database().await,
+        };
+        let bus = BusEndpoint { servers: bus.unwrap_or_else(|| nats.url()), credentials };
+        let mut stack = Stack { bus, ..Stack::without_schema(nats, url) };
+        stack.programs = programs.unwrap_or(stack.programs);
+        stack.prepare_schema(scene.regions).await;
+        let target = match &hosts {
+            Some(hosts) => hosts.start_website(),
+            None => Target::serve_http().await,
+        };
+        let link = Proxy::forward_to_port(stack.nats.port()).await;
+        let mut drill = Self {
+            stack,
+            target,
+            coordinators: vec![],
+            probers: vec![],
+            sinks: vec![],
+            link,
+            hosts,
+            leaf_nodes: leaves,
+            topology: scene,
+            fault_id: fault,
+            fault_description: injury,
+            started_at: String::new(),
+            fault_started_at: None,
+            fault_ended_at: None,
+            began: Instant::now(),
+            _test_slot: place,
+        };
+        drill.add_sites().await;
+        for _ in 0..scene.coordinators {
+            let coordinator = drill.spawn_coordinator().await;
+            drill.coordinators.push(coordinator);
+        }
+        for region in scene.regions {
+            for _ in 0..scene.probers {
+                let prober = drill.spawn_prober(region).await;
+                drill.probers.push((region, prober));
+            }
+        }
+        for _ in 0..scene.sinks {
+            let sink = drill.spawn_sink().await;
+            drill.sinks.push(sink);
+        }
+        for process in drill.all_processes() {
+            process.wait_ready().await;
+        }
+        drill.wait_balanced().await;
+        drill.wait_served().await;
+        drill.started_at = drill.database_now().await;
+        drill
+    }
+
+    /// A dozen sites in every region: most often checked, some seldom; two in three are up.
+    async fn add_sites(&self) {
+        let insert = |count: u32, seconds: u32, path: &str| {
+            let url = self.target.url(path);
+            format!(
+                "INSERT INTO picket.sites (url, interval_seconds, timeout_ms)
+                 SELECT '{url}/{seconds}/' || n, {seconds}, 2000 FROM generate_series(1, {count}) AS n;"
+            )
+        };
+        let sites = [
+            insert(4, 2, "/ok"),
+            insert(2, 2, "/status/500"),
+            insert(2, 5, "/ok"),
+            insert(2, 5, "/status/500"),
+            insert(2, 20, "/ok"),
+        ];
+        self.stack.execute_sql(&sites.concat()).await;
+    }
+
+    /// Starts one more coordinator, as the scene has them.
+    pub async fn spawn_coordinator(&self) -> Process {
+        self.spawn_coordinator_with(&[], &[]).await
+    }
+
+    /// As [`coordinator`](Self::coordinator), with options and variables of its own.
+    pub async fn spawn_coordinator_with(&self, options: &[&str], variables: &[(&str, &str)]) -> Process {
+        let lease = format!("{}s", LEASE_TIME.as_secs());
+        let all = ["--lease-time", &lease, "--ledger-grace", "10s", "--min-interval", "1s"];
+        let options = [&all, self.topology.coordinator_options, options].concat();
+        self.stack.spawn_process("picket-coordinator", &options, variables).await
+    }
+
+    /// Starts one more prober, as the scene has them.
+    pub async fn spawn_prober(&self, region: &str) -> Process {
+        self.spawn_prober_with(region, &[]).await
+    }
+
+    /// As [`prober`](Self::prober), with variables of its own.
+    pub async fn spawn_prober_with(&self, region: &str, variables: &[(&str, &str)]) -> Process {
+        let allowed = "127.0.0.0/8,::1/128,10.77.0.0/16";
+        let options = ["--region", region, "--allow-addresses", allowed];
+        let options = [&options, self.topology.prober_options].concat();
+        let together: &[_] =
+            if region == "west" { &[("PICKET_BUNDLE_FROM", self.topology.bundle_from)] } else { &[] };
+        let leaf = self.leaf_nodes.iter().find(|(leaf, _)| *leaf == region);
+        let bus = match (&self.hosts, leaf) {
+            (_, Some((_, leaf))) => Some(leaf.clone()),
+            (Some(hosts), _) => {
+                let hub = hosts.hub().address();
+                Some(self.stack.bus.servers.replace("127.0.0.1", &hub.to_string()))
+            }
+            _ if self.topology.proxied_region == Some(region) => {
+                Some(format!("nats://{}", self.link.address()))
+            }
+            _ => None,
+        };
+        let bus = bus.as_deref().map(|bus| ("NATS_URL", bus));
+        let credentials = self.stack.bus.credentials.as_ref();
+        let credential =
+            credentials.map(|all| all.credential_path(&format!("prober-{region}")).display().to_string());
+        let credential: &[_] = match (&credential, leaf) {
+            // The leaf node has it.
+            (_, Some(_)) => &[("NATS_NKEY", ""), ("NATS_CA", "")],
+            (Some(file), _) => &[("NATS_NKEY", file)],
+            _ => &[],
+        };
+        let variables = [bus.as_slice(), credential, together, variables].concat();
+        match &self.hosts {
+            Some(hosts) => {
+                let host = hosts.region_host(region);
+                self.stack.spawn_process_on(host, "picket-prober", &options, &variables).await
+            }
+            None => self.stack.spawn_process("picket-prober", &options, &variables).await,
+        }
+    }
+
+    /// Starts one more sink, as the scene has them.
+    pub async fn spawn_sink(&self) -> Process {
+        self.stack.spawn_sink(self.topology.sink_options).await
+    }
+
+    /// All that run.
+    pub fn all_processes(&self) -> impl Iterator<Item = &Process> {
+        self.coordinators.iter().chain(self.probers.iter().map(|(_, prober)| prober)).chain(&self.sinks)
+    }
+
+    /// Waits until the coordinators hold all shards, evenly.
+    pub async fn wait_balanced(&self) {
+        let fair = 64 / self.coordinators.len().max(1);
+        eventually(WAIT_TIMEOUT, "an even share", async || {
+            let held = "SELECT count(*)::text FROM picket.leases WHERE expires_at > now() GROUP BY holder ORDER BY 1";
+            let held = self.stack.query_lines(held).await;
+            let fits = held.len() == self.coordinators.len()
+                && held.iter().all(|held| held.parse().is_ok_and(|held: usize| held.abs_diff(fair) <= 1));
+            if fits { Ok(()) } else { Err(held) }
+        })
+        .await;
+    }
+
+    /// Waits until each schedule that is due often has a real result of a tick that is due from now on.
+    pub async fn wait_served(&self) {
+        let now = self.database_now().await;
+        self.stack.wait_served_since(WAIT_TIMEOUT, &now, "interval_ms <= 5000").await;
+    }
+
+    /// As [`served`](Self::served), for the regions for which `condition` on `region.name` holds.
+    pub async fn wait_served_in(&self, condition: &str) {
+        let now = self.database_now().await;
+        self.stack
+            .wait_served_since(WAIT_TIMEOUT, &now, &format!("interval_ms <= 5000 AND {condition}"))
+            .await;
+    }
+
+    /// The database's clock, as SQL has it.
+    pub async fn database_now(&self) -> String {
+        self.stack.query_lines("SELECT clock_timestamp()::text").await.remove(0)
+    }
+
+    /// Lets the injury last so long: where the duration is what injures.
+    pub async fn run_for(&self, span: Duration) {
+        tokio::time::sleep(span).await;
+    }
+
+    /// How much memory each process has, in KiB, by its name.
+    pub fn memory_by_process(&self) -> BTreeMap<String, u64> {
+        self.all_processes().map(|process| (process.name().to_owned(), process.memory_kib())).collect()
+    }
+
+    /// Asserts that no process that was there at `before` has grown by more than `most` KiB.
+    pub fn assert_memory_flat(&self, before: &BTreeMap<String, u64>, most: u64) {
+        let now = self.memory_by_process();
+        for (name, kib) in &now {
+            let before = before.get(name).copied().unwrap_or(*kib);
+            assert!(*kib <= before + most, "{name} grew from {before} to {kib} KiB: {now:#?}");
+        }
+    }
+
+    /// The sum of a metric over the coordinators.
+    pub fn sum_coordinator_metric(&self, metric: &str) -> f64 {
+        let metric = format!("picket_coordinator_{metric}");
+        self.coordinators.iter().map(|coordinator| coordinator.read_metric(&metric)).sum()
+    }
+
+    /// Says that the injury is done now; returns when, by the database's clock.
+    pub async fn mark_fault_started(&mut self) -> String {
+        let now = self.database_now().await;
+        self.mark_fault_started_at(&now);
+        now
+    }
+
+    /// Says that the injury was done at `at`: where the database itself cannot be asked.
+    pub fn mark_fault_started_at(&mut self, at: &str) {
+        self.fault_started_at.get_or_insert_with(|| at.to_owned());
+        // What heals by itself heals from here on.
+        self.fault_ended_at = Some(at.to_owned());
+    }
+
+    /// Says that the injury has ended now.
+    pub async fn mark_fault_ended(&mut self) -> String {
+        let now = self.database_now().await;
+        self.fault_ended_at = Some(now.clone());
+        now
+    }
+
+    /// Waits until each tick up to `to` of the schedules for which `condition` on `schedule` holds has a real result:
+    /// also those that come so late that the ledger took them for missed.
+    pub async fn wait_completed(&self, to: &str, condition: &str) {
+        let undone = format!(
+            "SELECT schedule.site_id || ' in ' || region.name || ': ' || tick || coalesce(' ' || cause, ' no row')
+             FROM picket.schedules AS schedule
+             JOIN picket.regions AS region ON region.id = schedule.region_id
+             CROSS JOIN picket.ticks(interval_ms, phase_ms, valid_from, coalesce(valid_to, 'infinity'), '{from}', '{to}') AS tick
+             LEFT JOIN picket.check_results AS result
+               ON result.scheduled_at = tick AND result.site_id = schedule.site_id
+              AND result.region_id = schedule.region_id AND kind = 'scheduled'
+             WHERE {condition} AND outcome IS DISTINCT FROM 'up' AND outcome IS DISTINCT FROM 'down'",
+            from = self.started_at
+        );
+        eventually(WAIT_TIMEOUT, "every tick to have a real result", async || {
+            let undone = self.stack.query_lines(&undone).await;
+            if undone.is_empty() {
+                Ok(())
+            } else {
+                Err((undone.len(), undone.into_iter().take(5).collect::<Vec<_>>()))
+            }
+        })
+        .await;
+    }
+
+    /// A client of the bus, of the test's own.
+    pub async fn connect_client(&self) -> async_nats::Client {
+        self.stack.connect_client().await
+    }
+
+    /// Waits until the ledger is closed up to now, asserts what holds after every fault (each tick has one row,
+    /// nothing is unaccounted for), and writes the line of the table.
+    pub async fn verify_account(&self) -> TickAccount {
+        let to = self.database_now().await;
+        let healed = self.fault_ended_at.as_ref().unwrap_or(&self.started_at);
+        let account = TickAccount::for_span(&self.stack, &self.started_at, &to, healed).await;
+        let line = ReportLine {
+            fault: self.fault_id.to_owned(),
+            injury: self.fault_description.to_owned(),
+            seconds: self.began.elapsed().as_secs(),
+            account: account.clone(),
+        };
+        let file = report_lines_dir().join(format!("{}.json", self.fault_id));
+        fs::write(file, serde_json::to_vec_pretty(&line).expect("a line is JSON"))
+            .expect("a file for the line");
+        assert_eq!(account.unaccounted, 0, "ticks without a row: {account:#?}");
+        assert_eq!(account.false_incidents, 0, "incidents that are none: {account:#?}");
+        assert_eq!(account.doubled, 0, "ticks with two rows: {account:#?}");
+        assert_eq!(account.ticks, account.up + account.down + account.missed + account.gap, "{account:#?}");
+        assert_eq!(self.stack.run_picket(&["ledger", "--since", "15m"]).await.0, 0, "picket ledger agrees");
+        account
+    }
+
+    /// The missed ticks of which `condition` on the result holds, for people.
+    pub async fn describe_missed(&self, condition: &str) -> Vec<String> {
+        let missed = format!(
+            "SELECT concat_ws(' ', scheduled_at, 'site', site_id, region.name, cause, prober, message)
+             FROM picket.check_results AS result JOIN picket.regions AS region ON region.id = region_id
+             WHERE outcome = 'missed' AND scheduled_at > '{}' AND {condition} ORDER BY scheduled_at",
+            self.started_at
+        );
+        self.stack.query_lines(&missed).await
+    }
+
+    /// Stops all in order; each must end well.
+    pub async fn stop(self) {
+        for process in self.coordinators {
+            process.stop().await;
+        }
+        for (_, prober) in self.probers {
+            prober.stop().await;
+        }
+        for sink in self.sinks {
+            sink.stop().await;
+        }
+    }
+
+    /// A directory of this drill's own.
+    pub fn scratch_dir(&self) -> PathBuf {
+        scratch_dir("drill")
+    }
+}
+
+/// Where the lines of the table are.
+pub fn report_lines_dir() -> PathBuf {
+    let dir = built_dir().join("drill-lines");
+    fs::create_dir_all(&dir).expect("a directory for the lines");
+    dir
+}
+
+/// Two drills at once are what two cores can bear.
+pub(crate) async fn acquire_test_slot() -> SemaphorePermit<'static> {
+    static PLACES: Semaphore = Semaphore::const_new(2);
+    PLACES.acquire().await.expect("nobody closes it")
+}

@@ -1,0 +1,49 @@
+//! The moments at which this process wakes up anyway, for what can wait for one of them: a wake-up costs more than what is done in it.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+/// Clones have the same moments.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AlignedTicker {
+    started_at: Instant,
+}
+
+impl AlignedTicker {
+    /// From one moment to the next.
+    pub(crate) const WAKEUP_INTERVAL: Duration = Duration::from_millis(25);
+
+    pub(crate) fn new() -> Self {
+        Self { started_at: Instant::now() }
+    }
+
+    /// Waits for the next moment.
+    pub(crate) async fn next_wakeup(self) {
+        sleep(self.time_to_wakeup(Instant::now())).await;
+    }
+
+    fn time_to_wakeup(self, now: Instant) -> Duration {
+        let into = now.duration_since(self.started_at).as_micros() % Self::WAKEUP_INTERVAL.as_micros();
+        Self::WAKEUP_INTERVAL - Duration::from_micros(u64::try_from(into).unwrap_or(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_waits_at_whatever_time_wakes_up_at_the_same_moments() {
+        let pulse = AlignedTicker::new();
+        for us in [0, 1, 24_999, 25_000, 61_234] {
+            let now = pulse.started_at + Duration::from_micros(us);
+            let wait = pulse.time_to_wakeup(now);
+            assert!(!wait.is_zero() && wait <= AlignedTicker::WAKEUP_INTERVAL, "{us}: {wait:?}");
+            assert_eq!(
+                (Duration::from_micros(us) + wait).as_micros() % AlignedTicker::WAKEUP_INTERVAL.as_micros(),
+                0
+            );
+        }
+    }
+}

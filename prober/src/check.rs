@@ -1,0 +1,418 @@
+//! One check: a fresh connection, every phase measured, every hop vetted, a verdict.
+
+mod address_policy;
+mod body;
+mod body_match;
+mod content_encoding;
+mod cookies;
+mod error_text;
+mod failure;
+mod inbound;
+mod plain_http;
+mod redirects;
+mod resolver;
+mod timing;
+mod tls;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+use picket_proto::{Cause, Check, Outcome, Timestamp, Timing};
+use picket_runtime::clock;
+use prometheus_client::metrics::gauge::Gauge;
+use reqwest::{
+    Client, Method, Response, StatusCode, Version,
+    header::{HeaderValue, LOCATION},
+    redirect,
+};
+use tokio::time::{Instant, timeout_at};
+use url::{Host, Url};
+
+pub use self::resolver::Lookup;
+use self::{
+    address_policy::AddressPolicy,
+    body::BodyReader,
+    body_match::{BodyMatcher, Evaluation, match_queue::MatchQueue},
+    cookies::Cookies,
+    failure::Failure,
+    plain_http::{BoxError, PlainHttpClient},
+    redirects::{Hop, RedirectHistory},
+    resolver::Resolver,
+    timing::{ConnectLayer, Phase, PhaseRecorder},
+};
+
+/// What checks may do, for the whole process.
+#[derive(Clone, Debug)]
+pub struct CheckLimits {
+    /// Addresses that are not public and may be connected to all the same.
+    pub allowed_networks: Vec<IpNet>,
+    /// Roots to trust beside the platform's.
+    pub ca_file: Option<PathBuf>,
+    /// The most of a body that is read, in bytes, as it comes and also decoded.
+    pub max_body_bytes: usize,
+}
+
+/// How checks ask.
+#[derive(Clone)]
+pub struct ClientOptions {
+    /// Sent by checks whose site sets none.
+    pub user_agent: String,
+    /// Who is asked for the addresses of a name.
+    pub lookup: Lookup,
+    /// The name servers that `lookup` asks, where these are known: whether they answer at all tells the site's fault from ours.
+    pub name_servers: Vec<SocketAddr>,
+    /// Lookups under way, with those that no check waits for any more.
+    pub running_lookups: Gauge,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self {
+            user_agent: concat!("Picket/", env!("CARGO_PKG_VERSION"), " (website availability check)")
+                .to_owned(),
+            lookup: resolver::system_lookup(),
+            name_servers: resolver::name_servers(),
+            running_lookups: Gauge::default(),
+        }
+    }
+}
+
+/// Why no check can be done at all.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The extra roots.
+    #[error("PICKET_CA_FILE: '{path}' cannot be used: {why}")]
+    CaFile {
+        /// Its path.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Every certificate would be refused, which would say nothing of the sites.
+    #[error(
+        "there is not one root certificate on this machine; install your system's ca-certificates, \
+         or name a file with SSL_CERT_FILE or PICKET_CA_FILE"
+    )]
+    NoRoots,
+    /// The settings for TLS.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(String),
+    /// Not to be sent in a header.
+    #[error("the user agent '{0}' cannot be sent in a header")]
+    UserAgent(String),
+    /// To match bodies.
+    #[error("no thread to match bodies can be started")]
+    Threads(#[source] std::io::Error),
+    /// The HTTP client.
+    #[error("the HTTP client cannot be set up")]
+    Client(#[source] reqwest::Error),
+}
+
+/// What a check saw.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observation {
+    /// By the wall clock.
+    pub started_at: Timestamp,
+    /// What it says of the site.
+    pub outcome: Outcome,
+    /// Why not up.
+    pub cause: Option<Cause>,
+    /// The cause for a person.
+    pub message: Option<String>,
+    /// Of the last answer.
+    pub http_status: Option<u16>,
+    /// `1.0`, `1.1`, `2`.
+    pub http_version: Option<&'static str>,
+    /// Of the last connection.
+    pub remote_addr: Option<SocketAddr>,
+    /// Each phase, also of a check that failed, up to where it did.
+    pub timing: Timing,
+    /// Redirects followed.
+    pub redirects: u8,
+    /// Bytes of the decoded body that were read: as many as the verdict needed.
+    pub body_bytes: u64,
+    /// Whether `regex` matched, where that was decided.
+    pub regex_matched: Option<bool>,
+    /// When the certificate ends; of several hops' the first to end.
+    pub tls_expires_at: Option<Timestamp>,
+}
+
+/// Does checks. Clones share everything.
+#[derive(Clone)]
+pub struct Checker {
+    verifying_client: Client,
+    insecure_client: Client,
+    plain_client: PlainHttpClient,
+    address_policy: AddressPolicy,
+    match_queue: MatchQueue,
+    max_body_bytes: usize,
+}
+
+/// What is known so far; outlives a check that is cut short.
+#[derive(Default)]
+struct ResponseSoFar {
+    http_status: Option<u16>,
+    http_version: Option<&'static str>,
+    remote_addr: Option<SocketAddr>,
+    redirects: u8,
+    /// Of the body as it came, and of it decoded.
+    raw_bytes: u64,
+    body_bytes: u64,
+    /// What the answer says that its body has, before decoding.
+    body_length: Option<u64>,
+    regex_matched: Option<bool>,
+}
+
+impl Checker {
+    /// The most headers that an answer may have.
+    const MAX_HEADERS: usize = 256;
+    /// The most that the headers of an answer by HTTP/2 may take, in bytes; by HTTP/1 it is some 400 KiB.
+    const MAX_HEADER_LIST_BYTES: u32 = 256 << 10;
+
+    /// Reads the roots and makes the clients, which all checks share: making one costs more than a check.
+    ///
+    /// # Errors
+    /// When the roots or the settings cannot be used.
+    pub fn new(limits: &CheckLimits) -> Result<Self, Error> {
+        Self::with_options(limits, ClientOptions::default())
+    }
+
+    /// The same, with another resolver than the system's.
+    ///
+    /// # Errors
+    /// When the roots or the settings cannot be used.
+    pub fn with_lookup(limits: &CheckLimits, lookup: Lookup) -> Result<Self, Error> {
+        Self::with_options(
+            limits,
+            ClientOptions { lookup, name_servers: Vec::new(), ..ClientOptions::default() },
+        )
+    }
+
+    /// As [`new`](Self::new), asking as `asking` says.
+    ///
+    /// # Errors
+    /// When the roots or the settings cannot be used.
+    pub fn with_options(limits: &CheckLimits, asking: ClientOptions) -> Result<Self, Error> {
+        let addresses = AddressPolicy::new(&limits.allowed_networks);
+        let resolver = Arc::new(Resolver::new(
+            addresses.clone(),
+            asking.lookup,
+            asking.name_servers,
+            asking.running_lookups,
+        ));
+        let roots = Arc::new(tls::load_roots(limits.ca_file.as_deref())?);
+        // No more of a body waits here than is wanted of it.
+        let window = u32::try_from(limits.max_body_bytes).unwrap_or(u32::MAX).clamp(64 << 10, 1 << 20);
+        let client = |tls| {
+            Client::builder()
+                .tls_backend_preconfigured(tls)
+                .dns_resolver(Arc::clone(&resolver))
+                .connector_layer(ConnectLayer)
+                .pool_max_idle_per_host(0)
+                // A connection lives no longer than its check, which has a deadline of its own: five system calls less.
+                .tcp_keepalive(None)
+                .tcp_keepalive_interval(None)
+                .tcp_keepalive_retries(None)
+                .tcp_user_timeout(None)
+                .redirect(redirect::Policy::none())
+                .retry(reqwest::retry::never())
+                .no_proxy()
+                .referer(false)
+                // What browsers put up with is no fault of the site's: its visitors are served.
+                .http1_allow_obsolete_multiline_headers_in_responses(true)
+                .http1_allow_spaces_after_header_name_in_responses(true)
+                .http1_ignore_invalid_headers_in_responses(true)
+                .http1_max_headers(Self::MAX_HEADERS)
+                .http2_max_header_list_size(Self::MAX_HEADER_LIST_BYTES)
+                .http2_initial_stream_window_size(window)
+                .http2_initial_connection_window_size(window)
+                .user_agent(asking.user_agent.as_str())
+                .build()
+                .map_err(Error::Client)
+        };
+        let agent = HeaderValue::try_from(&asking.user_agent)
+            .map_err(|_| Error::UserAgent(asking.user_agent.clone()))?;
+        Ok(Self {
+            plain_client: PlainHttpClient::new(Arc::clone(&resolver), agent),
+            verifying_client: client(tls::build_client_config(Some(roots))?)?,
+            insecure_client: client(tls::build_client_config(None)?)?,
+            address_policy: addresses,
+            match_queue: MatchQueue::new().map_err(Error::Threads)?,
+            max_body_bytes: limits.max_body_bytes,
+        })
+    }
+
+    /// Does `check`, within its time.
+    pub async fn run_check(&self, check: &Check) -> Observation {
+        let started_at = clock::wall_clock_now();
+        let began = Instant::now();
+        let marks = PhaseRecorder::new(check.ip_version, began);
+        let mut seen = ResponseSoFar::default();
+        let doing =
+            timing::with_recorder(Arc::clone(&marks), self.follow_redirects(check, &marks, &mut seen));
+        let failure = match timeout_at(began + check.timeout, doing).await {
+            Ok(done) => done.err(),
+            Err(_) => Some(failure::timeout_failure(check.timeout, &marks, &seen)),
+        };
+        let (cause, message) = failure.map(|failure| (failure.cause, failure.message)).unzip();
+        Observation {
+            started_at,
+            outcome: cause.map_or(Outcome::Up, Cause::outcome),
+            cause,
+            message,
+            http_status: seen.http_status,
+            http_version: seen.http_version,
+            remote_addr: seen.remote_addr.or_else(|| marks.remote_address()),
+            timing: marks.finish_timing(),
+            redirects: seen.redirects,
+            body_bytes: seen.body_bytes,
+            regex_matched: seen.regex_matched,
+            tls_expires_at: marks.earliest_expiry(),
+        }
+    }
+
+    async fn follow_redirects(
+        &self,
+        check: &Check,
+        marks: &PhaseRecorder,
+        seen: &mut ResponseSoFar,
+    ) -> Result<(), Failure> {
+        let mut hop = Hop::from_check(check)?;
+        let mut cookies = Cookies::default();
+        let mut trail = RedirectHistory::default();
+        loop {
+            let mut request = reqwest::Request::new(hop.method.clone(), hop.url.clone());
+            *request.headers_mut() = hop.headers.clone();
+            *request.body_mut() = hop.body.clone().map(Into::into);
+            cookies.apply_cookies(&hop.url, request.headers_mut());
+            trail.push_request(&request, check.max_redirects)?;
+            seen.redirects = trail.redirect_count();
+            self.check_address(&hop.url, check, marks)?;
+            seen.remote_addr = None;
+            let response = self
+                .send_request(check, request)
+                .await
+                .map_err(|why| failure::classify_error(why.as_ref(), marks, seen))?;
+            marks.inbound().set_answered();
+            marks.enter_phase(Phase::Between);
+            seen.record_response(&response);
+            let status = response.status();
+            let location = response.headers().get(LOCATION).filter(|_| redirects::is_redirect(status));
+            if check.max_redirects > 0
+                && let Some(location) = location
+            {
+                cookies.store_cookies(&hop.url, response.headers());
+                hop = hop.follow_redirect(status, location)?;
+                continue;
+            }
+            if !check.status.allows_status(status.as_u16()) {
+                let nowhere = redirects::is_redirect(status) && location.is_none();
+                let nowhere = if nowhere { " without a Location" } else { "" };
+                let why = format!("status {}{nowhere}, not {}", status.as_u16(), check.status);
+                return Err(Failure::new(Cause::Status, why));
+            }
+            return self.evaluate_body(check, &hop.method, response, marks, seen).await;
+        }
+    }
+
+    async fn send_request(&self, check: &Check, request: reqwest::Request) -> Result<Response, BoxError> {
+        let client = match request.url().scheme() {
+            "http" => return self.plain_client.send_request(request).await,
+            _ if check.tls_verify => &self.verifying_client,
+            _ => &self.insecure_client,
+        };
+        Ok(client.execute(request).await?)
+    }
+
+    /// Refuses a literal address that checks may not go to; for a name the resolver does.
+    fn check_address(&self, url: &Url, check: &Check, marks: &PhaseRecorder) -> Result<(), Failure> {
+        let address: Option<IpAddr> = match url.host() {
+            Some(Host::Ipv4(address)) => Some(address.into()),
+            Some(Host::Ipv6(address)) => Some(address.into()),
+            Some(Host::Domain(_)) | None => None,
+        };
+        marks.start_hop(address, url.port_or_known_default().unwrap_or_default());
+        let Some(address) = address else { return Ok(()) };
+        if !self.address_policy.is_allowed(address) {
+            return Err(Failure::new(
+                Cause::Blocked,
+                format!("{address} is where checks are not allowed to go"),
+            ));
+        }
+        match check.ip_version.allows_address(address) {
+            true => Ok(()),
+            false => Err(Failure::new(
+                Cause::Dns,
+                format!("{address} is no IPv{} address", check.ip_version.as_str()),
+            )),
+        }
+    }
+
+    async fn evaluate_body(
+        &self,
+        check: &Check,
+        method: &Method,
+        response: Response,
+        marks: &PhaseRecorder,
+        seen: &mut ResponseSoFar,
+    ) -> Result<(), Failure> {
+        let mut matching = BodyMatcher::new(check);
+        // These have no body; what their headers say of one is of another answer.
+        if *method == Method::HEAD
+            || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        {
+            marks.enter_phase(Phase::BodyMatch);
+            let look = matching.evaluate(&[], body_match::BodyExtent::Complete);
+            seen.regex_matched = matching.regex_matched;
+            return match look {
+                Evaluation::Decided(verdict) => verdict,
+                // Of nothing all is known at once.
+                Evaluation::Undecided | Evaluation::Interrupted => Ok(()),
+            };
+        }
+        BodyReader::new(response, matching, &self.match_queue, self.max_body_bytes, marks, seen)
+            .read_until_decided()
+            .await
+    }
+}
+
+impl ResponseSoFar {
+    fn record_response(&mut self, response: &Response) {
+        self.http_status = Some(response.status().as_u16());
+        self.http_version = match response.version() {
+            Version::HTTP_10 => Some("1.0"),
+            Version::HTTP_11 => Some("1.1"),
+            Version::HTTP_2 => Some("2"),
+            _ => None,
+        };
+        self.remote_addr = response.remote_addr();
+        self.body_length = response.content_length();
+    }
+
+    /// What the check is doing, for a person.
+    fn describe_activity(&self, marks: &PhaseRecorder) -> String {
+        const SHOWN: usize = 4;
+        let stage = marks.phase();
+        match stage {
+            Phase::Connect => {
+                let mut places = marks.candidates();
+                let others = places.len().saturating_sub(SHOWN);
+                places.truncate(SHOWN);
+                let mut places: Vec<String> = places.iter().map(ToString::to_string).collect();
+                if others > 0 {
+                    places.push(format!("{others} others"));
+                }
+                format!("{} to {}", stage.activity(), places.join(", "))
+            }
+            Phase::Transfer => match self.body_length {
+                Some(length) => format!("{}: {} of {length} bytes came", stage.activity(), self.raw_bytes),
+                None => format!("{}: {} bytes came", stage.activity(), self.raw_bytes),
+            },
+            stage => stage.activity().to_owned(),
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! The threads that match bodies where that may take long: few, of low priority, in short turns.
+//!
+//! Bound: a check waits for one look at a time, so there are no more of them than checks under way. What has
+//! taken the fewest steps so far has the next turn, so a dear regex delays the others by one turn and not by all of its search.
+//! Loss: none; a check whose time is over takes its look with it.
+
+use std::{
+    cmp::{Ordering, Reverse},
+    collections::BinaryHeap,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::oneshot;
+
+use super::{BodyExtent, BodyMatcher, Evaluation};
+
+/// Looks at bodies. Clones share the threads, which end with the last of them.
+#[derive(Clone)]
+pub(in crate::check) struct MatchQueue(Arc<QueueOwner>);
+
+/// Ends the threads when nobody can ask any more.
+struct QueueOwner(Arc<QueueState>);
+
+#[derive(Default)]
+struct QueueState {
+    pending: Mutex<PendingTasks>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct PendingTasks {
+    tasks: BinaryHeap<Reverse<QueuedTask>>,
+    /// Turns that were ever asked for.
+    enqueued_count: u64,
+    is_closed: bool,
+}
+
+/// What is looked at, and comes back to the check.
+pub(in crate::check) struct MatchTask {
+    pub(in crate::check) matcher: BodyMatcher,
+    pub(in crate::check) body: Vec<u8>,
+    pub(in crate::check) extent: BodyExtent,
+}
+
+struct QueuedTask {
+    steps: u64,
+    /// Of as many steps, those that asked first.
+    sequence: u64,
+    task: MatchTask,
+    reply: oneshot::Sender<(Evaluation, MatchTask)>,
+}
+
+impl PartialEq for QueuedTask {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for QueuedTask {}
+
+impl PartialOrd for QueuedTask {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for QueuedTask {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.steps, self.sequence).cmp(&(other.steps, other.sequence))
+    }
+}
+
+impl MatchQueue {
+    /// The most threads.
+    const MAX_MATCH_THREADS: usize = 4;
+
+    /// Starts the threads: one for each two processors.
+    ///
+    /// # Errors
+    /// When the system gives none.
+    pub(in crate::check) fn new() -> std::io::Result<Self> {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let shared = Arc::new(QueueState::default());
+        // Ends those that were started if one cannot be.
+        let owner = QueueOwner(Arc::clone(&shared));
+        for number in 0..processors.div_ceil(2).min(Self::MAX_MATCH_THREADS) {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new().name(format!("match-{number}")).spawn(move || shared.run_worker())?;
+        }
+        Ok(Self(Arc::new(owner)))
+    }
+
+    /// Looks until the look is at its end. `None` when a thread failed.
+    pub(in crate::check) async fn evaluate_task(&self, task: MatchTask) -> Option<(Evaluation, MatchTask)> {
+        let (answer, answered) = oneshot::channel();
+        let shared = &self.0.0;
+        shared.enqueue_task(task, answer);
+        answered.await.ok()
+    }
+}
+
+impl Drop for QueueOwner {
+    fn drop(&mut self) {
+        self.0.lock_pending().is_closed = true;
+        self.0.changed.notify_all();
+    }
+}
+
+impl QueueState {
+    fn lock_pending(&self) -> MutexGuard<'_, PendingTasks> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enqueue_task(&self, task: MatchTask, answer: oneshot::Sender<(Evaluation, MatchTask)>) {
+        let mut waiting = self.lock_pending();
+        waiting.enqueued_count += 1;
+        let turn = QueuedTask {
+            steps: task.matcher.steps_spent(),
+            sequence: waiting.enqueued_count,
+            task,
+            reply: answer,
+        };
+        waiting.tasks.push(Reverse(turn));
+        drop(waiting);
+        self.changed.notify_one();
+    }
+
+    fn next_task(&self) -> Option<QueuedTask> {
+        let waiting = self.lock_pending();
+        let wait = self.changed.wait_while(waiting, |waiting| !waiting.is_closed && waiting.tasks.is_empty());
+        let mut waiting = wait.unwrap_or_else(PoisonError::into_inner);
+        match waiting.is_closed {
+            true => None,
+            false => waiting.tasks.pop().map(|Reverse(turn)| turn),
+        }
+    }
+
+    fn run_worker(&self) {
+        /// Where there are fewer processors than threads with work, checks go first.
+        const NICENESS: i32 = 10;
+        // Of this thread alone. Without it the system shares as it likes.
+        let _ = rustix::process::setpriority_process(None, NICENESS);
+        while let Some(turn) = self.next_task() {
+            if turn.reply.is_closed() {
+                continue;
+            }
+            let QueuedTask { mut task, reply: answer, .. } = turn;
+            match task.matcher.evaluate(&task.body, task.extent) {
+                Evaluation::Interrupted => self.enqueue_task(task, answer),
+                look => {
+                    // The check may be over.
+                    let _ = answer.send((look, task));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use picket_proto::{CheckRequest, pattern::MAX_STEPS};
+
+    use super::*;
+
+    fn task(pattern: &str, length: usize) -> MatchTask {
+        let request = CheckRequest { regex: Some(pattern.into()), ..CheckRequest::new("http://a.example/") };
+        let matching = BodyMatcher::new(&request.validate().unwrap());
+        let body = "\u{e9}".bytes().chain(std::iter::repeat_n(b'a', length)).collect();
+        MatchTask { matcher: matching, body, extent: BodyExtent::Complete }
+    }
+
+    #[tokio::test]
+    async fn a_search_that_takes_long_delays_a_short_one_by_its_turns_and_not_by_its_whole_length() {
+        let queue = MatchQueue::new().unwrap();
+        let dear: Vec<_> = (0..20)
+            .map(|_| {
+                let (queue, task) = (queue.clone(), task(r"(?:[ab]{0,99}b?){5}\b!", 1 << 20));
+                tokio::spawn(async move { queue.evaluate_task(task).await.unwrap().1.matcher.steps_spent() })
+            })
+            .collect();
+
+        let (look, short) = queue.evaluate_task(task("abbey", 600_000)).await.unwrap();
+
+        assert!(matches!(look, Evaluation::Decided(Err(_))), "{look:?}");
+        assert!(short.matcher.steps_spent() < MAX_STEPS / 8);
+        assert!(!dear.iter().all(tokio::task::JoinHandle::is_finished), "it waited for all of the others");
+        dear.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+
+    #[tokio::test]
+    async fn a_look_that_nobody_waits_for_is_not_taken() {
+        let queue = MatchQueue::new().unwrap();
+        for _ in 0..1_000 {
+            // The check's time is over at once.
+            let _ =
+                tokio::time::timeout(std::time::Duration::ZERO, queue.evaluate_task(task("abbey", 1 << 20)))
+                    .await;
+        }
+
+        let (look, _) = queue.evaluate_task(task("abbey", 600_000)).await.unwrap();
+
+        assert!(matches!(look, Evaluation::Decided(Err(_))), "{look:?}");
+        assert!(queue.0.0.lock_pending().tasks.is_empty());
+    }
+}

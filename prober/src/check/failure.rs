@@ -1,0 +1,246 @@
+//! What went wrong, as a cause and as a sentence for a person.
+
+use std::{
+    error::Error,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    time::Duration,
+};
+
+use picket_proto::{Cause, validation::sanitize_text};
+
+use super::{
+    ResponseSoFar,
+    error_text::{describe_http_error, describe_io_error, find_source, innermost_source},
+    resolver,
+    timing::{Phase, PhaseRecorder},
+    tls,
+};
+
+/// Why a check is not `up`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) cause: Cause,
+    pub(super) message: String,
+}
+
+impl Failure {
+    /// The longest message, in bytes; part of it may be a site's.
+    const MAX_MESSAGE_BYTES: usize = 500;
+
+    pub(super) fn new(cause: Cause, message: impl AsRef<str>) -> Self {
+        Self { cause, message: sanitize_text(message.as_ref(), Self::MAX_MESSAGE_BYTES) }
+    }
+}
+
+/// The time allowed was over.
+pub(super) fn timeout_failure(allowed: Duration, marks: &PhaseRecorder, seen: &ResponseSoFar) -> Failure {
+    let stage = marks.phase();
+    if stage == Phase::Connect && has_no_route(marks) {
+        return no_route_failure(marks, seen);
+    }
+    if stage == Phase::Dns && marks.has_silent_name_servers() {
+        let message = format!("this prober's name servers do not answer ({})", seen.describe_activity(marks));
+        return Failure::new(Cause::ProberOffline, message);
+    }
+    let cause = match stage {
+        // Ours, and not the site's.
+        Phase::ResolverWait | Phase::Between | Phase::BodyMatch => Cause::Overloaded,
+        _ => Cause::Timeout,
+    };
+    let what = if stage == Phase::Transfer { "no end of the body" } else { "no answer" };
+    let allowed = match allowed.subsec_millis() {
+        0 => format!("{} s", allowed.as_secs()),
+        _ => format!("{} ms", allowed.as_millis()),
+    };
+    Failure::new(cause, format!("{what} within {allowed} ({})", seen.describe_activity(marks)))
+}
+
+/// What the HTTP client could not do.
+pub(super) fn classify_error(
+    error: &(dyn Error + 'static),
+    marks: &PhaseRecorder,
+    seen: &ResponseSoFar,
+) -> Failure {
+    let innermost = || innermost_source(error).to_string();
+    if marks.blocked_address().is_some() {
+        let message =
+            find_source::<resolver::ResolveError>(error).map_or_else(innermost, ToString::to_string);
+        return Failure::new(Cause::Blocked, message);
+    }
+    let system = find_source::<io::Error>(error);
+    if system.is_some_and(|why| is_resource_exhaustion(why) && !is_missing_family(why, &marks.candidates())) {
+        return Failure::new(
+            Cause::Overloaded,
+            format!("this prober has no more files, ports or memory for sockets: {}", innermost()),
+        );
+    }
+    let doing = seen.describe_activity(marks);
+    if let Some(flood) = marks.inbound().flood() {
+        let cause = if marks.phase() == Phase::Tls { Cause::Tls } else { Cause::Http };
+        return Failure::new(cause, format!("{flood} ({doing})"));
+    }
+    match (marks.phase(), find_source::<rustls::Error>(error)) {
+        // Only a URL that a site sent us to can be one that was not looked at before.
+        (Phase::Between, _) if seen.redirects > 0 => Failure::new(Cause::Redirect, innermost()),
+        (Phase::Between, _) => Failure::new(Cause::Invalid, innermost()),
+        (Phase::ResolverWait, _) => Failure::new(Cause::Overloaded, innermost()),
+        (Phase::Dns, _) => {
+            let why = find_source::<resolver::ResolveError>(error);
+            let cause = why.map_or(Cause::Dns, resolver::ResolveError::cause);
+            Failure::new(cause, why.map_or_else(innermost, ToString::to_string))
+        }
+        (Phase::Connect, _) if has_no_route(marks) => no_route_failure(marks, seen),
+        (Phase::Connect, _) => {
+            let what = system.map_or_else(innermost, describe_io_error);
+            Failure::new(Cause::Connect, format!("{what} ({doing})"))
+        }
+        // In TLS 1.3 a server may refuse a client after the handshake; its refusal comes instead of an answer.
+        (Phase::Tls | Phase::FirstByte | Phase::Transfer, Some(why)) => {
+            Failure::new(Cause::Tls, tls::explain_tls_error(why, marks.certificate().as_ref()))
+        }
+        (Phase::Tls, None) => {
+            let what = system.map_or_else(innermost, describe_io_error);
+            Failure::new(Cause::Tls, format!("{what} in the TLS handshake"))
+        }
+        (Phase::FirstByte | Phase::Transfer | Phase::BodyMatch, _) => {
+            let what = describe_http_error(error)
+                .or_else(|| system.map(describe_io_error))
+                .unwrap_or_else(innermost);
+            Failure::new(Cause::Http, format!("{what} ({doing})"))
+        }
+    }
+}
+
+/// Whether a TLS connection ended without the farewell that the rules ask for. Many servers leave it out, and
+/// browsers do not mind where nothing else says how long a body is.
+pub(super) fn is_bare_close(error: &(dyn Error + 'static)) -> bool {
+    find_source::<io::Error>(error).is_some_and(|why| why.kind() == io::ErrorKind::UnexpectedEof)
+}
+
+/// Whether it is this machine that has run out of something.
+pub(super) fn is_resource_exhaustion(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let ours = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+    error.raw_os_error().is_some_and(|code| ours.iter().any(|errno| errno.raw_os_error() == code))
+}
+
+/// Whether `error` is that this machine cannot go to some of `places` at all, mostly for want of IPv6, and no shortage
+/// of ports. It is the error of the last place that was tried; what the others said, which may be the site's
+/// fault, is lost.
+fn is_missing_family(error: &io::Error, places: &[SocketAddr]) -> bool {
+    let no_address = rustix::io::Errno::ADDRNOTAVAIL.raw_os_error();
+    error.raw_os_error() == Some(no_address) && !places.iter().all(|place| has_route(*place))
+}
+
+/// Whether this machine has a route to none of the places where the hop's connection may go, so that no packet left it.
+/// What is out of reach beyond the first router looks like a site that does not answer.
+fn has_no_route(marks: &PhaseRecorder) -> bool {
+    let places = marks.candidates();
+    !places.is_empty() && !places.iter().any(|place| has_route(*place))
+}
+
+fn no_route_failure(marks: &PhaseRecorder, seen: &ResponseSoFar) -> Failure {
+    Failure::new(
+        Cause::ProberOffline,
+        format!("this prober has no route ({})", seen.describe_activity(marks)),
+    )
+}
+
+/// Whether this machine has a route to addresses of the world: to one of those kept for documents, as an example.
+pub(super) fn has_public_route() -> bool {
+    const EXAMPLES: [IpAddr; 4] = [
+        IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+        IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)),
+        IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)),
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+    ];
+    EXAMPLES.iter().any(|example| has_route(SocketAddr::new(*example, 53)))
+}
+
+/// Whether this machine has an address and a route to go to `place` from. Nothing is sent.
+fn has_route(place: SocketAddr) -> bool {
+    use rustix::io::Errno;
+    const NOWHERE: [Errno; 6] = [
+        Errno::NETUNREACH,
+        Errno::HOSTUNREACH,
+        Errno::NETDOWN,
+        Errno::ADDRNOTAVAIL,
+        Errno::AFNOSUPPORT,
+        Errno::ACCESS,
+    ];
+    let socket = match place {
+        SocketAddr::V4(_) => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)),
+        SocketAddr::V6(_) => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)),
+    };
+    let failed = socket.and_then(|socket| socket.connect(place)).err().and_then(|why| why.raw_os_error());
+    // Of a want of files or memory nothing follows for routes.
+    !failed.is_some_and(|code| NOWHERE.iter().any(|errno| errno.raw_os_error() == code))
+}
+
+#[cfg(test)]
+mod tests {
+    use picket_proto::IpVersion;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn late(allowed: Duration, stage: Phase) -> Failure {
+        let marks = PhaseRecorder::new(IpVersion::Any, Instant::now());
+        marks.start_hop(Some([127, 0, 0, 2].into()), 80);
+        marks.enter_phase(stage);
+        let seen = ResponseSoFar { raw_bytes: 3, body_length: Some(10), ..ResponseSoFar::default() };
+        timeout_failure(allowed, &marks, &seen)
+    }
+
+    /// To the broadcast address nobody may go, as some machines may not to any of IPv6.
+    #[test]
+    fn a_place_that_this_machine_cannot_go_to_is_told_from_a_want_of_ports() {
+        let no_address = io::Error::from_raw_os_error(rustix::io::Errno::ADDRNOTAVAIL.raw_os_error());
+        let no_files = io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
+        let here = SocketAddr::from(([127, 0, 0, 1], 80));
+        let nowhere = SocketAddr::from(([255, 255, 255, 255], 80));
+
+        assert!(!is_missing_family(&no_address, &[here]));
+        assert!(is_missing_family(&no_address, &[here, nowhere]));
+        assert!(!is_missing_family(&no_files, &[here, nowhere]));
+    }
+
+    /// The broadcast address stands for one without a route.
+    #[test]
+    fn a_connection_for_which_there_is_no_route_says_nothing_of_the_site() {
+        let marks = PhaseRecorder::new(IpVersion::Any, Instant::now());
+        marks.start_hop(Some([255, 255, 255, 255].into()), 80);
+        marks.enter_phase(Phase::Connect);
+        let failure = timeout_failure(Duration::from_secs(10), &marks, &ResponseSoFar::default());
+
+        assert_eq!(failure.cause, Cause::ProberOffline);
+        assert_eq!(failure.message, "this prober has no route (connecting to 255.255.255.255:80)");
+        marks.set_candidates([[255, 255, 255, 255].into(), [127, 0, 0, 1].into()].into_iter());
+        assert_eq!(
+            timeout_failure(Duration::from_secs(10), &marks, &ResponseSoFar::default()).cause,
+            Cause::Timeout
+        );
+    }
+
+    #[test]
+    fn a_timeout_says_what_was_waited_for_and_whose_fault_it_is() {
+        for (stage, cause, message) in [
+            (Phase::ResolverWait, Cause::Overloaded, "no answer within 10 s (waiting for a free resolver)"),
+            (Phase::Dns, Cause::Timeout, "no answer within 10 s (resolving the name)"),
+            (Phase::Connect, Cause::Timeout, "no answer within 10 s (connecting to 127.0.0.2:80)"),
+            (Phase::Tls, Cause::Timeout, "no answer within 10 s (in the TLS handshake)"),
+            (Phase::FirstByte, Cause::Timeout, "no answer within 10 s (waiting for the first byte)"),
+            (
+                Phase::Transfer,
+                Cause::Timeout,
+                "no end of the body within 10 s (reading the body: 3 of 10 bytes came)",
+            ),
+            (Phase::BodyMatch, Cause::Overloaded, "no answer within 10 s (matching the body)"),
+        ] {
+            let failure = late(Duration::from_secs(10), stage);
+            assert_eq!((failure.cause, failure.message.as_str()), (cause, message));
+        }
+        assert!(late(Duration::from_millis(1_500), Phase::Dns).message.contains("within 1500 ms"));
+    }
+}

@@ -1,0 +1,196 @@
+//! The client for http: the one that reqwest is made of, with a connector of ours.
+//!
+//! reqwest gives no hold on the streams that it makes. For https the bytes are counted where they are decrypted; here
+//! they are counted as they are read, and a reader that has had much in one go lets others run.
+
+use std::{
+    error::Error,
+    future::Future,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use hyper::{Uri, http::header::Entry};
+use hyper_util::{
+    client::legacy::{
+        Client,
+        connect::{Connected, Connection, HttpConnector, dns},
+    },
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+};
+use reqwest::{
+    Body, Request, Response,
+    dns::{Addrs, Resolve, Resolving},
+    header::{ACCEPT, HeaderValue, USER_AGENT},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    task::coop,
+};
+use tower::Service;
+
+use super::{
+    Checker,
+    inbound::InboundMeter,
+    resolver::Resolver,
+    timing::{self, ConnectLayer, ConnectService},
+};
+
+/// What a request fails with, whichever client it was.
+pub(super) type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Does requests by http. Clones share everything.
+#[derive(Clone)]
+pub(super) struct PlainHttpClient {
+    client: Client<ConnectService<MeteredConnector>, Body>,
+    user_agent: HeaderValue,
+}
+
+impl PlainHttpClient {
+    pub(super) fn new(resolver: Arc<Resolver>, user_agent: HeaderValue) -> Self {
+        let mut http = HttpConnector::new_with_resolver(HyperResolver(resolver));
+        http.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_max_idle_per_host(0)
+            .retry_canceled_requests(false)
+            // What browsers put up with is no fault of the site's: its visitors are served.
+            .http1_allow_obsolete_multiline_headers_in_responses(true)
+            .http1_allow_spaces_after_header_name_in_responses(true)
+            .http1_ignore_invalid_headers_in_responses(true)
+            .http1_max_headers(Checker::MAX_HEADERS)
+            .build(tower::Layer::layer(&ConnectLayer, MeteredConnector(http)));
+        Self { client, user_agent }
+    }
+
+    /// Does `request`, as reqwest would.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub(super) async fn send_request(&self, request: Request) -> Result<Response, BoxError> {
+        let mut request = hyper::Request::<Body>::try_from(request)?;
+        for (name, value) in
+            [(ACCEPT, HeaderValue::from_static("*/*")), (USER_AGENT, self.user_agent.clone())]
+        {
+            if let Entry::Vacant(vacant) = request.headers_mut().entry(name) {
+                vacant.insert(value);
+            }
+        }
+        let response = self.client.request(request).await?;
+        Ok(response.map(Body::wrap).into())
+    }
+}
+
+/// The resolver, in the form that hyper asks for.
+#[derive(Clone)]
+pub(super) struct HyperResolver(Arc<Resolver>);
+
+impl Service<dns::Name> for HyperResolver {
+    type Response = Addrs;
+    type Error = BoxError;
+    type Future = Resolving;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: dns::Name) -> Resolving {
+        match name.as_str().parse::<reqwest::dns::Name>() {
+            Ok(name) => self.0.resolve(name),
+            Err(why) => Box::pin(std::future::ready(Err(why.into()))),
+        }
+    }
+}
+
+/// Makes connections that count what they read.
+#[derive(Clone)]
+pub(super) struct MeteredConnector(HttpConnector<HyperResolver>);
+
+impl Service<Uri> for MeteredConnector {
+    type Response = TokioIo<MeteredStream>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.0.poll_ready(context).map_err(Into::into)
+    }
+
+    fn call(&mut self, to: Uri) -> Self::Future {
+        let inbound = timing::current_recorder().map(|marks| marks.inbound()).unwrap_or_default();
+        let connecting = self.0.call(to);
+        Box::pin(async move {
+            let stream = connecting.await?.into_inner();
+            Ok(TokioIo::new(MeteredStream { stream, inbound }))
+        })
+    }
+}
+
+/// A connection that counts what it reads.
+pub(super) struct MeteredStream {
+    stream: TcpStream,
+    inbound: Arc<InboundMeter>,
+}
+
+/// Makes the task pay for `bytes` of its budget, beside the unit that each read costs: of 128 units in all, one for each
+/// 4 KiB. Without budget its next read lets others run first.
+fn consume_coop_budget(bytes: usize, context: &mut Context<'_>) {
+    for _ in 0..bytes >> 12 {
+        match coop::poll_proceed(context) {
+            Poll::Ready(unit) => unit.made_progress(),
+            Poll::Pending => return,
+        }
+    }
+}
+
+impl AsyncRead for MeteredStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, into))?;
+        let bytes = &into.filled()[before..];
+        consume_coop_budget(bytes.len(), context);
+        Poll::Ready(self.inbound.count_bytes(bytes).map_err(io::Error::other))
+    }
+}
+
+impl AsyncWrite for MeteredStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+impl Connection for MeteredStream {
+    fn connected(&self) -> Connected {
+        self.stream.connected()
+    }
+}

@@ -1,0 +1,289 @@
+//! Names to addresses: the system's resolver, on a bounded number of threads, with the addresses vetted.
+
+mod name_server_probe;
+mod threads;
+
+use std::{
+    fs::File,
+    io,
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    sync::Arc,
+    time::Duration,
+};
+
+use picket_proto::{Cause, IpVersion};
+use prometheus_client::metrics::gauge::Gauge;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
+
+pub(super) use self::name_server_probe::system_name_servers as name_servers;
+use self::{name_server_probe::NameServers, threads::ResolverThreads};
+use super::{
+    address_policy::AddressPolicy,
+    failure,
+    timing::{self, Phase, PhaseRecorder},
+};
+use crate::host_limiter::{HostLimiter, HostPermit, WaitQueue};
+
+/// Why a name gave no address to connect to.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ResolveError {
+    #[error("could not resolve {host}: {why}")]
+    Lookup { host: String, why: String },
+    #[error("{host} has no {family} address")]
+    NoAddress { host: String, family: &'static str },
+    #[error("{host} is at {address}, where checks are not allowed to go")]
+    Blocked { host: String, address: IpAddr },
+    #[error(
+        "{host} could not be looked up: this prober's name servers do not answer, or it has no route to the world"
+    )]
+    Offline { host: String },
+    #[error("no resolver's thread was to be had")]
+    NoThread,
+    /// The system's resolver opens files and sockets, and says of a failure to do so that a name is not known.
+    #[error("{host} could not be looked up")]
+    ResourcesExhausted {
+        host: String,
+        #[source]
+        why: io::Error,
+    },
+}
+
+impl ResolveError {
+    /// What it says of the site.
+    pub(super) fn cause(&self) -> Cause {
+        match self {
+            Self::Offline { .. } => Cause::ProberOffline,
+            _ => Cause::Dns,
+        }
+    }
+}
+
+/// Finds a host's addresses, and may block its thread meanwhile.
+pub type Lookup = Arc<dyn Fn(&str) -> std::io::Result<Vec<IpAddr>> + Send + Sync>;
+
+/// The system's resolver.
+pub(super) fn system_lookup() -> Lookup {
+    Arc::new(|host| Ok((host, 0).to_socket_addrs()?.map(|address| address.ip()).collect()))
+}
+
+/// What reqwest asks for addresses.
+pub(super) struct Resolver {
+    address_policy: AddressPolicy,
+    lookup: Lookup,
+    name_servers: Arc<NameServers>,
+    threads: ResolverThreads,
+    domain_limiter: HostLimiter,
+    wait_queue: WaitQueue,
+}
+
+impl Resolver {
+    /// Names of one registrable domain may have so many threads: name servers that do not answer take theirs, and no others.
+    const MAX_THREADS_PER_DOMAIN: usize = 128;
+
+    /// Longer than any check.
+    const MAX_DOMAIN_WAIT: Duration = Duration::from_secs(120);
+
+    /// Threads are counted in `running`; `name_servers` are those behind `lookup`, as far as they are known.
+    pub(super) fn new(
+        address_policy: AddressPolicy,
+        lookup: Lookup,
+        name_servers: Vec<SocketAddr>,
+        running: Gauge,
+    ) -> Self {
+        Self {
+            address_policy,
+            lookup,
+            name_servers: Arc::new(NameServers::new(name_servers)),
+            threads: ResolverThreads::new(running),
+            domain_limiter: HostLimiter::new(Self::MAX_THREADS_PER_DOMAIN),
+            // Who waits is a check under way, of which there are few enough.
+            wait_queue: WaitQueue::new(Semaphore::MAX_PERMITS),
+        }
+    }
+}
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let (addresses, threads, lookup) =
+            (self.address_policy.clone(), self.threads.clone(), Arc::clone(&self.lookup));
+        let (domains, room, servers) =
+            (self.domain_limiter.clone(), self.wait_queue.clone(), Arc::clone(&self.name_servers));
+        Box::pin(async move {
+            let enter = |stage| timing::update_recorder(|marks| marks.enter_phase(stage));
+            enter(Phase::ResolverWait);
+            let domain = registrable_domain(name.as_str());
+            let share = acquire_domain_permit(&domains, &room, domain).await.ok_or(ResolveError::NoThread)?;
+            let (thread, mut watching) =
+                threads.acquire_thread(domain, share).await.ok_or(ResolveError::NoThread)?;
+            let host = name.as_str().to_owned();
+            let asked = host.clone();
+            let marks = timing::current_recorder();
+            let mut looking = tokio::task::spawn_blocking(move || {
+                let _thread = thread;
+                // Until it runs, the wait is ours.
+                if let Some(marks) = marks {
+                    marks.enter_phase(Phase::Dns);
+                }
+                lookup(&asked).map_err(|why| match File::open("/dev/null") {
+                    Err(ours) if failure::is_resource_exhaustion(&ours) => {
+                        ResolveError::ResourcesExhausted { host: asked, why: ours }
+                    }
+                    _ => ResolveError::Lookup { host: asked, why: describe_lookup_error(&why) },
+                })
+            });
+            let found = match timeout(threads::HANG_THRESHOLD, &mut looking).await {
+                Ok(found) => {
+                    watching.mark_quick();
+                    found
+                }
+                Err(_) => {
+                    watching.mark_hanging();
+                    tokio::select! {
+                        found = &mut looking => found,
+                        answer = servers.is_answering() => {
+                            if !answer {
+                                timing::update_recorder(PhaseRecorder::mark_silent_servers);
+                            }
+                            looking.await
+                        }
+                    }
+                }
+            };
+            let found = match found.map_err(|_| ResolveError::NoThread)? {
+                Err(ResolveError::Lookup { host, why }) if why == UNANSWERED_REASON => {
+                    // What is asked now is in no phase.
+                    enter(Phase::Between);
+                    let is_offline = !failure::has_public_route() || !servers.is_answering().await;
+                    enter(Phase::Dns);
+                    Err(if is_offline {
+                        ResolveError::Offline { host }
+                    } else {
+                        ResolveError::Lookup { host, why }
+                    })
+                }
+                found => found,
+            };
+            let vetted = filter_addresses(&addresses, &host, found?)?;
+            enter(Phase::Connect);
+            let addresses: Addrs = Box::new(vetted.into_iter());
+            Ok(addresses)
+        })
+    }
+}
+
+/// The registrable domain of `name`, such as `example.co.uk`: names of one share name servers, and those of two need not.
+///
+/// Only the suffixes of registries count. The name servers of a hoster's suffix, such as `github.io`, are the hoster's for
+/// every name below it: these hang together, and so they share. A registry that is no country's, such as `eu.org`, is
+/// taken for a hoster here.
+fn registrable_domain(name: &str) -> &str {
+    let name = name.trim_end_matches('.');
+    let mut rest = name;
+    let suffix = loop {
+        // What is on no list has one label as its suffix.
+        let Some(suffix) = psl::suffix(rest.as_bytes()) else { return name };
+        let length = suffix.as_bytes().len();
+        match rest[rest.len() - length..].split_once('.') {
+            Some((_, parent)) if suffix.typ() == Some(psl::Type::Private) => rest = parent,
+            _ => break length,
+        }
+    };
+    let Some(above) = name[..name.len() - suffix].strip_suffix('.') else { return name };
+    &name[above.rfind('.').map_or(0, |dot| dot + 1)..]
+}
+
+async fn acquire_domain_permit(domains: &HostLimiter, room: &WaitQueue, domain: &str) -> Option<HostPermit> {
+    match domains.try_acquire(domain) {
+        Some(turn) => Some(turn),
+        // The check's own time ends the wait.
+        None => domains
+            .enqueue(domain, room)
+            .ok()?
+            .acquire_permit(Instant::now() + Resolver::MAX_DOMAIN_WAIT)
+            .await
+            .ok(),
+    }
+}
+
+fn filter_addresses(
+    addresses: &AddressPolicy,
+    host: &str,
+    found: Vec<IpAddr>,
+) -> Result<Vec<SocketAddr>, ResolveError> {
+    let marks = timing::current_recorder();
+    let version = marks.as_ref().map_or(IpVersion::Any, |marks| marks.ip_version);
+    let of_version: Vec<IpAddr> =
+        found.into_iter().filter(|address| version.allows_address(*address)).collect();
+    let Some(first) = of_version.first().copied() else {
+        let family = match version {
+            IpVersion::Any => "IP",
+            IpVersion::V4 => "IPv4",
+            IpVersion::V6 => "IPv6",
+        };
+        return Err(ResolveError::NoAddress { host: host.to_owned(), family });
+    };
+    let vetted: Vec<IpAddr> =
+        of_version.into_iter().filter(|address| addresses.is_allowed(*address)).collect();
+    if vetted.is_empty() {
+        if let Some(marks) = marks {
+            marks.set_blocked_address(first);
+        }
+        return Err(ResolveError::Blocked { host: host.to_owned(), address: first });
+    }
+    if let Some(marks) = marks {
+        marks.set_candidates(vetted.iter().copied());
+    }
+    // The port is the URL's.
+    Ok(vetted.into_iter().map(|address| SocketAddr::new(address, 0)).collect())
+}
+
+const UNANSWERED_REASON: &str = "the name servers did not answer";
+
+/// The system's reason without its preamble.
+fn describe_lookup_error(why: &std::io::Error) -> String {
+    let text = why.to_string();
+    let reason = text.rsplit(": ").next().unwrap_or(&text);
+    match reason {
+        "Name or service not known" => "there is no such name".to_owned(),
+        "No address associated with hostname" => "the name has no address".to_owned(),
+        "Temporary failure in name resolution" => UNANSWERED_REASON.to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_is_what_one_owner_can_register() {
+        for (name, expected) in [
+            ("www.shop.example.com", "example.com"),
+            ("example.com.", "example.com"),
+            ("www.evil.co.uk", "evil.co.uk"),
+            ("evil.co.uk", "evil.co.uk"),
+            ("co.uk", "co.uk"),
+            ("a.b.c.example.co.jp", "example.co.jp"),
+            // A rule with a wildcard, and its exception.
+            ("a.b.example.ck", "b.example.ck"),
+            ("a.www.ck", "www.ck"),
+            // A hoster's names have the hoster's name servers.
+            ("someone.github.io", "github.io"),
+            ("github.io", "github.io"),
+            ("bucket.s3.eu-west-1.amazonaws.com", "amazonaws.com"),
+            ("someone.blogspot.co.uk", "blogspot.co.uk"),
+            // On no list.
+            ("db.cluster.internal", "cluster.internal"),
+            ("internal", "internal"),
+            ("localhost", "localhost"),
+            ("xn--bcher-kva.example.xn--p1ai", "example.xn--p1ai"),
+            ("", ""),
+        ] {
+            assert_eq!(registrable_domain(name), expected, "{name}");
+        }
+    }
+}

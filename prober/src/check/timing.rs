@@ -1,0 +1,338 @@
+//! What a check is at, and how long each phase of it took, summed over its hops.
+//!
+//! reqwest tells none of this. What it calls on the way to a connection (the resolver, the session store, the
+//! certificate's verifier, a layer round the connector) runs in the check's own task, since no connection is
+//! pooled; so each of them finds the check's marks in a task-local.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use picket_proto::{IpVersion, Timestamp, Timing};
+use tokio::time::Instant;
+
+use super::{inbound::InboundMeter, tls::Certificate};
+
+tokio::task_local! {
+    static MARKS: Arc<PhaseRecorder>;
+}
+
+/// What a check is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Between phases; its time counts in the total only.
+    Between,
+    /// For one of our own resolver's threads.
+    ResolverWait,
+    Dns,
+    Connect,
+    Tls,
+    FirstByte,
+    Transfer,
+    /// The answer is in; it is being judged.
+    BodyMatch,
+}
+
+impl Phase {
+    const MEASURED_PHASES: usize = 5;
+
+    /// What the check was doing, for a person.
+    pub(super) fn activity(self) -> &'static str {
+        match self {
+            Self::Between => "before a connection",
+            Self::ResolverWait => "waiting for a free resolver",
+            Self::Dns => "resolving the name",
+            Self::Connect => "connecting",
+            Self::Tls => "in the TLS handshake",
+            Self::FirstByte => "waiting for the first byte",
+            Self::Transfer => "reading the body",
+            Self::BodyMatch => "matching the body",
+        }
+    }
+
+    fn timing_index(self) -> Option<usize> {
+        match self {
+            Self::Between | Self::ResolverWait | Self::BodyMatch => None,
+            Self::Dns => Some(0),
+            Self::Connect => Some(1),
+            Self::Tls => Some(2),
+            Self::FirstByte => Some(3),
+            Self::Transfer => Some(4),
+        }
+    }
+}
+
+/// The marks of one check.
+pub(super) struct PhaseRecorder {
+    /// Which addresses the check may use.
+    pub(super) ip_version: IpVersion,
+    started_at: Instant,
+    state: Mutex<RecorderState>,
+}
+
+struct RecorderState {
+    phase: Phase,
+    phase_started_at: Instant,
+    durations: [Option<Duration>; Phase::MEASURED_PHASES],
+    /// The hop's host is an address, for which no resolver is asked.
+    is_literal_address: bool,
+    blocked_address: Option<IpAddr>,
+    /// This machine's own name servers do not answer.
+    has_silent_name_servers: bool,
+    /// Where the hop's connection may go.
+    candidates: Vec<IpAddr>,
+    port: u16,
+    /// What comes in on the hop's connection.
+    inbound: Arc<InboundMeter>,
+    /// The hop's.
+    certificate: Option<Certificate>,
+    /// Of all hops' certificates, the first to end.
+    earliest_expiry: Option<Timestamp>,
+}
+
+impl PhaseRecorder {
+    pub(super) fn new(ip_version: IpVersion, began: Instant) -> Arc<Self> {
+        Arc::new(Self {
+            ip_version,
+            started_at: began,
+            state: Mutex::new(RecorderState {
+                phase: Phase::Between,
+                phase_started_at: began,
+                durations: [None; Phase::MEASURED_PHASES],
+                is_literal_address: false,
+                blocked_address: None,
+                has_silent_name_servers: false,
+                candidates: Vec::new(),
+                port: 0,
+                inbound: Arc::default(),
+                certificate: None,
+                earliest_expiry: None,
+            }),
+        })
+    }
+
+    fn lock_state(&self) -> MutexGuard<'_, RecorderState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the phase that the check is in, and begins `stage`.
+    pub(super) fn enter_phase(&self, stage: Phase) {
+        self.lock_state().enter_phase(stage, Instant::now());
+    }
+
+    /// A hop begins, to a host that is this address or else a name.
+    pub(super) fn start_hop(&self, literal: Option<IpAddr>, port: u16) {
+        let mut noted = self.lock_state();
+        noted.enter_phase(Phase::Between, Instant::now());
+        noted.is_literal_address = literal.is_some();
+        noted.candidates = literal.into_iter().collect();
+        noted.port = port;
+        noted.inbound = Arc::default();
+        noted.certificate = None;
+    }
+
+    fn start_connect(&self) {
+        let mut noted = self.lock_state();
+        if noted.is_literal_address {
+            noted.enter_phase(Phase::Connect, Instant::now());
+        }
+    }
+
+    /// What comes in on the hop's connection.
+    pub(super) fn inbound(&self) -> Arc<InboundMeter> {
+        Arc::clone(&self.lock_state().inbound)
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.lock_state().phase
+    }
+
+    pub(super) fn set_blocked_address(&self, address: IpAddr) {
+        self.lock_state().blocked_address = Some(address);
+    }
+
+    pub(super) fn blocked_address(&self) -> Option<IpAddr> {
+        self.lock_state().blocked_address
+    }
+
+    pub(super) fn mark_silent_servers(&self) {
+        self.lock_state().has_silent_name_servers = true;
+    }
+
+    pub(super) fn has_silent_name_servers(&self) -> bool {
+        self.lock_state().has_silent_name_servers
+    }
+
+    /// The addresses that the hop's name has, in the order in which they are tried.
+    pub(super) fn set_candidates(&self, addresses: impl Iterator<Item = IpAddr>) {
+        self.lock_state().candidates = addresses.collect();
+    }
+
+    /// Where the hop's connection may go.
+    pub(super) fn candidates(&self) -> Vec<SocketAddr> {
+        let noted = self.lock_state();
+        noted.candidates.iter().map(|address| SocketAddr::new(*address, noted.port)).collect()
+    }
+
+    /// The address of the last connection, where there was one and it is known: of several candidates only the
+    /// answer tells which one it was.
+    pub(super) fn remote_address(&self) -> Option<SocketAddr> {
+        let noted = self.lock_state();
+        let connected =
+            matches!(noted.phase, Phase::Tls | Phase::FirstByte | Phase::Transfer | Phase::BodyMatch);
+        match noted.candidates.as_slice() {
+            [only] if connected => Some(SocketAddr::new(*only, noted.port)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn set_certificate(&self, certificate: Option<Certificate>) {
+        let mut noted = self.lock_state();
+        let ends = certificate.as_ref().map(|certificate| certificate.expires_at);
+        noted.earliest_expiry = noted.earliest_expiry.into_iter().chain(ends).min();
+        noted.certificate = certificate;
+    }
+
+    pub(super) fn certificate(&self) -> Option<Certificate> {
+        self.lock_state().certificate.clone()
+    }
+
+    pub(super) fn earliest_expiry(&self) -> Option<Timestamp> {
+        self.lock_state().earliest_expiry
+    }
+
+    /// Ends the last phase and says how long each took. The stage stays as it was.
+    pub(super) fn finish_timing(&self) -> Timing {
+        let now = Instant::now();
+        let mut noted = self.lock_state();
+        let stage = noted.phase;
+        noted.enter_phase(stage, now);
+        let micros = |stage: Phase| noted.durations[stage.timing_index()?].map(Timing::saturating_micros);
+        Timing {
+            dns_us: micros(Phase::Dns),
+            connect_us: micros(Phase::Connect),
+            tls_us: micros(Phase::Tls),
+            first_byte_us: micros(Phase::FirstByte),
+            transfer_us: micros(Phase::Transfer),
+            total_us: Some(Timing::saturating_micros(now.duration_since(self.started_at))),
+        }
+    }
+}
+
+impl RecorderState {
+    fn enter_phase(&mut self, stage: Phase, now: Instant) {
+        if let Some(index) = self.phase.timing_index() {
+            *self.durations[index].get_or_insert_default() += now.duration_since(self.phase_started_at);
+        }
+        self.phase = stage;
+        self.phase_started_at = now;
+    }
+}
+
+/// Runs `check` so that [`current`] finds `marks`. Not an `async fn`, which would keep room for `check` twice.
+pub(super) fn with_recorder<T>(
+    marks: Arc<PhaseRecorder>,
+    check: impl Future<Output = T>,
+) -> impl Future<Output = T> {
+    MARKS.scope(marks, check)
+}
+
+/// The marks of the check whose task this is.
+pub(super) fn current_recorder() -> Option<Arc<PhaseRecorder>> {
+    MARKS.try_with(Arc::clone).ok()
+}
+
+/// Tells the marks of this task's check, if there is one.
+pub(super) fn update_recorder(tell: impl FnOnce(&PhaseRecorder)) {
+    let _ = MARKS.try_with(|marks| tell(marks));
+}
+
+/// A layer round reqwest's connector that marks where connecting begins and where the connection is ready.
+#[derive(Clone)]
+pub(super) struct ConnectLayer;
+
+#[derive(Clone)]
+pub(super) struct ConnectService<S>(S);
+
+impl<S> tower::Layer<S> for ConnectLayer {
+    type Service = ConnectService<S>;
+
+    fn layer(&self, inner: S) -> ConnectService<S> {
+        ConnectService(inner)
+    }
+}
+
+impl<S, R> tower::Service<R> for ConnectService<S>
+where
+    S: tower::Service<R>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), S::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, target: R) -> Self::Future {
+        update_recorder(PhaseRecorder::start_connect);
+        let connecting = self.0.call(target);
+        Box::pin(async move {
+            let connected = connecting.await?;
+            update_recorder(|marks| marks.enter_phase(Phase::FirstByte));
+            Ok(connected)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn phases_are_summed_over_hops_and_what_did_not_happen_is_absent() {
+        let marks = PhaseRecorder::new(IpVersion::Any, Instant::now());
+        let pause = |ms| tokio::time::sleep(Duration::from_millis(ms));
+
+        for _ in 0..2 {
+            marks.start_hop(Some(IpAddr::from([127, 0, 0, 1])), 80);
+            pause(1).await;
+            marks.start_connect();
+            pause(10).await;
+            marks.enter_phase(Phase::FirstByte);
+            pause(100).await;
+        }
+        let timing = marks.finish_timing();
+
+        assert_eq!(
+            timing,
+            Timing {
+                connect_us: Some(20_000),
+                first_byte_us: Some(200_000),
+                total_us: Some(222_000),
+                ..Timing::default()
+            }
+        );
+    }
+
+    /// The clock here stands still for the wall clock's part, and leaps for the marks'; so a wall clock that leaps
+    /// is not seen by them either.
+    #[tokio::test(start_paused = true)]
+    async fn durations_are_of_the_monotonic_clock_and_not_of_the_wall_clock() {
+        let wall = picket_runtime::clock::wall_clock_now();
+        let marks = PhaseRecorder::new(IpVersion::Any, Instant::now());
+
+        marks.enter_phase(Phase::Dns);
+        tokio::time::advance(Duration::from_secs(3_000)).await;
+        let timing = marks.finish_timing();
+
+        assert_eq!((timing.dns_us, timing.total_us), (Some(3_000_000_000), Some(3_000_000_000)));
+        assert!(
+            picket_runtime::clock::wall_clock_now().saturating_duration_since(wall)
+                < Duration::from_secs(1_000)
+        );
+    }
+}

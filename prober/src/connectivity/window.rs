@@ -1,0 +1,185 @@
+//! What recent checks say of the network. No clock, no I/O.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
+
+use picket_runtime::clock::Boottime;
+
+/// Whether a failure is the site's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attribution {
+    /// The network was there.
+    Site,
+    /// It was not.
+    ProberOffline,
+    /// Nobody could say in time.
+    Unknown,
+}
+
+/// Recent checks by host, and the last sign of life.
+#[derive(Debug, Default)]
+pub(super) struct FailureWindow {
+    is_offline: bool,
+    last_alive: Option<Boottime>,
+    /// Each host's last check: when, and whether it failed.
+    hosts: HashMap<u64, (Boottime, bool)>,
+    failing_hosts: usize,
+    order: VecDeque<(Boottime, u64)>,
+    /// Results that wait for a verdict.
+    pub(super) pending_results: usize,
+}
+
+impl FailureWindow {
+    /// What is older says nothing of now.
+    const MAX_CHECK_AGE: Duration = Duration::from_secs(30);
+    const MAX_CHECKS: usize = 8_192;
+    /// So many hosts, and at least half of all, do not fail by themselves at once.
+    const MIN_FAILING_HOSTS: usize = 5;
+
+    /// A check of `host` failed as without a network, or did not.
+    pub(super) fn record_check(&mut self, host: u64, failed: bool, now: Boottime) {
+        if let Some((_, true)) = self.hosts.insert(host, (now, failed)) {
+            self.failing_hosts -= 1;
+        }
+        self.failing_hosts += usize::from(failed);
+        self.order.push_back((now, host));
+        while let Some((at, host)) = self.order.front().copied()
+            && (self.order.len() > Self::MAX_CHECKS
+                || now.saturating_duration_since(at) > Self::MAX_CHECK_AGE)
+        {
+            self.order.pop_front();
+            // Otherwise it was checked again since.
+            if self.hosts.get(&host).is_some_and(|(last, _)| *last == at)
+                && let Some((_, failed)) = self.hosts.remove(&host)
+            {
+                self.failing_hosts -= usize::from(failed);
+            }
+        }
+        if !failed {
+            self.last_alive = Some(now);
+        }
+    }
+
+    /// Whether so many hosts fail that it may be the network, whatever a few others say.
+    pub(super) fn is_suspicious(&self) -> bool {
+        self.failing_hosts >= Self::MIN_FAILING_HOSTS && self.failing_hosts * 2 >= self.hosts.len()
+    }
+
+    /// Whether no canary has answered.
+    pub(super) fn is_offline(&self) -> bool {
+        self.is_offline
+    }
+
+    /// Whether what failed at `failed_at` is the site's fault; `None` while that is not known.
+    pub(super) fn decide_attribution(&self, failed_at: Boottime) -> Option<Attribution> {
+        if self.is_offline {
+            return Some(Attribution::ProberOffline);
+        }
+        let was_alive = self.last_alive.is_some_and(|alive| alive >= failed_at);
+        (was_alive && !self.is_suspicious()).then_some(Attribution::Site)
+    }
+
+    /// Whether something is held that only canaries can tell of.
+    pub(super) fn should_probe_canaries(&self) -> bool {
+        self.pending_results > 0 && !self.is_offline
+    }
+
+    /// The canaries were asked; `any` of them has answered.
+    pub(super) fn record_canaries(&mut self, any: bool, now: Boottime) {
+        self.is_offline = !any;
+        if any {
+            self.last_alive = Some(now);
+        }
+        // What made us ask is settled.
+        self.hosts.clear();
+        self.order.clear();
+        self.failing_hosts = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Boottime {
+        Boottime::from_elapsed(Duration::from_millis(1_000 + ms))
+    }
+
+    fn view(checks: &[(u64, bool, u64)]) -> FailureWindow {
+        let mut view = FailureWindow::default();
+        for (host, failed, moment) in checks {
+            view.record_check(*host, *failed, at(*moment));
+        }
+        view
+    }
+
+    #[test]
+    fn a_failure_is_believed_when_another_site_answers_after_it() {
+        let mut view = view(&[(1, false, 0), (2, true, 10)]);
+        assert_eq!(view.decide_attribution(at(10)), None, "what was before it says nothing of then");
+        view.record_check(1, false, at(20));
+
+        assert_eq!(view.decide_attribution(at(10)), Some(Attribution::Site));
+    }
+
+    #[test]
+    fn when_many_hosts_fail_a_few_that_answer_are_no_proof() {
+        let mut view = view(&[(1, true, 0), (2, true, 1), (3, true, 2), (4, true, 3), (9, false, 4)]);
+        assert!(!view.is_suspicious());
+        view.record_check(5, true, at(5));
+        view.record_check(9, false, at(6));
+
+        assert!(view.is_suspicious());
+        assert_eq!(view.decide_attribution(at(5)), None);
+        view.record_canaries(true, at(8));
+        assert_eq!(view.decide_attribution(at(5)), Some(Attribution::Site), "a canary is proof");
+        assert!(!view.is_suspicious());
+    }
+
+    #[test]
+    fn five_failing_hosts_among_many_well_ones_are_just_down() {
+        let mut checks: Vec<_> = (0..6).map(|host| (host, false, host)).collect();
+        checks.extend((10..15).map(|host| (host, true, host)));
+        let view = view(&checks);
+
+        assert!(!view.is_suspicious());
+    }
+
+    #[test]
+    fn one_host_that_fails_often_is_one_host() {
+        let view =
+            view(&[(1, true, 0), (1, true, 1), (1, true, 2), (1, true, 3), (1, true, 4), (1, true, 5)]);
+
+        assert!(!view.is_suspicious());
+        assert_eq!((view.failing_hosts, view.hosts.len()), (1, 1));
+    }
+
+    #[test]
+    fn what_is_old_is_forgotten() {
+        let mut view = view(&[(1, true, 0), (2, true, 1), (3, true, 2), (4, true, 3), (5, true, 4)]);
+        assert!(view.is_suspicious());
+        view.record_check(6, true, at(40_000));
+
+        assert!(!view.is_suspicious());
+        assert_eq!((view.failing_hosts, view.hosts.len(), view.order.len()), (1, 1, 1));
+    }
+
+    #[test]
+    fn an_offline_prober_is_online_again_when_a_canary_answers() {
+        let mut view = view(&[(1, true, 0)]);
+        view.record_canaries(false, at(1));
+        assert_eq!(view.decide_attribution(at(0)), Some(Attribution::ProberOffline));
+        view.record_check(2, false, at(3));
+        assert!(view.is_offline(), "a canary decides");
+        view.record_canaries(true, at(4));
+
+        assert!(!view.is_offline());
+        assert_eq!(
+            view.decide_attribution(at(5)),
+            None,
+            "what fails after the canary's answer is doubted anew"
+        );
+    }
+}

@@ -1,0 +1,311 @@
+//! Politeness: at most so many checks at once to one host; who comes after waits its turn.
+//!
+//! A host is a name (or address) and a port, as the URL has them. Not the address behind it: thousands of sites share
+//! that of a CDN. Not the name alone: two ports are two servers, and one that hangs must not hold up the other.
+//! Only the first hop takes a turn: to wait in mid-check would be in the check's times.
+//!
+//! Bound: a room has so many seats, of which one host may have half. Loss: who waits when the prober stops is given
+//! back to the stream.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+/// The turns at all hosts. Clones share them.
+#[derive(Clone)]
+pub(crate) struct HostLimiter(Arc<LimiterState>);
+
+struct LimiterState {
+    max_per_host: usize,
+    hosts: Mutex<HashMap<Box<str>, HostState>>,
+    shutdown: CancellationToken,
+}
+
+/// A host that is being checked or waited for.
+struct HostState {
+    permits: Arc<Semaphore>,
+    /// Those that have a turn or wait for one; without any the host is forgotten.
+    entries: usize,
+    waiting: usize,
+}
+
+/// Where checks wait. Clones share the seats.
+#[derive(Clone)]
+pub(crate) struct WaitQueue {
+    queue_permits: Arc<Semaphore>,
+    /// The most that wait for one host.
+    max_per_host: usize,
+}
+
+/// The right to check a host now; given back when dropped.
+pub(crate) struct HostPermit {
+    // Before the guest: who waits must find the host still there.
+    _permit: OwnedSemaphorePermit,
+    _entry: HostEntry,
+}
+
+/// A place in the room, from which a turn is waited for.
+pub(crate) struct Waiter {
+    entry: HostEntry,
+    permits: Arc<Semaphore>,
+}
+
+/// Why a check did not get its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AcquireError {
+    /// Too many wait already: so many for this host.
+    QueueFull(usize),
+    /// The time to wait is over.
+    Timeout,
+    /// The prober stops.
+    Closed,
+}
+
+/// Somebody at a host: with a seat, waiting; without, having a turn.
+struct HostEntry {
+    limiter: Arc<LimiterState>,
+    host: Box<str>,
+    queue_permit: Option<OwnedSemaphorePermit>,
+}
+
+/// The host that a check of `url` takes its turn at.
+pub(crate) fn host_key(url: &Url) -> String {
+    let name = url.host_str().unwrap_or_default();
+    format!("{}:{}", name.trim_end_matches('.'), url.port_or_known_default().unwrap_or_default())
+}
+
+impl WaitQueue {
+    /// Of so many seats.
+    pub(crate) fn new(seats: usize) -> Self {
+        Self { queue_permits: Arc::new(Semaphore::new(seats)), max_per_host: seats.div_ceil(2) }
+    }
+}
+
+impl HostLimiter {
+    /// At most `per_host` checks at once to each.
+    pub(crate) fn new(per_host: usize) -> Self {
+        Self(Arc::new(LimiterState {
+            max_per_host: per_host,
+            hosts: Mutex::default(),
+            shutdown: CancellationToken::new(),
+        }))
+    }
+
+    /// The most checks at once to one host.
+    pub(crate) fn max_per_host(&self) -> usize {
+        self.0.max_per_host
+    }
+
+    /// Sends home all who wait, and who would.
+    pub(crate) fn cancel_waiters(&self) {
+        self.0.shutdown.cancel();
+    }
+
+    /// A turn at `host` now, unless others have them all.
+    pub(crate) fn try_acquire(&self, host: &str) -> Option<HostPermit> {
+        let mut hosts = self.0.lock_hosts();
+        let permit = match hosts.get(host) {
+            Some(known) => Arc::clone(&known.permits).try_acquire_owned().ok()?,
+            None => {
+                let turns = Arc::new(Semaphore::new(self.0.max_per_host));
+                let permit = Arc::clone(&turns).try_acquire_owned().ok()?;
+                hosts.insert(host.into(), HostState { permits: turns, entries: 0, waiting: 0 });
+                permit
+            }
+        };
+        Some(HostPermit { _permit: permit, _entry: self.0.add_entry(&mut hosts, host, None) })
+    }
+
+    /// A seat to wait on for a turn at `host`.
+    pub(crate) fn enqueue(&self, host: &str, room: &WaitQueue) -> Result<Waiter, AcquireError> {
+        let mut hosts = self.0.lock_hosts();
+        let waiting = hosts.get(host).map_or(0, |known| known.waiting);
+        let seat = Arc::clone(&room.queue_permits).try_acquire_owned();
+        let (Ok(seat), true) = (seat, waiting < room.max_per_host) else {
+            return Err(AcquireError::QueueFull(waiting));
+        };
+        let guest = self.0.add_entry(&mut hosts, host, Some(seat));
+        let turns = hosts.get(host).map(|known| Arc::clone(&known.permits)).ok_or(AcquireError::Closed)?;
+        drop(hosts);
+        Ok(Waiter { entry: guest, permits: turns })
+    }
+}
+
+impl Waiter {
+    /// The turn, in the order of coming, by `until` at the latest.
+    pub(crate) async fn acquire_permit(self, until: Instant) -> Result<HostPermit, AcquireError> {
+        let permit = self.wait_host_permit(until).await?;
+        Ok(self.into_permit(permit))
+    }
+
+    /// As [`turn`](Self::turn), keeping the seat until [`take`](Self::take).
+    pub(crate) async fn wait_host_permit(
+        &self,
+        until: Instant,
+    ) -> Result<OwnedSemaphorePermit, AcquireError> {
+        self.wait_for_permit(&self.permits, until).await
+    }
+
+    /// Waits in this seat for one of `permits` that are not turns.
+    pub(crate) async fn wait_for_permit(
+        &self,
+        permits: &Arc<Semaphore>,
+        until: Instant,
+    ) -> Result<OwnedSemaphorePermit, AcquireError> {
+        tokio::select! {
+            biased;
+            () = self.entry.limiter.shutdown.cancelled() => Err(AcquireError::Closed),
+            permit = timeout_at(until, Arc::clone(permits).acquire_owned()) => match permit {
+                Ok(Ok(permit)) => Ok(permit),
+                // Nobody closes the semaphore.
+                Ok(Err(_)) => Err(AcquireError::Closed),
+                Err(_) => Err(AcquireError::Timeout),
+            },
+        }
+    }
+
+    /// What [`wait`](Self::wait) waits for, if it is to be had now.
+    pub(crate) fn try_host_permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.permits).try_acquire_owned().ok()
+    }
+
+    /// Leaves the seat for the turn that `permit` is.
+    pub(crate) fn into_permit(self, permit: OwnedSemaphorePermit) -> HostPermit {
+        let Self { entry: mut guest, .. } = self;
+        guest.leave_queue();
+        HostPermit { _permit: permit, _entry: guest }
+    }
+}
+
+impl LimiterState {
+    fn lock_hosts(&self) -> MutexGuard<'_, HashMap<Box<str>, HostState>> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add_entry(
+        self: &Arc<Self>,
+        hosts: &mut HashMap<Box<str>, HostState>,
+        host: &str,
+        seat: Option<OwnedSemaphorePermit>,
+    ) -> HostEntry {
+        // The last guest may have left between two looks.
+        let new =
+            || HostState { permits: Arc::new(Semaphore::new(self.max_per_host)), entries: 0, waiting: 0 };
+        let here = hosts.entry(host.into()).or_insert_with(new);
+        here.entries += 1;
+        here.waiting += usize::from(seat.is_some());
+        HostEntry { limiter: Arc::clone(self), host: host.into(), queue_permit: seat }
+    }
+}
+
+impl HostEntry {
+    fn leave_queue(&mut self) {
+        if self.queue_permit.take().is_some()
+            && let Some(here) = self.limiter.lock_hosts().get_mut(&self.host)
+        {
+            here.waiting -= 1;
+        }
+    }
+}
+
+impl Drop for HostEntry {
+    fn drop(&mut self) {
+        self.leave_queue();
+        let mut hosts = self.limiter.lock_hosts();
+        if let Some(here) = hosts.get_mut(&self.host) {
+            here.entries -= 1;
+            if here.entries == 0 {
+                hosts.remove(&self.host);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const HOST: &str = "a.example:443";
+
+    /// Waits for ten seconds at most.
+    async fn turn(hosts: &HostLimiter, host: &str, room: &WaitQueue) -> Result<HostPermit, AcquireError> {
+        hosts.enqueue(host, room)?.acquire_permit(Instant::now() + Duration::from_secs(10)).await
+    }
+
+    #[test]
+    fn a_host_is_a_name_and_a_port_however_they_are_written() {
+        for (url, host) in [
+            ("https://A.Example./x", "a.example:443"),
+            ("http://a.example", "a.example:80"),
+            ("http://2130706433:8080/", "127.0.0.1:8080"),
+            ("http://[::1]/", "[::1]:80"),
+        ] {
+            assert_eq!(host_key(&url.parse().unwrap()), host, "{url}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_have_a_turn_at_a_host_than_allowed_and_others_do_not_wait() {
+        let (hosts, room) = (HostLimiter::new(2), WaitQueue::new(10));
+        let one = hosts.try_acquire(HOST).unwrap();
+        let _two = hosts.try_acquire(HOST).unwrap();
+
+        assert!(hosts.try_acquire(HOST).is_none());
+        assert!(hosts.try_acquire("b.example:443").is_some());
+        assert_eq!(turn(&hosts, HOST, &room).await.err(), Some(AcquireError::Timeout));
+        drop(one);
+        assert!(turn(&hosts, HOST, &room).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn turns_come_in_the_order_of_coming() {
+        let (hosts, room) = (HostLimiter::new(1), WaitQueue::new(10));
+        let first = hosts.try_acquire(HOST).unwrap();
+        let mut waiting = Vec::new();
+        for _ in 0..3 {
+            let (hosts, room) = (hosts.clone(), room.clone());
+            waiting.push(tokio::spawn(async move { turn(&hosts, HOST, &room).await }));
+            tokio::task::yield_now().await;
+        }
+
+        drop(first);
+        for waiting in waiting {
+            assert!(waiting.await.unwrap().is_ok());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_host_has_half_of_the_seats_at_most_and_leaves_nothing_behind() {
+        let (hosts, room) = (HostLimiter::new(1), WaitQueue::new(4));
+        let held = hosts.try_acquire(HOST).unwrap();
+        let other = hosts.try_acquire("b.example:443").unwrap();
+        let wait = |host| {
+            let (hosts, room) = (hosts.clone(), room.clone());
+            tokio::spawn(async move { turn(&hosts, host, &room).await.map(drop) })
+        };
+        let waiting = [wait(HOST), wait(HOST)];
+        tokio::task::yield_now().await;
+
+        assert_eq!(wait(HOST).await.unwrap(), Err(AcquireError::QueueFull(2)));
+        let elsewhere = wait("b.example:443");
+        tokio::task::yield_now().await;
+        hosts.cancel_waiters();
+        for waiting in waiting {
+            assert_eq!(waiting.await.unwrap(), Err(AcquireError::Closed));
+        }
+        assert_eq!(elsewhere.await.unwrap(), Err(AcquireError::Closed));
+        drop((held, other));
+        assert!(hosts.0.lock_hosts().is_empty());
+        assert_eq!(room.queue_permits.available_permits(), 4);
+    }
+}

@@ -1,0 +1,65 @@
+//! Pure: how many checks a second a prober does of late, without a timer to sample them.
+
+use std::time::Duration;
+
+use picket_runtime::clock::Boottime;
+
+/// What is so long ago counts a third of what is now.
+const TIME_CONSTANT: Duration = Duration::from_secs(15);
+
+/// A mean that forgets.
+#[derive(Debug)]
+pub(crate) struct RateEwma {
+    started_at: Boottime,
+    updated_at: Boottime,
+    per_second: f64,
+}
+
+impl RateEwma {
+    pub(crate) fn new(now: Boottime) -> Self {
+        Self { started_at: now, updated_at: now, per_second: 0.0 }
+    }
+
+    /// A check was done at `now`.
+    pub(crate) fn record_check(&mut self, now: Boottime) {
+        self.per_second = self.per_second * decay_factor(now.saturating_duration_since(self.updated_at))
+            + 1.0 / TIME_CONSTANT.as_secs_f64();
+        self.updated_at = now;
+    }
+
+    /// Checks a second, as of `now`; over the time since the start where that is shorter.
+    pub(crate) fn per_second(&self, now: Boottime) -> f64 {
+        // A young mean has had no time to fill; in the first second there is nothing to say.
+        let full =
+            1.0 - decay_factor(now.saturating_duration_since(self.started_at).max(Duration::from_secs(1)));
+        self.per_second * decay_factor(now.saturating_duration_since(self.updated_at)) / full
+    }
+}
+
+/// How much is left of what was so long ago.
+fn decay_factor(since: Duration) -> f64 {
+    (-since.as_secs_f64() / TIME_CONSTANT.as_secs_f64()).exp()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: f64) -> Boottime {
+        Boottime::from_elapsed(Duration::from_secs_f64(1_000.0 + seconds))
+    }
+
+    #[test]
+    fn a_steady_pace_is_known_after_seconds_and_forgotten_within_a_minute_and_a_half() {
+        let mut pace = RateEwma::new(at(0.0));
+        assert_eq!(pace.per_second(at(0.0)).to_bits(), 0.0_f64.to_bits());
+        for check in 1..=1_000 {
+            pace.record_check(at(f64::from(check) / 100.0));
+        }
+
+        let now = pace.per_second(at(10.0));
+        assert!((99.0..=101.0).contains(&now), "{now}");
+        let later = pace.per_second(at(100.0));
+        assert!(later < 0.5, "{later}");
+    }
+}

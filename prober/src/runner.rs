@@ -1,0 +1,323 @@
+//! From a job to its acknowledgement: what one task does, under one permit.
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::{
+    header::NATS_MESSAGE_TTL,
+    jetstream::{self, AckKind},
+};
+use picket_proto::{Cause, Check, CheckResult, Timestamp, ValidationError};
+use picket_runtime::streams;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::time::{Instant, sleep};
+use tracing::debug;
+
+use crate::{
+    check::{Checker, Observation},
+    connectivity::{Attribution, Connectivity},
+    host_limiter::{self, AcquireError, HostLimiter, HostPermit},
+    job::Job,
+    job_clock::JobClock,
+    lane::Lane,
+    metrics::Metrics,
+    publisher::{Publisher, with_publish_timeout},
+    regex_cache::RegexCache,
+    stall::StallDetector,
+};
+
+/// What every check needs.
+pub(crate) struct CheckRunner {
+    pub(crate) checker: Checker,
+    pub(crate) regex_cache: Arc<RegexCache>,
+    pub(crate) publisher: Publisher,
+    pub(crate) metrics: Metrics,
+    pub(crate) clock: JobClock,
+    pub(crate) stall_detector: StallDetector,
+    pub(crate) host_limiter: HostLimiter,
+    pub(crate) connectivity: Connectivity,
+    /// Of ticks that wait for their turn at a host: their slots are given to others meanwhile.
+    pub(crate) tick_lane: Lane,
+    /// Of confirming checks, which take no slot at all: where many sites fail slowly they would hold up those that are well.
+    pub(crate) confirmation_lane: Lane,
+    /// Of ad-hoc requests, which hold a permit of the service.
+    pub(crate) request_lane: Lane,
+}
+
+/// What keeps another check from being begun, until it is dropped.
+pub(crate) type SlotGuard = Box<dyn Send>;
+
+/// A check that may begin.
+pub(crate) struct AdmittedCheck {
+    check: Check,
+    host: String,
+    _host_permit: HostPermit,
+}
+
+/// Why a check is not begun.
+pub(crate) enum AdmissionError {
+    /// It makes no sense.
+    Invalid(ValidationError),
+    /// Its result, which says why.
+    Missed(Box<CheckResult>),
+    /// The prober stops; another may do it.
+    Stopping,
+}
+
+impl CheckRunner {
+    /// How long a check may wait for its turn where nothing says when it is too old.
+    const MAX_ADMISSION_WAIT: Duration = picket_proto::job::MAX_JOB_TTL;
+    /// After this an intake has seen that there is no network.
+    const OFFLINE_NAK_DELAY: Duration = Duration::from_secs(1);
+    /// A third of the time after which the stream takes a silent prober for dead, and gives its job to another.
+    const PROGRESS_INTERVAL: Duration = Duration::from_secs(streams::JOB_ACK_WAIT.as_secs() / 3);
+
+    /// Does a queued job to its end, and keeps it from other probers meanwhile.
+    pub(crate) async fn process_job(&self, message: jetstream::Message, slot: SlotGuard) {
+        let keeping = async {
+            loop {
+                sleep(Self::PROGRESS_INTERVAL).await;
+                with_publish_timeout("keep a job", message.ack_with(AckKind::Progress)).await;
+            }
+        };
+        // Side by side: a check that waited for the bus would be measured wrongly.
+        tokio::select! {
+            biased;
+            () = self.handle_job(&message, slot) => {}
+            () = keeping => {}
+        }
+    }
+
+    /// Acknowledges the job only after its result is stored.
+    async fn handle_job(&self, message: &jetstream::Message, slot: SlotGuard) {
+        let job = match Job::from_queue(&message.subject, &message.payload, self.clock.now()) {
+            Ok(job) => job,
+            Err(why) => return self.reject_job(message, &why).await,
+        };
+        if self.connectivity.is_offline() && is_first_delivery(message) {
+            // Another may reach what this one cannot; in a moment, when this one pulls no more.
+            let nak = AckKind::Nak(Some(Self::OFFLINE_NAK_DELAY));
+            return with_publish_timeout("give a job back", message.ack_with(nak)).await;
+        }
+        let ends_in_stream =
+            message.headers.as_ref().is_some_and(|headers| headers.get(NATS_MESSAGE_TTL).is_some());
+        let now = match job.scheduled_at() {
+            // A message that does not say when it was stored has just been.
+            Some(due) if ends_in_stream => match message.info() {
+                Ok(info) => self.clock.observe_job(due, info.published.into()),
+                Err(_) => due,
+            },
+            // Not a coordinator's: nobody but us ends it.
+            _ => self.clock.now(),
+        };
+        let mut slot = Some(slot).filter(|_| !job.is_confirmation());
+        let result = match self.admit_check(&job, now, Self::MAX_ADMISSION_WAIT, &mut slot).await {
+            Ok(ready) => self.perform_check(&job, ready).await,
+            Err(AdmissionError::Missed(result)) => *result,
+            Err(AdmissionError::Stopping) => return nak_job(message).await,
+            Err(AdmissionError::Invalid(why)) if job.site_id().is_none() => {
+                return self.reject_job(message, &why).await;
+            }
+            Err(AdmissionError::Invalid(why)) => {
+                self.publisher.publish_rejection(&message.subject, &message.payload, &why).await;
+                self.record_missed(&job, Cause::Invalid, why.to_string())
+            }
+        };
+        if self.publisher.publish_until_stored(&result).await.is_ok() {
+            with_publish_timeout("acknowledge a job", message.ack()).await;
+        }
+        drop(slot);
+    }
+
+    async fn reject_job(&self, message: &jetstream::Message, why: &ValidationError) {
+        self.publisher.publish_rejection(&message.subject, &message.payload, why).await;
+        with_publish_timeout("end a job", message.ack_with(AckKind::Term)).await;
+    }
+
+    /// Judges the request at `now` and waits for its turn, for `longest` if nothing says when it expires. A check that waits
+    /// gives its slot away meanwhile; `slot` is then a permit of its lane.
+    pub(crate) async fn admit_check(
+        &self,
+        job: &Job,
+        now: Timestamp,
+        longest: Duration,
+        slot: &mut Option<SlotGuard>,
+    ) -> Result<AdmittedCheck, AdmissionError> {
+        let missed =
+            |cause, message| AdmissionError::Missed(Box::new(self.record_missed(job, cause, message)));
+        if let Some(ago) = job.expired_by(now) {
+            let message = format!("expired {} ms before a prober had it", ago.as_millis());
+            return Err(missed(Cause::Expired, message));
+        }
+        let check = job
+            .request
+            .validate_with(|field, pattern| self.regex_cache.get_or_compile(field, pattern))
+            .map_err(AdmissionError::Invalid)?;
+        if self.connectivity.is_offline() {
+            return Err(missed(Cause::ProberOffline, "this prober has no network".to_owned()));
+        }
+        let host = host_limiter::host_key(&check.url);
+        if slot.is_some()
+            && let Some(turn) = self.host_limiter.try_acquire(&host)
+        {
+            return Ok(AdmittedCheck { check, host, _host_permit: turn });
+        }
+        let wait =
+            job.expires_at().map_or(longest, |moment| moment.saturating_duration_since(now).min(longest));
+        let refusal = match self.enter_lane(job, &host, Instant::now() + wait, slot).await {
+            Ok(turn) => return Ok(AdmittedCheck { check, host, _host_permit: turn }),
+            Err(AcquireError::Closed) => return Err(AdmissionError::Stopping),
+            Err(refusal) => refusal,
+        };
+        let place = match job.is_confirmation() {
+            true => {
+                self.metrics.confirmations_refused.inc();
+                format!(
+                    "among the confirming checks, of which {} run at once",
+                    self.confirmation_lane.max_running()
+                )
+            }
+            false => {
+                self.metrics.host_refusals.inc();
+                format!(
+                    "its turn at {host}, where {} checks at once are allowed",
+                    self.host_limiter.max_per_host()
+                )
+            }
+        };
+        Err(match refusal {
+            AcquireError::QueueFull(others) => {
+                missed(Cause::Overloaded, format!("no room to wait for {place}; {others} wait there"))
+            }
+            _ => missed(Cause::Expired, format!("expired after waiting {} ms for {place}", wait.as_millis())),
+        })
+    }
+
+    /// Enters the lane of the job's kind, and takes its permit as `slot`.
+    async fn enter_lane(
+        &self,
+        job: &Job,
+        host: &str,
+        until: Instant,
+        slot: &mut Option<SlotGuard>,
+    ) -> Result<HostPermit, AcquireError> {
+        let metrics = &self.metrics;
+        let (lane, waiting, of_its_kind) = match (job.is_confirmation(), slot.is_some()) {
+            (true, _) => (&self.confirmation_lane, &metrics.confirmations_waiting, None),
+            (false, true) => (&self.tick_lane, &metrics.checks_waiting, None),
+            (false, false) => (&self.request_lane, &metrics.checks_waiting, Some(&metrics.requests_running)),
+        };
+        let (turn, permit) = match lane.try_acquire_permits(&self.host_limiter, host) {
+            Some(entry) => entry,
+            None => {
+                let began = Instant::now();
+                *slot = None;
+                let counted = GaugeGuard::new(waiting);
+                let entry = lane.acquire_permits(&self.host_limiter, host, until).await?;
+                drop(counted);
+                if !job.is_confirmation() {
+                    metrics.host_wait.observe(began.elapsed().as_secs_f64());
+                }
+                entry
+            }
+        };
+        let running = (GaugeGuard::new(&metrics.checks_running), of_its_kind.map(GaugeGuard::new));
+        *slot = Some(Box::new((permit, running)));
+        Ok(turn)
+    }
+
+    /// Does the check. What this prober did to it is told from what the site did.
+    pub(crate) async fn perform_check(&self, job: &Job, ready: AdmittedCheck) -> CheckResult {
+        let AdmittedCheck { check, host, _host_permit: turn } = ready;
+        let mark = self.stall_detector.mark_start();
+        let started_at = self.clock.now();
+        let (seen, late) =
+            Box::pin(self.stall_detector.with_wake_latency(self.checker.run_check(&check))).await;
+        let seen = Observation { started_at, ..seen };
+        let held_up = self.stall_detector.stalled_for(&mark, late);
+        drop(turn);
+        let own_fault = match held_up {
+            Some(time) => Some((
+                Cause::Overloaded,
+                format!(
+                    "this prober was held up for {} ms during the check, so its times are not the site's",
+                    time.as_millis()
+                ),
+            )),
+            None => match self.connectivity.attribute_failure(&host, &seen).await {
+                Attribution::Site => None,
+                Attribution::ProberOffline => Some((
+                    Cause::ProberOffline,
+                    format!(
+                        "this prober has no network: no canary answers either ({})",
+                        failure_message(&seen)
+                    ),
+                )),
+                Attribution::Unknown => Some((
+                    Cause::Overloaded,
+                    format!(
+                        "canaries could not be asked in time whether there is a network ({})",
+                        failure_message(&seen)
+                    ),
+                )),
+            },
+        };
+        let (region, prober) = (&self.publisher.region, &self.publisher.prober);
+        let result = match own_fault {
+            None => job.completed_result(region, prober, seen),
+            Some((cause, message)) => CheckResult {
+                started_at: Some(seen.started_at),
+                ..job.missed_result(region, prober, cause, message)
+            },
+        };
+        self.count_result(&result);
+        result
+    }
+
+    fn record_missed(&self, job: &Job, cause: Cause, message: String) -> CheckResult {
+        let result = job.missed_result(&self.publisher.region, &self.publisher.prober, cause, message);
+        self.count_result(&result);
+        result
+    }
+
+    fn count_result(&self, result: &CheckResult) {
+        self.metrics.record_result(result);
+        debug!(
+            check.id = result.id,
+            site.id = result.site_id.map(|site| site.0),
+            outcome = result.outcome.as_str(),
+            cause = result.cause.map(|cause| cause.as_str()),
+            total_us = result.timing.total_us,
+            "checked"
+        );
+    }
+}
+
+fn failure_message(seen: &Observation) -> &str {
+    seen.message.as_deref().unwrap_or("no answer")
+}
+
+/// The second delivery is the last one.
+fn is_first_delivery(message: &jetstream::Message) -> bool {
+    message.info().is_ok_and(|info| info.delivered <= 1)
+}
+
+/// Not begun: another prober may have it at once.
+pub(crate) async fn nak_job(message: &jetstream::Message) {
+    with_publish_timeout("give a job back", message.ack_with(AckKind::Nak(None))).await;
+}
+
+/// Counts a check in a gauge for as long as it lives.
+pub(crate) struct GaugeGuard(Gauge);
+
+impl GaugeGuard {
+    pub(crate) fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for GaugeGuard {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

@@ -1,0 +1,286 @@
+//! How late this process's own tasks run, so that its delays are not taken for a site's.
+//!
+//! Two witnesses: a beat that should come every 25 ms and notes by how much it is late, which sees a blocked
+//! runtime, a stopped process and a sleeping machine; and for each check the time from being woken to being run,
+//! which sees a thread that is blocked while others beat on. Neither alone sees all; the larger counts.
+
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
+    task::{Context, Wake, Waker},
+    time::Duration,
+};
+
+use picket_runtime::clock::Boottime;
+use tracing::warn;
+
+use crate::{aligned_ticker::AlignedTicker, metrics::Metrics};
+
+/// How late the tasks of this process were. Clones share it.
+#[derive(Clone)]
+pub(crate) struct StallDetector(Arc<DetectorState>);
+
+struct DetectorState {
+    tolerance: Duration,
+    heartbeat: Mutex<Heartbeat>,
+}
+
+/// Where a check began.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StallMark {
+    started_at: Boottime,
+    total_delay: Duration,
+}
+
+/// The beat, and how much it has been held up in all. No clock, no I/O.
+#[derive(Debug, Default)]
+struct Heartbeat {
+    last_at: Option<Boottime>,
+    last_delay: Duration,
+    total_delay: Duration,
+}
+
+impl Heartbeat {
+    /// Between two beats. A delay that begins in between is taken for up to so much shorter.
+    const HEARTBEAT_INTERVAL: Duration = AlignedTicker::WAKEUP_INTERVAL;
+
+    /// The beat comes; says how late. What is less than `noise` is not held against a check.
+    fn record_heartbeat(&mut self, now: Boottime, noise: Duration) -> Duration {
+        let late = self.current_delay(now);
+        self.last_at = Some(now);
+        self.last_delay = late;
+        if late >= noise {
+            self.total_delay += late;
+        }
+        late
+    }
+
+    /// How late the next beat is already.
+    fn current_delay(&self, now: Boottime) -> Duration {
+        self.last_at.map_or(Duration::ZERO, |last| {
+            now.saturating_duration_since(last).saturating_sub(Self::HEARTBEAT_INTERVAL)
+        })
+    }
+
+    /// By how much a check that began at `mark` was held up until now. A check may end before the beat that
+    /// was late with it, so what is late by now counts.
+    fn delay_since(&self, mark: &StallMark, now: Boottime, noise: Duration) -> Duration {
+        let late = Some(self.current_delay(now)).filter(|late| *late >= noise).unwrap_or_default();
+        (self.total_delay + late).saturating_sub(mark.total_delay)
+    }
+}
+
+impl StallDetector {
+    /// A check waits some five times (name, connection, handshake, answer, body). A delay of less than a fifth of the
+    /// bound cannot make it wrong by the bound, and is noise.
+    const WAITS_PER_CHECK: u32 = 5;
+    /// A check of which less than this part was lost is as good as one that was not held up.
+    const IRRELEVANT_FRACTION: u32 = 20;
+
+    /// Nothing is late yet; delays of more than `bound` in a check are too much.
+    pub(crate) fn new(bound: Duration) -> Self {
+        Self(Arc::new(DetectorState { tolerance: bound, heartbeat: Mutex::default() }))
+    }
+
+    /// Beats on this runtime until the last clone is gone.
+    pub(crate) fn start(&self, metrics: Metrics, pulse: AlignedTicker) {
+        let shared = Arc::downgrade(&self.0);
+        // So that the first beat can be late, too: a check may begin before it.
+        self.0.lock_heartbeat().last_at = Some(Boottime::now());
+        tokio::spawn(async move {
+            loop {
+                pulse.next_wakeup().await;
+                let Some(shared) = shared.upgrade() else { return };
+                let late =
+                    shared.lock_heartbeat().record_heartbeat(Boottime::now(), shared.noise_threshold());
+                metrics.task_delay.observe(late.as_secs_f64());
+                if late > shared.tolerance {
+                    metrics.stalls.inc();
+                    warn!(held_up_ms = late.as_millis(), "this prober was held up");
+                }
+            }
+        });
+    }
+
+    /// Whether a check would be held up too much now: the last beat came too late, or the next one does.
+    pub(crate) fn is_stalled(&self) -> bool {
+        let beats = self.0.lock_heartbeat();
+        beats.last_delay.max(beats.current_delay(Boottime::now())) > self.0.tolerance
+    }
+
+    /// A check begins.
+    pub(crate) fn mark_start(&self) -> StallMark {
+        let (beats, at) = (self.0.lock_heartbeat(), Boottime::now());
+        StallMark { started_at: at, total_delay: beats.total_delay + beats.current_delay(at) }
+    }
+
+    /// By how much the check that began at `mark` was held up, if that is too much to tell anything of its site:
+    /// more than the bound, and more than a twentieth of the check. `own` is what [`timed`](Self::timed)
+    /// says of it.
+    pub(crate) fn stalled_for(&self, mark: &StallMark, own: Duration) -> Option<Duration> {
+        let now = Boottime::now();
+        let held_up = self.0.lock_heartbeat().delay_since(mark, now, self.0.noise_threshold()).max(own);
+        self.0
+            .is_significant_stall(held_up, now.saturating_duration_since(mark.started_at))
+            .then_some(held_up)
+    }
+
+    /// Runs `check`, and says how long it waited in all to be run when it could have been.
+    pub(crate) async fn with_wake_latency<T>(&self, check: impl Future<Output = T>) -> (T, Duration) {
+        let noise = self.0.noise_threshold();
+        let (mut check, mut late) = (pin!(check), Duration::ZERO);
+        let note = Arc::new(WakeTimer::default());
+        let waker = Waker::from(Arc::clone(&note));
+        let done = poll_fn(|context| {
+            let waited = note.record_poll(context.waker(), Boottime::now());
+            if waited >= noise {
+                late += waited;
+            }
+            check.as_mut().poll(&mut Context::from_waker(&waker))
+        })
+        .await;
+        (done, late)
+    }
+}
+
+impl DetectorState {
+    fn lock_heartbeat(&self) -> MutexGuard<'_, Heartbeat> {
+        self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn noise_threshold(&self) -> Duration {
+        self.tolerance / StallDetector::WAITS_PER_CHECK
+    }
+
+    fn is_significant_stall(&self, held_up: Duration, took: Duration) -> bool {
+        held_up > self.tolerance && held_up > took / StallDetector::IRRELEVANT_FRACTION
+    }
+}
+
+/// Passes a wake on to the task, and notes when it came.
+#[derive(Default)]
+struct WakeTimer {
+    task: Mutex<Option<Waker>>,
+    /// In microseconds; 0 while it is not woken.
+    woken_at_us: AtomicI64,
+}
+
+impl WakeTimer {
+    /// The task is run; says how long ago it was woken.
+    fn record_poll(&self, waker: &Waker, now: Boottime) -> Duration {
+        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        if !task.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *task = Some(waker.clone());
+        }
+        drop(task);
+        match self.woken_at_us.swap(0, Ordering::AcqRel) {
+            0 => Duration::ZERO,
+            woken => Duration::from_micros(now.as_micros().saturating_sub(woken).max(0).unsigned_abs()),
+        }
+    }
+}
+
+impl Wake for WakeTimer {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let now = Boottime::now().as_micros();
+        let _ = self.woken_at_us.compare_exchange(0, now, Ordering::AcqRel, Ordering::Relaxed);
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(task) = task {
+            task.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOISE: Duration = Duration::from_millis(20);
+
+    fn at(ms: u64) -> Boottime {
+        Boottime::from_elapsed(Duration::from_millis(1_000 + ms))
+    }
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn beats(at_ms: &[u64]) -> Heartbeat {
+        let mut beats = Heartbeat::default();
+        for moment in at_ms {
+            beats.record_heartbeat(at(*moment), NOISE);
+        }
+        beats
+    }
+
+    fn mark(beats: &Heartbeat, moment: u64) -> StallMark {
+        StallMark { started_at: at(moment), total_delay: beats.total_delay + beats.current_delay(at(moment)) }
+    }
+
+    #[test]
+    fn a_beat_in_time_or_a_little_late_holds_nothing_up() {
+        let beats = beats(&[0, 26, 50, 90, 110]);
+
+        assert_eq!(beats.total_delay, Duration::ZERO);
+    }
+
+    #[test]
+    fn a_late_beat_is_held_against_a_check_that_began_before_and_none_that_begins_after() {
+        let mut beats = beats(&[0, 25]);
+        let before = mark(&beats, 30);
+        beats.record_heartbeat(at(350), NOISE);
+        let after = mark(&beats, 351);
+
+        assert_eq!(beats.delay_since(&before, at(351), NOISE), ms(300));
+        assert_eq!(beats.delay_since(&after, at(360), NOISE), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_check_that_ends_before_the_late_beat_was_held_up_all_the_same() {
+        let beats = beats(&[0, 25]);
+        let mark = mark(&beats, 27);
+
+        assert_eq!(beats.delay_since(&mark, at(550), NOISE), ms(500));
+    }
+
+    #[test]
+    fn of_a_delay_only_the_part_within_the_check_counts() {
+        let mut beats = beats(&[0, 25]);
+        let mark = mark(&beats, 220);
+        beats.record_heartbeat(at(320), NOISE);
+
+        assert_eq!(beats.delay_since(&mark, at(321), NOISE), ms(100));
+    }
+
+    #[test]
+    fn a_delay_is_too_much_when_it_is_more_than_the_bound_and_than_a_twentieth_of_the_check() {
+        let shared = DetectorState { tolerance: ms(100), heartbeat: Mutex::default() };
+
+        assert!(!shared.is_significant_stall(ms(100), ms(150)));
+        assert!(shared.is_significant_stall(ms(101), ms(150)));
+        assert!(!shared.is_significant_stall(ms(450), ms(10_000)));
+        assert!(shared.is_significant_stall(ms(550), ms(10_000)));
+    }
+
+    #[tokio::test]
+    async fn a_check_that_waited_to_be_run_knows_for_how_long() {
+        let drift = StallDetector::new(ms(100));
+        let (wake, woken) = tokio::sync::oneshot::channel();
+        let waiting = tokio::spawn(async move { drift.with_wake_latency(woken).await.1 });
+        tokio::task::yield_now().await;
+
+        // The only thread is taken after the check could go on.
+        wake.send(()).unwrap();
+        std::thread::sleep(ms(150));
+
+        assert!(waiting.await.unwrap() >= ms(150));
+    }
+}

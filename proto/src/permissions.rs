@@ -1,0 +1,339 @@
+//! Who takes part, and what each may say and hear on the bus: no more than its code does.
+//!
+//! A server that is given these permissions refuses the rest. They stand beside the subjects, so that a new subject
+//! comes with the question of who needs it.
+
+use std::{fmt, str::FromStr};
+
+use crate::{
+    RegionName, ValidationError,
+    subject::{
+        self, EVENTS_STREAM, JOBS_STREAM, PROBER_SERVICE, RESULTS_STREAM, SINK_CONSUMER, SINK_REPLAY_CONSUMER,
+    },
+};
+
+/// The name of the hub's JetStream, by which leaf nodes call it. Others need not.
+pub const JETSTREAM_DOMAIN: &str = "hub";
+
+/// Who takes part. Each has users of its own on a bus with credentials.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Schedules: publishes jobs, keeps the streams.
+    Coordinator,
+    /// Stores results, publishes events.
+    Sink,
+    /// Shows results and events, passes requests on.
+    Api,
+    /// A person with `picket` or another client: looks at everything, asks for checks.
+    Operator,
+    /// For repair: everything within the account. No process of ours uses it.
+    Admin,
+    /// Performs the checks of one region.
+    Prober(RegionName),
+    /// A server of its own in one region, through which the probers there speak with the hub's; what they may, it may.
+    Leaf(RegionName),
+}
+
+/// A subject that a role may publish to or subscribe to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubjectPermission {
+    /// The subject, with wildcards; in a subscription perhaps with the only queue group that it may be in.
+    pub subject: String,
+    /// What for.
+    pub purpose: &'static str,
+}
+
+/// All that a role may do on the bus.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Permissions {
+    /// To publish.
+    pub publish: Vec<SubjectPermission>,
+    /// To subscribe.
+    pub subscribe: Vec<SubjectPermission>,
+    /// To answer whom it heard a request from, once each, wherever the answer is wanted.
+    pub allow_responses: bool,
+}
+
+impl Role {
+    /// Those that there is one of, whatever the regions.
+    pub const GLOBAL_ROLES: [Self; 5] =
+        [Self::Coordinator, Self::Sink, Self::Api, Self::Operator, Self::Admin];
+
+    /// What its inboxes begin with: each role has its own, so that none can listen to answers for another.
+    ///
+    /// The operator's is what every NATS client uses unless told otherwise.
+    pub fn inbox_prefix(&self) -> String {
+        match self {
+            Self::Operator | Self::Admin => subject::DEFAULT_INBOX_PREFIX.to_owned(),
+            // Those of the probers behind it.
+            Self::Leaf(region) => Self::Prober(region.clone()).inbox_prefix(),
+            other => format!("{}_{other}", subject::DEFAULT_INBOX_PREFIX),
+        }
+    }
+
+    /// What it may do.
+    pub fn permissions(&self) -> Permissions {
+        let mut rights = Permissions::default();
+        match self {
+            Self::Coordinator => rights.grant_coordinator(),
+            Self::Sink => rights.grant_sink(),
+            Self::Api => rights.grant_api(),
+            Self::Operator => rights.grant_operator(),
+            Self::Admin => {
+                return Permissions {
+                    publish: vec![SubjectPermission { subject: ">".to_owned(), purpose: "anything" }],
+                    subscribe: vec![SubjectPermission { subject: ">".to_owned(), purpose: "anything" }],
+                    allow_responses: false,
+                };
+            }
+            Self::Prober(region) => rights.grant_prober(region),
+            Self::Leaf(region) => rights.grant_leaf(region),
+        }
+        rights.allow_subscribe(format!("{}.>", self.inbox_prefix()), "answers to what it asks");
+        rights
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Coordinator => f.pad("coordinator"),
+            Self::Sink => f.pad("sink"),
+            Self::Api => f.pad("api"),
+            Self::Operator => f.pad("operator"),
+            Self::Admin => f.pad("admin"),
+            Self::Prober(region) => f.pad(&subject::prober_consumer(region)),
+            Self::Leaf(region) => f.pad(&format!("leaf-{region}")),
+        }
+    }
+}
+
+impl FromStr for Role {
+    type Err = ValidationError;
+
+    fn from_str(name: &str) -> Result<Self, ValidationError> {
+        if let Some(role) = Self::GLOBAL_ROLES.into_iter().find(|role| role.to_string() == name) {
+            return Ok(role);
+        }
+        let of_region = |prefix| name.strip_prefix(prefix).and_then(|region: &str| region.parse().ok());
+        let role = of_region("prober-").map(Self::Prober).or_else(|| of_region("leaf-").map(Self::Leaf));
+        role.ok_or_else(|| {
+            let allowed = "coordinator, sink, api, operator, admin, prober-<region> or leaf-<region>";
+            ValidationError::new("user", name, allowed)
+        })
+    }
+}
+
+impl Permissions {
+    fn allow_publish(&mut self, subject: impl Into<String>, why: &'static str) {
+        self.publish.push(SubjectPermission { subject: subject.into(), purpose: why });
+    }
+
+    fn allow_subscribe(&mut self, subject: impl Into<String>, why: &'static str) {
+        self.subscribe.push(SubjectPermission { subject: subject.into(), purpose: why });
+    }
+
+    /// A call of JetStream's, which is a request on a subject.
+    fn allow_jetstream_api(&mut self, call: impl fmt::Display, why: &'static str) {
+        self.allow_publish(format!("$JS.API.{call}"), why);
+    }
+
+    fn grant_coordinator(&mut self) {
+        self.allow_publish(subject::JOB_SUBJECTS, "jobs, when they are due");
+        self.allow_subscribe(subject::CONFIRMATION_SUBJECTS, "sites that began to fail");
+        for stream in [JOBS_STREAM, RESULTS_STREAM, EVENTS_STREAM] {
+            self.allow_jetstream_api(format_args!("STREAM.INFO.{stream}"), "is the stream there");
+            self.allow_jetstream_api(format_args!("STREAM.CREATE.{stream}"), "make it");
+            self.allow_jetstream_api(format_args!("STREAM.UPDATE.{stream}"), "bring its settings up to date");
+        }
+        // The filter is part of the subject, and the server compares it with what the request says.
+        self.allow_jetstream_api(
+            format_args!("CONSUMER.CREATE.{JOBS_STREAM}.*.{}", subject::JOB_SUBJECTS),
+            "a region's consumer",
+        );
+        self.allow_jetstream_api(
+            format_args!("CONSUMER.INFO.{JOBS_STREAM}.*"),
+            "does anybody work in a region",
+        );
+        self.allow_jetstream_api(
+            format_args!("CONSUMER.INFO.{RESULTS_STREAM}.{SINK_CONSUMER}"),
+            "how many results wait for a sink",
+        );
+        self.allow_jetstream_api(
+            format_args!("STREAM.MSG.GET.{RESULTS_STREAM}"),
+            "since when the oldest of them waits",
+        );
+    }
+
+    fn grant_sink(&mut self) {
+        self.allow_publish(subject::EVENT_SUBJECTS, "events of the outbox");
+        self.allow_publish(subject::CONFIRMATION_SUBJECTS, "a site began to fail");
+        for stream in [RESULTS_STREAM, EVENTS_STREAM] {
+            self.allow_jetstream_api(format_args!("STREAM.INFO.{stream}"), "is the stream there");
+            self.allow_jetstream_api(
+                format_args!("STREAM.CREATE.{stream}"),
+                "make it, if no coordinator has",
+            );
+        }
+        let consumer = format!("{RESULTS_STREAM}.{SINK_CONSUMER}");
+        self.allow_jetstream_api(
+            format_args!("CONSUMER.CREATE.{consumer}.{}", subject::RESULT_SUBJECTS),
+            "its consumer",
+        );
+        self.allow_jetstream_api(format_args!("CONSUMER.INFO.{consumer}"), "is it there, and how much waits");
+        self.allow_jetstream_api(format_args!("CONSUMER.MSG.NEXT.{consumer}"), "take results");
+        let replay = format!("{RESULTS_STREAM}.{SINK_REPLAY_CONSUMER}");
+        self.allow_jetstream_api(
+            format_args!("CONSUMER.CREATE.{replay}.{}", subject::RESULT_SUBJECTS),
+            "replay results that the database lost",
+        );
+        self.allow_jetstream_api(format_args!("CONSUMER.MSG.NEXT.{replay}"), "read them");
+        self.allow_jetstream_api(format_args!("CONSUMER.DELETE.{replay}"), "done with them");
+        self.allow_publish(format!("$JS.ACK.{consumer}.>"), "done with a result");
+    }
+
+    fn grant_api(&mut self) {
+        self.allow_publish("picket.check.*", "ask for checks");
+        self.allow_publish(format!("$SRV.*.{PROBER_SERVICE}"), "who is there");
+        self.allow_subscribe(subject::RESULT_SUBJECTS, "results, live");
+        self.allow_subscribe(subject::EVENT_SUBJECTS, "events, live");
+    }
+
+    fn grant_operator(&mut self) {
+        self.allow_publish("picket.check.*", "ask for checks");
+        self.allow_publish("picket.job.*.adhoc.>", "queue checks");
+        self.allow_publish("$SRV.>", "who is there: nats micro");
+        for call in ["INFO", "STREAM.LIST", "STREAM.NAMES", "STREAM.INFO.*"] {
+            self.allow_jetstream_api(call, "look at streams");
+        }
+        for call in ["CONSUMER.LIST.*", "CONSUMER.NAMES.*", "CONSUMER.INFO.*.*"] {
+            self.allow_jetstream_api(call, "look at consumers");
+        }
+        for call in ["STREAM.MSG.GET.*", "DIRECT.GET.>"] {
+            self.allow_jetstream_api(call, "look at stored messages");
+        }
+        self.allow_subscribe(subject::RESULT_SUBJECTS, "results, live");
+        self.allow_subscribe(subject::EVENT_SUBJECTS, "events, live");
+        self.allow_subscribe("picket.rejected.*", "requests that could not be used");
+    }
+
+    /// What comes from a leaf node is judged as the words of one user: it names JetStream's domain, and the server does not
+    /// remember over this link what may be answered, so that inboxes have to be named.
+    fn grant_leaf(&mut self, region: &RegionName) {
+        self.grant_prober(region);
+        for right in &mut self.publish {
+            right.subject = right.subject.replace("$JS.API.", &format!("$JS.{JETSTREAM_DOMAIN}.API."));
+        }
+        // The server lets no subscription pass over this link that is allowed with one queue group alone.
+        for right in &mut self.subscribe {
+            right.subject.truncate(right.subject.find(' ').unwrap_or(right.subject.len()));
+        }
+        self.allow_responses = false;
+        self.allow_publish(format!("{}.>", Role::Operator.inbox_prefix()), "answers to operators");
+        self.allow_publish(format!("{}.>", Role::Api.inbox_prefix()), "answers to the api");
+    }
+
+    /// No subject here is both published to and subscribed to: who could do both could ask itself for an answer anywhere.
+    fn grant_prober(&mut self, region: &RegionName) {
+        let consumer = format!("{JOBS_STREAM}.{}", subject::prober_consumer(region));
+        self.allow_publish(subject::pull_next_subject(region), "take jobs of its region");
+        self.allow_publish(format!("$JS.ACK.{consumer}.>"), "done with a job");
+        self.allow_publish(format!("picket.result.{region}.*"), "results");
+        self.allow_publish(subject::rejected_request(region), "requests that could not be used");
+        let (own, any) = (subject::region_queue_group(region), subject::ANY_QUEUE_GROUP);
+        self.allow_subscribe(format!("{} {own}", subject::region_check(region)), "requests to its region");
+        self.allow_subscribe(format!("{} {own}", subject::CHECK_ALL_REGIONS), "requests to all regions");
+        self.allow_subscribe(format!("{} {any}", subject::CHECK_ANY_PROBER), "requests to any prober");
+        for place in
+            ["$SRV.*".to_owned(), format!("$SRV.*.{PROBER_SERVICE}"), format!("$SRV.*.{PROBER_SERVICE}.*")]
+        {
+            self.allow_subscribe(place, "who is there");
+        }
+        self.allow_responses = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> Vec<Role> {
+        let regions = ["eu", "us"].map(|region| Role::Prober(region.parse().unwrap()));
+        [Role::GLOBAL_ROLES.to_vec(), regions.to_vec()].concat()
+    }
+
+    #[test]
+    fn the_name_of_a_role_reads_back() {
+        for role in all().into_iter().chain([Role::Leaf("eu".parse().unwrap())]) {
+            assert_eq!(role.to_string().parse::<Role>().unwrap(), role);
+        }
+        for bad in ["", "prober", "prober-", "prober-EU", "prober-any", "leaf-", "root"] {
+            assert_eq!(bad.parse::<Role>().unwrap_err().field, "user", "{bad}");
+        }
+    }
+
+    #[test]
+    fn no_role_hears_what_another_is_answered() {
+        for (one, other) in all().into_iter().flat_map(|one| all().into_iter().map(move |b| (one.clone(), b)))
+        {
+            let inbox = format!("{}.x", other.inbox_prefix());
+            let hears = one.permissions().subscribe.iter().any(|right| matches(&right.subject, &inbox));
+            let is_allowed =
+                one == other || one == Role::Admin || other == Role::Admin && one == Role::Operator;
+            assert_eq!(hears, is_allowed, "{one} {inbox}");
+        }
+    }
+
+    #[test]
+    fn a_prober_has_nothing_that_names_another_region_and_cannot_ask_itself() {
+        let eu = Role::Prober("eu".parse().unwrap()).permissions();
+        let us = Role::Prober("us".parse().unwrap()).permissions();
+
+        for (mine, other) in [(&eu.publish, &us.publish), (&eu.subscribe, &us.subscribe)] {
+            let subject =
+                |right: &SubjectPermission| right.subject.split(' ').next().unwrap_or_default().to_owned();
+            for right in other.iter().filter(|right| subject(right).contains("us")) {
+                assert!(!mine.iter().any(|allowed| matches(&subject(allowed), &subject(right))), "{right:?}");
+            }
+        }
+        for said in &eu.publish {
+            for heard in &eu.subscribe {
+                let heard = heard.subject.split(' ').next().unwrap_or_default();
+                let (said, heard) = (said.subject.split('.'), heard.split('.'));
+                let overlap =
+                    said.zip(heard).all(|(a, b)| a == b || [a, b].iter().any(|t| ["*", ">"].contains(t)));
+                assert!(!overlap, "both said and heard");
+            }
+        }
+    }
+
+    #[test]
+    fn a_leaf_node_has_the_rights_of_its_probers_and_may_answer_people() {
+        let region: RegionName = "eu".parse().unwrap();
+        let (prober, leaf) = (Role::Prober(region.clone()).permissions(), Role::Leaf(region).permissions());
+
+        let heard = |rights: &Permissions| -> Vec<String> {
+            let subjects = rights.subscribe.iter().map(|right| right.subject.split(' ').next());
+            subjects.flatten().map(str::to_owned).collect()
+        };
+        assert_eq!(heard(&leaf), heard(&prober));
+        let more: Vec<_> = leaf.publish.iter().filter(|right| !prober.publish.contains(right)).collect();
+        let more: Vec<_> = more.iter().map(|right| right.subject.replace(".hub.", ".")).collect();
+        let mut known = prober.publish.iter().map(|right| right.subject.clone()).collect::<Vec<_>>();
+        known.extend(["_INBOX.>", "_INBOX_api.>"].map(str::to_owned));
+        assert!(more.iter().all(|subject| known.contains(subject)), "{more:?}");
+    }
+
+    /// Whether `pattern` covers `subject`, which may have wildcards itself.
+    fn matches(pattern: &str, subject: &str) -> bool {
+        let (mut pattern, mut subject) = (pattern.split('.'), subject.split('.'));
+        loop {
+            match (pattern.next(), subject.next()) {
+                (Some(">"), Some(_)) | (None, None) => return true,
+                (Some("*"), Some(token)) if token != ">" => {}
+                (Some(a), Some(b)) if a == b => {}
+                _ => return false,
+            }
+        }
+    }
+}

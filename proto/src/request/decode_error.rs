@@ -1,0 +1,109 @@
+//! Says in our words why a message is no request: the field, the value, what is allowed, what was meant.
+
+use serde_json::Value;
+
+use crate::{CheckRequest, ValidationError, validation::sanitize_text};
+
+fn expected_for(field: &str) -> Option<&'static str> {
+    CheckRequest::KNOWN_FIELDS.iter().find(|(name, _)| *name == field).map(|(_, allowed)| *allowed)
+}
+
+/// Refuses the first field that is none of ours, with the one that was probably meant.
+pub(super) fn reject_unknown_fields(bytes: &[u8]) -> Result<(), ValidationError> {
+    let Ok(Value::Object(given)) = serde_json::from_slice::<Value>(bytes) else {
+        return Ok(());
+    };
+    match given.iter().find(|(name, _)| expected_for(name).is_none()) {
+        Some((name, value)) => Err(unknown_field_error(name, value)),
+        None => Ok(()),
+    }
+}
+
+fn unknown_field_error(name: &str, value: &Value) -> ValidationError {
+    let allowed = match suggest_field(name) {
+        Some(known) => format!("no such field; did you mean '{known}'?"),
+        None => {
+            let known: Vec<&str> = CheckRequest::KNOWN_FIELDS[..13].iter().map(|(known, _)| *known).collect();
+            format!("no such field; there are {}", known.join(", "))
+        }
+    };
+    let shown = if name.is_empty() { "(a field without a name)".to_owned() } else { sanitize_text(name, 64) };
+    ValidationError::new(shown, value, allowed)
+}
+
+/// The field that was probably meant by `name`: one or two slips of the fingers away, or made of the same words, or
+/// of which it is a part, as `timeout` is of `timeout_ms`.
+fn suggest_field(name: &str) -> Option<&'static str> {
+    const CLOSE: usize = 2;
+    /// Shorter ones are a part of too many.
+    const PART: usize = 4;
+    // Longer than any field is no slip, and comparing costs the product of the lengths.
+    const LONGEST: usize = 32;
+    if name.len() > LONGEST {
+        return None;
+    }
+    let name = name.to_lowercase().replace('-', "_");
+    let words = |text: &str| {
+        let mut words: Vec<String> = text.split('_').map(str::to_owned).collect();
+        words.sort();
+        words
+    };
+    let fields = || CheckRequest::KNOWN_FIELDS.iter().map(|(known, _)| *known);
+    let slips = |known: &&str| strsim::damerau_levenshtein(known, &name);
+    fields()
+        .min_by_key(slips)
+        .filter(|known| slips(known) <= CLOSE && slips(known) < name.len())
+        .or_else(|| fields().find(|known| words(known) == words(&name)))
+        .or_else(|| fields().find(|known| name.len() >= PART && known.contains(name.as_str())))
+}
+
+/// Says in our words why `bytes` is no request.
+pub(super) fn explain_error(bytes: &[u8]) -> ValidationError {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let why = match serde_path_to_error::deserialize::<_, CheckRequest>(&mut json) {
+        Ok(_) => "one JSON object and nothing after it".to_owned(),
+        Err(why) => {
+            let path = why.path().to_string();
+            let field = path.split(['.', '[']).next().unwrap_or_default();
+            if let Some(allowed) = expected_for(field) {
+                let value =
+                    serde_json::from_slice::<Value>(bytes).ok().and_then(|all| all.get(field).cloned());
+                return ValidationError::new(field, value.unwrap_or(Value::Null), allowed);
+            }
+            why.inner().to_string()
+        }
+    };
+    match serde_json::from_slice::<Value>(bytes) {
+        // A misspelt `url` is both missing and unknown; the second says more.
+        Ok(Value::Object(given)) => {
+            reject_unknown_fields(bytes).err().unwrap_or_else(|| match duplicate_field(&why) {
+                Some(field) => {
+                    ValidationError::new(field, value_to_text(given.get(field)), "the field given once")
+                }
+                None => ValidationError::new(
+                    "url",
+                    "(absent)",
+                    "an http or https URL, such as {\"url\":\"https://example.com\"}",
+                ),
+            })
+        }
+        _ => ValidationError::new(
+            "request",
+            sanitize_text(&String::from_utf8_lossy(bytes), 200),
+            format!("a JSON object such as {{\"url\":\"https://example.com\"}} ({why})"),
+        ),
+    }
+}
+
+/// The field that serde says is there twice.
+fn duplicate_field(why: &str) -> Option<&str> {
+    why.strip_prefix("duplicate field `")?.split('`').next()
+}
+
+fn value_to_text(value: Option<&Value>) -> String {
+    match value {
+        Some(Value::String(text)) => text.clone(),
+        Some(value) => value.to_string(),
+        None => String::new(),
+    }
+}

@@ -1,0 +1,129 @@
+//! Text of strangers made safe to show: terminals obey escape sequences, and characters that are not seen, or that turn the
+//! direction of writing, make a text look like another one.
+
+use std::borrow::Cow;
+
+/// The character to show in place of `letter`; itself if it is seen and does nothing else.
+pub fn to_visible(letter: char) -> char {
+    match letter {
+        _ if letter.is_control() => ' ',
+        '\u{2028}' | '\u{2029}' => ' ',
+        _ if is_invisible(letter) => char::REPLACEMENT_CHARACTER,
+        _ => letter,
+    }
+}
+
+/// Whether a character has no shape of its own, or changes how its neighbours are ordered.
+/// Source: the property Default_Ignorable_Code_Point (<https://www.unicode.org/Public/UCD/latest/ucd/DerivedCoreProperties.txt>)
+/// without variation selectors, which emoji need, and the Hangul fillers among them.
+fn is_invisible(letter: char) -> bool {
+    matches!(letter,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180e}'
+        | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}'
+        | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+        | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// Whether nothing in `text` needs a closer look: the usual case, and quick to find out.
+fn is_plain(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\n'))
+}
+
+/// `text` with each character [`visible`], in the lines that it has.
+pub fn sanitize_lines(text: &str) -> Cow<'_, str> {
+    if is_plain(text) {
+        return Cow::Borrowed(text);
+    }
+    text.chars().map(|letter| if letter == '\n' { letter } else { to_visible(letter) }).collect()
+}
+
+/// As [`lines`], with the colours that it has: for text whose parts of strangers went through [`visible`] before.
+pub fn sanitize_coloured(text: &str) -> Cow<'_, str> {
+    if is_plain(text) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(letter) = rest.chars().next() {
+        let taken = match colour_sequence_len(rest) {
+            Some(length) => {
+                shown.push_str(&rest[..length]);
+                length
+            }
+            None => {
+                shown.push(if letter == '\n' { letter } else { to_visible(letter) });
+                letter.len_utf8()
+            }
+        };
+        rest = &rest[taken..];
+    }
+    Cow::Owned(shown)
+}
+
+/// The length of the sequence for a colour or a weight at the start of `text`.
+fn colour_sequence_len(text: &str) -> Option<usize> {
+    let parameters = text.strip_prefix("\x1b[")?;
+    let end = parameters.find(|letter: char| !letter.is_ascii_digit() && letter != ';')?;
+    parameters[end..].starts_with('m').then_some("\x1b[".len() + end + 1)
+}
+
+/// JSON that says the same, with what is not [`visible`] inside its texts escaped; line feeds stay.
+pub fn sanitize_json(text: &str) -> Cow<'_, str> {
+    if is_plain(text) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '\n' => escaped.push(letter),
+            // JSON has these between its values only, where a blank says the same.
+            '\0'..' ' => escaped.push(' '),
+            _ if to_visible(letter) == letter => escaped.push(letter),
+            _ => {
+                let mut units = [0; 2];
+                escaped.extend(letter.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")));
+            }
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One of each kind that must not reach a terminal.
+    const HOSTILE: &str =
+        "\x1b[2J\x07\r\u{7f}\u{9b}31m\u{202e}\u{2066}\u{200f}\u{200b}\u{feff}\u{2028}\u{e0041}";
+
+    #[test]
+    fn nothing_that_a_terminal_obeys_or_nobody_sees_is_left_and_all_else_is() {
+        let shown = sanitize_lines(HOSTILE);
+
+        assert_eq!(shown, " [2J    31m\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd} \u{fffd}");
+        assert!(sanitize_coloured(HOSTILE).chars().all(|letter| to_visible(letter) == letter));
+        for kept in ["plain\ntext", "Zürich, 東京, Ελλάδα, עברית", "❤\u{fe0f}"] {
+            assert_eq!(sanitize_lines(kept), kept);
+        }
+    }
+
+    #[test]
+    fn colours_stay_where_they_are_ours_and_no_other_sequence_does() {
+        let ours = "\x1b[1;31mdown\x1b[0m\n";
+
+        assert_eq!(sanitize_coloured(ours), ours);
+        assert_eq!(sanitize_coloured("\x1b[31\x1b]0;title\x07\x1b[2K"), " [31 ]0;title  [2K");
+        assert_eq!(sanitize_lines(ours), " [1;31mdown [0m\n");
+    }
+
+    #[test]
+    fn escaped_json_says_the_same() {
+        let value = serde_json::json!({ "name": HOSTILE, "\u{202e}": ["ü", "\u{1f600}"] });
+        let text = serde_json::to_string_pretty(&value).unwrap();
+
+        let escaped = sanitize_json(&text);
+
+        assert!(escaped.chars().all(|letter| letter == '\n' || to_visible(letter) == letter), "{escaped:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&escaped).unwrap(), value);
+    }
+}

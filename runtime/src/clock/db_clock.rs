@@ -1,0 +1,333 @@
+//! Pure: the database's clock as one process knows it, which is the process's own clock that only goes forward, plus an offset.
+//!
+//! All coordinators and sinks measure the offset again and again, so that those with wrong wall clocks agree on what is due.
+//! One reading is no proof: a database whose clock jumps by more than some seconds is not followed before a second witness
+//! confirms the jump, and time goes on as before until then. The witnesses are the NATS server's clock, and in the end time
+//! itself: a jump that has lasted for [`DatabaseClock::HOLD`] is the truth.
+
+use std::time::Duration;
+
+use picket_proto::Timestamp;
+
+use super::Boottime;
+
+/// The offset between the two clocks. Measured again and again; moved slowly, so that time as the schedules see it
+/// neither jumps nor stands still for the jitter of a measurement.
+#[derive(Clone, Copy, Debug)]
+pub struct DbClock {
+    offset_us: i64,
+    target_us: i64,
+    measured_at: Boottime,
+    best_round_trip: Duration,
+    pending_jump: Option<ClockJump>,
+    /// By how much the database is ahead of the NATS server, as of the last time that both were read.
+    ahead_of_bus_us: Option<i64>,
+    steady_since: Boottime,
+}
+
+/// A jump of the database's clock that nothing else confirms.
+#[derive(Clone, Copy, Debug)]
+struct ClockJump {
+    offset_us: i64,
+    since: Boottime,
+}
+
+/// One reading of another machine's clock: it said `now` between our own readings `sent` and `received`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockReading {
+    /// Before it was asked.
+    pub sent_at: Boottime,
+    /// After it answered.
+    pub received_at: Boottime,
+    /// What it said.
+    pub remote_time: Timestamp,
+}
+
+impl ClockReading {
+    /// Our offset to that clock, in microseconds.
+    fn offset_us(&self) -> i64 {
+        self.remote_time.as_micros() - self.sent_at.as_micros() - self.error_us()
+    }
+
+    /// How wrong the offset may be.
+    fn error_us(&self) -> i64 {
+        i64::try_from(self.received_at.saturating_duration_since(self.sent_at).as_micros() / 2).unwrap_or(0)
+    }
+}
+
+/// What a measurement led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClockAdjustment {
+    /// The clocks run together, or nearly.
+    Slewing,
+    /// The measurement took too long to say much, and was left out.
+    Ignored,
+    /// The database's clock is so many microseconds away from where it should be, and no second witness says so: time goes
+    /// on as if it had not jumped.
+    Unconfirmed(i64),
+    /// By so many microseconds time has jumped, and we with it.
+    Stepped(i64),
+}
+
+impl DbClock {
+    /// At most 5 ms a second.
+    const SLEW_DIVISOR: i64 = 200;
+    /// Beyond this the database's clock has jumped.
+    const STEP_THRESHOLD_US: i64 = 1_000_000;
+    /// A jump of up to this is followed at once: what was due in between can still be done, or is done within that time.
+    pub const MAX_UNCONFIRMED_STEP: Duration = Duration::from_secs(10);
+    /// After so long the database's clock rules, though it jumped and no witness confirms it.
+    pub const JUMP_HOLD_PERIOD: Duration = Duration::from_secs(600);
+    /// Two clocks that differ by no more tell the same time, as witnesses.
+    const MAX_DISAGREEMENT_US: i64 = 5_000_000;
+    /// A measurement older than this is worth less than a bad one.
+    const MAX_MEASUREMENT_AGE: Duration = Duration::from_secs(60);
+
+    /// From the first measurement.
+    pub fn new(first: ClockReading) -> Self {
+        let offset_us = first.offset_us();
+        Self {
+            offset_us,
+            target_us: offset_us,
+            measured_at: first.received_at,
+            best_round_trip: first.received_at.saturating_duration_since(first.sent_at),
+            pending_jump: None,
+            ahead_of_bus_us: None,
+            steady_since: first.received_at,
+        }
+    }
+
+    /// Takes in another reading of the database's clock, and one of the NATS server's where there is one.
+    pub fn observe_reading(&mut self, reading: ClockReading, bus: Option<ClockReading>) -> ClockAdjustment {
+        let received = reading.received_at;
+        let round_trip = received.saturating_duration_since(reading.sent_at);
+        let is_good = round_trip <= self.best_round_trip * 2 + Duration::from_millis(1);
+        let (current, target) = (self.offset_at(received), reading.offset_us());
+        let apart = target - current;
+        let has_jumped = apart.abs() > Self::STEP_THRESHOLD_US + if is_good { 0 } else { reading.error_us() };
+        if !has_jumped
+            && !is_good
+            && received.saturating_duration_since(self.measured_at) < Self::MAX_MEASUREMENT_AGE
+        {
+            return ClockAdjustment::Ignored;
+        }
+        let bus_us = bus.map(|bus| bus.offset_us());
+        if has_jumped {
+            let same = |jump: &ClockJump| {
+                (target - jump.offset_us).abs() <= Self::STEP_THRESHOLD_US + reading.error_us()
+            };
+            let jump = match self.pending_jump.filter(same) {
+                Some(jump) => jump,
+                None => {
+                    self.steady_since = received;
+                    ClockJump { offset_us: target, since: received }
+                }
+            };
+            self.pending_jump = Some(jump);
+            let is_small = apart.unsigned_abs() <= Self::MAX_UNCONFIRMED_STEP.as_micros() as u64;
+            let has_lasted = received.saturating_duration_since(jump.since) >= Self::JUMP_HOLD_PERIOD;
+            if !is_small && !has_lasted && !bus_us.is_some_and(|bus| self.is_confirmed(target, bus)) {
+                return ClockAdjustment::Unconfirmed(apart);
+            }
+        } else if self.pending_jump.is_some() {
+            self.steady_since = received;
+        }
+        // Slowly forgotten, in case the way to the database has become longer for good.
+        self.best_round_trip = self.best_round_trip.min(round_trip) + self.best_round_trip / 64;
+        self.measured_at = received;
+        self.target_us = target;
+        self.pending_jump = None;
+        self.ahead_of_bus_us = bus_us.map_or(self.ahead_of_bus_us, |bus| Some(target - bus));
+        if has_jumped {
+            self.offset_us = target;
+            return ClockAdjustment::Stepped(apart);
+        }
+        self.offset_us = current;
+        ClockAdjustment::Slewing
+    }
+
+    /// Whether `reading` is ahead of what the database would say if both clocks had gone on as they did: it has jumped, or our
+    /// own clock has stood still.
+    pub fn is_behind(&self, reading: &ClockReading) -> bool {
+        let expected = self.raw_time_at(reading.received_at).as_micros() - reading.received_at.as_micros();
+        reading.offset_us() - expected > Self::STEP_THRESHOLD_US + reading.error_us()
+    }
+
+    /// Whether the NATS server's clock says the same as the database's, or has jumped together with it: then it is our
+    /// own that stood still, as it does in a virtual machine that is paused.
+    fn is_confirmed(&self, target: i64, bus: i64) -> bool {
+        let ahead = target - bus;
+        let moved_together =
+            self.ahead_of_bus_us.is_some_and(|before| (ahead - before).abs() < Self::MAX_DISAGREEMENT_US);
+        ahead.abs() < Self::MAX_DISAGREEMENT_US || moved_together
+    }
+
+    /// The time at our reading `at`, by which everything goes: the database's, without a jump that is not confirmed.
+    pub fn time_at(&self, at: Boottime) -> Timestamp {
+        Timestamp::from_micros(at.as_micros().saturating_add(self.offset_at(at)))
+    }
+
+    /// What the database itself says at our reading `at`, as of the last reading, jumps and all.
+    pub fn raw_time_at(&self, at: Boottime) -> Timestamp {
+        let offset = self.pending_jump.map_or_else(|| self.offset_at(at), |jump| jump.offset_us);
+        Timestamp::from_micros(at.as_micros().saturating_add(offset))
+    }
+
+    /// By how many microseconds the database's clock has jumped, while no second witness confirms it.
+    pub fn unconfirmed_jump_us(&self) -> Option<i64> {
+        self.pending_jump.map(|jump| jump.offset_us - self.target_us)
+    }
+
+    /// Since when the database's clock has gone as fast as ours, whatever it says.
+    pub fn steady_since(&self) -> Boottime {
+        self.steady_since
+    }
+
+    fn offset_at(&self, at: Boottime) -> i64 {
+        let elapsed =
+            i64::try_from(at.saturating_duration_since(self.measured_at).as_micros()).unwrap_or(i64::MAX);
+        let most = elapsed / Self::SLEW_DIVISOR;
+        self.offset_us + (self.target_us - self.offset_us).clamp(-most, most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE_US: i64 = 60_000_000;
+    const DAY_US: i64 = 86_400_000_000;
+
+    fn boot(us: i64) -> Boottime {
+        Boottime::from_elapsed(Duration::from_micros(us.unsigned_abs()))
+    }
+
+    /// What a clock that is `ahead_us` of ours says at `at_us`, at once.
+    fn read(at_us: i64, ahead_us: i64) -> ClockReading {
+        ClockReading {
+            sent_at: boot(at_us),
+            received_at: boot(at_us),
+            remote_time: Timestamp::from_micros(at_us + ahead_us),
+        }
+    }
+
+    #[test]
+    fn a_small_difference_is_slewed_by_at_most_five_milliseconds_a_second() {
+        let mut clock = DbClock::new(read(0, 1_000_000));
+
+        assert_eq!(clock.observe_reading(read(10_000_000, 1_100_000), None), ClockAdjustment::Slewing);
+
+        assert_eq!(clock.time_at(boot(10_000_000)).as_micros(), 11_000_000);
+        assert_eq!(clock.time_at(boot(11_000_000)).as_micros(), 12_005_000);
+        assert_eq!(clock.time_at(boot(100_000_000)).as_micros(), 101_100_000);
+    }
+
+    #[test]
+    fn a_small_step_is_followed_at_once_and_told_of() {
+        let mut clock = DbClock::new(read(0, 0));
+
+        assert_eq!(clock.observe_reading(read(1_000, 9_000_000), None), ClockAdjustment::Stepped(9_000_000));
+        assert_eq!(clock.time_at(boot(1_000)).as_micros(), 9_001_000);
+        assert_eq!((clock.unconfirmed_jump_us(), clock.steady_since()), (None, boot(1_000)));
+    }
+
+    #[test]
+    fn a_jump_that_comes_back_has_never_been() {
+        for jump in [180_000_000, -10 * MINUTE_US, 45 * DAY_US] {
+            let mut clock = DbClock::new(read(0, 0));
+            for second in 1..240 {
+                let bus = Some(read(second * 1_000_000, 500));
+                let adjusted = clock.observe_reading(read(second * 1_000_000, jump), bus);
+                assert_eq!(adjusted, ClockAdjustment::Unconfirmed(jump));
+                assert_eq!(clock.time_at(boot(second * 1_000_000)).as_micros(), second * 1_000_000);
+                assert_eq!(
+                    clock.raw_time_at(boot(second * 1_000_000)).as_micros(),
+                    second * 1_000_000 + jump
+                );
+                assert_eq!(clock.unconfirmed_jump_us(), Some(jump));
+            }
+            assert_eq!(clock.steady_since(), boot(1_000_000));
+
+            assert_eq!(clock.observe_reading(read(240_000_000, 0), None), ClockAdjustment::Slewing);
+            assert_eq!((clock.unconfirmed_jump_us(), clock.steady_since()), (None, boot(240_000_000)));
+        }
+    }
+
+    #[test]
+    fn a_jump_that_lasts_is_followed_in_the_end() {
+        let mut clock = DbClock::new(read(0, 0));
+        let hold = DbClock::JUMP_HOLD_PERIOD.as_micros() as i64;
+
+        assert_eq!(
+            clock.observe_reading(read(MINUTE_US, DAY_US), None),
+            ClockAdjustment::Unconfirmed(DAY_US)
+        );
+        assert_eq!(clock.observe_reading(read(hold, DAY_US), None), ClockAdjustment::Unconfirmed(DAY_US));
+        // Another jump begins anew.
+        assert_eq!(
+            clock.observe_reading(read(hold + 1, MINUTE_US), None),
+            ClockAdjustment::Unconfirmed(MINUTE_US)
+        );
+        assert_eq!(
+            clock.observe_reading(read(2 * hold, MINUTE_US), None),
+            ClockAdjustment::Unconfirmed(MINUTE_US)
+        );
+        assert_eq!(
+            clock.observe_reading(read(2 * hold + 1, MINUTE_US), None),
+            ClockAdjustment::Stepped(MINUTE_US)
+        );
+        assert_eq!(clock.time_at(boot(2 * hold + 1)).as_micros(), 2 * hold + 1 + MINUTE_US);
+    }
+
+    #[test]
+    fn a_database_that_is_set_to_what_the_bus_says_is_followed_at_once() {
+        let mut clock = DbClock::new(read(0, 400_000_000));
+        clock.observe_reading(read(1_000_000, 400_000_000), Some(read(1_000_000, 0)));
+
+        let set = clock.observe_reading(read(2_000_000, 1_000), Some(read(2_000_000, 0)));
+
+        assert_eq!(set, ClockAdjustment::Stepped(-399_999_000));
+    }
+
+    /// A virtual machine was paused, and `CLOCK_BOOTTIME` has not counted it: both others are ahead by the same.
+    #[test]
+    fn a_pause_that_our_own_clock_did_not_count_is_made_up_for_at_once() {
+        let mut clock = DbClock::new(read(0, 400_000_000));
+        clock.observe_reading(read(1_000_000, 400_000_000), Some(read(1_000_000, 0)));
+
+        let woken = clock.observe_reading(read(2_000_000, 490_000_000), Some(read(2_000_000, 90_000_000)));
+
+        assert_eq!(woken, ClockAdjustment::Stepped(90_000_000));
+    }
+
+    #[test]
+    fn a_clock_that_stood_still_is_noticed_also_when_that_makes_up_for_a_jump_back() {
+        let mut clock = DbClock::new(read(0, 0));
+        assert!(!clock.is_behind(&read(1_000_000, 900_000)));
+        assert!(clock.is_behind(&read(1_000_000, 1_100_000)));
+        assert!(!clock.is_behind(&read(1_000_000, -30_000_000)));
+
+        clock.observe_reading(read(1_000_000, -30_000_000), None);
+        assert!(!clock.is_behind(&read(2_000_000, -30_000_000)));
+        assert!(clock.is_behind(&read(2_000_000, 0)));
+    }
+
+    #[test]
+    fn a_measurement_over_a_slow_round_trip_is_left_out_unless_it_can_only_be_a_jump() {
+        let first = ClockReading {
+            sent_at: boot(0),
+            received_at: boot(1_000),
+            remote_time: Timestamp::from_micros(500),
+        };
+        let mut clock = DbClock::new(first);
+        let slow = |now_us| ClockReading {
+            sent_at: boot(1_000_000),
+            received_at: boot(1_900_000),
+            remote_time: Timestamp::from_micros(now_us),
+        };
+
+        assert_eq!(clock.observe_reading(slow(1_899_000), None), ClockAdjustment::Ignored);
+        assert_eq!(clock.time_at(boot(2_000_000)).as_micros(), 2_000_000);
+        assert_eq!(clock.observe_reading(slow(61_450_000), None), ClockAdjustment::Unconfirmed(60_000_000));
+    }
+}

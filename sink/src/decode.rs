@@ -1,0 +1,351 @@
+//! What a message of the stream says, result by result, and whether to believe it.
+
+use std::time::Duration;
+
+use async_nats::{Message, Subject};
+use bytes::Bytes;
+use picket_proto::{
+    CheckResult, InstallationId, Kind, RegionName, Shard, Tickets, bundle, subject::ResultSubject,
+    validation::sanitize_text,
+};
+use picket_store::results::{self, IncomingResult};
+
+use crate::database_clock::TimeBounds;
+
+/// What one result came as, and what was made of it.
+#[derive(Debug)]
+pub(crate) struct DecodedResult {
+    subject: Subject,
+    payload: Bytes,
+    pub(crate) content: DecodedContent,
+}
+
+/// What it turned out to be.
+#[derive(Debug, PartialEq)]
+pub(crate) enum DecodedContent {
+    Check(Box<CheckResult>),
+    Adhoc(Box<CheckResult>),
+    /// The result of another installation's check; this one keeps nothing of it.
+    Foreign(InstallationId),
+    Rejected(Rejection),
+}
+
+/// Why it cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rejection {
+    /// A word for the metric.
+    pub(crate) kind: &'static str,
+    pub(crate) reason: String,
+}
+
+impl DecodedResult {
+    /// What is to be stored of it.
+    pub(crate) fn incoming_result(&self) -> Option<IncomingResult<'_>> {
+        let content = match &self.content {
+            DecodedContent::Check(result) => results::ResultContent::Check(result),
+            DecodedContent::Adhoc(result) => results::ResultContent::Adhoc(result),
+            DecodedContent::Rejected(unusable) => results::ResultContent::Rejected(&unusable.reason),
+            DecodedContent::Foreign(_) => return None,
+        };
+        Some(IncomingResult { subject: &self.subject, payload: &self.payload, content })
+    }
+}
+
+/// Reads messages, and judges what they say by when it arrived.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ResultDecoder<'a> {
+    pub(crate) retention: Duration,
+    pub(crate) tickets: &'a Tickets,
+}
+
+impl ResultDecoder<'_> {
+    /// How far ahead of the database's the clock of who scheduled a check may be.
+    const MAX_CLOCK_AHEAD: Duration = Duration::from_secs(300);
+    /// Of a message's own words in a reason.
+    const MAX_QUOTED_BYTES: usize = 200;
+
+    /// Takes a message apart into its letters, of which each has at least one.
+    pub(crate) fn decode_message(
+        self,
+        message: &Message,
+        now: TimeBounds,
+    ) -> impl Iterator<Item = DecodedResult> {
+        let Message { subject, payload, .. } = message;
+        let of = Self::parse_subject(subject, payload);
+        let is_bundle = matches!(of, Ok(ResultSubject::Bundle(_)));
+        bundle::split_results(payload, is_bundle).map(move |said| DecodedResult {
+            subject: subject.clone(),
+            payload: payload.slice_ref(said),
+            content: self.decode_result(&of, said, now).unwrap_or_else(DecodedContent::Rejected),
+        })
+    }
+
+    fn parse_subject(subject: &str, payload: &[u8]) -> Result<ResultSubject, Rejection> {
+        match ResultSubject::parse(subject) {
+            Ok(ResultSubject::Bundle(_)) if bundle::has_too_many_results(payload) => Err(Rejection {
+                kind: "bundle",
+                reason: format!("more than {} results in one message", bundle::MAX_ACCEPTED_RESULTS),
+            }),
+            of => of.map_err(|why| Rejection { kind: "subject", reason: why.to_string() }),
+        }
+    }
+
+    fn decode_result(
+        self,
+        of: &Result<ResultSubject, Rejection>,
+        payload: &[u8],
+        now: TimeBounds,
+    ) -> Result<DecodedContent, Rejection> {
+        let unusable = |kind, reason: String| Rejection { kind, reason };
+        let of = of.as_ref().map_err(Rejection::clone)?;
+        // What is known to be UTF-8 as a whole need not be looked at string by string.
+        let read = match str::from_utf8(payload) {
+            Ok(text) => serde_json::from_str(text),
+            Err(_) => serde_json::from_slice(payload),
+        };
+        let result: Box<CheckResult> = read.map_err(|why| {
+            unusable(
+                "json",
+                format!("not a result: {}", sanitize_text(&why.to_string(), Self::MAX_QUOTED_BYTES)),
+            )
+        })?;
+        let at = result.scheduled_at;
+        if at > now.latest.saturating_add(Self::MAX_CLOCK_AHEAD) {
+            let most = Self::MAX_CLOCK_AHEAD.as_secs();
+            return Err(unusable("time", format!("scheduled_at: {at} is more than {most} s in the future")));
+        }
+        if at < now.earliest.saturating_sub(self.retention) {
+            let days = self.retention.as_secs() / 86_400;
+            return Err(unusable("time", format!("scheduled_at: {at} is more than {days} days ago")));
+        }
+        if let Some(cause) = result.cause.filter(|cause| cause.outcome() != result.outcome) {
+            return Err(unusable(
+                "contradiction",
+                format!("cause: '{cause}' does not explain '{}'", result.outcome),
+            ));
+        }
+        match of {
+            ResultSubject::Site(region, shard) => {
+                check_site_result(&result, region, Some(*shard))
+                    .map_err(|why| unusable("contradiction", why))?;
+                self.check_ticket(result)
+            }
+            ResultSubject::Bundle(region) => {
+                check_site_result(&result, region, None).map_err(|why| unusable("contradiction", why))?;
+                self.check_ticket(result)
+            }
+            ResultSubject::Adhoc(region) => {
+                check_adhoc_result(&result, region).map_err(|why| unusable("contradiction", why))?;
+                Ok(DecodedContent::Adhoc(result))
+            }
+        }
+    }
+}
+
+impl ResultDecoder<'_> {
+    /// A prober may say what it likes, and holds no key: only the ticket of a job says that the region was given its check.
+    fn check_ticket(self, result: Box<CheckResult>) -> Result<DecodedContent, Rejection> {
+        if let Some(other) = result.installation.filter(|id| *id != self.tickets.installation()) {
+            return Ok(DecodedContent::Foreign(other));
+        }
+        match result.verify_ticket(self.tickets) {
+            Ok(()) => Ok(DecodedContent::Check(result)),
+            Err(why) => Err(Rejection { kind: "ticket", reason: why.to_string() }),
+        }
+    }
+}
+
+/// A prober may publish its own region's subjects only, so what the subject says is what to believe. That of a bundle names
+/// no shard.
+fn check_site_result(result: &CheckResult, region: &RegionName, shard: Option<Shard>) -> Result<(), String> {
+    check_region(result, region)?;
+    if result.site_id.is_none() {
+        return Err("site_id: there is none".to_owned());
+    }
+    if result.kind == Kind::Adhoc {
+        return Err("kind: 'adhoc' on the subject of a scheduled check".to_owned());
+    }
+    if let Some(shard) = shard.filter(|shard| result.shard != Some(*shard)) {
+        let named = result.shard.map_or_else(|| "none".to_owned(), |shard| shard.to_string());
+        return Err(format!("shard: {named}, but the subject says {shard}"));
+    }
+    Ok(())
+}
+
+fn check_adhoc_result(result: &CheckResult, region: &RegionName) -> Result<(), String> {
+    check_region(result, region)?;
+    if result.kind != Kind::Adhoc {
+        return Err(format!("kind: '{}' on the subject of an ad-hoc check", result.kind));
+    }
+    Ok(())
+}
+
+fn check_region(result: &CheckResult, region: &RegionName) -> Result<(), String> {
+    if result.region != *region {
+        return Err(format!("region: '{}', but the subject says '{region}'", result.region));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use picket_proto::{SiteId, ticket::TicketKey};
+    use picket_testkit::with_ticket;
+
+    use super::*;
+
+    const OURS: &str = "6b0f4f6a-7e57-4c1e-9a52-0d6f4b1c2a33";
+    const THEIRS: &str = "00000000-0000-4000-8000-000000000000";
+
+    const CHECK: &str = r#"{"v":1,"id":"a","site_id":42,"kind":"scheduled","region":"eu","shard":7,"prober":"p",
+        "url":"http://x/","scheduled_at":"2026-11-20T12:00:00.000000Z","outcome":"up"}"#;
+
+    fn open(subject: &str, payload: &str) -> Vec<DecodedResult> {
+        let message = Message {
+            subject: subject.to_owned().into(),
+            reply: None,
+            payload: payload.to_owned().into(),
+            headers: None,
+            status: None,
+            description: None,
+            length: 0,
+        };
+        let tickets = tickets(false);
+        let judge = ResultDecoder { retention: Duration::from_secs(30 * 86_400), tickets: &tickets };
+        let now = "2026-11-20T12:00:01Z".parse().unwrap();
+        judge.decode_message(&message, TimeBounds { earliest: now, latest: now }).collect()
+    }
+
+    fn tickets(required: bool) -> Tickets {
+        let key = TicketKey { id: 1, secret: vec![7; 32], retired_at: None, is_usable: true };
+        Tickets::new(OURS.parse().unwrap(), required, &[key])
+    }
+
+    fn read(subject: &str, payload: &str) -> DecodedContent {
+        let mut letters = open(subject, payload);
+        assert_eq!(letters.len(), 1);
+        letters.remove(0).content
+    }
+
+    #[track_caller]
+    fn assert_unusable(subject: &str, payload: &str, kind: &str, reason: &str) {
+        match read(subject, payload) {
+            DecodedContent::Rejected(unusable) => {
+                assert_eq!(unusable.kind, kind, "{unusable:?}");
+                assert!(unusable.reason.contains(reason), "{unusable:?}");
+            }
+            usable => panic!("{usable:?}"),
+        }
+    }
+
+    #[test]
+    fn a_result_on_the_subject_that_it_names_is_believed() {
+        let adhoc = CHECK.replace("scheduled\",", "adhoc\",").replace(r#""site_id":42,"#, "");
+
+        assert!(matches!(read("picket.result.eu.7", CHECK), DecodedContent::Check(_)));
+        assert!(matches!(read("picket.result.eu.adhoc", &adhoc), DecodedContent::Adhoc(_)));
+    }
+
+    #[test]
+    fn a_result_with_the_ticket_of_another_check_or_with_none_is_not_believed() {
+        let tickets = tickets(true);
+        let judge = ResultDecoder { retention: Duration::from_secs(86_400), tickets: &tickets };
+        let good = with_ticket(serde_json::from_str(CHECK).unwrap(), &tickets);
+        let judged = |result: &CheckResult| judge.check_ticket(Box::new(result.clone()));
+
+        assert!(matches!(judged(&good), Ok(DecodedContent::Check(_))));
+        let at = good.scheduled_at.saturating_add(Duration::from_secs(1));
+        for (lie, reason) in [
+            (CheckResult { site_id: Some(SiteId(43)), ..good.clone() }, "not made for"),
+            (CheckResult { shard: Some(Shard(8)), ..good.clone() }, "not made for"),
+            (CheckResult { shard: None, ..good.clone() }, "not made for"),
+            (CheckResult { kind: Kind::Confirm, ..good.clone() }, "not made for"),
+            (CheckResult { scheduled_at: at, ..good.clone() }, "not made for"),
+            (CheckResult { expires_at: Some(at), ..good.clone() }, "not made for"),
+            (CheckResult { expires_at: None, ..good.clone() }, "not made for"),
+            (CheckResult { region: "us".parse().unwrap(), ..good.clone() }, "not made for"),
+            (CheckResult { ticket: None, ..good.clone() }, "there is none"),
+            (CheckResult { ticket: None, installation: None, ..good.clone() }, "there is none"),
+            (CheckResult { ticket: Some("x".repeat(36)), ..good.clone() }, "36 hexadecimal digits"),
+        ] {
+            match judged(&lie) {
+                Err(Rejection { kind: "ticket", reason: why }) => assert!(why.contains(reason), "{why}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_result_of_another_installation_is_nothing_to_store() {
+        let foreign = CHECK.replace(r#""v":1,"#, &format!(r#""v":1,"installation":"{THEIRS}","#));
+        let letters = open("picket.result.eu.7", &foreign);
+
+        assert_eq!(letters[0].content, DecodedContent::Foreign(THEIRS.parse().unwrap()));
+        assert!(letters[0].incoming_result().is_none());
+    }
+
+    #[test]
+    fn a_result_that_its_subject_belies_is_not() {
+        let adhoc = CHECK.replace("scheduled\",", "adhoc\",");
+
+        assert_unusable(
+            "picket.result.us.7",
+            CHECK,
+            "contradiction",
+            "region: 'eu', but the subject says 'us'",
+        );
+        assert_unusable("picket.result.eu.8", CHECK, "contradiction", "shard: 7, but the subject says 8");
+        assert_unusable("picket.result.eu.adhoc", CHECK, "contradiction", "kind: 'scheduled'");
+        assert_unusable("picket.result.eu.7", &adhoc, "contradiction", "kind: 'adhoc'");
+        assert_unusable("picket.result.eu.x", CHECK, "subject", "picket.result.<region>.<shard>");
+        let nobody = CHECK.replace(r#""site_id":42,"#, "");
+        assert_unusable("picket.result.eu.7", &nobody, "contradiction", "site_id");
+    }
+
+    #[test]
+    fn what_is_no_result_or_says_two_things_at_once_is_not_believed() {
+        assert_unusable("picket.result.eu.7", "{", "json", "not a result: EOF");
+        assert_unusable("picket.result.eu.7", "{}", "json", "missing field");
+        let cause = CHECK.replace(r#""up""#, r#""up","cause":"dns""#);
+        assert_unusable("picket.result.eu.7", &cause, "contradiction", "'dns' does not explain 'up'");
+    }
+
+    #[test]
+    fn a_tick_from_the_future_or_from_before_the_oldest_row_is_not_believed() {
+        let at = |time: &str| CHECK.replace("2026-11-20T12:00:00", time);
+
+        assert_unusable("picket.result.eu.7", &at("2026-11-20T12:06:00"), "time", "300 s in the future");
+        assert_unusable("picket.result.eu.7", &at("2026-10-20T12:00:00"), "time", "30 days ago");
+        assert!(matches!(read("picket.result.eu.7", &at("2026-11-20T12:04:00")), DecodedContent::Check(_)));
+        assert!(matches!(read("picket.result.eu.7", &at("2026-10-22T12:00:00")), DecodedContent::Check(_)));
+    }
+
+    #[test]
+    fn a_bundle_is_a_letter_for_each_of_its_lines_and_a_bad_line_is_bad_by_itself() {
+        let check = CHECK.replace('\n', " ");
+        let elsewhere = check.replace(r#""eu""#, r#""us""#);
+        let adhoc = check.replace("scheduled\",", "adhoc\",");
+        let lines = [check.as_str(), "{", &elsewhere, "", &adhoc, &check];
+
+        let letters = open("picket.result.eu.bundle", &lines.join("\n"));
+
+        assert_eq!(letters.len(), lines.len());
+        for (letter, line) in letters.iter().zip(lines) {
+            let entry = letter.incoming_result().unwrap();
+            assert_eq!((entry.subject, entry.payload), ("picket.result.eu.bundle", line.as_bytes()));
+            assert_eq!(matches!(letter.content, DecodedContent::Check(_)), line == check, "{letter:?}");
+        }
+        assert_unusable("picket.result.eu.bundle", "", "json", "not a result: EOF");
+    }
+
+    #[test]
+    fn a_bundle_of_more_than_anybody_writes_is_one_bad_letter() {
+        let lines = |number: usize| vec![""; number].join("\n");
+        assert_eq!(
+            open("picket.result.eu.bundle", &lines(bundle::MAX_ACCEPTED_RESULTS)).len(),
+            bundle::MAX_ACCEPTED_RESULTS
+        );
+        let most = lines(bundle::MAX_ACCEPTED_RESULTS + 1);
+        assert_unusable("picket.result.eu.bundle", &most, "bundle", "more than 512 results in one message");
+    }
+}
