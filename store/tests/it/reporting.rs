@@ -91,9 +91,9 @@ async fn the_role_for_reports_reads_every_view_and_function_of_report_and_nothin
     reader.close().await.unwrap();
 }
 
-/// The blocks of docs/reporting.md that begin with this line.
+/// The blocks of docs/how-to/sql-reports.md that begin with this line.
 fn documented_blocks(fence: &str) -> Vec<String> {
-    let text = include_str!("../../../docs/reporting.md");
+    let text = include_str!("../../../docs/how-to/sql-reports.md");
     let blocks = text.split(fence).skip(1);
     blocks.map(|block| block.split("```").next().unwrap().trim().to_owned()).collect()
 }
