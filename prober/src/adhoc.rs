@@ -1,7 +1,7 @@
-//! Ad-hoc checks, asked for by request: the NATS service `picket-prober`.
+//! Ad-hoc checks: the NATS service `picket-prober`.
 //!
-//! Bound: a permit for each request under way; one more is told that the prober is busy. Loss: who asked gets no
-//! answer and asks again.
+//! Bound: one permit per running request; further requests get the response `busy`. Loss: a
+//! requester without a response has to repeat the request.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -25,15 +25,15 @@ use crate::{
     runner::{AdmissionError, CheckRunner},
 };
 
-/// What the service is told.
+/// Messages of the actor.
 pub(crate) enum Msg {
-    /// An endpoint hears nothing more.
+    /// The subscription of an endpoint has ended.
     EndpointEnded,
-    /// Take no more requests.
+    /// Accept no more requests.
     Drain,
 }
 
-/// The actor.
+/// Actor that serves ad-hoc checks.
 #[derive(Clone)]
 pub(crate) struct AdhocService {
     pub(crate) bus: Bus,
@@ -43,13 +43,13 @@ pub(crate) struct AdhocService {
     pub(crate) tasks: TaskTracker,
 }
 
-/// The service, for as long as it is open. What it leaves running by itself, it stops when dropped.
+/// Open service. Stopped on drop, since the service would otherwise go on in the background.
 pub(crate) struct RunningService(Option<Service>);
 
 impl RunningService {
     fn stop_service(&mut self) {
         if let Some(service) = self.0.take() {
-            // It awaits nothing.
+            // `stop` completes without waiting.
             let _ = service.stop().now_or_never();
         }
     }
@@ -67,7 +67,7 @@ impl Actor for AdhocService {
     type Arguments = ();
 
     async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<RunningService, ActorProcessingErr> {
-        // Subscribing is a note to the connection, also while it is away.
+        // Subscribing only enqueues a command for the connection, even while disconnected.
         let service = timeout(Self::START_TIMEOUT, self.start_service(&myself)).await??;
         Ok(RunningService(Some(service)))
     }
@@ -80,26 +80,27 @@ impl Actor for AdhocService {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Drain => open.stop_service(),
-            Msg::EndpointEnded if open.0.is_some() => return Err("an endpoint of the service ended".into()),
+            Msg::EndpointEnded if open.0.is_some() => return Err("a service endpoint has ended".into()),
             Msg::EndpointEnded => {}
         }
         Ok(())
     }
 }
 
-/// Says that an endpoint ended, however it did.
+/// Reports the end of an endpoint, also after a panic or cancellation.
 struct EndpointGuard(ActorRef<Msg>);
 
 impl Drop for EndpointGuard {
     fn drop(&mut self) {
-        // A desk that is gone need not know.
+        // The actor may be gone already.
         let _ = self.0.cast(Msg::EndpointEnded);
     }
 }
 
 impl AdhocService {
     const START_TIMEOUT: Duration = Duration::from_secs(5);
-    /// Who asks waits for the check; not for a stream that is away as well.
+    /// Maximum wait for the storage of a result. The requester waits for the check, but not for an
+    /// unavailable stream too.
     const MAX_STORE_WAIT: Duration = Duration::from_secs(2);
 
     async fn start_service(&self, myself: &ActorRef<Msg>) -> Result<Service, async_nats::Error> {
@@ -114,14 +115,14 @@ impl AdhocService {
             .bus
             .client
             .service_builder()
-            .description("checks websites from where it runs")
+            .description("checks websites from its region")
             .metadata(metadata)
             .stats_handler(move |_, _| {
                 json!({
                     "region": work.publisher.region,
                     "instance": work.publisher.prober,
                     "slots_total": total,
-                    // Of every kind; ad-hoc checks are among them, and take none of the slots.
+                    // Running checks of all kinds, including ad-hoc checks, which occupy no slot.
                     "slots_used": work.metrics.checks_running.get(),
                     "adhoc": work.metrics.requests_running.get(),
                     "slots_free": work.metrics.slots_free.get(),
@@ -131,6 +132,7 @@ impl AdhocService {
             })
             .start(subject::PROBER_SERVICE, env!("CARGO_PKG_VERSION"))
             .await?;
+        // One queue group per region: of all probers of a region exactly one serves a request.
         let group = subject::region_queue_group(region);
         for (name, place, group) in [
             ("check", subject::region_check(region), group.as_str()),
@@ -145,7 +147,8 @@ impl AdhocService {
 
     async fn serve_endpoint(self, mut endpoint: Endpoint, ending: EndpointGuard) {
         while let Some(request) = endpoint.next().await {
-            // A subject of another region's or of a job says that somebody had the server answer him here.
+            // A foreign subject means that a client had the server deliver other messages here,
+            // such as jobs of the stream pulled with this subject as their reply subject.
             if !request.message.subject.starts_with("picket.check.") {
                 continue;
             }
@@ -153,9 +156,9 @@ impl AdhocService {
                 self.respond_busy(&request).await;
                 continue;
             };
-            let desk = self.clone();
+            let service = self.clone();
             self.tasks.spawn(async move {
-                desk.handle_request(request).await;
+                service.handle_request(request).await;
                 drop(permit);
             });
         }
@@ -183,6 +186,7 @@ impl AdhocService {
             Err(AdmissionError::Invalid(why)) => return self.respond_invalid(&request, &why).await,
             Err(AdmissionError::Stopping) => return self.respond_busy(&request).await,
         };
+        // Storing goes on after the response: a timeout must not cancel the publish.
         let storing = self.runner.publisher.publish_until_stored(&result);
         tokio::pin!(storing);
         match timeout(Self::MAX_STORE_WAIT, &mut storing).await {
@@ -190,7 +194,7 @@ impl AdhocService {
             Ok(Err(why)) => respond_result(&request, &with_note(&result, &why.to_string())).await,
             Err(_) => {
                 respond_result(&request, &with_note(&result, "the result is not stored yet")).await;
-                // Counted and logged there.
+                // The publisher counts and logs the failure.
                 let _ = storing.await;
             }
         }
@@ -208,7 +212,7 @@ impl AdhocService {
     }
 }
 
-/// `result` with one more thing that who asked should know.
+/// Copy of `result` with `note` appended to its message.
 fn with_note(result: &CheckResult, note: &str) -> CheckResult {
     let message = match &result.message {
         Some(message) => format!("{message}; {note}"),
@@ -217,17 +221,17 @@ fn with_note(result: &CheckResult, note: &str) -> CheckResult {
     CheckResult { message: Some(message), ..result.clone() }
 }
 
-/// Whether somebody waits at an inbox. To another subject nothing is sent: it would be published with this
-/// prober's rights.
+/// Returns true if the reply subject is an inbox. Other reply subjects get no response, which would
+/// be published with this prober's permissions.
 fn is_answerable(request: &Request) -> bool {
     request.message.reply.as_ref().is_some_and(|reply| reply.starts_with(subject::DEFAULT_INBOX_PREFIX))
 }
 
 async fn respond_result(request: &Request, result: &CheckResult) {
     if is_answerable(request) {
-        // A result is plain data; it has no map with keys that are no text, which is all that could fail.
+        // Serialisation of a result cannot fail: no map has non-string keys.
         let json = serde_json::to_vec(result).unwrap_or_default();
-        with_publish_timeout("answer a request", request.respond(Ok(json.into()))).await;
+        with_publish_timeout("respond", request.respond(Ok(json.into()))).await;
     }
 }
 
@@ -236,8 +240,7 @@ async fn respond_error(request: &Request, code: u16, text: &str, body: String) {
         let mut headers = HeaderMap::new();
         headers.insert(NATS_SERVICE_ERROR, text);
         headers.insert(NATS_SERVICE_ERROR_CODE, code.to_string());
-        // The library's own error answer has no body.
-        with_publish_timeout("answer a request", request.respond_with_headers(Ok(body.into()), headers))
-            .await;
+        // The library's own error response has no body.
+        with_publish_timeout("respond", request.respond_with_headers(Ok(body.into()), headers)).await;
     }
 }

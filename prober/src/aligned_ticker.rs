@@ -1,24 +1,24 @@
-//! The moments at which this process wakes up anyway, for what can wait for one of them: a wake-up costs more than what is done in it.
+//! Common wake-up times for deferrable work: a wake-up costs more than the work done in it.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-/// Clones have the same moments.
+/// Ticker with fixed wake-up times, shared by all clones.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AlignedTicker {
     started_at: Instant,
 }
 
 impl AlignedTicker {
-    /// From one moment to the next.
+    /// Time between two wake-ups.
     pub(crate) const WAKEUP_INTERVAL: Duration = Duration::from_millis(25);
 
     pub(crate) fn new() -> Self {
         Self { started_at: Instant::now() }
     }
 
-    /// Waits for the next moment.
+    /// Waits for the next wake-up.
     pub(crate) async fn next_wakeup(self) {
         sleep(self.time_to_wakeup(Instant::now())).await;
     }

@@ -1,4 +1,5 @@
-//! One check: a fresh connection, every phase measured, every hop vetted, a verdict.
+//! Single check: fresh connection, timed phases, address policy on each hop, and the judgement of
+//! the response.
 
 mod address_policy;
 mod body;
@@ -45,27 +46,28 @@ use self::{
     timing::{ConnectLayer, Phase, PhaseRecorder},
 };
 
-/// What checks may do, for the whole process.
+/// Limits of all checks of the process.
 #[derive(Clone, Debug)]
 pub struct CheckLimits {
-    /// Addresses that are not public and may be connected to all the same.
+    /// Non-public networks that checks may connect to nevertheless.
     pub allowed_networks: Vec<IpNet>,
-    /// Roots to trust beside the platform's.
+    /// PEM file of root certificates to trust in addition to the platform's.
     pub ca_file: Option<PathBuf>,
-    /// The most of a body that is read, in bytes, as it comes and also decoded.
+    /// Maximum body bytes read per check; applies to the raw and to the decoded body separately.
     pub max_body_bytes: usize,
 }
 
-/// How checks ask.
+/// Options of the HTTP and DNS clients of checks.
 #[derive(Clone)]
 pub struct ClientOptions {
-    /// Sent by checks whose site sets none.
+    /// `User-Agent` of checks whose site sets none.
     pub user_agent: String,
-    /// Who is asked for the addresses of a name.
+    /// Function that resolves host names.
     pub lookup: Lookup,
-    /// The name servers that `lookup` asks, where these are known: whether they answer at all tells the site's fault from ours.
+    /// Name servers used by `lookup`, if known. Failed lookups probe these servers: if none
+    /// responds, the fault is the prober's and not the site's.
     pub name_servers: Vec<SocketAddr>,
-    /// Lookups under way, with those that no check waits for any more.
+    /// Lookups in progress, including lookups abandoned by their checks.
     pub running_lookups: Gauge,
 }
 
@@ -81,67 +83,68 @@ impl Default for ClientOptions {
     }
 }
 
-/// Why no check can be done at all.
+/// Reasons why no check can be performed at all.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The extra roots.
+    /// The file of extra root certificates is unusable.
     #[error("PICKET_CA_FILE: '{path}' cannot be used: {why}")]
     CaFile {
-        /// Its path.
+        /// Path of the file.
         path: String,
-        /// What is wrong with it.
+        /// Reason.
         why: String,
     },
-    /// Every certificate would be refused, which would say nothing of the sites.
+    /// No root certificate is available. Every certificate would be rejected, with no relation to
+    /// the sites.
     #[error(
         "there is not one root certificate on this machine; install your system's ca-certificates, \
          or name a file with SSL_CERT_FILE or PICKET_CA_FILE"
     )]
     NoRoots,
-    /// The settings for TLS.
+    /// The TLS configuration is rejected.
     #[error("TLS cannot be set up: {0}")]
     Tls(String),
-    /// Not to be sent in a header.
+    /// The user agent is not a valid header value.
     #[error("the user agent '{0}' cannot be sent in a header")]
     UserAgent(String),
-    /// To match bodies.
+    /// The threads of the match queue cannot be started.
     #[error("no thread to match bodies can be started")]
     Threads(#[source] std::io::Error),
-    /// The HTTP client.
+    /// The HTTP client cannot be built.
     #[error("the HTTP client cannot be set up")]
     Client(#[source] reqwest::Error),
 }
 
-/// What a check saw.
+/// Observations of a check.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Observation {
-    /// By the wall clock.
+    /// Start by the wall clock.
     pub started_at: Timestamp,
-    /// What it says of the site.
+    /// Outcome of the check.
     pub outcome: Outcome,
-    /// Why not up.
+    /// Cause if the outcome is not `up`.
     pub cause: Option<Cause>,
-    /// The cause for a person.
+    /// Human-readable explanation of the cause.
     pub message: Option<String>,
-    /// Of the last answer.
+    /// Status of the last response.
     pub http_status: Option<u16>,
-    /// `1.0`, `1.1`, `2`.
+    /// HTTP version of the last response: `1.0`, `1.1` or `2`.
     pub http_version: Option<&'static str>,
-    /// Of the last connection.
+    /// Peer address of the last connection.
     pub remote_addr: Option<SocketAddr>,
-    /// Each phase, also of a check that failed, up to where it did.
+    /// Duration of each phase; for a failed check up to the point of failure.
     pub timing: Timing,
     /// Redirects followed.
     pub redirects: u8,
-    /// Bytes of the decoded body that were read: as many as the verdict needed.
+    /// Decoded body bytes read: as many as the verdict needed.
     pub body_bytes: u64,
-    /// Whether `regex` matched, where that was decided.
+    /// Result of `regex`, if decided.
     pub regex_matched: Option<bool>,
-    /// When the certificate ends; of several hops' the first to end.
+    /// Earliest expiry of all certificates in the redirect chain.
     pub tls_expires_at: Option<Timestamp>,
 }
 
-/// Does checks. Clones share everything.
+/// Performs checks. Clones share all state.
 #[derive(Clone)]
 pub struct Checker {
     verifying_client: Client,
@@ -152,39 +155,40 @@ pub struct Checker {
     max_body_bytes: usize,
 }
 
-/// What is known so far; outlives a check that is cut short.
+/// Observations up to now; survives a check that is cancelled by its timeout.
 #[derive(Default)]
 struct ResponseSoFar {
     http_status: Option<u16>,
     http_version: Option<&'static str>,
     remote_addr: Option<SocketAddr>,
     redirects: u8,
-    /// Of the body as it came, and of it decoded.
+    /// Body bytes read before and after decoding.
     raw_bytes: u64,
     body_bytes: u64,
-    /// What the answer says that its body has, before decoding.
+    /// Body length announced by the response, before decoding.
     body_length: Option<u64>,
     regex_matched: Option<bool>,
 }
 
 impl Checker {
-    /// The most headers that an answer may have.
+    /// Maximum headers of a response.
     const MAX_HEADERS: usize = 256;
-    /// The most that the headers of an answer by HTTP/2 may take, in bytes; by HTTP/1 it is some 400 KiB.
+    /// Maximum size of HTTP/2 response headers in bytes; the HTTP/1 limit is some 400 KiB.
     const MAX_HEADER_LIST_BYTES: u32 = 256 << 10;
 
-    /// Reads the roots and makes the clients, which all checks share: making one costs more than a check.
+    /// Loads the root certificates and builds the clients. All checks share the clients, because
+    /// building a client costs more than a check.
     ///
     /// # Errors
-    /// When the roots or the settings cannot be used.
+    /// Fails if the root certificates or the settings are unusable.
     pub fn new(limits: &CheckLimits) -> Result<Self, Error> {
         Self::with_options(limits, ClientOptions::default())
     }
 
-    /// The same, with another resolver than the system's.
+    /// Creates a checker with `lookup` in place of the system's resolver.
     ///
     /// # Errors
-    /// When the roots or the settings cannot be used.
+    /// Fails if the root certificates or the settings are unusable.
     pub fn with_lookup(limits: &CheckLimits, lookup: Lookup) -> Result<Self, Error> {
         Self::with_options(
             limits,
@@ -192,10 +196,10 @@ impl Checker {
         )
     }
 
-    /// As [`new`](Self::new), asking as `asking` says.
+    /// Creates a checker with custom client options.
     ///
     /// # Errors
-    /// When the roots or the settings cannot be used.
+    /// Fails if the root certificates or the settings are unusable.
     pub fn with_options(limits: &CheckLimits, asking: ClientOptions) -> Result<Self, Error> {
         let addresses = AddressPolicy::new(&limits.allowed_networks);
         let resolver = Arc::new(Resolver::new(
@@ -205,7 +209,7 @@ impl Checker {
             asking.running_lookups,
         ));
         let roots = Arc::new(tls::load_roots(limits.ca_file.as_deref())?);
-        // No more of a body waits here than is wanted of it.
+        // A flow-control window above the body limit would only buffer bytes that are never read.
         let window = u32::try_from(limits.max_body_bytes).unwrap_or(u32::MAX).clamp(64 << 10, 1 << 20);
         let client = |tls| {
             Client::builder()
@@ -213,7 +217,8 @@ impl Checker {
                 .dns_resolver(Arc::clone(&resolver))
                 .connector_layer(ConnectLayer)
                 .pool_max_idle_per_host(0)
-                // A connection lives no longer than its check, which has a deadline of its own: five system calls less.
+                // Keepalive is useless: a connection lives no longer than its check, whose deadline
+                // covers stalls. Saves five system calls per connection.
                 .tcp_keepalive(None)
                 .tcp_keepalive_interval(None)
                 .tcp_keepalive_retries(None)
@@ -222,7 +227,8 @@ impl Checker {
                 .retry(reqwest::retry::never())
                 .no_proxy()
                 .referer(false)
-                // What browsers put up with is no fault of the site's: its visitors are served.
+                // Accept malformed headers that browsers accept: visitors of such a site are
+                // served.
                 .http1_allow_obsolete_multiline_headers_in_responses(true)
                 .http1_allow_spaces_after_header_name_in_responses(true)
                 .http1_ignore_invalid_headers_in_responses(true)
@@ -246,11 +252,12 @@ impl Checker {
         })
     }
 
-    /// Does `check`, within its time.
+    /// Performs `check` within its timeout.
     pub async fn run_check(&self, check: &Check) -> Observation {
         let started_at = clock::wall_clock_now();
         let began = Instant::now();
         let marks = PhaseRecorder::new(check.ip_version, began);
+        // Declared outside of the future: after a timeout the observations are still available.
         let mut seen = ResponseSoFar::default();
         let doing =
             timing::with_recorder(Arc::clone(&marks), self.follow_redirects(check, &marks, &mut seen));
@@ -266,6 +273,7 @@ impl Checker {
             message,
             http_status: seen.http_status,
             http_version: seen.http_version,
+            // A check that failed before its response still has the address if it was unambiguous.
             remote_addr: seen.remote_addr.or_else(|| marks.remote_address()),
             timing: marks.finish_timing(),
             redirects: seen.redirects,
@@ -292,6 +300,7 @@ impl Checker {
             trail.push_request(&request, check.max_redirects)?;
             seen.redirects = trail.redirect_count();
             self.check_address(&hop.url, check, marks)?;
+            // Reset so that a failed connect does not report the address of the previous hop.
             seen.remote_addr = None;
             let response = self
                 .send_request(check, request)
@@ -302,6 +311,7 @@ impl Checker {
             seen.record_response(&response);
             let status = response.status();
             let location = response.headers().get(LOCATION).filter(|_| redirects::is_redirect(status));
+            // `max_redirects = 0` makes the redirect itself the response to judge.
             if check.max_redirects > 0
                 && let Some(location) = location
             {
@@ -328,7 +338,8 @@ impl Checker {
         Ok(client.execute(request).await?)
     }
 
-    /// Refuses a literal address that checks may not go to; for a name the resolver does.
+    /// Rejects literal addresses forbidden by the address policy. Names are checked by the
+    /// resolver.
     fn check_address(&self, url: &Url, check: &Check, marks: &PhaseRecorder) -> Result<(), Failure> {
         let address: Option<IpAddr> = match url.host() {
             Some(Host::Ipv4(address)) => Some(address.into()),
@@ -361,7 +372,8 @@ impl Checker {
         seen: &mut ResponseSoFar,
     ) -> Result<(), Failure> {
         let mut matching = BodyMatcher::new(check);
-        // These have no body; what their headers say of one is of another answer.
+        // These responses have no body; a content length in their headers describes another
+        // response.
         if *method == Method::HEAD
             || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
         {
@@ -370,7 +382,7 @@ impl Checker {
             seen.regex_matched = matching.regex_matched;
             return match look {
                 Evaluation::Decided(verdict) => verdict,
-                // Of nothing all is known at once.
+                // Unreachable in practice: an empty body is complete and evaluated in one slice.
                 Evaluation::Undecided | Evaluation::Interrupted => Ok(()),
             };
         }
@@ -393,7 +405,7 @@ impl ResponseSoFar {
         self.body_length = response.content_length();
     }
 
-    /// What the check is doing, for a person.
+    /// Human-readable description of the current activity.
     fn describe_activity(&self, marks: &PhaseRecorder) -> String {
         const SHOWN: usize = 4;
         let stage = marks.phase();

@@ -1,15 +1,20 @@
-//! Whether it is the sites that do not answer, or this prober that has no network: canaries tell.
+//! Distinguishes failing sites from a prober without network, by means of canaries.
 //!
-//! A check that failed as it would without a network is held until somebody is known to answer: another site, or a
-//! canary, which is asked when no site does, or when most of many do not. If no canary answers either, the prober
-//! is offline: what is held is `missed/prober_offline`, no jobs are taken, and canaries are asked until one answers.
-//! Without canaries nothing is held, and only what the prober's own system says is held against the prober: a check for
-//! which it has no route, or whose lookup its own name servers leave without an answer as they do any other question, is
-//! `missed/prober_offline` (`http/verdict.rs`, `http/resolver/servers.rs`). A network that fails farther away cannot be told from
-//! sites that fail: whoever watches a few sites of one hoster would never hear of its outage.
+//! A check that failed as it would without a network is held until a response from elsewhere proves
+//! that the network works: from another site, or from a canary. Canaries are probed if no site
+//! responds, or if most of many sites fail. If no canary responds either, the prober is offline:
+//! held results become `missed/prober_offline`, no jobs are pulled, and canaries are probed until a
+//! canary responds.
 //!
-//! Bound: a check is held in its own slot, for [`Network::PATIENCE`] at most. Loss: the view outlives the actor,
-//! and the next one goes on where this one was.
+//! Without canaries no result is held, and only evidence from the prober's own system counts
+//! against the prober: a check without a route, or a lookup to which the prober's name servers give
+//! no response, as to any other query, is `missed/prober_offline` (`check/failure.rs`,
+//! `check/resolver/name_server_probe.rs`). A network failure farther away looks the same
+//! as failing sites, and is attributed to the sites: otherwise an operator with a few sites at one
+//! hoster would never see an outage of this hoster.
+//!
+//! Bound: a check is held in its own slot, for at most [`Connectivity::MAX_HOLD_TIME`]. Loss: the
+//! view of the network outlives the actor, and a restarted actor continues with it.
 
 mod window;
 
@@ -37,24 +42,24 @@ use crate::{
     metrics::Metrics,
 };
 
-/// What is known of the network. Clones share it.
+/// Recent evidence about the network. Clones share the state.
 #[derive(Clone)]
 pub(crate) struct Connectivity(Option<Arc<ConnectivityState>>);
 
 struct ConnectivityState {
     window: Mutex<FailureWindow>,
-    /// Something has changed that held results may wait for.
+    /// Signals that held results may be decidable.
     changed: watch::Sender<()>,
     canary_actor: Mutex<Option<ActorRef<Msg>>>,
     hasher: RandomState,
 }
 
-/// What a check says of the network, and not of its site.
+/// Evidence of a check about the network, irrespective of its site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NetworkSignal {
-    /// Somebody was there.
+    /// A server responded.
     Alive,
-    /// Nobody was, which may be our own network.
+    /// No server responded, possibly for lack of a network.
     Suspect,
     Neutral,
 }
@@ -64,13 +69,13 @@ impl NetworkSignal {
         match (seen.outcome, seen.cause) {
             (_, Some(Cause::ProberOffline)) => Self::Suspect,
             (Outcome::Missed, _) => Self::Neutral,
-            // Who answers with another's certificate may be a captive portal, which answers for all.
+            // A wrong certificate may come from a captive portal, which responds for every host.
             (_, Some(Cause::Dns | Cause::Connect | Cause::Timeout | Cause::Tls)) => Self::Suspect,
             _ => Self::Alive,
         }
     }
 
-    /// The same of a canary, of which any answer will do, but for one by somebody else.
+    /// Evidence of a canary: any response counts, except from an impostor.
     fn from_canary(seen: &Observation) -> Self {
         match (seen.outcome, seen.http_status) {
             (Outcome::Missed, _) if seen.cause == Some(Cause::ProberOffline) => Self::Suspect,
@@ -82,10 +87,10 @@ impl NetworkSignal {
 }
 
 impl Connectivity {
-    /// How long a result is held at most; without a verdict by then something is wrong with this prober.
+    /// Maximum time that a result is held. A later verdict would mean a fault in this prober.
     const MAX_HOLD_TIME: Duration = Duration::from_secs(8);
 
-    /// A network that canaries watch, or that nobody does.
+    /// Creates the state; `is_watched` if canaries are configured.
     pub(crate) fn new(is_watched: bool) -> Self {
         Self(is_watched.then(|| {
             Arc::new(ConnectivityState {
@@ -97,39 +102,41 @@ impl Connectivity {
         }))
     }
 
-    /// Whether this prober has no network.
+    /// Returns true if this prober has no network.
     pub(crate) fn is_offline(&self) -> bool {
         self.0.as_ref().is_some_and(|shared| shared.lock_window().is_offline())
     }
 
-    /// Notes what a check of `host` saw, and says whether it is to be believed. Waits where that is not known yet.
+    /// Records the evidence of a check of `host` and attributes its failure. Waits while the
+    /// attribution is undecided.
     pub(crate) async fn attribute_failure(&self, host: &str, seen: &Observation) -> Attribution {
         let Some(shared) = &self.0 else { return Attribution::Site };
-        let sign = NetworkSignal::from_observation(seen);
-        if sign == NetworkSignal::Neutral {
+        let signal = NetworkSignal::from_observation(seen);
+        if signal == NetworkSignal::Neutral {
             return Attribution::Site;
         }
         let failed_at = Boottime::now();
         shared.lock_window().record_check(
             shared.hasher.hash_one(host),
-            sign == NetworkSignal::Suspect,
+            signal == NetworkSignal::Suspect,
             failed_at,
         );
-        if sign == NetworkSignal::Alive {
+        // Any response may release results held by other checks.
+        if signal == NetworkSignal::Alive {
             shared.changed.send_replace(());
             return Attribution::Site;
         }
         let mut changed = shared.changed.subscribe();
         let until = Instant::now() + Self::MAX_HOLD_TIME;
         let _held = PendingGuard::new(shared);
-        let mut is_told = false;
+        let mut is_notified = false;
         loop {
             changed.mark_unchanged();
             if let Some(verdict) = shared.lock_window().decide_attribution(failed_at) {
                 return verdict;
             }
-            // Once: what changes meanwhile changes for all who are held.
-            if !std::mem::replace(&mut is_told, true) {
+            // Notify once: a change of the window wakes all held results.
+            if !std::mem::replace(&mut is_notified, true) {
                 shared.notify_actor(Msg::ResultHeld);
             }
             if !matches!(timeout_at(until, changed.changed()).await, Ok(Ok(()))) {
@@ -145,15 +152,15 @@ impl ConnectivityState {
     }
 
     fn notify_actor(&self, message: Msg) {
-        let lookout = self.canary_actor.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(lookout) = lookout.as_ref() {
-            // One that is gone has a successor, which looks by itself.
-            let _ = lookout.cast(message);
+        let actor = self.canary_actor.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(actor) = actor.as_ref() {
+            // A restarted actor inspects the window by itself.
+            let _ = actor.cast(message);
         }
     }
 }
 
-/// A result that waits for a verdict.
+/// Counts a held result for its lifetime.
 struct PendingGuard<'a>(&'a ConnectivityState);
 
 impl<'a> PendingGuard<'a> {
@@ -169,19 +176,19 @@ impl Drop for PendingGuard<'_> {
     }
 }
 
-/// What the lookout is told.
+/// Messages of the canary actor.
 pub(crate) enum Msg {
     /// A result is held.
     ResultHeld,
-    /// It was held for long enough to ask.
+    /// A result was held long enough to probe the canaries.
     HoldElapsed,
-    /// Ask the canaries.
+    /// Probe the canaries.
     ProbeCanaries,
-    /// Whether any has answered; `None` if they could not be asked.
+    /// True if any canary responded; `None` if no canary could be probed.
     CanariesProbed(Option<bool>),
 }
 
-/// The actor: asks the canaries.
+/// Actor that probes the canaries.
 #[derive(Clone)]
 pub(crate) struct CanaryActor {
     pub(crate) connectivity: Connectivity,
@@ -191,7 +198,7 @@ pub(crate) struct CanaryActor {
     pub(crate) readiness: ReadinessCheck,
 }
 
-/// What the lookout is at.
+/// State of the canary actor.
 #[derive(Default)]
 pub(crate) struct CanaryState {
     is_deciding: bool,
@@ -208,6 +215,7 @@ impl Actor for CanaryActor {
         if let Some(shared) = &self.connectivity.0 {
             *shared.canary_actor.lock().unwrap_or_else(PoisonError::into_inner) = Some(myself.clone());
         }
+        // After a restart while offline, only canaries can end the state.
         match self.connectivity.is_offline() {
             true => myself.cast(Msg::ProbeCanaries)?,
             false => {
@@ -222,29 +230,30 @@ impl Actor for CanaryActor {
         &self,
         myself: ActorRef<Msg>,
         message: Msg,
-        looking: &mut CanaryState,
+        state: &mut CanaryState,
     ) -> Result<(), ActorProcessingErr> {
         let Some(shared) = &self.connectivity.0 else { return Ok(()) };
         match message {
-            Msg::ResultHeld if looking.is_deciding || looking.is_probing => {}
+            Msg::ResultHeld if state.is_deciding || state.is_probing => {}
             Msg::ResultHeld => {
-                looking.is_deciding = true;
+                state.is_deciding = true;
+                // Suspicion needs no grace: other sites cannot clear it.
                 let wait =
                     if shared.lock_window().is_suspicious() { Duration::ZERO } else { Self::CANARY_DELAY };
-                let rest = looking
+                let rest = state
                     .last_round
                     .map_or(Duration::ZERO, |asked| Self::CANARY_INTERVAL.saturating_sub(asked.elapsed()));
                 myself.send_after(wait.max(rest), || Msg::HoldElapsed);
             }
             Msg::HoldElapsed => {
-                looking.is_deciding = false;
+                state.is_deciding = false;
                 if shared.lock_window().should_probe_canaries() {
-                    self.probe_canaries(&myself, looking);
+                    self.probe_canaries(&myself, state);
                 }
             }
-            Msg::ProbeCanaries => self.probe_canaries(&myself, looking),
+            Msg::ProbeCanaries => self.probe_canaries(&myself, state),
             Msg::CanariesProbed(answer) => {
-                looking.is_probing = false;
+                state.is_probing = false;
                 self.on_canaries_probed(&myself, shared, answer);
             }
         }
@@ -253,16 +262,18 @@ impl Actor for CanaryActor {
 }
 
 impl CanaryActor {
-    /// How long a result is held before canaries are asked, in which other sites may show that there is a network.
+    /// Time that a result is held before canaries are probed. Other sites may prove the network
+    /// meanwhile.
     const CANARY_DELAY: Duration = Duration::from_millis(500);
-    /// Between two rounds: canaries are not ours. Where half of all sites are down it is always time for one.
+    /// Minimum time between two rounds, since canaries belong to others. If half of all sites are
+    /// down, a round is always due.
     const CANARY_INTERVAL: Duration = Duration::from_secs(2);
-    /// Between two rounds of an offline prober.
+    /// Time between two rounds of an offline prober.
     const OFFLINE_RETRY_INTERVAL: Duration = Duration::from_secs(3);
-    /// For a canary's answer.
+    /// Timeout of a canary check.
     const CANARY_TIMEOUT_MS: i64 = 3_000;
 
-    /// How a canary is asked: any answer will do.
+    /// Check of a canary: any response counts as success.
     pub(crate) fn canary_check(url: &Url) -> Result<Check, picket_proto::ValidationError> {
         CheckRequest {
             timeout_ms: Self::CANARY_TIMEOUT_MS,
@@ -273,27 +284,27 @@ impl CanaryActor {
         .validate()
     }
 
-    fn probe_canaries(&self, myself: &ActorRef<Msg>, looking: &mut CanaryState) {
-        if std::mem::replace(&mut looking.is_probing, true) {
+    fn probe_canaries(&self, myself: &ActorRef<Msg>, state: &mut CanaryState) {
+        if std::mem::replace(&mut state.is_probing, true) {
             return;
         }
-        looking.last_round = Some(Instant::now());
+        state.last_round = Some(Instant::now());
         self.metrics.canary_rounds.inc();
         let (checker, canaries) = (self.checker.clone(), Arc::clone(&self.canaries));
         let mut answering = RoundGuard { canary_actor: myself.clone(), answer: None };
         tokio::spawn(async move {
-            let mut asked: FuturesUnordered<_> =
+            let mut probes: FuturesUnordered<_> =
                 canaries.iter().map(|canary| checker.run_check(canary)).collect();
-            while let Some(seen) = asked.next().await {
+            while let Some(seen) = probes.next().await {
                 match NetworkSignal::from_canary(&seen) {
                     NetworkSignal::Alive => {
                         answering.answer = Some(true);
                         break;
                     }
                     NetworkSignal::Suspect => answering.answer = Some(false),
-                    // Held back by this prober itself: that proves nothing.
+                    // Prevented by this prober itself: no evidence.
                     NetworkSignal::Neutral => {
-                        warn!(error = seen.message, "a canary could not be asked");
+                        warn!(error = seen.message, "canary could not be probed");
                     }
                 }
             }
@@ -303,6 +314,7 @@ impl CanaryActor {
 
     fn on_canaries_probed(&self, myself: &ActorRef<Msg>, shared: &ConnectivityState, answer: Option<bool>) {
         let was_offline = shared.lock_window().is_offline();
+        // A round in which no canary could be probed changes nothing.
         if let Some(answer) = answer {
             shared.lock_window().record_canaries(answer, Boottime::now());
         }
@@ -311,6 +323,7 @@ impl CanaryActor {
         if is_offline {
             myself.send_after(Self::OFFLINE_RETRY_INTERVAL, || Msg::ProbeCanaries);
         }
+        // A round without evidence decides nothing: held results need another round.
         if answer.is_none() && shared.lock_window().should_probe_canaries() {
             myself.send_after(Self::CANARY_DELAY, || Msg::ResultHeld);
         }
@@ -319,18 +332,21 @@ impl CanaryActor {
             (false, true) => {
                 let why = format!("offline: none of {} canaries answers", self.canaries.len());
                 self.readiness.set_unready(&why);
-                warn!("{why}; this prober takes no jobs until one does");
+                warn!(
+                    canaries = self.canaries.len(),
+                    "no canary responds, prober is offline and pulls no jobs"
+                );
             }
             (true, false) => {
                 self.readiness.set_ready();
-                info!("a canary answers, taking jobs again");
+                info!("canary responds, prober is online again");
             }
             _ => {}
         }
     }
 }
 
-/// Tells the lookout what came of a round, however it ended.
+/// Reports the result of a round, also after a panic or cancellation.
 struct RoundGuard {
     canary_actor: ActorRef<Msg>,
     answer: Option<bool>,
@@ -338,7 +354,7 @@ struct RoundGuard {
 
 impl Drop for RoundGuard {
     fn drop(&mut self) {
-        // A lookout that is gone has a successor, which asks anew.
+        // A restarted actor probes again.
         let _ = self.canary_actor.cast(Msg::CanariesProbed(self.answer));
     }
 }

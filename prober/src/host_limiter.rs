@@ -1,11 +1,12 @@
-//! Politeness: at most so many checks at once to one host; who comes after waits its turn.
+//! Limit of concurrent checks per host, with a wait queue.
 //!
-//! A host is a name (or address) and a port, as the URL has them. Not the address behind it: thousands of sites share
-//! that of a CDN. Not the name alone: two ports are two servers, and one that hangs must not hold up the other.
-//! Only the first hop takes a turn: to wait in mid-check would be in the check's times.
+//! A host is a name (or address) and a port, as in the URL. The address behind the name is no key,
+//! since thousands of sites share the address of a CDN. The name alone is no key, since two ports
+//! are two servers, and a hanging server must not delay the other. Only the first hop needs a
+//! permit: waiting in mid-check would distort the timings.
 //!
-//! Bound: a room has so many seats, of which one host may have half. Loss: who waits when the prober stops is given
-//! back to the stream.
+//! Bound: a wait queue has a fixed capacity, at most half of it for one host. Loss: jobs waiting at
+//! shutdown are returned to the stream.
 
 use std::{
     collections::HashMap,
@@ -19,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-/// The turns at all hosts. Clones share them.
+/// Permits of all hosts. Clones share the permits.
 #[derive(Clone)]
 pub(crate) struct HostLimiter(Arc<LimiterState>);
 
@@ -29,68 +30,68 @@ struct LimiterState {
     shutdown: CancellationToken,
 }
 
-/// A host that is being checked or waited for.
+/// Host with running or waiting checks.
 struct HostState {
     permits: Arc<Semaphore>,
-    /// Those that have a turn or wait for one; without any the host is forgotten.
+    /// Running and waiting checks; at zero the host is removed.
     entries: usize,
     waiting: usize,
 }
 
-/// Where checks wait. Clones share the seats.
+/// Capacity for waiting checks. Clones share the capacity.
 #[derive(Clone)]
 pub(crate) struct WaitQueue {
     queue_permits: Arc<Semaphore>,
-    /// The most that wait for one host.
+    /// Maximum checks waiting for one host.
     max_per_host: usize,
 }
 
-/// The right to check a host now; given back when dropped.
+/// Permit to check a host, released on drop.
 pub(crate) struct HostPermit {
-    // Before the guest: who waits must find the host still there.
+    // Dropped before the entry: waiters must still find the host.
     _permit: OwnedSemaphorePermit,
     _entry: HostEntry,
 }
 
-/// A place in the room, from which a turn is waited for.
+/// Place in the wait queue, from which a host permit can be acquired.
 pub(crate) struct Waiter {
     entry: HostEntry,
     permits: Arc<Semaphore>,
 }
 
-/// Why a check did not get its turn.
+/// Reasons why a check got no permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AcquireError {
-    /// Too many wait already: so many for this host.
+    /// The queue is full, with this number of checks waiting for the host.
     QueueFull(usize),
-    /// The time to wait is over.
+    /// The wait timed out.
     Timeout,
-    /// The prober stops.
+    /// The prober is stopping.
     Closed,
 }
 
-/// Somebody at a host: with a seat, waiting; without, having a turn.
+/// RAII entry of one check at a host: waiting while it holds a queue permit, otherwise running.
 struct HostEntry {
     limiter: Arc<LimiterState>,
     host: Box<str>,
     queue_permit: Option<OwnedSemaphorePermit>,
 }
 
-/// The host that a check of `url` takes its turn at.
+/// Key of the host of `url`.
 pub(crate) fn host_key(url: &Url) -> String {
     let name = url.host_str().unwrap_or_default();
     format!("{}:{}", name.trim_end_matches('.'), url.port_or_known_default().unwrap_or_default())
 }
 
 impl WaitQueue {
-    /// Of so many seats.
+    /// Creates a queue with `seats` places.
     pub(crate) fn new(seats: usize) -> Self {
         Self { queue_permits: Arc::new(Semaphore::new(seats)), max_per_host: seats.div_ceil(2) }
     }
 }
 
 impl HostLimiter {
-    /// At most `per_host` checks at once to each.
+    /// Creates a limiter for `per_host` concurrent checks per host.
     pub(crate) fn new(per_host: usize) -> Self {
         Self(Arc::new(LimiterState {
             max_per_host: per_host,
@@ -99,17 +100,17 @@ impl HostLimiter {
         }))
     }
 
-    /// The most checks at once to one host.
+    /// Maximum concurrent checks per host.
     pub(crate) fn max_per_host(&self) -> usize {
         self.0.max_per_host
     }
 
-    /// Sends home all who wait, and who would.
+    /// Cancels all present and future waiters.
     pub(crate) fn cancel_waiters(&self) {
         self.0.shutdown.cancel();
     }
 
-    /// A turn at `host` now, unless others have them all.
+    /// Returns a permit for `host` if one is free.
     pub(crate) fn try_acquire(&self, host: &str) -> Option<HostPermit> {
         let mut hosts = self.0.lock_hosts();
         let permit = match hosts.get(host) {
@@ -124,7 +125,7 @@ impl HostLimiter {
         Some(HostPermit { _permit: permit, _entry: self.0.add_entry(&mut hosts, host, None) })
     }
 
-    /// A seat to wait on for a turn at `host`.
+    /// Enters the wait queue for `host`.
     pub(crate) fn enqueue(&self, host: &str, room: &WaitQueue) -> Result<Waiter, AcquireError> {
         let mut hosts = self.0.lock_hosts();
         let waiting = hosts.get(host).map_or(0, |known| known.waiting);
@@ -140,13 +141,14 @@ impl HostLimiter {
 }
 
 impl Waiter {
-    /// The turn, in the order of coming, by `until` at the latest.
+    /// Waits for a permit until `until`, in first-in-first-out order.
     pub(crate) async fn acquire_permit(self, until: Instant) -> Result<HostPermit, AcquireError> {
         let permit = self.wait_host_permit(until).await?;
         Ok(self.into_permit(permit))
     }
 
-    /// As [`turn`](Self::turn), keeping the seat until [`take`](Self::take).
+    /// As [`acquire_permit`](Self::acquire_permit), but keeps the place in the queue until
+    /// [`into_permit`](Self::into_permit).
     pub(crate) async fn wait_host_permit(
         &self,
         until: Instant,
@@ -154,7 +156,7 @@ impl Waiter {
         self.wait_for_permit(&self.permits, until).await
     }
 
-    /// Waits in this seat for one of `permits` that are not turns.
+    /// Waits in this place for one of `permits`, which are not host permits.
     pub(crate) async fn wait_for_permit(
         &self,
         permits: &Arc<Semaphore>,
@@ -165,22 +167,22 @@ impl Waiter {
             () = self.entry.limiter.shutdown.cancelled() => Err(AcquireError::Closed),
             permit = timeout_at(until, Arc::clone(permits).acquire_owned()) => match permit {
                 Ok(Ok(permit)) => Ok(permit),
-                // Nobody closes the semaphore.
+                // The semaphore is never closed.
                 Ok(Err(_)) => Err(AcquireError::Closed),
                 Err(_) => Err(AcquireError::Timeout),
             },
         }
     }
 
-    /// What [`wait`](Self::wait) waits for, if it is to be had now.
+    /// Host permit, if free now; see [`wait_host_permit`](Self::wait_host_permit).
     pub(crate) fn try_host_permit(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.permits).try_acquire_owned().ok()
     }
 
-    /// Leaves the seat for the turn that `permit` is.
+    /// Leaves the wait queue with the host permit `permit`.
     pub(crate) fn into_permit(self, permit: OwnedSemaphorePermit) -> HostPermit {
         let Self { entry: mut guest, .. } = self;
-        guest.leave_queue();
+        guest.release_queue_permit();
         HostPermit { _permit: permit, _entry: guest }
     }
 }
@@ -196,7 +198,7 @@ impl LimiterState {
         host: &str,
         seat: Option<OwnedSemaphorePermit>,
     ) -> HostEntry {
-        // The last guest may have left between two looks.
+        // The last entry may have gone since the caller's look-up.
         let new =
             || HostState { permits: Arc::new(Semaphore::new(self.max_per_host)), entries: 0, waiting: 0 };
         let here = hosts.entry(host.into()).or_insert_with(new);
@@ -207,7 +209,7 @@ impl LimiterState {
 }
 
 impl HostEntry {
-    fn leave_queue(&mut self) {
+    fn release_queue_permit(&mut self) {
         if self.queue_permit.take().is_some()
             && let Some(here) = self.limiter.lock_hosts().get_mut(&self.host)
         {
@@ -218,7 +220,7 @@ impl HostEntry {
 
 impl Drop for HostEntry {
     fn drop(&mut self) {
-        self.leave_queue();
+        self.release_queue_permit();
         let mut hosts = self.limiter.lock_hosts();
         if let Some(here) = hosts.get_mut(&self.host) {
             here.entries -= 1;
@@ -237,7 +239,7 @@ mod tests {
 
     const HOST: &str = "a.example:443";
 
-    /// Waits for ten seconds at most.
+    /// Waits for at most ten seconds.
     async fn turn(hosts: &HostLimiter, host: &str, room: &WaitQueue) -> Result<HostPermit, AcquireError> {
         hosts.enqueue(host, room)?.acquire_permit(Instant::now() + Duration::from_secs(10)).await
     }

@@ -1,7 +1,7 @@
-//! Takes jobs from the stream, for free slots only, and starts a task for each.
+//! Pulls jobs from the stream, for free slots only, and spawns a task per job.
 //!
-//! Bound: a permit for each job asked for, which travels with its task. Loss: what was under way is not
-//! acknowledged, so the stream delivers it again; asked for and not come is asked for anew.
+//! Bound: one permit per requested job, passed on to its task. Loss: unfinished jobs are not
+//! acknowledged and therefore redelivered; requested jobs that did not arrive are requested again.
 
 mod credit;
 mod state;
@@ -28,38 +28,38 @@ use tracing::{info, warn};
 use self::state::{IntakeState, PullSession, Slot, forward_messages, parse_pending_messages};
 use crate::runner::{CheckRunner, nak_job};
 
-/// What the intake is told.
+/// Messages of the actor.
 pub(crate) enum Msg {
-    /// Begin to pull.
+    /// Subscribe and begin to pull.
     Subscribe,
-    /// What came of it.
+    /// Result of subscribing.
     Subscribed(Result<Box<Subscription>, String>),
-    /// The stream said something to the pulls of this number.
+    /// Message on the subscription with this session number.
     Message(u64, async_nats::Message),
-    /// The pulls of this number hear nothing more.
+    /// The subscription with this session number has ended.
     SubscriptionEnded(u64),
     /// A slot is free.
     SlotFreed,
-    /// See whether the stream is still heard.
+    /// Check the liveness of the pulls.
     Watchdog,
-    /// Take no more; the answer comes when nothing more can come.
+    /// Pull no more jobs; reply once no further job can arrive.
     Drain(RpcReplyPort<()>),
 }
 
-/// The subscription that jobs will come to.
+/// Subscription for job deliveries.
 pub(crate) struct Subscription {
     subscriber: Subscriber,
     inbox: String,
 }
 
-/// The actor.
+/// Actor that pulls jobs.
 #[derive(Clone)]
 pub(crate) struct Intake {
     pub(crate) bus: Bus,
     pub(crate) runner: Arc<CheckRunner>,
     pub(crate) slots: Arc<Semaphore>,
     pub(crate) concurrency: usize,
-    /// The tasks of jobs, which outlive an intake that is built anew.
+    /// Tasks of jobs; they outlive a rebuilt intake.
     pub(crate) tasks: TaskTracker,
     pub(crate) readiness: ReadinessCheck,
 }
@@ -70,7 +70,7 @@ impl Actor for Intake {
     type Arguments = ();
 
     async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<IntakeState, ActorProcessingErr> {
-        self.readiness.set_unready("looking for the consumer of jobs");
+        self.readiness.set_unready("waiting for the jobs consumer");
         myself.cast(Msg::Subscribe)?;
         myself.cast(Msg::Watchdog)?;
         Ok(IntakeState::new(self.concurrency))
@@ -80,23 +80,23 @@ impl Actor for Intake {
         &self,
         myself: ActorRef<Msg>,
         message: Msg,
-        pulling: &mut IntakeState,
+        state: &mut IntakeState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Msg::Subscribe => self.start_subscribe(&myself, pulling),
-            Msg::Subscribed(found) => self.on_subscribed(&myself, pulling, found).await,
-            Msg::Message(number, message) => self.on_message(&myself, pulling, number, message).await,
-            Msg::SubscriptionEnded(number) => self.on_subscription_ended(&myself, pulling, number),
-            Msg::SlotFreed => self.pull_jobs(&myself, pulling).await,
+            Msg::Subscribe => self.start_subscribe(&myself, state),
+            Msg::Subscribed(outcome) => self.on_subscribed(&myself, state, outcome).await,
+            Msg::Message(number, message) => self.on_message(&myself, state, number, message).await,
+            Msg::SubscriptionEnded(number) => self.on_subscription_ended(&myself, state, number),
+            Msg::SlotFreed => self.pull_jobs(&myself, state).await,
             Msg::Watchdog => {
-                self.on_watchdog(&myself, pulling).await;
+                self.on_watchdog(&myself, state).await;
                 myself.send_after(Self::WATCHDOG_INTERVAL, || Msg::Watchdog);
             }
             Msg::Drain(done) => {
-                pulling.is_draining = true;
-                pulling.drain_reply = Some(done);
-                self.stop_pulling(pulling, "draining");
-                pulling.reply_if_drained();
+                state.is_draining = true;
+                state.drain_reply = Some(done);
+                self.stop_pulling(state, "draining");
+                state.reply_if_drained();
             }
         }
         Ok(())
@@ -104,166 +104,176 @@ impl Actor for Intake {
 }
 
 impl Intake {
-    /// A pull ends by itself after this: with the library's default of 30 s a lost one is noticed too late.
+    /// Expiry of a pull request. With the library's default of 30 s a lost request is noticed too
+    /// late.
     const PULL_EXPIRY: Duration = Duration::from_secs(5);
     const IDLE_HEARTBEAT: Duration = Duration::from_secs(2);
-    /// Without a sign of the stream for so long the pulls are lost.
+    /// Without any message from the stream for this time the pulls count as lost.
     const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(6);
     const WATCHDOG_INTERVAL: Duration = Duration::from_millis(250);
     const WARNING_INTERVAL: Duration = Duration::from_secs(30);
 
-    fn start_subscribe(&self, myself: &ActorRef<Msg>, pulling: &mut IntakeState) {
-        if pulling.is_draining || pulling.is_offline || pulling.is_subscribing || pulling.session.is_some() {
+    fn start_subscribe(&self, myself: &ActorRef<Msg>, state: &mut IntakeState) {
+        if state.is_draining || state.is_offline || state.is_subscribing || state.session.is_some() {
             return;
         }
-        pulling.is_subscribing = true;
+        // Subscribing may block while disconnected, and must not block the actor.
+        state.is_subscribing = true;
         let (bus, myself) = (self.bus.clone(), myself.clone());
         tokio::spawn(async move {
-            let finding = async {
+            let subscribing = async {
                 let inbox = bus.client.new_inbox();
                 let subscriber = bus.client.subscribe(inbox.clone()).await.map_err(|why| why.to_string())?;
                 Ok(Box::new(Subscription { subscriber, inbox }))
             };
-            let found = timeout(Bus::ACK_TIMEOUT * 2, finding)
+            let outcome = timeout(Bus::ACK_TIMEOUT * 2, subscribing)
                 .await
-                .unwrap_or_else(|_| Err("NATS does not answer".to_owned()));
-            let _ = myself.cast(Msg::Subscribed(found));
+                .unwrap_or_else(|_| Err("no response from NATS".to_owned()));
+            let _ = myself.cast(Msg::Subscribed(outcome));
         });
     }
 
     async fn on_subscribed(
         &self,
         myself: &ActorRef<Msg>,
-        pulling: &mut IntakeState,
-        found: Result<Box<Subscription>, String>,
+        state: &mut IntakeState,
+        outcome: Result<Box<Subscription>, String>,
     ) {
-        pulling.is_subscribing = false;
-        if pulling.is_draining || pulling.is_offline {
+        state.is_subscribing = false;
+        if state.is_draining || state.is_offline {
             return;
         }
-        let Subscription { subscriber, inbox } = match found {
-            Ok(found) => *found,
-            Err(why) => return self.on_lost(myself, pulling, &why),
+        let Subscription { subscriber, inbox } = match outcome {
+            Ok(subscription) => *subscription,
+            Err(why) => return self.on_lost(myself, state, &why),
         };
-        pulling.session_number += 1;
-        pulling.open_listeners += 1;
+        // Later messages of earlier subscriptions are recognised by their session number.
+        state.session_number += 1;
+        state.open_listeners += 1;
         let stop = CancellationToken::new();
-        tokio::spawn(forward_messages(myself.clone(), pulling.session_number, subscriber, stop.clone()));
-        pulling.session = Some(PullSession {
+        tokio::spawn(forward_messages(myself.clone(), state.session_number, subscriber, stop.clone()));
+        state.session = Some(PullSession {
             inbox,
             has_consumer: false,
             last_activity: Instant::now(),
             connect_count: self.connect_count(),
             _listener: stop.drop_guard(),
         });
-        self.pull_jobs(myself, pulling).await;
+        self.pull_jobs(myself, state).await;
     }
 
     fn connect_count(&self) -> u64 {
         self.bus.client.statistics().connects.load(Ordering::Relaxed)
     }
 
-    /// Asks for jobs for the slots that are free; not while they could not be done well, which `watch` sees the end of.
-    async fn pull_jobs(&self, myself: &ActorRef<Msg>, pulling: &mut IntakeState) {
+    /// Requests jobs for the free slots. Skipped while the process is stalled; the watchdog resumes
+    /// pulling afterwards.
+    async fn pull_jobs(&self, myself: &ActorRef<Msg>, state: &mut IntakeState) {
         if self.runner.stall_detector.is_stalled() {
             return;
         }
-        let Some(from) = pulling.session.as_mut() else { return };
-        let was_asked = pulling.credit.outstanding();
-        // The first asks for what is there, and is answered at once by who is there: no right to look at the consumer is needed.
-        let knocks = !from.has_consumer;
-        if knocks && was_asked > 0 {
+        let Some(from) = state.session.as_mut() else { return };
+        let previously_outstanding = state.credit.outstanding();
+        // The first pull uses `no_wait` and proves that the consumer exists. A consumer lookup
+        // would need an additional permission.
+        let is_first_pull = !from.has_consumer;
+        if is_first_pull && previously_outstanding > 0 {
             return;
         }
         let free = self.slots.available_permits();
-        let number =
-            if knocks { pulling.credit.request_jobs(free.min(1)) } else { pulling.credit.request_jobs(free) };
+        let number = if is_first_pull {
+            state.credit.request_jobs(free.min(1))
+        } else {
+            state.credit.request_jobs(free)
+        };
         if number == 0 {
             return;
         }
         let permits = u32::try_from(number).unwrap_or(u32::MAX);
         let Ok(permit) = Arc::clone(&self.slots).try_acquire_many_owned(permits) else {
-            // Somebody else's since; the next one that is freed asks again.
-            pulling.credit.release_unused(number);
+            // Another task acquired the slots meanwhile; the next freed slot triggers another pull.
+            state.credit.release_unused(number);
             return;
         };
-        match pulling.reserved_slots.as_mut() {
+        match state.reserved_slots.as_mut() {
             Some(reserved) => reserved.merge(permit),
-            None => pulling.reserved_slots = Some(permit),
+            None => state.reserved_slots = Some(permit),
         }
-        if was_asked == 0 {
+        // The heartbeat timeout starts with the first outstanding pull.
+        if previously_outstanding == 0 {
             from.last_activity = Instant::now();
         }
         let request = BatchConfig {
             batch: number,
-            expires: (!knocks).then_some(Self::PULL_EXPIRY),
-            idle_heartbeat: if knocks { Duration::ZERO } else { Self::IDLE_HEARTBEAT },
-            no_wait: knocks,
+            expires: (!is_first_pull).then_some(Self::PULL_EXPIRY),
+            idle_heartbeat: if is_first_pull { Duration::ZERO } else { Self::IDLE_HEARTBEAT },
+            no_wait: is_first_pull,
             ..BatchConfig::default()
         };
-        // Plain data; nothing in it can fail to be written.
+        // Serialisation of plain data cannot fail.
         let request = serde_json::to_vec(&request).unwrap_or_default();
         let place = subject::pull_next_subject(&self.runner.publisher.region);
         let asking = self.bus.client.publish_with_reply(place, from.inbox.clone(), request.into());
         if !matches!(timeout(Duration::from_secs(1), asking).await, Ok(Ok(()))) {
-            self.on_lost(myself, pulling, "NATS does not take a pull");
+            self.on_lost(myself, state, "NATS does not accept a pull request");
         }
     }
 
     async fn on_message(
         &self,
         myself: &ActorRef<Msg>,
-        pulling: &mut IntakeState,
+        state: &mut IntakeState,
         number: u64,
         message: async_nats::Message,
     ) {
-        let is_current = number == pulling.session_number;
+        let is_current = number == state.session_number;
         let status = message.status.unwrap_or(StatusCode::OK);
         if is_current && [StatusCode::OK, StatusCode::TIMEOUT, StatusCode::NOT_FOUND].contains(&status) {
-            self.mark_ready(pulling);
+            self.mark_ready(state);
         }
         if status == StatusCode::OK {
-            // What was asked for before has lost the slot that was kept for it.
-            let kept = if is_current { pulling.claim_reserved_slot() } else { None };
-            self.start_job(myself, pulling.is_draining, kept, message);
-            return self.pull_jobs(myself, pulling).await;
+            // Jobs of an earlier session have lost their reserved slots.
+            let kept = if is_current { state.claim_reserved_slot() } else { None };
+            self.start_job(myself, state.is_draining, kept, message);
+            return self.pull_jobs(myself, state).await;
         }
         if !is_current {
             return;
         }
         match status {
-            StatusCode::IDLE_HEARTBEAT => pulling.record_activity(),
+            StatusCode::IDLE_HEARTBEAT => state.record_activity(),
             StatusCode::TIMEOUT | StatusCode::NOT_FOUND => {
-                pulling.record_activity();
-                pulling.release_unused(parse_pending_messages(&message).unwrap_or(usize::MAX));
-                self.pull_jobs(myself, pulling).await;
+                state.record_activity();
+                state.release_unused(parse_pending_messages(&message).unwrap_or(usize::MAX));
+                self.pull_jobs(myself, state).await;
             }
+            // No stream or consumer exists: a missing region is the likely mistake.
             StatusCode::NO_RESPONDERS => {
                 let region = &self.runner.publisher.region;
                 let why = format!(
                     "no jobs consumer for region '{region}' yet: is the region added (picket region add {region}) and a \
                      coordinator running?"
                 );
-                self.on_lost(myself, pulling, &why);
+                self.on_lost(myself, state, &why);
             }
             status => {
                 let why = message.description.unwrap_or_default();
-                self.on_lost(myself, pulling, &format!("the stream ended a pull: {status} {why}"));
+                self.on_lost(myself, state, &format!("the stream ended a pull request: {status} {why}"));
             }
         }
     }
 
-    /// The consumer is there.
-    fn mark_ready(&self, pulling: &mut IntakeState) {
-        let Some(from) = pulling.session.as_mut() else { return };
+    /// Records that the consumer exists.
+    fn mark_ready(&self, state: &mut IntakeState) {
+        let Some(from) = state.session.as_mut() else { return };
         if !std::mem::replace(&mut from.has_consumer, true) {
-            info!(consumer = subject::prober_consumer(&self.runner.publisher.region), "taking jobs");
+            info!(consumer = subject::prober_consumer(&self.runner.publisher.region), "pulling jobs");
             self.readiness.set_ready();
-            pulling.last_warning = None;
+            state.last_warning = None;
         }
     }
 
-    /// Starts the task of a job that has come, in the slot kept for it, or else in a free one.
+    /// Spawns the task of a received job, in its reserved slot or else in a free slot.
     fn start_job(
         &self,
         myself: &ActorRef<Msg>,
@@ -276,6 +286,7 @@ impl Intake {
             true => None,
             false => kept.or_else(|| Arc::clone(&self.slots).try_acquire_owned().ok()),
         };
+        // No slot is free: return the job to the stream for another prober.
         let Some(permit) = permit else {
             self.tasks.spawn(async move { nak_job(&message).await });
             return;
@@ -285,58 +296,59 @@ impl Intake {
         self.tasks.spawn(async move { work.process_job(message, Box::new(slot)).await });
     }
 
-    /// The pulls are lost: looks for the consumer again, after a while.
-    fn on_lost(&self, myself: &ActorRef<Msg>, pulling: &mut IntakeState, why: &str) {
+    /// Handles lost pulls: subscribes again after a backoff.
+    fn on_lost(&self, myself: &ActorRef<Msg>, state: &mut IntakeState, why: &str) {
         self.runner.metrics.pull_errors.inc();
-        self.stop_pulling(pulling, why);
+        self.stop_pulling(state, why);
         let now = Instant::now();
-        let is_news = pulling
-            .last_warning
-            .as_ref()
-            .is_none_or(|(said, when)| said != why || now.duration_since(*when) >= Self::WARNING_INTERVAL);
+        // Rate limit: the same reason recurs with each retry.
+        let is_news = state.last_warning.as_ref().is_none_or(|(reason, when)| {
+            reason != why || now.duration_since(*when) >= Self::WARNING_INTERVAL
+        });
         if is_news {
-            warn!(region = %self.runner.publisher.region, "{why}");
-            pulling.last_warning = Some((why.to_owned(), now));
+            warn!(region = %self.runner.publisher.region, reason = why, "pulling jobs interrupted");
+            state.last_warning = Some((why.to_owned(), now));
         }
-        if !pulling.is_draining {
-            myself.send_after(pulling.backoff.next_delay(), || Msg::Subscribe);
+        if !state.is_draining {
+            myself.send_after(state.backoff.next_delay(), || Msg::Subscribe);
         }
     }
 
-    fn stop_pulling(&self, pulling: &mut IntakeState, why: &str) {
+    fn stop_pulling(&self, state: &mut IntakeState, why: &str) {
         self.readiness.set_unready(why);
-        pulling.session = None;
-        pulling.reserved_slots = None;
-        let asked = pulling.credit.outstanding();
-        pulling.credit.release_unused(asked);
+        state.session = None;
+        state.reserved_slots = None;
+        let asked = state.credit.outstanding();
+        state.credit.release_unused(asked);
     }
 
-    fn on_subscription_ended(&self, myself: &ActorRef<Msg>, pulling: &mut IntakeState, number: u64) {
-        pulling.open_listeners = pulling.open_listeners.saturating_sub(1);
-        if number == pulling.session_number && pulling.session.is_some() {
-            self.on_lost(myself, pulling, "the subscription of the pulls has ended");
+    fn on_subscription_ended(&self, myself: &ActorRef<Msg>, state: &mut IntakeState, number: u64) {
+        state.open_listeners = state.open_listeners.saturating_sub(1);
+        if number == state.session_number && state.session.is_some() {
+            self.on_lost(myself, state, "the pull subscription has ended");
         }
-        pulling.reply_if_drained();
+        state.reply_if_drained();
     }
 
-    async fn on_watchdog(&self, myself: &ActorRef<Msg>, pulling: &mut IntakeState) {
-        let was_offline = std::mem::replace(&mut pulling.is_offline, self.runner.connectivity.is_offline());
-        match (was_offline, pulling.is_offline) {
-            // What was asked for is forgotten with the subscription; others of the region take it.
-            (false, true) if !pulling.is_draining => self.stop_pulling(pulling, "this prober has no network"),
-            (true, false) => self.start_subscribe(myself, pulling),
+    async fn on_watchdog(&self, myself: &ActorRef<Msg>, state: &mut IntakeState) {
+        let was_offline = std::mem::replace(&mut state.is_offline, self.runner.connectivity.is_offline());
+        match (was_offline, state.is_offline) {
+            // Requested jobs are dropped with the subscription; other probers of the region receive
+            // them.
+            (false, true) if !state.is_draining => self.stop_pulling(state, "this prober has no network"),
+            (true, false) => self.start_subscribe(myself, state),
             _ => {}
         }
-        let Some(from) = &pulling.session else { return };
+        let Some(from) = &state.session else { return };
         if from.connect_count != self.connect_count() {
-            // The server forgot what was asked for with the old connection.
-            pulling.backoff.reset();
-            return self.on_lost(myself, pulling, "the connection is a new one, pulling anew");
+            // The server dropped the pull requests of the old connection.
+            state.backoff.reset();
+            return self.on_lost(myself, state, "reconnected to NATS, restarting pull requests");
         }
-        if pulling.credit.outstanding() > 0 && from.last_activity.elapsed() > Self::HEARTBEAT_TIMEOUT {
-            return self.on_lost(myself, pulling, "the stream of jobs is not heard");
+        if state.credit.outstanding() > 0 && from.last_activity.elapsed() > Self::HEARTBEAT_TIMEOUT {
+            return self.on_lost(myself, state, "no heartbeat from the jobs stream");
         }
-        // A slot of a task that an intake before this one started is freed without a word to this one.
-        self.pull_jobs(myself, pulling).await;
+        // Tasks started by a previous intake free their slots without notifying this intake.
+        self.pull_jobs(myself, state).await;
     }
 }

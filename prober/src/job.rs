@@ -1,4 +1,4 @@
-//! What a queued job asks for: read, compared with its subject, and turned into a result.
+//! Jobs: decoding, comparison with the subject, and conversion into results.
 
 use picket_proto::{
     Cause, CheckRequest, CheckResult, Kind, MESSAGE_VERSION, Outcome, RegionName, Shard, SiteId, Timestamp,
@@ -7,7 +7,7 @@ use picket_proto::{
 
 use crate::check::Observation;
 
-/// A request, and what it belongs to.
+/// Check request with its origin.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Job {
     pub(crate) request: CheckRequest,
@@ -18,15 +18,15 @@ pub(crate) struct Job {
 #[derive(Clone, Debug, PartialEq)]
 enum JobOrigin {
     Tick(ScheduledTick),
-    /// Asked for at this moment.
+    /// Requested at this time.
     Adhoc(Timestamp),
 }
 
 impl Job {
-    /// Reads a queued job; `now` is when an ad-hoc one counts as asked for.
+    /// Decodes a queued job; `now` is the request time of an ad-hoc job.
     ///
     /// # Errors
-    /// When it is no request, lacks its tick, or is not what its subject says.
+    /// Fails if the payload is no valid request, lacks its tick, or contradicts its subject.
     pub(crate) fn from_queue(subject: &str, payload: &[u8], now: Timestamp) -> Result<Self, ValidationError> {
         let request = CheckRequest::decode(payload)?;
         match (JobSubject::parse_subject(subject)?, request.scheduled_tick()?) {
@@ -38,6 +38,7 @@ impl Job {
                 request,
                 origin: JobOrigin::Tick(tick),
             }),
+            // A payload that contradicts its subject is rejected: permissions are granted by subject.
             (JobSubject::Site(site), tick) => Err(ValidationError::new(
                 "site_id",
                 tick.map_or("(absent)".to_owned(), |tick| tick.site.to_string()),
@@ -52,10 +53,11 @@ impl Job {
         }
     }
 
-    /// Reads a request to check something now.
+    /// Decodes an ad-hoc request.
     ///
     /// # Errors
-    /// When it is no request, or one of a site, which the coordinator alone may ask for.
+    /// Fails if the payload is no valid request, or names a site: only the coordinator may request
+    /// checks of sites.
     pub(crate) fn from_request(payload: &[u8], now: Timestamp) -> Result<Self, ValidationError> {
         let request = CheckRequest::decode(payload)?;
         if let Some(site) = request.site_id {
@@ -68,13 +70,13 @@ impl Job {
         })
     }
 
-    /// How long ago at `now` the job ceased to be worth doing.
+    /// Time since the expiry of the job, if expired at `now`.
     pub(crate) fn expired_by(&self, now: Timestamp) -> Option<std::time::Duration> {
         let expires_at = self.expires_at()?;
         (now > expires_at).then(|| now.saturating_duration_since(expires_at))
     }
 
-    /// Past this the job is not worth doing; `None` for an ad-hoc one that does not say.
+    /// Expiry of the job; `None` for an ad-hoc job without expiry.
     pub(crate) fn expires_at(&self) -> Option<Timestamp> {
         match &self.origin {
             JobOrigin::Tick(tick) => Some(tick.expires_at),
@@ -89,17 +91,17 @@ impl Job {
         }
     }
 
-    /// When it was due; `None` for an ad-hoc one.
+    /// Time of the tick; `None` for an ad-hoc job.
     pub(crate) fn scheduled_at(&self) -> Option<Timestamp> {
         self.tick().map(|tick| tick.scheduled_at)
     }
 
-    /// The shard of a site's job; `None` for an ad-hoc one.
+    /// Shard of a site's job; `None` for an ad-hoc job.
     pub(crate) fn shard(&self) -> Option<Shard> {
         self.tick().map(|tick| tick.shard)
     }
 
-    /// Whether it confirms a failure, and is no tick.
+    /// Returns true for a confirmation, which is no tick.
     pub(crate) fn is_confirmation(&self) -> bool {
         matches!(&self.origin, JobOrigin::Tick(tick) if tick.kind == Kind::Confirm)
     }
@@ -108,7 +110,7 @@ impl Job {
         self.request.site_id
     }
 
-    /// The result of a job that was not done.
+    /// Result of a job whose check was not performed.
     pub(crate) fn missed_result(
         &self,
         region: &RegionName,
@@ -143,12 +145,13 @@ impl Job {
             body_bytes: 0,
             regex_matched: None,
             tls_expires_at: None,
+            // The ticket is passed on unchecked: only the sink can verify it.
             installation: self.tick().and(self.request.installation),
             ticket: self.tick().and(self.request.ticket.clone()),
         }
     }
 
-    /// The result of a check that was done.
+    /// Result of a performed check.
     pub(crate) fn completed_result(
         &self,
         region: &RegionName,
@@ -177,14 +180,15 @@ fn reject_site_id(site: SiteId) -> ValidationError {
     ValidationError::new("site_id", site, "absent in an ad-hoc request")
 }
 
-/// What a job's subject says that it is.
+/// Identity of a job according to its subject.
 enum JobSubject<'a> {
     Site(SiteId),
     Adhoc(&'a str),
 }
 
 impl<'a> JobSubject<'a> {
-    /// Reads `picket.job.<region>.<site_id>`, that with `.confirm`, or `picket.job.<region>.adhoc.<id>`.
+    /// Parses `picket.job.<region>.<site_id>`, the same with `.confirm`, or
+    /// `picket.job.<region>.adhoc.<id>`.
     fn parse_subject(subject: &'a str) -> Result<Self, ValidationError> {
         let read = || {
             let (_, rest) = subject.strip_prefix("picket.job.")?.split_once('.')?;

@@ -1,14 +1,16 @@
-//! What time it is by the clock that ticks are made on, as far as jobs tell: a prober has no database to ask.
+//! Estimate of the schedulers' clock from received jobs: a prober has no database to query.
 //!
-//! - Whether a job has expired is judged by that job alone and by the NATS server's clock, which says when it was stored and,
-//!   by what is stored now, how long ago that was: a job is published when its tick has come and not before, so that it is by
-//!   now at least so long after its tick. A prober whose wall clock is minutes fast would call all jobs expired, and one job
-//!   from a scheduler whose clock was ahead would have called all others expired. Where the server's clock is not heard for a
-//!   while the bound lags, and the job's time to live in the stream ends it. A job without one, which is not a coordinator's,
-//!   says nothing of the time and is judged by our own clock.
-//! - When a check began is what the wall clock says, while that can be right: it is not before the newest tick that was
-//!   heard of lately, and not so long after it that every job must have outlived itself. Otherwise it is counted from that
-//!   tick, and the log says so.
+//! - Expiry of a job is judged by the job itself and by the NATS server's clock. The server's clock
+//!   gives the time of storage and, from later messages, the time since. A job is published no
+//!   earlier than its tick, so at least this time has passed since the tick. The wall clock of the
+//!   prober is not used: if minutes fast, it would expire all jobs. Ticks of other jobs are not
+//!   used: one job from a scheduler with a fast clock would expire all others. If no messages
+//!   arrive for a while, the bound lags, and the job's TTL in the stream ends the job. A job
+//!   without a TTL does not come from a coordinator; it is no evidence of the time and is judged by
+//!   the wall clock.
+//! - The start of a check is taken from the wall clock while the wall clock is plausible: not
+//!   before the newest recent tick, and not so long after it that every job must have expired.
+//!   Otherwise the start is counted from this tick, with a log message.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -23,7 +25,7 @@ use picket_runtime::{
 use prometheus_client::metrics::gauge::Gauge;
 use tracing::{info, warn};
 
-/// Cheap to clone; all clones are one clock.
+/// Clock estimated from jobs. Clones share the state.
 #[derive(Clone, Default)]
 pub(crate) struct JobClock {
     observed: Arc<Mutex<ObservedClocks>>,
@@ -39,43 +41,43 @@ impl JobClock {
             .sub_registry_with_label(("region".into(), region.to_string().into()));
         registry.register(
             "clock_off_seconds",
-            "How far ahead (behind: below 0) this machine's clock is where it cannot be right; 0 where it can",
+            "Error of this machine's clock relative to the schedulers' clock (above 0: ahead); 0 while it is plausible",
             clock.error_seconds.clone(),
         );
         clock
     }
 
-    /// A job has come whose tick was due then, and which the stream has `stored` then. Returns a moment that has come by the
-    /// clock of those who schedule, as far as this job tells.
+    /// Records a job with tick `scheduled_at`, stored in the stream at `stored`. Returns a lower
+    /// bound of the schedulers' clock, according to this job.
     pub(crate) fn observe_job(&self, scheduled_at: Timestamp, stored: Timestamp) -> Timestamp {
         let now = Boottime::now();
-        let mut told = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
-        let at_least = told.observe_job(scheduled_at, stored, now);
-        let off = told.wall_clock_error_us(wall_clock_now(), now);
+        let mut observed = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
+        let at_least = observed.observe_job(scheduled_at, stored, now);
+        let off = observed.wall_clock_error_us(wall_clock_now(), now);
         let seconds = off / 1_000_000;
         self.error_seconds.set(seconds);
         let is_off = seconds != 0;
         match is_off {
-            _ if std::mem::replace(&mut told.is_reported, is_off) == is_off => {}
+            _ if std::mem::replace(&mut observed.is_reported, is_off) == is_off => {}
             true => warn!(
                 seconds,
-                "this machine's clock is {} s {} the clock of those who schedule; checks are dated by theirs",
-                seconds.abs(),
-                if seconds > 0 { "ahead of" } else { "behind" }
+                "clock of this machine is wrong (above 0: ahead), dating checks by the schedulers' clock"
             ),
-            false => info!("this machine's clock agrees with those who schedule again"),
+            false => info!("clock of this machine agrees with the schedulers' clock again"),
         }
         at_least
     }
 
-    /// Now by our clock, or by theirs where ours cannot be right.
+    /// Current time by the wall clock, or by the schedulers' clock while the wall clock is
+    /// implausible.
     pub(crate) fn now(&self) -> Timestamp {
-        let (wall, told) = (wall_clock_now(), self.observed.lock().unwrap_or_else(PoisonError::into_inner));
-        Timestamp::from_micros(wall.as_micros() - told.wall_clock_error_us(wall, Boottime::now()))
+        let (wall, observed) =
+            (wall_clock_now(), self.observed.lock().unwrap_or_else(PoisonError::into_inner));
+        Timestamp::from_micros(wall.as_micros() - observed.wall_clock_error_us(wall, Boottime::now()))
     }
 }
 
-/// What was heard, without a clock of its own.
+/// Observed clocks; the caller passes the current time.
 #[derive(Default)]
 struct ObservedClocks {
     scheduler: LowerBound,
@@ -84,7 +86,8 @@ struct ObservedClocks {
 }
 
 impl ObservedClocks {
-    /// No job that the stream still gives out was due longer ago: it drops each within seconds of its end.
+    /// Maximum age of a delivered job's tick. The stream drops each job within seconds of its
+    /// expiry.
     const MAX_JOB_AGE_US: i64 = (job::MAX_JOB_TTL.as_micros() as i64) + 5_000_000;
 
     fn observe_job(&mut self, scheduled_at: Timestamp, stored: Timestamp, now: Boottime) -> Timestamp {
@@ -95,7 +98,7 @@ impl ObservedClocks {
         scheduled_at.saturating_add(age)
     }
 
-    /// By how many microseconds `wall` must be wrong to be the bound; 0 where it can be right.
+    /// Error of `wall` in microseconds relative to the bound; 0 while `wall` is plausible.
     fn wall_clock_error_us(&self, wall: Timestamp, now: Boottime) -> i64 {
         let Some(bound) = self.scheduler.lower_bound(now) else { return 0 };
         let ahead = wall.as_micros() - bound.as_micros();
@@ -103,18 +106,19 @@ impl ObservedClocks {
     }
 }
 
-/// How late another's clock is at least, by the newest moment of it that was heard of lately.
+/// Lower bound of another clock, from its newest recently observed time.
 #[derive(Default)]
 struct LowerBound {
-    /// Differences, in microseconds, of its clock and ours: the largest of this span, and of the span before.
+    /// Differences of the other clock and the boot-time clock in microseconds: maximum of the
+    /// current window, and of the window before.
     current_max_us: Option<i64>,
     previous_max_us: Option<i64>,
     window_start: Option<Boottime>,
 }
 
 impl LowerBound {
-    /// What was heard counts for one to two of these: a clock that was ahead may be set back, and within a minute it is as if
-    /// it had not been.
+    /// Observations count for one to two windows: after a clock that was ahead is set back, its
+    /// effect ends within a minute.
     const OBSERVATION_WINDOW: Duration = Duration::from_secs(30);
 
     fn observe_moment(&mut self, moment: Timestamp, now: Boottime) {
@@ -153,50 +157,50 @@ mod tests {
 
     #[test]
     fn a_job_tells_how_late_it_is_at_least_by_how_long_it_has_been_stored() {
-        let mut told = ObservedClocks::default();
-        assert_eq!(told.wall_clock_error_us(tick(0), at(5)), 0);
-        assert_eq!(told.observe_job(tick(0), tick(1), at(5)), tick(0));
-        // Stored 20 s ago, by what else was stored since.
-        assert_eq!(told.observe_job(tick(20), tick(21), at(25)), tick(20));
-        assert_eq!(told.observe_job(tick(0), tick(1), at(25)), tick(20));
-        // Published late, and given out at once.
-        assert_eq!(told.observe_job(tick(-30), tick(22), at(26)), tick(-30));
+        let mut observed = ObservedClocks::default();
+        assert_eq!(observed.wall_clock_error_us(tick(0), at(5)), 0);
+        assert_eq!(observed.observe_job(tick(0), tick(1), at(5)), tick(0));
+        // Stored 20 s ago, according to messages stored since.
+        assert_eq!(observed.observe_job(tick(20), tick(21), at(25)), tick(20));
+        assert_eq!(observed.observe_job(tick(0), tick(1), at(25)), tick(20));
+        // Published late and delivered at once.
+        assert_eq!(observed.observe_job(tick(-30), tick(22), at(26)), tick(-30));
     }
 
-    /// Red while one bound was kept for all jobs, and for twenty minutes: each was called expired for as long as the
-    /// clock of those who schedule had been ahead.
+    /// Regression test. With a single bound for all jobs each job was expired for twenty minutes,
+    /// for as long as the schedulers' clock had been ahead.
     #[test]
     fn a_job_from_a_scheduler_whose_clock_was_ahead_says_nothing_of_other_jobs() {
-        let mut told = ObservedClocks::default();
-        told.observe_job(tick(180), tick(0), at(100));
+        let mut observed = ObservedClocks::default();
+        observed.observe_job(tick(180), tick(0), at(100));
 
         for second in 1..30 {
             let due = tick(second);
-            assert_eq!(told.observe_job(due, due, at(100 + second.unsigned_abs())), due);
+            assert_eq!(observed.observe_job(due, due, at(100 + second.unsigned_abs())), due);
         }
     }
 
     #[test]
     fn a_job_that_a_bus_with_a_clock_ahead_has_stored_counts_for_a_minute_at_most() {
-        let mut told = ObservedClocks::default();
-        told.observe_job(tick(0), tick(180), at(100));
-        assert_eq!(told.observe_job(tick(1), tick(1), at(101)), tick(181));
+        let mut observed = ObservedClocks::default();
+        observed.observe_job(tick(0), tick(180), at(100));
+        assert_eq!(observed.observe_job(tick(1), tick(1), at(101)), tick(181));
         for second in (10..=60).step_by(10) {
-            told.observe_job(tick(second), tick(second), at(100 + second.unsigned_abs()));
+            observed.observe_job(tick(second), tick(second), at(100 + second.unsigned_abs()));
         }
-        assert_eq!(told.observe_job(tick(60), tick(60), at(160)), tick(60));
+        assert_eq!(observed.observe_job(tick(60), tick(60), at(160)), tick(60));
     }
 
     #[test]
     fn a_wall_clock_is_believed_while_it_can_be_right() {
-        let mut told = ObservedClocks::default();
-        told.observe_job(tick(0), tick(0), at(5));
+        let mut observed = ObservedClocks::default();
+        observed.observe_job(tick(0), tick(0), at(5));
 
-        assert_eq!(told.wall_clock_error_us(tick(0), at(5)), 0);
-        assert_eq!(told.wall_clock_error_us(tick(60), at(5)), 0);
-        assert_eq!(told.wall_clock_error_us(tick(300), at(5)), 300_000_000);
-        assert_eq!(told.wall_clock_error_us(tick(-300), at(5)), -300_000_000);
-        assert_eq!(told.wall_clock_error_us(tick(-300 + 40), at(45)), -300_000_000);
+        assert_eq!(observed.wall_clock_error_us(tick(0), at(5)), 0);
+        assert_eq!(observed.wall_clock_error_us(tick(60), at(5)), 0);
+        assert_eq!(observed.wall_clock_error_us(tick(300), at(5)), 300_000_000);
+        assert_eq!(observed.wall_clock_error_us(tick(-300), at(5)), -300_000_000);
+        assert_eq!(observed.wall_clock_error_us(tick(-300 + 40), at(45)), -300_000_000);
     }
 
     #[test]

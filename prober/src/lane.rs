@@ -1,9 +1,12 @@
-//! Wait queues of checks that hold no slot of the intake: for their turn at a host, and for a permit to run with.
+//! Lanes: wait queues of checks without an intake slot, which need a host permit and a lane permit
+//! to run.
 //!
-//! A check holds neither while it waits for the other: one that has its turn and finds no permit lets the next go first,
-//! and asks for its turn again when it has the permit.
+//! A waiting check holds neither permit while it waits for the other. A check with a host permit
+//! but no lane permit releases the host permit to the next check, and requests it again once it
+//! holds a lane permit.
 //!
-//! Bound: the seats of the room, of which one host may have half. Loss: as in [`hosts`](crate::hosts).
+//! Bound: the capacity of the wait queue, at most half of it for one host. Loss: as in
+//! [`host_limiter`](crate::host_limiter).
 
 use std::sync::Arc;
 
@@ -14,18 +17,18 @@ use tokio::{
 
 use crate::host_limiter::{AcquireError, HostLimiter, HostPermit, WaitQueue};
 
-/// The wait queue of one kind of check, and the permits that these run with.
+/// Wait queue of one kind of check, with the permits to run.
 pub(crate) struct Lane {
     wait_queue: WaitQueue,
     permits: Arc<Semaphore>,
     max_running: usize,
 }
 
-/// A turn at a host and a permit of the lane.
+/// Host permit and lane permit of a running check.
 pub(crate) type LanePermits = (HostPermit, OwnedSemaphorePermit);
 
 impl Lane {
-    /// A lane with `seats` to wait on, in which `size` checks run at once.
+    /// Creates a lane with `seats` places in the queue and `size` concurrent checks.
     pub(crate) fn new(seats: usize, size: usize) -> Self {
         let max_running = size.min(Semaphore::MAX_PERMITS);
         Self {
@@ -35,18 +38,18 @@ impl Lane {
         }
     }
 
-    /// The most checks of the lane that run at once.
+    /// Maximum concurrent checks of the lane.
     pub(crate) fn max_running(&self) -> usize {
         self.max_running
     }
 
-    /// Enters at once, unless the turns at `host` or the permits are all taken.
+    /// Returns both permits if both are free.
     pub(crate) fn try_acquire_permits(&self, hosts: &HostLimiter, host: &str) -> Option<LanePermits> {
         let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
         Some((hosts.try_acquire(host)?, permit))
     }
 
-    /// Waits until both are to be had, by `until` at the latest.
+    /// Waits for both permits until `until`.
     pub(crate) async fn acquire_permits(
         &self,
         hosts: &HostLimiter,

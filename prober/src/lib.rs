@@ -1,8 +1,8 @@
-//! One check, well measured: takes jobs it has room for, performs them, publishes the results.
+//! The prober: pulls jobs as capacity allows, performs their checks and publishes the results.
 //!
-//! Two ways lead in: the stream of jobs (`intake`) and requests (`service`). Behind both, each check is a
-//! task with a permit of its own (`work`), which ends when its result is stored. Nothing here reaches a
-//! database.
+//! Checks arrive by the stream of jobs (`intake`) and by ad-hoc requests (`adhoc`). In both cases
+//! each check is a task with a permit of its own (`runner`), which ends once its result is stored.
+//! The prober has no access to the database.
 #![warn(missing_docs)]
 
 mod adhoc;
@@ -31,6 +31,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+pub use self::metrics::describe_metrics;
 pub use self::options::{BehaviourOptions, BodyLimit, Config, Options};
 use self::{
     adhoc::AdhocService,
@@ -49,67 +50,70 @@ use self::{
     stall::StallDetector,
 };
 
-/// Why a prober cannot start.
+/// Reasons why a prober cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no NATS that could be used.
+    /// NATS is unusable.
     #[error("could not use NATS")]
     Bus(#[source] bus::Error),
-    /// Checks cannot be done here.
+    /// Checks cannot be performed on this machine.
     #[error("could not prepare for checks")]
     Checker(#[source] check::Error),
-    /// A canary makes no sense.
+    /// A canary is no valid check.
     #[error("PICKET_CANARIES")]
     Canary(#[source] picket_proto::ValidationError),
-    /// An actor did not start.
+    /// An actor failed to start.
     #[error("could not start the prober's actors")]
     Actors(#[source] SpawnErr),
 }
 
-/// The most ad-hoc requests under way at once; they do not take the slots of queued jobs.
+/// Maximum concurrent ad-hoc requests; ad-hoc requests occupy no slots of queued jobs.
 const MAX_ADHOC_REQUESTS: usize = 100;
-/// For each slot, so many checks may wait for their turn at a host. They take no slot, or a few hosts with many sites
-/// would stop all others; and what comes for a busy host cannot be left in the stream, which knows no hosts.
+/// Checks per slot that may wait for a busy host. Waiting checks occupy no slot; otherwise a few
+/// hosts with many sites would block all others. Jobs for a busy host cannot stay in the stream
+/// either, since the stream knows no hosts.
 const WAITERS_PER_SLOT: usize = 10;
-/// Beside the slots of the intake, a lane of checks that gave theirs back runs this fraction of them at once: one lane of
-/// ticks that waited for their host, one of confirming checks.
+/// Ratio of slots to the permits of a lane. Lanes run checks in addition to the intake slots: one
+/// lane serves ticks that waited for their host, another confirmations.
 const SLOTS_PER_LANE_PERMIT: usize = 4;
-/// The most compiled regexes kept, and the most bytes of them.
+/// Maximum number and total size of cached regexes.
 const MAX_CACHED_REGEXES: usize = 10_000;
 const MAX_REGEX_CACHE_BYTES: usize = 128 << 20;
 
-/// Starts a prober once NATS is there. Any number may run in one process.
+/// Starts a prober once NATS is connected. Several probers may run in one process.
 ///
 /// # Errors
-/// When NATS is too old, when no certificate could be judged, or when an actor cannot start.
+/// Fails if NATS is too old, if no root certificate is available, or if an actor cannot start.
 pub async fn start(config: Config, bus: Bus, health: Health) -> Result<PipelineHandle, Error> {
     let metrics = Metrics::new(&health, &config.region);
-    let usual =
+    let defaults =
         ClientOptions { running_lookups: metrics.lookups_running.clone(), ..ClientOptions::default() };
-    let asking =
-        ClientOptions { user_agent: config.behaviour.user_agent.unwrap_or(usual.user_agent), ..usual };
-    let checker = Checker::with_options(&config.limits, asking).map_err(Error::Checker)?;
+    let client_options =
+        ClientOptions { user_agent: config.behaviour.user_agent.unwrap_or(defaults.user_agent), ..defaults };
+    let checker = Checker::with_options(&config.limits, client_options).map_err(Error::Checker)?;
+    // A checker that cannot be built is reported before the wait for NATS.
     bus.wait_connected().await.map_err(Error::Bus)?;
-    let drift = StallDetector::new(config.behaviour.max_drift.0);
-    let pulse = AlignedTicker::new();
-    drift.start(metrics.clone(), pulse);
+    let stall_detector = StallDetector::new(config.behaviour.max_drift.0);
+    let ticker = AlignedTicker::new();
+    stall_detector.start(metrics.clone(), ticker);
     let slots = i64::try_from(config.concurrency).unwrap_or(i64::MAX);
     metrics.slots.set(slots);
     metrics.slots_free.set(slots);
     let canaries =
         config.behaviour.canaries.iter().map(CanaryActor::canary_check).collect::<Result<Arc<[_]>, _>>();
     let canaries = canaries.map_err(Error::Canary)?;
-    let network = Connectivity::new(!canaries.is_empty());
-    let lookout = (!canaries.is_empty()).then(|| CanaryActor {
-        connectivity: network.clone(),
+    let connectivity = Connectivity::new(!canaries.is_empty());
+    let canary_actor = (!canaries.is_empty()).then(|| CanaryActor {
+        connectivity: connectivity.clone(),
         canaries,
         checker: checker.clone(),
         metrics: metrics.clone(),
         readiness: health.add_readiness_check("network"),
     });
+    // Small probers serve no more ad-hoc requests than queued jobs.
     let requests = config.concurrency.min(MAX_ADHOC_REQUESTS);
-    let aside = config.concurrency.div_ceil(SLOTS_PER_LANE_PERMIT);
-    let work = Arc::new(CheckRunner {
+    let lane_permits = config.concurrency.div_ceil(SLOTS_PER_LANE_PERMIT);
+    let runner = Arc::new(CheckRunner {
         checker,
         regex_cache: Arc::new(RegexCache::new(MAX_CACHED_REGEXES, MAX_REGEX_CACHE_BYTES)),
         publisher: Publisher {
@@ -117,22 +121,27 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<PipelineH
             region: config.region.clone(),
             prober: config.name.clone(),
             metrics: metrics.clone(),
-            batcher: ResultBatcher::new(bus.clone(), config.region.clone(), pulse, config.bundle_from.into()),
+            batcher: ResultBatcher::new(
+                bus.clone(),
+                config.region.clone(),
+                ticker,
+                config.bundle_from.into(),
+            ),
         },
         metrics,
         clock: JobClock::new(&health, &config.region),
-        stall_detector: drift,
+        stall_detector,
         host_limiter: HostLimiter::new(usize::try_from(config.behaviour.per_host).unwrap_or(usize::MAX)),
-        connectivity: network,
-        tick_lane: Lane::new(config.concurrency.saturating_mul(WAITERS_PER_SLOT), aside),
-        confirmation_lane: Lane::new(aside.saturating_mul(WAITERS_PER_SLOT), aside),
-        // A request holds its own permit while it waits: the room is the smaller for it.
+        connectivity,
+        tick_lane: Lane::new(config.concurrency.saturating_mul(WAITERS_PER_SLOT), lane_permits),
+        confirmation_lane: Lane::new(lane_permits.saturating_mul(WAITERS_PER_SLOT), lane_permits),
+        // A request holds its service permit while it waits, so a smaller queue suffices.
         request_lane: Lane::new(requests.div_ceil(2), Semaphore::MAX_PERMITS),
     });
     let prober = ProberPipeline {
         bus,
-        runner: work,
-        canary_actor: lookout,
+        runner,
+        canary_actor,
         slots: Arc::new(Semaphore::new(config.concurrency)),
         request_permits: Arc::new(Semaphore::new(requests)),
         concurrency: config.concurrency,
@@ -143,15 +152,14 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<PipelineH
         region = %config.region,
         prober = config.name,
         concurrency = config.concurrency,
-        "prober of region {} starts",
-        config.region
+        "starting prober"
     );
     PipelineHandle::start(&format!("prober-{}", config.region), prober, config.drain_timeout)
         .await
         .map_err(Error::Actors)
 }
 
-/// The prober's actors, and what outlives them when they are built anew: tasks and their permits.
+/// Actors of the prober, and the tasks and permits that outlive a rebuild of the actors.
 struct ProberPipeline {
     bus: Bus,
     runner: Arc<CheckRunner>,
@@ -180,37 +188,37 @@ impl Pipeline for ProberPipeline {
             tasks: self.tasks.clone(),
             readiness: self.readiness.clone(),
         };
-        let desk = AdhocService {
+        let service = AdhocService {
             bus: self.bus.clone(),
             runner: Arc::clone(&self.runner),
             concurrency: self.concurrency,
             request_permits: Arc::clone(&self.request_permits),
             tasks: self.tasks.clone(),
         };
-        if let Some(lookout) = self.canary_actor.clone() {
-            Actor::spawn_linked(None, lookout, (), supervisor.clone()).await?;
+        if let Some(canary_actor) = self.canary_actor.clone() {
+            Actor::spawn_linked(None, canary_actor, (), supervisor.clone()).await?;
         }
         let (intake, _) = Actor::spawn_linked(None, intake, (), supervisor.clone()).await?;
-        let (service, _) = Actor::spawn_linked(None, desk, (), supervisor).await?;
+        let (service, _) = Actor::spawn_linked(None, service, (), supervisor).await?;
         Ok(ProberActors { intake, service })
     }
 
     async fn drain(&self, parts: ProberActors) {
-        const LAST_JOBS_MS: u64 = 10_000;
-        // An actor that is gone takes no more either.
+        const INTAKE_DRAIN_TIMEOUT_MS: u64 = 10_000;
+        // An actor that is gone accepts no requests either.
         let _ = parts.service.cast(adhoc::Msg::Drain);
-        if let Err(error) = call_t!(parts.intake, intake::Msg::Drain, LAST_JOBS_MS) {
-            warn!(%error, "the intake did not say that it has stopped");
+        if let Err(error) = call_t!(parts.intake, intake::Msg::Drain, INTAKE_DRAIN_TIMEOUT_MS) {
+            warn!(%error, "intake did not stop in time");
         }
-        // Checks that wait for their turn are not begun: others do them.
+        // Waiting checks are returned to the stream for other probers.
         self.runner.host_limiter.cancel_waiters();
         self.tasks.close();
         let left = self.tasks.len();
         if left > 0 {
-            info!(checks = left, "finishing the checks under way");
+            info!(checks = left, "finishing running checks");
         }
         self.tasks.wait().await;
-        // What the last ones have acknowledged is still in the connection's buffer.
+        // Acknowledgements of the last jobs may still be in the connection's buffer.
         let _ = tokio::time::timeout(Duration::from_secs(5), self.bus.client.flush()).await;
     }
 }

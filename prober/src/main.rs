@@ -1,4 +1,4 @@
-//! The prober's process.
+//! Entry point of the prober process.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -36,16 +36,16 @@ fn main() -> ExitCode {
         let running = start(config, bus.clone(), health).await?;
         Ok::<_, Error>((running, bus))
     }));
-    // A name's lookup cannot be interrupted; the process does not wait for one.
+    // A blocked host name lookup cannot be interrupted and must not delay the exit.
     runtime.shutdown_timeout(Duration::from_secs(1));
     code
 }
 
-/// Raises the limit of open files as far as this process may: a check needs one or two, and the soft limit is often
-/// 1,024. What fails for want of one is `missed/overloaded`.
+/// Raises the soft limit of open files to the hard limit: a check needs one or two files, and the
+/// soft limit is often 1,024. Checks that fail for lack of files are `missed/overloaded`.
 fn raise_open_files_limit(concurrency: usize) {
     let limit = getrlimit(Resource::Nofile);
-    // It cannot fail: the soft limit may be anything up to the hard one.
+    // Cannot fail: any soft limit up to the hard limit is allowed.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
     let needed = 2 * concurrency as u64 + 100;
     if let Some(allowed) = getrlimit(Resource::Nofile).current
@@ -54,7 +54,7 @@ fn raise_open_files_limit(concurrency: usize) {
         warn!(
             allowed,
             needed,
-            "too few files may be open for this many checks at once; raise the limit (ulimit -n, LimitNOFILE)"
+            "open files limit is too low for the concurrency; raise the limit (ulimit -n, LimitNOFILE)"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! What a prober has done, in Prometheus' form.
+//! Prometheus metrics of a prober.
 
 use std::{
     ops::Deref,
@@ -15,11 +15,12 @@ use prometheus_client::metrics::{
     histogram::{Histogram, exponential_buckets},
 };
 
-use crate::rate::RateEwma;
+use crate::{job_clock::JobClock, rate::RateEwma};
 
 type CheckLabels = [(&'static str, &'static str); 3];
 
-/// The numbers. Clones share them, and cost one count: each check has some.
+/// Handle of the metrics. Clones share the metrics at the cost of one reference count; each check
+/// has several clones.
 #[derive(Clone)]
 pub(crate) struct Metrics(Arc<MetricSet>);
 
@@ -31,7 +32,7 @@ impl Deref for Metrics {
     }
 }
 
-/// See [`Metrics`].
+/// Metrics behind the handle; see [`Metrics`].
 pub(crate) struct MetricSet {
     pub(crate) checks: Family<CheckLabels, Counter>,
     pub(crate) checks_running: Gauge,
@@ -61,7 +62,8 @@ pub(crate) struct MetricSet {
 }
 
 impl Metrics {
-    /// Registers the numbers of a prober of `region`; several of different regions may share one registry.
+    /// Registers the metrics of a prober in `region`. Probers of different regions may share one
+    /// registry.
     pub(crate) fn new(health: &Health, region: &RegionName) -> Self {
         let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 17));
         let metrics = MetricSet {
@@ -95,114 +97,107 @@ impl Metrics {
         let registry = registry
             .sub_registry_with_prefix("prober")
             .sub_registry_with_label(("region".into(), region.to_string().into()));
-        registry.register("checks", "Checks by kind, outcome and cause", metrics.checks.clone());
+        registry.register("checks", "Finished checks by kind, outcome and cause", metrics.checks.clone());
         registry.register(
             "checks_running",
-            "Checks under way of every kind, with those whose result waits to be stored",
+            "Running checks of all kinds, including checks whose result is not stored yet",
             metrics.checks_running.clone(),
         );
         registry.register(
             "requests_running",
-            "Ad-hoc checks under way, which are among checks_running and take no slot",
+            "Running ad-hoc checks; included in checks_running, occupy no slot",
             metrics.requests_running.clone(),
         );
         registry.register(
             "slots",
-            "Queued checks that may be under way at once (PICKET_CONCURRENCY); ticks a second times the seconds that a check takes must be less",
+            "Maximum concurrent queued checks (PICKET_CONCURRENCY); must exceed ticks per second times seconds per check",
             metrics.slots.clone(),
         );
-        registry.register("slots_free", "Queued checks that could be taken now", metrics.slots_free.clone());
-        registry.register("jobs_pulled", "Jobs taken from the stream", metrics.jobs_pulled.clone());
+        registry.register("slots_free", "Free slots for queued checks", metrics.slots_free.clone());
+        registry.register("jobs_pulled", "Jobs pulled from the stream", metrics.jobs_pulled.clone());
         registry.register(
             "pull_errors",
-            "Times that pulling jobs failed and was begun anew",
+            "Failures of pulling jobs, each followed by a retry",
             metrics.pull_errors.clone(),
         );
         registry.register(
             "requests_busy",
-            "Ad-hoc requests turned away because too many were under way",
+            "Ad-hoc requests rejected because too many were running",
             metrics.requests_busy.clone(),
         );
-        registry.register("rejected", "Jobs and requests that could not be used", metrics.rejected.clone());
+        registry.register("rejected", "Invalid jobs and requests", metrics.rejected.clone());
         registry.register(
             "results_published",
-            "Results that the stream has acknowledged",
+            "Results acknowledged by the stream",
             metrics.results_published.clone(),
         );
         registry.register(
             "publish_retries",
-            "Times that a result had to be published again",
+            "Repeated publishes of results",
             metrics.publish_retries.clone(),
         );
         registry.register(
             "results_lost",
-            "Results that the stream did not take in time",
+            "Results not stored in the stream in time",
             metrics.results_lost.clone(),
         );
         registry.register(
             "drift_seconds",
-            "How late this prober's own tasks run; a check held up by more than PICKET_MAX_DRIFT is missed/overloaded",
+            "Scheduling delay of this prober's tasks; a check delayed by more than PICKET_MAX_DRIFT is missed/overloaded",
             metrics.task_delay.clone(),
         );
-        registry.register(
-            "stalls",
-            "Times that this prober's tasks ran later than PICKET_MAX_DRIFT allows",
-            metrics.stalls.clone(),
-        );
+        registry.register("stalls", "Scheduling delays above PICKET_MAX_DRIFT", metrics.stalls.clone());
         registry.register(
             "checks_waiting",
-            "Checks that wait for their turn at a host (PICKET_PER_HOST)",
+            "Checks waiting for a busy host (PICKET_PER_HOST)",
             metrics.checks_waiting.clone(),
         );
         registry.register(
             "host_wait_seconds",
-            "How long checks waited for their turn at a host",
+            "Time that checks waited for a busy host",
             metrics.host_wait.clone(),
         );
         registry.register(
             "host_refusals",
-            "Checks not done because too many waited for their host, or waited until they expired",
+            "Checks missed because the wait queue was full, or expired while waiting for a busy host",
             metrics.host_refusals.clone(),
         );
         registry.register(
             "confirmations_waiting",
-            "Confirming checks that wait for their turn at a host, or for one of their permits",
+            "Confirmations waiting for a busy host or for a permit",
             metrics.confirmations_waiting.clone(),
         );
         registry.register(
             "confirmations_refused",
-            "Confirming checks not done because too many waited, or waited until they expired; the site's next tick tells the same",
+            "Confirmations missed because the wait queue was full, or expired while waiting; the next tick of the site decides instead",
             metrics.confirmations_refused.clone(),
         );
         registry.register(
             "offline",
-            "1 while no canary answers and no jobs are taken",
+            "1 while no canary responds and no jobs are pulled",
             metrics.offline.clone(),
         );
-        registry.register(
-            "canary_rounds",
-            "Times that the canaries were asked",
-            metrics.canary_rounds.clone(),
-        );
+        registry.register("canary_rounds", "Rounds of canary checks", metrics.canary_rounds.clone());
         registry.register(
             "lookups_running",
-            "Threads in the system's resolver, also for checks that have given up (at most 256)",
+            "Threads blocked in the system's resolver, including lookups of checks that have timed out (at most 256)",
             metrics.lookups_running.clone(),
         );
         registry.register(
             "lateness_seconds",
-            "From the tick to the start of its check",
+            "Time from the tick to the start of its check",
             metrics.lateness.clone(),
         );
         registry.register(
             "check_duration_seconds",
-            "From the start of a check to its verdict",
+            "Time from the start of a check to its outcome",
             metrics.duration.clone(),
         );
         Self(Arc::new(metrics))
     }
 
-    /// Counts a result; lateness is that of what was due at a time, and not just asked for.
+    /// Records a result. Lateness is recorded for scheduled checks and confirmations, not for
+    /// ad-hoc checks.
     pub(crate) fn record_result(&self, result: &CheckResult) {
         let cause = result.cause.map_or("", |cause| cause.as_str());
         let labels = [("kind", result.kind.as_str()), ("outcome", result.outcome.as_str()), ("cause", cause)];
@@ -218,8 +213,20 @@ impl Metrics {
         }
     }
 
-    /// Checks a second, of late.
+    /// Recent checks per second.
     pub(crate) fn checks_per_second(&self) -> f64 {
         self.check_rate.lock().unwrap_or_else(PoisonError::into_inner).per_second(Boottime::now())
     }
+}
+
+/// Registers all metrics, with a series in each family, for the generated reference: an empty
+/// family is not encoded. Labels without a fixed set of values get `placeholder`.
+pub fn describe_metrics(health: &Health, region: &RegionName, placeholder: &'static str) {
+    let metrics = Metrics::new(health, region);
+    let _ = metrics.checks.get_or_create(&[
+        ("kind", placeholder),
+        ("outcome", placeholder),
+        ("cause", placeholder),
+    ]);
+    JobClock::new(health, region);
 }

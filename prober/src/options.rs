@@ -1,4 +1,4 @@
-//! What the prober is told on its command line or by variables, and what that means.
+//! Command-line options and environment variables of the prober, and the resulting configuration.
 
 mod behaviour;
 
@@ -12,79 +12,82 @@ use picket_runtime::options::{ByteSize, DurationArg, ListenOptions, LogOptions, 
 pub use self::behaviour::BehaviourOptions;
 use crate::check::CheckLimits;
 
-/// Checks websites: takes the jobs of its region from NATS, performs them, publishes the results.
+/// Checks websites: pulls the jobs of its region from NATS, performs the checks, publishes the
+/// results.
 #[derive(Parser, Clone, Debug)]
 #[command(name = "picket-prober", version, max_term_width = 110)]
 pub struct Options {
-    /// The region whose jobs to take: lower-case letters, digits and '-', such as eu-west
+    /// Region whose jobs to pull: lower-case letters, digits and '-', such as eu-west
     #[arg(long, env = "PICKET_REGION", value_name = "NAME")]
     pub region: RegionName,
-    /// The most checks under way at once
+    /// Maximum concurrent checks
     #[arg(long, env = "PICKET_CONCURRENCY", value_name = "N", default_value_t = Config::DEFAULT_CONCURRENCY,
         value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub concurrency: u32,
-    /// Private addresses that checks may connect to all the same, such as 10.0.0.0/8,192.168.1.7
+    /// Private addresses that checks may connect to, such as 10.0.0.0/8,192.168.1.7
     #[arg(long, env = "PICKET_ALLOW_ADDRESSES", value_name = "CIDR[,CIDR…]", value_delimiter = ',',
         value_parser = parse_network)]
     pub allow_addresses: Vec<IpNet>,
-    /// A file of root certificates (PEM) to trust beside the system's; SSL_CERT_FILE replaces the system's
+    /// File of root certificates (PEM) to trust in addition to the system's; SSL_CERT_FILE replaces
+    /// the system's
     #[arg(long, env = "PICKET_CA_FILE", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
-    /// The most of a body that is read, from 1KiB to 64MiB
+    /// Maximum body size that is read, from 1KiB to 64MiB
     #[arg(long, env = "PICKET_BODY_LIMIT", value_name = "SIZE", default_value = "1MiB")]
     pub body_limit: BodyLimit,
-    /// The name in results and in `picket probers` [default: the host's name and 4 hex digits]
+    /// Name in results and in `picket probers` [default: host name and 4 hex digits]
     #[arg(long, env = "PICKET_PROBER_NAME", value_name = "NAME", value_parser = parse_prober_name)]
     pub prober_name: Option<String>,
-    /// How long to finish what is under way when stopped; a check may take 60s
+    /// Time to finish running checks at shutdown; a check may take 60s
     #[arg(long, env = "PICKET_DRAIN_TIMEOUT", value_name = "TIME", default_value = "75s")]
     pub drain_timeout: DurationArg,
-    /// Threads that checks run on; more than one costs a fifth more CPU for each check
+    /// Threads for checks; more than one costs a fifth more CPU per check
     #[arg(long, env = "PICKET_THREADS", value_name = "N", default_value = "1")]
     pub threads: NonZeroU16,
-    /// From so many results at the same moment on, they share a message, a line each; 0: never
+    /// Minimum number of simultaneous results that share a message, one JSON document per line; 0:
+    /// never
     #[arg(long, env = "PICKET_BUNDLE_FROM", value_name = "N", default_value_t = Config::DEFAULT_BUNDLE_FROM)]
     pub bundle_from: u16,
-    /// Towards sites, and in trouble of its own.
+    /// Behaviour towards sites and under overload.
     #[command(flatten)]
     pub behaviour: BehaviourOptions,
-    /// How to reach NATS.
+    /// NATS connection.
     #[command(flatten)]
     pub nats: NatsOptions,
-    /// What to log.
+    /// Logging.
     #[command(flatten)]
     pub log: LogOptions,
-    /// Where to serve health and metrics.
+    /// Listen address of health and metrics.
     #[command(flatten)]
     pub listen: ListenOptions,
 }
 
-/// What a prober is.
+/// Configuration of a prober.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Whose jobs it takes.
+    /// Region whose jobs the prober pulls.
     pub region: RegionName,
-    /// Its name in results.
+    /// Name in results.
     pub name: String,
-    /// The most checks under way at once.
+    /// Maximum concurrent checks.
     pub concurrency: usize,
-    /// What checks may do.
+    /// Limits of checks.
     pub limits: CheckLimits,
-    /// From so many results at the same moment on, they share a message; 0: never.
+    /// Minimum number of simultaneous results that share a message; 0 for never.
     pub bundle_from: u16,
-    /// Towards sites, and in trouble of its own.
+    /// Behaviour towards sites and under overload.
     pub behaviour: BehaviourOptions,
-    /// How long it may take to finish what is under way.
+    /// Time to finish running checks at shutdown.
     pub drain_timeout: Duration,
 }
 
 impl Config {
     const DEFAULT_CONCURRENCY: u32 = 1_000;
-    /// Where few sites are watched each result is a message that one can read by itself.
+    /// Under light load each result stays a message of its own, which is readable by itself.
     const DEFAULT_BUNDLE_FROM: u16 = 8;
     const MAX_NAME_BYTES: usize = 64;
 
-    /// A prober of `region` with every option at its default.
+    /// Configuration for `region` with all options at their defaults.
     pub fn new(region: RegionName) -> Self {
         Self {
             region,
@@ -120,7 +123,7 @@ impl From<Options> for Config {
     }
 }
 
-/// The host's name and something of one's own: several probers may run on one host.
+/// Host name with a random suffix: several probers may run on one host.
 fn default_name() -> String {
     let system = rustix::system::uname();
     let host = system.nodename().to_string_lossy();
@@ -147,7 +150,7 @@ fn parse_network(text: &str) -> Result<IpNet, String> {
     })
 }
 
-/// The most of a body that is read, in bytes.
+/// Maximum body size that is read, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BodyLimit(pub usize);
 

@@ -1,7 +1,9 @@
-//! Publishes results until the stream has stored them, and parks what could not be used.
+//! Publishes results until the stream has stored them, and publishes rejected requests with the
+//! reason.
 //!
-//! Bound: one result for each slot; a check keeps its slot until its result is stored. Loss: a result not
-//! stored within [`Publisher::PATIENCE`] is counted and its job not acknowledged, so that it comes again.
+//! Bound: one result per slot; a check keeps its slot until its result is stored. Loss: a result
+//! not stored within [`Publisher::STORE_TIMEOUT`] is counted, and its job is not acknowledged and
+//! therefore redelivered.
 
 use std::time::Duration;
 
@@ -23,19 +25,20 @@ pub(crate) struct Publisher {
     pub(crate) batcher: ResultBatcher,
 }
 
-/// The stream did not take a result in time; why, at the last try.
+/// The stream did not store a result in time; contains the reason of the last attempt.
 #[derive(Debug, thiserror::Error)]
 #[error("the result was not stored: {0}")]
 pub(crate) struct NotStored(String);
 
 impl Publisher {
-    /// How long a result is tried to be stored.
+    /// Maximum time to retry the publish of a result.
     const STORE_TIMEOUT: Duration = Duration::from_secs(60);
-    /// What a core publish may wait for; it waits only when the connection has been away for long.
+    /// Timeout of a core publish, which waits only after a long disconnection.
     pub(crate) const CORE_PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
     const SHOWN_PAYLOAD_BYTES: usize = 4 << 10;
 
-    /// Publishes `result`, with others that are ready by then, until the stream has acknowledged it.
+    /// Publishes `result`, batched with other pending results, until the stream has acknowledged
+    /// it.
     pub(crate) async fn publish_until_stored(&self, result: &CheckResult) -> Result<(), NotStored> {
         let payload = Bytes::from(serde_json::to_vec(result).map_err(|why| NotStored(why.to_string()))?);
         let until = Instant::now() + Self::STORE_TIMEOUT;
@@ -49,13 +52,14 @@ impl Publisher {
                 Err(why) => why,
             };
             let wait = backoff.next_delay();
+            // No further attempt fits: give up now and leave the job to redelivery.
             if Instant::now() + wait >= until {
                 self.metrics.results_lost.inc();
                 warn!(
                     check.id = result.id,
                     site.id = result.site_id.map(|site| site.0),
                     error = why,
-                    "a result is lost"
+                    "result lost, not stored in time"
                 );
                 return Err(NotStored(why));
             }
@@ -64,11 +68,11 @@ impl Publisher {
         }
     }
 
-    /// Parks a request that could not be used, with the reason.
+    /// Publishes a rejected request with the reason to the region's subject for rejected requests.
     pub(crate) async fn publish_rejection(&self, from: &str, payload: &[u8], why: &ValidationError) {
         self.metrics.rejected.inc();
-        warn!(subject = from, field = why.field, error = %why, "a request was refused");
-        let parked = json!({
+        warn!(subject = from, field = why.field, error = %why, "rejected a request");
+        let rejection = json!({
             "reason": why.to_string(),
             "field": why.field,
             "value": why.value,
@@ -80,19 +84,20 @@ impl Publisher {
             "rejected_at": clock::wall_clock_now(),
         });
         let publishing =
-            self.bus.client.publish(subject::rejected_request(&self.region), parked.to_string().into());
-        with_publish_timeout("park a request", publishing).await;
+            self.bus.client.publish(subject::rejected_request(&self.region), rejection.to_string().into());
+        with_publish_timeout("publish_rejection", publishing).await;
     }
 }
 
-/// Awaits a core publish, which answers at once unless the connection has been away for long.
+/// Awaits a core publish, which completes at once except after a long disconnection. Logs a
+/// failure.
 pub(crate) async fn with_publish_timeout<E: std::fmt::Display>(
-    what: &str,
+    operation: &str,
     publishing: impl Future<Output = Result<(), E>>,
 ) {
     match timeout(Publisher::CORE_PUBLISH_TIMEOUT, publishing).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => warn!(%error, "could not {what}"),
-        Err(_) => warn!(error = "NATS is away", "could not {what}"),
+        Ok(Err(error)) => warn!(operation, %error, "publish failed"),
+        Err(_) => warn!(operation, error = "timed out", "publish failed"),
     }
 }

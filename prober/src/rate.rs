@@ -1,13 +1,13 @@
-//! Pure: how many checks a second a prober does of late, without a timer to sample them.
+//! Recent checks per second as a moving average, without a sampling timer. No clock, no I/O.
 
 use std::time::Duration;
 
 use picket_runtime::clock::Boottime;
 
-/// What is so long ago counts a third of what is now.
+/// Age at which a check counts about a third (1/e) of a current check.
 const TIME_CONSTANT: Duration = Duration::from_secs(15);
 
-/// A mean that forgets.
+/// Exponentially weighted moving average.
 #[derive(Debug)]
 pub(crate) struct RateEwma {
     started_at: Boottime,
@@ -20,23 +20,24 @@ impl RateEwma {
         Self { started_at: now, updated_at: now, per_second: 0.0 }
     }
 
-    /// A check was done at `now`.
+    /// Records a check at `now`.
     pub(crate) fn record_check(&mut self, now: Boottime) {
         self.per_second = self.per_second * decay_factor(now.saturating_duration_since(self.updated_at))
             + 1.0 / TIME_CONSTANT.as_secs_f64();
         self.updated_at = now;
     }
 
-    /// Checks a second, as of `now`; over the time since the start where that is shorter.
+    /// Checks per second at `now`, averaged over the time since the start while that is shorter.
     pub(crate) fn per_second(&self, now: Boottime) -> f64 {
-        // A young mean has had no time to fill; in the first second there is nothing to say.
+        // Corrects for the short history after the start. Within the first second the rate is not
+        // meaningful.
         let full =
             1.0 - decay_factor(now.saturating_duration_since(self.started_at).max(Duration::from_secs(1)));
         self.per_second * decay_factor(now.saturating_duration_since(self.updated_at)) / full
     }
 }
 
-/// How much is left of what was so long ago.
+/// Remaining weight of an observation after `since`.
 fn decay_factor(since: Duration) -> f64 {
     (-since.as_secs_f64() / TIME_CONSTANT.as_secs_f64()).exp()
 }

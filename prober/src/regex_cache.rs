@@ -1,7 +1,8 @@
-//! Compiled regexes, kept: a site's is the same at each of its checks, and compiling costs more than matching.
+//! Cache of compiled regexes: a site uses the same regex in each check, and compiling costs more
+//! than matching.
 //!
-//! Bound: a number of regexes, and a number of bytes. What is handed out is a copy that shares the program and has
-//! memory of its own to search with, which goes with the check; so what is kept does not grow.
+//! Bound: number of regexes, and total bytes. A returned regex shares the compiled program but has
+//! search memory of its own, which is freed with the check. Cached regexes therefore do not grow.
 
 use std::{
     collections::HashMap,
@@ -10,13 +11,14 @@ use std::{
 
 use picket_proto::{Pattern, ValidationError};
 
-/// The most recently used regexes, in two generations: when the young one is full, the old one is forgotten.
+/// Cache of the most recently used regexes in two generations: once the young generation is full,
+/// it replaces the old generation.
 pub(crate) struct RegexCache {
     generation_capacity: CacheCapacity,
     generations: Mutex<Generations>,
 }
 
-/// How much there may be.
+/// Maximum size of a generation.
 #[derive(Clone, Copy)]
 struct CacheCapacity {
     regexes: usize,
@@ -35,27 +37,27 @@ struct Generation {
     bytes: usize,
 }
 
-/// A regex, and a bound on what it takes, in bytes.
+/// Regex with an upper bound of its size in bytes.
 struct CachedRegex {
     regex: Pattern,
     bytes: usize,
 }
 
 impl RegexCache {
-    /// What a regex takes beside its program, in bytes: tables to find its literals by, above all. Measured: a few
-    /// for most, 24 KiB for some words in any case of letters.
+    /// Memory of a regex beside its program in bytes, mainly tables for literal search. Measured: a
+    /// few bytes for most regexes, 24 KiB for some case-insensitive words.
     const REGEX_OVERHEAD_BYTES: usize = 32 << 10;
 
-    /// Keeps at most so many regexes, of at most so many bytes together.
+    /// Creates a cache for at most `regexes` regexes of at most `bytes` bytes in total.
     pub(crate) fn new(regexes: usize, bytes: usize) -> Self {
         let half = CacheCapacity { regexes: regexes.div_ceil(2).max(1), bytes: bytes.div_ceil(2) };
         Self { generation_capacity: half, generations: Mutex::default() }
     }
 
-    /// The regex of `pattern`.
+    /// Returns the regex of `pattern`, compiled on a cache miss.
     ///
     /// # Errors
-    /// When it cannot be compiled; `field` is named.
+    /// Fails if `pattern` does not compile; the error names `field`.
     pub(crate) fn get_or_compile(&self, field: &str, pattern: &str) -> Result<Pattern, ValidationError> {
         if let Some(regex) = self.find_cached(pattern) {
             return Ok(regex);
@@ -98,7 +100,7 @@ mod tests {
     use super::*;
 
     impl RegexCache {
-        /// How many are kept, and their bytes, by what is there and by the account.
+        /// Number of cached regexes, with their bytes summed up and as accounted.
         fn kept(&self) -> (usize, usize, usize) {
             let kept = self.generations.lock().unwrap();
             let both = [&kept.young, &kept.old];

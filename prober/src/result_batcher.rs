@@ -1,7 +1,9 @@
-//! Results on their way to the stream. What leaves at the same moment goes together: to send each by itself would wake up
-//! this prober and the server several times a check, and cost more than what it says.
+//! Batches results on their way to the stream. Results that are ready at the same wake-up are sent
+//! together: separate sends would wake up the prober and the server several times per check, at a
+//! higher cost than the message itself.
 //!
-//! **Bound**: one result for each slot. **Loss**: none here; whoever hands a result in hears whether the stream has it.
+//! **Bound**: one result per slot. **Loss**: none here; the caller learns if the stream has stored
+//! the result.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,21 +16,21 @@ use tokio::{sync::oneshot, time::timeout};
 
 use crate::{aligned_ticker::AlignedTicker, publisher::Publisher};
 
-/// Clones share everything.
+/// Batcher of results. Clones share the queue.
 #[derive(Clone)]
 pub(crate) struct ResultBatcher {
     bus: Bus,
     region: RegionName,
-    /// When results leave, and so do the acknowledgements of their jobs.
+    /// Ticker for the publish of results and for the acknowledgement of their jobs.
     ticker: AlignedTicker,
-    /// From so many on, results share a message; 0 for never.
+    /// Minimum number of results that share a message; 0 for never.
     bundle_from: usize,
     pending: Arc<Mutex<Vec<PendingResult>>>,
 }
 
-/// A result that waits for the next moment.
+/// Result waiting for the next wake-up.
 struct PendingResult {
-    /// Of a scheduled or confirming check; ad-hoc results have none.
+    /// Shard of a scheduled or confirming check; `None` for an ad-hoc result.
     shard: Option<Shard>,
     payload: Bytes,
     reply: oneshot::Sender<StoreOutcome>,
@@ -36,7 +38,7 @@ struct PendingResult {
 
 type StoreOutcome = Result<(), String>;
 
-/// A message with the results of those that wait for its acknowledgement.
+/// Message to publish, with the callers that await its acknowledgement.
 struct OutboundMessage {
     subject: String,
     payload: Bytes,
@@ -48,87 +50,89 @@ impl ResultBatcher {
         Self { bus, region, ticker, bundle_from, pending: Arc::default() }
     }
 
-    /// Publishes a result with the others that are ready by the next moment; returns once the stream has it, or with the
-    /// reason why it has not.
+    /// Publishes a result, batched with all results ready by the next wake-up. Returns once the
+    /// stream has stored the result, or the reason of the failure.
     pub(crate) async fn publish_result(&self, shard: Option<Shard>, payload: Bytes) -> StoreOutcome {
         let (stored, outcome) = oneshot::channel();
         self.with_pending(|waiting| waiting.push(PendingResult { shard, payload, reply: stored }));
         self.ticker.next_wakeup().await;
-        // Whoever wakes up first takes all along.
+        // The first task to wake up publishes all pending results.
         let ready = self.with_pending(std::mem::take);
         if !ready.is_empty() {
-            let letters = batch_results(ready, &self.region, self.bundle_from);
-            join_all(letters.into_iter().map(|letter| self.publish_message(letter))).await;
+            let messages = batch_results(ready, &self.region, self.bundle_from);
+            join_all(messages.into_iter().map(|message| self.publish_message(message))).await;
         }
-        outcome.await.unwrap_or_else(|_| Err("whoever published it was stopped".to_owned()))
+        outcome.await.unwrap_or_else(|_| Err("the publishing task was cancelled".to_owned()))
     }
 
     fn with_pending<T>(&self, act: impl FnOnce(&mut Vec<PendingResult>) -> T) -> T {
         act(&mut self.pending.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    async fn publish_message(&self, letter: OutboundMessage) {
-        let OutboundMessage { subject, payload, replies: stored } = letter;
+    async fn publish_message(&self, message: OutboundMessage) {
+        let OutboundMessage { subject, payload, replies: stored } = message;
         let publishing = async {
             let message = PublishMessage::build().payload(payload);
             let sent = self.bus.jetstream.send_publish(subject, message).await;
             sent.map_err(|why| why.to_string())?.await.map_err(|why| why.to_string())
         };
-        // The library bounds the wait for the acknowledgement, and not that for a place in its queue.
+        // The library bounds the wait for an acknowledgement, but not the wait for a place in its
+        // send queue.
         let outcome = match timeout(Bus::ACK_TIMEOUT + Publisher::CORE_PUBLISH_TIMEOUT, publishing).await {
             Ok(published) => published.map(drop),
-            Err(_) => Err("no answer from NATS".to_owned()),
+            Err(_) => Err("no response from NATS".to_owned()),
         };
         for waiting in stored {
-            // Who is gone need not know.
+            // The caller may have been cancelled.
             let _ = waiting.send(outcome.clone());
         }
     }
 }
 
-/// The fewest messages that hold these, where there are enough of them to share any.
+/// Groups results into as few messages as possible; without enough results, one message each.
 fn batch_results(
-    parcels: Vec<PendingResult>,
+    results: Vec<PendingResult>,
     region: &RegionName,
     bundle_from: usize,
 ) -> Vec<OutboundMessage> {
-    let of_sites = parcels.iter().filter(|parcel| parcel.shard.is_some()).count();
+    let of_sites = results.iter().filter(|result| result.shard.is_some()).count();
     let together = bundle_from > 0 && of_sites >= bundle_from;
-    let mut letters = Vec::new();
+    let mut messages = Vec::new();
     let mut bundle: Vec<PendingResult> = Vec::new();
     let mut bytes = 0;
-    for parcel in parcels {
-        if parcel.shard.is_none() || !together {
-            letters.push(single_message(parcel, region));
+    for result in results {
+        // Ad-hoc results have a subject of their own and never share a message.
+        if result.shard.is_none() || !together {
+            messages.push(single_message(result, region));
             continue;
         }
-        let more = parcel.payload.len() + 1;
+        let more = result.payload.len() + 1;
         if bundle.len() == bundle::MAX_RESULTS || bytes + more > bundle::MAX_BYTES {
-            letters.extend(finish_bundle(std::mem::take(&mut bundle), region));
+            messages.extend(finish_bundle(std::mem::take(&mut bundle), region));
             bytes = 0;
         }
         bytes += more;
-        bundle.push(parcel);
+        bundle.push(result);
     }
-    letters.extend(finish_bundle(bundle, region));
-    letters
+    messages.extend(finish_bundle(bundle, region));
+    messages
 }
 
-fn single_message(parcel: PendingResult, region: &RegionName) -> OutboundMessage {
-    let subject = match parcel.shard {
+fn single_message(result: PendingResult, region: &RegionName) -> OutboundMessage {
+    let subject = match result.shard {
         Some(shard) => subject::site_result(region, shard),
         None => subject::adhoc_result(region),
     };
-    OutboundMessage { subject, payload: parcel.payload, replies: vec![parcel.reply] }
+    OutboundMessage { subject, payload: result.payload, replies: vec![result.reply] }
 }
 
 fn finish_bundle(mut bundle: Vec<PendingResult>, region: &RegionName) -> Option<OutboundMessage> {
     if bundle.len() < 2 {
-        return bundle.pop().map(|parcel| single_message(parcel, region));
+        return bundle.pop().map(|result| single_message(result, region));
     }
-    let payloads: Vec<&[u8]> = bundle.iter().map(|parcel| parcel.payload.as_ref()).collect();
+    let payloads: Vec<&[u8]> = bundle.iter().map(|result| result.payload.as_ref()).collect();
     let payload = payloads.join(&b'\n').into();
-    let stored = bundle.into_iter().map(|parcel| parcel.reply).collect();
+    let stored = bundle.into_iter().map(|result| result.reply).collect();
     Some(OutboundMessage { subject: subject::result_bundle(region), payload, replies: stored })
 }
 
@@ -136,20 +140,21 @@ fn finish_bundle(mut bundle: Vec<PendingResult>, region: &RegionName) -> Option<
 mod tests {
     use super::*;
 
-    /// The subjects and the results of what is sent for so many results of sites, of so many bytes each, and one ad-hoc one.
+    /// Subjects and result counts of the messages sent for `sites` results of sites, of `bytes`
+    /// bytes each, and one ad-hoc result.
     fn sent(sites: usize, bytes: usize, bundle_from: usize) -> Vec<(String, usize)> {
-        let parcel =
+        let result =
             |shard| PendingResult { shard, payload: vec![b'x'; bytes].into(), reply: oneshot::channel().0 };
-        let mut parcels: Vec<PendingResult> = (0..sites).map(|_| parcel(Some(Shard(7)))).collect();
-        parcels.insert(sites / 2, parcel(None));
-        let letters = batch_results(parcels, &"eu".parse().unwrap(), bundle_from);
-        letters
+        let mut results: Vec<PendingResult> = (0..sites).map(|_| result(Some(Shard(7)))).collect();
+        results.insert(sites / 2, result(None));
+        let messages = batch_results(results, &"eu".parse().unwrap(), bundle_from);
+        messages
             .into_iter()
-            .map(|letter| {
-                let lines = bundle::split_results(&letter.payload, true).count();
-                assert_eq!(lines, letter.replies.len(), "each waits for the message that it is in");
-                assert!(letter.payload.len() <= bundle::MAX_BYTES.max(bytes));
-                (letter.subject, lines)
+            .map(|message| {
+                let lines = bundle::split_results(&message.payload, true).count();
+                assert_eq!(lines, message.replies.len(), "each waits for the message that it is in");
+                assert!(message.payload.len() <= bundle::MAX_BYTES.max(bytes));
+                (message.subject, lines)
             })
             .collect()
     }
@@ -173,8 +178,9 @@ mod tests {
         assert_eq!(sent(8, 400, 8), [adhoc.clone(), bundle(8)]);
         assert_eq!(sent(130, 400, 8), [bundle(64), adhoc.clone(), bundle(64), bundle(2)]);
         assert_eq!(sent(9, 20_000, 8), [bundle(3), adhoc.clone(), bundle(3), bundle(3)]);
-        // What would not even fit alone is the stream's to refuse, and takes no other along.
+        // Oversized results are left to the stream to reject, and share no message with other
+        // results.
         let huge = ("picket.result.eu.7".to_owned(), 1);
-        assert!(sent(8, 100_000, 8).iter().all(|letter| [&huge, &adhoc].contains(&letter)));
+        assert!(sent(8, 100_000, 8).iter().all(|message| [&huge, &adhoc].contains(&message)));
     }
 }

@@ -1,4 +1,4 @@
-//! From a job to its acknowledgement: what one task does, under one permit.
+//! Runs a job from its delivery to its acknowledgement, in one task under one permit.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ use crate::{
     stall::StallDetector,
 };
 
-/// What every check needs.
+/// Dependencies of every check.
 pub(crate) struct CheckRunner {
     pub(crate) checker: Checker,
     pub(crate) regex_cache: Arc<RegexCache>,
@@ -35,80 +35,86 @@ pub(crate) struct CheckRunner {
     pub(crate) stall_detector: StallDetector,
     pub(crate) host_limiter: HostLimiter,
     pub(crate) connectivity: Connectivity,
-    /// Of ticks that wait for their turn at a host: their slots are given to others meanwhile.
+    /// Lane of ticks that wait for a busy host, whose slots are free for other checks meanwhile.
     pub(crate) tick_lane: Lane,
-    /// Of confirming checks, which take no slot at all: where many sites fail slowly they would hold up those that are well.
+    /// Lane of confirmations, which occupy no slot: if many sites failed slowly, confirmations
+    /// would delay checks of healthy sites.
     pub(crate) confirmation_lane: Lane,
-    /// Of ad-hoc requests, which hold a permit of the service.
+    /// Lane of ad-hoc requests, which hold a permit of the service.
     pub(crate) request_lane: Lane,
 }
 
-/// What keeps another check from being begun, until it is dropped.
+/// Guard that occupies a slot until dropped.
 pub(crate) type SlotGuard = Box<dyn Send>;
 
-/// A check that may begin.
+/// Check that is allowed to begin.
 pub(crate) struct AdmittedCheck {
     check: Check,
     host: String,
     _host_permit: HostPermit,
 }
 
-/// Why a check is not begun.
+/// Reasons why a check is not begun.
 pub(crate) enum AdmissionError {
-    /// It makes no sense.
+    /// The request is invalid.
     Invalid(ValidationError),
-    /// Its result, which says why.
+    /// The check is missed; its result contains the cause.
     Missed(Box<CheckResult>),
-    /// The prober stops; another may do it.
+    /// The prober is stopping; another prober may perform the check.
     Stopping,
 }
 
 impl CheckRunner {
-    /// How long a check may wait for its turn where nothing says when it is too old.
+    /// Maximum wait for admission of a job without expiry.
     const MAX_ADMISSION_WAIT: Duration = picket_proto::job::MAX_JOB_TTL;
-    /// After this an intake has seen that there is no network.
+    /// Redelivery delay while offline: by then the intake has noticed the lost network and pulls no
+    /// more.
     const OFFLINE_NAK_DELAY: Duration = Duration::from_secs(1);
-    /// A third of the time after which the stream takes a silent prober for dead, and gives its job to another.
+    /// Interval of progress acknowledgements: a third of the time after which the stream redelivers
+    /// the job of a silent prober.
     const PROGRESS_INTERVAL: Duration = Duration::from_secs(streams::JOB_ACK_WAIT.as_secs() / 3);
 
-    /// Does a queued job to its end, and keeps it from other probers meanwhile.
+    /// Processes a queued job, and prevents its redelivery meanwhile.
     pub(crate) async fn process_job(&self, message: jetstream::Message, slot: SlotGuard) {
-        let keeping = async {
+        let extending = async {
             loop {
                 sleep(Self::PROGRESS_INTERVAL).await;
-                with_publish_timeout("keep a job", message.ack_with(AckKind::Progress)).await;
+                with_publish_timeout("extend_job", message.ack_with(AckKind::Progress)).await;
             }
         };
-        // Side by side: a check that waited for the bus would be measured wrongly.
+        // Concurrently and not in sequence: a check that waited for the bus would have wrong
+        // timings.
         tokio::select! {
             biased;
             () = self.handle_job(&message, slot) => {}
-            () = keeping => {}
+            () = extending => {}
         }
     }
 
-    /// Acknowledges the job only after its result is stored.
+    /// Handles a job, and acknowledges it only after its result is stored.
     async fn handle_job(&self, message: &jetstream::Message, slot: SlotGuard) {
         let job = match Job::from_queue(&message.subject, &message.payload, self.clock.now()) {
             Ok(job) => job,
             Err(why) => return self.reject_job(message, &why).await,
         };
         if self.connectivity.is_offline() && is_first_delivery(message) {
-            // Another may reach what this one cannot; in a moment, when this one pulls no more.
+            // Another prober may reach the site. The delay lets this prober stop pulling first.
             let nak = AckKind::Nak(Some(Self::OFFLINE_NAK_DELAY));
-            return with_publish_timeout("give a job back", message.ack_with(nak)).await;
+            return with_publish_timeout("nak_job", message.ack_with(nak)).await;
         }
         let ends_in_stream =
             message.headers.as_ref().is_some_and(|headers| headers.get(NATS_MESSAGE_TTL).is_some());
         let now = match job.scheduled_at() {
-            // A message that does not say when it was stored has just been.
+            // A message without metadata counts as just stored.
             Some(due) if ends_in_stream => match message.info() {
                 Ok(info) => self.clock.observe_job(due, info.published.into()),
                 Err(_) => due,
             },
-            // Not a coordinator's: nobody but us ends it.
+            // Not a coordinator's job: no TTL in the stream ends it, so the expiry is judged here
+            // by the wall clock.
             _ => self.clock.now(),
         };
+        // A confirmation releases its slot at once: confirmations run in a lane of their own.
         let mut slot = Some(slot).filter(|_| !job.is_confirmation());
         let result = match self.admit_check(&job, now, Self::MAX_ADMISSION_WAIT, &mut slot).await {
             Ok(ready) => self.perform_check(&job, ready).await,
@@ -123,18 +129,19 @@ impl CheckRunner {
             }
         };
         if self.publisher.publish_until_stored(&result).await.is_ok() {
-            with_publish_timeout("acknowledge a job", message.ack()).await;
+            with_publish_timeout("ack_job", message.ack()).await;
         }
         drop(slot);
     }
 
     async fn reject_job(&self, message: &jetstream::Message, why: &ValidationError) {
         self.publisher.publish_rejection(&message.subject, &message.payload, why).await;
-        with_publish_timeout("end a job", message.ack_with(AckKind::Term)).await;
+        with_publish_timeout("terminate_job", message.ack_with(AckKind::Term)).await;
     }
 
-    /// Judges the request at `now` and waits for its turn, for `longest` if nothing says when it expires. A check that waits
-    /// gives its slot away meanwhile; `slot` is then a permit of its lane.
+    /// Validates the request at `now` and waits for a host permit, for at most `longest` if the job
+    /// has no expiry. A waiting check releases its slot; afterwards `slot` holds a permit of its
+    /// lane.
     pub(crate) async fn admit_check(
         &self,
         job: &Job,
@@ -152,10 +159,12 @@ impl CheckRunner {
             .request
             .validate_with(|field, pattern| self.regex_cache.get_or_compile(field, pattern))
             .map_err(AdmissionError::Invalid)?;
+        // Known to fail for the prober's own fault: not attempted.
         if self.connectivity.is_offline() {
             return Err(missed(Cause::ProberOffline, "this prober has no network".to_owned()));
         }
         let host = host_limiter::host_key(&check.url);
+        // Fast path: with a slot and a free host permit no lane is needed.
         if slot.is_some()
             && let Some(turn) = self.host_limiter.try_acquire(&host)
         {
@@ -168,6 +177,7 @@ impl CheckRunner {
             Err(AcquireError::Closed) => return Err(AdmissionError::Stopping),
             Err(refusal) => refusal,
         };
+        // Confirmations have counters of their own, since a refused confirmation loses no tick.
         let place = match job.is_confirmation() {
             true => {
                 self.metrics.confirmations_refused.inc();
@@ -192,7 +202,7 @@ impl CheckRunner {
         })
     }
 
-    /// Enters the lane of the job's kind, and takes its permit as `slot`.
+    /// Enters the lane of the job's kind and stores the lane permit in `slot`.
     async fn enter_lane(
         &self,
         job: &Job,
@@ -210,6 +220,7 @@ impl CheckRunner {
             Some(entry) => entry,
             None => {
                 let began = Instant::now();
+                // Release the slot before waiting, so that another job can be pulled.
                 *slot = None;
                 let counted = GaugeGuard::new(waiting);
                 let entry = lane.acquire_permits(&self.host_limiter, host, until).await?;
@@ -225,7 +236,7 @@ impl CheckRunner {
         Ok(turn)
     }
 
-    /// Does the check. What this prober did to it is told from what the site did.
+    /// Performs the check and attributes its failure to the site or to this prober.
     pub(crate) async fn perform_check(&self, job: &Job, ready: AdmittedCheck) -> CheckResult {
         let AdmittedCheck { check, host, _host_permit: turn } = ready;
         let mark = self.stall_detector.mark_start();
@@ -234,6 +245,8 @@ impl CheckRunner {
             Box::pin(self.stall_detector.with_wake_latency(self.checker.run_check(&check))).await;
         let seen = Observation { started_at, ..seen };
         let held_up = self.stall_detector.stalled_for(&mark, late);
+        // The host permit is released before the attribution, which may hold the result for
+        // seconds.
         drop(turn);
         let own_fault = match held_up {
             Some(time) => Some((
@@ -296,17 +309,17 @@ fn failure_message(seen: &Observation) -> &str {
     seen.message.as_deref().unwrap_or("no answer")
 }
 
-/// The second delivery is the last one.
+/// Returns true for the first delivery; the second delivery is the last.
 fn is_first_delivery(message: &jetstream::Message) -> bool {
     message.info().is_ok_and(|info| info.delivered <= 1)
 }
 
-/// Not begun: another prober may have it at once.
+/// Returns a job that was not begun to the stream, for immediate redelivery to another prober.
 pub(crate) async fn nak_job(message: &jetstream::Message) {
-    with_publish_timeout("give a job back", message.ack_with(AckKind::Nak(None))).await;
+    with_publish_timeout("nak_job", message.ack_with(AckKind::Nak(None))).await;
 }
 
-/// Counts a check in a gauge for as long as it lives.
+/// Counts a check in a gauge for the lifetime of the guard.
 pub(crate) struct GaugeGuard(Gauge);
 
 impl GaugeGuard {

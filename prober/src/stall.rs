@@ -1,8 +1,9 @@
-//! How late this process's own tasks run, so that its delays are not taken for a site's.
+//! Detects scheduling delays of this process, so that they are not attributed to a site.
 //!
-//! Two witnesses: a beat that should come every 25 ms and notes by how much it is late, which sees a blocked
-//! runtime, a stopped process and a sleeping machine; and for each check the time from being woken to being run,
-//! which sees a thread that is blocked while others beat on. Neither alone sees all; the larger counts.
+//! Two measurements are combined. A heartbeat every 25 ms records its own delay; it detects a
+//! blocked runtime, a stopped process and a sleeping machine. The wake-to-poll latency of each
+//! check's task detects a blocked thread while other threads run. Neither measurement detects all
+//! delays; the larger value counts.
 
 use std::{
     future::poll_fn,
@@ -20,7 +21,7 @@ use tracing::warn;
 
 use crate::{aligned_ticker::AlignedTicker, metrics::Metrics};
 
-/// How late the tasks of this process were. Clones share it.
+/// Delays of this process's tasks. Clones share the state.
 #[derive(Clone)]
 pub(crate) struct StallDetector(Arc<DetectorState>);
 
@@ -29,14 +30,14 @@ struct DetectorState {
     heartbeat: Mutex<Heartbeat>,
 }
 
-/// Where a check began.
+/// Start of a check.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StallMark {
     started_at: Boottime,
     total_delay: Duration,
 }
 
-/// The beat, and how much it has been held up in all. No clock, no I/O.
+/// Heartbeat with the sum of its delays. No clock, no I/O.
 #[derive(Debug, Default)]
 struct Heartbeat {
     last_at: Option<Boottime>,
@@ -45,10 +46,12 @@ struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Between two beats. A delay that begins in between is taken for up to so much shorter.
+    /// Heartbeat interval. A delay that begins between two heartbeats is measured too short by up
+    /// to this interval.
     const HEARTBEAT_INTERVAL: Duration = AlignedTicker::WAKEUP_INTERVAL;
 
-    /// The beat comes; says how late. What is less than `noise` is not held against a check.
+    /// Records a heartbeat and returns its delay. Delays below `noise` are not counted against
+    /// checks.
     fn record_heartbeat(&mut self, now: Boottime, noise: Duration) -> Duration {
         let late = self.current_delay(now);
         self.last_at = Some(now);
@@ -59,15 +62,15 @@ impl Heartbeat {
         late
     }
 
-    /// How late the next beat is already.
+    /// Current delay of the next heartbeat.
     fn current_delay(&self, now: Boottime) -> Duration {
         self.last_at.map_or(Duration::ZERO, |last| {
             now.saturating_duration_since(last).saturating_sub(Self::HEARTBEAT_INTERVAL)
         })
     }
 
-    /// By how much a check that began at `mark` was held up until now. A check may end before the beat that
-    /// was late with it, so what is late by now counts.
+    /// Delay of a check between `mark` and now. A check may end before the delayed heartbeat
+    /// arrives, so the current delay of the next heartbeat is included.
     fn delay_since(&self, mark: &StallMark, now: Boottime, noise: Duration) -> Duration {
         let late = Some(self.current_delay(now)).filter(|late| *late >= noise).unwrap_or_default();
         (self.total_delay + late).saturating_sub(mark.total_delay)
@@ -75,21 +78,21 @@ impl Heartbeat {
 }
 
 impl StallDetector {
-    /// A check waits some five times (name, connection, handshake, answer, body). A delay of less than a fifth of the
-    /// bound cannot make it wrong by the bound, and is noise.
+    /// A check waits about five times (name, connection, handshake, response, body). A delay below
+    /// a fifth of the tolerance cannot distort a check by the tolerance, and is noise.
     const WAITS_PER_CHECK: u32 = 5;
-    /// A check of which less than this part was lost is as good as one that was not held up.
+    /// Inverse fraction of a check's duration below which a delay is irrelevant.
     const IRRELEVANT_FRACTION: u32 = 20;
 
-    /// Nothing is late yet; delays of more than `bound` in a check are too much.
+    /// Creates a detector that tolerates delays up to `bound` per check.
     pub(crate) fn new(bound: Duration) -> Self {
         Self(Arc::new(DetectorState { tolerance: bound, heartbeat: Mutex::default() }))
     }
 
-    /// Beats on this runtime until the last clone is gone.
+    /// Spawns the heartbeat, which ends when the last clone is dropped.
     pub(crate) fn start(&self, metrics: Metrics, pulse: AlignedTicker) {
         let shared = Arc::downgrade(&self.0);
-        // So that the first beat can be late, too: a check may begin before it.
+        // The first heartbeat can be delayed too: a check may begin before it.
         self.0.lock_heartbeat().last_at = Some(Boottime::now());
         tokio::spawn(async move {
             loop {
@@ -100,27 +103,28 @@ impl StallDetector {
                 metrics.task_delay.observe(late.as_secs_f64());
                 if late > shared.tolerance {
                     metrics.stalls.inc();
-                    warn!(held_up_ms = late.as_millis(), "this prober was held up");
+                    warn!(delay_ms = late.as_millis(), "prober tasks were stalled");
                 }
             }
         });
     }
 
-    /// Whether a check would be held up too much now: the last beat came too late, or the next one does.
+    /// Returns true if a check would be delayed too much now: the last heartbeat was late, or the
+    /// next heartbeat is overdue.
     pub(crate) fn is_stalled(&self) -> bool {
         let beats = self.0.lock_heartbeat();
         beats.last_delay.max(beats.current_delay(Boottime::now())) > self.0.tolerance
     }
 
-    /// A check begins.
+    /// Marks the start of a check.
     pub(crate) fn mark_start(&self) -> StallMark {
         let (beats, at) = (self.0.lock_heartbeat(), Boottime::now());
         StallMark { started_at: at, total_delay: beats.total_delay + beats.current_delay(at) }
     }
 
-    /// By how much the check that began at `mark` was held up, if that is too much to tell anything of its site:
-    /// more than the bound, and more than a twentieth of the check. `own` is what [`timed`](Self::timed)
-    /// says of it.
+    /// Returns the delay of the check that began at `mark`, if the delay invalidates the check:
+    /// more than the tolerance, and more than a twentieth of the check's duration. `own` is the
+    /// delay measured by [`with_wake_latency`](Self::with_wake_latency).
     pub(crate) fn stalled_for(&self, mark: &StallMark, own: Duration) -> Option<Duration> {
         let now = Boottime::now();
         let held_up = self.0.lock_heartbeat().delay_since(mark, now, self.0.noise_threshold()).max(own);
@@ -129,7 +133,7 @@ impl StallDetector {
             .then_some(held_up)
     }
 
-    /// Runs `check`, and says how long it waited in all to be run when it could have been.
+    /// Runs `check` and returns its total wake-to-poll latency.
     pub(crate) async fn with_wake_latency<T>(&self, check: impl Future<Output = T>) -> (T, Duration) {
         let noise = self.0.noise_threshold();
         let (mut check, mut late) = (pin!(check), Duration::ZERO);
@@ -161,16 +165,16 @@ impl DetectorState {
     }
 }
 
-/// Passes a wake on to the task, and notes when it came.
+/// Forwards a wake to the task and records its time.
 #[derive(Default)]
 struct WakeTimer {
     task: Mutex<Option<Waker>>,
-    /// In microseconds; 0 while it is not woken.
+    /// Time of the wake in microseconds; 0 while the task is not woken.
     woken_at_us: AtomicI64,
 }
 
 impl WakeTimer {
-    /// The task is run; says how long ago it was woken.
+    /// Records a poll and returns the time since the wake.
     fn record_poll(&self, waker: &Waker, now: Boottime) -> Duration {
         let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
         if !task.as_ref().is_some_and(|known| known.will_wake(waker)) {
@@ -277,7 +281,7 @@ mod tests {
         let waiting = tokio::spawn(async move { drift.with_wake_latency(woken).await.1 });
         tokio::task::yield_now().await;
 
-        // The only thread is taken after the check could go on.
+        // The only thread is blocked after the check could continue.
         wake.send(()).unwrap();
         std::thread::sleep(ms(150));
 

@@ -1,32 +1,36 @@
-//! Several results in one message: a result a line, since JSON holds no line break outside of white space.
+//! Several results in one message, one result per line. JSON has no line feed outside of white
+//! space.
 //!
-//! A message costs the bus and both its ends more than what is in it. Only results of scheduled and confirming checks go
-//! so, on [`subject::results`](crate::subject::results).
+//! A message costs the bus and both clients more than its content. Only results of scheduled and
+//! confirming checks are bundled, on [`subject::result_bundle`](crate::subject::result_bundle).
 
 use memchr::memchr;
 
 use crate::subject::ResultSubject;
 
-/// The most results in one message.
+/// Maximum results in a message that is written.
 pub const MAX_RESULTS: usize = 64;
-/// The most bytes of them; the stream takes 64 KiB with all that is around.
+/// Maximum bytes of the results in a message that is written. The stream accepts messages of 64
+/// KiB, headers included.
 pub const MAX_BYTES: usize = 60 << 10;
 
-/// More results than these in one message are no bundle: whoever publishes a region's results could else make a row of each
-/// line break. More than are written, so that a later version may write more.
+/// Maximum results in a message that is accepted. Without a limit, a prober could create one row
+/// per line feed. The limit is above [`MAX_RESULTS`], so that a later version may write larger
+/// bundles.
 pub const MAX_ACCEPTED_RESULTS: usize = 512;
 
-/// Whether a bundle holds more than may be read.
+/// Returns true if a bundle has more than [`MAX_ACCEPTED_RESULTS`] results.
 pub fn has_too_many_results(payload: &[u8]) -> bool {
     split_results(payload, true).nth(MAX_ACCEPTED_RESULTS).is_some()
 }
 
-/// The results in a message that came on `subject`, each still to be read.
+/// The encoded results of a message received on `subject`.
 pub fn result_payloads<'a>(subject: &str, payload: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
     split_results(payload, matches!(ResultSubject::parse(subject), Ok(ResultSubject::Bundle(_))))
 }
 
-/// The results in a message, each still to be read: the lines of a bundle, and of any other the whole.
+/// The encoded results of a message: each line of a bundle, or the whole payload of any other
+/// message.
 pub fn split_results(payload: &[u8], is_bundle: bool) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(payload);
     std::iter::from_fn(move || {

@@ -1,4 +1,4 @@
-//! A check that can be done: a request of which every field has been judged.
+//! A check that is ready to run: a request with all fields validated.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -7,30 +7,30 @@ use url::Url;
 
 use crate::{Pattern, ValidationError, status_ranges::StatusRanges};
 
-/// What to ask, and what answer is well.
+/// A validated request, and the conditions for a good response.
 #[derive(Clone, Debug)]
 pub struct Check {
-    /// Where; http or https, with a host, without user or password.
+    /// URL: http or https, with a host, without user or password.
     pub url: Url,
-    /// How to ask.
+    /// Method of the request.
     pub method: Method,
-    /// Sent as they are.
+    /// Headers, sent unchanged.
     pub headers: Vec<(String, String)>,
-    /// Sent with the request.
+    /// Body of the request.
     pub body: Option<String>,
-    /// For all phases and hops together.
+    /// Timeout for all phases and hops together.
     pub timeout: Duration,
-    /// The statuses that are well.
+    /// Allowed statuses.
     pub status: StatusRanges,
-    /// Must match the body.
+    /// Regex that the body must match.
     pub regex: Option<Pattern>,
-    /// Must not match the body.
+    /// Regex that the body must not match.
     pub not_regex: Option<Pattern>,
-    /// How many redirects to follow; with 0 the redirect is the answer.
+    /// Maximum redirects to follow. With 0 a redirect counts as the response.
     pub max_redirects: u8,
-    /// Which addresses to connect to.
+    /// Addresses to connect to.
     pub ip_version: IpVersion,
-    /// Whether a certificate that cannot be trusted makes the check fail.
+    /// True if an untrusted certificate makes the check fail.
     pub tls_verify: bool,
 }
 
@@ -39,17 +39,17 @@ pub struct Check {
 pub enum Method {
     /// The default.
     Get,
-    /// Without a body in the answer.
+    /// The response has no body.
     Head,
-    /// With a body.
+    /// The request has a body.
     Post,
-    /// With a body.
+    /// The request has a body.
     Put,
-    /// With a body.
+    /// The request has a body.
     Patch,
-    /// May have a body.
+    /// The request may have a body.
     Delete,
-    /// What does the server allow?
+    /// Queries the methods that the server allows.
     Options,
 }
 
@@ -70,10 +70,10 @@ impl Method {
         }
     }
 
-    /// Reads a method's name; letters may be of either case.
+    /// Parses the name of a method, in either case.
     ///
     /// # Errors
-    /// When it is none of ours.
+    /// If the name is not a supported method.
     pub fn parse(name: &str) -> Result<Self, ValidationError> {
         Self::ALL_METHODS.into_iter().find(|method| method.as_str().eq_ignore_ascii_case(name)).ok_or_else(
             || ValidationError::new("method", name, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
@@ -81,10 +81,10 @@ impl Method {
     }
 }
 
-/// Which of a host's addresses a check may connect to.
+/// Versions of IP that a check may use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum IpVersion {
-    /// The first that answers.
+    /// Either; the first address that accepts a connection.
     #[default]
     #[serde(rename = "any")]
     Any,
@@ -106,10 +106,10 @@ impl IpVersion {
         }
     }
 
-    /// Reads `any`, `4` or `6`.
+    /// Parses `any`, `4` or `6`.
     ///
     /// # Errors
-    /// When it is none of these.
+    /// If `word` is none of these.
     pub fn parse(word: &str) -> Result<Self, ValidationError> {
         [Self::Any, Self::V4, Self::V6]
             .into_iter()
@@ -117,7 +117,7 @@ impl IpVersion {
             .ok_or_else(|| ValidationError::new("ip_version", word, "any, 4, 6"))
     }
 
-    /// Whether a check may connect to `address`.
+    /// Returns true if a check may connect to `address`.
     pub fn allows_address(self, address: IpAddr) -> bool {
         match self {
             Self::Any => true,
@@ -127,12 +127,14 @@ impl IpVersion {
     }
 }
 
-/// The longest URL, in bytes.
+/// Maximum length of a URL, in bytes.
 pub const MAX_URL_BYTES: usize = 4_096;
-/// Reads the URL of a check.
+
+/// Parses the URL of a check.
 ///
 /// # Errors
-/// When it is not an http or https URL with a host, when it holds a password, or when it is too long.
+/// If `text` is not an http or https URL with a host, if the URL contains a user or a password, or
+/// if the URL is too long.
 pub fn parse_url(text: &str) -> Result<Url, ValidationError> {
     let refusal = |allowed: &str| ValidationError::new("url", text, allowed);
     if text.len() > MAX_URL_BYTES {
@@ -145,7 +147,7 @@ pub fn parse_url(text: &str) -> Result<Url, ValidationError> {
         return Err(refusal("http or https with a host, such as https://example.com/"));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        // The URL stands in every report; a secret does not belong there.
+        // The URL is part of every report, so it must not contain a secret.
         return Err(ValidationError::new(
             "url",
             "(with a user or password)",

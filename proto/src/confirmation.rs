@@ -1,19 +1,20 @@
-//! What a sink says of a site that began to fail.
+//! The sink's message about a site that began to fail.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Shard, SiteId};
 
-/// Asks the shard's coordinator to have a failure confirmed at once, or says that it is not needed any more.
+/// Requests confirmation of a failure from the shard's coordinator, or withdraws the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfirmationRequest {
     /// Version of the message.
     pub v: u32,
-    /// Which site.
+    /// Site to confirm.
     pub site_id: SiteId,
-    /// Its shard.
+    /// Shard of the site.
     pub shard: Shard,
-    /// How many rounds of checks in all its regions would decide it; 0: none are needed any more.
+    /// Rounds of checks in all regions of the site that would decide the failure; 0 withdraws the
+    /// request.
     pub rounds: u32,
 }
 

@@ -1,4 +1,4 @@
-//! Names of things: a site, a shard of schedules, a lease's epoch, a region.
+//! Identifiers of sites, shards, lease epochs and regions.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -6,17 +6,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::ValidationError;
 
-/// The number of a watched site; given by Postgres, never used again after the site is gone.
+/// Number of a site, assigned by Postgres. The number of a deleted site is never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SiteId(pub i64);
 
-/// A fixed slice of all schedules; a site is in one shard with all its regions.
+/// A fixed part of all sites. All schedules of a site are in the same shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Shard(pub u16);
 
-/// The number of a lease's holder on a shard: one more each time that the shard is taken.
+/// Number of a lease's acquisition, incremented with each acquisition of the shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Epoch(pub i64);
@@ -32,16 +32,16 @@ macro_rules! impl_numeric_display {
 }
 impl_numeric_display!(SiteId, Shard, Epoch);
 
-/// A named place that probers run in: lower-case letters, digits and `-`, at most 32 of them.
+/// Name of a place where probers run: at most 32 lower-case letters, digits and `-`.
 ///
-/// The name is a token of NATS subjects, which is why its letters are few, and why `any`, `all` and `adhoc`
-/// (tokens with a meaning of their own) are refused.
+/// The name is a token of NATS subjects. For this reason the alphabet is small, and the tokens with
+/// a meaning of their own (`any`, `all`, `adhoc`) are rejected.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RegionName(Arc<str>);
 
 impl RegionName {
-    /// The longest name, in bytes.
+    /// Maximum length of a name, in bytes.
     pub const MAX_BYTES: usize = 32;
     const RESERVED_NAMES: [&str; 3] = ["any", "all", "adhoc"];
     const EXPECTED_FORMAT: &str = "1 to 32 of a-z, 0-9 and '-', not 'any', 'all' or 'adhoc'";

@@ -1,4 +1,5 @@
-//! A scheduled job's message, put together from a site's part, encoded once, and its tick.
+//! The message of a job, rendered from a template of its site, which is encoded once, and from its
+//! tick.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -7,43 +8,44 @@ use crate::{
     ticket::TicketClaims,
 };
 
-/// A site's part of its jobs: the JSON of what to check, without the braces.
+/// The part of a job that depends on the site alone: the JSON fields of the check, without braces.
 ///
-/// A coordinator holds one of these for each of up to a million sites, so it is one exact allocation.
+/// A coordinator holds a template for each of up to a million sites, so a template is one
+/// allocation of the exact size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobTemplate(Box<str>);
 
-/// The tick's part of a job.
+/// The part of a job that depends on the tick.
 #[derive(Clone, Debug)]
 pub struct JobTick<'a> {
-    /// Whose.
+    /// Site to check.
     pub site: SiteId,
-    /// Where.
+    /// Region that checks the site.
     pub region: &'a RegionName,
-    /// Scheduled or confirm.
+    /// Scheduled or confirming.
     pub kind: Kind,
-    /// When it is due.
+    /// Time at which the check is due.
     pub scheduled_at: Timestamp,
-    /// Past this it is not worth doing.
+    /// Time after which the check is not worth doing.
     pub expires_at: Timestamp,
-    /// The site's shard.
+    /// Shard of the site.
     pub shard: Shard,
-    /// Under which lease.
+    /// Epoch of the lease under which the job is published.
     pub epoch: Epoch,
 }
 
-/// How long after its tick a job is worth doing, at most.
+/// Maximum time to live of a job after its tick.
 pub const MAX_JOB_TTL: Duration = Duration::from_secs(60);
 
-/// How long after its tick a job is worth doing: until the next tick, at most [`MAX_LIFE`].
+/// Time to live of a job after its tick: until the next tick, at most [`MAX_JOB_TTL`].
 pub fn job_ttl(interval: Duration) -> Duration {
     interval.min(MAX_JOB_TTL)
 }
 
 impl JobTemplate {
-    /// The part of `request` that says what to check; its tick's fields are left out.
+    /// Encodes the fields of the check; the fields of a tick are left out.
     pub fn new(request: &CheckRequest) -> Self {
-        let what = CheckRequest {
+        let check = CheckRequest {
             v: MESSAGE_VERSION,
             id: None,
             site_id: None,
@@ -56,11 +58,14 @@ impl JobTemplate {
             ticket: None,
             ..request.clone()
         };
-        let json = serde_json::to_string(&what).unwrap_or_default();
+        // Absent and default fields are not encoded. Without braces, the tick's fields can be put
+        // first.
+        let json = serde_json::to_string(&check).unwrap_or_default();
         Self(json.trim_start_matches('{').strip_suffix('}').unwrap_or_default().into())
     }
 
-    /// Appends the job of `tick`, whose [`id`](Tick::id) this is, to `out`, with its ticket.
+    /// Appends the job of `tick`, with its ticket, to `out`. `id` must be the [`id`](JobTick::id)
+    /// of `tick`.
     pub fn render_job(&self, tick: &JobTick<'_>, id: &str, tickets: &Tickets, out: &mut String) {
         let JobTick { site, kind, scheduled_at, expires_at, shard, epoch, .. } = tick;
         // Writing to a String cannot fail.
@@ -75,7 +80,8 @@ impl JobTemplate {
 }
 
 impl JobTick<'_> {
-    /// The tick's identity, which is also its `Nats-Msg-Id`: who computes the tick again computes the same.
+    /// Identity of the job, also used as its `Nats-Msg-Id`. Every coordinator computes the same id
+    /// for the same tick.
     pub fn id(&self) -> String {
         let Self { site, region, kind, scheduled_at, .. } = self;
         let ending = if *kind == Kind::Confirm { ".confirm" } else { "" };

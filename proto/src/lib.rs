@@ -1,7 +1,8 @@
-//! What is said between Picket's processes: messages, subjects, names and their validation.
+//! Messages between Picket's processes, with their subjects, names and validation.
 //!
-//! No async and no I/O, so that it stays a description. Each module is one word of the vocabulary; the
-//! contract that users type is section by section in the project's README and ARCHITECTURE.
+//! This crate has no async code and no I/O: it describes messages and does not move them. Each
+//! module covers one term of the vocabulary. README and ARCHITECTURE describe the same contract for
+//! users, section by section.
 #![warn(missing_docs)]
 
 pub mod bundle;
@@ -36,7 +37,8 @@ pub use validation::ValidationError;
 
 /// The version of the messages that this build writes (`v` in each message).
 ///
-/// Readers ignore fields that they do not know, so a new optional field needs no new version. They do not refuse a
-/// higher one either: it says who wrote the message. What could not be understood without knowing of the change would
-/// get subjects of its own, since old and new processes run side by side during an upgrade.
+/// Readers ignore unknown fields, so a new optional field needs no new version. Readers do not
+/// reject a higher version either: `v` identifies the writer's format. A change that old readers
+/// could not handle would get its own subjects, because old and new processes run side by side
+/// during an upgrade.
 pub const MESSAGE_VERSION: u32 = 1;

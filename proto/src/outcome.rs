@@ -1,4 +1,4 @@
-//! How a check ended, and why it did not end well.
+//! Outcome of a check, and the cause of an outcome other than `up`.
 
 use std::{fmt, str::FromStr};
 
@@ -14,7 +14,7 @@ macro_rules! string_enum {
 
         impl $name {
             /// Every value, in the order of declaration.
-            pub const ALL: &[Self] = &[$(Self::$variant),*];
+            pub const ALL_VALUES: &[Self] = &[$(Self::$variant),*];
 
             /// The word on the wire and in SQL.
             pub fn as_str(self) -> &'static str {
@@ -42,65 +42,65 @@ macro_rules! string_enum {
 }
 
 string_enum! {
-    /// What a check says of its site; `missed` says nothing of it.
+    /// Judgement of a check about its site; `missed` makes no statement about the site.
     Outcome, "outcome" {
-        /// The site answered in time and as it should.
+        /// The site responded in time, and as defined.
         Up = "up",
-        /// The site did not.
+        /// The site did not respond in time, or not as defined.
         Down = "down",
-        /// The check was not done, through trouble of ours.
+        /// The check was not performed, for a reason that says nothing about the site.
         Missed = "missed",
     }
 }
 
 string_enum! {
-    /// Why a check is there.
+    /// Origin of a check.
     Kind, "kind" {
         /// A tick of a schedule.
         Scheduled = "scheduled",
-        /// Asked for when a site began to fail; no tick.
+        /// Requested when a site began to fail; belongs to no tick.
         Confirm = "confirm",
-        /// Asked for by a person or a program.
+        /// Requested by a person or a program.
         Adhoc = "adhoc",
     }
 }
 
 string_enum! {
-    /// Why an outcome is not `up`.
+    /// Reason for an outcome other than `up`.
     Cause, "cause" {
         /// The name did not resolve.
         Dns = "dns",
-        /// No connection could be made.
+        /// No connection could be established.
         Connect = "connect",
-        /// The TLS handshake failed, or the certificate is not to be trusted.
+        /// The TLS handshake failed, or the certificate is not trusted.
         Tls = "tls",
-        /// The time allowed was over.
+        /// The timeout of the check expired.
         Timeout = "timeout",
-        /// What came back is not HTTP, or broke off.
+        /// The response is not HTTP, or ended early.
         Http = "http",
-        /// A redirect that cannot or may not be followed, or too many of them.
+        /// A redirect cannot or must not be followed, or there are too many.
         Redirect = "redirect",
-        /// The status is not one of those allowed.
+        /// The status is not allowed.
         Status = "status",
-        /// A regex did not say what it should.
+        /// The body does not match `regex`, or matches `not_regex`.
         Body = "body",
-        /// The body was cut at the limit before the regex could be decided.
+        /// The body was truncated at the limit before the regex was decided.
         BodyTooLarge = "body_too_large",
-        /// The job was too old when a prober got it.
+        /// The job had expired before a prober could check it.
         Expired = "expired",
-        /// The destination is an address that this prober may not connect to.
+        /// The address policy of the prober refuses the destination.
         Blocked = "blocked",
         /// The prober could not run the check in time.
         Overloaded = "overloaded",
-        /// The prober itself had no network.
+        /// The prober had no network.
         ProberOffline = "prober_offline",
-        /// No prober took the job.
+        /// No prober pulled the job.
         NoProber = "no_prober",
         /// No coordinator published the job.
         NotScheduled = "not_scheduled",
-        /// A result came, but after the ledger had closed.
+        /// The result arrived after the ledger had closed.
         ResultLate = "result_late",
-        /// The request could not be used.
+        /// The request is invalid.
         Invalid = "invalid",
     }
 }
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn every_word_reads_back_as_what_wrote_it() {
-        for cause in Cause::ALL {
+        for cause in Cause::ALL_VALUES {
             assert_eq!(cause.as_str().parse::<Cause>().unwrap(), *cause);
             assert_eq!(serde_json::to_string(cause).unwrap(), format!("\"{cause}\""));
             assert_ne!(cause.outcome(), Outcome::Up);

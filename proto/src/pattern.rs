@@ -1,4 +1,4 @@
-//! A compiled regex of a check: bounded in size, bounded in what a search may cost.
+//! A compiled regex of a check, with bounded size and bounded search cost.
 
 mod cost;
 mod search;
@@ -15,39 +15,39 @@ use regex_automata::{
 pub use self::search::{PatternSearch, SearchStatus};
 use crate::ValidationError;
 
-/// The longest regex, in bytes.
+/// Maximum length of a regex, in bytes.
 pub const MAX_PATTERN_BYTES: usize = 4_096;
-/// The largest program that a regex may compile to, in bytes.
+/// Maximum size of the compiled program, in bytes.
 pub const MAX_PROGRAM_BYTES: usize = 1 << 20;
-/// The most steps that a regex may take for one byte of a text made to be dear: with as many, a body of 64 KiB is within
-/// [`MAX_STEPS`].
+/// Maximum steps per byte on the most expensive text for the regex. At this rate a body of 64 KiB
+/// stays within [`MAX_STEPS`].
 pub const MAX_STEPS_PER_BYTE: u64 = MAX_STEPS >> 16;
-/// The most steps that the regexes of one check may take in all. A step is one state of the program that is looked at for
-/// one byte, which takes some nanoseconds.
+/// Maximum steps of all regexes of one check together. A step visits one state of the program for
+/// one byte and takes some nanoseconds.
 pub const MAX_STEPS: u64 = 1 << 26;
-/// The most that one search may remember of where it has been, in bytes. A search that needs more is slower.
+/// Maximum size of the state cache of one search, in bytes. A search that needs more is slower.
 const MAX_CACHE_BYTES: usize = 256 << 10;
 
-/// A regex, ready to search. Clones share the program.
+/// A compiled regex. Clones share the program.
 #[derive(Clone, Debug)]
 pub struct Pattern {
     regex: Regex,
     program: Arc<Program>,
 }
 
-/// The program, for searches in pieces.
+/// The program for resumable searches.
 #[derive(Debug)]
 struct Program {
     nfa: NFA,
-    /// Made when a search needs it; absent where it cannot be made.
+    /// Built by the first search; `None` inside if it cannot be built.
     dfa: OnceLock<Option<DFA>>,
 }
 
 impl Pattern {
-    /// Compiles a regex: linear time, on bytes, bounded in size and in cost.
+    /// Compiles a regex that matches bytes in linear time, with bounded size and cost.
     ///
     /// # Errors
-    /// When it is no regex, or one that takes too much memory or time; `field` is named.
+    /// If the pattern is not a regex, or takes too much memory or time. The error names `field`.
     pub fn compile(field: &str, pattern: &str) -> Result<Self, ValidationError> {
         let refusal = |allowed: String| ValidationError::new(field, pattern, allowed);
         if pattern.len() > MAX_PATTERN_BYTES {
@@ -58,7 +58,8 @@ impl Pattern {
             .dfa_size_limit(MAX_CACHE_BYTES)
             .build()
             .map_err(|why| refusal(expected_regex(&why)))?;
-        // Of the same syntax and limit as above, but without captures; so it cannot fail where that did not.
+        // The same syntax and size limit as above, without captures. This compilation cannot fail
+        // after the first one succeeded.
         let nfa = NFA::compiler()
             .syntax(syntax::Config::new().utf8(false))
             .configure(
@@ -79,19 +80,20 @@ impl Pattern {
         Ok(Self { regex, program: Arc::new(Program { nfa, dfa: OnceLock::new() }) })
     }
 
-    /// The regex, for searches of which [`max_steps`](Self::max_steps) are few: they are fast and cannot be interrupted.
+    /// The regex for texts with few [`max_steps`](Self::max_steps). Such a search is fast, and
+    /// cannot be interrupted.
     pub fn regex(&self) -> &Regex {
         &self.regex
     }
 
-    /// The most steps that a search of `length` bytes may take.
+    /// Maximum steps of a search through `length` bytes.
     pub fn max_steps(&self, length: usize) -> u64 {
         (self.program.nfa.states().len() as u64).saturating_mul(length as u64)
     }
 
-    /// A bound in bytes on the programs that it compiled to.
+    /// Upper bound of the memory of the compiled programs, in bytes.
     pub fn memory_usage(&self) -> usize {
-        /// One for each direction, and one for searches in pieces.
+        /// Programs for the forward and the reverse search, and for resumable searches.
         const PROGRAMS: usize = 3;
         self.program.nfa.memory_usage() * PROGRAMS
     }
@@ -101,7 +103,7 @@ fn expected_regex(why: &regex::Error) -> String {
     match why {
         regex::Error::CompiledTooBig(limit) => format!("a regex that compiles to at most {limit} bytes"),
         why => {
-            // The last line of a syntax error is the reason; those before draw the pattern.
+            // The last line of a syntax error has the reason; the lines before draw the pattern.
             let reason = why.to_string();
             let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
             format!("a regular expression as in Rust's regex crate ({reason})")

@@ -1,7 +1,8 @@
-//! Who takes part, and what each may say and hear on the bus: no more than its code does.
+//! The roles of the system, and the NATS permissions of each role: exactly the subjects that its
+//! code uses.
 //!
-//! A server that is given these permissions refuses the rest. They stand beside the subjects, so that a new subject
-//! comes with the question of who needs it.
+//! A NATS server with these permissions rejects all other subjects. The permissions stand beside
+//! the subjects, so that a new subject is not added without its permissions.
 
 use std::{fmt, str::FromStr};
 
@@ -12,66 +13,70 @@ use crate::{
     },
 };
 
-/// The name of the hub's JetStream, by which leaf nodes call it. Others need not.
+/// JetStream domain of the hub. Only clients behind leaf nodes need the name.
 pub const JETSTREAM_DOMAIN: &str = "hub";
 
-/// Who takes part. Each has users of its own on a bus with credentials.
+/// A role of the system. On a bus with credentials, each role has users of its own.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    /// Schedules: publishes jobs, keeps the streams.
+    /// Schedules checks, publishes jobs, and reconciles the streams.
     Coordinator,
     /// Stores results, publishes events.
     Sink,
-    /// Shows results and events, passes requests on.
+    /// Shows results and events, and forwards requests.
     Api,
-    /// A person with `picket` or another client: looks at everything, asks for checks.
+    /// A person with `picket` or another client, who may inspect everything and request checks.
     Operator,
-    /// For repair: everything within the account. No process of ours uses it.
+    /// Has all permissions within the account, for repairs. No Picket process uses this role.
     Admin,
     /// Performs the checks of one region.
     Prober(RegionName),
-    /// A server of its own in one region, through which the probers there speak with the hub's; what they may, it may.
+    /// A leaf node in one region, through which its probers connect to the hub. A leaf node has the
+    /// permissions of these probers, and may answer requests.
     Leaf(RegionName),
 }
 
 /// A subject that a role may publish to or subscribe to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubjectPermission {
-    /// The subject, with wildcards; in a subscription perhaps with the only queue group that it may be in.
+    /// The subject, with wildcards. In a subscription, the only allowed queue group may follow
+    /// after a blank.
     pub subject: String,
-    /// What for.
+    /// Reason for the permission.
     pub purpose: &'static str,
 }
 
-/// All that a role may do on the bus.
+/// All permissions of a role on the bus.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Permissions {
-    /// To publish.
+    /// Subjects that the role may publish to.
     pub publish: Vec<SubjectPermission>,
-    /// To subscribe.
+    /// Subjects that the role may subscribe to.
     pub subscribe: Vec<SubjectPermission>,
-    /// To answer whom it heard a request from, once each, wherever the answer is wanted.
+    /// True if the role may answer each received request once, on any reply subject.
     pub allow_responses: bool,
 }
 
 impl Role {
-    /// Those that there is one of, whatever the regions.
+    /// The roles that do not belong to a region.
     pub const GLOBAL_ROLES: [Self; 5] =
         [Self::Coordinator, Self::Sink, Self::Api, Self::Operator, Self::Admin];
 
-    /// What its inboxes begin with: each role has its own, so that none can listen to answers for another.
+    /// Prefix of the role's inboxes. Each role has its own, so that no role can subscribe to the
+    /// replies of another.
     ///
-    /// The operator's is what every NATS client uses unless told otherwise.
+    /// Operators use the default prefix of NATS clients, because any client must work without
+    /// configuration.
     pub fn inbox_prefix(&self) -> String {
         match self {
             Self::Operator | Self::Admin => subject::DEFAULT_INBOX_PREFIX.to_owned(),
-            // Those of the probers behind it.
+            // A leaf node subscribes to the inboxes of the probers behind it.
             Self::Leaf(region) => Self::Prober(region.clone()).inbox_prefix(),
             other => format!("{}_{other}", subject::DEFAULT_INBOX_PREFIX),
         }
     }
 
-    /// What it may do.
+    /// The permissions of this role.
     pub fn permissions(&self) -> Permissions {
         let mut rights = Permissions::default();
         match self {
@@ -89,7 +94,7 @@ impl Role {
             Self::Prober(region) => rights.grant_prober(region),
             Self::Leaf(region) => rights.grant_leaf(region),
         }
-        rights.allow_subscribe(format!("{}.>", self.inbox_prefix()), "answers to what it asks");
+        rights.allow_subscribe(format!("{}.>", self.inbox_prefix()), "replies to its requests");
         rights
     }
 }
@@ -133,121 +138,132 @@ impl Permissions {
         self.subscribe.push(SubjectPermission { subject: subject.into(), purpose: why });
     }
 
-    /// A call of JetStream's, which is a request on a subject.
+    /// Allows a call of the JetStream API, which is a request on a subject.
     fn allow_jetstream_api(&mut self, call: impl fmt::Display, why: &'static str) {
         self.allow_publish(format!("$JS.API.{call}"), why);
     }
 
     fn grant_coordinator(&mut self) {
-        self.allow_publish(subject::JOB_SUBJECTS, "jobs, when they are due");
-        self.allow_subscribe(subject::CONFIRMATION_SUBJECTS, "sites that began to fail");
+        self.allow_publish(subject::JOB_SUBJECTS, "publish due jobs");
+        self.allow_subscribe(subject::CONFIRMATION_SUBJECTS, "confirmation requests");
         for stream in [JOBS_STREAM, RESULTS_STREAM, EVENTS_STREAM] {
-            self.allow_jetstream_api(format_args!("STREAM.INFO.{stream}"), "is the stream there");
-            self.allow_jetstream_api(format_args!("STREAM.CREATE.{stream}"), "make it");
-            self.allow_jetstream_api(format_args!("STREAM.UPDATE.{stream}"), "bring its settings up to date");
+            self.allow_jetstream_api(format_args!("STREAM.INFO.{stream}"), "check that the stream exists");
+            self.allow_jetstream_api(format_args!("STREAM.CREATE.{stream}"), "create the stream");
+            self.allow_jetstream_api(format_args!("STREAM.UPDATE.{stream}"), "update its settings");
         }
-        // The filter is part of the subject, and the server compares it with what the request says.
+        // The filter is part of the subject, and the server compares it with the filter in the
+        // request.
         self.allow_jetstream_api(
             format_args!("CONSUMER.CREATE.{JOBS_STREAM}.*.{}", subject::JOB_SUBJECTS),
-            "a region's consumer",
+            "create a region's consumer",
         );
         self.allow_jetstream_api(
             format_args!("CONSUMER.INFO.{JOBS_STREAM}.*"),
-            "does anybody work in a region",
+            "detect regions without active probers",
         );
         self.allow_jetstream_api(
             format_args!("CONSUMER.INFO.{RESULTS_STREAM}.{SINK_CONSUMER}"),
-            "how many results wait for a sink",
+            "count the results that wait for a sink",
         );
         self.allow_jetstream_api(
             format_args!("STREAM.MSG.GET.{RESULTS_STREAM}"),
-            "since when the oldest of them waits",
+            "read the age of the oldest result",
         );
     }
 
     fn grant_sink(&mut self) {
-        self.allow_publish(subject::EVENT_SUBJECTS, "events of the outbox");
-        self.allow_publish(subject::CONFIRMATION_SUBJECTS, "a site began to fail");
+        self.allow_publish(subject::EVENT_SUBJECTS, "publish events of the outbox");
+        self.allow_publish(subject::CONFIRMATION_SUBJECTS, "request confirmation checks");
         for stream in [RESULTS_STREAM, EVENTS_STREAM] {
-            self.allow_jetstream_api(format_args!("STREAM.INFO.{stream}"), "is the stream there");
+            self.allow_jetstream_api(format_args!("STREAM.INFO.{stream}"), "check that the stream exists");
             self.allow_jetstream_api(
                 format_args!("STREAM.CREATE.{stream}"),
-                "make it, if no coordinator has",
+                "create the stream if no coordinator has",
             );
         }
         let consumer = format!("{RESULTS_STREAM}.{SINK_CONSUMER}");
         self.allow_jetstream_api(
             format_args!("CONSUMER.CREATE.{consumer}.{}", subject::RESULT_SUBJECTS),
-            "its consumer",
+            "create its consumer",
         );
-        self.allow_jetstream_api(format_args!("CONSUMER.INFO.{consumer}"), "is it there, and how much waits");
-        self.allow_jetstream_api(format_args!("CONSUMER.MSG.NEXT.{consumer}"), "take results");
+        self.allow_jetstream_api(
+            format_args!("CONSUMER.INFO.{consumer}"),
+            "check its consumer, and count waiting results",
+        );
+        self.allow_jetstream_api(format_args!("CONSUMER.MSG.NEXT.{consumer}"), "pull results");
         let replay = format!("{RESULTS_STREAM}.{SINK_REPLAY_CONSUMER}");
         self.allow_jetstream_api(
             format_args!("CONSUMER.CREATE.{replay}.{}", subject::RESULT_SUBJECTS),
             "replay results that the database lost",
         );
-        self.allow_jetstream_api(format_args!("CONSUMER.MSG.NEXT.{replay}"), "read them");
-        self.allow_jetstream_api(format_args!("CONSUMER.DELETE.{replay}"), "done with them");
-        self.allow_publish(format!("$JS.ACK.{consumer}.>"), "done with a result");
+        self.allow_jetstream_api(format_args!("CONSUMER.MSG.NEXT.{replay}"), "pull results to replay");
+        self.allow_jetstream_api(
+            format_args!("CONSUMER.DELETE.{replay}"),
+            "delete the consumer after the replay",
+        );
+        self.allow_publish(format!("$JS.ACK.{consumer}.>"), "acknowledge results");
     }
 
     fn grant_api(&mut self) {
-        self.allow_publish("picket.check.*", "ask for checks");
-        self.allow_publish(format!("$SRV.*.{PROBER_SERVICE}"), "who is there");
+        self.allow_publish("picket.check.*", "request checks");
+        self.allow_publish(format!("$SRV.*.{PROBER_SERVICE}"), "discover probers");
         self.allow_subscribe(subject::RESULT_SUBJECTS, "results, live");
         self.allow_subscribe(subject::EVENT_SUBJECTS, "events, live");
     }
 
     fn grant_operator(&mut self) {
-        self.allow_publish("picket.check.*", "ask for checks");
-        self.allow_publish("picket.job.*.adhoc.>", "queue checks");
-        self.allow_publish("$SRV.>", "who is there: nats micro");
+        self.allow_publish("picket.check.*", "request checks");
+        self.allow_publish("picket.job.*.adhoc.>", "queue ad-hoc checks");
+        self.allow_publish("$SRV.>", "discover services (nats micro)");
         for call in ["INFO", "STREAM.LIST", "STREAM.NAMES", "STREAM.INFO.*"] {
-            self.allow_jetstream_api(call, "look at streams");
+            self.allow_jetstream_api(call, "inspect streams");
         }
         for call in ["CONSUMER.LIST.*", "CONSUMER.NAMES.*", "CONSUMER.INFO.*.*"] {
-            self.allow_jetstream_api(call, "look at consumers");
+            self.allow_jetstream_api(call, "inspect consumers");
         }
         for call in ["STREAM.MSG.GET.*", "DIRECT.GET.>"] {
-            self.allow_jetstream_api(call, "look at stored messages");
+            self.allow_jetstream_api(call, "inspect stored messages");
         }
         self.allow_subscribe(subject::RESULT_SUBJECTS, "results, live");
         self.allow_subscribe(subject::EVENT_SUBJECTS, "events, live");
-        self.allow_subscribe("picket.rejected.*", "requests that could not be used");
+        self.allow_subscribe("picket.rejected.*", "rejected requests");
     }
 
-    /// What comes from a leaf node is judged as the words of one user: it names JetStream's domain, and the server does not
-    /// remember over this link what may be answered, so that inboxes have to be named.
+    /// A leaf node acts as one user for all its probers. Two rules differ from a prober's. Leaf
+    /// nodes name the JetStream domain. The server does not track over a leaf node connection which
+    /// replies are expected, so the inboxes must be listed.
     fn grant_leaf(&mut self, region: &RegionName) {
         self.grant_prober(region);
+        // Outside of the hub, the JetStream API is reachable only under the name of its domain.
         for right in &mut self.publish {
             right.subject = right.subject.replace("$JS.API.", &format!("$JS.{JETSTREAM_DOMAIN}.API."));
         }
-        // The server lets no subscription pass over this link that is allowed with one queue group alone.
+        // The server forwards no subscription over this connection that is allowed for a single
+        // queue group only.
         for right in &mut self.subscribe {
             right.subject.truncate(right.subject.find(' ').unwrap_or(right.subject.len()));
         }
         self.allow_responses = false;
-        self.allow_publish(format!("{}.>", Role::Operator.inbox_prefix()), "answers to operators");
-        self.allow_publish(format!("{}.>", Role::Api.inbox_prefix()), "answers to the api");
+        self.allow_publish(format!("{}.>", Role::Operator.inbox_prefix()), "replies to operators");
+        self.allow_publish(format!("{}.>", Role::Api.inbox_prefix()), "replies to the API");
     }
 
-    /// No subject here is both published to and subscribed to: who could do both could ask itself for an answer anywhere.
+    /// No subject may be both published to and subscribed to. A prober with such a subject could
+    /// send a request to itself, with any subject as the reply subject, and answer there.
     fn grant_prober(&mut self, region: &RegionName) {
         let consumer = format!("{JOBS_STREAM}.{}", subject::prober_consumer(region));
-        self.allow_publish(subject::pull_next_subject(region), "take jobs of its region");
-        self.allow_publish(format!("$JS.ACK.{consumer}.>"), "done with a job");
-        self.allow_publish(format!("picket.result.{region}.*"), "results");
-        self.allow_publish(subject::rejected_request(region), "requests that could not be used");
+        self.allow_publish(subject::pull_next_subject(region), "pull jobs of its region");
+        self.allow_publish(format!("$JS.ACK.{consumer}.>"), "acknowledge jobs");
+        self.allow_publish(format!("picket.result.{region}.*"), "publish results");
+        self.allow_publish(subject::rejected_request(region), "rejected requests");
         let (own, any) = (subject::region_queue_group(region), subject::ANY_QUEUE_GROUP);
         self.allow_subscribe(format!("{} {own}", subject::region_check(region)), "requests to its region");
         self.allow_subscribe(format!("{} {own}", subject::CHECK_ALL_REGIONS), "requests to all regions");
         self.allow_subscribe(format!("{} {any}", subject::CHECK_ANY_PROBER), "requests to any prober");
-        for place in
+        for service_subject in
             ["$SRV.*".to_owned(), format!("$SRV.*.{PROBER_SERVICE}"), format!("$SRV.*.{PROBER_SERVICE}.*")]
         {
-            self.allow_subscribe(place, "who is there");
+            self.allow_subscribe(service_subject, "discovery of its service");
         }
         self.allow_responses = true;
     }

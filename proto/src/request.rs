@@ -1,4 +1,4 @@
-//! A request to check something: scheduled jobs and ad-hoc requests have one shape.
+//! Check requests: scheduled jobs and ad-hoc requests have the same form.
 
 use std::collections::BTreeMap;
 
@@ -13,72 +13,74 @@ use crate::{
 
 mod decode_error;
 
-/// A check request as it is on the wire. Only `url` is needed; what is absent has its default.
+/// A check request in its wire format. Only `url` is required; every other field has a default.
 ///
-/// Numbers are wide here, so that one out of range is refused by [`CheckRequest::validate`] in our words.
+/// Numeric fields are wider than their ranges, so that [`CheckRequest::validate`] rejects a number
+/// out of range with a clear error.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CheckRequest {
     /// Version of the message.
     #[serde(default = "default_version", skip_serializing_if = "is_default_version")]
     pub v: u32,
-    /// For correlation; any text of at most 128 bytes.
+    /// Correlation id: any text of at most 128 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// Where.
+    /// URL to check.
     pub url: String,
-    /// How to ask.
+    /// HTTP method.
     #[serde(default = "default_method", skip_serializing_if = "is_default_method")]
     pub method: String,
-    /// Sent with the request.
+    /// Headers to send.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
-    /// Sent with the request.
+    /// Body to send.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
-    /// For all phases and hops together, in milliseconds.
+    /// Timeout for all phases and hops together, in milliseconds.
     #[serde(default = "default_timeout_ms", skip_serializing_if = "is_default_timeout_ms")]
     pub timeout_ms: i64,
-    /// The statuses that are well.
+    /// Allowed statuses.
     #[serde(default = "default_status", skip_serializing_if = "is_default_status")]
     pub status: String,
-    /// Must match the body.
+    /// Regex that the body must match.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub regex: Option<String>,
-    /// Must not match the body.
+    /// Regex that the body must not match.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_regex: Option<String>,
-    /// How many redirects to follow.
+    /// Maximum redirects to follow.
     #[serde(default = "default_max_redirects", skip_serializing_if = "is_default_max_redirects")]
     pub max_redirects: i64,
-    /// Which addresses to connect to.
+    /// Addresses to connect to.
     #[serde(default, skip_serializing_if = "is_any_ip_version")]
     pub ip_version: IpVersion,
-    /// Whether the certificate is judged.
+    /// True if the certificate is verified.
     #[serde(default = "default_true", skip_serializing_if = "is_true")]
     pub tls_verify: bool,
 
-    /// The site, in scheduled and confirming checks; without it the request is ad hoc.
+    /// Site, in scheduled and confirming checks; absent in ad-hoc requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub site_id: Option<SiteId>,
-    /// Why the check is there.
+    /// Origin of the check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<Kind>,
-    /// The tick.
+    /// Time at which the check is due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduled_at: Option<Timestamp>,
-    /// Past this the check is not worth doing.
+    /// Time after which the check is not worth doing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
-    /// The site's shard.
+    /// Shard of the site.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard: Option<Shard>,
-    /// The epoch of the lease under which the job was published; for diagnosis.
+    /// Epoch of the lease under which the job was published, for diagnosis.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<Epoch>,
-    /// The installation whose job this is; copied to the result.
+    /// Installation that published the job; copied to the result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub installation: Option<InstallationId>,
-    /// The job's [ticket](crate::ticket); copied to the result as it is, since only the sink reads it.
+    /// [Ticket](crate::ticket) of the job; copied to the result unread, because only the sink
+    /// verifies tickets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket: Option<String>,
 }
@@ -123,41 +125,41 @@ fn is_true(flag: &bool) -> bool {
     *flag
 }
 
-/// The tick that a scheduled or confirming request belongs to.
+/// The tick of a scheduled or confirming request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScheduledTick {
-    /// Whose.
+    /// Site to check.
     pub site: SiteId,
-    /// Scheduled or confirm.
+    /// Scheduled or confirming.
     pub kind: Kind,
-    /// When it was due.
+    /// Time at which the check was due.
     pub scheduled_at: Timestamp,
-    /// Past this it is not worth doing.
+    /// Time after which the check is not worth doing.
     pub expires_at: Timestamp,
-    /// The site's shard.
+    /// Shard of the site.
     pub shard: Shard,
 }
 
 impl CheckRequest {
-    /// In milliseconds.
+    /// Default timeout, in milliseconds.
     pub const DEFAULT_TIMEOUT_MS: i64 = 10_000;
-    /// In milliseconds.
+    /// Minimum timeout, in milliseconds.
     pub const MIN_TIMEOUT_MS: i64 = 100;
-    /// In milliseconds.
+    /// Maximum timeout, in milliseconds.
     pub const MAX_TIMEOUT_MS: i64 = 60_000;
-    /// Success.
+    /// Default of the allowed statuses: success.
     pub const DEFAULT_STATUS: &str = "200-299";
-    /// As browsers do, roughly.
+    /// Default of the maximum redirects, roughly as in browsers.
     pub const DEFAULT_MAX_REDIRECTS: i64 = 10;
-    /// The most redirects that a check may follow.
+    /// Upper limit of the maximum redirects.
     pub const MAX_REDIRECTS: i64 = 20;
-    /// The most headers of a request.
+    /// Maximum number of headers.
     pub const MAX_HEADERS: usize = 50;
-    /// All headers of a request together, in bytes.
+    /// Maximum size of all headers together, in bytes.
     pub const MAX_HEADER_BYTES: usize = 16 << 10;
-    /// The longest body of a request, in bytes.
+    /// Maximum length of the body, in bytes.
     pub const MAX_BODY_BYTES: usize = 64 << 10;
-    /// The longest id, in bytes.
+    /// Maximum length of the id, in bytes.
     pub const MAX_ID_BYTES: usize = 128;
 
     const KNOWN_FIELDS: [(&str, &str); 21] = [
@@ -211,11 +213,12 @@ impl CheckRequest {
         }
     }
 
-    /// Reads a request. In an ad-hoc one, which people type, an unknown field is refused by name; in a
-    /// scheduled one it is ignored, since a newer coordinator may know more than this prober.
+    /// Decodes a request. Unknown fields are rejected by name in ad-hoc requests, which people
+    /// type. They are ignored in jobs, because a newer coordinator may send fields that this prober
+    /// does not know.
     ///
     /// # Errors
-    /// When the bytes are no JSON object of this shape; the field is named where there is one.
+    /// If the bytes are not a JSON object of this form. The error names the field where possible.
     pub fn decode(bytes: &[u8]) -> Result<Self, ValidationError> {
         match serde_json::from_slice::<Self>(bytes) {
             Ok(request) if request.site_id.is_some() => Ok(request),
@@ -224,18 +227,18 @@ impl CheckRequest {
         }
     }
 
-    /// Judges every field of what is to be checked.
+    /// Validates all fields of the check.
     ///
     /// # Errors
-    /// Names the first field that cannot be used.
+    /// If a field is invalid. The error names the first one.
     pub fn validate(&self) -> Result<Check, ValidationError> {
         self.validate_with(Pattern::compile)
     }
 
-    /// As [`validate`](Self::validate), with regexes from `compile`, which may keep them.
+    /// As [`validate`](Self::validate), with regexes from `compile`, which may use a cache.
     ///
     /// # Errors
-    /// Names the first field that cannot be used.
+    /// If a field is invalid. The error names the first one.
     pub fn validate_with(
         &self,
         compile: impl FnMut(&str, &str) -> Result<Pattern, ValidationError>,
@@ -244,11 +247,11 @@ impl CheckRequest {
         Ok(Check { regex, not_regex, ..check })
     }
 
-    /// Judges every field as [`validate`](Self::validate) does, and keeps nothing; `judge_regex` judges regexes, and may know
-    /// some already.
+    /// Validates all fields as [`validate`](Self::validate) does, without building a check.
+    /// `judge_regex` validates regexes, for example from a cache.
     ///
     /// # Errors
-    /// Names the first field that cannot be used.
+    /// If a field is invalid. The error names the first one.
     pub fn check_validity(
         &self,
         judge_regex: impl FnMut(&str, &str) -> Result<(), ValidationError>,
@@ -256,7 +259,7 @@ impl CheckRequest {
         self.validate_fields(judge_regex).map(drop)
     }
 
-    /// The check without its regexes, and what `compile` made of them.
+    /// Returns the check without regexes, and the results of `compile` for `regex` and `not_regex`.
     fn validate_fields<R>(
         &self,
         mut compile: impl FnMut(&str, &str) -> Result<R, ValidationError>,
@@ -278,6 +281,7 @@ impl CheckRequest {
                 format!("at most {} bytes", Self::MAX_BODY_BYTES),
             ));
         }
+        // The cheap fields come first: a request with an invalid one costs no regex compilation.
         let check = Check {
             url: check::parse_url(&self.url)?,
             method: Method::parse(&self.method)?,
@@ -296,16 +300,17 @@ impl CheckRequest {
         Ok((check, regex, not_regex))
     }
 
-    /// The tick that this request belongs to; `None` for an ad-hoc one.
+    /// The tick of this request; `None` for an ad-hoc request.
     ///
     /// # Errors
-    /// When a scheduled request lacks part of its tick.
+    /// If a scheduled or confirming request lacks a field of its tick.
     pub fn scheduled_tick(&self) -> Result<Option<ScheduledTick>, ValidationError> {
         fn needed<T: Copy>(field: &str, value: Option<T>) -> Result<T, ValidationError> {
             value.ok_or_else(|| ValidationError::new(field, "(absent)", "present where there is a site_id"))
         }
         let Some(site) = self.site_id else { return Ok(None) };
         let kind = needed("kind", self.kind)?;
+        // An ad-hoc check belongs to no schedule, so a site id contradicts this kind.
         if kind == Kind::Adhoc {
             return Err(ValidationError::new("kind", kind, "scheduled or confirm where there is a site_id"));
         }
@@ -319,7 +324,7 @@ impl CheckRequest {
     }
 }
 
-/// Refuses a number outside `min` to `max`.
+/// Rejects a number outside of `min` to `max`.
 pub(crate) fn check_range(field: &str, value: i64, min: i64, max: i64) -> Result<i64, ValidationError> {
     match (min..=max).contains(&value) {
         true => Ok(value),
@@ -327,7 +332,7 @@ pub(crate) fn check_range(field: &str, value: i64, min: i64, max: i64) -> Result
     }
 }
 
-/// Headers that belong to the connection and not to the request, or that say whom we ask.
+/// Headers that belong to the connection and not to the request, or that name the requested host.
 const RESERVED_HEADERS: [&str; 10] = [
     "connection",
     "content-length",
@@ -361,7 +366,7 @@ fn validate_headers(given: &BTreeMap<String, String>) -> Result<Vec<(String, Str
         if RESERVED_HEADERS.iter().any(|reserved| reserved.eq_ignore_ascii_case(name)) {
             return Err(ValidationError::new("headers", name, "no header of the connection or of the host"));
         }
-        // Values may be secrets: they are not repeated.
+        // The error does not repeat the value, which may be a secret.
         if value.chars().any(|letter| letter.is_control() && letter != '\t') {
             return Err(ValidationError::new(
                 format!("headers.{name}"),

@@ -1,4 +1,4 @@
-//! What a prober says of a check that it did, or could not do.
+//! The record of a finished or missed check.
 
 use std::time::Duration;
 
@@ -9,91 +9,92 @@ use crate::{
     ticket::{TicketClaims, TicketError},
 };
 
-/// A check's result as it is on the wire; what did not happen is absent.
+/// A check result in its wire format; fields that do not apply are absent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CheckResult {
     /// Version of the message.
     pub v: u32,
-    /// The request's id.
+    /// Id of the request.
     pub id: String,
-    /// The site; absent for an ad-hoc check.
+    /// Site; absent for an ad-hoc check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub site_id: Option<SiteId>,
-    /// Why the check was there.
+    /// Origin of the check.
     pub kind: Kind,
-    /// Where it was done.
+    /// Region of the prober.
     pub region: RegionName,
-    /// The site's shard; absent for an ad-hoc check.
+    /// Shard of the site; absent for an ad-hoc check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard: Option<Shard>,
-    /// Who did it.
+    /// Name of the prober.
     pub prober: String,
-    /// What was asked.
+    /// Checked URL.
     pub url: String,
-    /// When it was due: the tick, or the arrival of an ad-hoc request.
+    /// Time at which the check was due: the tick, or the arrival of an ad-hoc request.
     pub scheduled_at: Timestamp,
     /// The job's `expires_at`; absent for an ad-hoc check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
-    /// When it began; absent if it never did.
+    /// Start of the check; absent if the check never began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
-    /// What it says of the site.
+    /// Judgement about the site.
     pub outcome: Outcome,
-    /// Why not up.
+    /// Reason for an outcome other than `up`.
     #[serde(default)]
     pub cause: Option<Cause>,
-    /// The cause in words for a person.
+    /// Explanation of the cause for a person.
     #[serde(default)]
     pub message: Option<String>,
-    /// Of the last answer.
+    /// Status of the last response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http_status: Option<u16>,
-    /// `1.0`, `1.1`, `2`.
+    /// Version of HTTP: `1.0`, `1.1` or `2`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http_version: Option<String>,
     /// Address and port of the last connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote_addr: Option<String>,
-    /// How long each phase took.
+    /// Duration of each phase.
     #[serde(default, skip_serializing_if = "Timing::is_empty")]
     pub timing: Timing,
-    /// How many redirects were followed.
+    /// Number of followed redirects.
     #[serde(default)]
     pub redirects: u8,
-    /// Bytes of the decoded body that were read.
+    /// Number of bytes read of the decoded body.
     #[serde(default)]
     pub body_bytes: u64,
-    /// Whether `regex` matched; absent without one, or when it was not tried.
+    /// True if `regex` matched; absent without a regex, or if the regex was not tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub regex_matched: Option<bool>,
-    /// When the certificate ends.
+    /// Expiry of the server's certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_expires_at: Option<Timestamp>,
-    /// The job's installation; absent for an ad-hoc check.
+    /// Installation of the job; absent for an ad-hoc check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub installation: Option<InstallationId>,
-    /// The job's [ticket](crate::ticket); absent for an ad-hoc check.
+    /// [Ticket](crate::ticket) of the job; absent for an ad-hoc check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket: Option<String>,
 }
 
-/// How long each phase of a check took, in microseconds, summed over the hops; absent if it did not happen.
+/// Duration of each phase of a check in microseconds, summed over all hops; a phase that did not
+/// happen is absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timing {
-    /// Resolving the name.
+    /// Name resolution.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns_us: Option<u32>,
-    /// Connecting.
+    /// TCP connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connect_us: Option<u32>,
     /// The TLS handshake.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_us: Option<u32>,
-    /// From a connection that is ready to the head of the answer.
+    /// From an established connection to the head of the response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_byte_us: Option<u32>,
-    /// From the head of the answer to the end of its body.
+    /// From the head of the response to the end of its body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transfer_us: Option<u32>,
     /// From the start to the verdict.
@@ -102,25 +103,26 @@ pub struct Timing {
 }
 
 impl Timing {
-    /// Whether no phase was measured.
+    /// Returns true if no phase was measured.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// `duration` in whole microseconds, at most what the field holds (71 minutes).
+    /// `duration` in whole microseconds, capped at the maximum of the field (71 minutes).
     pub fn saturating_micros(duration: Duration) -> u32 {
         u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
     }
 }
 
 impl CheckResult {
-    /// Whether the sink of this installation accepts it as the result of a check that its region was given.
+    /// Verifies that this result belongs to a check that its region was given by this installation.
     ///
     /// # Errors
-    /// When its ticket was not made for this check.
+    /// If the ticket was not issued for this check, or is missing although tickets are required.
     pub fn verify_ticket(&self, tickets: &Tickets) -> Result<(), TicketError> {
         let (Some(site), Some(shard), Some(expires_at)) = (self.site_id, self.shard, self.expires_at) else {
-            // Incomplete claims have no ticket, and a prober of an older version copies neither.
+            // No ticket is valid for incomplete claims. A prober of an older version copies neither
+            // `expires_at` nor the ticket.
             return match self.ticket {
                 Some(_) => Err(TicketError::MacMismatch),
                 None if tickets.is_required() => Err(TicketError::Missing),
@@ -133,7 +135,7 @@ impl CheckResult {
         tickets.verify_ticket(self.ticket.as_deref(), &claims)
     }
 
-    /// How long after it was due the check began.
+    /// Time from `scheduled_at` to the start of the check; `None` if the check never began.
     pub fn lateness(&self) -> Option<Duration> {
         Some(self.started_at?.saturating_duration_since(self.scheduled_at))
     }
@@ -143,7 +145,8 @@ impl CheckResult {
 mod tests {
     use super::*;
 
-    /// The contract's own example, with the shard that the sink compares; today's code must read it for ever.
+    /// The example of the contract, with the shard that the sink compares. All later versions must
+    /// decode it.
     const GOLDEN: &str = r#"{"v":1,"id":"a","site_id":42,"kind":"scheduled","region":"eu-west","shard":7,"prober":"host-7f3a","url":"https://example.com/","scheduled_at":"2026-11-20T12:00:00.000000Z","expires_at":"2026-11-20T12:01:00.000000Z","started_at":"2026-11-20T12:00:00.004211Z","outcome":"up","cause":null,"message":null,"http_status":200,"http_version":"2","remote_addr":"93.184.216.34:443","timing":{"dns_us":1200,"connect_us":8100,"tls_us":9500,"first_byte_us":15200,"transfer_us":300,"total_us":34300},"redirects":0,"body_bytes":1256,"regex_matched":true,"tls_expires_at":"2027-01-15T23:59:59.000000Z","installation":"6b0f4f6a-7e57-4c1e-9a52-0d6f4b1c2a33","ticket":"0001fa15b87b276e7ec3f7f2b9f3c4b7043b"}"#;
 
     #[test]

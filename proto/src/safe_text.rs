@@ -1,9 +1,9 @@
-//! Text of strangers made safe to show: terminals obey escape sequences, and characters that are not seen, or that turn the
-//! direction of writing, make a text look like another one.
+//! Untrusted text made safe for display. Terminals obey escape sequences; invisible and
+//! direction-changing characters disguise a text as another one.
 
 use std::borrow::Cow;
 
-/// The character to show in place of `letter`; itself if it is seen and does nothing else.
+/// The character to display for `letter`: itself if it is visible and has no other effect.
 pub fn to_visible(letter: char) -> char {
     match letter {
         _ if letter.is_control() => ' ',
@@ -13,9 +13,11 @@ pub fn to_visible(letter: char) -> char {
     }
 }
 
-/// Whether a character has no shape of its own, or changes how its neighbours are ordered.
-/// Source: the property Default_Ignorable_Code_Point (<https://www.unicode.org/Public/UCD/latest/ucd/DerivedCoreProperties.txt>)
-/// without variation selectors, which emoji need, and the Hangul fillers among them.
+/// Returns true if a character is invisible, or changes the order of its neighbours.
+///
+/// Source: the property Default_Ignorable_Code_Point
+/// (<https://www.unicode.org/Public/UCD/latest/ucd/DerivedCoreProperties.txt>), including the
+/// Hangul fillers, without variation selectors, which emoji need.
 fn is_invisible(letter: char) -> bool {
     matches!(letter,
         '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180e}'
@@ -24,12 +26,12 @@ fn is_invisible(letter: char) -> bool {
         | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// Whether nothing in `text` needs a closer look: the usual case, and quick to find out.
+/// Returns true if `text` is printable ASCII: the usual case, and fast to find out.
 fn is_plain(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\n'))
 }
 
-/// `text` with each character [`visible`], in the lines that it has.
+/// `text` with each character passed through [`to_visible`]; line feeds stay.
 pub fn sanitize_lines(text: &str) -> Cow<'_, str> {
     if is_plain(text) {
         return Cow::Borrowed(text);
@@ -37,7 +39,8 @@ pub fn sanitize_lines(text: &str) -> Cow<'_, str> {
     text.chars().map(|letter| if letter == '\n' { letter } else { to_visible(letter) }).collect()
 }
 
-/// As [`lines`], with the colours that it has: for text whose parts of strangers went through [`visible`] before.
+/// As [`sanitize_lines`], but colour sequences stay. The caller must pass all untrusted parts of
+/// the text through [`to_visible`] first.
 pub fn sanitize_coloured(text: &str) -> Cow<'_, str> {
     if is_plain(text) {
         return Cow::Borrowed(text);
@@ -45,6 +48,7 @@ pub fn sanitize_coloured(text: &str) -> Cow<'_, str> {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(letter) = rest.chars().next() {
+        // Only colour sequences are copied; any other escape character becomes a blank.
         let taken = match colour_sequence_len(rest) {
             Some(length) => {
                 shown.push_str(&rest[..length]);
@@ -60,14 +64,14 @@ pub fn sanitize_coloured(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// The length of the sequence for a colour or a weight at the start of `text`.
+/// Length of the escape sequence for a colour or a weight at the start of `text`.
 fn colour_sequence_len(text: &str) -> Option<usize> {
     let parameters = text.strip_prefix("\x1b[")?;
     let end = parameters.find(|letter: char| !letter.is_ascii_digit() && letter != ';')?;
     parameters[end..].starts_with('m').then_some("\x1b[".len() + end + 1)
 }
 
-/// JSON that says the same, with what is not [`visible`] inside its texts escaped; line feeds stay.
+/// Equivalent JSON with invisible and control characters of its strings escaped; line feeds stay.
 pub fn sanitize_json(text: &str) -> Cow<'_, str> {
     if is_plain(text) {
         return Cow::Borrowed(text);
@@ -76,7 +80,7 @@ pub fn sanitize_json(text: &str) -> Cow<'_, str> {
     for letter in text.chars() {
         match letter {
             '\n' => escaped.push(letter),
-            // JSON has these between its values only, where a blank says the same.
+            // Valid JSON has these between its values only, where a blank means the same.
             '\0'..' ' => escaped.push(' '),
             _ if to_visible(letter) == letter => escaped.push(letter),
             _ => {
@@ -92,7 +96,7 @@ pub fn sanitize_json(text: &str) -> Cow<'_, str> {
 mod tests {
     use super::*;
 
-    /// One of each kind that must not reach a terminal.
+    /// An example of each kind of character that must not reach a terminal.
     const HOSTILE: &str =
         "\x1b[2J\x07\r\u{7f}\u{9b}31m\u{202e}\u{2066}\u{200f}\u{200b}\u{feff}\u{2028}\u{e0041}";
 

@@ -1,4 +1,4 @@
-//! What a watched site is, and whether it can be watched.
+//! The definition of a site, and its validation.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -6,35 +6,35 @@ use serde::{Deserialize, Serialize};
 
 use crate::{CheckRequest, Pattern, RegionName, ValidationError, request::check_range};
 
-/// A site as people define it: what to check, how often, from where, and when it counts as down.
+/// A site as users define it: the check, its interval and regions, and the rules for an incident.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SiteSpec {
-    /// What to check; its tick's fields are absent.
+    /// The check, without the fields of a tick.
     pub check: CheckRequest,
-    /// For reports; the URL where absent.
+    /// Display name; defaults to the URL.
     pub name: Option<String>,
-    /// How often, in seconds.
+    /// Interval between checks, in seconds.
     pub interval_seconds: i64,
-    /// From where; empty means from every region.
+    /// Regions that check the site; empty means all regions.
     pub regions: Vec<String>,
-    /// Whether it is watched at all.
+    /// True if the site is checked.
     pub enabled: bool,
-    /// In how many regions it must fail to be down; a majority where absent.
+    /// Number of failing regions that opens an incident; defaults to a majority.
     pub quorum: Option<i64>,
-    /// Consecutive failures that make a region down.
+    /// Consecutive failures after which a region counts as down.
     pub failures_to_open: i64,
-    /// Consecutive successes that make it up again.
+    /// Consecutive successes after which a region counts as up again.
     pub successes_to_close: i64,
-    /// For reports and selection.
+    /// Labels for reports and selection.
     pub tags: Vec<String>,
 }
 
-/// The intervals that this installation takes.
+/// Check intervals that this installation allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IntervalRange {
-    /// The shortest.
+    /// Shortest interval.
     pub min: Duration,
-    /// The longest.
+    /// Longest interval.
     pub max: Duration,
 }
 
@@ -45,16 +45,18 @@ impl Default for IntervalRange {
 }
 
 impl SiteSpec {
-    /// Once a minute.
+    /// Default interval in seconds: once a minute.
     pub const DEFAULT_INTERVAL_SECONDS: i64 = 60;
-    /// Of [`failures_to_open`](Self::failures_to_open) and [`successes_to_close`](Self::successes_to_close).
+    /// Default of [`failures_to_open`](Self::failures_to_open) and
+    /// [`successes_to_close`](Self::successes_to_close).
     pub const DEFAULT_CONSECUTIVE_CHECKS: i64 = 2;
-    /// The longest name, in bytes.
+    /// Maximum length of the name, in bytes.
     pub const MAX_NAME_BYTES: usize = 200;
     const MAX_TAGS: usize = 50;
     const MAX_TAG_BYTES: usize = 64;
 
-    /// `url` once a minute from every region, and all else at its default.
+    /// A site that checks `url` once a minute from every region, with all other fields at their
+    /// defaults.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             check: CheckRequest::new(url),
@@ -69,7 +71,8 @@ impl SiteSpec {
         }
     }
 
-    /// Judges every field; the same code refuses a site at the door and explains one that came by SQL.
+    /// Validates every field. The CLI rejects a site by this code, and coordinators use it to
+    /// report a site that was written with SQL.
     ///
     /// # Errors
     /// Names the first field that cannot be used.
@@ -77,7 +80,8 @@ impl SiteSpec {
         self.validate_with(intervals, |field, pattern| Pattern::compile(field, pattern).map(drop))
     }
 
-    /// As [`validate`](Self::validate), with verdicts of regexes from `judge_regex`, which may know some already.
+    /// As [`validate`](Self::validate), with `judge_regex` to validate regexes, for example from a
+    /// cache.
     ///
     /// # Errors
     /// Names the first field that cannot be used.
@@ -87,6 +91,7 @@ impl SiteSpec {
         judge_regex: impl FnMut(&str, &str) -> Result<(), ValidationError>,
     ) -> Result<(), ValidationError> {
         let (min, max) = (intervals.min.as_secs(), intervals.max.as_secs());
+        // A negative interval becomes 0, and the range check below rejects it.
         let seconds = u64::try_from(self.interval_seconds).unwrap_or(0);
         if !(min..=max).contains(&seconds) {
             let allowed = format!("{min} to {max} (set by PICKET_MIN_INTERVAL and PICKET_MAX_INTERVAL)");
@@ -108,6 +113,7 @@ impl SiteSpec {
         {
             return Err(ValidationError::new("name", name, "1 to 200 bytes without control characters"));
         }
+        // The set is smaller than the list if a tag is repeated.
         let tags: BTreeSet<&str> = self.tags.iter().map(String::as_str).collect();
         if tags.len() != self.tags.len() || tags.len() > Self::MAX_TAGS {
             return Err(ValidationError::new("tags", self.tags.join(","), "at most 50 different ones"));

@@ -1,10 +1,10 @@
-//! Which HTTP statuses are well: `200-299,301`.
+//! Allowed HTTP statuses, such as `200-299,301`.
 
 use std::{fmt, str::FromStr};
 
 use crate::ValidationError;
 
-/// A list of statuses and ranges of them.
+/// A list of statuses and status ranges.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatusRanges(Vec<(u16, u16)>);
 
@@ -12,7 +12,7 @@ impl StatusRanges {
     const EXPECTED_FORMAT: &str = "statuses and ranges from 100 to 599, such as 200-299,301";
     const MAX_RANGES: usize = 32;
 
-    /// Whether `status` is one of those allowed.
+    /// Returns true if `status` is allowed.
     pub fn allows_status(&self, status: u16) -> bool {
         self.0.iter().any(|(first, last)| (*first..=*last).contains(&status))
     }
@@ -36,6 +36,7 @@ impl FromStr for StatusRanges {
         let parts: Vec<(u16, u16)> = text
             .split(',')
             .map(|part| {
+                // A single status is a range of length one.
                 let (first, last) = part.split_once('-').unwrap_or((part, part));
                 let range = (number(first)?, number(last)?);
                 (range.0 <= range.1).then_some(range)

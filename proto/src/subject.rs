@@ -1,122 +1,126 @@
-//! NATS subjects, streams and consumers: every name, in one place.
+//! All names of NATS subjects, streams and consumers.
 
 use crate::{RegionName, Shard, SiteId, ValidationError};
 
-/// The stream of jobs that wait for a prober.
+/// Stream of jobs that wait for a prober.
 pub const JOBS_STREAM: &str = "PICKET_JOBS";
-/// The stream of results that wait for the sink.
+/// Stream of results that wait for the sink.
 pub const RESULTS_STREAM: &str = "PICKET_RESULTS";
-/// The stream of what happened: incidents, silent regions.
+/// Stream of events: incidents and silent regions.
 pub const EVENTS_STREAM: &str = "PICKET_EVENTS";
 
-/// What [`JOBS`] captures.
+/// Subjects of [`JOBS_STREAM`].
 pub const JOB_SUBJECTS: &str = "picket.job.*.>";
-/// What [`RESULTS`] captures.
+/// Subjects of [`RESULTS_STREAM`].
 pub const RESULT_SUBJECTS: &str = "picket.result.>";
-/// What [`EVENTS`] captures.
+/// Subjects of [`EVENTS_STREAM`].
 pub const EVENT_SUBJECTS: &str = "picket.event.>";
 
-/// The durable consumer of [`RESULTS`] that all sinks share.
+/// Durable consumer of [`RESULTS_STREAM`], shared by all sinks.
 pub const SINK_CONSUMER: &str = "sink";
-/// The consumer with which one sink at a time replays results that the database lost.
+/// Consumer with which one sink at a time replays results that the database lost.
 pub const SINK_REPLAY_CONSUMER: &str = "sink-replay";
-/// The name of the probers' NATS service.
+/// Name of the probers' NATS service.
 pub const PROBER_SERVICE: &str = "picket-prober";
-/// The queue group of all probers, for requests that any one of them answers.
+/// Queue group of all probers, for requests that any prober may answer.
 pub const ANY_QUEUE_GROUP: &str = "probers";
 
-/// What every inbox begins with: of clients in general, and, with the name of a role behind it, of ours.
+/// Prefix of all inboxes. An inbox of a role with its own credential continues with the name of the
+/// role.
 pub const DEFAULT_INBOX_PREFIX: &str = "_INBOX";
 
-/// The durable consumer of [`JOBS`] that all probers of a region share.
+/// Durable consumer of [`JOBS_STREAM`], shared by all probers of a region.
 pub fn prober_consumer(region: &RegionName) -> String {
     format!("prober-{region}")
 }
 
-/// The region whose probers share the consumer of this name, if it is one of theirs.
+/// Region of the prober consumer `name`; `None` for other consumers.
 pub fn consumer_region(name: &str) -> Option<&str> {
     name.strip_prefix("prober-")
 }
 
-/// The queue group of a region's probers.
+/// Queue group of a region's probers.
 pub fn region_queue_group(region: &RegionName) -> String {
     format!("probers-{region}")
 }
 
-/// Where a region's probers ask for jobs.
+/// Subject of pull requests for a region's jobs.
 pub fn pull_next_subject(region: &RegionName) -> String {
     format!("$JS.API.CONSUMER.MSG.NEXT.{JOBS_STREAM}.{}", prober_consumer(region))
 }
 
-/// What a region's consumer takes from [`JOBS`].
+/// Filter of a region's consumer on [`JOBS_STREAM`].
 pub fn region_jobs_filter(region: &RegionName) -> String {
     format!("picket.job.{region}.>")
 }
 
-/// Where a scheduled job goes. One subject a site and region, so that the stream keeps the newest only.
+/// Subject of scheduled jobs. Each site and region has its own subject, so that the stream keeps
+/// only the newest job.
 pub fn scheduled_job(region: &RegionName, site: SiteId) -> String {
     format!("picket.job.{region}.{site}")
 }
 
-/// Where a confirming job goes: beside the scheduled one, and of these too the stream keeps the newest only.
+/// Subject of confirming jobs, beside the subject of scheduled jobs. The stream keeps only the
+/// newest of these as well.
 pub fn confirmation_job(region: &RegionName, site: SiteId) -> String {
     format!("picket.job.{region}.{site}.confirm")
 }
 
-/// Where the sink says that a site of this shard began to fail.
+/// Subject of the sink's confirmation requests for sites of this shard.
 pub fn confirmation_request(shard: Shard) -> String {
     format!("picket.suspect.{shard}")
 }
 
-/// Where all coordinators hear of sites that began to fail.
+/// Subjects of confirmation requests for all shards; coordinators subscribe to them.
 pub const CONFIRMATION_SUBJECTS: &str = "picket.suspect.*";
 
-/// Where a result of a scheduled or confirming check goes.
+/// Subject of a single result of a scheduled or confirming check.
 pub fn site_result(region: &RegionName, shard: Shard) -> String {
     format!("picket.result.{region}.{shard}")
 }
 
-/// Where the result of an ad-hoc check goes.
+/// Subject of results of ad-hoc checks.
 pub fn adhoc_result(region: &RegionName) -> String {
     format!("picket.result.{region}.adhoc")
 }
 
-/// Where several results of scheduled or confirming checks go together, a line each: see [`bundle`](crate::bundle).
+/// Subject of bundles of results of scheduled and confirming checks (see
+/// [`bundle`](crate::bundle)).
 pub fn result_bundle(region: &RegionName) -> String {
     format!("picket.result.{region}.bundle")
 }
 
-/// Where a region's probers answer requests to check something now.
+/// Subject of requests for ad-hoc checks in a region.
 pub fn region_check(region: &RegionName) -> String {
     format!("picket.check.{region}")
 }
 
-/// Any one prober answers.
+/// Subject of requests for ad-hoc checks that any single prober answers.
 pub const CHECK_ANY_PROBER: &str = "picket.check.any";
-/// One prober of each region answers.
+/// Subject of requests for ad-hoc checks that a prober of each region answers.
 pub const CHECK_ALL_REGIONS: &str = "picket.check.all";
 
-/// Where a prober puts a request that it could not use, with the reason.
+/// Subject of requests that a prober rejected, with the reason.
 pub fn rejected_request(region: &RegionName) -> String {
     format!("picket.rejected.{region}")
 }
 
-/// Who says that it has made a result: its subject, read back.
+/// Parsed subject of a message with results.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ResultSubject {
-    /// Of a scheduled or confirming check.
+    /// A single result of a scheduled or confirming check.
     Site(RegionName, Shard),
-    /// Several of these, a line each.
+    /// Several results of scheduled or confirming checks, one per line.
     Bundle(RegionName),
-    /// Of an ad-hoc check.
+    /// The result of an ad-hoc check.
     Adhoc(RegionName),
 }
 
 impl ResultSubject {
-    /// Reads `picket.result.<region>.<shard>`, and that with `bundle` or `adhoc` in the shard's place.
+    /// Parses `picket.result.<region>.<shard>`; `bundle` or `adhoc` may stand for the shard.
     ///
     /// # Errors
-    /// When it is none of them.
+    /// If the subject has none of these forms.
     pub fn parse(subject: &str) -> Result<Self, ValidationError> {
         let refusal = || {
             ValidationError::new(

@@ -1,8 +1,9 @@
-//! Tickets: a MAC in each scheduled and confirming job, which its result must carry back.
+//! Tickets: a MAC in each scheduled and confirming job that the result must carry back.
 //!
-//! The coordinator makes a ticket with a key that probers never hold, the prober copies it, and the sink verifies it. So
-//! the credential of a region is good for results of checks that the region was given, and for nothing else: not for a
-//! check of another site, region, kind or moment. Pure: keys come from the database, by way of the caller.
+//! The coordinator issues a ticket with a key that probers never hold, the prober copies the
+//! ticket, and the sink verifies it. A region's credential is therefore valid only for results of
+//! checks that the region was given, and not for a check of another site, region, kind or time.
+//! This module is pure: the caller loads the keys from the database.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -13,7 +14,8 @@ use uuid::Uuid;
 
 use crate::{Kind, RegionName, Shard, SiteId, Timestamp, ValidationError, job};
 
-/// The identity of an installation, which is one database: made once by a migration, and never changed.
+/// Identity of an installation, which is one database. A migration creates the id; it never
+/// changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct InstallationId(Uuid);
 
@@ -63,10 +65,10 @@ impl<'de> Deserialize<'de> for InstallationId {
     }
 }
 
-/// The number of a key in `picket.ticket_keys`.
+/// Number of a key in `picket.ticket_keys`.
 pub type TicketKeyId = i16;
 
-/// A ticket as it is on the wire: the key's number and the MAC, 36 hexadecimal digits.
+/// A ticket. The wire format is the number of the key and the MAC, as 36 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
     key: TicketKeyId,
@@ -80,7 +82,7 @@ impl Ticket {
     const TICKET_DIGITS: usize = Self::KEY_DIGITS + 2 * Self::MAC_BYTES;
     const HEX_ALPHABET: [u8; 16] = *b"0123456789abcdef";
 
-    /// Appends the digits to `out`.
+    /// Appends the hexadecimal digits to `out`.
     fn push_hex(&self, out: &mut String) {
         for byte in self.key.to_be_bytes().into_iter().chain(self.mac) {
             out.push(char::from(Self::HEX_ALPHABET[usize::from(byte >> 4)]));
@@ -119,32 +121,33 @@ impl FromStr for Ticket {
     }
 }
 
-/// What a ticket binds a result to.
+/// The claims that a ticket binds a result to.
 #[derive(Clone, Copy, Debug)]
 pub struct TicketClaims<'a> {
-    /// Which site.
+    /// Site to check.
     pub site: SiteId,
-    /// The site's shard.
+    /// Shard of the site.
     pub shard: Shard,
-    /// Where the check is to be done.
+    /// Region that checks the site.
     pub region: &'a RegionName,
-    /// Scheduled or confirm.
+    /// Scheduled or confirming.
     pub kind: Kind,
-    /// When the check is due.
+    /// Time at which the check is due.
     pub scheduled_at: Timestamp,
-    /// Past this it is not worth doing.
+    /// Time after which the check is not worth doing.
     pub expires_at: Timestamp,
 }
 
 impl<'a> TicketClaims<'a> {
-    /// The claims of the job of `tick`.
+    /// The claims of `tick`.
     pub fn from_tick(tick: &job::JobTick<'a>) -> Self {
         let job::JobTick { site, region, kind, scheduled_at, expires_at, shard, epoch: _ } = *tick;
         Self { site, shard, region, kind, scheduled_at, expires_at }
     }
 
-    /// Every field has a fixed width but the region, which comes last: no two claims have the same encoding. At most 59
-    /// bytes, and 55 (one block of SHA-256) where the region's name has at most 28.
+    /// Adds the encoded claims to `mac`. All fields have a fixed width except the region, which
+    /// comes last, so no two claims have the same encoding. The encoding has at most 59 bytes, and
+    /// at most 55 (one block of SHA-256) for region names of up to 28 bytes.
     fn update_mac(&self, mac: &mut Hmac<Sha256>) {
         const FIXED: usize = 8 + 8 + 8 + 2 + 1;
         let mut fields = [0; FIXED + RegionName::MAX_BYTES];
@@ -163,7 +166,7 @@ impl<'a> TicketClaims<'a> {
     }
 }
 
-/// A key with the state of the MAC after what all its tickets have in common.
+/// A key with the state of the MAC after the common prefix of all tickets.
 #[derive(Clone)]
 struct SigningKey {
     mac_prefix: Hmac<Sha256>,
@@ -187,16 +190,17 @@ impl SigningKey {
     }
 }
 
-/// A key as the database has it.
+/// A key as stored in the database.
 #[derive(Clone)]
 pub struct TicketKey {
-    /// Its number.
+    /// Number of the key.
     pub id: TicketKeyId,
     /// 32 random bytes.
     pub secret: Vec<u8>,
-    /// Checks that are due later have no valid ticket of this key.
+    /// Retirement time; tickets of this key are invalid for checks that are due later.
     pub retired_at: Option<Timestamp>,
-    /// Whether new tickets may be made with it: every process has had the time to read it, and that it is retired, if it is.
+    /// True if new tickets may be issued with this key. Before, every process must have had time to
+    /// load the key, and its retirement if it is retired.
     pub is_usable: bool,
 }
 
@@ -206,27 +210,28 @@ impl fmt::Debug for TicketKey {
     }
 }
 
-/// Why a result is not accepted as the result of a check that its region was given.
+/// Reason why a result is not accepted for a check that its region was given.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TicketError {
-    /// It carries none.
+    /// The result has no ticket.
     #[error("ticket: there is none")]
     Missing,
-    /// The field is no ticket.
+    /// The field is not a ticket.
     #[error("ticket: allowed are {} hexadecimal digits", Ticket::TICKET_DIGITS)]
     Malformed,
-    /// The key is none of ours, or was removed.
+    /// The key is unknown or was removed.
     #[error("ticket: made with key {0}, which is not in picket.ticket_keys")]
     UnknownKey(TicketKeyId),
-    /// The check was due after the key had been retired.
+    /// The check was due after the retirement of the key.
     #[error("ticket: made with key {0} for a check due after the key was retired")]
     KeyRetired(TicketKeyId),
-    /// The MAC does not belong to this installation, site, shard, region, kind, `scheduled_at` and `expires_at`.
+    /// The MAC does not match the installation, site, shard, region, kind, `scheduled_at` and
+    /// `expires_at`.
     #[error("ticket: not made for a check of this site, shard, region, kind, scheduled_at and expires_at")]
     MacMismatch,
 }
 
-/// Makes and verifies the tickets of one installation.
+/// Issues and verifies the tickets of one installation.
 #[derive(Clone)]
 pub struct Tickets {
     installation: InstallationId,
@@ -245,18 +250,21 @@ impl fmt::Debug for Tickets {
 }
 
 impl Tickets {
-    /// Of the installation with these `keys`; `required` says whether a result without a ticket is refused.
+    /// Tickets of `installation`, made with `keys`. If `required` is true, results without a ticket
+    /// are rejected.
     pub fn new(installation: InstallationId, required: bool, keys: &[TicketKey]) -> Self {
-        /// What is signed begins with this and the installation, padded to a block, so that a ticket costs no more for it.
+        /// Start of the signed data, before the installation and padding to one block. The MAC
+        /// state after this block is cached, so the prefix costs nothing per ticket.
         const PURPOSE: &[u8; 16] = b"picket ticket v1";
         const BLOCK: usize = 64;
 
+        // The newest usable key signs; older keys stay valid for verification.
         let current_key = keys.iter().filter(|key| key.is_usable).map(|key| key.id).max();
         let keyed = |key: &TicketKey| {
             let mut prefix = [0; BLOCK];
             prefix[..16].copy_from_slice(PURPOSE);
             prefix[16..32].copy_from_slice(installation.0.as_bytes());
-            // HMAC takes keys of any length.
+            // HMAC accepts keys of any length, so no key is skipped here.
             let mut state = Hmac::<Sha256>::new_from_slice(&key.secret).ok()?;
             state.update(&prefix);
             Some((key.id, SigningKey { mac_prefix: state, retired_at: key.retired_at }))
@@ -264,22 +272,23 @@ impl Tickets {
         Self { installation, required, keys: keys.iter().filter_map(keyed).collect(), current_key }
     }
 
-    /// Whose tickets these are.
+    /// The installation of these tickets.
     pub fn installation(&self) -> InstallationId {
         self.installation
     }
 
-    /// Whether a result without a ticket is refused.
+    /// Returns true if a result without a ticket is rejected.
     pub fn is_required(&self) -> bool {
         self.required
     }
 
-    /// Whether there is a key to make tickets with.
+    /// Returns true if there is a key to issue tickets with.
     pub fn has_signing_key(&self) -> bool {
         self.current_key.is_some()
     }
 
-    /// The ticket of a job; `None` without a usable key. The same claims and key give the same ticket.
+    /// Issues the ticket of a job; `None` without a usable key. The same claims and key yield the
+    /// same ticket.
     pub fn issue_ticket(&self, claims: &TicketClaims<'_>) -> Option<Ticket> {
         let id = self.current_key?;
         Some(self.keys.get(&id)?.sign_claims(id, claims))
@@ -297,17 +306,20 @@ impl Tickets {
         }
     }
 
-    /// Judges the ticket of a result. The comparison takes the same time wherever the MAC differs.
+    /// Verifies the ticket of a result. The comparison takes the same time at whatever byte the MAC
+    /// differs.
     ///
     /// # Errors
-    /// When the ticket was not made by this installation for a check with these claims; also without a ticket where they
-    /// are required.
+    /// If this installation did not issue the ticket for a check with these claims, or if a
+    /// required ticket is missing.
     pub fn verify_ticket(&self, ticket: Option<&str>, claims: &TicketClaims<'_>) -> Result<(), TicketError> {
         let Some(ticket) = ticket else {
             return if self.required { Err(TicketError::Missing) } else { Ok(()) };
         };
         let ticket: Ticket = ticket.parse()?;
         let key = self.keys.get(&ticket.key).ok_or(TicketError::UnknownKey(ticket.key))?;
+        // Checks due before the retirement keep valid tickets: their results may still be under
+        // way.
         if key.retired_at.is_some_and(|retired_at| claims.scheduled_at > retired_at) {
             return Err(TicketError::KeyRetired(ticket.key));
         }

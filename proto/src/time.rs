@@ -1,4 +1,5 @@
-//! A moment, in microseconds since the Unix epoch; on the wire RFC 3339 in UTC with six decimals.
+//! Points in time, in microseconds since the Unix epoch. The wire format is RFC 3339 in UTC with
+//! six decimals.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -7,22 +8,22 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::ValidationError;
 
-/// A moment in microseconds since 1970-01-01T00:00:00Z.
+/// A point in time, in microseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// 9999-12-31T23:59:59.999999Z, the last moment that the wire format can write.
+    /// 9999-12-31T23:59:59.999999Z, the latest time that the wire format can represent.
     pub const MAX: Self = Self(253_402_300_799_999_999);
-    /// 0001-01-01T00:00:00Z, the first one that we accept.
+    /// 0001-01-01T00:00:00Z, the earliest accepted time.
     pub const MIN: Self = Self(-62_135_596_800_000_000);
 
-    /// The moment `micros` microseconds after the epoch, moved into what the wire format can write.
+    /// The time `micros` microseconds after the epoch, clamped to the range of the wire format.
     pub fn from_micros(micros: i64) -> Self {
         Self(micros.clamp(Self::MIN.0, Self::MAX.0))
     }
 
-    /// The moment `millis` milliseconds after the epoch.
+    /// The time `millis` milliseconds after the epoch, clamped likewise.
     pub fn from_millis(millis: i64) -> Self {
         Self::from_micros(millis.saturating_mul(1_000))
     }
@@ -37,22 +38,22 @@ impl Timestamp {
         self.0.div_euclid(1_000)
     }
 
-    /// How long after `earlier` this is; zero if it is not after it.
+    /// Time elapsed since `earlier`; zero if `earlier` is later.
     pub fn saturating_duration_since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0).max(0).unsigned_abs())
     }
 
-    /// The moment `duration` later.
+    /// The time `duration` later, clamped to the range of the wire format.
     pub fn saturating_add(self, duration: Duration) -> Self {
         Self::from_micros(self.0.saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
     }
 
-    /// The moment `duration` earlier.
+    /// The time `duration` earlier, clamped to the range of the wire format.
     pub fn saturating_sub(self, duration: Duration) -> Self {
         Self::from_micros(self.0.saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
     }
 
-    /// The same moment as the `time` crate has it.
+    /// The same time as a type of the `time` crate.
     pub fn to_offset_datetime(self) -> OffsetDateTime {
         // In range by construction.
         OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000)

@@ -1,24 +1,25 @@
-//! A refusal that a person can act on: the field, the value, what is allowed.
+//! The refusal of a value in a form that a user can act on: the field, the value, and the allowed
+//! values.
 
 use std::fmt;
 
 use crate::safe_text::to_visible;
 
-/// Why a request, a site or an option was refused.
+/// Refusal of a request, a site or an option.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct ValidationError {
-    /// The name of the field, as the user types it.
+    /// Name of the field, as the user types it.
     pub field: String,
-    /// What was given, cut to a readable length.
+    /// The given value, truncated to a readable length.
     pub value: String,
-    /// What would have been taken.
+    /// Description of the allowed values.
     pub expected: String,
 }
 
 impl ValidationError {
     const MAX_VALUE_BYTES: usize = 200;
 
-    /// A refusal of `value` in `field`; `allowed` says what would have been taken.
+    /// A refusal of `value` in `field`; `allowed` describes the allowed values.
     pub fn new(field: impl Into<String>, value: impl fmt::Display, allowed: impl Into<String>) -> Self {
         Self {
             field: field.into(),
@@ -34,14 +35,16 @@ impl fmt::Display for ValidationError {
     }
 }
 
-/// `text` with each character [`visible`], cut to at most `max` bytes at a character's border.
+/// `text` with each character passed through [`to_visible`], truncated to at most `max` bytes at a
+/// character boundary.
 ///
-/// What comes from outside and is shown, logged or stored goes through here: Postgres refuses NUL in text,
-/// and terminals obey escape sequences.
+/// All external text that is displayed, logged or stored passes through this function: Postgres
+/// rejects NUL in text, and terminals obey escape sequences.
 pub fn sanitize_text(text: &str, max: usize) -> String {
     let mut short = String::with_capacity(text.len().min(max));
     for letter in text.chars() {
         let letter = to_visible(letter);
+        // Room for the ellipsis stays reserved, so the result never exceeds `max`.
         if short.len() + letter.len_utf8() + '…'.len_utf8() > max {
             short.push('…');
             break;

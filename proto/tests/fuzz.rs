@@ -1,6 +1,8 @@
-//! Whatever is said to us is understood or refused in our words: the kept corpus, mutations of it, and noise.
+//! All input is either decoded or rejected with a readable error: the stored corpus, mutations of
+//! it, and noise.
 //!
-//! As many cases as `PROPTEST_CASES` says (256); what once failed is kept beside this file and tried first.
+//! `PROPTEST_CASES` sets the number of cases (default 256). Cases that once failed are stored
+//! beside this file and run first.
 
 #![expect(clippy::unwrap_used, reason = "what a test cannot go on without fails it")]
 
@@ -38,7 +40,7 @@ fn load_corpus() -> Vec<Vec<u8>> {
     files.iter().map(|file| fs::read(file).unwrap()).collect()
 }
 
-/// Some bytes of the corpus, with some of them changed, left out, repeated, or others put in.
+/// A request of the corpus with some bytes changed, removed, repeated or inserted.
 fn mutated_request() -> impl Strategy<Value = Vec<u8>> {
     let change = (any::<prop::sample::Index>(), 0_u8..4, any::<u8>(), 1_usize..40);
     (prop::sample::select(load_corpus()), prop::collection::vec(change, 0..8)).prop_map(
@@ -68,7 +70,8 @@ fn assert_readable(why: &ValidationError) {
     assert!(!why.field.chars().chain(why.value.chars()).any(char::is_control), "{why:?}");
 }
 
-/// Understood, so that it reads back as itself, or refused in words.
+/// Asserts that `bytes` decode to a request that survives a round trip, or are rejected with a
+/// readable error.
 fn assert_decoded_or_refused(bytes: &[u8]) {
     let request = match CheckRequest::decode(bytes) {
         Ok(request) => request,
@@ -116,7 +119,7 @@ proptest! {
         assert_decoded_or_refused(format!("{{{}}}", fields.join(",")).as_bytes());
     }
 
-    /// One letter wrong, missing, too many, or two swapped.
+    /// Slips: a letter wrong, missing or added, or two letters swapped.
     #[test]
     fn a_slip_in_a_fields_name_is_answered_with_the_name(
         field in prop::sample::select(FIELDS[..12].iter().filter(|name| name.len() > 4).copied().collect::<Vec<_>>()),
@@ -180,7 +183,7 @@ proptest! {
     }
 }
 
-/// A JSON value, well formed.
+/// A well-formed JSON value.
 fn json_value() -> impl Strategy<Value = String> {
     prop_oneof![
         Just("null".to_owned()),

@@ -1,11 +1,11 @@
-//! How long to wait before trying again: twice as long each time, up to a limit, with jitter.
+//! Retry delays: doubled with each attempt up to a maximum, with jitter.
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
     time::Duration,
 };
 
-/// The waits between tries at one thing.
+/// Retry delays of one operation.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     first_delay: Duration,
@@ -14,20 +14,20 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Waits from `first`, doubling up to `limit`.
+    /// Starts at `first_delay` and doubles up to `max_delay`.
     pub fn new(first_delay: Duration, max_delay: Duration) -> Self {
         Self { first_delay, max_delay, attempts: 0 }
     }
 
-    /// The next wait: between half and all of the doubled one, so that many who lost the same thing at
-    /// once do not all come back at once.
+    /// Returns the next delay: between 50 % and 100 % of the base delay, so that processes which
+    /// lost the same server at the same time do not all reconnect at once.
     pub fn next_delay(&mut self) -> Duration {
         let full = self.base_delay();
         self.attempts = self.attempts.saturating_add(1);
         full.mul_f64(0.5 + 0.5 * jitter_fraction())
     }
 
-    /// After a success: the next wait is the first again.
+    /// Restarts from the first delay. For use after a success.
     pub fn reset(&mut self) {
         self.attempts = 0;
     }
@@ -37,7 +37,8 @@ impl Backoff {
     }
 }
 
-/// A number from 0 to 1, good enough for jitter; the standard library's hasher is seeded at random.
+/// Random number from 0 to 1. The standard library's hasher is seeded at random, which is enough
+/// for jitter.
 fn jitter_fraction() -> f64 {
     let bits = RandomState::new().build_hasher().finish() >> 11;
     bits as f64 / (1_u64 << 53) as f64

@@ -1,4 +1,5 @@
-//! The connection to NATS: kept up by itself, watched, and judged old enough at the door.
+//! The connection to NATS. Reconnects by itself, reports its state, and checks the server's
+//! version.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -12,60 +13,91 @@ use tracing::{info, warn};
 
 use crate::{Backoff, Health, ReadinessCheck, options::NatsOptions};
 
-/// A connection to NATS, with its JetStream.
+/// NATS connection with its JetStream context.
 #[derive(Clone)]
 pub struct Bus {
-    /// For core NATS.
+    /// Client for core NATS.
     pub client: async_nats::Client,
-    /// For streams. A publish waits while too many acknowledgements are outstanding.
+    /// Context for streams. A publish waits while too many acknowledgements are outstanding.
     pub jetstream: jetstream::Context,
     readiness: ReadinessCheck,
     servers: String,
     options: NatsOptions,
 }
 
-/// Why there is no bus.
+/// Metrics of the connection.
+struct BusMetrics {
+    connects: Counter<u64>,
+    connected: Gauge<i64>,
+    errors: Counter<u64>,
+}
+
+impl BusMetrics {
+    fn register(health: &Health) -> Self {
+        let metrics =
+            Self { connects: Counter::default(), connected: Gauge::default(), errors: Counter::default() };
+        let mut registry = health.registry();
+        registry.register("nats_connects", "Connections established to NATS", metrics.connects.clone());
+        registry.register("nats_connected", "1 while connected to NATS, else 0", metrics.connected.clone());
+        registry.register(
+            "nats_errors",
+            "Errors reported by the NATS server or client",
+            metrics.errors.clone(),
+        );
+        metrics
+    }
+}
+
+impl Bus {
+    /// Registers the metrics of a connection without connecting. Used by the generated reference.
+    pub fn describe_metrics(health: &Health) {
+        BusMetrics::register(health);
+    }
+}
+
+/// Reasons why the connection cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The options cannot be used.
     #[error("the NATS options cannot be used: {0}")]
     InvalidOptions(String),
-    /// A file that the options name.
+    /// A file named by the options cannot be read.
     #[error("{option}: could not read '{path}'")]
     UnreadableFile {
-        /// The option that names it.
+        /// Option with the file's path.
         option: &'static str,
-        /// Its path.
+        /// Path of the file.
         path: String,
-        /// Why.
+        /// Cause of the failure.
         #[source]
         source: std::io::Error,
     },
-    /// The server is older than what Picket is built on.
+    /// The server is older than [`Bus::MIN_SERVER_VERSION`].
     #[error("the NATS server is version {found}; Picket needs {needed} or newer", needed = Bus::MIN_SERVER_VERSION)]
     ServerTooOld {
-        /// The server's version.
+        /// Version of the server.
         found: String,
     },
 }
 
 impl Bus {
-    /// The oldest server that has what Picket stands on.
+    /// Oldest server with the features that Picket depends on.
     pub const MIN_SERVER_VERSION: &str = "2.12.0";
-    /// Acknowledgements that one process may have outstanding; far more than any part of it lets be under way,
-    /// since a publish that waits for room here waits for ever.
+    /// Maximum outstanding acknowledgements of one process. Far more than any part of a process has
+    /// in flight, because a publish that waits for room here waits without a limit.
     const MAX_ACKS_OUTSTANDING: usize = 65_536;
-    /// How long a publish may wait for the stream's acknowledgement.
+    /// Maximum time a publish waits for the stream's acknowledgement.
     pub const ACK_TIMEOUT: Duration = Duration::from_secs(5);
-    /// Three of these without an answer end a dead connection. The library's default of a minute left a
-    /// partition of 35 s unnoticed.
+    /// Interval of pings. Three unanswered pings end a dead connection. With the library's default
+    /// of a minute, a partition of 35 s went unnoticed.
     const PING_INTERVAL: Duration = Duration::from_secs(5);
 
-    /// Connects in the background, for ever; `name` is what the server's operator sees, and by `role` go the inboxes,
-    /// which are what a server with credentials lets this role hear.
+    /// Connects in the background and retries without a limit. `name` is shown to the operator of
+    /// the server. `role` selects the prefix of inboxes, which a server with credentials lets this
+    /// role subscribe to.
     ///
     /// # Errors
-    /// When the options make no sense. A server that is away is no error: it is waited for.
+    /// Fails if the options are invalid. An unreachable server is no error; the client retries.
     pub async fn connect(
         options: &NatsOptions,
         role: &Role,
@@ -73,61 +105,53 @@ impl Bus {
         health: &Health,
     ) -> Result<Self, Error> {
         let condition = health.add_readiness_check("nats");
-        let reconnects = Counter::<u64>::default();
-        let connected = Gauge::<i64>::default();
-        let errors = Counter::<u64>::default();
-        {
-            let mut registry = health.registry();
-            registry.register(
-                "nats_connects",
-                "Times that a connection to NATS was made",
-                reconnects.clone(),
-            );
-            registry.register("nats_connected", "Whether there is a connection to NATS", connected.clone());
-            registry.register("nats_errors", "Errors that the NATS server or client told of", errors.clone());
-        }
+        let BusMetrics { connects, connected, errors } = BusMetrics::register(health);
         let watched = condition.clone();
-        let told = AtomicBool::new(false);
+        let is_error_logged = AtomicBool::new(false);
         let connect = Self::load_credentials(options)
             .await?
             .name(name)
             .custom_inbox_prefix(role.inbox_prefix())
+            // Servers may start later than this process, in any order.
             .retry_on_initial_connect()
             .max_reconnects(None)
             .ping_interval(Self::PING_INTERVAL)
             .connection_timeout(Duration::from_secs(5))
             .request_timeout(Some(Duration::from_secs(5)))
-            .reconnect_delay_callback(|tries| {
+            .reconnect_delay_callback(|attempts| {
+                // The client passes the number of attempts only, so the backoff is replayed up to
+                // that number.
                 let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(4));
-                (0..tries.min(10)).fold(Duration::ZERO, |_, _| backoff.next_delay())
+                (0..attempts.min(10)).fold(Duration::ZERO, |_, _| backoff.next_delay())
             })
             .event_callback(move |event| {
                 match &event {
                     Event::Connected => {
-                        reconnects.inc();
+                        connects.inc();
                         connected.set(1);
                         watched.set_ready();
-                        told.store(false, Ordering::Relaxed);
+                        is_error_logged.store(false, Ordering::Relaxed);
                         info!("connected to NATS");
                     }
                     Event::Disconnected => {
                         connected.set(0);
                         watched.set_unready("disconnected");
-                        warn!("lost the connection to NATS, trying again");
+                        warn!("connection to NATS lost, retrying");
                     }
-                    // One for each try to reconnect: all are counted, the first is told.
+                    // Each attempt to reconnect raises this event. All are counted, only the first
+                    // is logged.
                     Event::ClientError(_) => {
                         errors.inc();
-                        if !told.swap(true, Ordering::Relaxed) {
-                            warn!(event = %event, "NATS: {event}");
+                        if !is_error_logged.swap(true, Ordering::Relaxed) {
+                            warn!(event = %event, "NATS client error");
                         }
                     }
                     Event::ServerError(_) | Event::SlowConsumer(_) => {
                         errors.inc();
-                        warn!(event = %event, "NATS: {event}");
+                        warn!(event = %event, "NATS error");
                     }
                     Event::LameDuckMode | Event::Draining | Event::Closed => {
-                        info!(event = %event, "NATS: {event}");
+                        info!(event = %event, "NATS connection changed state");
                     }
                 }
                 async {}
@@ -140,6 +164,7 @@ impl Bus {
             .timeout(Self::ACK_TIMEOUT)
             .ack_timeout(Self::ACK_TIMEOUT)
             .max_ack_inflight(Self::MAX_ACKS_OUTSTANDING)
+            // Publishes wait for room instead of failing.
             .backpressure_on_inflight(true)
             .build(client.clone());
         let servers = options
@@ -168,7 +193,8 @@ impl Bus {
         }
         if let Some(path) = &options.nats_nkey {
             let seed = read("NATS_NKEY", path).await?.trim().to_owned();
-            // Judged here: the client would try a wrong one again and again, and not say why.
+            // Checked here, because the client would retry with an invalid seed without reporting
+            // the cause.
             if nkeys::KeyPair::from_seed(&seed).is_err() {
                 return Err(Error::InvalidOptions(format!(
                     "NATS_NKEY: '{}' holds no nkey seed",
@@ -182,6 +208,8 @@ impl Bus {
                 connect.user_and_password(user.clone(), options.nats_password.clone().unwrap_or_default());
         }
         if let Some(path) = &options.nats_ca {
+            // Read here only to name the variable of an unreadable file; the client reads the file
+            // itself.
             read("NATS_CA", path).await?;
             connect = connect.add_root_certificates(path.clone()).require_tls(true);
         }
@@ -193,14 +221,15 @@ impl Bus {
         Ok(connect)
     }
 
-    /// Waits for the first connection, saying so now and then, and judges the server's version.
+    /// Waits for the first connection, logs the cause of the delay every 5 s, and checks the
+    /// server's version.
     ///
     /// # Errors
-    /// When the server is too old.
+    /// Fails if the server is too old.
     pub async fn wait_connected(&self) -> Result<(), Error> {
-        const SAY_SO: Duration = Duration::from_secs(5);
-        // Said for the first time after a second: most waits are shorter.
-        let mut waited = SAY_SO - Duration::from_secs(1);
+        const LOG_INTERVAL: Duration = Duration::from_secs(5);
+        // The first log line follows after one second, because most waits are shorter.
+        let mut waited = LOG_INTERVAL - Duration::from_secs(1);
         let info = loop {
             if let Some(info) = self.client.try_server_info()
                 && self.client.connection_state() == async_nats::connection::State::Connected
@@ -209,12 +238,14 @@ impl Bus {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
             waited += Duration::from_millis(20);
-            if waited >= SAY_SO {
+            if waited >= LOG_INTERVAL {
                 waited = Duration::ZERO;
-                let why =
-                    self.diagnose_connection().await.unwrap_or_else(|| "it has just answered".to_owned());
+                let why = self
+                    .diagnose_connection()
+                    .await
+                    .unwrap_or_else(|| "the server has just answered".to_owned());
                 self.readiness.set_unready(why.clone());
-                warn!(servers = self.servers, "waiting for NATS at {}: {why}", self.servers);
+                warn!(servers = self.servers, error = why, "waiting for NATS");
             }
         };
         if !self.client.is_server_compatible(2, 12, 0) {
@@ -224,7 +255,8 @@ impl Bus {
         Ok(())
     }
 
-    /// Why there is no connection, by trying once more beside the client, which keeps that to itself; `None` if there is one.
+    /// Returns the reason for a missing connection, or `None` if connecting succeeds. Opens a
+    /// second connection for this purpose, because the client does not report the cause.
     pub async fn diagnose_connection(&self) -> Option<String> {
         let trying = async {
             let connect = Self::load_credentials(&self.options).await.map_err(|why| why.to_string())?;
@@ -236,7 +268,7 @@ impl Bus {
         tried.unwrap_or_else(|_| Err("no answer".to_owned())).err()
     }
 
-    /// Writes out what is buffered and closes the connection, within `limit`.
+    /// Flushes buffered messages and closes the connection, within `limit`.
     pub async fn flush_and_close(self, limit: Duration) {
         let closing = async {
             // `drain` alone returns before anything is sent.
@@ -244,7 +276,7 @@ impl Bus {
             let _ = self.client.drain().await;
         };
         if tokio::time::timeout(limit, closing).await.is_err() {
-            warn!("NATS did not take what was left in time");
+            warn!("could not flush buffered messages to NATS in time");
         }
     }
 }
@@ -257,23 +289,26 @@ fn parse_server_urls(options: &NatsOptions) -> Result<Vec<async_nats::ServerAddr
     options.nats_url.split(',').map(read).collect()
 }
 
-/// Why a server was not to be had, with the variable that is to blame.
+/// Describes a failed connection and names the variable at fault.
 fn explain_connect_error(why: &str, options: &NatsOptions) -> String {
-    let says = |words: &[&str]| words.iter().any(|word| why.contains(word));
+    let mentions = |words: &[&str]| words.iter().any(|word| why.contains(word));
+    // Matched by text: the texts come from rustls and from the server.
     let blamed = match () {
-        () if says(&["UnknownIssuer"]) => match &options.nats_ca {
+        () if mentions(&["UnknownIssuer"]) => match &options.nats_ca {
             Some(path) => format!("NATS_CA: '{}' did not sign the server's certificate", path.display()),
-            None => "NATS_CA is not set, and nobody whom this machine trusts signed the server's certificate"
-                .to_owned(),
+            None => {
+                "NATS_CA is not set, and no authority trusted by this machine signed the server's certificate"
+                    .to_owned()
+            }
         },
-        () if says(&["NotValidForName", "not valid for name"]) => {
+        () if mentions(&["NotValidForName", "not valid for name"]) => {
             "NATS_URL: the server's certificate is not for this host".to_owned()
         }
-        () if says(&["CertificateRequired"]) => match &options.nats_cert {
-            Some(path) => format!("NATS_CERT: the server does not take '{}'", path.display()),
-            None => "NATS_CERT and NATS_KEY are not set, and the server asks for a certificate".to_owned(),
+        () if mentions(&["CertificateRequired"]) => match &options.nats_cert {
+            Some(path) => format!("NATS_CERT: the server rejects '{}'", path.display()),
+            None => "NATS_CERT and NATS_KEY are not set, and the server requires a certificate".to_owned(),
         },
-        () if says(&[
+        () if mentions(&[
             "BadCertificate",
             "UnknownCA",
             "CertificateUnknown",
@@ -281,18 +316,17 @@ fn explain_connect_error(why: &str, options: &NatsOptions) -> String {
             "DecryptError",
         ]) =>
         {
-            "NATS_CERT: the server does not take this certificate".to_owned()
+            "NATS_CERT: the server rejects this certificate".to_owned()
         }
-        () if says(&["authorization violation", "signing nonce"]) => {
-            "NATS_NKEY (or NATS_CREDS, or NATS_USER with NATS_PASSWORD) is none that the server knows"
-                .to_owned()
+        () if mentions(&["authorization violation", "signing nonce"]) => {
+            "NATS_NKEY (or NATS_CREDS, or NATS_USER with NATS_PASSWORD) is unknown to the server".to_owned()
         }
         () => return why.to_owned(),
     };
     format!("{blamed} ({why})")
 }
 
-/// The server of a URL without its user and password, which belong in no log.
+/// Returns a URL's server without user and password, which must not be logged.
 fn strip_credentials(url: &str) -> &str {
     url.rsplit_once('@').map_or(url, |(_, server)| server)
 }

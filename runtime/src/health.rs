@@ -1,4 +1,5 @@
-//! Whether this process lives (`/healthz`), works (`/readyz`), and what it has done (`/metrics`).
+//! HTTP endpoints of a process: liveness (`/healthz`), readiness (`/readyz`) and metrics
+//! (`/metrics`).
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +21,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-/// The conditions of readiness and the metrics of one process, or of one part of `picket up`.
+/// Readiness checks and metrics of one process, or of one part of `picket up`.
 #[derive(Clone)]
 pub struct Health(Arc<HealthState>);
 
@@ -36,7 +37,7 @@ impl Default for Health {
 }
 
 impl Health {
-    /// Ready, since nothing speaks against it yet.
+    /// Creates a state without checks, which is ready.
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("picket");
         registry.register(
@@ -47,20 +48,30 @@ impl Health {
         Self(Arc::new(HealthState { readiness: Mutex::default(), registry: Mutex::new(registry) }))
     }
 
-    /// Adds something that must hold before this process is ready. It does not hold yet.
+    /// Adds a readiness check. The process is unready until the check is set ready.
     pub fn add_readiness_check(&self, name: &'static str) -> ReadinessCheck {
         self.lock_readiness().insert(name, Some("not yet".to_owned()));
         ReadinessCheck { health: self.clone(), name }
     }
 
-    /// Where metrics are registered.
+    /// Registry for the metrics of this process.
     pub fn registry(&self) -> MutexGuard<'_, Registry> {
         self.0.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is not as it should be: the condition and why. Empty when ready.
+    /// Unready checks with their reasons. Empty if the process is ready.
     pub fn unready_checks(&self) -> Vec<(&'static str, String)> {
         self.lock_readiness().iter().filter_map(|(name, why)| Some((*name, why.clone()?))).collect()
+    }
+
+    /// All metrics in the OpenMetrics text format, as `/metrics` serves them.
+    ///
+    /// # Errors
+    /// Fails if a metric cannot be encoded.
+    pub fn encode_metrics(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry())?;
+        Ok(text)
     }
 
     fn lock_readiness(&self) -> MutexGuard<'_, BTreeMap<&'static str, Option<String>>> {
@@ -78,23 +89,20 @@ impl Health {
                     (StatusCode::SERVICE_UNAVAILABLE, TEXT, lines)
                 }
             },
-            "/metrics" => {
-                let mut text = String::new();
-                match encode(&mut text, &self.registry()) {
-                    Ok(()) => {
-                        (StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text)
-                    }
-                    Err(_) => {
-                        (StatusCode::INTERNAL_SERVER_ERROR, TEXT, "metrics could not be written\n".to_owned())
-                    }
+            "/metrics" => match self.encode_metrics() {
+                Ok(text) => {
+                    (StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text)
                 }
-            }
+                Err(_) => {
+                    (StatusCode::INTERNAL_SERVER_ERROR, TEXT, "metrics could not be written\n".to_owned())
+                }
+            },
             _ => (StatusCode::NOT_FOUND, TEXT, "there are /healthz, /readyz and /metrics\n".to_owned()),
         }
     }
 }
 
-/// One of the things that must hold for a process to be ready.
+/// Condition for the readiness of a process.
 #[derive(Clone)]
 pub struct ReadinessCheck {
     health: Health,
@@ -102,25 +110,25 @@ pub struct ReadinessCheck {
 }
 
 impl ReadinessCheck {
-    /// It holds.
+    /// Marks the condition as met.
     pub fn set_ready(&self) {
         self.health.lock_readiness().insert(self.name, None);
     }
 
-    /// It does not, and why.
+    /// Marks the condition as not met, with the reason.
     pub fn set_unready(&self, why: impl Into<String>) {
         self.health.lock_readiness().insert(self.name, Some(why.into()));
     }
 }
 
-/// Serves health and metrics on `listen` until the process ends.
+/// Serves health and metrics on `listen` until the process ends. Returns the bound address.
 ///
 /// # Errors
-/// When the address cannot be listened on.
+/// Fails if the process cannot listen on the address.
 pub async fn serve_health(health: Health, listen: SocketAddr) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind(listen).await?;
     let address = listener.local_addr()?;
-    info!(listen = %address, "serving /healthz, /readyz and /metrics on {address}");
+    info!(listen = %address, "serving /healthz, /readyz and /metrics");
     tokio::spawn(async move {
         let mut connections = OpenConnections::default();
         loop {
@@ -131,7 +139,7 @@ pub async fn serve_health(health: Health, listen: SocketAddr) -> std::io::Result
                     connections.0.push((peer.ip(), task.abort_handle()));
                 }
                 Err(error) => {
-                    warn!(%error, "could not accept a connection for health");
+                    warn!(%error, "could not accept a health connection, retrying");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
@@ -142,9 +150,9 @@ pub async fn serve_health(health: Health, listen: SocketAddr) -> std::io::Result
 
 /// Answers one request.
 async fn serve_connection(stream: TcpStream, health: Health) {
-    /// A request comes within this time, or not at all.
+    /// Maximum time to receive a request.
     const READ_TIMEOUT: Duration = Duration::from_secs(5);
-    /// An answer is taken within this time.
+    /// Maximum time of a connection, including the transfer of the response.
     const TIMEOUT: Duration = Duration::from_secs(10);
 
     let service = service_fn(move |request: Request<Incoming>| {
@@ -159,47 +167,52 @@ async fn serve_connection(stream: TcpStream, health: Health) {
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(READ_TIMEOUT)
+        // Idle connections would count against the maximum.
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
     let _ = tokio::time::timeout(TIMEOUT, connection).await;
 }
 
-/// The open connections, in the order in which they came. When there is no room, a new one takes the place of the oldest
-/// of the peer that has the most: whoever opens many displaces their own, and a probe finds room.
+/// Open connections, oldest first. If the table is full, a new connection evicts the oldest one of
+/// the peer with the most connections. A peer that opens many evicts its own, and probes still get
+/// in.
 #[derive(Default)]
 struct OpenConnections(Vec<(IpAddr, AbortHandle)>);
 
 impl OpenConnections {
-    /// The most that are open. Scrapers and probes are few.
+    /// Maximum number of open connections. Scrapers and probes are few.
     const MAX_OPEN: usize = 64;
 
-    /// Makes room for one of `peer`.
+    /// Evicts a connection if the table has no place for a new one of `peer`.
     fn evict_if_full(&mut self, peer: IpAddr) {
         self.0.retain(|(_, task)| !task.is_finished());
         if self.0.len() < Self::MAX_OPEN {
             return;
         }
+        // The new connection counts too, or `peer` could evict a connection of another peer at a
+        // tie.
         let mut counts = BTreeMap::from([(peer, 1)]);
         for (peer, _) in &self.0 {
             *counts.entry(*peer).or_insert(0) += 1;
         }
         let most = counts.values().max().copied().unwrap_or_default();
         let oldest = self.0.iter().position(|(peer, _)| counts.get(peer) == Some(&most));
-        // The new one may be its peer's only one, and all others', too.
+        // If each peer has a single connection, including the new one, the oldest of all goes.
         let (_, task) = self.0.remove(oldest.unwrap_or_default());
         task.abort();
     }
 }
 
-/// Asks whether the process that serves health at `listen` is ready, and what it says.
+/// Requests readiness from the process that serves health at `listen`. Returns the readiness and
+/// the text of the response.
 ///
 /// # Errors
-/// When nobody answers within five seconds, or not as we do.
+/// Fails without a valid response within five seconds.
 pub async fn probe_readiness(listen: SocketAddr) -> std::io::Result<(bool, String)> {
-    const PATIENCE: Duration = Duration::from_secs(5);
-    const MOST: u64 = 64 << 10;
+    const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+    const MAX_RESPONSE_BYTES: u64 = 64 << 10;
 
-    // Who listens on every address is asked on this machine's own.
+    // A process that listens on the unspecified address is probed on loopback.
     let ip = match listen.ip() {
         ip if !ip.is_unspecified() => ip,
         IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
@@ -209,17 +222,20 @@ pub async fn probe_readiness(listen: SocketAddr) -> std::io::Result<(bool, Strin
         let mut stream = TcpStream::connect((ip, listen.port())).await?;
         stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await?;
         let mut answer = String::new();
-        stream.take(MOST).read_to_string(&mut answer).await?;
+        stream.take(MAX_RESPONSE_BYTES).read_to_string(&mut answer).await?;
         Ok(answer)
     };
-    let answer = tokio::time::timeout(PATIENCE, asking)
+    let answer = tokio::time::timeout(PROBE_TIMEOUT, request)
         .await
         .unwrap_or_else(|_| Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer within 5 s")))?;
     let (head, text) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     match head.split(' ').nth(1) {
         Some("200") => Ok((true, text.to_owned())),
         Some("503") => Ok((false, text.to_owned())),
-        _ => Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "this is no answer of ours")),
+        _ => Err(std::io::Error::new(
+            std::io::ErrorKind::InvalidData,
+            "the response is not from a Picket process",
+        )),
     }
 }
 
@@ -271,7 +287,7 @@ mod tests {
 
         assert_eq!(probe_readiness(served).await.unwrap(), (true, "ready\n".to_owned()));
 
-        // The oldest made room.
+        // The oldest connection was evicted.
         let mut rest = Vec::new();
         idle[0].read_to_end(&mut rest).await.ok();
         assert!(rest.is_empty());
@@ -294,7 +310,7 @@ mod tests {
         }
 
         assert_eq!(connections.0.len(), OpenConnections::MAX_OPEN);
-        assert_eq!(connections.0[0].0, peer(1), "the one of the other is the oldest and stays");
+        assert_eq!(connections.0[0].0, peer(1), "the connection of the other peer is the oldest and stays");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! How any of Picket's processes lives: options, logs, the bus, supervision, health and metrics.
+//! Shared parts of all Picket processes: options, logs, the NATS connection, supervision, health
+//! and metrics.
 
 pub mod backoff;
 pub mod bus;

@@ -1,14 +1,15 @@
-//! Options that several processes share. Each has a variable; the names are those of the `nats` command.
+//! Options shared by several processes. Each has an environment variable; the NATS options are
+//! named as in the `nats` command.
 
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-/// How to reach the NATS servers.
+/// Connection to the NATS servers.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "NATS")]
 pub struct NatsOptions {
-    /// The servers; several, separated by commas, are tried in turn
+    /// NATS servers, separated by commas; tried in turn
     #[arg(
         long,
         env = "NATS_URL",
@@ -17,25 +18,25 @@ pub struct NatsOptions {
         hide_env_values = true
     )]
     pub nats_url: String,
-    /// A credentials file (JWT and seed)
+    /// Credentials file (JWT and seed)
     #[arg(long, env = "NATS_CREDS", value_name = "FILE")]
     pub nats_creds: Option<PathBuf>,
-    /// A file that holds an nkey seed
+    /// File with an nkey seed
     #[arg(long, env = "NATS_NKEY", value_name = "FILE")]
     pub nats_nkey: Option<PathBuf>,
-    /// The user, with a password
+    /// User name, for authentication with a password
     #[arg(long, env = "NATS_USER", value_name = "NAME")]
     pub nats_user: Option<String>,
-    /// The user's password; better given by the variable, since others can see a command line
+    /// Password of the user; prefer the variable, since other users can see a command line
     #[arg(long, env = "NATS_PASSWORD", value_name = "TEXT", hide_env_values = true, requires = "nats_user")]
     pub nats_password: Option<String>,
-    /// A file with the certificates of the authority that signed the servers' certificates
+    /// File with the CA certificates that sign the servers' certificates
     #[arg(long, env = "NATS_CA", value_name = "FILE")]
     pub nats_ca: Option<PathBuf>,
-    /// This client's certificate, where the servers ask for one
+    /// Client certificate, if the servers require one
     #[arg(long, env = "NATS_CERT", value_name = "FILE", requires = "nats_key")]
     pub nats_cert: Option<PathBuf>,
-    /// The key of this client's certificate
+    /// Key of the client certificate
     #[arg(long, env = "NATS_KEY", value_name = "FILE", requires = "nats_cert")]
     pub nats_key: Option<PathBuf>,
 }
@@ -56,41 +57,42 @@ impl NatsOptions {
     }
 }
 
-/// What to log, and how.
+/// Filter and format of the log.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Logs and health")]
 pub struct LogOptions {
-    /// What to log, in the syntax of RUST_LOG, such as `info,picket_prober=debug`
+    /// Log filter in the syntax of RUST_LOG, such as `info,picket_prober=debug`
     #[arg(long, env = "PICKET_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,
-    /// `pretty` for people, `json` for programs [default: pretty on a terminal, else json]
+    /// Log format: `pretty` for people, `json` for programs [default: pretty on a terminal, else
+    /// json]
     #[arg(long, env = "PICKET_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
 }
 
-/// How a log line looks.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// For people.
     Pretty,
-    /// One JSON object a line.
+    /// A JSON object per line.
     Json,
 }
 
-/// Where health and metrics are served.
+/// Listen address of health and metrics, and the probe of a running process.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Logs and health")]
 pub struct ListenOptions {
-    /// Serve /healthz, /readyz and /metrics here, such as 127.0.0.1:9100 [default: nowhere]
+    /// Address to serve /healthz, /readyz and /metrics on, such as 127.0.0.1:9100 [default: none]
     #[arg(long, env = "PICKET_LISTEN", value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
-    /// Start nothing; ask the process that serves at --listen whether it is ready, say what it says, and end with 0 if it
-    /// is, 1 if it is not, 3 if nobody answers: a health check for containers, which have no curl
+    /// Check the readiness of the process that serves at --listen, and exit: 0 ready, 1 not ready,
+    /// 3 no answer. Prints the response. A health check for containers, which have no curl
     #[arg(long, requires = "listen")]
     pub healthcheck: bool,
 }
 
-/// A duration as people type it: `500ms`, `15s`, `1m 30s`, `2h`, `30d`.
+/// Duration as typed by people: `500ms`, `15s`, `1m 30s`, `2h`, `30d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DurationArg(pub Duration);
 
@@ -113,11 +115,11 @@ impl std::fmt::Display for DurationArg {
     }
 }
 
-/// A number of bytes as people type it: `4096`, `512KiB`, `64MiB`, `8GiB`.
+/// Number of bytes as typed by people: `4096`, `512KiB`, `64MiB`, `8GiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub u64);
 
-/// From the largest: what is shown is the largest that fits exactly.
+/// Largest first, because a size is shown in the largest unit that divides it exactly.
 const BYTE_UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
 
 impl FromStr for ByteSize {
@@ -125,7 +127,7 @@ impl FromStr for ByteSize {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let typed = text.trim().to_ascii_lowercase();
-        // `k` is `KiB`: a tenth more or less is nobody's limit.
+        // `k` means `KiB`, because no limit depends on a difference of up to 10 %.
         let unit = BYTE_UNITS.iter().find_map(|(name, bytes)| {
             let name = name.to_ascii_lowercase();
             let number = typed.strip_suffix(&name).or_else(|| typed.strip_suffix(&name[..1]))?;

@@ -1,4 +1,5 @@
-//! The streams and their consumers: declared here, made at start, made again when somebody deletes them.
+//! Streams and their consumers. Declared here, created at start, and created again after a
+//! deletion.
 
 use std::time::Duration;
 
@@ -12,14 +13,14 @@ use picket_proto::{InstallationId, RegionName, Timestamp, subject};
 
 use crate::clock::{Boottime, ClockReading};
 
-/// How many copies the servers of a cluster keep, and how large a stream may grow.
+/// Replicas and maximum sizes of the streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamLimits {
-    /// 1 on a single server, 3 on a cluster.
+    /// Number of replicas: 1 on a single server, 3 on a cluster.
     pub replicas: usize,
-    /// The most that the stream of results may hold, in bytes.
+    /// Maximum size of the results stream, in bytes.
     pub max_results_bytes: i64,
-    /// The most that the stream of jobs may hold, in bytes.
+    /// Maximum size of the jobs stream, in bytes.
     pub max_jobs_bytes: i64,
 }
 
@@ -29,74 +30,77 @@ impl Default for StreamLimits {
     }
 }
 
-/// The window in which the stream drops the second of two jobs of one tick. It outlasts a lease, so that a
-/// coordinator which wakes from a pause cannot bring a tick back; ids cost memory by rate times window.
+/// Dedup window of jobs: the stream drops a second job of the same tick. Longer than a lease, so
+/// that a coordinator resumed from a pause cannot repeat a tick. Ids cost memory in proportion to
+/// rate and window.
 const DEDUP_WINDOW: Duration = Duration::from_secs(60);
-/// A prober that says nothing of a job for so long is taken for dead, and another gets the job: while it is still worth
-/// doing, which it is for a minute at most. One that is at work on a job says so more often.
+/// Redelivery timeout of jobs. A prober that sends no progress for this time counts as dead, and
+/// another prober gets the job. A job is worth doing for a minute at most, so the second prober is
+/// usually in time. Probers at work report progress more often.
 pub const JOB_ACK_WAIT: Duration = Duration::from_secs(15);
-/// No job outlives this, whatever its own time to live says.
+/// Maximum age of a job, whatever its own TTL is.
 const MAX_JOB_AGE: Duration = Duration::from_secs(600);
-/// A sink that says nothing of a result for so long is taken for dead, and another gets the result. One that holds a
-/// batch says so more often.
+/// Redelivery timeout of results. A sink that sends no progress for this time counts as dead, and
+/// another sink gets the result. Sinks that hold a batch report progress more often.
 pub const RESULT_ACK_WAIT: Duration = Duration::from_secs(15);
 const ONE_DAY: Duration = Duration::from_secs(86_400);
 
-/// What could not be made.
+/// Failure to create a stream or a consumer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A stream.
+    /// The server could not create or update a stream.
     #[error("could not make the stream {name}")]
     CreateStream {
-        /// Its name.
+        /// Name of the stream.
         name: String,
-        /// What the server said.
+        /// Error of the server.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A consumer.
+    /// The server could not create or update a consumer.
     #[error("could not make the consumer {name}")]
     CreateConsumer {
-        /// Its name.
+        /// Name of the consumer.
         name: String,
-        /// What the server said.
+        /// Error of the server.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The stream is another installation's.
+    /// The stream belongs to another installation.
     #[error(
         "the bus belongs to another installation: the stream {name} is that of installation {owner}, and this database \
          is installation {installation}; either give this installation a NATS of its own, or, if its database was made \
          anew beside this bus, take the bus over with: picket nats adopt"
     )]
     ForeignStream {
-        /// Its name.
+        /// Name of the stream.
         name: String,
-        /// The installation in its metadata.
+        /// Installation in the stream's metadata.
         owner: String,
-        /// The installation of this process.
+        /// Installation of this process.
         installation: String,
     },
 }
 
-/// In a stream's metadata, the installation that it belongs to.
+/// Metadata key of the installation that owns a stream.
 const OWNER_METADATA_KEY: &str = "picket.installation";
 
-/// `config` with the mark that it belongs to `installation`.
+/// Returns `config` marked as owned by `installation`.
 pub fn with_owner(mut config: Config, installation: InstallationId) -> Config {
     config.metadata.insert(OWNER_METADATA_KEY.to_owned(), installation.to_string());
     config
 }
 
-/// The installation that the stream of this configuration belongs to. `None`: it was made by a version without owners.
+/// Returns the installation that owns the stream, or `None` if a version without owners created the
+/// stream.
 pub fn stream_owner(config: &Config) -> Option<&str> {
     config.metadata.get(OWNER_METADATA_KEY).map(String::as_str)
 }
 
-/// Refuses a stream that is there as `found` if it is another installation's than `config` says.
+/// Refuses the existing stream `found` if its owner differs from the owner in `config`.
 ///
 /// # Errors
-/// [`Error::Foreign`].
+/// Fails with [`Error::ForeignStream`].
 pub fn check_owner(config: &Config, found: &Config) -> Result<(), Error> {
     match (stream_owner(config), stream_owner(found)) {
         (Some(installation), Some(owner)) if installation != owner => Err(Error::ForeignStream {
@@ -120,7 +124,8 @@ fn base_config(name: &str, subjects: &str, durability: StreamLimits) -> Config {
     }
 }
 
-/// Jobs that wait for a prober: of each site and region the newest only, gone when too old to be worth doing.
+/// Stream of jobs that wait for a prober. Holds the newest job of each site and region, and drops
+/// jobs too old to be worth doing.
 pub fn jobs_config(durability: StreamLimits) -> Config {
     Config {
         description: Some("checks that wait for a prober".to_owned()),
@@ -128,7 +133,7 @@ pub fn jobs_config(durability: StreamLimits) -> Config {
         max_messages_per_subject: 1,
         max_age: MAX_JOB_AGE,
         max_bytes: durability.max_jobs_bytes,
-        // The longest body and headers, all of which JSON may have to escape.
+        // The longest body and headers, with all characters escaped in JSON.
         max_message_size: 768 << 10,
         duplicate_window: DEDUP_WINDOW,
         allow_message_ttl: true,
@@ -136,7 +141,8 @@ pub fn jobs_config(durability: StreamLimits) -> Config {
     }
 }
 
-/// Results that wait for the sink, kept for three days so that they can be read again after a restore.
+/// Stream of results that wait for a sink. Results stay for three days, so that they can be
+/// replayed after a restore of the database.
 pub fn results_config(durability: StreamLimits) -> Config {
     Config {
         description: Some("results of checks".to_owned()),
@@ -148,7 +154,8 @@ pub fn results_config(durability: StreamLimits) -> Config {
     }
 }
 
-/// What happened: incidents, silent regions. An event that is published again, however late, is dropped by its id.
+/// Stream of events: incidents and silent regions. A repeated event is dropped by its id within a
+/// day.
 pub fn events_config(durability: StreamLimits) -> Config {
     Config {
         description: Some("incidents and silent regions".to_owned()),
@@ -160,7 +167,7 @@ pub fn events_config(durability: StreamLimits) -> Config {
     }
 }
 
-/// The consumer that a region's probers share.
+/// Consumer shared by the probers of a region.
 pub fn prober_consumer_config(region: &RegionName) -> pull::Config {
     pull::Config {
         durable_name: Some(subject::prober_consumer(region)),
@@ -169,14 +176,15 @@ pub fn prober_consumer_config(region: &RegionName) -> pull::Config {
         ack_policy: AckPolicy::Explicit,
         ack_wait: JOB_ACK_WAIT,
         max_deliver: 2,
-        // What probers have under way is bounded by their own slots.
+        // Each prober bounds its own unacknowledged jobs by its slots.
         max_ack_pending: 100_000,
         max_waiting: 2_048,
         ..pull::Config::default()
     }
 }
 
-/// The consumer that all sinks share. Deliveries are unlimited: a database outage must not use them up.
+/// Consumer shared by all sinks. Deliveries are unlimited, because a database outage must not
+/// exhaust them.
 pub fn sink_consumer_config() -> pull::Config {
     pull::Config {
         durable_name: Some(subject::SINK_CONSUMER.to_owned()),
@@ -185,18 +193,19 @@ pub fn sink_consumer_config() -> pull::Config {
         ack_policy: AckPolicy::Explicit,
         ack_wait: RESULT_ACK_WAIT,
         max_deliver: -1,
-        // A sink holds three batches of at most ten thousand, and one that hangs must not keep the others from theirs.
+        // A sink holds three batches of at most ten thousand results, and a hanging sink must not
+        // block the others.
         max_ack_pending: 100_000,
         max_waiting: 512,
         ..pull::Config::default()
     }
 }
 
-/// Makes the stream, or brings its settings up to date. The coordinator's part, which knows the settings.
-/// Returns the stream as it is then. The caller has [checked](check_owner) whose it is.
+/// Creates the stream or updates its settings. Called by the coordinator only, which knows the
+/// settings. Returns the resulting stream. The caller has [checked](check_owner) the owner.
 ///
 /// # Errors
-/// When the server refuses, or does not answer in time.
+/// Fails if the server refuses or does not answer in time.
 pub async fn create_or_update(jetstream: &Context, config: Config) -> Result<Info, Error> {
     let name = config.name.clone();
     match jetstream.create_or_update_stream(config).await {
@@ -205,37 +214,40 @@ pub async fn create_or_update(jetstream: &Context, config: Config) -> Result<Inf
     }
 }
 
-/// Makes the stream if it is not there, and leaves one that is there as it is.
+/// Creates the stream if it is missing. Leaves an existing stream as it is.
 ///
 /// # Errors
-/// When the stream is another installation's, or the server refuses, or does not answer in time.
+/// Fails if the stream belongs to another installation, or if the server refuses or does not answer
+/// in time.
 pub async fn create_if_missing(jetstream: &Context, config: Config) -> Result<(), Error> {
     let name = config.name.clone();
     match jetstream.get_or_create_stream(config.clone()).await {
+        // An existing stream may belong to another installation on the same bus.
         Ok(stream) => check_owner(&config, &stream.cached_info().config),
         Err(source) => Err(Error::CreateStream { name, source: Box::new(source) }),
     }
 }
 
-/// Whether there is no such stream, and not just no answer.
+/// Returns true if the stream does not exist, as opposed to a missing answer.
 pub fn is_stream_missing(error: &GetStreamError) -> bool {
     matches!(error.kind(), GetStreamErrorKind::JetStream(why) if why.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
-/// A stream that [`adopt`] took over.
+/// Stream taken over by [`adopt_streams`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdoptedStream {
-    /// Its name.
+    /// Name of the stream.
     pub name: &'static str,
-    /// Whose it was, if it said.
+    /// Previous owner, if the stream had one.
     pub previous_owner: Option<String>,
 }
 
-/// Makes the streams that are there `installation`'s, whoever's they were. What they hold stays, and sinks of
-/// `installation` refuse results of the owner before. Returns those that were another's.
+/// Makes `installation` the owner of all existing streams, whatever their previous owner. Messages
+/// stay, and sinks of `installation` refuse results of the previous owner. Returns the streams
+/// whose owner changed.
 ///
 /// # Errors
-/// When the server refuses, or does not answer in time.
+/// Fails if the server refuses or does not answer in time.
 pub async fn adopt_streams(
     jetstream: &Context,
     installation: InstallationId,
@@ -245,6 +257,7 @@ pub async fn adopt_streams(
         let failed = |source| Error::CreateStream { name: name.to_owned(), source };
         let found = match jetstream.get_stream(name).await {
             Ok(stream) => stream.cached_info().config.clone(),
+            // The coordinator creates missing streams with their owner.
             Err(error) if is_stream_missing(&error) => continue,
             Err(error) => return Err(failed(error.into())),
         };
@@ -260,10 +273,10 @@ pub async fn adopt_streams(
     Ok(adopted)
 }
 
-/// Makes the consumer, or brings its settings up to date.
+/// Creates the consumer or updates its settings.
 ///
 /// # Errors
-/// When the server refuses, or does not answer in time.
+/// Fails if the server refuses or does not answer in time.
 pub async fn create_or_update_consumer(
     jetstream: &Context,
     stream_name: &str,
@@ -276,7 +289,8 @@ pub async fn create_or_update_consumer(
     }
 }
 
-/// What the NATS server's clock says, as it answers a request about the stream of jobs; `None` if it does not.
+/// Reads the NATS server's clock from its answer to a request about the jobs stream. Returns `None`
+/// if there is no answer.
 pub async fn read_server_clock(jetstream: &Context) -> Option<ClockReading> {
     let sent = Boottime::now();
     let request = format!("STREAM.INFO.{}", subject::JOBS_STREAM);

@@ -1,7 +1,9 @@
-//! Keeps one pipeline of actors running: when any of them ends, ends the rest and builds all anew.
+//! Supervisor of a pipeline of actors. If any actor ends, the supervisor stops the others and
+//! rebuilds the whole pipeline.
 //!
-//! All, and not one: a restarted actor has a new mailbox, so what its neighbours hold is a dead ref. What was
-//! under way was never acknowledged and comes again: the crash path is the restart path.
+//! A single actor is never restarted alone, because a restarted actor has a new mailbox and its
+//! neighbours would hold dead refs. Unfinished work was never acknowledged and is redelivered, so
+//! the crash path is the restart path.
 
 use std::{future::Future, time::Duration};
 
@@ -9,9 +11,9 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, Supervisi
 use tokio::{task::JoinHandle, time::Instant};
 use tracing::{error, info, warn};
 
-/// Some actors that live and die together.
+/// Actors that start and end together.
 pub trait Pipeline: Send + Sync + 'static {
-    /// The actors, and what else it takes to drain them.
+    /// Actors of the pipeline, with everything needed to drain them.
     type Actors: Send + 'static;
 
     /// Spawns all actors, linked to `supervisor`, downstream first.
@@ -20,15 +22,16 @@ pub trait Pipeline: Send + Sync + 'static {
         supervisor: ActorCell,
     ) -> impl Future<Output = Result<Self::Actors, SpawnErr>> + Send;
 
-    /// Takes no more, finishes what is under way, gives back what it holds. May be cut short at any point.
+    /// Accepts no new work, finishes work in progress, and releases leases and messages. May be
+    /// cancelled at any await.
     fn drain(&self, parts: Self::Actors) -> impl Future<Output = ()> + Send;
 }
 
-/// What a supervisor is told.
+/// Messages of the supervisor.
 pub enum Msg {
-    /// A wait is over: build the pipeline again.
+    /// The restart delay is over: rebuild the pipeline.
     Rebuild,
-    /// Finish and end.
+    /// Drain the pipeline and stop.
     Drain,
 }
 
@@ -51,7 +54,7 @@ enum SupervisorPhase {
     Draining,
 }
 
-/// How long a pipeline's actors may take to end before they are killed.
+/// Maximum time for the actors of a pipeline to stop before they are killed.
 const CHILD_STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl<P: Pipeline> Actor for Supervisor<P> {
@@ -78,7 +81,7 @@ impl<P: Pipeline> Actor for Supervisor<P> {
             Msg::Rebuild if state.phase == SupervisorPhase::Rebuilding => {
                 state.actors = Some(self.pipeline.spawn_actors(myself.get_cell()).await?);
                 state.phase = SupervisorPhase::Running;
-                info!(pipeline = self.name, "{} runs again", self.name);
+                info!(pipeline = self.name, "pipeline rebuilt");
             }
             Msg::Rebuild => {}
             Msg::Drain => {
@@ -88,9 +91,10 @@ impl<P: Pipeline> Actor for Supervisor<P> {
                 {
                     warn!(
                         pipeline = self.name,
-                        "{} did not finish in time; what is left comes again", self.name
+                        "pipeline did not drain in time; unfinished work will be redelivered"
                     );
                 }
+                // Actors that the drain did not stop must not outlive the supervisor.
                 stop_children(&myself).await;
                 myself.stop(None);
             }
@@ -107,25 +111,28 @@ impl<P: Pipeline> Actor for Supervisor<P> {
         let why = match event {
             SupervisionEvent::ActorFailed(_, error) => error.to_string(),
             SupervisionEvent::ActorTerminated(_, _, reason) => {
-                reason.unwrap_or_else(|| "it ended".to_owned())
+                reason.unwrap_or_else(|| "actor ended".to_owned())
             }
             _ => return Ok(()),
         };
         if state.phase != SupervisorPhase::Running {
-            return Ok(()); // One that this supervisor is ending already.
+            return Ok(()); // This supervisor is stopping the actor already.
         }
         state.phase = SupervisorPhase::Rebuilding;
+        // Dead refs must not be drained later.
         state.actors = None;
         stop_children(&myself).await;
+        // `None` after too many failures in a row: the process ends, and the service manager takes
+        // over.
         let Some(wait) = state.restarts.next_delay(Instant::now()) else {
-            error!(pipeline = self.name, error = why, "{} fails again and again, giving up", self.name);
+            error!(pipeline = self.name, error = why, "too many pipeline failures in a row, giving up");
             return Err(why.into());
         };
         error!(
             pipeline = self.name,
             error = why,
             wait_ms = wait.as_millis(),
-            "an actor of {} failed, building it anew",
+            "pipeline failed, rebuilding"
             self.name
         );
         myself.send_after(wait, || Msg::Rebuild);
@@ -146,7 +153,8 @@ async fn stop_children(myself: &ActorRef<Msg>) {
     }
 }
 
-/// The waits between restarts: 1 s, doubled up to 64 s, from 1 s again after a quiet spell.
+/// Restart delays: 1 s, doubled up to 64 s. Starts at 1 s again after
+/// [`RestartPolicy::RESET_AFTER`] without a failure.
 struct RestartPolicy {
     consecutive: u32,
     last_restart_at: Instant,
@@ -160,7 +168,8 @@ impl RestartPolicy {
         Self { consecutive: 0, last_restart_at: now }
     }
 
-    /// `None` after so many in a row that another is of no use.
+    /// Returns the delay before the next restart, or `None` after [`RestartPolicy::MAX_RESTARTS`]
+    /// restarts in a row.
     fn next_delay(&mut self, now: Instant) -> Option<Duration> {
         if now.duration_since(self.last_restart_at) > Self::RESET_AFTER {
             self.consecutive = 0;
@@ -172,36 +181,37 @@ impl RestartPolicy {
     }
 }
 
-/// A pipeline that runs under its supervisor.
+/// Handle of a pipeline under its supervisor.
 pub struct PipelineHandle {
     name: String,
     supervisor: ActorRef<Msg>,
-    /// The supervisor's task, until it has ended: a task can be awaited once.
+    /// Task of the supervisor, until its end: a task can be awaited once.
     task: Option<JoinHandle<()>>,
     drain_timeout: Duration,
 }
 
 impl PipelineHandle {
-    /// Builds `pipeline` and keeps it running. `drain_limit` bounds its graceful end.
+    /// Builds `pipeline` and restarts it after failures. `drain_timeout` bounds its graceful
+    /// shutdown.
     ///
     /// # Errors
-    /// When an actor cannot start.
+    /// Fails if an actor cannot start.
     pub async fn start<P: Pipeline>(
         name: &str,
         pipeline: P,
-        drain_limit: Duration,
+        drain_timeout: Duration,
     ) -> Result<Self, SpawnErr> {
-        let supervisor = Supervisor { name: name.to_owned(), pipeline, drain_timeout: drain_limit };
+        let supervisor = Supervisor { name: name.to_owned(), pipeline, drain_timeout };
         let (supervisor, task) = Actor::spawn(None, supervisor, ()).await?;
-        Ok(Self { name: name.to_owned(), supervisor, task: Some(task), drain_timeout: drain_limit })
+        Ok(Self { name: name.to_owned(), supervisor, task: Some(task), drain_timeout })
     }
 
-    /// The pipeline's name.
+    /// Name of the pipeline.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Waits until the pipeline has ended for good: it failed again and again.
+    /// Waits until the pipeline has given up after repeated failures.
     pub async fn wait_ended(&mut self) {
         if let Some(task) = &mut self.task {
             let _ = task.await;
@@ -209,12 +219,12 @@ impl PipelineHandle {
         }
     }
 
-    /// Ends the pipeline in order: it takes no more, and finishes what is under way.
+    /// Drains the pipeline: it accepts no new work and finishes work in progress.
     pub async fn drain(mut self) {
         let _ = self.supervisor.cast(Msg::Drain);
         if tokio::time::timeout(self.drain_timeout + 2 * CHILD_STOP_TIMEOUT, self.wait_ended()).await.is_err()
         {
-            warn!(pipeline = self.name, "{} had to be killed", self.name);
+            warn!(pipeline = self.name, "pipeline did not stop in time, killed");
             self.supervisor.kill();
         }
     }

@@ -1,4 +1,5 @@
-//! Logs: for people on a terminal, JSON lines elsewhere; and an error with all of its causes in one line.
+//! Logs: text on a terminal, JSON lines elsewhere. Also formats an error with all its causes in one
+//! line.
 
 use std::{
     error::Error,
@@ -14,9 +15,10 @@ use crate::options::{LogFormat, LogOptions};
 /// Starts logging to standard error.
 ///
 /// # Errors
-/// When the filter cannot be read; the message names it.
+/// Fails if the filter is invalid. The message names the filter.
 pub fn init_logging(options: &LogOptions) -> Result<(), String> {
-    // What libraries say of themselves is for who asks for it by name; the bus tells of connections in our words.
+    // Logs of libraries below `warn` are off unless the filter names them. The bus logs connection
+    // events itself.
     let quiet = "ractor=warn,async_nats=warn,sqlx=warn";
     let filter = EnvFilter::try_new(format!("{quiet},{}", options.log)).map_err(|why| {
         format!(
@@ -27,7 +29,7 @@ pub fn init_logging(options: &LogOptions) -> Result<(), String> {
     let on_terminal = std::io::stderr().is_terminal();
     let format = options.log_format.unwrap_or(if on_terminal { LogFormat::Pretty } else { LogFormat::Json });
     let builder = tracing_subscriber::fmt().with_env_filter(filter);
-    // A second call, in a test, keeps the first one's subscriber.
+    // A second call, as in tests, leaves the first subscriber in place.
     let _ = match format {
         LogFormat::Pretty => {
             let builder = builder.with_writer(|| SanitizingWriter::for_terminal(io::stderr()));
@@ -45,14 +47,15 @@ pub fn init_logging(options: &LogOptions) -> Result<(), String> {
     Ok(())
 }
 
-/// A log's destination that gets no more than text, colours and line feeds, whatever strangers made us log.
+/// Log writer that passes text, colours and line feeds only, even if a logged text from outside
+/// contains control characters.
 pub struct SanitizingWriter<W> {
     inner: W,
     sanitize: fn(&str) -> std::borrow::Cow<'_, str>,
 }
 
 impl<W> SanitizingWriter<W> {
-    /// For lines that people read.
+    /// For lines read by people.
     pub fn for_terminal(inner: W) -> Self {
         Self { inner, sanitize: safe_text::sanitize_coloured }
     }
@@ -64,7 +67,7 @@ impl<W> SanitizingWriter<W> {
 }
 
 impl<W: Write> Write for SanitizingWriter<W> {
-    /// Takes whole events, as the formatter writes them.
+    /// Expects whole events, as the formatter writes them.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         self.inner.write_all((self.sanitize)(&String::from_utf8_lossy(event)).as_bytes())?;
         Ok(event.len())
@@ -75,9 +78,9 @@ impl<W: Write> Write for SanitizingWriter<W> {
     }
 }
 
-/// Shows an error and what caused it, in one line: `could not renew: timed out: …`.
+/// Displays an error and its causes in one line: `could not renew: timed out: …`.
 ///
-/// Our errors' `Display` leaves their source out, so that each cause is printed once, here.
+/// `Display` of Picket's errors leaves the source out, so that each cause is printed once, here.
 pub struct ErrorChain<'a>(pub &'a (dyn Error + 'static));
 
 impl fmt::Display for ErrorChain<'_> {
@@ -87,7 +90,7 @@ impl fmt::Display for ErrorChain<'_> {
         let mut next = self.0.source();
         while let Some(cause) = next {
             let text = cause.to_string();
-            // Some libraries do print their source; once is enough.
+            // Some libraries include the source in their message; each cause is printed once.
             if !shown.contains(&text) {
                 write!(f, ": {text}")?;
             }
@@ -120,7 +123,7 @@ mod tests {
         }
     }
 
-    /// What is logged of a hostile text, as a field and as a message.
+    /// Logs a hostile text as a field and as a message, and returns the output.
     fn logged(json: bool, writer: fn(Shared) -> SanitizingWriter<Shared>) -> String {
         let shared = Shared::default();
         let to = shared.clone();

@@ -1,4 +1,4 @@
-//! The directory that all local state is in, held by one living process at a time.
+//! The local data directory, locked by at most one living process.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -11,24 +11,29 @@ use std::{
 
 use crate::{Error, private_file};
 
-/// A data directory that is this process's until the last clone of this is dropped, or the process ends in any way.
+/// A data directory locked by this process. The lock is released when the last clone is dropped or
+/// the process ends in any way.
 ///
-/// The servers keep a clone, so that nobody else starts in the directory while they run.
+/// The servers hold a clone, so no other process can start in the directory while they run.
 #[derive(Clone, Debug)]
 pub struct DataDir(Arc<LockedDir>);
 
 #[derive(Debug)]
 struct LockedDir {
     path: PathBuf,
-    /// Locked; the operating system unlocks it when this process is gone.
+    /// The operating system releases the lock when the process ends.
     _lock: File,
 }
 
 impl DataDir {
-    /// Creates the directory if need be and takes it; [`Error::DataDirInUse`] says who has it.
+    /// Locks the directory, which is created if missing.
+    ///
+    /// # Errors
+    /// [`Error::DataDirInUse`] names the current holder of the lock.
     pub fn lock(dir: &Path) -> Result<Self, Error> {
         let doing = || format!("use the data directory {}", dir.display());
-        // Open to others, so that an unprivileged Postgres gets through; what is secret in it has a mode of its own.
+        // Mode 0755 lets an unprivileged Postgres traverse the directory. Secret files in it have a
+        // mode of their own.
         fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(Error::io_context(doing()))?;
         let path = dir.canonicalize().map_err(Error::io_context(doing()))?;
         let mut lock = private_file::open_private(
@@ -55,9 +60,9 @@ impl DataDir {
         Ok(Self(Arc::new(LockedDir { path, _lock: lock })))
     }
 
-    /// The process that has the directory at the moment, if any.
+    /// Process id of the current lock holder, if the directory is locked.
     pub fn holder_pid(dir: &Path) -> Result<Option<u32>, Error> {
-        let doing = || format!("see who uses the data directory {}", dir.display());
+        let doing = || format!("read the lock of the data directory {}", dir.display());
         let mut lock = match File::open(dir.join(LOCK_FILE_NAME)) {
             Ok(lock) => lock,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -70,12 +75,12 @@ impl DataDir {
         }
     }
 
-    /// The directory, absolute and free of symbolic links.
+    /// The absolute path, without symbolic links.
     pub fn path(&self) -> &Path {
         &self.0.path
     }
 
-    /// Where a server's log goes.
+    /// Path of a server's log file.
     pub(crate) fn log_path(&self, name: &str) -> PathBuf {
         self.0.path.join("logs").join(name)
     }
@@ -83,7 +88,8 @@ impl DataDir {
 
 const LOCK_FILE_NAME: &str = "lock";
 
-/// Who wrote the lock file last. While it is locked that is its holder.
+/// Process id in the lock file, written by its last holder, who is the current holder while the
+/// file is locked.
 fn read_pid(lock: &mut File) -> Option<u32> {
     let mut text = String::new();
     lock.rewind().and_then(|()| lock.read_to_string(&mut text)).ok()?;

@@ -1,45 +1,45 @@
-//! What can go wrong with a server of ours, said so that its user knows what to type next.
+//! Errors of the local servers. Each message tells the user the next step.
 
 use std::{io, path::PathBuf, process::ExitStatus, time::Duration};
 
-/// Why a server could not be started, or not be stopped in order.
+/// Reason for which a server did not start, ended, or did not stop in order.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A program is not where it should be.
-    #[error("{program} is not installed: looked in {looked_in}; `./justw tools` installs it into .tools/")]
+    /// A required program is not installed.
+    #[error("{program} is not installed: searched {looked_in}; `./justw tools` installs it into .tools/")]
     ToolMissing {
         /// The program's file name.
         program: &'static str,
-        /// The places, for people.
+        /// The searched places, as text for the user.
         looked_in: String,
     },
 
-    /// A program of the tools directory does not do what it must.
+    /// A program of the tools directory failed.
     #[error("{program} failed ({status}){}", indent_lines(.output))]
     ToolFailed {
         /// The program's path.
         program: PathBuf,
-        /// How it ended.
+        /// Exit status of the program.
         status: ExitStatus,
-        /// What it said.
+        /// Standard output and standard error of the program.
         output: String,
     },
 
-    /// Another living process has the data directory.
+    /// Another living process holds the data directory.
     #[error(
-        "{} is in use by {}; stop that one first (`picket down`), or take another --data-dir",
+        "{} is in use by {}; stop that one first (`picket down`), or use another --data-dir",
         .dir.display(),
         .pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
     )]
     DataDirInUse {
         /// The data directory.
         dir: PathBuf,
-        /// Who has it, where that is known.
+        /// Process id of the holder, if known.
         pid: Option<u32>,
     },
 
-    /// Somebody else listens on the port.
+    /// Another process listens on the port.
     #[error(
         "port {port} of 127.0.0.1, which {server} is to listen on, is taken; choose another with {option}"
     )]
@@ -48,30 +48,30 @@ pub enum Error {
         server: &'static str,
         /// The port.
         port: u16,
-        /// The option of `picket up` that changes it.
+        /// Option of `picket up` for this port.
         option: &'static str,
     },
 
-    /// The port cannot be listened on, for another reason than that it is taken.
+    /// Listening on the port failed, for another reason than a conflict.
     #[error("cannot listen on port {port} of 127.0.0.1 for {server}; {option} chooses another")]
     PortUnavailable {
         /// The server's name.
         server: &'static str,
         /// The port.
         port: u16,
-        /// The option of `picket up` that changes it.
+        /// Option of `picket up` for this port.
         option: &'static str,
-        /// Why.
+        /// Cause reported by the operating system.
         #[source]
         source: io::Error,
     },
 
-    /// A server that an earlier process left behind does not die.
-    #[error("{server} of an earlier run (process {pid}) does not end; kill it, then start again")]
+    /// A server left by an earlier process survived SIGKILL.
+    #[error("{server} of an earlier run (process {pid}) did not end; kill it, then start again")]
     OrphanSurvived {
         /// The server's name.
         server: &'static str,
-        /// Its process.
+        /// Process id of the server.
         pid: u32,
     },
 
@@ -80,58 +80,58 @@ pub enum Error {
     ExitedAtStart {
         /// The server's name.
         server: &'static str,
-        /// How it ended.
+        /// Exit status of the server.
         status: ExitStatus,
-        /// Its log file.
+        /// Path of the log file.
         log: PathBuf,
-        /// The last lines of this start in it.
+        /// Last lines of the log since this start.
         tail: String,
     },
 
-    /// The server runs but was not ready in time; it was stopped.
+    /// The server was not ready in time and was stopped.
     #[error(
         "{server} was not ready within {} s; the end of {}:{}", .limit.as_secs(), .log.display(), indent_lines(.tail)
     )]
     NotReady {
         /// The server's name.
         server: &'static str,
-        /// The time it had.
+        /// Time limit for the start.
         limit: Duration,
-        /// Its log file.
+        /// Path of the log file.
         log: PathBuf,
-        /// The last lines of this start in it.
+        /// Last lines of the log since this start.
         tail: String,
     },
 
-    /// The server ended while it was in use.
+    /// The server ended while in use.
     #[error("{server} ended ({status}); the end of {}:{}", .log.display(), indent_lines(.tail))]
     Exited {
         /// The server's name.
         server: &'static str,
-        /// How it ended.
+        /// Exit status of the server.
         status: ExitStatus,
-        /// Its log file.
+        /// Path of the log file.
         log: PathBuf,
-        /// The last lines of this start in it.
+        /// Last lines of the log since this start.
         tail: String,
     },
 
-    /// The server did not stop when asked and was killed.
+    /// The server did not stop in time and was killed.
     #[error("{server} did not stop within {} s and was killed", .limit.as_secs())]
     StopTimeout {
         /// The server's name.
         server: &'static str,
-        /// The time it had.
+        /// Time limit for the stop.
         limit: Duration,
     },
 
-    /// Started by root, and there is no other user to run Postgres as.
+    /// Started by root, and no unprivileged user exists to run Postgres as.
     #[error(
         "Postgres refuses to run as root, and there is neither a user `postgres` nor a user `nobody` to run it as"
     )]
     NoUnprivilegedUser,
 
-    /// The database's files belong to a user that this process can neither be nor become.
+    /// The database's files belong to another user, and this process cannot change users.
     #[error(
         "{} belongs to user {owner}: start as that user, or as root, or move the directory away",
         .dir.display()
@@ -139,71 +139,71 @@ pub enum Error {
     ForeignData {
         /// The database's files.
         dir: PathBuf,
-        /// The user's number.
+        /// User id of the owner.
         owner: u32,
     },
 
-    /// The database's files exist and the user that has to run Postgres cannot get at them.
+    /// The database's files exist, but Postgres's user cannot reach them.
     #[error(
-        "{} cannot be reached by user {user}, whom Postgres runs as: a directory above it is closed to others",
+        "{} cannot be reached by user {user}, which runs Postgres: a parent directory denies access",
         .dir.display()
     )]
     DataUnreachable {
         /// The database's files.
         dir: PathBuf,
-        /// The user's number.
+        /// User id of Postgres.
         user: u32,
     },
 
-    /// There are database files, and the file with their password is gone.
+    /// The database's files exist, but the file with their password is missing.
     #[error(
-        "{} is missing, and without it nobody gets into the database of {}: restore it, or move the database away",
+        "{} is missing; without it the database in {} cannot be opened: restore the file, or move the database away",
         .file.display(),
         .dir.display()
     )]
     PasswordMissing {
-        /// Where the password should be.
+        /// Expected path of the password file.
         file: PathBuf,
         /// The database's files.
         dir: PathBuf,
     },
 
-    /// The database's files are those of another major version of Postgres.
+    /// The database's files belong to another major version of Postgres.
     #[error(
         "{} holds data of Postgres {found}, which Postgres {version} cannot read. To keep them: start once with --tools-dir \
          naming the tools of a release with Postgres {found}, save the data with pg_dump, stop, move the directory away, \
-         start again, and restore them with psql. To begin without them: take another --data-dir",
+         start again, and restore them with psql. To begin without them: use another --data-dir",
         .dir.display()
     )]
     VersionMismatch {
         /// The database's files.
         dir: PathBuf,
-        /// The major version that wrote them.
+        /// Major version of the files.
         found: String,
-        /// The version of the Postgres that was to be started.
+        /// Version of the installed Postgres.
         version: String,
     },
 
-    /// A step of the operating system's.
+    /// An operation of the operating system failed.
     #[error("cannot {doing}")]
     Io {
-        /// What was being done, as it follows "cannot".
+        /// Description of the operation, as the continuation of "cannot".
         doing: String,
-        /// Why not.
+        /// Cause reported by the operating system.
         #[source]
         source: io::Error,
     },
 }
 
 impl Error {
-    /// For `map_err`: says what was being done, as it follows "cannot".
+    /// Adapter for `map_err`. `doing` describes the operation, as the continuation of "cannot".
     pub(crate) fn io_context(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let doing = doing.into();
         move |source| Self::Io { doing, source }
     }
 }
 
-/// The lines of `text`, each on a line of its own under the message; nothing if there are none.
+/// Puts each line of `text` on an indented line of its own; empty if `text` is empty.
 fn indent_lines(text: &str) -> String {
     text.lines().map(|line| format!("\n    {line}")).collect()
 }

@@ -1,4 +1,4 @@
-//! The pinned nats-server and Postgres as child processes, for 'picket up' and for tests.
+//! The pinned nats-server and Postgres as child processes, for `picket up` and for tests.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), picket_servers::Error> {
@@ -6,23 +6,23 @@
 //!
 //! use picket_servers::{DataDir, Nats, NatsConfig, Postgres, PostgresConfig, Tools};
 //!
-//! let tools = Tools::find(Some(Path::new(".tools")));
+//! let tools = Tools::in_dir(Some(Path::new(".tools")));
 //! let data = DataDir::lock(Path::new(".picket"))?;
 //! let mut nats = Nats::start(&tools, &data, NatsConfig::default()).await?;
 //! let mut postgres = Postgres::start(&tools, &data, PostgresConfig::default()).await?;
 //! println!("{} {}", nats.url(), postgres.url());
 //!
 //! tokio::select! {
-//!     error = nats.exited() => eprintln!("{error}"),
-//!     error = postgres.exited() => eprintln!("{error}"),
+//!     error = nats.wait_exited() => eprintln!("{error}"),
+//!     error = postgres.wait_exited() => eprintln!("{error}"),
 //! }
 //! postgres.stop(Duration::from_secs(10)).await?;
 //! nats.stop(Duration::from_secs(10)).await
 //! # }
 //! ```
 //!
-//! A server is its own process group, so that Ctrl-C in a terminal does not reach it before its owner has
-//! stopped what uses it. An owner that was killed leaves servers behind: the next start in the same
+//! Each server runs in its own process group, so Ctrl-C in a terminal does not stop it before the
+//! processes that use it. A killed owner leaves its servers running; the next start in the same
 //! [`DataDir`] finds and stops them.
 
 mod data_dir;

@@ -1,7 +1,8 @@
-//! A server's log file: where its output goes, bounded while it runs, and its last lines, which say why it did not start.
+//! The log file of a server: output file, rotation, and the last lines for error messages.
 //!
-//! The server writes to the file itself, so that its output survives its owner. The owner looks at the size and, when the
-//! file has grown too long, copies it aside and empties it; the server, which appends, goes on at its beginning.
+//! The server writes to the file directly, so its output survives its owner. When the file exceeds
+//! the size limit, the owner copies it aside and truncates it. The server appends, so it continues
+//! at the start of the file.
 
 use std::{
     fs::File,
@@ -19,16 +20,16 @@ use tokio::task::AbortHandle;
 
 use crate::{Error, private_file};
 
-/// A log that has grown beyond this moves aside, over the one that moved before.
+/// Size above which a log is rotated. The previous rotated log is overwritten.
 const MAX_LOG_BYTES: u64 = 16 << 20;
 
-/// How often the size of a log is compared with that.
+/// Interval between size checks of a log.
 const ROTATION_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How much of a log an error quotes.
+/// Maximum log lines quoted in an error.
 const MAX_TAIL_LINES: usize = 12;
 
-/// A log file, and where in it this start begins.
+/// A log file, with the offset at which the current start of the server begins.
 #[derive(Debug)]
 pub(crate) struct LogFile {
     pub(crate) path: PathBuf,
@@ -49,7 +50,7 @@ impl LogFile {
         Ok(Self { path, file, start_offset: Arc::new(AtomicU64::new(begins)), rotation_task: None })
     }
 
-    /// Bounds the log from now on until this is dropped.
+    /// Starts the task that rotates the log. Dropping the `LogFile` stops the task.
     pub(crate) fn start_rotation(&mut self) -> Result<(), Error> {
         let (path, begins) = (self.path.clone(), self.start_offset.clone());
         let file =
@@ -61,6 +62,7 @@ impl LogFile {
                 match rotate_if_full(&file, &path, MAX_LOG_BYTES) {
                     Ok(true) => begins.store(0, Ordering::Relaxed),
                     Ok(false) => failing = false,
+                    // A persistent failure is logged once, not at every interval.
                     Err(error) if !std::mem::replace(&mut failing, true) => {
                         tracing::warn!(log = %path.display(), %error, "could not rotate a server's log");
                     }
@@ -72,7 +74,7 @@ impl LogFile {
         Ok(())
     }
 
-    /// The file as a child's output.
+    /// A handle of the file for a child's standard output or error.
     pub(crate) fn clone_stdio(&self) -> Result<Stdio, Error> {
         self.file
             .try_clone()
@@ -80,7 +82,7 @@ impl LogFile {
             .map_err(Error::io_context(format!("write the log {}", self.path.display())))
     }
 
-    /// The last lines since this was opened; empty if there are none.
+    /// Last lines written since the file was opened; empty if there are none.
     pub(crate) fn tail_lines(&self) -> String {
         read_tail(&self.path, self.start_offset.load(Ordering::Relaxed)).unwrap_or_default()
     }
@@ -94,28 +96,29 @@ impl Drop for LogFile {
     }
 }
 
-/// Copies a log that is longer than `limit` aside and empties it; says whether it did. What is written in between is lost.
+/// Copies a log longer than `limit` aside and truncates it. Returns true if it was rotated. Lines
+/// written between the copy and the truncation are lost.
 fn rotate_if_full(file: &File, path: &Path, limit: u64) -> io::Result<bool> {
     let length = file.metadata()?.len();
     if length <= limit {
         return Ok(false);
     }
     let mut source = File::open(path)?;
-    // The end says more than the beginning, should there be more than fits.
+    // Only the last `limit` bytes are copied: the end of a log explains more than its beginning.
     source.seek(SeekFrom::Start(length.saturating_sub(limit)))?;
-    let mut aside = private_file::create_private(&path.with_extension("log.1"))?;
-    io::copy(&mut source.take(limit), &mut aside)?;
+    let mut rotated = private_file::create_private(&path.with_extension("log.1"))?;
+    io::copy(&mut source.take(limit), &mut rotated)?;
     file.set_len(0)?;
     Ok(true)
 }
 
 fn read_tail(path: &Path, begins: u64) -> std::io::Result<String> {
-    const LONGEST: u64 = 64 << 10;
+    const MAX_TAIL_BYTES: u64 = 64 << 10;
     let mut file = File::open(path)?;
     let end = file.metadata()?.len();
-    file.seek(SeekFrom::Start(begins.max(end.saturating_sub(LONGEST)).min(end)))?;
+    file.seek(SeekFrom::Start(begins.max(end.saturating_sub(MAX_TAIL_BYTES)).min(end)))?;
     let mut bytes = Vec::new();
-    file.take(LONGEST).read_to_end(&mut bytes)?;
+    file.take(MAX_TAIL_BYTES).read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<_> = text.lines().collect();
     Ok(lines[lines.len().saturating_sub(MAX_TAIL_LINES)..].join("\n"))

@@ -1,4 +1,4 @@
-//! A nats-server with JetStream on file, on loopback, without a password.
+//! A local nats-server with JetStream file storage, on loopback, without a password.
 
 use std::{
     env, fs,
@@ -25,16 +25,16 @@ use crate::{
 const SERVER_NAME: &str = "nats-server";
 const PORT_OPTION: &str = "--nats-port";
 
-/// How a [`Nats`] is started.
+/// Start options of a [`Nats`].
 #[derive(Clone, Debug)]
 pub struct NatsConfig {
-    /// The port of 127.0.0.1 for clients.
+    /// Client port on 127.0.0.1.
     pub port: u16,
-    /// The port of 127.0.0.1 for nats-server's own monitoring over HTTP; none: none.
+    /// HTTP monitoring port on 127.0.0.1; `None` disables monitoring.
     pub monitor_port: Option<u16>,
-    /// The most that streams may hold on disk, all together.
+    /// Maximum disk space of all streams together, in bytes.
     pub max_file_store_bytes: u64,
-    /// A configuration of the caller's to use instead of all this; it must listen on `port`.
+    /// Configuration file to use instead of the generated file; must listen on `port`.
     pub config_file: Option<PathBuf>,
 }
 
@@ -44,7 +44,7 @@ impl Default for NatsConfig {
     }
 }
 
-/// A running nats-server, whose streams are in `<data>/nats` and whose log is `<data>/logs/nats.log`.
+/// A running nats-server. Its streams are in `<data>/nats`, its log is `<data>/logs/nats.log`.
 #[derive(Debug)]
 pub struct Nats {
     server: ServerProcess,
@@ -53,7 +53,8 @@ pub struct Nats {
 }
 
 impl Nats {
-    /// Starts it, or says why not; stops one that was left behind in this data directory first.
+    /// Starts the server and waits until it is ready. A server left running in this data directory
+    /// by a killed process is stopped first.
     pub async fn start(tools: &Tools, data: &DataDir, config: NatsConfig) -> Result<Self, Error> {
         let program = tools.find_nats_server()?;
         Self::stop_orphan(data).await?;
@@ -70,8 +71,8 @@ impl Nats {
             .arg(config.config_file.as_ref().unwrap_or(&own))
             .arg("--pid")
             .arg(pid_path(data));
-        // On one core it carries more than anybody watches from one machine, and wakes up fewer threads for each message: at 1,000
-        // checks a second a fifth less CPU time.
+        // With GOMAXPROCS=1 the server wakes fewer threads for each message: a fifth less CPU time
+        // at 1,000 checks/s. One core carries more sites than one machine checks.
         if env::var_os("GOMAXPROCS").is_none() {
             command.env("GOMAXPROCS", "1");
         }
@@ -82,7 +83,8 @@ impl Nats {
         Ok(Self { server, port: config.port, _data: data.clone() })
     }
 
-    /// Stops the nats-server that a killed process left behind in this data directory, if there is one.
+    /// Stops the nats-server left running in this data directory by a killed process, if there is
+    /// one.
     pub async fn stop_orphan(data: &DataDir) -> Result<(), Error> {
         let pid_file = pid_path(data);
         let pid = fs::read_to_string(&pid_file).ok().and_then(|text| text.trim().parse().ok());
@@ -105,42 +107,45 @@ impl Nats {
         }
     }
 
-    /// Where clients connect to.
+    /// URL for clients.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// The port for clients.
+    /// Client port.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The process.
+    /// Process id.
     pub fn pid(&self) -> u32 {
         self.server.pid()
     }
 
-    /// The log file.
+    /// Path of the log file.
     pub fn log_path(&self) -> &Path {
         &self.server.log.path
     }
 
-    /// Waits for the server to end by itself, and says how it did; cancel-safe.
+    /// Waits until the server ends by itself, and returns a description of the end. Cancel-safe.
     pub async fn wait_exited(&mut self) -> Error {
         self.server.wait_exited().await
     }
 
-    /// Sends the process a signal; no error if it has ended.
+    /// Sends the process a signal. Has no effect after the end of the process.
     pub fn send_signal(&self, signal: Signal) -> Result<(), Error> {
         self.server.send_signal(signal)
     }
 
-    /// Stops the server in order; [`Error::Killed`] if it took longer than `limit` and had to be killed.
+    /// Stops the server in order.
+    ///
+    /// # Errors
+    /// [`Error::StopTimeout`] if the server did not stop within `limit` and was killed.
     pub async fn stop(mut self, limit: Duration) -> Result<(), Error> {
         self.server.stop(limit).await
     }
 
-    /// Kills the server (-9) and waits for its end.
+    /// Kills the server with SIGKILL and waits for its end.
     pub async fn kill(mut self) -> Result<(), Error> {
         self.server.kill().await
     }
@@ -151,7 +156,8 @@ impl NatsConfig {
         let quoted = |path: PathBuf| format!("{:?}", path.to_string_lossy());
         let monitor =
             self.monitor_port.map(|port| format!("http: \"127.0.0.1:{port}\"\n")).unwrap_or_default();
-        // A power cut may cost what was stored in the last second: an fsync for each message costs all throughput.
+        // A power failure may lose the messages of the last second. An fsync for each message would
+        // cost nearly all throughput.
         format!(
             "# Written anew at each start.\n\
              server_name: picket-local\n\
@@ -181,10 +187,11 @@ fn pid_path(data: &DataDir) -> PathBuf {
     data.path().join("nats/nats.pid")
 }
 
-/// The longest greeting that is waited for; a nats-server's is some hundred bytes.
+/// Maximum length of a server's greeting. A nats-server sends a few hundred bytes.
 const MAX_GREETING_BYTES: u64 = 64 << 10;
 
-/// Whether a nats-server answers on the port. It listens only after JetStream has recovered.
+/// Returns true if a nats-server answers on the port. It listens only after JetStream has
+/// recovered.
 async fn is_accepting(port: u16) -> bool {
     let greeting = async {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.ok()?;

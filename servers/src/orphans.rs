@@ -1,4 +1,5 @@
-//! Servers that a killed process left behind: found by their pid file, recognised by their command line, stopped.
+//! Servers left running by a killed process: found by pid file, recognised by command line,
+//! stopped.
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
@@ -7,25 +8,26 @@ use tokio::time::{Instant, sleep};
 
 use crate::Error;
 
-/// How long a leftover has to stop in order; after that it is killed.
+/// Time for an orphan to stop in order, before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a killed process may take to be gone.
+/// Time for a killed process to disappear.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A server that may have been left behind.
+/// A server possibly left running by an earlier process.
 pub(crate) struct OrphanProcess<'a> {
     pub(crate) server: &'static str,
-    /// Its program's file name.
+    /// File name of the server's program.
     pub(crate) program: &'a str,
-    /// An argument that only a server of this data directory has.
+    /// Argument found only on servers of this data directory.
     pub(crate) unique_argument: &'a Path,
-    /// Asks it to stop in order.
+    /// Signal for an orderly stop.
     pub(crate) stop_signal: Signal,
 }
 
 impl OrphanProcess<'_> {
-    /// Stops the process of this number if it is this server; a stranger that got the number since is left alone.
+    /// Stops the process `pid` if it is this server. Another process that has since received the
+    /// number is left alone.
     pub(crate) async fn stop_if_running(&self, pid: u32) -> Result<(), Error> {
         let Some(process) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
             return Ok(());
@@ -33,13 +35,14 @@ impl OrphanProcess<'_> {
         if !self.is_own_process(pid) {
             return Ok(());
         }
-        tracing::warn!(server = self.server, pid, "stopping a server that an earlier run left behind");
+        tracing::warn!(server = self.server, pid, "stopping orphaned server of an earlier run");
         for (signal, limit) in [(self.stop_signal, STOP_TIMEOUT), (Signal::KILL, KILL_TIMEOUT)] {
             let until = Instant::now() + limit;
-            // ESRCH: it has ended since, which is what is wanted. EPERM: it stays, and is named below.
+            // ESRCH: the process has ended, as wanted. EPERM: the process stays, and the error
+            // below names it.
             let _ = kill_process(process, signal);
             while Instant::now() < until {
-                // The command line is empty from the moment that the process is a zombie.
+                // A zombie has an empty command line.
                 if test_kill_process(process) == Err(rustix::io::Errno::SRCH) || !self.is_own_process(pid) {
                     return Ok(());
                 }
@@ -49,14 +52,14 @@ impl OrphanProcess<'_> {
         Err(Error::OrphanSurvived { server: self.server, pid })
     }
 
-    /// Whether the process of this number is this server.
+    /// Returns true if the process `pid` is this server.
     pub(crate) fn is_own_process(&self, pid: u32) -> bool {
         let Some(arguments) = read_command_line(pid) else {
             return false;
         };
         let argument = self.unique_argument.to_string_lossy();
         match &arguments[..] {
-            // `ps` gives one line, in which arguments cannot be told apart.
+            // `ps` prints one line, in which arguments cannot be separated.
             [line] => line.contains(self.program) && line.contains(&*argument),
             [program, rest @ ..] => {
                 program.ends_with(self.program) && rest.iter().any(|other| *other == argument)
@@ -66,8 +69,10 @@ impl OrphanProcess<'_> {
     }
 }
 
-/// The command line of a process, by argument where the system says so.
+/// The command line of a process, one item per argument where the system separates them.
 fn read_command_line(pid: u32) -> Option<Vec<String>> {
+    // Without an entry in a mounted /proc the process does not exist. Systems without /proc use
+    // `ps`.
     if let Ok(bytes) = fs::read(format!("/proc/{pid}/cmdline")) {
         let arguments = bytes.split(|byte| *byte == 0).filter(|argument| !argument.is_empty());
         return Some(arguments.map(|argument| String::from_utf8_lossy(argument).into_owned()).collect());

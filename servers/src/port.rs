@@ -1,4 +1,4 @@
-//! Ports of 127.0.0.1: whether one is free, and which one is.
+//! Ports of 127.0.0.1: search for a free port, and check of a given port.
 
 use std::{
     io,
@@ -7,14 +7,15 @@ use std::{
 
 use crate::Error;
 
-/// A port of 127.0.0.1 on which nobody listens at the moment.
+/// Returns a port of 127.0.0.1 without a listener at the moment.
 ///
-/// Somebody else may take it before the caller does.
+/// Another process may bind the port before the caller does.
 pub fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-/// Says before a server is started what its own log would say in its own words: that the port is taken.
+/// Checks that the port is free before the server starts, so that the error names the option to
+/// change.
 pub(crate) fn check_port_free(server: &'static str, port: u16, option: &'static str) -> Result<(), Error> {
     match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
         Ok(_) => Ok(()),

@@ -1,4 +1,5 @@
-//! A Postgres on loopback with one superuser, whose generated password is kept beside the data.
+//! A local Postgres on loopback with one superuser. The generated password is stored beside the
+//! data.
 
 mod initdb;
 mod install;
@@ -25,19 +26,20 @@ use install::PgInstall;
 const SERVER_NAME: &str = "Postgres";
 const PORT_OPTION: &str = "--pg-port";
 
-/// The superuser, and the database.
+/// Name of the superuser and of the database.
 const PICKET: &str = "picket";
 
-/// How a [`Postgres`] is started.
+/// Start options of a [`Postgres`].
 #[derive(Clone, Debug)]
 pub struct PostgresConfig {
-    /// The port of 127.0.0.1.
+    /// Port on 127.0.0.1.
     pub port: u16,
-    /// How many sessions there may be at once.
+    /// Maximum number of concurrent sessions.
     pub max_connections: u16,
-    /// Whether a commit outlives a power cut; without it, still every death of a process. Tests do without.
+    /// True if commits survive a power failure. Without it commits still survive the death of any
+    /// process. Tests turn it off.
     pub durable: bool,
-    /// Variables that the server is started with, of which it has hardly any otherwise.
+    /// Extra environment variables for the server, which otherwise inherits hardly any.
     pub environment: Vec<(String, String)>,
 }
 
@@ -47,7 +49,7 @@ impl Default for PostgresConfig {
     }
 }
 
-/// A running Postgres, whose data is in `<data>/postgres` and whose log is `<data>/logs/postgres.log`.
+/// A running Postgres. Its data is in `<data>/postgres`, its log is `<data>/logs/postgres.log`.
 #[derive(Debug)]
 pub struct Postgres {
     server: ServerProcess,
@@ -59,11 +61,13 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Starts it, or says why not; makes the data and the database `picket` if need be, and stops a Postgres that
-    /// was left behind in this data directory first.
+    /// Starts the server and waits until it is ready. Creates the data and the database `picket` if
+    /// they are missing. A Postgres left running in this data directory by a killed process is
+    /// stopped first.
     ///
-    /// Started by root it runs as the owner of the data, `postgres` or `nobody`, on a copy of the programs and with
-    /// its data under `/var/lib/picket` where that user could not reach them.
+    /// Started by root, Postgres runs as the owner of the data, as `postgres` or as `nobody`. If
+    /// programs and data are out of reach of this user, a copy of the programs and the data are
+    /// under `/var/lib/picket`.
     pub async fn start(tools: &Tools, data: &DataDir, config: PostgresConfig) -> Result<Self, Error> {
         let tools = tools.find_postgres()?;
         Self::stop_orphan(data).await?;
@@ -78,7 +82,7 @@ impl Postgres {
         Ok(postgres)
     }
 
-    /// Stops the Postgres that a killed process left behind in this data directory, if there is one.
+    /// Stops the Postgres left running in this data directory by a killed process, if there is one.
     pub async fn stop_orphan(data: &DataDir) -> Result<(), Error> {
         let Ok(home) = data.path().join("postgres").canonicalize() else {
             return Ok(());
@@ -97,39 +101,40 @@ impl Postgres {
         status.mark_stale(&home)
     }
 
-    /// The database `picket` as a URL, with user and password.
+    /// URL of the database `picket`, with user and password.
     pub fn url(&self) -> String {
         self.url_for_database(PICKET)
     }
 
-    /// Another database of this server as a URL, with user and password.
+    /// URL of another database of this server, with user and password.
     pub fn url_for_database(&self, database: &str) -> String {
         format!("postgres://{PICKET}:{}@127.0.0.1:{}/{database}", self.password, self.port)
     }
 
-    /// The port.
+    /// Port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The process: the postmaster, whose children the sessions are.
+    /// Process id of the postmaster, the parent of all sessions.
     pub fn pid(&self) -> u32 {
         self.server.pid()
     }
 
-    /// Where the data really is.
+    /// Directory of the data, with symbolic links resolved.
     pub fn cluster_dir(&self) -> &Path {
         &self.cluster_dir
     }
 
-    /// The log file.
+    /// Path of the log file.
     pub fn log_path(&self) -> &Path {
         &self.server.log.path
     }
 
-    /// Runs statements in the database `postgres` with psql, and gives the rows as unaligned text.
+    /// Runs SQL statements in the database `postgres` with psql, and returns the rows as unaligned
+    /// text.
     ///
-    /// For administration only: what holds data speaks through `store`.
+    /// For administration only. Access to Picket's data belongs in `picket-store`.
     pub async fn run_admin_sql(&self, sql: &str) -> Result<String, Error> {
         let program = self.tools.psql_path();
         let mut command = clean_command(&program);
@@ -143,30 +148,33 @@ impl Postgres {
         run_command(command, program).await
     }
 
-    /// Waits for the server to end by itself, and says how it did; cancel-safe.
+    /// Waits until the server ends by itself, and returns a description of the end. Cancel-safe.
     pub async fn wait_exited(&mut self) -> Error {
         self.server.wait_exited().await
     }
 
-    /// Sends the postmaster a signal; no error if it has ended.
+    /// Sends the postmaster a signal. Has no effect after the end of the process.
     pub fn send_signal(&self, signal: Signal) -> Result<(), Error> {
         self.server.send_signal(signal)
     }
 
-    /// Stops the server, ending its sessions; [`Error::Killed`] if it took longer than `limit` and had to be killed.
+    /// Stops the server and ends its sessions.
+    ///
+    /// # Errors
+    /// [`Error::StopTimeout`] if the server did not stop within `limit` and was killed.
     pub async fn stop(mut self, limit: Duration) -> Result<(), Error> {
         self.server.stop(limit).await
     }
 
-    /// Kills the postmaster (-9) and waits for its end; its sessions end by themselves.
+    /// Kills the postmaster with SIGKILL and waits for its end. Its sessions end by themselves.
     pub async fn kill(mut self) -> Result<(), Error> {
         self.server.kill().await
     }
 
     async fn create_missing_database(&self) -> Result<(), Error> {
-        let found =
+        let existing =
             self.run_admin_sql(&format!("SELECT 1 FROM pg_database WHERE datname = '{PICKET}'")).await?;
-        if found.trim().is_empty() {
+        if existing.trim().is_empty() {
             self.run_admin_sql(&format!("CREATE DATABASE {PICKET}")).await?;
         }
         Ok(())
@@ -200,7 +208,7 @@ async fn spawn_postmaster(
             || PostmasterFile::read_from(&home.cluster_dir).is_some_and(|status| status.is_ready(pid));
         match server.wait_ready(|| std::future::ready(is_ready())).await {
             Ok(()) => return Ok(server),
-            // The sessions of a postmaster that was killed end a moment after it.
+            // The sessions of a killed postmaster end a moment after it, so the start is retried.
             Err(Error::ExitedAtStart { tail, .. })
                 if tail.contains("pre-existing shared memory block") && Instant::now() < until =>
             {
@@ -212,13 +220,13 @@ async fn spawn_postmaster(
 }
 
 impl PostgresConfig {
-    /// Given on the command line, so that what is in force is this, whatever an earlier start or somebody wrote into
-    /// the files.
+    /// Settings for the command line. The command line takes precedence over settings in the files,
+    /// which an earlier start or a person may have written.
     fn server_settings(&self) -> Vec<(&'static str, String)> {
         let mut settings = vec![
             ("listen_addresses", "127.0.0.1".to_owned()),
             ("port", self.port.to_string()),
-            // A socket's path has about 100 bytes, which a data directory soon exceeds.
+            // A socket's path is limited to about 100 bytes, which a data directory soon exceeds.
             ("unix_socket_directories", String::new()),
             ("max_connections", self.max_connections.to_string()),
             ("shared_buffers", "128MB".to_owned()),
@@ -228,17 +236,19 @@ impl PostgresConfig {
             ("log_timezone", "UTC".to_owned()),
             ("cluster_name", PICKET.to_owned()),
             ("logging_collector", "off".to_owned()),
-            // As long as a transaction is open no dead row is removed, and each renewal of leases gets dearer.
+            // An open transaction prevents the removal of dead rows, which makes each lease renewal
+            // slower.
             ("idle_in_transaction_session_timeout", "10min".to_owned()),
-            // Statements, parameters and the details of an error hold values: of sites, headers, results.
+            // Statements, parameters and error details contain values of sites, headers and
+            // results.
             ("log_min_error_statement", "panic".to_owned()),
             ("log_parameter_max_length", "0".to_owned()),
             ("log_parameter_max_length_on_error", "0".to_owned()),
             ("log_error_verbosity", "terse".to_owned()),
         ];
         if !self.durable {
-            // Both protect from a crash of the operating system only. `synchronous_commit` is left alone: without it
-            // a killed Postgres forgets commits.
+            // Both settings protect only against a crash of the operating system.
+            // `synchronous_commit` stays on: without it a killed Postgres loses commits.
             settings.push(("fsync", "off".to_owned()));
             settings.push(("full_page_writes", "off".to_owned()));
         }
@@ -246,7 +256,7 @@ impl PostgresConfig {
     }
 }
 
-/// What a postmaster says of itself in `postmaster.pid`.
+/// Contents of `postmaster.pid`, written by the postmaster.
 struct PostmasterFile {
     pid: u32,
     lines: Vec<String>,
@@ -263,11 +273,11 @@ impl PostmasterFile {
         self.pid == pid && self.lines.get(7).is_some_and(|status| status.trim() == "ready")
     }
 
-    /// Makes the file of a postmaster that is gone one that Postgres knows to be stale.
+    /// Rewrites the file of a dead postmaster so that Postgres recognises it as stale.
     ///
-    /// It would take any living process of its user that got the old number for a postmaster and refuse to start.
-    /// Our own number it knows for its parent's. Without the file it would not look for the shared memory of
-    /// sessions that still run.
+    /// Postgres refuses to start if any living process of its user has the old process id. The id
+    /// of its parent, this process, is recognised as stale. Removing the file instead would skip
+    /// the check for shared memory of sessions that still run.
     fn mark_stale(mut self, home: &Path) -> Result<(), Error> {
         let file = Self::file_path(home);
         if !file.exists() {
@@ -283,7 +293,7 @@ impl PostmasterFile {
     }
 }
 
-/// A program of Postgres's, untouched by the `PG…` variables and the locale of whoever runs us.
+/// A command for a Postgres program, without the caller's `PG…` variables and locale.
 fn clean_command(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("LC_ALL", "C").current_dir("/").stdin(Stdio::null());
@@ -295,17 +305,20 @@ fn clean_command(program: &Path) -> Command {
     command
 }
 
-/// Runs a program to its end and gives what it said; [`Error::ToolFailed`] if it failed.
+/// Runs a program to its end and returns its standard output.
+///
+/// # Errors
+/// [`Error::ToolFailed`] with the program's output if it failed.
 async fn run_command(mut command: Command, program: PathBuf) -> Result<String, Error> {
     let output = command.kill_on_drop(true).output().await;
     let output = output.map_err(Error::io_context(format!("run {}", program.display())))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let said = [output.stdout, output.stderr].concat();
+    let printed = [output.stdout, output.stderr].concat();
     Err(Error::ToolFailed {
         program,
         status: output.status,
-        output: String::from_utf8_lossy(&said).into_owned(),
+        output: String::from_utf8_lossy(&printed).into_owned(),
     })
 }

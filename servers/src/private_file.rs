@@ -1,4 +1,4 @@
-//! Files that only this process's user can read, opened without following a symbolic link that somebody put in their place.
+//! Files readable only by their owner, opened without following symbolic links.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -10,13 +10,14 @@ use std::{
 
 use rustix::fs::OFlags;
 
-/// Only for its owner.
+/// File mode: read and write for the owner only.
 const PRIVATE_MODE: u32 = 0o600;
 
-/// Opens a regular file as `options` say, and makes it private.
+/// Opens a regular file with `options` and sets its mode to private.
 pub(crate) fn open_private(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW.bits().cast_signed();
     let file = options.mode(PRIVATE_MODE).custom_flags(flags).open(path).map_err(|error| {
+        // With O_NOFOLLOW, opening a symbolic link fails with ELOOP.
         match error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) {
             true => io::Error::other(format!(
                 "{} is a symbolic link, which is not followed; remove it",
@@ -29,25 +30,26 @@ pub(crate) fn open_private(path: &Path, options: &mut OpenOptions) -> io::Result
     if !metadata.is_file() {
         return Err(io::Error::other(format!("{} is not a regular file; remove it", path.display())));
     }
-    // One that an earlier release created may have another mode.
+    // A file created by an earlier release may have another mode.
     if metadata.permissions().mode() & 0o777 != PRIVATE_MODE {
         file.set_permissions(fs::Permissions::from_mode(PRIVATE_MODE))?;
     }
     Ok(file)
 }
 
-/// Opens a private file to append to it, and creates it if it is not there.
+/// Opens a private file for appending; a missing file is created.
 ///
 /// # Errors
-/// When it cannot be opened, or is a symbolic link.
+/// If the file cannot be opened, or is a symbolic link.
 pub fn open_append(path: &Path) -> io::Result<File> {
     open_private(path, OpenOptions::new().create(true).append(true))
 }
 
-/// Writes a private file so that a reader sees the old one or the new one. A symbolic link in its place is replaced.
+/// Replaces a private file atomically, so that a reader sees the old or the new content. A symbolic
+/// link at the path is replaced.
 ///
 /// # Errors
-/// When it cannot be written.
+/// If the file cannot be written.
 pub fn replace_atomically(path: &Path, text: &str) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}", process::id()));
@@ -63,7 +65,7 @@ pub fn replace_atomically(path: &Path, text: &str) -> io::Result<()> {
     written
 }
 
-/// Creates a private file in place of whatever has its name.
+/// Creates a private file, replacing an existing file of that name.
 pub(crate) fn create_private(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -1,4 +1,4 @@
-//! One child process that is a server: signals, waiting for its end, stopping it in order.
+//! A server as a child process: start, signals, wait, stop.
 
 use std::{process::ExitStatus, time::Duration};
 
@@ -11,21 +11,22 @@ use tokio::{
 
 use crate::{Error, log_file::LogFile};
 
-/// How long a server has to become ready.
+/// Time for a server to become ready.
 pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How often a server that is starting is asked whether it is ready.
+/// Interval between readiness checks of a starting server.
 pub(crate) const READY_POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// How long a server has to end at once.
+/// Time for a server to end after the immediate stop signal.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How a server is asked to stop.
+/// Stop signals of a server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StopSignals {
-    /// In order, ending its sessions.
+    /// Stops in order and ends the sessions.
     pub(crate) graceful: Signal,
-    /// At once, when there is no more time: it need not be the kill that leaves things lying about.
+    /// Stops at once after the time limit. Need not be SIGKILL, after which resources of the server
+    /// may remain.
     pub(crate) immediate: Signal,
 }
 
@@ -46,7 +47,7 @@ impl ServerProcess {
         signals: StopSignals,
         mut log: LogFile,
     ) -> Result<Self, Error> {
-        // An inherited directory might be one that the server's user may not be in, or that somebody wants to unmount.
+        // An inherited working directory might be closed to the server's user, or block an unmount.
         command.current_dir("/").process_group(0);
         command.stdin(std::process::Stdio::null()).stdout(log.clone_stdio()?).stderr(log.clone_stdio()?);
         let doing = format!("start {}", command.as_std().get_program().display());
@@ -62,7 +63,7 @@ impl ServerProcess {
 
     /// Sends the signal, unless the server has ended.
     pub(crate) fn send_signal(&self, signal: Signal) -> Result<(), Error> {
-        // The number is the child's for as long as nobody has waited for it.
+        // The process id stays reserved for the child until its exit status has been collected.
         let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw)
         else {
             return Ok(());
@@ -75,13 +76,13 @@ impl ServerProcess {
         }
     }
 
-    /// Waits for the server to end; cancel-safe.
+    /// Waits until the server ends. Cancel-safe.
     pub(crate) async fn wait_status(&mut self) -> Result<ExitStatus, Error> {
         let waited = self.child.wait().await;
         waited.map_err(Error::io_context(format!("wait for {} (process {})", self.name, self.pid)))
     }
 
-    /// Waits for the server to end when it should not; cancel-safe.
+    /// Waits until the server ends unexpectedly, and returns a description of the end. Cancel-safe.
     pub(crate) async fn wait_exited(&mut self) -> Error {
         match self.wait_status().await {
             Ok(status) => Error::Exited {
@@ -94,9 +95,13 @@ impl ServerProcess {
         }
     }
 
-    /// Waits until `ready` says so; an error that quotes the log if the server ends first or takes too long.
+    /// Waits until `ready` returns true.
     ///
-    /// No async closure, for whose future the compiler cannot see that it may be sent.
+    /// Not an async closure: the compiler cannot prove that its future is `Send`.
+    ///
+    /// # Errors
+    /// [`Error::ExitedAtStart`] or [`Error::NotReady`], each with the last lines of the log, if the
+    /// server ends first or is not ready within [`START_TIMEOUT`].
     pub(crate) async fn wait_ready<F>(&mut self, mut ready: impl FnMut() -> F) -> Result<(), Error>
     where
         F: Future<Output = bool>,
@@ -104,7 +109,7 @@ impl ServerProcess {
         let until = Instant::now() + START_TIMEOUT;
         loop {
             let is_ready = ready().await;
-            // Asked last: had it ended, the answer would have been somebody else's.
+            // Checked after `ready`: if the server has ended, another process may have answered.
             let ended =
                 self.child.try_wait().map_err(Error::io_context(format!("wait for {}", self.name)))?;
             let (server, log) = (self.name, self.log.path.clone());
@@ -114,7 +119,7 @@ impl ServerProcess {
                 }
                 None if is_ready => return Ok(()),
                 None if Instant::now() >= until => {
-                    // What it says of its end is of no use to anybody.
+                    // The error below matters more than a failure to stop.
                     let _ = self.stop(ABORT_TIMEOUT).await;
                     return Err(Error::NotReady {
                         server,
@@ -128,10 +133,13 @@ impl ServerProcess {
         }
     }
 
-    /// Asks the server to stop and waits; one that has not after `limit` is killed, and that is an error.
+    /// Stops the server in order and waits for its end.
+    ///
+    /// # Errors
+    /// [`Error::StopTimeout`] if the server did not stop within `limit` and was killed.
     pub(crate) async fn stop(&mut self, limit: Duration) -> Result<(), Error> {
         self.send_signal(self.signals.graceful)?;
-        // One that is paused would not hear.
+        // A paused process does not handle signals until SIGCONT.
         self.send_signal(Signal::CONT)?;
         if let Ok(waited) = timeout(limit, self.child.wait()).await {
             waited.map_err(Error::io_context(format!("wait for {}", self.name)))?;
@@ -144,19 +152,19 @@ impl ServerProcess {
         Err(Error::StopTimeout { server: self.name, limit })
     }
 
-    /// Kills the server (-9) and waits for its end.
+    /// Kills the server with SIGKILL and waits for its end.
     pub(crate) async fn kill(&mut self) -> Result<(), Error> {
         self.send_signal(Signal::KILL)?;
         self.wait_status().await.map(drop)
     }
 }
 
-/// The last resort, for an owner that forgot to stop it or panics: it does not wait.
+/// Last resort if the owner panics or forgets to stop the server. Does not wait for the end.
 impl Drop for ServerProcess {
     fn drop(&mut self) {
         let ended = matches!(self.child.try_wait(), Ok(Some(_)));
         if !ended {
-            // Nothing to be done about a failure, and nobody to tell.
+            // A failure cannot be handled or reported in `drop`.
             let _ = self.send_signal(self.signals.immediate);
             let _ = self.send_signal(Signal::CONT);
         }

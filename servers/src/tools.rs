@@ -1,4 +1,4 @@
-//! Where the programs are: in the tools directory that `tools/install` fills.
+//! Paths of the server programs in the tools directory, which `tools/install` fills.
 
 use std::{
     env,
@@ -8,9 +8,9 @@ use std::{
 
 use crate::Error;
 
-/// The places that programs are looked for in, when they are needed.
+/// Search path of the server programs.
 ///
-/// Nothing is checked before: who brings a Postgres of their own needs no Postgres here.
+/// Programs are checked only when needed: with an external Postgres none has to be installed here.
 #[derive(Clone, Debug)]
 pub struct Tools {
     dir: Option<PathBuf>,
@@ -19,18 +19,20 @@ pub struct Tools {
 /// A Postgres installation.
 #[derive(Clone, Debug)]
 pub struct PostgresTools {
-    /// Where `postgres`, `initdb` and `psql` are.
+    /// Directory of `postgres`, `initdb` and `psql`.
     pub(crate) bin_dir: PathBuf,
 }
 
 impl Tools {
-    /// Looks in `dir`, as `tools/install` lays it out; for nats-server then also on the `PATH`.
+    /// Searches `dir`, in the layout of `tools/install`. For nats-server the `PATH` is searched
+    /// next.
     pub fn in_dir(dir: Option<&Path>) -> Self {
         let absolute = |dir: &Path| std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
         Self { dir: dir.map(absolute) }
     }
 
-    /// The path of nats-server. One on the `PATH` will do: the start of our processes checks its version.
+    /// Path of nats-server. Any version on the `PATH` is accepted here; Picket's processes check
+    /// the version at start.
     pub fn find_nats_server(&self) -> Result<PathBuf, Error> {
         let own = self.dir.iter().map(|dir| dir.join("bin"));
         own.chain(search_path_dirs())
@@ -39,7 +41,8 @@ impl Tools {
             .ok_or_else(|| self.missing_tool_error("nats-server", " and on the PATH"))
     }
 
-    /// The Postgres installation: the pinned one, for data of one version are of no use to another.
+    /// The pinned Postgres installation. The `PATH` is not searched: one major version cannot read
+    /// the data of another.
     pub fn find_postgres(&self) -> Result<PostgresTools, Error> {
         self.dir
             .iter()
@@ -52,14 +55,14 @@ impl Tools {
     fn missing_tool_error(&self, program: &'static str, and: &str) -> Error {
         let looked_in = match &self.dir {
             Some(dir) => format!("{}{and}", dir.display()),
-            None => format!("no tools directory, for none was given{and}"),
+            None => format!("no tools directory (none was given){and}"),
         };
         Error::ToolMissing { program, looked_in }
     }
 }
 
 impl PostgresTools {
-    /// The path of psql.
+    /// Path of psql.
     pub fn psql_path(&self) -> PathBuf {
         self.bin_dir.join("psql")
     }

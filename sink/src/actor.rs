@@ -1,9 +1,10 @@
-//! Work that an actor does not wait for, and hears of when it has ended, also by a panic.
+//! Background work of an actor. The result, or a panic, arrives as a message.
 
 use ractor::{ActorRef, Message};
 use tokio::task::AbortHandle;
 
-/// Runs `work` as a task; `actor` is told what it gave, or `None` if it panicked or was aborted.
+/// Runs `work` as a task and sends its output to `actor`, or `None` if the task panicked or was
+/// aborted.
 pub(crate) fn pipe_to_self<T, M>(
     actor: ActorRef<M>,
     work: impl Future<Output = T> + Send + 'static,
@@ -16,7 +17,7 @@ where
     let task = tokio::spawn(work);
     let handle = task.abort_handle();
     tokio::spawn(async move {
-        // An actor that is gone needs no telling.
+        // A stopped actor needs no message.
         let _ = actor.cast(message(task.await.ok()));
     });
     handle
@@ -44,7 +45,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// An actor that stands where a neighbour would, and what it was sent.
+    /// An actor in place of a neighbour, and the messages that it receives.
     pub(crate) async fn inbox<M: Message>() -> (ActorRef<M>, mpsc::Receiver<M>) {
         let (sender, receiver) = mpsc::channel(16);
         let (actor, _) = Actor::spawn(None, Inbox(sender), ()).await.unwrap();

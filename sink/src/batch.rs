@@ -1,4 +1,4 @@
-//! Letters to be written together, and the leave to hold them.
+//! Batches of decoded results, and the permits to hold them in memory.
 
 use std::sync::Arc;
 
@@ -7,10 +7,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::decode::DecodedResult;
 
-/// One batch is being written, one waits for that, one is being taken.
+/// Batches in memory: one being written, one waiting to be written, and one being fetched.
 const MAX_BATCHES: usize = 3;
 
-/// Leave to hold so many batches: had before one is asked for, given back when it is written or given up.
+/// Permits for in-memory batches. Acquired before a pull request, released after the commit or when
+/// the batch is dropped.
 #[derive(Clone)]
 pub(crate) struct BatchPermits {
     permits: Arc<Semaphore>,
@@ -18,28 +19,29 @@ pub(crate) struct BatchPermits {
 }
 
 impl BatchPermits {
-    /// Of about so many letters each: all of them moved whenever they are too many for their place cost a tenth of reading them.
+    /// `batch_capacity` pre-sizes each batch: moving all results on every growth cost a tenth of the
+    /// decode time.
     pub(crate) fn new(batch_capacity: usize) -> Self {
         Self { permits: Arc::new(Semaphore::new(MAX_BATCHES)), batch_capacity }
     }
 
-    /// Waits for the leave to hold one more batch, and gives that, empty.
+    /// Waits for a permit and returns an empty batch with this permit.
     pub(crate) async fn acquire_empty_batch(&self) -> ResultBatch {
-        // Nobody closes the semaphore.
-        let leave = self.permits.clone().acquire_owned().await.ok();
+        // The semaphore is never closed.
+        let permit = self.permits.clone().acquire_owned().await.ok();
         ResultBatch {
             results: Vec::with_capacity(self.batch_capacity),
             reply_subjects: Vec::new(),
-            _permit: leave,
+            _permit: permit,
         }
     }
 }
 
-/// What one request for messages brought.
+/// The results of one pull request.
 #[derive(Debug)]
 pub(crate) struct ResultBatch {
     pub(crate) results: Vec<DecodedResult>,
-    /// Where the messages that they came in are acknowledged.
+    /// Reply subjects on which the messages of the results are acknowledged.
     pub(crate) reply_subjects: Vec<Subject>,
     _permit: Option<OwnedSemaphorePermit>,
 }

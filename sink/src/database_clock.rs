@@ -1,7 +1,9 @@
-//! The database's clock, by which results are judged: measured now and then, over a clock of our own that only goes forward.
+//! The database clock, used to check the times of results. The clock is read periodically, and
+//! extrapolated by a local clock that only moves forward.
 //!
-//! Results are refused for their time only where every clock agrees that they must be: the database's as it was before it
-//! last jumped, as it is, and the NATS server's when it stored the message.
+//! A result is rejected for its time only if all clocks agree: the database clock as it was before
+//! its last jump, the database clock now, and the NATS server's clock when the stream stored the
+//! message.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,11 +12,11 @@ use picket_runtime::clock::{Boottime, ClockAdjustment, ClockReading, DbClock, wa
 use picket_store::{Error, Store};
 use tracing::warn;
 
-/// Cheap to clone; all clones are one clock.
+/// Clones are cheap and share the same clock.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SharedDatabaseClock(Arc<Mutex<Option<DbClock>>>);
 
-/// What time it may be.
+/// Range of the possible current time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TimeBounds {
     pub(crate) earliest: Timestamp,
@@ -22,7 +24,7 @@ pub(crate) struct TimeBounds {
 }
 
 impl SharedDatabaseClock {
-    /// Reads the database's clock.
+    /// Reads the database clock.
     pub(crate) async fn update_from_database(&self, store: &Store) -> Result<(), Error> {
         let sent = Boottime::now();
         let now = store.read_clock().await?;
@@ -40,20 +42,20 @@ impl SharedDatabaseClock {
         match clock.observe_reading(reading, None) {
             ClockAdjustment::Unconfirmed(us) if !was_in_doubt => warn!(
                 step_ms = us / 1_000,
-                "the database's clock jumped by {} ms: results are refused for their time only if they must be by both",
-                us / 1_000
+                "database clock jumped; results are rejected for their time only if the clocks before and after the jump agree"
             ),
             _ => {}
         }
     }
 
-    /// The time by the database's clock; before it was read, by this machine's.
+    /// The time by the database clock; by the local clock before the first reading.
     pub(crate) fn now(&self) -> Timestamp {
         let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.map_or_else(wall_clock_now, |clock| clock.time_at(Boottime::now()))
     }
 
-    /// What time it may be, where a message was `stored` then by the NATS server's clock.
+    /// The range of the possible current time. `stored` is the time by the NATS server's clock at
+    /// which the stream stored a message.
     pub(crate) fn time_bounds(&self, stored: Option<Timestamp>) -> TimeBounds {
         let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let at = Boottime::now();

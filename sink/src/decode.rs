@@ -1,4 +1,4 @@
-//! What a message of the stream says, result by result, and whether to believe it.
+//! Decodes the messages of the results stream, and verifies each result.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use picket_store::results::{self, IncomingResult};
 
 use crate::database_clock::TimeBounds;
 
-/// What one result came as, and what was made of it.
+/// A result with its message's subject and its own payload, and the decoded content.
 #[derive(Debug)]
 pub(crate) struct DecodedResult {
     subject: Subject,
@@ -20,38 +20,38 @@ pub(crate) struct DecodedResult {
     pub(crate) content: DecodedContent,
 }
 
-/// What it turned out to be.
+/// The content of a result.
 #[derive(Debug, PartialEq)]
 pub(crate) enum DecodedContent {
     Check(Box<CheckResult>),
     Adhoc(Box<CheckResult>),
-    /// The result of another installation's check; this one keeps nothing of it.
+    /// The result of another installation's check, which is not stored.
     Foreign(InstallationId),
     Rejected(Rejection),
 }
 
-/// Why it cannot be used.
+/// Reason why a result is rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rejection {
-    /// A word for the metric.
+    /// Label of the metric.
     pub(crate) kind: &'static str,
     pub(crate) reason: String,
 }
 
 impl DecodedResult {
-    /// What is to be stored of it.
+    /// The part of the result to store; `None` for a result of another installation.
     pub(crate) fn incoming_result(&self) -> Option<IncomingResult<'_>> {
         let content = match &self.content {
             DecodedContent::Check(result) => results::ResultContent::Check(result),
             DecodedContent::Adhoc(result) => results::ResultContent::Adhoc(result),
-            DecodedContent::Rejected(unusable) => results::ResultContent::Rejected(&unusable.reason),
+            DecodedContent::Rejected(rejection) => results::ResultContent::Rejected(&rejection.reason),
             DecodedContent::Foreign(_) => return None,
         };
         Some(IncomingResult { subject: &self.subject, payload: &self.payload, content })
     }
 }
 
-/// Reads messages, and judges what they say by when it arrived.
+/// Decodes messages, and checks their times against the time of receipt.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ResultDecoder<'a> {
     pub(crate) retention: Duration,
@@ -59,24 +59,24 @@ pub(crate) struct ResultDecoder<'a> {
 }
 
 impl ResultDecoder<'_> {
-    /// How far ahead of the database's the clock of who scheduled a check may be.
+    /// Maximum lead of a coordinator's clock over the database clock.
     const MAX_CLOCK_AHEAD: Duration = Duration::from_secs(300);
-    /// Of a message's own words in a reason.
+    /// Maximum bytes of untrusted text quoted in a reason.
     const MAX_QUOTED_BYTES: usize = 200;
 
-    /// Takes a message apart into its letters, of which each has at least one.
+    /// Decodes the results of a message: at least one, and one per line of a bundle.
     pub(crate) fn decode_message(
         self,
         message: &Message,
         now: TimeBounds,
     ) -> impl Iterator<Item = DecodedResult> {
         let Message { subject, payload, .. } = message;
-        let of = Self::parse_subject(subject, payload);
-        let is_bundle = matches!(of, Ok(ResultSubject::Bundle(_)));
-        bundle::split_results(payload, is_bundle).map(move |said| DecodedResult {
+        let source = Self::parse_subject(subject, payload);
+        let is_bundle = matches!(source, Ok(ResultSubject::Bundle(_)));
+        bundle::split_results(payload, is_bundle).map(move |line| DecodedResult {
             subject: subject.clone(),
-            payload: payload.slice_ref(said),
-            content: self.decode_result(&of, said, now).unwrap_or_else(DecodedContent::Rejected),
+            payload: payload.slice_ref(line),
+            content: self.decode_result(&source, line, now).unwrap_or_else(DecodedContent::Rejected),
         })
     }
 
@@ -86,56 +86,57 @@ impl ResultDecoder<'_> {
                 kind: "bundle",
                 reason: format!("more than {} results in one message", bundle::MAX_ACCEPTED_RESULTS),
             }),
-            of => of.map_err(|why| Rejection { kind: "subject", reason: why.to_string() }),
+            parsed => parsed.map_err(|why| Rejection { kind: "subject", reason: why.to_string() }),
         }
     }
 
     fn decode_result(
         self,
-        of: &Result<ResultSubject, Rejection>,
+        source: &Result<ResultSubject, Rejection>,
         payload: &[u8],
         now: TimeBounds,
     ) -> Result<DecodedContent, Rejection> {
-        let unusable = |kind, reason: String| Rejection { kind, reason };
-        let of = of.as_ref().map_err(Rejection::clone)?;
-        // What is known to be UTF-8 as a whole need not be looked at string by string.
+        let reject = |kind, reason: String| Rejection { kind, reason };
+        let source = source.as_ref().map_err(Rejection::clone)?;
+        // A check of the whole payload for UTF-8 makes the check of each string unnecessary.
         let read = match str::from_utf8(payload) {
             Ok(text) => serde_json::from_str(text),
             Err(_) => serde_json::from_slice(payload),
         };
         let result: Box<CheckResult> = read.map_err(|why| {
-            unusable(
+            reject(
                 "json",
                 format!("not a result: {}", sanitize_text(&why.to_string(), Self::MAX_QUOTED_BYTES)),
             )
         })?;
         let at = result.scheduled_at;
+        // Both bounds are generous: a result is rejected for its time only if all clocks agree.
         if at > now.latest.saturating_add(Self::MAX_CLOCK_AHEAD) {
             let most = Self::MAX_CLOCK_AHEAD.as_secs();
-            return Err(unusable("time", format!("scheduled_at: {at} is more than {most} s in the future")));
+            return Err(reject("time", format!("scheduled_at: {at} is more than {most} s in the future")));
         }
         if at < now.earliest.saturating_sub(self.retention) {
             let days = self.retention.as_secs() / 86_400;
-            return Err(unusable("time", format!("scheduled_at: {at} is more than {days} days ago")));
+            return Err(reject("time", format!("scheduled_at: {at} is more than {days} days ago")));
         }
         if let Some(cause) = result.cause.filter(|cause| cause.outcome() != result.outcome) {
-            return Err(unusable(
+            return Err(reject(
                 "contradiction",
                 format!("cause: '{cause}' does not explain '{}'", result.outcome),
             ));
         }
-        match of {
+        match source {
             ResultSubject::Site(region, shard) => {
                 check_site_result(&result, region, Some(*shard))
-                    .map_err(|why| unusable("contradiction", why))?;
+                    .map_err(|why| reject("contradiction", why))?;
                 self.check_ticket(result)
             }
             ResultSubject::Bundle(region) => {
-                check_site_result(&result, region, None).map_err(|why| unusable("contradiction", why))?;
+                check_site_result(&result, region, None).map_err(|why| reject("contradiction", why))?;
                 self.check_ticket(result)
             }
             ResultSubject::Adhoc(region) => {
-                check_adhoc_result(&result, region).map_err(|why| unusable("contradiction", why))?;
+                check_adhoc_result(&result, region).map_err(|why| reject("contradiction", why))?;
                 Ok(DecodedContent::Adhoc(result))
             }
         }
@@ -143,7 +144,8 @@ impl ResultDecoder<'_> {
 }
 
 impl ResultDecoder<'_> {
-    /// A prober may say what it likes, and holds no key: only the ticket of a job says that the region was given its check.
+    /// Verifies the ticket. A prober can write any claim but holds no key, so only the ticket
+    /// proves that its region was given the check.
     fn check_ticket(self, result: Box<CheckResult>) -> Result<DecodedContent, Rejection> {
         if let Some(other) = result.installation.filter(|id| *id != self.tickets.installation()) {
             return Ok(DecodedContent::Foreign(other));
@@ -155,8 +157,8 @@ impl ResultDecoder<'_> {
     }
 }
 
-/// A prober may publish its own region's subjects only, so what the subject says is what to believe. That of a bundle names
-/// no shard.
+/// Checks a result against its subject. A prober can publish only on subjects of its own region, so
+/// the subject is authoritative. The subject of a bundle names no shard.
 fn check_site_result(result: &CheckResult, region: &RegionName, shard: Option<Shard>) -> Result<(), String> {
     check_region(result, region)?;
     if result.site_id.is_none() {
@@ -228,7 +230,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn assert_unusable(subject: &str, payload: &str, kind: &str, reason: &str) {
+    fn assert_rejected(subject: &str, payload: &str, kind: &str, reason: &str) {
         match read(subject, payload) {
             DecodedContent::Rejected(unusable) => {
                 assert_eq!(unusable.kind, kind, "{unusable:?}");
@@ -288,34 +290,34 @@ mod tests {
     fn a_result_that_its_subject_belies_is_not() {
         let adhoc = CHECK.replace("scheduled\",", "adhoc\",");
 
-        assert_unusable(
+        assert_rejected(
             "picket.result.us.7",
             CHECK,
             "contradiction",
             "region: 'eu', but the subject says 'us'",
         );
-        assert_unusable("picket.result.eu.8", CHECK, "contradiction", "shard: 7, but the subject says 8");
-        assert_unusable("picket.result.eu.adhoc", CHECK, "contradiction", "kind: 'scheduled'");
-        assert_unusable("picket.result.eu.7", &adhoc, "contradiction", "kind: 'adhoc'");
-        assert_unusable("picket.result.eu.x", CHECK, "subject", "picket.result.<region>.<shard>");
+        assert_rejected("picket.result.eu.8", CHECK, "contradiction", "shard: 7, but the subject says 8");
+        assert_rejected("picket.result.eu.adhoc", CHECK, "contradiction", "kind: 'scheduled'");
+        assert_rejected("picket.result.eu.7", &adhoc, "contradiction", "kind: 'adhoc'");
+        assert_rejected("picket.result.eu.x", CHECK, "subject", "picket.result.<region>.<shard>");
         let nobody = CHECK.replace(r#""site_id":42,"#, "");
-        assert_unusable("picket.result.eu.7", &nobody, "contradiction", "site_id");
+        assert_rejected("picket.result.eu.7", &nobody, "contradiction", "site_id");
     }
 
     #[test]
     fn what_is_no_result_or_says_two_things_at_once_is_not_believed() {
-        assert_unusable("picket.result.eu.7", "{", "json", "not a result: EOF");
-        assert_unusable("picket.result.eu.7", "{}", "json", "missing field");
+        assert_rejected("picket.result.eu.7", "{", "json", "not a result: EOF");
+        assert_rejected("picket.result.eu.7", "{}", "json", "missing field");
         let cause = CHECK.replace(r#""up""#, r#""up","cause":"dns""#);
-        assert_unusable("picket.result.eu.7", &cause, "contradiction", "'dns' does not explain 'up'");
+        assert_rejected("picket.result.eu.7", &cause, "contradiction", "'dns' does not explain 'up'");
     }
 
     #[test]
     fn a_tick_from_the_future_or_from_before_the_oldest_row_is_not_believed() {
         let at = |time: &str| CHECK.replace("2026-11-20T12:00:00", time);
 
-        assert_unusable("picket.result.eu.7", &at("2026-11-20T12:06:00"), "time", "300 s in the future");
-        assert_unusable("picket.result.eu.7", &at("2026-10-20T12:00:00"), "time", "30 days ago");
+        assert_rejected("picket.result.eu.7", &at("2026-11-20T12:06:00"), "time", "300 s in the future");
+        assert_rejected("picket.result.eu.7", &at("2026-10-20T12:00:00"), "time", "30 days ago");
         assert!(matches!(read("picket.result.eu.7", &at("2026-11-20T12:04:00")), DecodedContent::Check(_)));
         assert!(matches!(read("picket.result.eu.7", &at("2026-10-22T12:00:00")), DecodedContent::Check(_)));
     }
@@ -335,7 +337,7 @@ mod tests {
             assert_eq!((entry.subject, entry.payload), ("picket.result.eu.bundle", line.as_bytes()));
             assert_eq!(matches!(letter.content, DecodedContent::Check(_)), line == check, "{letter:?}");
         }
-        assert_unusable("picket.result.eu.bundle", "", "json", "not a result: EOF");
+        assert_rejected("picket.result.eu.bundle", "", "json", "not a result: EOF");
     }
 
     #[test]
@@ -346,6 +348,6 @@ mod tests {
             bundle::MAX_ACCEPTED_RESULTS
         );
         let most = lines(bundle::MAX_ACCEPTED_RESULTS + 1);
-        assert_unusable("picket.result.eu.bundle", &most, "bundle", "more than 512 results in one message");
+        assert_rejected("picket.result.eu.bundle", &most, "bundle", "more than 512 results in one message");
     }
 }

@@ -1,11 +1,12 @@
-//! Takes results from the stream, a batch at a time, and makes the consumer again when it is gone.
+//! Pulls results from the stream in batches, and recreates a deleted consumer.
 //!
-//! Results gather in the stream and not here: what there is is taken at once, and then a while nothing is, unless there is
-//! more than a batch. So the first after a silence is written at once, and at any rate each party wakes up a few times a
-//! second.
+//! Results wait in the stream and not in the sink. A pull request fetches all available messages.
+//! The next request follows after the batch age, or at once if the batch was full. So the first
+//! result after an idle period is written at once, and under load the sink and the server wake up
+//! only a few times a second.
 //!
-//! **Bound**: the leave to hold a batch is had before it is asked for. **Loss**: what was delivered and not handed on
-//! was not acknowledged, so NATS delivers it again.
+//! **Bound**: a batch permit is acquired before each pull request. **Loss**: none; NATS redelivers
+//! messages that were not passed on, because they are not acknowledged.
 
 use std::time::Duration;
 
@@ -33,11 +34,11 @@ use crate::{
 };
 
 pub(crate) enum Msg {
-    /// Ask for the next messages.
+    /// Start the next pull request.
     Fetch,
-    /// How that ended.
+    /// Result of the pull request; `None` if its task panicked.
     FetchEnded(Option<Result<FetchOutcome, Error>>),
-    /// Take no more; answered when what is on its way has been handed on.
+    /// Stop pulling; answered when all messages in flight have been passed on.
     Stop(RpcReplyPort<()>),
 }
 
@@ -53,11 +54,11 @@ pub(crate) struct Fetcher {
     pub(crate) permits: BatchPermits,
 }
 
-/// The consumer still serves.
+/// End of a pull request after which the consumer can be used again.
 pub(crate) struct FetchOutcome {
     consumer: Box<PullConsumer>,
     verification: Verification,
-    /// Whether there may be more by now.
+    /// True if more messages may be available.
     has_more: bool,
 }
 
@@ -77,13 +78,14 @@ pub(crate) enum Error {
 
 pub(crate) const MIN_RETRY_DELAY: Duration = Duration::from_millis(100);
 pub(crate) const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
-/// How long what is on its way may take once a stop was asked for, and the silence that says that nothing is.
+/// Maximum time for messages in flight after a stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time without a message after which no more messages are assumed in flight.
 const QUIET_PERIOD: Duration = Duration::from_millis(50);
-/// How often the backlog is looked at while nothing may be taken.
+/// Interval of backlog readings while no permit is available.
 const BACKLOG_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What is under way.
+/// The running pull request, and the state kept between requests.
 pub(crate) struct FetcherState {
     consumer: Option<Box<PullConsumer>>,
     verification: Verification,
@@ -93,7 +95,7 @@ pub(crate) struct FetcherState {
     backoff: Backoff,
 }
 
-/// An actor that is killed leaves nothing behind.
+/// Aborts the running task, also if the actor is killed.
 impl Drop for FetcherState {
     fn drop(&mut self) {
         if let Some(task) = &self.task {
@@ -123,17 +125,17 @@ impl Actor for Fetcher {
         &self,
         myself: ActorRef<Msg>,
         message: Msg,
-        pulling: &mut FetcherState,
+        state: &mut FetcherState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Msg::Fetch if pulling.stop.is_cancelled() => {}
-            Msg::Fetch => self.start_fetch(myself, pulling),
+            Msg::Fetch if state.stop.is_cancelled() => {}
+            Msg::Fetch => self.start_fetch(myself, state),
             Msg::FetchEnded(None) => return Err("a pull panicked".into()),
-            Msg::FetchEnded(Some(ended)) => self.on_fetch_ended(&myself, ended, pulling),
+            Msg::FetchEnded(Some(ended)) => self.on_fetch_ended(&myself, ended, state),
             Msg::Stop(reply) => {
-                pulling.stop.cancel();
-                pulling.stop_reply = Some(reply);
-                pulling.reply_if_idle();
+                state.stop.cancel();
+                state.stop_reply = Some(reply);
+                state.reply_if_idle();
             }
         }
         Ok(())
@@ -141,46 +143,46 @@ impl Actor for Fetcher {
 }
 
 impl Fetcher {
-    fn start_fetch(&self, myself: ActorRef<Msg>, pulling: &mut FetcherState) {
-        let (puller, stop, consumer) = (self.clone(), pulling.stop.clone(), pulling.consumer.take());
-        let verified = pulling.verification;
-        let pull = async move { puller.fetch_batch(consumer, verified, &stop).await };
-        pulling.task = Some(pipe_to_self(myself, pull, Msg::FetchEnded));
+    fn start_fetch(&self, myself: ActorRef<Msg>, state: &mut FetcherState) {
+        let (fetcher, stop, consumer) = (self.clone(), state.stop.clone(), state.consumer.take());
+        let verified = state.verification;
+        let pull = async move { fetcher.fetch_batch(consumer, verified, &stop).await };
+        state.task = Some(pipe_to_self(myself, pull, Msg::FetchEnded));
     }
 
     fn on_fetch_ended(
         &self,
         myself: &ActorRef<Msg>,
         ended: Result<FetchOutcome, Error>,
-        pulling: &mut FetcherState,
+        state: &mut FetcherState,
     ) {
-        pulling.task = None;
+        state.task = None;
         match ended {
             Ok(FetchOutcome { consumer, verification: verified, has_more: more }) => {
-                pulling.consumer = Some(consumer);
-                pulling.verification = verified;
-                pulling.backoff.reset();
+                state.consumer = Some(consumer);
+                state.verification = verified;
+                state.backoff.reset();
                 match more {
-                    _ if pulling.stop.is_cancelled() => {}
-                    true => self.start_fetch(myself.clone(), pulling),
+                    _ if state.stop.is_cancelled() => {}
+                    true => self.start_fetch(myself.clone(), state),
                     false => drop(myself.send_after(self.config.batch_age, || Msg::Fetch)),
                 }
             }
             Err(error) => {
                 let why = ErrorChain(&error).to_string();
-                let wait = pulling.backoff.next_delay();
+                let wait = state.backoff.next_delay();
                 self.metrics.pull_errors.inc();
-                if !pulling.stop.is_cancelled() {
-                    warn!(error = why, wait_ms = wait.as_millis(), "no results can be taken, trying again");
+                if !state.stop.is_cancelled() {
+                    warn!(error = why, wait_ms = wait.as_millis(), "could not pull results, retrying");
                     self.stream.set_unready(why);
                     myself.send_after(wait, || Msg::Fetch);
                 }
             }
         }
-        pulling.reply_if_idle();
+        state.reply_if_idle();
     }
 
-    /// Takes one batch's worth of messages, or what there is.
+    /// Fetches up to a batch of messages for the writer.
     async fn fetch_batch(
         &self,
         consumer: Option<Box<PullConsumer>>,
@@ -192,6 +194,7 @@ impl Fetcher {
             None => self.open_consumer().await?,
         };
         let verified = self.guard.verify_if_due(verified).await?;
+        // The permit comes first, so that every delivered message has room in memory.
         let Some(mut batch) = stop.run_until_cancelled(self.acquire_batch(&consumer)).await else {
             return Ok(FetchOutcome { consumer, verification: verified, has_more: true });
         };
@@ -201,7 +204,7 @@ impl Fetcher {
             Some(ended) => ended,
             None => self.drain_in_flight(&mut pull, &mut batch).await,
         };
-        // What has come is written, however the request ended.
+        // Received messages are written however the request ended.
         if !batch.reply_subjects.is_empty() {
             self.writer.cast(writer::Msg::Write(batch)).map_err(|_| Error::WriterGone)?;
         }
@@ -214,7 +217,7 @@ impl Fetcher {
         Ok(FetchOutcome { consumer, verification: verified, has_more: more })
     }
 
-    /// Reads messages until the request ends; cancel-safe.
+    /// Reads messages until the request ends. Cancel-safe.
     async fn read_until_end(
         &self,
         pull: &mut PullRequest,
@@ -229,7 +232,8 @@ impl Fetcher {
         }
     }
 
-    /// Reads what the server has sent already: it would come again only when the server misses it.
+    /// Reads the messages already sent by the server, which would be redelivered only after the
+    /// acknowledgement timeout.
     async fn drain_in_flight(
         &self,
         pull: &mut PullRequest,
@@ -249,12 +253,13 @@ impl Fetcher {
     fn decode_messages(&self, messages: Vec<async_nats::Message>, batch: &mut ResultBatch) {
         let tickets = self.guard.tickets();
         let judge = ResultDecoder { retention: self.config.retention, tickets: &tickets };
-        let told = messages.last().and_then(|message| self.delivery_info(message));
-        if let Some((pending, _)) = told {
+        let last_delivery = messages.last().and_then(|message| self.delivery_info(message));
+        if let Some((pending, _)) = last_delivery {
             self.metrics.pending_messages.set(pending);
         }
-        // Whoever's clock is behind must not take what is new for what is to come.
-        let now = self.clock.time_bounds(told.map(|(_, stored)| stored));
+        // The server's clock at storage widens the bounds, so that a slow database clock does not
+        // make new results appear to lie in the future.
+        let now = self.clock.time_bounds(last_delivery.map(|(_, stored)| stored));
         for message in messages {
             for letter in judge.decode_message(&message, now) {
                 match letter.content {
@@ -266,14 +271,16 @@ impl Fetcher {
         }
     }
 
-    /// How many messages waited when this one was delivered, and when the stream had stored it.
+    /// Number of messages waiting at the delivery of `message`, and its time of storage in the
+    /// stream.
     fn delivery_info(&self, message: &async_nats::Message) -> Option<(i64, Timestamp)> {
         let message = jetstream::Message { message: message.clone(), context: self.bus.jetstream.clone() };
         let info = message.info().ok()?;
         Some((i64::try_from(info.pending).ok()?, Timestamp::from(info.published)))
     }
 
-    /// Waits for the leave to hold a batch; while there is none nothing is taken that would tell of the backlog.
+    /// Waits for a batch permit. Reads the backlog from the consumer meanwhile, because without
+    /// pulled messages the metric would be stale.
     async fn acquire_batch(&self, consumer: &PullConsumer) -> ResultBatch {
         let mut waiting = std::pin::pin!(self.permits.acquire_empty_batch());
         loop {
@@ -290,7 +297,7 @@ impl Fetcher {
         }
     }
 
-    /// Makes the stream and the consumer where they are not there.
+    /// Creates the stream and the consumer if they do not exist.
     async fn open_consumer(&self) -> Result<Box<PullConsumer>, Error> {
         let jetstream = &self.bus.jetstream;
         self.guard.ensure_results_stream().await?;
@@ -303,7 +310,7 @@ impl Fetcher {
         let found = jetstream.get_consumer_from_stream(subject::SINK_CONSUMER, subject::RESULTS_STREAM).await;
         let consumer = found.map_err(|error| Error::Consumer(error.into()))?;
         self.stream.set_ready();
-        info!("taking results from the stream {}", subject::RESULTS_STREAM);
+        info!(stream = subject::RESULTS_STREAM, "pulling results");
         Ok(Box::new(consumer))
     }
 }
@@ -313,7 +320,7 @@ impl FetcherState {
         if self.task.is_none()
             && let Some(reply) = self.stop_reply.take()
         {
-            // Who no longer waits need not know.
+            // The caller may have stopped waiting.
             let _ = reply.send(());
         }
     }

@@ -1,5 +1,5 @@
-//! Whether results may be taken from this bus, and the keys by which they are judged: verified at start and every few
-//! seconds, since an operator changes both while sinks run.
+//! Verifies the owner of the bus, and loads the ticket keys. Both are checked at start and again
+//! every few seconds, because an operator may change them while sinks run.
 
 use std::{
     sync::{
@@ -23,7 +23,7 @@ use tracing::{info, warn};
 
 use crate::metrics::Metrics;
 
-/// See the module. Cheap to clone; all clones are one.
+/// See the module. Clones are cheap and share their state.
 #[derive(Clone)]
 pub(crate) struct InstallationGuard {
     bus: Bus,
@@ -31,13 +31,13 @@ pub(crate) struct InstallationGuard {
     keyring: Keyring,
     durability: StreamLimits,
     metrics: Metrics,
-    /// When the process has read the keys for the first time.
+    /// Time of the first load of the keys.
     loaded_at: Boottime,
     is_ours: Arc<AtomicBool>,
     foreign_warned_at: Arc<AtomicI64>,
 }
 
-/// When the guard looked last.
+/// Times of the last verification and of the last warning.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Verification {
     verified_at: Boottime,
@@ -48,11 +48,11 @@ pub(crate) struct Verification {
 pub(crate) enum Error {
     #[error(transparent)]
     Stream(#[from] streams::Error),
-    #[error("the keys of tickets could not be read again")]
+    #[error("could not reload the ticket keys")]
     Keys(#[source] picket_store::Error),
 }
 
-/// Between two lines that say the same.
+/// Interval between equal warnings.
 const WARN_INTERVAL: Duration = Duration::from_secs(600);
 
 impl InstallationGuard {
@@ -68,34 +68,34 @@ impl InstallationGuard {
         Self { bus, store, keyring, durability, metrics, loaded_at, is_ours, foreign_warned_at }
     }
 
-    /// As of the start of the process, for a pipeline that begins.
+    /// The verification at the start of the process, for a new pipeline.
     pub(crate) fn initial_verification(&self) -> Verification {
         Verification { verified_at: self.loaded_at, warned_at: None }
     }
 
-    /// As they were read last.
+    /// The tickets as last loaded.
     pub(crate) fn tickets(&self) -> Arc<Tickets> {
         self.keyring.tickets()
     }
 
-    /// Whether the bus is known to belong to this installation.
+    /// Returns true if the bus is known to belong to this installation.
     pub(crate) fn is_ours(&self) -> bool {
         self.is_ours.load(Ordering::Relaxed)
     }
 
-    /// Makes the stream of results where it is not there, and refuses another installation's.
+    /// Creates the results stream if absent. Rejects a stream of another installation.
     pub(crate) async fn ensure_results_stream(&self) -> Result<(), streams::Error> {
         let ensured = self.ensure_stream(streams::results_config(self.durability)).await;
         match &ensured {
             Ok(()) => self.is_ours.store(true, Ordering::Relaxed),
             Err(streams::Error::ForeignStream { .. }) => self.is_ours.store(false, Ordering::Relaxed),
-            // No answer says nothing.
+            // Without an answer the owner is unknown, so the last known state stays.
             Err(_) => {}
         }
         ensured
     }
 
-    /// Makes the stream of events where it is not there, and refuses another installation's.
+    /// Creates the events stream if absent. Rejects a stream of another installation.
     pub(crate) async fn ensure_events_stream(&self) -> Result<(), streams::Error> {
         self.ensure_stream(streams::events_config(self.durability)).await
     }
@@ -108,7 +108,7 @@ impl InstallationGuard {
         streams::create_if_missing(&self.bus.jetstream, config).await
     }
 
-    /// Refuses a stream that is there as `found` if it is another installation's.
+    /// Rejects an existing stream if its config `found` names another installation.
     pub(crate) fn check_owner(
         &self,
         found: &async_nats::jetstream::stream::Config,
@@ -116,7 +116,8 @@ impl InstallationGuard {
         streams::check_owner(&streams::with_owner(found.clone(), self.tickets().installation()), found)
     }
 
-    /// Every few seconds reads keys and settings of tickets again, and whose the stream of results is.
+    /// Reloads the keys and ticket settings, and verifies the owner of the results stream, if the
+    /// last verification is older than [`tickets::KEY_REFRESH_INTERVAL`].
     pub(crate) async fn verify_if_due(&self, mut verified: Verification) -> Result<Verification, Error> {
         let now = Boottime::now();
         let age = now.saturating_duration_since(verified.verified_at);
@@ -125,7 +126,7 @@ impl InstallationGuard {
         {
             verified.warned_at = Some(now);
             warn!(
-                "tickets are not required: a region's prober can publish results of checks that it was not given; once all \
+                "tickets are not required: a prober can publish results of checks that its region was not given; once all \
                  probers are of this version: UPDATE picket.settings SET require_tickets = true"
             );
         }
@@ -137,24 +138,27 @@ impl InstallationGuard {
             Ok(read) => {
                 self.metrics.tickets_required.set(read.is_required().into());
                 if read.is_required() && !were_required {
-                    info!("tickets are required now");
+                    info!("tickets are now required");
                     verified.warned_at = None;
                 }
             }
             Err(error) if age > tickets::MAX_KEY_AGE => return Err(Error::Keys(error)),
-            // The writer says that the database is away, and the keys are new enough to judge by.
+            // The writer reports the unavailable database, and the loaded keys are recent enough to
+            // verify tickets.
             Err(_) => return Ok(verified),
         }
         self.ensure_results_stream().await?;
         Ok(Verification { verified_at: now, ..verified })
     }
 
-    /// Counts the result of another installation's check, and warns now and then.
+    /// Counts a result of another installation's check, and logs a warning once per
+    /// [`WARN_INTERVAL`].
     pub(crate) fn count_foreign_result(&self, installation: InstallationId) {
         self.metrics.foreign_results.inc();
         let (now, last) = (Boottime::now().as_micros(), self.foreign_warned_at.load(Ordering::Relaxed));
         let interval = i64::try_from(WARN_INTERVAL.as_micros()).unwrap_or(i64::MAX);
         let is_first_of_many = last == 0 || now - last >= interval;
+        // The exchange lets only one of several concurrent callers log the warning.
         if is_first_of_many
             && self
                 .foreign_warned_at
@@ -165,7 +169,7 @@ impl InstallationGuard {
                 installation = %self.tickets().installation(),
                 foreign = %installation,
                 total = self.metrics.foreign_results.get(),
-                "refused a result of installation {installation}: it is not stored here"
+                "rejected a result of another installation"
             );
         }
     }

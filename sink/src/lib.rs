@@ -1,7 +1,8 @@
-//! Results into rows: pulled from the stream by the batch, written once each, acknowledged after commit.
+//! Stores check results as rows: pulls them from the stream in batches, writes each once, and
+//! acknowledges after the commit.
 //!
-//! puller → writer. What the stream holds waits there: the leave to hold a batch travels with it and comes back when
-//! it is written, so the sink's memory is the same whatever the backlog.
+//! fetcher → writer. Results wait in the stream. Each batch travels with a permit, released after
+//! the write, so the sink's memory does not depend on the backlog.
 
 mod actor;
 mod batch;
@@ -23,17 +24,18 @@ use ractor::SpawnErr;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+pub use metrics::describe_metrics;
 pub use options::{Config, Options};
 
 use crate::{installation_guard::InstallationGuard, pipeline::SinkPipeline, recovery::Recovery};
 
-/// Why there is no sink.
+/// Failure to start a sink.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The connection to NATS.
+    /// The connection to NATS failed.
     #[error(transparent)]
     Bus(#[from] bus::Error),
-    /// The database.
+    /// The database is unusable.
     #[error(transparent)]
     Store(#[from] picket_store::Error),
     /// An actor did not start.
@@ -41,15 +43,15 @@ pub enum Error {
     Spawn(#[from] SpawnErr),
 }
 
-/// How many connections to the database a sink needs: one to write, one to look whether it is there,
-/// one that holds what is published.
+/// Maximum database connections of a sink, for the writer, the readiness check, and the transaction
+/// with the lock on the outbox.
 pub const DATABASE_CONNECTIONS: u32 = 4;
 
-/// Starts a sink: waits for NATS and for a database with a schema, and runs until it is drained. It makes the stream and
-/// its consumer where they are not there.
+/// Starts a sink, which runs until drained. Waits for NATS and for a database with a schema.
+/// Creates the results stream and its consumer if absent.
 ///
 /// # Errors
-/// When waiting would be in vain: the server is too old, an option makes no sense.
+/// If a retry cannot help: the server is too old, or an option is invalid.
 pub async fn start(
     config: Config,
     bus: &Bus,
@@ -65,7 +67,7 @@ pub async fn start(
 
     let clock = database_clock::SharedDatabaseClock::default();
     if let Err(error) = clock.update_from_database(store).await {
-        warn!(error = %ErrorChain(&error), "the database's clock could not be read; results are judged by this machine's until it is");
+        warn!(error = %ErrorChain(&error), "could not read the database clock; using the local clock meanwhile");
     }
     let limit = config.drain_timeout;
     let (bus, store) = (bus.clone(), store.clone());
@@ -78,26 +80,26 @@ pub async fn start(
 }
 
 async fn wait_for_database(store: &Store) -> Result<Keyring, Error> {
-    /// Between two lines that say the same.
-    const AGAIN: std::time::Duration = std::time::Duration::from_secs(10);
-    let mut said: Option<(String, Instant)> = None;
-    let mut say = |error: &picket_store::Error| {
+    /// Interval between equal warnings.
+    const WARN_INTERVAL: std::time::Duration = std::time::Duration::from_secs(10);
+    let mut reported: Option<(String, Instant)> = None;
+    let mut report = |error: &picket_store::Error| {
         let why = ErrorChain(error).to_string();
-        if said.as_ref().is_none_or(|(before, at)| *before != why || at.elapsed() >= AGAIN) {
+        if reported.as_ref().is_none_or(|(before, at)| *before != why || at.elapsed() >= WARN_INTERVAL) {
             warn!(error = why, "waiting for the database");
-            said = Some((why, Instant::now()));
+            reported = Some((why, Instant::now()));
         }
     };
     let keyring = loop {
-        store.wait_ready(&mut say).await?;
+        store.wait_ready(&mut report).await?;
         match Keyring::load_from(store).await {
             Ok(keyring) => break keyring,
-            Err(error) => say(&error),
+            Err(error) => report(&error),
         }
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     };
-    if said.is_some() {
-        info!("the database is there");
+    if reported.is_some() {
+        info!("database available");
     }
     Ok(keyring)
 }

@@ -1,4 +1,4 @@
-//! The sink as a process of its own.
+//! The sink process.
 
 use std::process::ExitCode;
 
@@ -10,7 +10,8 @@ use picket_store::Store;
 
 const SERVICE_NAME: &str = "picket-sink";
 
-/// For the same reason as the coordinator's: a result is many small pieces.
+/// mimalloc, for the same reason as in the coordinator: a result consists of many small
+/// allocations.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

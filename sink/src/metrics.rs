@@ -1,4 +1,4 @@
-//! What the sink counts.
+//! Metrics of the sink.
 
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
@@ -37,15 +37,15 @@ pub(crate) struct Metrics {
     pub(crate) outbox_age_seconds: Gauge<f64, AtomicU64>,
 }
 
-/// What a row says.
+/// Labels of written rows.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct OutcomeLabels {
     pub(crate) outcome: &'static str,
-    /// Empty where there is none.
+    /// Empty if there is no cause.
     pub(crate) cause: &'static str,
 }
 
-/// Why a letter is dead.
+/// Label of dead letters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ReasonLabel {
     pub(crate) reason: &'static str,
@@ -75,7 +75,8 @@ impl Metrics {
             outbox_depth: Gauge::default(),
             outbox_age_seconds: Gauge::default(),
         };
-        // From zero: the first one to come would be no increase of what was not there.
+        // Every series starts at zero, because a series that first appears with the value 1 shows
+        // no increase.
         let reasons =
             ["subject", "bundle", "json", "time", "contradiction", "ticket", "region", "refused", "event"];
         for reason in reasons {
@@ -89,56 +90,79 @@ impl Metrics {
         let mut registry = health.registry();
         let sink = registry.sub_registry_with_prefix("sink");
         sink.register("results", "Rows written, by outcome and cause", self.rows_written.clone());
-        sink.register("duplicates", "Results that were there already", self.duplicates.clone());
+        sink.register("duplicates", "Duplicate results, stored already", self.duplicates.clone());
         sink.register("replays", "Replays of results that the database had lost", self.replays.clone());
         sink.register(
             "replayed",
-            "Results that the database had lost and that were replayed from the stream",
+            "Results that the database had lost, replayed from the stream",
             self.replayed_results.clone(),
         );
-        sink.register("dead_letters", "Messages kept with why they are no rows", self.dead_letters.clone());
+        sink.register(
+            "dead_letters",
+            "Messages stored as dead letters, by reason",
+            self.dead_letters.clone(),
+        );
         sink.register(
             "foreign_results",
-            "Results of another installation's checks, refused and not stored",
+            "Rejected results of another installation's checks",
             self.foreign_results.clone(),
         );
         sink.register(
             "tickets_required",
-            "Whether results without a ticket are refused (picket.settings.require_tickets)",
+            "1 if results without a ticket are rejected (picket.settings.require_tickets), else 0",
             self.tickets_required.clone(),
         );
-        sink.register("batch_size", "Messages written together", self.batch_size.clone());
-        sink.register("write_seconds", "From the start of a write to its commit", self.write_seconds.clone());
-        sink.register("delay_seconds", "From when a check was due to its commit", self.delay_seconds.clone());
+        sink.register("batch_size", "Results per batch", self.batch_size.clone());
+        sink.register(
+            "write_seconds",
+            "Time from the start of a write to its commit",
+            self.write_seconds.clone(),
+        );
+        sink.register(
+            "delay_seconds",
+            "Time from the due time of a check to the commit of its result",
+            self.delay_seconds.clone(),
+        );
         sink.register(
             "database_errors",
-            "Writes that failed and are tried again",
+            "Failed writes and checks of the database, which are retried",
             self.database_errors.clone(),
         );
-        sink.register("pull_errors", "Failures to take results from NATS", self.pull_errors.clone());
+        sink.register(
+            "pull_errors",
+            "Failures to pull results from NATS, which are retried",
+            self.pull_errors.clone(),
+        );
         sink.register(
             "pending",
-            "Messages that wait in the stream, of a result or several",
+            "Messages waiting in the stream, each with one or more results",
             self.pending_messages.clone(),
         );
-        sink.register("incidents_opened", "Incidents that this sink opened", self.incidents_opened.clone());
-        sink.register("incidents_closed", "Incidents that this sink closed", self.incidents_closed.clone());
+        sink.register("incidents_opened", "Incidents opened by this sink", self.incidents_opened.clone());
+        sink.register("incidents_closed", "Incidents closed by this sink", self.incidents_closed.clone());
         sink.register(
             "suspects",
-            "Sites that were to be confirmed at once",
+            "Confirmation requests for sites that began to fail",
             self.confirmation_requests.clone(),
         );
-        sink.register("events", "Events that this sink published", self.events_published.clone());
+        sink.register("events", "Events published by this sink", self.events_published.clone());
         sink.register(
             "event_errors",
-            "Failures to publish events, which are tried again",
+            "Failures to publish events, which are retried",
             self.event_errors.clone(),
         );
-        sink.register("outbox_waiting", "Events that wait to be published", self.outbox_depth.clone());
+        sink.register("outbox_waiting", "Events waiting to be published", self.outbox_depth.clone());
         sink.register(
             "outbox_age_seconds",
-            "How long the oldest event has waited",
+            "Age of the oldest waiting event",
             self.outbox_age_seconds.clone(),
         );
     }
+}
+
+/// Registers all metrics, with a series in each family, for the generated reference: an empty
+/// family is not encoded. Labels whose values are not known in advance get `placeholder`.
+pub fn describe_metrics(health: &Health, placeholder: &'static str) {
+    let metrics = Metrics::new(health);
+    let _ = metrics.rows_written.get_or_create(&OutcomeLabels { outcome: placeholder, cause: placeholder });
 }

@@ -1,4 +1,4 @@
-//! What can be set, and what it means.
+//! Options of the sink.
 
 use std::time::Duration;
 
@@ -12,21 +12,22 @@ use picket_store::DatabaseOptions;
 const MAX_BATCH_SIZE: i64 = 10_000;
 const MAX_RETENTION_DAYS: i64 = 3_650;
 
-/// Writes the results of checks from NATS to Postgres; any number of these share the work
+/// Writes check results from NATS to Postgres; any number of sinks share the work
 #[derive(Parser, Clone, Debug)]
 #[command(name = "picket-sink", version)]
 pub struct Options {
-    /// About how many results one transaction writes at most; messages with several are not divided
+    /// Approximate maximum results per transaction; bundles are not split
     #[arg(long, env = "PICKET_BATCH_SIZE", default_value_t = 8_000, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=MAX_BATCH_SIZE))]
     pub batch_size: u32,
-    /// How long a result waits for others to be written with, such as 250ms; at most 10s
+    /// Maximum time that a result waits for a batch to fill, such as 250ms; at most 10s
     #[arg(long, env = "PICKET_BATCH_AGE", default_value = "250ms", value_name = "TIME", value_parser = parse_batch_age)]
     pub batch_age: DurationArg,
-    /// How long a stop may take to write what has been taken
+    /// Maximum time to write fetched results at shutdown
     #[arg(long, env = "PICKET_DRAIN_TIMEOUT", default_value = "15s", value_name = "TIME")]
     pub drain_timeout: DurationArg,
-    /// Results of checks that were due longer ago go to the dead letters; the coordinator drops their days
+    /// Maximum age of a check whose result is stored; older results become dead letters, since the
+    /// coordinator drops old partitions
     #[arg(long, env = "PICKET_RETENTION_DAYS", default_value_t = 30, value_name = "DAYS",
           value_parser = clap::value_parser!(u32).range(1..=MAX_RETENTION_DAYS))]
     pub retention_days: u32,
@@ -40,7 +41,8 @@ pub struct Options {
     pub listen: ListenOptions,
 }
 
-/// Well below the time after which NATS gives a result to another sink.
+/// Parses the batch age. The maximum is well below the time after which NATS redelivers a result to
+/// another sink.
 fn parse_batch_age(text: &str) -> Result<DurationArg, String> {
     const MAX: DurationArg = DurationArg(Duration::from_secs(10));
     match text.parse()? {
@@ -50,7 +52,7 @@ fn parse_batch_age(text: &str) -> Result<DurationArg, String> {
 }
 
 impl Options {
-    /// What these say of the sink itself.
+    /// The configuration of the sink itself.
     pub fn to_config(&self) -> Config {
         Config {
             batch_size: self.batch_size,
@@ -62,28 +64,30 @@ impl Options {
     }
 }
 
-/// What a sink needs to know.
+/// Configuration of a sink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// About how many results one transaction writes at most.
+    /// Approximate maximum results per transaction.
     pub batch_size: u32,
-    /// How long a result waits for others to be written with.
+    /// Maximum time that a result waits for a batch to fill.
     pub batch_age: Duration,
-    /// How long a stop may take to write what has been taken.
+    /// Maximum time to write fetched results at shutdown.
     pub drain_timeout: Duration,
-    /// How long ago a check may have been due.
+    /// Maximum age of a check whose result is stored.
     pub retention: Duration,
-    /// Of the stream, should the sink be the one who makes it.
+    /// Limits of the streams, in case the sink creates them.
     pub durability: StreamLimits,
 }
 
 impl Config {
-    /// A plain result in a message of its own, with all that is around it. Others are larger.
+    /// Size of a plain result in a message of its own, with protocol overhead. Other results are
+    /// larger.
     const RESULT_BYTES: usize = 672;
-    /// The largest message must fit, or nothing would come any more.
+    /// Minimum bytes per pull request. A message larger than the limit would never be delivered.
     const MIN_PULL_BYTES: usize = 256 << 10;
 
-    /// The most messages, and bytes of them, to ask for at once. How many results are in a message only its size tells.
+    /// Maximum messages and bytes of a pull request. The byte limit matters because the number of
+    /// results in a bundle is unknown before delivery.
     pub(crate) fn pull_limits(&self) -> (usize, usize) {
         let results = self.batch_size as usize;
         (results, (results * Self::RESULT_BYTES).max(Self::MIN_PULL_BYTES))

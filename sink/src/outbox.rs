@@ -1,7 +1,9 @@
-//! Publishes the events that wait in the outbox, in order, and lets go of them when the stream has acknowledged them.
+//! Publishes the events of the outbox in order, and deletes them after the stream has acknowledged
+//! them.
 //!
-//! **Bound**: one round at a time, of so many events; calls that came before a round are answered by it. **Loss**: none:
-//! what was not acknowledged is published again under the same id, which the stream knows for a day.
+//! **Bound**: a single publish run at a time, with a bounded number of events per batch. A run
+//! covers all wake-ups from before its start. **Loss**: none; an unacknowledged event is published
+//! again under the same id, which the stream deduplicates for a day.
 
 use std::{error::Error as _, time::Duration};
 
@@ -29,11 +31,11 @@ use crate::{
 };
 
 pub(crate) enum Msg {
-    /// There are events, at the latest then.
+    /// Events were committed, at the latest at this time.
     Wake(Instant),
-    /// Time to look: for those that others wrote, and those that could not be published.
+    /// Poll the outbox for events of other sinks, and for events of failed publishes.
     Tick,
-    /// Answered after one more round.
+    /// Answered after another publish run.
     Finish(RpcReplyPort<()>),
 }
 
@@ -52,7 +54,7 @@ pub(crate) struct OutboxState {
 
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What the subjects of events begin with.
+/// Prefix of the subjects of all events.
 const EVENT_PREFIX: &str = "picket.event.";
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -71,19 +73,19 @@ impl Actor for OutboxPublisher {
         &self,
         myself: ActorRef<Msg>,
         message: Msg,
-        looked: &mut OutboxState,
+        state: &mut OutboxState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Msg::Wake(at) if looked.last_publish.is_some_and(|looked_at| at < looked_at) => {}
-            Msg::Wake(_) => self.publish_pending(looked).await,
+            Msg::Wake(at) if state.last_publish.is_some_and(|last| at < last) => {}
+            Msg::Wake(_) => self.publish_pending(state).await,
             Msg::Tick => {
-                self.publish_pending(looked).await;
+                self.publish_pending(state).await;
                 self.record_depth().await;
                 myself.send_after(POLL_INTERVAL, || Msg::Tick);
             }
             Msg::Finish(reply) => {
-                self.publish_pending(looked).await;
-                // Who no longer waits need not know.
+                self.publish_pending(state).await;
+                // The caller may have stopped waiting.
                 let _ = reply.send(());
             }
         }
@@ -92,41 +94,44 @@ impl Actor for OutboxPublisher {
 }
 
 impl OutboxPublisher {
-    async fn publish_pending(&self, looked: &mut OutboxState) {
-        looked.last_publish = Some(Instant::now());
+    async fn publish_pending(&self, state: &mut OutboxState) {
+        state.last_publish = Some(Instant::now());
+        // Events stay in the outbox while the bus is unavailable or may belong to another
+        // installation.
         if self.bus.client.connection_state() != State::Connected || !self.guard.is_ours() {
             return;
         }
         match self.publish_batches().await {
-            Ok(()) => looked.is_failing = false,
+            Ok(()) => state.is_failing = false,
             Err(error) => {
                 self.metrics.event_errors.inc();
-                if !std::mem::replace(&mut looked.is_failing, true) {
-                    warn!(error = %ErrorChain(&*error), "could not publish events, trying again");
+                if !std::mem::replace(&mut state.is_failing, true) {
+                    warn!(error = %ErrorChain(&*error), "could not publish events, retrying");
                 }
             }
         }
     }
 
     async fn publish_batches(&self) -> Result<(), BoxError> {
-        while let Some(taken) = outbox::lock_next_events(&self.store).await? {
-            let PublishedBatch { settlement: done, failure } = self.publish_batch(&taken.events).await;
-            for (place, reason) in &done.dead_letters {
+        while let Some(locked) = outbox::lock_next_events(&self.store).await? {
+            let PublishedBatch { settlement: done, failure } = self.publish_batch(&locked.events).await;
+            for (index, reason) in &done.dead_letters {
                 self.metrics.dead_letters.get_or_create(&ReasonLabel { reason: "event" }).inc();
-                let event = &taken.events[*place].event_id;
+                let event = &locked.events[*index].event_id;
                 warn!(
                     event = sanitize_text(event, 200),
-                    reason, "an event cannot be published and is in picket.dead_letters"
+                    reason, "event rejected; stored in picket.dead_letters"
                 );
             }
-            let all = done.published.len() + done.dead_letters.len() == taken.events.len();
-            taken.settle_events(&self.store, &done).await?;
+            let all = done.published.len() + done.dead_letters.len() == locked.events.len();
+            locked.settle_events(&self.store, &done).await?;
             self.metrics.events_published.inc_by(done.published.len() as u64);
             if let Some(failure) = failure {
-                // The stream may be what is missing.
+                // A missing stream is a likely reason, so it is created before the retry.
                 self.guard.ensure_events_stream().await?;
                 return Err(failure);
             }
+            // The rest of the batch must not be overtaken by later events.
             if !all {
                 break;
             }
@@ -134,54 +139,55 @@ impl OutboxPublisher {
         Ok(())
     }
 
-    /// Publishes in order, up to the first event that could be published later; one that never can is passed over.
+    /// Publishes in order, up to the first event to retry. Unpublishable events become dead
+    /// letters.
     async fn publish_batch(&self, events: &[OutboxEvent]) -> PublishedBatch {
-        let until = Instant::now() + Bus::ACK_TIMEOUT;
+        let deadline = Instant::now() + Bus::ACK_TIMEOUT;
         let max_payload = self.bus.client.server_info().max_payload;
-        let mut round = PublishedBatch::default();
+        let mut batch = PublishedBatch::default();
         let mut waiting = Vec::with_capacity(events.len());
-        for (place, event) in events.iter().enumerate() {
+        for (index, event) in events.iter().enumerate() {
             let payload = match validate_event(event, max_payload) {
                 Ok(payload) => payload.to_owned(),
                 Err(reason) => {
-                    round.settlement.dead_letters.push((place, reason));
+                    batch.settlement.dead_letters.push((index, reason));
                     continue;
                 }
             };
             let message = PublishMessage::build().payload(payload.into()).message_id(&event.event_id);
             let sending = self.bus.jetstream.send_publish(event.subject.clone(), message);
-            match timeout_at(until, sending).await {
-                Ok(Ok(acknowledged)) => waiting.push((place, acknowledged)),
+            match timeout_at(deadline, sending).await {
+                Ok(Ok(acknowledged)) => waiting.push((index, acknowledged)),
                 Ok(Err(error)) if is_too_large(&error) => {
-                    round.settlement.dead_letters.push((place, ErrorChain(&error).to_string()));
+                    batch.settlement.dead_letters.push((index, ErrorChain(&error).to_string()));
                 }
-                // What follows would come before it.
+                // Later events would overtake this one.
                 Ok(Err(_)) | Err(_) => {
-                    round.failure = Some("NATS takes no events".into());
+                    batch.failure = Some("could not send an event to NATS".into());
                     break;
                 }
             }
         }
-        for (place, acknowledged) in waiting {
-            match timeout_at(until, acknowledged.into_future()).await {
+        for (index, acknowledged) in waiting {
+            match timeout_at(deadline, acknowledged.into_future()).await {
                 Ok(Ok(ack)) => {
-                    debug!(event = events[place].event_id, duplicate = ack.duplicate, "event published");
-                    round.settlement.published.push(place);
+                    debug!(event = events[index].event_id, duplicate = ack.duplicate, "event published");
+                    batch.settlement.published.push(index);
                 }
                 Ok(Err(error)) if is_too_large(&error) => {
-                    round.settlement.dead_letters.push((place, ErrorChain(&error).to_string()));
+                    batch.settlement.dead_letters.push((index, ErrorChain(&error).to_string()));
                 }
                 Ok(Err(error)) => {
-                    round.failure = Some(error.into());
+                    batch.failure = Some(error.into());
                     break;
                 }
                 Err(elapsed) => {
-                    round.failure = Some(elapsed.into());
+                    batch.failure = Some(elapsed.into());
                     break;
                 }
             }
         }
-        round
+        batch
     }
 
     async fn record_depth(&self) {
@@ -192,18 +198,18 @@ impl OutboxPublisher {
     }
 }
 
-/// What became of a round of events.
+/// Result of a batch of events.
 #[derive(Default)]
 struct PublishedBatch {
     settlement: outbox::SettledEvents,
-    /// Why not all of them were dealt with.
+    /// Reason why some of the events must be retried.
     failure: Option<BoxError>,
 }
 
-/// The payload of an event that can be published; otherwise why it never can be.
+/// Returns the payload of a publishable event, or the reason why it can never be published.
 fn validate_event(event: &OutboxEvent, max_payload: usize) -> Result<&str, String> {
-    /// For the headers of a message.
-    const HEADERS: usize = 1 << 10;
+    /// Bytes reserved for the headers of a message.
+    const HEADER_BYTES: usize = 1 << 10;
     const MAX_ID: usize = 256;
 
     let OutboxEvent { event_id, subject, payload, .. } = event;
@@ -216,7 +222,7 @@ fn validate_event(event: &OutboxEvent, max_payload: usize) -> Result<&str, Strin
     if !subject.starts_with(EVENT_PREFIX) || subject.len() > MAX_ID || !subject.split('.').all(is_token) {
         return Err(ValidationError::new("subject", subject, subject::EVENT_SUBJECTS).to_string());
     }
-    let most = outbox::MAX_EVENT_BYTES.min(max_payload.saturating_sub(HEADERS));
+    let most = outbox::MAX_EVENT_BYTES.min(max_payload.saturating_sub(HEADER_BYTES));
     match payload.as_deref() {
         Some(payload) if payload.len() <= most => Ok(payload),
         Some(payload) => Err(format!("payload: {} bytes; allowed: at most {most}", payload.len())),

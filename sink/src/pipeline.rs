@@ -1,4 +1,4 @@
-//! The actors, built together and drained from the front to the end.
+//! The actors of the sink, built together and drained in the direction of the data.
 
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ impl Pipeline for SinkPipeline {
             outbox: outbox.clone(),
         };
         let (writer, _) = Actor::spawn_linked(None, writer, (), supervisor.clone()).await?;
-        let puller = Fetcher {
+        let fetcher = Fetcher {
             config: self.config,
             bus: self.bus.clone(),
             clock: self.clock.clone(),
@@ -69,25 +69,27 @@ impl Pipeline for SinkPipeline {
             writer: writer.clone(),
             metrics: self.metrics.clone(),
             stream: self.stream.clone(),
-            // New with each build: what died with the last one holds no leave of this one.
+            // Each build has new permits, because actors of the last build may have died with some
+            // of its permits.
             permits: BatchPermits::new(self.config.batch_size as usize),
         };
-        let (puller, _) = Actor::spawn_linked(None, puller, (), supervisor).await?;
-        Ok(SinkActors { fetcher: puller, writer, outbox, client })
+        let (fetcher, _) = Actor::spawn_linked(None, fetcher, (), supervisor).await?;
+        Ok(SinkActors { fetcher, writer, outbox, client })
     }
 
-    async fn drain(&self, parts: SinkActors) {
-        /// For what involves no server; the supervisor's own limit bounds the whole.
-        const SHORT: Duration = Duration::from_secs(3);
+    async fn drain(&self, actors: SinkActors) {
+        /// Timeout of steps without a server involved. The supervisor's own timeout bounds the
+        /// whole drain.
+        const STEP_TIMEOUT: Duration = Duration::from_secs(3);
 
-        let SinkActors { fetcher: puller, writer, outbox, client } = parts;
-        // One that is gone already has nothing left to give.
-        let _ = puller.call(fetcher::Msg::Stop, Some(SHORT)).await;
+        let SinkActors { fetcher, writer, outbox, client } = actors;
+        // A failed call means that the actor has stopped already and has nothing left to drain.
+        let _ = fetcher.call(fetcher::Msg::Stop, Some(STEP_TIMEOUT)).await;
         let _ = writer.call(writer::Msg::Finish, Some(self.config.drain_timeout)).await;
-        // What it does not get rid of another sink publishes, or this one's successor.
-        let _ = outbox.call(outbox::Msg::Finish, Some(SHORT)).await;
-        if !matches!(tokio::time::timeout(SHORT, client.flush()).await, Ok(Ok(()))) {
-            warn!("NATS did not take the last acknowledgements; those results come again");
+        // Events that stay in the outbox are published by another sink, or by the next process.
+        let _ = outbox.call(outbox::Msg::Finish, Some(STEP_TIMEOUT)).await;
+        if !matches!(tokio::time::timeout(STEP_TIMEOUT, client.flush()).await, Ok(Ok(()))) {
+            warn!("could not flush the last acknowledgements; their results are redelivered");
         }
     }
 }

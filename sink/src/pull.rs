@@ -1,8 +1,10 @@
-//! One request for messages, from asking to its end.
+//! A pull request for messages, from its sending to its end.
 //!
-//! It brings what there is, or waits for the first message: to take each as it comes would wake up the server and the sink once
-//! a message, where both can do with four times a second. By hand, since the client's own batches lose their wake-up at a heartbeat (0.51) and its endless stream asks for
-//! more than there is leave for.
+//! A pull request returns the available messages, or waits for the first message. Fetching each
+//! message on arrival would wake up the server and the sink once per message, where four times a
+//! second are enough. The client's own APIs are not used: its batches lose their wake-up at a
+//! heartbeat (async-nats 0.51), and its endless stream requests more messages than there are
+//! permits for.
 
 use std::time::Duration;
 
@@ -13,54 +15,56 @@ use async_nats::{
 use futures_util::{StreamExt, stream::ReadyChunks};
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// How long a request waits for messages at the server.
+/// Waiting time of a request at the server.
 const REQUEST_EXPIRY: Duration = Duration::from_secs(5);
-/// How often the server says that it is there; twice this without a word, and it is not.
+/// Interval of the server's heartbeats. Two intervals without any message mean that the server is
+/// lost.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(2);
-/// For what arrived while this process was held up, and has not been read yet: all deadlines have passed by then.
+/// Timeout to read messages received while this process was suspended; all deadlines have passed by
+/// then.
 const LATE_READ_TIMEOUT: Duration = Duration::from_millis(500);
-/// For what needs no answer.
+/// Timeout to send a request.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
-/// Messages handed on together.
+/// Maximum messages per chunk.
 const MAX_CHUNK_MESSAGES: usize = 256;
 
-/// A request that is open.
+/// An open pull request.
 pub(crate) struct PullRequest {
     messages: ReadyChunks<Subscriber>,
     remaining: usize,
     deadline: Instant,
 }
 
-/// Some messages, and whether more may come.
+/// Some messages, and the end of the request if no more follow.
 pub(crate) struct MessageChunk {
     pub(crate) messages: Vec<Message>,
     pub(crate) end: Option<PullEnd>,
 }
 
-/// How a request ended.
+/// Reason for the end of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum PullEnd {
-    /// With all that there was, or its time is over.
+    /// All available messages were delivered, or the request expired.
     Drained,
-    /// It is full, and there may be more.
+    /// The request is full, and more messages may be available.
     Full,
     Failed(String),
 }
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("could not ask for results")]
+    #[error("could not request results")]
     Request(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("could not ask for results: NATS is away")]
+    #[error("could not request results: NATS unavailable")]
     Unavailable,
-    #[error("NATS has not been heard of for {} s", (2 * HEARTBEAT_INTERVAL).as_secs())]
+    #[error("no heartbeat from NATS for {} s", (2 * HEARTBEAT_INTERVAL).as_secs())]
     HeartbeatLost,
-    #[error("the request for results ended: {0}")]
+    #[error("pull request ended: {0}")]
     Ended(String),
 }
 
 impl PullRequest {
-    /// Asks for at most so many messages of so many bytes together.
+    /// Requests at most `messages` messages of at most `bytes` bytes together.
     pub(crate) async fn send(
         client: &async_nats::Client,
         consumer: &PullConsumer,
@@ -72,19 +76,20 @@ impl PullRequest {
             batch: messages,
             max_bytes: bytes,
             expires: Some(REQUEST_EXPIRY),
-            // With an `expires` the server waits for the first, and ends the request with the last that there is.
+            // With `expires` set, the server waits for the first message, and ends the request
+            // after the last available one.
             no_wait: true,
             idle_heartbeat: HEARTBEAT_INTERVAL,
             ..BatchConfig::default()
         };
-        let asking = async {
+        let sending = async {
             let subscriber =
                 client.subscribe(inbox.clone()).await.map_err(|error| Error::Request(error.into()))?;
-            let asked = consumer.request_batch(request, inbox.into()).await;
-            asked.map_err(|error| Error::Request(error.into()))?;
+            let sent = consumer.request_batch(request, inbox.into()).await;
+            sent.map_err(|error| Error::Request(error.into()))?;
             Ok(subscriber)
         };
-        let subscriber = timeout(SEND_TIMEOUT, asking).await.map_err(|_| Error::Unavailable)??;
+        let subscriber = timeout(SEND_TIMEOUT, sending).await.map_err(|_| Error::Unavailable)??;
         let until = Instant::now() + REQUEST_EXPIRY + HEARTBEAT_INTERVAL;
         Ok(Self {
             messages: subscriber.ready_chunks(MAX_CHUNK_MESSAGES),
@@ -98,7 +103,8 @@ impl PullRequest {
         let until = self.deadline.min(Instant::now() + 2 * HEARTBEAT_INTERVAL);
         let received = match timeout_at(until, self.messages.next()).await {
             Ok(received) => received,
-            // Who drops the request drops what came for it, and the server would miss that after a while only.
+            // Dropping the request would drop messages that have arrived, and the server would
+            // redeliver them only after the acknowledgement timeout.
             Err(_) => {
                 timeout(LATE_READ_TIMEOUT, self.messages.next()).await.map_err(|_| Error::HeartbeatLost)?
             }
@@ -109,7 +115,7 @@ impl PullRequest {
         }
     }
 
-    /// Tells messages from what the server says of the request.
+    /// Separates messages from the server's status of the request.
     fn split_status(&mut self, received: Vec<Message>) -> MessageChunk {
         let mut messages = Vec::with_capacity(received.len());
         let mut end = None;
@@ -127,18 +133,20 @@ impl PullRequest {
     }
 }
 
-/// What a status means: `None` if the request goes on.
+/// The end of the request by `status`; `None` if the request continues.
+///
 /// Source: <https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-37.md>
 fn end_from_status(status: StatusCode, description: Option<&str>) -> Option<PullEnd> {
     let description = description.unwrap_or_default();
     match status {
         StatusCode::IDLE_HEARTBEAT => None,
         StatusCode::TIMEOUT | StatusCode::NOT_FOUND => Some(PullEnd::Drained),
-        // The next message is larger than what is left, or the server has no more for this request.
+        // The next message exceeds the remaining bytes, or the server has delivered the whole
+        // batch.
         _ if ["Message Size Exceeds MaxBytes", "Batch Completed"].contains(&description) => {
             Some(PullEnd::Full)
         }
-        StatusCode::NO_RESPONDERS => Some(PullEnd::Failed("there is no such consumer".to_owned())),
+        StatusCode::NO_RESPONDERS => Some(PullEnd::Failed("consumer does not exist".to_owned())),
         status => Some(PullEnd::Failed(format!("{} {description}", status.as_u16()))),
     }
 }

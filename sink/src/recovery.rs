@@ -1,14 +1,17 @@
-//! Replay of results that the database has lost.
+//! Replay of results lost by the database.
 //!
-//! A sink acknowledges a result after its commit; a failover to a replica or a restore can lose that commit. The database therefore
-//! holds a watermark: the sequence of the stream up to which it holds all results. At its own start, and after every event that may
-//! have cost commits (a restart of the server included), a sink writes the messages that were delivered after the watermark once
-//! more, before it writes new ones. Incidents are then decided from the same results as before. Existing rows stay unchanged.
+//! A sink acknowledges a result after its commit; a failover to a replica or a restore can lose
+//! this commit. The database therefore holds a watermark: the sequence of the stream up to which
+//! the database has all results. At its start, and after every event that may have cost commits
+//! (including a restart of the server), a sink writes the messages delivered after the watermark
+//! again, before new ones. Incidents are then decided from the same results as before. Existing
+//! rows stay unchanged.
 //!
-//! **Bound**: one batch at a time, in one sink at a time: the consumer has a fixed name, and a sink that cannot create it retries.
-//! **Loss**: none that the stream still holds; the watermark advances with each batch, so that another sink can continue. Where NATS
-//! leaves the creation of the consumer unanswered, new results are written without a replay, the watermark stays, and the replay is
-//! tried again once a minute.
+//! **Bound**: one batch at a time, in one sink at a time: the consumer has a fixed name, and a sink
+//! that cannot create it retries. **Loss**: none while the stream holds the messages. The watermark
+//! advances with each batch, so that another sink can continue. If NATS leaves the creation of the
+//! consumer unanswered, new results are written without a replay, the watermark stays, and the
+//! replay is retried once a minute.
 
 mod stream;
 
@@ -46,26 +49,28 @@ use crate::{
 
 /// Timeout of a request to NATS.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// Requests to create the consumer that may stay unanswered in a row before new results are written without a replay. NATS leaves a
-/// request unanswered that a credential does not permit, or while JetStream has no leader.
+/// Unanswered requests to create the consumer, in a row, after which new results are written
+/// without a replay. NATS leaves a request unanswered that a credential does not permit, or while
+/// JetStream has no leader.
 const MAX_UNANSWERED_REQUESTS: u32 = 3;
-/// Interval between tries of a replay while results are written without it.
+/// Interval between attempts of a replay while results are written without a replay.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
-/// Inactivity after which the server deletes the consumer of a sink that died during a replay; other sinks wait for that. If a batch
-/// takes longer to write, the replay restarts at the watermark.
+/// Inactivity after which the server deletes the consumer of a sink that died during a replay;
+/// other sinks wait for the deletion. If the write of a batch takes longer, the replay restarts at
+/// the watermark.
 const REPLAY_CONSUMER_TTL: Duration = Duration::from_secs(15);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]
     Store(#[from] picket_store::Error),
-    #[error("could not look at the stream of results")]
+    #[error("could not read the state of the results stream")]
     Bus(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("could not replay results")]
     Pull(#[from] pull::Error),
     #[error(transparent)]
     Foreign(streams::Error),
-    #[error("the request to create the consumer {} stayed unanswered", subject::SINK_REPLAY_CONSUMER)]
+    #[error("no answer to the request to create the consumer {}", subject::SINK_REPLAY_CONSUMER)]
     Unanswered(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("another sink is replaying results")]
     Busy,
@@ -78,7 +83,7 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// Whether a retry may succeed.
+    /// Returns true if a retry may succeed.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Store(error) => error.is_transient(),
@@ -94,7 +99,7 @@ impl Error {
     }
 }
 
-/// Cheap to clone; all clones share what is known.
+/// Clones are cheap and share their state.
 #[derive(Clone)]
 pub(crate) struct Recovery {
     config: Config,
@@ -103,22 +108,23 @@ pub(crate) struct Recovery {
     /// Writes replayed results; not guarded.
     results: ResultStore,
     guard: ServerGuard,
-    /// Verifies whose the stream is, and the tickets of replayed results.
+    /// Verifies the owner of the stream, and the tickets of replayed results.
     installation: installation_guard::InstallationGuard,
     clock: SharedDatabaseClock,
     metrics: Metrics,
-    /// The run of the server that results are written to.
+    /// The run of the server to which results are written.
     compared: Arc<Mutex<Option<ComparedServer>>>,
-    /// Consecutive replays that failed because NATS did not answer the request to create the consumer.
+    /// Consecutive replays that failed because NATS left the request to create the consumer
+    /// unanswered.
     unanswered_requests: Arc<AtomicU32>,
 }
 
-/// A run of the database server that was compared with the stream.
+/// A run of the database server, already compared with the stream.
 #[derive(Clone)]
 struct ComparedServer {
     server: String,
-    /// When to try the replay again that could not be made. Absent where the server is known to hold all acknowledged results; only
-    /// then the watermark advances.
+    /// Time of the next attempt of a failed replay. Absent if the server is known to hold all
+    /// acknowledged results; only then the watermark advances.
     retry_at: Option<Instant>,
 }
 
@@ -127,11 +133,12 @@ struct ComparedServer {
 struct ReplayBatch {
     /// Results of messages at or below the acknowledgement floor.
     acknowledged: Vec<DecodedResult>,
-    /// Results of messages above it: acknowledged out of order, or still to be written by a sink.
+    /// Results of messages above the floor: acknowledged out of order, or still to be written by a
+    /// sink.
     in_flight: Vec<DecodedResult>,
     /// Sequence of the last message; absent where there was none.
     last_sequence: Option<u64>,
-    /// Messages that the consumer has delivered since its creation.
+    /// Messages delivered by the consumer since its creation.
     delivered_count: u64,
 }
 
@@ -159,20 +166,22 @@ impl Recovery {
         }
     }
 
-    /// The writer for new results: refuses connections that were made since the server was last compared.
+    /// The writer for new results. Rejects connections made since the last comparison of the
+    /// server.
     pub(crate) fn guarded_results(&self) -> ResultStore {
         self.results.clone().with_guard(self.guard.clone())
     }
 
-    /// Returns when results can be written: the database holds all acknowledged results, or a replay stayed impossible. Two atomic
-    /// loads where no connection was made since the last call.
+    /// Returns when results can be written: the database holds all acknowledged results, or a
+    /// replay was not possible repeatedly. Costs two atomic loads if no connection was made since
+    /// the last call.
     pub(crate) async fn ensure_complete(&self) -> Result<(), Error> {
         if self.guard.is_verified() {
             return Ok(());
         }
         let mut compared = self.compared.lock().await;
         while !self.guard.is_verified() {
-            let made = self.guard.connection_count();
+            let connections = self.guard.connection_count();
             let stored = result_watermark::load_watermark(&self.store).await?;
             if compared.as_ref().is_none_or(|known| known.server != stored.server) {
                 *compared = None;
@@ -181,13 +190,13 @@ impl Recovery {
                 *compared = Some(self.compare_with_stream(stored).await?);
             }
             // Connections that were made during the comparison are not covered by it.
-            self.guard.mark_verified(made);
+            self.guard.mark_verified(connections);
         }
         Ok(())
     }
 
-    /// Advances the watermark to the acknowledgement floor, unless the server has to be compared first. Where a replay was not
-    /// possible, tries it again once a minute instead.
+    /// Advances the watermark to the acknowledgement floor, unless the server must be compared
+    /// first. After an impossible replay, retries the replay once a minute instead.
     pub(crate) async fn advance_watermark(&self) -> Result<(), Error> {
         let Ok(mut compared) = self.compared.try_lock() else { return Ok(()) };
         let Some(ComparedServer { server, retry_at }) = compared.clone() else { return Ok(()) };
@@ -201,8 +210,9 @@ impl Recovery {
             }
             return Ok(());
         }
-        // The floor is read before the server is compared. If the server is still the same, every message below the floor that the
-        // stream held was committed to it, or was replayed into it.
+        // The floor is read before the server is compared. If the server is still the same, every
+        // message below the floor that the stream held was committed to this server, or replayed
+        // into it.
         let positions = stream::fetch_positions(&self.bus, &self.installation).await?;
         let to =
             ResultWatermark { stream_created_at: positions.created_at, last_sequence: positions.ack_floor };
@@ -217,8 +227,9 @@ impl Recovery {
         self.guard.mark_unverified();
     }
 
-    /// Replays what the server may have lost. Gives up for a while where NATS repeatedly leaves the creation of the consumer
-    /// unanswered: new results must not wait for a right that the operator has not given.
+    /// Replays the results that the server may have lost. Pauses for [`RETRY_INTERVAL`] if NATS
+    /// repeatedly leaves the creation of the consumer unanswered: new results must not wait for a
+    /// permission that the operator has not granted.
     async fn compare_with_stream(&self, stored: ServerWatermark) -> Result<ComparedServer, Error> {
         let replayed = self.replay_lost(&stored).await;
         let unanswered = match &replayed {
@@ -231,21 +242,22 @@ impl Recovery {
         }
         self.metrics.pull_errors.inc();
         error!(
-            "NATS does not answer the request to create the consumer {}: results that the database may have lost are not replayed \
-             yet; the next try is in {} s. If this sink is not permitted to create it, run 'picket nats init' again and reload the \
-             NATS servers",
-            subject::SINK_REPLAY_CONSUMER,
-            RETRY_INTERVAL.as_secs()
+            consumer = subject::SINK_REPLAY_CONSUMER,
+            retry_s = RETRY_INTERVAL.as_secs(),
+            "no answer to the request to create the replay consumer; results that the database may have lost are not \
+             replayed yet. If this sink is not permitted to create the consumer, run 'picket nats init' again and reload \
+             the NATS servers"
         );
         Ok(ComparedServer { server: stored.server, retry_at: Some(Instant::now() + RETRY_INTERVAL) })
     }
 
-    /// Writes the messages that were delivered after the watermark.
+    /// Writes the messages delivered after the watermark.
     async fn replay_lost(
         &self,
         ServerWatermark { server, watermark }: &ServerWatermark,
     ) -> Result<(), Error> {
-        // A database without a watermark may be a new one beside an old stream: nothing is known to be missing.
+        // A database without a watermark may be a new one beside an old stream, so no result is
+        // known to be missing.
         let Some(mark) = watermark else { return Ok(()) };
         let positions = stream::fetch_positions(&self.bus, &self.installation).await?;
         let from = if mark.stream_created_at == positions.created_at { mark.last_sequence + 1 } else { 1 };
@@ -256,34 +268,32 @@ impl Recovery {
             warn!(
                 from,
                 first = positions.first_sequence,
-                "the stream no longer holds messages before {}: results that the database lost among them cannot be replayed",
-                positions.first_sequence
+                "the stream no longer holds all messages after the watermark; results that the database lost among them \
+                 cannot be replayed"
             );
         }
         let config = stream::consumer_config(from.max(positions.first_sequence), self.bus.client.new_inbox());
         let replayed = self.replay_messages(&config, server, &positions, from).await;
-        // A sink whose consumer is deleted by another notices it at its next message and starts again at the watermark.
+        // A sink whose consumer is deleted by another sink notices at its next message, and starts
+        // again at the watermark.
         if !matches!(replayed, Err(Error::Busy | Error::Unanswered(_))) {
             let deleting = self
                 .bus
                 .jetstream
                 .delete_consumer_from_stream(subject::SINK_REPLAY_CONSUMER, subject::RESULTS_STREAM);
             if !matches!(timeout(REQUEST_TIMEOUT, deleting).await, Ok(Ok(_))) {
-                debug!("the consumer of the replay was not deleted and expires by itself");
+                debug!("replay consumer not deleted; it expires by itself");
             }
         }
         let inserted = replayed?;
         if inserted > 0 {
             self.metrics.replays.inc();
-            warn!(
-                results = inserted,
-                "the database had lost {inserted} results; replayed them from the stream"
-            );
+            warn!(results = inserted, "replayed results that the database had lost");
         }
         Ok(())
     }
 
-    /// Writes all messages that were delivered; returns how many rows were new.
+    /// Writes all delivered messages; returns the number of new rows.
     async fn replay_messages(
         &self,
         config: &consumer::pull::Config,
@@ -293,13 +303,14 @@ impl Recovery {
     ) -> Result<u64, Error> {
         let (mut next, mut taken, mut inserted) = (from, 0, 0);
         while next <= positions.last_delivered {
-            // Before each pull: while the last batch was written, the server may have deleted the consumer, and another sink may have
-            // created its own.
+            // Created before each pull: during the last write the server may have deleted the
+            // consumer, and another sink may have created its own.
             let consumer = stream::create_consumer(&self.bus, config).await?;
             let batch = self.pull_batch(&consumer, positions, taken).await?;
             let Some(through) = batch.last_sequence else {
                 match consumer.cached_info().num_pending {
-                    // The messages up to the last one delivered are no longer in the stream.
+                    // The remaining messages up to the last delivered one are no longer in the
+                    // stream.
                     0 => break,
                     pending => return Err(Error::Incomplete { pending }),
                 }
@@ -318,13 +329,13 @@ impl Recovery {
         Ok(inserted)
     }
 
-    /// Writes results; returns how many rows were new.
-    async fn insert_results(&self, letters: &[DecodedResult]) -> Result<u64, Error> {
-        if letters.is_empty() {
+    /// Writes results; returns the number of new rows.
+    async fn insert_results(&self, results: &[DecodedResult]) -> Result<u64, Error> {
+        if results.is_empty() {
             return Ok(0);
         }
         let entries: Vec<IncomingResult<'_>> =
-            letters.iter().filter_map(DecodedResult::incoming_result).collect();
+            results.iter().filter_map(DecodedResult::incoming_result).collect();
         Ok(self.results.insert_batch(&entries, self.clock.time_bounds(None).latest).await?.count_inserted())
     }
 
@@ -351,15 +362,17 @@ impl Recovery {
                 else {
                     continue;
                 };
+                // A gap in the consumer's sequence means that another sink pulled from this
+                // consumer.
                 if number != batch.delivered_count + 1 {
                     return Err(Error::Interrupted);
                 }
                 batch.delivered_count = number;
                 batch.last_sequence = Some(sequence);
-                let letters = judge.decode_message(&message, self.clock.time_bounds(Some(stored)));
+                let decoded = judge.decode_message(&message, self.clock.time_bounds(Some(stored)));
                 match sequence <= positions.ack_floor {
-                    true => batch.acknowledged.extend(letters),
-                    false => batch.in_flight.extend(letters),
+                    true => batch.acknowledged.extend(decoded),
+                    false => batch.in_flight.extend(decoded),
                 }
             }
             match chunk.end {

@@ -1,7 +1,8 @@
-//! Writes batches, one at a time and in order, and acknowledges their letters after the commit.
+//! Writes batches one at a time and in order, and acknowledges their messages after the commit.
 //!
-//! **Bound**: the leave to hold a batch, which comes back when it is acknowledged. **Loss**: what was not committed was
-//! not acknowledged and comes again; what was committed but not acknowledged comes again and is a duplicate.
+//! **Bound**: the permit of a batch, released when the batch is acknowledged. **Loss**: none. NATS
+//! redelivers uncommitted results, which were not acknowledged. A committed result without an
+//! acknowledgement is redelivered as well, and is then a duplicate.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -30,17 +31,17 @@ use crate::{
 
 pub(crate) enum Msg {
     Write(ResultBatch),
-    /// What became of the first batch.
+    /// Result of the write of the first batch; `None` if its task panicked.
     WriteEnded(Option<Result<CommittedBatch, recovery::Error>>),
     Retry,
-    /// Time to send `+WPI`, to check that the database is there and complete, and to read its clock.
+    /// Time to send `+WPI`, to verify an available and complete database, and to read its clock.
     Tick,
     PingEnded(Option<Result<(), recovery::Error>>),
-    /// Answered when all is written.
+    /// Answered when all batches are written.
     Finish(RpcReplyPort<()>),
 }
 
-/// A batch that was committed.
+/// Summary of a committed batch.
 pub(crate) struct CommittedBatch {
     summary: InsertSummary,
     duration: Duration,
@@ -59,11 +60,11 @@ pub(crate) struct Writer {
     pub(crate) outbox: ActorRef<outbox::Msg>,
 }
 
-/// A third of the time after which NATS takes a letter for lost.
+/// A third of the time after which NATS redelivers a message.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(streams::RESULT_ACK_WAIT.as_secs() / 3);
 const MIN_RETRY_DELAY: Duration = Duration::from_millis(100);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
-/// For what is said to NATS and needs no answer; it waits for room only while NATS is away.
+/// Timeout of publishing without an answer. Publishing blocks only while NATS is unavailable.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Actor for Writer {
@@ -93,7 +94,7 @@ impl Actor for Writer {
                 let (batch, next) = queue.complete_front();
                 self.start_write(&myself, next);
                 if let Some(batch) = batch {
-                    // Nobody waits for an answer: an acknowledgement that gets lost costs a duplicate.
+                    // The acknowledgement is not confirmed: a lost one costs a duplicate only.
                     ack_batch(&self.client, &batch, AckKind::Ack).await;
                     self.publish_decisions(&done.summary.incidents).await;
                     self.record_metrics(&batch, &done);
@@ -107,6 +108,7 @@ impl Actor for Writer {
             }
             Msg::Retry => self.start_write(&myself, queue.front_batch()),
             Msg::Tick => {
+                // Younger batches have most of their acknowledgement timeout left.
                 for batch in queue.batches_held_since(Instant::now() - PROGRESS_INTERVAL / 2) {
                     ack_batch(&self.client, &batch, AckKind::Progress).await;
                 }
@@ -115,14 +117,15 @@ impl Actor for Writer {
                 }
                 myself.send_after(PROGRESS_INTERVAL, || Msg::Tick);
             }
-            Msg::PingEnded(looked) => {
+            Msg::PingEnded(ping) => {
                 queue.is_pinging = false;
-                match looked {
+                match ping {
                     Some(Err(error)) if queue.is_empty() => {
                         self.report_database_error(&error, PROGRESS_INTERVAL)
                     }
                     Some(Ok(())) if queue.is_empty() => self.database.set_ready(),
-                    _ => {} // A write knows better.
+                    // While batches are queued, their writes decide about readiness.
+                    _ => {}
                 }
             }
             Msg::Finish(reply) => queue.finish_when_empty(reply),
@@ -132,18 +135,20 @@ impl Actor for Writer {
 }
 
 impl Writer {
-    /// Begins to write. The task is never cancelled: an insert under way is best left to come to its end.
+    /// Starts to write `batch`. The task is never cancelled, because an insert under way is best
+    /// left to finish.
     fn start_write(&self, myself: &ActorRef<Msg>, batch: Option<Arc<ResultBatch>>) {
         let Some(batch) = batch else { return };
         let (results, recovery, clock) = (self.results.clone(), self.recovery.clone(), self.clock.clone());
         let writing = async move {
             let entries: Vec<IncomingResult<'_>> =
-                batch.results.iter().filter_map(|letter| letter.incoming_result()).collect();
+                batch.results.iter().filter_map(|result| result.incoming_result()).collect();
             loop {
                 // Lost results are replayed before new ones are written.
                 recovery.ensure_complete().await?;
                 let began = Instant::now();
                 match results.insert_batch(&entries, clock.time_bounds(None).latest).await {
+                    // A new connection may lead to another server, so it is compared first.
                     Err(picket_store::Error::ServerNotVerified) => {}
                     written => {
                         return Ok(CommittedBatch {
@@ -161,20 +166,20 @@ impl Writer {
     fn ping_database(&self, myself: &ActorRef<Msg>) {
         let (results, recovery) = (self.results.clone(), self.recovery.clone());
         let (store, clock) = (self.store.clone(), self.clock.clone());
-        let looking = async move {
+        let pinging = async move {
             results.ping().await?;
             clock.update_from_database(&store).await?;
             match recovery.ensure_complete().await {
-                // The database is not to blame; whoever pulls reports whose bus it is.
+                // The database is not at fault; the fetcher reports the foreign bus.
                 Err(recovery::Error::Foreign(_)) => return Ok(()),
                 ensured => ensured?,
             }
             if let Err(error) = recovery.advance_watermark().await {
-                debug!(error = %ErrorChain(&error), "could not advance the watermark of results");
+                debug!(error = %ErrorChain(&error), "could not advance the result watermark");
             }
             Ok(())
         };
-        pipe_to_self(myself.clone(), looking, Msg::PingEnded);
+        pipe_to_self(myself.clone(), pinging, Msg::PingEnded);
     }
 
     fn report_database_error(&self, error: &recovery::Error, wait: Duration) {
@@ -182,35 +187,38 @@ impl Writer {
         let why = ErrorChain(error).to_string();
         let wait_ms = wait.as_millis();
         if error.is_transient() {
-            warn!(error = why, wait_ms, "the database takes no results, trying again");
+            warn!(error = why, wait_ms, "database unavailable, retrying");
         } else {
-            // A missing table or a permission: somebody may still mend it, and nothing is lost meanwhile.
-            error!(error = why, wait_ms, "the database refuses all results, trying again");
+            // For example a missing table or permission: an operator may still repair it, and no
+            // result is lost meanwhile.
+            error!(error = why, wait_ms, "database rejects all results, retrying");
         }
         self.database.set_unready(why);
     }
 
-    /// Says what was decided to those who wait for it.
+    /// Publishes the decisions of a commit: wakes the outbox for incidents, and requests
+    /// confirmations.
     async fn publish_decisions(&self, decided: &IncidentOutcome) {
         if decided.opened + decided.closed > 0 {
             self.metrics.incidents_opened.inc_by(decided.opened);
             self.metrics.incidents_closed.inc_by(decided.closed);
-            // One that is gone takes the pipeline with it.
+            // A stopped outbox takes the pipeline down with it.
             let _ = self.outbox.cast(outbox::Msg::Wake(Instant::now()));
         }
-        let telling = async {
-            for suspect in &decided.confirmations {
-                self.metrics.confirmation_requests.inc_by(u64::from(suspect.rounds > 0));
-                let payload = serde_json::to_vec(suspect).unwrap_or_default();
-                // Nobody listens where no coordinator runs. Then the next ticks tell, only later.
-                self.client.publish(subject::confirmation_request(suspect.shard), payload.into()).await?;
+        let publishing = async {
+            for request in &decided.confirmations {
+                self.metrics.confirmation_requests.inc_by(u64::from(request.rounds > 0));
+                let payload = serde_json::to_vec(request).unwrap_or_default();
+                // A request without a running coordinator is lost. The next ticks then decide, only
+                // later.
+                self.client.publish(subject::confirmation_request(request.shard), payload.into()).await?;
             }
             Ok::<_, async_nats::PublishError>(())
         };
-        match timeout(PUBLISH_TIMEOUT, telling).await {
+        match timeout(PUBLISH_TIMEOUT, publishing).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(error = %ErrorChain(&error), "could not ask for confirming checks"),
-            Err(_) => warn!("NATS takes no requests for confirming checks"),
+            Ok(Err(error)) => warn!(error = %ErrorChain(&error), "could not request confirmation checks"),
+            Err(_) => warn!("timed out requesting confirmation checks"),
         }
     }
 
@@ -229,13 +237,13 @@ impl Writer {
         };
         dead("region", written.unknown_region);
         dead("refused", written.refused_by_database);
-        for letter in &batch.results {
-            match &letter.content {
-                DecodedContent::Rejected(unusable) => dead(unusable.kind, 1),
-                DecodedContent::Check(result) => {
+        for result in &batch.results {
+            match &result.content {
+                DecodedContent::Rejected(rejection) => dead(rejection.kind, 1),
+                DecodedContent::Check(check) => {
                     metrics
                         .delay_seconds
-                        .observe(at.saturating_duration_since(result.scheduled_at).as_secs_f64());
+                        .observe(at.saturating_duration_since(check.scheduled_at).as_secs_f64());
                 }
                 DecodedContent::Adhoc(_) | DecodedContent::Foreign(_) => {}
             }
@@ -243,7 +251,7 @@ impl Writer {
         if let Some(reason) = &written.first_reason {
             warn!(
                 dead = written.count_dead_letters(),
-                reason, "messages that cannot be rows are in picket.dead_letters"
+                reason, "messages rejected; stored in picket.dead_letters"
             );
         }
         debug!(
@@ -261,22 +269,22 @@ fn outcome_labels(outcome: Outcome, cause: Option<Cause>) -> OutcomeLabels {
 
 async fn ack_batch(client: &async_nats::Client, batch: &ResultBatch, kind: AckKind) {
     let payload = Bytes::from(kind);
-    let saying = async {
+    let publishing = async {
         for reply in &batch.reply_subjects {
             client.publish(reply.clone(), payload.clone()).await?;
         }
         Ok::<_, async_nats::PublishError>(())
     };
-    match timeout(PUBLISH_TIMEOUT, saying).await {
+    match timeout(PUBLISH_TIMEOUT, publishing).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
-            warn!(error = %ErrorChain(&error), "could not acknowledge results; they come again")
+            warn!(error = %ErrorChain(&error), "could not acknowledge results; they are redelivered")
         }
-        Err(_) => warn!("NATS takes no acknowledgements of results; they come again"),
+        Err(_) => warn!("timed out acknowledging results; they are redelivered"),
     }
 }
 
-/// Batches that wait, in order; the first is being written, or waits to be tried again.
+/// Queued batches in order. The first is being written, or waits for its retry.
 pub(crate) struct WriteQueue {
     batches: VecDeque<(Arc<ResultBatch>, Instant)>,
     backoff: Backoff,
@@ -304,16 +312,16 @@ impl WriteQueue {
         self.batches.front().map(|(batch, _)| batch.clone())
     }
 
-    /// Gives the batch back if it is to be written now.
+    /// Appends a batch; returns the batch if the queue was empty, so its write starts now.
     fn push_batch(&mut self, batch: ResultBatch, now: Instant) -> Option<Arc<ResultBatch>> {
         self.batches.push_back((Arc::new(batch), now));
         if self.batches.len() == 1 { self.front_batch() } else { None }
     }
 
-    /// Gives the batch that is done, and the next to be written.
+    /// Removes the written batch; returns this batch and the next batch to write.
     fn complete_front(&mut self) -> (Option<Arc<ResultBatch>>, Option<Arc<ResultBatch>>) {
         if std::mem::take(&mut self.is_failing) {
-            info!("the database takes results again");
+            info!("database available again");
         }
         self.backoff.reset();
         let done = self.batches.pop_front().map(|(batch, _)| batch);
@@ -337,7 +345,7 @@ impl WriteQueue {
     fn reply_if_empty(&mut self) {
         if self.batches.is_empty() {
             for reply in self.finish_replies.drain(..) {
-                // Who no longer waits need not know.
+                // The caller may have stopped waiting.
                 let _ = reply.send(());
             }
         }

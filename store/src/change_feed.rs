@@ -1,8 +1,8 @@
-//! What has changed among sites and schedules: notified for speed, polled for truth.
+//! Change feed of sites and schedules: notifications for speed, polling for correctness.
 //!
-//! Each row carries the transaction that wrote it last. A reader remembers the oldest transaction that was still
-//! running when it looked, and next time reads all rows of that one and later ones: no commit is missed, however
-//! late it comes; what is read twice does no harm.
+//! Each row carries the transaction that wrote it last. A reader remembers the oldest transaction
+//! still running at the time of a read, and next reads all rows of that transaction and later ones.
+//! No commit is missed, however late; rows read twice do no harm.
 
 use std::time::Duration;
 
@@ -19,33 +19,34 @@ use crate::{
     schedules::{self, RemovedSite, SiteWithSchedules},
 };
 
-/// Nothing is read in one go that takes longer; a million sites take some seconds.
+/// Deadline of one read. A million sites take some seconds.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(120);
-/// How many changed sites are read in one statement.
+/// Number of changed sites read by one statement.
 const SITES_PER_QUERY: usize = 5_000;
 
-/// How far a reader has read.
+/// Position of a reader in the change feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
-    /// Hash of the cluster and its timeline. Transaction numbers are valid in one cluster alone, and a new timeline reuses the numbers
-    /// of commits that it lost.
+    /// Hash of the cluster and its timeline. Transaction ids are valid in one cluster only, and a
+    /// new timeline reuses the ids of commits that were lost.
     timeline_hash: i64,
-    /// The oldest transaction that was still running.
+    /// The oldest transaction still running.
     oldest_xid: i64,
 }
 
 impl Cursor {
-    /// Whether transaction numbers tell what changed between the two snapshots. Otherwise all sites have to be read again, and sites
-    /// that are not found are gone.
+    /// Returns true if transaction ids identify the changes since cursor `before`. Otherwise all
+    /// sites have to be read again, and sites not found are gone.
     pub fn is_successor_of(self, before: Self) -> bool {
         self.timeline_hash == before.timeline_hash && self.oldest_xid >= before.oldest_xid
     }
 }
 
-/// Reads all sites of `shards` with their schedules in force, one after the other into `each`.
+/// Reads all enabled sites of `shards` with their schedules in force, and passes them to `each` one
+/// by one.
 ///
 /// # Errors
-/// When the database cannot be reached, or takes too long.
+/// If the database cannot be reached, or takes too long.
 pub async fn load_shards(
     store: &Store,
     shards: &[Shard],
@@ -68,12 +69,12 @@ pub async fn load_shards(
         .await
 }
 
-/// Reads what may have changed since `since` among the sites of `shards`: sites as they are now into
-/// `changed`, those that are gone into `removed`. All sites, where the snapshot that is returned does not
-/// [follow](Snapshot::follows) `since`.
+/// Reads changes since `since` among the sites of `shards`: passes current sites to `changed` and
+/// deleted sites to `removed`. Passes all sites if the returned cursor is not a
+/// [successor](Cursor::is_successor_of) of `since`.
 ///
 /// # Errors
-/// When the database cannot be reached, or takes too long.
+/// If the database cannot be reached, or takes too long.
 pub async fn load_changes(
     store: &Store,
     since: Cursor,
@@ -85,23 +86,26 @@ pub async fn load_changes(
     let sql = format!("{} WHERE site.id = ANY ($1)", schedules::select_sql());
     store
         .with_timeout(LOAD_TIMEOUT, "read changes of sites", async {
+            // All statements must see the snapshot of the cursor, or a commit between them could be
+            // missed.
             let mut transaction = begin_snapshot(store).await?;
             let now = read_cursor(&mut transaction).await?;
-            // Versions from the future are those of another cluster, from which this database was restored.
-            const CHANGED: &str = "WITH span AS (
+            // Versions in the future come from another cluster, from which this database was
+            // restored.
+            const CHANGED_SITES_SQL: &str = "WITH span AS (
                      SELECT $1::text::xid8 AS first, pg_snapshot_xmax(pg_current_snapshot()) AS beyond
                  )
                  SELECT id FROM picket.sites, span WHERE version >= first AND version < beyond AND shard = ANY ($2)
                  UNION
                  SELECT site_id FROM picket.schedules, span
                  WHERE version >= first AND version < beyond AND shard = ANY ($2)";
-            const ALL: &str = "SELECT id FROM picket.sites WHERE $1::text IS NOT NULL AND shard = ANY ($2)";
-            let ids: Vec<i64> = sqlx::query_scalar(if now.is_successor_of(since) { CHANGED } else { ALL })
+            const ALL_SITES_SQL: &str = "SELECT id FROM picket.sites WHERE $1::text IS NOT NULL AND shard = ANY ($2)";
+            let ids: Vec<i64> = sqlx::query_scalar(if now.is_successor_of(since) { CHANGED_SITES_SQL } else { ALL_SITES_SQL })
                 .bind(since.oldest_xid.to_string())
                 .bind(&shards)
                 .fetch_all(&mut *transaction)
                 .await?;
-            let gone: Vec<(i64, i16)> = sqlx::query_as(
+            let deleted: Vec<(i64, i16)> = sqlx::query_as(
                 "SELECT id, shard FROM picket.retired_sites WHERE version >= $1::text::xid8
                  AND version < pg_snapshot_xmax(pg_current_snapshot()) AND shard = ANY ($2)",
             )
@@ -114,7 +118,7 @@ pub async fn load_changes(
                     sqlx::query_as(sqlx::AssertSqlSafe(sql.clone())).bind(chunk).fetch(&mut *transaction);
                 stream_rows(rows, &mut changed).await?;
             }
-            gone.into_iter()
+            deleted.into_iter()
                 .for_each(|(id, shard)| removed(RemovedSite { id: SiteId(id), shard: to_shard(shard) }));
             transaction.commit().await?;
             Ok(now)
@@ -122,7 +126,7 @@ pub async fn load_changes(
         .await
 }
 
-/// Hands rows over as they come: all of a chunk may have long bodies.
+/// Passes rows on one by one, since a chunk of sites with long bodies needs much memory.
 async fn stream_rows(
     mut rows: BoxStream<'_, Result<schedules::SiteScheduleRow, sqlx::Error>>,
     each: &mut impl FnMut(SiteWithSchedules),
@@ -138,6 +142,7 @@ async fn begin_snapshot(store: &Store) -> Result<Transaction<'static, Postgres>,
     sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         .execute(&mut *transaction)
         .await?;
+    // Replaces the 30 s of the session.
     sqlx::query("SET LOCAL statement_timeout = '120s'").execute(&mut *transaction).await?;
     Ok(transaction)
 }
@@ -151,26 +156,26 @@ async fn read_cursor(transaction: &mut Transaction<'static, Postgres>) -> Result
     Ok(Cursor { timeline_hash: history, oldest_xid: oldest })
 }
 
-/// What the database calls out.
+/// A notification from the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notification {
     /// Sites or regions have changed.
     Sites,
     /// Leases were released.
     Leases,
-    /// The connection was lost and made again: anything may have been missed.
+    /// The connection was lost and restored; notifications may have been missed.
     Reconnected,
 }
 
-/// Listens to what the database calls out. What is called while the connection is lost is not heard, so that
-/// a listener must also poll.
+/// Listener for notifications. Notifications sent while the connection is lost are not delivered,
+/// so that the caller must also poll.
 pub struct ChangeListener(PgListener);
 
 impl ChangeListener {
-    /// Connects and listens.
+    /// Connects and subscribes.
     ///
     /// # Errors
-    /// When the database cannot be reached.
+    /// If the database cannot be reached.
     pub async fn connect(store: &Store) -> Result<Self, Error> {
         let listening = async {
             let mut listener = PgListener::connect_with(&store.pool).await?;
@@ -180,14 +185,14 @@ impl ChangeListener {
         store.with_timeout(Duration::from_secs(10), "listen to the database", listening).await.map(Self)
     }
 
-    /// Waits for the next call.
+    /// Waits for the next notification.
     ///
     /// # Errors
-    /// When the connection is lost and cannot be made again.
+    /// If the connection is lost and cannot be restored.
     pub async fn next_notification(&mut self) -> Result<Notification, Error> {
-        let heard: Option<PgNotification> =
+        let received: Option<PgNotification> =
             self.0.try_recv().await.map_err(Error::with_operation("listen to the database"))?;
-        Ok(match heard.as_ref().map(PgNotification::channel) {
+        Ok(match received.as_ref().map(PgNotification::channel) {
             Some("picket_sites") => Notification::Sites,
             Some("picket_leases") => Notification::Leases,
             _ => Notification::Reconnected,

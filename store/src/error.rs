@@ -1,4 +1,4 @@
-//! What went wrong with the database, and whether trying again may help.
+//! Errors of the database, and whether a retry may succeed.
 
 use std::time::Duration;
 
@@ -7,79 +7,83 @@ use picket_proto::{SiteId, Timestamp, ValidationError};
 /// An error of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The options cannot be used.
+    /// The options are invalid.
     #[error("DATABASE_URL: '{url}' cannot be used; allowed: such as postgres://user@host:5432/picket")]
     InvalidUrl {
-        /// The URL, without its password.
+        /// The URL without its password.
         url: String,
-        /// Why.
+        /// Parse error of the driver.
         #[source]
         source: sqlx::Error,
     },
     /// A statement failed, or the database could not be reached.
     #[error("could not {doing}{}", explain_tls_error(source))]
     Database {
-        /// What was being done.
+        /// The failed operation.
         doing: &'static str,
-        /// Why not.
+        /// Error of the driver.
         #[source]
         source: sqlx::Error,
     },
-    /// The database did not answer in time.
+    /// The database did not respond in time.
     #[error("could not {doing}: the database did not answer within {seconds} s")]
     TimedOut {
-        /// What was being done.
+        /// The failed operation.
         doing: &'static str,
-        /// How long it was given.
+        /// The deadline.
         seconds: u64,
     },
-    /// The connection is new and may lead to another server than the one that was compared last.
-    #[error("the connection is new, and its server has not been compared yet")]
+    /// The connection is newer than the last verification of the server and may lead to another
+    /// server.
+    #[error("the connection is new, and its server has not been verified yet")]
     ServerNotVerified,
-    /// The database's clock is not what other clocks say.
-    #[error("did not {doing}: the database's clock says {database}, and it is {expected} by this process's")]
+    /// The database's clock differs from the other clocks.
+    #[error(
+        "did not {doing}: the database's clock shows {database}, but this process's clock shows {expected}"
+    )]
     ClockMismatch {
-        /// What was to be done.
+        /// The rejected operation.
         doing: &'static str,
-        /// What the database says.
+        /// Time by the database's clock.
         database: Timestamp,
-        /// What this process knows.
+        /// Time by this process's clock.
         expected: Timestamp,
     },
-    /// The schema could not be brought up to date.
+    /// A migration failed.
     #[error("could not migrate the database")]
     MigrationFailed(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The schema is not there, or older or newer than this build's.
+    /// The schema is missing, or older than this build requires.
     #[error("the database's schema is at version {found}, this build needs {needed}; run 'picket migrate'")]
     SchemaOutdated {
-        /// The newest migration that was applied; 0 for none.
+        /// Version of the newest applied migration; 0 for none.
         found: i64,
-        /// The newest that this build knows.
+        /// Version of the newest migration of this build.
         needed: i64,
     },
-    /// There is a pooler that lends out sessions by the transaction.
+    /// A pooler shares sessions between clients (transaction mode).
     #[error(
-        "DATABASE_URL leads to a pooler that lends one session of Postgres to several clients, such as PgBouncer with \
+        "DATABASE_URL leads to a pooler that shares one session of Postgres between several clients, such as PgBouncer with \
          pool_mode=transaction: LISTEN and settings do not last there; connect to Postgres itself, or set \
          pool_mode=session"
     )]
     SharedSession,
-    /// What was to be stored makes no sense.
+    /// A value failed validation.
     #[error(transparent)]
     Invalid(#[from] ValidationError),
-    /// There is such a site already.
+    /// A site with the same key exists already.
     #[error("there is such a site already: the same url, method, regex and not_regex")]
     DuplicateSite,
-    /// There is no such site.
+    /// No site has this id.
     #[error("there is no site {0}")]
     SiteNotFound(SiteId),
-    /// There is no such region.
+    /// No region has this name.
     #[error("there is no region '{0}'")]
     RegionNotFound(String),
 }
 
 impl Error {
-    /// Whether the same may work later: the database is away, starting, stopping, or in the way of itself.
+    /// Returns true if a retry may succeed: the database is unreachable, starting, stopping or out
+    /// of resources, or the statement lost a conflict with another.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::TimedOut { .. } | Self::ServerNotVerified => true,
@@ -97,8 +101,9 @@ impl Error {
         }
     }
 
-    /// Refuses what is to be done when the `database` does not say about the same time as is `expected`: a statement may be on its
-    /// way for some seconds, and two clocks are not more exact than that.
+    /// Rejects an operation if the `database` clock differs from the `expected` time by more than
+    /// 30 s. The tolerance covers a statement's latency of some seconds and the error of two
+    /// clocks.
     pub(crate) fn reject_clock_mismatch(
         doing: &'static str,
         database: Timestamp,
@@ -113,13 +118,13 @@ impl Error {
         }
     }
 
-    /// Names what was being done.
+    /// Returns a function that adds the name of the failed operation to a driver error.
     pub(crate) fn with_operation(doing: &'static str) -> impl Fn(sqlx::Error) -> Self {
         move |source| Self::Database { doing, source }
     }
 }
 
-/// What of DATABASE_URL is to blame when TLS fails; nothing for other trouble.
+/// Names the part of DATABASE_URL that causes a TLS failure; empty for other errors.
 fn explain_tls_error(source: &sqlx::Error) -> &'static str {
     let why = match source {
         sqlx::Error::Io(error) => error.to_string(),
@@ -140,8 +145,8 @@ fn explain_tls_error(source: &sqlx::Error) -> &'static str {
     }
 }
 
-/// SQLSTATE classes and codes of trouble that passes.
-/// Source: <https://www.postgresql.org/docs/current/errcodes-appendix.html>
+/// Returns true for the SQLSTATE classes and codes of transient errors. Source:
+/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
 fn is_transient_code(code: &str) -> bool {
     const CLASSES: [&str; 4] = [
         "08", // connection exception
@@ -150,10 +155,10 @@ fn is_transient_code(code: &str) -> bool {
         "57", // shut down, starting up, cancelled
     ];
     const CODES: [&str; 4] = [
-        "25006", // read only, as after a failover
-        "42501", // not allowed, until somebody grants it; no row is to blame
+        "25006", // read-only transaction, as after a failover
+        "42501", // insufficient privilege, until granted; independent of the rows
         "55P03", // lock not available
-        "58030", // input or output error
+        "58030", // I/O error
     ];
     CLASSES.iter().any(|class| code.starts_with(class)) || CODES.contains(&code)
 }

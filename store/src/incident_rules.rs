@@ -1,63 +1,65 @@
-//! Pure: whether a site is down, from what its regions say. Time is that of the checks, not of the day.
+//! Pure rules that decide from regional results if a site is down. All times are due times of
+//! checks, not the current time.
 //!
-//! A region is down after so many failures in a row; the site is, when a quorum of the regions that report is. What a
-//! region says is taken in the order in which its checks were due: an older result never changes a newer state.
+//! A region is down after a number of consecutive failures, and a site is down if a quorum of the
+//! reporting regions is down. The results of a region are applied in order of their due times: an
+//! older result never changes a newer state.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use picket_proto::{Cause, Kind, Outcome, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// When a site counts as down, and when as up again.
+/// Thresholds that open and close incidents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IncidentPolicy {
-    /// Failures in a row that make a region down.
+    /// Consecutive failures until a region is down.
     pub failures_to_open: u32,
-    /// Successes in a row that make it up again.
+    /// Consecutive successes until a region is up again.
     pub successes_to_close: u32,
-    /// How many regions must be down; a majority of those that report where absent.
+    /// Number of regions that must be down; a majority of the reporting regions if absent.
     pub quorum: Option<u32>,
 }
 
-/// A region's number.
+/// Id of a region.
 pub type RegionId = i16;
 
-/// A result that is new: what a region said of a check that was due then.
+/// A new result of a check in one region.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegionResult {
-    /// Where.
+    /// The region.
     pub region: RegionId,
-    /// When the check was due.
+    /// Due time of the check.
     pub scheduled_at: Timestamp,
-    /// A tick or a confirming check.
+    /// A tick or a confirmation.
     pub kind: Kind,
-    /// What it says; `missed` says nothing.
+    /// Outcome of the check; `missed` is ignored.
     pub outcome: Outcome,
-    /// Why not up.
+    /// Cause of a failure.
     pub cause: Option<Cause>,
     /// The cause in words.
     pub message: Option<String>,
 }
 
-/// What a region has said, as far as it counts: kept while a site is not plainly up.
+/// State of a region, derived from its results. Stored until a site is fully up again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegionState {
-    /// Which.
+    /// The region.
     pub region: RegionId,
-    /// When the newest check that counts was due, in microseconds since 1970.
+    /// Due time of the newest applied check, in microseconds since 1970.
     pub last_us: i64,
-    /// What kind that check was of.
+    /// Kind of the newest applied check.
     pub kind: Kind,
-    /// Failures in a row.
+    /// Consecutive failures.
     pub fails: u32,
-    /// Successes in a row.
+    /// Consecutive successes.
     pub oks: u32,
-    /// Whether it is down.
+    /// True if the region is down.
     pub down: bool,
-    /// When the first check of these failures was due, in microseconds since 1970.
+    /// Due time of the first of the consecutive failures, in microseconds since 1970.
     #[serde(default)]
     pub failing_since_us: i64,
-    /// Why the last failure.
+    /// Cause of the last failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
     /// The cause in words.
@@ -65,82 +67,84 @@ pub struct RegionState {
     pub message: Option<String>,
 }
 
-/// A region that checks a site: what is kept of it, and what its rows say besides.
+/// A region that checks a site: its stored state and facts from its result rows.
 #[derive(Clone, Debug)]
 pub struct RegionView {
-    /// What is kept; absent where it was plainly up.
+    /// The stored state; absent if the region was fully up.
     pub state: Option<RegionState>,
-    /// For how long after its last result it counts as one that reports.
+    /// Time after the last result during which the region counts as reporting.
     pub reporting_window: Duration,
-    /// Until then it counts though it has said nothing, since it had no turn yet.
+    /// Until this time a new region counts as reporting without any result, because its first check
+    /// may not be due yet.
     pub joining_until: Timestamp,
-    /// When its newest real result was due, leaving out what is new.
+    /// Due time of the newest real result, excluding the new results.
     pub last_result_at: Option<Timestamp>,
-    /// The same of its successes.
+    /// Due time of the newest success, excluding the new results.
     pub last_success_at: Option<Timestamp>,
 }
 
-/// A site, as it is to be judged.
+/// A site with everything needed for a decision.
 #[derive(Clone, Debug)]
 pub struct SiteView {
-    /// When it counts as down.
+    /// Thresholds of the site.
     pub policy: IncidentPolicy,
-    /// Those that check it.
+    /// Regions that check the site.
     pub regions: BTreeMap<RegionId, RegionView>,
-    /// Whether an incident is open.
+    /// True if an incident is open.
     pub has_open_incident: bool,
-    /// Windows of maintenance: from, and the first moment after.
+    /// Maintenance windows: start and exclusive end.
     pub maintenance_windows: Vec<(Timestamp, Timestamp)>,
 }
 
-/// What becomes of a site's incident.
+/// A change of a site's incident.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IncidentChange {
-    /// It is down.
+    /// The site is down.
     Opened {
-        /// When the check was due that made it so.
+        /// Due time of the deciding check.
         at: Timestamp,
-        /// When the first of the failing checks was due.
+        /// Due time of the earliest of the consecutive failures.
         first_failure_at: Timestamp,
-        /// Of the region that failed first.
+        /// Cause reported by the region that failed first.
         cause: Option<Cause>,
         /// The cause in words.
         message: Option<String>,
-        /// Those that are down.
+        /// The regions that are down.
         regions: Vec<RegionId>,
     },
-    /// It is up again.
+    /// The site is up again.
     Closed {
-        /// When the check was due that made it so.
+        /// Due time of the deciding check.
         at: Timestamp,
     },
 }
 
-/// What follows from new results.
+/// Consequences of new results.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decision {
-    /// In the order in which they happened.
+    /// Changes in chronological order.
     pub changes: Vec<IncidentChange>,
-    /// How many rounds of confirming checks would decide it; 0: none are needed any more.
+    /// Number of confirmation rounds needed for a decision; 0 cancels earlier requests.
     pub confirmation_rounds: Option<u32>,
-    /// What is to be kept; nothing when the site is plainly up.
+    /// State to store; `None` if the site is fully up.
     pub states: Option<Vec<RegionState>>,
 }
 
 impl SiteView {
-    /// Takes in what is new, in the order in which it was due.
+    /// Applies new results in order of their due times.
     pub fn evaluate_results(mut self, mut evidence: Vec<RegionResult>) -> Decision {
         evidence.retain(|new| new.outcome != Outcome::Missed && self.regions.contains_key(&new.region));
         self.reconcile_unseen_results(&mut evidence);
         evidence.sort_by_key(|new| (new.scheduled_at, new.region, new.kind));
         let failing_before = self.is_failing();
         let (mut changes, mut suspicious) = (Vec::new(), false);
+        // Decisions use the due time of the newest applied result as the current time.
         let states = self.regions.values().filter_map(|region| region.state.as_ref());
         let mut now = Timestamp::from_micros(states.map(|state| state.last_us).max().unwrap_or(i64::MIN));
         for new in &evidence {
-            let taken =
+            let applied =
                 self.regions.get_mut(&new.region).and_then(|region| region.apply_result(new, self.policy));
-            let Some(begins) = taken else { continue };
+            let Some(begins) = applied else { continue };
             suspicious |= begins;
             now = now.max(new.scheduled_at);
             if let Some(change) = self.next_change(now) {
@@ -148,9 +152,11 @@ impl SiteView {
                 changes.push(change);
             }
         }
+        // An open incident or a maintenance window makes confirmation pointless.
         let undecided = suspicious && !self.has_open_incident && !self.is_in_maintenance(now);
         let confirm = match undecided.then(|| self.confirmation_rounds(now)).flatten() {
             Some(rounds) => Some(rounds),
+            // Cancels confirmations of a site that recovered, or whose incident is open by now.
             None if (failing_before || suspicious) && (self.has_open_incident || !self.is_failing()) => {
                 Some(0)
             }
@@ -159,14 +165,17 @@ impl SiteView {
         Decision { changes, confirmation_rounds: confirm, states: self.into_states() }
     }
 
-    /// Two writers at once do not see each other's rows when they look whether a site is plainly up. What one of them
-    /// took for uninteresting is found in the rows, before it could make failures seem to follow each other.
+    /// Applies successes missing from the stored state. Two concurrent writers do not see each
+    /// other's rows when checking for a fully up site, so that one of them may have skipped a
+    /// success. Without this correction, failures before and after the success would count as
+    /// consecutive.
     fn reconcile_unseen_results(&mut self, evidence: &mut Vec<RegionResult>) {
         for (id, region) in &mut self.regions {
             let (Some(state), Some(up)) = (&mut region.state, region.last_success_at) else { continue };
             if state.down || state.fails == 0 || up.as_micros() <= state.failing_since_us {
                 continue;
             }
+            // A success between the failures leaves only the newest failure.
             if up.as_micros() < state.last_us {
                 (state.fails, state.failing_since_us) = (1, state.last_us);
             } else {
@@ -189,7 +198,7 @@ impl SiteView {
         let up = reporting.iter().filter(|region| region.is_up()).count();
         let quorum = self.required_quorum(reporting.len());
         if self.has_open_incident {
-            // Of a quorum that does not report any more nobody waits for an answer.
+            // A region that stopped reporting must not keep the incident open.
             let back = up > 0 && down.len() < quorum && up >= quorum.min(reporting.len());
             return back.then_some(IncidentChange::Closed { at: now });
         }
@@ -206,7 +215,8 @@ impl SiteView {
         })
     }
 
-    /// How many of `reporting` regions make a quorum: at least one, and never more than check the site at all.
+    /// Returns the quorum for `reporting` regions: at least 1, at most the number of regions of the
+    /// site.
     fn required_quorum(&self, reporting: usize) -> usize {
         match self.policy.quorum {
             Some(quorum) => (quorum as usize).clamp(1, self.regions.len().max(1)),
@@ -218,7 +228,7 @@ impl SiteView {
         self.maintenance_windows.iter().any(|(from, to)| *from <= now && now < *to)
     }
 
-    /// How many more failures of every region would make a quorum.
+    /// Returns the number of further failures in every region that would make a quorum.
     fn confirmation_rounds(&self, now: Timestamp) -> Option<u32> {
         let reporting = self.regions.values().filter(|region| region.is_reporting(now));
         let mut needed: Vec<u32> = reporting.map(|region| region.failures_until_down(self.policy)).collect();
@@ -232,15 +242,17 @@ impl SiteView {
     }
 
     fn into_states(self) -> Option<Vec<RegionState>> {
-        // Who was asked to confirm is remembered until its next tick, which anybody can look up.
+        // A confirmation has no tick, so that its state is stored until the next tick, which later
+        // writers can look up.
         let settled = |state: &RegionState| state.is_up() && state.kind == Kind::Scheduled;
         let states: Vec<RegionState> = self.regions.into_values().filter_map(|region| region.state).collect();
         (self.has_open_incident || !states.iter().all(settled)).then_some(states)
     }
 }
 
-/// What is to be kept of a site whose incident is open, if all that is new says that regions which are down still are:
-/// then nothing follows from it. Otherwise the site is to be judged.
+/// Returns the new states of a site with an open incident if all new results are failures of
+/// regions that are already down, since such results change no decision. Returns `None` if the site
+/// needs a full evaluation.
 pub fn fast_path_still_down(states: &[RegionState], new: &[RegionResult]) -> Option<Vec<RegionState>> {
     let mut states = states.to_vec();
     for new in new {
@@ -254,8 +266,11 @@ pub fn fast_path_still_down(states: &[RegionState], new: &[RegionResult]) -> Opt
 }
 
 impl RegionView {
-    /// Takes in a result, unless it is older than what the region has said. Says whether failures begin with it.
+    /// Applies a result, unless an applied result is newer. Returns true if a series of failures
+    /// begins.
     fn apply_result(&mut self, new: &RegionResult, rules: IncidentPolicy) -> Option<bool> {
+        // Without stored state the region was fully up; results older than its newest row cannot
+        // change that.
         let seen =
             |seen: Timestamp| (new.scheduled_at.as_micros(), new.kind) <= (seen.as_micros(), Kind::Scheduled);
         if self.state.is_none() && self.last_result_at.is_some_and(seen) {
@@ -290,7 +305,7 @@ impl RegionView {
         self.state.as_ref().filter(|state| state.down)
     }
 
-    /// Whether it says that the site is up; one that has just joined has said nothing.
+    /// Returns true if the region reports the site as up; false for a new region without results.
     fn is_up(&self) -> bool {
         match &self.state {
             Some(state) => state.is_up(),
@@ -326,7 +341,7 @@ impl RegionState {
         !self.down && self.fails == 0
     }
 
-    /// Whether `new` is newer than what it has said; then it is the newest.
+    /// Advances to `new` if it is newer than the applied results; returns false otherwise.
     fn advance_to(&mut self, new: &RegionResult) -> bool {
         let newer = (new.scheduled_at.as_micros(), new.kind) > (self.last_us, self.kind);
         if newer {
@@ -335,7 +350,8 @@ impl RegionState {
         newer
     }
 
-    /// Takes in a failure, unless it is older. Says whether failures begin with it.
+    /// Applies a failure, unless an applied result is newer. Returns true if a series of failures
+    /// begins.
     fn record_failure(&mut self, new: &RegionResult) -> Option<bool> {
         if !self.advance_to(new) {
             return None;

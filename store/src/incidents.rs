@@ -1,7 +1,8 @@
-//! Incidents: decided where the rows are written, in the same transaction, over rows that are new.
+//! Incident decisions, made from new rows in the transaction that writes them.
 //!
-//! A site that is plainly up has no row in `picket.site_states`, so that a batch of such sites costs a look at an empty
-//! table. For any other the row is the lock: who decides has it, sees what was committed before, and leaves what it found.
+//! A fully up site has no row in `picket.site_states`, so that a batch of such sites costs one
+//! lookup in an empty table. For other sites the row is the lock: its owner sees all earlier
+//! commits and stores the new state.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -19,32 +20,33 @@ use crate::{
     leases::to_shard,
 };
 
-/// A result that is new, and may make a difference.
+/// A new result that may affect an incident.
 #[derive(Clone, Debug)]
 pub(crate) struct NewResult {
     pub(crate) site: SiteId,
     pub(crate) result: RegionResult,
 }
 
-/// What followed from new results.
+/// Consequences of new results.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IncidentOutcome {
-    /// Incidents that were opened.
+    /// Number of opened incidents.
     pub opened: u64,
-    /// Incidents that were closed.
+    /// Number of closed incidents.
     pub closed: u64,
-    /// Sites that are to be confirmed, or need it no more.
+    /// Requested and cancelled confirmations of sites.
     pub confirmations: Vec<ConfirmationRequest>,
 }
 
 type SqlResult<T> = Result<T, sqlx::Error>;
 
-/// How far two clocks may be apart that tell the same time. A result that is due later than this from now counts for nothing
-/// here: with a date in the future a region would be the only one that reports lately.
+/// Tolerance between two clocks that show the same time. Results due later than this from now are
+/// ignored here: with a due time in the future, a region would be the only one that reports.
 const MAX_CLOCK_SPREAD: Duration = Duration::from_secs(5);
 
-/// Decides what `fresh` means, as the last thing in its transaction. The time is that of the database's clock, or `known` where
-/// that is later: while the database's clock is behind, checks are scheduled by the clock as it was before.
+/// Applies `fresh` results to the incidents, as the last step of the transaction. The current time
+/// is the database's clock or `known`, whichever is later: while the database's clock is behind,
+/// checks are scheduled by its former time.
 pub(crate) async fn apply_results(
     connection: &mut PgConnection,
     fresh: Vec<NewResult>,
@@ -55,10 +57,10 @@ pub(crate) async fn apply_results(
         return Ok(IncidentOutcome::default());
     }
     let mut news: BTreeMap<i64, Vec<RegionResult>> = BTreeMap::new();
-    for NewResult { site, result: says } in fresh {
-        news.entry(site.0).or_default().push(says);
+    for NewResult { site, result } in fresh {
+        news.entry(site.0).or_default().push(result);
     }
-    let mut judged = PendingWrites::default();
+    let mut pending = PendingWrites::default();
     let mut kept = HashMap::new();
     let locked = lock_site_states(connection, news.keys().copied().collect()).await?;
     let now = locked.iter().map(|locked| locked.now.into()).fold(known, Timestamp::max);
@@ -67,18 +69,20 @@ pub(crate) async fn apply_results(
         let Some(new) = news.get_mut(&site) else { continue };
         new.retain(|new| new.scheduled_at <= latest);
         let Some(oldest) = new.iter().map(|new| new.scheduled_at.as_micros()).min() else {
+            // Only future results: nothing to apply, and the row was created only for the lock.
             news.remove(&site);
             if states.is_empty() && !open {
-                judged.cleared_sites.push(site);
+                pending.cleared_sites.push(site);
             }
             continue;
         };
-        // Kept before the clock went back, or by an earlier version. It still holds, as said just before what is new.
+        // Written before the clock was set back, or by an earlier version. The state still holds,
+        // so it is dated just before the new results.
         for state in states.iter_mut().filter(|state| state.last_us > latest.as_micros()) {
             state.last_us = oldest - 1;
             state.failing_since_us = state.failing_since_us.min(state.last_us);
         }
-        // Of a site that is down and stays so there is nothing to decide, and nothing to look up.
+        // A site that stays down needs no decision and therefore no lookup of its context.
         let still_down = news
             .get(&site)
             .filter(|_| open)
@@ -86,22 +90,23 @@ pub(crate) async fn apply_results(
         match still_down {
             Some(states) => {
                 news.remove(&site);
-                judged.states.push((site, states));
+                pending.states.push((site, states));
             }
             None => drop(kept.insert(site, states)),
         }
     }
-    let found = if news.is_empty() { Vec::new() } else { load_context(connection, &news, kept, now).await? };
-    for known in found {
+    let contexts =
+        if news.is_empty() { Vec::new() } else { load_context(connection, &news, kept, now).await? };
+    for known in contexts {
         let new = news.remove(&known.id).unwrap_or_default();
-        judged.add_site(&known, new);
+        pending.add_site(&known, new);
     }
-    // What is left is not watched any more: nothing is kept of it.
-    judged.cleared_sites.extend(news.keys());
-    judged.write_changes(connection).await
+    // Sites without a row in the context are no longer checked; their states are deleted.
+    pending.cleared_sites.extend(news.keys());
+    pending.write_changes(connection).await
 }
 
-/// Drops scheduled results whose time is no tick of a schedule. They are not evidence.
+/// Drops scheduled results whose due time is no tick of a schedule; they are not evidence.
 async fn drop_unscheduled_results(
     connection: &mut PgConnection,
     mut fresh: Vec<NewResult>,
@@ -124,28 +129,28 @@ async fn drop_unscheduled_results(
     if !odd.is_empty() {
         let odd: HashSet<(i64, RegionId, Timestamp)> =
             odd.into_iter().map(|(site, region, at)| (site, region, at.into())).collect();
-        fresh.retain(|NewResult { site, result: says }| {
-            says.kind != Kind::Scheduled || !odd.contains(&(site.0, says.region, says.scheduled_at))
+        fresh.retain(|NewResult { site, result }| {
+            result.kind != Kind::Scheduled || !odd.contains(&(site.0, result.region, result.scheduled_at))
         });
     }
     Ok(fresh)
 }
 
-/// What the row of a locked site holds.
+/// The row of a locked site.
 #[derive(sqlx::FromRow)]
 struct LockedSite {
     site_id: i64,
     regions: Json<Vec<RegionState>>,
-    /// Whether an incident is open.
+    /// True if an incident is open.
     open: bool,
-    /// By the database's clock.
+    /// The database's clock.
     now: DbTimestamp,
 }
 
-/// Locks the sites' rows, in order, making those that are missing.
+/// Locks the rows of the sites, in order; creates missing rows.
 async fn lock_site_states(connection: &mut PgConnection, sites: Vec<i64>) -> SqlResult<Vec<LockedSite>> {
     sqlx::query_as(
-        // An update that changes nothing waits for whoever has the row, and then sees it as it is.
+        // An update without a change waits for the row's lock and then sees the committed row.
         "INSERT INTO picket.site_states AS state (site_id) SELECT unnest($1::bigint[])
          ON CONFLICT (site_id) DO UPDATE SET regions = state.regions
          RETURNING site_id, regions, EXISTS (
@@ -175,7 +180,7 @@ struct SiteRegionRow {
     ups: Option<Vec<DbTimestamp>>,
 }
 
-/// A site with all that is known of it, and its regions' names.
+/// A site with its context, and the names of its regions.
 struct SiteContext {
     id: i64,
     shard: Shard,
@@ -189,7 +194,7 @@ async fn load_context(
     mut kept: HashMap<i64, Vec<RegionState>>,
     now: Timestamp,
 ) -> SqlResult<Vec<SiteContext>> {
-    // Whether a failure follows a success that was overlooked matters only until the region is down.
+    // A success missing from the state matters only while the region is failing and not yet down.
     let settled = |state: &&RegionState| state.down || state.fails == 0;
     let known: Vec<(i64, RegionId)> = kept
         .iter()
@@ -213,6 +218,7 @@ async fn load_context(
         let states = kept.entry(row.site_id).or_default();
         let state = states.iter().position(|state| state.region == row.region_id);
         let state = state.map(|place| states.swap_remove(place));
+        // The rows are ordered by site, so a new id starts the next site.
         if sites.last().is_none_or(|last| last.id != row.site_id) {
             sites.push(row.to_site_context());
         }
@@ -226,7 +232,7 @@ async fn load_context(
 
 impl SiteRegionRow {
     fn to_site_context(&self) -> SiteContext {
-        // SQL lets in what the coordinator then calls a problem.
+        // SQL admits values that the coordinator rejects later, so they are clamped here.
         let count = |number: i32| u32::try_from(number).unwrap_or(1).max(1);
         let windows = self.window_from.iter().flatten().zip(self.window_to.iter().flatten());
         let site = SiteView {
@@ -243,6 +249,7 @@ impl SiteRegionRow {
     }
 
     fn to_region_view(&self, state: Option<RegionState>, new: &[RegionResult]) -> RegionView {
+        // The new rows are in the table already; only older rows describe the former state.
         let new: HashSet<Timestamp> =
             new.iter().filter(|new| new.region == self.region_id).map(|new| new.scheduled_at).collect();
         let newest = |seen: &Option<Vec<DbTimestamp>>| {
@@ -260,12 +267,13 @@ impl SiteRegionRow {
     }
 }
 
-/// What is to be written.
+/// Pending writes of a transaction.
 #[derive(Default)]
 struct PendingWrites {
     states: Vec<(i64, Vec<RegionState>)>,
     cleared_sites: Vec<i64>,
-    /// The first change of each site, the second, and so on.
+    /// Incident changes by rank: the first change of each site, the second, and so on. Changes of
+    /// one site must be written in order.
     incident_writes: Vec<Vec<(i64, IncidentWrite)>>,
     confirmations: Vec<ConfirmationRequest>,
 }
@@ -283,16 +291,16 @@ enum IncidentWrite {
 
 impl PendingWrites {
     fn add_site(&mut self, known: &SiteContext, new: Vec<RegionResult>) {
-        let judgement = known.site.clone().evaluate_results(new);
+        let decision = known.site.clone().evaluate_results(new);
         let (id, shard) = (known.id, known.shard);
-        for (place, change) in judgement.changes.into_iter().enumerate() {
+        for (place, change) in decision.changes.into_iter().enumerate() {
             let change = match change {
                 IncidentChange::Closed { at } => IncidentWrite::Closed(at),
                 IncidentChange::Opened { at, first_failure_at, cause, message, regions } => {
                     let names: Vec<&str> =
                         regions.iter().filter_map(|id| Some(known.region_names.get(id)?.as_str())).collect();
                     let cause = cause.map(|cause| cause.as_str());
-                    // No region has a comma in its name.
+                    // Region names contain no comma.
                     IncidentWrite::Opened {
                         at,
                         first: first_failure_at,
@@ -307,7 +315,7 @@ impl PendingWrites {
             }
             self.incident_writes[place].push((id, change));
         }
-        if let Some(rounds) = judgement.confirmation_rounds {
+        if let Some(rounds) = decision.confirmation_rounds {
             self.confirmations.push(ConfirmationRequest {
                 v: MESSAGE_VERSION,
                 site_id: SiteId(id),
@@ -315,7 +323,7 @@ impl PendingWrites {
                 rounds,
             });
         }
-        match judgement.states {
+        match decision.states {
             Some(states) => self.states.push((id, states)),
             None => self.cleared_sites.push(id),
         }
@@ -341,6 +349,7 @@ impl PendingWrites {
             .execute(&mut *connection)
             .await?;
         }
+        // Rows are deleted, not emptied: every batch looks up this table, so it must stay small.
         if !self.cleared_sites.is_empty() {
             sqlx::query("DELETE FROM picket.site_states WHERE site_id = ANY ($1)")
                 .bind(self.cleared_sites)
@@ -351,14 +360,14 @@ impl PendingWrites {
     }
 }
 
-/// Closes the incidents of sites that nobody watches any more, should that have been overlooked when their schedules ended.
+/// Closes incidents of sites without schedules that were missed when the schedules ended.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn close_unwatched(store: &Store) -> Result<(), Error> {
     let closing = sqlx::query("SELECT picket.close_unwatched()").execute(&store.pool);
     store
-        .with_timeout(Duration::from_secs(30), "close incidents of sites that are not watched", closing)
+        .with_timeout(Duration::from_secs(30), "close incidents of unscheduled sites", closing)
         .await
         .map(drop)
 }

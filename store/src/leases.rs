@@ -1,7 +1,9 @@
-//! Leases on shards: who schedules which, until when, judged by the database's clock alone.
+//! Shard leases: the holder and the expiry of the right to schedule a shard, by the database's
+//! clock.
 //!
-//! By `clock_timestamp()`, read when a row is changed, and not by `now()`, which is when the statement began: one that
-//! waits for a lock would end a lease sooner than a later one, which its holder believes in, has said.
+//! Lease times come from `clock_timestamp()`, read when the row changes, and not from `now()`, the
+//! start of the statement. A statement delayed by a lock would otherwise set an earlier expiry than
+//! a newer one has already reported to the holder.
 
 use std::time::Duration;
 
@@ -9,96 +11,99 @@ use picket_proto::{Epoch, Shard, Timestamp};
 
 use crate::{DbTimestamp, Error, Store};
 
-/// Lease statements are short; one that takes longer is of no use to its caller.
+/// Deadline of a lease statement. A later response is useless to the caller.
 const LEASE_STATEMENT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A shard that was taken.
+/// An acquired shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// Which.
+    /// The shard.
     pub shard: Shard,
-    /// One more than the holder's before.
+    /// Acquisition number, one higher than the previous holder's.
     pub epoch: Epoch,
-    /// All ticks up to here have been acknowledged by the stream of jobs.
+    /// All ticks up to this time have been acknowledged by the job stream.
     pub scheduled_through: Timestamp,
 }
 
-/// What is written with a renewal or a release.
+/// Progress of a held shard, written by a renewal or release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShardProgress {
-    /// Which.
+    /// The shard.
     pub shard: Shard,
-    /// Under which epoch it is held.
+    /// Epoch of the lease.
     pub epoch: Epoch,
-    /// All ticks up to here have been acknowledged by the stream of jobs.
+    /// All ticks up to this time have been acknowledged by the job stream.
     pub scheduled_through: Timestamp,
 }
 
-/// How things stood when a coordinator said that it is there.
+/// State of the cluster, read with a heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterView {
     /// The database's clock.
     pub now: Timestamp,
-    /// The newest time that coordinators have written down, as they knew it.
+    /// The newest `scheduled_through` of all shards, on the clocks of the coordinators that wrote
+    /// them.
     pub newest_scheduled_through: Option<Timestamp>,
-    /// Leases that are over, and those that last for longer than any that is given now can, since the database's clock was set
-    /// back. None, usually.
+    /// Expired leases, and leases that outlast any lease granted now because the database's clock
+    /// was set back. Usually empty.
     pub doubtful_leases: Vec<ObservedLease>,
-    /// Coordinators that are alive and not about to leave.
+    /// Number of live coordinators that are not draining.
     pub live_coordinators: usize,
-    /// How many shards there are.
+    /// Number of shards.
     pub shard_count: usize,
 }
 
-/// A lease as somebody holds it, or held it.
+/// A lease as another coordinator holds or held it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ObservedLease {
-    /// Which.
+    /// The shard.
     pub shard: Shard,
-    /// Under which epoch.
+    /// Epoch of the lease.
     pub epoch: Epoch,
-    /// Until when, by the database's clock as it was then. Another one after each renewal.
+    /// Expiry by the database's clock at the last renewal; changes with every renewal.
     pub expires_at: Timestamp,
 }
 
-/// Which leases are free to take. Those that were released always are.
+/// Criteria for leases to acquire. Released leases always qualify.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AcquireCriteria {
-    /// How many to take at most.
+    /// Maximum number of leases to acquire.
     pub max_leases: usize,
-    /// The time by the taker's own clock, up to which the shards had no scheduler; without it the database's.
+    /// The caller's clock, the end of the time without a scheduler; the database's clock if absent.
     pub now: Option<Timestamp>,
-    /// Leases are free that have expired by the database's clock and by this one, whichever is earlier; without it none is.
+    /// Leases qualify if expired both by the database's clock and by this time; expired leases do
+    /// not qualify if absent.
     pub expired_by: Option<Timestamp>,
-    /// Those are free, too, of which the taker knows that nobody has renewed them for a lease time.
+    /// Leases qualify if the caller has observed no renewal for a lease time.
     pub unrenewed: Vec<ObservedLease>,
 }
 
 impl AcquireCriteria {
-    /// Up to `most` that have expired by the database's clock alone.
+    /// Up to `max_leases` leases that have expired by the database's clock alone.
     pub fn expired_only(max_leases: usize) -> Self {
         Self { max_leases, now: None, expired_by: Some(Timestamp::MAX), unrenewed: vec![] }
     }
 }
 
-/// One line of the listing.
+/// A row of the lease list.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct LeaseRow {
     /// The shard.
     pub shard: i16,
-    /// Who holds it, if anybody does.
+    /// The current holder, if any.
     pub holder: Option<String>,
-    /// How often it has been taken.
+    /// Number of acquisitions.
     pub epoch: i64,
-    /// Seconds until it expires; absent when nobody holds it.
+    /// Seconds until expiry; absent without a holder.
     pub expires_in_seconds: Option<f64>,
-    /// How far behind now the published ticks are, in seconds.
+    /// Lag of the published ticks behind the current time, in seconds.
     pub scheduled_behind_seconds: f64,
-    /// Schedules in force in it.
+    /// Number of schedules in force.
     pub schedules: i64,
 }
 
-/// What a lease may last beyond the lease time before it is [`Roll::doubtful`]: readings are not exact.
+/// Tolerance above the lease time before a lease is reported in [`ClusterView::doubtful_leases`]:
+/// clock readings are not exact.
 const EXPIRY_TOLERANCE: Duration = Duration::from_secs(5);
 
 type HeartbeatRow = (
@@ -111,11 +116,11 @@ type HeartbeatRow = (
     Option<Vec<DbTimestamp>>,
 );
 
-/// Says that coordinator `id` is there, and whether it is about to leave. Who has not said so for `alive`, which is the lease
-/// time, is not counted.
+/// Records the heartbeat of coordinator `id` and whether it is draining. Coordinators without a
+/// heartbeat within `alive`, the lease time, are not counted.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn record_heartbeat(
     store: &Store,
     id: &str,
@@ -125,9 +130,11 @@ pub async fn record_heartbeat(
     let (now, live, shards, newest_mark, far_shards, far_epochs, far): HeartbeatRow = store
         .with_timeout(
             LEASE_STATEMENT_TIMEOUT,
-            "announce this coordinator",
+            "record the heartbeat",
             sqlx::query_as(
-                // A coordinator that was seen in the future was seen before the clock was set back.
+                // The caller is counted separately, because the statement does not see its own
+                // insert.
+                // A heartbeat in the future dates from before the clock was set back.
                 "WITH me AS (
                      INSERT INTO picket.coordinators AS c (id, version, draining) VALUES ($1, $2, $3)
                      ON CONFLICT (id) DO UPDATE SET seen_at = now(), draining = excluded.draining
@@ -166,22 +173,26 @@ pub async fn record_heartbeat(
     })
 }
 
-/// Takes shards that nobody holds, and writes down since when they had no scheduler. Never waits for another.
+/// Acquires unowned shards, and records the time since each shard was last scheduled as a gap.
+/// Skips locked rows, so that the call never waits for another coordinator.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn acquire_leases(
     store: &Store,
     id: &str,
     free: &AcquireCriteria,
     lease: Duration,
 ) -> Result<Vec<Lease>, Error> {
-    let AcquireCriteria { max_leases: most, now, expired_by, unrenewed } = free;
+    let AcquireCriteria { max_leases, now, expired_by, unrenewed } = free;
     let rows: Vec<(i16, i64, DbTimestamp)> = store
         .with_timeout(
             LEASE_STATEMENT_TIMEOUT,
-            "take leases",
+            "acquire leases",
             sqlx::query_as(
+                // A locked row is being changed by another coordinator, so it is skipped. An
+                // unrenewed lease must match exactly: a renewal since its observation changed
+                // `expires_at`.
                 "WITH taken AS (
                      UPDATE picket.leases AS lease
                      SET holder = $1, epoch = epoch + 1, expires_at = clock_timestamp() + $3 * interval '1 millisecond'
@@ -203,7 +214,7 @@ pub async fn acquire_leases(
                  SELECT shard, epoch, scheduled_through FROM taken",
             )
             .bind(id)
-            .bind(i64::try_from(*most).unwrap_or(i64::MAX))
+            .bind(i64::try_from(*max_leases).unwrap_or(i64::MAX))
             .bind(to_millis(lease))
             .bind(expired_by.map(DbTimestamp))
             .bind(now.map(DbTimestamp))
@@ -223,12 +234,16 @@ pub async fn acquire_leases(
         .collect())
 }
 
-/// Renews all of `held` at once and writes down how far they are. A shard that is missing from the answer
-/// is another's now, or has expired: its holder must stop. It has expired if it has by the database's clock and by `now`, the
-/// holder's own: where they differ by much the database's has jumped, and as long as nobody has taken it, it is the holder's.
+/// Renews all leases of `held` in one statement and records their progress; returns the renewed
+/// shards. A shard missing from the result has expired or belongs to another coordinator, and the
+/// caller must stop scheduling it.
+///
+/// A lease expires only when both the database's clock and `now`, the caller's clock, have passed
+/// its expiry. If the two clocks differ widely, the database's clock has jumped, and the lease
+/// stays with its holder until another coordinator acquires it.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn renew_leases(
     store: &Store,
     id: &str,
@@ -237,12 +252,12 @@ pub async fn renew_leases(
     lease: Duration,
 ) -> Result<Vec<Shard>, Error> {
     let (shards, epochs, through) = to_columns(held);
-    let kept: Vec<i16> = store
+    let renewed: Vec<i16> = store
         .with_timeout(
             LEASE_STATEMENT_TIMEOUT,
             "renew leases",
             sqlx::query_scalar(
-                // In order, as everybody locks these rows, or two would wait for each other.
+                // Ordered, as in all statements that lock these rows, to avoid deadlocks.
                 "WITH mine AS (
                      SELECT lease.shard, held.through
                      FROM unnest($2::smallint[], $3::bigint[], $4::timestamptz[]) AS held (shard, epoch, through)
@@ -265,13 +280,13 @@ pub async fn renew_leases(
             .fetch_all(&store.pool),
         )
         .await?;
-    Ok(kept.into_iter().map(to_shard).collect())
+    Ok(renewed.into_iter().map(to_shard).collect())
 }
 
-/// Gives `held` back, so that others can take them at once, and wakes those others.
+/// Releases the leases of `held` for immediate acquisition, and notifies the other coordinators.
 ///
 /// # Errors
-/// When the database cannot be reached in time; the leases then expire.
+/// If the database cannot be reached in time; the leases then expire.
 pub async fn release_leases(store: &Store, id: &str, held: &[ShardProgress]) -> Result<(), Error> {
     let (shards, epochs, through) = to_columns(held);
     store
@@ -279,6 +294,8 @@ pub async fn release_leases(store: &Store, id: &str, held: &[ShardProgress]) -> 
             LEASE_STATEMENT_TIMEOUT,
             "release leases",
             sqlx::query(
+                // Holder and epoch must match: another coordinator may have acquired the lease
+                // since.
                 "WITH mine AS (
                      SELECT lease.shard, held.through
                      FROM unnest($2::smallint[], $3::bigint[], $4::timestamptz[]) AS held (shard, epoch, through)
@@ -304,10 +321,10 @@ pub async fn release_leases(store: &Store, id: &str, held: &[ShardProgress]) -> 
     Ok(())
 }
 
-/// All shards, who holds them, and what is in them.
+/// Lists all shards with their holders and schedule counts.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn list_leases(store: &Store) -> Result<Vec<LeaseRow>, Error> {
     store
         .with_timeout(
@@ -339,7 +356,7 @@ pub(crate) fn to_millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Shards are 0 to 1023 by the schema, so neither way loses anything.
+/// Shards are 0 to 1023 by the schema, so neither conversion loses anything.
 pub(crate) fn from_shard(shard: Shard) -> i16 {
     i16::try_from(shard.0).unwrap_or(i16::MAX)
 }

@@ -1,5 +1,5 @@
-//! The ledger: what became of every tick. It is closed by the holders of the shards, a piece at a time, and can be read
-//! for any span that is over.
+//! Ledger: the account of all ticks. Closed interval by interval by the holders of the shards; any
+//! past span can be read.
 
 use std::time::Duration;
 
@@ -11,66 +11,70 @@ use crate::{
     leases::{from_shard, to_millis},
 };
 
-/// What closing a piece came to.
+/// Summary of a closed interval.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CloseSummary {
-    /// How long ago the ticks were due up to which all are accounted for, in the shard that could be moved and is furthest
-    /// behind; absent when none is held.
+    /// Time since the due time of the newest accounted tick, in the shard furthest behind among
+    /// those that could advance; absent if no shard is held.
     pub lag: Option<Duration>,
-    /// Rows written, by cause.
+    /// Number of `missed` rows written, by cause.
     pub missed_by_cause: Vec<(String, u64)>,
 }
 
 /// A span in which ticks of a shard may not have been published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// Whose.
+    /// The shard.
     pub shard: Shard,
-    /// Ticks after this.
+    /// Exclusive start.
     pub from: Timestamp,
-    /// Up to this.
+    /// Inclusive end.
     pub to: Timestamp,
 }
 
-/// A row of `report.ledger`, or a sum of such rows.
+/// A row of `report.ledger`, or a sum of rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, sqlx::FromRow)]
 pub struct LedgerRow {
     /// The site; absent in a sum over sites.
     pub site_id: Option<i64>,
-    /// Where.
+    /// Name of the region.
     pub region: String,
-    /// Ticks that should have been.
+    /// Number of ticks due.
     pub expected: i64,
-    /// Rows by outcome.
+    /// Number of `up` rows.
     pub up: i64,
-    /// Rows by outcome.
+    /// Number of `down` rows.
     pub down: i64,
-    /// Rows by outcome.
+    /// Number of `missed` rows.
     pub missed: i64,
-    /// Ticks without a row that lie in a gap.
+    /// Number of ticks without a row inside a gap.
     pub gap: i64,
-    /// Ticks without a row.
+    /// Number of ticks without a row.
     pub unaccounted: i64,
 }
 
-/// A piece is to take far less than this.
+/// Deadline of a ledger statement; closing an interval takes far less.
 const LEDGER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Closes the ledger of `held`, from where each shard stands: up to `grace` ago, and by at most `piece` for those that
-/// are furthest behind. Results stored by the bus before `late_since` are all in the database; without it all are.
-/// `None` when not all of `held` are held by `who` any more; then nothing was changed.
+/// Closes the ledger of the shards in `held`, each from its own position: up to `grace` ago, by at
+/// most `interval` for the shards furthest behind.
+///
+/// Results stored by the bus before `late_since` are all in the database; if absent, all results
+/// are.
+///
+/// Returns `None` without any change if `holder` has lost any of the leases.
 ///
 /// # Errors
-/// When the database cannot be reached in time; trying again is safe.
+/// If the database cannot be reached in time; safe to retry.
 pub async fn close_interval(
     store: &Store,
-    who: &str,
+    holder: &str,
     held: &[(Shard, Epoch)],
     grace: Duration,
-    piece: Duration,
+    interval: Duration,
     late_since: Option<Timestamp>,
 ) -> Result<Option<CloseSummary>, Error> {
-    /// What `picket.close_ledger` says of a shard that was lost.
+    /// SQLSTATE raised by `picket.close_ledger` for a lost shard.
     const FENCED: &str = "55000";
 
     type Answer = (Option<i64>, Option<Vec<String>>, Option<Vec<i64>>);
@@ -82,16 +86,17 @@ pub async fn close_interval(
                 "SELECT picket.micros(clock_timestamp()) - picket.micros(accounted_through), causes, ticks FROM picket.close_ledger(
                      $1, $2, $3, $4 * interval '1 millisecond', $5 * interval '1 millisecond', $6)",
             )
-            .bind(who)
+            .bind(holder)
             .bind(held.iter().map(|(shard, _)| from_shard(*shard)).collect::<Vec<_>>())
             .bind(held.iter().map(|(_, epoch)| epoch.0).collect::<Vec<_>>())
             .bind(to_millis(grace))
-            .bind(to_millis(piece))
+            .bind(to_millis(interval))
             .bind(late_since.map(DbTimestamp))
             .fetch_one(&store.pool),
         )
         .await;
     let (behind_us, causes, ticks) = match closing {
+        // A lost lease is an expected result and no error.
         Err(Error::Database { source: sqlx::Error::Database(why), .. })
             if why.code().as_deref() == Some(FENCED) =>
         {
@@ -106,15 +111,16 @@ pub async fn close_interval(
     }))
 }
 
-/// Writes down spans in which ticks may not have been published, of shards that had any.
+/// Records spans in which ticks may not have been published. Spans of shards without schedules are
+/// skipped.
 ///
 /// # Errors
-/// When the database cannot be reached in time; trying again is safe.
+/// If the database cannot be reached in time; safe to retry.
 pub async fn record_gaps(store: &Store, gaps: &[Gap]) -> Result<(), Error> {
     store
         .with_timeout(
             LEDGER_TIMEOUT,
-            "write gaps down",
+            "record gaps",
             sqlx::query(
                 "INSERT INTO picket.gaps (shard, gap_from, gap_to)
                  SELECT shard, gap_from, max(gap_to)
@@ -132,15 +138,16 @@ pub async fn record_gaps(store: &Store, gaps: &[Gap]) -> Result<(), Error> {
     Ok(())
 }
 
-/// The database's clock, and the moment up to which the ledger of every shard that has schedules is closed.
+/// Returns the database's clock, and the time through which the ledgers of all shards with
+/// schedules are closed.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn read_accounted_through(store: &Store) -> Result<(Timestamp, Option<Timestamp>), Error> {
     let (now, through): (DbTimestamp, Option<DbTimestamp>) = store
         .with_timeout(
             LEDGER_TIMEOUT,
-            "read how far the ledger is closed",
+            "read the progress of the ledger",
             sqlx::query_as(
                 "SELECT now(), (SELECT min(accounted_through) FROM picket.leases AS lease
                                 WHERE EXISTS (SELECT FROM picket.schedules AS schedule
@@ -152,10 +159,10 @@ pub async fn read_accounted_through(store: &Store) -> Result<(Timestamp, Option<
     Ok((now.into(), through.map(Timestamp::from)))
 }
 
-/// The ledger of a span, summed up by region.
+/// Reads the ledger of a span, summed by region.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn list_by_region(store: &Store, from: Timestamp, to: Timestamp) -> Result<Vec<LedgerRow>, Error> {
     fetch_ledger(
         store,
@@ -169,10 +176,10 @@ pub async fn list_by_region(store: &Store, from: Timestamp, to: Timestamp) -> Re
     .await
 }
 
-/// The ledger of a span, by site and region.
+/// Reads the ledger of a span by site and region.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn list_by_site(store: &Store, from: Timestamp, to: Timestamp) -> Result<Vec<LedgerRow>, Error> {
     fetch_ledger(
         store,
@@ -199,10 +206,10 @@ async fn fetch_ledger(
         .await
 }
 
-/// How many ticks of a span were missed, by region and cause, the most frequent first.
+/// Counts the missed ticks of a span by region and cause, the most frequent cause first.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn count_missed_by_cause(
     store: &Store,
     from: Timestamp,
@@ -211,7 +218,7 @@ pub async fn count_missed_by_cause(
     store
         .with_timeout(
             LEDGER_TIMEOUT,
-            "read why ticks were missed",
+            "count missed ticks by cause",
             sqlx::query_as(
                 "SELECT region.name, cause::text, count(*) AS ticks
                  FROM picket.tick_results AS result JOIN picket.regions AS region ON region.id = result.region_id

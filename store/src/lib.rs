@@ -1,7 +1,8 @@
-//! What Picket keeps, in Postgres. The only crate that knows SQL.
+//! Postgres storage of Picket. The only crate with SQL.
 //!
-//! A function takes a [`Store`], and opens the transaction itself wherever atomicity is its promise. Every
-//! statement has a deadline, here and on the server, since nothing below notices a server that went away.
+//! Every function takes a [`Store`] and opens a transaction itself if it promises atomicity. Every
+//! statement has a deadline in the client and on the server, because the driver does not detect a
+//! server that has disappeared.
 #![warn(missing_docs)]
 
 pub mod change_feed;

@@ -1,4 +1,4 @@
-//! Windows of maintenance: checks go on and are kept, incidents do not open.
+//! Maintenance windows. Checks continue and are recorded, but open no incidents.
 
 use std::time::Duration;
 
@@ -9,38 +9,39 @@ use crate::{DbTimestamp, Error, Store};
 
 const MAINTENANCE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What is in maintenance.
+/// Target of a maintenance window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MaintenanceTarget {
-    /// One site.
+    /// A single site.
     Site(SiteId),
-    /// All sites that carry a tag.
+    /// All sites with a tag.
     Tag(String),
 }
 
-/// A window as it is listed.
+/// A row of the window list.
 #[derive(Clone, Debug, Serialize)]
 pub struct MaintenanceWindow {
-    /// Its number.
+    /// Id of the window.
     pub id: i64,
-    /// The site, if it is of one.
+    /// The site, for a window of one site.
     pub site_id: Option<i64>,
-    /// The site's name or URL; absent when there is no such site any more.
+    /// Name or URL of the site; absent if the site is unknown.
     pub site: Option<String>,
-    /// The tag, if it is of all that carry it.
+    /// The tag, for a window of all sites with a tag.
     pub tag: Option<String>,
-    /// Its beginning.
+    /// Start of the window.
     pub from: Timestamp,
-    /// The first moment after it; absent where it lasts until further notice.
+    /// Exclusive end; absent for an open-ended window.
     pub to: Option<Timestamp>,
     /// `planned`, `now` or `over`.
     pub state: String,
 }
 
-/// Adds a window, which without `to` lasts until further notice; returns its number.
+/// Adds a window, open-ended without `to`; returns its id.
 ///
 /// # Errors
-/// When it ends before it begins, there is no such site, or the database cannot be reached in time.
+/// If the window ends before it begins, there is no such site, or the database cannot be reached in
+/// time.
 pub async fn add_window(
     store: &Store,
     scope: &MaintenanceTarget,
@@ -57,7 +58,7 @@ pub async fn add_window(
     let added: Option<i64> = store
         .with_timeout(
             MAINTENANCE_TIMEOUT,
-            "add a window of maintenance",
+            "add the maintenance window",
             sqlx::query_scalar(
                 "INSERT INTO picket.maintenance (site_id, tag, window_from, window_to)
                  SELECT $1, $2, $3, coalesce($4, 'infinity') WHERE $1::bigint IS NULL OR EXISTS (SELECT FROM picket.sites WHERE id = $1)
@@ -70,20 +71,21 @@ pub async fn add_window(
             .fetch_optional(&store.pool),
         )
         .await?;
+    // No row was inserted because the site does not exist.
     added.ok_or_else(|| Error::SiteNotFound(SiteId(site.unwrap_or_default())))
 }
 
 type WindowRow = (i64, Option<i64>, Option<String>, Option<String>, DbTimestamp, DbTimestamp, String);
 
-/// The windows, the newest first: those that are over too if `all`.
+/// Lists the windows, the newest first; `all` includes past windows.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn list_windows(store: &Store, all: bool) -> Result<Vec<MaintenanceWindow>, Error> {
     let rows: Vec<WindowRow> = store
         .with_timeout(
             MAINTENANCE_TIMEOUT,
-            "list windows of maintenance",
+            "list maintenance windows",
             sqlx::query_as(
                 "SELECT maintenance.id, maintenance.site_id, site.site, maintenance.tag, window_from, window_to,
                         CASE WHEN window_to <= now() THEN 'over' WHEN window_from <= now() THEN 'now' ELSE 'planned' END
@@ -102,22 +104,22 @@ pub async fn list_windows(store: &Store, all: bool) -> Result<Vec<MaintenanceWin
         site,
         tag,
         from: from.into(),
-        // Infinity, or a year beyond our calendar.
+        // Infinity, or a year outside the range of `Timestamp`.
         to: Some(Timestamp::from(to)).filter(|to| *to < Timestamp::MAX),
         state,
     };
     Ok(rows.into_iter().map(window).collect())
 }
 
-/// Removes a window. Says whether there was one.
+/// Removes a window. Returns false if there is no such window.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn remove_window(store: &Store, id: i64) -> Result<bool, Error> {
     let done = store
         .with_timeout(
             MAINTENANCE_TIMEOUT,
-            "remove a window of maintenance",
+            "remove the maintenance window",
             sqlx::query("DELETE FROM picket.maintenance WHERE id = $1").bind(id).execute(&store.pool),
         )
         .await?;

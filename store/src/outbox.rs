@@ -1,4 +1,4 @@
-//! The outbox: events that were written in the transaction that made them so, and are to be published.
+//! Transactional outbox: events committed together with their cause, waiting to be published.
 
 use std::time::Duration;
 
@@ -7,40 +7,41 @@ use sqlx::{Postgres, Transaction};
 use crate::{Error, Store};
 
 const OUTBOX_TIMEOUT: Duration = Duration::from_secs(10);
-/// How many are taken at once.
+/// Maximum number of events locked at once.
 const MAX_EVENTS: i64 = 100;
-/// The lock under which events are published: in order, by one sink at a time.
+/// Acquires the publishing lock, so that one sink at a time publishes events in order.
 const LOCK_OUTBOX_SQL: &str = "SELECT picket.lock_outbox()";
 
-/// An event that is to be published.
+/// An unpublished event.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct OutboxEvent {
     id: i64,
-    /// The same however often it is published.
+    /// Stable across repeated publishing.
     pub event_id: String,
-    /// Where to.
+    /// Target subject.
     pub subject: String,
-    /// What, as JSON; absent where it is longer than [`MAX_PAYLOAD`].
+    /// Payload as JSON; absent if larger than [`MAX_EVENT_BYTES`].
     pub payload: Option<String>,
 }
 
-/// The longest payload that is read, in bytes; no event of ours comes near it.
+/// Maximum size of a payload in bytes; larger than any event of Picket.
 pub const MAX_EVENT_BYTES: usize = 256 << 10;
 
-/// The oldest events, held for whoever publishes them; given back when dropped.
+/// The oldest events, locked for their publisher. Dropping the value releases them unchanged.
 pub struct LockedEvents {
     transaction: Transaction<'static, Postgres>,
-    /// In the order in which they happened.
+    /// In order of creation.
     pub events: Vec<OutboxEvent>,
 }
 
-/// The oldest events; nothing where there is none, or another publishes just now.
+/// Locks the oldest events; returns `None` if there are none, or another sink is publishing.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn lock_next_events(store: &Store) -> Result<Option<LockedEvents>, Error> {
     store
         .with_timeout(OUTBOX_TIMEOUT, "read the outbox", async {
+            // Checked outside a transaction, so that polling an empty outbox costs one statement.
             let any: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM picket.outbox)")
                 .fetch_one(&store.pool)
                 .await?;
@@ -54,7 +55,8 @@ pub async fn lock_next_events(store: &Store) -> Result<Option<LockedEvents>, Err
                 return Ok(None);
             }
             let events: Vec<OutboxEvent> = sqlx::query_as(
-                // The size of the value first: its text may be longer than a statement may answer.
+                // The stored size is checked first: the text may exceed the maximum length of a
+                // response.
                 "SELECT id, left(event_id, 1000) AS event_id, left(subject, 1000) AS subject,
                         CASE WHEN pg_column_size(payload) <= $2 AND octet_length(payload::text) <= $2
                              THEN payload::text END AS payload
@@ -69,20 +71,20 @@ pub async fn lock_next_events(store: &Store) -> Result<Option<LockedEvents>, Err
         .await
 }
 
-/// What became of the events that were taken; the others come again.
+/// Results of publishing locked events. Events in neither list are published again.
 #[derive(Clone, Debug, Default)]
 pub struct SettledEvents {
-    /// Those that the stream has acknowledged, by their places.
+    /// Indexes of the events acknowledged by the stream.
     pub published: Vec<usize>,
-    /// Those that can never be published, by their places, and why.
+    /// Indexes and reasons of the events that can never be published.
     pub dead_letters: Vec<(usize, String)>,
 }
 
 impl LockedEvents {
-    /// Deletes the events that were published, and moves those that can never be to the dead letters.
+    /// Deletes published events, and moves unpublishable events to the dead letters.
     ///
     /// # Errors
-    /// When the database cannot be reached in time: then all of them come again.
+    /// If the database cannot be reached in time; all events are then published again.
     pub async fn settle_events(mut self, store: &Store, done: &SettledEvents) -> Result<(), Error> {
         let id = |place: &usize| self.events.get(*place).map(|event| event.id);
         let published: Vec<i64> = done.published.iter().filter_map(id).collect();
@@ -92,12 +94,13 @@ impl LockedEvents {
             .filter_map(|(place, reason)| Some((id(place)?, reason.as_str())))
             .unzip();
         store
-            .with_timeout(OUTBOX_TIMEOUT, "empty the outbox", async {
+            .with_timeout(OUTBOX_TIMEOUT, "settle events of the outbox", async {
                 sqlx::query("DELETE FROM picket.outbox WHERE id = ANY ($1)")
                     .bind(published)
                     .execute(&mut *self.transaction)
                     .await?;
                 if !parked.is_empty() {
+                    // A huge payload is not converted to text; only its size is stored.
                     sqlx::query(
                         "WITH parked AS (
                              SELECT id, reason FROM unnest($1::bigint[], $2::text[]) AS parked (id, reason)
@@ -123,15 +126,15 @@ impl LockedEvents {
     }
 }
 
-/// How many events wait, and for how long the oldest has, in seconds.
+/// Returns the number of waiting events, and the age of the oldest in seconds.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn measure_depth(store: &Store) -> Result<(i64, f64), Error> {
     store
         .with_timeout(
             OUTBOX_TIMEOUT,
-            "count the outbox",
+            "measure the outbox",
             sqlx::query_as(
                 "SELECT count(*), coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::float8
                  FROM picket.outbox",

@@ -1,4 +1,4 @@
-//! The daily partitions of results: made ahead of need.
+//! Daily partitions of results, created ahead of need.
 
 use std::time::Duration;
 
@@ -6,14 +6,17 @@ use picket_proto::Timestamp;
 
 use crate::{DbTimestamp, Error, Store, housekeeping::Retention};
 
-/// Makes the partitions that are missing from some days back (never more than are kept) to a week ahead; says how many that
-/// were. Safe to call from several coordinators at once. Where the database's clock is not near `now`, which is the caller's,
-/// none are made: they would be days that nobody needs.
+/// Creates missing partitions from at most 3 days back (limited by the retention) to a week ahead;
+/// returns the number created. Safe to call from several coordinators at once.
+///
+/// `now` is the caller's clock. If the database's clock differs from it, no partition is created,
+/// since its days would be wrong.
 ///
 /// # Errors
-/// When the database cannot be reached in time, a lock was not to be had, or its clock is not near `now`; trying again is safe.
+/// If the database cannot be reached in time, a lock is not available, or the database's clock is
+/// not near `now`; safe to retry.
 pub async fn ensure_partitions(store: &Store, now: Timestamp, retention: Retention) -> Result<i32, Error> {
-    const DOING: &str = "make partitions";
+    const DOING: &str = "create partitions";
     let making = async {
         let mut transaction = store.pool.begin().await?;
         let database: DbTimestamp = sqlx::query_scalar("SELECT now()").fetch_one(&mut *transaction).await?;
@@ -30,11 +33,12 @@ pub async fn ensure_partitions(store: &Store, now: Timestamp, retention: Retenti
     store.with_timeout(Duration::from_secs(30), DOING, making).await?
 }
 
-/// Makes the partitions that the results of `moments` need, where these are days that are kept or about to begin; says of
-/// how many days there are partitions then. What is farther away is nobody's tick, and gets none.
+/// Creates the partitions for results at `moments`, if their days are within the retention or about
+/// to begin; returns the number of days with a partition. Days outside of that range contain no
+/// ticks and get none.
 ///
 /// # Errors
-/// When the database cannot be reached in time, or a lock was not to be had; trying again is safe.
+/// If the database cannot be reached in time, or a lock is not available; safe to retry.
 pub(crate) async fn ensure_partitions_for(store: &Store, moments: Vec<DbTimestamp>) -> Result<i64, Error> {
     let making = sqlx::query_scalar(
         "SELECT count(*) FILTER (WHERE picket.ensure_partition(day))
@@ -42,10 +46,6 @@ pub(crate) async fn ensure_partitions_for(store: &Store, moments: Vec<DbTimestam
     )
     .bind(moments);
     store
-        .with_timeout(
-            Duration::from_secs(10),
-            "make a partition that is missing",
-            making.fetch_one(&store.pool),
-        )
+        .with_timeout(Duration::from_secs(10), "create a missing partition", making.fetch_one(&store.pool))
         .await
 }

@@ -1,4 +1,4 @@
-//! Regions: where probers run.
+//! Regions, the locations of probers.
 
 use std::time::Duration;
 
@@ -8,21 +8,21 @@ use crate::{Error, Store};
 
 const REGIONS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A region as it is listed.
+/// A row of the region list.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct RegionRow {
-    /// The number that rows carry.
+    /// Id of the region, as stored in other tables.
     pub id: i16,
-    /// Its name.
+    /// Name of the region.
     pub name: String,
-    /// Schedules in force in it.
+    /// Number of schedules in force.
     pub schedules: i64,
 }
 
-/// The regions in use, by name.
+/// Lists the active regions by name.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn list_regions(store: &Store) -> Result<Vec<RegionRow>, Error> {
     store
         .with_timeout(
@@ -38,10 +38,10 @@ pub async fn list_regions(store: &Store) -> Result<Vec<RegionRow>, Error> {
         .await
 }
 
-/// The numbers and names of all regions, those that were removed too, since old rows name them.
+/// Lists ids and names of all regions. Includes removed regions, because old rows refer to them.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn list_region_ids(store: &Store) -> Result<Vec<(i16, RegionName)>, Error> {
     let rows: Vec<(i16, String)> = store
         .with_timeout(
@@ -50,14 +50,14 @@ pub async fn list_region_ids(store: &Store) -> Result<Vec<(i16, RegionName)>, Er
             sqlx::query_as("SELECT id, name FROM picket.regions").fetch_all(&store.pool),
         )
         .await?;
-    // The schema lets no other names in.
+    // The schema admits only valid names.
     Ok(rows.into_iter().filter_map(|(id, name)| Some((id, name.parse().ok()?))).collect())
 }
 
-/// The regions in use.
+/// Lists the names of the active regions.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn list_active_regions(store: &Store) -> Result<Vec<RegionName>, Error> {
     let names: Vec<String> = store
         .with_timeout(
@@ -67,14 +67,14 @@ pub async fn list_active_regions(store: &Store) -> Result<Vec<RegionName>, Error
                 .fetch_all(&store.pool),
         )
         .await?;
-    // The schema lets no other names in.
+    // The schema admits only valid names.
     Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())
 }
 
-/// Adds a region, or takes a removed one back into use. Says whether there was something to do.
+/// Adds a region, or reactivates a removed one. Returns false if the region is already active.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn add_region(store: &Store, region: &RegionName) -> Result<bool, Error> {
     let changed = store
         .with_timeout(
@@ -91,10 +91,10 @@ pub async fn add_region(store: &Store, region: &RegionName) -> Result<bool, Erro
     Ok(changed.rows_affected() > 0)
 }
 
-/// Takes a region out of use; its schedules end now, its rows stay.
+/// Removes a region. Its schedules end immediately; its rows remain.
 ///
 /// # Errors
-/// When there is no such region, or the database cannot be reached in time.
+/// If there is no such region, or the database cannot be reached in time.
 pub async fn remove_region(store: &Store, region: &RegionName) -> Result<(), Error> {
     let changed = store
         .with_timeout(
@@ -113,32 +113,34 @@ pub async fn remove_region(store: &Store, region: &RegionName) -> Result<(), Err
     }
 }
 
-/// Compares the schedules of sites and regions once more that were written in transactions which did not see each other;
-/// returns how many sites that were.
+/// Reconciles the schedules of sites and regions written by concurrent transactions that did not
+/// see each other; returns the number of sites.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn reconcile_pending(store: &Store) -> Result<i64, Error> {
     let reconciling = sqlx::query_scalar("SELECT picket.reconcile_pending()").fetch_one(&store.pool);
-    store.with_timeout(REGIONS_TIMEOUT, "compare schedules once more", reconciling).await
+    store.with_timeout(REGIONS_TIMEOUT, "reconcile schedules", reconciling).await
 }
 
-/// Writes down which regions nobody works in, and since how long: of those in `silent` that it is so, of those in
-/// `heard` that it is not. What changes by that is told as an event. Returns how many changed each way.
+/// Records which regions have no active probers: `silent` lists inactive regions with the time
+/// since their last activity, `active` lists active ones. Each change creates an event. Returns the
+/// numbers of regions that became silent and active.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn record_silence(
     store: &Store,
     silent: &[(RegionName, Duration)],
-    heard: &[RegionName],
+    active: &[RegionName],
 ) -> Result<(u64, u64), Error> {
     let (names, since): (Vec<&str>, Vec<f64>) =
         silent.iter().map(|(region, since)| (region.as_str(), since.as_secs_f64())).unzip();
-    let heard: Vec<&str> = heard.iter().map(RegionName::as_str).collect();
+    let active: Vec<&str> = active.iter().map(RegionName::as_str).collect();
     store
-        .with_timeout(REGIONS_TIMEOUT, "note silent regions", async {
+        .with_timeout(REGIONS_TIMEOUT, "record silent regions", async {
             let mut transaction = store.pool.begin().await?;
+            // A region already recorded keeps its `since` and creates no second event.
             let now_silent = sqlx::query(
                 "INSERT INTO picket.silent_regions (region_id, since)
                  SELECT region.id, clock_timestamp() - silent.seconds * interval '1 second'
@@ -156,7 +158,7 @@ pub async fn record_silence(
                 "DELETE FROM picket.silent_regions AS silent USING picket.regions AS region
                  WHERE region.id = silent.region_id AND region.name = ANY ($1)",
             )
-            .bind(heard)
+            .bind(active)
             .execute(&mut *transaction)
             .await?;
             transaction.commit().await?;

@@ -1,4 +1,5 @@
-//! Reports over spans of days, as `picket report` shows them: from the rollups, and from rows where these are newer.
+//! Reports over spans of days for `picket report`, read from the rollups and, for newer times, from
+//! result rows.
 
 use std::time::Duration;
 
@@ -12,106 +13,106 @@ use sqlx::{
 
 use crate::{DbTimestamp, Error, Store, leases::to_millis};
 
-/// A report may read much; it is not worth more than this.
+/// Deadline of a report query; reports may read many rows.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a report is about.
+/// Filter of a report.
 #[derive(Clone, Debug, Default)]
 pub struct ReportFilter {
-    /// From the day of UTC in which this long ago lies.
+    /// Age of the start; the report begins with the UTC day that contains it.
     pub since: Duration,
     /// Only sites with this tag.
     pub tag: Option<String>,
-    /// Only what was seen from here.
+    /// Only results of this region.
     pub region: Option<RegionName>,
 }
 
-/// A value of each day, the last being today; absent where nothing is known.
+/// Values by day, the last for today; absent for days without data.
 pub type DailyValues = Vec<Option<f64>>;
 
-/// How much of the time a site was up.
+/// Uptime of a site.
 #[derive(Clone, Debug, Serialize, FromRow)]
 pub struct UptimeRow {
-    /// Its number.
+    /// Id of the site.
     pub site_id: i64,
-    /// Its name, or its URL.
+    /// Name of the site, or its URL.
     pub site: String,
-    /// Checks that were due.
+    /// Number of checks due.
     pub checks: i64,
-    /// Checks by outcome.
+    /// Number of `up` checks.
     pub up: i64,
-    /// Checks by outcome.
+    /// Number of `down` checks.
     pub down: i64,
-    /// Checks by outcome.
+    /// Number of `missed` checks.
     pub missed: i64,
-    /// up of (up + down).
+    /// Percentage: up of (up + down).
     pub uptime_pct: Option<f64>,
-    /// The same, without maintenance windows.
+    /// Percentage as above, excluding maintenance windows.
     pub uptime_pct_excl_maintenance: Option<f64>,
-    /// (up + down) of checks.
+    /// Percentage: (up + down) of checks.
     pub coverage_pct: Option<f64>,
     /// `uptime_pct` by day.
     pub days: DailyValues,
 }
 
-/// How long a site took to answer.
+/// Response times of a site.
 #[derive(Clone, Debug, Serialize, FromRow)]
 pub struct LatencyRow {
-    /// Its number.
+    /// Id of the site.
     pub site_id: i64,
-    /// Its name, or its URL.
+    /// Name of the site, or its URL.
     pub site: String,
-    /// Checks that were up.
+    /// Number of `up` checks.
     pub checks: i64,
-    /// Half of them took less.
+    /// Median duration.
     pub p50_ms: Option<f64>,
-    /// 95 % of them took less.
+    /// 95th percentile of the duration.
     pub p95_ms: Option<f64>,
-    /// 99 % of them took less.
+    /// 99th percentile of the duration.
     pub p99_ms: Option<f64>,
     /// `p95_ms` of the slowest region, by day.
     pub days: DailyValues,
 }
 
-/// From a site's going down to its coming back.
+/// An incident of a site.
 #[derive(Clone, Debug, Serialize, FromRow)]
 pub struct IncidentRow {
-    /// Its number.
+    /// Id of the incident.
     pub incident_id: i64,
-    /// The site's number.
+    /// Id of the site.
     pub site_id: i64,
-    /// The site's name, or its URL.
+    /// Name of the site, or its URL.
     pub site: String,
-    /// When it was opened.
+    /// Time of opening.
     pub opened_at: DbTimestamp,
-    /// When it was closed; absent while it is open.
+    /// Time of closing; absent while open.
     pub closed_at: Option<DbTimestamp>,
-    /// How long it was open, or has been up to now, in seconds.
+    /// Duration in seconds, up to now for an open incident.
     pub seconds: i64,
-    /// Why.
+    /// Cause of the incident.
     pub cause: Option<String>,
     /// The cause in words.
     pub message: Option<String>,
 }
 
-/// What was not up, and why.
+/// Number of checks without success, by region and cause.
 #[derive(Clone, Debug, Serialize, FromRow)]
 pub struct FailureRow {
-    /// Where.
+    /// Name of the region.
     pub region: String,
-    /// Why.
+    /// Cause of the failures.
     pub cause: String,
-    /// How many checks.
+    /// Number of checks.
     pub checks: i64,
-    /// Of how many sites.
+    /// Number of affected sites.
     pub sites: i64,
     /// `checks` by day.
     pub days: DailyValues,
 }
 
 impl ReportFilter {
-    /// Conditions on `relation`; $1 is the span, $2 the tag and $3 the region. Only what is asked for stands in the
-    /// statement, so that the rest does not hide an index from the planner.
+    /// Conditions on `relation`; $1 is the span, $2 the tag and $3 the region. Unused conditions
+    /// are omitted, so that they do not hide an index from the query planner.
     fn sql_conditions(&self, relation: &str) -> String {
         let mut sql = String::new();
         if self.tag.is_some() {
@@ -137,8 +138,8 @@ impl ReportFilter {
     }
 }
 
-/// The first day; and all days, beside the values that some have. ($2 and $3 are named where nothing else does, since a
-/// parameter that is nowhere has no type.)
+/// The first day, and all days to join with sparse values. (Mentions $2 and $3, because a parameter
+/// without any mention has no type.)
 const SPAN_CTE_SQL: &str = "span AS MATERIALIZED (
      SELECT picket.day_of(now() - $1::bigint * interval '1 millisecond') AS first, $2::text AS tag, $3::text AS region
  ),
@@ -146,10 +147,10 @@ const SPAN_CTE_SQL: &str = "span AS MATERIALIZED (
      SELECT day::date AS day FROM span, generate_series(span.first::timestamp, now() AT TIME ZONE 'UTC', interval '1 day') AS day
  )";
 
-/// How much of the time each site was up, the worst first.
+/// Reports the uptime of each site, the worst first.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn report_uptime(store: &Store, scope: &ReportFilter) -> Result<Vec<UptimeRow>, Error> {
     let sql = format!(
         "WITH {SPAN_CTE_SQL},
@@ -181,10 +182,10 @@ pub async fn report_uptime(store: &Store, scope: &ReportFilter) -> Result<Vec<Up
     scope.fetch_report(store, "report uptime", sql).await
 }
 
-/// How long each site took to answer, the slowest first.
+/// Reports the response times of each site, the slowest first.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn report_latency(store: &Store, scope: &ReportFilter) -> Result<Vec<LatencyRow>, Error> {
     let sql = format!(
         "WITH {SPAN_CTE_SQL},
@@ -211,10 +212,11 @@ pub async fn report_latency(store: &Store, scope: &ReportFilter) -> Result<Vec<L
     scope.fetch_report(store, "report latency", sql).await
 }
 
-/// Incidents that were open in the span, the newest first. Those of a region are those that it had a part in.
+/// Reports the incidents open within the span, the newest first. A filter by region selects
+/// incidents in which the region took part.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn report_incidents(store: &Store, scope: &ReportFilter) -> Result<Vec<IncidentRow>, Error> {
     let mut conditions = ReportFilter { region: None, ..scope.clone() }.sql_conditions("incident");
     if scope.region.is_some() {
@@ -223,7 +225,7 @@ pub async fn report_incidents(store: &Store, scope: &ReportFilter) -> Result<Vec
     let sql = format!(
         "WITH {SPAN_CTE_SQL}
          SELECT incident.incident_id, incident.site_id, coalesce(incident.site, 'site ' || incident.site_id) AS site,
-                incident.opened_at, incident.closed_at, -- One that was closed by hand may last for ever.
+                incident.opened_at, incident.closed_at, -- A manually closed incident may last forever.
                 least(extract(epoch FROM incident.duration), 1e12)::bigint AS seconds,
                 incident.cause::text AS cause, incident.message
          FROM report.incidents AS incident
@@ -233,10 +235,10 @@ pub async fn report_incidents(store: &Store, scope: &ReportFilter) -> Result<Vec
     scope.fetch_report(store, "report incidents", sql).await
 }
 
-/// What was not up, by region and cause, the most frequent first.
+/// Reports unsuccessful checks by region and cause, the most frequent first.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn report_failures(store: &Store, scope: &ReportFilter) -> Result<Vec<FailureRow>, Error> {
     let sql = format!(
         "WITH {SPAN_CTE_SQL},

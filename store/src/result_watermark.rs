@@ -1,5 +1,5 @@
-//! The watermark of stored results, kept in the database itself: after a failover or a restore it says from which message on results
-//! have to be replayed.
+//! Watermark of stored results. Stored in the database itself: after a failover or a restore,
+//! results have to be replayed from this position.
 
 use std::time::Duration;
 
@@ -9,28 +9,28 @@ use crate::{DbTimestamp, Error, Store};
 
 const WATERMARK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A position in the stream of results: all messages up to it are stored.
+/// A position in the result stream: all messages up to this one are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResultWatermark {
-    /// When the stream was created. The sequences of a recreated stream start again.
+    /// Creation time of the stream. A recreated stream restarts its sequence numbers.
     pub stream_created_at: Timestamp,
-    /// The sequence of the last message.
+    /// Sequence number of the last stored message.
     pub last_sequence: u64,
 }
 
 /// Identity of the server, and its watermark.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerWatermark {
-    /// Differs after every event that may have cost commits: a restart, a promotion, a restore.
+    /// Changes with every event that may lose commits: a restart, a promotion, a restore.
     pub server: String,
-    /// Absent until a sink has written the first one.
+    /// Absent until a sink writes the first watermark.
     pub watermark: Option<ResultWatermark>,
 }
 
 /// Reads the identity of the server and the watermark.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn load_watermark(store: &Store) -> Result<ServerWatermark, Error> {
     let (server, created, through): (String, Option<DbTimestamp>, Option<i64>) = store
         .with_timeout(
@@ -50,11 +50,12 @@ pub async fn load_watermark(store: &Store) -> Result<ServerWatermark, Error> {
     Ok(ServerWatermark { server, watermark })
 }
 
-/// Advances the watermark, or sets it to a position in another stream. Returns false and changes nothing if the server is no longer
-/// `server`: commits that the caller relies on may be lost.
+/// Advances the watermark, or moves it to a position in another stream. Returns false without any
+/// change if the server is not `server` any more, because commits required by the caller may be
+/// lost.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn advance_watermark(store: &Store, server: &str, to: ResultWatermark) -> Result<bool, Error> {
     let moved = store
         .with_timeout(

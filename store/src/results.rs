@@ -1,4 +1,5 @@
-//! Results of checks: kept once each, whatever is delivered how often, and what cannot be kept, with the reason.
+//! Results of checks: stored exactly once, regardless of redeliveries. Unstorable messages are
+//! stored as dead letters with the reason.
 
 mod copy;
 mod rows;
@@ -24,69 +25,70 @@ use crate::{
 use rows::{BatchRows, DeadLetterRow, ResultRow};
 
 const INSERT_RESULTS_SQL: &str = include_str!("results/insert.sql");
-const INSERT_OPERATION: &str = "keep results";
+const INSERT_OPERATION: &str = "store results";
 
-/// A message that came over the bus, and what was made of it.
+/// A message received from the bus, and its decoded content.
 #[derive(Clone, Copy, Debug)]
 pub struct IncomingResult<'a> {
-    /// Where it was published.
+    /// Subject of the message.
     pub subject: &'a str,
-    /// What was published; kept when the rest cannot be.
+    /// Payload of the message; stored if the content cannot be.
     pub payload: &'a [u8],
-    /// What it is.
+    /// Decoded content.
     pub content: ResultContent<'a>,
 }
 
-/// What a message turned out to be.
+/// Decoded content of a message.
 #[derive(Clone, Copy, Debug)]
 pub enum ResultContent<'a> {
-    /// The result of a scheduled or confirming check.
+    /// The result of a scheduled check or a confirmation.
     Check(&'a CheckResult),
     /// The result of an ad-hoc check.
     Adhoc(&'a CheckResult),
-    /// Nothing that can be used, and why.
+    /// Reason why the message was rejected.
     Rejected(&'a str),
 }
 
-/// What became of a batch.
+/// Summary of a stored batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InsertSummary {
-    /// How many rows are new, by what they say.
+    /// Number of new rows, by outcome and cause.
     pub new_rows: HashMap<(Outcome, Option<Cause>), u64>,
-    /// Results that were there already.
+    /// Number of results stored before.
     pub duplicates: u64,
-    /// Dead letters that were [`Content::Unusable`] when they came.
+    /// Number of dead letters received as [`ResultContent::Rejected`].
     pub rejected: u64,
-    /// Dead letters whose region does not exist.
+    /// Number of dead letters whose region does not exist.
     pub unknown_region: u64,
-    /// Dead letters that the database refused for good.
+    /// Number of dead letters permanently rejected by the database.
     pub refused_by_database: u64,
-    /// Why one of the dead letters is one.
+    /// Reason of one of the dead letters.
     pub first_reason: Option<String>,
-    /// What followed for the incidents of their sites.
+    /// Consequences for incidents.
     pub incidents: IncidentOutcome,
 }
 
 impl InsertSummary {
-    /// How many rows are new.
+    /// Total number of new rows.
     pub fn count_inserted(&self) -> u64 {
         self.new_rows.values().sum()
     }
 
-    /// How many dead letters there are.
+    /// Total number of dead letters.
     pub fn count_dead_letters(&self) -> u64 {
         self.rejected + self.unknown_region + self.refused_by_database
     }
 }
 
-/// Keeps results. Cheap to clone.
+/// Stores results. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ResultStore {
     store: Store,
-    /// Removed regions too: results that were under way name them.
+    /// Ids by name. Includes removed regions, because results in flight may name them.
     region_ids: Arc<RwLock<Arc<RegionIds>>>,
     copy_threshold: usize,
-    /// So many batches are not copied, since one before them held rows that were there already: such batches come in swarms.
+    /// Batches left without `COPY` after a batch with duplicates, because duplicates tend to come
+    /// in several successive batches.
     copy_cooldown: Arc<AtomicU8>,
     guard: Option<ServerGuard>,
 }
@@ -94,16 +96,17 @@ pub struct ResultStore {
 pub(crate) type RegionIds = HashMap<RegionName, i16>;
 
 impl ResultStore {
-    /// How long one statement may take before its connection is given up.
+    /// Maximum time of one statement before its connection is closed.
     const INSERT_TIMEOUT: Duration = Duration::from_secs(20);
-    /// Below this the round trips of copying cost more than it saves.
+    /// Minimum rows for `COPY`; its extra round trips cost more than it saves on smaller batches.
     const DEFAULT_COPY_THRESHOLD: usize = 200;
-    /// How many batches are not copied after one that was refused: as many as a sink that died had taken.
+    /// Batches not copied after a rejected one: the number that a failed sink may have had in
+    /// flight.
     const COPY_COOLDOWN_BATCHES: u8 = 3;
-    /// How long it may take to find the rows that the database refuses.
+    /// Maximum time to find the rows rejected by the database.
     const BISECT_TIMEOUT: Duration = Duration::from_secs(120);
 
-    /// Keeps results in `store`.
+    /// Creates a result store on `store`.
     pub fn new(store: Store) -> Self {
         Self {
             store,
@@ -114,28 +117,32 @@ impl ResultStore {
         }
     }
 
-    /// The same, refusing connections made since the server was last compared with [`Error::NotCompared`].
+    /// Rejects connections newer than the last verification of the server with
+    /// [`Error::ServerNotVerified`].
     #[must_use]
     pub fn with_guard(self, guard: ServerGuard) -> Self {
         Self { guard: Some(guard), ..self }
     }
 
-    /// The same, but for how many rows of checks at once it takes to copy them instead of inserting them.
+    /// Replaces the number of check rows from which a batch is copied instead of inserted.
     #[must_use]
     pub fn with_copy_threshold(self, rows: usize) -> Self {
         Self { copy_threshold: rows, ..self }
     }
 
-    /// Keeps `entries` in one transaction; what is there already stays as it is, except that a real result takes the
-    /// place of a missed one. What the database refuses for good becomes a dead letter, like what is unusable.
+    /// Stores `entries` in one transaction. Existing rows stay unchanged, except that a real result
+    /// replaces a missed one. Entries rejected permanently by the database become dead letters, as
+    /// rejected messages do.
     ///
-    /// `now` is the latest time that the caller holds possible: what is due after it, and after now by the database's clock, is
-    /// kept and opens or closes no incident.
+    /// `now` is the latest time that the caller considers possible. Results due both after `now`
+    /// and after the database's clock are stored, but open or close no incident.
     ///
-    /// May be cancelled at any point: then all of it is kept or nothing, and the connection is not used again.
+    /// Cancel safe: a cancelled call stores the batch completely or not at all, and its connection
+    /// is not reused.
     ///
     /// # Errors
-    /// Then nothing was kept, or all of it and nobody knows: the same entries are to be given again.
+    /// The batch is stored completely or not at all, and the caller cannot know which. Retry with
+    /// the same entries.
     pub async fn insert_batch(
         &self,
         entries: &[IncomingResult<'_>],
@@ -143,9 +150,12 @@ impl ResultStore {
     ) -> Result<InsertSummary, Error> {
         let regions = self.resolve_regions(entries).await?;
         let rows = BatchRows::new(entries, &regions);
+        // `COPY` writes one table only, so it excludes ad-hoc results and dead letters.
         if rows.results.len() >= self.copy_threshold && rows.has_only_checks() && self.should_copy() {
             match self.insert_rows(&rows, InsertMethod::Copy, now).await {
                 Err(error) if permanent_error_reason(&error).is_some() => {
+                    // Probably a duplicate; `INSERT` below handles duplicates and finds any other
+                    // cause.
                     self.copy_cooldown.store(Self::COPY_COOLDOWN_BATCHES, Ordering::Relaxed);
                 }
                 result => return result,
@@ -153,7 +163,8 @@ impl ResultStore {
         }
         let mut written = self.insert_rows(&rows, InsertMethod::Insert, now).await;
         if written.as_ref().is_err_and(is_partition_missing) {
-            // A good result is not to blame for that. What still has no partition then lies too far away to be a tick.
+            // The missing partition may be created on demand. A day still without one is too far
+            // away for a tick.
             partitions::ensure_partitions_for(&self.store, rows.due_time_per_day()).await?;
             written = self.insert_rows(&rows, InsertMethod::Insert, now).await;
         }
@@ -163,15 +174,15 @@ impl ResultStore {
         }
     }
 
-    /// Waits until the database answers, for as long as one statement may take.
+    /// Waits for a response of the database, up to the deadline of one query.
     ///
     /// # Errors
-    /// When it does not.
+    /// If the database does not respond.
     pub async fn ping(&self) -> Result<(), Error> {
         self.load_regions().await.map(drop)
     }
 
-    /// Whether it is likely that no row is there yet.
+    /// Returns true if the rows are probably all new.
     fn should_copy(&self) -> bool {
         let one_less = |batches: u8| batches.checked_sub(1);
         self.copy_cooldown.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_err()
@@ -180,23 +191,25 @@ impl ResultStore {
     async fn insert_rows(
         &self,
         rows: &BatchRows<'_>,
-        way: InsertMethod,
+        method: InsertMethod,
         now: Timestamp,
     ) -> Result<InsertSummary, Error> {
         let mut connection = self.acquire_connection().await?;
-        let inserting = insert_in_transaction(connection.begin_use(), rows, way, now);
+        let inserting = insert_in_transaction(connection.begin_use(), rows, method, now);
         let Ok(ended) = tokio::time::timeout(Self::INSERT_TIMEOUT, inserting).await else {
             return Err(Error::TimedOut { doing: INSERT_OPERATION, seconds: Self::INSERT_TIMEOUT.as_secs() });
         };
+        // Reached only without a timeout: the connection is idle and can return to the pool.
         connection.finish_use();
         let (new, decided) = ended.map_err(Error::with_operation(INSERT_OPERATION))?;
         Ok(InsertSummary { incidents: decided, ..rows.summarize_insert(new, 0) })
     }
 
-    /// Halves what is refused until each refused row stands alone.
+    /// Stores the batch by bisection: halves rejected parts until each rejected row is isolated.
     async fn insert_bisecting(&self, rows: &BatchRows<'_>, now: Timestamp) -> Result<InsertSummary, Error> {
         let mut connection = self.acquire_connection().await?;
-        // However this ends, nobody gets a connection that is inside a transaction.
+        // Never marked as idle: whatever the result, no other caller gets a connection inside a
+        // transaction.
         let searching = insert_bisecting(connection.begin_use(), rows, now);
         match tokio::time::timeout(Self::BISECT_TIMEOUT, searching).await {
             Ok(result) => result,
@@ -215,7 +228,7 @@ impl ResultStore {
         Ok(CheckedOutConnection { connection, is_busy: false })
     }
 
-    /// The regions' ids; read anew when an entry names one that was not there.
+    /// Returns the ids of the regions; reloads them if an entry names an unknown region.
     async fn resolve_regions(&self, entries: &[IncomingResult<'_>]) -> Result<Arc<RegionIds>, Error> {
         let known = self.region_ids.read().unwrap_or_else(PoisonError::into_inner).clone();
         let named: HashSet<&RegionName> = entries
@@ -242,8 +255,8 @@ impl ResultStore {
 
 type CountsByOutcome = HashMap<(Outcome, Option<Cause>), u64>;
 
-/// A connection of the pool, which is closed where it was dropped at work: what it would say then nobody asked for, and whoever
-/// had it next would hear it.
+/// A pool connection that is closed if dropped while in use: a pending response would otherwise
+/// reach the next user.
 struct CheckedOutConnection {
     connection: PoolConnection<Postgres>,
     is_busy: bool,
@@ -268,10 +281,10 @@ impl Drop for CheckedOutConnection {
     }
 }
 
-/// How rows get into the database.
+/// Method of writing rows.
 #[derive(Clone, Copy, Debug)]
 enum InsertMethod {
-    /// Rows of checks alone; refused where one is there already.
+    /// Check rows only; fails on any duplicate.
     Copy,
     Insert,
 }
@@ -279,18 +292,19 @@ enum InsertMethod {
 async fn insert_in_transaction(
     connection: &mut PgConnection,
     rows: &BatchRows<'_>,
-    way: InsertMethod,
+    method: InsertMethod,
     now: Timestamp,
 ) -> Result<(CountsByOutcome, IncidentOutcome), sqlx::Error> {
     let mut transaction = connection.begin().await?;
     let mut fresh = Vec::new();
-    let new = match way {
+    let new = match method {
         InsertMethod::Copy => copy::copy_rows(&mut transaction, &rows.results, &mut fresh).await?,
         InsertMethod::Insert => {
             execute_insert(&mut transaction, &rows.results, &rows.dead_letters, &mut fresh).await?
         }
     };
-    // Last, so that who waits for a site holds no row that the other still has to write.
+    // Applied last, so that a transaction that waits for a site holds no row lock which the other
+    // transaction still needs.
     let decided = incidents::apply_results(&mut transaction, fresh, now).await?;
     transaction.commit().await?;
     Ok((new, decided))
@@ -308,7 +322,8 @@ struct InsertedRow {
     message: Option<String>,
 }
 
-/// Says which rows are new; those that may make a difference go into `fresh`.
+/// Inserts rows and returns the numbers of new rows; adds results that may affect incidents to
+/// `fresh`.
 async fn execute_insert(
     connection: &mut PgConnection,
     usable: &[ResultRow<'_>],
@@ -319,7 +334,7 @@ async fn execute_insert(
     let inserted: Vec<InsertedRow> = query.fetch_all(connection).await?;
     let mut new = CountsByOutcome::new();
     for row in inserted {
-        // The types in the database have no other words.
+        // The enum types of the database contain no other words.
         let Ok(outcome) = row.outcome.parse() else { continue };
         let cause = row.cause.as_deref().and_then(|cause| cause.parse().ok());
         match (row.site_id, row.region_id, row.scheduled_at, row.kind.and_then(|kind| kind.parse().ok())) {
@@ -347,14 +362,15 @@ async fn insert_bisecting(
     run_statement(connection, "BEGIN").await?;
     let mut parts = vec![rows.results.as_slice()];
     while let Some(part) = parts.pop() {
+        // A failed part must not abort the whole transaction.
         run_statement(connection, "SAVEPOINT part").await?;
         match execute_insert(connection, part, &[], &mut fresh)
             .await
             .map_err(Error::with_operation(INSERT_OPERATION))
         {
             Ok(counts) => {
-                for (says, count) in counts {
-                    *new.entry(says).or_default() += count;
+                for (outcome, count) in counts {
+                    *new.entry(outcome).or_default() += count;
                 }
             }
             Err(error) => {
@@ -367,6 +383,7 @@ async fn insert_bisecting(
                     [alone] => refused.push(alone.to_dead_letter(reason)),
                     _ => {
                         let (first, second) = part.split_at(part.len() / 2);
+                        // The first half is popped next, which preserves the order of keys.
                         parts.extend([second, first]);
                     }
                 }
@@ -374,6 +391,7 @@ async fn insert_bisecting(
         }
         run_statement(connection, "RELEASE part").await?;
     }
+    // Dead letters take no part in the bisection.
     execute_insert(connection, &[], &rows.dead_letters, &mut fresh)
         .await
         .map_err(Error::with_operation(INSERT_OPERATION))?;
@@ -397,19 +415,19 @@ async fn run_statement(connection: &mut PgConnection, statement: &'static str) -
         .map_err(Error::with_operation(INSERT_OPERATION))
 }
 
-/// Whether the day of a row has no partition.
+/// Returns true if the day of a row has no partition.
 fn is_partition_missing(error: &Error) -> bool {
-    // A constraint that refuses a row has a name; the lack of a partition is told by the same code and has none.
-    // Source: ExecFindPartition in Postgres's src/backend/executor/execPartition.c
+    // A violated constraint has a name; a missing partition is reported with the same code and
+    // without a name. Source: ExecFindPartition in Postgres's src/backend/executor/execPartition.c
     let Error::Database { source: sqlx::Error::Database(refusal), .. } = error else {
         return false;
     };
     refusal.is_check_violation() && refusal.constraint().is_none() && refusal.table() == Some("check_results")
 }
 
-/// Why the database will never take this, if that is what it said.
+/// Returns the reason if the database has rejected the statement permanently.
 fn permanent_error_reason(error: &Error) -> Option<String> {
-    /// A bad value, a broken constraint (no partition is one), too large for an index.
+    /// Invalid value, violated constraint (including a missing partition), too large for an index.
     /// Source: <https://www.postgresql.org/docs/current/errcodes-appendix.html>
     const CLASSES: [&str; 3] = ["22", "23", "54"];
 

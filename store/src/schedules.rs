@@ -1,4 +1,4 @@
-//! Schedules in force, as a coordinator reads them with their sites.
+//! Schedules in force, read by coordinators together with their sites.
 
 use picket_proto::{Shard, SiteId, Timestamp};
 
@@ -7,34 +7,34 @@ use crate::{
     sites::{self, Site},
 };
 
-/// One site in one region, in force.
+/// A schedule in force: one site in one region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Schedule {
-    /// The region's number.
+    /// Id of the region.
     pub region_id: i16,
-    /// In milliseconds.
+    /// Interval in milliseconds.
     pub interval_ms: i32,
-    /// Where in the interval its ticks lie, in milliseconds.
+    /// Offset of the ticks within the interval, in milliseconds.
     pub phase_ms: i32,
-    /// Ticks after this are this schedule's.
+    /// Ticks after this time belong to this schedule.
     pub valid_from: Timestamp,
 }
 
-/// A site with its schedules in force; without any when it is paused, has a problem, or has no region.
+/// A site with its schedules in force; none if the site is paused, has a problem, or has no region.
 #[derive(Clone, Debug)]
 pub struct SiteWithSchedules {
     /// The site.
     pub site: Site,
-    /// One for each region.
+    /// One schedule per region.
     pub schedules: Vec<Schedule>,
 }
 
-/// A site that is gone.
+/// A deleted site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RemovedSite {
-    /// Its number.
+    /// Id of the site.
     pub id: SiteId,
-    /// Its shard.
+    /// Shard of the site.
     pub shard: Shard,
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct SiteScheduleRow {
     valid_from: Option<Vec<DbTimestamp>>,
 }
 
-/// The statement that reads [`Row`]s; a condition on `site` follows it.
+/// Returns the statement that reads [`SiteScheduleRow`]s; the caller appends a condition on `site`.
 pub(crate) fn select_sql() -> String {
     format!(
         "SELECT {}, schedule.region_ids, schedule.interval_ms, schedule.phase_ms, schedule.valid_from

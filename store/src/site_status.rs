@@ -1,4 +1,4 @@
-//! What reports read: the state of sites, and their last results.
+//! Status of sites and their recent results.
 
 use std::time::Duration;
 
@@ -7,84 +7,84 @@ use serde::Serialize;
 
 use crate::{DbTimestamp, Error, Store};
 
-/// A report may read much; it is not worth more than this.
+/// Deadline of a status query; reports may read many rows.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A row of `report.site_status`, with the site's problem.
 #[derive(Clone, Debug, Serialize, sqlx::FromRow)]
 pub struct SiteStatus {
-    /// Its number.
+    /// Id of the site.
     pub site_id: i64,
-    /// Its name, or its URL.
+    /// Name of the site, or its URL.
     pub site: String,
-    /// What is watched.
+    /// URL of the site.
     pub url: String,
     /// `up`, `down`, `unknown` or `paused`.
     pub status: String,
-    /// Since when it is so; absent where that is not known.
+    /// Start of the current status; absent if unknown.
     pub since: Option<DbTimestamp>,
-    /// When the newest check that counts was due.
+    /// Due time of the newest check that counts.
     pub last_check_at: Option<DbTimestamp>,
-    /// Regions whose newest result is `up`.
+    /// Number of regions whose newest result is `up`.
     pub regions_up: i64,
-    /// Regions whose newest result is `down`.
+    /// Number of regions whose newest result is `down`.
     pub regions_down: i64,
-    /// Regions that said nothing lately.
+    /// Number of regions without recent results.
     pub regions_silent: i64,
-    /// The incident that is open.
+    /// The open incident.
     pub incident_id: Option<i64>,
-    /// Why it cannot be watched.
+    /// Reason why the site cannot be checked.
     pub problem: Option<String>,
 }
 
 /// A schedule in force.
 #[derive(Clone, Debug, Serialize)]
 pub struct RegionSchedule {
-    /// Where.
+    /// Name of the region.
     pub region: String,
-    /// How often.
+    /// Interval in milliseconds.
     pub interval_ms: i64,
-    /// Since when.
+    /// Start of the schedule.
     pub valid_from: Timestamp,
 }
 
-/// A row of `report.checks`, as far as it is shown beside a site.
+/// A row of `report.checks`, reduced to the columns displayed for a site.
 #[derive(Clone, Debug, Serialize)]
 pub struct RecentCheck {
-    /// When it was due.
+    /// Due time of the check.
     pub scheduled_at: Timestamp,
-    /// Where.
+    /// Name of the region.
     pub region: String,
     /// `up`, `down` or `missed`.
     pub outcome: String,
-    /// Why not up.
+    /// Cause of a failed or missed check.
     pub cause: Option<String>,
     /// The cause in words.
     pub message: Option<String>,
-    /// Of the last answer.
+    /// Status of the last response.
     pub http_status: Option<i16>,
-    /// The whole check.
+    /// Total time of the check.
     pub total_ms: Option<f64>,
 }
 
 impl SiteStatus {
-    /// When the newest check that counts was due.
+    /// Due time of the newest check that counts.
     pub fn last_check(&self) -> Option<Timestamp> {
         self.last_check_at.map(Timestamp::from)
     }
 }
 
-/// How all sites are, those that need a look first.
+/// Lists the status of all sites, the failing ones first.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn list_site_status(store: &Store) -> Result<Vec<SiteStatus>, Error> {
     store
         .with_timeout(
             STATUS_TIMEOUT,
-            "read how the sites are",
+            "read the status of sites",
             sqlx::query_as(
-                // A name of a row that was there before names had a limit is shown in part.
+                // Rows older than the limit on names may have longer ones; these are truncated.
                 "SELECT status.site_id, left(status.site, 1000) AS site, left(status.url, 4096) AS url, status.status,
                         status.since, status.last_check_at, status.regions_up, status.regions_down,
                         status.regions_silent, status.incident_id, left(site.problem, 2000) AS problem
@@ -96,10 +96,10 @@ pub async fn list_site_status(store: &Store) -> Result<Vec<SiteStatus>, Error> {
         .await
 }
 
-/// The schedules of a site that are in force.
+/// Lists the schedules of a site in force.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn list_schedules(store: &Store, site: SiteId) -> Result<Vec<RegionSchedule>, Error> {
     let rows: Vec<(String, i64, DbTimestamp)> = store
         .with_timeout(
@@ -126,18 +126,22 @@ pub async fn list_schedules(store: &Store, site: SiteId) -> Result<Vec<RegionSch
 
 type RecentCheckRow = (DbTimestamp, String, String, Option<String>, Option<String>, Option<i16>, Option<f64>);
 
-/// The newest results of a site, up to `most` in each region, the newest first.
+/// Lists the newest results of a site, the newest first, up to `max_per_region` for each region.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
-pub async fn list_recent_checks(store: &Store, site: SiteId, most: i64) -> Result<Vec<RecentCheck>, Error> {
+/// If the database cannot be reached in time.
+pub async fn list_recent_checks(
+    store: &Store,
+    site: SiteId,
+    max_per_region: i64,
+) -> Result<Vec<RecentCheck>, Error> {
     let rows: Vec<RecentCheckRow> = store
         .with_timeout(
             STATUS_TIMEOUT,
             "read the site's last results",
             sqlx::query_as(include_str!("report/last_checks.sql"))
                 .bind(site.0)
-                .bind(most)
+                .bind(max_per_region)
                 .fetch_all(&store.pool),
         )
         .await?;

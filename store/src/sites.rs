@@ -1,4 +1,4 @@
-//! Sites: what people define, and how it is read back.
+//! Sites: definitions by users, and their rows in the database.
 
 mod row;
 
@@ -11,22 +11,23 @@ use crate::{DbTimestamp, Error, Store};
 
 const SITES_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A site as it stands in the database.
+/// A site as stored in the database.
 #[derive(Clone, Debug)]
 pub struct Site {
-    /// Its number.
+    /// Id of the site.
     pub id: SiteId,
-    /// Its shard.
+    /// Shard of the site.
     pub shard: Shard,
-    /// What people defined. SQL lets in what no type of ours can hold: then which field, and what is allowed.
+    /// The definition. SQL admits values that `SiteSpec` cannot represent; the error then names the
+    /// field and the allowed values.
     pub spec: Result<SiteSpec, ValidationError>,
-    /// The URL, whatever else is wrong.
+    /// The URL, available even if the definition is invalid.
     pub url: String,
-    /// Why it cannot be watched.
+    /// Reason why the site cannot be checked.
     pub problem: Option<String>,
-    /// When it was made.
+    /// Time of creation.
     pub created_at: Timestamp,
-    /// When it was last changed.
+    /// Time of the last change.
     pub updated_at: Timestamp,
 }
 
@@ -43,7 +44,7 @@ const UPDATE_SITE_SQL: &str =
 /// Adds a site.
 ///
 /// # Errors
-/// When there is such a site already, a region is unknown, or the database cannot be reached in time.
+/// If an equal site exists, a region is unknown, or the database cannot be reached in time.
 pub async fn insert_site(store: &Store, spec: &SiteSpec) -> Result<SiteId, Error> {
     let inserted = bind_spec(sqlx::query_scalar(INSERT_SITE_SQL), spec).fetch_one(&store.pool);
     store
@@ -56,11 +57,11 @@ pub async fn insert_site(store: &Store, spec: &SiteSpec) -> Result<SiteId, Error
 /// Replaces the whole definition of a site.
 ///
 /// # Errors
-/// When there is no such site, it would be another's double, a region is unknown, or the database cannot be
-/// reached in time.
+/// If there is no such site, the new definition equals another site's, a region is unknown, or the
+/// database cannot be reached in time.
 pub async fn update_site(store: &Store, id: SiteId, spec: &SiteSpec) -> Result<(), Error> {
     let updated = bind_spec(sqlx::query_scalar(UPDATE_SITE_SQL), spec).bind(id.0).fetch_optional(&store.pool);
-    match store.with_timeout(SITES_TIMEOUT, "change the site", updated).await.map_err(map_constraint_error)? {
+    match store.with_timeout(SITES_TIMEOUT, "update the site", updated).await.map_err(map_constraint_error)? {
         Some(_) => Ok(()),
         None => Err(Error::SiteNotFound(id)),
     }
@@ -92,23 +93,24 @@ fn bind_spec<'q>(query: SiteIdQuery<'q>, spec: &'q SiteSpec) -> SiteIdQuery<'q> 
         .bind(&spec.tags)
 }
 
-/// Numbers were judged before they come here; one that is out of range stays out of range.
+/// Saturates, so that an out-of-range number stays out of range. Callers validate numbers first.
 fn to_i32(number: i64) -> i32 {
     i32::try_from(number).unwrap_or(if number < 0 { i32::MIN } else { i32::MAX })
 }
 
-/// Says in our words what the schema refused.
+/// Converts a constraint violation of the schema into an error of the store.
 fn map_constraint_error(error: Error) -> Error {
     let Error::Database { source: sqlx::Error::Database(database), .. } = &error else {
         return error;
     };
     match database.constraint() {
-        // An index can refuse a value for other reasons, too.
+        // An index can reject a value for other reasons as well.
         Some("sites_what") if database.is_unique_violation() => Error::DuplicateSite,
         Some("sites_limits") => match parse_limit_error(database.message()) {
             Some(refusal) => Error::Invalid(refusal),
             None => error,
         },
+        // The trigger lists the known regions in its message.
         Some("sites_regions") => {
             let message = database.message();
             let (value, known) = message
@@ -125,17 +127,17 @@ fn map_constraint_error(error: Error) -> Error {
     }
 }
 
-/// Reads what the trigger says of a value beyond a limit, which it says in the form of an [`Invalid`].
+/// Parses the message of the limits trigger, formatted like a [`ValidationError`].
 fn parse_limit_error(message: &str) -> Option<ValidationError> {
     let (field, rest) = message.split_once(": '")?;
     let (value, allowed) = rest.rsplit_once("' is not allowed; allowed: ")?;
     Some(ValidationError::new(field, value, allowed))
 }
 
-/// Removes a site. Its rows stay readable.
+/// Deletes a site. Its results remain readable.
 ///
 /// # Errors
-/// When there is no such site, or the database cannot be reached in time.
+/// If there is no such site, or the database cannot be reached in time.
 pub async fn delete_site(store: &Store, id: SiteId) -> Result<(), Error> {
     let deleted = sqlx::query("DELETE FROM picket.sites WHERE id = $1").bind(id.0).execute(&store.pool);
     match store.with_timeout(SITES_TIMEOUT, "remove the site", deleted).await?.rows_affected() {
@@ -144,27 +146,28 @@ pub async fn delete_site(store: &Store, id: SiteId) -> Result<(), Error> {
     }
 }
 
-/// Changes to many sites at once.
+/// Changes to any number of sites.
 #[derive(Clone, Debug, Default)]
 pub struct SiteChanges {
     /// Sites to add.
     pub inserts: Vec<SiteSpec>,
-    /// Sites to define anew.
+    /// Sites to redefine.
     pub updates: Vec<(SiteId, SiteSpec)>,
-    /// Sites to remove. One that is gone already is no error.
+    /// Sites to delete; missing sites are ignored.
     pub deletes: Vec<SiteId>,
 }
 
-/// Makes all of `changes`, or none.
+/// Applies all `changes` or none.
 ///
 /// # Errors
-/// When one of them is refused, or the database cannot be reached in time.
+/// If a change is rejected, or the database cannot be reached in time.
 pub async fn apply_changes(store: &Store, changes: &SiteChanges) -> Result<(), Error> {
-    // Some thousand sites a second; the server's own limit is for each statement.
-    const LIMIT: Duration = Duration::from_secs(300);
+    // A few thousand sites take a second; the server's own limit applies to each statement.
+    const UPDATE_TIMEOUT: Duration = Duration::from_secs(300);
     let SiteChanges { inserts: add, updates: change, deletes: remove } = changes;
     let work = async {
         let mut transaction = store.pool.begin().await?;
+        // Deletes come first, so that a new site may reuse the key of a deleted one.
         let removed: Vec<i64> = remove.iter().map(|id| id.0).collect();
         sqlx::query("DELETE FROM picket.sites WHERE id = ANY ($1)")
             .bind(removed)
@@ -186,16 +189,16 @@ pub async fn apply_changes(store: &Store, changes: &SiteChanges) -> Result<(), E
         }
         Ok(gone)
     };
-    match store.with_timeout(LIMIT, "change the sites", work).await.map_err(map_constraint_error)? {
+    match store.with_timeout(UPDATE_TIMEOUT, "update the sites", work).await.map_err(map_constraint_error)? {
         Some(gone) => Err(Error::SiteNotFound(gone)),
         None => Ok(()),
     }
 }
 
-/// All sites, by number.
+/// Lists all sites by id.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn list_sites(store: &Store) -> Result<Vec<Site>, Error> {
     let sql = format!("SELECT {} FROM picket.sites AS site ORDER BY site.id", *SITE_COLUMNS);
     store
@@ -207,25 +210,25 @@ pub async fn list_sites(store: &Store) -> Result<Vec<Site>, Error> {
         .await
 }
 
-/// The sites that `word` means: the one with that number, or those with that URL (several may differ in
-/// method or regex).
+/// Finds sites by `id_or_url`: the site with this id, or all sites with this URL (which may differ
+/// in method or regex).
 ///
 /// # Errors
-/// When the database cannot be reached in time.
-pub async fn find_by_id_or_url(store: &Store, word: &str) -> Result<Vec<Site>, Error> {
+/// If the database cannot be reached in time.
+pub async fn find_by_id_or_url(store: &Store, id_or_url: &str) -> Result<Vec<Site>, Error> {
     let sql = format!(
         "SELECT {} FROM picket.sites AS site WHERE site.id = $1 OR site.url = $2 ORDER BY site.id",
         *SITE_COLUMNS
     );
-    let query = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(word.parse::<i64>().ok()).bind(word);
+    let query = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(id_or_url.parse::<i64>().ok()).bind(id_or_url);
     store.with_timeout(SITES_TIMEOUT, "look up the site", query.fetch_all(&store.pool)).await
 }
 
-/// Writes down why sites cannot be watched; their schedules end with it. A site that was changed since
-/// it was read (`updated_at`) is left alone: it will be judged again.
+/// Records why sites cannot be checked; their schedules end. A site changed since `updated_at` is
+/// skipped, because it will be validated again.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn set_problems(store: &Store, problems: &[(SiteId, Timestamp, String)]) -> Result<(), Error> {
     let ids: Vec<i64> = problems.iter().map(|(id, ..)| id.0).collect();
     let read_at: Vec<DbTimestamp> =
@@ -234,22 +237,23 @@ pub async fn set_problems(store: &Store, problems: &[(SiteId, Timestamp, String)
     let query = sqlx::query(
         "UPDATE picket.sites AS site SET problem = judged.problem
          FROM unnest($1::bigint[], $2::timestamptz[], $3::text[]) AS judged (id, updated_at, problem)
-         -- A moment beyond the calendar was read as its first or last one.
+         -- `DbTimestamp` clamps timestamps outside its range, so the stored values are clamped
+         -- alike.
          WHERE site.id = judged.id
            AND least(greatest(site.updated_at, '0001-01-01 00:00:00+00'), '9999-12-31 23:59:59.999999+00') = judged.updated_at",
     )
     .bind(ids)
     .bind(read_at)
     .bind(texts);
-    store.with_timeout(SITES_TIMEOUT, "write down problems of sites", query.execute(&store.pool)).await?;
+    store.with_timeout(SITES_TIMEOUT, "record problems of sites", query.execute(&store.pool)).await?;
     Ok(())
 }
 
-/// Adds `count` dummy sites `<base>/<prefix><n>`, for load; those that are there already stay. Says how many
-/// were added.
+/// Adds `count` sites `<base><n>` for load tests, counting from `first`; existing sites are kept.
+/// Returns the number of sites added.
 ///
 /// # Errors
-/// When the database cannot be reached in time.
+/// If the database cannot be reached in time.
 pub async fn generate_sites(
     store: &Store,
     base: &str,

@@ -1,4 +1,4 @@
-//! The pool of connections, and the schema's version.
+//! Connection pool and schema version.
 
 use std::{
     str::FromStr,
@@ -22,7 +22,7 @@ use crate::{DbTimestamp, Error, options::DatabaseOptions};
 /// All migrations of this build.
 pub static MIGRATOR: Migrator = sqlx::migrate!("./migrations");
 
-/// The database. Cheap to clone.
+/// Handle of the database. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
     pub(crate) pool: PgPool,
@@ -30,8 +30,9 @@ pub struct Store {
     connections_made: Arc<AtomicU64>,
 }
 
-/// Detects connections made since the server was last compared with the known one: a failover, a restart and a restore all end the
-/// existing connections. Cheap to clone; all clones share their state.
+/// Detects connections that are newer than the last verification of the server's identity. A
+/// failover, a restart and a restore all end existing connections. Cheap to clone; all clones share
+/// their state.
 #[derive(Clone, Debug)]
 pub struct ServerGuard {
     connections_made: Arc<AtomicU64>,
@@ -39,51 +40,54 @@ pub struct ServerGuard {
 }
 
 impl ServerGuard {
-    /// No comparison yet; the number of connections never reaches this.
+    /// Marks a guard without any verification; the connection count never reaches this value.
     const NEVER_VERIFIED: u64 = u64::MAX;
 
-    /// Whether all connections were made before the last comparison.
+    /// Returns true if no connection has been made since the last verification.
     pub fn is_verified(&self) -> bool {
         self.connections_verified.load(Ordering::Acquire) == self.connection_count()
     }
 
-    /// Number of connections made so far; read it before a comparison and pass it to [`trust`](Self::trust) after.
+    /// Number of connections made so far. Read this before a verification and pass the value to
+    /// [`mark_verified`](Self::mark_verified) afterwards.
     pub fn connection_count(&self) -> u64 {
         self.connections_made.load(Ordering::Acquire)
     }
 
-    /// Records a comparison that began when this many connections had been made.
+    /// Records a verification that began when this many connections had been made.
     pub fn mark_verified(&self, connections: u64) {
         self.connections_verified.store(connections, Ordering::Release);
     }
 
-    /// Requires a comparison before the next use.
+    /// Requires a verification before the next use.
     pub fn mark_unverified(&self) {
         self.mark_verified(Self::NEVER_VERIFIED);
     }
 }
 
 impl Store {
-    /// What every session has, before anything else is asked in it. Statements and not startup parameters, which a pooler
-    /// would refuse or drop. Not "$user" in the path: a user called picket would find the schema picket before public.
+    /// Settings of every session, applied before its first query. Set by statements and not by
+    /// startup parameters, which a pooler would refuse or drop. The search path omits "$user": a
+    /// user named picket would resolve the schema picket before public.
     const SESSION_SETTINGS_SQL: &str = "SET statement_timeout = '30s'; SET lock_timeout = '10s';
         SET idle_in_transaction_session_timeout = '30s'; SET timezone = 'UTC'; SET search_path = public";
-    /// How long to wait for a connection, including making it.
+    /// Maximum time to acquire a connection, including the time to open a new connection.
     const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
-    /// Prepares a pool of at most `connections`; nothing is connected yet. `name` is what the database's
-    /// operator sees.
+    /// Prepares a pool of at most `connections` without connecting. `name` is the application name
+    /// shown to the database's operator.
     ///
     /// # Errors
-    /// When the URL cannot be read.
+    /// If the URL cannot be parsed.
     pub fn new(options: &DatabaseOptions, name: &str, connections: u32) -> Result<Self, Error> {
         let connect = PgConnectOptions::from_str(options.url())
             .map_err(|source| Error::InvalidUrl { url: redact_password(options.url()), source })?
             .application_name(name)
-            // Loading a million sites is slow and no news.
+            // Loading a million sites is slow by design; logging the statement would be noise.
             .log_slow_statements(log::LevelFilter::Off, Duration::ZERO)
             .log_statements(log::LevelFilter::Off)
-            // Its default is exact since Postgres 12, and a pooler refuses startup parameters that it does not know.
+            // The server's default is exact since Postgres 12, and a pooler refuses startup
+            // parameters unknown to it.
             .extra_float_digits(None);
         let made = Arc::new(AtomicU64::new(0));
         let count = made.clone();
@@ -104,7 +108,7 @@ impl Store {
         Ok(Self { pool, connections_made: made })
     }
 
-    /// A guard for the connections of this pool; holds after the first comparison.
+    /// Returns a guard for the connections of this pool; unverified at first.
     pub fn new_guard(&self) -> ServerGuard {
         ServerGuard {
             connections_made: self.connections_made.clone(),
@@ -112,19 +116,23 @@ impl Store {
         }
     }
 
-    /// Brings the schema up to date. `shards` counts when the database is made, and never again.
+    /// Applies all pending migrations. `shards` takes effect only when the schema is first created.
     ///
     /// # Errors
-    /// When the database cannot be reached or refuses.
+    /// If the database cannot be reached, or a migration fails.
     pub async fn migrate(&self, shards: u16) -> Result<(), Error> {
         self.check_session().await?;
         let options = self.pool.connect_options();
+        // Dedicated connections instead of pooled ones, because their session settings must not
+        // leak.
         let connect = async || {
             let mut connection = PgConnection::connect_with(&options).await?;
             raw_sql(Self::SESSION_SETTINGS_SQL).execute(&mut connection).await?;
             Ok(connection)
         };
         let mut connection = connect().await.map_err(Error::with_operation("connect to the database"))?;
+        // The first migration reads `picket.shards`. A migration may run longer than any other
+        // statement.
         sqlx::query(
             "SELECT set_config('picket.shards', $1, false), set_config('statement_timeout', '0', false)",
         )
@@ -132,26 +140,27 @@ impl Store {
         .execute(&mut connection)
         .await
         .map_err(Error::with_operation("prepare the migration"))?;
+        // The lock needs a second connection: each migration commits a transaction of its own.
         let mut guard = connect().await.map_err(Error::with_operation("connect to the database"))?;
         lock_migrations(&mut guard).await?;
         let mut migrator = Migrator::with_migrations(MIGRATOR.iter().cloned().collect());
         migrator.set_locking(false);
         let migrated = migrator.run(&mut connection).await;
-        // Ends its transaction and the lock.
+        // Ends the transaction and with it the lock.
         let _ = guard.close().await;
-        // The settings of this connection are not for others.
+        // The pool must not receive a connection with these settings.
         let _ = connection.close().await;
         migrated.map_err(|error| Error::MigrationFailed(Box::new(error)))
     }
 
-    /// Replaces the transaction numbers of rows that were restored from another cluster; returns whether there were any. Takes some
-    /// seconds for a million schedules.
+    /// Replaces the transaction ids of rows restored from another cluster; returns true if there
+    /// were any. Takes a few seconds for a million schedules.
     ///
     /// # Errors
-    /// When the database cannot be reached in time; trying again is safe.
+    /// If the database cannot be reached in time; safe to retry.
     pub async fn adopt_cluster(&self) -> Result<bool, Error> {
-        const LIMIT: Duration = Duration::from_secs(300);
-        self.with_timeout(LIMIT, "replace the transaction numbers of another cluster", async {
+        const ADOPT_TIMEOUT: Duration = Duration::from_secs(300);
+        self.with_timeout(ADOPT_TIMEOUT, "replace the transaction numbers of another cluster", async {
             let mut transaction = self.pool.begin().await?;
             sqlx::query("SET LOCAL statement_timeout = '5min'").execute(&mut *transaction).await?;
             let adopted =
@@ -162,11 +171,11 @@ impl Store {
         .await
     }
 
-    /// Compares the schema's version with what this build needs. A newer one is well: migrations expand
-    /// before they contract.
+    /// Compares the schema's version with the version required by this build. A newer schema is
+    /// accepted, because migrations expand before they contract.
     ///
     /// # Errors
-    /// When the schema is older, or the database cannot be reached.
+    /// If the schema is older, or the database cannot be reached.
     pub async fn check_schema(&self) -> Result<(), Error> {
         let needed = MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or(0);
         let found = self
@@ -175,6 +184,7 @@ impl Store {
                     sqlx::query_scalar("SELECT to_regclass('public._sqlx_migrations') IS NOT NULL")
                         .fetch_one(&self.pool)
                         .await?;
+                // A database without the table has no schema yet, version 0.
                 if !there {
                     return Ok(0);
                 }
@@ -191,35 +201,38 @@ impl Store {
         Ok(())
     }
 
-    /// Refuses a pooler that lends out sessions by the transaction: `LISTEN`, prepared statements and settings end there with it,
-    /// without an error. Two connections that are open at once are of two sessions, and stay so.
+    /// Rejects a pooler in transaction mode: `LISTEN`, prepared statements and settings would end
+    /// with each transaction, without an error. Two connections open at the same time must belong
+    /// to two sessions, and each must stay in its own.
     ///
     /// # Errors
-    /// When they are not, or the database cannot be reached.
+    /// [`Error::SharedSession`] for such a pooler; other errors if the database cannot be reached.
     pub async fn check_session(&self) -> Result<(), Error> {
         let options = self.pool.connect_options();
         let is_own = self
             .with_timeout(Duration::from_secs(10), "connect to the database", async {
-                let mut one = PgConnection::connect_with(&options).await?;
-                let first = read_backend_pid(&mut one).await?;
+                let mut connection = PgConnection::connect_with(&options).await?;
+                let pid = read_backend_pid(&mut connection).await?;
                 let mut other = PgConnection::connect_with(&options).await?;
-                // Holds its session from here on, wherever it came from.
+                // Pins the session behind the second connection, whichever session the pooler
+                // chose.
                 raw_sql("BEGIN").execute(&mut other).await?;
-                let is_own = read_backend_pid(&mut other).await? != first
-                    && read_backend_pid(&mut one).await? == first;
-                // Nothing is lost with a connection that cannot be closed well.
-                let _ = tokio::join!(one.close(), other.close());
+                let is_own = read_backend_pid(&mut other).await? != pid
+                    && read_backend_pid(&mut connection).await? == pid;
+                // A failure to close loses nothing.
+                let _ = tokio::join!(connection.close(), other.close());
                 Ok(is_own)
             })
             .await?;
         if is_own { Ok(()) } else { Err(Error::SharedSession) }
     }
 
-    /// Waits for a database with a schema that this build can use; `tell` hears each time why not yet.
+    /// Waits for a database with a schema usable by this build. Calls `on_retry` with the error
+    /// before each retry.
     ///
     /// # Errors
-    /// What no waiting mends.
-    pub async fn wait_ready(&self, mut tell: impl FnMut(&Error)) -> Result<(), Error> {
+    /// Errors that waiting cannot fix.
+    pub async fn wait_ready(&self, mut on_retry: impl FnMut(&Error)) -> Result<(), Error> {
         loop {
             let checked = async {
                 self.check_session().await?;
@@ -227,20 +240,20 @@ impl Store {
             };
             match checked.await {
                 Ok(()) => return Ok(()),
-                // Somebody may be about to migrate, to start the database, or to let us in.
+                // The operator may still start the database, migrate the schema or grant access.
                 Err(
                     error @ (Error::SchemaOutdated { .. } | Error::Database { .. } | Error::TimedOut { .. }),
-                ) => tell(&error),
+                ) => on_retry(&error),
                 Err(error) => return Err(error),
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
 
-    /// What the database's clock says.
+    /// Reads the database's clock.
     ///
     /// # Errors
-    /// When the database cannot be reached in time.
+    /// If the database cannot be reached in time.
     pub async fn read_clock(&self) -> Result<Timestamp, Error> {
         let now: DbTimestamp = self
             .with_timeout(
@@ -257,7 +270,8 @@ impl Store {
         self.pool.close().await;
     }
 
-    /// Runs `work` under a deadline of our own: the driver notices no server that went away.
+    /// Runs `work` with a client-side deadline, because the driver does not detect a server that
+    /// has disappeared.
     pub(crate) async fn with_timeout<T>(
         &self,
         limit: Duration,
@@ -271,16 +285,17 @@ impl Store {
     }
 }
 
-/// The number of the process that serves this session. By the simple protocol, which needs no statement to last.
+/// Process id of the backend of this session. Uses the simple protocol, which needs no prepared
+/// statement.
 async fn read_backend_pid(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
     raw_sql("SELECT pg_backend_pid()").fetch_one(connection).await?.try_get(0)
 }
 
-/// Locks the table of migrations until the connection is closed, so that one process migrates at a time. sqlx's own lock is an
-/// advisory one, which every login can hold.
+/// Locks the migrations table until the connection closes, so that only one process migrates at a
+/// time. Replaces sqlx's lock, an advisory lock that any login can hold.
 async fn lock_migrations(guard: &mut PgConnection) -> Result<(), Error> {
     const TABLE: &str = "public._sqlx_migrations";
-    /// Creating the same table twice at once fails for one of the two, although it says IF NOT EXISTS.
+    /// Concurrent creation of one table fails for one of two sessions, despite IF NOT EXISTS.
     const ATTEMPTS: usize = 3;
     for attempt in 1.. {
         match guard.ensure_migrations_table(TABLE).await {
@@ -289,7 +304,8 @@ async fn lock_migrations(guard: &mut PgConnection) -> Result<(), Error> {
             Err(error) => return Err(Error::MigrationFailed(Box::new(error))),
         }
     }
-    // It conflicts with itself and with no reading or writing. The other process may take its time.
+    // This mode conflicts with itself but with no read or write. The timeout allows for long
+    // migrations.
     sqlx::raw_sql(
         "BEGIN;
          SET LOCAL statement_timeout = 0;
@@ -303,8 +319,9 @@ async fn lock_migrations(guard: &mut PgConnection) -> Result<(), Error> {
     Ok(())
 }
 
-/// `url` with its password replaced.
+/// Returns `url` with the password replaced.
 fn redact_password(url: &str) -> String {
+    // A password may contain '@', so the last one precedes the host.
     match url.rsplit_once('@') {
         Some((login, server)) => {
             let scheme_and_user = login

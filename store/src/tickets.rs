@@ -1,4 +1,5 @@
-//! The keys of tickets, and whether tickets are required: read at start, and again every few seconds.
+//! Ticket keys and the setting that requires tickets. Read at start and refreshed every few
+//! seconds.
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
@@ -12,13 +13,13 @@ use picket_proto::{
 
 use crate::{DbTimestamp, Error, Store};
 
-/// How often processes read the keys again. A key is used this many times longer after it was added, so that a sink knows
-/// each key of which it may see a ticket.
+/// Interval between refreshes of the keys. A new key is not used for six intervals, so that every
+/// sink knows it before the first ticket arrives.
 pub const KEY_REFRESH_INTERVAL: Duration = Duration::from_secs(5);
-/// A sink whose keys are older does not judge results by them: a key may be in use that it has not read.
+/// Maximum age of keys that may reject a result. Older keys may lack a key that is already in use.
 pub const MAX_KEY_AGE: Duration = Duration::from_secs(20);
 
-/// The newest tickets that this process has read. Cheap to clone; all clones are one.
+/// The tickets read last by this process. Cheap to clone; all clones share their state.
 #[derive(Clone, Debug)]
 pub struct Keyring(Arc<RwLock<Arc<Tickets>>>);
 
@@ -26,22 +27,22 @@ impl Keyring {
     /// Reads keys and settings for the first time.
     ///
     /// # Errors
-    /// When the database cannot be reached in time.
+    /// If the database cannot be reached in time.
     pub async fn load_from(store: &Store) -> Result<Self, Error> {
         Ok(fetch_tickets(store).await?.into())
     }
 
-    /// Reads keys and settings again, and returns them.
+    /// Refreshes keys and settings, and returns them.
     ///
     /// # Errors
-    /// When the database cannot be reached in time; the keys stay as they were.
+    /// If the database cannot be reached in time; the previous keys stay in place.
     pub async fn refresh_keys(&self, store: &Store) -> Result<Arc<Tickets>, Error> {
         let tickets = Arc::new(fetch_tickets(store).await?);
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&tickets);
         Ok(tickets)
     }
 
-    /// The tickets as they were read last.
+    /// The tickets read last.
     pub fn tickets(&self) -> Arc<Tickets> {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -64,14 +65,15 @@ struct TicketKeyRow {
 }
 
 async fn fetch_tickets(store: &Store) -> Result<Tickets, Error> {
-    const READ: &str = "read the keys of tickets";
+    const READ_OPERATION: &str = "read the keys of tickets";
     let rows: Vec<TicketKeyRow> = store
         .with_timeout(
             Duration::from_secs(10),
-            READ,
+            READ_OPERATION,
             sqlx::query_as(
-                // The first key of all is used at once: there is no other. A retired key stays in use for half a minute, in which
-                // every process reads its successor, and is valid for half a minute longer.
+                // The first key is used at once, because there is no other. A retired key stays in
+                // use for 30 s, in which every process reads its successor, and is valid for
+                // another 30 s.
                 "WITH in_use AS (
                      SELECT key_id, created_at FROM picket.ticket_keys
                      WHERE coalesce(retired_at, 'infinity') > clock_timestamp() - interval '30 s'
@@ -86,9 +88,9 @@ async fn fetch_tickets(store: &Store) -> Result<Tickets, Error> {
             .fetch_all(&store.pool),
         )
         .await?;
-    let missing = || Error::with_operation(READ)(sqlx::Error::RowNotFound);
+    let missing = || Error::with_operation(READ_OPERATION)(sqlx::Error::RowNotFound);
     let settings = rows.first().ok_or_else(missing)?;
-    // A uuid of Postgres is always one of ours.
+    // A uuid formatted by Postgres always parses.
     let installation = settings.installation_id.parse().map_err(|_| missing())?;
     let required = settings.require_tickets;
     let keys: Vec<TicketKey> = rows

@@ -1,7 +1,7 @@
-//! The one type through which a `timestamptz` enters and leaves this crate.
+//! Conversion of `timestamptz` values that enter or leave this crate.
 //!
-//! Postgres has values that the driver's own type cannot hold and panics on: both infinities, and years after 9999.
-//! Here they are values: the first or the last moment of [`Timestamp`], whichever is nearer.
+//! Postgres has values that the driver's own type cannot represent and panics on: both infinities,
+//! and years after 9999. [`DbTimestamp`] clamps such values to the nearest bound of [`Timestamp`].
 
 use picket_proto::Timestamp;
 use serde::Serialize;
@@ -13,20 +13,21 @@ use sqlx::{
     types::time::OffsetDateTime,
 };
 
-/// A `timestamptz`, moved into the range of [`Timestamp`] when it is read.
+/// A `timestamptz`, clamped to the range of [`Timestamp`] when read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct DbTimestamp(pub Timestamp);
 
-/// 2000-01-01T00:00:00Z in microseconds since the Unix epoch: Postgres counts from there.
+/// 2000-01-01T00:00:00Z, the epoch of Postgres, in microseconds since the Unix epoch.
 const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
 impl DbTimestamp {
-    /// The moment that Postgres writes as `micros`; `i64::MIN` and `i64::MAX` are its infinities.
+    /// Converts the wire format (`micros` since the epoch of Postgres); `i64::MIN` and `i64::MAX`
+    /// are the infinities.
     fn from_wire(micros: i64) -> Self {
         Self(Timestamp::from_micros(micros.saturating_add(POSTGRES_EPOCH_US)))
     }
 
-    /// The moment as Postgres has it on the wire.
+    /// Converts to the wire format.
     pub(crate) fn to_wire(self) -> i64 {
         self.0.as_micros().saturating_sub(POSTGRES_EPOCH_US)
     }
@@ -68,7 +69,7 @@ impl Encode<'_, Postgres> for DbTimestamp {
 
 impl<'r> Decode<'r, Postgres> for DbTimestamp {
     fn decode(value: PgValueRef<'r>) -> Result<Self, BoxDynError> {
-        // Every statement of ours that returns rows is prepared, so that values are binary.
+        // All statements of this crate that return rows are prepared, so that values are binary.
         <i64 as Decode<'r, Postgres>>::decode(value).map(Self::from_wire)
     }
 }
@@ -83,7 +84,7 @@ mod tests {
 
         assert_eq!(read(0).to_string(), "2000-01-01T00:00:00.000000Z");
         assert_eq!((read(i64::MIN), read(i64::MAX)), (Timestamp::MIN, Timestamp::MAX));
-        // The last moment of Postgres, in the year 294276.
+        // The last timestamp of Postgres, in the year 294276.
         assert_eq!(read(9_223_371_331_199_999_999), Timestamp::MAX);
         for at in [Timestamp::MIN, Timestamp::from_micros(1), Timestamp::MAX] {
             assert_eq!(read(DbTimestamp(at).to_wire()), at);

@@ -1,22 +1,22 @@
-//! Waiting on a state, with a limit, and with what was seen last when the limit has passed.
+//! Waits for a condition, with a timeout that reports the last observed value.
 
 use std::{fmt::Debug, panic::Location, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// How long after a look the next one comes.
+/// Pause between two polls.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What a look at a state may give: it is there, or not yet.
+/// Result of polling a condition: the expected value, or not yet.
 pub trait PollResult {
-    /// What the wait gives when the state is there.
+    /// Value returned once the condition holds.
     type Value;
 
-    /// The state, or what was there instead, for people.
+    /// Returns the expected value, or a text that describes the observed one.
     fn into_result(self) -> Result<Self::Value, String>;
 }
 
-/// There, or not there.
+/// True or false.
 impl PollResult for bool {
     type Value = ();
 
@@ -25,7 +25,7 @@ impl PollResult for bool {
     }
 }
 
-/// There, or nothing to be seen.
+/// Some value or none.
 impl<T> PollResult for Option<T> {
     type Value = T;
 
@@ -34,49 +34,51 @@ impl<T> PollResult for Option<T> {
     }
 }
 
-/// There, or something else, which is shown if the wait is in vain.
+/// Expected value, or an observed value that a timeout reports.
 impl<T, E: Debug> PollResult for Result<T, E> {
     type Value = T;
 
     fn into_result(self) -> Result<T, String> {
-        self.map_err(|seen| format!("{seen:#?}"))
+        self.map_err(|observed| format!("{observed:#?}"))
     }
 }
 
-/// Looks again and again until the state is there.
+/// Polls until the condition holds.
 ///
-/// Panics after `limit`, with `what` was waited for and what was seen last; a look that hangs counts as one that
-/// saw nothing. Where the clock is paused the limit passes at once if all that is waited for is outside.
+/// # Panics
+/// Panics after `limit`, with the description of the condition and the last observed value. A poll
+/// that hangs counts as one without a value. On a paused clock the limit passes at once if the
+/// condition depends on external events only.
 #[track_caller]
 pub fn eventually<S: PollResult>(
     limit: Duration,
-    what: &str,
-    look: impl AsyncFnMut() -> S,
+    condition: &str,
+    poll: impl AsyncFnMut() -> S,
 ) -> impl Future<Output = S::Value> {
     // An `async fn` would name this file in its panic.
-    poll_until(limit, what, look, Location::caller())
+    poll_until(limit, condition, poll, Location::caller())
 }
 
 async fn poll_until<S: PollResult>(
     limit: Duration,
-    what: &str,
-    mut look: impl AsyncFnMut() -> S,
+    condition: &str,
+    mut poll: impl AsyncFnMut() -> S,
     caller: &Location<'_>,
 ) -> S::Value {
     let until = Instant::now() + limit;
-    let mut last = None;
-    while let Ok(seen) = timeout_at(until, look()).await {
-        match seen.into_result() {
-            Ok(found) => return found,
-            Err(seen) => last = Some(seen),
+    let mut last_observed = None;
+    while let Ok(result) = timeout_at(until, poll()).await {
+        match result.into_result() {
+            Ok(value) => return value,
+            Err(observed) => last_observed = Some(observed),
         }
         if Instant::now() >= until {
             break;
         }
         sleep(POLL_INTERVAL).await;
     }
-    let last = last.as_deref().unwrap_or("nothing: the look did not end");
-    panic!("{caller}: waited {limit:?} in vain for {what}; seen last: {last}");
+    let last_observed = last_observed.as_deref().unwrap_or("nothing: the poll did not finish");
+    panic!("{caller}: timed out after {limit:?} waiting for {condition}; last observed: {last_observed}");
 }
 
 #[cfg(test)]
@@ -85,24 +87,24 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_state_is_given_as_soon_as_it_is_there() {
-        let mut looks = 0;
+        let mut polls = 0;
 
-        let found = eventually(Duration::from_secs(1), "three looks", async || {
-            looks += 1;
-            (looks == 3).then_some(looks)
+        let found = eventually(Duration::from_secs(1), "three polls", async || {
+            polls += 1;
+            (polls == 3).then_some(polls)
         });
 
         assert_eq!(found.await, 3);
     }
 
     #[tokio::test(start_paused = true)]
-    #[should_panic(expected = "in vain for a row; seen last: \"2 rows\"")]
+    #[should_panic(expected = "waiting for a row; last observed: \"2 rows\"")]
     async fn a_wait_in_vain_shows_what_was_seen_last() {
         eventually(Duration::from_secs(1), "a row", async || Err::<(), _>("2 rows")).await;
     }
 
     #[tokio::test(start_paused = true)]
-    #[should_panic(expected = "the look did not end")]
+    #[should_panic(expected = "the poll did not finish")]
     async fn a_look_that_hangs_ends_with_the_limit() {
         eventually(Duration::from_secs(1), "anything", async || std::future::pending::<bool>().await).await;
     }

@@ -1,4 +1,4 @@
-//! What tests stand on: real servers, hostile targets, a fault proxy, and waiting on states.
+//! Test fixtures: real servers, hostile targets, a fault proxy, and waits for conditions.
 
 pub mod eventually;
 pub mod proxy;

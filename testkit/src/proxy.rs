@@ -1,4 +1,4 @@
-//! A TCP proxy on loopback that can do to a connection what a network does: cut it, hold it, slow it.
+//! TCP proxy on loopback that injects network faults: cuts, blackholes, delays, limited throughput.
 
 mod pump;
 
@@ -18,22 +18,22 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-/// What is in force for all connections, old and new.
+/// Conditions of all connections, old and new.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct NetworkConditions {
     is_cut: bool,
     is_blackholed: bool,
-    /// One way.
+    /// Delay per direction.
     delay: Duration,
     bytes_per_second: Option<u32>,
 }
 
-/// A proxy in front of one address. Dropped, it closes what goes through it.
+/// Proxy in front of a single address. Closes all connections when dropped.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
     conditions: watch::Sender<NetworkConditions>,
-    /// Told when the listening has changed as the weather demands.
+    /// Reports whether the proxy listens, after each change of the conditions.
     listening: watch::Receiver<bool>,
     counts: Arc<ConnectionCounts>,
     task: JoinHandle<()>,
@@ -46,68 +46,70 @@ struct ConnectionCounts {
 }
 
 impl Proxy {
-    /// Starts one that passes everything on to `target`.
+    /// Starts a proxy that forwards to `target`.
     pub async fn forward_to(target: SocketAddr) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port can be bound");
         let address = listener.local_addr().expect("a bound socket has an address");
-        let (weather, forecast) = watch::channel(NetworkConditions::default());
+        let (conditions, receiver) = watch::channel(NetworkConditions::default());
         let (announce, listening) = watch::channel(true);
         let counts = Arc::<ConnectionCounts>::default();
-        let task = tokio::spawn(run_proxy(listener, address, target, forecast, announce, counts.clone()));
-        Self { address, conditions: weather, listening, counts, task }
+        let task = tokio::spawn(run_proxy(listener, address, target, receiver, announce, counts.clone()));
+        Self { address, conditions, listening, counts, task }
     }
 
-    /// Starts one to a port of 127.0.0.1.
+    /// Starts a proxy that forwards to a port of 127.0.0.1.
     pub async fn forward_to_port(port: u16) -> Self {
         Self::forward_to((Ipv4Addr::LOCALHOST, port).into()).await
     }
 
-    /// Where it listens, also after a cut.
+    /// Listen address. Stays the same across a cut.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The port of 127.0.0.1 that it listens on.
+    /// Listen port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.address.port()
     }
 
-    /// Resets (RST) every connection, and refuses new ones, until [`heal`](Self::heal). Done when this returns.
+    /// Resets (RST) all connections and refuses new ones until [`heal`](Self::heal). Complete when
+    /// the call returns.
     pub async fn cut(&self) {
-        self.conditions.send_modify(|weather| weather.is_cut = true);
+        self.conditions.send_modify(|conditions| conditions.is_cut = true);
         self.wait_listening(false).await;
     }
 
-    /// Holds every byte back, silently: connections stay and new ones seem to be made, as in a partition.
+    /// Silently holds back all bytes until [`heal`](Self::heal): connections stay and new ones
+    /// appear to succeed, as in a partition.
     ///
-    /// Until [`heal`](Self::heal), which passes on what was held, as retransmission would.
+    /// [`heal`](Self::heal) forwards the held bytes, as retransmission would.
     pub fn blackhole(&self) {
-        self.conditions.send_modify(|weather| weather.is_blackholed = true);
+        self.conditions.send_modify(|conditions| conditions.is_blackholed = true);
     }
 
-    /// Lets each byte arrive so much later, in both directions; the throughput stays.
+    /// Delays each byte by `one_way` in both directions. Throughput is unaffected.
     pub fn delay(&self, one_way: Duration) {
-        self.conditions.send_modify(|weather| weather.delay = one_way);
+        self.conditions.send_modify(|conditions| conditions.delay = one_way);
     }
 
-    /// Lets so many bytes through in a second, for each connection and direction.
+    /// Limits throughput to `bytes_per_second` for each connection and direction.
     pub fn throttle(&self, bytes_per_second: u32) {
-        assert!(bytes_per_second > 0, "that is a blackhole");
-        self.conditions.send_modify(|weather| weather.bytes_per_second = Some(bytes_per_second));
+        assert!(bytes_per_second > 0, "a rate of 0 is a blackhole");
+        self.conditions.send_modify(|conditions| conditions.bytes_per_second = Some(bytes_per_second));
     }
 
-    /// Ends every fault. Connections can be made when this returns.
+    /// Ends all faults. New connections succeed when the call returns.
     pub async fn heal(&self) {
         self.conditions.send_replace(NetworkConditions::default());
         self.wait_listening(true).await;
     }
 
-    /// How many connections there have been.
+    /// Number of connections accepted so far.
     pub fn accepted_connections(&self) -> usize {
         self.counts.accepted.load(Ordering::Relaxed)
     }
 
-    /// How many connections there are.
+    /// Number of open connections.
     pub fn open_connections(&self) -> usize {
         self.counts.open.load(Ordering::Relaxed)
     }
@@ -124,12 +126,12 @@ impl Drop for Proxy {
     }
 }
 
-/// Listens, except while the line is cut.
+/// Accepts connections, except during a cut.
 async fn run_proxy(
     listener: TcpListener,
     address: SocketAddr,
     target: SocketAddr,
-    mut weather: watch::Receiver<NetworkConditions>,
+    mut conditions: watch::Receiver<NetworkConditions>,
     announce: watch::Sender<bool>,
     counts: Arc<ConnectionCounts>,
 ) {
@@ -138,24 +140,24 @@ async fn run_proxy(
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
-                () = wait_cut(&mut weather) => break,
+                () = wait_cut(&mut conditions) => break,
                 Some(_) = connections.join_next() => continue,
                 accepted = listener.accept() => accepted,
             };
-            // An error is of one connection that went away before it was accepted.
+            // An error concerns a single connection that ended before it was accepted.
             if let Ok((client, _)) = accepted {
                 counts.accepted.fetch_add(1, Ordering::Relaxed);
-                connections.spawn(proxy_connection(client, target, weather.clone(), counts.clone()));
+                connections.spawn(proxy_connection(client, target, conditions.clone(), counts.clone()));
             }
         }
         drop(listener);
-        // Each sees the cut by itself and resets its ends.
+        // Each connection observes the cut itself and resets both ends.
         while connections.join_next().await.is_some() {}
-        // Bound and not listening: the port refuses, and nobody else gets it.
+        // A bound socket that does not listen refuses connections and reserves the port.
         let socket = bind_with_retry(address).await;
         announce.send_replace(false);
 
-        if weather.wait_for(|weather| !weather.is_cut).await.is_err() {
+        if conditions.wait_for(|conditions| !conditions.is_cut).await.is_err() {
             return;
         }
         listener = socket.listen(1024).expect("a bound socket can listen");
@@ -163,27 +165,27 @@ async fn run_proxy(
     }
 }
 
-/// One connection, from its acceptance to the end of both directions, or to a cut.
+/// Serves a connection from its acceptance to the end of both directions, or to a cut.
 async fn proxy_connection(
     client: TcpStream,
     target: SocketAddr,
-    mut weather: watch::Receiver<NetworkConditions>,
+    mut conditions: watch::Receiver<NetworkConditions>,
     counts: Arc<ConnectionCounts>,
 ) {
     let _open = OpenGuard::new(counts);
-    let mut forecast = weather.clone();
+    let mut cut_watch = conditions.clone();
     let mut ends = (client, None);
     let cause_of_end = tokio::select! {
-        // Looked at first, so that what is cut passes nothing more.
+        // Biased: the cut is polled first, so that a cut connection forwards nothing more.
         biased;
-        () = wait_cut(&mut forecast) => None,
-        ended = forward_both_ways(&mut ends, target, &mut weather) => Some(ended),
+        () = wait_cut(&mut cut_watch) => None,
+        ended = forward_both_ways(&mut ends, target, &mut conditions) => Some(ended),
     };
-    // An error on one side, or a cut, is a reset on both, as it would be without a proxy.
+    // An error on one side, or a cut, resets both sides, as without a proxy.
     if !matches!(cause_of_end, Some(Ok(()))) {
         let (client, server) = ends;
         for end in [Some(client), server].into_iter().flatten() {
-            // It fails on a socket that the other end has reset; then there is nothing to reset.
+            // Fails on a socket already reset by the other end, which needs no reset.
             let _ = end.set_zero_linger();
         }
     }
@@ -192,9 +194,9 @@ async fn proxy_connection(
 async fn forward_both_ways(
     (client, server): &mut (TcpStream, Option<TcpStream>),
     target: SocketAddr,
-    weather: &mut watch::Receiver<NetworkConditions>,
+    conditions: &mut watch::Receiver<NetworkConditions>,
 ) -> io::Result<()> {
-    pump::wait_blackhole_end(weather).await;
+    pump::wait_blackhole_end(conditions).await;
     let server = server.insert(TcpStream::connect(target).await?);
     for end in [&*client, &*server] {
         end.set_nodelay(true)?;
@@ -202,34 +204,34 @@ async fn forward_both_ways(
     let (client_reads, client_writes) = client.split();
     let (server_reads, server_writes) = server.split();
     tokio::try_join!(
-        pump::forward_bytes(client_reads, server_writes, weather.clone()),
-        pump::forward_bytes(server_reads, client_writes, weather.clone()),
+        pump::forward_bytes(client_reads, server_writes, conditions.clone()),
+        pump::forward_bytes(server_reads, client_writes, conditions.clone()),
     )?;
     Ok(())
 }
 
-/// Waits for a cut, or for the end of the proxy.
-async fn wait_cut(weather: &mut watch::Receiver<NetworkConditions>) {
-    // An error: the proxy is gone, which cuts as well.
-    let _ = weather.wait_for(|weather| weather.is_cut).await;
+/// Waits for a cut or for the end of the proxy.
+async fn wait_cut(conditions: &mut watch::Receiver<NetworkConditions>) {
+    // An error means that the proxy was dropped, which cuts the connection as well.
+    let _ = conditions.wait_for(|conditions| conditions.is_cut).await;
 }
 
 async fn bind_with_retry(address: SocketAddr) -> TcpSocket {
-    // The port is free from the moment that the listener's socket is closed by the kernel.
-    const TRIES: usize = 100;
-    for _ in 0..TRIES {
+    // The port becomes free when the kernel closes the listener's socket.
+    const MAX_ATTEMPTS: usize = 100;
+    for _ in 0..MAX_ATTEMPTS {
         let socket = TcpSocket::new_v4().expect("a socket can be made");
-        // Otherwise the remains of closed connections would hold it for a minute.
+        // Without this option, remains of closed connections would block the port for a minute.
         socket.set_reuseaddr(true).expect("a socket can be configured");
         if socket.bind(address).is_ok() {
             return socket;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("{address} is somebody else's now");
+    panic!("{address} has been taken by another process");
 }
 
-/// Counts a connection for as long as it is there.
+/// Counts a connection while it is open.
 struct OpenGuard(Arc<ConnectionCounts>);
 
 impl OpenGuard {

@@ -1,12 +1,12 @@
-//! Websites to check, on loopback: good ones and bad ones, a path for each way to behave.
+//! Target websites for checks, on loopback. Each path of a target has its own behaviour.
 //!
-//! | path | answer |
+//! | path | response |
 //! | --- | --- |
 //! | `/ok` | 200, "all is well" |
 //! | `/echo` | 200, the request's head |
-//! | `/status/N` | N |
-//! | `/slow/MS` | 200 after so long |
-//! | `/slow-body/MS` | the head at once, the body after so long |
+//! | `/status/N` | status N |
+//! | `/slow/MS` | 200 after MS milliseconds |
+//! | `/slow-body/MS` | the head at once, the body after MS milliseconds |
 //! | `/redirect/N` | N redirects, then `/ok` |
 //! | `/to/URL` | a redirect to the URL |
 //! | `/see/N/URL` | a redirect with status N |
@@ -14,18 +14,18 @@
 //! | `/large/N` | N bytes, then "end" |
 //! | `/endless` | a body without end |
 //! | `/headers/N` | N headers |
-//! | `/gzip` | "compressed and well", compressed; also in answer to HEAD |
+//! | `/gzip` | "compressed and well", compressed; also in response to HEAD |
 //! | `/never` | nothing |
-//! | `/drip` | a byte a second, of the head |
-//! | `/drip-body` | a byte a second, of the body |
-//! | `/close` | the connection is closed without an answer |
-//! | `/reset` | the connection is reset without an answer |
-//! | `/broken-body` | the connection is closed in mid-body |
+//! | `/drip` | a byte per second, of the head |
+//! | `/drip-body` | a byte per second, of the body |
+//! | `/close` | the connection is closed without a response |
+//! | `/reset` | the connection is reset without a response |
+//! | `/broken-body` | the connection is closed in the middle of the body |
 //! | `/garbage` | no HTTP |
 //!
-//! By HTTP/2 there are `/ok`, `/slow/MS`, `/slow-body/MS`, `/large/N`, `/headers/N`, `/trailers`, `/never`, `/refuse` and
-//! `/break` (RST_STREAM before the head and in the body), `/go-away`. Whatever else a server may do is said in
-//! the test as a script, step by step.
+//! Over HTTP/2 the paths are `/ok`, `/slow/MS`, `/slow-body/MS`, `/large/N`, `/headers/N`,
+//! `/trailers`, `/never`, `/refuse` (RST_STREAM before the head), `/break` (RST_STREAM in the body)
+//! and `/go-away`. Tests script any other behaviour step by step.
 
 mod bombs;
 mod certificates;
@@ -58,7 +58,7 @@ pub use self::{
     script::Step,
 };
 
-/// A website; it ends when it is dropped.
+/// Website for checks. Stops when dropped.
 pub struct Target {
     address: SocketAddr,
     scheme: &'static str,
@@ -85,16 +85,16 @@ impl TargetStats {
 enum Layer {
     Plain(Responder),
     Tls(TlsAcceptor, Responder),
-    /// The handshake is answered after so long.
+    /// Delays the handshake by this time.
     SlowTls(TlsAcceptor, Duration),
     Http2(TlsAcceptor),
-    /// Does these steps as soon as the client has said something.
+    /// Performs these steps as soon as the client has sent something.
     RawSteps(Arc<[Step]>),
-    /// The TCP connection stands and nothing follows.
+    /// Accepts the TCP connection and sends nothing.
     Silent,
 }
 
-/// Who answers a request.
+/// Source of responses.
 #[derive(Clone)]
 enum Responder {
     Paths,
@@ -107,18 +107,18 @@ impl Target {
         Self::bind_and_serve("http", Layer::Plain(Responder::Paths)).await
     }
 
-    /// Serves HTTP at `address`, where that is free.
+    /// Serves HTTP at `address`, which must be free.
     pub async fn serve_http_at(address: SocketAddr) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         Ok(Self::serve_listener(listener, "http", Layer::Plain(Responder::Paths)))
     }
 
-    /// Serves what `script` says in answer to a request, which it gets.
+    /// Serves the steps that `script` returns for a request.
     pub async fn serve_script(script: impl Fn(&str) -> Vec<Step> + Send + Sync + 'static) -> Self {
         Self::bind_and_serve("http", Layer::Plain(Responder::Script(Arc::new(script)))).await
     }
 
-    /// The same by HTTPS.
+    /// Serves a script over HTTPS.
     pub async fn serve_script_https(
         identity: &Identity,
         script: impl Fn(&str) -> Vec<Step> + Send + Sync + 'static,
@@ -127,7 +127,8 @@ impl Target {
         Self::bind_and_serve("https", Layer::Tls(acceptor, Responder::Script(Arc::new(script)))).await
     }
 
-    /// The same to a client that is told to speak HTTP/2; the request is that protocol's first line.
+    /// Serves a script over HTTPS to clients that negotiate HTTP/2. The script's request is the
+    /// first line of that protocol.
     pub async fn serve_script_http2(
         identity: &Identity,
         script: impl Fn(&str) -> Vec<Step> + Send + Sync + 'static,
@@ -136,18 +137,18 @@ impl Target {
         Self::bind_and_serve("https", Layer::Tls(acceptor, Responder::Script(Arc::new(script)))).await
     }
 
-    /// Does `steps` as soon as a client of HTTPS has said something, whatever it was.
+    /// Performs `steps` as soon as an HTTPS client has sent anything.
     pub async fn serve_raw_steps(steps: &[Step]) -> Self {
         Self::bind_and_serve("https", Layer::RawSteps(steps.into())).await
     }
 
-    /// Serves HTTPS, each handshake answered after `delay`.
+    /// Serves HTTPS and delays each handshake by `delay`.
     pub async fn serve_slow_https(identity: &Identity, delay: Duration) -> Self {
         Self::bind_and_serve("https", Layer::SlowTls(identity.acceptor_with_alpn(&[b"http/1.1"]), delay))
             .await
     }
 
-    /// Serves HTTPS as few servers do.
+    /// Serves HTTPS with a rare TLS behaviour.
     pub async fn serve_odd_https(identity: &Identity, quirk: TlsQuirk) -> Self {
         Self::bind_and_serve("https", Layer::Tls(identity.quirky_acceptor(quirk), Responder::Paths)).await
     }
@@ -164,12 +165,12 @@ impl Target {
         Self::bind_and_serve("https", Layer::Http2(acceptor)).await
     }
 
-    /// Takes connections of HTTPS and never says a word.
+    /// Accepts HTTPS connections and sends nothing.
     pub async fn serve_silence() -> Self {
         Self::bind_and_serve("https", Layer::Silent).await
     }
 
-    /// An address where nobody listens.
+    /// Returns an address without a listener.
     pub async fn closed_address() -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         listener.local_addr().expect("its address")
@@ -188,37 +189,37 @@ impl Target {
         Self { address, scheme, stats, accept_task }
     }
 
-    /// Where it listens.
+    /// Listen address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The URL of a path, with the address as host: no name is resolved.
+    /// URL of a path with the IP address as host, so that no name is resolved.
     pub fn url(&self, path: &str) -> String {
         format!("{}://{}{path}", self.scheme, self.address)
     }
 
-    /// The URL of a path, with the host's name `localhost`.
+    /// URL of a path with the host name `localhost`.
     pub fn localhost_url(&self, path: &str) -> String {
         format!("{}://localhost:{}{path}", self.scheme, self.address.port())
     }
 
-    /// Connections that it was asked for.
+    /// Number of connections accepted.
     pub fn accepted_connections(&self) -> usize {
         self.stats.connections.load(Ordering::SeqCst)
     }
 
-    /// Connections that have not ended yet.
+    /// Number of open connections.
     pub fn open_connections(&self) -> usize {
         self.stats.open_connections.load(Ordering::SeqCst)
     }
 
-    /// Bytes that its scripts have sent, over all connections.
+    /// Bytes sent by scripts, over all connections.
     pub fn sent_bytes(&self) -> u64 {
         self.stats.sent_bytes.load(Ordering::Relaxed)
     }
 
-    /// The requests that it got, each with its body.
+    /// Requests received, each with its body.
     pub fn received_requests(&self) -> Vec<String> {
         self.stats.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -230,44 +231,46 @@ impl Drop for Target {
     }
 }
 
-async fn accept_connections(listener: TcpListener, layer: Layer, seen: Arc<TargetStats>) {
+async fn accept_connections(listener: TcpListener, layer: Layer, stats: Arc<TargetStats>) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
+        // Reaps ended connections, whose results would accumulate otherwise.
         while connections.try_join_next().is_some() {}
-        seen.connections.fetch_add(1, Ordering::SeqCst);
-        // As web servers do; else a head may wait 40 ms for the client to acknowledge what TLS sent before it.
+        stats.connections.fetch_add(1, Ordering::SeqCst);
+        // As web servers do. Otherwise a head may wait 40 ms for the client to acknowledge earlier
+        // TLS data.
         let _ = stream.set_nodelay(true);
-        seen.open_connections.fetch_add(1, Ordering::SeqCst);
-        let (layer, seen) = (layer.clone(), Arc::clone(&seen));
+        stats.open_connections.fetch_add(1, Ordering::SeqCst);
+        let (layer, stats) = (layer.clone(), Arc::clone(&stats));
         connections.spawn(async move {
-            serve_connection(stream, layer, Arc::clone(&seen)).await;
-            seen.open_connections.fetch_sub(1, Ordering::SeqCst);
+            serve_connection(stream, layer, Arc::clone(&stats)).await;
+            stats.open_connections.fetch_sub(1, Ordering::SeqCst);
         });
     }
 }
 
-async fn serve_connection(mut stream: TcpStream, layer: Layer, seen: Arc<TargetStats>) {
+async fn serve_connection(mut stream: TcpStream, layer: Layer, stats: Arc<TargetStats>) {
     match layer {
-        Layer::Plain(answers) => {
-            if matches!(answers.respond_on(&mut stream, &seen).await, Ok(ConnectionEnd::Reset)) {
+        Layer::Plain(responder) => {
+            if matches!(responder.respond_on(&mut stream, &stats).await, Ok(ConnectionEnd::Reset)) {
                 let _ = stream.set_zero_linger();
             }
         }
-        Layer::Tls(acceptor, answers) => serve_tls(stream, &acceptor, &answers, &seen).await,
+        Layer::Tls(acceptor, responder) => serve_tls(stream, &acceptor, &responder, &stats).await,
         Layer::SlowTls(acceptor, delay) => {
             tokio::time::sleep(delay).await;
-            serve_tls(stream, &acceptor, &Responder::Paths, &seen).await;
+            serve_tls(stream, &acceptor, &Responder::Paths, &stats).await;
         }
         Layer::Http2(acceptor) => {
             if let Ok(stream) = acceptor.accept(stream).await {
-                let _ = http2::serve_requests(stream, &seen).await;
+                let _ = http2::serve_requests(stream, &stats).await;
             }
         }
         Layer::RawSteps(steps) => {
-            // What it said is read, or closing would reset the connection.
+            // Reads the client's data, because closing with unread data would reset the connection.
             let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 4 << 10]).await;
             if matches!(
-                script::perform_steps(&mut stream, &steps, &seen.sent_bytes).await,
+                script::perform_steps(&mut stream, &steps, &stats.sent_bytes).await,
                 Ok(ConnectionEnd::Reset)
             ) {
                 let _ = stream.set_zero_linger();
@@ -277,14 +280,14 @@ async fn serve_connection(mut stream: TcpStream, layer: Layer, seen: Arc<TargetS
     }
 }
 
-async fn serve_tls(stream: TcpStream, acceptor: &TlsAcceptor, answers: &Responder, seen: &TargetStats) {
+async fn serve_tls(stream: TcpStream, acceptor: &TlsAcceptor, responder: &Responder, stats: &TargetStats) {
     let Ok(mut stream) = acceptor.accept(stream).await else { return };
-    match answers.respond_on(&mut stream, seen).await {
+    match responder.respond_on(&mut stream, stats).await {
         Ok(ConnectionEnd::Reset) => {
             let _ = stream.get_ref().0.set_zero_linger();
         }
         Ok(ConnectionEnd::Abandon) => {
-            // What the TLS layer holds back goes out, but no farewell.
+            // Flushes buffered TLS data without a close notification.
             let _ = stream.flush().await;
         }
         Ok(ConnectionEnd::Close) | Err(_) => {
@@ -294,18 +297,18 @@ async fn serve_tls(stream: TcpStream, acceptor: &TlsAcceptor, answers: &Responde
 }
 
 impl Responder {
-    async fn respond_on<S>(&self, stream: &mut S, seen: &TargetStats) -> std::io::Result<ConnectionEnd>
+    async fn respond_on<S>(&self, stream: &mut S, stats: &TargetStats) -> std::io::Result<ConnectionEnd>
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     {
         match self {
-            Self::Paths => paths::respond_to_request(stream, seen).await,
+            Self::Paths => paths::respond_to_request(stream, stats).await,
             Self::Script(script) => {
                 let Some(request) = paths::read_request(stream).await? else {
                     return Ok(ConnectionEnd::Close);
                 };
-                seen.record_request(request.clone());
-                script::perform_steps(stream, &script(&request), &seen.sent_bytes).await
+                stats.record_request(request.clone());
+                script::perform_steps(stream, &script(&request), &stats.sent_bytes).await
             }
         }
     }

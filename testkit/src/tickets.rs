@@ -2,8 +2,8 @@
 
 use picket_proto::{CheckResult, Kind, Tickets, job, ticket::TicketClaims};
 
-/// `result` as the result of a check that its region was given, with the ticket of that check. Without an `expires_at` the
-/// check is taken for one that lives as long as any may.
+/// Returns `result` with the ticket of a check requested from its region. Without `expires_at`, the
+/// check gets the longest lifetime allowed.
 pub fn with_ticket(mut result: CheckResult, tickets: &Tickets) -> CheckResult {
     let expires_at = *result.expires_at.get_or_insert(result.scheduled_at.saturating_add(job::MAX_JOB_TTL));
     if let (Some(site), Some(shard), true) = (result.site_id, result.shard, result.kind != Kind::Adhoc) {

@@ -1,6 +1,7 @@
-//! TLS in front of a Postgres that has none, as a pooler or a tunnel in front of one would do it.
+//! TLS proxy in front of a Postgres without TLS, like a pooler or a tunnel.
 //!
-//! The pinned Postgres is built without TLS; what our processes do as clients is the same either way.
+//! The pinned Postgres is built without TLS. For the clients under test the proxy makes no
+//! difference.
 
 use std::{
     net::SocketAddr,
@@ -19,10 +20,10 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::target::{CertificateAuthority, Identity};
 
-/// What a client of Postgres sends first when it wants TLS: its length, and the number of the request.
+/// First message of a Postgres client that wants TLS: its length and the request code.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
-/// Accepts sessions over TLS only, and passes them on. Ends when dropped.
+/// Accepts TLS sessions only and forwards them. Stops when dropped.
 pub struct TlsProxy {
     address: SocketAddr,
     forwarded_count: Arc<AtomicUsize>,
@@ -30,29 +31,30 @@ pub struct TlsProxy {
 }
 
 impl TlsProxy {
-    /// Before the Postgres on this port, as `identity`; clients must show a certificate of `clients` where that is given.
+    /// Starts in front of the Postgres on port `backend`, with the certificate of `identity`.
+    /// Clients must present a certificate of `clients`, if given.
     pub async fn start(identity: &Identity, clients: Option<&CertificateAuthority>, backend: u16) -> Self {
         let acceptor = identity.acceptor_for_clients(clients);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let passed = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&passed);
+        let forwarded_count = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&forwarded_count);
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, counted) = (acceptor.clone(), Arc::clone(&counted));
-                // How a session ends is its client's matter.
-                tokio::spawn(async move { forward_session(stream, acceptor, backend, &counted).await });
+                let (acceptor, counter) = (acceptor.clone(), Arc::clone(&counter));
+                // Errors of a session are for its client to report.
+                tokio::spawn(async move { forward_session(stream, acceptor, backend, &counter).await });
             }
         });
-        Self { address, forwarded_count: passed, task }
+        Self { address, forwarded_count, task }
     }
 
-    /// Where it listens.
+    /// Listen port.
     pub fn port(&self) -> u16 {
         self.address.port()
     }
 
-    /// How many sessions it has passed on.
+    /// Number of sessions forwarded so far.
     pub fn forwarded_sessions(&self) -> usize {
         self.forwarded_count.load(Ordering::Relaxed)
     }
@@ -68,16 +70,17 @@ async fn forward_session(
     mut stream: TcpStream,
     acceptor: TlsAcceptor,
     backend: u16,
-    passed: &AtomicUsize,
+    forwarded_count: &AtomicUsize,
 ) -> std::io::Result<()> {
     let mut request = [0; SSL_REQUEST.len()];
     stream.read_exact(&mut request).await?;
     if request != SSL_REQUEST {
         return Ok(());
     }
+    // `S` accepts TLS; the handshake follows.
     stream.write_all(b"S").await?;
     let mut stream = acceptor.accept(stream).await?;
-    let mut behind = TcpStream::connect(("127.0.0.1", backend)).await?;
-    passed.fetch_add(1, Ordering::Relaxed);
-    copy_bidirectional(&mut stream, &mut behind).await.map(drop)
+    let mut upstream = TcpStream::connect(("127.0.0.1", backend)).await?;
+    forwarded_count.fetch_add(1, Ordering::Relaxed);
+    copy_bidirectional(&mut stream, &mut upstream).await.map(drop)
 }

@@ -1,4 +1,4 @@
-//! Which addresses a check may connect to: public ones, and those that the operator allows.
+//! Address policy: checks may connect to public addresses and to networks allowed by the operator.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -35,27 +35,27 @@ const NON_PUBLIC_V4_NETS: [Ipv4Net; 17] = [
     ipv4_net(255, 255, 255, 255, 32),
 ];
 
-/// The only part of IPv6 that is given out for public use; outside of it lie loopback, link-local, unique local,
-/// multicast, and IPv4 in several forms.
+/// The only part of IPv6 allocated for public use. Loopback, link-local, unique local, multicast
+/// and several forms of embedded IPv4 lie outside of it.
 const PUBLIC_V6_NET: Ipv6Net = ipv6_net([0x2000, 0, 0], 3);
 
-/// What of [`PUBLIC_V6`] is not public all the same.
+/// Non-public parts of [`PUBLIC_V6_NET`].
 const NON_PUBLIC_V6_NETS: [Ipv6Net; 3] =
     [ipv6_net([0x2001, 0, 0], 23), ipv6_net([0x2001, 0xdb8, 0], 32), ipv6_net([0x3fff, 0, 0], 20)];
 
-/// The rule.
+/// Rule for the addresses that checks may connect to. Clones share the list.
 #[derive(Clone, Debug, Default)]
 pub(super) struct AddressPolicy {
     allowed_networks: Arc<[IpNet]>,
 }
 
 impl AddressPolicy {
-    /// Public addresses, and those in `allowed`.
+    /// Allows public addresses and addresses in `allowed`.
     pub(super) fn new(allowed: &[IpNet]) -> Self {
         Self { allowed_networks: allowed.into() }
     }
 
-    /// Whether a check may connect to `address`.
+    /// Returns true if a check may connect to `address`.
     pub(super) fn is_allowed(&self, address: IpAddr) -> bool {
         let plain = unmap_ipv4(address);
         is_public(plain)
@@ -63,7 +63,7 @@ impl AddressPolicy {
     }
 }
 
-/// The IPv4 address that an IPv6 one leads to (mapped, NAT64, 6to4), or the address itself.
+/// IPv4 address embedded in an IPv6 address (mapped, NAT64, 6to4), or the address itself.
 fn unmap_ipv4(address: IpAddr) -> IpAddr {
     let IpAddr::V6(long) = address else { return address };
     if let Some(short) = long.to_ipv4_mapped() {

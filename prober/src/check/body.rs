@@ -1,4 +1,5 @@
-//! The body of an answer: read as it comes, no further than a limit and no longer than the verdict needs it.
+//! Response body reader: streams the body up to the size limit, and no further than the verdict
+//! requires.
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -20,10 +21,11 @@ use super::{
     timing::{Phase, PhaseRecorder},
 };
 
-/// What is read of a body that nothing is asserted of: enough to see whether it comes at all.
+/// Maximum bytes read from a body without assertions: enough to detect that the body arrives at
+/// all.
 const MAX_UNASSERTED_BYTES: usize = 64 << 10;
 
-/// The body of an answer that is being read.
+/// Reader of one response body.
 pub(super) struct BodyReader<'a> {
     response: Response,
     decoder: Result<Decoder, String>,
@@ -31,11 +33,11 @@ pub(super) struct BodyReader<'a> {
     match_queue: &'a MatchQueue,
     recorder: &'a PhaseRecorder,
     observed: &'a mut ResponseSoFar,
-    /// The decoded body, as far as it is read; empty unless something is asserted of it.
+    /// Decoded body read so far; empty without assertions.
     body: Vec<u8>,
-    /// The most bytes that are read, counted before decoding and, apart from that, after it.
+    /// Maximum bytes read, applied to the raw body and to the decoded body separately.
     max_bytes: usize,
-    /// Pieces that have come.
+    /// Body chunks received.
     chunk_count: u32,
 }
 
@@ -64,7 +66,7 @@ impl<'a> BodyReader<'a> {
     /// Reads until the verdict is decided.
     ///
     /// # Errors
-    /// When the body is not as it should be, cannot be decoded, or breaks off.
+    /// Fails if the body violates an assertion, cannot be decoded, or is incomplete.
     pub(super) async fn read_until_decided(mut self) -> Result<(), Failure> {
         loop {
             self.recorder.enter_phase(Phase::Transfer);
@@ -73,6 +75,7 @@ impl<'a> BodyReader<'a> {
                 BodyEvent::End => BodyExtent::Complete,
                 BodyEvent::Chunk(raw) => self.decode_chunk(&raw)?,
             };
+            // A partial body is evaluated only now and then, since each evaluation rescans it.
             if (extent != BodyExtent::Partial || self.matcher.should_evaluate(self.body.len(), false))
                 && let Some(verdict) = self.evaluate(extent).await
             {
@@ -82,6 +85,7 @@ impl<'a> BodyReader<'a> {
     }
 
     async fn next_event(&mut self) -> BodyEvent {
+        // An idle connection is the cheapest moment for an early verdict: evaluate before waiting.
         let ready = self.response.chunk().now_or_never();
         let next = match ready {
             Some(next) => next,
@@ -98,12 +102,14 @@ impl<'a> BodyReader<'a> {
         match next {
             Ok(Some(raw)) => BodyEvent::Chunk(raw),
             Ok(None) => self.finish_decoding(),
+            // Without a length the end of the connection ends the body, with or without a TLS
+            // `close_notify`.
             Err(why) if self.is_close_delimited() && failure::is_bare_close(&why) => self.finish_decoding(),
             Err(why) => BodyEvent::Decided(Err(failure::classify_error(&why, self.recorder, self.observed))),
         }
     }
 
-    /// Whether nothing but the connection's end says where the body ends.
+    /// Returns true if only the end of the connection marks the end of the body.
     fn is_close_delimited(&self) -> bool {
         let headers = self.response.headers();
         matches!(self.response.version(), Version::HTTP_10 | Version::HTTP_11)
@@ -117,17 +123,20 @@ impl<'a> BodyReader<'a> {
                 Ok(()) => BodyEvent::End,
                 Err(why) => BodyEvent::Decided(Err(Failure::new(Cause::Http, why.to_string()))),
             },
+            // An unsupported coding is no failure without assertions; `decode_chunk` rejects it
+            // otherwise.
             Err(_) => BodyEvent::End,
         }
     }
 
-    /// Takes what came, decoded, as far as the limit allows.
+    /// Decodes a chunk as far as the limit allows.
     fn decode_chunk(&mut self, raw: &[u8]) -> Result<BodyExtent, Failure> {
         self.chunk_count += 1;
         if self.chunk_count > MAX_BODY_CHUNKS {
             let why = format!("{} ({})", Flood::BodyChunks, self.observed.describe_activity(self.recorder));
             return Err(Failure::new(Cause::Http, why));
         }
+        // Count the raw bytes first: a compressed body may exceed either limit on its own.
         let left =
             self.max_bytes.saturating_sub(usize::try_from(self.observed.raw_bytes).unwrap_or(usize::MAX));
         let within = &raw[..raw.len().min(left)];
@@ -136,6 +145,7 @@ impl<'a> BodyReader<'a> {
         let kept = !self.matcher.is_unasserted();
         let decoder = match &mut self.decoder {
             Ok(decoder) => decoder,
+            // Without assertions the body is not needed in decoded form.
             Err(_) if !kept => return Ok(if cut { BodyExtent::Truncated } else { BodyExtent::Partial }),
             Err(coding) => {
                 let why = format!("the body's content-encoding is {coding}, which was not asked for");
@@ -158,7 +168,7 @@ impl<'a> BodyReader<'a> {
         Ok(if cut { BodyExtent::Truncated } else { BodyExtent::Partial })
     }
 
-    /// Looks at the body so far; the verdict, if it is decided.
+    /// Evaluates the body read so far. Returns the verdict if it is decided.
     async fn evaluate(&mut self, extent: BodyExtent) -> Option<Result<(), Failure>> {
         self.recorder.enter_phase(Phase::BodyMatch);
         let look = match self.matcher.is_cheap(self.body.len()) {
@@ -173,16 +183,15 @@ impl<'a> BodyReader<'a> {
     }
 
     async fn evaluate_blocking(&mut self, extent: BodyExtent) -> Evaluation {
+        // The task owns matcher and body while a match thread works; both come back with the
+        // result.
         let (matching, body) = (std::mem::take(&mut self.matcher), std::mem::take(&mut self.body));
         match self.match_queue.evaluate_task(MatchTask { matcher: matching, body, extent }).await {
             Some((look, task)) => {
                 (self.matcher, self.body) = (task.matcher, task.body);
                 look
             }
-            None => Evaluation::Decided(Err(Failure::new(
-                Cause::Overloaded,
-                "the thread that matches bodies failed",
-            ))),
+            None => Evaluation::Decided(Err(Failure::new(Cause::Overloaded, "the body match thread failed"))),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Whether a body is as it should be, decided as early as it can be while the body comes in.
+//! Body assertions, decided as early as possible while the body arrives.
 //!
-//! What a search costs is bounded before it begins, or counted while it runs. Short ones are done at once; others
-//! by the threads of [`queue`], a little at a time.
+//! The cost of a search is bounded in advance or counted while the search runs. Short searches run
+//! inline; longer searches run in slices on the threads of [`match_queue`].
 
 pub(super) mod match_queue;
 
@@ -12,50 +12,50 @@ use picket_proto::{
 
 use super::failure::Failure;
 
-/// How much of a body is there.
+/// Extent of the body received so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BodyExtent {
-    /// More may come.
+    /// More of the body may follow.
     Partial,
-    /// All of it.
+    /// The complete body.
     Complete,
-    /// More of it would have come, and was not read.
+    /// The body is longer, and the rest is not read.
     Truncated,
 }
 
-/// What a look at the body has shown.
+/// Result of an evaluation.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Evaluation {
     Decided(Result<(), Failure>),
     /// More of the body is needed.
     Undecided,
-    /// The look is not at its end, and goes on when it is asked again.
+    /// The slice is used up; the next call resumes the search.
     Interrupted,
 }
 
-/// What the body must match and must not match, and how far that is decided.
+/// Patterns that the body must and must not match, with the progress of their searches.
 #[derive(Default)]
 pub(super) struct BodyMatcher {
     regex: Option<TrackedPattern>,
     not_regex: Option<TrackedPattern>,
-    /// Whether `regex` matched, where that is decided.
+    /// Result of `regex`, if decided.
     pub(super) regex_matched: Option<bool>,
-    /// The body's length when it was last looked at.
+    /// Body length at the last evaluation.
     evaluated_len: usize,
-    /// Bytes looked at so far, those looked at again counted again.
+    /// Bytes scanned so far, including repeated scans.
     scanned_bytes: usize,
 }
 
 impl BodyMatcher {
-    /// What follows a match may decide whether it is one: `$` and `\b` look ahead, by one letter at most.
+    /// Bytes after a match that can still invalidate it: `$` and `\b` look ahead by one character.
     const LOOK_AHEAD_BYTES: usize = 4;
-    /// Bodies shorter than this are looked at whenever more has come.
+    /// Smaller bodies are evaluated whenever more data has arrived.
     const SMALL_BODY_BYTES: usize = 64 << 10;
-    /// What may be spent on looking before the body's end, in bodies of the length that it has then.
+    /// Maximum scanning before the end of the body, as a multiple of its current length.
     const MAX_RESCANS: usize = 4;
-    /// The most steps of all searches of a check that are done on its own thread: some milliseconds, mostly far less.
+    /// Maximum steps of all inline searches of a check: some milliseconds, mostly far less.
     const MAX_INLINE_STEPS: u64 = 1 << 20;
-    /// Steps between two moments at which a search can be interrupted.
+    /// Steps between two points at which a search can be interrupted.
     const STEPS_PER_SLICE: u64 = 1 << 20;
 
     pub(super) fn new(check: &Check) -> Self {
@@ -69,7 +69,7 @@ impl BodyMatcher {
         }
     }
 
-    /// Whether the verdict needs nothing of the body.
+    /// Returns true if the verdict does not depend on the body.
     pub(super) fn is_unasserted(&self) -> bool {
         self.regex.is_none() && self.not_regex.is_none()
     }
@@ -78,7 +78,7 @@ impl BodyMatcher {
         self.regex.iter().chain(&self.not_regex)
     }
 
-    /// Whether a look at a body of this length is so short that it may be done on the thread of checks.
+    /// Returns true if evaluating a body of this length is cheap enough to run inline.
     pub(super) fn is_cheap(&self, length: usize) -> bool {
         let steps = self
             .iter_searches()
@@ -87,14 +87,16 @@ impl BodyMatcher {
         steps <= Self::MAX_INLINE_STEPS && self.iter_searches().all(|searched| searched.search.is_none())
     }
 
-    /// The steps that were spent so far, or may have been.
+    /// Steps spent so far, as an upper bound.
     pub(super) fn steps_spent(&self) -> u64 {
         self.iter_searches().map(TrackedPattern::steps_spent).fold(0, u64::saturating_add)
     }
 
-    /// Whether a look at the growing body is worth its cost, which is bounded however the body comes in.
+    /// Returns true if evaluating the partial body is worth the cost. The total cost is bounded for
+    /// any chunking of the body.
     ///
-    /// It is each time the body has doubled; `waiting` for more of it, also as long as the effort is small.
+    /// An evaluation is due each time the body has doubled. With `waiting` for more data, it is
+    /// also due as long as the total effort is small.
     pub(super) fn should_evaluate(&self, length: usize, waiting: bool) -> bool {
         let small = |effort: usize| effort <= Self::MAX_RESCANS * length.max(Self::SMALL_BODY_BYTES);
         length > self.evaluated_len
@@ -102,7 +104,7 @@ impl BodyMatcher {
                 || (waiting && small(self.scanned_bytes + length)))
     }
 
-    /// Looks at the body so far, for one turn.
+    /// Evaluates the body read so far, for one slice.
     pub(super) fn evaluate(&mut self, body: &[u8], extent: BodyExtent) -> Evaluation {
         if self.evaluated_len != body.len() {
             self.evaluated_len = body.len();
@@ -120,6 +122,7 @@ impl BodyMatcher {
                 None
             }
         };
+        // `not_regex` first: a match decides the verdict alone and makes `regex` irrelevant.
         let not_matched = self.not_regex.as_mut().map_or(Some(false), &mut is_match);
         if self.regex_matched != Some(true) {
             self.regex_matched = self.regex.as_mut().and_then(&mut is_match);
@@ -139,7 +142,8 @@ impl BodyMatcher {
             return Evaluation::Interrupted;
         }
         if is_interrupted {
-            // The regex is the operator's and the time is ours: nothing is said of the site.
+            // The regex is the operator's and the step limit is Picket's: no verdict about the
+            // site.
             let why = format!(
                 "{open} is not decided after {MAX_STEPS} steps, which is the most that a check may take; the body has \
                  {size} bytes so far"
@@ -154,12 +158,12 @@ impl BodyMatcher {
     }
 }
 
-/// A regex, and what searching for it has cost.
+/// Pattern with the cost of its searches.
 struct TrackedPattern {
     pattern: Pattern,
-    /// Goes on where it was; made when searching anew each time may become dear.
+    /// Resumable search; created once repeated full searches may become expensive.
     search: Option<Box<PatternSearch>>,
-    /// The most steps that the searches before it may have taken.
+    /// Upper bound for the steps of all full searches so far.
     max_steps_spent: u64,
 }
 
@@ -170,7 +174,7 @@ enum SearchOutcome {
 }
 
 impl TrackedPattern {
-    /// The most steps of searches that cannot be interrupted, over the whole check.
+    /// Maximum steps of uninterruptible searches over the whole check.
     const MAX_UNBROKEN_STEPS: u64 = 1 << 22;
 
     fn new(pattern: Pattern) -> Self {
@@ -185,10 +189,11 @@ impl TrackedPattern {
         self.max_steps_spent.saturating_add(self.search.as_ref().map_or(0, |search| search.steps_taken()))
     }
 
-    /// Whether the body of which `seen` is the beginning matches, for one turn and no more than `left` steps.
+    /// Searches `seen`, the beginning of the body, for one slice and at most `left` steps.
     fn search_body(&mut self, seen: &[u8], extent: BodyExtent, left: u64) -> SearchOutcome {
         let whole = extent == BodyExtent::Complete;
         let most = self.max_steps_after(seen.len());
+        // While the worst case is affordable, a full search is faster than the resumable one.
         if self.search.is_none() && most <= Self::MAX_UNBROKEN_STEPS {
             self.max_steps_spent = most;
             let regex = self.pattern.regex();
@@ -227,7 +232,7 @@ mod tests {
         BodyMatcher::new(&request.validate().unwrap())
     }
 
-    /// `None` while undecided, else the cause, if there is one.
+    /// `None` while undecided, else the cause of the failure, if any.
     fn verdict(matching: &mut BodyMatcher, body: &[u8], extent: BodyExtent) -> Option<Option<Cause>> {
         loop {
             match matching.evaluate(body, extent) {
@@ -315,8 +320,8 @@ mod tests {
         }
     }
 
-    /// As dear as is taken at the door, with a word boundary, for which sets of states are not remembered in a text that is
-    /// not ASCII.
+    /// As expensive as validation accepts, with a word boundary, for which the regex engine cannot
+    /// cache state sets in non-ASCII text.
     const DEAR: &str = r"(?:[ab]{0,99}b?){5}\b!";
 
     fn dear_body(length: usize) -> Vec<u8> {

@@ -1,13 +1,14 @@
-//! Content-encodings, undone piece by piece: never more than one small buffer ahead of what is wanted.
+//! Streaming content decoders: decode at most one small buffer ahead of the consumer.
 
 use flate2::{Decompress, FlushDecompress, Status};
 use reqwest::header::{CONTENT_ENCODING, HeaderMap};
 
-/// What we say that we can read. Brotli and zstd are left out: an answer of some bytes may make their decoders
-/// take a window of 16 MiB (measured with brotli), and a thousand checks run at once. These take 32 KiB.
+/// Content encodings offered to servers. Brotli and zstd are excluded: a response of a few bytes
+/// can make their decoders allocate a window of 16 MiB (measured with brotli), and a thousand
+/// checks run at once. The decoders of gzip and deflate take 32 KiB.
 pub(super) const ACCEPTED_ENCODINGS: &str = "gzip, deflate";
 
-/// How a body is encoded.
+/// Content encoding of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ContentEncoding {
     Identity,
@@ -16,10 +17,10 @@ pub(super) enum ContentEncoding {
 }
 
 impl ContentEncoding {
-    /// What the headers say.
+    /// Parses the `Content-Encoding` headers.
     ///
     /// # Errors
-    /// With what they say, when it is nothing that we can undo.
+    /// Returns the encoding if it is unsupported, or if several encodings are stacked.
     pub(super) fn from_headers(headers: &HeaderMap) -> Result<Self, String> {
         let mut found = Self::Identity;
         for value in headers.get_all(CONTENT_ENCODING) {
@@ -47,19 +48,19 @@ impl ContentEncoding {
         }
     }
 
-    /// A decoder for what begins with `first`.
+    /// Creates a decompressor for a stream that begins with `first`.
     fn new_decompressor(self, first: u8) -> Decompress {
-        /// The largest that the format has, as a power of two.
+        /// Largest window of the format, as a power of two.
         const GZIP_WINDOW: u8 = 15;
         match self {
             Self::Gzip => Decompress::new_gzip(GZIP_WINDOW),
-            // Some servers leave zlib's two bytes out; with them the first has this in its lower half.
+            // Some servers omit the two-byte zlib header. Its first byte has 8 in its lower half.
             Self::Deflate | Self::Identity => Decompress::new(first & 0x0f == 8),
         }
     }
 }
 
-/// Why a body cannot be decoded.
+/// Reasons why a body cannot be decoded.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum DecodeError {
     #[error("the body is not what its content-encoding says: no valid {0}")]
@@ -70,21 +71,22 @@ pub(super) enum DecodeError {
     TooManyMembers,
 }
 
-/// Undoes one coding.
+/// Decoder of one encoding.
 pub(super) struct Decoder {
     encoding: ContentEncoding,
-    /// None until something has come.
+    /// Created when the first data arrives.
     decompressor: Option<Box<Decompress>>,
     scratch: Box<[u8]>,
-    /// Whether the coding's end has come.
+    /// True once the end of the encoded stream was read.
     is_ended: bool,
-    /// Members of a gzip file that have begun.
+    /// Gzip members begun so far.
     member_count: u32,
 }
 
 impl Decoder {
     const SCRATCH_BYTES: usize = 16 << 10;
-    /// The most members of a gzip file. Each takes a decoder of its own, and one of 20 bytes holds nothing.
+    /// Maximum members of a gzip file. Each member needs a decoder of its own, and a member of 20
+    /// bytes can be empty.
     const MAX_MEMBERS: u32 = 1_024;
 
     pub(super) fn new(encoding: ContentEncoding) -> Self {
@@ -98,10 +100,10 @@ impl Decoder {
         }
     }
 
-    /// Decodes `raw`, giving what comes out to `take` until that has enough and says `false`.
+    /// Decodes `raw` and passes the output to `take` until `take` returns `false`.
     ///
     /// # Errors
-    /// When `raw` is not of the coding.
+    /// Fails if `raw` is not valid in this encoding.
     pub(super) fn decode_bytes(
         &mut self,
         mut raw: &[u8],
@@ -114,7 +116,8 @@ impl Decoder {
         let mut all_out = true;
         while !raw.is_empty() || !all_out {
             if self.is_ended {
-                // A gzip file may go on with another. What else follows an end is ignored, as browsers do.
+                // A gzip file may contain another member. Other trailing data is ignored, as in
+                // browsers.
                 if self.encoding != ContentEncoding::Gzip || raw.first() != Some(&0x1f) {
                     return Ok(());
                 }
@@ -141,6 +144,8 @@ impl Decoder {
             if produced > 0 && !take(&self.scratch[..produced]) {
                 return Ok(());
             }
+            // A filled buffer may leave more output inside the decompressor: loop even without
+            // input.
             all_out = produced == 0;
             if all_out && consumed == 0 && !self.is_ended {
                 return Ok(());
@@ -149,10 +154,10 @@ impl Decoder {
         Ok(())
     }
 
-    /// Says that the body has ended.
+    /// Verifies at the end of the body that the encoded stream has ended too.
     ///
     /// # Errors
-    /// When the coding has not. A body of no bytes at all is well.
+    /// Fails if the encoded stream is incomplete. An empty body is valid.
     pub(super) fn check_complete(&self) -> Result<(), DecodeError> {
         match self.decompressor.is_some() && !self.is_ended {
             true => Err(DecodeError::Truncated(self.encoding.as_str())),
@@ -193,7 +198,7 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    /// Decodes `raw` in pieces of `size`.
+    /// Decodes `raw` in chunks of `size` bytes.
     fn decode(coding: ContentEncoding, raw: &[u8], size: usize) -> Result<Vec<u8>, DecodeError> {
         let mut decoder = Decoder::new(coding);
         let mut text = Vec::new();

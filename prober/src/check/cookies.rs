@@ -1,20 +1,21 @@
-//! Cookies within one check: what one hop sets, the next hops get; the next check begins without any.
+//! Cookies of one check: set by a hop and sent by the following hops. Each check starts without
+//! cookies.
 
 use cookie_store::{CookieStore, RawCookie};
 use reqwest::header::{COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
 use url::Url;
 
-/// What the hops of one check have set so far. Nothing is made of it until one does.
+/// Cookie store of one check, allocated when the first cookie is set.
 #[derive(Default)]
 pub(super) struct Cookies(Option<Box<CookieStore>>);
 
 impl Cookies {
-    /// The longest cookie that is kept, in bytes, as in browsers.
+    /// Maximum size of a stored cookie in bytes, as in browsers.
     const MAX_COOKIE_BYTES: usize = 4_096;
-    /// The most of all cookies together that a hop is sent, in bytes.
+    /// Maximum bytes of stored cookies sent with one hop.
     const MAX_COOKIE_HEADER_BYTES: usize = 8 << 10;
 
-    /// Keeps what an answer from `url` sets.
+    /// Stores the cookies set by a response from `url`.
     pub(super) fn store_cookies(&mut self, url: &Url, headers: &HeaderMap) {
         for value in headers.get_all(SET_COOKIE) {
             let Ok(text) = std::str::from_utf8(value.as_bytes()) else { continue };
@@ -22,12 +23,13 @@ impl Cookies {
                 continue;
             }
             let Ok(cookie) = RawCookie::parse(text.to_owned()) else { continue };
-            // One that browsers would refuse, such as another domain's, is left out.
+            // Cookies that browsers reject, such as cookies of another domain, are skipped.
             let _ = self.0.get_or_insert_default().insert_raw(&cookie, url);
         }
     }
 
-    /// What goes to `url`, beside the `Cookie` that the site's own headers have in `headers`.
+    /// Adds the cookies for `url` to the `Cookie` header, after the site's own cookies in
+    /// `headers`.
     pub(super) fn apply_cookies(&self, url: &Url, headers: &mut HeaderMap) {
         let Some(store) = &self.0 else { return };
         let mut line = match headers.get(COOKIE).map(|own| String::from_utf8_lossy(own.as_bytes())) {
@@ -36,8 +38,10 @@ impl Cookies {
         };
         let most = line.len() + Self::MAX_COOKIE_HEADER_BYTES;
         let mut cookies: Vec<(&str, &str)> = store.get_request_values(url).collect();
+        // A stable order keeps requests reproducible for the detection of redirect loops.
         cookies.sort_unstable();
         for (name, value) in cookies {
+            // Bounds the request head, whatever a site sets.
             if line.len() + name.len() + value.len() + "; =".len() > most {
                 break;
             }

@@ -1,8 +1,8 @@
-//! Errors of the libraries below, in words for a person who did not write them.
+//! Human-readable texts for errors of the HTTP, TLS and I/O libraries.
 
 use std::{error::Error, io};
 
-/// What the connection's trouble is.
+/// Describes a connection error.
 pub(super) fn describe_io_error(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
@@ -23,7 +23,7 @@ fn is_close(kind: io::ErrorKind) -> bool {
     matches!(kind, io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof)
 }
 
-/// What is wrong with the answer, where the libraries for HTTP know.
+/// Describes an HTTP protocol error, if the HTTP libraries recognise the error as one.
 pub(super) fn describe_http_error(error: &(dyn Error + 'static)) -> Option<String> {
     if let Some(why) = find_source::<h2::Error>(error)
         && let Some(reason) = why.reason()
@@ -32,7 +32,7 @@ pub(super) fn describe_http_error(error: &(dyn Error + 'static)) -> Option<Strin
         return Some(match (why.is_remote(), why.is_go_away()) {
             (true, true) => format!("the server ended the HTTP/2 connection (GOAWAY, {name})"),
             (true, false) => format!("the server reset the HTTP/2 stream (RST_STREAM, {name})"),
-            // The library says the same of a head that is larger than allowed.
+            // h2 reports a header list above the limit with the same code.
             (false, _) if reason == h2::Reason::PROTOCOL_ERROR => format!(
                 "the answer breaks the rules of HTTP/2, or its head is larger than {} KiB ({name})",
                 super::Checker::MAX_HEADER_LIST_BYTES >> 10
@@ -42,7 +42,7 @@ pub(super) fn describe_http_error(error: &(dyn Error + 'static)) -> Option<Strin
     }
     match find_source::<io::Error>(error) {
         Some(why) if is_close(why.kind()) => return Some(INCOMPLETE_ANSWER_TEXT.to_owned()),
-        // A chunk's length that is none.
+        // Chunk length that is not a number.
         Some(why) if matches!(why.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => {
             return Some(format!("the answer is not HTTP: {}", innermost_source(why)));
         }
@@ -64,12 +64,12 @@ pub(super) fn describe_http_error(error: &(dyn Error + 'static)) -> Option<Strin
     None
 }
 
-/// The first error of type `T` among `error` and its causes.
+/// Returns the first error of type `T` among `error` and its sources.
 pub(super) fn find_source<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref::<T>() {
-            // An `io::Error` that only wraps says less than what it wraps.
+            // An `io::Error` that only wraps another error is less specific than the wrapped error.
             let wraps = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
             return wraps.and_then(|inner| find_source(inner)).or(Some(found));
         }
@@ -86,7 +86,7 @@ pub(super) fn innermost_source<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn
     last
 }
 
-/// What caused `error`. The standard library's `source` of an `io::Error` leaves out what it wraps.
+/// Source of `error`. `io::Error::source` of the standard library skips the wrapped error itself.
 fn next_source<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     match error.downcast_ref::<io::Error>() {
         Some(wrapper) => wrapper.get_ref().map(|inner| inner as &(dyn Error + 'static)),

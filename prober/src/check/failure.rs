@@ -1,4 +1,4 @@
-//! What went wrong, as a cause and as a sentence for a person.
+//! Failures of checks: a cause and a human-readable message.
 
 use std::{
     error::Error,
@@ -17,7 +17,7 @@ use super::{
     tls,
 };
 
-/// Why a check is not `up`.
+/// Reason why a check is not `up`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     pub(super) cause: Cause,
@@ -25,7 +25,7 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// The longest message, in bytes; part of it may be a site's.
+    /// Maximum message length in bytes; the message may contain text from the site.
     const MAX_MESSAGE_BYTES: usize = 500;
 
     pub(super) fn new(cause: Cause, message: impl AsRef<str>) -> Self {
@@ -33,7 +33,7 @@ impl Failure {
     }
 }
 
-/// The time allowed was over.
+/// Failure of a check that exceeded its timeout.
 pub(super) fn timeout_failure(allowed: Duration, marks: &PhaseRecorder, seen: &ResponseSoFar) -> Failure {
     let stage = marks.phase();
     if stage == Phase::Connect && has_no_route(marks) {
@@ -44,7 +44,7 @@ pub(super) fn timeout_failure(allowed: Duration, marks: &PhaseRecorder, seen: &R
         return Failure::new(Cause::ProberOffline, message);
     }
     let cause = match stage {
-        // Ours, and not the site's.
+        // Phases in which the check waits for this prober and not for the site.
         Phase::ResolverWait | Phase::Between | Phase::BodyMatch => Cause::Overloaded,
         _ => Cause::Timeout,
     };
@@ -56,19 +56,21 @@ pub(super) fn timeout_failure(allowed: Duration, marks: &PhaseRecorder, seen: &R
     Failure::new(cause, format!("{what} within {allowed} ({})", seen.describe_activity(marks)))
 }
 
-/// What the HTTP client could not do.
+/// Failure of a check whose request or body read failed.
 pub(super) fn classify_error(
     error: &(dyn Error + 'static),
     marks: &PhaseRecorder,
     seen: &ResponseSoFar,
 ) -> Failure {
     let innermost = || innermost_source(error).to_string();
+    // Address policy first: by its phase a blocked name would be classified as a DNS failure.
     if marks.blocked_address().is_some() {
         let message =
             find_source::<resolver::ResolveError>(error).map_or_else(innermost, ToString::to_string);
         return Failure::new(Cause::Blocked, message);
     }
     let system = find_source::<io::Error>(error);
+    // Before the phase is considered: lack of resources is the prober's fault in every phase.
     if system.is_some_and(|why| is_resource_exhaustion(why) && !is_missing_family(why, &marks.candidates())) {
         return Failure::new(
             Cause::Overloaded,
@@ -81,7 +83,7 @@ pub(super) fn classify_error(
         return Failure::new(cause, format!("{flood} ({doing})"));
     }
     match (marks.phase(), find_source::<rustls::Error>(error)) {
-        // Only a URL that a site sent us to can be one that was not looked at before.
+        // Only the URL of a redirect was not validated before.
         (Phase::Between, _) if seen.redirects > 0 => Failure::new(Cause::Redirect, innermost()),
         (Phase::Between, _) => Failure::new(Cause::Invalid, innermost()),
         (Phase::ResolverWait, _) => Failure::new(Cause::Overloaded, innermost()),
@@ -95,7 +97,8 @@ pub(super) fn classify_error(
             let what = system.map_or_else(innermost, describe_io_error);
             Failure::new(Cause::Connect, format!("{what} ({doing})"))
         }
-        // In TLS 1.3 a server may refuse a client after the handshake; its refusal comes instead of an answer.
+        // In TLS 1.3 a server may reject a client after the handshake; the rejection then arrives
+        // in place of a response.
         (Phase::Tls | Phase::FirstByte | Phase::Transfer, Some(why)) => {
             Failure::new(Cause::Tls, tls::explain_tls_error(why, marks.certificate().as_ref()))
         }
@@ -112,29 +115,29 @@ pub(super) fn classify_error(
     }
 }
 
-/// Whether a TLS connection ended without the farewell that the rules ask for. Many servers leave it out, and
-/// browsers do not mind where nothing else says how long a body is.
+/// Returns true if a TLS connection ended without the `close_notify` that the specification
+/// requires. Many servers omit it, and browsers accept that if no length is announced.
 pub(super) fn is_bare_close(error: &(dyn Error + 'static)) -> bool {
     find_source::<io::Error>(error).is_some_and(|why| why.kind() == io::ErrorKind::UnexpectedEof)
 }
 
-/// Whether it is this machine that has run out of something.
+/// Returns true if this machine is out of files, ports, buffers or memory.
 pub(super) fn is_resource_exhaustion(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let ours = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
     error.raw_os_error().is_some_and(|code| ours.iter().any(|errno| errno.raw_os_error() == code))
 }
 
-/// Whether `error` is that this machine cannot go to some of `places` at all, mostly for want of IPv6, and no shortage
-/// of ports. It is the error of the last place that was tried; what the others said, which may be the site's
-/// fault, is lost.
+/// Returns true if `error` means that this machine cannot reach some of `places` at all, mostly for
+/// lack of IPv6, and is not a shortage of ports. The error is the one of the last address tried;
+/// errors of the other addresses, which may be the site's fault, are lost.
 fn is_missing_family(error: &io::Error, places: &[SocketAddr]) -> bool {
     let no_address = rustix::io::Errno::ADDRNOTAVAIL.raw_os_error();
     error.raw_os_error() == Some(no_address) && !places.iter().all(|place| has_route(*place))
 }
 
-/// Whether this machine has a route to none of the places where the hop's connection may go, so that no packet left it.
-/// What is out of reach beyond the first router looks like a site that does not answer.
+/// Returns true if this machine has a route to none of the candidates of the hop, so that no packet
+/// was sent. An outage beyond the first router looks like a site that does not respond.
 fn has_no_route(marks: &PhaseRecorder) -> bool {
     let places = marks.candidates();
     !places.is_empty() && !places.iter().any(|place| has_route(*place))
@@ -147,7 +150,8 @@ fn no_route_failure(marks: &PhaseRecorder, seen: &ResponseSoFar) -> Failure {
     )
 }
 
-/// Whether this machine has a route to addresses of the world: to one of those kept for documents, as an example.
+/// Returns true if this machine has a route to public addresses. Addresses reserved for
+/// documentation serve as examples.
 pub(super) fn has_public_route() -> bool {
     const EXAMPLES: [IpAddr; 4] = [
         IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
@@ -158,7 +162,7 @@ pub(super) fn has_public_route() -> bool {
     EXAMPLES.iter().any(|example| has_route(SocketAddr::new(*example, 53)))
 }
 
-/// Whether this machine has an address and a route to go to `place` from. Nothing is sent.
+/// Returns true if this machine has a source address and a route to `place`. Sends nothing.
 fn has_route(place: SocketAddr) -> bool {
     use rustix::io::Errno;
     const NOWHERE: [Errno; 6] = [
@@ -174,7 +178,7 @@ fn has_route(place: SocketAddr) -> bool {
         SocketAddr::V6(_) => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)),
     };
     let failed = socket.and_then(|socket| socket.connect(place)).err().and_then(|why| why.raw_os_error());
-    // Of a want of files or memory nothing follows for routes.
+    // A lack of files or memory says nothing about routes.
     !failed.is_some_and(|code| NOWHERE.iter().any(|errno| errno.raw_os_error() == code))
 }
 
@@ -193,7 +197,7 @@ mod tests {
         timeout_failure(allowed, &marks, &seen)
     }
 
-    /// To the broadcast address nobody may go, as some machines may not to any of IPv6.
+    /// The broadcast address is unreachable, as any IPv6 address is on some machines.
     #[test]
     fn a_place_that_this_machine_cannot_go_to_is_told_from_a_want_of_ports() {
         let no_address = io::Error::from_raw_os_error(rustix::io::Errno::ADDRNOTAVAIL.raw_os_error());
@@ -206,7 +210,7 @@ mod tests {
         assert!(!is_missing_family(&no_files, &[here, nowhere]));
     }
 
-    /// The broadcast address stands for one without a route.
+    /// The broadcast address stands for an address without a route.
     #[test]
     fn a_connection_for_which_there_is_no_route_says_nothing_of_the_site() {
         let marks = PhaseRecorder::new(IpVersion::Any, Instant::now());

@@ -1,15 +1,15 @@
-//! Limits on what a server sends on one connection beside its answer: bytes before the head, HTTP/2 frames without
-//! data, TLS records.
+//! Limits on data that a server sends on one connection besides its response: bytes before the
+//! head, HTTP/2 frames without data, TLS records.
 //!
-//! The libraries below read such things for as long as they come, at the price of a whole CPU. Bytes are counted where
-//! they leave TLS, or where they are read if there is none; beyond a limit the read fails.
+//! The HTTP and TLS libraries process such data without limit, at the cost of a whole CPU. Bytes
+//! are counted after TLS decryption, or on read without TLS. Beyond a limit the read fails.
 
 use std::sync::{
     Mutex, MutexGuard, OnceLock, PoisonError,
     atomic::{AtomicBool, Ordering},
 };
 
-/// What a server sent too much of.
+/// Limit that a server exceeded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Flood {
     #[error("the server sent more than {} KiB and no final answer among them", MAX_BYTES_BEFORE_HEAD >> 10)]
@@ -29,19 +29,22 @@ pub(super) enum Flood {
     ControlRecords,
 }
 
-/// Most bytes of HTTP/1 before the final head has been delivered: a head of 400 KiB, which is the most that hyper takes,
-/// and what is read ahead of the body.
+/// Maximum HTTP/1 bytes before the final head is delivered: a head of 400 KiB, the maximum of
+/// hyper, and body bytes read ahead.
 const MAX_BYTES_BEFORE_HEAD: u64 = 1 << 20;
-/// Most HTTP/2 frames of a connection that hold no data. Servers send ten or so, and some one more for each that has data.
+/// Maximum HTTP/2 frames without data per connection. Servers send about ten, and some servers one
+/// more per data frame.
 const MAX_CONTROL_FRAMES: u32 = 4_096;
-/// Most bytes in such frames. A head of the largest size that is allowed takes less, however it is encoded.
+/// Maximum bytes in frames without data. A head of the largest accepted size takes less in any
+/// encoding.
 const MAX_CONTROL_BYTES: u64 = 1 << 20;
-/// Most pieces of a body: HTTP/2 frames with data, chunks, TLS records. A server that flushes each byte stays within.
+/// Maximum body chunks: HTTP/2 data frames, HTTP/1 chunks, TLS records. A server that flushes each
+/// byte stays within the limit.
 pub(super) const MAX_BODY_CHUNKS: u32 = 1 << 16;
-/// Most TLS records of a connection that hold no data: the handshake, tickets, new keys.
+/// Maximum TLS records without data per connection: handshake, tickets, key updates.
 const MAX_CONTROL_RECORDS: u32 = 1_024;
 
-/// The type of an HTTP/2 frame, as its number in the protocol.
+/// HTTP/2 frame type, as its number in the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FrameKind(u8);
 
@@ -70,7 +73,7 @@ impl std::fmt::Display for FrameKind {
     }
 }
 
-/// What came in on one connection. Shared by the check and by whatever reads the connection.
+/// Inbound counts of one connection. Shared by the check and the reader of the connection.
 #[derive(Default)]
 pub(super) struct InboundMeter {
     is_answered: AtomicBool,
@@ -79,29 +82,29 @@ pub(super) struct InboundMeter {
 }
 
 impl InboundMeter {
-    /// The final head has been delivered to the check.
+    /// Marks the final head as delivered to the check.
     pub(super) fn set_answered(&self) {
         self.is_answered.store(true, Ordering::Relaxed);
     }
 
-    /// The limit that was exceeded, if one was.
+    /// Returns the exceeded limit, if any.
     pub(super) fn flood(&self) -> Option<&Flood> {
         self.flood.get()
     }
 
-    /// Counts bytes of HTTP.
+    /// Counts decrypted HTTP bytes.
     ///
     /// # Errors
-    /// When a limit is exceeded, then and ever after.
+    /// Fails once a limit is exceeded, and on every later call.
     pub(super) fn count_bytes(&self, bytes: &[u8]) -> Result<(), Flood> {
         let is_answered = self.is_answered.load(Ordering::Relaxed);
         self.check_counts(|meter| meter.count_bytes(bytes, is_answered))
     }
 
-    /// Counts a TLS record and the bytes of HTTP in it.
+    /// Counts a TLS record and its HTTP bytes.
     ///
     /// # Errors
-    /// As [`data`](Self::data).
+    /// As for [`count_bytes`](Self::count_bytes).
     pub(super) fn count_record(&self, data: Option<&[u8]>) -> Result<(), Flood> {
         self.check_counts(|meter| meter.count_record(data.is_some_and(|bytes| !bytes.is_empty())))?;
         data.map_or(Ok(()), |bytes| self.count_bytes(bytes))
@@ -121,7 +124,7 @@ impl InboundMeter {
     }
 }
 
-/// The counts.
+/// Counters behind an [`InboundMeter`].
 #[derive(Default)]
 struct InboundCounts {
     protocol: Option<Protocol>,
@@ -138,21 +141,21 @@ enum Protocol {
     Http2(FrameParser),
 }
 
-/// Where in the sequence of HTTP/2 frames the connection is.
+/// Position in the sequence of HTTP/2 frames.
 #[derive(Default)]
 struct FrameParser {
     header: [u8; FrameParser::HEADER_BYTES],
-    /// Bytes of the header that have come.
+    /// Header bytes received.
     header_len: usize,
-    /// Bytes of the payload that are still to come.
+    /// Payload bytes outstanding.
     payload_left: usize,
 }
 
 impl FrameParser {
     const HEADER_BYTES: usize = 9;
 
-    /// Takes bytes off the front of `bytes` up to the end of a frame's header or payload; the kind and length of a frame
-    /// whose header is complete.
+    /// Consumes `bytes` up to the end of a frame header or payload. Returns kind and length of a
+    /// frame once its header is complete.
     fn next_frame(&mut self, bytes: &mut &[u8]) -> Option<(FrameKind, u32)> {
         let skipped = self.payload_left.min(bytes.len());
         self.payload_left -= skipped;
@@ -174,7 +177,8 @@ impl FrameParser {
 impl InboundCounts {
     fn count_bytes(&mut self, bytes: &[u8], is_answered: bool) -> Result<(), Flood> {
         let Some(first) = bytes.first() else { return Ok(()) };
-        // HTTP/2 begins with SETTINGS, a frame of less than 64 KiB; no answer of HTTP/1 begins with that byte.
+        // HTTP/2 begins with a SETTINGS frame below 64 KiB, so its first byte is 0. No HTTP/1
+        // response begins with this byte.
         let protocol = self.protocol.get_or_insert_with(|| match first {
             0 => Protocol::Http2(FrameParser::default()),
             _ => Protocol::Http1,
@@ -189,6 +193,7 @@ impl InboundCounts {
                 let mut rest = bytes;
                 while !rest.is_empty() {
                     let Some((kind, length)) = framing.next_frame(&mut rest) else { continue };
+                    // Data frames are limited by number only; the body limit bounds their bytes.
                     if kind == FrameKind::DATA {
                         self.data_frames += 1;
                         if self.data_frames > MAX_BODY_CHUNKS {
@@ -229,7 +234,7 @@ mod tests {
         [&length_bytes[1..], &[kind, 0, 0, 0, 0, 1], &vec![0xff; length]].concat()
     }
 
-    /// Feeds `bytes` in pieces of `size` until a limit is exceeded or `most` bytes were taken.
+    /// Feeds `bytes` in chunks of `size` until a limit is exceeded or `most` bytes are consumed.
     fn flood(inbound: &InboundMeter, bytes: &[u8], size: usize, most: usize) -> Option<Flood> {
         let mut taken = 0;
         while taken < most {

@@ -1,7 +1,7 @@
-//! The client for http: the one that reqwest is made of, with a connector of ours.
+//! HTTP client for `http` URLs: hyper's client, as in reqwest, with a metered connector.
 //!
-//! reqwest gives no hold on the streams that it makes. For https the bytes are counted where they are decrypted; here
-//! they are counted as they are read, and a reader that has had much in one go lets others run.
+//! reqwest gives no access to its streams. For `https`, bytes are counted on decryption; for
+//! `http`, bytes are counted on read, and a task that reads much at once yields to other tasks.
 
 use std::{
     error::Error,
@@ -39,10 +39,10 @@ use super::{
     timing::{self, ConnectLayer, ConnectService},
 };
 
-/// What a request fails with, whichever client it was.
+/// Error of a request by either client.
 pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Does requests by http. Clones share everything.
+/// Client for `http` requests. Clones share all state.
 #[derive(Clone)]
 pub(super) struct PlainHttpClient {
     client: Client<ConnectService<MeteredConnector>, Body>,
@@ -57,7 +57,7 @@ impl PlainHttpClient {
             .timer(TokioTimer::new())
             .pool_max_idle_per_host(0)
             .retry_canceled_requests(false)
-            // What browsers put up with is no fault of the site's: its visitors are served.
+            // Accept malformed headers that browsers accept: visitors of such a site are served.
             .http1_allow_obsolete_multiline_headers_in_responses(true)
             .http1_allow_spaces_after_header_name_in_responses(true)
             .http1_ignore_invalid_headers_in_responses(true)
@@ -66,10 +66,10 @@ impl PlainHttpClient {
         Self { client, user_agent }
     }
 
-    /// Does `request`, as reqwest would.
+    /// Sends `request` in the same way as reqwest.
     ///
     /// # Errors
-    /// When there is no answer.
+    /// Fails if no response arrives.
     pub(super) async fn send_request(&self, request: Request) -> Result<Response, BoxError> {
         let mut request = hyper::Request::<Body>::try_from(request)?;
         for (name, value) in
@@ -84,7 +84,7 @@ impl PlainHttpClient {
     }
 }
 
-/// The resolver, in the form that hyper asks for.
+/// Resolver in the form required by hyper.
 #[derive(Clone)]
 pub(super) struct HyperResolver(Arc<Resolver>);
 
@@ -105,7 +105,7 @@ impl Service<dns::Name> for HyperResolver {
     }
 }
 
-/// Makes connections that count what they read.
+/// Connector for metered connections.
 #[derive(Clone)]
 pub(super) struct MeteredConnector(HttpConnector<HyperResolver>);
 
@@ -128,14 +128,14 @@ impl Service<Uri> for MeteredConnector {
     }
 }
 
-/// A connection that counts what it reads.
+/// TCP stream that counts received bytes.
 pub(super) struct MeteredStream {
     stream: TcpStream,
     inbound: Arc<InboundMeter>,
 }
 
-/// Makes the task pay for `bytes` of its budget, beside the unit that each read costs: of 128 units in all, one for each
-/// 4 KiB. Without budget its next read lets others run first.
+/// Charges the task's cooperative budget for `bytes`, in addition to the unit that each read costs:
+/// one of 128 units per 4 KiB. With an exhausted budget the next read yields to other tasks.
 fn consume_coop_budget(bytes: usize, context: &mut Context<'_>) {
     for _ in 0..bytes >> 12 {
         match coop::poll_proceed(context) {

@@ -1,4 +1,4 @@
-//! From one hop to the next: what is asked there, what is left out, and when it goes round in circles.
+//! Redirects: the next request of a chain, its headers, and the detection of loops.
 
 use bytes::Bytes;
 use picket_proto::{Cause, Check, validation::sanitize_text};
@@ -10,7 +10,7 @@ use url::Url;
 
 use super::{content_encoding, failure::Failure};
 
-/// What is asked of one server.
+/// Request of one hop.
 #[derive(Clone, Debug)]
 pub(super) struct Hop {
     pub(super) url: Url,
@@ -20,7 +20,7 @@ pub(super) struct Hop {
 }
 
 impl Hop {
-    /// What the check asks, before any redirect.
+    /// Builds the first request of a check.
     pub(super) fn from_check(check: &Check) -> Result<Self, Failure> {
         let unusable = |what: String| Failure::new(Cause::Invalid, what);
         let mut headers = HeaderMap::with_capacity(check.headers.len());
@@ -40,8 +40,8 @@ impl Hop {
         })
     }
 
-    /// Where a redirect leads: method and body as browsers keep or drop them, and no header of the site's
-    /// to another origin, since any of them may be a secret.
+    /// Builds the request after a redirect. Method and body change as in browsers. The site's
+    /// headers are dropped for another origin, since any header may be a secret.
     pub(super) fn follow_redirect(self, status: StatusCode, location: &HeaderValue) -> Result<Self, Failure> {
         let refusal = |why: String| Failure::new(Cause::Redirect, why);
         let location = decode_location(location.as_bytes());
@@ -61,9 +61,10 @@ impl Hop {
                 "redirect to a URL of more than {MAX_REDIRECT_URL_BYTES} bytes: '{shown}'"
             )));
         }
-        // reqwest would make a header of them. Neither can fail where there is a host.
+        // reqwest would turn credentials into a header. Both calls succeed for a URL with a host.
         let _ = url.set_username("");
         let _ = url.set_password(None);
+        // A fragment is inherited by a redirect without a fragment, as in browsers.
         if url.fragment().is_none() {
             url.set_fragment(self.url.fragment());
         }
@@ -88,10 +89,11 @@ impl Hop {
     }
 }
 
-/// The longest URL that is redirected to, in bytes.
+/// Maximum length of a redirect target in bytes.
 const MAX_REDIRECT_URL_BYTES: usize = 16 << 10;
 
-/// What we can decode is asked for, unless the site's own headers have a say in it.
+/// Adds `Accept-Encoding` with the supported encodings, unless the site's own headers rule
+/// encodings out.
 fn with_accept_encoding(mut headers: HeaderMap) -> HeaderMap {
     if !headers.contains_key(ACCEPT_ENCODING) && !headers.contains_key(RANGE) {
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(content_encoding::ACCEPTED_ENCODINGS));
@@ -99,7 +101,7 @@ fn with_accept_encoding(mut headers: HeaderMap) -> HeaderMap {
     headers
 }
 
-/// A `Location` as browsers read it: UTF-8, or else bytes that are escaped one by one.
+/// Decodes a `Location` as browsers do: as UTF-8, or else with each non-ASCII byte percent-encoded.
 fn decode_location(location: &[u8]) -> String {
     if let Ok(text) = std::str::from_utf8(location) {
         return text.to_owned();
@@ -113,17 +115,17 @@ fn decode_location(location: &[u8]) -> String {
     })
 }
 
-/// Whether an answer sends the check elsewhere.
+/// Returns true if the status is a redirect.
 pub(super) fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-/// Where a check has been.
+/// Requests of a check so far.
 #[derive(Default)]
 pub(super) struct RedirectHistory(Vec<VisitedRequest>);
 
-/// To ask the same thing again brings the same answer. A redirect that sets a cookie may lead back to where it
-/// came from, and be answered otherwise.
+/// Identity of a request for loop detection: an equal request gets an equal response. A redirect
+/// that sets a cookie may lead back to the same URL, with a different response.
 #[derive(PartialEq)]
 struct VisitedRequest {
     method: Method,
@@ -132,7 +134,7 @@ struct VisitedRequest {
 }
 
 impl RedirectHistory {
-    /// Goes on to `request`, unless that is a circle or one redirect more than `most`.
+    /// Adds `request`, unless it closes a loop or exceeds `most` redirects.
     pub(super) fn push_request(&mut self, request: &Request, most: u8) -> Result<(), Failure> {
         let refusal = |why: String| Err(Failure::new(Cause::Redirect, why));
         let mut url = request.url().clone();
@@ -149,7 +151,7 @@ impl RedirectHistory {
         Ok(())
     }
 
-    /// How many redirects were followed.
+    /// Number of redirects followed.
     pub(super) fn redirect_count(&self) -> u8 {
         u8::try_from(self.0.len().saturating_sub(1)).unwrap_or(u8::MAX)
     }

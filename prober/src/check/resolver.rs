@@ -1,4 +1,5 @@
-//! Names to addresses: the system's resolver, on a bounded number of threads, with the addresses vetted.
+//! Host name resolution: the system's resolver on a bounded number of threads, filtered by the
+//! address policy.
 
 mod name_server_probe;
 mod threads;
@@ -28,7 +29,7 @@ use super::{
 };
 use crate::host_limiter::{HostLimiter, HostPermit, WaitQueue};
 
-/// Why a name gave no address to connect to.
+/// Reasons why a name has no address to connect to.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ResolveError {
     #[error("could not resolve {host}: {why}")]
@@ -43,7 +44,8 @@ pub(super) enum ResolveError {
     Offline { host: String },
     #[error("no resolver's thread was to be had")]
     NoThread,
-    /// The system's resolver opens files and sockets, and says of a failure to do so that a name is not known.
+    /// Failure of the system's resolver for lack of files or sockets, which the system reports as
+    /// an unknown name.
     #[error("{host} could not be looked up")]
     ResourcesExhausted {
         host: String,
@@ -53,7 +55,7 @@ pub(super) enum ResolveError {
 }
 
 impl ResolveError {
-    /// What it says of the site.
+    /// Cause of the check result.
     pub(super) fn cause(&self) -> Cause {
         match self {
             Self::Offline { .. } => Cause::ProberOffline,
@@ -62,15 +64,15 @@ impl ResolveError {
     }
 }
 
-/// Finds a host's addresses, and may block its thread meanwhile.
+/// Function that resolves a host name; may block its thread.
 pub type Lookup = Arc<dyn Fn(&str) -> std::io::Result<Vec<IpAddr>> + Send + Sync>;
 
-/// The system's resolver.
+/// Resolves with the system's resolver.
 pub(super) fn system_lookup() -> Lookup {
     Arc::new(|host| Ok((host, 0).to_socket_addrs()?.map(|address| address.ip()).collect()))
 }
 
-/// What reqwest asks for addresses.
+/// Resolver for reqwest and hyper.
 pub(super) struct Resolver {
     address_policy: AddressPolicy,
     lookup: Lookup,
@@ -81,13 +83,15 @@ pub(super) struct Resolver {
 }
 
 impl Resolver {
-    /// Names of one registrable domain may have so many threads: name servers that do not answer take theirs, and no others.
+    /// Maximum threads for names of one registrable domain: unresponsive name servers block the
+    /// threads of their own domain only.
     const MAX_THREADS_PER_DOMAIN: usize = 128;
 
     /// Longer than any check.
     const MAX_DOMAIN_WAIT: Duration = Duration::from_secs(120);
 
-    /// Threads are counted in `running`; `name_servers` are those behind `lookup`, as far as they are known.
+    /// Counts threads in `running`. `name_servers` are the servers behind `lookup`, as far as
+    /// known.
     pub(super) fn new(
         address_policy: AddressPolicy,
         lookup: Lookup,
@@ -100,7 +104,7 @@ impl Resolver {
             name_servers: Arc::new(NameServers::new(name_servers)),
             threads: ResolverThreads::new(running),
             domain_limiter: HostLimiter::new(Self::MAX_THREADS_PER_DOMAIN),
-            // Who waits is a check under way, of which there are few enough.
+            // Every waiter is a running check, and their number is already bounded.
             wait_queue: WaitQueue::new(Semaphore::MAX_PERMITS),
         }
     }
@@ -114,6 +118,7 @@ impl Resolve for Resolver {
             (self.domain_limiter.clone(), self.wait_queue.clone(), Arc::clone(&self.name_servers));
         Box::pin(async move {
             let enter = |stage| timing::update_recorder(|marks| marks.enter_phase(stage));
+            // Queueing for a thread is this prober's delay and not part of the DNS phase.
             enter(Phase::ResolverWait);
             let domain = registrable_domain(name.as_str());
             let share = acquire_domain_permit(&domains, &room, domain).await.ok_or(ResolveError::NoThread)?;
@@ -124,10 +129,13 @@ impl Resolve for Resolver {
             let marks = timing::current_recorder();
             let mut looking = tokio::task::spawn_blocking(move || {
                 let _thread = thread;
-                // Until it runs, the wait is ours.
+                // The DNS phase begins when the blocking task runs; the wait before is the
+                // prober's.
                 if let Some(marks) = marks {
                     marks.enter_phase(Phase::Dns);
                 }
+                // A failed open of `/dev/null` shows that the process is out of files, and not that
+                // the name is unknown.
                 lookup(&asked).map_err(|why| match File::open("/dev/null") {
                     Err(ours) if failure::is_resource_exhaustion(&ours) => {
                         ResolveError::ResourcesExhausted { host: asked, why: ours }
@@ -142,6 +150,8 @@ impl Resolve for Resolver {
                 }
                 Err(_) => {
                     watching.mark_hanging();
+                    // The lookup goes on while the name servers are probed: a late result still
+                    // counts.
                     tokio::select! {
                         found = &mut looking => found,
                         answer = servers.is_answering() => {
@@ -155,7 +165,7 @@ impl Resolve for Resolver {
             };
             let found = match found.map_err(|_| ResolveError::NoThread)? {
                 Err(ResolveError::Lookup { host, why }) if why == UNANSWERED_REASON => {
-                    // What is asked now is in no phase.
+                    // The name server probe belongs to no phase.
                     enter(Phase::Between);
                     let is_offline = !failure::has_public_route() || !servers.is_answering().await;
                     enter(Phase::Dns);
@@ -175,16 +185,17 @@ impl Resolve for Resolver {
     }
 }
 
-/// The registrable domain of `name`, such as `example.co.uk`: names of one share name servers, and those of two need not.
+/// Registrable domain of `name`, such as `example.co.uk`. Names of one registrable domain share
+/// name servers; names of two domains need not.
 ///
-/// Only the suffixes of registries count. The name servers of a hoster's suffix, such as `github.io`, are the hoster's for
-/// every name below it: these hang together, and so they share. A registry that is no country's, such as `eu.org`, is
-/// taken for a hoster here.
+/// Only suffixes of registries count. A hoster's suffix, such as `github.io`, has the same name
+/// servers for every name below it: the names hang together and therefore share a limit. A private
+/// registry, such as `eu.org`, counts as a hoster.
 fn registrable_domain(name: &str) -> &str {
     let name = name.trim_end_matches('.');
     let mut rest = name;
     let suffix = loop {
-        // What is on no list has one label as its suffix.
+        // A name on no list has one label as its suffix.
         let Some(suffix) = psl::suffix(rest.as_bytes()) else { return name };
         let length = suffix.as_bytes().len();
         match rest[rest.len() - length..].split_once('.') {
@@ -199,7 +210,7 @@ fn registrable_domain(name: &str) -> &str {
 async fn acquire_domain_permit(domains: &HostLimiter, room: &WaitQueue, domain: &str) -> Option<HostPermit> {
     match domains.try_acquire(domain) {
         Some(turn) => Some(turn),
-        // The check's own time ends the wait.
+        // The timeout of the check ends the wait.
         None => domains
             .enqueue(domain, room)
             .ok()?
@@ -228,6 +239,7 @@ fn filter_addresses(
     };
     let vetted: Vec<IpAddr> =
         of_version.into_iter().filter(|address| addresses.is_allowed(*address)).collect();
+    // A name with any allowed address is usable; forbidden addresses are only skipped.
     if vetted.is_empty() {
         if let Some(marks) = marks {
             marks.set_blocked_address(first);
@@ -237,13 +249,13 @@ fn filter_addresses(
     if let Some(marks) = marks {
         marks.set_candidates(vetted.iter().copied());
     }
-    // The port is the URL's.
+    // reqwest takes the port from the URL.
     Ok(vetted.into_iter().map(|address| SocketAddr::new(address, 0)).collect())
 }
 
 const UNANSWERED_REASON: &str = "the name servers did not answer";
 
-/// The system's reason without its preamble.
+/// Error text of the system without its preamble.
 fn describe_lookup_error(why: &std::io::Error) -> String {
     let text = why.to_string();
     let reason = text.rsplit(": ").next().unwrap_or(&text);
@@ -268,10 +280,10 @@ mod tests {
             ("evil.co.uk", "evil.co.uk"),
             ("co.uk", "co.uk"),
             ("a.b.c.example.co.jp", "example.co.jp"),
-            // A rule with a wildcard, and its exception.
+            // Wildcard rule and its exception.
             ("a.b.example.ck", "b.example.ck"),
             ("a.www.ck", "www.ck"),
-            // A hoster's names have the hoster's name servers.
+            // Names of a hoster use the hoster's name servers.
             ("someone.github.io", "github.io"),
             ("github.io", "github.io"),
             ("bucket.s3.eu-west-1.amazonaws.com", "amazonaws.com"),

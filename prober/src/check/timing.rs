@@ -1,8 +1,8 @@
-//! What a check is at, and how long each phase of it took, summed over its hops.
+//! Current phase of a check and the duration of each phase, summed over all hops.
 //!
-//! reqwest tells none of this. What it calls on the way to a connection (the resolver, the session store, the
-//! certificate's verifier, a layer round the connector) runs in the check's own task, since no connection is
-//! pooled; so each of them finds the check's marks in a task-local.
+//! reqwest reports no phases. Its callbacks on the way to a connection (resolver, session store,
+//! certificate verifier, connector layer) run in the check's own task, since no connection is
+//! pooled. Each callback therefore finds the check's recorder in a task-local.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -16,29 +16,29 @@ use tokio::time::Instant;
 use super::{inbound::InboundMeter, tls::Certificate};
 
 tokio::task_local! {
-    static MARKS: Arc<PhaseRecorder>;
+    static CURRENT_RECORDER: Arc<PhaseRecorder>;
 }
 
-/// What a check is at.
+/// Current activity of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Between phases; its time counts in the total only.
+    /// Between phases; counts in the total only.
     Between,
-    /// For one of our own resolver's threads.
+    /// Waiting for a resolver thread of this prober.
     ResolverWait,
     Dns,
     Connect,
     Tls,
     FirstByte,
     Transfer,
-    /// The answer is in; it is being judged.
+    /// The response is complete and is being evaluated.
     BodyMatch,
 }
 
 impl Phase {
     const MEASURED_PHASES: usize = 5;
 
-    /// What the check was doing, for a person.
+    /// Human-readable description of the phase.
     pub(super) fn activity(self) -> &'static str {
         match self {
             Self::Between => "before a connection",
@@ -64,9 +64,9 @@ impl Phase {
     }
 }
 
-/// The marks of one check.
+/// Recorder of the phases of one check.
 pub(super) struct PhaseRecorder {
-    /// Which addresses the check may use.
+    /// Address family allowed for the check.
     pub(super) ip_version: IpVersion,
     started_at: Instant,
     state: Mutex<RecorderState>,
@@ -76,19 +76,19 @@ struct RecorderState {
     phase: Phase,
     phase_started_at: Instant,
     durations: [Option<Duration>; Phase::MEASURED_PHASES],
-    /// The hop's host is an address, for which no resolver is asked.
+    /// True if the host of the hop is an address literal, which needs no resolver.
     is_literal_address: bool,
     blocked_address: Option<IpAddr>,
-    /// This machine's own name servers do not answer.
+    /// True if the name servers of this machine do not respond.
     has_silent_name_servers: bool,
-    /// Where the hop's connection may go.
+    /// Addresses that the hop may connect to.
     candidates: Vec<IpAddr>,
     port: u16,
-    /// What comes in on the hop's connection.
+    /// Inbound counts of the hop's connection.
     inbound: Arc<InboundMeter>,
-    /// The hop's.
+    /// Certificate of the current hop.
     certificate: Option<Certificate>,
-    /// Of all hops' certificates, the first to end.
+    /// Earliest expiry of all hops' certificates.
     earliest_expiry: Option<Timestamp>,
 }
 
@@ -117,12 +117,12 @@ impl PhaseRecorder {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the phase that the check is in, and begins `stage`.
+    /// Ends the current phase and begins `stage`.
     pub(super) fn enter_phase(&self, stage: Phase) {
         self.lock_state().enter_phase(stage, Instant::now());
     }
 
-    /// A hop begins, to a host that is this address or else a name.
+    /// Begins a hop to the address `literal`, or to a name if `literal` is `None`.
     pub(super) fn start_hop(&self, literal: Option<IpAddr>, port: u16) {
         let mut noted = self.lock_state();
         noted.enter_phase(Phase::Between, Instant::now());
@@ -135,12 +135,13 @@ impl PhaseRecorder {
 
     fn start_connect(&self) {
         let mut noted = self.lock_state();
+        // A name's connect phase begins at the end of its lookup, and not here.
         if noted.is_literal_address {
             noted.enter_phase(Phase::Connect, Instant::now());
         }
     }
 
-    /// What comes in on the hop's connection.
+    /// Inbound counts of the hop's connection.
     pub(super) fn inbound(&self) -> Arc<InboundMeter> {
         Arc::clone(&self.lock_state().inbound)
     }
@@ -165,19 +166,19 @@ impl PhaseRecorder {
         self.lock_state().has_silent_name_servers
     }
 
-    /// The addresses that the hop's name has, in the order in which they are tried.
+    /// Stores the addresses of the hop's name, in the order of connection attempts.
     pub(super) fn set_candidates(&self, addresses: impl Iterator<Item = IpAddr>) {
         self.lock_state().candidates = addresses.collect();
     }
 
-    /// Where the hop's connection may go.
+    /// Addresses that the hop may connect to.
     pub(super) fn candidates(&self) -> Vec<SocketAddr> {
         let noted = self.lock_state();
         noted.candidates.iter().map(|address| SocketAddr::new(*address, noted.port)).collect()
     }
 
-    /// The address of the last connection, where there was one and it is known: of several candidates only the
-    /// answer tells which one it was.
+    /// Address of the last connection, if connected and unambiguous. Among several candidates only
+    /// the response reveals the address used.
     pub(super) fn remote_address(&self) -> Option<SocketAddr> {
         let noted = self.lock_state();
         let connected =
@@ -203,7 +204,7 @@ impl PhaseRecorder {
         self.lock_state().earliest_expiry
     }
 
-    /// Ends the last phase and says how long each took. The stage stays as it was.
+    /// Ends the last phase and returns all durations. The phase itself stays set.
     pub(super) fn finish_timing(&self) -> Timing {
         let now = Instant::now();
         let mut noted = self.lock_state();
@@ -231,25 +232,26 @@ impl RecorderState {
     }
 }
 
-/// Runs `check` so that [`current`] finds `marks`. Not an `async fn`, which would keep room for `check` twice.
+/// Runs `check` with `marks` as its [`current_recorder`]. Not an `async fn`, which would reserve
+/// space for `check` twice.
 pub(super) fn with_recorder<T>(
     marks: Arc<PhaseRecorder>,
     check: impl Future<Output = T>,
 ) -> impl Future<Output = T> {
-    MARKS.scope(marks, check)
+    CURRENT_RECORDER.scope(marks, check)
 }
 
-/// The marks of the check whose task this is.
+/// Recorder of the check that runs in this task.
 pub(super) fn current_recorder() -> Option<Arc<PhaseRecorder>> {
-    MARKS.try_with(Arc::clone).ok()
+    CURRENT_RECORDER.try_with(Arc::clone).ok()
 }
 
-/// Tells the marks of this task's check, if there is one.
+/// Applies `tell` to the recorder of this task, if there is one.
 pub(super) fn update_recorder(tell: impl FnOnce(&PhaseRecorder)) {
-    let _ = MARKS.try_with(|marks| tell(marks));
+    let _ = CURRENT_RECORDER.try_with(|marks| tell(marks));
 }
 
-/// A layer round reqwest's connector that marks where connecting begins and where the connection is ready.
+/// Connector layer that records the beginning and the end of connecting.
 #[derive(Clone)]
 pub(super) struct ConnectLayer;
 
@@ -318,8 +320,8 @@ mod tests {
         );
     }
 
-    /// The clock here stands still for the wall clock's part, and leaps for the marks'; so a wall clock that leaps
-    /// is not seen by them either.
+    /// Tokio's paused clock leaps while the wall clock stands still. A leap of the wall clock would
+    /// therefore not affect the recorder either.
     #[tokio::test(start_paused = true)]
     async fn durations_are_of_the_monotonic_clock_and_not_of_the_wall_clock() {
         let wall = picket_runtime::clock::wall_clock_now();

@@ -1,4 +1,4 @@
-//! TLS for checks: nothing is resumed, the certificate is noted before it is judged.
+//! TLS for checks: no session resumption; certificates are recorded before verification.
 
 mod certificate;
 mod metered_crypto;
@@ -21,15 +21,15 @@ use tracing::warn;
 pub(super) use self::{certificate::Certificate, tls_error_text::explain_tls_error};
 use super::timing::{self, Phase};
 
-/// The platform's roots and those of `ca_file`.
+/// Loads the platform's root certificates and the certificates in `ca_file`.
 ///
 /// # Errors
-/// When the file cannot be read, or when there is not one root.
+/// Fails if the file is unreadable, or if no root certificate exists at all.
 pub(super) fn load_roots(ca_file: Option<&Path>) -> Result<RootCertStore, super::Error> {
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
     for error in &native.errors {
-        warn!(%error, "some of the platform's root certificates could not be read");
+        warn!(%error, "failed to load some root certificates of the platform");
     }
     roots.add_parsable_certificates(native.certs);
     if let Some(path) = ca_file {
@@ -47,10 +47,11 @@ pub(super) fn load_roots(ca_file: Option<&Path>) -> Result<RootCertStore, super:
     }
 }
 
-/// A client's settings that judge certificates by `roots`, or take every one when there are none given.
+/// Builds a client configuration that verifies certificates against `roots`, or accepts every
+/// certificate without `roots`.
 ///
 /// # Errors
-/// When rustls refuses them.
+/// Fails if rustls rejects the configuration.
 pub(super) fn build_client_config(roots: Option<Arc<RootCertStore>>) -> Result<ClientConfig, super::Error> {
     let refused = |why: &dyn fmt::Display| super::Error::Tls(why.to_string());
     let provider = Arc::new(metered_crypto::crypto_provider());
@@ -69,7 +70,8 @@ pub(super) fn build_client_config(roots: Option<Arc<RootCertStore>>) -> Result<C
     Ok(config)
 }
 
-/// Keeps no session, so that each handshake is a whole one; is asked first of all, when a handshake begins.
+/// Session store without sessions: every handshake is a full handshake. rustls queries the store
+/// first, which marks the start of the TLS phase.
 #[derive(Debug)]
 struct NoSessions;
 
@@ -96,7 +98,7 @@ impl ClientSessionStore for NoSessions {
     }
 }
 
-/// Notes what the certificate says, then leaves the judging to webpki, or judges nothing.
+/// Records the certificate, then verifies it with webpki, or accepts it unverified.
 #[derive(Debug)]
 struct CapturingVerifier {
     verifier: Option<Arc<WebPkiServerVerifier>>,

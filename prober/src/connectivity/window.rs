@@ -1,4 +1,4 @@
-//! What recent checks say of the network. No clock, no I/O.
+//! Sliding window of recent checks as evidence about the network. No clock, no I/O.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -7,38 +7,39 @@ use std::{
 
 use picket_runtime::clock::Boottime;
 
-/// Whether a failure is the site's.
+/// Attribution of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Attribution {
-    /// The network was there.
+    /// The network worked: the failure is the site's.
     Site,
-    /// It was not.
+    /// The prober had no network.
     ProberOffline,
-    /// Nobody could say in time.
+    /// Undecided within the allowed time.
     Unknown,
 }
 
-/// Recent checks by host, and the last sign of life.
+/// Recent checks by host, and the last response.
 #[derive(Debug, Default)]
 pub(super) struct FailureWindow {
     is_offline: bool,
     last_alive: Option<Boottime>,
-    /// Each host's last check: when, and whether it failed.
+    /// Last check of each host: its time, and true if the check failed.
     hosts: HashMap<u64, (Boottime, bool)>,
     failing_hosts: usize,
     order: VecDeque<(Boottime, u64)>,
-    /// Results that wait for a verdict.
+    /// Results waiting for an attribution.
     pub(super) pending_results: usize,
 }
 
 impl FailureWindow {
-    /// What is older says nothing of now.
+    /// Older checks are no evidence for the present.
     const MAX_CHECK_AGE: Duration = Duration::from_secs(30);
     const MAX_CHECKS: usize = 8_192;
-    /// So many hosts, and at least half of all, do not fail by themselves at once.
+    /// Failing hosts that raise suspicion, if they are also at least half of all hosts: independent
+    /// outages are unlikely.
     const MIN_FAILING_HOSTS: usize = 5;
 
-    /// A check of `host` failed as without a network, or did not.
+    /// Records a check of `host`; `failed` if it failed as it would without a network.
     pub(super) fn record_check(&mut self, host: u64, failed: bool, now: Boottime) {
         if let Some((_, true)) = self.hosts.insert(host, (now, failed)) {
             self.failing_hosts -= 1;
@@ -50,7 +51,7 @@ impl FailureWindow {
                 || now.saturating_duration_since(at) > Self::MAX_CHECK_AGE)
         {
             self.order.pop_front();
-            // Otherwise it was checked again since.
+            // Otherwise the host was checked again since.
             if self.hosts.get(&host).is_some_and(|(last, _)| *last == at)
                 && let Some((_, failed)) = self.hosts.remove(&host)
             {
@@ -62,17 +63,18 @@ impl FailureWindow {
         }
     }
 
-    /// Whether so many hosts fail that it may be the network, whatever a few others say.
+    /// Returns true if so many hosts fail that the network is suspect, irrespective of the hosts
+    /// that respond.
     pub(super) fn is_suspicious(&self) -> bool {
         self.failing_hosts >= Self::MIN_FAILING_HOSTS && self.failing_hosts * 2 >= self.hosts.len()
     }
 
-    /// Whether no canary has answered.
+    /// Returns true if no canary responded in the last round.
     pub(super) fn is_offline(&self) -> bool {
         self.is_offline
     }
 
-    /// Whether what failed at `failed_at` is the site's fault; `None` while that is not known.
+    /// Attributes a failure at `failed_at`; `None` while undecided.
     pub(super) fn decide_attribution(&self, failed_at: Boottime) -> Option<Attribution> {
         if self.is_offline {
             return Some(Attribution::ProberOffline);
@@ -81,18 +83,18 @@ impl FailureWindow {
         (was_alive && !self.is_suspicious()).then_some(Attribution::Site)
     }
 
-    /// Whether something is held that only canaries can tell of.
+    /// Returns true if only canaries can decide a held result.
     pub(super) fn should_probe_canaries(&self) -> bool {
         self.pending_results > 0 && !self.is_offline
     }
 
-    /// The canaries were asked; `any` of them has answered.
+    /// Records a round of canaries; `any` is true if a canary responded.
     pub(super) fn record_canaries(&mut self, any: bool, now: Boottime) {
         self.is_offline = !any;
         if any {
             self.last_alive = Some(now);
         }
-        // What made us ask is settled.
+        // The evidence that caused the round is settled.
         self.hosts.clear();
         self.order.clear();
         self.failing_hosts = 0;

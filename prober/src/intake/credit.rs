@@ -1,26 +1,26 @@
-//! How many jobs to ask for, and how many have been asked for and not come. No clock, no I/O.
+//! Accounting of requested jobs: number to request, number outstanding. No clock, no I/O.
 
-/// Jobs asked for that have neither come nor been given back.
+/// Requested jobs that have neither arrived nor been released.
 #[derive(Debug)]
 pub(super) struct Credit {
-    /// From how many free slots on it is worth asking while others are still asked for.
+    /// Minimum of free slots for a further pull while another pull is outstanding.
     min_batch: usize,
     outstanding: usize,
 }
 
 impl Credit {
-    /// The most that one pull asks for.
+    /// Maximum jobs per pull.
     const MAX_PULL_BATCH: usize = 256;
 
-    /// For a prober of so many slots.
+    /// Creates the account of a prober with `slots` slots.
     pub(super) fn new(slots: usize) -> Self {
         Self { min_batch: (slots / 4).clamp(1, 64), outstanding: 0 }
     }
 
-    /// How many to ask for now, with `free` slots that nothing is asked for yet; 0 for none.
+    /// Number of jobs to request now, with `free` unreserved slots; 0 for none.
     ///
-    /// While some are asked for, small change is left to gather: else a busy prober would send a pull for each
-    /// check that ends.
+    /// While jobs are outstanding, small numbers are left to accumulate. Otherwise a busy prober
+    /// would send a pull for each finished check.
     pub(super) fn request_jobs(&mut self, free: usize) -> usize {
         let low = self.outstanding < Self::MAX_PULL_BATCH / 2;
         let number = match self.outstanding == 0 || (low && free >= self.min_batch) {
@@ -31,19 +31,20 @@ impl Credit {
         number
     }
 
-    /// One has come.
+    /// Records an arrived job.
     pub(super) fn record_delivery(&mut self) {
         self.outstanding = self.outstanding.saturating_sub(1);
     }
 
-    /// A pull has ended with `left` of its jobs not come; says how many slots that frees.
+    /// Records the end of a pull with `left` of its jobs missing. Returns the number of slots
+    /// freed.
     pub(super) fn release_unused(&mut self, left: usize) -> usize {
         let freed = left.min(self.outstanding);
         self.outstanding -= freed;
         freed
     }
 
-    /// What is still asked for.
+    /// Number of outstanding jobs.
     pub(super) fn outstanding(&self) -> usize {
         self.outstanding
     }

@@ -1,4 +1,4 @@
-//! What the intake holds: what is asked for and of whom, and the slots of what has come.
+//! State of the intake: outstanding pulls, their session and their reserved slots.
 
 use std::time::Duration;
 
@@ -15,36 +15,36 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{Msg, credit::Credit};
 use crate::{metrics::Metrics, runner::CheckRunner};
 
-/// What is asked for, and of whom.
+/// State of the intake actor.
 pub(crate) struct IntakeState {
     pub(super) credit: Credit,
-    /// The slots of what is asked for.
+    /// Slots reserved for outstanding jobs.
     pub(super) reserved_slots: Option<OwnedSemaphorePermit>,
     pub(super) session: Option<PullSession>,
     pub(super) session_number: u64,
-    /// Subscriptions that may still hear something.
+    /// Subscriptions that may still receive messages.
     pub(super) open_listeners: usize,
     pub(super) is_subscribing: bool,
     pub(super) backoff: Backoff,
     pub(super) last_warning: Option<(String, Instant)>,
     pub(super) is_draining: bool,
-    /// There is no network; nothing is asked for.
+    /// True without a network; no jobs are requested.
     pub(super) is_offline: bool,
-    /// Who waits for nothing more to come.
+    /// Requester of the drain, replied to once no further job can arrive.
     pub(super) drain_reply: Option<RpcReplyPort<()>>,
 }
 
-/// Where jobs come to, and how to hear of them.
+/// Subscription for deliveries, and the liveness of its pulls.
 pub(super) struct PullSession {
     pub(super) inbox: String,
-    /// Whether the consumer has given a sign.
+    /// True once the consumer has responded.
     pub(super) has_consumer: bool,
     pub(super) last_activity: Instant,
     pub(super) connect_count: u64,
     pub(super) _listener: DropGuard,
 }
 
-/// A job's slot; the intake learns when it is free again, however its task ended.
+/// Slot of a job. On drop it notifies the intake, however the task ended.
 pub(super) struct Slot {
     pub(super) permit: Option<OwnedSemaphorePermit>,
     pub(super) intake: ActorRef<Msg>,
@@ -68,13 +68,13 @@ impl Drop for Slot {
         self.permit.take();
         self.metrics.checks_running.dec();
         self.metrics.slots_free.inc();
-        // An intake that is gone has a successor, which looks at the slots now and then.
+        // A rebuilt intake polls the slots on its own.
         let _ = self.intake.cast(Msg::SlotFreed);
     }
 }
 
 impl IntakeState {
-    /// Nothing is asked for yet, on behalf of so many slots.
+    /// Creates the state without outstanding pulls for `slots` slots.
     pub(super) fn new(slots: usize) -> Self {
         Self {
             credit: Credit::new(slots),
@@ -98,14 +98,14 @@ impl IntakeState {
         }
     }
 
-    /// A job that was asked for has come; gives the slot that was kept for it.
+    /// Records an arrived job and returns its reserved slot.
     pub(super) fn claim_reserved_slot(&mut self) -> Option<OwnedSemaphorePermit> {
         self.record_activity();
         self.credit.record_delivery();
         self.reserved_slots.as_mut()?.split(1)
     }
 
-    /// A pull has ended with `left` of its jobs not come; frees the slots kept for them.
+    /// Records the end of a pull with `left` jobs missing and releases their slots.
     pub(super) fn release_unused(&mut self, left: usize) {
         let freed = self.credit.release_unused(left);
         if let Some(reserved) = self.reserved_slots.as_mut() {
@@ -117,23 +117,24 @@ impl IntakeState {
         if self.open_listeners == 0
             && let Some(done) = self.drain_reply.take()
         {
-            // Who asked may have given up.
+            // The requester may have given up.
             let _ = done.send(());
         }
     }
 }
 
-/// How many of its jobs a pull has ended without.
+/// Number of jobs missing from an ended pull.
 pub(super) fn parse_pending_messages(message: &async_nats::Message) -> Option<usize> {
     let header = message.headers.as_ref()?.get("Nats-Pending-Messages")?;
     header.as_str().parse().ok()
 }
 
-/// What is on its way to a subscription that has ended comes within this, or not at all.
+/// Maximum time for messages still in flight to an ended subscription.
 const UNSUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Tells the intake what its pulls hear. When stopped, ends the subscription first and then listens to its end:
-/// a job already on its way would otherwise wait for the stream to notice.
+/// Forwards deliveries to the intake. On `stop` it ends the subscription first and then forwards
+/// the remaining messages: a job already in flight would otherwise wait until its acknowledgement
+/// times out.
 pub(super) async fn forward_messages(
     intake: ActorRef<Msg>,
     number: u64,
@@ -150,13 +151,14 @@ pub(super) async fn forward_messages(
             },
         }
     }
-    let last_words = async {
+    let forwarding = async {
         if subscriber.drain().await.is_ok() {
             while let Some(message) = subscriber.next().await {
                 let _ = intake.cast(Msg::Message(number, message));
             }
         }
     };
-    let _ = timeout(UNSUBSCRIBE_TIMEOUT, last_words).await;
+    let _ = timeout(UNSUBSCRIBE_TIMEOUT, forwarding).await;
+    // Sent last: the drain replies once all subscriptions have ended.
     let _ = intake.cast(Msg::SubscriptionEnded(number));
 }

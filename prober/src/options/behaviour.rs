@@ -1,4 +1,4 @@
-//! How a prober behaves towards sites, and what it does in trouble of its own.
+//! Options for the behaviour towards sites and under overload.
 
 use std::time::Duration;
 
@@ -6,32 +6,34 @@ use clap::Args;
 use picket_runtime::options::DurationArg;
 use url::Url;
 
-/// Towards sites, and in trouble of its own.
+/// Behaviour towards sites and under overload.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
-#[command(next_help_heading = "Manners")]
+#[command(next_help_heading = "Behaviour")]
 pub struct BehaviourOptions {
-    /// The most checks at once to one host (name and port); others wait their turn, until they expire
+    /// Maximum concurrent checks per host (name and port); further checks wait until they expire
     #[arg(long, env = "PICKET_PER_HOST", value_name = "N", default_value_t = Self::DEFAULT_PER_HOST,
         value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub per_host: u32,
-    /// A site that is surely up, asked when checks fail: if none answers, it is this prober that has no network.
-    /// Best two or more, with https, of different owners; may be repeated
+    /// URL known to be reachable, probed when checks fail: if no canary responds, the prober itself
+    /// is offline. Use two or more, with https, of different owners; may be repeated
     #[arg(long = "canary", env = "PICKET_CANARIES", value_name = "URL[,URL…]", value_delimiter = ',',
         value_parser = parse_canary)]
     pub canaries: Vec<Url>,
-    /// A check that this prober itself held up for longer is missed/overloaded, and not a slow site
+    /// Maximum delay of a check by this prober itself; beyond it the check is missed/overloaded,
+    /// and not a slow site
     #[arg(long, env = "PICKET_MAX_DRIFT", value_name = "TIME", default_value_t = Self::DEFAULT_MAX_DRIFT, value_parser = parse_max_drift)]
     pub max_drift: DurationArg,
-    /// The User-Agent of checks whose site sets none; name a way to reach you [default: Picket/VERSION (website
-    /// availability check)]
+    /// User-Agent of checks whose site sets none; include a contact address [default:
+    /// Picket/VERSION (website availability check)]
     #[arg(long, env = "PICKET_USER_AGENT", value_name = "TEXT", value_parser = parse_user_agent)]
     pub user_agent: Option<String>,
 }
 
 impl BehaviourOptions {
-    /// What a browser opens to one host, and a little.
+    /// Slightly more than a browser opens to one host.
     const DEFAULT_PER_HOST: u32 = 8;
-    /// What a person would take for a slower site, and far more than a machine that is merely busy costs.
+    /// A delay that a person would mistake for a slower site, and far more than a busy machine
+    /// causes.
     const DEFAULT_MAX_DRIFT: DurationArg = DurationArg(Duration::from_millis(100));
 }
 

@@ -1,21 +1,22 @@
-//! What a regex costs for each byte, measured on a text that is made to be dear for it.
+//! Cost of a regex per byte, measured on a text that is built to be expensive for this regex.
 
 use regex_automata::nfa::thompson::{NFA, State, Transition};
 
 use super::{MAX_STEPS_PER_BYTE, search::NfaSimulation};
 
-/// The bytes of the text that is tried. The dearest sets of states are reached after as many as the largest bounds of
-/// repetitions; regexes in which those are larger do not become dearer any more in what counts here.
+/// Length of the probe text, in bytes. The most expensive sets of states are reached after about as
+/// many bytes as the largest repetition bound. Bounds above this length do not raise the measured
+/// cost.
 const PROBE_TEXT_BYTES: usize = 512;
-/// The bytes that are tried at each place before the text is given up, because all of them match.
+/// Bytes tried at each position. The text ends if all of them match.
 const MAX_CANDIDATES: usize = 4;
 
-/// The steps that a search takes for a byte, at the dearest place of a text in which each byte is the one that keeps most
-/// states alive. It is a count and no time: the same on each machine.
+/// Maximum steps per byte over a text in which each byte keeps the most states alive. The result is
+/// a count and not a time, so it is the same on each machine.
 ///
-/// A program with few states cannot take many steps and is not tried.
+/// A program with few states cannot take many steps and is not measured.
 pub(super) fn steps_per_byte(nfa: &NFA) -> u64 {
-    // Each is entered once for a byte.
+    // Each state is entered at most once per byte.
     let most = nfa.states().len() as u64;
     if most <= MAX_STEPS_PER_BYTE {
         return most;
@@ -37,7 +38,7 @@ pub(super) fn steps_per_byte(nfa: &NFA) -> u64 {
                 states = tried;
                 continue 'text;
             }
-            // A search ends with its match; this text does not.
+            // A match would end the search, so the text continues with another byte.
             text.pop();
         }
         break;
@@ -45,9 +46,10 @@ pub(super) fn steps_per_byte(nfa: &NFA) -> u64 {
     dearest
 }
 
-/// The bytes that most of the live states take, the most liked first.
+/// The bytes that the most live states accept, the most accepted byte first.
 fn candidate_bytes(nfa: &NFA, states: &NfaSimulation) -> impl Iterator<Item = u8> + use<> {
-    // How many more states take a byte than take the one before it.
+    // Difference array: the number of accepting states of a byte, minus the number of the byte
+    // before.
     let mut more = [0_i32; 257];
     let mut takes = |transition: &Transition| {
         more[usize::from(transition.start)] += 1;
@@ -64,7 +66,7 @@ fn candidate_bytes(nfa: &NFA, states: &NfaSimulation) -> impl Iterator<Item = u8
     let mut bytes: Vec<(i32, bool, u8)> = (0..=u8::MAX)
         .map(|byte| {
             taken += more[usize::from(byte)];
-            // Of as many a letter, at which words begin.
+            // At equal counts a letter is preferred, because words begin with letters.
             (-taken, !byte.is_ascii_lowercase(), byte)
         })
         .collect();

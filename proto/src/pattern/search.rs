@@ -1,8 +1,8 @@
-//! A search that can be interrupted after any byte and goes on where it was, with its steps counted.
+//! A search that can be interrupted after any byte and resumed, with a count of its steps.
 //!
-//! It remembers sets of states that it has been in (a lazy DFA), as the regex crate does. Where that does not help, because
-//! almost every byte leads to a new set, or because a word boundary meets bytes that are not ASCII, the states
-//! are followed one by one.
+//! The search caches sets of states (a lazy DFA), as the regex crate does. It falls back to a
+//! simulation of single states in two cases: if almost every byte leads to a new set, or if a word
+//! boundary meets bytes outside ASCII.
 
 use std::sync::Arc;
 
@@ -17,18 +17,18 @@ use regex_automata::{
 
 use super::{MAX_CACHE_BYTES, MAX_STEPS, Pattern, Program};
 
-/// How far a search is.
+/// Status of a search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SearchStatus {
-    /// There is a match, whatever follows.
+    /// The text matches, whatever follows.
     Matched,
-    /// There is none in what there is.
+    /// The text so far does not match.
     NotMatched,
-    /// The steps that it was allowed are used up; it may go on.
+    /// The allowed steps are used up; the search can be resumed.
     Interrupted,
 }
 
-/// A search through a text of which more and more may come.
+/// A search through a text that arrives in chunks.
 pub struct PatternSearch {
     program: Arc<Program>,
     steps: u64,
@@ -41,7 +41,7 @@ enum SearchEngine {
 }
 
 impl Pattern {
-    /// A search from the beginning of a text.
+    /// Starts a search at the beginning of a text.
     pub fn start_search(&self) -> PatternSearch {
         let program = Arc::clone(&self.program);
         let engine = match LazyDfa::new(&program) {
@@ -53,11 +53,11 @@ impl Pattern {
 }
 
 impl PatternSearch {
-    /// What the lazy DFA may cost, in steps, before it is given up.
+    /// Maximum cost of the lazy DFA, in steps. The search then falls back to [`NfaSimulation`].
     const MAX_LAZY_DFA_STEPS: u64 = MAX_STEPS / 4;
 
-    /// Goes on through `text`, which begins as at the last call, and is all that comes if it `is_whole`; for about
-    /// `steps` steps.
+    /// Continues the search through `text` for about `steps` steps. `text` must begin with the text
+    /// of the last call; `is_whole` marks the end of the text.
     pub fn resume(&mut self, text: &[u8], is_whole: bool, steps: u64) -> SearchStatus {
         let until = self.steps.saturating_add(steps);
         if let SearchEngine::LazyDfa(lazy) = &mut self.engine {
@@ -69,6 +69,8 @@ impl PatternSearch {
                 Some(SearchStatus::Interrupted) if self.steps < Self::MAX_LAZY_DFA_STEPS => {
                     return SearchStatus::Interrupted;
                 }
+                // The simulation starts again at the first byte: a lazy DFA has no state to hand
+                // over.
                 Some(SearchStatus::Interrupted) | None => {
                     self.engine = SearchEngine::Nfa(Box::new(NfaSimulation::new(&self.program.nfa)));
                 }
@@ -83,25 +85,26 @@ impl PatternSearch {
         }
     }
 
-    /// The steps that it has taken.
+    /// Steps taken so far.
     pub fn steps_taken(&self) -> u64 {
         self.steps
     }
 }
 
-/// A lazy DFA, and where it is.
+/// A lazy DFA with its current state and position.
 struct LazyDfa {
     cache: Cache,
     state: LazyStateID,
     position: usize,
-    /// Whether nothing that follows can match any more.
+    /// True if no further byte can lead to a match.
     is_dead: bool,
 }
 
 impl LazyDfa {
-    /// The cost of a byte that leads from a known set to a known set, as a shift: a step is some of them.
+    /// Cost of a byte that leads from a cached set to a cached set, as a shift: 4 such bytes are
+    /// one step.
     const BYTES_PER_STEP_SHIFT: u32 = 2;
-    /// Bytes between two looks at the steps.
+    /// Bytes between two checks of the step count.
     const WINDOW_BYTES: usize = 1 << 12;
 
     fn new(program: &Program) -> Option<Self> {
@@ -119,7 +122,7 @@ impl LazyDfa {
         Some(Self { cache, state: now, position: 0, is_dead: false })
     }
 
-    /// `None` when this way leads no further.
+    /// Continues the search; `None` if the lazy DFA cannot continue.
     fn resume(
         &mut self,
         dfa: &DFA,
@@ -133,6 +136,8 @@ impl LazyDfa {
             return Some(SearchStatus::NotMatched);
         }
         while self.position < text.len() {
+            // The step limit is checked once per window and after each new set, because cached
+            // transitions are cheap.
             if *steps >= until {
                 return Some(SearchStatus::Interrupted);
             }
@@ -140,6 +145,7 @@ impl LazyDfa {
             let mut taken = 0;
             for byte in window {
                 taken += 1;
+                // The fast path is valid for untagged states only.
                 let known = match self.state.is_tagged() {
                     true => None,
                     false => Some(dfa.next_state_untagged(&self.cache, self.state, *byte)),
@@ -147,7 +153,7 @@ impl LazyDfa {
                 self.state = match known {
                     Some(known) if !known.is_unknown() => known,
                     _ => {
-                        // At most all of them are looked at.
+                        // A new set is built from the NFA and visits at most all of its states.
                         *steps += states;
                         dfa.next_state(&mut self.cache, self.state, *byte).ok()?
                     }
@@ -172,6 +178,7 @@ impl LazyDfa {
             *steps += 1 + (taken >> Self::BYTES_PER_STEP_SHIFT) as u64;
         }
         if is_whole {
+            // Anchors and word boundaries at the end are decided only when the text is complete.
             let end = dfa.next_eoi_state(&mut self.cache, self.state).ok()?;
             if end.is_match() {
                 return Some(SearchStatus::Matched);
@@ -181,11 +188,11 @@ impl LazyDfa {
     }
 }
 
-/// A set of states that is emptied often.
+/// A set of states that is cleared often, in constant time.
 #[derive(Clone)]
 struct StateSet {
     members: Vec<StateID>,
-    /// For each state, the round in which it was last added.
+    /// Round of the last insertion of each state.
     added_in_round: Vec<u32>,
     round: u32,
 }
@@ -200,7 +207,7 @@ impl StateSet {
         self.round += 1;
     }
 
-    /// Whether it was not there yet.
+    /// Inserts `state`; returns true if it is new.
     fn insert(&mut self, state: StateID) -> bool {
         let added_in = &mut self.added_in_round[state.as_usize()];
         let is_new = *added_in != self.round;
@@ -212,7 +219,7 @@ impl StateSet {
     }
 }
 
-/// The live states of the program, followed one by one.
+/// Simulation of the program: the set of live states, advanced byte by byte.
 #[derive(Clone)]
 pub(super) struct NfaSimulation {
     current: StateSet,
@@ -223,7 +230,7 @@ pub(super) struct NfaSimulation {
 }
 
 impl NfaSimulation {
-    /// What decides a look-around: a letter, which is as many bytes at most.
+    /// Bytes that a look-around may need: one character of at most 4 bytes.
     const LOOK_AHEAD_BYTES: usize = 4;
 
     pub(super) fn new(nfa: &NFA) -> Self {
@@ -249,7 +256,7 @@ impl NfaSimulation {
         steps: &mut u64,
         until: u64,
     ) -> SearchStatus {
-        // Bytes at which it is known what follows.
+        // Position up to which all look-arounds can be decided.
         let decided =
             if is_whole { Some(text.len()) } else { text.len().checked_sub(Self::LOOK_AHEAD_BYTES) };
         let Some(decided) = decided else { return SearchStatus::NotMatched };
@@ -270,7 +277,7 @@ impl NfaSimulation {
         SearchStatus::NotMatched
     }
 
-    /// Enters the states in which a search begins; whether one of them matches.
+    /// Enters the start states; returns true if a match is among them.
     pub(super) fn enter_start_states(&mut self, nfa: &NFA, text: &[u8], steps: &mut u64) -> bool {
         let is_match =
             add_epsilon_closure(nfa, nfa.start_unanchored(), text, 0, &mut self.next, &mut self.stack, steps);
@@ -278,7 +285,8 @@ impl NfaSimulation {
         is_match
     }
 
-    /// Takes one byte; whether it, or what there is between it and the next, matches.
+    /// Advances by one byte; returns true if a match ends there, decided by the look-around to the
+    /// next byte where necessary.
     pub(super) fn step_byte(&mut self, nfa: &NFA, text: &[u8], steps: &mut u64) -> bool {
         self.next.clear();
         let byte = text[self.position];
@@ -301,7 +309,8 @@ impl NfaSimulation {
     }
 }
 
-/// Adds to `set` what can be reached from `from` without a byte; whether a match is among it.
+/// Adds all states that `from` reaches without a byte to `set`; returns true if a match is among
+/// them.
 fn add_epsilon_closure(
     nfa: &NFA,
     from: StateID,
@@ -340,7 +349,7 @@ mod tests {
 
     use super::*;
 
-    /// Searches `text` as it comes in pieces, for some steps at a time.
+    /// Searches `text` in chunks of `piece` bytes, `steps` steps at a time.
     fn is_match(pattern: &Pattern, text: &[u8], piece: usize, steps: u64, simulate: bool) -> bool {
         let mut search = pattern.start_search();
         if simulate {

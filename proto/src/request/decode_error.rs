@@ -1,4 +1,5 @@
-//! Says in our words why a message is no request: the field, the value, what is allowed, what was meant.
+//! Explains why a message is not a request: the field, the value, the allowed values, and a
+//! suggestion.
 
 use serde_json::Value;
 
@@ -8,7 +9,7 @@ fn expected_for(field: &str) -> Option<&'static str> {
     CheckRequest::KNOWN_FIELDS.iter().find(|(name, _)| *name == field).map(|(_, allowed)| *allowed)
 }
 
-/// Refuses the first field that is none of ours, with the one that was probably meant.
+/// Rejects the first unknown field, with a suggestion.
 pub(super) fn reject_unknown_fields(bytes: &[u8]) -> Result<(), ValidationError> {
     let Ok(Value::Object(given)) = serde_json::from_slice::<Value>(bytes) else {
         return Ok(());
@@ -31,15 +32,17 @@ fn unknown_field_error(name: &str, value: &Value) -> ValidationError {
     ValidationError::new(shown, value, allowed)
 }
 
-/// The field that was probably meant by `name`: one or two slips of the fingers away, or made of the same words, or
-/// of which it is a part, as `timeout` is of `timeout_ms`.
+/// The known field that `name` probably means: at most two edits away, or made of the same words,
+/// or containing `name`, as `timeout_ms` contains `timeout`.
 fn suggest_field(name: &str) -> Option<&'static str> {
-    const CLOSE: usize = 2;
-    /// Shorter ones are a part of too many.
-    const PART: usize = 4;
-    // Longer than any field is no slip, and comparing costs the product of the lengths.
-    const LONGEST: usize = 32;
-    if name.len() > LONGEST {
+    /// Maximum edits between a field and a misspelling.
+    const MAX_EDITS: usize = 2;
+    /// Minimum length of a part. Shorter names are part of too many fields.
+    const MIN_PART_BYTES: usize = 4;
+    /// Maximum length of a misspelling. All fields are shorter, and a comparison costs the product
+    /// of the lengths.
+    const MAX_NAME_BYTES: usize = 32;
+    if name.len() > MAX_NAME_BYTES {
         return None;
     }
     let name = name.to_lowercase().replace('-', "_");
@@ -52,14 +55,15 @@ fn suggest_field(name: &str) -> Option<&'static str> {
     let slips = |known: &&str| strsim::damerau_levenshtein(known, &name);
     fields()
         .min_by_key(slips)
-        .filter(|known| slips(known) <= CLOSE && slips(known) < name.len())
+        .filter(|known| slips(known) <= MAX_EDITS && slips(known) < name.len())
         .or_else(|| fields().find(|known| words(known) == words(&name)))
-        .or_else(|| fields().find(|known| name.len() >= PART && known.contains(name.as_str())))
+        .or_else(|| fields().find(|known| name.len() >= MIN_PART_BYTES && known.contains(name.as_str())))
 }
 
-/// Says in our words why `bytes` is no request.
+/// Explains why `bytes` is not a request.
 pub(super) fn explain_error(bytes: &[u8]) -> ValidationError {
     let mut json = serde_json::Deserializer::from_slice(bytes);
+    // The bytes are decoded again here, because tracking the path slows down the usual, valid case.
     let why = match serde_path_to_error::deserialize::<_, CheckRequest>(&mut json) {
         Ok(_) => "one JSON object and nothing after it".to_owned(),
         Err(why) => {
@@ -74,7 +78,8 @@ pub(super) fn explain_error(bytes: &[u8]) -> ValidationError {
         }
     };
     match serde_json::from_slice::<Value>(bytes) {
-        // A misspelt `url` is both missing and unknown; the second says more.
+        // A misspelt `url` is both missing and unknown; the unknown field is more helpful to
+        // report.
         Ok(Value::Object(given)) => {
             reject_unknown_fields(bytes).err().unwrap_or_else(|| match duplicate_field(&why) {
                 Some(field) => {
@@ -95,7 +100,7 @@ pub(super) fn explain_error(bytes: &[u8]) -> ValidationError {
     }
 }
 
-/// The field that serde says is there twice.
+/// The field that serde reports as a duplicate.
 fn duplicate_field(why: &str) -> Option<&str> {
     why.strip_prefix("duplicate field `")?.split('`').next()
 }

@@ -77,7 +77,7 @@ fn the_same_check_has_the_same_ticket_and_every_process_computes_it() {
     let one = tickets(&[key(1)]).issue_ticket(&claims(&eu)).unwrap();
 
     assert_eq!(tickets(&[key(1)]).issue_ticket(&claims(&eu)).unwrap(), one);
-    // From HMAC-SHA256 of the documented encoding, computed with another implementation.
+    // Computed from the documented encoding with another implementation of HMAC-SHA256.
     assert_eq!(one.to_string(), KNOWN);
 }
 
@@ -114,7 +114,8 @@ fn a_result_without_a_ticket_is_refused_only_where_tickets_are_required() {
     assert_eq!(Tickets::new(installation(), true, &[]).issue_ticket(&claims(&eu)), None);
 }
 
-/// Prints what a ticket costs: `cargo test --release -p picket-proto -- --ignored --nocapture what_a_ticket_costs`.
+/// Prints the cost of a ticket: `cargo test --release -p picket-proto -- --ignored --nocapture
+/// what_a_ticket_costs`.
 #[test]
 #[ignore = "a measurement"]
 fn what_a_ticket_costs() {

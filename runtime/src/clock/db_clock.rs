@@ -1,9 +1,11 @@
-//! Pure: the database's clock as one process knows it, which is the process's own clock that only goes forward, plus an offset.
+//! Estimate of the database's clock in one process: the process's boot-time clock plus an offset.
+//! Pure, without I/O.
 //!
-//! All coordinators and sinks measure the offset again and again, so that those with wrong wall clocks agree on what is due.
-//! One reading is no proof: a database whose clock jumps by more than some seconds is not followed before a second witness
-//! confirms the jump, and time goes on as before until then. The witnesses are the NATS server's clock, and in the end time
-//! itself: a jump that has lasted for [`DatabaseClock::HOLD`] is the truth.
+//! All coordinators and sinks measure the offset periodically, so that processes with wrong wall
+//! clocks agree on what is due. A single reading is not trusted: if the database's clock jumps by
+//! more than [`DbClock::MAX_UNCONFIRMED_STEP`], the estimate continues as before until a second
+//! clock confirms the jump. The second clock is the NATS server's. A jump that lasts for
+//! [`DbClock::JUMP_HOLD_PERIOD`] is accepted without confirmation.
 
 use std::time::Duration;
 
@@ -11,8 +13,8 @@ use picket_proto::Timestamp;
 
 use super::Boottime;
 
-/// The offset between the two clocks. Measured again and again; moved slowly, so that time as the schedules see it
-/// neither jumps nor stands still for the jitter of a measurement.
+/// Offset between the two clocks. Measured periodically and slewed, so that the jitter of a
+/// measurement neither moves the schedules' time forward at once nor halts it.
 #[derive(Clone, Copy, Debug)]
 pub struct DbClock {
     offset_us: i64,
@@ -20,70 +22,72 @@ pub struct DbClock {
     measured_at: Boottime,
     best_round_trip: Duration,
     pending_jump: Option<ClockJump>,
-    /// By how much the database is ahead of the NATS server, as of the last time that both were read.
+    /// Lead of the database's clock over the NATS server's, at the last reading of both.
     ahead_of_bus_us: Option<i64>,
     steady_since: Boottime,
 }
 
-/// A jump of the database's clock that nothing else confirms.
+/// Jump of the database's clock that no second clock confirms.
 #[derive(Clone, Copy, Debug)]
 struct ClockJump {
     offset_us: i64,
     since: Boottime,
 }
 
-/// One reading of another machine's clock: it said `now` between our own readings `sent` and `received`.
+/// Reading of a remote clock: `remote_time` was read between the local times `sent_at` and
+/// `received_at`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockReading {
-    /// Before it was asked.
+    /// Local time before the request.
     pub sent_at: Boottime,
-    /// After it answered.
+    /// Local time after the response.
     pub received_at: Boottime,
-    /// What it said.
+    /// Time read from the remote clock.
     pub remote_time: Timestamp,
 }
 
 impl ClockReading {
-    /// Our offset to that clock, in microseconds.
+    /// Offset from the local clock to the remote clock, in microseconds.
     fn offset_us(&self) -> i64 {
         self.remote_time.as_micros() - self.sent_at.as_micros() - self.error_us()
     }
 
-    /// How wrong the offset may be.
+    /// Maximum error of the offset, in microseconds.
     fn error_us(&self) -> i64 {
         i64::try_from(self.received_at.saturating_duration_since(self.sent_at).as_micros() / 2).unwrap_or(0)
     }
 }
 
-/// What a measurement led to.
+/// Effect of a measurement on the estimate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClockAdjustment {
-    /// The clocks run together, or nearly.
+    /// The clocks agree within the step threshold; the estimate is slewed.
     Slewing,
-    /// The measurement took too long to say much, and was left out.
+    /// The round trip took too long for a useful measurement, which was ignored.
     Ignored,
-    /// The database's clock is so many microseconds away from where it should be, and no second witness says so: time goes
-    /// on as if it had not jumped.
+    /// The database's clock is off by this number of microseconds, and no second clock confirms the
+    /// jump. The estimate continues as if the clock had not jumped.
     Unconfirmed(i64),
-    /// By so many microseconds time has jumped, and we with it.
+    /// The estimate jumped by this number of microseconds.
     Stepped(i64),
 }
 
 impl DbClock {
-    /// At most 5 ms a second.
+    /// Slew rate: at most 1/200, or 5 ms per second.
     const SLEW_DIVISOR: i64 = 200;
-    /// Beyond this the database's clock has jumped.
+    /// Smallest difference that counts as a jump of the database's clock.
     const STEP_THRESHOLD_US: i64 = 1_000_000;
-    /// A jump of up to this is followed at once: what was due in between can still be done, or is done within that time.
+    /// Maximum jump that is followed without confirmation. Ticks due in the skipped time can still
+    /// be checked, and after a jump back the repeated time is over soon enough.
     pub const MAX_UNCONFIRMED_STEP: Duration = Duration::from_secs(10);
-    /// After so long the database's clock rules, though it jumped and no witness confirms it.
+    /// Time after which an unconfirmed jump of the database's clock is followed.
     pub const JUMP_HOLD_PERIOD: Duration = Duration::from_secs(600);
-    /// Two clocks that differ by no more tell the same time, as witnesses.
+    /// Maximum difference of two clocks that agree.
     const MAX_DISAGREEMENT_US: i64 = 5_000_000;
-    /// A measurement older than this is worth less than a bad one.
+    /// Maximum age of the last measurement before a slow round trip is accepted as well.
     const MAX_MEASUREMENT_AGE: Duration = Duration::from_secs(60);
 
-    /// From the first measurement.
+    /// Starts from the first measurement.
     pub fn new(first: ClockReading) -> Self {
         let offset_us = first.offset_us();
         Self {
@@ -97,7 +101,7 @@ impl DbClock {
         }
     }
 
-    /// Takes in another reading of the database's clock, and one of the NATS server's where there is one.
+    /// Applies another reading of the database's clock, and one of the NATS server's if available.
     pub fn observe_reading(&mut self, reading: ClockReading, bus: Option<ClockReading>) -> ClockAdjustment {
         let received = reading.received_at;
         let round_trip = received.saturating_duration_since(reading.sent_at);
@@ -105,6 +109,8 @@ impl DbClock {
         let (current, target) = (self.offset_at(received), reading.offset_us());
         let apart = target - current;
         let has_jumped = apart.abs() > Self::STEP_THRESHOLD_US + if is_good { 0 } else { reading.error_us() };
+        // A slow reading is useful only if it shows a jump beyond its own error, or if the last
+        // good one is too old.
         if !has_jumped
             && !is_good
             && received.saturating_duration_since(self.measured_at) < Self::MAX_MEASUREMENT_AGE
@@ -116,6 +122,7 @@ impl DbClock {
             let same = |jump: &ClockJump| {
                 (target - jump.offset_us).abs() <= Self::STEP_THRESHOLD_US + reading.error_us()
             };
+            // Readings of the same jump keep its start, so that the hold period can pass.
             let jump = match self.pending_jump.filter(same) {
                 Some(jump) => jump,
                 None => {
@@ -132,7 +139,7 @@ impl DbClock {
         } else if self.pending_jump.is_some() {
             self.steady_since = received;
         }
-        // Slowly forgotten, in case the way to the database has become longer for good.
+        // Raised by 1/64 per reading, in case the route to the database has become longer for good.
         self.best_round_trip = self.best_round_trip.min(round_trip) + self.best_round_trip / 64;
         self.measured_at = received;
         self.target_us = target;
@@ -146,15 +153,15 @@ impl DbClock {
         ClockAdjustment::Slewing
     }
 
-    /// Whether `reading` is ahead of what the database would say if both clocks had gone on as they did: it has jumped, or our
-    /// own clock has stood still.
+    /// Returns true if `reading` is ahead of the last raw estimate: the database's clock has
+    /// jumped, or the local clock has stood still.
     pub fn is_behind(&self, reading: &ClockReading) -> bool {
         let expected = self.raw_time_at(reading.received_at).as_micros() - reading.received_at.as_micros();
         reading.offset_us() - expected > Self::STEP_THRESHOLD_US + reading.error_us()
     }
 
-    /// Whether the NATS server's clock says the same as the database's, or has jumped together with it: then it is our
-    /// own that stood still, as it does in a virtual machine that is paused.
+    /// Returns true if the NATS server's clock agrees with the database's, or has jumped together
+    /// with it. In the second case the local clock stood still, as in a paused virtual machine.
     fn is_confirmed(&self, target: i64, bus: i64) -> bool {
         let ahead = target - bus;
         let moved_together =
@@ -162,23 +169,25 @@ impl DbClock {
         ahead.abs() < Self::MAX_DISAGREEMENT_US || moved_together
     }
 
-    /// The time at our reading `at`, by which everything goes: the database's, without a jump that is not confirmed.
+    /// Scheduling time at the local time `at`: the database's time without unconfirmed jumps.
     pub fn time_at(&self, at: Boottime) -> Timestamp {
         Timestamp::from_micros(at.as_micros().saturating_add(self.offset_at(at)))
     }
 
-    /// What the database itself says at our reading `at`, as of the last reading, jumps and all.
+    /// Database's own time at the local time `at`, extrapolated from the last reading, including
+    /// unconfirmed jumps.
     pub fn raw_time_at(&self, at: Boottime) -> Timestamp {
         let offset = self.pending_jump.map_or_else(|| self.offset_at(at), |jump| jump.offset_us);
         Timestamp::from_micros(at.as_micros().saturating_add(offset))
     }
 
-    /// By how many microseconds the database's clock has jumped, while no second witness confirms it.
+    /// Size of the jump of the database's clock in microseconds, while no second clock confirms it.
     pub fn unconfirmed_jump_us(&self) -> Option<i64> {
         self.pending_jump.map(|jump| jump.offset_us - self.target_us)
     }
 
-    /// Since when the database's clock has gone as fast as ours, whatever it says.
+    /// Start of the time in which the database's clock has run at the rate of the local clock, with
+    /// any offset.
     pub fn steady_since(&self) -> Boottime {
         self.steady_since
     }
@@ -186,8 +195,8 @@ impl DbClock {
     fn offset_at(&self, at: Boottime) -> i64 {
         let elapsed =
             i64::try_from(at.saturating_duration_since(self.measured_at).as_micros()).unwrap_or(i64::MAX);
-        let most = elapsed / Self::SLEW_DIVISOR;
-        self.offset_us + (self.target_us - self.offset_us).clamp(-most, most)
+        let max_slew = elapsed / Self::SLEW_DIVISOR;
+        self.offset_us + (self.target_us - self.offset_us).clamp(-max_slew, max_slew)
     }
 }
 
@@ -202,7 +211,8 @@ mod tests {
         Boottime::from_elapsed(Duration::from_micros(us.unsigned_abs()))
     }
 
-    /// What a clock that is `ahead_us` of ours says at `at_us`, at once.
+    /// Instant reading, at local time `at_us`, of a clock that is `ahead_us` ahead of the local
+    /// one.
     fn read(at_us: i64, ahead_us: i64) -> ClockReading {
         ClockReading {
             sent_at: boot(at_us),
@@ -263,7 +273,7 @@ mod tests {
             ClockAdjustment::Unconfirmed(DAY_US)
         );
         assert_eq!(clock.observe_reading(read(hold, DAY_US), None), ClockAdjustment::Unconfirmed(DAY_US));
-        // Another jump begins anew.
+        // A different jump starts a new hold period.
         assert_eq!(
             clock.observe_reading(read(hold + 1, MINUTE_US), None),
             ClockAdjustment::Unconfirmed(MINUTE_US)
@@ -289,7 +299,8 @@ mod tests {
         assert_eq!(set, ClockAdjustment::Stepped(-399_999_000));
     }
 
-    /// A virtual machine was paused, and `CLOCK_BOOTTIME` has not counted it: both others are ahead by the same.
+    /// A virtual machine was paused without counting by `CLOCK_BOOTTIME`: both remote clocks are
+    /// ahead by the same amount.
     #[test]
     fn a_pause_that_our_own_clock_did_not_count_is_made_up_for_at_once() {
         let mut clock = DbClock::new(read(0, 400_000_000));

@@ -1,4 +1,4 @@
-//! A new database cluster and its password: complete, or not there at all.
+//! Creation of a database cluster and its password, complete or not at all.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -10,7 +10,7 @@ use std::{
 use super::{PICKET, clean_command, install::PgInstall, run_as, run_command};
 use crate::{DataDir, Error, private_file};
 
-/// Makes the data if there is none, and gives the password to it.
+/// Returns the password of the cluster, which is created if missing.
 pub(super) async fn ensure_cluster(home: &PgInstall, data: &DataDir, durable: bool) -> Result<String, Error> {
     let password_file = data.path().join("postgres.password");
     if home.cluster_dir.exists() {
@@ -22,13 +22,13 @@ pub(super) async fn ensure_cluster(home: &PgInstall, data: &DataDir, durable: bo
         return Ok(password);
     }
     let password = generate_password()?;
-    // First the password, then the data: so there are never data to which nobody has it.
+    // The password is stored before the data is created, so the data never exists without it.
     write_secret(&password_file, &password)?;
     run_initdb(home, &password, durable).await?;
     Ok(password)
 }
 
-/// Refuses data of another major version, which Postgres cannot read.
+/// Rejects data of another major version, which Postgres cannot read.
 async fn check_cluster_version(home: &PgInstall) -> Result<(), Error> {
     let file = home.cluster_dir.join("PG_VERSION");
     let found = fs::read_to_string(&file).map_err(Error::io_context(format!("read {}", file.display())))?;
@@ -38,7 +38,7 @@ async fn check_cluster_version(home: &PgInstall) -> Result<(), Error> {
     run_as::apply_user(&mut command, home.run_as);
     command.arg("--version");
     let version = run_command(command, program).await?;
-    // Such as "postgres (PostgreSQL) 18.6".
+    // Example: "postgres (PostgreSQL) 18.6".
     let version = version.split_whitespace().nth(2).unwrap_or_default().to_owned();
     match version.split('.').next() == Some(found.as_str()) {
         true => Ok(()),
@@ -46,7 +46,8 @@ async fn check_cluster_version(home: &PgInstall) -> Result<(), Error> {
     }
 }
 
-/// Beside its place until it is whole: a process killed in the midst of it leaves no half a cluster.
+/// Runs initdb in a temporary directory and renames the result, so a process killed midway leaves
+/// no partial cluster.
 async fn run_initdb(home: &PgInstall, password: &str, durable: bool) -> Result<(), Error> {
     let new = home.cluster_dir.with_extension("new");
     let password_file = home.cluster_dir.with_extension("new-password");
@@ -55,7 +56,8 @@ async fn run_initdb(home: &PgInstall, password: &str, durable: bool) -> Result<(
         fs::remove_dir_all(&new).map_err(Error::io_context(doing()))?;
     }
     DirBuilder::new().mode(0o700).create(&new).map_err(Error::io_context(doing()))?;
-    // A file, since the standard input that another user gave it may not be opened by name.
+    // A file instead of standard input: standard input opened by another user cannot be reopened by
+    // name.
     write_secret(&password_file, password)?;
     if let Some(user) = home.run_as {
         for path in [&new, &password_file] {
@@ -72,7 +74,8 @@ async fn run_initdb(home: &PgInstall, password: &str, durable: bool) -> Result<(
     if !durable {
         command.arg("--no-sync");
     } else if cfg!(target_os = "linux") {
-        // One call instead of a thousand, one for each file, which alone take seconds on a busy disk.
+        // One sync of the file system instead of about a thousand, one for each file. Those alone
+        // take seconds on a busy disk.
         command.arg("--sync-method=syncfs");
     }
     let made = run_command(command, program).await;
@@ -81,13 +84,13 @@ async fn run_initdb(home: &PgInstall, password: &str, durable: bool) -> Result<(
     fs::rename(&new, &home.cluster_dir).map_err(Error::io_context(doing()))
 }
 
-/// Writes a file that only this process's user can read.
+/// Writes a file readable only by its owner.
 fn write_secret(path: &Path, secret: &str) -> Result<(), Error> {
     private_file::replace_atomically(path, &format!("{secret}\n"))
         .map_err(Error::io_context(format!("write {}", path.display())))
 }
 
-/// 192 bits in hex, which need no quoting in a URL, a shell or SQL.
+/// Generates 192 random bits in hex, which need no quoting in a URL, a shell or SQL.
 fn generate_password() -> Result<String, Error> {
     let mut bytes = [0; 24];
     let read = File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bytes));

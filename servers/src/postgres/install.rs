@@ -1,4 +1,4 @@
-//! Where Postgres's programs and data are, so that the user whom it runs as can reach them.
+//! Paths of Postgres's programs and data, reachable by Postgres's user.
 
 use std::{
     fs,
@@ -17,16 +17,16 @@ use super::{
 };
 use crate::{DataDir, Error, PostgresTools};
 
-/// What root keeps for Postgres's user where that user gets to neither programs nor data: a clone under a closed
-/// home directory, for one.
+/// Directory for programs and data out of reach of Postgres's user elsewhere, such as a clone under
+/// a closed home directory. Used only by root.
 const SHARED_DIR: &str = "/var/lib/picket";
 
-/// The places and the user of one Postgres.
+/// Paths and user of a Postgres.
 pub(super) struct PgInstall {
     pub(super) tools: PostgresTools,
-    /// The data, free of symbolic links. It may not exist yet.
+    /// Directory of the data, with symbolic links resolved. May not exist yet.
     pub(super) cluster_dir: PathBuf,
-    /// Whom to become; nobody if we are not root.
+    /// User to change to; `None` unless this process is root.
     pub(super) run_as: Option<RunAs>,
 }
 
@@ -37,7 +37,7 @@ impl PgInstall {
         let owner = match &existing {
             Some(dir) => {
                 let metadata =
-                    dir.metadata().map_err(Error::io_context(format!("look at {}", dir.display())))?;
+                    dir.metadata().map_err(Error::io_context(format!("inspect {}", dir.display())))?;
                 Some(RunAs { uid: metadata.uid(), gid: metadata.gid() })
             }
             None => None,
@@ -57,6 +57,8 @@ impl PgInstall {
             Some(owner) if owner.uid != 0 => owner,
             _ => RunAs::find_unprivileged().await?,
         };
+        // `nobody` may be unable to enter the data directory, for example under /root. New data
+        // then goes to `SHARED_DIR`; existing data is never moved.
         let data = match existing {
             Some(dir) if user.can_enter(&dir).await? => dir,
             Some(dir) => return Err(Error::DataUnreachable { dir, user: user.uid }),
@@ -67,16 +69,17 @@ impl PgInstall {
     }
 }
 
-/// A place for the data of `data_dir` that anybody can reach, with a link to it where the data should be.
+/// Creates a place for the data of `data_dir`, reachable by every user, and the symbolic link
+/// `link` to it.
 fn create_shared_cluster(data_dir: &Path, link: &Path) -> Result<PathBuf, Error> {
     let dir =
         Path::new(SHARED_DIR).join(format!("data-{:016x}", fnv1a_hash(data_dir.as_os_str().as_bytes())));
     let doing = || format!("put the data of Postgres into {}", dir.display());
     create_open_dir(Path::new(SHARED_DIR))?;
     if dir.exists() {
-        // Somebody removed the data directory, and with it the password to this.
+        // The data directory was removed, and with it the password of this data.
         let old = dir.with_extension("old");
-        tracing::warn!(from = %dir.display(), to = %old.display(), "moving the data of a removed data directory aside");
+        tracing::warn!(from = %dir.display(), to = %old.display(), "moving aside the data of a removed data directory");
         if old.exists() {
             fs::remove_dir_all(&old).map_err(Error::io_context(doing()))?;
         }
@@ -89,7 +92,8 @@ fn create_shared_cluster(data_dir: &Path, link: &Path) -> Result<PathBuf, Error>
     Ok(dir)
 }
 
-/// The programs themselves, or a copy of them, made once for each build, if the user cannot run them where they are.
+/// Returns the programs, or a copy of them if the user cannot run them in place. The copy is made
+/// once per build.
 async fn copy_tools_if_needed(tools: PostgresTools, user: RunAs) -> Result<PostgresTools, Error> {
     let program = tools.postgres_path();
     let version = |user| {
@@ -104,11 +108,12 @@ async fn copy_tools_if_needed(tools: PostgresTools, user: RunAs) -> Result<Postg
     let version = version(None).await?;
     let version = version.split_whitespace().nth(2).unwrap_or("unknown");
     let bytes =
-        program.metadata().map_err(Error::io_context(format!("look at {}", program.display())))?.len();
+        program.metadata().map_err(Error::io_context(format!("inspect {}", program.display())))?.len();
     let target = Path::new(SHARED_DIR).join(format!("postgres-{version}-{bytes}"));
     let doing = || format!("copy Postgres to {}, where user {} can run it", target.display(), user.uid);
 
-    // …/<package>/<installation>/bin; the libraries of <package> are in <package>.libs beside it.
+    // Layout: …/<package>/<installation>/bin, with the libraries in <package>.libs beside
+    // <package>.
     let source = program.canonicalize().map_err(Error::io_context(doing()))?;
     let parents: Vec<_> = source.ancestors().collect();
     let &[_, bin, installation, package, above, ..] = &parents[..] else {
@@ -118,8 +123,9 @@ async fn copy_tools_if_needed(tools: PostgresTools, user: RunAs) -> Result<Postg
     let bin = target.join(name(package)).join(name(installation)).join(name(bin));
     if !target.exists() {
         create_open_dir(Path::new(SHARED_DIR))?;
-        tracing::info!(to = %target.display(), "copying Postgres to where its user can run it");
-        // Complete as soon as it has its name, whoever else copies at the same time.
+        tracing::info!(to = %target.display(), "copying Postgres to a directory that its user can enter");
+        // The rename makes the copy complete under its final name, even if several processes copy
+        // at once.
         let new = target.with_extension(format!("new-{}", process::id()));
         create_open_dir(&new)?;
         let mut libraries = name(package);
@@ -139,7 +145,7 @@ async fn copy_tools_if_needed(tools: PostgresTools, user: RunAs) -> Result<Postg
     Ok(PostgresTools { bin_dir: bin })
 }
 
-/// Copies a directory so that everybody can read it, without the headers that no server needs.
+/// Copies a directory so that every user can read it, without the headers, which no server needs.
 fn copy_readable(from: &Path, to: &Path) -> std::io::Result<()> {
     let metadata = from.symlink_metadata()?;
     if metadata.is_symlink() {
@@ -161,7 +167,7 @@ fn copy_readable(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Creates a directory that everybody can enter, whatever the umask.
+/// Creates a directory open to every user, whatever the umask.
 fn create_open_dir(dir: &Path) -> Result<(), Error> {
     let doing = || format!("create {}", dir.display());
     if !dir.is_dir() {
@@ -171,7 +177,7 @@ fn create_open_dir(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// A hash that is the same in every build, unlike the standard library's.
+/// FNV-1a. The same in every build, unlike the standard library's hash.
 fn fnv1a_hash(bytes: &[u8]) -> u64 {
     bytes
         .iter()

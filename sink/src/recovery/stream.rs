@@ -1,4 +1,4 @@
-//! The stream of results as a replay reads it: its positions, and the consumer of the replay.
+//! The results stream as read by a replay: its positions, and the consumer of the replay.
 
 use async_nats::jetstream::{
     self, ErrorCode,
@@ -13,30 +13,30 @@ use tokio::time::timeout;
 use super::{Error, REPLAY_CONSUMER_TTL, REQUEST_TIMEOUT};
 use crate::installation_guard::InstallationGuard;
 
-/// What NATS says of a message.
+/// Delivery metadata of a message.
 pub(super) struct Delivery {
-    /// Its number among the messages that the consumer has delivered.
+    /// Number of the message among all messages delivered by the consumer.
     pub(super) consumer_sequence: u64,
-    /// Its sequence in the stream.
+    /// Sequence of the message in the stream.
     pub(super) stream_sequence: u64,
-    /// When the stream stored it.
+    /// Time at which the stream stored the message.
     pub(super) stored_at: Timestamp,
 }
 
-/// Sequences of the stream and of the consumer that sinks share.
+/// Sequences of the stream and of the sinks' shared consumer.
 pub(super) struct StreamPositions {
     pub(super) created_at: Timestamp,
-    /// The first message that the stream still holds.
+    /// First message still in the stream.
     pub(super) first_sequence: u64,
-    /// The acknowledgement floor.
+    /// Acknowledgement floor of the shared consumer.
     pub(super) ack_floor: u64,
-    /// The last message that was delivered.
+    /// Last message delivered by the shared consumer.
     pub(super) last_delivered: u64,
 }
 
-/// Looks at the stream of results; refuses another installation's.
+/// Reads the positions of the results stream. Rejects a stream of another installation.
 pub(super) async fn fetch_positions(bus: &Bus, keys: &InstallationGuard) -> Result<StreamPositions, Error> {
-    let asking = async {
+    let fetching = async {
         let stream = bus
             .jetstream
             .get_stream(subject::RESULTS_STREAM)
@@ -54,7 +54,7 @@ pub(super) async fn fetch_positions(bus: &Bus, keys: &InstallationGuard) -> Resu
             last_delivered: delivered,
         })
     };
-    timeout(REQUEST_TIMEOUT, asking).await.map_err(|elapsed| Error::Bus(elapsed.into()))?
+    timeout(REQUEST_TIMEOUT, fetching).await.map_err(|elapsed| Error::Bus(elapsed.into()))?
 }
 
 pub(super) fn parse_delivery(bus: &Bus, message: &async_nats::Message) -> Option<Delivery> {
@@ -67,8 +67,8 @@ pub(super) fn parse_delivery(bus: &Bus, message: &async_nats::Message) -> Option
     })
 }
 
-/// Creates the consumer of this replay. Where it exists already, the server returns what it is now; if it is another sink's, the
-/// server refuses.
+/// Creates the consumer of this replay. For an existing consumer of this replay the server returns
+/// its current state; the server rejects the request if the consumer is another sink's.
 pub(super) async fn create_consumer(
     bus: &Bus,
     config: &consumer::pull::Config,
@@ -85,8 +85,8 @@ pub(super) async fn create_consumer(
     }
 }
 
-/// A consumer that starts at the message `from` and needs no acknowledgements. `owner` is unique, so that the server refuses a second
-/// consumer instead of sharing the first.
+/// A consumer that starts at the message `from` and needs no acknowledgements. `owner` is unique,
+/// so that the server rejects a second consumer instead of sharing the first.
 pub(super) fn consumer_config(from: u64, owner: String) -> consumer::pull::Config {
     consumer::pull::Config {
         name: Some(subject::SINK_REPLAY_CONSUMER.to_owned()),
@@ -101,18 +101,18 @@ pub(super) fn consumer_config(from: u64, owner: String) -> consumer::pull::Confi
     }
 }
 
-/// The acknowledgement floor of the consumer that sinks share, and the last message that it delivered.
+/// The acknowledgement floor of the sinks' shared consumer, and the last message delivered by it.
 fn consumer_sequences(found: Result<consumer::Info, ConsumerInfoError>) -> Result<(u64, u64), Error> {
     match found {
         Ok(info) => Ok((info.ack_floor.stream_sequence, info.delivered.stream_sequence)),
         // A deleted consumer is created again and starts at the first message.
         Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => Ok((0, 0)),
-        // No answer does not say that nothing was delivered.
+        // A missing answer does not mean that nothing was delivered.
         Err(error) => Err(Error::Bus(error.into())),
     }
 }
 
-/// Whether the consumer exists already.
+/// Returns true if the consumer exists already.
 fn is_existing_consumer(error: &ConsumerCreateStrictError) -> bool {
     match error.kind() {
         ConsumerCreateStrictErrorKind::AlreadyExists => true,

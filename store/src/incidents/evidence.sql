@@ -1,6 +1,6 @@
--- What is known of sites of which something is new at each of these moments (the pairs of $1 and $2): their rules, their
--- regions, and what these have said lately. Of regions that are down already, or of which enough is kept (the pairs of $3
--- and $4), nothing is looked up. $5 is the time that it is.
+-- Context of sites with new results at the given times (the pairs of $1 and $2): policy, regions,
+-- and recent results of each region. Regions that are already down, or whose stored state suffices
+-- (the pairs of $3 and $4), need no lookup of results. $5 is the current time.
 SELECT
     site.id AS site_id,
     site.shard,

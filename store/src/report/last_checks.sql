@@ -1,9 +1,10 @@
--- The ticks of the schedules in force are computed and looked up by the key, which begins with the time.
+-- Computes the ticks of the schedules in force and looks them up by primary key, which begins with
+-- the time.
 SELECT result.scheduled_at, region.name, result.outcome::text, result.cause::text, result.message,
        result.http_status, result.total_us / 1000.0::float8
 FROM picket.schedules AS schedule
 JOIN picket.regions AS region ON region.id = schedule.region_id
--- One more than is shown: the newest tick may be under way.
+-- Includes one tick more than displayed, because the newest tick may still be running.
 CROSS JOIN generate_series(0, $2) AS age
 JOIN picket.check_results AS result
   ON result.scheduled_at = to_timestamp(0) + interval '1 millisecond' * (

@@ -1,7 +1,8 @@
--- $1 to $22 are the columns of check_results, $23 to $44 those of adhoc_results, $45 to $47 those of dead_letters.
--- One statement is one transaction in one round trip. unnest() stands in the select list and not in FROM, where each
--- array would be written out to a tuple store first: 2.9 µs a row instead of 3.7. That nothing conflicts is the common
--- case, and there DO UPDATE costs what DO NOTHING does.
+-- $1 to $22 are the columns of check_results, $23 to $44 of adhoc_results, $45 to $47 of
+-- dead_letters.
+-- One statement is one transaction in one round trip. unnest() is called in the select list and not
+-- in FROM, where each array would first be written to a tuple store: 2.9 µs per row instead of 3.7.
+-- Without conflicts, the common case, DO UPDATE costs the same as DO NOTHING.
 WITH checks AS (
     INSERT INTO picket.check_results AS kept (
         scheduled_at, site_id, region_id, kind, lateness_us, tls_expires_at, outcome, cause, dns_us, connect_us, tls_us,
@@ -14,7 +15,7 @@ WITH checks AS (
         unnest($12::integer[]), unnest($13::integer[]), unnest($14::integer[]), unnest($15::integer[]),
         unnest($16::smallint[]), unnest($17::smallint[]), unnest($18::boolean[]), unnest($19::text[]),
         unnest($20::text[]), unnest($21::text[]), unnest($22::text[])
-    -- What really happened takes the place of what was taken for missed; nothing takes the place of a real result.
+    -- A real result replaces a missed one; nothing replaces a real result.
     ON CONFLICT (scheduled_at, site_id, region_id, kind) DO UPDATE SET
         lateness_us = excluded.lateness_us, tls_expires_at = excluded.tls_expires_at, outcome = excluded.outcome,
         cause = excluded.cause, dns_us = excluded.dns_us, connect_us = excluded.connect_us, tls_us = excluded.tls_us,
@@ -44,15 +45,16 @@ dead AS (
     INSERT INTO picket.dead_letters (subject, reason, payload)
     SELECT unnest($45::text[]), unnest($46::text[]), unnest($47::text[])
 )
--- What is new; the caller knows how many there were.
+-- Counts of new rows; the caller knows the total.
 SELECT outcome::text, cause::text, count(*), NULL::bigint AS site_id, NULL::smallint AS region_id,
        NULL::timestamptz AS scheduled_at, NULL::text AS kind, NULL::text AS message
 FROM checks GROUP BY 1, 2
 UNION ALL
 SELECT outcome::text, cause::text, count(*), NULL, NULL, NULL, NULL, NULL FROM adhoc GROUP BY 1, 2
 UNION ALL
--- And what may make a difference: all that is said of sites that fail now, or did not seem plainly up before. What
--- confirms is no tick, so that nobody could look it up later.
+-- Results that may affect incidents: all results of sites that fail now or were not fully up
+-- before. Confirmations are included because they are no ticks, so that no later lookup could find
+-- them.
 SELECT outcome::text, cause::text, 0, site_id, region_id, scheduled_at, kind::text, message
 FROM checks
 WHERE outcome <> 'missed'

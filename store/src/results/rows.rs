@@ -1,4 +1,4 @@
-//! Entries as the rows that they become, sorted, each once; and rows as the columns that are sent.
+//! Conversion of entries into sorted, unique rows, and of rows into columns.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -17,31 +17,31 @@ const MAX_MESSAGE_BYTES: usize = 500;
 const MAX_PROBER_BYTES: usize = 100;
 const MAX_REMOTE_ADDR_BYTES: usize = 64;
 const MAX_HTTP_VERSION_BYTES: usize = 16;
-/// Of an ad-hoc request's own id, which is in an index.
+/// Limit of an ad-hoc request's id, which is part of an index.
 const MAX_REQUEST_ID_BYTES: usize = 200;
 const MAX_SUBJECT_BYTES: usize = 200;
 const MAX_REASON_BYTES: usize = 500;
-/// The largest message that the stream takes.
+/// Maximum size of a message in the stream.
 const MAX_PAYLOAD_BYTES: usize = 64 << 10;
 
-/// What is sent of a batch.
+/// Rows of a batch.
 pub(super) struct BatchRows<'a> {
-    /// Sorted by key, so that two sinks that write the same do not wait for each other in a circle.
+    /// Sorted by key, so that two sinks writing the same rows cannot deadlock.
     pub(super) results: Vec<ResultRow<'a>>,
     pub(super) dead_letters: Vec<DeadLetterRow<'a>>,
     duplicates: u64,
     unknown_region: u64,
 }
 
-/// A row that the database should take.
+/// A result row to be stored.
 pub(super) struct ResultRow<'a> {
     incoming: &'a IncomingResult<'a>,
     result: &'a CheckResult,
-    /// The site and the region's id; absent for an ad-hoc check.
+    /// Site and region id; absent for an ad-hoc check.
     site_and_region: Option<(SiteId, i16)>,
 }
 
-/// A row of the dead letters.
+/// A dead letter to be stored.
 pub(super) struct DeadLetterRow<'a> {
     incoming: &'a IncomingResult<'a>,
     pub(super) reason: Cow<'a, str>,
@@ -86,12 +86,12 @@ impl<'a> BatchRows<'a> {
         rows
     }
 
-    /// Whether these are rows of scheduled and confirming checks and nothing else.
+    /// Returns true if all rows are results of scheduled checks and confirmations.
     pub(super) fn has_only_checks(&self) -> bool {
         self.dead_letters.is_empty() && self.results.iter().all(|row| row.site_and_region.is_some())
     }
 
-    /// When the checks among these rows were due, each day's at least once.
+    /// Due times of checks, one for each day.
     pub(super) fn due_time_per_day(&self) -> Vec<DbTimestamp> {
         const DAY_MS: i64 = 86_400_000;
         let day = |row: &ResultRow<'_>| row.result.scheduled_at.as_millis().div_euclid(DAY_MS);
@@ -101,9 +101,10 @@ impl<'a> BatchRows<'a> {
         by_day.into_values().map(DbTimestamp).collect()
     }
 
-    /// One statement cannot write a row twice, so the better of two stays.
+    /// Keeps the better of two equal keys, since one statement cannot write a row twice.
     fn sort_and_dedup(&mut self) {
         self.results.sort_by(|one, other| {
+            // A real result sorts before a missed one and survives.
             let missed = |row: &ResultRow<'_>| row.result.outcome == Outcome::Missed;
             one.sort_key().cmp(&other.sort_key()).then_with(|| missed(one).cmp(&missed(other)))
         });
@@ -112,7 +113,7 @@ impl<'a> BatchRows<'a> {
         self.duplicates = (before - self.results.len()) as u64;
     }
 
-    /// What became of these rows, given what is new and how many were refused.
+    /// Summarizes the batch, given the new rows and the number of rejected rows.
     pub(super) fn summarize_insert(&self, new: CountsByOutcome, refused: usize) -> InsertSummary {
         let inserted: u64 = new.values().sum();
         let taken = (self.results.len() - refused) as u64;
@@ -138,7 +139,7 @@ impl<'a> ResultRow<'a> {
         }
     }
 
-    /// Of an ad-hoc check there is none.
+    /// Returns `None` for an ad-hoc check.
     pub(super) fn site_id(&self) -> Option<i64> {
         self.site_and_region.map(|(site, _)| site.0)
     }
@@ -155,7 +156,7 @@ impl<'a> ResultRow<'a> {
         self.result.kind == Kind::Confirm
     }
 
-    /// It as evidence of how its site is.
+    /// Converts the row to evidence for incident decisions.
     pub(super) fn to_new_result(&self) -> Option<NewResult> {
         let CheckResult { scheduled_at: at, kind, outcome, cause, .. } = *self.result;
         let message = self.message().map(Cow::into_owned);
@@ -165,7 +166,7 @@ impl<'a> ResultRow<'a> {
         })
     }
 
-    /// Its columns of `check_results`.
+    /// Writes the columns of `check_results`.
     pub(super) fn write_columns(&self, tuple: &mut BinaryCopyRow<'_>) {
         let CheckResult { timing, .. } = self.result;
         tuple.write_timestamp(Some(self.result.scheduled_at));
@@ -227,7 +228,7 @@ pub(super) fn bind_rows<'q, Row>(
     usable: &'q [ResultRow<'q>],
     dead: &'q [DeadLetterRow<'q>],
 ) -> RowQuery<'q, Row> {
-    // Ad-hoc rows stand before the others, since their key has no site.
+    // Ad-hoc rows sort first, because their key has no site.
     let (adhoc, checks) = usable.split_at(usable.partition_point(|row| row.site_and_region.is_none()));
     let query = bind_checks(query, checks);
     let query = bind_details(query, checks);
@@ -259,7 +260,7 @@ fn bind_adhoc<'q, Row>(query: RowQuery<'q, Row>, rows: &'q [ResultRow<'q>]) -> R
         .bind(collect_column(rows, |row| to_stored_text(&row.result.url, MAX_URL_BYTES)))
 }
 
-/// The columns that both tables have.
+/// Binds the columns shared by both tables.
 fn bind_details<'q, Row>(query: RowQuery<'q, Row>, rows: &'q [ResultRow<'q>]) -> RowQuery<'q, Row> {
     query
         .bind(collect_column(rows, |row| row.result.tls_expires_at.map(DbTimestamp)))
@@ -285,7 +286,7 @@ fn collect_column<'q, Row, T>(rows: &'q [Row], value: impl Fn(&'q Row) -> T) -> 
     rows.iter().map(value).collect()
 }
 
-/// `text` as it may be stored and shown; borrowed where there is nothing to mend.
+/// Sanitizes `text` for storage; borrows valid text.
 fn to_stored_text(text: &str, max: usize) -> Cow<'_, str> {
     if text.len() <= max && !text.chars().any(char::is_control) {
         Cow::Borrowed(text)
@@ -298,7 +299,7 @@ fn micros_to_i32(phase: Option<u32>) -> Option<i32> {
     phase.map(|micros| i32::try_from(micros).unwrap_or(i32::MAX))
 }
 
-/// Below zero where the prober's clock is behind the coordinator's.
+/// Negative if the prober's clock is behind the coordinator's.
 fn lateness_us(result: &CheckResult) -> Option<i32> {
     let late = result.started_at?.as_micros().saturating_sub(result.scheduled_at.as_micros());
     Some(i32::try_from(late).unwrap_or(if late < 0 { i32::MIN } else { i32::MAX }))

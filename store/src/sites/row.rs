@@ -1,4 +1,5 @@
-//! Decoding a row of `picket.sites`, column by column: what cannot be read is a problem of this site and of no other.
+//! Decoding of rows of `picket.sites`, column by column. An undecodable value invalidates only its
+//! own site.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -11,7 +12,7 @@ use sqlx::{Decode, FromRow, Postgres, Row as _, Type, postgres::PgRow};
 use super::Site;
 use crate::{DbTimestamp, leases::to_shard};
 
-/// The longest texts that are read, in bytes. The database compares, so that a longer one is never sent.
+/// Maximum sizes of texts in bytes. The database compares, so that longer texts are never sent.
 const MAX_TEXT_BYTES: [(&str, usize); 8] = [
     ("url", MAX_URL_BYTES),
     ("name", SiteSpec::MAX_NAME_BYTES),
@@ -23,27 +24,29 @@ const MAX_TEXT_BYTES: [(&str, usize); 8] = [
     ("ip_version", 64),
 ];
 
-/// The largest lists and headers that are read, in bytes as the database stores them, which may be compressed.
+/// Maximum sizes of lists and headers, in bytes as stored by the database (possibly compressed).
 const MAX_STORED_BYTES: [(&str, usize); 3] =
     [("headers", 32 << 10), ("regions", 32 << 10), ("tags", 16 << 10)];
 
-/// The longest text of headers that is read, in bytes: the longest that can be sent, all of which JSON may have to escape.
+/// Maximum size of the headers' text in bytes, enough for the longest allowed headers with every
+/// character escaped in JSON.
 const MAX_HEADERS_TEXT_BYTES: usize = 128 << 10;
 
-/// The columns from which a [`Site`] is decoded, for a statement that calls the table `site`.
+/// Columns for decoding a [`Site`], for a statement that names the table `site`.
 pub(crate) static SITE_COLUMNS: LazyLock<String> = LazyLock::new(|| {
     let mut columns = "site.id, site.shard, site.interval_seconds, site.timeout_ms, site.max_redirects, site.tls_verify, \
          site.enabled, site.quorum, site.failures_to_open, site.successes_to_close, site.created_at, site.updated_at, \
          left(site.problem, 2000) AS problem"
         .to_owned();
     let mut oversized = String::new();
-    // The length of a text and the size of a value are known without reading either.
+    // Neither the length of a text nor the stored size of a value requires reading the value.
     let texts = MAX_TEXT_BYTES.map(|(name, limit)| (name, format!("octet_length(site.{name})"), limit));
     let values = MAX_STORED_BYTES.map(|(name, limit)| (name, format!("pg_column_size(site.{name})"), limit));
     for (name, size, limit) in texts.into_iter().chain(values) {
+        // A truncated URL still identifies the site.
         let rest = if name == "url" { " ELSE left(site.url, 200)" } else { "" };
         let fits = match name {
-            // What is small cannot be compressed much.
+            // A small value cannot be compressed much.
             "headers" => format!(
                 "({size} <= 1000 OR {size} <= {limit} AND octet_length(site.headers::text) <= {MAX_HEADERS_TEXT_BYTES})"
             ),
@@ -61,7 +64,7 @@ impl FromRow<'_, PgRow> for Site {
             id: SiteId(row.try_get("id")?),
             shard: to_shard(row.try_get("shard")?),
             spec: decode_spec(row),
-            // In a database that is not UTF-8 a text may be none.
+            // A text may be invalid UTF-8 in a database with another encoding.
             url: row.try_get("url").unwrap_or_default(),
             problem: row.try_get("problem").unwrap_or_else(|_| Some("(cannot be read)".to_owned())),
             created_at: row.try_get::<DbTimestamp, _>("created_at")?.into(),
@@ -71,6 +74,7 @@ impl FromRow<'_, PgRow> for Site {
 }
 
 fn decode_spec(row: &PgRow) -> Result<SiteSpec, ValidationError> {
+    // The statement replaces oversized values and names the column instead.
     if let Some(oversized) = decode_column::<Option<String>>(row, "oversized", "a text")? {
         return Err(oversized_error(&oversized));
     }
@@ -118,7 +122,7 @@ fn decode_column<'r, T: Decode<'r, Postgres> + Type<Postgres>>(
     row.try_get(name).map_err(|_| ValidationError::new(name, "(cannot be read)", allowed))
 }
 
-/// `oversized` is the name of a column and the size of its value.
+/// Converts `oversized`, a column name and the size of its value.
 fn oversized_error(oversized: &str) -> ValidationError {
     let (name, size) = oversized.split_once(' ').unwrap_or((oversized, "too many"));
     let limit = MAX_TEXT_BYTES.iter().find(|(limited, _)| *limited == name);
@@ -132,7 +136,7 @@ fn oversized_error(oversized: &str) -> ValidationError {
 }
 
 fn decode_headers(row: &PgRow) -> Result<BTreeMap<String, String>, ValidationError> {
-    // Nesting and numbers that no reader holds fail here, and only here.
+    // Decoding fails here for nesting and numbers beyond serde_json's limits, and nowhere else.
     let Value::Object(given) =
         decode_column(row, "headers", "an object of texts, such as {\"Accept\": \"text/html\"}")?
     else {

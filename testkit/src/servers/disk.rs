@@ -1,4 +1,4 @@
-//! A small disk of a server's own, that can be filled up.
+//! Small disk for a single server, which a test can fill up.
 
 use std::{
     fs,
@@ -7,9 +7,9 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// A disk in memory. It is gone with the value.
+/// Disk in memory. Unmounted when dropped.
 ///
-/// It is mounted in a namespace of its own, so that nobody has to be root and nothing is left behind.
+/// The disk is mounted in its own namespace, so that tests need no root and leave nothing behind.
 #[derive(Debug)]
 pub struct Disk {
     mount_holder: Child,
@@ -17,7 +17,8 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Makes a disk of `mib` MiB at `path`. `None`, and why is printed, where the system does not let us.
+    /// Mounts a disk of `mib` MiB at `path`. Returns `None` and prints the reason if the system
+    /// does not allow the mount.
     pub(super) fn mount_at(path: &Path, mib: u32) -> Option<Self> {
         const SCRIPT: &str =
             r#"mount -t tmpfs -o "size=$2m" tmpfs "$1" && echo mounted && exec cat >/dev/null"#;
@@ -26,22 +27,22 @@ impl Disk {
             .args(["--map-root-user", "--mount", "sh", "-c", SCRIPT, "disk"])
             .arg(path)
             .arg(mib.to_string())
-            // Its end is the holder's end, whatever becomes of us.
+            // The holder ends with this pipe, even if the test process is killed.
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn();
         let mut holder = holder.inspect_err(|error| eprintln!("no disk: unshare: {error}")).ok()?;
         let mut line = String::new();
-        let said = BufReader::new(holder.stdout.take()?).read_line(&mut line);
-        if said.is_err() || line.trim() != "mounted" {
+        let read = BufReader::new(holder.stdout.take()?).read_line(&mut line);
+        if read.is_err() || line.trim() != "mounted" {
             let _ = holder.wait();
-            eprintln!("no disk: this system lets nobody mount one in a namespace");
+            eprintln!("no disk: this system allows no mount in a namespace");
             return None;
         }
         Some(Self { mount_holder: holder, path: path.to_owned() })
     }
 
-    /// A program that runs `program` where the disk is.
+    /// Shell script that runs `program` inside the namespace of the disk.
     pub(super) fn wrapper_script(&self, program: &Path) -> String {
         format!(
             "#!/bin/sh\nexec nsenter --target {} --user --mount --preserve-credentials -- {:?} \"$@\"\n",
@@ -50,16 +51,16 @@ impl Disk {
         )
     }
 
-    /// Takes all the room that is left.
+    /// Fills the disk.
     pub fn fill_up(&self) {
         let mut file = fs::File::create(self.ballast_path()).expect("a file on the disk");
-        // Ever smaller, to the last byte.
+        // Smaller and smaller writes fill the disk to the last byte.
         for size in [1 << 20, 4 << 10, 1] {
             while file.write_all(&vec![0; size]).is_ok() {}
         }
     }
 
-    /// Gives the room back.
+    /// Frees the space again.
     pub fn remove_ballast(&self) {
         fs::remove_file(self.ballast_path()).expect("the disk was filled");
     }

@@ -1,4 +1,4 @@
-//! A nats-server for a test, which may be stopped, killed, paused and started again.
+//! A nats-server for tests, which can be stopped, killed, paused and restarted.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
@@ -9,25 +9,28 @@ use super::{
     Disk, STOP_TIMEOUT, expect_ok, pinned_tools, run_in_background, scratch_dir, start_on_free_port,
 };
 
-/// Starts a nats-server with JetStream, of the caller alone.
+/// Starts a nats-server with JetStream for the caller alone.
 pub async fn start_nats() -> TestNats {
     let tools = pinned_tools().await;
     let data = expect_ok(DataDir::lock(&scratch_dir("nats")));
     start_server(tools, data, |_| None).await
 }
 
-/// As [`nats`], with a configuration that `write` makes for the port that it is given, and says the path of.
+/// Starts a nats-server as [`start_nats`] does, with a configuration file. `write` creates the file
+/// for the given port and returns its path.
 pub async fn start_nats_with_config(write: impl Fn(u16) -> PathBuf + Send + Sync + 'static) -> TestNats {
     let tools = pinned_tools().await;
     let data = expect_ok(DataDir::lock(&scratch_dir("nats")));
     start_server(tools, data, move |port| Some(write(port))).await
 }
 
-/// As [`nats`], with its streams on a disk of `mib` MiB. `None` where the system lets us make no disk.
+/// Starts a nats-server as [`start_nats`] does, with its streams on a disk of `mib` MiB. Returns
+/// `None` if the system does not allow the mount.
 pub async fn start_nats_on_disk(mib: u32) -> Option<(TestNats, Disk)> {
     let program = expect_ok(pinned_tools().await.find_nats_server());
     let data = expect_ok(DataDir::lock(&scratch_dir("nats")));
     let disk = Disk::mount_at(&data.path().join("nats/jetstream"), mib)?;
+    // `Tools` finds programs by directory, so the wrapper script takes the name of the server.
     let wrapped = scratch_dir("tools");
     let wrapper = wrapped.join("bin/nats-server");
     fs::create_dir_all(wrapped.join("bin")).expect("a directory can be made");
@@ -55,13 +58,13 @@ async fn start_server(
     .await
 }
 
-/// The nats-server that all tests of this process share: each has subjects of its own.
+/// The nats-server shared by all tests of this process. Each test has its own subjects.
 pub async fn shared_nats() -> &'static TestNats {
     static SHARED: OnceCell<TestNats> = OnceCell::const_new();
     SHARED.get_or_init(start_nats).await
 }
 
-/// A nats-server. Dropped, it is killed.
+/// Handle of a nats-server. Kills the server when dropped.
 #[derive(Debug)]
 pub struct TestNats {
     config: NatsConfig,
@@ -71,27 +74,27 @@ pub struct TestNats {
 }
 
 impl TestNats {
-    /// Where clients connect to; the same after a restart.
+    /// URL for clients. Stays the same across restarts.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.config.port)
     }
 
-    /// The port for clients.
+    /// Port for clients.
     pub fn port(&self) -> u16 {
         self.config.port
     }
 
-    /// Has it read its configuration again.
+    /// Makes the server reload its configuration.
     pub fn reload_config(&self) {
         self.send_signal(Signal::HUP);
     }
 
-    /// What the server has logged so far.
+    /// Log of the server so far.
     pub fn read_log(&self) -> String {
         std::fs::read_to_string(self.data.path().join("logs/nats.log")).unwrap_or_default()
     }
 
-    /// Starts it again, with what it had stored.
+    /// Starts the server again with its stored data.
     pub async fn start(&mut self) {
         assert!(self.server.is_none(), "the nats-server runs already");
         let (tools, data, config) = (self.tools.clone(), self.data.clone(), self.config.clone());
@@ -99,25 +102,26 @@ impl TestNats {
         self.server = Some(expect_ok(run_in_background(start).await));
     }
 
-    /// Stops it in order.
+    /// Stops the server gracefully.
     pub async fn stop(&mut self) {
         let server = self.server.take().expect("the nats-server runs");
         expect_ok(run_in_background(server.stop(STOP_TIMEOUT)).await);
     }
 
-    /// Kills it (-9).
+    /// Kills the server (-9).
     pub async fn kill(&mut self) {
         let server = self.server.take().expect("the nats-server runs");
         expect_ok(run_in_background(server.kill()).await);
     }
 
-    /// Stops it in order and starts it again.
+    /// Stops the server gracefully and starts it again.
     pub async fn restart(&mut self) {
         self.stop().await;
         self.start().await;
     }
 
-    /// Lets it do nothing until [`resume`](Self::resume): its connections stay, and nobody answers on them.
+    /// Suspends the server until [`resume`](Self::resume). Its connections stay open and get no
+    /// answers.
     pub fn pause(&self) {
         self.send_signal(Signal::STOP);
     }

@@ -1,4 +1,4 @@
-//! A Postgres for tests: a shared one, in which each test has its database, or one of a test's own to be injured.
+//! Postgres for tests: a shared one with a database per test, or one per test for fault injection.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,18 +10,18 @@ use tokio::{process::Command, sync::OnceCell};
 
 use super::{STOP_TIMEOUT, expect_ok, pinned_tools, run_in_background, scratch_dir, start_on_free_port};
 
-/// The Postgres that all tests of this process share.
+/// The Postgres shared by all tests of this process.
 pub async fn shared_postgres() -> &'static TestPostgres {
     static SHARED: OnceCell<TestPostgres> = OnceCell::const_new();
     SHARED.get_or_init(start_postgres).await
 }
 
-/// Starts a Postgres of the caller alone.
+/// Starts a Postgres for the caller alone.
 pub async fn start_postgres() -> TestPostgres {
     start_postgres_with_env(vec![]).await
 }
 
-/// Starts a Postgres of the caller alone, with these variables.
+/// Starts a Postgres for the caller alone, with these environment variables.
 pub async fn start_postgres_with_env(environment: Vec<(String, String)>) -> TestPostgres {
     let tools = pinned_tools().await;
     run_in_background(async move {
@@ -43,7 +43,7 @@ pub async fn start_postgres_with_env(environment: Vec<(String, String)>) -> Test
     .await
 }
 
-/// Dumps a database, as docs/restore.md says, and gives the file.
+/// Dumps a database as in docs/how-to/restore.md, and returns the file.
 pub async fn dump_database(url: &str) -> PathBuf {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let file = scratch_dir("dump").join(format!("{}.dump", COUNT.fetch_add(1, Ordering::Relaxed)));
@@ -52,7 +52,7 @@ pub async fn dump_database(url: &str) -> PathBuf {
     file
 }
 
-/// A program of the pinned Postgres.
+/// Command that runs a program of the pinned Postgres.
 async fn postgres_program(name: &str) -> Command {
     let psql = expect_ok(pinned_tools().await.find_postgres()).psql_path();
     Command::new(psql.with_file_name(name))
@@ -68,7 +68,7 @@ async fn copy_dir(from: &Path, to: &Path) {
     run_checked(Command::new("cp").arg("-a").args([from, to])).await;
 }
 
-/// A Postgres. Dropped, it is shut down at once.
+/// Handle of a Postgres. Shuts the server down immediately when dropped.
 #[derive(Debug)]
 pub struct TestPostgres {
     config: PostgresConfig,
@@ -78,22 +78,22 @@ pub struct TestPostgres {
 }
 
 impl TestPostgres {
-    /// The database `picket`, as its superuser; the same after a restart.
+    /// URL of the database `picket` as superuser. Stays the same across restarts.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Where its data are.
+    /// Data directory.
     pub fn cluster_dir(&self) -> &Path {
         self.running_server().cluster_dir()
     }
 
-    /// The port.
+    /// Listen port.
     pub fn port(&self) -> u16 {
         self.config.port
     }
 
-    /// Makes an empty database, and gives its URL. It is gone with the server.
+    /// Creates an empty database and returns its URL. The database lives as long as the server.
     pub async fn create_database(&self) -> String {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
@@ -101,8 +101,8 @@ impl TestPostgres {
         self.running_server().url_for_database(&name)
     }
 
-    /// Restores a [`dump`] into a database that is made for it, as docs/restore.md says, and gives its URL. Roles belong to a
-    /// cluster and are made first.
+    /// Restores a [`dump_database`] file into a new database as in docs/how-to/restore.md, and
+    /// returns the URL of the database. Roles belong to a cluster and are created first.
     pub async fn restore_dump(&self, dump: &Path) -> String {
         const ROLES: [&str; 4] = ["picket_coordinator", "picket_sink", "picket_api", "picket_report"];
         for role in ROLES {
@@ -117,18 +117,19 @@ impl TestPostgres {
         url
     }
 
-    /// Runs statements in the database `postgres` with psql, and gives the rows as unaligned text.
+    /// Runs statements in the database `postgres` with psql, and returns the rows as unaligned
+    /// text.
     pub async fn run_admin_sql(&self, sql: &str) -> String {
-        // Needs no clock, so it may run on the test's own runtime.
+        // Needs no clock, and can therefore run on the test's own runtime.
         expect_ok(self.running_server().run_admin_sql(sql).await)
     }
 
-    /// What the server has logged so far.
+    /// Log of the server so far.
     pub fn read_log(&self) -> String {
         std::fs::read_to_string(self.data.path().join("logs/postgres.log")).unwrap_or_default()
     }
 
-    /// Starts it again, on its data.
+    /// Starts the server again on its data.
     pub async fn start(&mut self) {
         assert!(self.server.is_none(), "Postgres runs already");
         let (tools, data, config) = (pinned_tools().await, self.data.clone(), self.config.clone());
@@ -136,43 +137,44 @@ impl TestPostgres {
         self.server = Some(expect_ok(run_in_background(start).await));
     }
 
-    /// Stops it in order, ending its sessions.
+    /// Stops the server gracefully, ending its sessions.
     pub async fn stop(&mut self) {
         let server = self.server.take().expect("Postgres runs");
         expect_ok(run_in_background(server.stop(STOP_TIMEOUT)).await);
     }
 
-    /// Kills its postmaster (-9).
+    /// Kills the postmaster (-9).
     pub async fn kill(&mut self) {
         let server = self.server.take().expect("Postgres runs");
         expect_ok(run_in_background(server.kill()).await);
     }
 
-    /// Stops it in order and starts it again.
+    /// Stops the server gracefully and starts it again.
     pub async fn restart(&mut self) {
         self.stop().await;
         self.start().await;
     }
 
-    /// Stops it in order, copies its data to `copy`, and starts it again.
+    /// Stops the server gracefully, copies its data to `copy`, and starts it again.
     pub async fn copy_data(&mut self, copy: &Path) {
-        let home = self.cluster_dir().canonicalize().expect("its data are there");
+        let data_dir = self.cluster_dir().canonicalize().expect("its data are there");
         self.stop().await;
-        copy_dir(&home, copy).await;
+        copy_dir(&data_dir, copy).await;
         self.start().await;
     }
 
-    /// Stops it in order and starts it again on the data of `copy`: all commits since the copy are lost, as in a failover to a
-    /// replica that lags behind.
+    /// Stops the server gracefully and starts it again on the data of `copy`. All commits since the
+    /// copy are lost, as in a failover to a lagging replica.
     pub async fn roll_back_to(&mut self, copy: &Path) {
-        let home = self.cluster_dir().canonicalize().expect("its data are there");
+        let data_dir = self.cluster_dir().canonicalize().expect("its data are there");
         self.stop().await;
-        tokio::fs::remove_dir_all(&home).await.expect("its data can be removed");
-        copy_dir(copy, &home).await;
+        tokio::fs::remove_dir_all(&data_dir).await.expect("its data can be removed");
+        copy_dir(copy, &data_dir).await;
         self.start().await;
     }
 
-    /// Lets the postmaster do nothing until [`resume`](Self::resume): new sessions hang, those there are go on.
+    /// Suspends the postmaster until [`resume`](Self::resume). New sessions hang, existing ones
+    /// continue.
     pub fn pause(&self) {
         expect_ok(self.running_server().send_signal(Signal::STOP));
     }

@@ -1,7 +1,8 @@
-//! Sees to it that nothing of a test process outlives it: servers, directories.
+//! Removes the servers and directories of a test process after its end.
 //!
-//! Statics are not dropped, and a killed process drops nothing. So a shell waits for the end of a pipe that only the
-//! test process holds; then it ends what has the directory in its command line, and removes the directory.
+//! Statics are not dropped, and a killed process drops nothing. Therefore a shell waits for the end
+//! of a pipe held by the test process only. It then kills all processes with the directory in their
+//! command line, and removes the directory.
 
 use std::{
     env,
@@ -19,10 +20,12 @@ use std::{
     },
 };
 
-/// Waits for the end of its input, and for a moment more: a server may be between fork and exec.
+/// Waits for the end of its input and then another 0.2 s, because a server may be between fork and
+/// exec.
 ///
-/// QUIT is Postgres's shutdown at once, which takes its shared memory along, and ends any other process too. The
-/// directory is in the environment, for on a command line the search would find itself.
+/// QUIT is Postgres's immediate shutdown, which also removes its shared memory; other processes end
+/// by it as well. The directory is passed in the environment, because on a command line the search
+/// would match the script itself.
 const REAPER_SCRIPT: &str = r#"
 trap '' HUP INT TERM
 cat >/dev/null
@@ -48,7 +51,7 @@ done
 rm -rf -- "$GUARDED"
 "#;
 
-/// A fresh directory under the guarded one of this process.
+/// Creates a fresh directory below the root directory of this process.
 pub(super) fn create_scratch_dir(name: &str) -> PathBuf {
     static GUARDED: LazyLock<ReapedDir> =
         LazyLock::new(|| ReapedDir::new().expect("a guarded directory can be made"));
@@ -60,37 +63,38 @@ pub(super) fn create_scratch_dir(name: &str) -> PathBuf {
 
 struct ReapedDir {
     dir: PathBuf,
-    /// Holds the pipe's writing end, which no child of ours inherits.
+    /// Holds the writing end of the pipe, which no child process inherits.
     _reaper: Child,
 }
 
 impl ReapedDir {
     fn new() -> io::Result<Self> {
         let dir = create_root_dir()?;
-        let guardian = Command::new("/bin/sh")
+        let reaper = Command::new("/bin/sh")
             .args(["-c", REAPER_SCRIPT])
             .env("GUARDED", &dir)
             .current_dir("/")
-            // Ctrl-C is for the tests.
+            // Ctrl-C must reach the tests only.
             .process_group(0)
             .stdin(Stdio::piped())
-            // Whoever reads the tests' output would wait for its end here too.
+            // With inherited output, a reader of the tests' output would also wait for the end of
+            // the reaper.
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        Ok(Self { dir, _reaper: guardian })
+        Ok(Self { dir, _reaper: reaper })
     }
 }
 
 fn create_root_dir() -> io::Result<PathBuf> {
     let candidates = [env::temp_dir(), PathBuf::from("/var/tmp"), PathBuf::from("/tmp")];
-    // Root's own TMPDIR may be closed to the user that Postgres runs as.
+    // Root's TMPDIR may be inaccessible to the user that Postgres runs as.
     let parent =
         candidates.iter().find(|dir| is_world_accessible(dir)).unwrap_or(&candidates[0]).canonicalize()?;
     for number in 0.. {
         let dir = parent.join(format!("picket-test-{}-{number}", process::id()));
         match DirBuilder::new().mode(0o755).create(&dir) {
-            // Of an earlier process with our number.
+            // A directory of an earlier process with the same process id.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             created => return created.map(|()| dir),
         }
@@ -98,7 +102,7 @@ fn create_root_dir() -> io::Result<PathBuf> {
     unreachable!("the numbers do not end")
 }
 
-/// Whether everybody can enter the directory.
+/// Returns true if all users can enter the directory.
 fn is_world_accessible(dir: &Path) -> bool {
     let dir = dir.canonicalize();
     dir.is_ok_and(|dir| {

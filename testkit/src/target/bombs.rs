@@ -1,13 +1,13 @@
-//! A small body that becomes a large one.
+//! Small compressed bodies that expand to large ones.
 
 use std::io::Write;
 
 use flate2::{Compression, write::GzEncoder};
 
-/// `mebibytes` of zeros by gzip.
+/// Returns `mebibytes` MiB of zeros, compressed with gzip.
 ///
 /// # Panics
-/// Never: memory takes what is written to it.
+/// Never, because writes to memory do not fail.
 pub fn gzip_bomb(mebibytes: usize) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     for _ in 0..mebibytes {

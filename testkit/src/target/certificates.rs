@@ -1,4 +1,4 @@
-//! Certificates for targets: good, expired, of another host, of nobody known.
+//! Certificates for targets: valid, expired, for another host, from an unknown authority.
 
 use std::sync::{
     Arc,
@@ -17,7 +17,7 @@ use rustls::{
 };
 use tokio_rustls::TlsAcceptor;
 
-/// When a certificate is good.
+/// Validity period of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Validity {
     /// Until 2099-12-31.
@@ -30,25 +30,25 @@ pub enum Validity {
 
 const TLS12_ONLY: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
 
-/// What a server may do that few do.
+/// Rare TLS behaviour of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsQuirk {
-    /// Asks for a client's certificate.
+    /// Requires a client certificate.
     WantsClientCert,
-    /// Has ciphers only that its certificate is no good for.
+    /// Offers only ciphers that do not fit its certificate.
     NoUsableCipher,
-    /// Speaks another protocol than HTTP.
+    /// Negotiates a protocol other than HTTP.
     OtherProtocol,
-    /// Speaks TLS 1.2 and no newer.
+    /// Speaks no TLS version newer than 1.2.
     Tls12Only,
 }
 
-/// Who signs certificates.
+/// Certificate authority of a test.
 pub struct CertificateAuthority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
     root: CertificateDer<'static>,
-    /// Its certificates up to the root, which is left out.
+    /// Certificates from this authority up to the root, without the root.
     chain: Vec<CertificateDer<'static>>,
 }
 
@@ -59,19 +59,20 @@ impl Default for CertificateAuthority {
 }
 
 impl CertificateAuthority {
-    /// A new one, which nobody trusts yet.
+    /// Creates a root authority. No client trusts its certificate yet.
     pub fn new() -> Self {
         Self::issued_under(None, Validity::Current)
     }
 
-    /// One that this one has certified.
+    /// Creates an authority certified by this one.
     pub fn new_intermediate(&self, validity: Validity) -> Self {
         Self::issued_under(Some(self), validity)
     }
 
-    fn issued_under(above: Option<&Self>, validity: Validity) -> Self {
+    fn issued_under(parent: Option<&Self>, validity: Validity) -> Self {
         let key = KeyPair::generate().expect("a key");
-        // Two of one name would be taken for one with a wrong signature.
+        // Unique names: a client would treat two authorities of the same name as one with a wrong
+        // signature.
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let mut params = certificate_params(&[], validity);
@@ -79,11 +80,11 @@ impl CertificateAuthority {
         params.distinguished_name.push(DnType::CommonName, format!("test authority {number}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-        let (certificate, chain) = match above {
+        let (certificate, chain) = match parent {
             None => (params.self_signed(&key).expect("a certificate"), Vec::new()),
-            Some(above) => {
-                let certificate = params.signed_by(&key, &above.issuer).expect("a certificate");
-                let chain = [vec![certificate.der().clone()], above.chain.clone()].concat();
+            Some(parent) => {
+                let certificate = params.signed_by(&key, &parent.issuer).expect("a certificate");
+                let chain = [vec![certificate.der().clone()], parent.chain.clone()].concat();
                 (certificate, chain)
             }
         };
@@ -91,12 +92,12 @@ impl CertificateAuthority {
         Self { issuer: Issuer::new(params, key), pem, root, chain }
     }
 
-    /// Its certificate, to trust.
+    /// Root certificate of this authority in PEM, for clients to trust.
     pub fn pem(&self) -> &str {
         &self.pem
     }
 
-    /// A certificate for `names`, which are hosts or addresses.
+    /// Issues a certificate for `names`, which are host names or IP addresses.
     pub fn issue_identity(&self, names: &[&str], validity: Validity) -> Identity {
         let key = KeyPair::generate().expect("a key");
         let certificate =
@@ -105,7 +106,7 @@ impl CertificateAuthority {
     }
 }
 
-/// A certificate with those that lead to the root, and its key.
+/// Certificate with its chain to the root, and the private key.
 pub struct Identity {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
@@ -114,7 +115,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Signed by itself.
+    /// Creates a self-signed identity.
     pub fn self_signed(names: &[&str]) -> Self {
         let key = KeyPair::generate().expect("a key");
         let certificate =
@@ -122,20 +123,20 @@ impl Identity {
         Self::new(&certificate, &[], &key)
     }
 
-    /// The same without those that lead to the root, as a badly set up server has it.
+    /// Drops the chain to the root, as a misconfigured server would.
     pub fn without_chain(mut self) -> Self {
         self.chain.truncate(1);
         self
     }
 
-    /// Its certificate and its key, as servers and clients read them from files.
+    /// Certificate and private key in PEM, as servers and clients read them from files.
     pub fn pem(&self) -> (&str, &str) {
         (&self.pem, &self.key_pem)
     }
 
-    fn new(certificate: &Certificate, above: &[CertificateDer<'static>], key: &KeyPair) -> Self {
+    fn new(certificate: &Certificate, issuers: &[CertificateDer<'static>], key: &KeyPair) -> Self {
         Self {
-            chain: [std::slice::from_ref(certificate.der()), above].concat(),
+            chain: [std::slice::from_ref(certificate.der()), issuers].concat(),
             key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
             pem: certificate.pem(),
             key_pem: key.serialize_pem(),
@@ -146,7 +147,8 @@ impl Identity {
         self.build_acceptor(aws_lc_rs::default_provider(), rustls::ALL_VERSIONS, None, protocols)
     }
 
-    /// Any protocol over TLS; clients must show a certificate of `clients` where that is given.
+    /// Acceptor for any protocol over TLS. Clients must present a certificate of `clients`, if
+    /// given.
     pub(crate) fn acceptor_for_clients(&self, clients: Option<&CertificateAuthority>) -> TlsAcceptor {
         let roots = clients.map(|authority| {
             let mut roots = RootCertStore::empty();
@@ -167,7 +169,7 @@ impl Identity {
                 clients = Some(Arc::new(roots));
             }
             TlsQuirk::NoUsableCipher => {
-                // Our keys are of elliptic curves.
+                // The keys of these certificates are elliptic-curve keys.
                 versions = TLS12_ONLY;
                 provider.cipher_suites.retain(|suite| format!("{:?}", suite.suite()).contains("ECDHE_RSA"));
             }

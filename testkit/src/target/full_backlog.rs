@@ -1,4 +1,4 @@
-//! A listener whose queue is full, so that it answers no one who would connect until there is room.
+//! Listener with a full accept queue, which leaves connection attempts unanswered.
 
 use std::net::SocketAddr;
 
@@ -9,37 +9,37 @@ use tokio::{
 
 use super::{Layer, Responder, Target};
 
-/// The host is there, and SYNs to it go unanswered: what a firewall that drops, or a dead host, looks like.
+/// Host that exists but leaves SYNs unanswered, like a firewall that drops packets or a dead host.
 pub struct FullBacklog {
     listener: TcpListener,
-    /// Those in the queue, and one that is trying to get in.
+    /// Connection attempts beyond the full queue.
     pending_connects: JoinSet<std::io::Result<TcpStream>>,
     queued_connections: Vec<TcpStream>,
 }
 
 impl FullBacklog {
-    /// Listens at `address`, where a port of 0 is a free one, and fills the queue.
+    /// Listens at `address`, with a free port for port 0, and fills the queue.
     ///
     /// # Errors
-    /// When this machine has no such address.
+    /// Fails if this machine does not have the address.
     pub async fn listen_at(address: SocketAddr) -> std::io::Result<Self> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.bind(address)?;
         let listener = socket.listen(1)?;
         let address = listener.local_addr()?;
-        // The kernel takes one more than it was told.
-        let queued = vec![TcpStream::connect(address).await?, TcpStream::connect(address).await?];
-        let mut waiting = JoinSet::new();
-        waiting.spawn(TcpStream::connect(address));
-        Ok(Self { listener, pending_connects: waiting, queued_connections: queued })
+        // The kernel accepts one connection more than the requested backlog of 1.
+        let queued_connections = vec![TcpStream::connect(address).await?, TcpStream::connect(address).await?];
+        let mut pending_connects = JoinSet::new();
+        pending_connects.spawn(TcpStream::connect(address));
+        Ok(Self { listener, pending_connects, queued_connections })
     }
 
-    /// Where it listens.
+    /// Listen address.
     pub fn address(&self) -> SocketAddr {
         self.listener.local_addr().expect("its address")
     }
 
-    /// Lets in whoever tries, and serves HTTP.
+    /// Clears the queue and serves HTTP to every client.
     pub fn clear_and_serve(mut self) -> Target {
         self.pending_connects.abort_all();
         self.queued_connections.clear();

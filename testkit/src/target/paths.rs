@@ -1,4 +1,4 @@
-//! The paths of a plain target: a way to behave for each.
+//! Paths of a plain target, each with its own behaviour.
 
 use std::time::Duration;
 
@@ -8,18 +8,18 @@ use super::{TargetStats, script::ConnectionEnd};
 
 pub(super) async fn respond_to_request<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
-    seen: &TargetStats,
+    stats: &TargetStats,
 ) -> std::io::Result<ConnectionEnd> {
     let Some(head) = read_request(stream).await? else {
         return Ok(ConnectionEnd::Close);
     };
     let path = head.split_whitespace().nth(1).unwrap_or_default().to_owned();
     let is_head = head.starts_with("HEAD ");
-    seen.record_request(head.clone());
-    let (what, rest) =
+    stats.record_request(head.clone());
+    let (name, rest) =
         path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
     let number = rest.parse::<u64>().unwrap_or(0);
-    match what {
+    match name {
         "ok" => respond_ok(stream, "all is well").await?,
         "echo" => respond_ok(stream, &head).await?,
         "status" => write_response(stream, rest, "", "a status").await?,
@@ -44,6 +44,7 @@ pub(super) async fn respond_to_request<S: AsyncRead + AsyncWrite + Unpin>(
         }
         "loop" => write_response(stream, "302", "location: /loop\r\n", "").await?,
         "large" => {
+            // Three bytes more for the "end".
             let length = number + 3;
             let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
             stream.write_all(head.as_bytes()).await?;
@@ -89,23 +90,23 @@ pub(super) async fn respond_to_request<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(ConnectionEnd::Close)
 }
 
-/// "compressed and well", by gzip.
+/// "compressed and well", compressed with gzip.
 const GZIP_BODY: &[u8] = &[
     0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x03, 0x4b, 0xce, 0xcf, 0x2d, 0x28, 0x4a, 0x2d,
     0x2e, 0x4e, 0x4d, 0x51, 0x48, 0xcc, 0x4b, 0x51, 0x28, 0x4f, 0xcd, 0xc9, 0x01, 0x00, 0xc0, 0x46, 0xbf,
     0x94, 0x13, 0x00, 0x00, 0x00,
 ];
 
-/// A request: its head, and its body if it says how long that is.
+/// Reads a request: the head, and the body if the head has a content length.
 pub(super) async fn read_request<S: AsyncRead + Unpin>(stream: &mut S) -> std::io::Result<Option<String>> {
-    const LONGEST: usize = 64 << 10;
+    const MAX_REQUEST_BYTES: usize = 64 << 10;
     let mut head = Vec::new();
     while !is_complete_request(&head) {
-        if head.len() > LONGEST || stream.read_buf(&mut head).await? == 0 {
+        if head.len() > MAX_REQUEST_BYTES || stream.read_buf(&mut head).await? == 0 {
             return Ok(None);
         }
         if head.first().is_some_and(|byte| !byte.is_ascii_alphabetic()) {
-            // Somebody greets in TLS.
+            // The client sent a TLS handshake to a plain port.
             return Ok(Some("GET /status/400 HTTP/1.1".to_owned()));
         }
     }
@@ -129,11 +130,11 @@ async fn write_response<S: AsyncWrite + Unpin>(
     headers: &str,
     body: &str,
 ) -> std::io::Result<()> {
-    let answer = format!(
+    let response = format!(
         "HTTP/1.1 {status} Because\r\n{headers}content-length: {}\r\nconnection: close\r\n\r\n{body}",
         body.len()
     );
-    stream.write_all(answer.as_bytes()).await
+    stream.write_all(response.as_bytes()).await
 }
 
 async fn drip_bytes<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> std::io::Result<()> {

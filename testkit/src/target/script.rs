@@ -1,4 +1,4 @@
-//! What a server does, step by step, where that is a test's own affair.
+//! Scripted servers: a test lists the steps of a connection.
 
 use std::{
     sync::{
@@ -10,30 +10,30 @@ use std::{
 
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-/// One thing that a server does.
+/// Step of a scripted connection.
 #[derive(Clone, Debug)]
 pub enum Step {
     /// Sends these bytes.
     Send(Vec<u8>),
-    /// Sends these bytes again and again, until the client has gone.
+    /// Sends these bytes repeatedly until the client disconnects.
     Repeat(Vec<u8>),
-    /// Does nothing for so long.
+    /// Waits for this time.
     Wait(Duration),
-    /// Does nothing any more, and keeps the connection.
+    /// Sends nothing further and leaves the connection open.
     Stall,
     /// Resets the connection.
     Reset,
-    /// Closes the TCP connection without TLS's farewell.
+    /// Closes the TCP connection without a TLS close notification.
     Abandon,
 }
 
 impl Step {
-    /// Sends this text.
+    /// Step that sends this text.
     pub fn send(text: impl AsRef<[u8]>) -> Self {
         Self::Send(text.as_ref().to_vec())
     }
 
-    /// Does nothing for so many milliseconds.
+    /// Step that waits for this number of milliseconds.
     pub fn wait_ms(ms: u64) -> Self {
         Self::Wait(Duration::from_millis(ms))
     }
@@ -41,14 +41,14 @@ impl Step {
 
 pub(super) type Script = Arc<dyn Fn(&str) -> Vec<Step> + Send + Sync>;
 
-/// How a connection ends.
+/// End of a connection.
 pub(super) enum ConnectionEnd {
     Close,
     Reset,
     Abandon,
 }
 
-/// Does `steps`, and counts in `sent` the bytes that the connection took.
+/// Performs `steps`, and counts in `sent` the bytes accepted by the connection.
 pub(super) async fn perform_steps<S: AsyncWrite + Unpin>(
     stream: &mut S,
     steps: &[Step],
@@ -58,10 +58,10 @@ pub(super) async fn perform_steps<S: AsyncWrite + Unpin>(
         match step {
             Step::Send(bytes) => send_counted(stream, bytes, sent).await?,
             Step::Repeat(bytes) => {
-                // Many at once, as a server does that wants to be a nuisance.
-                let many = bytes.repeat((16_384 / bytes.len().max(1)).max(1));
+                // Sends many repetitions per write, as a hostile server would.
+                let repeated = bytes.repeat((16_384 / bytes.len().max(1)).max(1));
                 loop {
-                    send_counted(stream, &many, sent).await?;
+                    send_counted(stream, &repeated, sent).await?;
                 }
             }
             Step::Wait(duration) => {

@@ -1,8 +1,9 @@
-//! The threads that match bodies where that may take long: few, of low priority, in short turns.
+//! Threads for body searches that may take long: few threads, low priority, short slices.
 //!
-//! Bound: a check waits for one look at a time, so there are no more of them than checks under way. What has
-//! taken the fewest steps so far has the next turn, so a dear regex delays the others by one turn and not by all of its search.
-//! Loss: none; a check whose time is over takes its look with it.
+//! Bound: a check awaits one search at a time, so the queue holds no more tasks than checks are
+//! running. The task with the fewest steps so far runs next, so an expensive regex delays other
+//! searches by one slice and not by its whole search. Loss: none; a task whose check has ended is
+//! dropped.
 
 use std::{
     cmp::{Ordering, Reverse},
@@ -14,11 +15,11 @@ use tokio::sync::oneshot;
 
 use super::{BodyExtent, BodyMatcher, Evaluation};
 
-/// Looks at bodies. Clones share the threads, which end with the last of them.
+/// Runs body searches. Clones share the threads, which end when the last clone is dropped.
 #[derive(Clone)]
 pub(in crate::check) struct MatchQueue(Arc<QueueOwner>);
 
-/// Ends the threads when nobody can ask any more.
+/// Stops the threads when the last handle is dropped.
 struct QueueOwner(Arc<QueueState>);
 
 #[derive(Default)]
@@ -30,12 +31,12 @@ struct QueueState {
 #[derive(Default)]
 struct PendingTasks {
     tasks: BinaryHeap<Reverse<QueuedTask>>,
-    /// Turns that were ever asked for.
+    /// Slices enqueued so far.
     enqueued_count: u64,
     is_closed: bool,
 }
 
-/// What is looked at, and comes back to the check.
+/// Input of a search, returned to the check with the result.
 pub(in crate::check) struct MatchTask {
     pub(in crate::check) matcher: BodyMatcher,
     pub(in crate::check) body: Vec<u8>,
@@ -44,7 +45,7 @@ pub(in crate::check) struct MatchTask {
 
 struct QueuedTask {
     steps: u64,
-    /// Of as many steps, those that asked first.
+    /// Order among tasks with equal steps: first in, first out.
     sequence: u64,
     task: MatchTask,
     reply: oneshot::Sender<(Evaluation, MatchTask)>,
@@ -71,17 +72,17 @@ impl Ord for QueuedTask {
 }
 
 impl MatchQueue {
-    /// The most threads.
+    /// Maximum number of match threads.
     const MAX_MATCH_THREADS: usize = 4;
 
-    /// Starts the threads: one for each two processors.
+    /// Starts the threads: one per two processors.
     ///
     /// # Errors
-    /// When the system gives none.
+    /// Fails if the system cannot start a thread.
     pub(in crate::check) fn new() -> std::io::Result<Self> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let shared = Arc::new(QueueState::default());
-        // Ends those that were started if one cannot be.
+        // Dropped on an early return, which stops the threads started so far.
         let owner = QueueOwner(Arc::clone(&shared));
         for number in 0..processors.div_ceil(2).min(Self::MAX_MATCH_THREADS) {
             let shared = Arc::clone(&shared);
@@ -90,7 +91,7 @@ impl MatchQueue {
         Ok(Self(Arc::new(owner)))
     }
 
-    /// Looks until the look is at its end. `None` when a thread failed.
+    /// Runs the search to its end. Returns `None` if a match thread failed.
     pub(in crate::check) async fn evaluate_task(&self, task: MatchTask) -> Option<(Evaluation, MatchTask)> {
         let (answer, answered) = oneshot::channel();
         let shared = &self.0.0;
@@ -136,11 +137,12 @@ impl QueueState {
     }
 
     fn run_worker(&self) {
-        /// Where there are fewer processors than threads with work, checks go first.
+        /// Lower priority than checks, for machines with fewer processors than busy threads.
         const NICENESS: i32 = 10;
-        // Of this thread alone. Without it the system shares as it likes.
+        // Affects this thread only. Without the priority the threads still work, at equal priority.
         let _ = rustix::process::setpriority_process(None, NICENESS);
         while let Some(turn) = self.next_task() {
+            // The check timed out: its result is of no use.
             if turn.reply.is_closed() {
                 continue;
             }
@@ -148,7 +150,7 @@ impl QueueState {
             match task.matcher.evaluate(&task.body, task.extent) {
                 Evaluation::Interrupted => self.enqueue_task(task, answer),
                 look => {
-                    // The check may be over.
+                    // The check may have ended meanwhile.
                     let _ = answer.send((look, task));
                 }
             }
@@ -191,7 +193,7 @@ mod tests {
     async fn a_look_that_nobody_waits_for_is_not_taken() {
         let queue = MatchQueue::new().unwrap();
         for _ in 0..1_000 {
-            // The check's time is over at once.
+            // The check times out immediately.
             let _ =
                 tokio::time::timeout(std::time::Duration::ZERO, queue.evaluate_task(task("abbey", 1 << 20)))
                     .await;

@@ -1,9 +1,9 @@
-//! Whether this machine's name servers answer at all: asked where a lookup hangs, or ends without an answer.
+//! Probe of this machine's name servers, for lookups that hang or end without a response.
 //!
-//! Name servers that answer show that a name which does not resolve is its site's fault; any answer will do. Those that do not
-//! are this machine's, and say nothing of the site.
+//! Responding name servers prove that an unresolved name is the site's fault; any response counts.
+//! Unresponsive name servers are the prober's fault and say nothing about the site.
 //!
-//! Bound: one round of questions at a time, whose answer is good for [`FRESH`]. Loss: none.
+//! Bound: one probe at a time, whose result is valid for [`PROBE_RESULT_TTL`]. Loss: none.
 
 use std::{
     fs,
@@ -18,15 +18,16 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-/// For an answer, before the question is put once more: a packet may get lost.
+/// Time to wait for a response before the single retry: a packet may get lost.
 const REPLY_TIMEOUT: Duration = Duration::from_millis(600);
 const PROBE_ATTEMPTS: usize = 2;
-/// An answer is not asked for again before.
+/// Validity of a probe result.
 const PROBE_RESULT_TTL: Duration = Duration::from_secs(5);
-/// For the name servers of the root, which every resolver knows: number 1, recursion desired, one question.
+/// DNS query for the name servers of the root, known to every resolver: id 1, recursion desired,
+/// one question.
 const PROBE_QUERY: [u8; 17] = [0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
 
-/// The name servers of this machine.
+/// Name servers of this machine.
 pub(super) struct NameServers {
     addresses: Vec<SocketAddr>,
     last_result: Mutex<Option<(Instant, bool)>>,
@@ -37,12 +38,12 @@ impl NameServers {
         Self { addresses, last_result: Mutex::default() }
     }
 
-    /// Whether any of them answers; also where there are none that could be asked.
+    /// Returns true if any name server responds, or if no name server is known.
     pub(super) async fn is_answering(&self) -> bool {
         if self.addresses.is_empty() {
             return true;
         }
-        // Who comes meanwhile waits for the same answer.
+        // Concurrent callers wait for the same result.
         let mut last = self.last_result.lock().await;
         if let Some((at, answered)) = *last
             && at.elapsed() < PROBE_RESULT_TTL
@@ -79,18 +80,18 @@ async fn probe_server(server: SocketAddr) -> bool {
         }
         Ok::<_, std::io::Error>(false)
     };
-    // A refusal comes from a machine where no name server is.
+    // An ICMP refusal means that no name server runs there.
     asking.await.unwrap_or(false)
 }
 
-/// Those that the system's resolver asks, as far as its file says.
+/// Name servers of the system's resolver, from `/etc/resolv.conf`.
 pub(in crate::check) fn system_name_servers() -> Vec<SocketAddr> {
     fs::read_to_string("/etc/resolv.conf").map(|text| parse_resolv_conf(&text)).unwrap_or_default()
 }
 
 fn parse_resolv_conf(text: &str) -> Vec<SocketAddr> {
     let named = text.lines().filter_map(|line| line.trim_start().strip_prefix("nameserver"));
-    // An address of one link alone cannot be asked without its link.
+    // A link-local address with a zone is skipped: it cannot be used without its link.
     let addresses = named.filter_map(|rest| rest.trim().parse::<IpAddr>().ok());
     addresses.map(|address| SocketAddr::new(address, 53)).collect()
 }

@@ -1,11 +1,12 @@
-//! Threads for lookups, of which a part is kept for domains whose name servers hang.
+//! Resolver threads, with a part reserved for domains whose name servers hang.
 //!
-//! A lookup that takes longer than [`HANGS`], or that its check gave up, says that its domain hangs; one that is quick, that it
-//! does not any more. Lookups of a domain that hangs wait for one of a few permits of their own, and one that was begun
-//! before that was known moves there if there is room. So hanging name servers of many domains leave the other threads to
-//! the domains that are well.
+//! A lookup that exceeds [`HANG_THRESHOLD`], or is abandoned by its check, marks its domain as
+//! hanging; a quick lookup clears the mark. Lookups of a hanging domain wait for permits of a
+//! separate small pool. A lookup started before its domain was marked moves to this pool if a
+//! permit is free. Hanging name servers of many domains therefore leave the other threads to
+//! healthy domains.
 //!
-//! Bound: [`THREADS`] and [`HANGING`], and [`MAX_DOMAINS`] names. Loss: none.
+//! Bound: [`MAX_LOOKUP_THREADS`], [`MAX_HANGING_THREADS`] and [`MAX_HANGING_DOMAINS`]. Loss: none.
 
 use std::{
     collections::HashSet,
@@ -18,16 +19,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::host_limiter::HostPermit;
 
-/// Lookups that may be under way. The system's resolver blocks a thread and cannot be interrupted.
+/// Maximum lookups in progress for healthy domains. The system's resolver blocks a thread and
+/// cannot be interrupted.
 const MAX_LOOKUP_THREADS: usize = 192;
-/// Those of domains that hang, beside them.
+/// Additional lookups for hanging domains.
 const MAX_HANGING_THREADS: usize = 64;
-/// A lookup that takes longer hangs. The system's resolver asks a second time after five seconds.
+/// Duration after which a lookup counts as hanging. The system's resolver retries after five
+/// seconds.
 pub(super) const HANG_THRESHOLD: Duration = Duration::from_secs(1);
-/// Domains that are remembered as hanging.
+/// Maximum domains marked as hanging.
 const MAX_HANGING_DOMAINS: usize = 10_000;
 
-/// Clones share the threads.
+/// Limits for resolver threads. Clones share the limits.
 #[derive(Clone)]
 pub(super) struct ResolverThreads(Arc<ThreadsState>);
 
@@ -38,7 +41,8 @@ struct ThreadsState {
     running: Gauge,
 }
 
-/// A lookup's thread; it keeps its permit also when the check has given up, since it is not free before.
+/// Thread of one lookup. Holds its permit after the check has given up too, since the thread is
+/// still blocked.
 pub(super) struct ResolverThread {
     _permit: Arc<ThreadPermit>,
     running: Gauge,
@@ -47,19 +51,20 @@ pub(super) struct ResolverThread {
 
 struct ThreadPermit(Mutex<OwnedSemaphorePermit>);
 
-/// Sees how long a lookup takes. Dropped before the lookup has ended, it was given up.
+/// Measures the duration of a lookup. Dropped before the end of the lookup, it counts the lookup as
+/// abandoned.
 pub(super) struct LookupWatch {
     threads: ResolverThreads,
     domain: Box<str>,
     permit: Arc<ThreadPermit>,
-    /// Whether the permit is one for domains that are well.
+    /// True if the permit belongs to the pool of healthy domains.
     is_healthy: bool,
-    /// Whether it is known by now whether the domain hangs.
+    /// True once the domain is known to hang or not.
     is_classified: bool,
 }
 
 impl ResolverThreads {
-    /// Threads that are counted in `running`.
+    /// Creates the limits; threads are counted in `running`.
     pub(super) fn new(running: Gauge) -> Self {
         Self(Arc::new(ThreadsState {
             healthy_permits: Arc::new(Semaphore::new(MAX_LOOKUP_THREADS)),
@@ -69,7 +74,7 @@ impl ResolverThreads {
         }))
     }
 
-    /// Waits for a thread for a name of `domain`, which has its share of them.
+    /// Waits for a thread for a name of `domain`; `share` is the permit of the domain.
     pub(super) async fn acquire_thread(
         &self,
         domain: &str,
@@ -77,7 +82,7 @@ impl ResolverThreads {
     ) -> Option<(ResolverThread, LookupWatch)> {
         let is_free = !self.0.lock_hanging().contains(domain);
         let permits = Arc::clone(if is_free { &self.0.healthy_permits } else { &self.0.hanging_permits });
-        // Nobody closes them.
+        // The semaphores are never closed.
         let permit = Arc::new(ThreadPermit(Mutex::new(permits.acquire_owned().await.ok()?)));
         self.0.running.inc();
         let thread = ResolverThread {
@@ -103,14 +108,15 @@ impl ThreadsState {
 }
 
 impl LookupWatch {
-    /// The lookup has ended in time.
+    /// Records that the lookup ended in time.
     pub(super) fn mark_quick(mut self) {
         if !std::mem::replace(&mut self.is_classified, true) {
             self.threads.0.lock_hanging().remove(&self.domain);
         }
     }
 
-    /// The lookup hangs: its thread is one of those for hanging domains from now on, if one is free.
+    /// Records that the lookup hangs. Its thread moves to the pool of hanging domains if a permit
+    /// is free.
     pub(super) fn mark_hanging(&mut self) {
         if std::mem::replace(&mut self.is_classified, true) {
             return;
@@ -118,7 +124,7 @@ impl LookupWatch {
         let shared = &self.threads.0;
         let mut hanging = shared.lock_hanging();
         if hanging.len() >= MAX_HANGING_DOMAINS {
-            // Those that hang still say so again.
+            // Domains that still hang are marked again by their next lookup.
             hanging.clear();
         }
         hanging.insert(self.domain.clone());

@@ -1,31 +1,32 @@
-//! What is noted of a certificate before it is judged, read from as little of it as needed, so that a strange
-//! one tells it too.
+//! Certificate fields recorded before verification. The parser reads as little as needed, so that
+//! unusual certificates are recorded too.
 
 use der::{Decode, Reader, SliceReader, Tag, Tagged, asn1::AnyRef};
 use picket_proto::Timestamp;
 
-/// A server's own certificate.
+/// Certificate of the server itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::check) struct Certificate {
-    /// When it ends.
+    /// End of validity.
     pub(in crate::check) expires_at: Timestamp,
-    /// Who issued it, by its common name or else its organisation.
+    /// Common name of the issuer, or else its organisation.
     pub(super) issuer: Option<String>,
-    /// Whether it names itself as its issuer.
+    /// True if subject and issuer are equal.
     pub(super) is_self_signed: bool,
-    /// Whether the server sent no other with it.
+    /// True if the server sent no intermediate certificate.
     pub(super) is_sent_alone: bool,
 }
 
 impl Certificate {
-    /// Reads `der`, which came with so many `others`.
+    /// Parses `der`, sent with `others` further certificates.
     pub(super) fn parse_der(der: &[u8], others: usize) -> Option<Self> {
         let whole = AnyRef::from_der(der).ok()?;
         let mut outer = SliceReader::new(whole.value()).ok()?;
         let signed = AnyRef::decode(&mut outer).ok()?;
         let mut fields = SliceReader::new(signed.value()).ok()?;
         let first = AnyRef::decode(&mut fields).ok()?;
-        // The version is the one tagged field before the serial number; certificates of version 1 leave it out.
+        // The version is the only tagged field before the serial number. Version 1 certificates
+        // omit it.
         if first.tag() != Tag::Integer {
             AnyRef::decode(&mut fields).ok()?;
         }
@@ -54,7 +55,7 @@ fn parse_expiry(validity: AnyRef<'_>) -> Option<Timestamp> {
     Some(Timestamp::from_micros(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX)))
 }
 
-/// The common name in a distinguished one, or else the organisation.
+/// Common name of a distinguished name, or else the organisation.
 fn parse_name(distinguished: &[u8]) -> Option<String> {
     const COMMON_NAME: &[u8] = &[0x55, 4, 3];
     const ORGANISATION: &[u8] = &[0x55, 4, 10];

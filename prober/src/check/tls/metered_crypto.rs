@@ -1,7 +1,9 @@
-//! Cipher suites that count what they decrypt against the limits of the check's connection ([`Inbound`]).
+//! Cipher suites that count decrypted data against the limits of the check's connection
+//! ([`InboundMeter`]).
 //!
-//! reqwest gives no hold on the streams that it makes; this is where each byte of HTTPS passes all the same. The keys of
-//! a connection are made in the check's own task, in which its marks are found.
+//! reqwest gives no access to its streams; decryption is the one place that every byte of HTTPS
+//! passes. The keys of a connection are created in the check's own task, which has the recorder in
+//! a task-local.
 
 use std::{
     cell::RefCell,
@@ -22,12 +24,12 @@ use rustls::{
 
 use super::super::{inbound::InboundMeter, timing};
 
-/// aws-lc-rs, counting.
+/// Returns the aws-lc-rs provider with metered cipher suites.
 pub(super) fn crypto_provider() -> CryptoProvider {
     CryptoProvider { cipher_suites: CIPHER_SUITES.clone(), ..aws_lc_rs::default_provider() }
 }
 
-/// rustls wants suites that live for ever; there is one set of them.
+/// rustls requires `'static` suites; a single leaked set serves all clients.
 static CIPHER_SUITES: LazyLock<Vec<SupportedCipherSuite>> =
     LazyLock::new(|| aws_lc_rs::default_provider().cipher_suites.into_iter().map(meter_suite).collect());
 
@@ -49,15 +51,16 @@ fn meter_suite(suite: SupportedCipherSuite) -> SupportedCipherSuite {
 }
 
 thread_local! {
-    /// The connection whose server has just announced a new key, which is made outside of the check's task: by whoever
-    /// reads the connection, on the same thread and before anything else is decrypted there.
+    /// Connection whose server has just announced a new key. The new key is created outside of the
+    /// check's task, by the reader of the connection, on the same thread and before any other
+    /// decryption there.
     static RENEWING: RefCell<Option<Arc<InboundMeter>>> = const { RefCell::new(None) };
 }
 
-/// An algorithm whose decrypters count.
+/// AEAD algorithm with metered decrypters.
 struct MeteredAead<T: ?Sized + 'static>(&'static T);
 
-/// Decrypts, and fails when the server sends too much of what is no answer.
+/// Decrypter that fails once the server exceeds an inbound limit.
 struct MeteredDecrypter {
     inner: Box<dyn MessageDecrypter>,
     inbound: Option<Arc<InboundMeter>>,
@@ -77,7 +80,7 @@ impl MessageDecrypter for MeteredDecrypter {
         message: InboundOpaqueMessage<'a>,
         sequence: u64,
     ) -> Result<InboundPlainMessage<'a>, Error> {
-        /// The first byte of a `KeyUpdate`.
+        /// Handshake type of `KeyUpdate`, its first byte.
         const KEY_UPDATE: u8 = 24;
         let plain = self.inner.decrypt(message, sequence)?;
         if let Some(inbound) = &self.inbound {
@@ -172,7 +175,7 @@ mod tests {
         ServerConnection::new(Arc::new(config)).unwrap()
     }
 
-    /// Passes on to the client what the server has to send.
+    /// Delivers the server's pending output to the client.
     fn pass(server: &mut ServerConnection, client: &mut ClientConnection) -> Result<(), Error> {
         let mut sent = Vec::new();
         while server.wants_write() {

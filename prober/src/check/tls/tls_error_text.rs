@@ -1,11 +1,11 @@
-//! Why TLS failed, for a person.
+//! Human-readable texts for TLS failures.
 
 use picket_proto::{Timestamp, validation::sanitize_text};
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible, pki_types::UnixTime};
 
 use super::Certificate;
 
-/// Why a handshake failed, or what came after it; `certificate` is the server's, if it showed one.
+/// Explains a failure during or after the handshake; `certificate` is the server's, if presented.
 pub(in crate::check) fn explain_tls_error(error: &Error, certificate: Option<&Certificate>) -> String {
     match error {
         Error::InvalidCertificate(why) => explain_certificate(why, certificate),
@@ -44,7 +44,7 @@ fn explain_certificate(why: &CertificateError, certificate: Option<&Certificate>
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "certificate is not for servers".to_owned()
         }
-        // webpki refuses one that signs itself and says that it may sign others before it looks for its issuer.
+        // webpki rejects a self-signed CA certificate before it searches for the issuer.
         _ if certificate.is_some_and(|own| own.is_self_signed) => explain_unknown_issuer(certificate),
         other => format!("certificate is not to be trusted: {other}"),
     }
@@ -109,7 +109,7 @@ fn format_date(moment: Timestamp) -> String {
     format!("{} at {:02}:{:02} UTC", moment.date(), moment.hour(), moment.minute())
 }
 
-/// The names in rustls's list, which has them as `DnsName("a.example")`.
+/// Formats the names of rustls's list, given as `DnsName("a.example")`.
 fn format_names(presented: &[String]) -> String {
     const SHOWN: usize = 3;
     let shown: Vec<&str> = presented

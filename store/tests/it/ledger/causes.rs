@@ -1,4 +1,4 @@
-//! Causes that nobody reported: inferred, as docs/checks.md says.
+//! Causes that nobody reported: inferred, as docs/reference/check-semantics.md says.
 
 use super::*;
 
