@@ -218,7 +218,7 @@ pub async fn probe_readiness(listen: SocketAddr) -> std::io::Result<(bool, Strin
         IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
     };
-    let asking = async {
+    let request = async {
         let mut stream = TcpStream::connect((ip, listen.port())).await?;
         stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await?;
         let mut answer = String::new();

@@ -133,7 +133,6 @@ impl<P: Pipeline> Actor for Supervisor<P> {
             error = why,
             wait_ms = wait.as_millis(),
             "pipeline failed, rebuilding"
-            self.name
         );
         myself.send_after(wait, || Msg::Rebuild);
         Ok(())
