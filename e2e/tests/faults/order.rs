@@ -21,7 +21,7 @@ async fn item6_processes_started_before_any_server_wait_aloud_and_then_work_by_t
     let all = [&coordinator, &prober, &sink];
     for process in all {
         process.wait_unready("").await;
-        process.wait_logged("waiting for NATS at").await;
+        process.wait_logged("waiting for NATS").await;
     }
 
     stack.nats.start().await;

@@ -115,7 +115,7 @@ async fn f14c_streams_and_consumers_that_are_deleted_are_made_again_as_they_were
     for region in ["east", "west"] {
         assert!(said(&format!("the consumer prober-{region} was gone and has been made again")), "{region}");
     }
-    assert!(said("no results can be taken, trying again"));
+    assert!(said("could not pull results, retrying"));
     let after = jetstream.get_stream(RESULTS_STREAM).await.expect("it is there").cached_info().config.clone();
     assert_eq!(
         (after.max_bytes, after.max_age, after.num_replicas),
