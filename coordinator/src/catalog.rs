@@ -1,6 +1,7 @@
-//! Knows what is to be watched: reads the schedules of shards that were taken, follows changes, and judges sites.
+//! Catalog of sites: loads the schedules of acquired shards, follows changes, and validates sites.
 //!
-//! Bound: one statement at a time; calls of the database while it reads are one. Loss: none, all is read again.
+//! Bound: one statement at a time; notifications during a load are combined. Loss: none, everything
+//! is read again.
 
 mod pattern_cache;
 
@@ -20,17 +21,17 @@ use crate::{
 };
 
 pub enum Msg {
-    /// These shards were taken: read them.
+    /// These shards were acquired; load them.
     LoadShards(Vec<Lease>),
-    /// Read the next of those that wait.
+    /// Load the next waiting shards.
     LoadNext,
-    /// The database called: something has changed.
+    /// The database has notified of a change.
     Notified,
-    /// Time to look, whether it called or not.
+    /// Poll for changes, with or without a notification.
     Poll,
 }
 
-/// See the module.
+/// See the module documentation.
 #[derive(Clone)]
 pub struct Catalog {
     pub store: Store,
@@ -41,12 +42,12 @@ pub struct Catalog {
     pub readiness: ReadinessCheck,
 }
 
-/// What has been read.
+/// State of the catalog.
 pub struct CatalogState {
     cursor: Option<change_feed::Cursor>,
-    /// Shards that have not been read yet.
+    /// Shards not loaded yet.
     unread_leases: Vec<Lease>,
-    /// What is wrong with sites, and could not be written down yet.
+    /// Problems of sites not stored in the database yet.
     unsaved_problems: Vec<SiteProblem>,
     pattern_cache: PatternCache,
     backoff: Backoff,
@@ -54,11 +55,11 @@ pub struct CatalogState {
 
 type SiteProblem = (SiteId, Timestamp, String);
 
-/// The database calls when something changes; this often we look all the same.
+/// Interval of polling, in addition to notifications by the database.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// Shards that are read at once. In between, changes of those that were read are followed.
+/// Shards loaded at once. Between loads, changes of loaded shards are followed.
 const SHARDS_PER_LOAD: usize = 8;
-/// Sites that are handed to the planner, and problems that are written down, at once.
+/// Maximum number of sites per message to the scheduler, and of problems per statement.
 const SITES_PER_MESSAGE: usize = 2_048;
 
 impl Actor for Catalog {
@@ -108,14 +109,14 @@ impl Actor for Catalog {
             Err(error) => {
                 self.metrics.database_errors.inc();
                 self.readiness.set_unready(ErrorChain(&error).to_string());
-                warn!(error = %ErrorChain(&error), "could not read what is to be watched, trying again");
+                warn!(error = %ErrorChain(&error), "could not load sites, retrying");
                 read.backoff.next_delay()
             }
         };
         if poll {
             myself.send_after(wait, || Msg::Poll);
         }
-        // After a failure the next poll goes on, so that there is a pause.
+        // After a failure the next poll continues loading, so that there is a pause.
         if !read.unread_leases.is_empty() && (poll || wait == POLL_INTERVAL) {
             myself.cast(Msg::LoadNext)?;
         }
@@ -125,7 +126,7 @@ impl Actor for Catalog {
 
 impl Catalog {
     async fn load_shards(&self, read: &mut CatalogState) -> Result<(), Error> {
-        // Leases that were lost or given back while they waited.
+        // Skips leases lost or released while they waited.
         let held = |lease: &Lease| {
             self.fence.check_admission(lease.shard, lease.epoch, Boottime::now()) != Admission::Closed
         };
@@ -151,15 +152,15 @@ impl Catalog {
         read.unsaved_problems.extend(judged.problems);
         let _ = self.scheduler.cast(scheduler::Msg::SitesLoaded(judged.watched));
         let _ = self.scheduler.cast(scheduler::Msg::ShardsLoaded(leases));
-        // The next poll starts at the oldest snapshot, so that changes during this load are read again.
+        // The next poll starts at the oldest snapshot, so that changes during this load are read
+        // again.
         read.cursor.get_or_insert(snapshot);
         info!(
             shards = shards.len(),
             sites,
             duration_ms = began.elapsed().as_millis(),
-            "read {sites} sites of {} shards, {} shards wait",
-            shards.len(),
-            read.unread_leases.len()
+            waiting = read.unread_leases.len(),
+            "loaded sites of acquired shards"
         );
         Ok(())
     }
@@ -190,7 +191,7 @@ impl Catalog {
                 .cast(scheduler::Msg::RetainSites(planned.iter().map(|site| site.id).collect()));
         }
         if !planned.is_empty() || !gone.is_empty() {
-            // A region may be what is new.
+            // A change may refer to a new region.
             self.send_regions().await?;
             let _ = self.scheduler.cast(scheduler::Msg::SitesChanged(planned, gone));
         }
@@ -234,7 +235,7 @@ impl Catalog {
     }
 
     async fn persist_problems(&self, read: &mut CatalogState) -> Result<(), Error> {
-        // In one order, so that two coordinators do not wait for each other.
+        // A fixed order, so that two coordinators do not deadlock.
         read.unsaved_problems.sort_unstable();
         let mut most = SITES_PER_MESSAGE;
         while !read.unsaved_problems.is_empty() {
@@ -243,9 +244,9 @@ impl Catalog {
                 Ok(()) => {}
                 Err(error) if error.is_transient() => return Err(error),
                 Err(error) if piece == 1 => {
-                    warn!(error = %ErrorChain(&error), "the database refuses to record a problem of a site");
+                    warn!(error = %ErrorChain(&error), "database rejected the problem of a site");
                 }
-                // One of them is refused. Which one, shows when each is written alone.
+                // At least one problem is refused; writing each alone shows which.
                 Err(_) => {
                     most = 1;
                     continue;
@@ -253,7 +254,7 @@ impl Catalog {
             }
             for (id, _, problem) in read.unsaved_problems.drain(..piece) {
                 self.metrics.site_problems.inc();
-                warn!(site.id = %id, problem, "site {id} cannot be watched: {problem}");
+                warn!(site.id = %id, problem, "site failed validation");
             }
         }
         Ok(())
