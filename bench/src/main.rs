@@ -16,6 +16,7 @@ mod reports;
 mod schedule_scaling;
 mod sink;
 mod table;
+mod takeover;
 mod target;
 mod testbed;
 mod window;
@@ -41,6 +42,8 @@ enum BenchCommand {
     Chain(chain::Options),
     /// A job of the coordinator's beside a bare publish loop; lateness by load; a million schedules
     Coordinator(coordinator::Options),
+    /// Take-overs of all sites by a new coordinator, where regexes must be compiled and where they need not be
+    Takeover(takeover::Options),
     /// A row of the sink's beside COPY by psql
     Sink(sink::Options),
     /// As many checks a second with one, ten and a hundred times the schedules
@@ -88,6 +91,7 @@ fn main() -> ExitCode {
     let done = match Options::parse().command {
         BenchCommand::Chain(options) => block_on_runtime(chain::run(&options)),
         BenchCommand::Coordinator(options) => block_on_runtime(coordinator::run(&options)),
+        BenchCommand::Takeover(options) => block_on_runtime(takeover::run(&options)),
         BenchCommand::Sink(options) => block_on_runtime(sink::run(&options)),
         BenchCommand::Growth(options) => block_on_runtime(schedule_scaling::run(&options)),
         BenchCommand::All(options) => full_run::run(&options),

@@ -24,6 +24,8 @@ pub struct Site {
     pub url: String,
     /// Why it cannot be watched.
     pub problem: Option<String>,
+    /// Version of the pattern rules under which a coordinator accepted its regexes.
+    pub patterns_validated: Option<i16>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it was last changed.
@@ -197,7 +199,7 @@ pub async fn apply_changes(store: &Store, changes: &SiteChanges) -> Result<(), E
 /// # Errors
 /// When the database cannot be reached in time.
 pub async fn list_sites(store: &Store) -> Result<Vec<Site>, Error> {
-    let sql = format!("SELECT {} FROM picket.sites AS site ORDER BY site.id", *SITE_COLUMNS);
+    let sql = format!("SELECT {} FROM picket.sites AS site ORDER BY site.id", *COLUMNS);
     store
         .with_timeout(
             SITES_TIMEOUT,
@@ -215,7 +217,7 @@ pub async fn list_sites(store: &Store) -> Result<Vec<Site>, Error> {
 pub async fn find_by_id_or_url(store: &Store, word: &str) -> Result<Vec<Site>, Error> {
     let sql = format!(
         "SELECT {} FROM picket.sites AS site WHERE site.id = $1 OR site.url = $2 ORDER BY site.id",
-        *SITE_COLUMNS
+        *COLUMNS
     );
     let query = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(word.parse::<i64>().ok()).bind(word);
     store.with_timeout(SITES_TIMEOUT, "look up the site", query.fetch_all(&store.pool)).await
@@ -242,6 +244,37 @@ pub async fn set_problems(store: &Store, problems: &[(SiteId, Timestamp, String)
     .bind(read_at)
     .bind(texts);
     store.with_timeout(SITES_TIMEOUT, "write down problems of sites", query.execute(&store.pool)).await?;
+    Ok(())
+}
+
+/// Records that the regexes of sites were accepted under version `rules` of the pattern rules. A site that was changed since it was
+/// read (`updated_at`), or that another transaction has locked, is skipped: its regexes are compiled again when they are read again.
+///
+/// # Errors
+/// When the database cannot be reached in time.
+pub async fn set_patterns_validated(
+    store: &Store,
+    rules: i16,
+    sites: &[(SiteId, Timestamp)],
+) -> Result<(), Error> {
+    let ids: Vec<i64> = sites.iter().map(|(id, _)| id.0).collect();
+    let read_at: Vec<DbTimestamp> = sites.iter().map(|(_, updated_at)| DbTimestamp(*updated_at)).collect();
+    let query = sqlx::query(
+        // This statement never waits for a lock on a row, so it is part of no deadlock.
+        "WITH unchanged AS (
+             SELECT site.id FROM picket.sites AS site
+             JOIN unnest($2::bigint[], $3::timestamptz[]) AS read (id, updated_at) USING (id)
+             WHERE site.updated_at = read.updated_at AND site.patterns_validated IS DISTINCT FROM $1
+             FOR NO KEY UPDATE OF site SKIP LOCKED
+         )
+         UPDATE picket.sites AS site SET patterns_validated = $1 FROM unchanged WHERE site.id = unchanged.id",
+    )
+    .bind(rules)
+    .bind(ids)
+    .bind(read_at);
+    store
+        .with_timeout(SITES_TIMEOUT, "record the validated patterns of sites", query.execute(&store.pool))
+        .await?;
     Ok(())
 }
 

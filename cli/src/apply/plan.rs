@@ -166,7 +166,7 @@ fn format_field(name: &str, value: &Value) -> String {
             false => headers.keys().map(|name| format!("{name}: …")).collect::<Vec<_>>().join(", "),
         },
         (_, Value::Null) => "none".to_owned(),
-        (_, Value::String(text)) => format!("'{}'", sanitize_text(text, 80)),
+        (_, Value::String(text)) => format!("'{}'", shorten(text, 80)),
         (_, other) => sanitize_text(&other.to_string(), 80),
     }
 }
@@ -177,16 +177,16 @@ impl fmt::Display for Plan {
             writeln!(f, "+ region {region}")?;
         }
         for spec in &self.add {
-            writeln!(f, "+ {}", sanitize_text(&spec.check.url, 500))?;
+            writeln!(f, "+ {}", shorten(&spec.check.url, 500))?;
         }
         for change in &self.change {
-            writeln!(f, "~ {} (site {})", sanitize_text(&change.spec.check.url, 500), change.id)?;
+            writeln!(f, "~ {} (site {})", shorten(&change.spec.check.url, 500), change.id)?;
             for (name, before, after) in &change.fields {
                 writeln!(f, "    {name}: {before} → {after}")?;
             }
         }
         for (id, url) in &self.remove {
-            writeln!(f, "- {} (site {id})", sanitize_text(url, 500))?;
+            writeln!(f, "- {} (site {id})", shorten(url, 500))?;
         }
         writeln!(f, "{}", self.summary())
     }
@@ -205,6 +205,7 @@ mod tests {
             url: spec.check.url.clone(),
             spec: Ok(spec.clone()),
             problem: None,
+            patterns_validated: None,
             created_at: Timestamp::default(),
             updated_at: Timestamp::default(),
         }
@@ -252,11 +253,8 @@ mod tests {
         let there = [site(1, &kept), site(2, &other)];
 
         assert!(plan(&[&kept], &there, PruneScope::None).remove.is_empty());
-        assert_eq!(
-            plan(&[&kept], &there, PruneScope::All).remove,
-            [(SiteId(2), "https://other/".to_owned())]
-        );
-        assert_eq!(plan(&[], &there, PruneScope::Tagged("demo")).remove.len(), 1);
+        assert_eq!(plan(&[&kept], &there, Scope::All).remove, [(SiteId(2), "https://other/".to_owned())]);
+        assert_eq!(plan(&[], &there, Scope::Tagged("demo")).remove.len(), 1);
     }
 
     #[test]
