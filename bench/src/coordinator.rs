@@ -129,7 +129,7 @@ pub(crate) async fn measure_coordinator(options: &Options) -> Result<Coordinator
     Ok(CoordinatorReport { bare, full, loads, held })
 }
 
-fn unused_address() -> [std::net::SocketAddr; 1] {
+pub(crate) fn unused_address() -> [std::net::SocketAddr; 1] {
     [([127, 0, 0, 1], 20_000).into()]
 }
 
@@ -364,8 +364,8 @@ impl CoordinatorReport {
             "## The coordinator beside a bare publish loop\n\n{table}\nJobs per CPU-second by the bare loop's: **{:.2}**; \
              with NATS on both sides {:.2}.\n\n{} schedules: first job {:.1} s after the start of the process, all scheduled after {:.1} s; \
              {} MiB (PSS). Filling the database took {:.0} s.\n",
-            self.cpu_ratio(),
-            self.cpu_ratio_with_nats(),
+            self.ratio(),
+            self.ratio_with_nats(),
             held.schedules,
             held.first_publish_s,
             held.all_scheduled_s,

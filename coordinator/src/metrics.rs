@@ -57,6 +57,7 @@ pub struct Metrics {
     pub schedules: Gauge,
     pub sites: Gauge,
     pub site_problems: Counter,
+    pub patterns_compiled: Counter,
     pub leases_held: Gauge,
     pub leases_lost: Counter,
     pub shards_acquired: Counter,
@@ -101,6 +102,7 @@ impl Metrics {
             schedules: Gauge::default(),
             sites: Gauge::default(),
             site_problems: Counter::default(),
+            patterns_compiled: Counter::default(),
             leases_held: Gauge::default(),
             leases_lost: Counter::default(),
             shards_acquired: Counter::default(),
@@ -179,6 +181,11 @@ impl Metrics {
             "site_problems",
             "Sites found that cannot be watched",
             metrics.site_problems.clone(),
+        );
+        registry.register(
+            "patterns_compiled",
+            "Regexes of sites that were compiled, since no coordinator had recorded them as valid",
+            metrics.patterns_compiled.clone(),
         );
         registry.register("leases_held", "Shards held", metrics.leases_held.clone());
         registry.register("leases_lost", "Shards lost, not given back", metrics.leases_lost.clone());

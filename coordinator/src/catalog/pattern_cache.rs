@@ -1,16 +1,19 @@
-//! Verdicts on regexes: each text is compiled once, however many sites have it and however often their shards are acquired.
+//! Verdicts on regexes that no coordinator has recorded as valid: each text is compiled once, however many sites have it.
 //!
 //! Bound: the texts' bytes; when there are too many, all are forgotten. Loss: none, a verdict is computed again.
 
 use std::collections::HashMap;
 
 use picket_proto::{Pattern, ValidationError};
+use prometheus_client::metrics::counter::Counter;
 
 /// What is known of regexes, by their text.
 #[derive(Default)]
 pub(super) struct PatternCache {
     results: HashMap<Box<str>, Result<(), ValidationError>>,
     size_bytes: usize,
+    /// Counts compilations.
+    compiled: Counter,
 }
 
 impl PatternCache {
@@ -18,6 +21,11 @@ impl PatternCache {
     const MAX_BYTES: usize = 16 << 20;
     /// A verdict and its place in the table.
     const ENTRY_BYTES: usize = 128;
+
+    /// No verdicts; counts compilations in `compiled`.
+    pub(super) fn new(compiled: Counter) -> Self {
+        Self { compiled, ..Self::default() }
+    }
 
     /// Whether `pattern` can be used in `field`.
     ///
@@ -28,8 +36,9 @@ impl PatternCache {
             return verdict.clone().map_err(|why| ValidationError { field: field.to_owned(), ..why });
         }
         let verdict = Pattern::compile(field, pattern).map(drop);
+        self.compiled.inc();
         if self.size_bytes > Self::MAX_BYTES {
-            *self = Self::default();
+            *self = Self::new(self.compiled.clone());
         }
         self.size_bytes += pattern.len() + Self::ENTRY_BYTES;
         self.results.insert(pattern.into(), verdict.clone());
@@ -46,13 +55,13 @@ mod tests {
         let mut patterns = PatternCache::default();
 
         for _ in 0..2 {
-            assert_eq!(patterns.validate_pattern("regex", "ok"), Ok(()));
+            assert_eq!(patterns.judge("regex", "ok"), Ok(()));
             let refusal = patterns.validate_pattern("regex", "a(b").unwrap_err();
             assert_eq!(Some(refusal.clone()), Pattern::compile("regex", "a(b").err());
             let elsewhere = patterns.validate_pattern("not_regex", "a(b").unwrap_err();
-            assert_eq!(elsewhere, ValidationError { field: "not_regex".into(), ..refusal });
+            assert_eq!(elsewhere, Invalid { field: "not_regex".into(), ..refusal });
         }
-        assert_eq!(patterns.results.len(), 2);
+        assert_eq!((patterns.verdicts.len(), patterns.compiled.get()), (2, 2));
     }
 
     #[test]

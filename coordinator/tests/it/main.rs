@@ -5,6 +5,7 @@
 mod acks;
 mod odd_sites;
 mod owners;
+mod patterns;
 mod streams;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -105,10 +106,7 @@ impl JobLog {
                 let tick = request.scheduled_tick().unwrap().unwrap();
                 let id = request.id.unwrap();
                 assert_eq!(message.headers.unwrap().get("Nats-Msg-Id").unwrap().as_str(), id);
-                assert_eq!(
-                    message.subject.as_str(),
-                    subject::scheduled_job(&"eu".parse().unwrap(), tick.site)
-                );
+                assert_eq!(message.subject.as_str(), subject::job(&"eu".parse().unwrap(), tick.site));
                 self.ticks_by_site.entry(tick.site).or_default().push(tick.scheduled_at.as_millis());
             }
         };
@@ -126,13 +124,13 @@ async fn each_tick_is_published_once_and_none_is_left_out() {
     jobs.wait_for_jobs(6).await;
     running.drain().await;
 
-    assert_eq!(jobs.ticks_by_site.len(), 50);
+    assert_eq!(jobs.heard.len(), 50);
     for (site, ticks) in &jobs.ticks_by_site {
         assert!(ticks.windows(2).all(|pair| pair[1] - pair[0] == 1_000), "site {site}: {ticks:?}");
     }
     let phases = "SELECT count(*) FROM picket.schedules WHERE phase_ms BETWEEN 0 AND 999";
-    assert_eq!(stack.query_number(phases).await, 50);
-    assert_eq!(stack.query_number("SELECT count(*) FROM picket.leases WHERE holder IS NOT NULL").await, 0);
+    assert_eq!(stack.number(phases).await, 50);
+    assert_eq!(stack.number("SELECT count(*) FROM picket.leases WHERE holder IS NOT NULL").await, 0);
 }
 
 #[tokio::test]
@@ -181,7 +179,7 @@ async fn a_coordinator_whose_shards_another_has_taken_publishes_no_more() {
         () = renewing => {}
     }
     running.drain().await;
-    assert_eq!(stack.query_number("SELECT count(*) FROM picket.leases WHERE holder = 'robber'").await, 64);
+    assert_eq!(stack.number("SELECT count(*) FROM picket.leases WHERE holder = 'robber'").await, 64);
 }
 
 #[tokio::test]
@@ -238,7 +236,7 @@ async fn several_coordinators_share_evenly_and_take_over_what_one_leaves() {
     running.remove(0).drain().await;
     shares(&[64]).await;
     running.remove(0).drain().await;
-    assert_eq!(stack.query_number("SELECT count(*) FROM picket.leases WHERE holder IS NOT NULL").await, 0);
+    assert_eq!(stack.number("SELECT count(*) FROM picket.leases WHERE holder IS NOT NULL").await, 0);
 }
 
 #[tokio::test]
@@ -379,6 +377,6 @@ async fn a_coordinator_that_finds_rows_of_another_cluster_takes_them_over_and_cl
     })
     .await;
     let here = "SELECT (cluster = picket.cluster())::int::bigint FROM picket.settings";
-    assert_eq!(stack.query_number(here).await, 1);
+    assert_eq!(stack.number(here).await, 1);
     running.drain().await;
 }
