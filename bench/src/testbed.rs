@@ -195,7 +195,8 @@ impl Testbed {
         self.fill_with_sites_that_have(count, interval_s, addresses, "NULL").await
     }
 
-    /// As [`fill_with_sites`](Self::fill_sites), with the regex that the SQL `regex` makes of a site's number `n`.
+    /// Fills the database as its sibling does, with the regex that the SQL expression `regex` makes of a
+    /// site's number `n`.
     ///
     /// # Errors
     /// When the database refuses.
