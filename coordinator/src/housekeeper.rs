@@ -118,11 +118,11 @@ impl Housekeeper {
         // First, since an old snapshot may be why the rest fails.
         match housekeeping::find_oldest_snapshot(&self.store).await? {
             Some(oldest) => {
-                self.metrics.oldest_snapshot_seconds.set(oldest.seconds);
-                self.metrics.oldest_snapshot_transactions.set(oldest.transactions);
+                self.metrics.oldest_snapshot_age_seconds.set(oldest.seconds);
+                self.metrics.oldest_snapshot_age_transactions.set(oldest.transactions);
             }
             None => {
-                self.metrics.oldest_snapshot_seconds.set(f64::NAN);
+                self.metrics.oldest_snapshot_age_seconds.set(f64::NAN);
             }
         }
         if !self.clock.is_known() {
@@ -140,7 +140,7 @@ impl Housekeeper {
         let rolled = housekeeping::roll_up_results(&self.store, now, standing.chunk.current_size()).await?;
         let took = began.elapsed();
         if let Some(through) = rolled {
-            self.metrics.rollup_seconds.observe(took.as_secs_f64());
+            self.metrics.rollup_duration.observe(took.as_secs_f64());
             self.metrics.rolled_up_through.set(through.as_micros() / 1_000_000);
         }
         standing.chunk.record_duration(took);
@@ -184,7 +184,10 @@ impl Housekeeper {
                 number,
                 "{number} {mark} lay in the future, since the database's clock was ahead: taken back to now"
             );
-            self.metrics.marks_repaired.get_or_create(&RepairedLabel { mark }).inc_by(number.unsigned_abs());
+            self.metrics
+                .future_timestamps_repaired
+                .get_or_create(&RepairedLabel { kind: mark })
+                .inc_by(number.unsigned_abs());
         }
         // What is deleted cannot be had back: other clocks have to say the same.
         let Ok(now) = self.clock.agreed_now(SharedClock::REPAIR_TOLERANCE) else { return Ok(false) };
@@ -196,7 +199,10 @@ impl Housekeeper {
                  their checks count when they are due"
             );
             let mark = "results".to_owned();
-            self.metrics.marks_repaired.get_or_create(&RepairedLabel { mark }).inc_by(deleted);
+            self.metrics
+                .future_timestamps_repaired
+                .get_or_create(&RepairedLabel { kind: mark })
+                .inc_by(deleted);
         }
         Ok(deleted >= housekeeping::MAX_FUTURE_ROWS.unsigned_abs().into())
     }

@@ -31,8 +31,8 @@ pub struct MissedLabel {
 /// What was repaired.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RepairedLabel {
-    /// `leases`, `gaps`, `rollups` or `schedules`.
-    pub mark: String,
+    /// `leases`, `gaps`, `rollups`, `schedules` or `results`.
+    pub kind: String,
 }
 
 /// Where jobs wait.
@@ -63,14 +63,14 @@ pub struct Metrics {
     pub database_errors: Counter,
     pub clock_steps: Counter,
     pub clock_unconfirmed: Gauge,
-    pub marks_repaired: Family<RepairedLabel, Counter>,
+    pub future_timestamps_repaired: Family<RepairedLabel, Counter>,
     pub deletion_refused: Gauge,
     pub confirmation_jobs: Counter,
     pub confirmations_rejected: Counter,
     pub confirmations_dropped: Counter,
     pub ticks_missed: Family<MissedLabel, Counter>,
-    pub ledger_behind: Gauge<f64, AtomicU64>,
-    pub ledger_seconds: Histogram,
+    pub ledger_lag: Gauge<f64, AtomicU64>,
+    pub ledger_close_duration: Histogram,
     pub results_waiting: Gauge,
     pub results_waiting_ratio: Gauge<f64, AtomicU64>,
     pub results_discarded: Counter,
@@ -78,11 +78,11 @@ pub struct Metrics {
     pub jobs_stored_ratio: Gauge<f64, AtomicU64>,
     pub publishing_paused: Gauge,
     pub rolled_up_through: Gauge,
-    pub rollup_seconds: Histogram,
+    pub rollup_duration: Histogram,
     pub rollup_hours_rebuilt: Counter,
     pub partition_drops_deferred: Counter,
-    pub oldest_snapshot_seconds: Gauge<f64, AtomicU64>,
-    pub oldest_snapshot_transactions: Gauge,
+    pub oldest_snapshot_age_seconds: Gauge<f64, AtomicU64>,
+    pub oldest_snapshot_age_transactions: Gauge,
 }
 
 impl Metrics {
@@ -107,14 +107,14 @@ impl Metrics {
             database_errors: Counter::default(),
             clock_steps: Counter::default(),
             clock_unconfirmed: Gauge::default(),
-            marks_repaired: Family::default(),
+            future_timestamps_repaired: Family::default(),
             deletion_refused: Gauge::default(),
             confirmation_jobs: Counter::default(),
             confirmations_rejected: Counter::default(),
             confirmations_dropped: Counter::default(),
             ticks_missed: Family::default(),
-            ledger_behind: Gauge::default(),
-            ledger_seconds: Histogram::new(exponential_buckets(0.001, 4.0, 8)),
+            ledger_lag: Gauge::default(),
+            ledger_close_duration: Histogram::new(exponential_buckets(0.001, 4.0, 8)),
             results_waiting: Gauge::default(),
             results_waiting_ratio: Gauge::default(),
             results_discarded: Counter::default(),
@@ -122,18 +122,19 @@ impl Metrics {
             jobs_stored_ratio: Gauge::default(),
             publishing_paused: Gauge::default(),
             rolled_up_through: Gauge::default(),
-            rollup_seconds: Histogram::new(exponential_buckets(0.01, 4.0, 8)),
+            rollup_duration: Histogram::new(exponential_buckets(0.01, 4.0, 8)),
             rollup_hours_rebuilt: Counter::default(),
             partition_drops_deferred: Counter::default(),
-            oldest_snapshot_seconds: Gauge::default(),
-            oldest_snapshot_transactions: Gauge::default(),
+            oldest_snapshot_age_seconds: Gauge::default(),
+            oldest_snapshot_age_transactions: Gauge::default(),
         };
         // From zero: the first one to come would be no increase of what was not there.
         for cause in ["expired", "fenced", "refused", "backlog"] {
             let _ = metrics.jobs_lost.get_or_create(&JobsLostLabel { cause });
         }
-        for mark in ["leases", "gaps", "rollups", "schedules", "results"] {
-            let _ = metrics.marks_repaired.get_or_create(&RepairedLabel { mark: mark.to_owned() });
+        for kind in ["leases", "gaps", "rollups", "schedules", "results"] {
+            let _ =
+                metrics.future_timestamps_repaired.get_or_create(&RepairedLabel { kind: kind.to_owned() });
         }
         for cause in [Cause::NoProber, Cause::NotScheduled, Cause::ResultLate] {
             let _ = metrics.ticks_missed.get_or_create(&MissedLabel { cause: cause.as_str().to_owned() });
@@ -142,157 +143,157 @@ impl Metrics {
         let registry = registry.sub_registry_with_prefix("coordinator");
         registry.register(
             "jobs_published",
-            "Jobs that the stream acknowledged",
+            "Jobs acknowledged by the stream",
             metrics.jobs_published.clone(),
         );
         registry.register(
             "jobs_duplicate",
-            "Jobs that the stream had already",
+            "Jobs that the stream dropped as duplicates",
             metrics.jobs_duplicate.clone(),
         );
-        registry.register(
-            "publish_retries",
-            "Jobs that had to be published again",
-            metrics.publish_retries.clone(),
-        );
+        registry.register("publish_retries", "Repeated publishes of jobs", metrics.publish_retries.clone());
         registry.register("jobs_lost", "Jobs that were given up, by cause", metrics.jobs_lost.clone());
-        registry.register("lateness_seconds", "From a tick to its publishing", metrics.lateness.clone());
-        registry.register("batch_jobs", "Jobs published together", metrics.batch_jobs.clone());
+        registry.register(
+            "lateness_seconds",
+            "Time from a tick to the publish of its job",
+            metrics.lateness.clone(),
+        );
+        registry.register("batch_jobs", "Jobs per publish batch", metrics.batch_jobs.clone());
         registry.register(
             "jobs_in_flight",
-            "Jobs that wait for the stream's acknowledgement",
+            "Jobs published and not yet acknowledged by the stream",
             metrics.jobs_in_flight.clone(),
         );
         registry.register(
             "jobs_waiting",
-            "Jobs that wait for a prober, by region, as of the last few seconds",
+            "Jobs waiting for a prober, by region, a few seconds ago",
             metrics.jobs_waiting.clone(),
         );
         registry.register(
             "region_silent",
-            "1 while nobody asks for jobs in a region, takes one or acknowledges one, else 0; as each coordinator sees it",
+            "1 while no prober of a region pulls, receives or acknowledges jobs, else 0; as each coordinator sees it",
             metrics.region_silent.clone(),
         );
         registry.register("schedules", "Schedules in the shards held", metrics.schedules.clone());
         registry.register("sites", "Sites in the shards held", metrics.sites.clone());
         registry.register(
             "site_problems",
-            "Sites found that cannot be watched",
+            "Sites found that cannot be checked",
             metrics.site_problems.clone(),
         );
         registry.register("leases_held", "Shards held", metrics.leases_held.clone());
-        registry.register("leases_lost", "Shards lost, not given back", metrics.leases_lost.clone());
-        registry.register("shards_taken", "Shards taken", metrics.shards_acquired.clone());
-        registry.register("database_errors", "Statements that failed", metrics.database_errors.clone());
+        registry.register("leases_lost", "Leases lost without being released", metrics.leases_lost.clone());
+        registry.register("shards_acquired", "Shards acquired", metrics.shards_acquired.clone());
+        registry.register("database_errors", "Failed statements", metrics.database_errors.clone());
         registry.register(
             "clock_steps",
-            "Times that the database's clock jumped, and was followed",
+            "Jumps of the database's clock that were followed",
             metrics.clock_steps.clone(),
         );
         registry.register(
             "clock_unconfirmed",
-            "1 while the database's clock says what no second witness confirms, else 0",
+            "1 while the database's clock shows a jump that no second clock confirms, else 0",
             metrics.clock_unconfirmed.clone(),
         );
         registry.register(
-            "marks_repaired",
-            "Marks that lay in the future and were taken back to now, and results that were deleted there, by kind",
-            metrics.marks_repaired.clone(),
+            "future_timestamps_repaired",
+            "Timestamps in the future that were moved back to now, and future results that were deleted, by kind",
+            metrics.future_timestamps_repaired.clone(),
         );
         registry.register(
             "deletion_refused",
-            "1 while nothing is deleted for its age, since clocks, marks and results disagree, else 0",
+            "1 while nothing is deleted for its age because clocks, timestamps and results disagree, else 0",
             metrics.deletion_refused.clone(),
         );
         registry.register(
-            "jobs_confirming",
-            "Jobs that were to confirm a failure at once",
+            "confirmation_jobs",
+            "Jobs of confirmation checks",
             metrics.confirmation_jobs.clone(),
         );
         registry.register(
-            "suspects_refused",
-            "Requests to confirm that could not be read, or were too many",
+            "confirmations_rejected",
+            "Confirmation requests that were invalid, or too many",
             metrics.confirmations_rejected.clone(),
         );
         registry.register(
-            "suspects_dropped",
-            "Suspected sites left to their next ticks, since more were suspected at once than are confirmed",
+            "confirmations_dropped",
+            "Failing sites left to their next tick because too many failed at once",
             metrics.confirmations_dropped.clone(),
         );
         registry.register(
             "ticks_missed",
-            "Ticks without a row that the ledger wrote down as missed, by cause",
+            "Ticks without a row that the ledger recorded as missed, by cause",
             metrics.ticks_missed.clone(),
         );
         registry.register(
-            "ledger_behind_seconds",
-            "How long ago the ticks were due up to which all are accounted for",
-            metrics.ledger_behind.clone(),
+            "ledger_lag_seconds",
+            "Age of the newest tick up to which all ticks are accounted for",
+            metrics.ledger_lag.clone(),
         );
         registry.register(
-            "ledger_seconds",
-            "How long it took to close a piece of the ledger",
-            metrics.ledger_seconds.clone(),
+            "ledger_close_duration_seconds",
+            "Time to close a span of the ledger",
+            metrics.ledger_close_duration.clone(),
         );
         registry.register(
             "results_waiting",
-            "Messages in the stream, of a result or several, that no sink has acknowledged",
+            "Messages of the results stream, each with one or more results, that no sink has acknowledged",
             metrics.results_waiting.clone(),
         );
         registry.register(
             "results_waiting_ratio",
-            "How much of what the stream of results may hold lies behind the oldest that no sink has acknowledged",
+            "Share of the results stream's limit that no sink has acknowledged",
             metrics.results_waiting_ratio.clone(),
         );
         registry.register(
             "results_discarded",
-            "Messages with results that left the stream before a sink had acknowledged them; every coordinator counts the same ones",
+            "Messages with results that left the stream before a sink acknowledged them; every coordinator counts the same messages",
             metrics.results_discarded.clone(),
         );
         registry.register(
             "results_arrived",
-            "Messages with results by the region that published them, counted only while a quarter of the stream or more waits for a sink; every coordinator counts the same ones",
+            "Messages with results, by region; counted only while at least a quarter of the stream waits for a sink; every coordinator counts the same messages",
             metrics.results_arrived.clone(),
         );
         registry.register(
             "jobs_stored_ratio",
-            "How much of what the stream of jobs may hold is taken; at 1 the oldest job of all regions is discarded for each new one",
+            "Share of the jobs stream's limit in use; at 1 each new job discards the oldest one of any region",
             metrics.jobs_stored_ratio.clone(),
         );
         registry.register(
-            "planner_held_back",
-            "Whether no jobs are published because too many results wait for a sink",
+            "publishing_paused",
+            "1 while no jobs are published because too many results wait for a sink, else 0",
             metrics.publishing_paused.clone(),
         );
         registry.register(
-            "rolled_through_seconds",
-            "Up to when results are rolled up, in seconds since 1970; 0 where another coordinator does it",
+            "rolled_up_through_timestamp_seconds",
+            "Time up to which results are rolled up, as seconds since 1970; 0 if another coordinator does it",
             metrics.rolled_up_through.clone(),
         );
         registry.register(
-            "rollup_seconds",
-            "How long it took to roll a piece of results up",
-            metrics.rollup_seconds.clone(),
+            "rollup_duration_seconds",
+            "Time to roll up a span of results",
+            metrics.rollup_duration.clone(),
         );
         registry.register(
-            "rollup_hours_mended",
-            "Hours whose rollups were done anew since their results had changed",
+            "rollup_hours_rebuilt",
+            "Hours whose rollups were rebuilt because their results had changed",
             metrics.rollup_hours_rebuilt.clone(),
         );
         registry.register(
-            "drops_put_off",
-            "Times that old results could not be dropped at once, since the table was busy",
+            "partition_drops_deferred",
+            "Drops of expired partitions deferred because the table was busy",
             metrics.partition_drops_deferred.clone(),
         );
         registry.register(
-            "oldest_snapshot_seconds",
-            "Age of the oldest open transaction that holds up the removal of dead rows; NaN where the schema's owner lacks pg_read_all_stats",
-            metrics.oldest_snapshot_seconds.clone(),
+            "oldest_snapshot_age_seconds",
+            "Age of the oldest open transaction that holds up the removal of dead rows; NaN if the schema's owner lacks pg_read_all_stats",
+            metrics.oldest_snapshot_age_seconds.clone(),
         );
         registry.register(
-            "oldest_snapshot_transactions",
-            "The same in transactions, with replicas and replication slots",
-            metrics.oldest_snapshot_transactions.clone(),
+            "oldest_snapshot_age_transactions",
+            "The same age in transactions, including replicas and replication slots",
+            metrics.oldest_snapshot_age_transactions.clone(),
         );
         metrics
     }

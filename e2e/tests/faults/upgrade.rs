@@ -112,7 +112,12 @@ async fn f19c_an_older_build_is_replaced_in_any_order_and_put_back_under_the_new
             replace_processes(&mut drill, kind).await;
             drill.wait_served().await;
             for (_, prober) in &drill.probers {
-                assert_eq!(prober.read_metric("picket_prober_rejected_total"), 0.0, "{}", prober.read_log());
+                assert_eq!(
+                    prober.read_metric("picket_prober_invalid_messages_total"),
+                    0.0,
+                    "{}",
+                    prober.read_log()
+                );
             }
         }
     }
