@@ -7,6 +7,9 @@ PICKET_TOOLS_DIR := env("PICKET_TOOLS_DIR", justfile_directory() / ".tools")
 # Where cargo builds to
 CARGO_TARGET_DIR := env("CARGO_TARGET_DIR", justfile_directory() / "target")
 
+# The older build of `e2e-upgrade`: the last release, or the first commit with the present files of store/migrations
+UPGRADE_FROM := "HEAD"
+
 # What there is to do
 _default:
     @{{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} --list --unsorted
@@ -49,7 +52,7 @@ e2e *flags: tools
     exit $failed
 
 # From an older build to this one and back, process by process: builds that revision first (minutes), then a drill
-e2e-upgrade revision="04d945c" *flags: tools
+e2e-upgrade revision=UPGRADE_FROM *flags: tools
     #!/bin/sh
     set -eu
     revision=$1; shift
@@ -107,16 +110,48 @@ bench-reports *flags: tools
     @"$CARGO_TARGET_DIR/release/picket-bench" reports "$@"
 
 # What CI asks of a change, without tests
-lint: && _arrows
+lint: && _arrows _rules
+    tools/check-msrv
+    tools/check-links
+    tools/check-terms
+    tools/format-docs "$PICKET_TOOLS_DIR" --check
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- --deny warnings
     RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --document-private-items
+
+# Formats code and documents, and applies what clippy can correct by itself
+fix:
+    cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+    cargo fmt --all
+    tools/format-docs "$PICKET_TOOLS_DIR"
+
+# Writes the generated parts of docs/reference: commands, options, variables, metrics
+generate:
+    cargo run --quiet --package picket -- reference --dir docs/reference
+    tools/format-docs "$PICKET_TOOLS_DIR"
+
+# Builds everything with the oldest Rust that Cargo.toml promises, which rustup must have
+msrv:
+    #!/bin/sh
+    set -eu
+    tools/check-msrv
+    version=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
+    # A directory of its own, so that the artifacts of the usual toolchain stay valid.
+    CARGO_TARGET_DIR=$CARGO_TARGET_DIR/msrv exec rustup run "$version" cargo check --workspace --all-targets --locked
+
+# Advisories, licences, bans and sources of all dependencies (deny.toml); needs the network, and `just deny-install`
+deny:
+    cargo deny --locked check
+
+# Installs the pinned cargo-deny by cargo (minutes)
+deny-install:
+    cargo install --locked --version 0.20.2 cargo-deny
 
 # What is deployed: dist/picket-VERSION-TARGET.tar.gz, and the prober alone in another (minutes; `just dist TARGET` for another target)
 dist *target:
     @tools/dist "$CARGO_TARGET_DIR" "$@"
 
-# deploy/ by public linters: pinned ones from PyPI in .tools/lint; kubectl, promtool and systemd-analyze where they are there
+# deploy/, workflows and scripts by public linters: pinned ones from PyPI in .tools/lint; kubectl, promtool and systemd-analyze where they are there
 lint-deploy:
     @tools/lint-deploy "$PICKET_TOOLS_DIR"
 
@@ -131,6 +166,15 @@ _picket:
 _arrows:
     @{{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} _without picket-prober sqlx
     @{{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} _without picket-proto tokio
+
+# deny.toml without the advisories, which need the network; cargo-deny takes minutes to build and is not required here
+_rules:
+    #!/bin/sh
+    set -eu
+    if cargo deny --version >/dev/null 2>&1; then
+        exec cargo deny --locked check bans licenses sources
+    fi
+    echo "skipped  licences, bans and sources of dependencies: there is no cargo-deny here (just deny-install)"
 
 _without package dependency:
     #!/bin/sh

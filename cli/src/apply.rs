@@ -1,4 +1,4 @@
-//! `picket apply` and `picket export`: sites as a file that says how things should be.
+//! `picket apply` and `picket export`: the wanted sites as a YAML file.
 
 mod plan;
 mod sites_file;
@@ -17,11 +17,11 @@ use crate::{
     site_args::IntervalOptions,
 };
 
-/// See `picket apply --help`.
+/// Options of `picket apply`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 A file:
-  regions: [eu-west, us-east]        # added if need be; may be left out
+  regions: [eu-west, us-east]        # created if missing; optional
   sites:
     - url: https://example.com
     - url: https://example.com/health
@@ -33,16 +33,16 @@ A file:
       regions: [eu-west]
       tags: [shop]
 More fields: method, body, status, not_regex, max_redirects, ip_version, tls_verify, enabled, quorum,
-failures_to_open, successes_to_close. What is left out has its default.
-A site is the same one when url, method, regex and not_regex are the same.")]
+failures_to_open, successes_to_close. An omitted field has its default.
+A site is identified by url, method, regex and not_regex together.")]
 pub(crate) struct ApplyOptions {
-    /// The file; '-' is standard input
+    /// YAML file of sites; '-' reads standard input
     #[arg(short, long, value_name = "FILE", default_value = SITES_FILE)]
     file: PathBuf,
-    /// Remove the sites that the file does not name
+    /// Remove sites missing from the file
     #[arg(long)]
     prune: bool,
-    /// Say what would be done, and do nothing
+    /// Print the changes without making them
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -51,17 +51,17 @@ pub(crate) struct ApplyOptions {
     database: DatabaseArgs,
 }
 
-/// See `picket export --help`.
+/// Options of `picket export`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ExportOptions {
     #[command(flatten)]
     database: DatabaseArgs,
 }
 
-/// The file that `picket up` applies by itself.
+/// The file that `picket up` applies at start.
 pub(crate) const SITES_FILE: &str = "sites.yaml";
 
-/// What a file asks for, judged.
+/// Regions and sites of a file, validated.
 #[derive(Debug, Default)]
 pub(crate) struct DesiredSites {
     pub(crate) regions: Vec<picket_proto::RegionName>,
@@ -70,7 +70,7 @@ pub(crate) struct DesiredSites {
 
 pub(crate) async fn run_apply(options: ApplyOptions, matches: &ArgMatches) -> Result<(), Error> {
     let (name, text) = read_input(&options.file)?;
-    // Judged before anything is reached, let alone changed.
+    // Validate the whole file before connecting, so that a refused file changes nothing.
     let wanted = sites_file::parse_sites_file(&name, &text, options.intervals.to_interval_range()?)
         .map_err(validation_error)?;
     let store = options.database.connect(matches).await?;
@@ -102,7 +102,7 @@ pub(crate) async fn run_export(options: ExportOptions, matches: &ArgMatches) -> 
     print_data(&sites_file::render_sites_file(&names, &specs)?)
 }
 
-/// Applies the file at `path`; what was done, in words.
+/// Applies the file at `path` and returns the executed plan.
 pub(crate) async fn apply_file(store: &Store, path: &Path, intervals: IntervalRange) -> Result<Plan, Error> {
     let (name, text) = read_input(path)?;
     let wanted = sites_file::parse_sites_file(&name, &text, intervals).map_err(validation_error)?;
@@ -111,7 +111,8 @@ pub(crate) async fn apply_file(store: &Store, path: &Path, intervals: IntervalRa
     Ok(plan)
 }
 
-/// What it takes to bring the database to `wanted`; `name` is the file's, for refusals.
+/// Plan of the changes that bring the database to `wanted`. `name` is the file's name in error
+/// messages.
 pub(crate) async fn build_plan(
     store: &Store,
     name: &str,

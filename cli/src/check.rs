@@ -1,4 +1,4 @@
-//! `picket check`: asks probers to check something now.
+//! `picket check`: requests an ad-hoc check from probers.
 
 mod adhoc;
 
@@ -19,18 +19,18 @@ use crate::{
     site_args::CheckOptions,
 };
 
-/// See `picket check --help`.
+/// Options of `picket check`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
-Exit code: 0 up everywhere, 1 down somewhere, 3 somewhere nobody answered or the check could not be done.
+Exit codes: 0 up in every region, 1 down in a region, 3 no answer from a region or the check was missed.
 
 Examples:
   picket check https://example.com
   picket check https://example.com/health --region eu-west --timeout 5s")]
 pub(crate) struct AdhocCheckOptions {
-    /// What to check: an http or https URL
+    /// URL to check (http or https)
     url: String,
-    /// A region to ask; may be repeated [default: every region that has probers]
+    /// Region to check from; may be repeated [default: every region with active probers]
     #[arg(long = "region", value_name = "REGION", value_parser = connect::parse_region)]
     regions: Vec<RegionName>,
     #[command(flatten)]
@@ -41,15 +41,16 @@ pub(crate) struct AdhocCheckOptions {
     nats: NatsArgs,
 }
 
-/// What a prober may take beyond the check and the wait for its turn: to ask its canaries, to publish the result and to
-/// answer.
+/// Time allowed to a prober beyond the check and its wait queue: canary probes, publishing the
+/// result and the reply.
 const RESPONSE_MARGIN: Duration = Duration::from_secs(6);
 
-/// The exit code says how it went.
+/// Runs the check and prints the results. The exit code depends on the outcomes.
 pub(crate) async fn run(options: AdhocCheckOptions, matches: &ArgMatches) -> Result<u8, Error> {
     let mut request = CheckRequest::new(options.url);
     options.check.apply_to(&mut request)?;
     let limit = request.validate()?.timeout * 2 + RESPONSE_MARGIN;
+    // Waiting for a slot and the check itself take at most one timeout each.
     let bus = options.nats.connect(matches).await?;
     let mut regions = options.regions;
     regions.sort();
@@ -57,7 +58,7 @@ pub(crate) async fn run(options: AdhocCheckOptions, matches: &ArgMatches) -> Res
     let answers = adhoc::request_checks(&bus.client, &request, &regions, limit).await?;
     if answers.is_empty() {
         return Err(Error::Unreachable(
-            "no prober answers; is one running? 'picket probers' lists them".to_owned(),
+            "no prober answered; is one running? 'picket probers' lists them".to_owned(),
         ));
     }
     if options.output.output == OutputFormat::Json {
@@ -67,8 +68,8 @@ pub(crate) async fn run(options: AdhocCheckOptions, matches: &ArgMatches) -> Res
         print_coloured(&build_table(&answers).to_string())?;
     }
     for (region, answer) in &answers {
-        if let Some(complaint) = answer.error_message(region) {
-            print_error(complaint);
+        if let Some(message) = answer.error_message(region) {
+            print_error(message);
         }
     }
     Ok(exit_code(&answers))
@@ -138,7 +139,7 @@ fn build_table(answers: &[(String, RegionReply)]) -> TextTable {
     listing
 }
 
-/// Cause and message in one.
+/// Cause and message as a single text.
 fn format_cause(result: &CheckResult) -> Option<String> {
     match (result.cause, &result.message) {
         (Some(cause), Some(message)) => Some(format!("{cause}: {message}")),

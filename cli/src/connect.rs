@@ -1,4 +1,5 @@
-//! Reaching the database and the bus: by variables, by options, or by the file that `picket up` writes.
+//! Connections to the database and the bus. Addresses come from variables, options, or the file
+//! `env` of `picket up`.
 
 use std::{
     collections::BTreeMap,
@@ -14,22 +15,24 @@ use tokio::{net::TcpStream, time::timeout};
 
 use crate::{env_file, error::Error};
 
-/// How long a server has to answer a first connection.
+/// Time for a server to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One that lets us in does so within this; after it, it is asked why not.
+/// Time for a first attempt, enough for a server to admit the client. The reason for a refusal is
+/// queried afterwards.
 const FIRST_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where a running `picket up` keeps its data.
+/// Data directory of a running `picket up`.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Data directory")]
 pub(crate) struct DataDirOption {
-    /// Where `picket up` keeps its data; its file `env` says how to reach it [default: .picket, then .picket-demo]
+    /// Data directory of `picket up`, with the addresses in its file `env` [default: .picket, then
+    /// .picket-demo]
     #[arg(long, env = "PICKET_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
 }
 
-/// How a command finds the database.
+/// Options for the address of the database.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DatabaseArgs {
     #[command(flatten)]
@@ -38,7 +41,7 @@ pub(crate) struct DatabaseArgs {
     data_dir: DataDirOption,
 }
 
-/// How a command finds the bus.
+/// Options for the addresses of the bus.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct NatsArgs {
     #[command(flatten)]
@@ -47,7 +50,7 @@ pub(crate) struct NatsArgs {
     data_dir: DataDirOption,
 }
 
-/// How a command finds both.
+/// Options for the addresses of database and bus.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DatabaseAndNatsArgs {
     #[command(flatten)]
@@ -59,7 +62,7 @@ pub(crate) struct DatabaseAndNatsArgs {
 }
 
 impl DatabaseAndNatsArgs {
-    /// A database whose schema is not too old, and a bus that is connected.
+    /// Connects to the database, whose schema must be new enough, and to the bus.
     pub(crate) async fn connect(self, matches: &ArgMatches) -> Result<(Store, Bus), Error> {
         let Self { database, nats, data_dir: place } = self;
         let store = DatabaseArgs { database, data_dir: place.clone() }.connect(matches).await?;
@@ -68,7 +71,7 @@ impl DatabaseAndNatsArgs {
 }
 
 impl DataDirOption {
-    /// The directories of `picket up` and `picket demo`, unless one was named.
+    /// The data directories of `picket up` and `picket demo`, or the given one.
     fn candidate_dirs(&self) -> Vec<&Path> {
         match &self.data_dir {
             Some(dir) => vec![dir],
@@ -76,13 +79,13 @@ impl DataDirOption {
         }
     }
 
-    /// What the running system of the data directory wrote down; empty where there is none.
+    /// Variables written by the running system of the data directory; empty if there is none.
     fn read_variables(&self) -> BTreeMap<String, String> {
         self.candidate_dirs().into_iter().find_map(|dir| env_file::read_env(dir).ok()).unwrap_or_default()
     }
 }
 
-/// The value of `option` if a person gave it, and not the program.
+/// The value of `option`, unless it is the built-in default or blank.
 pub(crate) fn explicit_arg<'a>(matches: &'a ArgMatches, option: &str) -> Option<&'a str> {
     let mut leaf = matches;
     while let Some((_, inner)) = leaf.subcommand() {
@@ -94,7 +97,7 @@ pub(crate) fn explicit_arg<'a>(matches: &'a ArgMatches, option: &str) -> Option<
 }
 
 impl DatabaseArgs {
-    /// A database that answers and whose schema is not too old.
+    /// Connects to a database that answers and whose schema is new enough.
     pub(crate) async fn connect(self, matches: &ArgMatches) -> Result<Store, Error> {
         let store = self.connect_unmigrated(matches).await?;
         store.check_schema().await?;
@@ -102,7 +105,7 @@ impl DatabaseArgs {
         Ok(store)
     }
 
-    /// As [`connect`](Self::connect), whatever its schema is.
+    /// Same as [`connect`](Self::connect), without the check of the schema.
     pub(crate) async fn connect_unmigrated(self, matches: &ArgMatches) -> Result<Store, Error> {
         let url = explicit_arg(matches, "database_url")
             .map(str::to_owned)
@@ -112,9 +115,9 @@ impl DatabaseArgs {
     }
 }
 
-/// Prepares the store of a database that at least takes connections.
+/// Creates the store of a database that accepts TCP connections.
 pub(crate) async fn connect_database(options: &DatabaseOptions) -> Result<Store, Error> {
-    // Judges the URL before anything is asked of it.
+    // The URL is validated before anything connects to it.
     let store = Store::new(options, "picket", 4)?;
     if let Some((host, port)) = parse_host_port(options.url(), 5432) {
         probe_tcp(&host, port).await.map_err(|why| {
@@ -141,7 +144,8 @@ impl NatsArgs {
     }
 }
 
-/// A bus that is connected, or an error soon; a process would wait, a person does not want to.
+/// Connects to the bus, or fails soon. A process would wait for the bus, but an operator does not
+/// want to.
 pub(crate) async fn connect_bus(
     options: &NatsOptions,
     role: &Role,
@@ -150,6 +154,7 @@ pub(crate) async fn connect_bus(
 ) -> Result<Bus, Error> {
     let hint = "is 'picket up' running? set NATS_URL, or run: set -a; . .picket/env";
     let mut refusals = Vec::new();
+    // A plain TCP connection gives a clear error at once, where the NATS client would retry.
     let servers: Vec<_> = options.nats_url.split(',').map(str::trim).collect();
     for server in &servers {
         let Some((host, port)) = parse_host_port(server, 4222) else {
@@ -164,19 +169,20 @@ pub(crate) async fn connect_bus(
         return Err(Error::Unreachable(format!("could not reach NATS at {at}; {hint}")));
     }
     let bus = Bus::connect(options, role, name, health).await?;
-    for patience in [FIRST_ATTEMPT_TIMEOUT, CONNECT_TIMEOUT] {
-        if let Ok(connected) = timeout(patience, bus.wait_connected()).await {
+    for limit in [FIRST_ATTEMPT_TIMEOUT, CONNECT_TIMEOUT] {
+        if let Ok(connected) = timeout(limit, bus.wait_connected()).await {
             connected?;
             return Ok(bus);
         }
         if let Some(why) = bus.diagnose_connection().await {
-            return Err(Error::Unreachable(format!("NATS does not let us in: {why}")));
+            return Err(Error::Unreachable(format!("NATS refused the connection: {why}")));
         }
     }
-    Err(Error::Unreachable("NATS lets us in now and then only; try again".to_owned()))
+    Err(Error::Unreachable("the connection to NATS is unstable; try again".to_owned()))
 }
 
-/// Host and port of a server's URL, for one that is reached over TCP; a bare `host:port` will do.
+/// Host and port of a server's URL, if the server is reached over TCP. A bare `host:port` is
+/// accepted.
 pub(crate) fn parse_host_port(url: &str, default_port: u16) -> Option<(String, u16)> {
     let url = match url.contains("://") {
         true => url.to_owned(),
@@ -184,6 +190,7 @@ pub(crate) fn parse_host_port(url: &str, default_port: u16) -> Option<(String, u
     };
     let url = url::Url::parse(&url).ok()?;
     let host = url.host_str().filter(|host| !host.is_empty() && !host.contains('%'))?;
+    // These parameters override the host of the URL, often with a socket directory.
     let by_parameter = url.query_pairs().any(|(name, _)| name == "host" || name == "hostaddr");
     (!by_parameter).then(|| {
         let host = host.trim_matches(['[', ']']).to_owned();
@@ -202,7 +209,7 @@ async fn probe_tcp(host: &str, port: u16) -> Result<(), String> {
     }
 }
 
-/// Reads a region's name on the command line; an empty one, where that has a meaning, is for the caller.
+/// Parses a region name on the command line. The caller handles an empty name where allowed.
 pub(crate) fn parse_region(text: &str) -> Result<RegionName, String> {
     text.parse().map_err(|why: picket_proto::ValidationError| format!("allowed: {}", why.expected))
 }

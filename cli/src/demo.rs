@@ -1,4 +1,4 @@
-//! `picket demo`: `picket up` with a target that misbehaves in every way, and sites on it.
+//! `picket demo`: `picket up` with a misbehaving target and sites that check it.
 
 mod certificates;
 mod sites;
@@ -19,20 +19,20 @@ use crate::{
     up::{self, UpOptions},
 };
 
-/// Where `demo` keeps its data unless told otherwise, so that its sites do not come to stand among real ones.
+/// Default data directory of `demo`. Separate, so that demo sites are not mixed with real ones.
 pub(crate) const DEMO_DATA_DIR: &str = ".picket-demo";
 
-/// See `picket demo --help`.
+/// Options of `picket demo`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DemoOptions {
-    /// The port of 127.0.0.1 that the target listens on; the next one is for HTTPS
+    /// Port on 127.0.0.1 of the demo target; the next port serves HTTPS
     #[arg(long, value_name = "PORT", default_value_t = 8090, value_parser = clap::value_parser!(u16).range(1..=65_534))]
     target_port: u16,
     #[command(flatten)]
     up: UpOptions,
 }
 
-/// A running target.
+/// A running demo.
 pub(crate) struct Demo {
     port: u16,
     _target: DemoTarget,
@@ -42,7 +42,7 @@ pub(crate) async fn run(options: DemoOptions, matches: &ArgMatches) -> Result<u8
     let DemoOptions { target_port, mut up } = options;
     let dir = up.data_dir.get_or_insert_with(|| PathBuf::from(DEMO_DATA_DIR)).clone();
     if DataDir::holder_pid(&dir)?.is_some() {
-        // Says whose it is, better than the target's port would.
+        // A directory in use has a clearer error than the target's port, which is then in use too.
         DataDir::lock(&dir)?;
     }
     let certificates = certificates::generate_certificates()
@@ -50,9 +50,9 @@ pub(crate) async fn run(options: DemoOptions, matches: &ArgMatches) -> Result<u8
     let target = DemoTarget::start(target_port, certificates.server_config).await.map_err(|(port, why)| {
         Error::Usage(match why.kind() {
             std::io::ErrorKind::AddrInUse => {
-                format!("port {port} of 127.0.0.1, which the target is to listen on, is taken; choose another with --target-port")
+                format!("port {port} of 127.0.0.1, for the demo target, is taken; choose another with --target-port")
             }
-            _ => format!("could not listen on port {port} of 127.0.0.1 for the target: {why}"),
+            _ => format!("could not listen on port {port} of 127.0.0.1 for the demo target: {why}"),
         })
     })?;
     if up.ca_file.is_none() {
@@ -71,7 +71,7 @@ fn write_ca_file(dir: &Path, authority: &str) -> Result<PathBuf, Error> {
 }
 
 impl Demo {
-    /// Makes the demo's sites what they should be; those of an earlier demo on another port go.
+    /// Creates and updates the demo's sites. Sites of an earlier demo on another port are removed.
     pub(crate) async fn apply_sites(&self, store: &Store, intervals: IntervalRange) -> Result<String, Error> {
         let wanted = DesiredSites {
             regions: Vec::new(),
@@ -79,22 +79,19 @@ impl Demo {
         };
         if let Some(Err(why)) = wanted.sites.iter().map(|site| site.validate(intervals)).find(Result::is_err)
         {
-            return Err(ValidationError::new("demo", why, "sites that can be watched").into());
+            return Err(ValidationError::new("demo", why, "sites that can be checked").into());
         }
         let plan = apply::build_plan(store, "demo", &wanted, PruneScope::Tagged(sites::DEMO_TAG)).await?;
         apply::execute_plan(store, &plan).await?;
         Ok(format!("{} of the demo", wanted.sites.len()))
     }
 
-    /// Says which sites there are, and what to look at.
+    /// Prints the sites of the demo, with the outcome of each, and the next commands.
     pub(crate) fn print_sites(&self) {
-        print_line(format_args!(
-            "the demo's target listens on http://127.0.0.1:{} and misbehaves:",
-            self.port
-        ));
+        print_line(format_args!("the demo target listens on http://127.0.0.1:{}; its sites:", self.port));
         for site in sites::demo_sites(self.port, IntervalRange::default()) {
             print_line(format_args!("  {:<24}  {}", site.spec.name.unwrap_or_default(), site.description));
         }
-        print_line("watch them with 'status' and 'tail'; within a minute every kind of row is there");
+        print_line("every kind of row appears within a minute; see 'picket status' and 'picket tail'");
     }
 }

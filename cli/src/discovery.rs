@@ -1,4 +1,5 @@
-//! Who is there: what the probers' NATS service answers to `$SRV` questions.
+//! Discovery of probers and regions: replies of the probers' NATS service to `$SRV` requests, and
+//! the consumers of the jobs stream.
 
 use std::time::Duration;
 
@@ -12,14 +13,15 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::error::Error;
 
-/// Nobody can say how many will answer: after so long without another answer there are no more.
+/// Time without a further reply after which discovery ends. The number of replies is not known in
+/// advance.
 const REPLY_IDLE_TIMEOUT: Duration = Duration::from_millis(400);
-/// However many answer.
+/// Total time limit of a discovery.
 const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(3);
-/// The most answers that are kept.
+/// Maximum number of collected replies.
 const MAX_REPLIES: usize = 10_000;
 
-/// A prober, as far as its answer to `$SRV.STATS` says.
+/// A prober as described by its reply to `$SRV.STATS`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct ProberInfo {
     pub(crate) region: String,
@@ -28,24 +30,24 @@ pub(crate) struct ProberInfo {
     pub(crate) started_at: String,
     pub(crate) slots_used: Option<i64>,
     pub(crate) slots_total: Option<i64>,
-    /// Results that it has published.
+    /// Number of published results.
     pub(crate) checks: Option<i64>,
-    /// Of late.
+    /// Recent rate.
     pub(crate) checks_per_second: Option<f64>,
 }
 
-/// Where jobs can be queued, as the consumer that its probers share says.
+/// Activity of a region, from the consumer shared by its probers.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct RegionActivity {
     pub(crate) region: String,
-    /// Jobs that wait for a prober.
+    /// Jobs waiting for a prober.
     pub(crate) pending_jobs: u64,
-    /// When a prober took a job for the last time; the server forgets it when it is started anew.
+    /// Time of the last delivery to a prober. Lost when the NATS server restarts.
     pub(crate) last_delivery: Option<OffsetDateTime>,
 }
 
-/// Where jobs can be queued; nothing where that cannot be learnt, since no coordinator has ever been there or since this
-/// credential may not ask.
+/// Regions that have a consumer. Empty if the list is not available: no coordinator has created the
+/// stream yet, or the credential lacks the permission.
 pub(crate) async fn list_region_activity(context: &jetstream::Context) -> Vec<RegionActivity> {
     let listing = async {
         let stream = context.get_stream(subject::JOBS_STREAM).await.ok()?;
@@ -64,7 +66,7 @@ pub(crate) async fn list_region_activity(context: &jetstream::Context) -> Vec<Re
     consumers.into_iter().filter_map(place).collect()
 }
 
-/// All probers that answer, by region and name.
+/// All probers that reply, by region and name.
 pub(crate) async fn list_probers(client: &Client) -> Result<Vec<ProberInfo>, Error> {
     let answers = collect_replies(client, format!("$SRV.STATS.{}", subject::PROBER_SERVICE)).await?;
     let mut probers: Vec<ProberInfo> =
@@ -73,7 +75,7 @@ pub(crate) async fn list_probers(client: &Client) -> Result<Vec<ProberInfo>, Err
     Ok(probers)
 }
 
-/// The regions whose probers answer.
+/// Regions with at least one prober that replies.
 pub(crate) async fn ping_regions(client: &Client) -> Result<Vec<String>, Error> {
     let answers = collect_replies(client, format!("$SRV.PING.{}", subject::PROBER_SERVICE)).await?;
     let mut regions: Vec<String> = answers.iter().filter_map(|answer| parse_ping_region(answer)).collect();
@@ -82,7 +84,7 @@ pub(crate) async fn ping_regions(client: &Client) -> Result<Vec<String>, Error> 
     Ok(regions)
 }
 
-/// What is answered to an empty request on `subject`, by as many as do.
+/// Replies to an empty request on `subject`, until [`REPLY_IDLE_TIMEOUT`] or [`DISCOVERY_TIMEOUT`].
 async fn collect_replies(client: &Client, subject: String) -> Result<Vec<Bytes>, Error> {
     let inbox = client.new_inbox();
     let mut answers = client.subscribe(inbox.clone()).await.map_err(connection_lost)?;
@@ -92,7 +94,7 @@ async fn collect_replies(client: &Client, subject: String) -> Result<Vec<Bytes>,
     while gathered.len() < MAX_REPLIES {
         let until = end.min(Instant::now() + REPLY_IDLE_TIMEOUT);
         match timeout_at(until, answers.next()).await {
-            // Nobody is there.
+            // No service is listening.
             Ok(Some(message)) if message.status == Some(StatusCode::NO_RESPONDERS) => break,
             Ok(Some(message)) => gathered.push(message.payload),
             Ok(None) | Err(_) => break,
@@ -101,9 +103,9 @@ async fn collect_replies(client: &Client, subject: String) -> Result<Vec<Bytes>,
     Ok(gathered)
 }
 
-/// The connection broke while it was used.
+/// Error for a connection lost while in use.
 pub(crate) fn connection_lost(why: impl std::fmt::Display) -> Error {
-    Error::Unreachable(format!("lost NATS: {why}"))
+    Error::Unreachable(format!("lost the connection to NATS: {why}"))
 }
 
 fn parse_ping_region(json: &[u8]) -> Option<String> {
@@ -141,7 +143,7 @@ impl ProberInfo {
             checks_per_second: Option<f64>,
         }
         let stats: Stats = serde_json::from_slice(json).ok()?;
-        // Every endpoint tells of the prober as a whole.
+        // Every endpoint reports the figures of the whole prober.
         let data = stats.endpoints.into_iter().find_map(|endpoint| endpoint.data)?;
         Some(Self {
             region: data.region,

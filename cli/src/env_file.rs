@@ -1,4 +1,5 @@
-//! The file `<data-dir>/env`: how to reach what `picket up` runs, for shells and for our own commands.
+//! The file `<data-dir>/env`: addresses of the running `picket up`, for shells and for Picket's
+//! commands.
 
 use std::{
     collections::BTreeMap,
@@ -8,12 +9,12 @@ use std::{
 
 use picket_servers::private_file;
 
-/// Where the file is.
+/// Path of the file.
 pub(crate) fn env_path(data_dir: &Path) -> PathBuf {
     data_dir.join("env")
 }
 
-/// Writes the file so that a reader sees the old one or the new one, and nobody but its owner sees either.
+/// Writes the file atomically, readable only by its owner.
 pub(crate) fn write_env(data_dir: &Path, variables: &[(&str, &str)]) -> io::Result<()> {
     let mut text = String::from("# Written by 'picket up'; use it with: set -a; . this-file\n");
     for (name, value) in variables {
@@ -22,7 +23,7 @@ pub(crate) fn write_env(data_dir: &Path, variables: &[(&str, &str)]) -> io::Resu
     private_file::replace_atomically(&env_path(data_dir), &text)
 }
 
-/// Reads what [`write()`] wrote.
+/// Reads the file written by [`write_env`].
 pub(crate) fn read_env(data_dir: &Path) -> io::Result<BTreeMap<String, String>> {
     Ok(parse_env(&fs::read_to_string(env_path(data_dir))?))
 }

@@ -1,4 +1,4 @@
-//! Why a command ended without doing what it was asked, and the exit code that says so.
+//! Errors of the commands, with their exit codes.
 
 use std::process::ExitCode;
 
@@ -7,28 +7,28 @@ use picket_runtime::{ErrorChain, process};
 
 pub(crate) use process::EXIT_NEGATIVE;
 
-/// Why a command ended.
+/// Reason for which a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// Wrong usage, or input that is refused.
+    /// Wrong usage or refused input.
     #[error("{0}")]
     Usage(String),
-    /// What the command needs did not answer.
+    /// A service that the command needs did not answer.
     #[error("{0}")]
     Unreachable(String),
-    /// It ran and then failed for good; who runs it should start it anew.
+    /// The command ran and then failed for good. The caller should start it again.
     #[error("{0}")]
     Failed(String),
-    /// Somebody else's fault, said in full: the output could not be written.
+    /// The output could not be written.
     #[error("could not write the output: {0}")]
     Output(std::io::Error),
-    /// The reader of our output has gone, as `head` does: no error to speak of.
+    /// The reader closed the pipe, as `head` does. Not reported as an error.
     #[error("the output is no longer read")]
     BrokenPipe,
 }
 
 impl Error {
-    /// The exit code of the contract.
+    /// Exit code of the process, as documented in docs/reference/exit-codes.md.
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Usage(_) => process::EXIT_USAGE,

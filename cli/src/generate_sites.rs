@@ -1,4 +1,4 @@
-//! `picket generate`: dummy sites by the thousand, to try the system under load.
+//! `picket generate`: adds generated sites, for load tests.
 
 use clap::{ArgMatches, Args};
 use picket_proto::{ValidationError, site::SiteSpec};
@@ -12,21 +12,21 @@ use crate::{
     site_args::{IntervalOptions, to_whole_seconds},
 };
 
-/// See `picket generate --help`.
+/// Options of `picket generate`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Example:
   picket generate 10000 --base-url http://127.0.0.1:8080/site/ --interval 30s
-adds http://127.0.0.1:8080/site/1 to …/10000, tagged 'generated'; those that are there already stay.")]
+adds http://127.0.0.1:8080/site/1 to …/10000, tagged 'generated'; existing sites stay.")]
 pub(crate) struct GenerateOptions {
-    /// How many
+    /// Number of sites, 1 to 5000000
     #[arg(value_name = "N", value_parser = clap::value_parser!(i64).range(1..=MAX_GENERATED_SITES))]
     count: i64,
-    /// What their URLs begin with; 1 to N follows
+    /// Start of the URLs; the numbers 1 to N are appended
     #[arg(long, value_name = "URL")]
     base_url: String,
-    /// How often each is checked
-    #[arg(long, value_name = "TIME", default_value = "60s")]
+    /// Check interval of each site, in whole seconds such as 30s or 5m
+    #[arg(long, value_name = "DURATION", default_value = "60s")]
     interval: DurationArg,
     #[command(flatten)]
     intervals: IntervalOptions,
@@ -35,11 +35,12 @@ pub(crate) struct GenerateOptions {
 }
 
 const MAX_GENERATED_SITES: i64 = 5_000_000;
-/// How many are added in one statement: a second's work or so.
+/// Sites added per statement, which takes about a second.
 const SITES_PER_STATEMENT: i64 = 5_000;
 
 pub(crate) async fn run(options: GenerateOptions, matches: &ArgMatches) -> Result<(), Error> {
     let interval_seconds = to_whole_seconds("interval", options.interval)?;
+    // The last URL is the longest, so validating it covers all.
     let last =
         SiteSpec { interval_seconds, ..SiteSpec::new(format!("{}{}", options.base_url, options.count)) };
     last.validate(options.intervals.to_interval_range()?).map_err(|why| match why.field.as_str() {
@@ -56,10 +57,10 @@ pub(crate) async fn run(options: GenerateOptions, matches: &ArgMatches) -> Resul
         progress.show_text(format_args!("{done} of {}", options.count));
     }
     progress.clear_line();
-    let there = options.count.unsigned_abs().saturating_sub(added);
-    let kept = match there {
+    let existing = options.count.unsigned_abs().saturating_sub(added);
+    let kept = match existing {
         0 => String::new(),
-        _ => format!("; {there} were there already"),
+        _ => format!("; {existing} existed already"),
     };
     print_text(&format!("added {added} sites{kept}\n"))
 }

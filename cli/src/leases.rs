@@ -1,4 +1,4 @@
-//! `picket leases`: which coordinator schedules which shards.
+//! `picket leases`: the shards held by each coordinator.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +12,10 @@ use crate::{
     output::{OutputOptions, TextTable, text_cell},
 };
 
-/// See `picket leases --help`.
+/// Options of `picket leases`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct LeasesOptions {
-    /// Every shard, instead of a line for each holder
+    /// List every shard instead of one row per coordinator
     #[arg(long)]
     shards: bool,
     #[command(flatten)]
@@ -36,7 +36,7 @@ struct ShardRecord {
 
 #[derive(Debug, PartialEq, Serialize)]
 struct HolderRecord {
-    /// Absent for the shards that nobody holds.
+    /// Absent for unowned shards.
     holder: Option<String>,
     shards: usize,
     schedules: i64,
@@ -54,7 +54,7 @@ pub(crate) async fn run(options: LeasesOptions, matches: &ArgMatches) -> Result<
                     .align_right([1, 2, 3, 4]);
             for holder in holders {
                 listing.add_row([
-                    text_cell(holder.holder.as_deref().unwrap_or("(nobody)")),
+                    text_cell(holder.holder.as_deref().unwrap_or("(none)")),
                     text_cell(holder.shards),
                     text_cell(holder.schedules),
                     text_cell(holder.expires_in_seconds.map(format_seconds)),
@@ -81,7 +81,7 @@ pub(crate) async fn run(options: LeasesOptions, matches: &ArgMatches) -> Result<
         for shard in shards {
             listing.add_row([
                 text_cell(shard.shard),
-                text_cell(shard.holder.as_deref().unwrap_or("(nobody)")),
+                text_cell(shard.holder.as_deref().unwrap_or("(none)")),
                 text_cell(shard.epoch),
                 text_cell(shard.schedules),
                 text_cell(shard.expires_in_seconds.map(format_seconds)),
@@ -96,7 +96,8 @@ fn format_seconds(seconds: f64) -> String {
     format!("{seconds:.1} s")
 }
 
-/// Of each holder how much it holds, the lease that ends first, and the shard that is furthest behind.
+/// One record per holder: its shards and schedules, its earliest lease expiry and its largest
+/// delay.
 fn group_by_holder(shards: &[LeaseRow]) -> Vec<HolderRecord> {
     let mut holders = BTreeMap::<Option<&str>, HolderRecord>::new();
     for shard in shards {

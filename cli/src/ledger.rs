@@ -1,4 +1,4 @@
-//! `picket ledger`: whether every tick is accounted for.
+//! `picket ledger`: accounts for every tick.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use crate::{
     site::format_timestamp,
 };
 
-/// See `picket ledger --help`.
+/// Options of `picket ledger`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct LedgerOptions {
-    /// Count the ticks since so long ago
-    #[arg(long, value_name = "TIME", default_value = "1h")]
+    /// Age of the oldest tick to count, such as 1h or 7d
+    #[arg(long, value_name = "DURATION", default_value = "1h")]
     since: DurationArg,
-    /// A line for each site and region, those with ticks that are unaccounted for first, instead of one for each region
+    /// List each site and region, unaccounted ticks first, instead of one row per region
     #[arg(long)]
     sites: bool,
     #[command(flatten)]
@@ -29,17 +29,18 @@ pub(crate) struct LedgerOptions {
     database: DatabaseArgs,
 }
 
-/// The ledger of an older tick should be closed, whatever has happened.
+/// Maximum age of a tick whose ledger may still be open.
 const MAX_CLOSE_DELAY: Duration = Duration::from_secs(300);
-/// Of the sites that lack ticks no more than these are named where they were not asked for.
+/// Maximum listed schedules with unaccounted ticks, unless `--sites` is given.
 const MAX_LISTED_SCHEDULES: usize = 20;
 
-/// The exit code says whether any tick is unaccounted for.
+/// Prints the ledger. The exit code is 1 if a tick is unaccounted for.
 pub(crate) async fn run(options: LedgerOptions, matches: &ArgMatches) -> Result<u8, Error> {
     let store = options.database.connect(matches).await?;
     let (now, through) = ledger::read_accounted_through(&store).await?;
     let from = time_before(now, options.since.0);
-    // What is not closed by now nobody closes, and it shows.
+    // Ticks older than the maximum delay count even if their ledger is still open, so that a stuck
+    // ledger shows up as unaccounted ticks.
     let to = through.map_or(now, |through| through.max(time_before(now, MAX_CLOSE_DELAY)).min(now));
     let rows = match options.sites {
         true => ledger::list_by_site(&store, from, to).await?,
@@ -73,7 +74,7 @@ fn summarize_ledger(
     through: Option<Timestamp>,
 ) -> String {
     let Some(through) = through else {
-        return "There are no schedules in force.".to_owned();
+        return "There are no active schedules.".to_owned();
     };
     let closed = format!(
         "closed up to {}, {} s ago",
@@ -82,7 +83,7 @@ fn summarize_ledger(
     );
     let span = format!("from {} to {}", format_time(from), format_time(to));
     if to <= from {
-        return format!("No tick of that span is closed yet: the ledger is {closed}.");
+        return format!("No tick of that period is closed yet: the ledger is {closed}.");
     }
     match unaccounted {
         0 => format!("Every tick {span} is accounted for. The ledger is {closed}."),
@@ -95,7 +96,7 @@ fn format_time(at: Timestamp) -> String {
 }
 
 fn build_table(rows: &[LedgerRow], sites: bool) -> TextTable {
-    const EMPTY: &str = "no ticks in that span";
+    const EMPTY: &str = "no ticks in that period";
     let counts = |row: &LedgerRow| {
         [row.expected, row.up, row.down, row.missed, row.gap, row.unaccounted].map(text_cell)
     };

@@ -1,7 +1,8 @@
-//! `picket`, the operator's command: the tree of its commands.
+//! `picket`, the operator's command: the definition of its command tree.
 
 mod apply;
 mod check;
+mod completions;
 mod connect;
 mod demo;
 mod discovery;
@@ -11,10 +12,12 @@ mod generate_sites;
 mod leases;
 mod ledger;
 mod maintenance;
+mod manual;
 mod migrate;
 mod nats;
 mod output;
 mod probers;
+mod reference;
 mod region;
 mod report;
 mod service_file;
@@ -30,19 +33,19 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::error::Error;
 
-/// A line is a paragraph; clap breaks it where the terminal ends.
+/// Each line is a paragraph, which clap wraps at the width of the terminal.
 const AFTER_HELP: &str = "\
-Begin with 'picket up' here, and in another terminal: picket site add https://example.com, picket status
+Start with 'picket up', then in another terminal: picket site add https://example.com, picket status
 
 Exit codes:
-  0  well
-  1  the answer is bad: a site is down, a tick is unaccounted for
-  2  wrong usage, or input that is refused
-  3  could not reach what it needs
+  0  success
+  1  negative result: a site is down, a tick is unaccounted for
+  2  wrong usage or refused input
+  3  a required service could not be reached
 
-DATABASE_URL and NATS_URL say where the system is; without them a running 'picket up' is found by itself.";
+DATABASE_URL and NATS_URL select the system; without them, commands use a running 'picket up'.";
 
-/// Watches websites: runs, defines and shows it all.
+/// Website monitoring: run Picket, define sites, show results
 #[derive(Parser, Debug)]
 #[command(
     name = "picket",
@@ -57,59 +60,67 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Run all of Picket here, with its own NATS and Postgres, until Ctrl-C
+    /// Run Picket locally, with its own NATS and Postgres, until Ctrl-C
     ///
-    /// NATS and Postgres are started on 127.0.0.1, unless NATS_URL or DATABASE_URL name others. Checks may connect
-    /// to loopback addresses, which elsewhere they may not. If there is a sites.yaml it is applied. A second start
-    /// finds the data of the first.
+    /// NATS and Postgres are started on 127.0.0.1, unless NATS_URL or DATABASE_URL name other servers.
+    /// Checks may connect to loopback addresses, which a separate prober refuses. A file sites.yaml in
+    /// the current directory is applied. The next start reuses the data.
     Up(Box<up::UpOptions>),
-    /// Stop a running `picket up` from another terminal, or what a killed one left behind
+    /// Stop a running `picket up`, or servers left running by a killed one
     Down(up::DownOptions),
-    /// The same as `up`, with a target that misbehaves and sites on it, to see every kind of row within a minute
+    /// Run `picket up` with a demo target whose sites show every kind of result within a minute
     ///
-    /// Its data are kept apart, in .picket-demo; remove that directory and no trace is left.
+    /// The data is kept apart, in .picket-demo. Remove that directory to remove every trace.
     Demo(Box<demo::DemoOptions>),
-    /// Bring the database's schema up to date
+    /// Migrate the database schema to the version of this program
     Migrate(migrate::MigrateOptions),
-    /// Sites: add, list, show, set, pause, resume, remove
+    /// Manage sites: add, list, show, set, pause, resume, remove
     #[command(subcommand)]
     Site(site::SiteCommand),
-    /// Make the sites what a file says
+    /// Add and change sites as defined in a YAML file
     Apply(apply::ApplyOptions),
-    /// Write all sites as a file that `apply` takes
+    /// Print all sites as a YAML file for `apply`
     Export(apply::ExportOptions),
-    /// Regions: add, list, remove
+    /// Manage regions: add, list, remove
     #[command(subcommand)]
     Region(region::RegionCommand),
-    /// A NATS of your own: write its configuration, with a credential for each role and region
+    /// Configure a NATS server with a credential for each role and region
     #[command(subcommand)]
     Nats(nats::NatsCommand),
-    /// Maintenance: add, list, remove windows in which no incident opens
+    /// Manage maintenance windows, in which no incident opens: add, list, remove
     #[command(subcommand)]
     Maintenance(maintenance::MaintenanceCommand),
-    /// Ask probers to check something now
+    /// Check a URL now, from every region or from selected ones
     Check(Box<check::AdhocCheckOptions>),
-    /// How all sites are, on one screen; exit code 1 if any is down
+    /// Show the status of all sites; exit code 1 if any is down
     Status(status::StatusOptions),
-    /// Show results and events as they come
+    /// Print results and events as they arrive
     Tail(Box<tail::TailOptions>),
-    /// Who checks, where, and how busy they are
+    /// List active probers with their load, and regions without active probers
     Probers(Box<probers::ProbersOptions>),
-    /// Which coordinator schedules what
+    /// List coordinators with the shards that they schedule
     Leases(leases::LeasesOptions),
-    /// What became of every tick; exit code 1 if one is unaccounted for
+    /// Account for every tick; exit code 1 if any is unaccounted for
     ///
-    /// Each tick of each schedule should end as exactly one row (up, down or missed), or lie in a gap that is on
-    /// record: a long time without a coordinator. This counts both sides in the database. Ticks of the last minutes
-    /// may still be under way and are left out.
+    /// Each tick of each schedule must end as exactly one row (up, down or missed), or lie in a recorded
+    /// gap, a long time without a coordinator. The command counts expected ticks and rows in the
+    /// database. Ticks of the last minutes may still be in progress and are left out.
     Ledger(ledger::LedgerOptions),
-    /// Reports over days: uptime, latency, incidents, failures
+    /// Report uptime, latency, incidents or failures over days
     ///
-    /// Days are those of UTC, and today is up to now. SQL has more: see docs/reporting.md.
+    /// Days are UTC days; the last day ends now. For reports in SQL see docs/how-to/sql-reports.md.
     #[command(subcommand)]
     Report(report::ReportCommand),
-    /// Add dummy sites, for load
+    /// Add generated sites for load tests
     Generate(generate_sites::GenerateOptions),
+    /// Print the completion script of a shell
+    Completions(completions::CompletionsOptions),
+    /// Write the manual pages of all programs
+    #[command(hide = true)]
+    Man(manual::ManualOptions),
+    /// Write the generated parts of the reference documents
+    #[command(hide = true)]
+    Reference(reference::ReferenceOptions),
 }
 
 #[tokio::main]
@@ -131,7 +142,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Ends with the exit code of a command that did what it was asked.
+/// Runs the command and returns its exit code: 0, or 1 for a negative result.
 async fn run_command(command: Command, matches: &ArgMatches) -> Result<u8, Error> {
     let done = match command {
         Command::Up(options) => return up::run_up(*options, matches, None).await,
@@ -152,6 +163,9 @@ async fn run_command(command: Command, matches: &ArgMatches) -> Result<u8, Error
         Command::Leases(options) => leases::run(options, matches).await,
         Command::Report(command) => report::run(command, matches).await,
         Command::Generate(options) => generate_sites::run(options, matches).await,
+        Command::Completions(options) => completions::run(&options),
+        Command::Man(options) => manual::run(&options),
+        Command::Reference(options) => reference::run(&options),
     };
     done.map(|()| 0)
 }

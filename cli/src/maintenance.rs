@@ -1,4 +1,4 @@
-//! `picket maintenance`: windows in which checks go on and incidents do not open.
+//! `picket maintenance`: maintenance windows, in which checks continue and no incident opens.
 
 use clap::{ArgGroup, ArgMatches, Args, Subcommand};
 use picket_proto::Timestamp;
@@ -12,37 +12,37 @@ use crate::{
     site::{find_one_site, format_timestamp},
 };
 
-/// See `picket maintenance --help`.
+/// Options of `picket maintenance`.
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum MaintenanceCommand {
-    /// Plan a window: of one site, or of all that carry a tag
+    /// Add a maintenance window for a site, or for all sites with a tag
     #[command(after_help = "\
-Checks go on and are kept; no incident opens in the window. One that is open stays so until the site is back, and a site
-that is still down at the end has one then. Reports of uptime can leave the window out.
+Checks continue and their results are stored; no incident opens in the window. An open incident stays open until the \
+site is up again. A site that is down at the end of the window gets an incident then. Uptime reports can exclude the window.
 
 Examples:
   picket maintenance add https://example.com --to +2h
   picket maintenance add --tag shop --from 2026-12-01T22:00:00Z --to 2026-12-02T02:00:00Z
   picket maintenance add https://example.com                       # until further notice")]
     Add(AddWindowOptions),
-    /// Windows that are planned or under way
+    /// List current and planned windows
     List(ListWindowsOptions),
-    /// Remove a window, by its number
+    /// Remove a window by its number
     Remove(RemoveWindowOptions),
 }
 
 #[derive(Args, Clone, Debug)]
 #[command(group(ArgGroup::new("scope").required(true).args(["site", "tag"])))]
 pub(crate) struct AddWindowOptions {
-    /// The site: its id, or its URL
+    /// Site id or URL
     site: Option<String>,
-    /// All sites that carry this tag, also those that get it later
+    /// Tag; the window covers all sites with this tag, including sites tagged later
     #[arg(long, value_name = "TAG")]
     tag: Option<String>,
-    /// When it begins: a time such as 2026-12-01T22:00:00Z, 'now', or '+30m' from now
+    /// Start: a time such as 2026-12-01T22:00:00Z, 'now', or '+30m' from now
     #[arg(long, value_name = "TIME", default_value = "now", value_parser = parse_time_arg)]
     from: TimeArg,
-    /// When it ends: a time such as 2026-12-02T02:00:00Z, or '+2h' from now; without it the window lasts until further notice
+    /// End: a time such as 2026-12-02T02:00:00Z, or '+2h' from now [default: until further notice]
     #[arg(long, value_name = "TIME", value_parser = parse_time_arg)]
     to: Option<TimeArg>,
     #[command(flatten)]
@@ -51,7 +51,7 @@ pub(crate) struct AddWindowOptions {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ListWindowsOptions {
-    /// Those that are over too
+    /// Include windows that are over
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -62,13 +62,13 @@ pub(crate) struct ListWindowsOptions {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct RemoveWindowOptions {
-    /// Its number, as 'picket maintenance list' shows it
+    /// Number of the window, as listed by 'picket maintenance list'
     id: i64,
     #[command(flatten)]
     database: DatabaseArgs,
 }
 
-/// A time, as it was typed.
+/// A time argument.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum TimeArg {
     At(Timestamp),
@@ -95,7 +95,7 @@ fn parse_time_arg(text: &str) -> Result<TimeArg, String> {
         Some(span) => span.parse().ok().map(TimeArg::FromNow),
         None => text.parse().ok().map(TimeArg::At),
     };
-    read.ok_or_else(|| format!("'{text}' is no time; allowed: {ALLOWED}"))
+    read.ok_or_else(|| format!("'{text}' is not a time; allowed: {ALLOWED}"))
 }
 
 pub(crate) async fn run(command: MaintenanceCommand, matches: &ArgMatches) -> Result<(), Error> {
@@ -116,15 +116,15 @@ pub(crate) async fn run(command: MaintenanceCommand, matches: &ArgMatches) -> Re
 
 async fn add_window(options: AddWindowOptions, matches: &ArgMatches) -> Result<(), Error> {
     let store = options.database.connect(matches).await?;
-    let (scope, what) = match (options.site, options.tag) {
+    let (scope, target) = match (options.site, options.tag) {
         (Some(word), _) => {
             let site = find_one_site(&store, &word).await?;
             (MaintenanceTarget::Site(site.id), format!("site {} ({})", site.id, site.url))
         }
         (None, tag) => {
             let tag = tag.unwrap_or_default();
-            let what = format!("all sites with the tag '{tag}'");
-            (MaintenanceTarget::Tag(tag), what)
+            let target = format!("all sites with the tag '{tag}'");
+            (MaintenanceTarget::Tag(tag), target)
         }
     };
     let now = clock::wall_clock_now();
@@ -135,7 +135,7 @@ async fn add_window(options: AddWindowOptions, matches: &ArgMatches) -> Result<(
         Some(to) => format!("to {}", format_timestamp(Some(to)).unwrap_or_default()),
         None => UNTIL_FURTHER_NOTICE.to_owned(),
     };
-    print_text(&format!("window {id}: no incident opens for {what} from {from} {until}\n"))
+    print_text(&format!("window {id}: no incident opens for {target} from {from} {until}\n"))
 }
 
 async fn list_windows(options: ListWindowsOptions, matches: &ArgMatches) -> Result<(), Error> {

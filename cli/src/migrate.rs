@@ -1,36 +1,36 @@
-//! `picket migrate`: brings the database's schema up to date.
+//! `picket migrate`: migrates the database schema.
 
 use clap::{ArgMatches, Args};
 use picket_store::{MIGRATOR, Store};
 
 use crate::{connect::DatabaseArgs, error::Error, output::print_text};
 
-/// See `picket migrate --help`.
+/// Options of `picket migrate`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct MigrateOptions {
-    /// Into how many shards schedules are divided; counts when the database is made, and never again
+    /// Number of shards that divide the sites, 1 to 1024; fixed when the database is created
     #[arg(long, value_name = "N", default_value_t = DEFAULT_SHARDS, value_parser = clap::value_parser!(u16).range(1..=1024))]
     shards: u16,
     #[command(flatten)]
     database: DatabaseArgs,
 }
 
-/// Unless one is asked for.
+/// Default number of shards.
 pub(crate) const DEFAULT_SHARDS: u16 = 64;
 
 pub(crate) async fn run(options: MigrateOptions, matches: &ArgMatches) -> Result<(), Error> {
     let store = options.database.connect_unmigrated(matches).await?;
     if migrate_database(&store, options.shards).await? {
         print_text(
-            "the database was restored from another cluster: its rows have transaction numbers of this one now\n",
+            "the database was restored from another cluster: its transaction numbers were adapted to this cluster\n",
         )?;
     }
     let newest = MIGRATOR.iter().map(|migration| migration.version).max();
     print_text(&format!("the schema is up to date (version {})\n", newest.unwrap_or(0)))
 }
 
-/// Migrates unless the schema is new enough, which is the quicker question; says whether the database had been restored from
-/// another cluster.
+/// Migrates unless the schema is new enough, which is the faster check. Returns true if the
+/// database had been restored from another cluster.
 pub(crate) async fn migrate_database(store: &Store, shards: u16) -> Result<bool, Error> {
     match store.check_schema().await {
         Err(picket_store::Error::SchemaOutdated { .. }) => store.migrate(shards).await?,

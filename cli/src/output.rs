@@ -1,4 +1,4 @@
-//! What a command prints: tables for people, JSON for programs, colours on a terminal only.
+//! Output of the commands: tables for people, JSON for programs, colours on a terminal only.
 
 use std::io::{IsTerminal, Write};
 
@@ -9,25 +9,25 @@ use serde::Serialize;
 
 use crate::error::Error;
 
-/// How a listing is printed.
+/// Output option of commands with rows.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct OutputOptions {
-    /// How to print: a table for people, or JSON for programs
+    /// Output format: a table for people, or JSON for programs
     #[arg(long, value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT")]
     pub(crate) output: OutputFormat,
 }
 
-/// See [`OutputOptions`].
+/// Formats of [`OutputOptions`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OutputFormat {
     /// Aligned columns.
     Table,
-    /// An array of objects; one object a line where the output does not end.
+    /// An array of objects; for endless output one object per line.
     Json,
 }
 
 impl OutputOptions {
-    /// Prints `rows` as JSON, or the table that `table` makes of them.
+    /// Prints `rows` as JSON or as the table that `table` builds.
     pub(crate) fn print_rows<T: Serialize>(
         self,
         rows: &[T],
@@ -40,27 +40,28 @@ impl OutputOptions {
     }
 }
 
-/// `value` as JSON for people to read, with a line feed.
+/// `value` as indented JSON with a final line feed.
 pub(crate) fn to_pretty_json<T: Serialize + ?Sized>(value: &T) -> String {
-    // Our own rows have text keys and finite numbers, which is all that can fail.
+    // Only non-text keys and non-finite numbers can fail, and Picket's rows have neither.
     let text = serde_json::to_string_pretty(value).unwrap_or_else(|why| format!("{{\"error\":\"{why}\"}}"));
     safe_text::sanitize_json(&text).into_owned() + "\n"
 }
 
-/// Writes text for people to standard output: no character of it does more than be seen.
+/// Writes text for people to standard output, with control characters replaced.
 ///
 /// # Errors
-/// [`Error::NotRead`] when the reader has gone.
+/// [`Error::BrokenPipe`] if the reader has closed the pipe.
 pub(crate) fn print_text(text: &str) -> Result<(), Error> {
     write_stdout(&safe_text::sanitize_lines(text))
 }
 
-/// As [`print()`], with the colours in it: for text whose parts of strangers are cells, or went through `shorten`.
+/// Same as [`print_text()`], but colour sequences pass. Foreign text must be in cells or must have
+/// been sanitized.
 pub(crate) fn print_coloured(text: &str) -> Result<(), Error> {
     write_stdout(&safe_text::sanitize_coloured(text))
 }
 
-/// Writes text for programs: as it is, unless a person looks at it on a terminal.
+/// Writes text for programs unchanged, or sanitized if standard output is a terminal.
 pub(crate) fn print_data(text: &str) -> Result<(), Error> {
     match std::io::stdout().is_terminal() {
         true => print_text(text),
@@ -75,17 +76,17 @@ fn write_stdout(text: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Writes one line for the person who watches; a terminal that has gone is no reason to stop.
+/// Writes one line of progress to standard output. A closed terminal is no reason to stop.
 pub(crate) fn print_line(line: impl std::fmt::Display) {
     let _ = writeln!(std::io::stdout().lock(), "{}", safe_text::sanitize_lines(&line.to_string()));
 }
 
-/// Writes one line to standard error, as every complaint is.
+/// Writes an error message as one line to standard error.
 pub(crate) fn print_error(line: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr().lock(), "picket: {}", safe_text::sanitize_lines(&line.to_string()));
 }
 
-/// Progress on one line of a terminal that is overwritten; nothing elsewhere.
+/// Progress text on one line of a terminal, overwritten at each change. Prints nothing elsewhere.
 pub(crate) struct ProgressLine {
     is_shown: bool,
     on_terminal: bool,
@@ -117,24 +118,25 @@ impl Drop for ProgressLine {
     }
 }
 
-/// Whether standard output takes colours: a terminal whose user has not said no (<https://no-color.org>).
+/// Returns true if standard output should have colours: it is a terminal, and the user has not set
+/// `NO_COLOR` (<https://no-color.org>).
 pub(crate) fn should_colour() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
 }
 
-/// A table without borders, whose columns align.
+/// A table without borders and with aligned columns.
 pub(crate) struct TextTable {
     table: Table,
     empty_text: &'static str,
 }
 
 impl TextTable {
-    /// A table with these columns; `empty` is what stands there instead of one without rows.
+    /// A table with the given columns. `empty` is printed instead of a table without rows.
     pub(crate) fn new<const N: usize>(columns: [&str; N], empty: &'static str) -> Self {
         Self::with_style(columns, empty, should_colour(), std::io::stdout().is_terminal())
     }
 
-    /// A table whose columns are known only when it is made.
+    /// Same as [`new`](Self::new), for columns known only at run time.
     pub(crate) fn with_columns(columns: impl Iterator<Item = String>, empty: &'static str) -> Self {
         Self::with_style(columns, empty, should_colour(), std::io::stdout().is_terminal())
     }
@@ -147,7 +149,7 @@ impl TextTable {
     ) -> Self {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
-        // A pipe has no width, and what reads it wants a row to be a line.
+        // A pipe has no width, and its reader expects one line per row.
         table.set_content_arrangement(match on_terminal {
             true => ContentArrangement::Dynamic,
             false => ContentArrangement::Disabled,
@@ -163,12 +165,12 @@ impl TextTable {
         Self { table, empty_text }
     }
 
-    /// Aligns these columns to the right, as numbers are.
+    /// Right-aligns the columns at these positions, for numbers.
     pub(crate) fn align_right<const N: usize>(self, columns: [usize; N]) -> Self {
         self.align_right_at(&columns)
     }
 
-    /// As [`numbers`](Self::numbers).
+    /// Same as [`align_right`](Self::align_right), for columns known only at run time.
     pub(crate) fn align_right_at(mut self, columns: &[usize]) -> Self {
         for index in columns {
             if let Some(column) = self.table.column_mut(*index) {
@@ -199,12 +201,13 @@ impl std::fmt::Display for TextTable {
     }
 }
 
-/// A plain cell; what is absent is a dash. Control characters, which terminals obey, do not get through.
+/// A plain cell, with a dash for an absent value. Control characters are replaced, because
+/// terminals act on them.
 pub(crate) fn text_cell(value: impl ToCell) -> Cell {
     Cell::new(picket_proto::validation::sanitize_text(&value.to_cell_text(), 2_000))
 }
 
-/// A cell coloured by the word in it.
+/// A cell coloured by its status word.
 pub(crate) fn status_cell(text: &str) -> Cell {
     let cell = text_cell(text);
     match status_colour(text) {
@@ -213,7 +216,7 @@ pub(crate) fn status_cell(text: &str) -> Cell {
     }
 }
 
-/// `text` in the colour of its word, where colours are wanted.
+/// `padded` in the colour of the status word `text`, if colours are wanted.
 pub(crate) fn colour_by_status(text: &str, padded: String) -> String {
     let code = match status_colour(text) {
         Some(Color::Green) => "32",
@@ -236,7 +239,7 @@ fn status_colour(text: &str) -> Option<Color> {
     }
 }
 
-/// What can stand in a cell.
+/// A value that can be shown in a cell.
 pub(crate) trait ToCell {
     fn to_cell_text(&self) -> String;
 }
@@ -258,7 +261,7 @@ impl<T: ToCell> ToCell for Option<T> {
     }
 }
 
-/// Microseconds as milliseconds with one decimal, as phases are shown.
+/// Microseconds as milliseconds with one decimal.
 pub(crate) fn format_ms(micros: Option<u32>) -> Option<String> {
     micros.map(|micros| format!("{:.1}", f64::from(micros) / 1_000.0))
 }

@@ -1,4 +1,4 @@
-//! `picket probers`: who checks, where, and how busy they are; and where nobody does.
+//! `picket probers`: active probers with their load, and regions without active probers.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     output::{OutputOptions, TextTable, text_cell},
 };
 
-/// See `picket probers --help`.
+/// Options of `picket probers`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ProbersOptions {
     #[command(flatten)]
@@ -23,7 +23,7 @@ pub(crate) struct ProbersOptions {
     nats: NatsArgs,
 }
 
-/// A prober that answers; or, without a name, a region in which none does.
+/// An active prober, or a region without one, in which case `prober` is absent.
 #[derive(Debug, PartialEq, Serialize)]
 struct ProberRecord {
     region: String,
@@ -34,9 +34,9 @@ struct ProberRecord {
     slots_total: Option<i64>,
     checks: Option<i64>,
     checks_per_second: Option<f64>,
-    /// When it answered; of a region without a prober, when one took a job for the last time.
+    /// Time of the reply. For a region without a prober, the last delivery of a job.
     last_seen: Option<Timestamp>,
-    /// Jobs that wait in a region without a prober.
+    /// Jobs queued in a region without a prober.
     waiting: Option<u64>,
 }
 
@@ -48,19 +48,19 @@ pub(crate) async fn run(options: ProbersOptions, matches: &ArgMatches) -> Result
     let records = build_records(probers?, places, now);
     options.output.print_rows(&records, |records| {
         let columns = ["REGION", "PROBER", "VERSION", "SLOTS USED", "CHECKS", "CHECKS/S", "LAST SEEN"];
-        let mut listing = TextTable::new(columns, "no prober answers").align_right([3, 4, 5]);
+        let mut listing = TextTable::new(columns, "no prober answered").align_right([3, 4, 5]);
         for record in records {
             let slots = match (record.slots_used, record.slots_total) {
                 (Some(used), Some(total)) => Some(format!("{used}/{total}")),
                 _ => None,
             };
-            let nobody = || match record.waiting {
-                Some(0) | None => "(nobody)".to_owned(),
-                Some(jobs) => format!("(nobody; {jobs} wait)"),
+            let no_prober = || match record.waiting {
+                Some(0) | None => "(none)".to_owned(),
+                Some(jobs) => format!("(none; {jobs} queued)"),
             };
             listing.add_row([
                 text_cell(&record.region),
-                text_cell(record.prober.clone().unwrap_or_else(nobody)),
+                text_cell(record.prober.clone().unwrap_or_else(no_prober)),
                 text_cell(record.version.as_deref()),
                 text_cell(slots),
                 text_cell(record.checks),
@@ -72,31 +72,33 @@ pub(crate) async fn run(options: ProbersOptions, matches: &ArgMatches) -> Result
     })
 }
 
-/// Those who answer, and the regions that are in use, or lately were, where nobody does.
+/// Records of the active probers, and of regions without one that have queued jobs or had a recent
+/// delivery.
 fn build_records(probers: Vec<ProberInfo>, places: Vec<RegionActivity>, now: Timestamp) -> Vec<ProberRecord> {
-    /// A region that was removed is not spoken of for ever.
-    const LATELY: Duration = Duration::from_secs(7 * 86_400);
+    /// Time after which an idle region, such as a removed one, is no longer listed.
+    const RECENT_DELIVERY: Duration = Duration::from_secs(7 * 86_400);
     let answering: BTreeSet<String> = probers.iter().map(|prober| prober.region.clone()).collect();
-    let silent = places.into_iter().filter(|place| !answering.contains(&place.region)).filter_map(|place| {
-        let last_seen = place.last_delivery.map(|at| {
-            let micros = at.unix_timestamp_nanos() / 1_000;
-            Timestamp::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+    let inactive =
+        places.into_iter().filter(|place| !answering.contains(&place.region)).filter_map(|place| {
+            let last_seen = place.last_delivery.map(|at| {
+                let micros = at.unix_timestamp_nanos() / 1_000;
+                Timestamp::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+            });
+            let is_recent = last_seen.is_some_and(|at| elapsed_since(at, now) < RECENT_DELIVERY);
+            (place.pending_jobs > 0 || is_recent).then_some(ProberRecord {
+                region: place.region,
+                prober: None,
+                version: None,
+                started_at: None,
+                slots_used: None,
+                slots_total: None,
+                checks: None,
+                checks_per_second: None,
+                last_seen,
+                waiting: Some(place.pending_jobs),
+            })
         });
-        let lately = last_seen.is_some_and(|at| elapsed_since(at, now) < LATELY);
-        (place.pending_jobs > 0 || lately).then_some(ProberRecord {
-            region: place.region,
-            prober: None,
-            version: None,
-            started_at: None,
-            slots_used: None,
-            slots_total: None,
-            checks: None,
-            checks_per_second: None,
-            last_seen,
-            waiting: Some(place.pending_jobs),
-        })
-    });
-    let mut records: Vec<ProberRecord> = silent.collect();
+    let mut records: Vec<ProberRecord> = inactive.collect();
     records.extend(probers.into_iter().map(|prober| ProberRecord {
         region: prober.region,
         prober: Some(prober.name),
@@ -109,7 +111,7 @@ fn build_records(probers: Vec<ProberInfo>, places: Vec<RegionActivity>, now: Tim
         last_seen: Some(now),
         waiting: None,
     }));
-    // The probers of a region keep their order.
+    // Stable sort: the probers of a region keep their order.
     records.sort_by(|one, other| one.region.cmp(&other.region));
     records
 }
@@ -118,11 +120,11 @@ fn elapsed_since(at: Timestamp, now: Timestamp) -> Duration {
     Duration::from_micros(u64::try_from(now.as_micros() - at.as_micros()).unwrap_or(0))
 }
 
-/// How long ago that was, as people say it.
+/// Elapsed time as text, such as "5m ago".
 fn format_age(at: Timestamp, now: Timestamp) -> String {
     match Duration::from_secs(elapsed_since(at, now).as_secs()) {
         Duration::ZERO => "now".to_owned(),
-        long => format!("{} ago", DurationArg(long)),
+        age => format!("{} ago", DurationArg(age)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `picket region`: the named places that probers run in.
+//! `picket region`: the regions of the installation.
 
 use clap::{ArgMatches, Args, Subcommand};
 use picket_proto::RegionName;
@@ -11,20 +11,20 @@ use crate::{
     output::{OutputOptions, TextTable, print_text, text_cell},
 };
 
-/// See `picket region --help`.
+/// Commands of `picket region`.
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum RegionCommand {
-    /// Add a region: sites without regions of their own are checked from it too
+    /// Add a region; sites without regions of their own are checked from it too
     Add(RegionSelector),
-    /// The regions in use
+    /// List active regions with the number of their schedules
     List(ListRegionsOptions),
-    /// Take a region out of use; its rows stay
+    /// Remove a region; its results stay readable
     Remove(RegionSelector),
 }
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct RegionSelector {
-    /// The region's name: lower-case letters, digits and '-', such as eu-west
+    /// Name of the region: lower-case letters, digits and '-', such as eu-west
     #[arg(value_parser = connect::parse_region)]
     name: RegionName,
     #[command(flatten)]
@@ -53,13 +53,13 @@ pub(crate) async fn run(command: RegionCommand, matches: &ArgMatches) -> Result<
                 true => print_text(&format!(
                     "added region {name}; it needs probers: picket-prober --region {name}\n"
                 )),
-                false => print_text(&format!("there is a region {name} already\n")),
+                false => print_text(&format!("region {name} already exists\n")),
             }
         }
         RegionCommand::Remove(RegionSelector { name, database }) => {
             let store = database.connect(matches).await?;
             regions::remove_region(&store, &name).await?;
-            print_text(&format!("removed region {name}; nothing is checked from it any more\n"))
+            print_text(&format!("removed region {name}; no site is checked from it now\n"))
         }
         RegionCommand::List(ListRegionsOptions { output, database }) => {
             let store = database.connect(matches).await?;

@@ -1,4 +1,4 @@
-//! `picket report`: uptime, latency, incidents and failures over days, for people, programs and spreadsheets.
+//! `picket report`: uptime, latency, incidents and failures over days, as a table, JSON or CSV.
 
 mod sparkline;
 
@@ -17,45 +17,46 @@ use crate::{
     site::format_timestamp,
 };
 
-/// See `picket report --help`.
+/// Commands of `picket report`.
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum ReportCommand {
-    /// How much of the time each site was up, the worst first
+    /// Report uptime per site, lowest first
     Uptime(ReportOptions),
-    /// How long each site took to answer, the slowest first
+    /// Report response time percentiles per site, slowest first
     Latency(ReportOptions),
-    /// Outages, the newest first
+    /// Report incidents, newest first
     Incidents(ReportOptions),
-    /// What was not up, by region and cause: of sites (down) and of ours (missed)
+    /// Report failed and missed checks by region and cause
     Failures(ReportOptions),
 }
 
-/// What a report is about, and how it is printed.
+/// Scope and output format of a report.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ReportOptions {
-    /// From the day (of UTC) in which so long ago lies
-    #[arg(long, value_name = "TIME", default_value = "30d")]
+    /// Age of the first reported day (UTC), such as 7d
+    #[arg(long, value_name = "DURATION", default_value = "30d")]
     since: DurationArg,
-    /// Only sites with this tag
+    /// Report only sites with this tag
     #[arg(long)]
     tag: Option<String>,
-    /// Only what was seen from here
+    /// Report only checks from this region
     #[arg(long, value_parser = connect::parse_region)]
     region: Option<RegionName>,
-    /// List all, however many; JSON and CSV always have all
+    /// List all rows in a table; JSON and CSV always contain all
     #[arg(long)]
     all: bool,
-    /// How to print: a table for people, JSON for programs, CSV for spreadsheets
+    /// Output format: a table for people, JSON for programs, CSV for spreadsheets
     #[arg(long, value_enum, default_value_t = ReportFormat::Table, value_name = "FORMAT")]
     output: ReportFormat,
-    /// Leave CSV as it is: by default a text that a spreadsheet would take for a formula begins with an apostrophe
+    /// Write CSV text unchanged, without the apostrophe that keeps spreadsheets from evaluating
+    /// formulas
     #[arg(long)]
     csv_raw: bool,
     #[command(flatten)]
     database: DatabaseArgs,
 }
 
-/// See [`Options`].
+/// Formats of [`ReportOptions`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ReportFormat {
     Table,
@@ -63,7 +64,7 @@ enum ReportFormat {
     Csv,
 }
 
-/// What a table lists unless all is asked for.
+/// Maximum rows of a table without `--all`.
 const MAX_TABLE_ROWS: usize = 40;
 
 pub(crate) async fn run(command: ReportCommand, matches: &ArgMatches) -> Result<(), Error> {
@@ -97,7 +98,7 @@ impl ReportOptions {
                 let shown = if self.all { rows.len() } else { rows.len().min(MAX_TABLE_ROWS) };
                 let rest = match rows.len() - shown {
                     0 => String::new(),
-                    more => format!("and {more} more: --all\n"),
+                    hidden => format!("and {hidden} more: --all\n"),
                 };
                 print_coloured(&format!("{}{rest}", build_table(&rows[..shown])))
             }
@@ -107,17 +108,17 @@ impl ReportOptions {
 
 /// A row of a report.
 trait ReportRow: Serialize {
-    /// Names of the columns, as in JSON; those of the table are the same in capitals.
+    /// Column names in JSON and CSV. The table has the same names in capitals.
     const COLUMNS: &'static [&'static str];
-    /// Those that are aligned to the right.
+    /// Indexes of the right-aligned columns.
     const NUMERIC_COLUMNS: &'static [usize];
-    /// What stands there instead of a table without rows.
+    /// Text printed instead of a table without rows.
     const EMPTY_TEXT: &'static str;
 
-    /// What is known, column by column.
+    /// The values of all columns; `None` for an unknown value.
     fn to_cells(&self) -> Vec<Option<String>>;
 
-    /// What is looked at rather than read; its heading, and it.
+    /// An extra table column for the eye, such as a trend: its heading and its text.
     fn trend_column(&self) -> Option<(&'static str, String)> {
         None
     }
@@ -136,7 +137,7 @@ impl ReportRow for UptimeRow {
         "missed",
     ];
     const NUMERIC_COLUMNS: &'static [usize] = &[0, 2, 3, 4, 5, 6, 7, 8];
-    const EMPTY_TEXT: &'static str = "no checks in that span";
+    const EMPTY_TEXT: &'static str = "no checks in that period";
 
     fn to_cells(&self) -> Vec<Option<String>> {
         let number = |value: i64| Some(value.to_string());
@@ -161,7 +162,7 @@ impl ReportRow for UptimeRow {
 impl ReportRow for LatencyRow {
     const COLUMNS: &'static [&'static str] = &["site_id", "site", "p50_ms", "p95_ms", "p99_ms", "checks"];
     const NUMERIC_COLUMNS: &'static [usize] = &[0, 2, 3, 4, 5];
-    const EMPTY_TEXT: &'static str = "no check was up in that span";
+    const EMPTY_TEXT: &'static str = "no check was up in that period";
 
     fn to_cells(&self) -> Vec<Option<String>> {
         let time = |value: Option<f64>| value.map(|value| format!("{value:.1}"));
@@ -184,7 +185,7 @@ impl ReportRow for IncidentRow {
     const COLUMNS: &'static [&'static str] =
         &["incident_id", "site_id", "site", "opened_at", "closed_at", "seconds", "cause", "message"];
     const NUMERIC_COLUMNS: &'static [usize] = &[0, 1, 5];
-    const EMPTY_TEXT: &'static str = "no incidents in that span";
+    const EMPTY_TEXT: &'static str = "no incidents in that period";
 
     fn to_cells(&self) -> Vec<Option<String>> {
         vec![
@@ -207,7 +208,7 @@ impl ReportRow for IncidentRow {
 impl ReportRow for FailureRow {
     const COLUMNS: &'static [&'static str] = &["region", "cause", "checks", "sites"];
     const NUMERIC_COLUMNS: &'static [usize] = &[2, 3];
-    const EMPTY_TEXT: &'static str = "nothing failed in that span";
+    const EMPTY_TEXT: &'static str = "nothing failed in that period";
 
     fn to_cells(&self) -> Vec<Option<String>> {
         vec![
@@ -223,7 +224,8 @@ impl ReportRow for FailureRow {
     }
 }
 
-/// Four digits, since the fourth is half a minute of a year; they are cut off already.
+/// Four digits, because the fourth is half a minute of a year. The store has already truncated the
+/// value.
 fn format_percent(value: Option<f64>) -> Option<String> {
     value.map(|value| format!("{value:.4}"))
 }
@@ -248,8 +250,8 @@ fn column_heading(name: &str) -> String {
     }
 }
 
-/// Comma-separated values as RFC 4180 has them, with names in the first line; what is unknown is empty. Texts are no formulas
-/// unless `raw` says so.
+/// CSV as in RFC 4180, with the column names in the first line and empty fields for unknown values.
+/// Formulas are escaped unless `raw` is true.
 fn render_csv<T: ReportRow>(rows: &[T], raw: bool) -> String {
     let mut text = T::COLUMNS.join(",") + "\r\n";
     for row in rows {
@@ -265,7 +267,8 @@ fn render_csv<T: ReportRow>(rows: &[T], raw: bool) -> String {
     text
 }
 
-/// A spreadsheet takes a text that begins so for a formula, which can send what else is in the sheet elsewhere.
+/// Prefixes an apostrophe to text in the form of a formula. A spreadsheet would evaluate the
+/// formula, which could send other cells elsewhere.
 fn escape_formula(text: String) -> String {
     match text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
         true => format!("'{text}"),

@@ -1,5 +1,5 @@
-//! The file `<data-dir>/pg_service.conf`: the database for psql and other clients of libpq, so that its password stands on no
-//! command line.
+//! The file `<data-dir>/pg_service.conf`: the database for psql and other libpq clients, so that
+//! the password appears on no command line.
 
 use std::{
     io,
@@ -9,19 +9,19 @@ use std::{
 use picket_servers::private_file;
 use url::Url;
 
-/// What the file calls the database: `psql service=picket`.
+/// Name of the database in the file, as in `psql service=picket`.
 pub(crate) const PG_SERVICE_NAME: &str = "picket";
 
-/// Parameters of a URL that libpq knows; those of other drivers would make it refuse the file.
+/// URL parameters that libpq knows. Parameters of other drivers would make libpq refuse the file.
 const LIBPQ_PARAMETERS: [&str; 9] =
     ["host", "hostaddr", "port", "dbname", "user", "sslmode", "sslrootcert", "sslcert", "sslkey"];
 
-/// Where the file is.
+/// Path of the file.
 pub(crate) fn service_path(data_dir: &Path) -> PathBuf {
     data_dir.join("pg_service.conf")
 }
 
-/// Writes the file so that nobody but its owner can read it.
+/// Writes the file, readable only by its owner.
 pub(crate) fn write_service(data_dir: &Path, database_url: &str) -> io::Result<()> {
     let settings =
         parse_settings(database_url).ok_or_else(|| io::Error::other("DATABASE_URL is not a URL"))?;
@@ -35,7 +35,7 @@ pub(crate) fn write_service(data_dir: &Path, database_url: &str) -> io::Result<(
 fn parse_settings(database_url: &str) -> Option<Vec<(String, String)>> {
     let url = Url::parse(database_url).ok()?;
     let decoded = |text: &str| {
-        // The decoding of a query, in which a plus sign would be a blank.
+        // Percent-decoding by means of the form decoder, which would read a plus sign as a blank.
         let query = format!("text={}", text.replace('+', "%2B"));
         url::form_urlencoded::parse(query.as_bytes()).next().map(|(_, value)| value.into_owned())
     };
@@ -55,7 +55,7 @@ fn parse_settings(database_url: &str) -> Option<Vec<(String, String)>> {
         settings.retain(|(other, _)| *other != name);
         settings.push((name.into_owned(), value.into_owned()));
     }
-    // A line is a setting.
+    // A line break in a value would start another setting.
     settings.iter().all(|(_, value)| !value.contains(['\n', '\r'])).then_some(settings)
 }
 

@@ -1,4 +1,4 @@
-//! `picket site`: the sites that are watched, one by one.
+//! `picket site`: sites, one at a time.
 
 mod record;
 mod show;
@@ -22,37 +22,37 @@ use crate::{
     site_args::{CheckOptions, IntervalOptions, SiteOptions},
 };
 
-/// See `picket site --help`.
+/// Commands of `picket site`.
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum SiteCommand {
-    /// Watch a site
+    /// Add a site
     #[command(after_help = "\
 Examples:
   picket site add https://example.com
   picket site add https://example.com/health --interval 30s --regex '\"status\": *\"ok\"'
   picket site add https://example.com/admin --status 401 --region eu-west --quorum 1")]
     Add(Box<AddSiteOptions>),
-    /// All sites
+    /// List all sites
     List(ListSitesOptions),
-    /// One site: its definition, its problem, its last results
+    /// Show a site with its definition, its problem and its last results
     Show(ShowSiteOptions),
-    /// Change what is given of a site, and leave the rest
+    /// Change the given fields of a site
     #[command(after_help = "\
 Examples:
   picket site set 7 --interval 30s
-  picket site set https://example.com --regex ''      (no longer asks for a match)")]
+  picket site set https://example.com --regex ''      (removes the regex)")]
     Set(Box<SetSiteOptions>),
-    /// Stop checking a site, and keep it
+    /// Pause a site; its definition and results stay
     Pause(SiteSelector),
-    /// Check a paused site again
+    /// Resume a paused site
     Resume(SiteSelector),
-    /// Remove a site; its rows stay readable
+    /// Remove a site; its results stay readable
     Remove(SiteSelector),
 }
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct AddSiteOptions {
-    /// What to watch: an http or https URL
+    /// URL to check (http or https)
     url: String,
     #[command(flatten)]
     check: CheckOptions,
@@ -66,7 +66,7 @@ pub(crate) struct AddSiteOptions {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ListSitesOptions {
-    /// Only sites with this tag
+    /// List only sites with this tag
     #[arg(long, value_name = "TAG")]
     tag: Option<String>,
     #[command(flatten)]
@@ -77,7 +77,7 @@ pub(crate) struct ListSitesOptions {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ShowSiteOptions {
-    /// The site's id, or its URL
+    /// Site id or URL
     site: String,
     #[command(flatten)]
     output: OutputOptions,
@@ -87,9 +87,9 @@ pub(crate) struct ShowSiteOptions {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct SetSiteOptions {
-    /// The site's id, or its URL
+    /// Site id or URL
     site: String,
-    /// Another URL
+    /// New URL (http or https)
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     #[command(flatten)]
@@ -104,7 +104,7 @@ pub(crate) struct SetSiteOptions {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct SiteSelector {
-    /// The site's id, or its URL
+    /// Site id or URL
     site: String,
     #[command(flatten)]
     database: DatabaseArgs,
@@ -126,7 +126,7 @@ pub(crate) async fn run(command: SiteCommand, matches: &ArgMatches) -> Result<()
             let store = options.database.connect(matches).await?;
             let site = find_one_site(&store, &options.site).await?;
             sites::delete_site(&store, site.id).await?;
-            print_text(&format!("removed site {} ({}); its rows stay readable\n", site.id, site.url))
+            print_text(&format!("removed site {} ({}); its results stay readable\n", site.id, site.url))
         }
     }
 }
@@ -136,6 +136,8 @@ async fn add_site(options: AddSiteOptions, matches: &ArgMatches) -> Result<(), E
     options.check.apply_to(&mut spec.check)?;
     options.site.apply_to(&mut spec)?;
     spec.validate(options.intervals.to_interval_range()?)?;
+    // The database decides whether the site is a duplicate: another command may add it at the same
+    // time.
     let store = options.database.connect(matches).await?;
     let id = match sites::insert_site(&store, &spec).await {
         Ok(id) => id,
@@ -154,7 +156,7 @@ async fn add_site(options: AddSiteOptions, matches: &ArgMatches) -> Result<(), E
     ))
 }
 
-/// Says which site it is that `spec` would double.
+/// Error for a duplicate of `spec`, with the id of the existing site.
 async fn duplicate_error(store: &Store, spec: &SiteSpec) -> Error {
     let there = match sites::find_by_id_or_url(store, &spec.check.url).await {
         Ok(found) => found
@@ -167,7 +169,7 @@ async fn duplicate_error(store: &Store, spec: &SiteSpec) -> Error {
     Error::Usage(format!("{}{hint}", picket_store::Error::DuplicateSite))
 }
 
-/// What makes two definitions the same site.
+/// The fields that identify a site: URL, method, regex, not_regex.
 pub(crate) fn site_identity(spec: &SiteSpec) -> (&str, &str, &str, &str) {
     (
         &spec.check.url,
@@ -219,14 +221,14 @@ async fn update_site(options: SetSiteOptions, matches: &ArgMatches) -> Result<()
     options.options.apply_to(&mut after)?;
     after.validate(options.intervals.to_interval_range()?)?;
     if after == before {
-        return print_text(&format!("site {} is so already; nothing was changed\n", site.id));
+        return print_text(&format!("site {} already has this definition; nothing was changed\n", site.id));
     }
     match sites::update_site(&store, site.id, &after).await {
         Ok(()) => {}
         Err(picket_store::Error::DuplicateSite) => return Err(duplicate_error(&store, &after).await),
         Err(error) => return Err(error.into()),
     }
-    print_text(&format!("changed site {}; in force within 2 s\n", site.id))
+    print_text(&format!("changed site {}; effective within 2 s\n", site.id))
 }
 
 async fn set_enabled(options: SiteSelector, enabled: bool, matches: &ArgMatches) -> Result<(), Error> {
@@ -238,13 +240,16 @@ async fn set_enabled(options: SiteSelector, enabled: bool, matches: &ArgMatches)
         false => "paused",
     };
     if std::mem::replace(&mut spec.enabled, enabled) == enabled {
-        return print_text(&format!("site {} was {done} already\n", site.id));
+        return print_text(&format!("site {} was already {done}\n", site.id));
     }
     sites::update_site(&store, site.id, &spec).await?;
-    print_text(&format!("{done} site {} ({}); in force within 2 s\n", site.id, site.url))
+    print_text(&format!("{done} site {} ({}); effective within 2 s\n", site.id, site.url))
 }
 
-/// The one site that `word` means.
+/// Finds the single site with this id or URL.
+///
+/// # Errors
+/// [`Error::Usage`] if there is no such site, or several; the message then lists them.
 pub(crate) async fn find_one_site(store: &Store, word: &str) -> Result<Site, Error> {
     let mut found = sites::find_by_id_or_url(store, word).await?;
     match (found.pop(), found.len()) {
@@ -253,7 +258,7 @@ pub(crate) async fn find_one_site(store: &Store, word: &str) -> Result<Site, Err
             let candidates: Vec<String> =
                 found.iter().chain([&last]).map(|site| format!("\n  {}", describe_candidate(site))).collect();
             Err(Error::Usage(format!(
-                "site: '{word}' is {} sites; say which by its id:{}",
+                "site: '{word}' is {} sites; select one by its id:{}",
                 candidates.len(),
                 candidates.concat()
             )))
@@ -261,7 +266,7 @@ pub(crate) async fn find_one_site(store: &Store, word: &str) -> Result<Site, Err
         (None, _) => Err(ValidationError::new(
             "site",
             word,
-            "the id or the URL of a site, as 'picket site list' shows them",
+            "the id or the URL of a site, as listed by 'picket site list'",
         )
         .into()),
     }
@@ -287,14 +292,14 @@ fn describe_candidate(site: &Site) -> String {
     }
 }
 
-/// The definition of a site that did not come by SQL with something that no type of ours holds.
+/// The definition of a site. Fails if a row written by SQL has a value that cannot be represented.
 fn readable_spec(site: &Site) -> Result<SiteSpec, Error> {
-    site.spec
-        .clone()
-        .map_err(|why| Error::Usage(format!("site {} cannot be read; mend it by SQL first: {why}", site.id)))
+    site.spec.clone().map_err(|why| {
+        Error::Usage(format!("site {} cannot be read; correct it by SQL first: {why}", site.id))
+    })
 }
 
-/// Seconds as people say them.
+/// Seconds as a short duration, such as "5m".
 pub(crate) fn format_interval(seconds: i64) -> String {
     DurationArg(std::time::Duration::from_secs(seconds.unsigned_abs())).to_string()
 }

@@ -1,4 +1,4 @@
-//! A site's definition as options: what is given replaces what is there.
+//! Options for the definition of a site. A given option replaces the value of its field.
 
 use clap::Args;
 use picket_proto::{
@@ -8,86 +8,87 @@ use picket_proto::{
 };
 use picket_runtime::options::DurationArg;
 
-/// What to ask, and what answer is well.
+/// Request and assertions of a check.
 #[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "What to ask, and what answer is well")]
+#[command(next_help_heading = "Request and assertions")]
 pub(crate) struct CheckOptions {
-    /// The time for all phases and redirects together, from 100ms to 60s [default: 10s]
-    #[arg(long, value_name = "TIME")]
+    /// Time limit of the check with all phases and redirects, 100ms to 60s [default: 10s]
+    #[arg(long, value_name = "DURATION")]
     timeout: Option<DurationArg>,
-    /// A regular expression that the body must match; '' for none
+    /// Regular expression that the body must match; '' removes it
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
     regex: Option<String>,
-    /// A regular expression that the body must not match; '' for none
+    /// Regular expression that the body must not match; '' removes it
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
     not_regex: Option<String>,
-    /// The statuses that are well, such as 200-299,301 [default: 200-299]
+    /// Accepted statuses, such as 200-299,301 [default: 200-299]
     #[arg(long, value_name = "RULE")]
     status: Option<String>,
-    /// GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS [default: GET]
+    /// Request method: GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS [default: GET]
     #[arg(long, value_name = "METHOD")]
     method: Option<String>,
-    /// A header to send, such as 'Accept: text/html'; may be repeated; '' for none
+    /// Request header, such as 'Accept: text/html'; may be repeated; '' removes all
     #[arg(long = "header", value_name = "NAME: VALUE")]
     headers: Option<Vec<String>>,
-    /// A body to send; '' for none
+    /// Request body; '' removes it
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     body: Option<String>,
-    /// How many redirects to follow; with 0 the redirect is the answer [default: 10]
+    /// Maximum number of redirects, 0 to 20; with 0 a redirect is the final response [default: 10]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     max_redirects: Option<i64>,
-    /// Connect to these addresses only: 4, 6 or any [default: any]
+    /// Address family: 4, 6 or any [default: any]
     #[arg(long, value_name = "VERSION")]
     ip_version: Option<String>,
-    /// Do not judge the certificate
+    /// Skip the verification of the server's certificate
     #[arg(long, overrides_with = "tls_verify")]
     no_tls_verify: bool,
-    /// Judge the certificate, which is the default
+    /// Verify the server's certificate (the default)
     #[arg(long, overrides_with = "no_tls_verify")]
     tls_verify: bool,
 }
 
-/// How often, from where, and when a site counts as down.
+/// Schedule and incident policy of a site.
 #[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "How often, from where, when is it down")]
+#[command(next_help_heading = "Schedule and incident policy")]
 pub(crate) struct SiteOptions {
-    /// A name for reports; '' for none, which means the URL
+    /// Name for reports; '' removes it, and reports show the URL
     #[arg(long, value_name = "TEXT")]
     name: Option<String>,
-    /// How often, in whole seconds, such as 30s or 5m [default: 60s]
-    #[arg(long, value_name = "TIME")]
+    /// Check interval in whole seconds, such as 30s or 5m [default: 60s]
+    #[arg(long, value_name = "DURATION")]
     interval: Option<DurationArg>,
-    /// A region to check from; may be repeated; '' for all [default: all]
+    /// Region to check from; may be repeated; '' selects all [default: all]
     #[arg(long = "region", value_name = "REGION")]
     regions: Option<Vec<String>>,
-    /// In how many regions it must fail to be down; '' for a majority [default: a majority]
+    /// Number of regions that must fail before the site is down; '' for a majority [default: a
+    /// majority]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     quorum: Option<String>,
-    /// Consecutive failures that make a region down [default: 2]
+    /// Consecutive failures that make a region down, 1 to 100 [default: 2]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     failures: Option<i64>,
-    /// Consecutive successes that make it up again [default: 2]
+    /// Consecutive successes that make a region up again, 1 to 100 [default: 2]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     successes: Option<i64>,
-    /// A tag, for reports and selection; may be repeated; '' for none
+    /// Tag for reports and selection; may be repeated; '' removes all
     #[arg(long = "tag", value_name = "TAG")]
     tags: Option<Vec<String>>,
 }
 
-/// The intervals that this installation takes.
+/// Interval limits of this installation.
 #[derive(Args, Clone, Copy, Debug)]
 #[command(next_help_heading = "Limits")]
 pub(crate) struct IntervalOptions {
-    /// The shortest interval that a site may have
-    #[arg(long, env = "PICKET_MIN_INTERVAL", value_name = "TIME", default_value = "5s")]
+    /// Minimum check interval of a site
+    #[arg(long, env = "PICKET_MIN_INTERVAL", value_name = "DURATION", default_value = "5s")]
     min_interval: DurationArg,
-    /// The longest interval that a site may have
-    #[arg(long, env = "PICKET_MAX_INTERVAL", value_name = "TIME", default_value = "1d")]
+    /// Maximum check interval of a site
+    #[arg(long, env = "PICKET_MAX_INTERVAL", value_name = "DURATION", default_value = "1d")]
     max_interval: DurationArg,
 }
 
 impl IntervalOptions {
-    /// The range, judged as a whole.
+    /// The validated range of intervals.
     pub(crate) fn to_interval_range(self) -> Result<IntervalRange, ValidationError> {
         let (min, max) = (self.min_interval.0, self.max_interval.0);
         if min.as_secs() < 1 || max.as_secs() > 86_400 || min > max {
@@ -100,7 +101,7 @@ impl IntervalOptions {
 }
 
 impl CheckOptions {
-    /// Puts what was given into `check`.
+    /// Sets the given fields of `check`.
     pub(crate) fn apply_to(&self, check: &mut CheckRequest) -> Result<(), ValidationError> {
         if let Some(timeout) = self.timeout {
             check.timeout_ms = i64::try_from(timeout.0.as_millis()).unwrap_or(i64::MAX);
@@ -137,7 +138,7 @@ impl CheckOptions {
 }
 
 impl SiteOptions {
-    /// Puts what was given into `site`.
+    /// Sets the given fields of `site`.
     pub(crate) fn apply_to(&self, site: &mut SiteSpec) -> Result<(), ValidationError> {
         replace_text(&mut site.name, self.name.as_ref());
         if let Some(interval) = self.interval {
@@ -163,7 +164,10 @@ impl SiteOptions {
     }
 }
 
-/// A duration as the whole seconds that a site's interval is counted in.
+/// A duration in whole seconds, the unit of a site's interval.
+///
+/// # Errors
+/// If the duration has a fraction of a second.
 pub(crate) fn to_whole_seconds(field: &str, span: DurationArg) -> Result<i64, ValidationError> {
     match (span.0.subsec_nanos(), i64::try_from(span.0.as_secs())) {
         (0, Ok(seconds)) => Ok(seconds),

@@ -1,4 +1,4 @@
-//! `picket status`: all sites on one screen, those that need a look first.
+//! `picket status`: the status of all sites, problems first.
 
 use clap::{ArgMatches, Args};
 use picket_store::site_status::{self, SiteStatus};
@@ -12,10 +12,10 @@ use crate::{
     site::format_timestamp,
 };
 
-/// See `picket status --help`.
+/// Options of `picket status`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct StatusOptions {
-    /// List all sites, those that are up too
+    /// List all sites, including sites that are up
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -24,12 +24,12 @@ pub(crate) struct StatusOptions {
     database: DatabaseArgs,
 }
 
-/// Sites that are up are listed while there are no more than these, so that a small fleet is seen whole.
+/// Number of sites up to which all are listed, so that a small installation is shown completely.
 const MAX_INLINE_SITES: usize = 20;
-/// Of those that need a look no more than these are listed unless all are asked for.
+/// Maximum listed sites without `--all`.
 const MAX_LISTED_SITES: usize = 40;
 
-/// The exit code says whether any site is down.
+/// Prints the status. The exit code is 1 if any site is down.
 pub(crate) async fn run(options: StatusOptions, matches: &ArgMatches) -> Result<u8, Error> {
     let store = options.database.connect(matches).await?;
     let sites = site_status::list_site_status(&store).await?;
@@ -42,12 +42,12 @@ pub(crate) async fn run(options: StatusOptions, matches: &ArgMatches) -> Result<
         return Ok(code);
     }
     let counts = StatusCounts::from_sites(&sites);
-    let worth =
+    let listed =
         sites.iter().filter(|site| options.all || sites.len() <= MAX_INLINE_SITES || site.status != "up");
-    let shown: Vec<_> = worth.take(if options.all { usize::MAX } else { MAX_LISTED_SITES }).collect();
+    let shown: Vec<_> = listed.take(if options.all { usize::MAX } else { MAX_LISTED_SITES }).collect();
     let rest = match sites.len() - shown.len() {
         0 => String::new(),
-        more => format!("and {more} more: picket status --all\n"),
+        hidden => format!("and {hidden} more: picket status --all\n"),
     };
     let listing = build_table(shown.into_iter());
     print_coloured(&format!("{}\n\n{listing}{rest}", counts.summary_line()))?;
@@ -74,7 +74,7 @@ fn build_table<'a>(sites: impl Iterator<Item = &'a SiteStatus>) -> TextTable {
     listing
 }
 
-/// The status; of a site that cannot be watched, that.
+/// The displayed status: `problem` for a site that cannot be checked, its status otherwise.
 fn display_status(site: &SiteStatus) -> &str {
     match (&site.problem, site.status.as_str()) {
         (Some(_), "unknown" | "up" | "down") => "problem",

@@ -1,4 +1,4 @@
-//! `picket tail`: results and events as they come.
+//! `picket tail`: prints results and events as they arrive.
 
 use async_nats::Message;
 use clap::{ArgMatches, Args};
@@ -17,12 +17,12 @@ use crate::{
     site::format_interval,
 };
 
-/// See `picket tail --help`.
+/// Options of `picket tail`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
-Ctrl-C ends it. Only what comes while it runs is shown; what was before is in the database: picket site show SITE.")]
+Ctrl-C stops it. Only new results and events are shown; earlier results are in the database: picket site show SITE.")]
 pub(crate) struct TailOptions {
-    /// Only results of this site: its id, or its URL
+    /// Only results of this site (id or URL)
     #[arg(long, value_name = "SITE")]
     site: Option<String>,
     /// Only results of this region
@@ -60,7 +60,7 @@ pub(crate) async fn run(options: TailOptions, matches: &ArgMatches) -> Result<()
 }
 
 impl TailOptions {
-    /// The lines to print; none for what was not asked for.
+    /// Lines to print for a message; none if the filters exclude it.
     fn format_message(&self, message: &Message) -> Vec<String> {
         let (place, payload) = (message.subject.as_str(), message.payload.as_ref());
         if place.starts_with("picket.event.") {
@@ -94,7 +94,8 @@ impl TailOptions {
         })
     }
 
-    /// Events are no results: an outcome leaves them out.
+    /// Returns true if the filters admit an event. Events have no outcome, so `--outcome` excludes
+    /// all of them.
     fn should_show_event(&self, event: Option<&Event>) -> bool {
         let site = |word: &str| {
             let is = |event: &Event| {
@@ -124,18 +125,18 @@ impl TailOptions {
     }
 }
 
-/// A message as it came, on a line; what is not seen is escaped.
+/// A message as one line of JSON, with invisible characters escaped.
 fn to_json_line(payload: &[u8]) -> String {
     let text = String::from_utf8_lossy(payload).replace('\n', " ");
     safe_text::sanitize_json(text.trim_end()).into_owned() + "\n"
 }
 
-/// As it came, but for what a terminal would take for more than text.
+/// A payload as text, with control characters replaced, because terminals act on them.
 fn sanitize_payload(payload: &[u8]) -> String {
     sanitize_text(&String::from_utf8_lossy(payload), 64 << 10)
 }
 
-/// What is shown of an event; readers ignore the rest.
+/// The displayed fields of an event. Other fields are ignored.
 #[derive(Deserialize)]
 struct Event {
     event: String,
@@ -160,6 +161,7 @@ impl Event {
     }
 
     fn format_row(&self) -> String {
+        // Events differ in their time fields; the first present one is the time of the event.
         let at = self.at.or(self.closed_at).or(self.opened_at).map_or_else(String::new, |at| at.to_string());
         let lasted = match (self.opened_at.or(self.since), self.closed_at.or(self.at)) {
             (Some(from), Some(to)) => {
@@ -185,8 +187,8 @@ impl Event {
             "incident.closed" => {
                 format!("{} {}{lasted}", colour_by_status("up", "BACK".to_owned()), text(&self.site))
             }
-            "region.silent" => format!("nobody works in region {}", text(&self.region)),
-            "region.back" => format!("somebody works in region {} again{lasted}", text(&self.region)),
+            "region.silent" => format!("no active probers in region {}", text(&self.region)),
+            "region.back" => format!("region {} has active probers again{lasted}", text(&self.region)),
             other => sanitize_text(other, 200),
         };
         let number = self.incident_id.map_or_else(String::new, |id| format!("  (incident {id})"));

@@ -1,4 +1,5 @@
-//! `picket up` and `picket down`: all of Picket on this machine, in one process beside its NATS and Postgres.
+//! `picket up` and `picket down`: all services of Picket in one process, with a local NATS and
+//! Postgres.
 
 mod banner;
 mod log;
@@ -37,63 +38,65 @@ use crate::{
     site_args::IntervalOptions,
 };
 
-/// Where `up` keeps its data unless told otherwise.
+/// Default data directory of `up`.
 pub(crate) const DEFAULT_DATA_DIR: &str = ".picket";
-/// Where the NATS of `up` listens unless told otherwise.
+/// Default URL of the NATS server of `up`.
 pub(crate) const DEFAULT_NATS_URL: &str = "nats://127.0.0.1:4222";
 
-/// See `picket up --help`.
+/// Options of `picket up`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct UpOptions {
-    /// The regions to run a prober for
+    /// Regions to run a prober for
     #[arg(long, value_name = "NAME[,NAME…]", value_delimiter = ',', default_value = "local", value_parser = connect::parse_region)]
     pub(crate) regions: Vec<RegionName>,
-    /// Where data, logs and the file `env` are kept [default: .picket; of demo: .picket-demo]
+    /// Directory for data, logs and the file `env` [default: .picket; of demo: .picket-demo]
     #[arg(long, env = "PICKET_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// The port of 127.0.0.1 that NATS listens on
+    /// Port on 127.0.0.1 for NATS
     #[arg(long, value_name = "PORT", default_value_t = 4222, value_parser = clap::value_parser!(u16).range(1..))]
     nats_port: u16,
-    /// The port of 127.0.0.1 that Postgres listens on
+    /// Port on 127.0.0.1 for Postgres
     #[arg(long, value_name = "PORT", default_value_t = 5442, value_parser = clap::value_parser!(u16).range(1..))]
     pg_port: u16,
-    /// Where nats-server and Postgres are; `./justw tools` installs them
+    /// Directory of nats-server and Postgres; `./justw tools` installs them
     #[arg(long, env = "PICKET_TOOLS_DIR", value_name = "DIR", default_value = ".tools")]
     tools_dir: PathBuf,
-    /// Run no coordinator here
+    /// Do not run a coordinator
     #[arg(long)]
     no_coordinator: bool,
-    /// Run no probers here
+    /// Do not run probers
     #[arg(long)]
     no_probers: bool,
-    /// Run no sink here
+    /// Do not run a sink
     #[arg(long)]
     no_sink: bool,
     /// Do not apply sites.yaml
     #[arg(long)]
     no_apply: bool,
-    /// The most checks under way at once in each region
+    /// Maximum number of concurrent checks per region, 1 to 100000
     #[arg(long, env = "PICKET_CONCURRENCY", value_name = "N", default_value_t = 1_000,
         value_parser = clap::value_parser!(u32).range(1..=100_000))]
     concurrency: u32,
-    /// Private addresses that checks may connect to, beside loopback, such as 10.0.0.0/8
+    /// Private networks that checks may connect to in addition to loopback, such as 10.0.0.0/8
     #[arg(long, env = "PICKET_ALLOW_ADDRESSES", value_name = "CIDR[,CIDR…]", value_delimiter = ',', value_parser = parse_network)]
     allow_addresses: Vec<IpNet>,
-    /// A file of root certificates (PEM) to trust beside the system's
+    /// File of root certificates (PEM) to trust in addition to the system's
     #[arg(long, env = "PICKET_CA_FILE", value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) behaviour: picket_prober::BehaviourOptions,
-    /// How long a shard stays leased without being renewed
-    #[arg(long, env = "PICKET_LEASE_TIME", value_name = "TIME", default_value = "15s", 
+    /// Time after which a shard's lease expires unless renewed, 3s to 5m
+    #[arg(long, env = "PICKET_LEASE_TIME", value_name = "DURATION", default_value = "15s", 
         value_parser = picket_coordinator::options::parse_lease_time)]
     lease_time: DurationArg,
-    /// How long after a tick its ledger is closed: what has no row by then is written down as missed
-    #[arg(long, env = "PICKET_LEDGER_GRACE", value_name = "TIME", default_value = "150s",
+    /// Time after a tick until its ledger is closed, 10s to 1h; a tick without a result is then
+    /// recorded as missed
+    #[arg(long, env = "PICKET_LEDGER_GRACE", value_name = "DURATION", default_value = "150s",
         value_parser = picket_coordinator::options::parse_ledger_grace)]
     ledger_grace: DurationArg,
-    /// For how long jobs may wait for others, so as to be published together: the most that it makes a check late
-    #[arg(long, env = "PICKET_GATHER", value_name = "TIME", default_value = "250ms",
+    /// Batch window: maximum time a due job waits to be published together with others, 10ms to
+    /// 500ms
+    #[arg(long, env = "PICKET_GATHER", value_name = "DURATION", default_value = "250ms",
         value_parser = picket_coordinator::options::parse_batch_delay)]
     gather: DurationArg,
     #[command(flatten)]
@@ -115,17 +118,17 @@ fn parse_network(text: &str) -> Result<IpNet, String> {
     })
 }
 
-/// See `picket down --help`.
+/// Options of `picket down`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DownOptions {
-    /// Where the data of the `picket up` to stop are
+    /// Data directory of the `picket up` to stop
     #[arg(long, env = "PICKET_DATA_DIR", value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
     data_dir: PathBuf,
 }
 
 type ShutdownSignal = Pin<Box<dyn Future<Output = &'static str>>>;
 
-/// The next SIGTERM, SIGINT or SIGHUP.
+/// Completes at the next SIGTERM, SIGINT or SIGHUP, with the name of the signal.
 fn next_shutdown_signal() -> ShutdownSignal {
     Box::pin(async {
         let mut hangup = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()) {
@@ -134,13 +137,13 @@ fn next_shutdown_signal() -> ShutdownSignal {
         };
         tokio::select! {
             signal = process::shutdown_signal() => signal.unwrap_or("none"),
-            // The terminal was closed.
+            // SIGHUP: the terminal was closed.
             _ = hangup.recv() => "SIGHUP",
         }
     })
 }
 
-/// Runs all until a signal; with `demo`, its target and its sites too.
+/// Runs all services until a signal arrives. With `demo`, also applies its sites.
 pub(crate) async fn run_up(
     mut options: UpOptions,
     matches: &ArgMatches,
@@ -150,6 +153,7 @@ pub(crate) async fn run_up(
     options.regions.dedup();
     let dir = options.data_dir.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_DIR));
     let data = DataDir::lock(&dir)?;
+    // The log file is in the data directory, so logging starts after the lock.
     log::init_logging(&options.log, explicit_arg(matches, "log").is_some(), data.path())?;
     write_gitignore(data.path());
     let mut servers = resolve_servers(&options, matches, &data).await?;
@@ -159,7 +163,7 @@ pub(crate) async fn run_up(
     let started = tokio::select! {
         started = start_system(&options, &dir, &mut servers, &mut system, demo.as_ref()) => started.map(Some),
         signal = &mut stop => {
-            print_line(format_args!("stopped by {signal} before all was up"));
+            print_line(format_args!("stopped by {signal} during startup"));
             Ok(None)
         }
     };
@@ -168,19 +172,20 @@ pub(crate) async fn run_up(
         Ok(None) => Ok(0),
         Err(error) => Err(error),
     };
+    // Removed before the servers stop, so that no command connects to a stopping system.
     remove_connection_files(data.path());
     let mut again = next_shutdown_signal();
     tokio::select! {
         () = stop_system(&mut servers, &mut system) => ended,
         signal = &mut again => {
             servers.kill().await;
-            print_error(format_args!("{signal} again: killed what had not stopped"));
+            print_error(format_args!("second {signal}: killed the remaining servers"));
             Ok(EXIT_KILLED)
         }
     }
 }
 
-/// As a shell says that a second Ctrl-C ended something.
+/// Exit code after a second signal, the same as a shell reports for a process ended by Ctrl-C.
 const EXIT_KILLED: u8 = 130;
 
 #[derive(Default)]
@@ -189,23 +194,23 @@ struct RunningSystem {
     store: Option<Store>,
 }
 
-/// Removes the files that say how to reach what no longer runs.
+/// Removes the files with the addresses of stopped servers.
 fn remove_connection_files(dir: &Path) {
     let _ = std::fs::remove_file(env_file::env_path(dir));
     let _ = std::fs::remove_file(service_file::service_path(dir));
 }
 
-/// Keeps what is here out of other people's repositories: there is a password in it.
+/// Excludes the directory from version control, because it contains a password.
 fn write_gitignore(dir: &Path) {
     let file = dir.join(".gitignore");
     if !file.exists() {
-        // As nobody else has created it, nor a link in its place.
+        // `create_new` never follows a link and never overwrites a file of another process.
         let created = std::fs::File::create_new(file);
         let _ = created.and_then(|mut file| std::io::Write::write_all(&mut file, b"*\n"));
     }
 }
 
-/// The servers that are to be run here: those that nobody else runs for us.
+/// The servers to run here. A server named by a variable is not started.
 async fn resolve_servers(
     options: &UpOptions,
     matches: &ArgMatches,
@@ -221,8 +226,8 @@ async fn resolve_servers(
     Ok(Servers::new(options, data, nats_url, database_url))
 }
 
-/// The server that a variable names, unless it is the one of an earlier `up`, left over in this shell's
-/// environment: on our own port, where nobody listens now.
+/// The server named by a variable. A local URL with our own port on which no server listens is a
+/// leftover of an earlier `up` in the shell's environment, and is ignored.
 async fn external_url(url: Option<&str>, default_port: u16, own_port: u16) -> Option<String> {
     let url = url?;
     let own = parse_host_port(url, default_port).is_some_and(|(host, port)| {
@@ -245,6 +250,7 @@ async fn start_system(
     let nats = NatsOptions { nats_url: servers.nats_url(), ..options.nats.clone() };
     let database = DatabaseOptions { database_url: Some(servers.database_url()) };
     let store = connect::connect_database(&database).await?;
+    // Kept for the drain even if a later step fails.
     system.store = Some(store.clone());
     migrate::migrate_database(&store, DEFAULT_SHARDS).await?;
     for region in &options.regions {
@@ -257,7 +263,8 @@ async fn start_system(
     };
     let variables = [("DATABASE_URL", servers.database_url()), ("NATS_URL", servers.nats_url())];
     let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
-    // A URL that libpq does not know is no reason not to start; the command that is shown then says nothing of it.
+    // Some valid URLs cannot be expressed for libpq. Without the file, only the psql command is
+    // omitted from the banner.
     if let Err(why) = service_file::write_service(dir, &servers.database_url()) {
         print_error(format_args!("could not write {}: {why}", service_file::service_path(dir).display()));
     }
@@ -271,7 +278,7 @@ async fn start_system(
     Ok(())
 }
 
-/// Applies `sites.yaml`; what cannot be applied is said loudly and stops nothing.
+/// Applies `sites.yaml`. A refused file is reported as a warning and does not stop the start.
 async fn apply_sites(options: &UpOptions, store: &Store) -> Option<String> {
     let file = Path::new(SITES_FILE);
     if options.no_apply || !file.exists() {
@@ -290,7 +297,7 @@ async fn apply_sites(options: &UpOptions, store: &Store) -> Option<String> {
     }
 }
 
-/// Until a signal, or until something fails for good; a server that dies is started again.
+/// Waits for a signal or a permanent failure. Restarts a server that ends by itself.
 async fn watch_system(
     stop: &mut ShutdownSignal,
     servers: &mut Servers,
@@ -299,18 +306,18 @@ async fn watch_system(
     loop {
         tokio::select! {
             signal = &mut *stop => {
-                print_line(format_args!("\n{signal}: stopping; once more kills at once"));
+                print_line(format_args!("\n{signal}: stopping; a second signal kills at once"));
                 return Ok(0);
             }
             name = system.services.wait_for_failure() => {
-                print_error(format_args!("{name} failed again and again and gave up; the logs say why"));
+                print_error(format_args!("{name} failed repeatedly and gave up; see the logs"));
                 return Ok(EXIT_SOFTWARE);
             }
             died = servers.wait_for_exit() => {
                 tokio::select! {
-                    revived = servers.restart_server(died) => revived?,
+                    restarted = servers.restart_server(died) => restarted?,
                     signal = &mut *stop => {
-                        print_line(format_args!("\n{signal}: stopping; once more kills at once"));
+                        print_line(format_args!("\n{signal}: stopping; a second signal kills at once"));
                         return Ok(0);
                     }
                 }
@@ -319,7 +326,8 @@ async fn watch_system(
     }
 }
 
-/// Stops all in order, the servers last, since the others write to them until they end.
+/// Stops all services in order, and then the servers, because services write to them until they
+/// end.
 async fn stop_system(servers: &mut Servers, system: &mut RunningSystem) {
     std::mem::take(&mut system.services).drain_in_order().await;
     if let Some(store) = system.store.take() {
@@ -328,45 +336,52 @@ async fn stop_system(servers: &mut Servers, system: &mut RunningSystem) {
     servers.stop().await;
 }
 
-/// What to type to stop a demo that runs beside the directory in question.
+/// Hint with the command that stops a running demo, if `dir` is another directory.
 fn running_demo_hint(dir: &Path) -> String {
     let demo = Path::new(crate::demo::DEMO_DATA_DIR);
     match DataDir::holder_pid(demo) {
-        Ok(Some(_)) if dir != demo => format!("; a demo does: picket down --data-dir {}", demo.display()),
+        Ok(Some(_)) if dir != demo => {
+            format!("; a demo is running: picket down --data-dir {}", demo.display())
+        }
         _ => String::new(),
     }
 }
 
-/// Stops a running `up`, or what a killed one left behind.
+/// Stops a running `up`, or servers left running by a killed one.
 pub(crate) async fn run_down(options: DownOptions) -> Result<(), Error> {
-    // A drain may take as long as its parts' limits.
-    const LIMIT: Duration = Duration::from_secs(90);
+    // Covers the drain limits of services and servers.
+    const DOWN_TIMEOUT: Duration = Duration::from_secs(90);
     let dir = options.data_dir;
     let _ =
         telemetry::init_logging(&LogOptions { log: "warn".to_owned(), log_format: Some(LogFormat::Pretty) });
     if !dir.exists() {
-        print_line(format_args!("nothing runs: there is no {}{}", dir.display(), running_demo_hint(&dir)));
+        print_line(format_args!(
+            "nothing is running: {} does not exist{}",
+            dir.display(),
+            running_demo_hint(&dir)
+        ));
         return Ok(());
     }
     let holder = DataDir::holder_pid(&dir)?;
+    // Without a holder, only orphans of a killed `up` can be running.
     let Some(pid) = holder else {
         let data = DataDir::lock(&dir)?;
         Nats::stop_orphan(&data).await?;
         Postgres::stop_orphan(&data).await?;
         remove_connection_files(&dir);
-        print_line(format_args!("nothing runs in {}{}", dir.display(), running_demo_hint(&dir)));
+        print_line(format_args!("nothing is running in {}{}", dir.display(), running_demo_hint(&dir)));
         return Ok(());
     };
     let signalled = i32::try_from(pid)
         .ok()
         .and_then(Pid::from_raw)
         .ok_or_else(|| {
-            Error::Failed(format!("process {pid}, which has {}, cannot be signalled", dir.display()))
+            Error::Failed(format!("process {pid}, which holds {}, cannot be signalled", dir.display()))
         })
         .and_then(|process| {
             kill_process(process, Signal::TERM).map_err(|why| {
                 Error::Unreachable(format!(
-                    "could not stop process {pid}, which has {}: {why}",
+                    "could not stop process {pid}, which holds {}: {why}",
                     dir.display()
                 ))
             })
@@ -374,17 +389,18 @@ pub(crate) async fn run_down(options: DownOptions) -> Result<(), Error> {
     signalled?;
     print_line(format_args!("stopping process {pid} and its servers"));
     let gone = async {
+        // The lock is released when the process ends.
         while DataDir::holder_pid(&dir)? == Some(pid) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         Ok::<_, Error>(())
     };
-    match tokio::time::timeout(LIMIT, gone).await {
+    match tokio::time::timeout(DOWN_TIMEOUT, gone).await {
         Ok(gone) => gone?,
         Err(_) => {
             return Err(Error::Unreachable(format!(
-                "process {pid} has not stopped within {} s; kill it (kill -9 {pid}), then run 'picket down' again",
-                LIMIT.as_secs()
+                "process {pid} did not stop within {} s; kill it (kill -9 {pid}), then run 'picket down' again",
+                DOWN_TIMEOUT.as_secs()
             )));
         }
     }

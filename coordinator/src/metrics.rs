@@ -1,4 +1,4 @@
-//! What a coordinator counts.
+//! Metrics of the coordinator.
 
 use std::{sync::atomic::AtomicU64, time::Duration};
 
@@ -14,35 +14,35 @@ use prometheus_client::{
     },
 };
 
-/// Why a job was given up.
+/// Label: reason for which a job was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct JobsLostLabel {
     /// `expired`, `fenced`, `refused` or `backlog`.
     pub cause: &'static str,
 }
 
-/// Why a tick was written down as missed.
+/// Label: cause of a missed tick.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct MissedLabel {
-    /// As in the row.
+    /// Cause as in the result row.
     pub cause: String,
 }
 
-/// What was repaired.
+/// Label: kind of a repaired mark.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RepairedLabel {
     /// `leases`, `gaps`, `rollups`, `schedules` or `results`.
     pub kind: String,
 }
 
-/// Where jobs wait.
+/// Label: region.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RegionLabel {
-    /// The region's name.
+    /// Name of the region.
     pub region: String,
 }
 
-/// Cheap to clone; all clones count together.
+/// Cheap to clone; all clones share the same metrics.
 #[derive(Clone)]
 pub struct Metrics {
     pub jobs_published: Counter,
@@ -57,6 +57,7 @@ pub struct Metrics {
     pub schedules: Gauge,
     pub sites: Gauge,
     pub site_problems: Counter,
+    pub patterns_compiled: Counter,
     pub leases_held: Gauge,
     pub leases_lost: Counter,
     pub shards_acquired: Counter,
@@ -86,7 +87,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers all of them.
+    /// Creates and registers all metrics.
     pub fn new(health: &Health) -> Self {
         let metrics = Self {
             jobs_published: Counter::default(),
@@ -101,6 +102,7 @@ impl Metrics {
             schedules: Gauge::default(),
             sites: Gauge::default(),
             site_problems: Counter::default(),
+            patterns_compiled: Counter::default(),
             leases_held: Gauge::default(),
             leases_lost: Counter::default(),
             shards_acquired: Counter::default(),
@@ -128,13 +130,14 @@ impl Metrics {
             oldest_snapshot_age_seconds: Gauge::default(),
             oldest_snapshot_age_transactions: Gauge::default(),
         };
-        // From zero: the first one to come would be no increase of what was not there.
+        // Exports each known cause from zero; otherwise its first count would not show as an
+        // increase.
         for cause in ["expired", "fenced", "refused", "backlog"] {
             let _ = metrics.jobs_lost.get_or_create(&JobsLostLabel { cause });
         }
-        for kind in ["leases", "gaps", "rollups", "schedules", "results"] {
+        for mark in ["leases", "gaps", "rollups", "schedules", "results"] {
             let _ =
-                metrics.future_timestamps_repaired.get_or_create(&RepairedLabel { kind: kind.to_owned() });
+                metrics.future_timestamps_repaired.get_or_create(&RepairedLabel { kind: mark.to_owned() });
         }
         for cause in [Cause::NoProber, Cause::NotScheduled, Cause::ResultLate] {
             let _ = metrics.ticks_missed.get_or_create(&MissedLabel { cause: cause.as_str().to_owned() });
@@ -151,40 +154,49 @@ impl Metrics {
             "Jobs that the stream dropped as duplicates",
             metrics.jobs_duplicate.clone(),
         );
-        registry.register("publish_retries", "Repeated publishes of jobs", metrics.publish_retries.clone());
-        registry.register("jobs_lost", "Jobs that were given up, by cause", metrics.jobs_lost.clone());
         registry.register(
-            "lateness_seconds",
-            "Time from a tick to the publish of its job",
-            metrics.lateness.clone(),
+            "publish_retries",
+            "Jobs published again after a failure or timeout",
+            metrics.publish_retries.clone(),
         );
-        registry.register("batch_jobs", "Jobs per publish batch", metrics.batch_jobs.clone());
+        registry.register(
+            "jobs_lost",
+            "Jobs dropped before they were published, by cause",
+            metrics.jobs_lost.clone(),
+        );
+        registry.register("lateness_seconds", "Time from a tick to its publishing", metrics.lateness.clone());
+        registry.register("batch_jobs", "Jobs per published batch", metrics.batch_jobs.clone());
         registry.register(
             "jobs_in_flight",
-            "Jobs published and not yet acknowledged by the stream",
+            "Jobs waiting for acknowledgement by the stream",
             metrics.jobs_in_flight.clone(),
         );
         registry.register(
             "jobs_waiting",
-            "Jobs waiting for a prober, by region, a few seconds ago",
+            "Jobs waiting for a prober, by region; updated every few seconds",
             metrics.jobs_waiting.clone(),
         );
         registry.register(
             "region_silent",
-            "1 while no prober of a region pulls, receives or acknowledges jobs, else 0; as each coordinator sees it",
+            "1 if no prober of the region pulls, receives or acknowledges jobs, else 0; observed by each coordinator separately",
             metrics.region_silent.clone(),
         );
         registry.register("schedules", "Schedules in the shards held", metrics.schedules.clone());
         registry.register("sites", "Sites in the shards held", metrics.sites.clone());
+        registry.register("site_problems", "Sites rejected by validation", metrics.site_problems.clone());
+        registry.register("leases_held", "Shards held by this coordinator", metrics.leases_held.clone());
         registry.register(
-            "site_problems",
-            "Sites found that cannot be checked",
-            metrics.site_problems.clone(),
+            "leases_lost",
+            "Shards lost, i.e. neither released nor renewed",
+            metrics.leases_lost.clone(),
         );
-        registry.register("leases_held", "Shards held", metrics.leases_held.clone());
-        registry.register("leases_lost", "Leases lost without being released", metrics.leases_lost.clone());
         registry.register("shards_acquired", "Shards acquired", metrics.shards_acquired.clone());
-        registry.register("database_errors", "Failed statements", metrics.database_errors.clone());
+        registry.register("database_errors", "Failed database statements", metrics.database_errors.clone());
+        registry.register(
+            "patterns_compiled",
+            "Regexes compiled because no coordinator had recorded them as valid",
+            metrics.patterns_compiled.clone(),
+        );
         registry.register(
             "clock_steps",
             "Jumps of the database's clock that were followed",
@@ -192,37 +204,37 @@ impl Metrics {
         );
         registry.register(
             "clock_unconfirmed",
-            "1 while the database's clock shows a jump that no second clock confirms, else 0",
+            "1 while no second source confirms the database's clock, else 0",
             metrics.clock_unconfirmed.clone(),
         );
         registry.register(
             "future_timestamps_repaired",
-            "Timestamps in the future that were moved back to now, and future results that were deleted, by kind",
+            "Timestamps in the future that were reset to now, and results in the future that were deleted, by kind",
             metrics.future_timestamps_repaired.clone(),
         );
         registry.register(
             "deletion_refused",
-            "1 while nothing is deleted for its age because clocks, timestamps and results disagree, else 0",
+            "1 while retention is paused because clocks, timestamps and results disagree, else 0",
             metrics.deletion_refused.clone(),
         );
         registry.register(
             "confirmation_jobs",
-            "Jobs of confirmation checks",
+            "Confirming jobs after a failure",
             metrics.confirmation_jobs.clone(),
         );
         registry.register(
             "confirmations_rejected",
-            "Confirmation requests that were invalid, or too many",
+            "Confirmation requests rejected as invalid or because the queue was full",
             metrics.confirmations_rejected.clone(),
         );
         registry.register(
             "confirmations_dropped",
-            "Failing sites left to their next tick because too many failed at once",
+            "Confirmations dropped because too many sites were suspected at once; their next ticks decide",
             metrics.confirmations_dropped.clone(),
         );
         registry.register(
             "ticks_missed",
-            "Ticks without a row that the ledger recorded as missed, by cause",
+            "Ticks without a result that the ledger recorded as missed, by cause",
             metrics.ticks_missed.clone(),
         );
         registry.register(
@@ -232,17 +244,17 @@ impl Metrics {
         );
         registry.register(
             "ledger_close_duration_seconds",
-            "Time to close a span of the ledger",
+            "Time to close one chunk of the ledger",
             metrics.ledger_close_duration.clone(),
         );
         registry.register(
             "results_waiting",
-            "Messages of the results stream, each with one or more results, that no sink has acknowledged",
+            "Messages in the results stream, of one or more results each, not acknowledged by a sink",
             metrics.results_waiting.clone(),
         );
         registry.register(
             "results_waiting_ratio",
-            "Share of the results stream's limit that no sink has acknowledged",
+            "Share of the results stream's capacity from the oldest unacknowledged message to the newest",
             metrics.results_waiting_ratio.clone(),
         );
         registry.register(
@@ -252,27 +264,27 @@ impl Metrics {
         );
         registry.register(
             "results_arrived",
-            "Messages with results, by region; counted only while at least a quarter of the stream waits for a sink; every coordinator counts the same messages",
+            "Messages with results by publishing region, counted only while at least a quarter of the stream waits for a sink; every coordinator counts the same messages",
             metrics.results_arrived.clone(),
         );
         registry.register(
             "jobs_stored_ratio",
-            "Share of the jobs stream's limit in use; at 1 each new job discards the oldest one of any region",
+            "Used share of the jobs stream's capacity; at 1 each new job discards the oldest job of all regions",
             metrics.jobs_stored_ratio.clone(),
         );
         registry.register(
             "publishing_paused",
-            "1 while no jobs are published because too many results wait for a sink, else 0",
+            "1 while publishing is paused because too many results wait for a sink, else 0",
             metrics.publishing_paused.clone(),
         );
         registry.register(
             "rolled_up_through_timestamp_seconds",
-            "Time up to which results are rolled up, as seconds since 1970; 0 if another coordinator does it",
+            "Unix time up to which results are rolled up; 0 if another coordinator does it",
             metrics.rolled_up_through.clone(),
         );
         registry.register(
             "rollup_duration_seconds",
-            "Time to roll up a span of results",
+            "Time to roll up one chunk of results",
             metrics.rollup_duration.clone(),
         );
         registry.register(
@@ -282,23 +294,24 @@ impl Metrics {
         );
         registry.register(
             "partition_drops_deferred",
-            "Drops of expired partitions deferred because the table was busy",
+            "Deferred drops of expired results because the table was busy",
             metrics.partition_drops_deferred.clone(),
         );
         registry.register(
             "oldest_snapshot_age_seconds",
-            "Age of the oldest open transaction that holds up the removal of dead rows; NaN if the schema's owner lacks pg_read_all_stats",
+            "Age of the oldest open transaction that blocks the removal of dead rows; NaN if the schema's owner lacks pg_read_all_stats",
             metrics.oldest_snapshot_age_seconds.clone(),
         );
         registry.register(
             "oldest_snapshot_age_transactions",
-            "The same age in transactions, including replicas and replication slots",
+            "Age of the oldest open snapshot in transactions, including replicas and replication slots",
             metrics.oldest_snapshot_age_transactions.clone(),
         );
         metrics
     }
 
-    /// Of `regions`, which are those in use, `silent` are. What is no longer in use is not spoken of.
+    /// Sets the silence gauge of each of `regions`, the regions in use, and removes the series of
+    /// regions no longer in use.
     pub fn set_silent_regions(
         &self,
         regions: &[RegionName],
@@ -318,4 +331,15 @@ impl Metrics {
         }
         regions.clone_into(before);
     }
+}
+
+/// Registers all metrics with a series in each family, for the generated reference, because empty
+/// families are not encoded. Labels without a fixed set of values get `placeholder`.
+pub fn describe_metrics(health: &Health, placeholder: &str) {
+    let metrics = Metrics::new(health);
+    let region = RegionLabel { region: placeholder.to_owned() };
+    for family in [&metrics.jobs_waiting, &metrics.region_silent] {
+        let _ = family.get_or_create(&region);
+    }
+    let _ = metrics.results_arrived.get_or_create(&region);
 }

@@ -1,4 +1,4 @@
-//! Wall clocks that are wrong: those of single processes for good, and a database's that is set while it runs.
+//! Wrong wall clocks: constant for single processes, and adjustable at run time for a database.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -9,7 +9,7 @@ use std::{
 
 use picket_testkit::servers::{self, TestPostgres, scratch_dir};
 
-/// Builds the library that a process with a wrong clock is started with, in `dir`.
+/// Builds the library in `dir` to preload into processes with a wrong clock.
 pub fn build_library(dir: &Path) -> String {
     let library = dir.join("skew.so");
     let built = Command::new("cc")
@@ -18,24 +18,24 @@ pub fn build_library(dir: &Path) -> String {
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/skew.c"))
         .arg("-ldl")
         .status();
-    assert!(built.is_ok_and(|status| status.success()), "cc builds skew.c, as it links Rust");
+    assert!(built.is_ok_and(|status| status.success()), "cc, the linker of Rust, builds skew.c");
     library.display().to_string()
 }
 
-/// The clock of a database.
+/// Adjustable clock of a database.
 #[derive(Debug)]
 pub struct DatabaseClock {
     file: PathBuf,
 }
 
 impl DatabaseClock {
-    /// Starts a Postgres whose clock can be set, and is right.
+    /// Starts a Postgres with an adjustable clock, which is correct at first.
     pub async fn start() -> (TestPostgres, Self) {
         let dir = scratch_dir("skew");
         let clock = Self { file: dir.join("seconds") };
         fs::write(&clock.file, 0_i64.to_ne_bytes()).expect("a file for the clock");
         let library = build_library(&dir);
-        // Postgres may run as somebody else.
+        // Postgres may run as another user.
         for path in [clock.file.as_path(), Path::new(&library)] {
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("its permissions");
         }
@@ -46,9 +46,9 @@ impl DatabaseClock {
         (servers::start_postgres_with_env(environment).await, clock)
     }
 
-    /// Lets it be so many seconds ahead from now on (behind: below 0).
+    /// Sets the clock ahead by this number of seconds (behind if negative).
     pub fn set_offset(&self, ahead_seconds: i64) {
-        // In place: it is mapped.
+        // Written in place, because the processes have the file mapped.
         let file: File = OpenOptions::new().write(true).open(&self.file).expect("the file of the clock");
         file.write_all_at(&ahead_seconds.to_ne_bytes(), 0).expect("the clock is set");
     }

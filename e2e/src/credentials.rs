@@ -1,4 +1,4 @@
-//! A NATS configuration with credentials, as an operator has it written.
+//! NATS configuration with credentials, generated as an operator would.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use picket_testkit::{
 
 use crate::program_path;
 
-/// What 'picket nats init' has written, and certificates of an authority of the test's own.
+/// Output of `picket nats init`, and certificates of a test's own authority.
 #[derive(Clone, Debug)]
 pub struct Credentials {
     dir: PathBuf,
@@ -21,7 +21,7 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Has it written for these regions.
+    /// Generates the configuration for these regions.
     pub fn init(regions: &[&str]) -> Self {
         let credentials = Self { dir: servers::scratch_dir("credentials"), tls: false };
         let regions: Vec<_> = regions.iter().flat_map(|region| ["--region", region]).collect();
@@ -29,7 +29,8 @@ impl Credentials {
         credentials
     }
 
-    /// As [`init`](Self::init), for servers at these addresses that speak TLS alone.
+    /// Generates the configuration as [`init`](Self::init) does, for servers at these addresses
+    /// that accept TLS only.
     pub fn init_with_tls(regions: &[&str], addresses: &[&str]) -> Self {
         let credentials = Self { tls: true, ..Self::init(regions) };
         let authority = CertificateAuthority::new();
@@ -41,7 +42,7 @@ impl Credentials {
         credentials
     }
 
-    /// Runs 'picket nats' on it, which must go well; returns what it said.
+    /// Runs `picket nats` on the directory and returns its output. Panics if the command fails.
     pub fn run_picket_nats(&self, command: &str, options: &[&str]) -> String {
         let mut picket = Command::new(program_path("picket"));
         let output = picket.args(["nats", command]).args(options).arg("--dir").arg(&self.dir).output();
@@ -50,7 +51,7 @@ impl Credentials {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// The configuration as it is now, copied for one server that listens on `port`.
+    /// Copies the current configuration for a server that listens on `port`.
     pub fn write_server_config(&self, port: u16, options: &[&str]) -> PathBuf {
         let copy = servers::scratch_dir("server");
         let text = |path: PathBuf| path.display().to_string();
@@ -66,17 +67,17 @@ impl Credentials {
         copy.join("nats.conf")
     }
 
-    /// The file with the credential of this user.
+    /// Credential file of this user.
     pub fn credential_path(&self, user: &str) -> PathBuf {
         self.dir.join(format!("creds/{user}.nk"))
     }
 
-    /// The certificate of the authority, where TLS is spoken.
+    /// Certificate file of the authority, if TLS is on.
     pub fn authority_path(&self) -> Option<PathBuf> {
         self.tls.then(|| self.pem_path("ca"))
     }
 
-    /// What a client of this user is told of the servers.
+    /// Client options of this user.
     pub fn client_options(&self, user: &str) -> async_nats::ConnectOptions {
         let seed = fs::read_to_string(self.credential_path(user)).expect("a credential");
         let options = async_nats::ConnectOptions::new().nkey(seed.trim().to_owned());

@@ -1,9 +1,10 @@
-//! What a region's prober may claim of checks that it was not given.
+//! Forged results: a region's prober claims results of checks that it was not given.
 
 use picket_proto::{Cause, CheckResult, Kind, Outcome, RegionName, SiteId, Timestamp};
 use serde_json::{Value, json};
 
-/// The result of another check in every way in which a check may be another, each with the ticket of this one.
+/// Forges results that differ from the given check in every possible property, each with the ticket
+/// of the given check.
 pub fn forge_results(result: &CheckResult, other: &RegionName) -> Vec<Value> {
     let result = CheckResult {
         prober: "liar".to_owned(),
@@ -12,7 +13,7 @@ pub fn forge_results(result: &CheckResult, other: &RegionName) -> Vec<Value> {
         ..result.clone()
     };
     let at = |seconds: i64| Timestamp::from_micros(result.scheduled_at.as_micros() + seconds * 1_000_000);
-    let others = [
+    let forgeries = [
         CheckResult { site_id: result.site_id.map(|site| SiteId(site.0 + 1)), ..result.clone() },
         CheckResult { kind: Kind::Confirm, ..result.clone() },
         CheckResult { scheduled_at: at(1), ..result.clone() },
@@ -25,9 +26,9 @@ pub fn forge_results(result: &CheckResult, other: &RegionName) -> Vec<Value> {
         CheckResult { region: other.clone(), ..result.clone() },
         CheckResult { installation: "00000000-0000-4000-8000-000000000000".parse().ok(), ..result.clone() },
     ];
-    let mut lies: Vec<Value> = others.iter().map(|lie| json!(lie)).collect();
+    let mut forged: Vec<Value> = forgeries.iter().map(|forgery| json!(forgery)).collect();
     let mut shard = json!(result);
     shard["shard"] = json!(result.shard.map_or(0, |shard| (shard.0 + 1) % 64));
-    lies.push(shard);
-    lies
+    forged.push(shard);
+    forged
 }

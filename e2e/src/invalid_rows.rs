@@ -1,6 +1,7 @@
-//! Rows that SQL allows and that no process can use, as a database from before the checks at the door may hold them.
+//! Rows that SQL allows and no process can use. A database older than the constraints may contain
+//! such rows.
 
-/// Values of columns of `picket.sites`.
+/// Invalid values of columns of `picket.sites`.
 pub const INVALID_VALUES: [(&str, &str); 10] = [
     ("tags", "'{a,NULL}'"),
     ("tags", "'{{a,b},{c,d}}'"),
@@ -14,15 +15,16 @@ pub const INVALID_VALUES: [(&str, &str); 10] = [
     ("status", "repeat('1', 10000000)"),
 ];
 
-/// The statement that inserts a site for each of `values`, past all triggers; its URL is `url` and the value's place.
+/// Builds a statement that inserts a site for each of `values`, bypassing all triggers. The URL of
+/// a site is `url` followed by the index of its value.
 pub fn build_insert_sql<'a>(url: &str, values: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
     let inserts: String = values
         .into_iter()
         .enumerate()
-        .map(|(place, (columns, values))| {
+        .map(|(index, (columns, values))| {
             format!(
                 "INSERT INTO picket.sites (shard, version, interval_seconds, timeout_ms, url, {columns})
-                 VALUES (0, pg_current_xact_id(), 2, 2000, '{url}{place}', {values}) RETURNING id INTO site;
+                 VALUES (0, pg_current_xact_id(), 2, 2000, '{url}{index}', {values}) RETURNING id INTO site;
                  UPDATE picket.sites SET shard = picket.shard_of(id) WHERE id = site;
                  PERFORM picket.reconcile_schedules(ARRAY[site]);"
             )

@@ -1,6 +1,8 @@
-//! The system from outside: a stack of real processes on real servers, which tests start, signal and question.
+//! End-to-end tests: a stack of real processes on real servers, which tests start, signal and
+//! query.
 //!
-//! None of our processes is linked here: they are found by their path, as an operator's would be.
+//! No Picket process is linked into this crate. Processes are started by the path of their program,
+//! as an operator would start them.
 
 pub mod clock_skew;
 mod credentials;
@@ -23,44 +25,44 @@ pub use credentials::Credentials;
 pub use netns::{LabHost, NetnsLab};
 pub use process::{Process, program_path};
 
-/// Servers of a test's own, and the processes that it starts on them.
+/// Servers of a single test, and the processes started on them.
 pub struct Stack {
-    /// The bus.
+    /// The NATS server.
     pub nats: TestNats,
-    /// The database, around all processes.
+    /// Direct connection to the database.
     pub database: PgPool,
-    /// How processes find the bus.
+    /// Bus endpoint of the processes.
     pub bus: BusEndpoint,
-    /// Where the programs are of what is started from now on.
+    /// Directory of the programs started from now on.
     pub programs: PathBuf,
     database_url: String,
     dir: PathBuf,
 }
 
-/// How the processes of a stack find the bus.
+/// Bus endpoint of the processes in a stack.
 #[derive(Clone, Debug)]
 pub struct BusEndpoint {
-    /// Its servers, separated by commas.
+    /// Server URLs, separated by commas.
     pub servers: String,
-    /// Where 'picket nats init' has written a credential for each, if they need one.
+    /// Credentials written by `picket nats init`, if the servers require them.
     pub credentials: Option<Credentials>,
 }
 
 impl Stack {
-    /// Starts the servers and makes the schema, with regions of these names.
+    /// Starts the servers and creates the schema with these regions.
     pub async fn start(regions: &[&str]) -> Self {
         let url = servers::shared_postgres().await.create_database().await;
         Self::start_on(regions, url).await
     }
 
-    /// As [`start`](Self::start), on a database that is there.
+    /// Starts as [`start`](Self::start) does, on an existing database.
     pub async fn start_on(regions: &[&str], url: String) -> Self {
         let stack = Self::without_schema(servers::start_nats().await, url);
         stack.prepare_schema(regions).await;
         stack
     }
 
-    /// Makes the schema, with regions of these names.
+    /// Creates the schema with these regions.
     pub async fn prepare_schema(&self, regions: &[&str]) {
         assert_eq!(self.run_picket(&["migrate"]).await.0, 0);
         for region in regions {
@@ -68,7 +70,7 @@ impl Stack {
         }
     }
 
-    /// On servers that may be there or not, without a schema.
+    /// Creates a stack without a schema. The servers need not be running.
     pub fn without_schema(nats: TestNats, database_url: String) -> Self {
         Self {
             bus: BusEndpoint { servers: nats.url(), credentials: None },
@@ -80,7 +82,7 @@ impl Stack {
         }
     }
 
-    /// Starts one of our programs with variables of its own.
+    /// Starts a program with additional environment variables.
     pub async fn spawn_process(
         &self,
         program: &str,
@@ -90,7 +92,8 @@ impl Stack {
         Process::start(self, None, program, options, variables).await
     }
 
-    /// As [`process`](Self::process), on a host that is not the hub.
+    /// Starts a program as [`spawn_process`](Self::spawn_process) does, on a host other than the
+    /// hub.
     pub async fn spawn_process_on(
         &self,
         host: &LabHost,
@@ -101,18 +104,19 @@ impl Stack {
         Process::start(self, Some(host), program, options, variables).await
     }
 
-    /// Leads what is started from now on to another database.
+    /// Connects processes started from now on to another database.
     pub fn switch_database(&mut self, url: String) {
         self.database = PgPool::connect_lazy(&url).expect("the URL of a test's database");
         self.database_url = url;
     }
 
-    /// The URL of the database.
+    /// URL of the database.
     pub fn database_url(&self) -> &str {
         &self.database_url
     }
 
-    /// A client of the bus, as another program would be one; where the bus wants a credential, the administrator's.
+    /// Connects a separate client to the bus, with the administrator's credential if the bus
+    /// requires one.
     pub async fn connect_client(&self) -> async_nats::Client {
         let options = match &self.bus.credentials {
             Some(credentials) => credentials.client_options("admin"),
@@ -122,7 +126,7 @@ impl Stack {
         options.connect(servers).await.expect("the bus is there")
     }
 
-    /// The same, for its streams.
+    /// Connects a separate client with JetStream.
     pub async fn connect_jetstream(&self) -> async_nats::jetstream::Context {
         async_nats::jetstream::new(self.connect_client().await)
     }
@@ -132,7 +136,7 @@ impl Stack {
         self.spawn_process("picket-coordinator", options, &[]).await
     }
 
-    /// Starts a prober, which may check sites on this machine.
+    /// Starts a prober that may check sites on this machine.
     pub async fn spawn_prober(&self, region: &str, options: &[&str]) -> Process {
         let local = ["--region", region, "--allow-addresses", "127.0.0.0/8,::1/128"];
         self.spawn_process("picket-prober", &[&local, options].concat(), &[]).await
@@ -143,7 +147,7 @@ impl Stack {
         self.spawn_process("picket-sink", options, &[]).await
     }
 
-    /// Makes the tickets of this installation, as its coordinators do.
+    /// Loads the ticket keys of this installation, as coordinators do.
     pub async fn load_tickets(&self) -> Tickets {
         let keys: Vec<(String, i16, Vec<u8>)> = sqlx::query_as(
             "SELECT installation_id::text, key_id, key FROM picket.settings CROSS JOIN picket.ticket_keys",
@@ -156,12 +160,13 @@ impl Stack {
         Tickets::new(installation, true, &keys.into_iter().map(key).collect::<Vec<_>>())
     }
 
-    /// Runs the operator's command to its end: exit code, standard output, standard error.
+    /// Runs the `picket` command to its end. Returns exit code, standard output and standard error.
     pub async fn run_picket(&self, arguments: &[&str]) -> (i32, String, String) {
         self.run_picket_with(arguments, &[]).await
     }
 
-    /// As [`picket`](Self::picket), with variables of its own.
+    /// Runs the command as [`run_picket`](Self::run_picket) does, with additional environment
+    /// variables.
     pub async fn run_picket_with(
         &self,
         arguments: &[&str],
@@ -174,35 +179,35 @@ impl Stack {
         (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
     }
 
-    /// Runs a statement.
+    /// Runs a statement and returns the number of affected rows.
     pub async fn execute_sql(&self, sql: &str) -> u64 {
-        let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&self.database).await;
-        done.unwrap_or_else(|error| panic!("{sql}: {error}")).rows_affected()
+        let result = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&self.database).await;
+        result.unwrap_or_else(|error| panic!("{sql}: {error}")).rows_affected()
     }
 
-    /// Asks for one number.
+    /// Runs a query for a number.
     pub async fn query_number(&self, sql: &str) -> i64 {
-        let found = sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&self.database).await;
-        found.unwrap_or_else(|error| panic!("{sql}: {error}"))
+        let result = sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&self.database).await;
+        result.unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
-    /// Asks for some texts, and shows them as lines.
+    /// Runs a query for texts.
     pub async fn query_lines(&self, sql: &str) -> Vec<String> {
-        let found = sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_all(&self.database).await;
-        found.unwrap_or_else(|error| panic!("{sql}: {error}"))
+        let result = sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_all(&self.database).await;
+        result.unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
-    /// Waits until the number that `sql` asks for is at least `least`.
-    pub async fn wait_at_least(&self, limit: Duration, least: i64, sql: &str) -> i64 {
-        eventually(limit, &format!("{least} of: {sql}"), async || {
-            let found = self.query_number(sql).await;
-            if found >= least { Ok(found) } else { Err(found) }
+    /// Waits until the number selected by `sql` is at least `min`.
+    pub async fn wait_at_least(&self, limit: Duration, min: i64, sql: &str) -> i64 {
+        eventually(limit, &format!("at least {min} of: {sql}"), async || {
+            let value = self.query_number(sql).await;
+            if value >= min { Ok(value) } else { Err(value) }
         })
         .await
     }
 
-    /// Waits until each schedule in force for which `condition` holds has a real result of a tick that is due after
-    /// `since`, by the database's clock, as SQL has it.
+    /// Waits until each current schedule that matches `condition` has a real result of a tick after
+    /// `since`, an SQL text of the database's clock.
     pub async fn wait_served_since(&self, limit: Duration, since: &str, condition: &str) {
         let unserved = format!(
             "SELECT schedule.site_id || ' in ' || region.name FROM picket.schedules AS schedule
@@ -219,7 +224,8 @@ impl Stack {
         .await;
     }
 
-    /// Waits until the ledger of all shards is closed up to `to`, by the database's clock, as SQL has it.
+    /// Waits until the ledger of all shards is closed up to `to`, an SQL text of the database's
+    /// clock.
     pub async fn wait_ledger_closed(&self, to: &str) {
         let open = format!("SELECT count(*) FROM picket.leases WHERE accounted_through < '{to}'");
         eventually(fault_test::WAIT_TIMEOUT, "the ledger to be closed", async || {
@@ -231,8 +237,8 @@ impl Stack {
         .await;
     }
 
-    /// The ticks that should have been in a span that is over, and which of them have no row: computed from the
-    /// history of schedules alone.
+    /// Counts the ticks of a past span and the ticks without a row, from the history of schedules
+    /// alone.
     pub async fn count_ticks(&self, from: &str, to: &str) -> TickCounts {
         let sql = format!(
             "SELECT count(*), count(*) FILTER (WHERE result.site_id IS NULL),
@@ -256,10 +262,12 @@ impl Stack {
             .env("DATABASE_URL", &self.database_url)
             .env("NATS_URL", &self.bus.servers)
             .env("PICKET_LOG", "info")
-            // The machine of a test may be slow, and all its sites are on one host; few tests are about that.
+            // Test machines may be slow, and all sites share a host; few tests are about these
+            // limits.
             .env("PICKET_MAX_DRIFT", "30s")
             .env("PICKET_PER_HOST", "1000")
-            // The guardian of the directory ends whatever names it, should the test be killed.
+            // If the test is killed, the reaper kills all processes whose command line names the
+            // directory.
             .arg0(self.dir.join(program))
             .current_dir(&self.dir)
             .stdin(std::process::Stdio::null())
@@ -279,17 +287,17 @@ impl Stack {
     }
 }
 
-/// What became of the ticks of a span.
+/// Outcomes of the ticks in a span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TickCounts {
-    /// Those that should have been.
+    /// Ticks due.
     pub ticks: i64,
-    /// Those without a row.
+    /// Ticks without a row.
     pub unaccounted: i64,
-    /// Rows by outcome.
+    /// Rows with outcome `up`.
     pub up: i64,
-    /// Rows by outcome.
+    /// Rows with outcome `down`.
     pub down: i64,
-    /// Rows by outcome.
+    /// Rows with outcome `missed`.
     pub missed: i64,
 }

@@ -1,9 +1,10 @@
-//! Hosts with addresses of their own, on one machine: network namespaces, joined by a router that can lose packets.
+//! Network lab on a single machine: network namespaces as hosts with their own addresses, connected
+//! by a router that can drop packets.
 //!
-//! A test that wants them is run once more in a network of its own, which becomes the hub: what it starts there (NATS,
-//! Postgres, coordinators, sinks) is the hub's. The other hosts are held by children. A namespace ends with its last
-//! process, so that nothing is left behind, however the test ended; and nobody need be root where users may make
-//! namespaces.
+//! A test that needs the lab is run again in its own network, which becomes the hub: NATS,
+//! Postgres, coordinators and sinks started by the test run at the hub. Child processes hold the
+//! other hosts. A namespace ends with its last process, so no test leaves anything behind, however
+//! the test ended. Root is not required if the system allows users to create namespaces.
 
 use std::{
     env,
@@ -23,12 +24,13 @@ use tokio::runtime::Handle;
 
 use crate::fault_test;
 
-/// Set in the test that runs in a network of its own.
+/// Environment variable set in the inner test, which runs in its own network.
 const INSIDE_ENV: &str = "PICKET_E2E_HOSTS";
-/// How long such a test may take.
+/// Maximum time of an inner test.
 const INNER_TEST_TIMEOUT: Duration = Duration::from_secs(900);
 
-/// The hub, the regions, and the world with the sites; every packet from one to another goes through the router.
+/// Hosts of the lab: the hub, the regions, and the world with the sites. Every packet between hosts
+/// passes the router.
 #[derive(Debug)]
 pub struct NetnsLab {
     router: LabHost,
@@ -37,7 +39,7 @@ pub struct NetnsLab {
     regions: Vec<(&'static str, LabHost)>,
 }
 
-/// One host.
+/// Host in the lab.
 #[derive(Clone, Debug)]
 pub struct LabHost {
     number: u8,
@@ -46,7 +48,7 @@ pub struct LabHost {
     _holder: Option<Arc<NamespaceHolder>>,
 }
 
-/// A child that holds a namespace, and ends with us.
+/// Child process that holds a namespace. Killed when dropped.
 #[derive(Debug)]
 struct NamespaceHolder(Child);
 
@@ -58,8 +60,9 @@ impl Drop for NamespaceHolder {
 }
 
 impl NetnsLab {
-    /// Hosts for the test of this name (its path in the test program). `None` in the test as it was started: it has been
-    /// run to its good end in a network of its own by then, or, and that is printed, this system does not let it.
+    /// Creates the hosts for the test with this path in the test program. Returns `None` in the
+    /// outer test: by then the inner test has passed in its own network, or the system does not
+    /// allow namespaces, which is printed.
     pub async fn enter(test: &str, regions: &[&'static str]) -> Option<Self> {
         if env::var_os(INSIDE_ENV).is_some() {
             return Some(Self::new(regions));
@@ -67,23 +70,24 @@ impl NetnsLab {
         let unshare = || {
             let mut command = tokio::process::Command::new("unshare");
             if !rustix::process::geteuid().is_root() {
-                // The same user, for Postgres does not run as root, but with power over networks of its own.
+                // Keeps the user, because Postgres refuses root, and adds the capabilities for the
+                // namespace's network.
                 command.args(["--user", "--map-current-user", "--keep-caps"]);
             }
             command.arg("--net");
             command
         };
-        let may =
+        let probe =
             unshare().args(["sh", "-c", LabHost::CAPABILITY_SCRIPT]).stdin(Stdio::null()).output().await;
-        if !may.as_ref().is_ok_and(|output| output.status.success()) {
-            let why = may.map(|output| String::from_utf8_lossy(&output.stderr).trim().to_owned());
-            eprintln!("NOT TESTED: {test}: this system lets us make no hosts (network namespaces): {why:?}");
+        if !probe.as_ref().is_ok_and(|output| output.status.success()) {
+            let why = probe.map(|output| String::from_utf8_lossy(&output.stderr).trim().to_owned());
+            eprintln!("NOT TESTED: {test}: this system does not allow network namespaces: {why:?}");
             return None;
         }
-        let _place = fault_test::acquire_test_slot().await;
-        let this = env::current_exe().expect("a program has a path");
+        let _test_slot = fault_test::acquire_test_slot().await;
+        let executable = env::current_exe().expect("a program has a path");
         let run = unshare()
-            .arg(this)
+            .arg(executable)
             .args(["--exact", test, "--include-ignored", "--nocapture"])
             .env(INSIDE_ENV, "1")
             .stdin(Stdio::null())
@@ -91,10 +95,10 @@ impl NetnsLab {
             .output();
         let output =
             tokio::time::timeout(INNER_TEST_TIMEOUT, run).await.expect("it ends in time").expect("it runs");
-        let said = String::from_utf8_lossy(&output.stdout);
-        let complained = String::from_utf8_lossy(&output.stderr);
-        let passed = output.status.success() && said.contains("1 passed");
-        assert!(passed, "{test} in a network of its own: {}\n{said}\n{complained}", output.status);
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let passed = output.status.success() && stdout.contains("1 passed");
+        assert!(passed, "{test} in its own network: {}\n{stdout}\n{stderr}", output.status);
         None
     }
 
@@ -118,23 +122,23 @@ impl NetnsLab {
         Self { router, hub, world, regions }
     }
 
-    /// Where the servers are, and the test itself.
+    /// Host of the servers and of the test itself.
     pub fn hub(&self) -> &LabHost {
         &self.hub
     }
 
-    /// Where the sites are.
+    /// Host of the sites.
     pub fn world(&self) -> &LabHost {
         &self.world
     }
 
-    /// Where the probers of `region` are.
+    /// Host of the probers of `region`.
     pub fn region_host(&self, region: &str) -> &LabHost {
-        let found = self.regions.iter().find(|(name, _)| *name == region);
-        &found.expect("a region of these hosts").1
+        let host = self.regions.iter().find(|(name, _)| *name == region);
+        &host.expect("a region of these hosts").1
     }
 
-    /// A website in the world.
+    /// Starts a website in the world.
     pub fn start_website(&self) -> Target {
         let address = SocketAddr::from((self.world.address(), 80));
         let runtime = Handle::current();
@@ -143,37 +147,39 @@ impl NetnsLab {
             .expect("the world has a free port")
     }
 
-    /// From now on no packet passes between the two, either way, and nobody is told: a partition, not a refusal.
-    pub fn cut_link(&self, one: &LabHost, other: &LabHost) {
-        self.edit_rules("add", one, other);
+    /// Drops all packets between two hosts in both directions without notice: a partition, not a
+    /// refusal.
+    pub fn cut_link(&self, first: &LabHost, second: &LabHost) {
+        self.edit_rules("add", first, second);
     }
 
-    /// Ends a [`cut`](Self::cut).
-    pub fn restore_link(&self, one: &LabHost, other: &LabHost) {
-        self.edit_rules("delete", one, other);
+    /// Ends a [`cut_link`](Self::cut_link).
+    pub fn restore_link(&self, first: &LabHost, second: &LabHost) {
+        self.edit_rules("delete", first, second);
     }
 
-    /// Takes all routes of `host` away but that to the hub: it reaches the bus and nothing else, and its own system says so.
+    /// Removes all routes of `host` except the one to the hub. The host still reaches the bus, and
+    /// its own system reports all other addresses as unreachable.
     pub fn remove_routes(&self, host: &LabHost) {
         let (hub, gateway) = (self.hub.address(), host.gateway());
         host.run_shell(&format!("ip route add {hub} via {gateway} && ip route delete default"));
     }
 
-    /// Ends an [`unroute`](Self::unroute).
+    /// Ends a [`remove_routes`](Self::remove_routes).
     pub fn restore_routes(&self, host: &LabHost) {
         host.run_shell(&format!("ip route add default via {}", host.gateway()));
     }
 
-    fn edit_rules(&self, verb: &str, one: &LabHost, other: &LabHost) {
+    fn edit_rules(&self, verb: &str, first: &LabHost, second: &LabHost) {
         let rule = |from: &LabHost, to: &LabHost| {
             format!("ip rule {verb} from {} to {} blackhole", from.address(), to.address())
         };
-        self.router.run_shell(&format!("{} && {}", rule(one, other), rule(other, one)));
+        self.router.run_shell(&format!("{} && {}", rule(first, second), rule(second, first)));
     }
 }
 
 impl LabHost {
-    /// Fails where one of the things that hosts need may not be done.
+    /// Script that fails unless the system allows everything that hosts need.
     const CAPABILITY_SCRIPT: &str = "set -e
         ip link add one type veth peer name other
         ip address add 10.77.0.1/24 dev one
@@ -183,19 +189,19 @@ impl LabHost {
     fn new(number: u8) -> Self {
         let mut holder = Command::new("unshare")
             .args(["--net", "sh", "-c", "ip link set lo up && echo up && exec cat >/dev/null"])
-            // Its end is the holder's end, whatever becomes of us.
+            // The holder ends with this pipe, even if the test process is killed.
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .expect("unshare is there");
         let mut line = String::new();
-        let said = holder.stdout.take().map(|said| BufReader::new(said).read_line(&mut line));
-        assert!(matches!(said, Some(Ok(_))) && line.trim() == "up", "a host is up");
+        let up_line = holder.stdout.take().map(|up_line| BufReader::new(up_line).read_line(&mut line));
+        assert!(matches!(up_line, Some(Ok(_))) && line.trim() == "up", "a host is up");
         let pid = holder.id();
         Self { _holder: Some(Arc::new(NamespaceHolder(holder))), ..Self::from_pid(number, pid) }
     }
 
-    /// The network that this program is in.
+    /// Host of this process's network.
     fn current(number: u8) -> Self {
         Self::from_pid(number, std::process::id())
     }
@@ -205,7 +211,7 @@ impl LabHost {
         Self { number, pid, namespace: Arc::new(network), _holder: None }
     }
 
-    /// Its address; each host has a network of its own.
+    /// Address of the host. Each host has its own network.
     pub fn address(&self) -> Ipv4Addr {
         Ipv4Addr::new(10, 77, self.number, 2)
     }
@@ -214,7 +220,8 @@ impl LabHost {
         Ipv4Addr::new(10, 77, self.number, 1)
     }
 
-    /// Runs `work` in this host's network: the sockets that it makes and the processes that it starts are this host's.
+    /// Runs `work` in the network of this host. Sockets and processes created by `work` belong to
+    /// the host.
     pub fn run_inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let runtime = Handle::try_current();
         let moved = || {
@@ -224,12 +231,12 @@ impl LabHost {
                 .expect("a host can be entered");
             work()
         };
-        // A thread of its own: the network is the thread's, and stays.
+        // Uses a separate thread, because the network is a permanent property of a thread.
         thread::scope(|scope| scope.spawn(moved).join())
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
-    /// Runs a line of shell there, which must go well.
+    /// Runs a shell command on this host. Panics if the command fails.
     fn run_shell(&self, script: &str) {
         let output =
             self.run_inside(|| Command::new("sh").args(["-c", script]).stdin(Stdio::null()).output());

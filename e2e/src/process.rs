@@ -1,4 +1,4 @@
-//! One of our processes, by its path.
+//! Processes of Picket, started by the path of their program.
 
 use std::{
     fs,
@@ -15,26 +15,26 @@ use tokio::process::Child;
 
 use crate::{LabHost, Stack, fault_test::WAIT_TIMEOUT};
 
-/// Where the program of this name was built to.
+/// Path of the program of this build.
 pub fn program_path(program: &str) -> PathBuf {
     find_program(&built_dir(), program)
 }
 
-/// The program of this name in `dir`.
+/// Path of the program in `dir`.
 pub(crate) fn find_program(dir: &Path, program: &str) -> PathBuf {
-    let found = dir.join(program);
-    assert!(found.exists(), "{} is not there: run 'cargo build --workspace --bins'", found.display());
-    found
+    let path = dir.join(program);
+    assert!(path.exists(), "{} does not exist: run 'cargo build --workspace --bins'", path.display());
+    path
 }
 
-/// Where programs are built to: this one is there, or below.
+/// Directory of this build's programs: the parent of `deps` above this executable.
 pub(crate) fn built_dir() -> PathBuf {
-    let this = std::env::current_exe().expect("a program has a path");
-    let built = this.ancestors().find(|dir| dir.join("deps").is_dir());
-    built.expect("it lies in <target>/<profile> or below").to_owned()
+    let executable = std::env::current_exe().expect("a program has a path");
+    let built = executable.ancestors().find(|dir| dir.join("deps").is_dir());
+    built.expect("the executable lies in <target>/<profile> or below").to_owned()
 }
 
-/// A running process, its log, and its health.
+/// Running process with its log and its health endpoint.
 pub struct Process {
     child: Child,
     pid: u32,
@@ -44,7 +44,7 @@ pub struct Process {
     name: String,
 }
 
-/// A signal by its name, as `kill` takes it.
+/// Name of a signal, as for `kill -s`.
 pub(crate) type SignalName = &'static str;
 
 impl Process {
@@ -66,6 +66,7 @@ impl Process {
             .stdout(file.try_clone().expect("a second handle"))
             .stderr(file);
         for (name, value) in variables {
+            // An empty value removes a variable set for all processes.
             match value.is_empty() {
                 true => command.env_remove(name),
                 false => command.env(name, value),
@@ -80,22 +81,22 @@ impl Process {
         Self { child, pid, host: host.cloned(), listen, log, name }
     }
 
-    /// The process's number.
+    /// Process id.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Where it serves health and metrics.
+    /// Listen address of health and metrics.
     pub fn listen_address(&self) -> SocketAddr {
         self.listen
     }
 
-    /// All that it has logged.
+    /// Log of the process so far.
     pub fn read_log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until the process is ready.
     pub async fn wait_ready(&self) {
         eventually(Duration::from_secs(30), &format!("{} to be ready", self.name), async || {
             match self.http_get("/readyz") {
@@ -106,27 +107,28 @@ impl Process {
         .await;
     }
 
-    /// Waits until it is not ready, and says so for a reason that contains `why`.
-    pub async fn wait_unready(&self, why: &str) {
-        eventually(WAIT_TIMEOUT, &format!("{} not to be ready for '{why}'", self.name), async || match self
+    /// Waits until the process is unready for a reason that contains `reason`.
+    pub async fn wait_unready(&self, reason: &str) {
+        eventually(WAIT_TIMEOUT, &format!("{} to be unready for '{reason}'", self.name), async || match self
             .http_get("/readyz")
         {
-            Some((503, text)) if text.contains(why) => Ok(()),
+            Some((503, text)) if text.contains(reason) => Ok(()),
             other => Err(other),
         })
         .await;
     }
 
-    /// Waits until it has logged `text`.
+    /// Waits until the log contains `text`.
     pub async fn wait_logged(&self, text: &str) {
-        eventually(WAIT_TIMEOUT, &format!("{} to say '{text}'", self.name), async || match self.read_log() {
+        eventually(WAIT_TIMEOUT, &format!("{} to log '{text}'", self.name), async || match self.read_log() {
             log if log.contains(text) => Ok(()),
             log => Err(log.lines().rev().take(3).map(str::to_owned).collect::<Vec<_>>()),
         })
         .await;
     }
 
-    /// Waits until nothing that it has published waits for an acknowledgement; then how many jobs it has published.
+    /// Waits until no published job waits for an acknowledgement. Returns the number of published
+    /// jobs.
     pub async fn wait_jobs_published(&self) -> f64 {
         eventually(WAIT_TIMEOUT, &format!("{} to have nothing in flight", self.name), async || {
             match self.read_metric("picket_coordinator_jobs_in_flight") {
@@ -138,7 +140,7 @@ impl Process {
         self.read_metric("picket_coordinator_jobs_published_total")
     }
 
-    /// How much memory it has, in KiB (resident).
+    /// Resident memory, in KiB.
     pub fn memory_kib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -146,12 +148,13 @@ impl Process {
             .unwrap_or_else(|| panic!("{} has no VmRSS", self.name))
     }
 
-    /// What it is called here.
+    /// Name of the process in this test.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Asks for `path` of its health server: status and body; `None` if it does not answer.
+    /// Requests `path` from the health server. Returns status and body, or `None` without a
+    /// response.
     pub fn http_get(&self, path: &str) -> Option<(u16, String)> {
         match &self.host {
             Some(host) => host.run_inside(|| self.http_get_local(path)),
@@ -163,18 +166,18 @@ impl Process {
         let mut stream = TcpStream::connect_timeout(&self.listen, Duration::from_secs(1)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
         write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
+        let mut response = String::new();
+        stream.read_to_string(&mut response).ok()?;
+        let (head, body) = response.split_once("\r\n\r\n")?;
         Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
     }
 
-    /// One of its metrics: the sum over all labels.
+    /// Value of a metric, summed over all labels.
     pub fn read_metric(&self, name: &str) -> f64 {
         self.read_metric_where(name, "")
     }
 
-    /// The same, of those whose labels contain `label`, such as `cause="expired"`.
+    /// Value of a metric, summed over the labels that contain `label`, such as `cause="expired"`.
     pub fn read_metric_where(&self, name: &str, label: &str) -> f64 {
         let text = self.http_get("/metrics").map(|(_, text)| text).unwrap_or_default();
         text.lines()
@@ -183,13 +186,13 @@ impl Process {
             .sum()
     }
 
-    /// Sends it a signal, such as `STOP`.
+    /// Sends a signal, such as `STOP`.
     pub fn send_signal(&self, signal: SignalName) {
         let sent = std::process::Command::new("kill").args(["-s", signal, &self.pid.to_string()]).status();
         assert!(sent.is_ok_and(|status| status.success()), "kill -s {signal} {}", self.pid);
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the process.
     pub async fn wait_exit(&mut self, limit: Duration) -> ExitStatus {
         match tokio::time::timeout(limit, self.child.wait()).await {
             Ok(status) => status.expect("the child can be waited for"),
@@ -197,14 +200,14 @@ impl Process {
         }
     }
 
-    /// Asks it to stop and waits: it must end well, and in time.
+    /// Stops the process gracefully. Panics if the process fails or does not end in time.
     pub async fn stop(mut self) {
         self.send_signal("TERM");
         let status = self.wait_exit(Duration::from_secs(30)).await;
         assert!(status.success(), "{} ended with {status}:\n{}", self.name, self.read_log());
     }
 
-    /// Kills it (-9) and waits for its end.
+    /// Kills the process (-9) and waits for its end.
     pub async fn kill(mut self) {
         self.send_signal("KILL");
         self.wait_exit(Duration::from_secs(10)).await;

@@ -83,7 +83,7 @@ async fn probers_are_listed_with_their_pace_and_each_process_says_by_its_exit_co
         ("picket-coordinator", world.coordinator.listen_address(), 0, "ready"),
         ("picket-prober", world.prober.listen_address(), 0, "ready"),
         ("picket-sink", world.sink.listen_address(), 0, "ready"),
-        ("picket-sink", SocketAddr::from(([127, 0, 0, 1], 1)), 3, "nobody answers at 127.0.0.1:1"),
+        ("picket-sink", SocketAddr::from(([127, 0, 0, 1], 1)), 3, "no answer from 127.0.0.1:1"),
     ] {
         let asked = Command::new(program_path(program))
             .arg("--healthcheck")

@@ -38,7 +38,7 @@ impl Job {
                 request,
                 origin: JobOrigin::Tick(tick),
             }),
-            // A payload that contradicts its subject is rejected: permissions are granted by subject.
+            // The payload must match the subject, since permissions are granted by subject.
             (JobSubject::Site(site), tick) => Err(ValidationError::new(
                 "site_id",
                 tick.map_or("(absent)".to_owned(), |tick| tick.site.to_string()),

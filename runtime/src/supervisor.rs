@@ -128,12 +128,7 @@ impl<P: Pipeline> Actor for Supervisor<P> {
             error!(pipeline = self.name, error = why, "too many pipeline failures in a row, giving up");
             return Err(why.into());
         };
-        error!(
-            pipeline = self.name,
-            error = why,
-            wait_ms = wait.as_millis(),
-            "pipeline failed, rebuilding"
-        );
+        error!(pipeline = self.name, error = why, wait_ms = wait.as_millis(), "pipeline failed, rebuilding");
         myself.send_after(wait, || Msg::Rebuild);
         Ok(())
     }

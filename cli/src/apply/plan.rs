@@ -1,4 +1,4 @@
-//! What it takes to get from the sites that there are to those that a file asks for.
+//! The changes between the stored sites and the sites of a file.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -12,16 +12,16 @@ use serde_json::Value;
 use super::DesiredSites;
 use crate::site::{definition_fields, site_identity};
 
-/// Which sites are removed when the file does not name them.
+/// Selection of the sites to remove if the file does not name them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum PruneScope<'a> {
     None,
     All,
-    /// Those with this tag.
+    /// Sites with this tag.
     Tagged(&'a str),
 }
 
-/// What would be done.
+/// Changes to regions and sites.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     pub(crate) regions: Vec<RegionName>,
@@ -31,12 +31,12 @@ pub(crate) struct Plan {
     pub(crate) unchanged: usize,
 }
 
-/// A site that is defined anew.
+/// A changed definition of a stored site.
 #[derive(Debug)]
 pub(crate) struct SiteUpdate {
     id: SiteId,
     spec: SiteSpec,
-    /// Name, value before, value after.
+    /// Name, old value, new value.
     fields: Vec<(String, String, String)>,
 }
 
@@ -56,6 +56,7 @@ impl Plan {
                 .collect(),
             ..Self::default()
         };
+        // Candidates by URL first: comparing every pair of sites would be quadratic.
         let mut by_url = HashMap::<&str, Vec<&Site>>::new();
         for site in there {
             by_url.entry(&site.url).or_default().push(site);
@@ -63,6 +64,7 @@ impl Plan {
         let mut kept = BTreeSet::new();
         for spec in &wanted.sites {
             let mut candidates = by_url.get(spec.check.url.as_str()).into_iter().flatten();
+            // A stored site matches at most one entry of the file, in the order of both.
             let Some(site) = candidates.find(|site| is_same_site(site, spec) && !kept.contains(&site.id))
             else {
                 plan.add.push(spec.clone());
@@ -75,23 +77,23 @@ impl Plan {
                 false => plan.change.push(SiteUpdate { id: site.id, spec: spec.clone(), fields }),
             }
         }
-        let goes = |site: &&Site| match scope {
+        let is_pruned = |site: &&Site| match scope {
             PruneScope::None => false,
             PruneScope::All => true,
             PruneScope::Tagged(tag) => {
-                site.spec.as_ref().is_ok_and(|spec| spec.tags.iter().any(|have| have == tag))
+                site.spec.as_ref().is_ok_and(|spec| spec.tags.iter().any(|site_tag| site_tag == tag))
             }
         };
         plan.remove = there
             .iter()
             .filter(|site| !kept.contains(&site.id))
-            .filter(goes)
+            .filter(is_pruned)
             .map(|site| (site.id, site.url.clone()))
             .collect();
         plan
     }
 
-    /// Regions that sites name and that would not be there.
+    /// Names of regions referred to by sites but missing after the changes.
     pub(crate) fn unknown_regions(&self, known: &[String]) -> Vec<String> {
         let changed = self.change.iter().map(|change| &change.spec);
         let named: BTreeSet<&String> =
@@ -105,7 +107,7 @@ impl Plan {
             .collect()
     }
 
-    /// How much of what would be done.
+    /// Number of changes by kind, as text.
     pub(crate) fn summary(&self) -> String {
         format!(
             "{} added, {} changed, {} removed, {} unchanged",
@@ -120,7 +122,7 @@ impl Plan {
         self.regions.is_empty() && self.site_changes().is_none()
     }
 
-    /// What is to be done to sites, if anything.
+    /// The changes to sites; `None` if there are none.
     pub(crate) fn site_changes(&self) -> Option<SiteChanges> {
         let changes = SiteChanges {
             inserts: self.add.clone(),
@@ -132,7 +134,8 @@ impl Plan {
     }
 }
 
-/// One that SQL left unreadable is known by its URL alone.
+/// Returns true if `site` has the identity of `spec`. An unparsable site has only its URL for
+/// comparison.
 fn is_same_site(site: &Site, spec: &SiteSpec) -> bool {
     match &site.spec {
         Ok(there) => {
@@ -160,7 +163,7 @@ fn diff_fields(site: &Site, spec: &SiteSpec) -> Vec<(String, String, String)> {
 
 fn format_field(name: &str, value: &Value) -> String {
     match (name, value) {
-        // May be a credential.
+        // A header value may be a credential, so only the names are printed.
         ("headers", Value::Object(headers)) => match headers.is_empty() {
             true => "none".to_owned(),
             false => headers.keys().map(|name| format!("{name}: …")).collect::<Vec<_>>().join(", "),
@@ -205,6 +208,7 @@ mod tests {
             url: spec.check.url.clone(),
             spec: Ok(spec.clone()),
             problem: None,
+            patterns_validated: None,
             created_at: Timestamp::default(),
             updated_at: Timestamp::default(),
         }

@@ -1,4 +1,4 @@
-//! The file itself: YAML that people write, and that `export` writes for them.
+//! The YAML format of the sites file: parsing and rendering.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -30,7 +30,7 @@ struct ExportedSitesFile<'a> {
     sites: Vec<SiteEntry>,
 }
 
-/// A site; what is absent has its default.
+/// A site in the file. Absent fields have their defaults.
 #[derive(Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct SiteEntry {
@@ -77,7 +77,7 @@ struct SiteEntry {
     tags: Option<Vec<String>>,
 }
 
-/// Reads a file and judges all of it; every refusal with its line.
+/// Parses and validates a whole file. Returns every error, each with its line.
 pub(super) fn parse_sites_file(
     name: &str,
     text: &str,
@@ -96,6 +96,7 @@ pub(super) fn parse_sites_file(
             Err(why) => refusals.push(format!("{name}, line {}: {why}", region.referenced.line())),
         }
     }
+    // Duplicates are rejected here, with both lines; the database would only name the site.
     let mut lines = HashMap::new();
     for entry in typed.sites.into_iter().flatten() {
         let line = entry.referenced.line();
@@ -123,7 +124,7 @@ pub(super) fn parse_sites_file(
     }
 }
 
-/// The library's words and the line that they are about, in one line.
+/// The parser's message in a single line, with the line number and the text of that line.
 fn describe_yaml_error(name: &str, text: &str, why: &serde_saphyr::Error) -> String {
     let words = why.without_snippet().to_string();
     let words = words.lines().next().unwrap_or_default();
@@ -139,7 +140,7 @@ fn describe_yaml_error(name: &str, text: &str, why: &serde_saphyr::Error) -> Str
     format!("{name}{place}: {words}{}", excerpt.unwrap_or_default())
 }
 
-/// Writes a file that [`parse`] reads back as the same.
+/// Renders a file that [`parse_sites_file`] parses to the same sites.
 pub(super) fn render_sites_file(regions: &[String], sites: &[SiteSpec]) -> Result<String, Error> {
     let sites = sites.iter().map(SiteEntry::from).collect();
     serde_saphyr::to_string(&ExportedSitesFile { regions, sites })
@@ -188,7 +189,7 @@ impl SiteEntry {
     }
 }
 
-/// A field that can be written as a number or as a duration, but not as both.
+/// Value of a field that can be given as a number or as a duration, but not as both.
 fn pick_number_or_text(
     field: &str,
     number: Option<i64>,
@@ -216,7 +217,7 @@ fn parse_milliseconds(text: &str) -> Result<i64, ValidationError> {
 }
 
 impl From<&SiteSpec> for SiteEntry {
-    /// Leaves out what is at its default.
+    /// Omits fields that have their default.
     fn from(spec: &SiteSpec) -> Self {
         let default = SiteSpec::new("");
         let SiteSpec { check, .. } = spec;

@@ -1,4 +1,4 @@
-//! The asking: one request to each named region, or one to all regions at once.
+//! Ad-hoc check requests: one to each named region, or one to all regions at once.
 
 use std::{collections::BTreeMap, pin::pin, time::Duration};
 
@@ -14,11 +14,11 @@ use crate::{
     output::ProgressLine,
 };
 
-/// What came back from a region.
+/// Reply of a region.
 #[derive(Debug)]
 pub(super) enum RegionReply {
     Result(Box<CheckResult>),
-    /// A prober would not: why.
+    /// A prober rejected the request, with the reason.
     Rejected(String),
     NoResponders,
     TimedOut,
@@ -32,13 +32,13 @@ impl RegionReply {
         }
     }
 
-    /// What to say of a region without a result.
+    /// Error message for a region without a result.
     pub(super) fn error_message(&self, region: &str) -> Option<String> {
         match self {
             Self::Result(_) => None,
-            Self::Rejected(why) => Some(format!("region {region}: a prober refused: {why}")),
+            Self::Rejected(why) => Some(format!("region {region}: the request was rejected: {why}")),
             Self::NoResponders => {
-                Some(format!("region {region}: no prober is there; 'picket probers' lists who is"))
+                Some(format!("region {region}: no active probers; 'picket probers' lists the active ones"))
             }
             Self::TimedOut => Some(format!("region {region}: no answer in time")),
         }
@@ -54,12 +54,13 @@ impl RegionReply {
         }
         match serde_json::from_slice(&message.payload) {
             Ok(result) => Self::Result(Box::new(result)),
-            Err(why) => Self::Rejected(format!("the answer could not be read: {why}")),
+            Err(why) => Self::Rejected(format!("the reply is not a check result: {why}")),
         }
     }
 }
 
-/// Asks `regions`, or all where there are none; shows progress when it takes longer.
+/// Requests a check from `regions`, or from all regions if empty. Shows progress if the wait is
+/// long.
 pub(super) async fn request_checks(
     client: &Client,
     request: &CheckRequest,
@@ -113,7 +114,10 @@ async fn request_each_region(
     join_all(regions.iter().map(one)).await.into_iter().collect()
 }
 
-/// Collects until every region that is known to have probers has answered.
+/// Collects replies until every known region has replied, or the time limit passes.
+///
+/// The regions are discovered while the checks run, because the request to all regions does not
+/// tell how many replies to expect.
 async fn request_all_regions(
     client: &Client,
     payload: Bytes,
@@ -131,6 +135,8 @@ async fn request_all_regions(
         if let Some(known) = &known
             && answers.len() + refusals.len() >= known.len()
             && known.iter().all(|region| answers.contains_key(region) || !refusals.is_empty())
+        // A rejection does not name its region, so a single rejection stands for any missing
+        // region.
         {
             break;
         }
@@ -143,12 +149,13 @@ async fn request_all_regions(
                     RegionReply::Result(result) => {
                         answers.insert(result.region.to_string(), RegionReply::Result(result));
                     }
-                    // It does not say which region's.
+                    // A rejection does not name its region.
                     refused => refusals.push(refused),
                 }
             }
         }
     }
+    // Regions without a result get the rejections; the remaining regions timed out.
     for region in known.into_iter().flatten() {
         answers.entry(region).or_insert_with(|| refusals.pop().unwrap_or(RegionReply::TimedOut));
     }

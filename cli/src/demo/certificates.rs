@@ -1,4 +1,4 @@
-//! An authority, and of its two certificates one that is good and one that expired yesterday.
+//! A certificate authority with two certificates: valid, and expired since yesterday.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 pub(super) struct Certificates {
-    /// In PEM, for who is to trust it.
+    /// Certificate of the authority in PEM, for clients that must trust it.
     pub(super) authority_pem: String,
     pub(super) server_config: Arc<ServerConfig>,
 }
@@ -55,7 +55,8 @@ fn sign_certificate(
     Ok(Arc::new(CertifiedKey::new(vec![certificate.der().clone()], key)))
 }
 
-/// The good one for who asks by name, the expired one for who asks by address.
+/// Selects the certificate by SNI: valid for a client with a host name, expired for a client that
+/// connects by address.
 #[derive(Debug)]
 struct CertResolver {
     valid_cert: Arc<CertifiedKey>,

@@ -1,28 +1,28 @@
-//! The demo's sites: one for each kind of row that a newcomer should see.
+//! Sites of the demo: one for each kind of row.
 
 use picket_proto::site::{IntervalRange, SiteSpec};
 
-/// The tag of all of them.
+/// Tag of all demo sites.
 pub(super) const DEMO_TAG: &str = "demo";
 
-/// A site, and what it shows.
+/// A site, with the expected outcome as text for the user.
 pub(super) struct DemoSite {
     pub(super) spec: SiteSpec,
     pub(super) description: &'static str,
 }
 
-/// All of them, on a target whose port is `port`.
+/// All demo sites, for a target on `port`.
 pub(super) fn demo_sites(port: u16, intervals: IntervalRange) -> Vec<DemoSite> {
     let (plain, secure) = (format!("http://127.0.0.1:{port}"), port.saturating_add(1));
     let interval = i64::try_from(intervals.min.as_secs().max(5)).unwrap_or(5);
-    let site = |name: &str, url: String, shows: &'static str, change: fn(&mut SiteSpec)| {
+    let site = |name: &str, url: String, description: &'static str, change: fn(&mut SiteSpec)| {
         let mut spec = SiteSpec::new(url);
         spec.name = Some(name.to_owned());
         spec.interval_seconds = interval;
         spec.check.timeout_ms = 3_000;
         spec.tags = vec![DEMO_TAG.to_owned()];
         change(&mut spec);
-        DemoSite { spec, description: shows }
+        DemoSite { spec, description }
     };
     let at = |path: &str| format!("{plain}{path}");
     vec![
@@ -30,7 +30,7 @@ pub(super) fn demo_sites(port: u16, intervals: IntervalRange) -> Vec<DemoSite> {
         site(
             "fine, with TLS",
             format!("https://localhost:{secure}/fine"),
-            "up, with the TLS phase and the certificate's end",
+            "up, with the TLS phase and the certificate's expiry",
             |spec| {
                 spec.check.ip_version = picket_proto::IpVersion::V4;
             },
@@ -45,7 +45,7 @@ pub(super) fn demo_sites(port: u16, intervals: IntervalRange) -> Vec<DemoSite> {
         site("wrong regex", at("/maintenance"), "down: 200, but the regex does not match", |spec| {
             spec.check.regex = Some("Welcome".to_owned());
         }),
-        site("error in the page", at("/stacktrace"), "down: 200, but what must not match does", |spec| {
+        site("error in the page", at("/stacktrace"), "down: 200, but the forbidden regex matches", |spec| {
             spec.check.not_regex = Some("panicked at".to_owned());
         }),
         site("expired certificate", format!("https://127.0.0.1:{secure}/fine"), "down: TLS, expired", |_| {}),
@@ -55,13 +55,13 @@ pub(super) fn demo_sites(port: u16, intervals: IntervalRange) -> Vec<DemoSite> {
             spec.check.timeout_ms = 2_000
         }),
         site("breaks off", at("/cut"), "down: the connection ends within the body", |_| {}),
-        site("big body", at("/big"), "down: what is sought lies beyond the part that is read", |spec| {
+        site("big body", at("/big"), "down: the match lies beyond the part that is read", |spec| {
             spec.check.regex = Some("the end".to_owned());
         }),
         site(
             "blocked",
             "http://169.254.169.254/latest/meta-data/".to_owned(),
-            "missed: no check connects to such an address",
+            "missed: the address policy refuses this address",
             |_| {},
         ),
     ]

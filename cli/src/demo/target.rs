@@ -1,4 +1,4 @@
-//! The target: a small HTTP server that is fine, slow, failing, silent and more, by path.
+//! The demo target: a small HTTP server whose paths are up, slow, failing, silent and more.
 
 use std::{
     convert::Infallible,
@@ -30,12 +30,12 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-/// A running target; it ends when dropped.
+/// A running target. Dropping it stops the server.
 pub(crate) struct DemoTarget(Vec<AbortHandle>);
 
-/// Connections at once, so that a flood stays the target's own trouble.
+/// Maximum concurrent connections, so that a flood overloads only the target.
 const MAX_CONNECTIONS: usize = 1_000;
-/// No connection lives longer.
+/// Maximum lifetime of a connection.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 const BIG_BODY_BYTES: usize = 4 << 20;
 
@@ -48,7 +48,7 @@ struct TargetState {
 }
 
 impl DemoTarget {
-    /// Listens on `port` of 127.0.0.1, and with TLS on the next; an error names the port that it is about.
+    /// Listens on `port` of 127.0.0.1, and with TLS on the next port. An error names the port.
     pub(super) async fn start(port: u16, tls: Arc<rustls::ServerConfig>) -> Result<Self, (u16, io::Error)> {
         let listen =
             async |port: u16| TcpListener::bind(("127.0.0.1", port)).await.map_err(|why| (port, why));
@@ -77,7 +77,7 @@ impl Drop for DemoTarget {
 async fn accept_connections(listener: TcpListener, tls: Option<TlsAcceptor>, state: Arc<TargetState>) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            // Out of files, most likely; others will close theirs.
+            // Usually out of file descriptors. Other connections close and free some.
             sleep(Duration::from_millis(100)).await;
             continue;
         };
@@ -105,7 +105,7 @@ async fn serve_connection(stream: impl AsyncRead + AsyncWrite + Unpin, state: &T
     let service = service_fn(|request: Request<Incoming>| async move {
         Ok::<_, Infallible>(respond_to_path(request.uri().path(), state).await)
     });
-    // A client that hangs up is what a target must expect.
+    // Clients that disconnect are expected.
     let _ = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .serve_connection(TokioIo::new(stream), service)
@@ -113,21 +113,21 @@ async fn serve_connection(stream: impl AsyncRead + AsyncWrite + Unpin, state: &T
 }
 
 async fn respond_to_path(path: &str, state: &TargetState) -> Response<ResponseBody> {
-    const SPELL: u64 = 20;
-    let asked = state.request_count.fetch_add(1, Ordering::Relaxed);
+    const FLAP_PERIOD_SECONDS: u64 = 20;
+    let request_number = state.request_count.fetch_add(1, Ordering::Relaxed);
     match path {
         "/" => text_response(
             StatusCode::OK,
-            "The demo's target. Ask for /fine, /slow, /failing, /flapping, /silent, /cut, /big…\n",
+            "The demo's target. Try /fine, /slow, /failing, /flapping, /silent, /cut, /big…\n",
         ),
         "/fine" => text_response(StatusCode::OK, "<h1>Welcome</h1>\n"),
         "/slow" => {
-            sleep(Duration::from_millis(300 + asked * 397 % 1_200)).await;
+            sleep(Duration::from_millis(300 + request_number * 397 % 1_200)).await;
             text_response(StatusCode::OK, "<h1>Welcome</h1> at last\n")
         }
         "/health" => text_response(StatusCode::OK, "{\"status\": \"ok\"}\n"),
         "/failing" => text_response(StatusCode::INTERNAL_SERVER_ERROR, "it is broken\n"),
-        "/flapping" if (state.started_at.elapsed().as_secs() / SPELL).is_multiple_of(2) => {
+        "/flapping" if (state.started_at.elapsed().as_secs() / FLAP_PERIOD_SECONDS).is_multiple_of(2) => {
             text_response(StatusCode::OK, "up, for now\n")
         }
         "/flapping" => text_response(StatusCode::SERVICE_UNAVAILABLE, "down, for now\n"),
@@ -137,10 +137,10 @@ async fn respond_to_path(path: &str, state: &TargetState) -> Response<ResponseBo
         "/silent" => pending().await,
         "/cut" => truncated_response(),
         "/big" => text_response(StatusCode::OK, vec![b'.'; BIG_BODY_BYTES]),
-        _ => match path.strip_prefix("/hop/").and_then(|left| left.parse::<u8>().ok()) {
+        _ => match path.strip_prefix("/hop/").and_then(|hops| hops.parse::<u8>().ok()) {
             Some(0 | 1) => redirect_response("/fine".to_owned()),
-            Some(left) => redirect_response(format!("/hop/{}", left - 1)),
-            None => text_response(StatusCode::NOT_FOUND, "there is no such thing here\n"),
+            Some(hops) => redirect_response(format!("/hop/{}", hops - 1)),
+            None => text_response(StatusCode::NOT_FOUND, "not found\n"),
         },
     }
 }
@@ -163,12 +163,12 @@ fn redirect_response(to: String) -> Response<ResponseBody> {
     response
 }
 
-/// Part of a body, and then the end of the connection.
+/// Part of a body, followed by the end of the connection.
 fn truncated_response() -> Response<ResponseBody> {
     let parts = [Ok(Frame::data(Bytes::from_static(b"<h1>Wel"))), Err(io::Error::other("cut off"))];
     let parts = stream::iter(parts).then(async |part| {
         if part.is_err() {
-            // What is not sent by then never is.
+            // The first part must reach the client before the connection closes.
             sleep(Duration::from_millis(50)).await;
         }
         part

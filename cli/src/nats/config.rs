@@ -1,4 +1,5 @@
-//! The text of a NATS configuration: `nats.conf`, which is the operator's to edit, and `accounts.conf`, which is not.
+//! The text of a NATS configuration: `nats.conf`, which the operator may edit, and `accounts.conf`,
+//! which is generated.
 
 use std::{collections::BTreeMap, fmt::Write, net::SocketAddr, path::PathBuf};
 
@@ -11,48 +12,49 @@ use picket_proto::{
 
 use super::users::{User, Users};
 
-/// The account that all of Picket is in, and that of the servers themselves.
+/// Account of Picket's coordinators, sinks and operators, and account of the servers.
 const PICKET_ACCOUNT: &str = "PICKET";
 const SYSTEM_ACCOUNT: &str = "SYS";
 
-/// What a server is told besides who its users are.
+/// Settings of a NATS server, apart from its users.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "The server")]
+#[command(next_help_heading = "Server")]
 pub(crate) struct ServerOptions {
-    /// The server's name; in a cluster no two alike
+    /// Name of the server, unique in its cluster
     #[arg(long, value_name = "NAME", default_value = "picket", value_parser = parse_server_name)]
     server_name: String,
-    /// Where it listens for clients
+    /// Listen address for clients
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:4222")]
     listen: SocketAddr,
-    /// Where its streams are [default: jetstream, in DIR]
+    /// Directory of the streams [default: jetstream, in DIR]
     #[arg(long, value_name = "DIR")]
     store_dir: Option<PathBuf>,
-    /// Its certificate; clients then must use TLS
+    /// Certificate of the server (PEM); requires clients to use TLS
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
-    /// The key of its certificate
+    /// Private key of the certificate (PEM)
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// The authority whose certificates clients must show (and other servers, in a cluster): mutual TLS
+    /// Certificate authority (PEM) for client certificates, and in a cluster for other servers:
+    /// mutual TLS
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_ca: Option<PathBuf>,
-    /// The name of the cluster that it is one of
+    /// Name of the cluster
     #[arg(long, value_name = "NAME", value_parser = parse_server_name)]
     cluster: Option<String>,
-    /// Where it listens for the other servers of the cluster
+    /// Listen address for other servers of the cluster
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:6222", requires = "cluster")]
     cluster_listen: SocketAddr,
-    /// Another server of the cluster, such as nats://hub-2:6222; may be repeated
+    /// URL of another server of the cluster, such as nats://hub-2:6222; may be repeated
     #[arg(long = "route", value_name = "URL", requires = "cluster", value_parser = parse_route)]
     routes: Vec<String>,
-    /// Where it listens for leaf nodes of regions, whose credentials 'add-region --leaf' gives
+    /// Listen address for leaf nodes of regions, which use a credential of 'add-region --leaf'
     #[arg(long, value_name = "ADDRESS:PORT")]
     leafnodes: Option<SocketAddr>,
 }
 
 fn parse_server_name(name: &str) -> Result<String, String> {
-    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     match !name.is_empty() && name.chars().all(is_plain) {
         true => Ok(name.to_owned()),
         false => Err("allowed: letters, digits, '-', '_' and '.'".to_owned()),
@@ -69,7 +71,7 @@ fn parse_route(text: &str) -> Result<String, String> {
 }
 
 impl ServerOptions {
-    /// `nats.conf` for a server whose files are in `dir`.
+    /// Renders `nats.conf` for a server whose files are in `dir`.
     pub(super) fn render_config(&self, dir: &std::path::Path) -> String {
         let store = self.store_dir.clone().unwrap_or_else(|| dir.join("jetstream"));
         let mut text = format!(
@@ -79,23 +81,24 @@ impl ServerOptions {
              listen: {}\n\
              # Largest message: a job has at most 768 KiB.\n\
              max_payload: 1MB\n\
-             # A client that does not read is let go after this.\n\
+             # Time after which a client that does not read is disconnected.\n\
              write_deadline: \"5s\"\n\
              ping_interval: \"20s\"\n\n\
              jetstream {{\n\
              \x20   store_dir: {}\n\
-             \x20   # Room for results (8 GiB unless told otherwise), jobs and events (1 GiB each), and some to spare.\n\
+             \x20   # Space for results (8 GiB by default), jobs and events (1 GiB each), with a reserve.\n\
              \x20   max_file_store: 16GB\n\
-             \x20   # What a power cut may cost a single server. An fsync for each message costs nearly all throughput.\n\
+             \x20   # A power failure may lose this much on a single server. An fsync for each message costs nearly all throughput.\n\
              \x20   sync_interval: \"1s\"\n\
              }}\n",
             quote_string(&self.server_name),
             quote_string(&self.listen.to_string()),
             quote_string(&store.to_string_lossy()),
         );
+        // Leaf nodes address the JetStream of this server by its domain.
         if self.leafnodes.is_some() {
             let domain = format!(
-                "jetstream {{\n    # By this leaf nodes call it.\n    domain: {}\n",
+                "jetstream {{\n    # Name of this JetStream for leaf nodes.\n    domain: {}\n",
                 quote_string(JETSTREAM_DOMAIN)
             );
             text = text.replace("jetstream {\n", &domain);
@@ -107,7 +110,7 @@ impl ServerOptions {
             text += &tls;
         }
         if let Some(name) = &self.cluster {
-            text += "\n# Whoever reaches this port may join the cluster, unless TLS asks for a certificate: let only the others reach it.\n";
+            text += "\n# Any host that reaches this port can join the cluster, unless TLS requires a certificate. Admit only the other servers.\n";
             text += &format!(
                 "cluster {{\n    name: {}\n    listen: {}\n",
                 quote_string(name),
@@ -121,7 +124,7 @@ impl ServerOptions {
             );
         }
         if let Some(listen) = self.leafnodes {
-            text += "\n# A leaf node has a credential of its region ('picket nats add-region --leaf'), and may do what that may.\n";
+            text += "\n# A leaf node uses a credential of its region ('picket nats add-region --leaf') and has its permissions.\n";
             text += &format!(
                 "leafnodes {{\n    listen: {}\n{}}}\n",
                 quote_string(&listen.to_string()),
@@ -143,33 +146,34 @@ impl ServerOptions {
             text += &file("ca_file", ca);
             text += &line("verify", "true");
         }
-        // Two seconds, the server's own choice, are soon over when all probers of the world come back at once.
+        // The server's default of 2 s is too short when the probers of all regions reconnect at
+        // once.
         text += &line("timeout", "5");
         Some(format!("{text}{indent}}}\n"))
     }
 }
 
-/// `accounts.conf`: what each of `users` may do, and why.
+/// Renders `accounts.conf`: the permissions of each of `users`, with their purpose.
 pub(super) fn render_accounts(users: &Users) -> String {
     let mut text = format!(
-        "# Written by 'picket nats' from the file 'users', anew at each change: do not edit.\n\
-         # What is not listed the server refuses.\n\n\
+        "# Written by 'picket nats' from the file 'users' at each change: do not edit.\n\
+         # The server refuses everything that is not listed.\n\n\
          system_account: {SYSTEM_ACCOUNT}\n\n\
          accounts {{\n\
          \x20   {SYSTEM_ACCOUNT} {{\n        users: [\n"
     );
     for key in users.public_keys(&User::System) {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "            {{ nkey: {key} }}  # system: looks after the servers (nats server …)"
+            "            {{ nkey: {key} }}  # system: administers the servers (nats server …)"
         );
     }
     let mut regions: BTreeMap<&RegionName, Vec<_>> = BTreeMap::new();
     let mut others = Vec::new();
     for (role, keys) in users.roles_with_keys() {
         match role {
-            // A leaf node is no more to the hub than the probers behind it.
+            // To the hub, a leaf node has the same permissions as the probers behind it.
             Role::Prober(region) | Role::Leaf(region) => {
                 regions.entry(region).or_default().push((role, keys))
             }
@@ -179,6 +183,8 @@ pub(super) fn render_accounts(users: &Users) -> String {
     text += &format!(
         "        ]\n    }}\n    {PICKET_ACCOUNT} {{\n        jetstream: enabled\n        exports: [\n"
     );
+    // The probers of each region are in an account of their own, so that a region cannot read the
+    // subjects of another. Exports and imports connect the accounts.
     for (stream, why) in SHARED_STREAMS {
         let _ = writeln!(text, "            {{ stream: {} }}  # {why}", quote_string(stream));
     }
@@ -198,36 +204,37 @@ pub(super) fn render_accounts(users: &Users) -> String {
     text + "}\n"
 }
 
-/// What the probers of all regions hear.
+/// Streams that the probers of all regions receive, with their purpose.
 const SHARED_STREAMS: [(&str, &str); 5] = [
     ("picket.check.all", "requests to all regions"),
     ("picket.check.any", "requests to any prober"),
-    ("$SRV.*", "who is there"),
-    ("$SRV.*.picket-prober", "who is there"),
-    ("$SRV.*.picket-prober.*", "who is there"),
+    ("$SRV.*", "service discovery"),
+    ("$SRV.*.picket-prober", "service discovery"),
+    ("$SRV.*.picket-prober.*", "service discovery"),
 ];
 
-/// Where answers to requests go: those who may ask.
+/// Reply subjects: the inboxes of clients that may send requests.
 const REPLY_SUBJECTS: [&str; 2] = ["_INBOX.>", "_INBOX_api.>"];
 
 fn account_name(region: &RegionName) -> String {
     format!("PROBERS_{region}")
 }
 
-/// What a region's account may ask of Picket's; `true` where there is more than one answer to a question.
+/// Subjects of the main account that a region's account may send requests to. `true` if a request
+/// has more than one reply.
 fn region_services(region: &RegionName) -> Vec<(String, bool)> {
     let is_pull = |subject: &str| subject.contains(".MSG.NEXT.");
-    let asked = Role::Prober(region.clone()).permissions().publish.into_iter().map(|right| right.subject);
-    asked.map(|subject| (subject.clone(), is_pull(&subject))).collect()
+    let requested = Role::Prober(region.clone()).permissions().publish.into_iter().map(|right| right.subject);
+    requested.map(|subject| (subject.clone(), is_pull(&subject))).collect()
 }
 
 fn write_exports(text: &mut String, region: &RegionName) {
     let account = account_name(region);
-    for (subject, many) in region_services(region) {
-        let many = if many { ", response: stream, threshold: \"10s\"" } else { "" };
+    for (subject, is_multi) in region_services(region) {
+        let response = if is_multi { ", response: stream, threshold: \"10s\"" } else { "" };
         let _ = writeln!(
             text,
-            "            {{ service: {}, accounts: [{account}]{many} }}",
+            "            {{ service: {}, accounts: [{account}]{response} }}",
             quote_string(&subject)
         );
     }
@@ -240,8 +247,8 @@ fn write_exports(text: &mut String, region: &RegionName) {
 
 fn write_imports(text: &mut String, region: &RegionName) {
     let _ = writeln!(text, "    {} {{\n        imports: [", account_name(region));
-    let asked = region_services(region).into_iter().map(|(subject, _)| subject);
-    for subject in asked.chain(REPLY_SUBJECTS.map(str::to_owned)) {
+    let requested = region_services(region).into_iter().map(|(subject, _)| subject);
+    for subject in requested.chain(REPLY_SUBJECTS.map(str::to_owned)) {
         let _ = writeln!(
             text,
             "            {{ service: {{ account: {PICKET_ACCOUNT}, subject: {} }} }}",
@@ -259,7 +266,7 @@ fn write_imports(text: &mut String, region: &RegionName) {
     *text += "        ]\n        users: [\n";
 }
 
-/// How long somebody may wait for an answer: as `picket check` does for the slowest check.
+/// Maximum time for a reply, as long as `picket check` waits for the slowest check.
 const RESPONSE_EXPIRY: &str = "130s";
 
 fn write_user(text: &mut String, role: &Role, key: &str) {
@@ -273,15 +280,15 @@ fn write_user(text: &mut String, role: &Role, key: &str) {
     if rights.allow_responses {
         let _ = write!(
             text,
-            "                    # One answer to each request that it heard.\n                    \
+            "                    # One reply to each received request.\n                    \
              allow_responses {{ max: 1, expires: \"{RESPONSE_EXPIRY}\" }}\n"
         );
     }
     *text += "                }\n            }\n";
 }
 
-fn write_allow_list(text: &mut String, what: &str, rights: &[SubjectPermission]) {
-    let _ = writeln!(text, "                    {what} {{ allow: [");
+fn write_allow_list(text: &mut String, direction: &str, rights: &[SubjectPermission]) {
+    let _ = writeln!(text, "                    {direction} {{ allow: [");
     let widest = rights.iter().map(|right| right.subject.len() + 2).max().unwrap_or(0);
     for SubjectPermission { subject, purpose: why } in rights {
         let _ = writeln!(text, "                        {:<widest$}  # {why}", quote_string(subject));
@@ -289,7 +296,7 @@ fn write_allow_list(text: &mut String, what: &str, rights: &[SubjectPermission])
     *text += "                    ] }\n";
 }
 
-/// As the server reads it: a string in which nothing is a variable.
+/// Quotes a string in the server's syntax, without variable substitution.
 fn quote_string(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', r"\\").replace('"', "\\\""))
 }

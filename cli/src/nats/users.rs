@@ -1,6 +1,8 @@
-//! The users of a NATS: their public keys in one file, and a file with the seed of each, which is the credential.
+//! The users of a NATS server: their public keys in one file, and the secret seed of each in a file
+//! of its own.
 //!
-//! The servers need the public keys only. A seed may be taken away to where it is used; nothing here needs it again.
+//! The servers need only the public keys. A seed file may be moved to its process; it is not read
+//! here again.
 
 use std::{
     collections::BTreeSet,
@@ -16,16 +18,16 @@ use picket_proto::Role;
 use crate::error::Error;
 
 const FILE_HEADER: &str = "\
-# The users of this NATS and their public keys, which are no secrets. 'picket nats' writes accounts.conf from this file.
-# A role may have several keys: while one is exchanged for another both are good.
+# The users of this NATS and their public keys, which are not secret. 'picket nats' writes accounts.conf from this file.
+# A role may have several keys: during a rotation both the old and the new key are valid.
 ";
 
-/// Who a key is of.
+/// Owner of a key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum User {
-    /// One of Picket's roles.
+    /// A role of Picket.
     Role(Role),
-    /// Looks after the servers themselves, in the system account.
+    /// Administrator of the servers, in the system account.
     System,
 }
 
@@ -42,11 +44,11 @@ impl std::fmt::Display for User {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Users(pub(super) Vec<(User, String)>);
 
-/// What became of a user that was asked for.
+/// Result of a request for a credential.
 pub(super) enum CredentialStatus {
-    /// It has a credential now, which is in this file.
+    /// A credential was created, in this file.
     Created(PathBuf),
-    /// It had one already, which would be in this file, unless somebody took it away.
+    /// The user already had a credential. Its file, unless it was moved.
     Existing(PathBuf),
 }
 
@@ -55,7 +57,7 @@ impl Users {
         dir.join("users")
     }
 
-    /// Reads the file; none is no users.
+    /// Reads the file; no users if it does not exist.
     pub(super) fn read_file(dir: &Path) -> Result<Self, Error> {
         let file = Self::file_path(dir);
         match fs::read_to_string(&file) {
@@ -86,13 +88,13 @@ impl Users {
         users.collect::<Result<_, _>>().map(Self)
     }
 
-    /// Writes the file so that a reader sees the old one or the new one.
+    /// Writes the file atomically.
     pub(super) fn write_file(&self, dir: &Path) -> Result<(), Error> {
         let lines = self.0.iter().map(|(user, key)| format!("{user:<20} {key}\n"));
         replace_file(&Self::file_path(dir), &lines.fold(FILE_HEADER.to_owned(), |text, line| text + &line))
     }
 
-    /// Gives `user` a credential if it has none.
+    /// Creates a credential for `user` if it has none.
     pub(super) fn create_if_missing(&mut self, dir: &Path, user: User) -> Result<CredentialStatus, Error> {
         let file = seed_path(dir, &user);
         if self.0.iter().any(|(known, _)| *known == user) {
@@ -101,16 +103,18 @@ impl Users {
         self.create_credential(dir, user).map(CredentialStatus::Created)
     }
 
-    /// Gives `user` a new credential. One that a killed command left is taken: nobody knows it yet.
+    /// Creates a new credential for `user`. A seed file left by a killed command is reused, because
+    /// no server knows it yet.
     pub(super) fn create_credential(&mut self, dir: &Path, user: User) -> Result<PathBuf, Error> {
         let file = seed_path(dir, &user);
         let pair = match fs::read_to_string(&file) {
-            Ok(text) => KeyPair::from_seed(text.trim())
-                .map_err(|_| Error::Usage(format!("{}: is there and holds no nkey seed", file.display())))?,
+            Ok(text) => KeyPair::from_seed(text.trim()).map_err(|_| {
+                Error::Usage(format!("{}: the file exists and contains no nkey seed", file.display()))
+            })?,
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let pair = KeyPair::new_user();
                 let seed =
-                    pair.seed().map_err(|why| Error::Failed(format!("could not make a key: {why}")))?;
+                    pair.seed().map_err(|why| Error::Failed(format!("could not generate a key: {why}")))?;
                 write_secret(&file, &seed).map_err(|why| io_error("write", &file, &why))?;
                 pair
             }
@@ -120,7 +124,7 @@ impl Users {
         Ok(file)
     }
 
-    /// Takes all keys of `user` away, and its seed if it is here; says whether it had any.
+    /// Removes all keys of `user`, and its seed file if present. Returns true if the user had any.
     pub(super) fn remove_user(&mut self, dir: &Path, user: &User) -> Result<bool, Error> {
         let before = self.0.len();
         self.0.retain(|(known, _)| known != user);
@@ -131,7 +135,7 @@ impl Users {
         }
     }
 
-    /// Those of Picket, each once, with all its keys.
+    /// Picket's roles, each once, with all its keys.
     pub(super) fn roles_with_keys(&self) -> impl Iterator<Item = (&Role, Vec<&str>)> {
         let roles = self.0.iter().filter_map(|(user, _)| match user {
             User::Role(role) => Some(role),
@@ -141,13 +145,13 @@ impl Users {
         roles.into_iter().map(|role| (role, self.public_keys(&User::Role(role.clone()))))
     }
 
-    /// The keys of one.
+    /// All keys of `user`.
     pub(super) fn public_keys(&self, user: &User) -> Vec<&str> {
         self.0.iter().filter(|(known, _)| known == user).map(|(_, key)| key.as_str()).collect()
     }
 }
 
-/// Where the seed of a user is written to.
+/// Path of a user's seed file.
 pub(super) fn seed_path(dir: &Path, user: &User) -> PathBuf {
     dir.join("creds").join(format!("{user}.nk"))
 }
@@ -158,23 +162,24 @@ pub(super) fn create_dirs(dir: &Path) -> Result<(), Error> {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         made => made,
     });
-    made.map_err(|why| io_error("make", &creds, &why))
+    made.map_err(|why| io_error("create", &creds, &why))
 }
 
-/// Writes what only its owner may read, whole or not at all; an older file is not written over.
+/// Creates a file readable only by its owner, complete or not at all. Fails if the file exists.
 fn write_secret(path: &Path, secret: &str) -> io::Result<()> {
     let new = path.with_extension(format!("new.{}", std::process::id()));
     let written =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).and_then(|mut file| {
             writeln!(file, "{secret}")?;
             file.sync_all()?;
+            // A hard link fails if the file exists; a rename would overwrite it.
             fs::hard_link(&new, path)
         });
     let _ = fs::remove_file(&new);
     written
 }
 
-/// Writes a file so that a reader sees the old one or the new one.
+/// Replaces a file atomically.
 pub(super) fn replace_file(path: &Path, text: &str) -> Result<(), Error> {
     let new = path.with_extension(format!("new.{}", std::process::id()));
     let written = fs::write(&new, text).and_then(|()| fs::rename(&new, path));

@@ -1,15 +1,15 @@
-//! Numbers as a row of bars, one a day: the last thirty, today at the end, a blank where nothing is known.
+//! Daily values as a row of bars: the last 30 days, today at the end, a blank for an unknown day.
 
 const BAR_CHARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 const MAX_DAYS: usize = 30;
 
-/// Per cent of uptime. What counts is how near it is to 100, so each step is worse than the one before by more.
+/// Bars for uptime percentages. The scale is denser near 100 %, where the differences matter.
 pub(super) fn render_uptime(days: &[Option<f64>]) -> String {
     const STEPS: [f64; 7] = [25.0, 75.0, 90.0, 95.0, 99.0, 99.9, 100.0];
     render_bars(days, |percent| STEPS.iter().filter(|step| percent >= **step).count())
 }
 
-/// Anything else, beside the greatest of its own; zero is the lowest.
+/// Bars for other values, relative to the greatest of the row. Zero is the lowest bar.
 pub(super) fn render_relative(days: &[Option<f64>]) -> String {
     let greatest = days.iter().flatten().copied().fold(0.0, f64::max);
     render_bars(days, |value| {

@@ -1,4 +1,4 @@
-//! A site as it is listed: the columns of `picket.sites`, under their names in the contract.
+//! A site in a listing: the columns of `picket.sites`, under their public names.
 
 use picket_proto::{SiteId, Timestamp, site::SiteSpec};
 use picket_store::sites::Site;
@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 pub(crate) struct SiteRecord {
     pub(crate) id: SiteId,
     pub(crate) url: String,
-    /// All that people define but the URL; empty when SQL let in what cannot be read.
+    /// The user-defined fields except the URL. Empty if the row, written by SQL, cannot be parsed.
     #[serde(flatten)]
     definition: Map<String, Value>,
     pub(crate) problem: Option<String>,
@@ -18,7 +18,7 @@ pub(crate) struct SiteRecord {
     updated_at: Timestamp,
 }
 
-/// The fields of a definition in the order in which people look for them; the URL stands before them.
+/// Display order of the fields. The URL comes before them.
 const FIELD_ORDER: [&str; 18] = [
     "name",
     "interval_seconds",
@@ -40,7 +40,7 @@ const FIELD_ORDER: [&str; 18] = [
     "enabled",
 ];
 
-/// Every field of a definition under its name in the contract, defaults too.
+/// All fields of a definition under their public names, including defaults.
 pub(crate) fn definition_fields(spec: &SiteSpec) -> Map<String, Value> {
     let SiteSpec { check, .. } = spec;
     let Value::Object(fields) = json!({
@@ -88,7 +88,7 @@ impl From<&Site> for SiteRecord {
 }
 
 impl SiteRecord {
-    /// In one word, what becomes of it.
+    /// State of the site as one word.
     pub(crate) fn state(&self) -> &'static str {
         match (self.definition.get("enabled"), &self.problem) {
             (Some(Value::Bool(false)), _) => "paused",
@@ -120,7 +120,7 @@ impl SiteRecord {
         self.list_field("tags").contains(&tag)
     }
 
-    /// The fields that people define, with their values as text; what is at rest (null, empty) is left out.
+    /// The user-defined fields with their values as text. Null and empty fields are omitted.
     pub(crate) fn field_lines(&self) -> Vec<(&'static str, String)> {
         FIELD_ORDER
             .iter()
@@ -136,7 +136,7 @@ impl SiteRecord {
     }
 }
 
-/// A value as it is shown to people; nothing for an absent or empty one.
+/// A value as text for people; `None` if it is null or empty.
 fn format_value(value: &Value) -> Option<String> {
     match value {
         Value::Null => None,
@@ -145,7 +145,7 @@ fn format_value(value: &Value) -> Option<String> {
         Value::Array(values) => Some(values.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")),
         Value::Object(fields) if fields.is_empty() => None,
         Value::Object(fields) => {
-            // A header may be a credential: who shows a site to others does not mean to show that.
+            // A header value may be a credential, so only the names are shown.
             Some(fields.keys().map(|name| format!("{name}: …")).collect::<Vec<_>>().join(", "))
         }
         other => Some(other.to_string()),

@@ -1,4 +1,4 @@
-//! `picket site show`: all about one site.
+//! `picket site show`: definition, schedules and last results of one site.
 
 use picket_proto::Timestamp;
 use picket_store::{Store, site_status, sites::Site};
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// How many results of each region are shown.
+/// Number of shown results per region.
 const RESULTS_PER_REGION: i64 = 5;
 
 #[derive(Serialize)]
@@ -45,7 +45,7 @@ pub(super) async fn show_site(store: &Store, site: &Site, output: OutputOptions)
     }
     let mut schedules = TextTable::new(
         ["REGION", "EVERY", "SINCE"],
-        "no schedule is in force: it is paused, has a problem, or there is no region yet",
+        "no active schedule: the site is paused, has a problem, or there is no region yet",
     );
     for schedule in &whole.schedules {
         schedules.add_row([
@@ -73,7 +73,7 @@ pub(super) async fn show_site(store: &Store, site: &Site, output: OutputOptions)
     print_coloured(&format!("{lines}\n{schedules}\n{results}"))
 }
 
-/// A moment to the second, as tables show it.
+/// A timestamp to the second, as in tables.
 pub(crate) fn format_timestamp(moment: Option<Timestamp>) -> Option<String> {
     let text = moment?.to_string();
     Some(format!("{} {}", &text[..10], &text[11..19]))

@@ -1,4 +1,4 @@
-//! What `up` says when all is up: what runs where, and what to type next.
+//! Startup message of `up`: addresses, services and the next commands.
 
 use std::path::{Path, PathBuf};
 
@@ -25,8 +25,8 @@ pub(super) async fn print_banner(
     let all = regions::list_regions(store).await?;
     let here: Vec<&str> = options.regions.iter().map(|region| region.as_str()).collect();
     let schedules: i64 = all.iter().map(|region| region.schedules).sum();
-    let whose = |which| {
-        if servers.is_managed(which) { "" } else { "  (not started here: the variable names it)" }
+    let origin = |which| {
+        if servers.is_managed(which) { "" } else { "  (external)" }
     };
     let database = match parse_host_port(&servers.database_url(), 5432) {
         Some((host, port)) => format!("{host}:{port}"),
@@ -44,12 +44,12 @@ pub(super) async fn print_banner(
     print_line(format_args!(
         "  NATS      {}{}",
         strip_credentials(&servers.nats_url()),
-        whose(ServerKind::Nats)
+        origin(ServerKind::Nats)
     ));
-    print_line(format_args!("  Postgres  {database}{}", whose(ServerKind::Postgres)));
+    print_line(format_args!("  Postgres  {database}{}", origin(ServerKind::Postgres)));
     print_line(format_args!(
         "  here      {}",
-        if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") }
+        if parts.is_empty() { "no services".to_owned() } else { parts.join(", ") }
     ));
     print_line(format_args!(
         "  sites     {schedules} schedules{}",
@@ -74,18 +74,19 @@ pub(super) async fn print_banner(
         "  nats -s {} req picket.check.{region} '{{\"url\":\"https://example.com\"}}'",
         strip_credentials(&servers.nats_url())
     ));
-    // On a bus of somebody else's the others' probers may be anywhere.
+    // On an external bus, other probers may run anywhere, so a region without a local prober is no
+    // problem.
     let ours = servers.is_managed(ServerKind::Nats);
     for region in all.iter().filter(|region| ours && !here.contains(&region.name.as_str())) {
         print_error(format_args!(
-            "region '{}' is there and has no prober here; its {} schedules wait for one (--regions, or: picket region remove {0})",
+            "region '{}' has no prober here; its {} schedules wait for a prober (--regions, or: picket region remove {0})",
             region.name, region.schedules
         ));
     }
     Ok(())
 }
 
-/// How to call this program from here: by its name where that finds it, else by its path.
+/// The command that starts this program: its name if the `PATH` leads to it, its path otherwise.
 fn program_name() -> String {
     let Ok(own) = std::env::current_exe() else {
         return "picket".to_owned();
@@ -103,14 +104,14 @@ fn program_name() -> String {
     let near: Option<PathBuf> =
         std::env::current_dir().ok().and_then(|here| own.strip_prefix(here).ok().map(Path::to_owned));
     match near {
-        // A bare name would be looked for on the path.
+        // A bare name would be searched on the `PATH`.
         Some(near) if near.components().count() == 1 => format!("./{}", near.display()),
         Some(near) => near.display().to_string(),
         None => own.display().to_string(),
     }
 }
 
-/// Without user and password, which belong on no screen.
+/// A URL without user and password, which must not appear on a screen.
 fn strip_credentials(url: &str) -> String {
     let bare = |server: &str| match server.split_once("://") {
         Some((scheme, rest)) => {

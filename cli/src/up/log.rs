@@ -1,4 +1,4 @@
-//! The logs of `up`: all of it as JSON lines in a file, and what needs a look on the screen.
+//! Logs of `up`: everything as JSON lines in a file, warnings on the screen.
 
 use std::{
     fs::{self, File},
@@ -19,14 +19,15 @@ use tracing_subscriber::{
 
 use crate::error::Error;
 
-/// The file, in the data directory.
+/// Path of the log file in the data directory.
 pub(super) const LOG_FILE: &str = "logs/picket.log";
 
-/// A log beyond this moves aside, over the one that moved before.
+/// Size above which the log is rotated. The previous rotated log is overwritten.
 const MAX_LOG_BYTES: u64 = 32 << 20;
 
-/// Starts logging. The screen shows warnings, or what was asked for by name.
-pub(super) fn init_logging(options: &LogOptions, asked: bool, data_dir: &Path) -> Result<(), Error> {
+/// Starts logging. `has_filter` is true if the user gave a filter, which then applies to the screen
+/// too; otherwise the screen shows warnings.
+pub(super) fn init_logging(options: &LogOptions, has_filter: bool, data_dir: &Path) -> Result<(), Error> {
     let filter = |text: &str| {
         EnvFilter::try_new(text).map_err(|_| {
             ValidationError::new("PICKET_LOG", text, "a filter, such as 'info,picket_prober=debug'")
@@ -46,7 +47,7 @@ pub(super) fn init_logging(options: &LogOptions, asked: bool, data_dir: &Path) -
         true => LogFormat::Pretty,
         false => LogFormat::Json,
     });
-    let screen = filter(if asked { &options.log } else { "warn" })?;
+    let screen = filter(if has_filter { &options.log } else { "warn" })?;
     let to_screen = match format {
         LogFormat::Pretty => fmt::layer()
             .with_ansi(on_terminal && crate::output::should_colour())
@@ -63,12 +64,12 @@ pub(super) fn init_logging(options: &LogOptions, asked: bool, data_dir: &Path) -
             .with_filter(screen)
             .boxed(),
     };
-    // A second call keeps the first one's subscriber.
+    // The first call wins; a later call keeps its subscriber.
     let _ = tracing_subscriber::registry().with(to_file).with(to_screen).try_init();
     Ok(())
 }
 
-/// A file that does not grow without bound.
+/// A log file with bounded size.
 struct RotatingFile {
     path: PathBuf,
     file: File,

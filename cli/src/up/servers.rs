@@ -1,4 +1,5 @@
-//! The nats-server and the Postgres that `up` runs, unless others run them for us.
+//! The local nats-server and Postgres of `up`. External servers are used instead where variables
+//! name them.
 
 use std::{collections::VecDeque, future::pending, time::Duration};
 
@@ -12,7 +13,7 @@ use crate::{
     output::{print_error, print_line},
 };
 
-/// How long a server may take to stop.
+/// Time for a server to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(super) struct Servers {
@@ -23,11 +24,11 @@ pub(super) struct Servers {
     recent_exits: VecDeque<Instant>,
 }
 
-/// Where a server is.
+/// Source of a server.
 enum ServerSource<S, C> {
-    /// Somebody else's, at this URL.
+    /// An external server at this URL.
     External(String),
-    /// Ours; absent while it does not run.
+    /// A server started here; `None` while it is not running.
     Managed { config: C, server: Option<S> },
 }
 
@@ -37,15 +38,17 @@ pub(super) enum ServerKind {
     Postgres,
 }
 
-/// A server that ended by itself.
+/// The unexpected end of a server.
 pub(super) struct ServerExit {
     kind: ServerKind,
     error: picket_servers::Error,
 }
 
 impl Servers {
-    /// More deaths than this within [`SPELL`](Self::SPELL) are not mended by another start.
+    /// Maximum number of exits within [`EXIT_WINDOW`](Self::EXIT_WINDOW); with more, restarts
+    /// cannot help.
     const MAX_EXITS: usize = 5;
+    /// Window for counting exits.
     const EXIT_WINDOW: Duration = Duration::from_secs(120);
 
     pub(super) fn new(
@@ -65,7 +68,7 @@ impl Servers {
         }
     }
 
-    /// Starts those that are ours, both at once.
+    /// Starts the managed servers, both at once.
     pub(super) async fn start(&mut self) -> Result<(), Error> {
         let Self { tools, data, nats, postgres, .. } = self;
         let nats = async {
@@ -80,7 +83,7 @@ impl Servers {
             }
             Ok(())
         };
-        // Not `try_join!`: the one that is left would be dropped in the middle of its start.
+        // Not `try_join!`: it would drop the other server in the middle of its start.
         let (nats, postgres): (Result<(), picket_servers::Error>, Result<(), picket_servers::Error>) =
             tokio::join!(nats, postgres);
         Ok(nats.and(postgres)?)
@@ -93,7 +96,7 @@ impl Servers {
         }
     }
 
-    /// With the password in it.
+    /// URL of the database, including the password.
     pub(super) fn database_url(&self) -> String {
         match &self.postgres {
             ServerSource::External(url) => url.clone(),
@@ -104,7 +107,7 @@ impl Servers {
         }
     }
 
-    /// Whether this server is run here.
+    /// Returns true if this server is started here.
     pub(super) fn is_managed(&self, which: ServerKind) -> bool {
         match which {
             ServerKind::Nats => matches!(self.nats, ServerSource::Managed { .. }),
@@ -112,7 +115,7 @@ impl Servers {
         }
     }
 
-    /// Waits for one of ours to end by itself.
+    /// Waits until a managed server ends by itself.
     pub(super) async fn wait_for_exit(&mut self) -> ServerExit {
         let Self { nats, postgres, .. } = self;
         let nats = async {
@@ -133,7 +136,7 @@ impl Servers {
         }
     }
 
-    /// Starts a server again that died; gives up when that happens again and again.
+    /// Restarts a server that ended, with backoff. Gives up after too many exits.
     pub(super) async fn restart_server(&mut self, died: ServerExit) -> Result<(), Error> {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(15));
         let mut why = Error::from(died.error);
@@ -144,6 +147,7 @@ impl Servers {
         loop {
             print_error(&why);
             let now = Instant::now();
+            // Only exits within the window count, so rare exits never add up.
             self.recent_exits.retain(|death| now.duration_since(*death) < Self::EXIT_WINDOW);
             self.recent_exits.push_back(now);
             if self.recent_exits.len() > Self::MAX_EXITS {
@@ -153,15 +157,15 @@ impl Servers {
                     Self::EXIT_WINDOW.as_secs()
                 )));
             }
-            let wait = backoff.next_delay();
+            let delay = backoff.next_delay();
             print_error(format_args!(
-                "starting it again in {:.1} s; what runs here waits for it",
-                wait.as_secs_f64()
+                "restarting it in {:.1} s; the services wait for it",
+                delay.as_secs_f64()
             ));
-            tokio::time::sleep(wait).await;
+            tokio::time::sleep(delay).await;
             match self.start().await {
                 Ok(()) => {
-                    print_line("it runs again");
+                    print_line("the server is running again");
                     return Ok(());
                 }
                 Err(error) => why = error,
@@ -169,7 +173,7 @@ impl Servers {
         }
     }
 
-    /// Stops ours in order: NATS, then Postgres.
+    /// Stops the managed servers in order: NATS, then Postgres.
     pub(super) async fn stop(&mut self) {
         if let Some(nats) = self.nats.take_server() {
             report_stop("NATS", nats.stop(STOP_TIMEOUT).await);
@@ -179,13 +183,13 @@ impl Servers {
         }
     }
 
-    /// Ends ours at once.
+    /// Stops the managed servers at once.
     pub(super) async fn kill(&mut self) {
         if let Some(nats) = self.nats.take_server() {
             let _ = nats.kill().await;
         }
         if let Some(postgres) = self.postgres.take_server() {
-            // Not -9: that would leave its children to find out by themselves.
+            // Not SIGKILL, which would orphan the children of the postmaster.
             let _ = postgres.stop(Duration::ZERO).await;
         }
     }
@@ -199,8 +203,8 @@ fn report_stop(name: &str, stopped: Result<(), picket_servers::Error>) {
 }
 
 impl<S, C> ServerSource<S, C> {
-    fn new(there: Option<String>, config: C) -> Self {
-        match there {
+    fn new(external_url: Option<String>, config: C) -> Self {
+        match external_url {
             Some(url) => Self::External(url),
             None => Self::Managed { config, server: None },
         }

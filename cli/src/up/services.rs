@@ -1,4 +1,5 @@
-//! Coordinator, sink and probers inside this process; each with a connection of its own, as if it were alone.
+//! Coordinator, sink and probers in this process, each with connections of its own, as in separate
+//! processes.
 
 use std::time::Duration;
 
@@ -13,12 +14,12 @@ use picket_store::{DatabaseOptions, Store};
 use super::UpOptions;
 use crate::{connect, error::Error, output::print_line};
 
-/// How long checks under way may take to finish when all is stopped; what is left comes again.
+/// Time for running checks to finish during a stop. Remaining jobs are redelivered.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long a connection may take to write out what is left.
+/// Time for a connection to flush its buffer before it closes.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What runs here.
+/// The running services.
 #[derive(Default)]
 pub(super) struct Services {
     coordinator: Option<ServiceHandle>,
@@ -31,8 +32,8 @@ struct ServiceHandle {
     bus: Bus,
 }
 
-/// Starts what `options` ask for: who takes results before who makes them. What was started is in `parts` also when another
-/// part cannot be.
+/// Starts the services that `options` select, consumers of results before producers. Services
+/// started before an error are in `parts`.
 pub(super) async fn start_services(
     options: &UpOptions,
     nats: &NatsOptions,
@@ -87,23 +88,24 @@ pub(super) async fn start_services(
     Ok(())
 }
 
-/// Waits until the coordinator has made the streams, so that probers do not complain of their absence.
+/// Waits until the coordinator has created the streams, so that probers do not log their absence.
 async fn wait_for_streams(health: &Health) {
-    const LIMIT: Duration = Duration::from_secs(5);
+    const STREAMS_TIMEOUT: Duration = Duration::from_secs(5);
     let made = async {
         while health.unready_checks().iter().any(|(name, _)| *name == "streams") {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    // Longer than this is no reason not to begin; they wait for themselves.
-    let _ = tokio::time::timeout(LIMIT, made).await;
+    // Probers wait for the streams themselves, so the timeout is not an error.
+    let _ = tokio::time::timeout(STREAMS_TIMEOUT, made).await;
 }
 
 fn start_error(error: impl std::error::Error + 'static) -> Error {
     Error::Failed(ErrorChain(&error).to_string())
 }
 
-/// What the operator allows, and loopback: the bus of `up` listens there only, so nobody else can ask.
+/// The networks allowed by the operator, and loopback. The bus of `up` listens on loopback only, so
+/// no other host can request checks.
 fn allowed_networks(by_option: &[IpNet]) -> Vec<IpNet> {
     let loopback = [
         IpNet::V4(Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0), 8)),
@@ -113,7 +115,7 @@ fn allowed_networks(by_option: &[IpNet]) -> Vec<IpNet> {
 }
 
 impl Services {
-    /// Waits until one of them has failed for good, and says which.
+    /// Waits until a service has failed permanently, and returns its name.
     pub(super) async fn wait_for_failure(&mut self) -> String {
         let all = self.coordinator.iter_mut().chain(&mut self.probers).chain(&mut self.sink);
         let endings: Vec<_> = all
@@ -131,7 +133,8 @@ impl Services {
         }
     }
 
-    /// Ends them in order: who asks and who checks, and then, when no more results come, the sink.
+    /// Stops the services in order: coordinator and probers first, then the sink, when no more
+    /// results arrive.
     pub(super) async fn drain_in_order(self) {
         let Self { coordinator, probers, sink } = self;
         join_all(coordinator.into_iter().chain(probers).map(ServiceHandle::drain)).await;

@@ -45,7 +45,7 @@ async fn uptime_is_told_for_all_sites_for_a_tag_and_for_a_region() {
     let of_region =
         picket.run_ok(&["report", "uptime", "--region", "eu", "--since", "2d", "--output", "json"]);
     assert!(of_region.contains("\"down\": 0") && of_region.contains("\"uptime_pct\": 100.0"), "{of_region}");
-    assert!(picket.run_ok(&["report", "uptime", "--tag", "none"]).contains("no checks in that span"));
+    assert!(picket.run_ok(&["report", "uptime", "--tag", "none"]).contains("no checks in that period"));
 }
 
 #[tokio::test]

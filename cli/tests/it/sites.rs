@@ -32,7 +32,7 @@ async fn a_site_is_added_listed_changed_paused_resumed_and_removed() {
     let shown = picket.run_ok(&["site", "show", "https://example.com"]);
     assert!(shown.contains("eu      1m") && !shown.contains("regex"), "{shown}");
     picket.run_ok(&["site", "pause", "1"]);
-    assert!(picket.run_ok(&["site", "pause", "1"]).contains("paused already"));
+    assert!(picket.run_ok(&["site", "pause", "1"]).contains("already paused"));
     assert!(picket.run_ok(&["status"]).contains("1 paused"));
     picket.run_ok(&["site", "resume", "1"]);
     assert!(picket.run_ok(&["status"]).contains("1 unknown"));
@@ -97,6 +97,6 @@ async fn generated_sites_are_there_once_however_often_they_are_asked_for() {
     let generate = |count| picket.run_ok(&["generate", count, "--base-url", "http://127.0.0.1:1/"]);
 
     assert_eq!(generate("10"), "added 10 sites\n");
-    assert_eq!(generate("12"), "added 2 sites; 10 were there already\n");
-    assert!(picket.run_ok(&["leases"]).contains("(nobody)"));
+    assert_eq!(generate("12"), "added 2 sites; 10 existed already\n");
+    assert!(picket.run_ok(&["leases"]).contains("(none)"));
 }

@@ -1,10 +1,11 @@
-//! Prints the table of the faults that were tried, from the lines that the tests wrote; `--forget` removes them.
+//! Prints the table of all tested faults from the rows written by the fault tests. `--forget`
+//! deletes the rows.
 
 use std::{env, fs};
 
 use picket_e2e::fault_test::{ReportLine, account_cells, build_table, report_lines_dir};
 
-#[expect(clippy::print_stdout, reason = "it prints")]
+#[expect(clippy::print_stdout, reason = "the table is for a person")]
 fn main() {
     let forget = env::args().any(|argument| argument == "--forget");
     let mut lines: Vec<ReportLine> = fs::read_dir(report_lines_dir())
@@ -23,14 +24,14 @@ fn main() {
     if lines.is_empty() {
         return;
     }
-    let mut table = build_table(&["FAULT", "INJURY"], 0);
+    let mut table = build_table(&["FAULT", "DESCRIPTION"], 0);
     for ReportLine { fault, injury, account, .. } in lines {
         table.add_row([vec![fault, injury], account_cells(&account)].concat());
     }
     println!("{table}");
 }
 
-/// The number in the name of a fault, by which they are sorted.
+/// Number in the id of a fault, for sorting.
 fn fault_number(fault: &str) -> u32 {
     fault.chars().filter(char::is_ascii_digit).collect::<String>().parse().unwrap_or(u32::MAX)
 }

@@ -1,4 +1,4 @@
-//! Hears every job that is published, also those that the stream drops as the second of two.
+//! Records every published job, including duplicates dropped by the stream.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,22 +8,22 @@ use tokio::task::AbortHandle;
 
 use super::FaultTest;
 
-/// Listens for as long as it lives.
+/// Recorder that subscribes to all jobs until dropped.
 pub struct JobRecorder {
     jobs: Arc<Mutex<Vec<RecordedJob>>>,
     task: AbortHandle,
 }
 
-/// What a scheduled job said of itself.
+/// Properties of a published scheduled job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedJob {
-    /// Of its tick.
+    /// Id of the tick.
     pub id: String,
-    /// Of its site.
+    /// Shard of the site.
     pub shard: Shard,
-    /// Under which it was published.
+    /// Epoch of the publishing lease.
     pub epoch: Epoch,
-    /// When it was due.
+    /// Time of the tick.
     pub scheduled_at: Timestamp,
 }
 
@@ -40,30 +40,29 @@ impl RecordedJob {
 }
 
 impl JobRecorder {
-    /// Begins to listen.
+    /// Starts recording.
     pub async fn subscribe(drill: &FaultTest) -> Self {
         let client = drill.connect_client().await;
         let mut jobs = client.subscribe(picket_proto::subject::JOB_SUBJECTS).await.expect("a subscription");
         client.flush().await.expect("the server knows of it");
-        let heard = Arc::new(Mutex::new(Vec::new()));
-        let list = Arc::clone(&heard);
-        let listening = tokio::spawn(async move {
+        let recorded = Arc::new(Mutex::new(Vec::new()));
+        let list = Arc::clone(&recorded);
+        let recording = tokio::spawn(async move {
             while let Some(message) = jobs.next().await {
                 if let Some(job) = RecordedJob::parse_payload(&message.payload) {
                     list.lock().unwrap_or_else(PoisonError::into_inner).push(job);
                 }
             }
         });
-        Self { jobs: heard, task: listening.abort_handle() }
+        Self { jobs: recorded, task: recording.abort_handle() }
     }
 
-    /// All that was published since, in the order in which the server had it.
+    /// Jobs published since the start, in the order of their arrival at the server.
     pub fn recorded_jobs(&self) -> Vec<RecordedJob> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The jobs that were published for a shard under an epoch older than one under which another had been published
-    /// before.
+    /// Jobs published under an older epoch than an earlier job of the same shard.
     pub fn stale_epoch_jobs(&self) -> Vec<RecordedJob> {
         let mut newest = std::collections::HashMap::new();
         let mut late = self.recorded_jobs();

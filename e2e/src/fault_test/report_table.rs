@@ -1,4 +1,4 @@
-//! The table of faults, as people read it.
+//! Printable table of faults.
 
 use comfy_table::{CellAlignment, Table, presets};
 
@@ -17,7 +17,7 @@ const COUNT_COLUMNS: [&str; 10] = [
     "CAUSES",
 ];
 
-/// A table that begins with columns of these names, of which the last `numbers` are numbers.
+/// Builds a table that begins with these columns, of which the last `numbers` are numeric.
 pub fn build_table(columns: &[&str], numbers: usize) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(columns.iter().chain(&COUNT_COLUMNS));
@@ -30,7 +30,7 @@ pub fn build_table(columns: &[&str], numbers: usize) -> Table {
     table
 }
 
-/// The rest of a row.
+/// Cells of the count columns.
 pub fn account_cells(account: &TickAccount) -> Vec<String> {
     let TickAccount { ticks, up, down, missed, gap, unaccounted, doubled, false_incidents, .. } = account;
     let causes: Vec<String> =

@@ -1,4 +1,4 @@
-//! What became of the ticks that were due during a drill.
+//! Outcomes of the ticks due during a fault test.
 
 use std::collections::BTreeMap;
 
@@ -6,59 +6,61 @@ use serde::{Deserialize, Serialize};
 
 use crate::Stack;
 
-/// What became of the ticks of a span.
+/// Outcomes of the ticks in a span.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TickAccount {
-    /// Those that should have been.
+    /// Ticks due.
     pub ticks: i64,
-    /// Rows by outcome.
+    /// Rows with outcome `up`.
     pub up: i64,
-    /// Rows by outcome.
+    /// Rows with outcome `down`.
     pub down: i64,
-    /// Rows by outcome.
+    /// Rows with outcome `missed`.
     pub missed: i64,
-    /// Ticks without a row that lie in a gap on record.
+    /// Ticks without a row in a recorded gap.
     pub gap: i64,
-    /// Ticks without a row.
+    /// Ticks without a row outside of gaps.
     pub unaccounted: i64,
-    /// Rows of a tick beyond its first.
+    /// Rows of a tick beyond the first.
     pub doubled: i64,
-    /// Missed ticks by region and cause, as `east: no_prober`.
+    /// Missed ticks by region and cause, as in `east: no_prober`.
     pub causes: BTreeMap<String, i64>,
-    /// The longest time from a tick to the start of its check, in milliseconds.
+    /// Longest time from a tick to the start of its check, in milliseconds.
     pub latest_ms: i64,
-    /// From the end of the injury to the last tick that was missed, in seconds; 0 if none was after it.
+    /// Time from the end of the fault to the last missed tick, in seconds. 0 without missed ticks
+    /// after the end.
     pub recovery_s: f64,
     /// Messages that could not be stored.
     pub dead_letters: i64,
-    /// Incidents of sites that were never down, and those of an outage beyond its first.
+    /// Incidents of sites that were never down, and incidents of an outage beyond the first.
     #[serde(default)]
     pub false_incidents: i64,
 }
 
-/// The sites of a drill are down or up for good: one that is down has one incident, unless it was not watched for a while.
+/// The sites of a fault test are up or down permanently. A down site has a single incident, unless
+/// checks were missing for a while.
 const FALSE_INCIDENTS_SQL: &str = "SELECT count(*) FROM picket.incidents AS incident
     JOIN picket.known_sites AS site ON site.id = incident.site_id
     WHERE site.url LIKE '%/ok/%' OR EXISTS (
         SELECT FROM picket.incidents AS before WHERE before.site_id = incident.site_id
           AND before.incident_id < incident.incident_id AND NOT before.unwatched)";
 
-/// A line of the table of faults.
+/// Row in the table of faults.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ReportLine {
-    /// Its number in the matrix.
+    /// Id in the fault matrix.
     pub fault: String,
-    /// What was done to what.
+    /// Description of the fault.
     pub injury: String,
-    /// How long it all took.
+    /// Duration of the test, in seconds.
     pub seconds: u64,
-    /// What came of it.
+    /// Outcomes of the ticks.
     pub account: TickAccount,
 }
 
 impl TickAccount {
-    /// Waits until the ledger is closed up to `to`, then counts the ticks since `from`. Times are the database's, as SQL
-    /// has them; `healed` is when the injury had ended.
+    /// Waits until the ledger is closed up to `to`, then counts the ticks since `from`. Times are
+    /// SQL texts of the database's clock. `healed` is the end of the fault.
     pub async fn for_span(stack: &Stack, from: &str, to: &str, healed: &str) -> Self {
         stack.wait_ledger_closed(to).await;
         let sum = |column: &str| {
@@ -102,7 +104,7 @@ impl TickAccount {
             dead_letters: stack.query_number("SELECT count(*) FROM picket.dead_letters").await,
             false_incidents: stack.query_number(FALSE_INCIDENTS_SQL).await,
         };
-        // The function that is under test here as well must say what counting tick by tick says.
+        // `report.ledger` is under test here as well, and must agree with counting tick by tick.
         let by_tick =
             stack.count_ticks(&format!("'{from}'::timestamptz"), &format!("'{to}'::timestamptz")).await;
         assert_eq!(
@@ -113,15 +115,15 @@ impl TickAccount {
         account
     }
 
-    /// How many ticks of `region` were missed.
+    /// Number of missed ticks in `region`.
     pub fn missed_in_region(&self, region: &str) -> i64 {
-        let there = self.causes.iter().filter(|(cause, _)| cause.starts_with(&format!("{region}: ")));
-        there.map(|(_, ticks)| ticks).sum()
+        let matching = self.causes.iter().filter(|(cause, _)| cause.starts_with(&format!("{region}: ")));
+        matching.map(|(_, ticks)| ticks).sum()
     }
 
-    /// How many ticks were missed for `cause`, everywhere.
+    /// Number of ticks missed for `cause` in all regions.
     pub fn missed_for_cause(&self, cause: &str) -> i64 {
-        let so = self.causes.iter().filter(|(name, _)| name.ends_with(&format!(": {cause}")));
-        so.map(|(_, ticks)| ticks).sum()
+        let matching = self.causes.iter().filter(|(name, _)| name.ends_with(&format!(": {cause}")));
+        matching.map(|(_, ticks)| ticks).sum()
     }
 }

@@ -1,4 +1,4 @@
-//! What is at work in a drill, and on what.
+//! Processes and servers of a fault test.
 
 use std::path::PathBuf;
 
@@ -6,27 +6,27 @@ use picket_testkit::servers::TestNats;
 
 use crate::{Credentials, NetnsLab};
 
-/// What is at work in a drill.
+/// Processes of a fault test.
 #[derive(Clone, Copy, Debug)]
 pub struct Topology {
-    /// Their names; each has sites of its own and all common ones.
+    /// Names of the regions. Each region has its own sites and all common ones.
     pub regions: &'static [&'static str],
-    /// How many.
+    /// Number of coordinators.
     pub coordinators: usize,
-    /// How many in each region.
+    /// Number of probers in each region.
     pub probers: usize,
-    /// How many.
+    /// Number of sinks.
     pub sinks: usize,
-    /// What each coordinator is started with, besides a short lease and a short grace.
+    /// Options of each coordinator, besides a short lease and a short grace.
     pub coordinator_options: &'static [&'static str],
-    /// What each prober is started with.
+    /// Options of each prober.
     pub prober_options: &'static [&'static str],
-    /// From how many at the same moment on results share a message in the west. A drill has too few sites for that to come about as
-    /// it does under load.
+    /// Number of simultaneous results from which results share a message in the west. A fault test
+    /// has too few sites to reach the default, which is meant for load.
     pub bundle_from: &'static str,
-    /// What each sink is started with.
+    /// Options of each sink.
     pub sink_options: &'static [&'static str],
-    /// The region whose probers reach the bus through [`Drill::link`](super::Drill::link).
+    /// Region whose probers reach the bus through [`FaultTest::link`](super::FaultTest::link).
     pub proxied_region: Option<&'static str>,
 }
 
@@ -46,21 +46,23 @@ impl Default for Topology {
     }
 }
 
-/// What a drill plays on, where that is not servers of its own as all have them.
+/// Servers and hosts of a fault test, if they differ from the default.
 #[derive(Default)]
 pub struct Environment {
-    /// A bus.
+    /// NATS server.
     pub nats: Option<TestNats>,
-    /// Where processes find the bus, if it is more than this one server.
+    /// URLs of the bus, if the bus has more than the single server.
     pub bus: Option<String>,
-    /// The credentials that the bus wants.
+    /// Credentials required by the bus.
     pub credentials: Option<Credentials>,
-    /// Regions with a leaf node, to which alone their probers connect, without a credential, and its URL.
+    /// Regions with a leaf node and its URL. Their probers connect to the leaf node only, without a
+    /// credential.
     pub leaf_nodes: Vec<(&'static str, String)>,
-    /// The URL of a database.
+    /// URL of a database.
     pub database: Option<String>,
-    /// Where the servers, coordinators and sinks are at the hub, each prober in its region, and the sites in the world.
+    /// Network hosts: servers, coordinators and sinks run at the hub, each prober in its region,
+    /// and the sites in the world.
     pub hosts: Option<NetnsLab>,
-    /// Where the programs are that it begins with, if not those of this build.
+    /// Directory of the programs started first, if not those of this build.
     pub programs: Option<PathBuf>,
 }

@@ -21,7 +21,7 @@ async fn item6_processes_started_before_any_server_wait_aloud_and_then_work_by_t
     let all = [&coordinator, &prober, &sink];
     for process in all {
         process.wait_unready("").await;
-        process.wait_logged("waiting for NATS at").await;
+        process.wait_logged("waiting for NATS").await;
     }
 
     stack.nats.start().await;
@@ -69,7 +69,7 @@ async fn item6b_a_coordinator_that_cannot_reach_postgres_past_its_lease_stops_pu
     link.blackhole();
     drill.mark_fault_started().await;
     let far = drill.coordinators.pop().expect("the one that was pushed");
-    far.wait_logged("its time ran out without a renewal").await;
+    far.wait_logged("expired without a renewal").await;
     far.wait_unready("leases").await;
     let published = far.wait_jobs_published().await;
     assert!(published > 0.0);

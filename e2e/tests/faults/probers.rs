@@ -39,7 +39,7 @@ async fn f6_a_region_without_probers_is_missed_there_and_nowhere_else_and_goes_o
         .await;
     }
     let (_, listed, _) = drill.stack.run_picket(&["probers"]).await;
-    let nobody = listed.lines().find(|line| line.starts_with("east") && line.contains("(nobody"));
+    let nobody = listed.lines().find(|line| line.starts_with("east") && line.contains("(none"));
     assert!(nobody.is_some_and(|line| line.ends_with(" ago")), "{listed}");
     let prober = drill.spawn_prober("east").await;
     prober.wait_ready().await;
@@ -168,7 +168,7 @@ async fn f5_a_prober_that_is_stopped_finishes_what_runs_and_takes_no_more() {
     let ended = drill.database_now().await;
 
     assert!(status.success(), "{status}: {}", victim.read_log());
-    assert!(victim.read_log().contains("finishing the checks under way"), "{}", victim.read_log());
+    assert!(victim.read_log().contains("finishing running checks"), "{}", victim.read_log());
     drill.wait_served().await;
     drill.wait_completed(&ended, SLOW_SITE_CONDITION).await;
     let by_it = format!("SELECT count(*) FROM report.checks WHERE prober = '{VICTIM_NAME}'");

@@ -1,5 +1,5 @@
-//! The system that is injured: two coordinators, two sinks, three regions with two probers each behind a link of the
-//! region's own, and the servers.
+//! System under test of the chaos run: two coordinators, two sinks, the servers, and three regions
+//! with two probers each. Each region has its own link to the bus.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -32,7 +32,7 @@ pub(crate) struct ChaosStack {
 }
 
 impl ChaosStack {
-    /// Starts all and waits until each schedule is served.
+    /// Starts all processes and waits until each schedule is served.
     pub(crate) async fn start(seed: u64) -> Self {
         let (postgres, clock) = DatabaseClock::start().await;
         let stack = Stack::start_on(&REGIONS, postgres.create_database().await).await;
@@ -52,6 +52,7 @@ impl ChaosStack {
             random: fastrand::Rng::with_seed(seed),
             added_sites: 0,
         };
+        // Sites that are up, down or slow, at short and long intervals.
         for (count, seconds, path) in
             [(6, 2, "/ok"), (3, 2, "/status/500"), (6, 5, "/ok"), (2, 5, "/slow/1500"), (3, 30, "/ok")]
         {
@@ -73,7 +74,8 @@ impl ChaosStack {
         world
     }
 
-    /// This machine's clock, which is the database's too while nobody has set that, as SQL has it.
+    /// Current time of this machine's clock as an SQL text. The database's clock agrees unless a
+    /// fault has set it.
     pub(crate) fn now_sql(&self) -> String {
         picket_proto::Timestamp::from(time::OffsetDateTime::now_utc()).to_string()
     }
@@ -89,8 +91,8 @@ impl ChaosStack {
         self.stack.spawn_prober(REGIONS[region], &["--nats-url", &bus]).await
     }
 
-    pub(crate) async fn begin_fault(&mut self, what: Fault) {
-        match what {
+    pub(crate) async fn begin_fault(&mut self, fault: Fault) {
+        match fault {
             Fault::KillCoordinator(n) => kill_process(&mut self.coordinators[n]).await,
             Fault::StopCoordinator(n) => stop_process(&mut self.coordinators[n]).await,
             Fault::PauseCoordinator(n) => signal_process(&self.coordinators[n], "STOP"),
@@ -123,15 +125,16 @@ impl ChaosStack {
             | Fault::DeleteConsumer(_)
             | Fault::ReplayResults
             | Fault::ForgeFromRegion(_) => {
-                if let Err(error) = self.disrupt_streams(what).await {
-                    print_line(&format!("       not done: {error}"));
+                // A stream may be gone by an earlier fault: reported, not fatal.
+                if let Err(error) = self.disrupt_streams(fault).await {
+                    print_line(&format!("       not injected: {error}"));
                 }
             }
         }
     }
 
-    pub(crate) async fn end_fault(&mut self, what: Fault) {
-        match what {
+    pub(crate) async fn end_fault(&mut self, fault: Fault) {
+        match fault {
             Fault::KillCoordinator(n) | Fault::StopCoordinator(n) => {
                 self.coordinators[n] = Some(self.spawn_coordinator().await);
             }
@@ -160,7 +163,7 @@ impl ChaosStack {
         }
     }
 
-    /// Some sites are changed, one is paused or goes on, one is removed, one is added.
+    /// Changes some sites, toggles and deletes others, and adds two.
     async fn edit_sites(&mut self) {
         self.added_sites += 1;
         let (interval, url) = (self.random.u32(1..=7), self.target.url("/ok/added"));
@@ -176,10 +179,10 @@ impl ChaosStack {
             .await;
     }
 
-    async fn disrupt_streams(&mut self, what: Fault) -> Result<(), async_nats::Error> {
+    async fn disrupt_streams(&mut self, fault: Fault) -> Result<(), async_nats::Error> {
         let client = async_nats::connect(self.stack.nats.url()).await?;
         let jetstream = jetstream::new(client);
-        match what {
+        match fault {
             Fault::PurgeJobs => {
                 jetstream.get_stream("PICKET_JOBS").await?.purge().await?;
             }
@@ -194,22 +197,23 @@ impl ChaosStack {
                 jetstream.get_stream("PICKET_JOBS").await?.delete_consumer(&name).await?;
             }
             Fault::ForgeFromRegion(region) => {
-                let (liar, other) = (REGIONS[region], REGIONS[(region + 1) % REGIONS.len()].parse()?);
-                let last = read_last_results(&jetstream).await?;
-                let of_liar = last
+                let (forger, other) = (REGIONS[region], REGIONS[(region + 1) % REGIONS.len()].parse()?);
+                let last_results = read_last_results(&jetstream).await?;
+                let own_results = last_results
                     .iter()
                     .flat_map(|(subject, payload)| bundle::result_payloads(subject, payload))
                     .filter_map(|payload| serde_json::from_slice::<CheckResult>(payload).ok())
-                    .filter(|result| result.region.as_str() == liar && result.kind == Kind::Scheduled);
-                for lie in of_liar.take(20).flat_map(|result| forge_results(&result, &other)) {
-                    let subject = subject::result_bundle(&liar.parse()?);
-                    jetstream.publish(subject, lie.to_string().into()).await?.await?;
+                    .filter(|result| result.region.as_str() == forger && result.kind == Kind::Scheduled);
+                for forged in own_results.take(20).flat_map(|result| forge_results(&result, &other)) {
+                    let subject = subject::result_bundle(&forger.parse()?);
+                    jetstream.publish(subject, forged.to_string().into()).await?.await?;
                 }
             }
             _ => {
-                let mut some = read_last_results(&jetstream).await?;
-                self.random.shuffle(&mut some);
-                for (subject, payload) in some {
+                // Replays results that sinks may have stored already.
+                let mut messages = read_last_results(&jetstream).await?;
+                self.random.shuffle(&mut messages);
+                for (subject, payload) in messages {
                     jetstream.publish(subject, payload.into()).await?.await?;
                 }
             }
@@ -217,12 +221,12 @@ impl ChaosStack {
         Ok(())
     }
 
-    /// Waits until each schedule that is often due is served again.
+    /// Waits until each schedule with a short interval is served again.
     pub(crate) async fn wait_served(&self) {
         self.stack.wait_served_since(WAIT_TIMEOUT, &self.now_sql(), "interval_ms <= 7000").await;
     }
 
-    /// The largest resident memory of each kind of process, in MiB.
+    /// Largest resident memory of each kind of process, in MiB.
     pub(crate) fn memory_by_kind(&self) -> BTreeMap<&'static str, u64> {
         let mut memory = BTreeMap::new();
         let kinds = [
@@ -231,8 +235,8 @@ impl ChaosStack {
             ("sinks", self.sinks.iter().flatten().collect()),
         ];
         for (kind, processes) in kinds {
-            let most = processes.into_iter().map(|process| process.memory_kib() / 1_024).max();
-            memory.insert(kind, most.unwrap_or(0));
+            let max = processes.into_iter().map(|process| process.memory_kib() / 1_024).max();
+            memory.insert(kind, max.unwrap_or(0));
         }
         memory
     }
@@ -251,7 +255,7 @@ async fn kill_process(process: &mut Option<Process>) {
     }
 }
 
-/// In order: it must end well, and in time.
+/// Stops gracefully. The process must succeed and end in time.
 async fn stop_process(process: &mut Option<Process>) {
     if let Some(process) = process.take() {
         process.stop().await;
@@ -264,7 +268,7 @@ fn signal_process(process: &Option<Process>, signal: &'static str) {
     }
 }
 
-/// Up to 200 of the last messages of the stream of results, with their subjects.
+/// Reads up to 200 of the last messages of the results stream, with their subjects.
 async fn read_last_results(
     jetstream: &jetstream::Context,
 ) -> Result<Vec<(String, Vec<u8>)>, async_nats::Error> {
@@ -279,7 +283,7 @@ async fn read_last_results(
         .filter_map(async |message| message.ok())
         .take(200)
         .map(|message| (message.subject.to_string(), message.payload.to_vec()))
-        // The stream may hold fewer.
+        // The stream may hold fewer messages.
         .take_until(tokio::time::sleep(Duration::from_secs(5)));
     Ok(last.collect().await)
 }

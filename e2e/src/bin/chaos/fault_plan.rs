@@ -1,10 +1,10 @@
-//! Pure: what is injured when, from a seed alone.
+//! Plan of random faults, derived from a seed alone. Pure.
 
 use std::{ops::RangeInclusive, time::Duration};
 
 use crate::REGIONS;
 
-/// What is done to whom.
+/// Kind of fault and its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     KillCoordinator(usize),
@@ -29,28 +29,28 @@ pub(crate) enum Fault {
     DeleteConsumer(usize),
     ReplayResults,
     EditSites,
-    /// The database's clock is set, by so many seconds, and set right again.
+    /// Sets the database's clock by this number of seconds, and back at the end.
     StepClock(i64),
-    /// Sites that no process can use are inserted past the checks at the door.
+    /// Inserts sites that no process can use, bypassing the constraints.
     InsertInvalidRows,
-    /// Somebody with a region's credential publishes results of checks that the region was not given.
+    /// Publishes results of checks that the region was not given, with the region's credential.
     ForgeFromRegion(usize),
 }
 
-/// Far enough that nothing believes it, in both directions.
+/// Steps large enough to be rejected as implausible, in both directions.
 const CLOCK_STEPS_S: [i64; 4] = [180, -600, 45 * 86_400, -45 * 86_400];
 
-/// One injury.
+/// Fault with its time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct PlannedFault {
-    /// From the beginning.
+    /// Time since the start of the run.
     pub(crate) begins_at: Duration,
     pub(crate) ends_at: Duration,
     pub(crate) fault: Fault,
 }
 
 impl Fault {
-    /// Its number in the fault matrix.
+    /// Id in the fault matrix.
     pub(crate) fn matrix_id(self) -> &'static str {
         match self {
             Self::KillCoordinator(_) => "F1",
@@ -73,7 +73,7 @@ impl Fault {
         }
     }
 
-    /// In words.
+    /// Description of the fault.
     pub(crate) fn describe(self) -> String {
         match self {
             Self::KillCoordinator(n) => format!("kill -9 coordinator {n}"),
@@ -106,7 +106,7 @@ impl Fault {
         }
     }
 
-    /// How long it may last, in seconds.
+    /// Range of durations, in seconds.
     fn duration_range(self) -> RangeInclusive<u64> {
         match self {
             Self::PauseCoordinator(_) | Self::EmptyRegion(_) | Self::CutRegion(_) => 3..=30,
@@ -123,7 +123,8 @@ impl Fault {
         }
     }
 
-    /// Whom it takes, so that nobody is killed who is dead.
+    /// Parts affected by the fault. Two faults must not affect the same part at the same time, or a
+    /// dead process would be killed.
     fn affected_parts(self) -> Vec<(&'static str, usize)> {
         match self {
             Self::KillCoordinator(n) | Self::StopCoordinator(n) | Self::PauseCoordinator(n) => {
@@ -135,7 +136,7 @@ impl Fault {
             Self::EmptyRegion(region) => vec![("prober", region * 2), ("prober", region * 2 + 1)],
             Self::CutRegion(region) | Self::ResetRegion(region) => vec![("link", region)],
             Self::KillSink(n) | Self::StopSink(n) | Self::PauseSink(n) => vec![("sink", n)],
-            // What is done by SQL needs it.
+            // Faults injected by SQL need Postgres.
             Self::RestartPostgres
             | Self::KillPostgres
             | Self::EditSites
@@ -179,27 +180,27 @@ impl Fault {
     }
 }
 
-/// The injuries of `total`, in the order of their beginnings: some seconds from one to the next, so that some overlap,
-/// and never two of one part at once. The last minute is for recovery.
+/// Plans the faults of a run of `total`, in the order of their start. Starts are some seconds
+/// apart, so that some faults overlap, but never on the same part. The last minute is for recovery.
 pub(crate) fn plan_faults(seed: u64, total: Duration) -> Vec<PlannedFault> {
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut injuries: Vec<PlannedFault> = Vec::new();
+    let mut faults: Vec<PlannedFault> = Vec::new();
     let mut at = Duration::from_secs(5);
     let end = total.saturating_sub(Duration::from_secs(60));
     while at < end {
-        let what = Fault::draw_random(&mut random);
-        let lasts = Duration::from_secs(random.u64(what.duration_range()));
-        // Started again a while after it was there for the last time.
-        let free = injuries.iter().all(|other| {
+        let fault = Fault::draw_random(&mut random);
+        let duration = Duration::from_secs(random.u64(fault.duration_range()));
+        // A part needs a while to recover before the next fault.
+        let is_unaffected = faults.iter().all(|other| {
             other.ends_at + Duration::from_secs(5) < at
-                || !other.fault.affected_parts().iter().any(|taken| what.affected_parts().contains(taken))
+                || !other.fault.affected_parts().iter().any(|part| fault.affected_parts().contains(part))
         });
-        if free {
-            injuries.push(PlannedFault { begins_at: at, ends_at: (at + lasts).min(end), fault: what });
+        if is_unaffected {
+            faults.push(PlannedFault { begins_at: at, ends_at: (at + duration).min(end), fault });
             at += Duration::from_millis(random.u64(2_000..=20_000));
         }
     }
-    injuries
+    faults
 }
 
 #[cfg(test)]
@@ -216,16 +217,16 @@ mod tests {
 
     #[test]
     fn in_an_hour_every_fault_comes_and_no_part_is_injured_twice_at_once() {
-        let injuries = plan_faults(1, HOUR);
+        let faults = plan_faults(1, HOUR);
 
         for fault in [
             "F1", "F2", "F3", "F4", "F5", "F6", "F7", "F8", "F9", "F10", "F11", "F12", "F14", "F18", "F21",
             "F22", "F23",
         ] {
-            assert!(injuries.iter().any(|injury| injury.fault.matrix_id() == fault), "{fault}");
+            assert!(faults.iter().any(|planned| planned.fault.matrix_id() == fault), "{fault}");
         }
-        for (place, one) in injuries.iter().enumerate() {
-            for other in &injuries[place + 1..] {
+        for (place, one) in faults.iter().enumerate() {
+            for other in &faults[place + 1..] {
                 let shared = one
                     .fault
                     .affected_parts()

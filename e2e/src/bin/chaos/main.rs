@@ -1,6 +1,8 @@
-//! Random faults at random times on the whole system, for as long as one likes; what was done comes from a seed alone.
+//! Chaos run: random faults at random times on the whole system, for any duration. The faults
+//! follow from a seed alone.
 //!
-//! Ends with the table of faults, and with exit code 1 if any tick is unaccounted for or has two rows.
+//! Prints the table of faults at the end. Exits with 1 if any tick is unaccounted for or has two
+//! rows.
 
 mod chaos_stack;
 mod fault_plan;
@@ -18,16 +20,16 @@ use crate::{
 
 pub(crate) const REGIONS: [&str; 3] = ["east", "north", "west"];
 
-/// Injures the whole system at random, and then asks the ledger.
+/// Injects random faults into the whole system and verifies the ledger
 #[derive(Parser)]
 struct Options {
-    /// How long
+    /// Duration of the run, in minutes
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(2..=600))]
     minutes: u64,
-    /// What the injuries are drawn from; the same gives the same [default: drawn]
+    /// Seed of the fault plan; the same seed gives the same plan [default: random]
     #[arg(long)]
     seed: Option<u64>,
-    /// Only print what would be done
+    /// Print the plan only
     #[arg(long)]
     dry_run: bool,
 }
@@ -36,31 +38,33 @@ struct Options {
 async fn main() -> ExitCode {
     let options = Options::parse();
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
-    let injuries = plan_faults(seed, Duration::from_secs(options.minutes * 60));
+    let faults = plan_faults(seed, Duration::from_secs(options.minutes * 60));
     print_line(&format!(
-        "{} injuries in {} minutes; again with: --minutes {} --seed {seed}",
-        injuries.len(),
+        "{} faults in {} minutes; repeat with: --minutes {} --seed {seed}",
+        faults.len(),
         options.minutes,
         options.minutes
     ));
     if options.dry_run {
-        injuries.iter().for_each(|injury| print_line(&format_fault(injury)));
+        faults.iter().for_each(|injury| print_line(&format_fault(injury)));
         return ExitCode::SUCCESS;
     }
     let mut world = ChaosStack::start(seed).await;
     let from = world.now_sql();
     let memory_before = world.memory_by_kind();
     let began = Instant::now();
-    let mut moments: Vec<(Duration, bool, usize)> = injuries
+    let mut moments: Vec<(Duration, bool, usize)> = faults
         .iter()
         .enumerate()
         .flat_map(|(number, injury)| [(injury.begins_at, false, number), (injury.ends_at, true, number)])
         .collect();
+    // Starts (`false`) sort before ends (`true`), so a fault without duration starts before it
+    // ends.
     moments.sort();
-    let mut spans: Vec<(String, String)> = vec![(String::new(), String::new()); injuries.len()];
+    let mut spans: Vec<(String, String)> = vec![(String::new(), String::new()); faults.len()];
     for (at, ends, number) in moments {
         sleep_until(began + at).await;
-        let injury = injuries[number];
+        let injury = faults[number];
         if ends {
             world.end_fault(injury.fault).await;
             spans[number].1 = world.now_sql();
@@ -71,10 +75,10 @@ async fn main() -> ExitCode {
         }
     }
     sleep_until(began + Duration::from_secs(options.minutes * 60)).await;
-    print_line("waiting until all is well again, and the ledger is closed");
+    print_line("waiting for recovery and for the ledger to close");
     world.wait_served().await;
     let memory_after = world.memory_by_kind();
-    let total = print_account(&world, &injuries, &spans, &from).await;
+    let total = print_account(&world, &faults, &spans, &from).await;
     for (name, before) in &memory_before {
         print_line(&format!(
             "memory of {name}: {before} MiB before, {} MiB after",
@@ -87,29 +91,29 @@ async fn main() -> ExitCode {
     code
 }
 
-/// Prints the table: the ticks from each injury to the next one.
+/// Prints the table: the ticks from the start of each fault to the start of the next one.
 async fn print_account(
     world: &ChaosStack,
-    injuries: &[PlannedFault],
+    faults: &[PlannedFault],
     spans: &[(String, String)],
     from: &str,
 ) -> TickAccount {
     let to = world.now_sql();
     let total =
         TickAccount::for_span(&world.stack, from, &to, spans.last().map_or(from, |(_, ended)| ended)).await;
-    let mut table = build_table(&["AT", "FAULT", "INJURY", "FOR"], 1);
-    for (number, injury) in injuries.iter().enumerate() {
+    let mut table = build_table(&["AT", "FAULT", "DESCRIPTION", "FOR"], 1);
+    for (number, injury) in faults.iter().enumerate() {
         let (began, ended) = &spans[number];
         let until = spans.get(number + 1).map_or(&to, |(next, _)| next);
         let account = TickAccount::for_span(&world.stack, began, until, ended).await;
         let lasted = (injury.ends_at - injury.begins_at).as_secs();
-        let [at, fault, words, lasted] = [
+        let [at, fault, description, lasted] = [
             format_clock(injury.begins_at),
             injury.fault.matrix_id().to_owned(),
             injury.fault.describe(),
             format!("{lasted} s"),
         ];
-        table.add_row([vec![at, fault, words, lasted], account_cells(&account)].concat());
+        table.add_row([vec![at, fault, description, lasted], account_cells(&account)].concat());
     }
     table.add_row(
         [vec![String::new(), String::new(), "all".to_owned(), String::new()], account_cells(&total)].concat(),
@@ -132,7 +136,7 @@ fn format_clock(at: Duration) -> String {
     format!("{:02}:{:02}", at.as_secs() / 60, at.as_secs() % 60)
 }
 
-#[expect(clippy::print_stdout, reason = "it talks to a person")]
+#[expect(clippy::print_stdout, reason = "the output is for a person")]
 pub(crate) fn print_line(text: &str) {
     println!("{text}");
 }

@@ -1,4 +1,5 @@
-//! blackbox_exporter as a process of its own: found, configured, asked, and its answer read.
+//! blackbox_exporter as a separate process: finds, configures and queries the program, and parses
+//! its responses.
 
 use std::{
     collections::HashMap,
@@ -18,24 +19,25 @@ use tokio::{
     time::timeout,
 };
 
-/// The phases by blackbox_exporter's names, in the order of ours.
+/// Phases by blackbox_exporter's names, in the order of Picket's.
 pub(crate) const BLACKBOX_PHASES: [&str; 5] = ["resolve", "connect", "tls", "processing", "transfer"];
 
-/// Settings that only blackbox_exporter has.
+/// Settings of blackbox_exporter without a counterpart in Picket.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct BlackboxOptions {
-    /// Asks for gzip and undoes it, which Picket always does.
+    /// Requests gzip and decompresses the response, which Picket always does.
     pub(crate) has_gzip: bool,
-    /// Fails a body of more than 1 MiB, which is Picket's default limit; else it reads on for ever.
+    /// Fails responses with a body of more than 1 MiB, which is Picket's default limit. Without the
+    /// option blackbox_exporter reads without a limit.
     pub(crate) has_body_limit: bool,
-    /// Takes an IPv6 address where there is one, as it does unless told otherwise.
+    /// Prefers IPv6 addresses, which is blackbox_exporter's default.
     pub(crate) prefers_ip6: bool,
 }
 
-/// Finds the program: `given`, or by either of its names on the PATH or among the tools.
+/// Finds the program: `given`, or either of its names on the PATH or among the tools.
 ///
 /// # Errors
-/// With what to do, when it is not there.
+/// Fails if the program is missing, with instructions to install it.
 pub(crate) fn find_exporter(given: Option<PathBuf>) -> Result<PathBuf, String> {
     const NAMES: [&str; 2] = ["prometheus-blackbox-exporter", "blackbox_exporter"];
     if let Some(path) = given {
@@ -56,32 +58,32 @@ pub(crate) fn find_exporter(given: Option<PathBuf>) -> Result<PathBuf, String> {
     })
 }
 
-/// A running blackbox_exporter. Dropped, it is killed.
+/// Running blackbox_exporter. Killed when dropped.
 pub(crate) struct BlackboxExporter {
     port: u16,
     pub(crate) version: String,
     _child: Child,
 }
 
-/// What it says of one check.
+/// Result of a check by blackbox_exporter.
 #[derive(Clone, Debug)]
 pub(crate) struct ProbeResult {
     pub(crate) success: bool,
-    /// Of the last answer.
+    /// Status of the last response.
     pub(crate) status: Option<u16>,
-    /// In seconds, by [`PHASES`].
+    /// Seconds per phase, in the order of [`BLACKBOX_PHASES`].
     pub(crate) phases: [Option<f64>; 5],
-    /// When the certificate ends, in seconds since the Unix epoch.
+    /// Expiry of the certificate, in seconds since the Unix epoch.
     pub(crate) certificate_ends: Option<i64>,
-    /// The last thing that it logged of an error, or else at all.
+    /// Last error in the log, or else the last line.
     pub(crate) reason: String,
 }
 
 impl BlackboxExporter {
-    /// Starts it with a module `m0`, `m1`, … for each of `requests`.
+    /// Starts the program with a module for each of `requests`, named `m0`, `m1` and so on.
     ///
     /// # Errors
-    /// When it does not start.
+    /// Fails if the program does not start.
     pub(crate) async fn start(
         program: &Path,
         ca_file: &Path,
@@ -91,10 +93,12 @@ impl BlackboxExporter {
         let modules: HashMap<String, Value> = requests
             .iter()
             .enumerate()
-            .map(|(number, (request, own))| (format!("m{number}"), build_module(request, *own, ca_file)))
+            .map(|(number, (request, options))| {
+                (format!("m{number}"), build_module(request, *options, ca_file))
+            })
             .collect();
         let config = dir.join("blackbox.yml");
-        // YAML reads JSON.
+        // JSON is valid YAML.
         fs::write(&config, json!({ "modules": modules }).to_string()).map_err(|why| why.to_string())?;
         let log = fs::File::create(dir.join("blackbox.log")).map_err(|why| why.to_string())?;
         let port = servers::non_ephemeral_port();
@@ -119,33 +123,33 @@ impl BlackboxExporter {
         Ok(blackbox)
     }
 
-    /// Checks `url` as the module of this number says.
+    /// Checks `url` with the module of this number.
     ///
     /// # Errors
-    /// When it does not answer, or not as it should.
+    /// Fails without a valid response.
     pub(crate) async fn run_probe(&self, number: usize, url: &str) -> Result<ProbeResult, String> {
         let path = format!("/probe?debug=true&module=m{number}&target={}", percent_encode(url));
         let text = self.http_get(&path).await.map_err(|why| format!("blackbox_exporter: {why}"))?;
         ProbeResult::parse_answer(&text)
-            .ok_or_else(|| format!("blackbox_exporter's answer tells no success:\n{text}"))
+            .ok_or_else(|| format!("blackbox_exporter's response has no probe_success:\n{text}"))
     }
 
     async fn http_get(&self, path: &str) -> io::Result<String> {
-        // By HTTP/1.0 nothing comes in chunks.
+        // HTTP/1.0 avoids chunked responses.
         let request = format!("GET {path} HTTP/1.0\r\nhost: 127.0.0.1\r\n\r\n");
-        let mut answer = Vec::new();
+        let mut response = Vec::new();
         timeout(Duration::from_secs(30), async {
             let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
             stream.write_all(request.as_bytes()).await?;
-            stream.read_to_end(&mut answer).await
+            stream.read_to_end(&mut response).await
         })
         .await??;
-        Ok(String::from_utf8_lossy(&answer).into_owned())
+        Ok(String::from_utf8_lossy(&response).into_owned())
     }
 }
 
 impl ProbeResult {
-    /// Reads the log and the metrics of an answer with `debug=true`.
+    /// Parses the log and the metrics of a response with `debug=true`.
     fn parse_answer(text: &str) -> Option<Self> {
         let (log, rest) = text.split_once("Metrics that would have been returned:")?;
         let metrics: HashMap<&str, f64> = rest
@@ -172,24 +176,24 @@ impl ProbeResult {
     }
 }
 
-/// The last line of a log that says what went wrong, without what all lines have.
+/// Returns the last log line with the reason for a failure, without the common prefix.
 fn extract_reason(log: &str) -> String {
-    let said = |level: &str| {
+    let last_line = |level: &str| {
         let line = log.lines().rfind(|line| line.contains(level) && !line.contains("Probe failed"))?;
         line.split_once("level=").map(|(_, line)| line.to_owned())
     };
-    said("level=error").or_else(|| said("level=info")).unwrap_or_default()
+    last_line("level=error").or_else(|| last_line("level=info")).unwrap_or_default()
 }
 
-/// What blackbox_exporter is to do where Picket does `request`.
-fn build_module(request: &CheckRequest, own: BlackboxOptions, ca_file: &Path) -> Value {
+/// Builds the module equivalent to `request`.
+fn build_module(request: &CheckRequest, options: BlackboxOptions, ca_file: &Path) -> Value {
     let rule = request.validate().expect("a request that makes sense").status;
     let mut http = json!({
         "method": request.method,
         "headers": request.headers,
         "valid_status_codes": (100..600).filter(|status| rule.allows_status(*status)).collect::<Vec<u16>>(),
         "follow_redirects": request.max_redirects > 0,
-        "preferred_ip_protocol": if own.prefers_ip6 || request.ip_version == IpVersion::V6 { "ip6" } else { "ip4" },
+        "preferred_ip_protocol": if options.prefers_ip6 || request.ip_version == IpVersion::V6 { "ip6" } else { "ip4" },
         "ip_protocol_fallback": request.ip_version == IpVersion::Any,
         "fail_if_body_not_matches_regexp": request.regex.iter().collect::<Vec<_>>(),
         "fail_if_body_matches_regexp": request.not_regex.iter().collect::<Vec<_>>(),
@@ -198,10 +202,10 @@ fn build_module(request: &CheckRequest, own: BlackboxOptions, ca_file: &Path) ->
     if let Some(body) = &request.body {
         http["body"] = json!(body);
     }
-    if own.has_gzip {
+    if options.has_gzip {
         http["compression"] = json!("gzip");
     }
-    if own.has_body_limit {
+    if options.has_body_limit {
         http["body_size_limit"] = json!("1MiB");
     }
     json!({"prober": "http", "timeout": format!("{}ms", request.timeout_ms), "http": http})
@@ -215,7 +219,7 @@ async fn read_version(program: &Path) -> String {
     word.unwrap_or("of an unknown version").to_owned()
 }
 
-/// `text` as a value in a query.
+/// Encodes `text` as a value in a query.
 fn percent_encode(text: &str) -> String {
     text.bytes().fold(String::new(), |mut escaped, byte| {
         match byte.is_ascii_alphanumeric() {

@@ -1,4 +1,5 @@
-//! What both check, and what is expected to come of it: the same from both, or a difference and its reason.
+//! Cases checked by both programs, with the expected verdicts: the same from both, or a difference
+//! with its reason.
 
 use std::net::ToSocketAddrs;
 
@@ -6,7 +7,7 @@ use picket_proto::{Cause, CheckRequest, IpVersion};
 
 use crate::{blackbox::BlackboxOptions, target_sites::TargetSites};
 
-/// One check by both.
+/// Check run by both programs.
 pub(crate) struct ComparisonCase {
     pub(crate) name: &'static str,
     pub(crate) request: CheckRequest,
@@ -14,18 +15,19 @@ pub(crate) struct ComparisonCase {
     pub(crate) expected: ExpectedVerdict,
 }
 
-/// What comes of a check.
+/// Expected verdict of both programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ExpectedVerdict {
-    /// By blackbox_exporter.
+    /// Success by blackbox_exporter.
     pub(crate) success: bool,
-    /// By Picket; none if up.
+    /// Cause by Picket, or none if up.
     pub(crate) cause: Option<Cause>,
-    /// Why the two differ; none if they agree.
+    /// Reason for a difference, or none if both agree.
     pub(crate) difference: Option<&'static str>,
 }
 
-/// In milliseconds: what answers is far quicker, and what does not is waited for.
+/// Timeout of a check, in milliseconds. Far longer than any response takes, and short enough to
+/// wait for a missing one.
 const TIMEOUT_MS: i64 = 3_000;
 
 fn new_case(name: &'static str, url: impl Into<String>) -> ComparisonCase {
@@ -94,14 +96,14 @@ impl ComparisonCase {
         self
     }
 
-    /// Blackbox_exporter calls it well, or not; Picket says `cause`.
+    /// Expects a difference: blackbox_exporter reports `success`, Picket reports `cause`.
     fn expect_difference(mut self, success: bool, cause: Option<Cause>, why: &'static str) -> Self {
         self.expected = ExpectedVerdict { success, cause, difference: Some(why) };
         self
     }
 }
 
-/// All of them.
+/// All cases.
 pub(crate) fn all_cases(sites: &TargetSites) -> Vec<ComparisonCase> {
     [
         response_cases(sites),
@@ -156,17 +158,17 @@ fn response_cases(sites: &TargetSites) -> Vec<ComparisonCase> {
         new_case("a line that is no header", scripted("/no-colon")).expect_difference(
             false,
             None,
-            "to Picket, as to browsers, an invalid header is none; Go refuses a line without a colon",
+            "Picket and browsers skip an invalid header; Go rejects a line without a colon",
         ),
         new_case("two spaces in the status line", scripted("/two-spaces")).expect_difference(
             true,
             Some(Cause::Http),
-            "Go and browsers put up with it; hyper does not",
+            "Go and browsers tolerate it; hyper does not",
         ),
         new_case("an empty line before the status line", scripted("/empty-line")).expect_difference(
             false,
             None,
-            "hyper puts up with it; Go does not",
+            "hyper tolerates it; Go does not",
         ),
         new_case("the same length twice", scripted("/same-lengths")),
         new_case("a length and chunks", scripted("/length-and-chunks")),
@@ -174,12 +176,12 @@ fn response_cases(sites: &TargetSites) -> Vec<ComparisonCase> {
         new_case("10,000 headers", plain("/headers/10000")).expect_difference(
             true,
             Some(Cause::Http),
-            "a head of more than 256 headers is refused by Picket; Go allows 10 MiB",
+            "Picket rejects a head of more than 256 headers; Go allows 10 MiB",
         ),
         new_case("a header of 1 MiB", scripted("/large-head")).expect_difference(
             true,
             Some(Cause::Http),
-            "a head of more than some 400 KiB is refused by Picket; Go allows 10 MiB",
+            "Picket rejects a head of more than about 400 KiB; Go allows 10 MiB",
         ),
     ]
 }
@@ -195,7 +197,7 @@ fn redirect_cases(sites: &TargetSites) -> Vec<ComparisonCase> {
         new_case("a loop, and 302 is well", plain("/loop")).with_status("200-399").expect_difference(
             true,
             Some(Cause::Redirect),
-            "blackbox_exporter goes round ten times and then judges the redirect",
+            "blackbox_exporter follows ten redirects and then evaluates the last one",
         ),
         new_case("redirects are not followed", plain("/redirect/1"))
             .without_redirects()
@@ -229,7 +231,7 @@ fn redirect_cases(sites: &TargetSites) -> Vec<ComparisonCase> {
             .expect_difference(
                 false,
                 None,
-                "blackbox_exporter hands the site's headers to whoever it is redirected to",
+                "blackbox_exporter sends the site's headers to the target of any redirect",
             ),
     ]
 }
@@ -279,20 +281,20 @@ fn body_cases(sites: &TargetSites) -> Vec<ComparisonCase> {
         new_case("letters of several bytes", scripted("/utf-8")).with_regex("^caf. ferm[éè]\nall"),
         new_case("lines", scripted("/utf-8")).with_regex("(?m)^all is well$"),
         new_case("Latin-1, plain letters", scripted("/latin")).with_regex("ferm"),
-        new_case("Latin-1, any letter", scripted("/latin")).with_regex("caf. ferm").expect_difference(true, Some(Cause::Body), "to Go's regex a byte that is no UTF-8 is a letter (U+FFFD); to Rust's it is none, unless written (?-u:.)"),
+        new_case("Latin-1, any letter", scripted("/latin")).with_regex("caf. ferm").expect_difference(true, Some(Cause::Body), "Go's regex treats an invalid UTF-8 byte as a character (U+FFFD); Rust's does not, unless written (?-u:.)"),
         new_case("the end of 900 KB", plain("/large/900000")).with_regex("end$"),
         new_case("after more than 1 MiB", plain("/large/2000000")).with_regex("end$").with_body_limit().expect_down(Cause::BodyTooLarge),
-        new_case("after more than 1 MiB, no limit", plain("/large/2000000")).with_regex("end$").expect_difference(true, Some(Cause::BodyTooLarge), "blackbox_exporter reads without limit unless it has a body_size_limit"),
+        new_case("after more than 1 MiB, no limit", plain("/large/2000000")).with_regex("end$").expect_difference(true, Some(Cause::BodyTooLarge), "blackbox_exporter reads without a limit unless body_size_limit is set"),
         new_case("2 MB, nothing asserted", plain("/large/2000000")),
-        new_case("2 MB, nothing asserted, limited", plain("/large/2000000")).with_body_limit().expect_difference(false, None, "blackbox_exporter reads all of a body that nobody asks about, and fails at its limit"),
-        new_case("a body without end", plain("/endless")).with_body_limit().expect_difference(false, None, "as above: Picket reads 64 KiB of a body that nothing is asserted of"),
-        new_case("without end, and matches", plain("/endless")).with_body_limit().with_regex("x{9}").expect_difference(false, None, "Picket has decided when the regex has matched, and reads no more"),
+        new_case("2 MB, nothing asserted, limited", plain("/large/2000000")).with_body_limit().expect_difference(false, None, "blackbox_exporter reads all of a body without an assertion, and fails at its limit"),
+        new_case("a body without end", plain("/endless")).with_body_limit().expect_difference(false, None, "as above: Picket reads 64 KiB of a body without an assertion"),
+        new_case("without end, and matches", plain("/endless")).with_body_limit().with_regex("x{9}").expect_difference(false, None, "Picket stops reading once the regex has matched"),
         new_case("without end, no match", plain("/endless")).with_body_limit().with_regex("end").expect_down(Cause::BodyTooLarge),
         new_case("gzip", plain("/gzip")).with_gzip().with_regex("^compressed and well$"),
         new_case("gzip, nothing asserted", plain("/gzip")),
-        new_case("gzip, regex, not undone", plain("/gzip")).with_regex("^compressed").expect_difference(false, None, "blackbox_exporter undoes gzip only where the module says compression: gzip"),
+        new_case("gzip, regex, not undone", plain("/gzip")).with_regex("^compressed").expect_difference(false, None, "blackbox_exporter decompresses gzip only if the module sets compression: gzip"),
         new_case("gzip that is none", scripted("/no-gzip")).with_gzip().expect_down(Cause::Http),
-        new_case("gzip that is none, not undone", scripted("/no-gzip")).expect_difference(true, Some(Cause::Http), "as above: it does not see that the body cannot be read"),
+        new_case("gzip that is none, not undone", scripted("/no-gzip")).expect_difference(true, Some(Cause::Http), "as above: blackbox_exporter does not detect the invalid body"),
         new_case("gzip that breaks off", scripted("/gzip-cut")).with_gzip().with_regex("end").expect_down(Cause::Http),
         new_case("a gzip bomb", scripted("/bomb")).with_gzip().with_body_limit().with_regex("end").expect_down(Cause::BodyTooLarge),
         new_case("brotli, nothing asserted", scripted("/brotli")),
@@ -343,7 +345,7 @@ fn tls_cases(sites: &TargetSites) -> Vec<ComparisonCase> {
 
 fn address_cases(sites: &TargetSites) -> Vec<ComparisonCase> {
     const BLOCKED: &str =
-        "Picket goes to no address that is not public unless it is allowed, and says that it did not";
+        "Picket refuses addresses that are not public unless they are allowed, and reports the refusal";
     let plain = |path: &str| sites.plain.url(path);
     let mut cases = vec![
         new_case("a name that is none", "http://no-such-host.invalid/").expect_down(Cause::Dns),
@@ -377,7 +379,7 @@ fn address_cases(sites: &TargetSites) -> Vec<ComparisonCase> {
             .expect_difference(
                 false,
                 None,
-                "blackbox_exporter tries one address, of IPv6 unless told otherwise; Picket the others too",
+                "blackbox_exporter tries a single address, IPv6 by default; Picket tries the others as well",
             );
         dead.blackbox_options.prefers_ip6 = true;
         cases.push(dead);

@@ -1,7 +1,9 @@
-//! The same targets checked by blackbox_exporter and by Picket: whether their verdicts and their times agree.
+//! Differential test: checks the same targets with blackbox_exporter and with Picket, and compares
+//! verdicts and times.
 //!
-//! Both are processes as they are run elsewhere; the targets are on loopback. Where the two differ, the case says why.
-//! An unexpected verdict ends this with exit code 1, and so do times that lie outside of each other's noise.
+//! Both run as processes, as in production, and the targets are on loopback. Cases with different
+//! verdicts give the reason. Exits with 1 on an unexpected verdict, or on times that differ by more
+//! than the noise.
 
 mod blackbox;
 mod cases;
@@ -23,29 +25,30 @@ use crate::{
     target_sites::TargetSites,
 };
 
-/// Checks the same targets with blackbox_exporter and with Picket, and compares.
+/// Checks the same targets with blackbox_exporter and with Picket, and compares the results
 #[derive(Parser)]
 struct Options {
-    /// The program [default: prometheus-blackbox-exporter or blackbox_exporter on the PATH or among the tools]
+    /// Path of blackbox_exporter [default: prometheus-blackbox-exporter or blackbox_exporter on the
+    /// PATH or among the tools]
     #[arg(long, value_name = "PATH")]
     blackbox: Option<PathBuf>,
-    /// How often each delay is measured by each; 0 to compare verdicts only
+    /// Measurements of each delay by each program; 0 compares verdicts only
     #[arg(long, value_name = "N", default_value_t = 15)]
     rounds: usize,
 }
 
-/// The prober, asked as anybody may ask it.
+/// Client of the prober's ad-hoc service.
 pub(crate) struct PicketClient(Client);
 
 impl PicketClient {
-    /// Asks for a check, and waits for its result.
+    /// Requests a check and waits for its result.
     ///
     /// # Errors
-    /// When nobody answers, or not with a result.
+    /// Fails without an answer, or if the answer is no result.
     pub(crate) async fn run_check(&self, request: &CheckRequest) -> Result<CheckResult, String> {
         let payload = serde_json::to_vec(request).map_err(|why| why.to_string())?;
-        let asking = self.0.request("picket.check.local", payload.into());
-        let answer = asking.await.map_err(|why| format!("picket-prober: {why}"))?;
+        let request_sent = self.0.request("picket.check.local", payload.into());
+        let answer = request_sent.await.map_err(|why| format!("picket-prober: {why}"))?;
         serde_json::from_slice(&answer.payload)
             .map_err(|why| format!("picket-prober: {why}: {}", String::from_utf8_lossy(&answer.payload)))
     }
@@ -64,12 +67,13 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Whether all is as expected.
+/// Runs all comparisons. Returns true if everything is as expected.
 async fn run_comparison(options: Options) -> Result<bool, String> {
     let program = blackbox::find_exporter(options.blackbox)?;
     let sites = TargetSites::start().await;
     let cases = cases::all_cases(&sites);
     let delays = phase_delays::delay_cases();
+    // blackbox_exporter takes options by module only, so each case has its own module.
     let modules: Vec<(&CheckRequest, BlackboxOptions)> = cases
         .iter()
         .map(|case| (&case.request, case.blackbox_options))
@@ -102,14 +106,14 @@ async fn compare_verdicts(
     picket: &PicketClient,
     cases: &[ComparisonCase],
 ) -> Result<bool, String> {
-    /// Few enough that nothing but the deadline is late.
-    const AT_ONCE: usize = 8;
+    /// Concurrent checks. Few enough that only the deadline delays a check.
+    const MAX_CONCURRENT: usize = 8;
     let both = stream::iter(cases.iter().enumerate())
         .map(async |(number, case)| {
             let theirs = blackbox.run_probe(number, &case.request.url).await?;
             Ok::<_, String>((case, theirs, picket.run_check(&case.request).await?))
         })
-        .buffered(AT_ONCE);
+        .buffered(MAX_CONCURRENT);
     let both: Vec<_> = both.collect::<Vec<_>>().await.into_iter().collect::<Result<_, _>>()?;
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(["TARGET", "BLACKBOX", "PICKET", "AGREE"]);
@@ -143,20 +147,21 @@ async fn compare_verdicts(
     Ok(unexpected == 0)
 }
 
-/// What is not as the case says.
+/// Lists the deviations from the expected verdict.
 fn find_mismatches(case: &ComparisonCase, theirs: &ProbeResult, ours: &CheckResult) -> Vec<String> {
     let mut wrong = Vec::new();
     if theirs.success != case.expected.success {
-        wrong.push(format!("blackbox_exporter says: {}", theirs.reason));
+        wrong.push(format!("blackbox_exporter reports: {}", theirs.reason));
     }
     let message = ours.message.as_deref().unwrap_or("up");
     if ours.cause != case.expected.cause {
-        wrong.push(format!("Picket says: {message}"));
+        wrong.push(format!("Picket reports: {message}"));
     }
     if case.expected.difference.is_none() && theirs.success != (ours.outcome == Outcome::Up) {
         wrong.push("the two differ".to_owned());
     }
-    // On the way of redirects one has seen an answer of which the other does not speak.
+    // Statuses are compared only without an expected difference: along redirects, one program may
+    // have received a response that the other does not report.
     if let (None, Some(theirs), Some(ours)) = (case.expected.difference, theirs.status, ours.http_status)
         && theirs != ours
     {
@@ -170,7 +175,7 @@ fn find_mismatches(case: &ComparisonCase, theirs: &ProbeResult, ours: &CheckResu
     wrong
 }
 
-#[expect(clippy::print_stdout, reason = "the tables")]
+#[expect(clippy::print_stdout, reason = "the tables are for a person")]
 pub(crate) fn print_line(text: &str) {
     println!("{text}");
 }

@@ -1,4 +1,5 @@
-//! Whether a delay in one phase shows in that phase by both, and the other phases are as short.
+//! Compares phase timings: a delay in a phase must show in the same phase of both programs, with
+//! equal times in the other phases.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -13,7 +14,7 @@ use crate::{
     target_sites::TargetSites,
 };
 
-/// Where the delay is.
+/// Phase with the delay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum DelayPoint {
     Nowhere,
@@ -21,24 +22,24 @@ enum DelayPoint {
     Tls,
     FirstByte,
     Transfer,
-    /// In the answer that follows two redirects.
+    /// In the response after two redirects.
     Redirects,
 }
 
-/// A delay in one phase.
+/// Case with a delay in a single phase.
 pub(crate) struct DelayCase {
     name: &'static str,
     point: DelayPoint,
-    /// Its URL is made anew for each check where the target is.
+    /// The URL is replaced before each check, because the port changes.
     pub(crate) request: CheckRequest,
 }
 
-/// Ours, as the contract calls them.
+/// Phases by Picket's names, as in the contract.
 const PICKET_PHASES: [&str; 5] = ["dns", "connect", "tls", "first byte", "transfer"];
-/// Less than that no one calls a difference.
+/// Smaller differences than this are never significant.
 const MIN_NOISE_MS: f64 = 1.0;
 
-/// All of them.
+/// All cases.
 pub(crate) fn delay_cases() -> Vec<DelayCase> {
     [
         ("none", DelayPoint::Nowhere),
@@ -61,7 +62,8 @@ pub(crate) fn delay_cases() -> Vec<DelayCase> {
 }
 
 impl DelayCase {
-    /// The URL to ask, and what has to be there meanwhile.
+    /// Prepares the target of a check. Returns the URL and a task that must be alive during the
+    /// check.
     async fn prepare_target(&self, sites: &TargetSites) -> (String, Option<tokio::task::JoinHandle<Target>>) {
         let secure = |path: &str| sites.secure.localhost_url(path);
         match self.point {
@@ -73,12 +75,12 @@ impl DelayCase {
                 (secure(&format!("/to/{}", secure(&format!("/to/{}", secure("/slow/200"))))), None)
             }
             DelayPoint::Connect => {
-                let crowded =
+                let full_backlog =
                     FullBacklog::listen_at(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a port");
-                let url = format!("http://localhost:{}/ok", crowded.address().port());
+                let url = format!("http://localhost:{}/ok", full_backlog.address().port());
                 let opening = async {
                     tokio::time::sleep(Duration::from_millis(300)).await;
-                    crowded.clear_and_serve()
+                    full_backlog.clear_and_serve()
                 };
                 (url, Some(tokio::spawn(opening)))
             }
@@ -86,8 +88,8 @@ impl DelayCase {
     }
 }
 
-/// Asks both in turns, `rounds` times each; whether all phases lie within each other's noise. Modules of the delays
-/// begin at number `first`.
+/// Runs each case `rounds` times in turns with both programs. Returns true if all phases agree
+/// within noise. The modules of the cases begin at number `first`.
 pub(crate) async fn compare_phases(
     blackbox: &BlackboxExporter,
     picket: &PicketClient,
@@ -106,7 +108,7 @@ pub(crate) async fn compare_phases(
     let mut outside = 0;
     for (number, delay) in delays.iter().enumerate() {
         let (mut theirs, mut ours) = (Vec::new(), Vec::new());
-        // The first of each warms caches up.
+        // The first round of each case warms up caches and is discarded.
         for round in 0..=rounds {
             let (url, target) = delay.prepare_target(sites).await;
             let probe = blackbox.run_probe(first + number, &url).await?;
@@ -123,9 +125,9 @@ pub(crate) async fn compare_phases(
             }
         }
         for phase in 0..BLACKBOX_PHASES.len() {
-            let of =
+            let quartiles =
                 |all: &[[f64; 5]]| Quartiles::from_samples(all.iter().map(|phases| phases[phase]).collect());
-            let (theirs, ours) = (of(&theirs), of(&ours));
+            let (theirs, ours) = (quartiles(&theirs), quartiles(&ours));
             let apart = ours.median - theirs.median;
             let noise = theirs.quartile_distance().max(ours.quartile_distance()).max(MIN_NOISE_MS);
             let is_within = apart.abs() <= noise;
@@ -154,7 +156,7 @@ fn phase_millis(timing: &Timing) -> [f64; 5] {
         .map(|micros| micros.map_or(0.0, |micros| f64::from(micros) / 1e3))
 }
 
-/// The median of some numbers and the quartiles, which a single outlier does not move.
+/// Median and quartiles, which resist single outliers.
 #[derive(Clone, Copy, Debug)]
 struct Quartiles {
     low: f64,

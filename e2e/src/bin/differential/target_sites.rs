@@ -1,4 +1,5 @@
-//! The websites that both check, on loopback: those of the testkit, and a script for each thing that it has no path for.
+//! Websites checked by both programs, on loopback: targets of the testkit, and scripts for all
+//! other behaviours.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -7,7 +8,7 @@ use picket_testkit::{
     target::{CertificateAuthority, FullBacklog, Identity, Step, Target, TlsQuirk, Validity, gzip_bomb},
 };
 
-/// All of them. Dropped, they are gone.
+/// All target websites. Stop when dropped.
 pub(crate) struct TargetSites {
     pub(crate) plain: Target,
     pub(crate) scripted: Target,
@@ -31,9 +32,9 @@ pub(crate) struct TargetSites {
     pub(crate) never_responds: Target,
     pub(crate) full_backlog: FullBacklog,
     pub(crate) refused: SocketAddr,
-    /// None where this machine has no IPv6.
+    /// Absent if this machine has no IPv6.
     pub(crate) ipv6: Option<Target>,
-    /// The roots to trust.
+    /// File with the trusted root certificate.
     pub(crate) ca_file: PathBuf,
 }
 
@@ -44,7 +45,7 @@ impl TargetSites {
         std::fs::write(&ca_file, authority.pem()).expect("a file in a directory of ours");
         let of = |validity| authority.issue_identity(&["localhost"], validity);
         let good = of(Validity::Current);
-        let below = || {
+        let issue_below = || {
             authority.new_intermediate(Validity::Current).issue_identity(&["localhost"], Validity::Current)
         };
         Self {
@@ -59,8 +60,8 @@ impl TargetSites {
             self_signed: Target::serve_https(&Identity::self_signed(&["localhost"])).await,
             unknown_issuer: Target::serve_https(&foreign.issue_identity(&["localhost"], Validity::Current))
                 .await,
-            chain: Target::serve_https(&below()).await,
-            broken_chain: Target::serve_https(&below().without_chain()).await,
+            chain: Target::serve_https(&issue_below()).await,
+            broken_chain: Target::serve_https(&issue_below().without_chain()).await,
             old_tls: Target::serve_odd_https(&good, TlsQuirk::Tls12Only).await,
             no_cipher: Target::serve_odd_https(&good, TlsQuirk::NoUsableCipher).await,
             client_certificate: Target::serve_odd_https(&good, TlsQuirk::WantsClientCert).await,
@@ -83,7 +84,7 @@ impl TargetSites {
     }
 }
 
-/// The whole of an answer of 200.
+/// Complete response with status 200.
 fn ok_response(headers: &str, body: &[u8]) -> Vec<Step> {
     let head = format!("HTTP/1.1 200 OK\r\n{headers}content-length: {}\r\n\r\n", body.len());
     vec![Step::Send([head.as_bytes(), body].concat())]
@@ -93,7 +94,7 @@ fn redirect_response(status: u16, headers: &str) -> Vec<Step> {
     vec![Step::send(format!("HTTP/1.1 {status} Elsewhere\r\n{headers}content-length: 0\r\n\r\n"))]
 }
 
-/// What the scripted site says to `request`, by the path.
+/// Response of the scripted site to `request`, selected by path.
 fn scripted_response(request: &str) -> Vec<Step> {
     let mut words = request.split_whitespace();
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
