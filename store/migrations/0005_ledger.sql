@@ -235,6 +235,7 @@ CREATE FUNCTION report.ledger(span_from timestamptz, span_to timestamptz)
     SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     SET plan_cache_mode = force_custom_plan
+    -- The planner expects few of the rows to be ticks, and would sort for these few.
     SET enable_sort = off
     SET work_mem = '64MB'
     AS $$

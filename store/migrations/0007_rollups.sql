@@ -72,7 +72,7 @@ CREATE FUNCTION picket.percent(part bigint, whole bigint) RETURNS double precisi
     RETURN trunc(1e6::float8 * part / nullif(whole, 0)) / 1e4::float8;
 
 -- Counts of rollups are smallint, nine times the 3,600 ticks that an hour can have. A larger count
--- saturates instead of failing the statement: one failed piece would stop rollups and retention for
+-- saturates instead of failing the statement: one failed span would stop rollups and retention for
 -- all sites.
 CREATE FUNCTION picket.saturated(number bigint) RETURNS smallint
     LANGUAGE sql IMMUTABLE PARALLEL SAFE

@@ -19,6 +19,7 @@ LEFT JOIN picket.maintenance_spans AS planned ON planned.site_id = result.site_i
 -- Adds the rows of [since, until), which lies in one hour, to the rollups.
 CREATE FUNCTION picket.add_to_rollups(since timestamptz, until timestamptz) RETURNS void
     LANGUAGE plpgsql
+    -- The cost depends on the span, and the planner knows least about the newest rows.
     SET plan_cache_mode = force_custom_plan
     SET work_mem = '64MB'
     AS $$
