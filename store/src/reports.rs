@@ -259,7 +259,7 @@ pub async fn report_failures(store: &Store, scope: &ReportFilter) -> Result<Vec<
                FROM by_site GROUP BY region_id, cause) AS summed
          JOIN picket.regions AS region ON region.id = summed.region_id
          ORDER BY summed.checks DESC, region.name, cause",
-        scope.sql_conditions("failed")
+        scope.sql_conditions("hourly_failures")
     );
     scope.fetch_report(store, "report failures", sql).await
 }
