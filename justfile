@@ -7,6 +7,9 @@ PICKET_TOOLS_DIR := env("PICKET_TOOLS_DIR", justfile_directory() / ".tools")
 # Where cargo builds to
 CARGO_TARGET_DIR := env("CARGO_TARGET_DIR", justfile_directory() / "target")
 
+# The older build of `e2e-upgrade`: the last release, or the first commit with the present files of store/migrations
+UPGRADE_FROM := "HEAD"
+
 # What there is to do
 _default:
     @{{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} --list --unsorted
@@ -49,7 +52,7 @@ e2e *flags: tools
     exit $failed
 
 # From an older build to this one and back, process by process: builds that revision first (minutes), then a drill
-e2e-upgrade revision="04d945c" *flags: tools
+e2e-upgrade revision=UPGRADE_FROM *flags: tools
     #!/bin/sh
     set -eu
     revision=$1; shift

@@ -64,6 +64,7 @@ impl From<picket_store::Error> for Error {
             | Store::DuplicateSite
             | Store::SiteNotFound(_)
             | Store::RegionNotFound(_)
+            | Store::SchemaIncompatible { .. }
             | Store::SharedSession => Self::Usage(text),
             Store::Database { .. }
             | Store::TimedOut { .. }

@@ -26,7 +26,7 @@ pub(crate) struct GenerateOptions {
     #[arg(long, value_name = "URL")]
     base_url: String,
     /// Check interval of each site, in whole seconds such as 30s or 5m
-    #[arg(long, value_name = "TIME", default_value = "60s")]
+    #[arg(long, value_name = "DURATION", default_value = "60s")]
     interval: DurationArg,
     #[command(flatten)]
     intervals: IntervalOptions,

@@ -18,7 +18,7 @@ use crate::{
 #[derive(Args, Clone, Debug)]
 pub(crate) struct LedgerOptions {
     /// Age of the oldest tick to count, such as 1h or 7d
-    #[arg(long, value_name = "TIME", default_value = "1h")]
+    #[arg(long, value_name = "DURATION", default_value = "1h")]
     since: DurationArg,
     /// List each site and region, unaccounted ticks first, instead of one row per region
     #[arg(long)]

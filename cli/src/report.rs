@@ -34,7 +34,7 @@ pub(crate) enum ReportCommand {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ReportOptions {
     /// Age of the first reported day (UTC), such as 7d
-    #[arg(long, value_name = "TIME", default_value = "30d")]
+    #[arg(long, value_name = "DURATION", default_value = "30d")]
     since: DurationArg,
     /// Report only sites with this tag
     #[arg(long)]

@@ -13,7 +13,7 @@ use picket_runtime::options::DurationArg;
 #[command(next_help_heading = "Request and assertions")]
 pub(crate) struct CheckOptions {
     /// Time limit of the check with all phases and redirects, 100ms to 60s [default: 10s]
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "DURATION")]
     timeout: Option<DurationArg>,
     /// Regular expression that the body must match; '' removes it
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
@@ -55,7 +55,7 @@ pub(crate) struct SiteOptions {
     #[arg(long, value_name = "TEXT")]
     name: Option<String>,
     /// Check interval in whole seconds, such as 30s or 5m [default: 60s]
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "DURATION")]
     interval: Option<DurationArg>,
     /// Region to check from; may be repeated; '' selects all [default: all]
     #[arg(long = "region", value_name = "REGION")]
@@ -80,10 +80,10 @@ pub(crate) struct SiteOptions {
 #[command(next_help_heading = "Limits")]
 pub(crate) struct IntervalOptions {
     /// Minimum check interval of a site
-    #[arg(long, env = "PICKET_MIN_INTERVAL", value_name = "TIME", default_value = "5s")]
+    #[arg(long, env = "PICKET_MIN_INTERVAL", value_name = "DURATION", default_value = "5s")]
     min_interval: DurationArg,
     /// Maximum check interval of a site
-    #[arg(long, env = "PICKET_MAX_INTERVAL", value_name = "TIME", default_value = "1d")]
+    #[arg(long, env = "PICKET_MAX_INTERVAL", value_name = "DURATION", default_value = "1d")]
     max_interval: DurationArg,
 }
 

@@ -86,17 +86,17 @@ pub(crate) struct UpOptions {
     #[command(flatten)]
     pub(crate) behaviour: picket_prober::BehaviourOptions,
     /// Time after which a shard's lease expires unless renewed, 3s to 5m
-    #[arg(long, env = "PICKET_LEASE_TIME", value_name = "TIME", default_value = "15s", 
+    #[arg(long, env = "PICKET_LEASE_TIME", value_name = "DURATION", default_value = "15s", 
         value_parser = picket_coordinator::options::parse_lease_time)]
     lease_time: DurationArg,
     /// Time after a tick until its ledger is closed, 10s to 1h; a tick without a result is then
     /// recorded as missed
-    #[arg(long, env = "PICKET_LEDGER_GRACE", value_name = "TIME", default_value = "150s",
+    #[arg(long, env = "PICKET_LEDGER_GRACE", value_name = "DURATION", default_value = "150s",
         value_parser = picket_coordinator::options::parse_ledger_grace)]
     ledger_grace: DurationArg,
     /// Batch window: maximum time a due job waits to be published together with others, 10ms to
     /// 500ms
-    #[arg(long, env = "PICKET_GATHER", value_name = "TIME", default_value = "250ms",
+    #[arg(long, env = "PICKET_GATHER", value_name = "DURATION", default_value = "250ms",
         value_parser = picket_coordinator::options::parse_batch_delay)]
     gather: DurationArg,
     #[command(flatten)]

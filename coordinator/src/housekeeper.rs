@@ -122,11 +122,11 @@ impl Housekeeper {
         // First, because an old snapshot may be the reason why the rest fails.
         match housekeeping::find_oldest_snapshot(&self.store).await? {
             Some(oldest) => {
-                self.metrics.oldest_snapshot_seconds.set(oldest.seconds);
-                self.metrics.oldest_snapshot_transactions.set(oldest.transactions);
+                self.metrics.oldest_snapshot_age_seconds.set(oldest.seconds);
+                self.metrics.oldest_snapshot_age_transactions.set(oldest.transactions);
             }
             None => {
-                self.metrics.oldest_snapshot_seconds.set(f64::NAN);
+                self.metrics.oldest_snapshot_age_seconds.set(f64::NAN);
             }
         }
         if !self.clock.is_known() {
@@ -144,7 +144,7 @@ impl Housekeeper {
         let rolled = housekeeping::roll_up_results(&self.store, now, state.chunk.current_size()).await?;
         let took = began.elapsed();
         if let Some(through) = rolled {
-            self.metrics.rollup_seconds.observe(took.as_secs_f64());
+            self.metrics.rollup_duration.observe(took.as_secs_f64());
             self.metrics.rolled_up_through.set(through.as_micros() / 1_000_000);
         }
         state.chunk.record_duration(took);
@@ -185,7 +185,10 @@ impl Housekeeper {
         state.should_check_all_marks = false;
         for (mark, number) in repaired {
             warn!(mark, number, "reset marks in the future to now; the database clock had been ahead");
-            self.metrics.marks_repaired.get_or_create(&RepairedLabel { mark }).inc_by(number.unsigned_abs());
+            self.metrics
+                .future_timestamps_repaired
+                .get_or_create(&RepairedLabel { kind: mark })
+                .inc_by(number.unsigned_abs());
         }
         // Deletion is irreversible, so other clocks must agree.
         let Ok(now) = self.clock.agreed_now(SharedClock::REPAIR_TOLERANCE) else { return Ok(false) };
@@ -197,7 +200,10 @@ impl Housekeeper {
                  clock had been ahead"
             );
             let mark = "results".to_owned();
-            self.metrics.marks_repaired.get_or_create(&RepairedLabel { mark }).inc_by(deleted);
+            self.metrics
+                .future_timestamps_repaired
+                .get_or_create(&RepairedLabel { kind: mark })
+                .inc_by(deleted);
         }
         Ok(deleted >= housekeeping::MAX_FUTURE_ROWS.unsigned_abs().into())
     }

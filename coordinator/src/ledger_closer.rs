@@ -121,7 +121,7 @@ impl LedgerCloser {
         }
         let held = self.fence.held_epochs();
         if held.is_empty() {
-            self.metrics.ledger_behind.set(0.0);
+            self.metrics.ledger_lag.set(0.0);
             return Ok(false);
         }
         // Sampled before closing, so that ticks with results still in the stream count as late.
@@ -137,7 +137,7 @@ impl LedgerCloser {
         )
         .await;
         let took = began.elapsed();
-        self.metrics.ledger_seconds.observe(took.as_secs_f64());
+        self.metrics.ledger_close_duration.observe(took.as_secs_f64());
         state.chunk.record_duration(took);
         let Some(closed) = closed? else {
             debug!("lost a shard while closing its ledger, wrote nothing");
@@ -149,7 +149,7 @@ impl LedgerCloser {
             self.metrics.ticks_missed.get_or_create(&MissedLabel { cause }).inc_by(ticks);
         }
         let behind = closed.lag.unwrap_or_default();
-        self.metrics.ledger_behind.set(behind.as_secs_f64());
+        self.metrics.ledger_lag.set(behind.as_secs_f64());
         Ok(behind > self.grace + 2 * LEDGER_INTERVAL && (missed > 0 || took < SLOW_THRESHOLD))
     }
 

@@ -32,7 +32,7 @@ pub struct MissedLabel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RepairedLabel {
     /// `leases`, `gaps`, `rollups`, `schedules` or `results`.
-    pub mark: String,
+    pub kind: String,
 }
 
 /// Label: region.
@@ -64,14 +64,14 @@ pub struct Metrics {
     pub database_errors: Counter,
     pub clock_steps: Counter,
     pub clock_unconfirmed: Gauge,
-    pub marks_repaired: Family<RepairedLabel, Counter>,
+    pub future_timestamps_repaired: Family<RepairedLabel, Counter>,
     pub deletion_refused: Gauge,
     pub confirmation_jobs: Counter,
     pub confirmations_rejected: Counter,
     pub confirmations_dropped: Counter,
     pub ticks_missed: Family<MissedLabel, Counter>,
-    pub ledger_behind: Gauge<f64, AtomicU64>,
-    pub ledger_seconds: Histogram,
+    pub ledger_lag: Gauge<f64, AtomicU64>,
+    pub ledger_close_duration: Histogram,
     pub results_waiting: Gauge,
     pub results_waiting_ratio: Gauge<f64, AtomicU64>,
     pub results_discarded: Counter,
@@ -79,11 +79,11 @@ pub struct Metrics {
     pub jobs_stored_ratio: Gauge<f64, AtomicU64>,
     pub publishing_paused: Gauge,
     pub rolled_up_through: Gauge,
-    pub rollup_seconds: Histogram,
+    pub rollup_duration: Histogram,
     pub rollup_hours_rebuilt: Counter,
     pub partition_drops_deferred: Counter,
-    pub oldest_snapshot_seconds: Gauge<f64, AtomicU64>,
-    pub oldest_snapshot_transactions: Gauge,
+    pub oldest_snapshot_age_seconds: Gauge<f64, AtomicU64>,
+    pub oldest_snapshot_age_transactions: Gauge,
 }
 
 impl Metrics {
@@ -109,14 +109,14 @@ impl Metrics {
             database_errors: Counter::default(),
             clock_steps: Counter::default(),
             clock_unconfirmed: Gauge::default(),
-            marks_repaired: Family::default(),
+            future_timestamps_repaired: Family::default(),
             deletion_refused: Gauge::default(),
             confirmation_jobs: Counter::default(),
             confirmations_rejected: Counter::default(),
             confirmations_dropped: Counter::default(),
             ticks_missed: Family::default(),
-            ledger_behind: Gauge::default(),
-            ledger_seconds: Histogram::new(exponential_buckets(0.001, 4.0, 8)),
+            ledger_lag: Gauge::default(),
+            ledger_close_duration: Histogram::new(exponential_buckets(0.001, 4.0, 8)),
             results_waiting: Gauge::default(),
             results_waiting_ratio: Gauge::default(),
             results_discarded: Counter::default(),
@@ -124,11 +124,11 @@ impl Metrics {
             jobs_stored_ratio: Gauge::default(),
             publishing_paused: Gauge::default(),
             rolled_up_through: Gauge::default(),
-            rollup_seconds: Histogram::new(exponential_buckets(0.01, 4.0, 8)),
+            rollup_duration: Histogram::new(exponential_buckets(0.01, 4.0, 8)),
             rollup_hours_rebuilt: Counter::default(),
             partition_drops_deferred: Counter::default(),
-            oldest_snapshot_seconds: Gauge::default(),
-            oldest_snapshot_transactions: Gauge::default(),
+            oldest_snapshot_age_seconds: Gauge::default(),
+            oldest_snapshot_age_transactions: Gauge::default(),
         };
         // Exports each known cause from zero; otherwise its first count would not show as an
         // increase.
@@ -136,7 +136,8 @@ impl Metrics {
             let _ = metrics.jobs_lost.get_or_create(&JobsLostLabel { cause });
         }
         for mark in ["leases", "gaps", "rollups", "schedules", "results"] {
-            let _ = metrics.marks_repaired.get_or_create(&RepairedLabel { mark: mark.to_owned() });
+            let _ =
+                metrics.future_timestamps_repaired.get_or_create(&RepairedLabel { kind: mark.to_owned() });
         }
         for cause in [Cause::NoProber, Cause::NotScheduled, Cause::ResultLate] {
             let _ = metrics.ticks_missed.get_or_create(&MissedLabel { cause: cause.as_str().to_owned() });
@@ -189,7 +190,7 @@ impl Metrics {
             "Shards lost, i.e. neither released nor renewed",
             metrics.leases_lost.clone(),
         );
-        registry.register("shards_taken", "Shards acquired", metrics.shards_acquired.clone());
+        registry.register("shards_acquired", "Shards acquired", metrics.shards_acquired.clone());
         registry.register("database_errors", "Failed database statements", metrics.database_errors.clone());
         registry.register(
             "patterns_compiled",
@@ -207,27 +208,27 @@ impl Metrics {
             metrics.clock_unconfirmed.clone(),
         );
         registry.register(
-            "marks_repaired",
-            "Marks in the future that were reset to now, and results in the future that were deleted, by kind",
-            metrics.marks_repaired.clone(),
+            "future_timestamps_repaired",
+            "Timestamps in the future that were reset to now, and results in the future that were deleted, by kind",
+            metrics.future_timestamps_repaired.clone(),
         );
         registry.register(
             "deletion_refused",
-            "1 while retention is paused because clocks, marks and results disagree, else 0",
+            "1 while retention is paused because clocks, timestamps and results disagree, else 0",
             metrics.deletion_refused.clone(),
         );
         registry.register(
-            "jobs_confirming",
+            "confirmation_jobs",
             "Confirming jobs after a failure",
             metrics.confirmation_jobs.clone(),
         );
         registry.register(
-            "suspects_refused",
+            "confirmations_rejected",
             "Confirmation requests rejected as invalid or because the queue was full",
             metrics.confirmations_rejected.clone(),
         );
         registry.register(
-            "suspects_dropped",
+            "confirmations_dropped",
             "Confirmations dropped because too many sites were suspected at once; their next ticks decide",
             metrics.confirmations_dropped.clone(),
         );
@@ -237,14 +238,14 @@ impl Metrics {
             metrics.ticks_missed.clone(),
         );
         registry.register(
-            "ledger_behind_seconds",
+            "ledger_lag_seconds",
             "Age of the newest tick up to which all ticks are accounted for",
-            metrics.ledger_behind.clone(),
+            metrics.ledger_lag.clone(),
         );
         registry.register(
-            "ledger_seconds",
+            "ledger_close_duration_seconds",
             "Time to close one chunk of the ledger",
-            metrics.ledger_seconds.clone(),
+            metrics.ledger_close_duration.clone(),
         );
         registry.register(
             "results_waiting",
@@ -272,39 +273,39 @@ impl Metrics {
             metrics.jobs_stored_ratio.clone(),
         );
         registry.register(
-            "planner_held_back",
+            "publishing_paused",
             "1 while publishing is paused because too many results wait for a sink, else 0",
             metrics.publishing_paused.clone(),
         );
         registry.register(
-            "rolled_through_seconds",
+            "rolled_up_through_timestamp_seconds",
             "Unix time up to which results are rolled up; 0 if another coordinator does it",
             metrics.rolled_up_through.clone(),
         );
         registry.register(
-            "rollup_seconds",
+            "rollup_duration_seconds",
             "Time to roll up one chunk of results",
-            metrics.rollup_seconds.clone(),
+            metrics.rollup_duration.clone(),
         );
         registry.register(
-            "rollup_hours_mended",
+            "rollup_hours_rebuilt",
             "Hours whose rollups were rebuilt because their results had changed",
             metrics.rollup_hours_rebuilt.clone(),
         );
         registry.register(
-            "drops_put_off",
+            "partition_drops_deferred",
             "Deferred drops of expired results because the table was busy",
             metrics.partition_drops_deferred.clone(),
         );
         registry.register(
-            "oldest_snapshot_seconds",
+            "oldest_snapshot_age_seconds",
             "Age of the oldest open transaction that blocks the removal of dead rows; NaN if the schema's owner lacks pg_read_all_stats",
-            metrics.oldest_snapshot_seconds.clone(),
+            metrics.oldest_snapshot_age_seconds.clone(),
         );
         registry.register(
-            "oldest_snapshot_transactions",
+            "oldest_snapshot_age_transactions",
             "Age of the oldest open snapshot in transactions, including replicas and replication slots",
-            metrics.oldest_snapshot_transactions.clone(),
+            metrics.oldest_snapshot_age_transactions.clone(),
         );
         metrics
     }

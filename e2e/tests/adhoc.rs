@@ -90,7 +90,7 @@ async fn a_malformed_message_on_any_subject_is_counted_and_stops_nothing() {
     stack
         .wait_at_least(WAIT_TIMEOUT, 3 * garbage.len() as i64, "SELECT count(*) FROM picket.dead_letters")
         .await;
-    assert!(prober.read_metric("picket_prober_rejected_total") > 0.0);
+    assert!(prober.read_metric("picket_prober_invalid_messages_total") > 0.0);
     for process in [coordinator, prober, sink] {
         process.stop().await;
     }

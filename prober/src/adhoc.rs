@@ -124,7 +124,7 @@ impl AdhocService {
                     "slots_total": total,
                     // Running checks of all kinds, including ad-hoc checks, which occupy no slot.
                     "slots_used": work.metrics.checks_running.get(),
-                    "adhoc": work.metrics.requests_running.get(),
+                    "adhoc": work.metrics.adhoc_checks_running.get(),
                     "slots_free": work.metrics.slots_free.get(),
                     "checks": work.metrics.results_published.get(),
                     "checks_per_second": work.metrics.checks_per_second(),
@@ -166,7 +166,7 @@ impl AdhocService {
     }
 
     async fn respond_busy(&self, request: &Request) {
-        self.runner.metrics.requests_busy.inc();
+        self.runner.metrics.adhoc_requests_rejected.inc();
         let busy = json!({"error": "busy", "prober": self.runner.publisher.prober}).to_string();
         respond_error(request, 503, "busy", busy).await;
     }

@@ -40,7 +40,7 @@ impl JobClock {
             .sub_registry_with_prefix("prober")
             .sub_registry_with_label(("region".into(), region.to_string().into()));
         registry.register(
-            "clock_off_seconds",
+            "clock_error_seconds",
             "Error of this machine's clock relative to the schedulers' clock (above 0: ahead); 0 while it is plausible",
             clock.error_seconds.clone(),
         );

@@ -36,23 +36,23 @@ impl Deref for Metrics {
 pub(crate) struct MetricSet {
     pub(crate) checks: Family<CheckLabels, Counter>,
     pub(crate) checks_running: Gauge,
-    pub(crate) requests_running: Gauge,
+    pub(crate) adhoc_checks_running: Gauge,
     pub(crate) slots: Gauge,
     pub(crate) slots_free: Gauge,
     pub(crate) jobs_pulled: Counter,
     pub(crate) pull_errors: Counter,
-    pub(crate) requests_busy: Counter,
+    pub(crate) adhoc_requests_rejected: Counter,
     pub(crate) rejected: Counter,
     pub(crate) results_published: Counter,
     pub(crate) publish_retries: Counter,
     pub(crate) results_lost: Counter,
-    pub(crate) task_delay: Histogram,
+    pub(crate) scheduling_delay: Histogram,
     pub(crate) stalls: Counter,
     pub(crate) checks_waiting: Gauge,
     pub(crate) host_wait: Histogram,
-    pub(crate) host_refusals: Counter,
+    pub(crate) host_rejections: Counter,
     pub(crate) confirmations_waiting: Gauge,
-    pub(crate) confirmations_refused: Counter,
+    pub(crate) confirmations_rejected: Counter,
     pub(crate) offline: Gauge,
     pub(crate) canary_rounds: Counter,
     pub(crate) lookups_running: Gauge,
@@ -69,23 +69,23 @@ impl Metrics {
         let metrics = MetricSet {
             checks: Family::default(),
             checks_running: Gauge::default(),
-            requests_running: Gauge::default(),
+            adhoc_checks_running: Gauge::default(),
             slots: Gauge::default(),
             slots_free: Gauge::default(),
             jobs_pulled: Counter::default(),
             pull_errors: Counter::default(),
-            requests_busy: Counter::default(),
+            adhoc_requests_rejected: Counter::default(),
             rejected: Counter::default(),
             results_published: Counter::default(),
             publish_retries: Counter::default(),
             results_lost: Counter::default(),
-            task_delay: seconds(),
+            scheduling_delay: seconds(),
             stalls: Counter::default(),
             checks_waiting: Gauge::default(),
             host_wait: seconds(),
-            host_refusals: Counter::default(),
+            host_rejections: Counter::default(),
             confirmations_waiting: Gauge::default(),
-            confirmations_refused: Counter::default(),
+            confirmations_rejected: Counter::default(),
             offline: Gauge::default(),
             canary_rounds: Counter::default(),
             lookups_running: Gauge::default(),
@@ -104,9 +104,9 @@ impl Metrics {
             metrics.checks_running.clone(),
         );
         registry.register(
-            "requests_running",
+            "adhoc_checks_running",
             "Running ad-hoc checks; included in checks_running, occupy no slot",
-            metrics.requests_running.clone(),
+            metrics.adhoc_checks_running.clone(),
         );
         registry.register(
             "slots",
@@ -121,11 +121,11 @@ impl Metrics {
             metrics.pull_errors.clone(),
         );
         registry.register(
-            "requests_busy",
+            "adhoc_requests_rejected",
             "Ad-hoc requests rejected because too many were running",
-            metrics.requests_busy.clone(),
+            metrics.adhoc_requests_rejected.clone(),
         );
-        registry.register("rejected", "Invalid jobs and requests", metrics.rejected.clone());
+        registry.register("invalid_messages", "Invalid jobs and requests", metrics.rejected.clone());
         registry.register(
             "results_published",
             "Results acknowledged by the stream",
@@ -142,9 +142,9 @@ impl Metrics {
             metrics.results_lost.clone(),
         );
         registry.register(
-            "drift_seconds",
+            "scheduling_delay_seconds",
             "Scheduling delay of this prober's tasks; a check delayed by more than PICKET_MAX_DRIFT is missed/overloaded",
-            metrics.task_delay.clone(),
+            metrics.scheduling_delay.clone(),
         );
         registry.register("stalls", "Scheduling delays above PICKET_MAX_DRIFT", metrics.stalls.clone());
         registry.register(
@@ -158,9 +158,9 @@ impl Metrics {
             metrics.host_wait.clone(),
         );
         registry.register(
-            "host_refusals",
+            "host_rejections",
             "Checks missed because the wait queue was full, or expired while waiting for a busy host",
-            metrics.host_refusals.clone(),
+            metrics.host_rejections.clone(),
         );
         registry.register(
             "confirmations_waiting",
@@ -168,9 +168,9 @@ impl Metrics {
             metrics.confirmations_waiting.clone(),
         );
         registry.register(
-            "confirmations_refused",
+            "confirmations_rejected",
             "Confirmations missed because the wait queue was full, or expired while waiting; the next tick of the site decides instead",
-            metrics.confirmations_refused.clone(),
+            metrics.confirmations_rejected.clone(),
         );
         registry.register(
             "offline",

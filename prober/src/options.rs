@@ -39,7 +39,7 @@ pub struct Options {
     #[arg(long, env = "PICKET_PROBER_NAME", value_name = "NAME", value_parser = parse_prober_name)]
     pub prober_name: Option<String>,
     /// Time to finish running checks at shutdown; a check may take 60s
-    #[arg(long, env = "PICKET_DRAIN_TIMEOUT", value_name = "TIME", default_value = "75s")]
+    #[arg(long, env = "PICKET_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "75s")]
     pub drain_timeout: DurationArg,
     /// Threads for checks; more than one costs a fifth more CPU per check
     #[arg(long, env = "PICKET_THREADS", value_name = "N", default_value = "1")]

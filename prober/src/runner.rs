@@ -180,14 +180,14 @@ impl CheckRunner {
         // Confirmations have counters of their own, since a refused confirmation loses no tick.
         let place = match job.is_confirmation() {
             true => {
-                self.metrics.confirmations_refused.inc();
+                self.metrics.confirmations_rejected.inc();
                 format!(
                     "among the confirming checks, of which {} run at once",
                     self.confirmation_lane.max_running()
                 )
             }
             false => {
-                self.metrics.host_refusals.inc();
+                self.metrics.host_rejections.inc();
                 format!(
                     "its turn at {host}, where {} checks at once are allowed",
                     self.host_limiter.max_per_host()
@@ -214,7 +214,9 @@ impl CheckRunner {
         let (lane, waiting, of_its_kind) = match (job.is_confirmation(), slot.is_some()) {
             (true, _) => (&self.confirmation_lane, &metrics.confirmations_waiting, None),
             (false, true) => (&self.tick_lane, &metrics.checks_waiting, None),
-            (false, false) => (&self.request_lane, &metrics.checks_waiting, Some(&metrics.requests_running)),
+            (false, false) => {
+                (&self.request_lane, &metrics.checks_waiting, Some(&metrics.adhoc_checks_running))
+            }
         };
         let (turn, permit) = match lane.try_acquire_permits(&self.host_limiter, host) {
             Some(entry) => entry,

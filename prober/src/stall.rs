@@ -100,7 +100,7 @@ impl StallDetector {
                 let Some(shared) = shared.upgrade() else { return };
                 let late =
                     shared.lock_heartbeat().record_heartbeat(Boottime::now(), shared.noise_threshold());
-                metrics.task_delay.observe(late.as_secs_f64());
+                metrics.scheduling_delay.observe(late.as_secs_f64());
                 if late > shared.tolerance {
                     metrics.stalls.inc();
                     warn!(delay_ms = late.as_millis(), "prober tasks were stalled");

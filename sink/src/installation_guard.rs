@@ -126,8 +126,8 @@ impl InstallationGuard {
         {
             verified.warned_at = Some(now);
             warn!(
-                "tickets are not required: a prober can publish results of checks that its region was not given; once all \
-                 probers are of this version: UPDATE picket.settings SET require_tickets = true"
+                "tickets are not required: a prober can publish results of checks that its region was not given; to \
+                 require them: UPDATE picket.settings SET require_tickets = true"
             );
         }
         if age < tickets::KEY_REFRESH_INTERVAL {

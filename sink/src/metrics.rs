@@ -32,7 +32,7 @@ pub(crate) struct Metrics {
     pub(crate) incidents_closed: Counter<u64, AtomicU64>,
     pub(crate) confirmation_requests: Counter<u64, AtomicU64>,
     pub(crate) events_published: Counter<u64, AtomicU64>,
-    pub(crate) event_errors: Counter<u64, AtomicU64>,
+    pub(crate) event_publish_errors: Counter<u64, AtomicU64>,
     pub(crate) outbox_depth: Gauge<i64, AtomicI64>,
     pub(crate) outbox_age_seconds: Gauge<f64, AtomicU64>,
 }
@@ -71,7 +71,7 @@ impl Metrics {
             incidents_closed: Counter::default(),
             confirmation_requests: Counter::default(),
             events_published: Counter::default(),
-            event_errors: Counter::default(),
+            event_publish_errors: Counter::default(),
             outbox_depth: Gauge::default(),
             outbox_age_seconds: Gauge::default(),
         };
@@ -90,10 +90,10 @@ impl Metrics {
         let mut registry = health.registry();
         let sink = registry.sub_registry_with_prefix("sink");
         sink.register("results", "Rows written, by outcome and cause", self.rows_written.clone());
-        sink.register("duplicates", "Duplicate results, stored already", self.duplicates.clone());
+        sink.register("duplicate_results", "Duplicate results, stored already", self.duplicates.clone());
         sink.register("replays", "Replays of results that the database had lost", self.replays.clone());
         sink.register(
-            "replayed",
+            "replayed_results",
             "Results that the database had lost, replayed from the stream",
             self.replayed_results.clone(),
         );
@@ -114,12 +114,12 @@ impl Metrics {
         );
         sink.register("batch_size", "Results per batch", self.batch_size.clone());
         sink.register(
-            "write_seconds",
+            "write_duration_seconds",
             "Time from the start of a write to its commit",
             self.write_seconds.clone(),
         );
         sink.register(
-            "delay_seconds",
+            "result_delay_seconds",
             "Time from the due time of a check to the commit of its result",
             self.delay_seconds.clone(),
         );
@@ -134,24 +134,24 @@ impl Metrics {
             self.pull_errors.clone(),
         );
         sink.register(
-            "pending",
+            "pending_messages",
             "Messages waiting in the stream, each with one or more results",
             self.pending_messages.clone(),
         );
         sink.register("incidents_opened", "Incidents opened by this sink", self.incidents_opened.clone());
         sink.register("incidents_closed", "Incidents closed by this sink", self.incidents_closed.clone());
         sink.register(
-            "suspects",
+            "confirmation_requests",
             "Confirmation requests for sites that began to fail",
             self.confirmation_requests.clone(),
         );
-        sink.register("events", "Events published by this sink", self.events_published.clone());
+        sink.register("events_published", "Events published by this sink", self.events_published.clone());
         sink.register(
-            "event_errors",
+            "event_publish_errors",
             "Failures to publish events, which are retried",
-            self.event_errors.clone(),
+            self.event_publish_errors.clone(),
         );
-        sink.register("outbox_waiting", "Events waiting to be published", self.outbox_depth.clone());
+        sink.register("outbox_events", "Events waiting to be published", self.outbox_depth.clone());
         sink.register(
             "outbox_age_seconds",
             "Age of the oldest waiting event",

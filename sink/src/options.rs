@@ -21,10 +21,10 @@ pub struct Options {
           value_parser = clap::value_parser!(u32).range(1..=MAX_BATCH_SIZE))]
     pub batch_size: u32,
     /// Maximum time that a result waits for a batch to fill, such as 250ms; at most 10s
-    #[arg(long, env = "PICKET_BATCH_AGE", default_value = "250ms", value_name = "TIME", value_parser = parse_batch_age)]
+    #[arg(long, env = "PICKET_BATCH_AGE", default_value = "250ms", value_name = "DURATION", value_parser = parse_batch_age)]
     pub batch_age: DurationArg,
     /// Maximum time to write fetched results at shutdown
-    #[arg(long, env = "PICKET_DRAIN_TIMEOUT", default_value = "15s", value_name = "TIME")]
+    #[arg(long, env = "PICKET_DRAIN_TIMEOUT", default_value = "15s", value_name = "DURATION")]
     pub drain_timeout: DurationArg,
     /// Maximum age of a check whose result is stored; older results become dead letters, since the
     /// coordinator drops old partitions

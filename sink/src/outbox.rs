@@ -104,7 +104,7 @@ impl OutboxPublisher {
         match self.publish_batches().await {
             Ok(()) => state.is_failing = false,
             Err(error) => {
-                self.metrics.event_errors.inc();
+                self.metrics.event_publish_errors.inc();
                 if !std::mem::replace(&mut state.is_failing, true) {
                     warn!(error = %ErrorChain(&*error), "could not publish events, retrying");
                 }

@@ -60,6 +60,21 @@ pub enum Error {
         /// Version of the newest migration of this build.
         needed: i64,
     },
+    /// The schema was created by other migrations than those of this build.
+    #[error(
+        "the database was created by a development build whose migrations are not this build's: its migration {version} \
+         is '{found}', not '{expected}'; there is no upgrade from it: save the sites with 'picket export' of that build, \
+         then create the database anew (of 'picket up': stop it and delete .picket/postgres; else DROP DATABASE and \
+         CREATE DATABASE) and run 'picket migrate' or 'picket up' again"
+    )]
+    SchemaIncompatible {
+        /// The first migration that differs.
+        version: i64,
+        /// Its description in the database.
+        found: String,
+        /// Its description in this build.
+        expected: String,
+    },
     /// A pooler shares sessions between clients (transaction mode).
     #[error(
         "DATABASE_URL leads to a pooler that shares one session of Postgres between several clients, such as PgBouncer with \

@@ -44,7 +44,7 @@ pub async fn roll_up_results(
 /// # Errors
 /// If the database cannot be reached in time; safe to retry.
 pub async fn rebuild_dirty_hour(store: &Store, now: Timestamp) -> Result<Option<Timestamp>, Error> {
-    let query = sqlx::query_scalar("SELECT picket.mend_rollups()");
+    let query = sqlx::query_scalar("SELECT picket.rebuild_rollups()");
     let hour: Option<DbTimestamp> = with_long_timeout(store, now, "rebuild the rollups", query).await?;
     Ok(hour.map(Timestamp::from))
 }

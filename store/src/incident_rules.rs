@@ -47,15 +47,15 @@ pub struct RegionState {
     /// The region.
     pub region: RegionId,
     /// Due time of the newest applied check, in microseconds since 1970.
-    pub last_us: i64,
+    pub last_scheduled_us: i64,
     /// Kind of the newest applied check.
     pub kind: Kind,
     /// Consecutive failures.
-    pub fails: u32,
+    pub consecutive_failures: u32,
     /// Consecutive successes.
-    pub oks: u32,
+    pub consecutive_successes: u32,
     /// True if the region is down.
-    pub down: bool,
+    pub is_down: bool,
     /// Due time of the first of the consecutive failures, in microseconds since 1970.
     #[serde(default)]
     pub failing_since_us: i64,
@@ -140,7 +140,8 @@ impl SiteView {
         let (mut changes, mut suspicious) = (Vec::new(), false);
         // Decisions use the due time of the newest applied result as the current time.
         let states = self.regions.values().filter_map(|region| region.state.as_ref());
-        let mut now = Timestamp::from_micros(states.map(|state| state.last_us).max().unwrap_or(i64::MIN));
+        let mut now =
+            Timestamp::from_micros(states.map(|state| state.last_scheduled_us).max().unwrap_or(i64::MIN));
         for new in &evidence {
             let applied =
                 self.regions.get_mut(&new.region).and_then(|region| region.apply_result(new, self.policy));
@@ -172,12 +173,12 @@ impl SiteView {
     fn reconcile_unseen_results(&mut self, evidence: &mut Vec<RegionResult>) {
         for (id, region) in &mut self.regions {
             let (Some(state), Some(up)) = (&mut region.state, region.last_success_at) else { continue };
-            if state.down || state.fails == 0 || up.as_micros() <= state.failing_since_us {
+            if state.is_down || state.consecutive_failures == 0 || up.as_micros() <= state.failing_since_us {
                 continue;
             }
             // A success between the failures leaves only the newest failure.
-            if up.as_micros() < state.last_us {
-                (state.fails, state.failing_since_us) = (1, state.last_us);
+            if up.as_micros() < state.last_scheduled_us {
+                (state.consecutive_failures, state.failing_since_us) = (1, state.last_scheduled_us);
             } else {
                 evidence.push(RegionResult {
                     region: *id,
@@ -256,7 +257,7 @@ impl SiteView {
 pub fn fast_path_still_down(states: &[RegionState], new: &[RegionResult]) -> Option<Vec<RegionState>> {
     let mut states = states.to_vec();
     for new in new {
-        let state = states.iter_mut().find(|state| state.region == new.region && state.down)?;
+        let state = states.iter_mut().find(|state| state.region == new.region && state.is_down)?;
         if new.outcome != Outcome::Down {
             return None;
         }
@@ -280,29 +281,33 @@ impl RegionView {
         match new.outcome {
             Outcome::Down => {
                 let begins = state.record_failure(new)?;
-                state.down |= state.fails >= rules.failures_to_open;
+                state.is_down |= state.consecutive_failures >= rules.failures_to_open;
                 Some(begins)
             }
             _ => {
                 if !state.advance_to(new) {
                     return None;
                 }
-                (state.oks, state.fails) = (state.oks.saturating_add(1), 0);
-                state.down &= state.oks < rules.successes_to_close;
+                (state.consecutive_successes, state.consecutive_failures) =
+                    (state.consecutive_successes.saturating_add(1), 0);
+                state.is_down &= state.consecutive_successes < rules.successes_to_close;
                 Some(false)
             }
         }
     }
 
     fn is_reporting(&self, now: Timestamp) -> bool {
-        let last =
-            self.state.as_ref().map(|state| Timestamp::from_micros(state.last_us)).max(self.last_result_at);
+        let last = self
+            .state
+            .as_ref()
+            .map(|state| Timestamp::from_micros(state.last_scheduled_us))
+            .max(self.last_result_at);
         now < self.joining_until
             || last.is_some_and(|last| now.saturating_duration_since(last) <= self.reporting_window)
     }
 
     fn down_state(&self) -> Option<&RegionState> {
-        self.state.as_ref().filter(|state| state.down)
+        self.state.as_ref().filter(|state| state.is_down)
     }
 
     /// Returns true if the region reports the site as up; false for a new region without results.
@@ -315,8 +320,8 @@ impl RegionView {
 
     fn failures_until_down(&self, rules: IncidentPolicy) -> u32 {
         match &self.state {
-            Some(state) if state.down => 0,
-            Some(state) => rules.failures_to_open.saturating_sub(state.fails).max(1),
+            Some(state) if state.is_down => 0,
+            Some(state) => rules.failures_to_open.saturating_sub(state.consecutive_failures).max(1),
             None => rules.failures_to_open.max(1),
         }
     }
@@ -326,11 +331,11 @@ impl RegionState {
     fn initial(region: RegionId) -> Self {
         Self {
             region,
-            last_us: i64::MIN,
+            last_scheduled_us: i64::MIN,
             kind: Kind::Scheduled,
-            fails: 0,
-            oks: 0,
-            down: false,
+            consecutive_failures: 0,
+            consecutive_successes: 0,
+            is_down: false,
             failing_since_us: 0,
             cause: None,
             message: None,
@@ -338,14 +343,14 @@ impl RegionState {
     }
 
     fn is_up(&self) -> bool {
-        !self.down && self.fails == 0
+        !self.is_down && self.consecutive_failures == 0
     }
 
     /// Advances to `new` if it is newer than the applied results; returns false otherwise.
     fn advance_to(&mut self, new: &RegionResult) -> bool {
-        let newer = (new.scheduled_at.as_micros(), new.kind) > (self.last_us, self.kind);
+        let newer = (new.scheduled_at.as_micros(), new.kind) > (self.last_scheduled_us, self.kind);
         if newer {
-            (self.last_us, self.kind) = (new.scheduled_at.as_micros(), new.kind);
+            (self.last_scheduled_us, self.kind) = (new.scheduled_at.as_micros(), new.kind);
         }
         newer
     }
@@ -356,11 +361,12 @@ impl RegionState {
         if !self.advance_to(new) {
             return None;
         }
-        let begins = self.fails == 0;
+        let begins = self.consecutive_failures == 0;
         if begins {
             self.failing_since_us = new.scheduled_at.as_micros();
         }
-        (self.fails, self.oks) = (self.fails.saturating_add(1), 0);
+        (self.consecutive_failures, self.consecutive_successes) =
+            (self.consecutive_failures.saturating_add(1), 0);
         (self.cause, self.message) = (new.cause, new.message.clone());
         Some(begins)
     }

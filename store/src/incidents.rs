@@ -78,9 +78,9 @@ pub(crate) async fn apply_results(
         };
         // Written before the clock was set back, or by an earlier version. The state still holds,
         // so it is dated just before the new results.
-        for state in states.iter_mut().filter(|state| state.last_us > latest.as_micros()) {
-            state.last_us = oldest - 1;
-            state.failing_since_us = state.failing_since_us.min(state.last_us);
+        for state in states.iter_mut().filter(|state| state.last_scheduled_us > latest.as_micros()) {
+            state.last_scheduled_us = oldest - 1;
+            state.failing_since_us = state.failing_since_us.min(state.last_scheduled_us);
         }
         // A site that stays down needs no decision and therefore no lookup of its context.
         let still_down = news
@@ -195,7 +195,7 @@ async fn load_context(
     now: Timestamp,
 ) -> SqlResult<Vec<SiteContext>> {
     // A success missing from the state matters only while the region is failing and not yet down.
-    let settled = |state: &&RegionState| state.down || state.fails == 0;
+    let settled = |state: &&RegionState| state.is_down || state.consecutive_failures == 0;
     let known: Vec<(i64, RegionId)> = kept
         .iter()
         .flat_map(|(site, states)| states.iter().filter(settled).map(|state| (*site, state.region)))
@@ -365,7 +365,7 @@ impl PendingWrites {
 /// # Errors
 /// If the database cannot be reached in time.
 pub async fn close_unwatched(store: &Store) -> Result<(), Error> {
-    let closing = sqlx::query("SELECT picket.close_unwatched()").execute(&store.pool);
+    let closing = sqlx::query("SELECT picket.close_unwatched_incidents()").execute(&store.pool);
     store
         .with_timeout(Duration::from_secs(30), "close incidents of unscheduled sites", closing)
         .await

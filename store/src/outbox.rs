@@ -10,7 +10,7 @@ const OUTBOX_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum number of events locked at once.
 const MAX_EVENTS: i64 = 100;
 /// Acquires the publishing lock, so that one sink at a time publishes events in order.
-const LOCK_OUTBOX_SQL: &str = "SELECT picket.lock_outbox()";
+const LOCK_OUTBOX_SQL: &str = "SELECT picket.try_lock_outbox()";
 
 /// An unpublished event.
 #[derive(Clone, Debug, sqlx::FromRow)]

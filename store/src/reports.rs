@@ -229,7 +229,7 @@ pub async fn report_incidents(store: &Store, scope: &ReportFilter) -> Result<Vec
                 least(extract(epoch FROM incident.duration), 1e12)::bigint AS seconds,
                 incident.cause::text AS cause, incident.message
          FROM report.incidents AS incident
-         WHERE coalesce(incident.closed_at, now()) >= (SELECT picket.start_of(first) FROM span){conditions}
+         WHERE coalesce(incident.closed_at, now()) >= (SELECT picket.start_of_day(first) FROM span){conditions}
          ORDER BY incident.opened_at DESC, incident.incident_id DESC"
     );
     scope.fetch_report(store, "report incidents", sql).await
@@ -244,7 +244,7 @@ pub async fn report_failures(store: &Store, scope: &ReportFilter) -> Result<Vec<
         "WITH {SPAN_CTE_SQL},
          by_site AS MATERIALIZED (
              SELECT region_id, cause, picket.day_of(hour) AS day, site_id, sum(checks)::bigint AS checks
-             FROM picket.failed WHERE hour >= (SELECT picket.start_of(first) FROM span){}
+             FROM picket.hourly_failures WHERE hour >= (SELECT picket.start_of_day(first) FROM span){}
              GROUP BY region_id, cause, picket.day_of(hour), site_id
          ),
          by_day AS MATERIALIZED (
@@ -259,7 +259,7 @@ pub async fn report_failures(store: &Store, scope: &ReportFilter) -> Result<Vec<
                FROM by_site GROUP BY region_id, cause) AS summed
          JOIN picket.regions AS region ON region.id = summed.region_id
          ORDER BY summed.checks DESC, region.name, cause",
-        scope.sql_conditions("failed")
+        scope.sql_conditions("hourly_failures")
     );
     scope.fetch_report(store, "report failures", sql).await
 }

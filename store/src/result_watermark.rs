@@ -66,7 +66,7 @@ pub async fn advance_watermark(store: &Store, server: &str, to: ResultWatermark)
                  moved AS (
                      INSERT INTO picket.results_stored AS kept (stream_created, through)
                      SELECT $2, $3 FROM here WHERE same
-                     ON CONFLICT (one) DO UPDATE
+                     ON CONFLICT (singleton) DO UPDATE
                      SET stream_created = excluded.stream_created, through = excluded.through, noted_at = clock_timestamp()
                      WHERE kept.stream_created <> excluded.stream_created OR kept.through < excluded.through
                  )

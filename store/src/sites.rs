@@ -107,7 +107,7 @@ fn map_constraint_error(error: Error) -> Error {
     };
     match database.constraint() {
         // An index can reject a value for other reasons as well.
-        Some("sites_what") if database.is_unique_violation() => Error::DuplicateSite,
+        Some("sites_identity") if database.is_unique_violation() => Error::DuplicateSite,
         Some("sites_limits") => match parse_limit_error(database.message()) {
             Some(refusal) => Error::Invalid(refusal),
             None => error,

@@ -119,9 +119,11 @@ impl Store {
     /// Applies all pending migrations. `shards` takes effect only when the schema is first created.
     ///
     /// # Errors
-    /// If the database cannot be reached, or a migration fails.
+    /// If the database cannot be reached, has migrations that differ from those of this build, or a
+    /// migration fails.
     pub async fn migrate(&self, shards: u16) -> Result<(), Error> {
         self.check_session().await?;
+        self.read_schema_version().await?;
         let options = self.pool.connect_options();
         // Dedicated connections instead of pooled ones, because their session settings must not
         // leak.
@@ -175,30 +177,47 @@ impl Store {
     /// accepted, because migrations expand before they contract.
     ///
     /// # Errors
-    /// If the schema is older, or the database cannot be reached.
+    /// If the schema is older or was created by other migrations, or the database cannot be
+    /// reached.
     pub async fn check_schema(&self) -> Result<(), Error> {
         let needed = MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or(0);
-        let found = self
+        let found = self.read_schema_version().await?;
+        if found < needed {
+            return Err(Error::SchemaOutdated { found, needed });
+        }
+        Ok(())
+    }
+
+    /// Reads the version of the newest applied migration; 0 for none. Rejects a database with a
+    /// migration that differs from this build's of the same version, because its schema would pass
+    /// for a newer one.
+    async fn read_schema_version(&self) -> Result<i64, Error> {
+        let applied: Vec<(i64, String, Vec<u8>)> = self
             .with_timeout(Duration::from_secs(10), "read the schema's version", async {
                 let there: bool =
                     sqlx::query_scalar("SELECT to_regclass('public._sqlx_migrations') IS NOT NULL")
                         .fetch_one(&self.pool)
                         .await?;
-                // A database without the table has no schema yet, version 0.
+                // A database without the table has no schema yet.
                 if !there {
-                    return Ok(0);
+                    return Ok(Vec::new());
                 }
-                sqlx::query_scalar(
-                    "SELECT coalesce(max(version), 0) FROM public._sqlx_migrations WHERE success",
+                sqlx::query_as(
+                    "SELECT version, description, checksum FROM public._sqlx_migrations
+                     WHERE success ORDER BY version",
                 )
-                .fetch_one(&self.pool)
+                .fetch_all(&self.pool)
                 .await
             })
             .await?;
-        if found < needed {
-            return Err(Error::SchemaOutdated { found, needed });
+        for (version, found, checksum) in &applied {
+            let own = MIGRATOR.iter().find(|migration| migration.version == *version);
+            if let Some(own) = own.filter(|own| own.checksum.as_ref() != checksum.as_slice()) {
+                let (found, expected) = (found.clone(), own.description.to_string());
+                return Err(Error::SchemaIncompatible { version: *version, found, expected });
+            }
         }
-        Ok(())
+        Ok(applied.last().map_or(0, |(version, ..)| *version))
     }
 
     /// Rejects a pooler in transaction mode: `LISTEN`, prepared statements and settings would end

@@ -342,7 +342,7 @@ async fn results_whose_ledger_is_closed_are_rolled_up_and_what_is_too_old_goes()
     .await;
     eventually(TEST_DEADLINE, "thirty days of results, and not forty", async || {
         let days = stack
-            .query_number("SELECT (picket.day_of(now()) - picket.day_of(picket.kept_since()))::bigint")
+            .query_number("SELECT (picket.day_of(now()) - picket.day_of(picket.retained_since()))::bigint")
             .await;
         if (30..=31).contains(&days) { Ok(()) } else { Err(days) }
     })

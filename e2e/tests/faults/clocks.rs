@@ -258,7 +258,7 @@ async fn f21e_marks_that_were_left_in_the_future_are_repaired_and_ticks_go_on_at
     drill.wait_served().await;
     assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
     eventually(WAIT_TIMEOUT, "repaired marks", async || {
-        let repaired = drill.sum_coordinator_metric("marks_repaired_total");
+        let repaired = drill.sum_coordinator_metric("future_timestamps_repaired_total");
         if repaired > 0.0 { Ok(()) } else { Err(repaired) }
     })
     .await;

@@ -39,7 +39,7 @@ async fn f26_hundreds_of_sites_that_begin_to_hang_at_once_are_down_and_sites_tha
         "SELECT count(*) FROM picket.incidents {of_these} AND closed_at IS NULL AND cause = 'timeout'"
     );
     drill.stack.wait_at_least(WAIT_TIMEOUT, HANGING_SITES, &open).await;
-    let confirmed = drill.sum_coordinator_metric("jobs_confirming_total");
+    let confirmed = drill.sum_coordinator_metric("confirmation_jobs_total");
     website.heal().await;
     drill.mark_fault_ended().await;
     drill.stack.execute_sql("UPDATE picket.sites SET enabled = false WHERE url LIKE '%/slow/%'").await;

@@ -42,7 +42,8 @@ async fn f24_results_that_were_acknowledged_and_lost_by_a_failover_come_back_fro
     drill.mark_fault_ended().await;
     drill.wait_balanced().await;
     drill.wait_served().await;
-    let replayed: f64 = drill.sinks.iter().map(|sink| sink.read_metric("picket_sink_replayed_total")).sum();
+    let replayed: f64 =
+        drill.sinks.iter().map(|sink| sink.read_metric("picket_sink_replayed_results_total")).sum();
     assert!(replayed > 0.0);
     let account = drill.verify_account().await;
     assert!(drill.stack.query_number(&real).await >= stored, "{account:#?}");

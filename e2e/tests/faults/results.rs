@@ -96,7 +96,7 @@ async fn f12_results_that_come_again_in_any_order_change_no_row() {
     drill.mark_fault_ended().await;
     eventually(WAIT_TIMEOUT, "the sinks to have them all", async || {
         let duplicates: f64 =
-            drill.sinks.iter().map(|sink| sink.read_metric("picket_sink_duplicates_total")).sum();
+            drill.sinks.iter().map(|sink| sink.read_metric("picket_sink_duplicate_results_total")).sum();
         if duplicates >= 3.0 * number as f64 { Ok(()) } else { Err((duplicates, number)) }
     })
     .await;
@@ -182,8 +182,11 @@ async fn f13_what_cannot_be_stored_or_read_is_parked_with_the_reason_and_the_res
     for place in ["picket.job.east.adhoc.bad", "picket.job.west.424242", "picket.check.east"] {
         assert!(parked.iter().any(|subject| subject == place), "{place}: {parked:?}");
     }
-    let refused: f64 =
-        drill.probers.iter().map(|(_, prober)| prober.read_metric("picket_prober_rejected_total")).sum();
+    let refused: f64 = drill
+        .probers
+        .iter()
+        .map(|(_, prober)| prober.read_metric("picket_prober_invalid_messages_total"))
+        .sum();
     assert!(refused >= parked.len() as f64, "{refused}");
     drill.wait_served().await;
     let account = drill.verify_account().await;

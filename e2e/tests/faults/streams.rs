@@ -185,7 +185,7 @@ async fn f14d_before_the_stream_of_results_is_full_no_jobs_are_published_and_no_
         coordinator.wait_logged("results backlog is high").await;
         coordinator.wait_logged("paused publishing").await;
         coordinator.wait_unready("no jobs are published").await;
-        assert_eq!(coordinator.read_metric("picket_coordinator_planner_held_back"), 1.0);
+        assert_eq!(coordinator.read_metric("picket_coordinator_publishing_paused"), 1.0);
         coordinator.wait_jobs_published().await;
     }
     let published = drill.sum_coordinator_metric("jobs_published_total");

@@ -21,7 +21,7 @@ pub struct BehaviourOptions {
     pub canaries: Vec<Url>,
     /// Maximum delay of a check by this prober itself; beyond it the check is missed/overloaded,
     /// and not a slow site
-    #[arg(long, env = "PICKET_MAX_DRIFT", value_name = "TIME", default_value_t = Self::DEFAULT_MAX_DRIFT, value_parser = parse_max_drift)]
+    #[arg(long, env = "PICKET_MAX_DRIFT", value_name = "DURATION", default_value_t = Self::DEFAULT_MAX_DRIFT, value_parser = parse_max_drift)]
     pub max_drift: DurationArg,
     /// User-Agent of checks whose site sets none; include a contact address [default:
     /// Picket/VERSION (website availability check)]

@@ -63,7 +63,7 @@ async fn a_confirming_check_beyond_the_wait_queue_is_missed_and_counted() {
     assert!(results.iter().all(refused), "{results:?}");
     let message = results[0].message.as_deref().unwrap_or_default();
     assert!(message.contains("confirming checks"), "{message}");
-    assert_eq!(prober.read_metric("picket_prober_confirmations_refused_total"), 14.0);
-    assert_eq!(prober.read_metric("picket_prober_host_refusals_total"), 0.0);
+    assert_eq!(prober.read_metric("picket_prober_confirmations_rejected_total"), 14.0);
+    assert_eq!(prober.read_metric("picket_prober_host_rejections_total"), 0.0);
     assert_eq!(hanging.running_count(), 1);
 }

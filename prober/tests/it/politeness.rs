@@ -114,7 +114,7 @@ async fn a_check_that_waits_until_it_expires_is_missed_and_never_sent() {
     let message = result.message.unwrap();
     assert!(message.contains(&format!("its turn at {}, where 1 checks", server.address)), "{message}");
     assert_eq!(
-        (server.connection_count(), prober.read_metric("picket_prober_host_refusals_total")),
+        (server.connection_count(), prober.read_metric("picket_prober_host_rejections_total")),
         (1, 1.0)
     );
 }

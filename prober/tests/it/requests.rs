@@ -95,7 +95,7 @@ async fn a_bad_request_that_nobody_waits_for_is_parked_in_words_and_the_next_is_
         assert!(reason.contains(field) && reason.contains(value) && reason.contains(allowed), "{said}");
         assert_eq!((&said["payload"], &said["prober"]), (&json!(payload), &json!("one")));
     }
-    assert_eq!(prober.read_metric("picket_prober_rejected_total"), 5.0);
+    assert_eq!(prober.read_metric("picket_prober_invalid_messages_total"), 5.0);
 
     let payload = json!({"url": target.url("/ok")}).to_string();
     place.bus.client.publish(subject::region_check(&place.region), payload.clone().into()).await.unwrap();

@@ -179,7 +179,7 @@ async fn what_a_sink_holds_while_the_database_is_away_is_not_delivered_again() {
 
     stack.wait_rows(100).await;
     stack.wait_acknowledged().await;
-    assert_eq!(sink.metric_value("picket_sink_duplicates_total"), 0);
+    assert_eq!(sink.metric_value("picket_sink_duplicate_results_total"), 0);
     assert_eq!(sink.metric_value("picket_sink_batch_size_sum"), 100, "each was taken once");
     sink.running.drain().await;
 }

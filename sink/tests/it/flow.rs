@@ -19,8 +19,8 @@ async fn every_result_becomes_a_row_and_is_acknowledged() {
     stack.wait_rows(5_000).await;
     stack.wait_acknowledged().await;
     assert_eq!(sink.metric_value(r#"picket_sink_results_total{outcome="up",cause=""}"#), 5_000);
-    assert_eq!(sink.metric_value("picket_sink_delay_seconds_count"), 5_000);
-    assert_eq!(sink.metric_value("picket_sink_duplicates_total"), 0);
+    assert_eq!(sink.metric_value("picket_sink_result_delay_seconds_count"), 5_000);
+    assert_eq!(sink.metric_value("picket_sink_duplicate_results_total"), 0);
     assert!(sink.metric_value("picket_sink_batch_size_count") >= 3, "a batch has 2000 at most");
     sink.running.drain().await;
 }
@@ -49,7 +49,7 @@ async fn a_result_delivered_again_is_counted_and_makes_no_row() {
 
     stack.publish_results(0..100).await;
     eventually(TEST_TIMEOUT, "the duplicates", async || {
-        sink.metric_value("picket_sink_duplicates_total") == 100
+        sink.metric_value("picket_sink_duplicate_results_total") == 100
     })
     .await;
 
@@ -177,7 +177,7 @@ async fn a_sink_that_is_drained_under_load_leaves_the_rest_to_another() {
     assert_eq!((waiting, unacknowledged), (20_000 - rows.unsigned_abs(), 0));
     let next = stack.start_sink().await;
     stack.wait_rows(20_000).await;
-    assert_eq!(next.metric_value("picket_sink_duplicates_total"), 0);
+    assert_eq!(next.metric_value("picket_sink_duplicate_results_total"), 0);
     next.running.drain().await;
 }
 

@@ -42,7 +42,7 @@ async fn results_that_the_database_lost_after_they_were_acknowledged_come_back_f
 
     stack.wait_rows(300).await;
     sink.wait_ready().await;
-    assert_eq!(sink.metric_value("picket_sink_replayed_total"), 150);
+    assert_eq!(sink.metric_value("picket_sink_replayed_results_total"), 150);
     assert_eq!(sink.metric_value("picket_sink_replays_total"), 1, "a mere restart loses nothing");
     stack.publish_results(300..310).await;
     stack.wait_rows(310).await;

@@ -31,7 +31,7 @@ CROSS JOIN LATERAL (
 ) AS maintenance
 CROSS JOIN LATERAL (
     SELECT CASE WHEN (site.id, schedule.region_id) NOT IN (SELECT * FROM unnest($3::bigint[], $4::smallint[])) THEN
-        picket.seen_around(
+        picket.recent_results(
             site.id, schedule.region_id, schedule.interval_ms, schedule.phase_ms, schedule.valid_from, asked.moments, $5)
     END AS times
     OFFSET 0

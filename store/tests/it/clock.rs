@@ -28,7 +28,7 @@ async fn world_after_clock_jump() -> World {
              UPDATE picket.schedules SET valid_from = now() - interval '60 days';
              UPDATE picket.leases SET scheduled_through = now() - interval '45 days',
                  accounted_through = now() - interval '45 days';
-             UPDATE picket.rollup_state SET rolled_through = picket.start_of(picket.day_of(now()) - 20),
+             UPDATE picket.rollup_state SET rolled_through = picket.start_of_day(picket.day_of(now()) - 20),
                  days_through = picket.day_of(now()) - 20",
         )
         .await;

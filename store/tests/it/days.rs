@@ -10,7 +10,7 @@ async fn a_day_that_is_not_over_is_the_sum_of_its_full_hours_also_when_one_was_d
     const SUMMED: &str = "SELECT string_agg(t::text, ' ' ORDER BY t::text) FROM (
         SELECT picket.day_of(hour) AS day, site_id, region_id, sum(up), sum(down), sum(missed), sum(gap), sum(histogram)
         FROM picket.rollups_hourly, picket.rollup_state
-        WHERE hour >= picket.start_of(days_through) AND hour < picket.hour_of(rolled_through)
+        WHERE hour >= picket.start_of_day(days_through) AND hour < picket.hour_of(rolled_through)
         GROUP BY 1, 2, 3) AS t";
     let world = World::new().await;
     world.insert_rows().await;
@@ -35,8 +35,8 @@ async fn a_day_is_summed_up_again_when_one_of_its_hours_was() {
     let world = World::new().await;
     world
         .execute_sql(
-            "UPDATE picket.schedules SET valid_from = picket.start_of(picket.day_of(now()) - 1);
-             UPDATE picket.rollup_state SET rolled_through = picket.start_of(picket.day_of(now()) - 1),
+            "UPDATE picket.schedules SET valid_from = picket.start_of_day(picket.day_of(now()) - 1);
+             UPDATE picket.rollup_state SET rolled_through = picket.start_of_day(picket.day_of(now()) - 1),
                  days_through = picket.day_of(now()) - 1",
         )
         .await;
@@ -51,7 +51,7 @@ async fn a_day_is_summed_up_again_when_one_of_its_hours_was() {
     world
         .execute_sql(
             "UPDATE picket.check_results SET outcome = 'up', cause = NULL, total_us = 5000 WHERE outcome = 'missed'
-             AND scheduled_at < picket.start_of(picket.day_of(now()))",
+             AND scheduled_at < picket.start_of_day(picket.day_of(now()))",
         )
         .await;
     world.rebuild_dirty_hours().await;

@@ -9,7 +9,7 @@ mod leases;
 mod ledger;
 mod locks;
 mod odd_rows;
-mod older_rows;
+mod other_chain;
 mod pooler;
 mod public_rights;
 mod regions;

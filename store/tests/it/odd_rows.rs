@@ -5,7 +5,7 @@ use picket_proto::{
     site::{IntervalRange, SiteSpec},
 };
 use picket_store::{
-    Error, change_feed, maintenance, reports, schedules::SiteWithSchedules, site_status, sites,
+    Error, change_feed, maintenance, regions, reports, schedules::SiteWithSchedules, site_status, sites,
 };
 use sqlx::PgPool;
 
@@ -104,6 +104,49 @@ async fn a_row_that_cannot_be_decoded_is_a_site_with_a_problem_and_the_others_ar
     let status = site_status::list_site_status(&database.store).await.unwrap();
     assert_eq!(status.iter().filter(|site| site.problem.is_some()).count(), odd.len());
     assert!(status.iter().all(|site| site.site.len() < 10_000), "status shows a bounded part of a name");
+}
+
+#[tokio::test]
+async fn each_column_of_a_row_past_the_limits_can_still_be_changed_and_is_checked_when_it_is() {
+    let database = with_region().await;
+    for (url, column, value) in [
+        ("a", "tags", "'{a,NULL}'"),
+        ("b", "tags", "'{{a},{b}}'"),
+        ("c", "headers", "jsonb_build_object('A', (repeat('[', 200) || repeat(']', 200))::jsonb)"),
+        ("d", "name, body", "repeat('d', 1000000), repeat('d', 1000000)"),
+    ] {
+        insert_unchecked(&database.pool, &format!("url, {column}"), &format!("'http://{url}/', {value}"))
+            .await;
+    }
+    sqlx::raw_sql(
+        "INSERT INTO picket.regions (name) VALUES ('us');
+         INSERT INTO picket.sites (url, regions) VALUES ('http://e/', '{us}');
+         DELETE FROM picket.regions WHERE name = 'us'",
+    )
+    .execute(&database.pool)
+    .await
+    .unwrap();
+
+    let listed = sites::list_sites(&database.store).await.unwrap();
+    assert_eq!(
+        listed.iter().map(|site| site.spec.is_ok()).collect::<Vec<_>>(),
+        [false, false, false, false, true]
+    );
+    let region_is_gone = listed[4].problem.clone().unwrap_or_default();
+    assert!(region_is_gone.starts_with("regions: none of these is in use: us"), "{region_is_gone}");
+    // An error in one column does not prevent a change of the others.
+    let judged: Vec<_> =
+        listed[..4].iter().map(|site| (site.id, site.updated_at, "a problem".to_owned())).collect();
+    sites::set_problems(&database.store, &judged).await.unwrap();
+    sqlx::raw_sql("UPDATE picket.sites SET enabled = NOT enabled").execute(&database.pool).await.unwrap();
+    let refused =
+        sqlx::raw_sql("UPDATE picket.sites SET tags = '{b,NULL}'").execute(&database.pool).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("tags: '{b,NULL}' is not allowed; allowed: a list without NULL"),
+        "{refused}"
+    );
+    assert!(regions::add_region(&database.store, &"us".parse().unwrap()).await.unwrap());
+    sqlx::raw_sql("DELETE FROM picket.sites").execute(&database.pool).await.unwrap();
 }
 
 #[tokio::test]

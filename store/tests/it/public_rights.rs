@@ -27,10 +27,10 @@ const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
     ("picket.drop_rollups(integer)", "drops partitions, which only the owner can"),
     ("picket.prune(integer,integer,integer)", "deletes expired rows"),
     ("picket.roll_up(interval)", "writes rollups"),
-    ("picket.mend_rollups(interval)", "writes rollups"),
+    ("picket.rebuild_rollups(interval)", "writes rollups"),
     ("picket.roll_up_day()", "writes rollups"),
     ("picket.recount_rollups(timestamp with time zone)", "marks an hour of the rollups as changed"),
-    ("picket.close_unwatched(bigint[])", "closes incidents of sites that nobody watches"),
+    ("picket.close_unwatched_incidents(bigint[])", "closes incidents of sites that nobody watches"),
     (
         "picket.close_ledger(text,smallint[],bigint[],interval,interval,timestamp with time zone)",
         "writes missed rows and moves the ledger's mark, fenced by the lease",
@@ -56,7 +56,7 @@ const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
     ("report.ledger(timestamp with time zone,timestamp with time zone)", "counts ticks and rows"),
     ("picket.oldest_snapshot()", "sees the sessions of others, of which it tells an age"),
     // Locks.
-    ("picket.lock_outbox()", "locks a row that a sink may not lock itself"),
+    ("picket.try_lock_outbox()", "locks a row that a sink may not lock itself"),
 ];
 
 /// Every right of PUBLIC in this database and in the schemas that are ours, with the reason why it is one.

@@ -137,7 +137,7 @@ async fn the_checks_of_one_site_are_found_without_reading_those_of_others() {
     // Two hours of a hundred thousand checks, of a thousand sites.
     world
         .execute_sql("INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome)
-              SELECT picket.start_of(picket.day_of(now())) + tick * interval '72 seconds' + site * interval '60 ms', site,
+              SELECT picket.start_of_day(picket.day_of(now())) + tick * interval '72 seconds' + site * interval '60 ms', site,
                      (SELECT min(id) FROM picket.regions), 'scheduled', 'up'
               FROM generate_series(1, 100) AS tick, generate_series(1, 1000) AS site")
         .await;
@@ -145,7 +145,7 @@ async fn the_checks_of_one_site_are_found_without_reading_those_of_others() {
 
     let (plan,): (serde_json::Value,) = sqlx::query_as(
         "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON)
-         SELECT * FROM report.checks WHERE site_id = 7 AND scheduled_at >= picket.start_of(picket.day_of(now()))",
+         SELECT * FROM report.checks WHERE site_id = 7 AND scheduled_at >= picket.start_of_day(picket.day_of(now()))",
     )
     .fetch_one(&world.pool)
     .await

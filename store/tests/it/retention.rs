@@ -24,13 +24,13 @@ impl World {
         let through = if rolled_up { 0 } else { ago };
         self.execute_sql(&format!(
             "UPDATE picket.rollup_state SET days_through = picket.day_of(now()) - {through},
-                 rolled_through = picket.start_of(picket.day_of(now()) - {through})"
+                 rolled_through = picket.start_of_day(picket.day_of(now()) - {through})"
         ))
         .await;
     }
 
     async fn count_kept_days(&self) -> i64 {
-        self.query_text("SELECT picket.day_of(now()) - picket.day_of(picket.kept_since())")
+        self.query_text("SELECT picket.day_of(now()) - picket.day_of(picket.retained_since())")
             .await
             .parse()
             .unwrap()
@@ -45,7 +45,7 @@ async fn a_day_may_begin_while_no_coordinator_runs_for_a_week_ahead() {
     let kept = world
         .execute_sql(
             "INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome)
-             SELECT picket.start_of(picket.day_of(now()) + n), 1, 1, 'scheduled', 'up' FROM generate_series(0, 7) AS n",
+             SELECT picket.start_of_day(picket.day_of(now()) + n), 1, 1, 'scheduled', 'up' FROM generate_series(0, 7) AS n",
         )
         .await;
     assert_eq!(kept, 8);

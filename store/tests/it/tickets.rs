@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 
 use picket_proto::{Kind, Shard, SiteId, Timestamp, ticket::TicketClaims};
-use picket_store::{MIGRATOR, tickets::Keyring};
-use sqlx::{Executor, PgPool};
+use picket_store::tickets::Keyring;
+use sqlx::Executor;
 
-use crate::{new_database, open_store};
+use crate::new_database;
 
 #[tokio::test]
 async fn each_database_has_an_identity_and_a_key_of_its_own_and_requires_tickets() {
@@ -41,19 +41,16 @@ async fn each_database_has_an_identity_and_a_key_of_its_own_and_requires_tickets
 }
 
 #[tokio::test]
-async fn a_database_that_had_sites_when_it_was_migrated_requires_no_tickets_until_somebody_says_so() {
-    let url = picket_testkit::servers::shared_postgres().await.create_database().await;
-    let pool = PgPool::connect(&url).await.unwrap();
-    MIGRATOR.run_to(15, &pool).await.unwrap();
-    pool.execute("INSERT INTO picket.sites (url) VALUES ('http://a.example/')").await.unwrap();
-    let store = open_store(&url);
-    store.migrate(64).await.unwrap();
+async fn tickets_are_required_and_not_required_as_the_settings_say() {
+    let database = new_database().await;
+    let keyring = Keyring::load_from(&database.store).await.unwrap();
 
-    let keyring = Keyring::load_from(&store).await.unwrap();
-    assert!(!keyring.tickets().is_required());
-    pool.execute("UPDATE picket.settings SET require_tickets = true").await.unwrap();
-    assert!(keyring.refresh_keys(&store).await.unwrap().is_required());
-    assert!(keyring.tickets().is_required());
+    for required in [false, true] {
+        let sql = sqlx::query("UPDATE picket.settings SET require_tickets = $1").bind(required);
+        sql.execute(&database.pool).await.unwrap();
+        assert_eq!(keyring.refresh_keys(&database.store).await.unwrap().is_required(), required);
+        assert_eq!(keyring.tickets().is_required(), required);
+    }
 }
 
 #[tokio::test]

@@ -86,7 +86,7 @@ fn one_region_of_three_opens_nothing_however_long_it_fails() {
     let judgement = new_site_view(RULES).evaluate_results((1..50).map(|n| down_result(1, n * 2)).collect());
 
     assert_eq!(judgement.changes, []);
-    assert!(judgement.states.unwrap()[0].down);
+    assert!(judgement.states.unwrap()[0].is_down);
 }
 
 #[test]

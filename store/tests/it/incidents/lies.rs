@@ -59,8 +59,8 @@ async fn a_region_that_was_down_in_the_future_is_up_with_its_next_results() {
     let later = now().saturating_add(Duration::from_secs(280)).as_micros();
     world
         .execute_sql(&format!(
-            r#"INSERT INTO picket.site_states SELECT {}, jsonb_build_array(jsonb_build_object('region', id, 'last_us', {later},
-                 'kind', 'scheduled', 'fails', 2, 'oks', 0, 'down', true, 'failing_since_us', {later}))
+            r#"INSERT INTO picket.site_states SELECT {}, jsonb_build_array(jsonb_build_object('region', id, 'last_scheduled_us', {later},
+                 'kind', 'scheduled', 'consecutive_failures', 2, 'consecutive_successes', 0, 'is_down', true, 'failing_since_us', {later}))
                FROM picket.regions WHERE name = 'asia'"#,
             world.site
         ))

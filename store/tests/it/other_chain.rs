@@ -1,0 +1,68 @@
+//! Databases whose migrations are not those of this build.
+
+use picket_store::{Error, MIGRATOR};
+use sqlx::{Executor, PgPool};
+
+use crate::{new_database, open_store};
+
+/// Records migrations as a development build left them that had another chain.
+const OTHER_CHAIN: &str = "
+    CREATE SCHEMA picket;
+    CREATE TABLE public._sqlx_migrations (
+        version bigint PRIMARY KEY, description text NOT NULL, installed_on timestamptz NOT NULL DEFAULT now(),
+        success boolean NOT NULL, checksum bytea NOT NULL, execution_time bigint NOT NULL);
+    INSERT INTO public._sqlx_migrations (version, description, success, checksum, execution_time)
+    SELECT version, CASE version WHEN 1 THEN 'sites and schedules' ELSE 'other' END, true, sha384(version::text::bytea), 0
+    FROM generate_series(1, 26) AS version";
+
+#[tokio::test]
+async fn a_database_of_another_chain_of_migrations_is_refused_with_what_to_do_and_stays_as_it_is() {
+    let url = picket_testkit::servers::shared_postgres().await.create_database().await;
+    let pool = PgPool::connect(&url).await.unwrap();
+    pool.execute(OTHER_CHAIN).await.unwrap();
+    let store = open_store(&url);
+
+    for refused in [
+        store.check_schema().await.unwrap_err(),
+        store.migrate(64).await.unwrap_err(),
+        store.wait_ready(|error| panic!("waiting cannot help: {error}")).await.unwrap_err(),
+    ] {
+        assert!(matches!(refused, Error::SchemaIncompatible { version: 1, .. }), "{refused:?}");
+        let text = refused.to_string();
+        for part in
+            ["migration 1 is 'sites and schedules', not 'sites'", "'picket export'", ".picket/postgres"]
+        {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+    let applied: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM public._sqlx_migrations").fetch_one(&pool).await.unwrap();
+    assert_eq!(applied, 26);
+}
+
+#[tokio::test]
+async fn migrations_of_a_later_build_are_no_other_chain() {
+    let database = new_database().await;
+    let later =
+        "INSERT INTO public._sqlx_migrations (version, description, success, checksum, execution_time)
+                 VALUES (9999, 'later', true, sha384('later'), 0)";
+    database.pool.execute(later).await.unwrap();
+
+    database.store.check_schema().await.unwrap();
+}
+
+/// There has been no release, so no file may define anew what an earlier file defines.
+#[test]
+fn each_object_of_the_schema_is_created_by_one_statement() {
+    let mut created = std::collections::BTreeMap::<String, usize>::new();
+    for migration in MIGRATOR.iter() {
+        let sql = migration.sql.as_str();
+        assert!(!sql.contains("CREATE OR REPLACE"), "{}", migration.description);
+        for line in sql.lines().filter(|line| line.starts_with("CREATE ")) {
+            let words = line.split([' ', '(']).filter(|word| !["UNIQUE", "BEFORE", "AFTER"].contains(word));
+            *created.entry(words.take(3).collect::<Vec<_>>().join(" ")).or_default() += 1;
+        }
+    }
+    created.retain(|_, count| *count > 1);
+    assert_eq!(created, [].into());
+}
