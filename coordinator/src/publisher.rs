@@ -19,7 +19,7 @@ use async_nats::{
     header::{NATS_MESSAGE_ID, NATS_MESSAGE_TTL},
 };
 use bytes::Bytes;
-use picket_proto::{Epoch, Kind, Shard, Timestamp};
+use picket_proto::{Epoch, Kind, ScheduledTick, Timestamp};
 use picket_runtime::{
     Backoff, Bus, ErrorChain,
     clock::{Boottime, DbClock},
@@ -45,23 +45,18 @@ pub struct Job {
     pub subject: Subject,
     /// What.
     pub payload: Bytes,
-    /// When it is due.
-    pub scheduled_at: Timestamp,
-    /// Past this it is not worth publishing.
-    pub expires_at: Timestamp,
-    /// Its shard, for the fence.
-    pub shard: Shard,
+    /// The tick that it is for.
+    pub tick: ScheduledTick,
     /// The epoch that it was planned under, for the fence.
     pub epoch: Epoch,
-    /// A tick, which the ledger wants to hear of if it is given up, or a confirming check, which is none.
-    pub kind: Kind,
 }
 
 impl Job {
     /// Tells the ledger that this was given up.
     fn record_gap(&self, lapses: &PublishGaps) {
-        if self.kind == Kind::Scheduled {
-            lapses.record_gap(self.shard, just_before(self.scheduled_at), self.expires_at);
+        let ScheduledTick { shard, kind, scheduled_at, expires_at, .. } = self.tick;
+        if kind == Kind::Scheduled {
+            lapses.record_gap(shard, just_before(scheduled_at), expires_at);
         }
     }
 }
@@ -193,8 +188,8 @@ impl Publisher {
         let mut sent = Vec::with_capacity(jobs.len());
         for job in jobs {
             let now = Boottime::now();
-            let gateway = self.fence.check_admission(job.shard, job.epoch, now);
-            let life = job.expires_at.saturating_duration_since(clock.time_at(now));
+            let gateway = self.fence.check_admission(job.tick.shard, job.epoch, now);
+            let life = job.tick.expires_at.saturating_duration_since(clock.time_at(now));
             if gateway == Admission::Closed || life.is_zero() {
                 let cause = if life.is_zero() { "expired" } else { "fenced" };
                 self.metrics.jobs_lost.get_or_create(&JobsLostLabel { cause }).inc();
