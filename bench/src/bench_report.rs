@@ -1,4 +1,4 @@
-//! What was measured, as JSON and as Markdown.
+//! Results of the prober bench, as JSON and as Markdown.
 
 use std::{
     fmt::Write as _,
@@ -12,21 +12,21 @@ use serde::Serialize;
 
 use crate::{Error, idle_memory::IdleMemory};
 
-/// How any of them is run.
+/// Options of all benches.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct RunOptions {
-    /// A few seconds of all of it, to see that it works; its numbers say nothing
+    /// Run for a few seconds to see that everything works; the numbers are meaningless
     #[arg(long)]
     pub(crate) smoke: bool,
-    /// Writes the numbers to this file as JSON
+    /// Write the numbers to this file as JSON
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,
 }
 
-/// Writes the numbers to a file as JSON, if one is asked for, and prints the Markdown.
+/// Writes the numbers to a file as JSON, if requested, and prints the Markdown.
 ///
 /// # Errors
-/// When either cannot be written.
+/// Fails if either cannot be written.
 pub(crate) fn write_results(
     json: Option<&Path>,
     numbers: &impl Serialize,
@@ -40,25 +40,25 @@ pub(crate) fn write_results(
     out.write_all(markdown.as_bytes()).map_err(|error| Error::System("standard output", error))
 }
 
-/// One round of one side.
+/// Single round of one contender.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct ProberRound {
     pub(crate) checks: u64,
-    /// Of the whole process, which does nothing else.
+    /// CPU time of the whole process, which does nothing else.
     pub(crate) cpu_s: f64,
     pub(crate) wall_s: f64,
 }
 
-/// Turns: ours, the bare loop's and hyper's, under the same conditions.
+/// Turns of the prober's check, the bare loop and hyper, under the same conditions.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct WidthResult {
     pub(crate) tls: bool,
-    /// How many at once.
+    /// Number of concurrent checks.
     pub(crate) width: usize,
     pub(crate) turns: Vec<[ProberRound; 3]>,
 }
 
-/// What waits.
+/// Memory of waiting checks, by contender.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct MemoryComparison {
     pub(crate) tls: bool,
@@ -66,12 +66,12 @@ pub(crate) struct MemoryComparison {
     pub(crate) bare: IdleMemory,
 }
 
-/// All of it.
+/// All results of the prober bench.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct ProberReport {
     cores: usize,
     cpu: String,
-    /// Whether this build's numbers say anything.
+    /// True if this is an optimized build, whose numbers are meaningful.
     optimized: bool,
     settings: Vec<WidthSummary>,
     memory: Vec<MemoryComparison>,
@@ -81,9 +81,9 @@ pub(crate) struct ProberReport {
 struct WidthSummary {
     #[serde(flatten)]
     setting: WidthResult,
-    /// Checks per CPU-second, ours by the bare loop's.
+    /// Checks per CPU-second of the prober, relative to the bare loop.
     ratio: MedianRange,
-    /// The same by hyper's.
+    /// Checks per CPU-second of the prober, relative to hyper.
     hyper_ratio: MedianRange,
     hyper_cpu_us: MedianRange,
     check_cpu_us: MedianRange,
@@ -104,10 +104,10 @@ impl MedianRange {
         let mut numbers: Vec<f64> = numbers.collect();
         numbers.sort_by(f64::total_cmp);
         let at = |place: usize| numbers.get(place).copied().unwrap_or(f64::NAN);
-        let middle = numbers.len() / 2;
+        let half = numbers.len() / 2;
         let median = match numbers.len() % 2 {
-            0 if middle > 0 => f64::midpoint(at(middle - 1), at(middle)),
-            _ => at(middle),
+            0 if half > 0 => f64::midpoint(at(half - 1), at(half)),
+            _ => at(half),
         };
         Self { least: at(0), median, most: at(numbers.len().saturating_sub(1)) }
     }
@@ -126,17 +126,17 @@ impl ProberRound {
 impl ProberReport {
     pub(crate) fn new(settings: Vec<WidthResult>, memory: Vec<MemoryComparison>) -> Self {
         let summed = |setting: WidthResult| {
-            let of = |number: fn(&[ProberRound; 3]) -> f64| {
+            let range = |number: fn(&[ProberRound; 3]) -> f64| {
                 MedianRange::from_numbers(setting.turns.iter().map(number))
             };
             WidthSummary {
-                ratio: of(|[check, bare, _]| bare.cpu_us() / check.cpu_us()),
-                hyper_ratio: of(|[check, _, hyper]| hyper.cpu_us() / check.cpu_us()),
-                hyper_cpu_us: of(|[.., hyper]| hyper.cpu_us()),
-                check_cpu_us: of(|[check, ..]| check.cpu_us()),
-                bare_cpu_us: of(|[_, bare, _]| bare.cpu_us()),
-                check_per_s: of(|[check, ..]| check.checks_per_s()),
-                bare_per_s: of(|[_, bare, _]| bare.checks_per_s()),
+                ratio: range(|[check, bare, _]| bare.cpu_us() / check.cpu_us()),
+                hyper_ratio: range(|[check, _, hyper]| hyper.cpu_us() / check.cpu_us()),
+                hyper_cpu_us: range(|[.., hyper]| hyper.cpu_us()),
+                check_cpu_us: range(|[check, ..]| check.cpu_us()),
+                bare_cpu_us: range(|[_, bare, _]| bare.cpu_us()),
+                check_per_s: range(|[check, ..]| check.checks_per_s()),
+                bare_per_s: range(|[_, bare, _]| bare.checks_per_s()),
                 setting,
             }
         };
@@ -149,10 +149,12 @@ impl ProberReport {
         }
     }
 
-    /// At so many at once: our checks per CPU-second by the bare loop's, and what one of the bare loop's costs in µs.
+    /// Results at a number of concurrent checks: checks per CPU-second of the prober relative to
+    /// the bare loop, and the CPU time of a bare request in µs.
     pub(crate) fn ratio_at_width(&self, tls: bool, width: usize) -> (f64, f64) {
-        let setting = self.settings.iter().find(|one| one.setting.tls == tls && one.setting.width == width);
-        setting.map_or((f64::NAN, f64::NAN), |one| (one.ratio.median, one.bare_cpu_us.median))
+        let setting =
+            self.settings.iter().find(|summary| summary.setting.tls == tls && summary.setting.width == width);
+        setting.map_or((f64::NAN, f64::NAN), |summary| (summary.ratio.median, summary.bare_cpu_us.median))
     }
 
     pub(crate) fn to_markdown(&self) -> String {
@@ -170,7 +172,7 @@ impl ProberReport {
             self.cores, self.cpu
         )?;
         if !self.optimized {
-            writeln!(text, "A debug build: these numbers say nothing.")?;
+            writeln!(text, "A debug build: these numbers are meaningless.")?;
         }
         writeln!(
             text,
@@ -181,37 +183,37 @@ impl ProberReport {
             "| | at once | ratio | CPU µs a check, ours | bare | hyper alone | ratio to that | checks a second, ours | bare |"
         )?;
         writeln!(text, "| --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
-        for one in &self.settings {
+        for summary in &self.settings {
             writeln!(
                 text,
                 "| {} | {} | **{:.2}** ({:.2} to {:.2}) | {:.1} | {:.1} | {:.1} | {:.2} | {:.0} | {:.0} |",
-                scheme_name(one.setting.tls),
-                one.setting.width,
-                one.ratio.median,
-                one.ratio.least,
-                one.ratio.most,
-                one.check_cpu_us.median,
-                one.bare_cpu_us.median,
-                one.hyper_cpu_us.median,
-                one.hyper_ratio.median,
-                one.check_per_s.median,
-                one.bare_per_s.median,
+                scheme_name(summary.setting.tls),
+                summary.setting.width,
+                summary.ratio.median,
+                summary.ratio.least,
+                summary.ratio.most,
+                summary.check_cpu_us.median,
+                summary.bare_cpu_us.median,
+                summary.hyper_cpu_us.median,
+                summary.hyper_ratio.median,
+                summary.check_per_s.median,
+                summary.bare_per_s.median,
             )?;
         }
         writeln!(text, "\nChecks that wait for a site which has taken the request and never answers:\n")?;
         writeln!(text, "| | waiting | KiB each, ours | bare | more than bare | the future of ours, bytes |")?;
         writeln!(text, "| --- | --- | --- | --- | --- | --- |")?;
-        for one in &self.memory {
-            let kib = |found: IdleMemory| found.bytes_each as f64 / 1_024.0;
+        for comparison in &self.memory {
+            let kib = |memory: IdleMemory| memory.bytes_each as f64 / 1_024.0;
             writeln!(
                 text,
                 "| {} | {} | {:.1} | {:.1} | {:.1} | {} |",
-                scheme_name(one.tls),
-                one.check.checks,
-                kib(one.check),
-                kib(one.bare),
-                kib(one.check) - kib(one.bare),
-                one.check.future_bytes,
+                scheme_name(comparison.tls),
+                comparison.check.checks,
+                kib(comparison.check),
+                kib(comparison.bare),
+                kib(comparison.check) - kib(comparison.bare),
+                comparison.check.future_bytes,
             )?;
         }
         Ok(())
@@ -222,7 +224,7 @@ fn scheme_name(tls: bool) -> &'static str {
     if tls { "TLS" } else { "plain" }
 }
 
-/// The processor's name.
+/// Model name of the processor.
 pub(crate) fn cpu_model() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));

@@ -1,5 +1,5 @@
-//! `chain`: everything on one machine, each part a process of its own; what a check costs in each, how late it is, and
-//! how soon its row is there.
+//! `chain`: all parts on a single machine, each as its own process. Measures the cost of a check in
+//! each part, the lateness, and the delay until its row is committed.
 
 use std::{fmt::Write, time::Duration};
 
@@ -16,49 +16,50 @@ use crate::{
     window::MeasurementWindow,
 };
 
-/// What is offered, and for how long.
+/// Offered load and durations.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// Checks a second at which the chain is measured at length
+    /// Rates at which the chain is measured at length, in checks per second
     #[arg(long, value_delimiter = ',', default_values_t = [100, 1_000])]
     pub(crate) rates: Vec<u32>,
-    /// Then more and more, from the last of these on by half of an octave, until it does not keep up; 0: no more
+    /// Maximum rate: from the last of the rates, the load rises by half an octave until the chain
+    /// no longer keeps up; 0 measures the given rates only
     #[arg(long, default_value_t = 32_000)]
     pub(crate) most: u32,
-    /// How long each rate is measured, in seconds
+    /// Measured time at each rate, in seconds
     #[arg(long, default_value_t = 20)]
     pub(crate) seconds: u64,
-    /// The same while more and more is offered
+    /// Measured time at each rate while the load rises, in seconds
     #[arg(long, default_value_t = 8)]
     pub(crate) climb_seconds: u64,
-    /// How often each site is checked, in seconds
+    /// Interval of each site, in seconds
     #[arg(long, default_value_t = 5)]
     pub(crate) interval: u32,
     #[command(flatten)]
     pub(crate) run_options: RunOptions,
 }
 
-/// What was found at one rate.
+/// Results at a single rate.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct LoadPoint {
-    /// Checks a second that are due.
+    /// Due checks per second.
     pub(crate) offered: u32,
     pub(crate) schedules: i64,
     pub(crate) seconds: f64,
-    /// Ticks of the span, and the rows that they have.
+    /// Ticks of the span, and the rows found for them.
     pub(crate) expected: i64,
     pub(crate) found: i64,
     pub(crate) up: i64,
     pub(crate) missed: i64,
-    /// Ticks without a row, however long they were waited for.
+    /// Ticks without a row at the end of the wait.
     pub(crate) unaccounted: i64,
-    /// CPU time a check in µs, by process.
+    /// CPU time per check in µs, by process.
     pub(crate) cpu_us: Vec<(&'static str, f64)>,
     /// Memory in bytes (PSS), by process.
     pub(crate) memory: Vec<(&'static str, u64)>,
-    /// From the due time to the start of the check, in ms.
+    /// Time from the tick to the start of the check, in ms.
     pub(crate) lateness_ms: Percentiles,
-    /// From the due time to the commit of the row, in ms.
+    /// Time from the tick to the commit of the row, in ms.
     pub(crate) delay_ms: Percentiles,
 }
 
@@ -68,49 +69,52 @@ impl LoadPoint {
     }
 
     pub(crate) fn part_us(&self, name: &str) -> f64 {
-        self.cpu_us.iter().filter(|(of, _)| *of == name).map(|(_, us)| us).sum()
+        self.cpu_us.iter().filter(|(process, _)| *process == name).map(|(_, us)| us).sum()
     }
 
-    /// Checks that were really done, a second.
+    /// Completed checks per second.
     pub(crate) fn checks_per_s(&self) -> f64 {
         (self.found - self.missed) as f64 / self.seconds
     }
 
-    /// Whether nothing is left lying: each tick was checked, and soon.
+    /// Returns true if the chain kept up: each tick was checked in time.
     fn is_sustained(&self) -> bool {
-        const LATE_MS: f64 = 1_000.0;
-        self.unaccounted == 0 && self.missed * 1_000 <= self.expected && self.lateness_ms.p99 < LATE_MS
+        const MAX_LATENESS_MS: f64 = 1_000.0;
+        self.unaccounted == 0
+            && self.missed * 1_000 <= self.expected
+            && self.lateness_ms.p99 < MAX_LATENESS_MS
     }
 }
 
-/// All of it.
+/// All results of the chain bench.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct ChainReport {
     pub(crate) levels: Vec<LoadPoint>,
-    /// The highest rate at which it kept up, if it did at any, in checks a second.
+    /// Highest rate at which the chain kept up, in checks per second.
     pub(crate) sustained_per_s: Option<f64>,
-    /// On disk, with the indexes.
+    /// Bytes on disk per row, including indexes.
     pub(crate) bytes_per_row: f64,
 }
 
-/// How long rows are waited for when a span is over, where more may have been offered than can be done.
+/// Maximum wait for rows after a span at rates that may exceed the capacity.
 const ROW_WAIT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The same at rates that every machine should keep up with: so long only if something is wrong.
+/// Maximum wait for rows at modest rates, which every machine should sustain. A long wait means a
+/// failure.
 const MODEST_ROW_WAIT_TIMEOUT: Duration = Duration::from_secs(90);
-/// The highest such rate, in checks a second.
+/// Highest modest rate, in checks per second.
 const MAX_MODEST_RATE: u32 = 1_000;
 
-/// Our processes, ready.
+/// Running processes of the chain.
 pub(crate) struct ChainProcesses {
     processes: Vec<Process>,
     pids: Vec<(&'static str, u32)>,
 }
 
 impl ChainProcesses {
-    /// Starts one of each.
+    /// Starts a process of each kind.
     pub(crate) async fn start(bed: &Testbed) -> Result<Self, Error> {
         let coordinator = bed.spawn_coordinator()?;
-        // All sites are on a few hosts here.
+        // All sites of the bench share a few hosts.
         let prober = ["--region", REGION, "--allow-addresses", "127.0.0.0/8", "--per-host", "1000"];
         let prober = bed.spawn_process("picket-prober", &prober)?;
         let sink = bed.spawn_process("picket-sink", &[])?;
@@ -129,12 +133,12 @@ impl ChainProcesses {
         Ok(Self { processes, pids: parts })
     }
 
-    /// Waits until the coordinator holds so many schedules.
+    /// Waits until the coordinator holds this number of schedules.
     pub(crate) async fn wait_scheduled(&self, schedules: u32) -> Result<(), Error> {
         crate::coordinator::wait_scheduled(&self.processes[0], schedules).await
     }
 
-    /// Stops them in order.
+    /// Stops the processes gracefully.
     pub(crate) async fn stop(self) -> Result<(), Error> {
         for process in self.processes {
             process.stop().await?;
@@ -142,7 +146,7 @@ impl ChainProcesses {
         Ok(())
     }
 
-    /// Measures what runs, for so long.
+    /// Measures the running processes for `length`.
     pub(crate) async fn measure_load(
         &self,
         bed: &Testbed,
@@ -151,7 +155,7 @@ impl ChainProcesses {
     ) -> Result<LoadPoint, Error> {
         let span = MeasurementWindow::observe(bed, &self.pids, length).await?;
         let mut level = wait_for_rows(bed, offered, &span).await?;
-        // What was given up cost less, and is no check.
+        // Missed checks cost less and do not count as checks.
         level.cpu_us = span.cpu_us((level.found - level.missed).max(1));
         level.memory = span.memory;
         log_progress(format_args!(
@@ -169,13 +173,13 @@ impl ChainProcesses {
     }
 }
 
-/// Measures, and prints Markdown.
+/// Measures and prints Markdown.
 pub(crate) async fn run(options: &Options) -> Result<(), Error> {
     let chain = measure_chain(options).await?;
     crate::bench_report::write_results(options.run_options.json.as_deref(), &chain, &chain.to_markdown())
 }
 
-/// Measures.
+/// Measures the chain.
 pub(crate) async fn measure_chain(options: &Options) -> Result<ChainReport, Error> {
     let options = if options.run_options.smoke {
         Options { rates: vec![20, 40], most: 0, seconds: 2, interval: 1, ..options.clone() }
@@ -191,17 +195,19 @@ pub(crate) async fn measure_chain(options: &Options) -> Result<ChainReport, Erro
     let mut next = f64::from(options.rates.last().copied().unwrap_or_default()) * 2.0;
     while next <= f64::from(options.most) {
         offered.push((next as u32, options.climb_seconds));
+        // Half an octave.
         next *= std::f64::consts::SQRT_2;
     }
     for (rate, seconds) in offered {
-        let more = rate * options.interval;
-        bed.add_sites(sites + 1, more, options.interval, &target.addresses.plain).await?;
-        sites = sites.max(more);
-        // Each site has its turn once, and whoever is new in the first seconds is as old as the rest.
+        let site_count = rate * options.interval;
+        bed.add_sites(sites + 1, site_count, options.interval, &target.addresses.plain).await?;
+        sites = sites.max(site_count);
+        // Each site has been due once, and new sites run as steadily as the others.
         sleep(Duration::from_secs(u64::from(options.interval) + 1)).await;
         let level = running.measure_load(&bed, rate, Duration::from_secs(seconds)).await?;
         let keeps_up = level.is_sustained();
         levels.push(level);
+        // Higher rates are not sustained either.
         if !keeps_up && rate > MAX_MODEST_RATE {
             break;
         }
@@ -209,22 +215,22 @@ pub(crate) async fn measure_chain(options: &Options) -> Result<ChainReport, Erro
     let sustained =
         levels.iter().filter(|level| level.is_sustained()).map(LoadPoint::checks_per_s).reduce(f64::max);
     let bytes_per_row = measure_bytes_per_row(&bed).await?;
-    // What is under way after more was offered than could be done takes long to drain, and is nobody's concern.
+    // Work left over from an overload takes long to drain and does not matter here.
     bed.execute_sql("UPDATE picket.sites SET enabled = false").await?;
     running.stop().await?;
     bed.stop().await?;
     Ok(ChainReport { levels, sustained_per_s: sustained, bytes_per_row })
 }
 
-/// What became of the ticks of a span, once all have a row or have been waited for long enough.
+/// Counts the outcomes of the ticks in a span, after all have a row or the wait has timed out.
 async fn wait_for_rows(bed: &Testbed, offered: u32, span: &MeasurementWindow) -> Result<LoadPoint, Error> {
-    const EXPECTED: &str =
+    const EXPECTED_SQL: &str =
         "SELECT coalesce(sum(picket.tick_count(interval_ms, phase_ms, greatest(valid_from, $1),
             least(coalesce(valid_to, $2), $2))), 0)::bigint, count(*) FILTER (WHERE valid_to IS NULL)
         FROM picket.schedules WHERE valid_from < $2 AND (valid_to IS NULL OR valid_to > $1)";
-    const COUNT: &str = "SELECT count(*) FROM picket.check_results
+    const COUNT_SQL: &str = "SELECT count(*) FROM picket.check_results
         WHERE scheduled_at > $1 AND scheduled_at <= $2 AND kind = 'scheduled'";
-    const UNACCOUNTED: &str = "SELECT count(*) FROM picket.schedules AS schedule
+    const UNACCOUNTED_SQL: &str = "SELECT count(*) FROM picket.schedules AS schedule
         CROSS JOIN picket.ticks(interval_ms, phase_ms, valid_from, coalesce(valid_to, 'infinity'), $1, $2) AS tick
         LEFT JOIN picket.check_results AS result
           ON result.scheduled_at = tick AND result.site_id = schedule.site_id
@@ -232,46 +238,46 @@ async fn wait_for_rows(bed: &Testbed, offered: u32, span: &MeasurementWindow) ->
         WHERE result.site_id IS NULL";
 
     let (database, from, until) = (&bed.database, span.from, span.until);
-    let expected: (i64, i64) = sqlx::query_as(EXPECTED)
+    let expected: (i64, i64) = sqlx::query_as(EXPECTED_SQL)
         .bind(from)
         .bind(until)
         .fetch_one(database)
         .await
-        .map_err(with_context("what is due"))?;
-    let over =
+        .map_err(with_context("due ticks"))?;
+    let deadline =
         Instant::now() + if offered > MAX_MODEST_RATE { ROW_WAIT_TIMEOUT } else { MODEST_ROW_WAIT_TIMEOUT };
     loop {
-        let count: i64 = sqlx::query_scalar(COUNT)
+        let count: i64 = sqlx::query_scalar(COUNT_SQL)
             .bind(from)
             .bind(until)
             .fetch_one(database)
             .await
             .map_err(with_context("rows"))?;
-        if count >= expected.0 || Instant::now() > over {
+        if count >= expected.0 || Instant::now() > deadline {
             break;
         }
         sleep(Duration::from_millis(100)).await;
     }
-    let unaccounted: i64 = sqlx::query_scalar(UNACCOUNTED)
+    let unaccounted: i64 = sqlx::query_scalar(UNACCOUNTED_SQL)
         .bind(from)
         .bind(until)
         .fetch_one(database)
         .await
         .map_err(with_context("the ledger"))?;
-    let found = span.read_tick_stats(bed, "picket.check_results").await?;
+    let stats = span.read_tick_stats(bed, "picket.check_results").await?;
     Ok(LoadPoint {
         offered,
         schedules: expected.1,
         seconds: span.length_seconds(),
         expected: expected.0,
-        found: found.rows,
-        up: found.up,
-        missed: found.missed,
+        found: stats.rows,
+        up: stats.up,
+        missed: stats.missed,
         unaccounted,
         cpu_us: Vec::new(),
         memory: Vec::new(),
-        lateness_ms: found.lateness_ms,
-        delay_ms: found.delay_ms,
+        lateness_ms: stats.lateness_ms,
+        delay_ms: stats.delay_ms,
     })
 }
 
@@ -283,7 +289,7 @@ async fn measure_bytes_per_row(bed: &Testbed) -> Result<f64, Error> {
     Ok(bed.query_number(size).await? as f64 / rows.max(1) as f64)
 }
 
-/// What the levels have in common with others that are measured so.
+/// Builds the table of load points, also for other benches.
 pub(crate) fn build_table(levels: &[LoadPoint]) -> Table {
     let parts = levels.first().map(|level| level.cpu_us.clone()).unwrap_or_default();
     let mut head = vec!["checks/s offered".to_owned(), "done".to_owned(), "schedules".to_owned()];
@@ -313,12 +319,12 @@ pub(crate) fn build_table(levels: &[LoadPoint]) -> Table {
 }
 
 impl ChainReport {
-    /// The level at the highest rate at which it kept up.
+    /// Load point at the highest sustained rate.
     pub(crate) fn highest_sustained(&self) -> Option<&LoadPoint> {
         self.levels.iter().rfind(|level| level.is_sustained())
     }
 
-    /// The level at half of what it sustains, or the next above.
+    /// Load point at half of the sustained rate, or the next above.
     pub(crate) fn half_sustained(&self) -> Option<&LoadPoint> {
         let half = self.sustained_per_s? / 2.0;
         self.levels.iter().find(|level| f64::from(level.offered) >= half * 0.99)

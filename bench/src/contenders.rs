@@ -1,5 +1,5 @@
-//! The sides of the comparison: the prober's check, the least that does the same request with reqwest, and the least
-//! that does it with hyper alone.
+//! Contenders of the comparison: the prober's check, the minimal equivalent with reqwest, and the
+//! minimal equivalent with hyper alone.
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -26,20 +26,21 @@ use tokio_rustls::TlsConnector;
 
 use crate::Error;
 
-/// Which of them.
+/// Kind of contender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum ContenderKind {
-    /// `picket_prober::http::Checker`.
+    /// `picket_prober::check::Checker`.
     Check,
-    /// One reqwest client: send, read the body to its end, look at the status. No timeout, no timing, no vetting of
-    /// addresses; like a check a fresh connection with a whole handshake each time.
+    /// A reqwest client: sends the request, reads the body to the end and checks the status.
+    /// Without timeout, timings and address policy. Like a check, each request uses a fresh
+    /// connection with a full handshake.
     Bare,
-    /// hyper on a connection that is opened for the request; no client, no pool, no URL.
+    /// hyper on a connection opened for the request, without a client, a pool or a URL.
     Hyper,
 }
 
-/// One side, ready. Clones share everything.
+/// Contender ready to run. Clones share all state.
 #[derive(Clone)]
 pub(crate) enum Contender {
     Check(Box<Checker>),
@@ -48,9 +49,9 @@ pub(crate) enum Contender {
 }
 
 impl Contender {
-    /// `authority` is a file with what is to be trusted.
-    pub(crate) fn new(which: ContenderKind, authority: &Path) -> Result<Self, Error> {
-        match which {
+    /// Creates a contender that trusts the certificates in the file `authority`.
+    pub(crate) fn new(kind: ContenderKind, authority: &Path) -> Result<Self, Error> {
+        match kind {
             ContenderKind::Check => {
                 let allow = vec!["127.0.0.0/8".parse().map_err(|why| Error::Failed(format!("{why}")))?];
                 let limits = CheckLimits {
@@ -74,32 +75,32 @@ impl Contender {
         }
     }
 
-    /// Does the request once.
+    /// Performs the request once.
     ///
     /// # Errors
-    /// When the answer is not a 200 that came whole.
-    pub(crate) async fn run_once(&self, asked: &TargetRequest) -> Result<(), Error> {
+    /// Fails unless the response is a complete 200.
+    pub(crate) async fn run_once(&self, request: &TargetRequest) -> Result<(), Error> {
         match self {
-            Self::Check(checker) => check_once(checker, asked).await,
-            Self::Bare(client) => bare_once(client, asked).await,
-            Self::Hyper(connector) => hyper_once(connector, asked).await,
+            Self::Check(checker) => check_once(checker, request).await,
+            Self::Bare(client) => bare_once(client, request).await,
+            Self::Hyper(connector) => hyper_once(connector, request).await,
         }
     }
 }
 
-/// [`Side::once`] by our check.
-pub(crate) async fn check_once(checker: &Checker, asked: &TargetRequest) -> Result<(), Error> {
-    let seen = checker.run_check(&asked.check).await;
-    match seen.outcome {
+/// [`Contender::run_once`] by the prober's check.
+pub(crate) async fn check_once(checker: &Checker, request: &TargetRequest) -> Result<(), Error> {
+    let result = checker.run_check(&request.check).await;
+    match result.outcome {
         Outcome::Up => Ok(()),
-        _ => Err(Error::Failed(format!("a check failed: {seen:?}"))),
+        _ => Err(Error::Failed(format!("a check failed: {result:?}"))),
     }
 }
 
-/// [`Side::once`] by the bare loop.
-pub(crate) async fn bare_once(client: &Client, asked: &TargetRequest) -> Result<(), Error> {
+/// [`Contender::run_once`] by the bare loop.
+pub(crate) async fn bare_once(client: &Client, request: &TargetRequest) -> Result<(), Error> {
     let failed = |why: reqwest::Error| Error::Failed(format!("a request failed: {why:?}"));
-    let mut response = client.get(asked.check.url.clone()).send().await.map_err(failed)?;
+    let mut response = client.get(request.check.url.clone()).send().await.map_err(failed)?;
     while let Some(chunk) = response.chunk().await.map_err(failed)? {
         std::hint::black_box(chunk.len());
     }
@@ -109,28 +110,28 @@ pub(crate) async fn bare_once(client: &Client, asked: &TargetRequest) -> Result<
     }
 }
 
-/// [`Side::once`] by hyper alone.
-pub(crate) async fn hyper_once(connector: &TlsConnector, asked: &TargetRequest) -> Result<(), Error> {
+/// [`Contender::run_once`] by hyper alone.
+pub(crate) async fn hyper_once(connector: &TlsConnector, request: &TargetRequest) -> Result<(), Error> {
     let connect = |error| Error::System("a connection", error);
-    let stream = TcpStream::connect(asked.address).await.map_err(connect)?;
+    let stream = TcpStream::connect(request.address).await.map_err(connect)?;
     stream.set_nodelay(true).map_err(connect)?;
-    match asked.check.url.scheme() {
+    match request.check.url.scheme() {
         "https" => {
-            let name = ServerName::from(asked.address.ip());
-            request_once(connector.connect(name, stream).await.map_err(connect)?, asked).await
+            let name = ServerName::from(request.address.ip());
+            request_once(connector.connect(name, stream).await.map_err(connect)?, request).await
         }
-        _ => request_once(stream, asked).await,
+        _ => request_once(stream, request).await,
     }
 }
 
 async fn request_once(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    asked: &TargetRequest,
+    target: &TargetRequest,
 ) -> Result<(), Error> {
     let failed = |why: hyper::Error| Error::Failed(format!("a request failed: {why:?}"));
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
     tokio::spawn(connection);
-    let request = hyper::Request::get("/page").header("host", asked.address.to_string());
+    let request = hyper::Request::get("/page").header("host", target.address.to_string());
     let request = request.body(Empty::<&[u8]>::new()).map_err(|why| Error::Failed(why.to_string()))?;
     let mut response = sender.send_request(request).await.map_err(failed)?;
     while let Some(frame) = response.frame().await {
@@ -142,7 +143,7 @@ async fn request_once(
     }
 }
 
-/// What is asked, by any side.
+/// Request performed by each contender.
 #[derive(Clone)]
 pub(crate) struct TargetRequest {
     check: Check,
@@ -190,9 +191,9 @@ fn bare_client(tls: ClientConfig) -> Result<Client, Box<dyn std::error::Error>> 
     Ok(client.build()?)
 }
 
-/// As many open files as the system lets this process have.
+/// Raises the limit of open files to the maximum allowed for this process.
 pub(crate) fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
-    // With fewer the checks say so themselves.
+    // With a lower limit, the checks themselves report the failure.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }

@@ -1,5 +1,5 @@
-//! `coordinator`: what a job costs, beside a bare publish loop of the same bytes; how late jobs are at several loads; and a
-//! million schedules in memory.
+//! `coordinator`: the cost of a job compared with a bare publish loop of the same bytes, the
+//! lateness of jobs at several loads, and a million schedules in memory.
 
 use std::time::Duration;
 
@@ -22,79 +22,79 @@ use crate::{
     windowed_publish,
 };
 
-/// How much.
+/// Sizes and durations.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// Schedules that are held in memory
+    /// Schedules held in memory
     #[arg(long, default_value_t = 1_000_000)]
     pub(crate) schedules: u32,
-    /// How often each of those is due, in seconds
+    /// Interval of the schedules held in memory, in seconds
     #[arg(long, default_value_t = 300)]
     pub(crate) interval: u32,
-    /// Schedules whose jobs are more than can be published
+    /// Schedules of the overload, whose jobs exceed the publishing capacity
     #[arg(long, default_value_t = 250_000)]
     pub(crate) load: u32,
-    /// How often each of those is due, in seconds
+    /// Interval of the schedules of the overload, in seconds
     #[arg(long, default_value_t = 5)]
     pub(crate) load_interval: u32,
-    /// How long each load is measured, in seconds
+    /// Measured time at each load, in seconds
     #[arg(long, default_value_t = 8)]
     pub(crate) seconds: u64,
     #[command(flatten)]
     pub(crate) run_options: RunOptions,
 }
 
-/// What a job costs, in CPU µs.
+/// CPU time per job, in µs.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct JobCost {
     pub(crate) per_s: f64,
-    /// The coordinator's, or the loop's.
+    /// CPU time of the coordinator or of the loop.
     pub(crate) client_us: f64,
     pub(crate) nats_us: f64,
 }
 
-/// A load on the coordinator.
+/// Result at a share of the coordinator's capacity.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct CoordinatorLoad {
-    /// Of its capacity.
+    /// Share of the capacity.
     pub(crate) share: f64,
     pub(crate) cost: JobCost,
-    /// From the due time to the time in the stream, in ms.
+    /// Time from the tick to the arrival in the stream, in ms.
     pub(crate) lateness_ms: Percentiles,
-    /// How many jobs that was seen of.
+    /// Number of sampled jobs.
     pub(crate) sampled: usize,
 }
 
-/// Many schedules in one coordinator.
+/// Many schedules in a single coordinator.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct HeldSchedules {
     pub(crate) schedules: u32,
-    /// From the start of the process.
+    /// Time from the start of the process to the first job.
     pub(crate) first_publish_s: f64,
-    /// From the start of the process until all are scheduled.
+    /// Time from the start of the process until all schedules are held.
     pub(crate) all_scheduled_s: f64,
-    /// PSS when all are scheduled, in bytes.
+    /// Memory (PSS) with all schedules held, in bytes.
     pub(crate) memory: u64,
     pub(crate) filled_s: f64,
 }
 
-/// All of it.
+/// All results of the coordinator bench.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct CoordinatorReport {
     pub(crate) bare: JobCost,
-    /// With more due than can be published.
+    /// Cost with more jobs due than can be published.
     pub(crate) full: JobCost,
     pub(crate) loads: Vec<CoordinatorLoad>,
     pub(crate) held: HeldSchedules,
 }
 
-/// As many as the coordinator lets be under way.
+/// Unacknowledged messages, as many as the coordinator allows.
 const ACK_WINDOW: usize = 8_192;
 const LOAD_SHARES: [f64; 3] = [0.9, 0.5, 0.1];
-/// Sites whose newest job is looked at, at each look.
+/// Sites whose newest job is sampled at a time.
 const MAX_SAMPLED_SITES: u32 = 2_000;
 
-/// Measures, and prints Markdown.
+/// Measures and prints Markdown.
 pub(crate) async fn run(options: &Options) -> Result<(), Error> {
     let coordinator = measure_coordinator(options).await?;
     crate::bench_report::write_results(
@@ -104,7 +104,7 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
     )
 }
 
-/// Measures.
+/// Measures the coordinator.
 pub(crate) async fn measure_coordinator(options: &Options) -> Result<CoordinatorReport, Error> {
     let options = match options.run_options.smoke {
         true => Options {
@@ -128,12 +128,12 @@ pub(crate) async fn measure_coordinator(options: &Options) -> Result<Coordinator
     Ok(CoordinatorReport { bare, full, loads, held })
 }
 
-fn unused_address() -> [std::net::SocketAddr; 1] {
+pub(crate) fn unused_address() -> [std::net::SocketAddr; 1] {
     [([127, 0, 0, 1], 20_000).into()]
 }
 
-/// Jobs of so many sites, as the coordinator makes them, published by the least that loses none. The stream holds a job of
-/// each of these sites already, as it does when nobody takes them.
+/// Publishes jobs as the coordinator renders them, with the minimal publisher that loses none. The
+/// stream already holds a job of each site, as without running probers.
 async fn measure_bare_publish(bed: &Testbed, options: &Options) -> Result<JobCost, Error> {
     let sites = options.load;
     let life = Duration::from_secs(options.load_interval.into());
@@ -156,6 +156,7 @@ async fn measure_bare_publish(bed: &Testbed, options: &Options) -> Result<JobCos
     let (after, own, wall) =
         (proc_usage::cpu_seconds(nats), proc_usage::own_cpu_seconds() - own, began.elapsed());
     let stream = jetstream.get_stream(subject::JOBS_STREAM).await.map_err(with_context("stream"))?;
+    // The coordinator starts with an empty stream.
     stream.purge().await.map_err(with_context("purge"))?;
     Ok(per_job_cost(f64::from(sites), own, after - before, wall))
 }
@@ -173,7 +174,7 @@ fn build_job(
     (subject::scheduled_job(region, SiteId(site)).into(), message)
 }
 
-/// A job's id, and what is in it.
+/// Renders a job: id and payload.
 pub(crate) fn render_job(
     site: i64,
     region: &RegionName,
@@ -205,7 +206,7 @@ fn per_job_cost(jobs: f64, client: f64, nats: f64, wall: Duration) -> JobCost {
     JobCost { per_s: jobs / wall.as_secs_f64(), client_us: each(client), nats_us: each(nats) }
 }
 
-/// With more than can be published, then with shares of what could be.
+/// Measures with more jobs due than can be published, then at shares of the measured capacity.
 async fn measure_loads(bed: &Testbed, options: &Options) -> Result<(JobCost, Vec<CoordinatorLoad>), Error> {
     bed.bulk_insert_sites(options.load, options.load_interval, &unused_address()).await?;
     let coordinator = bed.spawn_coordinator()?;
@@ -225,22 +226,22 @@ async fn measure_loads(bed: &Testbed, options: &Options) -> Result<(JobCost, Vec
         bed.execute_sql("VACUUM ANALYZE picket.sites").await?;
         bed.execute_sql("VACUUM ANALYZE picket.schedules").await?;
         wait_scheduled(&coordinator, sites.min(options.load)).await?;
-        // What was left behind is done or given up, and each site has had its turn.
+        // Left-over jobs are published or expired, and each site has been due once.
         sleep(turn + Duration::from_secs(1)).await;
-        let mut seen = Vec::new();
+        let mut samples = Vec::new();
         let (cost, ()) = tokio::try_join!(measure_publishing(bed, &coordinator, length), async {
             sleep(length / 2).await;
-            seen.extend(sample_lateness(&jetstream, sites).await?);
+            samples.extend(sample_lateness(&jetstream, sites).await?);
             Ok(())
         })?;
-        // Each has had its next turn by now.
+        // Each site has been due again.
         sleep(turn.saturating_sub(length / 2)).await;
-        seen.extend(sample_lateness(&jetstream, sites).await?);
+        samples.extend(sample_lateness(&jetstream, sites).await?);
         let load = CoordinatorLoad {
             share,
             cost,
-            sampled: seen.len(),
-            lateness_ms: Percentiles::from_samples(seen),
+            sampled: samples.len(),
+            lateness_ms: Percentiles::from_samples(samples),
         };
         log_progress(format_args!("{load:?}"));
         loads.push(load);
@@ -249,7 +250,7 @@ async fn measure_loads(bed: &Testbed, options: &Options) -> Result<(JobCost, Vec
     Ok((full, loads))
 }
 
-/// What is published in so long, and what it costs.
+/// Measures the published jobs and their cost over `length`.
 async fn measure_publishing(
     bed: &Testbed,
     coordinator: &Process,
@@ -264,37 +265,42 @@ async fn measure_publishing(
     Ok(self::per_job_cost(jobs, after.0 - before.0, after.1 - before.1, wall))
 }
 
-/// How late the newest job of some sites came into the stream, in ms.
+/// Lateness of the newest jobs of random sites on arrival in the stream, in ms.
 async fn sample_lateness(jetstream: &Context, sites: u32) -> Result<Vec<f64>, Error> {
-    const AT_ONCE: usize = 32;
+    const MAX_CONCURRENT: usize = 32;
     let region: RegionName = REGION.parse().map_err(with_context("region"))?;
     let jobs = jetstream.get_stream(subject::JOBS_STREAM).await.map_err(with_context("stream"))?;
-    let some: Vec<u32> = (0..MAX_SAMPLED_SITES.min(sites)).map(|_| fastrand::u32(1..=sites)).collect();
-    let looks = some.into_iter().map(|site| {
+    let sampled: Vec<u32> = (0..MAX_SAMPLED_SITES.min(sites)).map(|_| fastrand::u32(1..=sites)).collect();
+    let lookups = sampled.into_iter().map(|site| {
         let (jobs, subject) = (&jobs, subject::scheduled_job(&region, SiteId(i64::from(site))));
         async move {
-            // One that has just expired is not there.
+            // A job that has just expired is missing from the stream.
             let message = jobs.direct_get_last_for_subject(subject).await.ok()?;
             let due = CheckRequest::decode(&message.payload).ok()?.scheduled_at?;
             Some((message.time.unix_timestamp_nanos() / 1_000) as f64 / 1e3 - due.as_micros() as f64 / 1e3)
         }
     });
-    Ok(stream::iter(looks).buffer_unordered(AT_ONCE).filter_map(async |late| late).collect().await)
+    Ok(stream::iter(lookups)
+        .buffer_unordered(MAX_CONCURRENT)
+        .filter_map(async |lateness| lateness)
+        .collect()
+        .await)
 }
 
 async fn measure_held_schedules(bed: &Testbed, options: &Options) -> Result<HeldSchedules, Error> {
-    const LIMIT: Duration = Duration::from_secs(120);
+    const FIRST_JOB_TIMEOUT: Duration = Duration::from_secs(120);
     let began = Instant::now();
     bed.bulk_insert_sites(options.schedules, options.interval, &unused_address()).await?;
     let filled_s = began.elapsed().as_secs_f64();
     let (client, _) = bed.connect_jetstream().await?;
+    // A core subscription receives the first job without the cost of a consumer.
     let mut jobs = client.subscribe(subject::JOB_SUBJECTS).await.map_err(with_context("subscribe"))?;
     client.flush().await.map_err(with_context("subscribe"))?;
     let began = Instant::now();
     let coordinator = bed.spawn_coordinator()?;
     let first = async {
-        let first = timeout(LIMIT, jobs.next()).await.map_err(with_context("the first job"))?;
-        first.ok_or_else(|| Error::Failed("the bus is gone".to_owned()))?;
+        let first = timeout(FIRST_JOB_TIMEOUT, jobs.next()).await.map_err(with_context("the first job"))?;
+        first.ok_or_else(|| Error::Failed("the subscription has ended".to_owned()))?;
         let first_publish_s = began.elapsed().as_secs_f64();
         jobs.unsubscribe().await.map_err(with_context("unsubscribe"))?;
         Ok(first_publish_s)
@@ -304,7 +310,7 @@ async fn measure_held_schedules(bed: &Testbed, options: &Options) -> Result<Held
         Ok(began.elapsed().as_secs_f64())
     };
     let (first_publish_s, all_scheduled_s) = tokio::try_join!(first, all)?;
-    // What was needed to read them has been given back, or never will be.
+    // Memory needed for reading is freed by then, or never.
     sleep(Duration::from_secs(5)).await;
     let memory = proc_usage::memory_bytes(coordinator.pid);
     coordinator.stop().await?;
@@ -314,24 +320,26 @@ async fn measure_held_schedules(bed: &Testbed, options: &Options) -> Result<Held
     Ok(held)
 }
 
-/// Waits until it holds so many.
+/// Waits until the coordinator holds this number of schedules.
 pub(crate) async fn wait_scheduled(coordinator: &Process, schedules: u32) -> Result<(), Error> {
-    const LIMIT: Duration = Duration::from_secs(120);
-    let there = async {
+    const HOLD_TIMEOUT: Duration = Duration::from_secs(120);
+    let all_held = async {
         while coordinator.read_metric("picket_coordinator_schedules").await != f64::from(schedules) {
             sleep(Duration::from_millis(50)).await;
         }
     };
-    timeout(LIMIT, there).await.map_err(|_| Error::Failed(format!("{schedules} schedules are not held")))
+    timeout(HOLD_TIMEOUT, all_held)
+        .await
+        .map_err(|_| Error::Failed(format!("{schedules} schedules are not held")))
 }
 
 impl CoordinatorReport {
-    /// Jobs per CPU-second by the coordinator, by those of the bare loop.
+    /// Jobs per CPU-second by the coordinator, relative to the bare loop.
     pub(crate) fn cpu_ratio(&self) -> f64 {
         self.bare.client_us / self.full.client_us
     }
 
-    /// The same with the bus's share on both sides.
+    /// Jobs per CPU-second including the CPU time of NATS on both sides.
     pub(crate) fn cpu_ratio_with_nats(&self) -> f64 {
         (self.bare.client_us + self.bare.nats_us) / (self.full.client_us + self.full.nats_us)
     }

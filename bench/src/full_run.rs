@@ -1,4 +1,4 @@
-//! `all`: every bench but that of reports, in one run; one table of goals, as Markdown and JSON.
+//! `all`: every bench except `reports` in a single run, with a table of goals as Markdown and JSON.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -18,16 +18,16 @@ use crate::{
     table::Table,
 };
 
-/// Where to.
+/// Output directory and inputs.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// The directory for bench.md and bench.json
+    /// Directory for bench.md and bench.json
     #[arg(long, value_name = "DIR", default_value = "target/bench")]
     out: PathBuf,
-    /// A Python that has what bench/python/requirements.txt names
+    /// Python with the packages in bench/python/requirements.txt
     #[arg(long, env = "PICKET_BENCH_PYTHON", value_name = "FILE")]
     python: Option<PathBuf>,
-    /// A few seconds of all of it, to see that it works; its numbers say nothing
+    /// Run for a few seconds to see that everything works; the numbers are meaningless
     #[arg(long)]
     smoke: bool,
 }
@@ -40,13 +40,13 @@ struct FullRun {
     coordinator: CoordinatorReport,
     sink: SinkReport,
     chain: ChainReport,
-    /// After the others.
+    /// The chain again, after the other benches.
     again: ChainReport,
     growth: ScalingReport,
     peers: PeersReport,
 }
 
-/// What it ran on.
+/// Machine and versions of the run.
 #[derive(Serialize)]
 struct MachineInfo {
     cores: usize,
@@ -55,13 +55,14 @@ struct MachineInfo {
     commit: String,
     nats: String,
     postgres: String,
-    /// Whether this build's numbers say anything.
+    /// True if this is an optimized build, whose numbers are meaningful.
     optimized: bool,
-    /// Processes that wanted a core when it began, beside this one: 1, 5 and 15 minutes.
+    /// Load average at the start, for 1, 5 and 15 minutes: processes that wanted a core beside this
+    /// one.
     load: String,
 }
 
-/// One goal, and what was found.
+/// Goal and the value found.
 #[derive(Serialize)]
 struct Goal {
     what: String,
@@ -70,40 +71,49 @@ struct Goal {
     met: bool,
 }
 
-/// Measures all of it, prints Markdown, and writes both files.
+/// Runs all benches, prints Markdown, and writes both files.
 pub(crate) fn run(options: &Options) -> Result<(), Error> {
     let machine = MachineInfo::detect();
-    let how = RunOptions { smoke: options.smoke, json: None };
+    let run_options = RunOptions { smoke: options.smoke, json: None };
     let prober = prober::measure_prober(&prober::Options {
         rounds: 3,
         round_ms: 500,
         waiting: 5_000,
-        run_options: how.clone(),
+        run_options: run_options.clone(),
     })?;
-    log_progress(format_args!("the prober is done"));
+    log_progress(format_args!("prober bench finished"));
     let all = block_on_runtime(async {
         let python = options.python.clone();
         let chain = chain::Options {
             seconds: 12,
             climb_seconds: 6,
-            run_options: how.clone(),
+            run_options: run_options.clone(),
             ..parse_default_options()
         };
-        let peers =
-            peers::Options { seconds: 10, python, run_options: how.clone(), ..parse_default_options() };
-        let sink = sink::Options { run_options: how.clone(), ..parse_default_options() };
-        let coordinator = coordinator::Options { run_options: how.clone(), ..parse_default_options() };
-        let growth =
-            schedule_scaling::Options { seconds: 10, run_options: how.clone(), ..parse_default_options() };
+        let peers = peers::Options {
+            seconds: 10,
+            python,
+            run_options: run_options.clone(),
+            ..parse_default_options()
+        };
+        let sink = sink::Options { run_options: run_options.clone(), ..parse_default_options() };
+        let coordinator =
+            coordinator::Options { run_options: run_options.clone(), ..parse_default_options() };
+        let growth = schedule_scaling::Options {
+            seconds: 10,
+            run_options: run_options.clone(),
+            ..parse_default_options()
+        };
         let again = chain::Options { most: 0, ..chain.clone() };
         let (chain, peers, again) =
             (chain::measure_chain(&chain), peers::measure_peers(&peers), chain::measure_chain(&again));
         let (sink, coordinator) = (sink::measure_sink(&sink), coordinator::measure_coordinator(&coordinator));
         let growth = schedule_scaling::measure_scaling(&growth);
-        let (chain, peers, again, sink, coordinator, growth) = match how.smoke {
-            // Where no number says anything they need not stay out of each other's way.
+        let (chain, peers, again, sink, coordinator, growth) = match run_options.smoke {
+            // Smoke numbers are meaningless, so the benches may disturb each other.
             true => tokio::try_join!(chain, peers, again, sink, coordinator, growth)?,
-            // A machine is not the same at the end of ten minutes: the chain before and after those that it is compared with.
+            // Machines change within ten minutes. The chain is measured before and after the peers,
+            // which it is compared with.
             false => {
                 (chain.await?, peers.await?, again.await?, sink.await?, coordinator.await?, growth.await?)
             }
@@ -118,7 +128,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Error> {
     bench_report::write_results(Some(&options.out.join("bench.json")), &all, &markdown)
 }
 
-/// A bench's options as they are when none is given.
+/// Options of a bench with all values at their default.
 fn parse_default_options<T: clap::Args>() -> T {
     let command = T::augment_args(clap::Command::new("bench"));
     let matches = command.get_matches_from(["bench"]);
@@ -128,7 +138,7 @@ fn parse_default_options<T: clap::Args>() -> T {
 impl MachineInfo {
     fn detect() -> Self {
         let system = rustix::system::uname();
-        let said = |program: &str, arguments: &[&str]| {
+        let version = |program: &str, arguments: &[&str]| {
             let output = Command::new(program).args(arguments).output();
             output.ok().filter(|output| output.status.success()).map_or_else(
                 || "unknown".to_owned(),
@@ -140,9 +150,9 @@ impl MachineInfo {
             cores: std::thread::available_parallelism().map_or(0, usize::from),
             cpu: bench_report::cpu_model(),
             kernel: system.release().to_string_lossy().into_owned(),
-            commit: said("git", &["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"]),
-            nats: said(&format!("{tools}/bin/nats-server"), &["--version"]),
-            postgres: said(&format!("{tools}/postgres/bin/postgres"), &["--version"]),
+            commit: version("git", &["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"]),
+            nats: version(&format!("{tools}/bin/nats-server"), &["--version"]),
+            postgres: version(&format!("{tools}/postgres/bin/postgres"), &["--version"]),
             optimized: !cfg!(debug_assertions),
             load: fs::read_to_string("/proc/loadavg")
                 .map(|text| text.split(' ').take(3).collect::<Vec<_>>().join(", "))
@@ -151,8 +161,8 @@ impl MachineInfo {
     }
 }
 
-/// The width at which the prober's check is compared: many at once, as it works, and not so many that the kernel's
-/// queues are what is measured.
+/// Number of concurrent checks in the goal for the prober: many, as in production, but too few to
+/// measure the kernel's queues instead.
 const GOAL_WIDTH: usize = 64;
 
 fn evaluate_goals(
@@ -182,10 +192,10 @@ fn evaluate_goals(
     );
     let ratio = sink.cpu_ratio(|round| round.copy_text);
     goal("sink: rows per CPU-second, with Postgres, by COPY's".to_owned(), "≥ 0.6", ratio, ratio >= 0.6);
-    if let Some(most) = chain.highest_sustained() {
-        let (rate, rest) = (most.offered, 1.0 - most.part_us("prober") / most.total_us());
+    if let Some(highest) = chain.highest_sustained() {
+        let (rate, rest) = (highest.offered, 1.0 - highest.part_us("prober") / highest.total_us());
         goal(format!("chain at {rate}/s: share of all but the prober"), "≤ 0.5", rest, rest <= 0.5);
-        let us = most.total_us();
+        let us = highest.total_us();
         goal(format!("chain at {rate}/s: CPU µs a check"), "≤ 220", us, us <= 220.0);
     }
     if let Some(half) = chain.half_sustained() {
@@ -194,14 +204,14 @@ fn evaluate_goals(
         goal(what, "< 50", late, late < 50.0);
     }
     for peer in peers.peers.iter().filter(|peer| peer.is_sustained()) {
-        let least = if peer.who.starts_with("Python") { 2.0 } else { 3.0 };
+        let min_ratio = if peer.who.starts_with("Python") { 2.0 } else { 3.0 };
         let rate = peer.offered;
         let before_and_after =
             [chain, again].map(|chain| chain.levels.iter().find(|level| level.offered == rate));
         if let [Some(before), Some(after)] = before_and_after {
             let times = peer.total_us() * 2.0 / (before.total_us() + after.total_us());
             let what = format!("{}: CPU µs a check by the chain's, at {rate}/s", peer.who);
-            goal(what, &format!("≥ {least}"), times, times >= least);
+            goal(what, &format!("≥ {min_ratio}"), times, times >= min_ratio);
         }
     }
     let held = &coordinator.held;
@@ -229,7 +239,7 @@ impl FullRun {
         for Goal { what, wanted, found, met } in &self.goals {
             table.add_row([what.as_str(), wanted, found, if *met { "yes" } else { "**no**" }]);
         }
-        let debug = if *optimized { "" } else { " A debug build: these numbers say nothing." };
+        let debug = if *optimized { "" } else { " A debug build: these numbers are meaningless." };
         format!(
             "# What Picket costs\n\n{cores} cores ({cpu}), Linux {kernel}, load {load} at the start; commit {commit}; {nats}; {postgres}.{debug}\n\n\
              CPU time is what compares; the targets run on the same cores and are not counted.\n\n{table}\n{}\n{}\nThe chain again, after them:\n\n{}\n{}\n{}\n{}\n{}",

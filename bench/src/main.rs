@@ -1,6 +1,8 @@
-//! What things cost: our code beside the least that could do the same, in one run, in turns.
+//! Benches that compare Picket's code with the minimal code for the same task, in turns within a
+//! single run.
 //!
-//! What counts is CPU time per unit of work, as a ratio of the two sides; wall times on shared machines say little.
+//! The measure is CPU time per unit of work, as a ratio of both sides. Wall times on shared
+//! machines are unreliable.
 
 mod bench_report;
 mod chain;
@@ -16,6 +18,7 @@ mod reports;
 mod schedule_scaling;
 mod sink;
 mod table;
+mod takeover;
 mod target;
 mod testbed;
 mod window;
@@ -25,7 +28,7 @@ use std::{io, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-/// Measures what Picket's parts cost, beside the least that could do the same.
+/// Measures the cost of Picket's parts, compared with the minimal code for the same task
 #[derive(Parser)]
 #[command(name = "picket-bench", version)]
 struct Options {
@@ -35,59 +38,67 @@ struct Options {
 
 #[derive(Subcommand)]
 enum BenchCommand {
-    /// All of it but the reports, in ten minutes: one table of goals, in Markdown and JSON
+    /// All benches except `reports`, in ten minutes; prints a table of goals as Markdown and writes
+    /// JSON
     All(full_run::Options),
-    /// Every part on this machine: CPU time a check by process, lateness, and how soon rows are there
+    /// All parts on this machine: CPU time per check by process, lateness, and delay until rows are
+    /// committed
     Chain(chain::Options),
-    /// A job of the coordinator's beside a bare publish loop; lateness by load; a million schedules
+    /// Cost of a job compared with a bare publish loop; lateness by load; a million schedules
     Coordinator(coordinator::Options),
-    /// A row of the sink's beside COPY by psql
+    /// Cost of acquiring all sites by a new coordinator, with regexes to compile and with recorded
+    /// ones
+    Takeover(takeover::Options),
+    /// Cost of a row compared with COPY by psql
     Sink(sink::Options),
-    /// As many checks a second with one, ten and a hundred times the schedules
+    /// Cost of a check at a constant rate with one, ten and a hundred times the schedules
     Growth(schedule_scaling::Options),
-    /// Others that do the same, on the same targets: blackbox_exporter with Prometheus, and a checker in Python
+    /// Cost of other monitors on the same targets: blackbox_exporter with Prometheus, and a checker
+    /// in Python
     Peers(peers::Options),
-    /// The prober's check beside a bare reqwest loop; and the memory of checks that wait for an answer
+    /// Cost of a check compared with a bare reqwest loop; memory of checks that wait for a response
     Prober(prober::Options),
-    /// What nats-server takes for a job, by headers, pulls, acknowledgements and storage
+    /// CPU time of nats-server per job, by headers, pulls, acknowledgements and storage
     Messages(nats_cost::Options),
-    /// The views of `report` on months of rollups: a site's questions and a fleet's; ten minutes and 8 GB of disk
+    /// Query times of the `report` views on months of rollups, for sites and fleets; takes ten
+    /// minutes and 8 GB of disk
     Reports(reports::Options),
-    /// The server that is checked, in a process of its own; prints where it listens and ends with its standard input
+    /// Target server as a separate process; prints its addresses and ends with its standard input
     #[command(hide = true)]
     Target,
-    /// Checks that wait for an answer, in a process of their own; prints what they take
+    /// Waiting checks as a separate process; prints their memory
     #[command(hide = true)]
     Waiting(idle_memory::Options),
 }
 
-/// Why there are no numbers.
+/// Reasons for a failed bench.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// Something of the system's.
+    /// The operating system reported an error.
     #[error("{0}: {1}")]
     System(&'static str, #[source] io::Error),
-    /// What was to be measured did not work.
+    /// The measured code failed.
     #[error("{0}")]
     Failed(String),
 }
 
-/// Runs it on as many threads as there are cores.
+/// Runs a future on a runtime with as many threads as cores.
 fn block_on_runtime<T>(run: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| Error::System("could not start", error))?;
     runtime.block_on(run)
 }
 
-/// Says how far it is.
+/// Logs progress to standard error.
 fn log_progress(line: std::fmt::Arguments<'_>) {
-    // Nobody who listens is nobody's trouble.
+    // A closed standard error must not end the bench.
     let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("picket-bench: {line}\n"));
 }
 
 fn main() -> ExitCode {
-    let done = match Options::parse().command {
+    let result = match Options::parse().command {
         BenchCommand::Chain(options) => block_on_runtime(chain::run(&options)),
         BenchCommand::Coordinator(options) => block_on_runtime(coordinator::run(&options)),
+        BenchCommand::Takeover(options) => block_on_runtime(takeover::run(&options)),
         BenchCommand::Sink(options) => block_on_runtime(sink::run(&options)),
         BenchCommand::Growth(options) => block_on_runtime(schedule_scaling::run(&options)),
         BenchCommand::All(options) => full_run::run(&options),
@@ -98,7 +109,7 @@ fn main() -> ExitCode {
         BenchCommand::Target => target::run(),
         BenchCommand::Waiting(options) => idle_memory::run(&options),
     };
-    match done {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("picket-bench: {error}\n"));

@@ -1,5 +1,5 @@
-//! `messages`: what the server takes for a job, from the publish to the acknowledgement, by what is in its headers, by how many
-//! are pulled at once, and by how they are acknowledged and kept.
+//! `messages`: CPU time of the server per job, from the publish to the acknowledgement, by headers,
+//! pull size, acknowledgement and storage.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,20 +28,20 @@ use crate::{
     windowed_publish,
 };
 
-/// How much.
+/// Sizes of the bench.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// Messages of each kind
+    /// Messages of each variant
     #[arg(long, default_value_t = 50_000)]
     pub(crate) messages: u32,
-    /// How often, in turns
+    /// Rounds of all variants, in turns
     #[arg(long, default_value_t = 3)]
     pub(crate) rounds: u32,
     #[command(flatten)]
     pub(crate) run_options: RunOptions,
 }
 
-/// One way to send jobs.
+/// Variant of publishing and consuming jobs.
 #[derive(Clone, Copy)]
 struct PublishVariant {
     name: &'static str,
@@ -54,7 +54,7 @@ struct PublishVariant {
     consumer_in_memory: bool,
 }
 
-/// As the coordinator and a prober do it.
+/// Publishes and consumes as the coordinator and a prober do.
 const BASELINE_VARIANT: PublishVariant = PublishVariant {
     name: "as it is: id and TTL, a work queue in files, 256 at once, each acknowledged",
     has_id: true,
@@ -65,7 +65,7 @@ const BASELINE_VARIANT: PublishVariant = PublishVariant {
     stream_in_memory: false,
     consumer_in_memory: false,
 };
-/// A work queue takes no other policy.
+/// Baseline for other acknowledgement policies, which a work queue does not allow.
 const LIMITS_VARIANT: PublishVariant =
     PublishVariant { name: "no work queue", retention: RetentionPolicy::Limits, ..BASELINE_VARIANT };
 const PUBLISH_VARIANTS: [PublishVariant; 10] = [
@@ -94,7 +94,7 @@ const PUBLISH_VARIANTS: [PublishVariant; 10] = [
     },
 ];
 
-/// What a message cost the server, in CPU µs, round by round.
+/// CPU time of the server per message in µs, by round.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct MessageCost {
     way: &'static str,
@@ -105,7 +105,7 @@ pub(crate) struct MessageCost {
 const STREAM_NAME: &str = "BENCH";
 const ACK_WINDOW: usize = 4_096;
 
-/// Measures, and prints Markdown.
+/// Measures and prints Markdown.
 pub(crate) async fn run(options: &Options) -> Result<(), Error> {
     let options = match options.run_options.smoke {
         true => Options { messages: 500, rounds: 1, ..options.clone() },
@@ -113,14 +113,17 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
     };
     let bed = Testbed::start().await?;
     let (client, jetstream) = bed.connect_jetstream().await?;
-    let none =
-        |way: &PublishVariant| MessageCost { way: way.name, published_us: Vec::new(), taken_us: Vec::new() };
-    let mut costs: Vec<MessageCost> = PUBLISH_VARIANTS.iter().map(none).collect();
+    let empty = |variant: &PublishVariant| MessageCost {
+        way: variant.name,
+        published_us: Vec::new(),
+        taken_us: Vec::new(),
+    };
+    let mut costs: Vec<MessageCost> = PUBLISH_VARIANTS.iter().map(empty).collect();
     for _ in 0..options.rounds {
-        for (way, cost) in PUBLISH_VARIANTS.iter().zip(&mut costs) {
+        for (variant, cost) in PUBLISH_VARIANTS.iter().zip(&mut costs) {
             let (published, taken) =
-                measure_variant(&bed, &client, &jetstream, *way, options.messages).await?;
-            log_progress(format_args!("{}: {published:.1} + {taken:.1} µs", way.name));
+                measure_variant(&bed, &client, &jetstream, *variant, options.messages).await?;
+            log_progress(format_args!("{}: {published:.1} + {taken:.1} µs", variant.name));
             cost.published_us.push(published);
             cost.taken_us.push(taken);
         }
@@ -137,40 +140,42 @@ async fn measure_variant(
     bed: &Testbed,
     client: &Client,
     jetstream: &Context,
-    way: PublishVariant,
+    variant: PublishVariant,
     messages: u32,
 ) -> Result<(f64, f64), Error> {
     let storage = |in_memory| if in_memory { StorageType::Memory } else { StorageType::File };
     let config = Config {
         name: STREAM_NAME.to_owned(),
         subjects: vec!["bench.job.>".to_owned()],
-        retention: way.retention,
-        storage: storage(way.stream_in_memory),
+        retention: variant.retention,
+        storage: storage(variant.stream_in_memory),
         ..streams::jobs_config(StreamLimits::default())
     };
     let stream = jetstream.create_stream(config).await.map_err(with_context("stream"))?;
     let consumer = pull::Config {
         durable_name: Some("bench".to_owned()),
-        ack_policy: way.ack_policy,
-        memory_storage: way.consumer_in_memory,
-        max_ack_pending: if way.ack_policy == AckPolicy::None { 0 } else { 100_000 },
+        ack_policy: variant.ack_policy,
+        memory_storage: variant.consumer_in_memory,
+        max_ack_pending: if variant.ack_policy == AckPolicy::None { 0 } else { 100_000 },
         ..pull::Config::default()
     };
     let consumer = stream.create_consumer(consumer).await.map_err(with_context("consumer"))?;
     let tickets = bed.load_tickets().await?;
     let cpu = || proc_usage::cpu_seconds(bed.nats.pid());
     let before = cpu();
-    windowed_publish::publish_windowed(jetstream, build_jobs(way, messages, tickets)?, ACK_WINDOW).await?;
+    windowed_publish::publish_windowed(jetstream, build_jobs(variant, messages, tickets)?, ACK_WINDOW)
+        .await?;
     let published = cpu();
-    consume_all(client, &consumer, way, messages).await?;
+    consume_all(client, &consumer, variant, messages).await?;
     let taken = cpu();
+    // Each variant starts with a new stream.
     jetstream.delete_stream(STREAM_NAME).await.map_err(with_context("stream"))?;
     let each = |seconds: f64| seconds * 1e6 / f64::from(messages);
     Ok((each(published - before), each(taken - published)))
 }
 
 fn build_jobs(
-    way: PublishVariant,
+    variant: PublishVariant,
     messages: u32,
     tickets: Arc<Tickets>,
 ) -> Result<impl Iterator<Item = (async_nats::Subject, PublishMessage)>, Error> {
@@ -180,59 +185,64 @@ fn build_jobs(
         let at = Timestamp::from_millis(1_795_176_000_000);
         let (id, payload) = render_job(site, &region, at, life, &tickets);
         let message = PublishMessage::build().payload(payload.into());
-        let message = if way.has_id { message.message_id(id) } else { message };
-        let message = if way.has_ttl { message.ttl(life) } else { message };
+        let message = if variant.has_id { message.message_id(id) } else { message };
+        let message = if variant.has_ttl { message.ttl(life) } else { message };
         (format!("bench.job.{REGION}.{site}").into(), message)
     }))
 }
 
-/// Pulls all of them and acknowledges what is to be acknowledged, until the server knows.
+/// Pulls all messages and acknowledges them as the variant requires, until the server has recorded
+/// all acknowledgements.
 async fn consume_all(
     client: &Client,
     consumer: &Consumer<pull::Config>,
-    way: PublishVariant,
+    variant: PublishVariant,
     messages: u32,
 ) -> Result<(), Error> {
-    const LIMIT: Duration = Duration::from_secs(60);
+    const CONSUME_TIMEOUT: Duration = Duration::from_secs(60);
     let began = Instant::now();
-    let mut left = messages as usize;
-    while left > 0 {
-        let pulled =
-            consumer.fetch().max_messages(way.pull_size).messages().await.map_err(with_context("pull"))?;
+    let mut remaining = messages as usize;
+    while remaining > 0 {
+        let pulled = consumer
+            .fetch()
+            .max_messages(variant.pull_size)
+            .messages()
+            .await
+            .map_err(with_context("pull"))?;
         let pulled: Vec<_> = pulled.filter_map(|message| async { message.ok() }).collect().await;
-        left -= pulled.len();
-        let answered = match way.ack_policy {
+        remaining -= pulled.len();
+        let to_acknowledge = match variant.ack_policy {
             AckPolicy::Explicit => &pulled[..],
             AckPolicy::All => pulled.last_chunk::<1>().map_or(&[][..], |last| &last[..]),
             _ => &[],
         };
-        for reply in answered.iter().filter_map(|message| message.reply.clone()) {
+        for reply in to_acknowledge.iter().filter_map(|message| message.reply.clone()) {
             client.publish(reply, AckKind::Ack.into()).await.map_err(with_context("acknowledge"))?;
         }
-        if began.elapsed() > LIMIT {
-            return Err(Error::Failed(format!("{left} messages did not come")));
+        if began.elapsed() > CONSUME_TIMEOUT {
+            return Err(Error::Failed(format!("{remaining} messages were not delivered")));
         }
     }
     while consumer.get_info().await.map_err(with_context("consumer"))?.num_ack_pending > 0 {
         sleep(Duration::from_millis(20)).await;
-        if began.elapsed() > LIMIT {
-            return Err(Error::Failed("the server does not know that all were acknowledged".to_owned()));
+        if began.elapsed() > CONSUME_TIMEOUT {
+            return Err(Error::Failed("the server has not recorded all acknowledgements".to_owned()));
         }
     }
     Ok(())
 }
 
 fn format_markdown(costs: &[MessageCost], options: &Options) -> String {
-    let middle = |of: &[f64]| Percentiles::from_samples(of.to_vec()).p50;
-    let together = |cost: &MessageCost| middle(&cost.published_us) + middle(&cost.taken_us);
+    let median = |samples: &[f64]| Percentiles::from_samples(samples.to_vec()).p50;
+    let together = |cost: &MessageCost| median(&cost.published_us) + median(&cost.taken_us);
     let ours = costs.first().map_or(1.0, together);
     let mut table =
         Table::new(["way", "CPU µs of the server, published", "taken", "together", "by as it is"]);
     for cost in costs {
         table.add_row([
             cost.way.to_owned(),
-            ShortNumber(middle(&cost.published_us)).to_string(),
-            ShortNumber(middle(&cost.taken_us)).to_string(),
+            ShortNumber(median(&cost.published_us)).to_string(),
+            ShortNumber(median(&cost.taken_us)).to_string(),
             ShortNumber(together(cost)).to_string(),
             format!("{:.2}", together(cost) / ours),
         ]);

@@ -1,5 +1,6 @@
-//! `peers`: what others cost that do the same, on the same targets at the same rates: Debian's blackbox_exporter with
-//! Prometheus, where they are installed, and a checker in Python of the kind that this project replaces.
+//! `peers`: the cost of other monitors on the same targets at the same rates. Debian's
+//! blackbox_exporter with Prometheus, if installed, and a checker in Python of the kind that Picket
+//! replaces.
 
 use std::{
     env, fs,
@@ -25,26 +26,26 @@ use crate::{
     window::MeasurementWindow,
 };
 
-/// Who is measured, and for how long.
+/// Rates, durations and programs.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// Checks a second
+    /// Rates in checks per second
     #[arg(long, value_delimiter = ',', default_values_t = [100, 1_000])]
     pub(crate) rates: Vec<u32>,
-    /// How long each is measured at each rate, in seconds
+    /// Measured time of each peer at each rate, in seconds
     #[arg(long, default_value_t = 15)]
     pub(crate) seconds: u64,
-    /// How often each site is checked, in seconds
+    /// Interval of each site, in seconds
     #[arg(long, default_value_t = 5)]
     pub(crate) interval: u32,
-    /// A Python that has what bench/python/requirements.txt names
+    /// Python with the packages in bench/python/requirements.txt
     #[arg(long, env = "PICKET_BENCH_PYTHON", value_name = "FILE")]
     pub(crate) python: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) run_options: RunOptions,
 }
 
-/// One of the others at one rate.
+/// Result of a peer at a single rate.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct PeerResult {
     pub(crate) who: String,
@@ -52,11 +53,11 @@ pub(crate) struct PeerResult {
     pub(crate) seconds: f64,
     pub(crate) checks: i64,
     pub(crate) up: i64,
-    /// CPU time a check in µs, by process.
+    /// CPU time per check in µs, by process.
     pub(crate) cpu_us: Vec<(&'static str, f64)>,
     pub(crate) memory: Vec<(&'static str, u64)>,
-    /// In ms. Of Prometheus, which does not keep when a scrape began: how far the intervals of one target exceed
-    /// what they should be, and no maximum.
+    /// Lateness in ms. Prometheus does not store the start of a scrape, so its lateness is the
+    /// excess of a target's intervals over the configured interval, without a maximum.
     pub(crate) lateness_ms: Percentiles,
 }
 
@@ -65,40 +66,41 @@ impl PeerResult {
         self.cpu_us.iter().map(|(_, us)| us).sum()
     }
 
-    /// Whether it did what was asked of it; else what one check cost it says nothing.
+    /// Returns true if the peer kept up with the offered rate. Otherwise its cost per check is
+    /// meaningless.
     pub(crate) fn is_sustained(&self) -> bool {
         self.up as f64 >= 0.95 * f64::from(self.offered) * self.seconds.floor()
     }
 }
 
-/// All of them.
+/// Results of all peers.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct PeersReport {
     pub(crate) peers: Vec<PeerResult>,
-    /// Who is not there, and what to do about it.
+    /// Missing peers, with instructions to install them.
     pub(crate) left_out: Vec<String>,
 }
 
-/// For how long Prometheus gathers targets before it begins.
+/// Time in which Prometheus gathers targets before scraping.
 const DISCOVERY_DELAY: Duration = Duration::from_secs(6);
-/// The checker's own file; its requirements lie beside it.
+/// Source of the checker. Its requirements lie in the same directory.
 const CHECKER_SOURCE: &str = include_str!("../python/checker.py");
-/// The checker's ways to know what is due.
+/// Scheduling modes of the checker.
 const CHECKER_MODES: [&str; 2] = ["loops", "claims"];
-/// What it needs: the sites, and a table like ours.
+/// Tables of the checker: the sites, and results as in Picket.
 const PYTHON_TABLES_SQL: &str = "CREATE SCHEMA peer;
     CREATE TABLE peer.sites (
         id bigint PRIMARY KEY, url text NOT NULL, interval_seconds integer NOT NULL, next_at timestamptz NOT NULL);
     CREATE INDEX ON peer.sites (next_at);
     CREATE TABLE peer.check_results (LIKE picket.check_results INCLUDING ALL);";
 
-/// Measures, and prints Markdown.
+/// Measures and prints Markdown.
 pub(crate) async fn run(options: &Options) -> Result<(), Error> {
     let peers = measure_peers(options).await?;
     crate::bench_report::write_results(options.run_options.json.as_deref(), &peers, &peers.to_markdown())
 }
 
-/// Measures who is there.
+/// Measures all installed peers.
 pub(crate) async fn measure_peers(options: &Options) -> Result<PeersReport, Error> {
     let options = match options.run_options.smoke {
         true => Options { rates: vec![20], seconds: 2, interval: 1, ..options.clone() },
@@ -107,14 +109,14 @@ pub(crate) async fn measure_peers(options: &Options) -> Result<PeersReport, Erro
     let target = BenchTarget::start()?;
     let bed = Testbed::start().await?;
     let measuring = PeersBench { bed: &bed, target: &target, options: &options };
-    let mut found = PeersReport::default();
+    let mut report = PeersReport::default();
     match (find_program(&["prometheus"]), find_program(&["prometheus-blackbox-exporter", "blackbox_exporter"])) {
         (Some(prometheus), Some(blackbox)) => {
             for rate in &options.rates {
-                found.peers.push(measuring.measure_blackbox(&prometheus, &blackbox, *rate).await?);
+                report.peers.push(measuring.measure_blackbox(&prometheus, &blackbox, *rate).await?);
             }
         }
-        _ => found.left_out.push(
+        _ => report.left_out.push(
             "blackbox_exporter and Prometheus: not installed (Debian: apt-get install --no-install-recommends \
              prometheus prometheus-blackbox-exporter; their services are not needed)"
                 .to_owned(),
@@ -122,23 +124,23 @@ pub(crate) async fn measure_peers(options: &Options) -> Result<PeersReport, Erro
     }
     match &options.python {
         Some(python) if has_python_modules(python).await => {
-            for way in CHECKER_MODES {
+            for mode in CHECKER_MODES {
                 for rate in &options.rates {
-                    found.peers.push(measuring.measure_python(python, way, *rate).await?);
+                    report.peers.push(measuring.measure_python(python, mode, *rate).await?);
                 }
             }
         }
-        _ => found.left_out.push(
-            "the checker in Python: no Python with what bench/python/requirements.txt names (--python, \
+        _ => report.left_out.push(
+            "the checker in Python: no Python with the packages in bench/python/requirements.txt (--python, \
              PICKET_BENCH_PYTHON; `just bench` makes one)"
                 .to_owned(),
         ),
     }
-    for absent in &found.left_out {
-        log_progress(format_args!("left out: {absent}"));
+    for absent in &report.left_out {
+        log_progress(format_args!("skipped: {absent}"));
     }
     bed.stop().await?;
-    Ok(found)
+    Ok(report)
 }
 
 struct PeersBench<'a> {
@@ -152,7 +154,7 @@ impl PeersBench<'_> {
         Duration::from_secs(self.options.seconds)
     }
 
-    /// Until each site has had its turn.
+    /// Time until each site has been due.
     fn settle_time(&self) -> Duration {
         Duration::from_secs(u64::from(self.options.interval) + 2)
     }
@@ -168,19 +170,19 @@ impl PeersBench<'_> {
         fs::create_dir_all(&dir).map_err(|error| Error::System("a directory", error))?;
         let write = |name: &str, text: Value| {
             let path = dir.join(name);
-            // YAML reads JSON.
+            // JSON is valid YAML.
             fs::write(&path, text.to_string()).map_err(|error| Error::System("a configuration", error))?;
             Ok::<_, Error>(path)
         };
         let listen = || SocketAddr::from(([127, 0, 0, 1], servers::non_ephemeral_port()));
-        let (asked, own) = (listen(), listen());
+        let (exporter_address, prometheus_address) = (listen(), listen());
         let http = json!({"preferred_ip_protocol": "ip4"});
         let modules = json!({"modules": {"http_2xx": {"prober": "http", "timeout": "10s", "http": http}}});
         let config = write("blackbox.yml", modules)?;
         let mut command = Command::new(blackbox);
         command.arg(format!("--config.file={}", config.display()));
-        command.arg(format!("--web.listen-address={asked}"));
-        let exporter = self.bed.spawn_external("blackbox_exporter", command, asked)?;
+        command.arg(format!("--web.listen-address={exporter_address}"));
+        let exporter = self.bed.spawn_external("blackbox_exporter", command, exporter_address)?;
         exporter.wait_responding("/-/healthy").await?;
 
         let addresses = &self.target.addresses.plain;
@@ -199,7 +201,7 @@ impl PeersBench<'_> {
                     "relabel_configs": [
                         {"source_labels": ["__address__"], "target_label": "__param_target"},
                         {"source_labels": ["__param_target"], "target_label": "instance"},
-                        {"target_label": "__address__", "replacement": asked.to_string()},
+                        {"target_label": "__address__", "replacement": exporter_address.to_string()},
                     ],
                 }],
             }),
@@ -207,22 +209,24 @@ impl PeersBench<'_> {
         let mut command = Command::new(prometheus);
         command.arg(format!("--config.file={}", config.display()));
         command.arg(format!("--storage.tsdb.path={}", dir.join("data").display()));
-        command.arg(format!("--web.listen-address={own}"));
-        let store = self.bed.spawn_external("Prometheus", command, own)?;
+        command.arg(format!("--web.listen-address={prometheus_address}"));
+        let store = self.bed.spawn_external("Prometheus", command, prometheus_address)?;
         store.wait_responding("/-/ready").await?;
         sleep(DISCOVERY_DELAY + self.settle_time()).await;
 
         let parts = [("blackbox_exporter", exporter.pid), ("Prometheus", store.pid)];
         let span = MeasurementWindow::observe(self.bed, &parts, self.window_length()).await?;
-        // A scrape is kept when it is done.
+        // Prometheus stores a scrape at its end.
         sleep(Duration::from_secs(1)).await;
         let seconds = span.length_seconds().round();
-        let ask = async |what: &str| {
-            query_prometheus(&store, &format!("sum({what}(probe_success[{seconds:.0}s]))"), span.until).await
+        let aggregate = async |function: &str| {
+            query_prometheus(&store, &format!("sum({function}(probe_success[{seconds:.0}s]))"), span.until)
+                .await
         };
-        let counts = (ask("count_over_time").await? as i64, ask("sum_over_time").await? as i64);
+        let counts = (aggregate("count_over_time").await? as i64, aggregate("sum_over_time").await? as i64);
+        // Prometheus reports quantiles of its scrape intervals as metrics of its own.
         let metrics = store.http_get("/metrics").await.unwrap_or_default();
-        let beyond = |quantile: &str| {
+        let excess = |quantile: &str| {
             let name = format!(
                 "prometheus_target_interval_length_seconds{{interval=\"{interval}s\",quantile=\"{quantile}\"}} "
             );
@@ -230,13 +234,13 @@ impl PeersBench<'_> {
             line.and_then(|value| value.parse::<f64>().ok())
                 .map_or(f64::NAN, |seconds| (seconds - f64::from(interval)) * 1e3)
         };
-        let lateness = Percentiles { p50: beyond("0.5"), p99: beyond("0.99"), max: f64::NAN };
+        let lateness = Percentiles { p50: excess("0.5"), p99: excess("0.99"), max: f64::NAN };
         store.stop().await?;
         exporter.stop().await?;
         Ok(PeerResult::new("blackbox_exporter + Prometheus".to_owned(), rate, span, counts, lateness))
     }
 
-    async fn measure_python(&self, python: &Path, way: &str, rate: u32) -> Result<PeerResult, Error> {
+    async fn measure_python(&self, python: &Path, mode: &str, rate: u32) -> Result<PeerResult, Error> {
         let interval = self.options.interval;
         let ports: Vec<String> =
             self.target.addresses.plain.iter().map(|address| address.port().to_string()).collect();
@@ -258,25 +262,26 @@ impl PeersBench<'_> {
         fs::write(&file, CHECKER_SOURCE).map_err(|error| Error::System("the checker", error))?;
         let listen = SocketAddr::from(([127, 0, 0, 1], servers::non_ephemeral_port()));
         let mut command = Command::new(python);
-        command.arg(&file).args([way, &listen.port().to_string()]);
+        command.arg(&file).args([mode, &listen.port().to_string()]);
         command.env("DATABASE_URL", self.bed.postgres.url());
         let checker = self.bed.spawn_external("Python", command, listen)?;
         checker.wait_responding("/").await?;
         sleep(self.settle_time()).await;
 
-        let who = format!("Python, asyncio + aiohttp + asyncpg, {way}");
+        let who = format!("Python, asyncio + aiohttp + asyncpg, {mode}");
         let parts = [("Python", checker.pid), ("Postgres", self.bed.postgres.pid())];
         let span = MeasurementWindow::observe(self.bed, &parts, self.window_length()).await?;
-        // The rows of what was under way.
+        // Waits for the rows of running checks.
         sleep(Duration::from_secs(1)).await;
-        let found = span.read_tick_stats(self.bed, "peer.check_results").await?;
+        let stats = span.read_tick_stats(self.bed, "peer.check_results").await?;
         checker.stop().await?;
-        Ok(PeerResult::new(who, rate, span, (found.rows, found.up), found.lateness_ms))
+        Ok(PeerResult::new(who, rate, span, (stats.rows, stats.up), stats.lateness_ms))
     }
 }
 
 impl PeerResult {
-    /// From what was watched, how many checks were done meanwhile and how many found the site up; says so.
+    /// Computes the result from a window, the number of checks in the window and the number of `up`
+    /// results, and logs the result.
     fn new(
         who: String,
         offered: u32,
@@ -300,23 +305,24 @@ impl PeerResult {
     }
 }
 
-/// Asks Prometheus for one number as of a time; of nothing it is 0.
+/// Queries Prometheus for a number at a time. No series counts as 0.
 async fn query_prometheus(prometheus: &Process, query: &str, at: OffsetDateTime) -> Result<f64, Error> {
     let time = at.unix_timestamp().to_string();
     let url = Url::parse_with_params("http://p/api/v1/query", [("query", query), ("time", &time)]);
     let url = url.map_err(|why| Error::Failed(why.to_string()))?;
     let path = format!("{}?{}", url.path(), url.query().unwrap_or_default());
-    let answer = prometheus.http_get(&path).await.map_err(|error| Error::System("Prometheus", error))?;
-    let value = answer.split_once("\r\n\r\n").and_then(|(_, body)| serde_json::from_str::<Value>(body).ok());
+    let response = prometheus.http_get(&path).await.map_err(|error| Error::System("Prometheus", error))?;
+    let value =
+        response.split_once("\r\n\r\n").and_then(|(_, body)| serde_json::from_str::<Value>(body).ok());
     let result = value.as_ref().and_then(|value| value["data"]["result"].as_array());
     let number = result.and_then(|result| match result.first() {
         Some(first) => first["value"][1].as_str()?.parse().ok(),
         None => Some(0.0),
     });
-    number.ok_or_else(|| Error::Failed(format!("Prometheus said of {query}: {answer}")))
+    number.ok_or_else(|| Error::Failed(format!("Prometheus, query {query}: {response}")))
 }
 
-/// The first of these that is on the PATH.
+/// Returns the first of these programs on the PATH.
 fn find_program(names: &[&str]) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path)

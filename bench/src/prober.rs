@@ -1,5 +1,5 @@
-//! `prober`: the check beside a bare reqwest loop, in turns, plain and with TLS, at several widths; then the memory of
-//! checks that wait.
+//! `prober`: the check compared with a bare reqwest loop, in turns, plain and with TLS, with
+//! different numbers of concurrent checks; then the memory of waiting checks.
 
 use std::{
     fs,
@@ -23,16 +23,16 @@ use crate::{
     target::BenchTarget,
 };
 
-/// How much is measured.
+/// Rounds and sizes.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Options {
-    /// Turns at each setting
+    /// Turns at each number of concurrent checks
     #[arg(long, default_value_t = 7)]
     pub(crate) rounds: usize,
-    /// How long each round is, in milliseconds; twice that at the greatest width
+    /// Length of each round, in milliseconds; doubled at the largest number of concurrent checks
     #[arg(long, default_value_t = 700)]
     pub(crate) round_ms: u64,
-    /// Checks that wait at once for a site that never answers
+    /// Concurrent checks that wait for a site without a response
     #[arg(long, default_value_t = 10_000)]
     pub(crate) waiting: usize,
     #[command(flatten)]
@@ -42,13 +42,13 @@ pub(crate) struct Options {
 const CHECK_WIDTHS: [usize; 3] = [1, 64, 1_000];
 const SMOKE_WIDTHS: [usize; 3] = [1, 8, 16];
 
-/// Measures, and prints Markdown.
+/// Measures and prints Markdown.
 pub(crate) fn run(options: &Options) -> Result<(), Error> {
     let report = measure_prober(options)?;
     crate::bench_report::write_results(options.run_options.json.as_deref(), &report, &report.to_markdown())
 }
 
-/// Measures.
+/// Measures the prober.
 pub(crate) fn measure_prober(options: &Options) -> Result<ProberReport, Error> {
     raise_file_limit();
     let runtime = tokio::runtime::Runtime::new().map_err(|error| Error::System("could not start", error))?;
@@ -74,26 +74,27 @@ impl ProberBench<'_> {
             false => (self.options.rounds, Duration::from_millis(self.options.round_ms), CHECK_WIDTHS),
         };
         let sides = [ContenderKind::Check, ContenderKind::Bare, ContenderKind::Hyper]
-            .map(|which| Contender::new(which, self.authority));
+            .map(|kind| Contender::new(kind, self.authority));
         let [ours, bare, hyper] = sides;
         let sides = [ours?, bare?, hyper?];
         let mut settings = Vec::new();
         for tls in [false, true] {
-            let asked = Arc::new(self.target_requests(tls)?);
+            let requests = Arc::new(self.target_requests(tls)?);
             for width in widths {
-                // What the first ones bring about once and for all is nobody's.
+                // Warm-up: one-time costs are excluded.
                 for side in &sides {
-                    run_round(side, &asked, width, length / 4).await?;
+                    run_round(side, &requests, width, length / 4).await?;
                 }
-                // Many at once take a while to get under way, which is not what is measured.
+                // Many concurrent checks take longer to reach a steady state.
                 let length = if width == CHECK_WIDTHS[2] { length * 2 } else { length };
                 let mut turns = Vec::new();
                 for number in 0..rounds {
                     let mut turn = [ProberRound::default(); 3];
-                    // Who comes next finds the machine as the one before has left it: turn about.
+                    // The order rotates, because each contender finds the machine as the previous
+                    // one left it.
                     for place in 0..sides.len() {
-                        let which = (number + place) % sides.len();
-                        turn[which] = run_round(&sides[which], &asked, width, length).await?;
+                        let contender = (number + place) % sides.len();
+                        turn[contender] = run_round(&sides[contender], &requests, width, length).await?;
                     }
                     turns.push(turn);
                 }
@@ -105,8 +106,8 @@ impl ProberBench<'_> {
 
     fn target_requests(&self, tls: bool) -> Result<Vec<TargetRequest>, Error> {
         const TIMEOUT: Duration = Duration::from_secs(30);
-        let listening = &self.target.addresses;
-        let addresses = if tls { &listening.tls } else { &listening.plain };
+        let target_addresses = &self.target.addresses;
+        let addresses = if tls { &target_addresses.tls } else { &target_addresses.plain };
         addresses.iter().map(|address| TargetRequest::new(*address, tls, TIMEOUT)).collect()
     }
 
@@ -128,47 +129,49 @@ impl ProberBench<'_> {
         checks: usize,
     ) -> Result<idle_memory::IdleMemory, Error> {
         let start = |error| Error::System("could not start the checks that wait", error);
-        let listening = &self.target.addresses;
-        let silent = if tls { listening.silent_tls } else { listening.silent };
+        let target_addresses = &self.target.addresses;
+        let silent = if tls { target_addresses.silent_tls } else { target_addresses.silent };
         let mut command = Command::new(std::env::current_exe().map_err(start)?);
         command
             .args(["waiting", "--side", if side == ContenderKind::Check { "check" } else { "bare" }])
-            .args(["--silent", &silent.to_string(), "--count", &listening.count.to_string()])
+            .args(["--silent", &silent.to_string(), "--count", &target_addresses.count.to_string()])
             .args(["--checks", &checks.to_string(), "--authority"])
             .arg(self.authority)
             .stderr(Stdio::inherit());
         if tls {
             command.arg("--tls");
         }
-        let said = command.output().map_err(start)?;
-        serde_json::from_slice(&said.stdout)
-            .map_err(|why| Error::Failed(format!("the checks that wait ended with {}: {why}", said.status)))
+        let output = command.output().map_err(start)?;
+        serde_json::from_slice(&output.stdout).map_err(|why| {
+            Error::Failed(format!("the process of waiting checks ended with {}: {why}", output.status))
+        })
     }
 }
 
-/// `width` at once, one after the other, for `length`; those under way at the end are waited for and counted.
+/// Runs `width` concurrent loops of checks for `length`. Checks running at the end are completed
+/// and counted.
 async fn run_round(
     side: &Contender,
-    asked: &Arc<Vec<TargetRequest>>,
+    requests: &Arc<Vec<TargetRequest>>,
     width: usize,
     length: Duration,
 ) -> Result<ProberRound, Error> {
-    let over = Arc::new(AtomicBool::new(false));
+    let is_over = Arc::new(AtomicBool::new(false));
     let (began, cpu) = (Instant::now(), clock_gettime(ClockId::ProcessCPUTime));
     let mut tasks = JoinSet::new();
     for number in 0..width {
-        let (side, asked, over) = (side.clone(), Arc::clone(asked), Arc::clone(&over));
+        let (side, requests, is_over) = (side.clone(), Arc::clone(requests), Arc::clone(&is_over));
         tasks.spawn(async move {
             let mut done = 0_u64;
-            while !over.load(Ordering::Relaxed) {
-                side.run_once(&asked[(number + done as usize) % asked.len()]).await?;
+            while !is_over.load(Ordering::Relaxed) {
+                side.run_once(&requests[(number + done as usize) % requests.len()]).await?;
                 done += 1;
             }
             Ok::<_, Error>(done)
         });
     }
     tokio::time::sleep(length).await;
-    over.store(true, Ordering::Relaxed);
+    is_over.store(true, Ordering::Relaxed);
     let mut checks = 0;
     while let Some(done) = tasks.join_next().await {
         checks += done.map_err(|why| Error::Failed(why.to_string()))??;

@@ -1,18 +1,18 @@
-//! What processes have cost: CPU time and memory, each with all its descendants, as `/proc` has it.
+//! CPU time and memory of processes including all descendants, from `/proc`.
 
 use std::fs;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// The CPU time in seconds of a process and all its descendants, those that have ended too.
+/// CPU time of a process and all its descendants in seconds, including ended ones.
 ///
-/// The kernel tells it in hundredths of a second: of a short or idle span it says little.
+/// The resolution is a hundredth of a second, too coarse for short or idle spans.
 pub(crate) fn cpu_seconds(pid: u32) -> f64 {
-    // A child that ends between the two looks would be counted twice or not at all.
-    const TRIES: usize = 5;
+    // A child that ends between both readings would be counted twice or not at all.
+    const MAX_ATTEMPTS: usize = 5;
     let mut family = process_tree(pid);
     let mut sum = 0;
-    for _ in 0..TRIES {
+    for _ in 0..MAX_ATTEMPTS {
         sum = family.iter().filter_map(|pid| cpu_ticks(*pid)).sum();
         let after = self::process_tree(pid);
         if after == family {
@@ -23,25 +23,26 @@ pub(crate) fn cpu_seconds(pid: u32) -> f64 {
     sum as f64 / rustix::param::clock_ticks_per_second() as f64
 }
 
-/// The CPU time in seconds of this process itself, to the nanosecond.
+/// CPU time of this process in seconds, with a resolution of a nanosecond.
 pub(crate) fn own_cpu_seconds() -> f64 {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// The CPU time in seconds of this process's children that have ended.
+/// CPU time of this process's ended children in seconds.
 pub(crate) fn ended_children_seconds() -> f64 {
-    const CHILDREN: usize = 2;
-    let ticks: u64 = read_cpu_fields("self").map_or(0, |fields| fields.iter().skip(CHILDREN).sum());
+    const CHILDREN_FIELD: usize = 2;
+    let ticks: u64 = read_cpu_fields("self").map_or(0, |fields| fields.iter().skip(CHILDREN_FIELD).sum());
     ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }
 
-/// The memory of a process and all its descendants in bytes, each page shared out among those that have it (PSS).
+/// Memory of a process and all its descendants in bytes, with shared pages divided among their
+/// users (PSS).
 pub(crate) fn memory_bytes(pid: u32) -> u64 {
     process_tree(pid).into_iter().filter_map(pss_bytes).sum()
 }
 
-/// The process and all its descendants: Postgres serves each session in a process of its own.
+/// Process and all its descendants. Postgres serves each session in its own process.
 fn process_tree(pid: u32) -> Vec<u32> {
     let (mut found, mut looked) = (vec![pid], 0);
     while let Some(parent) = found.get(looked).copied() {
@@ -55,22 +56,21 @@ fn process_tree(pid: u32) -> Vec<u32> {
     found
 }
 
-/// User and system time, and those of the children that have been waited for.
+/// User and system time of the process and of its reaped children, in clock ticks.
 fn cpu_ticks(pid: u32) -> Option<u64> {
     read_cpu_fields(&pid.to_string()).map(|fields| fields.iter().sum())
 }
 
-/// The four times that the kernel tells of a process: its own, user and system, and those of its children that have
-/// been waited for.
+/// The four CPU times of a process: user and system time of its own, and of its reaped children.
 fn read_cpu_fields(process: &str) -> Option<Vec<u64>> {
-    const USER: usize = 11;
+    const USER_FIELD: usize = 11;
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name, in brackets, may hold anything.
+    // The name, in brackets, may contain any character.
     let (_, fields) = stat.rsplit_once(") ")?;
-    Some(fields.split(' ').skip(USER).take(4).filter_map(|field| field.parse().ok()).collect())
+    Some(fields.split(' ').skip(USER_FIELD).take(4).filter_map(|field| field.parse().ok()).collect())
 }
 
-/// One process's memory in bytes, with its share of what it has in common with others.
+/// Memory of a single process in bytes, with its share of shared pages (PSS).
 pub(crate) fn pss_bytes(pid: u32) -> Option<u64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let kib = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;

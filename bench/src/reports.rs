@@ -1,4 +1,5 @@
-//! `reports`: a database filled with months of rollups and hours of rows, and what the views of `report` take to answer.
+//! `reports`: query times of the `report` views on a database with months of rollups and hours of
+//! rows.
 
 use std::{io::Write, time::Duration};
 
@@ -8,19 +9,20 @@ use tokio::time::Instant;
 
 use crate::Error;
 
-/// How much is filled in.
+/// Size of the database.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Options {
     /// Sites, each checked every minute from three regions
     #[arg(long, default_value_t = 5_000)]
     sites: u32,
-    /// Whole days of rollups, beside today's
+    /// Whole days of rollups, besides today's
     #[arg(long, default_value_t = 85)]
     days: u32,
     /// Hours of rows
     #[arg(long, default_value_t = 6)]
     hours: u32,
-    /// A database that is there already: filled if it is empty, otherwise left as it is; without this one is made, and is gone afterwards
+    /// Existing database: filled if empty, otherwise left unchanged; by default a temporary one is
+    /// created
     #[arg(long, value_name = "URL")]
     database: Option<String>,
 }
@@ -29,7 +31,7 @@ const SITE_QUERY_BUDGET: Duration = Duration::from_millis(50);
 const FLEET_QUERY_BUDGET: Duration = Duration::from_millis(2_000);
 const QUERY_ROUNDS: usize = 5;
 
-/// What is asked, within what time it should be answered, and the statement.
+/// Queries: name, time budget and statement.
 const REPORT_QUERIES: [(&str, Duration, &str); 19] = [
     (
         "a site's days of last month",
@@ -147,9 +149,9 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
         let mut rows = 0;
         for _ in 0..QUERY_ROUNDS {
             let began = Instant::now();
-            let answer = sqlx::query(AssertSqlSafe(sql.clone())).fetch_all(&mut database).await;
+            let result = sqlx::query(AssertSqlSafe(sql.clone())).fetch_all(&mut database).await;
             times.push(began.elapsed());
-            rows = answer.map_err(with_context(name))?.len();
+            rows = result.map_err(with_context(name))?.len();
         }
         times.sort_unstable();
         let ms = |time: Duration| time.as_secs_f64() * 1_000.0;
@@ -170,11 +172,12 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
     }
 }
 
-/// What months of checks would have left behind.
+/// Fills the database with the rows and rollups of months of checks.
 async fn fill_database(url: &str, options: &Options) -> Result<(), Error> {
     let began = Instant::now();
     let store = Store::new(&DatabaseOptions { database_url: Some(url.to_owned()) }, "bench", 1)
         .map_err(|error| Error::Failed(error.to_string()))?;
+    // 64 is the default number of shards.
     store.migrate(64).await.map_err(|error| Error::Failed(error.to_string()))?;
     let mut database = PgConnection::connect(url).await.map_err(with_context("connect"))?;
     let sites = include_str!("reports/sites.sql")

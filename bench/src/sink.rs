@@ -1,5 +1,5 @@
-//! `sink`: what a row costs by the sink, from the stream to the commit, beside `COPY` of the same rows by psql into the
-//! same table.
+//! `sink`: the cost of a row by the sink, from the stream to the commit, compared with `COPY` of
+//! the same rows by psql into the same table.
 
 use std::time::Duration;
 
@@ -21,41 +21,41 @@ use crate::{
     windowed_publish,
 };
 
-/// How much is written.
+/// Number of rows and rounds.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// Results that wait in the stream
+    /// Results waiting in the stream
     #[arg(long, default_value_t = 300_000)]
     pub(crate) rows: u32,
-    /// Results in one message, as a prober sends them that has so many ready at the same moment; 1: each in its own
+    /// Results per message, as in the bundles of a busy prober; 1 sends each result alone
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) bundle: u8,
-    /// How often, in turns
+    /// Rounds, in turns
     #[arg(long, default_value_t = 3)]
     pub(crate) rounds: u32,
     #[command(flatten)]
     pub(crate) run_options: RunOptions,
 }
 
-/// What a row cost, in CPU µs.
+/// CPU time per row, in µs.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct RowCost {
-    /// The sink's, or psql's.
+    /// CPU time of the sink or of psql.
     pub(crate) client_us: f64,
     pub(crate) postgres_us: f64,
-    /// The bus's; of the sink alone.
+    /// CPU time of NATS; 0 except for the sink.
     pub(crate) nats_us: f64,
     pub(crate) rows_per_s: f64,
 }
 
 impl RowCost {
-    /// Without the bus.
+    /// CPU time without NATS.
     fn total_us(self) -> f64 {
         self.client_us + self.postgres_us
     }
 }
 
-/// The three ways, in one turn.
+/// Costs of the three methods in a round.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct SinkRound {
     pub(crate) sink: RowCost,
@@ -63,7 +63,7 @@ pub(crate) struct SinkRound {
     pub(crate) copy_binary: RowCost,
 }
 
-/// All of it.
+/// All results of the sink bench.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct SinkReport {
     pub(crate) rows: u32,
@@ -71,18 +71,18 @@ pub(crate) struct SinkReport {
     pub(crate) rounds: Vec<SinkRound>,
 }
 
-/// As many ticks of each site as a few minutes bring.
+/// Ticks per site, as many as accumulate in a few minutes.
 const TICKS_PER_SITE: u32 = 10;
 const ACK_WINDOW: usize = 4_096;
 const RESULTS_TABLE: &str = "picket.check_results";
 
-/// Measures, and prints Markdown.
+/// Measures and prints Markdown.
 pub(crate) async fn run(options: &Options) -> Result<(), Error> {
     let sink = measure_sink(options).await?;
     crate::bench_report::write_results(options.run_options.json.as_deref(), &sink, &sink.to_markdown())
 }
 
-/// Measures.
+/// Measures the sink.
 pub(crate) async fn measure_sink(options: &Options) -> Result<SinkReport, Error> {
     let options = match options.run_options.smoke {
         true => Options { rows: 2_000, rounds: 1, ..options.clone() },
@@ -90,8 +90,8 @@ pub(crate) async fn measure_sink(options: &Options) -> Result<SinkReport, Error>
     };
     let bed = Testbed::start().await?;
     let sites = options.rows / TICKS_PER_SITE;
-    let nobody = [([127, 0, 0, 1], 9).into()];
-    bed.add_sites(1, sites, 60, &nobody).await?;
+    let no_listener = [([127, 0, 0, 1], 9).into()];
+    bed.add_sites(1, sites, 60, &no_listener).await?;
     let (_, jetstream) = bed.connect_jetstream().await?;
     streams::create_if_missing(&jetstream, streams::results_config(StreamLimits::default()))
         .await
@@ -123,13 +123,14 @@ pub(crate) async fn measure_sink(options: &Options) -> Result<SinkReport, Error>
     let mut rounds = Vec::new();
     for number in 0..options.rounds {
         if number > 0 {
-            // Whoever reads anew begins with the oldest.
+            // A new consumer starts at the oldest message.
             let stream =
                 jetstream.get_stream(subject::RESULTS_STREAM).await.map_err(with_context("stream"))?;
             stream.delete_consumer(subject::SINK_CONSUMER).await.map_err(with_context("consumer"))?;
             measuring.truncate_table().await?;
         }
         let sink = measuring.run_sink().await?;
+        // COPY gets the same rows that the sink has written.
         let (text, binary) = (measuring.export_rows("text").await?, measuring.export_rows("binary").await?);
         let copy_text = measuring.measure_copy(&text, "text").await?;
         let copy_binary = measuring.measure_copy(&binary, "binary").await?;
@@ -141,7 +142,7 @@ pub(crate) async fn measure_sink(options: &Options) -> Result<SinkReport, Error>
     Ok(SinkReport { rows, bundle: options.bundle, rounds })
 }
 
-/// As a prober sends them that has so many at a time.
+/// Builds messages as a prober sends them, with `bundle` results each.
 fn build_messages(
     results: impl Iterator<Item = CheckResult>,
     bundle: usize,
@@ -160,7 +161,7 @@ fn build_messages(
     })
 }
 
-/// A plain check that went well, as a prober tells it.
+/// Builds the result of a plain successful check.
 fn build_result(site: SiteId, shard: Shard, region: &RegionName, at: Timestamp) -> CheckResult {
     let phase = |us: u64| Some(us as u32 + (at.as_micros() % 97) as u32);
     CheckResult {
@@ -219,15 +220,15 @@ impl SinkBench<'_> {
         Ok(self.per_row_cost(client, after.0 - before.0, after.1 - before.1, wall))
     }
 
-    /// Asks the sink itself: a count would be Postgres's work.
+    /// Polls the sink's own metric, because a count would add to the CPU time of Postgres.
     async fn wait_written(&self, sink: &Process) -> Result<(), Error> {
-        const LIMIT: Duration = Duration::from_secs(120);
+        const WRITE_TIMEOUT: Duration = Duration::from_secs(120);
         let written = async {
             while sink.read_metric("picket_sink_results_total").await < f64::from(self.rows) {
                 sleep(Duration::from_millis(50)).await;
             }
         };
-        timeout(LIMIT, written)
+        timeout(WRITE_TIMEOUT, written)
             .await
             .map_err(|_| Error::Failed("the sink did not write all results".to_owned()))
     }
@@ -248,7 +249,7 @@ impl SinkBench<'_> {
         Ok(self.per_row_cost(client, after - before, 0.0, wall))
     }
 
-    /// The rows that are there as a file.
+    /// Exports the rows of the table to a file.
     async fn export_rows(&self, format: &str) -> Result<String, Error> {
         let file = self.bed.scratch_dir().join(format!("rows.{format}")).display().to_string();
         self.run_psql(&format!("\\copy (SELECT * FROM {RESULTS_TABLE}) TO '{file}' WITH (FORMAT {format})"))
@@ -257,9 +258,9 @@ impl SinkBench<'_> {
     }
 
     async fn run_psql(&self, command: &str) -> Result<(), Error> {
-        const LIMIT: Duration = Duration::from_secs(120);
+        const PSQL_TIMEOUT: Duration = Duration::from_secs(120);
         let run = self.bed.psql_command()?.args(["--command", command]).output();
-        let output = timeout(LIMIT, run).await.map_err(with_context("psql"))?;
+        let output = timeout(PSQL_TIMEOUT, run).await.map_err(with_context("psql"))?;
         let output = output.map_err(|error| Error::System("psql", error))?;
         match output.status.success() {
             true => Ok(()),
@@ -274,7 +275,7 @@ impl SinkBench<'_> {
     async fn verify_row_count(&self) -> Result<(), Error> {
         match self.bed.query_number("SELECT count(*) FROM picket.check_results").await? {
             rows if rows == i64::from(self.rows) => Ok(()),
-            rows => Err(Error::Failed(format!("{rows} of {} rows are there", self.rows))),
+            rows => Err(Error::Failed(format!("{rows} of {} rows were written", self.rows))),
         }
     }
 
@@ -291,7 +292,7 @@ impl SinkBench<'_> {
 }
 
 impl SinkReport {
-    /// Rows per CPU-second by the sink and Postgres, by those of `COPY` and psql, over all rounds.
+    /// Rows per CPU-second by the sink and Postgres, relative to `COPY` and psql, over all rounds.
     pub(crate) fn cpu_ratio(&self, copy: fn(&SinkRound) -> RowCost) -> f64 {
         let sum =
             |of: fn(&SinkRound) -> RowCost| self.rounds.iter().map(|round| of(round).total_us()).sum::<f64>();

@@ -1,10 +1,10 @@
-//! Tables in Markdown, and the numbers that are made of many.
+//! Markdown tables and statistics.
 
 use std::fmt::{self, Display};
 
 use serde::Serialize;
 
-/// A table.
+/// Markdown table.
 pub(crate) struct Table {
     head: Vec<String>,
     rows: Vec<Vec<String>>,
@@ -31,7 +31,7 @@ impl Display for Table {
     }
 }
 
-/// How a number is spread.
+/// Distribution of a sample.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct Percentiles {
     pub(crate) p50: f64,
@@ -40,12 +40,12 @@ pub(crate) struct Percentiles {
 }
 
 impl Percentiles {
-    /// Of what was seen, in any order; all zero of nothing.
-    pub(crate) fn from_samples(mut seen: Vec<f64>) -> Self {
-        seen.sort_by(f64::total_cmp);
+    /// Percentiles of samples in any order. All zero without samples.
+    pub(crate) fn from_samples(mut samples: Vec<f64>) -> Self {
+        samples.sort_by(f64::total_cmp);
         let at = |share: f64| {
-            let rank = (seen.len() as f64 * share).ceil() as usize;
-            seen.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+            let rank = (samples.len() as f64 * share).ceil() as usize;
+            samples.get(rank.saturating_sub(1)).copied().unwrap_or_default()
         };
         Self { p50: at(0.5), p99: at(0.99), max: at(1.0) }
     }
@@ -58,7 +58,7 @@ impl Display for Percentiles {
     }
 }
 
-/// A number with as many decimals as say something.
+/// Number with a meaningful count of decimals.
 pub(crate) struct ShortNumber(pub(crate) f64);
 
 impl Display for ShortNumber {

@@ -1,5 +1,5 @@
-//! The server that is checked: answers each request with a page of one KiB, or never. A process of its own, so that
-//! its CPU time is not counted.
+//! Target server of the benches: answers each request with a page of one KiB, or never. Runs as a
+//! separate process, so that its CPU time is not counted.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
@@ -22,21 +22,22 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::Error;
 
-/// Where it listens. Several ports for each, since each has only so many for its clients.
+/// Listen addresses. Several ports per scheme, because each port allows a limited number of
+/// clients.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct TargetAddresses {
     pub(crate) plain: Vec<SocketAddr>,
     pub(crate) tls: Vec<SocketAddr>,
-    /// These read the request and never answer.
+    /// Addresses that read the request and never respond.
     pub(crate) silent: SocketAddr,
     pub(crate) silent_tls: SocketAddr,
-    /// Whoever connects is told how many requests wait at the silent ones.
+    /// Address that sends the number of requests waiting at the silent addresses.
     pub(crate) count: SocketAddr,
-    /// To trust, in PEM.
+    /// Root certificate to trust, in PEM.
     pub(crate) authority: String,
 }
 
-/// A running one; ends when it is dropped.
+/// Running target process. Killed when dropped.
 pub(crate) struct BenchTarget {
     pub(crate) addresses: TargetAddresses,
     process: Child,
@@ -51,7 +52,7 @@ impl Drop for BenchTarget {
 }
 
 impl BenchTarget {
-    /// Starts one from this program.
+    /// Starts the target from this program.
     pub(crate) fn start() -> Result<Self, Error> {
         let start = |error| Error::System("could not start the target", error);
         let program = std::env::current_exe().map_err(start)?;
@@ -61,15 +62,15 @@ impl BenchTarget {
             .stdout(Stdio::piped())
             .spawn()
             .map_err(start)?;
-        let (held, said) = (process.stdin.take(), process.stdout.take());
+        let (stdin, stdout) = (process.stdin.take(), process.stdout.take());
         let mut line = String::new();
-        if let Some(said) = said {
-            BufReader::new(said).read_line(&mut line).map_err(start)?;
+        if let Some(stdout) = stdout {
+            BufReader::new(stdout).read_line(&mut line).map_err(start)?;
         }
-        let listening = serde_json::from_str(&line)
-            .map_err(|why| Error::Failed(format!("the target said '{line}': {why}")))?;
-        let held = held.ok_or_else(|| Error::Failed("the target has no standard input".to_owned()))?;
-        Ok(Self { addresses: listening, process, _stdin: held })
+        let addresses = serde_json::from_str(&line)
+            .map_err(|why| Error::Failed(format!("the target printed '{line}': {why}")))?;
+        let stdin = stdin.ok_or_else(|| Error::Failed("the target has no standard input".to_owned()))?;
+        Ok(Self { addresses, process, _stdin: stdin })
     }
 }
 
@@ -83,6 +84,7 @@ pub(crate) fn run() -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(|error| Error::System("could not start", error))?;
+    // Standard input ends with the bench, even if the bench is killed.
     std::thread::spawn(|| {
         let _ = io::copy(&mut io::stdin().lock().by_ref(), &mut io::sink());
         std::process::exit(0);
@@ -91,19 +93,19 @@ pub(crate) fn run() -> Result<(), Error> {
         let serve = |error| Error::System("could not serve", error);
         let (acceptor, authority) = generate_certificate().map_err(|why| Error::Failed(why.to_string()))?;
         let waiting = Arc::new(AtomicUsize::new(0));
-        let answers: Arc<str> = format!(
+        let response: Arc<str> = format!(
             "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {PAGE_BYTES}\r\n\r\n{}",
             "x".repeat(PAGE_BYTES)
         )
         .into();
-        let answering = ResponseMode::Page(answers);
+        let page = ResponseMode::Page(response);
         let silent = ResponseMode::Silent(Arc::clone(&waiting));
         let (mut plain, mut tls) = (Vec::new(), Vec::new());
         for _ in 0..PORTS_PER_SCHEME {
-            plain.push(start_listener(answering.clone(), None).map_err(serve)?);
-            tls.push(start_listener(answering.clone(), Some(acceptor.clone())).map_err(serve)?);
+            plain.push(start_listener(page.clone(), None).map_err(serve)?);
+            tls.push(start_listener(page.clone(), Some(acceptor.clone())).map_err(serve)?);
         }
-        let listening = TargetAddresses {
+        let addresses = TargetAddresses {
             plain,
             tls,
             silent: start_listener(silent.clone(), None).map_err(serve)?,
@@ -111,7 +113,7 @@ pub(crate) fn run() -> Result<(), Error> {
             count: start_listener(ResponseMode::WaitingCount(waiting), None).map_err(serve)?,
             authority,
         };
-        let line = serde_json::to_string(&listening).map_err(|why| Error::Failed(why.to_string()))?;
+        let line = serde_json::to_string(&addresses).map_err(|why| Error::Failed(why.to_string()))?;
         io::stdout().write_all(format!("{line}\n").as_bytes()).map_err(serve)?;
         io::stdout().flush().map_err(serve)?;
         std::future::pending().await
@@ -151,7 +153,7 @@ fn start_listener(kind: ResponseMode, tls: Option<TlsAcceptor>) -> io::Result<So
         while let Ok((stream, _)) = listener.accept().await {
             let (kind, tls) = (kind.clone(), tls.clone());
             tokio::spawn(async move {
-                // A client that goes away is no trouble.
+                // Clients that disconnect are no failure.
                 let _ = serve_connection(stream, kind, tls).await;
             });
         }
@@ -183,7 +185,7 @@ async fn serve_requests(
         if request.ends_with(b"\r\n\r\n") {
             request.clear();
             match &kind {
-                ResponseMode::Page(answer) => stream.write_all(answer.as_bytes()).await?,
+                ResponseMode::Page(response) => stream.write_all(response.as_bytes()).await?,
                 ResponseMode::Silent(waiting) | ResponseMode::WaitingCount(waiting) => {
                     waiting.fetch_add(1, Ordering::Relaxed);
                 }

@@ -1,5 +1,5 @@
-//! What a system's bench runs on: a nats-server and a Postgres as `picket up` starts them, each of the bench's own, and
-//! our processes as they are deployed, by the programs that lie beside this one.
+//! Test bed of the benches: a nats-server and a Postgres as started by `picket up`, and Picket's
+//! processes as deployed, started from the programs beside this one.
 
 use std::{
     fs, io,
@@ -29,14 +29,14 @@ use tokio::{
 
 use crate::Error;
 
-/// The region of all sites.
+/// Region of all sites.
 pub(crate) const REGION: &str = "bench";
-/// How long anything that is waited for may take.
+/// Maximum time of a wait.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
-/// How often it is looked at.
+/// Pause between two polls.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The servers, without any process of ours. All of it is gone when the bench is.
+/// Servers without any Picket process. Removed with the bench.
 pub(crate) struct Testbed {
     pub(crate) nats: Nats,
     pub(crate) postgres: Postgres,
@@ -46,10 +46,10 @@ pub(crate) struct Testbed {
 }
 
 impl Testbed {
-    /// Starts the servers, with the schema and the region.
+    /// Starts the servers and creates the schema and the region.
     ///
     /// # Errors
-    /// When one of them does not start.
+    /// Fails if a server does not start.
     pub(crate) async fn start() -> Result<Self, Error> {
         let tools = servers::pinned_tools().await;
         let dir = servers::scratch_dir("bench");
@@ -59,7 +59,7 @@ impl Testbed {
         let config = PostgresConfig { port: servers::non_ephemeral_port(), ..PostgresConfig::default() };
         let start = || Postgres::start(&tools, &data, config.clone());
         let postgres = start().await.map_err(with_context("Postgres"))?;
-        // The time of each row's commit, to the microsecond; takes a restart.
+        // Stores the commit time of each row, to the microsecond. Takes effect after a restart.
         let set = "ALTER SYSTEM SET track_commit_timestamp = on";
         postgres.run_admin_sql(set).await.map_err(with_context("Postgres"))?;
         postgres.stop(WAIT_TIMEOUT).await.map_err(with_context("Postgres"))?;
@@ -72,7 +72,7 @@ impl Testbed {
         Ok(bed)
     }
 
-    /// Runs the operator's command to its end.
+    /// Runs the `picket` command to its end.
     async fn run_picket(&self, arguments: &[&str]) -> Result<(), Error> {
         let run = self.program_command("picket")?.args(arguments).stdin(Stdio::null()).output();
         let output = timeout(WAIT_TIMEOUT, run).await.map_err(with_context("picket"))?;
@@ -83,13 +83,14 @@ impl Testbed {
         }
     }
 
-    /// One of our programs, which lie beside this one.
+    /// Command that runs a program in the directory of this one.
     fn program_command(&self, program: &str) -> Result<Command, Error> {
-        let this = std::env::current_exe().map_err(|error| Error::System("this program's path", error))?;
-        let path = this.with_file_name(program);
+        let executable =
+            std::env::current_exe().map_err(|error| Error::System("this program's path", error))?;
+        let path = executable.with_file_name(program);
         if !path.is_file() {
             let build = "cargo build --workspace --bins, with --release or as this one was built";
-            return Err(Error::Failed(format!("there is no {}: {build}", path.display())));
+            return Err(Error::Failed(format!("{} does not exist: {build}", path.display())));
         }
         let mut command = Command::new(path);
         command.arg0(self.dir.join(program)).kill_on_drop(true);
@@ -97,10 +98,10 @@ impl Testbed {
         Ok(command)
     }
 
-    /// Starts one of our processes; it is not ready yet.
+    /// Starts a process without waiting for its readiness.
     ///
     /// # Errors
-    /// When there is no such program.
+    /// Fails if the program does not exist.
     pub(crate) fn spawn_process(&self, program: &'static str, options: &[&str]) -> Result<Process, Error> {
         let listen = SocketAddr::from(([127, 0, 0, 1], servers::non_ephemeral_port()));
         let mut command = self.program_command(program)?;
@@ -108,19 +109,19 @@ impl Testbed {
         Process::spawn(program, command, listen, &self.dir)
     }
 
-    /// Starts a coordinator; it is not ready yet.
+    /// Starts a coordinator without waiting for its readiness.
     ///
     /// # Errors
-    /// When there is no such program.
+    /// Fails if the program does not exist.
     pub(crate) fn spawn_coordinator(&self) -> Result<Process, Error> {
-        // A smoke of the bench has no time for longer ones.
+        // Smoke runs are too short for longer intervals.
         self.spawn_process("picket-coordinator", &["--min-interval", "1s"])
     }
 
-    /// Starts some other program, which answers HTTP at `listen` and finds its files in the directory of this bed.
+    /// Starts another program, which serves HTTP at `listen` and runs with the files of this bed.
     ///
     /// # Errors
-    /// When there is no such program.
+    /// Fails if the program does not exist.
     pub(crate) fn spawn_external(
         &self,
         name: &'static str,
@@ -131,19 +132,19 @@ impl Testbed {
         Process::spawn(name, command, listen, &self.dir)
     }
 
-    /// Where files for a run may be put.
+    /// Directory for files of a run.
     pub(crate) fn scratch_dir(&self) -> &Path {
         &self.dir
     }
 
-    /// psql on the database.
+    /// Command that runs psql on the database.
     ///
     /// # Errors
-    /// When it is not installed.
+    /// Fails if psql is not installed.
     pub(crate) fn psql_command(&self) -> Result<Command, Error> {
         let mut command = Command::new(self.tools.find_postgres().map_err(with_context("psql"))?.psql_path());
         command.args(["--no-psqlrc", "--no-password", "--quiet", "--set", "ON_ERROR_STOP=1"]);
-        // Not on the command line, which others can see.
+        // Passed in the environment, because other users can see a command line.
         let url = self.postgres.url();
         let (user, rest) = url.trim_start_matches("postgres://").split_once(':').unwrap_or_default();
         let password = rest.split('@').next().unwrap_or_default();
@@ -153,10 +154,11 @@ impl Testbed {
         Ok(command)
     }
 
-    /// Adds sites, one for each number of `first` to `last`, in turns on the addresses, each checked every `interval_s`.
+    /// Adds sites with the numbers `first` to `last`, distributed over the addresses, each with the
+    /// interval `interval_s`.
     ///
     /// # Errors
-    /// When the database refuses.
+    /// Fails if the database refuses.
     pub(crate) async fn add_sites(
         &self,
         first: u32,
@@ -173,29 +175,45 @@ impl Testbed {
             ports.len(),
         ))
         .await?;
-        // Now, and not some time while something is measured.
+        // Vacuums here, so that autovacuum does not run during a measurement.
         self.execute_sql("VACUUM ANALYZE picket.sites").await?;
         self.execute_sql("VACUUM ANALYZE picket.schedules").await
     }
 
-    /// As [`add_sites`](Self::add_sites), by the hundred thousand: without triggers, which a million rows would take a
-    /// minute in. What they would write is written here. The table must be empty.
+    /// Adds sites as [`add_sites`](Self::add_sites) does, for hundreds of thousands of sites.
+    /// Bypasses the triggers, which take a minute for a million rows, and writes the rows of the
+    /// triggers itself. The table must be empty.
     ///
     /// # Errors
-    /// When the database refuses.
+    /// Fails if the database refuses.
     pub(crate) async fn bulk_insert_sites(
         &self,
         count: u32,
         interval_s: u32,
         addresses: &[SocketAddr],
     ) -> Result<(), Error> {
+        self.fill_with_sites_that_have(count, interval_s, addresses, "NULL").await
+    }
+
+    /// Fills the database as its sibling does, with the regex that the SQL expression `regex` makes of a
+    /// site's number `n`.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub(crate) async fn fill_with_sites_that_have(
+        &self,
+        count: u32,
+        interval_s: u32,
+        addresses: &[SocketAddr],
+        regex: &str,
+    ) -> Result<(), Error> {
         let ports: Vec<String> = addresses.iter().map(|address| address.port().to_string()).collect();
         self.execute_sql(&format!(
             "BEGIN;
              SET LOCAL session_replication_role = replica;
              SET LOCAL synchronous_commit = off;
-             INSERT INTO picket.sites (id, url, interval_seconds, shard, version) OVERRIDING SYSTEM VALUE
-             SELECT n, 'http://127.0.0.1:' || (ARRAY[{}])[1 + n % {}] || '/page/' || n, {interval_s},
+             INSERT INTO picket.sites (id, url, regex, interval_seconds, shard, version) OVERRIDING SYSTEM VALUE
+             SELECT n, 'http://127.0.0.1:' || (ARRAY[{}])[1 + n % {}] || '/page/' || n, {regex}, {interval_s},
                     picket.shard_of(n), pg_current_xact_id()
              FROM generate_series(1, {count}) AS n;
              INSERT INTO picket.schedules (site_id, region_id, interval_ms, phase_ms, shard, valid_from)
@@ -213,10 +231,11 @@ impl Testbed {
         self.execute_sql("VACUUM ANALYZE picket.schedules").await
     }
 
-    /// A client of the bus, which waits for room when too many acknowledgements are outstanding.
+    /// Connects a client to the bus. Its publishes wait for room when too many acknowledgements are
+    /// outstanding.
     ///
     /// # Errors
-    /// When the bus is not there.
+    /// Fails if the bus is unreachable.
     pub(crate) async fn connect_jetstream(&self) -> Result<(Client, Context), Error> {
         let client = async_nats::connect(self.nats.url()).await.map_err(with_context("NATS"))?;
         let context = ContextBuilder::new()
@@ -230,34 +249,34 @@ impl Testbed {
     /// Runs a statement.
     ///
     /// # Errors
-    /// When the database refuses.
+    /// Fails if the database refuses.
     pub(crate) async fn execute_sql(&self, sql: &str) -> Result<(), Error> {
         let run = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&self.database).await;
         run.map(drop).map_err(|why| Error::Failed(format!("{sql}: {why}")))
     }
 
-    /// Asks for one number.
+    /// Runs a query for a number.
     ///
     /// # Errors
-    /// When the database refuses.
+    /// Fails if the database refuses.
     pub(crate) async fn query_number(&self, sql: &str) -> Result<i64, Error> {
-        let asked = sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&self.database).await;
-        asked.map_err(|why| Error::Failed(format!("{sql}: {why}")))
+        let result = sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&self.database).await;
+        result.map_err(|why| Error::Failed(format!("{sql}: {why}")))
     }
 
-    /// The database's clock.
+    /// Current time of the database's clock.
     ///
     /// # Errors
-    /// When the database does not answer.
+    /// Fails if the database does not answer.
     pub(crate) async fn database_now(&self) -> Result<OffsetDateTime, Error> {
         let now = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&self.database).await;
         now.map_err(with_context("the database's clock"))
     }
 
-    /// What makes the tickets of this installation.
+    /// Loads the ticket keys of this installation.
     ///
     /// # Errors
-    /// When the database does not answer.
+    /// Fails if the database does not answer.
     pub(crate) async fn load_tickets(&self) -> Result<Arc<Tickets>, Error> {
         let options = DatabaseOptions { database_url: Some(self.postgres.url()) };
         let store = Store::new(&options, "bench", 1).map_err(with_context("database"))?;
@@ -267,7 +286,7 @@ impl Testbed {
     /// Stops the servers.
     ///
     /// # Errors
-    /// When one of them does not stop.
+    /// Fails if a server does not stop.
     pub(crate) async fn stop(self) -> Result<(), Error> {
         self.database.close().await;
         self.nats.stop(WAIT_TIMEOUT).await.map_err(with_context("nats-server"))?;
@@ -275,7 +294,7 @@ impl Testbed {
     }
 }
 
-/// A running process. Dropped, it is killed.
+/// Running process. Killed when dropped.
 pub(crate) struct Process {
     pub(crate) name: &'static str,
     pub(crate) pid: u32,
@@ -306,11 +325,11 @@ impl Process {
     /// Waits until `path` is answered with 200.
     ///
     /// # Errors
-    /// With the end of its log, when it has not in time.
+    /// Fails with the end of the log after the timeout.
     pub(crate) async fn wait_responding(&self, path: &str) -> Result<(), Error> {
         let until = Instant::now() + WAIT_TIMEOUT;
         while Instant::now() < until {
-            if matches!(self.http_get(path).await, Ok(answer) if answer.starts_with("HTTP/1.1 200") || answer.starts_with("HTTP/1.0 200"))
+            if matches!(self.http_get(path).await, Ok(response) if response.starts_with("HTTP/1.1 200") || response.starts_with("HTTP/1.0 200"))
             {
                 return Ok(());
             }
@@ -321,15 +340,15 @@ impl Process {
         Err(Error::Failed(format!("{} did not become ready: {}", self.name, tail.join("\n"))))
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until the process is ready.
     ///
     /// # Errors
-    /// With the end of its log, when it does not in time.
+    /// Fails with the end of the log after the timeout.
     pub(crate) async fn wait_ready(&self) -> Result<(), Error> {
         self.wait_responding("/readyz").await
     }
 
-    /// One of its metrics: the sum over all labels.
+    /// Value of a metric, summed over all labels.
     pub(crate) async fn read_metric(&self, name: &str) -> f64 {
         let text = self.http_get("/metrics").await.unwrap_or_default();
         text.lines()
@@ -338,31 +357,31 @@ impl Process {
             .sum()
     }
 
-    /// Asks it for `path`: the whole answer, head and body.
+    /// Requests `path` and returns the whole response with head and body.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// Fails if the process does not answer.
     pub(crate) async fn http_get(&self, path: &str) -> io::Result<String> {
-        const LIMIT: Duration = Duration::from_secs(10);
-        let ask = async {
+        const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+        let request = async {
             let mut stream = TcpStream::connect(self.listen).await?;
-            // By HTTP/1.0 nothing comes in chunks.
-            let request = format!("GET {path} HTTP/1.0\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n");
-            stream.write_all(request.as_bytes()).await?;
-            let mut answer = Vec::new();
-            stream.read_to_end(&mut answer).await?;
-            Ok(String::from_utf8_lossy(&answer).into_owned())
+            // HTTP/1.0 avoids chunked responses.
+            let head = format!("GET {path} HTTP/1.0\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n");
+            stream.write_all(head.as_bytes()).await?;
+            let mut response = Vec::new();
+            stream.read_to_end(&mut response).await?;
+            Ok(String::from_utf8_lossy(&response).into_owned())
         };
-        timeout(LIMIT, ask).await?
+        timeout(RESPONSE_TIMEOUT, request).await?
     }
 
-    /// Asks it to end, and waits.
+    /// Stops the process gracefully and waits for its end.
     ///
     /// # Errors
-    /// When it does not, or not well.
+    /// Fails if the process does not end in time.
     pub(crate) async fn stop(mut self) -> Result<(), Error> {
         if let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) {
-            // One that has ended already is waited for all the same.
+            // A process that has already ended is waited for as well.
             let _ = kill_process(pid, Signal::TERM);
         }
         match timeout(WAIT_TIMEOUT, self.child.wait()).await {
@@ -372,7 +391,7 @@ impl Process {
     }
 }
 
-/// For what fails and is to be told with its causes.
+/// Converts an error to text with a context and all causes.
 pub(crate) fn with_context<E: std::error::Error>(doing: &'static str) -> impl Fn(E) -> Error {
     move |error| {
         let mut text = format!("{doing}: {error}");

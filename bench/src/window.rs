@@ -1,4 +1,4 @@
-//! A span of time over which processes are watched: what they cost, and what became of the ticks in it.
+//! Measurement window: the cost of processes over a span of time, and the outcomes of its ticks.
 
 use std::time::Duration;
 
@@ -11,31 +11,31 @@ use crate::{
     testbed::{Testbed, with_context},
 };
 
-/// By the database's clock.
+/// Span of time by the database's clock.
 pub(crate) struct MeasurementWindow {
     pub(crate) from: OffsetDateTime,
     pub(crate) until: OffsetDateTime,
     /// CPU time in seconds, by process.
     cpu_seconds: Vec<(&'static str, f64)>,
-    /// Memory in bytes at its end (PSS), by process.
+    /// Memory in bytes at the end (PSS), by process.
     pub(crate) memory: Vec<(&'static str, u64)>,
 }
 
-/// The rows of its ticks.
+/// Statistics of the rows in a window.
 pub(crate) struct TickStats {
     pub(crate) rows: i64,
     pub(crate) up: i64,
     pub(crate) missed: i64,
     pub(crate) lateness_ms: Percentiles,
-    /// From the due time to the commit.
+    /// Time from the tick to the commit.
     pub(crate) delay_ms: Percentiles,
 }
 
 impl MeasurementWindow {
-    /// Watches these processes, given by name and number, for so long.
+    /// Observes these processes, given by name and process id, for `length`.
     ///
     /// # Errors
-    /// When the database does not tell the time.
+    /// Fails if the database does not answer.
     pub(crate) async fn observe(
         bed: &Testbed,
         parts: &[(&'static str, u32)],
@@ -51,23 +51,23 @@ impl MeasurementWindow {
         Ok(Self { from, until, cpu_seconds: cpu, memory })
     }
 
-    /// How long it was.
+    /// Length of the window, in seconds.
     pub(crate) fn length_seconds(&self) -> f64 {
         (self.until - self.from).as_seconds_f64()
     }
 
-    /// CPU time in µs by process, for each of so many checks; no number for none.
+    /// CPU time per check in µs, by process. NaN without checks.
     pub(crate) fn cpu_us(&self, checks: i64) -> Vec<(&'static str, f64)> {
         let each = |seconds: f64| if checks > 0 { seconds * 1e6 / checks as f64 } else { f64::NAN };
         self.cpu_seconds.iter().map(|(name, seconds)| (*name, each(*seconds))).collect()
     }
 
-    /// Reads the rows of its ticks from a table that has the columns of `check_results`.
+    /// Reads the rows of the window's ticks from a table with the columns of `check_results`.
     ///
     /// # Errors
-    /// When the database refuses.
+    /// Fails if the database refuses.
     pub(crate) async fn read_tick_stats(&self, bed: &Testbed, table: &str) -> Result<TickStats, Error> {
-        // Each commit's time is looked up once, and not once a row.
+        // Looks up the time of each commit once, not once per row.
         let sql = format!(
             "WITH found AS MATERIALIZED (
                  SELECT scheduled_at, lateness_us, outcome, xmin AS written FROM {table}

@@ -1,4 +1,4 @@
-//! Publishing to a stream with a window of acknowledgements: the least that a publisher who loses nothing can do.
+//! Publisher with a window of acknowledgements: the minimal publisher without loss.
 
 use std::{collections::VecDeque, future::IntoFuture};
 
@@ -9,10 +9,11 @@ use async_nats::{
 
 use crate::{Error, testbed::with_context};
 
-/// Publishes all of them, with so many acknowledgements outstanding at most, until the last has come.
+/// Publishes all messages, with at most `window` unacknowledged ones, and waits for the last
+/// acknowledgement.
 ///
 /// # Errors
-/// When the stream refuses one, or does not answer.
+/// Fails if the stream refuses a message or does not answer.
 pub(crate) async fn publish_windowed(
     jetstream: &Context,
     messages: impl Iterator<Item = (Subject, PublishMessage)>,
@@ -21,15 +22,16 @@ pub(crate) async fn publish_windowed(
     let mut waiting: VecDeque<PublishAckFuture> = VecDeque::with_capacity(window);
     for (subject, message) in messages {
         if waiting.len() >= window {
-            // Half of them at once: each wait for one alone would be a wake-up.
-            for acknowledged in waiting.drain(..window / 2) {
-                acknowledged.into_future().await.map_err(with_context("publish"))?;
+            // Half of the window at once: waiting for a single acknowledgement would cost a wake-up
+            // each.
+            for ack in waiting.drain(..window / 2) {
+                ack.into_future().await.map_err(with_context("publish"))?;
             }
         }
         waiting.push_back(jetstream.send_publish(subject, message).await.map_err(with_context("publish"))?);
     }
-    for acknowledged in waiting {
-        acknowledged.into_future().await.map_err(with_context("publish"))?;
+    for ack in waiting {
+        ack.into_future().await.map_err(with_context("publish"))?;
     }
     Ok(())
 }

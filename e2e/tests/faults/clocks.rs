@@ -35,7 +35,7 @@ async fn f15_coordinators_whose_clocks_are_minutes_wrong_schedule_what_is_due_wh
     drill.wait_balanced().await;
     drill.wait_served().await;
     for wrong in &drill.coordinators {
-        wrong.wait_logged("this machine's clock is").await;
+        wrong.wait_logged("wall clock differs from the database clock").await;
     }
 
     let account = drill.verify_account().await;
@@ -127,16 +127,16 @@ async fn f21_a_database_clock_that_is_45_days_ahead_for_a_while_deletes_nothing_
 
     clock.set_offset(CLOCK_STEP_S);
     drill.mark_fault_started_at(&now_sql());
-    wait_all_logged(&drill, "which nothing confirms: time goes on as before").await;
+    wait_all_logged(&drill, "database clock jumped, unconfirmed").await;
     wait_served(&drill).await;
-    wait_all_logged(&drill, "nothing is deleted for its age: the database's clock has jumped by").await;
+    wait_all_logged(&drill, "retention paused reason=\"the database's clock has jumped by").await;
     assert_eq!(count_result_days(&drill).await, days);
     let ahead = drill.stack.query_number(&marks.replace("{now}", &now_sql())).await;
     assert_eq!(ahead, 0, "nothing is said to be scheduled up to then");
 
     clock.set_offset(0);
     drill.mark_fault_ended().await;
-    wait_all_logged(&drill, "the database's clock is as it was before it jumped").await;
+    wait_all_logged(&drill, "database clock is back at the time before its jump").await;
     drill.wait_balanced().await;
     drill.wait_served().await;
     for process in drill.all_processes() {
@@ -176,7 +176,7 @@ async fn f21c_a_database_clock_that_is_ahead_for_a_while_leaves_no_job_expired_a
 
     clock.set_offset(180);
     drill.mark_fault_started_at(&now_sql());
-    wait_all_logged(&drill, "which nothing confirms").await;
+    wait_all_logged(&drill, "database clock jumped, unconfirmed").await;
     wait_served(&drill).await;
     // Those that are started now have no memory of the right time.
     for coordinator in drill.coordinators.drain(..).collect::<Vec<_>>() {
@@ -184,7 +184,7 @@ async fn f21c_a_database_clock_that_is_ahead_for_a_while_leaves_no_job_expired_a
     }
     for _ in 0..2 {
         let fresh = drill.spawn_coordinator().await;
-        fresh.wait_unready("which no other clock").await;
+        fresh.wait_unready("unconfirmed by any other clock").await;
         drill.coordinators.push(fresh);
     }
     drill.run_for(Duration::from_secs(12)).await;
@@ -212,7 +212,7 @@ async fn f21d_a_database_clock_that_goes_back_ten_minutes_costs_a_dead_coordinat
 
     clock.set_offset(-600);
     drill.mark_fault_started_at(&now_sql());
-    wait_all_logged(&drill, "which nothing confirms").await;
+    wait_all_logged(&drill, "database clock jumped, unconfirmed").await;
     drill.coordinators.remove(0).kill().await;
     let killed = Instant::now();
     drill.wait_balanced().await;

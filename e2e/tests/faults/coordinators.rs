@@ -66,7 +66,13 @@ async fn f2_a_coordinator_that_was_paused_beyond_its_lease_publishes_nothing_for
     drill.mark_fault_ended().await;
     eventually(WAIT_TIMEOUT, "the one that wakes to say so", async || {
         let log = paused.read_log();
-        if log.contains("stood still") && log.contains("lease lost on 32 shards") { Ok(()) } else { Err(log) }
+        if log.contains("process was suspended")
+            && log.contains("lost leases, stopped publishing for their shards shards=32")
+        {
+            Ok(())
+        } else {
+            Err(log)
+        }
     })
     .await;
     drill.coordinators.push(paused);

@@ -69,7 +69,7 @@ async fn item6b_a_coordinator_that_cannot_reach_postgres_past_its_lease_stops_pu
     link.blackhole();
     drill.mark_fault_started().await;
     let far = drill.coordinators.pop().expect("the one that was pushed");
-    far.wait_logged("its time ran out without a renewal").await;
+    far.wait_logged("expired without a renewal").await;
     far.wait_unready("leases").await;
     let published = far.wait_jobs_published().await;
     assert!(published > 0.0);

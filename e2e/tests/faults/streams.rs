@@ -100,7 +100,9 @@ async fn f14c_streams_and_consumers_that_are_deleted_are_made_again_as_they_were
         jetstream.delete_stream(name).await.expect("it is deleted");
         drill.mark_fault_started().await;
         for coordinator in &drill.coordinators {
-            coordinator.wait_logged(&format!("the stream {name} was gone and has been made again")).await;
+            coordinator
+                .wait_logged(&format!("recreated a deleted stream, its messages are lost stream=\"{name}\""))
+                .await;
         }
         drill.wait_served().await;
     }
@@ -113,7 +115,7 @@ async fn f14c_streams_and_consumers_that_are_deleted_are_made_again_as_they_were
     }
     let said = |text: &str| drill.all_processes().any(|process| process.read_log().contains(text));
     for region in ["east", "west"] {
-        assert!(said(&format!("the consumer prober-{region} was gone and has been made again")), "{region}");
+        assert!(said(&format!("recreated a deleted consumer region={region}")), "{region}");
     }
     assert!(said("could not pull results, retrying"));
     let after = jetstream.get_stream(RESULTS_STREAM).await.expect("it is there").cached_info().config.clone();
@@ -143,7 +145,7 @@ async fn f14e_when_the_bus_has_no_room_left_publishers_say_so_and_wait_and_all_g
     drill.mark_fault_started().await;
     for coordinator in &drill.coordinators {
         coordinator.wait_logged("could not publish").await;
-        coordinator.wait_logged("no job could be published for").await;
+        coordinator.wait_logged("jobs cannot be published, leaving shards").await;
         coordinator.wait_unready("jobs cannot be published").await;
     }
     drill.run_for(Duration::from_secs(10)).await;
@@ -178,8 +180,8 @@ async fn f14d_before_the_stream_of_results_is_full_no_jobs_are_published_and_no_
     drill.sinks.iter().for_each(|sink| sink.send_signal("STOP"));
     drill.mark_fault_started().await;
     for coordinator in &drill.coordinators {
-        coordinator.wait_logged("above 80 % no jobs are published").await;
-        coordinator.wait_logged("publishing no jobs").await;
+        coordinator.wait_logged("results backlog is high").await;
+        coordinator.wait_logged("paused publishing").await;
         coordinator.wait_unready("no jobs are published").await;
         assert_eq!(coordinator.read_metric("picket_coordinator_planner_held_back"), 1.0);
         coordinator.wait_jobs_published().await;
@@ -195,7 +197,7 @@ async fn f14d_before_the_stream_of_results_is_full_no_jobs_are_published_and_no_
     drill.sinks.iter().for_each(|sink| sink.send_signal("CONT"));
     drill.mark_fault_ended().await;
     for coordinator in &drill.coordinators {
-        coordinator.wait_logged("publishing jobs again").await;
+        coordinator.wait_logged("resumed publishing").await;
         coordinator.wait_ready().await;
     }
     drill.wait_served().await;

@@ -14,9 +14,9 @@ use crate::{DbTimestamp, leases::to_shard};
 
 /// Columns for decoding a [`Site`], for a statement that names the table `site`.
 pub(crate) static SITE_COLUMNS: LazyLock<String> = LazyLock::new(|| {
-    let mut columns =
-        "site.id, site.shard, site.created_at, site.updated_at, left(site.problem, 2000) AS problem"
-            .to_owned();
+    let mut columns = "site.id, site.shard, site.created_at, site.updated_at, site.patterns_validated, \
+         left(site.problem, 2000) AS problem"
+        .to_owned();
     let mut oversized = String::new();
     for column in DEFINITION_COLUMNS {
         let name = column.name;
@@ -60,6 +60,7 @@ impl FromRow<'_, PgRow> for Site {
             // A text may be invalid UTF-8 in a database with another encoding.
             url: row.try_get("url").unwrap_or_default(),
             problem: row.try_get("problem").unwrap_or_else(|_| Some("(cannot be read)".to_owned())),
+            patterns_validated: row.try_get("patterns_validated")?,
             created_at: row.try_get::<DbTimestamp, _>("created_at")?.into(),
             updated_at: row.try_get::<DbTimestamp, _>("updated_at")?.into(),
         })
