@@ -222,7 +222,7 @@ mod tests {
 
     const RESULT: &str = r#"{"v":1,"id":"a","site_id":7,"kind":"scheduled","region":"eu","prober":"p","url":"http://x/","scheduled_at":"2026-11-20T12:00:00.000000Z","started_at":"2026-11-20T12:00:01.234567Z","outcome":"down","cause":"status","message":"503","http_status":503,"timing":{"total_us":12345}}"#;
 
-    const OPENED: &str = r#"{"v":1,"id":"incident.4.opened","event":"incident.opened","incident_id":4,"site_id":7,"site":"shop","url":"http://x/","opened_at":"2026-11-20T12:00:01.000000Z","closed_at":null,"cause":"connect","message":"refused\u001b[2J","regions":["eu","us"]}"#;
+    const OPENED: &str = r#"{"v":1,"id":"incident.4.opened","event":"incident.opened","incident_id":4,"site_id":7,"site":"shop","url":"http://x/","tags":[],"opened_at":"2026-11-20T12:00:01.000000Z","closed_at":null,"first_failure_at":"2026-11-20T12:00:00.000000Z","cause":"connect","message":"refused\u001b[2J","regions":["eu","us"],"unwatched":false}"#;
 
     #[test]
     fn a_result_is_one_aligned_line() {
@@ -273,6 +273,29 @@ mod tests {
         assert!(!shown(&["--site", "8"]));
         assert!(!shown(&["--region", "us"]));
         assert!(!shown(&["--outcome", "up"]));
+    }
+
+    #[test]
+    fn an_event_of_each_kind_says_what_happened_and_for_how_long() {
+        let silent = r#"{"v":1,"id":"a","event":"region.silent","region":"eu","since":"2026-11-20T12:00:00.000000Z","at":"2026-11-20T12:00:20.000000Z"}"#;
+        let closed = OPENED
+            .replace("incident.opened", "incident.closed")
+            .replace(r#""closed_at":null"#, r#""closed_at":"2026-11-20T12:05:01.000000Z""#);
+        let back = silent.replace("region.silent", "region.back").replace("12:00:20", "12:01:30");
+        let shown = |kind: &str, payload: &str| line(&[], &format!("picket.event.{kind}"), payload).unwrap();
+
+        assert_eq!(
+            shown("incident.closed", &closed),
+            "12:05:01.000  ** BACK shop after 5m  (incident 4)\n"
+        );
+        assert_eq!(shown("region.silent", silent), "12:00:20.000  ** no active probers in region eu\n");
+        assert_eq!(
+            shown("region.back", &back),
+            "12:01:30.000  ** region eu has active probers again after 1m 30s\n"
+        );
+        // An event of a later version is shown as it came.
+        let unknown = silent.replace("region.silent", "region.renamed");
+        assert_eq!(shown("region.renamed", &unknown), format!("picket.event.region.renamed {unknown}\n"));
     }
 
     #[test]

@@ -67,8 +67,8 @@ macro_rules! define_request {
 with_check_options!(define_request! {
     /// A check request in its wire format. Only `url` is required; every other field has a default.
     ///
-    /// Numeric fields are wider than their ranges, so that [`CheckRequest::validate`] rejects a
-    /// number out of range with a clear error.
+    /// Numeric fields are wider than their ranges, so that the validation rejects a number out of
+    /// range with a clear error.
     request {
         /// Correlation id: any text of at most 128 bytes.
         id: Option<String> = None, "a text of at most 128 bytes";
@@ -88,8 +88,7 @@ with_check_options!(define_request! {
         epoch: Option<Epoch> = None, "a whole number";
         /// Installation that published the job; copied to the result.
         installation: Option<InstallationId> = None, "a UUID";
-        /// [Ticket](crate::ticket) of the job; copied to the result unread, because only the sink
-        /// verifies tickets.
+        /// Ticket of the job; copied to the result unread, because only the sink verifies tickets.
         ticket: Option<String> = None, "a text";
     }
 });

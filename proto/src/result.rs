@@ -74,7 +74,7 @@ pub struct CheckResult {
     /// Installation of the job; absent for an ad-hoc check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub installation: Option<InstallationId>,
-    /// [Ticket](crate::ticket) of the job; absent for an ad-hoc check.
+    /// Ticket of the job; absent for an ad-hoc check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket: Option<String>,
 }
