@@ -284,10 +284,7 @@ mod tests {
         let back = silent.replace("region.silent", "region.back").replace("12:00:20", "12:01:30");
         let shown = |kind: &str, payload: &str| line(&[], &format!("picket.event.{kind}"), payload).unwrap();
 
-        assert_eq!(
-            shown("incident.closed", &closed),
-            "12:05:01.000  ** BACK shop after 5m  (incident 4)\n"
-        );
+        assert_eq!(shown("incident.closed", &closed), "12:05:01.000  ** BACK shop after 5m  (incident 4)\n");
         assert_eq!(shown("region.silent", silent), "12:00:20.000  ** no active probers in region eu\n");
         assert_eq!(
             shown("region.back", &back),

@@ -34,7 +34,7 @@ macro_rules! define_request {
 
         impl CheckRequest {
             /// Each field with a description of its allowed values.
-            const KNOWN_FIELDS: &[(&str, &str)] = &[
+            pub const KNOWN_FIELDS: &[(&str, &str)] = &[
                 ("url", "an http or https URL"),
                 $((stringify!($option), $option_allowed),)*
                 $((stringify!($field), $allowed),)*

@@ -65,7 +65,7 @@ macro_rules! define_site {
 
         impl SiteFields {
             /// All fields of `site`.
-            pub fn all(site: &SiteSpec) -> Self {
+            pub fn all_fields(site: &SiteSpec) -> Self {
                 Self {
                     url: site.check.url.clone(),
                     $($field: Some(site.$field.clone()),)*
@@ -75,7 +75,7 @@ macro_rules! define_site {
             }
 
             /// The URL of `site` and the fields that differ from their defaults.
-            pub fn changed(site: &SiteSpec) -> Self {
+            pub fn changed_fields(site: &SiteSpec) -> Self {
                 let default = SiteSpec::new("");
                 Self {
                     url: site.check.url.clone(),
@@ -172,7 +172,7 @@ fn parse_alternative(
 impl Serialize for SiteSpec {
     /// Writes all fields.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        SiteFields::all(self).serialize(serializer)
+        SiteFields::all_fields(self).serialize(serializer)
     }
 }
 
@@ -268,7 +268,32 @@ impl SiteSpec {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn a_site_is_one_level_of_fields_in_which_defaults_may_be_absent() {
+        let site = SiteSpec {
+            interval_seconds: 30,
+            check: CheckRequest { regex: Some("ok".into()), ..CheckRequest::new("http://x/") },
+            ..SiteSpec::new("http://x/")
+        };
+
+        let all = serde_json::to_value(&site).unwrap();
+        let changed = serde_json::to_value(SiteFields::changed_fields(&site)).unwrap();
+
+        let names: BTreeSet<&str> = all.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(names, SiteSpec::FIELDS.iter().copied().collect());
+        assert_eq!(changed, json!({"url": "http://x/", "interval_seconds": 30, "regex": "ok"}));
+        for written in
+            [all, changed, json!({"url": "http://x/", "interval": "30s", "regex": "ok", "name": null})]
+        {
+            assert_eq!(serde_json::from_value::<SiteSpec>(written).unwrap(), site);
+        }
+        let refused = serde_json::from_value::<SiteSpec>(json!({"url": "http://x/", "timeout": 5}));
+        assert!(refused.is_err());
+    }
 
     #[test]
     fn a_site_with_a_field_that_makes_no_sense_is_refused_by_that_field() {

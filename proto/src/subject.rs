@@ -183,7 +183,8 @@ impl EventSubject {
     /// Prefix of the subjects of all events, also of kinds that this version does not know.
     pub const PREFIX: &'static str = "picket.event.";
 
-    const ALL: [Self; 4] = [Self::IncidentOpened, Self::IncidentClosed, Self::RegionSilent, Self::RegionBack];
+    const KNOWN_SUBJECTS: [Self; 4] =
+        [Self::IncidentOpened, Self::IncidentClosed, Self::RegionSilent, Self::RegionBack];
 
     /// The subject as text.
     pub fn as_str(self) -> &'static str {
@@ -200,10 +201,9 @@ impl EventSubject {
     /// # Errors
     /// If the subject is not that of a known kind of event.
     pub fn parse(subject: &str) -> Result<Self, ValidationError> {
-        Self::ALL
-            .into_iter()
-            .find(|known| known.as_str() == subject)
-            .ok_or_else(|| ValidationError::new("subject", subject, Self::ALL.map(Self::as_str).join(", ")))
+        Self::KNOWN_SUBJECTS.into_iter().find(|known| known.as_str() == subject).ok_or_else(|| {
+            ValidationError::new("subject", subject, Self::KNOWN_SUBJECTS.map(Self::as_str).join(", "))
+        })
     }
 }
 
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn the_subject_of_an_event_reads_back() {
-        for subject in EventSubject::ALL {
+        for subject in EventSubject::KNOWN_SUBJECTS {
             assert!(subject.as_str().starts_with(EventSubject::PREFIX));
             assert_eq!(EventSubject::parse(subject.as_str()).unwrap(), subject);
         }

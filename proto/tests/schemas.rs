@@ -103,9 +103,12 @@ fn a_rendered_job_is_valid_by_its_schema_and_a_job_without_its_tick_is_not() {
         other.as_object_mut().unwrap().remove(field).unwrap();
         assert!(!validate("job", &other).is_empty(), "without {field}");
     }
-    for (field, value) in
-        [("shard", json!(65_536)), ("kind", json!("x")), ("scheduled_at", json!("now")), ("ip_version", json!(4))]
-    {
+    for (field, value) in [
+        ("shard", json!(65_536)),
+        ("kind", json!("x")),
+        ("scheduled_at", json!("now")),
+        ("ip_version", json!(4)),
+    ] {
         let mut other = job.clone();
         other[field] = value;
         assert!(!validate("job", &other).is_empty(), "{other}");

@@ -79,7 +79,7 @@ fn describe_yaml_error(name: &str, text: &str, why: &serde_saphyr::Error) -> Str
     let words = words.split(" at line ").next().unwrap_or(words);
     let words = words
         .replace("invalid i64", "a whole number is needed here")
-        .replace("invalid bool", "true or false is needed here");
+        .replace("invalid boolean", "true or false is needed here");
     let line = why.location().map(|location| location.line());
     let excerpt = line
         .and_then(|line| text.lines().nth(usize::try_from(line).ok()?.checked_sub(1)?))
@@ -90,7 +90,7 @@ fn describe_yaml_error(name: &str, text: &str, why: &serde_saphyr::Error) -> Str
 
 /// Renders a file that [`parse_sites_file`] parses to the same sites.
 pub(super) fn render_sites_file(regions: &[String], sites: &[SiteSpec]) -> Result<String, Error> {
-    let sites = sites.iter().map(SiteFields::changed).collect();
+    let sites = sites.iter().map(SiteFields::changed_fields).collect();
     serde_saphyr::to_string(&ExportedSitesFile { regions, sites })
         .map_err(|why| Error::Output(std::io::Error::other(why)))
 }
@@ -213,6 +213,17 @@ mod tests {
             ("sites:\n  - url: https://a.example/\n    intervall: 5s\n", "line 3", "intervall"),
             ("sitess: []\n", "line 1", "sitess"),
             ("sites:\n  - url: https://a.example/\n    max_redirects: many\n", "line 3", "many"),
+            (
+                "sites:\n  - url: https://a.example/\n    tls_verify: maybe\n",
+                "line 3",
+                "true or false is needed here: ",
+            ),
+            (
+                "sites:\n  - url: https://a.example/\n    ip_version: 5\n",
+                "line 3",
+                "'5' is not allowed; allowed: any, 4, 6",
+            ),
+            ("sites:\n  - url: https://a.example/\n    url: https://a.example/\n", "line 3", "duplicate"),
             ("sites:\n  - name: a\n", "line 2", "url"),
             ("sites: [\n", "line", ""),
         ] {

@@ -79,13 +79,14 @@ async fn an_event_about_an_unknown_or_unwatched_site_or_with_texts_too_long_is_o
     let world = new_world().await;
     world.insert_outage().await;
     world.execute_sql("DELETE FROM picket.sites").await;
-    world.execute_sql(&format!(
-        "INSERT INTO picket.incidents (site_id, opened_at, first_failure_at, cause, message, regions)
+    world
+        .execute_sql(&format!(
+            "INSERT INTO picket.incidents (site_id, opened_at, first_failure_at, cause, message, regions)
          VALUES (4711, clock_timestamp(), clock_timestamp(), NULL, NULL, '{{}}'),
                 (4712, clock_timestamp(), clock_timestamp(), 'dns', repeat('é', 100000), '{{{}}}')",
-        REGIONS.join(",")
-    ))
-    .await;
+            REGIONS.join(",")
+        ))
+        .await;
 
     let events = assert_events_match_their_type(&world).await;
 
