@@ -125,9 +125,10 @@ fix:
     cargo fmt --all
     tools/format-docs "$PICKET_TOOLS_DIR"
 
-# Writes the generated parts of docs/reference: commands, options, variables, metrics
+# Writes the generated parts of docs/reference (commands, options, variables, metrics) and proto/schema
 generate:
     cargo run --quiet --package picket -- reference --dir docs/reference
+    PICKET_UPDATE_SCHEMAS=1 cargo test --quiet --package picket-proto --test schemas the_schema_files
     tools/format-docs "$PICKET_TOOLS_DIR"
 
 # Draws the terminal session of the README: runs `picket demo` and a few commands (minutes)

@@ -6,9 +6,8 @@ use std::time::Duration;
 use async_nats::jetstream::{Context, message::PublishMessage};
 use futures_util::{StreamExt, stream};
 use picket_proto::{
-    CheckRequest, Epoch, Kind, RegionName, Shard, SiteId, Tickets, Timestamp,
-    job::{JobTemplate, JobTick},
-    subject,
+    CheckRequest, Epoch, Kind, RegionName, ScheduledTick, Shard, SiteId, Tickets, Timestamp,
+    job::JobTemplate, subject, ticket::TicketClaims,
 };
 use picket_runtime::streams::{self, StreamLimits};
 use serde::Serialize;
@@ -184,17 +183,21 @@ pub(crate) fn render_job(
     tickets: &Tickets,
 ) -> (String, String) {
     let request = CheckRequest::new(format!("http://127.0.0.1:20000/page/{site}"));
-    let tick = JobTick {
+    let tick = ScheduledTick {
         site: SiteId(site),
-        region,
+        shard: Shard((site % 64) as u16),
         kind: Kind::Scheduled,
         scheduled_at: at,
         expires_at: at.saturating_add(life),
-        shard: Shard((site % 64) as u16),
-        epoch: Epoch(1),
     };
-    let (id, mut payload) = (tick.id(), String::new());
-    JobTemplate::new(&request).render_job(&tick, &id, tickets, &mut payload);
+    let (id, mut payload) = (tick.job_id(region), String::new());
+    JobTemplate::new(&request).render_job(
+        &TicketClaims { tick, region },
+        Epoch(1),
+        &id,
+        tickets,
+        &mut payload,
+    );
     (id, payload)
 }
 

@@ -93,7 +93,7 @@ impl ReportOptions {
     fn print_rows<T: ReportRow>(&self, rows: &[T]) -> Result<(), Error> {
         match self.output {
             ReportFormat::Json => print_data(&to_pretty_json(rows)),
-            ReportFormat::Csv => print_data(&render_csv(rows, self.csv_raw)),
+            ReportFormat::Csv => print_data(&render_csv(rows, self.csv_raw)?),
             ReportFormat::Table => {
                 let shown = if self.all { rows.len() } else { rows.len().min(MAX_TABLE_ROWS) };
                 let rest = match rows.len() - shown {
@@ -252,19 +252,19 @@ fn column_heading(name: &str) -> String {
 
 /// CSV as in RFC 4180, with the column names in the first line and empty fields for unknown values.
 /// Formulas are escaped unless `raw` is true.
-fn render_csv<T: ReportRow>(rows: &[T], raw: bool) -> String {
-    let mut text = T::COLUMNS.join(",") + "\r\n";
+fn render_csv<T: ReportRow>(rows: &[T], raw: bool) -> Result<String, Error> {
+    let mut csv = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(Vec::new());
+    csv.write_record(T::COLUMNS).map_err(std::io::Error::from)?;
     for row in rows {
         let cells = row.to_cells().into_iter().map(Option::unwrap_or_default).enumerate();
-        let fields: Vec<_> = cells
-            .map(|(column, cell)| match raw || T::NUMERIC_COLUMNS.contains(&column) {
-                true => quote_csv_field(&cell),
-                false => quote_csv_field(&escape_formula(cell)),
-            })
-            .collect();
-        text += &(fields.join(",") + "\r\n");
+        let fields = cells.map(|(column, cell)| match raw || T::NUMERIC_COLUMNS.contains(&column) {
+            true => cell,
+            false => escape_formula(cell),
+        });
+        csv.write_record(fields).map_err(std::io::Error::from)?;
     }
-    text
+    let bytes = csv.into_inner().map_err(csv::IntoInnerError::into_error)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Prefixes an apostrophe to text in the form of a formula. A spreadsheet would evaluate the
@@ -273,13 +273,6 @@ fn escape_formula(text: String) -> String {
     match text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
         true => format!("'{text}"),
         false => text,
-    }
-}
-
-fn quote_csv_field(field: &str) -> String {
-    match field.contains([',', '"', '\r', '\n']) {
-        true => format!("\"{}\"", field.replace('"', "\"\"")),
-        false => field.to_owned(),
     }
 }
 
@@ -304,7 +297,7 @@ mod tests {
 
     #[test]
     fn csv_quotes_what_must_be_and_leaves_empty_what_is_unknown() {
-        let text = render_csv(&[uptime("shop, \"new\"")], false);
+        let text = render_csv(&[uptime("shop, \"new\"")], false).unwrap();
 
         let lines: Vec<_> = text.split("\r\n").collect();
         assert!(lines[0].starts_with("site_id,site,uptime_pct,"), "{text}");
@@ -315,7 +308,7 @@ mod tests {
     fn csv_holds_no_formula_of_strangers_unless_asked_for_and_numbers_stay_numbers() {
         let second_field = |site: &str, raw| {
             let row = UptimeRow { checks: -10, ..uptime(site) };
-            let text = render_csv(&[row], raw);
+            let text = render_csv(&[row], raw).unwrap();
             let line = text.lines().nth(1).unwrap().to_owned();
             assert!(line.starts_with("7,") && line.ends_with(",-10,8,1,1"), "{line}");
             line[2..].split(",88.8888").next().unwrap().to_owned()

@@ -104,7 +104,7 @@ impl CheckOptions {
     /// Sets the given fields of `check`.
     pub(crate) fn apply_to(&self, check: &mut CheckRequest) -> Result<(), ValidationError> {
         if let Some(timeout) = self.timeout {
-            check.timeout_ms = i64::try_from(timeout.0.as_millis()).unwrap_or(i64::MAX);
+            check.timeout_ms = timeout.as_saturating_millis();
         }
         replace_text(&mut check.regex, self.regex.as_ref());
         replace_text(&mut check.not_regex, self.not_regex.as_ref());
@@ -169,10 +169,8 @@ impl SiteOptions {
 /// # Errors
 /// If the duration has a fraction of a second.
 pub(crate) fn to_whole_seconds(field: &str, span: DurationArg) -> Result<i64, ValidationError> {
-    match (span.0.subsec_nanos(), i64::try_from(span.0.as_secs())) {
-        (0, Ok(seconds)) => Ok(seconds),
-        _ => Err(ValidationError::new(field, span, "whole seconds, such as 30s or 5m")),
-    }
+    span.as_whole_seconds()
+        .ok_or_else(|| ValidationError::new(field, span, "whole seconds, such as 30s or 5m"))
 }
 
 fn parse_header(text: &str) -> Result<(&str, &str), ValidationError> {

@@ -4,10 +4,10 @@ use async_nats::Message;
 use clap::{ArgMatches, Args};
 use futures_util::StreamExt;
 use picket_proto::{
-    CheckResult, Outcome, RegionName, SiteId, Timestamp, bundle, safe_text, subject,
+    CheckResult, Event, Outcome, RegionName, SiteId, Timestamp, bundle, safe_text,
+    subject::{self, EventSubject},
     validation::sanitize_text,
 };
-use serde::Deserialize;
 
 use crate::{
     connect::{self, NatsArgs},
@@ -63,7 +63,7 @@ impl TailOptions {
     /// Lines to print for a message; none if the filters exclude it.
     fn format_message(&self, message: &Message) -> Vec<String> {
         let (place, payload) = (message.subject.as_str(), message.payload.as_ref());
-        if place.starts_with("picket.event.") {
+        if place.starts_with(EventSubject::PREFIX) {
             return self.format_event(place, payload).into_iter().collect();
         }
         bundle::result_payloads(place, payload)
@@ -74,7 +74,7 @@ impl TailOptions {
     fn format_event(&self, place: &str, payload: &[u8]) -> Option<String> {
         let event = serde_json::from_slice::<Event>(payload).ok();
         self.should_show_event(event.as_ref()).then(|| match (self.output.output, event) {
-            (OutputFormat::Table, Some(event)) => event.format_row(),
+            (OutputFormat::Table, Some(event)) => format_event_row(&event),
             (OutputFormat::Table, None) => {
                 format!("{} {}\n", sanitize_text(place, 200), sanitize_payload(payload))
             }
@@ -98,17 +98,13 @@ impl TailOptions {
     /// all of them.
     fn should_show_event(&self, event: Option<&Event>) -> bool {
         let site = |word: &str| {
-            let is = |event: &Event| {
-                let by_id = word.parse().is_ok_and(|id| event.site_id == Some(id));
-                by_id
-                    || event
-                        .url
-                        .as_ref()
-                        .is_some_and(|url| url.trim_end_matches('/') == word.trim_end_matches('/'))
-            };
-            event.is_some_and(is)
+            event.and_then(Event::incident).is_some_and(|incident| {
+                let is_same_url = |url: &String| url.trim_end_matches('/') == word.trim_end_matches('/');
+                word.parse().is_ok_and(|id| incident.site_id == SiteId(id))
+                    || incident.url.as_ref().is_some_and(is_same_url)
+            })
         };
-        let region = |region: &RegionName| event.is_some_and(|event| event.is_about_region(region.as_str()));
+        let region = |region: &RegionName| event.is_some_and(|event| event.is_about_region(region));
         self.outcome.is_none()
             && self.site.as_deref().is_none_or(site)
             && self.region.as_ref().is_none_or(region)
@@ -136,64 +132,43 @@ fn sanitize_payload(payload: &[u8]) -> String {
     sanitize_text(&String::from_utf8_lossy(payload), 64 << 10)
 }
 
-/// The displayed fields of an event. Other fields are ignored.
-#[derive(Deserialize)]
-struct Event {
-    event: String,
-    incident_id: Option<i64>,
-    site_id: Option<i64>,
-    site: Option<String>,
-    url: Option<String>,
-    opened_at: Option<Timestamp>,
-    closed_at: Option<Timestamp>,
-    cause: Option<String>,
-    message: Option<String>,
-    region: Option<String>,
-    #[serde(default)]
-    regions: Vec<String>,
-    at: Option<Timestamp>,
-    since: Option<Timestamp>,
-}
-
-impl Event {
-    fn is_about_region(&self, region: &str) -> bool {
-        self.region.as_deref() == Some(region) || self.regions.iter().any(|name| name == region)
-    }
-
-    fn format_row(&self) -> String {
-        // Events differ in their time fields; the first present one is the time of the event.
-        let at = self.at.or(self.closed_at).or(self.opened_at).map_or_else(String::new, |at| at.to_string());
-        let lasted = match (self.opened_at.or(self.since), self.closed_at.or(self.at)) {
-            (Some(from), Some(to)) => {
-                format!(
-                    " after {}",
-                    format_interval(
-                        i64::try_from(to.saturating_duration_since(from).as_secs()).unwrap_or(i64::MAX)
-                    )
-                )
-            }
-            _ => String::new(),
-        };
-        let text = |text: &Option<String>| sanitize_text(text.as_deref().unwrap_or("-"), 200);
-        let words = match self.event.as_str() {
-            "incident.opened" => format!(
+/// An event as one line: its time, what happened, and the number of the incident.
+fn format_event_row(event: &Event) -> String {
+    let text = |text: &str| sanitize_text(text, 200);
+    let maybe = |maybe: &Option<String>| text(maybe.as_deref().unwrap_or("-"));
+    let (at, words) = match event {
+        Event::IncidentOpened(incident) => (
+            incident.opened_at,
+            format!(
                 "{} {}  {} in {}  {}",
                 colour_by_status("down", "DOWN".to_owned()),
-                text(&self.site),
-                text(&self.cause),
-                sanitize_text(&self.regions.join(", "), 200),
-                text(&self.message)
+                maybe(&incident.site),
+                incident.cause.map_or("-", |cause| cause.as_str()),
+                text(&incident.regions.join(", ")),
+                maybe(&incident.message)
             ),
-            "incident.closed" => {
-                format!("{} {}{lasted}", colour_by_status("up", "BACK".to_owned()), text(&self.site))
-            }
-            "region.silent" => format!("no active probers in region {}", text(&self.region)),
-            "region.back" => format!("region {} has active probers again{lasted}", text(&self.region)),
-            other => sanitize_text(other, 200),
-        };
-        let number = self.incident_id.map_or_else(String::new, |id| format!("  (incident {id})"));
-        format!("{}  ** {words}{number}\n", at.get(11..23).unwrap_or("-"))
-    }
+        ),
+        Event::IncidentClosed(incident) => {
+            let at = incident.closed_at.unwrap_or(incident.opened_at);
+            let lasted = format_time_between(incident.opened_at, at);
+            let back = colour_by_status("up", "BACK".to_owned());
+            (at, format!("{back} {} after {lasted}", maybe(&incident.site)))
+        }
+        Event::RegionSilent(silence) => {
+            (silence.at, format!("no active probers in region {}", silence.region))
+        }
+        Event::RegionBack(silence) => {
+            let lasted = format_time_between(silence.since, silence.at);
+            (silence.at, format!("region {} has active probers again after {lasted}", silence.region))
+        }
+    };
+    let number =
+        event.incident().map_or_else(String::new, |event| format!("  (incident {})", event.incident_id));
+    format!("{}  ** {words}{number}\n", &at.to_string()[11..23])
+}
+
+fn format_time_between(from: Timestamp, to: Timestamp) -> String {
+    format_interval(i64::try_from(to.saturating_duration_since(from).as_secs()).unwrap_or(i64::MAX))
 }
 
 fn format_result_row(result: &CheckResult) -> String {
@@ -247,7 +222,7 @@ mod tests {
 
     const RESULT: &str = r#"{"v":1,"id":"a","site_id":7,"kind":"scheduled","region":"eu","prober":"p","url":"http://x/","scheduled_at":"2026-11-20T12:00:00.000000Z","started_at":"2026-11-20T12:00:01.234567Z","outcome":"down","cause":"status","message":"503","http_status":503,"timing":{"total_us":12345}}"#;
 
-    const OPENED: &str = r#"{"v":1,"id":"incident.4.opened","event":"incident.opened","incident_id":4,"site_id":7,"site":"shop","url":"http://x/","opened_at":"2026-11-20T12:00:01.000000Z","closed_at":null,"cause":"connect","message":"refused\u001b[2J","regions":["eu","us"]}"#;
+    const OPENED: &str = r#"{"v":1,"id":"incident.4.opened","event":"incident.opened","incident_id":4,"site_id":7,"site":"shop","url":"http://x/","tags":[],"opened_at":"2026-11-20T12:00:01.000000Z","closed_at":null,"first_failure_at":"2026-11-20T12:00:00.000000Z","cause":"connect","message":"refused\u001b[2J","regions":["eu","us"],"unwatched":false}"#;
 
     #[test]
     fn a_result_is_one_aligned_line() {
@@ -298,6 +273,26 @@ mod tests {
         assert!(!shown(&["--site", "8"]));
         assert!(!shown(&["--region", "us"]));
         assert!(!shown(&["--outcome", "up"]));
+    }
+
+    #[test]
+    fn an_event_of_each_kind_says_what_happened_and_for_how_long() {
+        let silent = r#"{"v":1,"id":"a","event":"region.silent","region":"eu","since":"2026-11-20T12:00:00.000000Z","at":"2026-11-20T12:00:20.000000Z"}"#;
+        let closed = OPENED
+            .replace("incident.opened", "incident.closed")
+            .replace(r#""closed_at":null"#, r#""closed_at":"2026-11-20T12:05:01.000000Z""#);
+        let back = silent.replace("region.silent", "region.back").replace("12:00:20", "12:01:30");
+        let shown = |kind: &str, payload: &str| line(&[], &format!("picket.event.{kind}"), payload).unwrap();
+
+        assert_eq!(shown("incident.closed", &closed), "12:05:01.000  ** BACK shop after 5m  (incident 4)\n");
+        assert_eq!(shown("region.silent", silent), "12:00:20.000  ** no active probers in region eu\n");
+        assert_eq!(
+            shown("region.back", &back),
+            "12:01:30.000  ** region eu has active probers again after 1m 30s\n"
+        );
+        // An event of a later version is shown as it came.
+        let unknown = silent.replace("region.silent", "region.renamed");
+        assert_eq!(shown("region.renamed", &unknown), format!("picket.event.region.renamed {unknown}\n"));
     }
 
     #[test]

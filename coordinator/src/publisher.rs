@@ -20,7 +20,7 @@ use async_nats::{
     header::{NATS_MESSAGE_ID, NATS_MESSAGE_TTL},
 };
 use bytes::Bytes;
-use picket_proto::{Epoch, Kind, Shard, Timestamp};
+use picket_proto::{Epoch, Kind, ScheduledTick, Timestamp};
 use picket_runtime::{
     Backoff, Bus, ErrorChain,
     clock::{Boottime, DbClock},
@@ -46,24 +46,19 @@ pub struct Job {
     pub subject: Subject,
     /// Payload of the message.
     pub payload: Bytes,
-    /// Time of the tick.
-    pub scheduled_at: Timestamp,
-    /// Time after which the job is not worth publishing.
-    pub expires_at: Timestamp,
-    /// Shard, for the fence.
-    pub shard: Shard,
+    /// Tick of the job. A dropped tick is recorded as a publish gap; a dropped confirming check is
+    /// not.
+    pub tick: ScheduledTick,
     /// Epoch under which the job was scheduled, for the fence.
     pub epoch: Epoch,
-    /// Kind of the check. A dropped tick is recorded as a publish gap; a dropped confirming check
-    /// is not.
-    pub kind: Kind,
 }
 
 impl Job {
     /// Records a publish gap for this job, if it is a tick.
     fn record_gap(&self, publish_gaps: &PublishGaps) {
-        if self.kind == Kind::Scheduled {
-            publish_gaps.record_gap(self.shard, just_before(self.scheduled_at), self.expires_at);
+        let ScheduledTick { shard, kind, scheduled_at, expires_at, .. } = self.tick;
+        if kind == Kind::Scheduled {
+            publish_gaps.record_gap(shard, just_before(scheduled_at), expires_at);
         }
     }
 }
@@ -193,8 +188,8 @@ impl Publisher {
         for job in jobs {
             // Checked right before each message, because waiting for earlier ones may take seconds.
             let now = Boottime::now();
-            let admission = self.fence.check_admission(job.shard, job.epoch, now);
-            let life = job.expires_at.saturating_duration_since(clock.time_at(now));
+            let admission = self.fence.check_admission(job.tick.shard, job.epoch, now);
+            let life = job.tick.expires_at.saturating_duration_since(clock.time_at(now));
             if admission == Admission::Closed || life.is_zero() {
                 let cause = if life.is_zero() { "expired" } else { "fenced" };
                 self.metrics.jobs_lost.get_or_create(&JobsLostLabel { cause }).inc();

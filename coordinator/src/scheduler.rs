@@ -21,9 +21,10 @@ use std::{
 
 use bytes::BytesMut;
 use picket_proto::{
-    Epoch, Kind, RegionName, Shard, SiteId, Tickets, Timestamp,
+    Epoch, Kind, RegionName, ScheduledTick, Shard, SiteId, Tickets, Timestamp,
     job::{self, JobTemplate},
-    subject,
+    subject::JobSubject,
+    ticket::TicketClaims,
 };
 use picket_runtime::clock::{Boottime, ClockAdjustment, DbClock};
 use picket_store::{
@@ -244,16 +245,14 @@ impl Scheduler {
                 continue;
             }
             self.metrics.lateness.observe(now.saturating_duration_since(scheduled_at).as_secs_f64());
-            let tick = job::JobTick {
+            let tick = ScheduledTick {
                 site: due.site,
-                region,
+                shard: due.shard,
                 kind: Kind::Scheduled,
                 scheduled_at,
                 expires_at,
-                shard: due.shard,
-                epoch: held.epoch,
             };
-            jobs.push(encoder.encode_job(&tick, due.template));
+            jobs.push(encoder.encode_job(tick, region, held.epoch, due.template));
         }
         jobs
     }
@@ -273,16 +272,14 @@ impl Scheduler {
             else {
                 continue;
             };
-            let tick = job::JobTick {
+            let tick = ScheduledTick {
                 site: due.site,
-                region,
+                shard: due.shard,
                 kind: Kind::Confirm,
                 scheduled_at: now,
                 expires_at: now.saturating_add(CONFIRMATION_TTL),
-                shard: due.shard,
-                epoch: held.epoch,
             };
-            jobs.push(encoder.encode_job(&tick, due.template));
+            jobs.push(encoder.encode_job(tick, region, held.epoch, due.template));
         }
         self.metrics.confirmation_jobs.inc_by(jobs.len() as u64);
         while !jobs.is_empty() {
@@ -311,18 +308,20 @@ impl JobEncoder {
         }
     }
 
-    fn encode_job(&mut self, tick: &job::JobTick<'_>, template: &JobTemplate) -> Job {
-        let job::JobTick { site, region, kind, scheduled_at, expires_at, shard, epoch } = *tick;
-        let id = tick.id();
-        let subject = match kind {
-            Kind::Confirm => subject::confirmation_job(region, site),
-            _ => subject::scheduled_job(region, site),
-        };
+    fn encode_job(
+        &mut self,
+        tick: ScheduledTick,
+        region: &RegionName,
+        epoch: Epoch,
+        template: &JobTemplate,
+    ) -> Job {
+        let id = tick.job_id(region);
+        let subject = JobSubject::from_tick(&tick, region).to_string();
         self.buffer.clear();
-        template.render_job(tick, &id, &self.tickets, &mut self.buffer);
+        template.render_job(&TicketClaims { tick, region }, epoch, &id, &self.tickets, &mut self.buffer);
         self.payloads.extend_from_slice(self.buffer.as_bytes());
         let payload = self.payloads.split().freeze();
-        Job { id, subject: subject.into(), payload, scheduled_at, expires_at, shard, epoch, kind }
+        Job { id, subject: subject.into(), payload, tick, epoch }
     }
 }
 

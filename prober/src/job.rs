@@ -1,8 +1,8 @@
 //! Jobs: decoding, comparison with the subject, and conversion into results.
 
 use picket_proto::{
-    Cause, CheckRequest, CheckResult, Kind, MESSAGE_VERSION, Outcome, RegionName, Shard, SiteId, Timestamp,
-    Timing, ValidationError, request::ScheduledTick, validation::sanitize_text,
+    Cause, CheckRequest, CheckResult, Kind, MESSAGE_VERSION, Outcome, RegionName, ScheduledTick, Shard,
+    SiteId, Timestamp, Timing, ValidationError, subject::JobSubject, validation::sanitize_text,
 };
 
 use crate::check::Observation;
@@ -29,27 +29,33 @@ impl Job {
     /// Fails if the payload is no valid request, lacks its tick, or contradicts its subject.
     pub(crate) fn from_queue(subject: &str, payload: &[u8], now: Timestamp) -> Result<Self, ValidationError> {
         let request = CheckRequest::decode(payload)?;
-        match (JobSubject::parse_subject(subject)?, request.scheduled_tick()?) {
-            (JobSubject::Site(site), Some(tick)) if tick.site == site => Ok(Self {
-                id: request
-                    .id
-                    .clone()
-                    .unwrap_or_else(|| format!("{site}.{}.{}", tick.kind, tick.scheduled_at.as_millis())),
-                request,
-                origin: JobOrigin::Tick(tick),
-            }),
+        match (JobSubject::parse(subject)?, request.scheduled_tick()?) {
+            (JobSubject::Scheduled(_, site) | JobSubject::Confirmation(_, site), Some(tick))
+                if tick.site == site =>
+            {
+                Ok(Self {
+                    id: request
+                        .id
+                        .clone()
+                        .unwrap_or_else(|| format!("{site}.{}.{}", tick.kind, tick.scheduled_at.as_millis())),
+                    request,
+                    origin: JobOrigin::Tick(tick),
+                })
+            }
             // The payload must match the subject, since permissions are granted by subject.
-            (JobSubject::Site(site), tick) => Err(ValidationError::new(
-                "site_id",
-                tick.map_or("(absent)".to_owned(), |tick| tick.site.to_string()),
-                format!("{site} on this subject; for an ad-hoc check picket.job.<region>.adhoc.<id>"),
-            )),
-            (JobSubject::Adhoc(id), None) => Ok(Self {
+            (JobSubject::Scheduled(_, site) | JobSubject::Confirmation(_, site), tick) => {
+                Err(ValidationError::new(
+                    "site_id",
+                    tick.map_or("(absent)".to_owned(), |tick| tick.site.to_string()),
+                    format!("{site} on this subject; for an ad-hoc check picket.job.<region>.adhoc.<id>"),
+                ))
+            }
+            (JobSubject::Adhoc(_, id), None) => Ok(Self {
                 id: request.id.clone().unwrap_or_else(|| sanitize_text(id, CheckRequest::MAX_ID_BYTES)),
                 request,
                 origin: JobOrigin::Adhoc(now),
             }),
-            (JobSubject::Adhoc(_), Some(tick)) => Err(reject_site_id(tick.site)),
+            (JobSubject::Adhoc(..), Some(tick)) => Err(reject_site_id(tick.site)),
         }
     }
 
@@ -178,34 +184,6 @@ impl Job {
 
 fn reject_site_id(site: SiteId) -> ValidationError {
     ValidationError::new("site_id", site, "absent in an ad-hoc request")
-}
-
-/// Identity of a job according to its subject.
-enum JobSubject<'a> {
-    Site(SiteId),
-    Adhoc(&'a str),
-}
-
-impl<'a> JobSubject<'a> {
-    /// Parses `picket.job.<region>.<site_id>`, the same with `.confirm`, or
-    /// `picket.job.<region>.adhoc.<id>`.
-    fn parse_subject(subject: &'a str) -> Result<Self, ValidationError> {
-        let read = || {
-            let (_, rest) = subject.strip_prefix("picket.job.")?.split_once('.')?;
-            if let Some(id) = rest.strip_prefix("adhoc.") {
-                return Some(Self::Adhoc(id));
-            }
-            let site = rest.strip_suffix(".confirm").unwrap_or(rest);
-            Some(Self::Site(SiteId(site.parse().ok()?)))
-        };
-        read().ok_or_else(|| {
-            ValidationError::new(
-                "subject",
-                subject,
-                "picket.job.<region>.<site_id> or picket.job.<region>.adhoc.<id>",
-            )
-        })
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, de};
 use url::Url;
 
 use crate::{Pattern, ValidationError, status_ranges::StatusRanges};
@@ -82,7 +83,7 @@ impl Method {
 }
 
 /// Versions of IP that a check may use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub enum IpVersion {
     /// Either; the first address that accepts a connection.
     #[default]
@@ -124,6 +125,13 @@ impl IpVersion {
             Self::V4 => address.is_ipv4(),
             Self::V6 => address.is_ipv6(),
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for IpVersion {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // As a text, because a sites file may have the number 4.
+        Self::parse(&String::deserialize(deserializer)?).map_err(de::Error::custom)
     }
 }
 

@@ -3,10 +3,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use crate::{
-    CheckRequest, Epoch, Kind, MESSAGE_VERSION, RegionName, Shard, SiteId, Tickets, Timestamp,
-    ticket::TicketClaims,
-};
+use crate::{CheckRequest, Epoch, MESSAGE_VERSION, ScheduledTick, Tickets, ticket::TicketClaims};
 
 /// The part of a job that depends on the site alone: the JSON fields of the check, without braces.
 ///
@@ -14,25 +11,6 @@ use crate::{
 /// allocation of the exact size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobTemplate(Box<str>);
-
-/// The part of a job that depends on the tick.
-#[derive(Clone, Debug)]
-pub struct JobTick<'a> {
-    /// Site to check.
-    pub site: SiteId,
-    /// Region that checks the site.
-    pub region: &'a RegionName,
-    /// Scheduled or confirming.
-    pub kind: Kind,
-    /// Time at which the check is due.
-    pub scheduled_at: Timestamp,
-    /// Time after which the check is not worth doing.
-    pub expires_at: Timestamp,
-    /// Shard of the site.
-    pub shard: Shard,
-    /// Epoch of the lease under which the job is published.
-    pub epoch: Epoch,
-}
 
 /// Maximum time to live of a job after its tick.
 pub const MAX_JOB_TTL: Duration = Duration::from_secs(60);
@@ -64,35 +42,33 @@ impl JobTemplate {
         Self(json.trim_start_matches('{').strip_suffix('}').unwrap_or_default().into())
     }
 
-    /// Appends the job of `tick`, with its ticket, to `out`. `id` must be the [`id`](JobTick::id)
-    /// of `tick`.
-    pub fn render_job(&self, tick: &JobTick<'_>, id: &str, tickets: &Tickets, out: &mut String) {
-        let JobTick { site, kind, scheduled_at, expires_at, shard, epoch, .. } = tick;
+    /// Appends the job of the tick in `claims`, with its ticket, to `out`. `id` must be the
+    /// [`job_id`](crate::ScheduledTick::job_id) of the tick; `epoch` is that of the lease under which
+    /// the job is published.
+    pub fn render_job(
+        &self,
+        claims: &TicketClaims<'_>,
+        epoch: Epoch,
+        id: &str,
+        tickets: &Tickets,
+        out: &mut String,
+    ) {
+        let ScheduledTick { site, shard, kind, scheduled_at, expires_at } = claims.tick;
         // Writing to a String cannot fail.
         let _ = write!(
             out,
             r#"{{"v":{MESSAGE_VERSION},"id":"{id}","site_id":{site},"kind":"{kind}","scheduled_at":"{scheduled_at}","expires_at":"{expires_at}","shard":{shard},"epoch":{epoch},"#
         );
-        tickets.render_fields(&TicketClaims::from_tick(tick), out);
+        tickets.render_fields(claims, out);
         out.push_str(&self.0);
         out.push('}');
-    }
-}
-
-impl JobTick<'_> {
-    /// Identity of the job, also used as its `Nats-Msg-Id`. Every coordinator computes the same id
-    /// for the same tick.
-    pub fn id(&self) -> String {
-        let Self { site, region, kind, scheduled_at, .. } = self;
-        let ending = if *kind == Kind::Confirm { ".confirm" } else { "" };
-        format!("{site}.{region}.{}{ending}", scheduled_at.as_millis())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ticket::TicketKey;
+    use crate::{Kind, RegionName, Shard, SiteId, Timestamp, ticket::TicketKey};
 
     #[test]
     fn a_rendered_job_reads_back_as_the_site_with_its_tick() {
@@ -102,20 +78,19 @@ mod tests {
             ..CheckRequest::new("https://example.com/{}")
         };
         let region: RegionName = "eu".parse().unwrap();
-        let tick = JobTick {
+        let tick = ScheduledTick {
             site: SiteId(42),
-            region: &region,
+            shard: Shard(7),
             kind: Kind::Scheduled,
             scheduled_at: Timestamp::from_millis(1_795_176_000_000),
             expires_at: Timestamp::from_millis(1_795_176_060_000),
-            shard: Shard(7),
-            epoch: Epoch(3),
         };
+        let claims = TicketClaims { tick, region: &region };
 
         let key = TicketKey { id: 1, secret: vec![7; 32], retired_at: None, is_usable: true };
         let tickets = Tickets::new(uuid::Uuid::from_u128(1).into(), true, &[key]);
         let mut json = String::new();
-        JobTemplate::new(&site).render_job(&tick, &tick.id(), &tickets, &mut json);
+        JobTemplate::new(&site).render_job(&claims, Epoch(3), &tick.job_id(&region), &tickets, &mut json);
         let read = CheckRequest::decode(json.as_bytes()).unwrap();
 
         let expected = CheckRequest {
@@ -125,9 +100,9 @@ mod tests {
             scheduled_at: Some(tick.scheduled_at),
             expires_at: Some(tick.expires_at),
             shard: Some(tick.shard),
-            epoch: Some(tick.epoch),
+            epoch: Some(Epoch(3)),
             installation: Some(tickets.installation()),
-            ticket: tickets.issue_ticket(&TicketClaims::from_tick(&tick)).map(|ticket| ticket.to_string()),
+            ticket: tickets.issue_ticket(&claims).map(|ticket| ticket.to_string()),
             ..site
         };
         assert!(read.ticket.is_some());

@@ -7,7 +7,10 @@
 
 pub mod bundle;
 pub mod check;
+mod check_options;
 pub mod confirmation;
+pub mod duration;
+pub mod event;
 pub mod ids;
 pub mod job;
 pub mod outcome;
@@ -19,18 +22,21 @@ pub mod safe_text;
 pub mod site;
 pub mod status_ranges;
 pub mod subject;
+pub mod tick;
 pub mod ticket;
 pub mod time;
 pub mod validation;
 
 pub use check::{Check, IpVersion};
 pub use confirmation::ConfirmationRequest;
+pub use event::Event;
 pub use ids::{Epoch, RegionName, Shard, SiteId};
 pub use outcome::{Cause, Kind, Outcome};
 pub use pattern::Pattern;
 pub use permissions::Role;
 pub use request::CheckRequest;
 pub use result::{CheckResult, Timing};
+pub use tick::ScheduledTick;
 pub use ticket::{InstallationId, Tickets};
 pub use time::Timestamp;
 pub use validation::ValidationError;

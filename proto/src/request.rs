@@ -1,143 +1,103 @@
 //! Check requests: scheduled jobs and ad-hoc requests have the same form.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::LazyLock};
 
-use serde::{Deserialize, Serialize};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap as _};
 
 use crate::{
-    Check, Epoch, InstallationId, IpVersion, Kind, MESSAGE_VERSION, Pattern, Shard, SiteId, Timestamp,
-    ValidationError,
+    Check, Epoch, InstallationId, IpVersion, Kind, MESSAGE_VERSION, Pattern, ScheduledTick, Shard, SiteId,
+    Timestamp, ValidationError,
     check::{self, Method},
+    check_options::with_check_options,
     status_ranges::StatusRanges,
 };
 
 mod decode_error;
 
-/// A check request in its wire format. Only `url` is required; every other field has a default.
-///
-/// Numeric fields are wider than their ranges, so that [`CheckRequest::validate`] rejects a number
-/// out of range with a clear error.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CheckRequest {
-    /// Version of the message.
-    #[serde(default = "default_version", skip_serializing_if = "is_default_version")]
-    pub v: u32,
-    /// Correlation id: any text of at most 128 bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub id: Option<String>,
-    /// URL to check.
-    pub url: String,
-    /// HTTP method.
-    #[serde(default = "default_method", skip_serializing_if = "is_default_method")]
-    pub method: String,
-    /// Headers to send.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub headers: BTreeMap<String, String>,
-    /// Body to send.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub body: Option<String>,
-    /// Timeout for all phases and hops together, in milliseconds.
-    #[serde(default = "default_timeout_ms", skip_serializing_if = "is_default_timeout_ms")]
-    pub timeout_ms: i64,
-    /// Allowed statuses.
-    #[serde(default = "default_status", skip_serializing_if = "is_default_status")]
-    pub status: String,
-    /// Regex that the body must match.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub regex: Option<String>,
-    /// Regex that the body must not match.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub not_regex: Option<String>,
-    /// Maximum redirects to follow.
-    #[serde(default = "default_max_redirects", skip_serializing_if = "is_default_max_redirects")]
-    pub max_redirects: i64,
-    /// Addresses to connect to.
-    #[serde(default, skip_serializing_if = "is_any_ip_version")]
-    pub ip_version: IpVersion,
-    /// True if the certificate is verified.
-    #[serde(default = "default_true", skip_serializing_if = "is_true")]
-    pub tls_verify: bool,
+/// Defines [`CheckRequest`] with the URL, the options of a check, and the fields of `request`.
+macro_rules! define_request {
+    (
+        $(#[$meta:meta])*
+        request { $($(#[$doc:meta])* $field:ident: $type:ty = $default:expr, $allowed:literal;)* }
+        check { $($(#[$option_doc:meta])* $option:ident: $option_type:ty = $option_default:expr, $option_allowed:literal;)* }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+        #[serde(default)]
+        pub struct CheckRequest {
+            /// URL to check.
+            pub url: String,
+            $($(#[$option_doc])* pub $option: $option_type,)*
+            $($(#[$doc])* pub $field: $type,)*
+        }
 
-    /// Site, in scheduled and confirming checks; absent in ad-hoc requests.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub site_id: Option<SiteId>,
-    /// Origin of the check.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kind: Option<Kind>,
-    /// Time at which the check is due.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scheduled_at: Option<Timestamp>,
-    /// Time after which the check is not worth doing.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expires_at: Option<Timestamp>,
-    /// Shard of the site.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shard: Option<Shard>,
-    /// Epoch of the lease under which the job was published, for diagnosis.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub epoch: Option<Epoch>,
-    /// Installation that published the job; copied to the result.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub installation: Option<InstallationId>,
-    /// [Ticket](crate::ticket) of the job; copied to the result unread, because only the sink
-    /// verifies tickets.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ticket: Option<String>,
+        impl CheckRequest {
+            /// Each field with a description of its allowed values.
+            pub const KNOWN_FIELDS: &[(&str, &str)] = &[
+                ("url", "an http or https URL"),
+                $((stringify!($option), $option_allowed),)*
+                $((stringify!($field), $allowed),)*
+            ];
+
+            /// A request for `url` with every other field at its default.
+            pub fn new(url: impl Into<String>) -> Self {
+                Self { url: url.into(), $($option: $option_default,)* $($field: $default,)* }
+            }
+        }
+
+        impl Serialize for CheckRequest {
+            /// Writes the URL and the fields that differ from their default.
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                static DEFAULT: LazyLock<CheckRequest> = LazyLock::new(CheckRequest::default);
+                let mut fields = serializer.serialize_map(None)?;
+                fields.serialize_entry("url", &self.url)?;
+                $(if self.$option != DEFAULT.$option {
+                    fields.serialize_entry(stringify!($option), &self.$option)?;
+                })*
+                $(if self.$field != DEFAULT.$field {
+                    fields.serialize_entry(stringify!($field), &self.$field)?;
+                })*
+                fields.end()
+            }
+        }
+    };
 }
 
-fn default_version() -> u32 {
-    MESSAGE_VERSION
-}
-fn is_default_version(v: &u32) -> bool {
-    *v == MESSAGE_VERSION
-}
-fn default_method() -> String {
-    "GET".to_owned()
-}
-fn is_default_method(name: &str) -> bool {
-    name == "GET"
-}
-fn default_timeout_ms() -> i64 {
-    CheckRequest::DEFAULT_TIMEOUT_MS
-}
-fn is_default_timeout_ms(ms: &i64) -> bool {
-    *ms == CheckRequest::DEFAULT_TIMEOUT_MS
-}
-fn default_status() -> String {
-    CheckRequest::DEFAULT_STATUS.to_owned()
-}
-fn is_default_status(rule: &str) -> bool {
-    rule == CheckRequest::DEFAULT_STATUS
-}
-fn default_max_redirects() -> i64 {
-    CheckRequest::DEFAULT_MAX_REDIRECTS
-}
-fn is_default_max_redirects(n: &i64) -> bool {
-    *n == CheckRequest::DEFAULT_MAX_REDIRECTS
-}
-fn is_any_ip_version(version: &IpVersion) -> bool {
-    *version == IpVersion::Any
-}
-fn default_true() -> bool {
-    true
-}
-fn is_true(flag: &bool) -> bool {
-    *flag
-}
+with_check_options!(define_request! {
+    /// A check request in its wire format. Only `url` is required; every other field has a default.
+    ///
+    /// Numeric fields are wider than their ranges, so that the validation rejects a number out of
+    /// range with a clear error.
+    request {
+        /// Correlation id: any text of at most 128 bytes.
+        id: Option<String> = None, "a text of at most 128 bytes";
+        /// Version of the message.
+        v: u32 = MESSAGE_VERSION, "1";
+        /// Site, in scheduled and confirming checks; absent in ad-hoc requests.
+        site_id: Option<SiteId> = None, "a whole number";
+        /// Origin of the check.
+        kind: Option<Kind> = None, "\"scheduled\" or \"confirm\"";
+        /// Time at which the check is due.
+        scheduled_at: Option<Timestamp> = None, "an RFC 3339 time";
+        /// Time after which the check is not worth doing.
+        expires_at: Option<Timestamp> = None, "an RFC 3339 time";
+        /// Shard of the site.
+        shard: Option<Shard> = None, "a whole number from 0 to 65535";
+        /// Epoch of the lease under which the job was published, for diagnosis.
+        epoch: Option<Epoch> = None, "a whole number";
+        /// Installation that published the job; copied to the result.
+        installation: Option<InstallationId> = None, "a UUID";
+        /// Ticket of the job; copied to the result unread, because only the sink verifies tickets.
+        ticket: Option<String> = None, "a text";
+    }
+});
 
-/// The tick of a scheduled or confirming request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ScheduledTick {
-    /// Site to check.
-    pub site: SiteId,
-    /// Scheduled or confirming.
-    pub kind: Kind,
-    /// Time at which the check was due.
-    pub scheduled_at: Timestamp,
-    /// Time after which the check is not worth doing.
-    pub expires_at: Timestamp,
-    /// Shard of the site.
-    pub shard: Shard,
+impl Default for CheckRequest {
+    /// A request without a URL, which is invalid.
+    fn default() -> Self {
+        Self::new(String::new())
+    }
 }
 
 impl CheckRequest {
@@ -162,57 +122,6 @@ impl CheckRequest {
     /// Maximum length of the id, in bytes.
     pub const MAX_ID_BYTES: usize = 128;
 
-    const KNOWN_FIELDS: [(&str, &str); 21] = [
-        ("url", "an http or https URL"),
-        ("method", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
-        ("headers", "an object of texts, such as {\"Accept\": \"text/html\"}"),
-        ("body", "a text"),
-        ("timeout_ms", "a whole number from 100 to 60000"),
-        ("status", "a text of statuses and ranges, such as \"200-299,301\""),
-        ("regex", "a text: a regular expression that the body must match"),
-        ("not_regex", "a text: a regular expression that the body must not match"),
-        ("max_redirects", "a whole number from 0 to 20"),
-        ("ip_version", "\"any\", \"4\" or \"6\""),
-        ("tls_verify", "true or false"),
-        ("id", "a text of at most 128 bytes"),
-        ("v", "1"),
-        ("site_id", "a whole number"),
-        ("kind", "\"scheduled\" or \"confirm\""),
-        ("scheduled_at", "an RFC 3339 time"),
-        ("expires_at", "an RFC 3339 time"),
-        ("shard", "a whole number from 0 to 65535"),
-        ("epoch", "a whole number"),
-        ("installation", "a UUID"),
-        ("ticket", "a text"),
-    ];
-
-    /// A request for `url` with every other field at its default.
-    pub fn new(url: impl Into<String>) -> Self {
-        Self {
-            v: MESSAGE_VERSION,
-            id: None,
-            url: url.into(),
-            method: default_method(),
-            headers: BTreeMap::new(),
-            body: None,
-            timeout_ms: Self::DEFAULT_TIMEOUT_MS,
-            status: default_status(),
-            regex: None,
-            not_regex: None,
-            max_redirects: Self::DEFAULT_MAX_REDIRECTS,
-            ip_version: IpVersion::Any,
-            tls_verify: true,
-            site_id: None,
-            kind: None,
-            scheduled_at: None,
-            expires_at: None,
-            shard: None,
-            epoch: None,
-            installation: None,
-            ticket: None,
-        }
-    }
-
     /// Decodes a request. Unknown fields are rejected by name in ad-hoc requests, which people
     /// type. They are ignored in jobs, because a newer coordinator may send fields that this prober
     /// does not know.
@@ -220,11 +129,16 @@ impl CheckRequest {
     /// # Errors
     /// If the bytes are not a JSON object of this form. The error names the field where possible.
     pub fn decode(bytes: &[u8]) -> Result<Self, ValidationError> {
-        match serde_json::from_slice::<Self>(bytes) {
-            Ok(request) if request.site_id.is_some() => Ok(request),
-            Ok(request) => decode_error::reject_unknown_fields(bytes).map(|()| request),
-            Err(_) => Err(decode_error::explain_error(bytes)),
+        let request =
+            serde_json::from_slice::<Self>(bytes).map_err(|_| decode_error::explain_error(bytes))?;
+        // An absent URL has the default, which is empty.
+        if request.url.is_empty() {
+            decode_error::require_url(bytes)?;
         }
+        if request.site_id.is_none() {
+            decode_error::reject_unknown_fields(bytes)?;
+        }
+        Ok(request)
     }
 
     /// Validates all fields of the check.

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Cause, InstallationId, Kind, Outcome, RegionName, Shard, SiteId, Tickets, Timestamp,
+    Cause, InstallationId, Kind, Outcome, RegionName, ScheduledTick, Shard, SiteId, Tickets, Timestamp,
     ticket::{TicketClaims, TicketError},
 };
 
 /// A check result in its wire format; fields that do not apply are absent.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CheckResult {
     /// Version of the message.
     pub v: u32,
@@ -73,14 +74,14 @@ pub struct CheckResult {
     /// Installation of the job; absent for an ad-hoc check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub installation: Option<InstallationId>,
-    /// [Ticket](crate::ticket) of the job; absent for an ad-hoc check.
+    /// Ticket of the job; absent for an ad-hoc check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket: Option<String>,
 }
 
 /// Duration of each phase of a check in microseconds, summed over all hops; a phase that did not
 /// happen is absent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Timing {
     /// Name resolution.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -129,9 +130,9 @@ impl CheckResult {
                 None => Ok(()),
             };
         };
-        let Self { region, kind, scheduled_at, .. } = self;
-        let claims =
-            TicketClaims { site, shard, region, kind: *kind, scheduled_at: *scheduled_at, expires_at };
+        let Self { kind, scheduled_at, .. } = *self;
+        let tick = ScheduledTick { site, shard, kind, scheduled_at, expires_at };
+        let claims = TicketClaims { tick, region: &self.region };
         tickets.verify_ticket(self.ticket.as_deref(), &claims)
     }
 

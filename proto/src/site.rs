@@ -1,32 +1,185 @@
 //! The definition of a site, and its validation.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::{CheckRequest, Pattern, RegionName, ValidationError, request::check_range};
+use crate::{
+    CheckRequest, IpVersion, Pattern, RegionName, ValidationError, check::Method,
+    check_options::with_check_options, duration::DurationArg, request::check_range,
+};
 
-/// A site as users define it: the check, its interval and regions, and the rules for an incident.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SiteSpec {
-    /// The check, without the fields of a tick.
-    pub check: CheckRequest,
-    /// Display name; defaults to the URL.
-    pub name: Option<String>,
-    /// Interval between checks, in seconds.
-    pub interval_seconds: i64,
-    /// Regions that check the site; empty means all regions.
-    pub regions: Vec<String>,
-    /// True if the site is checked.
-    pub enabled: bool,
-    /// Number of failing regions that opens an incident; defaults to a majority.
-    pub quorum: Option<i64>,
-    /// Consecutive failures after which a region counts as down.
-    pub failures_to_open: i64,
-    /// Consecutive successes after which a region counts as up again.
-    pub successes_to_close: i64,
-    /// Labels for reports and selection.
-    pub tags: Vec<String>,
+/// Defines [`SiteSpec`] and [`SiteFields`] with the options of `site` and the options of a check.
+macro_rules! define_site {
+    (
+        $(#[$meta:meta])*
+        site { $($(#[$doc:meta])* $field:ident: $type:ty = $default:expr;)* }
+        check { $($(#[$option_doc:meta])* $option:ident: $option_type:ty = $option_default:expr, $option_allowed:literal;)* }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct SiteSpec {
+            /// The check, without the fields of a tick.
+            pub check: CheckRequest,
+            $($(#[$doc])* pub $field: $type,)*
+        }
+
+        impl SiteSpec {
+            /// Names of all fields in the order of [`SiteFields`].
+            pub const FIELDS: &[&str] = &["url", $(stringify!($field),)* $(stringify!($option),)*];
+
+            /// A site that checks `url` once a minute from every region, with all other fields at
+            /// their defaults.
+            pub fn new(url: impl Into<String>) -> Self {
+                Self { check: CheckRequest::new(url), $($field: $default,)* }
+            }
+        }
+
+        /// A site in its serialized form, the same in the sites file and in JSON: one level of
+        /// fields. An absent field has its default.
+        #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct SiteFields {
+            /// URL to check.
+            pub url: String,
+            $(
+                $(#[$doc])*
+                #[serde(default, skip_serializing_if = "Option::is_none")]
+                pub $field: Option<$type>,
+            )*
+            $(
+                $(#[$option_doc])*
+                #[serde(default, skip_serializing_if = "Option::is_none")]
+                pub $option: Option<$option_type>,
+            )*
+            /// Another form of `interval_seconds`: a duration such as `30s`. Never written.
+            #[serde(default, skip_serializing)]
+            pub interval: Option<String>,
+            /// Another form of `timeout_ms`: a duration such as `5s`. Never written.
+            #[serde(default, skip_serializing)]
+            pub timeout: Option<String>,
+        }
+
+        impl SiteFields {
+            /// All fields of `site`.
+            pub fn all_fields(site: &SiteSpec) -> Self {
+                Self {
+                    url: site.check.url.clone(),
+                    $($field: Some(site.$field.clone()),)*
+                    $($option: Some(site.check.$option.clone()),)*
+                    ..Self::default()
+                }
+            }
+
+            /// The URL of `site` and the fields that differ from their defaults.
+            pub fn changed_fields(site: &SiteSpec) -> Self {
+                let default = SiteSpec::new("");
+                Self {
+                    url: site.check.url.clone(),
+                    $($field: (site.$field != default.$field).then(|| site.$field.clone()),)*
+                    $($option: (site.check.$option != default.check.$option)
+                        .then(|| site.check.$option.clone()),)*
+                    ..Self::default()
+                }
+            }
+
+            /// The site without the alternative durations.
+            fn into_plain_spec(self) -> SiteSpec {
+                let default = SiteSpec::new("");
+                let check = CheckRequest {
+                    $($option: self.$option.unwrap_or(default.check.$option),)*
+                    ..CheckRequest::new(self.url)
+                };
+                SiteSpec { check, $($field: self.$field.unwrap_or(default.$field),)* }
+            }
+        }
+    };
+}
+
+with_check_options!(define_site! {
+    /// A site as users define it: the check, its interval and regions, and the rules for an incident.
+    site {
+        /// Display name; defaults to the URL.
+        name: Option<String> = None;
+        /// Interval between checks, in seconds.
+        interval_seconds: i64 = Self::DEFAULT_INTERVAL_SECONDS;
+        /// Regions that check the site; empty means all regions.
+        regions: Vec<String> = Vec::new();
+        /// Labels for reports and selection.
+        tags: Vec<String> = Vec::new();
+        /// Number of failing regions that opens an incident; defaults to a majority.
+        quorum: Option<i64> = None;
+        /// Consecutive failures after which a region counts as down.
+        failures_to_open: i64 = Self::DEFAULT_CONSECUTIVE_CHECKS;
+        /// Consecutive successes after which a region counts as up again.
+        successes_to_close: i64 = Self::DEFAULT_CONSECUTIVE_CHECKS;
+        /// True if the site is checked.
+        enabled: bool = true;
+    }
+});
+
+impl SiteFields {
+    /// The site that these fields define. It is not validated.
+    ///
+    /// # Errors
+    /// If the method is unknown, a duration cannot be parsed, or a duration is given in both forms.
+    pub fn into_spec(self) -> Result<SiteSpec, ValidationError> {
+        let timeout = parse_alternative("timeout", self.timeout.as_ref(), "timeout_ms", self.timeout_ms)?;
+        let interval =
+            parse_alternative("interval", self.interval.as_ref(), "interval_seconds", self.interval_seconds)?;
+        let mut spec = self.into_plain_spec();
+        let check = &mut spec.check;
+        check.method = Method::parse(&check.method)?.as_str().to_owned();
+        // An empty regex is none, as on the command line.
+        for regex in [&mut check.regex, &mut check.not_regex] {
+            regex.take_if(|regex| regex.is_empty());
+        }
+        if let Some(timeout) = timeout {
+            check.timeout_ms = timeout.as_saturating_millis();
+        }
+        if let Some(interval) = interval {
+            spec.interval_seconds = interval.as_whole_seconds().ok_or_else(|| {
+                ValidationError::new("interval", interval, "whole seconds, such as 30s or 5m")
+            })?;
+        }
+        Ok(spec)
+    }
+}
+
+/// Parses the duration `text` of the field `name`, which excludes `number` in the field `other`.
+fn parse_alternative(
+    name: &str,
+    text: Option<&String>,
+    other: &str,
+    number: Option<i64>,
+) -> Result<Option<DurationArg>, ValidationError> {
+    let Some(text) = text else { return Ok(None) };
+    if number.is_some() {
+        return Err(ValidationError::new(name, text, format!("either {name} or {other}, not both")));
+    }
+    match text.parse() {
+        Ok(duration) => Ok(Some(duration)),
+        Err(_) => {
+            let allowed = "a number with ms, s, m, h or d, such as 15s or 1h30m";
+            Err(ValidationError::new(name, text, allowed))
+        }
+    }
+}
+
+impl Serialize for SiteSpec {
+    /// Writes all fields.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        SiteFields::all_fields(self).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for SiteSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        SiteFields::deserialize(deserializer)?.into_spec().map_err(de::Error::custom)
+    }
 }
 
 /// Check intervals that this installation allows.
@@ -54,22 +207,6 @@ impl SiteSpec {
     pub const MAX_NAME_BYTES: usize = 200;
     const MAX_TAGS: usize = 50;
     const MAX_TAG_BYTES: usize = 64;
-
-    /// A site that checks `url` once a minute from every region, with all other fields at their
-    /// defaults.
-    pub fn new(url: impl Into<String>) -> Self {
-        Self {
-            check: CheckRequest::new(url),
-            name: None,
-            interval_seconds: Self::DEFAULT_INTERVAL_SECONDS,
-            regions: Vec::new(),
-            enabled: true,
-            quorum: None,
-            failures_to_open: Self::DEFAULT_CONSECUTIVE_CHECKS,
-            successes_to_close: Self::DEFAULT_CONSECUTIVE_CHECKS,
-            tags: Vec::new(),
-        }
-    }
 
     /// Validates every field. The CLI rejects a site by this code, and coordinators use it to
     /// report a site that was written with SQL.
@@ -131,7 +268,32 @@ impl SiteSpec {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn a_site_is_one_level_of_fields_in_which_defaults_may_be_absent() {
+        let site = SiteSpec {
+            interval_seconds: 30,
+            check: CheckRequest { regex: Some("ok".into()), ..CheckRequest::new("http://x/") },
+            ..SiteSpec::new("http://x/")
+        };
+
+        let all = serde_json::to_value(&site).unwrap();
+        let changed = serde_json::to_value(SiteFields::changed_fields(&site)).unwrap();
+
+        let names: BTreeSet<&str> = all.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(names, SiteSpec::FIELDS.iter().copied().collect());
+        assert_eq!(changed, json!({"url": "http://x/", "interval_seconds": 30, "regex": "ok"}));
+        for written in
+            [all, changed, json!({"url": "http://x/", "interval": "30s", "regex": "ok", "name": null})]
+        {
+            assert_eq!(serde_json::from_value::<SiteSpec>(written).unwrap(), site);
+        }
+        let refused = serde_json::from_value::<SiteSpec>(json!({"url": "http://x/", "timeout": 5}));
+        assert!(refused.is_err());
+    }
 
     #[test]
     fn a_site_with_a_field_that_makes_no_sense_is_refused_by_that_field() {

@@ -1,6 +1,8 @@
 //! All names of NATS subjects, streams and consumers.
 
-use crate::{RegionName, Shard, SiteId, ValidationError};
+use std::fmt;
+
+use crate::{Kind, RegionName, ScheduledTick, Shard, SiteId, ValidationError};
 
 /// Stream of jobs that wait for a prober.
 pub const JOBS_STREAM: &str = "PICKET_JOBS";
@@ -57,13 +59,13 @@ pub fn region_jobs_filter(region: &RegionName) -> String {
 /// Subject of scheduled jobs. Each site and region has its own subject, so that the stream keeps
 /// only the newest job.
 pub fn scheduled_job(region: &RegionName, site: SiteId) -> String {
-    format!("picket.job.{region}.{site}")
+    JobSubject::Scheduled(region.as_str(), site).to_string()
 }
 
 /// Subject of confirming jobs, beside the subject of scheduled jobs. The stream keeps only the
 /// newest of these as well.
 pub fn confirmation_job(region: &RegionName, site: SiteId) -> String {
-    format!("picket.job.{region}.{site}.confirm")
+    JobSubject::Confirmation(region.as_str(), site).to_string()
 }
 
 /// Subject of the sink's confirmation requests for sites of this shard.
@@ -105,6 +107,112 @@ pub fn rejected_request(region: &RegionName) -> String {
     format!("picket.rejected.{region}")
 }
 
+/// Subject of a job. The region is not validated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobSubject<'a> {
+    /// `picket.job.<region>.<site_id>`: a scheduled check.
+    Scheduled(&'a str, SiteId),
+    /// `picket.job.<region>.<site_id>.confirm`: a confirming check.
+    Confirmation(&'a str, SiteId),
+    /// `picket.job.<region>.adhoc.<id>`: a queued ad-hoc check.
+    Adhoc(&'a str, &'a str),
+}
+
+impl<'a> JobSubject<'a> {
+    const PREFIX: &'static str = "picket.job.";
+
+    /// Subject of the job of `tick` in `region`.
+    pub fn from_tick(tick: &ScheduledTick, region: &'a RegionName) -> Self {
+        match tick.kind {
+            Kind::Confirm => Self::Confirmation(region.as_str(), tick.site),
+            Kind::Scheduled | Kind::Adhoc => Self::Scheduled(region.as_str(), tick.site),
+        }
+    }
+
+    /// Parses the subject of a job.
+    ///
+    /// # Errors
+    /// If the subject has none of the forms.
+    pub fn parse(subject: &'a str) -> Result<Self, ValidationError> {
+        let parse = || {
+            let (region, rest) = subject.strip_prefix(Self::PREFIX)?.split_once('.')?;
+            if let Some(id) = rest.strip_prefix("adhoc.") {
+                return Some(Self::Adhoc(region, id));
+            }
+            let site = |text: &str| text.parse().ok().map(SiteId);
+            match rest.strip_suffix(".confirm") {
+                Some(rest) => Some(Self::Confirmation(region, site(rest)?)),
+                None => Some(Self::Scheduled(region, site(rest)?)),
+            }
+        };
+        parse().ok_or_else(|| {
+            ValidationError::new(
+                "subject",
+                subject,
+                "picket.job.<region>.<site_id> or picket.job.<region>.adhoc.<id>",
+            )
+        })
+    }
+}
+
+impl fmt::Display for JobSubject<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let prefix = Self::PREFIX;
+        match self {
+            Self::Scheduled(region, site) => write!(f, "{prefix}{region}.{site}"),
+            Self::Confirmation(region, site) => write!(f, "{prefix}{region}.{site}.confirm"),
+            Self::Adhoc(region, id) => write!(f, "{prefix}{region}.adhoc.{id}"),
+        }
+    }
+}
+
+/// Subject of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventSubject {
+    /// An incident opened.
+    IncidentOpened,
+    /// An incident closed.
+    IncidentClosed,
+    /// A region has no active prober.
+    RegionSilent,
+    /// A region has active probers again.
+    RegionBack,
+}
+
+impl EventSubject {
+    /// Prefix of the subjects of all events, also of kinds that this version does not know.
+    pub const PREFIX: &'static str = "picket.event.";
+
+    const KNOWN_SUBJECTS: [Self; 4] =
+        [Self::IncidentOpened, Self::IncidentClosed, Self::RegionSilent, Self::RegionBack];
+
+    /// The subject as text.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::IncidentOpened => "picket.event.incident.opened",
+            Self::IncidentClosed => "picket.event.incident.closed",
+            Self::RegionSilent => "picket.event.region.silent",
+            Self::RegionBack => "picket.event.region.back",
+        }
+    }
+
+    /// Parses the subject of an event.
+    ///
+    /// # Errors
+    /// If the subject is not that of a known kind of event.
+    pub fn parse(subject: &str) -> Result<Self, ValidationError> {
+        Self::KNOWN_SUBJECTS.into_iter().find(|known| known.as_str() == subject).ok_or_else(|| {
+            ValidationError::new("subject", subject, Self::KNOWN_SUBJECTS.map(Self::as_str).join(", "))
+        })
+    }
+}
+
+impl fmt::Display for EventSubject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// Parsed subject of a message with results.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ResultSubject {
@@ -143,6 +251,31 @@ impl ResultSubject {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_subject_of_a_job_reads_back() {
+        let id = SiteId(42);
+        for (subject, text) in [
+            (JobSubject::Scheduled("eu", id), "picket.job.eu.42"),
+            (JobSubject::Confirmation("eu", id), "picket.job.eu.42.confirm"),
+            (JobSubject::Adhoc("eu", "a.b"), "picket.job.eu.adhoc.a.b"),
+        ] {
+            assert_eq!(subject.to_string(), text);
+            assert_eq!(JobSubject::parse(text).unwrap(), subject);
+        }
+        for bad in ["picket.job.eu", "picket.job.eu.x", "picket.job.eu.1.2", "picket.result.eu.1"] {
+            assert_eq!(JobSubject::parse(bad).unwrap_err().field, "subject");
+        }
+    }
+
+    #[test]
+    fn the_subject_of_an_event_reads_back() {
+        for subject in EventSubject::KNOWN_SUBJECTS {
+            assert!(subject.as_str().starts_with(EventSubject::PREFIX));
+            assert_eq!(EventSubject::parse(subject.as_str()).unwrap(), subject);
+        }
+        assert_eq!(EventSubject::parse("picket.event.incident").unwrap_err().field, "subject");
+    }
 
     #[test]
     fn the_subject_of_a_result_reads_back() {

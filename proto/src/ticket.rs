@@ -5,14 +5,15 @@
 //! checks that the region was given, and not for a check of another site, region, kind or time.
 //! This module is pure: the caller loads the keys from the database.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{borrow::Cow, collections::BTreeMap, fmt, str::FromStr};
 
 use hmac::{Hmac, KeyInit, Mac};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::Sha256;
 use uuid::Uuid;
 
-use crate::{Kind, RegionName, Shard, SiteId, Timestamp, ValidationError, job};
+use crate::{Kind, RegionName, ScheduledTick, Timestamp, ValidationError};
 
 /// Identity of an installation, which is one database. A migration creates the id; it never
 /// changes.
@@ -38,6 +39,16 @@ impl FromStr for InstallationId {
         Uuid::try_parse(text).map(Self).map_err(|_| {
             ValidationError::new("installation", text, "a UUID, as in picket.settings.installation_id")
         })
+    }
+}
+
+impl JsonSchema for InstallationId {
+    fn schema_name() -> Cow<'static, str> {
+        "InstallationId".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": "uuid" })
     }
 }
 
@@ -121,41 +132,27 @@ impl FromStr for Ticket {
     }
 }
 
-/// The claims that a ticket binds a result to.
+/// The claims that a ticket binds a result to: a tick and the region that checks it.
 #[derive(Clone, Copy, Debug)]
 pub struct TicketClaims<'a> {
-    /// Site to check.
-    pub site: SiteId,
-    /// Shard of the site.
-    pub shard: Shard,
+    /// The tick of the check.
+    pub tick: ScheduledTick,
     /// Region that checks the site.
     pub region: &'a RegionName,
-    /// Scheduled or confirming.
-    pub kind: Kind,
-    /// Time at which the check is due.
-    pub scheduled_at: Timestamp,
-    /// Time after which the check is not worth doing.
-    pub expires_at: Timestamp,
 }
 
-impl<'a> TicketClaims<'a> {
-    /// The claims of `tick`.
-    pub fn from_tick(tick: &job::JobTick<'a>) -> Self {
-        let job::JobTick { site, region, kind, scheduled_at, expires_at, shard, epoch: _ } = *tick;
-        Self { site, shard, region, kind, scheduled_at, expires_at }
-    }
-
+impl TicketClaims<'_> {
     /// Adds the encoded claims to `mac`. All fields have a fixed width except the region, which
     /// comes last, so no two claims have the same encoding. The encoding has at most 59 bytes, and
     /// at most 55 (one block of SHA-256) for region names of up to 28 bytes.
     fn update_mac(&self, mac: &mut Hmac<Sha256>) {
         const FIXED: usize = 8 + 8 + 8 + 2 + 1;
         let mut fields = [0; FIXED + RegionName::MAX_BYTES];
-        fields[..8].copy_from_slice(&self.site.0.to_be_bytes());
-        fields[8..16].copy_from_slice(&self.scheduled_at.as_micros().to_be_bytes());
-        fields[16..24].copy_from_slice(&self.expires_at.as_micros().to_be_bytes());
-        fields[24..26].copy_from_slice(&self.shard.0.to_be_bytes());
-        fields[26] = match self.kind {
+        fields[..8].copy_from_slice(&self.tick.site.0.to_be_bytes());
+        fields[8..16].copy_from_slice(&self.tick.scheduled_at.as_micros().to_be_bytes());
+        fields[16..24].copy_from_slice(&self.tick.expires_at.as_micros().to_be_bytes());
+        fields[24..26].copy_from_slice(&self.tick.shard.0.to_be_bytes());
+        fields[26] = match self.tick.kind {
             Kind::Scheduled => 1,
             Kind::Confirm => 2,
             Kind::Adhoc => 3,
@@ -320,7 +317,7 @@ impl Tickets {
         let key = self.keys.get(&ticket.key).ok_or(TicketError::UnknownKey(ticket.key))?;
         // Checks due before the retirement keep valid tickets: their results may still be under
         // way.
-        if key.retired_at.is_some_and(|retired_at| claims.scheduled_at > retired_at) {
+        if key.retired_at.is_some_and(|retired_at| claims.tick.scheduled_at > retired_at) {
             return Err(TicketError::KeyRetired(ticket.key));
         }
         if key.verify_mac(&ticket, claims) { Ok(()) } else { Err(TicketError::MacMismatch) }

@@ -1,8 +1,9 @@
 //! Points in time, in microseconds since the Unix epoch. The wire format is RFC 3339 in UTC with
 //! six decimals.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -88,6 +89,16 @@ impl FromStr for Timestamp {
         OffsetDateTime::parse(text, &Rfc3339)
             .map(Self::from)
             .map_err(|_| ValidationError::new("time", text, "RFC 3339, such as 2026-11-20T12:00:00.000000Z"))
+    }
+}
+
+impl JsonSchema for Timestamp {
+    fn schema_name() -> Cow<'static, str> {
+        "Timestamp".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": "date-time" })
     }
 }
 

@@ -1,7 +1,8 @@
 //! Options shared by several processes. Each has an environment variable; the NATS options are
 //! named as in the `nats` command.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+pub use picket_proto::duration::DurationArg;
+use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
 use clap::{Args, ValueEnum};
 
@@ -92,29 +93,6 @@ pub struct ListenOptions {
     pub healthcheck: bool,
 }
 
-/// Duration as typed by people: `500ms`, `15s`, `1m 30s`, `2h`, `30d`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct DurationArg(pub Duration);
-
-impl FromStr for DurationArg {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match humantime::parse_duration(text) {
-            Ok(duration) => Ok(Self(duration)),
-            Err(_) => Err(format!(
-                "'{text}' is no duration; allowed: a number with ms, s, m, h or d, such as 15s or 1h30m"
-            )),
-        }
-    }
-}
-
-impl std::fmt::Display for DurationArg {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        humantime::format_duration(self.0).fmt(f)
-    }
-}
-
 /// Number of bytes as typed by people: `4096`, `512KiB`, `64MiB`, `8GiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub u64);
@@ -166,12 +144,5 @@ mod tests {
         for bad in ["", "GiB", "-1", "1.5GiB", "99999999999TiB"] {
             assert!(bad.parse::<ByteSize>().unwrap_err().contains("8GiB"), "{bad}");
         }
-    }
-
-    #[test]
-    fn a_duration_reads_as_people_type_it() {
-        assert_eq!("1m 30s".parse::<DurationArg>().unwrap().0, Duration::from_secs(90));
-        assert_eq!("15s".parse::<DurationArg>().unwrap().to_string(), "15s");
-        assert!("15".parse::<DurationArg>().unwrap_err().contains("15s or 1h30m"));
     }
 }

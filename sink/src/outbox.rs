@@ -15,7 +15,11 @@ use async_nats::{
         message::PublishMessage,
     },
 };
-use picket_proto::{ValidationError, subject, validation::sanitize_text};
+use picket_proto::{
+    ValidationError,
+    subject::{self, EventSubject},
+    validation::sanitize_text,
+};
 use picket_runtime::{Bus, ErrorChain};
 use picket_store::{
     Store,
@@ -53,9 +57,6 @@ pub(crate) struct OutboxState {
 }
 
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Prefix of the subjects of all events.
-const EVENT_PREFIX: &str = "picket.event.";
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -219,7 +220,10 @@ fn validate_event(event: &OutboxEvent, max_payload: usize) -> Result<&str, Strin
     }
     let is_token =
         |token: &str| !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic() && !b"*>".contains(&b));
-    if !subject.starts_with(EVENT_PREFIX) || subject.len() > MAX_ID || !subject.split('.').all(is_token) {
+    if !subject.starts_with(EventSubject::PREFIX)
+        || subject.len() > MAX_ID
+        || !subject.split('.').all(is_token)
+    {
         return Err(ValidationError::new("subject", subject, subject::EVENT_SUBJECTS).to_string());
     }
     let most = outbox::MAX_EVENT_BYTES.min(max_payload.saturating_sub(HEADER_BYTES));

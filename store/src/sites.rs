@@ -1,11 +1,13 @@
 //! Sites: definitions by users, and their rows in the database.
 
+mod columns;
 mod row;
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use picket_proto::{Shard, SiteId, Timestamp, ValidationError, site::SiteSpec};
 
+use self::columns::{DEFINITION_COLUMNS, bind_definition, to_i32};
 pub(crate) use self::row::SITE_COLUMNS;
 use crate::{DbTimestamp, Error, Store};
 
@@ -33,22 +35,23 @@ pub struct Site {
     pub updated_at: Timestamp,
 }
 
-const INSERT_SITE_SQL: &str =
-    "INSERT INTO picket.sites (url, name, interval_seconds, timeout_ms, method, headers, body, status, regex, not_regex,
-         max_redirects, ip_version, tls_verify, regions, enabled, quorum, failures_to_open, successes_to_close, tags)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) RETURNING id";
-const UPDATE_SITE_SQL: &str =
-    "UPDATE picket.sites SET url = $1, name = $2, interval_seconds = $3, timeout_ms = $4, method = $5, headers = $6,
-         body = $7, status = $8, regex = $9, not_regex = $10, max_redirects = $11, ip_version = $12, tls_verify = $13,
-         regions = $14, enabled = $15, quorum = $16, failures_to_open = $17, successes_to_close = $18, tags = $19
-     WHERE id = $20 RETURNING id";
+static INSERT_SITE_SQL: LazyLock<String> = LazyLock::new(|| {
+    let names = DEFINITION_COLUMNS.iter().map(|column| column.name).collect::<Vec<_>>().join(", ");
+    let values = (1..=DEFINITION_COLUMNS.len()).map(|n| format!("${n}")).collect::<Vec<_>>().join(", ");
+    format!("INSERT INTO picket.sites ({names}) VALUES ({values}) RETURNING id")
+});
+static UPDATE_SITE_SQL: LazyLock<String> = LazyLock::new(|| {
+    let columns = DEFINITION_COLUMNS.iter().zip(1..);
+    let values = columns.map(|(column, n)| format!("{} = ${n}", column.name)).collect::<Vec<_>>().join(", ");
+    format!("UPDATE picket.sites SET {values} WHERE id = ${} RETURNING id", DEFINITION_COLUMNS.len() + 1)
+});
 
 /// Adds a site.
 ///
 /// # Errors
 /// If an equal site exists, a region is unknown, or the database cannot be reached in time.
 pub async fn insert_site(store: &Store, spec: &SiteSpec) -> Result<SiteId, Error> {
-    let inserted = bind_spec(sqlx::query_scalar(INSERT_SITE_SQL), spec).fetch_one(&store.pool);
+    let inserted = bind_definition(sqlx::query_scalar(INSERT_SITE_SQL.as_str()), spec).fetch_one(&store.pool);
     store
         .with_timeout(SITES_TIMEOUT, "add the site", inserted)
         .await
@@ -62,42 +65,13 @@ pub async fn insert_site(store: &Store, spec: &SiteSpec) -> Result<SiteId, Error
 /// If there is no such site, the new definition equals another site's, a region is unknown, or the
 /// database cannot be reached in time.
 pub async fn update_site(store: &Store, id: SiteId, spec: &SiteSpec) -> Result<(), Error> {
-    let updated = bind_spec(sqlx::query_scalar(UPDATE_SITE_SQL), spec).bind(id.0).fetch_optional(&store.pool);
+    let updated = bind_definition(sqlx::query_scalar(UPDATE_SITE_SQL.as_str()), spec)
+        .bind(id.0)
+        .fetch_optional(&store.pool);
     match store.with_timeout(SITES_TIMEOUT, "update the site", updated).await.map_err(map_constraint_error)? {
         Some(_) => Ok(()),
         None => Err(Error::SiteNotFound(id)),
     }
-}
-
-type SiteIdQuery<'q> = sqlx::query::QueryScalar<'q, sqlx::Postgres, i64, sqlx::postgres::PgArguments>;
-
-fn bind_spec<'q>(query: SiteIdQuery<'q>, spec: &'q SiteSpec) -> SiteIdQuery<'q> {
-    let SiteSpec { check, .. } = spec;
-    query
-        .bind(&check.url)
-        .bind(&spec.name)
-        .bind(to_i32(spec.interval_seconds))
-        .bind(to_i32(check.timeout_ms))
-        .bind(&check.method)
-        .bind(sqlx::types::Json(&check.headers))
-        .bind(&check.body)
-        .bind(&check.status)
-        .bind(&check.regex)
-        .bind(&check.not_regex)
-        .bind(to_i32(check.max_redirects))
-        .bind(check.ip_version.as_str())
-        .bind(check.tls_verify)
-        .bind(&spec.regions)
-        .bind(spec.enabled)
-        .bind(spec.quorum.map(to_i32))
-        .bind(to_i32(spec.failures_to_open))
-        .bind(to_i32(spec.successes_to_close))
-        .bind(&spec.tags)
-}
-
-/// Saturates, so that an out-of-range number stays out of range. Callers validate numbers first.
-fn to_i32(number: i64) -> i32 {
-    i32::try_from(number).unwrap_or(if number < 0 { i32::MIN } else { i32::MAX })
 }
 
 /// Converts a constraint violation of the schema into an error of the store.
@@ -177,13 +151,15 @@ pub async fn apply_changes(store: &Store, changes: &SiteChanges) -> Result<(), E
             .await?;
         let mut gone = None;
         for (id, spec) in change {
-            let updated = bind_spec(sqlx::query_scalar(UPDATE_SITE_SQL), spec).bind(id.0);
+            let updated = bind_definition(sqlx::query_scalar(UPDATE_SITE_SQL.as_str()), spec).bind(id.0);
             if updated.fetch_optional(&mut *transaction).await?.is_none() {
                 gone = Some(*id);
             }
         }
         for spec in add {
-            bind_spec(sqlx::query_scalar(INSERT_SITE_SQL), spec).fetch_one(&mut *transaction).await?;
+            bind_definition(sqlx::query_scalar(INSERT_SITE_SQL.as_str()), spec)
+                .fetch_one(&mut *transaction)
+                .await?;
         }
         match gone {
             Some(_) => transaction.rollback().await?,

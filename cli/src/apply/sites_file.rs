@@ -1,18 +1,13 @@
 //! The YAML format of the sites file: parsing and rendering.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
-use picket_proto::{
-    CheckRequest, IpVersion, ValidationError,
-    check::Method,
-    site::{IntervalRange, SiteSpec},
-};
-use picket_runtime::options::DurationArg;
+use picket_proto::site::{IntervalRange, SiteFields, SiteSpec};
 use serde::{Deserialize, Serialize};
 use serde_saphyr::Spanned;
 
 use super::DesiredSites;
-use crate::{error::Error, site_args::to_whole_seconds};
+use crate::error::Error;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -20,61 +15,14 @@ struct SitesFile {
     #[serde(default)]
     regions: Option<Vec<Spanned<String>>>,
     #[serde(default)]
-    sites: Option<Vec<Spanned<SiteEntry>>>,
+    sites: Option<Vec<Spanned<SiteFields>>>,
 }
 
 #[derive(Serialize)]
 struct ExportedSitesFile<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     regions: &'a [String],
-    sites: Vec<SiteEntry>,
-}
-
-/// A site in the file. Absent fields have their defaults.
-#[derive(Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-struct SiteEntry {
-    url: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    name: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    interval_seconds: Option<i64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    interval: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    timeout_ms: Option<i64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    timeout: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    method: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    headers: Option<BTreeMap<String, String>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    body: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    status: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    regex: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    not_regex: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    max_redirects: Option<i64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    ip_version: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    tls_verify: Option<bool>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    regions: Option<Vec<String>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    enabled: Option<bool>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    quorum: Option<i64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    failures_to_open: Option<i64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    successes_to_close: Option<i64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    tags: Option<Vec<String>>,
+    sites: Vec<SiteFields>,
 }
 
 /// Parses and validates a whole file. Returns every error, each with its line.
@@ -131,7 +79,7 @@ fn describe_yaml_error(name: &str, text: &str, why: &serde_saphyr::Error) -> Str
     let words = words.split(" at line ").next().unwrap_or(words);
     let words = words
         .replace("invalid i64", "a whole number is needed here")
-        .replace("invalid bool", "true or false is needed here");
+        .replace("invalid boolean", "true or false is needed here");
     let line = why.location().map(|location| location.line());
     let excerpt = line
         .and_then(|line| text.lines().nth(usize::try_from(line).ok()?.checked_sub(1)?))
@@ -142,114 +90,15 @@ fn describe_yaml_error(name: &str, text: &str, why: &serde_saphyr::Error) -> Str
 
 /// Renders a file that [`parse_sites_file`] parses to the same sites.
 pub(super) fn render_sites_file(regions: &[String], sites: &[SiteSpec]) -> Result<String, Error> {
-    let sites = sites.iter().map(SiteEntry::from).collect();
+    let sites = sites.iter().map(SiteFields::changed_fields).collect();
     serde_saphyr::to_string(&ExportedSitesFile { regions, sites })
         .map_err(|why| Error::Output(std::io::Error::other(why)))
 }
 
-impl SiteEntry {
-    fn into_spec(self) -> Result<SiteSpec, ValidationError> {
-        let mut spec = SiteSpec::new(self.url);
-        let check = &mut spec.check;
-        if let Some(ms) =
-            pick_number_or_text("timeout_ms", self.timeout_ms, "timeout", self.timeout, parse_milliseconds)?
-        {
-            check.timeout_ms = ms;
-        }
-        if let Some(method) = self.method {
-            check.method = Method::parse(&method)?.as_str().to_owned();
-        }
-        if let Some(version) = self.ip_version {
-            check.ip_version = IpVersion::parse(&version)?;
-        }
-        check.headers = self.headers.unwrap_or_default();
-        check.body = self.body;
-        check.status = self.status.unwrap_or(std::mem::take(&mut check.status));
-        check.regex = self.regex.filter(|regex| !regex.is_empty());
-        check.not_regex = self.not_regex.filter(|regex| !regex.is_empty());
-        check.max_redirects = self.max_redirects.unwrap_or(check.max_redirects);
-        check.tls_verify = self.tls_verify.unwrap_or(true);
-        if let Some(seconds) = pick_number_or_text(
-            "interval_seconds",
-            self.interval_seconds,
-            "interval",
-            self.interval,
-            |text| to_whole_seconds("interval", parse_duration("interval", text)?),
-        )? {
-            spec.interval_seconds = seconds;
-        }
-        spec.name = self.name;
-        spec.regions = self.regions.unwrap_or_default();
-        spec.enabled = self.enabled.unwrap_or(true);
-        spec.quorum = self.quorum;
-        spec.failures_to_open = self.failures_to_open.unwrap_or(SiteSpec::DEFAULT_CONSECUTIVE_CHECKS);
-        spec.successes_to_close = self.successes_to_close.unwrap_or(SiteSpec::DEFAULT_CONSECUTIVE_CHECKS);
-        spec.tags = self.tags.unwrap_or_default();
-        Ok(spec)
-    }
-}
-
-/// Value of a field that can be given as a number or as a duration, but not as both.
-fn pick_number_or_text(
-    field: &str,
-    number: Option<i64>,
-    other: &str,
-    text: Option<String>,
-    read: impl FnOnce(&str) -> Result<i64, ValidationError>,
-) -> Result<Option<i64>, ValidationError> {
-    match (number, text) {
-        (Some(_), Some(text)) => {
-            Err(ValidationError::new(other, text, format!("either {other} or {field}, not both")))
-        }
-        (number, None) => Ok(number),
-        (None, Some(text)) => read(&text).map(Some),
-    }
-}
-
-fn parse_duration(field: &str, text: &str) -> Result<DurationArg, ValidationError> {
-    text.parse::<DurationArg>().map_err(|_| {
-        ValidationError::new(field, text, "a number with ms, s, m, h or d, such as 15s or 1h30m")
-    })
-}
-
-fn parse_milliseconds(text: &str) -> Result<i64, ValidationError> {
-    parse_duration("timeout", text).map(|span| i64::try_from(span.0.as_millis()).unwrap_or(i64::MAX))
-}
-
-impl From<&SiteSpec> for SiteEntry {
-    /// Omits fields that have their default.
-    fn from(spec: &SiteSpec) -> Self {
-        let default = SiteSpec::new("");
-        let SiteSpec { check, .. } = spec;
-        let differs = |number: i64, default: i64| (number != default).then_some(number);
-        let some = |texts: &[String]| (!texts.is_empty()).then(|| texts.to_vec());
-        Self {
-            url: check.url.clone(),
-            name: spec.name.clone(),
-            interval_seconds: differs(spec.interval_seconds, SiteSpec::DEFAULT_INTERVAL_SECONDS),
-            timeout_ms: differs(check.timeout_ms, CheckRequest::DEFAULT_TIMEOUT_MS),
-            method: (check.method != default.check.method).then(|| check.method.clone()),
-            headers: (!check.headers.is_empty()).then(|| check.headers.clone()),
-            body: check.body.clone(),
-            status: (check.status != CheckRequest::DEFAULT_STATUS).then(|| check.status.clone()),
-            regex: check.regex.clone(),
-            not_regex: check.not_regex.clone(),
-            max_redirects: differs(check.max_redirects, CheckRequest::DEFAULT_MAX_REDIRECTS),
-            ip_version: (check.ip_version != IpVersion::Any).then(|| check.ip_version.as_str().to_owned()),
-            tls_verify: (!check.tls_verify).then_some(false),
-            regions: some(&spec.regions),
-            enabled: (!spec.enabled).then_some(false),
-            quorum: spec.quorum,
-            failures_to_open: differs(spec.failures_to_open, SiteSpec::DEFAULT_CONSECUTIVE_CHECKS),
-            successes_to_close: differs(spec.successes_to_close, SiteSpec::DEFAULT_CONSECUTIVE_CHECKS),
-            tags: some(&spec.tags),
-            ..Self::default()
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use picket_proto::IpVersion;
+
     use super::*;
 
     fn parse(text: &str) -> Result<DesiredSites, Vec<String>> {
@@ -364,6 +213,17 @@ mod tests {
             ("sites:\n  - url: https://a.example/\n    intervall: 5s\n", "line 3", "intervall"),
             ("sitess: []\n", "line 1", "sitess"),
             ("sites:\n  - url: https://a.example/\n    max_redirects: many\n", "line 3", "many"),
+            (
+                "sites:\n  - url: https://a.example/\n    tls_verify: maybe\n",
+                "line 3",
+                "true or false is needed here: ",
+            ),
+            (
+                "sites:\n  - url: https://a.example/\n    ip_version: 5\n",
+                "line 3",
+                "'5' is not allowed; allowed: any, 4, 6",
+            ),
+            ("sites:\n  - url: https://a.example/\n    url: https://a.example/\n", "line 3", "duplicate"),
             ("sites:\n  - name: a\n", "line 2", "url"),
             ("sites: [\n", "line", ""),
         ] {

@@ -3,7 +3,7 @@
 use picket_proto::{SiteId, Timestamp, site::SiteSpec};
 use picket_store::sites::Site;
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 /// A row of `picket site list --output json`.
 #[derive(Clone, Debug, Serialize)]
@@ -18,55 +18,13 @@ pub(crate) struct SiteRecord {
     updated_at: Timestamp,
 }
 
-/// Display order of the fields. The URL comes before them.
-const FIELD_ORDER: [&str; 18] = [
-    "name",
-    "interval_seconds",
-    "regions",
-    "tags",
-    "method",
-    "headers",
-    "body",
-    "timeout_ms",
-    "status",
-    "regex",
-    "not_regex",
-    "max_redirects",
-    "ip_version",
-    "tls_verify",
-    "quorum",
-    "failures_to_open",
-    "successes_to_close",
-    "enabled",
-];
-
 /// All fields of a definition under their public names, including defaults.
 pub(crate) fn definition_fields(spec: &SiteSpec) -> Map<String, Value> {
-    let SiteSpec { check, .. } = spec;
-    let Value::Object(fields) = json!({
-        "url": check.url,
-        "name": spec.name,
-        "interval_seconds": spec.interval_seconds,
-        "timeout_ms": check.timeout_ms,
-        "method": check.method,
-        "headers": check.headers,
-        "body": check.body,
-        "status": check.status,
-        "regex": check.regex,
-        "not_regex": check.not_regex,
-        "max_redirects": check.max_redirects,
-        "ip_version": check.ip_version,
-        "tls_verify": check.tls_verify,
-        "regions": spec.regions,
-        "enabled": spec.enabled,
-        "quorum": spec.quorum,
-        "failures_to_open": spec.failures_to_open,
-        "successes_to_close": spec.successes_to_close,
-        "tags": spec.tags,
-    }) else {
-        return Map::new();
-    };
-    fields
+    match serde_json::to_value(spec) {
+        Ok(Value::Object(fields)) => fields,
+        // Only non-text keys and non-finite numbers can fail, and a site has neither.
+        _ => Map::new(),
+    }
 }
 
 impl From<&Site> for SiteRecord {
@@ -122,7 +80,7 @@ impl SiteRecord {
 
     /// The user-defined fields with their values as text. Null and empty fields are omitted.
     pub(crate) fn field_lines(&self) -> Vec<(&'static str, String)> {
-        FIELD_ORDER
+        SiteSpec::FIELDS
             .iter()
             .filter_map(|name| Some((*name, format_value(self.definition.get(*name)?)?)))
             .collect()

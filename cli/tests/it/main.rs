@@ -8,6 +8,7 @@ mod apply;
 mod reports;
 mod restore;
 mod sites;
+mod snapshots;
 mod unreachable;
 
 use std::{

@@ -9,10 +9,10 @@ fn expected_for(field: &str) -> Option<&'static str> {
     CheckRequest::KNOWN_FIELDS.iter().find(|(name, _)| *name == field).map(|(_, allowed)| *allowed)
 }
 
-/// Rejects the first unknown field, with a suggestion.
+/// Rejects the first unknown field, with a suggestion, and anything that is not an object.
 pub(super) fn reject_unknown_fields(bytes: &[u8]) -> Result<(), ValidationError> {
     let Ok(Value::Object(given)) = serde_json::from_slice::<Value>(bytes) else {
-        return Ok(());
+        return Err(explain_error(bytes));
     };
     match given.iter().find(|(name, _)| expected_for(name).is_none()) {
         Some((name, value)) => Err(unknown_field_error(name, value)),
@@ -20,11 +20,21 @@ pub(super) fn reject_unknown_fields(bytes: &[u8]) -> Result<(), ValidationError>
     }
 }
 
+/// Rejects an object without `url`; a misspelt `url` is reported as the unknown field.
+pub(super) fn require_url(bytes: &[u8]) -> Result<(), ValidationError> {
+    match serde_json::from_slice::<Value>(bytes) {
+        Ok(Value::Object(given)) if given.contains_key("url") => Ok(()),
+        _ => Err(explain_error(bytes)),
+    }
+}
+
 fn unknown_field_error(name: &str, value: &Value) -> ValidationError {
     let allowed = match suggest_field(name) {
         Some(known) => format!("no such field; did you mean '{known}'?"),
         None => {
-            let known: Vec<&str> = CheckRequest::KNOWN_FIELDS[..13].iter().map(|(known, _)| *known).collect();
+            // The fields of a tick, which begin with `site_id`, are not for people.
+            let known = CheckRequest::KNOWN_FIELDS.iter().map(|(known, _)| *known);
+            let known: Vec<&str> = known.take_while(|known| *known != "site_id").collect();
             format!("no such field; there are {}", known.join(", "))
         }
     };

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::{Shard, SiteId};
 
 /// The ticket of [`claims`] in region `eu` under key 1.
 const KNOWN: &str = "0001fa15b87b276e7ec3f7f2b9f3c4b7043b";
@@ -22,14 +23,14 @@ fn moment(seconds: i64) -> Timestamp {
 }
 
 fn claims(region: &RegionName) -> TicketClaims<'_> {
-    TicketClaims {
+    let tick = ScheduledTick {
         site: SiteId(42),
         shard: Shard(7),
-        region,
         kind: Kind::Scheduled,
         scheduled_at: moment(0),
         expires_at: moment(60),
-    }
+    };
+    TicketClaims { tick, region }
 }
 
 #[test]
@@ -41,12 +42,12 @@ fn a_ticket_is_good_for_its_own_check_and_for_no_other() {
 
     assert_eq!(tickets.verify_ticket(Some(&ticket), &given), Ok(()));
     for other in [
-        TicketClaims { site: SiteId(43), ..given },
-        TicketClaims { shard: Shard(8), ..given },
+        TicketClaims { tick: ScheduledTick { site: SiteId(43), ..given.tick }, ..given },
+        TicketClaims { tick: ScheduledTick { shard: Shard(8), ..given.tick }, ..given },
         TicketClaims { region: &us, ..given },
-        TicketClaims { kind: Kind::Confirm, ..given },
-        TicketClaims { scheduled_at: moment(1), ..given },
-        TicketClaims { expires_at: moment(61), ..given },
+        TicketClaims { tick: ScheduledTick { kind: Kind::Confirm, ..given.tick }, ..given },
+        TicketClaims { tick: ScheduledTick { scheduled_at: moment(1), ..given.tick }, ..given },
+        TicketClaims { tick: ScheduledTick { expires_at: moment(61), ..given.tick }, ..given },
     ] {
         assert_eq!(tickets.verify_ticket(Some(&ticket), &other), Err(TicketError::MacMismatch), "{other:?}");
     }
@@ -131,7 +132,9 @@ fn what_a_ticket_costs() {
     };
     measure("render", &mut |site| {
         text.clear();
-        tickets.render_fields(&TicketClaims { site: SiteId(site), ..claims(&region) }, &mut text);
+        let claims = claims(&region);
+        let tick = ScheduledTick { site: SiteId(site), ..claims.tick };
+        tickets.render_fields(&TicketClaims { tick, ..claims }, &mut text);
         std::hint::black_box(&text);
     });
     let ticket = tickets.issue_ticket(&claims(&region)).unwrap().to_string();

@@ -1,6 +1,7 @@
 //! Incidents: one for each outage, whoever writes, and what tells of it.
 
 mod cost;
+mod events;
 mod evidence;
 mod lies;
 

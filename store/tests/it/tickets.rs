@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use picket_proto::{Kind, Shard, SiteId, Timestamp, ticket::TicketClaims};
+use picket_proto::{Kind, ScheduledTick, Shard, SiteId, Timestamp, ticket::TicketClaims};
 use picket_store::tickets::Keyring;
 use sqlx::Executor;
 
@@ -20,14 +20,14 @@ async fn each_database_has_an_identity_and_a_key_of_its_own_and_requires_tickets
     assert!(first.is_required());
     let region = "eu".parse().unwrap();
     let at = Timestamp::from_millis(1_795_176_000_000);
-    let claims = TicketClaims {
+    let tick = ScheduledTick {
         site: SiteId(1),
         shard: Shard(1),
-        region: &region,
         kind: Kind::Scheduled,
         scheduled_at: at,
         expires_at: at,
     };
+    let claims = TicketClaims { tick, region: &region };
     let ticket = first.issue_ticket(&claims).unwrap().to_string();
     assert_eq!(again.verify_ticket(Some(&ticket), &claims), Ok(()));
     assert!(second.verify_ticket(Some(&ticket), &claims).is_err());
