@@ -1,7 +1,6 @@
 //! The coordinator: holds leases on shards of schedules and publishes a job for each tick when it
 //! is due.
 
-pub mod ack_inbox;
 pub mod adaptive_chunk;
 pub mod backpressure;
 pub mod catalog;
@@ -32,7 +31,6 @@ use tokio::sync::oneshot;
 use tracing::warn;
 
 use crate::{
-    ack_inbox::AckInbox,
     backpressure::{BackpressureActor, PublishPause},
     catalog::Catalog,
     confirmation::ConfirmationListener,
@@ -74,9 +72,6 @@ pub enum Error {
     /// The bus cannot be used.
     #[error("the bus cannot be used")]
     Bus(#[from] bus::Error),
-    /// The inbox for acknowledgements cannot be subscribed to.
-    #[error("could not subscribe to acknowledgements")]
-    Acks(#[from] async_nats::SubscribeError),
     /// The database cannot be used.
     #[error("the database cannot be used")]
     Store(#[from] picket_store::Error),
@@ -110,7 +105,6 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
     let keyring = load_keyring(&store, &database).await;
     database.set_ready();
     let coordinator = Coordinator {
-        ack_inbox: AckInbox::subscribe(&bus.client).await?,
         metrics: Metrics::new(&health),
         catalog_readiness: health.add_readiness_check("schedules"),
         lease_readiness: health.add_readiness_check("leases"),
@@ -143,7 +137,6 @@ async fn load_keyring(store: &Store, database: &ReadinessCheck) -> Keyring {
 struct Coordinator {
     config: Config,
     bus: Bus,
-    ack_inbox: AckInbox,
     store: Store,
     keyring: Keyring,
     metrics: Metrics,
@@ -164,7 +157,6 @@ impl Pipeline for Coordinator {
         let clock = SharedClock::default();
         let publisher = Publisher {
             bus: self.bus.clone(),
-            ack_inbox: self.ack_inbox.clone(),
             fence: fence.clone(),
             publish_health: publish_health.clone(),
             ownership: ownership.clone(),
