@@ -127,7 +127,6 @@ impl AdhocService {
                     "adhoc": work.metrics.requests_running.get(),
                     "slots_free": work.metrics.slots_free.get(),
                     "checks": work.metrics.results_published.get(),
-                    "checks_per_second": work.metrics.checks_per_second(),
                 })
             })
             .start(subject::PROBER_SERVICE, env!("CARGO_PKG_VERSION"))

@@ -17,7 +17,6 @@ mod lane;
 mod metrics;
 mod options;
 mod publisher;
-mod rate;
 mod regex_cache;
 mod result_batcher;
 mod runner;
@@ -76,8 +75,7 @@ const WAITERS_PER_SLOT: usize = 10;
 /// Ratio of slots to the permits of a lane. Lanes run checks in addition to the intake slots: one
 /// lane serves ticks that waited for their host, another confirmations.
 const SLOTS_PER_LANE_PERMIT: usize = 4;
-/// Maximum number and total size of cached regexes.
-const MAX_CACHED_REGEXES: usize = 10_000;
+/// Maximum total size of cached regexes.
 const MAX_REGEX_CACHE_BYTES: usize = 128 << 20;
 
 /// Starts a prober once NATS is connected. Several probers may run in one process.
@@ -115,7 +113,7 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<PipelineH
     let lane_permits = config.concurrency.div_ceil(SLOTS_PER_LANE_PERMIT);
     let runner = Arc::new(CheckRunner {
         checker,
-        regex_cache: Arc::new(RegexCache::new(MAX_CACHED_REGEXES, MAX_REGEX_CACHE_BYTES)),
+        regex_cache: Arc::new(RegexCache::new(MAX_REGEX_CACHE_BYTES)),
         publisher: Publisher {
             bus: bus.clone(),
             region: config.region.clone(),
