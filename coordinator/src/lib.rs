@@ -18,12 +18,14 @@ pub mod region_liveness;
 pub mod scheduler;
 pub mod shared_clock;
 pub mod stream_setup;
+#[cfg(test)]
+mod supervision_tests;
 
 use std::time::Duration;
 
 use picket_proto::site::IntervalRange;
 use picket_runtime::{
-    Backoff, Bus, Health, Pipeline, PipelineHandle, ReadinessCheck, bus, streams::StreamLimits,
+    Backoff, Bus, Health, Pipeline, PipelineHandle, ReadinessCheck, bus, spawn_task, streams::StreamLimits,
 };
 use picket_store::{Store, housekeeping::Retention, tickets::Keyring};
 use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
@@ -115,7 +117,7 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
         store,
         keyring,
     };
-    Ok(PipelineHandle::start("coordinator", coordinator, DRAIN_TIMEOUT).await?)
+    Ok(PipelineHandle::start("coordinator", coordinator, DRAIN_TIMEOUT, &health).await?)
 }
 
 async fn load_keyring(store: &Store, database: &ReadinessCheck) -> Keyring {
@@ -185,7 +187,7 @@ impl Pipeline for Coordinator {
             scheduler: scheduler.clone(),
             metrics: self.metrics.clone(),
         };
-        tokio::spawn(confirmation_listener.run());
+        spawn_task("confirmation_listener", confirmation_listener.run(), supervisor.clone()).await?;
         let catalog = Catalog {
             store: self.store.clone(),
             intervals: self.config.intervals,
@@ -227,7 +229,7 @@ impl Pipeline for Coordinator {
             metrics: self.metrics.clone(),
         };
         Actor::spawn_linked(None, housekeeper, (), supervisor.clone()).await?;
-        // Last of the actors, so that a shard is acquired only when everything it needs is running.
+        // Last of the working actors, so that a shard is acquired only when everything it needs is running.
         let lease = LeaseManager {
             name: self.config.name.clone(),
             lease_time: self.config.lease_time,
@@ -242,14 +244,14 @@ impl Pipeline for Coordinator {
             metrics: self.metrics.clone(),
             readiness: self.lease_readiness.clone(),
         };
-        let (lease, _) = Actor::spawn_linked(None, lease, (), supervisor).await?;
+        let (lease, _) = Actor::spawn_linked(None, lease, (), supervisor.clone()).await?;
         let notification_listener = NotificationListener {
             store: self.store.clone(),
             catalog,
             lease_manager: lease.clone(),
             stream_reconciler,
         };
-        tokio::spawn(notification_listener.run());
+        spawn_task("notification_listener", notification_listener.run(), supervisor).await?;
         Ok(lease)
     }
 
