@@ -35,7 +35,7 @@ use picket_runtime::{
 };
 use ractor::ActorRef;
 use tokio::time::{Instant, timeout_at};
-use tracing::warn;
+use tracing::{Instrument, debug_span, warn};
 
 use crate::{
     fence::{Admission, Fence},
@@ -152,16 +152,19 @@ impl Publisher {
         scheduler: ActorRef<scheduler::Msg>,
     ) {
         let publisher = self.clone();
-        tokio::spawn(async move {
+        let span = debug_span!("publish_batch", batch.id = batch.batch_id(), jobs = jobs.len());
+        let publishing = async move {
             let _done = BatchDoneGuard { scheduler, batch: Some(batch) };
             publisher.publish_jobs(jobs, clock).await;
-        });
+        };
+        tokio::spawn(publishing.instrument(span));
     }
 
     /// Publishes `jobs` in a task without notification.
     pub fn spawn_detached(&self, jobs: Vec<Job>, clock: DbClock) {
         let publisher = self.clone();
-        tokio::spawn(async move { publisher.publish_jobs(jobs, clock).await });
+        let span = debug_span!("publish_confirmations", jobs = jobs.len());
+        tokio::spawn(async move { publisher.publish_jobs(jobs, clock).await }.instrument(span));
     }
 
     async fn publish_jobs(&self, mut jobs: Vec<Job>, clock: DbClock) {
