@@ -32,8 +32,6 @@ pub(crate) struct ProberInfo {
     pub(crate) slots_total: Option<i64>,
     /// Number of published results.
     pub(crate) checks: Option<i64>,
-    /// Recent rate.
-    pub(crate) checks_per_second: Option<f64>,
 }
 
 /// Activity of a region, from the consumer shared by its probers.
@@ -140,7 +138,6 @@ impl ProberInfo {
             slots_total: Option<i64>,
             slots_used: Option<i64>,
             checks: Option<i64>,
-            checks_per_second: Option<f64>,
         }
         let stats: Stats = serde_json::from_slice(json).ok()?;
         // Every endpoint reports the figures of the whole prober.
@@ -153,7 +150,6 @@ impl ProberInfo {
             slots_used: data.slots_used,
             slots_total: data.slots_total,
             checks: data.checks,
-            checks_per_second: data.checks_per_second,
         })
     }
 }
@@ -166,13 +162,12 @@ mod tests {
     fn a_probers_answer_reads_whatever_else_is_in_it() {
         let json = br#"{"type":"io.nats.micro.v1.stats_response","name":"picket-prober","id":"x","version":"0.1.0",
             "started":"2026-11-21T07:00:00Z","endpoints":[{"name":"check","data":null},{"name":"check-any","data":
-            {"region":"eu","instance":"host-1","slots_total":9,"slots_used":2,"slots_free":7,"checks":3,"checks_per_second":0.5,"new":true}}]}"#;
+            {"region":"eu","instance":"host-1","slots_total":9,"slots_used":2,"slots_free":7,"checks":3,"new":true}}]}"#;
 
         let prober = ProberInfo::parse_stats(json).unwrap();
 
         assert_eq!((prober.region.as_str(), prober.name.as_str()), ("eu", "host-1"));
         assert_eq!((prober.slots_used, prober.slots_total, prober.checks), (Some(2), Some(9), Some(3)));
-        assert_eq!(prober.checks_per_second, Some(0.5));
         assert_eq!(ProberInfo::parse_stats(b"{}"), None);
     }
 }

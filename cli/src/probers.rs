@@ -33,7 +33,6 @@ struct ProberRecord {
     slots_used: Option<i64>,
     slots_total: Option<i64>,
     checks: Option<i64>,
-    checks_per_second: Option<f64>,
     /// Time of the reply. For a region without a prober, the last delivery of a job.
     last_seen: Option<Timestamp>,
     /// Jobs queued in a region without a prober.
@@ -47,8 +46,8 @@ pub(crate) async fn run(options: ProbersOptions, matches: &ArgMatches) -> Result
     let now = wall_clock_now();
     let records = build_records(probers?, places, now);
     options.output.print_rows(&records, |records| {
-        let columns = ["REGION", "PROBER", "VERSION", "SLOTS USED", "CHECKS", "CHECKS/S", "LAST SEEN"];
-        let mut listing = TextTable::new(columns, "no prober answered").align_right([3, 4, 5]);
+        let columns = ["REGION", "PROBER", "VERSION", "SLOTS USED", "CHECKS", "LAST SEEN"];
+        let mut listing = TextTable::new(columns, "no prober answered").align_right([3, 4]);
         for record in records {
             let slots = match (record.slots_used, record.slots_total) {
                 (Some(used), Some(total)) => Some(format!("{used}/{total}")),
@@ -64,7 +63,6 @@ pub(crate) async fn run(options: ProbersOptions, matches: &ArgMatches) -> Result
                 text_cell(record.version.as_deref()),
                 text_cell(slots),
                 text_cell(record.checks),
-                text_cell(record.checks_per_second.map(|checks| format!("{checks:.1}"))),
                 text_cell(record.last_seen.map(|seen| format_age(seen, now))),
             ]);
         }
@@ -93,7 +91,6 @@ fn build_records(probers: Vec<ProberInfo>, places: Vec<RegionActivity>, now: Tim
                 slots_used: None,
                 slots_total: None,
                 checks: None,
-                checks_per_second: None,
                 last_seen,
                 waiting: Some(place.pending_jobs),
             })
@@ -107,7 +104,6 @@ fn build_records(probers: Vec<ProberInfo>, places: Vec<RegionActivity>, now: Tim
         slots_used: prober.slots_used,
         slots_total: prober.slots_total,
         checks: prober.checks,
-        checks_per_second: prober.checks_per_second,
         last_seen: Some(now),
         waiting: None,
     }));

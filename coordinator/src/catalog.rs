@@ -11,7 +11,7 @@ use picket_proto::{Shard, SiteId, Timestamp, job::JobTemplate, pattern, site::In
 use picket_runtime::{Backoff, ErrorChain, ReadinessCheck, clock::Boottime};
 use picket_store::{Error, Store, change_feed, leases::Lease, regions, schedules::SiteWithSchedules, sites};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tracing::{info, warn};
+use tracing::{Span, field, info, instrument, warn};
 
 use self::pattern_cache::PatternCache;
 use crate::{
@@ -137,6 +137,7 @@ impl Actor for Catalog {
 }
 
 impl Catalog {
+    #[instrument(level = "debug", skip_all, fields(shard.ids = field::Empty))]
     async fn load_shards(&self, read: &mut CatalogState) -> Result<(), Error> {
         // Skips leases lost or released while they waited.
         let held = |lease: &Lease| {
@@ -149,6 +150,7 @@ impl Catalog {
         }
         let began = tokio::time::Instant::now();
         let shards: Vec<Shard> = leases.iter().map(|lease| lease.shard).collect();
+        Span::current().record("shard.ids", field::debug(&shards));
         self.send_regions().await?;
         let _ = self.scheduler.cast(scheduler::Msg::ShardsAcquired(leases.clone()));
         let (mut judged, mut unvalidated, mut sites) = (ValidationBatch::default(), Vec::new(), 0);

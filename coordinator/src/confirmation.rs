@@ -12,15 +12,12 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use picket_proto::{ConfirmationRequest, subject};
 use picket_runtime::{Backoff, Bus, ErrorChain};
-use ractor::{ActorRef, ActorStatus};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use ractor::ActorRef;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, warn};
 
 use self::queue::{ConfirmationQueue, DueConfirmations, MAX_BURST_ROUNDS, MAX_SITES};
 use crate::{fence::Fence, metrics::Metrics, scheduler};
-
-/// Interval between checks of the scheduler's status.
-const SCHEDULER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Receives confirmation requests and forwards due sites to the scheduler.
 pub(crate) struct ConfirmationListener {
@@ -31,10 +28,10 @@ pub(crate) struct ConfirmationListener {
 }
 
 impl ConfirmationListener {
-    /// Runs until the scheduler has stopped.
+    /// Runs until the pipeline ends.
     pub(crate) async fn run(self) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-        while self.scheduler.get_status() < ActorStatus::Stopping {
+        loop {
             match self.bus.client.subscribe(subject::CONFIRMATION_SUBJECTS).await {
                 Ok(subscriber) => {
                     backoff.reset();
@@ -66,17 +63,15 @@ impl ConfirmationListener {
             }
             if !sites.is_empty() {
                 debug!(sites = sites.len(), "confirming sites");
+                // A scheduler that has stopped takes the pipeline down with it.
                 let _ = self.scheduler.cast(scheduler::Msg::ConfirmSites(sites));
             }
-            if self.scheduler.get_status() >= ActorStatus::Stopping {
-                return;
-            }
-            let until = rounds
-                .next_due_at()
-                .map_or(now + SCHEDULER_CHECK_INTERVAL, |next| next.min(now + SCHEDULER_CHECK_INTERVAL));
-            let message = tokio::select! {
-                message = subscriber.next() => message,
-                () = sleep_until(until) => continue,
+            let message = match rounds.next_due_at() {
+                None => subscriber.next().await,
+                Some(until) => match timeout_at(until, subscriber.next()).await {
+                    Ok(message) => message,
+                    Err(_) => continue,
+                },
             };
             let Some(message) = message else { return };
             self.accept_message(&message, &mut rounds);
@@ -89,6 +84,8 @@ impl ConfirmationListener {
     }
 
     fn accept_message(&self, message: &async_nats::Message, rounds: &mut ConfirmationQueue) {
+        #[cfg(test)]
+        crate::supervision_tests::panic_if_injected("confirmation_listener");
         let Ok(request) = serde_json::from_slice::<ConfirmationRequest>(&message.payload) else {
             self.metrics.confirmations_rejected.inc();
             return;

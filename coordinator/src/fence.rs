@@ -4,8 +4,9 @@
 //! behind messages queued earlier. The lease manager updates it; each publisher checks it right
 //! before each message.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
+use parking_lot::RwLock;
 use picket_proto::{Epoch, Shard};
 use picket_runtime::clock::Boottime;
 
@@ -22,7 +23,7 @@ struct FenceEntry {
 impl Fence {
     /// Opens the fence of `shard` for `epoch` until `until`.
     pub fn open_shard(&self, shard: Shard, epoch: Epoch, until: Boottime) {
-        let mut gates = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut gates = self.0.write();
         let place = usize::from(shard.0);
         if gates.len() <= place {
             gates.resize(place + 1, None);
@@ -33,7 +34,7 @@ impl Fence {
     /// Closes the fence of `shard` if it is at `epoch`, so that an older holder cannot close a
     /// newer one's fence.
     pub fn close_shard(&self, shard: Shard, epoch: Epoch) {
-        let mut gates = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut gates = self.0.write();
         if let Some(gate) = gates.get_mut(usize::from(shard.0))
             && gate.is_some_and(|gate| gate.epoch == epoch)
         {
@@ -43,7 +44,7 @@ impl Fence {
 
     /// Expires all shards at `now`, until they are opened again.
     pub fn expire_all(&self, now: Boottime) {
-        let mut gates = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut gates = self.0.write();
         for gate in gates.iter_mut().flatten() {
             gate.valid_until = gate.valid_until.min(now);
         }
@@ -51,7 +52,7 @@ impl Fence {
 
     /// Checks at `now` whether a job of `shard` under `epoch` may be published.
     pub fn check_admission(&self, shard: Shard, epoch: Epoch, now: Boottime) -> Admission {
-        let gates = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let gates = self.0.read();
         match gates.get(usize::from(shard.0)).copied().flatten() {
             Some(gate) if gate.epoch != epoch => Admission::Closed,
             Some(gate) if now < gate.valid_until => Admission::Open,
@@ -62,13 +63,13 @@ impl Fence {
 
     /// Returns true if `shard` is held, even if its lease has expired.
     pub fn has_shard(&self, shard: Shard) -> bool {
-        let gates = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let gates = self.0.read();
         gates.get(usize::from(shard.0)).is_some_and(Option::is_some)
     }
 
     /// Held shards and their epochs, including expired ones.
     pub fn held_epochs(&self) -> Vec<(Shard, Epoch)> {
-        let gates = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let gates = self.0.read();
         let standing = gates.iter().enumerate();
         standing
             .filter_map(|(place, gate)| Some((Shard(u16::try_from(place).ok()?), gate.as_ref()?.epoch)))

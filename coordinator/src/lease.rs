@@ -20,7 +20,7 @@ use picket_runtime::{
 use picket_store::{Store, leases};
 use ractor::{Actor, ActorProcessingErr, ActorRef, call_t};
 use tokio::{sync::oneshot, time::timeout};
-use tracing::{info, warn};
+use tracing::{info, instrument, warn};
 
 use self::{
     clock_trust::ReferenceClocks,
@@ -159,6 +159,7 @@ impl LeaseManager {
     }
 
     /// Handles `event` and executes the resulting actions until no further event follows.
+    #[instrument(name = "leases", level = "debug", skip_all, fields(coordinator = self.name))]
     async fn process_event(&self, myself: &ActorRef<Msg>, state: &mut LeaseState, event: LeaseEvent) {
         let mut actions = VecDeque::from(state.machine.handle_event(Boottime::now(), event));
         while let Some(action) = actions.pop_front() {

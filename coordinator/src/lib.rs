@@ -1,7 +1,6 @@
 //! The coordinator: holds leases on shards of schedules and publishes a job for each tick when it
 //! is due.
 
-pub mod ack_inbox;
 pub mod adaptive_chunk;
 pub mod backpressure;
 pub mod catalog;
@@ -19,12 +18,14 @@ pub mod region_liveness;
 pub mod scheduler;
 pub mod shared_clock;
 pub mod stream_setup;
+#[cfg(test)]
+mod supervision_tests;
 
 use std::time::Duration;
 
 use picket_proto::site::IntervalRange;
 use picket_runtime::{
-    Backoff, Bus, Health, Pipeline, PipelineHandle, ReadinessCheck, bus, streams::StreamLimits,
+    Backoff, Bus, Health, Pipeline, PipelineHandle, ReadinessCheck, bus, spawn_task, streams::StreamLimits,
 };
 use picket_store::{Store, housekeeping::Retention, tickets::Keyring};
 use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
@@ -32,7 +33,6 @@ use tokio::sync::oneshot;
 use tracing::warn;
 
 use crate::{
-    ack_inbox::AckInbox,
     backpressure::{BackpressureActor, PublishPause},
     catalog::Catalog,
     confirmation::ConfirmationListener,
@@ -74,9 +74,6 @@ pub enum Error {
     /// The bus cannot be used.
     #[error("the bus cannot be used")]
     Bus(#[from] bus::Error),
-    /// The inbox for acknowledgements cannot be subscribed to.
-    #[error("could not subscribe to acknowledgements")]
-    Acks(#[from] async_nats::SubscribeError),
     /// The database cannot be used.
     #[error("the database cannot be used")]
     Store(#[from] picket_store::Error),
@@ -110,7 +107,6 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
     let keyring = load_keyring(&store, &database).await;
     database.set_ready();
     let coordinator = Coordinator {
-        ack_inbox: AckInbox::subscribe(&bus.client).await?,
         metrics: Metrics::new(&health),
         catalog_readiness: health.add_readiness_check("schedules"),
         lease_readiness: health.add_readiness_check("leases"),
@@ -121,7 +117,7 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
         store,
         keyring,
     };
-    Ok(PipelineHandle::start("coordinator", coordinator, DRAIN_TIMEOUT).await?)
+    Ok(PipelineHandle::start("coordinator", coordinator, DRAIN_TIMEOUT, &health).await?)
 }
 
 async fn load_keyring(store: &Store, database: &ReadinessCheck) -> Keyring {
@@ -143,7 +139,6 @@ async fn load_keyring(store: &Store, database: &ReadinessCheck) -> Keyring {
 struct Coordinator {
     config: Config,
     bus: Bus,
-    ack_inbox: AckInbox,
     store: Store,
     keyring: Keyring,
     metrics: Metrics,
@@ -164,7 +159,6 @@ impl Pipeline for Coordinator {
         let clock = SharedClock::default();
         let publisher = Publisher {
             bus: self.bus.clone(),
-            ack_inbox: self.ack_inbox.clone(),
             fence: fence.clone(),
             publish_health: publish_health.clone(),
             ownership: ownership.clone(),
@@ -193,7 +187,7 @@ impl Pipeline for Coordinator {
             scheduler: scheduler.clone(),
             metrics: self.metrics.clone(),
         };
-        tokio::spawn(confirmation_listener.run());
+        spawn_task("confirmation_listener", confirmation_listener.run(), supervisor.clone()).await?;
         let catalog = Catalog {
             store: self.store.clone(),
             intervals: self.config.intervals,
@@ -235,7 +229,7 @@ impl Pipeline for Coordinator {
             metrics: self.metrics.clone(),
         };
         Actor::spawn_linked(None, housekeeper, (), supervisor.clone()).await?;
-        // Last of the actors, so that a shard is acquired only when everything it needs is running.
+        // Last of the working actors, so that a shard is acquired only when everything it needs is running.
         let lease = LeaseManager {
             name: self.config.name.clone(),
             lease_time: self.config.lease_time,
@@ -250,14 +244,14 @@ impl Pipeline for Coordinator {
             metrics: self.metrics.clone(),
             readiness: self.lease_readiness.clone(),
         };
-        let (lease, _) = Actor::spawn_linked(None, lease, (), supervisor).await?;
+        let (lease, _) = Actor::spawn_linked(None, lease, (), supervisor.clone()).await?;
         let notification_listener = NotificationListener {
             store: self.store.clone(),
             catalog,
             lease_manager: lease.clone(),
             stream_reconciler,
         };
-        tokio::spawn(notification_listener.run());
+        spawn_task("notification_listener", notification_listener.run(), supervisor).await?;
         Ok(lease)
     }
 

@@ -1,9 +1,7 @@
 //! Listens for notifications of the database and wakes the affected actors.
 //!
 //! Only an optimization: each of these actors also polls. Bound: notifications within
-//! [`COALESCE_WINDOW`] are combined. Loss: none; polling compensates for missed
-//! notifications.
-//! polling does not make up for.
+//! [`COALESCE_WINDOW`] are combined. Loss: none; polling compensates for missed notifications.
 
 use std::time::Duration;
 
@@ -13,7 +11,7 @@ use picket_store::{
     change_feed::{ChangeListener, Notification},
 };
 use ractor::ActorRef;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::debug;
 
 use crate::{catalog, lease, stream_setup};
@@ -34,62 +32,58 @@ pub(crate) struct NotificationListener {
 }
 
 impl NotificationListener {
-    /// Runs until the actors have stopped.
+    /// Runs until the pipeline ends.
     pub(crate) async fn run(self) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         loop {
             match ChangeListener::connect(&self.store).await {
                 Ok(listener) => {
                     backoff.reset();
-                    if timeout(RECONNECT_INTERVAL, self.process_notifications(listener))
-                        .await
-                        .is_ok_and(|gone| gone)
-                    {
-                        return;
-                    }
+                    // Ends with the connection or after the interval, whichever comes first.
+                    let _ = timeout(RECONNECT_INTERVAL, self.process_notifications(listener)).await;
                 }
                 Err(error) => {
                     debug!(error = %ErrorChain(&error), "could not listen for notifications; polling continues")
                 }
             }
-            if self.wake_actors(true, true).is_err() {
-                return;
-            }
+            self.wake_actors(true, true);
             sleep(backoff.next_delay()).await;
         }
     }
 
-    /// Returns true once the actors have stopped, and false if the connection is lost.
-    async fn process_notifications(&self, mut listener: ChangeListener) -> bool {
+    /// Runs until the connection is lost.
+    async fn process_notifications(&self, mut listener: ChangeListener) {
         loop {
             let (mut sites, mut leases) = (false, false);
             let mut call = listener.next_notification().await;
+            // Counted from the first notification, so that a steady stream of them wakes the actors.
+            let until = Instant::now() + COALESCE_WINDOW;
             loop {
                 match call {
                     Ok(Notification::Sites) => sites = true,
                     Ok(Notification::Leases) => leases = true,
                     Ok(Notification::Reconnected) => (sites, leases) = (true, true),
-                    Err(_) => return false,
+                    Err(_) => return,
                 }
-                match timeout(COALESCE_WINDOW, listener.next_notification()).await {
+                match timeout_at(until, listener.next_notification()).await {
                     Ok(next) if !leases => call = next,
                     _ => break,
                 }
             }
-            if self.wake_actors(sites, leases).is_err() {
-                return true;
-            }
+            #[cfg(test)]
+            crate::supervision_tests::panic_if_injected("notification_listener");
+            self.wake_actors(sites, leases);
         }
     }
 
-    fn wake_actors(&self, sites: bool, leases: bool) -> Result<(), ()> {
+    fn wake_actors(&self, sites: bool, leases: bool) {
+        // An actor that has stopped takes the pipeline down with it.
         if leases {
-            self.lease_manager.cast(lease::Msg::LeasesAvailable).map_err(|_| ())?;
+            let _ = self.lease_manager.cast(lease::Msg::LeasesAvailable);
         }
         if sites {
-            self.catalog.cast(catalog::Msg::Notified).map_err(|_| ())?;
-            self.stream_reconciler.cast(stream_setup::Msg::Notified(Instant::now())).map_err(|_| ())?;
+            let _ = self.catalog.cast(catalog::Msg::Notified);
+            let _ = self.stream_reconciler.cast(stream_setup::Msg::Notified(Instant::now()));
         }
-        Ok(())
     }
 }

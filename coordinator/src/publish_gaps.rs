@@ -5,8 +5,9 @@
 //! Loss: spans beyond the bound are not recorded; their ticks are missed either way, only with a
 //! less exact cause.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use picket_proto::{Shard, Timestamp};
 use picket_store::ledger::Gap;
 
@@ -21,7 +22,7 @@ pub struct PublishGaps(Arc<Mutex<Vec<Gap>>>);
 impl PublishGaps {
     /// Records that no publish is known for the ticks of `shard` after `from`, up to `to`.
     pub fn record_gap(&self, shard: Shard, from: Timestamp, to: Timestamp) {
-        let mut gaps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gaps = self.0.lock();
         let near = gaps.iter().rposition(|gap| {
             gap.shard == shard
                 && from.as_micros() <= gap.to.as_micros().saturating_add(MERGE_WITHIN_US)
@@ -39,7 +40,7 @@ impl PublishGaps {
 
     /// Removes and returns all gaps recorded since the last call.
     pub fn drain_gaps(&self) -> Vec<Gap> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.0.lock())
     }
 
     /// Puts back gaps that could not be stored in the database, for the next round.

@@ -1,9 +1,15 @@
 //! Publishes a batch of jobs until each is acknowledged by the stream or no longer worth
 //! publishing.
 //!
-//! Bound: the scheduler limits the jobs in flight. Loss: a job without an acknowledgement is
-//! published again with the same id, which the stream deduplicates; an expired job is counted, and
-//! its tick is recorded as `missed`.
+//! Bound: the scheduler limits the jobs in flight, and [`Bus`] the acknowledgements that a process
+//! awaits. Loss: a job without an acknowledgement is published again with the same id, which the
+//! stream deduplicates; an expired job is counted, and its tick is recorded as `missed`.
+//!
+//! Order: the messages of a batch reach the stream in the order of its jobs, because the client
+//! sends them over one connection. Batches run concurrently, and a retried job comes after later
+//! ones. The client keeps a table entry, some 200 bytes, for each acknowledgement that never
+//! arrives; a coordinator without acknowledgements loses its leases after ten seconds, which bounds
+//! the entries of an outage.
 
 use std::{
     sync::{
@@ -14,10 +20,12 @@ use std::{
 };
 
 use async_nats::{
-    HeaderMap, HeaderValue, Subject,
-    client::PublishErrorKind,
+    Subject,
     connection::State,
-    header::{NATS_MESSAGE_ID, NATS_MESSAGE_TTL},
+    jetstream::{
+        context::{PublishAckFuture, PublishError, PublishErrorKind},
+        message::PublishMessage,
+    },
 };
 use bytes::Bytes;
 use picket_proto::{Epoch, Kind, ScheduledTick, Timestamp};
@@ -27,10 +35,9 @@ use picket_runtime::{
 };
 use ractor::ActorRef;
 use tokio::time::{Instant, timeout_at};
-use tracing::warn;
+use tracing::{Instrument, debug_span, warn};
 
 use crate::{
-    ack_inbox::{AckInbox, PendingAcks, PublishOutcome},
     fence::{Admission, Fence},
     metrics::{JobsLostLabel, Metrics},
     publish_gaps::PublishGaps,
@@ -104,17 +111,10 @@ impl Ownership {
     }
 }
 
-/// Reasons for which a job was not passed to the client.
-enum SendError {
-    TooLarge(String),
-    Other(String),
-}
-
 /// Publishes jobs. Cheap to clone.
 #[derive(Clone)]
 pub struct Publisher {
     pub bus: Bus,
-    pub ack_inbox: AckInbox,
     pub fence: Fence,
     pub publish_health: PublishHealth,
     pub ownership: Ownership,
@@ -147,16 +147,19 @@ impl Publisher {
         scheduler: ActorRef<scheduler::Msg>,
     ) {
         let publisher = self.clone();
-        tokio::spawn(async move {
+        let span = debug_span!("publish_batch", batch.id = batch.batch_id(), jobs = jobs.len());
+        let publishing = async move {
             let _done = BatchDoneGuard { scheduler, batch: Some(batch) };
             publisher.publish_jobs(jobs, clock).await;
-        });
+        };
+        tokio::spawn(publishing.instrument(span));
     }
 
     /// Publishes `jobs` in a task without notification.
     pub fn spawn_detached(&self, jobs: Vec<Job>, clock: DbClock) {
         let publisher = self.clone();
-        tokio::spawn(async move { publisher.publish_jobs(jobs, clock).await });
+        let span = debug_span!("publish_confirmations", jobs = jobs.len());
+        tokio::spawn(async move { publisher.publish_jobs(jobs, clock).await }.instrument(span));
     }
 
     async fn publish_jobs(&self, mut jobs: Vec<Job>, clock: DbClock) {
@@ -183,7 +186,6 @@ impl Publisher {
         let until = Instant::now() + Bus::ACK_TIMEOUT;
         let mut left = Vec::new();
         let mut error = None;
-        let mut expected = self.ack_inbox.reserve_batch(jobs.len());
         let mut sent = Vec::with_capacity(jobs.len());
         for job in jobs {
             // Checked right before each message, because waiting for earlier ones may take seconds.
@@ -203,39 +205,36 @@ impl Publisher {
                 error = Some(why);
                 left.push(job);
             } else {
-                match self.send_job(&job, life, &mut expected, until).await {
-                    Ok(()) => sent.push(job),
-                    Err(SendError::TooLarge(why)) => {
+                match self.send_job(&job, life, until).await {
+                    Ok(ack) => sent.push((job, ack)),
+                    Err(why) if why.kind() == PublishErrorKind::MaxPayloadExceeded => {
                         // A retry cannot make the job smaller.
-                        warn!(error = why, job = job.id, "job exceeds max_payload");
+                        warn!(error = %ErrorChain(&why), job.id, "job exceeds max_payload");
                         self.metrics.jobs_lost.get_or_create(&JobsLostLabel { cause: "refused" }).inc();
                         job.record_gap(&self.publish_gaps);
                     }
-                    Err(SendError::Other(why)) => {
-                        error = Some(why);
+                    Err(why) => {
+                        error = Some(ErrorChain(&why).to_string());
                         left.push(job);
                     }
                 }
             }
         }
         // One deadline for all, so that acknowledgements lost with a connection do not add up their
-        // timeouts.
-        let answers = expected.wait_all(Instant::now() + Bus::ACK_TIMEOUT).await;
-        for (job, answer) in sent.into_iter().zip(answers) {
-            match answer {
-                Some(Ok(stored)) => {
+        // timeouts. Acknowledgements that arrive in another order wait in their futures, and those
+        // received by the deadline count.
+        let until = Instant::now() + Bus::ACK_TIMEOUT;
+        for (job, ack) in sent {
+            match wait_until(until, ack.into_future()).await {
+                Ok(stored) => {
                     self.publish_health.record_success();
                     self.metrics.jobs_published.inc();
-                    if stored == PublishOutcome::Duplicate {
+                    if stored.duplicate {
                         self.metrics.jobs_duplicate.inc();
                     }
                 }
-                Some(Err(why)) => {
-                    error.get_or_insert(why);
-                    left.push(job);
-                }
-                None => {
-                    error.get_or_insert_with(|| "no acknowledgement in time".to_owned());
+                Err(why) => {
+                    error.get_or_insert_with(|| ErrorChain(&why).to_string());
                     left.push(job);
                 }
             }
@@ -251,30 +250,14 @@ impl Publisher {
         &self,
         job: &Job,
         life: Duration,
-        expected: &mut PendingAcks,
         until: Instant,
-    ) -> Result<(), SendError> {
-        let mut headers = HeaderMap::new();
-        headers.insert(NATS_MESSAGE_ID, job.id.as_str());
-        // Rounded up, so that the stream never drops a job before its expiry.
-        headers.insert(NATS_MESSAGE_TTL, HeaderValue::from(life.as_secs() + 1));
-        let (subject, payload) = (job.subject.clone(), job.payload.clone());
-        let Some(reply) = expected.reply_subject() else {
-            return Err(SendError::Other("no slot reserved for its acknowledgement".to_owned()));
-        };
-        let client = &self.bus.client;
-        let sending = client.publish_with_reply_and_headers(subject, reply, headers, payload);
-        match timeout_at(until, sending).await {
-            Ok(Ok(())) => {
-                expected.record_sent();
-                Ok(())
-            }
-            Ok(Err(why)) if why.kind() == PublishErrorKind::MaxPayloadExceeded => {
-                Err(SendError::TooLarge(ErrorChain(&why).to_string()))
-            }
-            Ok(Err(why)) => Err(SendError::Other(ErrorChain(&why).to_string())),
-            Err(_) => Err(SendError::Other("publishing timed out".to_owned())),
-        }
+    ) -> Result<PublishAckFuture, PublishError> {
+        let message = PublishMessage::build()
+            .message_id(&job.id)
+            // Rounded up, so that the stream never drops a job before its expiry.
+            .ttl(Duration::from_secs(life.as_secs() + 1))
+            .payload(job.payload.clone());
+        wait_until(until, self.bus.jetstream.send_publish(job.subject.clone(), message)).await
     }
 
     /// Returns an error if the bus must not be used now. A client without a connection would send
@@ -291,7 +274,128 @@ impl Publisher {
     }
 }
 
+/// Waits for a step of a publish, at most until `until`.
+async fn wait_until<T>(
+    until: Instant,
+    step: impl Future<Output = Result<T, PublishError>>,
+) -> Result<T, PublishError> {
+    timeout_at(until, step).await.unwrap_or_else(|_| Err(PublishError::new(PublishErrorKind::TimedOut)))
+}
+
 /// Start of a span whose first tick is `at`.
 pub fn just_before(at: Timestamp) -> Timestamp {
     Timestamp::from_micros(at.as_micros() - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use picket_proto::{Role, SiteId, subject};
+    use picket_runtime::{
+        Health,
+        clock::ClockReading,
+        options::NatsOptions,
+        streams::{self, StreamLimits},
+    };
+    use picket_testkit::servers;
+
+    use super::*;
+
+    const EPOCH: Epoch = Epoch(1);
+    const SHARD: Shard = Shard(0);
+    const MAX_PAYLOAD: usize = 1 << 20;
+
+    struct PublisherStack {
+        _nats: servers::TestNats,
+        publisher: Publisher,
+        clock: DbClock,
+    }
+
+    impl PublisherStack {
+        async fn new() -> Self {
+            let nats = servers::start_nats().await;
+            let health = Health::new();
+            let options = NatsOptions::with_url(nats.url());
+            let bus = Bus::connect(&options, &Role::Coordinator, "test", &health).await.unwrap();
+            bus.wait_connected().await.unwrap();
+            let limits = StreamLimits { max_jobs_bytes: 64 << 20, ..StreamLimits::default() };
+            streams::create_if_missing(&bus.jetstream, streams::jobs_config(limits)).await.unwrap();
+            let publisher = Publisher {
+                bus,
+                fence: Fence::default(),
+                publish_health: PublishHealth::default(),
+                ownership: Ownership::default(),
+                publish_gaps: PublishGaps::default(),
+                metrics: Metrics::new(&health),
+            };
+            publisher.ownership.set_ours(true);
+            let now = Boottime::now();
+            publisher.fence.open_shard(SHARD, EPOCH, now.saturating_add(Duration::from_secs(600)));
+            let remote_time = picket_runtime::clock::wall_clock_now();
+            let clock = DbClock::new(ClockReading { sent_at: now, received_at: now, remote_time });
+            Self { _nats: nats, publisher, clock }
+        }
+
+        fn job(&self, site: i64, subject: Option<&str>, bytes: usize) -> Job {
+            let now = self.clock.time_at(Boottime::now());
+            let region = "eu".parse().unwrap();
+            let subject =
+                subject.map_or_else(|| subject::scheduled_job(&region, SiteId(site)), str::to_owned);
+            Job {
+                id: format!("{site}.eu.1"),
+                subject: subject.into(),
+                payload: vec![b' '; bytes].into(),
+                scheduled_at: now,
+                expires_at: now.saturating_add(Duration::from_secs(60)),
+                shard: SHARD,
+                epoch: EPOCH,
+                kind: Kind::Scheduled,
+            }
+        }
+    }
+
+    fn ids(jobs: &[Job]) -> Vec<&str> {
+        jobs.iter().map(|job| job.id.as_str()).collect()
+    }
+
+    #[tokio::test]
+    async fn each_job_of_a_batch_is_told_apart_by_what_the_stream_says_of_it() {
+        let stack = PublisherStack::new().await;
+        let metrics = &stack.publisher.metrics;
+        let jobs: Vec<Job> = (1..=10).map(|site| stack.job(site, None, 2)).collect();
+
+        let (left, error) = stack.publisher.publish_once(jobs.clone(), stack.clock).await;
+        assert_eq!((ids(&left), error), (vec![], None));
+        assert_eq!((metrics.jobs_published.get(), metrics.jobs_duplicate.get()), (10, 0));
+        assert_eq!(stack.publisher.publish_health.failing_for(Boottime::now()), Duration::ZERO);
+
+        let more = [
+            jobs[0].clone(),
+            stack.job(11, Some("picket.elsewhere"), 2),
+            stack.job(12, None, MAX_PAYLOAD + 1),
+            stack.job(13, None, 2),
+        ];
+        let (left, error) = stack.publisher.publish_once(more.to_vec(), stack.clock).await;
+        assert_eq!(ids(&left), ["11.eu.1"], "a job without a stream is tried again");
+        assert_eq!(error.as_deref(), Some("no stream found for given subject"));
+        assert_eq!((metrics.jobs_published.get(), metrics.jobs_duplicate.get()), (12, 1));
+        let refused = metrics.jobs_lost.get_or_create(&JobsLostLabel { cause: "refused" }).get();
+        assert_eq!((refused, stack.publisher.publish_gaps.drain_gaps().len()), (1, 1));
+        assert!(stack.publisher.publish_health.failing_for(Boottime::now()) > Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn a_job_that_nobody_answers_is_tried_again_after_one_deadline_and_hides_no_other() {
+        let stack = PublisherStack::new().await;
+        let _silent = stack.publisher.bus.client.subscribe("picket.elsewhere").await.unwrap();
+        let silent = |site| stack.job(site, Some("picket.elsewhere"), 2);
+
+        let began = Instant::now();
+        let jobs = vec![silent(1), silent(2), stack.job(3, None, 2), silent(4)];
+        let (left, error) = stack.publisher.publish_once(jobs, stack.clock).await;
+
+        assert_eq!(ids(&left), ["1.eu.1", "2.eu.1", "4.eu.1"]);
+        assert_eq!(error.as_deref(), Some("timed out: didn't receive ack in time"));
+        assert_eq!(stack.publisher.metrics.jobs_published.get(), 1);
+        assert!(began.elapsed() < 2 * Bus::ACK_TIMEOUT, "{:?}", began.elapsed());
+    }
 }

@@ -97,6 +97,13 @@ pub struct JobBatch {
     catch_up_ticks: Vec<(Shard, u64)>,
 }
 
+impl JobBatch {
+    /// Number of the batch, for logs.
+    pub(crate) fn batch_id(&self) -> u64 {
+        self.batch_id
+    }
+}
+
 /// See the module documentation.
 #[derive(Clone)]
 pub struct Scheduler {

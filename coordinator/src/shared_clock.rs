@@ -1,10 +1,8 @@
 //! The cluster clock as shared memory, set by the lease manager and read by other actors.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use picket_proto::Timestamp;
 use picket_runtime::clock::{Boottime, ClockReading, DbClock, wall_clock_now};
 
@@ -26,17 +24,17 @@ impl SharedClock {
 
     /// Sets the database's clock, once its first reading is trusted.
     pub fn set_database(&self, database: DbClock) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).database = Some(database);
+        self.0.lock().database = Some(database);
     }
 
     /// Sets the NATS server's clock.
     pub fn set_bus(&self, bus: ClockReading) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).bus = Some(bus);
+        self.0.lock().bus = Some(bus);
     }
 
     /// Returns true once there is a trusted reading.
     pub fn is_known(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).database.is_some()
+        self.0.lock().database.is_some()
     }
 
     /// Current time by the database's clock.
@@ -44,7 +42,7 @@ impl SharedClock {
     /// # Errors
     /// If the clock has not been read yet, or has jumped and no second source confirms the jump.
     pub fn database_now(&self) -> Result<Timestamp, String> {
-        let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = *self.0.lock();
         known.database_now(Boottime::now())
     }
 
@@ -54,7 +52,7 @@ impl SharedClock {
     /// # Errors
     /// If the time is unknown, or another clock differs by more.
     pub fn agreed_now(&self, most: Duration) -> Result<Timestamp, String> {
-        let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = *self.0.lock();
         known.agreed_now(Boottime::now(), wall_clock_now(), most)
     }
 }

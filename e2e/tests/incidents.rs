@@ -4,12 +4,13 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use picket_e2e::{Process, Stack};
 use picket_testkit::{
     eventually, servers,
@@ -41,7 +42,7 @@ impl Website {
         let target = Target::serve_script(move |request| {
             let from = REGIONS.iter().position(|region| request.contains(&format!("from-{region}")));
             let path = request.split(' ').nth(1).unwrap_or_default();
-            let mut asked = asked.lock().unwrap();
+            let mut asked = asked.lock();
             let number = asked.entry(format!("{path} {from:?}")).or_default();
             *number += 1;
             let fails = from.is_some_and(|from| failing_too[from].load(Ordering::SeqCst))

@@ -18,11 +18,12 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::json;
 use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use crate::{
     job::Job,
     publisher::with_publish_timeout,
-    runner::{AdmissionError, CheckRunner},
+    runner::{AdmissionError, CheckRunner, record_check_id},
 };
 
 /// Messages of the actor.
@@ -127,7 +128,6 @@ impl AdhocService {
                     "adhoc": work.metrics.adhoc_checks_running.get(),
                     "slots_free": work.metrics.slots_free.get(),
                     "checks": work.metrics.results_published.get(),
-                    "checks_per_second": work.metrics.checks_per_second(),
                 })
             })
             .start(subject::PROBER_SERVICE, env!("CARGO_PKG_VERSION"))
@@ -157,10 +157,11 @@ impl AdhocService {
                 continue;
             };
             let service = self.clone();
-            self.tasks.spawn(async move {
+            let handling = async move {
                 service.handle_request(request).await;
                 drop(permit);
-            });
+            };
+            self.tasks.spawn(handling.instrument(self.runner.check_span()));
         }
         drop(ending);
     }
@@ -178,6 +179,7 @@ impl AdhocService {
             Ok(job) => job,
             Err(why) => return self.respond_invalid(&request, &why).await,
         };
+        record_check_id(&job);
         let longest = Duration::from_millis(job.request.timeout_ms.unsigned_abs());
         let mut running = None;
         let result = match self.runner.admit_check(&job, now, longest, &mut running).await {

@@ -37,7 +37,10 @@ pub use self::resolver::Lookup;
 use self::{
     address_policy::AddressPolicy,
     body::BodyReader,
-    body_match::{BodyMatcher, Evaluation, match_queue::MatchQueue},
+    body_match::{
+        BodyExtent, BodyMatcher,
+        match_queue::{MatchQueue, MatchTask},
+    },
     cookies::Cookies,
     failure::Failure,
     plain_http::{BoxError, PlainHttpClient},
@@ -136,7 +139,7 @@ pub struct Observation {
     pub timing: Timing,
     /// Redirects followed.
     pub redirects: u8,
-    /// Decoded body bytes read: as many as the verdict needed.
+    /// Decoded body bytes read: to the end of the body or to the limit.
     pub body_bytes: u64,
     /// Result of `regex`, if decided.
     pub regex_matched: Option<bool>,
@@ -371,23 +374,18 @@ impl Checker {
         marks: &PhaseRecorder,
         seen: &mut ResponseSoFar,
     ) -> Result<(), Failure> {
-        let mut matching = BodyMatcher::new(check);
+        let matcher = BodyMatcher::new(check);
         // These responses have no body; a content length in their headers describes another
         // response.
         if *method == Method::HEAD
             || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
         {
             marks.enter_phase(Phase::BodyMatch);
-            let look = matching.evaluate(&[], body_match::BodyExtent::Complete);
-            seen.regex_matched = matching.regex_matched;
-            return match look {
-                Evaluation::Decided(verdict) => verdict,
-                // Unreachable in practice: an empty body is complete and evaluated in one slice.
-                Evaluation::Undecided | Evaluation::Interrupted => Ok(()),
-            };
+            let task = MatchTask { matcher, body: Vec::new(), extent: BodyExtent::Complete };
+            return body::evaluate(task, &self.match_queue, seen).await;
         }
-        BodyReader::new(response, matching, &self.match_queue, self.max_body_bytes, marks, seen)
-            .read_until_decided()
+        BodyReader::new(response, matcher, &self.match_queue, self.max_body_bytes, marks, seen)
+            .read_and_evaluate()
             .await
     }
 }

@@ -20,11 +20,12 @@ mod window;
 
 use std::{
     hash::{BuildHasher, RandomState},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
+use parking_lot::Mutex;
 use picket_proto::{Cause, Check, CheckRequest, Outcome};
 use picket_runtime::{ReadinessCheck, clock::Boottime};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -104,7 +105,7 @@ impl Connectivity {
 
     /// Returns true if this prober has no network.
     pub(crate) fn is_offline(&self) -> bool {
-        self.0.as_ref().is_some_and(|shared| shared.lock_window().is_offline())
+        self.0.as_ref().is_some_and(|shared| shared.window.lock().is_offline())
     }
 
     /// Records the evidence of a check of `host` and attributes its failure. Waits while the
@@ -116,7 +117,7 @@ impl Connectivity {
             return Attribution::Site;
         }
         let failed_at = Boottime::now();
-        shared.lock_window().record_check(
+        shared.window.lock().record_check(
             shared.hasher.hash_one(host),
             signal == NetworkSignal::Suspect,
             failed_at,
@@ -132,7 +133,7 @@ impl Connectivity {
         let mut is_notified = false;
         loop {
             changed.mark_unchanged();
-            if let Some(verdict) = shared.lock_window().decide_attribution(failed_at) {
+            if let Some(verdict) = shared.window.lock().decide_attribution(failed_at) {
                 return verdict;
             }
             // Notify once: a change of the window wakes all held results.
@@ -147,12 +148,8 @@ impl Connectivity {
 }
 
 impl ConnectivityState {
-    fn lock_window(&self) -> MutexGuard<'_, FailureWindow> {
-        self.window.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn notify_actor(&self, message: Msg) {
-        let actor = self.canary_actor.lock().unwrap_or_else(PoisonError::into_inner);
+        let actor = self.canary_actor.lock();
         if let Some(actor) = actor.as_ref() {
             // A restarted actor inspects the window by itself.
             let _ = actor.cast(message);
@@ -165,14 +162,14 @@ struct PendingGuard<'a>(&'a ConnectivityState);
 
 impl<'a> PendingGuard<'a> {
     fn new(shared: &'a ConnectivityState) -> Self {
-        shared.lock_window().pending_results += 1;
+        shared.window.lock().pending_results += 1;
         Self(shared)
     }
 }
 
 impl Drop for PendingGuard<'_> {
     fn drop(&mut self) {
-        self.0.lock_window().pending_results -= 1;
+        self.0.window.lock().pending_results -= 1;
     }
 }
 
@@ -213,7 +210,7 @@ impl Actor for CanaryActor {
 
     async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<CanaryState, ActorProcessingErr> {
         if let Some(shared) = &self.connectivity.0 {
-            *shared.canary_actor.lock().unwrap_or_else(PoisonError::into_inner) = Some(myself.clone());
+            *shared.canary_actor.lock() = Some(myself.clone());
         }
         // After a restart while offline, only canaries can end the state.
         match self.connectivity.is_offline() {
@@ -239,7 +236,7 @@ impl Actor for CanaryActor {
                 state.is_deciding = true;
                 // Suspicion needs no grace: other sites cannot clear it.
                 let wait =
-                    if shared.lock_window().is_suspicious() { Duration::ZERO } else { Self::CANARY_DELAY };
+                    if shared.window.lock().is_suspicious() { Duration::ZERO } else { Self::CANARY_DELAY };
                 let rest = state
                     .last_round
                     .map_or(Duration::ZERO, |asked| Self::CANARY_INTERVAL.saturating_sub(asked.elapsed()));
@@ -247,7 +244,7 @@ impl Actor for CanaryActor {
             }
             Msg::HoldElapsed => {
                 state.is_deciding = false;
-                if shared.lock_window().should_probe_canaries() {
+                if shared.window.lock().should_probe_canaries() {
                     self.probe_canaries(&myself, state);
                 }
             }
@@ -313,18 +310,18 @@ impl CanaryActor {
     }
 
     fn on_canaries_probed(&self, myself: &ActorRef<Msg>, shared: &ConnectivityState, answer: Option<bool>) {
-        let was_offline = shared.lock_window().is_offline();
+        let was_offline = shared.window.lock().is_offline();
         // A round in which no canary could be probed changes nothing.
         if let Some(answer) = answer {
-            shared.lock_window().record_canaries(answer, Boottime::now());
+            shared.window.lock().record_canaries(answer, Boottime::now());
         }
-        let is_offline = shared.lock_window().is_offline();
+        let is_offline = shared.window.lock().is_offline();
         self.metrics.offline.set(is_offline.into());
         if is_offline {
             myself.send_after(Self::OFFLINE_RETRY_INTERVAL, || Msg::ProbeCanaries);
         }
         // A round without evidence decides nothing: held results need another round.
-        if answer.is_none() && shared.lock_window().should_probe_canaries() {
+        if answer.is_none() && shared.window.lock().should_probe_canaries() {
             myself.send_after(Self::CANARY_DELAY, || Msg::ResultHeld);
         }
         shared.changed.send_replace(());

@@ -8,11 +8,9 @@
 //! Bound: a wait queue has a fixed capacity, at most half of it for one host. Loss: jobs waiting at
 //! shutdown are returned to the stream.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
+use parking_lot::Mutex;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
@@ -112,7 +110,7 @@ impl HostLimiter {
 
     /// Returns a permit for `host` if one is free.
     pub(crate) fn try_acquire(&self, host: &str) -> Option<HostPermit> {
-        let mut hosts = self.0.lock_hosts();
+        let mut hosts = self.0.hosts.lock();
         let permit = match hosts.get(host) {
             Some(known) => Arc::clone(&known.permits).try_acquire_owned().ok()?,
             None => {
@@ -127,7 +125,7 @@ impl HostLimiter {
 
     /// Enters the wait queue for `host`.
     pub(crate) fn enqueue(&self, host: &str, room: &WaitQueue) -> Result<Waiter, AcquireError> {
-        let mut hosts = self.0.lock_hosts();
+        let mut hosts = self.0.hosts.lock();
         let waiting = hosts.get(host).map_or(0, |known| known.waiting);
         let seat = Arc::clone(&room.queue_permits).try_acquire_owned();
         let (Ok(seat), true) = (seat, waiting < room.max_per_host) else {
@@ -188,10 +186,6 @@ impl Waiter {
 }
 
 impl LimiterState {
-    fn lock_hosts(&self) -> MutexGuard<'_, HashMap<Box<str>, HostState>> {
-        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn add_entry(
         self: &Arc<Self>,
         hosts: &mut HashMap<Box<str>, HostState>,
@@ -211,7 +205,7 @@ impl LimiterState {
 impl HostEntry {
     fn release_queue_permit(&mut self) {
         if self.queue_permit.take().is_some()
-            && let Some(here) = self.limiter.lock_hosts().get_mut(&self.host)
+            && let Some(here) = self.limiter.hosts.lock().get_mut(&self.host)
         {
             here.waiting -= 1;
         }
@@ -221,7 +215,7 @@ impl HostEntry {
 impl Drop for HostEntry {
     fn drop(&mut self) {
         self.release_queue_permit();
-        let mut hosts = self.limiter.lock_hosts();
+        let mut hosts = self.limiter.hosts.lock();
         if let Some(here) = hosts.get_mut(&self.host) {
             here.entries -= 1;
             if here.entries == 0 {
@@ -307,7 +301,7 @@ mod tests {
         }
         assert_eq!(elsewhere.await.unwrap(), Err(AcquireError::Closed));
         drop((held, other));
-        assert!(hosts.0.lock_hosts().is_empty());
+        assert!(hosts.0.hosts.lock().is_empty());
         assert_eq!(room.queue_permits.available_permits(), 4);
     }
 }

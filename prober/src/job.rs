@@ -107,6 +107,11 @@ impl Job {
         self.tick().map(|tick| tick.shard)
     }
 
+    /// Id of the check.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
     /// Returns true for a confirmation, which is no tick.
     pub(crate) fn is_confirmation(&self) -> bool {
         matches!(&self.origin, JobOrigin::Tick(tick) if tick.kind == Kind::Confirm)

@@ -12,11 +12,9 @@
 //!   before the newest recent tick, and not so long after it that every job must have expired.
 //!   Otherwise the start is counted from this tick, with a log message.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use picket_proto::{RegionName, Timestamp, job};
 use picket_runtime::{
     Health,
@@ -51,7 +49,7 @@ impl JobClock {
     /// bound of the schedulers' clock, according to this job.
     pub(crate) fn observe_job(&self, scheduled_at: Timestamp, stored: Timestamp) -> Timestamp {
         let now = Boottime::now();
-        let mut observed = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut observed = self.observed.lock();
         let at_least = observed.observe_job(scheduled_at, stored, now);
         let off = observed.wall_clock_error_us(wall_clock_now(), now);
         let seconds = off / 1_000_000;
@@ -71,8 +69,7 @@ impl JobClock {
     /// Current time by the wall clock, or by the schedulers' clock while the wall clock is
     /// implausible.
     pub(crate) fn now(&self) -> Timestamp {
-        let (wall, observed) =
-            (wall_clock_now(), self.observed.lock().unwrap_or_else(PoisonError::into_inner));
+        let (wall, observed) = (wall_clock_now(), self.observed.lock());
         Timestamp::from_micros(wall.as_micros() - observed.wall_clock_error_us(wall, Boottime::now()))
     }
 }

@@ -17,15 +17,16 @@ mod lane;
 mod metrics;
 mod options;
 mod publisher;
-mod rate;
 mod regex_cache;
 mod result_batcher;
 mod runner;
 mod stall;
+#[cfg(test)]
+mod supervision_tests;
 
 use std::{sync::Arc, time::Duration};
 
-use picket_runtime::{Bus, Health, Pipeline, PipelineHandle, ReadinessCheck, bus};
+use picket_runtime::{Bus, Health, Pipeline, PipelineHandle, ReadinessCheck, bus, spawn_task};
 use ractor::{Actor, ActorCell, ActorRef, SpawnErr, call_t};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -76,8 +77,7 @@ const WAITERS_PER_SLOT: usize = 10;
 /// Ratio of slots to the permits of a lane. Lanes run checks in addition to the intake slots: one
 /// lane serves ticks that waited for their host, another confirmations.
 const SLOTS_PER_LANE_PERMIT: usize = 4;
-/// Maximum number and total size of cached regexes.
-const MAX_CACHED_REGEXES: usize = 10_000;
+/// Maximum total size of cached regexes.
 const MAX_REGEX_CACHE_BYTES: usize = 128 << 20;
 
 /// Starts a prober once NATS is connected. Several probers may run in one process.
@@ -95,7 +95,6 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<PipelineH
     bus.wait_connected().await.map_err(Error::Bus)?;
     let stall_detector = StallDetector::new(config.behaviour.max_drift.0);
     let ticker = AlignedTicker::new();
-    stall_detector.start(metrics.clone(), ticker);
     let slots = i64::try_from(config.concurrency).unwrap_or(i64::MAX);
     metrics.slots.set(slots);
     metrics.slots_free.set(slots);
@@ -115,7 +114,7 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<PipelineH
     let lane_permits = config.concurrency.div_ceil(SLOTS_PER_LANE_PERMIT);
     let runner = Arc::new(CheckRunner {
         checker,
-        regex_cache: Arc::new(RegexCache::new(MAX_CACHED_REGEXES, MAX_REGEX_CACHE_BYTES)),
+        regex_cache: Arc::new(RegexCache::new(MAX_REGEX_CACHE_BYTES)),
         publisher: Publisher {
             bus: bus.clone(),
             region: config.region.clone(),
@@ -146,6 +145,7 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<PipelineH
         request_permits: Arc::new(Semaphore::new(requests)),
         concurrency: config.concurrency,
         tasks: TaskTracker::new(),
+        ticker,
         readiness: health.add_readiness_check("jobs"),
     };
     info!(
@@ -154,7 +154,7 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<PipelineH
         concurrency = config.concurrency,
         "starting prober"
     );
-    PipelineHandle::start(&format!("prober-{}", config.region), prober, config.drain_timeout)
+    PipelineHandle::start(&format!("prober-{}", config.region), prober, config.drain_timeout, &health)
         .await
         .map_err(Error::Actors)
 }
@@ -168,6 +168,7 @@ struct ProberPipeline {
     request_permits: Arc<Semaphore>,
     concurrency: usize,
     tasks: TaskTracker,
+    ticker: AlignedTicker,
     readiness: ReadinessCheck,
 }
 
@@ -195,6 +196,8 @@ impl Pipeline for ProberPipeline {
             request_permits: Arc::clone(&self.request_permits),
             tasks: self.tasks.clone(),
         };
+        let heartbeat = self.runner.stall_detector.run_heartbeat(self.runner.metrics.clone(), self.ticker);
+        spawn_task("heartbeat", heartbeat, supervisor.clone()).await?;
         if let Some(canary_actor) = self.canary_actor.clone() {
             Actor::spawn_linked(None, canary_actor, (), supervisor.clone()).await?;
         }

@@ -1,13 +1,9 @@
 //! Prometheus metrics of a prober.
 
-use std::{
-    ops::Deref,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 use picket_proto::{CheckResult, Kind, RegionName};
-use picket_runtime::{Health, clock::Boottime};
+use picket_runtime::Health;
 use prometheus_client::metrics::{
     counter::Counter,
     family::Family,
@@ -15,7 +11,7 @@ use prometheus_client::metrics::{
     histogram::{Histogram, exponential_buckets},
 };
 
-use crate::{job_clock::JobClock, rate::RateEwma};
+use crate::job_clock::JobClock;
 
 type CheckLabels = [(&'static str, &'static str); 3];
 
@@ -58,7 +54,6 @@ pub(crate) struct MetricSet {
     pub(crate) lookups_running: Gauge,
     lateness: Histogram,
     duration: Histogram,
-    check_rate: Mutex<RateEwma>,
 }
 
 impl Metrics {
@@ -91,7 +86,6 @@ impl Metrics {
             lookups_running: Gauge::default(),
             lateness: seconds(),
             duration: seconds(),
-            check_rate: Mutex::new(RateEwma::new(Boottime::now())),
         };
         let mut registry = health.registry();
         let registry = registry
@@ -202,7 +196,6 @@ impl Metrics {
         let cause = result.cause.map_or("", |cause| cause.as_str());
         let labels = [("kind", result.kind.as_str()), ("outcome", result.outcome.as_str()), ("cause", cause)];
         self.checks.get_or_create(&labels).inc();
-        self.check_rate.lock().unwrap_or_else(PoisonError::into_inner).record_check(Boottime::now());
         if let Some(micros) = result.timing.total_us {
             self.duration.observe(Duration::from_micros(micros.into()).as_secs_f64());
         }
@@ -211,11 +204,6 @@ impl Metrics {
         {
             self.lateness.observe(lateness.as_secs_f64());
         }
-    }
-
-    /// Recent checks per second.
-    pub(crate) fn checks_per_second(&self) -> f64 {
-        self.check_rate.lock().unwrap_or_else(PoisonError::into_inner).per_second(Boottime::now())
     }
 }
 

@@ -1,57 +1,39 @@
 //! Cache of compiled regexes: a site uses the same regex in each check, and compiling costs more
 //! than matching.
 //!
-//! Bound: number of regexes, and total bytes. A returned regex shares the compiled program but has
-//! search memory of its own, which is freed with the check. Cached regexes therefore do not grow.
-
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-};
+//! Bound: total bytes. A returned regex shares the compiled program but has search memory of its
+//! own, which is freed with the check. Cached regexes therefore do not grow.
 
 use picket_proto::{Pattern, ValidationError};
+use quick_cache::{Weighter, sync::Cache};
 
-/// Cache of the most recently used regexes in two generations: once the young generation is full,
-/// it replaces the old generation.
-pub(crate) struct RegexCache {
-    generation_capacity: CacheCapacity,
-    generations: Mutex<Generations>,
-}
+/// Cache of the regexes in use. A regex that was used several times outlives new ones.
+pub(crate) struct RegexCache(Cache<String, Pattern, RegexWeighter>);
 
-/// Maximum size of a generation.
-#[derive(Clone, Copy)]
-struct CacheCapacity {
-    regexes: usize,
-    bytes: usize,
-}
+/// Weighs a regex by an upper bound of its size in bytes.
+#[derive(Clone)]
+struct RegexWeighter;
 
-#[derive(Default)]
-struct Generations {
-    young: Generation,
-    old: Generation,
-}
-
-#[derive(Default)]
-struct Generation {
-    regexes: HashMap<Box<str>, CachedRegex>,
-    bytes: usize,
-}
-
-/// Regex with an upper bound of its size in bytes.
-struct CachedRegex {
-    regex: Pattern,
-    bytes: usize,
-}
-
-impl RegexCache {
+impl RegexWeighter {
     /// Memory of a regex beside its program in bytes, mainly tables for literal search. Measured: a
     /// few bytes for most regexes, 24 KiB for some case-insensitive words.
     const REGEX_OVERHEAD_BYTES: usize = 32 << 10;
+}
 
-    /// Creates a cache for at most `regexes` regexes of at most `bytes` bytes in total.
-    pub(crate) fn new(regexes: usize, bytes: usize) -> Self {
-        let half = CacheCapacity { regexes: regexes.div_ceil(2).max(1), bytes: bytes.div_ceil(2) };
-        Self { generation_capacity: half, generations: Mutex::default() }
+impl Weighter<String, Pattern> for RegexWeighter {
+    fn weight(&self, pattern: &String, regex: &Pattern) -> u64 {
+        (pattern.len() + regex.memory_usage() + Self::REGEX_OVERHEAD_BYTES) as u64
+    }
+}
+
+impl RegexCache {
+    /// Fewest regexes that the cache is made for. The library splits a cache into shards of at
+    /// least 32 entries, each with its part of the capacity, and the largest regexes must fit.
+    const ESTIMATED_REGEXES: usize = 32;
+
+    /// Creates a cache for regexes of at most `bytes` bytes in total.
+    pub(crate) fn new(bytes: usize) -> Self {
+        Self(Cache::with_weighter(Self::ESTIMATED_REGEXES, bytes as u64, RegexWeighter))
     }
 
     /// Returns the regex of `pattern`, compiled on a cache miss.
@@ -59,39 +41,7 @@ impl RegexCache {
     /// # Errors
     /// Fails if `pattern` does not compile; the error names `field`.
     pub(crate) fn get_or_compile(&self, field: &str, pattern: &str) -> Result<Pattern, ValidationError> {
-        if let Some(regex) = self.find_cached(pattern) {
-            return Ok(regex);
-        }
-        let regex = Pattern::compile(field, pattern)?;
-        let bytes = regex.memory_usage() + Self::REGEX_OVERHEAD_BYTES;
-        self.insert_regex(pattern.into(), CachedRegex { regex: regex.clone(), bytes });
-        Ok(regex)
-    }
-
-    fn find_cached(&self, pattern: &str) -> Option<Pattern> {
-        let mut kept = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sized) = kept.young.regexes.get(pattern) {
-            return Some(sized.regex.clone());
-        }
-        let (pattern, sized) = kept.old.regexes.remove_entry(pattern)?;
-        kept.old.bytes -= sized.bytes;
-        drop(kept);
-        let regex = sized.regex.clone();
-        self.insert_regex(pattern, sized);
-        Some(regex)
-    }
-
-    fn insert_regex(&self, pattern: Box<str>, sized: CachedRegex) {
-        let mut kept = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = kept.young.regexes.len() >= self.generation_capacity.regexes
-            || kept.young.bytes + sized.bytes > self.generation_capacity.bytes;
-        if full {
-            kept.old = std::mem::take(&mut kept.young);
-        }
-        kept.young.bytes += sized.bytes;
-        if let Some(before) = kept.young.regexes.insert(pattern, sized) {
-            kept.young.bytes -= before.bytes;
-        }
+        self.0.get_or_insert_with(pattern, || Pattern::compile(field, pattern))
     }
 }
 
@@ -99,53 +49,40 @@ impl RegexCache {
 mod tests {
     use super::*;
 
-    impl RegexCache {
-        /// Number of cached regexes, with their bytes summed up and as accounted.
-        fn kept(&self) -> (usize, usize, usize) {
-            let kept = self.generations.lock().unwrap();
-            let both = [&kept.young, &kept.old];
-            (
-                both.iter().map(|generation| generation.regexes.len()).sum(),
-                both.iter().flat_map(|generation| generation.regexes.values()).map(|sized| sized.bytes).sum(),
-                both.iter().map(|generation| generation.bytes).sum(),
-            )
-        }
-    }
+    const REGEX_BYTES: usize = RegexWeighter::REGEX_OVERHEAD_BYTES + (16 << 10);
 
     #[test]
     fn no_more_are_kept_than_allowed_and_those_in_use_stay() {
-        let regexes = RegexCache::new(4, 1 << 30);
+        let regexes = RegexCache::new(4 * REGEX_BYTES);
 
         for i in 0..100 {
             regexes.get_or_compile("regex", "often").unwrap();
             regexes.get_or_compile("regex", &format!("{i}")).unwrap();
         }
 
-        let (number, bytes, account) = regexes.kept();
-        assert!(number <= 4, "{number}");
-        assert_eq!(bytes, account);
-        let kept = regexes.generations.lock().unwrap();
-        assert!(kept.young.regexes.contains_key("often") || kept.old.regexes.contains_key("often"));
+        assert!(regexes.0.len() >= 2 && regexes.0.weight() <= regexes.0.capacity(), "{}", regexes.0.weight());
+        assert!(regexes.0.contains_key("often"));
     }
 
     #[test]
     fn no_more_bytes_are_kept_than_allowed_however_large_each_is() {
         const MOST: usize = 8 << 20;
-        let regexes = RegexCache::new(10_000, MOST);
+        let regexes = RegexCache::new(MOST);
 
         for i in 0..40 {
             regexes.get_or_compile("regex", &format!(r"{i}\w{{15}}")).unwrap();
             regexes.get_or_compile("regex", &format!("{i}")).unwrap();
-            let (_, bytes, account) = regexes.kept();
-            assert!(bytes <= MOST && bytes == account, "{bytes} {account}");
+            let bytes: u64 =
+                regexes.0.iter().map(|(pattern, regex)| RegexWeighter.weight(&pattern, &regex)).sum();
+            assert!(bytes <= MOST as u64 && bytes == regexes.0.weight(), "{bytes} {}", regexes.0.weight());
         }
     }
 
     #[test]
     fn a_pattern_that_is_none_is_refused_and_not_kept() {
-        let regexes = RegexCache::new(4, 1 << 30);
+        let regexes = RegexCache::new(4 * REGEX_BYTES);
 
         assert_eq!(regexes.get_or_compile("not_regex", "(").unwrap_err().field, "not_regex");
-        assert_eq!(regexes.kept(), (0, 0, 0));
+        assert_eq!((regexes.0.len(), regexes.0.weight()), (0, 0));
     }
 }

@@ -5,11 +5,12 @@
 //! **Bound**: one result per slot. **Loss**: none here; the caller learns if the stream has stored
 //! the result.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use picket_proto::{RegionName, Shard, bundle, subject};
 use picket_runtime::Bus;
 use tokio::{sync::oneshot, time::timeout};
@@ -66,7 +67,7 @@ impl ResultBatcher {
     }
 
     fn with_pending<T>(&self, act: impl FnOnce(&mut Vec<PendingResult>) -> T) -> T {
-        act(&mut self.pending.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.pending.lock())
     }
 
     async fn publish_message(&self, message: OutboundMessage) {

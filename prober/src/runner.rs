@@ -10,7 +10,7 @@ use picket_proto::{Cause, Check, CheckResult, Timestamp, ValidationError};
 use picket_runtime::streams;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::{Instant, sleep};
-use tracing::debug;
+use tracing::{Instrument, Span, debug, debug_span, field};
 
 use crate::{
     check::{Checker, Observation},
@@ -84,11 +84,19 @@ impl CheckRunner {
         };
         // Concurrently and not in sequence: a check that waited for the bus would have wrong
         // timings.
-        tokio::select! {
-            biased;
-            () = self.handle_job(&message, slot) => {}
-            () = extending => {}
-        }
+        let processing = async {
+            tokio::select! {
+                biased;
+                () = self.handle_job(&message, slot) => {}
+                () = extending => {}
+            }
+        };
+        processing.instrument(self.check_span()).await;
+    }
+
+    /// Span of a check. [`record_check_id`] adds the id once it is known.
+    pub(crate) fn check_span(&self) -> Span {
+        debug_span!("check", region = %self.publisher.region, check.id = field::Empty)
     }
 
     /// Handles a job, and acknowledges it only after its result is stored.
@@ -97,6 +105,7 @@ impl CheckRunner {
             Ok(job) => job,
             Err(why) => return self.reject_job(message, &why).await,
         };
+        record_check_id(&job);
         if self.connectivity.is_offline() && is_first_delivery(message) {
             // Another prober may reach the site. The delay lets this prober stop pulling first.
             let nak = AckKind::Nak(Some(Self::OFFLINE_NAK_DELAY));
@@ -305,6 +314,11 @@ impl CheckRunner {
             "checked"
         );
     }
+}
+
+/// Adds the id of the check to the current span.
+pub(crate) fn record_check_id(job: &Job) {
+    Span::current().record("check.id", job.id());
 }
 
 fn failure_message(seen: &Observation) -> &str {

@@ -5,18 +5,11 @@
 //! check's task detects a blocked thread while other threads run. Neither measurement detects all
 //! delays; the larger value counts.
 
-use std::{
-    future::poll_fn,
-    pin::pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, Ordering},
-    },
-    task::{Context, Wake, Waker},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use picket_runtime::clock::Boottime;
+use tokio_metrics::TaskMonitor;
 use tracing::warn;
 
 use crate::{aligned_ticker::AlignedTicker, metrics::Metrics};
@@ -89,36 +82,41 @@ impl StallDetector {
         Self(Arc::new(DetectorState { tolerance: bound, heartbeat: Mutex::default() }))
     }
 
-    /// Spawns the heartbeat, which ends when the last clone is dropped.
-    pub(crate) fn start(&self, metrics: Metrics, pulse: AlignedTicker) {
-        let shared = Arc::downgrade(&self.0);
-        // The first heartbeat can be delayed too: a check may begin before it.
-        self.0.lock_heartbeat().last_at = Some(Boottime::now());
-        tokio::spawn(async move {
+    /// Returns the heartbeat, which runs until it is dropped. While none runs, only the wake-to-poll
+    /// latency of checks is known.
+    pub(crate) fn run_heartbeat(
+        &self,
+        metrics: Metrics,
+        pulse: AlignedTicker,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let running = HeartbeatGuard::new(Arc::clone(&self.0));
+        async move {
+            let shared = &running.0;
             loop {
                 pulse.next_wakeup().await;
-                let Some(shared) = shared.upgrade() else { return };
+                #[cfg(test)]
+                crate::supervision_tests::panic_if_injected("heartbeat");
                 let late =
-                    shared.lock_heartbeat().record_heartbeat(Boottime::now(), shared.noise_threshold());
+                    shared.heartbeat.lock().record_heartbeat(Boottime::now(), shared.noise_threshold());
                 metrics.scheduling_delay.observe(late.as_secs_f64());
                 if late > shared.tolerance {
                     metrics.stalls.inc();
                     warn!(delay_ms = late.as_millis(), "prober tasks were stalled");
                 }
             }
-        });
+        }
     }
 
     /// Returns true if a check would be delayed too much now: the last heartbeat was late, or the
     /// next heartbeat is overdue.
     pub(crate) fn is_stalled(&self) -> bool {
-        let beats = self.0.lock_heartbeat();
+        let beats = self.0.heartbeat.lock();
         beats.last_delay.max(beats.current_delay(Boottime::now())) > self.0.tolerance
     }
 
     /// Marks the start of a check.
     pub(crate) fn mark_start(&self) -> StallMark {
-        let (beats, at) = (self.0.lock_heartbeat(), Boottime::now());
+        let (beats, at) = (self.0.heartbeat.lock(), Boottime::now());
         StallMark { started_at: at, total_delay: beats.total_delay + beats.current_delay(at) }
     }
 
@@ -127,79 +125,49 @@ impl StallDetector {
     /// delay measured by [`with_wake_latency`](Self::with_wake_latency).
     pub(crate) fn stalled_for(&self, mark: &StallMark, own: Duration) -> Option<Duration> {
         let now = Boottime::now();
-        let held_up = self.0.lock_heartbeat().delay_since(mark, now, self.0.noise_threshold()).max(own);
+        let held_up = self.0.heartbeat.lock().delay_since(mark, now, self.0.noise_threshold()).max(own);
         self.0
             .is_significant_stall(held_up, now.saturating_duration_since(mark.started_at))
             .then_some(held_up)
     }
 
-    /// Runs `check` and returns its total wake-to-poll latency.
+    /// Runs `check` and returns its total wake-to-poll latency, without latencies below the noise.
+    /// The monotonic clock of the library stands still while the machine is suspended, which the
+    /// heartbeat detects.
     pub(crate) async fn with_wake_latency<T>(&self, check: impl Future<Output = T>) -> (T, Duration) {
-        let noise = self.0.noise_threshold();
-        let (mut check, mut late) = (pin!(check), Duration::ZERO);
-        let note = Arc::new(WakeTimer::default());
-        let waker = Waker::from(Arc::clone(&note));
-        let done = poll_fn(|context| {
-            let waited = note.record_poll(context.waker(), Boottime::now());
-            if waited >= noise {
-                late += waited;
-            }
-            check.as_mut().poll(&mut Context::from_waker(&waker))
-        })
-        .await;
-        (done, late)
+        let mut monitor = TaskMonitor::builder();
+        monitor.with_long_delay_threshold(self.0.noise_threshold());
+        let monitor = monitor.build();
+        let done = monitor.instrument(check).await;
+        (done, monitor.cumulative().total_long_delay_duration)
+    }
+}
+
+/// Heartbeat that runs. After its end the delay of the next heartbeat is no sign of a stall.
+struct HeartbeatGuard(Arc<DetectorState>);
+
+impl HeartbeatGuard {
+    fn new(shared: Arc<DetectorState>) -> Self {
+        // The first heartbeat can be delayed too: a check may begin before it.
+        shared.heartbeat.lock().last_at = Some(Boottime::now());
+        Self(shared)
+    }
+}
+
+impl Drop for HeartbeatGuard {
+    fn drop(&mut self) {
+        let mut heartbeat = self.0.heartbeat.lock();
+        (heartbeat.last_at, heartbeat.last_delay) = (None, Duration::ZERO);
     }
 }
 
 impl DetectorState {
-    fn lock_heartbeat(&self) -> MutexGuard<'_, Heartbeat> {
-        self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn noise_threshold(&self) -> Duration {
         self.tolerance / StallDetector::WAITS_PER_CHECK
     }
 
     fn is_significant_stall(&self, held_up: Duration, took: Duration) -> bool {
         held_up > self.tolerance && held_up > took / StallDetector::IRRELEVANT_FRACTION
-    }
-}
-
-/// Forwards a wake to the task and records its time.
-#[derive(Default)]
-struct WakeTimer {
-    task: Mutex<Option<Waker>>,
-    /// Time of the wake in microseconds; 0 while the task is not woken.
-    woken_at_us: AtomicI64,
-}
-
-impl WakeTimer {
-    /// Records a poll and returns the time since the wake.
-    fn record_poll(&self, waker: &Waker, now: Boottime) -> Duration {
-        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
-        if !task.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            *task = Some(waker.clone());
-        }
-        drop(task);
-        match self.woken_at_us.swap(0, Ordering::AcqRel) {
-            0 => Duration::ZERO,
-            woken => Duration::from_micros(now.as_micros().saturating_sub(woken).max(0).unsigned_abs()),
-        }
-    }
-}
-
-impl Wake for WakeTimer {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        let now = Boottime::now().as_micros();
-        let _ = self.woken_at_us.compare_exchange(0, now, Ordering::AcqRel, Ordering::Relaxed);
-        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(task) = task {
-            task.wake();
-        }
     }
 }
 
@@ -272,6 +240,18 @@ mod tests {
         assert!(shared.is_significant_stall(ms(101), ms(150)));
         assert!(!shared.is_significant_stall(ms(450), ms(10_000)));
         assert!(shared.is_significant_stall(ms(550), ms(10_000)));
+    }
+
+    #[test]
+    fn the_time_without_a_heartbeat_is_held_against_no_check() {
+        let drift = StallDetector::new(ms(100));
+        let heartbeat = HeartbeatGuard::new(Arc::clone(&drift.0));
+        let mark = drift.mark_start();
+        drop(heartbeat);
+        std::thread::sleep(ms(250));
+
+        assert!(!drift.is_stalled());
+        assert_eq!(drift.stalled_for(&mark, Duration::ZERO), None);
     }
 
     #[tokio::test]

@@ -1,9 +1,6 @@
 //! Retry delays: doubled with each attempt up to a maximum, with jitter.
 
-use std::{
-    hash::{BuildHasher, Hasher, RandomState},
-    time::Duration,
-};
+use std::time::Duration;
 
 /// Retry delays of one operation.
 #[derive(Clone, Debug)]
@@ -24,7 +21,7 @@ impl Backoff {
     pub fn next_delay(&mut self) -> Duration {
         let full = self.base_delay();
         self.attempts = self.attempts.saturating_add(1);
-        full.mul_f64(0.5 + 0.5 * jitter_fraction())
+        full.mul_f64(0.5 + 0.5 * fastrand::f64())
     }
 
     /// Restarts from the first delay. For use after a success.
@@ -35,13 +32,6 @@ impl Backoff {
     fn base_delay(&self) -> Duration {
         self.first_delay.saturating_mul(1 << self.attempts.min(20)).min(self.max_delay)
     }
-}
-
-/// Random number from 0 to 1. The standard library's hasher is seeded at random, which is enough
-/// for jitter.
-fn jitter_fraction() -> f64 {
-    let bits = RandomState::new().build_hasher().finish() >> 11;
-    bits as f64 / (1_u64 << 53) as f64
 }
 
 #[cfg(test)]

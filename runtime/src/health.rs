@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Request, Response, StatusCode, body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::{Mutex, MutexGuard};
 use prometheus_client::{encoding::text::encode, metrics::info::Info, registry::Registry};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -50,18 +51,18 @@ impl Health {
 
     /// Adds a readiness check. The process is unready until the check is set ready.
     pub fn add_readiness_check(&self, name: &'static str) -> ReadinessCheck {
-        self.lock_readiness().insert(name, Some("not yet".to_owned()));
+        self.0.readiness.lock().insert(name, Some("not yet".to_owned()));
         ReadinessCheck { health: self.clone(), name }
     }
 
     /// Registry for the metrics of this process.
     pub fn registry(&self) -> MutexGuard<'_, Registry> {
-        self.0.registry.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.registry.lock()
     }
 
     /// Unready checks with their reasons. Empty if the process is ready.
     pub fn unready_checks(&self) -> Vec<(&'static str, String)> {
-        self.lock_readiness().iter().filter_map(|(name, why)| Some((*name, why.clone()?))).collect()
+        self.0.readiness.lock().iter().filter_map(|(name, why)| Some((*name, why.clone()?))).collect()
     }
 
     /// All metrics in the OpenMetrics text format, as `/metrics` serves them.
@@ -72,10 +73,6 @@ impl Health {
         let mut text = String::new();
         encode(&mut text, &self.registry())?;
         Ok(text)
-    }
-
-    fn lock_readiness(&self) -> MutexGuard<'_, BTreeMap<&'static str, Option<String>>> {
-        self.0.readiness.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn build_response(&self, path: &str) -> (StatusCode, &'static str, String) {
@@ -112,12 +109,12 @@ pub struct ReadinessCheck {
 impl ReadinessCheck {
     /// Marks the condition as met.
     pub fn set_ready(&self) {
-        self.health.lock_readiness().insert(self.name, None);
+        self.health.0.readiness.lock().insert(self.name, None);
     }
 
     /// Marks the condition as not met, with the reason.
     pub fn set_unready(&self, why: impl Into<String>) {
-        self.health.lock_readiness().insert(self.name, Some(why.into()));
+        self.health.0.readiness.lock().insert(self.name, Some(why.into()));
     }
 }
 

@@ -8,11 +8,13 @@ pub mod health;
 pub mod options;
 pub mod process;
 pub mod streams;
+pub mod supervised_task;
 pub mod supervisor;
 pub mod telemetry;
 
 pub use backoff::Backoff;
 pub use bus::Bus;
 pub use health::{Health, ReadinessCheck};
+pub use supervised_task::spawn_task;
 pub use supervisor::{Pipeline, PipelineHandle};
 pub use telemetry::ErrorChain;

@@ -7,9 +7,12 @@
 
 use std::{future::Future, time::Duration};
 
+use prometheus_client::metrics::counter::Counter;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 use tokio::{task::JoinHandle, time::Instant};
 use tracing::{error, info, warn};
+
+use crate::{Health, ReadinessCheck};
 
 /// Actors that start and end together.
 pub trait Pipeline: Send + Sync + 'static {
@@ -39,6 +42,8 @@ struct Supervisor<P> {
     name: String,
     pipeline: P,
     drain_timeout: Duration,
+    readiness: ReadinessCheck,
+    restart_count: Counter<u64>,
 }
 
 struct State<Parts> {
@@ -64,6 +69,7 @@ impl<P: Pipeline> Actor for Supervisor<P> {
 
     async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<Self::State, ActorProcessingErr> {
         let parts = self.pipeline.spawn_actors(myself.get_cell()).await?;
+        self.readiness.set_ready();
         Ok(State {
             actors: Some(parts),
             phase: SupervisorPhase::Running,
@@ -81,6 +87,8 @@ impl<P: Pipeline> Actor for Supervisor<P> {
             Msg::Rebuild if state.phase == SupervisorPhase::Rebuilding => {
                 state.actors = Some(self.pipeline.spawn_actors(myself.get_cell()).await?);
                 state.phase = SupervisorPhase::Running;
+                self.restart_count.inc();
+                self.readiness.set_ready();
                 info!(pipeline = self.name, "pipeline rebuilt");
             }
             Msg::Rebuild => {}
@@ -119,6 +127,7 @@ impl<P: Pipeline> Actor for Supervisor<P> {
             return Ok(()); // This supervisor is stopping the actor already.
         }
         state.phase = SupervisorPhase::Rebuilding;
+        self.readiness.set_unready(format!("rebuilding after a failure: {why}"));
         // Dead refs must not be drained later.
         state.actors = None;
         stop_children(&myself).await;
@@ -186,7 +195,8 @@ pub struct PipelineHandle {
 
 impl PipelineHandle {
     /// Builds `pipeline` and restarts it after failures. `drain_timeout` bounds its graceful
-    /// shutdown.
+    /// shutdown. Registers a metric and a readiness check, so each pipeline of a process has a
+    /// `health` of its own.
     ///
     /// # Errors
     /// Fails if an actor cannot start.
@@ -194,10 +204,32 @@ impl PipelineHandle {
         name: &str,
         pipeline: P,
         drain_timeout: Duration,
+        health: &Health,
     ) -> Result<Self, SpawnErr> {
-        let supervisor = Supervisor { name: name.to_owned(), pipeline, drain_timeout };
+        let supervisor = Supervisor {
+            name: name.to_owned(),
+            pipeline,
+            drain_timeout,
+            readiness: health.add_readiness_check("pipeline"),
+            restart_count: Self::register_metrics(health),
+        };
         let (supervisor, task) = Actor::spawn(None, supervisor, ()).await?;
         Ok(Self { name: name.to_owned(), supervisor, task: Some(task), drain_timeout })
+    }
+
+    /// Registers the metrics of a pipeline without a pipeline. Used by the generated reference.
+    pub fn describe_metrics(health: &Health) {
+        Self::register_metrics(health);
+    }
+
+    fn register_metrics(health: &Health) -> Counter<u64> {
+        let restart_count = Counter::default();
+        health.registry().register(
+            "pipeline_restarts",
+            "Rebuilds of the actors of this process after one of them failed",
+            restart_count.clone(),
+        );
+        restart_count
     }
 
     /// Name of the pipeline.
@@ -252,7 +284,7 @@ mod tests {
     struct Pair {
         built: Arc<AtomicU32>,
         drained: Arc<AtomicU32>,
-        newest: Arc<std::sync::Mutex<Option<ActorRef<()>>>>,
+        newest: Arc<parking_lot::Mutex<Option<ActorRef<()>>>>,
     }
     impl Pipeline for Pair {
         type Actors = [ActorRef<()>; 2];
@@ -261,7 +293,7 @@ mod tests {
             self.built.fetch_add(1, Ordering::SeqCst);
             let (one, _) = Actor::spawn_linked(None, Fragile, (), supervisor.clone()).await?;
             let (other, _) = Actor::spawn_linked(None, Fragile, (), supervisor).await?;
-            *self.newest.lock().unwrap() = Some(one.clone());
+            *self.newest.lock() = Some(one.clone());
             Ok([one, other])
         }
 
@@ -279,9 +311,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn when_one_actor_fails_the_whole_pipeline_is_built_anew_once() {
         let pair = Pair::default();
-        let running = PipelineHandle::start("pair", pair.clone(), CHILD_STOP_TIMEOUT).await.unwrap();
+        let running =
+            PipelineHandle::start("pair", pair.clone(), CHILD_STOP_TIMEOUT, &Health::new()).await.unwrap();
         for builds in 2..=4 {
-            let first = pair.newest.lock().unwrap().clone().unwrap();
+            let first = pair.newest.lock().clone().unwrap();
             first.cast(()).unwrap();
             until(|| pair.built.load(Ordering::SeqCst) == builds).await;
         }
@@ -294,13 +327,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pipeline_that_fails_again_and_again_ends_for_good_and_can_still_be_awaited_and_drained() {
         let pair = Pair::default();
-        let mut running = PipelineHandle::start("pair", pair.clone(), CHILD_STOP_TIMEOUT).await.unwrap();
+        let mut running =
+            PipelineHandle::start("pair", pair.clone(), CHILD_STOP_TIMEOUT, &Health::new()).await.unwrap();
 
         let breaking = tokio::spawn({
             let pair = pair.clone();
             async move {
                 loop {
-                    let first = pair.newest.lock().unwrap().clone().unwrap();
+                    let first = pair.newest.lock().clone().unwrap();
                     let _ = first.cast(());
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }

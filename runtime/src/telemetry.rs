@@ -103,7 +103,9 @@ impl fmt::Display for ErrorChain<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex, PoisonError};
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
 
     use tracing_subscriber::{Layer, layer::SubscriberExt};
 
@@ -114,7 +116,7 @@ mod tests {
 
     impl Write for Shared {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+            self.0.lock().extend_from_slice(bytes);
             Ok(bytes.len())
         }
 
@@ -137,7 +139,7 @@ mod tests {
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             tracing::warn!(site = %hostile, debug = ?hostile, "{hostile}");
         });
-        let bytes = shared.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let bytes = shared.0.lock().clone();
         String::from_utf8(bytes).unwrap_or_default()
     }
 

@@ -1,9 +1,13 @@
 //! Batches of decoded results, and the permits to hold them in memory.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use async_nats::Subject;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::{Span, debug_span};
 
 use crate::decode::DecodedResult;
 
@@ -16,13 +20,15 @@ const MAX_BATCHES: usize = 3;
 pub(crate) struct BatchPermits {
     permits: Arc<Semaphore>,
     batch_capacity: usize,
+    /// Number of the next batch, for logs.
+    next_batch_id: Arc<AtomicU64>,
 }
 
 impl BatchPermits {
     /// `batch_capacity` pre-sizes each batch: moving all results on every growth cost a tenth of the
     /// decode time.
     pub(crate) fn new(batch_capacity: usize) -> Self {
-        Self { permits: Arc::new(Semaphore::new(MAX_BATCHES)), batch_capacity }
+        Self { permits: Arc::new(Semaphore::new(MAX_BATCHES)), batch_capacity, next_batch_id: Arc::default() }
     }
 
     /// Waits for a permit and returns an empty batch with this permit.
@@ -32,6 +38,7 @@ impl BatchPermits {
         ResultBatch {
             results: Vec::with_capacity(self.batch_capacity),
             reply_subjects: Vec::new(),
+            span: debug_span!("batch", batch.id = self.next_batch_id.fetch_add(1, Ordering::Relaxed)),
             _permit: permit,
         }
     }
@@ -43,5 +50,7 @@ pub(crate) struct ResultBatch {
     pub(crate) results: Vec<DecodedResult>,
     /// Reply subjects on which the messages of the results are acknowledged.
     pub(crate) reply_subjects: Vec<Subject>,
+    /// Span of all log lines about the batch.
+    pub(crate) span: Span,
     _permit: Option<OwnedSemaphorePermit>,
 }

@@ -5,8 +5,9 @@
 //! its last jump, the database clock now, and the NATS server's clock when the stream stored the
 //! message.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use picket_proto::Timestamp;
 use picket_runtime::clock::{Boottime, ClockAdjustment, ClockReading, DbClock, wall_clock_now};
 use picket_store::{Error, Store};
@@ -33,7 +34,7 @@ impl SharedDatabaseClock {
     }
 
     fn observe_reading(&self, reading: ClockReading) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         let Some(clock) = known.as_mut() else {
             *known = Some(DbClock::new(reading));
             return;
@@ -50,14 +51,14 @@ impl SharedDatabaseClock {
 
     /// The time by the database clock; by the local clock before the first reading.
     pub(crate) fn now(&self) -> Timestamp {
-        let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = *self.0.lock();
         known.map_or_else(wall_clock_now, |clock| clock.time_at(Boottime::now()))
     }
 
     /// The range of the possible current time. `stored` is the time by the NATS server's clock at
     /// which the stream stored a message.
     pub(crate) fn time_bounds(&self, stored: Option<Timestamp>) -> TimeBounds {
-        let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = *self.0.lock();
         let at = Boottime::now();
         let clocks = match known {
             Some(clock) => [Some(clock.time_at(at)), Some(clock.raw_time_at(at)), stored],

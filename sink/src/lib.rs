@@ -76,7 +76,7 @@ pub async fn start(
     let recovery =
         Recovery::new(config, bus.clone(), store.clone(), guard.clone(), clock.clone(), metrics.clone());
     let sink = SinkPipeline { config, bus, store, clock, recovery, guard, metrics, database, stream };
-    Ok(PipelineHandle::start("sink", sink, limit).await?)
+    Ok(PipelineHandle::start("sink", sink, limit, health).await?)
 }
 
 async fn wait_for_database(store: &Store) -> Result<Keyring, Error> {

@@ -17,7 +17,7 @@ use picket_store::{
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::time::{Instant, timeout};
-use tracing::{debug, error, info, warn};
+use tracing::{Instrument, debug, error, info, warn};
 
 use crate::{
     actor::pipe_to_self,
@@ -95,9 +95,12 @@ impl Actor for Writer {
                 self.start_write(&myself, next);
                 if let Some(batch) = batch {
                     // The acknowledgement is not confirmed: a lost one costs a duplicate only.
-                    ack_batch(&self.client, &batch, AckKind::Ack).await;
-                    self.publish_decisions(&done.summary.incidents).await;
-                    self.record_metrics(&batch, &done);
+                    let settling = async {
+                        ack_batch(&self.client, &batch, AckKind::Ack).await;
+                        self.publish_decisions(&done.summary.incidents).await;
+                        self.record_metrics(&batch, &done);
+                    };
+                    settling.instrument(batch.span.clone()).await;
                 }
                 queue.reply_if_empty();
             }
@@ -140,6 +143,7 @@ impl Writer {
     fn start_write(&self, myself: &ActorRef<Msg>, batch: Option<Arc<ResultBatch>>) {
         let Some(batch) = batch else { return };
         let (results, recovery, clock) = (self.results.clone(), self.recovery.clone(), self.clock.clone());
+        let span = batch.span.clone();
         let writing = async move {
             let entries: Vec<IncomingResult<'_>> =
                 batch.results.iter().filter_map(|result| result.incoming_result()).collect();
@@ -160,7 +164,7 @@ impl Writer {
                 }
             }
         };
-        pipe_to_self(myself.clone(), writing, Msg::WriteEnded);
+        pipe_to_self(myself.clone(), writing.instrument(span), Msg::WriteEnded);
     }
 
     fn ping_database(&self, myself: &ActorRef<Msg>) {

@@ -7,12 +7,13 @@ mod rows;
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc,
         atomic::{AtomicU8, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::RwLock;
 use picket_proto::{Cause, CheckResult, Outcome, RegionName, SiteId, Timestamp};
 use sqlx::{Connection, PgConnection, pool::PoolConnection, postgres::Postgres};
 
@@ -230,7 +231,7 @@ impl ResultStore {
 
     /// Returns the ids of the regions; reloads them if an entry names an unknown region.
     async fn resolve_regions(&self, entries: &[IncomingResult<'_>]) -> Result<Arc<RegionIds>, Error> {
-        let known = self.region_ids.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = self.region_ids.read().clone();
         let named: HashSet<&RegionName> = entries
             .iter()
             .filter_map(|entry| match entry.content {
@@ -248,7 +249,7 @@ impl ResultStore {
         let numbers = regions::list_region_ids(&self.store).await?;
         let ids = numbers.into_iter().map(|(id, name)| (name, id));
         let ids: Arc<RegionIds> = Arc::new(ids.collect());
-        *self.region_ids.write().unwrap_or_else(PoisonError::into_inner) = ids.clone();
+        *self.region_ids.write() = ids.clone();
         Ok(ids)
     }
 }

@@ -1,11 +1,9 @@
 //! Ticket keys and the setting that requires tickets. Read at start and refreshed every few
 //! seconds.
 
-use std::{
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::RwLock;
 use picket_proto::{
     Tickets, Timestamp,
     ticket::{TicketKey, TicketKeyId},
@@ -38,13 +36,13 @@ impl Keyring {
     /// If the database cannot be reached in time; the previous keys stay in place.
     pub async fn refresh_keys(&self, store: &Store) -> Result<Arc<Tickets>, Error> {
         let tickets = Arc::new(fetch_tickets(store).await?);
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&tickets);
+        *self.0.write() = Arc::clone(&tickets);
         Ok(tickets)
     }
 
     /// The tickets read last.
     pub fn tickets(&self) -> Arc<Tickets> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.0.read())
     }
 }
 

@@ -37,12 +37,13 @@ mod script;
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
@@ -77,7 +78,7 @@ struct TargetStats {
 
 impl TargetStats {
     fn record_request(&self, request: String) {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+        self.requests.lock().push(request);
     }
 }
 
@@ -221,7 +222,7 @@ impl Target {
 
     /// Requests received, each with its body.
     pub fn received_requests(&self) -> Vec<String> {
-        self.stats.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.stats.requests.lock().clone()
     }
 }
 

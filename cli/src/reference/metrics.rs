@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use picket_proto::RegionName;
-use picket_runtime::{Bus, Health};
+use picket_runtime::{Bus, Health, PipelineHandle};
 
 use super::markdown::{code_span, end_sentence, format_table};
 
@@ -42,6 +42,7 @@ fn process_registries() -> [(&'static str, Health); 3] {
     let [coordinator, prober, sink] = [Health::new(), Health::new(), Health::new()];
     for health in [&coordinator, &prober, &sink] {
         Bus::describe_metrics(health);
+        PipelineHandle::describe_metrics(health);
     }
     picket_coordinator::metrics::describe_metrics(&coordinator, PLACEHOLDER);
     picket_prober::describe_metrics(&prober, &region, PLACEHOLDER);

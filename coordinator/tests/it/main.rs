@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "what a test needs is there, or it fails")]
 
-mod acks;
 mod odd_sites;
 mod owners;
 mod patterns;

@@ -6,13 +6,14 @@
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use futures_util::StreamExt;
+use parking_lot::Mutex;
 use picket_proto::{CheckRequest, SiteId, subject};
 use picket_store::{maintenance, reports, site_status, sites};
 use picket_testkit::eventually;
@@ -180,7 +181,7 @@ async fn no_row_that_sql_allows_stops_a_coordinator_and_a_site_that_is_well_is_s
     let listening = tokio::spawn(async move {
         while let Some(message) = jobs.next().await {
             let request = CheckRequest::decode(&message.payload).unwrap();
-            ticks.lock().unwrap().push(request.scheduled_at.unwrap().as_millis());
+            ticks.lock().push(request.scheduled_at.unwrap().as_millis());
         }
     });
     let mut connection = stack.pool.acquire().await.unwrap();
@@ -235,16 +236,16 @@ async fn no_row_that_sql_allows_stops_a_coordinator_and_a_site_that_is_well_is_s
         }
     })
     .await;
-    let so_far = heard.lock().unwrap().len();
+    let so_far = heard.lock().len();
     eventually(TEST_DEADLINE, "the site that is well to be scheduled by the second", async || {
-        let more = heard.lock().unwrap().len() - so_far;
+        let more = heard.lock().len() - so_far;
         if more >= 3 { Ok(()) } else { Err(more) }
     })
     .await;
     second.drain().await;
     listening.abort();
 
-    let mut ticks = heard.lock().unwrap().clone();
+    let mut ticks = heard.lock().clone();
     ticks.sort_unstable();
     ticks.dedup();
     // A take-over publishes only what can still be done.

@@ -1,8 +1,9 @@
 //! Records every published job, including duplicates dropped by the stream.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use futures_util::StreamExt;
+use parking_lot::Mutex;
 use picket_proto::{CheckRequest, Epoch, Shard, Timestamp};
 use tokio::task::AbortHandle;
 
@@ -50,7 +51,7 @@ impl JobRecorder {
         let recording = tokio::spawn(async move {
             while let Some(message) = jobs.next().await {
                 if let Some(job) = RecordedJob::parse_payload(&message.payload) {
-                    list.lock().unwrap_or_else(PoisonError::into_inner).push(job);
+                    list.lock().push(job);
                 }
             }
         });
@@ -59,7 +60,7 @@ impl JobRecorder {
 
     /// Jobs published since the start, in the order of their arrival at the server.
     pub fn recorded_jobs(&self) -> Vec<RecordedJob> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.jobs.lock().clone()
     }
 
     /// Jobs published under an older epoch than an earlier job of the same shard.

@@ -2,11 +2,12 @@
 
 use std::{
     net::{SocketAddr, TcpStream},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
 use async_nats::Client;
+use parking_lot::Mutex;
 use picket_e2e::{
     Credentials, LabHost, NetnsLab,
     fault_test::{Environment, FaultTest, Topology, WAIT_TIMEOUT},
@@ -133,7 +134,7 @@ async fn connect_from_host(
         .custom_inbox_prefix(format!("_INBOX_{user}"))
         .request_timeout(Some(Duration::from_secs(2)))
         .event_callback(move |event| {
-            heard.lock().unwrap().push(event.to_string());
+            heard.lock().push(event.to_string());
             async {}
         })
         .connect(url);
@@ -207,7 +208,7 @@ async fn f20_a_regions_credential_on_its_own_host_reaches_nothing_of_another_reg
 async fn wait_refused(refusals: &Refusals, what: &str, subject: &str) {
     let said = format!("permissions violation for {what} to \"{subject}\"").to_lowercase();
     eventually(WAIT_TIMEOUT, &said, async || {
-        let refusals = refusals.lock().unwrap().clone();
+        let refusals = refusals.lock().clone();
         let is_refused = refusals.iter().any(|refusal| refusal.to_lowercase().contains(&said));
         if is_refused { Ok(()) } else { Err(refusals) }
     })

@@ -148,7 +148,7 @@ impl CredentialClient {
         eventually(WAIT_TIMEOUT, "the last refusal", async || {
             match self.server_errors.contains_text(&after) {
                 true => Ok(()),
-                false => Err(self.server_errors.0.lock().unwrap().clone()),
+                false => Err(self.server_errors.0.lock().clone()),
             }
         })
         .await;

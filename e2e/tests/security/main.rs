@@ -9,11 +9,12 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
 use async_nats::ConnectOptions;
+use parking_lot::Mutex;
 use picket_e2e::program_path;
 use picket_proto::Role;
 use picket_testkit::{
@@ -135,7 +136,7 @@ impl SecuredNats {
             .nkey(seed.trim().to_owned())
             .custom_inbox_prefix(user.parse::<Role>().unwrap().inbox_prefix())
             .event_callback(move |event| {
-                heard.0.lock().unwrap().push(event.to_string().to_lowercase());
+                heard.0.lock().push(event.to_string().to_lowercase());
                 std::future::ready(())
             })
             .connect(self.server.url())
@@ -151,7 +152,7 @@ struct ServerErrors(Arc<Mutex<Vec<String>>>);
 
 impl ServerErrors {
     fn contains_text(&self, what: &str) -> bool {
-        self.0.lock().unwrap().iter().any(|said| said.contains(&what.to_lowercase()))
+        self.0.lock().iter().any(|said| said.contains(&what.to_lowercase()))
     }
 }
 

@@ -1,8 +1,6 @@
-//! Response body reader: streams the body up to the size limit, and no further than the verdict
-//! requires.
+//! Response body reader: reads the body to its end or to the size limit, then evaluates the
+//! assertions once. The transfer time therefore does not depend on where a regex matches.
 
-use bytes::Bytes;
-use futures_util::FutureExt;
 use picket_proto::Cause;
 use reqwest::{
     Response, Version,
@@ -12,7 +10,7 @@ use reqwest::{
 use super::{
     ResponseSoFar,
     body_match::{
-        BodyExtent, BodyMatcher, Evaluation,
+        BodyExtent, BodyMatcher,
         match_queue::{MatchQueue, MatchTask},
     },
     content_encoding::{ContentEncoding, Decoder},
@@ -33,7 +31,7 @@ pub(super) struct BodyReader<'a> {
     match_queue: &'a MatchQueue,
     recorder: &'a PhaseRecorder,
     observed: &'a mut ResponseSoFar,
-    /// Decoded body read so far; empty without assertions.
+    /// Decoded body; empty without assertions.
     body: Vec<u8>,
     /// Maximum bytes read, applied to the raw body and to the decoded body separately.
     max_bytes: usize,
@@ -63,50 +61,39 @@ impl<'a> BodyReader<'a> {
         }
     }
 
-    /// Reads until the verdict is decided.
+    /// Reads the body, then evaluates its assertions.
     ///
     /// # Errors
     /// Fails if the body violates an assertion, cannot be decoded, or is incomplete.
-    pub(super) async fn read_until_decided(mut self) -> Result<(), Failure> {
-        loop {
-            self.recorder.enter_phase(Phase::Transfer);
-            let extent = match self.next_event().await {
-                BodyEvent::Decided(verdict) => return verdict,
-                BodyEvent::End => BodyExtent::Complete,
-                BodyEvent::Chunk(raw) => self.decode_chunk(&raw)?,
-            };
-            // A partial body is evaluated only now and then, since each evaluation rescans it.
-            if (extent != BodyExtent::Partial || self.matcher.should_evaluate(self.body.len(), false))
-                && let Some(verdict) = self.evaluate(extent).await
-            {
-                return verdict;
-            }
-        }
+    pub(super) async fn read_and_evaluate(mut self) -> Result<(), Failure> {
+        self.recorder.enter_phase(Phase::Transfer);
+        let extent = self.read_to_limit().await?;
+        self.recorder.enter_phase(Phase::BodyMatch);
+        let task = MatchTask { matcher: self.matcher, body: self.body, extent };
+        evaluate(task, self.match_queue, self.observed).await
     }
 
-    async fn next_event(&mut self) -> BodyEvent {
-        // An idle connection is the cheapest moment for an early verdict: evaluate before waiting.
-        let ready = self.response.chunk().now_or_never();
-        let next = match ready {
-            Some(next) => next,
-            None => {
-                if self.matcher.should_evaluate(self.body.len(), true) {
-                    if let Some(verdict) = self.evaluate(BodyExtent::Partial).await {
-                        return BodyEvent::Decided(verdict);
+    async fn read_to_limit(&mut self) -> Result<BodyExtent, Failure> {
+        loop {
+            match self.response.chunk().await {
+                Ok(Some(raw)) => {
+                    if self.decode_chunk(&raw)? == BodyExtent::Truncated {
+                        return Ok(BodyExtent::Truncated);
                     }
-                    self.recorder.enter_phase(Phase::Transfer);
                 }
-                self.response.chunk().await
+                Ok(None) => break,
+                // Without a length the end of the connection ends the body, with or without a TLS
+                // `close_notify`.
+                Err(why) if self.is_close_delimited() && failure::is_bare_close(&why) => break,
+                Err(why) => return Err(failure::classify_error(&why, self.recorder, self.observed)),
             }
-        };
-        match next {
-            Ok(Some(raw)) => BodyEvent::Chunk(raw),
-            Ok(None) => self.finish_decoding(),
-            // Without a length the end of the connection ends the body, with or without a TLS
-            // `close_notify`.
-            Err(why) if self.is_close_delimited() && failure::is_bare_close(&why) => self.finish_decoding(),
-            Err(why) => BodyEvent::Decided(Err(failure::classify_error(&why, self.recorder, self.observed))),
         }
+        // An unsupported coding is no failure without assertions; `decode_chunk` rejects it
+        // otherwise.
+        if let Ok(decoder) = &self.decoder {
+            decoder.check_complete().map_err(|why| Failure::new(Cause::Http, why.to_string()))?;
+        }
+        Ok(BodyExtent::Complete)
     }
 
     /// Returns true if only the end of the connection marks the end of the body.
@@ -117,19 +104,7 @@ impl<'a> BodyReader<'a> {
             && !headers.contains_key(TRANSFER_ENCODING)
     }
 
-    fn finish_decoding(&self) -> BodyEvent {
-        match &self.decoder {
-            Ok(decoder) => match decoder.check_complete() {
-                Ok(()) => BodyEvent::End,
-                Err(why) => BodyEvent::Decided(Err(Failure::new(Cause::Http, why.to_string()))),
-            },
-            // An unsupported coding is no failure without assertions; `decode_chunk` rejects it
-            // otherwise.
-            Err(_) => BodyEvent::End,
-        }
-    }
-
-    /// Decodes a chunk as far as the limit allows.
+    /// Decodes a chunk as far as the limit allows; the body is truncated if the chunk exceeds it.
     fn decode_chunk(&mut self, raw: &[u8]) -> Result<BodyExtent, Failure> {
         self.chunk_count += 1;
         if self.chunk_count > MAX_BODY_CHUNKS {
@@ -146,7 +121,7 @@ impl<'a> BodyReader<'a> {
         let decoder = match &mut self.decoder {
             Ok(decoder) => decoder,
             // Without assertions the body is not needed in decoded form.
-            Err(_) if !kept => return Ok(if cut { BodyExtent::Truncated } else { BodyExtent::Partial }),
+            Err(_) if !kept => return Ok(if cut { BodyExtent::Truncated } else { BodyExtent::Complete }),
             Err(coding) => {
                 let why = format!("the body's content-encoding is {coding}, which was not asked for");
                 return Err(Failure::new(Cause::Http, why));
@@ -165,39 +140,22 @@ impl<'a> BodyReader<'a> {
                 !cut
             })
             .map_err(|why| Failure::new(Cause::Http, why.to_string()))?;
-        Ok(if cut { BodyExtent::Truncated } else { BodyExtent::Partial })
-    }
-
-    /// Evaluates the body read so far. Returns the verdict if it is decided.
-    async fn evaluate(&mut self, extent: BodyExtent) -> Option<Result<(), Failure>> {
-        self.recorder.enter_phase(Phase::BodyMatch);
-        let look = match self.matcher.is_cheap(self.body.len()) {
-            true => self.matcher.evaluate(&self.body, extent),
-            false => self.evaluate_blocking(extent).await,
-        };
-        self.observed.regex_matched = self.matcher.regex_matched;
-        match look {
-            Evaluation::Decided(verdict) => Some(verdict),
-            Evaluation::Undecided | Evaluation::Interrupted => None,
-        }
-    }
-
-    async fn evaluate_blocking(&mut self, extent: BodyExtent) -> Evaluation {
-        // The task owns matcher and body while a match thread works; both come back with the
-        // result.
-        let (matching, body) = (std::mem::take(&mut self.matcher), std::mem::take(&mut self.body));
-        match self.match_queue.evaluate_task(MatchTask { matcher: matching, body, extent }).await {
-            Some((look, task)) => {
-                (self.matcher, self.body) = (task.matcher, task.body);
-                look
-            }
-            None => Evaluation::Decided(Err(Failure::new(Cause::Overloaded, "the body match thread failed"))),
-        }
+        Ok(if cut { BodyExtent::Truncated } else { BodyExtent::Complete })
     }
 }
 
-enum BodyEvent {
-    Chunk(Bytes),
-    End,
-    Decided(Result<(), Failure>),
+/// Evaluates the assertions on a body.
+///
+/// # Errors
+/// Fails if the body violates an assertion.
+pub(super) async fn evaluate(
+    task: MatchTask,
+    match_queue: &MatchQueue,
+    observed: &mut ResponseSoFar,
+) -> Result<(), Failure> {
+    let Some((verdict, matcher)) = task.evaluate_in(match_queue).await else {
+        return Err(Failure::new(Cause::Overloaded, "the body match thread failed"));
+    };
+    observed.regex_matched = matcher.regex_matched();
+    verdict
 }

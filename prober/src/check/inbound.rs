@@ -5,9 +5,11 @@
 //! are counted after TLS decryption, or on read without TLS. Beyond a limit the read fails.
 
 use std::sync::{
-    Mutex, MutexGuard, OnceLock, PoisonError,
+    OnceLock,
     atomic::{AtomicBool, Ordering},
 };
+
+use parking_lot::Mutex;
 
 /// Limit that a server exceeded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -114,13 +116,9 @@ impl InboundMeter {
         if let Some(flood) = self.flood.get() {
             return Err(flood.clone());
         }
-        count(&mut self.lock_counts()).inspect_err(|flood| {
+        count(&mut self.counts.lock()).inspect_err(|flood| {
             let _ = self.flood.set(flood.clone());
         })
-    }
-
-    fn lock_counts(&self) -> MutexGuard<'_, InboundCounts> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

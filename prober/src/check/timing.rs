@@ -6,10 +6,11 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use picket_proto::{IpVersion, Timestamp, Timing};
 use tokio::time::Instant;
 
@@ -113,18 +114,14 @@ impl PhaseRecorder {
         })
     }
 
-    fn lock_state(&self) -> MutexGuard<'_, RecorderState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Ends the current phase and begins `stage`.
     pub(super) fn enter_phase(&self, stage: Phase) {
-        self.lock_state().enter_phase(stage, Instant::now());
+        self.state.lock().enter_phase(stage, Instant::now());
     }
 
     /// Begins a hop to the address `literal`, or to a name if `literal` is `None`.
     pub(super) fn start_hop(&self, literal: Option<IpAddr>, port: u16) {
-        let mut noted = self.lock_state();
+        let mut noted = self.state.lock();
         noted.enter_phase(Phase::Between, Instant::now());
         noted.is_literal_address = literal.is_some();
         noted.candidates = literal.into_iter().collect();
@@ -134,7 +131,7 @@ impl PhaseRecorder {
     }
 
     fn start_connect(&self) {
-        let mut noted = self.lock_state();
+        let mut noted = self.state.lock();
         // A name's connect phase begins at the end of its lookup, and not here.
         if noted.is_literal_address {
             noted.enter_phase(Phase::Connect, Instant::now());
@@ -143,44 +140,44 @@ impl PhaseRecorder {
 
     /// Inbound counts of the hop's connection.
     pub(super) fn inbound(&self) -> Arc<InboundMeter> {
-        Arc::clone(&self.lock_state().inbound)
+        Arc::clone(&self.state.lock().inbound)
     }
 
     pub(super) fn phase(&self) -> Phase {
-        self.lock_state().phase
+        self.state.lock().phase
     }
 
     pub(super) fn set_blocked_address(&self, address: IpAddr) {
-        self.lock_state().blocked_address = Some(address);
+        self.state.lock().blocked_address = Some(address);
     }
 
     pub(super) fn blocked_address(&self) -> Option<IpAddr> {
-        self.lock_state().blocked_address
+        self.state.lock().blocked_address
     }
 
     pub(super) fn mark_silent_servers(&self) {
-        self.lock_state().has_silent_name_servers = true;
+        self.state.lock().has_silent_name_servers = true;
     }
 
     pub(super) fn has_silent_name_servers(&self) -> bool {
-        self.lock_state().has_silent_name_servers
+        self.state.lock().has_silent_name_servers
     }
 
     /// Stores the addresses of the hop's name, in the order of connection attempts.
     pub(super) fn set_candidates(&self, addresses: impl Iterator<Item = IpAddr>) {
-        self.lock_state().candidates = addresses.collect();
+        self.state.lock().candidates = addresses.collect();
     }
 
     /// Addresses that the hop may connect to.
     pub(super) fn candidates(&self) -> Vec<SocketAddr> {
-        let noted = self.lock_state();
+        let noted = self.state.lock();
         noted.candidates.iter().map(|address| SocketAddr::new(*address, noted.port)).collect()
     }
 
     /// Address of the last connection, if connected and unambiguous. Among several candidates only
     /// the response reveals the address used.
     pub(super) fn remote_address(&self) -> Option<SocketAddr> {
-        let noted = self.lock_state();
+        let noted = self.state.lock();
         let connected =
             matches!(noted.phase, Phase::Tls | Phase::FirstByte | Phase::Transfer | Phase::BodyMatch);
         match noted.candidates.as_slice() {
@@ -190,24 +187,24 @@ impl PhaseRecorder {
     }
 
     pub(super) fn set_certificate(&self, certificate: Option<Certificate>) {
-        let mut noted = self.lock_state();
+        let mut noted = self.state.lock();
         let ends = certificate.as_ref().map(|certificate| certificate.expires_at);
         noted.earliest_expiry = noted.earliest_expiry.into_iter().chain(ends).min();
         noted.certificate = certificate;
     }
 
     pub(super) fn certificate(&self) -> Option<Certificate> {
-        self.lock_state().certificate.clone()
+        self.state.lock().certificate.clone()
     }
 
     pub(super) fn earliest_expiry(&self) -> Option<Timestamp> {
-        self.lock_state().earliest_expiry
+        self.state.lock().earliest_expiry
     }
 
     /// Ends the last phase and returns all durations. The phase itself stays set.
     pub(super) fn finish_timing(&self) -> Timing {
         let now = Instant::now();
-        let mut noted = self.lock_state();
+        let mut noted = self.state.lock();
         let stage = noted.phase;
         noted.enter_phase(stage, now);
         let micros = |stage: Phase| noted.durations[stage.timing_index()?].map(Timing::saturating_micros);

@@ -1,12 +1,8 @@
 //! Where a check does not go, however it is led there. "Private" here is an address of loopback that is not allowed.
 
-use std::{
-    collections::HashMap,
-    io,
-    net::IpAddr,
-    sync::{Arc, Mutex},
-};
+use std::{collections::HashMap, io, net::IpAddr, sync::Arc};
 
+use parking_lot::Mutex;
 use picket_prober::check::{CheckLimits, Checker, ClientOptions, Observation};
 use picket_proto::{Cause, CheckRequest, Outcome, SiteId, subject};
 use picket_testkit::target::Target;
@@ -45,7 +41,7 @@ impl StubResolver {
     }
 
     fn resolve_name(&self, name: &str) -> io::Result<Vec<IpAddr>> {
-        let mut names = self.answers.lock().unwrap();
+        let mut names = self.answers.lock();
         let answers = names.get_mut(name).ok_or(io::ErrorKind::NotFound)?;
         Ok(if answers.len() > 1 { answers.remove(0) } else { answers[0].clone() })
     }
@@ -229,7 +225,7 @@ async fn many_domains_whose_lookups_hang_leave_threads_to_those_that_are_well() 
     let held = Mutex::new(held);
     let lookup = move |name: &str| match name.starts_with("hangs-") {
         true => {
-            let _ = held.lock().unwrap().recv();
+            let _ = held.lock().recv();
             Err(io::ErrorKind::TimedOut.into())
         }
         false => Ok(vec![IpAddr::from([127, 0, 0, 1])]),
@@ -260,7 +256,7 @@ async fn names_of_one_registrable_domain_whose_lookups_hang_hold_up_no_others_an
     let lookups = Gauge::default();
     let lookup = move |name: &str| match name.ends_with(".hangs.co.uk") {
         true => {
-            let _ = held.lock().unwrap().recv();
+            let _ = held.lock().recv();
             Err(io::ErrorKind::TimedOut.into())
         }
         false => Ok(vec![IpAddr::from([127, 0, 0, 1])]),

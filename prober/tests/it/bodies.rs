@@ -1,4 +1,4 @@
-//! How far a body is read, how it is decoded, and when the verdict on it is decided.
+//! How far a body is read, how it is decoded, and what is asserted of it.
 
 use std::time::Duration;
 
@@ -135,18 +135,39 @@ async fn a_body_that_decodes_to_nothing_is_read_up_to_the_limit_as_it_comes() {
 }
 
 #[tokio::test]
-async fn a_match_is_decided_while_the_body_is_still_coming() {
-    let stalls = serve_head_then(vec![Step::send("all is well here"), Step::Stall]).await;
+async fn a_body_without_end_is_read_to_the_limit_or_until_the_timeout_wherever_the_regex_matches() {
     let endless =
         serve_head_then(vec![Step::send("all is well here"), Step::Repeat(vec![b'x'; 1 << 10])]).await;
+    let seen = check_decided_early(&request_matching(&endless, Some("is w[e]ll"), None)).await;
+    assert_eq!((seen.outcome, seen.regex_matched), (Outcome::Up, Some(true)), "{seen:?}");
+    assert_eq!(seen.body_bytes, 100_000);
+    let seen = check_decided_early(&request_matching(&endless, Some("absent"), Some("well"))).await;
+    assert_down(&seen, Cause::Body, "not_regex matches the body");
+    assert_eq!(seen.regex_matched, None, "that was not decided");
 
-    for target in [&stalls, &endless] {
-        let seen = check_decided_early(&request_matching(target, Some("is w[e]ll"), None)).await;
-        assert_eq!((seen.outcome, seen.regex_matched), (Outcome::Up, Some(true)), "{seen:?}");
-        assert!(seen.body_bytes < 100_000, "{seen:?}");
-        let seen = check_decided_early(&request_matching(target, Some("absent"), Some("well"))).await;
-        assert_down(&seen, Cause::Body, "not_regex matches the body");
-        assert_eq!(seen.regex_matched, None, "that was not decided");
+    let stalls = serve_head_then(vec![Step::send("all is well here"), Step::Stall]).await;
+    let request = CheckRequest { timeout_ms: 300, ..request_matching(&stalls, Some("is w[e]ll"), None) };
+    let seen = check_with_limits(&request).await;
+    assert_down(&seen, Cause::Timeout, "no end of the body within 300 ms (reading the body: 16 bytes came)");
+    assert_eq!(seen.regex_matched, None, "a body that has not ended is not matched");
+}
+
+#[tokio::test]
+async fn the_transfer_lasts_until_the_body_has_ended_wherever_the_regex_matches() {
+    const PAUSE_MS: u32 = 300;
+    let target = serve_head_then(vec![
+        Step::send("first"),
+        Step::wait_ms(u64::from(PAUSE_MS)),
+        Step::send(" and last"),
+    ])
+    .await;
+
+    for (regex, not_regex) in
+        [(None, None), (Some("first"), None), (Some("last"), None), (Some("first"), Some("error"))]
+    {
+        let seen = check_with_limits(&request_matching(&target, regex, not_regex)).await;
+        assert_eq!((seen.outcome, seen.body_bytes), (Outcome::Up, 14), "{seen:?}");
+        assert!(seen.timing.transfer_us.is_some_and(|us| us >= (PAUSE_MS - 100) * 1_000), "{seen:?}");
     }
 }
 
@@ -162,11 +183,11 @@ async fn what_must_not_match_needs_the_whole_body() {
     let request = CheckRequest { timeout_ms: 300, ..request_matching(&stalls, Some("well"), Some("error")) };
     let seen = check_with_limits(&request).await;
     assert_down(&seen, Cause::Timeout, "no end of the body within 300 ms (reading the body: 16 bytes came)");
-    assert_eq!(seen.regex_matched, Some(true), "what is known is told");
+    assert_eq!(seen.regex_matched, None);
 }
 
 #[tokio::test]
-async fn a_match_that_what_follows_may_undo_is_not_decided_early() {
+async fn a_match_that_what_follows_undoes_is_no_match() {
     let target =
         serve_head_then(vec![Step::send("all is well"), Step::wait_ms(300), Step::send("ington")]).await;
 

@@ -7,10 +7,11 @@ use std::{
     fs, io,
     net::{IpAddr, SocketAddr},
     path::Path,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use picket_prober::check::{CheckLimits, Checker, Observation};
 use picket_proto::{Check, CheckRequest, Outcome};
 use proptest::{
@@ -90,7 +91,7 @@ impl FuzzedSite {
 
     /// What a check says when the site says `answer`.
     fn check_answer(&self, answer: Vec<u8>) -> Observation {
-        *self.answer.lock().unwrap() = answer;
+        *self.answer.lock() = answer;
         let began = Instant::now();
         let seen = self.runtime.block_on(self.checker.run_check(&self.build_request()));
         assert_sound(&seen);
@@ -104,7 +105,7 @@ impl FuzzedSite {
 
 async fn serve_answers(listener: TcpListener, answer: Arc<Mutex<Vec<u8>>>) {
     while let Ok((stream, _)) = listener.accept().await {
-        let answer = answer.lock().unwrap().clone();
+        let answer = answer.lock().clone();
         tokio::spawn(async move {
             let _ = timeout(TIMEOUT, write_answer(stream, &answer)).await;
         });
@@ -308,7 +309,7 @@ struct FuzzedCertificate(Mutex<Vec<u8>>, PrivatePkcs8KeyDer<'static>);
 impl ResolvesServerCert for FuzzedCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let key = aws_lc_rs::sign::any_supported_type(&self.1.clone_key().into()).ok()?;
-        let certificate = CertificateDer::from(self.0.lock().unwrap().clone());
+        let certificate = CertificateDer::from(self.0.lock().clone());
         Some(Arc::new(CertifiedKey::new(vec![certificate], key)))
     }
 }
@@ -345,7 +346,7 @@ fn whatever_certificate_is_shown_the_check_ends_in_a_verdict() {
     ];
 
     let run = new_runner().run(&(certificates, any::<bool>()), |(certificate, tls_verify)| {
-        *shown.0.lock().unwrap() = certificate;
+        *shown.0.lock() = certificate;
         let request = CheckRequest { tls_verify, ..CheckRequest::new(&url) };
         assert_sound(&site.runtime.block_on(site.checker.run_check(&request.validate().unwrap())));
         Ok(())

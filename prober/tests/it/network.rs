@@ -193,10 +193,10 @@ async fn a_lookup_that_gets_no_answer_is_the_probers_fault_where_its_name_server
     let no_answer =
         || io::Error::other("failed to lookup address information: Temporary failure in name resolution");
     let (hold, held) = std::sync::mpsc::channel::<()>();
-    let held = std::sync::Mutex::new(held);
+    let held = parking_lot::Mutex::new(held);
     let lookup: Lookup = Arc::new(move |name| {
         if name == "hangs.example" {
-            let _ = held.lock().unwrap().recv();
+            let _ = held.lock().recv();
         }
         Err(no_answer())
     });
@@ -224,12 +224,12 @@ async fn a_lookup_that_gets_no_answer_is_the_probers_fault_where_its_name_server
 #[tokio::test]
 async fn a_resolver_that_does_not_answer_in_time_is_down_by_timeout_while_resolving() {
     let (release, held) = std::sync::mpsc::channel::<()>();
-    let held = std::sync::Mutex::new(held);
+    let held = parking_lot::Mutex::new(held);
     let request = CheckRequest { timeout_ms: 300, ..named_request(80) };
     let began = Instant::now();
 
     let seen = check_named(&request, move || {
-        let _ = held.lock().unwrap().recv();
+        let _ = held.lock().recv();
         Ok(Vec::new())
     })
     .await;

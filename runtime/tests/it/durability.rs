@@ -2,14 +2,11 @@
 //!
 //! Not after a power cut: that costs at most what came in the last second, which is the server's `sync_interval`.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use async_nats::jetstream::consumer::{DeliverPolicy, pull::OrderedConfig};
 use futures_util::{StreamExt, future::join_all};
+use parking_lot::Mutex;
 use picket_proto::{Role, Shard, subject};
 use picket_runtime::{Bus, Health, options::NatsOptions, streams};
 use picket_testkit::{eventually, servers};
@@ -37,24 +34,22 @@ async fn three_kills_of_the_server_under_load_cost_no_result_that_it_has_acknowl
         .collect();
 
     for _ in 0..3 {
-        let so_far = acknowledged.lock().unwrap().len();
+        let so_far = acknowledged.lock().len();
         eventually(EVENTUALLY_TIMEOUT, "acknowledgements", async || {
-            let now = acknowledged.lock().unwrap().len();
+            let now = acknowledged.lock().len();
             if now >= so_far + ACKS_BETWEEN_KILLS { Ok(()) } else { Err(now) }
         })
         .await;
         server.kill().await;
         server.start().await;
     }
-    let so_far = acknowledged.lock().unwrap().len();
-    eventually(EVENTUALLY_TIMEOUT, "acknowledgements again", async || {
-        acknowledged.lock().unwrap().len() > so_far
-    })
-    .await;
+    let so_far = acknowledged.lock().len();
+    eventually(EVENTUALLY_TIMEOUT, "acknowledgements again", async || acknowledged.lock().len() > so_far)
+        .await;
     publishers.iter().for_each(tokio::task::JoinHandle::abort);
     join_all(publishers).await;
 
-    let acknowledged = acknowledged.lock().unwrap().clone();
+    let acknowledged = acknowledged.lock().clone();
     let there = read_all_payloads(&bus).await;
     let lost = acknowledged.difference(&there).count();
     assert_eq!(lost, 0, "of {} that were acknowledged; {} are there", acknowledged.len(), there.len());
@@ -70,7 +65,7 @@ async fn publish_forever(bus: Bus, publisher: u32, acknowledged: Arc<Mutex<HashS
             sent.await.ok().map(|_| payload)
         });
         let published = join_all(publishing).await;
-        acknowledged.lock().unwrap().extend(published.into_iter().flatten());
+        acknowledged.lock().extend(published.into_iter().flatten());
     }
 }
 

@@ -8,12 +8,13 @@
 use std::{
     cmp::{Ordering, Reverse},
     collections::BinaryHeap,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
-use super::{BodyExtent, BodyMatcher, Evaluation};
+use super::{super::failure::Failure, BodyExtent, BodyMatcher, Evaluation};
 
 /// Runs body searches. Clones share the threads, which end when the last clone is dropped.
 #[derive(Clone)]
@@ -36,19 +37,35 @@ struct PendingTasks {
     is_closed: bool,
 }
 
-/// Input of a search, returned to the check with the result.
+/// Search of one body.
 pub(in crate::check) struct MatchTask {
     pub(in crate::check) matcher: BodyMatcher,
     pub(in crate::check) body: Vec<u8>,
     pub(in crate::check) extent: BodyExtent,
 }
 
+/// Verdict, with the matcher that reached it.
+pub(in crate::check) type Evaluated = (Result<(), Failure>, BodyMatcher);
+
 struct QueuedTask {
     steps: u64,
     /// Order among tasks with equal steps: first in, first out.
     sequence: u64,
     task: MatchTask,
-    reply: oneshot::Sender<(Evaluation, MatchTask)>,
+    reply: oneshot::Sender<Evaluated>,
+}
+
+impl MatchTask {
+    /// Evaluates the body inline if that is cheap, else on the threads of `queue`. Returns `None`
+    /// if a match thread failed.
+    pub(in crate::check) async fn evaluate_in(mut self, queue: &MatchQueue) -> Option<Evaluated> {
+        if self.matcher.is_cheap(self.body.len())
+            && let Evaluation::Decided(verdict) = self.matcher.evaluate(&self.body, self.extent)
+        {
+            return Some((verdict, self.matcher));
+        }
+        queue.run_task(self).await
+    }
 }
 
 impl PartialEq for QueuedTask {
@@ -92,28 +109,23 @@ impl MatchQueue {
     }
 
     /// Runs the search to its end. Returns `None` if a match thread failed.
-    pub(in crate::check) async fn evaluate_task(&self, task: MatchTask) -> Option<(Evaluation, MatchTask)> {
+    async fn run_task(&self, task: MatchTask) -> Option<Evaluated> {
         let (answer, answered) = oneshot::channel();
-        let shared = &self.0.0;
-        shared.enqueue_task(task, answer);
+        self.0.0.enqueue_task(task, answer);
         answered.await.ok()
     }
 }
 
 impl Drop for QueueOwner {
     fn drop(&mut self) {
-        self.0.lock_pending().is_closed = true;
+        self.0.pending.lock().is_closed = true;
         self.0.changed.notify_all();
     }
 }
 
 impl QueueState {
-    fn lock_pending(&self) -> MutexGuard<'_, PendingTasks> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn enqueue_task(&self, task: MatchTask, answer: oneshot::Sender<(Evaluation, MatchTask)>) {
-        let mut waiting = self.lock_pending();
+    fn enqueue_task(&self, task: MatchTask, answer: oneshot::Sender<Evaluated>) {
+        let mut waiting = self.pending.lock();
         waiting.enqueued_count += 1;
         let turn = QueuedTask {
             steps: task.matcher.steps_spent(),
@@ -127,9 +139,8 @@ impl QueueState {
     }
 
     fn next_task(&self) -> Option<QueuedTask> {
-        let waiting = self.lock_pending();
-        let wait = self.changed.wait_while(waiting, |waiting| !waiting.is_closed && waiting.tasks.is_empty());
-        let mut waiting = wait.unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.pending.lock();
+        self.changed.wait_while(&mut waiting, |waiting| !waiting.is_closed && waiting.tasks.is_empty());
         match waiting.is_closed {
             true => None,
             false => waiting.tasks.pop().map(|Reverse(turn)| turn),
@@ -149,9 +160,9 @@ impl QueueState {
             let QueuedTask { mut task, reply: answer, .. } = turn;
             match task.matcher.evaluate(&task.body, task.extent) {
                 Evaluation::Interrupted => self.enqueue_task(task, answer),
-                look => {
+                Evaluation::Decided(verdict) => {
                     // The check may have ended meanwhile.
-                    let _ = answer.send((look, task));
+                    let _ = answer.send((verdict, task.matcher));
                 }
             }
         }
@@ -177,14 +188,14 @@ mod tests {
         let dear: Vec<_> = (0..20)
             .map(|_| {
                 let (queue, task) = (queue.clone(), task(r"(?:[ab]{0,99}b?){5}\b!", 1 << 20));
-                tokio::spawn(async move { queue.evaluate_task(task).await.unwrap().1.matcher.steps_spent() })
+                tokio::spawn(async move { queue.run_task(task).await.unwrap().1.steps_spent() })
             })
             .collect();
 
-        let (look, short) = queue.evaluate_task(task("abbey", 600_000)).await.unwrap();
+        let (look, short) = queue.run_task(task("abbey", 600_000)).await.unwrap();
 
-        assert!(matches!(look, Evaluation::Decided(Err(_))), "{look:?}");
-        assert!(short.matcher.steps_spent() < MAX_STEPS / 8);
+        assert!(look.is_err(), "{look:?}");
+        assert!(short.steps_spent() < MAX_STEPS / 8);
         assert!(!dear.iter().all(tokio::task::JoinHandle::is_finished), "it waited for all of the others");
         dear.iter().for_each(tokio::task::JoinHandle::abort);
     }
@@ -195,13 +206,12 @@ mod tests {
         for _ in 0..1_000 {
             // The check times out immediately.
             let _ =
-                tokio::time::timeout(std::time::Duration::ZERO, queue.evaluate_task(task("abbey", 1 << 20)))
-                    .await;
+                tokio::time::timeout(std::time::Duration::ZERO, queue.run_task(task("abbey", 1 << 20))).await;
         }
 
-        let (look, _) = queue.evaluate_task(task("abbey", 600_000)).await.unwrap();
+        let (look, _) = queue.run_task(task("abbey", 600_000)).await.unwrap();
 
-        assert!(matches!(look, Evaluation::Decided(Err(_))), "{look:?}");
-        assert!(queue.0.0.lock_pending().tasks.is_empty());
+        assert!(look.is_err(), "{look:?}");
+        assert!(queue.0.0.pending.lock().tasks.is_empty());
     }
 }

@@ -8,12 +8,9 @@
 //!
 //! Bound: [`MAX_LOOKUP_THREADS`], [`MAX_HANGING_THREADS`] and [`MAX_HANGING_DOMAINS`]. Loss: none.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -80,7 +77,7 @@ impl ResolverThreads {
         domain: &str,
         share: HostPermit,
     ) -> Option<(ResolverThread, LookupWatch)> {
-        let is_free = !self.0.lock_hanging().contains(domain);
+        let is_free = !self.0.hanging_domains.lock().contains(domain);
         let permits = Arc::clone(if is_free { &self.0.healthy_permits } else { &self.0.hanging_permits });
         // The semaphores are never closed.
         let permit = Arc::new(ThreadPermit(Mutex::new(permits.acquire_owned().await.ok()?)));
@@ -101,17 +98,11 @@ impl ResolverThreads {
     }
 }
 
-impl ThreadsState {
-    fn lock_hanging(&self) -> MutexGuard<'_, HashSet<Box<str>>> {
-        self.hanging_domains.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl LookupWatch {
     /// Records that the lookup ended in time.
     pub(super) fn mark_quick(mut self) {
         if !std::mem::replace(&mut self.is_classified, true) {
-            self.threads.0.lock_hanging().remove(&self.domain);
+            self.threads.0.hanging_domains.lock().remove(&self.domain);
         }
     }
 
@@ -122,7 +113,7 @@ impl LookupWatch {
             return;
         }
         let shared = &self.threads.0;
-        let mut hanging = shared.lock_hanging();
+        let mut hanging = shared.hanging_domains.lock();
         if hanging.len() >= MAX_HANGING_DOMAINS {
             // Domains that still hang are marked again by their next lookup.
             hanging.clear();
@@ -132,7 +123,7 @@ impl LookupWatch {
         if self.is_healthy
             && let Ok(permit) = Arc::clone(&shared.hanging_permits).try_acquire_owned()
         {
-            *self.permit.0.lock().unwrap_or_else(PoisonError::into_inner) = permit;
+            *self.permit.0.lock() = permit;
         }
     }
 }

@@ -1,0 +1,47 @@
+//! The death of a task that is no actor ends the pipeline, which is rebuilt.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use picket_proto::Role;
+use picket_runtime::{Bus, Health, options::NatsOptions};
+use picket_testkit::{eventually, servers};
+
+use crate::{Config, start};
+
+/// Task whose next turn panics.
+static INJECTED: Mutex<Option<&str>> = Mutex::new(None);
+
+/// Panics once if the test has injected a panic into `task`.
+pub(crate) fn panic_if_injected(task: &str) {
+    let is_injected = INJECTED.lock().take_if(|injected| *injected == task).is_some();
+    assert!(!is_injected, "injected into {task}");
+}
+
+const TEST_DEADLINE: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn a_heartbeat_that_panics_has_the_probers_pipeline_rebuilt() {
+    let nats = servers::start_nats().await;
+    let (health, region) = (Health::new(), "eu".parse().unwrap());
+    let options = NatsOptions::with_url(nats.url());
+    let bus = Bus::connect(&options, &Role::Prober("eu".parse().unwrap()), "test", &health).await.unwrap();
+    let prober = start(Config::new(region), bus, health.clone()).await.unwrap();
+
+    // Twice: the heartbeat of the rebuilt pipeline runs.
+    for restarts in 1..=2 {
+        *INJECTED.lock() = Some("heartbeat");
+        eventually(TEST_DEADLINE, "an unready pipeline", async || {
+            let reason = health.unready_checks().into_iter().find(|(name, _)| *name == "pipeline");
+            reason.filter(|(_, reason)| reason.contains("injected into heartbeat"))
+        })
+        .await;
+        eventually(TEST_DEADLINE, "a rebuilt pipeline", async || {
+            let text = health.encode_metrics().unwrap();
+            text.contains(&format!("picket_pipeline_restarts_total {restarts}\n"))
+                && health.unready_checks().iter().all(|(name, _)| *name != "pipeline")
+        })
+        .await;
+    }
+    prober.drain().await;
+}
