@@ -8,8 +8,8 @@ use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use picket_prober::check::{CheckLimits, Checker};
-use picket_proto::{Check, Outcome, check};
-use reqwest::{Client, Url};
+use picket_proto::{Check, CheckRequest, Outcome};
+use reqwest::Client;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::{
     ClientConfig, RootCertStore,
@@ -153,21 +153,11 @@ pub(crate) struct TargetRequest {
 impl TargetRequest {
     pub(crate) fn new(address: SocketAddr, tls: bool, timeout: Duration) -> Result<Self, Error> {
         let scheme = if tls { "https" } else { "http" };
-        let url = Url::parse(&format!("{scheme}://{address}/page"))
+        let check = CheckRequest::new(format!("{scheme}://{address}/page"))
+            .validate()
             .map_err(|why| Error::Failed(format!("{address}: {why}")))?;
-        let check = Check {
-            url,
-            method: check::Method::Get,
-            headers: Vec::new(),
-            body: None,
-            timeout,
-            status: picket_proto::status_ranges::StatusRanges::default(),
-            regex: None,
-            not_regex: None,
-            max_redirects: 10,
-            ip_version: picket_proto::IpVersion::Any,
-            tls_verify: true,
-        };
+        // Longer than a request may ask for.
+        let check = Check { timeout, ..check };
         Ok(Self { check, address })
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{Kind, RegionName, Shard, SiteId, Timestamp};
 
-/// The tick of a scheduled or confirming check in one region.
+/// The tick that a scheduled or confirming check belongs to, in any region of the site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScheduledTick {
     /// Site to check.
