@@ -289,7 +289,7 @@ pub fn just_before(at: Timestamp) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
-    use picket_proto::{Role, SiteId, subject};
+    use picket_proto::{Role, Shard, SiteId, subject};
     use picket_runtime::{
         Health,
         clock::ClockReading,
@@ -344,11 +344,14 @@ mod tests {
                 id: format!("{site}.eu.1"),
                 subject: subject.into(),
                 payload: vec![b' '; bytes].into(),
-                scheduled_at: now,
-                expires_at: now.saturating_add(Duration::from_secs(60)),
-                shard: SHARD,
+                tick: ScheduledTick {
+                    site: SiteId(site),
+                    shard: SHARD,
+                    kind: Kind::Scheduled,
+                    scheduled_at: now,
+                    expires_at: now.saturating_add(Duration::from_secs(60)),
+                },
                 epoch: EPOCH,
-                kind: Kind::Scheduled,
             }
         }
     }
