@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, warn};
 
 use self::queue::{ConfirmationQueue, DueConfirmations, MAX_BURST_ROUNDS, MAX_SITES};
-use crate::{fence::Fence, metrics::Metrics, scheduler};
+use crate::{fence::Fence, metrics::Metrics, schedule::scheduler};
 
 /// Interval between checks of the scheduler's status.
 const SCHEDULER_CHECK_INTERVAL: Duration = Duration::from_secs(1);

@@ -27,11 +27,11 @@ use self::{
     machine::{LeaseAction, LeaseEvent, LeaseMachine, ReleasingShards},
 };
 use crate::{
-    catalog,
+    dispatch::publisher::{Ownership, PublishHealth},
     fence::Fence,
     metrics::Metrics,
-    publisher::{Ownership, PublishHealth},
-    scheduler,
+    schedule::catalog,
+    schedule::scheduler,
     shared_clock::SharedClock,
 };
 

@@ -16,9 +16,9 @@ use tracing::{debug, info, warn};
 
 use crate::{
     adaptive_chunk::AdaptiveChunk,
+    dispatch::publish_gaps::PublishGaps,
     fence::Fence,
     metrics::{Metrics, MissedLabel},
-    publish_gaps::PublishGaps,
     shared_clock::SharedClock,
 };
 

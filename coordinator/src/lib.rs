@@ -1,22 +1,17 @@
 //! The coordinator: holds leases on shards of schedules and publishes a job for each tick when it
 //! is due.
 
-pub mod ack_inbox;
 pub mod adaptive_chunk;
-pub mod backpressure;
-pub mod catalog;
 mod confirmation;
+pub mod dispatch;
 pub mod fence;
 pub mod housekeeper;
 pub mod lease;
 pub mod ledger_closer;
-mod listener;
 pub mod metrics;
 pub mod options;
-pub mod publish_gaps;
-pub mod publisher;
 pub mod region_liveness;
-pub mod scheduler;
+pub mod schedule;
 pub mod shared_clock;
 pub mod stream_setup;
 
@@ -32,19 +27,19 @@ use tokio::sync::oneshot;
 use tracing::warn;
 
 use crate::{
-    ack_inbox::AckInbox,
-    backpressure::{BackpressureActor, PublishPause},
-    catalog::Catalog,
     confirmation::ConfirmationListener,
+    dispatch::ack_inbox::AckInbox,
+    dispatch::backpressure::{BackpressureActor, PublishPause},
+    dispatch::publish_gaps::PublishGaps,
+    dispatch::publisher::{Ownership, PublishHealth, Publisher},
     fence::Fence,
     housekeeper::Housekeeper,
     lease::LeaseManager,
     ledger_closer::LedgerCloser,
-    listener::NotificationListener,
     metrics::Metrics,
-    publish_gaps::PublishGaps,
-    publisher::{Ownership, PublishHealth, Publisher},
-    scheduler::Scheduler,
+    schedule::catalog::Catalog,
+    schedule::listener::NotificationListener,
+    schedule::scheduler::Scheduler,
     shared_clock::SharedClock,
     stream_setup::StreamReconciler,
 };

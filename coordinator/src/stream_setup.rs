@@ -27,9 +27,9 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::{
+    dispatch::publisher::Ownership,
     fence::Fence,
     metrics::{Metrics, RegionLabel},
-    publisher::Ownership,
     region_liveness::{ConsumerActivity, RegionLiveness},
     shared_clock::SharedClock,
 };

@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     job::Job,
-    publisher::with_publish_timeout,
+    results::publisher::with_publish_timeout,
     runner::{AdmissionError, CheckRunner},
 };
 

@@ -8,20 +8,15 @@
 mod adhoc;
 mod aligned_ticker;
 pub mod check;
-mod connectivity;
-mod host_limiter;
+mod health;
 mod intake;
 mod job;
-mod job_clock;
-mod lane;
+mod limits;
 mod metrics;
 mod options;
-mod publisher;
 mod rate;
-mod regex_cache;
-mod result_batcher;
+mod results;
 mod runner;
-mod stall;
 
 use std::{sync::Arc, time::Duration};
 
@@ -37,17 +32,17 @@ use self::{
     adhoc::AdhocService,
     aligned_ticker::AlignedTicker,
     check::{Checker, ClientOptions},
-    connectivity::{CanaryActor, Connectivity},
-    host_limiter::HostLimiter,
+    health::connectivity::{CanaryActor, Connectivity},
+    health::job_clock::JobClock,
+    health::stall::StallDetector,
     intake::Intake,
-    job_clock::JobClock,
-    lane::Lane,
+    limits::host_limiter::HostLimiter,
+    limits::lane::Lane,
+    limits::regex_cache::RegexCache,
     metrics::Metrics,
-    publisher::Publisher,
-    regex_cache::RegexCache,
-    result_batcher::ResultBatcher,
+    results::batcher::ResultBatcher,
+    results::publisher::Publisher,
     runner::CheckRunner,
-    stall::StallDetector,
 };
 
 /// Reasons why a prober cannot start.

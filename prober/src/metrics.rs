@@ -15,7 +15,7 @@ use prometheus_client::metrics::{
     histogram::{Histogram, exponential_buckets},
 };
 
-use crate::{job_clock::JobClock, rate::RateEwma};
+use crate::{health::job_clock::JobClock, rate::RateEwma};
 
 type CheckLabels = [(&'static str, &'static str); 3];
 

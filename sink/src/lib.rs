@@ -12,7 +12,7 @@ mod fetcher;
 mod installation_guard;
 mod metrics;
 mod options;
-mod outbox;
+mod outbox_publisher;
 mod pipeline;
 mod pull;
 mod recovery;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::{HeaderMap, header::NATS_MESSAGE_ID};
 use bytes::Bytes;
-use picket_coordinator::ack_inbox::{AckInbox, PendingAcks, PublishOutcome};
+use picket_coordinator::dispatch::ack_inbox::{AckInbox, PendingAcks, PublishOutcome};
 use picket_proto::Role;
 use picket_runtime::{
     Bus, Health,

@@ -27,7 +27,7 @@ use super::{
     failure,
     timing::{self, Phase, PhaseRecorder},
 };
-use crate::host_limiter::{HostLimiter, HostPermit, WaitQueue};
+use crate::limits::host_limiter::{HostLimiter, HostPermit, WaitQueue};
 
 /// Reasons why a name has no address to connect to.
 #[derive(Debug, thiserror::Error)]

@@ -30,11 +30,11 @@ use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use crate::{
-    ack_inbox::{AckInbox, PendingAcks, PublishOutcome},
+    dispatch::ack_inbox::{AckInbox, PendingAcks, PublishOutcome},
+    dispatch::publish_gaps::PublishGaps,
     fence::{Admission, Fence},
     metrics::{JobsLostLabel, Metrics},
-    publish_gaps::PublishGaps,
-    scheduler,
+    schedule::scheduler,
 };
 
 /// A job, ready to be published.

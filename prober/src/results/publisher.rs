@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
-use crate::{metrics::Metrics, result_batcher::ResultBatcher};
+use crate::{metrics::Metrics, results::batcher::ResultBatcher};
 
 #[derive(Clone)]
 pub(crate) struct Publisher {

@@ -7,12 +7,6 @@
 //! lateness. Loss: a scheduler that dies loses no tick, because progress is recorded only after the
 //! stream has acknowledged the jobs, and ticks can be computed again.
 
-mod batch_window;
-pub mod index;
-mod state;
-pub mod watermark;
-pub mod wheel;
-
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
@@ -32,24 +26,24 @@ use picket_store::{
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
-use self::{
+use super::{
     batch_window::BatchWindow,
     index::WatchedSite,
     state::{DueTick, SchedulerState},
 };
 use crate::{
-    backpressure::PublishPause,
+    dispatch::backpressure::PublishPause,
+    dispatch::publisher::{self, Job, Publisher},
     fence::Admission,
     metrics::{JobsLostLabel, Metrics},
-    publisher::{self, Job, Publisher},
 };
 
 /// Maximum number of jobs waiting for acknowledgement by the stream.
 pub const MAX_IN_FLIGHT: usize = 8_192;
 /// Maximum number of jobs that are published, and whose acknowledgements are awaited, together.
-const MAX_BATCH_JOBS: usize = 256;
+pub(super) const MAX_BATCH_JOBS: usize = 256;
 /// Time over which catch-up ticks are spread, so that a takeover causes no burst.
-const CATCH_UP_SPREAD_MS: i64 = 3_000;
+pub(super) const CATCH_UP_SPREAD_MS: i64 = 3_000;
 /// Lifetime of a confirming check. Later, a regular tick gives the same information, or ticks are
 /// late themselves.
 const CONFIRMATION_TTL: Duration = Duration::from_secs(10);
@@ -90,10 +84,10 @@ pub enum Msg {
 
 /// Jobs published together.
 pub struct JobBatch {
-    batch_id: u64,
-    job_count: usize,
+    pub(super) batch_id: u64,
+    pub(super) job_count: usize,
     /// Shard and acquisition of each catch-up tick in the batch.
-    catch_up_ticks: Vec<(Shard, u64)>,
+    pub(super) catch_up_ticks: Vec<(Shard, u64)>,
 }
 
 /// See the module documentation.
@@ -328,7 +322,7 @@ impl JobEncoder {
 
 /// The current wake-up timer; older ones are ignored by their generation.
 #[derive(Default)]
-struct SchedulerTimer {
+pub(super) struct SchedulerTimer {
     generation: u64,
     armed_ms: Option<i64>,
 }

@@ -16,7 +16,7 @@ use ractor::ActorRef;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
-use crate::{catalog, lease, stream_setup};
+use crate::{lease, schedule::catalog, stream_setup};
 
 /// Notifications within this time are combined.
 const COALESCE_WINDOW: Duration = Duration::from_millis(50);

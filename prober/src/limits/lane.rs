@@ -6,7 +6,7 @@
 //! holds a lane permit.
 //!
 //! Bound: the capacity of the wait queue, at most half of it for one host. Loss: as in
-//! [`host_limiter`](crate::host_limiter).
+//! [`host_limiter`](crate::limits::host_limiter).
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::host_limiter::{AcquireError, HostLimiter, HostPermit, WaitQueue};
+use crate::limits::host_limiter::{AcquireError, HostLimiter, HostPermit, WaitQueue};
 
 /// Wait queue of one kind of check, with the permits to run.
 pub(crate) struct Lane {

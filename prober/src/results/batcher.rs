@@ -14,7 +14,7 @@ use picket_proto::{RegionName, Shard, bundle, subject};
 use picket_runtime::Bus;
 use tokio::{sync::oneshot, time::timeout};
 
-use crate::{aligned_ticker::AlignedTicker, publisher::Publisher};
+use crate::{aligned_ticker::AlignedTicker, results::publisher::Publisher};
 
 /// Batcher of results. Clones share the queue.
 #[derive(Clone)]

@@ -17,7 +17,7 @@ use self::pattern_cache::PatternCache;
 use crate::{
     fence::{Admission, Fence},
     metrics::Metrics,
-    scheduler::{self, index::WatchedSite},
+    schedule::{index::WatchedSite, scheduler},
 };
 
 pub enum Msg {

@@ -13,9 +13,9 @@ use picket_store::leases::{self, Lease};
 use ractor::RpcReplyPort;
 
 use super::{
-    CATCH_UP_SPREAD_MS, JobBatch, MAX_BATCH_JOBS, SchedulerTimer,
     batch_window::BatchWindow,
     index::{NewEntry, ScheduleIndex, WatchedSite},
+    scheduler::{CATCH_UP_SPREAD_MS, JobBatch, MAX_BATCH_JOBS, SchedulerTimer},
     watermark::Watermark,
     wheel::Wheel,
 };
