@@ -6,6 +6,7 @@
 
 pub mod clock_skew;
 mod credentials;
+mod deadlines;
 pub mod fault_test;
 pub mod forged_results;
 pub mod invalid_rows;

@@ -3,10 +3,8 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use crate::{
-    CheckRequest, Epoch, Kind, MESSAGE_VERSION, RegionName, Shard, SiteId, Tickets, Timestamp,
-    ticket::TicketClaims,
-};
+pub use crate::tick::JobTick;
+use crate::{CheckRequest, MESSAGE_VERSION, Tickets, ticket::TicketClaims};
 
 /// The part of a job that depends on the site alone: the JSON fields of the check, without braces.
 ///
@@ -14,25 +12,6 @@ use crate::{
 /// allocation of the exact size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobTemplate(Box<str>);
-
-/// The part of a job that depends on the tick.
-#[derive(Clone, Debug)]
-pub struct JobTick<'a> {
-    /// Site to check.
-    pub site: SiteId,
-    /// Region that checks the site.
-    pub region: &'a RegionName,
-    /// Scheduled or confirming.
-    pub kind: Kind,
-    /// Time at which the check is due.
-    pub scheduled_at: Timestamp,
-    /// Time after which the check is not worth doing.
-    pub expires_at: Timestamp,
-    /// Shard of the site.
-    pub shard: Shard,
-    /// Epoch of the lease under which the job is published.
-    pub epoch: Epoch,
-}
 
 /// Maximum time to live of a job after its tick.
 pub const MAX_JOB_TTL: Duration = Duration::from_secs(60);
@@ -79,20 +58,10 @@ impl JobTemplate {
     }
 }
 
-impl JobTick<'_> {
-    /// Identity of the job, also used as its `Nats-Msg-Id`. Every coordinator computes the same id
-    /// for the same tick.
-    pub fn id(&self) -> String {
-        let Self { site, region, kind, scheduled_at, .. } = self;
-        let ending = if *kind == Kind::Confirm { ".confirm" } else { "" };
-        format!("{site}.{region}.{}{ending}", scheduled_at.as_millis())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ticket::TicketKey;
+    use crate::{Epoch, Kind, RegionName, Shard, SiteId, Timestamp, ticket::TicketKey};
 
     #[test]
     fn a_rendered_job_reads_back_as_the_site_with_its_tick() {

@@ -19,6 +19,7 @@ pub mod safe_text;
 pub mod site;
 pub mod status_ranges;
 pub mod subject;
+mod tick;
 pub mod ticket;
 pub mod time;
 pub mod validation;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::Sha256;
 use uuid::Uuid;
 
-use crate::{Kind, RegionName, Shard, SiteId, Timestamp, ValidationError, job};
+use crate::{Kind, RegionName, Shard, SiteId, Timestamp, ValidationError, tick::JobTick};
 
 /// Identity of an installation, which is one database. A migration creates the id; it never
 /// changes.
@@ -140,8 +140,8 @@ pub struct TicketClaims<'a> {
 
 impl<'a> TicketClaims<'a> {
     /// The claims of `tick`.
-    pub fn from_tick(tick: &job::JobTick<'a>) -> Self {
-        let job::JobTick { site, region, kind, scheduled_at, expires_at, shard, epoch: _ } = *tick;
+    pub fn from_tick(tick: &JobTick<'a>) -> Self {
+        let JobTick { site, region, kind, scheduled_at, expires_at, shard, epoch: _ } = *tick;
         Self { site, shard, region, kind, scheduled_at, expires_at }
     }
 

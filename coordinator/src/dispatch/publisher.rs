@@ -25,7 +25,6 @@ use picket_runtime::{
     Backoff, Bus, ErrorChain,
     clock::{Boottime, DbClock},
 };
-use ractor::ActorRef;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
@@ -34,7 +33,6 @@ use crate::{
     dispatch::publish_gaps::PublishGaps,
     fence::{Admission, Fence},
     metrics::{JobsLostLabel, Metrics},
-    schedule::scheduler,
 };
 
 /// A job, ready to be published.
@@ -127,33 +125,23 @@ pub struct Publisher {
     pub metrics: Metrics,
 }
 
-/// Notifies the scheduler on drop that a batch is done, even if its task panics.
-struct BatchDoneGuard {
-    scheduler: ActorRef<scheduler::Msg>,
-    batch: Option<scheduler::JobBatch>,
-}
+/// Calls the function on drop, i.e. even if the task of a batch panics.
+struct BatchDoneGuard<F: FnOnce()>(Option<F>);
 
-impl Drop for BatchDoneGuard {
+impl<F: FnOnce()> Drop for BatchDoneGuard<F> {
     fn drop(&mut self) {
-        if let Some(batch) = self.batch.take() {
-            // A stopped scheduler needs no notification.
-            let _ = self.scheduler.cast(scheduler::Msg::BatchDone(batch));
+        if let Some(on_done) = self.0.take() {
+            on_done();
         }
     }
 }
 
 impl Publisher {
-    /// Publishes `jobs` in a task and notifies `scheduler` when `batch` is done.
-    pub fn spawn_batch(
-        &self,
-        jobs: Vec<Job>,
-        clock: DbClock,
-        batch: scheduler::JobBatch,
-        scheduler: ActorRef<scheduler::Msg>,
-    ) {
+    /// Publishes `jobs` in a task and calls `on_done` when all are acknowledged or dropped.
+    pub fn spawn_batch(&self, jobs: Vec<Job>, clock: DbClock, on_done: impl FnOnce() + Send + 'static) {
         let publisher = self.clone();
         tokio::spawn(async move {
-            let _done = BatchDoneGuard { scheduler, batch: Some(batch) };
+            let _done = BatchDoneGuard(Some(on_done));
             publisher.publish_jobs(jobs, clock).await;
         });
     }

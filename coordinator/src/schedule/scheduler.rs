@@ -29,7 +29,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use super::{
     batch_window::BatchWindow,
     index::WatchedSite,
-    state::{DueTick, SchedulerState},
+    state::{DueTick, JobBatch, MAX_BATCH_JOBS, SchedulerState},
 };
 use crate::{
     dispatch::backpressure::PublishPause,
@@ -40,10 +40,6 @@ use crate::{
 
 /// Maximum number of jobs waiting for acknowledgement by the stream.
 pub const MAX_IN_FLIGHT: usize = 8_192;
-/// Maximum number of jobs that are published, and whose acknowledgements are awaited, together.
-pub(super) const MAX_BATCH_JOBS: usize = 256;
-/// Time over which catch-up ticks are spread, so that a takeover causes no burst.
-pub(super) const CATCH_UP_SPREAD_MS: i64 = 3_000;
 /// Lifetime of a confirming check. Later, a regular tick gives the same information, or ticks are
 /// late themselves.
 const CONFIRMATION_TTL: Duration = Duration::from_secs(10);
@@ -80,14 +76,6 @@ pub enum Msg {
     TimerFired(u64),
     /// All jobs of a batch are acknowledged or dropped.
     BatchDone(JobBatch),
-}
-
-/// Jobs published together.
-pub struct JobBatch {
-    pub(super) batch_id: u64,
-    pub(super) job_count: usize,
-    /// Shard and acquisition of each catch-up tick in the batch.
-    pub(super) catch_up_ticks: Vec<(Shard, u64)>,
 }
 
 /// See the module documentation.
@@ -188,7 +176,13 @@ impl Scheduler {
                 state.in_flight += jobs.len();
                 match jobs.is_empty() {
                     true => state.finish_batch(&batch),
-                    false => self.publisher.spawn_batch(jobs, clock, batch, myself.clone()),
+                    false => {
+                        let scheduler = myself.clone();
+                        self.publisher.spawn_batch(jobs, clock, move || {
+                            // A stopped scheduler needs no notification.
+                            let _ = scheduler.cast(Msg::BatchDone(batch));
+                        });
+                    }
                 }
             }
         }
@@ -198,8 +192,9 @@ impl Scheduler {
         // At the limit, the next acknowledgement triggers publishing instead of the timer.
         if state.in_flight < MAX_IN_FLIGHT
             && let Some(wake_ms) = state.wake_ms()
+            && let Some((wait, generation)) = state.timer.arm_at(wake_ms, now)
         {
-            state.timer.arm_at(myself, wake_ms, now);
+            myself.send_after(wait, move || Msg::TimerFired(generation));
         }
     }
 
@@ -317,25 +312,5 @@ impl JobEncoder {
         self.payloads.extend_from_slice(self.buffer.as_bytes());
         let payload = self.payloads.split().freeze();
         Job { id, subject: subject.into(), payload, scheduled_at, expires_at, shard, epoch, kind }
-    }
-}
-
-/// The current wake-up timer; older ones are ignored by their generation.
-#[derive(Default)]
-pub(super) struct SchedulerTimer {
-    generation: u64,
-    armed_ms: Option<i64>,
-}
-
-impl SchedulerTimer {
-    fn arm_at(&mut self, myself: &ActorRef<Msg>, wake_ms: i64, now: Timestamp) {
-        if self.armed_ms.is_some_and(|armed_ms| armed_ms <= wake_ms) {
-            return;
-        }
-        self.armed_ms = Some(wake_ms);
-        self.generation += 1;
-        let number = self.generation;
-        let wait = Timestamp::from_millis(wake_ms).saturating_duration_since(now);
-        myself.send_after(wait, move || Msg::TimerFired(number));
     }
 }

@@ -15,10 +15,14 @@ use ractor::RpcReplyPort;
 use super::{
     batch_window::BatchWindow,
     index::{NewEntry, ScheduleIndex, WatchedSite},
-    scheduler::{CATCH_UP_SPREAD_MS, JobBatch, MAX_BATCH_JOBS, SchedulerTimer},
     watermark::Watermark,
     wheel::Wheel,
 };
+
+/// Maximum number of jobs that are published, and whose acknowledgements are awaited, together.
+pub(super) const MAX_BATCH_JOBS: usize = 256;
+/// Time over which catch-up ticks are spread, so that a takeover causes no burst.
+const CATCH_UP_SPREAD_MS: i64 = 3_000;
 
 /// State of the scheduler.
 #[derive(Default)]
@@ -63,6 +67,33 @@ pub(super) struct PendingRelease {
     before_batch: u64,
     progress: Vec<leases::ShardProgress>,
     reply: RpcReplyPort<Vec<leases::ShardProgress>>,
+}
+
+/// Jobs published together.
+pub struct JobBatch {
+    pub(super) batch_id: u64,
+    pub(super) job_count: usize,
+    /// Shard and acquisition of each catch-up tick in the batch.
+    pub(super) catch_up_ticks: Vec<(Shard, u64)>,
+}
+
+/// The current wake-up timer; older ones are ignored by their generation.
+#[derive(Default)]
+pub(super) struct SchedulerTimer {
+    pub(super) generation: u64,
+    pub(super) armed_ms: Option<i64>,
+}
+
+impl SchedulerTimer {
+    /// Arms the timer for `wake_ms`, unless it fires earlier. Returns the wait and the new generation.
+    pub(super) fn arm_at(&mut self, wake_ms: i64, now: Timestamp) -> Option<(Duration, u64)> {
+        if self.armed_ms.is_some_and(|armed_ms| armed_ms <= wake_ms) {
+            return None;
+        }
+        self.armed_ms = Some(wake_ms);
+        self.generation += 1;
+        Some((Timestamp::from_millis(wake_ms).saturating_duration_since(now), self.generation))
+    }
 }
 
 pub(super) struct DueTick {

@@ -10,7 +10,6 @@ use reqwest::{
 };
 
 use super::{
-    ResponseSoFar,
     body_match::{
         BodyExtent, BodyMatcher, Evaluation,
         match_queue::{MatchQueue, MatchTask},
@@ -18,6 +17,7 @@ use super::{
     content_encoding::{ContentEncoding, Decoder},
     failure::{self, Failure},
     inbound::{Flood, MAX_BODY_CHUNKS},
+    response_so_far::ResponseSoFar,
     timing::{Phase, PhaseRecorder},
 };
 

@@ -13,7 +13,7 @@ use std::{
 use picket_proto::{IpVersion, Timestamp, Timing};
 use tokio::time::Instant;
 
-use super::{inbound::InboundMeter, tls::Certificate};
+use super::{certificate::Certificate, inbound::InboundMeter};
 
 tokio::task_local! {
     static CURRENT_RECORDER: Arc<PhaseRecorder>;

@@ -14,7 +14,7 @@ use picket_proto::{RegionName, Shard, bundle, subject};
 use picket_runtime::Bus;
 use tokio::{sync::oneshot, time::timeout};
 
-use crate::{aligned_ticker::AlignedTicker, results::publisher::Publisher};
+use crate::aligned_ticker::AlignedTicker;
 
 /// Batcher of results. Clones share the queue.
 #[derive(Clone)]
@@ -78,7 +78,7 @@ impl ResultBatcher {
         };
         // The library bounds the wait for an acknowledgement, but not the wait for a place in its
         // send queue.
-        let outcome = match timeout(Bus::ACK_TIMEOUT + Publisher::CORE_PUBLISH_TIMEOUT, publishing).await {
+        let outcome = match timeout(Bus::ACK_TIMEOUT + Bus::CORE_PUBLISH_TIMEOUT, publishing).await {
             Ok(published) => published.map(drop),
             Err(_) => Err("no response from NATS".to_owned()),
         };

@@ -33,8 +33,6 @@ pub(crate) struct NotStored(String);
 impl Publisher {
     /// Maximum time to retry the publish of a result.
     const STORE_TIMEOUT: Duration = Duration::from_secs(60);
-    /// Timeout of a core publish, which waits only after a long disconnection.
-    pub(crate) const CORE_PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
     const SHOWN_PAYLOAD_BYTES: usize = 4 << 10;
 
     /// Publishes `result`, batched with other pending results, until the stream has acknowledged
@@ -95,7 +93,7 @@ pub(crate) async fn with_publish_timeout<E: std::fmt::Display>(
     operation: &str,
     publishing: impl Future<Output = Result<(), E>>,
 ) {
-    match timeout(Publisher::CORE_PUBLISH_TIMEOUT, publishing).await {
+    match timeout(Bus::CORE_PUBLISH_TIMEOUT, publishing).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => warn!(operation, %error, "publish failed"),
         Err(_) => warn!(operation, error = "timed out", "publish failed"),

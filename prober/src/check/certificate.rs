@@ -6,9 +6,9 @@ use picket_proto::Timestamp;
 
 /// Certificate of the server itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::check) struct Certificate {
+pub(super) struct Certificate {
     /// End of validity.
-    pub(in crate::check) expires_at: Timestamp,
+    pub(super) expires_at: Timestamp,
     /// Common name of the issuer, or else its organisation.
     pub(super) issuer: Option<String>,
     /// True if subject and issuer are equal.
