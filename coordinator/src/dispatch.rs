@@ -1,6 +1,6 @@
 //! Publishing of jobs, and the limits of it.
 
 pub mod ack_inbox;
-pub mod backpressure;
-pub mod publish_gaps;
-pub mod publisher;
+pub(crate) mod backpressure;
+pub(crate) mod publish_gaps;
+pub(crate) mod publisher;

@@ -1,10 +1,10 @@
 //! The schedule: sites of the held shards, and the jobs that are due.
 
 mod batch_window;
-pub mod catalog;
-pub mod index;
+pub(crate) mod catalog;
+pub(crate) mod index;
 pub(crate) mod listener;
-pub mod scheduler;
+pub(crate) mod scheduler;
 mod state;
-pub mod watermark;
-pub mod wheel;
+pub(crate) mod watermark;
+pub(crate) mod wheel;

@@ -3,6 +3,7 @@
 //!
 //! No Picket process is linked into this crate. Processes are started by the path of their program,
 //! as an operator would start them.
+#![warn(missing_docs)]
 
 pub mod clock_skew;
 mod credentials;

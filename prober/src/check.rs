@@ -29,7 +29,7 @@ use picket_proto::{Cause, Check, Outcome, Timestamp, Timing};
 use picket_runtime::clock;
 use prometheus_client::metrics::gauge::Gauge;
 use reqwest::{
-    Client, Method, Response, StatusCode, Version,
+    Client, Method, Response, StatusCode,
     header::{HeaderValue, LOCATION},
     redirect,
 };

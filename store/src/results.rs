@@ -7,7 +7,7 @@ mod rows;
 mod types;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicU8, Ordering},
@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use picket_proto::{Cause, CheckResult, Outcome, RegionName, SiteId, Timestamp};
+use picket_proto::{RegionName, SiteId, Timestamp};
 use sqlx::{Connection, PgConnection, pool::PoolConnection, postgres::Postgres};
 
 pub use self::types::{IncomingResult, InsertSummary, ResultContent};

@@ -36,11 +36,11 @@ use crate::metrics::Metrics;
 
 /// Pauses publishing. Cheap to clone; all clones share one flag.
 #[derive(Clone, Debug, Default)]
-pub struct PublishPause(Arc<AtomicBool>);
+pub(crate) struct PublishPause(Arc<AtomicBool>);
 
 impl PublishPause {
     /// Returns true while no jobs may be published.
-    pub fn is_paused(&self) -> bool {
+    pub(crate) fn is_paused(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
@@ -49,18 +49,18 @@ impl PublishPause {
     }
 }
 
-pub enum Msg {
+pub(crate) enum Msg {
     /// Take a sample of the results stream.
     Sample,
 }
 
 /// See the module documentation.
 #[derive(Clone)]
-pub struct BackpressureActor {
-    pub bus: Bus,
-    pub publish_pause: PublishPause,
-    pub metrics: Metrics,
-    pub readiness: ReadinessCheck,
+pub(crate) struct BackpressureActor {
+    pub(crate) bus: Bus,
+    pub(crate) publish_pause: PublishPause,
+    pub(crate) metrics: Metrics,
+    pub(crate) readiness: ReadinessCheck,
 }
 
 /// Interval between samples. The fifth of the stream above the pause threshold must not fill up
@@ -178,7 +178,7 @@ impl BackpressureActor {
 
 /// Sample of the results stream and its consumer.
 #[derive(Clone, Copy, Debug)]
-pub struct StreamSample {
+pub(crate) struct StreamSample {
     /// Creation time of the stream.
     created: OffsetDateTime,
     /// Last sequence number before the consumer was queried.
@@ -208,7 +208,7 @@ struct ConsumerSample {
 
 /// Conclusions from a sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Assessment {
+pub(crate) struct Assessment {
     waiting: u64,
     /// Share of the stream's capacity between the oldest waiting result and the newest.
     ratio: f64,
@@ -227,7 +227,7 @@ enum Transition {
 
 /// State carried from sample to sample.
 #[derive(Debug, Default)]
-pub struct BacklogMonitor {
+pub(crate) struct BacklogMonitor {
     previous: Option<StreamSample>,
     /// All messages up to here are known to be stored, even if the consumer was recreated since.
     ack_floor: u64,

@@ -16,11 +16,11 @@ const MERGE_WITHIN_US: i64 = 10_000_000;
 
 /// Cheap to clone; all clones share one list.
 #[derive(Clone, Debug, Default)]
-pub struct PublishGaps(Arc<Mutex<Vec<Gap>>>);
+pub(crate) struct PublishGaps(Arc<Mutex<Vec<Gap>>>);
 
 impl PublishGaps {
     /// Records that no publish is known for the ticks of `shard` after `from`, up to `to`.
-    pub fn record_gap(&self, shard: Shard, from: Timestamp, to: Timestamp) {
+    pub(crate) fn record_gap(&self, shard: Shard, from: Timestamp, to: Timestamp) {
         let mut gaps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let near = gaps.iter().rposition(|gap| {
             gap.shard == shard
@@ -38,12 +38,12 @@ impl PublishGaps {
     }
 
     /// Removes and returns all gaps recorded since the last call.
-    pub fn drain_gaps(&self) -> Vec<Gap> {
+    pub(crate) fn drain_gaps(&self) -> Vec<Gap> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Puts back gaps that could not be stored in the database, for the next round.
-    pub fn restore_gaps(&self, gaps: Vec<Gap>) {
+    pub(crate) fn restore_gaps(&self, gaps: Vec<Gap>) {
         gaps.into_iter().for_each(|gap| self.record_gap(gap.shard, gap.from, gap.to));
     }
 }

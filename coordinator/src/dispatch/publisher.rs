@@ -37,24 +37,24 @@ use crate::{
 
 /// A job, ready to be published.
 #[derive(Clone, Debug)]
-pub struct Job {
+pub(crate) struct Job {
     /// Message id; always the same for the same tick.
-    pub id: String,
+    pub(crate) id: String,
     /// Subject of the message.
-    pub subject: Subject,
+    pub(crate) subject: Subject,
     /// Payload of the message.
-    pub payload: Bytes,
+    pub(crate) payload: Bytes,
     /// Time of the tick.
-    pub scheduled_at: Timestamp,
+    pub(crate) scheduled_at: Timestamp,
     /// Time after which the job is not worth publishing.
-    pub expires_at: Timestamp,
+    pub(crate) expires_at: Timestamp,
     /// Shard, for the fence.
-    pub shard: Shard,
+    pub(crate) shard: Shard,
     /// Epoch under which the job was scheduled, for the fence.
-    pub epoch: Epoch,
+    pub(crate) epoch: Epoch,
     /// Kind of the check. A dropped tick is recorded as a publish gap; a dropped confirming check
     /// is not.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
 }
 
 impl Job {
@@ -68,21 +68,21 @@ impl Job {
 
 /// Time of the first failed publish since the last success.
 #[derive(Clone, Debug, Default)]
-pub struct PublishHealth(Arc<AtomicI64>);
+pub(crate) struct PublishHealth(Arc<AtomicI64>);
 
 impl PublishHealth {
     /// Records a successful publish.
-    pub fn record_success(&self) {
+    pub(crate) fn record_success(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
 
     /// Records a failed publish that began at `since`.
-    pub fn record_failure(&self, since: Boottime) {
+    pub(crate) fn record_failure(&self, since: Boottime) {
         let _ = self.0.compare_exchange(0, since.as_micros().max(1), Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Time for which publishing has failed; zero if the last publish succeeded.
-    pub fn failing_for(&self, now: Boottime) -> Duration {
+    pub(crate) fn failing_for(&self, now: Boottime) -> Duration {
         match self.0.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
             since => Duration::from_micros((now.as_micros() - since).max(0).unsigned_abs()),
@@ -93,16 +93,16 @@ impl PublishHealth {
 /// True if the bus is known to belong to this installation. Cheap to clone; all clones share one
 /// flag.
 #[derive(Clone, Debug, Default)]
-pub struct Ownership(Arc<AtomicBool>);
+pub(crate) struct Ownership(Arc<AtomicBool>);
 
 impl Ownership {
     /// Returns true if jobs may be published on the bus.
-    pub fn is_ours(&self) -> bool {
+    pub(crate) fn is_ours(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
     /// Records the ownership found in the metadata of the streams.
-    pub fn set_ours(&self, ours: bool) {
+    pub(crate) fn set_ours(&self, ours: bool) {
         self.0.store(ours, Ordering::Relaxed);
     }
 }
@@ -115,14 +115,14 @@ enum SendError {
 
 /// Publishes jobs. Cheap to clone.
 #[derive(Clone)]
-pub struct Publisher {
-    pub bus: Bus,
-    pub ack_inbox: AckInbox,
-    pub fence: Fence,
-    pub publish_health: PublishHealth,
-    pub ownership: Ownership,
-    pub publish_gaps: PublishGaps,
-    pub metrics: Metrics,
+pub(crate) struct Publisher {
+    pub(crate) bus: Bus,
+    pub(crate) ack_inbox: AckInbox,
+    pub(crate) fence: Fence,
+    pub(crate) publish_health: PublishHealth,
+    pub(crate) ownership: Ownership,
+    pub(crate) publish_gaps: PublishGaps,
+    pub(crate) metrics: Metrics,
 }
 
 /// Calls the function on drop, i.e. even if the task of a batch panics.
@@ -138,7 +138,12 @@ impl<F: FnOnce()> Drop for BatchDoneGuard<F> {
 
 impl Publisher {
     /// Publishes `jobs` in a task and calls `on_done` when all are acknowledged or dropped.
-    pub fn spawn_batch(&self, jobs: Vec<Job>, clock: DbClock, on_done: impl FnOnce() + Send + 'static) {
+    pub(crate) fn spawn_batch(
+        &self,
+        jobs: Vec<Job>,
+        clock: DbClock,
+        on_done: impl FnOnce() + Send + 'static,
+    ) {
         let publisher = self.clone();
         tokio::spawn(async move {
             let _done = BatchDoneGuard(Some(on_done));
@@ -147,7 +152,7 @@ impl Publisher {
     }
 
     /// Publishes `jobs` in a task without notification.
-    pub fn spawn_detached(&self, jobs: Vec<Job>, clock: DbClock) {
+    pub(crate) fn spawn_detached(&self, jobs: Vec<Job>, clock: DbClock) {
         let publisher = self.clone();
         tokio::spawn(async move { publisher.publish_jobs(jobs, clock).await });
     }
@@ -285,6 +290,6 @@ impl Publisher {
 }
 
 /// Start of a span whose first tick is `at`.
-pub fn just_before(at: Timestamp) -> Timestamp {
+pub(crate) fn just_before(at: Timestamp) -> Timestamp {
     Timestamp::from_micros(at.as_micros() - 1)
 }

@@ -20,7 +20,7 @@ use crate::{
     schedule::{index::WatchedSite, scheduler},
 };
 
-pub enum Msg {
+pub(crate) enum Msg {
     /// These shards were acquired; load them.
     LoadShards(Vec<Lease>),
     /// Load the next waiting shards.
@@ -33,17 +33,17 @@ pub enum Msg {
 
 /// See the module documentation.
 #[derive(Clone)]
-pub struct Catalog {
-    pub store: Store,
-    pub intervals: IntervalRange,
-    pub scheduler: ActorRef<scheduler::Msg>,
-    pub fence: Fence,
-    pub metrics: Metrics,
-    pub readiness: ReadinessCheck,
+pub(crate) struct Catalog {
+    pub(crate) store: Store,
+    pub(crate) intervals: IntervalRange,
+    pub(crate) scheduler: ActorRef<scheduler::Msg>,
+    pub(crate) fence: Fence,
+    pub(crate) metrics: Metrics,
+    pub(crate) readiness: ReadinessCheck,
 }
 
 /// State of the catalog.
-pub struct CatalogState {
+pub(crate) struct CatalogState {
     cursor: Option<change_feed::Cursor>,
     /// Shards not loaded yet.
     unread_leases: Vec<Lease>,

@@ -8,20 +8,20 @@ use picket_store::schedules::Schedule;
 
 /// A site to be checked, with the encoded part of its jobs.
 #[derive(Clone, Debug)]
-pub struct WatchedSite {
+pub(crate) struct WatchedSite {
     /// Site id.
-    pub id: SiteId,
+    pub(crate) id: SiteId,
     /// Shard of the site.
-    pub shard: Shard,
+    pub(crate) shard: Shard,
     /// The constant part of the site's jobs: the check request.
-    pub template: JobTemplate,
+    pub(crate) template: JobTemplate,
     /// One schedule per region.
-    pub schedules: Vec<Schedule>,
+    pub(crate) schedules: Vec<Schedule>,
 }
 
 /// Sites and their schedules, addressed by small numbers.
 #[derive(Default)]
-pub struct ScheduleIndex {
+pub(crate) struct ScheduleIndex {
     sites: Vec<SiteSlot>,
     entries: Vec<ScheduleEntry>,
     by_id: HashMap<SiteId, u32>,
@@ -52,41 +52,41 @@ const NIL_INDEX: u32 = u32::MAX;
 
 /// A new entry, whose next tick must be put on the wheel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NewEntry {
+pub(crate) struct NewEntry {
     /// Number of the entry.
-    pub entry: u32,
+    pub(crate) entry: u32,
     /// Ticks after this time belong to the schedule.
-    pub valid_from: Timestamp,
+    pub(crate) valid_from: Timestamp,
 }
 
 /// Data for the job of a schedule.
-pub struct ScheduleRef<'a> {
+pub(crate) struct ScheduleRef<'a> {
     /// Site id.
-    pub site: SiteId,
+    pub(crate) site: SiteId,
     /// Shard of the site.
-    pub shard: Shard,
+    pub(crate) shard: Shard,
     /// The site's part of the job.
-    pub template: &'a JobTemplate,
+    pub(crate) template: &'a JobTemplate,
     /// Region number.
-    pub region_id: i16,
+    pub(crate) region_id: i16,
     /// Interval in milliseconds.
-    pub interval_ms: u32,
+    pub(crate) interval_ms: u32,
 }
 
 impl ScheduleIndex {
     /// Number of live schedules.
-    pub fn schedule_count(&self) -> usize {
+    pub(crate) fn schedule_count(&self) -> usize {
         self.live_entries
     }
 
     /// Number of sites.
-    pub fn site_count(&self) -> usize {
+    pub(crate) fn site_count(&self) -> usize {
         self.by_id.len()
     }
 
     /// Adds or updates a site. Unchanged schedules keep their place on the wheel; new entries are
     /// returned.
-    pub fn upsert_site(&mut self, planned: WatchedSite) -> Vec<NewEntry> {
+    pub(crate) fn upsert_site(&mut self, planned: WatchedSite) -> Vec<NewEntry> {
         if planned.schedules.is_empty() {
             self.remove_site(planned.id);
             return Vec::new();
@@ -132,7 +132,7 @@ impl ScheduleIndex {
     }
 
     /// Removes a site and marks its entries dead.
-    pub fn remove_site(&mut self, id: SiteId) {
+    pub(crate) fn remove_site(&mut self, id: SiteId) {
         let Some(site) = self.by_id.remove(&id) else {
             return;
         };
@@ -146,7 +146,7 @@ impl ScheduleIndex {
     }
 
     /// Removes all sites of the shards for which `gone` returns true.
-    pub fn remove_shards(&mut self, gone: impl Fn(Shard) -> bool) {
+    pub(crate) fn remove_shards(&mut self, gone: impl Fn(Shard) -> bool) {
         let ids: Vec<SiteId> = self
             .by_id
             .iter()
@@ -157,14 +157,14 @@ impl ScheduleIndex {
     }
 
     /// Removes all sites except `sites`.
-    pub fn retain_sites(&mut self, sites: &HashSet<SiteId>) {
+    pub(crate) fn retain_sites(&mut self, sites: &HashSet<SiteId>) {
         let gone: Vec<SiteId> = self.by_id.keys().filter(|id| !sites.contains(id)).copied().collect();
         gone.into_iter().for_each(|id| self.remove_site(id));
     }
 
     /// First tick of a live entry at or after `from_ms`; `None` if the entry is dead. Called by the
     /// wheel, which drops dead entries.
-    pub fn next_tick(&self, entry: u32, from_ms: i64) -> Option<i64> {
+    pub(crate) fn next_tick(&self, entry: u32, from_ms: i64) -> Option<i64> {
         let ScheduleEntry { interval_ms, phase_ms, .. } = *self.entries.get(entry as usize)?;
         match interval_ms {
             0 => None,
@@ -173,13 +173,13 @@ impl ScheduleIndex {
     }
 
     /// Last tick of a live entry at or before `now_ms`.
-    pub fn last_tick(&self, entry: u32, now_ms: i64) -> Option<i64> {
+    pub(crate) fn last_tick(&self, entry: u32, now_ms: i64) -> Option<i64> {
         let interval = i64::from(self.entries.get(entry as usize)?.interval_ms);
         Some(self.next_tick(entry, now_ms + 1)? - interval)
     }
 
     /// Data for the job of a live entry.
-    pub fn schedule_ref(&self, entry: u32) -> Option<ScheduleRef<'_>> {
+    pub(crate) fn schedule_ref(&self, entry: u32) -> Option<ScheduleRef<'_>> {
         let this = self.entries.get(entry as usize).filter(|entry| entry.interval_ms > 0)?;
         let site = &self.sites[this.site as usize];
         Some(ScheduleRef {
@@ -192,7 +192,7 @@ impl ScheduleIndex {
     }
 
     /// Data for the jobs of a site in each of its regions.
-    pub fn site_schedules(&self, id: SiteId) -> impl Iterator<Item = ScheduleRef<'_>> {
+    pub(crate) fn site_schedules(&self, id: SiteId) -> impl Iterator<Item = ScheduleRef<'_>> {
         let first = self.by_id.get(&id).map(|site| self.sites[*site as usize].first_entry);
         let next =
             |entry: &u32| Some(self.entries[*entry as usize].next_entry).filter(|next| *next != NIL_INDEX);
@@ -200,7 +200,7 @@ impl ScheduleIndex {
     }
 
     /// Frees the number of a dead entry after the wheel has dropped the entry.
-    pub fn free_entry(&mut self, entry: u32) {
+    pub(crate) fn free_entry(&mut self, entry: u32) {
         debug_assert_eq!(self.entries[entry as usize].interval_ms, 0);
         self.free_entries.push(entry);
     }

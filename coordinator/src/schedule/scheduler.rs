@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// Maximum number of jobs waiting for acknowledgement by the stream.
-pub const MAX_IN_FLIGHT: usize = 8_192;
+pub(crate) const MAX_IN_FLIGHT: usize = 8_192;
 /// Lifetime of a confirming check. Later, a regular tick gives the same information, or ticks are
 /// late themselves.
 const CONFIRMATION_TTL: Duration = Duration::from_secs(10);
@@ -48,7 +48,7 @@ const MIN_JOB_LIFE_LEFT: Duration = Duration::from_millis(250);
 /// Shorter ownership gaps cannot contain a tick, because no interval is shorter.
 const MIN_GAP: Duration = Duration::from_secs(1);
 
-pub enum Msg {
+pub(crate) enum Msg {
     /// State of the database's clock. Before a large step the shards have been released.
     ClockUpdated(DbClock, ClockAdjustment),
     /// Names of all regions by number.
@@ -80,12 +80,12 @@ pub enum Msg {
 
 /// See the module documentation.
 #[derive(Clone)]
-pub struct Scheduler {
-    pub publisher: Publisher,
-    pub publish_pause: PublishPause,
-    pub batch_delay: Duration,
-    pub keyring: Keyring,
-    pub metrics: Metrics,
+pub(crate) struct Scheduler {
+    pub(crate) publisher: Publisher,
+    pub(crate) publish_pause: PublishPause,
+    pub(crate) batch_delay: Duration,
+    pub(crate) keyring: Keyring,
+    pub(crate) metrics: Metrics,
 }
 
 impl Actor for Scheduler {

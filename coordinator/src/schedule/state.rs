@@ -26,7 +26,7 @@ const CATCH_UP_SPREAD_MS: i64 = 3_000;
 
 /// State of the scheduler.
 #[derive(Default)]
-pub struct SchedulerState {
+pub(crate) struct SchedulerState {
     pub(super) clock: Option<DbClock>,
     pub(super) regions: Arc<HashMap<i16, RegionName>>,
     pub(super) shards: HashMap<Shard, ShardState>,
@@ -70,7 +70,7 @@ pub(super) struct PendingRelease {
 }
 
 /// Jobs published together.
-pub struct JobBatch {
+pub(crate) struct JobBatch {
     pub(super) batch_id: u64,
     pub(super) job_count: usize,
     /// Shard and acquisition of each catch-up tick in the batch.

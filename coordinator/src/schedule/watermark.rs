@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 /// Batches in flight, oldest first.
 #[derive(Debug, Default)]
-pub struct Watermark {
+pub(crate) struct Watermark {
     batches: VecDeque<TrackedBatch>,
     first_batch: u64,
     floor_ms: i64,
@@ -20,13 +20,13 @@ struct TrackedBatch {
 impl Watermark {
     /// Starts a batch and returns its number. All ticks handed out before `from_ms` were in older
     /// batches.
-    pub fn begin_batch(&mut self, from_ms: i64) -> u64 {
+    pub(crate) fn begin_batch(&mut self, from_ms: i64) -> u64 {
         self.batches.push_back(TrackedBatch { from_ms, is_done: false });
         self.first_batch + self.batches.len() as u64 - 1
     }
 
     /// Finishes a batch: each of its jobs was acknowledged or dropped for good.
-    pub fn finish_batch(&mut self, number: u64) {
+    pub(crate) fn finish_batch(&mut self, number: u64) {
         if let Some(batch) =
             number.checked_sub(self.first_batch).and_then(|place| self.batches.get_mut(place as usize))
         {
@@ -39,35 +39,30 @@ impl Watermark {
     }
 
     /// Records that all ticks before `floor_ms` have been handed out.
-    pub fn advance_floor(&mut self, floor_ms: i64) {
+    pub(crate) fn advance_floor(&mut self, floor_ms: i64) {
         self.floor_ms = floor_ms;
     }
 
     /// Resets the watermark after a clock jump. Batches in flight no longer count, and no tick has
     /// been handed out yet.
-    pub fn reset_floor(&mut self) {
+    pub(crate) fn reset_floor(&mut self) {
         self.batches.iter_mut().for_each(|batch| batch.from_ms = i64::MIN + 1);
         self.floor_ms = i64::MIN + 1;
     }
 
     /// Time, in milliseconds, before which all ticks are done.
-    pub fn watermark_ms(&self) -> i64 {
+    pub(crate) fn watermark_ms(&self) -> i64 {
         self.batches.front().map_or(self.floor_ms, |batch| batch.from_ms)
     }
 
     /// Number of the next batch; all lower numbers have been used.
-    pub fn next_batch(&self) -> u64 {
+    pub(crate) fn next_batch(&self) -> u64 {
         self.first_batch + self.batches.len() as u64
     }
 
     /// Returns true if every batch before `number` is finished.
-    pub fn is_past(&self, number: u64) -> bool {
+    pub(crate) fn is_past(&self, number: u64) -> bool {
         self.first_batch >= number
-    }
-
-    /// Number of batches in flight.
-    pub fn in_flight_count(&self) -> usize {
-        self.batches.len()
     }
 }
 
@@ -86,7 +81,7 @@ mod tests {
         progress.finish_batch(two);
         assert_eq!(progress.watermark_ms(), 100);
         progress.finish_batch(one);
-        assert_eq!((progress.watermark_ms(), progress.in_flight_count()), (120, 0));
+        assert_eq!((progress.watermark_ms(), progress.batches.len()), (120, 0));
         assert!(progress.is_past(progress.next_batch()));
     }
 

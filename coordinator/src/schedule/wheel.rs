@@ -6,7 +6,7 @@
 //! itself is never stored (a simple timing wheel with rounds, Varghese and Lauck, 1987).
 
 /// A ring of buckets of entries.
-pub struct Wheel {
+pub(crate) struct Wheel {
     buckets: Vec<Vec<u32>>,
     /// Number of the next bucket to visit, counted since the Unix epoch.
     next_bucket: i64,
@@ -16,28 +16,23 @@ pub struct Wheel {
 impl Wheel {
     /// Width of a bucket in milliseconds. Ticks in one bucket are published together, which shares
     /// wake-ups and system calls and costs a mean lateness of half the width.
-    pub const BUCKET_WIDTH_MS: i64 = 10;
+    pub(crate) const BUCKET_WIDTH_MS: i64 = 10;
     const BUCKET_COUNT: i64 = 8_192;
 
     /// Creates an empty wheel starting at `now_ms`.
-    pub fn new(now_ms: i64) -> Self {
+    pub(crate) fn new(now_ms: i64) -> Self {
         let buckets = (0..Self::BUCKET_COUNT).map(|_| Vec::new()).collect();
         Self { buckets, next_bucket: now_ms.div_euclid(Self::BUCKET_WIDTH_MS), entry_count: 0 }
     }
 
     /// Time, in milliseconds, before which all ticks have been handed out.
-    pub fn cursor_ms(&self) -> i64 {
+    pub(crate) fn cursor_ms(&self) -> i64 {
         self.next_bucket * Self::BUCKET_WIDTH_MS
-    }
-
-    /// Number of entries, including dead ones that have not been visited yet.
-    pub fn entry_count(&self) -> usize {
-        self.entry_count
     }
 
     /// Adds an entry whose next tick is at `due_ms`, which must not be before
     /// [`cursor_ms`](Self::cursor_ms).
-    pub fn insert_entry(&mut self, entry: u32, due_ms: i64) {
+    pub(crate) fn insert_entry(&mut self, entry: u32, due_ms: i64) {
         debug_assert!(due_ms >= self.cursor_ms());
         self.bucket_mut(due_ms.div_euclid(Self::BUCKET_WIDTH_MS)).push(entry);
         self.entry_count += 1;
@@ -48,7 +43,7 @@ impl Wheel {
     /// `due(entry, from_ms)` returns the entry's first tick at or after `from_ms`, or `None` for a
     /// dead entry, which is then dropped from the wheel. Each tick in the bucket is passed to
     /// `fire` once.
-    pub fn advance_bucket(
+    pub(crate) fn advance_bucket(
         &mut self,
         now_ms: i64,
         mut due: impl FnMut(u32, i64) -> Option<i64>,
@@ -85,7 +80,7 @@ impl Wheel {
     }
 
     /// End of the next bucket with an entry, in milliseconds; `None` if the wheel is empty.
-    pub fn wake_ms(&self) -> Option<i64> {
+    pub(crate) fn wake_ms(&self) -> Option<i64> {
         if self.entry_count == 0 {
             return None;
         }
@@ -166,6 +161,6 @@ mod tests {
 
         while wheel.advance_bucket(2_000, |_, _| None, |_, _| panic!("it is dead")) {}
 
-        assert_eq!((wheel.entry_count(), wheel.wake_ms()), (0, None));
+        assert_eq!((wheel.entry_count, wheel.wake_ms()), (0, None));
     }
 }

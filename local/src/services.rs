@@ -7,12 +7,11 @@ use futures_util::future::{join_all, select_all};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use picket_proto::Role;
 use picket_runtime::{
-    Bus, ErrorChain, Health, PipelineHandle, options::NatsOptions, process, streams::StreamLimits,
+    Bus, ErrorChain, Health, PipelineHandle, connect, console::print_line, options::NatsOptions,
 };
 use picket_store::{DatabaseOptions, Store};
 
-use super::UpOptions;
-use crate::{connect, error::Error, output::print_line};
+use crate::{config::Config, error::Error};
 
 /// Time for running checks to finish during a stop. Remaining jobs are redelivered.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
@@ -21,7 +20,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The running services.
 #[derive(Default)]
-pub(super) struct Services {
+pub(crate) struct Services {
     coordinator: Option<ServiceHandle>,
     probers: Vec<ServiceHandle>,
     sink: Option<ServiceHandle>,
@@ -32,58 +31,40 @@ struct ServiceHandle {
     bus: Bus,
 }
 
-/// Starts the services that `options` select, consumers of results before producers. Services
+/// Starts the services of `config`, consumers of results before producers. Services
 /// started before an error are in `parts`.
-pub(super) async fn start_services(
-    options: &UpOptions,
+pub(crate) async fn start_services(
+    config: &Config,
     nats: &NatsOptions,
     database: &DatabaseOptions,
     parts: &mut Services,
 ) -> Result<(), Error> {
-    if !options.no_sink {
+    if let Some(sink) = config.sink {
         let health = Health::new();
         let bus = connect::connect_bus(nats, &Role::Sink, "picket-sink", &health).await?;
-        let store = Store::new(database, "picket-sink", 4)?;
-        let config = picket_sink::Config {
-            retention: Duration::from_secs(86_400 * u64::from(options.retention.retention_days)),
-            ..picket_sink::Config::default()
-        };
-        let running = picket_sink::start(config, &bus, &store, &health).await.map_err(start_error)?;
-        parts.sink = Some(ServiceHandle { pipeline: running, bus });
+        let store = Store::new(database, "picket-sink", picket_sink::DATABASE_CONNECTIONS)?;
+        let pipeline = picket_sink::start(sink, bus.clone(), store, health).await.map_err(start_error)?;
+        parts.sink = Some(ServiceHandle { pipeline, bus });
     }
-    if !options.no_coordinator {
+    if let Some(coordinator) = config.coordinator.clone() {
         let health = Health::new();
         let watched = health.clone();
         let bus = connect::connect_bus(nats, &Role::Coordinator, "picket-coordinator", &health).await?;
-        let store = Store::new(database, "picket-coordinator", 6)?;
-        let config = picket_coordinator::Config {
-            name: process::unique_name(),
-            lease_time: options.lease_time.0,
-            intervals: options.intervals.to_interval_range()?,
-            stream_limits: StreamLimits::default(),
-            ledger_grace: options.ledger_grace.0,
-            batch_delay: options.gather.0,
-            retention: options.retention.to_retention(),
-        };
-        let running =
-            picket_coordinator::start(config, bus.clone(), store, health).await.map_err(start_error)?;
-        parts.coordinator = Some(ServiceHandle { pipeline: running, bus });
+        let store = Store::new(database, "picket-coordinator", picket_coordinator::DATABASE_CONNECTIONS)?;
+        let pipeline =
+            picket_coordinator::start(coordinator, bus.clone(), store, health).await.map_err(start_error)?;
+        parts.coordinator = Some(ServiceHandle { pipeline, bus });
         wait_for_streams(&watched).await;
     }
-    if !options.no_probers {
-        for region in &options.regions {
-            let health = Health::new();
-            let (role, name) = (Role::Prober(region.clone()), format!("picket-prober {region}"));
-            let bus = connect::connect_bus(nats, &role, &name, &health).await?;
-            let mut config = picket_prober::Config::new(region.clone());
-            config.concurrency = usize::try_from(options.concurrency).unwrap_or(usize::MAX);
-            config.limits.allowed_networks = allowed_networks(&options.allow_addresses);
-            config.limits.ca_file.clone_from(&options.ca_file);
-            config.behaviour.clone_from(&options.behaviour);
-            config.drain_timeout = DRAIN_TIMEOUT;
-            let running = picket_prober::start(config, bus.clone(), health).await.map_err(start_error)?;
-            parts.probers.push(ServiceHandle { pipeline: running, bus });
-        }
+    for prober in &config.probers {
+        let mut prober = prober.clone();
+        prober.limits.allowed_networks = with_loopback(&prober.limits.allowed_networks);
+        prober.drain_timeout = DRAIN_TIMEOUT;
+        let health = Health::new();
+        let (role, name) = (Role::Prober(prober.region.clone()), format!("picket-prober {}", prober.region));
+        let bus = connect::connect_bus(nats, &role, &name, &health).await?;
+        let pipeline = picket_prober::start(prober, bus.clone(), health).await.map_err(start_error)?;
+        parts.probers.push(ServiceHandle { pipeline, bus });
     }
     Ok(())
 }
@@ -106,7 +87,7 @@ fn start_error(error: impl std::error::Error + 'static) -> Error {
 
 /// The networks allowed by the operator, and loopback. The bus of `up` listens on loopback only, so
 /// no other host can request checks.
-fn allowed_networks(by_option: &[IpNet]) -> Vec<IpNet> {
+fn with_loopback(by_option: &[IpNet]) -> Vec<IpNet> {
     let loopback = [
         IpNet::V4(Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0), 8)),
         IpNet::V6(Ipv6Net::new_assert(std::net::Ipv6Addr::LOCALHOST, 128)),
@@ -116,7 +97,7 @@ fn allowed_networks(by_option: &[IpNet]) -> Vec<IpNet> {
 
 impl Services {
     /// Waits until a service has failed permanently, and returns its name.
-    pub(super) async fn wait_for_failure(&mut self) -> String {
+    pub(crate) async fn wait_for_failure(&mut self) -> String {
         let all = self.coordinator.iter_mut().chain(&mut self.probers).chain(&mut self.sink);
         let endings: Vec<_> = all
             .map(|part| {
@@ -135,7 +116,7 @@ impl Services {
 
     /// Stops the services in order: coordinator and probers first, then the sink, when no more
     /// results arrive.
-    pub(super) async fn drain_in_order(self) {
+    pub(crate) async fn drain_in_order(self) {
         let Self { coordinator, probers, sink } = self;
         join_all(coordinator.into_iter().chain(probers).map(ServiceHandle::drain)).await;
         if let Some(sink) = sink {
@@ -159,7 +140,7 @@ mod tests {
 
     #[test]
     fn loopback_is_allowed_beside_what_the_operator_allows() {
-        let nets = allowed_networks(&["10.0.0.0/8".parse().unwrap()]);
+        let nets = with_loopback(&["10.0.0.0/8".parse().unwrap()]);
         let permits = |address: &str| {
             nets.iter().any(|net| net.contains(&address.parse::<std::net::IpAddr>().unwrap()))
         };

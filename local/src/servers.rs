@@ -3,20 +3,19 @@
 
 use std::{collections::VecDeque, future::pending, time::Duration};
 
-use picket_runtime::{Backoff, ErrorChain};
+use picket_runtime::{
+    Backoff, ErrorChain,
+    console::{print_error, print_line},
+};
 use picket_servers::{DataDir, Nats, NatsConfig, Postgres, PostgresConfig, Tools};
 use tokio::time::Instant;
 
-use super::UpOptions;
-use crate::{
-    error::Error,
-    output::{print_error, print_line},
-};
+use crate::{config::Config, error::Error};
 
 /// Time for a server to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
-pub(super) struct Servers {
+pub(crate) struct Servers {
     tools: Tools,
     data: DataDir,
     nats: ServerSource<Nats, NatsConfig>,
@@ -33,13 +32,13 @@ enum ServerSource<S, C> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ServerKind {
+pub(crate) enum ServerKind {
     Nats,
     Postgres,
 }
 
 /// The unexpected end of a server.
-pub(super) struct ServerExit {
+pub(crate) struct ServerExit {
     kind: ServerKind,
     error: picket_servers::Error,
 }
@@ -51,16 +50,16 @@ impl Servers {
     /// Window for counting exits.
     const EXIT_WINDOW: Duration = Duration::from_secs(120);
 
-    pub(super) fn new(
-        options: &UpOptions,
+    pub(crate) fn new(
+        config: &Config,
         data: &DataDir,
         nats_url: Option<String>,
         database_url: Option<String>,
     ) -> Self {
-        let nats = NatsConfig { port: options.nats_port, ..NatsConfig::default() };
-        let postgres = PostgresConfig { port: options.pg_port, ..PostgresConfig::default() };
+        let nats = NatsConfig { port: config.nats_port, ..NatsConfig::default() };
+        let postgres = PostgresConfig { port: config.pg_port, ..PostgresConfig::default() };
         Self {
-            tools: Tools::in_dir(Some(&options.tools_dir)),
+            tools: Tools::in_dir(Some(&config.tools_dir)),
             data: data.clone(),
             nats: ServerSource::new(nats_url, nats),
             postgres: ServerSource::new(database_url, postgres),
@@ -69,7 +68,7 @@ impl Servers {
     }
 
     /// Starts the managed servers, both at once.
-    pub(super) async fn start(&mut self) -> Result<(), Error> {
+    pub(crate) async fn start(&mut self) -> Result<(), Error> {
         let Self { tools, data, nats, postgres, .. } = self;
         let nats = async {
             if let ServerSource::Managed { config, server: server @ None } = nats {
@@ -89,7 +88,7 @@ impl Servers {
         Ok(nats.and(postgres)?)
     }
 
-    pub(super) fn nats_url(&self) -> String {
+    pub(crate) fn nats_url(&self) -> String {
         match &self.nats {
             ServerSource::External(url) => url.clone(),
             ServerSource::Managed { config, .. } => format!("nats://127.0.0.1:{}", config.port),
@@ -97,7 +96,7 @@ impl Servers {
     }
 
     /// URL of the database, including the password.
-    pub(super) fn database_url(&self) -> String {
+    pub(crate) fn database_url(&self) -> String {
         match &self.postgres {
             ServerSource::External(url) => url.clone(),
             ServerSource::Managed { server: Some(server), .. } => server.url(),
@@ -108,7 +107,7 @@ impl Servers {
     }
 
     /// Returns true if this server is started here.
-    pub(super) fn is_managed(&self, which: ServerKind) -> bool {
+    pub(crate) fn is_managed(&self, which: ServerKind) -> bool {
         match which {
             ServerKind::Nats => matches!(self.nats, ServerSource::Managed { .. }),
             ServerKind::Postgres => matches!(self.postgres, ServerSource::Managed { .. }),
@@ -116,7 +115,7 @@ impl Servers {
     }
 
     /// Waits until a managed server ends by itself.
-    pub(super) async fn wait_for_exit(&mut self) -> ServerExit {
+    pub(crate) async fn wait_for_exit(&mut self) -> ServerExit {
         let Self { nats, postgres, .. } = self;
         let nats = async {
             match nats {
@@ -137,7 +136,7 @@ impl Servers {
     }
 
     /// Restarts a server that ended, with backoff. Gives up after too many exits.
-    pub(super) async fn restart_server(&mut self, died: ServerExit) -> Result<(), Error> {
+    pub(crate) async fn restart_server(&mut self, died: ServerExit) -> Result<(), Error> {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(15));
         let mut why = Error::from(died.error);
         match died.kind {
@@ -174,7 +173,7 @@ impl Servers {
     }
 
     /// Stops the managed servers in order: NATS, then Postgres.
-    pub(super) async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         if let Some(nats) = self.nats.take_server() {
             report_stop("NATS", nats.stop(STOP_TIMEOUT).await);
         }
@@ -184,7 +183,7 @@ impl Servers {
     }
 
     /// Stops the managed servers at once.
-    pub(super) async fn kill(&mut self) {
+    pub(crate) async fn kill(&mut self) {
         if let Some(nats) = self.nats.take_server() {
             let _ = nats.kill().await;
         }

@@ -1,7 +1,7 @@
 //! Logs of `up`: everything as JSON lines in a file, warnings on the screen.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, IsTerminal, Write},
     path::{Path, PathBuf},
     sync::Mutex,
@@ -9,10 +9,11 @@ use std::{
 
 use picket_proto::ValidationError;
 use picket_runtime::{
+    console::should_colour,
     options::{LogFormat, LogOptions},
     telemetry::SanitizingWriter,
 };
-use picket_servers::private_file;
+use picket_servers::{private_file, rotate_if_full};
 use tracing_subscriber::{
     EnvFilter, Layer, fmt, fmt::time::UtcTime, layer::SubscriberExt, util::SubscriberInitExt,
 };
@@ -20,20 +21,20 @@ use tracing_subscriber::{
 use crate::error::Error;
 
 /// Path of the log file in the data directory.
-pub(super) const LOG_FILE: &str = "logs/picket.log";
+pub(crate) const LOG_FILE: &str = "logs/picket.log";
 
 /// Size above which the log is rotated. The previous rotated log is overwritten.
 const MAX_LOG_BYTES: u64 = 32 << 20;
 
 /// Starts logging. `has_filter` is true if the user gave a filter, which then applies to the screen
 /// too; otherwise the screen shows warnings.
-pub(super) fn init_logging(options: &LogOptions, has_filter: bool, data_dir: &Path) -> Result<(), Error> {
+pub(crate) fn init_logging(options: &LogOptions, has_filter: bool, data_dir: &Path) -> Result<(), Error> {
     let filter = |text: &str| {
         EnvFilter::try_new(text).map_err(|_| {
             ValidationError::new("PICKET_LOG", text, "a filter, such as 'info,picket_prober=debug'")
         })
     };
-    let file = RotatingFile::open(data_dir.join(LOG_FILE)).map_err(|why| {
+    let file = RotatingFile::open(data_dir.join(LOG_FILE), MAX_LOG_BYTES).map_err(|why| {
         Error::Usage(format!("could not write {}: {why}", data_dir.join(LOG_FILE).display()))
     })?;
     let to_file = fmt::layer()
@@ -50,7 +51,7 @@ pub(super) fn init_logging(options: &LogOptions, has_filter: bool, data_dir: &Pa
     let screen = filter(if has_filter { &options.log } else { "warn" })?;
     let to_screen = match format {
         LogFormat::Pretty => fmt::layer()
-            .with_ansi(on_terminal && crate::output::should_colour())
+            .with_ansi(on_terminal && should_colour())
             .with_target(false)
             .with_timer(UtcTime::rfc_3339())
             .with_writer(|| SanitizingWriter::for_terminal(io::stderr()))
@@ -74,21 +75,22 @@ struct RotatingFile {
     path: PathBuf,
     file: File,
     bytes: u64,
+    limit: u64,
 }
 
 impl RotatingFile {
-    fn open(path: PathBuf) -> io::Result<Self> {
+    fn open(path: PathBuf, limit: u64) -> io::Result<Self> {
         let file = private_file::open_append(&path)?;
         let bytes = file.metadata()?.len();
-        Ok(Self { path, file, bytes })
+        Ok(Self { path, file, bytes, limit })
     }
 }
 
 impl Write for RotatingFile {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.bytes > MAX_LOG_BYTES {
-            fs::rename(&self.path, self.path.with_extension("log.1"))?;
-            *self = Self::open(std::mem::take(&mut self.path))?;
+        if self.bytes > self.limit {
+            rotate_if_full(&self.file, &self.path, self.limit)?;
+            self.bytes = self.file.metadata()?.len();
         }
         let written = self.file.write(line)?;
         self.bytes += written as u64;
@@ -102,6 +104,8 @@ impl Write for RotatingFile {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -109,8 +113,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("picket.log");
         fs::write(&path, "old\n").unwrap();
-        let mut log = RotatingFile::open(path.clone()).unwrap();
-        log.bytes = MAX_LOG_BYTES + 1;
+        let mut log = RotatingFile::open(path.clone(), "old".len() as u64).unwrap();
 
         log.write_all(b"new\n").unwrap();
 
@@ -123,13 +126,13 @@ mod tests {
         use std::os::unix::fs::{PermissionsExt, symlink};
         let dir = tempfile::tempdir().unwrap();
         let (path, victim) = (dir.path().join("picket.log"), dir.path().join("victim"));
-        RotatingFile::open(path.clone()).unwrap();
+        RotatingFile::open(path.clone(), MAX_LOG_BYTES).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         fs::remove_file(&path).unwrap();
         fs::write(&victim, "kept").unwrap();
         symlink(&victim, &path).unwrap();
 
-        let refused = RotatingFile::open(path).err().unwrap().to_string();
+        let refused = RotatingFile::open(path, MAX_LOG_BYTES).err().unwrap().to_string();
 
         assert!(refused.contains("symbolic link"), "{refused}");
         assert_eq!(fs::read_to_string(&victim).unwrap(), "kept");

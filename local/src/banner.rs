@@ -2,28 +2,29 @@
 
 use std::path::{Path, PathBuf};
 
+use picket_runtime::{
+    connect::parse_host_port,
+    console::{print_error, print_line},
+};
 use picket_store::{Store, regions};
 
-use super::{
-    UpOptions, log,
-    servers::{ServerKind, Servers},
-};
 use crate::{
-    connect::parse_host_port,
+    config::Config,
     error::Error,
-    output::{print_error, print_line},
+    log,
+    servers::{ServerKind, Servers},
     service_file::{self, PG_SERVICE_NAME},
 };
 
-pub(super) async fn print_banner(
-    options: &UpOptions,
-    dir: &Path,
+pub(crate) async fn print_banner(
+    config: &Config,
     servers: &Servers,
     store: &Store,
     sites: Option<&str>,
 ) -> Result<(), Error> {
+    let dir = config.data_dir.as_path();
     let all = regions::list_regions(store).await?;
-    let here: Vec<&str> = options.regions.iter().map(|region| region.as_str()).collect();
+    let here: Vec<&str> = config.regions.iter().map(|region| region.as_str()).collect();
     let schedules: i64 = all.iter().map(|region| region.schedules).sum();
     let origin = |which| {
         if servers.is_managed(which) { "" } else { "  (external)" }
@@ -33,9 +34,9 @@ pub(super) async fn print_banner(
         None => "(a local socket)".to_owned(),
     };
     let parts = [
-        (options.no_coordinator, "coordinator".to_owned()),
-        (options.no_sink, "sink".to_owned()),
-        (options.no_probers, format!("probers in {}", here.join(", "))),
+        (config.coordinator.is_none(), "coordinator".to_owned()),
+        (config.sink.is_none(), "sink".to_owned()),
+        (config.probers.is_empty(), format!("probers in {}", here.join(", "))),
     ];
     let parts: Vec<String> =
         parts.into_iter().filter(|(left_out, _)| !left_out).map(|(_, part)| part).collect();

@@ -2,8 +2,7 @@
 //! commands.
 
 use std::{
-    collections::BTreeMap,
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -23,26 +22,9 @@ pub(crate) fn write_env(data_dir: &Path, variables: &[(&str, &str)]) -> io::Resu
     private_file::replace_atomically(&env_path(data_dir), &text)
 }
 
-/// Reads the file written by [`write_env`].
-pub(crate) fn read_env(data_dir: &Path) -> io::Result<BTreeMap<String, String>> {
-    Ok(parse_env(&fs::read_to_string(env_path(data_dir))?))
-}
-
-fn parse_env(text: &str) -> BTreeMap<String, String> {
-    let unquoted = |value: &str| match value.strip_prefix('\'').and_then(|value| value.strip_suffix('\'')) {
-        Some(quoted) => quoted.replace(r"'\''", "'"),
-        None => value.to_owned(),
-    };
-    text.lines()
-        .filter(|line| !line.starts_with('#'))
-        .filter_map(|line| line.trim().split_once('='))
-        .map(|(name, value)| (name.to_owned(), unquoted(value)))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt};
 
     use super::*;
 
@@ -54,7 +36,9 @@ mod tests {
 
         write_env(dir.path(), &[("DATABASE_URL", url), ("NATS_URL", "nats://127.0.0.1:2")]).unwrap();
 
-        let read = read_env(dir.path()).unwrap();
+        // As the commands read it.
+        let read: BTreeMap<String, String> =
+            dotenvy::from_path_iter(env_path(dir.path())).unwrap().map(Result::unwrap).collect();
         assert_eq!((read["DATABASE_URL"].as_str(), read["NATS_URL"].as_str()), (url, "nats://127.0.0.1:2"));
         let mode = fs::metadata(env_path(dir.path())).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
