@@ -5,8 +5,9 @@ FROM rust:1.95-slim-bookworm AS build
 # It has the C compiler that the cryptography (aws-lc) wants.
 WORKDIR /build
 COPY . .
+# The image of `picket` has no servers to start, so its command is built without `up`, `down` and `demo`.
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/build/target \
-    cargo build --locked --profile dist \
+    cargo build --locked --profile dist --no-default-features \
         --package picket --package picket-coordinator --package picket-prober --package picket-sink --bins \
     && install -D --target-directory /programs \
         target/dist/picket target/dist/picket-coordinator target/dist/picket-prober target/dist/picket-sink

@@ -114,9 +114,11 @@ lint: && _arrows _rules
     tools/check-msrv
     tools/check-links
     tools/check-terms
+    tools/check-imports
     tools/format-docs "$PICKET_TOOLS_DIR" --check
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- --deny warnings
+    cargo clippy --package picket --no-default-features -- --deny warnings
     RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --document-private-items
 
 # Formats code and documents, and applies what clippy can correct by itself
@@ -171,10 +173,15 @@ tools:
 _picket:
     cargo build --release --package picket --bins
 
-# The law of the crates: a prober cannot reach a database, and what is said needs no runtime to be said
+# The law of the crates: a prober cannot reach a database, messages need no runtime, and the operator's command alone links no
+# service
 _arrows:
     @{{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} _without picket-prober sqlx
     @{{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} _without picket-proto tokio
+    @{{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} _without picket picket-coordinator --no-default-features
+    @{{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} _without picket picket-prober --no-default-features
+    @{{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} _without picket picket-sink --no-default-features
+    @{{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} _without picket picket-servers --no-default-features
 
 # deny.toml without the advisories, which need the network; cargo-deny takes minutes to build and is not required here
 _rules:
@@ -185,11 +192,12 @@ _rules:
     fi
     echo "skipped  licences, bans and sources of dependencies: there is no cargo-deny here (just deny-install)"
 
-_without package dependency:
+_without package dependency *flags:
     #!/bin/sh
     set -eu
-    tree=$(cargo tree --package "$1" --edges normal --prefix none)
-    if printf '%s\n' "$tree" | grep -q "^$2[ -]"; then
-        echo "$1 must not depend on $2: cargo tree --package $1 --edges normal --invert $2" >&2
+    package=$1 dependency=$2; shift 2
+    tree=$(cargo tree --package "$package" --edges normal --prefix none "$@")
+    if printf '%s\n' "$tree" | grep -q "^$dependency[ -]"; then
+        echo "$package must not depend on $dependency: cargo tree --package $package --edges normal $* --invert $dependency" >&2
         exit 1
     fi

@@ -103,6 +103,7 @@ pub(crate) async fn run_export(options: ExportOptions, matches: &ArgMatches) -> 
 }
 
 /// Applies the file at `path` and returns the executed plan.
+#[cfg_attr(not(feature = "local"), expect(dead_code, reason = "`picket up` applies sites.yaml"))]
 pub(crate) async fn apply_file(store: &Store, path: &Path, intervals: IntervalRange) -> Result<Plan, Error> {
     let (name, text) = read_input(path)?;
     let wanted = sites_file::parse_sites_file(&name, &text, intervals).map_err(validation_error)?;

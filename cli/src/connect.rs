@@ -4,23 +4,22 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use clap::{ArgMatches, Args, parser::ValueSource};
 use picket_proto::{RegionName, Role};
-use picket_runtime::{Bus, Health, options::NatsOptions};
+use picket_runtime::{Bus, Health, connect, options::NatsOptions};
 use picket_store::{DatabaseOptions, Store};
-use tokio::{net::TcpStream, time::timeout};
 
-use crate::{env_file, error::Error};
+use crate::error::Error;
 
-/// Time for a server to accept a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Time for a first attempt, enough for a server to admit the client. The reason for a refusal is
-/// queried afterwards.
-const FIRST_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Default data directory of `picket up`.
+pub(crate) const DEFAULT_DATA_DIR: &str = ".picket";
+/// Default data directory of `picket demo`. Separate, so that demo sites are not mixed with real
+/// ones.
+pub(crate) const DEMO_DATA_DIR: &str = ".picket-demo";
+/// Default URL of the NATS server of `picket up`.
+const DEFAULT_NATS_URL: &str = "nats://127.0.0.1:4222";
 
 /// Data directory of a running `picket up`.
 #[derive(Args, Clone, Debug)]
@@ -75,14 +74,19 @@ impl DataDirOption {
     fn candidate_dirs(&self) -> Vec<&Path> {
         match &self.data_dir {
             Some(dir) => vec![dir],
-            None => vec![Path::new(crate::up::DEFAULT_DATA_DIR), Path::new(crate::demo::DEMO_DATA_DIR)],
+            None => vec![Path::new(DEFAULT_DATA_DIR), Path::new(DEMO_DATA_DIR)],
         }
     }
 
     /// Variables written by the running system of the data directory; empty if there is none.
     fn read_variables(&self) -> BTreeMap<String, String> {
-        self.candidate_dirs().into_iter().find_map(|dir| env_file::read_env(dir).ok()).unwrap_or_default()
+        self.candidate_dirs().into_iter().find_map(read_env_file).unwrap_or_default()
     }
+}
+
+/// Variables of the file `env` that `picket up` writes; `None` without the file.
+fn read_env_file(dir: &Path) -> Option<BTreeMap<String, String>> {
+    Some(dotenvy::from_path_iter(dir.join("env")).ok()?.flatten().collect())
 }
 
 /// The value of `option`, unless it is the built-in default or blank.
@@ -116,17 +120,10 @@ impl DatabaseArgs {
 }
 
 /// Creates the store of a database that accepts TCP connections.
-pub(crate) async fn connect_database(options: &DatabaseOptions) -> Result<Store, Error> {
+async fn connect_database(options: &DatabaseOptions) -> Result<Store, Error> {
     // The URL is validated before anything connects to it.
     let store = Store::new(options, "picket", 4)?;
-    if let Some((host, port)) = parse_host_port(options.url(), 5432) {
-        probe_tcp(&host, port).await.map_err(|why| {
-            Error::Unreachable(format!(
-                "could not reach Postgres at {host}:{port}: {why}; is 'picket up' running? set DATABASE_URL, or run: \
-                 set -a; . .picket/env"
-            ))
-        })?;
-    }
+    connect::probe_database(options.url()).await?;
     Ok(store)
 }
 
@@ -137,95 +134,14 @@ impl NatsArgs {
             if let Some(url) = self.data_dir.read_variables().remove("NATS_URL") {
                 self.nats.nats_url = url;
             } else if self.nats.nats_url.trim().is_empty() {
-                self.nats.nats_url = crate::up::DEFAULT_NATS_URL.to_owned();
+                self.nats.nats_url = DEFAULT_NATS_URL.to_owned();
             }
         }
-        connect_bus(&self.nats, &Role::Operator, "picket", &Health::new()).await
-    }
-}
-
-/// Connects to the bus, or fails soon. A process would wait for the bus, but an operator does not
-/// want to.
-pub(crate) async fn connect_bus(
-    options: &NatsOptions,
-    role: &Role,
-    name: &str,
-    health: &Health,
-) -> Result<Bus, Error> {
-    let hint = "is 'picket up' running? set NATS_URL, or run: set -a; . .picket/env";
-    let mut refusals = Vec::new();
-    // A plain TCP connection gives a clear error at once, where the NATS client would retry.
-    let servers: Vec<_> = options.nats_url.split(',').map(str::trim).collect();
-    for server in &servers {
-        let Some((host, port)) = parse_host_port(server, 4222) else {
-            continue;
-        };
-        if let Err(why) = probe_tcp(&host, port).await {
-            refusals.push(format!("{host}:{port}: {why}"));
-        }
-    }
-    if refusals.len() == servers.len() {
-        let at = refusals.join(", ");
-        return Err(Error::Unreachable(format!("could not reach NATS at {at}; {hint}")));
-    }
-    let bus = Bus::connect(options, role, name, health).await?;
-    for limit in [FIRST_ATTEMPT_TIMEOUT, CONNECT_TIMEOUT] {
-        if let Ok(connected) = timeout(limit, bus.wait_connected()).await {
-            connected?;
-            return Ok(bus);
-        }
-        if let Some(why) = bus.diagnose_connection().await {
-            return Err(Error::Unreachable(format!("NATS refused the connection: {why}")));
-        }
-    }
-    Err(Error::Unreachable("the connection to NATS is unstable; try again".to_owned()))
-}
-
-/// Host and port of a server's URL, if the server is reached over TCP. A bare `host:port` is
-/// accepted.
-pub(crate) fn parse_host_port(url: &str, default_port: u16) -> Option<(String, u16)> {
-    let url = match url.contains("://") {
-        true => url.to_owned(),
-        false => format!("nats://{url}"),
-    };
-    let url = url::Url::parse(&url).ok()?;
-    let host = url.host_str().filter(|host| !host.is_empty() && !host.contains('%'))?;
-    // These parameters override the host of the URL, often with a socket directory.
-    let by_parameter = url.query_pairs().any(|(name, _)| name == "host" || name == "hostaddr");
-    (!by_parameter).then(|| {
-        let host = host.trim_matches(['[', ']']).to_owned();
-        (host, url.port().unwrap_or(default_port))
-    })
-}
-
-async fn probe_tcp(host: &str, port: u16) -> Result<(), String> {
-    match timeout(CONNECT_TIMEOUT, TcpStream::connect((host, port))).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(why)) => Err(match why.kind() {
-            std::io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
-            _ => why.to_string(),
-        }),
-        Err(_) => Err(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())),
+        Ok(connect::connect_bus(&self.nats, &Role::Operator, "picket", &Health::new()).await?)
     }
 }
 
 /// Parses a region name on the command line. The caller handles an empty name where allowed.
 pub(crate) fn parse_region(text: &str) -> Result<RegionName, String> {
     text.parse().map_err(|why: picket_proto::ValidationError| format!("allowed: {}", why.expected))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_server_of_a_url_is_found_however_it_is_written() {
-        let found = |url| parse_host_port(url, 5432).map(|(host, port)| format!("{host} {port}"));
-
-        assert_eq!(found("postgres://me:p%40ss@db.example/picket").unwrap(), "db.example 5432");
-        assert_eq!(found("postgres://me@[::1]:7777/picket").unwrap(), "::1 7777");
-        assert_eq!(found("127.0.0.1:4222").unwrap(), "127.0.0.1 4222");
-        assert_eq!(found("postgres:///picket?host=/run/postgresql"), None);
-        assert_eq!(found("postgres://%2Frun%2Fpostgresql/picket"), None);
-    }
 }

@@ -87,15 +87,27 @@ impl From<picket_runtime::bus::Error> for Error {
     }
 }
 
-impl From<picket_servers::Error> for Error {
-    fn from(error: picket_servers::Error) -> Self {
-        use picket_servers::Error as Servers;
-        let text = ErrorChain(&error).to_string();
+impl From<picket_runtime::connect::Error> for Error {
+    fn from(error: picket_runtime::connect::Error) -> Self {
+        use picket_runtime::connect::Error as Connect;
         match error {
-            Servers::DataDirInUse { .. } | Servers::PortTaken { .. } | Servers::PortUnavailable { .. } => {
-                Self::Usage(text)
-            }
-            _ => Self::Unreachable(text),
+            Connect::Bus(error) => error.into(),
+            Connect::Unreachable(text) => Self::Unreachable(text),
+        }
+    }
+}
+
+#[cfg(feature = "local")]
+impl From<picket_local::Error> for Error {
+    fn from(error: picket_local::Error) -> Self {
+        use picket_local::Error as Local;
+        match error {
+            Local::Usage(text) => Self::Usage(text),
+            Local::Unreachable(text) => Self::Unreachable(text),
+            Local::Failed(text) => Self::Failed(text),
+            Local::Invalid(why) => why.into(),
+            Local::Store(error) => error.into(),
+            Local::Connect(error) => error.into(),
         }
     }
 }

@@ -4,27 +4,29 @@ mod apply;
 mod check;
 mod completions;
 mod connect;
+#[cfg(feature = "local")]
 mod demo;
 mod discovery;
-mod env_file;
 mod error;
 mod generate_sites;
 mod leases;
 mod ledger;
 mod maintenance;
+#[cfg(feature = "local")]
 mod manual;
 mod migrate;
 mod nats;
 mod output;
 mod probers;
+#[cfg(feature = "local")]
 mod reference;
 mod region;
 mod report;
-mod service_file;
 mod site;
 mod site_args;
 mod status;
 mod tail;
+#[cfg(feature = "local")]
 mod up;
 
 use std::process::ExitCode;
@@ -35,8 +37,6 @@ use crate::error::Error;
 
 /// Each line is a paragraph, which clap wraps at the width of the terminal.
 const AFTER_HELP: &str = "\
-Start with 'picket up', then in another terminal: picket site add https://example.com, picket status
-
 Exit codes:
   0  success
   1  negative result: a site is down, a tick is unaccounted for
@@ -45,13 +45,21 @@ Exit codes:
 
 DATABASE_URL and NATS_URL select the system; without them, commands use a running 'picket up'.";
 
+fn after_help() -> String {
+    let first_steps = "Start with 'picket up', then in another terminal: picket site add https://example.com, picket status";
+    match cfg!(feature = "local") {
+        true => format!("{first_steps}\n\n{AFTER_HELP}"),
+        false => AFTER_HELP.to_owned(),
+    }
+}
+
 /// Website monitoring: run Picket, define sites, show results
 #[derive(Parser, Debug)]
 #[command(
     name = "picket",
     version,
     max_term_width = 110,
-    after_help = AFTER_HELP
+    after_help = after_help()
 )]
 struct Cli {
     #[command(subcommand)]
@@ -60,14 +68,17 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    #[cfg(feature = "local")]
     /// Run Picket locally, with its own NATS and Postgres, until Ctrl-C
     ///
     /// NATS and Postgres are started on 127.0.0.1, unless NATS_URL or DATABASE_URL name other servers.
     /// Checks may connect to loopback addresses, which a separate prober refuses. A file sites.yaml in
     /// the current directory is applied. The next start reuses the data.
     Up(Box<up::UpOptions>),
+    #[cfg(feature = "local")]
     /// Stop a running `picket up`, or servers left running by a killed one
     Down(up::DownOptions),
+    #[cfg(feature = "local")]
     /// Run `picket up` with a demo target whose sites show every kind of result within a minute
     ///
     /// The data is kept apart, in .picket-demo. Remove that directory to remove every trace.
@@ -115,9 +126,11 @@ enum Command {
     Generate(generate_sites::GenerateOptions),
     /// Print the completion script of a shell
     Completions(completions::CompletionsOptions),
+    #[cfg(feature = "local")]
     /// Write the manual pages of all programs
     #[command(hide = true)]
     Man(manual::ManualOptions),
+    #[cfg(feature = "local")]
     /// Write the generated parts of the reference documents
     #[command(hide = true)]
     Reference(reference::ReferenceOptions),
@@ -145,11 +158,14 @@ async fn main() -> ExitCode {
 /// Runs the command and returns its exit code: 0, or 1 for a negative result.
 async fn run_command(command: Command, matches: &ArgMatches) -> Result<u8, Error> {
     let done = match command {
-        Command::Up(options) => return up::run_up(*options, matches, None).await,
+        #[cfg(feature = "local")]
+        Command::Up(options) => return up::run_up(*options, matches).await,
+        #[cfg(feature = "local")]
         Command::Demo(options) => return demo::run(*options, matches).await,
         Command::Check(options) => return check::run(*options, matches).await,
         Command::Status(options) => return status::run(options, matches).await,
         Command::Ledger(options) => return ledger::run(options, matches).await,
+        #[cfg(feature = "local")]
         Command::Down(options) => up::run_down(options).await,
         Command::Migrate(options) => migrate::run(options, matches).await,
         Command::Site(command) => site::run(command, matches).await,
@@ -164,7 +180,9 @@ async fn run_command(command: Command, matches: &ArgMatches) -> Result<u8, Error
         Command::Report(command) => report::run(command, matches).await,
         Command::Generate(options) => generate_sites::run(options, matches).await,
         Command::Completions(options) => completions::run(&options),
+        #[cfg(feature = "local")]
         Command::Man(options) => manual::run(&options),
+        #[cfg(feature = "local")]
         Command::Reference(options) => reference::run(&options),
     };
     done.map(|()| 0)

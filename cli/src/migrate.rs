@@ -1,7 +1,7 @@
 //! `picket migrate`: migrates the database schema.
 
 use clap::{ArgMatches, Args};
-use picket_store::{MIGRATOR, Store};
+use picket_store::MIGRATOR;
 
 use crate::{connect::DatabaseArgs, error::Error, output::print_text};
 
@@ -20,21 +20,11 @@ pub(crate) const DEFAULT_SHARDS: u16 = 64;
 
 pub(crate) async fn run(options: MigrateOptions, matches: &ArgMatches) -> Result<(), Error> {
     let store = options.database.connect_unmigrated(matches).await?;
-    if migrate_database(&store, options.shards).await? {
+    if store.migrate_if_outdated(options.shards).await? {
         print_text(
             "the database was restored from another cluster: its transaction numbers were adapted to this cluster\n",
         )?;
     }
     let newest = MIGRATOR.iter().map(|migration| migration.version).max();
     print_text(&format!("the schema is up to date (version {})\n", newest.unwrap_or(0)))
-}
-
-/// Migrates unless the schema is new enough, which is the faster check. Returns true if the
-/// database had been restored from another cluster.
-pub(crate) async fn migrate_database(store: &Store, shards: u16) -> Result<bool, Error> {
-    match store.check_schema().await {
-        Err(picket_store::Error::SchemaOutdated { .. }) => store.migrate(shards).await?,
-        checked => checked?,
-    }
-    Ok(store.adopt_cluster().await?)
 }

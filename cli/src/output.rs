@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write};
 use clap::{Args, ValueEnum};
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table, presets};
 use picket_proto::safe_text;
+pub(crate) use picket_runtime::console::{print_error, should_colour};
 use serde::Serialize;
 
 use crate::error::Error;
@@ -76,16 +77,6 @@ fn write_stdout(text: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Writes one line of progress to standard output. A closed terminal is no reason to stop.
-pub(crate) fn print_line(line: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stdout().lock(), "{}", safe_text::sanitize_lines(&line.to_string()));
-}
-
-/// Writes an error message as one line to standard error.
-pub(crate) fn print_error(line: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr().lock(), "picket: {}", safe_text::sanitize_lines(&line.to_string()));
-}
-
 /// Progress text on one line of a terminal, overwritten at each change. Prints nothing elsewhere.
 pub(crate) struct ProgressLine {
     is_shown: bool,
@@ -116,12 +107,6 @@ impl Drop for ProgressLine {
     fn drop(&mut self) {
         self.clear_line();
     }
-}
-
-/// Returns true if standard output should have colours: it is a terminal, and the user has not set
-/// `NO_COLOR` (<https://no-color.org>).
-pub(crate) fn should_colour() -> bool {
-    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
 }
 
 /// A table without borders and with aligned columns.

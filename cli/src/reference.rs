@@ -41,7 +41,7 @@ const PAGES: [Page; 3] = [
 pub(crate) fn programs() -> [Command; 4] {
     [
         Cli::command(),
-        picket_coordinator::options::Options::command(),
+        picket_coordinator::Options::command(),
         picket_prober::Options::command(),
         picket_sink::Options::command(),
     ]

@@ -1,47 +1,28 @@
 //! `picket up` and `picket down`: all services of Picket in one process, with a local NATS and
 //! Postgres.
 
-mod banner;
-mod log;
-mod servers;
-mod services;
-
-use std::{
-    path::{Path, PathBuf},
-    pin::Pin,
-    time::Duration,
-};
+use std::path::{Path, PathBuf};
 
 use clap::{ArgMatches, Args};
 use ipnet::IpNet;
-use picket_coordinator::options::RetentionOptions;
-use picket_proto::{RegionName, ValidationError};
+use picket_coordinator::RetentionOptions;
+use picket_local::AppliedSites;
+use picket_proto::RegionName;
 use picket_runtime::{
-    options::{DurationArg, LogFormat, LogOptions, NatsOptions},
-    process::{self, EXIT_SOFTWARE},
-    telemetry,
+    options::{DurationArg, LogOptions, NatsOptions},
+    process,
+    streams::StreamLimits,
 };
-use picket_servers::{DataDir, Nats, Postgres};
-use picket_store::{DatabaseOptions, Store, regions};
-use rustix::process::{Pid, Signal, kill_process};
+use picket_store::{DatabaseOptions, Store};
 
-use self::{servers::Servers, services::Services};
 use crate::{
     apply::{self, SITES_FILE},
-    connect::{self, explicit_arg, parse_host_port},
-    demo::Demo,
-    env_file,
+    connect::{self, DEFAULT_DATA_DIR, DEMO_DATA_DIR, explicit_arg},
     error::Error,
-    migrate::{self, DEFAULT_SHARDS},
-    output::{print_error, print_line},
-    service_file,
+    migrate::DEFAULT_SHARDS,
+    output::print_error,
     site_args::IntervalOptions,
 };
-
-/// Default data directory of `up`.
-pub(crate) const DEFAULT_DATA_DIR: &str = ".picket";
-/// Default URL of the NATS server of `up`.
-pub(crate) const DEFAULT_NATS_URL: &str = "nats://127.0.0.1:4222";
 
 /// Options of `picket up`.
 #[derive(Args, Clone, Debug)]
@@ -78,7 +59,7 @@ pub(crate) struct UpOptions {
         value_parser = clap::value_parser!(u32).range(1..=100_000))]
     concurrency: u32,
     /// Private networks that checks may connect to in addition to loopback, such as 10.0.0.0/8
-    #[arg(long, env = "PICKET_ALLOW_ADDRESSES", value_name = "CIDR[,CIDR…]", value_delimiter = ',', value_parser = parse_network)]
+    #[arg(long, env = "PICKET_ALLOW_ADDRESSES", value_name = "CIDR[,CIDR…]", value_delimiter = ',', value_parser = picket_prober::parse_network)]
     allow_addresses: Vec<IpNet>,
     /// File of root certificates (PEM) to trust in addition to the system's
     #[arg(long, env = "PICKET_CA_FILE", value_name = "FILE")]
@@ -87,17 +68,17 @@ pub(crate) struct UpOptions {
     pub(crate) behaviour: picket_prober::BehaviourOptions,
     /// Time after which a shard's lease expires unless renewed, 3s to 5m
     #[arg(long, env = "PICKET_LEASE_TIME", value_name = "DURATION", default_value = "15s", 
-        value_parser = picket_coordinator::options::parse_lease_time)]
+        value_parser = picket_coordinator::parse_lease_time)]
     lease_time: DurationArg,
     /// Time after a tick until its ledger is closed, 10s to 1h; a tick without a result is then
     /// recorded as missed
     #[arg(long, env = "PICKET_LEDGER_GRACE", value_name = "DURATION", default_value = "150s",
-        value_parser = picket_coordinator::options::parse_ledger_grace)]
+        value_parser = picket_coordinator::parse_ledger_grace)]
     ledger_grace: DurationArg,
     /// Batch window: maximum time a due job waits to be published together with others, 10ms to
     /// 500ms
     #[arg(long, env = "PICKET_GATHER", value_name = "DURATION", default_value = "250ms",
-        value_parser = picket_coordinator::options::parse_batch_delay)]
+        value_parser = picket_coordinator::parse_batch_delay)]
     gather: DurationArg,
     #[command(flatten)]
     retention: RetentionOptions,
@@ -111,13 +92,6 @@ pub(crate) struct UpOptions {
     log: LogOptions,
 }
 
-fn parse_network(text: &str) -> Result<IpNet, String> {
-    let text = text.trim();
-    text.parse().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from)).map_err(|_| {
-        "allowed: an address or a network, such as 192.168.1.7 or 10.0.0.0/8 or fd00::/8".to_owned()
-    })
-}
-
 /// Options of `picket down`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DownOptions {
@@ -126,156 +100,60 @@ pub(crate) struct DownOptions {
     data_dir: PathBuf,
 }
 
-type ShutdownSignal = Pin<Box<dyn Future<Output = &'static str>>>;
-
-/// Completes at the next SIGTERM, SIGINT or SIGHUP, with the name of the signal.
-fn next_shutdown_signal() -> ShutdownSignal {
-    Box::pin(async {
-        let mut hangup = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()) {
-            Ok(hangup) => hangup,
-            Err(_) => return process::shutdown_signal().await.unwrap_or("none"),
+impl UpOptions {
+    /// The system that the options describe.
+    pub(crate) fn to_config(&self, matches: &ArgMatches) -> Result<picket_local::Config, Error> {
+        let mut regions = self.regions.clone();
+        regions.sort();
+        regions.dedup();
+        let external = |option| explicit_arg(matches, option).map(str::to_owned);
+        let coordinator = picket_coordinator::Config {
+            name: process::unique_name(),
+            lease_time: self.lease_time.0,
+            intervals: self.intervals.to_interval_range()?,
+            stream_limits: StreamLimits::default(),
+            ledger_grace: self.ledger_grace.0,
+            batch_delay: self.gather.0,
+            retention: self.retention.to_retention(),
         };
-        tokio::select! {
-            signal = process::shutdown_signal() => signal.unwrap_or("none"),
-            // SIGHUP: the terminal was closed.
-            _ = hangup.recv() => "SIGHUP",
-        }
-    })
+        let sink = picket_sink::Config {
+            retention: std::time::Duration::from_secs(86_400 * u64::from(self.retention.retention_days)),
+            ..picket_sink::Config::default()
+        };
+        let prober = |region: &RegionName| {
+            let mut config = picket_prober::Config::new(region.clone());
+            config.concurrency = usize::try_from(self.concurrency).unwrap_or(usize::MAX);
+            config.limits.allowed_networks.clone_from(&self.allow_addresses);
+            config.limits.ca_file.clone_from(&self.ca_file);
+            config.behaviour.clone_from(&self.behaviour);
+            config
+        };
+        Ok(picket_local::Config {
+            data_dir: self.data_dir.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_DIR)),
+            tools_dir: self.tools_dir.clone(),
+            shards: DEFAULT_SHARDS,
+            nats_port: self.nats_port,
+            pg_port: self.pg_port,
+            nats_url: external("nats_url"),
+            database_url: external("database_url"),
+            nats: self.nats.clone(),
+            coordinator: (!self.no_coordinator).then_some(coordinator),
+            probers: regions.iter().filter(|_| !self.no_probers).map(prober).collect(),
+            regions,
+            sink: (!self.no_sink).then_some(sink),
+            log: self.log.clone(),
+            is_log_filter_given: explicit_arg(matches, "log").is_some(),
+        })
+    }
 }
 
-/// Runs all services until a signal arrives. With `demo`, also applies its sites.
-pub(crate) async fn run_up(
-    mut options: UpOptions,
-    matches: &ArgMatches,
-    demo: Option<Demo>,
-) -> Result<u8, Error> {
-    options.regions.sort();
-    options.regions.dedup();
-    let dir = options.data_dir.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_DIR));
-    let data = DataDir::lock(&dir)?;
-    // The log file is in the data directory, so logging starts after the lock.
-    log::init_logging(&options.log, explicit_arg(matches, "log").is_some(), data.path())?;
-    write_gitignore(data.path());
-    let mut servers = resolve_servers(&options, matches, &data).await?;
-    let mut system = RunningSystem::default();
-    let mut stop = next_shutdown_signal();
-
-    let started = tokio::select! {
-        started = start_system(&options, &dir, &mut servers, &mut system, demo.as_ref()) => started.map(Some),
-        signal = &mut stop => {
-            print_line(format_args!("stopped by {signal} during startup"));
-            Ok(None)
-        }
+/// Runs all services until a signal arrives. Returns the exit code.
+pub(crate) async fn run_up(options: UpOptions, matches: &ArgMatches) -> Result<u8, Error> {
+    let config = options.to_config(matches)?;
+    let apply = async |store: &Store| {
+        Ok(AppliedSites { summary: apply_sites(&options, store).await, notes: Vec::new() })
     };
-    let ended = match started {
-        Ok(Some(())) => watch_system(&mut stop, &mut servers, &mut system).await,
-        Ok(None) => Ok(0),
-        Err(error) => Err(error),
-    };
-    // Removed before the servers stop, so that no command connects to a stopping system.
-    remove_connection_files(data.path());
-    let mut again = next_shutdown_signal();
-    tokio::select! {
-        () = stop_system(&mut servers, &mut system) => ended,
-        signal = &mut again => {
-            servers.kill().await;
-            print_error(format_args!("second {signal}: killed the remaining servers"));
-            Ok(EXIT_KILLED)
-        }
-    }
-}
-
-/// Exit code after a second signal, the same as a shell reports for a process ended by Ctrl-C.
-const EXIT_KILLED: u8 = 130;
-
-#[derive(Default)]
-struct RunningSystem {
-    services: Services,
-    store: Option<Store>,
-}
-
-/// Removes the files with the addresses of stopped servers.
-fn remove_connection_files(dir: &Path) {
-    let _ = std::fs::remove_file(env_file::env_path(dir));
-    let _ = std::fs::remove_file(service_file::service_path(dir));
-}
-
-/// Excludes the directory from version control, because it contains a password.
-fn write_gitignore(dir: &Path) {
-    let file = dir.join(".gitignore");
-    if !file.exists() {
-        // `create_new` never follows a link and never overwrites a file of another process.
-        let created = std::fs::File::create_new(file);
-        let _ = created.and_then(|mut file| std::io::Write::write_all(&mut file, b"*\n"));
-    }
-}
-
-/// The servers to run here. A server named by a variable is not started.
-async fn resolve_servers(
-    options: &UpOptions,
-    matches: &ArgMatches,
-    data: &DataDir,
-) -> Result<Servers, Error> {
-    if options.nats_port == options.pg_port {
-        return Err(
-            ValidationError::new("--pg-port", options.pg_port, "another port than --nats-port").into()
-        );
-    }
-    let nats_url = external_url(explicit_arg(matches, "nats_url"), 4222, options.nats_port).await;
-    let database_url = external_url(explicit_arg(matches, "database_url"), 5432, options.pg_port).await;
-    Ok(Servers::new(options, data, nats_url, database_url))
-}
-
-/// The server named by a variable. A local URL with our own port on which no server listens is a
-/// leftover of an earlier `up` in the shell's environment, and is ignored.
-async fn external_url(url: Option<&str>, default_port: u16, own_port: u16) -> Option<String> {
-    let url = url?;
-    let own = parse_host_port(url, default_port).is_some_and(|(host, port)| {
-        port == own_port && ["127.0.0.1", "localhost", "::1"].contains(&host.as_str())
-    });
-    match own && tokio::net::TcpStream::connect(("127.0.0.1", own_port)).await.is_err() {
-        true => None,
-        false => Some(url.to_owned()),
-    }
-}
-
-async fn start_system(
-    options: &UpOptions,
-    dir: &Path,
-    servers: &mut Servers,
-    system: &mut RunningSystem,
-    demo: Option<&Demo>,
-) -> Result<(), Error> {
-    servers.start().await?;
-    let nats = NatsOptions { nats_url: servers.nats_url(), ..options.nats.clone() };
-    let database = DatabaseOptions { database_url: Some(servers.database_url()) };
-    let store = connect::connect_database(&database).await?;
-    // Kept for the drain even if a later step fails.
-    system.store = Some(store.clone());
-    migrate::migrate_database(&store, DEFAULT_SHARDS).await?;
-    for region in &options.regions {
-        regions::add_region(&store, region).await?;
-    }
-    services::start_services(options, &nats, &database, &mut system.services).await?;
-    let sites = match demo {
-        Some(demo) => Some(demo.apply_sites(&store, options.intervals.to_interval_range()?).await?),
-        None => apply_sites(options, &store).await,
-    };
-    let variables = [("DATABASE_URL", servers.database_url()), ("NATS_URL", servers.nats_url())];
-    let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
-    // Some valid URLs cannot be expressed for libpq. Without the file, only the psql command is
-    // omitted from the banner.
-    if let Err(why) = service_file::write_service(dir, &servers.database_url()) {
-        print_error(format_args!("could not write {}: {why}", service_file::service_path(dir).display()));
-    }
-    env_file::write_env(dir, &variables).map_err(|why| {
-        Error::Usage(format!("could not write {}: {why}", env_file::env_path(dir).display()))
-    })?;
-    banner::print_banner(options, dir, servers, &store, sites.as_deref()).await?;
-    if let Some(demo) = demo {
-        demo.print_sites();
-    }
-    Ok(())
+    picket_local::run_system(config, apply).await
 }
 
 /// Applies `sites.yaml`. A refused file is reported as a warning and does not stop the start.
@@ -297,113 +175,7 @@ async fn apply_sites(options: &UpOptions, store: &Store) -> Option<String> {
     }
 }
 
-/// Waits for a signal or a permanent failure. Restarts a server that ends by itself.
-async fn watch_system(
-    stop: &mut ShutdownSignal,
-    servers: &mut Servers,
-    system: &mut RunningSystem,
-) -> Result<u8, Error> {
-    loop {
-        tokio::select! {
-            signal = &mut *stop => {
-                print_line(format_args!("\n{signal}: stopping; a second signal kills at once"));
-                return Ok(0);
-            }
-            name = system.services.wait_for_failure() => {
-                print_error(format_args!("{name} failed repeatedly and gave up; see the logs"));
-                return Ok(EXIT_SOFTWARE);
-            }
-            died = servers.wait_for_exit() => {
-                tokio::select! {
-                    restarted = servers.restart_server(died) => restarted?,
-                    signal = &mut *stop => {
-                        print_line(format_args!("\n{signal}: stopping; a second signal kills at once"));
-                        return Ok(0);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Stops all services in order, and then the servers, because services write to them until they
-/// end.
-async fn stop_system(servers: &mut Servers, system: &mut RunningSystem) {
-    std::mem::take(&mut system.services).drain_in_order().await;
-    if let Some(store) = system.store.take() {
-        store.close().await;
-    }
-    servers.stop().await;
-}
-
-/// Hint with the command that stops a running demo, if `dir` is another directory.
-fn running_demo_hint(dir: &Path) -> String {
-    let demo = Path::new(crate::demo::DEMO_DATA_DIR);
-    match DataDir::holder_pid(demo) {
-        Ok(Some(_)) if dir != demo => {
-            format!("; a demo is running: picket down --data-dir {}", demo.display())
-        }
-        _ => String::new(),
-    }
-}
-
 /// Stops a running `up`, or servers left running by a killed one.
 pub(crate) async fn run_down(options: DownOptions) -> Result<(), Error> {
-    // Covers the drain limits of services and servers.
-    const DOWN_TIMEOUT: Duration = Duration::from_secs(90);
-    let dir = options.data_dir;
-    let _ =
-        telemetry::init_logging(&LogOptions { log: "warn".to_owned(), log_format: Some(LogFormat::Pretty) });
-    if !dir.exists() {
-        print_line(format_args!(
-            "nothing is running: {} does not exist{}",
-            dir.display(),
-            running_demo_hint(&dir)
-        ));
-        return Ok(());
-    }
-    let holder = DataDir::holder_pid(&dir)?;
-    // Without a holder, only orphans of a killed `up` can be running.
-    let Some(pid) = holder else {
-        let data = DataDir::lock(&dir)?;
-        Nats::stop_orphan(&data).await?;
-        Postgres::stop_orphan(&data).await?;
-        remove_connection_files(&dir);
-        print_line(format_args!("nothing is running in {}{}", dir.display(), running_demo_hint(&dir)));
-        return Ok(());
-    };
-    let signalled = i32::try_from(pid)
-        .ok()
-        .and_then(Pid::from_raw)
-        .ok_or_else(|| {
-            Error::Failed(format!("process {pid}, which holds {}, cannot be signalled", dir.display()))
-        })
-        .and_then(|process| {
-            kill_process(process, Signal::TERM).map_err(|why| {
-                Error::Unreachable(format!(
-                    "could not stop process {pid}, which holds {}: {why}",
-                    dir.display()
-                ))
-            })
-        });
-    signalled?;
-    print_line(format_args!("stopping process {pid} and its servers"));
-    let gone = async {
-        // The lock is released when the process ends.
-        while DataDir::holder_pid(&dir)? == Some(pid) {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        Ok::<_, Error>(())
-    };
-    match tokio::time::timeout(DOWN_TIMEOUT, gone).await {
-        Ok(gone) => gone?,
-        Err(_) => {
-            return Err(Error::Unreachable(format!(
-                "process {pid} did not stop within {} s; kill it (kill -9 {pid}), then run 'picket down' again",
-                DOWN_TIMEOUT.as_secs()
-            )));
-        }
-    }
-    print_line("stopped");
-    Ok(())
+    Ok(picket_local::stop_system(&options.data_dir, Path::new(DEMO_DATA_DIR)).await?)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// A time span, halved after a slow statement and doubled after a fast one.
 #[derive(Clone, Copy, Debug)]
-pub struct AdaptiveChunk {
+pub(crate) struct AdaptiveChunk {
     current: Duration,
     min: Duration,
     max: Duration,
@@ -17,7 +17,7 @@ pub struct AdaptiveChunk {
 
 impl AdaptiveChunk {
     /// Creates a chunk of `first`, which stays within `min` and `max`.
-    pub fn new(
+    pub(crate) fn new(
         first: Duration,
         min: Duration,
         max: Duration,
@@ -28,12 +28,12 @@ impl AdaptiveChunk {
     }
 
     /// Size of the next chunk.
-    pub fn current_size(&self) -> Duration {
+    pub(crate) fn current_size(&self) -> Duration {
         self.current
     }
 
     /// Adapts the size to the duration of the last statement.
-    pub fn record_duration(&mut self, took: Duration) {
+    pub(crate) fn record_duration(&mut self, took: Duration) {
         if took > self.slow_above {
             self.current = (self.current / 2).max(self.min);
         } else if took < self.grow_below {

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, warn};
 
 use self::queue::{ConfirmationQueue, DueConfirmations, MAX_BURST_ROUNDS, MAX_SITES};
-use crate::{fence::Fence, metrics::Metrics, scheduler};
+use crate::{fence::Fence, metrics::Metrics, schedule::scheduler};
 
 /// Receives confirmation requests and forwards due sites to the scheduler.
 pub(crate) struct ConfirmationListener {

@@ -22,22 +22,22 @@ use crate::{
     shared_clock::SharedClock,
 };
 
-pub enum Msg {
+pub(crate) enum Msg {
     /// Run one round of housekeeping.
     RunHousekeeping,
 }
 
 /// See the module documentation.
 #[derive(Clone)]
-pub struct Housekeeper {
-    pub store: Store,
-    pub clock: SharedClock,
-    pub retention: Retention,
-    pub metrics: Metrics,
+pub(crate) struct Housekeeper {
+    pub(crate) store: Store,
+    pub(crate) clock: SharedClock,
+    pub(crate) retention: Retention,
+    pub(crate) metrics: Metrics,
 }
 
 /// State of the housekeeper.
-pub struct HousekeeperState {
+pub(crate) struct HousekeeperState {
     chunk: AdaptiveChunk,
     rounds: u64,
     is_failure_reported: bool,

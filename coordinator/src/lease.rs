@@ -4,10 +4,10 @@
 //! Bound: one statement at a time, each with a deadline. Loss: a lease that is not renewed expires,
 //! and another coordinator acquires the shard.
 
-pub mod clock_trust;
-pub mod held;
+pub(crate) mod clock_trust;
+pub(crate) mod held;
 pub mod machine;
-pub mod share;
+pub(crate) mod share;
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -27,15 +27,15 @@ use self::{
     machine::{LeaseAction, LeaseEvent, LeaseMachine, ReleasingShards},
 };
 use crate::{
-    catalog,
+    dispatch::publisher::{Ownership, PublishHealth},
     fence::Fence,
     metrics::Metrics,
-    publisher::{Ownership, PublishHealth},
-    scheduler,
+    schedule::catalog,
+    schedule::scheduler,
     shared_clock::SharedClock,
 };
 
-pub enum Msg {
+pub(crate) enum Msg {
     /// Starts a round.
     BeginRound,
     /// Another coordinator has released leases, so there may be free shards.
@@ -48,23 +48,23 @@ pub enum Msg {
 
 /// See the module documentation.
 #[derive(Clone)]
-pub struct LeaseManager {
-    pub name: String,
-    pub lease_time: Duration,
-    pub store: Store,
-    pub jetstream: async_nats::jetstream::Context,
-    pub scheduler: ActorRef<scheduler::Msg>,
-    pub catalog: ActorRef<catalog::Msg>,
-    pub fence: Fence,
-    pub clock: SharedClock,
-    pub publish_health: PublishHealth,
-    pub ownership: Ownership,
-    pub metrics: Metrics,
-    pub readiness: ReadinessCheck,
+pub(crate) struct LeaseManager {
+    pub(crate) name: String,
+    pub(crate) lease_time: Duration,
+    pub(crate) store: Store,
+    pub(crate) jetstream: async_nats::jetstream::Context,
+    pub(crate) scheduler: ActorRef<scheduler::Msg>,
+    pub(crate) catalog: ActorRef<catalog::Msg>,
+    pub(crate) fence: Fence,
+    pub(crate) clock: SharedClock,
+    pub(crate) publish_health: PublishHealth,
+    pub(crate) ownership: Ownership,
+    pub(crate) metrics: Metrics,
+    pub(crate) readiness: ReadinessCheck,
 }
 
 /// State of the lease manager.
-pub struct LeaseState {
+pub(crate) struct LeaseState {
     machine: LeaseMachine,
     /// End of the last round.
     last_round_at: Boottime,

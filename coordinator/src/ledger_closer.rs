@@ -16,32 +16,32 @@ use tracing::{debug, info, warn};
 
 use crate::{
     adaptive_chunk::AdaptiveChunk,
+    dispatch::publish_gaps::PublishGaps,
     fence::Fence,
     metrics::{Metrics, MissedLabel},
-    publish_gaps::PublishGaps,
     shared_clock::SharedClock,
 };
 
-pub enum Msg {
+pub(crate) enum Msg {
     /// Close the ledger as far as possible.
     CloseLedger,
 }
 
 /// See the module documentation.
 #[derive(Clone)]
-pub struct LedgerCloser {
-    pub name: String,
-    pub grace: Duration,
-    pub bus: Bus,
-    pub store: Store,
-    pub fence: Fence,
-    pub clock: SharedClock,
-    pub publish_gaps: PublishGaps,
-    pub metrics: Metrics,
+pub(crate) struct LedgerCloser {
+    pub(crate) name: String,
+    pub(crate) grace: Duration,
+    pub(crate) bus: Bus,
+    pub(crate) store: Store,
+    pub(crate) fence: Fence,
+    pub(crate) clock: SharedClock,
+    pub(crate) publish_gaps: PublishGaps,
+    pub(crate) metrics: Metrics,
 }
 
 /// State of the ledger closer.
-pub struct CloserState {
+pub(crate) struct CloserState {
     chunk: AdaptiveChunk,
     is_failure_reported: bool,
 }

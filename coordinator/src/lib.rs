@@ -1,72 +1,37 @@
 //! The coordinator: holds leases on shards of schedules and publishes a job for each tick when it
 //! is due.
+#![warn(missing_docs)]
 
-pub mod adaptive_chunk;
-pub mod backpressure;
-pub mod catalog;
+mod adaptive_chunk;
+mod config;
 mod confirmation;
+pub mod dispatch;
 pub mod fence;
-pub mod housekeeper;
+mod housekeeper;
 pub mod lease;
-pub mod ledger_closer;
-mod listener;
-pub mod metrics;
-pub mod options;
-pub mod publish_gaps;
-pub mod publisher;
-pub mod region_liveness;
-pub mod scheduler;
-pub mod shared_clock;
-pub mod stream_setup;
+mod ledger_closer;
+mod metrics;
+mod options;
+mod pipeline;
+mod region_liveness;
+mod schedule;
+mod shared_clock;
+mod stream_setup;
 #[cfg(test)]
 mod supervision_tests;
 
 use std::time::Duration;
 
-use picket_proto::site::IntervalRange;
-use picket_runtime::{
-    Backoff, Bus, Health, Pipeline, PipelineHandle, ReadinessCheck, bus, spawn_task, streams::StreamLimits,
-};
-use picket_store::{Store, housekeeping::Retention, tickets::Keyring};
-use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
-use tokio::sync::oneshot;
-use tracing::warn;
+use picket_runtime::{Bus, Health, PipelineHandle, bus, wait_for_database};
+use picket_store::{Store, tickets::Keyring};
+use ractor::SpawnErr;
 
-use crate::{
-    backpressure::{BackpressureActor, PublishPause},
-    catalog::Catalog,
-    confirmation::ConfirmationListener,
-    fence::Fence,
-    housekeeper::Housekeeper,
-    lease::LeaseManager,
-    ledger_closer::LedgerCloser,
-    listener::NotificationListener,
-    metrics::Metrics,
-    publish_gaps::PublishGaps,
-    publisher::{Ownership, PublishHealth, Publisher},
-    scheduler::Scheduler,
-    shared_clock::SharedClock,
-    stream_setup::StreamReconciler,
+pub use self::{
+    config::Config,
+    metrics::describe_metrics,
+    options::{Options, RetentionOptions, parse_batch_delay, parse_lease_time, parse_ledger_grace},
 };
-
-/// Settings of a coordinator, constant at run time.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Name in leases and logs; unique among coordinators.
-    pub name: String,
-    /// Time after which an unrenewed lease expires.
-    pub lease_time: Duration,
-    /// Intervals allowed for a site.
-    pub intervals: IntervalRange,
-    /// Limits of the streams.
-    pub stream_limits: StreamLimits,
-    /// Time from a tick until its ledger is closed.
-    pub ledger_grace: Duration,
-    /// Maximum time a due job waits to be published together with others.
-    pub batch_delay: Duration,
-    /// Retention of results and rollups.
-    pub retention: Retention,
-}
+use self::{metrics::Metrics, pipeline::CoordinatorPipeline};
 
 /// Reasons for which a coordinator cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -82,31 +47,26 @@ pub enum Error {
     Spawn(#[from] SpawnErr),
 }
 
+/// Maximum database connections of a coordinator.
+pub const DATABASE_CONNECTIONS: u32 = 6;
+
 /// Maximum time to release all shards.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Waits for NATS and for a database with a compatible schema, then runs until drained.
+/// Starts a coordinator, which runs until drained. Waits for NATS and for a database with a
+/// compatible schema.
 ///
 /// # Errors
 /// If NATS or the database is reachable but cannot be used.
 pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Result<PipelineHandle, Error> {
     let database = health.add_readiness_check("database");
     bus.wait_connected().await?;
-    // The same failure recurs with every attempt and is logged once.
-    let mut last_reason = None;
-    store
-        .wait_ready(|error| {
-            let why = picket_runtime::ErrorChain(error).to_string();
-            database.set_unready(why.clone());
-            if last_reason.as_ref() != Some(&why) {
-                warn!(error = why, "waiting for the database");
-                last_reason = Some(why);
-            }
-        })
-        .await?;
-    let keyring = load_keyring(&store, &database).await;
-    database.set_ready();
-    let coordinator = Coordinator {
+    let connect = async || {
+        store.check_usable().await?;
+        Keyring::load_from(&store).await
+    };
+    let keyring = wait_for_database(&database, connect, picket_store::Error::may_recover).await?;
+    let coordinator = CoordinatorPipeline {
         metrics: Metrics::new(&health),
         catalog_readiness: health.add_readiness_check("schedules"),
         lease_readiness: health.add_readiness_check("leases"),
@@ -118,147 +78,4 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
         keyring,
     };
     Ok(PipelineHandle::start("coordinator", coordinator, DRAIN_TIMEOUT, &health).await?)
-}
-
-async fn load_keyring(store: &Store, database: &ReadinessCheck) -> Keyring {
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-    loop {
-        match Keyring::load_from(store).await {
-            Ok(keyring) => return keyring,
-            Err(error) => {
-                let why = picket_runtime::ErrorChain(&error).to_string();
-                warn!(error = why, "could not load ticket keys, retrying");
-                database.set_unready(why);
-                tokio::time::sleep(backoff.next_delay()).await;
-            }
-        }
-    }
-}
-
-#[derive(Clone)]
-struct Coordinator {
-    config: Config,
-    bus: Bus,
-    store: Store,
-    keyring: Keyring,
-    metrics: Metrics,
-    catalog_readiness: ReadinessCheck,
-    lease_readiness: ReadinessCheck,
-    streams_readiness: ReadinessCheck,
-    backpressure_readiness: ReadinessCheck,
-}
-
-impl Pipeline for Coordinator {
-    type Actors = ActorRef<lease::Msg>;
-
-    async fn spawn_actors(&self, supervisor: ActorCell) -> Result<Self::Actors, SpawnErr> {
-        // New in each pipeline, so that no task of an earlier pipeline can publish.
-        let (fence, publish_health, publish_gaps) =
-            (Fence::default(), PublishHealth::default(), PublishGaps::default());
-        let ownership = Ownership::default();
-        let clock = SharedClock::default();
-        let publisher = Publisher {
-            bus: self.bus.clone(),
-            fence: fence.clone(),
-            publish_health: publish_health.clone(),
-            ownership: ownership.clone(),
-            publish_gaps: publish_gaps.clone(),
-            metrics: self.metrics.clone(),
-        };
-        let publish_pause = PublishPause::default();
-        let backpressure = BackpressureActor {
-            bus: self.bus.clone(),
-            publish_pause: publish_pause.clone(),
-            metrics: self.metrics.clone(),
-            readiness: self.backpressure_readiness.clone(),
-        };
-        Actor::spawn_linked(None, backpressure, (), supervisor.clone()).await?;
-        let scheduler = Scheduler {
-            publisher,
-            publish_pause,
-            batch_delay: self.config.batch_delay,
-            keyring: self.keyring.clone(),
-            metrics: self.metrics.clone(),
-        };
-        let (scheduler, _) = Actor::spawn_linked(None, scheduler, (), supervisor.clone()).await?;
-        let confirmation_listener = ConfirmationListener {
-            bus: self.bus.clone(),
-            fence: fence.clone(),
-            scheduler: scheduler.clone(),
-            metrics: self.metrics.clone(),
-        };
-        spawn_task("confirmation_listener", confirmation_listener.run(), supervisor.clone()).await?;
-        let catalog = Catalog {
-            store: self.store.clone(),
-            intervals: self.config.intervals,
-            scheduler: scheduler.clone(),
-            fence: fence.clone(),
-            metrics: self.metrics.clone(),
-            readiness: self.catalog_readiness.clone(),
-        };
-        let (catalog, _) = Actor::spawn_linked(None, catalog, (), supervisor.clone()).await?;
-        let stream_reconciler = StreamReconciler {
-            bus: self.bus.clone(),
-            store: self.store.clone(),
-            fence: fence.clone(),
-            keyring: self.keyring.clone(),
-            ownership: ownership.clone(),
-            clock: clock.clone(),
-            stream_limits: self.config.stream_limits,
-            retention: self.config.retention,
-            metrics: self.metrics.clone(),
-            readiness: self.streams_readiness.clone(),
-        };
-        let (stream_reconciler, _) =
-            Actor::spawn_linked(None, stream_reconciler, (), supervisor.clone()).await?;
-        let ledger = LedgerCloser {
-            name: self.config.name.clone(),
-            grace: self.config.ledger_grace,
-            bus: self.bus.clone(),
-            store: self.store.clone(),
-            fence: fence.clone(),
-            clock: clock.clone(),
-            publish_gaps,
-            metrics: self.metrics.clone(),
-        };
-        Actor::spawn_linked(None, ledger, (), supervisor.clone()).await?;
-        let housekeeper = Housekeeper {
-            store: self.store.clone(),
-            clock: clock.clone(),
-            retention: self.config.retention,
-            metrics: self.metrics.clone(),
-        };
-        Actor::spawn_linked(None, housekeeper, (), supervisor.clone()).await?;
-        // Last of the working actors, so that a shard is acquired only when everything it needs is running.
-        let lease = LeaseManager {
-            name: self.config.name.clone(),
-            lease_time: self.config.lease_time,
-            store: self.store.clone(),
-            jetstream: self.bus.jetstream.clone(),
-            scheduler,
-            catalog: catalog.clone(),
-            fence,
-            clock,
-            publish_health,
-            ownership,
-            metrics: self.metrics.clone(),
-            readiness: self.lease_readiness.clone(),
-        };
-        let (lease, _) = Actor::spawn_linked(None, lease, (), supervisor.clone()).await?;
-        let notification_listener = NotificationListener {
-            store: self.store.clone(),
-            catalog,
-            lease_manager: lease.clone(),
-            stream_reconciler,
-        };
-        spawn_task("notification_listener", notification_listener.run(), supervisor).await?;
-        Ok(lease)
-    }
-
-    async fn drain(&self, lease: Self::Actors) {
-        let (done, drained) = oneshot::channel();
-        if lease.cast(lease::Msg::Drain(done)).is_ok() {
-            let _ = drained.await;
-        }
-    }
 }

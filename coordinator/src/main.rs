@@ -1,12 +1,14 @@
-//! The `picket-coordinator` binary; see the library.
+//! The coordinator process.
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use picket_coordinator::{Config, Error, options::Options, start};
+use picket_coordinator::{Config, DATABASE_CONNECTIONS, Error, Options, start};
 use picket_proto::Role;
 use picket_runtime::{Bus, process};
 use picket_store::Store;
+
+const SERVICE_NAME: &str = "picket-coordinator";
 
 /// A job is a dozen small allocations that come and go in bursts; the system allocator took a third
 /// of the time for them (docs/adr/0007-mimalloc.md). The prober keeps the system allocator:
@@ -17,19 +19,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[tokio::main]
 async fn main() -> ExitCode {
     let options = Options::parse();
-    let config = Config {
-        name: options.name.clone().unwrap_or_else(process::unique_name),
-        lease_time: options.lease_time.0,
-        intervals: options.interval_range(),
-        stream_limits: options.stream_limits(),
-        ledger_grace: options.ledger_grace.0,
-        batch_delay: options.gather.0,
-        retention: options.retention.to_retention(),
-    };
-    let (nats, database) = (&options.nats, &options.database);
-    process::run("picket-coordinator", &options.log, &options.listen, |health| async move {
-        let store = Store::new(database, &config.name, 6)?;
-        let bus = Bus::connect(nats, &Role::Coordinator, &config.name, &health).await?;
+    let (log, listen) = (options.log.clone(), options.listen.clone());
+    let (nats, database) = (options.nats.clone(), options.database.clone());
+    let config = Config::from(options);
+    process::run(SERVICE_NAME, &log, &listen, |health| async move {
+        let bus = Bus::connect(&nats, &Role::Coordinator, &config.name, &health).await?;
+        let store = Store::new(&database, &config.name, DATABASE_CONNECTIONS)?;
         let running = start(config, bus.clone(), store, health).await?;
         Ok::<_, Error>((running, bus))
     })

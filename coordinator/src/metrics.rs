@@ -16,79 +16,79 @@ use prometheus_client::{
 
 /// Label: reason for which a job was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct JobsLostLabel {
+pub(crate) struct JobsLostLabel {
     /// `expired`, `fenced`, `refused` or `backlog`.
-    pub cause: &'static str,
+    pub(crate) cause: &'static str,
 }
 
 /// Label: cause of a missed tick.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct MissedLabel {
+pub(crate) struct MissedLabel {
     /// Cause as in the result row.
-    pub cause: String,
+    pub(crate) cause: String,
 }
 
 /// Label: kind of a repaired mark.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct RepairedLabel {
+pub(crate) struct RepairedLabel {
     /// `leases`, `gaps`, `rollups`, `schedules` or `results`.
-    pub kind: String,
+    pub(crate) kind: String,
 }
 
 /// Label: region.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct RegionLabel {
+pub(crate) struct RegionLabel {
     /// Name of the region.
-    pub region: String,
+    pub(crate) region: String,
 }
 
 /// Cheap to clone; all clones share the same metrics.
 #[derive(Clone)]
-pub struct Metrics {
-    pub jobs_published: Counter,
-    pub jobs_duplicate: Counter,
-    pub publish_retries: Counter,
-    pub jobs_lost: Family<JobsLostLabel, Counter>,
-    pub lateness: Histogram,
-    pub batch_jobs: Histogram,
-    pub jobs_in_flight: Gauge,
-    pub jobs_waiting: Family<RegionLabel, Gauge>,
-    pub region_silent: Family<RegionLabel, Gauge>,
-    pub schedules: Gauge,
-    pub sites: Gauge,
-    pub site_problems: Counter,
-    pub patterns_compiled: Counter,
-    pub leases_held: Gauge,
-    pub leases_lost: Counter,
-    pub shards_acquired: Counter,
-    pub database_errors: Counter,
-    pub clock_steps: Counter,
-    pub clock_unconfirmed: Gauge,
-    pub future_timestamps_repaired: Family<RepairedLabel, Counter>,
-    pub deletion_refused: Gauge,
-    pub confirmation_jobs: Counter,
-    pub confirmations_rejected: Counter,
-    pub confirmations_dropped: Counter,
-    pub ticks_missed: Family<MissedLabel, Counter>,
-    pub ledger_lag: Gauge<f64, AtomicU64>,
-    pub ledger_close_duration: Histogram,
-    pub results_waiting: Gauge,
-    pub results_waiting_ratio: Gauge<f64, AtomicU64>,
-    pub results_discarded: Counter,
-    pub results_arrived: Family<RegionLabel, Counter>,
-    pub jobs_stored_ratio: Gauge<f64, AtomicU64>,
-    pub publishing_paused: Gauge,
-    pub rolled_up_through: Gauge,
-    pub rollup_duration: Histogram,
-    pub rollup_hours_rebuilt: Counter,
-    pub partition_drops_deferred: Counter,
-    pub oldest_snapshot_age_seconds: Gauge<f64, AtomicU64>,
-    pub oldest_snapshot_age_transactions: Gauge,
+pub(crate) struct Metrics {
+    pub(crate) jobs_published: Counter,
+    pub(crate) jobs_duplicate: Counter,
+    pub(crate) publish_retries: Counter,
+    pub(crate) jobs_lost: Family<JobsLostLabel, Counter>,
+    pub(crate) lateness: Histogram,
+    pub(crate) batch_jobs: Histogram,
+    pub(crate) jobs_in_flight: Gauge,
+    pub(crate) jobs_waiting: Family<RegionLabel, Gauge>,
+    pub(crate) region_silent: Family<RegionLabel, Gauge>,
+    pub(crate) schedules: Gauge,
+    pub(crate) sites: Gauge,
+    pub(crate) site_problems: Counter,
+    pub(crate) patterns_compiled: Counter,
+    pub(crate) leases_held: Gauge,
+    pub(crate) leases_lost: Counter,
+    pub(crate) shards_acquired: Counter,
+    pub(crate) database_errors: Counter,
+    pub(crate) clock_steps: Counter,
+    pub(crate) clock_unconfirmed: Gauge,
+    pub(crate) future_timestamps_repaired: Family<RepairedLabel, Counter>,
+    pub(crate) deletion_refused: Gauge,
+    pub(crate) confirmation_jobs: Counter,
+    pub(crate) confirmations_rejected: Counter,
+    pub(crate) confirmations_dropped: Counter,
+    pub(crate) ticks_missed: Family<MissedLabel, Counter>,
+    pub(crate) ledger_lag: Gauge<f64, AtomicU64>,
+    pub(crate) ledger_close_duration: Histogram,
+    pub(crate) results_waiting: Gauge,
+    pub(crate) results_waiting_ratio: Gauge<f64, AtomicU64>,
+    pub(crate) results_discarded: Counter,
+    pub(crate) results_arrived: Family<RegionLabel, Counter>,
+    pub(crate) jobs_stored_ratio: Gauge<f64, AtomicU64>,
+    pub(crate) publishing_paused: Gauge,
+    pub(crate) rolled_up_through: Gauge,
+    pub(crate) rollup_duration: Histogram,
+    pub(crate) rollup_hours_rebuilt: Counter,
+    pub(crate) partition_drops_deferred: Counter,
+    pub(crate) oldest_snapshot_age_seconds: Gauge<f64, AtomicU64>,
+    pub(crate) oldest_snapshot_age_transactions: Gauge,
 }
 
 impl Metrics {
     /// Creates and registers all metrics.
-    pub fn new(health: &Health) -> Self {
+    pub(crate) fn new(health: &Health) -> Self {
         let metrics = Self {
             jobs_published: Counter::default(),
             jobs_duplicate: Counter::default(),
@@ -312,7 +312,7 @@ impl Metrics {
 
     /// Sets the silence gauge of each of `regions`, the regions in use, and removes the series of
     /// regions no longer in use.
-    pub fn set_silent_regions(
+    pub(crate) fn set_silent_regions(
         &self,
         regions: &[RegionName],
         silent: &[(RegionName, Duration)],

@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Parser};
-use picket_proto::site::IntervalRange;
 use picket_runtime::options::{ByteSize, DurationArg, ListenOptions, LogOptions, NatsOptions};
-use picket_runtime::streams::StreamLimits;
 use picket_store::{DatabaseOptions, housekeeping::Retention};
 
 /// Schedules checks: leases shards of schedules from Postgres and publishes a job on NATS for each
@@ -38,6 +36,7 @@ pub struct Options {
     /// load a batch is published as soon as it has 64 jobs. Rounded to multiples of 10 ms.
     #[arg(long, env = "PICKET_GATHER", default_value = "250ms", value_name = "DURATION", value_parser = parse_batch_delay)]
     pub gather: DurationArg,
+    /// Retention periods.
     #[command(flatten)]
     pub retention: RetentionOptions,
     /// Replicas of each stream: 1 on a single NATS server, 3 on a cluster
@@ -53,12 +52,16 @@ pub struct Options {
     /// Name of this coordinator in leases and logs [default: host name, process and a random part]
     #[arg(long, env = "PICKET_COORDINATOR_NAME", value_name = "NAME")]
     pub name: Option<String>,
+    /// Database connection.
     #[command(flatten)]
     pub database: DatabaseOptions,
+    /// NATS connection.
     #[command(flatten)]
     pub nats: NatsOptions,
+    /// Logging.
     #[command(flatten)]
     pub log: LogOptions,
+    /// Listen address of health and metrics.
     #[command(flatten)]
     pub listen: ListenOptions,
 }
@@ -131,22 +134,6 @@ fn parse_duration_within(text: &str, min: Duration, max: Duration) -> Result<Dur
         false => {
             Err(format!("'{text}' is out of range; allowed: {} to {}", DurationArg(min), DurationArg(max)))
         }
-    }
-}
-
-impl Options {
-    /// Limits of the streams.
-    pub fn stream_limits(&self) -> StreamLimits {
-        StreamLimits {
-            replicas: self.replicas.into(),
-            max_results_bytes: i64::try_from(self.results_max_bytes.0).unwrap_or(i64::MAX),
-            ..StreamLimits::default()
-        }
-    }
-
-    /// Range of allowed intervals.
-    pub fn interval_range(&self) -> IntervalRange {
-        IntervalRange { min: self.min_interval.0, max: self.max_interval.0 }
     }
 }
 

@@ -6,22 +6,22 @@ use picket_proto::RegionName;
 use tokio::time::Instant;
 
 /// Time without a pull request, delivery or acknowledgement after which a region is silent.
-pub const SILENCE_THRESHOLD: Duration = Duration::from_secs(20);
+pub(crate) const SILENCE_THRESHOLD: Duration = Duration::from_secs(20);
 
 /// Activity of a region's consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConsumerActivity {
+pub(crate) struct ConsumerActivity {
     /// Waiting pull requests.
-    pub waiting_pulls: usize,
+    pub(crate) waiting_pulls: usize,
     /// Jobs delivered so far.
-    pub delivered: u64,
+    pub(crate) delivered: u64,
     /// Jobs acknowledged so far.
-    pub acknowledged: u64,
+    pub(crate) acknowledged: u64,
 }
 
 /// Last activity of each region.
 #[derive(Default)]
-pub struct RegionLiveness(HashMap<RegionName, LastActivity>);
+pub(crate) struct RegionLiveness(HashMap<RegionName, LastActivity>);
 
 struct LastActivity {
     activity: ConsumerActivity,
@@ -31,7 +31,7 @@ struct LastActivity {
 
 impl RegionLiveness {
     /// Records the activity of the consumer of `region` at `now`.
-    pub fn observe_consumer(&mut self, region: &RegionName, activity: ConsumerActivity, now: Instant) {
+    pub(crate) fn observe_consumer(&mut self, region: &RegionName, activity: ConsumerActivity, now: Instant) {
         let Some(last) = self.0.get_mut(region) else {
             let alive = activity.waiting_pulls > 0;
             self.0.insert(region.clone(), LastActivity { activity, last_active_at: now, is_active: alive });
@@ -48,23 +48,23 @@ impl RegionLiveness {
     }
 
     /// Drops all regions except `regions`, which are in use.
-    pub fn retain_regions(&mut self, regions: &[RegionName]) {
+    pub(crate) fn retain_regions(&mut self, regions: &[RegionName]) {
         self.0.retain(|region, _| regions.contains(region));
     }
 
     /// Drops all observations, because the bus was unavailable and no prober could be active.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.0.clear();
     }
 
     /// Silent regions, and the time since their last activity.
-    pub fn silent_regions(&self, now: Instant) -> Vec<(RegionName, Duration)> {
+    pub(crate) fn silent_regions(&self, now: Instant) -> Vec<(RegionName, Duration)> {
         let silent = self.0.iter().map(|(region, last)| (region.clone(), now - last.last_active_at));
         silent.filter(|(_, since)| *since >= SILENCE_THRESHOLD).collect()
     }
 
     /// Regions that were active at the last observation.
-    pub fn active_regions(&self) -> Vec<RegionName> {
+    pub(crate) fn active_regions(&self) -> Vec<RegionName> {
         self.0.iter().filter(|(_, last)| last.is_active).map(|(region, _)| region.clone()).collect()
     }
 }

@@ -8,7 +8,7 @@ use picket_runtime::clock::{Boottime, ClockReading, DbClock, wall_clock_now};
 
 /// Cheap to clone; all clones share one clock.
 #[derive(Clone, Default)]
-pub struct SharedClock(Arc<Mutex<ClockReadings>>);
+pub(crate) struct SharedClock(Arc<Mutex<ClockReadings>>);
 
 #[derive(Clone, Copy, Default)]
 struct ClockReadings {
@@ -18,22 +18,22 @@ struct ClockReadings {
 
 impl SharedClock {
     /// Maximum difference of other clocks from the database's for retention, which counts in days.
-    pub const RETENTION_TOLERANCE: Duration = Duration::from_secs(3_600);
+    pub(crate) const RETENTION_TOLERANCE: Duration = Duration::from_secs(3_600);
     /// Maximum difference for repairs, which count in minutes.
-    pub const REPAIR_TOLERANCE: Duration = Duration::from_secs(60);
+    pub(crate) const REPAIR_TOLERANCE: Duration = Duration::from_secs(60);
 
     /// Sets the database's clock, once its first reading is trusted.
-    pub fn set_database(&self, database: DbClock) {
+    pub(crate) fn set_database(&self, database: DbClock) {
         self.0.lock().database = Some(database);
     }
 
     /// Sets the NATS server's clock.
-    pub fn set_bus(&self, bus: ClockReading) {
+    pub(crate) fn set_bus(&self, bus: ClockReading) {
         self.0.lock().bus = Some(bus);
     }
 
     /// Returns true once there is a trusted reading.
-    pub fn is_known(&self) -> bool {
+    pub(crate) fn is_known(&self) -> bool {
         self.0.lock().database.is_some()
     }
 
@@ -41,7 +41,7 @@ impl SharedClock {
     ///
     /// # Errors
     /// If the clock has not been read yet, or has jumped and no second source confirms the jump.
-    pub fn database_now(&self) -> Result<Timestamp, String> {
+    pub(crate) fn database_now(&self) -> Result<Timestamp, String> {
         let known = *self.0.lock();
         known.database_now(Boottime::now())
     }
@@ -51,7 +51,7 @@ impl SharedClock {
     ///
     /// # Errors
     /// If the time is unknown, or another clock differs by more.
-    pub fn agreed_now(&self, most: Duration) -> Result<Timestamp, String> {
+    pub(crate) fn agreed_now(&self, most: Duration) -> Result<Timestamp, String> {
         let known = *self.0.lock();
         known.agreed_now(Boottime::now(), wall_clock_now(), most)
     }

@@ -27,16 +27,16 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::{
+    dispatch::publisher::Ownership,
     fence::Fence,
     metrics::{Metrics, RegionLabel},
-    publisher::Ownership,
     region_liveness::{ConsumerActivity, RegionLiveness},
     shared_clock::SharedClock,
 };
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-pub enum Msg {
+pub(crate) enum Msg {
     /// Start a periodic round.
     Reconcile,
     /// Regions may have changed, at the latest at this time.
@@ -45,22 +45,22 @@ pub enum Msg {
 
 /// See the module documentation.
 #[derive(Clone)]
-pub struct StreamReconciler {
-    pub bus: Bus,
-    pub store: Store,
-    pub fence: Fence,
-    pub keyring: Keyring,
-    pub ownership: Ownership,
-    pub clock: SharedClock,
-    pub stream_limits: StreamLimits,
-    pub retention: Retention,
-    pub metrics: Metrics,
-    pub readiness: ReadinessCheck,
+pub(crate) struct StreamReconciler {
+    pub(crate) bus: Bus,
+    pub(crate) store: Store,
+    pub(crate) fence: Fence,
+    pub(crate) keyring: Keyring,
+    pub(crate) ownership: Ownership,
+    pub(crate) clock: SharedClock,
+    pub(crate) stream_limits: StreamLimits,
+    pub(crate) retention: Retention,
+    pub(crate) metrics: Metrics,
+    pub(crate) readiness: ReadinessCheck,
 }
 
 /// State found or created so far.
 #[derive(Default)]
-pub struct ReconcilerState {
+pub(crate) struct ReconcilerState {
     rounds: u64,
     /// Round in which partitions were last ensured.
     partitions_round: Option<u64>,

@@ -23,12 +23,11 @@ pub use report_table::{account_cells, build_table};
 pub use tick_account::{ReportLine, TickAccount};
 pub use topology::{Environment, Topology};
 
+pub use crate::deadlines::WAIT_TIMEOUT;
 use crate::{BusEndpoint, NetnsLab, Process, Stack, process::built_dir};
 
 /// Lease time of a fault test: long enough for a machine with two cores, short enough for a test.
 pub const LEASE_TIME: Duration = Duration::from_secs(6);
-/// Maximum time of a wait.
-pub const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Running system of a fault test. Stops when dropped.
 pub struct FaultTest {

@@ -3,9 +3,11 @@
 //!
 //! No Picket process is linked into this crate. Processes are started by the path of their program,
 //! as an operator would start them.
+#![warn(missing_docs)]
 
 pub mod clock_skew;
 mod credentials;
+mod deadlines;
 pub mod fault_test;
 pub mod forged_results;
 pub mod invalid_rows;

@@ -13,7 +13,7 @@ use std::{
 use picket_testkit::{eventually, servers};
 use tokio::process::Child;
 
-use crate::{LabHost, Stack, fault_test::WAIT_TIMEOUT};
+use crate::{LabHost, Stack, deadlines::WAIT_TIMEOUT};
 
 /// Path of the program of this build.
 pub fn program_path(program: &str) -> PathBuf {

@@ -22,7 +22,7 @@ use tracing::Instrument;
 
 use crate::{
     job::Job,
-    publisher::with_publish_timeout,
+    results::publisher::with_publish_timeout,
     runner::{AdmissionError, CheckRunner, record_check_id},
 };
 

@@ -4,14 +4,17 @@
 mod address_policy;
 mod body;
 mod body_match;
+mod certificate;
 mod content_encoding;
 mod cookies;
 mod error_text;
 mod failure;
 mod inbound;
+mod os_error;
 mod plain_http;
 mod redirects;
 mod resolver;
+mod response_so_far;
 mod timing;
 mod tls;
 
@@ -26,7 +29,7 @@ use picket_proto::{Cause, Check, Outcome, Timestamp, Timing};
 use picket_runtime::clock;
 use prometheus_client::metrics::gauge::Gauge;
 use reqwest::{
-    Client, Method, Response, StatusCode, Version,
+    Client, Method, Response, StatusCode,
     header::{HeaderValue, LOCATION},
     redirect,
 };
@@ -46,6 +49,7 @@ use self::{
     plain_http::{BoxError, PlainHttpClient},
     redirects::{Hop, RedirectHistory},
     resolver::Resolver,
+    response_so_far::ResponseSoFar,
     timing::{ConnectLayer, Phase, PhaseRecorder},
 };
 
@@ -156,21 +160,6 @@ pub struct Checker {
     address_policy: AddressPolicy,
     match_queue: MatchQueue,
     max_body_bytes: usize,
-}
-
-/// Observations up to now; survives a check that is cancelled by its timeout.
-#[derive(Default)]
-struct ResponseSoFar {
-    http_status: Option<u16>,
-    http_version: Option<&'static str>,
-    remote_addr: Option<SocketAddr>,
-    redirects: u8,
-    /// Body bytes read before and after decoding.
-    raw_bytes: u64,
-    body_bytes: u64,
-    /// Body length announced by the response, before decoding.
-    body_length: Option<u64>,
-    regex_matched: Option<bool>,
 }
 
 impl Checker {
@@ -387,42 +376,5 @@ impl Checker {
         BodyReader::new(response, matcher, &self.match_queue, self.max_body_bytes, marks, seen)
             .read_and_evaluate()
             .await
-    }
-}
-
-impl ResponseSoFar {
-    fn record_response(&mut self, response: &Response) {
-        self.http_status = Some(response.status().as_u16());
-        self.http_version = match response.version() {
-            Version::HTTP_10 => Some("1.0"),
-            Version::HTTP_11 => Some("1.1"),
-            Version::HTTP_2 => Some("2"),
-            _ => None,
-        };
-        self.remote_addr = response.remote_addr();
-        self.body_length = response.content_length();
-    }
-
-    /// Human-readable description of the current activity.
-    fn describe_activity(&self, marks: &PhaseRecorder) -> String {
-        const SHOWN: usize = 4;
-        let stage = marks.phase();
-        match stage {
-            Phase::Connect => {
-                let mut places = marks.candidates();
-                let others = places.len().saturating_sub(SHOWN);
-                places.truncate(SHOWN);
-                let mut places: Vec<String> = places.iter().map(ToString::to_string).collect();
-                if others > 0 {
-                    places.push(format!("{others} others"));
-                }
-                format!("{} to {}", stage.activity(), places.join(", "))
-            }
-            Phase::Transfer => match self.body_length {
-                Some(length) => format!("{}: {} of {length} bytes came", stage.activity(), self.raw_bytes),
-                None => format!("{}: {} bytes came", stage.activity(), self.raw_bytes),
-            },
-            stage => stage.activity().to_owned(),
-        }
     }
 }

@@ -8,47 +8,46 @@
 mod adhoc;
 mod aligned_ticker;
 pub mod check;
-mod connectivity;
-mod host_limiter;
+mod config;
+mod health;
 mod intake;
 mod job;
-mod job_clock;
-mod lane;
+mod limits;
 mod metrics;
 mod options;
-mod publisher;
-mod regex_cache;
-mod result_batcher;
+mod pipeline;
+mod results;
 mod runner;
-mod stall;
 #[cfg(test)]
 mod supervision_tests;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use picket_runtime::{Bus, Health, Pipeline, PipelineHandle, ReadinessCheck, bus, spawn_task};
-use ractor::{Actor, ActorCell, ActorRef, SpawnErr, call_t};
+use picket_runtime::{Bus, Health, PipelineHandle, bus};
+use ractor::SpawnErr;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::info;
 
-pub use self::metrics::describe_metrics;
-pub use self::options::{BehaviourOptions, BodyLimit, Config, Options};
 use self::{
-    adhoc::AdhocService,
     aligned_ticker::AlignedTicker,
     check::{Checker, ClientOptions},
-    connectivity::{CanaryActor, Connectivity},
-    host_limiter::HostLimiter,
-    intake::Intake,
-    job_clock::JobClock,
-    lane::Lane,
+    health::connectivity::{CanaryActor, Connectivity},
+    health::job_clock::JobClock,
+    health::stall::StallDetector,
+    limits::host_limiter::HostLimiter,
+    limits::lane::Lane,
+    limits::regex_cache::RegexCache,
     metrics::Metrics,
-    publisher::Publisher,
-    regex_cache::RegexCache,
-    result_batcher::ResultBatcher,
+    pipeline::ProberPipeline,
+    results::batcher::ResultBatcher,
+    results::publisher::Publisher,
     runner::CheckRunner,
-    stall::StallDetector,
+};
+pub use self::{
+    config::Config,
+    metrics::describe_metrics,
+    options::{BehaviourOptions, BodyLimit, Options, parse_network},
 };
 
 /// Reasons why a prober cannot start.
@@ -157,71 +156,4 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<PipelineH
     PipelineHandle::start(&format!("prober-{}", config.region), prober, config.drain_timeout, &health)
         .await
         .map_err(Error::Actors)
-}
-
-/// Actors of the prober, and the tasks and permits that outlive a rebuild of the actors.
-struct ProberPipeline {
-    bus: Bus,
-    runner: Arc<CheckRunner>,
-    canary_actor: Option<CanaryActor>,
-    slots: Arc<Semaphore>,
-    request_permits: Arc<Semaphore>,
-    concurrency: usize,
-    tasks: TaskTracker,
-    ticker: AlignedTicker,
-    readiness: ReadinessCheck,
-}
-
-struct ProberActors {
-    intake: ActorRef<intake::Msg>,
-    service: ActorRef<adhoc::Msg>,
-}
-
-impl Pipeline for ProberPipeline {
-    type Actors = ProberActors;
-
-    async fn spawn_actors(&self, supervisor: ActorCell) -> Result<ProberActors, SpawnErr> {
-        let intake = Intake {
-            bus: self.bus.clone(),
-            runner: Arc::clone(&self.runner),
-            slots: Arc::clone(&self.slots),
-            concurrency: self.concurrency,
-            tasks: self.tasks.clone(),
-            readiness: self.readiness.clone(),
-        };
-        let service = AdhocService {
-            bus: self.bus.clone(),
-            runner: Arc::clone(&self.runner),
-            concurrency: self.concurrency,
-            request_permits: Arc::clone(&self.request_permits),
-            tasks: self.tasks.clone(),
-        };
-        let heartbeat = self.runner.stall_detector.run_heartbeat(self.runner.metrics.clone(), self.ticker);
-        spawn_task("heartbeat", heartbeat, supervisor.clone()).await?;
-        if let Some(canary_actor) = self.canary_actor.clone() {
-            Actor::spawn_linked(None, canary_actor, (), supervisor.clone()).await?;
-        }
-        let (intake, _) = Actor::spawn_linked(None, intake, (), supervisor.clone()).await?;
-        let (service, _) = Actor::spawn_linked(None, service, (), supervisor).await?;
-        Ok(ProberActors { intake, service })
-    }
-
-    async fn drain(&self, parts: ProberActors) {
-        const INTAKE_DRAIN_TIMEOUT_MS: u64 = 10_000;
-        // An actor that is gone accepts no requests either.
-        let _ = parts.service.cast(adhoc::Msg::Drain);
-        if let Err(error) = call_t!(parts.intake, intake::Msg::Drain, INTAKE_DRAIN_TIMEOUT_MS) {
-            warn!(%error, "intake did not stop in time");
-        }
-        // Waiting checks are returned to the stream for other probers.
-        self.runner.host_limiter.cancel_waiters();
-        self.tasks.close();
-        let left = self.tasks.len();
-        if left > 0 {
-            info!(checks = left, "finishing running checks");
-        }
-        self.tasks.wait().await;
-        // Acknowledgements of the last jobs may still be in the connection's buffer.
-        let _ = tokio::time::timeout(Duration::from_secs(5), self.bus.client.flush()).await;
-    }
 }

@@ -11,7 +11,7 @@ use prometheus_client::metrics::{
     histogram::{Histogram, exponential_buckets},
 };
 
-use crate::job_clock::JobClock;
+use crate::health::job_clock::JobClock;
 
 type CheckLabels = [(&'static str, &'static str); 3];
 

@@ -1,8 +1,8 @@
-//! Command-line options and environment variables of the prober, and the resulting configuration.
+//! Command-line options and environment variables of the prober.
 
 mod behaviour;
 
-use std::{num::NonZeroU16, path::PathBuf, str::FromStr, time::Duration};
+use std::{num::NonZeroU16, path::PathBuf, str::FromStr};
 
 use clap::Parser;
 use ipnet::IpNet;
@@ -10,7 +10,14 @@ use picket_proto::RegionName;
 use picket_runtime::options::{ByteSize, DurationArg, ListenOptions, LogOptions, NatsOptions};
 
 pub use self::behaviour::BehaviourOptions;
-use crate::check::CheckLimits;
+
+/// Default of `--concurrency`.
+pub(crate) const DEFAULT_CONCURRENCY: u32 = 1_000;
+/// Default of `--bundle-from`. Under light load each result stays a message of its own, which is
+/// readable by itself.
+pub(crate) const DEFAULT_BUNDLE_FROM: u16 = 8;
+/// Maximum length of a prober's name.
+pub(crate) const MAX_NAME_BYTES: usize = 64;
 
 /// Checks websites: pulls the jobs of its region from NATS, performs the checks, publishes the
 /// results.
@@ -21,7 +28,7 @@ pub struct Options {
     #[arg(long, env = "PICKET_REGION", value_name = "NAME")]
     pub region: RegionName,
     /// Maximum concurrent checks
-    #[arg(long, env = "PICKET_CONCURRENCY", value_name = "N", default_value_t = Config::DEFAULT_CONCURRENCY,
+    #[arg(long, env = "PICKET_CONCURRENCY", value_name = "N", default_value_t = DEFAULT_CONCURRENCY,
         value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub concurrency: u32,
     /// Private addresses that checks may connect to, such as 10.0.0.0/8,192.168.1.7
@@ -46,7 +53,7 @@ pub struct Options {
     pub threads: NonZeroU16,
     /// Minimum number of simultaneous results that share a message, one JSON document per line; 0:
     /// never
-    #[arg(long, env = "PICKET_BUNDLE_FROM", value_name = "N", default_value_t = Config::DEFAULT_BUNDLE_FROM)]
+    #[arg(long, env = "PICKET_BUNDLE_FROM", value_name = "N", default_value_t = DEFAULT_BUNDLE_FROM)]
     pub bundle_from: u16,
     /// Behaviour towards sites and under overload.
     #[command(flatten)]
@@ -62,87 +69,18 @@ pub struct Options {
     pub listen: ListenOptions,
 }
 
-/// Configuration of a prober.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Region whose jobs the prober pulls.
-    pub region: RegionName,
-    /// Name in results.
-    pub name: String,
-    /// Maximum concurrent checks.
-    pub concurrency: usize,
-    /// Limits of checks.
-    pub limits: CheckLimits,
-    /// Minimum number of simultaneous results that share a message; 0 for never.
-    pub bundle_from: u16,
-    /// Behaviour towards sites and under overload.
-    pub behaviour: BehaviourOptions,
-    /// Time to finish running checks at shutdown.
-    pub drain_timeout: Duration,
-}
-
-impl Config {
-    const DEFAULT_CONCURRENCY: u32 = 1_000;
-    /// Under light load each result stays a message of its own, which is readable by itself.
-    const DEFAULT_BUNDLE_FROM: u16 = 8;
-    const MAX_NAME_BYTES: usize = 64;
-
-    /// Configuration for `region` with all options at their defaults.
-    pub fn new(region: RegionName) -> Self {
-        Self {
-            region,
-            name: default_name(),
-            concurrency: Self::DEFAULT_CONCURRENCY as usize,
-            limits: CheckLimits {
-                allowed_networks: Vec::new(),
-                ca_file: None,
-                max_body_bytes: BodyLimit::default().0,
-            },
-            bundle_from: Self::DEFAULT_BUNDLE_FROM,
-            behaviour: BehaviourOptions::default(),
-            drain_timeout: Duration::from_secs(75),
-        }
-    }
-}
-
-impl From<Options> for Config {
-    fn from(options: Options) -> Self {
-        Self {
-            region: options.region,
-            name: options.prober_name.unwrap_or_else(default_name),
-            concurrency: options.concurrency as usize,
-            limits: CheckLimits {
-                allowed_networks: options.allow_addresses,
-                ca_file: options.ca_file,
-                max_body_bytes: options.body_limit.0,
-            },
-            bundle_from: options.bundle_from,
-            behaviour: options.behaviour,
-            drain_timeout: options.drain_timeout.0,
-        }
-    }
-}
-
-/// Host name with a random suffix: several probers may run on one host.
-fn default_name() -> String {
-    let system = rustix::system::uname();
-    let host = system.nodename().to_string_lossy();
-    let own = uuid::Uuid::new_v4().simple().to_string();
-    let host: String = host.chars().take(Config::MAX_NAME_BYTES - 5).collect();
-    format!("{host}-{}", &own[..4])
-}
-
 fn parse_prober_name(text: &str) -> Result<String, String> {
-    match !text.is_empty()
-        && text.len() <= Config::MAX_NAME_BYTES
-        && text.bytes().all(|b| b.is_ascii_graphic())
-    {
+    match !text.is_empty() && text.len() <= MAX_NAME_BYTES && text.bytes().all(|b| b.is_ascii_graphic()) {
         true => Ok(text.to_owned()),
         false => Err("allowed: 1 to 64 ASCII letters, digits and signs, without spaces".to_owned()),
     }
 }
 
-fn parse_network(text: &str) -> Result<IpNet, String> {
+/// Parses a network, or an address as the network of that address alone.
+///
+/// # Errors
+/// If the text is neither; the error names what is allowed.
+pub fn parse_network(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
     let single = || text.parse::<std::net::IpAddr>().map(IpNet::from);
     text.parse::<IpNet>().or_else(|_| single()).map_err(|_| {
@@ -175,7 +113,10 @@ impl FromStr for BodyLimit {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::Config;
 
     fn parse(flags: &[&str]) -> Result<Options, clap::Error> {
         Options::try_parse_from([&["picket-prober"], flags].concat())

@@ -14,15 +14,15 @@ use tracing::{Instrument, Span, debug, debug_span, field};
 
 use crate::{
     check::{Checker, Observation},
-    connectivity::{Attribution, Connectivity},
-    host_limiter::{self, AcquireError, HostLimiter, HostPermit},
+    health::connectivity::{Attribution, Connectivity},
+    health::job_clock::JobClock,
+    health::stall::StallDetector,
     job::Job,
-    job_clock::JobClock,
-    lane::Lane,
+    limits::host_limiter::{self, AcquireError, HostLimiter, HostPermit},
+    limits::lane::Lane,
+    limits::regex_cache::RegexCache,
     metrics::Metrics,
-    publisher::{Publisher, with_publish_timeout},
-    regex_cache::RegexCache,
-    stall::StallDetector,
+    results::publisher::{Publisher, with_publish_timeout},
 };
 
 /// Dependencies of every check.

@@ -88,6 +88,8 @@ impl Bus {
     const MAX_ACKS_OUTSTANDING: usize = 65_536;
     /// Maximum time a publish waits for the stream's acknowledgement.
     pub const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+    /// Timeout of a core publish, which waits only after a long disconnection.
+    pub const CORE_PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
     /// Interval of pings. Three unanswered pings end a dead connection. With the library's default
     /// of a minute, a partition of 35 s went unnoticed.
     const PING_INTERVAL: Duration = Duration::from_secs(5);

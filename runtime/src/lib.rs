@@ -1,9 +1,13 @@
 //! Shared parts of all Picket processes: options, logs, the NATS connection, supervision, health
 //! and metrics.
+#![warn(missing_docs)]
 
 pub mod backoff;
 pub mod bus;
 pub mod clock;
+pub mod connect;
+pub mod console;
+mod database_wait;
 pub mod health;
 pub mod options;
 pub mod process;
@@ -14,6 +18,7 @@ pub mod telemetry;
 
 pub use backoff::Backoff;
 pub use bus::Bus;
+pub use database_wait::wait_for_database;
 pub use health::{Health, ReadinessCheck};
 pub use supervised_task::spawn_task;
 pub use supervisor::{Pipeline, PipelineHandle};

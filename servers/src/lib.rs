@@ -24,6 +24,7 @@
 //! Each server runs in its own process group, so Ctrl-C in a terminal does not stop it before the
 //! processes that use it. A killed owner leaves its servers running; the next start in the same
 //! [`DataDir`] finds and stops them.
+#![warn(missing_docs)]
 
 mod data_dir;
 mod error;
@@ -38,6 +39,7 @@ mod tools;
 
 pub use data_dir::DataDir;
 pub use error::Error;
+pub use log_file::rotate_if_full;
 pub use nats::{Nats, NatsConfig};
 pub use port::free_port;
 pub use postgres::{Postgres, PostgresConfig};

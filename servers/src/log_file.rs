@@ -98,7 +98,10 @@ impl Drop for LogFile {
 
 /// Copies a log longer than `limit` aside and truncates it. Returns true if it was rotated. Lines
 /// written between the copy and the truncation are lost.
-fn rotate_if_full(file: &File, path: &Path, limit: u64) -> io::Result<bool> {
+///
+/// # Errors
+/// If a file cannot be read or written.
+pub fn rotate_if_full(file: &File, path: &Path, limit: u64) -> io::Result<bool> {
     let length = file.metadata()?.len();
     if length <= limit {
         return Ok(false);

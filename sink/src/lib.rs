@@ -3,31 +3,34 @@
 //!
 //! fetcher → writer. Results wait in the stream. Each batch travels with a permit, released after
 //! the write, so the sink's memory does not depend on the backlog.
+#![warn(missing_docs)]
 
 mod actor;
 mod batch;
+mod config;
 mod database_clock;
 mod decode;
 mod fetcher;
 mod installation_guard;
 mod metrics;
 mod options;
-mod outbox;
+mod outbox_publisher;
 mod pipeline;
 mod pull;
 mod recovery;
 mod writer;
 
-use picket_runtime::{Bus, ErrorChain, Health, PipelineHandle, bus};
+use picket_runtime::{Bus, ErrorChain, Health, PipelineHandle, bus, wait_for_database};
 use picket_store::{Store, tickets::Keyring};
 use ractor::SpawnErr;
-use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::warn;
 
-pub use metrics::describe_metrics;
-pub use options::{Config, Options};
+pub use self::{config::Config, metrics::describe_metrics, options::Options};
 
-use crate::{installation_guard::InstallationGuard, pipeline::SinkPipeline, recovery::Recovery};
+use self::{
+    database_clock::SharedDatabaseClock, installation_guard::InstallationGuard, metrics::Metrics,
+    pipeline::SinkPipeline, recovery::Recovery,
+};
 
 /// Failure to start a sink.
 #[derive(Debug, thiserror::Error)]
@@ -52,54 +55,26 @@ pub const DATABASE_CONNECTIONS: u32 = 4;
 ///
 /// # Errors
 /// If a retry cannot help: the server is too old, or an option is invalid.
-pub async fn start(
-    config: Config,
-    bus: &Bus,
-    store: &Store,
-    health: &Health,
-) -> Result<PipelineHandle, Error> {
-    let metrics = metrics::Metrics::new(health);
+pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Result<PipelineHandle, Error> {
+    let metrics = Metrics::new(&health);
     let (database, stream) = (health.add_readiness_check("database"), health.add_readiness_check("results"));
 
     bus.wait_connected().await?;
-    let keyring = wait_for_database(store).await?;
-    database.set_ready();
+    let connect = async || {
+        store.check_usable().await?;
+        Keyring::load_from(&store).await
+    };
+    let keyring = wait_for_database(&database, connect, picket_store::Error::may_recover).await?;
 
-    let clock = database_clock::SharedDatabaseClock::default();
-    if let Err(error) = clock.update_from_database(store).await {
+    let clock = SharedDatabaseClock::default();
+    if let Err(error) = clock.update_from_database(&store).await {
         warn!(error = %ErrorChain(&error), "could not read the database clock; using the local clock meanwhile");
     }
     let limit = config.drain_timeout;
-    let (bus, store) = (bus.clone(), store.clone());
     let guard =
         InstallationGuard::new(bus.clone(), store.clone(), keyring, config.durability, metrics.clone());
     let recovery =
         Recovery::new(config, bus.clone(), store.clone(), guard.clone(), clock.clone(), metrics.clone());
     let sink = SinkPipeline { config, bus, store, clock, recovery, guard, metrics, database, stream };
-    Ok(PipelineHandle::start("sink", sink, limit, health).await?)
-}
-
-async fn wait_for_database(store: &Store) -> Result<Keyring, Error> {
-    /// Interval between equal warnings.
-    const WARN_INTERVAL: std::time::Duration = std::time::Duration::from_secs(10);
-    let mut reported: Option<(String, Instant)> = None;
-    let mut report = |error: &picket_store::Error| {
-        let why = ErrorChain(error).to_string();
-        if reported.as_ref().is_none_or(|(before, at)| *before != why || at.elapsed() >= WARN_INTERVAL) {
-            warn!(error = why, "waiting for the database");
-            reported = Some((why, Instant::now()));
-        }
-    };
-    let keyring = loop {
-        store.wait_ready(&mut report).await?;
-        match Keyring::load_from(store).await {
-            Ok(keyring) => break keyring,
-            Err(error) => report(&error),
-        }
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-    };
-    if reported.is_some() {
-        info!("database available");
-    }
-    Ok(keyring)
+    Ok(PipelineHandle::start("sink", sink, limit, &health).await?)
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use picket_proto::Role;
 use picket_runtime::{Bus, process};
-use picket_sink::{DATABASE_CONNECTIONS, Error, Options};
+use picket_sink::{Config, DATABASE_CONNECTIONS, Error, Options, start};
 use picket_store::Store;
 
 const SERVICE_NAME: &str = "picket-sink";
@@ -19,10 +19,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 async fn main() -> ExitCode {
     let options = Options::parse();
     let (log, listen) = (options.log.clone(), options.listen.clone());
+    let (nats, database) = (options.nats.clone(), options.database.clone());
+    let config = Config::from(options);
     process::run(SERVICE_NAME, &log, &listen, |health| async move {
-        let bus = Bus::connect(&options.nats, &Role::Sink, SERVICE_NAME, &health).await?;
-        let store = Store::new(&options.database, SERVICE_NAME, DATABASE_CONNECTIONS)?;
-        let running = picket_sink::start(options.to_config(), &bus, &store, &health).await?;
+        let bus = Bus::connect(&nats, &Role::Sink, SERVICE_NAME, &health).await?;
+        let store = Store::new(&database, SERVICE_NAME, DATABASE_CONNECTIONS)?;
+        let running = start(config, bus.clone(), store, health).await?;
         Ok::<_, Error>((running, bus))
     })
     .await

@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use clap::Parser;
-use picket_runtime::{
-    options::{DurationArg, ListenOptions, LogOptions, NatsOptions},
-    streams::StreamLimits,
-};
+use picket_runtime::options::{DurationArg, ListenOptions, LogOptions, NatsOptions};
 use picket_store::DatabaseOptions;
 
 const MAX_BATCH_SIZE: i64 = 10_000;
@@ -31,12 +28,16 @@ pub struct Options {
     #[arg(long, env = "PICKET_RETENTION_DAYS", default_value_t = 30, value_name = "DAYS",
           value_parser = clap::value_parser!(u32).range(1..=MAX_RETENTION_DAYS))]
     pub retention_days: u32,
+    /// NATS connection.
     #[command(flatten)]
     pub nats: NatsOptions,
+    /// Database connection.
     #[command(flatten)]
     pub database: DatabaseOptions,
+    /// Logging.
     #[command(flatten)]
     pub log: LogOptions,
+    /// Listen address of health and metrics.
     #[command(flatten)]
     pub listen: ListenOptions,
 }
@@ -51,70 +52,16 @@ fn parse_batch_age(text: &str) -> Result<DurationArg, String> {
     }
 }
 
-impl Options {
-    /// The configuration of the sink itself.
-    pub fn to_config(&self) -> Config {
-        Config {
-            batch_size: self.batch_size,
-            batch_age: self.batch_age.0,
-            drain_timeout: self.drain_timeout.0,
-            retention: Duration::from_secs(u64::from(self.retention_days) * 86_400),
-            durability: StreamLimits::default(),
-        }
-    }
-}
-
-/// Configuration of a sink.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// Approximate maximum results per transaction.
-    pub batch_size: u32,
-    /// Maximum time that a result waits for a batch to fill.
-    pub batch_age: Duration,
-    /// Maximum time to write fetched results at shutdown.
-    pub drain_timeout: Duration,
-    /// Maximum age of a check whose result is stored.
-    pub retention: Duration,
-    /// Limits of the streams, in case the sink creates them.
-    pub durability: StreamLimits,
-}
-
-impl Config {
-    /// Size of a plain result in a message of its own, with protocol overhead. Other results are
-    /// larger.
-    const RESULT_BYTES: usize = 672;
-    /// Minimum bytes per pull request. A message larger than the limit would never be delivered.
-    const MIN_PULL_BYTES: usize = 256 << 10;
-
-    /// Maximum messages and bytes of a pull request. The byte limit matters because the number of
-    /// results in a bundle is unknown before delivery.
-    pub(crate) fn pull_limits(&self) -> (usize, usize) {
-        let results = self.batch_size as usize;
-        (results, (results * Self::RESULT_BYTES).max(Self::MIN_PULL_BYTES))
-    }
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            batch_size: 8_000,
-            batch_age: Duration::from_millis(250),
-            drain_timeout: Duration::from_secs(15),
-            retention: Duration::from_secs(30 * 86_400),
-            durability: StreamLimits::default(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Config;
 
     #[test]
     fn what_is_not_given_is_as_the_help_says() {
         let options = Options::try_parse_from(["picket-sink"]).unwrap();
 
-        assert_eq!(options.to_config(), Config::default());
+        assert_eq!(Config::from(options), Config::default());
     }
 
     #[test]

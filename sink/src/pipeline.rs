@@ -14,7 +14,7 @@ use crate::{
     fetcher::{self, Fetcher},
     installation_guard::InstallationGuard,
     metrics::Metrics,
-    outbox::{self, OutboxPublisher},
+    outbox_publisher::{self, OutboxPublisher},
     recovery::Recovery,
     writer::{self, Writer},
 };
@@ -34,7 +34,7 @@ pub(crate) struct SinkPipeline {
 pub(crate) struct SinkActors {
     fetcher: ActorRef<fetcher::Msg>,
     writer: ActorRef<writer::Msg>,
-    outbox: ActorRef<outbox::Msg>,
+    outbox: ActorRef<outbox_publisher::Msg>,
     client: async_nats::Client,
 }
 
@@ -87,7 +87,7 @@ impl Pipeline for SinkPipeline {
         let _ = fetcher.call(fetcher::Msg::Stop, Some(STEP_TIMEOUT)).await;
         let _ = writer.call(writer::Msg::Finish, Some(self.config.drain_timeout)).await;
         // Events that stay in the outbox are published by another sink, or by the next process.
-        let _ = outbox.call(outbox::Msg::Finish, Some(STEP_TIMEOUT)).await;
+        let _ = outbox.call(outbox_publisher::Msg::Finish, Some(STEP_TIMEOUT)).await;
         if !matches!(tokio::time::timeout(STEP_TIMEOUT, client.flush()).await, Ok(Ok(()))) {
             warn!("could not flush the last acknowledgements; their results are redelivered");
         }

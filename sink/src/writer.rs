@@ -25,7 +25,7 @@ use crate::{
     database_clock::SharedDatabaseClock,
     decode::DecodedContent,
     metrics::{Metrics, OutcomeLabels, ReasonLabel},
-    outbox,
+    outbox_publisher,
     recovery::{self, Recovery},
 };
 
@@ -57,7 +57,7 @@ pub(crate) struct Writer {
     pub(crate) client: async_nats::Client,
     pub(crate) metrics: Metrics,
     pub(crate) database: ReadinessCheck,
-    pub(crate) outbox: ActorRef<outbox::Msg>,
+    pub(crate) outbox: ActorRef<outbox_publisher::Msg>,
 }
 
 /// A third of the time after which NATS redelivers a message.
@@ -207,7 +207,7 @@ impl Writer {
             self.metrics.incidents_opened.inc_by(decided.opened);
             self.metrics.incidents_closed.inc_by(decided.closed);
             // A stopped outbox takes the pipeline down with it.
-            let _ = self.outbox.cast(outbox::Msg::Wake(Instant::now()));
+            let _ = self.outbox.cast(outbox_publisher::Msg::Wake(Instant::now()));
         }
         let publishing = async {
             for request in &decided.confirmations {

@@ -97,6 +97,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// Returns true if a service should wait for the database: the operator may still start it,
+    /// migrate the schema or grant access.
+    pub fn may_recover(&self) -> bool {
+        matches!(self, Self::SchemaOutdated { .. } | Self::Database { .. } | Self::TimedOut { .. })
+    }
+
     /// Returns true if a retry may succeed: the database is unreachable, starting, stopping or out
     /// of resources, or the statement lost a conflict with another.
     pub fn is_transient(&self) -> bool {

@@ -2,10 +2,12 @@
 //! stored as dead letters with the reason.
 
 mod copy;
+mod copy_row;
 mod rows;
+mod types;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicU8, Ordering},
@@ -14,72 +16,23 @@ use std::{
 };
 
 use parking_lot::RwLock;
-use picket_proto::{Cause, CheckResult, Outcome, RegionName, SiteId, Timestamp};
+use picket_proto::{RegionName, SiteId, Timestamp};
 use sqlx::{Connection, PgConnection, pool::PoolConnection, postgres::Postgres};
 
+pub use self::types::{IncomingResult, InsertSummary, ResultContent};
+use self::{
+    rows::{BatchRows, DeadLetterRow, ResultRow},
+    types::{CountsByOutcome, RegionIds},
+};
 use crate::{
     DbTimestamp, Error, ServerGuard, Store,
     incident_rules::RegionResult,
     incidents::{self, IncidentOutcome, NewResult},
     partitions, regions,
 };
-use rows::{BatchRows, DeadLetterRow, ResultRow};
 
 const INSERT_RESULTS_SQL: &str = include_str!("results/insert.sql");
 const INSERT_OPERATION: &str = "store results";
-
-/// A message received from the bus, and its decoded content.
-#[derive(Clone, Copy, Debug)]
-pub struct IncomingResult<'a> {
-    /// Subject of the message.
-    pub subject: &'a str,
-    /// Payload of the message; stored if the content cannot be.
-    pub payload: &'a [u8],
-    /// Decoded content.
-    pub content: ResultContent<'a>,
-}
-
-/// Decoded content of a message.
-#[derive(Clone, Copy, Debug)]
-pub enum ResultContent<'a> {
-    /// The result of a scheduled check or a confirmation.
-    Check(&'a CheckResult),
-    /// The result of an ad-hoc check.
-    Adhoc(&'a CheckResult),
-    /// Reason why the message was rejected.
-    Rejected(&'a str),
-}
-
-/// Summary of a stored batch.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct InsertSummary {
-    /// Number of new rows, by outcome and cause.
-    pub new_rows: HashMap<(Outcome, Option<Cause>), u64>,
-    /// Number of results stored before.
-    pub duplicates: u64,
-    /// Number of dead letters received as [`ResultContent::Rejected`].
-    pub rejected: u64,
-    /// Number of dead letters whose region does not exist.
-    pub unknown_region: u64,
-    /// Number of dead letters permanently rejected by the database.
-    pub refused_by_database: u64,
-    /// Reason of one of the dead letters.
-    pub first_reason: Option<String>,
-    /// Consequences for incidents.
-    pub incidents: IncidentOutcome,
-}
-
-impl InsertSummary {
-    /// Total number of new rows.
-    pub fn count_inserted(&self) -> u64 {
-        self.new_rows.values().sum()
-    }
-
-    /// Total number of dead letters.
-    pub fn count_dead_letters(&self) -> u64 {
-        self.rejected + self.unknown_region + self.refused_by_database
-    }
-}
 
 /// Stores results. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -93,8 +46,6 @@ pub struct ResultStore {
     copy_cooldown: Arc<AtomicU8>,
     guard: Option<ServerGuard>,
 }
-
-pub(crate) type RegionIds = HashMap<RegionName, i16>;
 
 impl ResultStore {
     /// Maximum time of one statement before its connection is closed.
@@ -253,8 +204,6 @@ impl ResultStore {
         Ok(ids)
     }
 }
-
-type CountsByOutcome = HashMap<(Outcome, Option<Cause>), u64>;
 
 /// A pool connection that is closed if dropped while in use: a pending response would otherwise
 /// reach the next user.

@@ -155,6 +155,19 @@ impl Store {
         migrated.map_err(|error| Error::MigrationFailed(Box::new(error)))
     }
 
+    /// Migrates unless the schema is new enough, which is the faster check. Returns true if the
+    /// database had been restored from another cluster.
+    ///
+    /// # Errors
+    /// As [`migrate`](Self::migrate) and [`adopt_cluster`](Self::adopt_cluster).
+    pub async fn migrate_if_outdated(&self, shards: u16) -> Result<bool, Error> {
+        match self.check_schema().await {
+            Err(Error::SchemaOutdated { .. }) => self.migrate(shards).await?,
+            checked => checked?,
+        }
+        self.adopt_cluster().await
+    }
+
     /// Replaces the transaction ids of rows restored from another cluster; returns true if there
     /// were any. Takes a few seconds for a million schedules.
     ///
@@ -246,27 +259,13 @@ impl Store {
         if is_own { Ok(()) } else { Err(Error::SharedSession) }
     }
 
-    /// Waits for a database with a schema usable by this build. Calls `on_retry` with the error
-    /// before each retry.
+    /// Checks that this build can use the database: its sessions and its schema.
     ///
     /// # Errors
-    /// Errors that waiting cannot fix.
-    pub async fn wait_ready(&self, mut on_retry: impl FnMut(&Error)) -> Result<(), Error> {
-        loop {
-            let checked = async {
-                self.check_session().await?;
-                self.check_schema().await
-            };
-            match checked.await {
-                Ok(()) => return Ok(()),
-                // The operator may still start the database, migrate the schema or grant access.
-                Err(
-                    error @ (Error::SchemaOutdated { .. } | Error::Database { .. } | Error::TimedOut { .. }),
-                ) => on_retry(&error),
-                Err(error) => return Err(error),
-            }
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
+    /// See [`Error::may_recover`] for those that a service waits for.
+    pub async fn check_usable(&self) -> Result<(), Error> {
+        self.check_session().await?;
+        self.check_schema().await
     }
 
     /// Reads the database's clock.

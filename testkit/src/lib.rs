@@ -1,4 +1,5 @@
 //! Test fixtures: real servers, hostile targets, a fault proxy, and waits for conditions.
+#![warn(missing_docs)]
 
 pub mod eventually;
 pub mod proxy;

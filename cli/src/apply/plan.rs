@@ -18,6 +18,10 @@ pub(crate) enum PruneScope<'a> {
     None,
     All,
     /// Sites with this tag.
+    #[cfg_attr(
+        not(any(feature = "local", test)),
+        expect(dead_code, reason = "only the demo selects sites by their tag")
+    )]
     Tagged(&'a str),
 }
 

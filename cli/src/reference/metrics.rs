@@ -44,7 +44,7 @@ fn process_registries() -> [(&'static str, Health); 3] {
         Bus::describe_metrics(health);
         PipelineHandle::describe_metrics(health);
     }
-    picket_coordinator::metrics::describe_metrics(&coordinator, PLACEHOLDER);
+    picket_coordinator::describe_metrics(&coordinator, PLACEHOLDER);
     picket_prober::describe_metrics(&prober, &region, PLACEHOLDER);
     picket_sink::describe_metrics(&sink, PLACEHOLDER);
     [("picket-coordinator", coordinator), ("picket-prober", prober), ("picket-sink", sink)]

@@ -18,7 +18,7 @@ pub struct ReferenceClocks {
 /// The database's clock before it is trusted. A process that has just started cannot know whether
 /// the clock has jumped.
 #[derive(Debug, Default)]
-pub struct InitialClock {
+pub(crate) struct InitialClock {
     clock: Option<DbClock>,
 }
 
@@ -33,7 +33,7 @@ impl InitialClock {
     /// Observes a reading and returns the clock once it is trusted. A clock is trusted if another
     /// clock or the newest mark agrees, if neither is available to contradict, or if the clock has
     /// been steady for `TRUST_DELAY`.
-    pub fn accept_reading(
+    pub(crate) fn accept_reading(
         &mut self,
         reading: ClockReading,
         newest_mark: Option<Timestamp>,
@@ -71,7 +71,7 @@ impl InitialClock {
     }
 
     /// Returns true if the clock has been read but is not trusted yet.
-    pub fn is_distrusted(&self) -> bool {
+    pub(crate) fn is_distrusted(&self) -> bool {
         self.clock.is_some()
     }
 }
@@ -81,19 +81,19 @@ impl InitialClock {
 /// unchanged for a lease time by the local clock has no live holder, whatever the database's clock
 /// shows.
 #[derive(Debug)]
-pub struct StaleLeases {
+pub(crate) struct StaleLeases {
     lease_time: Duration,
     observed: BTreeMap<Shard, (Epoch, Timestamp, Boottime)>,
 }
 
 impl StaleLeases {
     /// Creates an empty set.
-    pub fn new(lease_time: Duration) -> Self {
+    pub(crate) fn new(lease_time: Duration) -> Self {
         Self { lease_time, observed: BTreeMap::new() }
     }
 
     /// Records the doubtful leases found at `now`.
-    pub fn observe_leases(&mut self, now: Boottime, found: &[ObservedLease]) {
+    pub(crate) fn observe_leases(&mut self, now: Boottime, found: &[ObservedLease]) {
         let before = std::mem::take(&mut self.observed);
         for ObservedLease { shard, epoch, expires_at } in found {
             let since = match before.get(shard) {
@@ -105,7 +105,7 @@ impl StaleLeases {
     }
 
     /// Returns the leases that have not been renewed for a lease time.
-    pub fn expired_leases(&self, now: Boottime) -> Vec<ObservedLease> {
+    pub(crate) fn expired_leases(&self, now: Boottime) -> Vec<ObservedLease> {
         let old = self
             .observed
             .iter()

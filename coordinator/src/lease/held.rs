@@ -11,20 +11,20 @@ use picket_runtime::clock::Boottime;
 
 /// Leases held by this coordinator.
 #[derive(Debug)]
-pub struct HeldLeases {
+pub(crate) struct HeldLeases {
     lease_time: Duration,
     leases: BTreeMap<Shard, HeldLease>,
 }
 
 /// A lease of one shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HeldLease {
+pub(crate) struct HeldLease {
     /// Epoch of the acquisition.
-    pub epoch: Epoch,
+    pub(crate) epoch: Epoch,
     /// Local time at which the lease stops being valid.
-    pub valid_until: Boottime,
+    pub(crate) valid_until: Boottime,
     /// True while the shard is being released: still held, but no new jobs are published.
-    pub is_releasing: bool,
+    pub(crate) is_releasing: bool,
 }
 
 impl HeldLeases {
@@ -33,28 +33,28 @@ impl HeldLeases {
     const SAFETY_MARGIN: Duration = Duration::from_secs(3);
 
     /// Creates an empty set of leases with this lease time.
-    pub fn new(lease_time: Duration) -> Self {
+    pub(crate) fn new(lease_time: Duration) -> Self {
         Self { lease_time, leases: BTreeMap::new() }
     }
 
     /// Number of leases held, without shards being released.
-    pub fn active_count(&self) -> usize {
+    pub(crate) fn active_count(&self) -> usize {
         self.leases.values().filter(|hold| !hold.is_releasing).count()
     }
 
     /// Returns true if no lease is held, not even of a shard being released.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.leases.is_empty()
     }
 
     /// All leases, including shards being released.
-    pub fn iter(&self) -> impl Iterator<Item = (Shard, HeldLease)> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Shard, HeldLease)> + '_ {
         self.leases.iter().map(|(shard, hold)| (*shard, *hold))
     }
 
     /// Records leases acquired by a statement sent at `sent`. Returns the time until which they are
     /// valid.
-    pub fn record_acquired(
+    pub(crate) fn record_acquired(
         &mut self,
         taken: impl IntoIterator<Item = (Shard, Epoch)>,
         sent: Boottime,
@@ -69,7 +69,7 @@ impl HeldLeases {
     }
 
     /// Records a renewal of `asked`, sent at `sent`, that renewed `kept`. Returns the lost leases.
-    pub fn record_renewed(
+    pub(crate) fn record_renewed(
         &mut self,
         asked: &[(Shard, Epoch)],
         kept: &[Shard],
@@ -94,14 +94,14 @@ impl HeldLeases {
 
     /// Expires all leases at `now` until the next renewal, because the local clock may have stood
     /// still.
-    pub fn expire_all(&mut self, now: Boottime) {
+    pub(crate) fn expire_all(&mut self, now: Boottime) {
         for hold in self.leases.values_mut() {
             hold.valid_until = hold.valid_until.min(now);
         }
     }
 
     /// Removes and returns the leases that have expired at `now`.
-    pub fn take_expired(&mut self, now: Boottime) -> Vec<(Shard, Epoch)> {
+    pub(crate) fn take_expired(&mut self, now: Boottime) -> Vec<(Shard, Epoch)> {
         let expired = self.leases.iter().filter(|(_, hold)| now >= hold.valid_until);
         let expired: Vec<(Shard, Epoch)> = expired.map(|(shard, hold)| (*shard, hold.epoch)).collect();
         for (shard, _) in &expired {
@@ -111,7 +111,7 @@ impl HeldLeases {
     }
 
     /// Marks `count` shards as being released, highest numbers first, and returns them.
-    pub fn mark_releasing(&mut self, count: usize) -> Vec<(Shard, Epoch)> {
+    pub(crate) fn mark_releasing(&mut self, count: usize) -> Vec<(Shard, Epoch)> {
         let chosen = self.leases.iter_mut().rev().filter(|(_, hold)| !hold.is_releasing).take(count);
         chosen
             .map(|(shard, hold)| {
@@ -122,7 +122,7 @@ impl HeldLeases {
     }
 
     /// Removes released shards.
-    pub fn record_released(&mut self, shards: &[(Shard, Epoch)]) {
+    pub(crate) fn record_released(&mut self, shards: &[(Shard, Epoch)]) {
         for (shard, epoch) in shards {
             if self.leases.get(shard).is_some_and(|hold| hold.epoch == *epoch) {
                 self.leases.remove(shard);

@@ -2,7 +2,7 @@
 
 /// Action to bring a coordinator closer to its share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rebalance {
+pub(crate) enum Rebalance {
     /// The coordinator holds its share.
     Balanced,
     /// Acquire up to this number of free shards.
@@ -18,7 +18,7 @@ const MAX_RELEASED_PER_ROUND: usize = 4;
 /// Plans the next step towards an even share: the number of shards divided by the number of live
 /// coordinators, rounded up. The shares then cover all shards, in whatever order shards are
 /// acquired.
-pub fn plan_rebalance(shards: usize, live: usize, held: usize) -> Rebalance {
+pub(crate) fn plan_rebalance(shards: usize, live: usize, held: usize) -> Rebalance {
     let share = shards.div_ceil(live.max(1));
     match held {
         held if held < share => Rebalance::Acquire(share - held),

@@ -8,7 +8,6 @@ use reqwest::{
 };
 
 use super::{
-    ResponseSoFar,
     body_match::{
         BodyExtent, BodyMatcher,
         match_queue::{MatchQueue, MatchTask},
@@ -16,6 +15,7 @@ use super::{
     content_encoding::{ContentEncoding, Decoder},
     failure::{self, Failure},
     inbound::{Flood, MAX_BODY_CHUNKS},
+    response_so_far::ResponseSoFar,
     timing::{Phase, PhaseRecorder},
 };
 

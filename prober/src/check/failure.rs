@@ -1,18 +1,14 @@
 //! Failures of checks: a cause and a human-readable message.
 
-use std::{
-    error::Error,
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    time::Duration,
-};
+use std::{error::Error, io, net::SocketAddr, time::Duration};
 
 use picket_proto::{Cause, validation::sanitize_text};
 
 use super::{
-    ResponseSoFar,
     error_text::{describe_http_error, describe_io_error, find_source, innermost_source},
+    os_error::{has_route, is_resource_exhaustion},
     resolver,
+    response_so_far::ResponseSoFar,
     timing::{Phase, PhaseRecorder},
     tls,
 };
@@ -121,13 +117,6 @@ pub(super) fn is_bare_close(error: &(dyn Error + 'static)) -> bool {
     find_source::<io::Error>(error).is_some_and(|why| why.kind() == io::ErrorKind::UnexpectedEof)
 }
 
-/// Returns true if this machine is out of files, ports, buffers or memory.
-pub(super) fn is_resource_exhaustion(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let ours = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
-    error.raw_os_error().is_some_and(|code| ours.iter().any(|errno| errno.raw_os_error() == code))
-}
-
 /// Returns true if `error` means that this machine cannot reach some of `places` at all, mostly for
 /// lack of IPv6, and is not a shortage of ports. The error is the one of the last address tried;
 /// errors of the other addresses, which may be the site's fault, are lost.
@@ -148,38 +137,6 @@ fn no_route_failure(marks: &PhaseRecorder, seen: &ResponseSoFar) -> Failure {
         Cause::ProberOffline,
         format!("this prober has no route ({})", seen.describe_activity(marks)),
     )
-}
-
-/// Returns true if this machine has a route to public addresses. Addresses reserved for
-/// documentation serve as examples.
-pub(super) fn has_public_route() -> bool {
-    const EXAMPLES: [IpAddr; 4] = [
-        IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
-        IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)),
-        IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)),
-        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
-    ];
-    EXAMPLES.iter().any(|example| has_route(SocketAddr::new(*example, 53)))
-}
-
-/// Returns true if this machine has a source address and a route to `place`. Sends nothing.
-fn has_route(place: SocketAddr) -> bool {
-    use rustix::io::Errno;
-    const NOWHERE: [Errno; 6] = [
-        Errno::NETUNREACH,
-        Errno::HOSTUNREACH,
-        Errno::NETDOWN,
-        Errno::ADDRNOTAVAIL,
-        Errno::AFNOSUPPORT,
-        Errno::ACCESS,
-    ];
-    let socket = match place {
-        SocketAddr::V4(_) => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)),
-        SocketAddr::V6(_) => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)),
-    };
-    let failed = socket.and_then(|socket| socket.connect(place)).err().and_then(|why| why.raw_os_error());
-    // A lack of files or memory says nothing about routes.
-    !failed.is_some_and(|code| NOWHERE.iter().any(|errno| errno.raw_os_error() == code))
 }
 
 #[cfg(test)]

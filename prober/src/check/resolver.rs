@@ -24,10 +24,10 @@ pub(super) use self::name_server_probe::system_name_servers as name_servers;
 use self::{name_server_probe::NameServers, threads::ResolverThreads};
 use super::{
     address_policy::AddressPolicy,
-    failure,
+    os_error::{has_public_route, is_resource_exhaustion},
     timing::{self, Phase, PhaseRecorder},
 };
-use crate::host_limiter::{HostLimiter, HostPermit, WaitQueue};
+use crate::limits::host_limiter::{HostLimiter, HostPermit, WaitQueue};
 
 /// Reasons why a name has no address to connect to.
 #[derive(Debug, thiserror::Error)]
@@ -137,7 +137,7 @@ impl Resolve for Resolver {
                 // A failed open of `/dev/null` shows that the process is out of files, and not that
                 // the name is unknown.
                 lookup(&asked).map_err(|why| match File::open("/dev/null") {
-                    Err(ours) if failure::is_resource_exhaustion(&ours) => {
+                    Err(ours) if is_resource_exhaustion(&ours) => {
                         ResolveError::ResourcesExhausted { host: asked, why: ours }
                     }
                     _ => ResolveError::Lookup { host: asked, why: describe_lookup_error(&why) },
@@ -167,7 +167,7 @@ impl Resolve for Resolver {
                 Err(ResolveError::Lookup { host, why }) if why == UNANSWERED_REASON => {
                     // The name server probe belongs to no phase.
                     enter(Phase::Between);
-                    let is_offline = !failure::has_public_route() || !servers.is_answering().await;
+                    let is_offline = !has_public_route() || !servers.is_answering().await;
                     enter(Phase::Dns);
                     Err(if is_offline {
                         ResolveError::Offline { host }

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use picket_proto::{IpVersion, Timestamp, Timing};
 use tokio::time::Instant;
 
-use super::{inbound::InboundMeter, tls::Certificate};
+use super::{certificate::Certificate, inbound::InboundMeter};
 
 tokio::task_local! {
     static CURRENT_RECORDER: Arc<PhaseRecorder>;

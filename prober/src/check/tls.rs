@@ -1,6 +1,5 @@
 //! TLS for checks: no session resumption; certificates are recorded before verification.
 
-mod certificate;
 mod metered_crypto;
 mod tls_error_text;
 
@@ -18,8 +17,11 @@ use rustls::{
 };
 use tracing::warn;
 
-pub(super) use self::{certificate::Certificate, tls_error_text::explain_tls_error};
-use super::timing::{self, Phase};
+pub(super) use self::tls_error_text::explain_tls_error;
+use super::{
+    certificate::Certificate,
+    timing::{self, Phase},
+};
 
 /// Loads the platform's root certificates and the certificates in `ca_file`.
 ///

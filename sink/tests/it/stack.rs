@@ -82,7 +82,8 @@ impl TestStack {
         let bus = Bus::connect(&NatsOptions::with_url(self.nats.url()), &Role::Sink, "test", &health)
             .await
             .unwrap();
-        let running = picket_sink::start(config, &bus, &open_store(database_url), &health).await.unwrap();
+        let running =
+            picket_sink::start(config, bus, open_store(database_url), health.clone()).await.unwrap();
         TestSink { running, health }
     }
 

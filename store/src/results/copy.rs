@@ -3,11 +3,11 @@
 
 use std::collections::HashSet;
 
-use picket_proto::{Outcome, Timestamp};
+use picket_proto::Outcome;
 use sqlx::PgConnection;
 
-use super::{CountsByOutcome, NewResult, rows::ResultRow};
-use crate::DbTimestamp;
+use super::{copy_row::BinaryCopyRow, rows::ResultRow, types::CountsByOutcome};
+use crate::incidents::NewResult;
 
 /// Columns in the order of [`ResultRow::write_columns`].
 const COPY_RESULTS_SQL: &str = "COPY picket.check_results (
@@ -82,51 +82,4 @@ async fn load_sites_with_state(
         .bind(sites.into_iter().collect::<Vec<_>>())
         .fetch_all(connection)
         .await
-}
-
-/// A row in the binary format, in which each column is preceded by its length.
-pub(super) struct BinaryCopyRow<'a>(&'a mut Vec<u8>);
-
-impl BinaryCopyRow<'_> {
-    pub(super) fn write_i16(&mut self, value: Option<i16>) {
-        self.write_column(value.map(i16::to_be_bytes));
-    }
-
-    pub(super) fn write_i32(&mut self, value: Option<i32>) {
-        self.write_column(value.map(i32::to_be_bytes));
-    }
-
-    pub(super) fn write_i64(&mut self, value: Option<i64>) {
-        self.write_column(value.map(i64::to_be_bytes));
-    }
-
-    pub(super) fn write_bool(&mut self, value: Option<bool>) {
-        self.write_column(value.map(|value| [u8::from(value)]));
-    }
-
-    pub(super) fn write_timestamp(&mut self, value: Option<Timestamp>) {
-        self.write_i64(value.map(|at| DbTimestamp(at).to_wire()));
-    }
-
-    /// Writes a text or an enum value.
-    pub(super) fn write_text(&mut self, value: Option<impl AsRef<str>>) {
-        match value {
-            Some(text) => self.write_bytes(text.as_ref().as_bytes()),
-            None => self.write_column::<0>(None),
-        }
-    }
-
-    fn write_column<const N: usize>(&mut self, value: Option<[u8; N]>) {
-        match value {
-            Some(bytes) => self.write_bytes(&bytes),
-            None => self.0.extend_from_slice(&(-1_i32).to_be_bytes()),
-        }
-    }
-
-    fn write_bytes(&mut self, bytes: &[u8]) {
-        // Texts have been truncated to their limits.
-        let length = i32::try_from(bytes.len()).unwrap_or(i32::MAX);
-        self.0.extend_from_slice(&length.to_be_bytes());
-        self.0.extend_from_slice(bytes);
-    }
 }

@@ -8,10 +8,14 @@ use picket_proto::{
 use sqlx::{Postgres, postgres::PgArguments, query::QueryAs};
 
 use super::{
-    CountsByOutcome, IncidentOutcome, IncomingResult, InsertSummary, NewResult, RegionIds, RegionResult,
-    ResultContent, copy::BinaryCopyRow,
+    copy_row::BinaryCopyRow,
+    types::{CountsByOutcome, IncomingResult, InsertSummary, RegionIds, ResultContent},
 };
-use crate::DbTimestamp;
+use crate::{
+    DbTimestamp,
+    incident_rules::RegionResult,
+    incidents::{IncidentOutcome, NewResult},
+};
 
 const MAX_MESSAGE_BYTES: usize = 500;
 const MAX_PROBER_BYTES: usize = 100;

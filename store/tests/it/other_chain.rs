@@ -25,9 +25,10 @@ async fn a_database_of_another_chain_of_migrations_is_refused_with_what_to_do_an
     for refused in [
         store.check_schema().await.unwrap_err(),
         store.migrate(64).await.unwrap_err(),
-        store.wait_ready(|error| panic!("waiting cannot help: {error}")).await.unwrap_err(),
+        store.check_usable().await.unwrap_err(),
     ] {
         assert!(matches!(refused, Error::SchemaIncompatible { version: 1, .. }), "{refused:?}");
+        assert!(!refused.may_recover(), "waiting cannot help");
         let text = refused.to_string();
         for part in
             ["migration 1 is 'sites and schedules', not 'sites'", "'picket export'", ".picket/postgres"]

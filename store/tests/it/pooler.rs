@@ -63,7 +63,7 @@ async fn a_pooler_that_lends_out_sessions_by_the_transaction_is_refused_by_name(
     let Some(pooler) = start_pooler(&url, "transaction").await else { return };
 
     let store = open_store(&pooler.url);
-    for refused in [store.check_session().await, store.wait_ready(|_| ()).await, store.migrate(64).await] {
+    for refused in [store.check_session().await, store.check_usable().await, store.migrate(64).await] {
         assert!(matches!(refused, Err(Error::SharedSession)), "{refused:?}");
     }
     let message = Error::SharedSession.to_string();
@@ -77,7 +77,7 @@ async fn a_pooler_that_lends_out_whole_sessions_is_as_good_as_postgres_itself() 
 
     let store = open_store(&pooler.url);
     store.migrate(64).await.unwrap();
-    store.wait_ready(|why| panic!("{why}")).await.unwrap();
+    store.check_usable().await.unwrap();
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::host_limiter::HostPermit;
+use crate::limits::host_limiter::HostPermit;
 
 /// Maximum lookups in progress for healthy domains. The system's resolver blocks a thread and
 /// cannot be interrupted.

@@ -3,7 +3,7 @@
 use picket_proto::{Timestamp, validation::sanitize_text};
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible, pki_types::UnixTime};
 
-use super::Certificate;
+use super::super::certificate::Certificate;
 
 /// Explains a failure during or after the handshake; `certificate` is the server's, if presented.
 pub(in crate::check) fn explain_tls_error(error: &Error, certificate: Option<&Certificate>) -> String {

@@ -1,0 +1,5 @@
+//! Publishing of jobs, and the limits of it.
+
+pub(crate) mod backpressure;
+pub(crate) mod publish_gaps;
+pub(crate) mod publisher;

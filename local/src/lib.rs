@@ -1,0 +1,24 @@
+//! A system on this machine: coordinator, probers and sink in one process, with a local NATS and
+//! Postgres. `picket up`, `picket down` and `picket demo` are this library's commands.
+#![warn(missing_docs)]
+
+mod banner;
+mod config;
+mod connection_files;
+mod demo;
+mod down;
+mod env_file;
+mod error;
+mod log;
+mod servers;
+mod service_file;
+mod services;
+mod system;
+
+pub use self::{
+    config::Config,
+    demo::{DEMO_TAG, Demo, DemoSite, demo_sites},
+    down::stop_system,
+    error::Error,
+    system::{AppliedSites, run_system},
+};
