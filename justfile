@@ -130,6 +130,14 @@ generate:
     cargo run --quiet --package picket -- reference --dir docs/reference
     tools/format-docs "$PICKET_TOOLS_DIR"
 
+# Draws the terminal session of the README: runs `picket demo` and a few commands (minutes)
+record-session: tools _picket
+    #!/bin/sh
+    set -eu
+    packages=$PICKET_TOOLS_DIR/session
+    python3 -m pip install --quiet --require-hashes --no-deps --upgrade --target "$packages" --requirement tools/session-requirements.txt
+    PYTHONPATH=$packages python3 tools/record-session "$CARGO_TARGET_DIR/release/picket"
+
 # Builds everything with the oldest Rust that Cargo.toml promises, which rustup must have
 msrv:
     #!/bin/sh
