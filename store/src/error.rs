@@ -63,9 +63,10 @@ pub enum Error {
     /// The schema was created by other migrations than those of this build.
     #[error(
         "the database was created by a development build whose migrations are not this build's: its migration {version} \
-         is '{found}', not '{expected}'; there is no upgrade from it: save the sites with 'picket export' of that build, \
-         then create the database anew (of 'picket up': stop it and delete .picket/postgres; else DROP DATABASE and \
-         CREATE DATABASE) and run 'picket migrate' or 'picket up' again"
+         is '{found}', not '{expected}'; there is no upgrade from it: save the sites with 'picket export' of that build; \
+         then, of 'picket up', stop it and delete its data directory (by default .picket); of other installations, \
+         create the database anew, run 'picket migrate', and run 'picket nats adopt', since the bus still belongs to \
+         the old database"
     )]
     SchemaIncompatible {
         /// The first migration that differs.

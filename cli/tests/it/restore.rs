@@ -16,3 +16,17 @@ async fn migrate_says_that_a_database_comes_from_another_cluster_and_takes_its_r
     assert!(picket.run_ok(&["migrate"]).contains(SAID));
     assert!(!picket.run_ok(&["migrate"]).contains(SAID));
 }
+
+#[tokio::test]
+async fn migrate_refuses_a_database_of_other_migrations_in_one_message() {
+    let picket = Picket::new().await;
+    let mut database = PgConnection::connect(&picket.database_url).await.unwrap();
+    let other = "UPDATE public._sqlx_migrations SET checksum = sha384('other'), description = 'other' WHERE version = 1";
+    sqlx::raw_sql(other).execute(&mut database).await.unwrap();
+
+    let refused = picket.run_rejected(&["migrate"]);
+
+    assert_eq!(refused.lines().count(), 1, "{refused}");
+    assert!(refused.contains("its migration 1 is 'other', not 'sites'"), "{refused}");
+    assert_eq!(picket.run_rejected(&["status"]), refused);
+}

@@ -30,9 +30,12 @@ async fn a_database_of_another_chain_of_migrations_is_refused_with_what_to_do_an
         assert!(matches!(refused, Error::SchemaIncompatible { version: 1, .. }), "{refused:?}");
         assert!(!refused.may_recover(), "waiting cannot help");
         let text = refused.to_string();
-        for part in
-            ["migration 1 is 'sites and schedules', not 'sites'", "'picket export'", ".picket/postgres"]
-        {
+        for part in [
+            "migration 1 is 'sites and schedules', not 'sites'",
+            "'picket export'",
+            "(by default .picket)",
+            "'picket nats adopt'",
+        ] {
             assert!(text.contains(part), "{part}: {text}");
         }
     }
