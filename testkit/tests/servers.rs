@@ -9,6 +9,7 @@ use std::{
 
 use picket_testkit::{
     eventually,
+    proc::is_running,
     servers::{scratch_dir, shared_nats, shared_postgres, start_nats, start_postgres},
 };
 
@@ -124,16 +125,4 @@ fn find_file(dir: &Path, file: &str) -> PathBuf {
     let entries = fs::read_dir(dir).expect("the directory is there");
     let mut files = entries.flatten().map(|entry| entry.path().join(file));
     files.find(|file| file.exists()).unwrap_or_else(|| panic!("there is no {file} in {}", dir.display()))
-}
-
-/// Whether a process runs: a dead one that nobody has waited for does not.
-fn is_running(pid: &str) -> bool {
-    if let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) {
-        return !stat.contains(") Z ");
-    }
-    Command::new("/bin/sh")
-        .args(["-c", "kill -0 \"$0\" 2>/dev/null", pid])
-        .status()
-        .expect("sh runs")
-        .success()
 }
