@@ -1,11 +1,12 @@
-//! The stream's acknowledgements of what was published, a batch at a time.
+//! Acknowledgements of published messages, awaited by the batch.
 //!
-//! The client can wait for each message by itself; then each has an inbox, an entry in a table, a channel and timers of its
-//! own, which was a third of what a job cost (BENCHMARKS.md). Here all share an inbox, a batch has one entry and one deadline, and
-//! a message its number.
+//! The NATS client can wait for each message separately, but then each has an inbox, a table entry,
+//! a channel and timers, which cost a third of the CPU per job
+//! (docs/adr/0003-acknowledge-by-the-batch.md). Here all messages share an inbox; a batch has one
+//! table entry and one deadline, and a message a number.
 //!
-//! Bound: a place for each message that is waited for. Loss: an acknowledgement that does not come in time is as good as none;
-//! its message is published again under the same id.
+//! Bound: one slot per unacknowledged message. Loss: a late acknowledgement counts as missing; the
+//! message is published again with the same id.
 
 use std::{
     collections::HashMap,
@@ -27,14 +28,14 @@ use tokio::{
 };
 use tracing::warn;
 
-/// Hears acknowledgements. Cheap to clone; the last clone that goes ends it.
+/// Receives acknowledgements. Cheap to clone; dropping the last clone unsubscribes.
 #[derive(Clone)]
 pub struct AckInbox(Arc<AckListener>);
 
 struct AckListener {
     inbox: String,
     pending: Arc<Mutex<PendingBatches>>,
-    /// How many batches there were.
+    /// Id of the next batch.
     next_batch_id: AtomicU64,
     task: AbortHandle,
 }
@@ -45,10 +46,10 @@ impl Drop for AckListener {
     }
 }
 
-/// Those that wait, by their numbers.
+/// Pending batches by id.
 type PendingBatches = HashMap<u64, Arc<PendingBatch>>;
 
-/// Where the answers to a batch's messages are put.
+/// Replies to the messages of one batch.
 struct PendingBatch {
     replies: Mutex<Replies>,
     all_received: Notify,
@@ -57,24 +58,24 @@ struct PendingBatch {
 struct Replies {
     by_number: Vec<Option<Message>>,
     received: usize,
-    /// How many messages were sent, once that is known.
+    /// Number of messages sent, or `usize::MAX` until it is known.
     sent: usize,
 }
 
-/// The answers to one batch.
+/// Pending acknowledgements of one batch. Dropping it discards late replies.
 pub struct PendingAcks {
     inbox: AckInbox,
     batch_id: u64,
     batch: Arc<PendingBatch>,
-    /// Where each message is answered, one behind the other.
+    /// Reply subjects of all messages, concatenated.
     reply_subjects: Bytes,
     subject_bytes: usize,
     capacity: usize,
     sent: usize,
 }
 
-/// What the stream says of a message. The library's own type is read as each of its variants in turn, which took a twentieth of
-/// what a job cost.
+/// Payload of an acknowledgement. The client's own type tries each of its enum variants in turn,
+/// which took 5 % of the CPU per job.
 #[derive(Debug, Deserialize)]
 struct AckPayload {
     seq: Option<u64>,
@@ -83,66 +84,67 @@ struct AckPayload {
     error: Option<jetstream::Error>,
 }
 
-/// A message is in the stream.
+/// A message is stored in the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PublishOutcome {
-    /// Now.
+    /// Stored by this publish.
     Stored,
-    /// Since it was published before under the same id.
+    /// Stored by an earlier publish with the same id.
     Duplicate,
 }
 
 impl AckInbox {
-    /// Answers taken off the subscription together.
+    /// Maximum number of replies taken from the subscription at once.
     const MAX_CHUNK_ACKS: usize = 256;
 
-    /// Begins to listen, on an inbox of its own.
+    /// Subscribes to a new inbox.
     ///
     /// # Errors
-    /// When the client is closed.
+    /// If the client is closed.
     pub async fn subscribe(client: &Client) -> Result<Self, SubscribeError> {
         let inbox = client.new_inbox();
-        let mut heard = client.subscribe(format!("{inbox}.*.*")).await?.ready_chunks(Self::MAX_CHUNK_ACKS);
+        let mut chunks = client.subscribe(format!("{inbox}.*.*")).await?.ready_chunks(Self::MAX_CHUNK_ACKS);
         let waiting = Arc::new(Mutex::new(PendingBatches::new()));
-        let those_that_wait = waiting.clone();
+        let pending = waiting.clone();
         let task = tokio::spawn(async move {
-            while let Some(answers) = heard.next().await {
-                answers.into_iter().for_each(|answer| deliver_ack(answer, &those_that_wait));
+            while let Some(answers) = chunks.next().await {
+                answers.into_iter().for_each(|answer| deliver_ack(answer, &pending));
             }
-            // Only with the client itself. What is published from now on is not known to be stored.
-            warn!("acknowledgements are heard no more");
+            // Ends only with the client itself; messages published from now on are not known to be
+            // stored.
+            warn!("ack subscription closed");
         });
         let task = task.abort_handle();
         Ok(Self(Arc::new(AckListener { inbox, pending: waiting, next_batch_id: AtomicU64::new(0), task })))
     }
 
-    /// Makes room for the answers to `most` messages.
-    pub fn reserve_batch(&self, most: usize) -> PendingAcks {
+    /// Reserves slots for the acknowledgements of `capacity` messages.
+    pub fn reserve_batch(&self, capacity: usize) -> PendingAcks {
         let number = self.0.next_batch_id.fetch_add(1, Ordering::Relaxed);
         let mut replies = String::new();
-        let width = most.to_string().len();
-        for message in 0..most {
-            // Writing to a String cannot fail.
+        let width = capacity.to_string().len();
+        for message in 0..capacity {
+            // Writing to a `String` cannot fail.
             let _ = write!(replies, "{}.{number}.{message:0width$}", self.0.inbox);
         }
-        let answers = Replies { by_number: vec![None; most], received: 0, sent: usize::MAX };
+        let answers = Replies { by_number: vec![None; capacity], received: 0, sent: usize::MAX };
         let places = Arc::new(PendingBatch { replies: Mutex::new(answers), all_received: Notify::new() });
         lock_unpoisoned(&self.0.pending).insert(number, places.clone());
-        let reply_bytes = replies.len().checked_div(most).unwrap_or(0);
+        let reply_bytes = replies.len().checked_div(capacity).unwrap_or(0);
         PendingAcks {
             inbox: self.clone(),
             batch_id: number,
             batch: places,
             reply_subjects: replies.into(),
             subject_bytes: reply_bytes,
-            capacity: most,
+            capacity,
             sent: 0,
         }
     }
 }
 
 impl PendingAcks {
-    /// Where the next message is answered; nowhere if there are more than was said.
+    /// Reply subject of the next message; `None` if all reserved slots are used.
     pub fn reply_subject(&self) -> Option<Subject> {
         if self.sent >= self.capacity {
             return None;
@@ -151,12 +153,13 @@ impl PendingAcks {
         Subject::from_utf8(self.reply_subjects.slice(at..at + self.subject_bytes)).ok()
     }
 
-    /// That message was sent.
+    /// Records that the message with the current reply subject was sent.
     pub fn record_sent(&mut self) {
         self.sent += 1;
     }
 
-    /// Waits for the answers to all that were sent, in the order in which they were; `None` for those that have not come `until` then.
+    /// Waits for the acknowledgements of all sent messages, in the order of sending. The result is
+    /// `None` for acknowledgements missing at `until`.
     pub async fn wait_all(self, until: Instant) -> Vec<Option<Result<PublishOutcome, String>>> {
         let is_all = {
             let mut answers = lock_unpoisoned(&self.batch.replies);
@@ -164,7 +167,7 @@ impl PendingAcks {
             answers.received >= answers.sent
         };
         if !is_all {
-            // What has come by then counts.
+            // On timeout, the replies received so far count.
             let _ = timeout_at(until, self.batch.all_received.notified()).await;
         }
         let answers = std::mem::take(&mut lock_unpoisoned(&self.batch.replies).by_number);
@@ -182,7 +185,7 @@ fn lock_unpoisoned<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Puts an answer into its place; nobody waits for one without.
+/// Stores a reply in its slot; replies without a slot are dropped.
 fn deliver_ack(answer: Message, waiting: &Mutex<PendingBatches>) {
     let mut numbers = answer.subject.rsplit('.');
     let (Some(message), Some(batch)) = (numbers.next(), numbers.next()) else { return };
@@ -202,14 +205,14 @@ fn deliver_ack(answer: Message, waiting: &Mutex<PendingBatches>) {
 
 fn parse_ack(answer: &Message) -> Result<PublishOutcome, String> {
     if answer.status == Some(StatusCode::NO_RESPONDERS) {
-        return Err("there is no stream for it".to_owned());
+        return Err("no stream for this subject".to_owned());
     }
     match serde_json::from_slice(&answer.payload) {
         Ok(AckPayload { error: Some(error), .. }) => Err(error.to_string()),
         Ok(AckPayload { seq: Some(_), duplicate: false, .. }) => Ok(PublishOutcome::Stored),
         Ok(AckPayload { seq: Some(_), duplicate: true, .. }) => Ok(PublishOutcome::Duplicate),
-        Ok(AckPayload { seq: None, .. }) => Err("the answer is no acknowledgement".to_owned()),
-        Err(why) => Err(format!("the answer is no acknowledgement: {why}")),
+        Ok(AckPayload { seq: None, .. }) => Err("acknowledgement without a sequence number".to_owned()),
+        Err(why) => Err(format!("invalid acknowledgement: {why}")),
     }
 }
 
@@ -229,7 +232,7 @@ mod tests {
         }
     }
 
-    /// A table with one batch of two messages in it, number 7.
+    /// A table with one batch of two messages, number 7.
     fn table() -> (Mutex<PendingBatches>, Arc<PendingBatch>) {
         let answers = Replies { by_number: vec![None; 2], received: 0, sent: usize::MAX };
         let places = Arc::new(PendingBatch { replies: Mutex::new(answers), all_received: Notify::new() });
@@ -264,7 +267,7 @@ mod tests {
         deliver_ack(answer_at("_INBOX.a.7.0"), &waiting);
         deliver_ack(answer_at("_INBOX.a.7.1"), &waiting);
 
-        // It would wait for ever.
+        // Would wait forever if the notification were lost.
         places.all_received.notified().await;
     }
 
@@ -282,6 +285,6 @@ mod tests {
         assert!(read(r#"{"stream":"PICKET_JOBS"}"#).is_err());
         assert!(read("pong").is_err());
         let nobody = answer("", Some(StatusCode::NO_RESPONDERS));
-        assert_eq!(super::parse_ack(&nobody), Err("there is no stream for it".to_owned()));
+        assert_eq!(super::parse_ack(&nobody), Err("no stream for this subject".to_owned()));
     }
 }

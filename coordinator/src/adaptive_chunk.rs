@@ -1,21 +1,22 @@
-//! Pure: how large a piece of time one statement works off, by how long the one before took.
+//! Pure: the time span processed by one statement, adapted to the duration of the previous
+//! statement.
 
 use std::time::Duration;
 
-/// A piece of time that is halved while it takes too long, and doubled while it takes a small part of that.
+/// A time span, halved after a slow statement and doubled after a fast one.
 #[derive(Clone, Copy, Debug)]
 pub struct AdaptiveChunk {
     current: Duration,
     min: Duration,
     max: Duration,
-    /// A piece that takes longer is too large.
+    /// A statement slower than this halves the chunk.
     slow_above: Duration,
-    /// One that takes less could be larger.
+    /// A statement faster than this doubles the chunk.
     grow_below: Duration,
 }
 
 impl AdaptiveChunk {
-    /// Begins with `first`, and stays within `least` and `most`.
+    /// Creates a chunk of `first`, which stays within `min` and `max`.
     pub fn new(
         first: Duration,
         min: Duration,
@@ -26,12 +27,12 @@ impl AdaptiveChunk {
         Self { current: first, min, max, slow_above, grow_below }
     }
 
-    /// How large the next one is.
+    /// Size of the next chunk.
     pub fn current_size(&self) -> Duration {
         self.current
     }
 
-    /// The piece took so long.
+    /// Adapts the size to the duration of the last statement.
     pub fn record_duration(&mut self, took: Duration) {
         if took > self.slow_above {
             self.current = (self.current / 2).max(self.min);

@@ -1,7 +1,9 @@
-//! Hears which sites began to fail, and has them checked again at once from all their regions.
+//! Confirmation: receives requests for sites that began to fail, and has these sites checked again
+//! at once from all their regions.
 //!
-//! Bound: what the subscription holds, [`MAX_SITES`] sites, and the rate of [`Rounds`]. Loss: a round that is not published costs time only, since
-//! the next ticks tell the same.
+//! Bound: the buffer of the subscription, [`MAX_SITES`] sites, and the rate of
+//! [`ConfirmationQueue`]. Loss: an unpublished round only delays the decision, because the next
+//! ticks give the same information.
 
 mod queue;
 
@@ -17,10 +19,10 @@ use tracing::{debug, warn};
 use self::queue::{ConfirmationQueue, DueConfirmations, MAX_BURST_ROUNDS, MAX_SITES};
 use crate::{fence::Fence, metrics::Metrics, scheduler};
 
-/// Between looks at whether the planner is still there.
+/// Interval between checks of the scheduler's status.
 const SCHEDULER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Whom to hear, and who publishes.
+/// Receives confirmation requests and forwards due sites to the scheduler.
 pub(crate) struct ConfirmationListener {
     pub(crate) bus: Bus,
     pub(crate) fence: Fence,
@@ -29,24 +31,24 @@ pub(crate) struct ConfirmationListener {
 }
 
 impl ConfirmationListener {
-    /// Runs until the planner is gone.
+    /// Runs until the scheduler has stopped.
     pub(crate) async fn run(self) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         while self.scheduler.get_status() < ActorStatus::Stopping {
             match self.bus.client.subscribe(subject::CONFIRMATION_SUBJECTS).await {
-                Ok(heard) => {
+                Ok(subscriber) => {
                     backoff.reset();
-                    self.process_requests(heard).await;
+                    self.process_requests(subscriber).await;
                 }
                 Err(error) => {
-                    warn!(error = %ErrorChain(&error), "cannot hear of sites that begin to fail, trying again")
+                    warn!(error = %ErrorChain(&error), "could not subscribe to confirmation requests, retrying")
                 }
             }
             sleep(backoff.next_delay()).await;
         }
     }
 
-    async fn process_requests(&self, mut heard: async_nats::Subscriber) {
+    async fn process_requests(&self, mut subscriber: async_nats::Subscriber) {
         let mut rounds = ConfirmationQueue::default();
         let mut is_throttled = false;
         loop {
@@ -54,15 +56,16 @@ impl ConfirmationListener {
             let DueConfirmations { sites, delayed, dropped } = rounds.take_due(now);
             self.metrics.confirmations_dropped.inc_by(u64::try_from(dropped).unwrap_or(u64::MAX));
             let was_throttled = std::mem::replace(&mut is_throttled, delayed > 0);
+            // Logged on the transition only; during a flood every turn is throttled.
             if is_throttled && !was_throttled {
                 warn!(
                     sites = delayed,
                     burst = MAX_BURST_ROUNDS,
-                    "many sites are suspected at once: a sample is confirmed, the others wait for their ticks"
+                    "many sites are suspected at once; confirming a sample, leaving the others to their ticks"
                 );
             }
             if !sites.is_empty() {
-                debug!(sites = sites.len(), "confirming {} sites", sites.len());
+                debug!(sites = sites.len(), "confirming sites");
                 let _ = self.scheduler.cast(scheduler::Msg::ConfirmSites(sites));
             }
             if self.scheduler.get_status() >= ActorStatus::Stopping {
@@ -72,26 +75,27 @@ impl ConfirmationListener {
                 .next_due_at()
                 .map_or(now + SCHEDULER_CHECK_INTERVAL, |next| next.min(now + SCHEDULER_CHECK_INTERVAL));
             let message = tokio::select! {
-                message = heard.next() => message,
+                message = subscriber.next() => message,
                 () = sleep_until(until) => continue,
             };
             let Some(message) = message else { return };
             self.accept_message(&message, &mut rounds);
-            // What is there already is heard before anything is published: it may take something back.
-            while let Ok(Some(message)) = timeout(Duration::ZERO, heard.next()).await {
+            // Processes all buffered requests before publishing, because one may withdraw an
+            // earlier request.
+            while let Ok(Some(message)) = timeout(Duration::ZERO, subscriber.next()).await {
                 self.accept_message(&message, &mut rounds);
             }
         }
     }
 
     fn accept_message(&self, message: &async_nats::Message, rounds: &mut ConfirmationQueue) {
-        let Ok(suspect) = serde_json::from_slice::<ConfirmationRequest>(&message.payload) else {
+        let Ok(request) = serde_json::from_slice::<ConfirmationRequest>(&message.payload) else {
             self.metrics.confirmations_rejected.inc();
             return;
         };
-        if self.fence.has_shard(suspect.shard) && !rounds.accept_request(&suspect, Instant::now()) {
+        if self.fence.has_shard(request.shard) && !rounds.accept_request(&request, Instant::now()) {
             self.metrics.confirmations_rejected.inc();
-            warn!(site.id = %suspect.site_id, "more than {MAX_SITES} sites are to be confirmed; this one waits for its ticks");
+            warn!(site.id = %request.site_id, "confirmation queue is full ({MAX_SITES} sites), leaving the site to its ticks");
         }
     }
 }

@@ -1,14 +1,15 @@
-//! The fence: for which shards this coordinator may publish right now, and under which epoch.
+//! The fence: the shards, and the epoch of each, for which this coordinator may publish right now.
 //!
-//! It is shared memory and not a message, since a fence must be seen at once and not after what happens to queue
-//! before it. The lease actor moves it; whoever publishes looks at it right before each message.
+//! The fence is shared memory and not a message, because a change must be visible at once and not
+//! behind messages queued earlier. The lease manager updates it; each publisher checks it right
+//! before each message.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
 use picket_proto::{Epoch, Shard};
 use picket_runtime::clock::Boottime;
 
-/// Cheap to clone; all clones are one fence.
+/// Cheap to clone; all clones share one fence.
 #[derive(Clone, Default)]
 pub struct Fence(Arc<RwLock<Vec<Option<FenceEntry>>>>);
 
@@ -19,7 +20,7 @@ struct FenceEntry {
 }
 
 impl Fence {
-    /// Opens the gate of `shard` for `epoch` until `until`.
+    /// Opens the fence of `shard` for `epoch` until `until`.
     pub fn open_shard(&self, shard: Shard, epoch: Epoch, until: Boottime) {
         let mut gates = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let place = usize::from(shard.0);
@@ -29,7 +30,8 @@ impl Fence {
         gates[place] = Some(FenceEntry { epoch, valid_until: until });
     }
 
-    /// Shuts the gate of `shard`, if it stands at `epoch`: an older holder must not shut a newer one's.
+    /// Closes the fence of `shard` if it is at `epoch`, so that an older holder cannot close a
+    /// newer one's fence.
     pub fn close_shard(&self, shard: Shard, epoch: Epoch) {
         let mut gates = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(gate) = gates.get_mut(usize::from(shard.0))
@@ -39,7 +41,7 @@ impl Fence {
         }
     }
 
-    /// Lets nothing through from `now` on, until a gate is opened anew.
+    /// Expires all shards at `now`, until they are opened again.
     pub fn expire_all(&self, now: Boottime) {
         let mut gates = self.0.write().unwrap_or_else(PoisonError::into_inner);
         for gate in gates.iter_mut().flatten() {
@@ -47,7 +49,7 @@ impl Fence {
         }
     }
 
-    /// What a job of `shard` under `epoch` finds at `now`.
+    /// Checks at `now` whether a job of `shard` under `epoch` may be published.
     pub fn check_admission(&self, shard: Shard, epoch: Epoch, now: Boottime) -> Admission {
         let gates = self.0.read().unwrap_or_else(PoisonError::into_inner);
         match gates.get(usize::from(shard.0)).copied().flatten() {
@@ -58,13 +60,13 @@ impl Fence {
         }
     }
 
-    /// Whether the gate of `shard` stands, open or late.
+    /// Returns true if `shard` is held, even if its lease has expired.
     pub fn has_shard(&self, shard: Shard) -> bool {
         let gates = self.0.read().unwrap_or_else(PoisonError::into_inner);
         gates.get(usize::from(shard.0)).is_some_and(Option::is_some)
     }
 
-    /// The shards whose gates stand, open or late, and their epochs.
+    /// Held shards and their epochs, including expired ones.
     pub fn held_epochs(&self) -> Vec<(Shard, Epoch)> {
         let gates = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let standing = gates.iter().enumerate();
@@ -73,20 +75,21 @@ impl Fence {
             .collect()
     }
 
-    /// The shards whose gates stand, open or late.
+    /// Held shards, including expired ones.
     pub fn held_shards(&self) -> Vec<Shard> {
         self.held_epochs().into_iter().map(|(shard, _)| shard).collect()
     }
 }
 
-/// What a job finds where it wants through.
+/// Result of a fence check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// It may be published.
+    /// The job may be published.
     Open,
-    /// Not now: the lease has run out by our clock, and has been neither renewed nor lost yet.
+    /// Not now: the lease has expired by the local clock, and has been neither renewed nor lost
+    /// yet.
     Expired,
-    /// Never: the shard is not ours any more, or was taken anew.
+    /// Never: the shard was lost, or acquired again under another epoch.
     Closed,
 }
 

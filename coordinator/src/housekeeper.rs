@@ -1,8 +1,9 @@
-//! Keeps the database in shape: rolls results up once their ledger is closed, and throws away what is too old.
+//! Housekeeping of the database: rolls up results once their ledger is closed, and deletes expired
+//! data.
 //!
-//! Every coordinator tries, and the database lets one at a time. Bound: one statement at a time, over a piece of time that is
-//! smaller when it was slow; what there is to catch up with takes half of the time at most. Loss: none, since how far
-//! things are is in the database.
+//! Every coordinator tries, and the database admits one at a time. Bound: one statement at a time,
+//! over a chunk of time that shrinks after a slow statement; catching up takes at most half of the
+//! time. Loss: none, because progress is stored in the database.
 
 use std::time::Duration;
 
@@ -22,11 +23,11 @@ use crate::{
 };
 
 pub enum Msg {
-    /// Time to look.
+    /// Run one round of housekeeping.
     RunHousekeeping,
 }
 
-/// See the module.
+/// See the module documentation.
 #[derive(Clone)]
 pub struct Housekeeper {
     pub store: Store,
@@ -35,29 +36,31 @@ pub struct Housekeeper {
     pub metrics: Metrics,
 }
 
-/// How things stand.
+/// State of the housekeeper.
 pub struct HousekeeperState {
     chunk: AdaptiveChunk,
     rounds: u64,
     is_failure_reported: bool,
-    /// That nothing is deleted, as the log has it, and whether only because it is too early to.
+    /// Last refusal logged: `Some(true)` if only too early to delete, `Some(false)` for other
+    /// reasons, `None` if deletion runs.
     last_refusal: Option<bool>,
-    /// Whether schedules may lie in the future: at the start, and after the clock was in doubt.
+    /// True if marks of schedules may lie in the future: at the start, and after doubt about the
+    /// clock.
     should_check_all_marks: bool,
 }
 
-/// Between rounds.
+/// Pause between rounds.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(10);
-/// Rows that are not rolled up yet are read by every report; with pieces much smaller each row of the rollups would be
-/// rewritten too often.
+/// Maximum time span of a rollup chunk. Every report reads results that are not rolled up yet, so
+/// chunks must not be larger; much smaller chunks would rewrite each rollup row too often.
 const MAX_CHUNK_SPAN: Duration = Duration::from_secs(1_200);
 const MIN_CHUNK_SPAN: Duration = Duration::from_secs(60);
-/// A piece that takes longer is too large.
+/// A statement slower than this halves the chunk.
 const SLOW_THRESHOLD: Duration = Duration::from_secs(10);
-/// One of the last hours is counted again every ten minutes: each of them twice a day.
+/// One of the last 72 hours is recounted every ten minutes, i.e. each of them twice a day.
 const RECOUNT_ROUNDS: u64 = 60;
 const RECOUNT_HOURS: u64 = 72;
-/// What is too old is looked for every minute.
+/// Expired data is deleted every minute.
 const PRUNE_ROUNDS: u64 = 6;
 
 impl Actor for Housekeeper {
@@ -67,7 +70,7 @@ impl Actor for Housekeeper {
 
     async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<HousekeeperState, ActorProcessingErr> {
         myself.send_after(HOUSEKEEPING_INTERVAL / 10, || Msg::RunHousekeeping);
-        let piece = AdaptiveChunk::new(
+        let chunk = AdaptiveChunk::new(
             MAX_CHUNK_SPAN,
             MIN_CHUNK_SPAN,
             MAX_CHUNK_SPAN,
@@ -75,7 +78,7 @@ impl Actor for Housekeeper {
             SLOW_THRESHOLD / 4,
         );
         Ok(HousekeeperState {
-            chunk: piece,
+            chunk,
             rounds: 0,
             is_failure_reported: false,
             last_refusal: None,
@@ -87,25 +90,26 @@ impl Actor for Housekeeper {
         &self,
         myself: ActorRef<Msg>,
         Msg::RunHousekeeping: Msg,
-        standing: &mut HousekeeperState,
+        state: &mut HousekeeperState,
     ) -> Result<(), ActorProcessingErr> {
         let began = Instant::now();
-        let more = match self.run_housekeeping(standing).await {
+        let more = match self.run_housekeeping(state).await {
             Ok(more) => {
-                standing.is_failure_reported = false;
+                state.is_failure_reported = false;
                 more
             }
             Err(error) => {
                 self.metrics.database_errors.inc();
-                if !std::mem::replace(&mut standing.is_failure_reported, true) {
-                    warn!(error = %ErrorChain(&error), "rollups and retention could not be kept up, trying again");
+                if !std::mem::replace(&mut state.is_failure_reported, true) {
+                    warn!(error = %ErrorChain(&error), "housekeeping failed, retrying");
                 }
                 false
             }
         };
+        // Catching up takes at most half of the time.
         let pause = if more { began.elapsed().min(HOUSEKEEPING_INTERVAL) } else { HOUSEKEEPING_INTERVAL };
         if !more {
-            standing.rounds += 1;
+            state.rounds += 1;
         }
         myself.send_after(pause, || Msg::RunHousekeeping);
         Ok(())
@@ -113,9 +117,9 @@ impl Actor for Housekeeper {
 }
 
 impl Housekeeper {
-    /// One piece of each; says whether there is more to catch up with.
-    async fn run_housekeeping(&self, standing: &mut HousekeeperState) -> Result<bool, Error> {
-        // First, since an old snapshot may be why the rest fails.
+    /// Processes one chunk of each task. Returns true if there is more to catch up.
+    async fn run_housekeeping(&self, state: &mut HousekeeperState) -> Result<bool, Error> {
+        // First, because an old snapshot may be the reason why the rest fails.
         match housekeeping::find_oldest_snapshot(&self.store).await? {
             Some(oldest) => {
                 self.metrics.oldest_snapshot_seconds.set(oldest.seconds);
@@ -131,29 +135,29 @@ impl Housekeeper {
         let now = match self.clock.database_now() {
             Ok(now) => now,
             Err(why) => {
-                standing.should_check_all_marks = true;
-                self.report_refusal(standing, Some(why));
+                state.should_check_all_marks = true;
+                self.report_refusal(state, Some(why));
                 return Ok(false);
             }
         };
         let began = Instant::now();
-        let rolled = housekeeping::roll_up_results(&self.store, now, standing.chunk.current_size()).await?;
+        let rolled = housekeeping::roll_up_results(&self.store, now, state.chunk.current_size()).await?;
         let took = began.elapsed();
         if let Some(through) = rolled {
             self.metrics.rollup_seconds.observe(took.as_secs_f64());
             self.metrics.rolled_up_through.set(through.as_micros() / 1_000_000);
         }
-        standing.chunk.record_duration(took);
-        // Each takes the time anew: the one before may have taken minutes.
-        let mended =
+        state.chunk.record_duration(took);
+        // Each statement computes the time again, because the previous one may have taken minutes.
+        let rebuilt =
             housekeeping::rebuild_dirty_hour(&self.store, now.saturating_add(began.elapsed())).await?;
         let day = housekeeping::roll_up_day(&self.store, now.saturating_add(began.elapsed())).await?;
-        if let Some(hour) = mended {
+        if let Some(hour) = rebuilt {
             self.metrics.rollup_hours_rebuilt.inc();
-            info!(%hour, "the rollups of an hour whose results have changed were done anew");
+            info!(%hour, "rebuilt the rollups of an hour whose results had changed");
         }
-        if standing.rounds.is_multiple_of(RECOUNT_ROUNDS) {
-            let ago = 1 + standing.rounds / RECOUNT_ROUNDS % RECOUNT_HOURS;
+        if state.rounds.is_multiple_of(RECOUNT_ROUNDS) {
+            let ago = 1 + state.rounds / RECOUNT_ROUNDS % RECOUNT_HOURS;
             housekeeping::recount_hour(
                 &self.store,
                 now.saturating_add(began.elapsed()),
@@ -161,39 +165,36 @@ impl Housekeeper {
             )
             .await?;
         }
-        let mut more = rolled.is_some() || mended.is_some() || day.is_some();
-        let is_due = standing.rounds.is_multiple_of(PRUNE_ROUNDS);
-        if is_due || standing.should_check_all_marks {
-            more |= self.repair_marks(standing).await?;
+        let mut more = rolled.is_some() || rebuilt.is_some() || day.is_some();
+        let is_due = state.rounds.is_multiple_of(PRUNE_ROUNDS);
+        if is_due || state.should_check_all_marks {
+            more |= self.repair_marks(state).await?;
         }
         if is_due {
-            more |= self.prune_expired(standing).await?;
+            more |= self.prune_expired(state).await?;
         }
         Ok(more)
     }
 
-    /// Takes marks that lie in the future back to now, and deletes results that lie there; says whether there may be more of these.
-    async fn repair_marks(&self, standing: &mut HousekeeperState) -> Result<bool, Error> {
+    /// Resets marks in the future to now, and deletes results in the future. Returns true if there
+    /// may be more such results.
+    async fn repair_marks(&self, state: &mut HousekeeperState) -> Result<bool, Error> {
         let Ok(now) = self.clock.database_now() else { return Ok(false) };
         let repaired =
-            housekeeping::repair_future_marks(&self.store, now, standing.should_check_all_marks).await?;
-        standing.should_check_all_marks = false;
+            housekeeping::repair_future_marks(&self.store, now, state.should_check_all_marks).await?;
+        state.should_check_all_marks = false;
         for (mark, number) in repaired {
-            warn!(
-                mark,
-                number,
-                "{number} {mark} lay in the future, since the database's clock was ahead: taken back to now"
-            );
+            warn!(mark, number, "reset marks in the future to now; the database clock had been ahead");
             self.metrics.marks_repaired.get_or_create(&RepairedLabel { mark }).inc_by(number.unsigned_abs());
         }
-        // What is deleted cannot be had back: other clocks have to say the same.
+        // Deletion is irreversible, so other clocks must agree.
         let Ok(now) = self.clock.agreed_now(SharedClock::REPAIR_TOLERANCE) else { return Ok(false) };
         let deleted = housekeeping::delete_future_results(&self.store, now).await?;
         if deleted > 0 {
             warn!(
                 deleted,
-                "{deleted} results were of ticks that are still to come, since the database's clock was ahead: deleted, so that \
-                 their checks count when they are due"
+                "deleted results of future ticks, so that their checks count when they are due; the database \
+                 clock had been ahead"
             );
             let mark = "results".to_owned();
             self.metrics.marks_repaired.get_or_create(&RepairedLabel { mark }).inc_by(deleted);
@@ -201,28 +202,28 @@ impl Housekeeper {
         Ok(deleted >= housekeeping::MAX_FUTURE_ROWS.unsigned_abs().into())
     }
 
-    /// Deletes what is too old; says whether there may be more.
-    async fn prune_expired(&self, standing: &mut HousekeeperState) -> Result<bool, Error> {
+    /// Deletes expired data. Returns true if there may be more.
+    async fn prune_expired(&self, state: &mut HousekeeperState) -> Result<bool, Error> {
         let now = match self.clock.agreed_now(SharedClock::RETENTION_TOLERANCE) {
             Ok(now) => now,
             Err(why) => {
-                self.report_refusal(standing, Some(why));
+                self.report_refusal(state, Some(why));
                 return Ok(false);
             }
         };
         match housekeeping::prune_expired(&self.store, now, self.retention).await {
             Ok(dropped) => {
                 if let Some(day) = dropped.dropped_day {
-                    info!(%day, "dropped the results of {day}");
+                    info!(%day, "dropped a day of results");
                 }
                 if let Some(month) = dropped.dropped_month {
-                    info!(%month, "dropped the hourly rollups of the month from {month}");
+                    info!(%month, "dropped a month of hourly rollups");
                 }
                 let more = dropped.has_pruned_any();
-                self.report_refusal(standing, dropped.refusal_reason);
+                self.report_refusal(state, dropped.refusal_reason);
                 Ok(more)
             }
-            // Somebody reads a long report; the next minute will do.
+            // A long report is being read; retry in the next minute.
             Err(error) if error.is_transient() => {
                 self.metrics.partition_drops_deferred.inc();
                 Ok(false)
@@ -231,17 +232,17 @@ impl Housekeeper {
         }
     }
 
-    /// Says once why nothing is deleted for its age, and when it is again.
-    fn report_refusal(&self, standing: &mut HousekeeperState, why: Option<String>) {
+    /// Logs the reason of a refused retention once, and once when retention resumes.
+    fn report_refusal(&self, state: &mut HousekeeperState, why: Option<String>) {
         self.metrics.deletion_refused.set(i64::from(why.is_some()));
         let refused = why.as_deref().map(housekeeping::is_too_early);
-        if std::mem::replace(&mut standing.last_refusal, refused) == refused {
+        if std::mem::replace(&mut state.last_refusal, refused) == refused {
             return;
         }
         match why {
-            Some(why) if refused == Some(true) => info!(why, "nothing is deleted for its age yet: {why}"),
-            Some(why) => error!(why, "nothing is deleted for its age: {why}"),
-            None => info!("what is too old is deleted again: clocks, marks and results agree"),
+            Some(why) if refused == Some(true) => info!(reason = why, "retention has not started yet"),
+            Some(why) => error!(reason = why, "retention paused"),
+            None => info!("retention resumed: clocks, marks and results agree"),
         }
     }
 }

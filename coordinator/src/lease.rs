@@ -1,8 +1,8 @@
-//! Holds this coordinator's shards: takes its share, renews in time, yields what is too much, and gives all back at
-//! the end.
+//! Lease manager: acquires this coordinator's share of the shards, renews leases in time, releases
+//! surplus shards, and releases all shards on drain.
 //!
-//! Bound: one statement at a time, each with a deadline. Loss: a lease that is not renewed expires, and another
-//! coordinator takes the shard.
+//! Bound: one statement at a time, each with a deadline. Loss: a lease that is not renewed expires,
+//! and another coordinator acquires the shard.
 
 pub mod clock_trust;
 pub mod held;
@@ -36,17 +36,17 @@ use crate::{
 };
 
 pub enum Msg {
-    /// Time for a round.
+    /// Starts a round.
     BeginRound,
-    /// Somebody has released leases: there may be some to take.
+    /// Another coordinator has released leases, so there may be free shards.
     LeasesAvailable,
-    /// The planner has stopped these, and they have been given back.
+    /// The scheduler has stopped these shards, and their leases have been released.
     ShardsReleased(Vec<(Shard, Epoch)>),
-    /// Give all back, and say when that is done.
+    /// Releases all shards, then replies.
     Drain(oneshot::Sender<()>),
 }
 
-/// See the module.
+/// See the module documentation.
 #[derive(Clone)]
 pub struct LeaseManager {
     pub name: String,
@@ -63,29 +63,31 @@ pub struct LeaseManager {
     pub readiness: ReadinessCheck,
 }
 
-/// How things stand.
+/// State of the lease manager.
 pub struct LeaseState {
     machine: LeaseMachine,
-    /// When the last round was over.
+    /// End of the last round.
     last_round_at: Boottime,
     drain_reply: Option<oneshot::Sender<()>>,
-    /// Trouble that has been told of, so that it is not told of each second.
+    /// Last failure logged, so that a lasting failure is not logged every second.
     last_warning: Option<&'static str>,
     is_skew_reported: bool,
-    /// Whether the database's clock is in doubt: then the bus is asked for the time in each round.
+    /// True while the database's clock is in doubt; the bus clock is then read in each round.
     is_clock_in_doubt: bool,
     bus_clock_read_at: Option<Boottime>,
 }
 
-/// Between rounds.
+/// Pause between rounds.
 const ROUND_INTERVAL: Duration = Duration::from_secs(1);
-/// A coordinator that has not published for so long leaves its shards to one that can.
+/// Time without a successful publish after which a coordinator stops renewing its leases, so that
+/// others can acquire its shards.
 const MAX_PUBLISH_OUTAGE: Duration = Duration::from_secs(10);
-/// How long the planner may take to answer; it never waits for anything outside.
+/// Timeout for a reply of the scheduler, which never waits for anything external.
 const SCHEDULER_TIMEOUT_MS: u64 = 2_000;
-/// How long the last jobs of a shard may take to be acknowledged before it is given back all the same.
+/// Maximum time to wait for the last acknowledgements of a shard before its lease is released
+/// anyway.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(8);
-/// How often the bus is asked for the time, and for how long it is waited for.
+/// Interval and timeout of reading the NATS server's clock.
 const BUS_CLOCK_INTERVAL: Duration = Duration::from_secs(10);
 const BUS_CLOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -118,18 +120,19 @@ impl Actor for LeaseManager {
                 warn_if_suspended(state.last_round_at);
                 self.run_round(&myself, state).await;
                 state.last_round_at = Boottime::now();
-                // Last, so that a slow round is followed by a pause and not by those it held up.
+                // Scheduled last, so that a slow round is followed by a pause instead of the rounds
+                // it delayed.
                 myself.send_after(ROUND_INTERVAL.min(self.lease_time / 5), || Msg::BeginRound);
             }
             Msg::LeasesAvailable => self.run_round(&myself, state).await,
             Msg::ShardsReleased(shards) => {
-                info!(shards = shards.len(), "gave {} shards back", shards.len());
+                info!(shards = shards.len(), "released shards");
                 self.process_event(&myself, state, LeaseEvent::Released(shards)).await;
             }
             Msg::Drain(done) => {
                 state.drain_reply = Some(done);
-                let publishes = self.can_publish(state).await;
-                self.process_event(&myself, state, LeaseEvent::Drain { can_publish: publishes }).await;
+                let can_publish = self.can_publish(state).await;
+                self.process_event(&myself, state, LeaseEvent::Drain { can_publish }).await;
             }
         }
         self.metrics.leases_held.set(i64::try_from(state.machine.active_count()).unwrap_or(i64::MAX));
@@ -143,7 +146,7 @@ impl Actor for LeaseManager {
     }
 
     async fn post_stop(&self, _: ActorRef<Msg>, state: &mut LeaseState) -> Result<(), ActorProcessingErr> {
-        // A pipeline that is built anew begins with nothing; what is held expires by itself.
+        // A rebuilt pipeline starts without leases; the leases of this pipeline expire.
         state.machine.close_fence();
         Ok(())
     }
@@ -151,30 +154,30 @@ impl Actor for LeaseManager {
 
 impl LeaseManager {
     async fn run_round(&self, myself: &ActorRef<Msg>, state: &mut LeaseState) {
-        let publishes = self.can_publish(state).await;
-        self.process_event(myself, state, LeaseEvent::BeginRound { can_publish: publishes }).await;
+        let can_publish = self.can_publish(state).await;
+        self.process_event(myself, state, LeaseEvent::BeginRound { can_publish }).await;
     }
 
-    /// Takes `input` in, and does what follows from it until nothing more does.
-    async fn process_event(&self, myself: &ActorRef<Msg>, state: &mut LeaseState, input: LeaseEvent) {
-        let mut commands = VecDeque::from(state.machine.handle_event(Boottime::now(), input));
-        while let Some(command) = commands.pop_front() {
-            if let Some(input) = self.execute_action(myself, state, command).await {
-                commands.extend(state.machine.handle_event(Boottime::now(), input));
+    /// Handles `event` and executes the resulting actions until no further event follows.
+    async fn process_event(&self, myself: &ActorRef<Msg>, state: &mut LeaseState, event: LeaseEvent) {
+        let mut actions = VecDeque::from(state.machine.handle_event(Boottime::now(), event));
+        while let Some(action) = actions.pop_front() {
+            if let Some(event) = self.execute_action(myself, state, action).await {
+                actions.extend(state.machine.handle_event(Boottime::now(), event));
             }
         }
     }
 
-    /// Whether jobs can be published, as far as is known. With nothing held nothing is published that could tell,
-    /// so then the stream is asked for.
+    /// Returns true if jobs can be published, as far as is known. Without a shard nothing is
+    /// published that could show this, so the jobs stream is queried instead.
     async fn can_publish(&self, state: &LeaseState) -> bool {
         if self.publish_health.failing_for(Boottime::now()) < MAX_PUBLISH_OUTAGE {
             return true;
         }
-        let asking = self.jetstream.get_stream(picket_proto::subject::JOBS_STREAM);
+        let query = self.jetstream.get_stream(picket_proto::subject::JOBS_STREAM);
         if state.machine.is_empty()
             && self.ownership.is_ours()
-            && matches!(timeout(ROUND_INTERVAL, asking).await, Ok(Ok(_)))
+            && matches!(timeout(ROUND_INTERVAL, query).await, Ok(Ok(_)))
         {
             self.publish_health.record_success();
             return true;
@@ -182,62 +185,62 @@ impl LeaseManager {
         false
     }
 
-    /// Does one thing; returns what came of it where that matters.
+    /// Executes one action; returns the resulting event if the machine needs it.
     async fn execute_action(
         &self,
         myself: &ActorRef<Msg>,
         state: &mut LeaseState,
-        command: LeaseAction,
+        action: LeaseAction,
     ) -> Option<LeaseEvent> {
-        match command {
-            LeaseAction::Heartbeat { is_leaving: leaving } => {
-                let witness = self.read_reference_clocks(state).await;
+        match action {
+            LeaseAction::Heartbeat { is_leaving } => {
+                let reference_clocks = self.read_reference_clocks(state).await;
                 let sent = Boottime::now();
-                match leases::record_heartbeat(&self.store, &self.name, leaving, self.lease_time).await {
-                    Ok(roll) => {
-                        warn_on_clock_skew(state, roll.now);
-                        return Some(LeaseEvent::HeartbeatDone {
-                            sent,
-                            cluster_view: roll,
-                            reference_clocks: witness,
-                        });
+                match leases::record_heartbeat(&self.store, &self.name, is_leaving, self.lease_time).await {
+                    Ok(cluster_view) => {
+                        warn_on_clock_skew(state, cluster_view.now);
+                        return Some(LeaseEvent::HeartbeatDone { sent, cluster_view, reference_clocks });
                     }
-                    Err(error) => return Some(self.on_database_error(state, "the database is away", &error)),
+                    Err(error) => return Some(self.on_database_error(state, "database unavailable", &error)),
                 }
             }
             LeaseAction::Renew(asked, now) => {
-                // Without the planner's word nothing is known to be published, and the lease is renewed as it was.
-                let told = call_t!(self.scheduler, scheduler::Msg::GetProgress, SCHEDULER_TIMEOUT_MS)
+                // Without a reply of the scheduler nothing is known to be published, so the lease
+                // is renewed with its old progress.
+                let reported = call_t!(self.scheduler, scheduler::Msg::GetProgress, SCHEDULER_TIMEOUT_MS)
                     .unwrap_or_default();
-                let progress = machine::merge_progress(&told, &asked);
+                let progress = machine::merge_progress(&reported, &asked);
                 let sent = Boottime::now();
                 match leases::renew_leases(&self.store, &self.name, &progress, Some(now), self.lease_time)
                     .await
                 {
                     Ok(kept) => return Some(LeaseEvent::Renewed { sent, asked, kept }),
                     Err(error) => {
-                        return Some(self.on_database_error(state, "leases could not be renewed", &error));
+                        return Some(self.on_database_error(state, "could not renew leases", &error));
                     }
                 }
             }
             LeaseAction::Acquire(free) => {
+                // Read before sending: the lease counts from here, earlier than in the database.
                 let sent = Boottime::now();
                 match leases::acquire_leases(&self.store, &self.name, &free, self.lease_time).await {
                     Ok(leases) => return Some(LeaseEvent::Acquired { sent, leases }),
                     Err(error) => {
-                        return Some(self.on_database_error(state, "leases could not be taken", &error));
+                        return Some(self.on_database_error(state, "could not acquire leases", &error));
                     }
                 }
             }
             LeaseAction::SetClock(clock, adjusted) => self.follow_clock(state, clock, adjusted),
             LeaseAction::DistrustClock(now) => {
                 let why = format!(
-                    "the database's clock says {now}, which no other clock and nothing that was scheduled confirms"
+                    "the database's clock reads {now}, unconfirmed by any other clock or by scheduled ticks"
                 );
                 self.metrics.clock_unconfirmed.set(1);
                 if state.last_warning != Some("distrust") {
                     warn!(
-                        "{why}: nothing is scheduled until they agree, or it has been steady for two minutes"
+                        database_time = %now,
+                        "database clock unconfirmed; scheduling starts when another clock confirms it, \
+                         or it has been steady for two minutes"
                     );
                     state.last_warning = Some("distrust");
                 }
@@ -246,7 +249,7 @@ impl LeaseManager {
             LeaseAction::ShardsAcquired(taken) => {
                 let (count, held) = (taken.len(), state.machine.active_count());
                 self.metrics.shards_acquired.inc_by(count as u64);
-                info!(shards = count, held, "took {count} shards, holding {held}");
+                info!(shards = count, held, "acquired shards");
                 let _ = self.catalog.cast(catalog::Msg::LoadShards(taken));
             }
             LeaseAction::ShardsLost(lost, why) => {
@@ -254,8 +257,8 @@ impl LeaseManager {
                 warn!(
                     shards = lost.len(),
                     held = state.machine.active_count(),
-                    "lease lost on {} shards, publishing for them has stopped: {why}",
-                    lost.len()
+                    reason = why,
+                    "lost leases, stopped publishing for their shards"
                 );
                 let _ = self.scheduler.cast(scheduler::Msg::ShardsLost(lost));
             }
@@ -263,15 +266,17 @@ impl LeaseManager {
             LeaseAction::FinishRound { can_publish: true } => {
                 self.readiness.set_ready();
                 if state.last_warning.take().is_some() {
-                    info!("leases are taken and renewed again");
+                    info!("resumed acquiring and renewing leases");
                 }
             }
+            // The clock warning already explains why nothing can be published.
             LeaseAction::FinishRound { can_publish: false } if state.last_warning == Some("distrust") => {}
             LeaseAction::FinishRound { can_publish: false } => {
                 self.readiness.set_unready("jobs cannot be published");
                 if state.last_warning != Some("unreached") {
                     warn!(
-                        "no job could be published for {MAX_PUBLISH_OUTAGE:?}: leaving the shards to others"
+                        outage_s = MAX_PUBLISH_OUTAGE.as_secs(),
+                        "jobs cannot be published, leaving shards to other coordinators"
                     );
                     state.last_warning = Some("unreached");
                 }
@@ -280,7 +285,8 @@ impl LeaseManager {
         None
     }
 
-    /// What other clocks say. The bus is asked now and then, and each time while there is doubt.
+    /// Reads other clocks. The bus clock is read every 10 s, and in each round while the database's
+    /// clock is in doubt.
     async fn read_reference_clocks(&self, state: &mut LeaseState) -> ReferenceClocks {
         let is_due = state
             .bus_clock_read_at
@@ -297,7 +303,7 @@ impl LeaseManager {
         ReferenceClocks { wall: Some(clock::wall_clock_now()), bus }
     }
 
-    /// This is the database's clock from now on.
+    /// Uses `clock` as the database's clock from now on.
     fn follow_clock(&self, state: &mut LeaseState, clock: DbClock, adjusted: ClockAdjustment) {
         self.clock.set_database(clock);
         let was_in_doubt =
@@ -306,47 +312,49 @@ impl LeaseManager {
         match adjusted {
             ClockAdjustment::Stepped(us) => {
                 self.metrics.clock_steps.inc();
-                warn!(
-                    step_ms = us / 1_000,
-                    "the database's clock jumped by {} ms, and is followed",
-                    us / 1_000
-                );
+                warn!(step_ms = us / 1_000, "database clock jumped, following it");
             }
             ClockAdjustment::Unconfirmed(us) if !was_in_doubt => {
                 warn!(
                     step_ms = us / 1_000,
-                    "the database's clock jumped by {} ms, which nothing confirms: time goes on as before and nothing is deleted \
-                     until another clock confirms it, or it has been steady for {} s",
-                    us / 1_000,
-                    DbClock::JUMP_HOLD_PERIOD.as_secs()
+                    hold_s = DbClock::JUMP_HOLD_PERIOD.as_secs(),
+                    "database clock jumped, unconfirmed; keeping the previous time and deleting nothing \
+                     until another clock confirms the jump, or the clock has been steady for hold_s"
                 );
             }
             ClockAdjustment::Slewing if was_in_doubt => {
-                info!("the database's clock is as it was before it jumped")
+                info!("database clock is back at the time before its jump")
             }
             _ => {}
         }
         let _ = self.scheduler.cast(scheduler::Msg::ClockUpdated(clock, adjusted));
     }
 
-    /// Has the planner stop shards, and releases them when nothing of them is under way any more. In a task, since the
-    /// last acknowledgements may take a while and leases must be renewed meanwhile.
+    /// Makes the scheduler stop shards and releases their leases once no job of them is in flight.
+    /// Runs in a task: the last acknowledgements may take a while, and the other leases must be
+    /// renewed meanwhile.
     fn release_shards(&self, myself: &ActorRef<Msg>, stopping: ReleasingShards) {
-        // Told from here and not from the task, so that it cannot stop what is taken again meanwhile.
+        // Sent here and not from the task, so that the message cannot stop a shard that is acquired
+        // again meanwhile.
         let (answer, stopped) = ractor::concurrency::oneshot();
         let _ = self.scheduler.cast(scheduler::Msg::ReleaseShards(stopping.shards(), answer.into()));
         let (this, myself) = (self.clone(), myself.clone());
         tokio::spawn(async move {
-            let told = match timeout(RELEASE_TIMEOUT, stopped).await {
-                Ok(Ok(told)) => told,
+            let reported = match timeout(RELEASE_TIMEOUT, stopped).await {
+                Ok(Ok(reported)) => reported,
                 _ => Vec::new(),
             };
-            let progress = stopping.finish_stop(&this.fence, &told);
+            let progress = stopping.finish_stop(&this.fence, &reported);
             let stopped = stopping.into_shards();
-            // It may have been told of them only now, by who was reading them.
+            // The catalog, while loading these shards, may have sent them to the scheduler after
+            // the release.
             let _ = this.scheduler.cast(scheduler::Msg::ShardsLost(stopped.clone()));
             if let Err(error) = leases::release_leases(&this.store, &this.name, &progress).await {
-                warn!(error = %ErrorChain(&error), "could not release {} shards; they will expire", progress.len());
+                warn!(
+                    error = %ErrorChain(&error),
+                    shards = progress.len(),
+                    "could not release shards; their leases will expire"
+                );
             }
             let _ = myself.cast(Msg::ShardsReleased(stopped));
         });
@@ -355,20 +363,20 @@ impl LeaseManager {
     fn on_database_error(
         &self,
         state: &mut LeaseState,
-        what: &'static str,
+        failure: &'static str,
         error: &picket_store::Error,
     ) -> LeaseEvent {
         self.metrics.database_errors.inc();
-        self.readiness.set_unready(format!("{what}: {}", ErrorChain(error)));
-        if state.last_warning != Some(what) {
-            warn!(error = %ErrorChain(error), "{what}, trying again");
-            state.last_warning = Some(what);
+        self.readiness.set_unready(format!("{failure}: {}", ErrorChain(error)));
+        if state.last_warning != Some(failure) {
+            warn!(error = %ErrorChain(error), "{failure}, retrying");
+            state.last_warning = Some(failure);
         }
         LeaseEvent::Failed
     }
 }
 
-/// Says once that the logs of this machine will not fit those of others.
+/// Warns once that log timestamps of this machine will not match those of other machines.
 fn warn_on_clock_skew(state: &mut LeaseState, now: Timestamp) {
     const SKEW: Duration = Duration::from_secs(1);
     let wall = clock::wall_clock_now();
@@ -377,17 +385,16 @@ fn warn_on_clock_skew(state: &mut LeaseState, now: Timestamp) {
         state.is_skew_reported = true;
         warn!(
             skew_ms = skew.as_millis(),
-            "this machine's clock is {} ms away from the database's; ticks follow the database's",
-            skew.as_millis()
+            "wall clock differs from the database clock; ticks follow the database clock"
         );
     }
 }
 
-/// Says so if this process, or its machine, was paused: what others did meanwhile follows in the log.
-fn warn_if_suspended(looked_at: Boottime) {
-    const LONG: Duration = Duration::from_secs(3);
-    let still = Boottime::now().saturating_duration_since(looked_at);
-    if still >= ROUND_INTERVAL + LONG {
-        warn!(still_ms = still.as_millis(), "this process stood still for {} s", still.as_secs());
+/// Warns if this process or its machine was suspended; explains lost leases that follow in the log.
+fn warn_if_suspended(last_round_at: Boottime) {
+    const MIN_SUSPENSION: Duration = Duration::from_secs(3);
+    let elapsed = Boottime::now().saturating_duration_since(last_round_at);
+    if elapsed >= ROUND_INTERVAL + MIN_SUSPENSION {
+        warn!(elapsed_ms = elapsed.as_millis(), "process was suspended");
     }
 }

@@ -1,7 +1,8 @@
-//! Closes the ledger of the held shards: every few seconds, a piece at a time, as far as the grace allows.
+//! Closes the ledger of the held shards every few seconds, chunk by chunk, up to the grace period.
 //!
-//! Bound: one statement at a time, over a piece that is made smaller when it was slow. Loss: none, since where each
-//! shard stands is in the database; a coordinator that dies, or loses a shard, leaves the rest to the next holder.
+//! Bound: one statement at a time, over a chunk that shrinks after a slow statement. Loss: none,
+//! because the progress of each shard is in the database; the next holder of a lost shard continues
+//! there.
 
 use std::time::Duration;
 
@@ -22,11 +23,11 @@ use crate::{
 };
 
 pub enum Msg {
-    /// Time to close what can be closed.
+    /// Close the ledger as far as possible.
     CloseLedger,
 }
 
-/// See the module.
+/// See the module documentation.
 #[derive(Clone)]
 pub struct LedgerCloser {
     pub name: String,
@@ -39,15 +40,16 @@ pub struct LedgerCloser {
     pub metrics: Metrics,
 }
 
-/// How things stand.
+/// State of the ledger closer.
 pub struct CloserState {
     chunk: AdaptiveChunk,
     is_failure_reported: bool,
 }
 
-/// Between rounds.
+/// Pause between rounds.
 const LEDGER_INTERVAL: Duration = Duration::from_secs(5);
-/// A piece that takes longer is too large, and one that takes a small part of it could be larger.
+/// A statement slower than this halves the chunk; one faster than an eighth of it doubles the
+/// chunk.
 const SLOW_THRESHOLD: Duration = Duration::from_secs(2);
 const MIN_CHUNK_SPAN: Duration = Duration::from_secs(5);
 const INITIAL_CHUNK_SPAN: Duration = Duration::from_secs(60);
@@ -60,39 +62,39 @@ impl Actor for LedgerCloser {
 
     async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<CloserState, ActorProcessingErr> {
         myself.send_after(LEDGER_INTERVAL, || Msg::CloseLedger);
-        let piece = AdaptiveChunk::new(
+        let chunk = AdaptiveChunk::new(
             INITIAL_CHUNK_SPAN,
             MIN_CHUNK_SPAN,
             MAX_CHUNK_SPAN,
             SLOW_THRESHOLD,
             SLOW_THRESHOLD / 8,
         );
-        Ok(CloserState { chunk: piece, is_failure_reported: false })
+        Ok(CloserState { chunk, is_failure_reported: false })
     }
 
     async fn handle(
         &self,
         myself: ActorRef<Msg>,
         Msg::CloseLedger: Msg,
-        closing: &mut CloserState,
+        state: &mut CloserState,
     ) -> Result<(), ActorProcessingErr> {
         let began = Instant::now();
-        let more = match self.close_ledger(closing).await {
+        let more = match self.close_ledger(state).await {
             Ok(more) => {
-                if std::mem::take(&mut closing.is_failure_reported) {
-                    info!("the ledger is closed again");
+                if std::mem::take(&mut state.is_failure_reported) {
+                    info!("resumed closing the ledger");
                 }
                 more
             }
             Err(error) => {
                 self.metrics.database_errors.inc();
-                if !std::mem::replace(&mut closing.is_failure_reported, true) {
-                    warn!(error = %ErrorChain(&error), "the ledger could not be closed, trying again");
+                if !std::mem::replace(&mut state.is_failure_reported, true) {
+                    warn!(error = %ErrorChain(&error), "could not close the ledger, retrying");
                 }
                 false
             }
         };
-        // What there is to catch up with takes half of the time at the most: results come first.
+        // Catching up takes at most half of the time, because writing results has priority.
         let pause = if more { began.elapsed().min(LEDGER_INTERVAL) } else { LEDGER_INTERVAL };
         myself.send_after(pause, || Msg::CloseLedger);
         Ok(())
@@ -100,20 +102,21 @@ impl Actor for LedgerCloser {
 }
 
 impl LedgerCloser {
-    /// Closes one piece; says whether there is more.
-    async fn close_ledger(&self, closing: &mut CloserState) -> Result<bool, picket_store::Error> {
+    /// Closes one chunk. Returns true if there is more.
+    async fn close_ledger(&self, state: &mut CloserState) -> Result<bool, picket_store::Error> {
         if self.store.adopt_cluster().await? {
             warn!("the database was restored from another cluster, replaced its transaction numbers");
         }
-        let lapses = self.publish_gaps.drain_gaps();
-        if !lapses.is_empty()
-            && let Err(error) = ledger::record_gaps(&self.store, &lapses).await
+        // Gaps first: closing an interval uses them for the cause of missed ticks.
+        let gaps = self.publish_gaps.drain_gaps();
+        if !gaps.is_empty()
+            && let Err(error) = ledger::record_gaps(&self.store, &gaps).await
         {
-            self.publish_gaps.restore_gaps(lapses);
+            self.publish_gaps.restore_gaps(gaps);
             return Err(error);
         }
         if let Err(why) = self.clock.database_now() {
-            debug!(why, "the ledger is not closed by a clock that is in doubt");
+            debug!(why, "database clock in doubt, not closing the ledger");
             return Ok(false);
         }
         let held = self.fence.held_epochs();
@@ -121,6 +124,7 @@ impl LedgerCloser {
             self.metrics.ledger_behind.set(0.0);
             return Ok(false);
         }
+        // Sampled before closing, so that ticks with results still in the stream count as late.
         let late_since = self.oldest_unstored_result().await;
         let began = Instant::now();
         let closed = ledger::close_interval(
@@ -128,20 +132,20 @@ impl LedgerCloser {
             &self.name,
             &held,
             self.grace,
-            closing.chunk.current_size(),
+            state.chunk.current_size(),
             late_since,
         )
         .await;
         let took = began.elapsed();
         self.metrics.ledger_seconds.observe(took.as_secs_f64());
-        closing.chunk.record_duration(took);
+        state.chunk.record_duration(took);
         let Some(closed) = closed? else {
-            debug!("a shard was lost while its ledger was being closed: nothing was written");
+            debug!("lost a shard while closing its ledger, wrote nothing");
             return Ok(false);
         };
         let missed: u64 = closed.missed_by_cause.iter().map(|(_, ticks)| ticks).sum();
         for (cause, ticks) in closed.missed_by_cause {
-            info!(cause, ticks, "wrote {ticks} ticks down as missed: {cause}");
+            info!(cause, ticks, "recorded missed ticks");
             self.metrics.ticks_missed.get_or_create(&MissedLabel { cause }).inc_by(ticks);
         }
         let behind = closed.lag.unwrap_or_default();
@@ -149,10 +153,11 @@ impl LedgerCloser {
         Ok(behind > self.grace + 2 * LEDGER_INTERVAL && (missed > 0 || took < SLOW_THRESHOLD))
     }
 
-    /// Since when results wait for a sink, if any do: they may be those that are lacking.
+    /// Time of the oldest result waiting for a sink, if any; possibly the result of a tick
+    /// without a row.
     async fn oldest_unstored_result(&self) -> Option<Timestamp> {
         let jetstream = &self.bus.jetstream;
-        let asking = async {
+        let query = async {
             let consumer = jetstream
                 .get_consumer_from_stream::<pull::Config, _, _>(
                     subject::SINK_CONSUMER,
@@ -173,6 +178,6 @@ impl LedgerCloser {
                 .await;
             Some(Timestamp::from(oldest.ok()?.time))
         };
-        timeout(LEDGER_INTERVAL, asking).await.ok().flatten()
+        timeout(LEDGER_INTERVAL, query).await.ok().flatten()
     }
 }

@@ -1,4 +1,5 @@
-//! Who checks what, when: leases on shards of schedules, and a job published for each tick when it is due.
+//! The coordinator: holds leases on shards of schedules and publishes a job for each tick when it
+//! is due.
 
 pub mod ack_inbox;
 pub mod adaptive_chunk;
@@ -48,60 +49,61 @@ use crate::{
     stream_setup::StreamReconciler,
 };
 
-/// What a coordinator is told once and for all.
+/// Settings of a coordinator, constant at run time.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// What it is called in leases and logs; no two alike.
+    /// Name in leases and logs; unique among coordinators.
     pub name: String,
-    /// How long a shard stays leased without being renewed.
+    /// Time after which an unrenewed lease expires.
     pub lease_time: Duration,
-    /// The intervals that a site may have.
+    /// Intervals allowed for a site.
     pub intervals: IntervalRange,
-    /// How the streams are kept.
+    /// Limits of the streams.
     pub stream_limits: StreamLimits,
-    /// How long after a tick its ledger is closed.
+    /// Time from a tick until its ledger is closed.
     pub ledger_grace: Duration,
-    /// For how long jobs may wait for others to be published with.
+    /// Maximum time a due job waits to be published together with others.
     pub batch_delay: Duration,
-    /// How long results and rollups are kept.
+    /// Retention of results and rollups.
     pub retention: Retention,
 }
 
-/// Why a coordinator cannot start.
+/// Reasons for which a coordinator cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The bus cannot be used.
     #[error("the bus cannot be used")]
     Bus(#[from] bus::Error),
-    /// Acknowledgements cannot be heard.
-    #[error("acknowledgements cannot be heard")]
+    /// The inbox for acknowledgements cannot be subscribed to.
+    #[error("could not subscribe to acknowledgements")]
     Acks(#[from] async_nats::SubscribeError),
     /// The database cannot be used.
     #[error("the database cannot be used")]
     Store(#[from] picket_store::Error),
     /// An actor did not start.
-    #[error("could not start")]
+    #[error("could not start the coordinator's actors")]
     Spawn(#[from] SpawnErr),
 }
 
-/// How long giving all back may take.
+/// Maximum time to release all shards.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Waits for NATS and for a database with a fitting schema, then runs until drained.
+/// Waits for NATS and for a database with a compatible schema, then runs until drained.
 ///
 /// # Errors
-/// When what it needs is there and cannot be used.
+/// If NATS or the database is reachable but cannot be used.
 pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Result<PipelineHandle, Error> {
     let database = health.add_readiness_check("database");
     bus.wait_connected().await?;
-    let mut told = None;
+    // The same failure recurs with every attempt and is logged once.
+    let mut last_reason = None;
     store
         .wait_ready(|error| {
             let why = picket_runtime::ErrorChain(error).to_string();
             database.set_unready(why.clone());
-            if told.as_ref() != Some(&why) {
-                warn!(error = why, "waiting for the database: {why}");
-                told = Some(why);
+            if last_reason.as_ref() != Some(&why) {
+                warn!(error = why, "waiting for the database");
+                last_reason = Some(why);
             }
         })
         .await?;
@@ -129,7 +131,7 @@ async fn load_keyring(store: &Store, database: &ReadinessCheck) -> Keyring {
             Ok(keyring) => return keyring,
             Err(error) => {
                 let why = picket_runtime::ErrorChain(&error).to_string();
-                warn!(error = why, "could not read the keys of tickets, trying again");
+                warn!(error = why, "could not load ticket keys, retrying");
                 database.set_unready(why);
                 tokio::time::sleep(backoff.next_delay()).await;
             }
@@ -155,52 +157,53 @@ impl Pipeline for Coordinator {
     type Actors = ActorRef<lease::Msg>;
 
     async fn spawn_actors(&self, supervisor: ActorCell) -> Result<Self::Actors, SpawnErr> {
-        // New with each pipeline, so that nothing of an earlier one can publish.
-        let (fence, reach, lapses) = (Fence::default(), PublishHealth::default(), PublishGaps::default());
+        // New in each pipeline, so that no task of an earlier pipeline can publish.
+        let (fence, publish_health, publish_gaps) =
+            (Fence::default(), PublishHealth::default(), PublishGaps::default());
         let ownership = Ownership::default();
         let clock = SharedClock::default();
         let publisher = Publisher {
             bus: self.bus.clone(),
             ack_inbox: self.ack_inbox.clone(),
             fence: fence.clone(),
-            publish_health: reach.clone(),
+            publish_health: publish_health.clone(),
             ownership: ownership.clone(),
-            publish_gaps: lapses.clone(),
+            publish_gaps: publish_gaps.clone(),
             metrics: self.metrics.clone(),
         };
-        let brake = PublishPause::default();
-        let backlog = BackpressureActor {
+        let publish_pause = PublishPause::default();
+        let backpressure = BackpressureActor {
             bus: self.bus.clone(),
-            publish_pause: brake.clone(),
+            publish_pause: publish_pause.clone(),
             metrics: self.metrics.clone(),
             readiness: self.backpressure_readiness.clone(),
         };
-        Actor::spawn_linked(None, backlog, (), supervisor.clone()).await?;
-        let planner = Scheduler {
+        Actor::spawn_linked(None, backpressure, (), supervisor.clone()).await?;
+        let scheduler = Scheduler {
             publisher,
-            publish_pause: brake,
+            publish_pause,
             batch_delay: self.config.batch_delay,
             keyring: self.keyring.clone(),
             metrics: self.metrics.clone(),
         };
-        let (planner, _) = Actor::spawn_linked(None, planner, (), supervisor.clone()).await?;
-        let confirming = ConfirmationListener {
+        let (scheduler, _) = Actor::spawn_linked(None, scheduler, (), supervisor.clone()).await?;
+        let confirmation_listener = ConfirmationListener {
             bus: self.bus.clone(),
             fence: fence.clone(),
-            scheduler: planner.clone(),
+            scheduler: scheduler.clone(),
             metrics: self.metrics.clone(),
         };
-        tokio::spawn(confirming.run());
+        tokio::spawn(confirmation_listener.run());
         let catalog = Catalog {
             store: self.store.clone(),
             intervals: self.config.intervals,
-            scheduler: planner.clone(),
+            scheduler: scheduler.clone(),
             fence: fence.clone(),
             metrics: self.metrics.clone(),
             readiness: self.catalog_readiness.clone(),
         };
         let (catalog, _) = Actor::spawn_linked(None, catalog, (), supervisor.clone()).await?;
-        let provision = StreamReconciler {
+        let stream_reconciler = StreamReconciler {
             bus: self.bus.clone(),
             store: self.store.clone(),
             fence: fence.clone(),
@@ -212,7 +215,8 @@ impl Pipeline for Coordinator {
             metrics: self.metrics.clone(),
             readiness: self.streams_readiness.clone(),
         };
-        let (provision, _) = Actor::spawn_linked(None, provision, (), supervisor.clone()).await?;
+        let (stream_reconciler, _) =
+            Actor::spawn_linked(None, stream_reconciler, (), supervisor.clone()).await?;
         let ledger = LedgerCloser {
             name: self.config.name.clone(),
             grace: self.config.ledger_grace,
@@ -220,39 +224,40 @@ impl Pipeline for Coordinator {
             store: self.store.clone(),
             fence: fence.clone(),
             clock: clock.clone(),
-            publish_gaps: lapses,
+            publish_gaps,
             metrics: self.metrics.clone(),
         };
         Actor::spawn_linked(None, ledger, (), supervisor.clone()).await?;
-        let upkeep = Housekeeper {
+        let housekeeper = Housekeeper {
             store: self.store.clone(),
             clock: clock.clone(),
             retention: self.config.retention,
             metrics: self.metrics.clone(),
         };
-        Actor::spawn_linked(None, upkeep, (), supervisor.clone()).await?;
+        Actor::spawn_linked(None, housekeeper, (), supervisor.clone()).await?;
+        // Last of the actors, so that a shard is acquired only when everything it needs is running.
         let lease = LeaseManager {
             name: self.config.name.clone(),
             lease_time: self.config.lease_time,
             store: self.store.clone(),
             jetstream: self.bus.jetstream.clone(),
-            scheduler: planner,
+            scheduler,
             catalog: catalog.clone(),
             fence,
             clock,
-            publish_health: reach,
+            publish_health,
             ownership,
             metrics: self.metrics.clone(),
             readiness: self.lease_readiness.clone(),
         };
         let (lease, _) = Actor::spawn_linked(None, lease, (), supervisor).await?;
-        let listening = NotificationListener {
+        let notification_listener = NotificationListener {
             store: self.store.clone(),
             catalog,
             lease_manager: lease.clone(),
-            stream_reconciler: provision,
+            stream_reconciler,
         };
-        tokio::spawn(listening.run());
+        tokio::spawn(notification_listener.run());
         Ok(lease)
     }
 

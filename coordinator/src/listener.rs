@@ -1,6 +1,8 @@
-//! Listens to what the database calls out, and wakes who should look.
+//! Listens for notifications of the database and wakes the affected actors.
 //!
-//! For speed only: whoever is woken also looks by itself. Bound: calls within [`TOGETHER`] are one. Loss: none that
+//! Only an optimization: each of these actors also polls. Bound: notifications within
+//! [`COALESCE_WINDOW`] are combined. Loss: none; polling compensates for missed
+//! notifications.
 //! polling does not make up for.
 
 use std::time::Duration;
@@ -16,12 +18,13 @@ use tracing::debug;
 
 use crate::{catalog, lease, stream_setup};
 
-/// Calls that come within this are one.
+/// Notifications within this time are combined.
 const COALESCE_WINDOW: Duration = Duration::from_millis(50);
-/// The driver notices no connection that died silently, so that it is made anew now and then.
+/// The driver does not notice a connection that died silently, so the connection is replaced
+/// regularly.
 const RECONNECT_INTERVAL: Duration = Duration::from_secs(600);
 
-/// Whom to wake.
+/// The listener and the actors it wakes.
 #[derive(Clone)]
 pub(crate) struct NotificationListener {
     pub(crate) store: Store,
@@ -31,7 +34,7 @@ pub(crate) struct NotificationListener {
 }
 
 impl NotificationListener {
-    /// Listens until those it wakes are gone.
+    /// Runs until the actors have stopped.
     pub(crate) async fn run(self) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         loop {
@@ -46,7 +49,7 @@ impl NotificationListener {
                     }
                 }
                 Err(error) => {
-                    debug!(error = %ErrorChain(&error), "cannot listen to the database; polling goes on")
+                    debug!(error = %ErrorChain(&error), "could not listen for notifications; polling continues")
                 }
             }
             if self.wake_actors(true, true).is_err() {
@@ -56,7 +59,7 @@ impl NotificationListener {
         }
     }
 
-    /// Says whether those to wake are gone; returns also when the connection is.
+    /// Returns true once the actors have stopped, and false if the connection is lost.
     async fn process_notifications(&self, mut listener: ChangeListener) -> bool {
         loop {
             let (mut sites, mut leases) = (false, false);

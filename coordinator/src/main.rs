@@ -1,4 +1,4 @@
-//! `picket-coordinator`: see the library.
+//! The `picket-coordinator` binary; see the library.
 
 use std::process::ExitCode;
 
@@ -8,8 +8,9 @@ use picket_proto::Role;
 use picket_runtime::{Bus, process};
 use picket_store::Store;
 
-/// A job is a dozen small pieces that come and go in swarms, for which the system's allocator took a third of the time (BENCHMARKS.md).
-/// The prober has the system's: there it gained nothing, and a waiting check took half as much memory again.
+/// A job is a dozen small allocations that come and go in bursts; the system allocator took a third
+/// of the time for them (docs/adr/0007-mimalloc.md). The prober keeps the system allocator:
+/// mimalloc gave no speed-up there and raised memory per waiting check by half.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,4 +1,4 @@
-//! What a coordinator counts.
+//! Metrics of the coordinator.
 
 use std::{sync::atomic::AtomicU64, time::Duration};
 
@@ -14,35 +14,35 @@ use prometheus_client::{
     },
 };
 
-/// Why a job was given up.
+/// Label: reason for which a job was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct JobsLostLabel {
     /// `expired`, `fenced`, `refused` or `backlog`.
     pub cause: &'static str,
 }
 
-/// Why a tick was written down as missed.
+/// Label: cause of a missed tick.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct MissedLabel {
-    /// As in the row.
+    /// Cause as in the result row.
     pub cause: String,
 }
 
-/// What was repaired.
+/// Label: kind of a repaired mark.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RepairedLabel {
-    /// `leases`, `gaps`, `rollups` or `schedules`.
+    /// `leases`, `gaps`, `rollups`, `schedules` or `results`.
     pub mark: String,
 }
 
-/// Where jobs wait.
+/// Label: region.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RegionLabel {
-    /// The region's name.
+    /// Name of the region.
     pub region: String,
 }
 
-/// Cheap to clone; all clones count together.
+/// Cheap to clone; all clones share the same metrics.
 #[derive(Clone)]
 pub struct Metrics {
     pub jobs_published: Counter,
@@ -57,6 +57,7 @@ pub struct Metrics {
     pub schedules: Gauge,
     pub sites: Gauge,
     pub site_problems: Counter,
+    pub patterns_compiled: Counter,
     pub leases_held: Gauge,
     pub leases_lost: Counter,
     pub shards_acquired: Counter,
@@ -86,7 +87,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers all of them.
+    /// Creates and registers all metrics.
     pub fn new(health: &Health) -> Self {
         let metrics = Self {
             jobs_published: Counter::default(),
@@ -101,6 +102,7 @@ impl Metrics {
             schedules: Gauge::default(),
             sites: Gauge::default(),
             site_problems: Counter::default(),
+            patterns_compiled: Counter::default(),
             leases_held: Gauge::default(),
             leases_lost: Counter::default(),
             shards_acquired: Counter::default(),
@@ -128,7 +130,8 @@ impl Metrics {
             oldest_snapshot_seconds: Gauge::default(),
             oldest_snapshot_transactions: Gauge::default(),
         };
-        // From zero: the first one to come would be no increase of what was not there.
+        // Exports each known cause from zero; otherwise its first count would not show as an
+        // increase.
         for cause in ["expired", "fenced", "refused", "backlog"] {
             let _ = metrics.jobs_lost.get_or_create(&JobsLostLabel { cause });
         }
@@ -142,162 +145,172 @@ impl Metrics {
         let registry = registry.sub_registry_with_prefix("coordinator");
         registry.register(
             "jobs_published",
-            "Jobs that the stream acknowledged",
+            "Jobs acknowledged by the stream",
             metrics.jobs_published.clone(),
         );
         registry.register(
             "jobs_duplicate",
-            "Jobs that the stream had already",
+            "Jobs that the stream dropped as duplicates",
             metrics.jobs_duplicate.clone(),
         );
         registry.register(
             "publish_retries",
-            "Jobs that had to be published again",
+            "Jobs published again after a failure or timeout",
             metrics.publish_retries.clone(),
         );
-        registry.register("jobs_lost", "Jobs that were given up, by cause", metrics.jobs_lost.clone());
-        registry.register("lateness_seconds", "From a tick to its publishing", metrics.lateness.clone());
-        registry.register("batch_jobs", "Jobs published together", metrics.batch_jobs.clone());
+        registry.register(
+            "jobs_lost",
+            "Jobs dropped before they were published, by cause",
+            metrics.jobs_lost.clone(),
+        );
+        registry.register("lateness_seconds", "Time from a tick to its publishing", metrics.lateness.clone());
+        registry.register("batch_jobs", "Jobs per published batch", metrics.batch_jobs.clone());
         registry.register(
             "jobs_in_flight",
-            "Jobs that wait for the stream's acknowledgement",
+            "Jobs waiting for acknowledgement by the stream",
             metrics.jobs_in_flight.clone(),
         );
         registry.register(
             "jobs_waiting",
-            "Jobs that wait for a prober, by region, as of the last few seconds",
+            "Jobs waiting for a prober, by region; updated every few seconds",
             metrics.jobs_waiting.clone(),
         );
         registry.register(
             "region_silent",
-            "1 while nobody asks for jobs in a region, takes one or acknowledges one, else 0; as each coordinator sees it",
+            "1 if no prober of the region pulls, receives or acknowledges jobs, else 0; observed by each coordinator separately",
             metrics.region_silent.clone(),
         );
         registry.register("schedules", "Schedules in the shards held", metrics.schedules.clone());
         registry.register("sites", "Sites in the shards held", metrics.sites.clone());
+        registry.register("site_problems", "Sites rejected by validation", metrics.site_problems.clone());
+        registry.register("leases_held", "Shards held by this coordinator", metrics.leases_held.clone());
         registry.register(
-            "site_problems",
-            "Sites found that cannot be watched",
-            metrics.site_problems.clone(),
+            "leases_lost",
+            "Shards lost, i.e. neither released nor renewed",
+            metrics.leases_lost.clone(),
         );
-        registry.register("leases_held", "Shards held", metrics.leases_held.clone());
-        registry.register("leases_lost", "Shards lost, not given back", metrics.leases_lost.clone());
-        registry.register("shards_taken", "Shards taken", metrics.shards_acquired.clone());
-        registry.register("database_errors", "Statements that failed", metrics.database_errors.clone());
+        registry.register("shards_taken", "Shards acquired", metrics.shards_acquired.clone());
+        registry.register("database_errors", "Failed database statements", metrics.database_errors.clone());
+        registry.register(
+            "patterns_compiled",
+            "Regexes compiled because no coordinator had recorded them as valid",
+            metrics.patterns_compiled.clone(),
+        );
         registry.register(
             "clock_steps",
-            "Times that the database's clock jumped, and was followed",
+            "Jumps of the database's clock that were followed",
             metrics.clock_steps.clone(),
         );
         registry.register(
             "clock_unconfirmed",
-            "1 while the database's clock says what no second witness confirms, else 0",
+            "1 while no second source confirms the database's clock, else 0",
             metrics.clock_unconfirmed.clone(),
         );
         registry.register(
             "marks_repaired",
-            "Marks that lay in the future and were taken back to now, and results that were deleted there, by kind",
+            "Marks in the future that were reset to now, and results in the future that were deleted, by kind",
             metrics.marks_repaired.clone(),
         );
         registry.register(
             "deletion_refused",
-            "1 while nothing is deleted for its age, since clocks, marks and results disagree, else 0",
+            "1 while retention is paused because clocks, marks and results disagree, else 0",
             metrics.deletion_refused.clone(),
         );
         registry.register(
             "jobs_confirming",
-            "Jobs that were to confirm a failure at once",
+            "Confirming jobs after a failure",
             metrics.confirmation_jobs.clone(),
         );
         registry.register(
             "suspects_refused",
-            "Requests to confirm that could not be read, or were too many",
+            "Confirmation requests rejected as invalid or because the queue was full",
             metrics.confirmations_rejected.clone(),
         );
         registry.register(
             "suspects_dropped",
-            "Suspected sites left to their next ticks, since more were suspected at once than are confirmed",
+            "Confirmations dropped because too many sites were suspected at once; their next ticks decide",
             metrics.confirmations_dropped.clone(),
         );
         registry.register(
             "ticks_missed",
-            "Ticks without a row that the ledger wrote down as missed, by cause",
+            "Ticks without a result that the ledger recorded as missed, by cause",
             metrics.ticks_missed.clone(),
         );
         registry.register(
             "ledger_behind_seconds",
-            "How long ago the ticks were due up to which all are accounted for",
+            "Age of the newest tick up to which all ticks are accounted for",
             metrics.ledger_behind.clone(),
         );
         registry.register(
             "ledger_seconds",
-            "How long it took to close a piece of the ledger",
+            "Time to close one chunk of the ledger",
             metrics.ledger_seconds.clone(),
         );
         registry.register(
             "results_waiting",
-            "Messages in the stream, of a result or several, that no sink has acknowledged",
+            "Messages in the results stream, of one or more results each, not acknowledged by a sink",
             metrics.results_waiting.clone(),
         );
         registry.register(
             "results_waiting_ratio",
-            "How much of what the stream of results may hold lies behind the oldest that no sink has acknowledged",
+            "Share of the results stream's capacity from the oldest unacknowledged message to the newest",
             metrics.results_waiting_ratio.clone(),
         );
         registry.register(
             "results_discarded",
-            "Messages with results that left the stream before a sink had acknowledged them; every coordinator counts the same ones",
+            "Messages with results that left the stream before a sink acknowledged them; every coordinator counts the same messages",
             metrics.results_discarded.clone(),
         );
         registry.register(
             "results_arrived",
-            "Messages with results by the region that published them, counted only while a quarter of the stream or more waits for a sink; every coordinator counts the same ones",
+            "Messages with results by publishing region, counted only while at least a quarter of the stream waits for a sink; every coordinator counts the same messages",
             metrics.results_arrived.clone(),
         );
         registry.register(
             "jobs_stored_ratio",
-            "How much of what the stream of jobs may hold is taken; at 1 the oldest job of all regions is discarded for each new one",
+            "Used share of the jobs stream's capacity; at 1 each new job discards the oldest job of all regions",
             metrics.jobs_stored_ratio.clone(),
         );
         registry.register(
             "planner_held_back",
-            "Whether no jobs are published because too many results wait for a sink",
+            "1 while publishing is paused because too many results wait for a sink, else 0",
             metrics.publishing_paused.clone(),
         );
         registry.register(
             "rolled_through_seconds",
-            "Up to when results are rolled up, in seconds since 1970; 0 where another coordinator does it",
+            "Unix time up to which results are rolled up; 0 if another coordinator does it",
             metrics.rolled_up_through.clone(),
         );
         registry.register(
             "rollup_seconds",
-            "How long it took to roll a piece of results up",
+            "Time to roll up one chunk of results",
             metrics.rollup_seconds.clone(),
         );
         registry.register(
             "rollup_hours_mended",
-            "Hours whose rollups were done anew since their results had changed",
+            "Hours whose rollups were rebuilt because their results had changed",
             metrics.rollup_hours_rebuilt.clone(),
         );
         registry.register(
             "drops_put_off",
-            "Times that old results could not be dropped at once, since the table was busy",
+            "Deferred drops of expired results because the table was busy",
             metrics.partition_drops_deferred.clone(),
         );
         registry.register(
             "oldest_snapshot_seconds",
-            "Age of the oldest open transaction that holds up the removal of dead rows; NaN where the schema's owner lacks pg_read_all_stats",
+            "Age of the oldest open transaction that blocks the removal of dead rows; NaN if the schema's owner lacks pg_read_all_stats",
             metrics.oldest_snapshot_seconds.clone(),
         );
         registry.register(
             "oldest_snapshot_transactions",
-            "The same in transactions, with replicas and replication slots",
+            "Age of the oldest open snapshot in transactions, including replicas and replication slots",
             metrics.oldest_snapshot_transactions.clone(),
         );
         metrics
     }
 
-    /// Of `regions`, which are those in use, `silent` are. What is no longer in use is not spoken of.
+    /// Sets the silence gauge of each of `regions`, the regions in use, and removes the series of
+    /// regions no longer in use.
     pub fn set_silent_regions(
         &self,
         regions: &[RegionName],
@@ -317,4 +330,15 @@ impl Metrics {
         }
         regions.clone_into(before);
     }
+}
+
+/// Registers all metrics with a series in each family, for the generated reference, because empty
+/// families are not encoded. Labels without a fixed set of values get `placeholder`.
+pub fn describe_metrics(health: &Health, placeholder: &str) {
+    let metrics = Metrics::new(health);
+    let region = RegionLabel { region: placeholder.to_owned() };
+    for family in [&metrics.jobs_waiting, &metrics.region_silent] {
+        let _ = family.get_or_create(&region);
+    }
+    let _ = metrics.results_arrived.get_or_create(&region);
 }

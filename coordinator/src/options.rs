@@ -1,4 +1,4 @@
-//! What the operator of a coordinator may set.
+//! Command line options of the coordinator.
 
 use std::time::Duration;
 
@@ -8,46 +8,49 @@ use picket_runtime::options::{ByteSize, DurationArg, ListenOptions, LogOptions, 
 use picket_runtime::streams::StreamLimits;
 use picket_store::{DatabaseOptions, housekeeping::Retention};
 
-/// Schedules checks: leases shards of schedules from Postgres and publishes a job on NATS for each tick.
+/// Schedules checks: leases shards of schedules from Postgres and publishes a job on NATS for each
+/// tick.
 ///
-/// Run as many as you like: they share the shards, and take over from each other.
+/// Any number of coordinators can run; they share the shards and take over from each other.
 #[derive(Parser, Clone, Debug)]
 #[command(name = "picket-coordinator", version)]
 pub struct Options {
-    /// How long a shard stays leased without being renewed: the time it takes to replace a dead coordinator. All coordinators need
-    /// the same
+    /// Time after which a shard's lease expires unless renewed, i.e. the time to replace a dead
+    /// coordinator; must be the same for all coordinators
     #[arg(long, env = "PICKET_LEASE_TIME", default_value = "15s", value_name = "DURATION", value_parser = parse_lease_time)]
     pub lease_time: DurationArg,
-    /// The shortest interval that a site may have
+    /// Minimum interval of a site
     #[arg(long, env = "PICKET_MIN_INTERVAL", default_value = "5s", value_name = "DURATION", value_parser = parse_interval)]
     pub min_interval: DurationArg,
-    /// The longest interval that a site may have
+    /// Maximum interval of a site
     #[arg(long, env = "PICKET_MAX_INTERVAL", default_value = "1d", value_name = "DURATION", value_parser = parse_interval)]
     pub max_interval: DurationArg,
-    /// How long after a tick its ledger is closed: what has no row by then is written down as missed
+    /// Time after a tick until its ledger is closed; a tick without a result is then recorded as
+    /// missed
     ///
-    /// A result that comes later still takes its place. Twice the longest timeout and half a minute is enough for
-    /// every result that is not held up.
+    /// A late result still replaces the missed one. Twice the longest timeout plus 30 s is enough
+    /// for every result that is not held up.
     #[arg(long, env = "PICKET_LEDGER_GRACE", default_value = "150s", value_name = "DURATION", value_parser = parse_ledger_grace)]
     pub ledger_grace: DurationArg,
-    /// For how long jobs may wait for others, so as to be published together: the most that it makes a check late
+    /// Batch window: maximum time a due job waits to be published together with others
     ///
-    /// Where little is due each wake-up carries little, and is most of what a check costs. Where much is due it is
-    /// less: jobs go as soon as 64 are together. In whole hundredths of a second.
+    /// Under light load a wake-up carries few jobs and is most of the cost of a check. Under heavy
+    /// load a batch is published as soon as it has 64 jobs. Rounded to multiples of 10 ms.
     #[arg(long, env = "PICKET_GATHER", default_value = "250ms", value_name = "DURATION", value_parser = parse_batch_delay)]
     pub gather: DurationArg,
     #[command(flatten)]
     pub retention: RetentionOptions,
-    /// Copies of each stream that the NATS servers keep: 1 on a single server, 3 on a cluster
+    /// Replicas of each stream: 1 on a single NATS server, 3 on a cluster
     #[arg(long, env = "PICKET_REPLICAS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
     pub replicas: u8,
-    /// The most that the stream of results may hold, on each server that keeps it, such as 8GiB
+    /// Maximum size of the results stream on each server that stores it, such as 8GiB
     ///
-    /// It keeps three days of results, or as many as fit. When what no sink has stored comes to four fifths of it, no
-    /// jobs are published until sinks have caught up. All coordinators need the same.
+    /// The stream keeps three days of results, or as many as fit. When results not yet stored by a
+    /// sink reach 80 % of the size, no jobs are published until sinks have caught up. Must be the
+    /// same for all coordinators.
     #[arg(long, env = "PICKET_RESULTS_MAX_BYTES", default_value = "8GiB", value_name = "SIZE", value_parser = parse_results_max_bytes)]
     pub results_max_bytes: ByteSize,
-    /// What this coordinator is called in leases and logs [default: host name, process and a random part]
+    /// Name of this coordinator in leases and logs [default: host name, process and a random part]
     #[arg(long, env = "PICKET_COORDINATOR_NAME", value_name = "NAME")]
     pub name: Option<String>,
     #[command(flatten)]
@@ -60,30 +63,32 @@ pub struct Options {
     pub listen: ListenOptions,
 }
 
-/// How long things are kept.
+/// Retention periods.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct RetentionOptions {
-    /// How many days results are kept, and whatever else is not a report; the same for every coordinator and sink
+    /// Days to keep results and all other data except rollups; must be the same for all
+    /// coordinators and sinks
     #[arg(long, env = "PICKET_RETENTION_DAYS", value_name = "DAYS", default_value_t = 30,
         value_parser = clap::value_parser!(u32).range(1..=3_650))]
     pub retention_days: u32,
-    /// How many days hourly and daily rollups are kept, from which reports are made; hours go by the month
+    /// Days to keep hourly and daily rollups, the source of reports; hourly rollups are dropped by
+    /// the month
     #[arg(long, env = "PICKET_ROLLUP_DAYS", value_name = "DAYS", default_value_t = 730,
         value_parser = clap::value_parser!(u32).range(1..=36_500))]
     pub rollup_days: u32,
 }
 
 impl RetentionOptions {
-    /// What these say.
+    /// Converts the options to retention periods.
     pub fn to_retention(self) -> Retention {
         Retention { result_days: self.retention_days, rollup_days: self.rollup_days }
     }
 }
 
-/// A lease time: 3 s to 5 minutes.
+/// Parses a lease time from 3 s to 5 minutes.
 ///
 /// # Errors
-/// What is allowed.
+/// If the value is not a duration or out of range; the text names the allowed range.
 pub fn parse_lease_time(text: &str) -> Result<DurationArg, String> {
     parse_duration_within(text, Duration::from_secs(3), Duration::from_secs(300))
 }
@@ -92,23 +97,24 @@ fn parse_interval(text: &str) -> Result<DurationArg, String> {
     parse_duration_within(text, Duration::from_secs(1), Duration::from_secs(86_400))
 }
 
-/// A grace of the ledger: 10 s to an hour.
+/// Parses a ledger grace from 10 s to 1 hour.
 ///
 /// # Errors
-/// What is allowed.
+/// If the value is not a duration or out of range; the text names the allowed range.
 pub fn parse_ledger_grace(text: &str) -> Result<DurationArg, String> {
     parse_duration_within(text, Duration::from_secs(10), Duration::from_secs(3_600))
 }
 
-/// For how long jobs may gather: 10 ms, what is due within which goes together anyway, to half of the shortest interval.
+/// Parses a batch window: from 10 ms, the bucket width of the timer wheel, to 500 ms, half of the
+/// shortest possible interval.
 ///
 /// # Errors
-/// What is allowed.
+/// If the value is not a duration or out of range; the text names the allowed range.
 pub fn parse_batch_delay(text: &str) -> Result<DurationArg, String> {
     parse_duration_within(text, Duration::from_millis(10), Duration::from_millis(500))
 }
 
-/// A size of the stream of results: 1 MiB to 64 TiB.
+/// Parses a maximum size of the results stream from 1 MiB to 64 TiB.
 fn parse_results_max_bytes(text: &str) -> Result<ByteSize, String> {
     let (min, max) = (ByteSize(1 << 20), ByteSize(64 << 40));
     let size: ByteSize = text.parse()?;
@@ -129,7 +135,7 @@ fn parse_duration_within(text: &str, min: Duration, max: Duration) -> Result<Dur
 }
 
 impl Options {
-    /// How the streams are kept.
+    /// Limits of the streams.
     pub fn stream_limits(&self) -> StreamLimits {
         StreamLimits {
             replicas: self.replicas.into(),
@@ -138,7 +144,7 @@ impl Options {
         }
     }
 
-    /// The intervals that are taken.
+    /// Range of allowed intervals.
     pub fn interval_range(&self) -> IntervalRange {
         IntervalRange { min: self.min_interval.0, max: self.max_interval.0 }
     }

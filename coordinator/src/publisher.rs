@@ -1,8 +1,9 @@
-//! Publishes one batch of jobs until the stream has acknowledged each, or it is no longer worth it.
+//! Publishes a batch of jobs until each is acknowledged by the stream or no longer worth
+//! publishing.
 //!
-//! Bound: the planner lets only so many jobs be under way. Loss: a job whose acknowledgement does not come is
-//! published again under the same id, which the stream knows; one that expires meanwhile is counted, and the
-//! ledger will say `missed`.
+//! Bound: the scheduler limits the jobs in flight. Loss: a job without an acknowledgement is
+//! published again with the same id, which the stream deduplicates; an expired job is counted, and
+//! its tick is recorded as `missed`.
 
 use std::{
     sync::{
@@ -39,49 +40,50 @@ use crate::{
 /// A job, ready to be published.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// Its identity: who computes the tick again computes the same.
+    /// Message id; always the same for the same tick.
     pub id: String,
-    /// Where to.
+    /// Subject of the message.
     pub subject: Subject,
-    /// What.
+    /// Payload of the message.
     pub payload: Bytes,
-    /// When it is due.
+    /// Time of the tick.
     pub scheduled_at: Timestamp,
-    /// Past this it is not worth publishing.
+    /// Time after which the job is not worth publishing.
     pub expires_at: Timestamp,
-    /// Its shard, for the fence.
+    /// Shard, for the fence.
     pub shard: Shard,
-    /// The epoch that it was planned under, for the fence.
+    /// Epoch under which the job was scheduled, for the fence.
     pub epoch: Epoch,
-    /// A tick, which the ledger wants to hear of if it is given up, or a confirming check, which is none.
+    /// Kind of the check. A dropped tick is recorded as a publish gap; a dropped confirming check
+    /// is not.
     pub kind: Kind,
 }
 
 impl Job {
-    /// Tells the ledger that this was given up.
-    fn record_gap(&self, lapses: &PublishGaps) {
+    /// Records a publish gap for this job, if it is a tick.
+    fn record_gap(&self, publish_gaps: &PublishGaps) {
         if self.kind == Kind::Scheduled {
-            lapses.record_gap(self.shard, just_before(self.scheduled_at), self.expires_at);
+            publish_gaps.record_gap(self.shard, just_before(self.scheduled_at), self.expires_at);
         }
     }
 }
 
-/// Since when the stream of jobs has not been reached, if it has not.
+/// Time of the first failed publish since the last success.
 #[derive(Clone, Debug, Default)]
 pub struct PublishHealth(Arc<AtomicI64>);
 
 impl PublishHealth {
-    /// A publish succeeded.
+    /// Records a successful publish.
     pub fn record_success(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
 
-    /// A publish that began at `since` failed.
+    /// Records a failed publish that began at `since`.
     pub fn record_failure(&self, since: Boottime) {
         let _ = self.0.compare_exchange(0, since.as_micros().max(1), Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// For how long nothing could be published.
+    /// Time for which publishing has failed; zero if the last publish succeeded.
     pub fn failing_for(&self, now: Boottime) -> Duration {
         match self.0.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
@@ -90,29 +92,30 @@ impl PublishHealth {
     }
 }
 
-/// Whether the bus is known to belong to this installation. Cheap to clone; all clones are one.
+/// True if the bus is known to belong to this installation. Cheap to clone; all clones share one
+/// flag.
 #[derive(Clone, Debug, Default)]
 pub struct Ownership(Arc<AtomicBool>);
 
 impl Ownership {
-    /// Whether jobs may be published on the bus.
+    /// Returns true if jobs may be published on the bus.
     pub fn is_ours(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Records what the streams' metadata says.
+    /// Records the ownership found in the metadata of the streams.
     pub fn set_ours(&self, ours: bool) {
         self.0.store(ours, Ordering::Relaxed);
     }
 }
 
-/// Why a job was not given to the client.
+/// Reasons for which a job was not passed to the client.
 enum SendError {
     TooLarge(String),
     Other(String),
 }
 
-/// What publishing needs.
+/// Publishes jobs. Cheap to clone.
 #[derive(Clone)]
 pub struct Publisher {
     pub bus: Bus,
@@ -124,7 +127,7 @@ pub struct Publisher {
     pub metrics: Metrics,
 }
 
-/// Tells the planner that a batch is done, whatever became of its task.
+/// Notifies the scheduler on drop that a batch is done, even if its task panics.
 struct BatchDoneGuard {
     scheduler: ActorRef<scheduler::Msg>,
     batch: Option<scheduler::JobBatch>,
@@ -133,29 +136,29 @@ struct BatchDoneGuard {
 impl Drop for BatchDoneGuard {
     fn drop(&mut self) {
         if let Some(batch) = self.batch.take() {
-            // A planner that is gone needs no telling.
+            // A stopped scheduler needs no notification.
             let _ = self.scheduler.cast(scheduler::Msg::BatchDone(batch));
         }
     }
 }
 
 impl Publisher {
-    /// Publishes `jobs` in a task of its own and tells `planner` when `batch` is done.
+    /// Publishes `jobs` in a task and notifies `scheduler` when `batch` is done.
     pub fn spawn_batch(
         &self,
         jobs: Vec<Job>,
         clock: DbClock,
         batch: scheduler::JobBatch,
-        planner: ActorRef<scheduler::Msg>,
+        scheduler: ActorRef<scheduler::Msg>,
     ) {
         let publisher = self.clone();
         tokio::spawn(async move {
-            let _done = BatchDoneGuard { scheduler: planner, batch: Some(batch) };
+            let _done = BatchDoneGuard { scheduler, batch: Some(batch) };
             publisher.publish_jobs(jobs, clock).await;
         });
     }
 
-    /// Publishes `jobs` in a task of its own; nobody waits for them.
+    /// Publishes `jobs` in a task without notification.
     pub fn spawn_detached(&self, jobs: Vec<Job>, clock: DbClock) {
         let publisher = self.clone();
         tokio::spawn(async move { publisher.publish_jobs(jobs, clock).await });
@@ -171,19 +174,15 @@ impl Publisher {
             }
             self.metrics.publish_retries.inc_by(left.len() as u64);
             if let Some(error) = error {
-                warn!(
-                    jobs = left.len(),
-                    error,
-                    "could not publish {} jobs, trying again: {error}",
-                    left.len()
-                );
+                warn!(jobs = left.len(), error, "could not publish jobs, retrying");
             }
             jobs = left;
             tokio::time::sleep(backoff.next_delay()).await;
         }
     }
 
-    /// Publishes all, then waits for all acknowledgements. Returns what must be tried again, and why.
+    /// Publishes all jobs once, then waits for all acknowledgements. Returns the jobs to retry and
+    /// the first error.
     async fn publish_once(&self, jobs: Vec<Job>, clock: DbClock) -> (Vec<Job>, Option<String>) {
         let began = Boottime::now();
         let until = Instant::now() + Bus::ACK_TIMEOUT;
@@ -192,17 +191,18 @@ impl Publisher {
         let mut expected = self.ack_inbox.reserve_batch(jobs.len());
         let mut sent = Vec::with_capacity(jobs.len());
         for job in jobs {
+            // Checked right before each message, because waiting for earlier ones may take seconds.
             let now = Boottime::now();
-            let gateway = self.fence.check_admission(job.shard, job.epoch, now);
+            let admission = self.fence.check_admission(job.shard, job.epoch, now);
             let life = job.expires_at.saturating_duration_since(clock.time_at(now));
-            if gateway == Admission::Closed || life.is_zero() {
+            if admission == Admission::Closed || life.is_zero() {
                 let cause = if life.is_zero() { "expired" } else { "fenced" };
                 self.metrics.jobs_lost.get_or_create(&JobsLostLabel { cause }).inc();
                 if life.is_zero() {
                     job.record_gap(&self.publish_gaps);
                 }
-            } else if gateway == Admission::Expired || error.is_some() {
-                // With the bus away each further try would wait for as long as the first.
+            } else if admission == Admission::Expired || error.is_some() {
+                // If the bus is unavailable, each further attempt would wait as long as the first.
                 left.push(job);
             } else if let Err(why) = self.check_connection() {
                 error = Some(why);
@@ -211,8 +211,8 @@ impl Publisher {
                 match self.send_job(&job, life, &mut expected, until).await {
                     Ok(()) => sent.push(job),
                     Err(SendError::TooLarge(why)) => {
-                        // No trying again makes it smaller.
-                        warn!(error = why, job = job.id, "the bus takes no job of this size");
+                        // A retry cannot make the job smaller.
+                        warn!(error = why, job = job.id, "job exceeds max_payload");
                         self.metrics.jobs_lost.get_or_create(&JobsLostLabel { cause: "refused" }).inc();
                         job.record_gap(&self.publish_gaps);
                     }
@@ -223,7 +223,8 @@ impl Publisher {
                 }
             }
         }
-        // One deadline for all: acknowledgements that were lost with a connection do not each take their time.
+        // One deadline for all, so that acknowledgements lost with a connection do not add up their
+        // timeouts.
         let answers = expected.wait_all(Instant::now() + Bus::ACK_TIMEOUT).await;
         for (job, answer) in sent.into_iter().zip(answers) {
             match answer {
@@ -239,7 +240,7 @@ impl Publisher {
                     left.push(job);
                 }
                 None => {
-                    error.get_or_insert_with(|| "no acknowledgement came in time".to_owned());
+                    error.get_or_insert_with(|| "no acknowledgement in time".to_owned());
                     left.push(job);
                 }
             }
@@ -250,7 +251,7 @@ impl Publisher {
         (left, error)
     }
 
-    /// Hands a job to the client, which has room for it while there is a connection.
+    /// Passes a job to the client, which accepts it at once while it is connected.
     async fn send_job(
         &self,
         job: &Job,
@@ -260,10 +261,11 @@ impl Publisher {
     ) -> Result<(), SendError> {
         let mut headers = HeaderMap::new();
         headers.insert(NATS_MESSAGE_ID, job.id.as_str());
+        // Rounded up, so that the stream never drops a job before its expiry.
         headers.insert(NATS_MESSAGE_TTL, HeaderValue::from(life.as_secs() + 1));
         let (subject, payload) = (job.subject.clone(), job.payload.clone());
         let Some(reply) = expected.reply_subject() else {
-            return Err(SendError::Other("there is no place for its acknowledgement".to_owned()));
+            return Err(SendError::Other("no slot reserved for its acknowledgement".to_owned()));
         };
         let client = &self.bus.client;
         let sending = client.publish_with_reply_and_headers(subject, reply, headers, payload);
@@ -276,24 +278,25 @@ impl Publisher {
                 Err(SendError::TooLarge(ErrorChain(&why).to_string()))
             }
             Ok(Err(why)) => Err(SendError::Other(ErrorChain(&why).to_string())),
-            Err(_) => Err(SendError::Other("NATS takes no jobs".to_owned())),
+            Err(_) => Err(SendError::Other("publishing timed out".to_owned())),
         }
     }
 
-    /// What is given to a client without a connection is sent when it has one again, however late that is and
-    /// whoever holds the shard by then. And on the bus of another installation that one's sinks would take the results.
+    /// Returns an error if the bus must not be used now. A client without a connection would send
+    /// its buffered jobs after reconnecting, however late and whoever holds the shard by then. On
+    /// the bus of another installation, that installation's sinks would consume the results.
     fn check_connection(&self) -> Result<(), String> {
         match self.bus.client.connection_state() {
             State::Connected if !self.ownership.is_ours() => {
                 Err("the bus is not known to belong to this installation".to_owned())
             }
             State::Connected => Ok(()),
-            _ => Err("there is no connection to NATS".to_owned()),
+            _ => Err("no connection to NATS".to_owned()),
         }
     }
 }
 
-/// The start of a span whose first tick is `at`.
+/// Start of a span whose first tick is `at`.
 pub fn just_before(at: Timestamp) -> Timestamp {
     Timestamp::from_micros(at.as_micros() - 1)
 }

@@ -1,25 +1,25 @@
-//! Pure: in which regions nobody works, from what their consumers say.
+//! Pure: liveness of regions, from the activity of their consumers.
 
 use std::{collections::HashMap, time::Duration};
 
 use picket_proto::RegionName;
 use tokio::time::Instant;
 
-/// A region is silent when for so long nobody asked for jobs there, took one or acknowledged one.
+/// Time without a pull request, delivery or acknowledgement after which a region is silent.
 pub const SILENCE_THRESHOLD: Duration = Duration::from_secs(20);
 
-/// What a region's consumer says.
+/// Activity of a region's consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConsumerActivity {
-    /// Requests for jobs that wait.
+    /// Waiting pull requests.
     pub waiting_pulls: usize,
-    /// Jobs given out so far.
+    /// Jobs delivered so far.
     pub delivered: u64,
     /// Jobs acknowledged so far.
     pub acknowledged: u64,
 }
 
-/// What is known of each region.
+/// Last activity of each region.
 #[derive(Default)]
 pub struct RegionLiveness(HashMap<RegionName, LastActivity>);
 
@@ -30,44 +30,42 @@ struct LastActivity {
 }
 
 impl RegionLiveness {
-    /// Takes in what the consumer of `region` says at `now`.
-    pub fn observe_consumer(&mut self, region: &RegionName, signs: ConsumerActivity, now: Instant) {
-        let Some(heard) = self.0.get_mut(region) else {
-            let alive = signs.waiting_pulls > 0;
-            self.0.insert(
-                region.clone(),
-                LastActivity { activity: signs, last_active_at: now, is_active: alive },
-            );
+    /// Records the activity of the consumer of `region` at `now`.
+    pub fn observe_consumer(&mut self, region: &RegionName, activity: ConsumerActivity, now: Instant) {
+        let Some(last) = self.0.get_mut(region) else {
+            let alive = activity.waiting_pulls > 0;
+            self.0.insert(region.clone(), LastActivity { activity, last_active_at: now, is_active: alive });
             return;
         };
-        let moved =
-            (heard.activity.delivered, heard.activity.acknowledged) != (signs.delivered, signs.acknowledged);
-        heard.is_active = signs.waiting_pulls > 0 || moved;
-        heard.activity = signs;
-        if heard.is_active {
-            heard.last_active_at = now;
+        let moved = (last.activity.delivered, last.activity.acknowledged)
+            != (activity.delivered, activity.acknowledged);
+        // A busy prober has no waiting pull, but its deliveries and acknowledgements move.
+        last.is_active = activity.waiting_pulls > 0 || moved;
+        last.activity = activity;
+        if last.is_active {
+            last.last_active_at = now;
         }
     }
 
-    /// Only these regions are in use.
+    /// Drops all regions except `regions`, which are in use.
     pub fn retain_regions(&mut self, regions: &[RegionName]) {
         self.0.retain(|region, _| regions.contains(region));
     }
 
-    /// The bus was away, and with it everybody: nothing that was seen counts.
+    /// Drops all observations, because the bus was unavailable and no prober could be active.
     pub fn reset(&mut self) {
         self.0.clear();
     }
 
-    /// The regions that are silent, and for how long they have been.
+    /// Silent regions, and the time since their last activity.
     pub fn silent_regions(&self, now: Instant) -> Vec<(RegionName, Duration)> {
-        let silent = self.0.iter().map(|(region, heard)| (region.clone(), now - heard.last_active_at));
+        let silent = self.0.iter().map(|(region, last)| (region.clone(), now - last.last_active_at));
         silent.filter(|(_, since)| *since >= SILENCE_THRESHOLD).collect()
     }
 
-    /// The regions that gave a sign when they were looked at last.
+    /// Regions that were active at the last observation.
     pub fn active_regions(&self) -> Vec<RegionName> {
-        self.0.iter().filter(|(_, heard)| heard.is_active).map(|(region, _)| region.clone()).collect()
+        self.0.iter().filter(|(_, last)| last.is_active).map(|(region, _)| region.clone()).collect()
     }
 }
 
@@ -75,7 +73,7 @@ impl RegionLiveness {
 mod tests {
     use super::*;
 
-    fn signs(waiting: usize, delivered: u64) -> ConsumerActivity {
+    fn activity(waiting: usize, delivered: u64) -> ConsumerActivity {
         ConsumerActivity { waiting_pulls: waiting, delivered, acknowledged: delivered }
     }
 
@@ -84,19 +82,19 @@ mod tests {
         let now = Instant::now();
         let after = |seconds| now + Duration::from_secs(seconds);
         let (eu, us): (RegionName, RegionName) = ("eu".parse().unwrap(), "us".parse().unwrap());
-        let mut silence = RegionLiveness::default();
+        let mut liveness = RegionLiveness::default();
         for second in [0, 10, 20] {
-            silence.observe_consumer(&eu, signs(0, second), after(second));
-            silence.observe_consumer(&us, signs(0, 7), after(second));
+            liveness.observe_consumer(&eu, activity(0, second), after(second));
+            liveness.observe_consumer(&us, activity(0, 7), after(second));
         }
 
-        assert_eq!(silence.active_regions(), std::slice::from_ref(&eu), "a busy one asks for nothing");
-        assert_eq!(silence.silent_regions(after(20)), [(us.clone(), Duration::from_secs(20))]);
-        silence.observe_consumer(&us, signs(1, 7), after(25));
-        assert_eq!(silence.silent_regions(after(25)), []);
-        silence.retain_regions(&[us]);
-        assert_eq!(silence.active_regions().len(), 1);
-        silence.reset();
-        assert_eq!(silence.silent_regions(after(500)), []);
+        assert_eq!(liveness.active_regions(), std::slice::from_ref(&eu), "a busy one asks for nothing");
+        assert_eq!(liveness.silent_regions(after(20)), [(us.clone(), Duration::from_secs(20))]);
+        liveness.observe_consumer(&us, activity(1, 7), after(25));
+        assert_eq!(liveness.silent_regions(after(25)), []);
+        liveness.retain_regions(&[us]);
+        assert_eq!(liveness.active_regions().len(), 1);
+        liveness.reset();
+        assert_eq!(liveness.silent_regions(after(500)), []);
     }
 }

@@ -1,11 +1,11 @@
 //! Publishes a job for each tick of the held shards when it is due.
 //!
-//! One planner and one wheel for all shards of the process, not one a shard: what is due at about the same time goes out
-//! together, and an idle process wakes up once for it and not once a shard.
+//! One scheduler and one timer wheel serve all shards of the process. Jobs due at about the same
+//! time are published together, and an idle process wakes up once instead of once per shard.
 //!
-//! Bound: [`MAX_IN_FLIGHT`] jobs wait for acknowledgement; beyond that the wheel stands still, and lateness shows it.
-//! Loss: a planner that dies loses no tick, since nothing is written down as scheduled before the stream has
-//! acknowledged it, and ticks can be computed again.
+//! Bound: [`MAX_IN_FLIGHT`] jobs wait for acknowledgement; beyond that the wheel stops, visible as
+//! lateness. Loss: a scheduler that dies loses no tick, because progress is recorded only after the
+//! stream has acknowledged the jobs, and ticks can be computed again.
 
 mod batch_window;
 pub mod index;
@@ -44,57 +44,59 @@ use crate::{
     publisher::{self, Job, Publisher},
 };
 
-/// Jobs that may wait for the stream's acknowledgement.
+/// Maximum number of jobs waiting for acknowledgement by the stream.
 pub const MAX_IN_FLIGHT: usize = 8_192;
-/// Jobs that are published together, and whose acknowledgements are awaited together.
+/// Maximum number of jobs that are published, and whose acknowledgements are awaited, together.
 const MAX_BATCH_JOBS: usize = 256;
-/// Over how long the ticks that a predecessor left are spread, so that a take-over is no burst.
+/// Time over which catch-up ticks are spread, so that a takeover causes no burst.
 const CATCH_UP_SPREAD_MS: i64 = 3_000;
-/// A confirming check is worth doing for so long only: a tick tells the same by then, or is late itself.
+/// Lifetime of a confirming check. Later, a regular tick gives the same information, or ticks are
+/// late themselves.
 const CONFIRMATION_TTL: Duration = Duration::from_secs(10);
-/// A job that has no more left than this comes to a prober too late.
+/// A job with less remaining lifetime would reach a prober too late.
 const MIN_JOB_LIFE_LEFT: Duration = Duration::from_millis(250);
-/// A shard without a scheduler for less leaves nothing to explain: no interval is shorter.
+/// Shorter ownership gaps cannot contain a tick, because no interval is shorter.
 const MIN_GAP: Duration = Duration::from_secs(1);
 
 pub enum Msg {
-    /// How the database's clock stands. Before it has jumped far the shards have been given back.
+    /// State of the database's clock. Before a large step the shards have been released.
     ClockUpdated(DbClock, ClockAdjustment),
-    /// The names of all regions, by number.
+    /// Names of all regions by number.
     RegionsUpdated(Arc<HashMap<i16, RegionName>>),
-    /// These shards were taken; their sites follow.
+    /// These shards were acquired; their sites follow.
     ShardsAcquired(Vec<Lease>),
-    /// Some of the sites of shards that were taken. In pieces: a million at once would be held twice.
+    /// Some sites of acquired shards. Sent in chunks, because a million sites at once would be in
+    /// memory twice.
     SitesLoaded(Vec<WatchedSite>),
-    /// These were all sites of these shards.
+    /// All sites of these shards have been sent.
     ShardsLoaded(Vec<Lease>),
-    /// These sites are new or changed, and these are gone.
+    /// New or changed sites, and removed sites.
     SitesChanged(Vec<WatchedSite>, Vec<SiteId>),
-    /// Drop all sites but these.
+    /// Drop all other sites.
     RetainSites(HashSet<SiteId>),
-    /// These shards are not ours any more under these epochs.
+    /// Shards lost under these epochs.
     ShardsLost(Vec<(Shard, Epoch)>),
-    /// Stop these shards; answer when nothing of them is under way, with how far they are.
+    /// Stop these shards. The reply is their progress, sent once none of their jobs is in flight.
     ReleaseShards(Vec<Shard>, RpcReplyPort<Vec<leases::ShardProgress>>),
-    /// How far are all shards?
+    /// Request for the progress of all shards.
     GetProgress(RpcReplyPort<Vec<leases::ShardProgress>>),
-    /// Check these sites now, in all their regions: they began to fail.
+    /// Check these sites now in all their regions, because they began to fail.
     ConfirmSites(Vec<SiteId>),
-    /// Something is due; the number tells the newest timer from older ones.
+    /// A timer fired; the generation distinguishes the current timer from older ones.
     TimerFired(u64),
-    /// A batch is done.
+    /// All jobs of a batch are acknowledged or dropped.
     BatchDone(JobBatch),
 }
 
-/// Jobs under way together.
+/// Jobs published together.
 pub struct JobBatch {
     batch_id: u64,
     job_count: usize,
-    /// The shards of those jobs that a predecessor had left.
+    /// Shard and acquisition of each catch-up tick in the batch.
     catch_up_ticks: Vec<(Shard, u64)>,
 }
 
-/// See the module.
+/// See the module documentation.
 #[derive(Clone)]
 pub struct Scheduler {
     pub publisher: Publisher,
@@ -120,17 +122,20 @@ impl Actor for Scheduler {
         message: Msg,
         state: &mut SchedulerState,
     ) -> Result<(), ActorProcessingErr> {
-        // What is new must find the wheel turned up to now: it would be handed ticks from before its time.
+        // New entries need a wheel that is advanced to the current time; otherwise it would yield
+        // ticks before their `valid_from`.
         if matches!(message, Msg::SitesLoaded(..) | Msg::SitesChanged(..)) {
             self.publish_due(&myself, state);
         }
-        // Clocks come before shards: the lease actor has measured one before it takes any.
+        // The clock is known before the first shard: the lease manager reads it before acquiring
+        // any.
         let now_ms = state.clock.map_or(0, |clock| clock.time_at(Boottime::now()).as_millis());
         match message {
             Msg::ClockUpdated(clock, adjusted) => state.set_clock(clock, adjusted),
             Msg::RegionsUpdated(regions) => state.regions = regions,
             Msg::ShardsAcquired(mut leases) => {
-                // Lost while they were on their way here; what is lost from now on is told of later.
+                // Drops shards lost before this message arrived; later losses arrive as messages of
+                // their own.
                 let now = Boottime::now();
                 leases.retain(|lease| {
                     self.publisher.fence.check_admission(lease.shard, lease.epoch, now) != Admission::Closed
@@ -140,9 +145,10 @@ impl Actor for Scheduler {
             Msg::SitesLoaded(sites) => state.apply_changes(sites, &[], now_ms),
             Msg::ShardsLoaded(leases) => {
                 for (shard, through) in state.finish_loading(&leases) {
-                    // Of what was due since only the newest has been published: the gap that was written down when the
-                    // shard was taken did not end before its sites had been read, as one span with it, so that ticks
-                    // from before its end that expired after it lie in it.
+                    // Of the ticks due since then, only the newest has been published. The gap
+                    // recorded at acquisition may have ended before the sites were loaded.
+                    // Extending it to now as one span covers ticks that were due before its end and
+                    // expired after it.
                     let now = Timestamp::from_millis(now_ms);
                     if now.saturating_duration_since(through) > MIN_GAP {
                         self.publisher.publish_gaps.record_gap(shard, through, now);
@@ -154,7 +160,7 @@ impl Actor for Scheduler {
             Msg::ShardsLost(shards) => state.drop_lost(&shards),
             Msg::ReleaseShards(shards, answer) => state.begin_release(&shards, answer),
             Msg::GetProgress(answer) => {
-                // Who asked may have stopped waiting.
+                // The requester may have timed out.
                 let _ = answer.send(state.shard_progress());
             }
             Msg::ConfirmSites(sites) => self.publish_confirmations(&sites, state),
@@ -168,7 +174,7 @@ impl Actor for Scheduler {
 }
 
 impl Scheduler {
-    /// Publishes all that is due and may be, and sets the timer for what is next.
+    /// Publishes all due jobs up to the limit, and arms the timer for the next ones.
     fn publish_due(&self, myself: &ActorRef<Msg>, state: &mut SchedulerState) {
         let Some(clock) = state.clock else { return };
         let now = clock.time_at(Boottime::now());
@@ -195,7 +201,7 @@ impl Scheduler {
         self.metrics.jobs_in_flight.set(i64::try_from(state.in_flight).unwrap_or(i64::MAX));
         self.metrics.schedules.set(i64::try_from(state.index.schedule_count()).unwrap_or(i64::MAX));
         self.metrics.sites.set(i64::try_from(state.index.site_count()).unwrap_or(i64::MAX));
-        // With too much under way the next acknowledgement is what wakes us.
+        // At the limit, the next acknowledgement triggers publishing instead of the timer.
         if state.in_flight < MAX_IN_FLIGHT
             && let Some(wake_ms) = state.wake_ms()
         {
@@ -205,9 +211,9 @@ impl Scheduler {
 
     fn build_jobs(&self, ticks: &[DueTick], now: Timestamp, state: &SchedulerState) -> Vec<Job> {
         let mut jobs = Vec::with_capacity(ticks.len());
-        let mut desk = JobEncoder::new(ticks.len(), &self.keyring);
+        let mut encoder = JobEncoder::new(ticks.len(), &self.keyring);
         for tick in ticks {
-            // A number may have been given to another schedule since a left-over tick was noted.
+            // The entry number of a catch-up tick may have been reused by another schedule.
             let is_its_own = state.index.next_tick(tick.entry, tick.at_ms) == Some(tick.at_ms);
             let due = state.index.schedule_ref(tick.entry).filter(|due| due.site == tick.site && is_its_own);
             let Some(due) = due else { continue };
@@ -247,19 +253,20 @@ impl Scheduler {
                 shard: due.shard,
                 epoch: held.epoch,
             };
-            jobs.push(desk.encode_job(&tick, due.template));
+            jobs.push(encoder.encode_job(&tick, due.template));
         }
         jobs
     }
 }
 
 impl Scheduler {
-    /// Publishes a check of each site in each of its regions. It is no tick, and nothing waits for it.
+    /// Publishes a check of each site in each of its regions. Confirming checks are no ticks, so
+    /// the watermark does not wait for them.
     fn publish_confirmations(&self, sites: &[SiteId], state: &SchedulerState) {
         let Some(clock) = state.clock else { return };
-        // Whole milliseconds, as ticks have.
+        // Whole milliseconds, like ticks.
         let now = Timestamp::from_millis(clock.time_at(Boottime::now()).as_millis());
-        let (mut jobs, mut desk) = (Vec::new(), JobEncoder::new(sites.len(), &self.keyring));
+        let (mut jobs, mut encoder) = (Vec::new(), JobEncoder::new(sites.len(), &self.keyring));
         for due in sites.iter().flat_map(|site| state.index.site_schedules(*site)) {
             let (Some(held), Some(region)) =
                 (state.shards.get(&due.shard), state.regions.get(&due.region_id))
@@ -275,7 +282,7 @@ impl Scheduler {
                 shard: due.shard,
                 epoch: held.epoch,
             };
-            jobs.push(desk.encode_job(&tick, due.template));
+            jobs.push(encoder.encode_job(&tick, due.template));
         }
         self.metrics.confirmation_jobs.inc_by(jobs.len() as u64);
         while !jobs.is_empty() {
@@ -285,7 +292,7 @@ impl Scheduler {
     }
 }
 
-/// Writes jobs, the payloads of a batch into one piece of memory.
+/// Encodes the jobs of a batch, with all payloads in one buffer.
 struct JobEncoder {
     tickets: Arc<Tickets>,
     buffer: String,
@@ -293,7 +300,7 @@ struct JobEncoder {
 }
 
 impl JobEncoder {
-    /// What most jobs are shorter than.
+    /// Initial capacity per job; most jobs are shorter.
     const TYPICAL_JOB_BYTES: usize = 432;
 
     fn new(jobs: usize, keyring: &Keyring) -> Self {
@@ -319,7 +326,7 @@ impl JobEncoder {
     }
 }
 
-/// The one timer that counts.
+/// The current wake-up timer; older ones are ignored by their generation.
 #[derive(Default)]
 struct SchedulerTimer {
     generation: u64,

@@ -1,4 +1,4 @@
-//! What time it is, for those parts of a coordinator that are not told: shared memory that the lease actor keeps.
+//! The cluster clock as shared memory, set by the lease manager and read by other actors.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -8,7 +8,7 @@ use std::{
 use picket_proto::Timestamp;
 use picket_runtime::clock::{Boottime, ClockReading, DbClock, wall_clock_now};
 
-/// Cheap to clone; all clones are one clock.
+/// Cheap to clone; all clones share one clock.
 #[derive(Clone, Default)]
 pub struct SharedClock(Arc<Mutex<ClockReadings>>);
 
@@ -19,40 +19,40 @@ struct ClockReadings {
 }
 
 impl SharedClock {
-    /// Other clocks may be this far from the database's, and deleting for age goes on: ages are counted in days.
+    /// Maximum difference of other clocks from the database's for retention, which counts in days.
     pub const RETENTION_TOLERANCE: Duration = Duration::from_secs(3_600);
-    /// The same where it is about minutes.
+    /// Maximum difference for repairs, which count in minutes.
     pub const REPAIR_TOLERANCE: Duration = Duration::from_secs(60);
 
-    /// The database's clock, once the first reading of it is believed.
+    /// Sets the database's clock, once its first reading is trusted.
     pub fn set_database(&self, database: DbClock) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).database = Some(database);
     }
 
-    /// What the NATS server's clock says.
+    /// Sets the NATS server's clock.
     pub fn set_bus(&self, bus: ClockReading) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).bus = Some(bus);
     }
 
-    /// Whether there is a reading that is believed.
+    /// Returns true once there is a trusted reading.
     pub fn is_known(&self) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).database.is_some()
     }
 
-    /// The time by the database's clock.
+    /// Current time by the database's clock.
     ///
     /// # Errors
-    /// Why it is not known: the database has not been read yet, or its clock has jumped and no second witness confirms it.
+    /// If the clock has not been read yet, or has jumped and no second source confirms the jump.
     pub fn database_now(&self) -> Result<Timestamp, String> {
         let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.database_now(Boottime::now())
     }
 
-    /// The time by the database's clock, where deleting may go by it: this machine's clock and the NATS server's are no further
-    /// from it than `most`.
+    /// Current time by the database's clock, safe for deletions: this machine's clock and the NATS
+    /// server's differ from it by at most `most`.
     ///
     /// # Errors
-    /// Why it may not.
+    /// If the time is unknown, or another clock differs by more.
     pub fn agreed_now(&self, most: Duration) -> Result<Timestamp, String> {
         let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.agreed_now(Boottime::now(), wall_clock_now(), most)
@@ -64,7 +64,7 @@ impl ClockReadings {
         let database = self.database.ok_or("the database's clock has not been read yet")?;
         match database.unconfirmed_jump_us() {
             Some(us) => Err(format!(
-                "the database's clock has jumped by {} s, which nothing confirms",
+                "the database's clock has jumped by {} s, unconfirmed by any other clock",
                 us / 1_000_000
             )),
             None => Ok(database.time_at(at)),
@@ -79,7 +79,7 @@ impl ClockReadings {
             if let Some(clock) = clock
                 && now.saturating_duration_since(clock).max(clock.saturating_duration_since(now)) > most
             {
-                return Err(format!("the database's clock says {now}, and {whose} {clock}"));
+                return Err(format!("the database's clock reads {now}, and {whose} {clock}"));
             }
         }
         Ok(now)

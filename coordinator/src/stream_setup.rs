@@ -1,8 +1,9 @@
-//! Keeps what the others stand on: the streams, a consumer for each region, the days' partitions. What the consumers say
-//! tells also in which regions nobody works; who holds the first shard writes that down.
+//! Stream reconciler: creates and repairs the streams, a consumer per region, and the daily
+//! partitions. The consumers also show which regions are silent, recorded by the holder of the
+//! first shard.
 //!
-//! Every coordinator does this, over and over, from what it finds and not from what it is told, so that what
-//! somebody deleted is made again. Bound: one round at a time. Loss: none.
+//! Every coordinator reconciles periodically from the state it finds, and creates anything deleted
+//! again. Bound: one round at a time. Loss: none.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -36,13 +37,13 @@ use crate::{
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 pub enum Msg {
-    /// Time to look.
+    /// Start a periodic round.
     Reconcile,
-    /// Regions may have changed, at the latest then.
+    /// Regions may have changed, at the latest at this time.
     Notified(Instant),
 }
 
-/// See the module.
+/// See the module documentation.
 #[derive(Clone)]
 pub struct StreamReconciler {
     pub bus: Bus,
@@ -57,33 +58,34 @@ pub struct StreamReconciler {
     pub readiness: ReadinessCheck,
 }
 
-/// What was found or made.
+/// State found or created so far.
 #[derive(Default)]
 pub struct ReconcilerState {
     rounds: u64,
-    /// In which round partitions were last looked after.
+    /// Round in which partitions were last ensured.
     partitions_round: Option<u64>,
-    /// When each was made: tells one that was deleted and made again.
+    /// Creation time of each stream; detects deleted and recreated streams.
     streams_created_at: HashMap<String, OffsetDateTime>,
-    /// Those whose consumers were there.
+    /// Regions whose consumers existed.
     known_regions: HashSet<RegionName>,
     last_run_at: Option<Instant>,
     is_failure_reported: bool,
     liveness: RegionLiveness,
-    /// Those that were spoken of in `/metrics`.
+    /// Regions exported in `/metrics`.
     exported_regions: Vec<RegionName>,
     is_jobs_full: bool,
 }
 
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(5);
-/// From here on the stream of jobs counts as nearly full.
+/// Above this ratio the jobs stream counts as nearly full.
 const JOBS_FULL_RATIO: f64 = 0.8;
-/// Partitions are made a week ahead; looking every quarter of an hour is plenty.
+/// Partitions are created a week ahead, so one check per quarter of an hour is enough.
 const PARTITION_ROUNDS: u64 = 180;
-/// Incidents of sites that are not watched any more are closed with their schedules; this is for what was overlooked then.
+/// Incidents of sites that are no longer checked are closed together with their schedules; this
+/// interval covers missed cases.
 const UNWATCHED_ROUNDS: u64 = 12;
 
-const MISSING_KEY_MESSAGE: &str = "there is no key of tickets in use: sinks that require tickets refuse the results; add one: \
+const MISSING_KEY_MESSAGE: &str = "no ticket key in use: sinks that require tickets reject the results; add one: \
                       INSERT INTO picket.ticket_keys DEFAULT VALUES";
 
 impl Actor for StreamReconciler {
@@ -100,31 +102,33 @@ impl Actor for StreamReconciler {
         &self,
         myself: ActorRef<Msg>,
         message: Msg,
-        found: &mut ReconcilerState,
+        state: &mut ReconcilerState,
     ) -> Result<(), ActorProcessingErr> {
         let round = match message {
             Msg::Reconcile => true,
-            // Looked at since; calls pile up while the bus is away.
-            Msg::Notified(at) if found.last_run_at.is_some_and(|looked_at| at < looked_at) => return Ok(()),
+            // A round has run since; notifications queue up while the bus is unavailable.
+            Msg::Notified(at) if state.last_run_at.is_some_and(|last_run_at| at < last_run_at) => {
+                return Ok(());
+            }
             Msg::Notified(_) => false,
         };
-        found.last_run_at = Some(Instant::now());
-        match self.reconcile_all(found, round).await {
+        state.last_run_at = Some(Instant::now());
+        match self.reconcile_all(state, round).await {
             Ok(true) => {
                 self.readiness.set_ready();
-                found.is_failure_reported = false;
+                state.is_failure_reported = false;
             }
             Ok(false) => {
                 self.readiness.set_unready(MISSING_KEY_MESSAGE);
-                if !std::mem::replace(&mut found.is_failure_reported, true) {
+                if !std::mem::replace(&mut state.is_failure_reported, true) {
                     warn!("{MISSING_KEY_MESSAGE}");
                 }
             }
             Err(error) => {
-                found.liveness.reset();
+                state.liveness.reset();
                 self.readiness.set_unready(ErrorChain(&*error).to_string());
-                if !std::mem::replace(&mut found.is_failure_reported, true) {
-                    warn!(error = %ErrorChain(&*error), "streams, consumers or partitions are not as they should be, trying again");
+                if !std::mem::replace(&mut state.is_failure_reported, true) {
+                    warn!(error = %ErrorChain(&*error), "failed to reconcile streams, consumers or partitions; retrying");
                 }
             }
         }
@@ -136,121 +140,122 @@ impl Actor for StreamReconciler {
 }
 
 impl StreamReconciler {
-    /// Returns whether there is a key for tickets.
-    async fn reconcile_all(&self, found: &mut ReconcilerState, round: bool) -> Result<bool, Error> {
-        // First: a stream in trouble must not keep this coordinator on keys that have been retired.
+    /// Reconciles everything. Returns true if there is a signing key for tickets.
+    async fn reconcile_all(&self, state: &mut ReconcilerState, round: bool) -> Result<bool, Error> {
+        // First, because a failing stream must not keep this coordinator on retired keys.
         let has_key = self.keyring.refresh_keys(&self.store).await?.has_signing_key();
-        self.ensure_streams(found).await?;
+        self.ensure_streams(state).await?;
         let regions = regions::list_active_regions(&self.store).await?;
         for region in &regions {
-            self.ensure_consumer(region, found).await?;
+            self.ensure_consumer(region, state).await?;
         }
-        found.liveness.retain_regions(&regions);
-        let silent = found.liveness.silent_regions(Instant::now());
-        self.metrics.set_silent_regions(&regions, &silent, &mut found.exported_regions);
+        state.liveness.retain_regions(&regions);
+        let silent = state.liveness.silent_regions(Instant::now());
+        self.metrics.set_silent_regions(&regions, &silent, &mut state.exported_regions);
         if round {
-            // For these one coordinator is enough: the holder of the first shard.
+            // One coordinator is enough for these tasks: the holder of the first shard.
             if self.fence.has_shard(Shard(0)) {
-                self.record_silence(&silent, &found.liveness.active_regions()).await?;
-                if found.rounds.is_multiple_of(UNWATCHED_ROUNDS) {
+                self.record_silence(&silent, &state.liveness.active_regions()).await?;
+                if state.rounds.is_multiple_of(UNWATCHED_ROUNDS) {
                     incidents::close_unwatched(&self.store).await?;
                 }
             }
-            // A week of them lies ahead, which is long enough for a clock that is in doubt to heal.
-            let is_due = found.partitions_round.is_none_or(|at| found.rounds >= at + PARTITION_ROUNDS);
+            // Partitions exist for a week ahead, enough time for a doubtful clock to recover.
+            let is_due = state.partitions_round.is_none_or(|at| state.rounds >= at + PARTITION_ROUNDS);
             if is_due && let Ok(now) = self.clock.database_now() {
                 let made = partitions::ensure_partitions(&self.store, now, self.retention)
                     .await
                     .inspect_err(|_| {
                         self.metrics.database_errors.inc();
                     })?;
-                found.partitions_round = Some(found.rounds);
+                state.partitions_round = Some(state.rounds);
                 if made > 0 {
-                    info!(partitions = made, "made {made} partitions of results");
+                    info!(partitions = made, "created partitions of results");
                 }
             }
-            found.rounds += 1;
+            state.rounds += 1;
         }
-        // Last, so that nothing else waits for it; also when the database has just called.
+        // Last, so that nothing else waits for it; also after a notification.
         if self.fence.has_shard(Shard(0)) {
             let sites = regions::reconcile_pending(&self.store).await?;
             if sites > 0 {
                 info!(
                     sites,
-                    "compared the schedules of sites that were written beside a region, or into a shard that does not exist"
+                    "reconciled schedules of sites written concurrently with a region, or into a nonexistent shard"
                 );
             }
         }
         Ok(has_key)
     }
 
-    /// Settings are brought up to date where a stream has not been seen before: at the start, and when somebody
-    /// deleted it and it was made again, by a sink perhaps, which does not know all settings.
-    async fn ensure_streams(&self, found: &mut ReconcilerState) -> Result<(), Error> {
+    /// Ensures that all streams exist with current settings. Settings are updated when a stream is
+    /// first seen or was recreated, for example by a sink, which does not know all settings.
+    async fn ensure_streams(&self, state: &mut ReconcilerState) -> Result<(), Error> {
         let installation = self.keyring.tickets().installation();
-        let mut trouble = None;
+        let mut first_error = None;
         for config in [
             streams::jobs_config(self.stream_limits),
             streams::results_config(self.stream_limits),
             streams::events_config(self.stream_limits),
         ] {
             let is_jobs = config.name == subject::JOBS_STREAM;
-            match self.ensure_stream(streams::with_owner(config, installation), found).await {
+            match self.ensure_stream(streams::with_owner(config, installation), state).await {
                 Ok(()) => {}
                 Err(error @ streams::Error::ForeignStream { .. }) => {
                     self.ownership.set_ours(false);
                     return Err(error.into());
                 }
-                // Jobs are published while only another stream is in trouble.
+                // Jobs are still published while only another stream fails.
                 Err(error) if is_jobs => return Err(error.into()),
-                Err(error) => trouble = trouble.or(Some(error)),
+                Err(error) => first_error = first_error.or(Some(error)),
             }
         }
         self.ownership.set_ours(true);
-        trouble.map_or(Ok(()), |error| Err(error.into()))
+        first_error.map_or(Ok(()), |error| Err(error.into()))
     }
 
-    /// As [`streams`](Self::streams), for one of them.
-    async fn ensure_stream(&self, config: Config, found: &mut ReconcilerState) -> Result<(), streams::Error> {
+    /// Ensures a single stream, as in [`ensure_streams`](Self::ensure_streams).
+    async fn ensure_stream(&self, config: Config, state: &mut ReconcilerState) -> Result<(), streams::Error> {
         let name = config.name.clone();
         let created = match self.bus.jetstream.get_stream(&name).await {
             Ok(stream) => {
                 let info = stream.cached_info();
                 streams::check_owner(&config, &info.config)?;
                 if name == subject::JOBS_STREAM {
-                    self.record_jobs_stored(info, found);
+                    self.record_jobs_stored(info, state);
                 }
-                // One that an older version made gets an owner.
+                // A stream created by an older version has no owner yet, so it is updated.
                 Some(info.created).filter(|_| streams::stream_owner(&info.config).is_some())
             }
             Err(error) if streams::is_stream_missing(&error) => None,
             Err(error) => return Err(streams::Error::CreateStream { name, source: error.into() }),
         };
-        let known = found.streams_created_at.get(&name).copied();
+        let known = state.streams_created_at.get(&name).copied();
         if created.is_some() && created == known {
             return Ok(());
         }
+        // Covers a missing stream, an unseen one, and one recreated elsewhere.
         let made = streams::create_or_update(&self.bus.jetstream, config).await?;
         if known.is_some_and(|known| known != made.created) {
-            warn!(stream = name, "the stream {name} was gone and has been made again: what it held is lost");
+            warn!(stream = name, "recreated a deleted stream, its messages are lost");
         }
-        found.streams_created_at.insert(name, made.created);
+        state.streams_created_at.insert(name, made.created);
         Ok(())
     }
 
-    /// The stream of jobs discards its oldest when it is full, which is the one that is worth least; its tick is missed, and the
-    /// ledger sees only that no prober had it.
-    fn record_jobs_stored(&self, info: &Info, found: &mut ReconcilerState) {
+    /// Records the fill level of the jobs stream. A full stream discards its oldest job, the least
+    /// valuable one; its tick is missed, and to the ledger it looks as if no prober had pulled it.
+    fn record_jobs_stored(&self, info: &Info, state: &mut ReconcilerState) {
         let bytes = u64::try_from(info.config.max_bytes).unwrap_or(0);
         let ratio = if bytes == 0 { 0.0 } else { info.state.bytes as f64 / bytes as f64 };
         self.metrics.jobs_stored_ratio.set(ratio);
-        let was_full = std::mem::replace(&mut found.is_jobs_full, ratio >= JOBS_FULL_RATIO);
-        if found.is_jobs_full && !was_full {
+        let was_full = std::mem::replace(&mut state.is_jobs_full, ratio >= JOBS_FULL_RATIO);
+        if state.is_jobs_full && !was_full {
             warn!(
                 jobs = info.state.messages,
                 bytes = info.state.bytes,
                 max_bytes = bytes,
-                "the stream of jobs is nearly full; when it is, the oldest jobs are discarded and their ticks are missed"
+                "jobs stream is nearly full; a full stream discards the oldest jobs, and their ticks are missed"
             );
         }
     }
@@ -258,34 +263,34 @@ impl StreamReconciler {
     async fn record_silence(
         &self,
         silent: &[(RegionName, Duration)],
-        heard: &[RegionName],
+        active: &[RegionName],
     ) -> Result<(), picket_store::Error> {
-        let (now_silent, back) = regions::record_silence(&self.store, silent, heard).await?;
+        let (now_silent, back) = regions::record_silence(&self.store, silent, active).await?;
         if now_silent > 0 {
             let names: Vec<_> = silent.iter().map(|(region, _)| region.as_str()).collect();
-            warn!(regions = names.join(", "), "nobody works in: {}", names.join(", "));
+            warn!(regions = names.join(", "), "no active probers");
         }
         if back > 0 {
-            info!(regions = back, "somebody works again in {back} regions that were silent");
+            info!(regions = back, "silent regions recovered");
         }
         Ok(())
     }
 
-    async fn ensure_consumer(&self, region: &RegionName, found: &mut ReconcilerState) -> Result<(), Error> {
+    async fn ensure_consumer(&self, region: &RegionName, state: &mut ReconcilerState) -> Result<(), Error> {
         let name = subject::prober_consumer(region);
         let jetstream = &self.bus.jetstream;
-        let there = match jetstream
+        let exists = match jetstream
             .get_consumer_from_stream::<pull::Config, _, _>(&name, subject::JOBS_STREAM)
             .await
         {
             Ok(consumer) => {
                 let info = consumer.cached_info();
-                let signs = ConsumerActivity {
+                let activity = ConsumerActivity {
                     waiting_pulls: info.num_waiting,
                     delivered: info.delivered.consumer_sequence,
                     acknowledged: info.ack_floor.consumer_sequence,
                 };
-                found.liveness.observe_consumer(region, signs, Instant::now());
+                state.liveness.observe_consumer(region, activity, Instant::now());
                 let waiting = i64::try_from(info.num_pending).unwrap_or(i64::MAX);
                 self.metrics
                     .jobs_waiting
@@ -300,8 +305,8 @@ impl StreamReconciler {
                 _ => return Err(error.into()),
             },
         };
-        let known = found.known_regions.contains(region);
-        if there && known {
+        let known = state.known_regions.contains(region);
+        if exists && known {
             return Ok(());
         }
         streams::create_or_update_consumer(
@@ -311,10 +316,10 @@ impl StreamReconciler {
         )
         .await?;
         match known {
-            true => warn!(region = %region, "the consumer {name} was gone and has been made again"),
-            false => info!(region = %region, "jobs of region {region} can be pulled"),
+            true => warn!(region = %region, consumer = name, "recreated a deleted consumer"),
+            false => info!(region = %region, consumer = name, "created consumer"),
         }
-        found.known_regions.insert(region.clone());
+        state.known_regions.insert(region.clone());
         Ok(())
     }
 }

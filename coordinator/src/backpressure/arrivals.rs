@@ -1,4 +1,5 @@
-//! From which regions messages with results come: counted while sinks are behind, so that a region that floods is named.
+//! Arrivals of results by region, counted while sinks are behind, so that a flooding region is
+//! named.
 
 use std::collections::BTreeMap;
 
@@ -11,15 +12,16 @@ use tracing::{debug, warn};
 use super::{Assessment, BacklogMonitor, BackpressureActor, Error, SAMPLE_TIMEOUT};
 use crate::metrics::RegionLabel;
 
-/// How many messages the stream has of each region.
+/// Number of messages per region in the results stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct RegionMessageCounts(BTreeMap<RegionName, u64>);
 
 impl RegionMessageCounts {
-    /// Subjects that are read: a region has some seventy, and one that makes up more must not cost memory here.
+    /// Maximum number of subjects read. A region has about seventy; a client inventing more must
+    /// not cost memory here.
     const MAX_SUBJECTS: usize = 50_000;
 
-    /// Asks the stream.
+    /// Queries the stream.
     pub(super) async fn fetch_counts(jetstream: &Context) -> Result<Self, Error> {
         let stream = jetstream.get_stream(subject::RESULTS_STREAM).await?;
         let mut subjects = stream.info_with_subjects(subject::RESULT_SUBJECTS).await?;
@@ -32,7 +34,7 @@ impl RegionMessageCounts {
     }
 
     fn add_subject(&mut self, subject: &str, messages: u64) {
-        // What names no region was not published by a prober.
+        // Only subjects with a region are published by probers.
         let region = subject.split('.').nth(2).and_then(|region| region.parse().ok());
         if let Some(region) = region {
             let sum = self.0.entry(region).or_default();
@@ -40,7 +42,8 @@ impl RegionMessageCounts {
         }
     }
 
-    /// How many messages each region has more than `before`; the stream may have discarded some of them since.
+    /// Increase per region since `before`; a lower bound, because the stream may have discarded
+    /// messages.
     pub(super) fn increase_since(&self, before: &Self) -> Vec<(&RegionName, u64)> {
         let more = |(region, now): (_, &u64)| {
             let before = before.0.get(region).copied().unwrap_or(0);
@@ -51,10 +54,10 @@ impl RegionMessageCounts {
 }
 
 impl BackpressureActor {
-    /// Counts by region what came since the look before, and names the region that most of it came from.
-    pub(super) async fn count_arrivals(&self, seen: &Assessment, watch: &mut BacklogMonitor) {
-        let before = watch.region_counts.take();
-        if seen.ratio < BacklogMonitor::COUNT_ABOVE {
+    /// Counts arrivals by region since the previous sample, and names the region with the most.
+    pub(super) async fn count_arrivals(&self, assessment: &Assessment, monitor: &mut BacklogMonitor) {
+        let before = monitor.region_counts.take();
+        if assessment.ratio < BacklogMonitor::COUNT_ABOVE {
             return;
         }
         match timeout(SAMPLE_TIMEOUT, RegionMessageCounts::fetch_counts(&self.bus.jetstream)).await {
@@ -68,22 +71,22 @@ impl BackpressureActor {
                     counter.inc_by(*messages);
                 }
                 let all: u64 = arrived.iter().map(|(_, messages)| messages).sum();
-                let most = arrived.iter().max_by_key(|(_, messages)| *messages).filter(|_| watch.is_paused);
+                let most = arrived.iter().max_by_key(|(_, messages)| *messages).filter(|_| monitor.is_paused);
                 if let Some((region, messages)) = most
-                    && watch.reported_region.as_ref() != Some(*region)
+                    && monitor.reported_region.as_ref() != Some(*region)
                 {
                     warn!(
                         region = %region,
                         messages,
                         all,
-                        "results still arrive while no jobs are published, most of them from one region"
+                        "results still arrive while publishing is paused, most of them from one region"
                     );
                 }
-                watch.reported_region = most.map(|(region, _)| (*region).clone());
-                watch.region_counts = Some(stored);
+                monitor.reported_region = most.map(|(region, _)| (*region).clone());
+                monitor.region_counts = Some(stored);
             }
-            Ok(Err(why)) => debug!(error = why, "the stream of results does not say what it holds by region"),
-            Err(_) => debug!("NATS does not say what the stream of results holds by region"),
+            Ok(Err(why)) => debug!(error = why, "could not count results by region"),
+            Err(_) => debug!("counting results by region timed out"),
         }
     }
 }

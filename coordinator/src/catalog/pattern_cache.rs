@@ -1,35 +1,46 @@
-//! Verdicts on regexes: each text is compiled once, however many sites have it and however often their shards are acquired.
+//! Cache of validation results of patterns not yet recorded as valid. Each pattern text is compiled
+//! once, however many sites use it.
 //!
-//! Bound: the texts' bytes; when there are too many, all are forgotten. Loss: none, a verdict is computed again.
+//! Bound: the bytes of the texts; above the limit the cache is cleared. Loss: none, results are
+//! computed again.
 
 use std::collections::HashMap;
 
 use picket_proto::{Pattern, ValidationError};
+use prometheus_client::metrics::counter::Counter;
 
-/// What is known of regexes, by their text.
+/// Validation results by pattern text.
 #[derive(Default)]
 pub(super) struct PatternCache {
     results: HashMap<Box<str>, Result<(), ValidationError>>,
     size_bytes: usize,
+    /// Counts compilations.
+    compiled: Counter,
 }
 
 impl PatternCache {
-    /// The most that texts and verdicts may take, in bytes, roughly.
+    /// Approximate maximum size of texts and results, in bytes.
     const MAX_BYTES: usize = 16 << 20;
-    /// A verdict and its place in the table.
+    /// Approximate size of a result and its table entry.
     const ENTRY_BYTES: usize = 128;
 
-    /// Whether `pattern` can be used in `field`.
+    /// Creates an empty cache that counts compilations in `compiled`.
+    pub(super) fn new(compiled: Counter) -> Self {
+        Self { compiled, ..Self::default() }
+    }
+
+    /// Validates `pattern` for use in `field`.
     ///
     /// # Errors
-    /// When it cannot.
+    /// If the pattern cannot be used.
     pub(super) fn validate_pattern(&mut self, field: &str, pattern: &str) -> Result<(), ValidationError> {
         if let Some(verdict) = self.results.get(pattern) {
             return verdict.clone().map_err(|why| ValidationError { field: field.to_owned(), ..why });
         }
         let verdict = Pattern::compile(field, pattern).map(drop);
+        self.compiled.inc();
         if self.size_bytes > Self::MAX_BYTES {
-            *self = Self::default();
+            *self = Self::new(self.compiled.clone());
         }
         self.size_bytes += pattern.len() + Self::ENTRY_BYTES;
         self.results.insert(pattern.into(), verdict.clone());
@@ -52,14 +63,14 @@ mod tests {
             let elsewhere = patterns.validate_pattern("not_regex", "a(b").unwrap_err();
             assert_eq!(elsewhere, ValidationError { field: "not_regex".into(), ..refusal });
         }
-        assert_eq!(patterns.results.len(), 2);
+        assert_eq!((patterns.results.len(), patterns.compiled.get()), (2, 2));
     }
 
     #[test]
     fn what_is_remembered_has_a_bound() {
         let mut patterns = PatternCache::default();
         for n in 0..6_000 {
-            // Refused while it is read, so that nothing is compiled.
+            // Rejected by the parser, so that nothing is compiled.
             patterns.validate_pattern("regex", &format!("({n}{}", "x".repeat(3_000))).unwrap_err();
         }
         assert!(patterns.size_bytes <= PatternCache::MAX_BYTES + 4_096 && patterns.results.len() < 6_000);

@@ -1,53 +1,57 @@
-//! Pure: which sites are to be confirmed, when, and how often at most.
+//! Pure: the queue of sites to confirm, with rate limits.
 //!
-//! When many sites are suspected at once, a sample of them is confirmed: rounds of sites come from a bucket that refills
-//! slowly, and a site whose first round was published has all of its rounds before another one begins. What is not
-//! confirmed within [`MAX_DELAY`] is left to the site's ticks, which tell the same an interval later.
+//! If many sites are suspected at once, only a sample is confirmed. Rounds draw from a token bucket
+//! that refills slowly, and a site whose first round was published gets all of its rounds before
+//! another site starts. A site not confirmed within [`MAX_QUEUE_DELAY`] is left to its ticks, which
+//! give the same information an interval later.
 
 use std::{cmp::Reverse, collections::HashMap, time::Duration};
 
 use picket_proto::{ConfirmationRequest, SiteId};
 use tokio::time::Instant;
 
-/// The most sites that are remembered at once.
+/// Maximum number of sites in the queue, including sites in cooldown.
 pub(super) const MAX_SITES: usize = 10_000;
-/// The most rounds for one suspicion.
+/// Maximum number of rounds per request.
 const MAX_ROUNDS: u32 = 10;
-/// The last of a suspicion's rounds begins about so long after its first, so that its answers come within seconds.
+/// Time from the first to the last round of a request, about one second, so that a decision follows
+/// within seconds.
 const ROUNDS_SPREAD: Duration = Duration::from_millis(1_000);
 const MIN_ROUND_GAP: Duration = Duration::from_millis(250);
 const MAX_ROUND_GAP: Duration = Duration::from_millis(700);
-/// From one suspicion of a site to the next; twice as long each time, so that one that flaps is not checked for ever.
+/// Cooldown between two confirmations of one site. It doubles each time, so that a flapping site is
+/// not confirmed forever.
 const MIN_COOLDOWN: Duration = Duration::from_secs(5);
 const MAX_COOLDOWN: Duration = Duration::from_secs(300);
 
-/// Rounds that may be published at once. A round is one job in each region of the site.
+/// Maximum number of rounds published at once. A round is one job in each region of the site.
 pub(super) const MAX_BURST_ROUNDS: u32 = 100;
-/// From one round to the next when the burst is spent, so that a region has 20 confirming jobs a second at most: with a
-/// timeout of 10 s these fill the permits that a prober of 1,000 slots has for them.
+/// Time per round once the burst is spent. It limits a region to 20 confirming jobs per second;
+/// with a timeout of 10 s these fill the permits that a prober with 1,000 slots has for confirming
+/// checks.
 const REFILL_INTERVAL: Duration = Duration::from_millis(50);
-/// A site that waits for so long is left to its ticks.
+/// A site waiting longer than this is left to its ticks.
 const MAX_QUEUE_DELAY: Duration = Duration::from_secs(30);
 
-/// The sites that are, or lately were, to be confirmed.
+/// Sites to confirm, and sites in cooldown.
 #[derive(Default)]
 pub(super) struct ConfirmationQueue {
     sites: HashMap<SiteId, PendingSite>,
     bucket: TokenBucket,
 }
 
-/// What is due.
+/// Due confirmations.
 #[derive(Debug, Default)]
 pub(super) struct DueConfirmations {
-    /// The sites of which a round is to be published now.
+    /// Sites for which a round is to be published now.
     pub(super) sites: Vec<SiteId>,
-    /// How many sites wait for the bucket to refill.
+    /// Number of sites waiting for the bucket to refill.
     pub(super) delayed: usize,
-    /// How many sites have waited for too long, and are left to their ticks.
+    /// Number of sites dropped after waiting too long; their ticks decide.
     pub(super) dropped: usize,
 }
 
-/// Rounds that may be published: `spent_until` is when the bucket is full again.
+/// Token bucket for rounds; `full_at` is the time at which the bucket is full again.
 #[derive(Default)]
 struct TokenBucket {
     full_at: Option<Instant>,
@@ -55,23 +59,24 @@ struct TokenBucket {
 
 struct PendingSite {
     rounds_left: u32,
-    /// Whether a round of this suspicion has been published.
+    /// True if a round of the current request has been published.
     is_started: bool,
     next_at: Instant,
     round_gap: Duration,
-    /// No other suspicion is followed before.
+    /// Requests for the site are deferred until this time.
     cooldown_until: Instant,
     cooldown: Duration,
 }
 
 impl ConfirmationQueue {
-    /// Takes in what a sink said. Says whether there was room for it.
+    /// Handles a sink's request. Returns false if the queue is full.
     pub(super) fn accept_request(&mut self, suspect: &ConfirmationRequest, now: Instant) -> bool {
         let rounds = suspect.rounds.min(MAX_ROUNDS);
         let Some(site) = self.sites.get_mut(&suspect.site_id) else {
             if rounds == 0 {
                 return true;
             }
+            // Expired sites are removed only here, when a new site needs room.
             self.sites.retain(|_, site| !site.is_expired(now));
             if self.sites.len() >= MAX_SITES {
                 return false;
@@ -98,13 +103,14 @@ impl ConfirmationQueue {
             site.next_at = now.max(site.cooldown_until);
             site.cooldown_until = site.next_at + site.cooldown;
         } else {
-            // One round at a time; how many are needed the last one to ask knows best.
+            // Rounds are published one at a time, and the latest request knows best how many are
+            // still needed.
             site.rounds_left = rounds;
         }
         true
     }
 
-    /// What is due, and how much of it may be published now.
+    /// Removes and returns the rounds that are due and allowed by the bucket.
     pub(super) fn take_due(&mut self, now: Instant) -> DueConfirmations {
         let mut dropped = 0;
         let mut waiting: Vec<(SiteId, bool, Instant)> = Vec::new();
@@ -121,7 +127,7 @@ impl ConfirmationQueue {
         }
         let free = self.bucket.available_rounds(now);
         if waiting.len() > free {
-            // Stable, so that among those that came together the map's order decides, which is another each time.
+            // Stable sort, so that sites with equal times keep the random order of the map.
             waiting.sort_by_key(|(_, started, next)| (Reverse(*started), *next));
         }
         let delayed = waiting.len().saturating_sub(free);
@@ -137,7 +143,7 @@ impl ConfirmationQueue {
         DueConfirmations { sites: waiting.into_iter().map(|(id, ..)| id).collect(), delayed, dropped }
     }
 
-    /// When the next round is due, and may be published.
+    /// Time at which the next round is due and allowed.
     pub(super) fn next_due_at(&self) -> Option<Instant> {
         let due = self.sites.values().filter(|site| site.rounds_left > 0).map(|site| site.next_at).min()?;
         Some(self.bucket.ready_at().map_or(due, |ready| ready.max(due)))
@@ -145,7 +151,7 @@ impl ConfirmationQueue {
 }
 
 impl TokenBucket {
-    /// How many rounds may be published at `now`.
+    /// Number of rounds that may be published at `now`.
     fn available_rounds(&self, now: Instant) -> usize {
         let spent = self.full_at.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
         let left = (REFILL_INTERVAL * MAX_BURST_ROUNDS).saturating_sub(spent);
@@ -157,14 +163,14 @@ impl TokenBucket {
         self.full_at = Some(from + REFILL_INTERVAL * u32::try_from(rounds).unwrap_or(u32::MAX));
     }
 
-    /// When at least one round may be published.
+    /// Time at which at least one round may be published.
     fn ready_at(&self) -> Option<Instant> {
         self.full_at?.checked_sub(REFILL_INTERVAL * (MAX_BURST_ROUNDS - 1))
     }
 }
 
 impl PendingSite {
-    /// Whether it was quiet for so long that it counts as new.
+    /// Returns true if the site was quiet for so long that it counts as new.
     fn is_expired(&self, now: Instant) -> bool {
         self.rounds_left == 0 && now >= self.cooldown_until + self.cooldown * 4
     }
@@ -184,7 +190,7 @@ mod tests {
         ConfirmationRequest { v: MESSAGE_VERSION, site_id: SiteId(site), shard: Shard(1), rounds }
     }
 
-    /// When rounds of site 1 are due within `span`.
+    /// Times of the rounds of site 1 that are due within `span`.
     fn rounds_within(rounds: &mut ConfirmationQueue, from: Instant, span: Duration) -> Vec<u128> {
         let mut found = Vec::new();
         while let Some(next) = rounds.next_due_at().filter(|next| *next < from + span) {

@@ -1,4 +1,4 @@
-//! Pure: what speaks for or against the database's clock, and for whom a lease still lives.
+//! Pure: evidence for or against the database's clock, and leases without a live holder.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -6,34 +6,38 @@ use picket_proto::{Epoch, Shard, Timestamp};
 use picket_runtime::clock::{Boottime, ClockAdjustment, ClockReading, DbClock};
 use picket_store::leases::ObservedLease;
 
-/// What other clocks say, where they could be read.
+/// Readings of other clocks, if available.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ReferenceClocks {
     /// This machine's wall clock.
     pub wall: Option<Timestamp>,
-    /// The NATS server's.
+    /// The NATS server's clock.
     pub bus: Option<ClockReading>,
 }
 
-/// The database's clock before it is believed: a process that has just started cannot know whether it has jumped.
+/// The database's clock before it is trusted. A process that has just started cannot know whether
+/// the clock has jumped.
 #[derive(Debug, Default)]
 pub struct InitialClock {
     clock: Option<DbClock>,
 }
 
 impl InitialClock {
-    /// Clocks and marks that differ by no more tell the same time: marks are as old as the last tick.
+    /// Maximum difference at which clocks and marks count as equal; a mark is as old as the last
+    /// tick.
     const MAX_DIFFERENCE: Duration = Duration::from_secs(60);
-    /// A clock that nothing speaks for is believed after so long: one rules, and it is the database's.
+    /// Time after which a steady clock is trusted without confirmation: the cluster needs one time,
+    /// the database's.
     const TRUST_DELAY: Duration = Duration::from_secs(120);
 
-    /// Takes a reading in; gives the clock once it is believed: when another clock or the newest mark says about the same, when
-    /// there is none that contradicts, or when it has been steady for a while.
+    /// Observes a reading and returns the clock once it is trusted. A clock is trusted if another
+    /// clock or the newest mark agrees, if neither is available to contradict, or if the clock has
+    /// been steady for `TRUST_DELAY`.
     pub fn accept_reading(
         &mut self,
         reading: ClockReading,
         newest_mark: Option<Timestamp>,
-        witness: &ReferenceClocks,
+        reference_clocks: &ReferenceClocks,
     ) -> Option<DbClock> {
         let near = |other: Timestamp| {
             reading
@@ -42,7 +46,8 @@ impl InitialClock {
                 .max(other.saturating_duration_since(reading.remote_time))
                 <= Self::MAX_DIFFERENCE
         };
-        let clocks = [witness.wall, witness.bus.map(|bus| bus.remote_time)];
+        let clocks = [reference_clocks.wall, reference_clocks.bus.map(|bus| bus.remote_time)];
+        // An old mark contradicts nothing: perhaps no coordinator ran since.
         let mark = newest_mark.filter(|mark| near(*mark) || *mark > reading.remote_time);
         let others = clocks.into_iter().chain([mark]).flatten();
         let (mut any, mut agrees) = (false, false);
@@ -51,8 +56,8 @@ impl InitialClock {
             agrees |= near(other);
         }
         let mut clock = self.clock.unwrap_or_else(|| DbClock::new(reading));
-        // Nobody goes by it yet, so that it may follow.
-        if let ClockAdjustment::Unconfirmed(_) = clock.observe_reading(reading, witness.bus) {
+        // Nothing uses this clock yet, so an unconfirmed jump may simply be followed.
+        if let ClockAdjustment::Unconfirmed(_) = clock.observe_reading(reading, reference_clocks.bus) {
             clock = DbClock::new(reading);
         }
         self.clock = Some(clock);
@@ -65,15 +70,16 @@ impl InitialClock {
         })
     }
 
-    /// Whether it was read and is not believed yet.
+    /// Returns true if the clock has been read but is not trusted yet.
     pub fn is_distrusted(&self) -> bool {
         self.clock.is_some()
     }
 }
 
-/// Leases that are over by the database's clock, or reach too far into the future to be true, as they do when that clock was set
-/// back. Whoever holds one renews it three times in a lease time, so that one that stays as it is for so long by our own clock is
-/// nobody's, whatever the database's says.
+/// Leases that have expired by the database's clock, or reach implausibly far into the future
+/// because the clock was set back. A holder renews three times per lease time. A lease that stays
+/// unchanged for a lease time by the local clock has no live holder, whatever the database's clock
+/// shows.
 #[derive(Debug)]
 pub struct StaleLeases {
     lease_time: Duration,
@@ -81,12 +87,12 @@ pub struct StaleLeases {
 }
 
 impl StaleLeases {
-    /// None has been seen yet.
+    /// Creates an empty set.
     pub fn new(lease_time: Duration) -> Self {
         Self { lease_time, observed: BTreeMap::new() }
     }
 
-    /// These are there at `now`.
+    /// Records the doubtful leases found at `now`.
     pub fn observe_leases(&mut self, now: Boottime, found: &[ObservedLease]) {
         let before = std::mem::take(&mut self.observed);
         for ObservedLease { shard, epoch, expires_at } in found {
@@ -98,7 +104,7 @@ impl StaleLeases {
         }
     }
 
-    /// Those that nobody has renewed for a lease time.
+    /// Returns the leases that have not been renewed for a lease time.
     pub fn expired_leases(&self, now: Boottime) -> Vec<ObservedLease> {
         let old = self
             .observed
@@ -132,8 +138,10 @@ mod tests {
     }
 
     fn is_believed(database: i64, mark: Option<i64>, wall: Option<i64>, bus: Option<i64>) -> bool {
-        let witness = ReferenceClocks { wall: wall.map(at), bus: bus.map(|bus| read(10, at(bus))) };
-        InitialClock::default().accept_reading(read(10, at(database)), mark.map(at), &witness).is_some()
+        let reference_clocks = ReferenceClocks { wall: wall.map(at), bus: bus.map(|bus| read(10, at(bus))) };
+        InitialClock::default()
+            .accept_reading(read(10, at(database)), mark.map(at), &reference_clocks)
+            .is_some()
     }
 
     #[test]
@@ -141,28 +149,28 @@ mod tests {
         assert!(NOW < at(0));
         assert!(is_believed(0, None, None, None));
         assert!(is_believed(0, Some(-86_400), Some(3), Some(2)));
-        // Steadily 400 s ahead of all others, and at work.
+        // 400 s ahead of all other clocks, but steady and in use.
         assert!(is_believed(400, Some(398), Some(0), Some(0)));
-        // It has jumped.
+        // The clock has jumped.
         assert!(!is_believed(45 * 86_400, Some(-2), Some(0), Some(0)));
         assert!(!is_believed(-600, Some(-2), Some(0), None));
         assert!(!is_believed(-600, Some(-2), None, None));
-        // It had, and marks were left in the future.
+        // The clock had jumped and left marks in the future.
         assert!(is_believed(0, Some(45 * 86_400), Some(0), None));
     }
 
     #[test]
     fn a_first_reading_that_nothing_speaks_for_is_believed_once_it_has_been_steady() {
         let mut first = InitialClock::default();
-        let witness = ReferenceClocks { wall: Some(at(0)), bus: None };
+        let reference_clocks = ReferenceClocks { wall: Some(at(0)), bus: None };
 
-        assert!(first.accept_reading(read(0, at(900)), None, &witness).is_none());
+        assert!(first.accept_reading(read(0, at(900)), None, &reference_clocks).is_none());
         assert!(first.is_distrusted());
-        assert!(first.accept_reading(read(100, at(1_000)), None, &witness).is_none());
-        // It jumps: from the beginning.
-        assert!(first.accept_reading(read(110, at(2_000)), None, &witness).is_none());
-        assert!(first.accept_reading(read(225, at(2_115)), None, &witness).is_none());
-        assert!(first.accept_reading(read(231, at(2_121)), None, &witness).is_some());
+        assert!(first.accept_reading(read(100, at(1_000)), None, &reference_clocks).is_none());
+        // The clock jumps, so the delay starts again.
+        assert!(first.accept_reading(read(110, at(2_000)), None, &reference_clocks).is_none());
+        assert!(first.accept_reading(read(225, at(2_115)), None, &reference_clocks).is_none());
+        assert!(first.accept_reading(read(231, at(2_121)), None, &reference_clocks).is_some());
         assert!(!first.is_distrusted());
     }
 

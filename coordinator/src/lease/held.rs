@@ -1,58 +1,59 @@
-//! Pure: the leases that this coordinator holds, and until when it may believe in each.
+//! Pure: the leases that this coordinator holds, and the time until which each is valid.
 //!
-//! A lease is believed in until *the reading before the statement was sent + the lease time - a margin*. The
-//! database counts the same lease time from when it got the statement, which is later, so that the holder always
-//! stops believing before anyone else may take the shard.
+//! A lease is valid until *the clock reading before the statement was sent + the lease time - a
+//! margin*. The database counts the same lease time from the receipt of the statement, which is
+//! later. The holder therefore always stops before any other coordinator may acquire the shard.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use picket_proto::{Epoch, Shard};
 use picket_runtime::clock::Boottime;
 
-/// The leases held.
+/// Leases held by this coordinator.
 #[derive(Debug)]
 pub struct HeldLeases {
     lease_time: Duration,
     leases: BTreeMap<Shard, HeldLease>,
 }
 
-/// One of them.
+/// A lease of one shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeldLease {
-    /// Under which it was taken.
+    /// Epoch of the acquisition.
     pub epoch: Epoch,
-    /// Believed in before this, and no longer.
+    /// Local time at which the lease stops being valid.
     pub valid_until: Boottime,
-    /// Being given back: still ours, but nothing new is published.
+    /// True while the shard is being released: still held, but no new jobs are published.
     pub is_releasing: bool,
 }
 
 impl HeldLeases {
-    /// What the clocks of two machines may differ by in rate, and a process may be held up between looking and
-    /// publishing, within one lease: far less than this.
+    /// Margin for different clock rates of two machines and for a delay between the fence check and
+    /// the publish, within one lease. Both are far smaller.
     const SAFETY_MARGIN: Duration = Duration::from_secs(3);
 
-    /// Nothing is held yet. `lease` is the lease time.
+    /// Creates an empty set of leases with this lease time.
     pub fn new(lease_time: Duration) -> Self {
         Self { lease_time, leases: BTreeMap::new() }
     }
 
-    /// How many are held, those being yielded left out.
+    /// Number of leases held, without shards being released.
     pub fn active_count(&self) -> usize {
         self.leases.values().filter(|hold| !hold.is_releasing).count()
     }
 
-    /// Whether none is held, not even to be yielded.
+    /// Returns true if no lease is held, not even of a shard being released.
     pub fn is_empty(&self) -> bool {
         self.leases.is_empty()
     }
 
-    /// All holds.
+    /// All leases, including shards being released.
     pub fn iter(&self) -> impl Iterator<Item = (Shard, HeldLease)> + '_ {
         self.leases.iter().map(|(shard, hold)| (*shard, *hold))
     }
 
-    /// A statement sent at `sent` took these. Returns until when they may be believed in.
+    /// Records leases acquired by a statement sent at `sent`. Returns the time until which they are
+    /// valid.
     pub fn record_acquired(
         &mut self,
         taken: impl IntoIterator<Item = (Shard, Epoch)>,
@@ -67,7 +68,7 @@ impl HeldLeases {
         until
     }
 
-    /// A renewal of `asked` sent at `sent` kept `kept`. Returns those that are lost.
+    /// Records a renewal of `asked`, sent at `sent`, that renewed `kept`. Returns the lost leases.
     pub fn record_renewed(
         &mut self,
         asked: &[(Shard, Epoch)],
@@ -77,7 +78,7 @@ impl HeldLeases {
         let until = self.valid_until(sent);
         let mut lost = Vec::new();
         for (shard, epoch) in asked {
-            // One that was given back, or taken again, while the statement was under way, is none of its business.
+            // A shard released or acquired again while the statement ran is not affected by it.
             let Some(hold) = self.leases.get_mut(shard).filter(|hold| hold.epoch == *epoch) else {
                 continue;
             };
@@ -91,14 +92,15 @@ impl HeldLeases {
         lost
     }
 
-    /// Believes in none any more from `now` on, before the next renewal: the clock that this is counted on may have stood still.
+    /// Expires all leases at `now` until the next renewal, because the local clock may have stood
+    /// still.
     pub fn expire_all(&mut self, now: Boottime) {
         for hold in self.leases.values_mut() {
             hold.valid_until = hold.valid_until.min(now);
         }
     }
 
-    /// Gives up those that are no longer believed in at `now`, and returns them.
+    /// Removes and returns the leases that have expired at `now`.
     pub fn take_expired(&mut self, now: Boottime) -> Vec<(Shard, Epoch)> {
         let expired = self.leases.iter().filter(|(_, hold)| now >= hold.valid_until);
         let expired: Vec<(Shard, Epoch)> = expired.map(|(shard, hold)| (*shard, hold.epoch)).collect();
@@ -108,7 +110,7 @@ impl HeldLeases {
         expired
     }
 
-    /// Begins to give `count` back, the highest numbers first; returns them.
+    /// Marks `count` shards as being released, highest numbers first, and returns them.
     pub fn mark_releasing(&mut self, count: usize) -> Vec<(Shard, Epoch)> {
         let chosen = self.leases.iter_mut().rev().filter(|(_, hold)| !hold.is_releasing).take(count);
         chosen
@@ -119,7 +121,7 @@ impl HeldLeases {
             .collect()
     }
 
-    /// These were given back.
+    /// Removes released shards.
     pub fn record_released(&mut self, shards: &[(Shard, Epoch)]) {
         for (shard, epoch) in shards {
             if self.leases.get(shard).is_some_and(|hold| hold.epoch == *epoch) {

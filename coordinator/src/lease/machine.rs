@@ -1,8 +1,9 @@
-//! Pure: what a coordinator does about its leases, step by step.
+//! Pure: the state machine of a coordinator's leases.
 //!
-//! Nothing waits in here. What must be asked of the outside is a [`Command`], what came of it is the next [`Input`],
-//! and each brings its own time; so the very same code runs in the actor and in the simulation that tries to make
-//! two coordinators hold one shard (`tests/lease_safety`).
+//! The machine never waits. Each request to the outside is a [`LeaseAction`] and its result the
+//! next [`LeaseEvent`], with the current time as a parameter. The same code therefore runs in the
+//! actor and in the simulation that tries to make two coordinators hold one shard
+//! (`tests/lease_safety`).
 
 use std::time::Duration;
 
@@ -17,105 +18,110 @@ use super::{
 };
 use crate::fence::Fence;
 
-/// Shards taken in one round.
+/// Maximum number of shards acquired in one round.
 const MAX_ACQUIRED_PER_ROUND: usize = 64;
 
-/// How things stand with this coordinator's leases.
+/// Lease state of this coordinator.
 pub struct LeaseMachine {
     lease_time: Duration,
     fence: Fence,
     held: HeldLeases,
-    /// The database's clock, once it is believed.
+    /// The database's clock, once trusted.
     clock: Option<DbClock>,
-    /// Before that.
+    /// The database's clock until it is trusted.
     initial_clock: InitialClock,
     stale_leases: StaleLeases,
     renewed_at: Boottime,
     is_draining: bool,
-    /// Of the round under way: whether jobs can be published, as far as is known.
+    /// True if jobs can be published, as far as is known; set by each round.
     can_publish: bool,
-    /// Of the round under way: how things stand with all coordinators.
+    /// View of all coordinators and shards, read by the current round.
     cluster_view: Option<ClusterView>,
 }
 
-/// What has happened.
+/// Input of the machine.
 #[derive(Debug)]
 pub enum LeaseEvent {
-    /// Time for a round; none is under way.
+    /// Starts a round. No other round is running.
     BeginRound {
-        /// Whether jobs can be published, as far as is known.
+        /// True if jobs can be published, as far as is known.
         can_publish: bool,
     },
-    /// This coordinator is to hold nothing any more. Begins a round like [`Input::Begin`].
+    /// Drains: this coordinator is to hold no shards any more. Starts a round like
+    /// [`LeaseEvent::BeginRound`].
     Drain {
-        /// Whether jobs can be published, as far as is known.
+        /// True if jobs can be published, as far as is known.
         can_publish: bool,
     },
-    /// [`Command::Announce`] was answered.
+    /// Reply to [`LeaseAction::Heartbeat`].
     HeartbeatDone {
-        /// The clock's reading before it was sent.
+        /// Local clock reading before the statement was sent.
         sent: Boottime,
-        /// The answer.
+        /// The database's view of all coordinators and shards.
         cluster_view: ClusterView,
-        /// What other clocks say.
+        /// Readings of other clocks.
         reference_clocks: ReferenceClocks,
     },
-    /// [`Command::Renew`] was answered.
+    /// Reply to [`LeaseAction::Renew`].
     Renewed {
-        /// The clock's reading before it was sent.
+        /// Local clock reading before the statement was sent.
         sent: Boottime,
-        /// What it was for.
+        /// Shards of the request.
         asked: Vec<(Shard, Epoch)>,
-        /// What was renewed of it.
+        /// Renewed shards.
         kept: Vec<Shard>,
     },
-    /// [`Command::Take`] was answered.
+    /// Reply to [`LeaseAction::Acquire`].
     Acquired {
-        /// The clock's reading before it was sent.
+        /// Local clock reading before the statement was sent.
         sent: Boottime,
-        /// The answer.
+        /// Acquired leases.
         leases: Vec<Lease>,
     },
-    /// There was no answer, which says nothing of what was done.
+    /// A statement failed, and may or may not have taken effect.
     Failed,
-    /// What [`Command::GiveBack`] was for is given back, or could not be and will expire.
+    /// The shards of a [`LeaseAction::ReleaseShards`] are released, or could not be and will
+    /// expire.
     Released(Vec<(Shard, Epoch)>),
 }
 
-/// What is to be done, in the order given. At most one of those that are answered, and that one last.
+/// Output of the machine, to be executed in order. At most one action of a list has a reply, and
+/// that action comes last.
 #[derive(Debug)]
 pub enum LeaseAction {
-    /// Say that we are there; answered by [`Input::Announced`] or [`Input::Failed`].
+    /// Record a heartbeat; the reply is [`LeaseEvent::HeartbeatDone`] or [`LeaseEvent::Failed`].
     Heartbeat {
-        /// Whether we do not count in the shares.
+        /// True if this coordinator does not count in the shares.
         is_leaving: bool,
     },
-    /// Renew these, at this time by our own clock; answered by [`Input::Renewed`] or [`Input::Failed`].
+    /// Renew these shards at this time of the local copy of the clock; the reply is
+    /// [`LeaseEvent::Renewed`] or [`LeaseEvent::Failed`].
     Renew(Vec<(Shard, Epoch)>, Timestamp),
-    /// Take some of what is free; answered by [`Input::Taken`] or [`Input::Failed`].
+    /// Acquire free shards; the reply is [`LeaseEvent::Acquired`] or [`LeaseEvent::Failed`].
     Acquire(AcquireCriteria),
-    /// This is the database's clock from now on.
+    /// Use this clock as the database's clock from now on.
     SetClock(DbClock, ClockAdjustment),
-    /// No other clock says what the database's says, and nothing is begun by it.
+    /// No other clock confirms the database's clock, so nothing is scheduled by it.
     DistrustClock(Timestamp),
-    /// These were taken, and their gates are open.
+    /// These shards were acquired, and the fence is open for them.
     ShardsAcquired(Vec<Lease>),
-    /// These are not ours any more, for this reason; their gates are shut.
+    /// These shards were lost for the given reason, and the fence is closed for them.
     ShardsLost(Vec<(Shard, Epoch)>, &'static str),
-    /// Stop these and give them back, while rounds go on.
+    /// Stop and release these shards while rounds continue.
     ReleaseShards(ReleasingShards),
-    /// The round is over, and all that was asked was answered.
+    /// The round is complete, and all its statements succeeded.
     FinishRound {
-        /// Whether jobs can be published; if not, nothing was taken or renewed.
+        /// True if jobs can be published; if false, no shards were acquired or renewed.
         can_publish: bool,
     },
 }
 
 impl LeaseMachine {
-    /// How late after our reading a statement that takes leases may be done, for them to be free all the same.
+    /// Maximum time from our clock reading to the execution of an acquire statement. An expired
+    /// lease must still be free to acquire after that time.
     const MAX_STATEMENT_DELAY: Duration = Duration::from_secs(1);
 
-    /// Nothing is held yet. `lease` is the lease time, `now` any reading from before the first round.
+    /// Creates a machine without leases. `now` is any clock reading from before the first round.
     pub fn new(lease_time: Duration, fence: Fence, now: Boottime) -> Self {
         Self {
             lease_time,
@@ -131,136 +137,146 @@ impl LeaseMachine {
         }
     }
 
-    /// How many shards are held, those being given back left out.
+    /// Number of shards held, without shards being released.
     pub fn active_count(&self) -> usize {
         self.held.active_count()
     }
 
-    /// Whether nothing is held, not even to be given back.
+    /// Returns true if no shard is held, including shards being released.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()
     }
 
-    /// Nothing is to be published any more, whatever is held.
+    /// Closes the fence for all held shards, so that nothing more is published.
     pub fn close_fence(&self) {
         self.held.iter().for_each(|(shard, hold)| self.fence.close_shard(shard, hold.epoch));
     }
 
-    /// Takes in what has happened, at `now`, and says what is to be done.
-    pub fn handle_event(&mut self, now: Boottime, input: LeaseEvent) -> Vec<LeaseAction> {
-        let mut commands = Vec::new();
-        match input {
-            LeaseEvent::BeginRound { can_publish: publishes } => {
-                self.begin_round(now, publishes, &mut commands)
-            }
-            LeaseEvent::Drain { can_publish: publishes } => {
+    /// Handles an event at `now` and returns the actions that follow.
+    pub fn handle_event(&mut self, now: Boottime, event: LeaseEvent) -> Vec<LeaseAction> {
+        let mut actions = Vec::new();
+        match event {
+            LeaseEvent::BeginRound { can_publish } => self.begin_round(now, can_publish, &mut actions),
+            LeaseEvent::Drain { can_publish } => {
                 self.is_draining = true;
-                self.begin_round(now, publishes, &mut commands);
+                self.begin_round(now, can_publish, &mut actions);
             }
-            LeaseEvent::HeartbeatDone { sent, cluster_view: roll, reference_clocks: witness } => {
-                let reading = ClockReading { sent_at: sent, received_at: now, remote_time: roll.now };
-                let is_doubtful = self.observe_clock(reading, &roll, &witness, &mut commands);
-                self.stale_leases.observe_leases(now, &roll.doubtful_leases);
-                self.cluster_view = Some(roll);
+            LeaseEvent::HeartbeatDone { sent, cluster_view, reference_clocks } => {
+                let reading = ClockReading { sent_at: sent, received_at: now, remote_time: cluster_view.now };
+                let is_doubtful = self.observe_clock(reading, &cluster_view, &reference_clocks, &mut actions);
+                self.stale_leases.observe_leases(now, &cluster_view.doubtful_leases);
+                self.cluster_view = Some(cluster_view);
                 let due =
                     is_doubtful || now.saturating_duration_since(self.renewed_at) >= self.lease_time / 3;
                 match self.clock {
                     Some(clock) if due && self.can_publish && !self.held.is_empty() => {
                         let all = self.held.iter().map(|(shard, hold)| (shard, hold.epoch));
-                        commands.push(LeaseAction::Renew(all.collect(), clock.time_at(now)));
+                        actions.push(LeaseAction::Renew(all.collect(), clock.time_at(now)));
                     }
-                    _ => self.rebalance_shards(now, &mut commands),
+                    _ => self.rebalance_shards(now, &mut actions),
                 }
             }
             LeaseEvent::Renewed { sent, asked, kept } => {
                 self.renewed_at = sent;
                 let lost = self.held.record_renewed(&asked, &kept, sent);
-                self.drop_lost(lost, "another has taken it, or it expired", &mut commands);
-                // One that is being given back may be another's by now.
+                self.drop_lost(lost, "acquired by another coordinator, or expired", &mut actions);
+                // A shard being released may already belong to another coordinator.
                 for (shard, hold) in self.held.iter().filter(|(_, hold)| !hold.is_releasing) {
                     self.fence.open_shard(shard, hold.epoch, hold.valid_until);
                 }
-                self.rebalance_shards(now, &mut commands);
+                self.rebalance_shards(now, &mut actions);
             }
             LeaseEvent::Acquired { sent, leases } => {
-                self.apply_acquired(sent, now, leases, &mut commands);
-                commands.push(LeaseAction::FinishRound { can_publish: true });
-                self.release_if_draining(&mut commands);
+                self.apply_acquired(sent, now, leases, &mut actions);
+                actions.push(LeaseAction::FinishRound { can_publish: true });
+                self.release_if_draining(&mut actions);
             }
-            LeaseEvent::Failed => self.release_if_draining(&mut commands),
+            LeaseEvent::Failed => self.release_if_draining(&mut actions),
             LeaseEvent::Released(shards) => self.held.record_released(&shards),
         }
-        commands
+        actions
     }
 
-    fn begin_round(&mut self, now: Boottime, publishes: bool, commands: &mut Vec<LeaseAction>) {
+    fn begin_round(&mut self, now: Boottime, can_publish: bool, actions: &mut Vec<LeaseAction>) {
         let lost = self.held.take_expired(now);
-        self.drop_lost(lost, "its time ran out without a renewal", commands);
-        self.can_publish = publishes;
-        // Who cannot publish, or does not know what time it is, must not count: the shares of the others would leave its shards
-        // to nobody.
-        let leaving = self.is_draining || !publishes || self.initial_clock.is_distrusted();
-        commands.push(LeaseAction::Heartbeat { is_leaving: leaving });
+        self.drop_lost(lost, "expired without a renewal", actions);
+        self.can_publish = can_publish;
+        // A coordinator that cannot publish, or does not trust the clock, must not count: the
+        // smaller shares of the others would leave its shards without a holder.
+        let is_leaving = self.is_draining || !can_publish || self.initial_clock.is_distrusted();
+        actions.push(LeaseAction::Heartbeat { is_leaving });
     }
 
-    /// Takes a reading of the database's clock in. Says whether our own clock may have stood still, so that what is held must
-    /// be renewed before anything more is published.
+    /// Observes a reading of the database's clock. Returns true if the local clock may have stood
+    /// still, so that all leases must be renewed before anything more is published.
     fn observe_clock(
         &mut self,
         reading: ClockReading,
-        roll: &ClusterView,
-        witness: &ReferenceClocks,
-        commands: &mut Vec<LeaseAction>,
+        cluster_view: &ClusterView,
+        reference_clocks: &ReferenceClocks,
+        actions: &mut Vec<LeaseAction>,
     ) -> bool {
         let Some(mut clock) = self.clock else {
-            match self.initial_clock.accept_reading(reading, roll.newest_scheduled_through, witness) {
+            match self.initial_clock.accept_reading(
+                reading,
+                cluster_view.newest_scheduled_through,
+                reference_clocks,
+            ) {
                 Some(clock) => {
                     self.clock = Some(clock);
-                    commands.push(LeaseAction::SetClock(clock, ClockAdjustment::Slewing));
+                    actions.push(LeaseAction::SetClock(clock, ClockAdjustment::Slewing));
                 }
-                None => commands.push(LeaseAction::DistrustClock(roll.now)),
+                None => actions.push(LeaseAction::DistrustClock(cluster_view.now)),
             }
             return false;
         };
         let is_behind = clock.is_behind(&reading);
-        let adjusted = clock.observe_reading(reading, witness.bus);
+        let adjusted = clock.observe_reading(reading, reference_clocks.bus);
         self.clock = Some(clock);
+        // A clock that stood still would let leases count as valid after their expiry.
         if is_behind {
             self.held.expire_all(reading.received_at);
             self.fence.expire_all(reading.received_at);
         }
-        // What was due in between cannot be done any more, or was done: the shards are taken anew, from where time is now.
+        // Ticks within a jump cannot be published any more, or were published already. The shards
+        // are acquired again and continue at the current time.
         if let ClockAdjustment::Stepped(us) = adjusted
             && u128::from(us.unsigned_abs()) > DbClock::MAX_UNCONFIRMED_STEP.as_micros()
         {
-            self.release_shards(usize::MAX, commands);
+            self.release_shards(usize::MAX, actions);
         }
-        commands.push(LeaseAction::SetClock(clock, adjusted));
+        actions.push(LeaseAction::SetClock(clock, adjusted));
         is_behind
     }
 
-    fn rebalance_shards(&mut self, now: Boottime, commands: &mut Vec<LeaseAction>) {
-        if let Some(roll) = self.cluster_view.take()
+    fn rebalance_shards(&mut self, now: Boottime, actions: &mut Vec<LeaseAction>) {
+        if let Some(cluster_view) = self.cluster_view.take()
             && let Some(clock) = self.clock
             && self.can_publish
             && !self.is_draining
         {
-            match share::plan_rebalance(roll.shard_count, roll.live_coordinators, self.held.active_count()) {
+            match share::plan_rebalance(
+                cluster_view.shard_count,
+                cluster_view.live_coordinators,
+                self.held.active_count(),
+            ) {
                 Rebalance::Balanced => {}
-                Rebalance::Release(count) => self.release_shards(count, commands),
-                // The answer ends the round.
+                Rebalance::Release(count) => self.release_shards(count, actions),
+                // The reply to the acquire statement ends the round.
                 Rebalance::Acquire(most) => {
                     let free = self.build_acquire_criteria(most.min(MAX_ACQUIRED_PER_ROUND), now, &clock);
-                    return commands.push(LeaseAction::Acquire(free));
+                    return actions.push(LeaseAction::Acquire(free));
                 }
             }
         }
-        commands.push(LeaseAction::FinishRound { can_publish: self.can_publish && self.clock.is_some() });
-        self.release_if_draining(commands);
+        actions.push(LeaseAction::FinishRound { can_publish: self.can_publish && self.clock.is_some() });
+        self.release_if_draining(actions);
     }
 
-    /// A lease that the database's clock has ended is free at once if that clock has gone like ours for a whole lease time:
-    /// whoever held it has stopped by then, or has renewed it since. Otherwise, when nobody has renewed it for a lease time.
+    /// Decides which leases are free. A lease that has expired by the database's clock is free at
+    /// once if that clock has run like the local clock for a whole lease time, because the holder
+    /// has stopped or renewed by then. Otherwise a lease is free when nobody has renewed it for a
+    /// lease time.
     fn build_acquire_criteria(&self, most: usize, now: Boottime, clock: &DbClock) -> AcquireCriteria {
         let is_steady = now.saturating_duration_since(clock.steady_since()) >= self.lease_time;
         let unrenewed = self.stale_leases.expired_leases(now);
@@ -275,7 +291,7 @@ impl LeaseMachine {
         sent: Boottime,
         now: Boottime,
         mut leases: Vec<Lease>,
-        commands: &mut Vec<LeaseAction>,
+        actions: &mut Vec<LeaseAction>,
     ) {
         if leases.is_empty() {
             return;
@@ -286,65 +302,68 @@ impl LeaseMachine {
         let until = self.held.record_acquired(leases.iter().map(|lease| (lease.shard, lease.epoch)), sent);
         for lease in &mut leases {
             self.fence.open_shard(lease.shard, lease.epoch, until);
-            // Whoever had it was ahead; without this nothing would be due before time is there again.
+            // The previous holder's clock was ahead. Without this limit nothing would be due until
+            // the current time reaches the holder's progress.
             if let Some(clock) = self.clock {
                 lease.scheduled_through = lease.scheduled_through.min(clock.time_at(now));
             }
         }
-        commands.push(LeaseAction::ShardsAcquired(leases));
+        actions.push(LeaseAction::ShardsAcquired(leases));
     }
 
-    /// The last thing of each round of one that is to hold nothing.
-    fn release_if_draining(&mut self, commands: &mut Vec<LeaseAction>) {
+    /// Releases all shards if draining; the last step of each round.
+    fn release_if_draining(&mut self, actions: &mut Vec<LeaseAction>) {
         if self.is_draining {
-            self.release_shards(usize::MAX, commands);
+            self.release_shards(usize::MAX, actions);
         }
     }
 
-    fn release_shards(&mut self, count: usize, commands: &mut Vec<LeaseAction>) {
+    fn release_shards(&mut self, count: usize, actions: &mut Vec<LeaseAction>) {
         let stopping = self.held.mark_releasing(count);
         if !stopping.is_empty() {
-            commands.push(LeaseAction::ReleaseShards(ReleasingShards(stopping)));
+            actions.push(LeaseAction::ReleaseShards(ReleasingShards(stopping)));
         }
     }
 
-    fn drop_lost(&self, lost: Vec<(Shard, Epoch)>, why: &'static str, commands: &mut Vec<LeaseAction>) {
+    fn drop_lost(&self, lost: Vec<(Shard, Epoch)>, why: &'static str, actions: &mut Vec<LeaseAction>) {
         if !lost.is_empty() {
             lost.iter().for_each(|(shard, epoch)| self.fence.close_shard(*shard, *epoch));
-            commands.push(LeaseAction::ShardsLost(lost, why));
+            actions.push(LeaseAction::ShardsLost(lost, why));
         }
     }
 }
 
-/// Shards that are on their way back.
+/// Shards being released.
 #[derive(Clone, Debug)]
 pub struct ReleasingShards(Vec<(Shard, Epoch)>);
 
 impl ReleasingShards {
-    /// Which the planner must stop.
+    /// The shards that the scheduler must stop.
     pub fn shards(&self) -> Vec<Shard> {
         self.0.iter().map(|(shard, _)| *shard).collect()
     }
 
-    /// The planner has stopped them, or has not said so in time. Shuts their gates; only what comes from here may be
-    /// released. `told` is the planner's word; a shard that it did not know was not read yet.
-    pub fn finish_stop(&self, fence: &Fence, told: &[ShardProgress]) -> Vec<ShardProgress> {
+    /// Closes the fence for the shards and returns the progress to release them with. Called when
+    /// the scheduler has stopped them or did not reply in time. `reported` is the scheduler's reply;
+    /// a shard missing there was not loaded yet.
+    pub fn finish_stop(&self, fence: &Fence, reported: &[ShardProgress]) -> Vec<ShardProgress> {
         self.0.iter().for_each(|(shard, epoch)| fence.close_shard(*shard, *epoch));
-        merge_progress(told, &self.0)
+        merge_progress(reported, &self.0)
     }
 
-    /// They were released, or will expire.
+    /// Returns the shards, which are released or will expire.
     pub fn into_shards(self) -> Vec<(Shard, Epoch)> {
         self.0
     }
 }
 
-/// How far each of `shards` is by the planner's word; without it, as far as it was, since the database keeps the
-/// later of two.
-pub fn merge_progress(told: &[ShardProgress], shards: &[(Shard, Epoch)]) -> Vec<ShardProgress> {
+/// Progress of each of `shards` as reported by the scheduler. Without a report the default is
+/// used, because the database keeps the later of the old and the new progress.
+pub fn merge_progress(reported: &[ShardProgress], shards: &[(Shard, Epoch)]) -> Vec<ShardProgress> {
     let of = |&(shard, epoch): &(Shard, Epoch)| {
-        let told = told.iter().find(|told| told.shard == shard && told.epoch == epoch).copied();
-        told.unwrap_or(ShardProgress { shard, epoch, scheduled_through: Timestamp::default() })
+        let reported =
+            reported.iter().find(|reported| reported.shard == shard && reported.epoch == epoch).copied();
+        reported.unwrap_or(ShardProgress { shard, epoch, scheduled_through: Timestamp::default() })
     };
     shards.iter().map(of).collect()
 }

@@ -1,21 +1,23 @@
-//! Pure: how many shards a coordinator should hold, and how fast it gets there.
+//! Pure: a coordinator's share of the shards, and the speed of rebalancing.
 
-/// What to do about one's share.
+/// Action to bring a coordinator closer to its share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rebalance {
-    /// It is right as it is.
+    /// The coordinator holds its share.
     Balanced,
-    /// Take up to so many that nobody holds.
+    /// Acquire up to this number of free shards.
     Acquire(usize),
-    /// Yield so many, for another to take.
+    /// Release this number of shards for others to acquire.
     Release(usize),
 }
 
-/// How many shards are yielded at once: few, since each changes hands between two ticks of its schedules.
+/// Maximum number of shards released per round. Small, because each shard changes its holder
+/// between two ticks of its schedules.
 const MAX_RELEASED_PER_ROUND: usize = 4;
 
-/// An even share is the number of shards by the number of live coordinators, rounded up; the shares of all then
-/// cover all shards, so that none is left over however they are taken.
+/// Plans the next step towards an even share: the number of shards divided by the number of live
+/// coordinators, rounded up. The shares then cover all shards, in whatever order shards are
+/// acquired.
 pub fn plan_rebalance(shards: usize, live: usize, held: usize) -> Rebalance {
     let share = shards.div_ceil(live.max(1));
     match held {

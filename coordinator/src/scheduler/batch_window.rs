@@ -1,25 +1,26 @@
-//! Pure: how often to look for what is due, from how much is.
+//! Pure: the batch window, computed from the rate of due jobs.
 //!
-//! Each look wakes up this process, the server and a prober. Where little is due, a look every hundredth of a second is one a
-//! job; so the fewer there are, the longer they gather, until there are so few that gathering brings none together. What it
-//! costs is lateness, half the time that they gather (BENCHMARKS.md, "What was done about it").
+//! Each wake-up involves this process, the server and a prober. Under light load a wake-up every 10
+//! ms carries a single job. The window therefore grows as the rate falls, until batching would no
+//! longer combine any jobs. The cost is a mean lateness of half the window
+//! (docs/adr/0002-batch-wake-ups.md).
 
 use super::wheel::Wheel;
 
-/// How many jobs make a look worth it.
+/// Number of jobs that makes a wake-up worthwhile.
 const TARGET_BATCH_JOBS: i64 = 64;
-/// Where fewer than this would gather, none do.
+/// If a full window would collect fewer jobs, jobs are not batched at all.
 const MIN_BATCH_JOBS: i64 = 2;
-/// Over how long it is counted what is due, in milliseconds.
+/// Period over which due jobs are counted, in milliseconds.
 const RATE_PERIOD_MS: i64 = 1_000;
 
-/// Counts what is due.
+/// Counts due jobs and derives the window from them.
 #[derive(Debug)]
 pub(super) struct BatchWindow {
     period_start_ms: i64,
     due_count: i64,
     window_ms: i64,
-    /// They gather for no longer.
+    /// Upper limit of the window.
     max_window_ms: i64,
 }
 
@@ -30,7 +31,7 @@ impl Default for BatchWindow {
 }
 
 impl BatchWindow {
-    /// Jobs gather for no longer than `longest_ms`.
+    /// Creates a window of at most `longest_ms`.
     pub(super) fn new(longest_ms: i64) -> Self {
         Self {
             period_start_ms: 0,
@@ -40,7 +41,7 @@ impl BatchWindow {
         }
     }
 
-    /// At `now_ms` so many were due.
+    /// Records that `count` jobs were due at `now_ms`.
     pub(super) fn record_due(&mut self, count: usize, now_ms: i64) {
         self.due_count += i64::try_from(count).unwrap_or(i64::MAX);
         let span_ms = now_ms - self.period_start_ms;
@@ -55,7 +56,7 @@ impl BatchWindow {
         }
     }
 
-    /// When to look, if something is due at `due_ms`.
+    /// Returns the time to wake up for a job due at `due_ms`.
     pub(super) fn next_wake_ms(&self, due_ms: i64) -> i64 {
         due_ms + (-due_ms).rem_euclid(self.window_ms)
     }
@@ -65,7 +66,7 @@ impl BatchWindow {
 mod tests {
     use super::*;
 
-    /// How long jobs gather at so many a second.
+    /// Window at `rate` jobs per second.
     fn gathering_at(rate: i64, longest_ms: i64) -> i64 {
         let mut pace = BatchWindow::new(longest_ms);
         for second in 0..3 {

@@ -1,24 +1,25 @@
-//! Pure: the sites and schedules of all held shards, small enough that a million fit in a fraction of a gigabyte.
+//! Pure: sites and schedules of all held shards, compact enough for a million sites in a fraction
+//! of a gigabyte.
 
 use std::collections::{HashMap, HashSet};
 
 use picket_proto::{Shard, SiteId, Timestamp, job::JobTemplate};
 use picket_store::schedules::Schedule;
 
-/// A site that is to be watched, with the encoded part of its jobs.
+/// A site to be checked, with the encoded part of its jobs.
 #[derive(Clone, Debug)]
 pub struct WatchedSite {
-    /// Which.
+    /// Site id.
     pub id: SiteId,
-    /// Its shard.
+    /// Shard of the site.
     pub shard: Shard,
-    /// The part of its jobs that says what to check.
+    /// The constant part of the site's jobs: the check request.
     pub template: JobTemplate,
-    /// One for each region.
+    /// One schedule per region.
     pub schedules: Vec<Schedule>,
 }
 
-/// Sites and their schedules, by small numbers.
+/// Sites and their schedules, addressed by small numbers.
 #[derive(Default)]
 pub struct ScheduleIndex {
     sites: Vec<SiteSlot>,
@@ -32,7 +33,7 @@ pub struct ScheduleIndex {
 struct SiteSlot {
     id: SiteId,
     template: JobTemplate,
-    /// The first of its entries; they are a list, since most sites have few.
+    /// First of the site's entries, a linked list because most sites have few.
     first_entry: u32,
     shard: Shard,
 }
@@ -41,7 +42,7 @@ struct SiteSlot {
 struct ScheduleEntry {
     site: u32,
     next_entry: u32,
-    /// 0 when the entry is dead: still on the wheel, until that next visits it.
+    /// 0 for a dead entry, which stays on the wheel until its bucket is visited.
     interval_ms: u32,
     phase_ms: u32,
     region_id: i16,
@@ -49,42 +50,42 @@ struct ScheduleEntry {
 
 const NIL_INDEX: u32 = u32::MAX;
 
-/// An entry that is new: its next tick must be put on the wheel.
+/// A new entry, whose next tick must be put on the wheel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewEntry {
-    /// Its number.
+    /// Number of the entry.
     pub entry: u32,
-    /// Ticks after this are its own.
+    /// Ticks after this time belong to the schedule.
     pub valid_from: Timestamp,
 }
 
-/// What a job is made of.
+/// Data for the job of a schedule.
 pub struct ScheduleRef<'a> {
-    /// Whose.
+    /// Site id.
     pub site: SiteId,
-    /// Its shard.
+    /// Shard of the site.
     pub shard: Shard,
     /// The site's part of the job.
     pub template: &'a JobTemplate,
-    /// Where.
+    /// Region number.
     pub region_id: i16,
-    /// In milliseconds.
+    /// Interval in milliseconds.
     pub interval_ms: u32,
 }
 
 impl ScheduleIndex {
-    /// How many schedules are alive.
+    /// Number of live schedules.
     pub fn schedule_count(&self) -> usize {
         self.live_entries
     }
 
-    /// How many sites there are.
+    /// Number of sites.
     pub fn site_count(&self) -> usize {
         self.by_id.len()
     }
 
-    /// Puts a site in, or brings it up to date. Schedules that stay as they are keep their place on the wheel;
-    /// those that are new are returned.
+    /// Adds or updates a site. Unchanged schedules keep their place on the wheel; new entries are
+    /// returned.
     pub fn upsert_site(&mut self, planned: WatchedSite) -> Vec<NewEntry> {
         if planned.schedules.is_empty() {
             self.remove_site(planned.id);
@@ -98,6 +99,7 @@ impl ScheduleIndex {
             None => self.add_site(planned.id, planned.shard, planned.template),
         };
         let mut missing = planned.schedules;
+        // Rebuilds the linked list of entries: unchanged ones are relinked, others marked dead.
         let mut kept = NIL_INDEX;
         let mut entry = self.sites[site as usize].first_entry;
         while entry != NIL_INDEX {
@@ -129,7 +131,7 @@ impl ScheduleIndex {
         added
     }
 
-    /// Takes a site out; its entries are dead.
+    /// Removes a site and marks its entries dead.
     pub fn remove_site(&mut self, id: SiteId) {
         let Some(site) = self.by_id.remove(&id) else {
             return;
@@ -143,7 +145,7 @@ impl ScheduleIndex {
         self.free_sites.push(site);
     }
 
-    /// Takes out all sites of the shards that `gone` names.
+    /// Removes all sites of the shards for which `gone` returns true.
     pub fn remove_shards(&mut self, gone: impl Fn(Shard) -> bool) {
         let ids: Vec<SiteId> = self
             .by_id
@@ -154,13 +156,14 @@ impl ScheduleIndex {
         ids.into_iter().for_each(|id| self.remove_site(id));
     }
 
-    /// Drops all sites but these.
+    /// Removes all sites except `sites`.
     pub fn retain_sites(&mut self, sites: &HashSet<SiteId>) {
         let gone: Vec<SiteId> = self.by_id.keys().filter(|id| !sites.contains(id)).copied().collect();
         gone.into_iter().for_each(|id| self.remove_site(id));
     }
 
-    /// The first tick of a living entry at or after `from_ms`. Called by the wheel, which lets go of what is dead.
+    /// First tick of a live entry at or after `from_ms`; `None` if the entry is dead. Called by the
+    /// wheel, which drops dead entries.
     pub fn next_tick(&self, entry: u32, from_ms: i64) -> Option<i64> {
         let ScheduleEntry { interval_ms, phase_ms, .. } = *self.entries.get(entry as usize)?;
         match interval_ms {
@@ -169,13 +172,13 @@ impl ScheduleIndex {
         }
     }
 
-    /// The last tick of a living entry at or before `now_ms`.
+    /// Last tick of a live entry at or before `now_ms`.
     pub fn last_tick(&self, entry: u32, now_ms: i64) -> Option<i64> {
         let interval = i64::from(self.entries.get(entry as usize)?.interval_ms);
         Some(self.next_tick(entry, now_ms + 1)? - interval)
     }
 
-    /// What the job of a living entry is made of.
+    /// Data for the job of a live entry.
     pub fn schedule_ref(&self, entry: u32) -> Option<ScheduleRef<'_>> {
         let this = self.entries.get(entry as usize).filter(|entry| entry.interval_ms > 0)?;
         let site = &self.sites[this.site as usize];
@@ -188,7 +191,7 @@ impl ScheduleIndex {
         })
     }
 
-    /// What the jobs of a site are made of, in each of its regions.
+    /// Data for the jobs of a site in each of its regions.
     pub fn site_schedules(&self, id: SiteId) -> impl Iterator<Item = ScheduleRef<'_>> {
         let first = self.by_id.get(&id).map(|site| self.sites[*site as usize].first_entry);
         let next =
@@ -196,7 +199,7 @@ impl ScheduleIndex {
         std::iter::successors(first, next).filter_map(|entry| self.schedule_ref(entry))
     }
 
-    /// The wheel has let go of this dead entry: its number may be used again.
+    /// Frees the number of a dead entry after the wheel has dropped the entry.
     pub fn free_entry(&mut self, entry: u32) {
         debug_assert_eq!(self.entries[entry as usize].interval_ms, 0);
         self.free_entries.push(entry);
@@ -228,7 +231,7 @@ impl ScheduleEntry {
     }
 }
 
-/// Puts `value` into a free place of `all`, or at its end; four thousand million places are never reached.
+/// Stores `value` in a free slot, or at the end; four billion slots are never reached.
 fn alloc_slot<T>(all: &mut Vec<T>, free: &mut Vec<u32>, value: T) -> u32 {
     match free.pop() {
         Some(place) => {
@@ -265,54 +268,51 @@ mod tests {
 
     #[test]
     fn ticks_are_counted_from_the_epoch_by_interval_and_phase() {
-        let mut roster = ScheduleIndex::default();
-        let entry = roster.upsert_site(site(1, 0, &[(1, 1_000)]))[0].entry;
+        let mut index = ScheduleIndex::default();
+        let entry = index.upsert_site(site(1, 0, &[(1, 1_000)]))[0].entry;
 
-        assert_eq!(roster.next_tick(entry, 0), Some(7));
-        assert_eq!(roster.next_tick(entry, 7), Some(7));
-        assert_eq!(roster.next_tick(entry, 8), Some(1_007));
-        assert_eq!(roster.last_tick(entry, 1_006), Some(7));
-        assert_eq!(roster.last_tick(entry, 1_007), Some(1_007));
+        assert_eq!(index.next_tick(entry, 0), Some(7));
+        assert_eq!(index.next_tick(entry, 7), Some(7));
+        assert_eq!(index.next_tick(entry, 8), Some(1_007));
+        assert_eq!(index.last_tick(entry, 1_006), Some(7));
+        assert_eq!(index.last_tick(entry, 1_007), Some(1_007));
     }
 
     #[test]
     fn a_change_leaves_the_schedules_that_it_does_not_touch_on_the_wheel() {
-        let mut roster = ScheduleIndex::default();
-        let before = roster.upsert_site(site(1, 0, &[(1, 1_000), (2, 1_000)]));
+        let mut index = ScheduleIndex::default();
+        let before = index.upsert_site(site(1, 0, &[(1, 1_000), (2, 1_000)]));
 
-        let added = roster.upsert_site(site(1, 0, &[(1, 1_000), (2, 5_000), (3, 1_000)]));
+        let added = index.upsert_site(site(1, 0, &[(1, 1_000), (2, 5_000), (3, 1_000)]));
 
-        assert_eq!(
-            (added.len(), roster.schedule_count(), roster.site_schedules(SiteId(1)).count()),
-            (2, 3, 3)
-        );
-        let alive = before.iter().filter(|added| roster.schedule_ref(added.entry).is_some()).count();
+        assert_eq!((added.len(), index.schedule_count(), index.site_schedules(SiteId(1)).count()), (2, 3, 3));
+        let alive = before.iter().filter(|added| index.schedule_ref(added.entry).is_some()).count();
         assert_eq!(alive, 1);
     }
 
     #[test]
     fn a_site_without_schedules_and_the_sites_of_a_lost_shard_are_gone() {
-        let mut roster = ScheduleIndex::default();
-        roster.upsert_site(site(1, 0, &[(1, 1_000)]));
-        roster.upsert_site(site(2, 1, &[(1, 1_000)]));
-        let third = roster.upsert_site(site(3, 1, &[(1, 1_000)]))[0].entry;
+        let mut index = ScheduleIndex::default();
+        index.upsert_site(site(1, 0, &[(1, 1_000)]));
+        index.upsert_site(site(2, 1, &[(1, 1_000)]));
+        let third = index.upsert_site(site(3, 1, &[(1, 1_000)]))[0].entry;
 
-        roster.upsert_site(site(1, 0, &[]));
-        assert_eq!((roster.site_count(), roster.schedule_count()), (2, 2));
-        roster.remove_shards(|shard| shard == Shard(1));
-        assert_eq!((roster.site_count(), roster.schedule_count(), roster.next_tick(third, 0)), (0, 0, None));
-        roster.free_entry(third);
-        assert_eq!(roster.upsert_site(site(4, 2, &[(1, 1_000)]))[0].entry, third);
+        index.upsert_site(site(1, 0, &[]));
+        assert_eq!((index.site_count(), index.schedule_count()), (2, 2));
+        index.remove_shards(|shard| shard == Shard(1));
+        assert_eq!((index.site_count(), index.schedule_count(), index.next_tick(third, 0)), (0, 0, None));
+        index.free_entry(third);
+        assert_eq!(index.upsert_site(site(4, 2, &[(1, 1_000)]))[0].entry, third);
     }
 
     #[test]
     fn a_site_that_is_not_among_those_of_a_restored_database_is_gone() {
-        let mut roster = ScheduleIndex::default();
-        roster.upsert_site(site(1, 0, &[(1, 1_000)]));
-        let lost = roster.upsert_site(site(2, 0, &[(1, 1_000)]))[0].entry;
+        let mut index = ScheduleIndex::default();
+        index.upsert_site(site(1, 0, &[(1, 1_000)]));
+        let lost = index.upsert_site(site(2, 0, &[(1, 1_000)]))[0].entry;
 
-        roster.retain_sites(&HashSet::from([SiteId(1), SiteId(7)]));
+        index.retain_sites(&HashSet::from([SiteId(1), SiteId(7)]));
 
-        assert_eq!((roster.site_count(), roster.schedule_count(), roster.next_tick(lost, 0)), (1, 1, None));
+        assert_eq!((index.site_count(), index.schedule_count(), index.next_tick(lost, 0)), (1, 1, None));
     }
 }

@@ -1,4 +1,4 @@
-//! What is planned, what is due, and how far each shard is.
+//! Schedules, due ticks, and the progress of each shard.
 
 use std::{
     cmp::Reverse,
@@ -20,7 +20,7 @@ use super::{
     wheel::Wheel,
 };
 
-/// What is planned.
+/// State of the scheduler.
 #[derive(Default)]
 pub struct SchedulerState {
     pub(super) clock: Option<DbClock>,
@@ -30,22 +30,22 @@ pub struct SchedulerState {
     wheel: Option<Wheel>,
     pub(super) watermark: Watermark,
     pub(super) in_flight: usize,
-    /// Ticks that a predecessor left: when to publish, and what.
+    /// Catch-up ticks, ordered by the time to publish them.
     catch_up_ticks: BinaryHeap<Reverse<(i64, CatchUpTick)>>,
     pending_releases: Vec<PendingRelease>,
     pub(super) batch_window: BatchWindow,
     pub(super) timer: SchedulerTimer,
-    /// How often shards were taken: tells what one taking left behind from what another did.
+    /// Acquisition counter; distinguishes catch-up ticks of different acquisitions of one shard.
     acquisitions: u64,
 }
 
 pub(super) struct ShardState {
     pub(super) epoch: Epoch,
-    /// As far as the predecessor was.
+    /// Progress of the previous holder.
     acquired_through: Timestamp,
-    /// Which taking of shards this was.
+    /// Number of the acquisition.
     acquisition: u64,
-    /// How many ticks that it left have not been published yet.
+    /// Catch-up ticks that have not been published yet.
     catch_up_left: usize,
 }
 
@@ -59,7 +59,7 @@ pub(super) struct CatchUpTick {
 }
 
 pub(super) struct PendingRelease {
-    /// Batches before this may hold jobs of the shards.
+    /// Earlier batches may contain jobs of the shards.
     before_batch: u64,
     progress: Vec<leases::ShardProgress>,
     reply: RpcReplyPort<Vec<leases::ShardProgress>>,
@@ -69,7 +69,7 @@ pub(super) struct DueTick {
     pub(super) entry: u32,
     pub(super) site: SiteId,
     pub(super) at_ms: i64,
-    /// Left by a predecessor, and found at this taking of the shard.
+    /// Shard and acquisition, if the tick is a catch-up tick.
     pub(super) catch_up: Option<(Shard, u64)>,
 }
 
@@ -83,14 +83,14 @@ impl SchedulerState {
         Self { batch_window, ..Self::default() }
     }
 
-    /// Where time has jumped far, the wheel begins anew from where it is: turned through what lies in between it would hand out
-    /// what nobody can do any more, or nothing until time is there again.
+    /// Sets the clock. After a large step the wheel starts again at the new time: advancing it
+    /// through the jump would yield expired ticks, or none until the old time is reached again.
     pub(super) fn set_clock(&mut self, clock: DbClock, adjusted: ClockAdjustment) {
         self.clock = Some(clock);
         if let ClockAdjustment::Stepped(us) = adjusted
             && u128::from(us.unsigned_abs()) > DbClock::MAX_UNCONFIRMED_STEP.as_micros()
         {
-            // Given back already.
+            // The shards have already been released by the lease manager.
             let left: Vec<Shard> = self.shards.keys().copied().collect();
             self.drop_shards(&left);
             self.wheel = None;
@@ -104,7 +104,8 @@ impl SchedulerState {
         self.drop_shards(&shards);
         self.acquisitions += 1;
         for lease in leases {
-            // One more than there are, until all its sites have come: it is no further than its predecessor was.
+            // Starts at 1 until all sites are loaded, so that progress does not pass the previous
+            // holder's.
             let held = ShardState {
                 epoch: lease.epoch,
                 acquired_through: lease.scheduled_through,
@@ -115,7 +116,8 @@ impl SchedulerState {
         }
     }
 
-    /// All sites of these shards have come. Returns how far the predecessors of those that are still held were.
+    /// Marks shards as completely loaded. Returns the previous holders' progress of the shards
+    /// still held.
     pub(super) fn finish_loading(&mut self, leases: &[Lease]) -> Vec<(Shard, Timestamp)> {
         let mut taken = Vec::new();
         for lease in leases {
@@ -127,8 +129,8 @@ impl SchedulerState {
         taken
     }
 
-    fn record_caught_up(&mut self, shard: Shard, taking: u64) {
-        if let Some(held) = self.shards.get_mut(&shard).filter(|held| held.acquisition == taking) {
+    fn record_caught_up(&mut self, shard: Shard, acquisition: u64) {
+        if let Some(held) = self.shards.get_mut(&shard).filter(|held| held.acquisition == acquisition) {
             held.catch_up_left = held.catch_up_left.saturating_sub(1);
         }
     }
@@ -154,13 +156,15 @@ impl SchedulerState {
         let wheel = self.wheel.get_or_insert_with(|| Wheel::new(now_ms));
         let floor = wheel.cursor_ms();
         for NewEntry { entry, valid_from } in self.index.upsert_site(planned) {
-            // Neither before its time nor what a predecessor has published.
+            // Skips ticks before the schedule's start and ticks that the previous holder has
+            // published.
             let since = held.acquired_through.max(valid_from);
             let Some(first) = self.index.next_tick(entry, floor.max(since.as_millis() + 1)) else {
                 continue;
             };
             wheel.insert_entry(entry, first);
-            // Of the ticks that came before, the newest may still be worth doing, if nobody has.
+            // The newest of the skipped-over ticks may still be unexpired and unpublished, so it is
+            // caught up.
             let interval_ms = self.index.schedule_ref(entry).map_or(0, |due| due.interval_ms);
             let life = job::job_ttl(Duration::from_millis(interval_ms.into()));
             let newest = self.index.last_tick(entry, floor - 1).map(Timestamp::from_millis);
@@ -177,7 +181,7 @@ impl SchedulerState {
         }
     }
 
-    /// A shard that was taken again since then stays.
+    /// Drops lost shards, except shards that have been acquired again since.
     pub(super) fn drop_lost(&mut self, lost: &[(Shard, Epoch)]) {
         let lost: Vec<Shard> = lost
             .iter()
@@ -205,7 +209,7 @@ impl SchedulerState {
         let floor_ms = self.wheel.as_ref().map(Wheel::cursor_ms);
         let progress = shards.iter().filter_map(|shard| {
             let held = self.shards.get(shard)?;
-            // All that was handed out will be done when the answer is given.
+            // All ticks taken off the wheel will be done when the reply is sent.
             let through = match floor_ms {
                 Some(floor_ms) if held.catch_up_left == 0 => {
                     held.acquired_through.max(Timestamp::from_millis(floor_ms - 1))
@@ -238,8 +242,8 @@ impl SchedulerState {
     pub(super) fn finish_batch(&mut self, batch: &JobBatch) {
         self.in_flight -= batch.job_count;
         self.watermark.finish_batch(batch.batch_id);
-        for (shard, taking) in &batch.catch_up_ticks {
-            self.record_caught_up(*shard, *taking);
+        for (shard, acquisition) in &batch.catch_up_ticks {
+            self.record_caught_up(*shard, *acquisition);
         }
         self.answer_releases();
     }
@@ -259,8 +263,8 @@ impl SchedulerState {
             .collect()
     }
 
-    /// The ticks of the next buckets that are over, and the left-over ones whose time has come: a batch, and what is in the bucket
-    /// that fills it.
+    /// Returns the next batch: catch-up ticks whose time has come, and ticks of finished buckets
+    /// until the batch is full. The last bucket is always taken completely.
     pub(super) fn next_due_batch(&mut self, now_ms: i64) -> Option<DueBatch> {
         let mut ticks = Vec::new();
         while let Some(Reverse((publish_ms, left))) = self.catch_up_ticks.peek().copied()
@@ -268,28 +272,29 @@ impl SchedulerState {
             && ticks.len() < MAX_BATCH_JOBS
         {
             self.catch_up_ticks.pop();
-            let CatchUpTick { at_ms, entry, site, shard, acquisition: taking } = left;
-            ticks.push(DueTick { entry, site, at_ms, catch_up: Some((shard, taking)) });
+            let CatchUpTick { at_ms, entry, site, shard, acquisition } = left;
+            ticks.push(DueTick { entry, site, at_ms, catch_up: Some((shard, acquisition)) });
         }
         if self.catch_up_ticks.is_empty() {
-            // A take-over after a long while fills it with a good part of all schedules, once.
+            // A takeover after a long time fills the heap once with many of the schedules, so free
+            // its memory.
             self.catch_up_ticks.shrink_to(MAX_BATCH_JOBS);
         }
         let wheel = self.wheel.as_mut()?;
         let from_ms = wheel.cursor_ms();
-        let (roster, mut dead, mut turned) = (&self.index, Vec::new(), false);
+        let (index, mut dead, mut turned) = (&self.index, Vec::new(), false);
         while ticks.len() < MAX_BATCH_JOBS
             && wheel.advance_bucket(
                 now_ms,
                 |entry, from| {
-                    let tick = roster.next_tick(entry, from);
+                    let tick = index.next_tick(entry, from);
                     if tick.is_none() {
                         dead.push(entry);
                     }
                     tick
                 },
                 |entry, at_ms| {
-                    if let Some(due) = roster.schedule_ref(entry) {
+                    if let Some(due) = index.schedule_ref(entry) {
                         ticks.push(DueTick { entry, site: due.site, at_ms, catch_up: None });
                     }
                 },
@@ -302,7 +307,7 @@ impl SchedulerState {
         (turned || !ticks.is_empty()).then_some(DueBatch { from_ms, ticks })
     }
 
-    /// When to look next.
+    /// Time of the next wake-up.
     pub(super) fn wake_ms(&self) -> Option<i64> {
         let left_over = self.catch_up_ticks.peek().map(|Reverse((publish_ms, _))| *publish_ms);
         let wheel = self.wheel.as_ref().and_then(Wheel::wake_ms);
@@ -310,8 +315,8 @@ impl SchedulerState {
     }
 }
 
-/// For how long a tick that a predecessor left waits for others, when so much of its life is left: a prober must still
-/// be able to do it. Spread by the phase, which is as good as chance.
+/// Delay of a catch-up tick with remaining lifetime `left`: at most half of it, so that a prober
+/// still has time for the check. Ticks are spread by their phase, which is as good as random.
 fn catch_up_delay_ms(at_ms: i64, left: Duration) -> i64 {
     let most = i64::try_from(left.as_millis() / 2).unwrap_or(CATCH_UP_SPREAD_MS);
     at_ms.rem_euclid(CATCH_UP_SPREAD_MS.min(most).max(1))
@@ -323,15 +328,15 @@ mod tests {
 
     #[test]
     fn a_shard_that_was_taken_again_is_not_forgotten_for_the_loss_of_its_older_lease() {
-        let mut planning = SchedulerState::default();
+        let mut state = SchedulerState::default();
         let lease = |epoch| Lease { shard: Shard(3), epoch, scheduled_through: Timestamp::default() };
-        planning.acquire_shards(&[lease(Epoch(1))]);
-        planning.acquire_shards(&[lease(Epoch(2))]);
+        state.acquire_shards(&[lease(Epoch(1))]);
+        state.acquire_shards(&[lease(Epoch(2))]);
 
-        planning.drop_lost(&[(Shard(3), Epoch(1))]);
-        assert_eq!(planning.shard_progress().len(), 1);
-        planning.drop_lost(&[(Shard(3), Epoch(2))]);
-        assert_eq!(planning.shard_progress(), []);
+        state.drop_lost(&[(Shard(3), Epoch(1))]);
+        assert_eq!(state.shard_progress().len(), 1);
+        state.drop_lost(&[(Shard(3), Epoch(2))]);
+        assert_eq!(state.shard_progress(), []);
     }
 
     #[test]

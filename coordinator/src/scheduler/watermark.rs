@@ -1,8 +1,8 @@
-//! Pure: up to when all ticks have been acknowledged, while batches finish in any order.
+//! Pure: the time through which all ticks are acknowledged, while batches finish in any order.
 
 use std::collections::VecDeque;
 
-/// The batches under way, oldest first.
+/// Batches in flight, oldest first.
 #[derive(Debug, Default)]
 pub struct Watermark {
     batches: VecDeque<TrackedBatch>,
@@ -12,19 +12,20 @@ pub struct Watermark {
 
 #[derive(Debug)]
 struct TrackedBatch {
-    /// All ticks before this belong to older batches.
+    /// All earlier ticks belong to older batches.
     from_ms: i64,
     is_done: bool,
 }
 
 impl Watermark {
-    /// A batch leaves; all ticks handed out before `from_ms` were in older ones. Returns its number.
+    /// Starts a batch and returns its number. All ticks handed out before `from_ms` were in older
+    /// batches.
     pub fn begin_batch(&mut self, from_ms: i64) -> u64 {
         self.batches.push_back(TrackedBatch { from_ms, is_done: false });
         self.first_batch + self.batches.len() as u64 - 1
     }
 
-    /// A batch is done: each of its jobs was acknowledged, or given up for good.
+    /// Finishes a batch: each of its jobs was acknowledged or dropped for good.
     pub fn finish_batch(&mut self, number: u64) {
         if let Some(batch) =
             number.checked_sub(self.first_batch).and_then(|place| self.batches.get_mut(place as usize))
@@ -37,33 +38,34 @@ impl Watermark {
         }
     }
 
-    /// All ticks before `floor_ms` have been handed out.
+    /// Records that all ticks before `floor_ms` have been handed out.
     pub fn advance_floor(&mut self, floor_ms: i64) {
         self.floor_ms = floor_ms;
     }
 
-    /// Time has jumped: what batches under way say of it is worth nothing, and nothing has been handed out yet.
+    /// Resets the watermark after a clock jump. Batches in flight no longer count, and no tick has
+    /// been handed out yet.
     pub fn reset_floor(&mut self) {
         self.batches.iter_mut().for_each(|batch| batch.from_ms = i64::MIN + 1);
         self.floor_ms = i64::MIN + 1;
     }
 
-    /// All ticks before this, in milliseconds, are done with.
+    /// Time, in milliseconds, before which all ticks are done.
     pub fn watermark_ms(&self) -> i64 {
         self.batches.front().map_or(self.floor_ms, |batch| batch.from_ms)
     }
 
-    /// The number that the next batch will have; all before it have left.
+    /// Number of the next batch; all lower numbers have been used.
     pub fn next_batch(&self) -> u64 {
         self.first_batch + self.batches.len() as u64
     }
 
-    /// Whether every batch before `number` is done.
+    /// Returns true if every batch before `number` is finished.
     pub fn is_past(&self, number: u64) -> bool {
         self.first_batch >= number
     }
 
-    /// How many batches are under way.
+    /// Number of batches in flight.
     pub fn in_flight_count(&self) -> usize {
         self.batches.len()
     }

@@ -1,51 +1,53 @@
 //! Pure: a timer wheel for schedules whose next tick can be computed.
 //!
-//! A ring of buckets, each some milliseconds wide; an entry lies in the bucket of its next tick modulo the ring.
-//! When a bucket's time is over, each entry in it is asked for its tick: now, or some laps later, when it just stays.
-//! An entry is four bytes, since the tick itself is never stored (the idea of a simple timing wheel with rounds:
-//! Varghese and Lauck, 1987).
+//! A ring of buckets of some milliseconds each; an entry lies in the bucket of its next tick modulo
+//! the ring. When a bucket's time is over, the tick of each entry is computed: it is either due
+//! now, or some laps later, and then the entry stays. An entry takes four bytes, because the tick
+//! itself is never stored (a simple timing wheel with rounds, Varghese and Lauck, 1987).
 
 /// A ring of buckets of entries.
 pub struct Wheel {
     buckets: Vec<Vec<u32>>,
-    /// The number, since the epoch, of the bucket to be visited next.
+    /// Number of the next bucket to visit, counted since the Unix epoch.
     next_bucket: i64,
     entry_count: usize,
 }
 
 impl Wheel {
-    /// How wide a bucket is, in milliseconds. What is due within one is published together, which shares wake-ups
-    /// and system calls; half of it is the mean lateness that this costs.
+    /// Width of a bucket in milliseconds. Ticks in one bucket are published together, which shares
+    /// wake-ups and system calls and costs a mean lateness of half the width.
     pub const BUCKET_WIDTH_MS: i64 = 10;
     const BUCKET_COUNT: i64 = 8_192;
 
-    /// An empty wheel that begins at `now_ms`.
+    /// Creates an empty wheel starting at `now_ms`.
     pub fn new(now_ms: i64) -> Self {
         let buckets = (0..Self::BUCKET_COUNT).map(|_| Vec::new()).collect();
         Self { buckets, next_bucket: now_ms.div_euclid(Self::BUCKET_WIDTH_MS), entry_count: 0 }
     }
 
-    /// All ticks before this, in milliseconds, have been handed out.
+    /// Time, in milliseconds, before which all ticks have been handed out.
     pub fn cursor_ms(&self) -> i64 {
         self.next_bucket * Self::BUCKET_WIDTH_MS
     }
 
-    /// How many entries there are, the dead among them included until they are visited.
+    /// Number of entries, including dead ones that have not been visited yet.
     pub fn entry_count(&self) -> usize {
         self.entry_count
     }
 
-    /// Adds an entry whose next tick is at `due_ms`, which must not be before [`floor_ms`](Self::floor_ms).
+    /// Adds an entry whose next tick is at `due_ms`, which must not be before
+    /// [`cursor_ms`](Self::cursor_ms).
     pub fn insert_entry(&mut self, entry: u32, due_ms: i64) {
         debug_assert!(due_ms >= self.cursor_ms());
         self.bucket_mut(due_ms.div_euclid(Self::BUCKET_WIDTH_MS)).push(entry);
         self.entry_count += 1;
     }
 
-    /// Visits the next bucket if its time is over at `now_ms`; says whether it was.
+    /// Visits the next bucket if its time is over at `now_ms`. Returns true in that case.
     ///
-    /// `due(entry, from_ms)` is the entry's first tick at or after `from_ms`, or `None` if it is dead, which
-    /// takes it off the wheel. Each tick in the bucket is given to `fire` once.
+    /// `due(entry, from_ms)` returns the entry's first tick at or after `from_ms`, or `None` for a
+    /// dead entry, which is then dropped from the wheel. Each tick in the bucket is passed to
+    /// `fire` once.
     pub fn advance_bucket(
         &mut self,
         now_ms: i64,
@@ -82,7 +84,7 @@ impl Wheel {
         true
     }
 
-    /// When the next bucket with anything in it is over, in milliseconds; `None` if the wheel is empty.
+    /// End of the next bucket with an entry, in milliseconds; `None` if the wheel is empty.
     pub fn wake_ms(&self) -> Option<i64> {
         if self.entry_count == 0 {
             return None;
@@ -97,7 +99,7 @@ impl Wheel {
     }
 
     fn bucket_index(number: i64) -> usize {
-        // A remainder by BUCKETS fits.
+        // The remainder is non-negative and fits.
         usize::try_from(number.rem_euclid(Self::BUCKET_COUNT)).unwrap_or(0)
     }
 }
@@ -108,7 +110,7 @@ mod tests {
 
     use super::*;
 
-    /// The first tick at or after `from`.
+    /// First tick at or after `from`.
     fn tick(interval: i64, phase: i64, from: i64) -> i64 {
         from + (phase - from).rem_euclid(interval)
     }

@@ -13,6 +13,7 @@ use std::{
 
 use picket_prober::check::{CheckLimits, Checker, Observation};
 use picket_proto::{Check, CheckRequest, Outcome};
+use picket_testkit::certificates::Identity;
 use proptest::{
     prelude::*,
     test_runner::{FileFailurePersistence, TestRunner},

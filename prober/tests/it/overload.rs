@@ -19,7 +19,7 @@ use tokio::{
 use crate::bus::{STATE_TIMEOUT, TestRegion, scheduled_request};
 
 /// Starts a prober in a process of its own, which may be stopped, and waits until it takes jobs.
-async fn start_process(place: &TestRegion, options: &[&str]) -> Process {
+pub(crate) async fn start_process(place: &TestRegion, options: &[&str]) -> Process {
     let listen = free_address();
     let mut command = Command::new(env!("CARGO_BIN_EXE_picket-prober"));
     command
