@@ -255,11 +255,11 @@ async fn measure_publishing(
 ) -> Result<JobCost, Error> {
     const JOBS: &str = "picket_coordinator_jobs_published_total";
     let cost = || (proc::cpu_seconds(coordinator.pid()), proc::cpu_seconds(bed.nats.pid()));
-    let jobs = async || coordinator.fetch_metrics().await.sum(JOBS).unwrap_or(0.0);
-    let (jobs_before, before, began) = (jobs().await, cost(), Instant::now());
+    let (jobs, before, began) = (coordinator.fetch_metric(JOBS).await, cost(), Instant::now());
     sleep(length).await;
     let (after, wall) = (cost(), began.elapsed());
-    Ok(self::per_job_cost(jobs().await - jobs_before, after.0 - before.0, after.1 - before.1, wall))
+    let jobs = coordinator.fetch_metric(JOBS).await - jobs;
+    Ok(self::per_job_cost(jobs, after.0 - before.0, after.1 - before.1, wall))
 }
 
 /// Lateness of the newest jobs of random sites on arrival in the stream, in ms.
@@ -321,8 +321,7 @@ async fn measure_held_schedules(bed: &Testbed, options: &Options) -> Result<Held
 pub(crate) async fn wait_scheduled(coordinator: &Process, schedules: u32) -> Result<(), Error> {
     const HOLD_TIMEOUT: Duration = Duration::from_secs(120);
     let all_held = async {
-        let held = async || coordinator.fetch_metrics().await.sum("picket_coordinator_schedules");
-        while held().await != Some(f64::from(schedules)) {
+        while coordinator.fetch_metric("picket_coordinator_schedules").await != f64::from(schedules) {
             sleep(Duration::from_millis(50)).await;
         }
     };

@@ -196,8 +196,7 @@ impl SinkBench<'_> {
     async fn wait_written(&self, sink: &Process) -> Result<(), Error> {
         const WRITE_TIMEOUT: Duration = Duration::from_secs(120);
         let written = async {
-            let count = async || sink.fetch_metrics().await.sum("picket_sink_results_total");
-            while count().await.unwrap_or(0.0) < f64::from(self.rows) {
+            while sink.fetch_metric("picket_sink_results_total").await < f64::from(self.rows) {
                 sleep(Duration::from_millis(50)).await;
             }
         };

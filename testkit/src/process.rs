@@ -216,7 +216,12 @@ impl Process {
     }
 
     /// Sum of a metric over the samples that match `selector`, as by [`Metrics::sum`]. 0 without a
-    /// sample. Blocks the thread.
+    /// sample.
+    pub async fn fetch_metric(&self, selector: &str) -> f64 {
+        self.fetch_metrics().await.sum(selector).unwrap_or(0.0)
+    }
+
+    /// Reads a metric as [`fetch_metric`](Self::fetch_metric) does, and blocks the thread.
     pub fn read_metric(&self, selector: &str) -> f64 {
         let text = self.http_get("/metrics").map(|response| response.body).unwrap_or_default();
         Metrics::parse(text).sum(selector).unwrap_or(0.0)

@@ -106,17 +106,18 @@ async fn no_server_and_no_file_outlives_a_killed_test_process() {
     })
     .await;
     let pid = |file: &str| {
-        fs::read_to_string(find_file(Path::new(&dir), file)).unwrap().lines().next().unwrap().to_owned()
+        let text = fs::read_to_string(find_file(Path::new(&dir), file)).unwrap();
+        text.lines().next().unwrap().parse::<u32>().unwrap()
     };
     let pids = [pid("nats/nats.pid"), pid("postgres/postmaster.pid")];
-    assert!(pids.iter().all(|pid| is_running(pid)));
+    assert!(pids.iter().all(|pid| is_running(*pid)));
 
     process.kill().unwrap();
     process.wait().unwrap();
 
     eventually(TEST_TIMEOUT, "the directory's removal", async || !Path::new(&dir).exists()).await;
     for pid in pids {
-        assert!(!is_running(&pid), "process {pid} runs still");
+        assert!(!is_running(pid), "process {pid} runs still");
     }
 }
 
