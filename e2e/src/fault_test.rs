@@ -12,7 +12,7 @@ use picket_testkit::{
     process::built_dir,
     proxy::Proxy,
     servers::{self, scratch_dir},
-    target::Target,
+    targets::Target,
 };
 use tokio::{
     sync::{Semaphore, SemaphorePermit},

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use picket_testkit::{network::NetworkNamespace, target::Target};
+use picket_testkit::{network::NetworkNamespace, targets::Target};
 use tokio::runtime::Handle;
 
 use crate::fault_test;

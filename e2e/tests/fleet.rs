@@ -11,7 +11,7 @@ use std::{
 };
 
 use picket_e2e::{Process, Stack, program_path};
-use picket_testkit::{eventually, target::Target};
+use picket_testkit::{eventually, targets::Target};
 use serde_json::Value;
 use sqlx::AssertSqlSafe;
 

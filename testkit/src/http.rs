@@ -51,7 +51,7 @@ async fn request(address: SocketAddr, path: &str) -> Result<Response, Box<dyn Er
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::target::Target;
+    use crate::targets::Target;
 
     const LIMIT: Duration = Duration::from_secs(10);
 

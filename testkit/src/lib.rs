@@ -13,7 +13,7 @@ pub mod proc;
 pub mod process;
 pub mod proxy;
 pub mod servers;
-pub mod target;
+pub mod targets;
 pub mod tls_proxy;
 
 pub use builders::with_ticket;

@@ -9,7 +9,7 @@ use std::{
 
 use picket_prober::check::{CheckLimits, Checker, ClientOptions, Observation};
 use picket_proto::{Cause, CheckRequest, Outcome, SiteId, subject};
-use picket_testkit::target::Target;
+use picket_testkit::targets::Target;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpListener;
 

@@ -4,7 +4,7 @@ use picket_prober::Config;
 use picket_proto::{Cause, CheckResult, Outcome, SiteId, subject};
 use picket_testkit::{
     eventually,
-    target::{Identity, Target},
+    targets::{Identity, Target},
 };
 use serde_json::json;
 use tokio::time::timeout;

@@ -1,7 +1,7 @@
 //! Confirming checks have permits and a wait queue of their own: sites that are well are checked as before.
 
 use picket_proto::{Cause, CheckRequest, CheckResult, Kind, Outcome, SiteId, subject};
-use picket_testkit::{eventually, target::Target};
+use picket_testkit::{eventually, targets::Target};
 
 use crate::bus::{STATE_TIMEOUT, TestRegion, scheduled_request};
 

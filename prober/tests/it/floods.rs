@@ -6,7 +6,7 @@ use picket_prober::check::Observation;
 use picket_proto::{Cause, CheckRequest, Outcome, SiteId, subject};
 use picket_testkit::{
     eventually,
-    target::{CertificateAuthority, Step, Target},
+    targets::{CertificateAuthority, Step, Target},
 };
 use tokio::time::Instant;
 

@@ -6,7 +6,7 @@ use async_nats::jetstream::{consumer::PullConsumer, message::PublishMessage};
 use futures_util::StreamExt;
 use picket_proto::{Cause, CheckRequest, Kind, Outcome, Shard, SiteId, subject};
 use picket_runtime::clock;
-use picket_testkit::{eventually, servers, target::Target};
+use picket_testkit::{eventually, servers, targets::Target};
 use serde_json::Value;
 
 use crate::bus::{STATE_TIMEOUT, TestRegion, scheduled_request};

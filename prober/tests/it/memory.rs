@@ -6,7 +6,7 @@ use picket_prober::check::{CheckLimits, Checker};
 use picket_proto::{CheckRequest, Outcome};
 use picket_testkit::{
     proc,
-    target::{Step, Target, gzip_bomb},
+    targets::{Step, Target, gzip_bomb},
 };
 use tokio::task::JoinSet;
 

@@ -8,7 +8,7 @@ use picket_testkit::{
     Process, eventually,
     process::free_address,
     servers::{Signal, scratch_dir},
-    target::Target,
+    targets::Target,
 };
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tokio::{

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::Message;
 use futures_util::StreamExt;
 use picket_proto::{Cause, CheckResult, Kind, Outcome, subject};
-use picket_testkit::{eventually, target::Target};
+use picket_testkit::{eventually, targets::Target};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 

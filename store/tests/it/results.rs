@@ -1,6 +1,6 @@
 //! Results: once each, and what cannot be kept, with the reason.
 
-use picket_proto::{Cause, CheckResult, Kind, Outcome, SiteId, Timestamp, Timing};
+use picket_proto::{Cause, CheckResult, Kind, Outcome, RegionName, SiteId, Timestamp, Timing};
 use picket_store::{
     Store, regions,
     results::{IncomingResult, InsertSummary, ResultContent, ResultStore},

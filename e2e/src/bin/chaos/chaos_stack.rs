@@ -15,7 +15,7 @@ use picket_proto::{CheckResult, Kind, bundle, subject};
 use picket_testkit::{
     proxy::Proxy,
     servers::{Signal, TestPostgres},
-    target::Target,
+    targets::Target,
 };
 
 use crate::{REGIONS, fault_plan::Fault, print_line};

@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use picket_proto::{CheckRequest, IpVersion, Timing};
 use picket_testkit::{
     percentiles::Samples,
-    target::{FullBacklog, Target},
+    targets::{FullBacklog, Target},
 };
 
 use crate::{
