@@ -8,6 +8,7 @@ use std::{
     thread::available_parallelism,
 };
 
+use picket_testkit::{percentiles::Samples, proc};
 use serde::Serialize;
 
 use crate::{Error, idle_memory::IdleMemory};
@@ -101,15 +102,9 @@ struct MedianRange {
 
 impl MedianRange {
     fn from_numbers(numbers: impl Iterator<Item = f64>) -> Self {
-        let mut numbers: Vec<f64> = numbers.collect();
-        numbers.sort_by(f64::total_cmp);
-        let at = |place: usize| numbers.get(place).copied().unwrap_or(f64::NAN);
-        let half = numbers.len() / 2;
-        let median = match numbers.len() % 2 {
-            0 if half > 0 => f64::midpoint(at(half - 1), at(half)),
-            _ => at(half),
-        };
-        Self { least: at(0), median, most: at(numbers.len().saturating_sub(1)) }
+        let numbers = Samples::new(numbers.collect());
+        let at = |share| numbers.quantile(share).unwrap_or(f64::NAN);
+        Self { least: at(0.0), median: at(0.5), most: at(1.0) }
     }
 }
 
@@ -142,7 +137,7 @@ impl ProberReport {
         };
         Self {
             cores: available_parallelism().map_or(0, usize::from),
-            cpu: cpu_model(),
+            cpu: proc::cpu_model(),
             optimized: !cfg!(debug_assertions),
             settings: settings.into_iter().map(summed).collect(),
             memory,
@@ -222,11 +217,4 @@ impl ProberReport {
 
 fn scheme_name(tls: bool) -> &'static str {
     if tls { "TLS" } else { "plain" }
-}
-
-/// Model name of the processor.
-pub(crate) fn cpu_model() -> String {
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    model.map_or_else(|| "unknown".to_owned(), |(_, model)| model.to_owned())
 }

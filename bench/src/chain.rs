@@ -3,6 +3,10 @@
 
 use std::{fmt::Write, time::Duration};
 
+use picket_testkit::{
+    ledger::{count_ticks, sql_time},
+    process::Process,
+};
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
@@ -12,7 +16,7 @@ use crate::{
     log_progress,
     table::{Percentiles, ShortNumber, Table},
     target::BenchTarget,
-    testbed::{Process, REGION, Testbed, with_context},
+    testbed::{REGION, Testbed, with_context},
     window::MeasurementWindow,
 };
 
@@ -113,21 +117,21 @@ pub(crate) struct ChainProcesses {
 impl ChainProcesses {
     /// Starts a process of each kind.
     pub(crate) async fn start(bed: &Testbed) -> Result<Self, Error> {
-        let coordinator = bed.spawn_coordinator()?;
+        let coordinator = bed.spawn_coordinator();
         // All sites of the bench share a few hosts.
         let prober = ["--region", REGION, "--allow-addresses", "127.0.0.0/8", "--per-host", "1000"];
-        let prober = bed.spawn_process("picket-prober", &prober)?;
-        let sink = bed.spawn_process("picket-sink", &[])?;
+        let prober = bed.spawn_process("picket-prober", &prober);
+        let sink = bed.spawn_process("picket-sink", &[]);
         let parts = vec![
-            ("coordinator", coordinator.pid),
+            ("coordinator", coordinator.pid()),
             ("NATS", bed.nats.pid()),
-            ("prober", prober.pid),
-            ("sink", sink.pid),
+            ("prober", prober.pid()),
+            ("sink", sink.pid()),
             ("Postgres", bed.postgres.pid()),
         ];
         let processes = vec![coordinator, prober, sink];
         for process in &processes {
-            process.wait_ready().await?;
+            process.wait_ready().await;
         }
         log_progress(format_args!("processes: {parts:?}"));
         Ok(Self { processes, pids: parts })
@@ -139,11 +143,10 @@ impl ChainProcesses {
     }
 
     /// Stops the processes gracefully.
-    pub(crate) async fn stop(self) -> Result<(), Error> {
+    pub(crate) async fn stop(self) {
         for process in self.processes {
-            process.stop().await?;
+            process.terminate().await;
         }
-        Ok(())
     }
 
     /// Measures the running processes for `length`.
@@ -217,59 +220,44 @@ pub(crate) async fn measure_chain(options: &Options) -> Result<ChainReport, Erro
     let bytes_per_row = measure_bytes_per_row(&bed).await?;
     // Work left over from an overload takes long to drain and does not matter here.
     bed.execute_sql("UPDATE picket.sites SET enabled = false").await?;
-    running.stop().await?;
+    running.stop().await;
     bed.stop().await?;
     Ok(ChainReport { levels, sustained_per_s: sustained, bytes_per_row })
 }
 
 /// Counts the outcomes of the ticks in a span, after all have a row or the wait has timed out.
 async fn wait_for_rows(bed: &Testbed, offered: u32, span: &MeasurementWindow) -> Result<LoadPoint, Error> {
-    const EXPECTED_SQL: &str =
-        "SELECT coalesce(sum(picket.tick_count(interval_ms, phase_ms, greatest(valid_from, $1),
-            least(coalesce(valid_to, $2), $2))), 0)::bigint, count(*) FILTER (WHERE valid_to IS NULL)
-        FROM picket.schedules WHERE valid_from < $2 AND (valid_to IS NULL OR valid_to > $1)";
     const COUNT_SQL: &str = "SELECT count(*) FROM picket.check_results
         WHERE scheduled_at > $1 AND scheduled_at <= $2 AND kind = 'scheduled'";
-    const UNACCOUNTED_SQL: &str = "SELECT count(*) FROM picket.schedules AS schedule
-        CROSS JOIN picket.ticks(interval_ms, phase_ms, valid_from, coalesce(valid_to, 'infinity'), $1, $2) AS tick
-        LEFT JOIN picket.check_results AS result
-          ON result.scheduled_at = tick AND result.site_id = schedule.site_id
-         AND result.region_id = schedule.region_id AND kind = 'scheduled'
-        WHERE result.site_id IS NULL";
 
-    let (database, from, until) = (&bed.database, span.from, span.until);
-    let expected: (i64, i64) = sqlx::query_as(EXPECTED_SQL)
-        .bind(from)
-        .bind(until)
-        .fetch_one(database)
-        .await
-        .map_err(with_context("due ticks"))?;
+    let schedules = bed.query_number("SELECT count(*) FROM picket.schedules WHERE valid_to IS NULL").await?;
+    let count_ticks = async || {
+        let counts = count_ticks(&bed.database, &sql_time(span.from), &sql_time(span.until)).await;
+        counts.map_err(with_context("the ledger"))
+    };
+    let expected = count_ticks().await?.ticks;
     let deadline =
         Instant::now() + if offered > MAX_MODEST_RATE { ROW_WAIT_TIMEOUT } else { MODEST_ROW_WAIT_TIMEOUT };
+    // Polls the number of rows, because a join with all ticks would slow the chain down.
     loop {
         let count: i64 = sqlx::query_scalar(COUNT_SQL)
-            .bind(from)
-            .bind(until)
-            .fetch_one(database)
+            .bind(span.from)
+            .bind(span.until)
+            .fetch_one(&bed.database)
             .await
             .map_err(with_context("rows"))?;
-        if count >= expected.0 || Instant::now() > deadline {
+        if count >= expected || Instant::now() > deadline {
             break;
         }
         sleep(Duration::from_millis(100)).await;
     }
-    let unaccounted: i64 = sqlx::query_scalar(UNACCOUNTED_SQL)
-        .bind(from)
-        .bind(until)
-        .fetch_one(database)
-        .await
-        .map_err(with_context("the ledger"))?;
+    let unaccounted = count_ticks().await?.unaccounted;
     let stats = span.read_tick_stats(bed, "picket.check_results").await?;
     Ok(LoadPoint {
         offered,
-        schedules: expected.1,
+        schedules,
         seconds: span.length_seconds(),
-        expected: expected.0,
+        expected,
         found: stats.rows,
         up: stats.up,
         missed: stats.missed,

@@ -10,15 +10,16 @@ use picket_proto::{
     job::JobTemplate, subject, ticket::TicketClaims,
 };
 use picket_runtime::streams::{self, StreamLimits};
+use picket_testkit::{proc, process::Process};
 use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     Error,
     bench_report::RunOptions,
-    log_progress, proc_usage,
+    log_progress,
     table::{Percentiles, ShortNumber, Table},
-    testbed::{Process, REGION, Testbed, with_context},
+    testbed::{REGION, Testbed, with_context},
     windowed_publish,
 };
 
@@ -151,10 +152,9 @@ async fn measure_bare_publish(bed: &Testbed, options: &Options) -> Result<JobCos
     let (first, second) = (jobs(0), jobs(1));
     windowed_publish::publish_windowed(&jetstream, first.into_iter(), ACK_WINDOW).await?;
     let nats = bed.nats.pid();
-    let (before, own, began) = (proc_usage::cpu_seconds(nats), proc_usage::own_cpu_seconds(), Instant::now());
+    let (before, own, began) = (proc::cpu_seconds(nats), proc::own_cpu_seconds(), Instant::now());
     windowed_publish::publish_windowed(&jetstream, second.into_iter(), ACK_WINDOW).await?;
-    let (after, own, wall) =
-        (proc_usage::cpu_seconds(nats), proc_usage::own_cpu_seconds() - own, began.elapsed());
+    let (after, own, wall) = (proc::cpu_seconds(nats), proc::own_cpu_seconds() - own, began.elapsed());
     let stream = jetstream.get_stream(subject::JOBS_STREAM).await.map_err(with_context("stream"))?;
     // The coordinator starts with an empty stream.
     stream.purge().await.map_err(with_context("purge"))?;
@@ -209,8 +209,8 @@ fn per_job_cost(jobs: f64, client: f64, nats: f64, wall: Duration) -> JobCost {
 /// Measures with more jobs due than can be published, then at shares of the measured capacity.
 async fn measure_loads(bed: &Testbed, options: &Options) -> Result<(JobCost, Vec<CoordinatorLoad>), Error> {
     bed.bulk_insert_sites(options.load, options.load_interval, &unused_address()).await?;
-    let coordinator = bed.spawn_coordinator()?;
-    coordinator.wait_ready().await?;
+    let coordinator = bed.spawn_coordinator();
+    coordinator.wait_ready().await;
     wait_scheduled(&coordinator, options.load).await?;
     let length = Duration::from_secs(options.seconds);
     let turn = Duration::from_secs(options.load_interval.into());
@@ -246,7 +246,7 @@ async fn measure_loads(bed: &Testbed, options: &Options) -> Result<(JobCost, Vec
         log_progress(format_args!("{load:?}"));
         loads.push(load);
     }
-    coordinator.stop().await?;
+    coordinator.terminate().await;
     Ok((full, loads))
 }
 
@@ -257,11 +257,11 @@ async fn measure_publishing(
     length: Duration,
 ) -> Result<JobCost, Error> {
     const JOBS: &str = "picket_coordinator_jobs_published_total";
-    let cost = || (proc_usage::cpu_seconds(coordinator.pid), proc_usage::cpu_seconds(bed.nats.pid()));
-    let (jobs, before, began) = (coordinator.read_metric(JOBS).await, cost(), Instant::now());
+    let cost = || (proc::cpu_seconds(coordinator.pid()), proc::cpu_seconds(bed.nats.pid()));
+    let (jobs, before, began) = (coordinator.fetch_metric(JOBS).await, cost(), Instant::now());
     sleep(length).await;
     let (after, wall) = (cost(), began.elapsed());
-    let jobs = coordinator.read_metric(JOBS).await - jobs;
+    let jobs = coordinator.fetch_metric(JOBS).await - jobs;
     Ok(self::per_job_cost(jobs, after.0 - before.0, after.1 - before.1, wall))
 }
 
@@ -297,7 +297,7 @@ async fn measure_held_schedules(bed: &Testbed, options: &Options) -> Result<Held
     let mut jobs = client.subscribe(subject::JOB_SUBJECTS).await.map_err(with_context("subscribe"))?;
     client.flush().await.map_err(with_context("subscribe"))?;
     let began = Instant::now();
-    let coordinator = bed.spawn_coordinator()?;
+    let coordinator = bed.spawn_coordinator();
     let first = async {
         let first = timeout(FIRST_JOB_TIMEOUT, jobs.next()).await.map_err(with_context("the first job"))?;
         first.ok_or_else(|| Error::Failed("the subscription has ended".to_owned()))?;
@@ -312,8 +312,8 @@ async fn measure_held_schedules(bed: &Testbed, options: &Options) -> Result<Held
     let (first_publish_s, all_scheduled_s) = tokio::try_join!(first, all)?;
     // Memory needed for reading is freed by then, or never.
     sleep(Duration::from_secs(5)).await;
-    let memory = proc_usage::memory_bytes(coordinator.pid);
-    coordinator.stop().await?;
+    let memory = proc::memory_bytes(coordinator.pid());
+    coordinator.terminate().await;
     let held =
         HeldSchedules { schedules: options.schedules, first_publish_s, all_scheduled_s, memory, filled_s };
     log_progress(format_args!("{held:?}"));
@@ -324,7 +324,7 @@ async fn measure_held_schedules(bed: &Testbed, options: &Options) -> Result<Held
 pub(crate) async fn wait_scheduled(coordinator: &Process, schedules: u32) -> Result<(), Error> {
     const HOLD_TIMEOUT: Duration = Duration::from_secs(120);
     let all_held = async {
-        while coordinator.read_metric("picket_coordinator_schedules").await != f64::from(schedules) {
+        while coordinator.fetch_metric("picket_coordinator_schedules").await != f64::from(schedules) {
             sleep(Duration::from_millis(50)).await;
         }
     };

@@ -2,6 +2,7 @@
 
 use std::{fs, path::PathBuf, process::Command};
 
+use picket_testkit::proc;
 use serde::Serialize;
 
 use crate::{
@@ -148,15 +149,13 @@ impl MachineInfo {
         let tools = std::env::var("PICKET_TOOLS_DIR").unwrap_or_else(|_| ".tools".to_owned());
         Self {
             cores: std::thread::available_parallelism().map_or(0, usize::from),
-            cpu: bench_report::cpu_model(),
+            cpu: proc::cpu_model(),
             kernel: system.release().to_string_lossy().into_owned(),
             commit: version("git", &["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"]),
             nats: version(&format!("{tools}/bin/nats-server"), &["--version"]),
             postgres: version(&format!("{tools}/postgres/bin/postgres"), &["--version"]),
             optimized: !cfg!(debug_assertions),
-            load: fs::read_to_string("/proc/loadavg")
-                .map(|text| text.split(' ').take(3).collect::<Vec<_>>().join(", "))
-                .unwrap_or_default(),
+            load: proc::load_average(),
         }
     }
 }

@@ -2,13 +2,13 @@
 //! before the checks start and while all of them wait.
 
 use std::{
-    fs,
     io::{self, Write},
     net::SocketAddr,
     path::PathBuf,
     time::Duration,
 };
 
+use picket_testkit::proc;
 use serde::{Deserialize, Serialize};
 use tokio::{io::AsyncReadExt, net::TcpStream, time::sleep};
 
@@ -137,9 +137,6 @@ async fn read_count(counts: SocketAddr) -> Result<usize, Error> {
 
 /// Memory of this process in bytes, with its share of shared pages (PSS).
 fn own_memory_bytes() -> Result<u64, Error> {
-    let read = |error| Error::System("could not read /proc/self/smaps_rollup", error);
-    let rollup = fs::read_to_string("/proc/self/smaps_rollup").map_err(read)?;
-    let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
-    let kib = pss.and_then(|pss| pss.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    kib.map(|kib| kib * 1_024).ok_or_else(|| Error::Failed("/proc/self/smaps_rollup has no Pss".to_owned()))
+    let memory = proc::pss_bytes(std::process::id());
+    memory.ok_or_else(|| Error::Failed("/proc/self/smaps_rollup has no Pss".to_owned()))
 }

@@ -13,7 +13,6 @@ mod idle_memory;
 mod nats_cost;
 mod peers;
 mod prober;
-mod proc_usage;
 mod reports;
 mod schedule_scaling;
 mod sink;

@@ -1,7 +1,7 @@
 //! `messages`: CPU time of the server per job, from the publish to the acknowledgement, by headers,
 //! pull size, acknowledgement and storage.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use async_nats::{
     Client,
@@ -15,6 +15,7 @@ use async_nats::{
 use futures_util::StreamExt;
 use picket_proto::{RegionName, Tickets, Timestamp};
 use picket_runtime::streams::{self, StreamLimits};
+use picket_testkit::{percentiles::Samples, proc};
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
@@ -22,8 +23,8 @@ use crate::{
     Error,
     bench_report::RunOptions,
     coordinator::render_job,
-    log_progress, proc_usage,
-    table::{Percentiles, ShortNumber, Table},
+    log_progress,
+    table::{ShortNumber, Table},
     testbed::{REGION, Testbed, with_context},
     windowed_publish,
 };
@@ -161,7 +162,7 @@ async fn measure_variant(
     };
     let consumer = stream.create_consumer(consumer).await.map_err(with_context("consumer"))?;
     let tickets = bed.load_tickets().await?;
-    let cpu = || proc_usage::cpu_seconds(bed.nats.pid());
+    let cpu = || proc::cpu_seconds(bed.nats.pid());
     let before = cpu();
     windowed_publish::publish_windowed(jetstream, build_jobs(variant, messages, tickets)?, ACK_WINDOW)
         .await?;
@@ -177,7 +178,7 @@ async fn measure_variant(
 fn build_jobs(
     variant: PublishVariant,
     messages: u32,
-    tickets: Arc<Tickets>,
+    tickets: Tickets,
 ) -> Result<impl Iterator<Item = (async_nats::Subject, PublishMessage)>, Error> {
     let region: RegionName = REGION.parse().map_err(with_context("region"))?;
     let life = Duration::from_secs(60);
@@ -233,7 +234,7 @@ async fn consume_all(
 }
 
 fn format_markdown(costs: &[MessageCost], options: &Options) -> String {
-    let median = |samples: &[f64]| Percentiles::from_samples(samples.to_vec()).p50;
+    let median = |samples: &[f64]| Samples::new(samples.to_vec()).quantile(0.5).unwrap_or_default();
     let together = |cost: &MessageCost| median(&cost.published_us) + median(&cost.taken_us);
     let ours = costs.first().map_or(1.0, together);
     let mut table =

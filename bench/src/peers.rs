@@ -4,12 +4,11 @@
 
 use std::{
     env, fs,
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use picket_testkit::servers;
+use picket_testkit::process::{Process, free_address};
 use reqwest::Url;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -22,7 +21,7 @@ use crate::{
     log_progress,
     table::{Percentiles, ShortNumber, Table},
     target::BenchTarget,
-    testbed::{Process, Testbed},
+    testbed::Testbed,
     window::MeasurementWindow,
 };
 
@@ -174,16 +173,15 @@ impl PeersBench<'_> {
             fs::write(&path, text.to_string()).map_err(|error| Error::System("a configuration", error))?;
             Ok::<_, Error>(path)
         };
-        let listen = || SocketAddr::from(([127, 0, 0, 1], servers::non_ephemeral_port()));
-        let (exporter_address, prometheus_address) = (listen(), listen());
+        let (exporter_address, prometheus_address) = (free_address(), free_address());
         let http = json!({"preferred_ip_protocol": "ip4"});
         let modules = json!({"modules": {"http_2xx": {"prober": "http", "timeout": "10s", "http": http}}});
         let config = write("blackbox.yml", modules)?;
         let mut command = Command::new(blackbox);
         command.arg(format!("--config.file={}", config.display()));
         command.arg(format!("--web.listen-address={exporter_address}"));
-        let exporter = self.bed.spawn_external("blackbox_exporter", command, exporter_address)?;
-        exporter.wait_responding("/-/healthy").await?;
+        let exporter = Process::spawn("blackbox_exporter", command, exporter_address, &dir);
+        exporter.wait_responding("/-/healthy").await;
 
         let addresses = &self.target.addresses.plain;
         let urls: Vec<String> = (0..rate as usize * interval as usize)
@@ -210,11 +208,11 @@ impl PeersBench<'_> {
         command.arg(format!("--config.file={}", config.display()));
         command.arg(format!("--storage.tsdb.path={}", dir.join("data").display()));
         command.arg(format!("--web.listen-address={prometheus_address}"));
-        let store = self.bed.spawn_external("Prometheus", command, prometheus_address)?;
-        store.wait_responding("/-/ready").await?;
+        let store = Process::spawn("Prometheus", command, prometheus_address, &dir);
+        store.wait_responding("/-/ready").await;
         sleep(DISCOVERY_DELAY + self.settle_time()).await;
 
-        let parts = [("blackbox_exporter", exporter.pid), ("Prometheus", store.pid)];
+        let parts = [("blackbox_exporter", exporter.pid()), ("Prometheus", store.pid())];
         let span = MeasurementWindow::observe(self.bed, &parts, self.window_length()).await?;
         // Prometheus stores a scrape at its end.
         sleep(Duration::from_secs(1)).await;
@@ -225,18 +223,15 @@ impl PeersBench<'_> {
         };
         let counts = (aggregate("count_over_time").await? as i64, aggregate("sum_over_time").await? as i64);
         // Prometheus reports quantiles of its scrape intervals as metrics of its own.
-        let metrics = store.http_get("/metrics").await.unwrap_or_default();
+        let metrics = store.fetch_metrics().await;
         let excess = |quantile: &str| {
-            let name = format!(
-                "prometheus_target_interval_length_seconds{{interval=\"{interval}s\",quantile=\"{quantile}\"}} "
-            );
-            let line = metrics.lines().find_map(|line| line.strip_prefix(name.as_str()));
-            line.and_then(|value| value.parse::<f64>().ok())
-                .map_or(f64::NAN, |seconds| (seconds - f64::from(interval)) * 1e3)
+            let labels = format!("interval=\"{interval}s\",quantile=\"{quantile}\"");
+            let seconds = metrics.sum(&format!("prometheus_target_interval_length_seconds{{{labels}}}"));
+            seconds.map_or(f64::NAN, |seconds| (seconds - f64::from(interval)) * 1e3)
         };
         let lateness = Percentiles { p50: excess("0.5"), p99: excess("0.99"), max: f64::NAN };
-        store.stop().await?;
-        exporter.stop().await?;
+        store.terminate().await;
+        exporter.terminate().await;
         Ok(PeerResult::new("blackbox_exporter + Prometheus".to_owned(), rate, span, counts, lateness))
     }
 
@@ -260,21 +255,21 @@ impl PeersBench<'_> {
         self.bed.execute_sql("VACUUM ANALYZE peer.sites").await?;
         let file = self.bed.scratch_dir().join("checker.py");
         fs::write(&file, CHECKER_SOURCE).map_err(|error| Error::System("the checker", error))?;
-        let listen = SocketAddr::from(([127, 0, 0, 1], servers::non_ephemeral_port()));
+        let listen = free_address();
         let mut command = Command::new(python);
         command.arg(&file).args([mode, &listen.port().to_string()]);
         command.env("DATABASE_URL", self.bed.postgres.url());
-        let checker = self.bed.spawn_external("Python", command, listen)?;
-        checker.wait_responding("/").await?;
+        let checker = Process::spawn("Python", command, listen, self.bed.scratch_dir());
+        checker.wait_responding("/").await;
         sleep(self.settle_time()).await;
 
         let who = format!("Python, asyncio + aiohttp + asyncpg, {mode}");
-        let parts = [("Python", checker.pid), ("Postgres", self.bed.postgres.pid())];
+        let parts = [("Python", checker.pid()), ("Postgres", self.bed.postgres.pid())];
         let span = MeasurementWindow::observe(self.bed, &parts, self.window_length()).await?;
         // Waits for the rows of running checks.
         sleep(Duration::from_secs(1)).await;
         let stats = span.read_tick_stats(self.bed, "peer.check_results").await?;
-        checker.stop().await?;
+        checker.terminate().await;
         Ok(PeerResult::new(who, rate, span, (stats.rows, stats.up), stats.lateness_ms))
     }
 }
@@ -311,9 +306,8 @@ async fn query_prometheus(prometheus: &Process, query: &str, at: OffsetDateTime)
     let url = Url::parse_with_params("http://p/api/v1/query", [("query", query), ("time", &time)]);
     let url = url.map_err(|why| Error::Failed(why.to_string()))?;
     let path = format!("{}?{}", url.path(), url.query().unwrap_or_default());
-    let response = prometheus.http_get(&path).await.map_err(|error| Error::System("Prometheus", error))?;
-    let value =
-        response.split_once("\r\n\r\n").and_then(|(_, body)| serde_json::from_str::<Value>(body).ok());
+    let response = prometheus.fetch(&path).await.map_err(Error::Failed)?.body;
+    let value = serde_json::from_str::<Value>(&response).ok();
     let result = value.as_ref().and_then(|value| value["data"]["result"].as_array());
     let number = result.and_then(|result| match result.first() {
         Some(first) => first["value"][1].as_str()?.parse().ok(),

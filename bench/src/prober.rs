@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::time::{ClockId, clock_gettime};
+use picket_testkit::proc;
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
@@ -157,7 +157,7 @@ async fn run_round(
     length: Duration,
 ) -> Result<ProberRound, Error> {
     let is_over = Arc::new(AtomicBool::new(false));
-    let (began, cpu) = (Instant::now(), clock_gettime(ClockId::ProcessCPUTime));
+    let (began, cpu) = (Instant::now(), proc::own_cpu_seconds());
     let mut tasks = JoinSet::new();
     for number in 0..width {
         let (side, requests, is_over) = (side.clone(), Arc::clone(requests), Arc::clone(&is_over));
@@ -176,8 +176,6 @@ async fn run_round(
     while let Some(done) = tasks.join_next().await {
         checks += done.map_err(|why| Error::Failed(why.to_string()))??;
     }
-    let (cpu_after, wall) = (clock_gettime(ClockId::ProcessCPUTime), began.elapsed());
-    let nanos = (cpu_after.tv_sec - cpu.tv_sec) * 1_000_000_000 + (cpu_after.tv_nsec - cpu.tv_nsec);
-    let cpu = Duration::from_nanos(nanos.unsigned_abs());
-    Ok(ProberRound { checks, cpu_s: cpu.as_secs_f64(), wall_s: wall.as_secs_f64() })
+    let (cpu_s, wall) = (proc::own_cpu_seconds() - cpu, began.elapsed());
+    Ok(ProberRound { checks, cpu_s, wall_s: wall.as_secs_f64() })
 }

@@ -62,7 +62,7 @@ pub(crate) async fn measure_scaling(options: &Options) -> Result<ScalingReport, 
         // Ticks that became due during the start are completed.
         sleep(Duration::from_secs(u64::from(options.interval) + 1)).await;
         levels.push(running.measure_load(&bed, options.rate, Duration::from_secs(options.seconds)).await?);
-        running.stop().await?;
+        running.stop().await;
         bed.stop().await?;
     }
     Ok(ScalingReport { levels })

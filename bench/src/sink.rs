@@ -4,20 +4,18 @@
 use std::time::Duration;
 
 use async_nats::{Subject, jetstream::message::PublishMessage};
-use picket_proto::{
-    CheckResult, Kind, Outcome, RegionName, Shard, SiteId, Timestamp, result::Timing, subject,
-};
+use picket_proto::{CheckResult, RegionName, Shard, SiteId, Timestamp, result::Timing, subject};
 use picket_runtime::streams::{self, StreamLimits};
-use picket_testkit::with_ticket;
+use picket_testkit::{builders::up_result, proc, process::Process, with_ticket};
 use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     Error,
     bench_report::RunOptions,
-    log_progress, proc_usage,
+    log_progress,
     table::{ShortNumber, Table},
-    testbed::{Process, REGION, Testbed, with_context},
+    testbed::{REGION, Testbed, with_context},
     windowed_publish,
 };
 
@@ -164,38 +162,14 @@ fn build_messages(
 /// Builds the result of a plain successful check.
 fn build_result(site: SiteId, shard: Shard, region: &RegionName, at: Timestamp) -> CheckResult {
     let phase = |us: u64| Some(us as u32 + (at.as_micros() % 97) as u32);
-    CheckResult {
-        v: picket_proto::MESSAGE_VERSION,
-        id: format!("{site}.{region}.{}", at.as_millis()),
-        site_id: Some(site),
-        kind: Kind::Scheduled,
-        region: region.clone(),
-        shard: Some(shard),
-        prober: "bench-0000".to_owned(),
-        url: format!("http://127.0.0.1:20000/page/{site}"),
-        scheduled_at: at,
-        expires_at: None,
-        started_at: Some(at.saturating_add(Duration::from_millis(7))),
-        outcome: Outcome::Up,
-        cause: None,
-        message: None,
-        http_status: Some(200),
-        http_version: Some("1.1".to_owned()),
-        remote_addr: Some("127.0.0.1:20000".to_owned()),
-        timing: Timing {
-            connect_us: phase(60),
-            first_byte_us: phase(100),
-            transfer_us: phase(10),
-            total_us: phase(200),
-            ..Timing::default()
-        },
-        redirects: 0,
-        body_bytes: 1_024,
-        regex_matched: None,
-        tls_expires_at: None,
-        installation: None,
-        ticket: None,
-    }
+    let timing = Timing {
+        connect_us: phase(60),
+        first_byte_us: phase(100),
+        transfer_us: phase(10),
+        total_us: phase(200),
+        ..Timing::default()
+    };
+    CheckResult { shard: Some(shard), timing, ..up_result(site, region, at) }
 }
 
 struct SinkBench<'a> {
@@ -206,16 +180,14 @@ struct SinkBench<'a> {
 impl SinkBench<'_> {
     async fn run_sink(&self) -> Result<RowCost, Error> {
         self.bed.execute_sql("CHECKPOINT").await?;
-        let cost = || {
-            (proc_usage::cpu_seconds(self.bed.postgres.pid()), proc_usage::cpu_seconds(self.bed.nats.pid()))
-        };
+        let cost = || (proc::cpu_seconds(self.bed.postgres.pid()), proc::cpu_seconds(self.bed.nats.pid()));
         let (before, began) = (cost(), Instant::now());
-        let sink = self.bed.spawn_process("picket-sink", &[])?;
-        sink.wait_ready().await?;
+        let sink = self.bed.spawn_process("picket-sink", &[]);
+        sink.wait_ready().await;
         self.wait_written(&sink).await?;
         let (wall, after) = (began.elapsed(), cost());
-        let client = proc_usage::cpu_seconds(sink.pid);
-        sink.stop().await?;
+        let client = proc::cpu_seconds(sink.pid());
+        sink.terminate().await;
         self.verify_row_count().await?;
         Ok(self.per_row_cost(client, after.0 - before.0, after.1 - before.1, wall))
     }
@@ -224,7 +196,7 @@ impl SinkBench<'_> {
     async fn wait_written(&self, sink: &Process) -> Result<(), Error> {
         const WRITE_TIMEOUT: Duration = Duration::from_secs(120);
         let written = async {
-            while sink.read_metric("picket_sink_results_total").await < f64::from(self.rows) {
+            while sink.fetch_metric("picket_sink_results_total").await < f64::from(self.rows) {
                 sleep(Duration::from_millis(50)).await;
             }
         };
@@ -238,13 +210,10 @@ impl SinkBench<'_> {
         self.bed.execute_sql("CHECKPOINT").await?;
         let postgres = self.bed.postgres.pid();
         let (before, children, began) =
-            (proc_usage::cpu_seconds(postgres), proc_usage::ended_children_seconds(), Instant::now());
+            (proc::cpu_seconds(postgres), proc::ended_children_seconds(), Instant::now());
         self.run_psql(&format!("\\copy {RESULTS_TABLE} FROM '{file}' WITH (FORMAT {format})")).await?;
-        let (after, client, wall) = (
-            proc_usage::cpu_seconds(postgres),
-            proc_usage::ended_children_seconds() - children,
-            began.elapsed(),
-        );
+        let (after, client, wall) =
+            (proc::cpu_seconds(postgres), proc::ended_children_seconds() - children, began.elapsed());
         self.verify_row_count().await?;
         Ok(self.per_row_cost(client, after - before, 0.0, wall))
     }

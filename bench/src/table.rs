@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Display};
 
+use picket_testkit::percentiles::Samples;
 use serde::Serialize;
 
 /// Markdown table.
@@ -41,12 +42,9 @@ pub(crate) struct Percentiles {
 
 impl Percentiles {
     /// Percentiles of samples in any order. All zero without samples.
-    pub(crate) fn from_samples(mut samples: Vec<f64>) -> Self {
-        samples.sort_by(f64::total_cmp);
-        let at = |share: f64| {
-            let rank = (samples.len() as f64 * share).ceil() as usize;
-            samples.get(rank.saturating_sub(1)).copied().unwrap_or_default()
-        };
+    pub(crate) fn from_samples(samples: Vec<f64>) -> Self {
+        let samples = Samples::new(samples);
+        let at = |share| samples.quantile(share).unwrap_or_default();
         Self { p50: at(0.5), p99: at(0.99), max: at(1.0) }
     }
 }
@@ -74,15 +72,6 @@ impl Display for ShortNumber {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_quantile_is_the_smallest_number_that_so_many_do_not_exceed() {
-        let spread = Percentiles::from_samples((1..=200).rev().map(f64::from).collect());
-
-        assert_eq!((spread.p50, spread.p99, spread.max), (100.0, 198.0, 200.0));
-        assert_eq!(Percentiles::from_samples(vec![7.0]).p99, 7.0);
-        assert_eq!(Percentiles::from_samples(Vec::new()).max, 0.0);
-    }
 
     #[test]
     fn a_table_has_a_head_and_a_line_under_it() {

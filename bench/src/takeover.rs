@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use picket_testkit::proc;
 use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -9,7 +10,7 @@ use crate::{
     Error,
     bench_report::RunOptions,
     coordinator::{unused_address, wait_scheduled},
-    log_progress, proc_usage,
+    log_progress,
     table::{ShortNumber, Table},
     testbed::Testbed,
 };
@@ -85,13 +86,12 @@ async fn round(bed: &Testbed, options: &Options) -> Result<Round, Error> {
     // Cheaper than counting marks, and as good: nothing else updates sites.
     const UPDATED: &str = "SELECT n_tup_upd FROM pg_stat_user_tables WHERE relid = 'picket.sites'::regclass";
     let updated = bed.query_number(UPDATED).await?;
-    let (postgres, began) = (proc_usage::cpu_seconds(bed.postgres.pid()), Instant::now());
-    let coordinator = bed.spawn_coordinator()?;
-    let cost =
-        || (proc_usage::cpu_seconds(coordinator.pid), proc_usage::cpu_seconds(bed.postgres.pid()) - postgres);
+    let (postgres, began) = (proc::cpu_seconds(bed.postgres.pid()), Instant::now());
+    let coordinator = bed.spawn_coordinator();
+    let cost = || (proc::cpu_seconds(coordinator.pid()), proc::cpu_seconds(bed.postgres.pid()) - postgres);
     wait_scheduled(&coordinator, options.sites).await?;
     let (planned_s, planned) = (began.elapsed().as_secs_f64(), cost());
-    let compiled = coordinator.read_metric("picket_coordinator_patterns_compiled_total").await;
+    let compiled = coordinator.fetch_metric("picket_coordinator_patterns_compiled_total").await;
     let recorded = async {
         while bed.query_number(UPDATED).await? < updated + compiled as i64 {
             sleep(Duration::from_millis(100)).await;
@@ -101,7 +101,7 @@ async fn round(bed: &Testbed, options: &Options) -> Result<Round, Error> {
     let recorded = timeout(TAKEOVER_TIMEOUT, recorded).await;
     let (recorded_s, recorded) =
         recorded.map_err(|_| Error::Failed("regexes are not recorded".to_owned()))??;
-    coordinator.stop().await?;
+    coordinator.terminate().await;
     Ok(Round {
         planned_s,
         coordinator_s: planned.0,

@@ -11,8 +11,7 @@ use std::{
     },
 };
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use rustls::{ServerConfig, crypto::aws_lc_rs, pki_types::PrivatePkcs8KeyDer};
+use picket_testkit::certificates::{CertificateAuthority, Validity};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -91,7 +90,9 @@ pub(crate) fn run() -> Result<(), Error> {
     });
     runtime.block_on(async {
         let serve = |error| Error::System("could not serve", error);
-        let (acceptor, authority) = generate_certificate().map_err(|why| Error::Failed(why.to_string()))?;
+        let authority = CertificateAuthority::new();
+        let identity = authority.issue_identity(&["127.0.0.1"], Validity::Current);
+        let acceptor = identity.acceptor_with_alpn(&[b"http/1.1"]);
         let waiting = Arc::new(AtomicUsize::new(0));
         let response: Arc<str> = format!(
             "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {PAGE_BYTES}\r\n\r\n{}",
@@ -111,7 +112,7 @@ pub(crate) fn run() -> Result<(), Error> {
             silent: start_listener(silent.clone(), None).map_err(serve)?,
             silent_tls: start_listener(silent, Some(acceptor)).map_err(serve)?,
             count: start_listener(ResponseMode::WaitingCount(waiting), None).map_err(serve)?,
-            authority,
+            authority: authority.pem().to_owned(),
         };
         let line = serde_json::to_string(&addresses).map_err(|why| Error::Failed(why.to_string()))?;
         io::stdout().write_all(format!("{line}\n").as_bytes()).map_err(serve)?;
@@ -125,23 +126,6 @@ enum ResponseMode {
     Page(Arc<str>),
     Silent(Arc<AtomicUsize>),
     WaitingCount(Arc<AtomicUsize>),
-}
-
-fn generate_certificate() -> Result<(TlsAcceptor, String), Box<dyn std::error::Error>> {
-    let key = KeyPair::generate()?;
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "bench authority");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = params.self_signed(&key)?.pem();
-    let issuer = Issuer::new(params, key);
-    let key = KeyPair::generate()?;
-    let leaf = CertificateParams::new(vec!["127.0.0.1".to_owned()])?.signed_by(&key, &issuer)?;
-    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(vec![leaf.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok((TlsAcceptor::from(Arc::new(config)), authority))
 }
 
 fn start_listener(kind: ResponseMode, tls: Option<TlsAcceptor>) -> io::Result<SocketAddr> {

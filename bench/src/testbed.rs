@@ -2,11 +2,9 @@
 //! processes as deployed, started from the programs beside this one.
 
 use std::{
-    fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Stdio,
-    sync::Arc,
     time::Duration,
 };
 
@@ -15,17 +13,15 @@ use async_nats::{
     jetstream::{Context, context::ContextBuilder},
 };
 use picket_proto::Tickets;
+use picket_runtime::ErrorChain;
 use picket_servers::{DataDir, Nats, NatsConfig, Postgres, PostgresConfig, Tools};
-use picket_store::{DatabaseOptions, Store, tickets::Keyring};
-use picket_testkit::servers;
-use rustix::process::{Pid, Signal, kill_process};
-use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions, types::time::OffsetDateTime};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    process::{Child, Command},
-    time::{Instant, sleep, timeout},
+use picket_testkit::{
+    builders,
+    process::{self, Process},
+    servers,
 };
+use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions, types::time::OffsetDateTime};
+use tokio::process::Command;
 
 use crate::Error;
 
@@ -33,8 +29,6 @@ use crate::Error;
 pub(crate) const REGION: &str = "bench";
 /// Maximum time of a wait.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
-/// Pause between two polls.
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Servers without any Picket process. Removed with the bench.
 pub(crate) struct Testbed {
@@ -74,62 +68,31 @@ impl Testbed {
 
     /// Runs the `picket` command to its end.
     async fn run_picket(&self, arguments: &[&str]) -> Result<(), Error> {
-        let run = self.program_command("picket")?.args(arguments).stdin(Stdio::null()).output();
-        let output = timeout(WAIT_TIMEOUT, run).await.map_err(with_context("picket"))?;
-        let output = output.map_err(|error| Error::System("picket", error))?;
-        match output.status.success() {
-            true => Ok(()),
-            false => Err(Error::Failed(String::from_utf8_lossy(&output.stderr).into_owned())),
+        match process::run_to_end(self.program_command("picket").args(arguments)).await {
+            (0, ..) => Ok(()),
+            (_, _, stderr) => Err(Error::Failed(stderr)),
         }
     }
 
-    /// Command that runs a program in the directory of this one.
-    fn program_command(&self, program: &str) -> Result<Command, Error> {
-        let executable =
-            std::env::current_exe().map_err(|error| Error::System("this program's path", error))?;
-        let path = executable.with_file_name(program);
-        if !path.is_file() {
-            let build = "cargo build --workspace --bins, with --release or as this one was built";
-            return Err(Error::Failed(format!("{} does not exist: {build}", path.display())));
-        }
-        let mut command = Command::new(path);
-        command.arg0(self.dir.join(program)).kill_on_drop(true);
+    /// Command that runs a program of this build.
+    fn program_command(&self, program: &str) -> Command {
+        let mut command = process::program_command(&process::built_dir(), program, &self.dir);
         command.env("DATABASE_URL", self.postgres.url()).env("NATS_URL", self.nats.url());
-        Ok(command)
+        command
     }
 
     /// Starts a process without waiting for its readiness.
-    ///
-    /// # Errors
-    /// Fails if the program does not exist.
-    pub(crate) fn spawn_process(&self, program: &'static str, options: &[&str]) -> Result<Process, Error> {
-        let listen = SocketAddr::from(([127, 0, 0, 1], servers::non_ephemeral_port()));
-        let mut command = self.program_command(program)?;
+    pub(crate) fn spawn_process(&self, program: &str, options: &[&str]) -> Process {
+        let listen = process::free_address();
+        let mut command = self.program_command(program);
         command.args(options).env("PICKET_LISTEN", listen.to_string());
         Process::spawn(program, command, listen, &self.dir)
     }
 
     /// Starts a coordinator without waiting for its readiness.
-    ///
-    /// # Errors
-    /// Fails if the program does not exist.
-    pub(crate) fn spawn_coordinator(&self) -> Result<Process, Error> {
+    pub(crate) fn spawn_coordinator(&self) -> Process {
         // Smoke runs are too short for longer intervals.
         self.spawn_process("picket-coordinator", &["--min-interval", "1s"])
-    }
-
-    /// Starts another program, which serves HTTP at `listen` and runs with the files of this bed.
-    ///
-    /// # Errors
-    /// Fails if the program does not exist.
-    pub(crate) fn spawn_external(
-        &self,
-        name: &'static str,
-        mut command: Command,
-        listen: SocketAddr,
-    ) -> Result<Process, Error> {
-        command.kill_on_drop(true);
-        Process::spawn(name, command, listen, &self.dir)
     }
 
     /// Directory for files of a run.
@@ -277,10 +240,8 @@ impl Testbed {
     ///
     /// # Errors
     /// Fails if the database does not answer.
-    pub(crate) async fn load_tickets(&self) -> Result<Arc<Tickets>, Error> {
-        let options = DatabaseOptions { database_url: Some(self.postgres.url()) };
-        let store = Store::new(&options, "bench", 1).map_err(with_context("database"))?;
-        Ok(Keyring::load_from(&store).await.map_err(with_context("keys"))?.tickets())
+    pub(crate) async fn load_tickets(&self) -> Result<Tickets, Error> {
+        builders::load_tickets(&self.database).await.map_err(with_context("keys"))
     }
 
     /// Stops the servers.
@@ -294,112 +255,7 @@ impl Testbed {
     }
 }
 
-/// Running process. Killed when dropped.
-pub(crate) struct Process {
-    pub(crate) name: &'static str,
-    pub(crate) pid: u32,
-    child: Child,
-    listen: SocketAddr,
-    log: PathBuf,
-}
-
-impl Process {
-    fn spawn(
-        name: &'static str,
-        mut command: Command,
-        listen: SocketAddr,
-        dir: &Path,
-    ) -> Result<Self, Error> {
-        let start = |error| Error::System("could not start a process", error);
-        let log = dir.join("logs").join(format!("{name}-{}.log", listen.port()));
-        let file = fs::File::create(&log).map_err(start)?;
-        command.stdin(Stdio::null()).stdout(file.try_clone().map_err(start)?).stderr(file);
-        let child = command.spawn().map_err(|error| {
-            let program = command.as_std().get_program().to_string_lossy().into_owned();
-            start(io::Error::new(error.kind(), format!("{program}: {error}")))
-        })?;
-        let pid = child.id().unwrap_or_default();
-        Ok(Self { name, pid, child, listen, log })
-    }
-
-    /// Waits until `path` is answered with 200.
-    ///
-    /// # Errors
-    /// Fails with the end of the log after the timeout.
-    pub(crate) async fn wait_responding(&self, path: &str) -> Result<(), Error> {
-        let until = Instant::now() + WAIT_TIMEOUT;
-        while Instant::now() < until {
-            if matches!(self.http_get(path).await, Ok(response) if response.starts_with("HTTP/1.1 200") || response.starts_with("HTTP/1.0 200"))
-            {
-                return Ok(());
-            }
-            sleep(POLL_INTERVAL).await;
-        }
-        let log = fs::read_to_string(&self.log).unwrap_or_default();
-        let tail: Vec<&str> = log.lines().rev().take(5).collect();
-        Err(Error::Failed(format!("{} did not become ready: {}", self.name, tail.join("\n"))))
-    }
-
-    /// Waits until the process is ready.
-    ///
-    /// # Errors
-    /// Fails with the end of the log after the timeout.
-    pub(crate) async fn wait_ready(&self) -> Result<(), Error> {
-        self.wait_responding("/readyz").await
-    }
-
-    /// Value of a metric, summed over all labels.
-    pub(crate) async fn read_metric(&self, name: &str) -> f64 {
-        let text = self.http_get("/metrics").await.unwrap_or_default();
-        text.lines()
-            .filter(|line| line.split(['{', ' ']).next() == Some(name))
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum()
-    }
-
-    /// Requests `path` and returns the whole response with head and body.
-    ///
-    /// # Errors
-    /// Fails if the process does not answer.
-    pub(crate) async fn http_get(&self, path: &str) -> io::Result<String> {
-        const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
-        let request = async {
-            let mut stream = TcpStream::connect(self.listen).await?;
-            // HTTP/1.0 avoids chunked responses.
-            let head = format!("GET {path} HTTP/1.0\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n");
-            stream.write_all(head.as_bytes()).await?;
-            let mut response = Vec::new();
-            stream.read_to_end(&mut response).await?;
-            Ok(String::from_utf8_lossy(&response).into_owned())
-        };
-        timeout(RESPONSE_TIMEOUT, request).await?
-    }
-
-    /// Stops the process gracefully and waits for its end.
-    ///
-    /// # Errors
-    /// Fails if the process does not end in time.
-    pub(crate) async fn stop(mut self) -> Result<(), Error> {
-        if let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) {
-            // A process that has already ended is waited for as well.
-            let _ = kill_process(pid, Signal::TERM);
-        }
-        match timeout(WAIT_TIMEOUT, self.child.wait()).await {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err(Error::Failed(format!("{} did not end", self.name))),
-        }
-    }
-}
-
 /// Converts an error to text with a context and all causes.
-pub(crate) fn with_context<E: std::error::Error>(doing: &'static str) -> impl Fn(E) -> Error {
-    move |error| {
-        let mut text = format!("{doing}: {error}");
-        let mut source = error.source();
-        while let Some(cause) = source {
-            text += &format!(": {cause}");
-            source = cause.source();
-        }
-        Error::Failed(text)
-    }
+pub(crate) fn with_context<E: std::error::Error + 'static>(doing: &'static str) -> impl Fn(E) -> Error {
+    move |error| Error::Failed(format!("{doing}: {}", ErrorChain(&error)))
 }

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use picket_testkit::proc;
 use sqlx::types::time::OffsetDateTime;
 use tokio::time::sleep;
 
 use crate::{
-    Error, proc_usage,
+    Error,
     table::Percentiles,
     testbed::{Testbed, with_context},
 };
@@ -41,13 +42,13 @@ impl MeasurementWindow {
         parts: &[(&'static str, u32)],
         length: Duration,
     ) -> Result<Self, Error> {
-        let cost = || parts.iter().map(|(_, pid)| proc_usage::cpu_seconds(*pid)).collect::<Vec<_>>();
+        let cost = || parts.iter().map(|(_, pid)| proc::cpu_seconds(*pid)).collect::<Vec<_>>();
         let (from, before) = (bed.database_now().await?, cost());
         sleep(length).await;
         let (until, after) = (bed.database_now().await?, cost());
         let each = parts.iter().zip(before.iter().zip(&after));
         let cpu = each.map(|((name, _), (before, after))| (*name, after - before)).collect();
-        let memory = parts.iter().map(|(name, pid)| (*name, proc_usage::memory_bytes(*pid))).collect();
+        let memory = parts.iter().map(|(name, pid)| (*name, proc::memory_bytes(*pid))).collect();
         Ok(Self { from, until, cpu_seconds: cpu, memory })
     }
 

@@ -8,7 +8,7 @@ use std::{
 
 use picket_testkit::{
     servers,
-    target::{CertificateAuthority, Validity},
+    targets::{CertificateAuthority, Validity},
 };
 
 use crate::program_path;

@@ -8,10 +8,11 @@ mod topology;
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use picket_testkit::{
-    eventually,
+    eventually, ledger,
+    process::built_dir,
     proxy::Proxy,
     servers::{self, scratch_dir},
-    target::Target,
+    targets::Target,
 };
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
@@ -19,12 +20,12 @@ use tokio::{
 };
 
 pub use job_recorder::{JobRecorder, RecordedJob};
+pub use picket_testkit::process::WAIT_TIMEOUT;
 pub use report_table::{account_cells, build_table};
 pub use tick_account::{ReportLine, TickAccount};
 pub use topology::{Environment, Topology};
 
-pub use crate::deadlines::WAIT_TIMEOUT;
-use crate::{BusEndpoint, NetnsLab, Process, Stack, process::built_dir};
+use crate::{BusEndpoint, NetnsLab, Process, Stack};
 
 /// Lease time of a fault test: long enough for a machine with two cores, short enough for a test.
 pub const LEASE_TIME: Duration = Duration::from_secs(6);
@@ -305,21 +306,12 @@ impl FaultTest {
     }
 
     /// Waits until each tick up to `to` has a real result, for schedules that match `condition` on
-    /// `schedule`. Includes results so late that the ledger had recorded the tick as missed.
+    /// `schedule` and `region`. Includes results so late that the ledger had recorded the tick as missed.
     pub async fn wait_completed(&self, to: &str, condition: &str) {
-        let undone = format!(
-            "SELECT schedule.site_id || ' in ' || region.name || ': ' || tick || coalesce(' ' || cause, ' no row')
-             FROM picket.schedules AS schedule
-             JOIN picket.regions AS region ON region.id = schedule.region_id
-             CROSS JOIN picket.ticks(interval_ms, phase_ms, valid_from, coalesce(valid_to, 'infinity'), '{from}', '{to}') AS tick
-             LEFT JOIN picket.check_results AS result
-               ON result.scheduled_at = tick AND result.site_id = schedule.site_id
-              AND result.region_id = schedule.region_id AND kind = 'scheduled'
-             WHERE {condition} AND outcome IS DISTINCT FROM 'up' AND outcome IS DISTINCT FROM 'down'",
-            from = self.started_at
-        );
+        let (from, to) = (format!("'{}'::timestamptz", self.started_at), format!("'{to}'::timestamptz"));
         eventually(WAIT_TIMEOUT, "every tick to have a real result", async || {
-            let undone = self.stack.query_lines(&undone).await;
+            let undone = ledger::list_unchecked(&self.stack.database, &from, &to, condition).await;
+            let undone = undone.expect("the ledger");
             if undone.is_empty() {
                 Ok(())
             } else {

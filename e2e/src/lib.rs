@@ -7,25 +7,26 @@
 
 pub mod clock_skew;
 mod credentials;
-mod deadlines;
 pub mod fault_test;
 pub mod forged_results;
 pub mod invalid_rows;
 mod netns;
-mod process;
 
 use std::{path::PathBuf, time::Duration};
 
-use picket_proto::{Tickets, ticket::TicketKey};
+use picket_proto::Tickets;
 use picket_testkit::{
-    eventually,
+    builders, eventually,
+    ledger::{self, TickCounts},
+    network::NetworkNamespace,
+    process,
     servers::{self, TestNats},
 };
 use sqlx::{AssertSqlSafe, PgPool};
 
 pub use credentials::Credentials;
 pub use netns::{LabHost, NetnsLab};
-pub use process::{Process, program_path};
+pub use picket_testkit::process::{Process, program_path};
 
 /// Servers of a single test, and the processes started on them.
 pub struct Stack {
@@ -91,7 +92,7 @@ impl Stack {
         options: &[&str],
         variables: &[(&str, &str)],
     ) -> Process {
-        Process::start(self, None, program, options, variables).await
+        self.spawn_process_in(None, program, options, variables)
     }
 
     /// Starts a program as [`spawn_process`](Self::spawn_process) does, on a host other than the
@@ -103,7 +104,27 @@ impl Stack {
         options: &[&str],
         variables: &[(&str, &str)],
     ) -> Process {
-        Process::start(self, Some(host), program, options, variables).await
+        self.spawn_process_in(Some(host.network()), program, options, variables)
+    }
+
+    fn spawn_process_in(
+        &self,
+        network: Option<NetworkNamespace>,
+        program: &str,
+        options: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Process {
+        let listen = process::free_address();
+        let mut command = self.program_command(program, options);
+        command.env("PICKET_LISTEN", listen.to_string());
+        for (name, value) in variables {
+            // An empty value removes a variable set for all processes.
+            match value.is_empty() {
+                true => command.env_remove(name),
+                false => command.env(name, value),
+            };
+        }
+        Process::spawn_in(network, program, command, listen, &self.dir)
     }
 
     /// Connects processes started from now on to another database.
@@ -151,15 +172,7 @@ impl Stack {
 
     /// Loads the ticket keys of this installation, as coordinators do.
     pub async fn load_tickets(&self) -> Tickets {
-        let keys: Vec<(String, i16, Vec<u8>)> = sqlx::query_as(
-            "SELECT installation_id::text, key_id, key FROM picket.settings CROSS JOIN picket.ticket_keys",
-        )
-        .fetch_all(&self.database)
-        .await
-        .expect("the keys");
-        let installation = keys[0].0.parse().expect("a UUID");
-        let key = |(_, id, secret)| TicketKey { id, secret, retired_at: None, is_usable: true };
-        Tickets::new(installation, true, &keys.into_iter().map(key).collect::<Vec<_>>())
+        builders::load_tickets(&self.database).await.expect("the keys")
     }
 
     /// Runs the `picket` command to its end. Returns exit code, standard output and standard error.
@@ -174,11 +187,8 @@ impl Stack {
         arguments: &[&str],
         variables: &[(&str, &str)],
     ) -> (i32, String, String) {
-        let output = self.program_command("picket", arguments).envs(variables.iter().copied()).output();
-        let limit = Duration::from_secs(60);
-        let output = tokio::time::timeout(limit, output).await.expect("picket ends").expect("picket runs");
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+        let mut command = self.program_command("picket", arguments);
+        process::run_to_end(command.envs(variables.iter().copied())).await
     }
 
     /// Runs a statement and returns the number of affected rows.
@@ -239,26 +249,13 @@ impl Stack {
         .await;
     }
 
-    /// Counts the ticks of a past span and the ticks without a row, from the history of schedules
-    /// alone.
+    /// Counts the ticks of a past span and the ticks without a row, as by [`ledger::count_ticks`].
     pub async fn count_ticks(&self, from: &str, to: &str) -> TickCounts {
-        let sql = format!(
-            "SELECT count(*), count(*) FILTER (WHERE result.site_id IS NULL),
-                    count(*) FILTER (WHERE outcome = 'up'), count(*) FILTER (WHERE outcome = 'down'),
-                    count(*) FILTER (WHERE outcome = 'missed')
-             FROM picket.schedules AS schedule
-             CROSS JOIN picket.ticks(interval_ms, phase_ms, valid_from, coalesce(valid_to, 'infinity'), {from}, {to}) AS tick
-             LEFT JOIN picket.check_results AS result
-               ON result.scheduled_at = tick AND result.site_id = schedule.site_id
-              AND result.region_id = schedule.region_id AND kind = 'scheduled'"
-        );
-        let row: (i64, i64, i64, i64, i64) =
-            sqlx::query_as(AssertSqlSafe(sql)).fetch_one(&self.database).await.expect("the ledger");
-        TickCounts { ticks: row.0, unaccounted: row.1, up: row.2, down: row.3, missed: row.4 }
+        ledger::count_ticks(&self.database, from, to).await.expect("the ledger")
     }
 
-    pub(crate) fn program_command(&self, program: &str, arguments: &[&str]) -> tokio::process::Command {
-        let mut command = tokio::process::Command::new(process::find_program(&self.programs, program));
+    fn program_command(&self, program: &str, arguments: &[&str]) -> tokio::process::Command {
+        let mut command = process::program_command(&self.programs, program, &self.dir);
         command
             .args(arguments)
             .env("DATABASE_URL", &self.database_url)
@@ -268,12 +265,7 @@ impl Stack {
             // limits.
             .env("PICKET_MAX_DRIFT", "30s")
             .env("PICKET_PER_HOST", "1000")
-            // If the test is killed, the reaper kills all processes whose command line names the
-            // directory.
-            .arg0(self.dir.join(program))
-            .current_dir(&self.dir)
-            .stdin(std::process::Stdio::null())
-            .kill_on_drop(true);
+            .current_dir(&self.dir);
         let user = program.strip_prefix("picket-").unwrap_or("operator");
         if let Some(credentials) = &self.bus.credentials {
             command.env("NATS_NKEY", credentials.credential_path(user));
@@ -283,23 +275,4 @@ impl Stack {
         }
         command
     }
-
-    pub(crate) fn log_path(&self, name: &str) -> PathBuf {
-        self.dir.join(format!("{name}.log"))
-    }
-}
-
-/// Outcomes of the ticks in a span.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TickCounts {
-    /// Ticks due.
-    pub ticks: i64,
-    /// Ticks without a row.
-    pub unaccounted: i64,
-    /// Rows with outcome `up`.
-    pub up: i64,
-    /// Rows with outcome `down`.
-    pub down: i64,
-    /// Rows with outcome `missed`.
-    pub missed: i64,
 }

@@ -8,18 +8,14 @@
 
 use std::{
     env,
-    fs::File,
     io::{BufRead, BufReader},
     net::{Ipv4Addr, SocketAddr},
-    os::fd::AsFd,
     process::{Child, Command, Stdio},
     sync::Arc,
-    thread,
     time::Duration,
 };
 
-use picket_testkit::target::Target;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use picket_testkit::{network::NetworkNamespace, targets::Target};
 use tokio::runtime::Handle;
 
 use crate::fault_test;
@@ -44,7 +40,7 @@ pub struct NetnsLab {
 pub struct LabHost {
     number: u8,
     pid: u32,
-    namespace: Arc<File>,
+    network: NetworkNamespace,
     _holder: Option<Arc<NamespaceHolder>>,
 }
 
@@ -207,8 +203,12 @@ impl LabHost {
     }
 
     fn from_pid(number: u8, pid: u32) -> Self {
-        let network = File::open(format!("/proc/{pid}/ns/net")).expect("a process has a network");
-        Self { number, pid, namespace: Arc::new(network), _holder: None }
+        Self { number, pid, network: NetworkNamespace::of_process(pid), _holder: None }
+    }
+
+    /// Network of this host.
+    pub fn network(&self) -> NetworkNamespace {
+        self.network.clone()
     }
 
     /// Address of the host. Each host has its own network.
@@ -223,17 +223,7 @@ impl LabHost {
     /// Runs `work` in the network of this host. Sockets and processes created by `work` belong to
     /// the host.
     pub fn run_inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let runtime = Handle::try_current();
-        let moved = || {
-            let _runtime = runtime.as_ref().map(Handle::enter);
-            let network = self.namespace.as_fd();
-            move_into_link_name_space(network, Some(LinkNameSpaceType::Network))
-                .expect("a host can be entered");
-            work()
-        };
-        // Uses a separate thread, because the network is a permanent property of a thread.
-        thread::scope(|scope| scope.spawn(moved).join())
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        self.network.run_inside(work)
     }
 
     /// Runs a shell command on this host. Panics if the command fails.

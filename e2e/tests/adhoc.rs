@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use picket_e2e::Stack;
-use picket_testkit::target::Target;
+use picket_testkit::targets::Target;
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 

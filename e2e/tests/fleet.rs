@@ -11,7 +11,7 @@ use std::{
 };
 
 use picket_e2e::{Process, Stack, program_path};
-use picket_testkit::{eventually, target::Target};
+use picket_testkit::{eventually, targets::Target};
 use serde_json::Value;
 use sqlx::AssertSqlSafe;
 
@@ -188,7 +188,7 @@ fn find_named_metrics(dir: &Path) -> BTreeSet<String> {
 fn served_metrics(processes: &[&Process]) -> BTreeSet<String> {
     let mut served = BTreeSet::new();
     for process in processes {
-        let (_, text) = process.http_get("/metrics").unwrap_or_default();
+        let text = process.http_get("/metrics").map(|response| response.body).unwrap_or_default();
         for line in text.lines() {
             let words: Vec<&str> = line.split([' ', '{']).collect();
             match words[..] {

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use picket_e2e::{Process, Stack};
 use picket_testkit::{
     eventually, servers,
-    target::{Step, Target},
+    targets::{Step, Target},
 };
 
 const REGIONS: [&str; 3] = ["asia", "east", "west"];

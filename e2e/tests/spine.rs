@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use picket_e2e::Stack;
-use picket_testkit::{eventually, target::Target};
+use picket_testkit::{eventually, targets::Target};
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -193,7 +193,7 @@ async fn a_database_that_is_away_loses_no_result() {
     })
     .await;
     eventually(WAIT_TIMEOUT, "a sink that says it is not ready", async || {
-        sink.http_get("/readyz").is_some_and(|(code, _)| code == 503)
+        sink.http_get("/readyz").is_some_and(|response| response.status == 503)
     })
     .await;
     postgres.start().await;
@@ -218,11 +218,11 @@ async fn processes_started_before_their_servers_wait_and_then_work() {
     );
     for process in [&coordinator, &prober, &sink] {
         eventually(WAIT_TIMEOUT, "not ready", async || {
-            process.http_get("/readyz").is_some_and(|(code, _)| code == 503)
+            process.http_get("/readyz").is_some_and(|response| response.status == 503)
         })
         .await;
         eventually(WAIT_TIMEOUT, "alive", async || {
-            process.http_get("/healthz").is_some_and(|(code, _)| code == 200)
+            process.http_get("/healthz").is_some_and(|response| response.status == 200)
         })
         .await;
         eventually(WAIT_TIMEOUT, "it says what it waits for", async || {

@@ -10,7 +10,7 @@ use std::{
 use picket_testkit::{
     eventually,
     servers::{non_ephemeral_port, pinned_tools, scratch_dir},
-    target::Target,
+    targets::Target,
 };
 use sqlx::PgPool;
 use tokio::{

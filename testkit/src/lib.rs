@@ -1,14 +1,25 @@
-//! Test fixtures: real servers, hostile targets, a fault proxy, and waits for conditions.
+//! Instruments of tests and benches: real servers, processes, target websites, a fault proxy,
+//! waits for conditions, and measurements.
 #![warn(missing_docs)]
 
+pub mod builders;
+pub mod certificates;
 pub mod eventually;
+pub mod http;
+pub mod ledger;
+pub mod metrics;
+pub mod network;
+pub mod percentiles;
+pub mod proc;
+pub mod process;
 pub mod proxy;
 pub mod servers;
-pub mod target;
-pub mod tickets;
+pub mod targets;
 pub mod tls_proxy;
 
+pub use builders::with_ticket;
 pub use eventually::eventually;
+pub use metrics::Metrics;
+pub use process::Process;
 pub use proxy::Proxy;
-pub use tickets::with_ticket;
 pub use tls_proxy::TlsProxy;

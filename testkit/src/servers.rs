@@ -10,7 +10,6 @@ mod reaper;
 
 use std::{
     env,
-    error::Error as _,
     future::Future,
     net::TcpListener,
     path::PathBuf,
@@ -22,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use picket_runtime::ErrorChain;
 use picket_servers::{Error, Tools};
 use tokio::{process::Command, runtime::Runtime, sync::OnceCell};
 
@@ -92,15 +92,7 @@ async fn run_in_background<T: Send + 'static>(future: impl Future<Output = T> + 
 /// Returns the value, or panics with the error and all its causes.
 #[track_caller]
 fn expect_ok<T>(result: Result<T, Error>) -> T {
-    result.unwrap_or_else(|error| {
-        let mut text = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            text += &format!(": {cause}");
-            source = cause.source();
-        }
-        panic!("{text}")
-    })
+    result.unwrap_or_else(|error| panic!("{}", ErrorChain(&error)))
 }
 
 /// Starts a server on a free port. Retries on another port if the port has been taken meanwhile.

@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::target::{CertificateAuthority, Identity};
+use crate::certificates::{CertificateAuthority, Identity};
 
 /// First message of a Postgres client that wants TLS: its length and the request code.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];

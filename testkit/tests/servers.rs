@@ -9,6 +9,7 @@ use std::{
 
 use picket_testkit::{
     eventually,
+    proc::is_running,
     servers::{scratch_dir, shared_nats, shared_postgres, start_nats, start_postgres},
 };
 
@@ -105,17 +106,18 @@ async fn no_server_and_no_file_outlives_a_killed_test_process() {
     })
     .await;
     let pid = |file: &str| {
-        fs::read_to_string(find_file(Path::new(&dir), file)).unwrap().lines().next().unwrap().to_owned()
+        let text = fs::read_to_string(find_file(Path::new(&dir), file)).unwrap();
+        text.lines().next().unwrap().parse::<u32>().unwrap()
     };
     let pids = [pid("nats/nats.pid"), pid("postgres/postmaster.pid")];
-    assert!(pids.iter().all(|pid| is_running(pid)));
+    assert!(pids.iter().all(|pid| is_running(*pid)));
 
     process.kill().unwrap();
     process.wait().unwrap();
 
     eventually(TEST_TIMEOUT, "the directory's removal", async || !Path::new(&dir).exists()).await;
     for pid in pids {
-        assert!(!is_running(&pid), "process {pid} runs still");
+        assert!(!is_running(pid), "process {pid} runs still");
     }
 }
 
@@ -124,16 +126,4 @@ fn find_file(dir: &Path, file: &str) -> PathBuf {
     let entries = fs::read_dir(dir).expect("the directory is there");
     let mut files = entries.flatten().map(|entry| entry.path().join(file));
     files.find(|file| file.exists()).unwrap_or_else(|| panic!("there is no {file} in {}", dir.display()))
-}
-
-/// Whether a process runs: a dead one that nobody has waited for does not.
-fn is_running(pid: &str) -> bool {
-    if let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) {
-        return !stat.contains(") Z ");
-    }
-    Command::new("/bin/sh")
-        .args(["-c", "kill -0 \"$0\" 2>/dev/null", pid])
-        .status()
-        .expect("sh runs")
-        .success()
 }

@@ -16,7 +16,7 @@ use futures_util::StreamExt;
 use parking_lot::Mutex;
 use picket_proto::{CheckRequest, SiteId, subject};
 use picket_store::{maintenance, reports, site_status, sites};
-use picket_testkit::eventually;
+use picket_testkit::{eventually, proc};
 use tokio::time::Instant;
 
 use crate::{Stack, TEST_DEADLINE};
@@ -149,9 +149,7 @@ fn odd_site_sql(chance: &mut SplitMix64, number: usize) -> String {
 }
 
 fn memory_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
+    proc::resident_kib(std::process::id()).unwrap_or(0)
 }
 
 fn env_number(variable: &str) -> Option<u64> {

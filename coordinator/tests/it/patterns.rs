@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use picket_runtime::{Health, PipelineHandle};
-use picket_testkit::eventually;
+use picket_testkit::{Metrics, eventually};
 
-use crate::{Stack, TEST_DEADLINE, streams::read_metric};
+use crate::{Stack, TEST_DEADLINE};
 
 const LEASE: Duration = Duration::from_secs(15);
 
@@ -14,13 +14,13 @@ async fn planned(stack: &Stack, name: &str, sites: f64) -> (PipelineHandle, Heal
     let health = Health::new();
     let running = stack.start_coordinator_with(name, LEASE, health.clone()).await;
     eventually(TEST_DEADLINE, "the sites to be planned", async || {
-        match read_metric(&health, "picket_coordinator_sites", "") {
+        match Metrics::of_health(&health).sum("picket_coordinator_sites") {
             Some(there) if there == sites => Ok(()),
             there => Err(there),
         }
     })
     .await;
-    let compiled = read_metric(&health, "picket_coordinator_patterns_compiled_total", "").unwrap();
+    let compiled = Metrics::of_health(&health).sum("picket_coordinator_patterns_compiled_total").unwrap();
     (running, health, compiled)
 }
 
@@ -77,7 +77,7 @@ async fn a_regex_that_is_changed_by_sql_is_judged_again() {
         "SELECT count(*) FROM picket.sites WHERE problem LIKE 'regex: %' AND patterns_validated IS NULL";
     until(&stack, "the second to be refused", refused, 1).await;
     eventually(TEST_DEADLINE, "the site to be planned no more", async || {
-        let sites = read_metric(&health, "picket_coordinator_sites", "");
+        let sites = Metrics::of_health(&health).sum("picket_coordinator_sites");
         if sites == Some(0.0) { Ok(()) } else { Err(sites) }
     })
     .await;

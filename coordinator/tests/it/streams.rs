@@ -4,19 +4,9 @@ use std::time::Duration;
 
 use picket_proto::subject;
 use picket_runtime::Health;
-use picket_testkit::eventually;
+use picket_testkit::{Metrics, eventually};
 
 use crate::{Stack, TEST_DEADLINE};
-
-/// The number of a metric, with these labels if it has any.
-pub(crate) fn read_metric(health: &Health, name: &str, labels: &str) -> Option<f64> {
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &health.registry()).unwrap();
-    let line = text.lines().find(|line| {
-        line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']) && rest.contains(labels))
-    })?;
-    line.rsplit(' ').next()?.parse().ok()
-}
 
 /// Publishes `number` messages of `bytes` each.
 async fn fill_stream(stack: &Stack, number: usize, bytes: usize, to: impl Fn(usize) -> String) {
@@ -39,15 +29,15 @@ async fn a_region_that_fills_the_stream_of_results_is_named_in_metrics() {
 
     // There is no sink: all of it waits, a third of what the stream of this test may hold.
     fill_stream(&stack, 350, 60 << 10, |n| format!("picket.result.loud.{}", n % 64)).await;
-    let ratio = || read_metric(&health, "picket_coordinator_results_waiting_ratio", "");
+    let ratio = || Metrics::of_health(&health).sum("picket_coordinator_results_waiting_ratio");
     eventually(TEST_DEADLINE, "a coordinator that sees it", async || {
         if ratio() > Some(0.25) { Ok(()) } else { Err(ratio()) }
     })
     .await;
     // Two looks are compared; what comes between them is counted.
     let of = |region: &str| {
-        read_metric(&health, "picket_coordinator_results_arrived_total", &format!("region=\"{region}\""))
-            .unwrap_or(0.0)
+        let selector = format!("picket_coordinator_results_arrived_total{{region=\"{region}\"}}");
+        Metrics::of_health(&health).sum(&selector).unwrap_or(0.0)
     };
     eventually(TEST_DEADLINE, "a region that is named", async || {
         fill_stream(&stack, 3, 100, |_| "picket.result.loud.bundle".to_owned()).await;
@@ -73,7 +63,7 @@ async fn a_stream_of_jobs_that_is_nearly_full_is_seen_and_discards_the_oldest_jo
 
     // Nobody pulls. 64 MiB are what the stream of this test may hold.
     fill_stream(&stack, 85, 700 << 10, |n| format!("picket.job.eu.{n}")).await;
-    let ratio = || read_metric(&health, "picket_coordinator_jobs_stored_ratio", "");
+    let ratio = || Metrics::of_health(&health).sum("picket_coordinator_jobs_stored_ratio");
     eventually(TEST_DEADLINE, "a stream that is nearly full", async || {
         if ratio() > Some(0.8) { Ok(()) } else { Err(ratio()) }
     })

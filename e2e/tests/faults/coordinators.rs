@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use picket_e2e::fault_test::{FaultTest, JobRecorder, RecordedJob, Topology, WAIT_TIMEOUT};
 use picket_proto::{Epoch, Shard, Timestamp};
-use picket_testkit::eventually;
+use picket_testkit::{eventually, servers::Signal};
 
 #[tokio::test]
 async fn f1_a_killed_coordinators_shards_are_taken_over_and_no_tick_is_lost_without_a_trace() {
@@ -58,11 +58,11 @@ async fn f2_a_coordinator_that_was_paused_beyond_its_lease_publishes_nothing_for
         .collect();
     assert_eq!(held.len(), 32);
 
-    paused.send_signal("STOP");
+    paused.send_signal(Signal::STOP);
     let stopped = drill.mark_fault_started().await;
     drill.wait_balanced().await;
     drill.wait_served().await;
-    paused.send_signal("CONT");
+    paused.send_signal(Signal::CONT);
     drill.mark_fault_ended().await;
     eventually(WAIT_TIMEOUT, "the one that wakes to say so", async || {
         let log = paused.read_log();

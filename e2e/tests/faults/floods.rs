@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use picket_e2e::fault_test::{FaultTest, Topology};
-use picket_testkit::target::{CertificateAuthority, Step, Target, Validity};
+use picket_testkit::targets::{CertificateAuthority, Step, Target, Validity};
 
 /// What a process may grow by that reads floods and matches bodies, in KiB.
 const MAX_GROWTH_KIB: u64 = 48 << 10;

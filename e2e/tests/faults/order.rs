@@ -4,7 +4,7 @@ use picket_e2e::{
     Stack,
     fault_test::{FaultTest, LEASE_TIME, Topology, WAIT_TIMEOUT},
 };
-use picket_testkit::{eventually, proxy::Proxy, servers, target::Target};
+use picket_testkit::{eventually, proxy::Proxy, servers, targets::Target};
 
 #[tokio::test]
 async fn item6_processes_started_before_any_server_wait_aloud_and_then_work_by_themselves() {

@@ -6,7 +6,7 @@ use picket_e2e::{
     Process,
     fault_test::{FaultTest, Topology, WAIT_TIMEOUT},
 };
-use picket_testkit::eventually;
+use picket_testkit::{eventually, servers::Signal};
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
@@ -161,7 +161,7 @@ async fn f5_a_prober_that_is_stopped_finishes_what_runs_and_takes_no_more() {
             .await;
     let mut victim = start_busy_victim(&drill).await;
 
-    victim.send_signal("TERM");
+    victim.send_signal(Signal::TERM);
     let asked = drill.mark_fault_started().await;
     // Its checks take 3 s; the deadline that it has by default is 75 s.
     let status = victim.wait_exit(Duration::from_secs(20)).await;

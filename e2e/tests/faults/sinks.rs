@@ -3,7 +3,7 @@
 use async_nats::jetstream;
 use picket_e2e::fault_test::{FaultTest, Topology, WAIT_TIMEOUT};
 use picket_proto::subject;
-use picket_testkit::{eventually, with_ticket};
+use picket_testkit::{eventually, servers::Signal, with_ticket};
 
 /// Results of sites that do not exist, each of a tick of its own: they are rows, and in no ledger.
 const RESULT_COUNT: usize = 20_000;
@@ -27,9 +27,9 @@ async fn f7_every_acknowledged_result_is_stored_once_however_often_sinks_are_kil
     drill.stack.execute_sql(SLOW_INSERT_SQL).await;
 
     drill.mark_fault_started().await;
-    drill.sinks[0].send_signal("STOP");
+    drill.sinks[0].send_signal(Signal::STOP);
     publish_results(&drill).await;
-    drill.sinks[0].send_signal("CONT");
+    drill.sinks[0].send_signal(Signal::CONT);
     for round in 0..9 {
         let stored = drill.stack.query_number(STORED_COUNT_SQL).await;
         drill.stack.wait_at_least(WAIT_TIMEOUT, stored + 1, STORED_COUNT_SQL).await;
@@ -40,7 +40,7 @@ async fn f7_every_acknowledged_result_is_stored_once_however_often_sinks_are_kil
             // After a statement and before its commit.
             1 => {
                 drill.stack.wait_at_least(WAIT_TIMEOUT, 1, WRITING_COUNT_SQL).await;
-                sink.send_signal("STOP");
+                sink.send_signal(Signal::STOP);
                 eventually(WAIT_TIMEOUT, "the end of the statement", async || {
                     drill.stack.query_number(WRITING_COUNT_SQL).await == 0
                 })

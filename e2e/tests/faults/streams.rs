@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use async_nats::jetstream::{Context, consumer::pull};
 use picket_e2e::fault_test::{Environment, FaultTest, Topology, WAIT_TIMEOUT};
-use picket_testkit::{eventually, servers};
+use picket_testkit::{
+    eventually,
+    servers::{self, Signal},
+};
 
 const JOBS_STREAM: &str = "PICKET_JOBS";
 const RESULTS_STREAM: &str = "PICKET_RESULTS";
@@ -36,7 +39,7 @@ async fn f14_jobs_that_are_purged_are_missed_and_not_silent() {
     let mut drill = FaultTest::start("F14", "jobs purged, twice, while they wait", Topology::default()).await;
     let jetstream = drill.stack.connect_jetstream().await;
 
-    drill.probers.iter().for_each(|(_, prober)| prober.send_signal("STOP"));
+    drill.probers.iter().for_each(|(_, prober)| prober.send_signal(Signal::STOP));
     drill.mark_fault_started().await;
     for _ in 0..2 {
         for region in ["east", "west"] {
@@ -44,7 +47,7 @@ async fn f14_jobs_that_are_purged_are_missed_and_not_silent() {
         }
         assert!(purge_stream(&jetstream, JOBS_STREAM).await >= 8);
     }
-    drill.probers.iter().for_each(|(_, prober)| prober.send_signal("CONT"));
+    drill.probers.iter().for_each(|(_, prober)| prober.send_signal(Signal::CONT));
     drill.mark_fault_ended().await;
     drill.wait_served().await;
 
@@ -60,7 +63,7 @@ async fn f14b_results_that_are_purged_before_a_sink_has_them_are_counted_and_mis
         FaultTest::start("F14b", "results purged while the sinks sleep", Topology::default()).await;
     let jetstream = drill.stack.connect_jetstream().await;
 
-    drill.sinks.iter().for_each(|sink| sink.send_signal("STOP"));
+    drill.sinks.iter().for_each(|sink| sink.send_signal(Signal::STOP));
     drill.mark_fault_started().await;
     wait_undelivered(&jetstream, RESULTS_STREAM, "sink", 60).await;
     // They must have been seen to wait, for their loss to be seen.
@@ -73,7 +76,7 @@ async fn f14b_results_that_are_purged_before_a_sink_has_them_are_counted_and_mis
     }
     let lost = count_undelivered(&jetstream, RESULTS_STREAM, "sink").await;
     assert!(purge_stream(&jetstream, RESULTS_STREAM).await >= lost);
-    drill.sinks.iter().for_each(|sink| sink.send_signal("CONT"));
+    drill.sinks.iter().for_each(|sink| sink.send_signal(Signal::CONT));
     drill.mark_fault_ended().await;
     for coordinator in &drill.coordinators {
         coordinator.wait_logged("results left the stream before a sink had stored them").await;
@@ -179,7 +182,7 @@ async fn f14d_before_the_stream_of_results_is_full_no_jobs_are_published_and_no_
         .await;
     let memory = drill.memory_by_process();
 
-    drill.sinks.iter().for_each(|sink| sink.send_signal("STOP"));
+    drill.sinks.iter().for_each(|sink| sink.send_signal(Signal::STOP));
     drill.mark_fault_started().await;
     for coordinator in &drill.coordinators {
         coordinator.wait_logged("results backlog is high").await;
@@ -196,7 +199,7 @@ async fn f14d_before_the_stream_of_results_is_full_no_jobs_are_published_and_no_
     assert!(stream.state.bytes < 1 << 20, "{:?}", stream.state);
     assert_eq!(stream.state.first_sequence, 1, "nothing was thrown away");
     drill.assert_memory_flat(&memory, 16 << 10);
-    drill.sinks.iter().for_each(|sink| sink.send_signal("CONT"));
+    drill.sinks.iter().for_each(|sink| sink.send_signal(Signal::CONT));
     drill.mark_fault_ended().await;
     for coordinator in &drill.coordinators {
         coordinator.wait_logged("resumed publishing").await;

@@ -20,7 +20,7 @@ use picket_proto::Role;
 use picket_testkit::{
     TlsProxy,
     servers::{self, TestNats},
-    target::{CertificateAuthority, Identity, Validity},
+    targets::{CertificateAuthority, Identity, Validity},
 };
 
 /// Longer than anything here takes that goes well.

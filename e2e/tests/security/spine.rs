@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use futures_util::StreamExt;
 use picket_e2e::{Process, Stack};
-use picket_testkit::{TlsProxy, servers, target::Target};
+use picket_testkit::{TlsProxy, servers, targets::Target};
 use sqlx::postgres::PgPoolOptions;
 use tokio::time::timeout;
 

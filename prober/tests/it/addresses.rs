@@ -5,14 +5,13 @@ use std::{collections::HashMap, io, net::IpAddr, sync::Arc};
 use parking_lot::Mutex;
 use picket_prober::check::{CheckLimits, Checker, ClientOptions, Observation};
 use picket_proto::{Cause, CheckRequest, Outcome, SiteId, subject};
-use picket_testkit::target::Target;
+use picket_testkit::targets::Target;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpListener;
 
 use crate::{
     bus::{STATE_TIMEOUT, TestRegion, scheduled_request},
     http::test_limits,
-    server::Server,
 };
 
 /// Answers of a name server, each of which may differ from the last; the last one stays.
@@ -231,8 +230,8 @@ async fn many_domains_whose_lookups_hang_leave_threads_to_those_that_are_well() 
         false => Ok(vec![IpAddr::from([127, 0, 0, 1])]),
     };
     let checker = Checker::with_lookup(&test_limits(), Arc::new(lookup)).unwrap();
-    let server = Server::start_open().await;
-    let port = server.address.port();
+    let server = Target::serve_http().await;
+    let port = server.address().port();
 
     for wave in 0..3 {
         let hanging = (0..220).map(|number| {
@@ -243,7 +242,7 @@ async fn many_domains_whose_lookups_hang_leave_threads_to_those_that_are_well() 
         });
         let hanging = futures_util::future::join_all(hanging).await;
         assert!(hanging.iter().all(|seen| seen.outcome != Outcome::Up));
-        let well = check_url(&checker, &format!("http://www.well-{wave}.com:{port}/")).await;
+        let well = check_url(&checker, &format!("http://www.well-{wave}.com:{port}/ok")).await;
         assert_eq!(well.outcome, Outcome::Up, "wave {wave}: {well:?}");
     }
     drop(hold);
@@ -268,8 +267,8 @@ async fn names_of_one_registrable_domain_whose_lookups_hang_hold_up_no_others_an
         ..ClientOptions::default()
     };
     let checker = Checker::with_options(&test_limits(), asking).unwrap();
-    let server = Server::start_open().await;
-    let port = server.address.port();
+    let server = Target::serve_http().await;
+    let port = server.address().port();
 
     let hanging = (0..300).map(|number| {
         let url = format!("http://{number}.hangs.co.uk/");
@@ -278,7 +277,7 @@ async fn names_of_one_registrable_domain_whose_lookups_hang_hold_up_no_others_an
         async move { checker.run_check(&request.validate().unwrap()).await }
     });
     let hanging = futures_util::future::join_all(hanging).await;
-    let well = check_url(&checker, &format!("http://www.well.co.uk:{port}/")).await;
+    let well = check_url(&checker, &format!("http://www.well.co.uk:{port}/ok")).await;
 
     let of = |cause| hanging.iter().filter(|seen| seen.cause == Some(cause)).count();
     // Of one domain as many as may hang do; that the others had no thread is our trouble.

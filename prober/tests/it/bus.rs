@@ -16,7 +16,7 @@ use picket_runtime::{
     options::{DurationArg, NatsOptions},
     streams::{self, StreamLimits},
 };
-use picket_testkit::{eventually, servers};
+use picket_testkit::{Metrics, eventually, servers};
 
 use crate::http::test_limits;
 
@@ -188,13 +188,9 @@ impl TestRegion {
 }
 
 impl Prober {
-    /// The number of a metric that there is one of.
+    /// The number of a metric.
     pub(crate) fn read_metric(&self, name: &str) -> f64 {
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.health.registry()).unwrap();
-        let line = text.lines().find(|line| line.starts_with(&format!("{name}{{")));
-        let line = line.unwrap_or_else(|| panic!("no {name} in {text}"));
-        line.rsplit(' ').next().unwrap().parse().unwrap()
+        Metrics::of_health(&self.health).expect(name)
     }
 
     pub(crate) fn check_ready(&self) -> Result<(), Vec<(&'static str, String)>> {

@@ -4,24 +4,21 @@ use picket_prober::Config;
 use picket_proto::{Cause, CheckResult, Outcome, SiteId, subject};
 use picket_testkit::{
     eventually,
-    target::{Identity, Target},
+    targets::{Identity, Target},
 };
 use serde_json::json;
 use tokio::time::timeout;
 
-use crate::{
-    bus::{STATE_TIMEOUT, TestRegion},
-    server::Server,
-};
+use crate::bus::{STATE_TIMEOUT, TestRegion};
 
-fn set_canaries(config: &mut Config, canaries: &[&Server]) {
-    config.behaviour.canaries = canaries.iter().map(|server| server.url().parse().unwrap()).collect();
+fn set_canaries(config: &mut Config, canaries: &[&Target]) {
+    config.behaviour.canaries = canaries.iter().map(|server| server.url("/ok").parse().unwrap()).collect();
 }
 
-async fn open_servers(number: usize) -> Vec<Server> {
+async fn open_servers(number: usize) -> Vec<Target> {
     let mut servers = Vec::new();
     for _ in 0..number {
-        servers.push(Server::start_open().await);
+        servers.push(Target::serve_http().await);
     }
     servers
 }
@@ -34,8 +31,8 @@ fn outcome_of(results: &[CheckResult], site: i64) -> (Outcome, Option<Cause>) {
 #[tokio::test]
 async fn when_no_canary_answers_nothing_is_down_and_no_jobs_are_taken_until_one_does() {
     let place = TestRegion::on_shared_nats("canary-dies").await;
-    let (sites, canary) = (open_servers(7).await, Server::start_open().await);
-    let urls: Vec<String> = sites.iter().map(Server::url).collect();
+    let (sites, canary) = (open_servers(7).await, Target::serve_http().await);
+    let urls: Vec<String> = sites.iter().map(|site| site.url("/ok")).collect();
     let prober = place.start_ready_with("one", 20, |config| set_canaries(config, &[&canary])).await;
     for (site, url) in urls.iter().enumerate() {
         place.queue_check(site as i64, url).await;
@@ -65,7 +62,7 @@ async fn when_no_canary_answers_nothing_is_down_and_no_jobs_are_taken_until_one_
         prober.health.unready_checks().contains(&("jobs", "this prober has no network".into()))
     })
     .await;
-    let _back = Server::start_at(addresses[0]).await;
+    let _back = Target::serve_http_at(addresses[0]).await.unwrap();
     place.queue_check(200, &urls[0]).await;
     // The canary is asked again and again meanwhile; the job waits for somebody with a network.
     let rounds = prober.read_metric("picket_prober_canary_rounds_total");
@@ -75,7 +72,7 @@ async fn when_no_canary_answers_nothing_is_down_and_no_jobs_are_taken_until_one_
     .await;
     assert_eq!(place.count_unacked_jobs().await, 1);
 
-    let _canary = Server::start_at(canary).await;
+    let _canary = Target::serve_http_at(canary).await.unwrap();
     let results = place.read_results(15).await;
     assert_eq!(outcome_of(&results, 200), (Outcome::Up, None));
     eventually(STATE_TIMEOUT, "a prober that is ready", async || prober.check_ready()).await;
@@ -86,8 +83,8 @@ async fn when_no_canary_answers_nothing_is_down_and_no_jobs_are_taken_until_one_
 async fn when_a_canary_answers_the_sites_are_down() {
     let place = TestRegion::on_shared_nats("canary-lives").await;
     let (sites, dead, canary) =
-        (open_servers(6).await, Server::start_open().await, Server::start_open().await);
-    let urls: Vec<String> = sites.iter().map(Server::url).collect();
+        (open_servers(6).await, Target::serve_http().await, Target::serve_http().await);
+    let urls: Vec<String> = sites.iter().map(|site| site.url("/ok")).collect();
     let prober = place.start_ready_with("one", 20, |config| set_canaries(config, &[&dead, &canary])).await;
     dead.shut_down().await;
     for site in sites {
@@ -122,7 +119,7 @@ async fn behind_a_captive_portal_a_prober_is_offline_and_no_site_has_a_bad_certi
 async fn a_bad_certificate_is_the_sites_where_a_canary_answers() {
     let place = TestRegion::on_shared_nats("canary-certificate").await;
     let (canary, site) =
-        (Server::start_open().await, Target::serve_https(&Identity::self_signed(&["a.example"])).await);
+        (Target::serve_http().await, Target::serve_https(&Identity::self_signed(&["a.example"])).await);
     let _prober = place.start_ready_with("one", 20, |config| set_canaries(config, &[&canary])).await;
 
     place.queue_check(1, &site.localhost_url("/ok")).await;
@@ -134,9 +131,9 @@ async fn a_bad_certificate_is_the_sites_where_a_canary_answers() {
 #[tokio::test]
 async fn a_failure_beside_sites_that_answer_is_the_sites_and_keeps_what_was_measured() {
     let place = TestRegion::on_shared_nats("canary-beside").await;
-    let (well, canary) = (Target::serve_http().await, Server::start_open().await);
+    let (well, canary) = (Target::serve_http().await, Target::serve_http().await);
     let prober = place.start_ready_with("one", 20, |config| set_canaries(config, &[&canary])).await;
-    let dead = Server::start_open().await.shut_down().await;
+    let dead = Target::serve_http().await.shut_down().await;
 
     place.queue_check(1, &format!("http://{dead}/")).await;
     for site in 100..140 {
@@ -152,9 +149,9 @@ async fn a_failure_beside_sites_that_answer_is_the_sites_and_keeps_what_was_meas
 #[tokio::test]
 async fn a_prober_with_a_network_takes_over_from_one_without() {
     let place = TestRegion::on_shared_nats("canary-other").await;
-    let (site, canary) = (Server::start_open().await, Server::start_open().await);
+    let (site, canary) = (Target::serve_http().await, Target::serve_http().await);
     let alone = place.start_ready_with("without", 20, |config| set_canaries(config, &[&canary])).await;
-    let (url, _) = (site.url(), canary.shut_down().await);
+    let (url, _) = (site.url("/ok"), canary.shut_down().await);
     let address = site.shut_down().await;
     place.queue_check(1, &url).await;
     let results = place.read_results(1).await;
@@ -169,7 +166,7 @@ async fn a_prober_with_a_network_takes_over_from_one_without() {
     let answer: CheckResult = serde_json::from_slice(&answer.payload).unwrap();
     assert_eq!(answer.cause, Some(Cause::ProberOffline));
 
-    let _site = Server::start_at(address).await;
+    let _site = Target::serve_http_at(address).await.unwrap();
     let _other = place.start_ready_prober("with", 20).await;
     for site in 2..12 {
         place.queue_check(site, &url).await;
@@ -188,7 +185,7 @@ async fn without_canaries_a_failure_is_the_sites() {
     let _prober = place.start_ready_prober("one", 20).await;
     let mut urls = Vec::new();
     for site in open_servers(6).await {
-        urls.push(site.url());
+        urls.push(site.url("/ok"));
         site.shut_down().await;
     }
 

@@ -1,12 +1,9 @@
 //! Confirming checks have permits and a wait queue of their own: sites that are well are checked as before.
 
 use picket_proto::{Cause, CheckRequest, CheckResult, Kind, Outcome, SiteId, subject};
-use picket_testkit::{eventually, target::Target};
+use picket_testkit::{eventually, targets::Target};
 
-use crate::{
-    bus::{STATE_TIMEOUT, TestRegion, scheduled_request},
-    server::Server,
-};
+use crate::bus::{STATE_TIMEOUT, TestRegion, scheduled_request};
 
 /// Queues a confirming check of `url` for `site`.
 async fn queue_confirmation(place: &TestRegion, site: i64, url: &str) {
@@ -16,16 +13,15 @@ async fn queue_confirmation(place: &TestRegion, site: i64, url: &str) {
 
 #[tokio::test]
 async fn confirming_checks_that_hang_leave_every_slot_to_the_ticks_of_other_sites() {
-    let (place, hanging) =
-        (TestRegion::on_shared_nats("confirm-hang").await, Server::start_withholding().await);
+    let (place, hanging) = (TestRegion::on_shared_nats("confirm-hang").await, Target::serve_withheld().await);
     let target = Target::serve_http().await;
     let prober = place.start_ready_with("one", 8, |config| config.behaviour.per_host = 100).await;
 
     for site in 0..12 {
-        queue_confirmation(&place, site, &hanging.url()).await;
+        queue_confirmation(&place, site, &hanging.url("/ok")).await;
     }
     eventually(STATE_TIMEOUT, "a quarter of the slots at work", async || {
-        let seen = (hanging.running_count(), prober.read_metric("picket_prober_confirmations_waiting"));
+        let seen = (hanging.waiting_requests(), prober.read_metric("picket_prober_confirmations_waiting"));
         if seen == (2, 10.0) { Ok(()) } else { Err(seen) }
     })
     .await;
@@ -36,23 +32,22 @@ async fn confirming_checks_that_hang_leave_every_slot_to_the_ticks_of_other_site
 
     assert!(results.iter().all(|result| result.outcome == Outcome::Up), "{results:?}");
     assert!(results.iter().all(|result| result.kind == Kind::Scheduled), "{results:?}");
-    assert_eq!(hanging.running_count(), 2);
-    hanging.release_answers(12);
+    assert_eq!(hanging.waiting_requests(), 2);
+    hanging.release_responses(12);
     let confirmed = place.read_results(32).await.split_off(20);
     assert!(confirmed.iter().all(|result| result.outcome == Outcome::Up), "{confirmed:?}");
-    assert_eq!(hanging.max_running(), 2);
+    assert_eq!(hanging.max_waiting_requests(), 2);
     eventually(STATE_TIMEOUT, "no job left", async || place.count_unacked_jobs().await == 0).await;
 }
 
 #[tokio::test]
 async fn a_confirming_check_beyond_the_wait_queue_is_missed_and_counted() {
-    let (place, hanging) =
-        (TestRegion::on_shared_nats("confirm-full").await, Server::start_withholding().await);
+    let (place, hanging) = (TestRegion::on_shared_nats("confirm-full").await, Target::serve_withheld().await);
     let prober = place.start_ready_with("one", 4, |config| config.behaviour.per_host = 100).await;
 
     // One runs, ten seats, of which one host may have half.
     for site in 0..20 {
-        queue_confirmation(&place, site, &hanging.url()).await;
+        queue_confirmation(&place, site, &hanging.url("/ok")).await;
     }
     let results = place.read_results(14).await;
 
@@ -65,5 +60,5 @@ async fn a_confirming_check_beyond_the_wait_queue_is_missed_and_counted() {
     assert!(message.contains("confirming checks"), "{message}");
     assert_eq!(prober.read_metric("picket_prober_confirmations_rejected_total"), 14.0);
     assert_eq!(prober.read_metric("picket_prober_host_rejections_total"), 0.0);
-    assert_eq!(hanging.running_count(), 1);
+    assert_eq!(hanging.waiting_requests(), 1);
 }

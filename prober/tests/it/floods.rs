@@ -6,14 +6,14 @@ use picket_prober::check::Observation;
 use picket_proto::{Cause, CheckRequest, Outcome, SiteId, subject};
 use picket_testkit::{
     eventually,
-    target::{CertificateAuthority, Step, Target},
+    targets::{CertificateAuthority, Step, Target},
 };
 use tokio::time::Instant;
 
 use crate::{
     bus::{TestRegion, scheduled_request},
     http::{assert_down, check_with_limits},
-    overload::ProberProcess,
+    overload::start_process,
     phases::{certify_localhost, trusting_checker},
 };
 
@@ -190,7 +190,7 @@ async fn neighbours_of_sites_that_flood_or_have_a_dear_regex_are_checked_as_ever
     let dear = Target::serve_script(|_| costly_answer()).await;
     let roots = roots.path().to_str().unwrap();
     let options = ["--concurrency", "200", "--per-host", "200", "--max-drift", "20s", "--ca-file", roots];
-    let _process = ProberProcess::start(&place, &options).await;
+    let _process = start_process(&place, &options).await;
 
     let mut pace = tokio::time::interval(Duration::from_millis(100));
     for round in 0..ROUNDS {

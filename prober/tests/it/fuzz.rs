@@ -14,6 +14,7 @@ use std::{
 use parking_lot::Mutex;
 use picket_prober::check::{CheckLimits, Checker, Observation};
 use picket_proto::{Check, CheckRequest, Outcome};
+use picket_testkit::certificates::Identity;
 use proptest::{
     prelude::*,
     test_runner::{FileFailurePersistence, TestRunner},
@@ -21,7 +22,7 @@ use proptest::{
 use rustls::{
     ServerConfig,
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, PrivatePkcs8KeyDer},
+    pki_types::{CertificateDer, PrivateKeyDer},
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
@@ -304,11 +305,11 @@ fn whatever_cookies_are_set_the_next_hop_is_asked() {
 
 /// Shows a certificate without asking whether it is one.
 #[derive(Debug)]
-struct FuzzedCertificate(Mutex<Vec<u8>>, PrivatePkcs8KeyDer<'static>);
+struct FuzzedCertificate(Mutex<Vec<u8>>, PrivateKeyDer<'static>);
 
 impl ResolvesServerCert for FuzzedCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let key = aws_lc_rs::sign::any_supported_type(&self.1.clone_key().into()).ok()?;
+        let key = aws_lc_rs::sign::any_supported_type(&self.1).ok()?;
         let certificate = CertificateDer::from(self.0.lock().clone());
         Some(Arc::new(CertifiedKey::new(vec![certificate], key)))
     }
@@ -317,10 +318,9 @@ impl ResolvesServerCert for FuzzedCertificate {
 #[test]
 fn whatever_certificate_is_shown_the_check_ends_in_a_verdict() {
     let site = FuzzedSite::new();
-    let key = rcgen::KeyPair::generate().unwrap();
-    let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-    let whole = params.self_signed(&key).unwrap().der().to_vec();
-    let shown = Arc::new(FuzzedCertificate(Mutex::default(), PrivatePkcs8KeyDer::from(key.serialize_der())));
+    let identity = Identity::self_signed(&["127.0.0.1"]);
+    let whole = identity.certificate().to_vec();
+    let shown = Arc::new(FuzzedCertificate(Mutex::default(), identity.key()));
     let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()

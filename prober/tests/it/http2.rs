@@ -2,7 +2,7 @@
 
 use picket_prober::check::Observation;
 use picket_proto::{Cause, CheckRequest, Outcome};
-use picket_testkit::target::{CertificateAuthority, Step, Target, TlsQuirk, Validity};
+use picket_testkit::targets::{CertificateAuthority, Step, Target, TlsQuirk, Validity};
 
 use crate::{
     http::assert_down,

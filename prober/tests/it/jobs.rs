@@ -6,7 +6,7 @@ use async_nats::jetstream::{consumer::PullConsumer, message::PublishMessage};
 use futures_util::StreamExt;
 use picket_proto::{Cause, CheckRequest, Kind, Outcome, Shard, SiteId, subject};
 use picket_runtime::clock;
-use picket_testkit::{eventually, servers, target::Target};
+use picket_testkit::{eventually, servers, targets::Target};
 use serde_json::Value;
 
 use crate::bus::{STATE_TIMEOUT, TestRegion, scheduled_request};
@@ -78,7 +78,7 @@ async fn a_job_is_acknowledged_only_when_its_result_is_stored() {
 
     place.queue_check(42, &target.url("/ok")).await;
     eventually(STATE_TIMEOUT, "a publish that was tried again", async || {
-        read_metric(&prober.health, "picket_prober_publish_retries_total") > 0.0
+        prober.read_metric("picket_prober_publish_retries_total") > 0.0
     })
     .await;
     assert_eq!(place.count_unacked_jobs().await, 1, "the job is not acknowledged");
@@ -193,7 +193,7 @@ async fn no_more_jobs_are_taken_than_there_are_slots() {
         .unwrap();
 
     assert_eq!(consumer.cached_info().num_ack_pending, 3, "the others wait in the stream");
-    assert_eq!(read_metric(&prober.health, "picket_prober_slots_free"), 0.0);
+    assert_eq!(prober.read_metric("picket_prober_slots_free"), 0.0);
     assert_eq!(place.read_results(10).await.len(), 10);
     assert_eq!(target.accepted_connections(), 10);
 }
@@ -270,13 +270,4 @@ async fn a_prober_that_stops_finishes_what_runs_and_takes_no_more() {
     let results = place.read_results(2).await;
     assert_eq!((results[0].prober.as_str(), results[0].outcome), ("one", Outcome::Up));
     assert_eq!((results[1].prober.as_str(), results[1].site_id), ("two", Some(SiteId(2))));
-}
-
-/// The number of a metric that there is one of.
-fn read_metric(health: &picket_runtime::Health, name: &str) -> f64 {
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &health.registry()).unwrap();
-    let line =
-        text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in {text}"));
-    line.rsplit(' ').next().unwrap().parse().unwrap()
 }

@@ -20,5 +20,4 @@ mod phases;
 mod politeness;
 mod redirects;
 mod requests;
-mod server;
 mod tls;

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use picket_prober::check::{CheckLimits, Checker};
 use picket_proto::{CheckRequest, Outcome};
-use picket_testkit::target::{Step, Target, gzip_bomb};
+use picket_testkit::{
+    proc,
+    targets::{Step, Target, gzip_bomb},
+};
 use tokio::task::JoinSet;
 
 use crate::http::test_limits;
@@ -28,9 +31,7 @@ fn hostile_answers_leave_memory_flat() {
 
 /// The most memory that this process has had so far, in KiB.
 fn peak_memory() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
+    proc::peak_resident_kib(std::process::id()).unwrap()
 }
 
 /// Checks `target` so often, so many at once.

@@ -12,7 +12,7 @@ use std::{
 
 use picket_prober::check::{CheckLimits, Checker, ClientOptions, Lookup, Observation};
 use picket_proto::{Cause, CheckRequest, IpVersion, Outcome};
-use picket_testkit::target::{FullBacklog, Target};
+use picket_testkit::targets::{FullBacklog, Target};
 use tokio::time::Instant;
 
 use crate::http::{assert_down, check_with_limits, get_request, test_limits};

@@ -5,14 +5,11 @@ use std::time::Duration;
 use async_nats::Message;
 use futures_util::StreamExt;
 use picket_proto::{Cause, CheckResult, Kind, Outcome, subject};
-use picket_testkit::{eventually, target::Target};
+use picket_testkit::{eventually, targets::Target};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::{
-    bus::{STATE_TIMEOUT, TestRegion},
-    server::Server,
-};
+use crate::bus::{STATE_TIMEOUT, TestRegion};
 
 async fn send_request(place: &TestRegion, to: String, payload: String) -> Message {
     timeout(STATE_TIMEOUT, place.bus.client.request(to, payload.into())).await.unwrap().unwrap()
@@ -158,14 +155,14 @@ async fn the_service_tells_of_itself() {
 
 #[tokio::test]
 async fn ad_hoc_checks_under_way_are_counted_in_the_slots_used_and_take_none_of_the_free_ones() {
-    let (place, server) = (TestRegion::on_shared_nats("req-slots").await, Server::start_withholding().await);
+    let (place, server) = (TestRegion::on_shared_nats("req-slots").await, Target::serve_withheld().await);
     let prober = place.start_ready_prober("one", 10).await;
-    let payload = json!({"url": server.url()}).to_string();
+    let payload = json!({"url": server.url("/ok")}).to_string();
     for _ in 0..3 {
         place.bus.client.publish(subject::region_check(&place.region), payload.clone().into()).await.unwrap();
     }
-    place.queue_check(1, &server.url()).await;
-    eventually(STATE_TIMEOUT, "four at work", async || server.running_count() == 4).await;
+    place.queue_check(1, &server.url("/ok")).await;
+    eventually(STATE_TIMEOUT, "four at work", async || server.waiting_requests() == 4).await;
 
     let (inbox, to) = (place.bus.client.new_inbox(), format!("$SRV.STATS.{}", subject::PROBER_SERVICE));
     let answers = place.bus.client.subscribe(inbox.clone()).await.unwrap();
@@ -180,7 +177,7 @@ async fn ad_hoc_checks_under_way_are_counted_in_the_slots_used_and_take_none_of_
         (&data["slots_total"], &data["slots_free"], &data["slots_used"], &data["adhoc"]),
         (&json!(10), &json!(9), &json!(4), &json!(3))
     );
-    server.release_answers(4);
+    server.release_responses(4);
     place.read_results(4).await;
     eventually(STATE_TIMEOUT, "none under way", async || {
         prober.read_metric("picket_prober_checks_running") == 0.0

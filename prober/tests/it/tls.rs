@@ -2,7 +2,7 @@
 
 use picket_prober::check::{CheckLimits, Checker, Observation};
 use picket_proto::{Cause, CheckRequest, Outcome, Timestamp};
-use picket_testkit::target::{CertificateAuthority, Identity, Step, Target, TlsQuirk, Validity};
+use picket_testkit::targets::{CertificateAuthority, Identity, Step, Target, TlsQuirk, Validity};
 
 use crate::{http::test_limits, memory::run_alone};
 

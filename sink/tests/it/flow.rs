@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use picket_proto::{CheckResult, Kind, subject};
 use picket_sink::Config;
-use picket_testkit::eventually;
+use picket_testkit::{eventually, proc};
 
 use crate::stack::{TEST_TIMEOUT, TestStack};
 
@@ -189,7 +189,8 @@ async fn what_a_result_costs() {
     let stack = TestStack::new().await;
     stack.publish_results(0..RESULTS).await;
 
-    let (cpu, began) = (cpu_ms(), tokio::time::Instant::now());
+    // The servers are processes of their own.
+    let (cpu, began) = (proc::own_cpu_seconds(), tokio::time::Instant::now());
     let sink = stack.start_sink_with(Config::default()).await;
     eventually(TEST_TIMEOUT * 4, "the rows", async || {
         sink.metric_value(r#"picket_sink_results_total{outcome="up",cause=""}"#) == RESULTS.unsigned_abs()
@@ -197,17 +198,9 @@ async fn what_a_result_costs() {
     .await;
 
     let took = began.elapsed();
-    let cpu_us = (cpu_ms() - cpu) as f64 * 1_000.0 / RESULTS as f64;
+    let cpu_us = (proc::own_cpu_seconds() - cpu) * 1e6 / RESULTS as f64;
     eprintln!("{RESULTS} results in {took:?}: {cpu_us:.1} µs of CPU in the sink for each");
     sink.running.drain().await;
-}
-
-/// What this process has used; its servers are processes of their own.
-fn cpu_ms() -> i64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let after_name = stat.rsplit_once(") ").unwrap().1;
-    let times = after_name.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<i64>().unwrap());
-    times.sum::<i64>() * 10
 }
 
 #[tokio::test]

@@ -3,13 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream::{self, consumer::PullConsumer};
-use picket_proto::{
-    CheckResult, Kind, Outcome, RegionName, Role, Shard, SiteId, Tickets, Timestamp, Timing, subject,
-};
+use picket_proto::{CheckResult, RegionName, Role, Shard, SiteId, Tickets, Timestamp, subject};
 use picket_runtime::{Bus, Health, PipelineHandle, clock, options::NatsOptions, streams};
 use picket_sink::{Config, DATABASE_CONNECTIONS};
 use picket_store::{DatabaseOptions, Store, regions, tickets::Keyring};
 use picket_testkit::{
+    Metrics,
+    builders::up_result,
     eventually,
     servers::{self, TestNats},
     with_ticket,
@@ -90,32 +90,8 @@ impl TestStack {
     /// The result of this number: each has its site and its tick.
     pub(crate) fn make_result(&self, number: i64) -> CheckResult {
         let at = self.first_tick.saturating_add(Duration::from_millis(number.unsigned_abs()));
-        let result = CheckResult {
-            v: 1,
-            id: number.to_string(),
-            site_id: Some(SiteId(number)),
-            kind: Kind::Scheduled,
-            region: EU_REGION.parse().unwrap(),
-            shard: Some(TEST_SHARD),
-            prober: "prober-1".to_owned(),
-            url: "http://127.0.0.1/".to_owned(),
-            scheduled_at: at,
-            expires_at: None,
-            started_at: Some(at),
-            outcome: Outcome::Up,
-            cause: None,
-            message: None,
-            http_status: Some(200),
-            http_version: None,
-            remote_addr: None,
-            timing: Timing::default(),
-            redirects: 0,
-            body_bytes: 0,
-            regex_matched: None,
-            tls_expires_at: None,
-            installation: None,
-            ticket: None,
-        };
+        let up = up_result(SiteId(number), &EU_REGION.parse().unwrap(), at);
+        let result = CheckResult { shard: Some(TEST_SHARD), started_at: Some(at), ..up };
         self.sign_result(result)
     }
 
@@ -217,11 +193,7 @@ impl TestStack {
 impl TestSink {
     /// One number of its metrics; 0 where it has not counted yet.
     pub(crate) fn metric_value(&self, name: &str) -> u64 {
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.health.registry()).unwrap();
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        // A sum is written as 100.0.
-        value.map_or(0, |value| value.trim_end_matches(".0").parse().unwrap())
+        Metrics::of_health(&self.health).sum(name).unwrap_or(0.0) as u64
     }
 
     pub(crate) async fn wait_ready(&self) {

@@ -5,7 +5,7 @@ use picket_store::{
     Store, regions,
     results::{IncomingResult, InsertSummary, ResultContent, ResultStore},
 };
-use picket_testkit::servers;
+use picket_testkit::{builders, servers};
 use sqlx::{PgPool, Row};
 
 /// A database with the regions `eu` and `us`, through the store and beside it.
@@ -66,30 +66,14 @@ fn wall_ms() -> i64 {
 
 pub(crate) fn up_result(site: i64, region: &str, at: Timestamp) -> CheckResult {
     CheckResult {
-        v: 1,
-        id: "id".to_owned(),
-        site_id: Some(SiteId(site)),
-        kind: Kind::Scheduled,
-        region: region.parse::<RegionName>().unwrap(),
-        shard: None,
-        prober: "prober-1".to_owned(),
-        url: "http://127.0.0.1:8000/".to_owned(),
-        scheduled_at: at,
-        expires_at: None,
         started_at: Some(at.saturating_add(std::time::Duration::from_micros(1_500))),
-        outcome: Outcome::Up,
-        cause: None,
-        message: None,
-        http_status: Some(200),
-        http_version: Some("1.1".to_owned()),
         remote_addr: Some("127.0.0.1:8000".to_owned()),
         timing: Timing { connect_us: Some(100), total_us: Some(900), ..Timing::default() },
         redirects: 1,
         body_bytes: 1_234,
         regex_matched: Some(true),
         tls_expires_at: Some("2027-01-15T23:59:59Z".parse().unwrap()),
-        installation: None,
-        ticket: None,
+        ..builders::up_result(SiteId(site), &region.parse().unwrap(), at)
     }
 }
 

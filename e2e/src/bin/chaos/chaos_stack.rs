@@ -12,7 +12,11 @@ use picket_e2e::{
     invalid_rows::{INVALID_VALUES, build_insert_sql},
 };
 use picket_proto::{CheckResult, Kind, bundle, subject};
-use picket_testkit::{proxy::Proxy, servers::TestPostgres, target::Target};
+use picket_testkit::{
+    proxy::Proxy,
+    servers::{Signal, TestPostgres},
+    targets::Target,
+};
 
 use crate::{REGIONS, fault_plan::Fault, print_line};
 
@@ -95,10 +99,10 @@ impl ChaosStack {
         match fault {
             Fault::KillCoordinator(n) => kill_process(&mut self.coordinators[n]).await,
             Fault::StopCoordinator(n) => stop_process(&mut self.coordinators[n]).await,
-            Fault::PauseCoordinator(n) => signal_process(&self.coordinators[n], "STOP"),
+            Fault::PauseCoordinator(n) => signal_process(&self.coordinators[n], Signal::STOP),
             Fault::KillProber(region, n) => kill_process(&mut self.probers[region][n]).await,
             Fault::StopProber(region, n) => stop_process(&mut self.probers[region][n]).await,
-            Fault::PauseProber(region, n) => signal_process(&self.probers[region][n], "STOP"),
+            Fault::PauseProber(region, n) => signal_process(&self.probers[region][n], Signal::STOP),
             Fault::EmptyRegion(region) => {
                 for prober in &mut self.probers[region] {
                     kill_process(prober).await;
@@ -108,7 +112,7 @@ impl ChaosStack {
             Fault::ResetRegion(region) => self.links[region].cut().await,
             Fault::KillSink(n) => kill_process(&mut self.sinks[n]).await,
             Fault::StopSink(n) => stop_process(&mut self.sinks[n]).await,
-            Fault::PauseSink(n) => signal_process(&self.sinks[n], "STOP"),
+            Fault::PauseSink(n) => signal_process(&self.sinks[n], Signal::STOP),
             Fault::RestartPostgres => self.postgres.stop().await,
             Fault::KillPostgres => self.postgres.kill().await,
             Fault::RestartNats => self.stack.nats.stop().await,
@@ -138,11 +142,11 @@ impl ChaosStack {
             Fault::KillCoordinator(n) | Fault::StopCoordinator(n) => {
                 self.coordinators[n] = Some(self.spawn_coordinator().await);
             }
-            Fault::PauseCoordinator(n) => signal_process(&self.coordinators[n], "CONT"),
+            Fault::PauseCoordinator(n) => signal_process(&self.coordinators[n], Signal::CONT),
             Fault::KillProber(region, n) | Fault::StopProber(region, n) => {
                 self.probers[region][n] = Some(self.spawn_prober(region).await);
             }
-            Fault::PauseProber(region, n) => signal_process(&self.probers[region][n], "CONT"),
+            Fault::PauseProber(region, n) => signal_process(&self.probers[region][n], Signal::CONT),
             Fault::EmptyRegion(region) => {
                 for n in 0..2 {
                     self.probers[region][n] = Some(self.spawn_prober(region).await);
@@ -150,7 +154,7 @@ impl ChaosStack {
             }
             Fault::CutRegion(region) | Fault::ResetRegion(region) => self.links[region].heal().await,
             Fault::KillSink(n) | Fault::StopSink(n) => self.sinks[n] = Some(self.stack.spawn_sink(&[]).await),
-            Fault::PauseSink(n) => signal_process(&self.sinks[n], "CONT"),
+            Fault::PauseSink(n) => signal_process(&self.sinks[n], Signal::CONT),
             Fault::RestartPostgres | Fault::KillPostgres => self.postgres.start().await,
             Fault::RestartNats | Fault::KillNats => self.stack.nats.start().await,
             Fault::StepClock(_) => self.clock.set_offset(0),
@@ -262,7 +266,7 @@ async fn stop_process(process: &mut Option<Process>) {
     }
 }
 
-fn signal_process(process: &Option<Process>, signal: &'static str) {
+fn signal_process(process: &Option<Process>, signal: Signal) {
     if let Some(process) = process {
         process.send_signal(signal);
     }

@@ -3,21 +3,19 @@
 
 use std::{
     collections::HashMap,
-    env, fs, io,
+    env, fs,
     path::{Path, PathBuf},
     process::Stdio,
-    time::Duration,
 };
 
 use picket_proto::{CheckRequest, IpVersion};
-use picket_testkit::{eventually, servers};
-use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    process::{Child, Command},
-    time::timeout,
+use picket_testkit::{
+    Metrics,
+    process::{Process, free_address},
+    servers,
 };
+use serde_json::{Value, json};
+use tokio::process::Command;
 
 /// Phases by blackbox_exporter's names, in the order of Picket's.
 pub(crate) const BLACKBOX_PHASES: [&str; 5] = ["resolve", "connect", "tls", "processing", "transfer"];
@@ -60,9 +58,8 @@ pub(crate) fn find_exporter(given: Option<PathBuf>) -> Result<PathBuf, String> {
 
 /// Running blackbox_exporter. Killed when dropped.
 pub(crate) struct BlackboxExporter {
-    port: u16,
+    process: Process,
     pub(crate) version: String,
-    _child: Child,
 }
 
 /// Result of a check by blackbox_exporter.
@@ -100,27 +97,15 @@ impl BlackboxExporter {
         let config = dir.join("blackbox.yml");
         // JSON is valid YAML.
         fs::write(&config, json!({ "modules": modules }).to_string()).map_err(|why| why.to_string())?;
-        let log = fs::File::create(dir.join("blackbox.log")).map_err(|why| why.to_string())?;
-        let port = servers::non_ephemeral_port();
-        let child = Command::new(program)
+        let listen = free_address();
+        let mut command = Command::new(program);
+        command
             .arg(format!("--config.file={}", config.display()))
-            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-            .arg("--history.limit=1")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|why| format!("{}: {why}", program.display()))?;
-        let blackbox = Self { port, version: read_version(program).await, _child: child };
-        eventually(Duration::from_secs(20), "blackbox_exporter to answer", async || {
-            match blackbox.http_get("/-/healthy").await {
-                Ok(text) if text.contains("Healthy") => Ok(()),
-                other => Err((other, fs::read_to_string(dir.join("blackbox.log")))),
-            }
-        })
-        .await;
-        Ok(blackbox)
+            .arg(format!("--web.listen-address={listen}"))
+            .arg("--history.limit=1");
+        let process = Process::spawn("blackbox_exporter", command, listen, &dir);
+        process.wait_responding("/-/healthy").await;
+        Ok(Self { process, version: read_version(program).await })
     }
 
     /// Checks `url` with the module of this number.
@@ -129,22 +114,9 @@ impl BlackboxExporter {
     /// Fails without a valid response.
     pub(crate) async fn run_probe(&self, number: usize, url: &str) -> Result<ProbeResult, String> {
         let path = format!("/probe?debug=true&module=m{number}&target={}", percent_encode(url));
-        let text = self.http_get(&path).await.map_err(|why| format!("blackbox_exporter: {why}"))?;
-        ProbeResult::parse_answer(&text)
-            .ok_or_else(|| format!("blackbox_exporter's response has no probe_success:\n{text}"))
-    }
-
-    async fn http_get(&self, path: &str) -> io::Result<String> {
-        // HTTP/1.0 avoids chunked responses.
-        let request = format!("GET {path} HTTP/1.0\r\nhost: 127.0.0.1\r\n\r\n");
-        let mut response = Vec::new();
-        timeout(Duration::from_secs(30), async {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
-            stream.write_all(request.as_bytes()).await?;
-            stream.read_to_end(&mut response).await
-        })
-        .await??;
-        Ok(String::from_utf8_lossy(&response).into_owned())
+        let response = self.process.fetch(&path).await.map_err(|why| format!("blackbox_exporter: {why}"))?;
+        ProbeResult::parse_answer(&response.body)
+            .ok_or_else(|| format!("blackbox_exporter's response has no probe_success:\n{}", response.body))
     }
 }
 
@@ -152,25 +124,16 @@ impl ProbeResult {
     /// Parses the log and the metrics of a response with `debug=true`.
     fn parse_answer(text: &str) -> Option<Self> {
         let (log, rest) = text.split_once("Metrics that would have been returned:")?;
-        let metrics: HashMap<&str, f64> = rest
-            .lines()
-            .filter(|line| line.starts_with("probe_"))
-            .filter_map(|line| line.rsplit_once(' '))
-            .filter_map(|(name, value)| Some((name, value.parse().ok()?)))
-            .collect();
-        let of_phase =
-            |phase| metrics.get(format!("probe_http_duration_seconds{{phase=\"{phase}\"}}").as_str());
+        let metrics = Metrics::parse(rest);
+        let of_phase = |phase| metrics.sum(&format!("probe_http_duration_seconds{{phase=\"{phase}\"}}"));
         Some(Self {
-            success: *metrics.get("probe_success")? == 1.0,
-            status: metrics
-                .get("probe_http_status_code")
-                .filter(|code| **code > 0.0)
-                .map(|code| *code as u16),
-            phases: BLACKBOX_PHASES.map(|phase| of_phase(phase).copied()),
+            success: metrics.sum("probe_success")? == 1.0,
+            status: metrics.sum("probe_http_status_code").filter(|code| *code > 0.0).map(|code| code as u16),
+            phases: BLACKBOX_PHASES.map(of_phase),
             certificate_ends: metrics
-                .get("probe_ssl_earliest_cert_expiry")
-                .filter(|ends| **ends > 0.0)
-                .map(|ends| *ends as i64),
+                .sum("probe_ssl_earliest_cert_expiry")
+                .filter(|ends| *ends > 0.0)
+                .map(|ends| ends as i64),
             reason: extract_reason(log),
         })
     }

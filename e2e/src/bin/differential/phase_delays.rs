@@ -5,7 +5,10 @@ use std::{net::SocketAddr, time::Duration};
 
 use comfy_table::{CellAlignment, Table, presets};
 use picket_proto::{CheckRequest, IpVersion, Timing};
-use picket_testkit::target::{FullBacklog, Target};
+use picket_testkit::{
+    percentiles::Samples,
+    targets::{FullBacklog, Target},
+};
 
 use crate::{
     PicketClient,
@@ -165,11 +168,10 @@ struct Quartiles {
 }
 
 impl Quartiles {
-    fn from_samples(mut numbers: Vec<f64>) -> Self {
-        numbers.sort_by(f64::total_cmp);
-        let last = numbers.len().saturating_sub(1);
-        let at = |place: usize| numbers.get(place).copied().unwrap_or(f64::NAN);
-        Self { low: at(last / 4), median: at(last / 2), high: at(last - last / 4) }
+    fn from_samples(samples: Vec<f64>) -> Self {
+        let samples = Samples::new(samples);
+        let at = |share| samples.quantile(share).unwrap_or(f64::NAN);
+        Self { low: at(0.25), median: at(0.5), high: at(0.75) }
     }
 
     fn quartile_distance(&self) -> f64 {

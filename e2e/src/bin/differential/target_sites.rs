@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use picket_testkit::{
     servers,
-    target::{CertificateAuthority, FullBacklog, Identity, Step, Target, TlsQuirk, Validity, gzip_bomb},
+    targets::{CertificateAuthority, FullBacklog, Identity, Step, Target, TlsQuirk, Validity, gzip_bomb},
 };
 
 /// All target websites. Stop when dropped.

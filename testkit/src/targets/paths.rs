@@ -120,7 +120,7 @@ fn is_complete_request(request: &[u8]) -> bool {
     request.len() >= end + 4 + length.unwrap_or(0)
 }
 
-async fn respond_ok<S: AsyncWrite + Unpin>(stream: &mut S, body: &str) -> std::io::Result<()> {
+pub(super) async fn respond_ok<S: AsyncWrite + Unpin>(stream: &mut S, body: &str) -> std::io::Result<()> {
     write_response(stream, "200", "", body).await
 }
 

@@ -28,8 +28,8 @@
 //! and `/go-away`. Tests script any other behaviour step by step.
 
 mod bombs;
-mod certificates;
 mod full_backlog;
+mod gate;
 mod http2;
 mod paths;
 mod script;
@@ -47,24 +47,23 @@ use parking_lot::Mutex;
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
-    task::{AbortHandle, JoinSet},
+    task::{JoinHandle, JoinSet},
 };
 use tokio_rustls::TlsAcceptor;
 
-use self::script::{ConnectionEnd, Script};
-pub use self::{
-    bombs::gzip_bomb,
-    certificates::{CertificateAuthority, Identity, TlsQuirk, Validity},
-    full_backlog::FullBacklog,
-    script::Step,
+pub use self::{bombs::gzip_bomb, full_backlog::FullBacklog, script::Step};
+use self::{
+    gate::Gate,
+    script::{ConnectionEnd, Script},
 };
+pub use crate::certificates::{CertificateAuthority, Identity, TlsQuirk, Validity};
 
 /// Website for checks. Stops when dropped.
 pub struct Target {
     address: SocketAddr,
     scheme: &'static str,
     stats: Arc<TargetStats>,
-    accept_task: AbortHandle,
+    accept_task: JoinHandle<()>,
 }
 
 #[derive(Default)]
@@ -74,6 +73,7 @@ struct TargetStats {
     open_connections: AtomicUsize,
     sent_bytes: AtomicU64,
     requests: Mutex<Vec<String>>,
+    gate: Gate,
 }
 
 impl TargetStats {
@@ -100,6 +100,8 @@ enum Layer {
 enum Responder {
     Paths,
     Script(Script),
+    /// Responds to any path once the test releases the response.
+    Withheld,
 }
 
 impl Target {
@@ -171,6 +173,11 @@ impl Target {
         Self::bind_and_serve("https", Layer::Silent).await
     }
 
+    /// Serves HTTP and withholds each response until [`release_responses`](Self::release_responses).
+    pub async fn serve_withheld() -> Self {
+        Self::bind_and_serve("http", Layer::Plain(Responder::Withheld)).await
+    }
+
     /// Returns an address without a listener.
     pub async fn closed_address() -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -185,8 +192,7 @@ impl Target {
     fn serve_listener(listener: TcpListener, scheme: &'static str, layer: Layer) -> Self {
         let address = listener.local_addr().expect("its address");
         let stats = Arc::new(TargetStats::default());
-        let accept_task =
-            tokio::spawn(accept_connections(listener, layer, Arc::clone(&stats))).abort_handle();
+        let accept_task = tokio::spawn(accept_connections(listener, layer, Arc::clone(&stats)));
         Self { address, scheme, stats, accept_task }
     }
 
@@ -213,6 +219,28 @@ impl Target {
     /// Number of open connections.
     pub fn open_connections(&self) -> usize {
         self.stats.open_connections.load(Ordering::SeqCst)
+    }
+
+    /// Releases this number of withheld responses.
+    pub fn release_responses(&self, responses: usize) {
+        self.stats.gate.release(responses);
+    }
+
+    /// Number of requests whose response is withheld.
+    pub fn waiting_requests(&self) -> usize {
+        self.stats.gate.waiting()
+    }
+
+    /// Largest number of requests whose responses were withheld at the same time.
+    pub fn max_waiting_requests(&self) -> usize {
+        self.stats.gate.max_waiting()
+    }
+
+    /// Stops the target with all its connections. Returns its address, without a listener by then.
+    pub async fn shut_down(mut self) -> SocketAddr {
+        self.accept_task.abort();
+        let _ = (&mut self.accept_task).await;
+        self.address
     }
 
     /// Bytes sent by scripts, over all connections.
@@ -304,6 +332,13 @@ impl Responder {
     {
         match self {
             Self::Paths => paths::respond_to_request(stream, stats).await,
+            Self::Withheld => {
+                if paths::read_request(stream).await?.is_some() {
+                    stats.gate.wait_released().await;
+                    paths::respond_ok(stream, "well").await?;
+                }
+                Ok(ConnectionEnd::Close)
+            }
             Self::Script(script) => {
                 let Some(request) = paths::read_request(stream).await? else {
                     return Ok(ConnectionEnd::Close);

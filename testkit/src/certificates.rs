@@ -1,4 +1,4 @@
-//! Certificates for targets: valid, expired, for another host, from an unknown authority.
+//! Certificate authorities of tests, and certificates that are valid, expired or not yet valid.
 
 use std::sync::{
     Arc,
@@ -134,6 +134,16 @@ impl Identity {
         (&self.pem, &self.key_pem)
     }
 
+    /// Certificate in DER.
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.chain[0]
+    }
+
+    /// Private key.
+    pub fn key(&self) -> PrivateKeyDer<'static> {
+        self.key.clone_key()
+    }
+
     fn new(certificate: &Certificate, issuers: &[CertificateDer<'static>], key: &KeyPair) -> Self {
         Self {
             chain: [std::slice::from_ref(certificate.der()), issuers].concat(),
@@ -143,7 +153,8 @@ impl Identity {
         }
     }
 
-    pub(super) fn acceptor_with_alpn(&self, protocols: &[&[u8]]) -> TlsAcceptor {
+    /// Acceptor of clients that negotiate one of `protocols`.
+    pub fn acceptor_with_alpn(&self, protocols: &[&[u8]]) -> TlsAcceptor {
         self.build_acceptor(aws_lc_rs::default_provider(), rustls::ALL_VERSIONS, None, protocols)
     }
 
@@ -158,7 +169,7 @@ impl Identity {
         self.build_acceptor(aws_lc_rs::default_provider(), rustls::ALL_VERSIONS, roots, &[])
     }
 
-    pub(super) fn quirky_acceptor(&self, quirk: TlsQuirk) -> TlsAcceptor {
+    pub(crate) fn quirky_acceptor(&self, quirk: TlsQuirk) -> TlsAcceptor {
         let mut provider = aws_lc_rs::default_provider();
         let (mut versions, mut clients) = (rustls::ALL_VERSIONS, None);
         let mut protocol: &[u8] = b"http/1.1";
