@@ -19,22 +19,7 @@ use crate::{
 
 /// Options of `picket apply`.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "\
-A file:
-  regions: [eu-west, us-east]        # created if missing; optional
-  sites:
-    - url: https://example.com
-    - url: https://example.com/health
-      name: shop
-      interval: 30s                  # or interval_seconds: 30
-      timeout: 5s                    # or timeout_ms: 5000
-      regex: '\"status\": *\"ok\"'
-      headers: {Accept: application/json}
-      regions: [eu-west]
-      tags: [shop]
-More fields: method, body, status, not_regex, max_redirects, ip_version, tls_verify, enabled, quorum,
-failures_to_open, successes_to_close. An omitted field has its default.
-A site is identified by url, method, regex and not_regex together.")]
+#[command(after_help = describe_file())]
 pub(crate) struct ApplyOptions {
     /// YAML file of sites; '-' reads standard input
     #[arg(short, long, value_name = "FILE", default_value = SITES_FILE)]
@@ -49,6 +34,29 @@ pub(crate) struct ApplyOptions {
     intervals: IntervalOptions,
     #[command(flatten)]
     database: DatabaseArgs,
+}
+
+/// A file as an example, and the fields that the example does not have.
+fn describe_file() -> String {
+    const EXAMPLE: &str = "\
+A file:
+  regions: [eu-west, us-east]        # created if missing; optional
+  sites:
+    - url: https://example.com
+    - url: https://example.com/health
+      name: shop
+      interval: 30s                  # or interval_seconds: 30
+      timeout: 5s                    # or timeout_ms: 5000
+      regex: '\"status\": *\"ok\"'
+      headers: {Accept: application/json}
+      regions: [eu-west]
+      tags: [shop]";
+    let is_missing = |field: &&&str| !EXAMPLE.contains(&format!("{field}:"));
+    let more: Vec<&str> = SiteSpec::FIELDS.iter().filter(is_missing).copied().collect();
+    format!(
+        "{EXAMPLE}\nMore fields: {}. An omitted field has its default.\nA site is identified by url, method, regex and not_regex together.",
+        more.join(", ")
+    )
 }
 
 /// Options of `picket export`.
