@@ -4,7 +4,6 @@ use std::{
     fs::File,
     io::{self, IsTerminal, Write},
     path::{Path, PathBuf},
-    sync::Mutex,
 };
 
 use picket_proto::ValidationError;
@@ -28,6 +27,7 @@ const MAX_LOG_BYTES: u64 = 32 << 20;
 
 /// Starts logging. `has_filter` is true if the user gave a filter, which then applies to the screen
 /// too; otherwise the screen shows warnings.
+#[expect(clippy::disallowed_types, reason = "the log library takes the standard library's Mutex only")]
 pub(crate) fn init_logging(options: &LogOptions, has_filter: bool, data_dir: &Path) -> Result<(), Error> {
     let filter = |text: &str| {
         EnvFilter::try_new(text).map_err(|_| {
@@ -41,7 +41,7 @@ pub(crate) fn init_logging(options: &LogOptions, has_filter: bool, data_dir: &Pa
         .json()
         .flatten_event(true)
         .with_timer(UtcTime::rfc_3339())
-        .with_writer(Mutex::new(SanitizingWriter::for_json(file)))
+        .with_writer(std::sync::Mutex::new(SanitizingWriter::for_json(file)))
         .with_filter(filter(&options.log)?);
     let on_terminal = io::stderr().is_terminal();
     let format = options.log_format.unwrap_or(match on_terminal {
