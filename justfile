@@ -111,6 +111,7 @@ lint: && _arrows _rules
     tools/check-msrv
     tools/check-links
     tools/check-imports
+    tools/check-terms
     tools/format-docs "$PICKET_TOOLS_DIR" --check
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- --deny warnings
@@ -127,6 +128,14 @@ fix:
 generate:
     cargo run --quiet --package picket -- reference --dir docs/reference
     tools/format-docs "$PICKET_TOOLS_DIR"
+
+# Draws the terminal session of the README: runs `picket demo` and a few commands (minutes)
+record-session: tools _picket
+    #!/bin/sh
+    set -eu
+    packages=$PICKET_TOOLS_DIR/session
+    python3 -m pip install --quiet --require-hashes --no-deps --upgrade --target "$packages" --requirement tools/session-requirements.txt
+    PYTHONPATH=$packages python3 tools/record-session "$CARGO_TARGET_DIR/release/picket"
 
 # Builds everything with the oldest Rust that Cargo.toml promises, which rustup must have
 msrv:

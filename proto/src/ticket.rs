@@ -206,7 +206,7 @@ pub struct TicketKey {
 
 impl fmt::Debug for TicketKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Key").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("TicketKey").field("id", &self.id).finish_non_exhaustive()
     }
 }
 

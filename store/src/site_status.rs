@@ -139,7 +139,7 @@ pub async fn list_recent_checks(
         .with_timeout(
             STATUS_TIMEOUT,
             "read the site's last results",
-            sqlx::query_as(include_str!("report/last_checks.sql"))
+            sqlx::query_as(include_str!("site_status/last_checks.sql"))
                 .bind(site.0)
                 .bind(max_per_region)
                 .fetch_all(&store.pool),

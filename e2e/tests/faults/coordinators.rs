@@ -67,7 +67,7 @@ async fn f2_a_coordinator_that_was_paused_beyond_its_lease_publishes_nothing_for
     eventually(WAIT_TIMEOUT, "the one that wakes to say so", async || {
         let log = paused.read_log();
         if log.contains("process was suspended")
-            && log.contains("lost leases, stopped publishing for their shards shards=32")
+            && log.contains(r#""message":"lost leases, stopped publishing for their shards","shards":32"#)
         {
             Ok(())
         } else {

@@ -24,7 +24,7 @@ async fn f8_a_database_that_is_away_for_a_minute_costs_no_result_and_makes_no_se
     tokio::time::sleep(Duration::from_secs(60)).await;
     for coordinator in &drill.coordinators {
         assert_eq!(coordinator.read_metric("picket_coordinator_leases_held"), 0.0);
-        assert!(coordinator.read_log().contains("lease lost"), "{}", coordinator.read_log());
+        assert!(coordinator.read_log().contains("lost leases"), "{}", coordinator.read_log());
     }
     postgres.start().await;
     let healed = drill.mark_fault_ended().await;

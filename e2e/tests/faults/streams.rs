@@ -101,7 +101,9 @@ async fn f14c_streams_and_consumers_that_are_deleted_are_made_again_as_they_were
         drill.mark_fault_started().await;
         for coordinator in &drill.coordinators {
             coordinator
-                .wait_logged(&format!("recreated a deleted stream, its messages are lost stream=\"{name}\""))
+                .wait_logged(&format!(
+                    r#""recreated a deleted stream, its messages are lost","stream":"{name}""#
+                ))
                 .await;
         }
         drill.wait_served().await;
