@@ -112,8 +112,8 @@ mod tests {
     fn a_log_that_has_grown_moves_aside() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("picket.log");
-        fs::write(&path, "old\n").unwrap();
-        let mut log = RotatingFile::open(path.clone(), "old".len() as u64).unwrap();
+        fs::write(&path, "older\nold\n").unwrap();
+        let mut log = RotatingFile::open(path.clone(), "old\n".len() as u64).unwrap();
 
         log.write_all(b"new\n").unwrap();
 
