@@ -66,6 +66,8 @@ fn wall_ms() -> i64 {
 
 pub(crate) fn up_result(site: i64, region: &str, at: Timestamp) -> CheckResult {
     CheckResult {
+        id: "id".to_owned(),
+        url: "http://127.0.0.1:8000/".to_owned(),
         started_at: Some(at.saturating_add(std::time::Duration::from_micros(1_500))),
         remote_addr: Some("127.0.0.1:8000".to_owned()),
         timing: Timing { connect_us: Some(100), total_us: Some(900), ..Timing::default() },
