@@ -12,7 +12,7 @@ use picket_store::{
 use crate::{Database, new_database, rollups::World, wall_clock_now};
 
 const LEASE: Duration = Duration::from_secs(15);
-const RETENTION: Retention = Retention { result_days: 30, rollup_days: 730 };
+const RETENTION: Retention = Retention { result_days: 30, rollup_hours_days: 730, rollup_days_days: 730 };
 const DAYS_45: Duration = Duration::from_secs(45 * 86_400);
 
 /// A system at work for 60 days, as it is found if the clock has just jumped ahead by 45.
