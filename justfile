@@ -110,6 +110,7 @@ bench-reports *flags: tools
 lint: && _arrows _rules
     tools/check-msrv
     tools/check-links
+    tools/check-terms
     tools/format-docs "$PICKET_TOOLS_DIR" --check
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- --deny warnings

@@ -129,7 +129,7 @@ pub(crate) async fn measure_coordinator(options: &Options) -> Result<Coordinator
     Ok(CoordinatorReport { bare, full, loads, held })
 }
 
-fn unused_address() -> [std::net::SocketAddr; 1] {
+pub(crate) fn unused_address() -> [std::net::SocketAddr; 1] {
     [([127, 0, 0, 1], 20_000).into()]
 }
 

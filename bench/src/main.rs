@@ -18,6 +18,7 @@ mod reports;
 mod schedule_scaling;
 mod sink;
 mod table;
+mod takeover;
 mod target;
 mod testbed;
 mod window;
@@ -45,6 +46,9 @@ enum BenchCommand {
     Chain(chain::Options),
     /// Cost of a job compared with a bare publish loop; lateness by load; a million schedules
     Coordinator(coordinator::Options),
+    /// Cost of acquiring all sites by a new coordinator, with regexes to compile and with recorded
+    /// ones
+    Takeover(takeover::Options),
     /// Cost of a row compared with COPY by psql
     Sink(sink::Options),
     /// Cost of a check at a constant rate with one, ten and a hundred times the schedules
@@ -94,6 +98,7 @@ fn main() -> ExitCode {
     let result = match Options::parse().command {
         BenchCommand::Chain(options) => block_on_runtime(chain::run(&options)),
         BenchCommand::Coordinator(options) => block_on_runtime(coordinator::run(&options)),
+        BenchCommand::Takeover(options) => block_on_runtime(takeover::run(&options)),
         BenchCommand::Sink(options) => block_on_runtime(sink::run(&options)),
         BenchCommand::Growth(options) => block_on_runtime(schedule_scaling::run(&options)),
         BenchCommand::All(options) => full_run::run(&options),

@@ -192,13 +192,28 @@ impl Testbed {
         interval_s: u32,
         addresses: &[SocketAddr],
     ) -> Result<(), Error> {
+        self.fill_with_sites_that_have(count, interval_s, addresses, "NULL").await
+    }
+
+    /// Fills the database as its sibling does, with the regex that the SQL expression `regex` makes of a
+    /// site's number `n`.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub(crate) async fn fill_with_sites_that_have(
+        &self,
+        count: u32,
+        interval_s: u32,
+        addresses: &[SocketAddr],
+        regex: &str,
+    ) -> Result<(), Error> {
         let ports: Vec<String> = addresses.iter().map(|address| address.port().to_string()).collect();
         self.execute_sql(&format!(
             "BEGIN;
              SET LOCAL session_replication_role = replica;
              SET LOCAL synchronous_commit = off;
-             INSERT INTO picket.sites (id, url, interval_seconds, shard, version) OVERRIDING SYSTEM VALUE
-             SELECT n, 'http://127.0.0.1:' || (ARRAY[{}])[1 + n % {}] || '/page/' || n, {interval_s},
+             INSERT INTO picket.sites (id, url, regex, interval_seconds, shard, version) OVERRIDING SYSTEM VALUE
+             SELECT n, 'http://127.0.0.1:' || (ARRAY[{}])[1 + n % {}] || '/page/' || n, {regex}, {interval_s},
                     picket.shard_of(n), pg_current_xact_id()
              FROM generate_series(1, {count}) AS n;
              INSERT INTO picket.schedules (site_id, region_id, interval_ms, phase_ms, shard, valid_from)

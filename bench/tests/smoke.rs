@@ -82,6 +82,23 @@ fn the_bench_of_messages_takes_each_way_to_its_end() {
 }
 
 #[test]
+fn the_bench_of_take_overs_compiles_each_regex_once() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+
+    let said = Command::new(env!("CARGO_BIN_EXE_picket-bench"))
+        .args(["takeover", "--smoke", "--rounds", "2", "--json"])
+        .arg(file.path())
+        .output()
+        .expect("the bench");
+
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let report: Value = serde_json::from_slice(&fs::read(file.path()).expect("JSON")).expect("JSON");
+    let compiled: Vec<_> =
+        report["rounds"].as_array().expect("rounds").iter().map(|round| &round["compiled"]).collect();
+    assert_eq!(compiled, [100.0, 0.0]);
+}
+
+#[test]
 fn the_bench_of_reports_fills_a_database_and_asks_every_question() {
     let said = Command::new(env!("CARGO_BIN_EXE_picket-bench"))
         .args(["reports", "--sites", "30", "--days", "2", "--hours", "1"])

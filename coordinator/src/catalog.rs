@@ -7,7 +7,7 @@ mod pattern_cache;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use picket_proto::{Shard, SiteId, Timestamp, job::JobTemplate, site::IntervalRange};
+use picket_proto::{Shard, SiteId, Timestamp, job::JobTemplate, pattern, site::IntervalRange};
 use picket_runtime::{Backoff, ErrorChain, ReadinessCheck, clock::Boottime};
 use picket_store::{Error, Store, change_feed, leases::Lease, regions, schedules::SiteWithSchedules, sites};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -49,11 +49,14 @@ pub struct CatalogState {
     unread_leases: Vec<Lease>,
     /// Problems of sites not stored in the database yet.
     unsaved_problems: Vec<SiteProblem>,
+    /// Sites whose accepted regexes are not recorded yet.
+    validated: Vec<Validated>,
     pattern_cache: PatternCache,
     backoff: Backoff,
 }
 
 type SiteProblem = (SiteId, Timestamp, String);
+type Validated = (SiteId, Timestamp);
 
 /// Interval of polling, in addition to notifications by the database.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -61,6 +64,8 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const SHARDS_PER_LOAD: usize = 8;
 /// Maximum number of sites per message to the scheduler, and of problems per statement.
 const SITES_PER_MESSAGE: usize = 2_048;
+/// Sites whose regexes are compiled before they are sent to the scheduler. A costly regex takes 4 ms.
+const SITES_PER_COMPILATION: usize = 256;
 
 impl Actor for Catalog {
     type Msg = Msg;
@@ -70,11 +75,13 @@ impl Actor for Catalog {
     async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<CatalogState, ActorProcessingErr> {
         myself.send_after(POLL_INTERVAL, || Msg::Poll);
         let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-        let patterns = PatternCache::default();
+        let patterns = PatternCache::new(self.metrics.patterns_compiled.clone());
+        let (waiting, problems, validated) = (Vec::new(), Vec::new(), Vec::new());
         Ok(CatalogState {
             cursor: None,
-            unread_leases: Vec::new(),
-            unsaved_problems: Vec::new(),
+            unread_leases: waiting,
+            unsaved_problems: problems,
+            validated,
             pattern_cache: patterns,
             backoff,
         })
@@ -100,6 +107,10 @@ impl Actor for Catalog {
             Ok(()) => self.persist_problems(read).await,
             failed => failed,
         };
+        // Loading the remaining shards comes first.
+        if done.is_ok() && read.unread_leases.is_empty() {
+            self.record_validated(read).await;
+        }
         let wait = match done {
             Ok(()) => {
                 self.readiness.set_ready();
@@ -117,7 +128,8 @@ impl Actor for Catalog {
             myself.send_after(wait, || Msg::Poll);
         }
         // After a failure the next poll continues loading, so that there is a pause.
-        if !read.unread_leases.is_empty() && (poll || wait == POLL_INTERVAL) {
+        let has_work = !read.unread_leases.is_empty() || !read.validated.is_empty();
+        if has_work && (poll || wait == POLL_INTERVAL) {
             myself.cast(Msg::LoadNext)?;
         }
         Ok(())
@@ -139,10 +151,13 @@ impl Catalog {
         let shards: Vec<Shard> = leases.iter().map(|lease| lease.shard).collect();
         self.send_regions().await?;
         let _ = self.scheduler.cast(scheduler::Msg::ShardsAcquired(leases.clone()));
-        let (mut judged, mut sites) = (ValidationBatch::default(), 0);
+        let (mut judged, mut unvalidated, mut sites) = (ValidationBatch::default(), Vec::new(), 0);
         let snapshot = change_feed::load_shards(&self.store, &shards, |scheduled| {
             sites += 1;
-            self.validate_site(scheduled, &mut read.pattern_cache, &mut judged);
+            match has_unvalidated_patterns(&scheduled.site) {
+                true => unvalidated.push(scheduled),
+                false => judged.validate_site(scheduled, self.intervals, None),
+            }
             if judged.watched.len() >= SITES_PER_MESSAGE {
                 let _ = self.scheduler.cast(scheduler::Msg::SitesLoaded(std::mem::take(&mut judged.watched)));
             }
@@ -151,6 +166,12 @@ impl Catalog {
         read.unread_leases.drain(..leases.len());
         read.unsaved_problems.extend(judged.problems);
         let _ = self.scheduler.cast(scheduler::Msg::SitesLoaded(judged.watched));
+        // The scheduler has all sites whose regexes need no compilation; compile the others now.
+        while !unvalidated.is_empty() {
+            let chunk = unvalidated.split_off(unvalidated.len().saturating_sub(SITES_PER_COMPILATION));
+            let judged = self.compile_patterns(chunk, read).await;
+            let _ = self.scheduler.cast(scheduler::Msg::SitesLoaded(judged.watched));
+        }
         let _ = self.scheduler.cast(scheduler::Msg::ShardsLoaded(leases));
         // The next poll starts at the oldest snapshot, so that changes during this load are read
         // again.
@@ -170,33 +191,39 @@ impl Catalog {
         let Some(through) = read.cursor else {
             return Ok(());
         };
-        let mut judged = ValidationBatch::default();
+        let (mut judged, mut unvalidated) = (ValidationBatch::default(), Vec::new());
         let mut removed = Vec::new();
         let now = change_feed::load_changes(
             &self.store,
             through,
             &self.fence.held_shards(),
-            |scheduled| {
-                self.validate_site(scheduled, &mut read.pattern_cache, &mut judged);
+            |scheduled| match has_unvalidated_patterns(&scheduled.site) {
+                true => unvalidated.push(scheduled),
+                false => judged.validate_site(scheduled, self.intervals, None),
             },
             |site| removed.push(site.id),
         )
         .await?;
-        let ValidationBatch { watched: planned, problems, removed: mut gone } = judged;
+        let ValidationBatch { watched: planned, problems, removed: mut gone, .. } = judged;
         gone.extend(removed);
         if !now.is_successor_of(through) {
             warn!("the database was restored or failed over to a replica, reloaded all sites");
-            let _ = self
-                .scheduler
-                .cast(scheduler::Msg::RetainSites(planned.iter().map(|site| site.id).collect()));
+            let planned = planned.iter().map(|site| site.id);
+            let there = planned.chain(unvalidated.iter().map(|scheduled| scheduled.site.id));
+            let _ = self.scheduler.cast(scheduler::Msg::RetainSites(there.collect()));
         }
-        if !planned.is_empty() || !gone.is_empty() {
+        if !planned.is_empty() || !gone.is_empty() || !unvalidated.is_empty() {
             // A change may refer to a new region.
             self.send_regions().await?;
             let _ = self.scheduler.cast(scheduler::Msg::SitesChanged(planned, gone));
         }
         read.cursor = Some(now);
         read.unsaved_problems.extend(problems);
+        while !unvalidated.is_empty() {
+            let chunk = unvalidated.split_off(unvalidated.len().saturating_sub(SITES_PER_COMPILATION));
+            let judged = self.compile_patterns(chunk, read).await;
+            let _ = self.scheduler.cast(scheduler::Msg::SitesChanged(judged.watched, judged.removed));
+        }
         Ok(())
     }
 
@@ -206,32 +233,32 @@ impl Catalog {
         Ok(())
     }
 
-    fn validate_site(
+    /// Validates sites whose regexes have to be compiled, on a blocking thread.
+    async fn compile_patterns(
         &self,
-        scheduled: SiteWithSchedules,
-        patterns: &mut PatternCache,
-        judged: &mut ValidationBatch,
-    ) {
-        let SiteWithSchedules { site, schedules } = scheduled;
-        if site.problem.is_some() {
-            judged.removed.push(site.id);
-            return;
-        }
-        let judge_regex = |field: &str, pattern: &str| patterns.validate_pattern(field, pattern);
-        let verdict =
-            site.spec.and_then(|spec| spec.validate_with(self.intervals, judge_regex).map(|()| spec));
-        match verdict {
-            Ok(spec) => judged.watched.push(WatchedSite {
-                id: site.id,
-                shard: site.shard,
-                template: JobTemplate::new(&spec.check),
-                schedules,
-            }),
-            Err(problem) => {
-                judged.removed.push(site.id);
-                judged.problems.push((site.id, site.updated_at, problem.to_string()));
+        sites: Vec<SiteWithSchedules>,
+        read: &mut CatalogState,
+    ) -> ValidationBatch {
+        let (intervals, mut patterns) = (self.intervals, std::mem::take(&mut read.pattern_cache));
+        let compiling = tokio::task::spawn_blocking(move || {
+            let mut judged = ValidationBatch::default();
+            for scheduled in sites {
+                judged.validate_site(scheduled, intervals, Some(&mut patterns));
             }
-        }
+            (judged, patterns)
+        });
+        let (mut judged, patterns) = match compiling.await {
+            Ok(done) => done,
+            Err(stopped) => match stopped.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is shutting down, which cancels this task too.
+                Err(_) => std::future::pending().await,
+            },
+        };
+        read.pattern_cache = patterns;
+        read.unsaved_problems.append(&mut judged.problems);
+        read.validated.append(&mut judged.validated);
+        judged
     }
 
     async fn persist_problems(&self, read: &mut CatalogState) -> Result<(), Error> {
@@ -239,11 +266,11 @@ impl Catalog {
         read.unsaved_problems.sort_unstable();
         let mut most = SITES_PER_MESSAGE;
         while !read.unsaved_problems.is_empty() {
-            let piece = read.unsaved_problems.len().min(most);
-            match sites::set_problems(&self.store, &read.unsaved_problems[..piece]).await {
+            let chunk = read.unsaved_problems.len().min(most);
+            match sites::set_problems(&self.store, &read.unsaved_problems[..chunk]).await {
                 Ok(()) => {}
                 Err(error) if error.is_transient() => return Err(error),
-                Err(error) if piece == 1 => {
+                Err(error) if chunk == 1 => {
                     warn!(error = %ErrorChain(&error), "database rejected the problem of a site");
                 }
                 // At least one problem is refused; writing each alone shows which.
@@ -252,13 +279,35 @@ impl Catalog {
                     continue;
                 }
             }
-            for (id, _, problem) in read.unsaved_problems.drain(..piece) {
+            for (id, _, problem) in read.unsaved_problems.drain(..chunk) {
                 self.metrics.site_problems.inc();
                 warn!(site.id = %id, problem, "site failed validation");
             }
         }
         Ok(())
     }
+
+    /// Records a chunk of the sites whose regexes were accepted. A failure drops all of them, which
+    /// costs only their compilation at the next acquisition.
+    async fn record_validated(&self, read: &mut CatalogState) {
+        let chunk = read.validated.split_off(read.validated.len().saturating_sub(SITES_PER_MESSAGE));
+        if chunk.is_empty() {
+            return;
+        }
+        let recorded = sites::set_patterns_validated(&self.store, pattern::RULES_VERSION, &chunk).await;
+        if let Err(error) = recorded {
+            self.metrics.database_errors.inc();
+            let sites = chunk.len() + read.validated.len();
+            warn!(sites, error = %ErrorChain(&error), "could not record validated regexes, dropped");
+            read.validated.clear();
+        }
+    }
+}
+
+fn has_unvalidated_patterns(site: &sites::Site) -> bool {
+    let has_patterns =
+        site.spec.as_ref().is_ok_and(|spec| spec.check.regex.is_some() || spec.check.not_regex.is_some());
+    has_patterns && site.problem.is_none() && site.patterns_validated != Some(pattern::RULES_VERSION)
 }
 
 #[derive(Default)]
@@ -266,4 +315,49 @@ struct ValidationBatch {
     watched: Vec<WatchedSite>,
     problems: Vec<SiteProblem>,
     removed: Vec<SiteId>,
+    validated: Vec<Validated>,
+}
+
+impl ValidationBatch {
+    /// Validates a site. Without `patterns` its regexes are not compiled, since a coordinator has
+    /// accepted them before.
+    fn validate_site(
+        &mut self,
+        scheduled: SiteWithSchedules,
+        intervals: IntervalRange,
+        patterns: Option<&mut PatternCache>,
+    ) {
+        let SiteWithSchedules { site, schedules } = scheduled;
+        if site.problem.is_some() {
+            self.removed.push(site.id);
+            return;
+        }
+        let has_compiled = patterns.is_some();
+        let verdict = site.spec.and_then(|spec| {
+            let valid = match patterns {
+                Some(patterns) => {
+                    spec.validate_with(intervals, |field, text| patterns.validate_pattern(field, text))
+                }
+                None => spec.validate_with(intervals, |_, _| Ok(())),
+            };
+            valid.map(|()| spec)
+        });
+        match verdict {
+            Ok(spec) => {
+                if has_compiled {
+                    self.validated.push((site.id, site.updated_at));
+                }
+                self.watched.push(WatchedSite {
+                    id: site.id,
+                    shard: site.shard,
+                    template: JobTemplate::new(&spec.check),
+                    schedules,
+                });
+            }
+            Err(problem) => {
+                self.removed.push(site.id);
+                self.problems.push((site.id, site.updated_at, problem.to_string()));
+            }
+        }
+    }
 }

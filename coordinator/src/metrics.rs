@@ -57,6 +57,7 @@ pub struct Metrics {
     pub schedules: Gauge,
     pub sites: Gauge,
     pub site_problems: Counter,
+    pub patterns_compiled: Counter,
     pub leases_held: Gauge,
     pub leases_lost: Counter,
     pub shards_acquired: Counter,
@@ -101,6 +102,7 @@ impl Metrics {
             schedules: Gauge::default(),
             sites: Gauge::default(),
             site_problems: Counter::default(),
+            patterns_compiled: Counter::default(),
             leases_held: Gauge::default(),
             leases_lost: Counter::default(),
             shards_acquired: Counter::default(),
@@ -189,6 +191,11 @@ impl Metrics {
         );
         registry.register("shards_taken", "Shards acquired", metrics.shards_acquired.clone());
         registry.register("database_errors", "Failed database statements", metrics.database_errors.clone());
+        registry.register(
+            "patterns_compiled",
+            "Regexes compiled because no coordinator had recorded them as valid",
+            metrics.patterns_compiled.clone(),
+        );
         registry.register(
             "clock_steps",
             "Jumps of the database's clock that were followed",

@@ -15,6 +15,10 @@ use regex_automata::{
 pub use self::search::{PatternSearch, SearchStatus};
 use crate::ValidationError;
 
+/// Version of the rules that accept a regex: the limits below, the cost model, and the syntax of
+/// the regex crate. Raise it when a change rejects regexes that were accepted before: coordinators
+/// then compile the regexes of all sites again.
+pub const RULES_VERSION: i16 = 1;
 /// Maximum length of a regex, in bytes.
 pub const MAX_PATTERN_BYTES: usize = 4_096;
 /// Maximum size of the compiled program, in bytes.
@@ -122,6 +126,14 @@ mod tests {
         assert!(refused(r"(\w{500}){500}").expected.contains("bytes"));
         assert!(refused(&"x".repeat(MAX_PATTERN_BYTES + 1)).expected.contains("4096 bytes"));
         assert!(Pattern::compile("regex", "ok").unwrap().regex().is_match(b"\xffok"));
+    }
+
+    #[test]
+    fn rules_with_other_limits_have_another_version() {
+        assert_eq!(
+            (RULES_VERSION, MAX_PATTERN_BYTES, MAX_PROGRAM_BYTES, MAX_STEPS_PER_BYTE),
+            (1, 4_096, 1 << 20, 1_024)
+        );
     }
 
     #[test]

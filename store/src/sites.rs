@@ -25,6 +25,8 @@ pub struct Site {
     pub url: String,
     /// Reason why the site cannot be checked.
     pub problem: Option<String>,
+    /// Version of the pattern rules under which a coordinator accepted the site's regexes.
+    pub patterns_validated: Option<i16>,
     /// Time of creation.
     pub created_at: Timestamp,
     /// Time of the last change.
@@ -246,6 +248,38 @@ pub async fn set_problems(store: &Store, problems: &[(SiteId, Timestamp, String)
     .bind(read_at)
     .bind(texts);
     store.with_timeout(SITES_TIMEOUT, "record problems of sites", query.execute(&store.pool)).await?;
+    Ok(())
+}
+
+/// Records that the regexes of sites were accepted under version `rules` of the pattern rules.
+/// Skips a site that changed since `updated_at` or that another transaction has locked: its regexes
+/// are compiled again at the next load.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn set_patterns_validated(
+    store: &Store,
+    rules: i16,
+    sites: &[(SiteId, Timestamp)],
+) -> Result<(), Error> {
+    let ids: Vec<i64> = sites.iter().map(|(id, _)| id.0).collect();
+    let read_at: Vec<DbTimestamp> = sites.iter().map(|(_, updated_at)| DbTimestamp(*updated_at)).collect();
+    let query = sqlx::query(
+        // This statement never waits for a lock on a row, so it is part of no deadlock.
+        "WITH unchanged AS (
+             SELECT site.id FROM picket.sites AS site
+             JOIN unnest($2::bigint[], $3::timestamptz[]) AS read (id, updated_at) USING (id)
+             WHERE site.updated_at = read.updated_at AND site.patterns_validated IS DISTINCT FROM $1
+             FOR NO KEY UPDATE OF site SKIP LOCKED
+         )
+         UPDATE picket.sites AS site SET patterns_validated = $1 FROM unchanged WHERE site.id = unchanged.id",
+    )
+    .bind(rules)
+    .bind(ids)
+    .bind(read_at);
+    store
+        .with_timeout(SITES_TIMEOUT, "record the validated patterns of sites", query.execute(&store.pool))
+        .await?;
     Ok(())
 }
 

@@ -208,6 +208,7 @@ mod tests {
             url: spec.check.url.clone(),
             spec: Ok(spec.clone()),
             problem: None,
+            patterns_validated: None,
             created_at: Timestamp::default(),
             updated_at: Timestamp::default(),
         }

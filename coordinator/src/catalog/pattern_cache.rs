@@ -1,5 +1,5 @@
-//! Cache of pattern validation results. Each pattern text is compiled once, however many sites use
-//! it and however often their shards are acquired.
+//! Cache of validation results of patterns not yet recorded as valid. Each pattern text is compiled
+//! once, however many sites use it.
 //!
 //! Bound: the bytes of the texts; above the limit the cache is cleared. Loss: none, results are
 //! computed again.
@@ -7,12 +7,15 @@
 use std::collections::HashMap;
 
 use picket_proto::{Pattern, ValidationError};
+use prometheus_client::metrics::counter::Counter;
 
 /// Validation results by pattern text.
 #[derive(Default)]
 pub(super) struct PatternCache {
     results: HashMap<Box<str>, Result<(), ValidationError>>,
     size_bytes: usize,
+    /// Counts compilations.
+    compiled: Counter,
 }
 
 impl PatternCache {
@@ -20,6 +23,11 @@ impl PatternCache {
     const MAX_BYTES: usize = 16 << 20;
     /// Approximate size of a result and its table entry.
     const ENTRY_BYTES: usize = 128;
+
+    /// Creates an empty cache that counts compilations in `compiled`.
+    pub(super) fn new(compiled: Counter) -> Self {
+        Self { compiled, ..Self::default() }
+    }
 
     /// Validates `pattern` for use in `field`.
     ///
@@ -30,8 +38,9 @@ impl PatternCache {
             return verdict.clone().map_err(|why| ValidationError { field: field.to_owned(), ..why });
         }
         let verdict = Pattern::compile(field, pattern).map(drop);
+        self.compiled.inc();
         if self.size_bytes > Self::MAX_BYTES {
-            *self = Self::default();
+            *self = Self::new(self.compiled.clone());
         }
         self.size_bytes += pattern.len() + Self::ENTRY_BYTES;
         self.results.insert(pattern.into(), verdict.clone());
@@ -54,7 +63,7 @@ mod tests {
             let elsewhere = patterns.validate_pattern("not_regex", "a(b").unwrap_err();
             assert_eq!(elsewhere, ValidationError { field: "not_regex".into(), ..refusal });
         }
-        assert_eq!(patterns.results.len(), 2);
+        assert_eq!((patterns.results.len(), patterns.compiled.get()), (2, 2));
     }
 
     #[test]

@@ -32,7 +32,7 @@ impl InitialClock {
 
     /// Observes a reading and returns the clock once it is trusted. A clock is trusted if another
     /// clock or the newest mark agrees, if neither is available to contradict, or if the clock has
-    /// been steady for [`TRUST_DELAY`](Self::TRUST_DELAY).
+    /// been steady for `TRUST_DELAY`.
     pub fn accept_reading(
         &mut self,
         reading: ClockReading,

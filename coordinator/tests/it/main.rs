@@ -5,6 +5,7 @@
 mod acks;
 mod odd_sites;
 mod owners;
+mod patterns;
 mod streams;
 
 use std::{collections::BTreeMap, time::Duration};

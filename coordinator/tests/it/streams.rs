@@ -9,7 +9,7 @@ use picket_testkit::eventually;
 use crate::{Stack, TEST_DEADLINE};
 
 /// The number of a metric, with these labels if it has any.
-fn read_metric(health: &Health, name: &str, labels: &str) -> Option<f64> {
+pub(crate) fn read_metric(health: &Health, name: &str, labels: &str) -> Option<f64> {
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &health.registry()).unwrap();
     let line = text.lines().find(|line| {

@@ -36,6 +36,7 @@ const MAX_HEADERS_TEXT_BYTES: usize = 128 << 10;
 pub(crate) static SITE_COLUMNS: LazyLock<String> = LazyLock::new(|| {
     let mut columns = "site.id, site.shard, site.interval_seconds, site.timeout_ms, site.max_redirects, site.tls_verify, \
          site.enabled, site.quorum, site.failures_to_open, site.successes_to_close, site.created_at, site.updated_at, \
+         site.patterns_validated, \
          left(site.problem, 2000) AS problem"
         .to_owned();
     let mut oversized = String::new();
@@ -67,6 +68,7 @@ impl FromRow<'_, PgRow> for Site {
             // A text may be invalid UTF-8 in a database with another encoding.
             url: row.try_get("url").unwrap_or_default(),
             problem: row.try_get("problem").unwrap_or_else(|_| Some("(cannot be read)".to_owned())),
+            patterns_validated: row.try_get("patterns_validated")?,
             created_at: row.try_get::<DbTimestamp, _>("created_at")?.into(),
             updated_at: row.try_get::<DbTimestamp, _>("updated_at")?.into(),
         })

@@ -23,6 +23,7 @@ mod sites;
 mod snapshots;
 mod tickets;
 mod ticks;
+mod validated;
 
 use picket_proto::Timestamp;
 use picket_store::{DatabaseOptions, Store};

@@ -18,6 +18,8 @@ const ATTEMPTS: &[(&str, &[&str])] = &[
     ("UPDATE picket.sites SET url = 'http://c.example/'", &[API]),
     ("UPDATE picket.sites SET enabled = false", &[API]),
     ("UPDATE picket.sites SET problem = 'no'", &[COORDINATOR]),
+    ("UPDATE picket.sites SET patterns_validated = 1", &[COORDINATOR]),
+    ("INSERT INTO picket.sites (url, patterns_validated) VALUES ('http://b.example/', 1)", &[]),
     ("UPDATE picket.sites SET shard = 0", &[]),
     ("DELETE FROM picket.sites", &[API]),
     ("SELECT * FROM picket.retired_sites", &[COORDINATOR, API]),
