@@ -10,7 +10,8 @@ use std::time::Duration;
 use picket_runtime::ErrorChain;
 use picket_store::{
     Error, Store,
-    housekeeping::{self, Retention},
+    housekeeping,
+    settings::SharedSettings,
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
@@ -32,7 +33,7 @@ pub enum Msg {
 pub struct Housekeeper {
     pub store: Store,
     pub clock: SharedClock,
-    pub retention: Retention,
+    pub settings: SharedSettings,
     pub metrics: Metrics,
 }
 
@@ -211,7 +212,8 @@ impl Housekeeper {
                 return Ok(false);
             }
         };
-        match housekeeping::prune_expired(&self.store, now, self.retention).await {
+        let retention = self.settings.current().retention;
+        match housekeeping::prune_expired(&self.store, now, retention).await {
             Ok(dropped) => {
                 if let Some(day) = dropped.dropped_day {
                     info!(%day, "dropped a day of results");

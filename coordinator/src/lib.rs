@@ -17,16 +17,14 @@ pub mod publish_gaps;
 pub mod publisher;
 pub mod region_liveness;
 pub mod scheduler;
+pub mod settings_follower;
 pub mod shared_clock;
 pub mod stream_setup;
 
 use std::time::Duration;
 
-use picket_proto::site::IntervalRange;
-use picket_runtime::{
-    Backoff, Bus, Health, Pipeline, PipelineHandle, ReadinessCheck, bus, streams::StreamLimits,
-};
-use picket_store::{Store, housekeeping::Retention, tickets::Keyring};
+use picket_runtime::{Backoff, Bus, Health, Pipeline, PipelineHandle, ReadinessCheck, bus};
+use picket_store::{Store, settings::SharedSettings, tickets::Keyring};
 use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
 use tokio::sync::oneshot;
 use tracing::warn;
@@ -45,27 +43,19 @@ use crate::{
     publish_gaps::PublishGaps,
     publisher::{Ownership, PublishHealth, Publisher},
     scheduler::Scheduler,
+    settings_follower::SettingsFollower,
     shared_clock::SharedClock,
     stream_setup::StreamReconciler,
 };
 
-/// Settings of a coordinator, constant at run time.
+/// Configuration of a coordinator, constant at run time. What all processes must agree on is a
+/// setting of the database.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Name in leases and logs; unique among coordinators.
     pub name: String,
-    /// Time after which an unrenewed lease expires.
-    pub lease_time: Duration,
-    /// Intervals allowed for a site.
-    pub intervals: IntervalRange,
-    /// Limits of the streams.
-    pub stream_limits: StreamLimits,
-    /// Time from a tick until its ledger is closed.
-    pub ledger_grace: Duration,
-    /// Maximum time a due job waits to be published together with others.
-    pub batch_delay: Duration,
-    /// Retention of results and rollups.
-    pub retention: Retention,
+    /// Maximum size of the jobs stream in bytes.
+    pub max_jobs_bytes: i64,
 }
 
 /// Reasons for which a coordinator cannot start.
@@ -107,7 +97,7 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
             }
         })
         .await?;
-    let keyring = load_keyring(&store, &database).await;
+    let (keyring, settings) = load_shared_state(&store, &database).await;
     database.set_ready();
     let coordinator = Coordinator {
         ack_inbox: AckInbox::subscribe(&bus.client).await?,
@@ -120,18 +110,19 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
         bus,
         store,
         keyring,
+        settings,
     };
     Ok(PipelineHandle::start("coordinator", coordinator, DRAIN_TIMEOUT).await?)
 }
 
-async fn load_keyring(store: &Store, database: &ReadinessCheck) -> Keyring {
+async fn load_shared_state(store: &Store, database: &ReadinessCheck) -> (Keyring, SharedSettings) {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     loop {
-        match Keyring::load_from(store).await {
-            Ok(keyring) => return keyring,
+        match tokio::try_join!(Keyring::load_from(store), SharedSettings::load_from(store)) {
+            Ok(loaded) => return loaded,
             Err(error) => {
                 let why = picket_runtime::ErrorChain(&error).to_string();
-                warn!(error = why, "could not load ticket keys, retrying");
+                warn!(error = why, "could not load ticket keys and settings, retrying");
                 database.set_unready(why);
                 tokio::time::sleep(backoff.next_delay()).await;
             }
@@ -146,6 +137,7 @@ struct Coordinator {
     ack_inbox: AckInbox,
     store: Store,
     keyring: Keyring,
+    settings: SharedSettings,
     metrics: Metrics,
     catalog_readiness: ReadinessCheck,
     lease_readiness: ReadinessCheck,
@@ -182,7 +174,7 @@ impl Pipeline for Coordinator {
         let scheduler = Scheduler {
             publisher,
             publish_pause,
-            batch_delay: self.config.batch_delay,
+            settings: self.settings.clone(),
             keyring: self.keyring.clone(),
             metrics: self.metrics.clone(),
         };
@@ -196,7 +188,6 @@ impl Pipeline for Coordinator {
         tokio::spawn(confirmation_listener.run());
         let catalog = Catalog {
             store: self.store.clone(),
-            intervals: self.config.intervals,
             scheduler: scheduler.clone(),
             fence: fence.clone(),
             metrics: self.metrics.clone(),
@@ -210,8 +201,8 @@ impl Pipeline for Coordinator {
             keyring: self.keyring.clone(),
             ownership: ownership.clone(),
             clock: clock.clone(),
-            stream_limits: self.config.stream_limits,
-            retention: self.config.retention,
+            max_jobs_bytes: self.config.max_jobs_bytes,
+            settings: self.settings.clone(),
             metrics: self.metrics.clone(),
             readiness: self.streams_readiness.clone(),
         };
@@ -219,7 +210,7 @@ impl Pipeline for Coordinator {
             Actor::spawn_linked(None, stream_reconciler, (), supervisor.clone()).await?;
         let ledger = LedgerCloser {
             name: self.config.name.clone(),
-            grace: self.config.ledger_grace,
+            settings: self.settings.clone(),
             bus: self.bus.clone(),
             store: self.store.clone(),
             fence: fence.clone(),
@@ -231,14 +222,21 @@ impl Pipeline for Coordinator {
         let housekeeper = Housekeeper {
             store: self.store.clone(),
             clock: clock.clone(),
-            retention: self.config.retention,
+            settings: self.settings.clone(),
             metrics: self.metrics.clone(),
         };
         Actor::spawn_linked(None, housekeeper, (), supervisor.clone()).await?;
+        let settings_follower = SettingsFollower {
+            store: self.store.clone(),
+            settings: self.settings.clone(),
+            stream_reconciler: stream_reconciler.clone(),
+        };
+        let (settings_follower, _) =
+            Actor::spawn_linked(None, settings_follower, (), supervisor.clone()).await?;
         // Last of the actors, so that a shard is acquired only when everything it needs is running.
         let lease = LeaseManager {
             name: self.config.name.clone(),
-            lease_time: self.config.lease_time,
+            settings: self.settings.clone(),
             store: self.store.clone(),
             jetstream: self.bus.jetstream.clone(),
             scheduler,
@@ -256,6 +254,7 @@ impl Pipeline for Coordinator {
             catalog,
             lease_manager: lease.clone(),
             stream_reconciler,
+            settings_follower,
         };
         tokio::spawn(notification_listener.run());
         Ok(lease)

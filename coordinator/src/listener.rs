@@ -16,7 +16,7 @@ use ractor::ActorRef;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
-use crate::{catalog, lease, stream_setup};
+use crate::{catalog, lease, settings_follower, stream_setup};
 
 /// Notifications within this time are combined.
 const COALESCE_WINDOW: Duration = Duration::from_millis(50);
@@ -31,6 +31,20 @@ pub(crate) struct NotificationListener {
     pub(crate) catalog: ActorRef<catalog::Msg>,
     pub(crate) lease_manager: ActorRef<lease::Msg>,
     pub(crate) stream_reconciler: ActorRef<stream_setup::Msg>,
+    pub(crate) settings_follower: ActorRef<settings_follower::Msg>,
+}
+
+/// What has changed.
+#[derive(Clone, Copy, Default)]
+struct Changes {
+    sites: bool,
+    leases: bool,
+    settings: bool,
+}
+
+impl Changes {
+    /// After a time without a connection anything may have changed.
+    const ALL: Self = Self { sites: true, leases: true, settings: true };
 }
 
 impl NotificationListener {
@@ -52,7 +66,7 @@ impl NotificationListener {
                     debug!(error = %ErrorChain(&error), "could not listen for notifications; polling continues")
                 }
             }
-            if self.wake_actors(true, true).is_err() {
+            if self.wake_actors(Changes::ALL).is_err() {
                 return;
             }
             sleep(backoff.next_delay()).await;
@@ -62,31 +76,35 @@ impl NotificationListener {
     /// Returns true once the actors have stopped, and false if the connection is lost.
     async fn process_notifications(&self, mut listener: ChangeListener) -> bool {
         loop {
-            let (mut sites, mut leases) = (false, false);
+            let mut changes = Changes::default();
             let mut call = listener.next_notification().await;
             loop {
                 match call {
-                    Ok(Notification::Sites) => sites = true,
-                    Ok(Notification::Leases) => leases = true,
-                    Ok(Notification::Reconnected) => (sites, leases) = (true, true),
+                    Ok(Notification::Sites) => changes.sites = true,
+                    Ok(Notification::Leases) => changes.leases = true,
+                    Ok(Notification::Settings) => changes.settings = true,
+                    Ok(Notification::Reconnected) => changes = Changes::ALL,
                     Err(_) => return false,
                 }
                 match timeout(COALESCE_WINDOW, listener.next_notification()).await {
-                    Ok(next) if !leases => call = next,
+                    Ok(next) if !changes.leases => call = next,
                     _ => break,
                 }
             }
-            if self.wake_actors(sites, leases).is_err() {
+            if self.wake_actors(changes).is_err() {
                 return true;
             }
         }
     }
 
-    fn wake_actors(&self, sites: bool, leases: bool) -> Result<(), ()> {
-        if leases {
+    fn wake_actors(&self, changes: Changes) -> Result<(), ()> {
+        if changes.leases {
             self.lease_manager.cast(lease::Msg::LeasesAvailable).map_err(|_| ())?;
         }
-        if sites {
+        if changes.settings {
+            self.settings_follower.cast(settings_follower::Msg::Notified).map_err(|_| ())?;
+        }
+        if changes.sites {
             self.catalog.cast(catalog::Msg::Notified).map_err(|_| ())?;
             self.stream_reconciler.cast(stream_setup::Msg::Notified(Instant::now())).map_err(|_| ())?;
         }

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use picket_coordinator::{Config, Error, options::Options, start};
 use picket_proto::Role;
-use picket_runtime::{Bus, process};
-use picket_store::Store;
+use picket_runtime::{Bus, process, streams::StreamLimits};
+use picket_store::{Store, settings};
 
 /// A job is a dozen small allocations that come and go in bursts; the system allocator took a third
 /// of the time for them (docs/adr/0007-mimalloc.md). The prober keeps the system allocator:
@@ -19,15 +19,11 @@ async fn main() -> ExitCode {
     let options = Options::parse();
     let config = Config {
         name: options.name.clone().unwrap_or_else(process::unique_name),
-        lease_time: options.lease_time.0,
-        intervals: options.interval_range(),
-        stream_limits: options.stream_limits(),
-        ledger_grace: options.ledger_grace.0,
-        batch_delay: options.gather.0,
-        retention: options.retention.to_retention(),
+        max_jobs_bytes: StreamLimits::default().max_jobs_bytes,
     };
     let (nats, database) = (&options.nats, &options.database);
     process::run("picket-coordinator", &options.log, &options.listen, |health| async move {
+        settings::warn_retired_variables();
         let store = Store::new(database, &config.name, 6)?;
         let bus = Bus::connect(nats, &Role::Coordinator, &config.name, &health).await?;
         let running = start(config, bus.clone(), store, health).await?;

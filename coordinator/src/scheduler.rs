@@ -28,6 +28,7 @@ use picket_proto::{
 use picket_runtime::clock::{Boottime, ClockAdjustment, DbClock};
 use picket_store::{
     leases::{self, Lease},
+    settings::SharedSettings,
     tickets::Keyring,
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -101,7 +102,7 @@ pub struct JobBatch {
 pub struct Scheduler {
     pub publisher: Publisher,
     pub publish_pause: PublishPause,
-    pub batch_delay: Duration,
+    pub settings: SharedSettings,
     pub keyring: Keyring,
     pub metrics: Metrics,
 }
@@ -112,8 +113,7 @@ impl Actor for Scheduler {
     type Arguments = ();
 
     async fn pre_start(&self, _: ActorRef<Msg>, (): ()) -> Result<SchedulerState, ActorProcessingErr> {
-        let gather_ms = i64::try_from(self.batch_delay.as_millis()).unwrap_or(i64::MAX);
-        Ok(SchedulerState::new(BatchWindow::new(gather_ms)))
+        Ok(SchedulerState::new(BatchWindow::new(self.settings.current().batch_delay)))
     }
 
     async fn handle(
@@ -182,6 +182,7 @@ impl Scheduler {
             let Some(due) = state.next_due_batch(now.as_millis()) else {
                 break;
             };
+            state.batch_window.set_max(self.settings.current().batch_delay);
             state.batch_window.record_due(due.ticks.len(), now.as_millis());
             for ticks in due.ticks.chunks(MAX_BATCH_JOBS) {
                 let jobs = self.build_jobs(ticks, now, state);

@@ -54,10 +54,26 @@ SET min_interval = least(min_interval,
     (SELECT min(interval_ms) FROM picket.schedules WHERE valid_to IS NULL) * interval '1 millisecond');
 
 -- The lease time can change while leases are held. Whether a lease is abandoned depends on the time for which it was granted,
--- and not on the time that is set now.
-ALTER TABLE picket.leases ADD COLUMN lease_time interval;
+-- and not on the time that is set now. A renewal that is delayed until its holder has renewed by a newer, longer time must not
+-- shorten the lease, so both carry the number of the change.
+ALTER TABLE picket.settings ADD COLUMN lease_time_version bigint NOT NULL DEFAULT 0;
+COMMENT ON COLUMN picket.settings.lease_time_version IS 'Number of changes of lease_time, counted by a trigger';
+ALTER TABLE picket.leases ADD COLUMN lease_time interval, ADD COLUMN lease_time_version bigint NOT NULL DEFAULT 0;
 COMMENT ON COLUMN picket.leases.lease_time IS
     'Lease time of the last renewal; null if a release that did not record it granted the lease';
+COMMENT ON COLUMN picket.leases.lease_time_version IS 'settings.lease_time_version of that lease time; no older one renews the lease';
+
+CREATE FUNCTION picket.settings_before() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    NEW.lease_time_version := OLD.lease_time_version + (NEW.lease_time <> OLD.lease_time)::int;
+    RETURN NEW;
+END $$;
+COMMENT ON FUNCTION picket.settings_before IS 'Counts the changes of lease_time';
+CREATE TRIGGER settings_before BEFORE UPDATE ON picket.settings
+    FOR EACH ROW EXECUTE FUNCTION picket.settings_before();
 
 -- Why a site with this interval cannot be checked, in the words of SiteSpec::validate; null if it can.
 CREATE FUNCTION picket.interval_problem(seconds integer, shortest interval, longest interval) RETURNS text
@@ -94,14 +110,15 @@ END $$;
 COMMENT ON FUNCTION picket.note_intervals IS
     'Records as a problem that a site''s interval is outside of the settings, and clears it where it is inside again';
 
--- Runs after sites_before, which clears the problem of a site that was changed.
+-- Runs after sites_before, which clears the problem of a site that was changed and gives it its version.
 CREATE FUNCTION picket.sites_interval() RETURNS trigger
     LANGUAGE plpgsql
     SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    IF NEW.problem IS NULL THEN
+    -- A row that keeps its version is not changed: only its mark of validated patterns is set.
+    IF NEW.problem IS NULL AND NEW.version = pg_current_xact_id() THEN
         NEW.problem := (
             SELECT picket.interval_problem(NEW.interval_seconds, min_interval, max_interval) FROM picket.settings);
     END IF;
@@ -140,7 +157,7 @@ BEGIN
         ('picket.reconcile_pending'::regproc, 'PERFORM picket.note_regions(site_ids);',
          'PERFORM picket.note_intervals(coalesce(site_ids, ''{}''));' || E'\n    PERFORM picket.note_regions(site_ids);'),
         ('picket.grant_work'::regproc, 'expires_at, scheduled_through) ON picket.leases',
-         'expires_at, lease_time, scheduled_through) ON picket.leases')
+         'expires_at, lease_time, lease_time_version, scheduled_through) ON picket.leases')
     ) AS changes (function, old, new) LOOP
         body := pg_get_functiondef(change.function);
         IF strpos(body, change.old) = 0 THEN

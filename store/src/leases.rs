@@ -14,6 +14,22 @@ use crate::{DbTimestamp, Error, Store};
 /// Deadline of a lease statement. A later response is useless to the caller.
 const LEASE_STATEMENT_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Time for which leases are granted, as set in the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseTime {
+    /// The time.
+    pub duration: Duration,
+    /// Number of changes of the setting before. A lease is not renewed by an older lease time,
+    /// because a delayed statement could shorten it.
+    pub version: i64,
+}
+
+impl From<Duration> for LeaseTime {
+    fn from(duration: Duration) -> Self {
+        Self { duration, version: 0 }
+    }
+}
+
 /// An acquired shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
@@ -51,8 +67,8 @@ pub struct ClusterView {
     pub live_coordinators: usize,
     /// Number of shards.
     pub shard_count: usize,
-    /// Lease time for leases granted from now on, as set in the database.
-    pub lease_time: Duration,
+    /// Lease time for leases granted from now on.
+    pub lease_time: LeaseTime,
 }
 
 /// A lease as another coordinator holds or held it.
@@ -129,6 +145,7 @@ type HeartbeatRow = (
     Option<Vec<DbTimestamp>>,
     Option<Vec<i64>>,
     i64,
+    i64,
 );
 
 /// Records the heartbeat of coordinator `id` and whether it is draining. Coordinators without a
@@ -145,7 +162,7 @@ pub async fn record_heartbeat(
     draining: bool,
     alive: Duration,
 ) -> Result<ClusterView, Error> {
-    let (now, live, shards, newest_mark, far_shards, far_epochs, far, far_times, lease_ms): HeartbeatRow = store
+    let (now, live, shards, newest_mark, far_shards, far_epochs, far, far_times, lease_ms, lease_version): HeartbeatRow = store
         .with_timeout(
             LEASE_STATEMENT_TIMEOUT,
             "record the heartbeat",
@@ -165,7 +182,8 @@ pub async fn record_heartbeat(
                         (SELECT shards FROM picket.settings),
                         (SELECT max(scheduled_through) FROM picket.leases),
                         far.shards, far.epochs, far.expire, far.times,
-                        (SELECT (extract(epoch FROM lease_time) * 1000)::bigint FROM picket.settings)
+                        (SELECT (extract(epoch FROM lease_time) * 1000)::bigint FROM picket.settings),
+                        (SELECT lease_time_version FROM picket.settings)
                  FROM (SELECT array_agg(shard) AS shards, array_agg(epoch) AS epochs, array_agg(expires_at) AS expire,
                               array_agg((extract(epoch FROM granted) * 1000)::bigint) AS times
                        FROM (SELECT *, coalesce(lease_time, $4 * interval '1 millisecond') AS granted
@@ -195,7 +213,10 @@ pub async fn record_heartbeat(
         doubtful_leases: doubtful.collect(),
         live_coordinators: usize::try_from(live).unwrap_or(0),
         shard_count: usize::try_from(shards).unwrap_or(0),
-        lease_time: Duration::from_millis(lease_ms.unsigned_abs()),
+        lease_time: LeaseTime {
+            duration: Duration::from_millis(lease_ms.unsigned_abs()),
+            version: lease_version,
+        },
     })
 }
 
@@ -208,8 +229,9 @@ pub async fn acquire_leases(
     store: &Store,
     id: &str,
     free: &AcquireCriteria,
-    lease: Duration,
+    lease: impl Into<LeaseTime>,
 ) -> Result<Vec<Lease>, Error> {
+    let lease = lease.into();
     let AcquireCriteria { max_leases, now, expired_by, steady_for, unrenewed } = free;
     let rows: Vec<(i16, i64, DbTimestamp)> = store
         .with_timeout(
@@ -222,7 +244,7 @@ pub async fn acquire_leases(
                 "WITH taken AS (
                      UPDATE picket.leases AS lease
                      SET holder = $1, epoch = epoch + 1, expires_at = clock_timestamp() + $3 * interval '1 millisecond',
-                         lease_time = $3 * interval '1 millisecond'
+                         lease_time = $3 * interval '1 millisecond', lease_time_version = $10
                      FROM (SELECT shard FROM picket.leases
                            WHERE expires_at = '-infinity'
                               OR ($4::timestamptz IS NOT NULL AND expires_at < least(clock_timestamp(), $4)
@@ -243,13 +265,14 @@ pub async fn acquire_leases(
             )
             .bind(id)
             .bind(i64::try_from(*max_leases).unwrap_or(i64::MAX))
-            .bind(to_millis(lease))
+            .bind(to_millis(lease.duration))
             .bind(expired_by.map(DbTimestamp))
             .bind(now.map(DbTimestamp))
             .bind(unrenewed.iter().map(|held| from_shard(held.shard)).collect::<Vec<_>>())
             .bind(unrenewed.iter().map(|held| held.epoch.0).collect::<Vec<_>>())
             .bind(unrenewed.iter().map(|held| DbTimestamp(held.expires_at)).collect::<Vec<_>>())
             .bind(to_millis(*steady_for))
+            .bind(lease.version)
             .fetch_all(&store.pool),
         )
         .await?;
@@ -278,8 +301,9 @@ pub async fn renew_leases(
     id: &str,
     held: &[ShardProgress],
     now: Option<Timestamp>,
-    lease: Duration,
+    lease: impl Into<LeaseTime>,
 ) -> Result<Vec<Shard>, Error> {
+    let lease = lease.into();
     let (shards, epochs, through) = to_columns(held);
     let renewed: Vec<i16> = store
         .with_timeout(
@@ -292,11 +316,12 @@ pub async fn renew_leases(
                      FROM unnest($2::smallint[], $3::bigint[], $4::timestamptz[]) AS held (shard, epoch, through)
                      JOIN picket.leases AS lease ON lease.shard = held.shard AND lease.epoch = held.epoch
                      WHERE lease.holder = $1 AND lease.expires_at > least(clock_timestamp(), $6)
+                       AND lease.lease_time_version <= $7
                      ORDER BY lease.shard FOR UPDATE OF lease
                  )
                  UPDATE picket.leases AS lease
                  SET expires_at = clock_timestamp() + $5 * interval '1 millisecond',
-                     lease_time = $5 * interval '1 millisecond',
+                     lease_time = $5 * interval '1 millisecond', lease_time_version = $7,
                      scheduled_through = greatest(lease.scheduled_through, mine.through)
                  FROM mine WHERE lease.shard = mine.shard
                  RETURNING lease.shard",
@@ -305,8 +330,9 @@ pub async fn renew_leases(
             .bind(shards)
             .bind(epochs)
             .bind(through)
-            .bind(to_millis(lease))
+            .bind(to_millis(lease.duration))
             .bind(now.map(DbTimestamp))
+            .bind(lease.version)
             .fetch_all(&store.pool),
         )
         .await?;

@@ -14,7 +14,7 @@ use picket_proto::{InstallationId, ValidationError, site::IntervalRange};
 use sqlx::{AssertSqlSafe, Postgres, postgres::PgArguments, query::Query};
 
 pub use self::definition::{
-    RETIRED_VARIABLES, SETTINGS, SettingDefinition, SettingKind, SettingValue, find_retired_variables,
+    RETIRED_VARIABLES, SETTINGS, SettingDefinition, SettingKind, SettingValue, warn_retired_variables,
 };
 use crate::{Error, Store, housekeeping::Retention, leases::to_millis};
 

@@ -6,6 +6,7 @@
 use std::{fmt, time::Duration};
 
 use picket_proto::ValidationError;
+use tracing::warn;
 
 use super::Settings;
 
@@ -218,9 +219,14 @@ pub const RETIRED_VARIABLES: [(&str, &str); 9] = [
     ("PICKET_RESULTS_MAX_BYTES", "results_max_bytes"),
 ];
 
-/// Returns those of the [`RETIRED_VARIABLES`] that are set for this process.
-pub fn find_retired_variables() -> impl Iterator<Item = (&'static str, &'static str)> {
-    RETIRED_VARIABLES.into_iter().filter(|(variable, _)| std::env::var_os(variable).is_some())
+/// Logs a warning for each of the [`RETIRED_VARIABLES`] that is set for this process.
+pub fn warn_retired_variables() {
+    for (variable, setting) in RETIRED_VARIABLES {
+        if std::env::var_os(variable).is_some() {
+            let command = format!("picket settings set {setting} VALUE");
+            warn!(variable, command, "variable ignored, a setting of the database replaces it");
+        }
+    }
 }
 
 impl SettingDefinition {
