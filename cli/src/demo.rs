@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::{ArgMatches, Args};
 use picket_proto::{ValidationError, site::IntervalRange};
 use picket_servers::DataDir;
-use picket_store::Store;
+use picket_store::{Store, settings::read_settings};
 
 use self::target::DemoTarget;
 use crate::{
@@ -72,7 +72,8 @@ fn write_ca_file(dir: &Path, authority: &str) -> Result<PathBuf, Error> {
 
 impl Demo {
     /// Creates and updates the demo's sites. Sites of an earlier demo on another port are removed.
-    pub(crate) async fn apply_sites(&self, store: &Store, intervals: IntervalRange) -> Result<String, Error> {
+    pub(crate) async fn apply_sites(&self, store: &Store) -> Result<String, Error> {
+        let intervals = read_settings(store).await?.intervals;
         let wanted = DesiredSites {
             regions: Vec::new(),
             sites: sites::demo_sites(self.port, intervals).into_iter().map(|site| site.spec).collect(),

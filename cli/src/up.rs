@@ -14,10 +14,9 @@ use std::{
 
 use clap::{ArgMatches, Args};
 use ipnet::IpNet;
-use picket_coordinator::options::RetentionOptions;
 use picket_proto::{RegionName, ValidationError};
 use picket_runtime::{
-    options::{DurationArg, LogFormat, LogOptions, NatsOptions},
+    options::{LogFormat, LogOptions, NatsOptions},
     process::{self, EXIT_SOFTWARE},
     telemetry,
 };
@@ -35,7 +34,7 @@ use crate::{
     migrate::{self, DEFAULT_SHARDS},
     output::{print_error, print_line},
     service_file,
-    site_args::IntervalOptions,
+    settings::InitialSettings,
 };
 
 /// Default data directory of `up`.
@@ -85,24 +84,8 @@ pub(crate) struct UpOptions {
     pub(crate) ca_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) behaviour: picket_prober::BehaviourOptions,
-    /// Time after which a shard's lease expires unless renewed, 3s to 5m
-    #[arg(long, env = "PICKET_LEASE_TIME", value_name = "TIME", default_value = "15s", 
-        value_parser = picket_coordinator::options::parse_lease_time)]
-    lease_time: DurationArg,
-    /// Time after a tick until its ledger is closed, 10s to 1h; a tick without a result is then
-    /// recorded as missed
-    #[arg(long, env = "PICKET_LEDGER_GRACE", value_name = "TIME", default_value = "150s",
-        value_parser = picket_coordinator::options::parse_ledger_grace)]
-    ledger_grace: DurationArg,
-    /// Batch window: maximum time a due job waits to be published together with others, 10ms to
-    /// 500ms
-    #[arg(long, env = "PICKET_GATHER", value_name = "TIME", default_value = "250ms",
-        value_parser = picket_coordinator::options::parse_batch_delay)]
-    gather: DurationArg,
     #[command(flatten)]
-    retention: RetentionOptions,
-    #[command(flatten)]
-    pub(crate) intervals: IntervalOptions,
+    settings: InitialSettings,
     #[command(flatten)]
     database: DatabaseOptions,
     #[command(flatten)]
@@ -253,12 +236,15 @@ async fn start_system(
     // Kept for the drain even if a later step fails.
     system.store = Some(store.clone());
     migrate::migrate_database(&store, DEFAULT_SHARDS).await?;
+    for change in options.settings.apply(&store).await? {
+        print_line(format_args!("setting {change}"));
+    }
     for region in &options.regions {
         regions::add_region(&store, region).await?;
     }
     services::start_services(options, &nats, &database, &mut system.services).await?;
     let sites = match demo {
-        Some(demo) => Some(demo.apply_sites(&store, options.intervals.to_interval_range()?).await?),
+        Some(demo) => Some(demo.apply_sites(&store).await?),
         None => apply_sites(options, &store).await,
     };
     let variables = [("DATABASE_URL", servers.database_url()), ("NATS_URL", servers.nats_url())];
@@ -284,11 +270,7 @@ async fn apply_sites(options: &UpOptions, store: &Store) -> Option<String> {
     if options.no_apply || !file.exists() {
         return None;
     }
-    let applied = match options.intervals.to_interval_range() {
-        Ok(intervals) => apply::apply_file(store, file, intervals).await,
-        Err(why) => Err(why.into()),
-    };
-    match applied {
+    match apply::apply_file(store, file).await {
         Ok(plan) => Some(format!("{SITES_FILE}: {}", plan.summary())),
         Err(why) => {
             print_error(format_args!("WARNING: {SITES_FILE} was not applied: {why}"));

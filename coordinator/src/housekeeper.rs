@@ -8,11 +8,7 @@
 use std::time::Duration;
 
 use picket_runtime::ErrorChain;
-use picket_store::{
-    Error, Store,
-    housekeeping,
-    settings::SharedSettings,
-};
+use picket_store::{Error, Store, housekeeping, settings::SharedSettings};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
 use tracing::{error, info, warn};

@@ -126,7 +126,9 @@ impl Actor for LeaseManager {
                 state.last_round_at = Boottime::now();
                 // Scheduled last, so that a slow round is followed by a pause instead of the rounds
                 // it delayed.
-                myself.send_after(ROUND_INTERVAL.min(state.machine.lease_time().duration / 5), || Msg::BeginRound);
+                myself.send_after(ROUND_INTERVAL.min(state.machine.lease_time().duration / 5), || {
+                    Msg::BeginRound
+                });
             }
             Msg::LeasesAvailable => self.run_round(&myself, state).await,
             Msg::ShardsReleased(shards) => {
@@ -201,7 +203,8 @@ impl LeaseManager {
             LeaseAction::Heartbeat { is_leaving } => {
                 let reference_clocks = self.read_reference_clocks(state).await;
                 let sent = Boottime::now();
-                match leases::record_heartbeat(&self.store, &self.name, is_leaving, lease_time.duration).await {
+                match leases::record_heartbeat(&self.store, &self.name, is_leaving, lease_time.duration).await
+                {
                     Ok(cluster_view) => {
                         warn_on_clock_skew(state, cluster_view.now);
                         return Some(LeaseEvent::HeartbeatDone { sent, cluster_view, reference_clocks });
@@ -216,9 +219,7 @@ impl LeaseManager {
                     .unwrap_or_default();
                 let progress = machine::merge_progress(&reported, &asked);
                 let sent = Boottime::now();
-                match leases::renew_leases(&self.store, &self.name, &progress, Some(now), lease_time)
-                    .await
-                {
+                match leases::renew_leases(&self.store, &self.name, &progress, Some(now), lease_time).await {
                     Ok(kept) => return Some(LeaseEvent::Renewed { sent, asked, kept }),
                     Err(error) => {
                         return Some(self.on_database_error(state, "could not renew leases", &error));

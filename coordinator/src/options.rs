@@ -35,7 +35,8 @@ mod tests {
     fn what_all_coordinators_must_agree_on_is_no_option_of_one() {
         Options::command().debug_assert();
         for option in ["--lease-time", "--min-interval", "--replicas", "--retention-days"] {
-            let refusal = Options::try_parse_from(["picket-coordinator", option, "5"]).unwrap_err().to_string();
+            let refusal =
+                Options::try_parse_from(["picket-coordinator", option, "5"]).unwrap_err().to_string();
             assert!(refusal.contains(option), "{refusal}");
         }
     }

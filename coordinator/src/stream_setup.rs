@@ -20,9 +20,7 @@ use picket_runtime::{
     Bus, ErrorChain, ReadinessCheck,
     streams::{self, StreamLimits},
 };
-use picket_store::{
-    Store, incidents, partitions, regions, settings::SharedSettings, tickets::Keyring,
-};
+use picket_store::{Store, incidents, partitions, regions, settings::SharedSettings, tickets::Keyring};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -166,9 +164,8 @@ impl StreamReconciler {
             let is_due = state.partitions_round.is_none_or(|at| state.rounds >= at + PARTITION_ROUNDS);
             if is_due && let Ok(now) = self.clock.database_now() {
                 let retention = self.settings.current().retention;
-                let made = partitions::ensure_partitions(&self.store, now, retention)
-                    .await
-                    .inspect_err(|_| {
+                let made =
+                    partitions::ensure_partitions(&self.store, now, retention).await.inspect_err(|_| {
                         self.metrics.database_errors.inc();
                     })?;
                 state.partitions_round = Some(state.rounds);
@@ -202,11 +199,9 @@ impl StreamReconciler {
             max_jobs_bytes: self.max_jobs_bytes,
         };
         let mut first_error = None;
-        for config in [
-            streams::jobs_config(limits),
-            streams::results_config(limits),
-            streams::events_config(limits),
-        ] {
+        for config in
+            [streams::jobs_config(limits), streams::results_config(limits), streams::events_config(limits)]
+        {
             let is_jobs = config.name == subject::JOBS_STREAM;
             match self.ensure_stream(streams::with_owner(config, installation), limits, state).await {
                 Ok(()) => {}

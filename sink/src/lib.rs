@@ -16,10 +16,11 @@ mod outbox;
 mod pipeline;
 mod pull;
 mod recovery;
+mod settings_follower;
 mod writer;
 
 use picket_runtime::{Bus, ErrorChain, Health, PipelineHandle, bus};
-use picket_store::{Store, tickets::Keyring};
+use picket_store::{Store, settings::SharedSettings, tickets::Keyring};
 use ractor::SpawnErr;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -43,8 +44,8 @@ pub enum Error {
     Spawn(#[from] SpawnErr),
 }
 
-/// Maximum database connections of a sink, for the writer, the readiness check, and the transaction
-/// with the lock on the outbox.
+/// Maximum database connections of a sink, for the writer, the readiness check, the settings, and
+/// the transaction with the lock on the outbox.
 pub const DATABASE_CONNECTIONS: u32 = 4;
 
 /// Starts a sink, which runs until drained. Waits for NATS and for a database with a schema.
@@ -62,7 +63,7 @@ pub async fn start(
     let (database, stream) = (health.add_readiness_check("database"), health.add_readiness_check("results"));
 
     bus.wait_connected().await?;
-    let keyring = wait_for_database(store).await?;
+    let (keyring, settings) = wait_for_database(store).await?;
     database.set_ready();
 
     let clock = database_clock::SharedDatabaseClock::default();
@@ -72,14 +73,15 @@ pub async fn start(
     let limit = config.drain_timeout;
     let (bus, store) = (bus.clone(), store.clone());
     let guard =
-        InstallationGuard::new(bus.clone(), store.clone(), keyring, config.durability, metrics.clone());
+        InstallationGuard::new(bus.clone(), store.clone(), keyring, settings.clone(), metrics.clone());
     let recovery =
         Recovery::new(config, bus.clone(), store.clone(), guard.clone(), clock.clone(), metrics.clone());
-    let sink = SinkPipeline { config, bus, store, clock, recovery, guard, metrics, database, stream };
+    let sink =
+        SinkPipeline { config, bus, store, settings, clock, recovery, guard, metrics, database, stream };
     Ok(PipelineHandle::start("sink", sink, limit).await?)
 }
 
-async fn wait_for_database(store: &Store) -> Result<Keyring, Error> {
+async fn wait_for_database(store: &Store) -> Result<(Keyring, SharedSettings), Error> {
     /// Interval between equal warnings.
     const WARN_INTERVAL: std::time::Duration = std::time::Duration::from_secs(10);
     let mut reported: Option<(String, Instant)> = None;
@@ -90,10 +92,10 @@ async fn wait_for_database(store: &Store) -> Result<Keyring, Error> {
             reported = Some((why, Instant::now()));
         }
     };
-    let keyring = loop {
+    let loaded = loop {
         store.wait_ready(&mut report).await?;
-        match Keyring::load_from(store).await {
-            Ok(keyring) => break keyring,
+        match tokio::try_join!(Keyring::load_from(store), SharedSettings::load_from(store)) {
+            Ok(loaded) => break loaded,
             Err(error) => report(&error),
         }
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
@@ -101,5 +103,5 @@ async fn wait_for_database(store: &Store) -> Result<Keyring, Error> {
     if reported.is_some() {
         info!("database available");
     }
-    Ok(keyring)
+    Ok(loaded)
 }

@@ -6,7 +6,7 @@ use clap::Parser;
 use picket_proto::Role;
 use picket_runtime::{Bus, process};
 use picket_sink::{DATABASE_CONNECTIONS, Error, Options};
-use picket_store::Store;
+use picket_store::{Store, settings};
 
 const SERVICE_NAME: &str = "picket-sink";
 
@@ -20,6 +20,7 @@ async fn main() -> ExitCode {
     let options = Options::parse();
     let (log, listen) = (options.log.clone(), options.listen.clone());
     process::run(SERVICE_NAME, &log, &listen, |health| async move {
+        settings::warn_retired_variables();
         let bus = Bus::connect(&options.nats, &Role::Sink, SERVICE_NAME, &health).await?;
         let store = Store::new(&options.database, SERVICE_NAME, DATABASE_CONNECTIONS)?;
         let running = picket_sink::start(options.to_config(), &bus, &store, &health).await?;

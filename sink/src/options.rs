@@ -3,14 +3,10 @@
 use std::time::Duration;
 
 use clap::Parser;
-use picket_runtime::{
-    options::{DurationArg, ListenOptions, LogOptions, NatsOptions},
-    streams::StreamLimits,
-};
+use picket_runtime::options::{DurationArg, ListenOptions, LogOptions, NatsOptions};
 use picket_store::DatabaseOptions;
 
 const MAX_BATCH_SIZE: i64 = 10_000;
-const MAX_RETENTION_DAYS: i64 = 3_650;
 
 /// Writes check results from NATS to Postgres; any number of sinks share the work
 #[derive(Parser, Clone, Debug)]
@@ -26,11 +22,6 @@ pub struct Options {
     /// Maximum time to write fetched results at shutdown
     #[arg(long, env = "PICKET_DRAIN_TIMEOUT", default_value = "15s", value_name = "TIME")]
     pub drain_timeout: DurationArg,
-    /// Maximum age of a check whose result is stored; older results become dead letters, since the
-    /// coordinator drops old partitions
-    #[arg(long, env = "PICKET_RETENTION_DAYS", default_value_t = 30, value_name = "DAYS",
-          value_parser = clap::value_parser!(u32).range(1..=MAX_RETENTION_DAYS))]
-    pub retention_days: u32,
     #[command(flatten)]
     pub nats: NatsOptions,
     #[command(flatten)]
@@ -58,8 +49,6 @@ impl Options {
             batch_size: self.batch_size,
             batch_age: self.batch_age.0,
             drain_timeout: self.drain_timeout.0,
-            retention: Duration::from_secs(u64::from(self.retention_days) * 86_400),
-            durability: StreamLimits::default(),
         }
     }
 }
@@ -73,10 +62,6 @@ pub struct Config {
     pub batch_age: Duration,
     /// Maximum time to write fetched results at shutdown.
     pub drain_timeout: Duration,
-    /// Maximum age of a check whose result is stored.
-    pub retention: Duration,
-    /// Limits of the streams, in case the sink creates them.
-    pub durability: StreamLimits,
 }
 
 impl Config {
@@ -100,8 +85,6 @@ impl Default for Config {
             batch_size: 8_000,
             batch_age: Duration::from_millis(250),
             drain_timeout: Duration::from_secs(15),
-            retention: Duration::from_secs(30 * 86_400),
-            durability: StreamLimits::default(),
         }
     }
 }

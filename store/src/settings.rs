@@ -147,7 +147,8 @@ pub async fn update_settings(
     let update = async {
         let mut transaction = store.pool.begin().await?;
         sqlx::query("SET LOCAL statement_timeout = '5min'").execute(&mut *transaction).await?;
-        let query = changes.iter().fold(sqlx::query(AssertSqlSafe(sql)), |query, (_, value)| bind(query, value));
+        let query =
+            changes.iter().fold(sqlx::query(AssertSqlSafe(sql)), |query, (_, value)| bind(query, value));
         query.execute(&mut *transaction).await?;
         transaction.commit().await
     };
@@ -160,7 +161,10 @@ pub async fn update_settings(
     Ok(after.changed_since(&before).filter(is_named).collect())
 }
 
-fn bind<'q>(query: Query<'q, Postgres, PgArguments>, value: &'q SettingValue) -> Query<'q, Postgres, PgArguments> {
+fn bind<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    value: &'q SettingValue,
+) -> Query<'q, Postgres, PgArguments> {
     match value {
         SettingValue::Number(number) => query.bind(i32::try_from(*number).unwrap_or(i32::MAX)),
         SettingValue::Bytes(bytes) => query.bind(i64::try_from(*bytes).unwrap_or(i64::MAX)),
@@ -186,6 +190,17 @@ fn map_constraint_error(error: Error, changes: &[(&str, SettingValue)]) -> Error
         Some((name, value)) => Error::Invalid(ValidationError::new(*name, value, rule)),
         None => error,
     }
+}
+
+/// Counts the sites that are not checked because their interval is outside of the settings.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn count_interval_problems(store: &Store) -> Result<i64, Error> {
+    let query = sqlx::query_scalar(
+        "SELECT count(*) FROM picket.sites WHERE starts_with(problem, 'interval_seconds: ')",
+    );
+    store.with_timeout(Duration::from_secs(30), "count sites", query.fetch_one(&store.pool)).await
 }
 
 impl Settings {

@@ -44,10 +44,7 @@ pub(super) async fn start_services(
         let health = Health::new();
         let bus = connect::connect_bus(nats, &Role::Sink, "picket-sink", &health).await?;
         let store = Store::new(database, "picket-sink", 4)?;
-        let config = picket_sink::Config {
-            retention: Duration::from_secs(86_400 * u64::from(options.retention.retention_days)),
-            ..picket_sink::Config::default()
-        };
+        let config = picket_sink::Config::default();
         let running = picket_sink::start(config, &bus, &store, &health).await.map_err(start_error)?;
         parts.sink = Some(ServiceHandle { pipeline: running, bus });
     }
@@ -58,12 +55,7 @@ pub(super) async fn start_services(
         let store = Store::new(database, "picket-coordinator", 6)?;
         let config = picket_coordinator::Config {
             name: process::unique_name(),
-            lease_time: options.lease_time.0,
-            intervals: options.intervals.to_interval_range()?,
-            stream_limits: StreamLimits::default(),
-            ledger_grace: options.ledger_grace.0,
-            batch_delay: options.gather.0,
-            retention: options.retention.to_retention(),
+            max_jobs_bytes: StreamLimits::default().max_jobs_bytes,
         };
         let running =
             picket_coordinator::start(config, bus.clone(), store, health).await.map_err(start_error)?;

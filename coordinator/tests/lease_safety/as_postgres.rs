@@ -31,7 +31,8 @@ async fn the_statements_do_on_postgres_what_the_simulation_takes_them_to_do() {
     store.migrate(SHARD_COUNT).await.unwrap();
     let pool = PgPool::connect(&url).await.unwrap();
     sqlx::query("UPDATE picket.leases SET scheduled_through = to_timestamp(0)").execute(&pool).await.unwrap();
-    let (mut table, mut chance, mut now) = (LeaseTable::new(SHARD_COUNT.into(), LEASE_TIME), SplitMix64(7), 0_i64);
+    let (mut table, mut chance, mut now) =
+        (LeaseTable::new(SHARD_COUNT.into(), LEASE_TIME), SplitMix64(7), 0_i64);
     let mut refused = 0;
 
     for step in 0..400 {

@@ -50,11 +50,7 @@ impl LeaseTable {
             scheduled_through: Timestamp::default(),
             lease_time: lease_time.into(),
         };
-        Self {
-            rows: vec![row; shards],
-            coordinators: BTreeMap::new(),
-            lease_time: lease_time.into(),
-        }
+        Self { rows: vec![row; shards], coordinators: BTreeMap::new(), lease_time: lease_time.into() }
     }
 
     pub(crate) fn record_heartbeat(

@@ -273,7 +273,9 @@ fn is_public_url(url: &str) -> bool {
         !rest.is_empty()
             && !rest.starts_with('/')
             && url.len() <= MAX_URL_BYTES
-            && !rest.contains(|letter: char| letter.is_whitespace() || letter.is_control() || "?#".contains(letter))
+            && !rest.contains(|letter: char| {
+                letter.is_whitespace() || letter.is_control() || "?#".contains(letter)
+            })
     })
 }
 
@@ -292,7 +294,8 @@ impl SettingKind {
             Self::Bytes(min, max) => format!("{} to {}", SettingValue::Bytes(min), SettingValue::Bytes(max)),
             Self::Flag => "true, false".to_owned(),
             Self::Url => {
-                "a URL without query and fragment, such as https://status.example.com; empty for none".to_owned()
+                "a URL without query and fragment, such as https://status.example.com; empty for none"
+                    .to_owned()
             }
             Self::Fixed => "only its present value, which was fixed when the database was made".to_owned(),
         }
@@ -303,7 +306,8 @@ impl SettingKind {
 /// divides it.
 impl fmt::Display for SettingValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const TIME_UNITS: [(&str, u128); 4] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
+        const TIME_UNITS: [(&str, u128); 4] =
+            [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
         const BYTE_UNITS: [(&str, u128); 4] =
             [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
         let (number, units, smallest) = match self {
@@ -343,7 +347,8 @@ mod tests {
         for definition in SETTINGS.iter().filter(|definition| definition.kind != SettingKind::Fixed) {
             definition.check(definition.default.as_ref().unwrap()).unwrap();
         }
-        let refusal = |name, value| SettingDefinition::find(name).unwrap().check(&value).unwrap_err().to_string();
+        let refusal =
+            |name, value| SettingDefinition::find(name).unwrap().check(&value).unwrap_err().to_string();
         let second = SettingValue::Duration(Duration::from_secs(1));
         assert_eq!(refusal("lease_time", second), "lease_time: '1s' is not allowed; allowed: 3s to 5m");
         assert!(refusal("shards", SettingValue::Number(8)).contains("fixed"));
