@@ -172,11 +172,11 @@ fn replace_list(field: &mut Vec<String>, given: Option<&Vec<String>>) {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use picket_proto::site::IntervalRange;
 
     use super::*;
 
-    use clap::Parser;
-    use picket_proto::site::IntervalRange;
+    #[derive(Parser)]
     struct Both {
         #[command(flatten)]
         check: CheckOptions,

@@ -6,6 +6,7 @@ mod acks;
 mod odd_sites;
 mod owners;
 mod patterns;
+mod settings;
 mod streams;
 
 use std::{collections::BTreeMap, time::Duration};
