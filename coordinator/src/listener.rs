@@ -44,7 +44,7 @@ struct Changes {
 
 impl Changes {
     /// After a time without a connection anything may have changed.
-    const ALL: Self = Self { sites: true, leases: true, settings: true };
+    const ALL_CHANGES: Self = Self { sites: true, leases: true, settings: true };
 }
 
 impl NotificationListener {
@@ -66,7 +66,7 @@ impl NotificationListener {
                     debug!(error = %ErrorChain(&error), "could not listen for notifications; polling continues")
                 }
             }
-            if self.wake_actors(Changes::ALL).is_err() {
+            if self.wake_actors(Changes::ALL_CHANGES).is_err() {
                 return;
             }
             sleep(backoff.next_delay()).await;
@@ -83,7 +83,7 @@ impl NotificationListener {
                     Ok(Notification::Sites) => changes.sites = true,
                     Ok(Notification::Leases) => changes.leases = true,
                     Ok(Notification::Settings) => changes.settings = true,
-                    Ok(Notification::Reconnected) => changes = Changes::ALL,
+                    Ok(Notification::Reconnected) => changes = Changes::ALL_CHANGES,
                     Err(_) => return false,
                 }
                 match timeout(COALESCE_WINDOW, listener.next_notification()).await {
