@@ -183,7 +183,7 @@ async fn a_site_outside_of_the_range_has_a_problem_that_names_the_settings_until
         .await
         .unwrap();
     assert_eq!(watched_intervals(&database.pool).await, [1, 5, 60]);
-    let periods = "SELECT count(*) FROM picket.schedules WHERE interval_ms = 1000";
+    let periods = "SELECT count(*) FROM picket.schedules WHERE site_id = (SELECT id FROM picket.sites WHERE url = 'http://x/1')";
     assert_eq!(sqlx::query_scalar::<_, i64>(periods).fetch_one(&database.pool).await.unwrap(), 2);
 }
 
