@@ -66,10 +66,7 @@ async fn each_setting_has_the_default_and_the_range_in_the_database_that_its_def
         }
         for refused in [below, above] {
             let constraint = try_set(&pool, &format!("{} = {refused}{others}", definition.name)).await;
-            assert!(
-                constraint.clone().unwrap_err().starts_with(definition.name),
-                "{refused}: {constraint:?}"
-            );
+            assert!(constraint.clone().unwrap_err().contains(definition.name), "{refused}: {constraint:?}");
         }
     }
 }
