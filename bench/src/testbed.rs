@@ -61,7 +61,8 @@ impl Testbed {
         let database = PgPoolOptions::new().max_connections(2).connect_lazy(&postgres.url());
         let database = database.map_err(with_context("database"))?;
         let bed = Self { nats, postgres, database, dir, tools };
-        bed.run_picket(&["migrate"]).await?;
+        // Smoke runs are too short for longer intervals.
+        bed.run_picket(&["migrate", "--min-interval", "1s"]).await?;
         bed.run_picket(&["region", "add", REGION]).await?;
         Ok(bed)
     }
@@ -91,8 +92,7 @@ impl Testbed {
 
     /// Starts a coordinator without waiting for its readiness.
     pub(crate) fn spawn_coordinator(&self) -> Process {
-        // Smoke runs are too short for longer intervals.
-        self.spawn_process("picket-coordinator", &["--min-interval", "1s"])
+        self.spawn_process("picket-coordinator", &[])
     }
 
     /// Directory for files of a run.

@@ -6,15 +6,14 @@ mod sites_file;
 use std::path::{Path, PathBuf};
 
 use clap::{ArgMatches, Args};
-use picket_proto::site::{IntervalRange, SiteSpec};
-use picket_store::{Store, regions, sites};
+use picket_proto::site::SiteSpec;
+use picket_store::{Store, regions, settings::read_settings, sites};
 
 pub(crate) use self::plan::{Plan, PruneScope};
 use crate::{
     connect::DatabaseArgs,
     error::Error,
     output::{print_data, print_text},
-    site_args::IntervalOptions,
 };
 
 /// Options of `picket apply`.
@@ -30,8 +29,6 @@ pub(crate) struct ApplyOptions {
     /// Print the changes without making them
     #[arg(long)]
     dry_run: bool,
-    #[command(flatten)]
-    intervals: IntervalOptions,
     #[command(flatten)]
     database: DatabaseArgs,
 }
@@ -78,10 +75,10 @@ pub(crate) struct DesiredSites {
 
 pub(crate) async fn run_apply(options: ApplyOptions, matches: &ArgMatches) -> Result<(), Error> {
     let (name, text) = read_input(&options.file)?;
-    // Validate the whole file before connecting, so that a refused file changes nothing.
-    let wanted = sites_file::parse_sites_file(&name, &text, options.intervals.to_interval_range()?)
-        .map_err(validation_error)?;
     let store = options.database.connect(matches).await?;
+    // Validate the whole file before the first change, so that a refused file changes nothing.
+    let intervals = read_settings(&store).await?.intervals;
+    let wanted = sites_file::parse_sites_file(&name, &text, intervals).map_err(validation_error)?;
     let scope = match options.prune {
         true => PruneScope::All,
         false => PruneScope::None,
@@ -112,8 +109,9 @@ pub(crate) async fn run_export(options: ExportOptions, matches: &ArgMatches) -> 
 
 /// Applies the file at `path` and returns the executed plan.
 #[cfg_attr(not(feature = "local"), expect(dead_code, reason = "`picket up` applies sites.yaml"))]
-pub(crate) async fn apply_file(store: &Store, path: &Path, intervals: IntervalRange) -> Result<Plan, Error> {
+pub(crate) async fn apply_file(store: &Store, path: &Path) -> Result<Plan, Error> {
     let (name, text) = read_input(path)?;
+    let intervals = read_settings(store).await?.intervals;
     let wanted = sites_file::parse_sites_file(&name, &text, intervals).map_err(validation_error)?;
     let plan = build_plan(store, &name, &wanted, PruneScope::None).await?;
     execute_plan(store, &plan).await?;

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{ArgMatches, Args};
 use picket_local::{AppliedSites, DEMO_TAG, Demo};
-use picket_proto::{ValidationError, site::IntervalRange};
-use picket_store::Store;
+use picket_proto::ValidationError;
+use picket_store::{Store, settings::read_settings};
 
 use crate::{
     apply::{self, DesiredSites, PruneScope},
@@ -27,21 +27,21 @@ pub(crate) struct DemoOptions {
 pub(crate) async fn run(options: DemoOptions, matches: &ArgMatches) -> Result<u8, Error> {
     let DemoOptions { target_port, mut up } = options;
     let dir = up.data_dir.get_or_insert_with(|| PathBuf::from(DEMO_DATA_DIR)).clone();
-    let intervals = up.intervals.to_interval_range()?;
     let demo = Demo::start(target_port, &dir).await?;
     if up.ca_file.is_none() {
         up.ca_file = Some(demo.write_ca_file(&dir)?);
     }
     let config = up.to_config(matches)?;
     let apply = async |store: &Store| {
-        let summary = Some(apply_demo_sites(target_port, store, intervals).await?);
+        let summary = Some(apply_demo_sites(target_port, store).await?);
         Ok(AppliedSites { summary, notes: demo.describe_sites() })
     };
-    picket_local::run_system(config, apply).await
+    picket_local::run_system(config, async |store: &Store| up.settings.apply(store).await, apply).await
 }
 
 /// Creates and updates the demo's sites. Sites of an earlier demo on another port are removed.
-async fn apply_demo_sites(port: u16, store: &Store, intervals: IntervalRange) -> Result<String, Error> {
+async fn apply_demo_sites(port: u16, store: &Store) -> Result<String, Error> {
+    let intervals = read_settings(store).await?.intervals;
     let wanted = DesiredSites {
         regions: Vec::new(),
         sites: picket_local::demo_sites(port, intervals).into_iter().map(|site| site.spec).collect(),
@@ -59,8 +59,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use picket_local::demo_sites;
-
-    use super::*;
+    use picket_proto::site::IntervalRange;
 
     #[test]
     fn every_site_of_the_demo_can_be_watched_and_none_is_there_twice() {

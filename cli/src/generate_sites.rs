@@ -1,15 +1,18 @@
 //! `picket generate`: adds generated sites, for load tests.
 
 use clap::{ArgMatches, Args};
-use picket_proto::{ValidationError, site::SiteSpec};
+use picket_proto::{
+    ValidationError,
+    site::{IntervalRange, SiteSpec},
+};
 use picket_runtime::options::DurationArg;
-use picket_store::sites;
+use picket_store::{settings::read_settings, sites};
 
 use crate::{
     connect::DatabaseArgs,
     error::Error,
     output::{ProgressLine, print_text},
-    site_args::{IntervalOptions, to_whole_seconds},
+    site_args::to_whole_seconds,
 };
 
 /// Options of `picket generate`.
@@ -29,8 +32,6 @@ pub(crate) struct GenerateOptions {
     #[arg(long, value_name = "DURATION", default_value = "60s")]
     interval: DurationArg,
     #[command(flatten)]
-    intervals: IntervalOptions,
-    #[command(flatten)]
     database: DatabaseArgs,
 }
 
@@ -43,11 +44,12 @@ pub(crate) async fn run(options: GenerateOptions, matches: &ArgMatches) -> Resul
     // The last URL is the longest, so validating it covers all.
     let last =
         SiteSpec { interval_seconds, ..SiteSpec::new(format!("{}{}", options.base_url, options.count)) };
-    last.validate(options.intervals.to_interval_range()?).map_err(|why| match why.field.as_str() {
+    last.validate(IntervalRange::WIDEST).map_err(|why| match why.field.as_str() {
         "url" => ValidationError { field: "base-url".into(), ..why },
         _ => why,
     })?;
     let store = options.database.connect(matches).await?;
+    read_settings(&store).await?.intervals.check(interval_seconds)?;
     let mut progress = ProgressLine::new();
     let (mut done, mut added) = (0, 0);
     while done < options.count {

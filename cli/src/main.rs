@@ -22,6 +22,7 @@ mod probers;
 mod reference;
 mod region;
 mod report;
+mod settings;
 mod site;
 mod site_args;
 mod status;
@@ -73,7 +74,8 @@ enum Command {
     ///
     /// NATS and Postgres are started on 127.0.0.1, unless NATS_URL or DATABASE_URL name other servers.
     /// Checks may connect to loopback addresses, which a separate prober refuses. A file sites.yaml in
-    /// the current directory is applied. The next start reuses the data.
+    /// the current directory is applied. The next start reuses the data. Settings given as options or
+    /// variables are set in the database, in an existing one too.
     Up(Box<up::UpOptions>),
     #[cfg(feature = "local")]
     /// Stop a running `picket up`, or servers left running by a killed one
@@ -84,7 +86,12 @@ enum Command {
     /// The data is kept apart, in .picket-demo. Remove that directory to remove every trace.
     Demo(Box<demo::DemoOptions>),
     /// Migrate the database schema to the version of this program
+    ///
+    /// Settings given as options or variables are set in the database, in an existing one too.
     Migrate(migrate::MigrateOptions),
+    /// Manage the settings that all processes share: list, get, set
+    #[command(subcommand)]
+    Settings(settings::SettingsCommand),
     /// Manage sites: add, list, show, set, pause, resume, remove
     #[command(subcommand)]
     Site(site::SiteCommand),
@@ -168,6 +175,7 @@ async fn run_command(command: Command, matches: &ArgMatches) -> Result<u8, Error
         #[cfg(feature = "local")]
         Command::Down(options) => up::run_down(options).await,
         Command::Migrate(options) => migrate::run(options, matches).await,
+        Command::Settings(command) => settings::run(command, matches).await,
         Command::Site(command) => site::run(command, matches).await,
         Command::Apply(options) => apply::run_apply(options, matches).await,
         Command::Export(options) => apply::run_export(options, matches).await,
@@ -211,7 +219,9 @@ mod tests {
             (&["generate", "-1", "--base-url", "http://x/"], &["-1"]),
             (&["ledger", "--since", "5"], &["--since", "'5'", "15s"]),
             (&["up", "--ledger-grace", "1s"], &["--ledger-grace", "1s", "10s to 1h"]),
-            (&["up", "--gather", "1s"], &["--gather", "1s", "10ms to 500ms"]),
+            (&["up", "--batch-delay", "1s"], &["--batch-delay", "1s", "10ms to 500ms"]),
+            (&["migrate", "--results-max-bytes", "much"], &["--results-max-bytes", "much", "1MiB to 64TiB"]),
+            (&["settings", "set", "lease_time"], &["VALUE"]),
             (&["maintenance", "add", "7", "--to", "soon"], &["--to", "soon", "+2h"]),
             (&["maintenance", "add", "--to", "+2h"], &["--tag"]),
             (&["report", "uptime", "--since", "month"], &["--since", "'month'", "15s"]),
@@ -231,6 +241,7 @@ mod tests {
         for listing in [
             &["site", "list"][..],
             &["site", "show", "1"],
+            &["settings", "list"],
             &["region", "list"],
             &["check", "http://x"],
             &["status"],

@@ -4,10 +4,14 @@ mod record;
 mod show;
 
 use clap::{ArgMatches, Args, Subcommand};
-use picket_proto::{ValidationError, site::SiteSpec};
+use picket_proto::{
+    ValidationError,
+    site::{IntervalRange, SiteSpec},
+};
 use picket_runtime::options::DurationArg;
 use picket_store::{
     Store,
+    settings::read_settings,
     sites::{self, Site},
 };
 
@@ -19,7 +23,7 @@ use crate::{
     connect::DatabaseArgs,
     error::Error,
     output::{OutputOptions, TextTable, print_text, status_cell, text_cell},
-    site_args::{CheckOptions, IntervalOptions, SiteOptions},
+    site_args::{CheckOptions, SiteOptions},
 };
 
 /// Commands of `picket site`.
@@ -59,8 +63,6 @@ pub(crate) struct AddSiteOptions {
     #[command(flatten)]
     site: SiteOptions,
     #[command(flatten)]
-    intervals: IntervalOptions,
-    #[command(flatten)]
     database: DatabaseArgs,
 }
 
@@ -96,8 +98,6 @@ pub(crate) struct SetSiteOptions {
     check: CheckOptions,
     #[command(flatten)]
     options: SiteOptions,
-    #[command(flatten)]
-    intervals: IntervalOptions,
     #[command(flatten)]
     database: DatabaseArgs,
 }
@@ -135,10 +135,11 @@ async fn add_site(options: AddSiteOptions, matches: &ArgMatches) -> Result<(), E
     let mut spec = SiteSpec::new(options.url);
     options.check.apply_to(&mut spec.check)?;
     options.site.apply_to(&mut spec)?;
-    spec.validate(options.intervals.to_interval_range()?)?;
+    spec.validate(IntervalRange::WIDEST)?;
+    let store = options.database.connect(matches).await?;
+    read_settings(&store).await?.intervals.check(spec.interval_seconds)?;
     // The database decides whether the site is a duplicate: another command may add it at the same
     // time.
-    let store = options.database.connect(matches).await?;
     let id = match sites::insert_site(&store, &spec).await {
         Ok(id) => id,
         Err(picket_store::Error::DuplicateSite) => return Err(duplicate_error(&store, &spec).await),
@@ -219,7 +220,7 @@ async fn update_site(options: SetSiteOptions, matches: &ArgMatches) -> Result<()
     }
     options.check.apply_to(&mut after.check)?;
     options.options.apply_to(&mut after)?;
-    after.validate(options.intervals.to_interval_range()?)?;
+    after.validate(read_settings(&store).await?.intervals)?;
     if after == before {
         return print_text(&format!("site {} already has this definition; nothing was changed\n", site.id));
     }

@@ -1,11 +1,7 @@
 //! Options for the definition of a site. A given option replaces the value of its field.
 
 use clap::Args;
-use picket_proto::{
-    CheckRequest, IpVersion, ValidationError,
-    check::Method,
-    site::{IntervalRange, SiteSpec},
-};
+use picket_proto::{CheckRequest, IpVersion, ValidationError, check::Method, site::SiteSpec};
 use picket_runtime::options::DurationArg;
 
 /// Request and assertions of a check.
@@ -73,31 +69,6 @@ pub(crate) struct SiteOptions {
     /// Tag for reports and selection; may be repeated; '' removes all
     #[arg(long = "tag", value_name = "TAG")]
     tags: Option<Vec<String>>,
-}
-
-/// Interval limits of this installation.
-#[derive(Args, Clone, Copy, Debug)]
-#[command(next_help_heading = "Limits")]
-pub(crate) struct IntervalOptions {
-    /// Minimum check interval of a site
-    #[arg(long, env = "PICKET_MIN_INTERVAL", value_name = "DURATION", default_value = "5s")]
-    min_interval: DurationArg,
-    /// Maximum check interval of a site
-    #[arg(long, env = "PICKET_MAX_INTERVAL", value_name = "DURATION", default_value = "1d")]
-    max_interval: DurationArg,
-}
-
-impl IntervalOptions {
-    /// The validated range of intervals.
-    pub(crate) fn to_interval_range(self) -> Result<IntervalRange, ValidationError> {
-        let (min, max) = (self.min_interval.0, self.max_interval.0);
-        if min.as_secs() < 1 || max.as_secs() > 86_400 || min > max {
-            let value = format!("{} to {}", self.min_interval, self.max_interval);
-            let allowed = "from 1s to 1d, the first not longer than the second";
-            return Err(ValidationError::new("PICKET_MIN_INTERVAL, PICKET_MAX_INTERVAL", value, allowed));
-        }
-        Ok(IntervalRange { min, max })
-    }
 }
 
 impl CheckOptions {
@@ -199,6 +170,7 @@ fn replace_list(field: &mut Vec<String>, given: Option<&Vec<String>>) {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use picket_proto::site::IntervalRange;
 
     use super::*;
 

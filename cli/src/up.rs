@@ -5,13 +5,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgMatches, Args};
 use ipnet::IpNet;
-use picket_coordinator::RetentionOptions;
 use picket_local::AppliedSites;
 use picket_proto::RegionName;
 use picket_runtime::{
-    options::{DurationArg, LogOptions, NatsOptions},
+    options::{LogOptions, NatsOptions},
     process,
-    streams::StreamLimits,
 };
 use picket_store::{DatabaseOptions, Store};
 
@@ -21,7 +19,7 @@ use crate::{
     error::Error,
     migrate::DEFAULT_SHARDS,
     output::print_error,
-    site_args::IntervalOptions,
+    settings::InitialSettings,
 };
 
 /// Options of `picket up`.
@@ -66,24 +64,8 @@ pub(crate) struct UpOptions {
     pub(crate) ca_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) behaviour: picket_prober::BehaviourOptions,
-    /// Time after which a shard's lease expires unless renewed, 3s to 5m
-    #[arg(long, env = "PICKET_LEASE_TIME", value_name = "DURATION", default_value = "15s", 
-        value_parser = picket_coordinator::parse_lease_time)]
-    lease_time: DurationArg,
-    /// Time after a tick until its ledger is closed, 10s to 1h; a tick without a result is then
-    /// recorded as missed
-    #[arg(long, env = "PICKET_LEDGER_GRACE", value_name = "DURATION", default_value = "150s",
-        value_parser = picket_coordinator::parse_ledger_grace)]
-    ledger_grace: DurationArg,
-    /// Batch window: maximum time a due job waits to be published together with others, 10ms to
-    /// 500ms
-    #[arg(long, env = "PICKET_GATHER", value_name = "DURATION", default_value = "250ms",
-        value_parser = picket_coordinator::parse_batch_delay)]
-    gather: DurationArg,
     #[command(flatten)]
-    retention: RetentionOptions,
-    #[command(flatten)]
-    pub(crate) intervals: IntervalOptions,
+    pub(crate) settings: InitialSettings,
     #[command(flatten)]
     database: DatabaseOptions,
     #[command(flatten)]
@@ -107,19 +89,7 @@ impl UpOptions {
         regions.sort();
         regions.dedup();
         let external = |option| explicit_arg(matches, option).map(str::to_owned);
-        let coordinator = picket_coordinator::Config {
-            name: process::unique_name(),
-            lease_time: self.lease_time.0,
-            intervals: self.intervals.to_interval_range()?,
-            stream_limits: StreamLimits::default(),
-            ledger_grace: self.ledger_grace.0,
-            batch_delay: self.gather.0,
-            retention: self.retention.to_retention(),
-        };
-        let sink = picket_sink::Config {
-            retention: std::time::Duration::from_secs(86_400 * u64::from(self.retention.retention_days)),
-            ..picket_sink::Config::default()
-        };
+        let coordinator = picket_coordinator::Config::new(process::unique_name());
         let prober = |region: &RegionName| {
             let mut config = picket_prober::Config::new(region.clone());
             config.concurrency = usize::try_from(self.concurrency).unwrap_or(usize::MAX);
@@ -140,7 +110,7 @@ impl UpOptions {
             coordinator: (!self.no_coordinator).then_some(coordinator),
             probers: regions.iter().filter(|_| !self.no_probers).map(prober).collect(),
             regions,
-            sink: (!self.no_sink).then_some(sink),
+            sink: (!self.no_sink).then(picket_sink::Config::default),
             log: self.log.clone(),
             is_log_filter_given: explicit_arg(matches, "log").is_some(),
         })
@@ -153,7 +123,8 @@ pub(crate) async fn run_up(options: UpOptions, matches: &ArgMatches) -> Result<u
     let apply = async |store: &Store| {
         Ok(AppliedSites { summary: apply_sites(&options, store).await, notes: Vec::new() })
     };
-    picket_local::run_system(config, apply).await
+    let apply_settings = async |store: &Store| options.settings.apply(store).await;
+    picket_local::run_system(config, apply_settings, apply).await
 }
 
 /// Applies `sites.yaml`. A refused file is reported as a warning and does not stop the start.
@@ -162,11 +133,7 @@ async fn apply_sites(options: &UpOptions, store: &Store) -> Option<String> {
     if options.no_apply || !file.exists() {
         return None;
     }
-    let applied = match options.intervals.to_interval_range() {
-        Ok(intervals) => apply::apply_file(store, file, intervals).await,
-        Err(why) => Err(why.into()),
-    };
-    match applied {
+    match apply::apply_file(store, file).await {
         Ok(plan) => Some(format!("{SITES_FILE}: {}", plan.summary())),
         Err(why) => {
             print_error(format_args!("WARNING: {SITES_FILE} was not applied: {why}"));

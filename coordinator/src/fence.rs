@@ -42,7 +42,7 @@ impl Fence {
         }
     }
 
-    /// Expires all shards at `now`, until they are opened again.
+    /// Expires all shards at `now` at the latest, until they are opened again.
     pub fn expire_all(&self, now: Boottime) {
         let mut gates = self.0.write();
         for gate in gates.iter_mut().flatten() {

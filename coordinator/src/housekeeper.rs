@@ -8,10 +8,7 @@
 use std::time::Duration;
 
 use picket_runtime::ErrorChain;
-use picket_store::{
-    Error, Store,
-    housekeeping::{self, Retention},
-};
+use picket_store::{Error, Store, housekeeping, settings::SharedSettings};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -32,7 +29,7 @@ pub(crate) enum Msg {
 pub(crate) struct Housekeeper {
     pub(crate) store: Store,
     pub(crate) clock: SharedClock,
-    pub(crate) retention: Retention,
+    pub(crate) settings: SharedSettings,
     pub(crate) metrics: Metrics,
 }
 
@@ -217,7 +214,8 @@ impl Housekeeper {
                 return Ok(false);
             }
         };
-        match housekeeping::prune_expired(&self.store, now, self.retention).await {
+        let retention = self.settings.current().retention;
+        match housekeeping::prune_expired(&self.store, now, retention).await {
             Ok(dropped) => {
                 if let Some(day) = dropped.dropped_day {
                     info!(%day, "dropped a day of results");

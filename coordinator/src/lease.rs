@@ -17,7 +17,7 @@ use picket_runtime::{
     clock::{self, Boottime, ClockAdjustment, DbClock},
     streams,
 };
-use picket_store::{Store, leases};
+use picket_store::{Store, leases, settings::SharedSettings};
 use ractor::{Actor, ActorProcessingErr, ActorRef, call_t};
 use tokio::{sync::oneshot, time::timeout};
 use tracing::{info, instrument, warn};
@@ -50,7 +50,7 @@ pub(crate) enum Msg {
 #[derive(Clone)]
 pub(crate) struct LeaseManager {
     pub(crate) name: String,
-    pub(crate) lease_time: Duration,
+    pub(crate) settings: SharedSettings,
     pub(crate) store: Store,
     pub(crate) jetstream: async_nats::jetstream::Context,
     pub(crate) scheduler: ActorRef<scheduler::Msg>,
@@ -99,7 +99,11 @@ impl Actor for LeaseManager {
     async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<LeaseState, ActorProcessingErr> {
         myself.cast(Msg::BeginRound)?;
         Ok(LeaseState {
-            machine: LeaseMachine::new(self.lease_time, self.fence.clone(), Boottime::now()),
+            machine: LeaseMachine::new(
+                self.settings.current().lease_time,
+                self.fence.clone(),
+                Boottime::now(),
+            ),
             last_round_at: Boottime::now(),
             drain_reply: None,
             last_warning: None,
@@ -122,7 +126,9 @@ impl Actor for LeaseManager {
                 state.last_round_at = Boottime::now();
                 // Scheduled last, so that a slow round is followed by a pause instead of the rounds
                 // it delayed.
-                myself.send_after(ROUND_INTERVAL.min(self.lease_time / 5), || Msg::BeginRound);
+                myself.send_after(ROUND_INTERVAL.min(state.machine.lease_time().duration / 5), || {
+                    Msg::BeginRound
+                });
             }
             Msg::LeasesAvailable => self.run_round(&myself, state).await,
             Msg::ShardsReleased(shards) => {
@@ -193,11 +199,13 @@ impl LeaseManager {
         state: &mut LeaseState,
         action: LeaseAction,
     ) -> Option<LeaseEvent> {
+        let lease_time = state.machine.lease_time();
         match action {
             LeaseAction::Heartbeat { is_leaving } => {
                 let reference_clocks = self.read_reference_clocks(state).await;
                 let sent = Boottime::now();
-                match leases::record_heartbeat(&self.store, &self.name, is_leaving, self.lease_time).await {
+                match leases::record_heartbeat(&self.store, &self.name, is_leaving, lease_time.duration).await
+                {
                     Ok(cluster_view) => {
                         warn_on_clock_skew(state, cluster_view.now);
                         return Some(LeaseEvent::HeartbeatDone { sent, cluster_view, reference_clocks });
@@ -212,9 +220,7 @@ impl LeaseManager {
                     .unwrap_or_default();
                 let progress = machine::merge_progress(&reported, &asked);
                 let sent = Boottime::now();
-                match leases::renew_leases(&self.store, &self.name, &progress, Some(now), self.lease_time)
-                    .await
-                {
+                match leases::renew_leases(&self.store, &self.name, &progress, Some(now), lease_time).await {
                     Ok(kept) => return Some(LeaseEvent::Renewed { sent, asked, kept }),
                     Err(error) => {
                         return Some(self.on_database_error(state, "could not renew leases", &error));
@@ -224,7 +230,7 @@ impl LeaseManager {
             LeaseAction::Acquire(free) => {
                 // Read before sending: the lease counts from here, earlier than in the database.
                 let sent = Boottime::now();
-                match leases::acquire_leases(&self.store, &self.name, &free, self.lease_time).await {
+                match leases::acquire_leases(&self.store, &self.name, &free, lease_time).await {
                     Ok(leases) => return Some(LeaseEvent::Acquired { sent, leases }),
                     Err(error) => {
                         return Some(self.on_database_error(state, "could not acquire leases", &error));

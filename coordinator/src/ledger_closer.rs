@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::pull;
 use picket_proto::{Timestamp, subject};
 use picket_runtime::{Bus, ErrorChain};
-use picket_store::{Store, ledger};
+use picket_store::{Store, ledger, settings::SharedSettings};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
@@ -31,7 +31,7 @@ pub(crate) enum Msg {
 #[derive(Clone)]
 pub(crate) struct LedgerCloser {
     pub(crate) name: String,
-    pub(crate) grace: Duration,
+    pub(crate) settings: SharedSettings,
     pub(crate) bus: Bus,
     pub(crate) store: Store,
     pub(crate) fence: Fence,
@@ -124,6 +124,7 @@ impl LedgerCloser {
             self.metrics.ledger_lag.set(0.0);
             return Ok(false);
         }
+        let grace = self.settings.current().ledger_grace;
         // Sampled before closing, so that ticks with results still in the stream count as late.
         let late_since = self.oldest_unstored_result().await;
         let began = Instant::now();
@@ -131,7 +132,7 @@ impl LedgerCloser {
             &self.store,
             &self.name,
             &held,
-            self.grace,
+            grace,
             state.chunk.current_size(),
             late_since,
         )
@@ -150,7 +151,7 @@ impl LedgerCloser {
         }
         let behind = closed.lag.unwrap_or_default();
         self.metrics.ledger_lag.set(behind.as_secs_f64());
-        Ok(behind > self.grace + 2 * LEDGER_INTERVAL && (missed > 0 || took < SLOW_THRESHOLD))
+        Ok(behind > grace + 2 * LEDGER_INTERVAL && (missed > 0 || took < SLOW_THRESHOLD))
     }
 
     /// Time of the oldest result waiting for a sink, if any; possibly the result of a tick

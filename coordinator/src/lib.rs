@@ -15,6 +15,7 @@ mod options;
 mod pipeline;
 mod region_liveness;
 mod schedule;
+mod settings_follower;
 mod shared_clock;
 mod stream_setup;
 #[cfg(test)]
@@ -23,14 +24,10 @@ mod supervision_tests;
 use std::time::Duration;
 
 use picket_runtime::{Bus, Health, PipelineHandle, bus, wait_for_database};
-use picket_store::{Store, tickets::Keyring};
+use picket_store::{Store, settings::SharedSettings, tickets::Keyring};
 use ractor::SpawnErr;
 
-pub use self::{
-    config::Config,
-    metrics::describe_metrics,
-    options::{Options, RetentionOptions, parse_batch_delay, parse_lease_time, parse_ledger_grace},
-};
+pub use self::{config::Config, metrics::describe_metrics, options::Options};
 use self::{metrics::Metrics, pipeline::CoordinatorPipeline};
 
 /// Reasons for which a coordinator cannot start.
@@ -63,9 +60,9 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
     bus.wait_connected().await?;
     let connect = async || {
         store.check_usable().await?;
-        Keyring::load_from(&store).await
+        tokio::try_join!(Keyring::load_from(&store), SharedSettings::load_from(&store))
     };
-    let keyring = wait_for_database(&database, connect, picket_store::Error::may_recover).await?;
+    let (keyring, settings) = wait_for_database(&database, connect, picket_store::Error::may_recover).await?;
     let coordinator = CoordinatorPipeline {
         metrics: Metrics::new(&health),
         catalog_readiness: health.add_readiness_check("schedules"),
@@ -76,6 +73,7 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
         bus,
         store,
         keyring,
+        settings,
     };
     Ok(PipelineHandle::start("coordinator", coordinator, DRAIN_TIMEOUT, &health).await?)
 }

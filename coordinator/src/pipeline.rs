@@ -1,7 +1,7 @@
 //! The actors of the coordinator, built together and drained by the release of all shards.
 
 use picket_runtime::{Bus, Pipeline, ReadinessCheck, spawn_task};
-use picket_store::{Store, tickets::Keyring};
+use picket_store::{Store, settings::SharedSettings, tickets::Keyring};
 use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
 use tokio::sync::oneshot;
 
@@ -19,6 +19,7 @@ use crate::{
     schedule::catalog::Catalog,
     schedule::listener::NotificationListener,
     schedule::scheduler::Scheduler,
+    settings_follower::SettingsFollower,
     shared_clock::SharedClock,
     stream_setup::StreamReconciler,
 };
@@ -30,6 +31,7 @@ pub(crate) struct CoordinatorPipeline {
     pub(crate) bus: Bus,
     pub(crate) store: Store,
     pub(crate) keyring: Keyring,
+    pub(crate) settings: SharedSettings,
     pub(crate) metrics: Metrics,
     pub(crate) catalog_readiness: ReadinessCheck,
     pub(crate) lease_readiness: ReadinessCheck,
@@ -65,7 +67,7 @@ impl Pipeline for CoordinatorPipeline {
         let scheduler = Scheduler {
             publisher,
             publish_pause,
-            batch_delay: self.config.batch_delay,
+            settings: self.settings.clone(),
             keyring: self.keyring.clone(),
             metrics: self.metrics.clone(),
         };
@@ -79,7 +81,6 @@ impl Pipeline for CoordinatorPipeline {
         spawn_task("confirmation_listener", confirmation_listener.run(), supervisor.clone()).await?;
         let catalog = Catalog {
             store: self.store.clone(),
-            intervals: self.config.intervals,
             scheduler: scheduler.clone(),
             fence: fence.clone(),
             metrics: self.metrics.clone(),
@@ -93,8 +94,8 @@ impl Pipeline for CoordinatorPipeline {
             keyring: self.keyring.clone(),
             ownership: ownership.clone(),
             clock: clock.clone(),
-            stream_limits: self.config.stream_limits,
-            retention: self.config.retention,
+            max_jobs_bytes: self.config.max_jobs_bytes,
+            settings: self.settings.clone(),
             metrics: self.metrics.clone(),
             readiness: self.streams_readiness.clone(),
         };
@@ -102,7 +103,7 @@ impl Pipeline for CoordinatorPipeline {
             Actor::spawn_linked(None, stream_reconciler, (), supervisor.clone()).await?;
         let ledger = LedgerCloser {
             name: self.config.name.clone(),
-            grace: self.config.ledger_grace,
+            settings: self.settings.clone(),
             bus: self.bus.clone(),
             store: self.store.clone(),
             fence: fence.clone(),
@@ -114,14 +115,21 @@ impl Pipeline for CoordinatorPipeline {
         let housekeeper = Housekeeper {
             store: self.store.clone(),
             clock: clock.clone(),
-            retention: self.config.retention,
+            settings: self.settings.clone(),
             metrics: self.metrics.clone(),
         };
         Actor::spawn_linked(None, housekeeper, (), supervisor.clone()).await?;
+        let settings_follower = SettingsFollower {
+            store: self.store.clone(),
+            settings: self.settings.clone(),
+            stream_reconciler: stream_reconciler.clone(),
+        };
+        let (settings_follower, _) =
+            Actor::spawn_linked(None, settings_follower, (), supervisor.clone()).await?;
         // Last of the working actors, so that a shard is acquired only when everything it needs is running.
         let lease = LeaseManager {
             name: self.config.name.clone(),
-            lease_time: self.config.lease_time,
+            settings: self.settings.clone(),
             store: self.store.clone(),
             jetstream: self.bus.jetstream.clone(),
             scheduler,
@@ -139,6 +147,7 @@ impl Pipeline for CoordinatorPipeline {
             catalog,
             lease_manager: lease.clone(),
             stream_reconciler,
+            settings_follower,
         };
         spawn_task("notification_listener", notification_listener.run(), supervisor).await?;
         Ok(lease)

@@ -20,7 +20,7 @@ use picket_runtime::{
     Bus, ErrorChain, ReadinessCheck,
     streams::{self, StreamLimits},
 };
-use picket_store::{Store, housekeeping::Retention, incidents, partitions, regions, tickets::Keyring};
+use picket_store::{Store, incidents, partitions, regions, settings::SharedSettings, tickets::Keyring};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -52,8 +52,8 @@ pub(crate) struct StreamReconciler {
     pub(crate) keyring: Keyring,
     pub(crate) ownership: Ownership,
     pub(crate) clock: SharedClock,
-    pub(crate) stream_limits: StreamLimits,
-    pub(crate) retention: Retention,
+    pub(crate) max_jobs_bytes: i64,
+    pub(crate) settings: SharedSettings,
     pub(crate) metrics: Metrics,
     pub(crate) readiness: ReadinessCheck,
 }
@@ -65,7 +65,7 @@ pub(crate) struct ReconcilerState {
     /// Round in which partitions were last ensured.
     partitions_round: Option<u64>,
     /// Creation time of each stream; detects deleted and recreated streams.
-    streams_created_at: HashMap<String, OffsetDateTime>,
+    known_streams: HashMap<String, (OffsetDateTime, StreamLimits)>,
     /// Regions whose consumers existed.
     known_regions: HashSet<RegionName>,
     last_run_at: Option<Instant>,
@@ -163,9 +163,9 @@ impl StreamReconciler {
             // Partitions exist for a week ahead, enough time for a doubtful clock to recover.
             let is_due = state.partitions_round.is_none_or(|at| state.rounds >= at + PARTITION_ROUNDS);
             if is_due && let Ok(now) = self.clock.database_now() {
-                let made = partitions::ensure_partitions(&self.store, now, self.retention)
-                    .await
-                    .inspect_err(|_| {
+                let retention = self.settings.current().retention;
+                let made =
+                    partitions::ensure_partitions(&self.store, now, retention).await.inspect_err(|_| {
                         self.metrics.database_errors.inc();
                     })?;
                 state.partitions_round = Some(state.rounds);
@@ -188,18 +188,22 @@ impl StreamReconciler {
         Ok(has_key)
     }
 
-    /// Ensures that all streams exist with current settings. Settings are updated when a stream is
-    /// first seen or was recreated, for example by a sink, which does not know all settings.
+    /// Ensures that all streams exist with current limits. A stream is updated when it is first seen,
+    /// was recreated by another process, or when a limit has changed.
     async fn ensure_streams(&self, state: &mut ReconcilerState) -> Result<(), Error> {
         let installation = self.keyring.tickets().installation();
+        let settings = self.settings.current();
+        let limits = StreamLimits {
+            replicas: settings.stream_replicas,
+            max_results_bytes: settings.results_max_bytes,
+            max_jobs_bytes: self.max_jobs_bytes,
+        };
         let mut first_error = None;
-        for config in [
-            streams::jobs_config(self.stream_limits),
-            streams::results_config(self.stream_limits),
-            streams::events_config(self.stream_limits),
-        ] {
+        for config in
+            [streams::jobs_config(limits), streams::results_config(limits), streams::events_config(limits)]
+        {
             let is_jobs = config.name == subject::JOBS_STREAM;
-            match self.ensure_stream(streams::with_owner(config, installation), state).await {
+            match self.ensure_stream(streams::with_owner(config, installation), limits, state).await {
                 Ok(()) => {}
                 Err(error @ streams::Error::ForeignStream { .. }) => {
                     self.ownership.set_ours(false);
@@ -215,7 +219,12 @@ impl StreamReconciler {
     }
 
     /// Ensures a single stream, as in [`ensure_streams`](Self::ensure_streams).
-    async fn ensure_stream(&self, config: Config, state: &mut ReconcilerState) -> Result<(), streams::Error> {
+    async fn ensure_stream(
+        &self,
+        config: Config,
+        limits: StreamLimits,
+        state: &mut ReconcilerState,
+    ) -> Result<(), streams::Error> {
         let name = config.name.clone();
         let created = match self.bus.jetstream.get_stream(&name).await {
             Ok(stream) => {
@@ -230,16 +239,20 @@ impl StreamReconciler {
             Err(error) if streams::is_stream_missing(&error) => None,
             Err(error) => return Err(streams::Error::CreateStream { name, source: error.into() }),
         };
-        let known = state.streams_created_at.get(&name).copied();
-        if created.is_some() && created == known {
+        let known = state.known_streams.get(&name).copied();
+        if created.is_some_and(|created| known == Some((created, limits))) {
             return Ok(());
         }
-        // Covers a missing stream, an unseen one, and one recreated elsewhere.
+        // Covers a missing stream, an unseen one, one recreated elsewhere, and changed limits.
         let made = streams::create_or_update(&self.bus.jetstream, config).await?;
-        if known.is_some_and(|known| known != made.created) {
-            warn!(stream = name, "recreated a deleted stream, its messages are lost");
+        match known {
+            Some((created, _)) if created != made.created => {
+                warn!(stream = name, "recreated a deleted stream, its messages are lost");
+            }
+            Some(_) => info!(stream = name, "updated the limits of a stream"),
+            None => {}
         }
-        state.streams_created_at.insert(name, made.created);
+        state.known_streams.insert(name, (made.created, limits));
         Ok(())
     }
 

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use picket_proto::{Role, Shard, site::IntervalRange, subject};
-use picket_runtime::{Bus, Health, options::NatsOptions, streams::StreamLimits};
-use picket_store::{DatabaseOptions, Store, housekeeping::Retention};
+use picket_proto::{Role, Shard, subject};
+use picket_runtime::{Bus, Health, options::NatsOptions};
+use picket_store::{
+    DatabaseOptions, Store,
+    settings::{SettingValue, update_settings},
+};
 use picket_testkit::{eventually, servers};
 use sqlx::PgPool;
 
@@ -32,19 +35,14 @@ async fn a_listener_that_panics_has_the_coordinators_pipeline_rebuilt() {
     let health = Health::new();
     let options = NatsOptions::with_url(nats.url());
     let bus = Bus::connect(&options, &Role::Coordinator, "test", &health).await.unwrap();
-    let config = Config {
-        name: "test".to_owned(),
-        lease_time: Duration::from_secs(30),
-        intervals: IntervalRange::default(),
-        stream_limits: StreamLimits {
-            max_results_bytes: 64 << 20,
-            max_jobs_bytes: 64 << 20,
-            ..StreamLimits::default()
-        },
-        ledger_grace: Duration::from_secs(10),
-        batch_delay: Duration::from_millis(100),
-        retention: Retention::default(),
-    };
+    let settings = [
+        ("lease_time", SettingValue::Duration(Duration::from_secs(30))),
+        ("ledger_grace", SettingValue::Duration(Duration::from_secs(10))),
+        ("batch_delay", SettingValue::Duration(Duration::from_millis(100))),
+        ("results_max_bytes", SettingValue::Bytes(64 << 20)),
+    ];
+    update_settings(&store, &settings).await.unwrap();
+    let config = Config { name: "test".to_owned(), max_jobs_bytes: 64 << 20 };
     let coordinator = start(config, bus.clone(), store, health.clone()).await.unwrap();
 
     // The first task once more at the end: its successor in a rebuilt pipeline works.

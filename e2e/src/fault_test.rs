@@ -29,6 +29,12 @@ use crate::{BusEndpoint, NetnsLab, Process, Stack};
 
 /// Lease time of a fault test: long enough for a machine with two cores, short enough for a test.
 pub const LEASE_TIME: Duration = Duration::from_secs(6);
+/// Settings of each fault test, as `picket settings set` takes them.
+pub const SETTINGS: [(&str, &str); 3] =
+    [("lease_time", "6s"), ("ledger_grace", "10s"), ("min_interval", "1s")];
+/// Variables for these settings of coordinators that are older than settings.
+const OLDER_VARIABLES: [(&str, &str); 3] =
+    [("PICKET_LEASE_TIME", "6s"), ("PICKET_LEDGER_GRACE", "10s"), ("PICKET_MIN_INTERVAL", "1s")];
 
 /// Running system of a fault test. Stops when dropped.
 pub struct FaultTest {
@@ -87,6 +93,11 @@ impl FaultTest {
         let mut stack = Stack { bus, ..Stack::without_schema(nats, url) };
         stack.programs = programs.unwrap_or(stack.programs);
         stack.prepare_schema(topology.regions).await;
+        if stack.programs == built_dir() {
+            for (name, value) in SETTINGS.iter().chain(topology.settings) {
+                stack.set_setting(name, value).await;
+            }
+        }
         let target = match &hosts {
             Some(hosts) => hosts.start_website(),
             None => Target::serve_http().await,
@@ -163,10 +174,8 @@ impl FaultTest {
     /// Starts a coordinator as [`spawn_coordinator`](Self::spawn_coordinator) does, with additional
     /// options and environment variables.
     pub async fn spawn_coordinator_with(&self, options: &[&str], variables: &[(&str, &str)]) -> Process {
-        let lease = format!("{}s", LEASE_TIME.as_secs());
-        let all = ["--lease-time", &lease, "--ledger-grace", "10s", "--min-interval", "1s"];
-        let options = [&all, self.topology.coordinator_options, options].concat();
-        self.stack.spawn_process("picket-coordinator", &options, variables).await
+        let older: &[_] = if self.stack.programs == built_dir() { &[] } else { &OLDER_VARIABLES };
+        self.stack.spawn_process("picket-coordinator", options, &[older, variables].concat()).await
     }
 
     /// Starts another prober of the topology.

@@ -154,6 +154,12 @@ impl Stack {
         async_nats::jetstream::new(self.connect_client().await)
     }
 
+    /// Changes a setting of the cluster.
+    pub async fn set_setting(&self, name: &str, value: &str) {
+        let (code, _, error) = self.run_picket(&["settings", "set", name, value]).await;
+        assert_eq!(code, 0, "{name} = {value}: {error}");
+    }
+
     /// Starts a coordinator.
     pub async fn spawn_coordinator(&self, options: &[&str]) -> Process {
         self.spawn_process("picket-coordinator", options, &[]).await

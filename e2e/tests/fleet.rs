@@ -30,7 +30,8 @@ impl FleetFixture {
     async fn new() -> Self {
         let target = Target::serve_http().await;
         let stack = Stack::start(&["east"]).await;
-        let coordinator = stack.spawn_coordinator(&["--ledger-grace", "10s"]).await;
+        stack.set_setting("ledger_grace", "10s").await;
+        let coordinator = stack.spawn_coordinator(&[]).await;
         let prober = stack.spawn_prober("east", &["--prober-name", "the-prober"]).await;
         let sink = stack.spawn_sink(&[]).await;
         for process in [&coordinator, &prober, &sink] {

@@ -85,8 +85,10 @@ impl IncidentFixture {
 
     async fn start_processes(&mut self) {
         let stack = &self.stack;
+        stack.set_setting("ledger_grace", "10s").await;
+        stack.set_setting("lease_time", "6s").await;
         self.processes = vec![
-            stack.spawn_coordinator(&["--ledger-grace", "10s", "--lease-time", "6s"]).await,
+            stack.spawn_coordinator(&[]).await,
             stack.spawn_sink(&[]).await,
             stack.spawn_sink(&[]).await,
         ];

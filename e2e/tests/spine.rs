@@ -241,3 +241,38 @@ async fn processes_started_before_their_servers_wait_and_then_work() {
         process.stop().await;
     }
 }
+
+/// Before, one coordinator with a narrower range of intervals ended the schedules of all sites of its shards.
+#[tokio::test]
+async fn a_process_warns_of_a_variable_that_a_setting_has_replaced_and_goes_by_the_setting() {
+    let stack = Stack::start(&["local"]).await;
+    let narrow = [("PICKET_MIN_INTERVAL", "1h"), ("PICKET_RETENTION_DAYS", "1")];
+    let processes = [
+        stack.spawn_process("picket-coordinator", &[], &narrow).await,
+        stack.spawn_coordinator(&[]).await,
+        stack.spawn_process("picket-sink", &[], &narrow).await,
+    ];
+    for process in &processes {
+        process.wait_ready().await;
+    }
+    stack.execute_sql("INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://127.0.0.1:1/' || n, 5 FROM generate_series(1, 20) n").await;
+
+    for process in [&processes[0], &processes[2]] {
+        process.wait_logged("picket settings set retention_days VALUE").await;
+        process.wait_logged("setting of the database replaces it").await;
+    }
+    // Both coordinators hold shards, and schedule the sites in them.
+    for coordinator in &processes[..2] {
+        eventually(WAIT_TIMEOUT, "jobs of both coordinators", async || {
+            match coordinator.read_metric("picket_coordinator_jobs_published_total") {
+                0.0 => Err(coordinator.read_log()),
+                _ => Ok(()),
+            }
+        })
+        .await;
+    }
+    assert_eq!(stack.query_number("SELECT count(*) FROM picket.sites WHERE problem IS NOT NULL").await, 0);
+    for process in processes {
+        process.stop().await;
+    }
+}

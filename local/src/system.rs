@@ -59,18 +59,20 @@ struct System {
 }
 
 /// Runs a system until a signal arrives or a part of it fails permanently, and stops it. Applies
-/// sites by `apply_sites` once the services run. Returns the exit code.
+/// cluster settings by `apply_settings` before the services start; it returns a line for each
+/// change. Applies sites by `apply_sites` once the services run. Returns the exit code.
 ///
 /// # Errors
-/// If the system cannot be started, or `apply_sites` fails.
+/// If the system cannot be started, or `apply_settings` or `apply_sites` fails.
 pub async fn run_system<E: From<Error>>(
     config: Config,
+    apply_settings: impl AsyncFnOnce(&Store) -> Result<Vec<String>, E>,
     apply_sites: impl AsyncFnOnce(&Store) -> Result<AppliedSites, E>,
 ) -> Result<u8, E> {
     let mut system = System::prepare(config).await?;
     let mut stop = next_shutdown_signal();
     let started = tokio::select! {
-        started = system.start(apply_sites) => started.map(Some),
+        started = system.start(apply_settings, apply_sites) => started.map(Some),
         signal = &mut stop => {
             print_line(format_args!("stopped by {signal} during startup"));
             Ok(None)
@@ -140,9 +142,14 @@ impl System {
 
     async fn start<E: From<Error>>(
         &mut self,
+        apply_settings: impl AsyncFnOnce(&Store) -> Result<Vec<String>, E>,
         apply_sites: impl AsyncFnOnce(&Store) -> Result<AppliedSites, E>,
     ) -> Result<(), E> {
-        let store = self.start_services().await?;
+        let store = self.start_servers().await?;
+        for change in apply_settings(&store).await? {
+            print_line(format_args!("setting {change}"));
+        }
+        self.start_services(&store).await?;
         let sites = apply_sites(&store).await?;
         self.write_connection_files()?;
         banner::print_banner(&self.config, &self.servers, &store, sites.summary.as_deref()).await?;
@@ -150,22 +157,31 @@ impl System {
         Ok(())
     }
 
-    /// Starts the servers, migrates the schema, and starts the services.
-    async fn start_services(&mut self) -> Result<Store, Error> {
+    fn database_options(&self) -> DatabaseOptions {
+        DatabaseOptions { database_url: Some(self.servers.database_url()) }
+    }
+
+    /// Starts the servers and migrates the schema.
+    async fn start_servers(&mut self) -> Result<Store, Error> {
         self.servers.start().await?;
-        let nats = NatsOptions { nats_url: self.servers.nats_url(), ..self.config.nats.clone() };
-        let database = DatabaseOptions { database_url: Some(self.servers.database_url()) };
+        let database = self.database_options();
         // The URL is validated before anything connects to it.
         let store = Store::new(&database, "picket", 4)?;
         connect::probe_database(database.url()).await?;
         // Kept for the drain even if a later step fails.
         self.store = Some(store.clone());
         store.migrate_if_outdated(self.config.shards).await?;
-        for region in &self.config.regions {
-            regions::add_region(&store, region).await?;
-        }
-        services::start_services(&self.config, &nats, &database, &mut self.services).await?;
         Ok(store)
+    }
+
+    /// Adds the regions and starts the services.
+    async fn start_services(&mut self, store: &Store) -> Result<(), Error> {
+        for region in &self.config.regions {
+            regions::add_region(store, region).await?;
+        }
+        let nats = NatsOptions { nats_url: self.servers.nats_url(), ..self.config.nats.clone() };
+        let database = self.database_options();
+        services::start_services(&self.config, &nats, &database, &mut self.services).await
     }
 
     fn write_connection_files(&self) -> Result<(), Error> {

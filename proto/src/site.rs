@@ -197,6 +197,26 @@ impl Default for IntervalRange {
     }
 }
 
+impl IntervalRange {
+    /// The range of any installation. An installation's own range is a setting of its database.
+    pub const WIDEST: Self = Self { min: Duration::from_secs(1), max: Duration::from_secs(86_400) };
+
+    /// Checks an interval in seconds.
+    ///
+    /// # Errors
+    /// If it is outside of this range.
+    pub fn check(self, interval_seconds: i64) -> Result<(), ValidationError> {
+        let (min, max) = (self.min.as_secs(), self.max.as_secs());
+        // A negative interval becomes 0, which no range includes.
+        if (min..=max).contains(&u64::try_from(interval_seconds).unwrap_or(0)) {
+            return Ok(());
+        }
+        // The words of picket.interval_problem, by which the database judges sites.
+        let allowed = format!("{min} to {max} (settings min_interval and max_interval)");
+        Err(ValidationError::new("interval_seconds", interval_seconds, allowed))
+    }
+}
+
 impl SiteSpec {
     /// Default interval in seconds: once a minute.
     pub const DEFAULT_INTERVAL_SECONDS: i64 = 60;
@@ -227,13 +247,7 @@ impl SiteSpec {
         intervals: IntervalRange,
         judge_regex: impl FnMut(&str, &str) -> Result<(), ValidationError>,
     ) -> Result<(), ValidationError> {
-        let (min, max) = (intervals.min.as_secs(), intervals.max.as_secs());
-        // A negative interval becomes 0, and the range check below rejects it.
-        let seconds = u64::try_from(self.interval_seconds).unwrap_or(0);
-        if !(min..=max).contains(&seconds) {
-            let allowed = format!("{min} to {max} (set by PICKET_MIN_INTERVAL and PICKET_MAX_INTERVAL)");
-            return Err(ValidationError::new("interval_seconds", self.interval_seconds, allowed));
-        }
+        intervals.check(self.interval_seconds)?;
         self.check.check_validity(judge_regex)?;
         check_range("failures_to_open", self.failures_to_open, 1, 100)?;
         check_range("successes_to_close", self.successes_to_close, 1, 100)?;

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use picket_runtime::streams::StreamLimits;
-
 use crate::options::Options;
 
 /// Configuration of a sink.
@@ -15,10 +13,6 @@ pub struct Config {
     pub batch_age: Duration,
     /// Maximum time to write fetched results at shutdown.
     pub drain_timeout: Duration,
-    /// Maximum age of a check whose result is stored.
-    pub retention: Duration,
-    /// Limits of the streams, in case the sink creates them.
-    pub durability: StreamLimits,
 }
 
 impl Config {
@@ -42,8 +36,6 @@ impl Default for Config {
             batch_size: 8_000,
             batch_age: Duration::from_millis(250),
             drain_timeout: Duration::from_secs(15),
-            retention: Duration::from_secs(30 * 86_400),
-            durability: StreamLimits::default(),
         }
     }
 }
@@ -54,8 +46,6 @@ impl From<Options> for Config {
             batch_size: options.batch_size,
             batch_age: options.batch_age.0,
             drain_timeout: options.drain_timeout.0,
-            retention: Duration::from_secs(u64::from(options.retention_days) * 86_400),
-            durability: StreamLimits::default(),
         }
     }
 }

@@ -252,7 +252,7 @@ impl Fetcher {
 
     fn decode_messages(&self, messages: Vec<async_nats::Message>, batch: &mut ResultBatch) {
         let tickets = self.guard.tickets();
-        let judge = ResultDecoder { retention: self.config.retention, tickets: &tickets };
+        let judge = ResultDecoder { retention: self.guard.retention(), tickets: &tickets };
         let last_delivery = messages.last().and_then(|message| self.delivery_info(message));
         if let Some((pending, _)) = last_delivery {
             self.metrics.pending_messages.set(pending);

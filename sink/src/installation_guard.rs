@@ -17,6 +17,7 @@ use picket_runtime::{
 };
 use picket_store::{
     Store,
+    settings::SharedSettings,
     tickets::{self, Keyring},
 };
 use tracing::{info, warn};
@@ -29,7 +30,7 @@ pub(crate) struct InstallationGuard {
     bus: Bus,
     store: Store,
     keyring: Keyring,
-    durability: StreamLimits,
+    settings: SharedSettings,
     metrics: Metrics,
     /// Time of the first load of the keys.
     loaded_at: Boottime,
@@ -60,12 +61,12 @@ impl InstallationGuard {
         bus: Bus,
         store: Store,
         keyring: Keyring,
-        durability: StreamLimits,
+        settings: SharedSettings,
         metrics: Metrics,
     ) -> Self {
         metrics.tickets_required.set(keyring.tickets().is_required().into());
         let (is_ours, foreign_warned_at, loaded_at) = (Arc::default(), Arc::default(), Boottime::now());
-        Self { bus, store, keyring, durability, metrics, loaded_at, is_ours, foreign_warned_at }
+        Self { bus, store, keyring, settings, metrics, loaded_at, is_ours, foreign_warned_at }
     }
 
     /// The verification at the start of the process, for a new pipeline.
@@ -78,6 +79,21 @@ impl InstallationGuard {
         self.keyring.tickets()
     }
 
+    /// Maximum age of a check whose result is stored.
+    pub(crate) fn retention(&self) -> Duration {
+        Duration::from_secs(u64::from(self.settings.current().retention.result_days) * 86_400)
+    }
+
+    /// Limits of a stream that the sink creates.
+    fn stream_limits(&self) -> StreamLimits {
+        let settings = self.settings.current();
+        StreamLimits {
+            replicas: settings.stream_replicas,
+            max_results_bytes: settings.results_max_bytes,
+            ..StreamLimits::default()
+        }
+    }
+
     /// Returns true if the bus is known to belong to this installation.
     pub(crate) fn is_ours(&self) -> bool {
         self.is_ours.load(Ordering::Relaxed)
@@ -85,7 +101,7 @@ impl InstallationGuard {
 
     /// Creates the results stream if absent. Rejects a stream of another installation.
     pub(crate) async fn ensure_results_stream(&self) -> Result<(), streams::Error> {
-        let ensured = self.ensure_stream(streams::results_config(self.durability)).await;
+        let ensured = self.ensure_stream(streams::results_config(self.stream_limits())).await;
         match &ensured {
             Ok(()) => self.is_ours.store(true, Ordering::Relaxed),
             Err(streams::Error::ForeignStream { .. }) => self.is_ours.store(false, Ordering::Relaxed),
@@ -97,7 +113,7 @@ impl InstallationGuard {
 
     /// Creates the events stream if absent. Rejects a stream of another installation.
     pub(crate) async fn ensure_events_stream(&self) -> Result<(), streams::Error> {
-        self.ensure_stream(streams::events_config(self.durability)).await
+        self.ensure_stream(streams::events_config(self.stream_limits())).await
     }
 
     async fn ensure_stream(

@@ -18,10 +18,11 @@ mod outbox_publisher;
 mod pipeline;
 mod pull;
 mod recovery;
+mod settings_follower;
 mod writer;
 
 use picket_runtime::{Bus, ErrorChain, Health, PipelineHandle, bus, wait_for_database};
-use picket_store::{Store, tickets::Keyring};
+use picket_store::{Store, settings::SharedSettings, tickets::Keyring};
 use ractor::SpawnErr;
 use tracing::warn;
 
@@ -46,8 +47,8 @@ pub enum Error {
     Spawn(#[from] SpawnErr),
 }
 
-/// Maximum database connections of a sink, for the writer, the readiness check, and the transaction
-/// with the lock on the outbox.
+/// Maximum database connections of a sink, for the writer, the readiness check, the settings, and
+/// the transaction with the lock on the outbox.
 pub const DATABASE_CONNECTIONS: u32 = 4;
 
 /// Starts a sink, which runs until drained. Waits for NATS and for a database with a schema.
@@ -62,9 +63,9 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
     bus.wait_connected().await?;
     let connect = async || {
         store.check_usable().await?;
-        Keyring::load_from(&store).await
+        tokio::try_join!(Keyring::load_from(&store), SharedSettings::load_from(&store))
     };
-    let keyring = wait_for_database(&database, connect, picket_store::Error::may_recover).await?;
+    let (keyring, settings) = wait_for_database(&database, connect, picket_store::Error::may_recover).await?;
 
     let clock = SharedDatabaseClock::default();
     if let Err(error) = clock.update_from_database(&store).await {
@@ -72,9 +73,10 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
     }
     let limit = config.drain_timeout;
     let guard =
-        InstallationGuard::new(bus.clone(), store.clone(), keyring, config.durability, metrics.clone());
+        InstallationGuard::new(bus.clone(), store.clone(), keyring, settings.clone(), metrics.clone());
     let recovery =
         Recovery::new(config, bus.clone(), store.clone(), guard.clone(), clock.clone(), metrics.clone());
-    let sink = SinkPipeline { config, bus, store, clock, recovery, guard, metrics, database, stream };
+    let sink =
+        SinkPipeline { config, bus, store, settings, clock, recovery, guard, metrics, database, stream };
     Ok(PipelineHandle::start("sink", sink, limit, &health).await?)
 }

@@ -6,7 +6,7 @@ use clap::Parser;
 use picket_proto::Role;
 use picket_runtime::{Bus, process};
 use picket_sink::{Config, DATABASE_CONNECTIONS, Error, Options, start};
-use picket_store::Store;
+use picket_store::{Store, settings};
 
 const SERVICE_NAME: &str = "picket-sink";
 
@@ -22,6 +22,7 @@ async fn main() -> ExitCode {
     let (nats, database) = (options.nats.clone(), options.database.clone());
     let config = Config::from(options);
     process::run(SERVICE_NAME, &log, &listen, |health| async move {
+        settings::warn_retired_variables();
         let bus = Bus::connect(&nats, &Role::Sink, SERVICE_NAME, &health).await?;
         let store = Store::new(&database, SERVICE_NAME, DATABASE_CONNECTIONS)?;
         let running = start(config, bus.clone(), store, health).await?;

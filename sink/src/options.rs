@@ -7,7 +7,6 @@ use picket_runtime::options::{DurationArg, ListenOptions, LogOptions, NatsOption
 use picket_store::DatabaseOptions;
 
 const MAX_BATCH_SIZE: i64 = 10_000;
-const MAX_RETENTION_DAYS: i64 = 3_650;
 
 /// Writes check results from NATS to Postgres; any number of sinks share the work
 #[derive(Parser, Clone, Debug)]
@@ -23,11 +22,6 @@ pub struct Options {
     /// Maximum time to write fetched results at shutdown
     #[arg(long, env = "PICKET_DRAIN_TIMEOUT", default_value = "15s", value_name = "DURATION")]
     pub drain_timeout: DurationArg,
-    /// Maximum age of a check whose result is stored; older results become dead letters, since the
-    /// coordinator drops old partitions
-    #[arg(long, env = "PICKET_RETENTION_DAYS", default_value_t = 30, value_name = "DAYS",
-          value_parser = clap::value_parser!(u32).range(1..=MAX_RETENTION_DAYS))]
-    pub retention_days: u32,
     /// NATS connection.
     #[command(flatten)]
     pub nats: NatsOptions,

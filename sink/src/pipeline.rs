@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use picket_runtime::{Bus, Pipeline, ReadinessCheck};
-use picket_store::Store;
+use picket_store::{Store, settings::SharedSettings};
 use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
 use tracing::warn;
 
@@ -16,6 +16,7 @@ use crate::{
     metrics::Metrics,
     outbox_publisher::{self, OutboxPublisher},
     recovery::Recovery,
+    settings_follower::SettingsFollower,
     writer::{self, Writer},
 };
 
@@ -23,6 +24,7 @@ pub(crate) struct SinkPipeline {
     pub(crate) config: Config,
     pub(crate) bus: Bus,
     pub(crate) store: Store,
+    pub(crate) settings: SharedSettings,
     pub(crate) clock: SharedDatabaseClock,
     pub(crate) recovery: Recovery,
     pub(crate) guard: InstallationGuard,
@@ -43,6 +45,9 @@ impl Pipeline for SinkPipeline {
 
     async fn spawn_actors(&self, supervisor: ActorCell) -> Result<SinkActors, SpawnErr> {
         let client = self.bus.client.clone();
+        let settings_follower =
+            SettingsFollower { store: self.store.clone(), settings: self.settings.clone() };
+        Actor::spawn_linked(None, settings_follower, (), supervisor.clone()).await?;
         let outbox = OutboxPublisher {
             bus: self.bus.clone(),
             store: self.store.clone(),

@@ -348,7 +348,7 @@ impl Recovery {
     ) -> Result<ReplayBatch, Error> {
         let (messages, bytes) = self.config.pull_limits();
         let tickets = self.installation.tickets();
-        let judge = ResultDecoder { retention: self.config.retention, tickets: &tickets };
+        let judge = ResultDecoder { retention: self.installation.retention(), tickets: &tickets };
         let mut pull = PullRequest::send(&self.bus.client, consumer, messages, bytes).await?;
         let mut batch = ReplayBatch { delivered_count: taken, ..ReplayBatch::default() };
         loop {

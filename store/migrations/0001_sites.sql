@@ -20,14 +20,48 @@ END $$;
 COMMENT ON FUNCTION picket.cluster IS
     'System identifier of this Postgres cluster; null without the right to read it';
 
--- One row of values that apply to the whole installation. The number of shards is fixed when the
--- database is created: `picket migrate --shards N` sets picket.shards for this file.
+-- Cluster settings: one row of values on which all processes must agree. Processes follow a change
+-- within two seconds. The number of shards is fixed when the database is created:
+-- `picket migrate --shards N` sets picket.shards for this file.
 CREATE TABLE picket.settings (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     shards smallint NOT NULL CHECK (shards BETWEEN 1 AND 1024),
     installation_id uuid NOT NULL DEFAULT gen_random_uuid(),
     require_tickets boolean NOT NULL DEFAULT true,
-    cluster text
+    cluster text,
+    retention_days integer NOT NULL DEFAULT 30
+        CONSTRAINT retention_days_is_1_to_3650 CHECK (retention_days BETWEEN 1 AND 3650),
+    rollup_hours_days integer NOT NULL DEFAULT 730
+        CONSTRAINT rollup_hours_days_is_1_to_36500 CHECK (rollup_hours_days BETWEEN 1 AND 36500),
+    rollup_days_days integer NOT NULL DEFAULT 730
+        CONSTRAINT rollup_days_days_is_1_to_36500 CHECK (rollup_days_days BETWEEN 1 AND 36500),
+    -- The column interval_seconds of a site counts whole seconds.
+    min_interval interval NOT NULL DEFAULT '5 seconds'
+        CONSTRAINT min_interval_is_1s_to_1d_in_whole_seconds CHECK (
+            min_interval BETWEEN interval '1 second' AND interval '1 day'
+            AND extract(epoch FROM min_interval) = trunc(extract(epoch FROM min_interval))),
+    max_interval interval NOT NULL DEFAULT '1 day'
+        CONSTRAINT max_interval_is_1s_to_1d_in_whole_seconds CHECK (
+            max_interval BETWEEN interval '1 second' AND interval '1 day'
+            AND extract(epoch FROM max_interval) = trunc(extract(epoch FROM max_interval))),
+    lease_time interval NOT NULL DEFAULT '15 seconds'
+        CONSTRAINT lease_time_is_3s_to_5m CHECK (lease_time BETWEEN interval '3 seconds' AND interval '5 minutes'),
+    lease_time_version bigint NOT NULL DEFAULT 0,
+    ledger_grace interval NOT NULL DEFAULT '150 seconds'
+        CONSTRAINT ledger_grace_is_10s_to_1h CHECK (ledger_grace BETWEEN interval '10 seconds' AND interval '1 hour'),
+    batch_delay interval NOT NULL DEFAULT '250 milliseconds'
+        CONSTRAINT batch_delay_is_10ms_to_500ms CHECK (
+            batch_delay BETWEEN interval '10 milliseconds' AND interval '500 milliseconds'),
+    stream_replicas smallint NOT NULL DEFAULT 1
+        CONSTRAINT stream_replicas_is_1_to_5 CHECK (stream_replicas BETWEEN 1 AND 5),
+    results_max_bytes bigint NOT NULL DEFAULT 8589934592
+        CONSTRAINT results_max_bytes_is_1mib_to_64tib CHECK (results_max_bytes BETWEEN 1048576 AND 70368744177664),
+    public_url text
+        CONSTRAINT public_url_is_http_or_https CHECK (
+            public_url ~ '^https?://[^[:space:]/?#]+(/[^[:space:]?#]*)?$' AND octet_length(public_url) <= 2048),
+    CONSTRAINT min_interval_is_at_most_max_interval CHECK (min_interval <= max_interval),
+    CONSTRAINT rollup_hours_days_is_at_least_retention_days CHECK (rollup_hours_days >= retention_days),
+    CONSTRAINT rollup_days_days_is_at_least_rollup_hours_days CHECK (rollup_days_days >= rollup_hours_days)
 );
 COMMENT ON COLUMN picket.settings.installation_id IS
     'Identity of this installation; in each job and result, and in the metadata of its streams';
@@ -35,8 +69,33 @@ COMMENT ON COLUMN picket.settings.require_tickets IS
     'Whether sinks refuse results of scheduled and confirmation checks without a ticket; see docs/how-to/upgrade.md';
 COMMENT ON COLUMN picket.settings.cluster IS
     'System identifier of the Postgres cluster whose transaction numbers the rows carry; null if it cannot be read';
+COMMENT ON COLUMN picket.settings.retention_days IS 'Days for which results are kept, and everything else that is not a report';
+COMMENT ON COLUMN picket.settings.rollup_hours_days IS 'Days for which hourly rollups are kept; they are removed by the month';
+COMMENT ON COLUMN picket.settings.rollup_days_days IS 'Days for which daily rollups are kept, with failures and certificates';
+COMMENT ON COLUMN picket.settings.min_interval IS 'Shortest check interval that a site may have';
+COMMENT ON COLUMN picket.settings.max_interval IS 'Longest check interval that a site may have';
+COMMENT ON COLUMN picket.settings.lease_time IS 'Time after which a shard''s lease expires unless renewed';
+COMMENT ON COLUMN picket.settings.ledger_grace IS
+    'Time after a tick until its ledger is closed; a tick without a result is then recorded as missed';
+COMMENT ON COLUMN picket.settings.batch_delay IS 'Maximum time for which a due job waits to be published together with others';
+COMMENT ON COLUMN picket.settings.stream_replicas IS 'Copies of each stream: 1 on a single NATS server, 3 on a cluster';
+COMMENT ON COLUMN picket.settings.results_max_bytes IS 'Maximum size of the results stream in bytes, on each server that keeps it';
+COMMENT ON COLUMN picket.settings.public_url IS 'URL under which people reach this installation, for links; null if there is none';
+COMMENT ON COLUMN picket.settings.lease_time_version IS 'Number of changes of lease_time, counted by a trigger';
 INSERT INTO picket.settings (shards, cluster)
 VALUES (coalesce(nullif(current_setting('picket.shards', true), ''), '64')::smallint, picket.cluster());
+
+CREATE FUNCTION picket.settings_before() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    NEW.lease_time_version := OLD.lease_time_version + (NEW.lease_time <> OLD.lease_time)::int;
+    RETURN NEW;
+END $$;
+COMMENT ON FUNCTION picket.settings_before IS 'Counts the changes of lease_time';
+CREATE TRIGGER settings_before BEFORE UPDATE ON picket.settings
+    FOR EACH ROW EXECUTE FUNCTION picket.settings_before();
 
 -- A hash from 0 to 2^32 - 1. Based on md5, because Postgres's own hash functions may change between
 -- versions.
@@ -246,6 +305,79 @@ BEGIN
 END $$;
 CREATE TRIGGER sites_before BEFORE INSERT OR UPDATE ON picket.sites
     FOR EACH ROW EXECUTE FUNCTION picket.sites_before();
+
+-- The reason why a site with this interval cannot be checked, in the words of SiteSpec::validate;
+-- null if it can.
+CREATE FUNCTION picket.interval_problem(seconds integer, shortest interval, longest interval) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN CASE WHEN seconds * interval '1 second' NOT BETWEEN shortest AND longest
+        THEN format('interval_seconds: ''%s'' is not allowed; allowed: %s to %s (settings min_interval and max_interval)', seconds,
+                    extract(epoch FROM shortest)::bigint, extract(epoch FROM longest)::bigint)
+    END;
+COMMENT ON FUNCTION picket.interval_problem IS 'The reason why a site with this interval cannot be checked; null if it can';
+
+-- Brings the problems of these sites, or of all, in step with the range of intervals. The database
+-- decides this and not each coordinator, so that no process with an outdated range can end a site's
+-- schedules, and so that a site is scheduled again when the range widens.
+CREATE FUNCTION picket.record_interval_problems(site_ids bigint[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    changed bigint[];
+BEGIN
+    changed := ARRAY(
+        SELECT site.id FROM picket.sites AS site CROSS JOIN picket.settings AS setting
+        WHERE (site_ids IS NULL OR site.id = ANY (site_ids))
+          AND (site.problem IS NULL OR starts_with(site.problem, 'interval_seconds: '))
+          AND site.problem IS DISTINCT FROM
+              picket.interval_problem(site.interval_seconds, setting.min_interval, setting.max_interval));
+    -- An UPDATE of no row would still run its triggers.
+    IF cardinality(changed) > 0 THEN
+        UPDATE picket.sites AS site
+        SET problem = picket.interval_problem(site.interval_seconds, setting.min_interval, setting.max_interval)
+        FROM picket.settings AS setting WHERE site.id = ANY (changed);
+    END IF;
+END $$;
+COMMENT ON FUNCTION picket.record_interval_problems IS
+    'Records as a problem that a site''s interval is outside of the settings, and clears it where it is inside again';
+
+-- Runs after sites_before, which clears the problem of a site that was changed and gives it its version.
+CREATE FUNCTION picket.sites_interval() RETURNS trigger
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    -- A row that keeps its version had only patterns_validated set.
+    IF NEW.problem IS NULL AND NEW.version = pg_current_xact_id() THEN
+        NEW.problem := (
+            SELECT picket.interval_problem(NEW.interval_seconds, min_interval, max_interval) FROM picket.settings);
+    END IF;
+    RETURN NEW;
+END $$;
+COMMENT ON FUNCTION picket.sites_interval IS 'Gives a site whose interval is outside of the settings a problem';
+CREATE TRIGGER sites_interval BEFORE INSERT OR UPDATE ON picket.sites
+    FOR EACH ROW EXECUTE FUNCTION picket.sites_interval();
+
+CREATE FUNCTION picket.settings_after() RETURNS trigger
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF (NEW.min_interval, NEW.max_interval) IS DISTINCT FROM (OLD.min_interval, OLD.max_interval) THEN
+        -- Excludes a concurrent change of a site: one of the two transactions waits and sees the
+        -- other's rows.
+        LOCK TABLE picket.sites IN SHARE ROW EXCLUSIVE MODE;
+        PERFORM picket.record_interval_problems(NULL);
+    END IF;
+    PERFORM pg_notify('picket_settings', '');
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION picket.settings_after IS 'Judges the intervals of all sites again when their range changes, and notifies processes';
+CREATE TRIGGER settings_after AFTER UPDATE ON picket.settings
+    FOR EACH ROW EXECUTE FUNCTION picket.settings_after();
 
 CREATE FUNCTION picket.refuse_truncate() RETURNS trigger
     LANGUAGE plpgsql AS $$

@@ -96,7 +96,8 @@ CREATE FUNCTION picket.desired_schedules(site_ids bigint[])
         JOIN picket.regions AS region
           ON region.removed_at IS NULL AND (site.regions = '{}' OR region.name = ANY (site.regions))
         WHERE site.id = ANY (site_ids) AND site.enabled AND site.problem IS NULL
-          -- The range of the schema. The coordinator's range is narrower, and records a problem.
+          -- The range of the schema. A site outside of the settings' range, which is narrower, has
+          -- a problem.
           AND site.interval_seconds BETWEEN 1 AND 86400
     $$;
 
@@ -277,6 +278,9 @@ BEGIN
     WHERE site.id IN (SELECT site_id FROM pending)
        OR EXISTS (SELECT FROM pending JOIN picket.regions AS region ON region.id = pending.region_id
                   WHERE site.regions = '{}' OR region.name = ANY (site.regions));
+    -- A site that was written in a transaction that missed concurrent commits may have been judged
+    -- by an earlier range of intervals.
+    PERFORM picket.record_interval_problems(coalesce(site_ids, '{}'));
     PERFORM picket.record_region_problems(site_ids);
     PERFORM picket.reconcile_schedules(site_ids);
     RETURN coalesce(cardinality(site_ids), 0) + coalesce(cardinality(lost), 0);

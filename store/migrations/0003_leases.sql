@@ -22,8 +22,18 @@ CREATE TABLE picket.leases (
     -- Watermark: all ticks up to here have a row, or lie in a recorded gap.
     accounted_through timestamptz NOT NULL DEFAULT now(),
     -- The snapshot that the ledger saw when it was closed up to there.
-    accounted_snapshot pg_snapshot
+    accounted_snapshot pg_snapshot,
+    -- The lease time can change while leases are held. Whether a lease is abandoned depends on the
+    -- time for which it was granted, and not on the time that is set now. A renewal that is delayed
+    -- until its holder has renewed by a newer, longer time must not shorten the lease, so both carry
+    -- the number of the change.
+    lease_time interval,
+    lease_time_version bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
+COMMENT ON COLUMN picket.leases.lease_time IS
+    'Lease time of the last renewal; null if the lease has never been acquired';
+COMMENT ON COLUMN picket.leases.lease_time_version IS
+    'settings.lease_time_version of that lease time; no older one renews the lease';
 INSERT INTO picket.leases (shard) SELECT generate_series(0, shards - 1) FROM picket.settings;
 
 -- Mutual exclusion between processes: one row for each kind of work. Any login can hold an advisory

@@ -46,7 +46,7 @@ BEGIN
                 picket.schedules TO picket_coordinator;
             GRANT UPDATE (problem, patterns_validated) ON picket.sites TO picket_coordinator;
             GRANT SELECT, INSERT, UPDATE, DELETE ON picket.coordinators TO picket_coordinator;
-            GRANT SELECT, UPDATE (holder, epoch, expires_at, scheduled_through) ON picket.leases TO picket_coordinator;
+            GRANT SELECT, UPDATE (holder, epoch, expires_at, lease_time, lease_time_version, scheduled_through) ON picket.leases TO picket_coordinator;
             GRANT SELECT, INSERT, UPDATE (gap_to) ON picket.gaps TO picket_coordinator;
             GRANT SELECT, INSERT, DELETE ON picket.silent_regions TO picket_coordinator;
             GRANT EXECUTE ON FUNCTION picket.ensure_partitions, picket.drop_results, picket.drop_rollups, picket.prune,

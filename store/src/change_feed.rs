@@ -163,6 +163,8 @@ pub enum Notification {
     Sites,
     /// Leases were released.
     Leases,
+    /// Settings have changed.
+    Settings,
     /// The connection was lost and restored; notifications may have been missed.
     Reconnected,
 }
@@ -179,7 +181,7 @@ impl ChangeListener {
     pub async fn connect(store: &Store) -> Result<Self, Error> {
         let listening = async {
             let mut listener = PgListener::connect_with(&store.pool).await?;
-            listener.listen_all(["picket_sites", "picket_leases"]).await?;
+            listener.listen_all(["picket_sites", "picket_leases", "picket_settings"]).await?;
             Ok(listener)
         };
         store.with_timeout(Duration::from_secs(10), "listen to the database", listening).await.map(Self)
@@ -195,6 +197,7 @@ impl ChangeListener {
         Ok(match received.as_ref().map(PgNotification::channel) {
             Some("picket_sites") => Notification::Sites,
             Some("picket_leases") => Notification::Leases,
+            Some("picket_settings") => Notification::Settings,
             _ => Notification::Reconnected,
         })
     }

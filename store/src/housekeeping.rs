@@ -98,13 +98,15 @@ pub async fn find_oldest_snapshot(store: &Store) -> Result<Option<OldestSnapshot
 pub struct Retention {
     /// Retention of results.
     pub result_days: u32,
-    /// Retention of rollups; never shorter than that of results.
-    pub rollup_days: u32,
+    /// Retention of hourly rollups; never shorter than that of results.
+    pub rollup_hours_days: u32,
+    /// Retention of daily rollups; never shorter than that of results.
+    pub rollup_days_days: u32,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { result_days: 30, rollup_days: 730 }
+        Self { result_days: 30, rollup_hours_days: 730, rollup_days_days: 730 }
     }
 }
 
@@ -147,7 +149,8 @@ pub async fn prune_expired(
     retention: Retention,
 ) -> Result<PruneSummary, Error> {
     let days = i32::try_from(retention.result_days).unwrap_or(i32::MAX);
-    let rollup_days = i32::try_from(retention.rollup_days.max(retention.result_days)).unwrap_or(i32::MAX);
+    let [hours_days, days_days] = [retention.rollup_hours_days, retention.rollup_days_days]
+        .map(|days| i32::try_from(days.max(retention.result_days)).unwrap_or(i32::MAX));
     // The time advances between the steps: a step may take minutes.
     let began = Instant::now();
     let now = || now.saturating_add(began.elapsed());
@@ -160,12 +163,12 @@ pub async fn prune_expired(
     }
     let query = sqlx::query_scalar("SELECT picket.prune($1, $2, $3)")
         .bind(days)
-        .bind(rollup_days)
+        .bind(days_days)
         .bind(MAX_PRUNED_ROWS);
     let rows: i64 = with_long_timeout(store, now(), "delete expired rows", query).await?;
     let query = sqlx::query_scalar("SELECT picket.drop_results($1)").bind(days);
     let day = with_long_timeout(store, now(), "drop a day of results", query).await?;
-    let query = sqlx::query_scalar("SELECT picket.drop_rollups($1)").bind(rollup_days);
+    let query = sqlx::query_scalar("SELECT picket.drop_rollups($1)").bind(hours_days);
     let month = with_long_timeout(store, now(), "drop a month of rollups", query).await?;
     Ok(PruneSummary {
         dropped_day: day,

@@ -14,6 +14,22 @@ use crate::{DbTimestamp, Error, Store};
 /// Deadline of a lease statement. A later response is useless to the caller.
 const LEASE_STATEMENT_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Time for which leases are granted, as set in the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseTime {
+    /// The time.
+    pub duration: Duration,
+    /// Number of changes of the setting before. A lease is not renewed by an older lease time,
+    /// because a delayed statement could shorten it.
+    pub version: i64,
+}
+
+impl From<Duration> for LeaseTime {
+    fn from(duration: Duration) -> Self {
+        Self { duration, version: 0 }
+    }
+}
+
 /// An acquired shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
@@ -51,6 +67,8 @@ pub struct ClusterView {
     pub live_coordinators: usize,
     /// Number of shards.
     pub shard_count: usize,
+    /// Lease time for leases granted from now on.
+    pub lease_time: LeaseTime,
 }
 
 /// A lease as another coordinator holds or held it.
@@ -62,6 +80,8 @@ pub struct ObservedLease {
     pub epoch: Epoch,
     /// Expiry by the database's clock at the last renewal; changes with every renewal.
     pub expires_at: Timestamp,
+    /// Lease time of the last renewal, which may differ from the present setting.
+    pub lease_time: Duration,
 }
 
 /// Criteria for leases to acquire. Released leases always qualify.
@@ -74,6 +94,9 @@ pub struct AcquireCriteria {
     /// Leases qualify if expired both by the database's clock and by this time; expired leases do
     /// not qualify if absent.
     pub expired_by: Option<Timestamp>,
+    /// Time for which the database's clock has been steady. An expired lease qualifies only if its
+    /// own lease time is not longer: otherwise a jump of the clock may have ended it.
+    pub steady_for: Duration,
     /// Leases qualify if the caller has observed no renewal for a lease time.
     pub unrenewed: Vec<ObservedLease>,
 }
@@ -81,7 +104,13 @@ pub struct AcquireCriteria {
 impl AcquireCriteria {
     /// Up to `max_leases` leases that have expired by the database's clock alone.
     pub fn expired_only(max_leases: usize) -> Self {
-        Self { max_leases, now: None, expired_by: Some(Timestamp::MAX), unrenewed: vec![] }
+        Self {
+            max_leases,
+            now: None,
+            expired_by: Some(Timestamp::MAX),
+            steady_for: Duration::MAX,
+            unrenewed: vec![],
+        }
     }
 }
 
@@ -114,10 +143,16 @@ type HeartbeatRow = (
     Option<Vec<i16>>,
     Option<Vec<i64>>,
     Option<Vec<DbTimestamp>>,
+    Option<Vec<i64>>,
+    i64,
+    i64,
 );
 
 /// Records the heartbeat of coordinator `id` and whether it is draining. Coordinators without a
-/// heartbeat within `alive`, the lease time, are not counted.
+/// heartbeat within `alive`, the lease time that the caller knows, are not counted.
+///
+/// Whether a lease is doubtful is judged by the lease time for which it was granted, so that
+/// coordinators agree on it while a change of the setting is on its way.
 ///
 /// # Errors
 /// If the database cannot be reached in time.
@@ -127,7 +162,7 @@ pub async fn record_heartbeat(
     draining: bool,
     alive: Duration,
 ) -> Result<ClusterView, Error> {
-    let (now, live, shards, newest_mark, far_shards, far_epochs, far): HeartbeatRow = store
+    let (now, live, shards, newest_mark, far_shards, far_epochs, far, far_times, lease_ms, lease_version): HeartbeatRow = store
         .with_timeout(
             LEASE_STATEMENT_TIMEOUT,
             "record the heartbeat",
@@ -146,23 +181,31 @@ pub async fn record_heartbeat(
                         + (NOT $3)::int,
                         (SELECT shards FROM picket.settings),
                         (SELECT max(scheduled_through) FROM picket.leases),
-                        far.shards, far.epochs, far.expire
-                 FROM (SELECT array_agg(shard) AS shards, array_agg(epoch) AS epochs, array_agg(expires_at) AS expire
-                       FROM picket.leases
-                       WHERE expires_at > clock_timestamp() + $5 * interval '1 millisecond'
+                        far.shards, far.epochs, far.expire, far.times,
+                        (SELECT (extract(epoch FROM lease_time) * 1000)::bigint FROM picket.settings),
+                        (SELECT lease_time_version FROM picket.settings)
+                 FROM (SELECT array_agg(shard) AS shards, array_agg(epoch) AS epochs, array_agg(expires_at) AS expire,
+                              array_agg((extract(epoch FROM granted) * 1000)::bigint) AS times
+                       FROM (SELECT *, coalesce(lease_time, $4 * interval '1 millisecond') AS granted
+                             FROM picket.leases) AS lease
+                       WHERE expires_at > clock_timestamp() + granted + $5 * interval '1 millisecond'
                           OR (expires_at < clock_timestamp() AND expires_at > '-infinity')) AS far",
             )
             .bind(id)
             .bind(env!("CARGO_PKG_VERSION"))
             .bind(draining)
             .bind(to_millis(alive))
-            .bind(to_millis(alive + EXPIRY_TOLERANCE))
+            .bind(to_millis(EXPIRY_TOLERANCE))
             .fetch_one(&store.pool),
         )
         .await?;
     let far_shards = far_shards.unwrap_or_default().into_iter().zip(far_epochs.unwrap_or_default());
-    let doubtful = far_shards.zip(far.unwrap_or_default()).map(|((shard, epoch), expires_at)| {
-        ObservedLease { shard: to_shard(shard), epoch: Epoch(epoch), expires_at: expires_at.into() }
+    let expiries = far.unwrap_or_default().into_iter().zip(far_times.unwrap_or_default());
+    let doubtful = far_shards.zip(expiries).map(|((shard, epoch), (expires_at, time))| ObservedLease {
+        shard: to_shard(shard),
+        epoch: Epoch(epoch),
+        expires_at: expires_at.into(),
+        lease_time: Duration::from_millis(time.unsigned_abs()),
     });
     Ok(ClusterView {
         now: now.into(),
@@ -170,6 +213,10 @@ pub async fn record_heartbeat(
         doubtful_leases: doubtful.collect(),
         live_coordinators: usize::try_from(live).unwrap_or(0),
         shard_count: usize::try_from(shards).unwrap_or(0),
+        lease_time: LeaseTime {
+            duration: Duration::from_millis(lease_ms.unsigned_abs()),
+            version: lease_version,
+        },
     })
 }
 
@@ -182,9 +229,10 @@ pub async fn acquire_leases(
     store: &Store,
     id: &str,
     free: &AcquireCriteria,
-    lease: Duration,
+    lease: impl Into<LeaseTime>,
 ) -> Result<Vec<Lease>, Error> {
-    let AcquireCriteria { max_leases, now, expired_by, unrenewed } = free;
+    let lease = lease.into();
+    let AcquireCriteria { max_leases, now, expired_by, steady_for, unrenewed } = free;
     let rows: Vec<(i16, i64, DbTimestamp)> = store
         .with_timeout(
             LEASE_STATEMENT_TIMEOUT,
@@ -195,10 +243,12 @@ pub async fn acquire_leases(
                 // `expires_at`.
                 "WITH taken AS (
                      UPDATE picket.leases AS lease
-                     SET holder = $1, epoch = epoch + 1, expires_at = clock_timestamp() + $3 * interval '1 millisecond'
+                     SET holder = $1, epoch = epoch + 1, expires_at = clock_timestamp() + $3 * interval '1 millisecond',
+                         lease_time = $3 * interval '1 millisecond', lease_time_version = $10
                      FROM (SELECT shard FROM picket.leases
                            WHERE expires_at = '-infinity'
-                              OR ($4::timestamptz IS NOT NULL AND expires_at < least(clock_timestamp(), $4))
+                              OR ($4::timestamptz IS NOT NULL AND expires_at < least(clock_timestamp(), $4)
+                                  AND extract(epoch FROM coalesce(lease_time, $3 * interval '1 millisecond')) * 1000 <= $9)
                               OR (shard, epoch, expires_at) IN (
                                   SELECT * FROM unnest($6::smallint[], $7::bigint[], $8::timestamptz[]))
                            ORDER BY expires_at, shard LIMIT $2 FOR UPDATE SKIP LOCKED) AS free
@@ -215,12 +265,14 @@ pub async fn acquire_leases(
             )
             .bind(id)
             .bind(i64::try_from(*max_leases).unwrap_or(i64::MAX))
-            .bind(to_millis(lease))
+            .bind(to_millis(lease.duration))
             .bind(expired_by.map(DbTimestamp))
             .bind(now.map(DbTimestamp))
             .bind(unrenewed.iter().map(|held| from_shard(held.shard)).collect::<Vec<_>>())
             .bind(unrenewed.iter().map(|held| held.epoch.0).collect::<Vec<_>>())
             .bind(unrenewed.iter().map(|held| DbTimestamp(held.expires_at)).collect::<Vec<_>>())
+            .bind(to_millis(*steady_for))
+            .bind(lease.version)
             .fetch_all(&store.pool),
         )
         .await?;
@@ -249,8 +301,9 @@ pub async fn renew_leases(
     id: &str,
     held: &[ShardProgress],
     now: Option<Timestamp>,
-    lease: Duration,
+    lease: impl Into<LeaseTime>,
 ) -> Result<Vec<Shard>, Error> {
+    let lease = lease.into();
     let (shards, epochs, through) = to_columns(held);
     let renewed: Vec<i16> = store
         .with_timeout(
@@ -263,10 +316,12 @@ pub async fn renew_leases(
                      FROM unnest($2::smallint[], $3::bigint[], $4::timestamptz[]) AS held (shard, epoch, through)
                      JOIN picket.leases AS lease ON lease.shard = held.shard AND lease.epoch = held.epoch
                      WHERE lease.holder = $1 AND lease.expires_at > least(clock_timestamp(), $6)
+                       AND lease.lease_time_version <= $7
                      ORDER BY lease.shard FOR UPDATE OF lease
                  )
                  UPDATE picket.leases AS lease
                  SET expires_at = clock_timestamp() + $5 * interval '1 millisecond',
+                     lease_time = $5 * interval '1 millisecond', lease_time_version = $7,
                      scheduled_through = greatest(lease.scheduled_through, mine.through)
                  FROM mine WHERE lease.shard = mine.shard
                  RETURNING lease.shard",
@@ -275,8 +330,9 @@ pub async fn renew_leases(
             .bind(shards)
             .bind(epochs)
             .bind(through)
-            .bind(to_millis(lease))
+            .bind(to_millis(lease.duration))
             .bind(now.map(DbTimestamp))
+            .bind(lease.version)
             .fetch_all(&store.pool),
         )
         .await?;

@@ -21,6 +21,7 @@ pub mod reports;
 pub mod result_watermark;
 pub mod results;
 pub mod schedules;
+pub mod settings;
 pub mod site_status;
 pub mod sites;
 mod store;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use clap::{Arg, Command};
+use picket_store::settings::SETTINGS;
 
 use super::{
     markdown::{code_span, default_and_help, format_table, option_usage, options_by_heading, variable_name},
@@ -36,7 +37,9 @@ pub(super) fn generate() -> String {
         }
     }
     format!(
-        "{own}{common}## Variables of `picket`\n\nCommands that read a variable take its option too.\n\n{}",
+        "{own}{common}## Cluster settings\n\n{}\n## Variables of `picket`\n\nCommands that read a variable take its \
+         option too.\n\n{}",
+        cluster_settings(),
         operator_variables(picket)
     )
 }
@@ -49,6 +52,23 @@ fn option_row(arg: &Arg) -> Vec<String> {
         default,
         help,
     ]
+}
+
+/// The settings that all processes read from the database.
+fn cluster_settings() -> String {
+    let rows: Vec<_> = SETTINGS
+        .iter()
+        .map(|setting| {
+            let default = setting.default.as_ref().map(ToString::to_string).filter(|text| !text.is_empty());
+            vec![
+                code_span(setting.name),
+                default.map(|text| code_span(&text)).unwrap_or_default(),
+                setting.kind.allowed(),
+                format!("{}.", setting.meaning),
+            ]
+        })
+        .collect();
+    format_table(&["Setting", "Default", "Allowed", "Meaning"], &rows)
 }
 
 /// Each variable that a command of `picket` reads, and these commands.

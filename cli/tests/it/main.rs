@@ -7,6 +7,7 @@
 mod apply;
 mod reports;
 mod restore;
+mod settings;
 mod sites;
 mod snapshots;
 mod unreachable;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use picket_proto::{Epoch, Shard, Timestamp};
+use picket_proto::{Shard, Timestamp};
 use picket_runtime::clock::{Boottime, ClockAdjustment, ClockReading, DbClock};
 use picket_store::leases::ObservedLease;
 
@@ -80,47 +80,38 @@ impl InitialClock {
 /// because the clock was set back. A holder renews three times per lease time. A lease that stays
 /// unchanged for a lease time by the local clock has no live holder, whatever the database's clock
 /// shows.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct StaleLeases {
-    lease_time: Duration,
-    observed: BTreeMap<Shard, (Epoch, Timestamp, Boottime)>,
+    /// Each lease as found, and since when it has been so.
+    observed: BTreeMap<Shard, (ObservedLease, Boottime)>,
 }
 
 impl StaleLeases {
-    /// Creates an empty set.
-    pub(crate) fn new(lease_time: Duration) -> Self {
-        Self { lease_time, observed: BTreeMap::new() }
-    }
-
     /// Records the doubtful leases found at `now`.
     pub(crate) fn observe_leases(&mut self, now: Boottime, found: &[ObservedLease]) {
         let before = std::mem::take(&mut self.observed);
-        for ObservedLease { shard, epoch, expires_at } in found {
-            let since = match before.get(shard) {
-                Some((its_epoch, its_end, since)) if (its_epoch, its_end) == (epoch, expires_at) => *since,
+        for lease in found {
+            let since = match before.get(&lease.shard) {
+                Some((held, since)) if held == lease => *since,
                 _ => now,
             };
-            self.observed.insert(*shard, (*epoch, *expires_at, since));
+            self.observed.insert(lease.shard, (*lease, since));
         }
     }
 
-    /// Returns the leases that have not been renewed for a lease time.
+    /// Returns the leases that have not been renewed for their lease time.
     pub(crate) fn expired_leases(&self, now: Boottime) -> Vec<ObservedLease> {
-        let old = self
-            .observed
-            .iter()
-            .filter(|(_, (_, _, since))| now.saturating_duration_since(*since) >= self.lease_time);
-        old.map(|(shard, (epoch, expires_at, _))| ObservedLease {
-            shard: *shard,
-            epoch: *epoch,
-            expires_at: *expires_at,
-        })
-        .collect()
+        let is_old = |(lease, since): &&(ObservedLease, Boottime)| {
+            now.saturating_duration_since(*since) >= lease.lease_time
+        };
+        self.observed.values().filter(is_old).map(|(lease, _)| *lease).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use picket_proto::Epoch;
+
     use super::*;
 
     const NOW: Timestamp = Timestamp::MIN;
@@ -176,8 +167,13 @@ mod tests {
 
     #[test]
     fn a_doubtful_lease_is_free_when_it_was_not_renewed_for_a_lease_time() {
-        let mut unrenewed = StaleLeases::new(Duration::from_secs(15));
-        let held = |end| ObservedLease { shard: Shard(3), epoch: Epoch(7), expires_at: at(end) };
+        let mut unrenewed = StaleLeases::default();
+        let held = |end| ObservedLease {
+            shard: Shard(3),
+            epoch: Epoch(7),
+            expires_at: at(end),
+            lease_time: Duration::from_secs(15),
+        };
         unrenewed.observe_leases(boot(10), &[held(600)]);
         unrenewed.observe_leases(boot(20), &[held(605)]);
         assert_eq!(unrenewed.expired_leases(boot(34)), []);

@@ -37,6 +37,11 @@ impl HeldLeases {
         Self { lease_time, leases: BTreeMap::new() }
     }
 
+    /// Uses another lease time for the next acquisitions and renewals.
+    pub(crate) fn set_lease_time(&mut self, lease_time: Duration) {
+        self.lease_time = lease_time;
+    }
+
     /// Number of leases held, without shards being released.
     pub(crate) fn active_count(&self) -> usize {
         self.leases.values().filter(|hold| !hold.is_releasing).count()
@@ -92,8 +97,8 @@ impl HeldLeases {
         lost
     }
 
-    /// Expires all leases at `now` until the next renewal, because the local clock may have stood
-    /// still.
+    /// Expires all leases at `now` at the latest, until the next renewal: the local clock may have
+    /// stood still, or the next renewal may shorten them.
     pub(crate) fn expire_all(&mut self, now: Boottime) {
         for hold in self.leases.values_mut() {
             hold.valid_until = hold.valid_until.min(now);
@@ -130,7 +135,8 @@ impl HeldLeases {
         }
     }
 
-    fn valid_until(&self, sent: Boottime) -> Boottime {
+    /// Time until which a lease is valid that a statement sent at `sent` grants.
+    pub(crate) fn valid_until(&self, sent: Boottime) -> Boottime {
         sent.saturating_add(self.lease_time - Self::SAFETY_MARGIN.min(self.lease_time / 3))
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use picket_proto::{Epoch, Shard, Timestamp};
 use picket_runtime::clock::{Boottime, ClockAdjustment, ClockReading, DbClock};
-use picket_store::leases::{AcquireCriteria, ClusterView, Lease, ShardProgress};
+use picket_store::leases::{AcquireCriteria, ClusterView, Lease, LeaseTime, ShardProgress};
 
 use super::{
     clock_trust::{InitialClock, ReferenceClocks, StaleLeases},
@@ -23,7 +23,9 @@ const MAX_ACQUIRED_PER_ROUND: usize = 64;
 
 /// Lease state of this coordinator.
 pub struct LeaseMachine {
-    lease_time: Duration,
+    lease_time: LeaseTime,
+    /// True from a change of the lease time to the next renewal.
+    is_renewal_due: bool,
     fence: Fence,
     held: HeldLeases,
     /// The database's clock, once trusted.
@@ -121,20 +123,27 @@ impl LeaseMachine {
     /// lease must still be free to acquire after that time.
     const MAX_STATEMENT_DELAY: Duration = Duration::from_secs(1);
 
-    /// Creates a machine without leases. `now` is any clock reading from before the first round.
+    /// Creates a machine without leases. `lease_time` applies until the first heartbeat reads the
+    /// setting. `now` is any clock reading from before the first round.
     pub fn new(lease_time: Duration, fence: Fence, now: Boottime) -> Self {
         Self {
-            lease_time,
+            lease_time: lease_time.into(),
+            is_renewal_due: false,
             fence,
             held: HeldLeases::new(lease_time),
             clock: None,
             initial_clock: InitialClock::default(),
-            stale_leases: StaleLeases::new(lease_time),
+            stale_leases: StaleLeases::default(),
             renewed_at: now,
             is_draining: false,
             can_publish: true,
             cluster_view: None,
         }
+    }
+
+    /// Lease time for the next statements.
+    pub fn lease_time(&self) -> LeaseTime {
+        self.lease_time
     }
 
     /// Number of shards held, without shards being released.
@@ -165,9 +174,11 @@ impl LeaseMachine {
                 let reading = ClockReading { sent_at: sent, received_at: now, remote_time: cluster_view.now };
                 let is_doubtful = self.observe_clock(reading, &cluster_view, &reference_clocks, &mut actions);
                 self.stale_leases.observe_leases(now, &cluster_view.doubtful_leases);
+                self.adopt_lease_time(cluster_view.lease_time, now);
                 self.cluster_view = Some(cluster_view);
-                let due =
-                    is_doubtful || now.saturating_duration_since(self.renewed_at) >= self.lease_time / 3;
+                let due = is_doubtful
+                    || self.is_renewal_due
+                    || now.saturating_duration_since(self.renewed_at) >= self.lease_time.duration / 3;
                 match self.clock {
                     Some(clock) if due && self.can_publish && !self.held.is_empty() => {
                         let all = self.held.iter().map(|(shard, hold)| (shard, hold.epoch));
@@ -178,6 +189,7 @@ impl LeaseMachine {
             }
             LeaseEvent::Renewed { sent, asked, kept } => {
                 self.renewed_at = sent;
+                self.is_renewal_due = false;
                 let lost = self.held.record_renewed(&asked, &kept, sent);
                 self.drop_lost(lost, "acquired by another coordinator, or expired", &mut actions);
                 // A shard being released may already belong to another coordinator.
@@ -205,6 +217,26 @@ impl LeaseMachine {
         // smaller shares of the others would leave its shards without a holder.
         let is_leaving = self.is_draining || !can_publish || self.initial_clock.is_distrusted();
         actions.push(LeaseAction::Heartbeat { is_leaving });
+    }
+
+    /// Grants and renews by the setting as the last heartbeat read it. Other coordinators judge a
+    /// lease by the time for which it was granted, so they need not know of a change.
+    fn adopt_lease_time(&mut self, lease_time: LeaseTime, now: Boottime) {
+        if lease_time == self.lease_time {
+            return;
+        }
+        let is_shorter = lease_time.duration < self.lease_time.duration;
+        self.lease_time = lease_time;
+        self.held.set_lease_time(lease_time.duration);
+        if is_shorter {
+            // The next renewal ends the leases earlier than the last one did, even if its reply is
+            // lost.
+            let until = self.held.valid_until(now);
+            self.held.expire_all(until);
+            self.fence.expire_all(until);
+        }
+        // A third of a longer lease time may be more than what is left of the leases.
+        self.is_renewal_due = !self.held.is_empty();
     }
 
     /// Observes a reading of the database's clock. Returns true if the local clock may have stood
@@ -274,16 +306,20 @@ impl LeaseMachine {
     }
 
     /// Decides which leases are free. A lease that has expired by the database's clock is free at
-    /// once if that clock has run like the local clock for a whole lease time, because the holder
-    /// has stopped or renewed by then. Otherwise a lease is free when nobody has renewed it for a
-    /// lease time.
+    /// once if that clock has run like the local clock for the time of that lease, because the
+    /// holder has stopped or renewed by then. Otherwise a lease is free when nobody has renewed it
+    /// for its lease time.
     fn build_acquire_criteria(&self, most: usize, now: Boottime, clock: &DbClock) -> AcquireCriteria {
-        let is_steady = now.saturating_duration_since(clock.steady_since()) >= self.lease_time;
+        let steady_for = now.saturating_duration_since(clock.steady_since());
         let unrenewed = self.stale_leases.expired_leases(now);
-        let expired_by = is_steady.then(|| {
-            clock.raw_time_at(now).saturating_add((self.lease_time / 12).min(Self::MAX_STATEMENT_DELAY))
-        });
-        AcquireCriteria { max_leases: most, now: Some(clock.time_at(now)), expired_by, unrenewed }
+        let delay = (self.lease_time.duration / 12).min(Self::MAX_STATEMENT_DELAY);
+        AcquireCriteria {
+            max_leases: most,
+            now: Some(clock.time_at(now)),
+            expired_by: Some(clock.raw_time_at(now).saturating_add(delay)),
+            steady_for,
+            unrenewed,
+        }
     }
 
     fn apply_acquired(

@@ -5,6 +5,8 @@
 //! longer combine any jobs. The cost is a mean lateness of half the window
 //! (docs/adr/0002-batch-wake-ups.md).
 
+use std::time::Duration;
+
 use super::wheel::Wheel;
 
 /// Number of jobs that makes a wake-up worthwhile.
@@ -26,19 +28,27 @@ pub(super) struct BatchWindow {
 
 impl Default for BatchWindow {
     fn default() -> Self {
-        Self::new(Wheel::BUCKET_WIDTH_MS)
-    }
-}
-
-impl BatchWindow {
-    /// Creates a window of at most `longest_ms`.
-    pub(super) fn new(longest_ms: i64) -> Self {
         Self {
             period_start_ms: 0,
             due_count: 0,
             window_ms: Wheel::BUCKET_WIDTH_MS,
-            max_window_ms: longest_ms.max(Wheel::BUCKET_WIDTH_MS),
+            max_window_ms: Wheel::BUCKET_WIDTH_MS,
         }
+    }
+}
+
+impl BatchWindow {
+    /// Creates a window of at most `longest`.
+    pub(super) fn new(longest: Duration) -> Self {
+        let mut window = Self::default();
+        window.set_max(longest);
+        window
+    }
+
+    /// Limits the window to `longest`, from the next period on.
+    pub(super) fn set_max(&mut self, longest: Duration) {
+        self.max_window_ms =
+            i64::try_from(longest.as_millis()).unwrap_or(i64::MAX).max(Wheel::BUCKET_WIDTH_MS);
     }
 
     /// Records that `count` jobs were due at `now_ms`.
@@ -67,8 +77,8 @@ mod tests {
     use super::*;
 
     /// Window at `rate` jobs per second.
-    fn gathering_at(rate: i64, longest_ms: i64) -> i64 {
-        let mut pace = BatchWindow::new(longest_ms);
+    fn gathering_at(rate: i64, longest_ms: u64) -> i64 {
+        let mut pace = BatchWindow::new(Duration::from_millis(longest_ms));
         for second in 0..3 {
             for part in 0..10 {
                 pace.record_due(usize::try_from(rate / 10).unwrap(), second * 1_000 + part * 100);
@@ -88,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_look_is_never_before_what_is_due_and_no_later_than_it_gathers() {
-        let mut pace = BatchWindow::new(100);
+        let mut pace = BatchWindow::new(Duration::from_millis(100));
         pace.record_due(100, 1_000);
         for due_ms in [-70, 0, 1, 99, 100, 101, 1_763_000_000_010] {
             let wait = pace.next_wake_ms(due_ms) - due_ms;

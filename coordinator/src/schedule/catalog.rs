@@ -35,7 +35,6 @@ pub(crate) enum Msg {
 #[derive(Clone)]
 pub(crate) struct Catalog {
     pub(crate) store: Store,
-    pub(crate) intervals: IntervalRange,
     pub(crate) scheduler: ActorRef<scheduler::Msg>,
     pub(crate) fence: Fence,
     pub(crate) metrics: Metrics,
@@ -158,7 +157,7 @@ impl Catalog {
             sites += 1;
             match has_unvalidated_patterns(&scheduled.site) {
                 true => unvalidated.push(scheduled),
-                false => judged.validate_site(scheduled, self.intervals, None),
+                false => judged.validate_site(scheduled, None),
             }
             if judged.watched.len() >= SITES_PER_MESSAGE {
                 let _ = self.scheduler.cast(scheduler::Msg::SitesLoaded(std::mem::take(&mut judged.watched)));
@@ -201,7 +200,7 @@ impl Catalog {
             &self.fence.held_shards(),
             |scheduled| match has_unvalidated_patterns(&scheduled.site) {
                 true => unvalidated.push(scheduled),
-                false => judged.validate_site(scheduled, self.intervals, None),
+                false => judged.validate_site(scheduled, None),
             },
             |site| removed.push(site.id),
         )
@@ -241,11 +240,11 @@ impl Catalog {
         sites: Vec<SiteWithSchedules>,
         read: &mut CatalogState,
     ) -> ValidationBatch {
-        let (intervals, mut patterns) = (self.intervals, std::mem::take(&mut read.pattern_cache));
+        let mut patterns = std::mem::take(&mut read.pattern_cache);
         let compiling = tokio::task::spawn_blocking(move || {
             let mut judged = ValidationBatch::default();
             for scheduled in sites {
-                judged.validate_site(scheduled, intervals, Some(&mut patterns));
+                judged.validate_site(scheduled, Some(&mut patterns));
             }
             (judged, patterns)
         });
@@ -323,12 +322,9 @@ struct ValidationBatch {
 impl ValidationBatch {
     /// Validates a site. Without `patterns` its regexes are not compiled, since a coordinator has
     /// accepted them before.
-    fn validate_site(
-        &mut self,
-        scheduled: SiteWithSchedules,
-        intervals: IntervalRange,
-        patterns: Option<&mut PatternCache>,
-    ) {
+    fn validate_site(&mut self, scheduled: SiteWithSchedules, patterns: Option<&mut PatternCache>) {
+        // The database judges intervals by its settings; a site that it refused has a problem.
+        let intervals = IntervalRange::WIDEST;
         let SiteWithSchedules { site, schedules } = scheduled;
         if site.problem.is_some() {
             self.removed.push(site.id);

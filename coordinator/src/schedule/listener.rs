@@ -14,7 +14,7 @@ use ractor::ActorRef;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::debug;
 
-use crate::{lease, schedule::catalog, stream_setup};
+use crate::{lease, schedule::catalog, settings_follower, stream_setup};
 
 /// Notifications within this time are combined.
 const COALESCE_WINDOW: Duration = Duration::from_millis(50);
@@ -29,6 +29,20 @@ pub(crate) struct NotificationListener {
     pub(crate) catalog: ActorRef<catalog::Msg>,
     pub(crate) lease_manager: ActorRef<lease::Msg>,
     pub(crate) stream_reconciler: ActorRef<stream_setup::Msg>,
+    pub(crate) settings_follower: ActorRef<settings_follower::Msg>,
+}
+
+/// What has changed.
+#[derive(Clone, Copy, Default)]
+struct Changes {
+    sites: bool,
+    leases: bool,
+    settings: bool,
+}
+
+impl Changes {
+    /// After a time without a connection anything may have changed.
+    const ALL_CHANGES: Self = Self { sites: true, leases: true, settings: true };
 }
 
 impl NotificationListener {
@@ -46,7 +60,7 @@ impl NotificationListener {
                     debug!(error = %ErrorChain(&error), "could not listen for notifications; polling continues")
                 }
             }
-            self.wake_actors(true, true);
+            self.wake_actors(Changes::ALL_CHANGES);
             sleep(backoff.next_delay()).await;
         }
     }
@@ -54,34 +68,38 @@ impl NotificationListener {
     /// Runs until the connection is lost.
     async fn process_notifications(&self, mut listener: ChangeListener) {
         loop {
-            let (mut sites, mut leases) = (false, false);
+            let mut changes = Changes::default();
             let mut call = listener.next_notification().await;
             // Counted from the first notification, so that a steady stream of them wakes the actors.
             let until = Instant::now() + COALESCE_WINDOW;
             loop {
                 match call {
-                    Ok(Notification::Sites) => sites = true,
-                    Ok(Notification::Leases) => leases = true,
-                    Ok(Notification::Reconnected) => (sites, leases) = (true, true),
+                    Ok(Notification::Sites) => changes.sites = true,
+                    Ok(Notification::Leases) => changes.leases = true,
+                    Ok(Notification::Settings) => changes.settings = true,
+                    Ok(Notification::Reconnected) => changes = Changes::ALL_CHANGES,
                     Err(_) => return,
                 }
                 match timeout_at(until, listener.next_notification()).await {
-                    Ok(next) if !leases => call = next,
+                    Ok(next) if !changes.leases => call = next,
                     _ => break,
                 }
             }
             #[cfg(test)]
             crate::supervision_tests::panic_if_injected("notification_listener");
-            self.wake_actors(sites, leases);
+            self.wake_actors(changes);
         }
     }
 
-    fn wake_actors(&self, sites: bool, leases: bool) {
+    fn wake_actors(&self, changes: Changes) {
         // An actor that has stopped takes the pipeline down with it.
-        if leases {
+        if changes.leases {
             let _ = self.lease_manager.cast(lease::Msg::LeasesAvailable);
         }
-        if sites {
+        if changes.settings {
+            let _ = self.settings_follower.cast(settings_follower::Msg::Notified);
+        }
+        if changes.sites {
             let _ = self.catalog.cast(catalog::Msg::Notified);
             let _ = self.stream_reconciler.cast(stream_setup::Msg::Notified(Instant::now()));
         }

@@ -23,6 +23,7 @@ use picket_proto::{
 use picket_runtime::clock::{Boottime, ClockAdjustment, DbClock};
 use picket_store::{
     leases::{self, Lease},
+    settings::SharedSettings,
     tickets::Keyring,
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -84,7 +85,7 @@ pub(crate) enum Msg {
 pub(crate) struct Scheduler {
     pub(crate) publisher: Publisher,
     pub(crate) publish_pause: PublishPause,
-    pub(crate) batch_delay: Duration,
+    pub(crate) settings: SharedSettings,
     pub(crate) keyring: Keyring,
     pub(crate) metrics: Metrics,
 }
@@ -95,8 +96,7 @@ impl Actor for Scheduler {
     type Arguments = ();
 
     async fn pre_start(&self, _: ActorRef<Msg>, (): ()) -> Result<SchedulerState, ActorProcessingErr> {
-        let gather_ms = i64::try_from(self.batch_delay.as_millis()).unwrap_or(i64::MAX);
-        Ok(SchedulerState::new(BatchWindow::new(gather_ms)))
+        Ok(SchedulerState::new(BatchWindow::new(self.settings.current().batch_delay)))
     }
 
     async fn handle(
@@ -165,6 +165,7 @@ impl Scheduler {
             let Some(due) = state.next_due_batch(now.as_millis()) else {
                 break;
             };
+            state.batch_window.set_max(self.settings.current().batch_delay);
             state.batch_window.record_due(due.ticks.len(), now.as_millis());
             for ticks in due.ticks.chunks(MAX_BATCH_JOBS) {
                 let jobs = self.build_jobs(ticks, now, state);

@@ -5,6 +5,7 @@
 mod odd_sites;
 mod owners;
 mod patterns;
+mod settings;
 mod streams;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -12,9 +13,12 @@ use std::{collections::BTreeMap, time::Duration};
 use async_nats::Subscriber;
 use futures_util::StreamExt;
 use picket_coordinator::{Config, start};
-use picket_proto::{CheckRequest, Role, SiteId, site::IntervalRange, subject};
-use picket_runtime::{Bus, Health, PipelineHandle, clock, options::NatsOptions, streams::StreamLimits};
-use picket_store::{DatabaseOptions, Store, housekeeping::Retention, ledger, regions};
+use picket_proto::{CheckRequest, Role, SiteId, subject};
+use picket_runtime::{Bus, Health, PipelineHandle, clock, options::NatsOptions};
+use picket_store::{
+    DatabaseOptions, Store, ledger, regions,
+    settings::{SettingValue, update_settings},
+};
 use picket_testkit::{eventually, servers};
 use sqlx::PgPool;
 use tokio::time::timeout;
@@ -33,8 +37,20 @@ impl Stack {
         let url = servers::shared_postgres().await.create_database().await;
         let stack = Self { nats, pool: PgPool::connect(&url).await.unwrap(), url };
         stack.connect_store().migrate(64).await.unwrap();
+        stack
+            .set_settings(&[
+                ("min_interval", SettingValue::Duration(Duration::from_secs(1))),
+                ("ledger_grace", SettingValue::Duration(Duration::from_secs(10))),
+                ("batch_delay", SettingValue::Duration(Duration::from_millis(100))),
+                ("results_max_bytes", SettingValue::Bytes(64 << 20)),
+            ])
+            .await;
         regions::add_region(&stack.connect_store(), &"eu".parse().unwrap()).await.unwrap();
         stack
+    }
+
+    async fn set_settings(&self, changes: &[(&str, SettingValue)]) {
+        update_settings(&self.connect_store(), changes).await.unwrap();
     }
 
     fn connect_store(&self) -> Store {
@@ -56,19 +72,8 @@ impl Stack {
         let bus = Bus::connect(&NatsOptions::with_url(self.nats.url()), &Role::Coordinator, name, &health)
             .await
             .unwrap();
-        let config = Config {
-            name: name.to_owned(),
-            lease_time,
-            intervals: IntervalRange { min: Duration::from_secs(1), ..IntervalRange::default() },
-            stream_limits: StreamLimits {
-                max_results_bytes: 64 << 20,
-                max_jobs_bytes: 64 << 20,
-                ..StreamLimits::default()
-            },
-            ledger_grace: Duration::from_secs(10),
-            batch_delay: Duration::from_millis(100),
-            retention: Retention::default(),
-        };
+        let config = Config { name: name.to_owned(), max_jobs_bytes: 64 << 20 };
+        self.set_settings(&[("lease_time", SettingValue::Duration(lease_time))]).await;
         start(config, bus, self.connect_store(), health).await.unwrap()
     }
 

@@ -2,7 +2,7 @@
 
 use futures_util::StreamExt;
 use picket_proto::ticket::TicketClaims;
-use picket_runtime::streams;
+use picket_runtime::streams::{self, StreamLimits};
 use picket_store::tickets::Keyring;
 
 use super::*;

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use picket_proto::{Epoch, Shard, Timestamp};
 use picket_store::{
     DatabaseOptions, Store,
-    leases::{self, AcquireCriteria, ShardProgress},
+    leases::{self, AcquireCriteria, LeaseTime, ShardProgress},
 };
 use picket_testkit::servers;
 use sqlx::PgPool;
@@ -31,10 +31,15 @@ async fn the_statements_do_on_postgres_what_the_simulation_takes_them_to_do() {
     store.migrate(SHARD_COUNT).await.unwrap();
     let pool = PgPool::connect(&url).await.unwrap();
     sqlx::query("UPDATE picket.leases SET scheduled_through = to_timestamp(0)").execute(&pool).await.unwrap();
-    let (mut table, mut chance, mut now) = (LeaseTable::new(SHARD_COUNT.into()), SplitMix64(7), 0_i64);
+    let (mut table, mut chance, mut now) =
+        (LeaseTable::new(SHARD_COUNT.into(), LEASE_TIME), SplitMix64(7), 0_i64);
     let mut refused = 0;
 
-    for _ in 0..400 {
+    for step in 0..400 {
+        // Statements of the setting as it is, and of an earlier one.
+        let version = i64::from(step / 50);
+        let lease = |version| LeaseTime { duration: LEASE_TIME, version };
+        let (old, lease) = (lease((version - 1).max(0)), lease(version));
         let id: CoordinatorName = ["a", "b", "c"][chance.next_u64() as usize % 3];
         let progress: Vec<ShardProgress> = random_shards(&mut chance)
             .into_iter()
@@ -69,19 +74,20 @@ async fn the_statements_do_on_postgres_what_the_simulation_takes_them_to_do() {
             2 => {
                 let most = chance.in_range(0, 3) as usize;
                 let taking = AcquireCriteria::expired_only(most);
-                let taken = leases::acquire_leases(&store, id, &taking, LEASE_TIME).await.unwrap();
+                let taken = leases::acquire_leases(&store, id, &taking, lease).await.unwrap();
                 let free = table.free_places(now, &taking);
                 assert_eq!(taken.len(), most.min(free.len()));
-                for lease in taken {
+                for granted in taken {
                     // Which of those that expire together is first is nobody's business.
-                    let place = usize::from(lease.shard.0);
+                    let place = usize::from(granted.shard.0);
                     assert!(free.contains(&place));
-                    assert_eq!(lease, table.grant_lease(now, id, place, LEASE_TIME));
+                    assert_eq!(granted, table.grant_lease(now, id, place, lease));
                 }
             }
             3 => {
-                let kept = leases::renew_leases(&store, id, &progress, None, LEASE_TIME).await.unwrap();
-                let expected = table.renew_leases(now, id, &progress, None, LEASE_TIME);
+                let lease = if chance.in_thousand(200) { old } else { lease };
+                let kept = leases::renew_leases(&store, id, &progress, None, lease).await.unwrap();
+                let expected = table.renew_leases(now, id, &progress, None, lease);
                 refused += progress.len() - kept.len();
                 assert_eq!(BTreeSet::from_iter(kept), BTreeSet::from_iter(expected));
             }

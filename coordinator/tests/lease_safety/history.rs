@@ -52,6 +52,8 @@ pub(crate) enum Fault {
     Unreached { who: usize, lasts: u64 },
     /// The database's clock jumps, by so many thousandths of the lease time; ahead only as far as `rates` leaves.
     Step { by: i64 },
+    /// The setting changes; all learn of it with their next heartbeat.
+    SetLeaseTime { lease_ms: u64 },
 }
 
 fn fault_strategy() -> impl Strategy<Value = Fault> {
@@ -70,6 +72,7 @@ fn fault_strategy() -> impl Strategy<Value = Fault> {
         1 => lasts.clone().prop_map(|lasts| Fault::Away { lasts }),
         1 => (who, lasts).prop_map(|(who, lasts)| Fault::Unreached { who, lasts }),
         2 => (-1_500..1_500_i64).prop_map(|by| Fault::Step { by }),
+        3 => lease_time_strategy().prop_map(|lease_ms| Fault::SetLeaseTime { lease_ms }),
     ]
 }
 
@@ -85,13 +88,17 @@ fn link_strategy() -> impl Strategy<Value = LinkConditions> {
     )
 }
 
+fn lease_time_strategy() -> impl Strategy<Value = u64> {
+    prop_oneof![3 => Just(3_000), 3 => Just(5_000), 2 => Just(15_000), 1 => Just(60_000)]
+}
+
 /// Any history.
 pub(crate) fn history_strategy() -> impl Strategy<Value = History> {
     (
         any::<u64>(),
         1..=7_usize,
         2..=4_usize,
-        prop_oneof![3 => Just(3_000), 3 => Just(5_000), 2 => Just(15_000), 1 => Just(60_000)],
+        lease_time_strategy(),
         prop_oneof![Just(0), Just(1_000), 0..=1_000_u64],
         link_strategy(),
         prop::collection::vec((0..1_000_u64, fault_strategy()), 0..10),

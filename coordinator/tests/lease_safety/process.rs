@@ -86,12 +86,12 @@ impl Process {
     pub(crate) fn new(
         name: CoordinatorName,
         machine_clock: MachineClock,
-        lease: Duration,
+        lease_time: Duration,
         shards: usize,
         now: u64,
     ) -> Self {
         let fence = Fence::default();
-        let machine = LeaseMachine::new(lease, fence.clone(), machine_clock.clock_reading(now));
+        let machine = LeaseMachine::new(lease_time, fence.clone(), machine_clock.clock_reading(now));
         Self {
             name,
             fence,

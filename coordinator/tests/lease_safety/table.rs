@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use picket_proto::{Epoch, Shard, Timestamp};
-use picket_store::leases::{AcquireCriteria, ClusterView, Lease, ObservedLease, ShardProgress};
+use picket_store::leases::{AcquireCriteria, ClusterView, Lease, LeaseTime, ObservedLease, ShardProgress};
 
 /// What a coordinator is called.
 pub(crate) type CoordinatorName = &'static str;
@@ -18,6 +18,8 @@ pub(crate) struct TableRow {
     /// In microseconds of the database's clock; `i64::MIN` is minus infinity.
     pub(crate) expires_at: i64,
     pub(crate) scheduled_through: Timestamp,
+    /// Of the last renewal.
+    pub(crate) lease_time: LeaseTime,
 }
 
 /// Beyond a lease time, from which on a lease lasts too long to be true.
@@ -29,6 +31,8 @@ pub(crate) struct LeaseTable {
     pub(crate) rows: Vec<TableRow>,
     /// When each coordinator was seen last, and whether it was about to leave.
     pub(crate) coordinators: BTreeMap<CoordinatorName, (i64, bool)>,
+    /// The setting.
+    pub(crate) lease_time: LeaseTime,
 }
 
 fn to_micros(duration: Duration) -> i64 {
@@ -38,14 +42,15 @@ fn to_micros(duration: Duration) -> i64 {
 /// `now` is the database's clock in microseconds, read when the rows are changed and not when the statement began,
 /// which may be long before.
 impl LeaseTable {
-    pub(crate) fn new(shards: usize) -> Self {
+    pub(crate) fn new(shards: usize, lease_time: Duration) -> Self {
         let row = TableRow {
             holder: None,
             epoch: Epoch(0),
             expires_at: i64::MIN,
             scheduled_through: Timestamp::default(),
+            lease_time: lease_time.into(),
         };
-        Self { rows: vec![row; shards], coordinators: BTreeMap::new() }
+        Self { rows: vec![row; shards], coordinators: BTreeMap::new(), lease_time: lease_time.into() }
     }
 
     pub(crate) fn record_heartbeat(
@@ -62,7 +67,8 @@ impl LeaseTable {
         };
         let doubtful = self.rows.iter().enumerate().filter(|(_, row)| {
             let ends = row.expires_at;
-            ends > clock + to_micros(alive + MAX_LEASE_EXCESS) || (ends < clock && ends != i64::MIN)
+            let granted = row.lease_time.duration;
+            ends > clock + to_micros(granted + MAX_LEASE_EXCESS) || (ends < clock && ends != i64::MIN)
         });
         ClusterView {
             now: Timestamp::from_micros(clock),
@@ -71,6 +77,7 @@ impl LeaseTable {
             live_coordinators: self.coordinators.iter().filter(|entry| live(*entry)).count()
                 + usize::from(!draining),
             shard_count: self.rows.len(),
+            lease_time: self.lease_time,
         }
     }
 
@@ -79,7 +86,7 @@ impl LeaseTable {
         now: i64,
         id: CoordinatorName,
         free: &AcquireCriteria,
-        lease: Duration,
+        lease: LeaseTime,
     ) -> Vec<Lease> {
         let places = self.free_places(now, free).into_iter().take(free.max_leases);
         places.map(|place| self.grant_lease(now, id, place, lease)).collect()
@@ -91,6 +98,7 @@ impl LeaseTable {
             let expires_at = self.rows[*place].expires_at;
             expires_at == i64::MIN
                 || free.expired_by.is_some_and(|by| expires_at < now.min(by.as_micros()))
+                    && self.rows[*place].lease_time.duration <= free.steady_for
                 || free.unrenewed.contains(&self.held_lease(*place))
         };
         let mut free: Vec<usize> = (0..self.rows.len()).filter(is_free).collect();
@@ -101,7 +109,12 @@ impl LeaseTable {
     fn held_lease(&self, place: usize) -> ObservedLease {
         let row = &self.rows[place];
         let shard = Shard(u16::try_from(place).unwrap());
-        ObservedLease { shard, epoch: row.epoch, expires_at: Timestamp::from_micros(row.expires_at) }
+        ObservedLease {
+            shard,
+            epoch: row.epoch,
+            expires_at: Timestamp::from_micros(row.expires_at),
+            lease_time: row.lease_time.duration,
+        }
     }
 
     pub(crate) fn grant_lease(
@@ -109,12 +122,13 @@ impl LeaseTable {
         now: i64,
         id: CoordinatorName,
         place: usize,
-        lease: Duration,
+        lease: LeaseTime,
     ) -> Lease {
         let row = &mut self.rows[place];
         row.holder = Some(id);
         row.epoch = Epoch(row.epoch.0 + 1);
-        row.expires_at = now + to_micros(lease);
+        row.expires_at = now + to_micros(lease.duration);
+        row.lease_time = lease;
         let shard = Shard(u16::try_from(place).unwrap());
         Lease { shard, epoch: row.epoch, scheduled_through: row.scheduled_through }
     }
@@ -125,13 +139,16 @@ impl LeaseTable {
         id: CoordinatorName,
         held: &[ShardProgress],
         by: Option<Timestamp>,
-        lease: Duration,
+        lease: LeaseTime,
     ) -> Vec<Shard> {
         let earlier = by.map_or(now, |by| now.min(by.as_micros()));
         let mut kept = Vec::new();
         for held in held {
-            if let Some(row) = self.find_row(id, held).filter(|row| row.expires_at > earlier) {
-                row.expires_at = now + to_micros(lease);
+            let is_renewable =
+                |row: &&mut TableRow| row.expires_at > earlier && row.lease_time.version <= lease.version;
+            if let Some(row) = self.find_row(id, held).filter(is_renewable) {
+                row.expires_at = now + to_micros(lease.duration);
+                row.lease_time = lease;
                 row.scheduled_through = row.scheduled_through.max(held.scheduled_through);
                 kept.push(held.shard);
             }

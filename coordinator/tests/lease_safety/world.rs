@@ -16,7 +16,7 @@ use std::{
 use picket_coordinator::lease::machine::{LeaseAction, LeaseEvent};
 use picket_proto::{Epoch, Shard, Timestamp};
 use picket_runtime::clock::{Boottime, DbClock};
-use picket_store::leases::{AcquireCriteria, ClusterView, Lease, ShardProgress};
+use picket_store::leases::{AcquireCriteria, ClusterView, Lease, LeaseTime, ShardProgress};
 
 use crate::{
     history::{Fault, History, LinkConditions, SplitMix64},
@@ -70,9 +70,9 @@ impl RunStats {
 }
 
 enum Statement {
-    Heartbeat { leaving: bool },
-    Acquire(AcquireCriteria),
-    Renew(Vec<(Shard, Epoch)>, Vec<ShardProgress>, Timestamp),
+    Heartbeat { leaving: bool, alive: Duration },
+    Acquire(AcquireCriteria, LeaseTime),
+    Renew(Vec<(Shard, Epoch)>, Vec<ShardProgress>, Timestamp, LeaseTime),
     Release(Vec<ShardProgress>),
 }
 
@@ -153,7 +153,9 @@ impl<'a> LeaseSimulation<'a> {
     /// Lives through `history`. With `keeps_time` the database's clock never jumps ahead by more than the margin has
     /// room for.
     pub(crate) fn run_history(history: &'a History, keeps_time: bool) -> Self {
-        let (lease, trusted) = (history.lease_ms * 1_000, history.trusted_us());
+        // Jumps must fit into the margin of the shortest lease, rates into that of the longest.
+        let shortest = history.lease_times().min().unwrap_or(history.lease_ms);
+        let margin = shortest * 1_000 - trusted_us(shortest);
         let world = Self {
             history,
             is_clock_bounded: keeps_time,
@@ -163,9 +165,9 @@ impl<'a> LeaseSimulation<'a> {
             number: 0,
             events: BTreeMap::new(),
             calls: HashMap::new(),
-            table: LeaseTable::new(history.shards),
+            table: LeaseTable::new(history.shards, Duration::from_millis(history.lease_ms)),
             stepped: 0,
-            ahead_left: ((lease - trusted) * (1_000 - history.clock_drift) / 1_000).cast_signed() * 98 / 100,
+            ahead_left: (margin * (1_000 - history.clock_drift) / 1_000).cast_signed() * 98 / 100,
             processes: Vec::new(),
             current_messages: Vec::new(),
             names: history.coordinators,
@@ -193,11 +195,11 @@ impl<'a> LeaseSimulation<'a> {
             + self.forget_delay_us()
             + STATEMENT_TIMEOUT_US
             + RELEASE_TIMEOUT_US
-            + 20 * self.round_us();
+            + 20 * Self::round_us(self.table.lease_time);
         self.run_until(settled);
         self.check_all_held();
         let held = self.table.rows.iter().map(|row| row.epoch).collect::<Vec<_>>();
-        self.run_until(settled + lease * 2);
+        self.run_until(settled + self.longest_lease_us() * 2);
         self.check_all_held();
         if self.table.rows.iter().map(|row| row.epoch).ne(held) {
             self.record_violation("shards change hands though nothing happens");
@@ -209,12 +211,13 @@ impl<'a> LeaseSimulation<'a> {
         self.history.lease_ms * 1_000
     }
 
-    fn lease_time(&self) -> Duration {
-        Duration::from_millis(self.history.lease_ms)
+    fn longest_lease_us(&self) -> u64 {
+        self.history.lease_times().max().unwrap_or(self.history.lease_ms) * 1_000
     }
 
-    fn round_us(&self) -> u64 {
-        (self.lease_us() / 5).min(1_000_000)
+    /// Between rounds of the actor (`lease.rs`).
+    fn round_us(lease_time: LeaseTime) -> u64 {
+        (lease_time.duration.as_micros() as u64 / 5).min(1_000_000)
     }
 
     fn database_now(&self) -> i64 {
@@ -223,7 +226,8 @@ impl<'a> LeaseSimulation<'a> {
 
     /// A machine's clock: anything at the beginning; the slowest goes so slowly that it uses the margin's share up.
     fn random_clock(&mut self) -> MachineClock {
-        let (lease, trusted) = (self.lease_us(), self.history.trusted_us());
+        let longest = self.longest_lease_us();
+        let (lease, trusted) = (longest, trusted_us(longest / 1_000));
         let most = (lease - trusted) * self.history.clock_drift / 1_000 * 98 / 100 * 1_000_000 / trusted;
         let (slowest, fastest) = (1_000_000_000_000_u64.div_ceil(1_000_000 + most), 1_000_000 + most);
         let goes_us = match self.rng.in_range(0, 3) {
@@ -302,8 +306,17 @@ impl<'a> LeaseSimulation<'a> {
 }
 
 impl History {
-    /// For how long a lease is believed in: less by three seconds, or by a third where that is less.
-    fn trusted_us(&self) -> u64 {
-        (self.lease_ms - (self.lease_ms / 3).min(3_000)) * 1_000
+    /// All lease times in milliseconds: the first, and those that it is changed to.
+    fn lease_times(&self) -> impl Iterator<Item = u64> {
+        let changed = self.faults.iter().filter_map(|(_, fault)| match fault {
+            Fault::SetLeaseTime { lease_ms } => Some(*lease_ms),
+            _ => None,
+        });
+        std::iter::once(self.lease_ms).chain(changed)
     }
+}
+
+/// For how long a lease is believed in: less by three seconds, or by a third where that is less.
+fn trusted_us(lease_ms: u64) -> u64 {
+    (lease_ms - (lease_ms / 3).min(3_000)) * 1_000
 }

@@ -17,8 +17,8 @@ pub struct Topology {
     pub probers: usize,
     /// Number of sinks.
     pub sinks: usize,
-    /// Options of each coordinator, besides a short lease and a short grace.
-    pub coordinator_options: &'static [&'static str],
+    /// Settings besides [`SETTINGS`](super::SETTINGS).
+    pub settings: &'static [(&'static str, &'static str)],
     /// Options of each prober.
     pub prober_options: &'static [&'static str],
     /// Number of simultaneous results from which results share a message in the west. A fault test
@@ -37,7 +37,7 @@ impl Default for Topology {
             coordinators: 2,
             probers: 2,
             sinks: 2,
-            coordinator_options: &[],
+            settings: &[],
             prober_options: &[],
             bundle_from: "2",
             sink_options: &[],

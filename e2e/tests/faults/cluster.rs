@@ -76,14 +76,16 @@ async fn f10b_each_leader_of_a_cluster_of_three_killed_in_turn_costs_no_acknowle
     };
     let injury = "of a cluster of three, kill -9 of who leads the results, then of who leads the jobs";
     let mut drill = FaultTest::start_with("F10b", injury, scene, setting).await;
-    // Streams that are there get their copies when coordinators are told so.
-    for _ in 0..drill.coordinators.len() {
-        let new = drill.spawn_coordinator_with(&["--replicas", "3"], &[]).await;
-        new.wait_ready().await;
-        drill.coordinators.push(new);
-        drill.coordinators.remove(0).stop().await;
+    // Streams that are there get their copies when the setting says so, while coordinators run.
+    let jetstream = drill.stack.connect_jetstream().await;
+    drill.stack.set_setting("stream_replicas", "3").await;
+    for stream in ["PICKET_RESULTS", "PICKET_JOBS", "PICKET_EVENTS"] {
+        eventually(WAIT_TIMEOUT, "three copies of each stream", async || {
+            let copies = jetstream.get_stream(stream).await.map(|it| it.cached_info().config.num_replicas);
+            if matches!(copies, Ok(3)) { Ok(()) } else { Err(format!("{stream}: {copies:?}")) }
+        })
+        .await;
     }
-    drill.wait_balanced().await;
     let url = drill.target.url("/ok/many");
     let more = format!(
         "INSERT INTO picket.sites (url, interval_seconds, timeout_ms)
@@ -91,7 +93,6 @@ async fn f10b_each_leader_of_a_cluster_of_three_killed_in_turn_costs_no_acknowle
     );
     drill.stack.execute_sql(&more).await;
     drill.wait_served().await;
-    let jetstream = drill.stack.connect_jetstream().await;
 
     for stream in ["PICKET_RESULTS", "PICKET_JOBS"] {
         let leading = wait_leader(&jetstream, stream).await;

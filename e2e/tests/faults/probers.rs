@@ -78,7 +78,7 @@ const SINGLE_PROBER_TOPOLOGY: Topology = Topology {
     coordinators: 1,
     probers: 1,
     sinks: 1,
-    coordinator_options: &[],
+    settings: &[],
     prober_options: &[],
     bundle_from: "2",
     sink_options: &[],

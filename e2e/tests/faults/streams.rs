@@ -170,7 +170,7 @@ async fn f14e_when_the_bus_has_no_room_left_publishers_say_so_and_wait_and_all_g
 #[tokio::test]
 #[ignore = "slow: just e2e"]
 async fn f14d_before_the_stream_of_results_is_full_no_jobs_are_published_and_no_result_is_thrown_away() {
-    let scene = Topology { coordinator_options: &["--results-max-bytes", "1MiB"], ..Topology::default() };
+    let scene = Topology { settings: &[("results_max_bytes", "1MiB")], ..Topology::default() };
     let mut drill = FaultTest::start("F14d", "no sink until a stream of 1 MiB is nearly full", scene).await;
     let url = drill.target.url("/ok/many");
     drill

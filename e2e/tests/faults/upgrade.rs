@@ -93,7 +93,9 @@ async fn f19c_an_older_build_is_replaced_in_any_order_and_put_back_under_the_new
     let schema = "SELECT max(version) FROM public._sqlx_migrations";
     let before = drill.stack.query_number(schema).await;
     drill.stack.programs = new.clone();
-    assert_eq!(drill.stack.run_picket(&["migrate"]).await.0, 0);
+    // The values that the older coordinators have as variables.
+    let initial = ["migrate", "--lease-time", "6s", "--ledger-grace", "10s", "--min-interval", "1s"];
+    assert_eq!(drill.stack.run_picket(&initial).await.0, 0);
     eprintln!("schema {before} of the older build, {} of this one", drill.stack.query_number(schema).await);
     // First what expands, then what uses it: the older build goes on under the newer schema.
     drill.wait_served().await;

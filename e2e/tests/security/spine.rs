@@ -92,12 +92,12 @@ async fn the_whole_system_runs_with_a_credential_a_database_role_and_tls_for_eac
     stack.execute_sql(&format!("DROP TABLE picket.{day}")).await;
 
     let local = ["--allow-addresses", "127.0.0.0/8"];
-    let grace = ["--ledger-grace", "10s"];
+    stack.execute_sql("UPDATE picket.settings SET ledger_grace = '10s'").await;
     let processes = [
         spawn_process(
             &stack,
             "picket-coordinator",
-            &grace,
+            &[],
             &secured.process_variables("coordinator", Some("coordinator")),
         )
         .await,

@@ -241,3 +241,33 @@ async fn an_event_that_can_never_be_published_is_parked_with_the_reason_and_the_
     assert!(state.bytes < 20_000, "{state:?}");
     sink.running.drain().await;
 }
+
+#[tokio::test]
+async fn a_running_sink_goes_by_the_retention_that_is_set_in_the_database() {
+    let stack = TestStack::new().await;
+    let sink = stack.start_sink().await;
+    let two_days_old = |number| {
+        let at = stack.current_time().saturating_sub(Duration::from_secs(2 * 86_400));
+        let at = at.saturating_add(Duration::from_millis(number));
+        let result = stack.make_result(number.cast_signed());
+        stack.sign_result(CheckResult { scheduled_at: at, started_at: Some(at), ticket: None, ..result })
+    };
+    stack.publish_result(&two_days_old(1)).await;
+    stack.wait_rows(1).await;
+
+    stack.query_count("UPDATE picket.settings SET retention_days = 1 RETURNING 1::bigint").await;
+
+    let mut number = 1;
+    eventually(TEST_TIMEOUT, "a result that is too old now", async || {
+        number += 1;
+        stack.publish_result(&two_days_old(number)).await;
+        stack.wait_acknowledged().await;
+        let refused = "SELECT count(*) FROM picket.dead_letters WHERE reason LIKE '%more than 1 days ago'";
+        match stack.query_count(refused).await {
+            0 => Err(number),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    sink.running.drain().await;
+}

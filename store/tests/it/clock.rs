@@ -12,7 +12,7 @@ use picket_store::{
 use crate::{Database, new_database, rollups::World, wall_clock_now};
 
 const LEASE: Duration = Duration::from_secs(15);
-const RETENTION: Retention = Retention { result_days: 30, rollup_days: 730 };
+const RETENTION: Retention = Retention { result_days: 30, rollup_hours_days: 730, rollup_days_days: 730 };
 const DAYS_45: Duration = Duration::from_secs(45 * 86_400);
 
 /// A system at work for 60 days, as it is found if the clock has just jumped ahead by 45.
@@ -190,11 +190,17 @@ async fn marks_in_the_future_are_taken_back_to_now_and_those_that_are_right_stay
 
 /// What a holder writes at `now` by the database's clock, as if that had been set back by `ahead` since.
 async fn lease_ahead(database: &Database, ahead: Duration) -> leases::Lease {
-    let lease =
-        leases::acquire_leases(&database.store, "dead", &AcquireCriteria::expired_only(1), LEASE + ahead)
-            .await
-            .unwrap()
-            .remove(0);
+    let lease = leases::acquire_leases(&database.store, "dead", &AcquireCriteria::expired_only(1), LEASE)
+        .await
+        .unwrap()
+        .remove(0);
+    sqlx::query(
+        "UPDATE picket.leases SET expires_at = expires_at + $1 * interval '1 s' WHERE holder = 'dead'",
+    )
+    .bind(ahead.as_secs_f64())
+    .execute(&database.pool)
+    .await
+    .unwrap();
     // Nothing else is free.
     leases::acquire_leases(&database.store, "other", &AcquireCriteria::expired_only(64), LEASE)
         .await

@@ -19,6 +19,7 @@ mod results;
 mod retention;
 mod roles;
 mod rollups;
+mod settings;
 mod sites;
 mod snapshots;
 mod tickets;
@@ -51,5 +52,8 @@ async fn new_database() -> Database {
     let url = picket_testkit::servers::shared_postgres().await.create_database().await;
     let store = open_store(&url);
     store.migrate(64).await.unwrap();
-    Database { store, pool: PgPool::connect(&url).await.unwrap() }
+    let pool = PgPool::connect(&url).await.unwrap();
+    // Tests have no time for longer ones.
+    sqlx::query("UPDATE picket.settings SET min_interval = '1 second'").execute(&pool).await.unwrap();
+    Database { store, pool }
 }

@@ -11,6 +11,8 @@ const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
     // Triggers: the consequences of a change, which who makes the change may not write by hand.
     ("picket.sites_before()", "reads regions for who may insert a site"),
     ("picket.sites_after()", "writes schedules and retired sites"),
+    ("picket.sites_interval()", "reads settings for who may insert a site"),
+    ("picket.settings_after()", "writes problems of sites"),
     ("picket.sites_watch_ended()", "closes incidents of sites that nobody watches"),
     ("picket.regions_before()", "reads the numbers of all regions, removed ones too"),
     ("picket.regions_before_delete()", "marks the region as removed instead"),

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::{rollups::World, wall_clock_now};
 
-const RETENTION: Retention = Retention { result_days: 30, rollup_days: 730 };
+const RETENTION: Retention = Retention { result_days: 30, rollup_hours_days: 730, rollup_days_days: 730 };
 
 impl World {
     /// A day of results `ago` days ago, with a row of it, rolled up or not.
@@ -191,7 +191,7 @@ async fn what_is_too_old_is_deleted_in_pieces_and_what_is_not_stays() {
 
 #[tokio::test]
 async fn with_a_retention_of_a_day_no_partition_is_made_only_to_be_dropped() {
-    let retention = Retention { result_days: 1, rollup_days: 730 };
+    let retention = Retention { result_days: 1, rollup_hours_days: 730, rollup_days_days: 730 };
     let world = World::new().await;
     world.insert_old_day(5, true).await;
 

@@ -5,7 +5,13 @@ use super::*;
 impl LeaseSimulation<'_> {
     pub(super) fn start_process(&mut self, name: CoordinatorName, rate: MachineClock) {
         let process = self.processes.len();
-        self.processes.push(Process::new(name, rate, self.lease_time(), self.history.shards, self.now));
+        self.processes.push(Process::new(
+            name,
+            rate,
+            self.table.lease_time.duration,
+            self.history.shards,
+            self.now,
+        ));
         self.current_messages.push(None);
         self.deliver_message(process, ActorMessage::BeginRound);
     }
@@ -28,7 +34,7 @@ impl LeaseSimulation<'_> {
             if let Some(mail) = self.current_messages[process].take() {
                 if mail == ActorMessage::BeginRound {
                     let goes_us = this.machine_clock().us_per_second;
-                    let wait = self.round_us() * 1_000_000 / goes_us;
+                    let wait = Self::round_us(this.machine.lease_time()) * 1_000_000 / goes_us;
                     self.schedule_after(wait, SimEvent::Tick(process));
                 }
                 let this = &mut self.processes[process];
@@ -85,13 +91,16 @@ impl LeaseSimulation<'_> {
     pub(super) fn execute_action(&mut self, process: usize, command: LeaseAction) {
         let now = self.now;
         let this = &mut self.processes[process];
+        let lease_time = this.machine.lease_time();
         let what = match command {
-            LeaseAction::Heartbeat { is_leaving: leaving } => Statement::Heartbeat { leaving },
-            LeaseAction::Acquire(free) => Statement::Acquire(free),
+            LeaseAction::Heartbeat { is_leaving: leaving } => {
+                Statement::Heartbeat { leaving, alive: lease_time.duration }
+            }
+            LeaseAction::Acquire(free) => Statement::Acquire(free, lease_time),
             LeaseAction::Renew(asked, by) => {
                 let told = this.publish_progress(now);
                 let progress = picket_coordinator::lease::machine::merge_progress(&told, &asked);
-                Statement::Renew(asked, progress, by)
+                Statement::Renew(asked, progress, by, lease_time)
             }
             LeaseAction::SetClock(clock, _) => return this.set_clock(clock),
             LeaseAction::ShardsAcquired(leases) => return this.plan_shards(&leases),

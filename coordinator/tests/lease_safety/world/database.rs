@@ -44,21 +44,21 @@ impl LeaseSimulation<'_> {
     }
 
     pub(super) fn apply_statement(&mut self, call: u64, began_at: i64) {
-        let (clock, lease) = (self.database_now(), self.lease_time());
+        let clock = self.database_now();
         let Call { process, statement: what, .. } = &self.calls[&call];
         let (process, id) = (*process, self.processes[*process].name);
         let before = self.table.clone();
         let reply = match what {
-            Statement::Heartbeat { leaving } => {
-                Reply::ClusterView(self.table.record_heartbeat(began_at, clock, id, *leaving, lease))
+            Statement::Heartbeat { leaving, alive } => {
+                Reply::ClusterView(self.table.record_heartbeat(began_at, clock, id, *leaving, *alive))
             }
-            Statement::Acquire(free) => {
-                let leases = self.table.acquire_leases(clock, id, free, lease);
+            Statement::Acquire(free, lease) => {
+                let leases = self.table.acquire_leases(clock, id, free, *lease);
                 self.check_grants(process, &leases, &before);
                 Reply::Leases(leases)
             }
-            Statement::Renew(asked, progress, by) => {
-                let kept = self.table.renew_leases(clock, id, progress, Some(*by), lease);
+            Statement::Renew(asked, progress, by, lease) => {
+                let kept = self.table.renew_leases(clock, id, progress, Some(*by), *lease);
                 self.tally.fenced += (asked.len() - kept.len()) as u64;
                 let tasks = &self.processes[process].tasks;
                 let yielding = tasks.iter().filter(|(_, call)| call.is_some());

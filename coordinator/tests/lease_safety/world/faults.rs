@@ -64,6 +64,12 @@ impl LeaseSimulation<'_> {
                 }
                 self.stepped += by;
             }
+            Fault::SetLeaseTime { lease_ms } => {
+                let duration = Duration::from_millis(*lease_ms);
+                let before = self.table.lease_time;
+                let version = before.version + i64::from(before.duration != duration);
+                self.table.lease_time = LeaseTime { duration, version };
+            }
         }
     }
 
@@ -131,7 +137,7 @@ impl LeaseSimulation<'_> {
     /// How long what is dead may be taken for alive: until its lease has ended by a clock that has been steady for a lease time,
     /// or was not renewed for one; and as long as a coordinator goes by a time of its own.
     pub(super) fn forget_delay_us(&self) -> u64 {
-        let lease = self.lease_us();
+        let lease = self.longest_lease_us();
         let small = DbClock::MAX_UNCONFIRMED_STEP.as_micros() as u64;
         let is_far = |(_, fault): &(u64, Fault)| matches!(fault, Fault::Step { by } if by.unsigned_abs() * lease / 1_000 > small);
         let hold = if self.history.faults.iter().any(is_far) {

@@ -44,6 +44,9 @@ impl ChaosStack {
         for _ in REGIONS {
             links.push(Proxy::forward_to_port(stack.nats.port()).await);
         }
+        for (name, value) in [("lease_time", "6s"), ("ledger_grace", "20s"), ("min_interval", "1s")] {
+            stack.set_setting(name, value).await;
+        }
         let mut world = Self {
             stack,
             target: Target::serve_http().await,
@@ -85,9 +88,7 @@ impl ChaosStack {
     }
 
     async fn spawn_coordinator(&self) -> Process {
-        self.stack
-            .spawn_coordinator(&["--lease-time", "6s", "--ledger-grace", "20s", "--min-interval", "1s"])
-            .await
+        self.stack.spawn_coordinator(&[]).await
     }
 
     async fn spawn_prober(&self, region: usize) -> Process {
