@@ -62,7 +62,7 @@ fn deploy_dir() -> PathBuf {
 }
 
 #[tokio::test]
-async fn probers_are_listed_with_their_pace_and_each_process_says_by_its_exit_code_whether_it_is_ready() {
+async fn probers_are_listed_with_their_slots_and_each_process_says_by_its_exit_code_whether_it_is_ready() {
     let world = FleetFixture::new().await;
 
     let (code, json, error) = world.stack.run_picket(&["probers", "--output", "json"]).await;
@@ -74,8 +74,6 @@ async fn probers_are_listed_with_their_pace_and_each_process_says_by_its_exit_co
         (&prober["version"], &prober["slots_total"]),
         (&env!("CARGO_PKG_VERSION").into(), &1000.into())
     );
-    let pace = prober["checks_per_second"].as_f64().unwrap();
-    assert!(pace > 0.0 && pace < 50.0, "{json}");
     assert!(prober["last_seen"].is_string(), "{json}");
     let (_, table, _) = world.stack.run_picket(&["probers"]).await;
     assert!(table.starts_with("REGION") && table.lines().nth(1).unwrap().ends_with("now"), "{table}");

@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// Added to a step that must not pass for a measuring error.
+const LARGE_STEP_US: u64 = 2_000_000;
+
 impl LeaseSimulation<'_> {
     pub(super) fn inject_fault(&mut self, number: usize) {
         let (_, fault) = &self.history.faults[number];
@@ -60,7 +63,7 @@ impl LeaseSimulation<'_> {
                     }
                     true => {}
                     // Beyond what can be taken for a measuring error.
-                    false => by += by.signum() * 2_000_000,
+                    false => by += by.signum() * LARGE_STEP_US.cast_signed(),
                 }
                 self.stepped += by;
             }
@@ -139,7 +142,8 @@ impl LeaseSimulation<'_> {
     pub(super) fn forget_delay_us(&self) -> u64 {
         let lease = self.longest_lease_us();
         let small = DbClock::MAX_UNCONFIRMED_STEP.as_micros() as u64;
-        let is_far = |(_, fault): &(u64, Fault)| matches!(fault, Fault::Step { by } if by.unsigned_abs() * lease / 1_000 > small);
+        let added = if self.is_clock_bounded { 0 } else { LARGE_STEP_US };
+        let is_far = |(_, fault): &(u64, Fault)| matches!(fault, Fault::Step { by } if by.unsigned_abs() * lease / 1_000 + added > small);
         let hold = if self.history.faults.iter().any(is_far) {
             DbClock::JUMP_HOLD_PERIOD.as_micros() as u64
         } else {
