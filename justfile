@@ -8,7 +8,7 @@ PICKET_TOOLS_DIR := env("PICKET_TOOLS_DIR", justfile_directory() / ".tools")
 CARGO_TARGET_DIR := env("CARGO_TARGET_DIR", justfile_directory() / "target")
 
 # The older build of `e2e-upgrade`: the last release, or the first commit with the present files of store/migrations
-UPGRADE_FROM := "a0b037e"
+UPGRADE_FROM := "f80020d"
 
 # What there is to do
 _default:
