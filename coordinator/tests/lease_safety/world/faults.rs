@@ -143,7 +143,12 @@ impl LeaseSimulation<'_> {
         let lease = self.longest_lease_us();
         let small = DbClock::MAX_UNCONFIRMED_STEP.as_micros() as u64;
         let added = if self.is_clock_bounded { 0 } else { LARGE_STEP_US };
-        let is_far = |(_, fault): &(u64, Fault)| matches!(fault, Fault::Step { by } if by.unsigned_abs() * lease / 1_000 + added > small);
+        let is_far = |(_, fault): &(u64, Fault)| match fault {
+            Fault::Step { by } => by.unsigned_abs() * lease / 1_000 + added > small,
+            // To a machine whose clock stood still the database's clock has jumped.
+            Fault::StandStill { lasts, .. } => lasts * lease / 1_000 > small,
+            _ => false,
+        };
         let hold = if self.history.faults.iter().any(is_far) {
             DbClock::JUMP_HOLD_PERIOD.as_micros() as u64
         } else {
