@@ -12,6 +12,8 @@
 //! of the database's clock that are too large to be measuring errors may be of any size, in any direction and number.
 //! A machine's clock must not hide them, which it would by going wrong by as much while no reading is taken: where jumps are
 //! large, it goes wrong by less than a second in five leases (1.3 % at the default lease time; real clocks stay below 0.1 %).
+//! Nor must two jumps undo each other between two readings of a coordinator: an opposite jump comes four leases later or not at
+//! all. What two coordinators then publish for a moment has the same identities.
 //!
 //! Neither in here is a machine whose clock has not counted that it stood still, as that of a virtual machine may, from when it
 //! goes on to its next reading of the database's clock: it cannot know. What it publishes then has the same identities.

@@ -139,6 +139,8 @@ pub(crate) struct LeaseSimulation<'a> {
     calls: HashMap<u64, Call>,
     table: LeaseTable,
     stepped: i64,
+    /// Time and size of the last step of the database's clock.
+    last_step: Option<(u64, i64)>,
     /// How far the database's clock may still jump ahead.
     ahead_left: i64,
     processes: Vec<Process>,
@@ -169,6 +171,7 @@ impl<'a> LeaseSimulation<'a> {
             calls: HashMap::new(),
             table: LeaseTable::new(history.shards, Duration::from_millis(history.lease_ms)),
             stepped: 0,
+            last_step: None,
             ahead_left: (margin * (1_000 - history.clock_drift) / 1_000).cast_signed() * 98 / 100,
             processes: Vec::new(),
             current_messages: Vec::new(),

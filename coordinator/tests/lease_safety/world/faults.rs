@@ -65,6 +65,15 @@ impl LeaseSimulation<'_> {
                     // Beyond what can be taken for a measuring error.
                     false => by += by.signum() * LARGE_STEP_US.cast_signed(),
                 }
+                // Two jumps that undo each other while a coordinator takes no reading cannot be seen by
+                // it; no pause or cut lasts for four leases.
+                let undoes = self
+                    .last_step
+                    .is_some_and(|(at, earlier)| earlier.signum() != by.signum() && now < at + 4 * lease);
+                if undoes && !self.is_clock_bounded {
+                    return;
+                }
+                self.last_step = Some((now, by));
                 self.stepped += by;
             }
             Fault::SetLeaseTime { lease_ms } => {
