@@ -3,7 +3,7 @@
 use std::{sync::atomic::AtomicU64, time::Duration};
 
 use picket_proto::{Cause, RegionName};
-use picket_runtime::Health;
+use picket_runtime::{AddMetric, Health};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -89,46 +89,142 @@ pub(crate) struct Metrics {
 impl Metrics {
     /// Creates and registers all metrics.
     pub(crate) fn new(health: &Health) -> Self {
+        let mut registry = health.registry();
+        let registry = registry.sub_registry_with_prefix("coordinator");
         let metrics = Self {
-            jobs_published: Counter::default(),
-            jobs_duplicate: Counter::default(),
-            publish_retries: Counter::default(),
-            jobs_lost: Family::default(),
-            lateness: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
-            batch_jobs: Histogram::new(exponential_buckets(1.0, 2.0, 9)),
-            jobs_in_flight: Gauge::default(),
-            jobs_waiting: Family::default(),
-            region_silent: Family::default(),
-            schedules: Gauge::default(),
-            sites: Gauge::default(),
-            site_problems: Counter::default(),
-            patterns_compiled: Counter::default(),
-            leases_held: Gauge::default(),
-            leases_lost: Counter::default(),
-            shards_acquired: Counter::default(),
-            database_errors: Counter::default(),
-            clock_steps: Counter::default(),
-            clock_unconfirmed: Gauge::default(),
-            future_timestamps_repaired: Family::default(),
-            deletion_refused: Gauge::default(),
-            confirmation_jobs: Counter::default(),
-            confirmations_rejected: Counter::default(),
-            confirmations_dropped: Counter::default(),
-            ticks_missed: Family::default(),
-            ledger_lag: Gauge::default(),
-            ledger_close_duration: Histogram::new(exponential_buckets(0.001, 4.0, 8)),
-            results_waiting: Gauge::default(),
-            results_waiting_ratio: Gauge::default(),
-            results_discarded: Counter::default(),
-            results_arrived: Family::default(),
-            jobs_stored_ratio: Gauge::default(),
-            publishing_paused: Gauge::default(),
-            rolled_up_through: Gauge::default(),
-            rollup_duration: Histogram::new(exponential_buckets(0.01, 4.0, 8)),
-            rollup_hours_rebuilt: Counter::default(),
-            partition_drops_deferred: Counter::default(),
-            oldest_snapshot_age_seconds: Gauge::default(),
-            oldest_snapshot_age_transactions: Gauge::default(),
+            jobs_published: registry.add_metric("jobs_published", "Jobs acknowledged by the stream"),
+            jobs_duplicate: registry
+                .add_metric("jobs_duplicate", "Jobs that the stream dropped as duplicates"),
+            publish_retries: registry
+                .add_metric("publish_retries", "Jobs published again after a failure or timeout"),
+            jobs_lost: registry.add_metric("jobs_lost", "Jobs dropped before they were published, by cause"),
+            lateness: registry.add_histogram(
+                "lateness_seconds",
+                "Time from a tick to its publishing",
+                exponential_buckets(0.001, 2.0, 16),
+            ),
+            batch_jobs: registry.add_histogram(
+                "batch_jobs",
+                "Jobs per published batch",
+                exponential_buckets(1.0, 2.0, 9),
+            ),
+            jobs_in_flight: registry
+                .add_metric("jobs_in_flight", "Jobs waiting for acknowledgement by the stream"),
+            jobs_waiting: registry.add_metric(
+                "jobs_waiting",
+                "Jobs waiting for a prober, by region; updated every few seconds",
+            ),
+            region_silent: registry.add_metric(
+                "region_silent",
+                "1 if no prober of the region pulls, receives or acknowledges jobs, else 0; \
+                 observed by each coordinator separately",
+            ),
+            schedules: registry.add_metric("schedules", "Schedules in the shards held"),
+            sites: registry.add_metric("sites", "Sites in the shards held"),
+            site_problems: registry.add_metric("site_problems", "Sites rejected by validation"),
+            leases_held: registry.add_metric("leases_held", "Shards held by this coordinator"),
+            leases_lost: registry.add_metric("leases_lost", "Shards lost, i.e. neither released nor renewed"),
+            shards_acquired: registry.add_metric("shards_acquired", "Shards acquired"),
+            database_errors: registry.add_metric("database_errors", "Failed database statements"),
+            patterns_compiled: registry.add_metric(
+                "patterns_compiled",
+                "Regexes compiled because no coordinator had recorded them as valid",
+            ),
+            clock_steps: registry
+                .add_metric("clock_steps", "Jumps of the database's clock that were followed"),
+            clock_unconfirmed: registry.add_metric(
+                "clock_unconfirmed",
+                "1 while no second source confirms the database's clock, else 0",
+            ),
+            future_timestamps_repaired: registry.add_metric(
+                "future_timestamps_repaired",
+                "Timestamps in the future that were reset to now, and results in the future that \
+                 were deleted, by kind",
+            ),
+            deletion_refused: registry.add_metric(
+                "deletion_refused",
+                "1 while retention is paused because clocks, timestamps and results disagree, else 0",
+            ),
+            confirmation_jobs: registry.add_metric("confirmation_jobs", "Confirming jobs after a failure"),
+            confirmations_rejected: registry.add_metric(
+                "confirmations_rejected",
+                "Confirmation requests rejected as invalid or because the queue was full",
+            ),
+            confirmations_dropped: registry.add_metric(
+                "confirmations_dropped",
+                "Confirmations dropped because too many sites were suspected at once; their next \
+                 ticks decide",
+            ),
+            ticks_missed: registry.add_metric(
+                "ticks_missed",
+                "Ticks without a result that the ledger recorded as missed, by cause",
+            ),
+            ledger_lag: registry.add_metric(
+                "ledger_lag_seconds",
+                "Age of the newest tick up to which all ticks are accounted for",
+            ),
+            ledger_close_duration: registry.add_histogram(
+                "ledger_close_duration_seconds",
+                "Time to close one chunk of the ledger",
+                exponential_buckets(0.001, 4.0, 8),
+            ),
+            results_waiting: registry.add_metric(
+                "results_waiting",
+                "Messages in the results stream, of one or more results each, not acknowledged by \
+                 a sink",
+            ),
+            results_waiting_ratio: registry.add_metric(
+                "results_waiting_ratio",
+                "Share of the results stream's capacity from the oldest unacknowledged message to \
+                 the newest",
+            ),
+            results_discarded: registry.add_metric(
+                "results_discarded",
+                "Messages with results that left the stream before a sink acknowledged them; \
+                 every coordinator counts the same messages",
+            ),
+            results_arrived: registry.add_metric(
+                "results_arrived",
+                "Messages with results by publishing region, counted only while at least a \
+                 quarter of the stream waits for a sink; every coordinator counts the same \
+                 messages",
+            ),
+            jobs_stored_ratio: registry.add_metric(
+                "jobs_stored_ratio",
+                "Used share of the jobs stream's capacity; at 1 each new job discards the oldest \
+                 job of all regions",
+            ),
+            publishing_paused: registry.add_metric(
+                "publishing_paused",
+                "1 while publishing is paused because too many results wait for a sink, else 0",
+            ),
+            rolled_up_through: registry.add_metric(
+                "rolled_up_through_timestamp_seconds",
+                "Unix time up to which results are rolled up; 0 if another coordinator does it",
+            ),
+            rollup_duration: registry.add_histogram(
+                "rollup_duration_seconds",
+                "Time to roll up one chunk of results",
+                exponential_buckets(0.01, 4.0, 8),
+            ),
+            rollup_hours_rebuilt: registry.add_metric(
+                "rollup_hours_rebuilt",
+                "Hours whose rollups were rebuilt because their results had changed",
+            ),
+            partition_drops_deferred: registry.add_metric(
+                "partition_drops_deferred",
+                "Deferred drops of expired results because the table was busy",
+            ),
+            oldest_snapshot_age_seconds: registry.add_metric(
+                "oldest_snapshot_age_seconds",
+                "Age of the oldest open transaction that blocks the removal of dead rows; NaN if \
+                 the schema's owner lacks pg_read_all_stats",
+            ),
+            oldest_snapshot_age_transactions: registry.add_metric(
+                "oldest_snapshot_age_transactions",
+                "Age of the oldest open snapshot in transactions, including replicas and \
+                 replication slots",
+            ),
         };
         // Exports each known cause from zero; otherwise its first count would not show as an
         // increase.
@@ -142,171 +238,6 @@ impl Metrics {
         for cause in [Cause::NoProber, Cause::NotScheduled, Cause::ResultLate] {
             let _ = metrics.ticks_missed.get_or_create(&MissedLabel { cause: cause.as_str().to_owned() });
         }
-        let mut registry = health.registry();
-        let registry = registry.sub_registry_with_prefix("coordinator");
-        registry.register(
-            "jobs_published",
-            "Jobs acknowledged by the stream",
-            metrics.jobs_published.clone(),
-        );
-        registry.register(
-            "jobs_duplicate",
-            "Jobs that the stream dropped as duplicates",
-            metrics.jobs_duplicate.clone(),
-        );
-        registry.register(
-            "publish_retries",
-            "Jobs published again after a failure or timeout",
-            metrics.publish_retries.clone(),
-        );
-        registry.register(
-            "jobs_lost",
-            "Jobs dropped before they were published, by cause",
-            metrics.jobs_lost.clone(),
-        );
-        registry.register("lateness_seconds", "Time from a tick to its publishing", metrics.lateness.clone());
-        registry.register("batch_jobs", "Jobs per published batch", metrics.batch_jobs.clone());
-        registry.register(
-            "jobs_in_flight",
-            "Jobs waiting for acknowledgement by the stream",
-            metrics.jobs_in_flight.clone(),
-        );
-        registry.register(
-            "jobs_waiting",
-            "Jobs waiting for a prober, by region; updated every few seconds",
-            metrics.jobs_waiting.clone(),
-        );
-        registry.register(
-            "region_silent",
-            "1 if no prober of the region pulls, receives or acknowledges jobs, else 0; observed by each coordinator separately",
-            metrics.region_silent.clone(),
-        );
-        registry.register("schedules", "Schedules in the shards held", metrics.schedules.clone());
-        registry.register("sites", "Sites in the shards held", metrics.sites.clone());
-        registry.register("site_problems", "Sites rejected by validation", metrics.site_problems.clone());
-        registry.register("leases_held", "Shards held by this coordinator", metrics.leases_held.clone());
-        registry.register(
-            "leases_lost",
-            "Shards lost, i.e. neither released nor renewed",
-            metrics.leases_lost.clone(),
-        );
-        registry.register("shards_acquired", "Shards acquired", metrics.shards_acquired.clone());
-        registry.register("database_errors", "Failed database statements", metrics.database_errors.clone());
-        registry.register(
-            "patterns_compiled",
-            "Regexes compiled because no coordinator had recorded them as valid",
-            metrics.patterns_compiled.clone(),
-        );
-        registry.register(
-            "clock_steps",
-            "Jumps of the database's clock that were followed",
-            metrics.clock_steps.clone(),
-        );
-        registry.register(
-            "clock_unconfirmed",
-            "1 while no second source confirms the database's clock, else 0",
-            metrics.clock_unconfirmed.clone(),
-        );
-        registry.register(
-            "future_timestamps_repaired",
-            "Timestamps in the future that were reset to now, and results in the future that were deleted, by kind",
-            metrics.future_timestamps_repaired.clone(),
-        );
-        registry.register(
-            "deletion_refused",
-            "1 while retention is paused because clocks, timestamps and results disagree, else 0",
-            metrics.deletion_refused.clone(),
-        );
-        registry.register(
-            "confirmation_jobs",
-            "Confirming jobs after a failure",
-            metrics.confirmation_jobs.clone(),
-        );
-        registry.register(
-            "confirmations_rejected",
-            "Confirmation requests rejected as invalid or because the queue was full",
-            metrics.confirmations_rejected.clone(),
-        );
-        registry.register(
-            "confirmations_dropped",
-            "Confirmations dropped because too many sites were suspected at once; their next ticks decide",
-            metrics.confirmations_dropped.clone(),
-        );
-        registry.register(
-            "ticks_missed",
-            "Ticks without a result that the ledger recorded as missed, by cause",
-            metrics.ticks_missed.clone(),
-        );
-        registry.register(
-            "ledger_lag_seconds",
-            "Age of the newest tick up to which all ticks are accounted for",
-            metrics.ledger_lag.clone(),
-        );
-        registry.register(
-            "ledger_close_duration_seconds",
-            "Time to close one chunk of the ledger",
-            metrics.ledger_close_duration.clone(),
-        );
-        registry.register(
-            "results_waiting",
-            "Messages in the results stream, of one or more results each, not acknowledged by a sink",
-            metrics.results_waiting.clone(),
-        );
-        registry.register(
-            "results_waiting_ratio",
-            "Share of the results stream's capacity from the oldest unacknowledged message to the newest",
-            metrics.results_waiting_ratio.clone(),
-        );
-        registry.register(
-            "results_discarded",
-            "Messages with results that left the stream before a sink acknowledged them; every coordinator counts the same messages",
-            metrics.results_discarded.clone(),
-        );
-        registry.register(
-            "results_arrived",
-            "Messages with results by publishing region, counted only while at least a quarter of the stream waits for a sink; every coordinator counts the same messages",
-            metrics.results_arrived.clone(),
-        );
-        registry.register(
-            "jobs_stored_ratio",
-            "Used share of the jobs stream's capacity; at 1 each new job discards the oldest job of all regions",
-            metrics.jobs_stored_ratio.clone(),
-        );
-        registry.register(
-            "publishing_paused",
-            "1 while publishing is paused because too many results wait for a sink, else 0",
-            metrics.publishing_paused.clone(),
-        );
-        registry.register(
-            "rolled_up_through_timestamp_seconds",
-            "Unix time up to which results are rolled up; 0 if another coordinator does it",
-            metrics.rolled_up_through.clone(),
-        );
-        registry.register(
-            "rollup_duration_seconds",
-            "Time to roll up one chunk of results",
-            metrics.rollup_duration.clone(),
-        );
-        registry.register(
-            "rollup_hours_rebuilt",
-            "Hours whose rollups were rebuilt because their results had changed",
-            metrics.rollup_hours_rebuilt.clone(),
-        );
-        registry.register(
-            "partition_drops_deferred",
-            "Deferred drops of expired results because the table was busy",
-            metrics.partition_drops_deferred.clone(),
-        );
-        registry.register(
-            "oldest_snapshot_age_seconds",
-            "Age of the oldest open transaction that blocks the removal of dead rows; NaN if the schema's owner lacks pg_read_all_stats",
-            metrics.oldest_snapshot_age_seconds.clone(),
-        );
-        registry.register(
-            "oldest_snapshot_age_transactions",
-            "Age of the oldest open snapshot in transactions, including replicas and replication slots",
-            metrics.oldest_snapshot_age_transactions.clone(),
-        );
         metrics
     }
 

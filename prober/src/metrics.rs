@@ -3,7 +3,7 @@
 use std::{ops::Deref, sync::Arc, time::Duration};
 
 use picket_proto::{CheckResult, Kind, RegionName};
-use picket_runtime::Health;
+use picket_runtime::{AddMetric, Health};
 use prometheus_client::metrics::{
     counter::Counter,
     family::Family,
@@ -60,133 +60,82 @@ impl Metrics {
     /// Registers the metrics of a prober in `region`. Probers of different regions may share one
     /// registry.
     pub(crate) fn new(health: &Health, region: &RegionName) -> Self {
-        let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 17));
-        let metrics = MetricSet {
-            checks: Family::default(),
-            checks_running: Gauge::default(),
-            adhoc_checks_running: Gauge::default(),
-            slots: Gauge::default(),
-            slots_free: Gauge::default(),
-            jobs_pulled: Counter::default(),
-            pull_errors: Counter::default(),
-            adhoc_requests_rejected: Counter::default(),
-            rejected: Counter::default(),
-            results_published: Counter::default(),
-            publish_retries: Counter::default(),
-            results_lost: Counter::default(),
-            scheduling_delay: seconds(),
-            stalls: Counter::default(),
-            checks_waiting: Gauge::default(),
-            host_wait: seconds(),
-            host_rejections: Counter::default(),
-            confirmations_waiting: Gauge::default(),
-            confirmations_rejected: Counter::default(),
-            offline: Gauge::default(),
-            canary_rounds: Counter::default(),
-            lookups_running: Gauge::default(),
-            lateness: seconds(),
-            duration: seconds(),
-        };
+        let seconds = || exponential_buckets(0.001, 2.0, 17);
         let mut registry = health.registry();
         let registry = registry
             .sub_registry_with_prefix("prober")
             .sub_registry_with_label(("region".into(), region.to_string().into()));
-        registry.register("checks", "Finished checks by kind, outcome and cause", metrics.checks.clone());
-        registry.register(
-            "checks_running",
-            "Running checks of all kinds, including checks whose result is not stored yet",
-            metrics.checks_running.clone(),
-        );
-        registry.register(
-            "adhoc_checks_running",
-            "Running ad-hoc checks; included in checks_running, occupy no slot",
-            metrics.adhoc_checks_running.clone(),
-        );
-        registry.register(
-            "slots",
-            "Maximum concurrent queued checks (PICKET_CONCURRENCY); must exceed ticks per second times seconds per check",
-            metrics.slots.clone(),
-        );
-        registry.register("slots_free", "Free slots for queued checks", metrics.slots_free.clone());
-        registry.register("jobs_pulled", "Jobs pulled from the stream", metrics.jobs_pulled.clone());
-        registry.register(
-            "pull_errors",
-            "Failures of pulling jobs, each followed by a retry",
-            metrics.pull_errors.clone(),
-        );
-        registry.register(
-            "adhoc_requests_rejected",
-            "Ad-hoc requests rejected because too many were running",
-            metrics.adhoc_requests_rejected.clone(),
-        );
-        registry.register("invalid_messages", "Invalid jobs and requests", metrics.rejected.clone());
-        registry.register(
-            "results_published",
-            "Results acknowledged by the stream",
-            metrics.results_published.clone(),
-        );
-        registry.register(
-            "publish_retries",
-            "Repeated publishes of results",
-            metrics.publish_retries.clone(),
-        );
-        registry.register(
-            "results_lost",
-            "Results not stored in the stream in time",
-            metrics.results_lost.clone(),
-        );
-        registry.register(
-            "scheduling_delay_seconds",
-            "Scheduling delay of this prober's tasks; a check delayed by more than PICKET_MAX_DRIFT is missed/overloaded",
-            metrics.scheduling_delay.clone(),
-        );
-        registry.register("stalls", "Scheduling delays above PICKET_MAX_DRIFT", metrics.stalls.clone());
-        registry.register(
-            "checks_waiting",
-            "Checks waiting for a busy host (PICKET_PER_HOST)",
-            metrics.checks_waiting.clone(),
-        );
-        registry.register(
-            "host_wait_seconds",
-            "Time that checks waited for a busy host",
-            metrics.host_wait.clone(),
-        );
-        registry.register(
-            "host_rejections",
-            "Checks missed because the wait queue was full, or expired while waiting for a busy host",
-            metrics.host_rejections.clone(),
-        );
-        registry.register(
-            "confirmations_waiting",
-            "Confirmations waiting for a busy host or for a permit",
-            metrics.confirmations_waiting.clone(),
-        );
-        registry.register(
-            "confirmations_rejected",
-            "Confirmations missed because the wait queue was full, or expired while waiting; the next tick of the site decides instead",
-            metrics.confirmations_rejected.clone(),
-        );
-        registry.register(
-            "offline",
-            "1 while no canary responds and no jobs are pulled",
-            metrics.offline.clone(),
-        );
-        registry.register("canary_rounds", "Rounds of canary checks", metrics.canary_rounds.clone());
-        registry.register(
-            "lookups_running",
-            "Threads blocked in the system's resolver, including lookups of checks that have timed out (at most 256)",
-            metrics.lookups_running.clone(),
-        );
-        registry.register(
-            "lateness_seconds",
-            "Time from the tick to the start of its check",
-            metrics.lateness.clone(),
-        );
-        registry.register(
-            "check_duration_seconds",
-            "Time from the start of a check to its outcome",
-            metrics.duration.clone(),
-        );
+        let metrics = MetricSet {
+            checks: registry.add_metric("checks", "Finished checks by kind, outcome and cause"),
+            checks_running: registry.add_metric(
+                "checks_running",
+                "Running checks of all kinds, including checks whose result is not stored yet",
+            ),
+            adhoc_checks_running: registry.add_metric(
+                "adhoc_checks_running",
+                "Running ad-hoc checks; included in checks_running, occupy no slot",
+            ),
+            slots: registry.add_metric(
+                "slots",
+                "Maximum concurrent queued checks (PICKET_CONCURRENCY); must exceed ticks per \
+                 second times seconds per check",
+            ),
+            slots_free: registry.add_metric("slots_free", "Free slots for queued checks"),
+            jobs_pulled: registry.add_metric("jobs_pulled", "Jobs pulled from the stream"),
+            pull_errors: registry
+                .add_metric("pull_errors", "Failures of pulling jobs, each followed by a retry"),
+            adhoc_requests_rejected: registry.add_metric(
+                "adhoc_requests_rejected",
+                "Ad-hoc requests rejected because too many were running",
+            ),
+            rejected: registry.add_metric("invalid_messages", "Invalid jobs and requests"),
+            results_published: registry.add_metric("results_published", "Results acknowledged by the stream"),
+            publish_retries: registry.add_metric("publish_retries", "Repeated publishes of results"),
+            results_lost: registry.add_metric("results_lost", "Results not stored in the stream in time"),
+            scheduling_delay: registry.add_histogram(
+                "scheduling_delay_seconds",
+                "Scheduling delay of this prober's tasks; a check delayed by more than \
+                 PICKET_MAX_DRIFT is missed/overloaded",
+                seconds(),
+            ),
+            stalls: registry.add_metric("stalls", "Scheduling delays above PICKET_MAX_DRIFT"),
+            checks_waiting: registry
+                .add_metric("checks_waiting", "Checks waiting for a busy host (PICKET_PER_HOST)"),
+            host_wait: registry.add_histogram(
+                "host_wait_seconds",
+                "Time that checks waited for a busy host",
+                seconds(),
+            ),
+            host_rejections: registry.add_metric(
+                "host_rejections",
+                "Checks missed because the wait queue was full, or expired while waiting for a \
+                 busy host",
+            ),
+            confirmations_waiting: registry
+                .add_metric("confirmations_waiting", "Confirmations waiting for a busy host or for a permit"),
+            confirmations_rejected: registry.add_metric(
+                "confirmations_rejected",
+                "Confirmations missed because the wait queue was full, or expired while waiting; \
+                 the next tick of the site decides instead",
+            ),
+            offline: registry.add_metric("offline", "1 while no canary responds and no jobs are pulled"),
+            canary_rounds: registry.add_metric("canary_rounds", "Rounds of canary checks"),
+            lookups_running: registry.add_metric(
+                "lookups_running",
+                "Threads blocked in the system's resolver, including lookups of checks that have \
+                 timed out (at most 256)",
+            ),
+            lateness: registry.add_histogram(
+                "lateness_seconds",
+                "Time from the tick to the start of its check",
+                seconds(),
+            ),
+            duration: registry.add_histogram(
+                "check_duration_seconds",
+                "Time from the start of a check to its outcome",
+                seconds(),
+            ),
+        };
         Self(Arc::new(metrics))
     }
 

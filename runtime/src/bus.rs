@@ -11,7 +11,7 @@ use picket_proto::Role;
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tracing::{info, warn};
 
-use crate::{Backoff, Health, ReadinessCheck, options::NatsOptions};
+use crate::{AddMetric, Backoff, Health, ReadinessCheck, options::NatsOptions};
 
 /// NATS connection with its JetStream context.
 #[derive(Clone)]
@@ -34,17 +34,12 @@ struct BusMetrics {
 
 impl BusMetrics {
     fn register(health: &Health) -> Self {
-        let metrics =
-            Self { connects: Counter::default(), connected: Gauge::default(), errors: Counter::default() };
         let mut registry = health.registry();
-        registry.register("nats_connects", "Connections established to NATS", metrics.connects.clone());
-        registry.register("nats_connected", "1 while connected to NATS, else 0", metrics.connected.clone());
-        registry.register(
-            "nats_errors",
-            "Errors reported by the NATS server or client",
-            metrics.errors.clone(),
-        );
-        metrics
+        Self {
+            connects: registry.add_metric("nats_connects", "Connections established to NATS"),
+            connected: registry.add_metric("nats_connected", "1 while connected to NATS, else 0"),
+            errors: registry.add_metric("nats_errors", "Errors reported by the NATS server or client"),
+        }
     }
 }
 

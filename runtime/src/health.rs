@@ -14,13 +14,39 @@ use http_body_util::Full;
 use hyper::{Request, Response, StatusCode, body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::{Mutex, MutexGuard};
-use prometheus_client::{encoding::text::encode, metrics::info::Info, registry::Registry};
+use prometheus_client::{
+    encoding::text::encode,
+    metrics::{histogram::Histogram, info::Info},
+    registry::{Metric, Registry},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::AbortHandle,
 };
 use tracing::{info, warn};
+
+/// Registration of metrics by their owner. The registry keeps a clone, which shares its value.
+pub trait AddMetric {
+    /// Creates and registers a counter, gauge or family.
+    fn add_metric<M: Metric + Clone + Default>(&mut self, name: &str, help: &str) -> M;
+    /// Creates and registers a histogram with these upper bounds.
+    fn add_histogram(&mut self, name: &str, help: &str, buckets: impl Iterator<Item = f64>) -> Histogram;
+}
+
+impl AddMetric for Registry {
+    fn add_metric<M: Metric + Clone + Default>(&mut self, name: &str, help: &str) -> M {
+        let metric = M::default();
+        self.register(name, help, metric.clone());
+        metric
+    }
+
+    fn add_histogram(&mut self, name: &str, help: &str, buckets: impl Iterator<Item = f64>) -> Histogram {
+        let histogram = Histogram::new(buckets);
+        self.register(name, help, histogram.clone());
+        histogram
+    }
+}
 
 /// Readiness checks and metrics of one process, or of one part of `picket up`.
 #[derive(Clone)]

@@ -19,7 +19,7 @@ pub mod telemetry;
 pub use backoff::Backoff;
 pub use bus::Bus;
 pub use database_wait::wait_for_database;
-pub use health::{Health, ReadinessCheck};
+pub use health::{AddMetric, Health, ReadinessCheck};
 pub use supervised_task::spawn_task;
 pub use supervisor::{Pipeline, PipelineHandle};
 pub use telemetry::ErrorChain;

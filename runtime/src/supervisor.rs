@@ -12,7 +12,7 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, Supervisi
 use tokio::{task::JoinHandle, time::Instant};
 use tracing::{error, info, warn};
 
-use crate::{Health, ReadinessCheck};
+use crate::{AddMetric, Health, ReadinessCheck};
 
 /// Actors that start and end together.
 pub trait Pipeline: Send + Sync + 'static {
@@ -223,13 +223,10 @@ impl PipelineHandle {
     }
 
     fn register_metrics(health: &Health) -> Counter<u64> {
-        let restart_count = Counter::default();
-        health.registry().register(
+        health.registry().add_metric(
             "pipeline_restarts",
             "Rebuilds of the actors of this process after one of them failed",
-            restart_count.clone(),
-        );
-        restart_count
+        )
     }
 
     /// Name of the pipeline.

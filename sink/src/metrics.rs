@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
-use picket_runtime::Health;
+use picket_runtime::{AddMetric, Health};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -53,27 +53,55 @@ pub(crate) struct ReasonLabel {
 
 impl Metrics {
     pub(crate) fn new(health: &Health) -> Self {
+        let mut registry = health.registry();
+        let registry = registry.sub_registry_with_prefix("sink");
         let metrics = Self {
-            rows_written: Family::default(),
-            duplicates: Counter::default(),
-            replays: Counter::default(),
-            replayed_results: Counter::default(),
-            dead_letters: Family::default(),
-            foreign_results: Counter::default(),
-            tickets_required: Gauge::default(),
-            batch_size: Histogram::new(exponential_buckets(1.0, 4.0, 8)),
-            write_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
-            delay_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 16)),
-            database_errors: Counter::default(),
-            pull_errors: Counter::default(),
-            pending_messages: Gauge::default(),
-            incidents_opened: Counter::default(),
-            incidents_closed: Counter::default(),
-            confirmation_requests: Counter::default(),
-            events_published: Counter::default(),
-            event_publish_errors: Counter::default(),
-            outbox_depth: Gauge::default(),
-            outbox_age_seconds: Gauge::default(),
+            rows_written: registry.add_metric("results", "Rows written, by outcome and cause"),
+            duplicates: registry.add_metric("duplicate_results", "Duplicate results, stored already"),
+            replays: registry.add_metric("replays", "Replays of results that the database had lost"),
+            replayed_results: registry.add_metric(
+                "replayed_results",
+                "Results that the database had lost, replayed from the stream",
+            ),
+            dead_letters: registry.add_metric("dead_letters", "Messages stored as dead letters, by reason"),
+            foreign_results: registry
+                .add_metric("foreign_results", "Rejected results of another installation's checks"),
+            tickets_required: registry.add_metric(
+                "tickets_required",
+                "1 if results without a ticket are rejected (picket.settings.require_tickets), else 0",
+            ),
+            batch_size: registry.add_histogram(
+                "batch_size",
+                "Results per batch",
+                exponential_buckets(1.0, 4.0, 8),
+            ),
+            write_seconds: registry.add_histogram(
+                "write_duration_seconds",
+                "Time from the start of a write to its commit",
+                exponential_buckets(0.001, 2.0, 14),
+            ),
+            delay_seconds: registry.add_histogram(
+                "result_delay_seconds",
+                "Time from the due time of a check to the commit of its result",
+                exponential_buckets(0.01, 2.0, 16),
+            ),
+            database_errors: registry
+                .add_metric("database_errors", "Failed writes and checks of the database, which are retried"),
+            pull_errors: registry
+                .add_metric("pull_errors", "Failures to pull results from NATS, which are retried"),
+            pending_messages: registry.add_metric(
+                "pending_messages",
+                "Messages waiting in the stream, each with one or more results",
+            ),
+            incidents_opened: registry.add_metric("incidents_opened", "Incidents opened by this sink"),
+            incidents_closed: registry.add_metric("incidents_closed", "Incidents closed by this sink"),
+            confirmation_requests: registry
+                .add_metric("confirmation_requests", "Confirmation requests for sites that began to fail"),
+            events_published: registry.add_metric("events_published", "Events published by this sink"),
+            event_publish_errors: registry
+                .add_metric("event_publish_errors", "Failures to publish events, which are retried"),
+            outbox_depth: registry.add_metric("outbox_events", "Events waiting to be published"),
+            outbox_age_seconds: registry.add_metric("outbox_age_seconds", "Age of the oldest waiting event"),
         };
         // Every series starts at zero, because a series that first appears with the value 1 shows
         // no increase.
@@ -82,81 +110,7 @@ impl Metrics {
         for reason in reasons {
             let _ = metrics.dead_letters.get_or_create(&ReasonLabel { reason });
         }
-        metrics.register_metrics(health);
         metrics
-    }
-
-    fn register_metrics(&self, health: &Health) {
-        let mut registry = health.registry();
-        let sink = registry.sub_registry_with_prefix("sink");
-        sink.register("results", "Rows written, by outcome and cause", self.rows_written.clone());
-        sink.register("duplicate_results", "Duplicate results, stored already", self.duplicates.clone());
-        sink.register("replays", "Replays of results that the database had lost", self.replays.clone());
-        sink.register(
-            "replayed_results",
-            "Results that the database had lost, replayed from the stream",
-            self.replayed_results.clone(),
-        );
-        sink.register(
-            "dead_letters",
-            "Messages stored as dead letters, by reason",
-            self.dead_letters.clone(),
-        );
-        sink.register(
-            "foreign_results",
-            "Rejected results of another installation's checks",
-            self.foreign_results.clone(),
-        );
-        sink.register(
-            "tickets_required",
-            "1 if results without a ticket are rejected (picket.settings.require_tickets), else 0",
-            self.tickets_required.clone(),
-        );
-        sink.register("batch_size", "Results per batch", self.batch_size.clone());
-        sink.register(
-            "write_duration_seconds",
-            "Time from the start of a write to its commit",
-            self.write_seconds.clone(),
-        );
-        sink.register(
-            "result_delay_seconds",
-            "Time from the due time of a check to the commit of its result",
-            self.delay_seconds.clone(),
-        );
-        sink.register(
-            "database_errors",
-            "Failed writes and checks of the database, which are retried",
-            self.database_errors.clone(),
-        );
-        sink.register(
-            "pull_errors",
-            "Failures to pull results from NATS, which are retried",
-            self.pull_errors.clone(),
-        );
-        sink.register(
-            "pending_messages",
-            "Messages waiting in the stream, each with one or more results",
-            self.pending_messages.clone(),
-        );
-        sink.register("incidents_opened", "Incidents opened by this sink", self.incidents_opened.clone());
-        sink.register("incidents_closed", "Incidents closed by this sink", self.incidents_closed.clone());
-        sink.register(
-            "confirmation_requests",
-            "Confirmation requests for sites that began to fail",
-            self.confirmation_requests.clone(),
-        );
-        sink.register("events_published", "Events published by this sink", self.events_published.clone());
-        sink.register(
-            "event_publish_errors",
-            "Failures to publish events, which are retried",
-            self.event_publish_errors.clone(),
-        );
-        sink.register("outbox_events", "Events waiting to be published", self.outbox_depth.clone());
-        sink.register(
-            "outbox_age_seconds",
-            "Age of the oldest waiting event",
-            self.outbox_age_seconds.clone(),
-        );
     }
 }
 

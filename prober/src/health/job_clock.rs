@@ -17,7 +17,7 @@ use std::{sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use picket_proto::{RegionName, Timestamp, job};
 use picket_runtime::{
-    Health,
+    AddMetric, Health,
     clock::{Boottime, wall_clock_now},
 };
 use prometheus_client::metrics::gauge::Gauge;
@@ -32,17 +32,16 @@ pub(crate) struct JobClock {
 
 impl JobClock {
     pub(crate) fn new(health: &Health, region: &RegionName) -> Self {
-        let clock = Self::default();
         let mut registry = health.registry();
         let registry = registry
             .sub_registry_with_prefix("prober")
             .sub_registry_with_label(("region".into(), region.to_string().into()));
-        registry.register(
+        let error_seconds = registry.add_metric(
             "clock_error_seconds",
-            "Error of this machine's clock relative to the schedulers' clock (above 0: ahead); 0 while it is plausible",
-            clock.error_seconds.clone(),
+            "Error of this machine's clock relative to the schedulers' clock (above 0: \
+                 ahead); 0 while it is plausible",
         );
-        clock
+        Self { error_seconds, ..Self::default() }
     }
 
     /// Records a job with tick `scheduled_at`, stored in the stream at `stored`. Returns a lower
