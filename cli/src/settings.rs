@@ -6,8 +6,8 @@ use picket_runtime::options::{ByteSize, DurationArg};
 use picket_store::{
     Store,
     settings::{
-        RETIRED_VARIABLES, SETTINGS, SettingDefinition, SettingKind, SettingValue, count_interval_problems,
-        read_settings, update_settings,
+        SETTINGS, SettingDefinition, SettingKind, SettingValue, count_interval_problems,
+        given_retired_variables, read_settings, update_settings,
     },
 };
 use serde::Serialize;
@@ -163,12 +163,9 @@ impl InitialSettings {
     /// Sets the given settings, also in an existing database; returns a line for each change.
     pub(crate) async fn apply(&self, store: &Store) -> Result<Vec<String>, Error> {
         // A variable that another one has replaced would otherwise be without effect silently.
-        for (variable, setting) in RETIRED_VARIABLES {
-            let is_known = SETTINGS.iter().any(|definition| definition.variable == variable);
-            if !is_known && std::env::var_os(variable).is_some() {
-                print_error(format_args!(
-                    "WARNING: {variable} is ignored; run: picket settings set {setting} VALUE"
-                ));
+        for (variable, command) in given_retired_variables() {
+            if !SETTINGS.iter().any(|definition| definition.variable == variable) {
+                print_error(format_args!("WARNING: {variable} is ignored; run: {command}"));
             }
         }
         match self.0.is_empty() {

@@ -10,7 +10,7 @@ use picket_store::{
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
-use tracing::{debug, info};
+use tracing::debug;
 
 use crate::stream_setup;
 
@@ -46,15 +46,9 @@ impl Actor for SettingsFollower {
         (): &mut (),
     ) -> Result<(), ActorProcessingErr> {
         match self.settings.refresh(&self.store).await {
-            Ok(changed) => {
-                for (definition, value) in &changed {
-                    info!(setting = definition.name, %value, "setting changed");
-                }
-                // The reconciler looks every few seconds only.
-                if !changed.is_empty() {
-                    self.stream_reconciler.cast(stream_setup::Msg::Notified(Instant::now()))?;
-                }
-            }
+            // The reconciler looks every few seconds only.
+            Ok(true) => self.stream_reconciler.cast(stream_setup::Msg::Notified(Instant::now()))?,
+            Ok(false) => {}
             // Others report the unavailable database.
             Err(error) => debug!(error = %ErrorChain(&error), "could not refresh the settings, retrying"),
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use picket_runtime::{Bus, Pipeline, ReadinessCheck};
+use picket_runtime::{Bus, Pipeline, ReadinessCheck, spawn_task};
 use picket_store::{Store, settings::SharedSettings};
 use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
 use tracing::warn;
@@ -16,7 +16,7 @@ use crate::{
     metrics::Metrics,
     outbox_publisher::{self, OutboxPublisher},
     recovery::Recovery,
-    settings_follower::SettingsFollower,
+    settings_follower::follow_settings,
     writer::{self, Writer},
 };
 
@@ -45,9 +45,8 @@ impl Pipeline for SinkPipeline {
 
     async fn spawn_actors(&self, supervisor: ActorCell) -> Result<SinkActors, SpawnErr> {
         let client = self.bus.client.clone();
-        let settings_follower =
-            SettingsFollower { store: self.store.clone(), settings: self.settings.clone() };
-        Actor::spawn_linked(None, settings_follower, (), supervisor.clone()).await?;
+        let settings_follower = follow_settings(self.store.clone(), self.settings.clone());
+        spawn_task("settings_follower", settings_follower, supervisor.clone()).await?;
         let outbox = OutboxPublisher {
             bus: self.bus.clone(),
             store: self.store.clone(),

@@ -10,9 +10,10 @@ use std::{sync::Arc, time::Duration};
 use parking_lot::RwLock;
 use picket_proto::{InstallationId, ValidationError, site::IntervalRange};
 use sqlx::{AssertSqlSafe, Postgres, postgres::PgArguments, query::Query};
+use tracing::info;
 
 pub use self::definition::{
-    RETIRED_VARIABLES, SETTINGS, SettingDefinition, SettingKind, SettingValue, warn_retired_variables,
+    SETTINGS, SettingDefinition, SettingKind, SettingValue, given_retired_variables, warn_retired_variables,
 };
 use crate::{Error, Store, housekeeping::Retention, leases::to_millis};
 
@@ -221,22 +222,22 @@ impl SharedSettings {
         Ok(read_settings(store).await?.into())
     }
 
-    /// Reads the settings again; returns the definitions and values of those that changed.
+    /// Reads the settings again and logs those that changed. Returns true if any did.
     ///
     /// # Errors
     /// If the database cannot be reached in time; the previous settings stay in place.
-    pub async fn refresh(
-        &self,
-        store: &Store,
-    ) -> Result<Vec<(&'static SettingDefinition, SettingValue)>, Error> {
+    pub async fn refresh(&self, store: &Store) -> Result<bool, Error> {
         let read = read_settings(store).await?;
         let before = self.current();
-        let changed = read.changed_since(&before).map(|definition| (definition, (definition.read)(&read)));
-        let changed: Vec<_> = changed.collect();
-        if !changed.is_empty() {
+        let mut has_changed = false;
+        for definition in read.changed_since(&before) {
+            info!(setting = definition.name, value = %(definition.read)(&read), "setting changed");
+            has_changed = true;
+        }
+        if has_changed {
             *self.0.write() = Arc::new(read);
         }
-        Ok(changed)
+        Ok(has_changed)
     }
 
     /// The settings read last.

@@ -207,7 +207,7 @@ pub static SETTINGS: [SettingDefinition; 14] = [
 
 /// Variables that set these values for one process in earlier versions, and the settings that
 /// replace them. A process ignores them with a warning.
-pub const RETIRED_VARIABLES: [(&str, &str); 9] = [
+const RETIRED_VARIABLES: [(&str, &str); 9] = [
     ("PICKET_MIN_INTERVAL", "min_interval"),
     ("PICKET_MAX_INTERVAL", "max_interval"),
     ("PICKET_GATHER", "batch_delay"),
@@ -219,13 +219,16 @@ pub const RETIRED_VARIABLES: [(&str, &str); 9] = [
     ("PICKET_RESULTS_MAX_BYTES", "results_max_bytes"),
 ];
 
-/// Logs a warning for each of the [`RETIRED_VARIABLES`] that is set for this process.
+/// The retired variables that are set for this process, each with the command that replaces it.
+pub fn given_retired_variables() -> impl Iterator<Item = (&'static str, String)> {
+    let given = RETIRED_VARIABLES.into_iter().filter(|(variable, _)| std::env::var_os(variable).is_some());
+    given.map(|(variable, setting)| (variable, format!("picket settings set {setting} VALUE")))
+}
+
+/// Logs a warning for each of the retired variables that is set for this process.
 pub fn warn_retired_variables() {
-    for (variable, setting) in RETIRED_VARIABLES {
-        if std::env::var_os(variable).is_some() {
-            let command = format!("picket settings set {setting} VALUE");
-            warn!(variable, command, "variable ignored, a setting of the database replaces it");
-        }
+    for (variable, command) in given_retired_variables() {
+        warn!(variable, command, "variable ignored, a setting of the database replaces it");
     }
 }
 
