@@ -69,7 +69,7 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
         0 => "NULL".to_owned(),
         every => format!("CASE WHEN n % {every} = 0 THEN '{}' || n END", options.regex.replace('\'', "''")),
     };
-    bed.fill_with_sites_that_have(options.sites, options.interval, &unused_address(), &regex).await?;
+    bed.bulk_insert_sites_with_regex(options.sites, options.interval, &unused_address(), &regex).await?;
     let mut rounds = Vec::new();
     for _ in 0..options.rounds {
         let round = round(&bed, &options).await?;

@@ -155,15 +155,15 @@ impl Testbed {
         interval_s: u32,
         addresses: &[SocketAddr],
     ) -> Result<(), Error> {
-        self.fill_with_sites_that_have(count, interval_s, addresses, "NULL").await
+        self.bulk_insert_sites_with_regex(count, interval_s, addresses, "NULL").await
     }
 
-    /// Fills the database as its sibling does, with the regex that the SQL expression `regex` makes of a
-    /// site's number `n`.
+    /// Adds sites as [`bulk_insert_sites`](Self::bulk_insert_sites) does. The SQL expression `regex`
+    /// gives the regex of site `n`, or NULL.
     ///
     /// # Errors
     /// When the database refuses.
-    pub(crate) async fn fill_with_sites_that_have(
+    pub(crate) async fn bulk_insert_sites_with_regex(
         &self,
         count: u32,
         interval_s: u32,

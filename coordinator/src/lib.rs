@@ -5,7 +5,7 @@
 mod adaptive_chunk;
 mod config;
 mod confirmation;
-pub mod dispatch;
+mod dispatch;
 pub mod fence;
 mod housekeeper;
 pub mod lease;
