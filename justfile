@@ -93,7 +93,7 @@ bench *flags: tools
     python=$CARGO_TARGET_DIR/bench/python
     if [ ! -e "$python/complete" ]; then
         python3 -m venv "$python" && "$python/bin/python" -m pip install --quiet --only-binary :all: --no-deps \
-            --requirement bench/python/requirements.txt && : >"$python/complete" ||
+            --requirement tests/bench/python/requirements.txt && : >"$python/complete" ||
             echo "the checker in Python could not be installed (above is why), and is left out" >&2
     fi
     export PICKET_BENCH_PYTHON="$python/bin/python"

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use picket_harness::{eventually, servers};
 use picket_proto::{Role, Shard, subject};
 use picket_runtime::{Bus, Health, options::NatsOptions};
 use picket_store::{
     DatabaseOptions, Store,
     settings::{SettingValue, update_settings},
 };
-use picket_testkit::{eventually, servers};
 use sqlx::PgPool;
 
 use crate::{Config, start};

@@ -1,7 +1,7 @@
 //! Jobs: decoding, comparison with the subject, and conversion into results.
 
 use picket_proto::{
-    Cause, CheckRequest, CheckResult, Kind, MESSAGE_VERSION, Outcome, RegionName, ScheduledTick, Shard,
+    Cause, CheckKind, CheckRequest, CheckResult, MESSAGE_VERSION, Outcome, RegionName, ScheduledTick, Shard,
     SiteId, Timestamp, Timing, ValidationError, subject::JobSubject, validation::sanitize_text,
 };
 
@@ -114,7 +114,7 @@ impl Job {
 
     /// Returns true for a confirmation, which is no tick.
     pub(crate) fn is_confirmation(&self) -> bool {
-        matches!(&self.origin, JobOrigin::Tick(tick) if tick.kind == Kind::Confirm)
+        matches!(&self.origin, JobOrigin::Tick(tick) if tick.kind == CheckKind::Confirm)
     }
 
     pub(crate) fn site_id(&self) -> Option<SiteId> {
@@ -131,7 +131,7 @@ impl Job {
     ) -> CheckResult {
         let (kind, scheduled_at) = match &self.origin {
             JobOrigin::Tick(tick) => (tick.kind, tick.scheduled_at),
-            JobOrigin::Adhoc(asked) => (Kind::Adhoc, *asked),
+            JobOrigin::Adhoc(asked) => (CheckKind::Adhoc, *asked),
         };
         CheckResult {
             v: MESSAGE_VERSION,

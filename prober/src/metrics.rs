@@ -2,7 +2,7 @@
 
 use std::{ops::Deref, sync::Arc, time::Duration};
 
-use picket_proto::{CheckResult, Kind, RegionName};
+use picket_proto::{CheckKind, CheckResult, RegionName};
 use picket_runtime::{AddMetric, Health};
 use prometheus_client::metrics::{
     counter::Counter,
@@ -148,7 +148,7 @@ impl Metrics {
         if let Some(micros) = result.timing.total_us {
             self.duration.observe(Duration::from_micros(micros.into()).as_secs_f64());
         }
-        if result.kind != Kind::Adhoc
+        if result.kind != CheckKind::Adhoc
             && let Some(lateness) = result.lateness()
         {
             self.lateness.observe(lateness.as_secs_f64());

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use picket_harness::{eventually, servers};
 use picket_proto::Role;
 use picket_runtime::{Bus, Health, options::NatsOptions};
-use picket_testkit::{eventually, servers};
 
 use crate::{Config, start};
 

@@ -68,7 +68,7 @@ impl JobTemplate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Kind, RegionName, Shard, SiteId, Timestamp, ticket::TicketKey};
+    use crate::{CheckKind, RegionName, Shard, SiteId, Timestamp, ticket::TicketKey};
 
     #[test]
     fn a_rendered_job_reads_back_as_the_site_with_its_tick() {
@@ -81,7 +81,7 @@ mod tests {
         let tick = ScheduledTick {
             site: SiteId(42),
             shard: Shard(7),
-            kind: Kind::Scheduled,
+            kind: CheckKind::Scheduled,
             scheduled_at: Timestamp::from_millis(1_795_176_000_000),
             expires_at: Timestamp::from_millis(1_795_176_060_000),
         };

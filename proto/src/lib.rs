@@ -31,7 +31,7 @@ pub use check::{Check, IpVersion};
 pub use confirmation::ConfirmationRequest;
 pub use event::Event;
 pub use ids::{Epoch, RegionName, Shard, SiteId};
-pub use outcome::{Cause, Kind, Outcome};
+pub use outcome::{Cause, CheckKind, Outcome};
 pub use pattern::Pattern;
 pub use permissions::Role;
 pub use request::CheckRequest;

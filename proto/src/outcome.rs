@@ -56,7 +56,7 @@ string_enum! {
 
 string_enum! {
     /// Origin of a check.
-    Kind, "kind" {
+    CheckKind, "kind" {
         /// A tick of a schedule.
         Scheduled = "scheduled",
         /// Requested when a site began to fail; belongs to no tick.

@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap as _};
 
 use crate::{
-    Check, Epoch, InstallationId, IpVersion, Kind, MESSAGE_VERSION, Pattern, ScheduledTick, Shard, SiteId,
-    Timestamp, ValidationError,
+    Check, CheckKind, Epoch, InstallationId, IpVersion, MESSAGE_VERSION, Pattern, ScheduledTick, Shard,
+    SiteId, Timestamp, ValidationError,
     check::{self, Method},
     check_options::with_check_options,
     status_ranges::StatusRanges,
@@ -77,7 +77,7 @@ with_check_options!(define_request! {
         /// Site, in scheduled and confirming checks; absent in ad-hoc requests.
         site_id: Option<SiteId> = None, "a whole number";
         /// Origin of the check.
-        kind: Option<Kind> = None, "\"scheduled\" or \"confirm\"";
+        kind: Option<CheckKind> = None, "\"scheduled\" or \"confirm\"";
         /// Time at which the check is due.
         scheduled_at: Option<Timestamp> = None, "an RFC 3339 time";
         /// Time after which the check is not worth doing.
@@ -225,7 +225,7 @@ impl CheckRequest {
         let Some(site) = self.site_id else { return Ok(None) };
         let kind = needed("kind", self.kind)?;
         // An ad-hoc check belongs to no schedule, so a site id contradicts this kind.
-        if kind == Kind::Adhoc {
+        if kind == CheckKind::Adhoc {
             return Err(ValidationError::new("kind", kind, "scheduled or confirm where there is a site_id"));
         }
         Ok(Some(ScheduledTick {

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Cause, InstallationId, Kind, Outcome, RegionName, ScheduledTick, Shard, SiteId, Tickets, Timestamp,
+    Cause, CheckKind, InstallationId, Outcome, RegionName, ScheduledTick, Shard, SiteId, Tickets, Timestamp,
     ticket::{TicketClaims, TicketError},
 };
 
@@ -21,7 +21,7 @@ pub struct CheckResult {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub site_id: Option<SiteId>,
     /// Origin of the check.
-    pub kind: Kind,
+    pub kind: CheckKind,
     /// Region of the prober.
     pub region: RegionName,
     /// Shard of the site; absent for an ad-hoc check.

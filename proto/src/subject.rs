@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Kind, RegionName, ScheduledTick, Shard, SiteId, ValidationError};
+use crate::{CheckKind, RegionName, ScheduledTick, Shard, SiteId, ValidationError};
 
 /// Stream of jobs that wait for a prober.
 pub const JOBS_STREAM: &str = "PICKET_JOBS";
@@ -124,8 +124,8 @@ impl<'a> JobSubject<'a> {
     /// Subject of the job of `tick` in `region`.
     pub fn from_tick(tick: &ScheduledTick, region: &'a RegionName) -> Self {
         match tick.kind {
-            Kind::Confirm => Self::Confirmation(region.as_str(), tick.site),
-            Kind::Scheduled | Kind::Adhoc => Self::Scheduled(region.as_str(), tick.site),
+            CheckKind::Confirm => Self::Confirmation(region.as_str(), tick.site),
+            CheckKind::Scheduled | CheckKind::Adhoc => Self::Scheduled(region.as_str(), tick.site),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The tick that a scheduled or confirming check belongs to.
 
-use crate::{Kind, RegionName, Shard, SiteId, Timestamp};
+use crate::{CheckKind, RegionName, Shard, SiteId, Timestamp};
 
 /// The tick that a scheduled or confirming check belongs to, in any region of the site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub struct ScheduledTick {
     /// Shard of the site.
     pub shard: Shard,
     /// Scheduled or confirming.
-    pub kind: Kind,
+    pub kind: CheckKind,
     /// Time at which the check is due.
     pub scheduled_at: Timestamp,
     /// Time after which the check is not worth doing.
@@ -22,7 +22,7 @@ impl ScheduledTick {
     /// coordinator computes the same id for the same tick.
     pub fn job_id(&self, region: &RegionName) -> String {
         let Self { site, kind, scheduled_at, .. } = self;
-        let ending = if *kind == Kind::Confirm { ".confirm" } else { "" };
+        let ending = if *kind == CheckKind::Confirm { ".confirm" } else { "" };
         format!("{site}.{region}.{}{ending}", scheduled_at.as_millis())
     }
 }

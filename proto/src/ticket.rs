@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::Sha256;
 use uuid::Uuid;
 
-use crate::{Kind, RegionName, ScheduledTick, Timestamp, ValidationError};
+use crate::{CheckKind, RegionName, ScheduledTick, Timestamp, ValidationError};
 
 /// Identity of an installation, which is one database. A migration creates the id; it never
 /// changes.
@@ -153,9 +153,9 @@ impl TicketClaims<'_> {
         fields[16..24].copy_from_slice(&self.tick.expires_at.as_micros().to_be_bytes());
         fields[24..26].copy_from_slice(&self.tick.shard.0.to_be_bytes());
         fields[26] = match self.tick.kind {
-            Kind::Scheduled => 1,
-            Kind::Confirm => 2,
-            Kind::Adhoc => 3,
+            CheckKind::Scheduled => 1,
+            CheckKind::Confirm => 2,
+            CheckKind::Adhoc => 3,
         };
         let region = self.region.as_str().as_bytes();
         fields[FIXED..FIXED + region.len()].copy_from_slice(region);

@@ -8,7 +8,7 @@
 use std::{fs, path::PathBuf};
 
 use picket_proto::{
-    CheckRequest, CheckResult, Epoch, Event, Kind, RegionName, ScheduledTick, Shard, SiteId, Tickets,
+    CheckKind, CheckRequest, CheckResult, Epoch, Event, RegionName, ScheduledTick, Shard, SiteId, Tickets,
     Timestamp,
     job::JobTemplate,
     ticket::{TicketClaims, TicketKey},
@@ -79,7 +79,7 @@ fn job() -> Value {
     let tick = ScheduledTick {
         site: SiteId(42),
         shard: Shard(7),
-        kind: Kind::Scheduled,
+        kind: CheckKind::Scheduled,
         scheduled_at: Timestamp::from_millis(1_795_176_000_000),
         expires_at: Timestamp::from_millis(1_795_176_060_000),
     };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::{Message, Subject};
 use bytes::Bytes;
 use picket_proto::{
-    CheckResult, InstallationId, Kind, RegionName, Shard, Tickets, bundle, subject::ResultSubject,
+    CheckKind, CheckResult, InstallationId, RegionName, Shard, Tickets, bundle, subject::ResultSubject,
     validation::sanitize_text,
 };
 use picket_store::results::{self, IncomingResult};
@@ -164,7 +164,7 @@ fn check_site_result(result: &CheckResult, region: &RegionName, shard: Option<Sh
     if result.site_id.is_none() {
         return Err("site_id: there is none".to_owned());
     }
-    if result.kind == Kind::Adhoc {
+    if result.kind == CheckKind::Adhoc {
         return Err("kind: 'adhoc' on the subject of a scheduled check".to_owned());
     }
     if let Some(shard) = shard.filter(|shard| result.shard != Some(*shard)) {
@@ -176,7 +176,7 @@ fn check_site_result(result: &CheckResult, region: &RegionName, shard: Option<Sh
 
 fn check_adhoc_result(result: &CheckResult, region: &RegionName) -> Result<(), String> {
     check_region(result, region)?;
-    if result.kind != Kind::Adhoc {
+    if result.kind != CheckKind::Adhoc {
         return Err(format!("kind: '{}' on the subject of an ad-hoc check", result.kind));
     }
     Ok(())
@@ -191,8 +191,8 @@ fn check_region(result: &CheckResult, region: &RegionName) -> Result<(), String>
 
 #[cfg(test)]
 mod tests {
+    use picket_harness::with_ticket;
     use picket_proto::{SiteId, ticket::TicketKey};
-    use picket_testkit::with_ticket;
 
     use super::*;
 
@@ -261,7 +261,7 @@ mod tests {
             (CheckResult { site_id: Some(SiteId(43)), ..good.clone() }, "not made for"),
             (CheckResult { shard: Some(Shard(8)), ..good.clone() }, "not made for"),
             (CheckResult { shard: None, ..good.clone() }, "not made for"),
-            (CheckResult { kind: Kind::Confirm, ..good.clone() }, "not made for"),
+            (CheckResult { kind: CheckKind::Confirm, ..good.clone() }, "not made for"),
             (CheckResult { scheduled_at: at, ..good.clone() }, "not made for"),
             (CheckResult { expires_at: Some(at), ..good.clone() }, "not made for"),
             (CheckResult { expires_at: None, ..good.clone() }, "not made for"),

@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use picket_proto::{Cause, Kind, Outcome, Timestamp};
+use picket_proto::{Cause, CheckKind, Outcome, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Thresholds that open and close incidents.
@@ -32,7 +32,7 @@ pub struct RegionResult {
     /// Due time of the check.
     pub scheduled_at: Timestamp,
     /// A tick or a confirmation.
-    pub kind: Kind,
+    pub kind: CheckKind,
     /// Outcome of the check; `missed` is ignored.
     pub outcome: Outcome,
     /// Cause of a failure.
@@ -49,7 +49,7 @@ pub struct RegionState {
     /// Due time of the newest applied check, in microseconds since 1970.
     pub last_scheduled_us: i64,
     /// Kind of the newest applied check.
-    pub kind: Kind,
+    pub kind: CheckKind,
     /// Consecutive failures.
     pub consecutive_failures: u32,
     /// Consecutive successes.
@@ -183,7 +183,7 @@ impl SiteView {
                 evidence.push(RegionResult {
                     region: *id,
                     scheduled_at: up,
-                    kind: Kind::Scheduled,
+                    kind: CheckKind::Scheduled,
                     outcome: Outcome::Up,
                     cause: None,
                     message: None,
@@ -245,7 +245,7 @@ impl SiteView {
     fn into_states(self) -> Option<Vec<RegionState>> {
         // A confirmation has no tick, so that its state is stored until the next tick, which later
         // writers can look up.
-        let settled = |state: &RegionState| state.is_up() && state.kind == Kind::Scheduled;
+        let settled = |state: &RegionState| state.is_up() && state.kind == CheckKind::Scheduled;
         let states: Vec<RegionState> = self.regions.into_values().filter_map(|region| region.state).collect();
         (self.has_open_incident || !states.iter().all(settled)).then_some(states)
     }
@@ -272,8 +272,9 @@ impl RegionView {
     fn apply_result(&mut self, new: &RegionResult, rules: IncidentPolicy) -> Option<bool> {
         // Without stored state the region was fully up; results older than its newest row cannot
         // change that.
-        let seen =
-            |seen: Timestamp| (new.scheduled_at.as_micros(), new.kind) <= (seen.as_micros(), Kind::Scheduled);
+        let seen = |seen: Timestamp| {
+            (new.scheduled_at.as_micros(), new.kind) <= (seen.as_micros(), CheckKind::Scheduled)
+        };
         if self.state.is_none() && self.last_result_at.is_some_and(seen) {
             return None;
         }
@@ -332,7 +333,7 @@ impl RegionState {
         Self {
             region,
             last_scheduled_us: i64::MIN,
-            kind: Kind::Scheduled,
+            kind: CheckKind::Scheduled,
             consecutive_failures: 0,
             consecutive_successes: 0,
             is_down: false,

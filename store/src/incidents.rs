@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use picket_proto::{ConfirmationRequest, Kind, MESSAGE_VERSION, Shard, SiteId, Timestamp};
+use picket_proto::{CheckKind, ConfirmationRequest, MESSAGE_VERSION, Shard, SiteId, Timestamp};
 use sqlx::{PgConnection, types::Json};
 
 use crate::{
@@ -111,7 +111,8 @@ async fn drop_unscheduled_results(
     connection: &mut PgConnection,
     mut fresh: Vec<NewResult>,
 ) -> SqlResult<Vec<NewResult>> {
-    let scheduled: Vec<&NewResult> = fresh.iter().filter(|new| new.result.kind == Kind::Scheduled).collect();
+    let scheduled: Vec<&NewResult> =
+        fresh.iter().filter(|new| new.result.kind == CheckKind::Scheduled).collect();
     if scheduled.is_empty() {
         return Ok(fresh);
     }
@@ -130,7 +131,8 @@ async fn drop_unscheduled_results(
         let odd: HashSet<(i64, RegionId, Timestamp)> =
             odd.into_iter().map(|(site, region, at)| (site, region, at.into())).collect();
         fresh.retain(|NewResult { site, result }| {
-            result.kind != Kind::Scheduled || !odd.contains(&(site.0, result.region, result.scheduled_at))
+            result.kind != CheckKind::Scheduled
+                || !odd.contains(&(site.0, result.region, result.scheduled_at))
         });
     }
     Ok(fresh)

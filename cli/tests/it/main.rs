@@ -18,7 +18,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use picket_testkit::servers::shared_postgres;
+use picket_harness::servers::shared_postgres;
 
 /// A migrated database with the region `eu`, and the command that is told of it.
 struct Picket {

@@ -5,7 +5,7 @@ use std::{
     process::{Output, Stdio},
 };
 
-use picket_testkit::servers::{non_ephemeral_port, shared_postgres};
+use picket_harness::servers::{non_ephemeral_port, shared_postgres};
 
 use crate::{Picket, picket_command};
 

@@ -28,7 +28,7 @@ use async_nats::{
     },
 };
 use bytes::Bytes;
-use picket_proto::{Epoch, Kind, ScheduledTick, Timestamp};
+use picket_proto::{CheckKind, Epoch, ScheduledTick, Timestamp};
 use picket_runtime::{
     Backoff, Bus, ErrorChain,
     clock::{Boottime, DbClock},
@@ -62,7 +62,7 @@ impl Job {
     /// Records a publish gap for this job, if it is a tick.
     fn record_gap(&self, publish_gaps: &PublishGaps) {
         let ScheduledTick { shard, kind, scheduled_at, expires_at, .. } = self.tick;
-        if kind == Kind::Scheduled {
+        if kind == CheckKind::Scheduled {
             publish_gaps.record_gap(shard, just_before(scheduled_at), expires_at);
         }
     }
@@ -283,6 +283,7 @@ pub(crate) fn just_before(at: Timestamp) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
+    use picket_harness::servers;
     use picket_proto::{Role, Shard, SiteId, subject};
     use picket_runtime::{
         Health,
@@ -290,7 +291,6 @@ mod tests {
         options::NatsOptions,
         streams::{self, StreamLimits},
     };
-    use picket_testkit::servers;
 
     use super::*;
 
@@ -341,7 +341,7 @@ mod tests {
                 tick: ScheduledTick {
                     site: SiteId(site),
                     shard: SHARD,
-                    kind: Kind::Scheduled,
+                    kind: CheckKind::Scheduled,
                     scheduled_at: now,
                     expires_at: now.saturating_add(Duration::from_secs(60)),
                 },

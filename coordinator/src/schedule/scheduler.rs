@@ -15,7 +15,7 @@ use std::{
 
 use bytes::BytesMut;
 use picket_proto::{
-    Epoch, Kind, RegionName, ScheduledTick, Shard, SiteId, Tickets, Timestamp,
+    CheckKind, Epoch, RegionName, ScheduledTick, Shard, SiteId, Tickets, Timestamp,
     job::{self, JobTemplate},
     subject::JobSubject,
     ticket::TicketClaims,
@@ -239,7 +239,7 @@ impl Scheduler {
             let tick = ScheduledTick {
                 site: due.site,
                 shard: due.shard,
-                kind: Kind::Scheduled,
+                kind: CheckKind::Scheduled,
                 scheduled_at,
                 expires_at,
             };
@@ -266,7 +266,7 @@ impl Scheduler {
             let tick = ScheduledTick {
                 site: due.site,
                 shard: due.shard,
-                kind: Kind::Confirm,
+                kind: CheckKind::Confirm,
                 scheduled_at: now,
                 expires_at: now.saturating_add(CONFIRMATION_TTL),
             };

@@ -13,13 +13,13 @@ use std::{collections::BTreeMap, time::Duration};
 use async_nats::Subscriber;
 use futures_util::StreamExt;
 use picket_coordinator::{Config, start};
+use picket_harness::{eventually, servers};
 use picket_proto::{CheckRequest, Role, SiteId, subject};
 use picket_runtime::{Bus, Health, PipelineHandle, clock, options::NatsOptions};
 use picket_store::{
     DatabaseOptions, Store, ledger, regions,
     settings::{SettingValue, update_settings},
 };
-use picket_testkit::{eventually, servers};
 use sqlx::PgPool;
 use tokio::time::timeout;
 

@@ -14,9 +14,9 @@ use std::{
 
 use futures_util::StreamExt;
 use parking_lot::Mutex;
+use picket_harness::{eventually, proc};
 use picket_proto::{CheckRequest, SiteId, subject};
 use picket_store::{maintenance, reports, site_status, sites};
-use picket_testkit::{eventually, proc};
 use tokio::time::Instant;
 
 use crate::{Stack, TEST_DEADLINE};

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use picket_harness::{Metrics, eventually};
 use picket_runtime::{Health, PipelineHandle};
-use picket_testkit::{Metrics, eventually};
 
 use crate::{Stack, TEST_DEADLINE};
 

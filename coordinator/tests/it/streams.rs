@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use picket_harness::{Metrics, eventually};
 use picket_proto::subject;
 use picket_runtime::Health;
-use picket_testkit::{Metrics, eventually};
 
 use crate::{Stack, TEST_DEADLINE};
 

@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use picket_harness::servers;
 use picket_proto::{Epoch, Shard, Timestamp};
 use picket_store::{
     DatabaseOptions, Store,
     leases::{self, AcquireCriteria, LeaseTime, ShardProgress},
 };
-use picket_testkit::servers;
 use sqlx::PgPool;
 
 use crate::{

@@ -3,9 +3,9 @@
 use std::{collections::HashMap, io, net::IpAddr, sync::Arc};
 
 use parking_lot::Mutex;
+use picket_harness::targets::Target;
 use picket_prober::check::{CheckLimits, Checker, ClientOptions, Observation};
 use picket_proto::{Cause, CheckRequest, Outcome, SiteId, subject};
-use picket_testkit::targets::Target;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpListener;
 
@@ -285,7 +285,7 @@ async fn names_of_one_registrable_domain_whose_lookups_hang_hold_up_no_others_an
     assert_eq!(well.outcome, Outcome::Up, "{well:?}");
     assert_eq!(lookups.get(), 128, "their threads are not free yet");
     drop(hold);
-    picket_testkit::eventually(STATE_TIMEOUT, "free threads", async || match lookups.get() {
+    picket_harness::eventually(STATE_TIMEOUT, "free threads", async || match lookups.get() {
         0 => Ok(()),
         left => Err(left),
     })

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use picket_harness::targets::{Step, Target, gzip_bomb};
 use picket_prober::check::{CheckLimits, Checker, Observation};
 use picket_proto::{Cause, CheckRequest, Outcome};
-use picket_testkit::targets::{Step, Target, gzip_bomb};
 use tokio::time::Instant;
 
 use crate::http::{assert_down, check_with_limits, get_request, test_limits};

@@ -7,16 +7,16 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, PullConsumer, pull},
 };
 use futures_util::StreamExt;
+use picket_harness::{Metrics, eventually, servers};
 use picket_prober::{BehaviourOptions, Config, start};
 use picket_proto::{
-    CheckRequest, CheckResult, Kind, RegionName, Role, Shard, SiteId, Timestamp, bundle, subject,
+    CheckKind, CheckRequest, CheckResult, RegionName, Role, Shard, SiteId, Timestamp, bundle, subject,
 };
 use picket_runtime::{
     Bus, Health, PipelineHandle, clock,
     options::{DurationArg, NatsOptions},
     streams::{self, StreamLimits},
 };
-use picket_testkit::{Metrics, eventually, servers};
 
 use crate::http::test_limits;
 
@@ -212,7 +212,7 @@ pub(crate) fn scheduled_request(site: i64, url: &str) -> CheckRequest {
     let now: Timestamp = clock::wall_clock_now();
     CheckRequest {
         site_id: Some(SiteId(site)),
-        kind: Some(Kind::Scheduled),
+        kind: Some(CheckKind::Scheduled),
         scheduled_at: Some(now),
         expires_at: Some(now.saturating_add(Duration::from_secs(60))),
         shard: Some(Shard(7)),

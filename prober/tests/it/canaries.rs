@@ -1,11 +1,11 @@
 //! A prober that has no network says so, and not that the sites are down. "No network" is made of listeners that die.
 
-use picket_prober::Config;
-use picket_proto::{Cause, CheckResult, Outcome, SiteId, subject};
-use picket_testkit::{
+use picket_harness::{
     eventually,
     targets::{Identity, Target},
 };
+use picket_prober::Config;
+use picket_proto::{Cause, CheckResult, Outcome, SiteId, subject};
 use serde_json::json;
 use tokio::time::timeout;
 

@@ -1,13 +1,13 @@
 //! Confirming checks have permits and a wait queue of their own: sites that are well are checked as before.
 
-use picket_proto::{Cause, CheckRequest, CheckResult, Kind, Outcome, SiteId, subject};
-use picket_testkit::{eventually, targets::Target};
+use picket_harness::{eventually, targets::Target};
+use picket_proto::{Cause, CheckKind, CheckRequest, CheckResult, Outcome, SiteId, subject};
 
 use crate::bus::{STATE_TIMEOUT, TestRegion, scheduled_request};
 
 /// Queues a confirming check of `url` for `site`.
 async fn queue_confirmation(place: &TestRegion, site: i64, url: &str) {
-    let request = CheckRequest { kind: Some(Kind::Confirm), ..scheduled_request(site, url) };
+    let request = CheckRequest { kind: Some(CheckKind::Confirm), ..scheduled_request(site, url) };
     place.publish_request(&subject::confirmation_job(&place.region, SiteId(site)), &request).await;
 }
 
@@ -31,7 +31,7 @@ async fn confirming_checks_that_hang_leave_every_slot_to_the_ticks_of_other_site
     let results = place.read_results(20).await;
 
     assert!(results.iter().all(|result| result.outcome == Outcome::Up), "{results:?}");
-    assert!(results.iter().all(|result| result.kind == Kind::Scheduled), "{results:?}");
+    assert!(results.iter().all(|result| result.kind == CheckKind::Scheduled), "{results:?}");
     assert_eq!(hanging.waiting_requests(), 2);
     hanging.release_responses(12);
     let confirmed = place.read_results(32).await.split_off(20);
@@ -53,7 +53,7 @@ async fn a_confirming_check_beyond_the_wait_queue_is_missed_and_counted() {
 
     let refused = |result: &CheckResult| {
         (result.kind, result.outcome, result.cause)
-            == (Kind::Confirm, Outcome::Missed, Some(Cause::Overloaded))
+            == (CheckKind::Confirm, Outcome::Missed, Some(Cause::Overloaded))
     };
     assert!(results.iter().all(refused), "{results:?}");
     let message = results[0].message.as_deref().unwrap_or_default();

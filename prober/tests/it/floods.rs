@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use picket_prober::check::Observation;
-use picket_proto::{Cause, CheckRequest, Outcome, SiteId, subject};
-use picket_testkit::{
+use picket_harness::{
     eventually,
     targets::{CertificateAuthority, Step, Target},
 };
+use picket_prober::check::Observation;
+use picket_proto::{Cause, CheckRequest, Outcome, SiteId, subject};
 use tokio::time::Instant;
 
 use crate::{

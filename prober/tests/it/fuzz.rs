@@ -12,9 +12,9 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use picket_harness::certificates::Identity;
 use picket_prober::check::{CheckLimits, Checker, Observation};
 use picket_proto::{Check, CheckRequest, Outcome};
-use picket_testkit::certificates::Identity;
 use proptest::{
     prelude::*,
     test_runner::{FileFailurePersistence, TestRunner},

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use picket_harness::targets::{Step, Target};
 use picket_proto::{Cause, CheckRequest, Outcome};
-use picket_testkit::targets::{Step, Target};
 use tokio::time::Instant;
 
 use crate::http::{assert_down, check_with_limits, get_request};

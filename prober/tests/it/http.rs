@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use picket_harness::targets::Target;
 use picket_prober::check::{CheckLimits, Checker, Observation};
 use picket_proto::{Cause, CheckRequest, Outcome};
-use picket_testkit::targets::Target;
 use tokio::time::Instant;
 
 /// May go to loopback, and reads at most 100,000 bytes.

@@ -1,8 +1,8 @@
 //! What HTTP/2 adds: streams that are reset, connections that are ended, heads that are too large.
 
+use picket_harness::targets::{CertificateAuthority, Step, Target, TlsQuirk, Validity};
 use picket_prober::check::Observation;
 use picket_proto::{Cause, CheckRequest, Outcome};
-use picket_testkit::targets::{CertificateAuthority, Step, Target, TlsQuirk, Validity};
 
 use crate::{
     http::assert_down,

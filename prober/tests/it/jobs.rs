@@ -4,9 +4,9 @@ use std::{collections::BTreeSet, time::Duration};
 
 use async_nats::jetstream::{consumer::PullConsumer, message::PublishMessage};
 use futures_util::StreamExt;
-use picket_proto::{Cause, CheckRequest, Kind, Outcome, Shard, SiteId, subject};
+use picket_harness::{eventually, servers, targets::Target};
+use picket_proto::{Cause, CheckKind, CheckRequest, Outcome, Shard, SiteId, subject};
 use picket_runtime::clock;
-use picket_testkit::{eventually, servers, targets::Target};
 use serde_json::Value;
 
 use crate::bus::{STATE_TIMEOUT, TestRegion, scheduled_request};
@@ -19,7 +19,7 @@ async fn a_job_is_done_its_result_stored_and_then_it_is_gone() {
     place.queue_check(42, &target.url("/ok")).await;
     let [result] = place.read_results(1).await.try_into().unwrap();
 
-    assert_eq!((result.outcome, result.kind), (Outcome::Up, Kind::Scheduled));
+    assert_eq!((result.outcome, result.kind), (Outcome::Up, CheckKind::Scheduled));
     assert_eq!((result.site_id, result.shard), (Some(SiteId(42)), Some(Shard(7))));
     assert_eq!((result.region, result.prober.as_str()), (place.region.clone(), "one"));
     assert!(result.timing.first_byte_us.is_some() && result.started_at.is_some());
@@ -156,7 +156,7 @@ async fn a_queued_ad_hoc_check_takes_its_id_from_the_subject() {
     place.publish_request(&format!("picket.job.{}.adhoc.my-id", place.region), &request).await;
     let [result] = place.read_results(1).await.try_into().unwrap();
 
-    assert_eq!((result.id.as_str(), result.kind, result.site_id), ("my-id", Kind::Adhoc, None));
+    assert_eq!((result.id.as_str(), result.kind, result.site_id), ("my-id", CheckKind::Adhoc, None));
 }
 
 #[tokio::test]

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use picket_prober::check::{CheckLimits, Checker};
-use picket_proto::{CheckRequest, Outcome};
-use picket_testkit::{
+use picket_harness::{
     proc,
     targets::{Step, Target, gzip_bomb},
 };
+use picket_prober::check::{CheckLimits, Checker};
+use picket_proto::{CheckRequest, Outcome};
 use tokio::task::JoinSet;
 
 use crate::http::test_limits;

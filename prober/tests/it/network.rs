@@ -10,9 +10,9 @@ use std::{
     time::Duration,
 };
 
+use picket_harness::targets::{FullBacklog, Target};
 use picket_prober::check::{CheckLimits, Checker, ClientOptions, Lookup, Observation};
 use picket_proto::{Cause, CheckRequest, IpVersion, Outcome};
-use picket_testkit::targets::{FullBacklog, Target};
 use tokio::time::Instant;
 
 use crate::http::{assert_down, check_with_limits, get_request, test_limits};

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use picket_proto::{Cause, CheckRequest, Outcome, SiteId, subject};
-use picket_runtime::options::DurationArg;
-use picket_testkit::{
+use picket_harness::{
     Process, eventually,
     process::free_address,
     servers::{Signal, scratch_dir},
     targets::Target,
 };
+use picket_proto::{Cause, CheckRequest, Outcome, SiteId, subject};
+use picket_runtime::options::DurationArg;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tokio::{
     process::Command,

@@ -2,9 +2,9 @@
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
+use picket_harness::targets::{CertificateAuthority, FullBacklog, Identity, Target, Validity};
 use picket_prober::check::{CheckLimits, Checker, Lookup, Observation};
 use picket_proto::{CheckRequest, Outcome, Timing};
-use picket_testkit::targets::{CertificateAuthority, FullBacklog, Identity, Target, Validity};
 use tokio::task::JoinSet;
 
 use crate::http::{check_with_limits, test_limits};

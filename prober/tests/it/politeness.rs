@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use picket_harness::{eventually, targets::Target};
 use picket_proto::{Cause, CheckRequest, CheckResult, Outcome, SiteId, subject};
 use picket_runtime::clock;
-use picket_testkit::{eventually, targets::Target};
 use serde_json::json;
 
 use crate::bus::{STATE_TIMEOUT, TestRegion, scheduled_request};

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use async_nats::Message;
 use futures_util::StreamExt;
-use picket_proto::{Cause, CheckResult, Kind, Outcome, subject};
-use picket_testkit::{eventually, targets::Target};
+use picket_harness::{eventually, targets::Target};
+use picket_proto::{Cause, CheckKind, CheckResult, Outcome, subject};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -33,7 +33,7 @@ async fn a_request_is_answered_with_the_result_which_is_stored_too() {
     let answered: CheckResult = serde_json::from_slice(&answer.payload).unwrap();
 
     assert_eq!((answered.outcome, answered.cause), (Outcome::Down, Some(Cause::Status)));
-    assert_eq!((answered.kind, answered.id.as_str()), (Kind::Adhoc, "mine"));
+    assert_eq!((answered.kind, answered.id.as_str()), (CheckKind::Adhoc, "mine"));
     assert_eq!(place.read_results(1).await, [answered]);
 }
 

@@ -1,8 +1,8 @@
 //! Certificates that are not well, and what is said of them.
 
+use picket_harness::targets::{CertificateAuthority, Identity, Step, Target, TlsQuirk, Validity};
 use picket_prober::check::{CheckLimits, Checker, Observation};
 use picket_proto::{Cause, CheckRequest, Outcome, Timestamp};
-use picket_testkit::targets::{CertificateAuthority, Identity, Step, Target, TlsQuirk, Validity};
 
 use crate::{http::test_limits, memory::run_alone};
 

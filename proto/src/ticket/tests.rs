@@ -26,7 +26,7 @@ fn claims(region: &RegionName) -> TicketClaims<'_> {
     let tick = ScheduledTick {
         site: SiteId(42),
         shard: Shard(7),
-        kind: Kind::Scheduled,
+        kind: CheckKind::Scheduled,
         scheduled_at: moment(0),
         expires_at: moment(60),
     };
@@ -45,7 +45,7 @@ fn a_ticket_is_good_for_its_own_check_and_for_no_other() {
         TicketClaims { tick: ScheduledTick { site: SiteId(43), ..given.tick }, ..given },
         TicketClaims { tick: ScheduledTick { shard: Shard(8), ..given.tick }, ..given },
         TicketClaims { region: &us, ..given },
-        TicketClaims { tick: ScheduledTick { kind: Kind::Confirm, ..given.tick }, ..given },
+        TicketClaims { tick: ScheduledTick { kind: CheckKind::Confirm, ..given.tick }, ..given },
         TicketClaims { tick: ScheduledTick { scheduled_at: moment(1), ..given.tick }, ..given },
         TicketClaims { tick: ScheduledTick { expires_at: moment(61), ..given.tick }, ..given },
     ] {

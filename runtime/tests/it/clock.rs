@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use picket_harness::servers;
 use picket_proto::Role;
 use picket_runtime::{Bus, Health, clock::wall_clock_now, options::NatsOptions, streams};
-use picket_testkit::servers;
 
 #[tokio::test]
 async fn the_server_says_what_time_it_is_once_the_stream_of_jobs_is_there() {

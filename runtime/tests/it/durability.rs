@@ -7,9 +7,9 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use async_nats::jetstream::consumer::{DeliverPolicy, pull::OrderedConfig};
 use futures_util::{StreamExt, future::join_all};
 use parking_lot::Mutex;
+use picket_harness::{eventually, servers};
 use picket_proto::{Role, Shard, subject};
 use picket_runtime::{Bus, Health, options::NatsOptions, streams};
-use picket_testkit::{eventually, servers};
 
 const EVENTUALLY_TIMEOUT: Duration = Duration::from_secs(60);
 const PUBLISHER_COUNT: u32 = 4;

@@ -1,12 +1,12 @@
 //! A bus belongs to one installation.
 
+use picket_harness::servers;
 use picket_proto::{InstallationId, Role, subject};
 use picket_runtime::{
     Bus, Health,
     options::NatsOptions,
     streams::{self, AdoptedStream, Error, StreamLimits},
 };
-use picket_testkit::servers;
 
 const OUR_INSTALLATION: &str = "6b0f4f6a-7e57-4c1e-9a52-0d6f4b1c2a33";
 const THEIR_INSTALLATION: &str = "00000000-0000-4000-8000-000000000000";

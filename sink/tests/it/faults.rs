@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use picket_harness::{eventually, servers};
 use picket_proto::subject;
 use picket_sink::Config;
-use picket_testkit::{eventually, servers};
 
 use crate::stack::{TEST_TIMEOUT, TestStack};
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use picket_proto::{CheckResult, Kind, subject};
+use picket_harness::{eventually, proc};
+use picket_proto::{CheckKind, CheckResult, subject};
 use picket_sink::Config;
-use picket_testkit::{eventually, proc};
 
 use crate::stack::{TEST_TIMEOUT, TestStack};
 
@@ -113,7 +113,7 @@ async fn results_that_share_a_message_are_rows_each_and_a_bad_line_among_them_is
 async fn the_result_of_an_adhoc_check_is_a_row_of_its_own_table() {
     let stack = TestStack::new().await;
     let sink = stack.start_sink().await;
-    let adhoc = CheckResult { kind: Kind::Adhoc, site_id: None, shard: None, ..stack.make_result(1) };
+    let adhoc = CheckResult { kind: CheckKind::Adhoc, site_id: None, shard: None, ..stack.make_result(1) };
 
     stack.publish_raw("picket.result.eu.adhoc", serde_json::to_vec(&adhoc).unwrap()).await;
 

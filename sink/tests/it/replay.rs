@@ -4,10 +4,10 @@ use std::{fs, path::Path};
 
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use futures_util::{StreamExt, TryStreamExt};
+use picket_harness::{eventually, servers};
 use picket_proto::{CheckResult, Outcome, SiteId, Timestamp, subject};
 use picket_runtime::streams;
 use picket_sink::Config;
-use picket_testkit::{eventually, servers};
 
 use crate::stack::{TEST_TIMEOUT, TestStack};
 

@@ -3,17 +3,17 @@
 use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream::{self, consumer::PullConsumer};
-use picket_proto::{CheckResult, RegionName, Role, Shard, SiteId, Tickets, Timestamp, subject};
-use picket_runtime::{Bus, Health, PipelineHandle, clock, options::NatsOptions, streams};
-use picket_sink::{Config, DATABASE_CONNECTIONS};
-use picket_store::{DatabaseOptions, Store, regions, tickets::Keyring};
-use picket_testkit::{
+use picket_harness::{
     Metrics,
     builders::up_result,
     eventually,
     servers::{self, TestNats},
     with_ticket,
 };
+use picket_proto::{CheckResult, RegionName, Role, Shard, SiteId, Tickets, Timestamp, subject};
+use picket_runtime::{Bus, Health, PipelineHandle, clock, options::NatsOptions, streams};
+use picket_sink::{Config, DATABASE_CONNECTIONS};
+use picket_store::{DatabaseOptions, Store, regions, tickets::Keyring};
 use sqlx::{PgPool, Postgres, Transaction, types::time::OffsetDateTime};
 
 /// How long anything may take.

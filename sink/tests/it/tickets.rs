@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use picket_harness::eventually;
 use picket_proto::{CheckResult, InstallationId, Outcome, SiteId};
 use picket_runtime::streams;
-use picket_testkit::eventually;
 
 use crate::stack::{TEST_TIMEOUT, TestStack};
 

@@ -3,7 +3,8 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use picket_proto::{
-    Cause, CheckResult, Kind, Outcome, SiteId, Timestamp, check::MAX_URL_BYTES, validation::sanitize_text,
+    Cause, CheckKind, CheckResult, Outcome, SiteId, Timestamp, check::MAX_URL_BYTES,
+    validation::sanitize_text,
 };
 use sqlx::{Postgres, postgres::PgArguments, query::QueryAs};
 
@@ -135,7 +136,9 @@ impl<'a> BatchRows<'a> {
 
 impl<'a> ResultRow<'a> {
     #[expect(clippy::type_complexity, reason = "compared, and never named")]
-    fn sort_key(&self) -> (Option<(Timestamp, SiteId, i16, Kind)>, Option<(Timestamp, &str, &str, &str)>) {
+    fn sort_key(
+        &self,
+    ) -> (Option<(Timestamp, SiteId, i16, CheckKind)>, Option<(Timestamp, &str, &str, &str)>) {
         let result = self.result;
         match self.site_and_region {
             Some((site, region)) => (Some((result.scheduled_at, site, region, result.kind)), None),
@@ -157,7 +160,7 @@ impl<'a> ResultRow<'a> {
     }
 
     pub(super) fn is_confirmation(&self) -> bool {
-        self.result.kind == Kind::Confirm
+        self.result.kind == CheckKind::Confirm
     }
 
     /// Converts the row to evidence for incident decisions.

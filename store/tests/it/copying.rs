@@ -1,6 +1,6 @@
 //! Large batches of results, which are copied where all is new.
 
-use picket_proto::{Cause, CheckResult, Kind, Outcome, Timestamp, Timing};
+use picket_proto::{Cause, CheckKind, CheckResult, Outcome, Timestamp, Timing};
 use picket_store::results::ResultContent;
 
 use crate::results::{Database, database_with_regions, incoming_result, missed_result, now, up_result};
@@ -40,7 +40,7 @@ fn results_of_all_kinds(sites: std::ops::Range<i64>, at: Timestamp) -> Vec<Check
         ..up_result(site, "us", at)
     };
     let confirm = |site| CheckResult {
-        kind: Kind::Confirm,
+        kind: CheckKind::Confirm,
         started_at: Some(at.saturating_sub(std::time::Duration::from_secs(1))),
         remote_addr: None,
         regex_matched: None,

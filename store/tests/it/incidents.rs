@@ -7,7 +7,7 @@ mod lies;
 
 use std::time::Duration;
 
-use picket_proto::{Cause, CheckResult, Kind, Outcome, SiteId, Timestamp, site::SiteSpec};
+use picket_proto::{Cause, CheckKind, CheckResult, Outcome, SiteId, Timestamp, site::SiteSpec};
 use picket_store::{
     Store,
     maintenance::{self, MaintenanceTarget},
@@ -230,7 +230,7 @@ async fn a_real_result_that_takes_the_place_of_a_missed_one_counts_if_it_is_the_
 async fn confirming_checks_count_beside_ticks() {
     let world = new_world().await;
     let confirm = |region: usize, millis: u64| CheckResult {
-        kind: Kind::Confirm,
+        kind: CheckKind::Confirm,
         scheduled_at: world.tick_time(0, 0).saturating_add(Duration::from_millis(millis)),
         ..world.down_result(region, 0)
     };
@@ -414,7 +414,7 @@ async fn events_are_taken_in_order_by_one_at_a_time_and_let_go_of_when_they_are_
 
     assert_eq!(outbox::measure_depth(&world.store).await.unwrap().0, 1);
     drop(outbox::lock_next_events(&world.store).await.unwrap());
-    let left = picket_testkit::eventually(Duration::from_secs(10), "what was dropped is free", async || {
+    let left = picket_harness::eventually(Duration::from_secs(10), "what was dropped is free", async || {
         outbox::lock_next_events(&world.store).await.unwrap()
     })
     .await;

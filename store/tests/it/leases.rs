@@ -114,7 +114,7 @@ async fn a_renewal_that_waited_for_a_lock_does_not_shorten_what_a_later_one_gave
         async move { leases::renew_leases(&store, "c", &both, None, LONG).await }
     });
     let waiting = async |count: i64| {
-        picket_testkit::eventually(Duration::from_secs(20), "renewals that wait", async || {
+        picket_harness::eventually(Duration::from_secs(20), "renewals that wait", async || {
             let waits = "SELECT count(*) FROM pg_stat_activity
                          WHERE datname = current_database() AND query LIKE '%UPDATE picket.leases%' AND state = 'active'
                            AND pid <> pg_backend_pid()";
@@ -181,7 +181,7 @@ async fn coordinators_that_are_silent_or_leaving_are_not_counted() {
 
 #[tokio::test]
 async fn the_number_of_shards_is_set_when_the_database_is_made() {
-    let url = picket_testkit::servers::shared_postgres().await.create_database().await;
+    let url = picket_harness::servers::shared_postgres().await.create_database().await;
     let store = crate::open_store(&url);
     store.migrate(16).await.unwrap();
     store.migrate(32).await.unwrap();

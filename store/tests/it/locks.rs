@@ -90,7 +90,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 
 #[tokio::test]
 async fn two_migrations_of_an_empty_database_at_once_both_succeed() {
-    let url = picket_testkit::servers::shared_postgres().await.create_database().await;
+    let url = picket_harness::servers::shared_postgres().await.create_database().await;
     let (one, two) = (open_store(&url), open_store(&url));
 
     let (first, second) = tokio::join!(one.migrate(4), two.migrate(4));
@@ -127,7 +127,7 @@ async fn one_of_two_publishes_from_the_outbox_at_a_time() {
     assert!(first.is_some() && second.is_none());
     drop(first);
     let third =
-        picket_testkit::eventually(Duration::from_secs(10), "the outbox to be free again", async || {
+        picket_harness::eventually(Duration::from_secs(10), "the outbox to be free again", async || {
             outbox::lock_next_events(&database.store).await.unwrap().ok_or("held")
         })
         .await;

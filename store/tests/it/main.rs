@@ -49,7 +49,7 @@ fn wall_clock_now() -> Timestamp {
 
 /// A migrated database of one's own, through the store and around it.
 async fn new_database() -> Database {
-    let url = picket_testkit::servers::shared_postgres().await.create_database().await;
+    let url = picket_harness::servers::shared_postgres().await.create_database().await;
     let store = open_store(&url);
     store.migrate(64).await.unwrap();
     let pool = PgPool::connect(&url).await.unwrap();

@@ -17,7 +17,7 @@ const OTHER_CHAIN: &str = "
 
 #[tokio::test]
 async fn a_database_of_another_chain_of_migrations_is_refused_with_what_to_do_and_stays_as_it_is() {
-    let url = picket_testkit::servers::shared_postgres().await.create_database().await;
+    let url = picket_harness::servers::shared_postgres().await.create_database().await;
     let pool = PgPool::connect(&url).await.unwrap();
     pool.execute(OTHER_CHAIN).await.unwrap();
     let store = open_store(&url);

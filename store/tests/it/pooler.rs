@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
+use picket_harness::{eventually, servers};
 use picket_store::Error;
-use picket_testkit::{eventually, servers};
 
 use crate::open_store;
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use picket_harness::servers;
 use picket_proto::{Epoch, Shard};
 use picket_store::{Store, change_feed, leases, ledger};
-use picket_testkit::servers;
 use sqlx::{AssertSqlSafe, PgPool};
 
 const LONG: Duration = Duration::from_secs(60);

@@ -1,11 +1,11 @@
 //! Results: once each, and what cannot be kept, with the reason.
 
-use picket_proto::{Cause, CheckResult, Kind, Outcome, RegionName, SiteId, Timestamp, Timing};
+use picket_harness::{builders, servers};
+use picket_proto::{Cause, CheckKind, CheckResult, Outcome, RegionName, SiteId, Timestamp, Timing};
 use picket_store::{
     Store, regions,
     results::{IncomingResult, InsertSummary, ResultContent, ResultStore},
 };
-use picket_testkit::{builders, servers};
 use sqlx::{PgPool, Row};
 
 /// A database with the regions `eu` and `us`, through the store and beside it.
@@ -138,7 +138,7 @@ async fn a_confirming_check_is_kept_beside_the_scheduled_one() {
     database
         .insert_results(&[
             up_result(1, "eu", at),
-            CheckResult { kind: Kind::Confirm, ..up_result(1, "eu", at) },
+            CheckResult { kind: CheckKind::Confirm, ..up_result(1, "eu", at) },
         ])
         .await;
 
@@ -257,7 +257,7 @@ async fn nul_and_overlong_words_are_mended_and_kept() {
     let adhoc = CheckResult {
         id: "\0id".repeat(5_000),
         url: "u".repeat(50_000),
-        kind: Kind::Adhoc,
+        kind: CheckKind::Adhoc,
         site_id: None,
         ..hostile.clone()
     };
@@ -292,7 +292,7 @@ async fn nul_and_overlong_words_are_mended_and_kept() {
 #[tokio::test]
 async fn adhoc_results_are_kept_once_too() {
     let database = database_with_regions().await;
-    let adhoc = CheckResult { kind: Kind::Adhoc, site_id: None, ..up_result(0, "nowhere", now()) };
+    let adhoc = CheckResult { kind: CheckKind::Adhoc, site_id: None, ..up_result(0, "nowhere", now()) };
 
     let first = database.insert_contents(&[ResultContent::Adhoc(&adhoc)]).await;
     let second =
@@ -338,7 +338,7 @@ async fn a_database_that_is_away_is_an_error_that_passes() {
     server.start().await;
 
     assert!(error.is_transient(), "{error:?}");
-    picket_testkit::eventually(std::time::Duration::from_secs(20), "the database is back", async || {
+    picket_harness::eventually(std::time::Duration::from_secs(20), "the database is back", async || {
         results
             .insert_batch(&[incoming_result(ResultContent::Check(&row))], now())
             .await
@@ -367,7 +367,7 @@ async fn an_insert_that_is_cancelled_leaves_no_connection_in_a_transaction() {
     assert_eq!(database.count_checks().await, 342);
     let inside = "SELECT count(*) FROM pg_stat_activity
         WHERE state LIKE 'idle in transaction%' AND datname = current_database() AND application_name = 'test'";
-    picket_testkit::eventually(std::time::Duration::from_secs(10), "no transaction is open", async || {
+    picket_harness::eventually(std::time::Duration::from_secs(10), "no transaction is open", async || {
         database.count_rows(inside).await == 0
     })
     .await;

@@ -28,7 +28,7 @@ async fn try_set(pool: &PgPool, assignments: &str) -> Result<(), String> {
 
 #[tokio::test]
 async fn each_setting_has_the_default_and_the_range_in_the_database_that_its_definition_says() {
-    let url = picket_testkit::servers::shared_postgres().await.create_database().await;
+    let url = picket_harness::servers::shared_postgres().await.create_database().await;
     let store = open_store(&url);
     store.migrate(64).await.unwrap();
     let pool = PgPool::connect(&url).await.unwrap();
@@ -198,7 +198,7 @@ async fn a_site_that_was_written_while_the_range_changed_is_judged_by_the_new_on
     let (_, ()) = tokio::join!(set_range(&database, 5, 60), async {
         let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'UPDATE picket.settings%'
                        AND datname = current_database()";
-        picket_testkit::eventually(Duration::from_secs(20), "a change that waits", async || {
+        picket_harness::eventually(Duration::from_secs(20), "a change that waits", async || {
             let waits: i64 = sqlx::query_scalar(waiting).fetch_one(&database.pool).await.unwrap();
             if waits == 1 { Ok(()) } else { Err(waits) }
         })

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use picket_harness::eventually;
 use picket_store::{housekeeping, leases};
-use picket_testkit::eventually;
 use sqlx::{Connection, Executor, PgConnection};
 
 use crate::new_database;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use picket_proto::{Kind, ScheduledTick, Shard, SiteId, Timestamp, ticket::TicketClaims};
+use picket_proto::{CheckKind, ScheduledTick, Shard, SiteId, Timestamp, ticket::TicketClaims};
 use picket_store::tickets::Keyring;
 use sqlx::Executor;
 
@@ -23,7 +23,7 @@ async fn each_database_has_an_identity_and_a_key_of_its_own_and_requires_tickets
     let tick = ScheduledTick {
         site: SiteId(1),
         shard: Shard(1),
-        kind: Kind::Scheduled,
+        kind: CheckKind::Scheduled,
         scheduled_at: at,
         expires_at: at,
     };

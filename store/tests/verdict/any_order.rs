@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use picket_proto::{Kind, Outcome, Timestamp};
+use picket_proto::{CheckKind, Outcome, Timestamp};
 use picket_store::incident_rules::{
     IncidentChange, IncidentPolicy, RegionId, RegionResult, RegionState, RegionView, SiteView,
 };
@@ -17,7 +17,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 struct World {
     rules: IncidentPolicy,
     regions: BTreeSet<RegionId>,
-    rows: BTreeMap<(RegionId, Timestamp, Kind), Outcome>,
+    rows: BTreeMap<(RegionId, Timestamp, CheckKind), Outcome>,
     states: Option<Vec<RegionState>>,
     open: bool,
     changes: Vec<IncidentChange>,
@@ -52,7 +52,8 @@ impl World {
         }
         let interesting = self.states.is_some()
             || new.iter().any(|new| {
-                new.outcome == Outcome::Down || new.kind == Kind::Confirm && new.outcome != Outcome::Missed
+                new.outcome == Outcome::Down
+                    || new.kind == CheckKind::Confirm && new.outcome != Outcome::Missed
             });
         if !interesting || new.is_empty() {
             return vec![];
@@ -61,7 +62,7 @@ impl World {
         let seen = |region: RegionId, up: bool| {
             let rows = self.rows.iter().filter(move |((of, at, kind), outcome)| {
                 *of == region
-                    && *kind == Kind::Scheduled
+                    && *kind == CheckKind::Scheduled
                     && !is_new(region, *at)
                     && (**outcome == Outcome::Up || !up && **outcome == Outcome::Down)
             });
@@ -105,7 +106,7 @@ fn outcome_strategy() -> impl Strategy<Value = Outcome> {
 }
 
 fn result_strategy() -> impl Strategy<Value = RegionResult> {
-    let kind = prop_oneof![3 => Just(Kind::Scheduled), 1 => Just(Kind::Confirm)];
+    let kind = prop_oneof![3 => Just(CheckKind::Scheduled), 1 => Just(CheckKind::Confirm)];
     (1..=4i16, 0..40i64, kind, outcome_strategy()).prop_map(|(region, second, kind, outcome)| RegionResult {
         region,
         scheduled_at: Timestamp::from_millis(second * 1_000),
@@ -212,7 +213,7 @@ proptest! {
         // A tick of each region's that is newer than what follows.
         for region in 1..=4 {
             let at = Timestamp::from_millis(141_000);
-            let last = RegionResult { region, scheduled_at: at, kind: Kind::Scheduled, outcome: Outcome::Up, cause: None, message: None };
+            let last = RegionResult { region, scheduled_at: at, kind: CheckKind::Scheduled, outcome: Outcome::Up, cause: None, message: None };
             world.apply_batch(&[last]);
         }
         let (states, open) = (world.states.clone(), world.open);
@@ -230,7 +231,7 @@ proptest! {
         for second in 100..104 {
             for region in 1..=4 {
                 let at = Timestamp::from_millis(second * 1_000);
-                let up = RegionResult { region, scheduled_at: at, kind: Kind::Scheduled, outcome: Outcome::Up, cause: None, message: None };
+                let up = RegionResult { region, scheduled_at: at, kind: CheckKind::Scheduled, outcome: Outcome::Up, cause: None, message: None };
                 world.apply_batch(&[up]);
             }
         }
@@ -250,7 +251,7 @@ fn a_long_outage_seen_from_everywhere_is_one_incident() {
             world.apply_batch(&[RegionResult {
                 region,
                 scheduled_at: at,
-                kind: Kind::Scheduled,
+                kind: CheckKind::Scheduled,
                 outcome,
                 cause: None,
                 message: None,

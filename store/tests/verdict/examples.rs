@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use picket_proto::{Cause, Kind, Outcome, Timestamp};
+use picket_proto::{Cause, CheckKind, Outcome, Timestamp};
 use picket_store::incident_rules::{
     IncidentChange, IncidentPolicy, RegionId, RegionResult, RegionView, SiteView,
 };
@@ -35,7 +35,7 @@ fn region_result(region: RegionId, second: i64, outcome: Outcome) -> RegionResul
     RegionResult {
         region,
         scheduled_at: timestamp_at(second),
-        kind: Kind::Scheduled,
+        kind: CheckKind::Scheduled,
         outcome,
         cause,
         message: None,
@@ -191,7 +191,7 @@ fn the_first_failure_asks_for_as_many_rounds_as_make_a_quorum_and_a_success_take
         None,
         "they are asked once"
     );
-    let confirmed = RegionResult { kind: Kind::Confirm, ..up_result(1, 11) };
+    let confirmed = RegionResult { kind: CheckKind::Confirm, ..up_result(1, 11) };
     let judgement = next.evaluate_results(vec![confirmed]);
     assert_eq!(judgement.confirmation_rounds, Some(0));
     assert_eq!(

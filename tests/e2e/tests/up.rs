@@ -1,0 +1,263 @@
+//! `picket up`: everything here with one command, as a person on a laptop has it.
+#![expect(clippy::unwrap_used, reason = "what a test needs is there, or it fails")]
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use picket_harness::{
+    eventually,
+    servers::{non_ephemeral_port, pinned_tools, scratch_dir},
+    targets::Target,
+};
+use sqlx::PgPool;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+};
+
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Where an `up` of this test keeps its data, and on which ports.
+struct UpInstance {
+    dir: PathBuf,
+    nats_port: u16,
+    pg_port: u16,
+}
+
+impl UpInstance {
+    async fn new() -> Self {
+        // Installs the servers, should they not be there.
+        pinned_tools().await;
+        Self { dir: scratch_dir("up"), nats_port: non_ephemeral_port(), pg_port: non_ephemeral_port() }
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    fn picket_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(picket_e2e::program_path("picket"));
+        command
+            .args(arguments)
+            .args(["--data-dir", self.data_dir().to_str().unwrap()])
+            .current_dir(&self.dir)
+            .env_remove("DATABASE_URL")
+            .env_remove("NATS_URL")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command
+    }
+
+    fn up_command(&self, more: &[&str]) -> Command {
+        let (nats, postgres) = (self.nats_port.to_string(), self.pg_port.to_string());
+        let tools = std::env::var_os("PICKET_TOOLS_DIR")
+            .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools"), PathBuf::from);
+        let mut command = self.picket_command(&["up", "--nats-port", &nats, "--pg-port", &postgres]);
+        command.args(more).arg("--tools-dir").arg(tools);
+        command
+    }
+
+    /// What the environment file of a running `up` says of `name`.
+    async fn read_environment(&self, name: &str) -> String {
+        eventually(READY_TIMEOUT, "the environment file", async || {
+            let text = std::fs::read_to_string(self.data_dir().join("env")).ok()?;
+            let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}=")))?.to_owned();
+            Some(line.trim_matches(['\'', '"']).to_owned())
+        })
+        .await
+    }
+
+    async fn connect_database(&self) -> PgPool {
+        let url = self.read_environment("DATABASE_URL").await;
+        eventually(READY_TIMEOUT, "the database", async || {
+            PgPool::connect(&url).await.map_err(|error| error.to_string())
+        })
+        .await
+    }
+
+    /// Processes whose command line names this place.
+    fn list_processes(&self) -> Vec<String> {
+        let listed = std::process::Command::new("ps").args(["-eo", "pid,args"]).output().unwrap();
+        let place = self.data_dir();
+        String::from_utf8_lossy(&listed.stdout)
+            .lines()
+            .filter(|line| line.contains(place.to_str().unwrap()))
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+async fn wait_rows(database: &PgPool, least: i64) {
+    eventually(READY_TIMEOUT, &format!("{least} rows"), async || {
+        let count: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM report.checks").fetch_one(database).await.unwrap();
+        if count >= least { Ok(()) } else { Err(count) }
+    })
+    .await;
+}
+
+async fn wait_output(child: Child) -> (Option<i32>, String) {
+    let output =
+        tokio::time::timeout(READY_TIMEOUT, child.wait_with_output()).await.expect("it ends").unwrap();
+    let text =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    (output.status.code(), text)
+}
+
+fn send_signal(child: &Child, signal: &str) {
+    let pid = child.id().expect("it runs").to_string();
+    assert!(std::process::Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+}
+
+#[tokio::test]
+async fn up_runs_everything_recovers_from_a_kill_and_finds_its_data_again() {
+    let target = Target::serve_http().await;
+    let place = UpInstance::new().await;
+    let mut first = place.up_command(&["--regions", "one,two"]).spawn().unwrap();
+    let database = place.connect_database().await;
+    sqlx::query("INSERT INTO picket.sites (url, interval_seconds) VALUES ($1, 5)")
+        .bind(target.url("/ok"))
+        .execute(&database)
+        .await
+        .unwrap();
+    wait_rows(&database, 2).await;
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(place.data_dir().join("env")).unwrap().permissions(),
+    );
+    assert_eq!(mode & 0o777, 0o600);
+
+    let (code, text) = wait_output(place.up_command(&[]).spawn().unwrap()).await;
+    assert!(code != Some(0) && text.contains(&first.id().unwrap().to_string()), "{code:?}: {text}");
+    let before: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM report.checks").fetch_one(&database).await.unwrap();
+    first.kill().await.unwrap();
+
+    std::fs::remove_file(place.data_dir().join("env")).unwrap();
+    let second = place.up_command(&["--regions", "one,two"]).spawn().unwrap();
+    let database = place.connect_database().await;
+    wait_rows(&database, before + 2).await;
+    drop(database);
+    send_signal(&second, "TERM");
+    let (code, text) = wait_output(second).await;
+    assert_eq!(code, Some(0), "{text}");
+    eventually(READY_TIMEOUT, "no process left behind", async || {
+        let left = place.list_processes();
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    })
+    .await;
+}
+
+/// What `picket up` prints as the next command for SQL shows rows, and its password is on no command line meanwhile.
+#[tokio::test]
+async fn the_command_for_sql_that_up_prints_works_and_no_command_line_shows_the_password() {
+    let place = UpInstance::new().await;
+    let mut up = place.up_command(&[]).spawn().unwrap();
+    let url = place.read_environment("DATABASE_URL").await;
+    let password = url.split(['@', ':']).nth(2).unwrap().to_owned();
+    let mut lines = BufReader::new(up.stdout.take().unwrap()).lines();
+    let printed = tokio::time::timeout(READY_TIMEOUT, async {
+        loop {
+            let line = lines.next_line().await.unwrap().expect("the command is printed");
+            if line.contains("psql") {
+                break line;
+            }
+        }
+    });
+    let printed = printed.await.unwrap();
+
+    let tools = std::env::var_os("PICKET_TOOLS_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools"), PathBuf::from);
+    let path = format!("{}/postgres/bin:/usr/bin:/bin", tools.display());
+    let slow = printed.replace("SELECT * FROM report.checks", "SELECT pg_sleep(60), 42 FROM report.sites");
+    let run = |command: &str| {
+        Command::new("sh")
+            .args(["-c", command])
+            .env("PATH", &path)
+            .current_dir(&place.dir)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap()
+    };
+    let (code, text) = wait_output(run(&printed)).await;
+    assert_eq!(code, Some(0), "{printed}: {text}");
+    assert!(text.contains("scheduled_at"), "{text}");
+    let database = place.connect_database().await;
+    sqlx::query("INSERT INTO picket.sites (url, enabled) VALUES ('http://a.example/', false)")
+        .execute(&database)
+        .await
+        .unwrap();
+    let _asking = run(&slow);
+    eventually(READY_TIMEOUT, "psql to run", async || {
+        let running = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'psql'";
+        let running: i64 = sqlx::query_scalar(running).fetch_one(&database).await.unwrap();
+        if running == 1 { Ok(()) } else { Err(running) }
+    })
+    .await;
+
+    let listed = std::process::Command::new("ps").args(["-ewwo", "args"]).output().unwrap();
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert!(listed.contains("service=picket"), "psql is listed");
+    let showing: Vec<_> = listed.lines().filter(|line| line.contains(&password)).collect();
+    assert!(showing.is_empty(), "{} command lines show the password", showing.len());
+    drop(database);
+    send_signal(&up, "TERM");
+    up.wait().await.unwrap();
+    assert!(!place.data_dir().join("pg_service.conf").exists());
+}
+
+#[tokio::test]
+async fn down_stops_what_up_runs() {
+    let place = UpInstance::new().await;
+    let up = place.up_command(&[]).spawn().unwrap();
+    place.read_environment("NATS_URL").await;
+
+    let (code, text) = wait_output(place.picket_command(&["down"]).spawn().unwrap()).await;
+
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(wait_output(up).await.0, Some(0));
+    assert_eq!(place.list_processes(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named_with_its_option() {
+    let place = UpInstance::new().await;
+    let taken = std::net::TcpListener::bind(("127.0.0.1", place.pg_port)).unwrap();
+
+    let (code, text) = wait_output(place.up_command(&[]).spawn().unwrap()).await;
+
+    drop(taken);
+    assert_ne!(code, Some(0));
+    assert!(text.contains(&place.pg_port.to_string()) && text.contains("--pg-port"), "{text}");
+}
+
+#[tokio::test]
+async fn up_applies_the_sites_that_stand_in_its_directory() {
+    let target = Target::serve_http().await;
+    let place = UpInstance::new().await;
+    let sites = format!(
+        "sites:\n  - url: {}\n    interval: 5s\n    regex: well\n    tags: [shop]\n",
+        target.url("/ok")
+    );
+    std::fs::write(place.dir.join("sites.yaml"), sites).unwrap();
+
+    let up = place.up_command(&[]).spawn().unwrap();
+    let database = place.connect_database().await;
+    wait_rows(&database, 1).await;
+    let up_and_matched: bool =
+        sqlx::query_scalar("SELECT bool_and(outcome = 'up' AND regex_matched) FROM report.checks")
+            .fetch_one(&database)
+            .await
+            .unwrap();
+
+    assert!(up_and_matched);
+    drop(database);
+    send_signal(&up, "INT");
+    assert_eq!(wait_output(up).await.0, Some(0));
+}
