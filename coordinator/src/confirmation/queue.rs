@@ -19,10 +19,10 @@ const MAX_ROUNDS: u32 = 10;
 const ROUNDS_SPREAD: Duration = Duration::from_millis(1_000);
 const MIN_ROUND_GAP: Duration = Duration::from_millis(250);
 const MAX_ROUND_GAP: Duration = Duration::from_millis(700);
-/// Cooldown between two confirmations of one site. It doubles each time, so that a flapping site is
-/// not confirmed forever.
-const MIN_COOLDOWN: Duration = Duration::from_secs(5);
-const MAX_COOLDOWN: Duration = Duration::from_secs(300);
+/// Minimum time between the starts of two confirmations of one site: the lifetime of a confirming
+/// job, so that a confirmation whose checks took too long is repeated soon. A site that flaps at
+/// every tick of the shortest interval costs two additional rounds per cooldown.
+const COOLDOWN: Duration = Duration::from_secs(10);
 
 /// Maximum number of rounds published at once. A round is one job in each region of the site.
 pub(super) const MAX_BURST_ROUNDS: u32 = 100;
@@ -65,7 +65,6 @@ struct PendingSite {
     round_gap: Duration,
     /// Requests for the site are deferred until this time.
     cooldown_until: Instant,
-    cooldown: Duration,
 }
 
 impl ConfirmationQueue {
@@ -86,8 +85,7 @@ impl ConfirmationQueue {
                 is_started: false,
                 next_at: now,
                 round_gap: round_gap(rounds),
-                cooldown_until: now + MIN_COOLDOWN,
-                cooldown: MIN_COOLDOWN,
+                cooldown_until: now + COOLDOWN,
             };
             self.sites.insert(suspect.site_id, site);
             return true;
@@ -95,13 +93,9 @@ impl ConfirmationQueue {
         if rounds == 0 {
             site.rounds_left = 0;
         } else if site.rounds_left == 0 {
-            site.cooldown = match site.is_expired(now) {
-                true => MIN_COOLDOWN,
-                false => (site.cooldown * 2).min(MAX_COOLDOWN),
-            };
             (site.rounds_left, site.is_started, site.round_gap) = (rounds, false, round_gap(rounds));
             site.next_at = now.max(site.cooldown_until);
-            site.cooldown_until = site.next_at + site.cooldown;
+            site.cooldown_until = site.next_at + COOLDOWN;
         } else {
             // Rounds are published one at a time, and the latest request knows best how many are
             // still needed.
@@ -170,9 +164,9 @@ impl TokenBucket {
 }
 
 impl PendingSite {
-    /// Returns true if the site was quiet for so long that it counts as new.
+    /// Returns true if the site counts as new: nothing is pending, and the cooldown is over.
     fn is_expired(&self, now: Instant) -> bool {
-        self.rounds_left == 0 && now >= self.cooldown_until + self.cooldown * 4
+        self.rounds_left == 0 && now >= self.cooldown_until
     }
 }
 
@@ -225,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_site_that_is_suspected_again_and_again_is_confirmed_ever_more_seldom() {
+    fn a_flapping_site_is_confirmed_once_per_cooldown() {
         let now = Instant::now();
         let mut rounds = ConfirmationQueue::default();
         let mut found = 0;
@@ -235,14 +229,14 @@ mod tests {
             found += rounds_within(&mut rounds, at, Duration::from_secs(1)).len();
         }
 
-        assert!(found < 60, "{found} rounds in an hour");
-        let later = now + Duration::from_secs(3 * 3_600);
+        assert_eq!(found, 2 * 360, "two rounds for each ten seconds of an hour");
+        let later = now + Duration::from_secs(2 * 3_600);
         rounds.accept_request(&suspect(1, 0), later);
         rounds.accept_request(&suspect(1, 1), later);
         assert_eq!(
             rounds_within(&mut rounds, later, Duration::from_secs(1)),
             [0],
-            "after a long quiet it is new"
+            "quiet sites count as new"
         );
     }
 

@@ -120,7 +120,7 @@ async fn f14c_streams_and_consumers_that_are_deleted_are_made_again_as_they_were
     }
     let said = |text: &str| drill.all_processes().any(|process| process.read_log().contains(text));
     for region in ["east", "west"] {
-        assert!(said(&format!("recreated a deleted consumer region={region}")), "{region}");
+        assert!(said(&format!(r#""recreated a deleted consumer","region":"{region}""#)), "{region}");
     }
     assert!(said("could not pull results, retrying"));
     let after = jetstream.get_stream(RESULTS_STREAM).await.expect("it is there").cached_info().config.clone();
