@@ -7,7 +7,7 @@ use picket_proto::RegionName;
 use crate::{
     check::CheckLimits,
     options::{
-        BehaviourOptions, BodyLimit, DEFAULT_BUNDLE_FROM, DEFAULT_CONCURRENCY, MAX_NAME_BYTES, Options,
+        BehaviourOptions, BodyLimit, DEFAULT_CONCURRENCY, MAX_NAME_BYTES, Options,
     },
 };
 
@@ -22,8 +22,6 @@ pub struct Config {
     pub concurrency: usize,
     /// Limits of checks.
     pub limits: CheckLimits,
-    /// Minimum number of simultaneous results that share a message; 0 for never.
-    pub bundle_from: u16,
     /// Behaviour towards sites and under overload.
     pub behaviour: BehaviourOptions,
     /// Time to finish running checks at shutdown.
@@ -42,7 +40,6 @@ impl Config {
                 ca_file: None,
                 max_body_bytes: BodyLimit::default().0,
             },
-            bundle_from: DEFAULT_BUNDLE_FROM,
             behaviour: BehaviourOptions::default(),
             drain_timeout: Duration::from_secs(75),
         }
@@ -60,7 +57,6 @@ impl From<Options> for Config {
                 ca_file: options.ca_file,
                 max_body_bytes: options.body_limit.0,
             },
-            bundle_from: options.bundle_from,
             behaviour: options.behaviour,
             drain_timeout: options.drain_timeout.0,
         }

@@ -119,12 +119,7 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<PipelineH
             region: config.region.clone(),
             prober: config.name.clone(),
             metrics: metrics.clone(),
-            batcher: ResultBatcher::new(
-                bus.clone(),
-                config.region.clone(),
-                ticker,
-                config.bundle_from.into(),
-            ),
+            batcher: ResultBatcher::new(bus.clone(), config.region.clone(), ticker),
         },
         metrics,
         clock: JobClock::new(&health, &config.region),

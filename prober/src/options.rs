@@ -13,9 +13,6 @@ pub use self::behaviour::BehaviourOptions;
 
 /// Default of `--concurrency`.
 pub(crate) const DEFAULT_CONCURRENCY: u32 = 1_000;
-/// Default of `--bundle-from`. Under light load each result stays a message of its own, which is
-/// readable by itself.
-pub(crate) const DEFAULT_BUNDLE_FROM: u16 = 8;
 /// Maximum length of a prober's name.
 pub(crate) const MAX_NAME_BYTES: usize = 64;
 
@@ -51,10 +48,6 @@ pub struct Options {
     /// Threads for checks; more than one costs a fifth more CPU per check
     #[arg(long, env = "PICKET_THREADS", value_name = "N", default_value = "1")]
     pub threads: NonZeroU16,
-    /// Minimum number of simultaneous results that share a message, one JSON document per line; 0:
-    /// never
-    #[arg(long, env = "PICKET_BUNDLE_FROM", value_name = "N", default_value_t = DEFAULT_BUNDLE_FROM)]
-    pub bundle_from: u16,
     /// Behaviour towards sites and under overload.
     #[command(flatten)]
     pub behaviour: BehaviourOptions,

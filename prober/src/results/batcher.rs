@@ -24,8 +24,6 @@ pub(crate) struct ResultBatcher {
     region: RegionName,
     /// Ticker for the publish of results and for the acknowledgement of their jobs.
     ticker: AlignedTicker,
-    /// Minimum number of results that share a message; 0 for never.
-    bundle_from: usize,
     pending: Arc<Mutex<Vec<PendingResult>>>,
 }
 
@@ -47,8 +45,8 @@ struct OutboundMessage {
 }
 
 impl ResultBatcher {
-    pub(crate) fn new(bus: Bus, region: RegionName, ticker: AlignedTicker, bundle_from: usize) -> Self {
-        Self { bus, region, ticker, bundle_from, pending: Arc::default() }
+    pub(crate) fn new(bus: Bus, region: RegionName, ticker: AlignedTicker) -> Self {
+        Self { bus, region, ticker, pending: Arc::default() }
     }
 
     /// Publishes a result, batched with all results ready by the next wake-up. Returns once the
@@ -60,7 +58,7 @@ impl ResultBatcher {
         // The first task to wake up publishes all pending results.
         let ready = self.with_pending(std::mem::take);
         if !ready.is_empty() {
-            let messages = batch_results(ready, &self.region, self.bundle_from);
+            let messages = batch_results(ready, &self.region);
             join_all(messages.into_iter().map(|message| self.publish_message(message))).await;
         }
         outcome.await.unwrap_or_else(|_| Err("the publishing task was cancelled".to_owned()))
@@ -90,20 +88,14 @@ impl ResultBatcher {
     }
 }
 
-/// Groups results into as few messages as possible; without enough results, one message each.
-fn batch_results(
-    results: Vec<PendingResult>,
-    region: &RegionName,
-    bundle_from: usize,
-) -> Vec<OutboundMessage> {
-    let of_sites = results.iter().filter(|result| result.shard.is_some()).count();
-    let together = bundle_from > 0 && of_sites >= bundle_from;
+/// Groups the results of sites into as few messages as possible.
+fn batch_results(results: Vec<PendingResult>, region: &RegionName) -> Vec<OutboundMessage> {
     let mut messages = Vec::new();
     let mut bundle: Vec<PendingResult> = Vec::new();
     let mut bytes = 0;
     for result in results {
         // Ad-hoc results have a subject of their own and never share a message.
-        if result.shard.is_none() || !together {
+        if result.shard.is_none() {
             messages.push(single_message(result, region));
             continue;
         }
@@ -143,12 +135,12 @@ mod tests {
 
     /// Subjects and result counts of the messages sent for `sites` results of sites, of `bytes`
     /// bytes each, and one ad-hoc result.
-    fn sent(sites: usize, bytes: usize, bundle_from: usize) -> Vec<(String, usize)> {
+    fn sent(sites: usize, bytes: usize) -> Vec<(String, usize)> {
         let result =
             |shard| PendingResult { shard, payload: vec![b'x'; bytes].into(), reply: oneshot::channel().0 };
         let mut results: Vec<PendingResult> = (0..sites).map(|_| result(Some(Shard(7)))).collect();
         results.insert(sites / 2, result(None));
-        let messages = batch_results(results, &"eu".parse().unwrap(), bundle_from);
+        let messages = batch_results(results, &"eu".parse().unwrap());
         messages
             .into_iter()
             .map(|message| {
@@ -161,14 +153,11 @@ mod tests {
     }
 
     #[test]
-    fn few_results_and_those_of_ad_hoc_checks_go_each_in_a_message_of_its_own() {
-        let alone = |shards: usize| {
-            let mut all = vec![("picket.result.eu.7".to_owned(), 1); shards];
-            all.insert(shards / 2, ("picket.result.eu.adhoc".to_owned(), 1));
-            all
-        };
-        assert_eq!(sent(7, 400, 8), alone(7));
-        assert_eq!(sent(100, 400, 0), alone(100));
+    fn a_single_result_and_an_ad_hoc_result_are_messages_of_their_own() {
+        let message = |subject: &str| (subject.to_owned(), 1);
+
+        assert_eq!(sent(0, 400), [message("picket.result.eu.adhoc")]);
+        assert_eq!(sent(1, 400), [message("picket.result.eu.adhoc"), message("picket.result.eu.7")]);
     }
 
     #[test]
@@ -176,12 +165,12 @@ mod tests {
         let adhoc = ("picket.result.eu.adhoc".to_owned(), 1);
         let bundle = |results| ("picket.result.eu.bundle".to_owned(), results);
 
-        assert_eq!(sent(8, 400, 8), [adhoc.clone(), bundle(8)]);
-        assert_eq!(sent(130, 400, 8), [bundle(64), adhoc.clone(), bundle(64), bundle(2)]);
-        assert_eq!(sent(9, 20_000, 8), [bundle(3), adhoc.clone(), bundle(3), bundle(3)]);
+        assert_eq!(sent(2, 400), [adhoc.clone(), bundle(2)]);
+        assert_eq!(sent(130, 400), [bundle(64), adhoc.clone(), bundle(64), bundle(2)]);
+        assert_eq!(sent(9, 20_000), [bundle(3), adhoc.clone(), bundle(3), bundle(3)]);
         // Oversized results are left to the stream to reject, and share no message with other
         // results.
         let huge = ("picket.result.eu.7".to_owned(), 1);
-        assert!(sent(8, 100_000, 8).iter().all(|message| [&huge, &adhoc].contains(&message)));
+        assert!(sent(8, 100_000).iter().all(|message| [&huge, &adhoc].contains(&message)));
     }
 }

@@ -93,12 +93,11 @@ async fn a_job_is_acknowledged_only_when_its_result_is_stored() {
 #[tokio::test]
 async fn results_of_the_same_moment_share_a_message_and_each_job_is_done_once_its_result_is_stored() {
     let (place, target) = (TestRegion::on_shared_nats("jobs-bundle").await, Target::serve_http().await);
-    let together = |config: &mut picket_prober::Config| config.bundle_from = 2;
     let url = target.url("/ok");
     for site in 0..100 {
         place.queue_check(site, &url).await;
     }
-    let prober = place.start_ready_with("one", 100, together).await;
+    let prober = place.start_ready_prober("one", 100).await;
 
     let results = place.read_results(100).await;
 

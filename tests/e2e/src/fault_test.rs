@@ -189,8 +189,6 @@ impl FaultTest {
         let allowed = "127.0.0.0/8,::1/128,10.77.0.0/16";
         let options = ["--region", region, "--allow-addresses", allowed];
         let options = [&options, self.topology.prober_options].concat();
-        let bundling: &[_] =
-            if region == "west" { &[("PICKET_BUNDLE_FROM", self.topology.bundle_from)] } else { &[] };
         let leaf = self.leaf_nodes.iter().find(|(leaf, _)| *leaf == region);
         let bus = match (&self.hosts, leaf) {
             (_, Some((_, leaf))) => Some(leaf.clone()),
@@ -213,7 +211,7 @@ impl FaultTest {
             (Some(file), _) => &[("NATS_NKEY", file)],
             _ => &[],
         };
-        let variables = [bus.as_slice(), credential, bundling, variables].concat();
+        let variables = [bus.as_slice(), credential, variables].concat();
         match &self.hosts {
             Some(hosts) => {
                 let host = hosts.region_host(region);

@@ -21,9 +21,6 @@ pub struct Topology {
     pub settings: &'static [(&'static str, &'static str)],
     /// Options of each prober.
     pub prober_options: &'static [&'static str],
-    /// Number of simultaneous results from which results share a message in the west. A fault test
-    /// has too few sites to reach the default, which is meant for load.
-    pub bundle_from: &'static str,
     /// Options of each sink.
     pub sink_options: &'static [&'static str],
     /// Region whose probers reach the bus through [`FaultTest::link`](super::FaultTest::link).
@@ -39,7 +36,6 @@ impl Default for Topology {
             sinks: 2,
             settings: &[],
             prober_options: &[],
-            bundle_from: "2",
             sink_options: &[],
             proxied_region: None,
         }

@@ -80,7 +80,6 @@ const SINGLE_PROBER_TOPOLOGY: Topology = Topology {
     sinks: 1,
     settings: &[],
     prober_options: &[],
-    bundle_from: "2",
     sink_options: &[],
 };
 const VICTIM_NAME: &str = "victim";
