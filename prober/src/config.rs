@@ -6,9 +6,7 @@ use picket_proto::RegionName;
 
 use crate::{
     check::CheckLimits,
-    options::{
-        BehaviourOptions, BodyLimit, DEFAULT_CONCURRENCY, MAX_NAME_BYTES, Options,
-    },
+    options::{BehaviourOptions, BodyLimit, DEFAULT_CONCURRENCY, MAX_NAME_BYTES, Options},
 };
 
 /// Configuration of a prober.

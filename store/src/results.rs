@@ -1,19 +1,10 @@
 //! Results of checks: stored exactly once, regardless of redeliveries. Unstorable messages are
 //! stored as dead letters with the reason.
 
-mod copy;
-mod copy_row;
 mod rows;
 mod types;
 
-use std::{
-    collections::HashSet,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use parking_lot::RwLock;
 use picket_proto::{RegionName, SiteId, Timestamp};
@@ -40,33 +31,18 @@ pub struct ResultStore {
     store: Store,
     /// Ids by name. Includes removed regions, because results in flight may name them.
     region_ids: Arc<RwLock<Arc<RegionIds>>>,
-    copy_threshold: usize,
-    /// Batches left without `COPY` after a batch with duplicates, because duplicates tend to come
-    /// in several successive batches.
-    copy_cooldown: Arc<AtomicU8>,
     guard: Option<ServerGuard>,
 }
 
 impl ResultStore {
     /// Maximum time of one statement before its connection is closed.
     const INSERT_TIMEOUT: Duration = Duration::from_secs(20);
-    /// Minimum rows for `COPY`; its extra round trips cost more than it saves on smaller batches.
-    const DEFAULT_COPY_THRESHOLD: usize = 200;
-    /// Batches not copied after a rejected one: the number that a failed sink may have had in
-    /// flight.
-    const COPY_COOLDOWN_BATCHES: u8 = 3;
     /// Maximum time to find the rows rejected by the database.
     const BISECT_TIMEOUT: Duration = Duration::from_secs(120);
 
     /// Creates a result store on `store`.
     pub fn new(store: Store) -> Self {
-        Self {
-            store,
-            region_ids: Arc::default(),
-            copy_threshold: Self::DEFAULT_COPY_THRESHOLD,
-            copy_cooldown: Arc::default(),
-            guard: None,
-        }
+        Self { store, region_ids: Arc::default(), guard: None }
     }
 
     /// Rejects connections newer than the last verification of the server with
@@ -74,12 +50,6 @@ impl ResultStore {
     #[must_use]
     pub fn with_guard(self, guard: ServerGuard) -> Self {
         Self { guard: Some(guard), ..self }
-    }
-
-    /// Replaces the number of check rows from which a batch is copied instead of inserted.
-    #[must_use]
-    pub fn with_copy_threshold(self, rows: usize) -> Self {
-        Self { copy_threshold: rows, ..self }
     }
 
     /// Stores `entries` in one transaction. Existing rows stay unchanged, except that a real result
@@ -102,23 +72,12 @@ impl ResultStore {
     ) -> Result<InsertSummary, Error> {
         let regions = self.resolve_regions(entries).await?;
         let rows = BatchRows::new(entries, &regions);
-        // `COPY` writes one table only, so it excludes ad-hoc results and dead letters.
-        if rows.results.len() >= self.copy_threshold && rows.has_only_checks() && self.should_copy() {
-            match self.insert_rows(&rows, InsertMethod::Copy, now).await {
-                Err(error) if permanent_error_reason(&error).is_some() => {
-                    // Probably a duplicate; `INSERT` below handles duplicates and finds any other
-                    // cause.
-                    self.copy_cooldown.store(Self::COPY_COOLDOWN_BATCHES, Ordering::Relaxed);
-                }
-                result => return result,
-            }
-        }
-        let mut written = self.insert_rows(&rows, InsertMethod::Insert, now).await;
+        let mut written = self.insert_rows(&rows, now).await;
         if written.as_ref().is_err_and(is_partition_missing) {
             // The missing partition may be created on demand. A day still without one is too far
             // away for a tick.
             partitions::ensure_partitions_for(&self.store, rows.due_time_per_day()).await?;
-            written = self.insert_rows(&rows, InsertMethod::Insert, now).await;
+            written = self.insert_rows(&rows, now).await;
         }
         match written {
             Err(error) if permanent_error_reason(&error).is_some() => self.insert_bisecting(&rows, now).await,
@@ -134,20 +93,9 @@ impl ResultStore {
         self.load_regions().await.map(drop)
     }
 
-    /// Returns true if the rows are probably all new.
-    fn should_copy(&self) -> bool {
-        let one_less = |batches: u8| batches.checked_sub(1);
-        self.copy_cooldown.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_err()
-    }
-
-    async fn insert_rows(
-        &self,
-        rows: &BatchRows<'_>,
-        method: InsertMethod,
-        now: Timestamp,
-    ) -> Result<InsertSummary, Error> {
+    async fn insert_rows(&self, rows: &BatchRows<'_>, now: Timestamp) -> Result<InsertSummary, Error> {
         let mut connection = self.acquire_connection().await?;
-        let inserting = insert_in_transaction(connection.begin_use(), rows, method, now);
+        let inserting = insert_in_transaction(connection.begin_use(), rows, now);
         let Ok(ended) = tokio::time::timeout(Self::INSERT_TIMEOUT, inserting).await else {
             return Err(Error::TimedOut { doing: INSERT_OPERATION, seconds: Self::INSERT_TIMEOUT.as_secs() });
         };
@@ -231,28 +179,14 @@ impl Drop for CheckedOutConnection {
     }
 }
 
-/// Method of writing rows.
-#[derive(Clone, Copy, Debug)]
-enum InsertMethod {
-    /// Check rows only; fails on any duplicate.
-    Copy,
-    Insert,
-}
-
 async fn insert_in_transaction(
     connection: &mut PgConnection,
     rows: &BatchRows<'_>,
-    method: InsertMethod,
     now: Timestamp,
 ) -> Result<(CountsByOutcome, IncidentOutcome), sqlx::Error> {
     let mut transaction = connection.begin().await?;
     let mut fresh = Vec::new();
-    let new = match method {
-        InsertMethod::Copy => copy::copy_rows(&mut transaction, &rows.results, &mut fresh).await?,
-        InsertMethod::Insert => {
-            execute_insert(&mut transaction, &rows.results, &rows.dead_letters, &mut fresh).await?
-        }
-    };
+    let new = execute_insert(&mut transaction, &rows.results, &rows.dead_letters, &mut fresh).await?;
     // Applied last, so that a transaction that waits for a site holds no row lock which the other
     // transaction still needs.
     let decided = incidents::apply_results(&mut transaction, fresh, now).await?;

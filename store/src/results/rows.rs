@@ -3,20 +3,12 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use picket_proto::{
-    Cause, CheckKind, CheckResult, Outcome, SiteId, Timestamp, check::MAX_URL_BYTES,
-    validation::sanitize_text,
+    CheckKind, CheckResult, Outcome, SiteId, Timestamp, check::MAX_URL_BYTES, validation::sanitize_text,
 };
 use sqlx::{Postgres, postgres::PgArguments, query::QueryAs};
 
-use super::{
-    copy_row::BinaryCopyRow,
-    types::{CountsByOutcome, IncomingResult, InsertSummary, RegionIds, ResultContent},
-};
-use crate::{
-    DbTimestamp,
-    incident_rules::RegionResult,
-    incidents::{IncidentOutcome, NewResult},
-};
+use super::types::{CountsByOutcome, IncomingResult, InsertSummary, RegionIds, ResultContent};
+use crate::{DbTimestamp, incidents::IncidentOutcome};
 
 const MAX_MESSAGE_BYTES: usize = 500;
 const MAX_PROBER_BYTES: usize = 100;
@@ -91,11 +83,6 @@ impl<'a> BatchRows<'a> {
         rows
     }
 
-    /// Returns true if all rows are results of scheduled checks and confirmations.
-    pub(super) fn has_only_checks(&self) -> bool {
-        self.dead_letters.is_empty() && self.results.iter().all(|row| row.site_and_region.is_some())
-    }
-
     /// Due times of checks, one for each day.
     pub(super) fn due_time_per_day(&self) -> Vec<DbTimestamp> {
         const DAY_MS: i64 = 86_400_000;
@@ -153,49 +140,6 @@ impl<'a> ResultRow<'a> {
 
     fn region_id(&self) -> Option<i16> {
         self.site_and_region.map(|(_, region)| region)
-    }
-
-    pub(super) fn outcome_and_cause(&self) -> (Outcome, Option<Cause>) {
-        (self.result.outcome, self.result.cause)
-    }
-
-    pub(super) fn is_confirmation(&self) -> bool {
-        self.result.kind == CheckKind::Confirm
-    }
-
-    /// Converts the row to evidence for incident decisions.
-    pub(super) fn to_new_result(&self) -> Option<NewResult> {
-        let CheckResult { scheduled_at: at, kind, outcome, cause, .. } = *self.result;
-        let message = self.message().map(Cow::into_owned);
-        self.site_and_region.map(|(site, region)| NewResult {
-            site,
-            result: RegionResult { region, scheduled_at: at, kind, outcome, cause, message },
-        })
-    }
-
-    /// Writes the columns of `check_results`.
-    pub(super) fn write_columns(&self, tuple: &mut BinaryCopyRow<'_>) {
-        let CheckResult { timing, .. } = self.result;
-        tuple.write_timestamp(Some(self.result.scheduled_at));
-        tuple.write_i64(self.site_id());
-        tuple.write_i16(self.region_id());
-        tuple.write_text(Some(self.result.kind.as_str()));
-        tuple.write_i32(lateness_us(self.result));
-        tuple.write_timestamp(self.result.tls_expires_at);
-        tuple.write_text(Some(self.result.outcome.as_str()));
-        tuple.write_text(self.result.cause.map(|cause| cause.as_str()));
-        let phases = [timing.dns_us, timing.connect_us, timing.tls_us, timing.first_byte_us];
-        for phase in phases.into_iter().chain([timing.transfer_us, timing.total_us]) {
-            tuple.write_i32(micros_to_i32(phase));
-        }
-        tuple.write_i32(Some(self.body_bytes()));
-        tuple.write_i16(self.http_status());
-        tuple.write_i16(Some(self.result.redirects.into()));
-        tuple.write_bool(self.result.regex_matched);
-        tuple.write_text(self.http_version());
-        tuple.write_text(self.remote_addr());
-        tuple.write_text(Some(self.prober()));
-        tuple.write_text(self.message());
     }
 
     fn body_bytes(&self) -> i32 {

@@ -53,8 +53,7 @@ async fn new_world() -> World {
     let ticks = phases
         .iter()
         .map(|phase| Timestamp::from_millis(began + (i64::from(*phase) - began).rem_euclid(INTERVAL)));
-    // Each batch in which all is new goes the way that large ones go.
-    let results = ResultStore::new(store.clone()).with_copy_threshold(1);
+    let results = ResultStore::new(store.clone());
     let world = World { results, site, ticks: ticks.collect(), store, pool };
     let before: Vec<_> = (0..3).map(|region| world.up_result(region, -1)).collect();
     world.insert_results(&before).await;
@@ -282,9 +281,7 @@ async fn many_writers_at_once_open_one_incident_for_each_outage() {
         let all = rows(failing, from);
         let mut writers = tokio::task::JoinSet::new();
         for writer in 0..WRITERS {
-            // Half of them in the way in which large batches go.
-            let copying_from = 1 + (writer % 2) * 1_000;
-            let results = ResultStore::new(world.store.clone()).with_copy_threshold(copying_from);
+            let results = ResultStore::new(world.store.clone());
             let all = all.clone();
             writers.spawn(async move {
                 // Each writes all of it, in batches of another size.

@@ -2,9 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod clock;
-mod copying;
 mod days;
 mod incidents;
+mod large_batches;
 mod leases;
 mod ledger;
 mod locks;
