@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap as _};
 
 use crate::{
-    Check, CheckKind, Epoch, InstallationId, IpVersion, MESSAGE_VERSION, Pattern, ScheduledTick, Shard,
-    SiteId, Timestamp, ValidationError,
+    Check, CheckKind, Epoch, HttpAssertions, HttpOptions, InstallationId, IpVersion, MESSAGE_VERSION,
+    Pattern, ScheduledTick, Shard, SiteId, Timestamp, ValidationError,
     check::{self, Method},
     check_options::with_check_options,
     status_ranges::StatusRanges,
@@ -209,8 +209,10 @@ impl CheckRequest {
             ip_version: self.ip_version,
             tls_verify: self.tls_verify,
         };
+        self.options.validate()?;
         let regex = self.regex.as_deref().map(|pattern| compile("regex", pattern)).transpose()?;
         let not_regex = self.not_regex.as_deref().map(|pattern| compile("not_regex", pattern)).transpose()?;
+        self.assertions.validate(|field, pattern| compile(field, pattern).map(drop))?;
         Ok((check, regex, not_regex))
     }
 
