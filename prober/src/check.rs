@@ -12,14 +12,18 @@ mod failure;
 mod inbound;
 mod os_error;
 mod plain_http;
+mod proxy;
 mod redirects;
 mod resolver;
 mod response_so_far;
+mod route;
+mod routed_client;
 mod timing;
 mod tls;
+mod tls_configs;
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
 };
@@ -34,7 +38,7 @@ use reqwest::{
     redirect,
 };
 use tokio::time::{Instant, timeout_at};
-use url::{Host, Url};
+use url::Url;
 
 pub use self::resolver::Lookup;
 use self::{
@@ -50,7 +54,10 @@ use self::{
     redirects::{Hop, RedirectHistory},
     resolver::Resolver,
     response_so_far::ResponseSoFar,
+    route::HopRoute,
+    routed_client::RoutedClient,
     timing::{ConnectLayer, Phase, PhaseRecorder},
+    tls_configs::TlsConfigs,
 };
 
 /// Limits of all checks of the process.
@@ -76,6 +83,8 @@ pub struct ClientOptions {
     pub name_servers: Vec<SocketAddr>,
     /// Lookups in progress, including lookups abandoned by their checks.
     pub running_lookups: Gauge,
+    /// Cached TLS configurations of checks with options.
+    pub cached_tls_configs: Gauge,
 }
 
 impl Default for ClientOptions {
@@ -86,6 +95,7 @@ impl Default for ClientOptions {
             lookup: resolver::system_lookup(),
             name_servers: resolver::name_servers(),
             running_lookups: Gauge::default(),
+            cached_tls_configs: Gauge::default(),
         }
     }
 }
@@ -157,9 +167,16 @@ pub struct Checker {
     verifying_client: Client,
     insecure_client: Client,
     plain_client: PlainHttpClient,
+    /// Client and TLS configurations of checks with options for the connection.
+    routed: Arc<RoutedChecks>,
     address_policy: AddressPolicy,
     match_queue: MatchQueue,
     max_body_bytes: usize,
+}
+
+struct RoutedChecks {
+    client: RoutedClient,
+    tls_configs: TlsConfigs,
 }
 
 impl Checker {
@@ -234,7 +251,12 @@ impl Checker {
         };
         let agent = HeaderValue::try_from(&asking.user_agent)
             .map_err(|_| Error::UserAgent(asking.user_agent.clone()))?;
+        let routed = RoutedChecks {
+            client: RoutedClient::new(&resolver, agent.clone(), window),
+            tls_configs: TlsConfigs::new(Arc::clone(&roots), asking.cached_tls_configs),
+        };
         Ok(Self {
+            routed: Arc::new(routed),
             plain_client: PlainHttpClient::new(Arc::clone(&resolver), agent),
             verifying_client: client(tls::build_client_config(Some(roots))?)?,
             insecure_client: client(tls::build_client_config(None)?)?,
@@ -291,11 +313,12 @@ impl Checker {
             cookies.apply_cookies(&hop.url, request.headers_mut());
             trail.push_request(&request, check.max_redirects)?;
             seen.redirects = trail.redirect_count();
-            self.check_address(&hop.url, check, marks)?;
+            let route = HopRoute::plan(check, &hop.url, &self.routed.tls_configs)?;
+            self.check_address(&hop.url, route.as_ref(), check, marks)?;
             // Reset so that a failed connect does not report the address of the previous hop.
             seen.remote_addr = None;
             let response = self
-                .send_request(check, request)
+                .send_request(check, request, route)
                 .await
                 .map_err(|why| failure::classify_error(why.as_ref(), marks, seen))?;
             marks.inbound().set_answered();
@@ -321,7 +344,16 @@ impl Checker {
         }
     }
 
-    async fn send_request(&self, check: &Check, request: reqwest::Request) -> Result<Response, BoxError> {
+    async fn send_request(
+        &self,
+        check: &Check,
+        request: reqwest::Request,
+        route: Option<HopRoute>,
+    ) -> Result<Response, BoxError> {
+        if let Some(route) = route {
+            // Boxed, because the memory of each running check would grow by this rare future.
+            return Box::pin(self.routed.client.send_request(&route, request)).await;
+        }
         let client = match request.url().scheme() {
             "http" => return self.plain_client.send_request(request).await,
             _ if check.tls_verify => &self.verifying_client,
@@ -332,13 +364,26 @@ impl Checker {
 
     /// Rejects literal addresses forbidden by the address policy. Names are checked by the
     /// resolver.
-    fn check_address(&self, url: &Url, check: &Check, marks: &PhaseRecorder) -> Result<(), Failure> {
-        let address: Option<IpAddr> = match url.host() {
-            Some(Host::Ipv4(address)) => Some(address.into()),
-            Some(Host::Ipv6(address)) => Some(address.into()),
-            Some(Host::Domain(_)) | None => None,
+    fn check_address(
+        &self,
+        url: &Url,
+        route: Option<&HopRoute>,
+        check: &Check,
+        marks: &PhaseRecorder,
+    ) -> Result<(), Failure> {
+        let (address, port) = match route {
+            Some(route) => (route.destination.literal_address(), route.destination.port),
+            None => {
+                let address = url.host().as_ref().and_then(route::literal_address);
+                (address, url.port_or_known_default().unwrap_or_default())
+            }
         };
-        marks.start_hop(address, url.port_or_known_default().unwrap_or_default());
+        marks.start_hop(address, port);
+        // The operator of the prober named the proxy, and the proxy chooses the address of the site.
+        if let Some(proxy) = route.and_then(|route| route.proxy.as_ref()) {
+            marks.set_proxy(Arc::clone(&proxy.name));
+            return Ok(());
+        }
         let Some(address) = address else { return Ok(()) };
         if !self.address_policy.is_allowed(address) {
             return Err(Failure::new(

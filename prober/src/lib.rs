@@ -85,8 +85,11 @@ const MAX_REGEX_CACHE_BYTES: usize = 128 << 20;
 /// Fails if NATS is too old, if no root certificate is available, or if an actor cannot start.
 pub async fn start(config: Config, bus: Bus, health: Health) -> Result<PipelineHandle, Error> {
     let metrics = Metrics::new(&health, &config.region);
-    let defaults =
-        ClientOptions { running_lookups: metrics.lookups_running.clone(), ..ClientOptions::default() };
+    let defaults = ClientOptions {
+        running_lookups: metrics.lookups_running.clone(),
+        cached_tls_configs: metrics.tls_configs_cached.clone(),
+        ..ClientOptions::default()
+    };
     let client_options =
         ClientOptions { user_agent: config.behaviour.user_agent.unwrap_or(defaults.user_agent), ..defaults };
     let checker = Checker::with_options(&config.limits, client_options).map_err(Error::Checker)?;

@@ -52,6 +52,7 @@ pub(crate) struct MetricSet {
     pub(crate) offline: Gauge,
     pub(crate) canary_rounds: Counter,
     pub(crate) lookups_running: Gauge,
+    pub(crate) tls_configs_cached: Gauge,
     lateness: Histogram,
     duration: Histogram,
 }
@@ -124,6 +125,11 @@ impl Metrics {
                 "lookups_running",
                 "Threads blocked in the system's resolver, including lookups of checks that have \
                  timed out (at most 256)",
+            ),
+            tls_configs_cached: registry.add_metric(
+                "tls_configs_cached",
+                "Cached TLS configurations of checks with a client certificate, a certificate \
+                 authority or an HTTP version of their own (at most 64)",
             ),
             lateness: registry.add_histogram(
                 "lateness_seconds",

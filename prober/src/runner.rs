@@ -172,7 +172,7 @@ impl CheckRunner {
         if self.connectivity.is_offline() {
             return Err(missed(Cause::ProberOffline, "this prober has no network".to_owned()));
         }
-        let host = host_limiter::host_key(&check.url);
+        let host = host_limiter::host_key(&check);
         // Fast path: with a slot and a free host permit no lane is needed.
         if slot.is_some()
             && let Some(turn) = self.host_limiter.try_acquire(&host)

@@ -1,10 +1,13 @@
 //! Options of an HTTP check: how to ask, beyond method, headers and body.
 
+mod connection;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::connection::ConnectTarget;
 use crate::ValidationError;
 
 /// The column `options` of a site, and the field of a request. Every field is optional.
@@ -73,7 +76,7 @@ pub enum Auth {
 }
 
 /// Versions of HTTP that a check may use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum HttpVersion {
     /// By negotiation.
     #[default]

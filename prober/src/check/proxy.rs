@@ -1,0 +1,172 @@
+//! HTTP proxies that the operator of a prober has named: their settings, and tunnels through them
+//! (CONNECT, RFC 9110, section 9.3.6).
+
+use std::{io, sync::Arc};
+
+use picket_proto::Cause;
+use reqwest::header::HeaderValue;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use url::Url;
+
+use super::{failure::Failure, route::Destination};
+
+/// Proxy of this prober. The address policy does not apply to it, nor to the sites behind it, whose
+/// names the proxy resolves.
+#[derive(Clone, Debug)]
+pub(super) struct ProxySettings {
+    /// Name by which sites refer to the proxy.
+    pub(super) name: Arc<str>,
+    pub(super) destination: Destination,
+    /// Value of `Proxy-Authorization`.
+    pub(super) authorization: Option<HeaderValue>,
+}
+
+/// Reasons why a proxy does not forward a request.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ProxyError {
+    #[error("proxy '{proxy}' requires other credentials than this prober's (status 407)")]
+    Credentials { proxy: Arc<str> },
+    #[error("proxy '{proxy}' could not connect to {site} (status {status})")]
+    SiteUnreachable { proxy: Arc<str>, site: Destination, status: u16 },
+    #[error("proxy '{proxy}' refused to connect to {site} (status {status})")]
+    Refusal { proxy: Arc<str>, site: Destination, status: u16 },
+    #[error("proxy '{proxy}' did not answer CONNECT as a proxy does")]
+    NotProxy { proxy: Arc<str> },
+}
+
+impl ProxyError {
+    /// Cause of the check result. A proxy that could not reach the site reports the site's failure;
+    /// any other failure of the proxy is the prober's.
+    pub(super) fn cause(&self) -> Cause {
+        match self {
+            Self::Credentials { .. } => Cause::SecretUnavailable,
+            Self::SiteUnreachable { .. } => Cause::Connect,
+            Self::Refusal { .. } | Self::NotProxy { .. } => Cause::SourceUnavailable,
+        }
+    }
+}
+
+impl ProxySettings {
+    /// Reads the URL of the proxy `name`, such as `http://user:password@proxy.example:3128`.
+    ///
+    /// # Errors
+    /// Fails if `url` is not of this form. The failure does not repeat it, because it may contain a
+    /// password.
+    pub(super) fn parse(name: &str, url: &str) -> Result<Self, Failure> {
+        let unusable = || {
+            let message = format!(
+                "proxy '{name}' of this prober cannot be used: it is no URL such as http://proxy.example:3128"
+            );
+            Failure::new(Cause::SecretUnavailable, message)
+        };
+        let url = Url::parse(url.trim()).ok().filter(|url| url.scheme() == "http").ok_or_else(unusable)?;
+        let destination = Destination::from_url(&url).filter(|to| to.port > 0).ok_or_else(unusable)?;
+        let authorization = match (url.username(), url.password()) {
+            ("", None) => None,
+            (user, password) => Some(basic_credentials(user, password.unwrap_or_default())),
+        };
+        Ok(Self { name: name.into(), destination, authorization })
+    }
+
+    /// Opens a tunnel to `site` on a connection to this proxy.
+    ///
+    /// # Errors
+    /// Fails if the proxy refuses, or if the connection ends.
+    pub(super) async fn open_tunnel(
+        &self,
+        stream: &mut TcpStream,
+        site: &Destination,
+    ) -> Result<(), super::plain_http::BoxError> {
+        let mut request = format!("CONNECT {site} HTTP/1.1\r\nHost: {site}\r\n").into_bytes();
+        if let Some(authorization) = &self.authorization {
+            request.extend_from_slice(b"Proxy-Authorization: ");
+            request.extend_from_slice(authorization.as_bytes());
+            request.extend_from_slice(b"\r\n");
+        }
+        request.extend_from_slice(b"\r\n");
+        stream.write_all(&request).await?;
+        let proxy = || Arc::clone(&self.name);
+        let status = read_status(stream).await?.ok_or_else(|| ProxyError::NotProxy { proxy: proxy() })?;
+        match status {
+            200..=299 => Ok(()),
+            407 => Err(ProxyError::Credentials { proxy: proxy() }.into()),
+            502..=504 => {
+                Err(ProxyError::SiteUnreachable { proxy: proxy(), site: site.clone(), status }.into())
+            }
+            _ => Err(ProxyError::Refusal { proxy: proxy(), site: site.clone(), status }.into()),
+        }
+    }
+}
+
+/// Reads the head of a response to CONNECT. Returns its status, or `None` if the answer is not a
+/// head of HTTP/1, is too long, or has bytes after a head that opens a tunnel: the client speaks
+/// first in TLS.
+async fn read_status(stream: &mut TcpStream) -> io::Result<Option<u16>> {
+    const MAX_HEAD_BYTES: usize = 16 << 10;
+    const HEAD_END: &[u8] = b"\r\n\r\n";
+    let mut head = Vec::new();
+    let end = loop {
+        if let Some(at) = head.windows(HEAD_END.len()).position(|bytes| bytes == HEAD_END) {
+            break at + HEAD_END.len();
+        }
+        if head.len() > MAX_HEAD_BYTES {
+            return Ok(None);
+        }
+        if stream.read_buf(&mut head).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    };
+    let status = parse_status_line(&head);
+    Ok(status.filter(|status| !(200..300).contains(status) || end == head.len()))
+}
+
+/// The status in a head such as `HTTP/1.1 200 Connection established`.
+fn parse_status_line(head: &[u8]) -> Option<u16> {
+    let rest = head.strip_prefix(b"HTTP/1.")?;
+    let [_, b' ', status @ ..] = rest else { return None };
+    let (status, after) = status.split_at_checked(3)?;
+    let is_delimited = matches!(after.first(), Some(b' ' | b'\r'));
+    let status: u16 = std::str::from_utf8(status).ok()?.parse().ok()?;
+    (is_delimited && (100..600).contains(&status)).then_some(status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_of_a_proxy_is_read_from_a_head_of_http_1_alone() {
+        for (head, status) in [
+            ("HTTP/1.1 200 Connection established\r\n\r\n", Some(200)),
+            ("HTTP/1.0 407\r\n\r\n", Some(407)),
+            ("HTTP/1.1 2000 OK\r\n\r\n", None),
+            ("HTTP/1.1 +20 OK\r\n\r\n", None),
+            ("HTTP/1.1 099 OK\r\n\r\n", None),
+            ("HTTP/2 200 OK\r\n\r\n", None),
+            ("SSH-2.0-OpenSSH_9.6\r\n\r\n", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_status_line(head.as_bytes()), status, "{head}");
+        }
+    }
+
+    #[test]
+    fn the_url_of_a_proxy_is_http_and_is_never_repeated() {
+        let proxy = ProxySettings::parse("office", "http://proxy.example:3128/").unwrap();
+        assert_eq!((proxy.destination.to_string().as_str(), proxy.authorization), ("proxy.example:3128", None));
+        let proxy = ProxySettings::parse("office", "http://me:p%40ss@[::1]\n").unwrap();
+        assert_eq!(proxy.destination.to_string(), "[::1]:80");
+        let authorization = proxy.authorization.unwrap();
+        assert_eq!(authorization.to_str().unwrap(), "Basic bWU6cEBzcw==");
+        assert!(authorization.is_sensitive());
+        for url in ["", "proxy.example:3128", "https://u:MARKED@proxy.example", "socks5://u:MARKED@x", "http://"] {
+            let failure = ProxySettings::parse("office", url).unwrap_err();
+            assert_eq!(failure.cause, Cause::SecretUnavailable);
+            assert!(failure.message.starts_with("proxy 'office' of this prober cannot be used"));
+            assert!(!failure.message.contains("MARKED"));
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Route of a hop: where its connection goes, and what it negotiates, for checks with options for
+//! the connection.
+//!
+//! `connect_to`, `host_header`, `client_certificate` and `ca` apply to the origin of the check's URL
+//! alone: a site that redirects elsewhere must not choose who receives them. `proxy` and
+//! `http_version` apply to each hop.
+
+use std::{net::IpAddr, sync::Arc};
+
+use picket_proto::{Cause, Check, http_options::HttpVersion};
+use reqwest::header::HeaderValue;
+use rustls::ClientConfig;
+use url::{Host, Url};
+
+use super::{
+    failure::Failure,
+    proxy::ProxySettings,
+    tls_configs::{NamedPem, TlsConfigs},
+};
+
+/// Host and port of a TCP connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Destination {
+    pub(super) host: Host<String>,
+    pub(super) port: u16,
+}
+
+impl Destination {
+    /// The destination of `url`, if it has a host.
+    pub(super) fn from_url(url: &Url) -> Option<Self> {
+        Some(Self { host: url.host()?.to_owned(), port: url.port_or_known_default()? })
+    }
+
+    /// The address, if the host is not a name.
+    pub(super) fn literal_address(&self) -> Option<IpAddr> {
+        literal_address(&self.host)
+    }
+}
+
+/// The address, if `host` is not a name.
+pub(super) fn literal_address<S>(host: &Host<S>) -> Option<IpAddr> {
+    match host {
+        Host::Ipv4(address) => Some((*address).into()),
+        Host::Ipv6(address) => Some((*address).into()),
+        Host::Domain(_) => None,
+    }
+}
+
+impl std::fmt::Display for Destination {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(to, "{}:{}", self.host, self.port)
+    }
+}
+
+/// How one hop is connected, where that differs from a check without options.
+pub(super) struct HopRoute {
+    /// Host and port in the URL.
+    pub(super) site: Destination,
+    /// Destination of the TCP connection: the proxy, or `connect_to`, or the site.
+    pub(super) destination: Destination,
+    pub(super) host_header: Option<HeaderValue>,
+    pub(super) http_version: HttpVersion,
+    pub(super) proxy: Option<ProxySettings>,
+    /// TLS configuration; `None` for http.
+    pub(super) tls: Option<Arc<ClientConfig>>,
+}
+
+impl HopRoute {
+    /// Returns the route to `url`; `None` if no option of `check` applies to it.
+    ///
+    /// # Errors
+    /// Fails if an option names a file that this prober does not have or cannot use.
+    pub(super) fn plan(check: &Check, url: &Url, configs: &TlsConfigs) -> Result<Option<Self>, Failure> {
+        let options = &check.options;
+        let is_own_origin = url.origin() == check.url.origin();
+        let applies = match is_own_origin {
+            true => options.has_connection_options(),
+            false => options.proxy.is_some() || !options.http_version.is_any(),
+        };
+        // A redirect to a URL without a host is refused before.
+        let (true, Some(site)) = (applies, Destination::from_url(url)) else { return Ok(None) };
+        let invalid = |what: &str| Failure::new(Cause::Invalid, what);
+        let connect_to = match is_own_origin {
+            true => options.connect_target().map_err(|why| invalid(&why.to_string()))?,
+            false => None,
+        };
+        let host_header = options
+            .host_header
+            .as_deref()
+            .filter(|_| is_own_origin)
+            .map(HeaderValue::from_str)
+            .transpose()
+            .map_err(|_| invalid("options.host_header cannot be sent"))?;
+        let proxy: Option<ProxySettings> = None;
+        let destination = match (&proxy, connect_to) {
+            (Some(proxy), _) => proxy.destination.clone(),
+            (None, Some(target)) => {
+                Destination { host: target.host, port: target.port.unwrap_or(site.port) }
+            }
+            (None, None) => site.clone(),
+        };
+        if proxy.is_some() && url.scheme() == "http" && options.http_version == HttpVersion::Http2 {
+            let message = "redirect to an http URL, for which a proxy does not speak HTTP/2";
+            return Err(Failure::new(Cause::Redirect, message));
+        }
+        let tls = match url.scheme() {
+            "https" => {
+                let identity: Option<NamedPem<'_>> = None;
+                let ca: Option<NamedPem<'_>> = None;
+                Some(configs.get_or_build(identity, ca, check.tls_verify, options.http_version)?)
+            }
+            _ => None,
+        };
+        Ok(Some(Self { site, destination, host_header, http_version: options.http_version, proxy, tls }))
+    }
+}

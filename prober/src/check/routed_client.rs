@@ -1,0 +1,266 @@
+//! HTTP client for hops with a [`HopRoute`]. reqwest's client connects to the host of the URL; this
+//! client connects where the route leads, and speaks as reqwest's client does.
+
+use std::{future::poll_fn, sync::Arc};
+
+use hyper::{
+    Uri,
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::{
+    client::legacy::connect::{Connection, HttpConnector},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+};
+use picket_proto::{Cause, http_options::HttpVersion};
+use reqwest::{
+    Body, Request, Response, StatusCode,
+    header::{HOST, HeaderValue, PROXY_AUTHORIZATION},
+};
+use rustls::{AlertDescription, ClientConfig, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tower::Service;
+use url::Host;
+
+use super::{
+    Checker,
+    address_policy::AddressPolicy,
+    error_text::find_source,
+    plain_http::{BoxError, HyperResolver, MeteredStream, set_default_headers},
+    proxy::ProxyError,
+    resolver::Resolver,
+    route::{Destination, HopRoute},
+    timing::{self, Phase, PhaseRecorder},
+    tls::HTTP2_PROTOCOL,
+};
+
+/// Client for hops with a route.
+pub(super) struct RoutedClient {
+    connector: HttpConnector<HyperResolver>,
+    /// Connector to proxies, to which the address policy does not apply.
+    proxy_connector: HttpConnector<HyperResolver>,
+    user_agent: HeaderValue,
+    /// HTTP/2 flow-control window in bytes.
+    window: u32,
+}
+
+/// Reasons why a connection is of no use for its route.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RouteError {
+    #[error("the server does not speak HTTP/{}", version_number(*.0))]
+    Version(HttpVersion),
+    #[error("options.host_header cannot be sent with HTTP/2")]
+    HostHeader,
+}
+
+fn version_number(version: HttpVersion) -> &'static str {
+    match version {
+        HttpVersion::Http1 => "1.1",
+        HttpVersion::Any | HttpVersion::Http2 => "2",
+    }
+}
+
+impl RouteError {
+    /// Cause of the check result.
+    pub(super) fn cause(&self) -> Cause {
+        match self {
+            Self::Version(_) => Cause::Http,
+            Self::HostHeader => Cause::Invalid,
+        }
+    }
+}
+
+impl RoutedClient {
+    pub(super) fn new(resolver: &Arc<Resolver>, user_agent: HeaderValue, window: u32) -> Self {
+        let connector = |resolver| {
+            let mut connector = HttpConnector::new_with_resolver(HyperResolver(resolver));
+            connector.set_nodelay(true);
+            connector
+        };
+        Self {
+            connector: connector(Arc::clone(resolver)),
+            proxy_connector: connector(Arc::new(resolver.with_policy(AddressPolicy::unrestricted()))),
+            user_agent,
+            window,
+        }
+    }
+
+    /// Sends `request` along `route`.
+    ///
+    /// # Errors
+    /// Fails if no response arrives.
+    pub(super) async fn send_request(
+        &self,
+        route: &HopRoute,
+        request: Request,
+    ) -> Result<Response, BoxError> {
+        let request = hyper::Request::<Body>::try_from(request)?;
+        let mut stream = self.connect(route).await?;
+        // The address of the peer, as reqwest's response finds it.
+        let peer = stream.connected();
+        let response = match &route.tls {
+            Some(config) => {
+                if let Some(proxy) = &route.proxy {
+                    timing::update_recorder(|marks| marks.enter_phase(Phase::ProxyConnect));
+                    proxy.open_tunnel(&mut stream, &route.site).await?;
+                }
+                let stream = negotiate_tls(stream, config, route).await?;
+                let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2_PROTOCOL);
+                if route.http_version == HttpVersion::Http2 && !is_http2 {
+                    return Err(RouteError::Version(HttpVersion::Http2).into());
+                }
+                timing::update_recorder(|marks| marks.enter_phase(Phase::FirstByte));
+                self.exchange(stream, is_http2, route, request).await?
+            }
+            None => {
+                timing::update_recorder(|marks| marks.enter_phase(Phase::FirstByte));
+                let inbound = timing::current_recorder().map(|marks| marks.inbound()).unwrap_or_default();
+                let stream = MeteredStream { stream, inbound };
+                let is_http2 = route.http_version == HttpVersion::Http2;
+                self.exchange(stream, is_http2, route, request).await?
+            }
+        };
+        // Of a tunnel only the site could send this status here.
+        if let (Some(proxy), None, StatusCode::PROXY_AUTHENTICATION_REQUIRED) =
+            (&route.proxy, &route.tls, response.status())
+        {
+            return Err(ProxyError::Credentials { proxy: Arc::clone(&proxy.name) }.into());
+        }
+        let mut response = response.map(Body::wrap);
+        peer.get_extras(response.extensions_mut());
+        Ok(response.into())
+    }
+
+    async fn connect(&self, route: &HopRoute) -> Result<TcpStream, BoxError> {
+        let mut connector = match route.proxy {
+            Some(_) => self.proxy_connector.clone(),
+            None => self.connector.clone(),
+        };
+        // The connector reads host and port alone.
+        let to = Uri::builder()
+            .scheme("http")
+            .authority(route.destination.to_string())
+            .path_and_query("/")
+            .build()?;
+        timing::update_recorder(PhaseRecorder::start_connect);
+        poll_fn(|context| connector.poll_ready(context)).await?;
+        Ok(connector.call(to).await?.into_inner())
+    }
+
+    /// Sends `request` on a new connection.
+    async fn exchange<S>(
+        &self,
+        stream: S,
+        is_http2: bool,
+        route: &HopRoute,
+        mut request: hyper::Request<Body>,
+    ) -> Result<hyper::Response<Incoming>, BoxError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        set_default_headers(request.headers_mut(), &self.user_agent);
+        match is_http2 {
+            true => set_http2_authority(&mut request, route)?,
+            false => set_http1_target(&mut request, route)?,
+        }
+        let stream = TokioIo::new(stream);
+        if is_http2 {
+            let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .max_header_list_size(Checker::MAX_HEADER_LIST_BYTES)
+                .initial_stream_window_size(self.window)
+                .initial_connection_window_size(self.window)
+                .handshake(stream)
+                .await?;
+            drive_connection(connection);
+            return Ok(sender.send_request(request).await?);
+        }
+        let (mut sender, connection) = http1::Builder::new()
+            // Accept malformed headers that browsers accept: visitors of such a site are served.
+            .allow_obsolete_multiline_headers_in_responses(true)
+            .allow_spaces_after_header_name_in_responses(true)
+            .ignore_invalid_headers_in_responses(true)
+            .max_headers(Checker::MAX_HEADERS)
+            .handshake(stream)
+            .await?;
+        drive_connection(connection);
+        Ok(sender.send_request(request).await?)
+    }
+}
+
+/// Reads and writes a connection until its response has ended. The response and its body report
+/// errors of the connection.
+fn drive_connection(connection: impl Future<Output = hyper::Result<()>> + Send + 'static) {
+    use hyper::rt::Executor;
+    TokioExecutor::new().execute(async {
+        let _ = connection.await;
+    });
+}
+
+async fn negotiate_tls(
+    stream: TcpStream,
+    config: &Arc<ClientConfig>,
+    route: &HopRoute,
+) -> Result<TlsStream<TcpStream>, BoxError> {
+    let name = match &route.site.host {
+        Host::Domain(name) => ServerName::try_from(name.clone())?,
+        Host::Ipv4(address) => ServerName::from(std::net::IpAddr::from(*address)),
+        Host::Ipv6(address) => ServerName::from(std::net::IpAddr::from(*address)),
+    };
+    let connected = TlsConnector::from(Arc::clone(config)).connect(name, stream).await;
+    connected.map_err(|why| {
+        let alert = rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol);
+        match find_source::<rustls::Error>(&why) {
+            Some(seen) if *seen == alert && !route.http_version.is_any() => {
+                RouteError::Version(route.http_version).into()
+            }
+            _ => why.into(),
+        }
+    })
+}
+
+/// Puts the given host into `:authority`, which HTTP/2 has instead of `Host`.
+fn set_http2_authority(request: &mut hyper::Request<Body>, route: &HopRoute) -> Result<(), RouteError> {
+    let Some(host) = &route.host_header else { return Ok(()) };
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.authority = Some(host.as_bytes().try_into().map_err(|_| RouteError::HostHeader)?);
+    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| RouteError::HostHeader)?;
+    Ok(())
+}
+
+/// Sets the header `Host` and the target of an HTTP/1 request: a path, or the whole URL for a proxy
+/// that forwards the request.
+fn set_http1_target(request: &mut hyper::Request<Body>, route: &HopRoute) -> Result<(), BoxError> {
+    let host = match &route.host_header {
+        Some(host) => host.clone(),
+        None => host_value(&route.site, route.tls.is_some())?,
+    };
+    request.headers_mut().insert(HOST, host);
+    match &route.proxy {
+        Some(proxy) if route.tls.is_none() => {
+            if let Some(authorization) = &proxy.authorization {
+                request.headers_mut().insert(PROXY_AUTHORIZATION, authorization.clone());
+            }
+        }
+        _ => {
+            let path = request.uri().path_and_query().cloned();
+            let mut parts = hyper::http::uri::Parts::default();
+            parts.path_and_query = path;
+            *request.uri_mut() = Uri::from_parts(parts)?;
+        }
+    }
+    Ok(())
+}
+
+/// Host of the URL, with its port unless that is the default of the scheme.
+fn host_value(site: &Destination, is_https: bool) -> Result<HeaderValue, BoxError> {
+    let default_port = if is_https { 443 } else { 80 };
+    Ok(HeaderValue::try_from(match site.port == default_port {
+        true => site.host.to_string(),
+        false => site.to_string(),
+    })?)
+}
