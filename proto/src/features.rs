@@ -11,7 +11,14 @@ use crate::CheckRequest;
 
 /// Features of checks that the prober of this build supports: the names of the options and
 /// assertions beyond the fields that every version has.
-pub const CHECK_FEATURES: &[&str] = &[];
+pub const CHECK_FEATURES: &[&str] = &[
+    "options.ca",
+    "options.client_certificate",
+    "options.connect_to",
+    "options.host_header",
+    "options.http_version",
+    "options.proxy",
+];
 
 /// Features of results that the sink of this build supports.
 pub const RESULT_FEATURES: &[&str] = &[];

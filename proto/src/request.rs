@@ -214,6 +214,7 @@ impl CheckRequest {
             options: self.share_options(),
         };
         self.options.validate()?;
+        self.options.validate_connection(&check.url, check.ip_version, check.tls_verify)?;
         let regex = self.regex.as_deref().map(|pattern| compile("regex", pattern)).transpose()?;
         let not_regex = self.not_regex.as_deref().map(|pattern| compile("not_regex", pattern)).transpose()?;
         self.assertions.validate(|field, pattern| compile(field, pattern).map(drop))?;

@@ -3,6 +3,7 @@
 
 use std::{io, sync::Arc};
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use picket_proto::Cause;
 use reqwest::header::HeaderValue;
 use tokio::{
@@ -50,24 +51,24 @@ impl ProxyError {
 }
 
 impl ProxySettings {
-    /// Reads the URL of the proxy `name`, such as `http://user:password@proxy.example:3128`.
+    /// Settings of the proxy `name` at `url`, with the user and the password that it requires.
     ///
     /// # Errors
-    /// Fails if `url` is not of this form. The failure does not repeat it, because it may contain a
-    /// password.
-    pub(super) fn parse(name: &str, url: &str) -> Result<Self, Failure> {
-        let unusable = || {
-            let message = format!(
-                "proxy '{name}' of this prober cannot be used: it is no URL such as http://proxy.example:3128"
-            );
+    /// Fails if `url` has no host.
+    pub(super) fn new(name: &str, url: &Url, login: Option<(&str, &str)>) -> Result<Self, Failure> {
+        let unusable = |what| {
+            let message = format!("proxy '{name}' of this prober cannot be used: its {what} cannot be sent");
             Failure::new(Cause::SecretUnavailable, message)
         };
-        let url = Url::parse(url.trim()).ok().filter(|url| url.scheme() == "http").ok_or_else(unusable)?;
-        let destination = Destination::from_url(&url).filter(|to| to.port > 0).ok_or_else(unusable)?;
-        let authorization = match (url.username(), url.password()) {
-            ("", None) => None,
-            (user, password) => Some(basic_credentials(user, password.unwrap_or_default())),
-        };
+        let destination = Destination::from_url(url).ok_or_else(|| unusable("URL"))?;
+        let authorization = login.map(|(user, password)| {
+            let credentials = BASE64_STANDARD.encode(format!("{user}:{password}"));
+            HeaderValue::try_from(format!("Basic {credentials}"))
+        });
+        let mut authorization = authorization.transpose().map_err(|_| unusable("password"))?;
+        if let Some(value) = &mut authorization {
+            value.set_sensitive(true);
+        }
         Ok(Self { name: name.into(), destination, authorization })
     }
 
@@ -154,19 +155,14 @@ mod tests {
     }
 
     #[test]
-    fn the_url_of_a_proxy_is_http_and_is_never_repeated() {
-        let proxy = ProxySettings::parse("office", "http://proxy.example:3128/").unwrap();
-        assert_eq!((proxy.destination.to_string().as_str(), proxy.authorization), ("proxy.example:3128", None));
-        let proxy = ProxySettings::parse("office", "http://me:p%40ss@[::1]\n").unwrap();
+    fn the_password_of_a_proxy_is_sent_and_never_shown() {
+        let url = Url::parse("http://[::1]/").unwrap();
+        let proxy = ProxySettings::new("office", &url, Some(("me", "p@ss:word"))).unwrap();
+
         assert_eq!(proxy.destination.to_string(), "[::1]:80");
-        let authorization = proxy.authorization.unwrap();
-        assert_eq!(authorization.to_str().unwrap(), "Basic bWU6cEBzcw==");
-        assert!(authorization.is_sensitive());
-        for url in ["", "proxy.example:3128", "https://u:MARKED@proxy.example", "socks5://u:MARKED@x", "http://"] {
-            let failure = ProxySettings::parse("office", url).unwrap_err();
-            assert_eq!(failure.cause, Cause::SecretUnavailable);
-            assert!(failure.message.starts_with("proxy 'office' of this prober cannot be used"));
-            assert!(!failure.message.contains("MARKED"));
-        }
+        let authorization = proxy.authorization.clone().unwrap();
+        assert_eq!(authorization.to_str().unwrap(), "Basic bWU6cEBzczp3b3Jk");
+        let shown = format!("{proxy:?}");
+        assert!(!shown.contains("p@ss") && !shown.contains("bWU6"), "{shown}");
     }
 }

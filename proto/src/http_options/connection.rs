@@ -150,6 +150,16 @@ impl HttpOptions {
     }
 }
 
+/// Validates the name of an entry of the probers' secrets files.
+fn validate_name(field: &str, name: &str) -> Result<(), ValidationError> {
+    const MAX_NAME_BYTES: usize = 64;
+    let is_letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    match (1..=MAX_NAME_BYTES).contains(&name.len()) && name.bytes().all(is_letter) {
+        true => Ok(()),
+        false => Err(ValidationError::new(field, name, "1 to 64 lower-case letters, digits and '-'")),
+    }
+}
+
 /// Validates a value of the header `Host`: the characters of a host and a port in a URI (RFC 3986).
 fn validate_host_header(host: &str) -> Result<(), ValidationError> {
     let is_host_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:%[]".contains(&byte);
