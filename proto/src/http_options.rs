@@ -1,6 +1,11 @@
 //! Options of an HTTP check: how to ask, beyond method, headers and body.
 
-use std::collections::BTreeMap;
+mod auth;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -105,6 +110,15 @@ impl HttpOptions {
     /// # Errors
     /// If an option cannot be used. The error names it, as in `options.connect_to`.
     pub fn validate(&self) -> Result<(), ValidationError> {
-        Ok(())
+        self.validate_auth()
+    }
+
+    /// A shared copy. All copies of the default are one allocation.
+    pub(crate) fn to_shared(&self) -> Arc<Self> {
+        static DEFAULT: LazyLock<Arc<HttpOptions>> = LazyLock::new(Arc::default);
+        match self.is_empty() {
+            true => Arc::clone(&DEFAULT),
+            false => Arc::new(self.clone()),
+        }
     }
 }

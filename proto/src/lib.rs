@@ -8,9 +8,11 @@
 pub mod bundle;
 pub mod check;
 mod check_options;
+mod check_url;
 pub mod confirmation;
 pub mod duration;
 pub mod event;
+mod header_name;
 pub mod http_assertions;
 pub mod http_options;
 pub mod ids;
