@@ -34,7 +34,7 @@ pub struct Check {
     pub ip_version: IpVersion,
     /// True if an untrusted certificate makes the check fail.
     pub tls_verify: bool,
-    /// Further options. Checks without any share one value.
+    /// How to ask, beyond the fields above.
     pub options: Arc<HttpOptions>,
 }
 

@@ -2,10 +2,7 @@
 
 mod auth;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, LazyLock},
-};
+use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -111,14 +108,5 @@ impl HttpOptions {
     /// If an option cannot be used. The error names it, as in `options.connect_to`.
     pub fn validate(&self) -> Result<(), ValidationError> {
         self.validate_auth()
-    }
-
-    /// A shared copy. All copies of the default are one allocation.
-    pub(crate) fn to_shared(&self) -> Arc<Self> {
-        static DEFAULT: LazyLock<Arc<HttpOptions>> = LazyLock::new(Arc::default);
-        match self.is_empty() {
-            true => Arc::clone(&DEFAULT),
-            false => Arc::new(self.clone()),
-        }
     }
 }
