@@ -30,7 +30,7 @@ use std::{
 
 use ipnet::IpNet;
 use picket_proto::{Cause, Check, Outcome, Timestamp, Timing, Warning, result::Details};
-use picket_runtime::clock;
+use picket_runtime::{Secrets, clock};
 use prometheus_client::metrics::gauge::Gauge;
 use reqwest::{
     Client, Method, Response, StatusCode,
@@ -83,6 +83,8 @@ pub struct ClientOptions {
     pub name_servers: Vec<SocketAddr>,
     /// Lookups in progress, including lookups abandoned by their checks.
     pub running_lookups: Gauge,
+    /// Secrets that checks refer to by name.
+    pub secrets: Secrets,
     /// Cached TLS configurations of checks with options.
     pub cached_tls_configs: Gauge,
 }
@@ -95,6 +97,7 @@ impl Default for ClientOptions {
             lookup: resolver::system_lookup(),
             name_servers: resolver::name_servers(),
             running_lookups: Gauge::default(),
+            secrets: Secrets::none(),
             cached_tls_configs: Gauge::default(),
         }
     }
@@ -176,6 +179,7 @@ pub struct Checker {
     address_policy: AddressPolicy,
     match_queue: MatchQueue,
     max_body_bytes: usize,
+    secrets: Secrets,
 }
 
 struct RoutedChecks {
@@ -267,6 +271,7 @@ impl Checker {
             address_policy: addresses,
             match_queue: MatchQueue::new().map_err(Error::Threads)?,
             max_body_bytes: limits.max_body_bytes,
+            secrets: asking.secrets,
         })
     }
 
@@ -320,7 +325,7 @@ impl Checker {
             cookies.apply_cookies(&hop.url, request.headers_mut());
             trail.push_request(&request, check.max_redirects)?;
             seen.redirects = trail.redirect_count();
-            let route = HopRoute::plan(check, &hop.url, &self.routed.tls_configs)?;
+            let route = HopRoute::plan(check, &hop.url, &self.secrets, &self.routed.tls_configs)?;
             self.check_address(&hop.url, route.as_ref(), check, marks)?;
             // Reset so that a failed connect does not report the address of the previous hop.
             seen.remote_addr = None;

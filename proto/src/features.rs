@@ -12,12 +12,14 @@ use crate::CheckRequest;
 /// Features of checks that the prober of this build supports: the names of the options and
 /// assertions beyond the fields that every version has.
 pub const CHECK_FEATURES: &[&str] = &[
+    "options.auth",
     "options.ca",
     "options.client_certificate",
     "options.connect_to",
     "options.host_header",
     "options.http_version",
     "options.proxy",
+    "options.secret_headers",
 ];
 
 /// Features of results that the sink of this build supports.

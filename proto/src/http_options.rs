@@ -1,5 +1,6 @@
 //! Options of an HTTP check: how to ask, beyond method, headers and body.
 
+mod auth;
 mod connection;
 
 use std::collections::BTreeMap;
@@ -108,6 +109,6 @@ impl HttpOptions {
     /// # Errors
     /// If an option cannot be used. The error names it, as in `options.connect_to`.
     pub fn validate(&self) -> Result<(), ValidationError> {
-        Ok(())
+        self.validate_auth()
     }
 }

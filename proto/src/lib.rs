@@ -8,10 +8,12 @@
 pub mod bundle;
 pub mod check;
 mod check_options;
+mod check_url;
 pub mod confirmation;
 pub mod duration;
 pub mod event;
 pub mod features;
+mod header_name;
 pub mod http_assertions;
 pub mod http_options;
 pub mod ids;

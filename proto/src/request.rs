@@ -13,6 +13,7 @@ use crate::{
     Pattern, ScheduledTick, Shard, SiteId, Timestamp, ValidationError,
     check::{self, Method},
     check_options::with_check_options,
+    header_name::check_header_name,
     status_ranges::StatusRanges,
 };
 
@@ -215,6 +216,7 @@ impl CheckRequest {
         };
         self.options.validate()?;
         self.options.validate_connection(&check.url, check.ip_version, check.tls_verify)?;
+        self.options.reject_header_clash(&self.headers)?;
         let regex = self.regex.as_deref().map(|pattern| compile("regex", pattern)).transpose()?;
         let not_regex = self.not_regex.as_deref().map(|pattern| compile("not_regex", pattern)).transpose()?;
         self.assertions.validate(|field, pattern| compile(field, pattern).map(drop))?;
@@ -262,20 +264,6 @@ pub(crate) fn check_range(field: &str, value: i64, min: i64, max: i64) -> Result
     }
 }
 
-/// Headers that belong to the connection and not to the request, or that name the requested host.
-const RESERVED_HEADERS: [&str; 10] = [
-    "connection",
-    "content-length",
-    "host",
-    "keep-alive",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-
 fn validate_headers(given: &BTreeMap<String, String>) -> Result<Vec<(String, String)>, ValidationError> {
     if given.len() > CheckRequest::MAX_HEADERS {
         return Err(ValidationError::new("headers", format_args!("{} of them", given.len()), "at most 50"));
@@ -288,14 +276,8 @@ fn validate_headers(given: &BTreeMap<String, String>) -> Result<Vec<(String, Str
             "at most 16384 bytes together",
         ));
     }
-    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     for (name, value) in given {
-        if name.is_empty() || !name.bytes().all(is_token) {
-            return Err(ValidationError::new("headers", name, "a header name as in RFC 9110"));
-        }
-        if RESERVED_HEADERS.iter().any(|reserved| reserved.eq_ignore_ascii_case(name)) {
-            return Err(ValidationError::new("headers", name, "no header of the connection or of the host"));
-        }
+        check_header_name("headers", name)?;
         // The error does not repeat the value, which may be a secret.
         if value.chars().any(|letter| letter.is_control() && letter != '\t') {
             return Err(ValidationError::new(

@@ -8,6 +8,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use picket_proto::{Cause, Check, http_options::HttpVersion};
+use picket_runtime::{SecretUnavailable, Secrets};
 use reqwest::header::HeaderValue;
 use rustls::ClientConfig;
 use url::{Host, Url};
@@ -70,7 +71,12 @@ impl HopRoute {
     ///
     /// # Errors
     /// Fails if an option names a file that this prober does not have or cannot use.
-    pub(super) fn plan(check: &Check, url: &Url, configs: &TlsConfigs) -> Result<Option<Self>, Failure> {
+    pub(super) fn plan(
+        check: &Check,
+        url: &Url,
+        secrets: &Secrets,
+        configs: &TlsConfigs,
+    ) -> Result<Option<Self>, Failure> {
         let options = &check.options;
         let is_own_origin = url.origin() == check.url.origin();
         let applies = match is_own_origin {
@@ -91,7 +97,7 @@ impl HopRoute {
             .map(HeaderValue::from_str)
             .transpose()
             .map_err(|_| invalid("options.host_header cannot be sent"))?;
-        let proxy: Option<ProxySettings> = None;
+        let proxy = options.proxy.as_deref().map(|name| find_proxy(secrets, name)).transpose()?;
         let destination = match (&proxy, connect_to) {
             (Some(proxy), _) => proxy.destination.clone(),
             (None, Some(target)) => {
@@ -105,12 +111,34 @@ impl HopRoute {
         }
         let tls = match url.scheme() {
             "https" => {
-                let identity: Option<NamedPem<'_>> = None;
-                let ca: Option<NamedPem<'_>> = None;
+                let identity = match options.client_certificate.as_deref().filter(|_| is_own_origin) {
+                    Some(name) => {
+                        let pem = secrets.value_for(name, url, check.tls_verify).map_err(unavailable)?;
+                        Some((name, pem))
+                    }
+                    None => None,
+                };
+                let ca = match options.ca.as_deref().filter(|_| is_own_origin) {
+                    Some(name) => Some((name, secrets.authority(name).map_err(unavailable)?)),
+                    None => None,
+                };
+                let identity =
+                    identity.as_ref().map(|(name, pem)| NamedPem { name, pem: pem.expose_bytes() });
+                let ca = ca.as_ref().map(|(name, pem)| NamedPem { name, pem: pem.as_bytes() });
                 Some(configs.get_or_build(identity, ca, check.tls_verify, options.http_version)?)
             }
             _ => None,
         };
         Ok(Some(Self { site, destination, host_header, http_version: options.http_version, proxy, tls }))
     }
+}
+
+fn find_proxy(secrets: &Secrets, name: &str) -> Result<ProxySettings, Failure> {
+    let proxy = secrets.proxy(name).map_err(unavailable)?;
+    let login = proxy.login.as_ref().map(|(user, password)| (user.as_str(), password.expose_text()));
+    ProxySettings::new(name, &proxy.url, login)
+}
+
+fn unavailable(why: SecretUnavailable) -> Failure {
+    Failure::new(Cause::SecretUnavailable, why.to_string())
 }

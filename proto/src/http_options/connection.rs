@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr};
 
 use url::{Host, Url};
 
-use super::{HttpOptions, HttpVersion};
+use super::{HttpOptions, HttpVersion, auth::check_secret_name};
 use crate::{IpVersion, ValidationError};
 
 /// Place to connect to instead of the URL's own: the parsed form of `connect_to`.
@@ -105,7 +105,7 @@ impl HttpOptions {
             ("options.ca", &self.ca),
             ("options.proxy", &self.proxy),
         ] {
-            name.as_deref().map_or(Ok(()), |name| validate_name(field, name))?;
+            name.as_deref().map_or(Ok(()), |name| check_secret_name(field, name))?;
         }
         self.reject_contradictions(url, ip_version, tls_verify)
     }
@@ -147,16 +147,6 @@ impl HttpOptions {
             }
             None => Ok(()),
         }
-    }
-}
-
-/// Validates the name of an entry of the probers' secrets files.
-fn validate_name(field: &str, name: &str) -> Result<(), ValidationError> {
-    const MAX_NAME_BYTES: usize = 64;
-    let is_letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    match (1..=MAX_NAME_BYTES).contains(&name.len()) && name.bytes().all(is_letter) {
-        true => Ok(()),
-        false => Err(ValidationError::new(field, name, "1 to 64 lower-case letters, digits and '-'")),
     }
 }
 
