@@ -5,8 +5,10 @@ mod address_policy;
 mod body;
 mod body_match;
 mod certificate;
+mod connection_plan;
 mod content_encoding;
 mod cookies;
+mod custom_client;
 mod error_text;
 mod failure;
 mod inbound;
@@ -16,8 +18,6 @@ mod proxy;
 mod redirects;
 mod resolver;
 mod response_so_far;
-mod route;
-mod routed_client;
 mod timing;
 mod tls;
 mod tls_configs;
@@ -48,14 +48,14 @@ use self::{
         BodyExtent, BodyMatcher,
         match_queue::{MatchQueue, MatchTask},
     },
+    connection_plan::ConnectionPlan,
     cookies::Cookies,
+    custom_client::CustomClient,
     failure::Failure,
     plain_http::{BoxError, PlainHttpClient},
     redirects::{Hop, RedirectHistory},
     resolver::Resolver,
     response_so_far::ResponseSoFar,
-    route::HopRoute,
-    routed_client::RoutedClient,
     timing::{ConnectLayer, Phase, PhaseRecorder},
     tls_configs::TlsConfigs,
 };
@@ -175,15 +175,15 @@ pub struct Checker {
     insecure_client: Client,
     plain_client: PlainHttpClient,
     /// Client and TLS configurations of checks with options for the connection.
-    routed: Arc<RoutedChecks>,
+    custom: Arc<CustomConnections>,
     address_policy: AddressPolicy,
     match_queue: MatchQueue,
     max_body_bytes: usize,
     secrets: Secrets,
 }
 
-struct RoutedChecks {
-    client: RoutedClient,
+struct CustomConnections {
+    client: CustomClient,
     tls_configs: TlsConfigs,
 }
 
@@ -259,12 +259,12 @@ impl Checker {
         };
         let agent = HeaderValue::try_from(&asking.user_agent)
             .map_err(|_| Error::UserAgent(asking.user_agent.clone()))?;
-        let routed = RoutedChecks {
-            client: RoutedClient::new(&resolver, agent.clone(), window),
+        let custom = CustomConnections {
+            client: CustomClient::new(&resolver, agent.clone(), window),
             tls_configs: TlsConfigs::new(Arc::clone(&roots), asking.cached_tls_configs),
         };
         Ok(Self {
-            routed: Arc::new(routed),
+            custom: Arc::new(custom),
             plain_client: PlainHttpClient::new(Arc::clone(&resolver), agent),
             verifying_client: client(tls::build_client_config(Some(roots))?)?,
             insecure_client: client(tls::build_client_config(None)?)?,
@@ -325,12 +325,12 @@ impl Checker {
             cookies.apply_cookies(&hop.url, request.headers_mut());
             trail.push_request(&request, check.max_redirects)?;
             seen.redirects = trail.redirect_count();
-            let route = HopRoute::plan(check, &hop.url, &self.secrets, &self.routed.tls_configs)?;
-            self.check_address(&hop.url, route.as_ref(), check, marks)?;
+            let plan = ConnectionPlan::for_hop(check, &hop.url, &self.secrets, &self.custom.tls_configs)?;
+            self.check_address(&hop.url, plan.as_deref(), check, marks)?;
             // Reset so that a failed connect does not report the address of the previous hop.
             seen.remote_addr = None;
             let response = self
-                .send_request(check, request, route)
+                .send_request(check, request, plan)
                 .await
                 .map_err(|why| failure::classify_error(why.as_ref(), marks, seen))?;
             marks.inbound().set_answered();
@@ -360,11 +360,11 @@ impl Checker {
         &self,
         check: &Check,
         request: reqwest::Request,
-        route: Option<HopRoute>,
+        plan: Option<Box<ConnectionPlan>>,
     ) -> Result<Response, BoxError> {
-        if let Some(route) = route {
+        if let Some(plan) = plan {
             // Boxed, because the memory of each running check would grow by this rare future.
-            return Box::pin(self.routed.client.send_request(&route, request)).await;
+            return Box::pin(self.custom.client.send_request(&plan, request)).await;
         }
         let client = match request.url().scheme() {
             "http" => return self.plain_client.send_request(request).await,
@@ -379,20 +379,20 @@ impl Checker {
     fn check_address(
         &self,
         url: &Url,
-        route: Option<&HopRoute>,
+        plan: Option<&ConnectionPlan>,
         check: &Check,
         marks: &PhaseRecorder,
     ) -> Result<(), Failure> {
-        let (address, port) = match route {
-            Some(route) => (route.destination.literal_address(), route.destination.port),
+        let (address, port) = match plan {
+            Some(plan) => (plan.destination.literal_address(), plan.destination.port),
             None => {
-                let address = url.host().as_ref().and_then(route::literal_address);
+                let address = url.host().as_ref().and_then(connection_plan::literal_address);
                 (address, url.port_or_known_default().unwrap_or_default())
             }
         };
         marks.start_hop(address, port);
         // The operator of the prober named the proxy, and the proxy chooses the address of the site.
-        if let Some(proxy) = route.and_then(|route| route.proxy.as_ref()) {
+        if let Some(proxy) = plan.and_then(|plan| plan.proxy.as_ref()) {
             marks.set_proxy(Arc::clone(&proxy.name));
             return Ok(());
         }

@@ -10,7 +10,7 @@ use super::{
     proxy::ProxyError,
     resolver,
     response_so_far::ResponseSoFar,
-    routed_client::RouteError,
+    custom_client::ConnectionError,
     timing::{Phase, PhaseRecorder},
     tls,
 };
@@ -79,7 +79,7 @@ pub(super) fn classify_error(
         );
     }
     let doing = seen.describe_activity(marks);
-    if let Some(failure) = classify_route_error(error, marks, &doing) {
+    if let Some(failure) = classify_connection_error(error, marks, &doing) {
         return failure;
     }
     if let Some(flood) = marks.inbound().flood() {
@@ -140,16 +140,16 @@ fn has_no_route(marks: &PhaseRecorder) -> bool {
     !places.is_empty() && !places.iter().any(|place| has_route(*place))
 }
 
-/// Failure of a check with options for the connection, if it is one of the route and not of the
-/// site. Without such options there is neither error nor proxy.
-fn classify_route_error(
+/// Failure of a check with options for the connection, if it is not the
+/// site's. Without such options there is neither error nor proxy.
+fn classify_connection_error(
     error: &(dyn Error + 'static),
     marks: &PhaseRecorder,
     doing: &str,
 ) -> Option<Failure> {
-    let of_route = find_source::<RouteError>(error).map(|why| (why.cause(), why.to_string()));
+    let of_connection = find_source::<ConnectionError>(error).map(|why| (why.cause(), why.to_string()));
     let of_proxy = || find_source::<ProxyError>(error).map(|why| (why.cause(), why.to_string()));
-    if let Some((cause, message)) = of_route.or_else(of_proxy) {
+    if let Some((cause, message)) = of_connection.or_else(of_proxy) {
         return Some(Failure::new(cause, message));
     }
     let proxy = marks.proxy()?;

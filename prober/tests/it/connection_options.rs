@@ -264,7 +264,7 @@ async fn a_version_is_asked_for_at_each_hop() {
 
 /// The limits of checks without options hold on these connections as well.
 #[tokio::test]
-async fn a_flood_by_a_routed_connection_is_down_by_http() {
+async fn a_flood_on_such_a_connection_is_down_by_http() {
     let authority = CertificateAuthority::new();
     let checker = build_checker(&authority, &[]);
     let hints = vec![Step::Repeat(b"HTTP/1.1 103 Early Hints\r\n\r\n".to_vec())];
@@ -288,7 +288,7 @@ async fn a_flood_by_a_routed_connection_is_down_by_http() {
 }
 
 #[tokio::test]
-async fn a_routed_check_sends_what_others_send_and_ends_in_time() {
+async fn a_check_with_options_sends_what_others_send_and_ends_in_time() {
     let target = Target::serve_http().await;
     let checker = build_checker(&CertificateAuthority::new(), &[]);
     let post = CheckRequest {

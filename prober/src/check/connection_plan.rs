@@ -1,5 +1,5 @@
-//! Route of a hop: where its connection goes, and what it negotiates, for checks with options for
-//! the connection.
+//! Plan of a hop's connection, for checks with options for the connection: where it goes, and what
+//! it negotiates.
 //!
 //! `connect_to`, `host_header`, `client_certificate` and `ca` apply to the origin of the check's URL
 //! alone: a site that redirects elsewhere must not choose who receives them. `proxy` and
@@ -54,7 +54,7 @@ impl std::fmt::Display for Destination {
 }
 
 /// How one hop is connected, where that differs from a check without options.
-pub(super) struct HopRoute {
+pub(super) struct ConnectionPlan {
     /// Host and port in the URL.
     pub(super) site: Destination,
     /// Destination of the TCP connection: the proxy, or `connect_to`, or the site.
@@ -66,17 +66,17 @@ pub(super) struct HopRoute {
     pub(super) tls: Option<Arc<ClientConfig>>,
 }
 
-impl HopRoute {
-    /// Returns the route to `url`; `None` if no option of `check` applies to it.
+impl ConnectionPlan {
+    /// Returns the plan for a hop to `url`; `None` if no option of `check` applies to it.
     ///
     /// # Errors
     /// Fails if an option names a file that this prober does not have or cannot use.
-    pub(super) fn plan(
+    pub(super) fn for_hop(
         check: &Check,
         url: &Url,
         secrets: &Secrets,
         configs: &TlsConfigs,
-    ) -> Result<Option<Self>, Failure> {
+    ) -> Result<Option<Box<Self>>, Failure> {
         let options = &check.options;
         let is_own_origin = url.origin() == check.url.origin();
         let applies = match is_own_origin {
@@ -129,7 +129,9 @@ impl HopRoute {
             }
             _ => None,
         };
-        Ok(Some(Self { site, destination, host_header, http_version: options.http_version, proxy, tls }))
+        let http_version = options.http_version;
+        // Boxed, because the memory of each running check would grow by this rare value.
+        Ok(Some(Box::new(Self { site, destination, host_header, http_version, proxy, tls })))
     }
 }
 

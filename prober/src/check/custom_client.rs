@@ -1,5 +1,5 @@
-//! HTTP client for hops with a [`HopRoute`]. reqwest's client connects to the host of the URL; this
-//! client connects where the route leads, and speaks as reqwest's client does.
+//! HTTP client for hops with a [`ConnectionPlan`]. reqwest's client connects to the host of the URL; this
+//! client connects where the plan leads, and speaks as reqwest's client does.
 
 use std::{future::poll_fn, sync::Arc};
 
@@ -33,13 +33,13 @@ use super::{
     plain_http::{BoxError, HyperResolver, MeteredStream, set_default_headers},
     proxy::ProxyError,
     resolver::Resolver,
-    route::{Destination, HopRoute},
+    plan::{Destination, ConnectionPlan},
     timing::{self, Phase, PhaseRecorder},
     tls::HTTP2_PROTOCOL,
 };
 
-/// Client for hops with a route.
-pub(super) struct RoutedClient {
+/// Client for hops with a plan.
+pub(super) struct CustomClient {
     connector: HttpConnector<HyperResolver>,
     /// Connector to proxies, to which the address policy does not apply.
     proxy_connector: HttpConnector<HyperResolver>,
@@ -48,9 +48,9 @@ pub(super) struct RoutedClient {
     window: u32,
 }
 
-/// Reasons why a connection is of no use for its route.
+/// Reasons why a connection is of no use for its plan.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum RouteError {
+pub(super) enum ConnectionError {
     #[error("the server does not speak HTTP/{}", version_number(*.0))]
     Version(HttpVersion),
     #[error("options.host_header cannot be sent with HTTP/2")]
@@ -64,7 +64,7 @@ fn version_number(version: HttpVersion) -> &'static str {
     }
 }
 
-impl RouteError {
+impl ConnectionError {
     /// Cause of the check result.
     pub(super) fn cause(&self) -> Cause {
         match self {
@@ -74,7 +74,7 @@ impl RouteError {
     }
 }
 
-impl RoutedClient {
+impl CustomClient {
     pub(super) fn new(resolver: &Arc<Resolver>, user_agent: HeaderValue, window: u32) -> Self {
         let connector = |resolver| {
             let mut connector = HttpConnector::new_with_resolver(HyperResolver(resolver));
@@ -89,44 +89,44 @@ impl RoutedClient {
         }
     }
 
-    /// Sends `request` along `route`.
+    /// Sends `request` along `plan`.
     ///
     /// # Errors
     /// Fails if no response arrives.
     pub(super) async fn send_request(
         &self,
-        route: &HopRoute,
+        plan: &ConnectionPlan,
         request: Request,
     ) -> Result<Response, BoxError> {
         let request = hyper::Request::<Body>::try_from(request)?;
-        let mut stream = self.connect(route).await?;
+        let mut stream = self.connect(plan).await?;
         // The address of the peer, as reqwest's response finds it.
         let peer = stream.connected();
-        let response = match &route.tls {
+        let response = match &plan.tls {
             Some(config) => {
-                if let Some(proxy) = &route.proxy {
+                if let Some(proxy) = &plan.proxy {
                     timing::update_recorder(|marks| marks.enter_phase(Phase::ProxyConnect));
-                    proxy.open_tunnel(&mut stream, &route.site).await?;
+                    proxy.open_tunnel(&mut stream, &plan.site).await?;
                 }
-                let stream = negotiate_tls(stream, config, route).await?;
+                let stream = negotiate_tls(stream, config, plan).await?;
                 let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2_PROTOCOL);
-                if route.http_version == HttpVersion::Http2 && !is_http2 {
-                    return Err(RouteError::Version(HttpVersion::Http2).into());
+                if plan.http_version == HttpVersion::Http2 && !is_http2 {
+                    return Err(ConnectionError::Version(HttpVersion::Http2).into());
                 }
                 timing::update_recorder(|marks| marks.enter_phase(Phase::FirstByte));
-                self.exchange(stream, is_http2, route, request).await?
+                self.exchange(stream, is_http2, plan, request).await?
             }
             None => {
                 timing::update_recorder(|marks| marks.enter_phase(Phase::FirstByte));
                 let inbound = timing::current_recorder().map(|marks| marks.inbound()).unwrap_or_default();
                 let stream = MeteredStream { stream, inbound };
-                let is_http2 = route.http_version == HttpVersion::Http2;
-                self.exchange(stream, is_http2, route, request).await?
+                let is_http2 = plan.http_version == HttpVersion::Http2;
+                self.exchange(stream, is_http2, plan, request).await?
             }
         };
         // Of a tunnel only the site could send this status here.
         if let (Some(proxy), None, StatusCode::PROXY_AUTHENTICATION_REQUIRED) =
-            (&route.proxy, &route.tls, response.status())
+            (&plan.proxy, &plan.tls, response.status())
         {
             return Err(ProxyError::Credentials { proxy: Arc::clone(&proxy.name) }.into());
         }
@@ -135,15 +135,15 @@ impl RoutedClient {
         Ok(response.into())
     }
 
-    async fn connect(&self, route: &HopRoute) -> Result<TcpStream, BoxError> {
-        let mut connector = match route.proxy {
+    async fn connect(&self, plan: &ConnectionPlan) -> Result<TcpStream, BoxError> {
+        let mut connector = match plan.proxy {
             Some(_) => self.proxy_connector.clone(),
             None => self.connector.clone(),
         };
         // The connector reads host and port alone.
         let to = Uri::builder()
             .scheme("http")
-            .authority(route.destination.to_string())
+            .authority(plan.destination.to_string())
             .path_and_query("/")
             .build()?;
         timing::update_recorder(PhaseRecorder::start_connect);
@@ -156,7 +156,7 @@ impl RoutedClient {
         &self,
         stream: S,
         is_http2: bool,
-        route: &HopRoute,
+        plan: &ConnectionPlan,
         mut request: hyper::Request<Body>,
     ) -> Result<hyper::Response<Incoming>, BoxError>
     where
@@ -164,8 +164,8 @@ impl RoutedClient {
     {
         set_default_headers(request.headers_mut(), &self.user_agent);
         match is_http2 {
-            true => set_http2_authority(&mut request, route)?,
-            false => set_http1_target(&mut request, route)?,
+            true => set_http2_authority(&mut request, plan)?,
+            false => set_http1_target(&mut request, plan)?,
         }
         let stream = TokioIo::new(stream);
         if is_http2 {
@@ -204,9 +204,9 @@ fn drive_connection(connection: impl Future<Output = hyper::Result<()>> + Send +
 async fn negotiate_tls(
     stream: TcpStream,
     config: &Arc<ClientConfig>,
-    route: &HopRoute,
+    plan: &ConnectionPlan,
 ) -> Result<TlsStream<TcpStream>, BoxError> {
-    let name = match &route.site.host {
+    let name = match &plan.site.host {
         Host::Domain(name) => ServerName::try_from(name.clone())?,
         Host::Ipv4(address) => ServerName::from(std::net::IpAddr::from(*address)),
         Host::Ipv6(address) => ServerName::from(std::net::IpAddr::from(*address)),
@@ -215,8 +215,8 @@ async fn negotiate_tls(
     connected.map_err(|why| {
         let alert = rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol);
         match find_source::<rustls::Error>(&why) {
-            Some(seen) if *seen == alert && !route.http_version.is_any() => {
-                RouteError::Version(route.http_version).into()
+            Some(seen) if *seen == alert && !plan.http_version.is_any() => {
+                ConnectionError::Version(plan.http_version).into()
             }
             _ => why.into(),
         }
@@ -224,24 +224,24 @@ async fn negotiate_tls(
 }
 
 /// Puts the given host into `:authority`, which HTTP/2 has instead of `Host`.
-fn set_http2_authority(request: &mut hyper::Request<Body>, route: &HopRoute) -> Result<(), RouteError> {
-    let Some(host) = &route.host_header else { return Ok(()) };
+fn set_http2_authority(request: &mut hyper::Request<Body>, plan: &ConnectionPlan) -> Result<(), ConnectionError> {
+    let Some(host) = &plan.host_header else { return Ok(()) };
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    parts.authority = Some(host.as_bytes().try_into().map_err(|_| RouteError::HostHeader)?);
-    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| RouteError::HostHeader)?;
+    parts.authority = Some(host.as_bytes().try_into().map_err(|_| ConnectionError::HostHeader)?);
+    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| ConnectionError::HostHeader)?;
     Ok(())
 }
 
 /// Sets the header `Host` and the target of an HTTP/1 request: a path, or the whole URL for a proxy
 /// that forwards the request.
-fn set_http1_target(request: &mut hyper::Request<Body>, route: &HopRoute) -> Result<(), BoxError> {
-    let host = match &route.host_header {
+fn set_http1_target(request: &mut hyper::Request<Body>, plan: &ConnectionPlan) -> Result<(), BoxError> {
+    let host = match &plan.host_header {
         Some(host) => host.clone(),
-        None => host_value(&route.site, route.tls.is_some())?,
+        None => host_value(&plan.site, plan.tls.is_some())?,
     };
     request.headers_mut().insert(HOST, host);
-    match &route.proxy {
-        Some(proxy) if route.tls.is_none() => {
+    match &plan.proxy {
+        Some(proxy) if plan.tls.is_none() => {
             if let Some(authorization) = &proxy.authorization {
                 request.headers_mut().insert(PROXY_AUTHORIZATION, authorization.clone());
             }
