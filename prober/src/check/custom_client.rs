@@ -1,5 +1,5 @@
-//! HTTP client for hops with a [`ConnectionPlan`]. reqwest's client connects to the host of the URL; this
-//! client connects where the plan leads, and speaks as reqwest's client does.
+//! HTTP client for hops with a [`ConnectionPlan`]. reqwest's client connects to the host of the URL;
+//! this client connects where the plan leads, and speaks as reqwest's client does.
 
 use std::{future::poll_fn, sync::Arc};
 
@@ -29,11 +29,11 @@ use url::Host;
 use super::{
     Checker,
     address_policy::AddressPolicy,
+    connection_plan::{ConnectionPlan, Destination},
     error_text::find_source,
     plain_http::{BoxError, HyperResolver, MeteredStream, set_default_headers},
     proxy::ProxyError,
     resolver::Resolver,
-    plan::{Destination, ConnectionPlan},
     timing::{self, Phase, PhaseRecorder},
     tls::HTTP2_PROTOCOL,
 };

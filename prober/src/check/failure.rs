@@ -140,8 +140,8 @@ fn has_no_route(marks: &PhaseRecorder) -> bool {
     !places.is_empty() && !places.iter().any(|place| has_route(*place))
 }
 
-/// Failure of a check with options for the connection, if it is not the
-/// site's. Without such options there is neither error nor proxy.
+/// Failure of a check with options for the connection, where such an option explains it. Without
+/// them there is neither such an error nor a proxy.
 fn classify_connection_error(
     error: &(dyn Error + 'static),
     marks: &PhaseRecorder,
