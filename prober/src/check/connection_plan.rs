@@ -78,11 +78,11 @@ impl ConnectionPlan {
         configs: &TlsConfigs,
     ) -> Result<Option<Box<Self>>, Failure> {
         let options = &check.options;
+        if !options.has_connection_options() {
+            return Ok(None);
+        }
         let is_own_origin = url.origin() == check.url.origin();
-        let applies = match is_own_origin {
-            true => options.has_connection_options(),
-            false => options.proxy.is_some() || !options.http_version.is_any(),
-        };
+        let applies = is_own_origin || options.proxy.is_some() || !options.http_version.is_any();
         // A redirect to a URL without a host is refused before.
         let (true, Some(site)) = (applies, Destination::from_url(url)) else { return Ok(None) };
         let invalid = |what: &str| Failure::new(Cause::Invalid, what);
@@ -100,9 +100,7 @@ impl ConnectionPlan {
         let proxy = options.proxy.as_deref().map(|name| find_proxy(secrets, name)).transpose()?;
         let destination = match (&proxy, connect_to) {
             (Some(proxy), _) => proxy.destination.clone(),
-            (None, Some(target)) => {
-                Destination { host: target.host, port: target.port.unwrap_or(site.port) }
-            }
+            (None, Some(target)) => Destination { host: target.host, port: target.port.unwrap_or(site.port) },
             (None, None) => site.clone(),
         };
         if proxy.is_some() && url.scheme() == "http" && options.http_version == HttpVersion::Http2 {

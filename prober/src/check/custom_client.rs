@@ -224,7 +224,10 @@ async fn negotiate_tls(
 }
 
 /// Puts the given host into `:authority`, which HTTP/2 has instead of `Host`.
-fn set_http2_authority(request: &mut hyper::Request<Body>, plan: &ConnectionPlan) -> Result<(), ConnectionError> {
+fn set_http2_authority(
+    request: &mut hyper::Request<Body>,
+    plan: &ConnectionPlan,
+) -> Result<(), ConnectionError> {
     let Some(host) = &plan.host_header else { return Ok(()) };
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     parts.authority = Some(host.as_bytes().try_into().map_err(|_| ConnectionError::HostHeader)?);

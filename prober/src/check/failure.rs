@@ -5,12 +5,12 @@ use std::{error::Error, io, net::SocketAddr, time::Duration};
 use picket_proto::{Cause, validation::sanitize_text};
 
 use super::{
+    custom_client::ConnectionError,
     error_text::{describe_http_error, describe_io_error, find_source, innermost_source},
     os_error::{has_route, is_resource_exhaustion},
     proxy::ProxyError,
     resolver,
     response_so_far::ResponseSoFar,
-    custom_client::ConnectionError,
     timing::{Phase, PhaseRecorder},
     tls,
 };

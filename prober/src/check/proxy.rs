@@ -12,7 +12,7 @@ use tokio::{
 };
 use url::Url;
 
-use super::{failure::Failure, connection_plan::Destination};
+use super::{connection_plan::Destination, failure::Failure};
 
 /// Proxy of this prober. The address policy does not apply to it, nor to the sites behind it, whose
 /// names the proxy resolves.

@@ -24,7 +24,8 @@ fn build_checker(authority: &CertificateAuthority, names: &[(&'static str, &[&st
         let known = names.iter().find(|(name, _)| *name == asked);
         known.map(|(_, addresses)| addresses.clone()).ok_or_else(|| io::ErrorKind::NotFound.into())
     };
-    let options = ClientOptions { lookup: Arc::new(lookup), name_servers: Vec::new(), ..ClientOptions::default() };
+    let options =
+        ClientOptions { lookup: Arc::new(lookup), name_servers: Vec::new(), ..ClientOptions::default() };
     Checker::with_options(&limits, options).unwrap()
 }
 
@@ -65,7 +66,11 @@ async fn connect_to_changes_the_place_and_nothing_of_the_request() {
     ] {
         let seen = check(&checker, &connecting_to(&url, &connect_to)).await;
 
-        assert_eq!((seen.outcome, seen.remote_addr), (Outcome::Up, Some(target.address())), "{url}: {seen:?}");
+        assert_eq!(
+            (seen.outcome, seen.remote_addr),
+            (Outcome::Up, Some(target.address())),
+            "{url}: {seen:?}"
+        );
         assert_eq!(last_host(&target), host);
         assert_eq!(seen.timing.dns_us.is_some(), connect_to.starts_with("origin"), "{seen:?}");
         assert!(seen.timing.connect_us.is_some() && seen.timing.first_byte_us.is_some(), "{seen:?}");
@@ -104,7 +109,9 @@ async fn connect_to_leads_to_no_address_that_is_not_allowed() {
         &[("private.example", &["127.0.0.2"]), ("mixed.example", &["127.0.0.2", "127.0.0.1"])];
     let checker = build_checker(&CertificateAuthority::new(), names);
 
-    for place in ["127.0.0.2", "2130706434", "0x7f.2", "[::ffff:127.0.0.2]", "[::1]", "private.example", "10.0.0.1"] {
+    for place in
+        ["127.0.0.2", "2130706434", "0x7f.2", "[::ffff:127.0.0.2]", "[::1]", "private.example", "10.0.0.1"]
+    {
         // The address of the URL itself is allowed.
         let url = format!("http://127.0.0.1:{port}/ok");
         let seen = check(&checker, &connecting_to(&url, format!("{place}:{port}"))).await;
@@ -160,7 +167,11 @@ async fn only_the_origin_of_the_url_is_connected_elsewhere() {
 
     let seen = check(&checker, &request).await;
 
-    assert_eq!((seen.outcome, seen.redirects, seen.remote_addr), (Outcome::Up, 2, Some(own.address())), "{seen:?}");
+    assert_eq!(
+        (seen.outcome, seen.redirects, seen.remote_addr),
+        (Outcome::Up, 2, Some(own.address())),
+        "{seen:?}"
+    );
     assert_eq!(own.received_requests().len(), 2, "the way back leads there too");
     assert!(own.received_requests().iter().all(|request| request.contains("host: virtual.example\r\n")));
     assert_eq!(last_host(&other), format!("other.example:{}", other.address().port()));
@@ -213,12 +224,12 @@ async fn a_server_that_does_not_speak_the_version_asked_for_is_down_by_http() {
     let http2 = Target::serve_http2(&identity()).await;
     let other = Target::serve_odd_https(&identity(), TlsQuirk::OtherProtocol).await;
 
-    for (target, version, spoken) in
-        [(&http1, HttpVersion::Http1, "1.1"), (&http2, HttpVersion::Http2, "2")]
+    for (target, version, spoken) in [(&http1, HttpVersion::Http1, "1.1"), (&http2, HttpVersion::Http2, "2")]
     {
         let seen = check(&checker, &with_version(target.localhost_url("/ok"), version)).await;
         assert_eq!((seen.outcome, seen.http_version), (Outcome::Up, Some(spoken)), "{seen:?}");
-        let phases = [seen.timing.dns_us, seen.timing.connect_us, seen.timing.tls_us, seen.timing.first_byte_us];
+        let phases =
+            [seen.timing.dns_us, seen.timing.connect_us, seen.timing.tls_us, seen.timing.first_byte_us];
         assert!(phases.iter().all(Option::is_some), "{seen:?}");
     }
     for (target, version, message) in [
@@ -268,7 +279,8 @@ async fn a_flood_on_such_a_connection_is_down_by_http() {
     let authority = CertificateAuthority::new();
     let checker = build_checker(&authority, &[]);
     let hints = vec![Step::Repeat(b"HTTP/1.1 103 Early Hints\r\n\r\n".to_vec())];
-    let frames = vec![Step::send(b"\0\0\0\x04\0\0\0\0\0"), Step::Repeat(b"\0\0\x04\x08\0\0\0\0\0\0\0\0\x01".to_vec())];
+    let frames =
+        vec![Step::send(b"\0\0\0\x04\0\0\0\0\0"), Step::Repeat(b"\0\0\x04\x08\0\0\0\0\0\0\0\0\x01".to_vec())];
     let plain = Target::serve_script({
         let hints = hints.clone();
         move |_| hints.clone()
@@ -301,11 +313,21 @@ async fn a_check_with_options_sends_what_others_send_and_ends_in_time() {
     assert_eq!(check(&checker, &post).await.outcome, Outcome::Up);
     let sent = target.received_requests().pop().unwrap();
     assert!(sent.starts_with("POST /echo?q=1 HTTP/1.1\r\n"), "{sent}");
-    for part in ["x-own: 1\r\n", "accept: */*\r\n", "user-agent: Picket/", "content-length: 8\r\n", "\r\n\r\nthe body"] {
+    for part in [
+        "x-own: 1\r\n",
+        "accept: */*\r\n",
+        "user-agent: Picket/",
+        "content-length: 8\r\n",
+        "\r\n\r\nthe body",
+    ] {
         assert!(sent.contains(part), "{part}: {sent}");
     }
     let late = CheckRequest { timeout_ms: 300, ..connecting_to("http://a.example/never", target.address()) };
-    assert_down(&check(&checker, &late).await, Cause::Timeout, "no answer within 300 ms (waiting for the first byte)");
+    assert_down(
+        &check(&checker, &late).await,
+        Cause::Timeout,
+        "no answer within 300 ms (waiting for the first byte)",
+    );
     picket_harness::eventually(crate::bus::STATE_TIMEOUT, "no connection left", async || {
         match target.open_connections() {
             0 => Ok(()),

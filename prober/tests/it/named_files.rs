@@ -27,8 +27,7 @@ impl Prober {
             write_private(&directory.path().join(name), text);
         }
         let secrets = Secrets::load(&directory.path().join("secrets.toml")).unwrap();
-        let limits =
-            CheckLimits { ca_file: Some(directory.path().join("roots.pem")), ..test_limits() };
+        let limits = CheckLimits { ca_file: Some(directory.path().join("roots.pem")), ..test_limits() };
         let options = ClientOptions { secrets: secrets.clone(), ..ClientOptions::default() };
         let checker = Checker::with_options(&limits, options).unwrap();
         Self { directory, secrets, checker }
@@ -88,9 +87,13 @@ async fn a_client_certificate_is_presented_to_the_origin_of_the_url_alone() {
     assert_down(&seen, Cause::Tls, "the server asks for a client's certificate");
     assert_eq!((seen.redirects, other.received_requests().len()), (1, 0));
     // This server negotiates no version of HTTP.
-    let seen = prober.check(own.localhost_url("/ok"), r#"{"client_certificate": "client", "http_version": "1.1"}"#).await;
+    let seen = prober
+        .check(own.localhost_url("/ok"), r#"{"client_certificate": "client", "http_version": "1.1"}"#)
+        .await;
     assert_eq!((seen.outcome, seen.http_version), (Outcome::Up, Some("1.1")), "{seen:?}");
-    let seen = prober.check(own.localhost_url("/ok"), r#"{"client_certificate": "client", "http_version": "2"}"#).await;
+    let seen = prober
+        .check(own.localhost_url("/ok"), r#"{"client_certificate": "client", "http_version": "2"}"#)
+        .await;
     assert_down(&seen, Cause::Http, "the server does not speak HTTP/2");
 }
 
@@ -127,7 +130,11 @@ async fn a_changed_client_certificate_is_presented_from_the_next_check_on() {
 
     assert_down(&refused, Cause::Tls, "the server refused the TLS handshake");
     assert_eq!(accepted.outcome, Outcome::Up, "{accepted:?}");
-    assert_down(&unusable, Cause::SecretUnavailable, "client certificate 'client' of this prober cannot be used");
+    assert_down(
+        &unusable,
+        Cause::SecretUnavailable,
+        "client certificate 'client' of this prober cannot be used",
+    );
 }
 
 #[tokio::test]
@@ -188,7 +195,9 @@ async fn a_proxy_resolves_the_name_and_tls_is_the_sites_own() {
     let seen = prober.check("https://shop.example/ok", BY_PROXY).await;
     assert_eq!((seen.outcome, seen.http_version), (Outcome::Up, Some("2")), "{seen:?}");
     assert_eq!((seen.remote_addr, seen.timing.dns_us), (Some(proxy.address()), None));
-    assert!(seen.timing.connect_us.is_some() && seen.timing.tls_us.is_some() && seen.tls_expires_at.is_some());
+    assert!(
+        seen.timing.connect_us.is_some() && seen.timing.tls_us.is_some() && seen.tls_expires_at.is_some()
+    );
     assert_eq!(
         proxy.received_requests(),
         ["CONNECT shop.example:443 HTTP/1.1\r\nHost: shop.example:443\r\n\r\n"]
@@ -218,7 +227,8 @@ async fn the_password_of_a_proxy_is_sent_to_the_proxy_alone() {
     let proxy = ConnectProxy::start(&names, expected).await;
     let login = "user = \"me\"\npassword = \"password\"";
     let knowing = prober_behind(&authority, proxy.address(), login);
-    let wrong = prober_behind(&authority, proxy.address(), &login.replace("\"password\"", "\"other-password\""));
+    let wrong =
+        prober_behind(&authority, proxy.address(), &login.replace("\"password\"", "\"other-password\""));
 
     for url in ["https://shop.example/ok", "http://plain.example/ok"] {
         let seen = knowing.check(url, BY_PROXY).await;
@@ -240,22 +250,39 @@ async fn trouble_of_a_proxy_says_nothing_of_the_site_and_trouble_behind_it_does(
     let closed = Target::closed_address().await;
     let respond = |text: &str| ProxyBehaviour::Respond(text.as_bytes().to_vec());
     for (behaviour, cause, message) in [
-        (ProxyBehaviour::Forward, Cause::Connect, "proxy 'office' could not connect to shop.example:443 (status 502)"),
-        (respond("HTTP/1.1 503 Busy\r\n\r\n"), Cause::Connect, "could not connect to shop.example:443 (status 503)"),
-        (respond("HTTP/1.1 504 Late\r\n\r\n"), Cause::Connect, "could not connect to shop.example:443 (status 504)"),
-        (respond("HTTP/1.1 403 No\r\n\r\n"), Cause::SourceUnavailable, "refused to connect to shop.example:443 (status 403)"),
+        (
+            ProxyBehaviour::Forward,
+            Cause::Connect,
+            "proxy 'office' could not connect to shop.example:443 (status 502)",
+        ),
+        (
+            respond("HTTP/1.1 503 Busy\r\n\r\n"),
+            Cause::Connect,
+            "could not connect to shop.example:443 (status 503)",
+        ),
+        (
+            respond("HTTP/1.1 504 Late\r\n\r\n"),
+            Cause::Connect,
+            "could not connect to shop.example:443 (status 504)",
+        ),
+        (
+            respond("HTTP/1.1 403 No\r\n\r\n"),
+            Cause::SourceUnavailable,
+            "refused to connect to shop.example:443 (status 403)",
+        ),
         (respond("HTTP/1.1 407 Who\r\n\r\n"), Cause::SecretUnavailable, "requires other credentials"),
-        (respond("SSH-2.0-OpenSSH_9.6\r\n\r\n"), Cause::SourceUnavailable, "did not answer CONNECT as a proxy does"),
+        (
+            respond("SSH-2.0-OpenSSH_9.6\r\n\r\n"),
+            Cause::SourceUnavailable,
+            "did not answer CONNECT as a proxy does",
+        ),
         (respond(&"x".repeat(20_000)), Cause::SourceUnavailable, "did not answer CONNECT as a proxy does"),
         (respond(""), Cause::SourceUnavailable, "proxy 'office': connection closed"),
-        (
-            ProxyBehaviour::Stall,
-            Cause::Timeout,
-            "no answer within 5 s (waiting for the proxy to connect)",
-        ),
+        (ProxyBehaviour::Stall, Cause::Timeout, "no answer within 5 s (waiting for the proxy to connect)"),
     ] {
         let proxy = ConnectProxy::start(&[("shop.example:443", closed)], behaviour).await;
-        let seen = prober_behind(&authority, proxy.address(), "").check("https://shop.example/", BY_PROXY).await;
+        let seen =
+            prober_behind(&authority, proxy.address(), "").check("https://shop.example/", BY_PROXY).await;
         assert_down(&seen, cause, message);
         assert!(seen.timing.connect_us.is_some() && seen.timing.tls_us.is_none(), "{seen:?}");
     }

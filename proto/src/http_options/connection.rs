@@ -119,7 +119,12 @@ impl HttpOptions {
     ) -> Result<(), ValidationError> {
         let is_plain = url.scheme() == "http";
         let refusals = [
-            ("client_certificate", &self.client_certificate, is_plain, "a client certificate for an https URL"),
+            (
+                "client_certificate",
+                &self.client_certificate,
+                is_plain,
+                "a client certificate for an https URL",
+            ),
             ("ca", &self.ca, is_plain, "a certificate authority for an https URL"),
             ("ca", &self.ca, !tls_verify, "a certificate authority where tls_verify is true"),
             // With a proxy, the proxy resolves the name and chooses the address.

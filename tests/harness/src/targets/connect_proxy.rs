@@ -88,7 +88,9 @@ impl ProxyState {
         match &self.behaviour {
             ProxyBehaviour::Stall => std::future::pending().await,
             ProxyBehaviour::Respond(bytes) => return client.write_all(bytes).await,
-            ProxyBehaviour::RequireCredentials(expected) if header(&request, PROXY_AUTHORIZATION) != Some(expected) => {
+            ProxyBehaviour::RequireCredentials(expected)
+                if header(&request, PROXY_AUTHORIZATION) != Some(expected) =>
+            {
                 return respond(&mut client, "407 Proxy Authentication Required").await;
             }
             ProxyBehaviour::RequireCredentials(_) | ProxyBehaviour::Forward => {}
