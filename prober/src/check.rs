@@ -174,17 +174,11 @@ pub struct Checker {
     verifying_client: Client,
     insecure_client: Client,
     plain_client: PlainHttpClient,
-    /// Client and TLS configurations of checks with options for the connection.
-    custom: Arc<CustomConnections>,
+    /// Client of checks with options for the connection.
+    custom_client: Arc<CustomClient>,
     address_policy: AddressPolicy,
     match_queue: MatchQueue,
     max_body_bytes: usize,
-    secrets: Secrets,
-}
-
-struct CustomConnections {
-    client: CustomClient,
-    tls_configs: TlsConfigs,
 }
 
 impl Checker {
@@ -259,19 +253,17 @@ impl Checker {
         };
         let agent = HeaderValue::try_from(&asking.user_agent)
             .map_err(|_| Error::UserAgent(asking.user_agent.clone()))?;
-        let custom = CustomConnections {
-            client: CustomClient::new(&resolver, agent.clone(), window),
-            tls_configs: TlsConfigs::new(Arc::clone(&roots), asking.cached_tls_configs),
-        };
+        let tls_configs = TlsConfigs::new(Arc::clone(&roots), asking.cached_tls_configs);
+        let custom_client =
+            CustomClient::new(&resolver, agent.clone(), window, asking.secrets, tls_configs);
         Ok(Self {
-            custom: Arc::new(custom),
+            custom_client: Arc::new(custom_client),
             plain_client: PlainHttpClient::new(Arc::clone(&resolver), agent),
             verifying_client: client(tls::build_client_config(Some(roots))?)?,
             insecure_client: client(tls::build_client_config(None)?)?,
             address_policy: addresses,
             match_queue: MatchQueue::new().map_err(Error::Threads)?,
             max_body_bytes: limits.max_body_bytes,
-            secrets: asking.secrets,
         })
     }
 
@@ -325,7 +317,7 @@ impl Checker {
             cookies.apply_cookies(&hop.url, request.headers_mut());
             trail.push_request(&request, check.max_redirects)?;
             seen.redirects = trail.redirect_count();
-            let plan = ConnectionPlan::for_hop(check, &hop.url, &self.secrets, &self.custom.tls_configs)?;
+            let plan = self.custom_client.plan_hop(check, &hop.url)?;
             self.check_address(&hop.url, plan.as_deref(), check, marks)?;
             // Reset so that a failed connect does not report the address of the previous hop.
             seen.remote_addr = None;
@@ -364,7 +356,7 @@ impl Checker {
     ) -> Result<Response, BoxError> {
         if let Some(plan) = plan {
             // Boxed, because the memory of each running check would grow by this rare future.
-            return Box::pin(self.custom.client.send_request(&plan, request)).await;
+            return Box::pin(self.custom_client.send_request(&plan, request)).await;
         }
         let client = match request.url().scheme() {
             "http" => return self.plain_client.send_request(request).await,

@@ -67,7 +67,8 @@ pub(super) struct ConnectionPlan {
 }
 
 impl ConnectionPlan {
-    /// Returns the plan for a hop to `url`; `None` if no option of `check` applies to it.
+    /// Returns the plan for a hop to `url` of a check with options for the connection; `None` if
+    /// none of them applies to the hop.
     ///
     /// # Errors
     /// Fails if an option names a file that this prober does not have or cannot use.
@@ -78,9 +79,6 @@ impl ConnectionPlan {
         configs: &TlsConfigs,
     ) -> Result<Option<Box<Self>>, Failure> {
         let options = &check.options;
-        if !options.has_connection_options() {
-            return Ok(None);
-        }
         let is_own_origin = url.origin() == check.url.origin();
         let applies = is_own_origin || options.proxy.is_some() || !options.http_version.is_any();
         // A redirect to a URL without a host is refused before.

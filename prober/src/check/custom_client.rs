@@ -12,7 +12,8 @@ use hyper_util::{
     client::legacy::connect::{Connection, HttpConnector},
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
-use picket_proto::{Cause, http_options::HttpVersion};
+use picket_proto::{Cause, Check, http_options::HttpVersion};
+use picket_runtime::Secrets;
 use reqwest::{
     Body, Request, Response, StatusCode,
     header::{HOST, HeaderValue, PROXY_AUTHORIZATION},
@@ -24,18 +25,20 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tower::Service;
-use url::Host;
+use url::{Host, Url};
 
 use super::{
     Checker,
     address_policy::AddressPolicy,
     connection_plan::{ConnectionPlan, Destination},
     error_text::find_source,
+    failure::Failure,
     plain_http::{BoxError, HyperResolver, MeteredStream, set_default_headers},
     proxy::ProxyError,
     resolver::Resolver,
     timing::{self, Phase, PhaseRecorder},
     tls::HTTP2_PROTOCOL,
+    tls_configs::TlsConfigs,
 };
 
 /// Client for hops with a plan.
@@ -46,6 +49,8 @@ pub(super) struct CustomClient {
     user_agent: HeaderValue,
     /// HTTP/2 flow-control window in bytes.
     window: u32,
+    secrets: Secrets,
+    tls_configs: TlsConfigs,
 }
 
 /// Reasons why a connection is of no use for its plan.
@@ -75,7 +80,13 @@ impl ConnectionError {
 }
 
 impl CustomClient {
-    pub(super) fn new(resolver: &Arc<Resolver>, user_agent: HeaderValue, window: u32) -> Self {
+    pub(super) fn new(
+        resolver: &Arc<Resolver>,
+        user_agent: HeaderValue,
+        window: u32,
+        secrets: Secrets,
+        tls_configs: TlsConfigs,
+    ) -> Self {
         let connector = |resolver| {
             let mut connector = HttpConnector::new_with_resolver(HyperResolver(resolver));
             connector.set_nodelay(true);
@@ -86,6 +97,19 @@ impl CustomClient {
             proxy_connector: connector(Arc::new(resolver.with_policy(AddressPolicy::unrestricted()))),
             user_agent,
             window,
+            secrets,
+            tls_configs,
+        }
+    }
+
+    /// Returns the plan for a hop of `check` to `url`; `None` if no option applies to the hop.
+    ///
+    /// # Errors
+    /// Fails if an option names a file that this prober does not have or cannot use.
+    pub(super) fn plan_hop(&self, check: &Check, url: &Url) -> Result<Option<Box<ConnectionPlan>>, Failure> {
+        match check.options.has_connection_options() {
+            true => ConnectionPlan::for_hop(check, url, &self.secrets, &self.tls_configs),
+            false => Ok(None),
         }
     }
 
