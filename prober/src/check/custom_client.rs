@@ -143,9 +143,14 @@ impl CustomClient {
             None => {
                 timing::update_recorder(|marks| marks.enter_phase(Phase::FirstByte));
                 let inbound = timing::current_recorder().map(|marks| marks.inbound()).unwrap_or_default();
-                let stream = MeteredStream { stream, inbound };
+                let stream = MeteredStream { stream, inbound: Arc::clone(&inbound) };
                 let is_http2 = plan.http_version == HttpVersion::Http2;
-                self.exchange(stream, is_http2, plan, request).await?
+                self.exchange(stream, is_http2, plan, request).await.map_err(|why| {
+                    match is_http2 && inbound.has_other_than_http2() {
+                        true => ConnectionError::Version(HttpVersion::Http2).into(),
+                        false => why,
+                    }
+                })?
             }
         };
         // Of a tunnel only the site could send this status here.

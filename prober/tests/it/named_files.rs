@@ -205,10 +205,10 @@ async fn a_proxy_resolves_the_name_and_tls_is_the_sites_own() {
     let seen = prober.check("https://wrong.example:8443/ok", BY_PROXY).await;
     assert_down(&seen, Cause::Tls, "certificate is for other.example, not wrong.example");
 
-    let seen = prober.check("http://plain.example/echo?q=1", BY_PROXY).await;
+    let seen = prober.check("http://plain.example/echo/a?q=1", BY_PROXY).await;
     assert_eq!((seen.outcome, seen.http_version), (Outcome::Up, Some("1.1")), "{seen:?}");
     let sent = proxy.received_requests().pop().unwrap();
-    assert!(sent.starts_with("GET http://plain.example/echo?q=1 HTTP/1.1\r\n"), "{sent}");
+    assert!(sent.starts_with("GET http://plain.example/echo/a?q=1 HTTP/1.1\r\n"), "{sent}");
     assert!(sent.contains("host: plain.example\r\n"), "{sent}");
 
     // Each hop goes through the proxy.
