@@ -5,10 +5,12 @@ mod address_policy;
 mod body;
 mod body_match;
 mod certificate;
+mod connection_error;
 mod connection_plan;
 mod content_encoding;
 mod cookies;
 mod custom_client;
+mod destination;
 mod error_text;
 mod failure;
 mod inbound;
@@ -378,7 +380,7 @@ impl Checker {
         let (address, port) = match plan {
             Some(plan) => (plan.destination.literal_address(), plan.destination.port),
             None => {
-                let address = url.host().as_ref().and_then(connection_plan::literal_address);
+                let address = url.host().as_ref().and_then(destination::literal_address);
                 (address, url.port_or_known_default().unwrap_or_default())
             }
         };

@@ -5,53 +5,20 @@
 //! alone: a site that redirects elsewhere must not choose who receives them. `proxy` and
 //! `http_version` apply to each hop.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use picket_proto::{Cause, Check, http_options::HttpVersion};
 use picket_runtime::{SecretUnavailable, Secrets};
 use reqwest::header::HeaderValue;
 use rustls::ClientConfig;
-use url::{Host, Url};
+use url::Url;
 
 use super::{
+    destination::Destination,
     failure::Failure,
     proxy::ProxySettings,
     tls_configs::{NamedPem, TlsConfigs},
 };
-
-/// Host and port of a TCP connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Destination {
-    pub(super) host: Host<String>,
-    pub(super) port: u16,
-}
-
-impl Destination {
-    /// The destination of `url`, if it has a host.
-    pub(super) fn from_url(url: &Url) -> Option<Self> {
-        Some(Self { host: url.host()?.to_owned(), port: url.port_or_known_default()? })
-    }
-
-    /// The address, if the host is not a name.
-    pub(super) fn literal_address(&self) -> Option<IpAddr> {
-        literal_address(&self.host)
-    }
-}
-
-/// The address, if `host` is not a name.
-pub(super) fn literal_address<S>(host: &Host<S>) -> Option<IpAddr> {
-    match host {
-        Host::Ipv4(address) => Some((*address).into()),
-        Host::Ipv6(address) => Some((*address).into()),
-        Host::Domain(_) => None,
-    }
-}
-
-impl std::fmt::Display for Destination {
-    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(to, "{}:{}", self.host, self.port)
-    }
-}
 
 /// How one hop is connected, where that differs from a check without options.
 pub(super) struct ConnectionPlan {

@@ -12,7 +12,7 @@ use hyper_util::{
     client::legacy::connect::{Connection, HttpConnector},
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
-use picket_proto::{Cause, Check, http_options::HttpVersion};
+use picket_proto::{Check, http_options::HttpVersion};
 use picket_runtime::Secrets;
 use reqwest::{
     Body, Request, Response, StatusCode,
@@ -30,11 +30,12 @@ use url::{Host, Url};
 use super::{
     Checker,
     address_policy::AddressPolicy,
-    connection_plan::{ConnectionPlan, Destination},
+    connection_error::ConnectionError,
+    connection_plan::ConnectionPlan,
+    destination::Destination,
     error_text::find_source,
     failure::Failure,
     plain_http::{BoxError, HyperResolver, MeteredStream, set_default_headers},
-    proxy::ProxyError,
     resolver::Resolver,
     timing::{self, Phase, PhaseRecorder},
     tls::HTTP2_PROTOCOL,
@@ -51,32 +52,6 @@ pub(super) struct CustomClient {
     window: u32,
     secrets: Secrets,
     tls_configs: TlsConfigs,
-}
-
-/// Reasons why a connection is of no use for its plan.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ConnectionError {
-    #[error("the server does not speak HTTP/{}", version_number(*.0))]
-    Version(HttpVersion),
-    #[error("options.host_header cannot be sent with HTTP/2")]
-    HostHeader,
-}
-
-fn version_number(version: HttpVersion) -> &'static str {
-    match version {
-        HttpVersion::Http1 => "1.1",
-        HttpVersion::Any | HttpVersion::Http2 => "2",
-    }
-}
-
-impl ConnectionError {
-    /// Cause of the check result.
-    pub(super) fn cause(&self) -> Cause {
-        match self {
-            Self::Version(_) => Cause::Http,
-            Self::HostHeader => Cause::Invalid,
-        }
-    }
 }
 
 impl CustomClient {
@@ -157,7 +132,7 @@ impl CustomClient {
         if let (Some(proxy), None, StatusCode::PROXY_AUTHENTICATION_REQUIRED) =
             (&plan.proxy, &plan.tls, response.status())
         {
-            return Err(ProxyError::Credentials { proxy: Arc::clone(&proxy.name) }.into());
+            return Err(ConnectionError::ProxyCredentials { proxy: Arc::clone(&proxy.name) }.into());
         }
         let mut response = response.map(Body::wrap);
         peer.get_extras(response.extensions_mut());

@@ -5,10 +5,9 @@ use std::{error::Error, io, net::SocketAddr, time::Duration};
 use picket_proto::{Cause, validation::sanitize_text};
 
 use super::{
-    custom_client::ConnectionError,
+    connection_error::ConnectionError,
     error_text::{describe_http_error, describe_io_error, find_source, innermost_source},
     os_error::{has_route, is_resource_exhaustion},
-    proxy::ProxyError,
     resolver,
     response_so_far::ResponseSoFar,
     timing::{Phase, PhaseRecorder},
@@ -147,10 +146,8 @@ fn classify_connection_error(
     marks: &PhaseRecorder,
     doing: &str,
 ) -> Option<Failure> {
-    let of_connection = find_source::<ConnectionError>(error).map(|why| (why.cause(), why.to_string()));
-    let of_proxy = || find_source::<ProxyError>(error).map(|why| (why.cause(), why.to_string()));
-    if let Some((cause, message)) = of_connection.or_else(of_proxy) {
-        return Some(Failure::new(cause, message));
+    if let Some(why) = find_source::<ConnectionError>(error) {
+        return Some(Failure::new(why.cause(), why.to_string()));
     }
     let proxy = marks.proxy()?;
     let lookup = find_source::<resolver::ResolveError>(error);

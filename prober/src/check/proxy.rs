@@ -12,7 +12,7 @@ use tokio::{
 };
 use url::Url;
 
-use super::{connection_plan::Destination, failure::Failure};
+use super::{destination::Destination, failure::Failure};
 
 /// Proxy of this prober. The address policy does not apply to it, nor to the sites behind it, whose
 /// names the proxy resolves.
@@ -23,31 +23,6 @@ pub(super) struct ProxySettings {
     pub(super) destination: Destination,
     /// Value of `Proxy-Authorization`.
     pub(super) authorization: Option<HeaderValue>,
-}
-
-/// Reasons why a proxy does not forward a request.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ProxyError {
-    #[error("proxy '{proxy}' requires other credentials than this prober's (status 407)")]
-    Credentials { proxy: Arc<str> },
-    #[error("proxy '{proxy}' could not connect to {site} (status {status})")]
-    SiteUnreachable { proxy: Arc<str>, site: Destination, status: u16 },
-    #[error("proxy '{proxy}' refused to connect to {site} (status {status})")]
-    Refusal { proxy: Arc<str>, site: Destination, status: u16 },
-    #[error("proxy '{proxy}' did not answer CONNECT as a proxy does")]
-    NotProxy { proxy: Arc<str> },
-}
-
-impl ProxyError {
-    /// Cause of the check result. A proxy that could not reach the site reports the site's failure;
-    /// any other failure of the proxy is the prober's.
-    pub(super) fn cause(&self) -> Cause {
-        match self {
-            Self::Credentials { .. } => Cause::SecretUnavailable,
-            Self::SiteUnreachable { .. } => Cause::Connect,
-            Self::Refusal { .. } | Self::NotProxy { .. } => Cause::SourceUnavailable,
-        }
-    }
 }
 
 impl ProxySettings {
@@ -90,14 +65,16 @@ impl ProxySettings {
         request.extend_from_slice(b"\r\n");
         stream.write_all(&request).await?;
         let proxy = || Arc::clone(&self.name);
-        let status = read_status(stream).await?.ok_or_else(|| ProxyError::NotProxy { proxy: proxy() })?;
+        let status =
+            read_status(stream).await?.ok_or_else(|| ConnectionError::NotProxy { proxy: proxy() })?;
         match status {
             200..=299 => Ok(()),
-            407 => Err(ProxyError::Credentials { proxy: proxy() }.into()),
+            407 => Err(ConnectionError::ProxyCredentials { proxy: proxy() }.into()),
             502..=504 => {
-                Err(ProxyError::SiteUnreachable { proxy: proxy(), site: site.clone(), status }.into())
+                Err(ConnectionError::SiteUnreachable { proxy: proxy(), site: site.to_string(), status }
+                    .into())
             }
-            _ => Err(ProxyError::Refusal { proxy: proxy(), site: site.clone(), status }.into()),
+            _ => Err(ConnectionError::ProxyRefusal { proxy: proxy(), site: site.to_string(), status }.into()),
         }
     }
 }
