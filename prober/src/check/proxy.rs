@@ -12,7 +12,7 @@ use tokio::{
 };
 use url::Url;
 
-use super::{destination::Destination, failure::Failure};
+use super::{connection_error::ConnectionError, destination::Destination, failure::Failure};
 
 /// Proxy of this prober. The address policy does not apply to it, nor to the sites behind it, whose
 /// names the proxy resolves.
