@@ -241,7 +241,8 @@ async fn a_server_that_does_not_speak_the_version_asked_for_is_down_by_http() {
         assert_down(&seen, Cause::Http, message);
         assert!(seen.timing.tls_us.is_some() && seen.timing.first_byte_us.is_none(), "{seen:?}");
     }
-    let plain = Target::serve_script(|_| vec![Step::send("HTTP/1.1 400 Bad Request\r\n\r\n"), Step::Stall]).await;
+    let plain =
+        Target::serve_script(|_| vec![Step::send("HTTP/1.1 400 Bad Request\r\n\r\n"), Step::Stall]).await;
     let seen = check(&checker, &with_version(plain.localhost_url("/"), HttpVersion::Http2)).await;
     assert_down(&seen, Cause::Http, "the server does not speak HTTP/2");
 }
