@@ -7,9 +7,11 @@ mod body_match;
 mod certificate;
 mod content_encoding;
 mod cookies;
+mod credentials;
 mod error_text;
 mod failure;
 mod inbound;
+mod oauth;
 mod os_error;
 mod plain_http;
 mod redirects;
@@ -17,6 +19,7 @@ mod resolver;
 mod response_so_far;
 mod timing;
 mod tls;
+mod token_fetch;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -26,7 +29,7 @@ use std::{
 
 use ipnet::IpNet;
 use picket_proto::{Cause, Check, Outcome, Timestamp, Timing, Warning, result::Details};
-use picket_runtime::clock;
+use picket_runtime::{Secrets, clock};
 use prometheus_client::metrics::gauge::Gauge;
 use reqwest::{
     Client, Method, Response, StatusCode,
@@ -36,6 +39,7 @@ use reqwest::{
 use tokio::time::{Instant, timeout_at};
 use url::{Host, Url};
 
+pub(crate) use self::credentials::Credentials;
 pub use self::resolver::Lookup;
 use self::{
     address_policy::AddressPolicy,
@@ -46,6 +50,7 @@ use self::{
     },
     cookies::Cookies,
     failure::Failure,
+    oauth::TokenCache,
     plain_http::{BoxError, PlainHttpClient},
     redirects::{Hop, RedirectHistory},
     resolver::Resolver,
@@ -76,6 +81,8 @@ pub struct ClientOptions {
     pub name_servers: Vec<SocketAddr>,
     /// Lookups in progress, including lookups abandoned by their checks.
     pub running_lookups: Gauge,
+    /// Secrets that checks refer to by name.
+    pub secrets: Secrets,
 }
 
 impl Default for ClientOptions {
@@ -86,6 +93,7 @@ impl Default for ClientOptions {
             lookup: resolver::system_lookup(),
             name_servers: resolver::name_servers(),
             running_lookups: Gauge::default(),
+            secrets: Secrets::none(),
         }
     }
 }
@@ -155,6 +163,28 @@ pub struct Observation {
     pub details: Option<Details>,
 }
 
+impl Observation {
+    /// Observation of a check that could not begin.
+    fn of_missed(failure: Failure) -> Self {
+        Self {
+            started_at: clock::wall_clock_now(),
+            outcome: failure.cause.outcome().unwrap_or(Outcome::Missed),
+            cause: Some(failure.cause),
+            message: Some(failure.message),
+            http_status: None,
+            http_version: None,
+            remote_addr: None,
+            timing: Timing::default(),
+            redirects: 0,
+            body_bytes: 0,
+            regex_matched: None,
+            tls_expires_at: None,
+            warnings: Vec::new(),
+            details: None,
+        }
+    }
+}
+
 /// Performs checks. Clones share all state.
 #[derive(Clone)]
 pub struct Checker {
@@ -164,6 +194,9 @@ pub struct Checker {
     address_policy: AddressPolicy,
     match_queue: MatchQueue,
     max_body_bytes: usize,
+    secrets: Secrets,
+    /// Access tokens, shared by all clones.
+    tokens: Arc<TokenCache>,
 }
 
 impl Checker {
@@ -245,18 +278,55 @@ impl Checker {
             address_policy: addresses,
             match_queue: MatchQueue::new().map_err(Error::Threads)?,
             max_body_bytes: limits.max_body_bytes,
+            secrets: asking.secrets,
+            tokens: Arc::default(),
         })
     }
 
-    /// Performs `check` within its timeout.
+    /// Performs `check` within its timeout, with its credentials.
     pub async fn run_check(&self, check: &Check) -> Observation {
+        match self.prepare_check(check).await {
+            Ok(credentials) => {
+                let seen = self.run_prepared(check, credentials.as_ref()).await;
+                match self.prepare_repetition(check, credentials.as_ref(), &seen).await {
+                    Some(renewed) => self.run_prepared(check, Some(&renewed)).await,
+                    None => seen,
+                }
+            }
+            Err(missed) => *missed,
+        }
+    }
+
+    /// Obtains the credentials of `check`, before its clock starts. A token request takes time that
+    /// is not the site's. `Err` is the observation of a check that cannot begin.
+    pub(crate) async fn prepare_check(&self, check: &Check) -> Result<Option<Credentials>, Box<Observation>> {
+        if !credentials::needs_credentials(check) {
+            return Ok(None);
+        }
+        // Boxed, because the memory of each running check would grow by this rare future.
+        Box::pin(self.obtain_credentials(check)).await.map_err(|failure| Box::new(Observation::of_missed(failure)))
+    }
+
+    /// Returns new credentials if the check is to be repeated with them, after a 401.
+    pub(crate) async fn prepare_repetition(
+        &self,
+        check: &Check,
+        used: Option<&Credentials>,
+        seen: &Observation,
+    ) -> Option<Credentials> {
+        used.and_then(|used| used.grant.as_ref())?;
+        Box::pin(self.renew_credentials(check, used, seen)).await
+    }
+
+    /// Performs `check` within its timeout, with credentials from [`prepare_check`](Self::prepare_check).
+    pub(crate) async fn run_prepared(&self, check: &Check, credentials: Option<&Credentials>) -> Observation {
         let started_at = clock::wall_clock_now();
         let began = Instant::now();
         let marks = PhaseRecorder::new(check.ip_version, began);
         // Declared outside of the future: after a timeout the observations are still available.
         let mut seen = ResponseSoFar::default();
         let doing =
-            timing::with_recorder(Arc::clone(&marks), self.follow_redirects(check, &marks, &mut seen));
+            timing::with_recorder(Arc::clone(&marks), self.follow_redirects(check, credentials, &marks, &mut seen));
         let failure = match timeout_at(began + check.timeout, doing).await {
             Ok(done) => done.err(),
             Err(_) => Some(failure::timeout_failure(check.timeout, &marks, &seen)),
@@ -285,10 +355,15 @@ impl Checker {
     async fn follow_redirects(
         &self,
         check: &Check,
+        credentials: Option<&Credentials>,
         marks: &PhaseRecorder,
         seen: &mut ResponseSoFar,
     ) -> Result<(), Failure> {
         let mut hop = Hop::from_check(check)?;
+        if let Some(credentials) = credentials {
+            // Part of the first hop's headers, which end with its origin.
+            hop.headers.extend(credentials.headers.clone());
+        }
         let mut cookies = Cookies::default();
         let mut trail = RedirectHistory::default();
         loop {

@@ -52,6 +52,8 @@ pub(crate) struct MetricSet {
     pub(crate) offline: Gauge,
     pub(crate) canary_rounds: Counter,
     pub(crate) lookups_running: Gauge,
+    pub(crate) secrets: Gauge,
+    pub(crate) secrets_refused: Counter,
     lateness: Histogram,
     duration: Histogram,
 }
@@ -124,6 +126,11 @@ impl Metrics {
                 "lookups_running",
                 "Threads blocked in the system's resolver, including lookups of checks that have \
                  timed out (at most 256)",
+            ),
+            secrets: registry.add_metric("secrets", "Entries of the secrets file in use"),
+            secrets_refused: registry.add_metric(
+                "secrets_files_refused",
+                "Changes of the secrets file that were refused; the previous content stays in use",
             ),
             lateness: registry.add_histogram(
                 "lateness_seconds",

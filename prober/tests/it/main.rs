@@ -20,4 +20,5 @@ mod phases;
 mod politeness;
 mod redirects;
 mod requests;
+mod secrets;
 mod tls;

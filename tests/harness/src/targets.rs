@@ -33,6 +33,7 @@ mod gate;
 mod http2;
 mod paths;
 mod script;
+mod token_endpoint;
 
 use std::{
     net::SocketAddr,
@@ -51,7 +52,12 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-pub use self::{bombs::gzip_bomb, full_backlog::FullBacklog, script::Step};
+pub use self::{
+    bombs::gzip_bomb,
+    full_backlog::FullBacklog,
+    script::Step,
+    token_endpoint::{Issuer, TokenEndpoint},
+};
 use self::{
     gate::Gate,
     script::{ConnectionEnd, Script},
