@@ -304,7 +304,9 @@ impl Checker {
             return Ok(None);
         }
         // Boxed, because the memory of each running check would grow by this rare future.
-        Box::pin(self.obtain_credentials(check)).await.map_err(|failure| Box::new(Observation::of_missed(failure)))
+        Box::pin(self.obtain_credentials(check))
+            .await
+            .map_err(|failure| Box::new(Observation::of_missed(failure)))
     }
 
     /// Returns new credentials if the check is to be repeated with them, after a 401.
@@ -325,8 +327,10 @@ impl Checker {
         let marks = PhaseRecorder::new(check.ip_version, began);
         // Declared outside of the future: after a timeout the observations are still available.
         let mut seen = ResponseSoFar::default();
-        let doing =
-            timing::with_recorder(Arc::clone(&marks), self.follow_redirects(check, credentials, &marks, &mut seen));
+        let doing = timing::with_recorder(
+            Arc::clone(&marks),
+            self.follow_redirects(check, credentials, &marks, &mut seen),
+        );
         let failure = match timeout_at(began + check.timeout, doing).await {
             Ok(done) => done.err(),
             Err(_) => Some(failure::timeout_failure(check.timeout, &marks, &seen)),

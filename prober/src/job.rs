@@ -2,7 +2,8 @@
 
 use picket_proto::{
     Cause, CheckKind, CheckRequest, CheckResult, MESSAGE_VERSION, Outcome, RegionName, ScheduledTick, Shard,
-    SiteId, Timestamp, Timing, ValidationError, result::Details, subject::JobSubject, validation::sanitize_text,
+    SiteId, Timestamp, Timing, ValidationError, result::Details, subject::JobSubject,
+    validation::sanitize_text,
 };
 use picket_runtime::{redact, secrets::redact_json};
 

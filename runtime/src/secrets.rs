@@ -76,7 +76,9 @@ pub enum SecretUnavailable {
     #[error("secret '{0}' may not be sent to {1}, which is not among its hosts")]
     HostNotListed(String, String),
     /// The destination does not prove its name by a certificate.
-    #[error("secret '{0}' may not be sent without https and a verified certificate; its entry says 'insecure = true' where it may")]
+    #[error(
+        "secret '{0}' may not be sent without https and a verified certificate; its entry says 'insecure = true' where it may"
+    )]
     Insecure(String),
     /// The value does not fit its use.
     #[error("secret '{0}' is unusable: {1}")]
@@ -178,7 +180,8 @@ impl Secrets {
                 // The files of the last good content stay watched: one of them may be repaired. Those
                 // that were not read get their present stamps, so that each change is tried once.
                 let unread = stamps.iter().filter(|(path, _)| seen.iter().all(|(read, _)| read != path));
-                let unread: Vec<_> = unread.map(|(path, _)| (path.clone(), FileStamp::of_path(path))).collect();
+                let unread: Vec<_> =
+                    unread.map(|(path, _)| (path.clone(), FileStamp::of_path(path))).collect();
                 *stamps = [seen, unread].concat();
                 return ReloadOutcome::Refused(why);
             }
@@ -231,7 +234,12 @@ impl Secrets {
     ///
     /// # Errors
     /// If the name is unknown, or the destination is not allowed.
-    pub fn value_for(&self, name: &str, url: &Url, is_verified: bool) -> Result<SecretValue, SecretUnavailable> {
+    pub fn value_for(
+        &self,
+        name: &str,
+        url: &Url,
+        is_verified: bool,
+    ) -> Result<SecretValue, SecretUnavailable> {
         let snapshot = self.snapshot();
         let secret = snapshot.secrets.get(name).ok_or_else(|| self.unknown(EntryKind::Secret, name))?;
         if !secret.hosts.iter().any(|rule| rule.allows_url(url)) {

@@ -36,7 +36,8 @@ const CREDENTIAL_PARAMETERS: [&str; 6] = ["key", "auth", "sig", "signature", "pw
 
 /// The headers of `check` that look like credentials.
 pub(crate) fn find_headers(check: &CheckRequest) -> Vec<CredentialHeader> {
-    let headers = check.headers.iter().filter(|(name, value)| has_credential_word(name) && !value.trim().is_empty());
+    let headers =
+        check.headers.iter().filter(|(name, value)| has_credential_word(name) && !value.trim().is_empty());
     headers.map(|(name, value)| CredentialHeader::parse(name, value.trim())).collect()
 }
 
@@ -66,15 +67,15 @@ impl CredentialHeader {
         let rest = rest.trim();
         match scheme.to_ascii_lowercase().as_str() {
             // An empty scheme or value would not survive the change unchanged.
-            "bearer" if !rest.is_empty() => Self { value: rest.to_owned(), kind: HeaderKind::Bearer, ..whole },
+            "bearer" if !rest.is_empty() => {
+                Self { value: rest.to_owned(), kind: HeaderKind::Bearer, ..whole }
+            }
             "basic" => {
                 let login = BASE64_STANDARD.decode(rest).ok().and_then(|bytes| String::from_utf8(bytes).ok());
                 match login.as_deref().and_then(|login| login.split_once(':')) {
-                    Some((user, password)) if !user.is_empty() => Self {
-                        value: password.to_owned(),
-                        kind: HeaderKind::Basic(user.to_owned()),
-                        ..whole
-                    },
+                    Some((user, password)) if !user.is_empty() => {
+                        Self { value: password.to_owned(), kind: HeaderKind::Basic(user.to_owned()), ..whole }
+                    }
                     _ => whole,
                 }
             }
@@ -148,10 +149,30 @@ mod tests {
     fn a_header_is_replaced_by_the_option_that_sends_the_same() {
         for (header, value, secret, options) in [
             ("Authorization", "Bearer abcdefgh", "abcdefgh", r#"{"auth":{"bearer":{"secret":"s"}}}"#),
-            ("authorization", "basic bWU6cGFzczp3b3Jk", "pass:word", r#"{"auth":{"basic":{"user":"me","password":{"secret":"s"}}}}"#),
-            ("Authorization", "Basic not-base64", "Basic not-base64", r#"{"secret_headers":{"Authorization":{"secret":"s"}}}"#),
-            ("Authorization", "abcdefgh", "abcdefgh", r#"{"secret_headers":{"Authorization":{"secret":"s"}}}"#),
-            ("X-Api-Key", "Bearer abcdefgh", "Bearer abcdefgh", r#"{"secret_headers":{"X-Api-Key":{"secret":"s"}}}"#),
+            (
+                "authorization",
+                "basic bWU6cGFzczp3b3Jk",
+                "pass:word",
+                r#"{"auth":{"basic":{"user":"me","password":{"secret":"s"}}}}"#,
+            ),
+            (
+                "Authorization",
+                "Basic not-base64",
+                "Basic not-base64",
+                r#"{"secret_headers":{"Authorization":{"secret":"s"}}}"#,
+            ),
+            (
+                "Authorization",
+                "abcdefgh",
+                "abcdefgh",
+                r#"{"secret_headers":{"Authorization":{"secret":"s"}}}"#,
+            ),
+            (
+                "X-Api-Key",
+                "Bearer abcdefgh",
+                "Bearer abcdefgh",
+                r#"{"secret_headers":{"X-Api-Key":{"secret":"s"}}}"#,
+            ),
         ] {
             let mut check = site(&[(header, value)]);
             let found = find_headers(&check).remove(0);

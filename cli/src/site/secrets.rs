@@ -84,7 +84,7 @@ struct Findings {
 
 pub(super) async fn run(command: SiteSecretsCommand, matches: &ArgMatches) -> Result<(), Error> {
     let SiteSecretsCommand::Move(options) = command;
-    let store = options.database.connect(matches).await?;
+    let store = options.database.clone().connect(matches).await?;
     let mut chosen = Vec::new();
     for word in &options.sites {
         chosen.push(find_one_site(&store, word).await?);
@@ -169,19 +169,20 @@ impl PlannedMove {
 fn plan_entries(moves: &[PlannedMove]) -> Vec<SecretEntry> {
     let mut entries: Vec<SecretEntry> = Vec::new();
     for planned in moves {
-        let index = entries.iter().position(|entry| entry.value == planned.header.value).unwrap_or_else(|| {
-            let suggested = credentials::suggest_name(&planned.url, &planned.header.header);
-            let is_taken = |name: &str| entries.iter().any(|entry| entry.name == name);
-            let numbered = (2..).map(|number| format!("{suggested}-{number}"));
-            let name = std::iter::once(suggested.clone()).chain(numbered).find(|name| !is_taken(name));
-            entries.push(SecretEntry {
-                name: name.unwrap_or(suggested),
-                value: planned.header.value.clone(),
-                hosts: Vec::new(),
-                insecure: false,
+        let index =
+            entries.iter().position(|entry| entry.value == planned.header.value).unwrap_or_else(|| {
+                let suggested = credentials::suggest_name(&planned.url, &planned.header.header);
+                let is_taken = |name: &str| entries.iter().any(|entry| entry.name == name);
+                let numbered = (2..).map(|number| format!("{suggested}-{number}"));
+                let name = std::iter::once(suggested.clone()).chain(numbered).find(|name| !is_taken(name));
+                entries.push(SecretEntry {
+                    name: name.unwrap_or(suggested),
+                    value: planned.header.value.clone(),
+                    hosts: Vec::new(),
+                    insecure: false,
+                });
+                entries.len() - 1
             });
-            entries.len() - 1
-        });
         let entry = &mut entries[index];
         let host = planned.host_rule();
         if !entry.hosts.contains(&host) {
@@ -224,10 +225,13 @@ fn format_entry(entry: &SecretEntry, value_line: &str) -> String {
 /// Writes the file of `--write`. Returns the next step.
 fn write_entries(options: &MoveSecretsOptions, entries: &[SecretEntry]) -> Result<String, Error> {
     let Some(path) = options.write.as_deref().filter(|_| !options.dry_run) else {
-        return Ok("nothing was written or changed; next: picket site secrets move --write secrets.toml\n".to_owned());
+        return Ok("nothing was written or changed; next: picket site secrets move --write secrets.toml\n"
+            .to_owned());
     };
-    let text: String =
-        entries.iter().map(|entry| format_entry(entry, &format!("value = {}", quote(&entry.value)))).collect();
+    let text: String = entries
+        .iter()
+        .map(|entry| format_entry(entry, &format!("value = {}", quote(&entry.value))))
+        .collect();
     // A new file, so that no other user has it open already and no older one is overwritten.
     let written = OpenOptions::new()
         .write(true)
@@ -245,7 +249,11 @@ fn write_entries(options: &MoveSecretsOptions, entries: &[SecretEntry]) -> Resul
 }
 
 /// The changed sites. Refuses if a value is not in the file for its host.
-fn plan_changes(moves: &[PlannedMove], secrets: &Secrets, file: &Path) -> Result<(SiteChanges, String), Error> {
+fn plan_changes(
+    moves: &[PlannedMove],
+    secrets: &Secrets,
+    file: &Path,
+) -> Result<(SiteChanges, String), Error> {
     let mut changed: BTreeMap<SiteId, SiteSpec> = BTreeMap::new();
     let mut text = String::new();
     for planned in moves {

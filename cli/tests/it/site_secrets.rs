@@ -8,7 +8,13 @@ use crate::Picket;
 async fn credentials_in_headers_move_to_a_private_file_and_their_names_to_the_sites() {
     let picket = Picket::new().await;
     for arguments in [
-        &["https://api.example/a", "--header", "Authorization: Bearer MARK-bearer", "--header", "Accept: */*"][..],
+        &[
+            "https://api.example/a",
+            "--header",
+            "Authorization: Bearer MARK-bearer",
+            "--header",
+            "Accept: */*",
+        ][..],
         &["https://api.example/b", "--header", "authorization: Basic bWU6TUFSSy1wYXNzIndvcmQ="],
         &["http://lan.example:8080/?token=MARK-url", "--header", "X-Api-Key: MARK-bearer"],
         &["https://api.example/c", "--header", "Cookie: a=1"],

@@ -189,7 +189,8 @@ mod tests {
         assert_eq!(sent["x-key"], "web-password");
         assert!(!format!("{sent:?}").contains("password") && sent["authorization"].is_sensitive());
 
-        let bearer = headers("https://a.cdn.example/", json!({"auth": {"bearer": {"secret": "web"}}}), true).unwrap();
+        let bearer =
+            headers("https://a.cdn.example/", json!({"auth": {"bearer": {"secret": "web"}}}), true).unwrap();
         assert_eq!(bearer["authorization"], "Bearer web-password");
     }
 
@@ -204,18 +205,63 @@ mod tests {
         for (url, options, tls_verify, refused) in [
             ("https://evil.example/", with("web", json!({})), true, "evil.example:443"),
             ("https://shop.example:444/", with("web", json!({})), true, "shop.example:444"),
-            ("https://shop.example.evil.example/", with("web", json!({})), true, "shop.example.evil.example:443"),
+            (
+                "https://shop.example.evil.example/",
+                with("web", json!({})),
+                true,
+                "shop.example.evil.example:443",
+            ),
             ("http://shop.example/", with("web", json!({})), true, "without https"),
             ("https://shop.example/", with("web", json!({})), false, "without https"),
-            ("https://shop.example/", with("web", json!({"connect_to": "203.0.113.7"})), false, "without https"),
-            ("https://shop.example/", with("web", json!({"host_header": "evil.example"})), true, "evil.example:443"),
-            ("https://a.cdn.example/", with("web", json!({"host_header": "evil.example:80"})), true, "evil.example:443"),
+            (
+                "https://shop.example/",
+                with("web", json!({"connect_to": "203.0.113.7"})),
+                false,
+                "without https",
+            ),
+            (
+                "https://shop.example/",
+                with("web", json!({"host_header": "evil.example"})),
+                true,
+                "evil.example:443",
+            ),
+            (
+                "https://a.cdn.example/",
+                with("web", json!({"host_header": "evil.example:80"})),
+                true,
+                "evil.example:443",
+            ),
             ("https://a.cdn.example/", with("web", json!({"host_header": "a%b"})), true, "a%b"),
-            ("http://lan.example/", with("lan", json!({"connect_to": "203.0.113.7"})), true, "203.0.113.7:80"),
-            ("http://lan.example/", with("lan", json!({"connect_to": "[2001:db8::1]:81"})), true, "[2001:db8::1]:81"),
-            ("http://lan.example/", with("lan", json!({"connect_to": "2001:db8::1"})), true, "[2001:db8::1]:80"),
-            ("https://lan.example/", with("lan", json!({"connect_to": "evil.example"})), false, "evil.example:443"),
-            ("http://lan.example/", with("lan", json!({"host_header": "evil.example"})), true, "evil.example:80"),
+            (
+                "http://lan.example/",
+                with("lan", json!({"connect_to": "203.0.113.7"})),
+                true,
+                "203.0.113.7:80",
+            ),
+            (
+                "http://lan.example/",
+                with("lan", json!({"connect_to": "[2001:db8::1]:81"})),
+                true,
+                "[2001:db8::1]:81",
+            ),
+            (
+                "http://lan.example/",
+                with("lan", json!({"connect_to": "2001:db8::1"})),
+                true,
+                "[2001:db8::1]:80",
+            ),
+            (
+                "https://lan.example/",
+                with("lan", json!({"connect_to": "evil.example"})),
+                false,
+                "evil.example:443",
+            ),
+            (
+                "http://lan.example/",
+                with("lan", json!({"host_header": "evil.example"})),
+                true,
+                "evil.example:80",
+            ),
             ("https://shop.example/", with("absent", json!({})), true, "is not in the secrets file"),
         ] {
             let why = headers(url, options.clone(), tls_verify).unwrap_err();
@@ -233,12 +279,16 @@ mod tests {
 
     #[test]
     fn an_access_token_needs_a_secret_that_is_allowed_at_the_token_endpoint_and_at_the_site() {
-        let oauth = |token_url: &str, secret: &str| json!({"auth": {"oauth2": {"token_url": token_url,
-            "client_id": "me", "client_secret": {"secret": secret}}}});
+        let oauth = |token_url: &str, secret: &str| {
+            json!({"auth": {"oauth2": {"token_url": token_url,
+            "client_id": "me", "client_secret": {"secret": secret}}}})
+        };
 
-        let evil_site = headers("https://evil.example/", oauth("https://auth.example/", "lan"), true).unwrap_err();
+        let evil_site =
+            headers("https://evil.example/", oauth("https://auth.example/", "lan"), true).unwrap_err();
         assert!(evil_site.contains("evil.example:443"), "{evil_site}");
-        let evil_endpoint = headers("https://lan.example/", oauth("https://evil.example/", "lan"), true).unwrap_err();
+        let evil_endpoint =
+            headers("https://lan.example/", oauth("https://evil.example/", "lan"), true).unwrap_err();
         assert!(evil_endpoint.contains("evil.example:443"), "{evil_endpoint}");
         headers("https://lan.example/", oauth("https://auth.example/token", "lan"), true).unwrap();
     }

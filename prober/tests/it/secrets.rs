@@ -31,7 +31,9 @@ struct SecretsFile {
 impl SecretsFile {
     fn new(hosts: &[String], insecure: bool) -> Self {
         let file = Self { directory: TempDir::new().unwrap() };
-        file.write(&format!("[secret.mark]\nvalue = '{PASSWORD}'\nhosts = {hosts:?}\ninsecure = {insecure}\n"));
+        file.write(&format!(
+            "[secret.mark]\nvalue = '{PASSWORD}'\nhosts = {hosts:?}\ninsecure = {insecure}\n"
+        ));
         file
     }
 
@@ -97,7 +99,10 @@ async fn secrets_are_sent_to_the_sites_own_origin_and_not_after_a_redirect() {
     let seen = run(&checker, &request(target.url(&format!("/to/{}", other.url("/ok"))), basic)).await;
     assert_eq!((seen.outcome, seen.redirects), (Outcome::Up, 1));
     let [elsewhere] = other.received_requests().try_into().unwrap();
-    assert!(!elsewhere.contains("MARK") && !elsewhere.to_lowercase().contains("authorization"), "{elsewhere}");
+    assert!(
+        !elsewhere.contains("MARK") && !elsewhere.to_lowercase().contains("authorization"),
+        "{elsewhere}"
+    );
 }
 
 #[tokio::test]
@@ -107,7 +112,9 @@ async fn a_check_of_a_host_that_is_not_listed_is_missed_and_sends_nothing() {
     let address = evil.address();
     let unlisted = format!("secret 'mark' may not be sent to {address}, which is not among its hosts");
 
-    for options in [bearer(), json!({"secret_headers": {"X-Api-Key": {"secret": "mark"}}}), oauth(target.url("/"))] {
+    for options in
+        [bearer(), json!({"secret_headers": {"X-Api-Key": {"secret": "mark"}}}), oauth(target.url("/"))]
+    {
         assert_unavailable(&run(&file.checker(), &request(evil.url("/ok"), options)).await, &unlisted);
     }
     let led_elsewhere = json!({"auth": {"bearer": {"secret": "mark"}}, "connect_to": address.to_string()});
@@ -186,7 +193,10 @@ async fn trouble_with_the_token_endpoint_is_missed_and_not_the_sites() {
     let check = request(site.url("/ok"), oauth(endpoint.target().url("/token")));
 
     let seen = run(&file.checker(), &check).await;
-    assert_unavailable(&seen, "no access token from 127.0.0.1 with the secret 'mark': status 401 (invalid_client)");
+    assert_unavailable(
+        &seen,
+        "no access token from 127.0.0.1 with the secret 'mark': status 401 (invalid_client)",
+    );
     endpoint.issuer().set_failing(true);
     assert_unavailable(&run(&file.checker(), &check).await, "status 500");
     let address = endpoint.target().address();
@@ -229,9 +239,8 @@ async fn a_changed_secret_is_used_by_the_next_check() {
     let region = TestRegion::on_shared_nats("secrets-reload").await;
     let site = Target::serve_http().await;
     let file = SecretsFile::for_targets(&[&site]);
-    let prober = region
-        .start_ready_with("p1", 4, |config| config.secrets.secrets_file = Some(file.path()))
-        .await;
+    let prober =
+        region.start_ready_with("p1", 4, |config| config.secrets.secrets_file = Some(file.path())).await;
     file.write("broken");
     let refused = "picket_prober_secrets_files_refused_total";
     picket_harness::eventually(STATE_TIMEOUT, "the broken file to be refused", async || {
@@ -241,7 +250,10 @@ async fn a_changed_secret_is_used_by_the_next_check() {
         }
     })
     .await;
-    let check = |id| CheckRequest { options: serde_json::from_value(bearer()).unwrap(), ..scheduled_request(id, &site.url("/ok")) };
+    let check = |id| CheckRequest {
+        options: serde_json::from_value(bearer()).unwrap(),
+        ..scheduled_request(id, &site.url("/ok"))
+    };
     region.publish_request(&subject::scheduled_job(&region.region, SiteId(1)), &check(1)).await;
     assert_eq!(region.read_results(1).await[0].outcome, Outcome::Up);
 
@@ -280,7 +292,10 @@ async fn an_ad_hoc_request_uses_a_secret_only_where_the_prober_allows_it() {
                 false => {
                     assert_eq!(result.cause, Some(Cause::SecretUnavailable), "{result:?}");
                     let message = result.message.unwrap();
-                    assert!(message.contains("options.auth: secret 'mark' is not for ad-hoc requests"), "{message}");
+                    assert!(
+                        message.contains("options.auth: secret 'mark' is not for ad-hoc requests"),
+                        "{message}"
+                    );
                 }
             }
         }

@@ -46,7 +46,10 @@ pub fn redact_json(value: Value) -> Value {
         Value::String(text) => Value::String(redact(&text).into_owned()),
         Value::Array(items) => items.into_iter().map(redact_json).collect(),
         Value::Object(fields) => Value::Object(
-            fields.into_iter().map(|(name, value)| (redact(&name).into_owned(), redact_json(value))).collect(),
+            fields
+                .into_iter()
+                .map(|(name, value)| (redact(&name).into_owned(), redact_json(value)))
+                .collect(),
         ),
         // A number may be a value, too: a short one is refused as a secret.
         Value::Number(number) => match redact(&number.to_string()) {
@@ -137,7 +140,8 @@ struct Needles {
 impl Needles {
     /// Returns `None` without values.
     fn build<'v>(values: impl Iterator<Item = &'v SecretValue>) -> Option<Self> {
-        let mut forms: Vec<Form> = values.flat_map(|value| forms::forms_of_value(value.expose_text())).collect();
+        let mut forms: Vec<Form> =
+            values.flat_map(|value| forms::forms_of_value(value.expose_text())).collect();
         forms.sort_by(|one, other| one.text.cmp(&other.text));
         forms.dedup_by(|one, other| one.text == other.text);
         if forms.is_empty() {

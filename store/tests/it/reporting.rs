@@ -97,8 +97,10 @@ async fn nothing_in_the_schema_report_reads_the_headers_bodies_and_options_of_si
     let world = World::new().await;
     world.insert_rows().await;
     world
-        .execute_sql(r#"UPDATE picket.sites SET headers = '{"X-Api-Key": "MARK"}', body = 'MARK', method = 'POST',
-              options = '{"secret_headers": {"X-Key": {"secret": "MARK"}}}'"#)
+        .execute_sql(
+            r#"UPDATE picket.sites SET headers = '{"X-Api-Key": "MARK"}', body = 'MARK', method = 'POST',
+              options = '{"secret_headers": {"X-Key": {"secret": "MARK"}}}'"#,
+        )
         .await;
 
     let views = world

@@ -2,13 +2,7 @@
 //! nowhere else.
 #![expect(clippy::unwrap_used, reason = "what a test needs is there, or it fails")]
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use parking_lot::Mutex;
@@ -47,14 +41,18 @@ impl SecretsFile {
         };
         let file = Self(servers::scratch_dir("secrets"));
         file.write("bearer", "MARK-bearer-token\n");
-        file.write("key.pem", "-----BEGIN PRIVATE KEY-----\nMARK-key-line-of-a-key\n-----END PRIVATE KEY-----\n");
+        file.write(
+            "key.pem",
+            "-----BEGIN PRIVATE KEY-----\nMARK-key-line-of-a-key\n-----END PRIVATE KEY-----\n",
+        );
         let entries = [
             secret("basic", "value = 'MARK-basic-password'"),
             secret("bearer", "value_file = 'bearer'"),
             secret("header", "value_env = 'TEST_HEADER'"),
             secret("oauth", "value = 'MARK-oauth-secret'"),
             secret("key", "value_file = 'key.pem'"),
-            "[proxy.office]\nurl = 'http://127.0.0.1:1'\nuser = 'me'\npassword = 'MARK-proxy-password'\n".to_owned(),
+            "[proxy.office]\nurl = 'http://127.0.0.1:1'\nuser = 'me'\npassword = 'MARK-proxy-password'\n"
+                .to_owned(),
         ];
         file.write("secrets.toml", &entries.concat());
         file
@@ -75,8 +73,11 @@ impl SecretsFile {
         let path = self.path();
         // Libraries log what they send and receive at the lowest levels.
         let log = "debug,hyper=trace,hyper_util=trace,h2=trace,reqwest=trace,rustls=trace";
-        let variables =
-            [("PICKET_SECRETS_FILE", path.as_str()), ("TEST_HEADER", "MARK-header-value"), ("PICKET_LOG", log)];
+        let variables = [
+            ("PICKET_SECRETS_FILE", path.as_str()),
+            ("TEST_HEADER", "MARK-header-value"),
+            ("PICKET_LOG", log),
+        ];
         stack.spawn_process("picket-prober", &options, &variables).await
     }
 }
@@ -87,8 +88,11 @@ async fn serve_echo() -> Target {
     Target::serve_script(|request| {
         let lines = request.lines().filter_map(|line| line.split_once(": "));
         let sent = lines.filter(|(name, _)| name.contains("authorization") || name.contains("key"));
-        let values: String = sent.map(|(_, value)| format!("{value}/{}", value.replace('-', "%2D"))).collect();
-        vec![Step::send(format!("HTTP/1.1 302 Found\r\nlocation: ftp://x/{values}\r\nconnection: close\r\n\r\n"))]
+        let values: String =
+            sent.map(|(_, value)| format!("{value}/{}", value.replace('-', "%2D"))).collect();
+        vec![Step::send(format!(
+            "HTTP/1.1 302 Found\r\nlocation: ftp://x/{values}\r\nconnection: close\r\n\r\n"
+        ))]
     })
     .await
 }
@@ -133,14 +137,18 @@ async fn dump_database(stack: &Stack) -> String {
 /// The command lines of all processes of this machine.
 fn read_command_lines() -> String {
     let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path().join("cmdline"));
-    processes.filter_map(|path| fs::read(path).ok()).map(|line| String::from_utf8_lossy(&line).into_owned()).collect()
+    processes
+        .filter_map(|path| fs::read(path).ok())
+        .map(|line| String::from_utf8_lossy(&line).into_owned())
+        .collect()
 }
 
 #[track_caller]
 fn assert_unmarked(place: &str, text: &str) {
     for mark in MARKS {
         if let Some(at) = text.find(mark) {
-            let around: String = text[..at].chars().rev().take(200).collect::<Vec<_>>().into_iter().rev().collect();
+            let around: String =
+                text[..at].chars().rev().take(200).collect::<Vec<_>>().into_iter().rev().collect();
             panic!("{place} has '{mark}' after: {around}");
         }
     }
@@ -173,7 +181,8 @@ async fn secrets_reach_their_sites_and_appear_in_no_log_row_message_metric_or_co
     add_site(&stack, "oauth", &protected.url("/"), &oauth(token_url.clone())).await;
     add_site(&stack, "oauth-echo", &echo.url("/token"), &oauth(token_url)).await;
 
-    let redacted = "SELECT count(DISTINCT site_id) FROM picket.check_results WHERE message LIKE '%[redacted]%'";
+    let redacted =
+        "SELECT count(DISTINCT site_id) FROM picket.check_results WHERE message LIKE '%[redacted]%'";
     stack.wait_at_least(WAIT_TIMEOUT, CHECKS.len() as i64 + 1, redacted).await;
     let up = "SELECT count(*) FROM picket.check_results WHERE outcome = 'up'";
     stack.wait_at_least(WAIT_TIMEOUT, 1, up).await;
@@ -185,7 +194,10 @@ async fn secrets_reach_their_sites_and_appear_in_no_log_row_message_metric_or_co
     let mut check = tokio::process::Command::new(program_path("picket-prober"));
     check.args(["secrets", "check", "--secrets-file", &file.path()]).env("TEST_HEADER", "MARK-header-value");
     let (code, listed, errors) = run_to_end(&mut check).await;
-    assert!(code == 0 && listed.contains("secret  basic ") && listed.contains("proxy   office"), "{listed}{errors}");
+    assert!(
+        code == 0 && listed.contains("secret  basic ") && listed.contains("proxy   office"),
+        "{listed}{errors}"
+    );
     assert_unmarked("the output of secrets check", &(listed + &errors));
     assert_unmarked("the bus", &messages.lock());
     assert_unmarked("the database", &dump_database(&stack).await);
@@ -226,7 +238,8 @@ async fn no_secret_is_sent_to_a_host_that_is_not_listed() {
         }
     }
 
-    let missed = "SELECT count(DISTINCT site_id) FROM picket.check_results JOIN picket.sites ON sites.id = site_id
+    let missed =
+        "SELECT count(DISTINCT site_id) FROM picket.check_results JOIN picket.sites ON sites.id = site_id
                   WHERE name !~ '^redirected' AND outcome = 'missed'";
     stack.wait_at_least(WAIT_TIMEOUT, 2 * CHECKS.len() as i64, missed).await;
     let redirected = "SELECT count(DISTINCT site_id) FROM picket.check_results WHERE redirects = 1";

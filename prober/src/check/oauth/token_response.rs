@@ -83,7 +83,9 @@ mod tests {
     fn parse(status: u16, body: &str) -> Result<(String, u64), String> {
         let mut response = TokenBody::new();
         response.push_chunk(body.as_bytes())?;
-        response.parse_token(status).map(|token| (token.token.expose_text().to_owned(), token.lifetime.as_secs()))
+        response
+            .parse_token(status)
+            .map(|token| (token.token.expose_text().to_owned(), token.lifetime.as_secs()))
     }
 
     #[test]

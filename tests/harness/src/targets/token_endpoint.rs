@@ -114,9 +114,10 @@ impl Issuer {
 }
 
 fn has_authorization(request: &str, value: &str) -> bool {
-    request.lines().filter_map(|line| line.split_once(": ")).any(|(name, given)| {
-        name.eq_ignore_ascii_case("authorization") && given.trim_end() == value
-    })
+    request
+        .lines()
+        .filter_map(|line| line.split_once(": "))
+        .any(|(name, given)| name.eq_ignore_ascii_case("authorization") && given.trim_end() == value)
 }
 
 fn respond(status: &str, body: &str) -> Step {
