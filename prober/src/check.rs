@@ -9,11 +9,13 @@ mod connection_error;
 mod connection_plan;
 mod content_encoding;
 mod cookies;
+mod credentials;
 mod custom_client;
 mod destination;
 mod error_text;
 mod failure;
 mod inbound;
+mod oauth;
 mod os_error;
 mod plain_http;
 mod proxy;
@@ -23,6 +25,7 @@ mod response_so_far;
 mod timing;
 mod tls;
 mod tls_configs;
+mod token_fetch;
 
 use std::{
     net::SocketAddr,
@@ -42,6 +45,7 @@ use reqwest::{
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
+pub(crate) use self::credentials::Credentials;
 pub use self::resolver::Lookup;
 use self::{
     address_policy::AddressPolicy,
@@ -54,6 +58,7 @@ use self::{
     cookies::Cookies,
     custom_client::CustomClient,
     failure::Failure,
+    oauth::TokenCache,
     plain_http::{BoxError, PlainHttpClient},
     redirects::{Hop, RedirectHistory},
     resolver::Resolver,
@@ -170,6 +175,28 @@ pub struct Observation {
     pub details: Option<Details>,
 }
 
+impl Observation {
+    /// Observation of a check that could not begin.
+    fn of_missed(failure: Failure) -> Self {
+        Self {
+            started_at: clock::wall_clock_now(),
+            outcome: failure.cause.outcome().unwrap_or(Outcome::Missed),
+            cause: Some(failure.cause),
+            message: Some(failure.message),
+            http_status: None,
+            http_version: None,
+            remote_addr: None,
+            timing: Timing::default(),
+            redirects: 0,
+            body_bytes: 0,
+            regex_matched: None,
+            tls_expires_at: None,
+            warnings: Vec::new(),
+            details: None,
+        }
+    }
+}
+
 /// Performs checks. Clones share all state.
 #[derive(Clone)]
 pub struct Checker {
@@ -181,6 +208,9 @@ pub struct Checker {
     address_policy: AddressPolicy,
     match_queue: MatchQueue,
     max_body_bytes: usize,
+    secrets: Secrets,
+    /// Access tokens, shared by all clones.
+    tokens: Arc<TokenCache>,
 }
 
 impl Checker {
@@ -257,7 +287,7 @@ impl Checker {
             .map_err(|_| Error::UserAgent(asking.user_agent.clone()))?;
         let tls_configs = TlsConfigs::new(Arc::clone(&roots), asking.cached_tls_configs);
         let custom_client =
-            CustomClient::new(&resolver, agent.clone(), window, asking.secrets, tls_configs);
+            CustomClient::new(&resolver, agent.clone(), window, asking.secrets.clone(), tls_configs);
         Ok(Self {
             custom_client: Arc::new(custom_client),
             plain_client: PlainHttpClient::new(Arc::clone(&resolver), agent),
@@ -266,18 +296,59 @@ impl Checker {
             address_policy: addresses,
             match_queue: MatchQueue::new().map_err(Error::Threads)?,
             max_body_bytes: limits.max_body_bytes,
+            secrets: asking.secrets,
+            tokens: Arc::default(),
         })
     }
 
-    /// Performs `check` within its timeout.
+    /// Performs `check` within its timeout, with its credentials.
     pub async fn run_check(&self, check: &Check) -> Observation {
+        match self.prepare_check(check).await {
+            Ok(credentials) => {
+                let seen = self.run_prepared(check, credentials.as_ref()).await;
+                match self.prepare_repetition(check, credentials.as_ref(), &seen).await {
+                    Some(renewed) => self.run_prepared(check, Some(&renewed)).await,
+                    None => seen,
+                }
+            }
+            Err(missed) => *missed,
+        }
+    }
+
+    /// Obtains the credentials of `check`, before its clock starts. A token request takes time that
+    /// is not the site's. `Err` is the observation of a check that cannot begin.
+    pub(crate) async fn prepare_check(&self, check: &Check) -> Result<Option<Credentials>, Box<Observation>> {
+        if !credentials::needs_credentials(check) {
+            return Ok(None);
+        }
+        // Boxed, because the memory of each running check would grow by this rare future.
+        Box::pin(self.obtain_credentials(check))
+            .await
+            .map_err(|failure| Box::new(Observation::of_missed(failure)))
+    }
+
+    /// Returns new credentials if the check is to be repeated with them, after a 401.
+    pub(crate) async fn prepare_repetition(
+        &self,
+        check: &Check,
+        used: Option<&Credentials>,
+        seen: &Observation,
+    ) -> Option<Credentials> {
+        used.and_then(|used| used.grant.as_ref())?;
+        Box::pin(self.renew_credentials(check, used, seen)).await
+    }
+
+    /// Performs `check` within its timeout, with credentials from [`prepare_check`](Self::prepare_check).
+    pub(crate) async fn run_prepared(&self, check: &Check, credentials: Option<&Credentials>) -> Observation {
         let started_at = clock::wall_clock_now();
         let began = Instant::now();
         let marks = PhaseRecorder::new(check.ip_version, began);
         // Declared outside of the future: after a timeout the observations are still available.
         let mut seen = ResponseSoFar::default();
-        let doing =
-            timing::with_recorder(Arc::clone(&marks), self.follow_redirects(check, &marks, &mut seen));
+        let doing = timing::with_recorder(
+            Arc::clone(&marks),
+            self.follow_redirects(check, credentials, &marks, &mut seen),
+        );
         let failure = match timeout_at(began + check.timeout, doing).await {
             Ok(done) => done.err(),
             Err(_) => Some(failure::timeout_failure(check.timeout, &marks, &seen)),
@@ -306,10 +377,15 @@ impl Checker {
     async fn follow_redirects(
         &self,
         check: &Check,
+        credentials: Option<&Credentials>,
         marks: &PhaseRecorder,
         seen: &mut ResponseSoFar,
     ) -> Result<(), Failure> {
         let mut hop = Hop::from_check(check)?;
+        if let Some(credentials) = credentials {
+            // Part of the first hop's headers, which end with its origin.
+            hop.headers.extend(credentials.headers.clone());
+        }
         let mut cookies = Cookies::default();
         let mut trail = RedirectHistory::default();
         loop {

@@ -8,6 +8,7 @@ use crate::{
     check::CheckLimits,
     options::{
         BehaviourOptions, BodyLimit, DEFAULT_BUNDLE_FROM, DEFAULT_CONCURRENCY, MAX_NAME_BYTES, Options,
+        SecretsOptions,
     },
 };
 
@@ -26,6 +27,8 @@ pub struct Config {
     pub bundle_from: u16,
     /// Behaviour towards sites and under overload.
     pub behaviour: BehaviourOptions,
+    /// Secrets of checks.
+    pub secrets: SecretsOptions,
     /// Time to finish running checks at shutdown.
     pub drain_timeout: Duration,
 }
@@ -44,6 +47,7 @@ impl Config {
             },
             bundle_from: DEFAULT_BUNDLE_FROM,
             behaviour: BehaviourOptions::default(),
+            secrets: SecretsOptions::default(),
             drain_timeout: Duration::from_secs(75),
         }
     }
@@ -62,6 +66,7 @@ impl From<Options> for Config {
             },
             bundle_from: options.bundle_from,
             behaviour: options.behaviour,
+            secrets: options.secrets,
             drain_timeout: options.drain_timeout.0,
         }
     }

@@ -25,7 +25,7 @@ use url::Url;
 pub use self::{
     host_rule::HostRule,
     loaded::{EntryKind, Proxy, SecretSummary},
-    redaction::redact,
+    redaction::{redact, redact_json},
     value::SecretValue,
 };
 use self::{loaded::LoadedSecrets, private_file::FileStamp, redaction::Redactor};
@@ -76,7 +76,9 @@ pub enum SecretUnavailable {
     #[error("secret '{0}' may not be sent to {1}, which is not among its hosts")]
     HostNotListed(String, String),
     /// The destination does not prove its name by a certificate.
-    #[error("secret '{0}' may not be sent without https and a verified certificate; its entry says 'insecure = true' where it may")]
+    #[error(
+        "secret '{0}' may not be sent without https and a verified certificate; its entry says 'insecure = true' where it may"
+    )]
     Insecure(String),
     /// The value does not fit its use.
     #[error("secret '{0}' is unusable: {1}")]
@@ -113,6 +115,8 @@ impl Default for Secrets {
 }
 
 impl Secrets {
+    /// Minimum length of a value.
+    pub const MIN_VALUE_BYTES: usize = file::MIN_VALUE_BYTES;
     /// Interval at which [`follow_changes`](Self::follow_changes) looks for changed files.
     const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -173,16 +177,12 @@ impl Secrets {
         let mut loaded = match loaded {
             Ok(loaded) => loaded,
             Err(why) => {
-                // The files of the last good content stay watched: one of them may be repaired.
-                for known in seen {
-                    match stamps.iter_mut().find(|(path, _)| *path == known.0) {
-                        Some(entry) => *entry = known,
-                        None => stamps.push(known),
-                    }
-                }
-                for (path, stamp) in stamps.iter_mut() {
-                    *stamp = FileStamp::of_path(path);
-                }
+                // The files of the last good content stay watched: one of them may be repaired. Those
+                // that were not read get their present stamps, so that each change is tried once.
+                let unread = stamps.iter().filter(|(path, _)| seen.iter().all(|(read, _)| read != path));
+                let unread: Vec<_> =
+                    unread.map(|(path, _)| (path.clone(), FileStamp::of_path(path))).collect();
+                *stamps = [seen, unread].concat();
                 return ReloadOutcome::Refused(why);
             }
         };
@@ -197,6 +197,9 @@ impl Secrets {
 
     /// Looks for changed files once a second, for ever. `observe` is called after each change.
     pub async fn follow_changes(self, observe: impl Fn(&ReloadOutcome)) {
+        if !self.has_file() {
+            return std::future::pending().await;
+        }
         loop {
             tokio::time::sleep(Self::RELOAD_INTERVAL).await;
             let secrets = self.clone();
@@ -215,6 +218,11 @@ impl Secrets {
         }
     }
 
+    /// Returns true if there is a secrets file.
+    pub fn has_file(&self) -> bool {
+        self.0.path.is_some()
+    }
+
     /// Number of the content in use, which rises with each reload. Belongs in the key of a cache of
     /// anything that was made of a secret.
     pub fn generation(&self) -> u64 {
@@ -226,7 +234,12 @@ impl Secrets {
     ///
     /// # Errors
     /// If the name is unknown, or the destination is not allowed.
-    pub fn value_for(&self, name: &str, url: &Url, is_verified: bool) -> Result<SecretValue, SecretUnavailable> {
+    pub fn value_for(
+        &self,
+        name: &str,
+        url: &Url,
+        is_verified: bool,
+    ) -> Result<SecretValue, SecretUnavailable> {
         let snapshot = self.snapshot();
         let secret = snapshot.secrets.get(name).ok_or_else(|| self.unknown(EntryKind::Secret, name))?;
         if !secret.hosts.iter().any(|rule| rule.allows_url(url)) {
@@ -238,6 +251,14 @@ impl Secrets {
             true => Ok(secret.value.clone()),
             false => Err(SecretUnavailable::Insecure(name.to_owned())),
         }
+    }
+
+    /// Name of a secret with this value that may be sent to `url`.
+    pub fn find_name(&self, value: &str, url: &Url, is_verified: bool) -> Option<String> {
+        let snapshot = self.snapshot();
+        let with_value = snapshot.secrets.iter().filter(|(_, secret)| secret.value.expose_text() == value);
+        let mut names = with_value.map(|(name, _)| name.clone());
+        names.find(|name| self.value_for(name, url, is_verified).is_ok())
     }
 
     /// Proxy `name`.
@@ -265,11 +286,6 @@ impl Secrets {
     /// redacted. Of each `origin` the two latest values are kept.
     pub fn redact_token(&self, origin: &str, token: SecretValue) {
         self.0.redactor.add_token(origin, token);
-    }
-
-    /// Ends the redaction of the tokens of `origin`.
-    pub fn forget_tokens(&self, origin: &str) {
-        self.0.redactor.remove_token(origin);
     }
 
     fn snapshot(&self) -> Arc<LoadedSecrets> {

@@ -8,12 +8,13 @@
 use std::sync::Arc;
 
 use picket_proto::{Cause, Check, http_options::HttpVersion};
-use picket_runtime::{SecretUnavailable, Secrets};
+use picket_runtime::Secrets;
 use reqwest::header::HeaderValue;
 use rustls::ClientConfig;
 use url::Url;
 
 use super::{
+    credentials::secret_failure,
     destination::Destination,
     failure::Failure,
     proxy::ProxySettings,
@@ -76,13 +77,15 @@ impl ConnectionPlan {
             "https" => {
                 let identity = match options.client_certificate.as_deref().filter(|_| is_own_origin) {
                     Some(name) => {
-                        let pem = secrets.value_for(name, url, check.tls_verify).map_err(unavailable)?;
+                        let pem = secrets
+                            .value_for(name, url, check.tls_verify)
+                            .map_err(|why| secret_failure(&why))?;
                         Some((name, pem))
                     }
                     None => None,
                 };
                 let ca = match options.ca.as_deref().filter(|_| is_own_origin) {
-                    Some(name) => Some((name, secrets.authority(name).map_err(unavailable)?)),
+                    Some(name) => Some((name, secrets.authority(name).map_err(|why| secret_failure(&why))?)),
                     None => None,
                 };
                 let identity =
@@ -99,11 +102,7 @@ impl ConnectionPlan {
 }
 
 fn find_proxy(secrets: &Secrets, name: &str) -> Result<ProxySettings, Failure> {
-    let proxy = secrets.proxy(name).map_err(unavailable)?;
+    let proxy = secrets.proxy(name).map_err(|why| secret_failure(&why))?;
     let login = proxy.login.as_ref().map(|(user, password)| (user.as_str(), password.expose_text()));
     ProxySettings::new(name, &proxy.url, login)
-}
-
-fn unavailable(why: SecretUnavailable) -> Failure {
-    Failure::new(Cause::SecretUnavailable, why.to_string())
 }

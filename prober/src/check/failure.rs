@@ -26,7 +26,9 @@ impl Failure {
     const MAX_MESSAGE_BYTES: usize = 500;
 
     pub(super) fn new(cause: Cause, message: impl AsRef<str>) -> Self {
-        Self { cause, message: sanitize_text(message.as_ref(), Self::MAX_MESSAGE_BYTES) }
+        // Before the truncation, which could leave the beginning of a secret.
+        let message = picket_runtime::redact(message.as_ref());
+        Self { cause, message: sanitize_text(&message, Self::MAX_MESSAGE_BYTES) }
     }
 }
 

@@ -22,4 +22,5 @@ mod phases;
 mod politeness;
 mod redirects;
 mod requests;
+mod secrets;
 mod tls;

@@ -151,23 +151,44 @@ mod tests {
     #[test]
     fn an_option_that_cannot_be_used_is_refused_by_its_name_and_a_secret_in_place_of_a_name_is_hidden() {
         let secret = json!({"secret": "s"});
-        let headers: Value = (0..17).map(|index| (format!("x-{index}"), secret.clone())).collect::<serde_json::Map<_, _>>().into();
+        let headers: Value = (0..17)
+            .map(|index| (format!("x-{index}"), secret.clone()))
+            .collect::<serde_json::Map<_, _>>()
+            .into();
         for (options, field) in [
             (json!({"auth": {"basic": {"user": "a:b", "password": secret}}}), "options.auth.basic.user"),
             (json!({"auth": {"basic": {"user": "", "password": secret}}}), "options.auth.basic.user"),
-            (json!({"auth": {"basic": {"user": "a", "password": {"secret": "MARK!"}}}}), "options.auth.basic.password.secret"),
+            (
+                json!({"auth": {"basic": {"user": "a", "password": {"secret": "MARK!"}}}}),
+                "options.auth.basic.password.secret",
+            ),
             (json!({"auth": {"bearer": {"secret": "MARK_MARK"}}}), "options.auth.bearer.secret"),
             (json!({"auth": {"bearer": {"secret": ""}}}), "options.auth.bearer.secret"),
             (json!({"auth": {"bearer": {"secret": "a".repeat(65)}}}), "options.auth.bearer.secret"),
-            (json!({"auth": {"oauth2": {"token_url": "auth.example", "client_id": "a", "client_secret": secret}}}), "options.auth.oauth2.token_url"),
-            (json!({"auth": {"oauth2": {"token_url": "https://u:MARK@auth.example", "client_id": "a", "client_secret": secret}}}), "options.auth.oauth2.token_url"),
-            (json!({"auth": {"oauth2": {"token_url": "https://auth.example", "client_id": "a\n", "client_secret": secret}}}), "options.auth.oauth2.client_id"),
-            (json!({"auth": {"oauth2": {"token_url": "https://auth.example", "client_id": "a", "client_secret": secret, "scopes": ["a b"]}}}), "options.auth.oauth2.scopes"),
+            (
+                json!({"auth": {"oauth2": {"token_url": "auth.example", "client_id": "a", "client_secret": secret}}}),
+                "options.auth.oauth2.token_url",
+            ),
+            (
+                json!({"auth": {"oauth2": {"token_url": "https://u:MARK@auth.example", "client_id": "a", "client_secret": secret}}}),
+                "options.auth.oauth2.token_url",
+            ),
+            (
+                json!({"auth": {"oauth2": {"token_url": "https://auth.example", "client_id": "a\n", "client_secret": secret}}}),
+                "options.auth.oauth2.client_id",
+            ),
+            (
+                json!({"auth": {"oauth2": {"token_url": "https://auth.example", "client_id": "a", "client_secret": secret, "scopes": ["a b"]}}}),
+                "options.auth.oauth2.scopes",
+            ),
             (json!({"secret_headers": {"X Key": secret}}), "options.secret_headers"),
             (json!({"secret_headers": {"Host": secret}}), "options.secret_headers"),
             (json!({"secret_headers": {"X-Key": secret, "x-key": secret}}), "options.secret_headers"),
             (json!({"secret_headers": {"X-Key": {"secret": "MARK"}}}), "options.secret_headers.X-Key.secret"),
-            (json!({"secret_headers": {"Authorization": secret}, "auth": {"bearer": secret}}), "options.secret_headers"),
+            (
+                json!({"secret_headers": {"Authorization": secret}, "auth": {"bearer": secret}}),
+                "options.secret_headers",
+            ),
             (json!({"secret_headers": headers}), "options.secret_headers"),
         ] {
             let why = validate(options, json!({})).unwrap_err();

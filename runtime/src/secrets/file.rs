@@ -73,8 +73,9 @@ impl SecretsFile {
     pub(super) fn parse(text: &str, path: &Path) -> Result<Self, SecretsError> {
         let reader = Reader { text, path };
         // The error's own text would contain the line, and with it a value.
-        let root = DeTable::parse(text)
-            .map_err(|why| reader.refuse(why.span().unwrap_or_default(), format!("not TOML: {}", why.message())))?;
+        let root = DeTable::parse(text).map_err(|why| {
+            reader.refuse(why.span().unwrap_or_default(), format!("not TOML: {}", why.message()))
+        })?;
         let mut file = Self::default();
         for (kind, tables) in root.get_ref() {
             let span = kind.span();
@@ -82,7 +83,9 @@ impl SecretsFile {
                 return Err(reader.refuse(span, format!("'{}' is not allowed; {KINDS}", kind.get_ref())));
             };
             if tables.len() > MAX_ENTRIES {
-                return Err(reader.refuse(span, format!("{} entries; allowed: at most {MAX_ENTRIES}", tables.len())));
+                return Err(
+                    reader.refuse(span, format!("{} entries; allowed: at most {MAX_ENTRIES}", tables.len()))
+                );
             }
             for (name, entry) in tables {
                 let table = Table::new(&reader, kind, name, entry)?;
@@ -143,7 +146,9 @@ impl<'a, 'i> Table<'a, 'i> {
         }
         let Some(fields) = entry.get_ref().as_table() else {
             // `[secret]` with `name = "value"`, which a reader of the error must not see.
-            return Err(refuse(format!("{kind}.{word}: not a table; allowed: [{kind}.{word}] with its fields")));
+            return Err(refuse(format!(
+                "{kind}.{word}: not a table; allowed: [{kind}.{word}] with its fields"
+            )));
         };
         Ok(Self { reader, name: format!("{kind}.{word}"), span: name.span(), fields })
     }
@@ -173,7 +178,10 @@ impl<'a, 'i> Table<'a, 'i> {
         });
         // The text may contain a password and is not repeated.
         let url = url.ok_or_else(|| {
-            self.refuse(span, format!("url is not allowed; allowed: {allowed}, with user and password in fields"))
+            self.refuse(
+                span,
+                format!("url is not allowed; allowed: {allowed}, with user and password in fields"),
+            )
         })?;
         let user = self.read_text("user")?.map(|(user, span)| match user.contains(':') {
             true => Err(self.refuse(span, "user contains ':', which ends the user name")),
@@ -215,7 +223,8 @@ impl<'a, 'i> Table<'a, 'i> {
 
     fn read_hosts(&self) -> Result<Vec<HostRule>, SecretsError> {
         let Some((_, value)) = self.find("hosts") else { return Ok(Vec::new()) };
-        let list = value.get_ref().as_array().ok_or_else(|| self.wrong_type("hosts", value, "a list of hosts"))?;
+        let list =
+            value.get_ref().as_array().ok_or_else(|| self.wrong_type("hosts", value, "a list of hosts"))?;
         let rules = list.iter().map(|item| {
             let text = item.get_ref().as_str().ok_or_else(|| self.wrong_type("hosts", item, "a text"))?;
             text.parse().map_err(|why| self.refuse(item.span(), format!("hosts: {why}")))
@@ -252,7 +261,10 @@ impl<'a, 'i> Table<'a, 'i> {
     }
 
     fn wrong_type(&self, field: &str, value: &Spanned<DeValue<'_>>, allowed: &str) -> SecretsError {
-        self.refuse(value.span(), format!("{field} is of type {}; allowed: {allowed}", value.get_ref().type_str()))
+        self.refuse(
+            value.span(),
+            format!("{field} is of type {}; allowed: {allowed}", value.get_ref().type_str()),
+        )
     }
 
     fn refuse(&self, span: Range<usize>, why: impl AsRef<str>) -> SecretsError {
@@ -271,7 +283,10 @@ impl<'a, 'i> Table<'a, 'i> {
 /// Checks the length and the characters of a value. The error does not contain the value.
 pub(super) fn check_value(value: &str) -> Result<(), String> {
     if value.len() < MIN_VALUE_BYTES {
-        return Err(format!("a value of {} bytes is not allowed; allowed: at least {MIN_VALUE_BYTES}", value.len()));
+        return Err(format!(
+            "a value of {} bytes is not allowed; allowed: at least {MIN_VALUE_BYTES}",
+            value.len()
+        ));
     }
     match value.contains('\0') {
         true => Err("the value contains a zero byte".to_owned()),
@@ -309,9 +324,14 @@ mod tests {
 
         let shop = &file.secrets["shop-api"];
         assert!(matches!(&shop.source, ValueSource::File(path) if path == Path::new("/etc/picket/shop")));
-        assert_eq!(shop.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), "api.shop.example *.shop.example:8443");
+        assert_eq!(
+            shop.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+            "api.shop.example *.shop.example:8443"
+        );
         assert!(file.secrets["other"].insecure && file.secrets["other"].hosts.is_empty());
-        assert!(matches!(&file.proxies["office"].password, Some(ValueSource::Environment(name)) if name == "PROXY_PASSWORD"));
+        assert!(
+            matches!(&file.proxies["office"].password, Some(ValueSource::Environment(name)) if name == "PROXY_PASSWORD")
+        );
         assert_eq!(file.authorities["internal"].file, Path::new("/etc/ca.pem"));
     }
 
@@ -336,10 +356,18 @@ mod tests {
             ("[secret.a]\nvalue = \"MARK123\"\nhosts = [\n\"x\",\n\"*\"]", 5, "hosts: '*' is not allowed"),
             ("[secret.a]\nvalue = \"MARK123\"\ninsecure = \"MARK123\"", 3, "insecure is of type string"),
             ("[secret.A]\nvalue = \"MARK123\"", 1, "the name 'A' is not allowed"),
-            ("[secrets.a]\nvalue = \"MARK123\"", 1, "'secrets' is not allowed; allowed: tables [secret.NAME]"),
+            (
+                "[secrets.a]\nvalue = \"MARK123\"",
+                1,
+                "'secrets' is not allowed; allowed: tables [secret.NAME]",
+            ),
             ("value = \"MARK123\"", 1, "'value' is not allowed"),
             ("[proxy.a]\nurl = \"http://u:MARK123@proxy.example\"", 2, "proxy.a: url is not allowed"),
-            ("[proxy.a]\nurl = \"http://proxy.example\"\npassword = \"MARK123\"", 1, "a password without user"),
+            (
+                "[proxy.a]\nurl = \"http://proxy.example\"\npassword = \"MARK123\"",
+                1,
+                "a password without user",
+            ),
             ("[ca.a]", 1, "ca.a: no file"),
         ] {
             let error = parse(text).unwrap_err();

@@ -102,7 +102,8 @@ impl LoadedSecrets {
 
     /// All values to redact.
     pub(super) fn values(&self) -> impl Iterator<Item = &SecretValue> {
-        let passwords = self.proxies.values().filter_map(|proxy| proxy.login.as_ref().map(|(_, password)| password));
+        let passwords =
+            self.proxies.values().filter_map(|proxy| proxy.login.as_ref().map(|(_, password)| password));
         self.secrets.values().map(|secret| &secret.value).chain(passwords)
     }
 
@@ -149,7 +150,8 @@ impl Loader<'_> {
         }
         for (name, entry) in file.proxies {
             let field = format!("proxy.{name}: password");
-            let password = entry.password.map(|source| self.read_value(source, &field, entry.line)).transpose()?;
+            let password =
+                entry.password.map(|source| self.read_value(source, &field, entry.line)).transpose()?;
             loaded.proxies.insert(name, Proxy { url: entry.url, login: entry.user.zip(password) });
         }
         for (name, entry) in file.authorities {
@@ -162,7 +164,12 @@ impl Loader<'_> {
         Ok(loaded)
     }
 
-    fn read_value(&mut self, source: ValueSource, field: &str, line: usize) -> Result<SecretValue, SecretsError> {
+    fn read_value(
+        &mut self,
+        source: ValueSource,
+        field: &str,
+        line: usize,
+    ) -> Result<SecretValue, SecretsError> {
         let value = match source {
             ValueSource::Inline(value) => Ok(value),
             ValueSource::Environment(variable) => match std::env::var(&variable) {

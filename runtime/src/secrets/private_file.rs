@@ -74,14 +74,18 @@ pub(super) fn read_text(
     }
     let own = rustix::process::geteuid().as_raw();
     if metadata.uid() != own && metadata.uid() != 0 {
-        return Err(format!("owner {} is not allowed; allowed: {own} (this process's user) or 0", metadata.uid()));
+        return Err(format!(
+            "owner {} is not allowed; allowed: {own} (this process's user) or 0",
+            metadata.uid()
+        ));
     }
     read_bounded(file, max_bytes)
 }
 
 fn read_bounded(file: File, max_bytes: u64) -> Result<Zeroizing<String>, String> {
     // The full capacity at once: a growing buffer would leave copies in freed memory.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(max_bytes).unwrap_or(0).min(1 << 20) + 1));
+    let mut bytes =
+        Zeroizing::new(Vec::with_capacity(usize::try_from(max_bytes).unwrap_or(0).min(1 << 20) + 1));
     file.take(max_bytes + 1).read_to_end(&mut bytes).map_err(|why| why.to_string())?;
     if bytes.len() as u64 > max_bytes {
         return Err(format!("larger than {max_bytes} bytes"));

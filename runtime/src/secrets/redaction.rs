@@ -8,13 +8,14 @@ mod forms;
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     ops::Range,
     sync::{Arc, Weak},
 };
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use parking_lot::RwLock;
+use serde_json::Value;
 
 use self::forms::Form;
 use super::SecretValue;
@@ -39,6 +40,26 @@ pub fn redact(text: &str) -> Cow<'_, str> {
     redacted
 }
 
+/// Redacts all texts of `value`, the names of its fields included.
+pub fn redact_json(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(redact(&text).into_owned()),
+        Value::Array(items) => items.into_iter().map(redact_json).collect(),
+        Value::Object(fields) => Value::Object(
+            fields
+                .into_iter()
+                .map(|(name, value)| (redact(&name).into_owned(), redact_json(value)))
+                .collect(),
+        ),
+        // A number may be a value, too: a short one is refused as a secret.
+        Value::Number(number) => match redact(&number.to_string()) {
+            Cow::Borrowed(_) => Value::Number(number),
+            Cow::Owned(text) => Value::String(text),
+        },
+        Value::Null | Value::Bool(_) => value,
+    }
+}
+
 /// The values that one set of secrets removes from texts. Clones share the values.
 #[derive(Clone, Default)]
 pub(super) struct Redactor(Arc<RedactorState>);
@@ -53,14 +74,16 @@ struct RedactorState {
 
 #[derive(Default)]
 struct TokenNeedles {
-    /// Latest values of each key, the newest last.
-    values: BTreeMap<String, VecDeque<SecretValue>>,
+    /// Origins and values, the newest last.
+    values: VecDeque<(String, SecretValue)>,
     needles: Option<Arc<Needles>>,
 }
 
 impl Redactor {
-    /// Values that are kept for one key: a check may still run with the one before the newest.
-    const MAX_VALUES_PER_TOKEN: usize = 2;
+    /// Values that are kept of one origin: a check may still run with the one before the newest.
+    const MAX_VALUES_PER_ORIGIN: usize = 2;
+    /// Values that are kept of all origins.
+    const MAX_TOKENS: usize = 2_000;
 
     /// Creates a redactor that [`redact`] uses as long as a clone exists.
     pub(super) fn registered() -> Self {
@@ -76,23 +99,20 @@ impl Redactor {
         *self.0.secrets.write() = Needles::build(values).map(Arc::new);
     }
 
-    /// Adds a value obtained at run time. `key` names its origin; of each origin the latest values
-    /// are kept.
-    pub(super) fn add_token(&self, key: &str, value: SecretValue) {
+    /// Adds a value obtained at run time. Of each `origin` the latest values are kept.
+    pub(super) fn add_token(&self, origin: &str, value: SecretValue) {
         let mut tokens = self.0.tokens.write();
-        let latest = tokens.values.entry(key.to_owned()).or_default();
-        latest.push_back(value);
-        if latest.len() > Self::MAX_VALUES_PER_TOKEN {
-            latest.pop_front();
+        let of_origin = |(known, _): &&(String, SecretValue)| known == origin;
+        if tokens.values.iter().filter(of_origin).count() >= Self::MAX_VALUES_PER_ORIGIN
+            && let Some(oldest) = tokens.values.iter().position(|(known, _)| known == origin)
+        {
+            tokens.values.remove(oldest);
         }
-        tokens.needles = Needles::build(tokens.values.values().flatten()).map(Arc::new);
-    }
-
-    /// Removes the values of a key.
-    pub(super) fn remove_token(&self, key: &str) {
-        let mut tokens = self.0.tokens.write();
-        tokens.values.remove(key);
-        tokens.needles = Needles::build(tokens.values.values().flatten()).map(Arc::new);
+        if tokens.values.len() >= Self::MAX_TOKENS {
+            tokens.values.pop_front();
+        }
+        tokens.values.push_back((origin.to_owned(), value));
+        tokens.needles = Needles::build(tokens.values.iter().map(|(_, value)| value)).map(Arc::new);
     }
 }
 
@@ -120,7 +140,8 @@ struct Needles {
 impl Needles {
     /// Returns `None` without values.
     fn build<'v>(values: impl Iterator<Item = &'v SecretValue>) -> Option<Self> {
-        let mut forms: Vec<Form> = values.flat_map(|value| forms::forms_of_value(value.expose_text())).collect();
+        let mut forms: Vec<Form> =
+            values.flat_map(|value| forms::forms_of_value(value.expose_text())).collect();
         forms.sort_by(|one, other| one.text.cmp(&other.text));
         forms.dedup_by(|one, other| one.text == other.text);
         if forms.is_empty() {

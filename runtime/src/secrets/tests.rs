@@ -25,14 +25,26 @@ fn a_secret_is_for_its_hosts_by_verified_https() {
     let directory = TempDir::new().unwrap();
     let insecure = "[secret.lan]\nvalue = \"lan-password\"\nhosts = [\"lan.example\"]\ninsecure = true\n[secret.none]\nvalue = \"no-hosts\"\n";
     let secrets = Secrets::load(&write(&directory, "s.toml", &format!("{SHOP}{insecure}"), 0o600)).unwrap();
-    let ask = |name, to: &str, verified| secrets.value_for(name, &url(to), verified).map(|value| value.expose_text().to_owned());
+    let ask = |name, to: &str, verified| {
+        secrets.value_for(name, &url(to), verified).map(|value| value.expose_text().to_owned())
+    };
 
     assert_eq!(ask("shop", "https://shop.example/x", true).unwrap(), "shop-password");
     assert_eq!(ask("lan", "http://lan.example/", true).unwrap(), "lan-password");
     assert_eq!(ask("lan", "https://lan.example/", false).unwrap(), "lan-password");
     for (name, to, verified, message) in [
-        ("shop", "https://evil.example/", true, "secret 'shop' may not be sent to evil.example:443, which is not among its hosts"),
-        ("shop", "https://shop.example:8443/", true, "secret 'shop' may not be sent to shop.example:8443, which is not among its hosts"),
+        (
+            "shop",
+            "https://evil.example/",
+            true,
+            "secret 'shop' may not be sent to evil.example:443, which is not among its hosts",
+        ),
+        (
+            "shop",
+            "https://shop.example:8443/",
+            true,
+            "secret 'shop' may not be sent to shop.example:8443, which is not among its hosts",
+        ),
         ("shop", "http://shop.example/", true, "secret 'shop' may not be sent without https"),
         ("shop", "https://shop.example/", false, "secret 'shop' may not be sent without https"),
         ("none", "https://shop.example/", true, "secret 'none' may not be sent to shop.example:443"),
@@ -56,7 +68,10 @@ fn a_file_that_others_may_read_is_refused_with_its_mode() {
     write(&directory, "value", "shop-password\n", 0o644);
     let by_file = "\n[secret.shop]\nvalue_file = \"value\"\n";
     let refusal = Secrets::load(&write(&directory, "s.toml", by_file, 0o600)).unwrap_err().to_string();
-    assert!(refusal.contains("line 2: secret.shop: value: file '") && refusal.contains("mode 0644"), "{refusal}");
+    assert!(
+        refusal.contains("line 2: secret.shop: value: file '") && refusal.contains("mode 0644"),
+        "{refusal}"
+    );
     Secrets::load(&write(&directory, "s.toml", SHOP, 0o400)).unwrap();
 }
 
@@ -87,15 +102,23 @@ fn values_proxies_and_authorities_come_from_files_without_their_last_line_feed()
     let (user, password) = secrets.proxy("office").unwrap().login.unwrap();
     assert_eq!((user.as_str(), password.expose_text()), ("me", "proxy-password"));
     assert_eq!(redact("shop password  and proxy-password"), "[redacted] and [redacted]");
-    let names: Vec<_> = secrets.summaries().into_iter().map(|entry| format!("{} {} {:?}", entry.kind, entry.name, entry.hosts)).collect();
-    assert_eq!(names, ["secret shop [\"shop.example\"]", "proxy office [\"http://proxy.example:3128/\"]", "ca own []"]);
+    let names: Vec<_> = secrets
+        .summaries()
+        .into_iter()
+        .map(|entry| format!("{} {} {:?}", entry.kind, entry.name, entry.hosts))
+        .collect();
+    assert_eq!(
+        names,
+        ["secret shop [\"shop.example\"]", "proxy office [\"http://proxy.example:3128/\"]", "ca own []"]
+    );
 }
 
 #[test]
 fn a_changed_file_is_reloaded_and_a_broken_one_leaves_the_last_good_content() {
     let directory = TempDir::new().unwrap();
     let value = write(&directory, "value", "first-value", 0o600);
-    let path = write(&directory, "s.toml", "[secret.a]\nvalue_file = \"value\"\nhosts = [\"a.example\"]\n", 0o600);
+    let path =
+        write(&directory, "s.toml", "[secret.a]\nvalue_file = \"value\"\nhosts = [\"a.example\"]\n", 0o600);
     let secrets = Secrets::load(&path).unwrap();
     let ask = || secrets.value_for("a", &url("https://a.example/"), true).unwrap().expose_text().to_owned();
 
@@ -114,7 +137,12 @@ fn a_changed_file_is_reloaded_and_a_broken_one_leaves_the_last_good_content() {
     assert!(matches!(secrets.reload_if_changed(), ReloadOutcome::Refused(_)));
     assert_eq!(ask(), "second-value");
 
-    let other = write(&directory, "other.toml", "[secret.a]\nvalue = \"third-value\"\nhosts = [\"a.example\"]\n", 0o600);
+    let other = write(
+        &directory,
+        "other.toml",
+        "[secret.a]\nvalue = \"third-value\"\nhosts = [\"a.example\"]\n",
+        0o600,
+    );
     symlink(&other, &path).unwrap();
     assert_eq!(secrets.reload_if_changed(), ReloadOutcome::Reloaded);
     assert_eq!(ask(), "third-value");
@@ -142,4 +170,38 @@ fn a_credential_of_the_service_manager_may_be_readable_by_an_acl() {
     let (loaded, _) = LoadedSecrets::load(&path, Some(directory.path()));
     assert_eq!(loaded.unwrap().secrets.len(), 1);
     LoadedSecrets::load(&path, None).0.unwrap_err();
+}
+
+#[test]
+fn a_value_in_a_log_line_is_redacted_in_both_formats() {
+    use std::io::Write;
+
+    use crate::telemetry::SanitizingWriter;
+
+    let directory = TempDir::new().unwrap();
+    let text = "[secret.shop]\nvalue = 'logged \"password\"'\n";
+    let _secrets = Secrets::load(&write(&directory, "s.toml", text, 0o600)).unwrap();
+    let (mut json, mut pretty) = (Vec::new(), Vec::new());
+
+    let line = "{\"message\":\"sent logged \\\"password\\\" to x\",\"url\":\"http://x/?q=logged%20%22password%22\"}\n";
+    SanitizingWriter::for_json(&mut json).write_all(line.as_bytes()).unwrap();
+    SanitizingWriter::for_terminal(&mut pretty).write_all(b"sent logged \"password\" to x\n").unwrap();
+
+    assert_eq!(json, b"{\"message\":\"sent [redacted] to x\",\"url\":\"http://x/?q=[redacted]\"}\n");
+    assert_eq!(pretty, b"sent [redacted] to x\n");
+}
+
+#[test]
+fn the_texts_in_details_are_redacted_at_every_depth() {
+    let directory = TempDir::new().unwrap();
+    let text = "[secret.shop]\nvalue = 'detailed-password'\n[secret.pin]\nvalue = '79797979'\n";
+    let _secrets = Secrets::load(&write(&directory, "s.toml", text, 0o600)).unwrap();
+    let details = serde_json::json!({"a": ["x detailed-password", {"detailed-password": true}], "b": 79_797_979, "c": 7});
+
+    let redacted = redact_json(details);
+
+    assert_eq!(
+        redacted,
+        serde_json::json!({"a": ["x [redacted]", {"[redacted]": true}], "b": "[redacted]", "c": 7})
+    );
 }

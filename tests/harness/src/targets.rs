@@ -34,6 +34,7 @@ mod gate;
 mod http2;
 mod paths;
 mod script;
+mod token_endpoint;
 
 use std::{
     net::SocketAddr,
@@ -57,6 +58,7 @@ pub use self::{
     connect_proxy::{ConnectProxy, ProxyBehaviour},
     full_backlog::FullBacklog,
     script::Step,
+    token_endpoint::{Issuer, TokenEndpoint},
 };
 use self::{
     gate::Gate,

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use base64::prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD, Engine as _};
+use base64::prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD};
 
 /// One text to search for.
 pub(super) struct Form {
