@@ -93,7 +93,10 @@ pub(super) fn encode_basic(user: &str, password: &SecretValue) -> String {
 }
 
 /// Value of the secret `name` if `check` may send it.
-fn value_for_check(secrets: &Secrets, name: &str, check: &Check) -> Result<SecretValue, Failure> {
+///
+/// # Errors
+/// Fails if the secret is unknown, or if a place that may receive it is not among its hosts.
+pub(super) fn value_for_check(secrets: &Secrets, name: &str, check: &Check) -> Result<SecretValue, Failure> {
     let refuse = |why: SecretUnavailable| secret_failure(&why);
     let value = secrets.value_for(name, &check.url, check.tls_verify).map_err(refuse)?;
     for place in other_places(check) {
