@@ -14,7 +14,7 @@ use rustls::ClientConfig;
 use url::Url;
 
 use super::{
-    credentials::secret_failure,
+    credentials::{secret_failure, value_for_check},
     destination::Destination,
     failure::Failure,
     proxy::ProxySettings,
@@ -76,12 +76,7 @@ impl ConnectionPlan {
         let tls = match url.scheme() {
             "https" => {
                 let identity = match options.client_certificate.as_deref().filter(|_| is_own_origin) {
-                    Some(name) => {
-                        let pem = secrets
-                            .value_for(name, url, check.tls_verify)
-                            .map_err(|why| secret_failure(&why))?;
-                        Some((name, pem))
-                    }
+                    Some(name) => Some((name, value_for_check(secrets, name, check)?)),
                     None => None,
                 };
                 let ca = match options.ca.as_deref().filter(|_| is_own_origin) {
@@ -103,6 +98,5 @@ impl ConnectionPlan {
 
 fn find_proxy(secrets: &Secrets, name: &str) -> Result<ProxySettings, Failure> {
     let proxy = secrets.proxy(name).map_err(|why| secret_failure(&why))?;
-    let login = proxy.login.as_ref().map(|(user, password)| (user.as_str(), password.expose_text()));
-    ProxySettings::new(name, &proxy.url, login)
+    ProxySettings::new(name, &proxy.url, proxy.login.as_ref())
 }

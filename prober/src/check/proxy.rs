@@ -3,8 +3,8 @@
 
 use std::{io, sync::Arc};
 
-use base64::{Engine, prelude::BASE64_STANDARD};
 use picket_proto::Cause;
+use picket_runtime::SecretValue;
 use reqwest::header::HeaderValue;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -12,7 +12,9 @@ use tokio::{
 };
 use url::Url;
 
-use super::{connection_error::ConnectionError, destination::Destination, failure::Failure};
+use super::{
+    connection_error::ConnectionError, credentials::encode_basic, destination::Destination, failure::Failure,
+};
 
 /// Proxy of this prober. The address policy does not apply to it, nor to the sites behind it, whose
 /// names the proxy resolves.
@@ -30,16 +32,14 @@ impl ProxySettings {
     ///
     /// # Errors
     /// Fails if `url` has no host.
-    pub(super) fn new(name: &str, url: &Url, login: Option<(&str, &str)>) -> Result<Self, Failure> {
+    pub(super) fn new(name: &str, url: &Url, login: Option<&(String, SecretValue)>) -> Result<Self, Failure> {
         let unusable = |what| {
             let message = format!("proxy '{name}' of this prober cannot be used: its {what} cannot be sent");
             Failure::new(Cause::SecretUnavailable, message)
         };
         let destination = Destination::from_url(url).ok_or_else(|| unusable("URL"))?;
-        let authorization = login.map(|(user, password)| {
-            let credentials = BASE64_STANDARD.encode(format!("{user}:{password}"));
-            HeaderValue::try_from(format!("Basic {credentials}"))
-        });
+        let authorization = login
+            .map(|(user, password)| HeaderValue::try_from(format!("Basic {}", encode_basic(user, password))));
         let mut authorization = authorization.transpose().map_err(|_| unusable("password"))?;
         if let Some(value) = &mut authorization {
             value.set_sensitive(true);
@@ -134,7 +134,8 @@ mod tests {
     #[test]
     fn the_password_of_a_proxy_is_sent_and_never_shown() {
         let url = Url::parse("http://[::1]/").unwrap();
-        let proxy = ProxySettings::new("office", &url, Some(("me", "p@ss:word"))).unwrap();
+        let login = ("me".to_owned(), SecretValue::new("p@ss:word".to_owned()));
+        let proxy = ProxySettings::new("office", &url, Some(&login)).unwrap();
 
         assert_eq!(proxy.destination.to_string(), "[::1]:80");
         let authorization = proxy.authorization.clone().unwrap();

@@ -5,12 +5,18 @@ use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path};
 use picket_harness::targets::{
     CertificateAuthority, ConnectProxy, Identity, ProxyBehaviour, Target, Validity,
 };
-use picket_prober::check::{CheckLimits, Checker, ClientOptions, Observation};
-use picket_proto::{Cause, CheckRequest, HttpOptions, Outcome};
+use picket_prober::{
+    SecretsOptions,
+    check::{CheckLimits, Checker, ClientOptions, Observation},
+};
+use picket_proto::{Cause, CheckRequest, CheckResult, HttpOptions, Outcome, subject};
 use picket_runtime::{Secrets, secrets::ReloadOutcome};
 use tempfile::TempDir;
 
-use crate::http::{assert_down, test_limits};
+use crate::{
+    bus::TestRegion,
+    http::{assert_down, test_limits},
+};
 
 /// The files of a prober, and a checker that uses them.
 struct Prober {
@@ -313,4 +319,37 @@ async fn a_proxy_may_be_at_an_address_that_checks_may_not_go_to() {
     let seen = checker.run_check(&request.validate().unwrap()).await;
 
     assert_eq!((seen.outcome, seen.remote_addr), (Outcome::Up, Some(proxy.address())), "{seen:?}");
+}
+
+#[tokio::test]
+async fn an_ad_hoc_request_uses_a_proxy_only_where_the_prober_allows_it() {
+    let plain = Target::serve_http().await;
+    let proxy = ConnectProxy::start(&[("a.example:80", plain.address())], ProxyBehaviour::Forward).await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("secrets.toml");
+    write_private(&file, &format!("[proxy.office]\nurl = \"http://{}\"", proxy.address()));
+    let request = r#"{"url": "http://a.example/ok", "options": {"proxy": "office"}}"#;
+
+    for (allowed, name) in [(false, "proxy-adhoc-no"), (true, "proxy-adhoc-yes")] {
+        let region = TestRegion::on_shared_nats(name).await;
+        let secrets = SecretsOptions { secrets_file: Some(file.clone()), adhoc_secrets: allowed };
+        let _prober = region.start_ready_with("p1", 4, |config| config.secrets = secrets).await;
+
+        let subject = subject::region_check(&region.region);
+        let reply = region.bus.client.request(subject, request.into()).await.unwrap();
+        let result: CheckResult = serde_json::from_slice(&reply.payload).unwrap();
+
+        match allowed {
+            true => assert_eq!(result.outcome, Outcome::Up, "{result:?}"),
+            false => {
+                assert_eq!(result.cause, Some(Cause::SecretUnavailable), "{result:?}");
+                let message = result.message.unwrap();
+                assert!(
+                    message.contains("options.proxy: proxy 'office' is not for ad-hoc requests"),
+                    "{message}"
+                );
+            }
+        }
+        assert_eq!(proxy.received_requests().len(), usize::from(allowed));
+    }
 }
