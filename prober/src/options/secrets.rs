@@ -12,7 +12,7 @@ pub struct SecretsOptions {
     /// when it changes [default: the systemd credential picket-secrets.toml, if there is one]
     #[arg(long, env = "PICKET_SECRETS_FILE", value_name = "FILE")]
     pub secrets_file: Option<PathBuf>,
-    /// Allow ad-hoc requests to use secrets. Without it, only checks of sites can
+    /// Allow ad-hoc requests to use secrets and proxies. Without it, only checks of sites can
     #[arg(long, env = "PICKET_ADHOC_SECRETS")]
     pub adhoc_secrets: bool,
 }
