@@ -1,6 +1,8 @@
 //! `picket site`: sites, one at a time.
 
+mod credentials;
 mod record;
+mod secrets;
 mod show;
 
 use clap::{ArgMatches, Args, Subcommand};
@@ -17,6 +19,7 @@ use picket_store::{
 
 pub(crate) use self::{
     record::{SiteRecord, definition_fields},
+    secrets::SiteSecretsCommand,
     show::format_timestamp,
 };
 use crate::{
@@ -52,6 +55,9 @@ Examples:
     Resume(SiteSelector),
     /// Remove a site; its results stay readable
     Remove(SiteSelector),
+    /// Secrets of sites
+    #[command(subcommand)]
+    Secrets(SiteSecretsCommand),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -120,6 +126,7 @@ pub(crate) async fn run(command: SiteCommand, matches: &ArgMatches) -> Result<()
             show::show_site(&store, &site, options.output).await
         }
         SiteCommand::Set(options) => update_site(*options, matches).await,
+        SiteCommand::Secrets(command) => secrets::run(command, matches).await,
         SiteCommand::Pause(options) => set_enabled(options, false, matches).await,
         SiteCommand::Resume(options) => set_enabled(options, true, matches).await,
         SiteCommand::Remove(options) => {

@@ -65,6 +65,8 @@ pub(crate) struct UpOptions {
     #[command(flatten)]
     pub(crate) behaviour: picket_prober::BehaviourOptions,
     #[command(flatten)]
+    secrets: picket_prober::SecretsOptions,
+    #[command(flatten)]
     pub(crate) settings: InitialSettings,
     #[command(flatten)]
     database: DatabaseOptions,
@@ -96,6 +98,7 @@ impl UpOptions {
             config.limits.allowed_networks.clone_from(&self.allow_addresses);
             config.limits.ca_file.clone_from(&self.ca_file);
             config.behaviour.clone_from(&self.behaviour);
+            config.secrets.clone_from(&self.secrets);
             config
         };
         Ok(picket_local::Config {

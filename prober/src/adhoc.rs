@@ -13,7 +13,7 @@ use async_nats::{
 };
 use futures_util::{FutureExt, StreamExt};
 use picket_proto::{CheckResult, ValidationError, subject, validation::sanitize_text};
-use picket_runtime::Bus;
+use picket_runtime::{Bus, redact};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::json;
 use tokio::{sync::Semaphore, time::timeout};
@@ -208,9 +208,9 @@ impl AdhocService {
             return self.runner.publisher.publish_rejection(&message.subject, &message.payload, why).await;
         }
         self.runner.metrics.rejected.inc();
-        let text = sanitize_text(&why.to_string(), 1 << 10);
+        let text = sanitize_text(&redact(&why.to_string()), 1 << 10);
         let body = json!({"error": text, "field": why.field, "value": why.value, "allowed": why.expected});
-        respond_error(request, 400, &text, body.to_string()).await;
+        respond_error(request, 400, &text, redact(&body.to_string()).into_owned()).await;
     }
 }
 

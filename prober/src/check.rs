@@ -5,28 +5,37 @@ mod address_policy;
 mod body;
 mod body_match;
 mod certificate;
+mod connection_error;
+mod connection_plan;
 mod content_encoding;
 mod cookies;
+mod credentials;
+mod custom_client;
+mod destination;
 mod error_text;
 mod failure;
 mod inbound;
+mod oauth;
 mod os_error;
 mod plain_http;
+mod proxy;
 mod redirects;
 mod resolver;
 mod response_so_far;
 mod timing;
 mod tls;
+mod tls_configs;
+mod token_fetch;
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
 };
 
 use ipnet::IpNet;
-use picket_proto::{Cause, Check, Outcome, Timestamp, Timing};
-use picket_runtime::clock;
+use picket_proto::{Cause, Check, Outcome, Timestamp, Timing, Warning, result::Details};
+use picket_runtime::{Secrets, clock};
 use prometheus_client::metrics::gauge::Gauge;
 use reqwest::{
     Client, Method, Response, StatusCode,
@@ -34,8 +43,9 @@ use reqwest::{
     redirect,
 };
 use tokio::time::{Instant, timeout_at};
-use url::{Host, Url};
+use url::Url;
 
+pub(crate) use self::credentials::Credentials;
 pub use self::resolver::Lookup;
 use self::{
     address_policy::AddressPolicy,
@@ -44,13 +54,17 @@ use self::{
         BodyExtent, BodyMatcher,
         match_queue::{MatchQueue, MatchTask},
     },
+    connection_plan::ConnectionPlan,
     cookies::Cookies,
+    custom_client::CustomClient,
     failure::Failure,
+    oauth::TokenCache,
     plain_http::{BoxError, PlainHttpClient},
     redirects::{Hop, RedirectHistory},
     resolver::Resolver,
     response_so_far::ResponseSoFar,
     timing::{ConnectLayer, Phase, PhaseRecorder},
+    tls_configs::TlsConfigs,
 };
 
 /// Limits of all checks of the process.
@@ -76,6 +90,10 @@ pub struct ClientOptions {
     pub name_servers: Vec<SocketAddr>,
     /// Lookups in progress, including lookups abandoned by their checks.
     pub running_lookups: Gauge,
+    /// Secrets that checks refer to by name.
+    pub secrets: Secrets,
+    /// Cached TLS configurations of checks with options.
+    pub cached_tls_configs: Gauge,
 }
 
 impl Default for ClientOptions {
@@ -86,6 +104,8 @@ impl Default for ClientOptions {
             lookup: resolver::system_lookup(),
             name_servers: resolver::name_servers(),
             running_lookups: Gauge::default(),
+            secrets: Secrets::none(),
+            cached_tls_configs: Gauge::default(),
         }
     }
 }
@@ -149,6 +169,32 @@ pub struct Observation {
     pub regex_matched: Option<bool>,
     /// Earliest expiry of all certificates in the redirect chain.
     pub tls_expires_at: Option<Timestamp>,
+    /// Properties of an `up` result that need attention.
+    pub warnings: Vec<Warning>,
+    /// Observations that depend on the type of check.
+    pub details: Option<Details>,
+}
+
+impl Observation {
+    /// Observation of a check that could not begin.
+    fn of_missed(failure: Failure) -> Self {
+        Self {
+            started_at: clock::wall_clock_now(),
+            outcome: failure.cause.outcome().unwrap_or(Outcome::Missed),
+            cause: Some(failure.cause),
+            message: Some(failure.message),
+            http_status: None,
+            http_version: None,
+            remote_addr: None,
+            timing: Timing::default(),
+            redirects: 0,
+            body_bytes: 0,
+            regex_matched: None,
+            tls_expires_at: None,
+            warnings: Vec::new(),
+            details: None,
+        }
+    }
 }
 
 /// Performs checks. Clones share all state.
@@ -157,9 +203,14 @@ pub struct Checker {
     verifying_client: Client,
     insecure_client: Client,
     plain_client: PlainHttpClient,
+    /// Client of checks with options for the connection.
+    custom_client: Arc<CustomClient>,
     address_policy: AddressPolicy,
     match_queue: MatchQueue,
     max_body_bytes: usize,
+    secrets: Secrets,
+    /// Access tokens, shared by all clones.
+    tokens: Arc<TokenCache>,
 }
 
 impl Checker {
@@ -234,25 +285,70 @@ impl Checker {
         };
         let agent = HeaderValue::try_from(&asking.user_agent)
             .map_err(|_| Error::UserAgent(asking.user_agent.clone()))?;
+        let tls_configs = TlsConfigs::new(Arc::clone(&roots), asking.cached_tls_configs);
+        let custom_client =
+            CustomClient::new(&resolver, agent.clone(), window, asking.secrets.clone(), tls_configs);
         Ok(Self {
+            custom_client: Arc::new(custom_client),
             plain_client: PlainHttpClient::new(Arc::clone(&resolver), agent),
             verifying_client: client(tls::build_client_config(Some(roots))?)?,
             insecure_client: client(tls::build_client_config(None)?)?,
             address_policy: addresses,
             match_queue: MatchQueue::new().map_err(Error::Threads)?,
             max_body_bytes: limits.max_body_bytes,
+            secrets: asking.secrets,
+            tokens: Arc::default(),
         })
     }
 
-    /// Performs `check` within its timeout.
+    /// Performs `check` within its timeout, with its credentials.
     pub async fn run_check(&self, check: &Check) -> Observation {
+        match self.prepare_check(check).await {
+            Ok(credentials) => {
+                let seen = self.run_prepared(check, credentials.as_ref()).await;
+                match self.prepare_repetition(check, credentials.as_ref(), &seen).await {
+                    Some(renewed) => self.run_prepared(check, Some(&renewed)).await,
+                    None => seen,
+                }
+            }
+            Err(missed) => *missed,
+        }
+    }
+
+    /// Obtains the credentials of `check`, before its clock starts. A token request takes time that
+    /// is not the site's. `Err` is the observation of a check that cannot begin.
+    pub(crate) async fn prepare_check(&self, check: &Check) -> Result<Option<Credentials>, Box<Observation>> {
+        if !credentials::needs_credentials(check) {
+            return Ok(None);
+        }
+        // Boxed, because the memory of each running check would grow by this rare future.
+        Box::pin(self.obtain_credentials(check))
+            .await
+            .map_err(|failure| Box::new(Observation::of_missed(failure)))
+    }
+
+    /// Returns new credentials if the check is to be repeated with them, after a 401.
+    pub(crate) async fn prepare_repetition(
+        &self,
+        check: &Check,
+        used: Option<&Credentials>,
+        seen: &Observation,
+    ) -> Option<Credentials> {
+        used.and_then(|used| used.grant.as_ref())?;
+        Box::pin(self.renew_credentials(check, used, seen)).await
+    }
+
+    /// Performs `check` within its timeout, with credentials from [`prepare_check`](Self::prepare_check).
+    pub(crate) async fn run_prepared(&self, check: &Check, credentials: Option<&Credentials>) -> Observation {
         let started_at = clock::wall_clock_now();
         let began = Instant::now();
         let marks = PhaseRecorder::new(check.ip_version, began);
         // Declared outside of the future: after a timeout the observations are still available.
         let mut seen = ResponseSoFar::default();
-        let doing =
-            timing::with_recorder(Arc::clone(&marks), self.follow_redirects(check, &marks, &mut seen));
+        let doing = timing::with_recorder(
+            Arc::clone(&marks),
+            self.follow_redirects(check, credentials, &marks, &mut seen),
+        );
         let failure = match timeout_at(began + check.timeout, doing).await {
             Ok(done) => done.err(),
             Err(_) => Some(failure::timeout_failure(check.timeout, &marks, &seen)),
@@ -260,7 +356,8 @@ impl Checker {
         let (cause, message) = failure.map(|failure| (failure.cause, failure.message)).unzip();
         Observation {
             started_at,
-            outcome: cause.map_or(Outcome::Up, Cause::outcome),
+            // A prober knows all causes that it gives.
+            outcome: cause.map_or(Outcome::Up, |cause| cause.outcome().unwrap_or(Outcome::Missed)),
             cause,
             message,
             http_status: seen.http_status,
@@ -272,16 +369,23 @@ impl Checker {
             body_bytes: seen.body_bytes,
             regex_matched: seen.regex_matched,
             tls_expires_at: marks.earliest_expiry(),
+            warnings: Vec::new(),
+            details: None,
         }
     }
 
     async fn follow_redirects(
         &self,
         check: &Check,
+        credentials: Option<&Credentials>,
         marks: &PhaseRecorder,
         seen: &mut ResponseSoFar,
     ) -> Result<(), Failure> {
         let mut hop = Hop::from_check(check)?;
+        if let Some(credentials) = credentials {
+            // Part of the first hop's headers, which end with its origin.
+            hop.headers.extend(credentials.headers.clone());
+        }
         let mut cookies = Cookies::default();
         let mut trail = RedirectHistory::default();
         loop {
@@ -291,11 +395,12 @@ impl Checker {
             cookies.apply_cookies(&hop.url, request.headers_mut());
             trail.push_request(&request, check.max_redirects)?;
             seen.redirects = trail.redirect_count();
-            self.check_address(&hop.url, check, marks)?;
+            let plan = self.custom_client.plan_hop(check, &hop.url)?;
+            self.check_address(&hop.url, plan.as_deref(), check, marks)?;
             // Reset so that a failed connect does not report the address of the previous hop.
             seen.remote_addr = None;
             let response = self
-                .send_request(check, request)
+                .send_request(check, request, plan)
                 .await
                 .map_err(|why| failure::classify_error(why.as_ref(), marks, seen))?;
             marks.inbound().set_answered();
@@ -321,7 +426,16 @@ impl Checker {
         }
     }
 
-    async fn send_request(&self, check: &Check, request: reqwest::Request) -> Result<Response, BoxError> {
+    async fn send_request(
+        &self,
+        check: &Check,
+        request: reqwest::Request,
+        plan: Option<Box<ConnectionPlan>>,
+    ) -> Result<Response, BoxError> {
+        if let Some(plan) = plan {
+            // Boxed, because the memory of each running check would grow by this rare future.
+            return Box::pin(self.custom_client.send_request(&plan, request)).await;
+        }
         let client = match request.url().scheme() {
             "http" => return self.plain_client.send_request(request).await,
             _ if check.tls_verify => &self.verifying_client,
@@ -332,13 +446,26 @@ impl Checker {
 
     /// Rejects literal addresses forbidden by the address policy. Names are checked by the
     /// resolver.
-    fn check_address(&self, url: &Url, check: &Check, marks: &PhaseRecorder) -> Result<(), Failure> {
-        let address: Option<IpAddr> = match url.host() {
-            Some(Host::Ipv4(address)) => Some(address.into()),
-            Some(Host::Ipv6(address)) => Some(address.into()),
-            Some(Host::Domain(_)) | None => None,
+    fn check_address(
+        &self,
+        url: &Url,
+        plan: Option<&ConnectionPlan>,
+        check: &Check,
+        marks: &PhaseRecorder,
+    ) -> Result<(), Failure> {
+        let (address, port) = match plan {
+            Some(plan) => (plan.destination.literal_address(), plan.destination.port),
+            None => {
+                let address = url.host().as_ref().and_then(destination::literal_address);
+                (address, url.port_or_known_default().unwrap_or_default())
+            }
         };
-        marks.start_hop(address, url.port_or_known_default().unwrap_or_default());
+        marks.start_hop(address, port);
+        // The operator of the prober named the proxy, and the proxy chooses the address of the site.
+        if let Some(proxy) = plan.and_then(|plan| plan.proxy.as_ref()) {
+            marks.set_proxy(Arc::clone(&proxy.name));
+            return Ok(());
+        }
         let Some(address) = address else { return Ok(()) };
         if !self.address_policy.is_allowed(address) {
             return Err(Failure::new(

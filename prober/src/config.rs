@@ -6,7 +6,10 @@ use picket_proto::RegionName;
 
 use crate::{
     check::CheckLimits,
-    options::{BehaviourOptions, BodyLimit, DEFAULT_CONCURRENCY, MAX_NAME_BYTES, Options},
+    options::{
+        BehaviourOptions, BodyLimit, DEFAULT_CONCURRENCY, MAX_NAME_BYTES, Options,
+        SecretsOptions,
+    },
 };
 
 /// Configuration of a prober.
@@ -22,6 +25,8 @@ pub struct Config {
     pub limits: CheckLimits,
     /// Behaviour towards sites and under overload.
     pub behaviour: BehaviourOptions,
+    /// Secrets of checks.
+    pub secrets: SecretsOptions,
     /// Time to finish running checks at shutdown.
     pub drain_timeout: Duration,
 }
@@ -39,6 +44,7 @@ impl Config {
                 max_body_bytes: BodyLimit::default().0,
             },
             behaviour: BehaviourOptions::default(),
+            secrets: SecretsOptions::default(),
             drain_timeout: Duration::from_secs(75),
         }
     }
@@ -56,6 +62,7 @@ impl From<Options> for Config {
                 max_body_bytes: options.body_limit.0,
             },
             behaviour: options.behaviour,
+            secrets: options.secrets,
             drain_timeout: options.drain_timeout.0,
         }
     }

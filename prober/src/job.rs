@@ -2,8 +2,10 @@
 
 use picket_proto::{
     Cause, CheckKind, CheckRequest, CheckResult, MESSAGE_VERSION, Outcome, RegionName, ScheduledTick, Shard,
-    SiteId, Timestamp, Timing, ValidationError, subject::JobSubject, validation::sanitize_text,
+    SiteId, Timestamp, Timing, ValidationError, result::Details, subject::JobSubject,
+    validation::sanitize_text,
 };
+use picket_runtime::{redact, secrets::redact_json};
 
 use crate::check::Observation;
 
@@ -147,7 +149,7 @@ impl Job {
             started_at: None,
             outcome: Outcome::Missed,
             cause: Some(cause),
-            message: Some(message),
+            message: Some(redact(&message).into_owned()),
             http_status: None,
             http_version: None,
             remote_addr: None,
@@ -156,6 +158,9 @@ impl Job {
             body_bytes: 0,
             regex_matched: None,
             tls_expires_at: None,
+            warnings: Vec::new(),
+            details: None,
+            requires: Vec::new(),
             // The ticket is passed on unchecked: only the sink can verify it.
             installation: self.tick().and(self.request.installation),
             ticket: self.tick().and(self.request.ticket.clone()),
@@ -173,7 +178,7 @@ impl Job {
             started_at: Some(seen.started_at),
             outcome: seen.outcome,
             cause: seen.cause,
-            message: seen.message,
+            message: seen.message.map(|message| redact(&message).into_owned()),
             http_status: seen.http_status,
             http_version: seen.http_version.map(str::to_owned),
             remote_addr: seen.remote_addr.map(|address| address.to_string()),
@@ -182,8 +187,17 @@ impl Job {
             body_bytes: seen.body_bytes,
             regex_matched: seen.regex_matched,
             tls_expires_at: seen.tls_expires_at,
+            warnings: seen.warnings,
+            details: seen.details.map(redact_details),
             ..self.missed_result(region, prober, Cause::Invalid, String::new())
         }
+    }
+}
+
+fn redact_details(details: Details) -> Details {
+    match redact_json(details.into()) {
+        serde_json::Value::Object(redacted) => redacted,
+        _ => Details::new(),
     }
 }
 

@@ -18,12 +18,13 @@ mod options;
 mod pipeline;
 mod results;
 mod runner;
+mod secrets_command;
 #[cfg(test)]
 mod supervision_tests;
 
 use std::sync::Arc;
 
-use picket_runtime::{Bus, Health, PipelineHandle, bus};
+use picket_runtime::{Bus, Health, PipelineHandle, Secrets, bus, secrets::SecretsError};
 use ractor::SpawnErr;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -47,7 +48,8 @@ use self::{
 pub use self::{
     config::Config,
     metrics::describe_metrics,
-    options::{BehaviourOptions, BodyLimit, Options, parse_network},
+    options::{BehaviourOptions, BodyLimit, Options, SecretsOptions, parse_network},
+    secrets_command::SecretsArgs,
 };
 
 /// Reasons why a prober cannot start.
@@ -59,6 +61,9 @@ pub enum Error {
     /// Checks cannot be performed on this machine.
     #[error("could not prepare for checks")]
     Checker(#[source] check::Error),
+    /// The secrets file is unusable.
+    #[error("PICKET_SECRETS_FILE")]
+    Secrets(#[source] SecretsError),
     /// A canary is no valid check.
     #[error("PICKET_CANARIES")]
     Canary(#[source] picket_proto::ValidationError),
@@ -85,10 +90,18 @@ const MAX_REGEX_CACHE_BYTES: usize = 128 << 20;
 /// Fails if NATS is too old, if no root certificate is available, or if an actor cannot start.
 pub async fn start(config: Config, bus: Bus, health: Health) -> Result<PipelineHandle, Error> {
     let metrics = Metrics::new(&health, &config.region);
-    let defaults =
-        ClientOptions { running_lookups: metrics.lookups_running.clone(), ..ClientOptions::default() };
-    let client_options =
-        ClientOptions { user_agent: config.behaviour.user_agent.unwrap_or(defaults.user_agent), ..defaults };
+    let secrets = Secrets::load_or_none(config.secrets.secrets_file.as_deref()).map_err(Error::Secrets)?;
+    metrics.secrets.set(i64::try_from(secrets.summaries().len()).unwrap_or(i64::MAX));
+    let client_options = ClientOptions {
+        running_lookups: metrics.lookups_running.clone(),
+        cached_tls_configs: metrics.tls_configs_cached.clone(),
+        secrets: secrets.clone(),
+        ..ClientOptions::default()
+    };
+    let client_options = ClientOptions {
+        user_agent: config.behaviour.user_agent.unwrap_or(client_options.user_agent),
+        ..client_options
+    };
     let checker = Checker::with_options(&config.limits, client_options).map_err(Error::Checker)?;
     // A checker that cannot be built is reported before the wait for NATS.
     bus.wait_connected().await.map_err(Error::Bus)?;
@@ -130,11 +143,13 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<PipelineH
         confirmation_lane: Lane::new(lane_permits.saturating_mul(WAITERS_PER_SLOT), lane_permits),
         // A request holds its service permit while it waits, so a smaller queue suffices.
         request_lane: Lane::new(requests.div_ceil(2), Semaphore::MAX_PERMITS),
+        allows_adhoc_secrets: config.secrets.adhoc_secrets,
     });
     let prober = ProberPipeline {
         bus,
         runner,
         canary_actor,
+        secrets,
         slots: Arc::new(Semaphore::new(config.concurrency)),
         request_permits: Arc::new(Semaphore::new(requests)),
         concurrency: config.concurrency,

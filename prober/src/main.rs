@@ -3,7 +3,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
-use picket_prober::{Config, Error, Options, start};
+use picket_prober::{Config, Error, Options, SecretsArgs, start};
 use picket_proto::Role;
 use picket_runtime::{Bus, process};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -11,6 +11,9 @@ use tokio::runtime::Builder;
 use tracing::warn;
 
 fn main() -> ExitCode {
+    if let Some(command) = SecretsArgs::from_process() {
+        return command.run_command();
+    }
     let options = Options::parse();
     let mut builder = match options.threads.get() {
         1 => Builder::new_current_thread(),

@@ -52,6 +52,9 @@ pub(crate) struct MetricSet {
     pub(crate) offline: Gauge,
     pub(crate) canary_rounds: Counter,
     pub(crate) lookups_running: Gauge,
+    pub(crate) tls_configs_cached: Gauge,
+    pub(crate) secrets: Gauge,
+    pub(crate) secrets_refused: Counter,
     lateness: Histogram,
     duration: Histogram,
 }
@@ -124,6 +127,16 @@ impl Metrics {
                 "lookups_running",
                 "Threads blocked in the system's resolver, including lookups of checks that have \
                  timed out (at most 256)",
+            ),
+            tls_configs_cached: registry.add_metric(
+                "tls_configs_cached",
+                "Cached TLS configurations of checks with a client certificate, a certificate \
+                 authority or an HTTP version of their own (at most 64)",
+            ),
+            secrets: registry.add_metric("secrets", "Entries of the secrets file in use"),
+            secrets_refused: registry.add_metric(
+                "secrets_files_refused",
+                "Changes of the secrets file that were refused; the previous content stays in use",
             ),
             lateness: registry.add_histogram(
                 "lateness_seconds",

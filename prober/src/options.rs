@@ -1,6 +1,7 @@
 //! Command-line options and environment variables of the prober.
 
 mod behaviour;
+mod secrets;
 
 use std::{num::NonZeroU16, path::PathBuf, str::FromStr};
 
@@ -9,7 +10,7 @@ use ipnet::IpNet;
 use picket_proto::RegionName;
 use picket_runtime::options::{ByteSize, DurationArg, ListenOptions, LogOptions, NatsOptions};
 
-pub use self::behaviour::BehaviourOptions;
+pub use self::{behaviour::BehaviourOptions, secrets::SecretsOptions};
 
 /// Default of `--concurrency`.
 pub(crate) const DEFAULT_CONCURRENCY: u32 = 1_000;
@@ -19,7 +20,12 @@ pub(crate) const MAX_NAME_BYTES: usize = 64;
 /// Checks websites: pulls the jobs of its region from NATS, performs the checks, publishes the
 /// results.
 #[derive(Parser, Clone, Debug)]
-#[command(name = "picket-prober", version, max_term_width = 110)]
+#[command(
+    name = "picket-prober",
+    version,
+    max_term_width = 110,
+    after_help = "picket-prober secrets check prints the names and hosts of the secrets file, without values"
+)]
 pub struct Options {
     /// Region whose jobs to pull: lower-case letters, digits and '-', such as eu-west
     #[arg(long, env = "PICKET_REGION", value_name = "NAME")]
@@ -51,6 +57,9 @@ pub struct Options {
     /// Behaviour towards sites and under overload.
     #[command(flatten)]
     pub behaviour: BehaviourOptions,
+    /// Secrets of checks.
+    #[command(flatten)]
+    pub secrets: SecretsOptions,
     /// NATS connection.
     #[command(flatten)]
     pub nats: NatsOptions,

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use picket_runtime::{Bus, Pipeline, ReadinessCheck, spawn_task};
+use picket_runtime::{Bus, Pipeline, ReadinessCheck, Secrets, secrets::ReloadOutcome, spawn_task};
 use ractor::{Actor, ActorCell, ActorRef, SpawnErr, call_t};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -22,6 +22,7 @@ pub(crate) struct ProberPipeline {
     pub(crate) bus: Bus,
     pub(crate) runner: Arc<CheckRunner>,
     pub(crate) canary_actor: Option<CanaryActor>,
+    pub(crate) secrets: Secrets,
     pub(crate) slots: Arc<Semaphore>,
     pub(crate) request_permits: Arc<Semaphore>,
     pub(crate) concurrency: usize,
@@ -56,6 +57,17 @@ impl Pipeline for ProberPipeline {
         };
         let heartbeat = self.runner.stall_detector.run_heartbeat(self.runner.metrics.clone(), self.ticker);
         spawn_task("heartbeat", heartbeat, supervisor.clone()).await?;
+        let (secrets, metrics) = (self.secrets.clone(), self.runner.metrics.clone());
+        let names = self.secrets.clone();
+        let following = secrets.follow_changes(move |outcome| match outcome {
+            ReloadOutcome::Refused(_) => {
+                metrics.secrets_refused.inc();
+            }
+            ReloadOutcome::Reloaded | ReloadOutcome::Unchanged => {
+                metrics.secrets.set(i64::try_from(names.summaries().len()).unwrap_or(i64::MAX));
+            }
+        });
+        spawn_task("secrets", following, supervisor.clone()).await?;
         if let Some(canary_actor) = self.canary_actor.clone() {
             Actor::spawn_linked(None, canary_actor, (), supervisor.clone()).await?;
         }

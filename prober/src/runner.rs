@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{Instrument, Span, debug, debug_span, field};
 
 use crate::{
-    check::{Checker, Observation},
+    check::{Checker, Credentials, Observation},
     health::connectivity::{Attribution, Connectivity},
     health::job_clock::JobClock,
     health::stall::StallDetector,
@@ -42,6 +42,8 @@ pub(crate) struct CheckRunner {
     pub(crate) confirmation_lane: Lane,
     /// Lane of ad-hoc requests, which hold a permit of the service.
     pub(crate) request_lane: Lane,
+    /// True if ad-hoc requests may use secrets.
+    pub(crate) allows_adhoc_secrets: bool,
 }
 
 /// Guard that occupies a slot until dropped.
@@ -168,11 +170,24 @@ impl CheckRunner {
             .request
             .validate_with(|field, pattern| self.regex_cache.get_or_compile(field, pattern))
             .map_err(AdmissionError::Invalid)?;
+        // Whoever may publish a request could otherwise have a secret sent, or reach inside
+        // addresses through a proxy.
+        let proxy = check.options.proxy.as_deref().map(|name| ("proxy", name));
+        if job.site_id().is_none()
+            && !self.allows_adhoc_secrets
+            && let Some((field, name)) = check.options.secret_names().chain(proxy).next()
+        {
+            let kind = if field == "proxy" { "proxy" } else { "secret" };
+            let message = format!(
+                "options.{field}: {kind} '{name}' is not for ad-hoc requests at this prober (PICKET_ADHOC_SECRETS)"
+            );
+            return Err(missed(Cause::SecretUnavailable, message));
+        }
         // Known to fail for the prober's own fault: not attempted.
         if self.connectivity.is_offline() {
             return Err(missed(Cause::ProberOffline, "this prober has no network".to_owned()));
         }
-        let host = host_limiter::host_key(&check.url);
+        let host = host_limiter::host_key(&check);
         // Fast path: with a slot and a free host permit no lane is needed.
         if slot.is_some()
             && let Some(turn) = self.host_limiter.try_acquire(&host)
@@ -250,12 +265,17 @@ impl CheckRunner {
     /// Performs the check and attributes its failure to the site or to this prober.
     pub(crate) async fn perform_check(&self, job: &Job, ready: AdmittedCheck) -> CheckResult {
         let AdmittedCheck { check, host, _host_permit: turn } = ready;
-        let mark = self.stall_detector.mark_start();
-        let started_at = self.clock.now();
-        let (seen, late) =
-            Box::pin(self.stall_detector.with_wake_latency(self.checker.run_check(&check))).await;
-        let seen = Observation { started_at, ..seen };
-        let held_up = self.stall_detector.stalled_for(&mark, late);
+        let credentials = match self.checker.prepare_check(&check).await {
+            Ok(credentials) => credentials,
+            Err(seen) => {
+                let cause = seen.cause.unwrap_or(Cause::SecretUnavailable);
+                return self.record_missed(job, cause, failure_message(&seen).to_owned());
+            }
+        };
+        let (mut seen, mut held_up) = self.run_measured(&check, credentials.as_ref()).await;
+        if let Some(renewed) = self.checker.prepare_repetition(&check, credentials.as_ref(), &seen).await {
+            (seen, held_up) = self.run_measured(&check, Some(&renewed)).await;
+        }
         // The host permit is released before the attribution, which may hold the result for
         // seconds.
         drop(turn);
@@ -295,6 +315,19 @@ impl CheckRunner {
         };
         self.count_result(&result);
         result
+    }
+
+    /// Runs a check and measures how long this prober held it up.
+    async fn run_measured(
+        &self,
+        check: &Check,
+        credentials: Option<&Credentials>,
+    ) -> (Observation, Option<Duration>) {
+        let mark = self.stall_detector.mark_start();
+        let started_at = self.clock.now();
+        let running = self.checker.run_prepared(check, credentials);
+        let (seen, late) = Box::pin(self.stall_detector.with_wake_latency(running)).await;
+        (Observation { started_at, ..seen }, self.stall_detector.stalled_for(&mark, late))
     }
 
     fn record_missed(&self, job: &Job, cause: Cause, message: String) -> CheckResult {

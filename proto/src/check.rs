@@ -1,12 +1,13 @@
 //! A check that is ready to run: a request with all fields validated.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use url::Url;
 
-use crate::{Pattern, ValidationError, status_ranges::StatusRanges};
+pub use crate::check_url::{MAX_URL_BYTES, parse_url};
+use crate::{HttpOptions, Pattern, ValidationError, status_ranges::StatusRanges};
 
 /// A validated request, and the conditions for a good response.
 #[derive(Clone, Debug)]
@@ -33,6 +34,8 @@ pub struct Check {
     pub ip_version: IpVersion,
     /// True if an untrusted certificate makes the check fail.
     pub tls_verify: bool,
+    /// How to ask, beyond the fields above.
+    pub options: Arc<HttpOptions>,
 }
 
 /// The methods that a check may use.
@@ -132,58 +135,5 @@ impl<'de> Deserialize<'de> for IpVersion {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         // As a text, because a sites file may have the number 4.
         Self::parse(&String::deserialize(deserializer)?).map_err(de::Error::custom)
-    }
-}
-
-/// Maximum length of a URL, in bytes.
-pub const MAX_URL_BYTES: usize = 4_096;
-
-/// Parses the URL of a check.
-///
-/// # Errors
-/// If `text` is not an http or https URL with a host, if the URL contains a user or a password, or
-/// if the URL is too long.
-pub fn parse_url(text: &str) -> Result<Url, ValidationError> {
-    let refusal = |allowed: &str| ValidationError::new("url", text, allowed);
-    if text.len() > MAX_URL_BYTES {
-        return Err(refusal(&format!("at most {MAX_URL_BYTES} bytes")));
-    }
-    let url = Url::parse(text).map_err(|why| {
-        refusal(&format!("http or https with a host, such as https://example.com/ ({why})"))
-    })?;
-    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
-        return Err(refusal("http or https with a host, such as https://example.com/"));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        // The URL is part of every report, so it must not contain a secret.
-        return Err(ValidationError::new(
-            "url",
-            "(with a user or password)",
-            "no user or password; use an Authorization header",
-        ));
-    }
-    if url.port() == Some(0) {
-        return Err(refusal("a port from 1 to 65535"));
-    }
-    Ok(url)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_url_is_http_or_https_with_a_host_and_without_a_password() {
-        for good in
-            ["http://example.com", "https://example.com:8443/x?y#z", "http://[::1]:80/", "http://127.0.0.1/"]
-        {
-            parse_url(good).unwrap();
-        }
-        for bad in
-            ["", "example.com", "ftp://example.com", "http://", "https://u:p@example.com/", "http://x:99999/"]
-        {
-            assert_eq!(parse_url(bad).unwrap_err().field, "url", "{bad}");
-        }
-        assert!(!parse_url("https://u:secret@example.com/").unwrap_err().to_string().contains("secret"));
     }
 }

@@ -34,6 +34,11 @@ macro_rules! with_check_options {
                 ip_version: IpVersion = IpVersion::Any, "\"any\", \"4\" or \"6\"";
                 /// True if the certificate is verified.
                 tls_verify: bool = true, "true or false";
+                /// How to ask, beyond the fields above.
+                options: HttpOptions = HttpOptions::default(), "an object, such as {\"http_version\": \"2\"}";
+                /// What a good response is, beyond the fields above.
+                assertions: HttpAssertions = HttpAssertions::default(),
+                    "an object, such as {\"warn_after_ms\": 2000}";
             }
         }
     };

@@ -1,15 +1,19 @@
 //! Check requests: scheduled jobs and ad-hoc requests have the same form.
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap as _};
 
 use crate::{
-    Check, CheckKind, Epoch, InstallationId, IpVersion, MESSAGE_VERSION, Pattern, ScheduledTick, Shard,
-    SiteId, Timestamp, ValidationError,
+    Check, CheckKind, Epoch, HttpAssertions, HttpOptions, InstallationId, IpVersion, MESSAGE_VERSION,
+    Pattern, ScheduledTick, Shard, SiteId, Timestamp, ValidationError,
     check::{self, Method},
     check_options::with_check_options,
+    header_name::check_header_name,
     status_ranges::StatusRanges,
 };
 
@@ -208,10 +212,24 @@ impl CheckRequest {
             max_redirects: u8::try_from(max_redirects).unwrap_or(u8::MAX),
             ip_version: self.ip_version,
             tls_verify: self.tls_verify,
+            options: self.share_options(),
         };
+        self.options.validate()?;
+        self.options.validate_connection(&check.url, check.ip_version, check.tls_verify)?;
+        self.options.reject_header_clash(&self.headers)?;
         let regex = self.regex.as_deref().map(|pattern| compile("regex", pattern)).transpose()?;
         let not_regex = self.not_regex.as_deref().map(|pattern| compile("not_regex", pattern)).transpose()?;
+        self.assertions.validate(|field, pattern| compile(field, pattern).map(drop))?;
         Ok((check, regex, not_regex))
+    }
+
+    /// The options as shared by checks. Most checks have none, and share one value.
+    fn share_options(&self) -> Arc<HttpOptions> {
+        static NO_OPTIONS: LazyLock<Arc<HttpOptions>> = LazyLock::new(Arc::default);
+        match self.options == **NO_OPTIONS {
+            true => Arc::clone(&NO_OPTIONS),
+            false => Arc::new(self.options.clone()),
+        }
     }
 
     /// The tick of this request; `None` for an ad-hoc request.
@@ -246,20 +264,6 @@ pub(crate) fn check_range(field: &str, value: i64, min: i64, max: i64) -> Result
     }
 }
 
-/// Headers that belong to the connection and not to the request, or that name the requested host.
-const RESERVED_HEADERS: [&str; 10] = [
-    "connection",
-    "content-length",
-    "host",
-    "keep-alive",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-
 fn validate_headers(given: &BTreeMap<String, String>) -> Result<Vec<(String, String)>, ValidationError> {
     if given.len() > CheckRequest::MAX_HEADERS {
         return Err(ValidationError::new("headers", format_args!("{} of them", given.len()), "at most 50"));
@@ -272,14 +276,8 @@ fn validate_headers(given: &BTreeMap<String, String>) -> Result<Vec<(String, Str
             "at most 16384 bytes together",
         ));
     }
-    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     for (name, value) in given {
-        if name.is_empty() || !name.bytes().all(is_token) {
-            return Err(ValidationError::new("headers", name, "a header name as in RFC 9110"));
-        }
-        if RESERVED_HEADERS.iter().any(|reserved| reserved.eq_ignore_ascii_case(name)) {
-            return Err(ValidationError::new("headers", name, "no header of the connection or of the host"));
-        }
+        check_header_name("headers", name)?;
         // The error does not repeat the value, which may be a secret.
         if value.chars().any(|letter| letter.is_control() && letter != '\t') {
             return Err(ValidationError::new(

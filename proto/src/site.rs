@@ -8,8 +8,8 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{
-    CheckRequest, IpVersion, Pattern, RegionName, ValidationError, check::Method,
-    check_options::with_check_options, duration::DurationArg, request::check_range,
+    CheckRequest, HttpAssertions, HttpOptions, IpVersion, Pattern, RegionName, ValidationError,
+    check::Method, check_options::with_check_options, duration::DurationArg, request::check_range,
 };
 
 /// Defines [`SiteSpec`] and [`SiteFields`] with the options of `site` and the options of a check.

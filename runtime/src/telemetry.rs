@@ -10,7 +10,10 @@ use std::{
 use picket_proto::safe_text;
 use tracing_subscriber::{EnvFilter, fmt::time::UtcTime};
 
-use crate::options::{LogFormat, LogOptions};
+use crate::{
+    options::{LogFormat, LogOptions},
+    secrets,
+};
 
 /// Starts logging to standard error.
 ///
@@ -48,7 +51,7 @@ pub fn init_logging(options: &LogOptions) -> Result<(), String> {
 }
 
 /// Log writer that passes text, colours and line feeds only, even if a logged text from outside
-/// contains control characters.
+/// contains control characters, and redacts the values of secrets.
 pub struct SanitizingWriter<W> {
     inner: W,
     sanitize: fn(&str) -> std::borrow::Cow<'_, str>,
@@ -69,7 +72,8 @@ impl<W> SanitizingWriter<W> {
 impl<W: Write> Write for SanitizingWriter<W> {
     /// Expects whole events, as the formatter writes them.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        self.inner.write_all((self.sanitize)(&String::from_utf8_lossy(event)).as_bytes())?;
+        let text = String::from_utf8_lossy(event);
+        self.inner.write_all((self.sanitize)(&secrets::redact(&text)).as_bytes())?;
         Ok(event.len())
     }
 

@@ -8,6 +8,7 @@ mod apply;
 mod reports;
 mod restore;
 mod settings;
+mod site_secrets;
 mod sites;
 mod snapshots;
 mod unreachable;

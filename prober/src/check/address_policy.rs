@@ -55,6 +55,11 @@ impl AddressPolicy {
         Self { allowed_networks: allowed.into() }
     }
 
+    /// Allows every address, for destinations that the operator of the prober configured.
+    pub(super) fn unrestricted() -> Self {
+        Self::new(&[IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())])
+    }
+
     /// Returns true if a check may connect to `address`.
     pub(super) fn is_allowed(&self, address: IpAddr) -> bool {
         let plain = unmap_ipv4(address);

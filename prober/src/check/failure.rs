@@ -5,6 +5,7 @@ use std::{error::Error, io, net::SocketAddr, time::Duration};
 use picket_proto::{Cause, validation::sanitize_text};
 
 use super::{
+    connection_error::ConnectionError,
     error_text::{describe_http_error, describe_io_error, find_source, innermost_source},
     os_error::{has_route, is_resource_exhaustion},
     resolver,
@@ -25,7 +26,9 @@ impl Failure {
     const MAX_MESSAGE_BYTES: usize = 500;
 
     pub(super) fn new(cause: Cause, message: impl AsRef<str>) -> Self {
-        Self { cause, message: sanitize_text(message.as_ref(), Self::MAX_MESSAGE_BYTES) }
+        // Before the truncation, which could leave the beginning of a secret.
+        let message = picket_runtime::redact(message.as_ref());
+        Self { cause, message: sanitize_text(&message, Self::MAX_MESSAGE_BYTES) }
     }
 }
 
@@ -38,6 +41,9 @@ pub(super) fn timeout_failure(allowed: Duration, marks: &PhaseRecorder, seen: &R
     if stage == Phase::Dns && marks.has_silent_name_servers() {
         let message = format!("this prober's name servers do not answer ({})", seen.describe_activity(marks));
         return Failure::new(Cause::ProberOffline, message);
+    }
+    if let (Phase::Dns | Phase::Connect, Some(proxy)) = (stage, marks.proxy()) {
+        return proxy_failure(&proxy, "no answer in time", &seen.describe_activity(marks));
     }
     let cause = match stage {
         // Phases in which the check waits for this prober and not for the site.
@@ -74,6 +80,9 @@ pub(super) fn classify_error(
         );
     }
     let doing = seen.describe_activity(marks);
+    if let Some(failure) = classify_connection_error(error, marks, &doing) {
+        return failure;
+    }
     if let Some(flood) = marks.inbound().flood() {
         let cause = if marks.phase() == Phase::Tls { Cause::Tls } else { Cause::Http };
         return Failure::new(cause, format!("{flood} ({doing})"));
@@ -89,7 +98,7 @@ pub(super) fn classify_error(
             Failure::new(cause, why.map_or_else(innermost, ToString::to_string))
         }
         (Phase::Connect, _) if has_no_route(marks) => no_route_failure(marks, seen),
-        (Phase::Connect, _) => {
+        (Phase::Connect | Phase::ProxyConnect, _) => {
             let what = system.map_or_else(innermost, describe_io_error);
             Failure::new(Cause::Connect, format!("{what} ({doing})"))
         }
@@ -130,6 +139,36 @@ fn is_missing_family(error: &io::Error, places: &[SocketAddr]) -> bool {
 fn has_no_route(marks: &PhaseRecorder) -> bool {
     let places = marks.candidates();
     !places.is_empty() && !places.iter().any(|place| has_route(*place))
+}
+
+/// Failure of a check with options for the connection, where such an option explains it. Without
+/// them there is neither such an error nor a proxy.
+fn classify_connection_error(
+    error: &(dyn Error + 'static),
+    marks: &PhaseRecorder,
+    doing: &str,
+) -> Option<Failure> {
+    if let Some(why) = find_source::<ConnectionError>(error) {
+        return Some(Failure::new(why.cause(), why.to_string()));
+    }
+    let proxy = marks.proxy()?;
+    let lookup = find_source::<resolver::ResolveError>(error);
+    let is_own_network = match marks.phase() {
+        Phase::Dns => lookup.is_some_and(|why| why.cause() == Cause::ProberOffline),
+        Phase::Connect => has_no_route(marks),
+        Phase::ProxyConnect => false,
+        _ => return None,
+    };
+    let why = || {
+        let system = find_source::<io::Error>(error).map(describe_io_error);
+        lookup.map(ToString::to_string).or(system).unwrap_or_else(|| innermost_source(error).to_string())
+    };
+    (!is_own_network).then(|| proxy_failure(&proxy, &why(), doing))
+}
+
+/// Failure to connect to a proxy, which says nothing about the site.
+fn proxy_failure(proxy: &str, why: &str, doing: &str) -> Failure {
+    Failure::new(Cause::SourceUnavailable, format!("proxy '{proxy}': {why} ({doing})"))
 }
 
 fn no_route_failure(marks: &PhaseRecorder, seen: &ResponseSoFar) -> Failure {

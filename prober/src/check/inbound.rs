@@ -94,6 +94,11 @@ impl InboundMeter {
         self.flood.get()
     }
 
+    /// Returns true if the server sent something that is not HTTP/2.
+    pub(super) fn has_other_than_http2(&self) -> bool {
+        matches!(self.counts.lock().protocol, Some(Protocol::Http1))
+    }
+
     /// Counts decrypted HTTP bytes.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ use hyper_util::{
 use reqwest::{
     Body, Request, Response,
     dns::{Addrs, Resolve, Resolving},
-    header::{ACCEPT, HeaderValue, USER_AGENT},
+    header::{ACCEPT, HeaderMap, HeaderValue, USER_AGENT},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -72,21 +72,24 @@ impl PlainHttpClient {
     /// Fails if no response arrives.
     pub(super) async fn send_request(&self, request: Request) -> Result<Response, BoxError> {
         let mut request = hyper::Request::<Body>::try_from(request)?;
-        for (name, value) in
-            [(ACCEPT, HeaderValue::from_static("*/*")), (USER_AGENT, self.user_agent.clone())]
-        {
-            if let Entry::Vacant(vacant) = request.headers_mut().entry(name) {
-                vacant.insert(value);
-            }
-        }
+        set_default_headers(request.headers_mut(), &self.user_agent);
         let response = self.client.request(request).await?;
         Ok(response.map(Body::wrap).into())
     }
 }
 
+/// Adds the headers that reqwest adds.
+pub(super) fn set_default_headers(headers: &mut HeaderMap, user_agent: &HeaderValue) {
+    for (name, value) in [(ACCEPT, HeaderValue::from_static("*/*")), (USER_AGENT, user_agent.clone())] {
+        if let Entry::Vacant(vacant) = headers.entry(name) {
+            vacant.insert(value);
+        }
+    }
+}
+
 /// Resolver in the form required by hyper.
 #[derive(Clone)]
-pub(super) struct HyperResolver(Arc<Resolver>);
+pub(super) struct HyperResolver(pub(super) Arc<Resolver>);
 
 impl Service<dns::Name> for HyperResolver {
     type Response = Addrs;
@@ -130,8 +133,8 @@ impl Service<Uri> for MeteredConnector {
 
 /// TCP stream that counts received bytes.
 pub(super) struct MeteredStream {
-    stream: TcpStream,
-    inbound: Arc<InboundMeter>,
+    pub(super) stream: TcpStream,
+    pub(super) inbound: Arc<InboundMeter>,
 }
 
 /// Charges the task's cooperative budget for `bytes`, in addition to the unit that each read costs:

@@ -45,7 +45,7 @@ impl Hop {
     pub(super) fn follow_redirect(self, status: StatusCode, location: &HeaderValue) -> Result<Self, Failure> {
         let refusal = |why: String| Failure::new(Cause::Redirect, why);
         let location = decode_location(location.as_bytes());
-        let shown = sanitize_text(&location, 100);
+        let shown = sanitize_text(&picket_runtime::redact(&location), 100);
         let mut url = self
             .url
             .join(&location)

@@ -108,6 +108,18 @@ impl Resolver {
             wait_queue: WaitQueue::new(Semaphore::MAX_PERMITS),
         }
     }
+
+    /// Resolver with another address policy and the same threads and limits.
+    pub(super) fn with_policy(&self, address_policy: AddressPolicy) -> Self {
+        Self {
+            address_policy,
+            lookup: Arc::clone(&self.lookup),
+            name_servers: Arc::clone(&self.name_servers),
+            threads: self.threads.clone(),
+            domain_limiter: self.domain_limiter.clone(),
+            wait_queue: self.wait_queue.clone(),
+        }
+    }
 }
 
 impl Resolve for Resolver {

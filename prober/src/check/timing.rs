@@ -29,6 +29,8 @@ pub(super) enum Phase {
     ResolverWait,
     Dns,
     Connect,
+    /// A proxy connects to the site.
+    ProxyConnect,
     Tls,
     FirstByte,
     Transfer,
@@ -46,6 +48,7 @@ impl Phase {
             Self::ResolverWait => "waiting for a free resolver",
             Self::Dns => "resolving the name",
             Self::Connect => "connecting",
+            Self::ProxyConnect => "waiting for the proxy to connect",
             Self::Tls => "in the TLS handshake",
             Self::FirstByte => "waiting for the first byte",
             Self::Transfer => "reading the body",
@@ -55,7 +58,7 @@ impl Phase {
 
     fn timing_index(self) -> Option<usize> {
         match self {
-            Self::Between | Self::ResolverWait | Self::BodyMatch => None,
+            Self::Between | Self::ResolverWait | Self::ProxyConnect | Self::BodyMatch => None,
             Self::Dns => Some(0),
             Self::Connect => Some(1),
             Self::Tls => Some(2),
@@ -85,6 +88,8 @@ struct RecorderState {
     /// Addresses that the hop may connect to.
     candidates: Vec<IpAddr>,
     port: u16,
+    /// Name of the proxy that the hop connects to.
+    proxy: Option<Arc<str>>,
     /// Inbound counts of the hop's connection.
     inbound: Arc<InboundMeter>,
     /// Certificate of the current hop.
@@ -107,6 +112,7 @@ impl PhaseRecorder {
                 has_silent_name_servers: false,
                 candidates: Vec::new(),
                 port: 0,
+                proxy: None,
                 inbound: Arc::default(),
                 certificate: None,
                 earliest_expiry: None,
@@ -126,11 +132,22 @@ impl PhaseRecorder {
         noted.is_literal_address = literal.is_some();
         noted.candidates = literal.into_iter().collect();
         noted.port = port;
+        noted.proxy = None;
         noted.inbound = Arc::default();
         noted.certificate = None;
     }
 
-    fn start_connect(&self) {
+    /// Marks the hop as one to the proxy `name`.
+    pub(super) fn set_proxy(&self, name: Arc<str>) {
+        self.state.lock().proxy = Some(name);
+    }
+
+    /// Name of the proxy that the hop connects to.
+    pub(super) fn proxy(&self) -> Option<Arc<str>> {
+        self.state.lock().proxy.clone()
+    }
+
+    pub(super) fn start_connect(&self) {
         let mut noted = self.state.lock();
         // A name's connect phase begins at the end of its lookup, and not here.
         if noted.is_literal_address {

@@ -5,6 +5,7 @@ mod tls_error_text;
 
 use std::{fmt, path::Path, sync::Arc};
 
+use picket_proto::http_options::HttpVersion;
 use rustls::{
     ClientConfig, DigitallySignedStruct, Error, NamedGroup, RootCertStore, SignatureScheme,
     client::{
@@ -13,7 +14,7 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
 };
 use tracing::warn;
 
@@ -22,6 +23,10 @@ use super::{
     certificate::Certificate,
     timing::{self, Phase},
 };
+
+/// Names of the HTTP versions in the TLS handshake (ALPN).
+const HTTP1_PROTOCOL: &[u8] = b"http/1.1";
+pub(super) const HTTP2_PROTOCOL: &[u8] = b"h2";
 
 /// Loads the platform's root certificates and the certificates in `ca_file`.
 ///
@@ -49,26 +54,83 @@ pub(super) fn load_roots(ca_file: Option<&Path>) -> Result<RootCertStore, super:
     }
 }
 
-/// Builds a client configuration that verifies certificates against `roots`, or accepts every
-/// certificate without `roots`.
+/// Certificate chain and private key that a check presents to a server.
+pub(super) struct ClientIdentity {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl ClientIdentity {
+    /// Reads certificates and a private key, in any order.
+    ///
+    /// # Errors
+    /// Fails if either is missing or cannot be read. The error repeats nothing of `pem`.
+    pub(super) fn from_pem(pem: &[u8]) -> Result<Self, &'static str> {
+        Ok(Self {
+            chain: parse_certificates(pem)?,
+            key: PrivateKeyDer::from_pem_slice(pem).map_err(|_| "it holds no private key in PEM")?,
+        })
+    }
+}
+
+/// Reads the certificates of an authority as the only roots to trust.
+///
+/// # Errors
+/// Fails if there is no usable certificate.
+pub(super) fn parse_roots(pem: &[u8]) -> Result<RootCertStore, &'static str> {
+    let mut roots = RootCertStore::empty();
+    match roots.add_parsable_certificates(parse_certificates(pem)?).0 {
+        0 => Err("it holds no certificate of an authority"),
+        _ => Ok(roots),
+    }
+}
+
+fn parse_certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, &'static str> {
+    // The errors of the parser contain lines of the file, which may be parts of a key.
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    certificates.ok().filter(|found| !found.is_empty()).ok_or("it holds no certificate in PEM")
+}
+
+/// Builds the client configuration of checks without options. It verifies certificates against
+/// `roots`, or accepts every certificate without `roots`.
 ///
 /// # Errors
 /// Fails if rustls rejects the configuration.
 pub(super) fn build_client_config(roots: Option<Arc<RootCertStore>>) -> Result<ClientConfig, super::Error> {
+    build_custom_config(roots, None, HttpVersion::Any)
+}
+
+/// As [`build_client_config`], with a client certificate and only one version of HTTP.
+///
+/// # Errors
+/// Fails if rustls rejects the configuration, for example because the key is not the
+/// certificate's.
+pub(super) fn build_custom_config(
+    roots: Option<Arc<RootCertStore>>,
+    identity: Option<ClientIdentity>,
+    version: HttpVersion,
+) -> Result<ClientConfig, super::Error> {
     let refused = |why: &dyn fmt::Display| super::Error::Tls(why.to_string());
     let provider = Arc::new(metered_crypto::crypto_provider());
     let judge = roots
         .map(|roots| WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider)).build())
         .transpose()
         .map_err(|why| refused(&why))?;
-    let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|why| refused(&why))?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(CapturingVerifier { verifier: judge, provider }))
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(Arc::new(CapturingVerifier { verifier: judge, provider }));
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some(own) => builder.with_client_auth_cert(own.chain, own.key).map_err(|why| refused(&why))?,
+    };
     config.resumption = Resumption::store(Arc::new(NoSessions));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = match version {
+        HttpVersion::Any => vec![HTTP2_PROTOCOL.to_vec(), HTTP1_PROTOCOL.to_vec()],
+        HttpVersion::Http1 => vec![HTTP1_PROTOCOL.to_vec()],
+        HttpVersion::Http2 => vec![HTTP2_PROTOCOL.to_vec()],
+    };
     Ok(config)
 }
 

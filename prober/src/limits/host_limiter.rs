@@ -1,6 +1,6 @@
 //! Limit of concurrent checks per host, with a wait queue.
 //!
-//! A host is a name (or address) and a port, as in the URL. The address behind the name is no key,
+//! A host is a name (or address) and a port, as in the URL or in `connect_to`. The address behind the name is no key,
 //! since thousands of sites share the address of a CDN. The name alone is no key, since two ports
 //! are two servers, and a hanging server must not delay the other. Only the first hop needs a
 //! permit: waiting in mid-check would distort the timings.
@@ -11,12 +11,12 @@
 use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
+use picket_proto::Check;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
-use url::Url;
 
 /// Permits of all hosts. Clones share the permits.
 #[derive(Clone)]
@@ -75,10 +75,14 @@ struct HostEntry {
     queue_permit: Option<OwnedSemaphorePermit>,
 }
 
-/// Key of the host of `url`.
-pub(crate) fn host_key(url: &Url) -> String {
-    let name = url.host_str().unwrap_or_default();
-    format!("{}:{}", name.trim_end_matches('.'), url.port_or_known_default().unwrap_or_default())
+/// Key of the host that receives the first request of `check`.
+pub(crate) fn host_key(check: &Check) -> String {
+    let port = check.url.port_or_known_default().unwrap_or_default();
+    let key = |name: &str, port| format!("{}:{port}", name.trim_end_matches('.'));
+    match check.options.connect_target() {
+        Ok(Some(target)) => key(&target.host.to_string(), target.port.unwrap_or(port)),
+        _ => key(check.url.host_str().unwrap_or_default(), port),
+    }
 }
 
 impl WaitQueue {
@@ -229,6 +233,8 @@ impl Drop for HostEntry {
 mod tests {
     use std::time::Duration;
 
+    use picket_proto::{CheckRequest, HttpOptions};
+
     use super::*;
 
     const HOST: &str = "a.example:443";
@@ -246,7 +252,18 @@ mod tests {
             ("http://2130706433:8080/", "127.0.0.1:8080"),
             ("http://[::1]/", "[::1]:80"),
         ] {
-            assert_eq!(host_key(&url.parse().unwrap()), host, "{url}");
+            assert_eq!(host_key(&CheckRequest::new(url).validate().unwrap()), host, "{url}");
+        }
+    }
+
+    #[test]
+    fn the_host_of_a_check_is_the_place_that_it_connects_to() {
+        for (connect_to, host) in
+            [("B.example.", "b.example:443"), ("[::1]:8443", "[::1]:8443"), ("192.0.2.7", "192.0.2.7:443")]
+        {
+            let options = HttpOptions { connect_to: Some(connect_to.into()), ..HttpOptions::default() };
+            let request = CheckRequest { options, ..CheckRequest::new("https://a.example/") };
+            assert_eq!(host_key(&request.validate().unwrap()), host, "{connect_to}");
         }
     }
 

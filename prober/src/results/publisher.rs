@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use picket_proto::{CheckResult, RegionName, ValidationError, subject, validation::sanitize_text};
-use picket_runtime::{Backoff, Bus, clock};
+use picket_runtime::{Backoff, Bus, clock, redact};
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
@@ -81,8 +81,8 @@ impl Publisher {
             "prober": self.prober,
             "rejected_at": clock::wall_clock_now(),
         });
-        let publishing =
-            self.bus.client.publish(subject::rejected_request(&self.region), rejection.to_string().into());
+        let rejection = redact(&rejection.to_string()).into_owned();
+        let publishing = self.bus.client.publish(subject::rejected_request(&self.region), rejection.into());
         with_publish_timeout("publish_rejection", publishing).await;
     }
 }

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use picket_proto::{
-    CheckKind, CheckResult, Outcome, SiteId, Timestamp, check::MAX_URL_BYTES, validation::sanitize_text,
+    CheckKind, CheckResult, Outcome, SiteId, Timestamp, Warning, check::MAX_URL_BYTES, validation::sanitize_text,
 };
 use sqlx::{Postgres, postgres::PgArguments, query::QueryAs};
 
@@ -142,6 +142,22 @@ impl<'a> ResultRow<'a> {
         self.site_and_region.map(|(_, region)| region)
     }
 
+    /// Each warning once, in the order of the database's type.
+    fn warnings(&self) -> impl Iterator<Item = &'static str> {
+        let of_result = |warning: &&Warning| self.result.warnings.contains(warning);
+        Warning::ALL_VALUES.iter().filter(of_result).map(|warning| warning.as_str())
+    }
+
+    /// The literal of the array of warnings; `None` for none.
+    fn warnings_literal(&self) -> Option<String> {
+        (!self.result.warnings.is_empty()).then(|| format!("{{{}}}", self.warnings().collect::<Vec<_>>().join(",")))
+    }
+
+    fn details(&self) -> Option<String> {
+        // An object with texts as keys can always be written.
+        self.result.details.as_ref().and_then(|details| serde_json::to_string(details).ok())
+    }
+
     fn body_bytes(&self) -> i32 {
         i32::try_from(self.result.body_bytes).unwrap_or(i32::MAX)
     }
@@ -231,6 +247,8 @@ fn bind_details<'q, Row>(query: RowQuery<'q, Row>, rows: &'q [ResultRow<'q>]) ->
         .bind(collect_column(rows, ResultRow::remote_addr))
         .bind(collect_column(rows, ResultRow::prober))
         .bind(collect_column(rows, ResultRow::message))
+        .bind(collect_column(rows, ResultRow::warnings_literal))
+        .bind(collect_column(rows, ResultRow::details))
 }
 
 fn collect_column<'q, Row, T>(rows: &'q [Row], value: impl Fn(&'q Row) -> T) -> Vec<T> {

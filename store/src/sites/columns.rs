@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use picket_proto::{CheckRequest, IpVersion, ValidationError, check::MAX_URL_BYTES, pattern, site::SiteSpec};
+use picket_proto::{
+    CheckRequest, HttpAssertions, HttpOptions, IpVersion, ValidationError, check::MAX_URL_BYTES, pattern,
+    site::SiteSpec,
+};
 use serde_json::Value;
 use sqlx::{Decode, Postgres, Row as _, Type, postgres::PgRow, types::Json};
 
@@ -28,6 +31,8 @@ pub(super) enum SizeLimit {
 
 /// Enough for the longest allowed headers with every character escaped in JSON.
 const MAX_HEADERS: SizeLimit = SizeLimit::Json { stored: 32 << 10, text: 128 << 10 };
+/// Enough for the longest allowed options or assertions with every character escaped in JSON.
+const MAX_OBJECT: SizeLimit = SizeLimit::Json { stored: 32 << 10, text: 128 << 10 };
 
 pub(super) type SiteIdQuery<'q> =
     sqlx::query::QueryScalar<'q, sqlx::Postgres, i64, sqlx::postgres::PgArguments>;
@@ -68,6 +73,8 @@ definition_columns! {
     "max_redirects" = check.max_redirects, SizeLimit::None;
     "ip_version" = check.ip_version, SizeLimit::Text(64);
     "tls_verify" = check.tls_verify, SizeLimit::None;
+    "options" = check.options, MAX_OBJECT;
+    "assertions" = check.assertions, MAX_OBJECT;
     "regions" = regions, SizeLimit::Stored(32 << 10);
     "enabled" = enabled, SizeLimit::None;
     "quorum" = quorum, SizeLimit::None;
@@ -141,6 +148,27 @@ impl ColumnValue for BTreeMap<String, String> {
             .collect()
     }
 }
+
+/// A field of type `$type` as a JSON object. Unknown keys are refused.
+macro_rules! object_column {
+    ($type:ty) => {
+        impl ColumnValue for $type {
+            fn bind_to<'q>(&'q self, query: SiteIdQuery<'q>) -> SiteIdQuery<'q> {
+                query.bind(Json(self))
+            }
+
+            fn decode(row: &PgRow, name: &str) -> Result<Self, ValidationError> {
+                let value: Value = decode_column(row, name, "an object")?;
+                // The value may be a secret that was written where a name belongs.
+                serde_json::from_value(value)
+                    .map_err(|why| ValidationError::new(name, "(hidden)", why.to_string()))
+            }
+        }
+    };
+}
+
+object_column!(HttpOptions);
+object_column!(HttpAssertions);
 
 pub(super) fn decode_column<'r, T: Decode<'r, Postgres> + Type<Postgres>>(
     row: &'r PgRow,

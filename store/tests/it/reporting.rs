@@ -91,6 +91,47 @@ async fn the_role_for_reports_reads_every_view_and_function_of_report_and_nothin
     reader.close().await.unwrap();
 }
 
+/// A header or a body of a site may be a credential, and reports are for many readers.
+#[tokio::test]
+async fn nothing_in_the_schema_report_reads_the_headers_bodies_and_options_of_sites() {
+    let world = World::new().await;
+    world.insert_rows().await;
+    world
+        .execute_sql(
+            r#"UPDATE picket.sites SET headers = '{"X-Api-Key": "MARK"}', body = 'MARK', method = 'POST',
+              options = '{"secret_headers": {"X-Key": {"secret": "MARK"}}}'"#,
+        )
+        .await;
+
+    let views = world
+        .query_text(
+            "SELECT string_agg(DISTINCT view.oid::regclass || '.' || attname, ', ')
+             FROM pg_rewrite JOIN pg_class AS view ON view.oid = ev_class AND view.relnamespace = 'report'::regnamespace
+             JOIN pg_depend ON pg_depend.objid = pg_rewrite.oid AND refobjid = 'picket.sites'::regclass
+             JOIN pg_attribute ON attrelid = refobjid AND attnum = refobjsubid
+             WHERE attname IN ('headers', 'body', 'options')",
+        )
+        .await;
+    let functions = world
+        .query_text(
+            "SELECT string_agg(proname, ', ') FROM pg_proc
+             WHERE pronamespace = 'report'::regnamespace AND pg_get_functiondef(oid) ~* '\\m(headers|body|options)\\M'",
+        )
+        .await;
+    assert_eq!((views.as_str(), functions.as_str()), ("", ""));
+    let names: Vec<String> = sqlx::query_scalar(
+        "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'report'::regnamespace AND relkind = 'v'",
+    )
+    .fetch_all(&world.pool)
+    .await
+    .unwrap();
+    assert!(names.len() > 10, "{names:?}");
+    for view in names {
+        let rows = format!("SELECT coalesce(string_agg(row_to_json(t)::text, ''), '') FROM {view} AS t");
+        assert!(!world.query_text(&rows).await.contains("MARK"), "{view}");
+    }
+}
+
 /// The blocks of docs/how-to/sql-reports.md that begin with this line.
 fn documented_blocks(fence: &str) -> Vec<String> {
     let text = include_str!("../../../docs/how-to/sql-reports.md");

@@ -28,11 +28,13 @@
 //! and `/go-away`. Tests script any other behaviour step by step.
 
 mod bombs;
+mod connect_proxy;
 mod full_backlog;
 mod gate;
 mod http2;
 mod paths;
 mod script;
+mod token_endpoint;
 
 use std::{
     net::SocketAddr,
@@ -51,7 +53,13 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-pub use self::{bombs::gzip_bomb, full_backlog::FullBacklog, script::Step};
+pub use self::{
+    bombs::gzip_bomb,
+    connect_proxy::{ConnectProxy, ProxyBehaviour},
+    full_backlog::FullBacklog,
+    script::Step,
+    token_endpoint::{Issuer, TokenEndpoint},
+};
 use self::{
     gate::Gate,
     script::{ConnectionEnd, Script},
@@ -89,6 +97,7 @@ enum Layer {
     /// Delays the handshake by this time.
     SlowTls(TlsAcceptor, Duration),
     Http2(TlsAcceptor),
+    PlainHttp2,
     /// Performs these steps as soon as the client has sent something.
     RawSteps(Arc<[Step]>),
     /// Accepts the TCP connection and sends nothing.
@@ -166,6 +175,17 @@ impl Target {
     pub async fn serve_http2(identity: &Identity) -> Self {
         let acceptor = identity.acceptor_with_alpn(&[b"h2"]);
         Self::bind_and_serve("https", Layer::Http2(acceptor)).await
+    }
+
+    /// Serves HTTP/2 without TLS, to clients that know so in advance.
+    pub async fn serve_plain_http2() -> Self {
+        Self::bind_and_serve("http", Layer::PlainHttp2).await
+    }
+
+    /// Serves HTTPS to clients that present a certificate of `clients`.
+    pub async fn serve_https_for_clients(identity: &Identity, clients: &CertificateAuthority) -> Self {
+        let acceptor = identity.acceptor_for_clients(Some(clients));
+        Self::bind_and_serve("https", Layer::Tls(acceptor, Responder::Paths)).await
     }
 
     /// Accepts HTTPS connections and sends nothing.
@@ -294,6 +314,9 @@ async fn serve_connection(mut stream: TcpStream, layer: Layer, stats: Arc<Target
             if let Ok(stream) = acceptor.accept(stream).await {
                 let _ = http2::serve_requests(stream, &stats).await;
             }
+        }
+        Layer::PlainHttp2 => {
+            let _ = http2::serve_requests(stream, &stats).await;
         }
         Layer::RawSteps(steps) => {
             // Reads the client's data, because closing with unread data would reset the connection.

@@ -1,0 +1,218 @@
+//! Redaction: removes the values of secrets from texts before they are logged or published.
+//!
+//! A value is found as it is, as an escaped text (JSON, `Debug`), in any mixture of percent-encoded
+//! and plain characters, and in base64 at each of the three alignments, so that the `user:password`
+//! of Basic authentication is found as well. A line of a private key is a value of its own.
+
+mod forms;
+
+use std::{
+    borrow::Cow,
+    collections::VecDeque,
+    ops::Range,
+    sync::{Arc, Weak},
+};
+
+use aho_corasick::{AhoCorasick, MatchKind};
+use parking_lot::RwLock;
+use serde_json::Value;
+
+use self::forms::Form;
+use super::SecretValue;
+
+/// Text in place of a value.
+const PLACEHOLDER: &str = "[redacted]";
+/// Minimum length of the start of a value that is redacted before an ellipsis.
+const MIN_PREFIX_BYTES: usize = 4;
+
+/// Redactors of this process; logs pass through all of them.
+static PROCESS_REDACTORS: RwLock<Vec<Weak<RedactorState>>> = RwLock::new(Vec::new());
+
+/// Redacts the values of all secrets that this process has loaded. Costs nothing without secrets.
+pub fn redact(text: &str) -> Cow<'_, str> {
+    let redactors = PROCESS_REDACTORS.read();
+    let mut redacted = Cow::Borrowed(text);
+    for state in redactors.iter().filter_map(Weak::upgrade) {
+        if let Cow::Owned(changed) = state.redact(&redacted) {
+            redacted = Cow::Owned(changed);
+        }
+    }
+    redacted
+}
+
+/// Redacts all texts of `value`, the names of its fields included.
+pub fn redact_json(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(redact(&text).into_owned()),
+        Value::Array(items) => items.into_iter().map(redact_json).collect(),
+        Value::Object(fields) => Value::Object(
+            fields
+                .into_iter()
+                .map(|(name, value)| (redact(&name).into_owned(), redact_json(value)))
+                .collect(),
+        ),
+        // A number may be a value, too: a short one is refused as a secret.
+        Value::Number(number) => match redact(&number.to_string()) {
+            Cow::Borrowed(_) => Value::Number(number),
+            Cow::Owned(text) => Value::String(text),
+        },
+        Value::Null | Value::Bool(_) => value,
+    }
+}
+
+/// The values that one set of secrets removes from texts. Clones share the values.
+#[derive(Clone, Default)]
+pub(super) struct Redactor(Arc<RedactorState>);
+
+#[derive(Default)]
+struct RedactorState {
+    /// Values of the secrets file, of its current and its previous content.
+    secrets: RwLock<Option<Arc<Needles>>>,
+    /// Values obtained at run time, such as access tokens.
+    tokens: RwLock<TokenNeedles>,
+}
+
+#[derive(Default)]
+struct TokenNeedles {
+    /// Origins and values, the newest last.
+    values: VecDeque<(String, SecretValue)>,
+    needles: Option<Arc<Needles>>,
+}
+
+impl Redactor {
+    /// Values that are kept of one origin: a check may still run with the one before the newest.
+    const MAX_VALUES_PER_ORIGIN: usize = 2;
+    /// Values that are kept of all origins.
+    const MAX_TOKENS: usize = 2_000;
+
+    /// Creates a redactor that [`redact`] uses as long as a clone exists.
+    pub(super) fn registered() -> Self {
+        let redactor = Self::default();
+        let mut all = PROCESS_REDACTORS.write();
+        all.retain(|known| known.strong_count() > 0);
+        all.push(Arc::downgrade(&redactor.0));
+        redactor
+    }
+
+    /// Replaces the values of the secrets file.
+    pub(super) fn set_secrets<'v>(&self, values: impl Iterator<Item = &'v SecretValue>) {
+        *self.0.secrets.write() = Needles::build(values).map(Arc::new);
+    }
+
+    /// Adds a value obtained at run time. Of each `origin` the latest values are kept.
+    pub(super) fn add_token(&self, origin: &str, value: SecretValue) {
+        let mut tokens = self.0.tokens.write();
+        let of_origin = |(known, _): &&(String, SecretValue)| known == origin;
+        if tokens.values.iter().filter(of_origin).count() >= Self::MAX_VALUES_PER_ORIGIN
+            && let Some(oldest) = tokens.values.iter().position(|(known, _)| known == origin)
+        {
+            tokens.values.remove(oldest);
+        }
+        if tokens.values.len() >= Self::MAX_TOKENS {
+            tokens.values.pop_front();
+        }
+        tokens.values.push_back((origin.to_owned(), value));
+        tokens.needles = Needles::build(tokens.values.iter().map(|(_, value)| value)).map(Arc::new);
+    }
+}
+
+impl RedactorState {
+    fn redact<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        let secrets = self.secrets.read().clone();
+        let tokens = self.tokens.read().needles.clone();
+        let mut redacted = Cow::Borrowed(text);
+        for needles in [secrets, tokens].into_iter().flatten() {
+            let ranges = needles.find_ranges(&redacted);
+            if !ranges.is_empty() {
+                redacted = Cow::Owned(replace_ranges(&redacted, ranges));
+            }
+        }
+        redacted
+    }
+}
+
+/// The searched forms of all values.
+struct Needles {
+    automaton: AhoCorasick,
+    forms: Vec<Form>,
+}
+
+impl Needles {
+    /// Returns `None` without values.
+    fn build<'v>(values: impl Iterator<Item = &'v SecretValue>) -> Option<Self> {
+        let mut forms: Vec<Form> =
+            values.flat_map(|value| forms::forms_of_value(value.expose_text())).collect();
+        forms.sort_by(|one, other| one.text.cmp(&other.text));
+        forms.dedup_by(|one, other| one.text == other.text);
+        if forms.is_empty() {
+            return None;
+        }
+        let automaton = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostLongest)
+            .build(forms.iter().map(|form| form.text.as_bytes()))
+            .ok()?;
+        Some(Self { automaton, forms })
+    }
+
+    /// Ranges of `text` that contain a form of a value, in any order.
+    fn find_ranges(&self, text: &str) -> Vec<Range<usize>> {
+        let mut ranges = Vec::new();
+        for found in self.automaton.find_iter(text) {
+            let range = found.range();
+            ranges.push(match self.forms[found.pattern().as_usize()].is_base64 {
+                true => forms::extend_base64(text, range),
+                false => range,
+            });
+        }
+        // Encoded twice is the most that a redirect to a URL in a query makes.
+        let mut decoded = forms::PercentDecoded::identity(text);
+        for _ in 0..2 {
+            let Some(next) = decoded.decode_again() else { break };
+            decoded = next;
+            for found in self.automaton.find_iter(&decoded.bytes) {
+                ranges.push(decoded.source_range(found.range()));
+            }
+        }
+        self.find_truncated(text, &mut ranges);
+        ranges
+    }
+
+    /// Finds the beginnings of values that were truncated, which an ellipsis shows.
+    fn find_truncated(&self, text: &str, ranges: &mut Vec<Range<usize>>) {
+        for (end, _) in text.match_indices('…') {
+            let before = &text.as_bytes()[..end];
+            let longest = self.forms.iter().filter_map(|form| {
+                let form = form.text.as_bytes();
+                (MIN_PREFIX_BYTES..form.len()).rev().find(|length| before.ends_with(&form[..*length]))
+            });
+            if let Some(length) = longest.max() {
+                ranges.push(end - length..end);
+            }
+        }
+    }
+}
+
+/// `text` with a placeholder for each range. Ranges are extended to whole characters.
+fn replace_ranges(text: &str, mut ranges: Vec<Range<usize>>) -> String {
+    ranges.sort_by_key(|range| range.start);
+    let mut redacted = String::with_capacity(text.len());
+    let mut copied = 0;
+    for range in ranges {
+        let start = (0..=range.start).rev().find(|index| text.is_char_boundary(*index)).unwrap_or(0);
+        let end = (range.end..=text.len()).find(|index| text.is_char_boundary(*index)).unwrap_or(text.len());
+        if end <= copied {
+            continue;
+        }
+        // Overlapping ranges share one placeholder.
+        if start >= copied {
+            redacted.push_str(&text[copied..start]);
+            redacted.push_str(PLACEHOLDER);
+        }
+        copied = end;
+    }
+    redacted.push_str(&text[copied..]);
+    redacted
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,255 @@
+//! Secrets of checks in the whole system: they reach the sites that they are for, and appear
+//! nowhere else.
+#![expect(clippy::unwrap_used, reason = "what a test needs is there, or it fails")]
+
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration};
+
+use futures_util::StreamExt;
+use parking_lot::Mutex;
+use picket_e2e::{Process, Stack, program_path};
+use picket_harness::{
+    process::run_to_end,
+    servers,
+    targets::{Step, Target, TokenEndpoint},
+};
+
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Base64 of `me:MARK-basic-password`.
+const LOGIN: &str = "Basic bWU6TUFSSy1iYXNpYy1wYXNzd29yZA==";
+/// Base64 of `me:MARK-oauth-secret`.
+const CLIENT_LOGIN: &str = "Basic bWU6TUFSSy1vYXV0aC1zZWNyZXQ=";
+
+/// What must appear nowhere: the marks, and parts of their base64 forms at each alignment.
+const MARKS: [&str; 6] = ["MARK-", "MARK%2D", "TUFSSy", "1BUkst", "NQVJLL", "bWU6TUFS"];
+
+/// Name and options of each check that uses a secret.
+const CHECKS: [(&str, &str); 3] = [
+    ("basic", r#"{"auth": {"basic": {"user": "me", "password": {"secret": "basic"}}}}"#),
+    ("bearer", r#"{"auth": {"bearer": {"secret": "bearer"}}}"#),
+    ("header", r#"{"secret_headers": {"X-Api-Key": {"secret": "header"}}}"#),
+];
+
+/// A directory with a secrets file of marks.
+struct SecretsFile(PathBuf);
+
+impl SecretsFile {
+    /// Secrets for these targets, and further entries with marks.
+    fn new(targets: &[&Target]) -> Self {
+        let hosts: Vec<String> = targets.iter().map(|target| target.address().to_string()).collect();
+        let secret = |name: &str, value: &str| {
+            format!("[secret.{name}]\n{value}\nhosts = {hosts:?}\ninsecure = true\n")
+        };
+        let file = Self(servers::scratch_dir("secrets"));
+        file.write("bearer", "MARK-bearer-token\n");
+        file.write(
+            "key.pem",
+            "-----BEGIN PRIVATE KEY-----\nMARK-key-line-of-a-key\n-----END PRIVATE KEY-----\n",
+        );
+        let entries = [
+            secret("basic", "value = 'MARK-basic-password'"),
+            secret("bearer", "value_file = 'bearer'"),
+            secret("header", "value_env = 'TEST_HEADER'"),
+            secret("oauth", "value = 'MARK-oauth-secret'"),
+            secret("key", "value_file = 'key.pem'"),
+            "[proxy.office]\nurl = 'http://127.0.0.1:1'\nuser = 'me'\npassword = 'MARK-proxy-password'\n"
+                .to_owned(),
+        ];
+        file.write("secrets.toml", &entries.concat());
+        file
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.0.join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    fn path(&self) -> String {
+        self.0.join("secrets.toml").to_str().unwrap().to_owned()
+    }
+
+    async fn spawn_prober(&self, stack: &Stack) -> Process {
+        let options = ["--region", "local", "--allow-addresses", "127.0.0.0/8"];
+        let path = self.path();
+        // Libraries log what they send and receive at the lowest levels.
+        let log = "debug,hyper=trace,hyper_util=trace,h2=trace,reqwest=trace,rustls=trace";
+        let variables = [
+            ("PICKET_SECRETS_FILE", path.as_str()),
+            ("TEST_HEADER", "MARK-header-value"),
+            ("PICKET_LOG", log),
+        ];
+        stack.spawn_process("picket-prober", &options, &variables).await
+    }
+}
+
+/// A site that repeats the credentials that it was sent, as they are and percent-encoded, in a
+/// redirect that ends in the result's message.
+async fn serve_echo() -> Target {
+    Target::serve_script(|request| {
+        let lines = request.lines().filter_map(|line| line.split_once(": "));
+        let sent = lines.filter(|(name, _)| name.contains("authorization") || name.contains("key"));
+        let values: String =
+            sent.map(|(_, value)| format!("{value}/{}", value.replace('-', "%2D"))).collect();
+        vec![Step::send(format!(
+            "HTTP/1.1 302 Found\r\nlocation: ftp://x/{values}\r\nconnection: close\r\n\r\n"
+        ))]
+    })
+    .await
+}
+
+async fn add_site(stack: &Stack, name: &str, url: &str, options: &str) {
+    let sql = format!(
+        "INSERT INTO picket.sites (name, url, interval_seconds, options) VALUES ('{name}', '{url}', 5, '{options}')"
+    );
+    stack.execute_sql(&sql).await;
+}
+
+/// Collects all that passes over the bus.
+async fn record_bus(stack: &Stack) -> Arc<Mutex<String>> {
+    let messages = Arc::<Mutex<String>>::default();
+    let recorded = Arc::clone(&messages);
+    let mut subscription = stack.connect_client().await.subscribe(">").await.unwrap();
+    tokio::spawn(async move {
+        while let Some(message) = subscription.next().await {
+            let text = String::from_utf8_lossy(&message.payload).into_owned();
+            *recorded.lock() += &format!("{} {:?} {text}\n", message.subject, message.headers);
+        }
+    });
+    messages
+}
+
+/// All rows of all tables.
+async fn dump_database(stack: &Stack) -> String {
+    let tables = stack
+        .query_lines(
+            "SELECT oid::regclass::text FROM pg_class
+             WHERE relnamespace = 'picket'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition",
+        )
+        .await;
+    let mut dump = String::new();
+    for table in tables {
+        let rows = format!("SELECT coalesce(string_agg(row_to_json(t)::text, ' '), '') FROM {table} AS t");
+        dump += &stack.query_lines(&rows).await.concat();
+    }
+    dump
+}
+
+/// The command lines of all processes of this machine.
+fn read_command_lines() -> String {
+    let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path().join("cmdline"));
+    processes
+        .filter_map(|path| fs::read(path).ok())
+        .map(|line| String::from_utf8_lossy(&line).into_owned())
+        .collect()
+}
+
+#[track_caller]
+fn assert_unmarked(place: &str, text: &str) {
+    for mark in MARKS {
+        if let Some(at) = text.find(mark) {
+            let around: String =
+                text[..at].chars().rev().take(200).collect::<Vec<_>>().into_iter().rev().collect();
+            panic!("{place} has '{mark}' after: {around}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn secrets_reach_their_sites_and_appear_in_no_log_row_message_metric_or_command_line() {
+    let stack = Stack::start(&["local"]).await;
+    let echo = serve_echo().await;
+    let endpoint = TokenEndpoint::serve_http(CLIENT_LOGIN, "MARK-token", Duration::ZERO).await;
+    let issuer = endpoint.issuer();
+    // Repeats the request, and with it the token, in a body that a regex is matched with.
+    let protected = Target::serve_script(move |request| issuer.protect_site(request)).await;
+    let file = SecretsFile::new(&[&echo, endpoint.target(), &protected]);
+    let messages = record_bus(&stack).await;
+    let processes =
+        [stack.spawn_coordinator(&[]).await, file.spawn_prober(&stack).await, stack.spawn_sink(&[]).await];
+    for process in &processes {
+        process.wait_ready().await;
+    }
+    for (name, options) in CHECKS {
+        add_site(&stack, name, &echo.url(&format!("/{name}")), options).await;
+    }
+    let oauth = |token_url: String| {
+        format!(
+            r#"{{"auth": {{"oauth2": {{"token_url": "{token_url}", "client_id": "me", "client_secret": {{"secret": "oauth"}}}}}}}}"#
+        )
+    };
+    let token_url = endpoint.target().url("/token");
+    add_site(&stack, "oauth", &protected.url("/"), &oauth(token_url.clone())).await;
+    add_site(&stack, "oauth-echo", &echo.url("/token"), &oauth(token_url)).await;
+
+    let redacted =
+        "SELECT count(DISTINCT site_id) FROM picket.check_results WHERE message LIKE '%[redacted]%'";
+    stack.wait_at_least(WAIT_TIMEOUT, CHECKS.len() as i64 + 1, redacted).await;
+    let up = "SELECT count(*) FROM picket.check_results WHERE outcome = 'up'";
+    stack.wait_at_least(WAIT_TIMEOUT, 1, up).await;
+    let received = echo.received_requests().concat() + &protected.received_requests().concat();
+    for sent in [LOGIN, "Bearer MARK-bearer-token", "x-api-key: MARK-header-value", "Bearer MARK-token-1"] {
+        assert!(received.contains(sent), "{sent}: {received}");
+    }
+
+    let mut check = tokio::process::Command::new(program_path("picket-prober"));
+    check.args(["secrets", "check", "--secrets-file", &file.path()]).env("TEST_HEADER", "MARK-header-value");
+    let (code, listed, errors) = run_to_end(&mut check).await;
+    assert!(
+        code == 0 && listed.contains("secret  basic ") && listed.contains("proxy   office"),
+        "{listed}{errors}"
+    );
+    assert_unmarked("the output of secrets check", &(listed + &errors));
+    assert_unmarked("the bus", &messages.lock());
+    assert_unmarked("the database", &dump_database(&stack).await);
+    assert_unmarked("a command line", &read_command_lines());
+    for process in processes {
+        assert_unmarked("a metric", &process.http_get("/metrics").unwrap().body);
+        let log = process.read_log();
+        assert_unmarked(&format!("the log of {}", process.name()), &log);
+        process.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn no_secret_is_sent_to_a_host_that_is_not_listed() {
+    let stack = Stack::start(&["local"]).await;
+    let (listed, evil) = (Target::serve_http().await, Target::serve_http().await);
+    let file = SecretsFile::new(&[&listed]);
+    let processes =
+        [stack.spawn_coordinator(&[]).await, file.spawn_prober(&stack).await, stack.spawn_sink(&[]).await];
+    for process in &processes {
+        process.wait_ready().await;
+    }
+
+    for (name, options) in CHECKS {
+        add_site(&stack, name, &evil.url(&format!("/{name}")), options).await;
+        let redirect = listed.url(&format!("/to/{}", evil.url(&format!("/redirected-{name}"))));
+        add_site(&stack, &format!("redirected-{name}"), &redirect, options).await;
+        let led_astray = options.replacen('{', &format!(r#"{{"connect_to": "{}", "#, evil.address()), 1);
+        add_site(&stack, &format!("astray-{name}"), &listed.url(&format!("/{name}")), &led_astray).await;
+    }
+    let client = stack.connect_client().await;
+    for (_, options) in CHECKS {
+        for url in [evil.url("/adhoc"), listed.url("/adhoc")] {
+            let request = format!(r#"{{"url": "{url}", "options": {options}}}"#);
+            let reply = client.request("picket.check.local", request.into()).await.unwrap();
+            let reply = String::from_utf8_lossy(&reply.payload).into_owned();
+            assert!(reply.contains(r#""cause":"secret_unavailable""#), "{reply}");
+        }
+    }
+
+    let missed =
+        "SELECT count(DISTINCT site_id) FROM picket.check_results JOIN picket.sites ON sites.id = site_id
+                  WHERE name !~ '^redirected' AND outcome = 'missed'";
+    stack.wait_at_least(WAIT_TIMEOUT, 2 * CHECKS.len() as i64, missed).await;
+    let redirected = "SELECT count(DISTINCT site_id) FROM picket.check_results WHERE redirects = 1";
+    stack.wait_at_least(WAIT_TIMEOUT, CHECKS.len() as i64, redirected).await;
+    let requests = evil.received_requests();
+    assert!(requests.iter().all(|request| request.starts_with("GET /redirected-")), "{requests:?}");
+    assert_unmarked("a request to another host", &requests.concat());
+    let sent = listed.received_requests().concat();
+    assert!(!sent.contains("/adhoc") && sent.contains(LOGIN), "{sent}");
+    for process in processes {
+        process.stop().await;
+    }
+}
