@@ -71,7 +71,7 @@ e2e-upgrade revision=UPGRADE_FROM *flags: tools
         touch "$old/bin/done"
     fi
     cargo build --workspace --bins
-    PICKET_OLD_BIN_DIR=$old/bin cargo test --package picket-e2e --test faults f19c "$@" -- --include-ignored --nocapture
+    PICKET_OLD_BIN_DIR=$old/bin cargo test --package picket-e2e --test faults "$@" -- f19c f19e --include-ignored --nocapture
 
 # Random faults at random times on the whole system, the same again for the same seed: `just chaos --minutes 20 --seed 7`
 chaos *flags: tools

@@ -83,7 +83,7 @@ impl TailOptions {
     }
 
     fn format_result(&self, place: &str, payload: &[u8]) -> Option<String> {
-        let Ok(result) = serde_json::from_slice::<CheckResult>(payload) else {
+        let Ok(result) = CheckResult::decode(payload) else {
             let unread =
                 format!("(not a result) {} {}\n", sanitize_text(place, 200), sanitize_payload(payload));
             return (self.output.output == OutputFormat::Table).then_some(unread);

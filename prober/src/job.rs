@@ -2,7 +2,10 @@
 
 use picket_proto::{
     Cause, CheckKind, CheckRequest, CheckResult, MESSAGE_VERSION, Outcome, RegionName, ScheduledTick, Shard,
-    SiteId, Timestamp, Timing, ValidationError, result::Details, subject::JobSubject,
+    SiteId, Timestamp, Timing, ValidationError,
+    job::{DecodedJob, decode_job},
+    result::Details,
+    subject::JobSubject,
     validation::sanitize_text,
 };
 use picket_runtime::{redact, secrets::redact_json};
@@ -15,6 +18,8 @@ pub(crate) struct Job {
     pub(crate) request: CheckRequest,
     id: String,
     origin: JobOrigin,
+    /// The feature or field of the check that this build does not support, if there is one.
+    unsupported: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -30,7 +35,7 @@ impl Job {
     /// # Errors
     /// Fails if the payload is no valid request, lacks its tick, or contradicts its subject.
     pub(crate) fn from_queue(subject: &str, payload: &[u8], now: Timestamp) -> Result<Self, ValidationError> {
-        let request = CheckRequest::decode(payload)?;
+        let DecodedJob { request, unsupported } = decode_job(payload)?;
         match (JobSubject::parse(subject)?, request.scheduled_tick()?) {
             (JobSubject::Scheduled(_, site) | JobSubject::Confirmation(_, site), Some(tick))
                 if tick.site == site =>
@@ -42,6 +47,7 @@ impl Job {
                         .unwrap_or_else(|| format!("{site}.{}.{}", tick.kind, tick.scheduled_at.as_millis())),
                     request,
                     origin: JobOrigin::Tick(tick),
+                    unsupported,
                 })
             }
             // The payload must match the subject, since permissions are granted by subject.
@@ -56,6 +62,7 @@ impl Job {
                 id: request.id.clone().unwrap_or_else(|| sanitize_text(id, CheckRequest::MAX_ID_BYTES)),
                 request,
                 origin: JobOrigin::Adhoc(now),
+                unsupported,
             }),
             (JobSubject::Adhoc(..), Some(tick)) => Err(reject_site_id(tick.site)),
         }
@@ -75,6 +82,8 @@ impl Job {
             id: request.id.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
             request,
             origin: JobOrigin::Adhoc(now),
+            // The decoder refuses such a request.
+            unsupported: None,
         })
     }
 
@@ -117,6 +126,12 @@ impl Job {
     /// Returns true for a confirmation, which is no tick.
     pub(crate) fn is_confirmation(&self) -> bool {
         matches!(&self.origin, JobOrigin::Tick(tick) if tick.kind == CheckKind::Confirm)
+    }
+
+    /// Why this build cannot perform the check; `None` if it can.
+    pub(crate) fn unsupported_reason(&self) -> Option<String> {
+        let what = self.unsupported.as_ref()?;
+        Some(format!("version {} of this prober does not support {what}", env!("CARGO_PKG_VERSION")))
     }
 
     pub(crate) fn site_id(&self) -> Option<SiteId> {

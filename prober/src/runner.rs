@@ -113,6 +113,10 @@ impl CheckRunner {
             let nak = AckKind::Nak(Some(Self::OFFLINE_NAK_DELAY));
             return with_publish_timeout("nak_job", message.ack_with(nak)).await;
         }
+        if job.unsupported_reason().is_some() && is_first_delivery(message) {
+            // Another prober of the region may be of a newer version.
+            return nak_job(message).await;
+        }
         let ends_in_stream =
             message.headers.as_ref().is_some_and(|headers| headers.get(NATS_MESSAGE_TTL).is_some());
         let now = match job.scheduled_at() {
@@ -165,6 +169,9 @@ impl CheckRunner {
         if let Some(ago) = job.expired_by(now) {
             let message = format!("expired {} ms before a prober had it", ago.as_millis());
             return Err(missed(Cause::Expired, message));
+        }
+        if let Some(message) = job.unsupported_reason() {
+            return Err(missed(Cause::Unsupported, message));
         }
         let check = job
             .request

@@ -7,8 +7,6 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::CheckRequest;
-
 /// Features of checks that the prober of this build supports: the names of the options and
 /// assertions beyond the fields that every version has.
 pub const CHECK_FEATURES: &[&str] = &[
@@ -30,18 +28,8 @@ pub fn find_unknown<'a>(requires: &'a [String], known: &[&str]) -> Option<&'a st
     requires.iter().map(String::as_str).find(|feature| !known.contains(feature))
 }
 
-impl CheckRequest {
-    /// The features that this check uses, such as `assertions.json`; empty for a plain check.
-    pub fn used_features(&self) -> Vec<String> {
-        if self.options.is_empty() && self.assertions.is_empty() {
-            return Vec::new();
-        }
-        [list_fields("options", &self.options), list_fields("assertions", &self.assertions)].concat()
-    }
-}
-
 /// The names of the fields that differ from their default, which alone are serialized.
-fn list_fields(prefix: &str, object: &impl Serialize) -> Vec<String> {
+pub(crate) fn list_fields(prefix: &str, object: &impl Serialize) -> Vec<String> {
     match serde_json::to_value(object) {
         Ok(Value::Object(fields)) => fields.keys().map(|name| format!("{prefix}.{name}")).collect(),
         _ => Vec::new(),
@@ -53,7 +41,7 @@ mod tests {
     use schemars::schema_for;
 
     use super::*;
-    use crate::{HttpAssertions, HttpOptions};
+    use crate::{CheckRequest, HttpAssertions, HttpOptions};
 
     #[test]
     fn a_check_uses_the_features_whose_fields_it_sets() {

@@ -13,11 +13,12 @@ use crate::{
     Pattern, ScheduledTick, Shard, SiteId, Timestamp, ValidationError,
     check::{self, Method},
     check_options::with_check_options,
+    features,
     header_name::check_header_name,
     status_ranges::StatusRanges,
 };
 
-mod decode_error;
+pub(crate) mod decode_error;
 
 /// Defines [`CheckRequest`] with the URL, the options of a check, and the fields of `request`.
 macro_rules! define_request {
@@ -94,6 +95,8 @@ with_check_options!(define_request! {
         installation: Option<InstallationId> = None, "a UUID";
         /// Ticket of the job; copied to the result unread, because only the sink verifies tickets.
         ticket: Option<String> = None, "a text";
+        /// Features that a prober must know to perform this check, or else not perform it.
+        requires: Vec<String> = Vec::new(), "a list of features, such as [\"assertions.json\"]";
     }
 });
 
@@ -123,12 +126,15 @@ impl CheckRequest {
     pub const MAX_HEADER_BYTES: usize = 16 << 10;
     /// Maximum length of the body, in bytes.
     pub const MAX_BODY_BYTES: usize = 64 << 10;
+    /// Maximum size of the options, and of the assertions, as JSON, in bytes.
+    pub const MAX_OBJECT_BYTES: usize = 32 << 10;
     /// Maximum length of the id, in bytes.
     pub const MAX_ID_BYTES: usize = 128;
 
-    /// Decodes a request. Unknown fields are rejected by name in ad-hoc requests, which people
-    /// type. They are ignored in jobs, because a newer coordinator may send fields that this prober
-    /// does not know.
+    /// Decodes a request. Unknown fields and features are rejected by name in ad-hoc requests,
+    /// which people type. Unknown fields are ignored in jobs, because a newer coordinator may send
+    /// fields that this prober does not know; [`decode_job`](crate::job::decode_job) judges
+    /// features.
     ///
     /// # Errors
     /// If the bytes are not a JSON object of this form. The error names the field where possible.
@@ -141,6 +147,17 @@ impl CheckRequest {
         }
         if request.site_id.is_none() {
             decode_error::reject_unknown_fields(bytes)?;
+            if let Some(feature) = request.find_unsupported() {
+                let allowed = match features::CHECK_FEATURES {
+                    [] => "no features".to_owned(),
+                    known => known.join(", "),
+                };
+                return Err(ValidationError::new(
+                    "requires",
+                    feature,
+                    format!("{allowed} (in version {})", env!("CARGO_PKG_VERSION")),
+                ));
+            }
         }
         Ok(request)
     }
@@ -214,6 +231,7 @@ impl CheckRequest {
             tls_verify: self.tls_verify,
             options: self.share_options(),
         };
+        self.check_object_sizes()?;
         self.options.validate()?;
         self.options.validate_connection(&check.url, check.ip_version, check.tls_verify)?;
         self.options.reject_header_clash(&self.headers)?;
@@ -221,6 +239,49 @@ impl CheckRequest {
         let not_regex = self.not_regex.as_deref().map(|pattern| compile("not_regex", pattern)).transpose()?;
         self.assertions.validate(|field, pattern| compile(field, pattern).map(drop))?;
         Ok((check, regex, not_regex))
+    }
+
+    /// The features that this check uses, such as `assertions.json`; empty for a plain check.
+    pub fn used_features(&self) -> Vec<String> {
+        if self.options.is_empty() && self.assertions.is_empty() {
+            return Vec::new();
+        }
+        [
+            features::list_fields("options", &self.options),
+            features::list_fields("assertions", &self.assertions),
+        ]
+        .concat()
+    }
+
+    /// A feature that this check requires or uses, and that this build does not support.
+    pub fn find_unsupported(&self) -> Option<String> {
+        let named = features::find_unknown(&self.requires, features::CHECK_FEATURES).map(str::to_owned);
+        named.or_else(|| {
+            features::find_unknown(&self.used_features(), features::CHECK_FEATURES).map(str::to_owned)
+        })
+    }
+
+    /// Rejects options and assertions that are too large for a row.
+    fn check_object_sizes(&self) -> Result<(), ValidationError> {
+        fn check_size<T: Default + PartialEq + Serialize>(
+            name: &str,
+            object: &T,
+        ) -> Result<(), ValidationError> {
+            // Measured only where there is something: a plain check pays nothing.
+            if *object == T::default() {
+                return Ok(());
+            }
+            let bytes = serde_json::to_vec(object).map_or(usize::MAX, |json| json.len());
+            match bytes > CheckRequest::MAX_OBJECT_BYTES {
+                true => {
+                    let allowed = format!("at most {} bytes", CheckRequest::MAX_OBJECT_BYTES);
+                    Err(ValidationError::new(name, format_args!("{bytes} bytes"), allowed))
+                }
+                false => Ok(()),
+            }
+        }
+        check_size("options", &self.options)?;
+        check_size("assertions", &self.assertions)
     }
 
     /// The options as shared by checks. Most checks have none, and share one value.

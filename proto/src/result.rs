@@ -1,14 +1,16 @@
 //! The record of a finished or missed check.
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     Cause, CheckKind, InstallationId, Outcome, RegionName, ScheduledTick, Shard, SiteId, Tickets, Timestamp,
-    Warning,
+    Warning, features,
     ticket::{TicketClaims, TicketError},
+    validation::sanitize_text,
 };
 
 /// A check result in its wire format; fields that do not apply are absent.
@@ -90,7 +92,7 @@ pub struct CheckResult {
 }
 
 /// Observations by name.
-pub type Details = serde_json::Map<String, serde_json::Value>;
+pub type Details = serde_json::Map<String, Value>;
 
 /// Duration of each phase of a check in microseconds, summed over all hops; a phase that did not
 /// happen is absent.
@@ -128,7 +130,81 @@ impl Timing {
     }
 }
 
+/// Reasons why a message is not a result that this version can use.
+#[derive(Debug, thiserror::Error)]
+pub enum ResultError {
+    /// The bytes are not JSON of this form.
+    #[error("not a result: {0}")]
+    Json(serde_json::Error),
+    /// The result uses a feature of a newer version.
+    #[error("requires: '{0}' is unknown to version {version}", version = env!("CARGO_PKG_VERSION"))]
+    Unsupported(String),
+    /// The details cannot be stored.
+    #[error("details: {0}")]
+    Details(String),
+}
+
 impl CheckResult {
+    /// Maximum size of the details as JSON, in bytes.
+    pub const MAX_DETAILS_BYTES: usize = 2 << 10;
+    /// Maximum length of an unknown word that is quoted.
+    const MAX_WORD_BYTES: usize = 64;
+
+    /// Decodes a result. A cause that this version does not know becomes [`Cause::Other`], with its
+    /// word at the start of the message. An unknown warning is dropped, because the outcome is
+    /// valid without it.
+    ///
+    /// # Errors
+    /// If the bytes are not a result, or the result requires a feature that this version does not
+    /// know.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ResultError> {
+        // A check of all bytes for UTF-8 makes the check of each string unnecessary.
+        let read = match str::from_utf8(bytes) {
+            Ok(text) => serde_json::from_str(text),
+            Err(_) => serde_json::from_slice(bytes),
+        };
+        let result: Self = match read {
+            Ok(result) => result,
+            Err(why) => Self::decode_newer(bytes).unwrap_or(Err(ResultError::Json(why)))?,
+        };
+        if let Some(feature) = features::find_unknown(&result.requires, features::RESULT_FEATURES) {
+            return Err(ResultError::Unsupported(sanitize_text(feature, Self::MAX_WORD_BYTES)));
+        }
+        match result.details.as_ref().and_then(find_details_error) {
+            Some(why) => Err(ResultError::Details(why)),
+            None => Ok(result),
+        }
+    }
+
+    /// Decodes a result of a newer version by the words that this version knows. `None` if unknown
+    /// words are not the reason why it could not be decoded.
+    fn decode_newer(bytes: &[u8]) -> Option<Result<Self, ResultError>> {
+        fn is_known<T: FromStr>(word: &Value) -> bool {
+            word.as_str().is_some_and(|word| word.parse::<T>().is_ok())
+        }
+        let mut json: Value = serde_json::from_slice(bytes).ok()?;
+        let fields = json.as_object_mut()?;
+        // The feature explains the result better than the field that cannot be read because of it.
+        let required = fields.get("requires").and_then(Value::as_array).into_iter().flatten();
+        let mut required = required.filter_map(Value::as_str);
+        if let Some(feature) = required.find(|word| !features::RESULT_FEATURES.contains(word)) {
+            return Some(Err(ResultError::Unsupported(sanitize_text(feature, Self::MAX_WORD_BYTES))));
+        }
+        let word = fields.get("cause").and_then(Value::as_str).filter(|word| word.parse::<Cause>().is_err());
+        if let Some(word) = word.map(|word| sanitize_text(word, Self::MAX_WORD_BYTES)) {
+            let message = match fields.get("message").and_then(Value::as_str) {
+                Some(message) => format!("{word}: {message}"),
+                None => word,
+            };
+            fields.insert("cause".to_owned(), Cause::Other.as_str().into());
+            fields.insert("message".to_owned(), message.into());
+        }
+        if let Some(Value::Array(warnings)) = fields.get_mut("warnings") {
+            warnings.retain(is_known::<Warning>);
+        }
+        Some(serde_json::from_value(json).map_err(ResultError::Json))
+    }
+
     /// Verifies that this result belongs to a check that its region was given by this installation.
     ///
     /// # Errors
@@ -153,6 +229,25 @@ impl CheckResult {
     pub fn lateness(&self) -> Option<Duration> {
         Some(self.started_at?.saturating_duration_since(self.scheduled_at))
     }
+}
+
+/// The reason why a database could not store these details; `None` if it can.
+fn find_details_error(details: &Details) -> Option<String> {
+    fn has_nul(value: &Value) -> bool {
+        match value {
+            Value::String(text) => text.contains('\0'),
+            Value::Array(items) => items.iter().any(has_nul),
+            Value::Object(fields) => fields.iter().any(|(name, value)| name.contains('\0') || has_nul(value)),
+            Value::Null | Value::Bool(_) | Value::Number(_) => false,
+        }
+    }
+    // An object with texts as keys can always be written.
+    let bytes = serde_json::to_vec(details).map_or(usize::MAX, |json| json.len());
+    if bytes > CheckResult::MAX_DETAILS_BYTES {
+        return Some(format!("{bytes} bytes; allowed: at most {}", CheckResult::MAX_DETAILS_BYTES));
+    }
+    let is_unusable = details.iter().any(|(name, value)| name.contains('\0') || has_nul(value));
+    is_unusable.then(|| "a text with the character U+0000".to_owned())
 }
 
 #[cfg(test)]
@@ -181,5 +276,62 @@ mod tests {
         for absent in ["timing", "started_at", "http_status", "tls_expires_at", "site_id"] {
             assert!(!written.contains(absent), "{written}");
         }
+    }
+
+    fn decode(fields: &str) -> Result<CheckResult, ResultError> {
+        let result = format!(
+            r#"{{"v":2,"id":"a","site_id":1,"kind":"scheduled","region":"eu","prober":"p","url":"http://x/",
+                "scheduled_at":"2026-11-20T12:00:00.000000Z",{fields}}}"#
+        );
+        CheckResult::decode(result.as_bytes())
+    }
+
+    #[test]
+    fn an_unknown_cause_is_other_with_its_word_in_the_message_and_the_outcome_is_the_results_own() {
+        for (outcome, message, expected) in [
+            ("down", r#","message":"no more of it""#, "future_cause: no more of it"),
+            ("missed", r#","message":null"#, "future_cause"),
+        ] {
+            let read = decode(&format!(r#""outcome":"{outcome}","cause":"future_cause"{message}"#)).unwrap();
+
+            assert_eq!((read.outcome.as_str(), read.cause), (outcome, Some(Cause::Other)));
+            assert_eq!(read.message.as_deref(), Some(expected));
+        }
+        // Another error is not hidden by an unknown cause.
+        assert!(matches!(decode(r#""outcome":"best","cause":"future_cause""#), Err(ResultError::Json(_))));
+    }
+
+    #[test]
+    fn an_unknown_warning_is_dropped_and_the_others_stay() {
+        let read = decode(r#""outcome":"up","warnings":["slow","future_warning",7,"certificate"]"#).unwrap();
+
+        assert_eq!(read.warnings, [Warning::Slow, Warning::Certificate]);
+        assert!(decode(r#""outcome":"up","warnings":"slow""#).is_err());
+    }
+
+    #[test]
+    fn a_result_that_requires_what_is_unknown_is_refused_by_the_word_whatever_else_it_has() {
+        for fields in
+            [r#""outcome":"up""#, r#""outcome":"better""#, r#""outcome":"down","cause":"future_cause""#]
+        {
+            let why = decode(&format!(r#"{fields},"requires":["result.future"]"#)).unwrap_err();
+
+            assert!(matches!(why, ResultError::Unsupported(_)), "{why}");
+            assert!(why.to_string().contains("'result.future'"), "{why}");
+        }
+    }
+
+    #[test]
+    fn details_that_cannot_be_stored_are_refused() {
+        for (details, reason) in [
+            (format!(r#"{{"a":"{}"}}"#, "x".repeat(2_048)), "2056 bytes; allowed: at most 2048"),
+            (r#"{"a":[{"b":"\u0000"}]}"#.to_owned(), "U+0000"),
+        ] {
+            let why = decode(&format!(r#""outcome":"up","details":{details}"#)).unwrap_err();
+
+            assert!(why.to_string().contains(reason), "{why}");
+        }
+        let read = decode(r#""outcome":"up","details":{"records":["192.0.2.1"]}"#).unwrap();
+        assert_eq!(read.details.unwrap()["records"][0], "192.0.2.1");
     }
 }

@@ -37,9 +37,17 @@ fn schemas() -> [(&'static str, Schema); 4] {
         schema
     };
     let request = || accepted().into_root_schema_for::<CheckRequest>();
+    let job = || {
+        let mut schema = request();
+        if let Some(fields) = schema.get_mut("properties").and_then(Value::as_object_mut) {
+            let text = "The check, in a job with `requires`; its fields are those of a check request.";
+            fields.insert("check".to_owned(), json!({"description": text, "type": "object"}));
+        }
+        schema
+    };
     [
         ("check-request", with(request(), "Check request", &["url"])),
-        ("job", with(request(), "Job", &JOB_FIELDS)),
+        ("job", with(job(), "Job", &JOB_FIELDS)),
         ("result", with(written().into_root_schema_for::<CheckResult>(), "Result", &[])),
         ("event", with(written().into_root_schema_for::<Event>(), "Event", &[])),
     ]

@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_nats::{Message, Subject};
 use bytes::Bytes;
 use picket_proto::{
-    CheckKind, CheckResult, InstallationId, RegionName, Shard, Tickets, bundle, subject::ResultSubject,
-    validation::sanitize_text,
+    CheckKind, CheckResult, InstallationId, RegionName, Shard, Tickets, bundle, result::ResultError,
+    subject::ResultSubject, validation::sanitize_text,
 };
 use picket_store::results::{self, IncomingResult};
 
@@ -98,17 +98,14 @@ impl ResultDecoder<'_> {
     ) -> Result<DecodedContent, Rejection> {
         let reject = |kind, reason: String| Rejection { kind, reason };
         let source = source.as_ref().map_err(Rejection::clone)?;
-        // A check of the whole payload for UTF-8 makes the check of each string unnecessary.
-        let read = match str::from_utf8(payload) {
-            Ok(text) => serde_json::from_str(text),
-            Err(_) => serde_json::from_slice(payload),
-        };
-        let result: Box<CheckResult> = read.map_err(|why| {
-            reject(
-                "json",
-                format!("not a result: {}", sanitize_text(&why.to_string(), Self::MAX_QUOTED_BYTES)),
-            )
-        })?;
+        let result = Box::new(CheckResult::decode(payload).map_err(|why| {
+            let kind = match &why {
+                ResultError::Json(_) => "json",
+                ResultError::Unsupported(_) => "unsupported",
+                ResultError::Details(_) => "details",
+            };
+            reject(kind, sanitize_text(&why.to_string(), Self::MAX_QUOTED_BYTES))
+        })?);
         let at = result.scheduled_at;
         // Both bounds are generous: a result is rejected for its time only if all clocks agree.
         if at > now.latest.saturating_add(Self::MAX_CLOCK_AHEAD) {
@@ -192,7 +189,7 @@ fn check_region(result: &CheckResult, region: &RegionName) -> Result<(), String>
 #[cfg(test)]
 mod tests {
     use picket_harness::with_ticket;
-    use picket_proto::{SiteId, ticket::TicketKey};
+    use picket_proto::{Cause, Outcome, SiteId, ticket::TicketKey};
 
     use super::*;
 
@@ -310,6 +307,26 @@ mod tests {
         assert_rejected("picket.result.eu.7", "{}", "json", "missing field");
         let cause = CHECK.replace(r#""up""#, r#""up","cause":"dns""#);
         assert_rejected("picket.result.eu.7", &cause, "contradiction", "'dns' does not explain 'up'");
+    }
+
+    #[test]
+    fn words_of_a_newer_version_are_kept_or_named() {
+        let with = |fields: &str| CHECK.replace(r#""outcome":"up""#, fields);
+
+        let cause = read("picket.result.eu.7", &with(r#""outcome":"down","cause":"future_cause""#));
+        match cause {
+            DecodedContent::Check(result) => {
+                assert_eq!((result.outcome, result.cause), (Outcome::Down, Some(Cause::Other)));
+                assert_eq!(result.message.as_deref(), Some("future_cause"));
+            }
+            other => panic!("{other:?}"),
+        }
+        let up = with(r#""outcome":"up","cause":"future_cause""#);
+        assert_rejected("picket.result.eu.7", &up, "contradiction", "'other' does not explain 'up'");
+        let required = with(r#""outcome":"up","requires":["result.future"]"#);
+        assert_rejected("picket.result.eu.7", &required, "unsupported", "'result.future'");
+        let details = with(&format!(r#""outcome":"up","details":{{"a":"{}"}}"#, "x".repeat(3_000)));
+        assert_rejected("picket.result.eu.7", &details, "details", "at most 2048");
     }
 
     #[test]

@@ -105,8 +105,19 @@ impl Metrics {
         };
         // Every series starts at zero, because a series that first appears with the value 1 shows
         // no increase.
-        let reasons =
-            ["subject", "bundle", "json", "time", "contradiction", "ticket", "region", "refused", "event"];
+        let reasons = [
+            "subject",
+            "bundle",
+            "json",
+            "unsupported",
+            "details",
+            "time",
+            "contradiction",
+            "ticket",
+            "region",
+            "refused",
+            "event",
+        ];
         for reason in reasons {
             let _ = metrics.dead_letters.get_or_create(&ReasonLabel { reason });
         }

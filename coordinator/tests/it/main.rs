@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what a test needs is there, or it fails")]
 
+mod check_model;
 mod odd_sites;
 mod owners;
 mod patterns;

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use picket_harness::{eventually, servers, targets::Target};
 use picket_proto::{Cause, CheckKind, CheckRequest, Outcome, Shard, SiteId, subject};
 use picket_runtime::clock;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::bus::{STATE_TIMEOUT, TestRegion, scheduled_request};
 
@@ -269,4 +269,57 @@ async fn a_prober_that_stops_finishes_what_runs_and_takes_no_more() {
     let results = place.read_results(2).await;
     assert_eq!((results[0].prober.as_str(), results[0].outcome), ("one", Outcome::Up));
     assert_eq!((results[1].prober.as_str(), results[1].site_id), ("two", Some(SiteId(2))));
+}
+
+#[tokio::test]
+async fn a_job_with_an_unknown_feature_is_given_back_once_and_then_missed_by_the_name_of_the_feature() {
+    let (place, target) = (TestRegion::on_shared_nats("jobs-newer").await, Target::serve_http().await);
+    // Acknowledgements are messages to these subjects, whose fifth part counts the deliveries.
+    let consumer = subject::prober_consumer(&place.region);
+    let acks = format!("$JS.ACK.{}.{consumer}.>", subject::JOBS_STREAM);
+    let mut acks = place.bus.client.subscribe(acks).await.unwrap();
+    place.bus.client.flush().await.unwrap();
+    let _prober = place.start_prober("one", 10).await;
+    let newer = |site: i64, fields: Value| {
+        let mut job = serde_json::to_value(scheduled_request(site, "requires:assertions.future")).unwrap();
+        job.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        job
+    };
+
+    for (site, fields) in [
+        (
+            41,
+            json!({"requires": ["assertions.future"], "check": {"url": target.url("/ok"), "assertions": {"future": 1}}}),
+        ),
+        (42, json!({"requires": ["options.future"], "url": target.url("/ok"), "options": {"future": 1}})),
+    ] {
+        let kind = if site == 41 { "scheduled" } else { "confirm" };
+        let mut job = newer(site, fields);
+        job["kind"] = json!(kind);
+        let place_of_job = match site {
+            41 => subject::scheduled_job(&place.region, SiteId(site)),
+            _ => format!("picket.job.{}.{site}.confirm", place.region),
+        };
+        place.publish_payload(&place_of_job, job.to_string().as_bytes()).await;
+    }
+    let mut results = place.read_results(2).await;
+    results.sort_by_key(|result| result.site_id);
+
+    for (result, word) in results.iter().zip(["assertions.future", "options.future"]) {
+        assert_eq!((result.outcome, result.cause), (Outcome::Missed, Some(Cause::Unsupported)), "{result:?}");
+        let message = result.message.as_deref().unwrap();
+        assert!(message.contains(word) && message.contains(env!("CARGO_PKG_VERSION")), "{message}");
+        assert_eq!(result.url, target.url("/ok"));
+    }
+    assert_eq!(target.accepted_connections(), 0);
+    eventually(STATE_TIMEOUT, "no job left", async || place.count_unacked_jobs().await == 0).await;
+    let mut given_back = Vec::new();
+    for _ in 0..4 {
+        let ack = tokio::time::timeout(STATE_TIMEOUT, acks.next()).await.unwrap().unwrap();
+        let deliveries = ack.subject.split('.').nth(4).unwrap().to_owned();
+        given_back.push((deliveries, String::from_utf8_lossy(&ack.payload).starts_with("-NAK")));
+    }
+    given_back.sort();
+    let (first, second) = (("1".to_owned(), true), ("2".to_owned(), false));
+    assert_eq!(given_back, [first.clone(), first, second.clone(), second]);
 }

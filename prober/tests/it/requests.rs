@@ -59,6 +59,8 @@ async fn a_request_that_cannot_be_used_is_refused_by_the_name_of_its_field() {
         (r#"{"url":"http://a.example","timeout_ms":5}"#, "timeout_ms"),
         (r#"{"url":"http://a.example","site_id":5}"#, "site_id"),
         (r#"{"url":"http://a.example","regex":"("}"#, "regex"),
+        (r#"{"url":"http://a.example","requires":["assertions.future"]}"#, "requires"),
+        (r#"{"url":"http://a.example","assertions":{"future":1}}"#, "assertions.future"),
         ("http://a.example", "request"),
     ] {
         let answer = send_request(&place, subject::region_check(&place.region), payload.to_owned()).await;

@@ -71,7 +71,7 @@ fn suggest_field(name: &str) -> Option<&'static str> {
 }
 
 /// Explains why `bytes` is not a request.
-pub(super) fn explain_error(bytes: &[u8]) -> ValidationError {
+pub(crate) fn explain_error(bytes: &[u8]) -> ValidationError {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     // The bytes are decoded again here, because tracking the path slows down the usual, valid case.
     let why = match serde_path_to_error::deserialize::<_, CheckRequest>(&mut json) {
@@ -79,6 +79,9 @@ pub(super) fn explain_error(bytes: &[u8]) -> ValidationError {
         Err(why) => {
             let path = why.path().to_string();
             let field = path.split(['.', '[']).next().unwrap_or_default();
+            if matches!(field, "options" | "assertions") {
+                return explain_nested(path, &why.inner().to_string());
+            }
             if let Some(allowed) = expected_for(field) {
                 let value =
                     serde_json::from_slice::<Value>(bytes).ok().and_then(|all| all.get(field).cloned());
@@ -108,6 +111,23 @@ pub(super) fn explain_error(bytes: &[u8]) -> ValidationError {
             format!("a JSON object such as {{\"url\":\"https://example.com\"}} ({why})"),
         ),
     }
+}
+
+/// Explains an error inside of an object by serde's message about the field at `path`. The value is
+/// not repeated, because it may be a secret that was written where a name belongs.
+fn explain_nested(path: String, why: &str) -> ValidationError {
+    let unknown = ["unknown field `", "unknown variant `", "missing field `"]
+        .into_iter()
+        .find_map(|start| why.strip_prefix(start)?.split('`').next())
+        .filter(|name| path.rsplit('.').next() != Some(*name));
+    let field = match unknown {
+        Some(name) => format!("{path}.{}", sanitize_text(name, 64)),
+        None => path,
+    };
+    let allowed = why.rsplit_once("expected ").map_or("a value", |(_, allowed)| allowed);
+    // Serde appends the position, which a person who typed one line does not need.
+    let allowed = allowed.split(" at line ").next().unwrap_or_default();
+    ValidationError::new(field, "(hidden)", allowed)
 }
 
 /// The field that serde reports as a duplicate.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use picket_harness::{eventually, proc};
 use picket_proto::{CheckKind, CheckResult, subject};
 use picket_sink::Config;
+use serde_json::json;
 
 use crate::stack::{TEST_TIMEOUT, TestStack};
 
@@ -85,6 +86,45 @@ async fn what_cannot_be_a_row_is_parked_with_the_reason_and_the_rest_flows() {
         let name = format!(r#"picket_sink_dead_letters_total{{reason="{reason}"}}"#);
         assert_eq!(sink.metric_value(&name), count, "{reason}");
     }
+    sink.running.drain().await;
+}
+
+#[tokio::test]
+async fn a_result_of_a_newer_prober_is_a_row_or_a_dead_letter_that_names_the_unknown_word() {
+    let stack = TestStack::new().await;
+    let sink = stack.start_sink().await;
+    let newer = |number, fields: serde_json::Value| {
+        let mut result = serde_json::to_value(stack.make_result(number)).unwrap();
+        result.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        result.to_string()
+    };
+
+    for result in [
+        newer(1, json!({"outcome": "down", "cause": "future_cause", "message": "it is so"})),
+        newer(2, json!({"warnings": ["future_warning", "slow"], "details": {"a": 1}})),
+        newer(3, json!({"requires": ["result.future"], "future": {}})),
+        newer(4, json!({"requires": ["result.future"], "outcome": "future_outcome"})),
+    ] {
+        stack.publish_raw("picket.result.eu.7", result).await;
+    }
+
+    stack.wait_rows(2).await;
+    stack.wait_acknowledged().await;
+    for (condition, table) in [
+        (
+            "site_id = 1 AND outcome = 'down' AND cause = 'other' AND message = 'future_cause: it is so'",
+            "check_results",
+        ),
+        (
+            r#"site_id = 2 AND outcome = 'up' AND warnings = '{slow}' AND details = '{"a": 1}'"#,
+            "check_results",
+        ),
+    ] {
+        assert_eq!(stack.count_where(table, condition).await, 1, "{condition}");
+    }
+    let named = "reason LIKE 'requires: ''result.future'' is unknown to version %'";
+    assert_eq!(stack.count_where("dead_letters", named).await, 2);
+    assert_eq!(sink.metric_value(r#"picket_sink_dead_letters_total{reason="unsupported"}"#), 2);
     sink.running.drain().await;
 }
 

@@ -14,7 +14,7 @@ use picket_proto::{CheckResult, RegionName, Role, Shard, SiteId, Tickets, Timest
 use picket_runtime::{Bus, Health, PipelineHandle, clock, options::NatsOptions, streams};
 use picket_sink::{Config, DATABASE_CONNECTIONS};
 use picket_store::{DatabaseOptions, Store, regions, tickets::Keyring};
-use sqlx::{PgPool, Postgres, Transaction, types::time::OffsetDateTime};
+use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction, types::time::OffsetDateTime};
 
 /// How long anything may take.
 pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -132,6 +132,12 @@ impl TestStack {
 
     pub(crate) async fn run_sql(&self, statements: &'static str) {
         sqlx::raw_sql(statements).execute(&self.pool).await.unwrap();
+    }
+
+    /// How many rows of a table meet a condition.
+    pub(crate) async fn count_where(&self, table: &str, condition: &str) -> i64 {
+        let sql = format!("SELECT count(*) FROM picket.{table} WHERE {condition}");
+        sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&self.pool).await.unwrap()
     }
 
     pub(crate) async fn query_times(&self, query: &'static str) -> Vec<Timestamp> {

@@ -31,8 +31,9 @@ pub(super) enum SizeLimit {
 
 /// Enough for the longest allowed headers with every character escaped in JSON.
 const MAX_HEADERS: SizeLimit = SizeLimit::Json { stored: 32 << 10, text: 128 << 10 };
-/// Enough for the longest allowed options or assertions with every character escaped in JSON.
-const MAX_OBJECT: SizeLimit = SizeLimit::Json { stored: 32 << 10, text: 128 << 10 };
+/// Enough for the largest allowed options or assertions, with the spaces that the database writes,
+/// and with numbers, of which it stores many bytes each.
+const MAX_OBJECT: SizeLimit = SizeLimit::Json { stored: 256 << 10, text: 64 << 10 };
 
 pub(super) type SiteIdQuery<'q> =
     sqlx::query::QueryScalar<'q, sqlx::Postgres, i64, sqlx::postgres::PgArguments>;

@@ -82,6 +82,7 @@ fn oversized_error(oversized: &str) -> ValidationError {
     let allowed = match (name, column.map(|column| column.limit)) {
         (_, Some(SizeLimit::Text(limit))) => format!("at most {limit} bytes"),
         ("headers", _) => format!("at most {} bytes together", CheckRequest::MAX_HEADER_BYTES),
+        ("options" | "assertions", _) => format!("at most {} bytes", CheckRequest::MAX_OBJECT_BYTES),
         ("tags", _) => "at most 50 of at most 64 bytes each".to_owned(),
         _ => "names of regions that 'picket region list' shows".to_owned(),
     };

@@ -1,6 +1,7 @@
 //! The store against a real Postgres, a database for each test.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod check_model;
 mod clock;
 mod days;
 mod incidents;

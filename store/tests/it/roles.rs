@@ -16,6 +16,10 @@ const ATTEMPTS: &[(&str, &[&str])] = &[
     ("SELECT headers, body FROM picket.sites", &[COORDINATOR, API]),
     ("INSERT INTO picket.sites (url) VALUES ('http://b.example/')", &[API]),
     ("UPDATE picket.sites SET url = 'http://c.example/'", &[API]),
+    ("SELECT options, assertions FROM picket.sites", &[COORDINATOR, API]),
+    ("INSERT INTO picket.sites (url, options, assertions) VALUES ('http://b.example/', '{}', '{}')", &[API]),
+    ("UPDATE picket.sites SET options = '{}', assertions = '{}'", &[API]),
+    ("UPDATE picket.sites SET type = 'http'", &[]),
     ("UPDATE picket.sites SET enabled = false", &[API]),
     ("UPDATE picket.sites SET problem = 'no'", &[COORDINATOR]),
     ("UPDATE picket.sites SET patterns_validated = 1", &[COORDINATOR]),
@@ -50,6 +54,11 @@ const ATTEMPTS: &[(&str, &[&str])] = &[
     ("SELECT count(*) FROM picket.check_results", &[SINK, API]),
     (
         "INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome) VALUES (now(), 1, 1, 'scheduled', 'up')",
+        &[SINK],
+    ),
+    (
+        "INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome, warnings, details)
+         VALUES (now(), 1, 1, 'scheduled', 'up', '{slow}', '{}')",
         &[SINK],
     ),
     ("DELETE FROM picket.check_results", &[]),

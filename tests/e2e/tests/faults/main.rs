@@ -9,6 +9,7 @@ mod clocks;
 mod cluster;
 mod coordinators;
 mod database;
+mod features;
 mod floods;
 mod hanging;
 mod hosts;

@@ -37,14 +37,14 @@ async fn f19_processes_replaced_one_after_the_other_under_a_newer_schema_miss_no
 
 /// The kinds of processes, which may be replaced in any order.
 #[derive(Clone, Copy)]
-enum ProcessKind {
+pub(crate) enum ProcessKind {
     Coordinators,
     Probers,
     Sinks,
 }
 
 /// Replaces every process of a kind, one after the other, by one of the programs that are in force.
-async fn replace_processes(drill: &mut FaultTest, kind: ProcessKind) {
+pub(crate) async fn replace_processes(drill: &mut FaultTest, kind: ProcessKind) {
     match kind {
         ProcessKind::Coordinators => {
             for _ in 0..drill.coordinators.len() {
