@@ -30,6 +30,9 @@ static PROCESS_REDACTORS: RwLock<Vec<Weak<RedactorState>>> = RwLock::new(Vec::ne
 
 /// Redacts the values of all secrets that this process has loaded. Costs nothing without secrets.
 pub fn redact(text: &str) -> Cow<'_, str> {
+    if text.is_empty() {
+        return Cow::Borrowed(text);
+    }
     let redactors = PROCESS_REDACTORS.read();
     let mut redacted = Cow::Borrowed(text);
     for state in redactors.iter().filter_map(Weak::upgrade) {

@@ -253,3 +253,25 @@ async fn no_secret_is_sent_to_a_host_that_is_not_listed() {
         process.stop().await;
     }
 }
+
+#[tokio::test]
+async fn a_prober_with_a_refused_secrets_file_ends_and_names_the_line_and_no_value() {
+    let stack = Stack::start(&["local"]).await;
+    let file = SecretsFile(servers::scratch_dir("secrets"));
+    for (text, mode, reason) in [
+        ("[secret.a]\nvalue = MARK-unquoted", 0o600, "line 2: not TOML"),
+        ("[secret.a]\nvalue = 'MARK-value'\nhost = 'x'", 0o600, "line 3: secret.a: 'host' is not allowed"),
+        ("[secret.a]\nvalue = 'MARK-value'", 0o640, "mode 0640 is not allowed"),
+    ] {
+        file.write("secrets.toml", text);
+        fs::set_permissions(file.path(), fs::Permissions::from_mode(mode)).unwrap();
+        let mut prober = file.spawn_prober(&stack).await;
+
+        let status = prober.wait_exit(WAIT_TIMEOUT).await;
+
+        let log = prober.read_log();
+        assert_eq!(status.code(), Some(3), "{log}");
+        assert!(log.contains(reason), "{reason}: {log}");
+        assert_unmarked("the log", &log);
+    }
+}
