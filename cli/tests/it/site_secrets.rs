@@ -57,7 +57,7 @@ async fn credentials_in_headers_move_to_a_private_file_and_their_names_to_the_si
     let compact: String = listed.split_whitespace().collect();
     for part in [
         r#""options":{"auth":{"bearer":{"secret":"api-example-authorization"}}}"#,
-        r#""options":{"auth":{"basic":{"user":"me","password":{"secret":"api-example-authorization-2"}}}}"#,
+        r#""options":{"auth":{"basic":{"password":{"secret":"api-example-authorization-2"},"user":"me"}}}"#,
         r#""options":{"secret_headers":{"X-Api-Key":{"secret":"api-example-authorization"}}}"#,
         r#""headers":{"Accept":"*/*"}"#,
     ] {
