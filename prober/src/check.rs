@@ -27,11 +27,7 @@ mod tls;
 mod tls_configs;
 mod token_fetch;
 
-use std::{
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use ipnet::IpNet;
 use picket_proto::{Cause, Check, Outcome, Timestamp, Timing, Warning, result::Details};
