@@ -1,12 +1,12 @@
 //! A check that is ready to run: a request with all fields validated.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use url::Url;
 
-use crate::{Pattern, ValidationError, status_ranges::StatusRanges};
+use crate::{Pattern, ValidationError, http_assertions::CompiledAssertions, status_ranges::StatusRanges};
 
 /// A validated request, and the conditions for a good response.
 #[derive(Clone, Debug)]
@@ -33,6 +33,10 @@ pub struct Check {
     pub ip_version: IpVersion,
     /// True if an untrusted certificate makes the check fail.
     pub tls_verify: bool,
+    /// Assertions beyond the fields above; `None` if there are none.
+    pub assertions: Option<Arc<CompiledAssertions>>,
+    /// True if the result lists each assertion with its result.
+    pub explain: bool,
 }
 
 /// The methods that a check may use.
