@@ -28,7 +28,8 @@ impl Job {
     /// # Errors
     /// Fails if the payload is no valid request, lacks its tick, or contradicts its subject.
     pub(crate) fn from_queue(subject: &str, payload: &[u8], now: Timestamp) -> Result<Self, ValidationError> {
-        let request = CheckRequest::decode(payload)?;
+        // A queued job has no reply that could carry an explanation.
+        let request = CheckRequest { explain: false, ..CheckRequest::decode(payload)? };
         match (JobSubject::parse(subject)?, request.scheduled_tick()?) {
             (JobSubject::Scheduled(_, site) | JobSubject::Confirmation(_, site), Some(tick))
                 if tick.site == site =>
@@ -156,6 +157,9 @@ impl Job {
             body_bytes: 0,
             regex_matched: None,
             tls_expires_at: None,
+            warnings: Vec::new(),
+            details: None,
+            requires: Vec::new(),
             // The ticket is passed on unchecked: only the sink can verify it.
             installation: self.tick().and(self.request.installation),
             ticket: self.tick().and(self.request.ticket.clone()),
@@ -182,6 +186,8 @@ impl Job {
             body_bytes: seen.body_bytes,
             regex_matched: seen.regex_matched,
             tls_expires_at: seen.tls_expires_at,
+            warnings: seen.warnings,
+            details: seen.details,
             ..self.missed_result(region, prober, Cause::Invalid, String::new())
         }
     }

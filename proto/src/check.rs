@@ -6,7 +6,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use url::Url;
 
-use crate::{Pattern, ValidationError, http_assertions::CompiledAssertions, status_ranges::StatusRanges};
+use crate::{
+    HttpOptions, Pattern, ValidationError, http_assertions::CompiledAssertions, status_ranges::StatusRanges,
+};
 
 /// A validated request, and the conditions for a good response.
 #[derive(Clone, Debug)]
@@ -37,6 +39,8 @@ pub struct Check {
     pub assertions: Option<Arc<CompiledAssertions>>,
     /// True if the result lists each assertion with its result.
     pub explain: bool,
+    /// How to ask, beyond the fields above.
+    pub options: Arc<HttpOptions>,
 }
 
 /// The methods that a check may use.

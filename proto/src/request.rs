@@ -224,12 +224,27 @@ impl CheckRequest {
             tls_verify: self.tls_verify,
             assertions: None,
             explain: self.explain,
+            options: self.share_options(),
         };
         self.options.validate()?;
         let regex = self.regex.as_deref().map(|pattern| compile("regex", pattern)).transpose()?;
         let not_regex = self.not_regex.as_deref().map(|pattern| compile("not_regex", pattern)).transpose()?;
         let assertions = self.assertions.compile_with(timeout_ms, compile)?;
         Ok((check, CheckRegexes { regex, not_regex, assertions }))
+    }
+
+    /// The options as shared by checks. Most checks have none, and share one value.
+    fn share_options(&self) -> Arc<HttpOptions> {
+        static NO_OPTIONS: LazyLock<Arc<HttpOptions>> = LazyLock::new(Arc::default);
+        match self.options == **NO_OPTIONS {
+            true => Arc::clone(&NO_OPTIONS),
+            false => Arc::new(self.options.clone()),
+        }
+    }
+
+    /// Returns true if a field has a regex, or may have one.
+    pub fn has_patterns(&self) -> bool {
+        self.regex.is_some() || self.not_regex.is_some() || self.assertions.has_patterns()
     }
 
     /// The tick of this request; `None` for an ad-hoc request.

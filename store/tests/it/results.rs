@@ -1,12 +1,12 @@
 //! Results: once each, and what cannot be kept, with the reason.
 
 use picket_harness::{builders, servers};
-use picket_proto::{Cause, CheckKind, CheckResult, Outcome, RegionName, SiteId, Timestamp, Timing};
+use picket_proto::{Cause, CheckKind, CheckResult, Outcome, RegionName, SiteId, Timestamp, Timing, Warning};
 use picket_store::{
     Store, regions,
     results::{IncomingResult, InsertSummary, ResultContent, ResultStore},
 };
-use sqlx::{PgPool, Row};
+use sqlx::{AssertSqlSafe, PgPool, Row};
 
 /// A database with the regions `eu` and `us`, through the store and beside it.
 pub(crate) struct Database {
@@ -287,6 +287,33 @@ async fn nul_and_overlong_words_are_mended_and_kept() {
         1
     );
     assert_eq!(database.list_dead_letters().await.len(), 1);
+}
+
+#[tokio::test]
+async fn warnings_and_details_are_kept_with_the_rows_of_checks_and_of_requests() {
+    let database = database_with_regions().await;
+    let warned = CheckResult {
+        warnings: vec![Warning::Loss, Warning::Slow],
+        details: serde_json::json!({"lost": 2}).as_object().cloned(),
+        ..up_result(1, "eu", now())
+    };
+    let adhoc = CheckResult { kind: CheckKind::Adhoc, site_id: None, ..warned.clone() };
+
+    database.insert_results(&[warned, up_result(2, "eu", now())]).await;
+    let entries = [incoming_result(ResultContent::Adhoc(&adhoc))];
+    database.results.insert_batch(&entries, now()).await.unwrap();
+
+    let kept = "SELECT string_agg(coalesce(warnings::text, 'none') || ' ' || coalesce(details::text, 'none'), '; ' ORDER BY warnings)";
+    for (table, expected) in [
+        ("check_results", r#"{slow,loss} {"lost": 2}; none none"#),
+        ("adhoc_results", r#"{slow,loss} {"lost": 2}"#),
+    ] {
+        let rows: String = sqlx::query_scalar(AssertSqlSafe(format!("{kept} FROM picket.{table}")))
+            .fetch_one(&database.pool)
+            .await
+            .unwrap();
+        assert_eq!(rows, expected, "{table}");
+    }
 }
 
 #[tokio::test]
