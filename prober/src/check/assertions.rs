@@ -345,7 +345,7 @@ fn to_status(is_met: bool, cause: Cause) -> FindingStatus {
 }
 
 fn too_large_result(body: &[u8]) -> ItemResult {
-    let found = format!("the first {} bytes, and no more is read", body.len());
+    let found = format!("only the first {} bytes are read", body.len());
     (FindingStatus::Undecided(Cause::BodyTooLarge), found)
 }
 
