@@ -165,6 +165,9 @@ impl AssertionMatcher {
         let assertions = Arc::clone(&self.assertions);
         let slice_end = self.steps_spent() + STEPS_PER_SLICE;
         while let Some(item) = AssertedItem::nth(&assertions, self.next_item) {
+            if self.steps_spent() >= slice_end {
+                return None;
+            }
             let left = limit.saturating_sub(self.steps_spent());
             let result = self.evaluate_item(&item, body, extent, left);
             let result = match result {
@@ -172,6 +175,7 @@ impl AssertionMatcher {
                 None if self.steps_spent() < limit => return None,
                 None => overloaded_result(body),
             };
+            self.finished_steps = self.steps_spent();
             self.search = None;
             self.next_value = 0;
             self.next_item += 1;
@@ -181,9 +185,6 @@ impl AssertionMatcher {
             }
             if matches!(status, FindingStatus::Failed(_)) && !self.is_explaining {
                 break;
-            }
-            if self.steps_spent() >= slice_end {
-                return None;
             }
         }
         Some(self.decide_verdict())

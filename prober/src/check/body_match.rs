@@ -12,7 +12,7 @@ use url::Url;
 use super::{
     assertions::{AssertionMatcher, Finding, FindingStatus},
     failure::Failure,
-    tracked_pattern::{BodyExtent, STEPS_PER_SLICE, SearchResult, TrackedPattern},
+    tracked_pattern::{BodyExtent, SearchResult, TrackedPattern},
 };
 
 /// Result of an evaluation.
@@ -178,7 +178,7 @@ fn graver_verdict(own: Result<(), Failure>, theirs: Result<(), Failure>) -> Resu
 mod tests {
     use picket_proto::CheckRequest;
 
-    use super::*;
+    use super::{super::tracked_pattern::STEPS_PER_SLICE, *};
 
     fn matching(regex: Option<&str>, not_regex: Option<&str>) -> BodyMatcher {
         let request = CheckRequest {
