@@ -22,34 +22,16 @@ use reqwest::header::{HeaderMap, HeaderValue};
 use url::Url;
 
 use self::asserted_item::AssertedItem;
-pub use self::{explanation::EXPLANATION_KEY, limits::apply_must_fail};
+pub use self::limits::apply_must_fail;
 pub(super) use self::{
     explanation::{ExplainedCheck, explain_assertions},
     limits::{check_limits, list_warnings},
 };
 use super::{
     failure::Failure,
+    finding::{Finding, FindingStatus},
     tracked_pattern::{BodyExtent, STEPS_PER_SLICE, SearchResult, TrackedPattern},
 };
-
-/// Result of one assertion.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Finding {
-    /// Name of the assertion, such as `json[0]`.
-    pub(super) name: String,
-    pub(super) status: FindingStatus,
-    /// Description of the response's part that the assertion is about.
-    pub(super) found: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FindingStatus {
-    Passed,
-    /// The response is not as asserted.
-    Failed(Cause),
-    /// The body was cut, or the steps were used up, before the assertion was decided.
-    Undecided(Cause),
-}
 
 /// Evaluation of the assertions of one check.
 pub(super) struct AssertionMatcher {

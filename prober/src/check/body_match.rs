@@ -10,8 +10,9 @@ use reqwest::header::HeaderMap;
 use url::Url;
 
 use super::{
-    assertions::{AssertionMatcher, Finding, FindingStatus},
+    assertions::AssertionMatcher,
     failure::Failure,
+    finding::{Finding, FindingStatus},
     tracked_pattern::{BodyExtent, SearchResult, TrackedPattern},
 };
 
