@@ -36,6 +36,8 @@ impl Job {
     /// Fails if the payload is no valid request, lacks its tick, or contradicts its subject.
     pub(crate) fn from_queue(subject: &str, payload: &[u8], now: Timestamp) -> Result<Self, ValidationError> {
         let DecodedJob { request, unsupported } = decode_job(payload)?;
+        // A queued job has no reply that could carry an explanation.
+        let request = CheckRequest { explain: false, ..request };
         match (JobSubject::parse(subject)?, request.scheduled_tick()?) {
             (JobSubject::Scheduled(_, site) | JobSubject::Confirmation(_, site), Some(tick))
                 if tick.site == site =>

@@ -7,7 +7,9 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use url::Url;
 
 pub use crate::check_url::{MAX_URL_BYTES, parse_url};
-use crate::{HttpOptions, Pattern, ValidationError, status_ranges::StatusRanges};
+use crate::{
+    HttpOptions, Pattern, ValidationError, http_assertions::CompiledAssertions, status_ranges::StatusRanges,
+};
 
 /// A validated request, and the conditions for a good response.
 #[derive(Clone, Debug)]
@@ -34,6 +36,10 @@ pub struct Check {
     pub ip_version: IpVersion,
     /// True if an untrusted certificate makes the check fail.
     pub tls_verify: bool,
+    /// Assertions beyond the fields above; `None` if there are none.
+    pub assertions: Option<Arc<CompiledAssertions>>,
+    /// True if the result lists each assertion with its result.
+    pub explain: bool,
     /// How to ask, beyond the fields above.
     pub options: Arc<HttpOptions>,
 }

@@ -16,10 +16,15 @@ const RESERVED_HEADERS: [&str; 10] = [
     "upgrade",
 ];
 
+/// Returns true if `name` is the name of a header as in RFC 9110.
+pub(crate) fn is_header_name(name: &str) -> bool {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !name.is_empty() && name.bytes().all(is_token)
+}
+
 /// Refuses a name that is no header name, or that is not the site's to set.
 pub(crate) fn check_header_name(field: &str, name: &str) -> Result<(), ValidationError> {
-    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if name.is_empty() || !name.bytes().all(is_token) {
+    if !is_header_name(name) {
         return Err(ValidationError::new(field, name, "a header name as in RFC 9110"));
     }
     if RESERVED_HEADERS.iter().any(|reserved| reserved.eq_ignore_ascii_case(name)) {

@@ -18,6 +18,7 @@ pub mod http_assertions;
 pub mod http_options;
 pub mod ids;
 pub mod job;
+pub mod json_path;
 pub mod outcome;
 pub mod pattern;
 pub mod permissions;

@@ -15,6 +15,7 @@ use crate::{
     check_options::with_check_options,
     features,
     header_name::check_header_name,
+    http_assertions::CompiledAssertions,
     status_ranges::StatusRanges,
 };
 
@@ -97,8 +98,17 @@ with_check_options!(define_request! {
         ticket: Option<String> = None, "a text";
         /// Features that a prober must know to perform this check, or else not perform it.
         requires: Vec<String> = Vec::new(), "a list of features, such as [\"assertions.json\"]";
+        /// True to get each assertion with its result, in the reply to an ad-hoc request.
+        explain: bool = false, "true or false";
     }
 });
+
+/// The parts of a check that contain regexes.
+struct CheckRegexes<R> {
+    regex: Option<R>,
+    not_regex: Option<R>,
+    assertions: Option<CompiledAssertions<R>>,
+}
 
 impl Default for CheckRequest {
     /// A request without a URL, which is invalid.
@@ -178,8 +188,9 @@ impl CheckRequest {
         &self,
         compile: impl FnMut(&str, &str) -> Result<Pattern, ValidationError>,
     ) -> Result<Check, ValidationError> {
-        let (check, regex, not_regex) = self.validate_fields(compile)?;
-        Ok(Check { regex, not_regex, ..check })
+        let (check, regexes) = self.validate_fields(compile)?;
+        let CheckRegexes { regex, not_regex, assertions } = regexes;
+        Ok(Check { regex, not_regex, assertions: assertions.map(Arc::new), ..check })
     }
 
     /// Validates all fields as [`validate`](Self::validate) does, without building a check.
@@ -194,11 +205,11 @@ impl CheckRequest {
         self.validate_fields(judge_regex).map(drop)
     }
 
-    /// Returns the check without regexes, and the results of `compile` for `regex` and `not_regex`.
+    /// Returns the check without regexes, and the results of `compile`.
     fn validate_fields<R>(
         &self,
         mut compile: impl FnMut(&str, &str) -> Result<R, ValidationError>,
-    ) -> Result<(Check, Option<R>, Option<R>), ValidationError> {
+    ) -> Result<(Check, CheckRegexes<R>), ValidationError> {
         let timeout_ms =
             check_range("timeout_ms", self.timeout_ms, Self::MIN_TIMEOUT_MS, Self::MAX_TIMEOUT_MS)?;
         let max_redirects = check_range("max_redirects", self.max_redirects, 0, Self::MAX_REDIRECTS)?;
@@ -229,6 +240,8 @@ impl CheckRequest {
             max_redirects: u8::try_from(max_redirects).unwrap_or(u8::MAX),
             ip_version: self.ip_version,
             tls_verify: self.tls_verify,
+            assertions: None,
+            explain: self.explain,
             options: self.share_options(),
         };
         self.check_object_sizes()?;
@@ -237,8 +250,8 @@ impl CheckRequest {
         self.options.reject_header_clash(&self.headers)?;
         let regex = self.regex.as_deref().map(|pattern| compile("regex", pattern)).transpose()?;
         let not_regex = self.not_regex.as_deref().map(|pattern| compile("not_regex", pattern)).transpose()?;
-        self.assertions.validate(|field, pattern| compile(field, pattern).map(drop))?;
-        Ok((check, regex, not_regex))
+        let assertions = self.assertions.compile_with(timeout_ms, compile)?;
+        Ok((check, CheckRegexes { regex, not_regex, assertions }))
     }
 
     /// The features that this check uses, such as `assertions.json`; empty for a plain check.
@@ -291,6 +304,11 @@ impl CheckRequest {
             true => Arc::clone(&NO_OPTIONS),
             false => Arc::new(self.options.clone()),
         }
+    }
+
+    /// Returns true if a field has a regex, or may have one.
+    pub fn has_patterns(&self) -> bool {
+        self.regex.is_some() || self.not_regex.is_some() || self.assertions.has_patterns()
     }
 
     /// The tick of this request; `None` for an ad-hoc request.

@@ -306,11 +306,7 @@ impl Catalog {
 }
 
 fn has_unvalidated_patterns(site: &sites::Site) -> bool {
-    let has_patterns = site.spec.as_ref().is_ok_and(|spec| {
-        let check = &spec.check;
-        // Assertions may have regexes.
-        check.regex.is_some() || check.not_regex.is_some() || !check.assertions.is_empty()
-    });
+    let has_patterns = site.spec.as_ref().is_ok_and(|spec| spec.check.has_patterns());
     has_patterns && site.problem.is_none() && site.patterns_validated != Some(pattern::RULES_VERSION)
 }
 

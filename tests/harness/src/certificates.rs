@@ -1,10 +1,14 @@
 //! Certificate authorities of tests, and certificates that are valid, expired or not yet valid.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
+use picket_runtime::clock;
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, date_time_ymd,
@@ -26,6 +30,8 @@ pub enum Validity {
     Expired,
     /// From 2099-01-01.
     NotYetValid,
+    /// For this many days and an hour from now.
+    EndsInDays(u16),
 }
 
 const TLS12_ONLY: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
@@ -222,6 +228,11 @@ fn certificate_params(names: &[&str], validity: Validity) -> CertificateParams {
         Validity::Current => (date_time_ymd(2020, 1, 1), date_time_ymd(2099, 12, 31)),
         Validity::Expired => (date_time_ymd(2019, 1, 1), date_time_ymd(2020, 1, 2)),
         Validity::NotYetValid => (date_time_ymd(2099, 1, 1), date_time_ymd(2099, 12, 31)),
+        Validity::EndsInDays(days) => {
+            let now = Duration::from_micros(clock::wall_clock_now().as_micros().unsigned_abs());
+            let left = Duration::from_secs(3_600 + 86_400 * u64::from(days));
+            (date_time_ymd(2020, 1, 1), date_time_ymd(1970, 1, 1) + now + left)
+        }
     };
     params
 }

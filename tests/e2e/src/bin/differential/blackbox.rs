@@ -13,7 +13,7 @@ use picket_harness::{
     process::{Process, free_address},
     servers,
 };
-use picket_proto::{CheckRequest, IpVersion};
+use picket_proto::{CheckRequest, IpVersion, http_assertions::HeaderAssertion};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -158,8 +158,12 @@ fn build_module(request: &CheckRequest, options: BlackboxOptions, ca_file: &Path
         "follow_redirects": request.max_redirects > 0,
         "preferred_ip_protocol": if options.prefers_ip6 || request.ip_version == IpVersion::V6 { "ip6" } else { "ip4" },
         "ip_protocol_fallback": request.ip_version == IpVersion::Any,
-        "fail_if_body_not_matches_regexp": request.regex.iter().collect::<Vec<_>>(),
-        "fail_if_body_matches_regexp": request.not_regex.iter().collect::<Vec<_>>(),
+        "fail_if_body_not_matches_regexp":
+            request.regex.iter().chain(&request.assertions.regexes).collect::<Vec<_>>(),
+        "fail_if_body_matches_regexp":
+            request.not_regex.iter().chain(&request.assertions.not_regexes).collect::<Vec<_>>(),
+        "fail_if_header_not_matches": header_rules(request, |header| header.regex.as_ref()),
+        "fail_if_header_matches": header_rules(request, |header| header.not_regex.as_ref()),
         "tls_config": {"ca_file": ca_file, "insecure_skip_verify": !request.tls_verify},
     });
     if let Some(body) = &request.body {
@@ -172,6 +176,16 @@ fn build_module(request: &CheckRequest, options: BlackboxOptions, ca_file: &Path
         http["body_size_limit"] = json!("1MiB");
     }
     json!({"prober": "http", "timeout": format!("{}ms", request.timeout_ms), "http": http})
+}
+
+/// Rules for the headers whose assertions have the regex that `regex` selects.
+fn header_rules(request: &CheckRequest, regex: impl Fn(&HeaderAssertion) -> Option<&String>) -> Vec<Value> {
+    let headers = request.assertions.headers.iter();
+    headers
+        .filter_map(|header| {
+            Some(json!({"header": header.name, "regexp": regex(header)?, "allow_missing": false}))
+        })
+        .collect()
 }
 
 async fn read_version(program: &Path) -> String {

@@ -4,6 +4,7 @@
 use std::net::ToSocketAddrs;
 
 use picket_proto::{Cause, CheckRequest, IpVersion};
+use serde_json::{Value, json};
 
 use crate::{blackbox::BlackboxOptions, target_sites::TargetSites};
 
@@ -69,6 +70,12 @@ impl ComparisonCase {
         self.with_request(|request| request.not_regex = Some(pattern.to_owned()))
     }
 
+    fn with_assertions(self, assertions: Value) -> Self {
+        self.with_request(|request| {
+            request.assertions = serde_json::from_value(assertions).expect("assertions of a case");
+        })
+    }
+
     fn without_redirects(self) -> Self {
         self.with_request(|request| request.max_redirects = 0)
     }
@@ -110,6 +117,7 @@ pub(crate) fn all_cases(sites: &TargetSites) -> Vec<ComparisonCase> {
         redirect_cases(sites),
         failure_cases(sites),
         body_cases(sites),
+        assertion_cases(sites),
         tls_cases(sites),
         address_cases(sites),
     ]
@@ -299,6 +307,49 @@ fn body_cases(sites: &TargetSites) -> Vec<ComparisonCase> {
         new_case("a gzip bomb", scripted("/bomb")).with_gzip().with_body_limit().with_regex("end").expect_down(Cause::BodyTooLarge),
         new_case("brotli, nothing asserted", scripted("/brotli")),
         new_case("brotli and a regex", scripted("/brotli")).with_gzip().with_regex("^all is well$").expect_down(Cause::Http),
+    ]
+}
+
+fn assertion_cases(sites: &TargetSites) -> Vec<ComparisonCase> {
+    const NO_INVERSION: &str = "blackbox_exporter has no check that must fail";
+    let plain = |path: &str| sites.plain.url(path);
+    let header =
+        |condition: &str, regex: &str| json!({"headers": [{"name": "Content-Length", (condition): regex}]});
+    let missing = |condition: &str| json!({"headers": [{"name": "X-None", (condition): "x"}]});
+    let must_fail = json!({"must_fail": ["status", "http"]});
+    vec![
+        new_case("several regexes match", plain("/ok"))
+            .with_assertions(json!({"regexes": ["^all", "well$"]})),
+        new_case("one of several regexes does not", plain("/ok"))
+            .with_assertions(json!({"regexes": ["^all", "ill$"]}))
+            .expect_down(Cause::Body),
+        new_case("none of several not_regexes matches", plain("/ok"))
+            .with_assertions(json!({"not_regexes": ["bad", "ill$"]})),
+        new_case("one of several not_regexes matches", plain("/ok"))
+            .with_assertions(json!({"not_regexes": ["bad", "well$"]}))
+            .expect_down(Cause::Body),
+        new_case("a header matches", plain("/ok")).with_assertions(header("regex", "^1+$")),
+        new_case("a header does not match", plain("/ok"))
+            .with_assertions(header("regex", "^2+$"))
+            .expect_down(Cause::Header),
+        new_case("a header must not match", plain("/ok")).with_assertions(header("not_regex", "2")),
+        new_case("a header matches and must not", plain("/ok"))
+            .with_assertions(header("not_regex", "1"))
+            .expect_down(Cause::Header),
+        new_case("a header that is missing", plain("/ok"))
+            .with_assertions(missing("regex"))
+            .expect_down(Cause::Header),
+        new_case("a header that is missing and must not match", plain("/ok"))
+            .with_assertions(missing("not_regex"))
+            .expect_down(Cause::Header),
+        new_case("must fail, and does", plain("/status/503"))
+            .with_assertions(must_fail.clone())
+            .expect_difference(false, None, NO_INVERSION),
+        new_case("must fail, and does not", plain("/ok")).with_assertions(must_fail).expect_difference(
+            true,
+            Some(Cause::UnexpectedResponse),
+            NO_INVERSION,
+        ),
     ]
 }
 
