@@ -1,5 +1,7 @@
 //! The YAML format of the sites file: parsing and rendering.
 
+#[cfg(test)]
+mod documented_examples;
 mod explain;
 
 use std::{cell::LazyCell, collections::HashMap};

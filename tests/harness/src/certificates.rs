@@ -1,14 +1,18 @@
 //! Certificate authorities of tests, and certificates that are valid, expired or not yet valid.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, date_time_ymd,
 };
+use rustix::time::{ClockId, clock_gettime};
 use rustls::{
     RootCertStore, ServerConfig, SupportedProtocolVersion,
     crypto::{CryptoProvider, aws_lc_rs},
@@ -26,6 +30,8 @@ pub enum Validity {
     Expired,
     /// From 2099-01-01.
     NotYetValid,
+    /// Until half a day after this number of days from now.
+    EndsInDays(u64),
 }
 
 const TLS12_ONLY: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
@@ -222,6 +228,12 @@ fn certificate_params(names: &[&str], validity: Validity) -> CertificateParams {
         Validity::Current => (date_time_ymd(2020, 1, 1), date_time_ymd(2099, 12, 31)),
         Validity::Expired => (date_time_ymd(2019, 1, 1), date_time_ymd(2020, 1, 2)),
         Validity::NotYetValid => (date_time_ymd(2099, 1, 1), date_time_ymd(2099, 12, 31)),
+        Validity::EndsInDays(days) => {
+            const HALF_A_DAY: u64 = 12 * 3_600;
+            let now = clock_gettime(ClockId::Realtime).tv_sec.unsigned_abs();
+            let end = Duration::from_secs(now + days * 2 * HALF_A_DAY + HALF_A_DAY);
+            (date_time_ymd(2020, 1, 1), date_time_ymd(1970, 1, 1) + end)
+        }
     };
     params
 }
