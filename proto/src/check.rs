@@ -6,7 +6,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use url::Url;
 
-use crate::{HttpOptions, Pattern, ValidationError, status_ranges::StatusRanges};
+use crate::{
+    HttpOptions, Pattern, ValidationError, http_assertions::CompiledAssertions, status_ranges::StatusRanges,
+};
 
 /// A validated request, and the conditions for a good response.
 #[derive(Clone, Debug)]
@@ -35,6 +37,10 @@ pub struct Check {
     pub tls_verify: bool,
     /// How to ask, beyond the fields above.
     pub options: Arc<HttpOptions>,
+    /// Assertions beyond the fields above; `None` if there are none.
+    pub assertions: Option<Arc<CompiledAssertions>>,
+    /// True if the result lists each assertion with its result.
+    pub explain: bool,
 }
 
 /// The methods that a check may use.

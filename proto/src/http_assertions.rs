@@ -2,11 +2,17 @@
 //!
 //! A failed transport satisfies no assertion, negative ones included.
 
+mod compiled;
+mod validation;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Cause, ValidationError};
+pub use self::compiled::{
+    CompiledAssertions, CompiledHeader, CompiledJson, ExpectedValue, HeaderCondition, JsonCondition,
+};
+use crate::Cause;
 
 /// The column `assertions` of a site, and the field of a request. Every field is optional.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -70,7 +76,9 @@ pub struct HeaderAssertion {
     pub absent: Option<bool>,
 }
 
-/// An assertion about the values that a JSONPath selects in the body: exactly one condition.
+/// An assertion about the values that a JSONPath selects in the body: exactly one condition. The
+/// path must select at least one value, and every selected value must meet the condition; only
+/// `absent` is met if the path selects none.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(
     default,
@@ -130,15 +138,22 @@ impl HttpAssertions {
         *self == Self::default()
     }
 
-    /// Validates all assertions. `judge_regex` validates regexes, for example from a cache.
-    ///
-    /// # Errors
-    /// If an assertion cannot be used. The error names it, as in `assertions.json[0].path`.
-    pub fn validate(
-        &self,
-        _judge_regex: impl FnMut(&str, &str) -> Result<(), ValidationError>,
-    ) -> Result<(), ValidationError> {
-        Ok(())
+    /// Maximum number of `regexes`, of `not_regexes`, of `headers` and of `json`.
+    pub const MAX_ITEMS: usize = 16;
+    /// Maximum of both limits of days.
+    pub const MAX_CERTIFICATE_DAYS: i64 = 3_650;
+    /// Maximum of both limits of the size of a body.
+    pub const MAX_BODY_BYTES: u64 = 1 << 30;
+    /// Maximum length of a value to compare with, in bytes of JSON.
+    pub const MAX_VALUE_BYTES: usize = 1_024;
+
+    /// Returns true if an assertion has a regex, or may have one in a path.
+    pub fn has_patterns(&self) -> bool {
+        !self.regexes.is_empty()
+            || !self.not_regexes.is_empty()
+            || !self.headers.is_empty()
+            || !self.json.is_empty()
+            || self.final_url.is_some()
     }
 }
 
@@ -146,3 +161,6 @@ impl HttpAssertions {
 fn present_value<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(deserializer).map(Some)
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,7 @@ pub mod http_assertions;
 pub mod http_options;
 pub mod ids;
 pub mod job;
+pub mod json_path;
 pub mod nested_object;
 pub mod outcome;
 pub mod pattern;

@@ -13,6 +13,7 @@ use crate::{
     Pattern, ScheduledTick, Shard, SiteId, Timestamp, ValidationError,
     check::{self, Method},
     check_options::with_check_options,
+    http_assertions::CompiledAssertions,
     status_ranges::StatusRanges,
 };
 
@@ -93,8 +94,17 @@ with_check_options!(define_request! {
         installation: Option<InstallationId> = None, "a UUID";
         /// Ticket of the job; copied to the result unread, because only the sink verifies tickets.
         ticket: Option<String> = None, "a text";
+        /// True to get each assertion with its result, in the reply to an ad-hoc request.
+        explain: bool = false, "true or false";
     }
 });
+
+/// The parts of a check that contain regexes.
+struct CheckRegexes<R> {
+    regex: Option<R>,
+    not_regex: Option<R>,
+    assertions: Option<CompiledAssertions<R>>,
+}
 
 impl Default for CheckRequest {
     /// A request without a URL, which is invalid.
@@ -160,8 +170,9 @@ impl CheckRequest {
         &self,
         compile: impl FnMut(&str, &str) -> Result<Pattern, ValidationError>,
     ) -> Result<Check, ValidationError> {
-        let (check, regex, not_regex) = self.validate_fields(compile)?;
-        Ok(Check { regex, not_regex, ..check })
+        let (check, regexes) = self.validate_fields(compile)?;
+        let CheckRegexes { regex, not_regex, assertions } = regexes;
+        Ok(Check { regex, not_regex, assertions: assertions.map(Arc::new), ..check })
     }
 
     /// Validates all fields as [`validate`](Self::validate) does, without building a check.
@@ -176,11 +187,11 @@ impl CheckRequest {
         self.validate_fields(judge_regex).map(drop)
     }
 
-    /// Returns the check without regexes, and the results of `compile` for `regex` and `not_regex`.
+    /// Returns the check without regexes, and the results of `compile`.
     fn validate_fields<R>(
         &self,
         mut compile: impl FnMut(&str, &str) -> Result<R, ValidationError>,
-    ) -> Result<(Check, Option<R>, Option<R>), ValidationError> {
+    ) -> Result<(Check, CheckRegexes<R>), ValidationError> {
         let timeout_ms =
             check_range("timeout_ms", self.timeout_ms, Self::MIN_TIMEOUT_MS, Self::MAX_TIMEOUT_MS)?;
         let max_redirects = check_range("max_redirects", self.max_redirects, 0, Self::MAX_REDIRECTS)?;
@@ -212,12 +223,14 @@ impl CheckRequest {
             ip_version: self.ip_version,
             tls_verify: self.tls_verify,
             options: self.share_options(),
+            assertions: None,
+            explain: self.explain,
         };
         self.options.validate()?;
         let regex = self.regex.as_deref().map(|pattern| compile("regex", pattern)).transpose()?;
         let not_regex = self.not_regex.as_deref().map(|pattern| compile("not_regex", pattern)).transpose()?;
-        self.assertions.validate(|field, pattern| compile(field, pattern).map(drop))?;
-        Ok((check, regex, not_regex))
+        let assertions = self.assertions.compile_with(timeout_ms, compile)?;
+        Ok((check, CheckRegexes { regex, not_regex, assertions }))
     }
 
     /// The options as shared by checks. Most checks have none, and share one value.
@@ -275,6 +288,12 @@ const RESERVED_HEADERS: [&str; 10] = [
     "upgrade",
 ];
 
+/// Returns true if `name` is the name of a header as in RFC 9110.
+pub(crate) fn is_header_name(name: &str) -> bool {
+    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !name.is_empty() && name.bytes().all(is_token)
+}
+
 fn validate_headers(given: &BTreeMap<String, String>) -> Result<Vec<(String, String)>, ValidationError> {
     if given.len() > CheckRequest::MAX_HEADERS {
         return Err(ValidationError::new("headers", format_args!("{} of them", given.len()), "at most 50"));
@@ -287,9 +306,8 @@ fn validate_headers(given: &BTreeMap<String, String>) -> Result<Vec<(String, Str
             "at most 16384 bytes together",
         ));
     }
-    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     for (name, value) in given {
-        if name.is_empty() || !name.bytes().all(is_token) {
+        if !is_header_name(name) {
             return Err(ValidationError::new("headers", name, "a header name as in RFC 9110"));
         }
         if RESERVED_HEADERS.iter().any(|reserved| reserved.eq_ignore_ascii_case(name)) {
