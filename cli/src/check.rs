@@ -1,6 +1,7 @@
 //! `picket check`: requests an ad-hoc check from probers.
 
 mod adhoc;
+mod explanation;
 
 use std::time::Duration;
 
@@ -26,13 +27,17 @@ Exit codes: 0 up in every region, 1 down in a region, 3 no answer from a region 
 
 Examples:
   picket check https://example.com
-  picket check https://example.com/health --region eu-west --timeout 5s")]
+  picket check https://example.com/health --region eu-west --timeout 5s
+  picket check https://example.com/health --regex ok --explain")]
 pub(crate) struct AdhocCheckOptions {
     /// URL to check (http or https)
     url: String,
     /// Region to check from; may be repeated [default: every region with active probers]
     #[arg(long = "region", value_name = "REGION", value_parser = connect::parse_region)]
     regions: Vec<RegionName>,
+    /// Show each assertion with its result, the expected and the found response
+    #[arg(long)]
+    explain: bool,
     #[command(flatten)]
     check: CheckOptions,
     #[command(flatten)]
@@ -48,6 +53,7 @@ const RESPONSE_MARGIN: Duration = Duration::from_secs(6);
 /// Runs the check and prints the results. The exit code depends on the outcomes.
 pub(crate) async fn run(options: AdhocCheckOptions, matches: &ArgMatches) -> Result<u8, Error> {
     let mut request = CheckRequest::new(options.url);
+    request.explain = options.explain;
     options.check.apply_to(&mut request)?;
     let limit = request.validate()?.timeout * 2 + RESPONSE_MARGIN;
     // Waiting for a slot and the check itself take at most one timeout each.
@@ -66,6 +72,10 @@ pub(crate) async fn run(options: AdhocCheckOptions, matches: &ArgMatches) -> Res
         print_data(&to_pretty_json(&results))?;
     } else {
         print_coloured(&build_table(&answers).to_string())?;
+        if options.explain {
+            let results = answers.iter().filter_map(|(_, answer)| answer.result());
+            print_coloured(&explanation::build_table(results).to_string())?;
+        }
     }
     for (region, answer) in &answers {
         if let Some(message) = answer.error_message(region) {

@@ -217,9 +217,9 @@ pub(crate) fn colour_by_status(text: &str, padded: String) -> String {
 
 fn status_colour(text: &str) -> Option<Color> {
     match text {
-        "up" => Some(Color::Green),
-        "down" => Some(Color::Red),
-        "missed" | "unknown" | "problem" | "paused" | "no answer" => Some(Color::Yellow),
+        "up" | "passed" => Some(Color::Green),
+        "down" | "failed" => Some(Color::Red),
+        "missed" | "unknown" | "problem" | "paused" | "no answer" | "undecided" => Some(Color::Yellow),
         _ => None,
     }
 }

@@ -3,7 +3,7 @@
 //! Bound: one permit per running request; further requests get the response `busy`. Loss: a
 //! requester without a response has to repeat the request.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
 
 use async_nats::{
     HeaderMap,
@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use crate::{
+    check::EXPLANATION_KEY,
     job::Job,
     results::publisher::with_publish_timeout,
     runner::{AdmissionError, CheckRunner, record_check_id},
@@ -189,7 +190,8 @@ impl AdhocService {
             Err(AdmissionError::Stopping) => return self.respond_busy(&request).await,
         };
         // Storing goes on after the response: a timeout must not cancel the publish.
-        let storing = self.runner.publisher.publish_until_stored(&result);
+        let stored = without_explanation(&result);
+        let storing = self.runner.publisher.publish_until_stored(&stored);
         tokio::pin!(storing);
         match timeout(Self::MAX_STORE_WAIT, &mut storing).await {
             Ok(Ok(())) => respond_result(&request, &result).await,
@@ -211,6 +213,20 @@ impl AdhocService {
         let text = sanitize_text(&why.to_string(), 1 << 10);
         let body = json!({"error": text, "field": why.field, "value": why.value, "allowed": why.expected});
         respond_error(request, 400, &text, body.to_string()).await;
+    }
+}
+
+/// `result` as it is stored. The explanation is for the requester alone, and may be longer than the
+/// details of a stored result.
+fn without_explanation(result: &CheckResult) -> Cow<'_, CheckResult> {
+    match &result.details {
+        Some(details) if details.contains_key(EXPLANATION_KEY) => {
+            let mut details = details.clone();
+            details.remove(EXPLANATION_KEY);
+            let details = Some(details).filter(|details| !details.is_empty());
+            Cow::Owned(CheckResult { details, ..result.clone() })
+        }
+        _ => Cow::Borrowed(result),
     }
 }
 

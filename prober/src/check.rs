@@ -2,6 +2,7 @@
 //! the response.
 
 mod address_policy;
+mod assertions;
 mod body;
 mod body_match;
 mod certificate;
@@ -17,6 +18,7 @@ mod resolver;
 mod response_so_far;
 mod timing;
 mod tls;
+mod tracked_pattern;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -36,12 +38,12 @@ use reqwest::{
 use tokio::time::{Instant, timeout_at};
 use url::{Host, Url};
 
-pub use self::resolver::Lookup;
 use self::{
     address_policy::AddressPolicy,
+    assertions::ExplainedCheck,
     body::BodyReader,
     body_match::{
-        BodyExtent, BodyMatcher,
+        BodyMatcher,
         match_queue::{MatchQueue, MatchTask},
     },
     cookies::Cookies,
@@ -51,6 +53,11 @@ use self::{
     resolver::Resolver,
     response_so_far::ResponseSoFar,
     timing::{ConnectLayer, Phase, PhaseRecorder},
+    tracked_pattern::BodyExtent,
+};
+pub use self::{
+    assertions::{EXPLANATION_KEY, apply_must_fail},
+    resolver::Lookup,
 };
 
 /// Limits of all checks of the process.
@@ -254,13 +261,38 @@ impl Checker {
         let began = Instant::now();
         let marks = PhaseRecorder::new(check.ip_version, began);
         // Declared outside of the future: after a timeout the observations are still available.
-        let mut seen = ResponseSoFar::default();
+        let mut seen = ResponseSoFar { is_explained: check.explain, ..ResponseSoFar::default() };
         let doing =
             timing::with_recorder(Arc::clone(&marks), self.follow_redirects(check, &marks, &mut seen));
         let failure = match timeout_at(began + check.timeout, doing).await {
             Ok(done) => done.err(),
             Err(_) => Some(failure::timeout_failure(check.timeout, &marks, &seen)),
         };
+        let timing = marks.finish_timing();
+        let certificate = marks.first_certificate_end();
+        let asserted = check.assertions.as_deref();
+        let failure = match (failure, asserted) {
+            (None, Some(asserted)) => {
+                assertions::check_limits(asserted, &timing, certificate.as_ref(), started_at).err()
+            }
+            (failure, _) => failure,
+        };
+        let (warnings, mut details) = match &failure {
+            None => assertions::list_warnings(asserted, &timing, certificate.as_ref(), started_at),
+            Some(_) => (Vec::new(), None),
+        };
+        if check.explain {
+            let explained = ExplainedCheck {
+                check,
+                http_status: seen.http_status,
+                timing: &timing,
+                certificate: certificate.as_ref(),
+                now: started_at,
+                findings: std::mem::take(&mut seen.findings),
+            };
+            let list = assertions::explain_assertions(&explained);
+            details.get_or_insert_default().insert(EXPLANATION_KEY.to_owned(), list);
+        }
         let (cause, message) = failure.map(|failure| (failure.cause, failure.message)).unzip();
         Observation {
             started_at,
@@ -272,13 +304,13 @@ impl Checker {
             http_version: seen.http_version,
             // A check that failed before its response still has the address if it was unambiguous.
             remote_addr: seen.remote_addr.or_else(|| marks.remote_address()),
-            timing: marks.finish_timing(),
+            timing,
             redirects: seen.redirects,
             body_bytes: seen.body_bytes,
             regex_matched: seen.regex_matched,
             tls_expires_at: marks.earliest_expiry(),
-            warnings: Vec::new(),
-            details: None,
+            warnings,
+            details,
         }
     }
 
@@ -324,7 +356,7 @@ impl Checker {
                 let why = format!("status {}{nowhere}, not {}", status.as_u16(), check.status);
                 return Err(Failure::new(Cause::Status, why));
             }
-            return self.evaluate_body(check, &hop.method, response, marks, seen).await;
+            return self.evaluate_body(check, &hop, response, marks, seen).await;
         }
     }
 
@@ -365,15 +397,16 @@ impl Checker {
     async fn evaluate_body(
         &self,
         check: &Check,
-        method: &Method,
+        hop: &Hop,
         response: Response,
         marks: &PhaseRecorder,
         seen: &mut ResponseSoFar,
     ) -> Result<(), Failure> {
-        let matcher = BodyMatcher::new(check);
+        let mut matcher = BodyMatcher::new(check);
+        matcher.set_head(response.headers(), &hop.url);
         // These responses have no body; a content length in their headers describes another
         // response.
-        if *method == Method::HEAD
+        if hop.method == Method::HEAD
             || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
         {
             marks.enter_phase(Phase::BodyMatch);

@@ -28,7 +28,8 @@ impl Job {
     /// # Errors
     /// Fails if the payload is no valid request, lacks its tick, or contradicts its subject.
     pub(crate) fn from_queue(subject: &str, payload: &[u8], now: Timestamp) -> Result<Self, ValidationError> {
-        let request = CheckRequest::decode(payload)?;
+        // A queued job has no reply that could carry an explanation.
+        let request = CheckRequest { explain: false, ..CheckRequest::decode(payload)? };
         match (JobSubject::parse(subject)?, request.scheduled_tick()?) {
             (JobSubject::Scheduled(_, site) | JobSubject::Confirmation(_, site), Some(tick))
                 if tick.site == site =>

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{Instrument, Span, debug, debug_span, field};
 
 use crate::{
-    check::{Checker, Observation},
+    check::{Checker, Observation, apply_must_fail},
     health::connectivity::{Attribution, Connectivity},
     health::job_clock::JobClock,
     health::stall::StallDetector,
@@ -287,7 +287,8 @@ impl CheckRunner {
         };
         let (region, prober) = (&self.publisher.region, &self.publisher.prober);
         let result = match own_fault {
-            None => job.completed_result(region, prober, seen),
+            // Only a failure that is the site's may be the wanted one.
+            None => job.completed_result(region, prober, apply_must_fail(&check, seen)),
             Some((cause, message)) => CheckResult {
                 started_at: Some(seen.started_at),
                 ..job.missed_result(region, prober, cause, message)

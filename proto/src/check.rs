@@ -35,12 +35,12 @@ pub struct Check {
     pub ip_version: IpVersion,
     /// True if an untrusted certificate makes the check fail.
     pub tls_verify: bool,
-    /// How to ask, beyond the fields above.
-    pub options: Arc<HttpOptions>,
     /// Assertions beyond the fields above; `None` if there are none.
     pub assertions: Option<Arc<CompiledAssertions>>,
     /// True if the result lists each assertion with its result.
     pub explain: bool,
+    /// How to ask, beyond the fields above.
+    pub options: Arc<HttpOptions>,
 }
 
 /// The methods that a check may use.

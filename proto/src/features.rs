@@ -11,7 +11,19 @@ use crate::CheckRequest;
 
 /// Features of checks that the prober of this build supports: the names of the options and
 /// assertions beyond the fields that every version has.
-pub const CHECK_FEATURES: &[&str] = &[];
+pub const CHECK_FEATURES: &[&str] = &[
+    "assertions.body_bytes",
+    "assertions.certificate_min_days",
+    "assertions.certificate_warn_days",
+    "assertions.fail_after_ms",
+    "assertions.final_url",
+    "assertions.headers",
+    "assertions.json",
+    "assertions.must_fail",
+    "assertions.not_regexes",
+    "assertions.regexes",
+    "assertions.warn_after_ms",
+];
 
 /// Features of results that the sink of this build supports.
 pub const RESULT_FEATURES: &[&str] = &[];

@@ -222,9 +222,9 @@ impl CheckRequest {
             max_redirects: u8::try_from(max_redirects).unwrap_or(u8::MAX),
             ip_version: self.ip_version,
             tls_verify: self.tls_verify,
-            options: self.share_options(),
             assertions: None,
             explain: self.explain,
+            options: self.share_options(),
         };
         self.options.validate()?;
         let regex = self.regex.as_deref().map(|pattern| compile("regex", pattern)).transpose()?;
@@ -240,6 +240,11 @@ impl CheckRequest {
             true => Arc::clone(&NO_OPTIONS),
             false => Arc::new(self.options.clone()),
         }
+    }
+
+    /// Returns true if a field has a regex, or may have one.
+    pub fn has_patterns(&self) -> bool {
+        self.regex.is_some() || self.not_regex.is_some() || self.assertions.has_patterns()
     }
 
     /// The tick of this request; `None` for an ad-hoc request.

@@ -92,7 +92,7 @@ async fn a_wrong_assertion_or_a_secret_in_place_of_a_name_is_refused_in_one_line
 #[tokio::test]
 async fn the_statement_of_the_reference_defines_a_site_with_assertions() {
     let picket = Picket::new().await;
-    let page = DocumentedExamples::read("reference/assertions.md");
+    let page = DocumentedExamples::read("reference/assertions-and-options.md");
     let mut database = PgConnection::connect(&picket.database_url).await.unwrap();
 
     sqlx::raw_sql(page.code_block("sql").to_owned()).execute(&mut database).await.unwrap();

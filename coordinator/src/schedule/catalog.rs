@@ -306,8 +306,7 @@ impl Catalog {
 }
 
 fn has_unvalidated_patterns(site: &sites::Site) -> bool {
-    let has_patterns =
-        site.spec.as_ref().is_ok_and(|spec| spec.check.regex.is_some() || spec.check.not_regex.is_some());
+    let has_patterns = site.spec.as_ref().is_ok_and(|spec| spec.check.has_patterns());
     has_patterns && site.problem.is_none() && site.patterns_validated != Some(pattern::RULES_VERSION)
 }
 

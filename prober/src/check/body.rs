@@ -9,7 +9,7 @@ use reqwest::{
 
 use super::{
     body_match::{
-        BodyExtent, BodyMatcher,
+        BodyMatcher,
         match_queue::{MatchQueue, MatchTask},
     },
     content_encoding::{ContentEncoding, Decoder},
@@ -17,6 +17,7 @@ use super::{
     inbound::{Flood, MAX_BODY_CHUNKS},
     response_so_far::ResponseSoFar,
     timing::{Phase, PhaseRecorder},
+    tracked_pattern::BodyExtent,
 };
 
 /// Maximum bytes read from a body without assertions: enough to detect that the body arrives at
@@ -157,5 +158,8 @@ pub(super) async fn evaluate(
         return Err(Failure::new(Cause::Overloaded, "the body match thread failed"));
     };
     observed.regex_matched = matcher.regex_matched();
+    if observed.is_explained {
+        observed.findings = matcher.into_findings();
+    }
     verdict
 }

@@ -5,21 +5,15 @@
 
 pub(super) mod match_queue;
 
-use picket_proto::{
-    Cause, Check, Pattern,
-    pattern::{MAX_STEPS, PatternSearch, SearchStatus},
+use picket_proto::{Cause, Check, Pattern, pattern::MAX_STEPS};
+use reqwest::header::HeaderMap;
+use url::Url;
+
+use super::{
+    assertions::{AssertionMatcher, Finding, FindingStatus},
+    failure::Failure,
+    tracked_pattern::{BodyExtent, STEPS_PER_SLICE, SearchResult, TrackedPattern},
 };
-
-use super::failure::Failure;
-
-/// Extent of the body received.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BodyExtent {
-    /// The complete body.
-    Complete,
-    /// The body is longer, and the rest is not read.
-    Truncated,
-}
 
 /// Result of an evaluation.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,33 +27,57 @@ pub(super) enum Evaluation {
 pub(super) struct BodyMatcher {
     regex: Option<TrackedPattern>,
     not_regex: Option<TrackedPattern>,
+    /// Assertions beyond both patterns, about the body and about the head.
+    assertions: Option<Box<AssertionMatcher>>,
 }
 
 impl BodyMatcher {
-    /// Bytes after a match that can still invalidate it: `$` and `\b` look ahead by one character.
-    const LOOK_AHEAD_BYTES: usize = 4;
     /// Maximum steps of all inline searches of a check: some milliseconds, mostly far less.
     const MAX_INLINE_STEPS: u64 = 1 << 20;
-    /// Steps between two points at which a search can be interrupted.
-    const STEPS_PER_SLICE: u64 = 1 << 20;
 
     pub(super) fn new(check: &Check) -> Self {
         let searched = |pattern: &Option<Pattern>| pattern.clone().map(TrackedPattern::new);
-        Self { regex: searched(&check.regex), not_regex: searched(&check.not_regex) }
+        Self {
+            regex: searched(&check.regex),
+            not_regex: searched(&check.not_regex),
+            assertions: AssertionMatcher::new(check).map(Box::new),
+        }
+    }
+
+    /// Sets the head of the response, which some assertions are about.
+    pub(super) fn set_head(&mut self, headers: &HeaderMap, url: &Url) {
+        if let Some(assertions) = &mut self.assertions {
+            assertions.set_head(headers, url);
+        }
     }
 
     /// Returns true if the verdict does not depend on the body.
     pub(super) fn is_unasserted(&self) -> bool {
-        self.regex.is_none() && self.not_regex.is_none()
+        self.regex.is_none()
+            && self.not_regex.is_none()
+            && self.assertions.as_ref().is_none_or(|assertions| !assertions.needs_body())
     }
 
     /// Result of `regex`, if decided.
     pub(super) fn regex_matched(&self) -> Option<bool> {
-        match self.regex.as_ref()?.result? {
-            SearchResult::Matched => Some(true),
-            SearchResult::NotMatched => Some(false),
-            SearchResult::Uncertain => None,
+        is_matched(self.regex.as_ref()?)
+    }
+
+    /// Results of the single assertions, as far as they were evaluated.
+    pub(super) fn into_findings(self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for (name, search, wanted) in [("regex", &self.regex, true), ("not_regex", &self.not_regex, false)] {
+            let Some(search) = search else { continue };
+            let (status, found) = match is_matched(search) {
+                Some(is_match) if is_match == wanted => (FindingStatus::Passed, is_match),
+                Some(is_match) => (FindingStatus::Failed(Cause::Body), is_match),
+                None => continue,
+            };
+            let found = if found { "a match" } else { "no match" };
+            findings.push(Finding { name: name.to_owned(), status, found: found.to_owned() });
         }
+        findings.extend(self.assertions.into_iter().flat_map(|assertions| assertions.into_findings()));
+        findings
     }
 
     fn iter_searches(&self) -> impl Iterator<Item = &TrackedPattern> {
@@ -68,22 +86,45 @@ impl BodyMatcher {
 
     /// Returns true if evaluating a body of this length is cheap enough to run inline.
     pub(super) fn is_cheap(&self, length: usize) -> bool {
-        let steps =
-            self.iter_searches().map(|search| search.pattern.max_steps(length)).fold(0, u64::saturating_add);
-        steps <= Self::MAX_INLINE_STEPS
+        let steps = self.iter_searches().map(|search| search.max_steps(length)).fold(0, u64::saturating_add);
+        let assertions = self.assertions.as_ref().map_or(0, |assertions| assertions.max_steps(length));
+        steps.saturating_add(assertions) <= Self::MAX_INLINE_STEPS
     }
 
     /// Steps spent so far, as an upper bound.
     pub(super) fn steps_spent(&self) -> u64 {
+        let assertions = self.assertions.as_ref().map_or(0, |assertions| assertions.steps_spent());
+        self.pattern_steps().saturating_add(assertions)
+    }
+
+    fn pattern_steps(&self) -> u64 {
         self.iter_searches().map(TrackedPattern::steps_spent).fold(0, u64::saturating_add)
     }
 
-    /// Evaluates the body for one slice. The body is the same in each call.
+    /// Evaluates the response for one slice. The body is the same in each call.
     pub(super) fn evaluate(&mut self, body: &[u8], extent: BodyExtent) -> Evaluation {
+        let own = self.evaluate_patterns(body, extent);
+        let left = MAX_STEPS.saturating_sub(self.pattern_steps());
+        let Some(assertions) = &mut self.assertions else { return own };
+        let own = match own {
+            Evaluation::Interrupted => return Evaluation::Interrupted,
+            Evaluation::Decided(own) => own,
+        };
+        // A failure for certain needs no further assertion.
+        if matches!(&own, Err(why) if why.cause == Cause::Body) && !assertions.is_explaining() {
+            return Evaluation::Decided(own);
+        }
+        match assertions.evaluate(body, extent, left) {
+            Some(theirs) => Evaluation::Decided(graver_verdict(own, theirs)),
+            None => Evaluation::Interrupted,
+        }
+    }
+
+    fn evaluate_patterns(&mut self, body: &[u8], extent: BodyExtent) -> Evaluation {
         use SearchResult::{Matched, NotMatched, Uncertain};
         let size = body.len();
         let refusal = |cause, why: String| Evaluation::Decided(Err(Failure::new(cause, why)));
-        let left = MAX_STEPS.saturating_sub(self.steps_spent());
+        let left = MAX_STEPS.saturating_sub(self.pattern_steps());
         // `not_regex` first: a match decides the verdict alone and makes `regex` irrelevant.
         let not_regex = self.not_regex.as_mut().map(|search| search.advance(body, extent, left));
         let regex = self.regex.as_mut().map(|search| search.advance(body, extent, left));
@@ -92,7 +133,7 @@ impl BodyMatcher {
             (Some(Some(NotMatched)), _) => {
                 refusal(Cause::Body, format!("regex does not match the body ({size} bytes)"))
             }
-            (Some(None), _) | (_, Some(None)) if self.steps_spent() < MAX_STEPS => Evaluation::Interrupted,
+            (Some(None), _) | (_, Some(None)) if self.pattern_steps() < MAX_STEPS => Evaluation::Interrupted,
             (Some(None), _) | (_, Some(None)) => {
                 // The regex is the operator's and the step limit is Picket's: no verdict about the
                 // site.
@@ -113,76 +154,24 @@ impl BodyMatcher {
     }
 }
 
-/// Pattern with the cost and the result of its search.
-struct TrackedPattern {
-    pattern: Pattern,
-    /// Resumable search, for a search that may take long.
-    search: Option<Box<PatternSearch>>,
-    /// Upper bound for the steps of the search that cannot be interrupted.
-    unbroken_steps: u64,
-    /// `None` until the search has ended.
-    result: Option<SearchResult>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum SearchResult {
-    Matched,
-    NotMatched,
-    /// The rest of a truncated body could change the result.
-    Uncertain,
-}
-
-impl TrackedPattern {
-    /// Maximum steps of an uninterruptible search.
-    const MAX_UNBROKEN_STEPS: u64 = 1 << 22;
-
-    fn new(pattern: Pattern) -> Self {
-        Self { pattern, search: None, unbroken_steps: 0, result: None }
-    }
-
-    fn steps_spent(&self) -> u64 {
-        self.unbroken_steps + self.search.as_ref().map_or(0, |search| search.steps_taken())
-    }
-
-    /// Searches `body` for one slice and at most `left` steps. Returns the result once it is known.
-    fn advance(&mut self, body: &[u8], extent: BodyExtent, left: u64) -> Option<SearchResult> {
-        if self.result.is_none() {
-            self.result = self.search_body(body, extent == BodyExtent::Complete, left);
-        }
-        self.result
-    }
-
-    fn search_body(&mut self, body: &[u8], whole: bool, left: u64) -> Option<SearchResult> {
-        let most = self.pattern.max_steps(body.len());
-        // While the worst case is affordable, a full search is faster than the resumable one.
-        if most <= Self::MAX_UNBROKEN_STEPS {
-            self.unbroken_steps = most;
-            let regex = self.pattern.regex();
-            let is_match = match whole {
-                true => regex.is_match(body),
-                false => regex
-                    .shortest_match(body)
-                    .is_some_and(|end| end + BodyMatcher::LOOK_AHEAD_BYTES <= body.len()),
-            };
-            return Some(SearchResult::from_match(is_match, whole));
-        }
-        let search = self.search.get_or_insert_with(|| Box::new(self.pattern.start_search()));
-        match search.resume(body, whole, left.min(BodyMatcher::STEPS_PER_SLICE)) {
-            SearchStatus::Matched => Some(SearchResult::Matched),
-            SearchStatus::NotMatched => Some(SearchResult::from_match(false, whole)),
-            SearchStatus::Interrupted => None,
-        }
+fn is_matched(search: &TrackedPattern) -> Option<bool> {
+    match search.result()? {
+        SearchResult::Matched => Some(true),
+        SearchResult::NotMatched => Some(false),
+        SearchResult::Uncertain => None,
     }
 }
 
-impl SearchResult {
-    fn from_match(is_match: bool, whole: bool) -> Self {
-        match (is_match, whole) {
-            (true, _) => Self::Matched,
-            (false, true) => Self::NotMatched,
-            (false, false) => Self::Uncertain,
-        }
-    }
+/// The verdict that counts: a failure for certain, then the prober's fault, then a body that is too
+/// large to decide.
+fn graver_verdict(own: Result<(), Failure>, theirs: Result<(), Failure>) -> Result<(), Failure> {
+    let weight = |verdict: &Result<(), Failure>| match verdict.as_ref().err().map(|why| why.cause) {
+        None => 0,
+        Some(Cause::BodyTooLarge) => 1,
+        Some(Cause::Overloaded) => 2,
+        Some(_) => 3,
+    };
+    if weight(&theirs) > weight(&own) { theirs } else { own }
 }
 
 #[cfg(test)]
@@ -287,7 +276,7 @@ mod tests {
             }
             turns += 1;
             assert!(
-                matching.steps_spent() - before < 2 * BodyMatcher::STEPS_PER_SLICE,
+                matching.steps_spent() - before < 2 * STEPS_PER_SLICE,
                 "{}",
                 matching.steps_spent() - before
             );
@@ -295,7 +284,7 @@ mod tests {
         let failure = verdict.unwrap_err();
         assert_eq!(failure.cause, Cause::Overloaded);
         assert!(failure.message.starts_with("regex is not decided after 67108864 steps"), "{failure:?}");
-        assert!(turns > 50 && matching.steps_spent() < MAX_STEPS + BodyMatcher::STEPS_PER_SLICE, "{turns}");
+        assert!(turns > 50 && matching.steps_spent() < MAX_STEPS + STEPS_PER_SLICE, "{turns}");
     }
 
     #[test]

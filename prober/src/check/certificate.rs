@@ -17,9 +17,24 @@ pub(super) struct Certificate {
     pub(super) is_sent_alone: bool,
 }
 
-impl Certificate {
-    /// Parses `der`, sent with `others` further certificates.
-    pub(super) fn parse_der(der: &[u8], others: usize) -> Option<Self> {
+/// The certificate that ends first, of the server's and of the intermediate ones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct CertificateEnd {
+    pub(super) expires_at: Timestamp,
+    /// Serial number, as many bytes as the certificate has.
+    pub(super) serial: Box<[u8]>,
+}
+
+/// Fields of any certificate.
+struct CertificateFields<'a> {
+    serial: &'a [u8],
+    expires_at: Timestamp,
+    issuer: AnyRef<'a>,
+    is_self_signed: bool,
+}
+
+impl<'a> CertificateFields<'a> {
+    fn parse_der(der: &'a [u8]) -> Option<Self> {
         let whole = AnyRef::from_der(der).ok()?;
         let mut outer = SliceReader::new(whole.value()).ok()?;
         let signed = AnyRef::decode(&mut outer).ok()?;
@@ -27,19 +42,53 @@ impl Certificate {
         let first = AnyRef::decode(&mut fields).ok()?;
         // The version is the only tagged field before the serial number. Version 1 certificates
         // omit it.
-        if first.tag() != Tag::Integer {
-            AnyRef::decode(&mut fields).ok()?;
-        }
+        let serial = if first.tag() == Tag::Integer { first } else { AnyRef::decode(&mut fields).ok()? };
         let _algorithm = AnyRef::decode(&mut fields).ok()?;
         let issuer = AnyRef::decode(&mut fields).ok()?;
         let validity = AnyRef::decode(&mut fields).ok()?;
         let subject = AnyRef::decode(&mut fields).ok();
         Some(Self {
+            serial: serial.value(),
             expires_at: parse_expiry(validity)?,
-            issuer: parse_name(issuer.value()),
             is_self_signed: subject.is_some_and(|subject| subject.value() == issuer.value()),
+            issuer,
+        })
+    }
+}
+
+impl Certificate {
+    /// Parses `der`, sent with `others` further certificates.
+    pub(super) fn parse_der(der: &[u8], others: usize) -> Option<Self> {
+        let fields = CertificateFields::parse_der(der)?;
+        Some(Self {
+            expires_at: fields.expires_at,
+            issuer: parse_name(fields.issuer.value()),
+            is_self_signed: fields.is_self_signed,
             is_sent_alone: others == 0,
         })
+    }
+}
+
+impl CertificateEnd {
+    /// Finds the first end in a chain, beginning with the server's certificate. Roots that the
+    /// server sent are left out: their end does not matter to clients, which have their own copy.
+    pub(super) fn find_first<'a>(
+        leaf: &'a [u8],
+        intermediates: impl Iterator<Item = &'a [u8]>,
+    ) -> Option<Self> {
+        let others =
+            intermediates.filter_map(CertificateFields::parse_der).filter(|fields| !fields.is_self_signed);
+        let first = CertificateFields::parse_der(leaf)
+            .into_iter()
+            .chain(others)
+            .min_by_key(|fields| fields.expires_at)?;
+        Some(Self { expires_at: first.expires_at, serial: first.serial.into() })
+    }
+
+    /// Whole days from `now` to the end; negative after the end.
+    pub(super) fn days_left(&self, now: Timestamp) -> i64 {
+        const DAY_MICROS: i64 = 86_400_000_000;
+        self.expires_at.as_micros().saturating_sub(now.as_micros()).div_euclid(DAY_MICROS)
     }
 }
 

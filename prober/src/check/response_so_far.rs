@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 
 use reqwest::{Response, Version};
 
-use super::timing::{Phase, PhaseRecorder};
+use super::{
+    assertions::Finding,
+    timing::{Phase, PhaseRecorder},
+};
 
 /// Observations up to now; survives a check that is cancelled by its timeout.
 #[derive(Default)]
@@ -19,6 +22,9 @@ pub(super) struct ResponseSoFar {
     /// Body length announced by the response, before decoding.
     pub(super) body_length: Option<u64>,
     pub(super) regex_matched: Option<bool>,
+    /// True if the results of the single assertions are kept in `findings`.
+    pub(super) is_explained: bool,
+    pub(super) findings: Vec<Finding>,
 }
 
 impl ResponseSoFar {

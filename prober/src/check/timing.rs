@@ -14,7 +14,10 @@ use parking_lot::Mutex;
 use picket_proto::{IpVersion, Timestamp, Timing};
 use tokio::time::Instant;
 
-use super::{certificate::Certificate, inbound::InboundMeter};
+use super::{
+    certificate::{Certificate, CertificateEnd},
+    inbound::InboundMeter,
+};
 
 tokio::task_local! {
     static CURRENT_RECORDER: Arc<PhaseRecorder>;
@@ -91,6 +94,8 @@ struct RecorderState {
     certificate: Option<Certificate>,
     /// Earliest expiry of all hops' certificates.
     earliest_expiry: Option<Timestamp>,
+    /// First end of all certificates of all hops' chains.
+    first_end: Option<CertificateEnd>,
 }
 
 impl PhaseRecorder {
@@ -110,6 +115,7 @@ impl PhaseRecorder {
                 inbound: Arc::default(),
                 certificate: None,
                 earliest_expiry: None,
+                first_end: None,
             }),
         })
     }
@@ -186,8 +192,14 @@ impl PhaseRecorder {
         }
     }
 
-    pub(super) fn set_certificate(&self, certificate: Option<Certificate>) {
+    pub(super) fn set_certificate(
+        &self,
+        certificate: Option<Certificate>,
+        first_end: Option<CertificateEnd>,
+    ) {
         let mut noted = self.state.lock();
+        let earlier = noted.first_end.take();
+        noted.first_end = earlier.into_iter().chain(first_end).min_by_key(|end| end.expires_at);
         let ends = certificate.as_ref().map(|certificate| certificate.expires_at);
         noted.earliest_expiry = noted.earliest_expiry.into_iter().chain(ends).min();
         noted.certificate = certificate;
@@ -199,6 +211,11 @@ impl PhaseRecorder {
 
     pub(super) fn earliest_expiry(&self) -> Option<Timestamp> {
         self.state.lock().earliest_expiry
+    }
+
+    /// First end of all certificates of all hops' chains.
+    pub(super) fn first_certificate_end(&self) -> Option<CertificateEnd> {
+        self.state.lock().first_end.clone()
     }
 
     /// Ends the last phase and returns all durations. The phase itself stays set.

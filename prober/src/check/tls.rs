@@ -19,7 +19,7 @@ use tracing::warn;
 
 pub(super) use self::tls_error_text::explain_tls_error;
 use super::{
-    certificate::Certificate,
+    certificate::{Certificate, CertificateEnd},
     timing::{self, Phase},
 };
 
@@ -117,7 +117,9 @@ impl ServerCertVerifier for CapturingVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         timing::update_recorder(|marks| {
-            marks.set_certificate(Certificate::parse_der(end_entity, intermediates.len()))
+            let first_end =
+                CertificateEnd::find_first(end_entity, intermediates.iter().map(|other| &other[..]));
+            marks.set_certificate(Certificate::parse_der(end_entity, intermediates.len()), first_end);
         });
         match &self.verifier {
             Some(judge) => {

@@ -135,9 +135,9 @@ impl HttpAssertions {
         Ok(())
     }
 
-    /// Returns true if an HTTP check can be `down` with `cause`.
+    /// Returns true if an HTTP check can be `down` with `cause` by itself.
     fn can_fail_with(cause: Cause) -> bool {
-        cause.outcome() == Outcome::Down
+        cause.outcome() == Some(Outcome::Down) && !matches!(cause, Cause::UnexpectedResponse | Cause::Overdue)
     }
 }
 

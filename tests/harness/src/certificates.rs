@@ -8,11 +8,11 @@ use std::{
     time::Duration,
 };
 
+use picket_runtime::clock;
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, date_time_ymd,
 };
-use rustix::time::{ClockId, clock_gettime};
 use rustls::{
     RootCertStore, ServerConfig, SupportedProtocolVersion,
     crypto::{CryptoProvider, aws_lc_rs},
@@ -30,8 +30,8 @@ pub enum Validity {
     Expired,
     /// From 2099-01-01.
     NotYetValid,
-    /// Until half a day after this number of days from now.
-    EndsInDays(u64),
+    /// For this many days and an hour from now.
+    EndsInDays(u16),
 }
 
 const TLS12_ONLY: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
@@ -229,10 +229,9 @@ fn certificate_params(names: &[&str], validity: Validity) -> CertificateParams {
         Validity::Expired => (date_time_ymd(2019, 1, 1), date_time_ymd(2020, 1, 2)),
         Validity::NotYetValid => (date_time_ymd(2099, 1, 1), date_time_ymd(2099, 12, 31)),
         Validity::EndsInDays(days) => {
-            const HALF_A_DAY: u64 = 12 * 3_600;
-            let now = clock_gettime(ClockId::Realtime).tv_sec.unsigned_abs();
-            let end = Duration::from_secs(now + days * 2 * HALF_A_DAY + HALF_A_DAY);
-            (date_time_ymd(2020, 1, 1), date_time_ymd(1970, 1, 1) + end)
+            let now = Duration::from_micros(clock::wall_clock_now().as_micros().unsigned_abs());
+            let left = Duration::from_secs(3_600 + 86_400 * u64::from(days));
+            (date_time_ymd(2020, 1, 1), date_time_ymd(1970, 1, 1) + now + left)
         }
     };
     params

@@ -15,7 +15,7 @@ pub struct TableRow {
 }
 
 impl DocumentedExamples {
-    /// Reads the page `file` of `docs`, such as `reference/assertions.md`.
+    /// Reads the page `file` of `docs`, such as `reference/assertions-and-options.md`.
     ///
     /// # Panics
     /// If there is no such page.

@@ -1,4 +1,4 @@
-//! The examples of docs/reference/assertions.md: file and command line say the same.
+//! The examples of docs/reference/assertions-and-options.md: file and command line say the same.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -32,7 +32,7 @@ fn check_by_file(object: &str, fields: &str) -> CheckRequest {
 
 /// The rows with an example, and the object of each.
 fn example_rows() -> Vec<(&'static str, TableRow)> {
-    let rows = DocumentedExamples::read("reference/assertions.md").table_rows().into_iter();
+    let rows = DocumentedExamples::read("reference/assertions-and-options.md").table_rows().into_iter();
     rows.filter_map(|row| match row.cells.len() {
         6 => Some(("assertions", row)),
         4 => Some(("options", row)),

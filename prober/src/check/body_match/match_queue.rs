@@ -14,7 +14,10 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
-use super::{super::failure::Failure, BodyExtent, BodyMatcher, Evaluation};
+use super::{
+    super::{failure::Failure, tracked_pattern::BodyExtent},
+    BodyMatcher, Evaluation,
+};
 
 /// Runs body searches. Clones share the threads, which end when the last clone is dropped.
 #[derive(Clone)]

@@ -1,4 +1,4 @@
-//! The examples of docs/reference/assertions.md, each executed by the command against a real target.
+//! The examples of docs/reference/assertions-and-options.md, each executed by the command against a real target.
 
 use futures_util::{StreamExt, stream};
 use picket_e2e::Stack;
@@ -35,7 +35,7 @@ fn result_words(result: &Value) -> Vec<String> {
 async fn each_example_of_the_reference_has_the_result_that_the_reference_states() {
     /// Concurrent commands. Few enough that the response's time is that of the target.
     const MAX_CONCURRENT: usize = 4;
-    let page = DocumentedExamples::read("reference/assertions.md");
+    let page = DocumentedExamples::read("reference/assertions-and-options.md");
     let authority = CertificateAuthority::new();
     let ca_file = servers::scratch_dir("roots").join("ca.pem");
     std::fs::write(&ca_file, authority.pem()).unwrap();
