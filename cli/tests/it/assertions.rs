@@ -2,7 +2,7 @@
 
 use picket_harness::documented_examples::DocumentedExamples;
 use serde_json::{Value, json};
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::Picket;
 
@@ -95,7 +95,7 @@ async fn the_statement_of_the_reference_defines_a_site_with_assertions() {
     let page = DocumentedExamples::read("reference/assertions-and-options.md");
     let mut database = PgConnection::connect(&picket.database_url).await.unwrap();
 
-    sqlx::raw_sql(page.code_block("sql").to_owned()).execute(&mut database).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(page.code_block("sql").to_owned())).execute(&mut database).await.unwrap();
 
     let shown = picket.run_ok(&["site", "show", "1"]);
     for line in [
