@@ -295,6 +295,16 @@ mod tests {
                 "line 4",
                 "assertions.warn_after_ms: a whole number is needed here",
             ),
+            (
+                "assertions: {body_bytes: {min: -1}}",
+                "line 4",
+                "assertions.body_bytes.min: a whole number of at least 0 is needed here",
+            ),
+            (
+                "assertions: {json: [{path: $, less_than: many}]}",
+                "line 4",
+                "assertions.json[0].less_than: a number is needed here",
+            ),
             ("assertions: ok", "line 4", "an object"),
         ] {
             let refusals = parse(&format!(
