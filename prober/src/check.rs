@@ -10,6 +10,7 @@ mod content_encoding;
 mod cookies;
 mod error_text;
 mod failure;
+mod finding;
 mod inbound;
 mod os_error;
 mod plain_http;
@@ -55,10 +56,7 @@ use self::{
     timing::{ConnectLayer, Phase, PhaseRecorder},
     tracked_pattern::BodyExtent,
 };
-pub use self::{
-    assertions::{EXPLANATION_KEY, apply_must_fail},
-    resolver::Lookup,
-};
+pub use self::{assertions::apply_must_fail, finding::EXPLANATION_KEY, resolver::Lookup};
 
 /// Limits of all checks of the process.
 #[derive(Clone, Debug)]

@@ -5,15 +5,18 @@
 
 mod document;
 mod i_regexp;
+mod number;
 mod parser;
 mod scanner;
 mod selection;
+mod step_budget;
 
 use std::fmt;
 
 pub use self::{
-    document::{DocumentError, JsonDocument, JsonNumber, NodeRef, NodeValue},
-    selection::{BudgetExhausted, StepBudget, search_text},
+    document::{DocumentError, JsonDocument, NodeRef, NodeValue},
+    number::JsonNumber,
+    step_budget::{BudgetExhausted, StepBudget, search_text},
 };
 use crate::{Pattern, ValidationError};
 

@@ -22,34 +22,16 @@ use reqwest::header::{HeaderMap, HeaderValue};
 use url::Url;
 
 use self::asserted_item::AssertedItem;
-pub use self::{explanation::EXPLANATION_KEY, limits::apply_must_fail};
+pub use self::limits::apply_must_fail;
 pub(super) use self::{
     explanation::{ExplainedCheck, explain_assertions},
     limits::{check_limits, list_warnings},
 };
 use super::{
     failure::Failure,
+    finding::{Finding, FindingStatus},
     tracked_pattern::{BodyExtent, STEPS_PER_SLICE, SearchResult, TrackedPattern},
 };
-
-/// Result of one assertion.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Finding {
-    /// Name of the assertion, such as `json[0]`.
-    pub(super) name: String,
-    pub(super) status: FindingStatus,
-    /// Description of the response's part that the assertion is about.
-    pub(super) found: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FindingStatus {
-    Passed,
-    /// The response is not as asserted.
-    Failed(Cause),
-    /// The body was cut, or the steps were used up, before the assertion was decided.
-    Undecided(Cause),
-}
 
 /// Evaluation of the assertions of one check.
 pub(super) struct AssertionMatcher {
@@ -165,6 +147,9 @@ impl AssertionMatcher {
         let assertions = Arc::clone(&self.assertions);
         let slice_end = self.steps_spent() + STEPS_PER_SLICE;
         while let Some(item) = AssertedItem::nth(&assertions, self.next_item) {
+            if self.steps_spent() >= slice_end {
+                return None;
+            }
             let left = limit.saturating_sub(self.steps_spent());
             let result = self.evaluate_item(&item, body, extent, left);
             let result = match result {
@@ -172,6 +157,7 @@ impl AssertionMatcher {
                 None if self.steps_spent() < limit => return None,
                 None => overloaded_result(body),
             };
+            self.finished_steps = self.steps_spent();
             self.search = None;
             self.next_value = 0;
             self.next_item += 1;
@@ -181,9 +167,6 @@ impl AssertionMatcher {
             }
             if matches!(status, FindingStatus::Failed(_)) && !self.is_explaining {
                 break;
-            }
-            if self.steps_spent() >= slice_end {
-                return None;
             }
         }
         Some(self.decide_verdict())
@@ -345,7 +328,7 @@ fn to_status(is_met: bool, cause: Cause) -> FindingStatus {
 }
 
 fn too_large_result(body: &[u8]) -> ItemResult {
-    let found = format!("the first {} bytes, and no more is read", body.len());
+    let found = format!("only the first {} bytes are read", body.len());
     (FindingStatus::Undecided(Cause::BodyTooLarge), found)
 }
 

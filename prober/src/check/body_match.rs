@@ -10,9 +10,10 @@ use reqwest::header::HeaderMap;
 use url::Url;
 
 use super::{
-    assertions::{AssertionMatcher, Finding, FindingStatus},
+    assertions::AssertionMatcher,
     failure::Failure,
-    tracked_pattern::{BodyExtent, STEPS_PER_SLICE, SearchResult, TrackedPattern},
+    finding::{Finding, FindingStatus},
+    tracked_pattern::{BodyExtent, SearchResult, TrackedPattern},
 };
 
 /// Result of an evaluation.
@@ -178,7 +179,7 @@ fn graver_verdict(own: Result<(), Failure>, theirs: Result<(), Failure>) -> Resu
 mod tests {
     use picket_proto::CheckRequest;
 
-    use super::*;
+    use super::{super::tracked_pattern::STEPS_PER_SLICE, *};
 
     fn matching(regex: Option<&str>, not_regex: Option<&str>) -> BodyMatcher {
         let request = CheckRequest {

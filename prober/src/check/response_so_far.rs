@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use reqwest::{Response, Version};
 
 use super::{
-    assertions::Finding,
+    finding::Finding,
     timing::{Phase, PhaseRecorder},
 };
 

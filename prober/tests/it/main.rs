@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "what a test cannot go on without fails it")]
 
 mod addresses;
+mod assertion_examples;
+mod assertions;
 mod bodies;
 mod bus;
 mod canaries;

@@ -1,5 +1,3 @@
-use std::time::{Duration, Instant};
-
 use super::*;
 
 fn refusal(path: &str) -> ValidationError {
@@ -53,7 +51,7 @@ fn a_path_that_could_take_long_is_refused_by_its_form() {
     }
 }
 
-/// Bodies of 1 MiB that are expensive for a path. Debug builds take about ten times as long.
+/// Bodies of 1 MiB that are expensive for a path.
 #[test]
 fn the_most_expensive_paths_and_bodies_end_by_their_steps() {
     const BODY_BYTES: usize = 1 << 20;
@@ -74,12 +72,9 @@ fn the_most_expensive_paths_and_bodies_end_by_their_steps() {
         (format!("$[{many}][{many}][{many}][{many}][{many}]"), &nested, false),
         (r"$[?search(@, '(?:[ab]{0,99}b?){5}\\b!')]".to_owned(), &texts, false),
     ] {
-        let began = Instant::now();
         let (selected, steps) = select(&path, body.as_bytes(), STEPS);
-        println!("{path:.40}: {selected:?} after {steps} steps in {:?}", began.elapsed());
         assert_eq!(selected.is_ok(), is_decided, "{path}");
         assert!(steps < 2 * STEPS, "{path}: {steps}");
-        assert!(began.elapsed() < Duration::from_secs(10), "{path}: {:?}", began.elapsed());
     }
 }
 

@@ -4,14 +4,13 @@ use picket_proto::{Cause, Check, Timestamp, Timing, validation::sanitize_text};
 use serde_json::{Value, json};
 
 use super::{
-    super::certificate::CertificateEnd,
-    Finding, FindingStatus,
+    super::{
+        certificate::CertificateEnd,
+        finding::{Finding, FindingStatus},
+    },
     asserted_item::{AssertedItem, quote_pattern},
     limits,
 };
-
-/// Name of the list in the details of a result.
-pub const EXPLANATION_KEY: &str = "assertions";
 
 /// Observations of a finished check that assertions are about.
 pub(in crate::check) struct ExplainedCheck<'a> {

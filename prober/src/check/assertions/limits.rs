@@ -8,10 +8,7 @@ use picket_proto::{
 };
 use serde_json::{Value, json};
 
-use super::{
-    super::{Observation, certificate::CertificateEnd, failure::Failure},
-    EXPLANATION_KEY,
-};
+use super::super::{Observation, certificate::CertificateEnd, failure::Failure, finding::EXPLANATION_KEY};
 
 /// Name of the certificate that ends first in the details of a result.
 const CERTIFICATE_KEY: &str = "certificate";

@@ -1,8 +1,9 @@
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use picket_proto::{CheckRequest, Outcome, Timestamp, Timing, Warning};
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::{
     super::{Observation, certificate::CertificateEnd},
@@ -62,7 +63,7 @@ fn each_assertion_has_its_cause_and_says_what_was_found_and_expected() {
             Truncated,
             Some((
                 too_large,
-                "regexes[0] is not decided: the first 2 bytes, and no more is read, expected a match of 'c'",
+                "regexes[0] is not decided: only the first 2 bytes are read, expected a match of 'c'",
             )),
         ),
         (
