@@ -268,7 +268,7 @@ mod tests {
             (
                 "options:\n      auth:\n        bearer: hunter2",
                 "line 6",
-                "options.auth.bearer: '(hidden)' is not allowed; allowed: the name of a secret, as {\"secret\": NAME}",
+                "options.auth.bearer: an object of fields is needed here",
             ),
             (
                 "options: {auth: {bearer: {token: hunter2}}}",
@@ -278,10 +278,10 @@ mod tests {
             (
                 "options: {secret_headers: {X-Key: hunter2}}",
                 "line 4",
-                "options.secret_headers.X-Key: '(hidden)'",
+                "options.secret_headers.X-Key: an object of fields is needed here",
             ),
             ("options: {http_version: hunter2}", "line 4", "allowed: any, 1.1, 2"),
-            ("options: hunter2", "line 4", "an object"),
+            ("options: hunter2", "line 4", "options: an object of fields is needed here"),
             ("headers: {A: [hunter2]}", "line 4", "headers.A: "),
             (
                 "assertions:\n      json:\n        - path: $.a\n          equal: 1",

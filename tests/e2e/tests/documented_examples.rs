@@ -1,4 +1,8 @@
 //! The examples of docs/reference/assertions-and-options.md, each executed by the command against a real target.
+#![expect(
+    clippy::unwrap_used,
+    reason = "as in any test; clippy.toml allows it only within functions marked as tests"
+)]
 
 use std::{fs, path::PathBuf};
 

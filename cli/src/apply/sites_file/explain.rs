@@ -18,15 +18,15 @@ pub(super) fn describe_yaml_error<T: DeserializeOwned>(name: &str, text: &str, w
     let line = why.location().map(|location| location.line());
     let place = line.map_or_else(String::new, |line| format!(", line {line}"));
     let path = find_error_path::<T>(text);
-    let field = path.rsplit_once("].value.").map_or("", |(_, field)| field);
+    let field = path.split_once("].value.").map_or("", |(_, field)| field);
     let may_be_secret = ["options", "headers"].iter().any(|object| {
         field.strip_prefix(object).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
     });
-    let is_nested = field.contains(['.', '[']);
+    // The text of the line names a field of the site.
+    let is_named = may_be_secret || field.contains(['.', '[']);
     let words = describe_problem(why.without_snippet(), may_be_secret);
-    let field = match is_nested {
+    let field = match is_named {
         true => format!("{}: ", sanitize_text(field, 200)),
-        // The text of the line names a field of the site.
         false => String::new(),
     };
     let excerpt = line
@@ -59,6 +59,15 @@ fn describe_problem(why: &Error, may_be_secret: bool) -> String {
             if may_be_secret =>
         {
             format!("'{HIDDEN_VALUE}' is not allowed; allowed: {expected}")
+        }
+        Error::Unexpected { expected, .. } => {
+            let wanted = match *expected {
+                "mapping start" => "an object of fields",
+                "sequence start" => "a list",
+                "scalar" | "string scalar" => "a text",
+                other => other,
+            };
+            format!("{wanted} is needed here")
         }
         Error::SerdeMissingField { field, .. } => format!("the field '{field}' is missing"),
         _ if may_be_secret => "a value of another form is needed".to_owned(),
