@@ -46,6 +46,8 @@ A file:
       timeout: 5s                    # or timeout_ms: 5000
       regex: '\"status\": *\"ok\"'
       headers: {Accept: application/json}
+      assertions:
+        json: [{path: $.status, equals: ok}]
       regions: [eu-west]
       tags: [shop]";
     let is_missing = |field: &&&str| !EXAMPLE.contains(&format!("{field}:"));

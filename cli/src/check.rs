@@ -38,10 +38,11 @@ pub(crate) struct AdhocCheckOptions {
     /// Show each assertion with its result, the expected and the found response
     #[arg(long)]
     explain: bool,
-    #[command(flatten)]
-    check: CheckOptions,
+    // Before the groups, whose headings would apply to it.
     #[command(flatten)]
     output: OutputOptions,
+    #[command(flatten)]
+    check: CheckOptions,
     #[command(flatten)]
     nats: NatsArgs,
 }

@@ -1,6 +1,7 @@
 //! `picket`, the operator's command: the definition of its command tree.
 
 mod apply;
+mod assertion_syntax;
 mod check;
 mod completions;
 mod connect;

@@ -1,6 +1,7 @@
 //! `picket site`: sites, one at a time.
 
 mod credentials;
+mod nested_fields;
 mod record;
 mod secrets;
 mod show;
@@ -18,6 +19,7 @@ use picket_store::{
 };
 
 pub(crate) use self::{
+    nested_fields::{FieldLine, describe_nested_fields, diff_nested_fields},
     record::{SiteRecord, definition_fields},
     secrets::SiteSecretsCommand,
     show::format_timestamp,
@@ -37,7 +39,9 @@ pub(crate) enum SiteCommand {
 Examples:
   picket site add https://example.com
   picket site add https://example.com/health --interval 30s --regex '\"status\": *\"ok\"'
-  picket site add https://example.com/admin --status 401 --region eu-west --quorum 1")]
+  picket site add https://example.com/admin --status 401 --region eu-west --quorum 1
+  picket site add https://example.com/health --assert-json '$.status == \"ok\"' --warn-after 2s
+  picket site add https://example.com/api --auth-bearer secret:shop-token --assert-header 'Content-Type =~ json'")]
     Add(Box<AddSiteOptions>),
     /// List all sites
     List(ListSitesOptions),
@@ -47,7 +51,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   picket site set 7 --interval 30s
-  picket site set https://example.com --regex ''      (removes the regex)")]
+  picket site set https://example.com --regex ''      (removes the regex)
+  picket site set 7 --assert-json '$.queue < 100' --assert-json '$.errors absent'   (replaces all of JSON)")]
     Set(Box<SetSiteOptions>),
     /// Pause a site; its definition and results stay
     Pause(SiteSelector),

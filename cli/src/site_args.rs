@@ -1,12 +1,19 @@
 //! Options for the definition of a site. A given option replaces the value of its field.
 
+mod assertion_args;
+mod connection_args;
+#[cfg(test)]
+mod tests;
+
 use clap::Args;
 use picket_proto::{CheckRequest, IpVersion, ValidationError, check::Method, site::SiteSpec};
 use picket_runtime::options::DurationArg;
 
-/// Request and assertions of a check.
+use self::{assertion_args::AssertionOptions, connection_args::ConnectionOptions};
+
+/// Request and response of a check.
 #[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Request and assertions")]
+#[command(next_help_heading = "Request and response")]
 pub(crate) struct CheckOptions {
     /// Time limit of the check with all phases and redirects, 100ms to 60s [default: 10s]
     #[arg(long, value_name = "DURATION")]
@@ -41,6 +48,10 @@ pub(crate) struct CheckOptions {
     /// Verify the server's certificate (the default)
     #[arg(long, overrides_with = "no_tls_verify")]
     tls_verify: bool,
+    #[command(flatten)]
+    assertions: AssertionOptions,
+    #[command(flatten)]
+    connection: ConnectionOptions,
 }
 
 /// Schedule and incident policy of a site.
@@ -104,7 +115,8 @@ impl CheckOptions {
         if self.no_tls_verify || self.tls_verify {
             check.tls_verify = self.tls_verify;
         }
-        Ok(())
+        self.assertions.apply_to(&mut check.assertions)?;
+        self.connection.apply_to(&mut check.options)
     }
 }
 
@@ -164,95 +176,5 @@ fn replace_text(field: &mut Option<String>, given: Option<&String>) {
 fn replace_list(field: &mut Vec<String>, given: Option<&Vec<String>>) {
     if let Some(texts) = given {
         *field = texts.iter().filter(|text| !text.is_empty()).cloned().collect();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser;
-    use picket_proto::site::IntervalRange;
-
-    use super::*;
-
-    #[derive(Parser)]
-    struct Both {
-        #[command(flatten)]
-        check: CheckOptions,
-        #[command(flatten)]
-        site: SiteOptions,
-    }
-
-    fn applied(spec: &SiteSpec, options: &[&str]) -> Result<SiteSpec, ValidationError> {
-        let both = Both::try_parse_from([&["test"], options].concat()).unwrap();
-        let mut spec = spec.clone();
-        both.check.apply_to(&mut spec.check)?;
-        both.site.apply_to(&mut spec)?;
-        Ok(spec)
-    }
-
-    #[test]
-    fn what_is_not_given_stays_as_it_was() {
-        let mut spec = SiteSpec::new("https://example.com/");
-        spec.check.regex = Some("ok".into());
-        spec.check.tls_verify = false;
-        spec.tags = vec!["a".into()];
-
-        let changed = applied(&spec, &["--interval", "5m", "--quorum", "2"]).unwrap();
-
-        assert_eq!((changed.interval_seconds, changed.quorum), (300, Some(2)));
-        spec.interval_seconds = 300;
-        spec.quorum = Some(2);
-        assert_eq!(changed, spec);
-    }
-
-    #[test]
-    fn an_empty_text_clears_what_can_be_absent() {
-        let mut spec = SiteSpec::new("https://example.com/");
-        let plain = spec.clone();
-        spec.check.regex = Some("ok".into());
-        spec.check.body = Some("x".into());
-        spec.check.headers.insert("A".into(), "b".into());
-        spec.check.tls_verify = false;
-        spec.quorum = Some(1);
-        spec.regions = vec!["eu".into()];
-        let clearing = ["--regex=", "--body=", "--header=", "--tls-verify", "--quorum=", "--region="];
-
-        assert_eq!(applied(&spec, &clearing).unwrap(), plain);
-    }
-
-    #[test]
-    fn an_option_that_makes_no_sense_is_refused_with_field_value_and_what_is_allowed() {
-        let spec = SiteSpec::new("https://example.com/");
-        for (option, value, field, allowed) in [
-            ("--method", "BREW", "method", "GET, HEAD"),
-            ("--header", "nonsense", "headers", "a colon"),
-            ("--ip-version", "5", "ip_version", "any, 4, 6"),
-            ("--interval", "1500ms", "interval", "whole seconds"),
-            ("--quorum", "most", "quorum", "a majority"),
-            ("--timeout", "1ms", "timeout_ms", "100 to 60000"),
-            ("--status", "2xx", "status", "200-299,301"),
-            ("--max-redirects", "-1", "max_redirects", "0 to 20"),
-            ("--regex", "(", "regex", ""),
-            ("--interval", "2s", "interval_seconds", "5 to 86400"),
-            ("--failures", "0", "failures_to_open", "1 to 100"),
-        ] {
-            let refusal = applied(&spec, &[option, value])
-                .and_then(|spec| spec.validate(IntervalRange::default()))
-                .unwrap_err();
-
-            assert_eq!(refusal.field, field);
-            assert!(refusal.expected.contains(allowed), "{refusal}");
-        }
-    }
-
-    #[test]
-    fn headers_may_be_given_several_times_but_each_once() {
-        let spec = SiteSpec::new("https://example.com/");
-
-        let two = applied(&spec, &["--header", "A: 1", "--header", "B:http://x:1"]).unwrap();
-        let twice = applied(&spec, &["--header", "A: 1", "--header", "A: 2"]).unwrap_err();
-
-        assert_eq!((two.check.headers["A"].as_str(), two.check.headers["B"].as_str()), ("1", "http://x:1"));
-        assert_eq!(twice.field, "headers");
     }
 }

@@ -16,7 +16,7 @@ use crate::Cause;
 
 /// The column `assertions` of a site, and the field of a request. Every field is optional.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "an object, such as {\"warn_after_ms\": 2000}")]
 pub struct HttpAssertions {
     /// Regexes that the body must match, each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -57,7 +57,11 @@ pub struct HttpAssertions {
 
 /// An assertion about the values of one header: exactly one of the three conditions.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "an object, such as {\"name\": \"Server\", \"absent\": true}"
+)]
 pub struct HeaderAssertion {
     /// Name of the header, in any case.
     pub name: String,
@@ -76,7 +80,11 @@ pub struct HeaderAssertion {
 /// path must select at least one value, and every selected value must meet the condition; only
 /// `absent` is met if the path selects none.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "an object, such as {\"path\": \"$.status\", \"equals\": \"ok\"}"
+)]
 pub struct JsonAssertion {
     /// JSONPath as in RFC 9535.
     pub path: String,
@@ -111,7 +119,7 @@ pub struct JsonAssertion {
 
 /// An inclusive range of sizes in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "an object, such as {\"min\": 1, \"max\": 100000}")]
 pub struct ByteRange {
     /// Minimum.
     #[serde(skip_serializing_if = "Option::is_none")]

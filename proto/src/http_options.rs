@@ -13,7 +13,7 @@ use crate::ValidationError;
 
 /// The column `options` of a site, and the field of a request. Every field is optional.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "an object, such as {\"http_version\": \"2\"}")]
 pub struct HttpOptions {
     /// Credentials for the URL's own origin.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -43,7 +43,7 @@ pub struct HttpOptions {
 
 /// The name of a secret. Its value is in the configuration of each prober.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "the name of a secret, as {\"secret\": NAME}")]
 pub struct SecretRef {
     /// Name of the secret.
     pub secret: String,

@@ -10,7 +10,7 @@ use picket_store::sites::{Site, SiteChanges};
 use serde_json::Value;
 
 use super::DesiredSites;
-use crate::site::{definition_fields, site_identity};
+use crate::site::{FieldLine, definition_fields, describe_nested_fields, diff_nested_fields, site_identity};
 
 /// Selection of the sites to remove if the file does not name them.
 #[derive(Clone, Copy, Debug)]
@@ -40,8 +40,8 @@ pub(crate) struct Plan {
 pub(crate) struct SiteUpdate {
     id: SiteId,
     spec: SiteSpec,
-    /// Name, old value, new value.
-    fields: Vec<(String, String, String)>,
+    /// Changed fields, each with its change as text.
+    fields: Vec<FieldLine>,
 }
 
 impl Plan {
@@ -150,17 +150,34 @@ fn is_same_site(site: &Site, spec: &SiteSpec) -> bool {
     }
 }
 
-fn diff_fields(site: &Site, spec: &SiteSpec) -> Vec<(String, String, String)> {
-    let there = match &site.spec {
-        Ok(there) => definition_fields(there),
-        Err(why) => return vec![(why.field.clone(), why.value.clone(), "(the file's)".to_owned())],
+fn diff_fields(site: &Site, spec: &SiteSpec) -> Vec<FieldLine> {
+    let stored = match &site.spec {
+        Ok(stored) => stored,
+        Err(why) => return vec![(why.field.clone(), format!("{} → (the file's)", why.value))],
     };
-    let wanted = definition_fields(spec);
-    wanted
-        .iter()
-        .filter_map(|(name, after)| {
-            let before = there.get(name)?;
-            (before != after).then(|| (name.clone(), format_field(name, before), format_field(name, after)))
+    let (there, wanted) = (definition_fields(stored), definition_fields(spec));
+    let changed = wanted.iter().filter_map(|(name, after)| {
+        let before = there.get(name).filter(|before| *before != after)?;
+        Some((name.as_str(), before, after))
+    });
+    let nested =
+        diff_nested_fields(&describe_nested_fields(&stored.check), &describe_nested_fields(&spec.check));
+    changed
+        .flat_map(|(name, before, after)| match name {
+            "options" | "assertions" => {
+                let prefix = format!("{name}.");
+                let lines: Vec<FieldLine> =
+                    nested.iter().filter(|(field, _)| field.starts_with(&prefix)).cloned().collect();
+                match lines.is_empty() {
+                    // Values that differ and read the same, as blanks around a path do.
+                    true => vec![(name.to_owned(), "written differently".to_owned())],
+                    false => lines,
+                }
+            }
+            _ => vec![(
+                name.to_owned(),
+                format!("{} → {}", format_field(name, before), format_field(name, after)),
+            )],
         })
         .collect()
 }
@@ -188,8 +205,8 @@ impl fmt::Display for Plan {
         }
         for change in &self.change {
             writeln!(f, "~ {} (site {})", sanitize_text(&change.spec.check.url, 500), change.id)?;
-            for (name, before, after) in &change.fields {
-                writeln!(f, "    {name}: {before} → {after}")?;
+            for (name, change) in &change.fields {
+                writeln!(f, "    {name}: {}", sanitize_text(change, 400))?;
             }
         }
         for (id, url) in &self.remove {
@@ -242,6 +259,35 @@ mod tests {
         assert!(said.contains("interval_seconds: 60 → 5\n"), "{said}");
         assert!(said.contains("headers: none → Authorization: …") && !said.contains("secret"), "{said}");
         assert!(said.ends_with("1 added, 1 changed, 0 removed, 1 unchanged\n"), "{said}");
+    }
+
+    #[test]
+    fn a_change_within_assertions_and_options_is_named_by_its_field() {
+        let of = |assertions: &str, options: &str| {
+            let mut spec = SiteSpec::new("https://a/");
+            spec.check.assertions = serde_json::from_str(assertions).unwrap();
+            spec.check.options = serde_json::from_str(options).unwrap();
+            spec
+        };
+        let stored = of(r#"{"json": [{"path": "$.a", "exists": true}], "warn_after_ms": 500}"#, "{}");
+        let file = of(
+            r#"{"json": [{"path": "$.a", "exists": true}, {"path": "$.b", "equals": 1}], "warn_after_ms": 900}"#,
+            r#"{"auth": {"bearer": {"secret": "shop"}}}"#,
+        );
+        let blank = of(r#"{"json": [{"path": "$.a ", "exists": true}], "warn_after_ms": 500}"#, "{}");
+
+        let said = plan(&[&file], &[site(1, &stored)], PruneScope::None).to_string();
+        let same_text = plan(&[&blank], &[site(1, &stored)], PruneScope::None).to_string();
+
+        for line in [
+            "    assertions.json: + $.b == 1\n",
+            "    assertions.warn_after_ms: 500 → 900\n",
+            "    options.auth: none → bearer secret:shop\n",
+        ] {
+            assert!(said.contains(line), "{said}");
+        }
+        assert!(!said.contains("$.a"), "{said}");
+        assert!(same_text.contains("~ https://a/") && same_text.contains("assertions"), "{same_text}");
     }
 
     #[test]

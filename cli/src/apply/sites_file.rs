@@ -1,6 +1,10 @@
 //! The YAML format of the sites file: parsing and rendering.
 
-use std::collections::HashMap;
+#[cfg(test)]
+mod documented_examples;
+mod explain;
+
+use std::{cell::LazyCell, collections::HashMap};
 
 use picket_proto::site::{IntervalRange, SiteFields, SiteSpec};
 use serde::{Deserialize, Serialize};
@@ -34,8 +38,8 @@ pub(super) fn parse_sites_file(
     if text.trim().is_empty() {
         return Err(vec![format!("{name}: the file is empty; it should hold a list 'sites:'")]);
     }
-    let typed: SitesFile =
-        serde_saphyr::from_str(text).map_err(|why| vec![describe_yaml_error(name, text, &why)])?;
+    let typed: SitesFile = serde_saphyr::from_str(text)
+        .map_err(|why| vec![explain::describe_yaml_error::<SitesFile>(name, text, &why)])?;
     let mut wanted = DesiredSites::default();
     let mut refusals = Vec::new();
     for region in typed.regions.into_iter().flatten() {
@@ -44,9 +48,10 @@ pub(super) fn parse_sites_file(
             Err(why) => refusals.push(format!("{name}, line {}: {why}", region.referenced.line())),
         }
     }
+    let field_lines = LazyCell::new(|| explain::FieldLines::parse(text));
     // Duplicates are rejected here, with both lines; the database would only name the site.
     let mut lines = HashMap::new();
-    for entry in typed.sites.into_iter().flatten() {
+    for (position, entry) in typed.sites.into_iter().flatten().enumerate() {
         let line = entry.referenced.line();
         let url = entry.value.url.clone();
         match entry.value.into_spec().and_then(|spec| spec.validate(intervals).map(|()| spec)) {
@@ -60,32 +65,17 @@ pub(super) fn parse_sites_file(
                 }
                 wanted.sites.push(spec);
             }
-            Err(why) => refusals.push(format!(
-                "{name}, line {line} ({}): {why}",
-                picket_proto::validation::sanitize_text(&url, 80)
-            )),
+            Err(why) => {
+                let line = field_lines.find_line(position, &why.field).unwrap_or(line);
+                let url = picket_proto::validation::sanitize_text(&url, 80);
+                refusals.push(format!("{name}, line {line} ({url}): {why}"));
+            }
         }
     }
     match refusals.is_empty() {
         true => Ok(wanted),
         false => Err(refusals),
     }
-}
-
-/// The parser's message in a single line, with the line number and the text of that line.
-fn describe_yaml_error(name: &str, text: &str, why: &serde_saphyr::Error) -> String {
-    let words = why.without_snippet().to_string();
-    let words = words.lines().next().unwrap_or_default();
-    let words = words.split(" at line ").next().unwrap_or(words);
-    let words = words
-        .replace("invalid i64", "a whole number is needed here")
-        .replace("invalid boolean", "true or false is needed here");
-    let line = why.location().map(|location| location.line());
-    let excerpt = line
-        .and_then(|line| text.lines().nth(usize::try_from(line).ok()?.checked_sub(1)?))
-        .map(|excerpt| format!(": {}", picket_proto::validation::sanitize_text(excerpt.trim(), 100)));
-    let place = line.map_or_else(String::new, |line| format!(", line {line}"));
-    format!("{name}{place}: {words}{}", excerpt.unwrap_or_default())
 }
 
 /// Renders a file that [`parse_sites_file`] parses to the same sites.
@@ -98,8 +88,11 @@ pub(super) fn render_sites_file(regions: &[String], sites: &[SiteSpec]) -> Resul
 #[cfg(test)]
 mod tests {
     use picket_proto::IpVersion;
+    use proptest::prelude::*;
+    use serde_json::json;
 
     use super::*;
+    use crate::assertion_syntax::generators::{any_assertions, any_options};
 
     fn parse(text: &str) -> Result<DesiredSites, Vec<String>> {
         super::parse_sites_file("sites.yaml", text, IntervalRange::default())
@@ -231,6 +224,133 @@ mod tests {
             assert_eq!(refusals.len(), 1);
             assert!(refusals[0].contains(line) && refusals[0].contains(field), "{refusals:?}");
             assert_eq!(refusals[0].lines().count(), 1);
+        }
+    }
+
+    #[test]
+    fn options_and_assertions_read_as_people_write_them() {
+        let wanted = parse(
+            "sites:\n  - url: https://a.example/\n    options:\n      auth: {basic: {user: alice, password: {secret: shop}}}\n      \
+             http_version: 1.1\n    assertions:\n      json:\n        - {path: $.status, equals: ok}\n        - {path: $.count, less_than: 5}\n        \
+             - {path: $.error, equals: null}\n        - {path: $.code, not_equals: '1'}\n      must_fail: [connect]\n      body_bytes: {min: 1}\n",
+        )
+        .unwrap();
+
+        let check = &wanted.sites[0].check;
+        assert_eq!(
+            serde_json::to_value(&check.options).unwrap(),
+            json!({"auth": {"basic": {"user": "alice", "password": {"secret": "shop"}}}, "http_version": "1.1"})
+        );
+        let expected = json!({
+            "json": [
+                {"path": "$.status", "equals": "ok"}, {"path": "$.count", "less_than": 5.0},
+                {"path": "$.error", "equals": null}, {"path": "$.code", "not_equals": "1"},
+            ],
+            "must_fail": ["connect"],
+            "body_bytes": {"min": 1},
+        });
+        assert_eq!(serde_json::to_value(&check.assertions).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_wrong_field_of_options_or_assertions_is_refused_by_its_line_and_path_and_without_a_secret() {
+        for (nested, line, refusal) in [
+            (
+                "options:\n      conect_to: hunter2",
+                "line 5",
+                "options.conect_to: unknown field 'conect_to': no such field; did you mean 'connect_to'?",
+            ),
+            (
+                "options: {auth: hunter2}",
+                "line 4",
+                "options.auth: '(hidden)' is not allowed; allowed: basic, bearer, oauth2",
+            ),
+            (
+                "options:\n      auth:\n        bearer: hunter2",
+                "line 6",
+                "options.auth.bearer: an object of fields is needed here",
+            ),
+            (
+                "options: {auth: {bearer: {token: hunter2}}}",
+                "line 4",
+                "options.auth.bearer.token: unknown field 'token': no such field; there are secret",
+            ),
+            (
+                "options: {secret_headers: {X-Key: hunter2}}",
+                "line 4",
+                "options.secret_headers.X-Key: an object of fields is needed here",
+            ),
+            ("options: {http_version: hunter2}", "line 4", "allowed: any, 1.1, 2"),
+            ("options: hunter2", "line 4", "options: an object of fields is needed here"),
+            ("headers: {A: [hunter2]}", "line 4", "headers.A: "),
+            (
+                "assertions:\n      json:\n        - path: $.a\n          equal: 1",
+                "line 7",
+                "assertions.json[0].equal: unknown field 'equal': no such field; did you mean 'equals'?",
+            ),
+            ("assertions: {must_fail: [conect]}", "line 4", "assertions.must_fail[0]: "),
+            ("assertions: {warn_after: 2s}", "line 4", "did you mean 'warn_after_ms'?"),
+            (
+                "assertions: {warn_after_ms: 2s}",
+                "line 4",
+                "assertions.warn_after_ms: a whole number is needed here",
+            ),
+            (
+                "assertions: {body_bytes: {min: -1}}",
+                "line 4",
+                "assertions.body_bytes.min: a whole number of at least 0 is needed here",
+            ),
+            (
+                "assertions: {json: [{path: $, less_than: many}]}",
+                "line 4",
+                "assertions.json[0].less_than: a number is needed here",
+            ),
+            ("assertions: ok", "line 4", "an object"),
+        ] {
+            let refusals = parse(&format!(
+                "sites:\n  - url: https://a.example/\n    name: a\n    {nested}\n  - url: https://b.example/\n"
+            ))
+            .unwrap_err();
+            assert_eq!(refusals.len(), 1);
+            let said = &refusals[0];
+            assert!(said.starts_with(&format!("sites.yaml, {line}: ")), "{said}");
+            assert!(said.contains(refusal) && !said.contains("hunter2"), "{said}");
+            assert_eq!(said.lines().count(), 1);
+        }
+    }
+
+    #[test]
+    fn a_field_that_fails_validation_is_refused_by_its_own_line() {
+        let refusals = parse(
+            "sites:\n  - url: https://a.example/\n  - url: https://b.example/\n    name: b\n    headers:\n      A: ok\n      \
+             Host: x\n    tags: [a]\n  - url: https://c.example/\n    regex: ok\n    status: 2xx\n",
+        )
+        .unwrap_err();
+
+        assert!(
+            refusals[0].starts_with("sites.yaml, line 6 (https://b.example/): headers: 'Host'"),
+            "{refusals:?}"
+        );
+        assert!(
+            refusals[1].starts_with("sites.yaml, line 11 (https://c.example/): status: '2xx'"),
+            "{refusals:?}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_options_and_assertions_are_exported_and_read_back_unchanged(
+            options in any_options(), assertions in any_assertions(),
+        ) {
+            let mut spec = SiteSpec::new("https://a.example/");
+            spec.check.options = options;
+            spec.check.assertions = assertions;
+            spec.validate(IntervalRange::default()).unwrap();
+
+            let text = render_sites_file(&[], std::slice::from_ref(&spec)).unwrap();
+            let back = parse(&text).unwrap_or_else(|why| panic!("{why:?}\n{text}"));
+
+            prop_assert_eq!(&back.sites[0], &spec, "{}", text);
         }
     }
 

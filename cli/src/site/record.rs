@@ -5,6 +5,8 @@ use picket_store::sites::Site;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::nested_fields::{FieldLine, describe_nested_fields, remove_empty_objects};
+
 /// A row of `picket site list --output json`.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct SiteRecord {
@@ -13,6 +15,9 @@ pub(crate) struct SiteRecord {
     /// The user-defined fields except the URL. Empty if the row, written by SQL, cannot be parsed.
     #[serde(flatten)]
     definition: Map<String, Value>,
+    /// Lines of `options` and `assertions`, which are objects in `definition`.
+    #[serde(skip)]
+    nested_lines: Vec<FieldLine>,
     pub(crate) problem: Option<String>,
     created_at: Timestamp,
     updated_at: Timestamp,
@@ -34,10 +39,15 @@ impl From<&Site> for SiteRecord {
             Err(why) => (Map::new(), Some(why.to_string())),
         };
         definition.remove("url");
+        remove_empty_objects(&mut definition);
         Self {
             id: site.id,
             url: site.url.clone(),
             definition,
+            nested_lines: site
+                .spec
+                .as_ref()
+                .map_or_else(|_| Vec::new(), |spec| describe_nested_fields(&spec.check)),
             problem: site.problem.clone().or(unreadable),
             created_at: site.created_at,
             updated_at: site.updated_at,
@@ -79,10 +89,13 @@ impl SiteRecord {
     }
 
     /// The user-defined fields with their values as text. Null and empty fields are omitted.
-    pub(crate) fn field_lines(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn field_lines(&self) -> Vec<FieldLine> {
+        let is_nested = |name: &&&str| matches!(**name, "options" | "assertions");
         SiteSpec::FIELDS
             .iter()
-            .filter_map(|name| Some((*name, format_value(self.definition.get(*name)?)?)))
+            .filter(|name| !is_nested(name))
+            .filter_map(|name| Some(((*name).to_owned(), format_value(self.definition.get(*name)?)?)))
+            .chain(self.nested_lines.iter().cloned())
             .collect()
     }
 

@@ -5,6 +5,7 @@
 )]
 
 mod apply;
+mod assertions;
 mod reports;
 mod restore;
 mod settings;

@@ -100,6 +100,56 @@ async fn status_ledger_and_reports_of_checks() {
     assert_output("ledger", &picket.run_ok(&["ledger", "--since", "4h"]));
 }
 
+const ASSERTING_FILE: &str = r#"
+sites:
+  - url: https://api.example/health
+    options:
+      auth: {bearer: {secret: shop-token}}
+      secret_headers: {X-Api-Key: {secret: shop-key}}
+      connect_to: 192.0.2.7:8443
+    assertions:
+      json:
+        - {path: $.status, equals: ok}
+        - {path: $.queue.length, less_than: 100}
+      headers:
+        - {name: Content-Type, regex: ^application/json}
+      not_regexes: [Exception]
+      warn_after_ms: 2000
+  - url: https://admin.example/
+    assertions: {must_fail: [connect, timeout]}
+"#;
+
+#[tokio::test]
+async fn options_and_assertions_as_a_plan_details_json_and_a_file() {
+    let picket = Picket::new().await;
+    let applied = picket.apply_yaml(ASSERTING_FILE, &[]);
+    assert!(applied.status.success(), "{applied:?}");
+    let changed = ASSERTING_FILE
+        .replace("less_than: 100", "less_than: 50")
+        .replace(
+            "{bearer: {secret: shop-token}}",
+            "{basic: {user: alice, password: {secret: shop-password}}}",
+        )
+        .replace("      connect_to: 192.0.2.7:8443\n", "      http_version: \"2\"\n")
+        .replace("[Exception]", "[Exception, Warning]")
+        .replace("{must_fail: [connect, timeout]}", "{certificate_min_days: 7}");
+
+    let plan = picket.apply_yaml(&changed, &["--dry-run"]);
+
+    assert_output("apply_plan_assertions", &String::from_utf8_lossy(&plan.stdout));
+    assert_output("site_show_assertions", &picket.run_ok(&["site", "show", "1"]));
+    assert_output("site_show_assertions_json", &picket.run_ok(&["site", "show", "2", "--output", "json"]));
+    assert_output("export_assertions", &picket.run_ok(&["export"]));
+}
+
+#[test]
+fn help_of_site_add_groups_its_options() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = picket_command(dir.path()).args(["site", "add", "--help"]).output().unwrap();
+
+    assert_output("help_site_add", &String::from_utf8_lossy(&output.stdout));
+}
+
 #[test]
 fn help_lists_all_commands() {
     let dir = tempfile::tempdir().unwrap();

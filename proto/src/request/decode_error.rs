@@ -3,7 +3,10 @@
 
 use serde_json::Value;
 
-use crate::{CheckRequest, ValidationError, validation::sanitize_text};
+use crate::{
+    CheckRequest, HttpAssertions, HttpOptions, ValidationError, nested_object::decode_object,
+    suggestion::suggest_name, validation::sanitize_text,
+};
 
 fn expected_for(field: &str) -> Option<&'static str> {
     CheckRequest::KNOWN_FIELDS.iter().find(|(name, _)| *name == field).map(|(_, allowed)| *allowed)
@@ -29,45 +32,17 @@ pub(super) fn require_url(bytes: &[u8]) -> Result<(), ValidationError> {
 }
 
 fn unknown_field_error(name: &str, value: &Value) -> ValidationError {
-    let allowed = match suggest_field(name) {
+    let fields = || CheckRequest::KNOWN_FIELDS.iter().map(|(known, _)| *known);
+    // The fields of a tick, which begin with `site_id`, are suggested and not listed.
+    let allowed = match suggest_name(name, fields()) {
         Some(known) => format!("no such field; did you mean '{known}'?"),
-        None => {
-            // The fields of a tick, which begin with `site_id`, are not for people.
-            let known = CheckRequest::KNOWN_FIELDS.iter().map(|(known, _)| *known);
-            let known: Vec<&str> = known.take_while(|known| *known != "site_id").collect();
-            format!("no such field; there are {}", known.join(", "))
-        }
+        None => format!(
+            "no such field; there are {}",
+            fields().take_while(|known| *known != "site_id").collect::<Vec<_>>().join(", ")
+        ),
     };
     let shown = if name.is_empty() { "(a field without a name)".to_owned() } else { sanitize_text(name, 64) };
     ValidationError::new(shown, value, allowed)
-}
-
-/// The known field that `name` probably means: at most two edits away, or made of the same words,
-/// or containing `name`, as `timeout_ms` contains `timeout`.
-fn suggest_field(name: &str) -> Option<&'static str> {
-    /// Maximum edits between a field and a misspelling.
-    const MAX_EDITS: usize = 2;
-    /// Minimum length of a part. Shorter names are part of too many fields.
-    const MIN_PART_BYTES: usize = 4;
-    /// Maximum length of a misspelling. All fields are shorter, and a comparison costs the product
-    /// of the lengths.
-    const MAX_NAME_BYTES: usize = 32;
-    if name.len() > MAX_NAME_BYTES {
-        return None;
-    }
-    let name = name.to_lowercase().replace('-', "_");
-    let words = |text: &str| {
-        let mut words: Vec<String> = text.split('_').map(str::to_owned).collect();
-        words.sort();
-        words
-    };
-    let fields = || CheckRequest::KNOWN_FIELDS.iter().map(|(known, _)| *known);
-    let slips = |known: &&str| strsim::damerau_levenshtein(known, &name);
-    fields()
-        .min_by_key(slips)
-        .filter(|known| slips(known) <= MAX_EDITS && slips(known) < name.len())
-        .or_else(|| fields().find(|known| words(known) == words(&name)))
-        .or_else(|| fields().find(|known| name.len() >= MIN_PART_BYTES && known.contains(name.as_str())))
 }
 
 /// Explains why `bytes` is not a request.
@@ -79,13 +54,12 @@ pub(crate) fn explain_error(bytes: &[u8]) -> ValidationError {
         Err(why) => {
             let path = why.path().to_string();
             let field = path.split(['.', '[']).next().unwrap_or_default();
-            if matches!(field, "options" | "assertions") {
-                return explain_nested(path, &why.inner().to_string());
-            }
             if let Some(allowed) = expected_for(field) {
                 let value =
                     serde_json::from_slice::<Value>(bytes).ok().and_then(|all| all.get(field).cloned());
-                return ValidationError::new(field, value.unwrap_or(Value::Null), allowed);
+                let value = value.unwrap_or(Value::Null);
+                return explain_object(field, &value)
+                    .unwrap_or_else(|| ValidationError::new(field, value, allowed));
             }
             why.inner().to_string()
         }
@@ -113,21 +87,14 @@ pub(crate) fn explain_error(bytes: &[u8]) -> ValidationError {
     }
 }
 
-/// Explains an error inside of an object by serde's message about the field at `path`. The value is
-/// not repeated, because it may be a secret that was written where a name belongs.
-fn explain_nested(path: String, why: &str) -> ValidationError {
-    let unknown = ["unknown field `", "unknown variant `", "missing field `"]
-        .into_iter()
-        .find_map(|start| why.strip_prefix(start)?.split('`').next())
-        .filter(|name| path.rsplit('.').next() != Some(*name));
-    let field = match unknown {
-        Some(name) => format!("{path}.{}", sanitize_text(name, 64)),
-        None => path,
-    };
-    let allowed = why.rsplit_once("expected ").map_or("a value", |(_, allowed)| allowed);
-    // Serde appends the position, which a person who typed one line does not need.
-    let allowed = allowed.split(" at line ").next().unwrap_or_default();
-    ValidationError::new(field, "(hidden)", allowed)
+/// Explains why `value` is no object of the field `field`; `None` if the field holds no object of
+/// known fields.
+fn explain_object(field: &str, value: &Value) -> Option<ValidationError> {
+    match field {
+        "options" => decode_object::<HttpOptions>(field, value).err(),
+        "assertions" => decode_object::<HttpAssertions>(field, value).err(),
+        _ => None,
+    }
 }
 
 /// The field that serde reports as a duplicate.

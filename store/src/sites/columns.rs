@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use picket_proto::{
-    CheckRequest, HttpAssertions, HttpOptions, IpVersion, ValidationError, check::MAX_URL_BYTES, pattern,
-    site::SiteSpec,
+    CheckRequest, HttpAssertions, HttpOptions, IpVersion, ValidationError, check::MAX_URL_BYTES,
+    nested_object::decode_object, pattern, site::SiteSpec,
 };
 use serde_json::Value;
 use sqlx::{Decode, Postgres, Row as _, Type, postgres::PgRow, types::Json};
@@ -160,9 +160,7 @@ macro_rules! object_column {
 
             fn decode(row: &PgRow, name: &str) -> Result<Self, ValidationError> {
                 let value: Value = decode_column(row, name, "an object")?;
-                // The value may be a secret that was written where a name belongs.
-                serde_json::from_value(value)
-                    .map_err(|why| ValidationError::new(name, "(hidden)", why.to_string()))
+                decode_object(name, &value)
             }
         }
     };

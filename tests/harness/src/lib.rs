@@ -4,6 +4,7 @@
 
 pub mod builders;
 pub mod certificates;
+pub mod documented_examples;
 pub mod eventually;
 pub mod http;
 pub mod ledger;

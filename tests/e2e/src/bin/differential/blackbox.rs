@@ -151,19 +151,21 @@ fn extract_reason(log: &str) -> String {
 /// Builds the module equivalent to `request`.
 fn build_module(request: &CheckRequest, options: BlackboxOptions, ca_file: &Path) -> Value {
     let rule = request.validate().expect("a request that makes sense").status;
+    let (wanted, assertions) = (&request.assertions, &request.assertions.headers);
+    let mut headers = request.headers.clone();
+    // blackbox_exporter sends a header Host as it is given.
+    headers.extend(request.options.host_header.iter().map(|host| ("Host".to_owned(), host.clone())));
     let mut http = json!({
         "method": request.method,
-        "headers": request.headers,
+        "headers": headers,
         "valid_status_codes": (100..600).filter(|status| rule.allows_status(*status)).collect::<Vec<u16>>(),
         "follow_redirects": request.max_redirects > 0,
         "preferred_ip_protocol": if options.prefers_ip6 || request.ip_version == IpVersion::V6 { "ip6" } else { "ip4" },
         "ip_protocol_fallback": request.ip_version == IpVersion::Any,
-        "fail_if_body_not_matches_regexp":
-            request.regex.iter().chain(&request.assertions.regexes).collect::<Vec<_>>(),
-        "fail_if_body_matches_regexp":
-            request.not_regex.iter().chain(&request.assertions.not_regexes).collect::<Vec<_>>(),
-        "fail_if_header_not_matches": header_rules(request, |header| header.regex.as_ref()),
-        "fail_if_header_matches": header_rules(request, |header| header.not_regex.as_ref()),
+        "fail_if_body_not_matches_regexp": request.regex.iter().chain(&wanted.regexes).collect::<Vec<_>>(),
+        "fail_if_body_matches_regexp": request.not_regex.iter().chain(&wanted.not_regexes).collect::<Vec<_>>(),
+        "fail_if_header_not_matches": assertions.iter().filter_map(build_wanted_header).collect::<Vec<_>>(),
+        "fail_if_header_matches": assertions.iter().filter_map(build_forbidden_header).collect::<Vec<_>>(),
         "tls_config": {"ca_file": ca_file, "insecure_skip_verify": !request.tls_verify},
     });
     if let Some(body) = &request.body {
@@ -178,14 +180,21 @@ fn build_module(request: &CheckRequest, options: BlackboxOptions, ca_file: &Path
     json!({"prober": "http", "timeout": format!("{}ms", request.timeout_ms), "http": http})
 }
 
-/// Rules for the headers whose assertions have the regex that `regex` selects.
-fn header_rules(request: &CheckRequest, regex: impl Fn(&HeaderAssertion) -> Option<&String>) -> Vec<Value> {
-    let headers = request.assertions.headers.iter();
-    headers
-        .filter_map(|header| {
-            Some(json!({"header": header.name, "regexp": regex(header)?, "allow_missing": false}))
-        })
-        .collect()
+/// Builds the condition that a header is present and one of its values matches.
+fn build_wanted_header(assertion: &HeaderAssertion) -> Option<Value> {
+    let regex = assertion.regex.as_ref()?;
+    Some(json!({"header": assertion.name, "regexp": regex, "allow_missing": false}))
+}
+
+/// Builds the condition that no value of a header matches, which an absent header fails too, or that
+/// the header is absent.
+fn build_forbidden_header(assertion: &HeaderAssertion) -> Option<Value> {
+    let (regex, allow_missing) = match (&assertion.not_regex, assertion.absent) {
+        (Some(regex), _) => (regex.as_str(), false),
+        (None, Some(true)) => ("(?s)^.*$", true),
+        (None, _) => return None,
+    };
+    Some(json!({"header": assertion.name, "regexp": regex, "allow_missing": allow_missing}))
 }
 
 async fn read_version(program: &Path) -> String {

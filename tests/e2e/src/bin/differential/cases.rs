@@ -3,112 +3,12 @@
 
 use std::net::ToSocketAddrs;
 
-use picket_proto::{Cause, CheckRequest, IpVersion};
-use serde_json::{Value, json};
+use picket_proto::{Cause, IpVersion};
 
-use crate::{blackbox::BlackboxOptions, target_sites::TargetSites};
-
-/// Check run by both programs.
-pub(crate) struct ComparisonCase {
-    pub(crate) name: &'static str,
-    pub(crate) request: CheckRequest,
-    pub(crate) blackbox_options: BlackboxOptions,
-    pub(crate) expected: ExpectedVerdict,
-}
-
-/// Expected verdict of both programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ExpectedVerdict {
-    /// Success by blackbox_exporter.
-    pub(crate) success: bool,
-    /// Cause by Picket, or none if up.
-    pub(crate) cause: Option<Cause>,
-    /// Reason for a difference, or none if both agree.
-    pub(crate) difference: Option<&'static str>,
-}
-
-/// Timeout of a check, in milliseconds. Far longer than any response takes, and short enough to
-/// wait for a missing one.
-const TIMEOUT_MS: i64 = 3_000;
-
-fn new_case(name: &'static str, url: impl Into<String>) -> ComparisonCase {
-    let request = CheckRequest { timeout_ms: TIMEOUT_MS, ..CheckRequest::new(url) };
-    ComparisonCase {
-        name,
-        request,
-        blackbox_options: BlackboxOptions::default(),
-        expected: ExpectedVerdict { success: true, cause: None, difference: None },
-    }
-}
-
-impl ComparisonCase {
-    fn with_request(mut self, change: impl FnOnce(&mut CheckRequest)) -> Self {
-        change(&mut self.request);
-        self
-    }
-
-    fn with_method(self, method: &str, body: &str) -> Self {
-        self.with_request(|request| {
-            request.method = method.to_owned();
-            request.body = Some(body.to_owned()).filter(|body| !body.is_empty());
-        })
-    }
-
-    fn with_header(self, name: &str, value: &str) -> Self {
-        self.with_request(|request| drop(request.headers.insert(name.to_owned(), value.to_owned())))
-    }
-
-    fn with_status(self, rule: &str) -> Self {
-        self.with_request(|request| request.status = rule.to_owned())
-    }
-
-    fn with_regex(self, pattern: &str) -> Self {
-        self.with_request(|request| request.regex = Some(pattern.to_owned()))
-    }
-
-    fn with_not_regex(self, pattern: &str) -> Self {
-        self.with_request(|request| request.not_regex = Some(pattern.to_owned()))
-    }
-
-    fn with_assertions(self, assertions: Value) -> Self {
-        self.with_request(|request| {
-            request.assertions = serde_json::from_value(assertions).expect("assertions of a case");
-        })
-    }
-
-    fn without_redirects(self) -> Self {
-        self.with_request(|request| request.max_redirects = 0)
-    }
-
-    fn with_ip_version(self, version: IpVersion) -> Self {
-        self.with_request(|request| request.ip_version = version)
-    }
-
-    fn without_tls_verify(self) -> Self {
-        self.with_request(|request| request.tls_verify = false)
-    }
-
-    fn with_gzip(mut self) -> Self {
-        self.blackbox_options.has_gzip = true;
-        self
-    }
-
-    fn with_body_limit(mut self) -> Self {
-        self.blackbox_options.has_body_limit = true;
-        self
-    }
-
-    fn expect_down(mut self, cause: Cause) -> Self {
-        self.expected = ExpectedVerdict { success: false, cause: Some(cause), difference: None };
-        self
-    }
-
-    /// Expects a difference: blackbox_exporter reports `success`, Picket reports `cause`.
-    fn expect_difference(mut self, success: bool, cause: Option<Cause>, why: &'static str) -> Self {
-        self.expected = ExpectedVerdict { success, cause, difference: Some(why) };
-        self
-    }
-}
+use crate::{
+    comparison_case::{ComparisonCase, new_case},
+    target_sites::TargetSites,
+};
 
 /// All cases.
 pub(crate) fn all_cases(sites: &TargetSites) -> Vec<ComparisonCase> {
@@ -117,7 +17,6 @@ pub(crate) fn all_cases(sites: &TargetSites) -> Vec<ComparisonCase> {
         redirect_cases(sites),
         failure_cases(sites),
         body_cases(sites),
-        assertion_cases(sites),
         tls_cases(sites),
         address_cases(sites),
     ]
@@ -307,49 +206,6 @@ fn body_cases(sites: &TargetSites) -> Vec<ComparisonCase> {
         new_case("a gzip bomb", scripted("/bomb")).with_gzip().with_body_limit().with_regex("end").expect_down(Cause::BodyTooLarge),
         new_case("brotli, nothing asserted", scripted("/brotli")),
         new_case("brotli and a regex", scripted("/brotli")).with_gzip().with_regex("^all is well$").expect_down(Cause::Http),
-    ]
-}
-
-fn assertion_cases(sites: &TargetSites) -> Vec<ComparisonCase> {
-    const NO_INVERSION: &str = "blackbox_exporter has no check that must fail";
-    let plain = |path: &str| sites.plain.url(path);
-    let header =
-        |condition: &str, regex: &str| json!({"headers": [{"name": "Content-Length", (condition): regex}]});
-    let missing = |condition: &str| json!({"headers": [{"name": "X-None", (condition): "x"}]});
-    let must_fail = json!({"must_fail": ["status", "http"]});
-    vec![
-        new_case("several regexes match", plain("/ok"))
-            .with_assertions(json!({"regexes": ["^all", "well$"]})),
-        new_case("one of several regexes does not", plain("/ok"))
-            .with_assertions(json!({"regexes": ["^all", "ill$"]}))
-            .expect_down(Cause::Body),
-        new_case("none of several not_regexes matches", plain("/ok"))
-            .with_assertions(json!({"not_regexes": ["bad", "ill$"]})),
-        new_case("one of several not_regexes matches", plain("/ok"))
-            .with_assertions(json!({"not_regexes": ["bad", "well$"]}))
-            .expect_down(Cause::Body),
-        new_case("a header matches", plain("/ok")).with_assertions(header("regex", "^1+$")),
-        new_case("a header does not match", plain("/ok"))
-            .with_assertions(header("regex", "^2+$"))
-            .expect_down(Cause::Header),
-        new_case("a header must not match", plain("/ok")).with_assertions(header("not_regex", "2")),
-        new_case("a header matches and must not", plain("/ok"))
-            .with_assertions(header("not_regex", "1"))
-            .expect_down(Cause::Header),
-        new_case("a header that is missing", plain("/ok"))
-            .with_assertions(missing("regex"))
-            .expect_down(Cause::Header),
-        new_case("a header that is missing and must not match", plain("/ok"))
-            .with_assertions(missing("not_regex"))
-            .expect_down(Cause::Header),
-        new_case("must fail, and does", plain("/status/503"))
-            .with_assertions(must_fail.clone())
-            .expect_difference(false, None, NO_INVERSION),
-        new_case("must fail, and does not", plain("/ok")).with_assertions(must_fail).expect_difference(
-            true,
-            Some(Cause::UnexpectedResponse),
-            NO_INVERSION,
-        ),
     ]
 }
 

@@ -5,8 +5,10 @@
 //! verdicts give the reason. Exits with 1 on an unexpected verdict, or on times that differ by more
 //! than the noise.
 
+mod assertion_cases;
 mod blackbox;
 mod cases;
+mod comparison_case;
 mod phase_delays;
 mod target_sites;
 
@@ -21,7 +23,7 @@ use picket_proto::{CheckRequest, CheckResult, Outcome};
 
 use crate::{
     blackbox::{BlackboxExporter, BlackboxOptions, ProbeResult},
-    cases::ComparisonCase,
+    comparison_case::ComparisonCase,
     target_sites::TargetSites,
 };
 
@@ -71,7 +73,7 @@ async fn main() -> ExitCode {
 async fn run_comparison(options: Options) -> Result<bool, String> {
     let program = blackbox::find_exporter(options.blackbox)?;
     let sites = TargetSites::start().await;
-    let cases = cases::all_cases(&sites);
+    let cases = [cases::all_cases(&sites), assertion_cases::all_cases(&sites)].concat();
     let delays = phase_delays::delay_cases();
     // blackbox_exporter takes options by module only, so each case has its own module.
     let modules: Vec<(&CheckRequest, BlackboxOptions)> = cases
@@ -128,7 +130,12 @@ async fn compare_verdicts(
         agreed += usize::from(wrong.is_empty() && case.expected.difference.is_none());
         unexpected += usize::from(!wrong.is_empty());
         let status = |status: Option<u16>| status.map_or(String::new(), |status| format!(" ({status})"));
-        let success = if theirs.success { "success" } else { "failure" };
+        let success = match (theirs.success, case.is_inverted()) {
+            (true, false) => "success",
+            (false, false) => "failure",
+            (true, true) => "failure (inverted)",
+            (false, true) => "success (inverted)",
+        };
         let cause = ours.cause.map_or(String::new(), |cause| format!("/{}", cause.as_str()));
         table.add_row([
             case.name.to_owned(),
@@ -150,14 +157,15 @@ async fn compare_verdicts(
 /// Lists the deviations from the expected verdict.
 fn find_mismatches(case: &ComparisonCase, theirs: &ProbeResult, ours: &CheckResult) -> Vec<String> {
     let mut wrong = Vec::new();
-    if theirs.success != case.expected.success {
+    let success = theirs.success != case.is_inverted();
+    if success != case.expected.success {
         wrong.push(format!("blackbox_exporter reports: {}", theirs.reason));
     }
     let message = ours.message.as_deref().unwrap_or("up");
     if ours.cause != case.expected.cause {
         wrong.push(format!("Picket reports: {message}"));
     }
-    if case.expected.difference.is_none() && theirs.success != (ours.outcome == Outcome::Up) {
+    if case.expected.difference.is_none() && success != (ours.outcome == Outcome::Up) {
         wrong.push("the two differ".to_owned());
     }
     // Statuses are compared only without an expected difference: along redirects, one program may

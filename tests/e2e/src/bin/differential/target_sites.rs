@@ -164,6 +164,11 @@ fn scripted_response(request: &str) -> Vec<Step> {
         "/longer" => sent("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok, and more"),
         "/large-head" => ok_response(&format!("x-a: {}\r\n", "x".repeat(1 << 20)), b"ok"),
         "/empty" => ok_response("", b""),
+        "/tagged" => ok_response(
+            "content-type: text/html; charset=utf-8\r\ncache-control: max-age=60\r\nx-empty:\r\n",
+            b"all is well",
+        ),
+        "/twice" => ok_response("via: 1.1 a\r\nVia: 1.1 b\r\nx-list: a, b\r\n", b"all is well"),
         "/latin" => ok_response("", b"caf\xe9 ferm\xe9"),
         "/utf-8" => ok_response("", "café fermé\nall is well".as_bytes()),
         "/no-gzip" => ok_response("content-encoding: gzip\r\n", b"all is well"),
