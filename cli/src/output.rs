@@ -219,7 +219,7 @@ fn status_colour(text: &str) -> Option<Color> {
     match text {
         "up" => Some(Color::Green),
         "down" => Some(Color::Red),
-        "missed" | "unknown" | "problem" | "paused" | "no answer" => Some(Color::Yellow),
+        "missed" | "unknown" | "problem" | "paused" | "warning" | "no answer" => Some(Color::Yellow),
         _ => None,
     }
 }
