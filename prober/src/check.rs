@@ -25,7 +25,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use picket_proto::{Cause, Check, Outcome, Timestamp, Timing};
+use picket_proto::{Cause, Check, Outcome, Timestamp, Timing, Warning, result::Details};
 use picket_runtime::clock;
 use prometheus_client::metrics::gauge::Gauge;
 use reqwest::{
@@ -149,6 +149,10 @@ pub struct Observation {
     pub regex_matched: Option<bool>,
     /// Earliest expiry of all certificates in the redirect chain.
     pub tls_expires_at: Option<Timestamp>,
+    /// Properties of an `up` result that need attention.
+    pub warnings: Vec<Warning>,
+    /// Observations that depend on the type of check.
+    pub details: Option<Details>,
 }
 
 /// Performs checks. Clones share all state.
@@ -260,7 +264,8 @@ impl Checker {
         let (cause, message) = failure.map(|failure| (failure.cause, failure.message)).unzip();
         Observation {
             started_at,
-            outcome: cause.map_or(Outcome::Up, Cause::outcome),
+            // A prober knows all causes that it gives.
+            outcome: cause.map_or(Outcome::Up, |cause| cause.outcome().unwrap_or(Outcome::Missed)),
             cause,
             message,
             http_status: seen.http_status,
@@ -272,6 +277,8 @@ impl Checker {
             body_bytes: seen.body_bytes,
             regex_matched: seen.regex_matched,
             tls_expires_at: marks.earliest_expiry(),
+            warnings: Vec::new(),
+            details: None,
         }
     }
 

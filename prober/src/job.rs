@@ -156,6 +156,9 @@ impl Job {
             body_bytes: 0,
             regex_matched: None,
             tls_expires_at: None,
+            warnings: Vec::new(),
+            details: None,
+            requires: Vec::new(),
             // The ticket is passed on unchecked: only the sink can verify it.
             installation: self.tick().and(self.request.installation),
             ticket: self.tick().and(self.request.ticket.clone()),
@@ -182,6 +185,8 @@ impl Job {
             body_bytes: seen.body_bytes,
             regex_matched: seen.regex_matched,
             tls_expires_at: seen.tls_expires_at,
+            warnings: seen.warnings,
+            details: seen.details,
             ..self.missed_result(region, prober, Cause::Invalid, String::new())
         }
     }

@@ -1,12 +1,12 @@
 //! A check that is ready to run: a request with all fields validated.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use url::Url;
 
-use crate::{Pattern, ValidationError, status_ranges::StatusRanges};
+use crate::{HttpOptions, Pattern, ValidationError, status_ranges::StatusRanges};
 
 /// A validated request, and the conditions for a good response.
 #[derive(Clone, Debug)]
@@ -33,6 +33,8 @@ pub struct Check {
     pub ip_version: IpVersion,
     /// True if an untrusted certificate makes the check fail.
     pub tls_verify: bool,
+    /// How to ask, beyond the fields above.
+    pub options: Arc<HttpOptions>,
 }
 
 /// The methods that a check may use.

@@ -87,6 +87,16 @@ string_enum! {
         Body = "body",
         /// The body was truncated at the limit before the regex was decided.
         BodyTooLarge = "body_too_large",
+        /// The response is valid in its protocol, and is not the one that was asserted.
+        UnexpectedResponse = "unexpected_response",
+        /// A header of the response is not as asserted.
+        Header = "header",
+        /// The certificate is trusted, and is not as asserted.
+        Certificate = "certificate",
+        /// The response took longer than the hard limit.
+        Slow = "slow",
+        /// A heartbeat did not arrive in time.
+        Overdue = "overdue",
         /// The job had expired before a prober could check it.
         Expired = "expired",
         /// The address policy of the prober refuses the destination.
@@ -103,12 +113,35 @@ string_enum! {
         ResultLate = "result_late",
         /// The request is invalid.
         Invalid = "invalid",
+        /// The prober cannot perform such a check: its version, its platform or its rights.
+        Unsupported = "unsupported",
+        /// The prober has no such secret, or may not send it to this host.
+        SecretUnavailable = "secret_unavailable",
+        /// A service other than the site, which the check asks about it, did not respond.
+        SourceUnavailable = "source_unavailable",
+        /// A cause that is unknown to this version; the message begins with its word.
+        Other = "other",
+    }
+}
+
+string_enum! {
+    /// Property of an `up` result that needs attention. The outcome stays `up`.
+    Warning, "warning" {
+        /// The response took longer than `warn_after_ms`.
+        Slow = "slow",
+        /// A certificate ends soon.
+        Certificate = "certificate",
+        /// The registration of the domain ends soon.
+        Domain = "domain",
+        /// Packets were lost.
+        Loss = "loss",
     }
 }
 
 impl Cause {
-    /// The outcome that this cause explains.
-    pub fn outcome(self) -> Outcome {
+    /// The outcome that this cause explains; `None` for [`Other`](Self::Other), which may explain
+    /// `down` or `missed`.
+    pub fn outcome(self) -> Option<Outcome> {
         match self {
             Self::Dns
             | Self::Connect
@@ -118,7 +151,12 @@ impl Cause {
             | Self::Redirect
             | Self::Status
             | Self::Body
-            | Self::BodyTooLarge => Outcome::Down,
+            | Self::BodyTooLarge
+            | Self::UnexpectedResponse
+            | Self::Header
+            | Self::Certificate
+            | Self::Slow
+            | Self::Overdue => Some(Outcome::Down),
             Self::Expired
             | Self::Blocked
             | Self::Overloaded
@@ -126,8 +164,17 @@ impl Cause {
             | Self::NoProber
             | Self::NotScheduled
             | Self::ResultLate
-            | Self::Invalid => Outcome::Missed,
+            | Self::Invalid
+            | Self::Unsupported
+            | Self::SecretUnavailable
+            | Self::SourceUnavailable => Some(Outcome::Missed),
+            Self::Other => None,
         }
+    }
+
+    /// Returns true if a result with `outcome` may have this cause.
+    pub fn explains_outcome(self, outcome: Outcome) -> bool {
+        outcome != Outcome::Up && self.outcome().is_none_or(|own| own == outcome)
     }
 }
 
@@ -140,8 +187,11 @@ mod tests {
         for cause in Cause::ALL_VALUES {
             assert_eq!(cause.as_str().parse::<Cause>().unwrap(), *cause);
             assert_eq!(serde_json::to_string(cause).unwrap(), format!("\"{cause}\""));
-            assert_ne!(cause.outcome(), Outcome::Up);
+            assert_ne!(cause.outcome(), Some(Outcome::Up));
+            assert!(!cause.explains_outcome(Outcome::Up));
         }
+        assert!(Cause::Other.explains_outcome(Outcome::Down) && Cause::Other.explains_outcome(Outcome::Missed));
+        assert!(Cause::Slow.explains_outcome(Outcome::Down) && !Cause::Slow.explains_outcome(Outcome::Missed));
         assert!("fine".parse::<Outcome>().unwrap_err().to_string().contains("up, down, missed"));
     }
 }

@@ -1,6 +1,9 @@
 //! Check requests: scheduled jobs and ad-hoc requests have the same form.
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap as _};
@@ -208,12 +211,22 @@ impl CheckRequest {
             max_redirects: u8::try_from(max_redirects).unwrap_or(u8::MAX),
             ip_version: self.ip_version,
             tls_verify: self.tls_verify,
+            options: self.share_options(),
         };
         self.options.validate()?;
         let regex = self.regex.as_deref().map(|pattern| compile("regex", pattern)).transpose()?;
         let not_regex = self.not_regex.as_deref().map(|pattern| compile("not_regex", pattern)).transpose()?;
         self.assertions.validate(|field, pattern| compile(field, pattern).map(drop))?;
         Ok((check, regex, not_regex))
+    }
+
+    /// The options as shared by checks. Most checks have none, and share one value.
+    fn share_options(&self) -> Arc<HttpOptions> {
+        static NO_OPTIONS: LazyLock<Arc<HttpOptions>> = LazyLock::new(Arc::default);
+        match self.options == **NO_OPTIONS {
+            true => Arc::clone(&NO_OPTIONS),
+            false => Arc::new(self.options.clone()),
+        }
     }
 
     /// The tick of this request; `None` for an ad-hoc request.

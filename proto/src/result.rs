@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Cause, CheckKind, InstallationId, Outcome, RegionName, ScheduledTick, Shard, SiteId, Tickets, Timestamp,
+    Warning,
     ticket::{TicketClaims, TicketError},
 };
 
@@ -71,6 +72,15 @@ pub struct CheckResult {
     /// Expiry of the server's certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_expires_at: Option<Timestamp>,
+    /// Properties of an `up` result that need attention.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
+    /// Observations that depend on the type of check: at most 2 KiB, without secrets and bodies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<Details>,
+    /// Features that a reader of this result must know, or else not use the result.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<String>,
     /// Installation of the job; absent for an ad-hoc check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub installation: Option<InstallationId>,
@@ -78,6 +88,9 @@ pub struct CheckResult {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket: Option<String>,
 }
+
+/// Observations by name.
+pub type Details = serde_json::Map<String, serde_json::Value>;
 
 /// Duration of each phase of a check in microseconds, summed over all hops; a phase that did not
 /// happen is absent.

@@ -119,7 +119,7 @@ impl ResultDecoder<'_> {
             let days = self.retention.as_secs() / 86_400;
             return Err(reject("time", format!("scheduled_at: {at} is more than {days} days ago")));
         }
-        if let Some(cause) = result.cause.filter(|cause| cause.outcome() != result.outcome) {
+        if let Some(cause) = result.cause.filter(|cause| !cause.explains_outcome(result.outcome)) {
             return Err(reject(
                 "contradiction",
                 format!("cause: '{cause}' does not explain '{}'", result.outcome),

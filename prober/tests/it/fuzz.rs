@@ -129,7 +129,7 @@ fn assert_sound(seen: &Observation) {
     match (seen.outcome, seen.cause, &seen.message) {
         (Outcome::Up, None, None) => {}
         (outcome, Some(cause), Some(message)) => {
-            assert_eq!(outcome, cause.outcome(), "{seen:?}");
+            assert_eq!(Some(outcome), cause.outcome(), "{seen:?}");
             assert!(!message.is_empty() && message.len() <= 600, "{seen:?}");
             assert!(!message.chars().any(char::is_control), "{seen:?}");
         }

@@ -27,7 +27,7 @@ pub(crate) async fn get_request(url: String) -> Observation {
 
 #[track_caller]
 pub(crate) fn assert_down(seen: &Observation, cause: Cause, message: &str) {
-    assert_eq!((seen.outcome, seen.cause), (cause.outcome(), Some(cause)), "{seen:?}");
+    assert_eq!((Some(seen.outcome), seen.cause), (cause.outcome(), Some(cause)), "{seen:?}");
     let said = seen.message.as_deref().unwrap_or_default();
     assert!(said.contains(message), "'{said}' does not say '{message}'");
 }

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use picket_proto::Outcome;
-use sqlx::PgConnection;
+use sqlx::{PgConnection, postgres::types::Oid};
 
 use super::{copy_row::BinaryCopyRow, rows::ResultRow, types::CountsByOutcome};
 use crate::incidents::NewResult;
@@ -13,8 +13,8 @@ use crate::incidents::NewResult;
 const COPY_RESULTS_SQL: &str = "COPY picket.check_results (
     scheduled_at, site_id, region_id, kind, lateness_us, tls_expires_at, outcome, cause, dns_us, connect_us, tls_us,
     first_byte_us, transfer_us, total_us, body_bytes, http_status, redirects, regex_matched, http_version, remote_addr,
-    prober, message) FROM STDIN (FORMAT binary)";
-const COLUMN_COUNT: i16 = 22;
+    prober, message, warnings, details) FROM STDIN (FORMAT binary)";
+const COLUMN_COUNT: i16 = 24;
 
 /// Signature, no flags, no extension. Source:
 /// <https://www.postgresql.org/docs/current/sql-copy.html>
@@ -33,12 +33,16 @@ pub(super) async fn copy_rows(
     rows: &[ResultRow<'_>],
     fresh: &mut Vec<NewResult>,
 ) -> Result<CountsByOutcome, sqlx::Error> {
+    let warning_type = match rows.iter().any(ResultRow::has_warnings) {
+        true => load_warning_type(connection).await?,
+        false => Oid(0),
+    };
     let mut copying = connection.copy_in_raw(COPY_RESULTS_SQL).await?;
     let mut chunk = Vec::with_capacity(COPY_CHUNK_BYTES + TYPICAL_ROW_BYTES);
     chunk.extend_from_slice(COPY_HEADER);
     for row in rows {
         chunk.extend_from_slice(&COLUMN_COUNT.to_be_bytes());
-        row.write_columns(&mut BinaryCopyRow(&mut chunk));
+        row.write_columns(&mut BinaryCopyRow(&mut chunk), warning_type);
         if chunk.len() >= COPY_CHUNK_BYTES {
             copying.send(chunk.as_slice()).await?;
             chunk.clear();
@@ -62,6 +66,11 @@ pub(super) async fn copy_rows(
         }
     }
     Ok(new)
+}
+
+/// Number of the type `picket.warning` in this database, which the binary form of an array names.
+async fn load_warning_type(connection: &mut PgConnection) -> Result<Oid, sqlx::Error> {
+    sqlx::query_scalar("SELECT 'picket.warning'::regtype::oid").fetch_one(connection).await
 }
 
 /// Sites that are not fully up: all of them if few (the usual case), else only those among `rows`.

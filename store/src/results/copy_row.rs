@@ -1,6 +1,7 @@
 //! A row of the binary format of `COPY`.
 
 use picket_proto::Timestamp;
+use sqlx::postgres::types::Oid;
 
 use crate::DbTimestamp;
 
@@ -32,6 +33,40 @@ impl BinaryCopyRow<'_> {
     pub(super) fn write_text(&mut self, value: Option<impl AsRef<str>>) {
         match value {
             Some(text) => self.write_bytes(text.as_ref().as_bytes()),
+            None => self.write_column::<0>(None),
+        }
+    }
+
+    /// Writes an array of enum values of the type `element`; null if there are none.
+    pub(super) fn write_enum_array(&mut self, values: &[&str], element: Oid) {
+        if values.is_empty() {
+            return self.write_column::<0>(None);
+        }
+        let count = i32::try_from(values.len()).unwrap_or(i32::MAX);
+        let mut array = Vec::new();
+        // One dimension, no nulls, the element's type, the number of elements, counted from 1.
+        // Source: array_send in Postgres's src/backend/utils/adt/arrayfuncs.c
+        for number in [1_i32, 0] {
+            array.extend_from_slice(&number.to_be_bytes());
+        }
+        array.extend_from_slice(&element.0.to_be_bytes());
+        for number in [count, 1] {
+            array.extend_from_slice(&number.to_be_bytes());
+        }
+        let mut elements = BinaryCopyRow(&mut array);
+        for value in values {
+            elements.write_text(Some(value));
+        }
+        self.write_bytes(&array);
+    }
+
+    /// Writes the text of a JSON value.
+    pub(super) fn write_jsonb(&mut self, text: Option<String>) {
+        /// Version of the binary form. Source: jsonb_recv in Postgres's
+        /// src/backend/utils/adt/jsonb.c
+        const JSONB_VERSION: u8 = 1;
+        match text {
+            Some(text) => self.write_bytes(&[&[JSONB_VERSION], text.as_bytes()].concat()),
             None => self.write_column::<0>(None),
         }
     }

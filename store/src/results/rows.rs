@@ -3,10 +3,14 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use picket_proto::{
-    Cause, CheckKind, CheckResult, Outcome, SiteId, Timestamp, check::MAX_URL_BYTES,
+    Cause, CheckKind, CheckResult, Outcome, SiteId, Timestamp, Warning, check::MAX_URL_BYTES,
     validation::sanitize_text,
 };
-use sqlx::{Postgres, postgres::PgArguments, query::QueryAs};
+use sqlx::{
+    Postgres,
+    postgres::{PgArguments, types::Oid},
+    query::QueryAs,
+};
 
 use super::{
     copy_row::BinaryCopyRow,
@@ -174,7 +178,7 @@ impl<'a> ResultRow<'a> {
     }
 
     /// Writes the columns of `check_results`.
-    pub(super) fn write_columns(&self, tuple: &mut BinaryCopyRow<'_>) {
+    pub(super) fn write_columns(&self, tuple: &mut BinaryCopyRow<'_>, warning_type: Oid) {
         let CheckResult { timing, .. } = self.result;
         tuple.write_timestamp(Some(self.result.scheduled_at));
         tuple.write_i64(self.site_id());
@@ -196,6 +200,29 @@ impl<'a> ResultRow<'a> {
         tuple.write_text(self.remote_addr());
         tuple.write_text(Some(self.prober()));
         tuple.write_text(self.message());
+        let warnings: Vec<&str> = self.warnings().collect();
+        tuple.write_enum_array(&warnings, warning_type);
+        tuple.write_jsonb(self.details());
+    }
+
+    /// Each warning once, in the order of the database's type.
+    fn warnings(&self) -> impl Iterator<Item = &'static str> {
+        let of_result = |warning: &&Warning| self.result.warnings.contains(warning);
+        Warning::ALL_VALUES.iter().filter(of_result).map(|warning| warning.as_str())
+    }
+
+    pub(super) fn has_warnings(&self) -> bool {
+        !self.result.warnings.is_empty()
+    }
+
+    /// The literal of the array of warnings; `None` for none.
+    fn warnings_literal(&self) -> Option<String> {
+        self.has_warnings().then(|| format!("{{{}}}", self.warnings().collect::<Vec<_>>().join(",")))
+    }
+
+    fn details(&self) -> Option<String> {
+        // An object with texts as keys can always be written.
+        self.result.details.as_ref().and_then(|details| serde_json::to_string(details).ok())
     }
 
     fn body_bytes(&self) -> i32 {
@@ -287,6 +314,8 @@ fn bind_details<'q, Row>(query: RowQuery<'q, Row>, rows: &'q [ResultRow<'q>]) ->
         .bind(collect_column(rows, ResultRow::remote_addr))
         .bind(collect_column(rows, ResultRow::prober))
         .bind(collect_column(rows, ResultRow::message))
+        .bind(collect_column(rows, ResultRow::warnings_literal))
+        .bind(collect_column(rows, ResultRow::details))
 }
 
 fn collect_column<'q, Row, T>(rows: &'q [Row], value: impl Fn(&'q Row) -> T) -> Vec<T> {

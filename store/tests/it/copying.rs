@@ -1,6 +1,6 @@
 //! Large batches of results, which are copied where all is new.
 
-use picket_proto::{Cause, CheckKind, CheckResult, Outcome, Timestamp, Timing};
+use picket_proto::{Cause, CheckKind, CheckResult, Outcome, Timestamp, Timing, Warning};
 use picket_store::results::ResultContent;
 
 use crate::results::{Database, database_with_regions, incoming_result, missed_result, now, up_result};
@@ -44,6 +44,8 @@ fn results_of_all_kinds(sites: std::ops::Range<i64>, at: Timestamp) -> Vec<Check
         started_at: Some(at.saturating_sub(std::time::Duration::from_secs(1))),
         remote_addr: None,
         regex_matched: None,
+        warnings: vec![Warning::Certificate, Warning::Slow, Warning::Certificate],
+        details: serde_json::json!({"answer": ["é", null, 1e300], "ttl": 60}).as_object().cloned(),
         ..up_result(site, "eu", at)
     };
     sites

@@ -290,6 +290,32 @@ async fn nul_and_overlong_words_are_mended_and_kept() {
 }
 
 #[tokio::test]
+async fn warnings_and_details_are_kept_with_the_rows_of_checks_and_of_requests() {
+    let database = database_with_regions().await;
+    let warned = CheckResult {
+        warnings: vec![Warning::Loss, Warning::Slow],
+        details: serde_json::json!({"lost": 2}).as_object().cloned(),
+        ..up_result(1, "eu", now())
+    };
+    let adhoc = CheckResult { kind: CheckKind::Adhoc, site_id: None, ..warned.clone() };
+
+    database.insert_results(&[warned, up_result(2, "eu", now())]).await;
+    let entries = [incoming_result(ResultContent::Adhoc(&adhoc))];
+    database.results.insert_batch(&entries, now()).await.unwrap();
+
+    let kept = "SELECT string_agg(coalesce(warnings::text, 'none') || ' ' || coalesce(details::text, 'none'), '; ' ORDER BY warnings)";
+    for (table, expected) in
+        [("check_results", r#"{slow,loss} {"lost": 2}; none none"#), ("adhoc_results", r#"{slow,loss} {"lost": 2}"#)]
+    {
+        let rows: String = sqlx::query_scalar(AssertSqlSafe(format!("{kept} FROM picket.{table}")))
+            .fetch_one(&database.pool)
+            .await
+            .unwrap();
+        assert_eq!(rows, expected, "{table}");
+    }
+}
+
+#[tokio::test]
 async fn adhoc_results_are_kept_once_too() {
     let database = database_with_regions().await;
     let adhoc = CheckResult { kind: CheckKind::Adhoc, site_id: None, ..up_result(0, "nowhere", now()) };

@@ -35,6 +35,9 @@ pub fn up_result(site: SiteId, region: &RegionName, at: Timestamp) -> CheckResul
         body_bytes: 1_024,
         regex_matched: None,
         tls_expires_at: None,
+        warnings: Vec::new(),
+        details: None,
+        requires: Vec::new(),
         installation: None,
         ticket: None,
     }
