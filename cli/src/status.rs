@@ -43,9 +43,8 @@ pub(crate) async fn run(options: StatusOptions, matches: &ArgMatches) -> Result<
     }
     let counts = StatusCounts::from_sites(&sites);
     let needs_attention = |site: &SiteStatus| site.status != "up" || !site.warnings.is_empty();
-    let listed = sites
-        .iter()
-        .filter(|site| options.all || sites.len() <= MAX_INLINE_SITES || needs_attention(site));
+    let listed =
+        sites.iter().filter(|site| options.all || sites.len() <= MAX_INLINE_SITES || needs_attention(site));
     let shown: Vec<_> = listed.take(if options.all { usize::MAX } else { MAX_LISTED_SITES }).collect();
     let rest = match sites.len() - shown.len() {
         0 => String::new(),

@@ -63,8 +63,7 @@ mod tests {
 
     #[test]
     fn every_supported_feature_is_a_field_of_options_or_assertions() {
-        let schemas =
-            [("options", schema_for!(HttpOptions)), ("assertions", schema_for!(HttpAssertions))];
+        let schemas = [("options", schema_for!(HttpOptions)), ("assertions", schema_for!(HttpAssertions))];
         let fields: Vec<String> = schemas
             .iter()
             .flat_map(|(prefix, schema)| {

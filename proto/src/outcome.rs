@@ -190,8 +190,12 @@ mod tests {
             assert_ne!(cause.outcome(), Some(Outcome::Up));
             assert!(!cause.explains_outcome(Outcome::Up));
         }
-        assert!(Cause::Other.explains_outcome(Outcome::Down) && Cause::Other.explains_outcome(Outcome::Missed));
-        assert!(Cause::Slow.explains_outcome(Outcome::Down) && !Cause::Slow.explains_outcome(Outcome::Missed));
+        assert!(
+            Cause::Other.explains_outcome(Outcome::Down) && Cause::Other.explains_outcome(Outcome::Missed)
+        );
+        assert!(
+            Cause::Slow.explains_outcome(Outcome::Down) && !Cause::Slow.explains_outcome(Outcome::Missed)
+        );
         assert!("fine".parse::<Outcome>().unwrap_err().to_string().contains("up, down, missed"));
     }
 }

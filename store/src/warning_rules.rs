@@ -119,12 +119,12 @@ pub struct WarningDecision {
 
 impl WarningResult {
     /// The result as evidence for the rules of incidents.
-    fn to_evidence(&self, is_warning: bool) -> RegionResult {
+    pub(crate) fn to_evidence(&self) -> RegionResult {
         RegionResult {
             region: self.region,
             scheduled_at: self.scheduled_at,
             kind: CheckKind::Scheduled,
-            outcome: if is_warning { Outcome::Down } else { Outcome::Up },
+            outcome: if self.warned.is_some() { Outcome::Down } else { Outcome::Up },
             cause: None,
             message: self.message.clone(),
         }
@@ -138,7 +138,11 @@ impl WarningResult {
 impl WarningView {
     /// Creates the view from the stored state and the site, whose regions have the states of
     /// `state.regions`.
-    pub fn new(site: SiteView, observations: BTreeMap<RegionId, Observation>, renewal: Option<Renewal>) -> Self {
+    pub fn new(
+        site: SiteView,
+        observations: BTreeMap<RegionId, Observation>,
+        renewal: Option<Renewal>,
+    ) -> Self {
         let renewal = renewal.filter(|_| site.has_open_incident).map(|Renewal { serial, regions }| {
             let mut of_certificate = site.clone();
             for (id, region) in &mut of_certificate.regions {
@@ -151,14 +155,15 @@ impl WarningView {
 
     /// Applies new results in order of their due times.
     pub fn evaluate_results(mut self, new: Vec<WarningResult>) -> WarningDecision {
-        let evidence = new.iter().map(|new| new.to_evidence(new.warned.is_some())).collect();
+        let evidence = new.iter().map(WarningResult::to_evidence).collect();
         let evidence = self.site.prepare_evidence(evidence);
         let details: BTreeMap<(RegionId, Timestamp), &WarningResult> =
             new.iter().map(|new| ((new.region, new.scheduled_at), new)).collect();
         let mut changes = Vec::new();
         let mut now = self.site.newest_applied_at();
         for result in &evidence {
-            let warned = details.get(&(result.region, result.scheduled_at)).and_then(|new| new.warned.as_ref());
+            let warned =
+                details.get(&(result.region, result.scheduled_at)).and_then(|new| new.warned.as_ref());
             if self.site.apply_result(result).is_none() {
                 continue;
             }
@@ -228,9 +233,8 @@ impl WarningView {
             .filter(|(_, seen)| serial.is_none() || seen.details.serial == serial)
             .collect();
         // The first to end; if none ends, the first that warned.
-        let chosen = seen
-            .iter()
-            .min_by_key(|(id, seen)| (end_order(seen.details.expires_at), seen.since_us, *id));
+        let chosen =
+            seen.iter().min_by_key(|(id, seen)| (end_order(seen.details.expires_at), seen.since_us, *id));
         let first = seen.iter().map(|(id, seen)| self.warned_since(*id, seen)).min();
         let warning_regions = match serial {
             Some(_) => seen.iter().map(|(id, _)| *id).collect(),
@@ -314,17 +318,17 @@ pub fn fast_path_still_warned(state: &WarningState, new: &[WarningResult]) -> Op
         let known = state.observations.get(&new.region).map(|seen| seen.details.serial.as_deref());
         new.warned.is_some() && known == Some(new.serial())
     };
-    let is_of_certificate =
-        |new: &WarningResult| state.renewal.as_ref().is_none_or(|renewal| new.serial() == Some(&renewal.serial));
+    let is_of_certificate = |new: &WarningResult| {
+        state.renewal.as_ref().is_none_or(|renewal| new.serial() == Some(&renewal.serial))
+    };
     if !new.iter().all(|new| is_known(new) && is_of_certificate(new)) {
         return None;
     }
-    let evidence: Vec<RegionResult> = new.iter().map(|new| new.to_evidence(true)).collect();
+    let evidence: Vec<RegionResult> = new.iter().map(WarningResult::to_evidence).collect();
     let renewal = match &state.renewal {
-        Some(Renewal { serial, regions }) => Some(Renewal {
-            serial: serial.clone(),
-            regions: fast_path_still_down(regions, &evidence)?,
-        }),
+        Some(Renewal { serial, regions }) => {
+            Some(Renewal { serial: serial.clone(), regions: fast_path_still_down(regions, &evidence)? })
+        }
         None => None,
     };
     Some(WarningState {

@@ -6,8 +6,12 @@ use std::collections::HashSet;
 use picket_proto::Outcome;
 use sqlx::{PgConnection, postgres::types::Oid};
 
-use super::{copy_row::BinaryCopyRow, rows::ResultRow, types::CountsByOutcome};
-use crate::incidents::NewResult;
+use super::{
+    copy_row::BinaryCopyRow,
+    rows::{self, ResultRow},
+    types::CountsByOutcome,
+};
+use crate::decisions::NewResult;
 
 /// Columns in the order of [`ResultRow::write_columns`].
 const COPY_RESULTS_SQL: &str = "COPY picket.check_results (
@@ -26,8 +30,8 @@ const COPY_CHUNK_BYTES: usize = 32 << 10;
 /// Upper estimate of a row's size with its length fields.
 const TYPICAL_ROW_BYTES: usize = 1 << 10;
 
-/// Copies all rows; counts them as new, and adds results that may affect incidents to `fresh`, like
-/// `execute_insert`.
+/// Copies all rows; counts them as new, and adds results that may affect incidents or warnings to
+/// `fresh`, like `execute_insert`.
 pub(super) async fn copy_rows(
     connection: &mut PgConnection,
     rows: &[ResultRow<'_>],
@@ -52,18 +56,19 @@ pub(super) async fn copy_rows(
     copying.send(chunk).await?;
     copying.finish().await?;
 
-    // Selects all results of sites that fail now or were not fully up before, as insert.sql does.
-    let known = load_sites_with_state(connection, rows).await?;
-    let failing =
-        rows.iter().filter(|row| row.outcome_and_cause().0 == Outcome::Down).filter_map(ResultRow::site_id);
-    let sites: HashSet<i64> = known.into_iter().chain(failing).collect();
+    // Selects all results of sites that fail or warn now, or did before, as insert.sql does.
+    let mut known = load_sites_with_state(connection, rows).await?;
+    let failing = rows.iter().filter(|row| row.outcome_and_cause().0 == Outcome::Down);
+    known.failing.extend(failing.filter_map(ResultRow::site_id));
+    known.warned.extend(rows::warned_sites(rows));
     let mut new = CountsByOutcome::new();
     for row in rows {
         *new.entry(row.outcome_and_cause()).or_default() += 1;
-        let matters = row.is_confirmation() || row.site_id().is_some_and(|site| sites.contains(&site));
-        if matters && row.outcome_and_cause().0 != Outcome::Missed {
-            fresh.extend(row.to_new_result());
-        }
+        let is_of = |sites: &HashSet<i64>| row.site_id().is_some_and(|site| sites.contains(&site));
+        let concerns_incidents =
+            row.outcome_and_cause().0 != Outcome::Missed && (row.is_confirmation() || is_of(&known.failing));
+        let concerns_warnings = row.is_up_tick() && is_of(&known.warned);
+        fresh.extend(row.to_new_result(concerns_incidents, concerns_warnings));
     }
     Ok(new)
 }
@@ -73,22 +78,52 @@ async fn load_warning_type(connection: &mut PgConnection) -> Result<Oid, sqlx::E
     sqlx::query_scalar("SELECT 'picket.warning'::regtype::oid").fetch_one(connection).await
 }
 
-/// Sites that are not fully up: all of them if few (the usual case), else only those among `rows`.
+/// Sites with states of incidents or of warnings.
+#[derive(Default)]
+struct SitesWithState {
+    failing: HashSet<i64>,
+    warned: HashSet<i64>,
+}
+
+impl SitesWithState {
+    fn from_rows(rows: Vec<(i64, bool)>) -> Self {
+        let mut sites = Self::default();
+        for (site, is_warning) in rows {
+            let set = if is_warning { &mut sites.warned } else { &mut sites.failing };
+            set.insert(site);
+        }
+        sites
+    }
+}
+
+/// Sites with a state: all of them if few (the usual case), else only those among `rows`.
 async fn load_sites_with_state(
     connection: &mut PgConnection,
     rows: &[ResultRow<'_>],
-) -> Result<Vec<i64>, sqlx::Error> {
+) -> Result<SitesWithState, sqlx::Error> {
     const MAX_LISTED_STATES: usize = 1_000;
-    let states = sqlx::query_scalar("SELECT site_id FROM picket.site_states LIMIT $1")
-        .bind(MAX_LISTED_STATES as i64)
-        .fetch_all(&mut *connection)
-        .await?;
-    if states.len() < MAX_LISTED_STATES {
-        return Ok(states);
+    let states: Vec<(i64, bool)> = sqlx::query_as(
+        "(SELECT site_id, false FROM picket.site_states LIMIT $1)
+         UNION ALL
+         (SELECT site_id, true FROM picket.warning_states LIMIT $1)",
+    )
+    .bind(MAX_LISTED_STATES as i64)
+    .fetch_all(&mut *connection)
+    .await?;
+    let is_complete = |is_warning| {
+        states.iter().filter(|(_, of_warning)| *of_warning == is_warning).count() < MAX_LISTED_STATES
+    };
+    if is_complete(false) && is_complete(true) {
+        return Ok(SitesWithState::from_rows(states));
     }
     let sites: HashSet<i64> = rows.iter().filter_map(ResultRow::site_id).collect();
-    sqlx::query_scalar("SELECT site_id FROM picket.site_states WHERE site_id = ANY ($1)")
-        .bind(sites.into_iter().collect::<Vec<_>>())
-        .fetch_all(connection)
-        .await
+    let states = sqlx::query_as(
+        "SELECT site_id, false FROM picket.site_states WHERE site_id = ANY ($1)
+         UNION ALL
+         SELECT site_id, true FROM picket.warning_states WHERE site_id = ANY ($1)",
+    )
+    .bind(sites.into_iter().collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    Ok(SitesWithState::from_rows(states))
 }

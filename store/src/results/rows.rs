@@ -18,8 +18,10 @@ use super::{
 };
 use crate::{
     DbTimestamp,
+    decisions::NewResult,
     incident_rules::RegionResult,
-    incidents::{IncidentOutcome, NewResult},
+    incidents::IncidentOutcome,
+    warnings::{ReportedWarnings, WarningOutcome},
 };
 
 const MAX_MESSAGE_BYTES: usize = 500;
@@ -48,6 +50,15 @@ pub(super) struct ResultRow<'a> {
     result: &'a CheckResult,
     /// Site and region id; absent for an ad-hoc check.
     site_and_region: Option<(SiteId, i16)>,
+}
+
+/// Key of a row of `check_results`.
+type CheckKey = (Timestamp, SiteId, i16, CheckKind);
+
+/// Finds a row by its key; the rows are sorted, as in [`BatchRows`].
+pub(super) fn find_check<'r, 'a>(rows: &'r [ResultRow<'a>], key: CheckKey) -> Option<&'r ResultRow<'a>> {
+    let place = rows.binary_search_by_key(&Some(key), |row| row.sort_key().0).ok()?;
+    rows.get(place)
 }
 
 /// A dead letter to be stored.
@@ -134,15 +145,13 @@ impl<'a> BatchRows<'a> {
             refused_by_database: refused as u64,
             first_reason: self.dead_letters.first().map(|dead| dead.reason.to_string()),
             incidents: IncidentOutcome::default(),
+            warnings: WarningOutcome::default(),
         }
     }
 }
 
 impl<'a> ResultRow<'a> {
-    #[expect(clippy::type_complexity, reason = "compared, and never named")]
-    fn sort_key(
-        &self,
-    ) -> (Option<(Timestamp, SiteId, i16, CheckKind)>, Option<(Timestamp, &str, &str, &str)>) {
+    fn sort_key(&self) -> (Option<CheckKey>, Option<(Timestamp, &str, &str, &str)>) {
         let result = self.result;
         match self.site_and_region {
             Some((site, region)) => (Some((result.scheduled_at, site, region, result.kind)), None),
@@ -167,13 +176,26 @@ impl<'a> ResultRow<'a> {
         self.result.kind == CheckKind::Confirm
     }
 
-    /// Converts the row to evidence for incident decisions.
-    pub(super) fn to_new_result(&self) -> Option<NewResult> {
+    /// Returns true if this is a tick that was up, which alone says anything about warnings.
+    pub(super) fn is_up_tick(&self) -> bool {
+        self.result.outcome == Outcome::Up && self.result.kind == CheckKind::Scheduled
+    }
+
+    /// Converts the row to evidence for decisions about incidents and about warnings; `None` for an
+    /// ad-hoc check, or if it concerns neither.
+    pub(super) fn to_new_result(
+        &self,
+        concerns_incidents: bool,
+        concerns_warnings: bool,
+    ) -> Option<NewResult> {
         let CheckResult { scheduled_at: at, kind, outcome, cause, .. } = *self.result;
+        let (site, region) = self.site_and_region.filter(|_| concerns_incidents || concerns_warnings)?;
         let message = self.message().map(Cow::into_owned);
-        self.site_and_region.map(|(site, region)| NewResult {
+        Some(NewResult {
             site,
             result: RegionResult { region, scheduled_at: at, kind, outcome, cause, message },
+            concerns_incidents,
+            warnings: concerns_warnings.then(|| ReportedWarnings::of_result(self.result)),
         })
     }
 
@@ -274,6 +296,13 @@ pub(super) fn bind_rows<'q, Row>(
         .bind(collect_column(dead, |row| {
             sanitize_text(&String::from_utf8_lossy(row.incoming.payload), MAX_PAYLOAD_BYTES)
         }))
+        .bind(warned_sites(checks).collect::<Vec<_>>())
+}
+
+/// The sites of which a result warns.
+pub(super) fn warned_sites(rows: &[ResultRow<'_>]) -> impl Iterator<Item = i64> {
+    let warned = rows.iter().filter(|row| row.has_warnings() && row.is_up_tick());
+    warned.filter_map(ResultRow::site_id)
 }
 
 fn bind_checks<'q, Row>(query: RowQuery<'q, Row>, rows: &'q [ResultRow<'q>]) -> RowQuery<'q, Row> {

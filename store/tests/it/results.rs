@@ -304,9 +304,10 @@ async fn warnings_and_details_are_kept_with_the_rows_of_checks_and_of_requests()
     database.results.insert_batch(&entries, now()).await.unwrap();
 
     let kept = "SELECT string_agg(coalesce(warnings::text, 'none') || ' ' || coalesce(details::text, 'none'), '; ' ORDER BY warnings)";
-    for (table, expected) in
-        [("check_results", r#"{slow,loss} {"lost": 2}; none none"#), ("adhoc_results", r#"{slow,loss} {"lost": 2}"#)]
-    {
+    for (table, expected) in [
+        ("check_results", r#"{slow,loss} {"lost": 2}; none none"#),
+        ("adhoc_results", r#"{slow,loss} {"lost": 2}"#),
+    ] {
         let rows: String = sqlx::query_scalar(AssertSqlSafe(format!("{kept} FROM picket.{table}")))
             .fetch_one(&database.pool)
             .await
