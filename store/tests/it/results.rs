@@ -1,12 +1,12 @@
 //! Results: once each, and what cannot be kept, with the reason.
 
 use picket_harness::{builders, servers};
-use picket_proto::{Cause, CheckKind, CheckResult, Outcome, RegionName, SiteId, Timestamp, Timing};
+use picket_proto::{Cause, CheckKind, CheckResult, Outcome, RegionName, SiteId, Timestamp, Timing, Warning};
 use picket_store::{
     Store, regions,
     results::{IncomingResult, InsertSummary, ResultContent, ResultStore},
 };
-use sqlx::{PgPool, Row};
+use sqlx::{AssertSqlSafe, PgPool, Row};
 
 /// A database with the regions `eu` and `us`, through the store and beside it.
 pub(crate) struct Database {
