@@ -125,7 +125,7 @@ enum Command {
     /// gap, a long time without a coordinator. The command counts expected ticks and rows in the
     /// database. Ticks of the last minutes may still be in progress and are left out.
     Ledger(ledger::LedgerOptions),
-    /// Report uptime, latency, incidents or failures over days
+    /// Report uptime, latency, incidents, warnings or failures over days
     ///
     /// Days are UTC days; the last day ends now. For reports in SQL see docs/how-to/sql-reports.md.
     #[command(subcommand)]
@@ -254,6 +254,7 @@ mod tests {
             &["report", "uptime"],
             &["report", "latency"],
             &["report", "incidents"],
+            &["report", "warnings"],
             &["report", "failures"],
         ] {
             Cli::try_parse_from([&["picket"], listing, &["--output", "json"]].concat()).unwrap();

@@ -219,7 +219,9 @@ fn status_colour(text: &str) -> Option<Color> {
     match text {
         "up" | "passed" => Some(Color::Green),
         "down" | "failed" => Some(Color::Red),
-        "missed" | "unknown" | "problem" | "paused" | "no answer" | "undecided" => Some(Color::Yellow),
+        "missed" | "unknown" | "problem" | "paused" | "warning" | "no answer" | "undecided" => {
+            Some(Color::Yellow)
+        }
         _ => None,
     }
 }

@@ -1,4 +1,4 @@
-//! `picket report`: uptime, latency, incidents and failures over days, as a table, JSON or CSV.
+//! `picket report`: uptime, latency, incidents, warnings and failures over days, as a table, JSON or CSV.
 
 mod sparkline;
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{ArgMatches, Args, Subcommand, ValueEnum};
 use picket_proto::{RegionName, Timestamp};
 use picket_runtime::options::DurationArg;
-use picket_store::reports::{self, FailureRow, IncidentRow, LatencyRow, ReportFilter, UptimeRow};
+use picket_store::reports::{self, FailureRow, IncidentRow, LatencyRow, ReportFilter, UptimeRow, WarningRow};
 use serde::Serialize;
 
 use crate::{
@@ -26,6 +26,8 @@ pub(crate) enum ReportCommand {
     Latency(ReportOptions),
     /// Report incidents, newest first
     Incidents(ReportOptions),
+    /// Report warnings, open ones first
+    Warnings(ReportOptions),
     /// Report failed and missed checks by region and cause
     Failures(ReportOptions),
 }
@@ -71,6 +73,7 @@ pub(crate) async fn run(command: ReportCommand, matches: &ArgMatches) -> Result<
     let (ReportCommand::Uptime(options)
     | ReportCommand::Latency(options)
     | ReportCommand::Incidents(options)
+    | ReportCommand::Warnings(options)
     | ReportCommand::Failures(options)) = &command;
     let scope =
         ReportFilter { since: options.since.0, tag: options.tag.clone(), region: options.region.clone() };
@@ -82,6 +85,9 @@ pub(crate) async fn run(command: ReportCommand, matches: &ArgMatches) -> Result<
         }
         ReportCommand::Incidents(options) => {
             options.print_rows(&reports::report_incidents(&store, &scope).await?)
+        }
+        ReportCommand::Warnings(options) => {
+            options.print_rows(&reports::report_warnings(&store, &scope).await?)
         }
         ReportCommand::Failures(options) => {
             options.print_rows(&reports::report_failures(&store, &scope).await?)
@@ -202,6 +208,38 @@ impl ReportRow for IncidentRow {
 
     fn trend_column(&self) -> Option<(&'static str, String)> {
         Some(("LASTED", DurationArg(Duration::from_secs(self.seconds.unsigned_abs())).to_string()))
+    }
+}
+
+impl ReportRow for WarningRow {
+    const COLUMNS: &'static [&'static str] = &[
+        "warning_id",
+        "site_id",
+        "site",
+        "kind",
+        "opened_at",
+        "closed_at",
+        "seconds",
+        "days_left",
+        "expires_at",
+        "message",
+    ];
+    const NUMERIC_COLUMNS: &'static [usize] = &[0, 1, 6, 7];
+    const EMPTY_TEXT: &'static str = "no warnings in that period";
+
+    fn to_cells(&self) -> Vec<Option<String>> {
+        vec![
+            Some(self.warning_id.to_string()),
+            Some(self.site_id.to_string()),
+            Some(self.site.clone()),
+            Some(self.kind.clone()),
+            format_timestamp(Some(self.opened_at.into())),
+            format_timestamp(self.closed_at.map(Timestamp::from)),
+            Some(self.seconds.to_string()),
+            self.days_left.map(|days| days.to_string()),
+            format_timestamp(self.expires_at.map(Timestamp::from)),
+            self.message.clone(),
+        ]
     }
 }
 

@@ -42,8 +42,9 @@ pub(crate) async fn run(options: StatusOptions, matches: &ArgMatches) -> Result<
         return Ok(code);
     }
     let counts = StatusCounts::from_sites(&sites);
+    let needs_attention = |site: &SiteStatus| site.status != "up" || !site.warnings.is_empty();
     let listed =
-        sites.iter().filter(|site| options.all || sites.len() <= MAX_INLINE_SITES || site.status != "up");
+        sites.iter().filter(|site| options.all || sites.len() <= MAX_INLINE_SITES || needs_attention(site));
     let shown: Vec<_> = listed.take(if options.all { usize::MAX } else { MAX_LISTED_SITES }).collect();
     let rest = match sites.len() - shown.len() {
         0 => String::new(),
@@ -55,7 +56,7 @@ pub(crate) async fn run(options: StatusOptions, matches: &ArgMatches) -> Result<
 }
 
 fn build_table<'a>(sites: impl Iterator<Item = &'a SiteStatus>) -> TextTable {
-    let columns = ["ID", "STATUS", "LAST CHECK", "UP", "DOWN", "SILENT", "SITE", "PROBLEM"];
+    let columns = ["ID", "STATUS", "LAST CHECK", "UP", "DOWN", "SILENT", "WARNINGS", "SITE", "PROBLEM"];
     let mut listing =
         TextTable::new(columns, "no sites to show; add one: picket site add https://example.com")
             .align_right([0, 3, 4, 5]);
@@ -67,6 +68,7 @@ fn build_table<'a>(sites: impl Iterator<Item = &'a SiteStatus>) -> TextTable {
             text_cell(site.regions_up),
             text_cell(site.regions_down),
             text_cell(site.regions_silent),
+            text_cell(warnings_text(site)),
             text_cell(&site.site),
             text_cell(site.problem.clone()),
         ]);
@@ -82,6 +84,10 @@ fn display_status(site: &SiteStatus) -> &str {
     }
 }
 
+fn warnings_text(site: &SiteStatus) -> Option<String> {
+    (!site.warnings.is_empty()).then(|| site.warnings.join(","))
+}
+
 #[derive(Debug, Default, PartialEq)]
 struct StatusCounts {
     up: usize,
@@ -89,12 +95,15 @@ struct StatusCounts {
     unknown: usize,
     paused: usize,
     problem: usize,
+    /// Sites with an open warning, whatever their status.
+    warning: usize,
 }
 
 impl StatusCounts {
     fn from_sites(sites: &[SiteStatus]) -> Self {
         let mut counts = Self::default();
         for site in sites {
+            counts.warning += usize::from(!site.warnings.is_empty());
             match display_status(site) {
                 "up" => counts.up += 1,
                 "down" => counts.down += 1,
@@ -113,6 +122,7 @@ impl StatusCounts {
             ("unknown", self.unknown),
             ("paused", self.paused),
             ("problem", self.problem),
+            ("warning", self.warning),
         ]
         .map(|(name, count)| {
             let text = format!("{count} {name}");
@@ -141,14 +151,16 @@ mod tests {
             regions_down: 0,
             regions_silent: 0,
             incident_id: None,
+            warnings: Vec::new(),
             problem: problem.map(str::to_owned),
         }
     }
 
     #[test]
     fn a_site_that_cannot_be_watched_counts_as_a_problem_unless_it_is_paused() {
+        let warned = SiteStatus { warnings: vec!["slow".into()], ..site("up", None) };
         let sites = [
-            site("up", None),
+            warned,
             site("unknown", Some("regex: …")),
             site("paused", Some("regex: …")),
             site("unknown", None),
@@ -156,7 +168,7 @@ mod tests {
 
         assert_eq!(
             StatusCounts::from_sites(&sites).summary_line(),
-            "1 up   0 down   1 unknown   1 paused   1 problem"
+            "1 up   0 down   1 unknown   1 paused   1 problem   1 warning"
         );
     }
 }

@@ -98,10 +98,9 @@ impl TailOptions {
     /// all of them.
     fn should_show_event(&self, event: Option<&Event>) -> bool {
         let site = |word: &str| {
-            event.and_then(Event::incident).is_some_and(|incident| {
-                let is_same_url = |url: &String| url.trim_end_matches('/') == word.trim_end_matches('/');
-                word.parse().is_ok_and(|id| incident.site_id == SiteId(id))
-                    || incident.url.as_ref().is_some_and(is_same_url)
+            event.and_then(Event::site).is_some_and(|(id, url)| {
+                let is_same_url = |url: &str| url.trim_end_matches('/') == word.trim_end_matches('/');
+                word.parse().is_ok_and(|word| id == SiteId(word)) || url.is_some_and(is_same_url)
             })
         };
         let region = |region: &RegionName| event.is_some_and(|event| event.is_about_region(region));
@@ -132,7 +131,7 @@ fn sanitize_payload(payload: &[u8]) -> String {
     sanitize_text(&String::from_utf8_lossy(payload), 64 << 10)
 }
 
-/// An event as one line: its time, what happened, and the number of the incident.
+/// An event as one line: its time, what happened, and the number of the incident or warning.
 fn format_event_row(event: &Event) -> String {
     let text = |text: &str| sanitize_text(text, 200);
     let maybe = |maybe: &Option<String>| text(maybe.as_deref().unwrap_or("-"));
@@ -154,6 +153,22 @@ fn format_event_row(event: &Event) -> String {
             let back = colour_by_status("up", "BACK".to_owned());
             (at, format!("{back} {} after {lasted}", maybe(&incident.site)))
         }
+        Event::WarningOpened(warning) => (
+            warning.opened_at,
+            format!(
+                "{} {}  {} in {}  {}",
+                colour_by_status("warning", "WARNING".to_owned()),
+                maybe(&warning.site),
+                warning.kind,
+                text(&warning.regions.join(", ")),
+                maybe(&warning.message)
+            ),
+        ),
+        Event::WarningClosed(warning) => {
+            let at = warning.closed_at.unwrap_or(warning.opened_at);
+            let lasted = format_time_between(warning.opened_at, at);
+            (at, format!("no more {} warning of {} after {lasted}", warning.kind, maybe(&warning.site)))
+        }
         Event::RegionSilent(silence) => {
             (silence.at, format!("no active probers in region {}", silence.region))
         }
@@ -162,8 +177,15 @@ fn format_event_row(event: &Event) -> String {
             (silence.at, format!("region {} has active probers again after {lasted}", silence.region))
         }
     };
-    let number =
-        event.incident().map_or_else(String::new, |event| format!("  (incident {})", event.incident_id));
+    let number = match event {
+        Event::IncidentOpened(event) | Event::IncidentClosed(event) => {
+            format!("  (incident {})", event.incident_id)
+        }
+        Event::WarningOpened(event) | Event::WarningClosed(event) => {
+            format!("  (warning {})", event.warning_id)
+        }
+        Event::RegionSilent(_) | Event::RegionBack(_) => String::new(),
+    };
     format!("{}  ** {words}{number}\n", &at.to_string()[11..23])
 }
 
@@ -290,6 +312,19 @@ mod tests {
             shown("region.back", &back),
             "12:01:30.000  ** region eu has active probers again after 1m 30s\n"
         );
+        let warned = r#"{"v":1,"id":"a","event":"warning.opened","warning_id":9,"site_id":7,"site":"shop","url":"http://x/","tags":[],"kind":"certificate","opened_at":"2026-11-20T12:00:01.000000Z","closed_at":null,"first_warned_at":"2026-11-20T12:00:00.000000Z","message":"ends in 9 days","serial":"0a","expires_at":"2026-11-29T12:00:00.000000Z","regions":["eu","us"],"in_maintenance":false,"unwatched":false}"#;
+        let renewed = warned
+            .replace("warning.opened", "warning.closed")
+            .replace(r#""closed_at":null"#, r#""closed_at":"2026-11-20T12:02:01.000000Z""#);
+        assert_eq!(
+            shown("warning.opened", warned),
+            "12:00:01.000  ** WARNING shop  certificate in eu, us  ends in 9 days  (warning 9)\n"
+        );
+        assert_eq!(
+            shown("warning.closed", &renewed),
+            "12:02:01.000  ** no more certificate warning of shop after 2m  (warning 9)\n"
+        );
+        assert_eq!(line(&["--site", "8"], "picket.event.warning.opened", warned), None);
         // An event of a later version is shown as it came.
         let unknown = silent.replace("region.silent", "region.renamed");
         assert_eq!(shown("region.renamed", &unknown), format!("picket.event.region.renamed {unknown}\n"));

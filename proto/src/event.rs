@@ -1,12 +1,13 @@
-//! Events about incidents and regions, as published on `picket.event.>`.
+//! Events about incidents, warnings and regions, as published on `picket.event.>`.
 //!
-//! A trigger of the database writes an event in the transaction that opens or closes an incident.
+//! A trigger of the database writes an event in the transaction that opens or closes an incident or
+//! a warning.
 //! A test of the store compares what the trigger writes with these types.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Cause, RegionName, SiteId, Timestamp, subject::EventSubject};
+use crate::{Cause, RegionName, SiteId, Timestamp, Warning, subject::EventSubject};
 
 /// An event in its wire format. The field `event` names the kind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -18,6 +19,12 @@ pub enum Event {
     /// An incident closed.
     #[serde(rename = "incident.closed")]
     IncidentClosed(IncidentEvent),
+    /// A warning opened.
+    #[serde(rename = "warning.opened")]
+    WarningOpened(WarningEvent),
+    /// A warning closed.
+    #[serde(rename = "warning.closed")]
+    WarningClosed(WarningEvent),
     /// A region has no active prober.
     #[serde(rename = "region.silent")]
     RegionSilent(RegionEvent),
@@ -59,6 +66,45 @@ pub struct IncidentEvent {
     pub unwatched: bool,
 }
 
+/// A warning that opened or closed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WarningEvent {
+    /// Version of the message.
+    pub v: u32,
+    /// Id of the event: the same at each redelivery, and after a failover or a restore.
+    pub id: String,
+    /// Number of the warning.
+    pub warning_id: i64,
+    /// Number of the site.
+    pub site_id: SiteId,
+    /// Name of the site, or its URL; null if the site is unknown.
+    pub site: Option<String>,
+    /// URL of the site; null if the site is unknown.
+    pub url: Option<String>,
+    /// Tags of the site; null if the site is unknown.
+    pub tags: Option<Vec<String>>,
+    /// What the warning is about.
+    pub kind: Warning,
+    /// Due time of the check that opened the warning.
+    pub opened_at: Timestamp,
+    /// Due time of the check that closed the warning; null while it is open.
+    pub closed_at: Option<Timestamp>,
+    /// Due time of the first check that warned.
+    pub first_warned_at: Timestamp,
+    /// Explanation for a person.
+    pub message: Option<String>,
+    /// Serial number of the certificate; null for other kinds.
+    pub serial: Option<String>,
+    /// End of the certificate or of the registration; null for other kinds.
+    pub expires_at: Option<Timestamp>,
+    /// Regions that warned when the warning opened.
+    pub regions: Vec<String>,
+    /// True if the site was in a maintenance window when the warning opened, or closed.
+    pub in_maintenance: bool,
+    /// True if the warning closed because the site is no longer checked.
+    pub unwatched: bool,
+}
+
 /// A region that became silent, or has active probers again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RegionEvent {
@@ -80,6 +126,8 @@ impl Event {
         match self {
             Self::IncidentOpened(_) => EventSubject::IncidentOpened,
             Self::IncidentClosed(_) => EventSubject::IncidentClosed,
+            Self::WarningOpened(_) => EventSubject::WarningOpened,
+            Self::WarningClosed(_) => EventSubject::WarningClosed,
             Self::RegionSilent(_) => EventSubject::RegionSilent,
             Self::RegionBack(_) => EventSubject::RegionBack,
         }
@@ -89,24 +137,38 @@ impl Event {
     pub fn id(&self) -> &str {
         match self {
             Self::IncidentOpened(incident) | Self::IncidentClosed(incident) => &incident.id,
+            Self::WarningOpened(warning) | Self::WarningClosed(warning) => &warning.id,
             Self::RegionSilent(region) | Self::RegionBack(region) => &region.id,
         }
     }
 
-    /// The incident; `None` for an event of a region.
+    /// The incident; `None` for other events.
     pub fn incident(&self) -> Option<&IncidentEvent> {
         match self {
             Self::IncidentOpened(incident) | Self::IncidentClosed(incident) => Some(incident),
+            _ => None,
+        }
+    }
+
+    /// Number and URL of the site; `None` for an event of a region.
+    pub fn site(&self) -> Option<(SiteId, Option<&str>)> {
+        match self {
+            Self::IncidentOpened(incident) | Self::IncidentClosed(incident) => {
+                Some((incident.site_id, incident.url.as_deref()))
+            }
+            Self::WarningOpened(warning) | Self::WarningClosed(warning) => {
+                Some((warning.site_id, warning.url.as_deref()))
+            }
             Self::RegionSilent(_) | Self::RegionBack(_) => None,
         }
     }
 
     /// Returns true if the event is about `region`.
     pub fn is_about_region(&self, region: &RegionName) -> bool {
+        let is_among = |names: &[String]| names.iter().any(|name| name == region.as_str());
         match self {
-            Self::IncidentOpened(incident) | Self::IncidentClosed(incident) => {
-                incident.regions.iter().any(|name| name == region.as_str())
-            }
+            Self::IncidentOpened(incident) | Self::IncidentClosed(incident) => is_among(&incident.regions),
+            Self::WarningOpened(warning) | Self::WarningClosed(warning) => is_among(&warning.regions),
             Self::RegionSilent(event) | Self::RegionBack(event) => event.region == *region,
         }
     }

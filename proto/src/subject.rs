@@ -8,7 +8,7 @@ use crate::{CheckKind, RegionName, ScheduledTick, Shard, SiteId, ValidationError
 pub const JOBS_STREAM: &str = "PICKET_JOBS";
 /// Stream of results that wait for the sink.
 pub const RESULTS_STREAM: &str = "PICKET_RESULTS";
-/// Stream of events: incidents and silent regions.
+/// Stream of events: incidents, warnings and silent regions.
 pub const EVENTS_STREAM: &str = "PICKET_EVENTS";
 
 /// Subjects of [`JOBS_STREAM`].
@@ -173,6 +173,10 @@ pub enum EventSubject {
     IncidentOpened,
     /// An incident closed.
     IncidentClosed,
+    /// A warning opened.
+    WarningOpened,
+    /// A warning closed.
+    WarningClosed,
     /// A region has no active prober.
     RegionSilent,
     /// A region has active probers again.
@@ -183,14 +187,22 @@ impl EventSubject {
     /// Prefix of the subjects of all events, also of kinds that this version does not know.
     pub const PREFIX: &'static str = "picket.event.";
 
-    const KNOWN_SUBJECTS: [Self; 4] =
-        [Self::IncidentOpened, Self::IncidentClosed, Self::RegionSilent, Self::RegionBack];
+    const KNOWN_SUBJECTS: [Self; 6] = [
+        Self::IncidentOpened,
+        Self::IncidentClosed,
+        Self::WarningOpened,
+        Self::WarningClosed,
+        Self::RegionSilent,
+        Self::RegionBack,
+    ];
 
     /// The subject as text.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::IncidentOpened => "picket.event.incident.opened",
             Self::IncidentClosed => "picket.event.incident.closed",
+            Self::WarningOpened => "picket.event.warning.opened",
+            Self::WarningClosed => "picket.event.warning.closed",
             Self::RegionSilent => "picket.event.region.silent",
             Self::RegionBack => "picket.event.region.back",
         }

@@ -30,6 +30,8 @@ pub(crate) struct Metrics {
     pub(crate) pending_messages: Gauge<i64, AtomicI64>,
     pub(crate) incidents_opened: Counter<u64, AtomicU64>,
     pub(crate) incidents_closed: Counter<u64, AtomicU64>,
+    pub(crate) warnings_opened: Counter<u64, AtomicU64>,
+    pub(crate) warnings_closed: Counter<u64, AtomicU64>,
     pub(crate) confirmation_requests: Counter<u64, AtomicU64>,
     pub(crate) events_published: Counter<u64, AtomicU64>,
     pub(crate) event_publish_errors: Counter<u64, AtomicU64>,
@@ -95,6 +97,8 @@ impl Metrics {
             ),
             incidents_opened: registry.add_metric("incidents_opened", "Incidents opened by this sink"),
             incidents_closed: registry.add_metric("incidents_closed", "Incidents closed by this sink"),
+            warnings_opened: registry.add_metric("warnings_opened", "Warnings opened by this sink"),
+            warnings_closed: registry.add_metric("warnings_closed", "Warnings closed by this sink"),
             confirmation_requests: registry
                 .add_metric("confirmation_requests", "Confirmation requests for sites that began to fail"),
             events_published: registry.add_metric("events_published", "Events published by this sink"),

@@ -12,7 +12,6 @@ use picket_proto::{Cause, Outcome, Timestamp, subject};
 use picket_runtime::{Backoff, ErrorChain, ReadinessCheck, streams};
 use picket_store::{
     Store,
-    incidents::IncidentOutcome,
     results::{IncomingResult, InsertSummary, ResultStore},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -97,7 +96,7 @@ impl Actor for Writer {
                     // The acknowledgement is not confirmed: a lost one costs a duplicate only.
                     let settling = async {
                         ack_batch(&self.client, &batch, AckKind::Ack).await;
-                        self.publish_decisions(&done.summary.incidents).await;
+                        self.publish_decisions(&done.summary).await;
                         self.record_metrics(&batch, &done);
                     };
                     settling.instrument(batch.span.clone()).await;
@@ -200,12 +199,14 @@ impl Writer {
         self.database.set_unready(why);
     }
 
-    /// Publishes the decisions of a commit: wakes the outbox for incidents, and requests
-    /// confirmations.
-    async fn publish_decisions(&self, decided: &IncidentOutcome) {
-        if decided.opened + decided.closed > 0 {
+    /// Publishes the decisions of a commit: wakes the outbox for incidents and warnings, and
+    /// requests confirmations.
+    async fn publish_decisions(&self, InsertSummary { incidents: decided, warnings, .. }: &InsertSummary) {
+        if decided.opened + decided.closed + warnings.opened + warnings.closed > 0 {
             self.metrics.incidents_opened.inc_by(decided.opened);
             self.metrics.incidents_closed.inc_by(decided.closed);
+            self.metrics.warnings_opened.inc_by(warnings.opened);
+            self.metrics.warnings_closed.inc_by(warnings.closed);
             // A stopped outbox takes the pipeline down with it.
             let _ = self.outbox.cast(outbox_publisher::Msg::Wake(Instant::now()));
         }

@@ -132,20 +132,13 @@ pub struct Decision {
 
 impl SiteView {
     /// Applies new results in order of their due times.
-    pub fn evaluate_results(mut self, mut evidence: Vec<RegionResult>) -> Decision {
-        evidence.retain(|new| new.outcome != Outcome::Missed && self.regions.contains_key(&new.region));
-        self.reconcile_unseen_results(&mut evidence);
-        evidence.sort_by_key(|new| (new.scheduled_at, new.region, new.kind));
+    pub fn evaluate_results(mut self, evidence: Vec<RegionResult>) -> Decision {
+        let evidence = self.prepare_evidence(evidence);
         let failing_before = self.is_failing();
         let (mut changes, mut suspicious) = (Vec::new(), false);
-        // Decisions use the due time of the newest applied result as the current time.
-        let states = self.regions.values().filter_map(|region| region.state.as_ref());
-        let mut now =
-            Timestamp::from_micros(states.map(|state| state.last_scheduled_us).max().unwrap_or(i64::MIN));
+        let mut now = self.newest_applied_at();
         for new in &evidence {
-            let applied =
-                self.regions.get_mut(&new.region).and_then(|region| region.apply_result(new, self.policy));
-            let Some(begins) = applied else { continue };
+            let Some(begins) = self.apply_result(new) else { continue };
             suspicious |= begins;
             now = now.max(new.scheduled_at);
             if let Some(change) = self.next_change(now) {
@@ -164,6 +157,27 @@ impl SiteView {
             None => None,
         };
         Decision { changes, confirmation_rounds: confirm, states: self.into_states() }
+    }
+
+    /// Returns the results to apply, in order of their due times.
+    pub(crate) fn prepare_evidence(&mut self, mut evidence: Vec<RegionResult>) -> Vec<RegionResult> {
+        evidence.retain(|new| new.outcome != Outcome::Missed && self.regions.contains_key(&new.region));
+        self.reconcile_unseen_results(&mut evidence);
+        evidence.sort_by_key(|new| (new.scheduled_at, new.region, new.kind));
+        evidence
+    }
+
+    /// Due time of the newest applied result. Decisions use it as the current time.
+    pub(crate) fn newest_applied_at(&self) -> Timestamp {
+        let states = self.regions.values().filter_map(|region| region.state.as_ref());
+        Timestamp::from_micros(states.map(|state| state.last_scheduled_us).max().unwrap_or(i64::MIN))
+    }
+
+    /// Applies a result to its region, unless an applied result is newer. Returns true if a series
+    /// of failures begins.
+    pub(crate) fn apply_result(&mut self, new: &RegionResult) -> Option<bool> {
+        let policy = self.policy;
+        self.regions.get_mut(&new.region).and_then(|region| region.apply_result(new, policy))
     }
 
     /// Applies successes missing from the stored state. Two concurrent writers do not see each
@@ -192,9 +206,9 @@ impl SiteView {
         }
     }
 
-    fn next_change(&self, now: Timestamp) -> Option<IncidentChange> {
-        let reporting: Vec<&RegionView> =
-            self.regions.values().filter(|region| region.is_reporting(now)).collect();
+    /// The change that the states of the regions require at `now`.
+    pub(crate) fn next_change(&self, now: Timestamp) -> Option<IncidentChange> {
+        let reporting: Vec<&RegionView> = self.reporting_regions(now).collect();
         let down: Vec<&RegionState> = reporting.iter().filter_map(|region| region.down_state()).collect();
         let up = reporting.iter().filter(|region| region.is_up()).count();
         let quorum = self.required_quorum(reporting.len());
@@ -216,9 +230,13 @@ impl SiteView {
         })
     }
 
+    pub(crate) fn reporting_regions(&self, now: Timestamp) -> impl Iterator<Item = &RegionView> {
+        self.regions.values().filter(move |region| region.is_reporting(now))
+    }
+
     /// Returns the quorum for `reporting` regions: at least 1, at most the number of regions of the
     /// site.
-    fn required_quorum(&self, reporting: usize) -> usize {
+    pub(crate) fn required_quorum(&self, reporting: usize) -> usize {
         match self.policy.quorum {
             Some(quorum) => (quorum as usize).clamp(1, self.regions.len().max(1)),
             None => reporting / 2 + 1,
@@ -231,8 +249,8 @@ impl SiteView {
 
     /// Returns the number of further failures in every region that would make a quorum.
     fn confirmation_rounds(&self, now: Timestamp) -> Option<u32> {
-        let reporting = self.regions.values().filter(|region| region.is_reporting(now));
-        let mut needed: Vec<u32> = reporting.map(|region| region.failures_until_down(self.policy)).collect();
+        let mut needed: Vec<u32> =
+            self.reporting_regions(now).map(|region| region.failures_until_down(self.policy)).collect();
         needed.sort_unstable();
         let rounds = *needed.get(self.required_quorum(needed.len()) - 1)?;
         (rounds > 0 && self.is_failing()).then_some(rounds)
@@ -242,7 +260,8 @@ impl SiteView {
         self.regions.values().any(|region| region.state.as_ref().is_some_and(|state| !state.is_up()))
     }
 
-    fn into_states(self) -> Option<Vec<RegionState>> {
+    /// The states to store; `None` if the site is fully up.
+    pub(crate) fn into_states(self) -> Option<Vec<RegionState>> {
         // A confirmation has no tick, so that its state is stored until the next tick, which later
         // writers can look up.
         let settled = |state: &RegionState| state.is_up() && state.kind == CheckKind::Scheduled;
@@ -264,6 +283,16 @@ pub fn fast_path_still_down(states: &[RegionState], new: &[RegionResult]) -> Opt
         state.record_failure(new);
     }
     Some(states)
+}
+
+/// Dates states that are newer than `latest` just before the new results, the oldest of which is due
+/// at `oldest`. Such states were written before the clock was set back, or by an earlier version, and
+/// still hold.
+pub(crate) fn redate_future_states(states: &mut [RegionState], latest: Timestamp, oldest: Timestamp) {
+    for state in states.iter_mut().filter(|state| state.last_scheduled_us > latest.as_micros()) {
+        state.last_scheduled_us = oldest.as_micros() - 1;
+        state.failing_since_us = state.failing_since_us.min(state.last_scheduled_us);
+    }
 }
 
 impl RegionView {

@@ -5,27 +5,21 @@
 //! commits and stores the new state.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     time::Duration,
 };
 
-use picket_proto::{CheckKind, ConfirmationRequest, MESSAGE_VERSION, Shard, SiteId, Timestamp};
+use picket_proto::{ConfirmationRequest, MESSAGE_VERSION, SiteId, Timestamp};
 use sqlx::{PgConnection, types::Json};
 
 use crate::{
     DbTimestamp, Error, Store,
-    incident_rules::{
-        self, IncidentChange, IncidentPolicy, RegionId, RegionResult, RegionState, RegionView, SiteView,
+    decisions::{
+        MAX_CLOCK_SPREAD, SqlResult,
+        context::{self, SiteContext, Subject},
     },
-    leases::to_shard,
+    incident_rules::{self, IncidentChange, RegionResult, RegionState},
 };
-
-/// A new result that may affect an incident.
-#[derive(Clone, Debug)]
-pub(crate) struct NewResult {
-    pub(crate) site: SiteId,
-    pub(crate) result: RegionResult,
-}
 
 /// Consequences of new results.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,27 +32,14 @@ pub struct IncidentOutcome {
     pub confirmations: Vec<ConfirmationRequest>,
 }
 
-type SqlResult<T> = Result<T, sqlx::Error>;
-
-/// Tolerance between two clocks that show the same time. Results due later than this from now are
-/// ignored here: with a due time in the future, a region would be the only one that reports.
-const MAX_CLOCK_SPREAD: Duration = Duration::from_secs(5);
-
-/// Applies `fresh` results to the incidents, as the last step of the transaction. The current time
-/// is the database's clock or `known`, whichever is later: while the database's clock is behind,
-/// checks are scheduled by its former time.
+/// Applies new results by site to the incidents.
 pub(crate) async fn apply_results(
     connection: &mut PgConnection,
-    fresh: Vec<NewResult>,
+    mut news: BTreeMap<i64, Vec<RegionResult>>,
     known: Timestamp,
 ) -> SqlResult<IncidentOutcome> {
-    let fresh = drop_unscheduled_results(connection, fresh).await?;
-    if fresh.is_empty() {
+    if news.is_empty() {
         return Ok(IncidentOutcome::default());
-    }
-    let mut news: BTreeMap<i64, Vec<RegionResult>> = BTreeMap::new();
-    for NewResult { site, result } in fresh {
-        news.entry(site.0).or_default().push(result);
     }
     let mut pending = PendingWrites::default();
     let mut kept = HashMap::new();
@@ -68,7 +49,7 @@ pub(crate) async fn apply_results(
     for LockedSite { site_id: site, regions: Json(mut states), open, .. } in locked {
         let Some(new) = news.get_mut(&site) else { continue };
         new.retain(|new| new.scheduled_at <= latest);
-        let Some(oldest) = new.iter().map(|new| new.scheduled_at.as_micros()).min() else {
+        let Some(oldest) = new.iter().map(|new| new.scheduled_at).min() else {
             // Only future results: nothing to apply, and the row was created only for the lock.
             news.remove(&site);
             if states.is_empty() && !open {
@@ -76,12 +57,7 @@ pub(crate) async fn apply_results(
             }
             continue;
         };
-        // Written before the clock was set back, or by an earlier version. The state still holds,
-        // so it is dated just before the new results.
-        for state in states.iter_mut().filter(|state| state.last_scheduled_us > latest.as_micros()) {
-            state.last_scheduled_us = oldest - 1;
-            state.failing_since_us = state.failing_since_us.min(state.last_scheduled_us);
-        }
+        incident_rules::redate_future_states(&mut states, latest, oldest);
         // A site that stays down needs no decision and therefore no lookup of its context.
         let still_down = news
             .get(&site)
@@ -95,8 +71,11 @@ pub(crate) async fn apply_results(
             None => drop(kept.insert(site, states)),
         }
     }
-    let contexts =
-        if news.is_empty() { Vec::new() } else { load_context(connection, &news, kept, now).await? };
+    let contexts = if news.is_empty() {
+        Vec::new()
+    } else {
+        context::load_context(connection, Subject::Outage, &news, kept, now).await?
+    };
     for known in contexts {
         let new = news.remove(&known.id).unwrap_or_default();
         pending.add_site(&known, new);
@@ -104,38 +83,6 @@ pub(crate) async fn apply_results(
     // Sites without a row in the context are no longer checked; their states are deleted.
     pending.cleared_sites.extend(news.keys());
     pending.write_changes(connection).await
-}
-
-/// Drops scheduled results whose due time is no tick of a schedule; they are not evidence.
-async fn drop_unscheduled_results(
-    connection: &mut PgConnection,
-    mut fresh: Vec<NewResult>,
-) -> SqlResult<Vec<NewResult>> {
-    let scheduled: Vec<&NewResult> =
-        fresh.iter().filter(|new| new.result.kind == CheckKind::Scheduled).collect();
-    if scheduled.is_empty() {
-        return Ok(fresh);
-    }
-    let odd: Vec<(i64, i16, DbTimestamp)> = sqlx::query_as(
-        "SELECT site_id, region_id, at FROM unnest($1::bigint[], $2::smallint[], $3::timestamptz[]) AS new (site_id, region_id, at)
-         WHERE NOT EXISTS (
-             SELECT FROM picket.schedules AS schedule
-             WHERE schedule.site_id = new.site_id AND schedule.region_id = new.region_id AND picket.has_tick(schedule, new.at))",
-    )
-    .bind(scheduled.iter().map(|new| new.site.0).collect::<Vec<_>>())
-    .bind(scheduled.iter().map(|new| new.result.region).collect::<Vec<_>>())
-    .bind(scheduled.iter().map(|new| DbTimestamp(new.result.scheduled_at)).collect::<Vec<_>>())
-    .fetch_all(connection)
-    .await?;
-    if !odd.is_empty() {
-        let odd: HashSet<(i64, RegionId, Timestamp)> =
-            odd.into_iter().map(|(site, region, at)| (site, region, at.into())).collect();
-        fresh.retain(|NewResult { site, result }| {
-            result.kind != CheckKind::Scheduled
-                || !odd.contains(&(site.0, result.region, result.scheduled_at))
-        });
-    }
-    Ok(fresh)
 }
 
 /// The row of a locked site.
@@ -162,111 +109,6 @@ async fn lock_site_states(connection: &mut PgConnection, sites: Vec<i64>) -> Sql
     .bind(sites)
     .fetch_all(connection)
     .await
-}
-
-#[derive(sqlx::FromRow)]
-struct SiteRegionRow {
-    site_id: i64,
-    shard: i16,
-    quorum: Option<i32>,
-    failures_to_open: i32,
-    successes_to_close: i32,
-    open: bool,
-    window_from: Option<Vec<DbTimestamp>>,
-    window_to: Option<Vec<DbTimestamp>>,
-    region_id: i16,
-    region: String,
-    window_ms: i64,
-    joining_until: DbTimestamp,
-    downs: Option<Vec<DbTimestamp>>,
-    ups: Option<Vec<DbTimestamp>>,
-}
-
-/// A site with its context, and the names of its regions.
-struct SiteContext {
-    id: i64,
-    shard: Shard,
-    site: SiteView,
-    region_names: HashMap<RegionId, String>,
-}
-
-async fn load_context(
-    connection: &mut PgConnection,
-    news: &BTreeMap<i64, Vec<RegionResult>>,
-    mut kept: HashMap<i64, Vec<RegionState>>,
-    now: Timestamp,
-) -> SqlResult<Vec<SiteContext>> {
-    // A success missing from the state matters only while the region is failing and not yet down.
-    let settled = |state: &&RegionState| state.is_down || state.consecutive_failures == 0;
-    let known: Vec<(i64, RegionId)> = kept
-        .iter()
-        .flat_map(|(site, states)| states.iter().filter(settled).map(|state| (*site, state.region)))
-        .collect();
-    let (known_sites, known_regions): (Vec<i64>, Vec<RegionId>) = known.into_iter().unzip();
-    let moments =
-        news.iter().flat_map(|(site, new)| new.iter().map(|new| (*site, DbTimestamp(new.scheduled_at))));
-    let (sites, ats): (Vec<i64>, Vec<DbTimestamp>) = moments.unzip();
-    let rows: Vec<SiteRegionRow> = sqlx::query_as(include_str!("incidents/evidence.sql"))
-        .bind(sites)
-        .bind(ats)
-        .bind(known_sites)
-        .bind(known_regions)
-        .bind(DbTimestamp(now))
-        .fetch_all(connection)
-        .await?;
-    let mut sites: Vec<SiteContext> = Vec::new();
-    for row in rows {
-        let new = news.get(&row.site_id).map_or(&[][..], Vec::as_slice);
-        let states = kept.entry(row.site_id).or_default();
-        let state = states.iter().position(|state| state.region == row.region_id);
-        let state = state.map(|place| states.swap_remove(place));
-        // The rows are ordered by site, so a new id starts the next site.
-        if sites.last().is_none_or(|last| last.id != row.site_id) {
-            sites.push(row.to_site_context());
-        }
-        if let Some(known) = sites.last_mut() {
-            known.site.regions.insert(row.region_id, row.to_region_view(state, new));
-            known.region_names.insert(row.region_id, row.region);
-        }
-    }
-    Ok(sites)
-}
-
-impl SiteRegionRow {
-    fn to_site_context(&self) -> SiteContext {
-        // SQL admits values that the coordinator rejects later, so they are clamped here.
-        let count = |number: i32| u32::try_from(number).unwrap_or(1).max(1);
-        let windows = self.window_from.iter().flatten().zip(self.window_to.iter().flatten());
-        let site = SiteView {
-            policy: IncidentPolicy {
-                failures_to_open: count(self.failures_to_open),
-                successes_to_close: count(self.successes_to_close),
-                quorum: self.quorum.map(count),
-            },
-            regions: BTreeMap::new(),
-            has_open_incident: self.open,
-            maintenance_windows: windows.map(|(from, to)| ((*from).into(), (*to).into())).collect(),
-        };
-        SiteContext { id: self.site_id, shard: to_shard(self.shard), site, region_names: HashMap::new() }
-    }
-
-    fn to_region_view(&self, state: Option<RegionState>, new: &[RegionResult]) -> RegionView {
-        // The new rows are in the table already; only older rows describe the former state.
-        let new: HashSet<Timestamp> =
-            new.iter().filter(|new| new.region == self.region_id).map(|new| new.scheduled_at).collect();
-        let newest = |seen: &Option<Vec<DbTimestamp>>| {
-            let seen = seen.iter().flatten().map(|at| Timestamp::from(*at));
-            seen.filter(|at| !new.contains(at)).max()
-        };
-        let (down, up) = (newest(&self.downs), newest(&self.ups));
-        RegionView {
-            state,
-            reporting_window: Duration::from_millis(self.window_ms.unsigned_abs()),
-            joining_until: self.joining_until.into(),
-            last_result_at: down.max(up),
-            last_success_at: up,
-        }
-    }
 }
 
 /// Pending writes of a transaction.
@@ -299,17 +141,9 @@ impl PendingWrites {
             let change = match change {
                 IncidentChange::Closed { at } => IncidentWrite::Closed(at),
                 IncidentChange::Opened { at, first_failure_at, cause, message, regions } => {
-                    let names: Vec<&str> =
-                        regions.iter().filter_map(|id| Some(known.region_names.get(id)?.as_str())).collect();
                     let cause = cause.map(|cause| cause.as_str());
-                    // Region names contain no comma.
-                    IncidentWrite::Opened {
-                        at,
-                        first: first_failure_at,
-                        cause,
-                        message,
-                        regions: names.join(","),
-                    }
+                    let regions = known.join_region_names(&regions);
+                    IncidentWrite::Opened { at, first: first_failure_at, cause, message, regions }
                 }
             };
             if self.incident_writes.len() <= place {
@@ -362,14 +196,16 @@ impl PendingWrites {
     }
 }
 
-/// Closes incidents of sites without schedules that were missed when the schedules ended.
+/// Closes incidents and warnings of sites without schedules that were missed when the schedules
+/// ended.
 ///
 /// # Errors
 /// If the database cannot be reached in time.
 pub async fn close_unwatched(store: &Store) -> Result<(), Error> {
-    let closing = sqlx::query("SELECT picket.close_unwatched_incidents()").execute(&store.pool);
+    let closing = sqlx::query("SELECT picket.close_unwatched_incidents(), picket.close_unwatched_warnings()")
+        .execute(&store.pool);
     store
-        .with_timeout(Duration::from_secs(30), "close incidents of unscheduled sites", closing)
+        .with_timeout(Duration::from_secs(30), "close incidents and warnings of unscheduled sites", closing)
         .await
         .map(drop)
 }

@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 pub mod change_feed;
+mod decisions;
 pub mod error;
 pub mod housekeeping;
 pub mod incident_rules;
@@ -27,6 +28,8 @@ pub mod sites;
 mod store;
 pub mod tickets;
 mod timestamp;
+pub mod warning_rules;
+pub mod warnings;
 
 pub use error::Error;
 pub use options::DatabaseOptions;

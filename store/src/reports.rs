@@ -95,6 +95,31 @@ pub struct IncidentRow {
     pub message: Option<String>,
 }
 
+/// A warning of a site.
+#[derive(Clone, Debug, Serialize, FromRow)]
+pub struct WarningRow {
+    /// Id of the warning.
+    pub warning_id: i64,
+    /// Id of the site.
+    pub site_id: i64,
+    /// Name of the site, or its URL.
+    pub site: String,
+    /// Kind of the warning.
+    pub kind: String,
+    /// Time of opening.
+    pub opened_at: DbTimestamp,
+    /// Time of closing; absent while open.
+    pub closed_at: Option<DbTimestamp>,
+    /// Duration in seconds, up to now for an open warning.
+    pub seconds: i64,
+    /// Days until the certificate or the registration ends.
+    pub days_left: Option<i32>,
+    /// End of the certificate or of the registration.
+    pub expires_at: Option<DbTimestamp>,
+    /// The warning in words.
+    pub message: Option<String>,
+}
+
 /// Number of checks without success, by region and cause.
 #[derive(Clone, Debug, Serialize, FromRow)]
 pub struct FailureRow {
@@ -122,6 +147,16 @@ impl ReportFilter {
         }
         if self.region.is_some() {
             sql += &format!(" AND {relation}.region_id = (SELECT id FROM picket.regions WHERE name = $3)");
+        }
+        sql
+    }
+
+    /// Conditions as above for `relation` with a column `regions`: a filter by region selects rows in
+    /// which the region took part.
+    fn sql_conditions_by_regions(&self, relation: &str) -> String {
+        let mut sql = Self { region: None, ..self.clone() }.sql_conditions(relation);
+        if self.region.is_some() {
+            sql += &format!(" AND $3 = ANY ({relation}.regions)");
         }
         sql
     }
@@ -218,10 +253,7 @@ pub async fn report_latency(store: &Store, scope: &ReportFilter) -> Result<Vec<L
 /// # Errors
 /// If the database cannot be reached in time.
 pub async fn report_incidents(store: &Store, scope: &ReportFilter) -> Result<Vec<IncidentRow>, Error> {
-    let mut conditions = ReportFilter { region: None, ..scope.clone() }.sql_conditions("incident");
-    if scope.region.is_some() {
-        conditions += " AND $3 = ANY (incident.regions)";
-    }
+    let conditions = scope.sql_conditions_by_regions("incident");
     let sql = format!(
         "WITH {SPAN_CTE_SQL}
          SELECT incident.incident_id, incident.site_id, coalesce(incident.site, 'site ' || incident.site_id) AS site,
@@ -233,6 +265,26 @@ pub async fn report_incidents(store: &Store, scope: &ReportFilter) -> Result<Vec
          ORDER BY incident.opened_at DESC, incident.incident_id DESC"
     );
     scope.fetch_report(store, "report incidents", sql).await
+}
+
+/// Reports the warnings open within the span: the open ones first, then the newest. A filter by
+/// region selects warnings in which the region took part.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn report_warnings(store: &Store, scope: &ReportFilter) -> Result<Vec<WarningRow>, Error> {
+    let sql = format!(
+        "WITH {SPAN_CTE_SQL}
+         SELECT warning.warning_id, warning.site_id, coalesce(warning.site, 'site ' || warning.site_id) AS site,
+                warning.kind::text AS kind, warning.opened_at, warning.closed_at,
+                least(extract(epoch FROM warning.duration), 1e12)::bigint AS seconds,
+                warning.days_left, warning.expires_at, warning.message
+         FROM report.warnings AS warning
+         WHERE coalesce(warning.closed_at, now()) >= (SELECT picket.start_of_day(first) FROM span){}
+         ORDER BY warning.closed_at IS NOT NULL, warning.opened_at DESC, warning.warning_id DESC",
+        scope.sql_conditions_by_regions("warning")
+    );
+    scope.fetch_report(store, "report warnings", sql).await
 }
 
 /// Reports unsuccessful checks by region and cause, the most frequent first.

@@ -17,8 +17,7 @@ use self::{
 };
 use crate::{
     DbTimestamp, Error, ServerGuard, Store,
-    incident_rules::RegionResult,
-    incidents::{self, IncidentOutcome, NewResult},
+    decisions::{self, Decisions, NewResult},
     partitions, regions,
 };
 
@@ -102,7 +101,11 @@ impl ResultStore {
         // Reached only without a timeout: the connection is idle and can return to the pool.
         connection.finish_use();
         let (new, decided) = ended.map_err(Error::with_operation(INSERT_OPERATION))?;
-        Ok(InsertSummary { incidents: decided, ..rows.summarize_insert(new, 0) })
+        Ok(InsertSummary {
+            incidents: decided.incidents,
+            warnings: decided.warnings,
+            ..rows.summarize_insert(new, 0)
+        })
     }
 
     /// Stores the batch by bisection: halves rejected parts until each rejected row is isolated.
@@ -183,13 +186,13 @@ async fn insert_in_transaction(
     connection: &mut PgConnection,
     rows: &BatchRows<'_>,
     now: Timestamp,
-) -> Result<(CountsByOutcome, IncidentOutcome), sqlx::Error> {
+) -> Result<(CountsByOutcome, Decisions), sqlx::Error> {
     let mut transaction = connection.begin().await?;
     let mut fresh = Vec::new();
     let new = execute_insert(&mut transaction, &rows.results, &rows.dead_letters, &mut fresh).await?;
     // Applied last, so that a transaction that waits for a site holds no row lock which the other
     // transaction still needs.
-    let decided = incidents::apply_results(&mut transaction, fresh, now).await?;
+    let decided = decisions::apply_results(&mut transaction, fresh, now).await?;
     transaction.commit().await?;
     Ok((new, decided))
 }
@@ -203,11 +206,12 @@ struct InsertedRow {
     region_id: Option<i16>,
     scheduled_at: Option<DbTimestamp>,
     kind: Option<String>,
-    message: Option<String>,
+    concerns_incidents: bool,
+    concerns_warnings: bool,
 }
 
-/// Inserts rows and returns the numbers of new rows; adds results that may affect incidents to
-/// `fresh`.
+/// Inserts rows and returns the numbers of new rows; adds results that may affect incidents or
+/// warnings to `fresh`.
 async fn execute_insert(
     connection: &mut PgConnection,
     usable: &[ResultRow<'_>],
@@ -223,11 +227,11 @@ async fn execute_insert(
         let cause = row.cause.as_deref().and_then(|cause| cause.parse().ok());
         match (row.site_id, row.region_id, row.scheduled_at, row.kind.and_then(|kind| kind.parse().ok())) {
             (Some(site), Some(region), Some(at), Some(kind)) => {
-                let (at, message) = (at.into(), row.message);
-                fresh.push(NewResult {
-                    site: SiteId(site),
-                    result: RegionResult { region, scheduled_at: at, kind, outcome, cause, message },
-                });
+                let key = (Timestamp::from(at), SiteId(site), region, kind);
+                fresh
+                    .extend(rows::find_check(usable, key).and_then(|found| {
+                        found.to_new_result(row.concerns_incidents, row.concerns_warnings)
+                    }));
             }
             _ => *new.entry((outcome, cause)).or_default() += row.count.unsigned_abs(),
         }
@@ -282,13 +286,18 @@ async fn insert_bisecting(
     execute_insert(connection, &[], &refused, &mut fresh)
         .await
         .map_err(Error::with_operation(INSERT_OPERATION))?;
-    let decided = incidents::apply_results(connection, fresh, now)
+    let decided = decisions::apply_results(connection, fresh, now)
         .await
         .map_err(Error::with_operation(INSERT_OPERATION))?;
     run_statement(connection, "COMMIT").await?;
     let reason = refused.first().map(|dead| dead.reason.to_string());
     let written = rows.summarize_insert(new, refused.len());
-    Ok(InsertSummary { first_reason: reason.or(written.first_reason), incidents: decided, ..written })
+    Ok(InsertSummary {
+        first_reason: reason.or(written.first_reason),
+        incidents: decided.incidents,
+        warnings: decided.warnings,
+        ..written
+    })
 }
 
 async fn run_statement(connection: &mut PgConnection, statement: &'static str) -> Result<(), Error> {

@@ -10,7 +10,7 @@ use crate::{DbTimestamp, Error, Store};
 /// Deadline of a status query; reports may read many rows.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A row of `report.site_status`, with the site's problem.
+/// A row of `report.site_status`, with the site's warnings and its problem.
 #[derive(Clone, Debug, Serialize, sqlx::FromRow)]
 pub struct SiteStatus {
     /// Id of the site.
@@ -33,6 +33,8 @@ pub struct SiteStatus {
     pub regions_silent: i64,
     /// The open incident.
     pub incident_id: Option<i64>,
+    /// Kinds of the open warnings.
+    pub warnings: Vec<String>,
     /// Reason why the site cannot be checked.
     pub problem: Option<String>,
 }
@@ -87,8 +89,11 @@ pub async fn list_site_status(store: &Store) -> Result<Vec<SiteStatus>, Error> {
                 // Rows older than the limit on names may have longer ones; these are truncated.
                 "SELECT status.site_id, left(status.site, 1000) AS site, left(status.url, 4096) AS url, status.status,
                         status.since, status.last_check_at, status.regions_up, status.regions_down,
-                        status.regions_silent, status.incident_id, left(site.problem, 2000) AS problem
+                        status.regions_silent, status.incident_id, coalesce(warning.kinds, '{}') AS warnings,
+                        left(site.problem, 2000) AS problem
                  FROM report.site_status AS status JOIN picket.sites AS site ON site.id = status.site_id
+                 LEFT JOIN (SELECT site_id, array_agg(kind::text ORDER BY kind) AS kinds FROM picket.warnings
+                            WHERE closed_at IS NULL GROUP BY site_id) AS warning ON warning.site_id = status.site_id
                  ORDER BY array_position('{down,unknown,paused,up}', status.status), status.site_id",
             )
             .fetch_all(&store.pool),

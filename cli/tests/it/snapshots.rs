@@ -13,6 +13,8 @@ fn assert_output(name: &str, output: &str) {
         (r"\d{4}-\d\d-\d\dT[0-9:.]{15}Z", "<TIME>"),
         (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "YYYY-MM-DD hh:mm:ss"),
         (r"\d+ s ago", "N s ago"),
+        // An open warning grows older.
+        (r" 108\d\d  ", " SSSSS  "),
         // Near midnight the day of the checks is two days.
         (r"(?m) {2,}[▁▂▃▄▅▆▇█ ]*[▁▂▃▄▅▆▇█]$", "  <DAYS>"),
     ];
@@ -82,7 +84,13 @@ async fn status_ledger_and_reports_of_checks() {
          CROSS JOIN LATERAL (SELECT site_id = 1 AND region_id = 2 AND tick < now - interval '2 hours' AS bad) AS judged;
          INSERT INTO picket.incidents (site_id, first_failure_at, opened_at, closed_at, cause, message, regions)
          SELECT 1, now - interval '3 hours', now - interval '3 hours', now - interval '2 hours', 'timeout', 'no answer within 10 s', '{us}'
-         FROM the_time",
+         FROM the_time;
+         INSERT INTO picket.warnings (site_id, kind, first_warned_at, opened_at, closed_at, serial, expires_at, message, regions)
+         SELECT 1, 'certificate', now - interval '3 hours', now - interval '3 hours', NULL, '0a1b',
+                now + interval '9 days 1 hour', NULL::text, '{eu,us}'::text[] FROM the_time
+         UNION ALL
+         SELECT 2, 'slow', now - interval '2 hours', now - interval '2 hours', now - interval '1 hour', NULL, NULL,
+                'took 3.1 s, more than 3 s', '{us}' FROM the_time",
     )
     .execute(&mut database)
     .await
@@ -91,6 +99,13 @@ async fn status_ledger_and_reports_of_checks() {
     assert_output("status", &picket.run_ok(&["status"]));
     assert_output("report_uptime", &picket.run_ok(&["report", "uptime"]));
     assert_output("report_incidents", &picket.run_ok(&["report", "incidents"]));
+    assert_output("report_warnings", &picket.run_ok(&["report", "warnings"]));
+    let open_in_eu = picket.run_ok(&["report", "warnings", "--region", "eu", "--output", "csv"]);
+    assert_eq!(open_in_eu.lines().count(), 2, "{open_in_eu}");
+    let status = picket.run_ok(&["status", "--output", "json"]);
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status[0]["warnings"], serde_json::json!(["certificate"]));
+    assert_eq!(status[1]["warnings"], serde_json::json!([]));
     assert_output("report_latency_csv", &picket.run_ok(&["report", "latency", "--output", "csv"]));
     // The ledger counts whole schedules only if they have ended.
     sqlx::raw_sql("UPDATE picket.schedules SET valid_to = (SELECT now FROM the_time) - interval '1 hour'")

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use picket_harness::{eventually, proc};
-use picket_proto::{CheckKind, CheckResult, subject};
+use picket_proto::{CheckKind, CheckResult, Event, SiteId, Warning, subject};
+use picket_runtime::streams;
 use picket_sink::Config;
 use serde_json::json;
 
@@ -309,5 +311,54 @@ async fn a_running_sink_goes_by_the_retention_that_is_set_in_the_database() {
         }
     })
     .await;
+    sink.running.drain().await;
+}
+
+#[tokio::test]
+async fn a_warning_is_told_on_its_subjects_and_counted() {
+    let stack = TestStack::new().await;
+    streams::create_if_missing(&stack.jetstream, streams::events_config(streams::StreamLimits::default()))
+        .await
+        .unwrap();
+    stack
+        .run_sql(
+            "INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://127.0.0.1/', 5);
+             UPDATE picket.schedules SET valid_from = now() - interval '1 hour'",
+        )
+        .await;
+    let ticks = stack
+        .query_times(
+            "SELECT picket.ticks(interval_ms, phase_ms, valid_from, 'infinity', now() - interval '1 minute', now())
+             FROM picket.schedules",
+        )
+        .await;
+    let client = async_nats::connect(stack.nats.url()).await.unwrap();
+    let mut events = client.subscribe(subject::EVENT_SUBJECTS).await.unwrap();
+    client.flush().await.unwrap();
+    let sink = stack.start_sink().await;
+
+    for (number, at) in ticks.iter().take(6).enumerate() {
+        let warnings = if number < 3 { vec![Warning::Slow] } else { vec![] };
+        let result = CheckResult {
+            site_id: Some(SiteId(1)),
+            scheduled_at: *at,
+            started_at: Some(*at),
+            warnings,
+            ..stack.make_result(0)
+        };
+        stack.publish_result(&stack.sign_result(result)).await;
+    }
+
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        let message = tokio::time::timeout(TEST_TIMEOUT, events.next()).await.unwrap().unwrap();
+        let event: Event = serde_json::from_slice(&message.payload).unwrap();
+        assert_eq!(event.subject().as_str(), message.subject.as_str());
+        told.push(message.subject.to_string());
+    }
+    assert_eq!(told, ["picket.event.warning.opened", "picket.event.warning.closed"]);
+    assert_eq!(sink.metric_value("picket_sink_warnings_opened_total"), 1);
+    assert_eq!(sink.metric_value("picket_sink_warnings_closed_total"), 1);
+    assert_eq!(stack.query_count("SELECT count(*) FROM picket.incidents").await, 0);
     sink.running.drain().await;
 }

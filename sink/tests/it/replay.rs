@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use futures_util::{StreamExt, TryStreamExt};
 use picket_harness::{eventually, servers};
-use picket_proto::{CheckResult, Outcome, SiteId, Timestamp, subject};
+use picket_proto::{CheckResult, Outcome, SiteId, Timestamp, Warning, subject};
 use picket_runtime::streams;
 use picket_sink::Config;
 
@@ -91,6 +91,26 @@ async fn a_database_that_was_made_anew_is_not_filled_with_what_the_stream_still_
 
 #[tokio::test]
 async fn an_incident_that_the_database_lost_is_decided_again_and_told_once() {
+    let down = |result| CheckResult { outcome: Outcome::Down, ..result };
+    lose_decision(down, "SELECT count(*) FROM picket.incidents WHERE closed_at IS NULL").await;
+}
+
+#[tokio::test]
+async fn a_warning_that_the_database_lost_is_decided_again_and_told_once() {
+    let details =
+        serde_json::json!({ "certificate": { "serial": "01", "expires_at": "2030-01-02T03:04:05Z" } });
+    let warned = |result| CheckResult {
+        warnings: vec![Warning::Certificate],
+        details: details.as_object().cloned(),
+        ..result
+    };
+    lose_decision(warned, "SELECT count(*) FROM picket.warnings WHERE closed_at IS NULL AND serial = '01'")
+        .await;
+}
+
+/// Lets a database lose the commits in which results that `spoil` makes of good ones opened what
+/// `open_count` counts.
+async fn lose_decision(spoil: impl Fn(CheckResult) -> CheckResult, open_count: &'static str) {
     let (mut postgres, copy) = (servers::start_postgres().await, servers::scratch_dir("copy").join("data"));
     let stack = TestStack::with_database(postgres.url().to_owned()).await;
     stack
@@ -109,21 +129,19 @@ async fn an_incident_that_the_database_lost_is_decided_again_and_told_once() {
              FROM picket.schedules",
         )
         .await;
-    let result = |tick: usize, outcome: Outcome| {
-        stack.sign_result(CheckResult {
-            site_id: Some(SiteId(1)),
-            scheduled_at: ticks[tick],
-            started_at: Some(ticks[tick]),
-            outcome,
-            ..stack.make_result(0)
-        })
+    let result = |tick: usize| CheckResult {
+        site_id: Some(SiteId(1)),
+        scheduled_at: ticks[tick],
+        started_at: Some(ticks[tick]),
+        ..stack.make_result(0)
     };
-    stack.publish_result(&result(0, Outcome::Up)).await;
+    let spoiled = |tick| stack.sign_result(spoil(result(tick)));
+    stack.publish_result(&stack.sign_result(result(0))).await;
     stack.wait_rows(1).await;
     wait_watermark(&stack, 1).await;
     postgres.copy_data(&copy).await;
     for tick in 1..4 {
-        stack.publish_result(&result(tick, Outcome::Down)).await;
+        stack.publish_result(&spoiled(tick)).await;
     }
     stack.wait_rows(4).await;
     let told = async || {
@@ -140,7 +158,7 @@ async fn an_incident_that_the_database_lost_is_decided_again_and_told_once() {
 
     postgres.roll_back_to(&copy).await;
     for tick in 4..6 {
-        stack.publish_result(&result(tick, Outcome::Down)).await;
+        stack.publish_result(&spoiled(tick)).await;
     }
 
     stack.wait_rows(6).await;
@@ -151,7 +169,7 @@ async fn an_incident_that_the_database_lost_is_decided_again_and_told_once() {
         }
     })
     .await;
-    assert_eq!(stack.query_count("SELECT count(*) FROM picket.incidents WHERE closed_at IS NULL").await, 1);
+    assert_eq!(stack.query_count(open_count).await, 1);
     assert_eq!(told().await, 1);
     sink.running.drain().await;
 }

@@ -8,7 +8,13 @@ use picket_proto::{
 use sqlx::{Postgres, postgres::PgArguments, query::QueryAs};
 
 use super::types::{CountsByOutcome, IncomingResult, InsertSummary, RegionIds, ResultContent};
-use crate::{DbTimestamp, incidents::IncidentOutcome};
+use crate::{
+    DbTimestamp,
+    decisions::NewResult,
+    incident_rules::RegionResult,
+    incidents::IncidentOutcome,
+    warnings::{ReportedWarnings, WarningOutcome},
+};
 
 const MAX_MESSAGE_BYTES: usize = 500;
 const MAX_PROBER_BYTES: usize = 100;
@@ -36,6 +42,15 @@ pub(super) struct ResultRow<'a> {
     result: &'a CheckResult,
     /// Site and region id; absent for an ad-hoc check.
     site_and_region: Option<(SiteId, i16)>,
+}
+
+/// Key of a row of `check_results`.
+type CheckKey = (Timestamp, SiteId, i16, CheckKind);
+
+/// Finds a row by its key; the rows are sorted, as in [`BatchRows`].
+pub(super) fn find_check<'r, 'a>(rows: &'r [ResultRow<'a>], key: CheckKey) -> Option<&'r ResultRow<'a>> {
+    let place = rows.binary_search_by_key(&Some(key), |row| row.sort_key().0).ok()?;
+    rows.get(place)
 }
 
 /// A dead letter to be stored.
@@ -117,15 +132,13 @@ impl<'a> BatchRows<'a> {
             refused_by_database: refused as u64,
             first_reason: self.dead_letters.first().map(|dead| dead.reason.to_string()),
             incidents: IncidentOutcome::default(),
+            warnings: WarningOutcome::default(),
         }
     }
 }
 
 impl<'a> ResultRow<'a> {
-    #[expect(clippy::type_complexity, reason = "compared, and never named")]
-    fn sort_key(
-        &self,
-    ) -> (Option<(Timestamp, SiteId, i16, CheckKind)>, Option<(Timestamp, &str, &str, &str)>) {
+    fn sort_key(&self) -> (Option<CheckKey>, Option<(Timestamp, &str, &str, &str)>) {
         let result = self.result;
         match self.site_and_region {
             Some((site, region)) => (Some((result.scheduled_at, site, region, result.kind)), None),
@@ -142,6 +155,33 @@ impl<'a> ResultRow<'a> {
         self.site_and_region.map(|(_, region)| region)
     }
 
+    /// Returns true if this is a tick that was up, which alone says anything about warnings.
+    fn is_up_tick(&self) -> bool {
+        self.result.outcome == Outcome::Up && self.result.kind == CheckKind::Scheduled
+    }
+
+    fn has_warnings(&self) -> bool {
+        !self.result.warnings.is_empty()
+    }
+
+    /// Converts the row to evidence for decisions about incidents and about warnings; `None` for an
+    /// ad-hoc check, or if it concerns neither.
+    pub(super) fn to_new_result(
+        &self,
+        concerns_incidents: bool,
+        concerns_warnings: bool,
+    ) -> Option<NewResult> {
+        let CheckResult { scheduled_at: at, kind, outcome, cause, .. } = *self.result;
+        let (site, region) = self.site_and_region.filter(|_| concerns_incidents || concerns_warnings)?;
+        let message = self.message().map(Cow::into_owned);
+        Some(NewResult {
+            site,
+            result: RegionResult { region, scheduled_at: at, kind, outcome, cause, message },
+            concerns_incidents,
+            warnings: concerns_warnings.then(|| ReportedWarnings::of_result(self.result)),
+        })
+    }
+
     /// Each warning once, in the order of the database's type.
     fn warnings(&self) -> impl Iterator<Item = &'static str> {
         let of_result = |warning: &&Warning| self.result.warnings.contains(warning);
@@ -150,7 +190,7 @@ impl<'a> ResultRow<'a> {
 
     /// The literal of the array of warnings; `None` for none.
     fn warnings_literal(&self) -> Option<String> {
-        (!self.result.warnings.is_empty()).then(|| format!("{{{}}}", self.warnings().collect::<Vec<_>>().join(",")))
+        self.has_warnings().then(|| format!("{{{}}}", self.warnings().collect::<Vec<_>>().join(",")))
     }
 
     fn details(&self) -> Option<String> {
@@ -207,6 +247,13 @@ pub(super) fn bind_rows<'q, Row>(
         .bind(collect_column(dead, |row| {
             sanitize_text(&String::from_utf8_lossy(row.incoming.payload), MAX_PAYLOAD_BYTES)
         }))
+        .bind(warned_sites(checks).collect::<Vec<_>>())
+}
+
+/// The sites of which a result warns.
+fn warned_sites(rows: &[ResultRow<'_>]) -> impl Iterator<Item = i64> {
+    let warned = rows.iter().filter(|row| row.has_warnings() && row.is_up_tick());
+    warned.filter_map(ResultRow::site_id)
 }
 
 fn bind_checks<'q, Row>(query: RowQuery<'q, Row>, rows: &'q [ResultRow<'q>]) -> RowQuery<'q, Row> {

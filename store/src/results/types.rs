@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use picket_proto::{Cause, CheckResult, Outcome, RegionName};
 
-use crate::incidents::IncidentOutcome;
+use crate::{incidents::IncidentOutcome, warnings::WarningOutcome};
 
 /// A message received from the bus, and its decoded content.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +45,8 @@ pub struct InsertSummary {
     pub first_reason: Option<String>,
     /// Consequences for incidents.
     pub incidents: IncidentOutcome,
+    /// Consequences for warnings.
+    pub warnings: WarningOutcome,
 }
 
 impl InsertSummary {

@@ -4,6 +4,7 @@ mod cost;
 mod events;
 mod evidence;
 mod lies;
+mod warnings;
 
 use std::time::Duration;
 

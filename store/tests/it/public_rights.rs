@@ -18,6 +18,9 @@ const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
     ("picket.regions_before_delete()", "marks the region as removed instead"),
     ("picket.regions_after()", "writes schedules"),
     ("picket.incidents_after()", "writes events to the outbox"),
+    ("picket.sites_warnings_ended()", "closes warnings of sites that nobody watches"),
+    ("picket.warnings_after()", "writes events to the outbox"),
+    ("picket.settings_cluster_adopted()", "skips numbers of warnings"),
     ("picket.silent_regions_after()", "writes events to the outbox"),
     ("picket.outbox_before()", "shortens an event that triggers of the owner write"),
     ("picket.gaps_changed()", "marks hours of the rollups as changed"),
@@ -33,6 +36,7 @@ const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
     ("picket.roll_up_day()", "writes rollups"),
     ("picket.recount_rollups(timestamp with time zone)", "marks an hour of the rollups as changed"),
     ("picket.close_unwatched_incidents(bigint[])", "closes incidents of sites that nobody watches"),
+    ("picket.close_unwatched_warnings(bigint[])", "closes warnings of sites that nobody watches"),
     (
         "picket.close_ledger(text,smallint[],bigint[],interval,interval,timestamp with time zone)",
         "writes missed rows and moves the ledger's mark, fenced by the lease",

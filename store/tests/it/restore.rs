@@ -162,3 +162,17 @@ async fn numbers_that_were_given_away_after_the_dump_are_not_given_away_again() 
 
     assert!(after.query_number("SELECT max(id) FROM picket.sites").await > given);
 }
+
+#[tokio::test]
+async fn warnings_of_after_the_restore_have_numbers_that_the_dumped_database_did_not_give() {
+    let (before, after, _server) = restored_worlds().await;
+    let open = "INSERT INTO picket.warnings (site_id, kind, opened_at, first_warned_at, regions)
+                SELECT n, 'slow', now(), now(), '{eu}' FROM generate_series(1, 50) AS n";
+    before.execute_sql(open).await;
+    let given = before.query_number("SELECT max(warning_id) FROM picket.warnings").await;
+
+    after.store.adopt_cluster().await.unwrap();
+    after.execute_sql(open).await;
+
+    assert!(after.query_number("SELECT min(warning_id) FROM picket.warnings").await > given);
+}

@@ -96,6 +96,18 @@ const ATTEMPTS: &[(&str, &[&str])] = &[
     ("DELETE FROM picket.incidents", &[]),
     ("INSERT INTO picket.site_states (site_id) VALUES (1)", &[SINK]),
     ("SELECT picket.close_unwatched_incidents()", &[COORDINATOR]),
+    // Warnings.
+    (
+        "INSERT INTO picket.warnings (site_id, kind, opened_at, first_warned_at, regions) VALUES (1, 'slow', now(), now(), '{eu}')",
+        &[SINK],
+    ),
+    ("UPDATE picket.warnings SET closed_at = now()", &[SINK]),
+    ("UPDATE picket.warnings SET message = 'never mind'", &[]),
+    ("DELETE FROM picket.warnings", &[]),
+    ("SELECT * FROM picket.warnings", &[SINK, API]),
+    ("INSERT INTO picket.warning_states (site_id, kind) VALUES (1, 'slow')", &[SINK]),
+    ("DELETE FROM picket.warning_states", &[SINK]),
+    ("SELECT picket.close_unwatched_warnings()", &[COORDINATOR]),
     ("INSERT INTO picket.silent_regions SELECT id, now() FROM picket.regions", &[COORDINATOR]),
     ("INSERT INTO picket.outbox (event_id, subject, payload) VALUES ('a', 'picket.event.x', '{}')", &[]),
     ("SELECT installation_id, require_tickets FROM picket.settings", &[COORDINATOR, SINK, API]),
@@ -118,6 +130,7 @@ const ATTEMPTS: &[(&str, &[&str])] = &[
     ("SELECT * FROM report.uptime_monthly", &[API, REPORT]),
     ("SELECT * FROM report.latency_hourly", &[API, REPORT]),
     ("SELECT * FROM report.incidents", &[API, REPORT]),
+    ("SELECT * FROM report.warnings", &[API, REPORT]),
     ("SELECT * FROM report.failures", &[API, REPORT]),
     ("SELECT * FROM report.certificates", &[API, REPORT]),
     ("SELECT * FROM report.ledger(now() - interval '1 h', now())", &[API, REPORT]),
@@ -163,6 +176,8 @@ async fn insert_fixture(pool: &PgPool) {
         INSERT INTO picket.sites (url, headers) VALUES ('http://a.example/', '{\"authorization\": \"secret\"}');
         INSERT INTO picket.maintenance (site_id, window_from, window_to)
         SELECT id, now() - interval '1 h', now() + interval '1 h' FROM picket.sites;
+        INSERT INTO picket.warnings (site_id, kind, opened_at, closed_at, first_warned_at, expires_at, regions)
+        SELECT id, 'certificate', now() - interval '1 h', now(), now() - interval '1 h', now(), '{eu}' FROM picket.sites;
         INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome, cause, tls_expires_at)
         SELECT tick, site_id, region_id, 'scheduled', 'down', 'tls', now() FROM picket.schedules
         CROSS JOIN picket.ticks(interval_ms, phase_ms, '-infinity', 'infinity', now() - interval '3 min', now()) AS tick;

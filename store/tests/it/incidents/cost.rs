@@ -53,3 +53,52 @@ async fn what_incidents_cost() {
         );
     }
 }
+
+/// Prints what a row costs where sites warn: `cargo test --release -p picket-store -- --ignored --nocapture what_warnings_cost`.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn what_warnings_cost() {
+    const SITES: i64 = 660;
+    const BATCHES: i64 = 60;
+    for warning in [0, 7, 66, SITES] {
+        let world = new_world().await;
+        world
+            .execute_sql(&format!(
+                "INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://127.0.0.1/' || n, 5 FROM generate_series(1, {SITES}) AS n;
+                 UPDATE picket.schedules SET valid_from = valid_from - interval '1 hour'; ANALYZE;"
+            ))
+            .await;
+        let schedules: Vec<(i64, i32, String)> = sqlx::query_as(
+            "SELECT site_id, phase_ms, name FROM picket.schedules JOIN picket.regions ON region_id = id
+             WHERE site_id > 1 ORDER BY 1, 3",
+        )
+        .fetch_all(&world.pool)
+        .await
+        .unwrap();
+        let results = ResultStore::new(world.store.clone());
+        let began = now().saturating_sub(Duration::from_secs(400)).as_millis() / INTERVAL * INTERVAL;
+        let mut spent = Vec::new();
+        for batch in 0..BATCHES {
+            let result = |(site, phase, region): &(i64, i32, String)| {
+                let at = Timestamp::from_millis(began + batch * INTERVAL + i64::from(*phase));
+                let warns = *site <= warning + 1 && batch >= 2;
+                let warnings = if warns { vec![picket_proto::Warning::Slow] } else { vec![] };
+                CheckResult { warnings, ..up_result(*site, region, at) }
+            };
+            let rows: Vec<_> = schedules.iter().map(result).collect();
+            let began = tokio::time::Instant::now();
+            insert_into_store(&results, &rows, now()).await;
+            spent.push(began.elapsed().as_micros() as f64 / rows.len() as f64);
+        }
+        let (first, second) = (spent[2], spent[3]);
+        let steady = &mut spent[4..];
+        steady.sort_by(f64::total_cmp);
+        let hot = "SELECT n_tup_hot_upd * 100 / greatest(n_tup_upd, 1) FROM pg_stat_user_tables WHERE relname = 'warning_states'";
+        eprintln!(
+            "{warning} of {SITES} sites warn: {:.2} µs a row; the batch in which that begins {first:.2}, \
+             the next {second:.2}; {} % of the updates of states are HOT",
+            steady[steady.len() / 2],
+            world.query_number(hot).await
+        );
+    }
+}

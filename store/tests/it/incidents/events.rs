@@ -1,6 +1,6 @@
 //! Events as the triggers write them, against their type and their JSON Schema.
 
-use picket_proto::Event;
+use picket_proto::{CheckResult, Event, Warning};
 use serde_json::Value;
 
 use super::{REGIONS, World, new_world};
@@ -51,6 +51,18 @@ async fn every_event_that_a_trigger_writes_is_of_its_type_and_valid_by_its_schem
     for tick in 2..4 {
         world.insert_results(&[world.up_result(0, tick), world.up_result(1, tick)]).await;
     }
+    for tick in 4..6 {
+        let expires_at = "2037-01-02T03:04:05.000000Z";
+        let details = serde_json::json!({ "certificate": { "serial": "0a1b", "expires_at": expires_at } });
+        let warned = |region| CheckResult {
+            warnings: vec![Warning::Certificate],
+            details: details.as_object().cloned(),
+            message: Some("ends in 9 days".to_owned()),
+            ..world.up_result(region, tick)
+        };
+        world.insert_results(&[warned(0), warned(1)]).await;
+    }
+    world.execute_sql("UPDATE picket.sites SET enabled = false").await;
     world.execute_sql("SET TimeZone = 'Asia/Tokyo'; INSERT INTO picket.silent_regions (region_id, since) SELECT id, clock_timestamp() FROM picket.regions WHERE name = 'eu'; DELETE FROM picket.silent_regions").await;
 
     let events = assert_events_match_their_type(&world).await;
@@ -60,6 +72,8 @@ async fn every_event_that_a_trigger_writes_is_of_its_type_and_valid_by_its_schem
         [
             "picket.event.incident.opened",
             "picket.event.incident.closed",
+            "picket.event.warning.opened",
+            "picket.event.warning.closed",
             "picket.event.region.silent",
             "picket.event.region.back"
         ]

@@ -12,7 +12,7 @@ impl World {
 
     /// How many blocks Postgres touches to look up what is known of the site after failures at these moments.
     async fn count_blocks_read(&self, moments: &[Timestamp]) -> u64 {
-        const EVIDENCE: &str = include_str!("../../../src/incidents/evidence.sql");
+        const EVIDENCE: &str = include_str!("../../../src/decisions/evidence.sql");
         let (plan,): (serde_json::Value,) =
             sqlx::query_as(AssertSqlSafe(format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {EVIDENCE}")))
                 .bind(vec![self.site.0; moments.len()])
@@ -20,6 +20,7 @@ impl World {
                 .bind(Vec::<i64>::new())
                 .bind(Vec::<i16>::new())
                 .bind(now().to_offset_datetime())
+                .bind(None::<String>)
                 .fetch_one(&self.pool)
                 .await
                 .unwrap();

@@ -1,13 +1,19 @@
 -- Context of sites with new results at the given times (the pairs of $1 and $2): policy, regions,
 -- and recent results of each region. Regions that are already down, or whose stored state suffices
--- (the pairs of $3 and $4), need no lookup of results. $5 is the current time.
+-- (the pairs of $3 and $4), need no lookup of results. $5 is the current time. $6 is a kind of
+-- warning: results that warned stand for failures then. Null for incidents.
 SELECT
     site.id AS site_id,
     site.shard,
     site.quorum,
     site.failures_to_open,
     site.successes_to_close,
-    EXISTS (SELECT FROM picket.incidents AS incident WHERE incident.site_id = site.id AND incident.closed_at IS NULL) AS open,
+    CASE WHEN $6::text IS NULL THEN
+        EXISTS (SELECT FROM picket.incidents AS incident WHERE incident.site_id = site.id AND incident.closed_at IS NULL)
+    ELSE
+        EXISTS (SELECT FROM picket.warnings AS warning
+                WHERE warning.site_id = site.id AND warning.kind = $6::text::picket.warning AND warning.closed_at IS NULL)
+    END AS open,
     maintenance.window_from,
     maintenance.window_to,
     schedule.region_id,
@@ -30,9 +36,13 @@ CROSS JOIN LATERAL (
       AND maintenance.window_from <= $5 AND maintenance.window_to > asked.first
 ) AS maintenance
 CROSS JOIN LATERAL (
-    SELECT CASE WHEN (site.id, schedule.region_id) NOT IN (SELECT * FROM unnest($3::bigint[], $4::smallint[])) THEN
-        picket.recent_results(
+    SELECT CASE
+        WHEN (site.id, schedule.region_id) IN (SELECT * FROM unnest($3::bigint[], $4::smallint[])) THEN NULL
+        WHEN $6::text IS NULL THEN picket.recent_results(
             site.id, schedule.region_id, schedule.interval_ms, schedule.phase_ms, schedule.valid_from, asked.moments, $5)
+        ELSE picket.recent_warnings(
+            $6::text::picket.warning, site.id, schedule.region_id, schedule.interval_ms, schedule.phase_ms,
+            schedule.valid_from, asked.moments, $5)
     END AS times
     OFFSET 0
 ) AS seen
