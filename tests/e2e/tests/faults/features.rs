@@ -163,7 +163,6 @@ async fn f19e_an_older_build_never_reports_up_for_a_check_with_features_and_lose
     // New probers, older sinks: a cause that they cannot read is a dead letter that names it.
     drill.stack.programs.clone_from(&old);
     replace_processes(&mut drill, ProcessKind::Sinks).await;
-    let before = drill.stack.query_number("SELECT count(*) FROM picket.dead_letters").await;
     let plain = confirmation_fields(&drill).await["url"].clone();
     let newer = publish_confirmation(&drill, true, newer_job(&plain)).await;
     wait_dead_letters(&drill, 1, "reason LIKE '%unsupported%' AND payload LIKE '%assertions.future%'").await;
@@ -177,7 +176,9 @@ async fn f19e_an_older_build_never_reports_up_for_a_check_with_features_and_lose
     drill.wait_served().await;
 
     drill.mark_fault_ended().await;
-    let account = drill.verify_account().await;
-    assert_eq!((before, account.dead_letters), (0, 1), "{account:#?}");
+    drill.verify_account().await;
+    let others = "SELECT concat_ws(' ', subject, reason, payload) FROM picket.dead_letters
+                  WHERE reason NOT LIKE '%unsupported%' OR payload NOT LIKE '%assertions.future%'";
+    assert_eq!(drill.stack.query_lines(others).await, Vec::<String>::new());
     drill.stop().await;
 }
