@@ -9,6 +9,7 @@ mod content_encoding;
 mod cookies;
 mod error_text;
 mod failure;
+mod gateway;
 mod inbound;
 mod os_error;
 mod plain_http;

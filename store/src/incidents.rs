@@ -4,6 +4,8 @@
 //! lookup in an empty table. For other sites the row is the lock: its owner sees all earlier
 //! commits and stores the new state.
 
+mod doubts;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     time::Duration,
@@ -12,10 +14,12 @@ use std::{
 use picket_proto::{CheckKind, ConfirmationRequest, MESSAGE_VERSION, Shard, SiteId, Timestamp};
 use sqlx::{PgConnection, types::Json};
 
+pub use self::doubts::{DoubtfulWindow, list_open_windows};
 use crate::{
     DbTimestamp, Error, Store,
     incident_rules::{
-        self, IncidentChange, IncidentPolicy, RegionId, RegionResult, RegionState, RegionView, SiteView,
+        self, Decision, Doubts, IncidentChange, IncidentPolicy, RegionId, RegionResult, RegionState,
+        RegionView, SiteView,
     },
     leases::to_shard,
 };
@@ -36,6 +40,8 @@ pub struct IncidentOutcome {
     pub closed: u64,
     /// Requested and cancelled confirmations of sites.
     pub confirmations: Vec<ConfirmationRequest>,
+    /// Probers whose failures are doubtful from now on.
+    pub doubts: Vec<DoubtfulWindow>,
 }
 
 type SqlResult<T> = Result<T, sqlx::Error>;
@@ -56,6 +62,7 @@ pub(crate) async fn apply_results(
     if fresh.is_empty() {
         return Ok(IncidentOutcome::default());
     }
+    doubts::end_doubts(connection, &fresh).await?;
     let mut news: BTreeMap<i64, Vec<RegionResult>> = BTreeMap::new();
     for NewResult { site, result } in fresh {
         news.entry(site.0).or_default().push(result);
@@ -97,13 +104,48 @@ pub(crate) async fn apply_results(
     }
     let contexts =
         if news.is_empty() { Vec::new() } else { load_context(connection, &news, kept, now).await? };
-    for known in contexts {
-        let new = news.remove(&known.id).unwrap_or_default();
-        pending.add_site(&known, new);
+    for (known, decision) in decide_sites(connection, contexts, &mut news, &mut pending.doubts).await? {
+        pending.add_decision(&known, decision);
     }
     // Sites without a row in the context are no longer checked; their states are deleted.
     pending.cleared_sites.extend(news.keys());
     pending.write_changes(connection).await
+}
+
+/// Decides each site. Before an incident opens, the votes for it are examined for doubts.
+async fn decide_sites(
+    connection: &mut PgConnection,
+    contexts: Vec<SiteContext>,
+    news: &mut BTreeMap<i64, Vec<RegionResult>>,
+    recorded: &mut Vec<DoubtfulWindow>,
+) -> SqlResult<Vec<(SiteContext, Decision)>> {
+    let mut decided: Vec<_> = contexts
+        .into_iter()
+        .map(|known| {
+            let new = news.remove(&known.id).unwrap_or_default();
+            let decision = known.site.clone().evaluate_results(new.clone());
+            (known, new, Doubts::new(), decision)
+        })
+        .collect();
+    for _ in 0..doubts::MAX_DOUBT_ROUNDS {
+        let opening = decided.iter().map(|(known, _, _, decision)| (known.id, decision));
+        let (mut found, windows) = doubts::find_doubts(connection, opening).await?;
+        if found.is_empty() {
+            break;
+        }
+        for (region, window) in windows {
+            let name = decided.iter().find_map(|(known, ..)| known.region_names.get(&region));
+            recorded.push(DoubtfulWindow { region: name.cloned().unwrap_or_default(), ..window });
+        }
+        for (known, new, doubts, decision) in &mut decided {
+            let Some(more) = found.remove(&known.id) else { continue };
+            for (region, spans) in more {
+                doubts.entry(region).or_default().extend(spans);
+            }
+            *decision = known.site.clone().evaluate_with_doubts(new.clone(), doubts);
+        }
+    }
+    Ok(decided.into_iter().map(|(known, _, _, decision)| (known, decision)).collect())
 }
 
 /// Drops scheduled results whose due time is no tick of a schedule; they are not evidence.
@@ -278,6 +320,7 @@ struct PendingWrites {
     /// one site must be written in order.
     incident_writes: Vec<Vec<(i64, IncidentWrite)>>,
     confirmations: Vec<ConfirmationRequest>,
+    doubts: Vec<DoubtfulWindow>,
 }
 
 enum IncidentWrite {
@@ -292,8 +335,7 @@ enum IncidentWrite {
 }
 
 impl PendingWrites {
-    fn add_site(&mut self, known: &SiteContext, new: Vec<RegionResult>) {
-        let decision = known.site.clone().evaluate_results(new);
+    fn add_decision(&mut self, known: &SiteContext, decision: Decision) {
         let (id, shard) = (known.id, known.shard);
         for (place, change) in decision.changes.into_iter().enumerate() {
             let change = match change {
@@ -332,7 +374,11 @@ impl PendingWrites {
     }
 
     async fn write_changes(self, connection: &mut PgConnection) -> SqlResult<IncidentOutcome> {
-        let mut decided = IncidentOutcome { confirmations: self.confirmations, ..IncidentOutcome::default() };
+        let mut decided = IncidentOutcome {
+            confirmations: self.confirmations,
+            doubts: self.doubts,
+            ..IncidentOutcome::default()
+        };
         for changes in self.incident_writes {
             let (opened, closed) =
                 changes.into_iter().partition(|(_, change)| matches!(change, IncidentWrite::Opened { .. }));
