@@ -26,7 +26,8 @@ COMMENT ON COLUMN picket.doubtful_windows.doubtful_to IS
 COMMENT ON COLUMN picket.doubtful_windows.hosts IS
     'Hosts that failed here and that other regions reached, when the row was written';
 
--- Writers of these windows take turns: two sinks that find the same trouble write one window.
+-- Writers of these windows take turns: two sinks that find the same trouble write one window. Locked
+-- after the states of sites, always.
 INSERT INTO picket.locks VALUES ('doubts');
 
 CREATE VIEW report.doubtful_windows AS

@@ -62,7 +62,6 @@ pub(crate) async fn apply_results(
     if fresh.is_empty() {
         return Ok(IncidentOutcome::default());
     }
-    doubts::end_doubts(connection, &fresh).await?;
     let mut news: BTreeMap<i64, Vec<RegionResult>> = BTreeMap::new();
     for NewResult { site, result } in fresh {
         news.entry(site.0).or_default().push(result);
@@ -70,6 +69,8 @@ pub(crate) async fn apply_results(
     let mut pending = PendingWrites::default();
     let mut kept = HashMap::new();
     let locked = lock_site_states(connection, news.keys().copied().collect()).await?;
+    // After the sites' locks, as every statement that locks doubts.
+    doubts::end_doubts(connection, &news).await?;
     let now = locked.iter().map(|locked| locked.now.into()).fold(known, Timestamp::max);
     let latest = now.saturating_add(MAX_CLOCK_SPREAD);
     for LockedSite { site_id: site, regions: Json(mut states), open, .. } in locked {

@@ -3,15 +3,18 @@
 //! The database decides and records (`picket.doubt_failures`), so that all sinks agree. A batch
 //! that opens no incident asks nothing.
 
-use std::collections::HashMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use picket_proto::{Cause, Outcome, Timestamp};
 use sqlx::PgConnection;
 
-use super::{NewResult, SqlResult};
+use super::SqlResult;
 use crate::{
     DbTimestamp, Error, Store,
-    incident_rules::{Decision, Doubts, RegionId, RegionState},
+    incident_rules::{Decision, Doubts, RegionId, RegionResult, RegionState},
 };
 
 /// A span in which the failures of a prober are doubtful.
@@ -120,21 +123,26 @@ pub(super) async fn find_doubts<'a>(
 
 /// Ends the doubts of the probers that reached a server. Costs one short query for a batch with
 /// successes of sites that are not fully up, and nothing for others.
-pub(super) async fn end_doubts(connection: &mut PgConnection, fresh: &[NewResult]) -> SqlResult<()> {
-    let reached = |new: &&NewResult| {
-        // The function repeats the test with the phases of the check.
-        new.result.outcome != Outcome::Missed
-            && (new.result.outcome == Outcome::Up || new.result.cause != Some(Cause::Connect))
+pub(super) async fn end_doubts(
+    connection: &mut PgConnection,
+    news: &BTreeMap<i64, Vec<RegionResult>>,
+) -> SqlResult<()> {
+    // A first selection; the function judges by the phases of the check as well.
+    let is_reached = |new: &&RegionResult| {
+        new.outcome != Outcome::Missed && (new.outcome == Outcome::Up || new.cause != Some(Cause::Connect))
     };
-    let reached: Vec<&NewResult> = fresh.iter().filter(reached).collect();
+    let reached: Vec<(i64, &RegionResult)> = news
+        .iter()
+        .flat_map(|(site, new)| new.iter().filter(is_reached).map(move |new| (*site, new)))
+        .collect();
     if reached.is_empty() {
         return Ok(());
     }
     sqlx::query("SELECT picket.end_doubts($1::bigint[], $2::smallint[], $3::timestamptz[], $4::text[])")
-        .bind(reached.iter().map(|new| new.site.0).collect::<Vec<_>>())
-        .bind(reached.iter().map(|new| new.result.region).collect::<Vec<_>>())
-        .bind(reached.iter().map(|new| DbTimestamp(new.result.scheduled_at)).collect::<Vec<_>>())
-        .bind(reached.iter().map(|new| new.result.kind.as_str()).collect::<Vec<_>>())
+        .bind(reached.iter().map(|(site, _)| *site).collect::<Vec<_>>())
+        .bind(reached.iter().map(|(_, new)| new.region).collect::<Vec<_>>())
+        .bind(reached.iter().map(|(_, new)| DbTimestamp(new.scheduled_at)).collect::<Vec<_>>())
+        .bind(reached.iter().map(|(_, new)| new.kind.as_str()).collect::<Vec<_>>())
         .execute(connection)
         .await
         .map(drop)
@@ -151,7 +159,7 @@ pub async fn list_open_windows(store: &Store) -> Result<Vec<DoubtfulWindow>, Err
     )
     .fetch_all(&store.pool);
     let rows: Vec<(String, String, DbTimestamp, DbTimestamp, i32)> =
-        store.with_timeout(std::time::Duration::from_secs(30), "read the doubtful windows", listing).await?;
+        store.with_timeout(Duration::from_secs(30), "read the doubtful windows", listing).await?;
     let window = |(region, prober, from, to, hosts): (String, String, DbTimestamp, DbTimestamp, i32)| {
         DoubtfulWindow { region, prober, from: from.into(), to: to.into(), hosts: hosts.unsigned_abs() }
     };
