@@ -1,7 +1,10 @@
 //! `picket status`: the status of all sites, problems first.
 
 use clap::{ArgMatches, Args};
-use picket_store::site_status::{self, SiteStatus};
+use picket_store::{
+    incidents::{self, DoubtfulWindow},
+    site_status::{self, SiteStatus},
+};
 
 use crate::{
     connect::DatabaseArgs,
@@ -41,6 +44,7 @@ pub(crate) async fn run(options: StatusOptions, matches: &ArgMatches) -> Result<
         options.output.print_rows(&sites, |_| TextTable::new([], ""))?;
         return Ok(code);
     }
+    let doubts: String = incidents::list_open_windows(&store).await?.iter().map(doubt_line).collect();
     let counts = StatusCounts::from_sites(&sites);
     let needs_attention = |site: &SiteStatus| site.status != "up" || !site.warnings.is_empty();
     let listed =
@@ -51,8 +55,21 @@ pub(crate) async fn run(options: StatusOptions, matches: &ArgMatches) -> Result<
         hidden => format!("and {hidden} more: picket status --all\n"),
     };
     let listing = build_table(shown.into_iter());
-    print_coloured(&format!("{}\n\n{listing}{rest}", counts.summary_line()))?;
+    print_coloured(&format!("{}\n{doubts}\n{listing}{rest}", counts.summary_line()))?;
     Ok(code)
+}
+
+/// Line about a prober whose failures are in doubt.
+fn doubt_line(doubt: &DoubtfulWindow) -> String {
+    format!(
+        "doubtful: prober {} in {} reaches nothing since {}, and other regions reach {} of its hosts; \
+         its failures open no incident until {}\n",
+        doubt.prober,
+        doubt.region,
+        format_timestamp(Some(doubt.from)).unwrap_or_default(),
+        doubt.hosts,
+        format_timestamp(Some(doubt.to)).unwrap_or_default(),
+    )
 }
 
 fn build_table<'a>(sites: impl Iterator<Item = &'a SiteStatus>) -> TextTable {

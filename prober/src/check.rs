@@ -16,6 +16,7 @@ mod destination;
 mod error_text;
 mod failure;
 mod finding;
+mod gateway;
 mod inbound;
 mod oauth;
 mod os_error;

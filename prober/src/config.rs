@@ -6,10 +6,7 @@ use picket_proto::RegionName;
 
 use crate::{
     check::CheckLimits,
-    options::{
-        BehaviourOptions, BodyLimit, DEFAULT_CONCURRENCY, MAX_NAME_BYTES, Options,
-        SecretsOptions,
-    },
+    options::{BehaviourOptions, BodyLimit, DEFAULT_CONCURRENCY, MAX_NAME_BYTES, Options, SecretsOptions},
 };
 
 /// Configuration of a prober.

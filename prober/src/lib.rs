@@ -113,6 +113,13 @@ pub async fn start(config: Config, bus: Bus, health: Health) -> Result<PipelineH
     let canaries =
         config.behaviour.canaries.iter().map(CanaryActor::canary_check).collect::<Result<Arc<[_]>, _>>();
     let canaries = canaries.map_err(Error::Canary)?;
+    if canaries.is_empty() {
+        info!(
+            region = %config.region,
+            "no canaries: an outage of this prober's network beyond its first router looks like sites that are \
+             down; set PICKET_CANARIES to two URLs of different owners"
+        );
+    }
     let connectivity = Connectivity::new(!canaries.is_empty());
     let canary_actor = (!canaries.is_empty()).then(|| CanaryActor {
         connectivity: connectivity.clone(),

@@ -32,6 +32,7 @@ pub(crate) struct Metrics {
     pub(crate) incidents_closed: Counter<u64, AtomicU64>,
     pub(crate) warnings_opened: Counter<u64, AtomicU64>,
     pub(crate) warnings_closed: Counter<u64, AtomicU64>,
+    pub(crate) doubtful_windows: Counter<u64, AtomicU64>,
     pub(crate) confirmation_requests: Counter<u64, AtomicU64>,
     pub(crate) events_published: Counter<u64, AtomicU64>,
     pub(crate) event_publish_errors: Counter<u64, AtomicU64>,
@@ -99,6 +100,11 @@ impl Metrics {
             incidents_closed: registry.add_metric("incidents_closed", "Incidents closed by this sink"),
             warnings_opened: registry.add_metric("warnings_opened", "Warnings opened by this sink"),
             warnings_closed: registry.add_metric("warnings_closed", "Warnings closed by this sink"),
+            doubtful_windows: registry.add_metric(
+                "doubtful_windows",
+                "Spans recorded by this sink in which the failures of a prober are doubtful, since other \
+                 regions reach the same hosts (report.doubtful_windows)",
+            ),
             confirmation_requests: registry
                 .add_metric("confirmation_requests", "Confirmation requests for sites that began to fail"),
             events_published: registry.add_metric("events_published", "Events published by this sink"),

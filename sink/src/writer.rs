@@ -210,6 +210,16 @@ impl Writer {
             // A stopped outbox takes the pipeline down with it.
             let _ = self.outbox.cast(outbox_publisher::Msg::Wake(Instant::now()));
         }
+        for doubt in &decided.doubts {
+            self.metrics.doubtful_windows.inc();
+            warn!(
+                region = doubt.region,
+                prober = doubt.prober,
+                hosts = doubt.hosts,
+                since = %doubt.from,
+                "all checks of a prober fail while other regions reach the same hosts; its failures open no incident"
+            );
+        }
         let publishing = async {
             for request in &decided.confirmations {
                 self.metrics.confirmation_requests.inc_by(u64::from(request.rounds > 0));

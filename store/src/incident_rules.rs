@@ -128,22 +128,46 @@ pub struct Decision {
     pub confirmation_rounds: Option<u32>,
     /// State to store; `None` if the site is fully up.
     pub states: Option<Vec<RegionState>>,
+    /// Votes behind each opened incident, in the order of `changes`.
+    pub openings: Vec<Opening>,
 }
+
+/// Votes that open an incident.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opening {
+    /// Due time of the deciding check.
+    pub at: Timestamp,
+    /// States of the regions that are down and not in doubt.
+    pub down: Vec<RegionState>,
+    /// Number of reporting regions that are up.
+    pub up_count: usize,
+}
+
+/// Spans of due times, from a start to an exclusive end, in which the failures of a region may be
+/// those of its prober. In a span such failures open no incident; they count for everything else.
+pub type Doubts = BTreeMap<RegionId, Vec<(Timestamp, Timestamp)>>;
 
 impl SiteView {
     /// Applies new results in order of their due times.
-    pub fn evaluate_results(mut self, evidence: Vec<RegionResult>) -> Decision {
+    pub fn evaluate_results(self, evidence: Vec<RegionResult>) -> Decision {
+        self.evaluate_with_doubts(evidence, &Doubts::new())
+    }
+
+    /// Applies new results as [`evaluate_results`](Self::evaluate_results) does, without the votes
+    /// of regions whose newest failure lies in a span of `doubts`.
+    pub fn evaluate_with_doubts(mut self, evidence: Vec<RegionResult>, doubts: &Doubts) -> Decision {
         let evidence = self.prepare_evidence(evidence);
         let failing_before = self.is_failing();
-        let (mut changes, mut suspicious) = (Vec::new(), false);
+        let (mut changes, mut openings, mut suspicious) = (Vec::new(), Vec::new(), false);
         let mut now = self.newest_applied_at();
         for new in &evidence {
             let Some(begins) = self.apply_result(new) else { continue };
             suspicious |= begins;
             now = now.max(new.scheduled_at);
-            if let Some(change) = self.next_change(now) {
+            if let Some((change, opening)) = self.next_change(now, doubts) {
                 self.has_open_incident = matches!(change, IncidentChange::Opened { .. });
                 changes.push(change);
+                openings.extend(opening);
             }
         }
         // An open incident or a maintenance window makes confirmation pointless.
@@ -156,7 +180,7 @@ impl SiteView {
             }
             None => None,
         };
-        Decision { changes, confirmation_rounds: confirm, states: self.into_states() }
+        Decision { changes, confirmation_rounds: confirm, states: self.into_states(), openings }
     }
 
     /// Returns the results to apply, in order of their due times.
@@ -206,28 +230,39 @@ impl SiteView {
         }
     }
 
-    /// The change that the states of the regions require at `now`.
-    pub(crate) fn next_change(&self, now: Timestamp) -> Option<IncidentChange> {
+    /// The change that the states of the regions require at `now`, and the votes behind an opened
+    /// incident.
+    pub(crate) fn next_change(
+        &self,
+        now: Timestamp,
+        doubts: &Doubts,
+    ) -> Option<(IncidentChange, Option<Opening>)> {
         let reporting: Vec<&RegionView> = self.reporting_regions(now).collect();
-        let down: Vec<&RegionState> = reporting.iter().filter_map(|region| region.down_state()).collect();
+        let mut down: Vec<&RegionState> = reporting.iter().filter_map(|region| region.down_state()).collect();
         let up = reporting.iter().filter(|region| region.is_up()).count();
-        let quorum = self.required_quorum(reporting.len());
         if self.has_open_incident {
+            let quorum = self.required_quorum(reporting.len());
             // A region that stopped reporting must not keep the incident open.
             let back = up > 0 && down.len() < quorum && up >= quorum.min(reporting.len());
-            return back.then_some(IncidentChange::Closed { at: now });
+            return back.then_some((IncidentChange::Closed { at: now }, None));
         }
+        // A region in doubt does not report: with its vote missing, the others would need a larger
+        // majority than they have.
+        let all_down = down.len();
+        down.retain(|state| !state.is_in_doubt(doubts));
+        let quorum = self.required_quorum(reporting.len() - (all_down - down.len()));
         if down.len() < quorum || self.is_in_maintenance(now) {
             return None;
         }
         let first = down.iter().min_by_key(|state| (state.failing_since_us, state.region))?;
-        Some(IncidentChange::Opened {
+        let change = IncidentChange::Opened {
             at: now,
             first_failure_at: Timestamp::from_micros(first.failing_since_us),
             cause: first.cause,
             message: first.message.clone(),
             regions: down.iter().map(|state| state.region).collect(),
-        })
+        };
+        Some((change, Some(Opening { at: now, down: down.into_iter().cloned().collect(), up_count: up })))
     }
 
     pub(crate) fn reporting_regions(&self, now: Timestamp) -> impl Iterator<Item = &RegionView> {
@@ -374,6 +409,11 @@ impl RegionState {
 
     fn is_up(&self) -> bool {
         !self.is_down && self.consecutive_failures == 0
+    }
+
+    fn is_in_doubt(&self, doubts: &Doubts) -> bool {
+        let at = Timestamp::from_micros(self.last_scheduled_us);
+        doubts.get(&self.region).is_some_and(|spans| spans.iter().any(|(from, to)| *from <= at && at < *to))
     }
 
     /// Advances to `new` if it is newer than the applied results; returns false otherwise.

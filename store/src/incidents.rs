@@ -4,6 +4,8 @@
 //! lookup in an empty table. For other sites the row is the lock: its owner sees all earlier
 //! commits and stores the new state.
 
+mod doubts;
+
 use std::{
     collections::{BTreeMap, HashMap},
     time::Duration,
@@ -12,13 +14,14 @@ use std::{
 use picket_proto::{ConfirmationRequest, MESSAGE_VERSION, SiteId, Timestamp};
 use sqlx::{PgConnection, types::Json};
 
+pub use self::doubts::{DoubtfulWindow, list_open_windows};
 use crate::{
     DbTimestamp, Error, Store,
     decisions::{
         MAX_CLOCK_SPREAD, SqlResult,
         context::{self, SiteContext, Subject},
     },
-    incident_rules::{self, IncidentChange, RegionResult, RegionState},
+    incident_rules::{self, Decision, Doubts, IncidentChange, RegionResult, RegionState},
 };
 
 /// Consequences of new results.
@@ -30,6 +33,8 @@ pub struct IncidentOutcome {
     pub closed: u64,
     /// Requested and cancelled confirmations of sites.
     pub confirmations: Vec<ConfirmationRequest>,
+    /// Probers whose failures are doubtful from now on.
+    pub doubts: Vec<DoubtfulWindow>,
 }
 
 /// Applies new results by site to the incidents.
@@ -44,6 +49,8 @@ pub(crate) async fn apply_results(
     let mut pending = PendingWrites::default();
     let mut kept = HashMap::new();
     let locked = lock_site_states(connection, news.keys().copied().collect()).await?;
+    // After the sites' locks, as every statement that locks doubts.
+    doubts::end_doubts(connection, &news).await?;
     let now = locked.iter().map(|locked| locked.now.into()).fold(known, Timestamp::max);
     let latest = now.saturating_add(MAX_CLOCK_SPREAD);
     for LockedSite { site_id: site, regions: Json(mut states), open, .. } in locked {
@@ -76,13 +83,48 @@ pub(crate) async fn apply_results(
     } else {
         context::load_context(connection, Subject::Outage, &news, kept, now).await?
     };
-    for known in contexts {
-        let new = news.remove(&known.id).unwrap_or_default();
-        pending.add_site(&known, new);
+    for (known, decision) in decide_sites(connection, contexts, &mut news, &mut pending.doubts).await? {
+        pending.add_decision(&known, decision);
     }
     // Sites without a row in the context are no longer checked; their states are deleted.
     pending.cleared_sites.extend(news.keys());
     pending.write_changes(connection).await
+}
+
+/// Decides each site. Before an incident opens, the votes for it are examined for doubts.
+async fn decide_sites(
+    connection: &mut PgConnection,
+    contexts: Vec<SiteContext>,
+    news: &mut BTreeMap<i64, Vec<RegionResult>>,
+    recorded: &mut Vec<DoubtfulWindow>,
+) -> SqlResult<Vec<(SiteContext, Decision)>> {
+    let mut decided: Vec<_> = contexts
+        .into_iter()
+        .map(|known| {
+            let new = news.remove(&known.id).unwrap_or_default();
+            let decision = known.site.clone().evaluate_results(new.clone());
+            (known, new, Doubts::new(), decision)
+        })
+        .collect();
+    for _ in 0..doubts::MAX_DOUBT_ROUNDS {
+        let opening = decided.iter().map(|(known, _, _, decision)| (known.id, decision));
+        let (mut found, windows) = doubts::find_doubts(connection, opening).await?;
+        if found.is_empty() {
+            break;
+        }
+        for (region, window) in windows {
+            let name = decided.iter().find_map(|(known, ..)| known.region_name(region));
+            recorded.push(DoubtfulWindow { region: name.unwrap_or_default().to_owned(), ..window });
+        }
+        for (known, new, doubts, decision) in &mut decided {
+            let Some(more) = found.remove(&known.id) else { continue };
+            for (region, spans) in more {
+                doubts.entry(region).or_default().extend(spans);
+            }
+            *decision = known.site.clone().evaluate_with_doubts(new.clone(), doubts);
+        }
+    }
+    Ok(decided.into_iter().map(|(known, _, _, decision)| (known, decision)).collect())
 }
 
 /// The row of a locked site.
@@ -120,6 +162,7 @@ struct PendingWrites {
     /// one site must be written in order.
     incident_writes: Vec<Vec<(i64, IncidentWrite)>>,
     confirmations: Vec<ConfirmationRequest>,
+    doubts: Vec<DoubtfulWindow>,
 }
 
 enum IncidentWrite {
@@ -134,8 +177,7 @@ enum IncidentWrite {
 }
 
 impl PendingWrites {
-    fn add_site(&mut self, known: &SiteContext, new: Vec<RegionResult>) {
-        let decision = known.site.clone().evaluate_results(new);
+    fn add_decision(&mut self, known: &SiteContext, decision: Decision) {
         let (id, shard) = (known.id, known.shard);
         for (place, change) in decision.changes.into_iter().enumerate() {
             let change = match change {
@@ -166,7 +208,11 @@ impl PendingWrites {
     }
 
     async fn write_changes(self, connection: &mut PgConnection) -> SqlResult<IncidentOutcome> {
-        let mut decided = IncidentOutcome { confirmations: self.confirmations, ..IncidentOutcome::default() };
+        let mut decided = IncidentOutcome {
+            confirmations: self.confirmations,
+            doubts: self.doubts,
+            ..IncidentOutcome::default()
+        };
         for changes in self.incident_writes {
             let (opened, closed) =
                 changes.into_iter().partition(|(_, change)| matches!(change, IncidentWrite::Opened { .. }));

@@ -14,7 +14,7 @@ use picket_proto::{CheckKind, Outcome, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::incident_rules::{
-    IncidentChange, RegionId, RegionResult, RegionState, SiteView, fast_path_still_down,
+    Doubts, IncidentChange, RegionId, RegionResult, RegionState, SiteView, fast_path_still_down,
 };
 
 /// What a check warns about, beyond the kind of the warning.
@@ -194,15 +194,16 @@ impl WarningView {
     fn apply_changes(&mut self, now: Timestamp, changes: &mut Vec<WarningChange>) {
         if self.site.has_open_incident {
             let judged = self.renewal.as_ref().map_or(&self.site, |(_, of_certificate)| of_certificate);
-            if judged.next_change(now).is_none() {
+            if judged.next_change(now, &Doubts::new()).is_none() {
                 return;
             }
             changes.push(WarningChange::Closed { at: now });
             self.close();
         }
         // Also after closing: the new certificate may warn.
-        if let Some(IncidentChange::Opened { at, first_failure_at, message, regions, .. }) =
-            self.site.next_change(now)
+        // Results that were up are never in doubt.
+        if let Some((IncidentChange::Opened { at, first_failure_at, message, regions, .. }, _)) =
+            self.site.next_change(now, &Doubts::new())
         {
             changes.push(self.open(at, first_failure_at, message, regions));
         }

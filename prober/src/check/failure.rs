@@ -7,6 +7,7 @@ use picket_proto::{Cause, validation::sanitize_text};
 use super::{
     connection_error::ConnectionError,
     error_text::{describe_http_error, describe_io_error, find_source, innermost_source},
+    gateway::is_way_blocked,
     os_error::{has_route, is_resource_exhaustion},
     resolver,
     response_so_far::ResponseSoFar,
@@ -134,11 +135,12 @@ fn is_missing_family(error: &io::Error, places: &[SocketAddr]) -> bool {
     error.raw_os_error() == Some(no_address) && !places.iter().all(|place| has_route(*place))
 }
 
-/// Returns true if this machine has a route to none of the candidates of the hop, so that no packet
-/// was sent. An outage beyond the first router looks like a site that does not respond.
+/// Returns true if this machine can send no packet to any candidate of the hop: it has no route, the
+/// link has no carrier, or the first router does not answer. An outage beyond the first router looks
+/// like a site that does not respond.
 fn has_no_route(marks: &PhaseRecorder) -> bool {
     let places = marks.candidates();
-    !places.is_empty() && !places.iter().any(|place| has_route(*place))
+    !places.is_empty() && places.iter().all(|place| !has_route(*place) || is_way_blocked(place.ip()))
 }
 
 /// Failure of a check with options for the connection, where such an option explains it. Without
@@ -172,10 +174,11 @@ fn proxy_failure(proxy: &str, why: &str, doing: &str) -> Failure {
 }
 
 fn no_route_failure(marks: &PhaseRecorder, seen: &ResponseSoFar) -> Failure {
-    Failure::new(
-        Cause::ProberOffline,
-        format!("this prober has no route ({})", seen.describe_activity(marks)),
-    )
+    let what = match marks.candidates().iter().any(|place| has_route(*place)) {
+        true => "this prober's link is down or its gateway does not answer",
+        false => "this prober has no route",
+    };
+    Failure::new(Cause::ProberOffline, format!("{what} ({})", seen.describe_activity(marks)))
 }
 
 #[cfg(test)]

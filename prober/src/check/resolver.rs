@@ -24,7 +24,7 @@ pub(super) use self::name_server_probe::system_name_servers as name_servers;
 use self::{name_server_probe::NameServers, threads::ResolverThreads};
 use super::{
     address_policy::AddressPolicy,
-    os_error::{has_public_route, is_resource_exhaustion},
+    os_error::is_resource_exhaustion,
     timing::{self, Phase, PhaseRecorder},
 };
 use crate::limits::host_limiter::{HostLimiter, HostPermit, WaitQueue};
@@ -39,7 +39,8 @@ pub(super) enum ResolveError {
     #[error("{host} is at {address}, where checks are not allowed to go")]
     Blocked { host: String, address: IpAddr },
     #[error(
-        "{host} could not be looked up: this prober's name servers do not answer, or it has no route to the world"
+        "{host} could not be looked up: this prober's name servers do not answer or resolve nothing, or it has no \
+         route to the world"
     )]
     Offline { host: String },
     #[error("no resolver's thread was to be had")]
@@ -166,8 +167,8 @@ impl Resolve for Resolver {
                     // counts.
                     tokio::select! {
                         found = &mut looking => found,
-                        answer = servers.is_answering() => {
-                            if !answer {
+                        is_silent = servers.is_silent() => {
+                            if is_silent {
                                 timing::update_recorder(PhaseRecorder::mark_silent_servers);
                             }
                             looking.await
@@ -179,7 +180,7 @@ impl Resolve for Resolver {
                 Err(ResolveError::Lookup { host, why }) if why == UNANSWERED_REASON => {
                     // The name server probe belongs to no phase.
                     enter(Phase::Between);
-                    let is_offline = !has_public_route() || !servers.is_answering().await;
+                    let is_offline = !servers.is_working().await;
                     enter(Phase::Dns);
                     Err(if is_offline {
                         ResolveError::Offline { host }
@@ -187,7 +188,12 @@ impl Resolve for Resolver {
                         ResolveError::Lookup { host, why }
                     })
                 }
-                found => found,
+                found => {
+                    if found.is_ok() {
+                        servers.observe_success();
+                    }
+                    found
+                }
             };
             let vetted = filter_addresses(&addresses, &host, found?)?;
             enter(Phase::Connect);

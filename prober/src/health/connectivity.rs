@@ -7,9 +7,9 @@
 //! canary responds.
 //!
 //! Without canaries no result is held, and only evidence from the prober's own system counts
-//! against the prober: a check without a route, or a lookup to which the prober's name servers give
-//! no response, as to any other query, is `missed/prober_offline` (`check/failure.rs`,
-//! `check/resolver/name_server_probe.rs`). A network failure farther away looks the same
+//! against the prober: a check without a route or with a silent gateway, or a lookup for which the
+//! prober's name servers do not work, is `missed/prober_offline` (`check/failure.rs`,
+//! `check/gateway.rs`, `check/resolver/name_server_probe.rs`). A network failure farther away looks the same
 //! as failing sites, and is attributed to the sites: otherwise an operator with a few sites at one
 //! hoster would never see an outage of this hoster.
 //!

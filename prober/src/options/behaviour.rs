@@ -15,7 +15,8 @@ pub struct BehaviourOptions {
         value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub per_host: u32,
     /// URL known to be reachable, probed when checks fail: if no canary responds, the prober itself
-    /// is offline. Use two or more, with https, of different owners; may be repeated
+    /// is offline. Use two or more, with https, of different owners; may be repeated. Without
+    /// canaries only missing routes, a silent gateway and silent name servers show that
     #[arg(long = "canary", env = "PICKET_CANARIES", value_name = "URL[,URL…]", value_delimiter = ',',
         value_parser = parse_canary)]
     pub canaries: Vec<Url>,

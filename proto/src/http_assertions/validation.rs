@@ -7,10 +7,7 @@ use super::{
     HeaderCondition, HttpAssertions, JsonAssertion, JsonCondition,
 };
 use crate::{
-    Cause, Outcome, ValidationError,
-    json_path::JsonPath,
-    header_name::is_header_name,
-    request::check_range,
+    Cause, Outcome, ValidationError, header_name::is_header_name, json_path::JsonPath, request::check_range,
 };
 
 /// Maximum length of the name of a header, in bytes.

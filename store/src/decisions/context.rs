@@ -42,6 +42,11 @@ pub(crate) struct SiteContext {
 }
 
 impl SiteContext {
+    /// The name of a region of the site.
+    pub(crate) fn region_name(&self, region: RegionId) -> Option<&str> {
+        self.region_names.get(&region).map(String::as_str)
+    }
+
     /// Names of regions, separated by commas, which no name contains.
     pub(crate) fn join_region_names(&self, regions: &[RegionId]) -> String {
         let names: Vec<&str> =

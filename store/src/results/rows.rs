@@ -3,7 +3,8 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use picket_proto::{
-    CheckKind, CheckResult, Outcome, SiteId, Timestamp, Warning, check::MAX_URL_BYTES, validation::sanitize_text,
+    CheckKind, CheckResult, Outcome, SiteId, Timestamp, Warning, check::MAX_URL_BYTES,
+    validation::sanitize_text,
 };
 use sqlx::{Postgres, postgres::PgArguments, query::QueryAs};
 

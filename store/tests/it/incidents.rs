@@ -1,12 +1,13 @@
 //! Incidents: one for each outage, whoever writes, and what tells of it.
 
 mod cost;
+mod doubts;
 mod events;
 mod evidence;
 mod lies;
 mod warnings;
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use picket_proto::{Cause, CheckKind, CheckResult, Outcome, SiteId, Timestamp, site::SiteSpec};
 use picket_store::{

@@ -55,6 +55,15 @@ const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
     // Work of sinks.
     ("picket.ensure_partition(timestamp with time zone)", "creates a partition, which only the owner can"),
     ("picket.server_run()", "reads which server this is, which needs rights of the monitoring kind"),
+    (
+        "picket.doubt_failures(bigint[],smallint[],timestamp with time zone[],text[],timestamp with time zone[],\
+         timestamp with time zone[],boolean[])",
+        "reads the hosts of sites, whose URLs a sink may not read, and writes doubts, which it may not write otherwise",
+    ),
+    (
+        "picket.end_doubts(bigint[],smallint[],timestamp with time zone[],text[])",
+        "shortens doubts, which a sink may not write otherwise",
+    ),
     // Answers for readers that may not read the tables behind them.
     ("picket.cluster()", "reads the system identifier, which needs rights of the monitoring kind"),
     ("picket.timeline()", "reads the system identifier, which needs rights of the monitoring kind"),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use picket_proto::{Cause, CheckKind, Outcome, Timestamp};
 use picket_store::incident_rules::{
-    IncidentChange, IncidentPolicy, RegionId, RegionResult, RegionView, SiteView,
+    Doubts, IncidentChange, IncidentPolicy, RegionId, RegionResult, RegionView, SiteView,
 };
 
 const RULES: IncidentPolicy = IncidentPolicy { failures_to_open: 2, successes_to_close: 2, quorum: None };
@@ -212,4 +212,57 @@ fn a_success_that_another_writer_overlooked_stands_between_failures() {
     }
 
     assert_eq!(next.evaluate_results(vec![down_result(1, 30), down_result(2, 30)]).changes, []);
+}
+
+/// Failures of this region are doubtful from and before these seconds.
+fn doubts(region: RegionId, from: i64, to: i64) -> Doubts {
+    Doubts::from([(region, vec![(timestamp_at(from), timestamp_at(to))])])
+}
+
+#[test]
+fn a_failure_in_doubt_opens_nothing_until_the_doubt_ends_and_then_its_incident_opens() {
+    let alone = IncidentPolicy { quorum: Some(1), ..RULES };
+    let failing: Vec<_> = (1..10).map(|n| down_result(1, n * 10)).collect();
+
+    let judgement = new_site_view(alone).evaluate_with_doubts(failing, &doubts(1, 10, 60));
+
+    let [IncidentChange::Opened { at, first_failure_at, .. }] = &judgement.changes[..] else {
+        panic!("{judgement:?}")
+    };
+    assert_eq!((*at, *first_failure_at), (timestamp_at(60), timestamp_at(10)));
+}
+
+#[test]
+fn a_region_in_doubt_takes_no_part_in_the_vote_of_the_others() {
+    let outage = vec![
+        down_result(1, 10),
+        down_result(2, 11),
+        down_result(3, 12),
+        down_result(1, 20),
+        down_result(2, 21),
+        down_result(3, 22),
+    ];
+    let judgement = new_site_view(RULES).evaluate_with_doubts(outage, &doubts(1, 10, 600));
+    let [IncidentChange::Opened { at, regions, .. }] = &judgement.changes[..] else {
+        panic!("{judgement:?}")
+    };
+    assert_eq!((*at, regions.as_slice()), (timestamp_at(22), &[2, 3][..]));
+
+    let one_other = vec![down_result(1, 10), down_result(2, 11), down_result(1, 20), down_result(2, 21)];
+    let judgement = new_site_view(RULES).evaluate_with_doubts(one_other, &doubts(1, 10, 600));
+    assert_eq!(judgement.changes, [], "one of the two that count is no majority");
+}
+
+#[test]
+fn a_doubt_closes_no_incident() {
+    let site = SiteView { has_open_incident: true, ..new_site_view(RULES) };
+    let results = vec![
+        down_result(1, 10),
+        down_result(2, 11),
+        down_result(1, 20),
+        down_result(2, 21),
+        up_result(3, 30),
+    ];
+
+    assert_eq!(site.evaluate_with_doubts(results, &doubts(1, 10, 600)).changes, []);
 }

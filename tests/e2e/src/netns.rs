@@ -136,7 +136,12 @@ impl NetnsLab {
 
     /// Starts a website in the world.
     pub fn start_website(&self) -> Target {
-        let address = SocketAddr::from((self.world.address(), 80));
+        self.start_website_at(80)
+    }
+
+    /// Starts a website in the world at `port`, which makes it a host of its own.
+    pub fn start_website_at(&self, port: u16) -> Target {
+        let address = SocketAddr::from((self.world.address(), port));
         let runtime = Handle::current();
         self.world
             .run_inside(|| runtime.block_on(Target::serve_http_at(address)))
@@ -164,6 +169,19 @@ impl NetnsLab {
     /// Ends a [`remove_routes`](Self::remove_routes).
     pub fn restore_routes(&self, host: &LabHost) {
         host.run_shell(&format!("ip route add default via {}", host.gateway()));
+    }
+
+    /// Replaces the default gateway of `host` by one that does not exist, except towards the hub. The
+    /// host still reaches the bus, and its packets to all other addresses end on its own network.
+    pub fn silence_gateway(&self, host: &LabHost) {
+        let (hub, gateway) = (self.hub.address(), host.gateway());
+        let nobody = Ipv4Addr::new(10, 77, host.number, 99);
+        host.run_shell(&format!("ip route add {hub} via {gateway} && ip route replace default via {nobody}"));
+    }
+
+    /// Ends a [`silence_gateway`](Self::silence_gateway).
+    pub fn restore_gateway(&self, host: &LabHost) {
+        host.run_shell(&format!("ip route replace default via {}", host.gateway()));
     }
 
     fn edit_rules(&self, verb: &str, first: &LabHost, second: &LabHost) {
