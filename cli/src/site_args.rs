@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_given_stays_as_it_was() {
+    fn options_that_are_not_given_leave_their_fields_unchanged() {
         let mut spec = SiteSpec::new("https://example.com/");
         spec.check.regex = Some("ok".into());
         spec.check.tls_verify = false;
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_text_clears_what_can_be_absent() {
+    fn an_empty_value_clears_an_optional_field() {
         let mut spec = SiteSpec::new("https://example.com/");
         let plain = spec.clone();
         spec.check.regex = Some("ok".into());
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn an_option_that_makes_no_sense_is_refused_with_field_value_and_what_is_allowed() {
+    fn an_invalid_option_is_refused_with_field_value_and_allowed_values() {
         let spec = SiteSpec::new("https://example.com/");
         for (option, value, field, allowed) in [
             ("--method", "BREW", "method", "GET, HEAD"),
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_may_be_given_several_times_but_each_once() {
+    fn several_headers_are_accepted_but_no_header_twice() {
         let spec = SiteSpec::new("https://example.com/");
 
         let two = applied(&spec, &["--header", "A: 1", "--header", "B:http://x:1"]).unwrap();

@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_region_is_silent_when_nobody_asks_and_nothing_moves() {
+    fn a_region_is_silent_without_pulls_and_without_progress() {
         let now = Instant::now();
         let after = |seconds| now + Duration::from_secs(seconds);
         let (eu, us): (RegionName, RegionName) = ("eu".parse().unwrap(), "us".parse().unwrap());

@@ -26,7 +26,7 @@ pub(crate) fn panic_if_injected(task: &str) {
 const TEST_DEADLINE: Duration = Duration::from_secs(30);
 
 #[tokio::test]
-async fn a_listener_that_panics_has_the_coordinators_pipeline_rebuilt() {
+async fn a_panic_of_a_listener_rebuilds_the_coordinators_pipeline() {
     let nats = servers::start_nats().await;
     let url = servers::shared_postgres().await.create_database().await;
     let pool = PgPool::connect(&url).await.unwrap();

@@ -21,7 +21,7 @@ pub(crate) fn panic_if_injected(task: &str) {
 const TEST_DEADLINE: Duration = Duration::from_secs(30);
 
 #[tokio::test]
-async fn a_heartbeat_that_panics_has_the_probers_pipeline_rebuilt() {
+async fn a_panic_of_the_heartbeat_rebuilds_the_probers_pipeline() {
     let nats = servers::start_nats().await;
     let (health, region) = (Health::new(), "eu".parse().unwrap());
     let options = NatsOptions::with_url(nats.url());

@@ -101,7 +101,7 @@ mod tests {
         "\x1b[2J\x07\r\u{7f}\u{9b}31m\u{202e}\u{2066}\u{200f}\u{200b}\u{feff}\u{2028}\u{e0041}";
 
     #[test]
-    fn nothing_that_a_terminal_obeys_or_nobody_sees_is_left_and_all_else_is() {
+    fn control_and_invisible_characters_are_removed_and_all_others_kept() {
         let shown = sanitize_lines(HOSTILE);
 
         assert_eq!(shown, " [2J    31m\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd} \u{fffd}");
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_stay_where_they_are_ours_and_no_other_sequence_does() {
+    fn our_own_colour_sequences_are_kept_and_all_others_removed() {
         let ours = "\x1b[1;31mdown\x1b[0m\n";
 
         assert_eq!(sanitize_coloured(ours), ours);
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn escaped_json_says_the_same() {
+    fn escaped_json_decodes_to_the_same_value() {
         let value = serde_json::json!({ "name": HOSTILE, "\u{202e}": ["ü", "\u{1f600}"] });
         let text = serde_json::to_string_pretty(&value).unwrap();
 

@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shortened_text_has_no_control_characters_and_keeps_its_bound() {
+    fn a_sanitized_text_has_no_control_characters_and_a_bounded_length() {
         assert_eq!(sanitize_text("a\0b\nc", 100), "a b c");
         assert_eq!(sanitize_text("txt.\u{202e}exe\u{9b}", 100), "txt.\u{fffd}exe ");
         assert_eq!(sanitize_text(&"ü".repeat(100), 20).len(), 19);

@@ -50,7 +50,7 @@ fn schema_file(name: &str) -> PathBuf {
 }
 
 #[test]
-fn the_schema_files_are_those_of_the_types() {
+fn the_schema_files_match_the_types() {
     for (name, schema) in schemas() {
         let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
         if std::env::var_os(UPDATE_VARIABLE).is_some() {

@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn when_one_actor_fails_the_whole_pipeline_is_built_anew_once() {
+    async fn a_failed_actor_rebuilds_the_whole_pipeline_once() {
         let pair = Pair::default();
         let running =
             PipelineHandle::start("pair", pair.clone(), CHILD_STOP_TIMEOUT, &Health::new()).await.unwrap();
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pipeline_that_fails_again_and_again_ends_for_good_and_can_still_be_awaited_and_drained() {
+    async fn a_pipeline_that_keeps_failing_ends_and_can_still_be_awaited_and_drained() {
         let pair = Pair::default();
         let mut running =
             PipelineHandle::start("pair", pair.clone(), CHILD_STOP_TIMEOUT, &Health::new()).await.unwrap();

@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_on_the_subject_that_it_names_is_believed() {
+    fn a_result_on_its_own_subject_is_accepted() {
         let adhoc = CHECK.replace("scheduled\",", "adhoc\",").replace(r#""site_id":42,"#, "");
 
         assert!(matches!(read("picket.result.eu.7", CHECK), DecodedContent::Check(_)));
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_with_the_ticket_of_another_check_or_with_none_is_not_believed() {
+    fn a_result_with_a_wrong_or_missing_ticket_is_refused() {
         let tickets = tickets(true);
         let judge = ResultDecoder { retention: Duration::from_secs(86_400), tickets: &tickets };
         let good = with_ticket(serde_json::from_str(CHECK).unwrap(), &tickets);
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_of_another_installation_is_nothing_to_store() {
+    fn a_result_of_another_installation_is_not_for_storage() {
         let foreign = CHECK.replace(r#""v":1,"#, &format!(r#""v":1,"installation":"{THEIRS}","#));
         let letters = open("picket.result.eu.7", &foreign);
 
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_that_its_subject_belies_is_not() {
+    fn a_result_that_contradicts_its_subject_is_refused() {
         let adhoc = CHECK.replace("scheduled\",", "adhoc\",");
 
         assert_rejected(
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_result_or_says_two_things_at_once_is_not_believed() {
+    fn an_undecodable_or_contradictory_result_is_refused() {
         assert_rejected("picket.result.eu.7", "{", "json", "not a result: EOF");
         assert_rejected("picket.result.eu.7", "{}", "json", "missing field");
         let cause = CHECK.replace(r#""up""#, r#""up","cause":"dns""#);
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tick_from_the_future_or_from_before_the_oldest_row_is_not_believed() {
+    fn a_tick_in_the_future_or_before_the_oldest_row_is_refused() {
         let at = |time: &str| CHECK.replace("2026-11-20T12:00:00", time);
 
         assert_rejected("picket.result.eu.7", &at("2026-11-20T12:06:00"), "time", "300 s in the future");
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_is_a_letter_for_each_of_its_lines_and_a_bad_line_is_bad_by_itself() {
+    fn each_line_of_a_bundle_is_decoded_and_refused_separately() {
         let check = CHECK.replace('\n', " ");
         let elsewhere = check.replace(r#""eu""#, r#""us""#);
         let adhoc = check.replace("scheduled\",", "adhoc\",");
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_of_more_than_anybody_writes_is_one_bad_letter() {
+    fn an_oversized_bundle_is_one_dead_letter() {
         let lines = |number: usize| vec![""; number].join("\n");
         assert_eq!(
             open("picket.result.eu.bundle", &lines(bundle::MAX_ACCEPTED_RESULTS)).len(),

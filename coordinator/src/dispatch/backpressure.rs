@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn the_planner_is_held_back_above_four_fifths_and_let_go_below_seven_tenths() {
+    fn publishing_pauses_above_80_percent_and_resumes_below_70_percent() {
         let mut monitor = BacklogMonitor::default();
         let mut last = 0;
         let mut transition = |waiting| {
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stored_takes_no_room_however_full_the_stream_is() {
+    fn stored_results_do_not_count_however_full_the_stream_is() {
         let assessment = BacklogMonitor::default().assess_sample(sample(5_000, 1_000, 10, 20));
 
         assert_eq!((assessment.waiting, assessment.transition), (30, None));
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn one_old_result_that_waits_is_in_danger_however_much_after_it_is_stored() {
+    fn an_old_unread_result_is_at_risk_however_many_later_ones_are_stored() {
         // One message is stuck in a sleeping sink, while another sink stores all others.
         let assessment = BacklogMonitor::default().assess_sample(StreamSample {
             consumer: sample(900, 900, 0, 1).consumer.map(|taken| ConsumerSample { ack_floor: 5, ..taken }),
@@ -374,14 +374,14 @@ mod tests {
     }
 
     #[test]
-    fn without_a_sink_ever_all_results_wait() {
+    fn before_the_first_sink_all_results_count_as_unread() {
         let never = StreamSample { consumer: None, ..sample(900, 900, 0, 0) };
 
         assert_eq!(BacklogMonitor::default().assess_sample(never).transition, Some(Transition::Paused));
     }
 
     #[test]
-    fn a_consumer_that_was_made_anew_does_not_hold_the_planner_back_for_what_is_stored() {
+    fn a_recreated_consumer_does_not_pause_publishing_for_stored_results() {
         let mut monitor = BacklogMonitor::default();
         monitor.assess_sample(sample(900, 900, 0, 0));
         let later = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(9);
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn results_that_were_thrown_away_unread_are_counted_and_those_that_were_read_are_not() {
+    fn results_discarded_unread_are_counted_and_results_discarded_after_reading_are_not() {
         let before = sample(1_000, 1_000, 900, 50);
         // 100 arrived and 30 were delivered; the oldest 200 undelivered ones were discarded.
         let mut after = sample(1_100, 900, 900 + 100 - 30 - 200, 50);
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_was_deleted_takes_with_it_what_waited() {
+    fn deleting_the_stream_counts_its_unread_results_as_discarded() {
         let before = sample(1_000, 1_000, 300, 20);
         let anew = StreamSample {
             created: OffsetDateTime::UNIX_EPOCH + Duration::from_secs(9),

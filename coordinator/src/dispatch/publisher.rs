@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_job_of_a_batch_is_told_apart_by_what_the_stream_says_of_it() {
+    async fn each_job_of_a_batch_gets_its_own_acknowledgement_or_error() {
         let stack = PublisherStack::new().await;
         let metrics = &stack.publisher.metrics;
         let jobs: Vec<Job> = (1..=10).map(|site| stack.job(site, None, 2)).collect();
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_job_that_nobody_answers_is_tried_again_after_one_deadline_and_hides_no_other() {
+    async fn an_unacknowledged_job_is_retried_after_one_deadline_and_delays_no_other() {
         let stack = PublisherStack::new().await;
         let _silent = stack.publisher.bus.client.subscribe("picket.elsewhere").await.unwrap();
         let silent = |site| stack.job(site, Some("picket.elsewhere"), 2);

@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_believed_in_for_its_time_less_the_margin_from_before_it_was_asked_for() {
+    fn a_lease_is_trusted_for_its_time_less_the_margin_counted_from_before_the_request() {
         let mut held = held();
 
         assert_eq!(held.take_expired(at(111)), []);
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_renewal_does_not_return_is_lost() {
+    fn a_lease_missing_from_a_renewals_answer_is_lost() {
         let mut held = held();
 
         let lost = held.record_renewed(&[(Shard(1), Epoch(4)), (Shard(2), Epoch(9))], &[Shard(2)], at(105));
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_renewal_says_nothing_of_a_shard_that_was_taken_again_meanwhile() {
+    fn a_renewal_does_not_affect_a_shard_acquired_again_meanwhile() {
         let mut held = held();
         held.record_released(&[(Shard(1), Epoch(4))]);
         held.record_acquired([(Shard(1), Epoch(6))], at(104));
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_that_is_being_yielded_is_held_until_it_is_released_but_no_longer_counts() {
+    fn a_shard_being_yielded_is_held_until_its_release_but_no_longer_counted() {
         let mut held = held();
 
         assert_eq!(held.mark_releasing(1), [(Shard(2), Epoch(9))]);

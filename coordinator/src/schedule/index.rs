@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn ticks_are_counted_from_the_epoch_by_interval_and_phase() {
+    fn ticks_are_computed_from_the_unix_epoch_by_interval_and_phase() {
         let mut index = ScheduleIndex::default();
         let entry = index.upsert_site(site(1, 0, &[(1, 1_000)]))[0].entry;
 
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_leaves_the_schedules_that_it_does_not_touch_on_the_wheel() {
+    fn a_change_keeps_unaffected_schedules_on_the_wheel() {
         let mut index = ScheduleIndex::default();
         let before = index.upsert_site(site(1, 0, &[(1, 1_000), (2, 1_000)]));
 
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_site_without_schedules_and_the_sites_of_a_lost_shard_are_gone() {
+    fn a_site_without_schedules_and_the_sites_of_a_lost_shard_are_removed() {
         let mut index = ScheduleIndex::default();
         index.upsert_site(site(1, 0, &[(1, 1_000)]));
         index.upsert_site(site(2, 1, &[(1, 1_000)]));
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_site_that_is_not_among_those_of_a_restored_database_is_gone() {
+    fn a_site_missing_from_a_restored_database_is_removed() {
         let mut index = ScheduleIndex::default();
         index.upsert_site(site(1, 0, &[(1, 1_000)]));
         let lost = index.upsert_site(site(2, 0, &[(1, 1_000)]))[0].entry;

@@ -112,7 +112,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_tick_is_handed_out_once_in_order_and_never_early(
+        fn every_tick_is_yielded_once_in_order_and_never_early(
             schedules in prop::collection::vec((1_000_i64..200_000, 0_i64..200_000), 1..20),
             steps in prop::collection::vec(1_i64..30_000, 1..40),
             start in 0_i64..10_000_000,

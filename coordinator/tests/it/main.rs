@@ -122,7 +122,7 @@ impl JobLog {
 }
 
 #[tokio::test]
-async fn each_tick_is_published_once_and_none_is_left_out() {
+async fn every_tick_is_published_exactly_once() {
     let stack = Stack::new().await;
     stack.execute_sql("INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://x/' || n, 1 FROM generate_series(1, 50) n").await;
     let mut jobs = stack.record_jobs().await;
@@ -141,7 +141,7 @@ async fn each_tick_is_published_once_and_none_is_left_out() {
 }
 
 #[tokio::test]
-async fn a_successor_goes_on_where_the_predecessor_ended() {
+async fn a_successor_resumes_where_the_predecessor_ended() {
     let stack = Stack::new().await;
     stack.execute_sql("INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://x/' || n, 1 FROM generate_series(1, 20) n").await;
     let mut jobs = stack.record_jobs().await;
@@ -162,7 +162,7 @@ async fn a_successor_goes_on_where_the_predecessor_ended() {
 }
 
 #[tokio::test]
-async fn a_coordinator_whose_shards_another_has_taken_publishes_no_more() {
+async fn a_coordinator_stops_publishing_when_another_has_acquired_its_shards() {
     let stack = Stack::new().await;
     stack.execute_sql("INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://x/', 1)").await;
     let mut jobs = stack.record_jobs().await;
@@ -190,7 +190,7 @@ async fn a_coordinator_whose_shards_another_has_taken_publishes_no_more() {
 }
 
 #[tokio::test]
-async fn streams_and_consumers_that_somebody_deleted_are_made_again_and_ticks_go_on() {
+async fn deleted_streams_and_consumers_are_recreated_and_ticks_continue() {
     let stack = Stack::new().await;
     stack.execute_sql("INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://x/', 1)").await;
     let mut jobs = stack.record_jobs().await;
@@ -221,7 +221,7 @@ async fn streams_and_consumers_that_somebody_deleted_are_made_again_and_ticks_go
 }
 
 #[tokio::test]
-async fn several_coordinators_share_evenly_and_take_over_what_one_leaves() {
+async fn several_coordinators_share_evenly_and_take_over_a_stopped_ones_shards() {
     let stack = Stack::new().await;
     let mut running = Vec::new();
     for name in ["a", "b", "c"] {
@@ -247,7 +247,7 @@ async fn several_coordinators_share_evenly_and_take_over_what_one_leaves() {
 }
 
 #[tokio::test]
-async fn after_an_outage_of_the_bus_that_outlasts_the_leases_ticks_go_on_by_themselves() {
+async fn ticks_resume_after_a_bus_outage_longer_than_the_leases() {
     let mut stack = Stack::new().await;
     stack.execute_sql("INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://x/' || n, 1 FROM generate_series(1, 300) n").await;
     let mut jobs = stack.record_jobs().await;
@@ -273,7 +273,7 @@ async fn after_an_outage_of_the_bus_that_outlasts_the_leases_ticks_go_on_by_them
 }
 
 #[tokio::test]
-async fn a_load_is_followed_by_the_sites_of_every_shard() {
+async fn loading_shards_yields_the_sites_of_each_of_them() {
     let stack = Stack::new().await;
     stack.execute_sql("INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://x/' || n, 1 FROM generate_series(1, 500) n").await;
     let mut jobs = stack.record_jobs().await;
@@ -320,7 +320,7 @@ async fn the_gap_before_a_take_over_lasts_until_the_sites_have_been_read() {
 }
 
 #[tokio::test]
-async fn results_whose_ledger_is_closed_are_rolled_up_and_what_is_too_old_goes() {
+async fn results_of_a_closed_ledger_are_rolled_up_and_old_ones_are_dropped() {
     let stack = Stack::new().await;
     stack
         .execute_sql(
@@ -355,7 +355,7 @@ async fn results_whose_ledger_is_closed_are_rolled_up_and_what_is_too_old_goes()
 }
 
 #[tokio::test]
-async fn a_coordinator_that_finds_rows_of_another_cluster_takes_them_over_and_closes_their_ledger() {
+async fn a_coordinator_adopts_rows_of_another_cluster_and_closes_their_ledger() {
     let stack = Stack::new().await;
     stack
         .execute_sql(

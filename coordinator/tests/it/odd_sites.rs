@@ -157,7 +157,7 @@ fn env_number(variable: &str) -> Option<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_row_that_sql_allows_stops_a_coordinator_and_a_site_that_is_well_is_scheduled_all_the_while() {
+async fn no_row_that_sql_accepts_stops_a_coordinator_or_delays_a_valid_site() {
     static PANICS: AtomicUsize = AtomicUsize::new(0);
     let seed = env_number("PICKET_FUZZ_SEED").unwrap_or(14);
     let seconds = env_number("PICKET_FUZZ_SECONDS").unwrap_or(6);
@@ -255,7 +255,7 @@ async fn no_row_that_sql_allows_stops_a_coordinator_and_a_site_that_is_well_is_s
 }
 
 #[tokio::test]
-async fn a_problem_that_the_database_refuses_to_record_stands_in_no_other_ones_way() {
+async fn a_problem_that_the_database_refuses_to_record_blocks_no_other() {
     let stack = Stack::new().await;
     stack
         .execute_sql(

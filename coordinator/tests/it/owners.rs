@@ -8,7 +8,7 @@ use picket_store::tickets::Keyring;
 use super::*;
 
 #[tokio::test]
-async fn each_job_has_the_ticket_by_which_sinks_know_its_result() {
+async fn each_job_carries_the_ticket_that_sinks_verify() {
     let stack = Stack::new().await;
     stack.execute_sql("INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://x/', 1)").await;
     let mut jobs = stack.record_jobs().await;

@@ -51,7 +51,7 @@ async fn a_region_that_fills_the_stream_of_results_is_named_in_metrics() {
 }
 
 #[tokio::test]
-async fn a_stream_of_jobs_that_is_nearly_full_is_seen_and_discards_the_oldest_jobs_only() {
+async fn a_nearly_full_jobs_stream_is_reported_and_discards_only_the_oldest_jobs() {
     let stack = Stack::new().await;
     let health = Health::new();
     let running = stack.start_coordinator_with("one", Duration::from_secs(9), health.clone()).await;

@@ -25,7 +25,7 @@ const SHARD_COUNT: u16 = 6;
 type StoredLease = (Option<String>, i64, Option<f64>, i64);
 
 #[tokio::test]
-async fn the_statements_do_on_postgres_what_the_simulation_takes_them_to_do() {
+async fn the_statements_behave_on_postgres_as_in_the_simulation() {
     let url = servers::shared_postgres().await.create_database().await;
     let store = Store::new(&DatabaseOptions { database_url: Some(url.clone()) }, "test", 2).unwrap();
     store.migrate(SHARD_COUNT).await.unwrap();

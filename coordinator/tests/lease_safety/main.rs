@@ -63,11 +63,11 @@ fn run_histories(number: u32, keeps_time: bool) {
 /// Beside it: epochs only grow and are unique, a fenced holder writes nothing, and when faults end each shard is held
 /// by one within a lease time and some rounds, in even shares.
 #[test]
-fn no_two_coordinators_find_the_fence_of_a_shard_open_at_one_instant() {
+fn no_two_coordinators_have_an_open_fence_for_a_shard_at_one_instant() {
     run_histories(1_500, true);
 }
 
 #[test]
-fn no_jump_of_the_databases_clock_makes_two_coordinators_find_the_fence_of_a_shard_open() {
+fn no_database_clock_jump_opens_a_shards_fence_for_two_coordinators() {
     run_histories(500, false);
 }

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn few_results_and_those_of_ad_hoc_checks_go_each_in_a_message_of_its_own() {
+    fn few_results_and_ad_hoc_results_are_published_singly() {
         let alone = |shards: usize| {
             let mut all = vec![("picket.result.eu.7".to_owned(), 1); shards];
             all.insert(shards / 2, ("picket.result.eu.adhoc".to_owned(), 1));
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn many_results_share_messages_of_bounded_number_and_size() {
+    fn many_results_are_bundled_with_bounded_count_and_size() {
         let adhoc = ("picket.result.eu.adhoc".to_owned(), 1);
         let bundle = |results| ("picket.result.eu.bundle".to_owned(), results);
 

@@ -142,7 +142,7 @@ async fn a_prober_refuses_loopback_unless_it_is_allowed() {
 }
 
 #[tokio::test]
-async fn of_the_addresses_of_a_name_only_allowed_ones_are_connected_to() {
+async fn only_allowed_addresses_of_a_name_are_connected_to() {
     let target = Target::serve_http().await;
     let port = target.address().port();
     let private = bind_forbidden(port).await;
@@ -164,7 +164,7 @@ async fn of_the_addresses_of_a_name_only_allowed_ones_are_connected_to() {
 
 /// The trick is to answer the one who vets with a public address, and the one who connects with a private one.
 #[tokio::test]
-async fn a_name_that_is_answered_differently_the_second_time_leads_nowhere_private() {
+async fn dns_rebinding_reaches_no_private_address() {
     let target = Target::serve_http().await;
     let port = target.address().port();
     let private = bind_forbidden(port).await;
@@ -182,7 +182,7 @@ async fn a_name_that_is_answered_differently_the_second_time_leads_nowhere_priva
 }
 
 #[tokio::test]
-async fn each_hop_is_vetted_anew() {
+async fn each_hop_is_vetted() {
     let target = Target::serve_http().await;
     let port = target.address().port();
     let private = bind_forbidden(port).await;
@@ -219,7 +219,7 @@ async fn each_hop_is_vetted_anew() {
 
 /// As when the name servers of a hoster are away: each domain has few lookups, and all of them hang.
 #[tokio::test]
-async fn many_domains_whose_lookups_hang_leave_threads_to_those_that_are_well() {
+async fn many_domains_with_hanging_lookups_leave_threads_to_healthy_ones() {
     let (hold, held) = std::sync::mpsc::channel::<()>();
     let held = Mutex::new(held);
     let lookup = move |name: &str| match name.starts_with("hangs-") {
@@ -249,7 +249,7 @@ async fn many_domains_whose_lookups_hang_leave_threads_to_those_that_are_well() 
 }
 
 #[tokio::test]
-async fn names_of_one_registrable_domain_whose_lookups_hang_hold_up_no_others_and_are_counted() {
+async fn hanging_lookups_of_one_registrable_domain_are_counted_and_delay_no_others() {
     let (hold, held) = std::sync::mpsc::channel::<()>();
     let held = Mutex::new(held);
     let lookups = Gauge::default();

@@ -12,7 +12,7 @@ async fn queue_confirmation(place: &TestRegion, site: i64, url: &str) {
 }
 
 #[tokio::test]
-async fn confirming_checks_that_hang_leave_every_slot_to_the_ticks_of_other_sites() {
+async fn hanging_confirming_checks_leave_every_slot_to_the_ticks_of_other_sites() {
     let (place, hanging) = (TestRegion::on_shared_nats("confirm-hang").await, Target::serve_withheld().await);
     let target = Target::serve_http().await;
     let prober = place.start_ready_with("one", 8, |config| config.behaviour.per_host = 100).await;

@@ -35,7 +35,7 @@ async fn assert_cut_short(seen: &Observation, began: Instant, target: &Target, m
 }
 
 #[tokio::test]
-async fn informational_answers_without_end_are_down_by_http_and_read_no_further_than_a_limit() {
+async fn endless_informational_responses_are_down_by_http_and_read_up_to_a_limit() {
     for hint in ["HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n", "HTTP/1.1 100\r\n\r\n"] {
         let steps = vec![Step::Repeat(hint.into())];
         let plain = Target::serve_script(move |_| steps.clone()).await;
@@ -96,7 +96,7 @@ fn endless_frames() -> [(&'static str, Vec<u8>); 4] {
 }
 
 #[tokio::test]
-async fn http_2_frames_without_end_before_the_answer_are_down_by_http() {
+async fn endless_http_2_frames_before_the_response_are_down_by_http() {
     for (name, flood) in endless_frames() {
         let (seen, began, target) =
             check_http2(vec![Step::Send(settings_frame()), Step::Repeat(flood)]).await;
@@ -109,7 +109,7 @@ async fn http_2_frames_without_end_before_the_answer_are_down_by_http() {
 }
 
 #[tokio::test]
-async fn http_2_frames_without_end_in_mid_body_are_down_by_http() {
+async fn endless_http_2_frames_within_the_body_are_down_by_http() {
     // `:status: 200`, the eighth of the static table.
     let answer =
         [settings_frame(), http2_frame(1, 4, 1, &[0x88]), http2_frame(0, 0, 1, b"all is well")].concat();
@@ -126,7 +126,7 @@ async fn http_2_frames_without_end_in_mid_body_are_down_by_http() {
 }
 
 #[tokio::test]
-async fn a_body_in_pieces_of_a_byte_without_end_is_down_by_http() {
+async fn an_endless_body_of_one_byte_chunks_is_down_by_http() {
     let head = Step::send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
     let steps = vec![head, Step::Repeat(b"1\r\nx\r\n".to_vec())];
     let target = Target::serve_script(move |_| steps.clone()).await;
@@ -143,7 +143,7 @@ async fn a_body_in_pieces_of_a_byte_without_end_is_down_by_http() {
 }
 
 #[tokio::test]
-async fn a_few_informational_answers_are_no_flood() {
+async fn a_few_informational_responses_are_no_flood() {
     let hint = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n".repeat(1_000);
     let steps = vec![Step::send(hint), Step::send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")];
     let target = Target::serve_script(move |_| steps.clone()).await;
@@ -174,7 +174,7 @@ fn costly_answer() -> Vec<Step> {
 
 /// A process with one thread for checks, as in production.
 #[tokio::test]
-async fn neighbours_of_sites_that_flood_or_have_a_dear_regex_are_checked_as_ever() {
+async fn flooding_sites_and_costly_regexes_do_not_affect_other_checks() {
     const ROUNDS: i64 = 20;
     const NEIGHBOURS: i64 = 20;
     let place = TestRegion::on_shared_nats("floods").await;

@@ -169,7 +169,7 @@ fn mutate_bytes(bytes: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = 
 }
 
 #[test]
-fn every_answer_of_the_corpus_ends_in_a_verdict() {
+fn every_response_of_the_corpus_ends_in_a_verdict() {
     let site = FuzzedSite::new();
 
     for answer in answer_corpus() {
@@ -178,7 +178,7 @@ fn every_answer_of_the_corpus_ends_in_a_verdict() {
 }
 
 #[test]
-fn an_answer_with_slips_ends_in_a_verdict() {
+fn a_mutated_response_ends_in_a_verdict() {
     let site = FuzzedSite::new();
     let answers = mutate_bytes(prop::sample::select(answer_corpus()));
 
@@ -192,7 +192,7 @@ fn an_answer_with_slips_ends_in_a_verdict() {
 
 /// The hosts are those of the forbidden listener, in all notations, or names that lead there.
 #[test]
-fn wherever_a_redirect_points_nothing_private_is_connected_to() {
+fn no_redirect_leads_to_a_private_address() {
     let site = FuzzedSite::new();
     let scheme = prop::sample::select(vec![
         "http:",
@@ -258,7 +258,7 @@ fn wherever_a_redirect_points_nothing_private_is_connected_to() {
 }
 
 #[test]
-fn whatever_encoding_is_claimed_the_check_ends_in_a_verdict() {
+fn any_claimed_encoding_ends_in_a_verdict() {
     let site = FuzzedSite::new();
     let gzip = b"\x1f\x8b\x08\0\0\0\0\0\x02\x03\x4b\xce\xcf\x2d\x28\x4a\x2d\x2e\x4e\x4d\x51\x48\xcc\x4b\x51\x28\x4f\xcd\xc9\x01\0\xc0\x46\xbf\x94\x13\0\0\0";
     let names = prop::collection::vec(
@@ -281,7 +281,7 @@ fn whatever_encoding_is_claimed_the_check_ends_in_a_verdict() {
 }
 
 #[test]
-fn whatever_cookies_are_set_the_next_hop_is_asked() {
+fn any_cookies_still_lead_to_the_next_hop() {
     let site = FuzzedSite::new();
     let cookie = "[A-Za-z_=; .,\"-]{0,40}|__(Host|Secure)-[a-z]=[a-z]; .{0,30}|.{0,60}";
     let cookies = prop::collection::vec(cookie, 0..8);
@@ -316,7 +316,7 @@ impl ResolvesServerCert for FuzzedCertificate {
 }
 
 #[test]
-fn whatever_certificate_is_shown_the_check_ends_in_a_verdict() {
+fn any_certificate_ends_in_a_verdict() {
     let site = FuzzedSite::new();
     let identity = Identity::self_signed(&["127.0.0.1"]);
     let whole = identity.certificate().to_vec();

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::bus::{STATE_TIMEOUT, TestRegion, scheduled_request};
 
 #[tokio::test]
-async fn a_job_is_done_its_result_stored_and_then_it_is_gone() {
+async fn a_job_is_performed_its_result_stored_and_then_it_is_acknowledged() {
     let (place, target) = (TestRegion::on_shared_nats("jobs-done").await, Target::serve_http().await);
     let _prober = place.start_prober("one", 10).await;
 
@@ -47,7 +47,7 @@ async fn an_expired_job_is_missed_without_a_request_to_the_site() {
 }
 
 #[tokio::test]
-async fn a_job_that_the_stream_still_holds_is_done_whatever_this_machines_clock_says() {
+async fn a_job_in_the_stream_is_performed_regardless_of_the_local_clock() {
     let (place, target) = (TestRegion::on_shared_nats("jobs-clock").await, Target::serve_http().await);
     let _prober = place.start_prober("one", 10).await;
     // As a coordinator writes it whose database's clock is five minutes behind ours, or ours ahead of its.
@@ -91,7 +91,7 @@ async fn a_job_is_acknowledged_only_when_its_result_is_stored() {
 }
 
 #[tokio::test]
-async fn results_of_the_same_moment_share_a_message_and_each_job_is_done_once_its_result_is_stored() {
+async fn simultaneous_results_are_bundled_and_each_job_is_acknowledged_after_storage() {
     let (place, target) = (TestRegion::on_shared_nats("jobs-bundle").await, Target::serve_http().await);
     let together = |config: &mut picket_prober::Config| config.bundle_from = 2;
     let url = target.url("/ok");
@@ -110,7 +110,7 @@ async fn results_of_the_same_moment_share_a_message_and_each_job_is_done_once_it
 }
 
 #[tokio::test]
-async fn a_job_that_cannot_be_used_is_parked_with_the_reason_and_the_next_is_done() {
+async fn an_invalid_job_becomes_a_dead_letter_and_the_next_is_performed() {
     let (place, target) = (TestRegion::on_shared_nats("jobs-bad").await, Target::serve_http().await);
     let mut parked = place.bus.client.subscribe(subject::rejected_request(&place.region)).await.unwrap();
     let _prober = place.start_prober("one", 10).await;
@@ -135,7 +135,7 @@ async fn a_job_that_cannot_be_used_is_parked_with_the_reason_and_the_next_is_don
 }
 
 #[tokio::test]
-async fn a_scheduled_job_with_a_field_that_makes_no_sense_is_missed_as_invalid() {
+async fn a_scheduled_job_with_an_invalid_field_is_missed_as_invalid() {
     let place = TestRegion::on_shared_nats("jobs-invalid").await;
     let _prober = place.start_prober("one", 10).await;
     let request = CheckRequest { regex: Some("(".into()), ..scheduled_request(42, "http://127.0.0.1/") };
@@ -177,7 +177,7 @@ async fn two_probers_of_a_region_share_its_jobs() {
 }
 
 #[tokio::test]
-async fn no_more_jobs_are_taken_than_there_are_slots() {
+async fn a_prober_pulls_no_more_jobs_than_it_has_slots() {
     let (place, target) = (TestRegion::on_shared_nats("jobs-slots").await, Target::serve_http().await);
     let prober = place.start_ready_prober("one", 3).await;
 
@@ -199,7 +199,7 @@ async fn no_more_jobs_are_taken_than_there_are_slots() {
 }
 
 #[tokio::test]
-async fn a_prober_waits_for_its_consumer_and_finds_it_again_when_it_was_deleted() {
+async fn a_prober_waits_for_its_consumer_and_resumes_after_its_deletion() {
     let nats = servers::start_nats().await;
     let place = TestRegion::without_streams(&nats.url(), "eu").await;
     let target = Target::serve_http().await;
@@ -226,7 +226,7 @@ async fn a_prober_waits_for_its_consumer_and_finds_it_again_when_it_was_deleted(
 }
 
 #[tokio::test]
-async fn a_prober_goes_on_after_nats_was_killed_and_came_back() {
+async fn a_prober_resumes_after_nats_was_killed_and_restarted() {
     let mut nats = servers::start_nats().await;
     let place = TestRegion::without_streams(&nats.url(), "eu").await;
     place.create_streams().await;
@@ -243,7 +243,7 @@ async fn a_prober_goes_on_after_nats_was_killed_and_came_back() {
 }
 
 #[tokio::test]
-async fn a_prober_that_stops_finishes_what_runs_and_takes_no_more() {
+async fn a_stopping_prober_finishes_running_checks_and_pulls_no_more() {
     let (place, target) = (TestRegion::on_shared_nats("jobs-drain").await, Target::serve_http().await);
     let prober = place.start_ready_prober("one", 2).await;
     let health = prober.health.clone();

@@ -25,8 +25,8 @@ pub(crate) fn run_alone(test: &str, variables: &[(&str, &std::ffi::OsStr)]) {
 }
 
 #[test]
-fn hostile_answers_leave_memory_flat() {
-    run_alone("memory::measure_hostile_answers", &[]);
+fn hostile_responses_do_not_grow_memory() {
+    run_alone("memory::measure_hostile_responses", &[]);
 }
 
 /// The most memory that this process has had so far, in KiB.
@@ -53,8 +53,8 @@ async fn check_repeatedly(checker: &Arc<Checker>, target: &Target, outcome: Outc
 }
 
 #[tokio::test]
-#[ignore = "run by hostile_answers_leave_memory_flat in a process of its own"]
-async fn measure_hostile_answers() {
+#[ignore = "run by hostile_responses_do_not_grow_memory in a process of its own"]
+async fn measure_hostile_responses() {
     /// For 8 checks at once with 1 MiB of body each, its copies as it grows, and what servers and sockets hold.
     const ALLOWED: u64 = 64 << 10;
     let checker = Arc::new(Checker::new(&CheckLimits { max_body_bytes: 1 << 20, ..test_limits() }).unwrap());

@@ -39,7 +39,7 @@ fn limit_files(process: &Process, most: u64) {
 }
 
 #[tokio::test]
-async fn a_prober_that_was_stopped_during_a_check_does_not_say_that_the_site_was_slow() {
+async fn a_prober_suspended_during_a_check_reports_no_slow_site() {
     let (place, target) = (TestRegion::on_shared_nats("overload-stop").await, Target::serve_http().await);
     let process = start_process(&place, &[]).await;
     // One would have answered in time, one is slow, and one would have had more time.
@@ -66,7 +66,7 @@ async fn a_prober_that_was_stopped_during_a_check_does_not_say_that_the_site_was
 }
 
 #[tokio::test]
-async fn a_check_in_a_runtime_that_is_blocked_is_overloaded_and_the_next_one_is_well() {
+async fn a_check_in_a_blocked_runtime_is_missed_overloaded_and_the_next_is_up() {
     let (place, target) = (TestRegion::on_shared_nats("overload-block").await, Target::serve_http().await);
     let bound = Duration::from_millis(1_500);
     let _prober =
@@ -85,7 +85,7 @@ async fn a_check_in_a_runtime_that_is_blocked_is_overloaded_and_the_next_one_is_
 }
 
 #[tokio::test]
-async fn a_prober_that_can_open_no_more_files_does_not_say_that_the_site_is_down() {
+async fn a_prober_out_of_file_descriptors_reports_no_site_down() {
     let (place, target) = (TestRegion::on_shared_nats("overload-files").await, Target::serve_http().await);
     let process = start_process(&place, &["--max-drift", "20s"]).await;
     let before = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(1_024);

@@ -368,7 +368,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_search_in_pieces_finds_what_the_regex_crate_finds(
+        fn a_sliced_search_agrees_with_the_regex_crate(
             pattern in r"(\^|\\b|\(\?i\)|\(\?m\)|\(\?s\)|\(\?-u\))?([ab.]|\\w|\\s|[a-c]{0,3}|(ab|ba?)*|é|[^b]|a{0,3}b){1,4}(\\b|\$|\\z|\\B|(\?-u:\\b))?",
             text in r"[ab é\n_]{0,12}",
             odd in any::<bool>(),
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_search_has_taken_about_the_steps_that_it_was_allowed() {
+    fn an_interrupted_search_took_about_the_allowed_steps() {
         let pattern = Pattern::compile("regex", r"(?:[a-z]{0,30}x?){10}!").unwrap();
         let text = b"abcdefghijklmnopqrstuvwxyz ".repeat(4_000);
         let states = pattern.max_steps(1);

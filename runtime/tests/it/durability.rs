@@ -19,7 +19,7 @@ const PUBLISH_BATCH: u32 = 64;
 const ACKS_BETWEEN_KILLS: usize = 5_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_kills_of_the_server_under_load_cost_no_result_that_it_has_acknowledged() {
+async fn three_server_kills_under_load_lose_no_acknowledged_result() {
     let mut server = servers::start_nats().await;
     let bus = Bus::connect(&NatsOptions::with_url(server.url()), &Role::Operator, "test", &Health::new())
         .await

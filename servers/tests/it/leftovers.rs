@@ -20,7 +20,7 @@ const DIR_VARIABLE: &str = "PICKET_TEST_LEFTOVER_DIR";
 /// Not a test of its own: the process that starts servers and is killed.
 #[tokio::test]
 #[ignore = "the other tests of this file run it as a process"]
-async fn starts_servers_and_is_killed() {
+async fn helper_process_starts_servers_and_is_killed() {
     let Some(dir) = std::env::var_os(DIR_VARIABLE) else {
         return;
     };
@@ -35,7 +35,7 @@ async fn starts_servers_and_is_killed() {
 /// Starts servers in another process, kills that, and gives the servers' pids.
 async fn orphan_servers(dir: &Path) -> (Pid, Pid) {
     let mut owner = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "--ignored", "leftovers::starts_servers_and_is_killed"])
+        .args(["--exact", "--ignored", "leftovers::helper_process_starts_servers_and_is_killed"])
         .env(DIR_VARIABLE, dir)
         .stdout(Stdio::null())
         .spawn()
@@ -89,7 +89,7 @@ async fn a_killed_postgres_starts_again_on_its_data() {
 }
 
 #[tokio::test]
-async fn a_stranger_with_the_number_of_an_old_server_is_left_alone() {
+async fn an_unrelated_process_with_a_reused_pid_is_not_stopped() {
     let dir = create_open_dir();
     let data = DataDir::lock(dir.path()).unwrap();
     Postgres::start(&pinned_tools(), &data, postgres_config()).await.unwrap().kill().await.unwrap();

@@ -54,7 +54,7 @@ async fn a_data_directory_that_the_unprivileged_user_cannot_reach_works_too() {
 }
 
 #[tokio::test]
-async fn programs_that_the_unprivileged_user_cannot_reach_are_copied() {
+async fn unreachable_programs_are_copied_for_the_unprivileged_user() {
     if !is_root() {
         return;
     }

@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_consumer_that_does_not_exist_has_delivered_nothing() {
+    fn only_a_missing_consumer_counts_as_having_delivered_nothing() {
         let absent = consumer_sequences(Err(ConsumerInfoError::new(ConsumerInfoErrorKind::NotFound)));
         assert!(matches!(absent, Ok((0, 0))), "{absent:?}");
 

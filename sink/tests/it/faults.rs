@@ -9,7 +9,7 @@ use picket_sink::Config;
 use crate::stack::{TEST_TIMEOUT, TestStack};
 
 #[tokio::test]
-async fn a_database_killed_in_mid_write_costs_no_result_and_doubles_none() {
+async fn a_database_killed_during_a_write_loses_and_duplicates_no_result() {
     let mut postgres = servers::start_postgres().await;
     let stack = TestStack::with_database(postgres.url().to_owned()).await;
     let sink = stack.start_sink_with(Config { batch_size: 100, ..Config::default() }).await;
@@ -31,7 +31,7 @@ async fn a_database_killed_in_mid_write_costs_no_result_and_doubles_none() {
 }
 
 #[tokio::test]
-async fn while_the_database_is_away_a_sink_takes_three_batches_and_no_more() {
+async fn during_a_database_outage_a_sink_holds_three_batches_at_most() {
     let mut postgres = servers::start_postgres().await;
     let stack = TestStack::with_database(postgres.url().to_owned()).await;
     let sink = stack.start_sink_with(Config { batch_size: 100, ..Config::default() }).await;
@@ -59,7 +59,7 @@ async fn while_the_database_is_away_a_sink_takes_three_batches_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_sink_that_cannot_write_ends_within_its_limit_and_acknowledges_nothing() {
+async fn a_sink_that_cannot_write_stops_within_its_deadline_and_acknowledges_nothing() {
     let mut postgres = servers::start_postgres().await;
     let stack = TestStack::with_database(postgres.url().to_owned()).await;
     let sink =
@@ -76,7 +76,7 @@ async fn a_sink_that_cannot_write_ends_within_its_limit_and_acknowledges_nothing
 }
 
 #[tokio::test]
-async fn sessions_ended_by_an_operator_cost_nothing() {
+async fn terminated_sessions_lose_nothing() {
     let stack = TestStack::new().await;
     let sink = stack.start_sink_with(Config { batch_size: 50, ..Config::default() }).await;
     let ending = async {
@@ -96,7 +96,7 @@ async fn sessions_ended_by_an_operator_cost_nothing() {
 }
 
 #[tokio::test]
-async fn a_consumer_or_stream_deleted_under_a_running_sink_is_made_again_and_results_flow_on() {
+async fn a_consumer_or_stream_deleted_under_a_running_sink_is_recreated_and_results_flow() {
     let stack = TestStack::new().await;
     let sink = stack.start_sink().await;
     stack.publish_results(0..10).await;
@@ -123,7 +123,7 @@ async fn a_consumer_or_stream_deleted_under_a_running_sink_is_made_again_and_res
 }
 
 #[tokio::test]
-async fn a_killed_nats_server_is_taken_up_again_when_it_is_back() {
+async fn a_sink_resumes_after_a_killed_nats_server_restarts() {
     let mut stack = TestStack::new().await;
     let sink = stack.start_sink().await;
     stack.publish_results(0..10).await;
@@ -144,7 +144,7 @@ async fn a_killed_nats_server_is_taken_up_again_when_it_is_back() {
 }
 
 #[tokio::test]
-async fn a_paused_nats_server_is_taken_up_again_when_it_goes_on() {
+async fn a_sink_resumes_after_a_paused_nats_server_continues() {
     let stack = TestStack::new().await;
     let sink = stack.start_sink().await;
     sink.wait_ready().await;
@@ -166,7 +166,7 @@ async fn a_paused_nats_server_is_taken_up_again_when_it_goes_on() {
 /// Longer than the stream waits for an acknowledgement before it gives a result to somebody else.
 #[tokio::test]
 #[ignore = "takes 80 s"]
-async fn what_a_sink_holds_while_the_database_is_away_is_not_delivered_again() {
+async fn batches_held_during_a_database_outage_are_not_redelivered() {
     let mut postgres = servers::start_postgres().await;
     let stack = TestStack::with_database(postgres.url().to_owned()).await;
     let sink = stack.start_sink().await;

@@ -77,7 +77,7 @@ fn forged_result(stack: &TestStack, rng: &mut Rng, sites: i64) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn results_that_are_false_in_every_field_stop_nothing() {
+async fn results_false_in_every_field_stop_nothing() {
     let variable = |name| std::env::var(name).ok().and_then(|value: String| value.parse::<u64>().ok());
     let until = variable("PICKET_FUZZ_SECONDS").map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let seed = variable("PICKET_FUZZ_SEED").unwrap_or_else(|| fastrand::u64(..));

@@ -54,7 +54,7 @@ fn results_of_all_kinds(sites: std::ops::Range<i64>, at: Timestamp) -> Vec<Check
 }
 
 #[tokio::test]
-async fn many_new_rows_are_copied_and_are_the_same_rows() {
+async fn many_new_rows_are_copied_with_equal_contents() {
     let database = database_with_trigger().await;
     let at = now();
 
@@ -78,7 +78,7 @@ async fn many_new_rows_are_copied_and_are_the_same_rows() {
 }
 
 #[tokio::test]
-async fn many_rows_of_which_some_are_there_are_kept_all_the_same_and_each_once() {
+async fn many_rows_with_some_duplicates_are_all_kept_once() {
     let database = database_with_trigger().await;
     let at = now();
     database.insert_results(&[up_result(7, "eu", at), missed_result(8, "eu", at)]).await;
@@ -102,7 +102,7 @@ async fn many_rows_of_which_some_are_there_are_kept_all_the_same_and_each_once()
 }
 
 #[tokio::test]
-async fn many_rows_of_which_one_is_refused_are_kept_but_for_that_one() {
+async fn many_rows_with_one_refused_are_kept_without_that_one() {
     let database = database_with_regions().await;
     let at = now();
     let mut rows: Vec<_> = (0..300).map(|site| up_result(site, "eu", at)).collect();

@@ -127,7 +127,7 @@ async fn insert_into_store(results: &ResultStore, rows: &[CheckResult], now: Tim
 }
 
 #[tokio::test]
-async fn an_outage_is_one_incident_with_its_two_events_and_leaves_nothing_behind() {
+async fn an_outage_is_one_incident_with_two_events_and_no_remaining_state() {
     let world = new_world().await;
 
     let first = world.insert_results(&[world.down_result(0, 0)]).await;
@@ -176,7 +176,7 @@ async fn an_outage_is_one_incident_with_its_two_events_and_leaves_nothing_behind
 }
 
 #[tokio::test]
-async fn what_is_written_again_or_out_of_order_changes_nothing() {
+async fn duplicate_and_out_of_order_results_change_nothing() {
     let world = new_world().await;
     let outage: Vec<_> =
         (0..4).flat_map(|tick| [world.down_result(0, tick), world.down_result(1, tick)]).collect();
@@ -214,7 +214,7 @@ async fn what_is_written_again_or_out_of_order_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_real_result_that_takes_the_place_of_a_missed_one_counts_if_it_is_the_newest() {
+async fn a_result_that_replaces_a_missed_row_counts_if_it_is_the_newest() {
     let world = new_world().await;
     world.insert_results(&[world.down_result(0, 0), world.down_result(1, 0)]).await;
     let away = |region: usize| missed_result(world.site.0, REGIONS[region], world.tick_time(region, 1));
@@ -244,7 +244,7 @@ async fn confirming_checks_count_beside_ticks() {
 }
 
 #[tokio::test]
-async fn many_writers_at_once_open_one_incident_for_each_outage() {
+async fn concurrent_writers_open_one_incident_for_each_outage() {
     const WRITERS: usize = 6;
     const SITES: usize = 40;
     let world = new_world().await;
@@ -325,7 +325,7 @@ async fn many_writers_at_once_open_one_incident_for_each_outage() {
 }
 
 #[tokio::test]
-async fn nothing_opens_in_maintenance_and_what_is_still_down_at_its_end_opens_then() {
+async fn maintenance_opens_no_incident_until_its_end() {
     let world = new_world().await;
     let tag = format!("UPDATE picket.sites SET tags = '{{shop}}' WHERE id = {}", world.site);
     world.execute_sql(&tag).await;
@@ -359,7 +359,7 @@ async fn nothing_opens_in_maintenance_and_what_is_still_down_at_its_end_opens_th
 }
 
 #[tokio::test]
-async fn a_site_that_is_paused_or_removed_while_it_is_down_has_no_incident_any_more() {
+async fn pausing_or_removing_a_down_site_closes_its_incident() {
     for change in ["UPDATE picket.sites SET enabled = false", "DELETE FROM picket.sites"] {
         let world = new_world().await;
         world
@@ -384,7 +384,7 @@ async fn a_site_that_is_paused_or_removed_while_it_is_down_has_no_incident_any_m
 }
 
 #[tokio::test]
-async fn events_are_taken_in_order_by_one_at_a_time_and_let_go_of_when_they_are_published() {
+async fn events_are_locked_in_order_by_one_publisher_and_released_once_published() {
     let world = new_world().await;
     for region in REGIONS {
         let silent = [(region.parse().unwrap(), Duration::from_secs(20))];

@@ -103,7 +103,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn each_tick_without_a_row_gets_one_that_says_missed_and_then_the_ledger_adds_up() {
+async fn every_tick_without_a_row_gets_a_missed_row_and_the_ledger_balances() {
     let world = World::new().await;
     world.insert_watched_sites(20, "eu").await;
     let there = world.insert_rows_where("(site_id + picket.micros(tick) / 5000000) % 3 > 0").await;
@@ -154,7 +154,7 @@ async fn a_missed_tick_has_the_best_cause_that_is_known() {
 }
 
 #[tokio::test]
-async fn nothing_is_written_by_who_does_not_hold_every_shard_that_is_moved() {
+async fn the_ledger_is_not_closed_without_the_leases_of_all_its_shards() {
     let mut world = World::new().await;
     world.insert_watched_sites(20, "eu").await;
     let old = world.held.clone();
@@ -186,7 +186,7 @@ async fn nothing_is_written_by_who_does_not_hold_every_shard_that_is_moved() {
 }
 
 #[tokio::test]
-async fn the_ledger_is_closed_in_pieces_and_never_past_what_is_known_to_be_published() {
+async fn the_ledger_is_closed_in_chunks_and_never_past_the_watermark() {
     let world = World::new().await;
     world.insert_watched_sites(3, "eu").await;
     world.execute_sql("UPDATE picket.leases SET scheduled_through = now() - interval '10 minutes'").await;
@@ -204,7 +204,7 @@ async fn the_ledger_is_closed_in_pieces_and_never_past_what_is_known_to_be_publi
 }
 
 #[tokio::test]
-async fn a_span_without_a_scheduler_is_put_on_record_when_the_shard_is_taken_and_its_ticks_are_a_gap() {
+async fn a_span_without_a_scheduler_is_recorded_as_a_gap_when_the_shard_is_acquired() {
     let mut world = World::new().await;
     world.insert_watched_sites(1, "eu").await;
     // Ticks of two minutes were published, then nobody was there for the rest.
@@ -232,7 +232,7 @@ async fn a_span_without_a_scheduler_is_put_on_record_when_the_shard_is_taken_and
 }
 
 #[tokio::test]
-async fn handing_a_shard_over_in_time_leaves_no_gap() {
+async fn a_timely_handover_of_a_shard_leaves_no_gap() {
     let mut world = World::new().await;
     world.insert_watched_sites(5, "eu").await;
     let through = |(shard, epoch): &(Shard, Epoch)| ShardProgress {
@@ -249,7 +249,7 @@ async fn handing_a_shard_over_in_time_leaves_no_gap() {
 }
 
 #[tokio::test]
-async fn ticks_of_a_schedule_that_was_committed_long_after_it_was_made_are_accounted_for_too() {
+async fn ticks_of_a_schedule_committed_late_are_accounted_for() {
     let world = World::new().await;
     world.insert_watched_sites(1, "eu").await;
     world.close_ledger().await.unwrap();
@@ -277,7 +277,7 @@ async fn ticks_of_a_schedule_that_was_committed_long_after_it_was_made_are_accou
 }
 
 #[tokio::test]
-async fn the_ledger_says_what_counting_tick_by_tick_says_whatever_the_history() {
+async fn the_ledger_equals_a_count_tick_by_tick_for_any_history() {
     let world = World::new().await;
     world
         .execute_sql(

@@ -16,7 +16,7 @@ const OTHER_CHAIN: &str = "
     FROM generate_series(1, 26) AS version";
 
 #[tokio::test]
-async fn a_database_of_another_chain_of_migrations_is_refused_with_what_to_do_and_stays_as_it_is() {
+async fn a_database_with_another_chain_of_migrations_is_refused_and_unchanged() {
     let url = picket_harness::servers::shared_postgres().await.create_database().await;
     let pool = PgPool::connect(&url).await.unwrap();
     pool.execute(OTHER_CHAIN).await.unwrap();
@@ -45,7 +45,7 @@ async fn a_database_of_another_chain_of_migrations_is_refused_with_what_to_do_an
 }
 
 #[tokio::test]
-async fn migrations_of_a_later_build_are_no_other_chain() {
+async fn migrations_of_a_later_build_are_the_same_chain() {
     let database = new_database().await;
     let later =
         "INSERT INTO public._sqlx_migrations (version, description, success, checksum, execution_time)

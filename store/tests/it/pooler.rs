@@ -58,7 +58,7 @@ async fn start_pooler(url: &str, mode: &str) -> Option<Pooler> {
 }
 
 #[tokio::test]
-async fn a_pooler_that_lends_out_sessions_by_the_transaction_is_refused_by_name() {
+async fn a_pooler_in_transaction_mode_is_refused_by_name() {
     let url = servers::shared_postgres().await.create_database().await;
     let Some(pooler) = start_pooler(&url, "transaction").await else { return };
 
@@ -71,7 +71,7 @@ async fn a_pooler_that_lends_out_sessions_by_the_transaction_is_refused_by_name(
 }
 
 #[tokio::test]
-async fn a_pooler_that_lends_out_whole_sessions_is_as_good_as_postgres_itself() {
+async fn a_pooler_in_session_mode_works_like_postgres() {
     let url = servers::shared_postgres().await.create_database().await;
     let Some(pooler) = start_pooler(&url, "session").await else { return };
 
@@ -81,7 +81,7 @@ async fn a_pooler_that_lends_out_whole_sessions_is_as_good_as_postgres_itself() 
 }
 
 #[tokio::test]
-async fn two_connections_to_postgres_itself_are_two_sessions() {
+async fn two_direct_connections_are_two_sessions() {
     let url = servers::shared_postgres().await.create_database().await;
     open_store(&url).check_session().await.unwrap();
 }

@@ -132,7 +132,7 @@ async fn every_function_with_the_owners_rights_pins_its_search_path_and_names_no
 }
 
 #[tokio::test]
-async fn every_right_of_everybody_is_on_the_list_with_its_reason() {
+async fn every_right_of_public_is_on_the_list_with_its_reason() {
     let database = new_database().await;
 
     let found = query_text_set(
@@ -171,7 +171,7 @@ async fn every_right_of_everybody_is_on_the_list_with_its_reason() {
 }
 
 #[tokio::test]
-async fn an_object_that_is_added_later_gives_nothing_to_everybody() {
+async fn an_object_added_later_grants_nothing_to_public() {
     let database = new_database().await;
     let objects = "CREATE FUNCTION picket.later() RETURNS int LANGUAGE sql SECURITY DEFINER RETURN 1;
                    CREATE TYPE picket.later AS ENUM ('a');
@@ -235,7 +235,7 @@ async fn a_member_of_a_role_cannot_remove_a_region_through_a_trigger_of_its_own_
 /// With a schema of its own, which is more than any role is given, a role can make types with casts and operators. None of
 /// its code may run as the owner all the same.
 #[tokio::test]
-async fn a_role_with_a_schema_of_its_own_cannot_have_its_code_run_by_the_owner() {
+async fn a_role_with_its_own_schema_cannot_make_the_owner_run_its_code() {
     let database = new_database().await;
     let triggers = query_text_set(
         &database.pool,

@@ -163,7 +163,7 @@ async fn insert_fixture(pool: &PgPool) {
 }
 
 #[tokio::test]
-async fn each_role_may_do_what_it_needs_and_the_server_refuses_it_the_rest() {
+async fn each_role_has_its_permissions_and_the_server_refuses_all_others() {
     let database = new_database().await;
     insert_fixture(&database.pool).await;
     let mut wrong = Vec::new();
@@ -183,7 +183,7 @@ async fn each_role_may_do_what_it_needs_and_the_server_refuses_it_the_rest() {
 }
 
 #[tokio::test]
-async fn a_right_that_somebody_gave_beyond_those_is_taken_back_when_they_are_given_again() {
+async fn an_extra_grant_is_revoked_when_grants_are_applied_again() {
     let database = new_database().await;
     let sql = "DELETE FROM picket.check_results";
     database.pool.execute("GRANT DELETE ON picket.check_results TO picket_sink").await.unwrap();

@@ -9,7 +9,7 @@ use sqlx::Executor;
 use crate::new_database;
 
 #[tokio::test]
-async fn each_database_has_an_identity_and_a_key_of_its_own_and_requires_tickets() {
+async fn each_database_has_its_own_identity_and_key_and_requires_tickets() {
     let (one, other) = (new_database().await, new_database().await);
     let read =
         async |database: &crate::Database| Keyring::load_from(&database.store).await.unwrap().tickets();
@@ -41,7 +41,7 @@ async fn each_database_has_an_identity_and_a_key_of_its_own_and_requires_tickets
 }
 
 #[tokio::test]
-async fn tickets_are_required_and_not_required_as_the_settings_say() {
+async fn tickets_are_required_according_to_the_setting() {
     let database = new_database().await;
     let keyring = Keyring::load_from(&database.store).await.unwrap();
 
@@ -54,7 +54,7 @@ async fn tickets_are_required_and_not_required_as_the_settings_say() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_retired_for_ever_or_was_never_in_use_is_read_like_any_other() {
+async fn a_key_retired_for_ever_or_never_used_is_readable() {
     let database = new_database().await;
     let sql = "INSERT INTO picket.ticket_keys (retired_at) VALUES ('infinity'), ('-infinity'), (now())";
     database.pool.execute(sql).await.unwrap();

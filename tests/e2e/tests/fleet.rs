@@ -62,7 +62,7 @@ fn deploy_dir() -> PathBuf {
 }
 
 #[tokio::test]
-async fn probers_are_listed_with_their_slots_and_each_process_says_by_its_exit_code_whether_it_is_ready() {
+async fn probers_are_listed_with_their_slots_and_healthchecks_exit_by_readiness() {
     let world = FleetFixture::new().await;
 
     let (code, json, error) = world.stack.run_picket(&["probers", "--output", "json"]).await;
@@ -97,7 +97,7 @@ async fn probers_are_listed_with_their_slots_and_each_process_says_by_its_exit_c
 }
 
 #[tokio::test]
-async fn what_the_dashboard_and_the_alerts_ask_for_is_there() {
+async fn every_query_of_the_dashboard_and_alerts_finds_its_metrics_and_columns() {
     let world = FleetFixture::new().await;
 
     let mut queries = Vec::new();

@@ -181,7 +181,7 @@ async fn two_of_three_regions_that_fail_are_confirmed_at_once_and_become_one_inc
 }
 
 #[tokio::test]
-async fn a_restart_of_everything_during_an_incident_tells_of_nothing_twice() {
+async fn restarting_everything_during_an_incident_repeats_no_event() {
     let mut postgres = servers::start_postgres().await;
     let mut world = IncidentFixture::start_on(postgres.url().to_owned()).await;
     world.add_sites(3, 5).await;
@@ -215,7 +215,7 @@ async fn a_restart_of_everything_during_an_incident_tells_of_nothing_twice() {
 }
 
 #[tokio::test]
-async fn a_site_that_fails_every_other_time_and_a_region_alone_that_fails_open_nothing() {
+async fn alternating_failures_and_a_single_failing_region_open_no_incident() {
     let world = IncidentFixture::new().await;
     world.add_sites(2, 5).await;
     world.wait_all_up().await;
@@ -246,7 +246,7 @@ async fn a_site_that_fails_every_other_time_and_a_region_alone_that_fails_open_n
 /// Prints how long detection takes: `cargo test -p picket-e2e --test incidents -- --ignored --nocapture`.
 #[tokio::test]
 #[ignore = "a measurement"]
-async fn how_long_detection_takes() {
+async fn measure_detection_time() {
     let (answered, unanswered) = (measure_detection(false).await, measure_detection(true).await);
     eprintln!(
         "{SITE_COUNT} sites every 60 s, two of three regions fail; to the event in the stream, median, 90 % and longest:

@@ -213,7 +213,7 @@ async fn the_command_for_sql_that_up_prints_works_and_no_command_line_shows_the_
 }
 
 #[tokio::test]
-async fn down_stops_what_up_runs() {
+async fn down_stops_the_services_of_up() {
     let place = UpInstance::new().await;
     let up = place.up_command(&[]).spawn().unwrap();
     place.read_environment("NATS_URL").await;
@@ -238,7 +238,7 @@ async fn a_taken_port_is_named_with_its_option() {
 }
 
 #[tokio::test]
-async fn up_applies_the_sites_that_stand_in_its_directory() {
+async fn up_applies_the_sites_file_of_its_directory() {
     let target = Target::serve_http().await;
     let place = UpInstance::new().await;
     let sites = format!(

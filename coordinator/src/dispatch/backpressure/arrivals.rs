@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_counted_by_region_whatever_follows_it_in_the_subject() {
+    fn messages_are_counted_by_the_region_token_of_their_subject() {
         let before = stored(&[("picket.result.east.7", 10), ("picket.result.west.7", 10)]);
         let now = stored(&[
             ("picket.result.east.7", 8),

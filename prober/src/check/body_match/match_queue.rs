@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_search_that_takes_long_delays_a_short_one_by_its_turns_and_not_by_its_whole_length() {
+    async fn a_long_search_delays_a_short_one_by_a_turn_and_not_by_its_whole_length() {
         let queue = MatchQueue::new().unwrap();
         let dear: Vec<_> = (0..20)
             .map(|_| {
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_look_that_nobody_waits_for_is_not_taken() {
+    async fn a_search_without_a_waiter_is_skipped() {
         let queue = MatchQueue::new().unwrap();
         for _ in 0..1_000 {
             // The check times out immediately.

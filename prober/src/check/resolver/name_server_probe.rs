@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn name_servers_are_read_as_the_system_reads_them() {
+    fn name_servers_are_parsed_as_the_system_parses_them() {
         let text = "# nameserver 192.0.2.9\nsearch example.com\nnameserver 192.0.2.1\n  nameserver\t2001:db8::1\n\
                     nameserver fe80::1%eth0\nnameserver nonsense\n";
 
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_name_server_that_says_anything_is_enough_and_none_that_could_be_asked_proves_nothing() {
+    async fn any_answering_name_server_suffices_and_an_empty_list_counts_as_answering() {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let (here, closed) = (socket.local_addr().unwrap(), SocketAddr::from(([127, 0, 0, 1], 9)));
         tokio::spawn(async move {

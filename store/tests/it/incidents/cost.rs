@@ -2,10 +2,10 @@
 
 use super::*;
 
-/// Prints what a row costs where sites fail: `cargo test --release -p picket-store -- --ignored --nocapture what_incidents_cost`.
+/// Prints what a row costs where sites fail: `cargo test --release -p picket-store -- --ignored --nocapture measure_incident_cost`.
 #[tokio::test]
 #[ignore = "a measurement"]
-async fn what_incidents_cost() {
+async fn measure_incident_cost() {
     const SITES: i64 = 660;
     const BATCHES: i64 = 60;
     const ROWS: i64 = SITES * 3;

@@ -30,7 +30,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn failures_that_are_due_in_the_future_open_no_incident_and_hide_no_outage() {
+async fn failures_dated_in_the_future_open_no_incident_and_hide_no_outage() {
     let world = new_world().await;
     world.insert_results(&[world.up_result(0, 0), world.up_result(1, 0), world.up_result(2, 0)]).await;
 
@@ -54,7 +54,7 @@ async fn failures_that_are_due_in_the_future_open_no_incident_and_hide_no_outage
 }
 
 #[tokio::test]
-async fn a_region_that_was_down_in_the_future_is_up_with_its_next_results() {
+async fn a_region_down_in_the_future_is_up_with_its_next_results() {
     let world = new_world().await;
     let later = now().saturating_add(Duration::from_secs(280)).as_micros();
     world
@@ -73,7 +73,7 @@ async fn a_region_that_was_down_in_the_future_is_up_with_its_next_results() {
 }
 
 #[tokio::test]
-async fn the_work_for_results_that_are_a_month_apart_is_that_for_each_of_them() {
+async fn results_a_month_apart_cost_the_sum_of_their_own_work() {
     let world = new_world().await;
     world
         .execute_sql(
@@ -100,7 +100,7 @@ async fn the_work_for_results_that_are_a_month_apart_is_that_for_each_of_them() 
 }
 
 #[tokio::test]
-async fn a_region_alone_neither_opens_an_incident_nor_keeps_one_open() {
+async fn a_single_region_neither_opens_an_incident_nor_keeps_one_open() {
     let world = new_world().await;
 
     for tick in 0..4 {

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn ticks_that_the_bus_lost_are_told_by_what_their_region_did_meanwhile() {
+async fn ticks_lost_by_the_bus_get_their_cause_from_their_regions_activity() {
     let world = World::new().await;
     world.insert_watched_sites(2, "eu").await;
     // For two minutes the bus loses all of the region, and for one the jobs of one site.

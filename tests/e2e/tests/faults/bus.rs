@@ -8,7 +8,7 @@ use crate::results::wait_results_stored;
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f10_a_bus_that_is_restarted_or_killed_is_taken_up_again_by_all_and_no_result_is_lost() {
+async fn f10_all_processes_reconnect_to_a_restarted_or_killed_bus_and_no_result_is_lost() {
     let mut drill =
         FaultTest::start("F10", "NATS restarted, then kill -9 and away for 5 s", Topology::default()).await;
 

@@ -14,7 +14,7 @@ fn skew_variables<'a>(library: &'a str, seconds: &'a str) -> [(&'a str, &'a str)
 }
 
 #[tokio::test]
-async fn f15_coordinators_whose_clocks_are_minutes_wrong_schedule_what_is_due_when_it_is_due_and_say_so() {
+async fn f15_coordinators_with_clocks_minutes_off_schedule_ticks_on_time_and_warn() {
     let mut drill =
         FaultTest::start("F15", "coordinators 5 min fast and 5 min slow take over", Topology::default())
             .await;
@@ -45,7 +45,7 @@ async fn f15_coordinators_whose_clocks_are_minutes_wrong_schedule_what_is_due_wh
 }
 
 #[tokio::test]
-async fn f15b_probers_and_sinks_whose_clocks_are_minutes_wrong_lose_nothing_and_date_checks_rightly() {
+async fn f15b_probers_and_sinks_with_clocks_minutes_off_lose_nothing_and_date_checks_correctly() {
     let mut drill = FaultTest::start(
         "F15b",
         "all probers and sinks replaced by ones 10 min fast or slow",
@@ -151,7 +151,7 @@ async fn f21_a_database_clock_that_is_45_days_ahead_for_a_while_deletes_nothing_
 }
 
 #[tokio::test]
-async fn f21b_a_database_clock_that_is_400_s_ahead_of_everyone_steadily_costs_nothing() {
+async fn f21b_a_database_clock_steadily_400_s_ahead_costs_nothing() {
     let (postgres, clock) = DatabaseClock::start().await;
     clock.set_offset(400);
     let setting = Environment { database: Some(postgres.url().to_owned()), ..Environment::default() };
@@ -169,7 +169,7 @@ async fn f21b_a_database_clock_that_is_400_s_ahead_of_everyone_steadily_costs_no
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f21c_a_database_clock_that_is_ahead_for_a_while_leaves_no_job_expired_and_nothing_for_a_restart() {
+async fn f21c_a_database_clock_temporarily_ahead_leaves_no_expired_job_and_no_state_for_a_restart() {
     let (mut drill, _postgres, clock) =
         start_with_clock("the database's clock 180 s ahead and back, coordinators killed meanwhile", "F21c")
             .await;
@@ -233,7 +233,7 @@ async fn f21d_a_database_clock_that_goes_back_ten_minutes_costs_a_dead_coordinat
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f21e_marks_that_were_left_in_the_future_are_repaired_and_ticks_go_on_at_once() {
+async fn f21e_timestamps_left_in_the_future_are_repaired_and_ticks_resume_immediately() {
     let mut drill = FaultTest::start("F21e", "marks left 45 days in the future", Topology::default()).await;
     for coordinator in drill.coordinators.drain(..).collect::<Vec<_>>() {
         coordinator.kill().await;

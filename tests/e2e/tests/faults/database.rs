@@ -7,7 +7,7 @@ use picket_harness::{eventually, servers};
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f8_a_database_that_is_away_for_a_minute_costs_no_result_and_makes_no_second_scheduler() {
+async fn f8_a_database_outage_of_a_minute_loses_no_result_and_causes_no_second_scheduler() {
     let mut postgres = servers::start_postgres().await;
     let mut drill = FaultTest::start_with(
         "F8",
@@ -55,7 +55,7 @@ async fn f8_a_database_that_is_away_for_a_minute_costs_no_result_and_makes_no_se
 }
 
 #[tokio::test]
-async fn f9_a_database_that_is_killed_costs_no_result_and_doubles_none() {
+async fn f9_a_killed_database_loses_and_duplicates_no_result() {
     let mut postgres = servers::start_postgres().await;
     let mut drill = FaultTest::start_with(
         "F9",

@@ -23,7 +23,7 @@ async fn start_frame_flood(frame_again: Vec<u8>) -> Target {
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f25_sites_that_flood_or_have_a_dear_regex_leave_their_neighbours_checks_as_they_are() {
+async fn f25_flooding_sites_and_costly_regexes_do_not_affect_other_checks() {
     let scene = Topology { prober_options: &["--per-host", "200"], ..Topology::default() };
     let injury = "sites that flood with 103 and HTTP/2 frames, and dear regexes, for 30 s";
     let mut drill = FaultTest::start("F25", injury, scene).await;

@@ -61,8 +61,8 @@ async fn run_cut(mut drill: FaultTest, span: Duration) {
 }
 
 #[tokio::test]
-async fn f11b_a_host_cut_off_from_the_hub_is_missed_alone_and_comes_back_by_itself() {
-    let test = "hosts::f11b_a_host_cut_off_from_the_hub_is_missed_alone_and_comes_back_by_itself";
+async fn f11b_only_a_host_cut_off_from_the_hub_is_missed_and_it_recovers_by_itself() {
+    let test = "hosts::f11b_only_a_host_cut_off_from_the_hub_is_missed_and_it_recovers_by_itself";
     let Some(hosts) = NetnsLab::enter(test, &REGIONS).await else { return };
     let (drill, _) = start_on_lab(hosts, "F11b", "a region's host cut off from the hub's for 20 s").await;
     run_cut(drill, Duration::from_secs(20)).await;
@@ -70,8 +70,8 @@ async fn f11b_a_host_cut_off_from_the_hub_is_missed_alone_and_comes_back_by_itse
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f11c_a_host_cut_off_for_two_minutes_is_missed_alone_and_comes_back_by_itself() {
-    let test = "hosts::f11c_a_host_cut_off_for_two_minutes_is_missed_alone_and_comes_back_by_itself";
+async fn f11c_only_a_host_cut_off_for_two_minutes_is_missed_and_it_recovers_by_itself() {
+    let test = "hosts::f11c_only_a_host_cut_off_for_two_minutes_is_missed_and_it_recovers_by_itself";
     let Some(hosts) = NetnsLab::enter(test, &REGIONS).await else { return };
     let (drill, _) =
         start_on_lab(hosts, "F11c", "a region's host cut off from the hub's for two minutes").await;
@@ -80,9 +80,8 @@ async fn f11c_a_host_cut_off_for_two_minutes_is_missed_alone_and_comes_back_by_i
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f11d_sites_that_one_region_cannot_reach_and_two_can_are_down_there_and_have_no_incident() {
-    let test =
-        "hosts::f11d_sites_that_one_region_cannot_reach_and_two_can_are_down_there_and_have_no_incident";
+async fn f11d_sites_unreachable_from_one_of_three_regions_are_down_there_without_an_incident() {
+    let test = "hosts::f11d_sites_unreachable_from_one_of_three_regions_are_down_there_without_an_incident";
     let Some(hosts) = NetnsLab::enter(test, &REGIONS).await else { return };
     let (mut drill, _) = start_on_lab(hosts, "F11d", "the sites turn one of three regions away").await;
     let hosts = drill.hosts.take().expect("this drill has hosts");

@@ -37,7 +37,7 @@ async fn start_leaf_node(hub: &Proxy, credentials: &Credentials) -> TestNats {
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f11e_a_region_behind_a_leaf_node_works_with_its_rights_alone_and_outlives_a_cut_of_the_link() {
+async fn f11e_a_region_behind_a_leaf_node_works_with_its_own_permissions_and_survives_a_cut_link() {
     let credentials = Credentials::init_with_tls(&["west"], &["localhost", "127.0.0.1"]);
     credentials.run_picket_nats("add-region", &["east", "--leaf"]);
     let written = credentials.clone();

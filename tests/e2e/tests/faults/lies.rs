@@ -125,7 +125,7 @@ async fn answer_with_forgeries(drill: &FaultTest, jetstream: &jetstream::Context
 }
 
 #[tokio::test]
-async fn f27_a_second_installation_on_a_bus_takes_and_publishes_nothing_until_it_is_given_the_bus() {
+async fn f27_a_second_installation_on_a_bus_consumes_and_publishes_nothing_until_it_adopts_the_bus() {
     const FOREIGN: &str = "belongs to another installation";
     let mut drill =
         FaultTest::start("F27", "a second installation on the same bus", Topology::default()).await;

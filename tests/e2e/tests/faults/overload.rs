@@ -14,7 +14,7 @@ const MAX_GROWTH_KIB: u64 = 24 << 10;
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f17_an_overloaded_region_misses_what_it_cannot_do_and_measures_the_rest_as_ever() {
+async fn f17_an_overloaded_region_misses_the_excess_and_measures_the_rest_correctly() {
     // Two checks at a time, half a second each: four a second in each region.
     let scene = Topology { probers: 1, prober_options: &["--concurrency", "2"], ..Topology::default() };
     let mut drill = FaultTest::start("F17", "ten times what a region can do, for 40 s", scene).await;
@@ -69,8 +69,7 @@ async fn f17_an_overloaded_region_misses_what_it_cannot_do_and_measures_the_rest
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f17b_a_backlog_of_results_waits_in_the_stream_and_a_slow_database_slows_the_sinks_and_loses_nothing()
-{
+async fn f17b_a_backlog_of_results_waits_in_the_stream_and_a_slow_database_loses_nothing() {
     const BACKLOG: i64 = 50_000;
     let mut drill =
         FaultTest::start("F17b", "no sink, 50,000 results, then a slow database", Topology::default()).await;

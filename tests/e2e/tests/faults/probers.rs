@@ -10,7 +10,7 @@ use picket_harness::{eventually, servers::Signal};
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f6_a_region_without_probers_is_missed_there_and_nowhere_else_and_goes_on_when_they_are_back() {
+async fn f6_only_a_region_without_probers_is_missed_and_it_resumes_with_them() {
     let mut drill =
         FaultTest::start("F6", "kill -9 all probers of a region for 15 s", Topology::default()).await;
 
@@ -110,7 +110,7 @@ async fn start_busy_victim(drill: &FaultTest) -> Process {
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f4_what_a_killed_prober_was_at_is_done_by_another_of_its_region() {
+async fn f4_a_killed_probers_checks_are_performed_by_another_of_its_region() {
     let mut drill =
         FaultTest::start("F4", "kill -9 one of two probers, at work on slow checks", SINGLE_PROBER_TOPOLOGY)
             .await;
@@ -131,7 +131,7 @@ async fn f4_what_a_killed_prober_was_at_is_done_by_another_of_its_region() {
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f4_a_check_that_takes_longer_than_a_prober_may_be_silent_is_done_once() {
+async fn f4_a_check_longer_than_the_ack_wait_is_performed_once() {
     let drill = FaultTest::start("F4b", "checks of 20 s", SINGLE_PROBER_TOPOLOGY).await;
     let url = drill.target.url("/slow/");
     drill
@@ -155,7 +155,7 @@ async fn f4_a_check_that_takes_longer_than_a_prober_may_be_silent_is_done_once()
 }
 
 #[tokio::test]
-async fn f5_a_prober_that_is_stopped_finishes_what_runs_and_takes_no_more() {
+async fn f5_a_stopping_prober_finishes_running_checks_and_pulls_no_more() {
     let mut drill =
         FaultTest::start("F5", "SIGTERM one of two probers, at work on slow checks", SINGLE_PROBER_TOPOLOGY)
             .await;

@@ -7,7 +7,7 @@ use picket_harness::{eventually, servers};
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f24_results_that_were_acknowledged_and_lost_by_a_failover_come_back_from_the_stream() {
+async fn f24_acknowledged_results_lost_by_a_failover_are_replayed_from_the_stream() {
     let mut postgres = servers::start_postgres().await;
     let mut drill = FaultTest::start_with(
         "F24",
@@ -52,7 +52,7 @@ async fn f24_results_that_were_acknowledged_and_lost_by_a_failover_come_back_fro
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f24b_a_database_restored_from_a_dump_into_another_cluster_goes_on_where_the_old_one_ended() {
+async fn f24b_a_database_restored_into_another_cluster_continues_where_the_old_one_ended() {
     let mut drill =
         FaultTest::start("F24b", "Postgres dumped, and restored into another cluster", Topology::default())
             .await;

@@ -70,7 +70,7 @@ fn shuffle_messages(messages: &mut [StoredMessage], seed: u64) {
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f12_results_that_come_again_in_any_order_change_no_row() {
+async fn f12_repeated_results_in_any_order_change_no_row() {
     let mut drill =
         FaultTest::start("F12", "all results published again, shuffled, three times", Topology::default())
             .await;
@@ -109,7 +109,7 @@ async fn f12_results_that_come_again_in_any_order_change_no_row() {
 }
 
 #[tokio::test]
-async fn f13_what_cannot_be_stored_or_read_is_parked_with_the_reason_and_the_rest_flows() {
+async fn f13_invalid_results_and_requests_become_dead_letters_and_the_rest_flows() {
     let mut drill =
         FaultTest::start("F13", "messages that cannot be used, among good ones", Topology::default()).await;
     let client = drill.connect_client().await;

@@ -18,7 +18,7 @@ const SITE_CHANGES_SQL: [&str; 10] = [
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f18_a_site_may_be_changed_disabled_and_deleted_while_its_checks_are_under_way() {
+async fn f18_a_site_can_be_changed_disabled_and_deleted_during_its_checks() {
     let mut drill =
         FaultTest::start("F18", "sites changed, disabled, deleted, moved while checked", Topology::default())
             .await;

@@ -35,7 +35,7 @@ async fn purge_stream(jetstream: &Context, stream: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn f14_jobs_that_are_purged_are_missed_and_not_silent() {
+async fn f14_purged_jobs_are_missed_and_logged() {
     let mut drill = FaultTest::start("F14", "jobs purged, twice, while they wait", Topology::default()).await;
     let jetstream = drill.stack.connect_jetstream().await;
 
@@ -58,7 +58,7 @@ async fn f14_jobs_that_are_purged_are_missed_and_not_silent() {
 }
 
 #[tokio::test]
-async fn f14b_results_that_are_purged_before_a_sink_has_them_are_counted_and_missed() {
+async fn f14b_results_purged_before_a_sink_has_read_them_are_counted_and_missed() {
     let mut drill =
         FaultTest::start("F14b", "results purged while the sinks sleep", Topology::default()).await;
     let jetstream = drill.stack.connect_jetstream().await;
@@ -93,7 +93,7 @@ async fn f14b_results_that_are_purged_before_a_sink_has_them_are_counted_and_mis
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f14c_streams_and_consumers_that_are_deleted_are_made_again_as_they_were_and_it_is_said() {
+async fn f14c_deleted_streams_and_consumers_are_recreated_with_their_settings_and_logged() {
     let mut drill = FaultTest::start("F14c", "each stream and consumer deleted", Topology::default()).await;
     let jetstream = drill.stack.connect_jetstream().await;
     let before =
@@ -135,7 +135,7 @@ async fn f14c_streams_and_consumers_that_are_deleted_are_made_again_as_they_were
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f14e_when_the_bus_has_no_room_left_publishers_say_so_and_wait_and_all_goes_on_when_there_is_room() {
+async fn f14e_publishers_report_a_full_bus_and_wait_until_it_has_space() {
     let Some((nats, disk)) = servers::start_nats_on_disk(48).await else { return };
     let mut drill = FaultTest::start_with(
         "F14e",
@@ -169,7 +169,7 @@ async fn f14e_when_the_bus_has_no_room_left_publishers_say_so_and_wait_and_all_g
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f14d_before_the_stream_of_results_is_full_no_jobs_are_published_and_no_result_is_thrown_away() {
+async fn f14d_publishing_pauses_before_the_results_stream_would_discard_results() {
     let scene = Topology { settings: &[("results_max_bytes", "1MiB")], ..Topology::default() };
     let mut drill = FaultTest::start("F14d", "no sink until a stream of 1 MiB is nearly full", scene).await;
     let url = drill.target.url("/ok/many");

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f19_processes_replaced_one_after_the_other_under_a_newer_schema_miss_nothing() {
+async fn f19_processes_replaced_one_by_one_under_a_newer_schema_miss_nothing() {
     let mut drill =
         FaultTest::start("F19", "every process replaced, one after the other", Topology::default()).await;
 
@@ -78,8 +78,7 @@ async fn replace_processes(drill: &mut FaultTest, kind: ProcessKind) {
 
 #[tokio::test]
 #[ignore = "wants an older build: just e2e-upgrade"]
-async fn f19c_an_older_build_is_replaced_in_any_order_and_put_back_under_the_newer_schema_and_nothing_is_missed()
- {
+async fn f19c_an_older_build_is_upgraded_in_any_order_and_rolled_back_without_a_miss() {
     let Some(old) = std::env::var_os("PICKET_OLD_BIN_DIR").map(PathBuf::from) else {
         eprintln!("NOT TESTED: an upgrade from an older build; 'just e2e-upgrade' makes one and tests it");
         return;

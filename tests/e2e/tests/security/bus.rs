@@ -218,7 +218,7 @@ async fn start_with_streams() -> (SecuredNats, jetstream::Context) {
 }
 
 #[tokio::test]
-async fn each_credential_may_do_what_its_role_needs_and_the_server_refuses_it_the_rest() {
+async fn each_credential_has_its_roles_permissions_and_the_server_refuses_all_others() {
     let (bus, _) = start_with_streams().await;
     let mut wrong = Vec::new();
 
@@ -242,7 +242,7 @@ async fn each_credential_may_do_what_its_role_needs_and_the_server_refuses_it_th
 }
 
 #[tokio::test]
-async fn what_a_prober_tries_on_another_region_and_on_the_streams_leaves_no_trace() {
+async fn a_probers_attempts_on_another_region_and_on_streams_have_no_effect() {
     let (bus, admin) = start_with_streams().await;
     for job in ["picket.job.us.1", "picket.job.us.2", "picket.job.eu.1"] {
         admin.publish(job, "{}".into()).await.unwrap().await.unwrap();
@@ -273,7 +273,7 @@ async fn what_a_prober_tries_on_another_region_and_on_the_streams_leaves_no_trac
 }
 
 #[tokio::test]
-async fn a_region_is_added_and_taken_away_while_the_server_runs_and_no_key_changes() {
+async fn a_region_is_added_and_removed_on_a_running_server_without_changing_keys() {
     let bus = SecuredNats::start(&["eu"], &[]).await;
     let dir = path_str(&bus.dir);
     let seed = std::fs::read_to_string(bus.seed_path(PROBER_EU)).unwrap();
@@ -307,7 +307,7 @@ async fn a_region_is_added_and_taken_away_while_the_server_runs_and_no_key_chang
 /// A request says where its answer is wanted, and the server asks nobody whether the requester might publish there. With all
 /// users in one account a prober could have the empty answer to a pull sent to the subject that deletes a stream.
 #[tokio::test]
-async fn what_a_prober_has_the_server_answer_reaches_no_other_region_and_no_stream() {
+async fn replies_requested_by_a_prober_reach_no_other_region_and_no_stream() {
     let (bus, admin) = start_with_streams().await;
     admin.publish("picket.job.us.8", "{}".into()).await.unwrap().await.unwrap();
     let before = snapshot_streams(&admin).await;

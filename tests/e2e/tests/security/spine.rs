@@ -190,7 +190,7 @@ async fn the_whole_system_runs_with_a_credential_a_database_role_and_tls_for_eac
 
 /// A prober is told of no database; what it holds opens none either.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_behind_certificates_lets_nobody_in_without_one_nor_with_a_probers_credential() {
+async fn a_database_with_client_certificates_refuses_connections_without_one_or_with_a_probers() {
     let secured = SecuredServers::start(&["eu"]).await;
     let with = secured.database_url("report");
     let without = with.split("&sslcert=").next().unwrap();

@@ -27,7 +27,7 @@ impl TlsCase<'_> {
 }
 
 #[tokio::test]
-async fn nats_over_tls_lets_in_who_has_the_right_papers_and_others_are_told_which_variable_is_wrong() {
+async fn nats_over_tls_accepts_valid_certificates_and_names_the_wrong_variable_otherwise() {
     let (papers, strangers) = (TlsFiles::new(), TlsFiles::new());
     let (certificate, key, ca) =
         (papers.file_path("server.pem"), papers.file_path("server-key.pem"), papers.ca_path());
