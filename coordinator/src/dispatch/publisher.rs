@@ -283,8 +283,8 @@ pub(crate) fn just_before(at: Timestamp) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
-    use picket_harness::servers;
-    use picket_proto::{Role, Shard, SiteId, subject};
+    use picket_harness::{builders::scheduled_job_subject, servers};
+    use picket_proto::{Role, Shard, SiteId};
     use picket_runtime::{
         Health,
         clock::ClockReading,
@@ -332,8 +332,7 @@ mod tests {
         fn job(&self, site: i64, subject: Option<&str>, bytes: usize) -> Job {
             let now = self.clock.time_at(Boottime::now());
             let region = "eu".parse().unwrap();
-            let subject =
-                subject.map_or_else(|| subject::scheduled_job(&region, SiteId(site)), str::to_owned);
+            let subject = subject.map_or_else(|| scheduled_job_subject(&region, SiteId(site)), str::to_owned);
             Job {
                 id: format!("{site}.eu.1"),
                 subject: subject.into(),

@@ -1,6 +1,6 @@
 //! A coordinator on a real NATS and a real Postgres: which jobs does it publish, and when does it stop?
 
-#![expect(clippy::unwrap_used, reason = "what a test needs is there, or it fails")]
+#![expect(clippy::unwrap_used, reason = "a test fails without what it needs")]
 
 mod odd_sites;
 mod owners;
@@ -8,12 +8,12 @@ mod patterns;
 mod settings;
 mod streams;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_nats::Subscriber;
 use futures_util::StreamExt;
 use picket_coordinator::{Config, start};
-use picket_harness::{eventually, servers};
+use picket_harness::{builders::scheduled_job_subject, eventually, servers};
 use picket_proto::{CheckRequest, Role, SiteId, subject};
 use picket_runtime::{Bus, Health, PipelineHandle, clock, options::NatsOptions};
 use picket_store::{
@@ -62,7 +62,7 @@ impl Stack {
         self.start_coordinator_with(name, lease_time, Health::new()).await
     }
 
-    /// A coordinator of whose metrics the test has the registry.
+    /// A coordinator whose metrics the test reads.
     async fn start_coordinator_with(
         &self,
         name: &str,
@@ -77,7 +77,7 @@ impl Stack {
         start(config, bus, self.connect_store(), health).await.unwrap()
     }
 
-    /// Hears all jobs as they are published.
+    /// Records all jobs as they are published.
     async fn record_jobs(&self) -> JobLog {
         let client = async_nats::connect(self.nats.url()).await.unwrap();
         let subscriber = client.subscribe("picket.job.>").await.unwrap();
@@ -112,7 +112,7 @@ impl JobLog {
                 assert_eq!(message.headers.unwrap().get("Nats-Msg-Id").unwrap().as_str(), id);
                 assert_eq!(
                     message.subject.as_str(),
-                    subject::scheduled_job(&"eu".parse().unwrap(), tick.site)
+                    scheduled_job_subject(&"eu".parse().unwrap(), tick.site)
                 );
                 self.ticks_by_site.entry(tick.site).or_default().push(tick.scheduled_at.as_millis());
             }
@@ -154,7 +154,8 @@ async fn a_successor_resumes_where_the_predecessor_ended() {
     second.drain().await;
 
     for (site, ticks) in &mut jobs.ticks_by_site {
-        // What both published has one id, and the stream keeps one; a take-over publishes only what can still be done.
+        // Jobs published by both have equal ids, and the stream keeps one; a take-over publishes
+        // only jobs still worth doing.
         ticks.sort_unstable();
         ticks.dedup();
         assert!(ticks.windows(2).all(|pair| pair[1] - pair[0] <= 3_000), "site {site}: {ticks:?}");
@@ -170,7 +171,7 @@ async fn a_coordinator_stops_publishing_when_another_has_acquired_its_shards() {
     jobs.wait_for_jobs(2).await;
 
     stack.execute_sql("UPDATE picket.leases SET holder = 'robber', epoch = epoch + 1").await;
-    // A lease that nobody renews is free for whoever has seen it so for a lease time.
+    // An unrenewed lease is free for any coordinator that has observed it for a lease time.
     let renewing = async {
         loop {
             stack
@@ -290,7 +291,8 @@ async fn loading_shards_yields_the_sites_of_each_of_them() {
     running.drain().await;
 }
 
-/// What was due before a shard was taken, and expired before its sites had been read, was published by nobody.
+/// Ticks due before the acquisition of a shard that expired before its sites were read are not
+/// published.
 #[tokio::test]
 async fn the_gap_before_a_take_over_lasts_until_the_sites_have_been_read() {
     let stack = Stack::new().await;

@@ -95,7 +95,7 @@ impl StallDetector {
             loop {
                 pulse.next_wakeup().await;
                 #[cfg(test)]
-                crate::supervision_tests::panic_if_injected("heartbeat");
+                picket_harness::injected_panic::panic_if_injected("heartbeat");
                 let late =
                     shared.heartbeat.lock().record_heartbeat(Boottime::now(), shared.noise_threshold());
                 metrics.scheduling_delay.observe(late.as_secs_f64());

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use async_nats::jetstream::{consumer::PullConsumer, message::PublishMessage};
 use futures_util::StreamExt;
-use picket_harness::{eventually, servers, targets::Target};
+use picket_harness::{builders::scheduled_job_subject, eventually, servers, targets::Target};
 use picket_proto::{Cause, CheckKind, CheckRequest, Outcome, Shard, SiteId, subject};
 use picket_runtime::clock;
 use serde_json::Value;
@@ -37,7 +37,7 @@ async fn an_expired_job_is_missed_without_a_request_to_the_site() {
         ..scheduled_request(42, &target.url("/ok"))
     };
 
-    place.publish_request(&subject::scheduled_job(&place.region, SiteId(42)), &late).await;
+    place.publish_request(&scheduled_job_subject(&place.region, SiteId(42)), &late).await;
     let [result] = place.read_results(1).await.try_into().unwrap();
 
     assert_eq!((result.outcome, result.cause), (Outcome::Missed, Some(Cause::Expired)));
@@ -60,7 +60,7 @@ async fn a_job_in_the_stream_is_performed_regardless_of_the_local_clock() {
 
     let message = PublishMessage::build().payload(serde_json::to_vec(&job).unwrap().into());
     let message = message.ttl(Duration::from_secs(61));
-    let subject = subject::scheduled_job(&place.region, SiteId(42));
+    let subject = scheduled_job_subject(&place.region, SiteId(42));
     place.bus.jetstream.send_publish(subject, message).await.unwrap().await.unwrap();
     let [result] = place.read_results(1).await.try_into().unwrap();
 
@@ -117,7 +117,7 @@ async fn an_invalid_job_becomes_a_dead_letter_and_the_next_is_performed() {
 
     let without_tick = format!(r#"{{"url":"{}","site_id":2}}"#, target.url("/ok"));
     for (site, payload, field) in [(1, "not json", "request"), (2, &without_tick, "kind")] {
-        let place_of_job = subject::scheduled_job(&place.region, SiteId(site));
+        let place_of_job = scheduled_job_subject(&place.region, SiteId(site));
         place.publish_payload(&place_of_job, payload.as_bytes()).await;
         let message = tokio::time::timeout(STATE_TIMEOUT, parked.next()).await.unwrap().unwrap();
         let said: Value = serde_json::from_slice(&message.payload).unwrap();
@@ -140,7 +140,7 @@ async fn a_scheduled_job_with_an_invalid_field_is_missed_as_invalid() {
     let _prober = place.start_prober("one", 10).await;
     let request = CheckRequest { regex: Some("(".into()), ..scheduled_request(42, "http://127.0.0.1/") };
 
-    place.publish_request(&subject::scheduled_job(&place.region, SiteId(42)), &request).await;
+    place.publish_request(&scheduled_job_subject(&place.region, SiteId(42)), &request).await;
     let [result] = place.read_results(1).await.try_into().unwrap();
 
     assert_eq!((result.outcome, result.cause), (Outcome::Missed, Some(Cause::Invalid)));
@@ -205,7 +205,7 @@ async fn a_prober_waits_for_its_consumer_and_resumes_after_its_deletion() {
     let target = Target::serve_http().await;
     let prober = place.start_prober("one", 10).await;
 
-    eventually(STATE_TIMEOUT, "a condition that says what to do", async || {
+    eventually(STATE_TIMEOUT, "a reason with a remedy", async || {
         prober.health.unready_checks().into_iter().find(|(_, why)| why.contains("picket region add eu"))
     })
     .await;

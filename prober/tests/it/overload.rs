@@ -1,14 +1,16 @@
-//! What this prober's own delays and limits do to a check is not held against the site.
+//! Delays and limits of the prober itself are not attributed to the site.
 
 use std::time::Duration;
 
 use picket_harness::{
-    Process, eventually,
+    Process,
+    builders::scheduled_job_subject,
+    eventually,
     process::free_address,
     servers::{Signal, scratch_dir},
     targets::Target,
 };
-use picket_proto::{Cause, CheckRequest, Outcome, SiteId, subject};
+use picket_proto::{Cause, CheckRequest, Outcome, SiteId};
 use picket_runtime::options::DurationArg;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tokio::{
@@ -46,7 +48,7 @@ async fn a_prober_suspended_during_a_check_reports_no_slow_site() {
     for (site, path, timeout_ms) in [(1, "/slow/300", 1_000), (2, "/slow/300", 60_000), (3, "/never", 1_500)]
     {
         let request = CheckRequest { timeout_ms, ..scheduled_request(site, &target.url(path)) };
-        place.publish_request(&subject::scheduled_job(&place.region, SiteId(site)), &request).await;
+        place.publish_request(&scheduled_job_subject(&place.region, SiteId(site)), &request).await;
     }
     eventually(STATE_TIMEOUT, "all under way", async || target.received_requests().len() == 3).await;
     let stopped = Instant::now();

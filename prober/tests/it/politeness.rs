@@ -1,8 +1,8 @@
-//! At most so many checks at once to one host; who waits does not hold up others, and its wait is in no times.
+//! The limit of concurrent checks for one host: waiting delays no other host, and is in no timing.
 
 use std::{collections::BTreeSet, time::Duration};
 
-use picket_harness::{eventually, targets::Target};
+use picket_harness::{builders::scheduled_job_subject, eventually, targets::Target};
 use picket_proto::{Cause, CheckRequest, CheckResult, Outcome, SiteId, subject};
 use picket_runtime::clock;
 use serde_json::json;
@@ -57,7 +57,7 @@ async fn a_hanging_host_with_many_sites_does_not_delay_others() {
     let results = place.read_results(20).await;
 
     let sites: BTreeSet<i64> = results.iter().filter_map(|result| Some(result.site_id?.0)).collect();
-    assert_eq!(sites, (100..120).collect(), "none of the hanging host is done");
+    assert_eq!(sites, (100..120).collect(), "no check of the hanging host has ended");
     assert!(results.iter().all(|result| result.outcome == Outcome::Up), "{results:?}");
     assert_eq!(hanging.waiting_requests(), 2);
 }
@@ -101,7 +101,7 @@ async fn a_check_that_waits_until_it_expires_is_missed_and_never_sent() {
 
     let expires_at = Some(clock::wall_clock_now().saturating_add(Duration::from_millis(300)));
     let request = CheckRequest { expires_at, ..scheduled_request(2, &server.url("/ok")) };
-    place.publish_request(&subject::scheduled_job(&place.region, SiteId(2)), &request).await;
+    place.publish_request(&scheduled_job_subject(&place.region, SiteId(2)), &request).await;
     let [result] = place.read_results(1).await.try_into().unwrap();
 
     assert_eq!((result.site_id, result.outcome), (Some(SiteId(2)), Outcome::Missed));
@@ -209,7 +209,7 @@ async fn a_check_sends_pickets_user_agent_unless_its_site_sets_one() {
     place.queue_check(1, &target.url("/ok")).await;
     place.read_results(1).await;
     let request = CheckRequest { headers: own, ..scheduled_request(2, &target.url("/ok")) };
-    place.publish_request(&subject::scheduled_job(&place.region, SiteId(2)), &request).await;
+    place.publish_request(&scheduled_job_subject(&place.region, SiteId(2)), &request).await;
     place.read_results(2).await;
 
     let agents: Vec<String> = target

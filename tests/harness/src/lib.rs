@@ -6,6 +6,7 @@ pub mod builders;
 pub mod certificates;
 pub mod eventually;
 pub mod http;
+pub mod injected_panic;
 pub mod ledger;
 pub mod metrics;
 pub mod network;
