@@ -1,4 +1,5 @@
-//! Decodes the messages of the results stream, and verifies each result.
+//! Decodes the messages of the results stream, and verifies each result. A message that fails
+//! becomes a dead letter.
 
 use std::time::Duration;
 
@@ -82,6 +83,8 @@ impl ResultDecoder<'_> {
 
     fn parse_subject(subject: &str, payload: &[u8]) -> Result<ResultSubject, Rejection> {
         match ResultSubject::parse(subject) {
+            // Counted before a line is decoded, so that one message cannot occupy the sink for
+            // long.
             Ok(ResultSubject::Bundle(_)) if bundle::has_too_many_results(payload) => Err(Rejection {
                 kind: "bundle",
                 reason: format!("more than {} results in one message", bundle::MAX_ACCEPTED_RESULTS),
@@ -137,6 +140,7 @@ impl ResultDecoder<'_> {
             }
             ResultSubject::Adhoc(region) => {
                 check_adhoc_result(&result, region).map_err(|why| reject("contradiction", why))?;
+                // Without a ticket: no job led to the check, and its result opens no incident.
                 Ok(DecodedContent::Adhoc(result))
             }
         }
@@ -147,6 +151,7 @@ impl ResultDecoder<'_> {
     /// Verifies the ticket. A prober can write any claim but holds no key, so only the ticket
     /// proves that its region was given the check.
     fn check_ticket(self, result: Box<CheckResult>) -> Result<DecodedContent, Rejection> {
+        // Before the ticket, which only the other installation has the key to verify.
         if let Some(other) = result.installation.filter(|id| *id != self.tickets.installation()) {
             return Ok(DecodedContent::Foreign(other));
         }
@@ -224,9 +229,9 @@ mod tests {
     }
 
     fn read(subject: &str, payload: &str) -> DecodedContent {
-        let mut letters = open(subject, payload);
-        assert_eq!(letters.len(), 1);
-        letters.remove(0).content
+        let mut decoded = open(subject, payload);
+        assert_eq!(decoded.len(), 1);
+        decoded.remove(0).content
     }
 
     #[track_caller]
@@ -280,10 +285,10 @@ mod tests {
     #[test]
     fn a_result_of_another_installation_is_not_for_storage() {
         let foreign = CHECK.replace(r#""v":1,"#, &format!(r#""v":1,"installation":"{THEIRS}","#));
-        let letters = open("picket.result.eu.7", &foreign);
+        let decoded = open("picket.result.eu.7", &foreign);
 
-        assert_eq!(letters[0].content, DecodedContent::Foreign(THEIRS.parse().unwrap()));
-        assert!(letters[0].incoming_result().is_none());
+        assert_eq!(decoded[0].content, DecodedContent::Foreign(THEIRS.parse().unwrap()));
+        assert!(decoded[0].incoming_result().is_none());
     }
 
     #[test]
@@ -329,13 +334,13 @@ mod tests {
         let adhoc = check.replace("scheduled\",", "adhoc\",");
         let lines = [check.as_str(), "{", &elsewhere, "", &adhoc, &check];
 
-        let letters = open("picket.result.eu.bundle", &lines.join("\n"));
+        let decoded = open("picket.result.eu.bundle", &lines.join("\n"));
 
-        assert_eq!(letters.len(), lines.len());
-        for (letter, line) in letters.iter().zip(lines) {
-            let entry = letter.incoming_result().unwrap();
+        assert_eq!(decoded.len(), lines.len());
+        for (result, line) in decoded.iter().zip(lines) {
+            let entry = result.incoming_result().unwrap();
             assert_eq!((entry.subject, entry.payload), ("picket.result.eu.bundle", line.as_bytes()));
-            assert_eq!(matches!(letter.content, DecodedContent::Check(_)), line == check, "{letter:?}");
+            assert_eq!(matches!(result.content, DecodedContent::Check(_)), line == check, "{result:?}");
         }
         assert_rejected("picket.result.eu.bundle", "", "json", "not a result: EOF");
     }

@@ -1,4 +1,5 @@
-//! Pure: the time through which all ticks are acknowledged, while batches finish in any order.
+//! Watermark of a shard (pure): the time through which all ticks are acknowledged, while batches
+//! finish in any order.
 
 use std::collections::VecDeque;
 

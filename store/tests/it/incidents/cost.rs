@@ -1,4 +1,4 @@
-//! What incidents cost.
+//! Cost of incidents.
 
 use super::*;
 
@@ -41,7 +41,7 @@ async fn measure_incident_cost() {
             world.insert_results(&rows).await;
             spent.push(began.elapsed().as_micros() as f64 / ROWS as f64);
         }
-        // The batches in which incidents begin are said apart.
+        // The batches in which incidents begin are printed separately.
         let (first, second) = (spent[2], spent[3]);
         let steady = &mut spent[4..];
         steady.sort_by(f64::total_cmp);

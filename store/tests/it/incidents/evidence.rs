@@ -1,4 +1,4 @@
-//! What counts as evidence, and what a failover does to it.
+//! Evidence for incidents, and the effect of a failover.
 
 use picket_store::housekeeping;
 
@@ -37,7 +37,7 @@ async fn an_incident_decided_again_after_a_lost_commit_has_the_same_events() {
         world.insert_results(std::slice::from_ref(result)).await;
     }
     let told = world.query_texts("SELECT event_id FROM picket.outbox ORDER BY id").await;
-    // As a replica has it that did not get the last commits. Numbers go on, as sequences do.
+    // The state of a replica without the last commits. Ids continue, as sequences do.
     world
         .execute_sql(&format!(
             "DELETE FROM picket.incidents; DELETE FROM picket.site_states; DELETE FROM picket.outbox;
@@ -120,7 +120,7 @@ async fn an_incident_stays_open_across_a_backward_clock_jump_until_its_regions_a
     for tick in [0, 1, 2] {
         world.insert_results(&[world.up_result(2, tick)]).await;
     }
-    assert_eq!(world.count_incidents().await, (1, 1), "two of three regions have not said that it is up");
+    assert_eq!(world.count_incidents().await, (1, 1), "two of three regions have not reported it up");
     for tick in [3, 4] {
         world.insert_results(&[0, 1, 2].map(|region| world.up_result(region, tick))).await;
     }
@@ -145,7 +145,11 @@ async fn a_tick_checked_early_by_a_fast_clock_is_checked_again() {
     housekeeping::repair_future_marks(&world.store, wall_clock_now(), true).await.unwrap();
     assert_eq!((delete().await, delete().await), (9, 0));
 
-    assert_eq!(world.query_number("SELECT count(*) FROM picket.check_results").await, 3, "what is due stays");
+    assert_eq!(
+        world.query_number("SELECT count(*) FROM picket.check_results").await,
+        3,
+        "ticks already due stay"
+    );
     for tick in ticks {
         assert_eq!(world.insert_results_at(ahead, &outage(tick)).await.count_inserted(), 3);
     }

@@ -1,4 +1,4 @@
-//! What a region that lies cannot do to the incidents of sites, even with results that carry valid tickets.
+//! Limits of a region that publishes false results with valid tickets: its effect on incidents.
 
 use super::*;
 
@@ -10,7 +10,8 @@ impl World {
         CheckResult { scheduled_at: at, ..self.down_result(region, 0) }
     }
 
-    /// How many blocks Postgres touches to look up what is known of the site after failures at these moments.
+    /// Number of blocks that Postgres reads to load the site's evidence for failures at these
+    /// times.
     async fn count_blocks_read(&self, moments: &[Timestamp]) -> u64 {
         const EVIDENCE: &str = include_str!("../../../src/incidents/evidence.sql");
         let (plan,): (serde_json::Value,) =
@@ -38,7 +39,8 @@ async fn failures_dated_in_the_future_open_no_incident_and_hide_no_outage() {
 
     assert_eq!((lie.count_inserted(), lie.incidents), (2, Default::default()));
     assert_eq!((world.count_incidents().await, world.count_site_states().await), ((0, 0), 0));
-    // A real outage in the two others opens one, though the liar says that all is well.
+    // A real outage in the two other regions opens an incident, although the false region reports
+    // success.
     world.insert_results(&[world.down_result(1, 1), world.down_result(2, 1), world.up_result(0, 1)]).await;
     world.insert_results(&[world.down_result(1, 2), world.down_result(2, 2), world.up_result(0, 2)]).await;
     assert_eq!(world.count_incidents().await, (1, 1));
