@@ -91,6 +91,7 @@ impl<P: Pipeline> Actor for Supervisor<P> {
                 self.readiness.set_ready();
                 info!(pipeline = self.name, "pipeline rebuilt");
             }
+            // A drain began during the delay of the restart.
             Msg::Rebuild => {}
             Msg::Drain => {
                 state.phase = SupervisorPhase::Draining;
@@ -151,6 +152,7 @@ async fn stop_children(myself: &ActorRef<Msg>) {
     {
         warn!("actors did not stop in time");
     }
+    // An actor still in its handler ignores the stop. Killing it takes effect at its next await.
     for child in children {
         child.kill();
     }
@@ -245,6 +247,8 @@ impl PipelineHandle {
     /// Drains the pipeline: it accepts no new work and finishes work in progress.
     pub async fn drain(mut self) {
         let _ = self.supervisor.cast(Msg::Drain);
+        // The supervisor itself takes up to the drain timeout and then stops the actors that
+        // remain.
         if tokio::time::timeout(self.drain_timeout + 2 * CHILD_STOP_TIMEOUT, self.wait_ended()).await.is_err()
         {
             warn!(pipeline = self.name, "pipeline did not stop in time, killed");

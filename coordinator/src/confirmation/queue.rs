@@ -256,8 +256,12 @@ mod tests {
 
         assert_eq!(taken, MAX_SITES);
         let later = now + Duration::from_secs(60);
-        assert_eq!(rounds.take_due(later).dropped, MAX_SITES, "what waited for so long is left to its ticks");
-        assert!(rounds.accept_request(&suspect(-1, 1), later), "those that are quiet make room");
+        assert_eq!(
+            rounds.take_due(later).dropped,
+            MAX_SITES,
+            "a request that waited for so long is left to the site's ticks"
+        );
+        assert!(rounds.accept_request(&suspect(-1, 1), later), "idle sites are evicted");
     }
 
     #[test]

@@ -88,6 +88,8 @@ impl HeldLeases {
                 continue;
             };
             if kept.contains(shard) {
+                // The answer of an earlier renewal may arrive late and must not shorten a later
+                // one.
                 hold.valid_until = hold.valid_until.max(until);
             } else {
                 self.leases.remove(shard);
@@ -117,6 +119,7 @@ impl HeldLeases {
 
     /// Marks `count` shards as being released, highest numbers first, and returns them.
     pub(crate) fn mark_releasing(&mut self, count: usize) -> Vec<(Shard, Epoch)> {
+        // Any choice is right, but a fixed one keeps the same shards in place over several rounds.
         let chosen = self.leases.iter_mut().rev().filter(|(_, hold)| !hold.is_releasing).take(count);
         chosen
             .map(|(shard, hold)| {
@@ -129,6 +132,7 @@ impl HeldLeases {
     /// Removes released shards.
     pub(crate) fn record_released(&mut self, shards: &[(Shard, Epoch)]) {
         for (shard, epoch) in shards {
+            // Another epoch means that the shard was acquired again after its release.
             if self.leases.get(shard).is_some_and(|hold| hold.epoch == *epoch) {
                 self.leases.remove(shard);
             }

@@ -93,6 +93,8 @@ impl ScheduleIndex {
         }
         let site = match self.by_id.get(&planned.id) {
             Some(site) => {
+                // The wheel holds numbers of entries and no templates, so a new template moves no
+                // entry.
                 self.sites[*site as usize].template = planned.template;
                 *site
             }
@@ -142,11 +144,14 @@ impl ScheduleIndex {
             self.mark_dead(entry);
             entry = next;
         }
+        // Dead entries still name this slot. Nothing follows them, because only live entries are
+        // read.
         self.free_sites.push(site);
     }
 
     /// Removes all sites of the shards for which `gone` returns true.
     pub(crate) fn remove_shards(&mut self, gone: impl Fn(Shard) -> bool) {
+        // Collected first, because each removal changes the map.
         let ids: Vec<SiteId> = self
             .by_id
             .iter()
@@ -175,6 +180,7 @@ impl ScheduleIndex {
     /// Last tick of a live entry at or before `now_ms`.
     pub(crate) fn last_tick(&self, entry: u32, now_ms: i64) -> Option<i64> {
         let interval = i64::from(self.entries.get(entry as usize)?.interval_ms);
+        // Ticks are periodic, so the last tick lies one interval before the next one.
         Some(self.next_tick(entry, now_ms + 1)? - interval)
     }
 
@@ -206,6 +212,8 @@ impl ScheduleIndex {
     }
 
     fn mark_dead(&mut self, entry: u32) {
+        // The wheel cannot find an entry by its number. The bucket of its next tick drops it, and
+        // then `free_entry` frees the number.
         self.entries[entry as usize].interval_ms = 0;
         self.live_entries -= 1;
     }

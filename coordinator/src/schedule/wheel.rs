@@ -56,6 +56,8 @@ impl Wheel {
         let number = self.next_bucket;
         self.next_bucket += 1;
         let mut entries = std::mem::take(self.bucket_mut(number));
+        // Entries that fire are put back afterwards: an interval of a whole lap leads to this same
+        // bucket.
         let mut moved: Vec<(u32, i64)> = Vec::new();
         entries.retain(|entry| {
             let Some(tick) = due(*entry, from) else {
@@ -63,6 +65,7 @@ impl Wheel {
                 return false;
             };
             if tick >= to {
+                // The tick is laps away, and the entry already lies in its bucket.
                 return true;
             }
             fire(*entry, tick);
