@@ -318,7 +318,7 @@ mod tests {
                 let (said, heard) = (said.subject.split('.'), heard.split('.'));
                 let overlap =
                     said.zip(heard).all(|(a, b)| a == b || [a, b].iter().any(|t| ["*", ">"].contains(t)));
-                assert!(!overlap, "both said and heard");
+                assert!(!overlap, "both published and subscribed");
             }
         }
     }

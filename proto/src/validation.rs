@@ -42,14 +42,14 @@ impl fmt::Display for ValidationError {
 /// rejects NUL in text, and terminals obey escape sequences.
 pub fn sanitize_text(text: &str, max: usize) -> String {
     let mut short = String::with_capacity(text.len().min(max));
-    for letter in text.chars() {
-        let letter = to_visible(letter);
+    for character in text.chars() {
+        let character = to_visible(character);
         // Room for the ellipsis stays reserved, so the result never exceeds `max`.
-        if short.len() + letter.len_utf8() + '…'.len_utf8() > max {
+        if short.len() + character.len_utf8() + '…'.len_utf8() > max {
             short.push('…');
             break;
         }
-        short.push(letter);
+        short.push(character);
     }
     short
 }

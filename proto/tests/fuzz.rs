@@ -4,7 +4,7 @@
 //! `PROPTEST_CASES` sets the number of cases (default 256). Cases that once failed are stored
 //! beside this file and run first.
 
-#![expect(clippy::unwrap_used, reason = "what a test cannot go on without fails it")]
+#![expect(clippy::unwrap_used, reason = "a test fails without what it needs")]
 
 use std::{fs, path::Path};
 
@@ -113,7 +113,7 @@ proptest! {
         assert_decoded_or_refused(format!("{{{}}}", fields.join(",")).as_bytes());
     }
 
-    /// Slips: a letter wrong, missing or added, or two letters swapped.
+    /// Typing errors: a character wrong, missing or added, or two swapped.
     #[test]
     fn a_misspelled_field_is_answered_with_a_suggestion(
         field in prop::sample::select(adhoc_fields().into_iter().filter(|name| name.len() > 4).collect::<Vec<_>>()),

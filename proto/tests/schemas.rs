@@ -3,7 +3,7 @@
 //!
 //! `just generate` writes the files again after a change of a type.
 
-#![expect(clippy::unwrap_used, reason = "what a test cannot go on without fails it")]
+#![expect(clippy::unwrap_used, reason = "a test fails without what it needs")]
 
 use std::{fs, path::PathBuf};
 

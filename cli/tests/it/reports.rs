@@ -1,4 +1,4 @@
-//! `picket report`: what it says, to people and to programs.
+//! `picket report`: output for people and for programs.
 
 use sqlx::{Connection, PgConnection};
 

@@ -1,4 +1,4 @@
-//! What is not there: the database, the bus, the schema, the reader of our output.
+//! Unavailable parts: the database, the bus, the schema, the reader of the output.
 
 use std::{
     io::{BufRead, BufReader},

@@ -51,7 +51,7 @@ async fn regexes_accepted_by_a_coordinator_are_not_compiled_again_under_the_same
     until(&stack, "the sites with regexes to be marked", MARKED, 30).await;
     let judged =
         "SELECT count(*) FROM picket.sites WHERE problem LIKE 'regex: %' AND patterns_validated IS NULL";
-    until(&stack, "the regex that is none to be a problem", judged, 1).await;
+    until(&stack, "a problem for the invalid regex", judged, 1).await;
     first.drain().await;
 
     let (second, _, compiled) = planned(&stack, "second", 31.0).await;

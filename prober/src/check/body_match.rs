@@ -268,7 +268,7 @@ mod tests {
 
     /// As expensive as validation accepts, with a word boundary, for which the regex engine cannot
     /// cache state sets in non-ASCII text.
-    const DEAR: &str = r"(?:[ab]{0,99}b?){5}\b!";
+    const COSTLY_PATTERN: &str = r"(?:[ab]{0,99}b?){5}\b!";
 
     fn dear_body(length: usize) -> Vec<u8> {
         "\u{e9}".bytes().chain(b"ab".iter().copied().cycle()).take(length).collect()
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_regex_beyond_the_matching_limit_is_abandoned_as_missed() {
-        let mut matching = matching(Some(DEAR), None);
+        let mut matching = matching(Some(COSTLY_PATTERN), None);
         let body = dear_body(200_000);
         let mut turns = 0;
         let verdict = loop {
@@ -301,9 +301,9 @@ mod tests {
     #[test]
     fn a_body_matched_in_slices_has_the_same_verdict_as_at_once() {
         for (pattern, matches) in
-            [("end of it$", true), (r"\bend\b", true), ("(?i)END OF", true), (DEAR, false)]
+            [("end of it$", true), (r"\bend\b", true), ("(?i)END OF", true), (COSTLY_PATTERN, false)]
         {
-            let mut body = dear_body(if pattern == DEAR { 20_000 } else { 600_000 });
+            let mut body = dear_body(if pattern == COSTLY_PATTERN { 20_000 } else { 600_000 });
             body.extend(b" the end of it");
             let expected = if matches { None } else { Some(Cause::Body) };
             let seen = verdict(&mut matching(Some(pattern), None), &body, BodyExtent::Complete);

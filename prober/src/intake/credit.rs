@@ -65,7 +65,7 @@ mod tests {
     fn the_next_pull_starts_before_the_last_job_arrives_but_not_for_each_slot() {
         let mut credit = Credit::new(1_000);
         credit.request_jobs(1_000);
-        assert_eq!(credit.request_jobs(744), 0, "enough is asked for");
+        assert_eq!(credit.request_jobs(744), 0, "enough is requested");
         for _ in 0..200 {
             credit.record_delivery();
         }
@@ -83,6 +83,6 @@ mod tests {
 
         assert_eq!(credit.release_unused(100), 9);
         assert_eq!(credit.release_unused(1), 0);
-        assert_eq!(credit.request_jobs(1), 1, "with nothing asked for, one slot is worth it");
+        assert_eq!(credit.request_jobs(1), 1, "without a pending request, one free slot is enough");
     }
 }

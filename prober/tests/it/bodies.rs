@@ -1,4 +1,4 @@
-//! How far a body is read, how it is decoded, and what is asserted of it.
+//! Bodies: the limit of reading, decoding, and assertions.
 
 use std::time::Duration;
 

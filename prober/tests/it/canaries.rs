@@ -1,4 +1,5 @@
-//! A prober that has no network says so, and not that the sites are down. "No network" is made of listeners that die.
+//! A prober without a network is offline and reports no site as down. Listeners that close each
+//! connection stand for a missing network.
 
 use picket_harness::{
     eventually,
@@ -51,7 +52,7 @@ async fn without_an_answering_canary_no_site_is_down_and_no_job_is_pulled() {
     for site in 100..107 {
         assert_eq!(outcome_of(&results, site), (Outcome::Missed, Some(Cause::ProberOffline)), "{results:?}");
     }
-    let (name, why) = eventually(STATE_TIMEOUT, "a prober that says why it is not ready", async || {
+    let (name, why) = eventually(STATE_TIMEOUT, "a prober that is unready with a reason", async || {
         prober.health.unready_checks().into_iter().find(|(name, _)| *name == "network")
     })
     .await;
@@ -64,7 +65,7 @@ async fn without_an_answering_canary_no_site_is_down_and_no_job_is_pulled() {
     .await;
     let _back = Target::serve_http_at(addresses[0]).await.unwrap();
     place.queue_check(200, &urls[0]).await;
-    // The canary is asked again and again meanwhile; the job waits for somebody with a network.
+    // The canary is checked repeatedly meanwhile; the job waits for a prober with a network.
     let rounds = prober.read_metric("picket_prober_canary_rounds_total");
     eventually(STATE_TIMEOUT, "another round", async || {
         prober.read_metric("picket_prober_canary_rounds_total") > rounds
@@ -97,11 +98,11 @@ async fn failing_sites_are_down_when_a_canary_answers() {
     let results = place.read_results(6).await;
 
     assert!(results.iter().all(|result| result.cause == Some(Cause::Connect)), "{results:?}");
-    assert!(results.iter().all(|result| result.timing.connect_us.is_some()), "what was measured is kept");
+    assert!(results.iter().all(|result| result.timing.connect_us.is_some()), "measurements are kept");
     assert!(prober.check_ready().is_ok());
 }
 
-/// Somebody answers, and is nobody who was asked.
+/// A captive portal answers in place of the site.
 #[tokio::test]
 async fn a_captive_portal_makes_the_prober_offline_and_no_certificate_invalid() {
     let place = TestRegion::on_shared_nats("canary-portal").await;
@@ -157,7 +158,7 @@ async fn a_prober_with_a_network_takes_over_from_an_offline_one() {
     let results = place.read_results(1).await;
     assert_eq!(outcome_of(&results, 1), (Outcome::Missed, Some(Cause::ProberOffline)));
 
-    // For an ad-hoc request too; nobody is asked in vain.
+    // For an ad-hoc request too; the requester gets an answer.
     let asked = place
         .bus
         .client

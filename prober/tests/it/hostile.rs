@@ -1,4 +1,4 @@
-//! What servers do that they should not: each with the right outcome and cause, in time, in plain words.
+//! Misbehaving servers: each check has the right outcome, cause and message within its timeout.
 
 use std::time::Duration;
 
@@ -155,7 +155,7 @@ async fn an_unusual_but_valid_response_is_up() {
         ("an empty body to the end", vec![head_step("")], 0),
         ("204", vec![Step::send("HTTP/1.1 204 No Content\r\n\r\n"), Step::Stall], 0),
         (
-            "204 that says it has a body",
+            "204 with a content-length",
             vec![Step::send("HTTP/1.1 204 No Content\r\ncontent-length: 10\r\n\r\n"), Step::Stall],
             0,
         ),
@@ -173,7 +173,7 @@ async fn an_unusual_but_valid_response_is_up() {
             0,
         ),
         ("bytes that are no text", vec![Step::Send(latin)], 5),
-        ("more than it said", vec![head_step("content-length: 2\r\n"), Step::send("ok and more")], 2),
+        ("more than announced", vec![head_step("content-length: 2\r\n"), Step::send("ok and more")], 2),
         ("bytes of zero", vec![head_step("content-length: 3\r\n"), Step::send("\0\0\0")], 3),
     ] {
         let seen = get_request(serve_steps(steps).await.url("/")).await;

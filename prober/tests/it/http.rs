@@ -1,4 +1,4 @@
-//! What a check says of a website, and where it does not go.
+//! Observations of websites, and addresses that are refused.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What HTTP/2 adds: streams that are reset, connections that are ended, heads that are too large.
+//! Failures specific to HTTP/2: reset streams, ended connections, oversized heads.
 
 use picket_harness::targets::{CertificateAuthority, Step, Target, TlsQuirk, Validity};
 use picket_prober::check::Observation;

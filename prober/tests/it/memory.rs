@@ -1,4 +1,4 @@
-//! What hostile bodies and heads cost in memory, measured in a process of its own.
+//! Memory cost of hostile bodies and heads, measured in a separate process.
 
 use std::sync::Arc;
 
@@ -55,7 +55,8 @@ async fn check_repeatedly(checker: &Arc<Checker>, target: &Target, outcome: Outc
 #[tokio::test]
 #[ignore = "run by hostile_responses_do_not_grow_memory in a process of its own"]
 async fn measure_hostile_responses() {
-    /// For 8 checks at once with 1 MiB of body each, its copies as it grows, and what servers and sockets hold.
+    /// For 8 concurrent checks with 1 MiB of body each, copies while it grows, and the buffers of
+    /// servers and sockets.
     const ALLOWED: u64 = 64 << 10;
     let checker = Arc::new(Checker::new(&CheckLimits { max_body_bytes: 1 << 20, ..test_limits() }).unwrap());
     let ok = Target::serve_http().await;

@@ -20,7 +20,7 @@ use crate::http::{assert_down, check_with_limits, get_request, test_limits};
 const LOCALHOST_V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const LOCALHOST_V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
-/// A check of a name for which `lookup` says where it is.
+/// A check of a name that `lookup` resolves.
 async fn check_named(
     request: &CheckRequest,
     lookup: impl Fn() -> io::Result<Vec<IpAddr>> + Send + Sync + 'static,
@@ -72,7 +72,7 @@ async fn a_name_with_an_unreachable_family_is_up_by_the_other() {
     let seen = check_named(&named_request(port), || Ok(vec![LOCALHOST_V6, LOCALHOST_V4])).await;
     assert_eq!((seen.outcome, seen.remote_addr), (Outcome::Up, Some(target.address())), "{seen:?}");
     assert!(began.elapsed() < Duration::from_secs(4), "{seen:?}");
-    assert!(seen.timing.connect_us >= Some(250_000), "the wait for the dead one is in it: {seen:?}");
+    assert!(seen.timing.connect_us >= Some(250_000), "the wait for the dead address is included: {seen:?}");
 
     let v6 = CheckRequest { ip_version: IpVersion::V6, timeout_ms: 500, ..named_request(port) };
     let seen = check_named(&v6, || Ok(vec![LOCALHOST_V6, LOCALHOST_V4])).await;
@@ -115,7 +115,7 @@ async fn a_name_without_a_reachable_address_is_down_and_lists_its_addresses() {
     assert!(seen.timing.first_byte_us.is_none() && seen.remote_addr.is_none(), "{seen:?}");
 }
 
-/// Also where this machine has no IPv6, which was once taken for a want of ports.
+/// Also on a machine without IPv6, which was once reported as exhausted ports.
 #[tokio::test]
 async fn a_name_with_closed_ports_in_both_families_is_down_by_connect() {
     let port = Target::closed_address().await.port();

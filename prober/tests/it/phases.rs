@@ -1,4 +1,4 @@
-//! That each phase is measured, and where a delay shows.
+//! Each phase is measured, and a delay shows in its own phase.
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Where redirects lead, what goes along, and what does not.
+//! Redirects: targets, and the headers, bodies and cookies that are resent.
 
 use std::time::Duration;
 
@@ -167,7 +167,7 @@ async fn site_headers_are_dropped_at_another_origin_and_not_restored() {
     assert!(!last.contains("referer") && !last.contains("cookie"), "{last}");
 }
 
-/// Sets a cookie unless it gets one, and lets in whoever has it.
+/// Sets a cookie on requests without one, and responds 200 to requests with it.
 async fn serve_cookie_gate(set: &'static str, to: &'static str) -> Target {
     Target::serve_script(move |request| match request.contains("\r\ncookie: pass=1") {
         true => vec![Step::send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nin")],

@@ -1,4 +1,4 @@
-//! Certificates that are not well, and what is said of them.
+//! Invalid certificates, and their messages.
 
 use picket_harness::targets::{CertificateAuthority, Identity, Step, Target, TlsQuirk, Validity};
 use picket_prober::check::{CheckLimits, Checker, Observation};
@@ -90,7 +90,7 @@ async fn an_untrusted_certificate_is_down_with_its_expiry() {
         assert_eq!(said, message);
         assert_eq!(seen.tls_expires_at, parse_day(ends), "{message}");
         assert!(seen.timing.tls_us.is_some() && seen.timing.first_byte_us.is_none(), "{seen:?}");
-        assert!(target.received_requests().is_empty(), "nothing was asked of who could not be trusted");
+        assert!(target.received_requests().is_empty(), "no request was sent to an untrusted server");
     }
 }
 

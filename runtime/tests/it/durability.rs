@@ -1,6 +1,6 @@
-//! What the streams have acknowledged is there after a kill -9 of the server.
+//! Acknowledged messages survive a kill -9 of the server.
 //!
-//! Not after a power cut: that costs at most what came in the last second, which is the server's `sync_interval`.
+//! A power cut loses at most the messages of the last second, the server's `sync_interval`.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -55,7 +55,7 @@ async fn three_server_kills_under_load_lose_no_acknowledged_result() {
     assert_eq!(lost, 0, "of {} that were acknowledged; {} are there", acknowledged.len(), there.len());
 }
 
-/// Publishes for ever, and notes what was acknowledged.
+/// Publishes for ever, and records the acknowledged messages.
 async fn publish_forever(bus: Bus, publisher: u32, acknowledged: Arc<Mutex<HashSet<String>>>) {
     let subject = subject::site_result(&"eu".parse().unwrap(), Shard(1));
     for round in 0_u32.. {

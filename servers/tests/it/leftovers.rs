@@ -1,4 +1,4 @@
-//! Servers whose owner was killed, and pid files that lie.
+//! Servers whose owner was killed, and stale pid files.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use crate::{create_open_dir, nats_config, pinned_tools, postgres_config};
 
 const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Where the process that is to be killed puts its servers.
+/// Data directory of the process to be killed.
 const DIR_VARIABLE: &str = "PICKET_TEST_LEFTOVER_DIR";
 
 /// Not a test of its own: the process that starts servers and is killed.
@@ -111,7 +111,8 @@ async fn an_unrelated_process_with_a_reused_pid_is_not_stopped() {
     nats.stop(TEST_TIMEOUT).await.unwrap();
 }
 
-/// Whether a process runs: one that nobody has waited for yet is there, but does not.
+/// Returns true if a process runs. An ended process that was not reaped yet exists but does not
+/// run.
 fn is_running(pid: Pid) -> bool {
     let zombie = fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "));
     test_kill_process(pid).is_ok() && !zombie && kill_process(pid, Signal::CONT).is_ok()

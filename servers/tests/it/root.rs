@@ -1,4 +1,4 @@
-//! Postgres refuses to run as root: what is done when root starts it. As another user these tests say nothing.
+//! Postgres refuses to run as root: the start by root. As another user these tests do nothing.
 
 use std::{
     fs, os::unix::fs::MetadataExt, os::unix::fs::PermissionsExt, path::Path, process::Command, time::Duration,

@@ -1,4 +1,4 @@
-//! Starting and stopping: data that stay, ports and directories that somebody else has, errors that say why.
+//! Starting and stopping: persistent data, ports and directories in use, errors with reasons.
 
 use std::{
     fs,

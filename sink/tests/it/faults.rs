@@ -1,4 +1,4 @@
-//! What the sink does when its servers are injured.
+//! The sink during faults of its servers.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ async fn a_database_killed_during_a_write_loses_and_duplicates_no_result() {
     stack.publish_results(3_000..6_000).await;
     sink.wait_unready("database").await;
     let (waiting, unacknowledged) = stack.outstanding_messages().await;
-    assert!(waiting + unacknowledged >= 3_000, "what is no row is not acknowledged");
+    assert!(waiting + unacknowledged >= 3_000, "a result without a row is not acknowledged");
     postgres.start().await;
 
     stack.wait_rows(6_000).await;
@@ -49,7 +49,7 @@ async fn during_a_database_outage_a_sink_holds_three_batches_at_most() {
         }
     })
     .await;
-    // Longer than a pull lasts; what is waited for is that nothing happens.
+    // Longer than a pull request lasts: the test waits for the absence of an effect.
     tokio::time::sleep(Duration::from_secs(7)).await;
     assert_eq!(stack.outstanding_messages().await, (1_990 - taken, taken));
     postgres.start().await;
@@ -163,7 +163,7 @@ async fn a_sink_resumes_after_a_paused_nats_server_continues() {
     sink.running.drain().await;
 }
 
-/// Longer than the stream waits for an acknowledgement before it gives a result to somebody else.
+/// Longer than the ack wait, after which the stream redelivers a result.
 #[tokio::test]
 #[ignore = "takes 80 s"]
 async fn batches_held_during_a_database_outage_are_not_redelivered() {

@@ -1,4 +1,4 @@
-//! What the sink does while all is well.
+//! The sink without faults.
 
 use std::time::Duration;
 
@@ -208,7 +208,7 @@ async fn an_unpublishable_event_becomes_a_dead_letter_and_the_rest_flows() {
     let stack = TestStack::new().await;
     let sink = stack.start_sink().await;
     sink.wait_ready().await;
-    // The trigger shortens texts and drops lists that are too long; what is there without it must not stand in the way.
+    // The trigger shortens texts and drops oversized lists; rows from before it must not block.
     let inserted = stack
         .query_count(
             "WITH odd AS (

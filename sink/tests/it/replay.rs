@@ -1,4 +1,5 @@
-//! A database that lost commits which were acknowledged: it is set back to an older copy of its data while the stream goes on.
+//! A database that lost acknowledged commits: it is replaced by an older copy of its data while the
+//! stream continues.
 
 use std::{fs, path::Path};
 
@@ -11,7 +12,7 @@ use picket_sink::Config;
 
 use crate::stack::{TEST_TIMEOUT, TestStack};
 
-/// Waits until the database says that it holds all of so many messages.
+/// Waits until the database's watermark covers this number of messages.
 async fn wait_watermark(stack: &TestStack, messages: i64) {
     eventually(TEST_TIMEOUT, "the watermark", async || {
         match stack.query_count("SELECT coalesce(max(through), 0) FROM picket.results_stored").await {
@@ -261,7 +262,7 @@ async fn a_sink_with_a_replaced_replay_consumer_pulls_nothing_from_another_sinks
     sink.running.drain().await;
 }
 
-/// Lets nobody create the consumer of replays, or everybody.
+/// Denies or allows everyone the creation of replay consumers.
 fn write_configuration(path: &Path, port: u16, permitted: bool) {
     let denied =
         format!("$JS.API.CONSUMER.CREATE.{}.{}.>", subject::RESULTS_STREAM, subject::SINK_REPLAY_CONSUMER);

@@ -1,4 +1,4 @@
-//! Whose results a sink takes, and of which checks.
+//! Installations and checks whose results a sink accepts.
 
 use std::time::Duration;
 
@@ -73,7 +73,7 @@ async fn a_sink_pulls_nothing_from_another_installations_bus_until_adoption() {
     let sink = stack.start_sink().await;
 
     let ours = stack.tickets.installation().to_string();
-    eventually(TEST_TIMEOUT, "the sink to say why", async || {
+    eventually(TEST_TIMEOUT, "the sink's reason", async || {
         let missing = sink.health.unready_checks();
         let why = missing.iter().find(|(name, _)| *name == "results").map(|(_, why)| why.as_str());
         let named = [OTHER_INSTALLATION, &ours, "picket nats adopt"];

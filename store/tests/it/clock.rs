@@ -219,7 +219,7 @@ async fn a_lease_from_before_a_backward_clock_jump_is_free_once_observed_unrenew
         .await
         .unwrap();
     assert_eq!(unseen, []);
-    // Renewed since: not the one that was seen.
+    // Renewed since, so it differs from the observed lease.
     let mut old = roll.doubtful_leases[0];
     old.expires_at = old.expires_at.saturating_sub(Duration::from_secs(1));
     let free = |held| AcquireCriteria {

@@ -1,4 +1,4 @@
-//! Large batches of results, which are copied where all is new.
+//! Large batches of results, which are copied if all are new.
 
 use picket_proto::{Cause, CheckKind, CheckResult, Outcome, Timestamp, Timing};
 use picket_store::results::ResultContent;
@@ -91,7 +91,7 @@ async fn many_rows_with_some_duplicates_are_all_kept_once() {
         database.count_rows("SELECT count(*) FROM picket.check_results WHERE outcome = 'up'").await,
         300
     );
-    // Where one was there, more may be: the next batches are not even tried.
+    // After a duplicate more are likely, so the next batches are not copied.
     for batch in 1..=4 {
         let rows: Vec<_> = (300 * batch..300 * (batch + 1)).map(|site| up_result(site, "eu", at)).collect();
         assert_eq!(database.insert_results(&rows).await.count_inserted(), 300);

@@ -1,8 +1,9 @@
-//! Days of rollups: the sums of their hours, also when an hour was done anew.
+//! Days of rollups: the sums of their hours, also after an hour was rebuilt.
 
 use crate::rollups::World;
 
-/// Site by site, with histograms: what is kept of days that are not over, and the same from their hours.
+/// Site by site, with histograms: the stored sums of unfinished days, and the same from their
+/// hours.
 #[tokio::test]
 async fn an_unfinished_day_is_the_sum_of_its_full_hours_after_a_rebuild_too() {
     const KEPT: &str = "SELECT string_agg(t::text, ' ' ORDER BY t::text) FROM (

@@ -29,7 +29,7 @@ async fn concurrent_acquirers_get_each_shard_exactly_once() {
     for taker in takers.collect::<Vec<_>>() {
         taken.extend(taker.await.unwrap().iter().map(|lease| lease.shard.0));
     }
-    // Those that were locked by another for a moment are free for the next round of anybody.
+    // Leases that were locked for a moment are free for the next round of any coordinator.
     taken.extend(
         leases::acquire_leases(&database.store, "c9", &AcquireCriteria::expired_only(64), LONG)
             .await
@@ -128,7 +128,7 @@ async fn a_renewal_delayed_by_a_lock_does_not_shorten_a_later_one() {
     assert_eq!(leases::renew_leases(&store, "c", &both[1..], None, LONG).await.unwrap(), [Shard(1)]);
     let given: f64 = sqlx::query_scalar(expires).fetch_one(&pool).await.unwrap();
     other.commit().await.unwrap();
-    // Its client may have given up; the statement goes on.
+    // The client may have timed out; the statement continues.
     let _ = early.await.unwrap();
     waiting(0).await;
 

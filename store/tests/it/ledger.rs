@@ -77,7 +77,7 @@ impl World {
         ledger::close_interval(&self.store, "me", &self.held, Duration::ZERO, HOUR, None).await.unwrap()
     }
 
-    /// The sums of the last hour's ledger up to where it is closed.
+    /// The sums of the last hour's ledger up to its closed end.
     async fn sum_last_hour(&self) -> ledger::LedgerRow {
         let (now, through) = ledger::read_accounted_through(&self.store).await.unwrap();
         let from = Timestamp::from_micros(now.as_micros() - 3_600_000_000);
@@ -128,7 +128,7 @@ async fn a_missed_tick_has_the_best_cause_that_is_known() {
     let world = World::new().await;
     world.insert_watched_sites(2, "eu").await;
     world.insert_watched_sites(2, "us").await;
-    // In eu somebody works; of the other site nothing is heard. In us nobody was there.
+    // The region eu has active probers but no result of the other site. The region us had none.
     world.insert_rows_where("region_id = 1 AND site_id = 1").await;
     let shard = world.query_number("SELECT shard::bigint FROM picket.sites WHERE id = 2").await;
     let (now, _) = ledger::read_accounted_through(&world.store).await.unwrap();
@@ -169,7 +169,7 @@ async fn the_ledger_is_not_closed_without_the_leases_of_all_its_shards() {
 
     let stale =
         ledger::close_interval(&world.store, "me", &old, Duration::ZERO, HOUR, None).await.unwrap().unwrap();
-    assert_eq!(stale, CloseSummary::default(), "none of them is its own");
+    assert_eq!(stale, CloseSummary::default(), "none of the leases is its own");
     let robbed = ledger::close_interval(&world.store, "other", &old, Duration::ZERO, HOUR, None)
         .await
         .unwrap()
@@ -207,7 +207,7 @@ async fn the_ledger_is_closed_in_chunks_and_never_past_the_watermark() {
 async fn a_span_without_a_scheduler_is_recorded_as_a_gap_when_the_shard_is_acquired() {
     let mut world = World::new().await;
     world.insert_watched_sites(1, "eu").await;
-    // Ticks of two minutes were published, then nobody was there for the rest.
+    // Ticks of two minutes were published; the rest had no scheduler.
     world
         .insert_rows_where("tick <= now() - interval '18 minutes' OR tick > now() - interval '5 seconds'")
         .await;

@@ -69,7 +69,7 @@ fn time_now() -> sqlx::types::time::OffsetDateTime {
 async fn a_report_reader_that_holds_the_migrators_advisory_lock_blocks_no_migration() {
     let database = new_database().await;
     let mut reader = connect_reader(&database).await;
-    // What sqlx computes from the name of the database; it differs for each, so it is found by who waits for it.
+    // The key that sqlx computes from the database's name, found by its waiters.
     let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&mut reader).await.unwrap();
     sqlx::query("SELECT pg_advisory_lock($1)")
         .bind(0x3d32_ad9e * i64::from(crc32(name.as_bytes())))

@@ -79,7 +79,7 @@ async fn an_undecodable_row_is_a_site_with_a_problem_and_others_are_read() {
     let found = sites::find_by_id_or_url(&database.store, &odd[0].0.to_string()).await.unwrap();
     assert!(found[0].spec.is_err());
 
-    // What a coordinator reads when it acquires the shard, and what it reads of changes.
+    // The sites read at the acquisition of the shard, and the sites read as changes.
     let mut loaded: Vec<SiteWithSchedules> = Vec::new();
     let snapshot =
         change_feed::load_shards(&database.store, &[Shard(0)], |site| loaded.push(site)).await.unwrap();
@@ -93,7 +93,7 @@ async fn an_undecodable_row_is_a_site_with_a_problem_and_others_are_read() {
         .unwrap();
     assert_eq!(changed, odd.len() + 1);
 
-    // The problems can be recorded, whatever else is wrong with the rows.
+    // The problems can be recorded despite any other fault of the rows.
     let judged: Vec<_> = sites::list_sites(&database.store)
         .await
         .unwrap()
@@ -220,7 +220,7 @@ async fn oversized_values_are_refused_on_write_with_field_and_allowed_range() {
 #[tokio::test]
 async fn a_url_of_the_maximum_length_is_stored_and_its_duplicate_is_detected() {
     let database = with_region().await;
-    // What does not compress, as a hash index of its text must not matter.
+    // Text that does not compress, so that a limit of the index would show.
     let noise: String =
         sqlx::query_scalar("SELECT string_agg(md5(n::text), '') FROM generate_series(1, 200) AS n")
             .fetch_one(&database.pool)

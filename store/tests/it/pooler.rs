@@ -1,4 +1,4 @@
-//! What stands between us and Postgres: PgBouncer, where this machine has it.
+//! PgBouncer between a process and Postgres, where it is installed.
 
 use std::{
     fs,
@@ -25,7 +25,7 @@ impl Drop for Pooler {
     }
 }
 
-/// One in front of `url`; `None`, and that is printed, where there is none on this machine.
+/// A pooler in front of `url`; `None`, with a message, where it is not installed.
 async fn start_pooler(url: &str, mode: &str) -> Option<Pooler> {
     let (login, place) = url.trim_start_matches("postgres://").split_once('@').unwrap();
     let ((user, password), (host, database)) =

@@ -1,4 +1,4 @@
-//! What runs with the owner's rights, what PUBLIC may do, and what a hostile member of a role can make of either.
+//! Functions with the owner's rights, the rights of PUBLIC, and their abuse by a member of a role.
 
 use std::collections::BTreeSet;
 
@@ -8,12 +8,12 @@ use crate::new_database;
 
 /// Every SECURITY DEFINER function, with the reason why it is one.
 const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
-    // Triggers: the consequences of a change, which who makes the change may not write by hand.
-    ("picket.sites_before()", "reads regions for who may insert a site"),
+    // Triggers: consequences of a change that its author may not write directly.
+    ("picket.sites_before()", "reads regions for roles that may insert a site"),
     ("picket.sites_after()", "writes schedules and retired sites"),
-    ("picket.sites_interval()", "reads settings for who may insert a site"),
+    ("picket.sites_interval()", "reads settings for roles that may insert a site"),
     ("picket.settings_after()", "writes problems of sites"),
-    ("picket.sites_watch_ended()", "closes incidents of sites that nobody watches"),
+    ("picket.sites_watch_ended()", "closes incidents of unscheduled sites"),
     ("picket.regions_before()", "reads the numbers of all regions, removed ones too"),
     ("picket.regions_before_delete()", "marks the region as removed instead"),
     ("picket.regions_after()", "writes schedules"),
@@ -32,7 +32,7 @@ const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
     ("picket.rebuild_rollups(interval)", "writes rollups"),
     ("picket.roll_up_day()", "writes rollups"),
     ("picket.recount_rollups(timestamp with time zone)", "marks an hour of the rollups as changed"),
-    ("picket.close_unwatched_incidents(bigint[])", "closes incidents of sites that nobody watches"),
+    ("picket.close_unwatched_incidents(bigint[])", "closes incidents of unscheduled sites"),
     (
         "picket.close_ledger(text,smallint[],bigint[],interval,interval,timestamp with time zone)",
         "writes missed rows and moves the ledger's mark, fenced by the lease",
@@ -56,7 +56,7 @@ const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
     ("picket.timeline()", "reads the system identifier, which needs rights of the monitoring kind"),
     ("picket.in_maintenance(bigint,timestamp with time zone)", "called by report.site_status"),
     ("report.ledger(timestamp with time zone,timestamp with time zone)", "counts ticks and rows"),
-    ("picket.oldest_snapshot()", "sees the sessions of others, of which it tells an age"),
+    ("picket.oldest_snapshot()", "reads the sessions of others and returns only an age"),
     // Locks.
     ("picket.try_lock_outbox()", "locks a row that a sink may not lock itself"),
 ];
@@ -190,7 +190,7 @@ async fn an_object_added_later_grants_nothing_to_public() {
     assert_eq!((function, kind, table), (false, false, false));
 }
 
-/// Runs statements one by one as `role` until one is refused; says which, and why.
+/// Runs statements one by one as `role` until one is refused; returns it and the reason.
 async fn first_refused(connection: &mut PgConnection, role: &str, statements: &[String]) -> Option<String> {
     connection.execute(AssertSqlSafe(format!("SET ROLE {role}"))).await.unwrap();
     let mut refusal = None;

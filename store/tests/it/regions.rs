@@ -63,7 +63,7 @@ async fn adding_an_existing_region_uses_no_number_and_free_numbers_are_reused() 
     let refused = regions::add_region(&database.store, &"full".parse().unwrap()).await.unwrap_err();
     let why = std::error::Error::source(&refused).map(ToString::to_string).unwrap_or_default();
     assert!(why.contains("name: 'full' cannot be added: all 32767 numbers of regions are taken"), "{why}");
-    assert!(!add_region_named(&database, "eu").await, "what is there needs no number");
+    assert!(!add_region_named(&database, "eu").await, "an existing region needs no number");
 }
 
 #[tokio::test]
@@ -116,7 +116,7 @@ async fn a_site_without_remaining_regions_has_a_problem_until_one_is_added_again
     let why = read_problem(&database).await.unwrap();
     assert!(why.starts_with("regions: none of these is in use: eu, us; allowed: "), "{why}");
     assert_eq!(list_schedules_in_force(&database).await, ["2 ap"]);
-    // A change of something else mends nothing.
+    // A change of another column repairs nothing.
     execute_sql(&database, "UPDATE picket.sites SET interval_seconds = 30").await;
     assert_eq!(read_problem(&database).await, Some(why));
 
@@ -143,7 +143,7 @@ async fn a_site_and_a_region_committed_concurrently_under_repeatable_read_are_re
         let options = database.pool.connect_options();
         let mut one = PgConnection::connect_with(&options).await.unwrap();
         let mut other = PgConnection::connect_with(&options).await.unwrap();
-        // Neither sees what the other commits.
+        // Neither transaction sees the other's commit.
         sqlx::raw_sql(BEGIN).execute(&mut one).await.unwrap();
         sqlx::raw_sql(BEGIN).execute(&mut other).await.unwrap();
         sqlx::raw_sql(first).execute(&mut one).await.unwrap();

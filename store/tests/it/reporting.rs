@@ -126,7 +126,7 @@ async fn every_documented_query_runs_as_the_report_role_with_its_samples_columns
         let rows = sqlx::query(AssertSqlSafe(sql.clone())).fetch_all(&mut reader).await;
         answered += usize::from(!rows.unwrap_or_else(|why| panic!("{sql}: {why}")).is_empty());
     }
-    // What asks for last month, or for what is not well, may find nothing here.
+    // Queries of the last month, or of failures, may find nothing here.
     assert!(answered >= 10, "{answered} have an answer in this small world");
     reader.close().await.unwrap();
 }

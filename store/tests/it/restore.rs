@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 const LONG: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// A database and its Postgres, which are gone when this is.
+/// A database and its Postgres, dropped together.
 struct World {
     store: Store,
     pool: PgPool,
@@ -121,7 +121,7 @@ async fn a_database_restored_into_another_cluster_closes_its_ledger_without_a_fa
     assert_eq!(
         after.query_number(belated).await,
         1,
-        "what was belated before the dump still is, and nothing else"
+        "schedules late before the dump still are, and no others"
     );
     let looked_at = "SELECT count(*) FROM picket.belated_schedules(ARRAY(SELECT shard FROM picket.leases))";
     assert_eq!(after.query_number(looked_at).await, 0);

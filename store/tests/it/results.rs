@@ -1,4 +1,4 @@
-//! Results: once each, and what cannot be kept, with the reason.
+//! Results: each stored once, and dead letters with reasons.
 
 use picket_harness::{builders, servers};
 use picket_proto::{Cause, CheckKind, CheckResult, Outcome, RegionName, SiteId, Timestamp, Timing};
@@ -32,7 +32,7 @@ impl Database {
         self.count_rows("SELECT count(*) FROM picket.check_results").await
     }
 
-    /// The dead letters' subjects and reasons.
+    /// Subjects and reasons of the dead letters.
     pub(crate) async fn list_dead_letters(&self) -> Vec<(String, String)> {
         let query = sqlx::query_as("SELECT subject, reason FROM picket.dead_letters ORDER BY id");
         query.fetch_all(&self.pool).await.unwrap()

@@ -1,4 +1,4 @@
-//! Retention: what is too old goes, nothing else does, and nobody is held up.
+//! Retention: only expired data is removed, and no writer is delayed.
 
 use std::time::Duration;
 

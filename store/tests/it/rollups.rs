@@ -1,4 +1,4 @@
-//! Rollups: each row counted once, whenever it comes, and percentiles as near as is said.
+//! Rollups: each row is counted once, whenever it arrives, and percentiles are within their bound.
 
 use std::time::Duration;
 
@@ -89,7 +89,7 @@ impl World {
         pieces
     }
 
-    /// What reports say in sum; and the same counted from the rows.
+    /// The sums of the reports, and the same counted from the rows.
     pub(crate) async fn rollups_and_recount(&self) -> (String, String) {
         let said = self
             .query_text(

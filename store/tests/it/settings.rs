@@ -52,7 +52,7 @@ async fn each_settings_default_and_range_in_the_database_equal_its_definition() 
             }
             SettingKind::Flag | SettingKind::Url | SettingKind::Fixed => continue,
         };
-        // What other settings must be for the ends of the range to be possible.
+        // Values of other settings that make the ends of the range possible.
         let others = match definition.name {
             "min_interval" => ", max_interval = '1 day'",
             "max_interval" => ", min_interval = '1 second'",
@@ -167,7 +167,7 @@ async fn a_site_out_of_range_has_a_problem_that_names_the_settings_until_include
     assert_eq!(watched_intervals(&database.pool).await, [1, 5, 60]);
     let problem = sites::list_sites(&database.store).await.unwrap().remove(3).problem.unwrap();
     assert!(problem.contains("allowed: 1 to 600 (settings min_interval and max_interval)"), "{problem}");
-    // The history says when each was watched, and what was written meanwhile is judged like the others.
+    // The history records when each site was scheduled; sites written meanwhile are judged alike.
     database
         .pool
         .execute("UPDATE picket.sites SET interval_seconds = 300 WHERE url = 'http://x/3600'")
@@ -250,7 +250,7 @@ async fn a_lease_keeps_its_granted_time_and_no_older_time_renews_it() {
 
     let held =
         leases::acquire_leases(&store, "holder", &AcquireCriteria::expired_only(1), long).await.unwrap();
-    // Somebody who knows a lease time of 3 s finds nothing wrong with it.
+    // A coordinator that knows a lease time of 3 s finds the lease valid.
     assert_eq!(read_version().await, (long, vec![]));
     let progress: Vec<ShardProgress> = held
         .iter()

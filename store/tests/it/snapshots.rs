@@ -1,4 +1,4 @@
-//! A transaction that somebody leaves open: what it costs, and that it is noticed.
+//! A transaction left open: its cost, and its detection.
 
 use std::time::Duration;
 

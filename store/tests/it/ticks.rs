@@ -14,7 +14,7 @@ const FLOOD: &str = "INSERT INTO picket.check_results (scheduled_at, site_id, re
 const NEW_FLOOD: &str = "INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome, cause, tls_expires_at)
     SELECT now() - n * interval '100 ms' + interval '7 microseconds', 1, 1, 'scheduled', 'down', 'timeout', now() + interval '1 year'
     FROM generate_series(1, 3000) AS n ON CONFLICT DO NOTHING";
-/// All that reports say in sums of site 1.
+/// All sums of site 1 in the reports.
 const SAID: &str = "SELECT md5(concat(
     (SELECT string_agg(t::text, ' ' ORDER BY t::text) FROM report.uptime_daily AS t),
     (SELECT string_agg(t::text, ' ' ORDER BY t::text) FROM report.uptime_monthly AS t),

@@ -1,4 +1,5 @@
-//! The mark of a site whose regexes were accepted: what clears it, and that nothing follows from it.
+//! The mark of a site whose regexes were accepted: it is cleared by changes and has no other
+//! effect.
 
 use picket_proto::{CheckRequest, pattern::RULES_VERSION, site::SiteSpec};
 use picket_store::sites;

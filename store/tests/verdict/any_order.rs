@@ -13,7 +13,7 @@ use proptest::{collection::vec, prelude::*};
 
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// What the store does around the verdict: rows once each, states and the incident kept between batches.
+/// The store around the rules: each row once, states and the incident kept between batches.
 struct World {
     rules: IncidentPolicy,
     regions: BTreeSet<RegionId>,
@@ -40,7 +40,7 @@ impl World {
         let mut new = Vec::new();
         for result in batch {
             let key = (result.region, result.scheduled_at, result.kind);
-            // What really happened takes the place of what was missed, and nothing that of a real result.
+            // A real result replaces a missed one and is never replaced.
             if self
                 .rows
                 .get(&key)

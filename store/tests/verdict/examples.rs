@@ -1,4 +1,4 @@
-//! What the verdict says, case by case.
+//! The incident rules, case by case.
 
 use std::time::Duration;
 
@@ -189,7 +189,7 @@ fn the_first_failure_requests_enough_confirmation_rounds_and_a_success_withdraws
     assert_eq!(
         next.clone().evaluate_results(vec![down_result(1, 20)]).confirmation_rounds,
         None,
-        "they are asked once"
+        "they are requested once"
     );
     let confirmed = RegionResult { kind: CheckKind::Confirm, ..up_result(1, 11) };
     let judgement = next.evaluate_results(vec![confirmed]);
@@ -197,7 +197,7 @@ fn the_first_failure_requests_enough_confirmation_rounds_and_a_success_withdraws
     assert_eq!(
         judgement.states.unwrap().len(),
         1,
-        "a confirming check is remembered, since no tick tells of it"
+        "a confirming check is recorded, since no tick contains it"
     );
 }
 

@@ -1,4 +1,4 @@
-//! The verdict: what it says case by case, and what holds whatever comes.
+//! The incident rules: case by case, and their invariants for any input.
 
 mod any_order;
 mod examples;

@@ -32,7 +32,7 @@ fn the_full_bench_finds_every_row_and_writes_its_table() {
     let coordinator = &report["coordinator"];
     assert_eq!(coordinator["held"]["schedules"], 1_000);
     assert_eq!(coordinator["loads"].as_array().map(Vec::len), Some(3), "{coordinator}");
-    // Those who are installed are measured, and those who are not are named.
+    // Installed tools are measured, and missing ones are named.
     let (peers, left_out) = (&report["peers"]["peers"], &report["peers"]["left_out"]);
     for peer in peers.as_array().expect("peers") {
         assert!(peer["checks"].is_i64() && peer["checks"] == peer["up"], "{peer}");

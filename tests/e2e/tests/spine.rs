@@ -192,7 +192,7 @@ async fn a_database_outage_loses_no_result() {
         if now >= published + 50.0 { Ok(()) } else { Err(now - published) }
     })
     .await;
-    eventually(WAIT_TIMEOUT, "a sink that says it is not ready", async || {
+    eventually(WAIT_TIMEOUT, "an unready sink", async || {
         sink.http_get("/readyz").is_some_and(|response| response.status == 503)
     })
     .await;
@@ -225,7 +225,7 @@ async fn processes_started_before_their_servers_wait_and_then_work() {
             process.http_get("/healthz").is_some_and(|response| response.status == 200)
         })
         .await;
-        eventually(WAIT_TIMEOUT, "it says what it waits for", async || {
+        eventually(WAIT_TIMEOUT, "it logs what it waits for", async || {
             process.read_log().contains("waiting for NATS")
         })
         .await;

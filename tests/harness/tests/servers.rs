@@ -1,4 +1,5 @@
-//! The servers that tests stand on: there when asked for, injured when asked to be, gone when the test process is.
+//! The servers of tests: started on demand, stopped and killed on demand, ended with the test
+//! process.
 
 use std::{
     fs,

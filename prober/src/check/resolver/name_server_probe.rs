@@ -124,7 +124,7 @@ mod tests {
 
         let both = NameServers::new(vec![closed, here]);
         assert!(both.is_answering().await);
-        assert!(both.is_answering().await, "it is not asked again at once");
+        assert!(both.is_answering().await, "it is not queried again immediately");
         assert!(!NameServers::new(vec![closed]).is_answering().await);
         assert!(NameServers::new(Vec::new()).is_answering().await);
     }

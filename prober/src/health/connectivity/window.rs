@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn a_failure_is_accepted_when_another_site_answers_after_it() {
         let mut view = view(&[(1, false, 0), (2, true, 10)]);
-        assert_eq!(view.decide_attribution(at(10)), None, "what was before it says nothing of then");
+        assert_eq!(view.decide_attribution(at(10)), None, "earlier observations are no evidence");
         view.record_check(1, false, at(20));
 
         assert_eq!(view.decide_attribution(at(10)), Some(Attribution::Site));
@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(
             view.decide_attribution(at(5)),
             None,
-            "what fails after the canary's answer is doubted anew"
+            "a failure after the canary's answer is in doubt again"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! What the ledger costs.
+//! Cost of the ledger.
 
 use super::*;
 

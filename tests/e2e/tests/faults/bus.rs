@@ -1,4 +1,4 @@
-//! What may happen to NATS.
+//! Faults of NATS.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ async fn f10_all_processes_reconnect_to_a_restarted_or_killed_bus_and_no_result_
     drill.stack.nats.restart().await;
     drill.wait_served().await;
     drill.stack.nats.kill().await;
-    // The injury is the time itself.
+    // The fault is its duration.
     tokio::time::sleep(Duration::from_secs(5)).await;
     drill.stack.nats.start().await;
     drill.mark_fault_ended().await;
@@ -33,7 +33,8 @@ async fn f10_all_processes_reconnect_to_a_restarted_or_killed_bus_and_no_result_
     wait_results_stored(&drill).await;
     let account = drill.verify_account().await;
     assert_eq!(account.dead_letters, 0, "{account:#?}");
-    // A job that was on its way to a prober comes again too, when it has expired: it was scheduled, and nobody did it.
+    // A job in flight to a prober is redelivered too, after it has expired: it was scheduled and
+    // not performed.
     assert!(account.missed_for_cause("not_scheduled") > account.missed / 2, "{account:#?}");
     assert!(account.recovery_s < 15.0, "{account:#?}");
     drill.stop().await;

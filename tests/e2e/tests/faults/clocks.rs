@@ -87,12 +87,12 @@ const CLOCK_STEP_S: i64 = 45 * 86_400;
 
 /// A drill on a database whose clock can be set; it is right at first.
 async fn start_with_clock(
-    injury: &'static str,
+    description: &'static str,
     fault: &'static str,
 ) -> (FaultTest, TestPostgres, DatabaseClock) {
     let (postgres, clock) = DatabaseClock::start().await;
     let setting = Environment { database: Some(postgres.url().to_owned()), ..Environment::default() };
-    (FaultTest::start_with(fault, injury, Topology::default(), setting).await, postgres, clock)
+    (FaultTest::start_with(fault, description, Topology::default(), setting).await, postgres, clock)
 }
 
 /// Now by the right clock, as SQL has it.
@@ -132,7 +132,7 @@ async fn f21_a_database_clock_that_is_45_days_ahead_for_a_while_deletes_nothing_
     wait_all_logged(&drill, r#""retention paused","reason":"the database's clock has jumped by"#).await;
     assert_eq!(count_result_days(&drill).await, days);
     let ahead = drill.stack.query_number(&marks.replace("{now}", &now_sql())).await;
-    assert_eq!(ahead, 0, "nothing is said to be scheduled up to then");
+    assert_eq!(ahead, 0, "no watermark is up to then");
 
     clock.set_offset(0);
     drill.mark_fault_ended().await;
@@ -155,8 +155,8 @@ async fn f21b_a_database_clock_steadily_400_s_ahead_costs_nothing() {
     let (postgres, clock) = DatabaseClock::start().await;
     clock.set_offset(400);
     let setting = Environment { database: Some(postgres.url().to_owned()), ..Environment::default() };
-    let injury = "the database's clock 400 s ahead of all others, steadily";
-    let mut drill = FaultTest::start_with("F21b", injury, Topology::default(), setting).await;
+    let description = "the database's clock 400 s ahead of all others, steadily";
+    let mut drill = FaultTest::start_with("F21b", description, Topology::default(), setting).await;
     drill.mark_fault_started().await;
 
     drill.wait_served().await;
@@ -178,7 +178,7 @@ async fn f21c_a_database_clock_temporarily_ahead_leaves_no_expired_job_and_no_st
     drill.mark_fault_started_at(&now_sql());
     wait_all_logged(&drill, "database clock jumped, unconfirmed").await;
     wait_served(&drill).await;
-    // Those that are started now have no memory of the right time.
+    // Processes started now have no earlier reading of the right time.
     for coordinator in drill.coordinators.drain(..).collect::<Vec<_>>() {
         coordinator.kill().await;
     }

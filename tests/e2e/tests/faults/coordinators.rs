@@ -1,4 +1,4 @@
-//! What may happen to a coordinator.
+//! Faults of a coordinator.
 
 use std::collections::HashMap;
 
@@ -64,7 +64,7 @@ async fn f2_a_coordinator_paused_beyond_its_lease_publishes_nothing_for_it_when_
     drill.wait_served().await;
     paused.send_signal(Signal::CONT);
     drill.mark_fault_ended().await;
-    eventually(WAIT_TIMEOUT, "the one that wakes to say so", async || {
+    eventually(WAIT_TIMEOUT, "the resumed coordinator's log line", async || {
         let log = paused.read_log();
         if log.contains("process was suspended")
             && log.contains(r#""message":"lost leases, stopped publishing for their shards","shards":32"#)

@@ -1,4 +1,4 @@
-//! What may happen to Postgres.
+//! Faults of Postgres.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ async fn f8_a_database_outage_of_a_minute_loses_no_result_and_causes_no_second_s
 
     let stopped = drill.mark_fault_started().await;
     postgres.stop().await;
-    // The injury is the time itself.
+    // The fault is its duration.
     tokio::time::sleep(Duration::from_secs(60)).await;
     for coordinator in &drill.coordinators {
         assert_eq!(coordinator.read_metric("picket_coordinator_leases_held"), 0.0);
@@ -41,7 +41,7 @@ async fn f8_a_database_outage_of_a_minute_loses_no_result_and_causes_no_second_s
                AND scheduled_at < '{healed}' AND {condition}"
         )
     };
-    // A lease is believed in for a while without the database: what was done in it is stored now.
+    // A lease is trusted for a while without the database; its results are stored now.
     assert!(drill.stack.query_number(&rows("outcome <> 'missed'")).await > 0);
     let lease = LEASE_TIME.as_secs();
     let no_lease = rows(&format!(

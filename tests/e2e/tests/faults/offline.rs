@@ -8,7 +8,7 @@ use picket_e2e::{
 };
 use picket_harness::servers;
 
-/// The only region: what its prober says is the majority, so that a false `down` would be an incident.
+/// The only region: its prober alone is the majority, so a false `down` would be an incident.
 const REGIONS: [&str; 1] = ["east"];
 
 #[tokio::test]
@@ -21,15 +21,15 @@ async fn f28_a_prober_without_a_network_and_without_canaries_is_offline_and_open
         Credentials::init_with_tls(&REGIONS, &["127.0.0.1", &hosts.hub().address().to_string()]);
     let written = credentials.clone();
     let nats = servers::start_nats_with_config(move |port| written.write_server_config(port, &[])).await;
-    let scene = Topology { regions: &REGIONS, probers: 1, ..Topology::default() };
+    let topology = Topology { regions: &REGIONS, probers: 1, ..Topology::default() };
     let setting = Environment {
         nats: Some(nats),
         credentials: Some(credentials),
         hosts: Some(hosts),
         ..Environment::default()
     };
-    let injury = "the only prober loses every route but that to the bus, for 20 s";
-    let mut drill = FaultTest::start_with("F28", injury, scene, setting).await;
+    let description = "the only prober loses every route but that to the bus, for 20 s";
+    let mut drill = FaultTest::start_with("F28", description, topology, setting).await;
     let hosts = drill.hosts.take().expect("this drill has hosts");
 
     hosts.remove_routes(hosts.region_host("east"));

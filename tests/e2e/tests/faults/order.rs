@@ -1,4 +1,4 @@
-//! Processes that start before what they need, and one that loses it.
+//! Processes that start before their servers, and a coordinator that loses its database.
 
 use picket_e2e::{
     Stack,
@@ -54,10 +54,10 @@ async fn f29_processes_started_before_their_servers_wait_and_log_and_then_work()
 #[tokio::test]
 #[ignore = "slow: just e2e"]
 async fn f29b_a_coordinator_without_postgres_beyond_its_lease_stops_publishing_and_logs_it() {
-    let scene = Topology { coordinators: 1, ..Topology::default() };
+    let topology = Topology { coordinators: 1, ..Topology::default() };
     let postgres = servers::shared_postgres().await;
     let mut drill =
-        FaultTest::start("F29b", "one of two coordinators cut off from Postgres alone", scene).await;
+        FaultTest::start("F29b", "one of two coordinators cut off from Postgres alone", topology).await;
     let link = Proxy::forward_to_port(postgres.port()).await;
     let url =
         drill.stack.database_url().replace(&format!(":{}/", postgres.port()), &format!(":{}/", link.port()));

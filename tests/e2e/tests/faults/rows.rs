@@ -47,7 +47,7 @@ async fn f22_an_unusable_row_is_a_problem_of_its_own_and_other_sites_are_checked
                  (E'line\\nbreak', 'picket.event.a', '{}')",
         )
         .await;
-    // The shards of a coordinator that is gone are read anew, odd rows and all.
+    // The shards of the dead coordinator are read again, with their invalid rows.
     drill.coordinators.remove(0).kill().await;
     let coordinator = drill.spawn_coordinator().await;
     coordinator.wait_ready().await;

@@ -1,4 +1,4 @@
-//! What may happen to the streams: purged, deleted, full.
+//! Faults of the streams: purged, deleted, full.
 
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ async fn f14b_results_purged_before_a_sink_has_read_them_are_counted_and_missed(
     drill.sinks.iter().for_each(|sink| sink.send_signal(Signal::STOP));
     drill.mark_fault_started().await;
     wait_undelivered(&jetstream, RESULTS_STREAM, "sink", 60).await;
-    // They must have been seen to wait, for their loss to be seen.
+    // A loss is detected only for results observed waiting.
     for coordinator in &drill.coordinators {
         eventually(WAIT_TIMEOUT, "the coordinators to see them", async || {
             let seen = coordinator.read_metric("picket_coordinator_results_waiting");
@@ -139,7 +139,7 @@ async fn f14e_publishers_report_a_full_bus_and_wait_until_it_has_space() {
     let Some((nats, disk)) = servers::start_nats_on_disk(48).await else { return };
     let mut drill = FaultTest::start_with(
         "F14e",
-        "the disk of the bus full, until it is started with room",
+        "the disk of the bus full, until a restart with space",
         Topology::default(),
         Environment { nats: Some(nats), ..Environment::default() },
     )
@@ -170,8 +170,9 @@ async fn f14e_publishers_report_a_full_bus_and_wait_until_it_has_space() {
 #[tokio::test]
 #[ignore = "slow: just e2e"]
 async fn f14d_publishing_pauses_before_the_results_stream_would_discard_results() {
-    let scene = Topology { settings: &[("results_max_bytes", "1MiB")], ..Topology::default() };
-    let mut drill = FaultTest::start("F14d", "no sink until a stream of 1 MiB is nearly full", scene).await;
+    let topology = Topology { settings: &[("results_max_bytes", "1MiB")], ..Topology::default() };
+    let mut drill =
+        FaultTest::start("F14d", "no sink until a stream of 1 MiB is nearly full", topology).await;
     let url = drill.target.url("/ok/many");
     drill
         .stack
@@ -206,7 +207,7 @@ async fn f14d_publishing_pauses_before_the_results_stream_would_discard_results(
         coordinator.wait_ready().await;
     }
     drill.wait_served().await;
-    // What was given to sinks that slept comes again after a minute.
+    // Results delivered to suspended sinks are redelivered after a minute.
     eventually(WAIT_TIMEOUT, "no result to wait for longer than a moment", async || {
         let waiting = drill.coordinators[0].read_metric("picket_coordinator_results_waiting");
         if waiting < 100.0 { Ok(()) } else { Err(waiting) }
@@ -219,7 +220,7 @@ async fn f14d_publishing_pauses_before_the_results_stream_would_discard_results(
     assert_eq!(drill.sum_coordinator_metric("results_discarded_total"), 0.0);
     for coordinator in &drill.coordinators {
         let lost = coordinator.read_metric_where("picket_coordinator_jobs_lost_total", "cause=\"backlog\"");
-        assert!(lost > 0.0, "those not published are counted by their cause");
+        assert!(lost > 0.0, "unpublished jobs are counted by cause");
     }
     drill.stop().await;
 }

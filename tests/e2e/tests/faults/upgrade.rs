@@ -84,8 +84,8 @@ async fn f19c_an_older_build_is_upgraded_in_any_order_and_rolled_back_without_a_
         return;
     };
     let setting = Environment { programs: Some(old.clone()), ..Environment::default() };
-    let injury = "an older build replaced by this one, put back, and replaced in another order";
-    let mut drill = FaultTest::start_with("F19c", injury, Topology::default(), setting).await;
+    let description = "an older build replaced by this one, put back, and replaced in another order";
+    let mut drill = FaultTest::start_with("F19c", description, Topology::default(), setting).await;
     let new = picket_e2e::program_path("picket").parent().unwrap().to_owned();
 
     drill.mark_fault_started().await;
@@ -96,7 +96,7 @@ async fn f19c_an_older_build_is_upgraded_in_any_order_and_rolled_back_without_a_
     let initial = ["migrate", "--lease-time", "6s", "--ledger-grace", "10s", "--min-interval", "1s"];
     assert_eq!(drill.stack.run_picket(&initial).await.0, 0);
     eprintln!("schema {before} of the older build, {} of this one", drill.stack.query_number(schema).await);
-    // First what expands, then what uses it: the older build goes on under the newer schema.
+    // The schema first, then the processes: the older build continues under the newer schema.
     drill.wait_served().await;
 
     use ProcessKind::{Coordinators, Probers, Sinks};

@@ -8,12 +8,12 @@ use crate::{SecuredNats, TlsFiles, run_picket, run_picket_ok};
 struct TlsCase<'a> {
     name: &'a str,
     variables: Vec<(&'a str, &'a str)>,
-    /// What is said; `None` where all is well.
+    /// Expected error; `None` for success.
     expected_error: Option<&'a str>,
 }
 
 impl TlsCase<'_> {
-    /// What is wrong with what came of it.
+    /// Difference from the expected outcome.
     fn find_mismatch(self, bus: &SecuredNats) -> Option<String> {
         let url = bus.server.url();
         let output = run_picket(&["probers"], &[self.variables, vec![("NATS_URL", url.as_str())]].concat());
