@@ -16,7 +16,7 @@ use picket_store::{
 };
 use sqlx::{AssertSqlSafe, types::time::OffsetDateTime};
 
-use self::world::{INTERVAL, REGIONS, World, insert_into_store, new_world};
+use self::world::{INTERVAL, REGIONS, World, new_world};
 use crate::results::{missed_result, now, up_result};
 
 #[tokio::test]

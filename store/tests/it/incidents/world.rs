@@ -107,11 +107,7 @@ impl World {
     }
 }
 
-pub(super) async fn insert_into_store(
-    results: &ResultStore,
-    rows: &[CheckResult],
-    now: Timestamp,
-) -> InsertSummary {
+async fn insert_into_store(results: &ResultStore, rows: &[CheckResult], now: Timestamp) -> InsertSummary {
     let entries: Vec<_> = rows
         .iter()
         .map(|row| IncomingResult {
