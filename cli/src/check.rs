@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn down_anywhere_outweighs_no_answer_elsewhere() {
+    fn a_down_region_outweighs_a_region_without_an_answer() {
         let silent = || ("us".to_owned(), RegionReply::TimedOut);
 
         assert_eq!(exit_code(&[answer(Outcome::Up), answer(Outcome::Up)]), 0);
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_region_is_a_line_with_its_phases_and_the_cause() {
+    fn each_region_has_a_line_with_phases_and_cause() {
         let text =
             build_table(&[answer(Outcome::Down), ("us".to_owned(), RegionReply::NoResponders)]).to_string();
 

@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_shell_gets_a_script_that_knows_every_command() {
+    fn each_shells_completion_script_contains_every_command() {
         for &shell in Shell::value_variants() {
             let script = String::from_utf8(generate_script(shell)).unwrap();
             for command in ["maintenance", "ledger", "completions"] {

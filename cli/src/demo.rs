@@ -62,7 +62,7 @@ mod tests {
     use picket_proto::site::IntervalRange;
 
     #[test]
-    fn every_site_of_the_demo_can_be_watched_and_none_is_there_twice() {
+    fn every_demo_site_is_valid_and_unique() {
         let sites = demo_sites(8_090, IntervalRange::default());
 
         for site in &sites {

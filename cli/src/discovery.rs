@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_probers_answer_reads_whatever_else_is_in_it() {
+    fn a_probers_answer_decodes_with_unknown_fields() {
         let json = br#"{"type":"io.nats.micro.v1.stats_response","name":"picket-prober","id":"x","version":"0.1.0",
             "started":"2026-11-21T07:00:00Z","endpoints":[{"name":"check","data":null},{"name":"check-any","data":
             {"region":"eu","instance":"host-1","slots_total":9,"slots_used":2,"slots_free":7,"checks":3,"new":true}}]}"#;

@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shards_are_summed_by_holder_and_those_of_nobody_stand_first() {
+    fn shards_are_counted_by_holder_with_unheld_ones_first() {
         let shard = |shard, holder: Option<&str>, expires, behind| LeaseRow {
             shard,
             holder: holder.map(str::to_owned),

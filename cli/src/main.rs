@@ -202,12 +202,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_tree_of_commands_makes_sense() {
+    fn the_command_tree_is_valid() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn an_option_that_makes_no_sense_is_refused_by_name_value_and_what_is_allowed() {
+    fn an_invalid_option_is_refused_with_name_value_and_allowed_values() {
         for (arguments, parts) in [
             (&["up", "--nats-port", "0"][..], &["--nats-port", "0", "1..=65535"][..]),
             (&["up", "--regions", "a,EU"], &["--regions", "EU", "a-z"]),

@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_is_one_of_the_calendar_or_a_span_from_now() {
+    fn a_time_is_a_calendar_date_or_an_offset_from_now() {
         let now = Timestamp::from_millis(1_795_176_000_000);
 
         assert_eq!(parse_time_arg("now").unwrap().to_timestamp(now), now);

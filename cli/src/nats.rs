@@ -12,7 +12,7 @@ use picket_runtime::{
     ErrorChain,
     streams::{self, AdoptedStream},
 };
-use picket_store::tickets;
+use picket_store::settings;
 
 use self::{
     config::ServerOptions,
@@ -114,7 +114,7 @@ pub(crate) async fn run(command: NatsCommand, matches: &ArgMatches) -> Result<()
 
 async fn adopt_bus(place: DatabaseAndNatsArgs, matches: &ArgMatches) -> Result<(), Error> {
     let (store, bus) = place.connect(matches).await?;
-    let installation = tickets::Keyring::load_from(&store).await?.tickets().installation();
+    let installation = settings::read_settings(&store).await?.installation_id;
     let adopted = streams::adopt_streams(&bus.jetstream, installation)
         .await
         .map_err(|error| Error::Unreachable(ErrorChain(&error).to_string()))?;

@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_align_and_no_line_ends_in_blanks() {
+    fn columns_align_without_trailing_spaces() {
         assert_eq!(
             listing(false),
             "  ID  STATUS  URL\n   7  down    https://example.com/\n1234  up      -\n"
@@ -274,20 +274,20 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_there_only_where_they_are_wanted() {
+    fn colours_appear_only_where_enabled() {
         assert!(listing(true).contains("\x1b["));
         assert!(!listing(false).contains('\x1b'));
     }
 
     #[test]
-    fn a_table_without_rows_says_so() {
+    fn an_empty_table_prints_a_notice() {
         let listing = TextTable::with_style(["ID"], "none yet", false, false);
 
         assert_eq!(listing.to_string(), "none yet\n");
     }
 
     #[test]
-    fn json_of_a_hostile_text_is_plain_and_says_the_same() {
+    fn json_of_hostile_text_is_printable_and_decodes_to_the_same_value() {
         let hostile = "\u{202e}\u{9b}31m\x1b[2J\u{7f}";
 
         let text = to_pretty_json(&[hostile]);

@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_region_without_a_prober_is_listed_while_jobs_wait_there_or_somebody_was_there_lately() {
+    fn a_region_without_probers_is_listed_while_jobs_wait_or_after_recent_activity() {
         let now = Timestamp::from_micros(1_800_000_000_000_000);
         let at = |days: i64| OffsetDateTime::from_unix_timestamp(1_800_000_000 - days * 86_400).ok();
         let place = |region: &str, waiting, last_taken| RegionActivity {

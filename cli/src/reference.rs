@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reference_pages_are_what_the_programs_generate() {
+    fn the_reference_pages_equal_the_generated_ones() {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference");
         for page in &PAGES {
             let text = std::fs::read_to_string(dir.join(page.file)).unwrap_or_default();
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_text_between_the_markers_is_written() {
+    fn generation_writes_only_between_the_markers() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("page.md");
         let page = Page { file: "page.md", title: "Page", generate: || "new".to_owned() };

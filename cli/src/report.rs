@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn csv_quotes_what_must_be_and_leaves_empty_what_is_unknown() {
+    fn csv_quotes_special_values_and_leaves_unknown_ones_empty() {
         let text = render_csv(&[uptime("shop, \"new\"")], false).unwrap();
 
         let lines: Vec<_> = text.split("\r\n").collect();
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn csv_holds_no_formula_of_strangers_unless_asked_for_and_numbers_stay_numbers() {
+    fn csv_escapes_formulas_by_default_and_keeps_numbers() {
         let second_field = |site: &str, raw| {
             let row = UptimeRow { checks: -10, ..uptime(site) };
             let text = render_csv(&[row], raw).unwrap();
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_ends_with_a_picture_of_the_days() {
+    fn a_table_ends_with_a_sparkline_of_the_days() {
         let text = build_table(&[uptime("shop")]).to_string();
 
         assert!(text.lines().next().unwrap().ends_with("LAST 30 DAYS"), "{text}");

@@ -227,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_shown_can_be_typed_and_what_is_not_allowed_is_refused_with_what_is() {
+    fn a_displayed_setting_parses_and_an_invalid_one_is_refused_with_the_allowed_range() {
         for definition in SETTINGS.iter().filter(|definition| definition.kind != SettingKind::Fixed) {
             let default = definition.default.clone().unwrap();
             assert_eq!(parse_value(definition, &default.to_string()), Ok(default));

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_site_that_cannot_be_watched_counts_as_a_problem_unless_it_is_paused() {
+    fn an_invalid_site_counts_as_a_problem_unless_it_is_paused() {
         let warned = SiteStatus { warnings: vec!["slow".into()], ..site("up", None) };
         let sites = [
             warned,

@@ -257,14 +257,14 @@ mod tests {
     }
 
     #[test]
-    fn json_is_the_message_as_it_came() {
+    fn json_output_is_the_message_unchanged() {
         let shown = line(&["--output", "json"], "picket.result.eu.3", RESULT).unwrap();
 
         assert_eq!(shown, format!("{RESULT}\n"));
     }
 
     #[test]
-    fn json_of_a_hostile_message_is_a_line_of_plain_text_that_says_the_same() {
+    fn json_of_a_hostile_message_is_one_printable_line_with_the_same_value() {
         let hostile = RESULT
             .replace(r#""message":"503""#, "\"message\":\"\u{202e}\u{9b}2J\u{7f}\"")
             .replace(",", ",\n");
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn results_that_share_a_message_are_shown_a_line_each() {
+    fn results_of_a_bundle_are_shown_on_a_line_each() {
         let other = RESULT.replace(r#""site_id":7"#, r#""site_id":8"#);
         let bundle = [RESULT, &other, RESULT].join("\n");
 
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_leave_out_what_was_not_asked_for() {
+    fn filters_drop_messages_that_do_not_match() {
         let shown = |arguments: &[&str]| line(arguments, "picket.result.eu.3", RESULT).is_some();
 
         assert!(shown(&["--site", "7", "--region", "eu", "--outcome", "down"]));
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_of_each_kind_says_what_happened_and_for_how_long() {
+    fn every_kind_of_event_is_shown_with_its_duration() {
         let silent = r#"{"v":1,"id":"a","event":"region.silent","region":"eu","since":"2026-11-20T12:00:00.000000Z","at":"2026-11-20T12:00:20.000000Z"}"#;
         let closed = OPENED
             .replace("incident.opened", "incident.closed")
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_and_a_message_that_is_none_of_ours_do_not_break_a_line() {
+    fn an_event_or_a_foreign_message_stays_on_one_line() {
         let event = line(&[], "picket.event.region.silent", "{\"region\":\"eu\"}\n").unwrap();
         let noise = line(&[], "picket.result.eu.3", "\x1b[2J\nnoise").unwrap();
 

@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_piece_is_made_smaller_while_it_is_slow_and_never_larger_than_it_should_be() {
+    fn a_chunk_shrinks_while_it_is_slow_and_never_exceeds_its_maximum() {
         let seconds = Duration::from_secs;
         let mut piece =
             AdaptiveChunk::new(seconds(1_200), seconds(60), seconds(1_200), seconds(10), seconds(2));

@@ -85,7 +85,7 @@ impl ConfirmationListener {
 
     fn accept_message(&self, message: &async_nats::Message, rounds: &mut ConfirmationQueue) {
         #[cfg(test)]
-        crate::supervision_tests::panic_if_injected("confirmation_listener");
+        picket_harness::injected_panic::panic_if_injected("confirmation_listener");
         let Ok(request) = serde_json::from_slice::<ConfirmationRequest>(&message.payload) else {
             self.metrics.confirmations_rejected.inc();
             return;

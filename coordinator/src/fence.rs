@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gate_lets_its_epoch_through_until_its_time_and_no_other() {
+    fn a_gate_is_open_for_its_epoch_until_its_deadline_and_for_no_other() {
         let at = |s| Boottime::from_elapsed(Duration::from_secs(s));
         let fence = Fence::default();
         fence.open_shard(Shard(3), Epoch(7), at(12));

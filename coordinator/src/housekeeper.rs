@@ -1,5 +1,5 @@
-//! Housekeeping of the database: rolls up results once their ledger is closed, and deletes expired
-//! data.
+//! Housekeeping of the database: rolls up results once their ledger is closed, and applies the
+//! retention.
 //!
 //! Every coordinator tries, and the database admits one at a time. Bound: one statement at a time,
 //! over a chunk of time that shrinks after a slow statement; catching up takes at most half of the

@@ -5,27 +5,21 @@
 //! and another coordinator acquires the shard.
 
 pub(crate) mod clock_trust;
+mod clock_watch;
 pub(crate) mod held;
 pub mod machine;
 pub(crate) mod share;
 
 use std::{collections::VecDeque, time::Duration};
 
-use picket_proto::{Epoch, Shard, Timestamp};
-use picket_runtime::{
-    ErrorChain, ReadinessCheck,
-    clock::{self, Boottime, ClockAdjustment, DbClock},
-    streams,
-};
+use picket_proto::{Epoch, Shard};
+use picket_runtime::{ErrorChain, ReadinessCheck, clock::Boottime};
 use picket_store::{Store, leases, settings::SharedSettings};
 use ractor::{Actor, ActorProcessingErr, ActorRef, call_t};
 use tokio::{sync::oneshot, time::timeout};
 use tracing::{info, instrument, warn};
 
-use self::{
-    clock_trust::ReferenceClocks,
-    machine::{LeaseAction, LeaseEvent, LeaseMachine, ReleasingShards},
-};
+use self::machine::{LeaseAction, LeaseEvent, LeaseMachine, ReleasingShards};
 use crate::{
     dispatch::publisher::{Ownership, PublishHealth},
     fence::Fence,
@@ -87,9 +81,6 @@ const SCHEDULER_TIMEOUT_MS: u64 = 2_000;
 /// Maximum time to wait for the last acknowledgements of a shard before its lease is released
 /// anyway.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(8);
-/// Interval and timeout of reading the NATS server's clock.
-const BUS_CLOCK_INTERVAL: Duration = Duration::from_secs(10);
-const BUS_CLOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Actor for LeaseManager {
     type Msg = Msg;
@@ -207,7 +198,7 @@ impl LeaseManager {
                 match leases::record_heartbeat(&self.store, &self.name, is_leaving, lease_time.duration).await
                 {
                     Ok(cluster_view) => {
-                        warn_on_clock_skew(state, cluster_view.now);
+                        state.warn_on_clock_skew(cluster_view.now);
                         return Some(LeaseEvent::HeartbeatDone { sent, cluster_view, reference_clocks });
                     }
                     Err(error) => return Some(self.on_database_error(state, "database unavailable", &error)),
@@ -292,51 +283,6 @@ impl LeaseManager {
         None
     }
 
-    /// Reads other clocks. The bus clock is read every 10 s, and in each round while the database's
-    /// clock is in doubt.
-    async fn read_reference_clocks(&self, state: &mut LeaseState) -> ReferenceClocks {
-        let is_due = state
-            .bus_clock_read_at
-            .is_none_or(|at| Boottime::now().saturating_duration_since(at) >= BUS_CLOCK_INTERVAL);
-        let mut bus = None;
-        if is_due || state.is_clock_in_doubt {
-            bus =
-                timeout(BUS_CLOCK_TIMEOUT, streams::read_server_clock(&self.jetstream)).await.ok().flatten();
-            state.bus_clock_read_at = Some(Boottime::now());
-        }
-        if let Some(bus) = bus {
-            self.clock.set_bus(bus);
-        }
-        ReferenceClocks { wall: Some(clock::wall_clock_now()), bus }
-    }
-
-    /// Uses `clock` as the database's clock from now on.
-    fn follow_clock(&self, state: &mut LeaseState, clock: DbClock, adjusted: ClockAdjustment) {
-        self.clock.set_database(clock);
-        let was_in_doubt =
-            std::mem::replace(&mut state.is_clock_in_doubt, clock.unconfirmed_jump_us().is_some());
-        self.metrics.clock_unconfirmed.set(i64::from(state.is_clock_in_doubt));
-        match adjusted {
-            ClockAdjustment::Stepped(us) => {
-                self.metrics.clock_steps.inc();
-                warn!(step_ms = us / 1_000, "database clock jumped, following it");
-            }
-            ClockAdjustment::Unconfirmed(us) if !was_in_doubt => {
-                warn!(
-                    step_ms = us / 1_000,
-                    hold_s = DbClock::JUMP_HOLD_PERIOD.as_secs(),
-                    "database clock jumped, unconfirmed; keeping the previous time and deleting nothing \
-                     until another clock confirms the jump, or the clock has been steady for hold_s"
-                );
-            }
-            ClockAdjustment::Slewing if was_in_doubt => {
-                info!("database clock is back at the time before its jump")
-            }
-            _ => {}
-        }
-        let _ = self.scheduler.cast(scheduler::Msg::ClockUpdated(clock, adjusted));
-    }
-
     /// Makes the scheduler stop shards and releases their leases once no job of them is in flight.
     /// Runs in a task: the last acknowledgements may take a while, and the other leases must be
     /// renewed meanwhile.
@@ -380,20 +326,6 @@ impl LeaseManager {
             state.last_warning = Some(failure);
         }
         LeaseEvent::Failed
-    }
-}
-
-/// Warns once that log timestamps of this machine will not match those of other machines.
-fn warn_on_clock_skew(state: &mut LeaseState, now: Timestamp) {
-    const SKEW: Duration = Duration::from_secs(1);
-    let wall = clock::wall_clock_now();
-    let skew = wall.saturating_duration_since(now).max(now.saturating_duration_since(wall));
-    if skew > SKEW && !state.is_skew_reported {
-        state.is_skew_reported = true;
-        warn!(
-            skew_ms = skew.as_millis(),
-            "wall clock differs from the database clock; ticks follow the database clock"
-        );
     }
 }
 

@@ -104,6 +104,8 @@ impl Actor for LedgerCloser {
 impl LedgerCloser {
     /// Closes one chunk. Returns true if there is more.
     async fn close_ledger(&self, state: &mut CloserState) -> Result<bool, picket_store::Error> {
+        // Before anything is closed: the schedules of a restored database carry transaction numbers
+        // of the former cluster.
         if self.store.adopt_cluster().await? {
             warn!("the database was restored from another cluster, replaced its transaction numbers");
         }
@@ -151,6 +153,8 @@ impl LedgerCloser {
         }
         let behind = closed.lag.unwrap_or_default();
         self.metrics.ledger_lag.set(behind.as_secs_f64());
+        // A slow statement that recorded nothing is not repeated at once: it found the database
+        // busy.
         Ok(behind > grace + 2 * LEDGER_INTERVAL && (missed > 0 || took < SLOW_THRESHOLD))
     }
 
@@ -167,18 +171,23 @@ impl LedgerCloser {
                 .await
                 .ok()?;
             let info = consumer.cached_info();
+            // A sink acknowledges after its commit, so without these nothing is unstored.
             if info.num_pending == 0 && info.num_ack_pending == 0 {
                 return None;
             }
             let stream = jetstream.get_stream_no_info(subject::RESULTS_STREAM).await.ok()?;
             let oldest = stream
                 .raw_message_builder()
+                // A later message may be stored already. An earlier time only makes the ledger more
+                // cautious.
                 .sequence(info.ack_floor.stream_sequence + 1)
                 .next_by_subject(subject::RESULT_SUBJECTS)
                 .send()
                 .await;
             Some(Timestamp::from(oldest.ok()?.time))
         };
+        // Without an answer the ledger closes as if no result waited; a late result replaces its
+        // `missed` row.
         timeout(LEDGER_INTERVAL, query).await.ok().flatten()
     }
 }

@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_all_coordinators_must_agree_on_is_no_option_of_one() {
+    fn cluster_settings_are_not_options_of_one_coordinator() {
         Options::command().debug_assert();
         for option in ["--lease-time", "--min-interval", "--replicas", "--retention-days"] {
             let refusal =

@@ -56,6 +56,7 @@ impl Pipeline for CoordinatorPipeline {
             publish_gaps: publish_gaps.clone(),
             metrics: self.metrics.clone(),
         };
+        // Downstream first: each actor gets references to actors that already run.
         let publish_pause = PublishPause::default();
         let backpressure = BackpressureActor {
             bus: self.bus.clone(),
@@ -78,6 +79,8 @@ impl Pipeline for CoordinatorPipeline {
             scheduler: scheduler.clone(),
             metrics: self.metrics.clone(),
         };
+        // A loop without messages is a supervised task, so that its end rebuilds the pipeline as
+        // well.
         spawn_task("confirmation_listener", confirmation_listener.run(), supervisor.clone()).await?;
         let catalog = Catalog {
             store: self.store.clone(),
@@ -156,6 +159,7 @@ impl Pipeline for CoordinatorPipeline {
     async fn drain(&self, lease: Self::Actors) {
         let (done, drained) = oneshot::channel();
         if lease.cast(lease::Msg::Drain(done)).is_ok() {
+            // Without a timeout here, because the supervisor bounds the whole drain.
             let _ = drained.await;
         }
     }

@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_region_is_silent_when_nobody_asks_and_nothing_moves() {
+    fn a_region_is_silent_without_pulls_and_without_progress() {
         let now = Instant::now();
         let after = |seconds| now + Duration::from_secs(seconds);
         let (eu, us): (RegionName, RegionName) = ("eu".parse().unwrap(), "us".parse().unwrap());
@@ -88,7 +88,7 @@ mod tests {
             liveness.observe_consumer(&us, activity(0, 7), after(second));
         }
 
-        assert_eq!(liveness.active_regions(), std::slice::from_ref(&eu), "a busy one asks for nothing");
+        assert_eq!(liveness.active_regions(), std::slice::from_ref(&eu), "a busy prober pulls nothing");
         assert_eq!(liveness.silent_regions(after(20)), [(us.clone(), Duration::from_secs(20))]);
         liveness.observe_consumer(&us, activity(1, 7), after(25));
         assert_eq!(liveness.silent_regions(after(25)), []);

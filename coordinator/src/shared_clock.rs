@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_deleted_by_a_clock_that_one_of_the_others_contradicts() {
+    fn deletion_is_refused_while_any_clock_disagrees() {
         let at = Boottime::from_elapsed(Duration::from_secs(10));
         let now = Timestamp::from_micros(1_800_000_000_000_000);
         let before = now.saturating_sub(Duration::from_secs(10));
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_no_time_before_the_first_reading_and_while_a_jump_is_unconfirmed() {
+    fn the_clock_has_no_time_before_its_first_reading_or_during_an_unconfirmed_jump() {
         let now = Timestamp::from_micros(1_800_000_000_000_000);
         let at = Boottime::from_elapsed(Duration::from_secs(1));
         assert!(ClockReadings::default().database_now(at).is_err());

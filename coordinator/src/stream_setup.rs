@@ -143,7 +143,8 @@ impl StreamReconciler {
     /// Reconciles everything. Returns true if there is a signing key for tickets.
     async fn reconcile_all(&self, state: &mut ReconcilerState, round: bool) -> Result<bool, Error> {
         // First, because a failing stream must not keep this coordinator on retired keys.
-        let has_key = self.keyring.refresh_keys(&self.store).await?.has_signing_key();
+        let settings = self.settings.current();
+        let has_key = self.keyring.refresh_keys(&self.store, &settings).await?.has_signing_key();
         self.ensure_streams(state).await?;
         let regions = regions::list_active_regions(&self.store).await?;
         for region in &regions {

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use picket_harness::{eventually, servers};
+use picket_harness::{eventually, injected_panic::inject_panic, servers};
 use picket_proto::{Role, Shard, subject};
 use picket_runtime::{Bus, Health, options::NatsOptions};
 use picket_store::{
@@ -14,19 +13,10 @@ use sqlx::PgPool;
 
 use crate::{Config, start};
 
-/// Task whose next turn panics.
-static INJECTED: Mutex<Option<&str>> = Mutex::new(None);
-
-/// Panics once if the test has injected a panic into `task`.
-pub(crate) fn panic_if_injected(task: &str) {
-    let is_injected = INJECTED.lock().take_if(|injected| *injected == task).is_some();
-    assert!(!is_injected, "injected into {task}");
-}
-
 const TEST_DEADLINE: Duration = Duration::from_secs(30);
 
 #[tokio::test]
-async fn a_listener_that_panics_has_the_coordinators_pipeline_rebuilt() {
+async fn a_panic_of_a_listener_rebuilds_the_coordinators_pipeline() {
     let nats = servers::start_nats().await;
     let url = servers::shared_postgres().await.create_database().await;
     let pool = PgPool::connect(&url).await.unwrap();
@@ -48,7 +38,7 @@ async fn a_listener_that_panics_has_the_coordinators_pipeline_rebuilt() {
     // The first task once more at the end: its successor in a rebuilt pipeline works.
     let tasks = ["confirmation_listener", "notification_listener", "confirmation_listener"];
     for (restarts, task) in (1..).zip(tasks) {
-        *INJECTED.lock() = Some(task);
+        inject_panic(task);
         eventually(TEST_DEADLINE, "an unready pipeline", async || {
             let request = subject::confirmation_request(Shard(0));
             bus.client.publish(request, "anything".into()).await.unwrap();

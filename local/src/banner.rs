@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_is_not_shown() {
+    fn a_password_is_redacted() {
         assert_eq!(
             strip_credentials("nats://me:secret@host:4222,nats://other:1"),
             "nats://host:4222,nats://other:1"

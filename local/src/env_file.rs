@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_reads_back_and_only_its_owner_can_read_it() {
+    fn a_written_file_reads_back_and_is_readable_by_its_owner_alone() {
         let dir = tempfile::tempdir().unwrap();
         let url = "postgres://picket:it's&odd@127.0.0.1:1/picket";
         fs::write(env_path(dir.path()), "old").unwrap();
@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shell_reads_the_same() {
+    fn a_shell_reads_the_same_values() {
         let dir = tempfile::tempdir().unwrap();
         write_env(dir.path(), &[("DATABASE_URL", "a'b $c `d` & e")]).unwrap();
         let script = format!(". {}; printf %s \"$DATABASE_URL\"", env_path(dir.path()).display());

@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_that_has_grown_moves_aside() {
+    fn a_full_log_is_rotated() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("picket.log");
         fs::write(&path, "older\nold\n").unwrap();

@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn whoever_waits_at_whatever_time_wakes_up_at_the_same_moments() {
+    async fn all_waiters_wake_up_at_the_same_aligned_moments() {
         let pulse = AlignedTicker::new();
         for us in [0, 1, 24_999, 25_000, 61_234] {
             let now = pulse.started_at + Duration::from_micros(us);

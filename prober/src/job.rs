@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn the_result_of_a_job_has_its_ticket_whatever_it_says_and_that_of_an_ad_hoc_job_has_none() {
+    fn a_jobs_result_carries_its_ticket_and_an_ad_hoc_result_carries_none() {
         let region: RegionName = "eu".parse().unwrap();
         let ticket = r#""installation":"6b0f4f6a-7e57-4c1e-9a52-0d6f4b1c2a33","ticket":"of any form""#;
         let job = queued("picket.job.eu.42", &format!(",{TICK},{ticket}")).unwrap();
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_is_not_what_its_subject_says_is_refused() {
+    fn a_job_that_contradicts_its_subject_is_refused() {
         let tick = format!(",{TICK}");
         for (subject, rest) in
             [("picket.job.eu.43", tick.as_str()), ("picket.job.eu.adhoc.a1", &tick), ("picket.job.eu.42", "")]

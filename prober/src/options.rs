@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_region_is_all_that_is_needed() {
+    fn a_region_is_the_only_required_option() {
         let config = Config::from(parse(&["--region", "eu-west"]).unwrap());
 
         assert_eq!(config.region.as_str(), "eu-west");
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn an_option_that_makes_no_sense_is_refused_by_its_name() {
+    fn an_invalid_option_is_refused_by_name() {
         for (flag, value) in [
             ("--region", "EU"),
             ("--concurrency", "0"),
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_and_sizes_read_as_people_type_them() {
+    fn addresses_and_sizes_parse_in_their_usual_notations() {
         let options = parse(&["--region", "eu", "--allow-addresses", "10.0.0.0/8, ::1,127.0.0.1"]).unwrap();
 
         assert_eq!(options.allow_addresses.len(), 3);

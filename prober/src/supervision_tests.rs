@@ -2,26 +2,16 @@
 
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use picket_harness::{eventually, servers};
+use picket_harness::{eventually, injected_panic::inject_panic, servers};
 use picket_proto::Role;
 use picket_runtime::{Bus, Health, options::NatsOptions};
 
 use crate::{Config, start};
 
-/// Task whose next turn panics.
-static INJECTED: Mutex<Option<&str>> = Mutex::new(None);
-
-/// Panics once if the test has injected a panic into `task`.
-pub(crate) fn panic_if_injected(task: &str) {
-    let is_injected = INJECTED.lock().take_if(|injected| *injected == task).is_some();
-    assert!(!is_injected, "injected into {task}");
-}
-
 const TEST_DEADLINE: Duration = Duration::from_secs(30);
 
 #[tokio::test]
-async fn a_heartbeat_that_panics_has_the_probers_pipeline_rebuilt() {
+async fn a_panic_of_the_heartbeat_rebuilds_the_probers_pipeline() {
     let nats = servers::start_nats().await;
     let (health, region) = (Health::new(), "eu".parse().unwrap());
     let options = NatsOptions::with_url(nats.url());
@@ -30,7 +20,7 @@ async fn a_heartbeat_that_panics_has_the_probers_pipeline_rebuilt() {
 
     // Twice: the heartbeat of the rebuilt pipeline runs.
     for restarts in 1..=2 {
-        *INJECTED.lock() = Some("heartbeat");
+        inject_panic("heartbeat");
         eventually(TEST_DEADLINE, "an unready pipeline", async || {
             let reason = health.unready_checks().into_iter().find(|(name, _)| *name == "pipeline");
             reason.filter(|(_, reason)| reason.contains("injected into heartbeat"))

@@ -23,7 +23,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_suspect_is_written_as_the_other_process_reads_it() {
+    fn a_confirmation_request_reads_back() {
         let json = r#"{"v":1,"site_id":42,"shard":7,"rounds":2}"#;
         let suspect: ConfirmationRequest = serde_json::from_str(json).unwrap();
 

@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_duration_reads_as_people_type_it() {
+    fn a_duration_parses_in_its_usual_notations() {
         assert_eq!("1m 30s".parse::<DurationArg>().unwrap().0, Duration::from_secs(90));
         assert_eq!("15s".parse::<DurationArg>().unwrap().to_string(), "15s");
         assert!("15".parse::<DurationArg>().unwrap_err().contains("15s or 1h30m"));

@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_region_is_lower_case_letters_digits_and_dashes() {
+    fn a_region_name_is_lower_case_letters_digits_and_dashes() {
         for good in ["local", "eu-west", "us1", &"a".repeat(32)] {
             assert_eq!(good.parse::<RegionName>().unwrap().as_str(), good);
         }

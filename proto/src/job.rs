@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_site_is_its_url_and_nothing_else() {
+    fn a_site_with_defaults_renders_as_its_url_alone() {
         assert_eq!(JobTemplate::new(&CheckRequest::new("http://x/")).0.as_ref(), r#""url":"http://x/""#);
     }
 

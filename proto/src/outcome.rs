@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_word_reads_back_as_what_wrote_it() {
+    fn every_word_reads_back_as_its_variant() {
         for cause in Cause::ALL_VALUES {
             assert_eq!(cause.as_str().parse::<Cause>().unwrap(), *cause);
             assert_eq!(serde_json::to_string(cause).unwrap(), format!("\"{cause}\""));

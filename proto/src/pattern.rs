@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_regex_that_is_wrong_or_too_large_is_refused_with_the_reason() {
+    fn an_invalid_or_oversized_regex_is_refused_with_the_reason() {
         let refused = |pattern: &str| Pattern::compile("regex", pattern).unwrap_err();
         assert!(refused("a(b").to_string().contains("unclosed group"));
         assert!(refused(r"(\w{500}){500}").expected.contains("bytes"));
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_regex_that_is_dear_for_each_byte_is_refused_with_its_cost() {
+    fn a_regex_that_is_costly_per_byte_is_refused_with_its_cost() {
         for pattern in [
             r"(?:[a-z]{0,50}x?){50}!",
             r"(?-u)(?:[^\n]{0,40}[a-z]{0,40}){30}\x00",
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn regexes_as_people_write_them_are_not_too_dear() {
+    fn common_regexes_are_within_the_cost_limit() {
         let many: Vec<String> = (0..400).map(|i| format!("word{i}")).collect();
         for pattern in [
             "Welcome to our shop",
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_of_a_regex_grows_with_its_program() {
+    fn the_measured_memory_of_a_regex_grows_with_its_program() {
         let memory = ["ok", r"\w{10}", r"\w{15}"]
             .map(|pattern| Pattern::compile("regex", pattern).unwrap().memory_usage());
         assert!(

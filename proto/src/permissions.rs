@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn no_role_hears_what_another_is_answered() {
+    fn no_role_can_subscribe_to_anothers_replies() {
         for (one, other) in all().into_iter().flat_map(|one| all().into_iter().map(move |b| (one.clone(), b)))
         {
             let inbox = format!("{}.x", other.inbox_prefix());
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prober_has_nothing_that_names_another_region_and_cannot_ask_itself() {
+    fn a_prober_has_no_permission_for_another_region_and_cannot_request_checks() {
         let eu = Role::Prober("eu".parse().unwrap()).permissions();
         let us = Role::Prober("us".parse().unwrap()).permissions();
 
@@ -318,13 +318,13 @@ mod tests {
                 let (said, heard) = (said.subject.split('.'), heard.split('.'));
                 let overlap =
                     said.zip(heard).all(|(a, b)| a == b || [a, b].iter().any(|t| ["*", ">"].contains(t)));
-                assert!(!overlap, "both said and heard");
+                assert!(!overlap, "both published and subscribed");
             }
         }
     }
 
     #[test]
-    fn a_leaf_node_has_the_rights_of_its_probers_and_may_answer_people() {
+    fn a_leaf_node_has_its_probers_permissions_and_may_answer_requests() {
         let region: RegionName = "eu".parse().unwrap();
         let (prober, leaf) = (Role::Prober(region.clone()).permissions(), Role::Leaf(region).permissions());
 

@@ -259,7 +259,7 @@ mod tests {
     const GOLDEN: &str = r#"{"v":1,"id":"a","site_id":42,"kind":"scheduled","region":"eu-west","shard":7,"prober":"host-7f3a","url":"https://example.com/","scheduled_at":"2026-11-20T12:00:00.000000Z","expires_at":"2026-11-20T12:01:00.000000Z","started_at":"2026-11-20T12:00:00.004211Z","outcome":"up","cause":null,"message":null,"http_status":200,"http_version":"2","remote_addr":"93.184.216.34:443","timing":{"dns_us":1200,"connect_us":8100,"tls_us":9500,"first_byte_us":15200,"transfer_us":300,"total_us":34300},"redirects":0,"body_bytes":1256,"regex_matched":true,"tls_expires_at":"2027-01-15T23:59:59.000000Z","installation":"6b0f4f6a-7e57-4c1e-9a52-0d6f4b1c2a33","ticket":"0001fa15b87b276e7ec3f7f2b9f3c4b7043b"}"#;
 
     #[test]
-    fn a_result_is_written_as_the_contract_shows_it() {
+    fn a_result_serializes_as_documented() {
         let result: CheckResult = serde_json::from_str(GOLDEN).unwrap();
 
         assert_eq!(serde_json::to_string(&result).unwrap(), GOLDEN);
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_did_not_happen_is_absent_and_unknown_fields_are_ignored() {
+    fn absent_phases_are_omitted_and_unknown_fields_ignored() {
         let json = r#"{"v":9,"id":"a","kind":"adhoc","region":"eu","prober":"p","url":"http://x/","new":{},
             "scheduled_at":"2026-11-20T12:00:00.000000Z","outcome":"missed","cause":"expired"}"#;
         let result: CheckResult = serde_json::from_str(json).unwrap();

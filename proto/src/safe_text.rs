@@ -3,13 +3,13 @@
 
 use std::borrow::Cow;
 
-/// The character to display for `letter`: itself if it is visible and has no other effect.
-pub fn to_visible(letter: char) -> char {
-    match letter {
-        _ if letter.is_control() => ' ',
+/// The character to display for `character`: itself if it is visible and has no other effect.
+pub fn to_visible(character: char) -> char {
+    match character {
+        _ if character.is_control() => ' ',
         '\u{2028}' | '\u{2029}' => ' ',
-        _ if is_invisible(letter) => char::REPLACEMENT_CHARACTER,
-        _ => letter,
+        _ if is_invisible(character) => char::REPLACEMENT_CHARACTER,
+        _ => character,
     }
 }
 
@@ -18,8 +18,8 @@ pub fn to_visible(letter: char) -> char {
 /// Source: the property Default_Ignorable_Code_Point
 /// (<https://www.unicode.org/Public/UCD/latest/ucd/DerivedCoreProperties.txt>), including the
 /// Hangul fillers, without variation selectors, which emoji need.
-fn is_invisible(letter: char) -> bool {
-    matches!(letter,
+fn is_invisible(character: char) -> bool {
+    matches!(character,
         '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180e}'
         | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}'
         | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
@@ -36,7 +36,7 @@ pub fn sanitize_lines(text: &str) -> Cow<'_, str> {
     if is_plain(text) {
         return Cow::Borrowed(text);
     }
-    text.chars().map(|letter| if letter == '\n' { letter } else { to_visible(letter) }).collect()
+    text.chars().map(|character| if character == '\n' { character } else { to_visible(character) }).collect()
 }
 
 /// As [`sanitize_lines`], but colour sequences stay. The caller must pass all untrusted parts of
@@ -47,7 +47,7 @@ pub fn sanitize_coloured(text: &str) -> Cow<'_, str> {
     }
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(letter) = rest.chars().next() {
+    while let Some(character) = rest.chars().next() {
         // Only colour sequences are copied; any other escape character becomes a blank.
         let taken = match colour_sequence_len(rest) {
             Some(length) => {
@@ -55,8 +55,8 @@ pub fn sanitize_coloured(text: &str) -> Cow<'_, str> {
                 length
             }
             None => {
-                shown.push(if letter == '\n' { letter } else { to_visible(letter) });
-                letter.len_utf8()
+                shown.push(if character == '\n' { character } else { to_visible(character) });
+                character.len_utf8()
             }
         };
         rest = &rest[taken..];
@@ -67,7 +67,7 @@ pub fn sanitize_coloured(text: &str) -> Cow<'_, str> {
 /// Length of the escape sequence for a colour or a weight at the start of `text`.
 fn colour_sequence_len(text: &str) -> Option<usize> {
     let parameters = text.strip_prefix("\x1b[")?;
-    let end = parameters.find(|letter: char| !letter.is_ascii_digit() && letter != ';')?;
+    let end = parameters.find(|character: char| !character.is_ascii_digit() && character != ';')?;
     parameters[end..].starts_with('m').then_some("\x1b[".len() + end + 1)
 }
 
@@ -77,15 +77,16 @@ pub fn sanitize_json(text: &str) -> Cow<'_, str> {
         return Cow::Borrowed(text);
     }
     let mut escaped = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '\n' => escaped.push(letter),
+    for character in text.chars() {
+        match character {
+            '\n' => escaped.push(character),
             // Valid JSON has these between its values only, where a blank means the same.
             '\0'..' ' => escaped.push(' '),
-            _ if to_visible(letter) == letter => escaped.push(letter),
+            _ if to_visible(character) == character => escaped.push(character),
             _ => {
                 let mut units = [0; 2];
-                escaped.extend(letter.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")));
+                escaped
+                    .extend(character.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")));
             }
         }
     }
@@ -101,18 +102,18 @@ mod tests {
         "\x1b[2J\x07\r\u{7f}\u{9b}31m\u{202e}\u{2066}\u{200f}\u{200b}\u{feff}\u{2028}\u{e0041}";
 
     #[test]
-    fn nothing_that_a_terminal_obeys_or_nobody_sees_is_left_and_all_else_is() {
+    fn control_and_invisible_characters_are_removed_and_all_others_kept() {
         let shown = sanitize_lines(HOSTILE);
 
         assert_eq!(shown, " [2J    31m\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd} \u{fffd}");
-        assert!(sanitize_coloured(HOSTILE).chars().all(|letter| to_visible(letter) == letter));
+        assert!(sanitize_coloured(HOSTILE).chars().all(|character| to_visible(character) == character));
         for kept in ["plain\ntext", "Zürich, 東京, Ελλάδα, עברית", "❤\u{fe0f}"] {
             assert_eq!(sanitize_lines(kept), kept);
         }
     }
 
     #[test]
-    fn colours_stay_where_they_are_ours_and_no_other_sequence_does() {
+    fn our_own_colour_sequences_are_kept_and_all_others_removed() {
         let ours = "\x1b[1;31mdown\x1b[0m\n";
 
         assert_eq!(sanitize_coloured(ours), ours);
@@ -121,13 +122,16 @@ mod tests {
     }
 
     #[test]
-    fn escaped_json_says_the_same() {
+    fn escaped_json_decodes_to_the_same_value() {
         let value = serde_json::json!({ "name": HOSTILE, "\u{202e}": ["ü", "\u{1f600}"] });
         let text = serde_json::to_string_pretty(&value).unwrap();
 
         let escaped = sanitize_json(&text);
 
-        assert!(escaped.chars().all(|letter| letter == '\n' || to_visible(letter) == letter), "{escaped:?}");
+        assert!(
+            escaped.chars().all(|character| character == '\n' || to_visible(character) == character),
+            "{escaped:?}"
+        );
         assert_eq!(serde_json::from_str::<serde_json::Value>(&escaped).unwrap(), value);
     }
 }

@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_site_with_a_field_that_makes_no_sense_is_refused_by_that_field() {
+    fn a_site_with_an_invalid_field_is_refused_by_field_name() {
         let good = SiteSpec::new("https://example.com/");
         good.validate(IntervalRange::default()).unwrap();
 

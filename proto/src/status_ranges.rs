@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rule_allows_its_statuses_and_ranges_and_no_other() {
+    fn a_status_rule_allows_exactly_its_statuses_and_ranges() {
         let rule: StatusRanges = "200-299, 301".parse().unwrap();
 
         assert!([200, 299, 301].iter().all(|status| rule.allows_status(*status)));
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_that_makes_no_sense_is_refused() {
+    fn an_invalid_status_rule_is_refused() {
         for bad in
             ["", "2xx", "99", "600", "299-200", "200,", "200-", "-200", "200-299-300", &"200,".repeat(40)]
         {

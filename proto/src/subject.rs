@@ -56,18 +56,6 @@ pub fn region_jobs_filter(region: &RegionName) -> String {
     format!("picket.job.{region}.>")
 }
 
-/// Subject of scheduled jobs. Each site and region has its own subject, so that the stream keeps
-/// only the newest job.
-pub fn scheduled_job(region: &RegionName, site: SiteId) -> String {
-    JobSubject::Scheduled(region.as_str(), site).to_string()
-}
-
-/// Subject of confirming jobs, beside the subject of scheduled jobs. The stream keeps only the
-/// newest of these as well.
-pub fn confirmation_job(region: &RegionName, site: SiteId) -> String {
-    JobSubject::Confirmation(region.as_str(), site).to_string()
-}
-
 /// Subject of the sink's confirmation requests for sites of this shard.
 pub fn confirmation_request(shard: Shard) -> String {
     format!("picket.suspect.{shard}")
@@ -107,7 +95,8 @@ pub fn rejected_request(region: &RegionName) -> String {
     format!("picket.rejected.{region}")
 }
 
-/// Subject of a job. The region is not validated.
+/// Subject of a job. The region is not validated. Each site has its own subjects in each region, so
+/// that the stream keeps only the newest job of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobSubject<'a> {
     /// `picket.job.<region>.<site_id>`: a scheduled check.

@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_timestamp_is_written_as_the_contract_shows_it_and_reads_back() {
+    fn a_timestamp_serializes_as_documented_and_reads_back() {
         let moment: Timestamp = "2026-11-20T12:00:00.004211Z".parse().unwrap();
 
         assert_eq!(moment.to_string(), "2026-11-20T12:00:00.004211Z");
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn any_moment_is_written_with_all_its_digits_and_reads_back() {
+    fn any_timestamp_is_written_in_full_precision_and_reads_back() {
         const STEP: i64 = 31_556_951_234_567;
         let mut micros = Timestamp::MIN.0;
         while micros <= Timestamp::MAX.0 {
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_moment_is_refused_however_like_one_it_looks() {
+    fn invalid_timestamps_are_refused() {
         for bad in [
             "2026-02-30T00:00:00.000000Z",
             "2026-13-01T00:00:00.000000Z",
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_between_moments_is_never_negative() {
+    fn a_duration_between_timestamps_is_never_negative() {
         let (early, late) = (Timestamp::from_micros(5), Timestamp::from_micros(9));
 
         assert_eq!(late.saturating_duration_since(early), Duration::from_micros(4));

@@ -42,14 +42,14 @@ impl fmt::Display for ValidationError {
 /// rejects NUL in text, and terminals obey escape sequences.
 pub fn sanitize_text(text: &str, max: usize) -> String {
     let mut short = String::with_capacity(text.len().min(max));
-    for letter in text.chars() {
-        let letter = to_visible(letter);
+    for character in text.chars() {
+        let character = to_visible(character);
         // Room for the ellipsis stays reserved, so the result never exceeds `max`.
-        if short.len() + letter.len_utf8() + '…'.len_utf8() > max {
+        if short.len() + character.len_utf8() + '…'.len_utf8() > max {
             short.push('…');
             break;
         }
-        short.push(letter);
+        short.push(character);
     }
     short
 }
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shortened_text_has_no_control_characters_and_keeps_its_bound() {
+    fn a_sanitized_text_has_no_control_characters_and_a_bounded_length() {
         assert_eq!(sanitize_text("a\0b\nc", 100), "a b c");
         assert_eq!(sanitize_text("txt.\u{202e}exe\u{9b}", 100), "txt.\u{fffd}exe ");
         assert_eq!(sanitize_text(&"ü".repeat(100), 20).len(), 19);

@@ -4,7 +4,7 @@
 //! `PROPTEST_CASES` sets the number of cases (default 256). Cases that once failed are stored
 //! beside this file and run first.
 
-#![expect(clippy::unwrap_used, reason = "what a test cannot go on without fails it")]
+#![expect(clippy::unwrap_used, reason = "a test fails without what it needs")]
 
 use std::{fs, path::Path};
 
@@ -86,7 +86,7 @@ fn assert_decoded_or_refused(bytes: &[u8]) {
 }
 
 #[test]
-fn every_request_of_the_corpus_is_understood_or_refused_in_words() {
+fn every_request_of_the_corpus_decodes_or_is_refused_with_a_reason() {
     for bytes in load_corpus() {
         assert_decoded_or_refused(&bytes);
     }
@@ -96,26 +96,26 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn noise_is_refused_in_words(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+    fn noise_is_refused_with_a_reason(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
         assert_decoded_or_refused(&bytes);
     }
 
     #[test]
-    fn a_request_with_slips_is_understood_or_refused_in_words(bytes in mutated_request()) {
+    fn a_mutated_request_decodes_or_is_refused_with_a_reason(bytes in mutated_request()) {
         assert_decoded_or_refused(&bytes);
     }
 
     #[test]
-    fn any_field_may_hold_anything(
+    fn arbitrary_field_values_decode_or_are_refused(
         fields in prop::collection::vec((prop::sample::select(fields()), json_value()), 0..6),
     ) {
         let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name:?}:{value}")).collect();
         assert_decoded_or_refused(format!("{{{}}}", fields.join(",")).as_bytes());
     }
 
-    /// Slips: a letter wrong, missing or added, or two letters swapped.
+    /// Typing errors: a character wrong, missing or added, or two swapped.
     #[test]
-    fn a_slip_in_a_fields_name_is_answered_with_the_name(
+    fn a_misspelled_field_is_answered_with_a_suggestion(
         field in prop::sample::select(adhoc_fields().into_iter().filter(|name| name.len() > 4).collect::<Vec<_>>()),
         place in any::<prop::sample::Index>(),
         kind in 0_u8..4,
@@ -147,7 +147,7 @@ proptest! {
     }
 
     #[test]
-    fn a_list_of_statuses_allows_what_it_names(ranges in prop::collection::vec((100_u16..600, 0_u16..50), 1..8)) {
+    fn a_list_of_statuses_allows_exactly_its_members(ranges in prop::collection::vec((100_u16..600, 0_u16..50), 1..8)) {
         let ranges: Vec<_> = ranges.into_iter().map(|(first, more)| (first, (first + more).min(599))).collect();
         let text: Vec<String> = ranges.iter().map(|(first, last)| format!("{first}-{last}")).collect();
         let rule: StatusRanges = text.join(",").parse().unwrap();
@@ -159,7 +159,7 @@ proptest! {
     }
 
     #[test]
-    fn a_url_is_a_websites_or_refused(text in "(https?:)?[/\\\\]{0,3}[a-z0-9.:@%\\[\\]-]{0,20}(/.{0,10})?|.{0,60}") {
+    fn a_url_is_http_or_refused(text in "(https?:)?[/\\\\]{0,3}[a-z0-9.:@%\\[\\]-]{0,20}(/.{0,10})?|.{0,60}") {
         match check::parse_url(&text) {
             Ok(url) => {
                 prop_assert!(url.host().is_some() && url.username().is_empty() && url.password().is_none());
@@ -170,7 +170,7 @@ proptest! {
     }
 
     #[test]
-    fn a_moment_reads_back_or_is_refused(text in "[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.+Z-]{0,24}|.{0,40}") {
+    fn a_timestamp_reads_back_or_is_refused(text in "[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.+Z-]{0,24}|.{0,40}") {
         if let Ok(moment) = text.parse::<Timestamp>() {
             prop_assert_eq!(moment.to_string().parse::<Timestamp>().unwrap(), moment);
         }

@@ -3,7 +3,7 @@
 //!
 //! `just generate` writes the files again after a change of a type.
 
-#![expect(clippy::unwrap_used, reason = "what a test cannot go on without fails it")]
+#![expect(clippy::unwrap_used, reason = "a test fails without what it needs")]
 
 use std::{fs, path::PathBuf};
 
@@ -58,7 +58,7 @@ fn schema_file(name: &str) -> PathBuf {
 }
 
 #[test]
-fn the_schema_files_are_those_of_the_types() {
+fn the_schema_files_match_the_types() {
     for (name, schema) in schemas() {
         let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
         if std::env::var_os(UPDATE_VARIABLE).is_some() {

@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_server_of_a_url_is_found_however_it_is_written() {
+    fn the_server_address_is_parsed_from_every_form_of_url() {
         let found = |url| parse_host_port(url, 5432).map(|(host, port)| format!("{host} {port}"));
 
         assert_eq!(found("postgres://me:p%40ss@db.example/picket").unwrap(), "db.example 5432");

@@ -52,7 +52,7 @@ mod tests {
     use crate::Health;
 
     #[tokio::test(start_paused = true)]
-    async fn a_service_waits_for_what_may_recover_and_ends_for_what_may_not() {
+    async fn a_service_waits_on_transient_errors_and_exits_on_permanent_ones() {
         let health = Health::new();
         let readiness = health.add_readiness_check("database");
         let mut attempts = 0;

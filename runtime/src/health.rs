@@ -267,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_ready_when_all_its_conditions_hold() {
+    fn a_process_is_ready_when_all_its_checks_pass() {
         let health = Health::new();
         let (nats, database) = (health.add_readiness_check("nats"), health.add_readiness_check("database"));
 
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_asks_is_told_whether_the_process_is_ready_and_what_is_missing() {
+    async fn a_readiness_probe_returns_the_state_and_the_failing_checks() {
         let health = Health::new();
         let nats = health.add_readiness_check("nats");
         let served = serve_health(health, SocketAddr::from(([0, 0, 0, 0], 0))).await.unwrap();
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_probe_is_answered_while_hundreds_of_connections_say_nothing() {
+    async fn a_probe_is_answered_beside_hundreds_of_idle_connections() {
         let served = serve_health(Health::new(), SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let mut idle = Vec::new();
         for i in 0..200 {
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_opens_many_connections_displaces_their_own() {
+    async fn an_address_with_many_connections_displaces_its_own() {
         let mut connections = OpenConnections::default();
         let peer = |last: u8| IpAddr::from([127, 0, 0, last]);
         let open = |connections: &mut OpenConnections, last| {
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_are_in_the_form_that_prometheus_reads() {
+    fn metrics_are_in_the_prometheus_text_format() {
         let text = Health::new().build_response("/metrics").2;
 
         assert!(text.contains("picket_build_info{version=") && text.ends_with("# EOF\n"), "{text}");

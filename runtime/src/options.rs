@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_size_reads_as_people_type_it() {
+    fn a_size_parses_in_its_usual_notations() {
         for (text, bytes) in
             [("2048", 2_048), ("512KiB", 512 << 10), ("64 MiB", 64 << 20), ("2m", 2 << 20), ("8GiB", 8 << 30)]
         {

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_panics_or_returns_has_its_pipeline_rebuilt_and_ends_with_it() {
+    async fn a_task_that_panics_or_returns_rebuilds_its_pipeline_and_ends_with_it() {
         let (one, health) = (OneTask::default(), Health::new());
         let handle =
             PipelineHandle::start("one", one.clone(), Duration::from_secs(5), &health).await.unwrap();

@@ -91,6 +91,7 @@ impl<P: Pipeline> Actor for Supervisor<P> {
                 self.readiness.set_ready();
                 info!(pipeline = self.name, "pipeline rebuilt");
             }
+            // A drain began during the delay of the restart.
             Msg::Rebuild => {}
             Msg::Drain => {
                 state.phase = SupervisorPhase::Draining;
@@ -151,6 +152,7 @@ async fn stop_children(myself: &ActorRef<Msg>) {
     {
         warn!("actors did not stop in time");
     }
+    // An actor still in its handler ignores the stop. Killing it takes effect at its next await.
     for child in children {
         child.kill();
     }
@@ -245,6 +247,8 @@ impl PipelineHandle {
     /// Drains the pipeline: it accepts no new work and finishes work in progress.
     pub async fn drain(mut self) {
         let _ = self.supervisor.cast(Msg::Drain);
+        // The supervisor itself takes up to the drain timeout and then stops the actors that
+        // remain.
         if tokio::time::timeout(self.drain_timeout + 2 * CHILD_STOP_TIMEOUT, self.wait_ended()).await.is_err()
         {
             warn!(pipeline = self.name, "pipeline did not stop in time, killed");
@@ -306,7 +310,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn when_one_actor_fails_the_whole_pipeline_is_built_anew_once() {
+    async fn a_failed_actor_rebuilds_the_whole_pipeline_once() {
         let pair = Pair::default();
         let running =
             PipelineHandle::start("pair", pair.clone(), CHILD_STOP_TIMEOUT, &Health::new()).await.unwrap();
@@ -322,7 +326,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pipeline_that_fails_again_and_again_ends_for_good_and_can_still_be_awaited_and_drained() {
+    async fn a_pipeline_that_keeps_failing_ends_and_can_still_be_awaited_and_drained() {
         let pair = Pair::default();
         let mut running =
             PipelineHandle::start("pair", pair.clone(), CHILD_STOP_TIMEOUT, &Health::new()).await.unwrap();

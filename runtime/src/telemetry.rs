@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_of_strangers_in_a_log_is_text_and_nothing_else() {
+    fn foreign_text_in_a_log_is_sanitized() {
         let pretty = logged(false, SanitizingWriter::for_terminal);
         let json = logged(true, SanitizingWriter::for_json);
 

@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_that_is_too_long_is_emptied_while_it_is_written_and_its_end_is_kept_aside() {
+    fn an_oversized_log_is_truncated_while_written_and_its_tail_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("server.log");
         let mut server = private_file::open_append(&path).unwrap();

@@ -53,7 +53,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn an_actor_hears_of_work_that_ended_and_of_work_that_panicked() {
+    async fn an_actor_is_notified_of_finished_and_of_panicked_tasks() {
         let (actor, mut told) = inbox().await;
 
         pipe_to_self(actor.clone(), async { 7 }, |ended| ended);

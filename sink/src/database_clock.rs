@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sink_goes_by_the_databases_clock_and_while_that_has_jumped_by_both() {
+    fn a_sink_uses_the_database_clock_and_both_clocks_after_a_jump() {
         const MINUTES: Duration = Duration::from_secs(400);
         let clock = SharedDatabaseClock::default();
         let read = |now| {

@@ -1,4 +1,5 @@
-//! Decodes the messages of the results stream, and verifies each result.
+//! Decodes the messages of the results stream, and verifies each result. A message that fails
+//! becomes a dead letter.
 
 use std::time::Duration;
 
@@ -82,6 +83,8 @@ impl ResultDecoder<'_> {
 
     fn parse_subject(subject: &str, payload: &[u8]) -> Result<ResultSubject, Rejection> {
         match ResultSubject::parse(subject) {
+            // Counted before a line is decoded, so that one message cannot occupy the sink for
+            // long.
             Ok(ResultSubject::Bundle(_)) if bundle::has_too_many_results(payload) => Err(Rejection {
                 kind: "bundle",
                 reason: format!("more than {} results in one message", bundle::MAX_ACCEPTED_RESULTS),
@@ -134,6 +137,7 @@ impl ResultDecoder<'_> {
             }
             ResultSubject::Adhoc(region) => {
                 check_adhoc_result(&result, region).map_err(|why| reject("contradiction", why))?;
+                // Without a ticket: no job led to the check, and its result opens no incident.
                 Ok(DecodedContent::Adhoc(result))
             }
         }
@@ -144,6 +148,7 @@ impl ResultDecoder<'_> {
     /// Verifies the ticket. A prober can write any claim but holds no key, so only the ticket
     /// proves that its region was given the check.
     fn check_ticket(self, result: Box<CheckResult>) -> Result<DecodedContent, Rejection> {
+        // Before the ticket, which only the other installation has the key to verify.
         if let Some(other) = result.installation.filter(|id| *id != self.tickets.installation()) {
             return Ok(DecodedContent::Foreign(other));
         }
@@ -221,9 +226,9 @@ mod tests {
     }
 
     fn read(subject: &str, payload: &str) -> DecodedContent {
-        let mut letters = open(subject, payload);
-        assert_eq!(letters.len(), 1);
-        letters.remove(0).content
+        let mut decoded = open(subject, payload);
+        assert_eq!(decoded.len(), 1);
+        decoded.remove(0).content
     }
 
     #[track_caller]
@@ -238,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_on_the_subject_that_it_names_is_believed() {
+    fn a_result_on_its_own_subject_is_accepted() {
         let adhoc = CHECK.replace("scheduled\",", "adhoc\",").replace(r#""site_id":42,"#, "");
 
         assert!(matches!(read("picket.result.eu.7", CHECK), DecodedContent::Check(_)));
@@ -246,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_with_the_ticket_of_another_check_or_with_none_is_not_believed() {
+    fn a_result_with_a_wrong_or_missing_ticket_is_refused() {
         let tickets = tickets(true);
         let judge = ResultDecoder { retention: Duration::from_secs(86_400), tickets: &tickets };
         let good = with_ticket(serde_json::from_str(CHECK).unwrap(), &tickets);
@@ -275,16 +280,16 @@ mod tests {
     }
 
     #[test]
-    fn a_result_of_another_installation_is_nothing_to_store() {
+    fn a_result_of_another_installation_is_not_for_storage() {
         let foreign = CHECK.replace(r#""v":1,"#, &format!(r#""v":1,"installation":"{THEIRS}","#));
-        let letters = open("picket.result.eu.7", &foreign);
+        let decoded = open("picket.result.eu.7", &foreign);
 
-        assert_eq!(letters[0].content, DecodedContent::Foreign(THEIRS.parse().unwrap()));
-        assert!(letters[0].incoming_result().is_none());
+        assert_eq!(decoded[0].content, DecodedContent::Foreign(THEIRS.parse().unwrap()));
+        assert!(decoded[0].incoming_result().is_none());
     }
 
     #[test]
-    fn a_result_that_its_subject_belies_is_not() {
+    fn a_result_that_contradicts_its_subject_is_refused() {
         let adhoc = CHECK.replace("scheduled\",", "adhoc\",");
 
         assert_rejected(
@@ -302,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_result_or_says_two_things_at_once_is_not_believed() {
+    fn an_undecodable_or_contradictory_result_is_refused() {
         assert_rejected("picket.result.eu.7", "{", "json", "not a result: EOF");
         assert_rejected("picket.result.eu.7", "{}", "json", "missing field");
         let cause = CHECK.replace(r#""up""#, r#""up","cause":"dns""#);
@@ -330,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tick_from_the_future_or_from_before_the_oldest_row_is_not_believed() {
+    fn a_tick_in_the_future_or_before_the_oldest_row_is_refused() {
         let at = |time: &str| CHECK.replace("2026-11-20T12:00:00", time);
 
         assert_rejected("picket.result.eu.7", &at("2026-11-20T12:06:00"), "time", "300 s in the future");
@@ -340,25 +345,25 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_is_a_letter_for_each_of_its_lines_and_a_bad_line_is_bad_by_itself() {
+    fn each_line_of_a_bundle_is_decoded_and_refused_separately() {
         let check = CHECK.replace('\n', " ");
         let elsewhere = check.replace(r#""eu""#, r#""us""#);
         let adhoc = check.replace("scheduled\",", "adhoc\",");
         let lines = [check.as_str(), "{", &elsewhere, "", &adhoc, &check];
 
-        let letters = open("picket.result.eu.bundle", &lines.join("\n"));
+        let decoded = open("picket.result.eu.bundle", &lines.join("\n"));
 
-        assert_eq!(letters.len(), lines.len());
-        for (letter, line) in letters.iter().zip(lines) {
-            let entry = letter.incoming_result().unwrap();
+        assert_eq!(decoded.len(), lines.len());
+        for (result, line) in decoded.iter().zip(lines) {
+            let entry = result.incoming_result().unwrap();
             assert_eq!((entry.subject, entry.payload), ("picket.result.eu.bundle", line.as_bytes()));
-            assert_eq!(matches!(letter.content, DecodedContent::Check(_)), line == check, "{letter:?}");
+            assert_eq!(matches!(result.content, DecodedContent::Check(_)), line == check, "{result:?}");
         }
         assert_rejected("picket.result.eu.bundle", "", "json", "not a result: EOF");
     }
 
     #[test]
-    fn a_bundle_of_more_than_anybody_writes_is_one_bad_letter() {
+    fn an_oversized_bundle_is_one_dead_letter() {
         let lines = |number: usize| vec![""; number].join("\n");
         assert_eq!(
             open("picket.result.eu.bundle", &lines(bundle::MAX_ACCEPTED_RESULTS)).len(),

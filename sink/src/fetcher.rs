@@ -163,6 +163,7 @@ impl Fetcher {
                 state.verification = verified;
                 state.backoff.reset();
                 match more {
+                    // `reply_if_idle` below answers the stop.
                     _ if state.stop.is_cancelled() => {}
                     true => self.start_fetch(myself.clone(), state),
                     false => drop(myself.send_after(self.config.batch_age, || Msg::Fetch)),
@@ -170,6 +171,8 @@ impl Fetcher {
             }
             Err(error) => {
                 let why = ErrorChain(&error).to_string();
+                // The consumer is not kept: it may be the one that was deleted, so the next fetch
+                // opens it again.
                 let wait = state.backoff.next_delay();
                 self.metrics.pull_errors.inc();
                 if !state.stop.is_cancelled() {
@@ -196,6 +199,7 @@ impl Fetcher {
         let verified = self.guard.verify_if_due(verified).await?;
         // The permit comes first, so that every delivered message has room in memory.
         let Some(mut batch) = stop.run_until_cancelled(self.acquire_batch(&consumer)).await else {
+            // Stopped before anything was requested.
             return Ok(FetchOutcome { consumer, verification: verified, has_more: true });
         };
         let (messages, bytes) = self.config.pull_limits();
@@ -252,8 +256,9 @@ impl Fetcher {
 
     fn decode_messages(&self, messages: Vec<async_nats::Message>, batch: &mut ResultBatch) {
         let tickets = self.guard.tickets();
-        let judge = ResultDecoder { retention: self.guard.retention(), tickets: &tickets };
+        let decoder = ResultDecoder { retention: self.guard.retention(), tickets: &tickets };
         let last_delivery = messages.last().and_then(|message| self.delivery_info(message));
+        // Each message carries the count at its own delivery; the last one is the newest.
         if let Some((pending, _)) = last_delivery {
             self.metrics.pending_messages.set(pending);
         }
@@ -261,12 +266,14 @@ impl Fetcher {
         // make new results appear to lie in the future.
         let now = self.clock.time_bounds(last_delivery.map(|(_, stored)| stored));
         for message in messages {
-            for letter in judge.decode_message(&message, now) {
-                match letter.content {
+            for decoded in decoder.decode_message(&message, now) {
+                match decoded.content {
                     DecodedContent::Foreign(installation) => self.guard.count_foreign_result(installation),
-                    _ => batch.results.push(letter),
+                    _ => batch.results.push(decoded),
                 }
             }
+            // Also of rejected and foreign results: without an acknowledgement they would come
+            // again for ever.
             batch.reply_subjects.extend(message.reply);
         }
     }

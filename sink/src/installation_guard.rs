@@ -132,7 +132,7 @@ impl InstallationGuard {
         streams::check_owner(&streams::with_owner(found.clone(), self.tickets().installation()), found)
     }
 
-    /// Reloads the keys and ticket settings, and verifies the owner of the results stream, if the
+    /// Reloads the keys, and verifies the owner of the results stream, if the
     /// last verification is older than [`tickets::KEY_REFRESH_INTERVAL`].
     pub(crate) async fn verify_if_due(&self, mut verified: Verification) -> Result<Verification, Error> {
         let now = Boottime::now();
@@ -150,7 +150,7 @@ impl InstallationGuard {
             return Ok(verified);
         }
         let were_required = self.tickets().is_required();
-        match self.keyring.refresh_keys(&self.store).await {
+        match self.keyring.refresh_keys(&self.store, &self.settings.current()).await {
             Ok(read) => {
                 self.metrics.tickets_required.set(read.is_required().into());
                 if read.is_required() && !were_required {

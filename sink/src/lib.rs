@@ -63,7 +63,8 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
     bus.wait_connected().await?;
     let connect = async || {
         store.check_usable().await?;
-        tokio::try_join!(Keyring::load_from(&store), SharedSettings::load_from(&store))
+        let settings = SharedSettings::load_from(&store).await?;
+        Ok::<_, picket_store::Error>((Keyring::load_from(&store, &settings.current()).await?, settings))
     };
     let (keyring, settings) = wait_for_database(&database, connect, picket_store::Error::may_recover).await?;
 

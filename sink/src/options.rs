@@ -52,14 +52,14 @@ mod tests {
     use crate::Config;
 
     #[test]
-    fn what_is_not_given_is_as_the_help_says() {
+    fn absent_options_have_the_defaults_of_the_help() {
         let options = Options::try_parse_from(["picket-sink"]).unwrap();
 
         assert_eq!(Config::from(options), Config::default());
     }
 
     #[test]
-    fn a_batch_of_nothing_or_too_much_is_refused_with_what_is_allowed() {
+    fn an_empty_or_oversized_batch_size_is_refused_with_the_allowed_range() {
         for size in ["0", "10001", "x"] {
             let refusal = Options::try_parse_from(["picket-sink", "--batch-size", size]).unwrap_err();
             assert!(refusal.to_string().contains("--batch-size"), "{refusal}");

@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_that_is_drained_or_full_ended_well_and_one_without_its_consumer_did_not() {
+    fn a_drained_or_full_pull_succeeds_and_a_pull_without_its_consumer_fails() {
         let conflict = StatusCode::from_u16(409).unwrap();
 
         assert_eq!(end_from_status(StatusCode::IDLE_HEARTBEAT, Some("Idle Heartbeat")), None);

@@ -54,12 +54,15 @@ pub async fn load_shards(
 ) -> Result<Cursor, Error> {
     let shards: Vec<i16> = shards.iter().map(|shard| from_shard(*shard)).collect();
     let sql = format!(
+        // Sites with a problem have no schedules, and their columns may be unreadable.
         "{} WHERE site.shard = ANY ($1) AND site.enabled AND site.problem IS NULL",
         schedules::select_sql()
     );
     store
         .with_timeout(LOAD_TIMEOUT, "load schedules", async {
             let mut transaction = begin_snapshot(store).await?;
+            // Read in the snapshot of the sites, so that the next read begins exactly where this
+            // one ends.
             let now = read_cursor(&mut transaction).await?;
             let rows = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(shards).fetch(&mut *transaction);
             stream_rows(rows, &mut each).await?;
@@ -113,6 +116,7 @@ pub async fn load_changes(
             .bind(&shards)
             .fetch_all(&mut *transaction)
             .await?;
+            // In chunks, which bounds the ids that one statement looks up.
             for chunk in ids.chunks(SITES_PER_QUERY) {
                 let rows =
                     sqlx::query_as(sqlx::AssertSqlSafe(sql.clone())).bind(chunk).fetch(&mut *transaction);
@@ -198,6 +202,7 @@ impl ChangeListener {
             Some("picket_sites") => Notification::Sites,
             Some("picket_leases") => Notification::Leases,
             Some("picket_settings") => Notification::Settings,
+            // `None` is the driver's sign of a new connection.
             _ => Notification::Reconnected,
         })
     }

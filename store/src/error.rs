@@ -110,6 +110,7 @@ impl Error {
         match self {
             Self::TimedOut { .. } | Self::ServerNotVerified => true,
             Self::Database { source, .. } => match source {
+                // Errors of the connection or of the pool, not of the statement.
                 sqlx::Error::Io(_)
                 | sqlx::Error::Tls(_)
                 | sqlx::Error::Protocol(_)
@@ -148,6 +149,7 @@ impl Error {
 
 /// Names the part of DATABASE_URL that causes a TLS failure; empty for other errors.
 fn explain_tls_error(source: &sqlx::Error) -> &'static str {
+    // rustls names the reason only in the text of its error.
     let why = match source {
         sqlx::Error::Io(error) => error.to_string(),
         sqlx::Error::Tls(error) => error.to_string(),

@@ -106,6 +106,7 @@ pub async fn close_interval(
     };
     let ticks = ticks.unwrap_or_default().into_iter().map(i64::unsigned_abs);
     Ok(Some(CloseSummary {
+        // Negative after the database's clock was set back.
         lag: behind_us.map(|us| Duration::from_micros(us.max(0).unsigned_abs())),
         missed_by_cause: causes.unwrap_or_default().into_iter().zip(ticks).collect(),
     }))
@@ -122,6 +123,7 @@ pub async fn record_gaps(store: &Store, gaps: &[Gap]) -> Result<(), Error> {
             LEDGER_TIMEOUT,
             "record gaps",
             sqlx::query(
+                // Grouped, because one statement must not update a row twice.
                 "INSERT INTO picket.gaps (shard, gap_from, gap_to)
                  SELECT shard, gap_from, max(gap_to)
                  FROM unnest($1::smallint[], $2::timestamptz[], $3::timestamptz[]) AS gap (shard, gap_from, gap_to)
@@ -149,6 +151,7 @@ pub async fn read_accounted_through(store: &Store) -> Result<(Timestamp, Option<
             LEDGER_TIMEOUT,
             "read the progress of the ledger",
             sqlx::query_as(
+                // A shard without schedules is never closed and would hold the minimum back.
                 "SELECT now(), (SELECT min(accounted_through) FROM picket.leases AS lease
                                 WHERE EXISTS (SELECT FROM picket.schedules AS schedule
                                               WHERE schedule.shard = lease.shard AND schedule.valid_to IS NULL))",

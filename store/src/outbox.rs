@@ -66,6 +66,8 @@ pub async fn lock_next_events(store: &Store) -> Result<Option<LockedEvents>, Err
             .bind(i32::try_from(MAX_EVENT_BYTES).unwrap_or(i32::MAX))
             .fetch_all(&mut *transaction)
             .await?;
+            // Another sink may have published the events since the check. Dropping the transaction
+            // releases the lock.
             Ok((!events.is_empty()).then_some(LockedEvents { transaction, events }))
         })
         .await

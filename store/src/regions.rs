@@ -107,6 +107,7 @@ pub async fn remove_region(store: &Store, region: &RegionName) -> Result<(), Err
             .execute(&store.pool),
         )
         .await?;
+    // The row stays, because results and schedules refer to its number.
     match changed.rows_affected() {
         0 => Err(Error::RegionNotFound(region.to_string())),
         _ => Ok(()),
@@ -154,6 +155,7 @@ pub async fn record_silence(
             .bind(since)
             .execute(&mut *transaction)
             .await?;
+            // A trigger creates the events of both changes, in this same transaction.
             let back = sqlx::query(
                 "DELETE FROM picket.silent_regions AS silent USING picket.regions AS region
                  WHERE region.id = silent.region_id AND region.name = ANY ($1)",

@@ -64,6 +64,8 @@ pub(crate) fn select_sql() -> String {
 
 impl From<SiteScheduleRow> for SiteWithSchedules {
     fn from(row: SiteScheduleRow) -> Self {
+        // The arrays are aggregated over the same rows, so their lengths are equal; all are NULL
+        // without schedules.
         let columns = row
             .region_ids
             .into_iter()

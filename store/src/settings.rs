@@ -145,6 +145,7 @@ pub async fn update_settings(
     let sql = format!("UPDATE picket.settings SET {}", columns.join(", "));
     let update = async {
         let mut transaction = store.pool.begin().await?;
+        // Triggers judge all sites by the new interval range within this statement.
         sqlx::query("SET LOCAL statement_timeout = '5min'").execute(&mut *transaction).await?;
         let query =
             changes.iter().fold(sqlx::query(AssertSqlSafe(sql)), |query, (_, value)| bind(query, value));

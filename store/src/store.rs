@@ -357,7 +357,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_is_left_out_of_what_is_shown() {
+    fn a_password_is_omitted_from_the_displayed_url() {
         assert_eq!(redact_password("postgres://me:secret@host/db"), "postgres://me:…@host/db");
         assert!(!redact_password("postgres://me:sec@ret@host/db").contains("ret"));
         assert_eq!(redact_password("nonsense"), "nonsense");

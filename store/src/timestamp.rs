@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_moment_beyond_the_calendar_is_its_first_or_last_one() {
+    fn a_timestamp_out_of_range_is_clamped_to_the_nearest_representable_one() {
         let read = |micros| DbTimestamp::from_wire(micros).0;
 
         assert_eq!(read(0).to_string(), "2000-01-01T00:00:00.000000Z");

@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_new_is_added_what_differs_is_changed_and_the_rest_stays() {
+    fn new_sites_are_added_different_ones_changed_and_the_rest_kept() {
         let (kept, fresh) = (SiteSpec::new("https://kept/"), SiteSpec::new("https://fresh/"));
         let slow = SiteSpec::new("https://slow/");
         let mut fast = slow.clone();
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_file_a_second_time_changes_nothing() {
+    fn applying_the_same_file_twice_changes_nothing() {
         let spec = SiteSpec::new("https://kept/");
 
         let plan = plan(&[&spec], &[site(1, &spec)], PruneScope::All);
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn sites_that_the_file_does_not_name_go_only_when_that_is_asked_for() {
+    fn sites_missing_from_the_file_are_removed_only_by_prune() {
         let (kept, mut other) = (SiteSpec::new("https://kept/"), SiteSpec::new("https://other/"));
         other.tags = vec!["demo".into()];
         let there = [site(1, &kept), site(2, &other)];
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_url_with_another_regex_is_another_site() {
+    fn the_same_url_with_a_different_regex_is_a_different_site() {
         let plain = SiteSpec::new("https://a/");
         let mut with_regex = plain.clone();
         with_regex.check.regex = Some("ok".into());
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_site_that_sql_left_unreadable_is_defined_anew() {
+    fn a_site_that_cannot_be_decoded_is_redefined() {
         let spec = SiteSpec::new("https://a/");
         let mut broken = site(1, &spec);
         broken.spec = Err(ValidationError::new("ip_version", "5", "any, 4, 6"));
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_region_that_is_neither_there_nor_in_the_file_is_named() {
+    fn a_region_in_neither_the_database_nor_the_file_is_named() {
         let mut spec = SiteSpec::new("https://a/");
         spec.regions = vec!["eu".into(), "us".into(), "moon".into()];
         let mut wanted = wanted(&[&spec]);

@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_reads_as_people_write_it() {
+    fn a_hand_written_file_parses() {
         let wanted = parse(
             "regions: [eu-west]\nsites:\n  - url: https://a.example/\n    interval: 1m 30s\n    timeout: 500ms\n    \
              status: 200\n    ip_version: 4\n    headers: {X-Count: 7}\n    tags: [yes, 1.0]\n    method: post\n  - url: https://b.example/\n",
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_exported_reads_back_as_the_same() {
+    fn an_exported_file_reads_back_equal() {
         let odd = [
             "yes",
             "null",
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn every_refusal_names_its_line_and_all_are_shown() {
+    fn every_error_names_its_line_and_all_errors_are_shown() {
         let refusals = parse(
             "regions: [EU]\nsites:\n  - url: ftp://a.example/\n  - url: https://b.example/\n    interval: 2s\n  - url: https://c.example/\n  - \
              url: https://c.example/\n  - url: https://d.example/\n    interval: 60\n",
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_does_not_exist_is_refused_by_its_name_and_line() {
+    fn an_unknown_field_is_refused_with_its_name_and_line() {
         for (text, line, field) in [
             ("sites:\n  - url: https://a.example/\n    intervall: 5s\n", "line 3", "intervall"),
             ("sitess: []\n", "line 1", "sitess"),
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_is_refused_rather_than_taken_for_no_sites() {
+    fn an_empty_file_is_refused_and_does_not_mean_no_sites() {
         assert!(parse(" \n").unwrap_err()[0].contains("empty"));
         assert!(parse("sites: []\n").unwrap().sites.is_empty());
     }

@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_credential_is_made_once_and_only_its_owner_can_read_it() {
+    fn a_credential_is_created_once_and_readable_by_its_owner_alone() {
         let dir = tempfile::tempdir().unwrap();
         create_dirs(dir.path()).unwrap();
         let user = User::Role("prober-eu".parse().unwrap());
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_no_user_is_refused_by_its_number_and_what_is_allowed() {
+    fn an_invalid_user_line_is_refused_with_its_number_and_the_expected_form() {
         let seed = KeyPair::new_user().seed().unwrap();
         for (line, said) in [
             ("prober-EU UX", "prober-<region>"),

@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn uptime_is_a_full_bar_only_when_nothing_was_down() {
+    fn an_uptime_bar_is_full_only_without_downtime() {
         assert_eq!(
             render_uptime(&[Some(100.0), Some(99.95), Some(99.5), None, Some(50.0), Some(0.0)]),
             "█▇▆ ▂▁"
@@ -36,7 +36,7 @@ mod tests {
     }
 
     #[test]
-    fn heights_are_shares_of_the_greatest_and_only_the_last_thirty_days_are_shown() {
+    fn bar_heights_are_relative_to_the_maximum_of_the_last_thirty_days() {
         assert_eq!(render_relative(&[Some(8.0), Some(4.0), Some(0.0), None]), "█▄▁ ");
         assert_eq!(render_relative(&[Some(0.0)]), "▁");
         assert_eq!(render_relative(&[Some(1.0); 90]).chars().count(), 30);

@@ -17,7 +17,7 @@ sites:
 ";
 
 #[tokio::test]
-async fn a_file_is_applied_once_and_a_second_time_changes_nothing() {
+async fn a_file_is_applied_once_and_applying_it_again_changes_nothing() {
     let picket = Picket::new().await;
     fs::write(picket.dir().join("sites.yaml"), FILE).unwrap();
 
@@ -30,7 +30,7 @@ async fn a_file_is_applied_once_and_a_second_time_changes_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_exported_is_taken_back_unchanged() {
+async fn an_exported_file_applies_without_changes() {
     let picket = Picket::new().await;
     picket.apply_yaml(FILE, &[]);
     picket.run_ok(&["site", "pause", "1"]);
@@ -47,7 +47,7 @@ async fn what_is_exported_is_taken_back_unchanged() {
 }
 
 #[tokio::test]
-async fn a_dry_run_says_what_would_be_done_and_does_nothing() {
+async fn a_dry_run_prints_the_plan_and_changes_nothing() {
     let picket = Picket::new().await;
     picket.apply_yaml(FILE, &[]);
     let changed = "sites:\n  - url: https://a.example/\n    interval: 5s\n    regions: [us]\n";
@@ -64,7 +64,7 @@ async fn a_dry_run_says_what_would_be_done_and_does_nothing() {
 }
 
 #[tokio::test]
-async fn one_bad_site_refuses_the_whole_file_and_all_that_is_bad_is_shown() {
+async fn an_invalid_site_refuses_the_whole_file_and_all_errors_are_shown() {
     let picket = Picket::new().await;
     let file = "sites:\n  - url: https://good.example/\n  - url: nonsense\n  - url: https://b.example/\n    quorum: 0\n";
 

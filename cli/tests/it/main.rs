@@ -22,7 +22,7 @@ use std::{
 
 use picket_harness::servers::shared_postgres;
 
-/// A migrated database with the region `eu`, and the command that is told of it.
+/// A migrated database with the region `eu`, and the command that uses it.
 struct Picket {
     database_url: String,
     dir: tempfile::TempDir,
@@ -47,7 +47,7 @@ impl Picket {
         picket_command(self.dir()).env("DATABASE_URL", &self.database_url).args(arguments).output().unwrap()
     }
 
-    /// What it says when all is well.
+    /// Output of a successful run.
     #[track_caller]
     fn run_ok(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
@@ -55,7 +55,7 @@ impl Picket {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// What it complains of when it is used wrongly.
+    /// Error output of a run with wrong usage.
     #[track_caller]
     fn run_rejected(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
@@ -78,7 +78,7 @@ impl Picket {
     }
 }
 
-/// The program, in `dir` and with no variable of ours.
+/// The program in `dir`, without Picket's environment variables.
 fn picket_command(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_picket"));
     command.current_dir(dir);

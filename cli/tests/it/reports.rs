@@ -1,4 +1,4 @@
-//! `picket report`: what it says, to people and to programs.
+//! `picket report`: output for people and for programs.
 
 use sqlx::{Connection, PgConnection};
 
@@ -31,7 +31,7 @@ async fn create_reported_sites() -> Picket {
 }
 
 #[tokio::test]
-async fn uptime_is_told_for_all_sites_for_a_tag_and_for_a_region() {
+async fn uptime_is_reported_for_all_sites_for_a_tag_and_for_a_region() {
     let picket = create_reported_sites().await;
 
     let all = picket.run_ok(&["report", "uptime"]);
@@ -49,7 +49,7 @@ async fn uptime_is_told_for_all_sites_for_a_tag_and_for_a_region() {
 }
 
 #[tokio::test]
-async fn csv_is_read_by_a_spreadsheet_and_holds_what_json_does() {
+async fn csv_is_readable_by_a_spreadsheet_and_equals_the_json() {
     let picket = create_reported_sites().await;
 
     let csv = picket.run_ok(&["report", "latency", "--output", "csv"]);
@@ -62,7 +62,7 @@ async fn csv_is_read_by_a_spreadsheet_and_holds_what_json_does() {
 }
 
 #[tokio::test]
-async fn incidents_and_failures_say_when_and_why() {
+async fn incidents_and_failures_are_reported_with_time_and_cause() {
     let picket = create_reported_sites().await;
 
     let incidents = picket.run_ok(&["report", "incidents", "--tag", "sales", "--region", "us"]);

@@ -5,7 +5,7 @@ use sqlx::{Connection, PgConnection};
 use crate::Picket;
 
 #[tokio::test]
-async fn migrate_says_that_a_database_comes_from_another_cluster_and_takes_its_rows_over_once() {
+async fn migrate_reports_a_database_of_another_cluster_and_adopts_its_rows_once() {
     const SAID: &str = "restored from another cluster";
     let picket = Picket::new().await;
     picket.run_ok(&["site", "add", "https://shop.example"]);
@@ -18,7 +18,7 @@ async fn migrate_says_that_a_database_comes_from_another_cluster_and_takes_its_r
 }
 
 #[tokio::test]
-async fn migrate_refuses_a_database_of_other_migrations_in_one_message() {
+async fn migrate_refuses_a_database_with_other_migrations_in_one_message() {
     let picket = Picket::new().await;
     let mut database = PgConnection::connect(&picket.database_url).await.unwrap();
     let other = "UPDATE public._sqlx_migrations SET checksum = sha384('other'), description = 'other' WHERE version = 1";

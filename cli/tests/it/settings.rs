@@ -27,7 +27,7 @@ async fn settings_are_listed_read_and_changed() {
 }
 
 #[tokio::test]
-async fn a_setting_that_makes_no_sense_is_refused_by_name_value_and_what_is_allowed() {
+async fn an_invalid_setting_is_refused_with_name_value_and_allowed_range() {
     let picket = Picket::new().await;
 
     for (arguments, parts) in [
@@ -48,7 +48,7 @@ async fn a_setting_that_makes_no_sense_is_refused_by_name_value_and_what_is_allo
 }
 
 #[tokio::test]
-async fn a_narrower_range_says_how_many_sites_are_not_checked_and_holds_for_commands() {
+async fn a_narrower_range_reports_the_count_of_unchecked_sites_and_applies_to_commands() {
     let picket = Picket::new().await;
     picket.run_ok(&["site", "add", "https://a.example", "--interval", "5s"]);
 
@@ -63,7 +63,7 @@ async fn a_narrower_range_says_how_many_sites_are_not_checked_and_holds_for_comm
 }
 
 #[tokio::test]
-async fn migrate_sets_the_settings_that_are_given_and_leaves_the_others_as_they_are() {
+async fn migrate_sets_the_given_settings_and_leaves_the_others_unchanged() {
     let picket = Picket::new().await;
     picket.run_ok(&["settings", "set", "ledger_grace", "60s"]);
 

@@ -41,7 +41,7 @@ async fn a_site_is_added_listed_changed_paused_resumed_and_removed() {
 }
 
 #[tokio::test]
-async fn what_makes_no_sense_is_refused_with_field_value_and_what_is_allowed_and_changes_nothing() {
+async fn an_invalid_site_is_refused_with_field_value_and_allowed_values_and_changes_nothing() {
     let picket = Picket::new().await;
     for (arguments, parts) in [
         (&["site", "add", "ftp://example.com"][..], &["url: 'ftp://example.com'", "http or https"][..]),
@@ -68,7 +68,7 @@ async fn what_makes_no_sense_is_refused_with_field_value_and_what_is_allowed_and
 }
 
 #[tokio::test]
-async fn a_double_is_refused_and_the_site_that_is_there_is_named() {
+async fn a_duplicate_site_is_refused_and_the_existing_one_is_named() {
     let picket = Picket::new().await;
     picket.run_ok(&["site", "add", "https://example.com"]);
 
@@ -78,7 +78,7 @@ async fn a_double_is_refused_and_the_site_that_is_there_is_named() {
 }
 
 #[tokio::test]
-async fn a_url_that_several_sites_have_lists_them() {
+async fn a_url_of_several_sites_lists_all_of_them() {
     let picket = Picket::new().await;
     picket.run_ok(&["site", "add", "https://example.com"]);
     picket.run_ok(&["site", "add", "https://example.com", "--regex", "ok"]);
@@ -92,7 +92,7 @@ async fn a_url_that_several_sites_have_lists_them() {
 }
 
 #[tokio::test]
-async fn generated_sites_are_there_once_however_often_they_are_asked_for() {
+async fn generating_sites_repeatedly_creates_each_once() {
     let picket = Picket::new().await;
     let generate = |count| picket.run_ok(&["generate", count, "--base-url", "http://127.0.0.1:1/"]);
 

@@ -44,7 +44,7 @@ sites:
 "#;
 
 #[tokio::test]
-async fn sites_as_a_plan_a_list_json_details_and_a_file() {
+async fn site_output_as_plan_list_json_details_and_file() {
     let picket = Picket::new().await;
     let applied = picket.apply_yaml(FILE, &[]);
     assert!(applied.status.success(), "{applied:?}");

@@ -1,4 +1,4 @@
-//! What is not there: the database, the bus, the schema, the reader of our output.
+//! Unavailable parts: the database, the bus, the schema, the reader of the output.
 
 use std::{
     io::{BufRead, BufReader},
@@ -16,7 +16,7 @@ fn unreachable_error(output: &Output) -> String {
 }
 
 #[test]
-fn a_server_that_is_away_is_named_with_what_to_do() {
+fn an_unreachable_server_is_named_with_a_remedy() {
     let dir = tempfile::tempdir().unwrap();
     let port = non_ephemeral_port();
     let run = |arguments: &[&str]| {
@@ -39,7 +39,7 @@ fn a_server_that_is_away_is_named_with_what_to_do() {
 }
 
 #[test]
-fn a_running_up_is_found_by_the_file_that_it_writes() {
+fn a_running_up_is_found_by_its_environment_file() {
     let dir = tempfile::tempdir().unwrap();
     let port = non_ephemeral_port();
     std::fs::create_dir(dir.path().join(".picket")).unwrap();
@@ -52,7 +52,7 @@ fn a_running_up_is_found_by_the_file_that_it_writes() {
 }
 
 #[tokio::test]
-async fn a_database_without_a_schema_says_what_makes_one() {
+async fn a_database_without_a_schema_is_reported_with_the_command_that_creates_it() {
     let dir = tempfile::tempdir().unwrap();
     let url = shared_postgres().await.create_database().await;
 
@@ -62,7 +62,7 @@ async fn a_database_without_a_schema_says_what_makes_one() {
 }
 
 #[tokio::test]
-async fn a_reader_that_has_seen_enough_is_no_error() {
+async fn a_closed_output_pipe_is_no_error() {
     let picket = Picket::new().await;
     picket.run_ok(&["generate", "5000", "--base-url", "http://127.0.0.1:1/"]);
     let mut child = picket_command(picket.dir())

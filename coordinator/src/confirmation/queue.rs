@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_round_is_at_once_and_the_last_within_a_second() {
+    fn the_first_round_is_immediate_and_the_last_within_a_second() {
         let now = Instant::now();
         let mut rounds = ConfirmationQueue::default();
 
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_back_is_not_checked_again() {
+    fn a_withdrawn_request_gets_no_further_checks() {
         let now = Instant::now();
         let mut rounds = ConfirmationQueue::default();
         rounds.accept_request(&suspect(1, 5), now);
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn the_number_of_remembered_sites_is_bounded() {
         let now = Instant::now();
         let mut rounds = ConfirmationQueue::default();
 
@@ -250,12 +250,16 @@ mod tests {
 
         assert_eq!(taken, MAX_SITES);
         let later = now + Duration::from_secs(60);
-        assert_eq!(rounds.take_due(later).dropped, MAX_SITES, "what waited for so long is left to its ticks");
-        assert!(rounds.accept_request(&suspect(-1, 1), later), "those that are quiet make room");
+        assert_eq!(
+            rounds.take_due(later).dropped,
+            MAX_SITES,
+            "a request that waited for so long is left to the site's ticks"
+        );
+        assert!(rounds.accept_request(&suspect(-1, 1), later), "idle sites are evicted");
     }
 
     #[test]
-    fn of_many_sites_that_are_suspected_at_once_a_sample_is_confirmed_to_its_end_at_a_bounded_rate() {
+    fn many_simultaneous_requests_are_sampled_and_confirmed_completely_at_a_bounded_rate() {
         let now = Instant::now();
         let mut rounds = ConfirmationQueue::default();
         (0..1_000).for_each(|site| assert!(rounds.accept_request(&suspect(site, 2), now)));
@@ -284,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_site_among_many_has_the_same_chance_whatever_its_number() {
+    fn sampling_does_not_depend_on_the_site_id() {
         let now = Instant::now();
         let chosen = |_| {
             let mut rounds = ConfirmationQueue::default();
@@ -299,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_suspicions_after_a_flood_are_confirmed_at_once_again() {
+    fn a_few_requests_after_a_flood_are_confirmed_immediately_again() {
         let now = Instant::now();
         let mut rounds = ConfirmationQueue::default();
         (0..1_000).for_each(|site| assert!(rounds.accept_request(&suspect(site, 2), now)));

@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn ticks_given_up_one_after_the_other_are_one_span_of_their_shard() {
+    fn consecutive_abandoned_ticks_are_one_gap_of_their_shard() {
         let publish_gaps = PublishGaps::default();
         publish_gaps.record_gap(Shard(1), at(100), at(105));
         publish_gaps.record_gap(Shard(2), at(100), at(105));
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_bound() {
+    fn the_number_of_recorded_gaps_is_bounded() {
         let publish_gaps = PublishGaps::default();
         (0..10_000).for_each(|n| publish_gaps.record_gap(Shard(1), at(n * 100), at(n * 100 + 1)));
 

@@ -283,8 +283,8 @@ pub(crate) fn just_before(at: Timestamp) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
-    use picket_harness::servers;
-    use picket_proto::{Role, Shard, SiteId, subject};
+    use picket_harness::{builders::scheduled_job_subject, servers};
+    use picket_proto::{Role, Shard, SiteId};
     use picket_runtime::{
         Health,
         clock::ClockReading,
@@ -332,8 +332,7 @@ mod tests {
         fn job(&self, site: i64, subject: Option<&str>, bytes: usize) -> Job {
             let now = self.clock.time_at(Boottime::now());
             let region = "eu".parse().unwrap();
-            let subject =
-                subject.map_or_else(|| subject::scheduled_job(&region, SiteId(site)), str::to_owned);
+            let subject = subject.map_or_else(|| scheduled_job_subject(&region, SiteId(site)), str::to_owned);
             Job {
                 id: format!("{site}.eu.1"),
                 subject: subject.into(),
@@ -355,7 +354,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_job_of_a_batch_is_told_apart_by_what_the_stream_says_of_it() {
+    async fn each_job_of_a_batch_gets_its_own_acknowledgement_or_error() {
         let stack = PublisherStack::new().await;
         let metrics = &stack.publisher.metrics;
         let jobs: Vec<Job> = (1..=10).map(|site| stack.job(site, None, 2)).collect();
@@ -381,7 +380,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_job_that_nobody_answers_is_tried_again_after_one_deadline_and_hides_no_other() {
+    async fn an_unacknowledged_job_is_retried_after_one_deadline_and_delays_no_other() {
         let stack = PublisherStack::new().await;
         let _silent = stack.publisher.bus.client.subscribe("picket.elsewhere").await.unwrap();
         let silent = |site| stack.job(site, Some("picket.elsewhere"), 2);

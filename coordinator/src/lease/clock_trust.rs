@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_reading_is_believed_if_another_clock_or_the_newest_mark_says_about_the_same() {
+    fn a_first_reading_is_trusted_if_a_second_clock_or_the_newest_timestamp_agrees() {
         assert!(NOW < at(0));
         assert!(is_believed(0, None, None, None));
         assert!(is_believed(0, Some(-86_400), Some(3), Some(2)));
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_reading_that_nothing_speaks_for_is_believed_once_it_has_been_steady() {
+    fn an_unconfirmed_first_reading_is_trusted_once_it_has_been_steady() {
         let mut first = InitialClock::default();
         let reference_clocks = ReferenceClocks { wall: Some(at(0)), bus: None };
 
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_doubtful_lease_is_free_when_it_was_not_renewed_for_a_lease_time() {
+    fn a_doubtful_lease_is_free_after_a_lease_time_without_renewal() {
         let mut unrenewed = StaleLeases::default();
         let held = |end| ObservedLease {
             shard: Shard(3),

@@ -88,6 +88,8 @@ impl HeldLeases {
                 continue;
             };
             if kept.contains(shard) {
+                // The answer of an earlier renewal may arrive late and must not shorten a later
+                // one.
                 hold.valid_until = hold.valid_until.max(until);
             } else {
                 self.leases.remove(shard);
@@ -117,6 +119,7 @@ impl HeldLeases {
 
     /// Marks `count` shards as being released, highest numbers first, and returns them.
     pub(crate) fn mark_releasing(&mut self, count: usize) -> Vec<(Shard, Epoch)> {
+        // Any choice is right, but a fixed one keeps the same shards in place over several rounds.
         let chosen = self.leases.iter_mut().rev().filter(|(_, hold)| !hold.is_releasing).take(count);
         chosen
             .map(|(shard, hold)| {
@@ -129,6 +132,7 @@ impl HeldLeases {
     /// Removes released shards.
     pub(crate) fn record_released(&mut self, shards: &[(Shard, Epoch)]) {
         for (shard, epoch) in shards {
+            // Another epoch means that the shard was acquired again after its release.
             if self.leases.get(shard).is_some_and(|hold| hold.epoch == *epoch) {
                 self.leases.remove(shard);
             }
@@ -156,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_believed_in_for_its_time_less_the_margin_from_before_it_was_asked_for() {
+    fn a_lease_is_trusted_for_its_time_less_the_margin_counted_from_before_the_request() {
         let mut held = held();
 
         assert_eq!(held.take_expired(at(111)), []);
@@ -164,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_renewal_does_not_return_is_lost() {
+    fn a_lease_missing_from_a_renewals_answer_is_lost() {
         let mut held = held();
 
         let lost = held.record_renewed(&[(Shard(1), Epoch(4)), (Shard(2), Epoch(9))], &[Shard(2)], at(105));
@@ -177,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_renewal_says_nothing_of_a_shard_that_was_taken_again_meanwhile() {
+    fn a_renewal_does_not_affect_a_shard_acquired_again_meanwhile() {
         let mut held = held();
         held.record_released(&[(Shard(1), Epoch(4))]);
         held.record_acquired([(Shard(1), Epoch(6))], at(104));
@@ -187,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_that_is_being_yielded_is_held_until_it_is_released_but_no_longer_counts() {
+    fn a_shard_being_yielded_is_held_until_its_release_but_no_longer_counted() {
         let mut held = held();
 
         assert_eq!(held.mark_releasing(1), [(Shard(2), Epoch(9))]);

@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn the_less_is_due_the_longer_it_gathers_unless_none_would_come_together() {
+    fn the_window_grows_as_load_falls_unless_no_jobs_would_share_it() {
         let gathering =
             |longest_ms| [5, 10, 50, 100, 1_000, 2_000, 10_000].map(|rate| gathering_at(rate, longest_ms));
         assert_eq!(gathering(250), [10, 250, 250, 250, 60, 30, 10]);
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_is_never_before_what_is_due_and_no_later_than_it_gathers() {
+    fn a_poll_is_aligned_to_the_window_and_never_before_the_next_tick() {
         let mut pace = BatchWindow::new(Duration::from_millis(100));
         pace.record_due(100, 1_000);
         for due_ms in [-70, 0, 1, 99, 100, 101, 1_763_000_000_010] {

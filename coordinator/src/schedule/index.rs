@@ -93,6 +93,8 @@ impl ScheduleIndex {
         }
         let site = match self.by_id.get(&planned.id) {
             Some(site) => {
+                // The wheel holds numbers of entries and no templates, so a new template moves no
+                // entry.
                 self.sites[*site as usize].template = planned.template;
                 *site
             }
@@ -142,11 +144,14 @@ impl ScheduleIndex {
             self.mark_dead(entry);
             entry = next;
         }
+        // Dead entries still name this slot. Nothing follows them, because only live entries are
+        // read.
         self.free_sites.push(site);
     }
 
     /// Removes all sites of the shards for which `gone` returns true.
     pub(crate) fn remove_shards(&mut self, gone: impl Fn(Shard) -> bool) {
+        // Collected first, because each removal changes the map.
         let ids: Vec<SiteId> = self
             .by_id
             .iter()
@@ -175,6 +180,7 @@ impl ScheduleIndex {
     /// Last tick of a live entry at or before `now_ms`.
     pub(crate) fn last_tick(&self, entry: u32, now_ms: i64) -> Option<i64> {
         let interval = i64::from(self.entries.get(entry as usize)?.interval_ms);
+        // Ticks are periodic, so the last tick lies one interval before the next one.
         Some(self.next_tick(entry, now_ms + 1)? - interval)
     }
 
@@ -206,6 +212,8 @@ impl ScheduleIndex {
     }
 
     fn mark_dead(&mut self, entry: u32) {
+        // The wheel cannot find an entry by its number. The bucket of its next tick drops it, and
+        // then `free_entry` frees the number.
         self.entries[entry as usize].interval_ms = 0;
         self.live_entries -= 1;
     }
@@ -267,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn ticks_are_counted_from_the_epoch_by_interval_and_phase() {
+    fn ticks_are_computed_from_the_unix_epoch_by_interval_and_phase() {
         let mut index = ScheduleIndex::default();
         let entry = index.upsert_site(site(1, 0, &[(1, 1_000)]))[0].entry;
 
@@ -279,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_leaves_the_schedules_that_it_does_not_touch_on_the_wheel() {
+    fn a_change_keeps_unaffected_schedules_on_the_wheel() {
         let mut index = ScheduleIndex::default();
         let before = index.upsert_site(site(1, 0, &[(1, 1_000), (2, 1_000)]));
 
@@ -291,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_site_without_schedules_and_the_sites_of_a_lost_shard_are_gone() {
+    fn a_site_without_schedules_and_the_sites_of_a_lost_shard_are_removed() {
         let mut index = ScheduleIndex::default();
         index.upsert_site(site(1, 0, &[(1, 1_000)]));
         index.upsert_site(site(2, 1, &[(1, 1_000)]));
@@ -306,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_site_that_is_not_among_those_of_a_restored_database_is_gone() {
+    fn a_site_missing_from_a_restored_database_is_removed() {
         let mut index = ScheduleIndex::default();
         index.upsert_site(site(1, 0, &[(1, 1_000)]));
         let lost = index.upsert_site(site(2, 0, &[(1, 1_000)]))[0].entry;

@@ -86,7 +86,7 @@ impl NotificationListener {
                 }
             }
             #[cfg(test)]
-            crate::supervision_tests::panic_if_injected("notification_listener");
+            picket_harness::injected_panic::panic_if_injected("notification_listener");
             self.wake_actors(changes);
         }
     }

@@ -177,6 +177,7 @@ impl Scheduler {
                 };
                 state.in_flight += jobs.len();
                 match jobs.is_empty() {
+                    // All its ticks were dropped; the watermark moves past them all the same.
                     true => state.finish_batch(&batch),
                     false => {
                         let scheduler = myself.clone();

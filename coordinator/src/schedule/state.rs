@@ -358,7 +358,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shard_that_was_taken_again_is_not_forgotten_for_the_loss_of_its_older_lease() {
+    fn a_reacquired_shard_survives_the_loss_of_its_older_lease() {
         let mut state = SchedulerState::default();
         let lease = |epoch| Lease { shard: Shard(3), epoch, scheduled_through: Timestamp::default() };
         state.acquire_shards(&[lease(Epoch(1))]);
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tick_that_was_left_over_keeps_half_of_what_is_left_of_its_life_for_the_prober() {
+    fn a_catch_up_delay_is_spread_and_below_half_of_the_remaining_ttl() {
         for at_ms in 0..10_000 {
             assert!(catch_up_delay_ms(at_ms, Duration::from_secs(50)) < CATCH_UP_SPREAD_MS);
             assert!(catch_up_delay_ms(at_ms, Duration::from_millis(800)) < 400);

@@ -1,4 +1,5 @@
-//! Pure: the time through which all ticks are acknowledged, while batches finish in any order.
+//! Watermark of a shard (pure): the time through which all ticks are acknowledged, while batches
+//! finish in any order.
 
 use std::collections::VecDeque;
 
@@ -71,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_through_waits_for_the_oldest_batch_under_way() {
+    fn the_watermark_waits_for_the_oldest_batch_in_flight() {
         let mut progress = Watermark::default();
         progress.advance_floor(100);
         let (one, two) = (progress.begin_batch(100), progress.begin_batch(110));
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_from_before_a_jump_of_the_clock_says_nothing_of_the_time_after_it() {
+    fn a_batch_from_before_a_clock_jump_does_not_move_the_watermark_after_it() {
         let mut progress = Watermark::default();
         let old = progress.begin_batch(1_000_000);
         progress.advance_floor(1_000_010);

@@ -56,6 +56,8 @@ impl Wheel {
         let number = self.next_bucket;
         self.next_bucket += 1;
         let mut entries = std::mem::take(self.bucket_mut(number));
+        // Entries that fire are put back afterwards: an interval of a whole lap leads to this same
+        // bucket.
         let mut moved: Vec<(u32, i64)> = Vec::new();
         entries.retain(|entry| {
             let Some(tick) = due(*entry, from) else {
@@ -63,6 +65,7 @@ impl Wheel {
                 return false;
             };
             if tick >= to {
+                // The tick is laps away, and the entry already lies in its bucket.
                 return true;
             }
             fire(*entry, tick);
@@ -112,7 +115,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_tick_is_handed_out_once_in_order_and_never_early(
+        fn every_tick_is_yielded_once_in_order_and_never_early(
             schedules in prop::collection::vec((1_000_i64..200_000, 0_i64..200_000), 1..20),
             steps in prop::collection::vec(1_i64..30_000, 1..40),
             start in 0_i64..10_000_000,

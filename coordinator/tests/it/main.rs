@@ -1,6 +1,6 @@
 //! A coordinator on a real NATS and a real Postgres: which jobs does it publish, and when does it stop?
 
-#![expect(clippy::unwrap_used, reason = "what a test needs is there, or it fails")]
+#![expect(clippy::unwrap_used, reason = "a test fails without what it needs")]
 
 mod check_model;
 mod odd_sites;
@@ -9,12 +9,12 @@ mod patterns;
 mod settings;
 mod streams;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_nats::Subscriber;
 use futures_util::StreamExt;
 use picket_coordinator::{Config, start};
-use picket_harness::{eventually, servers};
+use picket_harness::{builders::scheduled_job_subject, eventually, servers};
 use picket_proto::{CheckRequest, Role, SiteId, subject};
 use picket_runtime::{Bus, Health, PipelineHandle, clock, options::NatsOptions};
 use picket_store::{
@@ -63,7 +63,7 @@ impl Stack {
         self.start_coordinator_with(name, lease_time, Health::new()).await
     }
 
-    /// A coordinator of whose metrics the test has the registry.
+    /// A coordinator whose metrics the test reads.
     async fn start_coordinator_with(
         &self,
         name: &str,
@@ -78,7 +78,7 @@ impl Stack {
         start(config, bus, self.connect_store(), health).await.unwrap()
     }
 
-    /// Hears all jobs as they are published.
+    /// Records all jobs as they are published.
     async fn record_jobs(&self) -> JobLog {
         let client = async_nats::connect(self.nats.url()).await.unwrap();
         let subscriber = client.subscribe("picket.job.>").await.unwrap();
@@ -113,7 +113,7 @@ impl JobLog {
                 assert_eq!(message.headers.unwrap().get("Nats-Msg-Id").unwrap().as_str(), id);
                 assert_eq!(
                     message.subject.as_str(),
-                    subject::scheduled_job(&"eu".parse().unwrap(), tick.site)
+                    scheduled_job_subject(&"eu".parse().unwrap(), tick.site)
                 );
                 self.ticks_by_site.entry(tick.site).or_default().push(tick.scheduled_at.as_millis());
             }
@@ -123,7 +123,7 @@ impl JobLog {
 }
 
 #[tokio::test]
-async fn each_tick_is_published_once_and_none_is_left_out() {
+async fn every_tick_is_published_exactly_once() {
     let stack = Stack::new().await;
     stack.execute_sql("INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://x/' || n, 1 FROM generate_series(1, 50) n").await;
     let mut jobs = stack.record_jobs().await;
@@ -142,7 +142,7 @@ async fn each_tick_is_published_once_and_none_is_left_out() {
 }
 
 #[tokio::test]
-async fn a_successor_goes_on_where_the_predecessor_ended() {
+async fn a_successor_resumes_where_the_predecessor_ended() {
     let stack = Stack::new().await;
     stack.execute_sql("INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://x/' || n, 1 FROM generate_series(1, 20) n").await;
     let mut jobs = stack.record_jobs().await;
@@ -155,7 +155,8 @@ async fn a_successor_goes_on_where_the_predecessor_ended() {
     second.drain().await;
 
     for (site, ticks) in &mut jobs.ticks_by_site {
-        // What both published has one id, and the stream keeps one; a take-over publishes only what can still be done.
+        // Jobs published by both have equal ids, and the stream keeps one; a take-over publishes
+        // only jobs still worth doing.
         ticks.sort_unstable();
         ticks.dedup();
         assert!(ticks.windows(2).all(|pair| pair[1] - pair[0] <= 3_000), "site {site}: {ticks:?}");
@@ -163,7 +164,7 @@ async fn a_successor_goes_on_where_the_predecessor_ended() {
 }
 
 #[tokio::test]
-async fn a_coordinator_whose_shards_another_has_taken_publishes_no_more() {
+async fn a_coordinator_stops_publishing_when_another_has_acquired_its_shards() {
     let stack = Stack::new().await;
     stack.execute_sql("INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://x/', 1)").await;
     let mut jobs = stack.record_jobs().await;
@@ -171,7 +172,7 @@ async fn a_coordinator_whose_shards_another_has_taken_publishes_no_more() {
     jobs.wait_for_jobs(2).await;
 
     stack.execute_sql("UPDATE picket.leases SET holder = 'robber', epoch = epoch + 1").await;
-    // A lease that nobody renews is free for whoever has seen it so for a lease time.
+    // An unrenewed lease is free for any coordinator that has observed it for a lease time.
     let renewing = async {
         loop {
             stack
@@ -191,7 +192,7 @@ async fn a_coordinator_whose_shards_another_has_taken_publishes_no_more() {
 }
 
 #[tokio::test]
-async fn streams_and_consumers_that_somebody_deleted_are_made_again_and_ticks_go_on() {
+async fn deleted_streams_and_consumers_are_recreated_and_ticks_continue() {
     let stack = Stack::new().await;
     stack.execute_sql("INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://x/', 1)").await;
     let mut jobs = stack.record_jobs().await;
@@ -222,7 +223,7 @@ async fn streams_and_consumers_that_somebody_deleted_are_made_again_and_ticks_go
 }
 
 #[tokio::test]
-async fn several_coordinators_share_evenly_and_take_over_what_one_leaves() {
+async fn several_coordinators_share_evenly_and_take_over_a_stopped_ones_shards() {
     let stack = Stack::new().await;
     let mut running = Vec::new();
     for name in ["a", "b", "c"] {
@@ -248,7 +249,7 @@ async fn several_coordinators_share_evenly_and_take_over_what_one_leaves() {
 }
 
 #[tokio::test]
-async fn after_an_outage_of_the_bus_that_outlasts_the_leases_ticks_go_on_by_themselves() {
+async fn ticks_resume_after_a_bus_outage_longer_than_the_leases() {
     let mut stack = Stack::new().await;
     stack.execute_sql("INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://x/' || n, 1 FROM generate_series(1, 300) n").await;
     let mut jobs = stack.record_jobs().await;
@@ -274,7 +275,7 @@ async fn after_an_outage_of_the_bus_that_outlasts_the_leases_ticks_go_on_by_them
 }
 
 #[tokio::test]
-async fn a_load_is_followed_by_the_sites_of_every_shard() {
+async fn loading_shards_yields_the_sites_of_each_of_them() {
     let stack = Stack::new().await;
     stack.execute_sql("INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://x/' || n, 1 FROM generate_series(1, 500) n").await;
     let mut jobs = stack.record_jobs().await;
@@ -291,7 +292,8 @@ async fn a_load_is_followed_by_the_sites_of_every_shard() {
     running.drain().await;
 }
 
-/// What was due before a shard was taken, and expired before its sites had been read, was published by nobody.
+/// Ticks due before the acquisition of a shard that expired before its sites were read are not
+/// published.
 #[tokio::test]
 async fn the_gap_before_a_take_over_lasts_until_the_sites_have_been_read() {
     let stack = Stack::new().await;
@@ -321,7 +323,7 @@ async fn the_gap_before_a_take_over_lasts_until_the_sites_have_been_read() {
 }
 
 #[tokio::test]
-async fn results_whose_ledger_is_closed_are_rolled_up_and_what_is_too_old_goes() {
+async fn results_of_a_closed_ledger_are_rolled_up_and_old_ones_are_dropped() {
     let stack = Stack::new().await;
     stack
         .execute_sql(
@@ -356,7 +358,7 @@ async fn results_whose_ledger_is_closed_are_rolled_up_and_what_is_too_old_goes()
 }
 
 #[tokio::test]
-async fn a_coordinator_that_finds_rows_of_another_cluster_takes_them_over_and_closes_their_ledger() {
+async fn a_coordinator_adopts_rows_of_another_cluster_and_closes_their_ledger() {
     let stack = Stack::new().await;
     stack
         .execute_sql(

@@ -1,8 +1,8 @@
-//! Rows of sites as SQL allows them, at random, under a coordinator that runs: none stops it, and a site that is well is
-//! scheduled all the while.
+//! Random rows of sites that SQL accepts, under a running coordinator: no row stops it, and a valid
+//! site is scheduled all the time.
 //!
-//! Short in the ordinary tests; `PICKET_FUZZ_SECONDS=600 PICKET_FUZZ_SEED=7 cargo test -p picket-coordinator --test it odd_sites`
-//! looks longer, and elsewhere.
+//! The ordinary run is short. A longer run with another seed:
+//! `PICKET_FUZZ_SECONDS=600 PICKET_FUZZ_SEED=7 cargo test -p picket-coordinator --test it odd_sites`.
 
 use std::{
     sync::{
@@ -14,8 +14,8 @@ use std::{
 
 use futures_util::StreamExt;
 use parking_lot::Mutex;
-use picket_harness::{eventually, proc};
-use picket_proto::{CheckRequest, SiteId, subject};
+use picket_harness::{builders::scheduled_job_subject, eventually, proc};
+use picket_proto::{CheckRequest, SiteId};
 use picket_store::{maintenance, reports, site_status, sites};
 use tokio::time::Instant;
 
@@ -157,7 +157,7 @@ fn env_number(variable: &str) -> Option<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_row_that_sql_allows_stops_a_coordinator_and_a_site_that_is_well_is_scheduled_all_the_while() {
+async fn no_row_that_sql_accepts_stops_a_coordinator_or_delays_a_valid_site() {
     static PANICS: AtomicUsize = AtomicUsize::new(0);
     let seed = env_number("PICKET_FUZZ_SEED").unwrap_or(14);
     let seconds = env_number("PICKET_FUZZ_SECONDS").unwrap_or(6);
@@ -171,7 +171,7 @@ async fn no_row_that_sql_allows_stops_a_coordinator_and_a_site_that_is_well_is_s
     let stack = Stack::new().await;
     stack.execute_sql("INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://well/', 1)").await;
     let client = async_nats::connect(stack.nats.url()).await.unwrap();
-    let mut jobs = client.subscribe(subject::scheduled_job(&"eu".parse().unwrap(), SiteId(1))).await.unwrap();
+    let mut jobs = client.subscribe(scheduled_job_subject(&"eu".parse().unwrap(), SiteId(1))).await.unwrap();
     client.flush().await.unwrap();
     let running = stack.start_coordinator("first", Duration::from_secs(15)).await;
     let heard: Arc<Mutex<Vec<i64>>> = Arc::default();
@@ -196,7 +196,7 @@ async fn no_row_that_sql_allows_stops_a_coordinator_and_a_site_that_is_well_is_s
             }
             Err(sqlx::Error::Database(why)) => {
                 refused += 1;
-                // Refused for what was written, and not for what the statement is.
+                // Refused for the written value, not for the statement itself.
                 assert!(
                     ["22", "23", "54"]
                         .iter()
@@ -246,7 +246,7 @@ async fn no_row_that_sql_allows_stops_a_coordinator_and_a_site_that_is_well_is_s
     let mut ticks = heard.lock().clone();
     ticks.sort_unstable();
     ticks.dedup();
-    // A take-over publishes only what can still be done.
+    // A take-over publishes only jobs still worth doing.
     assert!(ticks.windows(2).all(|pair| pair[1] - pair[0] <= 3_000), "{ticks:?}");
     assert!(written > 20 && refused > 0, "{written} written, {refused} refused");
     assert_eq!(PANICS.load(Ordering::Relaxed), 0);
@@ -255,7 +255,7 @@ async fn no_row_that_sql_allows_stops_a_coordinator_and_a_site_that_is_well_is_s
 }
 
 #[tokio::test]
-async fn a_problem_that_the_database_refuses_to_record_stands_in_no_other_ones_way() {
+async fn a_problem_that_the_database_refuses_to_record_blocks_no_other() {
     let stack = Stack::new().await;
     stack
         .execute_sql(

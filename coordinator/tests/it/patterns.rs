@@ -35,7 +35,7 @@ async fn until(stack: &Stack, what: &str, sql: &'static str, number: i64) {
 const MARKED: &str = "SELECT count(*) FROM picket.sites WHERE patterns_validated = 1";
 
 #[tokio::test]
-async fn regexes_that_one_coordinator_has_accepted_are_compiled_by_no_later_one_under_the_same_rules() {
+async fn regexes_accepted_by_a_coordinator_are_not_compiled_again_under_the_same_rules() {
     let stack = Stack::new().await;
     stack
         .execute_sql(
@@ -51,7 +51,7 @@ async fn regexes_that_one_coordinator_has_accepted_are_compiled_by_no_later_one_
     until(&stack, "the sites with regexes to be marked", MARKED, 30).await;
     let judged =
         "SELECT count(*) FROM picket.sites WHERE problem LIKE 'regex: %' AND patterns_validated IS NULL";
-    until(&stack, "the regex that is none to be a problem", judged, 1).await;
+    until(&stack, "a problem for the invalid regex", judged, 1).await;
     first.drain().await;
 
     let (second, _, compiled) = planned(&stack, "second", 31.0).await;
@@ -66,7 +66,7 @@ async fn regexes_that_one_coordinator_has_accepted_are_compiled_by_no_later_one_
 }
 
 #[tokio::test]
-async fn a_regex_that_is_changed_by_sql_is_judged_again() {
+async fn a_regex_changed_by_sql_is_validated_again() {
     let stack = Stack::new().await;
     stack.execute_sql("INSERT INTO picket.sites (url, regex) VALUES ('http://x/', 'ok')").await;
     let (running, health, _) = planned(&stack, "one", 1.0).await;
@@ -89,7 +89,7 @@ async fn a_regex_that_is_changed_by_sql_is_judged_again() {
 }
 
 #[tokio::test]
-async fn sites_are_scheduled_where_the_database_refuses_to_record_their_regexes_as_valid() {
+async fn sites_are_scheduled_even_if_their_validation_cannot_be_recorded() {
     let stack = Stack::new().await;
     stack
         .execute_sql(

@@ -9,7 +9,7 @@ fn seconds(seconds: u64) -> SettingValue {
 /// The hazard of a range of intervals that each coordinator had for itself: one that was narrower ended the schedules of all sites of
 /// its shards, and no correction of the range brought them back.
 #[tokio::test]
-async fn sites_outside_of_a_narrower_range_are_watched_again_when_the_range_widens() {
+async fn sites_outside_of_a_narrowed_range_are_scheduled_again_when_it_widens() {
     let stack = Stack::new().await;
     stack.execute_sql("INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://x/' || n, 1 FROM generate_series(1, 20) n").await;
     let mut jobs = stack.record_jobs().await;
@@ -34,7 +34,7 @@ async fn sites_outside_of_a_narrower_range_are_watched_again_when_the_range_wide
 }
 
 #[tokio::test]
-async fn a_running_coordinator_renews_by_a_new_lease_time_and_loses_no_shard() {
+async fn a_running_coordinator_adopts_a_new_lease_time_without_losing_a_shard() {
     let stack = Stack::new().await;
     stack.execute_sql("INSERT INTO picket.sites (url, interval_seconds) VALUES ('http://x/', 1)").await;
     let mut jobs = stack.record_jobs().await;

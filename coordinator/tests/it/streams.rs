@@ -1,4 +1,4 @@
-//! Streams that fill up: who fills them is named, and what goes is the oldest.
+//! Streams that fill up: the flooding region is named, and the oldest messages are discarded.
 
 use std::time::Duration;
 
@@ -27,14 +27,14 @@ async fn a_region_that_fills_the_stream_of_results_is_named_in_metrics() {
     })
     .await;
 
-    // There is no sink: all of it waits, a third of what the stream of this test may hold.
+    // Without a sink all results wait: a third of the capacity of this test's stream.
     fill_stream(&stack, 350, 60 << 10, |n| format!("picket.result.loud.{}", n % 64)).await;
     let ratio = || Metrics::of_health(&health).sum("picket_coordinator_results_waiting_ratio");
     eventually(TEST_DEADLINE, "a coordinator that sees it", async || {
         if ratio() > Some(0.25) { Ok(()) } else { Err(ratio()) }
     })
     .await;
-    // Two looks are compared; what comes between them is counted.
+    // Two samples are compared; arrivals between them are counted.
     let of = |region: &str| {
         let selector = format!("picket_coordinator_results_arrived_total{{region=\"{region}\"}}");
         Metrics::of_health(&health).sum(&selector).unwrap_or(0.0)
@@ -51,7 +51,7 @@ async fn a_region_that_fills_the_stream_of_results_is_named_in_metrics() {
 }
 
 #[tokio::test]
-async fn a_stream_of_jobs_that_is_nearly_full_is_seen_and_discards_the_oldest_jobs_only() {
+async fn a_nearly_full_jobs_stream_is_reported_and_discards_only_the_oldest_jobs() {
     let stack = Stack::new().await;
     let health = Health::new();
     let running = stack.start_coordinator_with("one", Duration::from_secs(9), health.clone()).await;
@@ -61,7 +61,7 @@ async fn a_stream_of_jobs_that_is_nearly_full_is_seen_and_discards_the_oldest_jo
     })
     .await;
 
-    // Nobody pulls. 64 MiB are what the stream of this test may hold.
+    // No prober pulls. The stream of this test holds 64 MiB.
     fill_stream(&stack, 85, 700 << 10, |n| format!("picket.job.eu.{n}")).await;
     let ratio = || Metrics::of_health(&health).sum("picket_coordinator_jobs_stored_ratio");
     eventually(TEST_DEADLINE, "a stream that is nearly full", async || {

@@ -1,4 +1,4 @@
-//! The table of the simulation does what the statements do on a real Postgres.
+//! The simulated table behaves as the statements do on a real Postgres.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
     table::{CoordinatorName, LeaseTable},
 };
 
-/// So long that what passes while the test runs does not count.
+/// Long enough for the run time of the test not to matter.
 const LEASE_TIME: Duration = Duration::from_secs(1_000);
 /// No sum of these comes near to the lease time.
 const STEP_TIMES_S: [u64; 3] = [310, 720, 1_130];
@@ -25,7 +25,7 @@ const SHARD_COUNT: u16 = 6;
 type StoredLease = (Option<String>, i64, Option<f64>, i64);
 
 #[tokio::test]
-async fn the_statements_do_on_postgres_what_the_simulation_takes_them_to_do() {
+async fn the_statements_behave_on_postgres_as_in_the_simulation() {
     let url = servers::shared_postgres().await.create_database().await;
     let store = Store::new(&DatabaseOptions { database_url: Some(url.clone()) }, "test", 2).unwrap();
     store.migrate(SHARD_COUNT).await.unwrap();
@@ -78,7 +78,7 @@ async fn the_statements_do_on_postgres_what_the_simulation_takes_them_to_do() {
                 let free = table.free_places(now, &taking);
                 assert_eq!(taken.len(), most.min(free.len()));
                 for granted in taken {
-                    // Which of those that expire together is first is nobody's business.
+                    // The order of leases that expire together is undefined.
                     let place = usize::from(granted.shard.0);
                     assert!(free.contains(&place));
                     assert_eq!(granted, table.grant_lease(now, id, place, lease));

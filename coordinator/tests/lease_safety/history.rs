@@ -1,4 +1,4 @@
-//! What happens to the coordinators of one history: its faults, its weather, and chance.
+//! The random events of one history: faults, network conditions, and their times.
 
 use proptest::prelude::*;
 
@@ -9,21 +9,22 @@ pub(crate) struct History {
     pub(crate) shards: usize,
     pub(crate) coordinators: usize,
     pub(crate) lease_ms: u64,
-    /// Of the margin, in thousandths: what clocks may go wrong by in rate. The rest is for steps of the database's.
+    /// Share of the margin for wrong clock rates, in thousandths. The rest is for steps of the
+    /// database's clock.
     pub(crate) clock_drift: u64,
     pub(crate) link: LinkConditions,
-    /// When, in thousandths of the history, and what.
+    /// Time, in thousandths of the history, and fault.
     pub(crate) faults: Vec<(u64, Fault)>,
 }
 
-/// What becomes of statements, in thousandths of them.
+/// Fates of statements, in thousandths of all statements.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LinkConditions {
     pub(crate) request_loss: u64,
     pub(crate) response_loss: u64,
-    /// Those that are slow on one of their ways.
+    /// Statements that are slow in one direction.
     pub(crate) slow_share: u64,
-    /// Those that have begun in the database and wait there, for a lock or for no reason.
+    /// Statements that have begun in the database and wait there, for a lock or without a reason.
     pub(crate) stuck_share: u64,
     /// How slow at most, in thousandths of the lease time.
     pub(crate) max_delay: u64,
@@ -36,13 +37,13 @@ pub(crate) enum Fault {
     Pause { who: usize, lasts: u64, suspended: bool },
     /// Its virtual machine does nothing, and its clocks do not count that.
     StandStill { who: usize, lasts: u64 },
-    /// It is gone at once, and another is started, perhaps of the same name.
+    /// The process is killed, and another is started, perhaps with the same name.
     Crash { who: usize, lasts: u64, same_name: bool },
     /// It is paused, and another of its name is started meanwhile.
     Twin { who: usize, lasts: u64 },
-    /// Its actors are built anew; what it was publishing goes on.
+    /// The pipeline is rebuilt; publishes in flight continue.
     Rebuild { who: usize },
-    /// It is asked to end, and another is started.
+    /// The process is stopped in order, and another is started.
     Drain { who: usize, lasts: u64, same_name: bool },
     /// It cannot reach the database.
     Cut { who: usize, lasts: u64 },
@@ -103,13 +104,13 @@ pub(crate) fn history_strategy() -> impl Strategy<Value = History> {
         link_strategy(),
         prop::collection::vec((0..1_000_u64, fault_strategy()), 0..10),
     )
-        .prop_map(|(seed, shards, coordinators, lease_ms, rates, weather, faults)| History {
+        .prop_map(|(seed, shards, coordinators, lease_ms, rates, link, faults)| History {
             seed,
             shards,
             coordinators,
             lease_ms,
             clock_drift: rates,
-            link: weather,
+            link,
             faults,
         })
 }

@@ -1,22 +1,28 @@
-//! Leases are safe: thousands of histories of coordinators that are paused, cut off, killed and started again, on
-//! machines whose clocks go wrong, with a database that answers late or not at all.
+//! Safety of leases: thousands of histories of coordinators that are paused, cut off, killed and
+//! started again, on machines whose clocks go wrong, with a database that answers late or not at
+//! all.
 //!
-//! Each coordinator runs the code that runs in production (`lease::machine` with all that it uses); only the actor
-//! round it, which awaits, is played by `world.rs`. The same seed gives the same histories, so that what fails here fails
-//! again: `PROPTEST_RNG_SEED` and `PROPTEST_CASES` look elsewhere, or longer.
+//! Each coordinator runs the production code (`lease::machine` with everything it uses); `world.rs`
+//! simulates only the actor around it, which awaits. A seed determines the histories, so a failure
+//! can be repeated. `PROPTEST_RNG_SEED` and `PROPTEST_CASES` select other and more histories.
 //!
-//! The window between looking at the fence and publishing is not in here, since no lease can close it: jobs have
-//! identities for that. What is promised is that no two find the fence open at one instant, and it is promised
-//! while the machines' clocks keep to the margin: over one lease the fastest and the slowest of these and of the database's
-//! clock, and small jumps of the latter ahead, together differ by less than three seconds (a third of a short lease). Jumps
-//! of the database's clock that are too large to be measuring errors may be of any size, in any direction and number.
-//! A machine's clock must not hide them, which it would by going wrong by as much while no reading is taken: where jumps are
-//! large, it goes wrong by less than a second in five leases (1.3 % at the default lease time; real clocks stay below 0.1 %).
-//! Nor must two jumps undo each other between two readings of a coordinator: an opposite jump comes four leases later or not at
-//! all. What two coordinators then publish for a moment has the same identities.
+//! The simulation does not cover the window between the check of the fence and the publish, which
+//! no lease can close; the ids of jobs cover it. The promise is that no two coordinators have an
+//! open fence for a shard at one instant. It holds while the machines' clocks keep to the margin:
+//! over one lease, the fastest and the slowest of these clocks and of the database's clock, and
+//! small jumps ahead of the latter, differ by less than three seconds together (a third of a short
+//! lease).
 //!
-//! Neither in here is a machine whose clock has not counted that it stood still, as that of a virtual machine may, from when it
-//! goes on to its next reading of the database's clock: it cannot know. What it publishes then has the same identities.
+//! Jumps of the database's clock that are too large for measuring errors may have any size,
+//! direction and number, with two limits. A machine's clock must not hide a jump by going wrong by
+//! as much between two readings: with large jumps it is off by less than a second in five leases
+//! (1.3 % at the default lease time; real clocks stay below 0.1 %). Two jumps must not undo each
+//! other between two readings of a coordinator: an opposite jump follows after four leases or not
+//! at all. Jobs that two coordinators publish in such a case have the same ids.
+//!
+//! Nor does it cover a machine whose clock did not count a suspension, as of a virtual machine,
+//! from the end of the suspension to its next reading of the database's clock. Such a process
+//! cannot know. Its jobs have the same ids.
 
 #![expect(clippy::unwrap_used, reason = "a simulation that is wrong is a test that fails")]
 
@@ -54,7 +60,7 @@ fn run_histories(number: u32, keeps_time: bool) {
         panic!("{why}");
     }
     let all = all.get();
-    // Each of what can go wrong did, often.
+    // Every kind of event has happened often.
     let few =
         [all.take_overs, all.lost, all.released, all.renewed_while_releasing, all.late_answers, all.fenced];
     assert!(few.iter().all(|times| *times * 20 > all.histories), "{all:?}");
@@ -63,11 +69,11 @@ fn run_histories(number: u32, keeps_time: bool) {
 /// Beside it: epochs only grow and are unique, a fenced holder writes nothing, and when faults end each shard is held
 /// by one within a lease time and some rounds, in even shares.
 #[test]
-fn no_two_coordinators_find_the_fence_of_a_shard_open_at_one_instant() {
+fn no_two_coordinators_have_an_open_fence_for_a_shard_at_one_instant() {
     run_histories(1_500, true);
 }
 
 #[test]
-fn no_jump_of_the_databases_clock_makes_two_coordinators_find_the_fence_of_a_shard_open() {
+fn no_database_clock_jump_opens_a_shards_fence_for_two_coordinators() {
     run_histories(500, false);
 }

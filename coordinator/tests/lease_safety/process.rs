@@ -12,11 +12,11 @@ use picket_store::leases::{Lease, ShardProgress};
 
 use crate::table::CoordinatorName;
 
-/// What is told to the actor, and waits while a round is under way.
+/// Messages to the actor, which wait while a round runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ActorMessage {
     BeginRound,
-    /// Somebody has released leases.
+    /// Another coordinator has released leases.
     LeasesAvailable,
     Drain,
     /// The task of this number is done.
@@ -33,21 +33,21 @@ pub(crate) struct Process {
     pub(crate) awaited_call: Option<u64>,
     /// The tasks that give shards back, and the statements that they await.
     pub(crate) tasks: Vec<(ReleasingShards, Option<u64>)>,
-    /// It was asked to end.
+    /// A drain was requested.
     pub(crate) is_draining: bool,
-    /// The actor is gone. Tasks that publish may still be there, and look at the fence.
+    /// The actor has ended. Publishing tasks may remain and check the fence.
     pub(crate) is_actor_gone: bool,
-    /// Not even those.
+    /// No tasks remain.
     pub(crate) is_dead: bool,
-    /// Since when nothing is done here, and until when.
+    /// Begin and end of the current pause.
     pub(crate) paused: Option<(u64, u64)>,
-    /// Whether its machine is, so that its timers stand still as well.
+    /// True if the machine is suspended, so that timers stop as well.
     pub(crate) suspended: bool,
-    /// Its clock stands still as well while it is paused, and nobody can tell it: it is excused until the answer to a statement
-    /// that it sent since, whose number is greater than this.
+    /// True if its clock stops during a pause, which no process can detect. Violations are excused
+    /// until the answer to a statement sent since, with a greater number than `excused`.
     pub(crate) is_clock_frozen: bool,
     pub(crate) excused: Option<u64>,
-    /// The answer has come, and is what is decided on next.
+    /// The answer has arrived and is the next event.
     pub(crate) will_know: bool,
     /// The database cannot be reached from here before this.
     pub(crate) cut_until: u64,
@@ -58,7 +58,7 @@ pub(crate) struct Process {
     plans: Vec<Option<ShardPlan>>,
 }
 
-/// A machine's clock: what it read at the beginning, and how fast it goes.
+/// A machine's clock: its initial reading and its rate.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MachineClock {
     pub(crate) start_us: u64,
@@ -73,7 +73,7 @@ struct ShardPlan {
     state: PlanState,
 }
 
-/// What a shard is to the planner.
+/// State of a shard in the scheduler.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PlanState {
     Active,
@@ -136,7 +136,7 @@ impl Process {
         self.fence.check_admission(shard, plan.epoch, self.clock_reading(now)) == Admission::Open
     }
 
-    /// What the database's clock says, by this process.
+    /// The database's clock as this process estimates it.
     pub(crate) fn database_now(&self, now: u64) -> Option<Timestamp> {
         Some(self.clock?.time_at(self.clock_reading(now)))
     }
@@ -187,7 +187,7 @@ impl Process {
         progress
     }
 
-    /// What does not go together in here.
+    /// Contradictions in this state.
     pub(crate) fn find_contradiction(&self, now: u64) -> Option<String> {
         let planned = self.plans.iter().flatten().filter(|plan| plan.state == PlanState::Active).count();
         if self.machine.active_count() != planned {
@@ -213,10 +213,10 @@ impl Process {
         })
     }
 
-    /// What a piece of mail is to the decisions.
-    pub(crate) fn to_event(&self, mail: ActorMessage, now: u64) -> LeaseEvent {
+    /// The event that a message is for the lease machine.
+    pub(crate) fn to_event(&self, message: ActorMessage, now: u64) -> LeaseEvent {
         let publishes = now >= self.bus_cut_until;
-        match mail {
+        match message {
             ActorMessage::BeginRound | ActorMessage::LeasesAvailable => {
                 LeaseEvent::BeginRound { can_publish: publishes }
             }

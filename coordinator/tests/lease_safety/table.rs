@@ -1,13 +1,13 @@
 //! The table of leases as the database keeps it: each statement of `picket_store::leases` in a few lines of Rust.
 //!
-//! That these say what the SQL says is a test of its own (`as_postgres.rs`).
+//! A test compares them with the SQL (`as_postgres.rs`).
 
 use std::{collections::BTreeMap, time::Duration};
 
 use picket_proto::{Epoch, Shard, Timestamp};
 use picket_store::leases::{AcquireCriteria, ClusterView, Lease, LeaseTime, ObservedLease, ShardProgress};
 
-/// What a coordinator is called.
+/// Name of a coordinator.
 pub(crate) type CoordinatorName = &'static str;
 
 /// One shard's row.
@@ -29,7 +29,7 @@ const MAX_LEASE_EXCESS: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub(crate) struct LeaseTable {
     pub(crate) rows: Vec<TableRow>,
-    /// When each coordinator was seen last, and whether it was about to leave.
+    /// Last heartbeat of each coordinator, and whether it is draining.
     pub(crate) coordinators: BTreeMap<CoordinatorName, (i64, bool)>,
     /// The setting.
     pub(crate) lease_time: LeaseTime,
@@ -92,7 +92,7 @@ impl LeaseTable {
         places.map(|place| self.grant_lease(now, id, place, lease)).collect()
     }
 
-    /// Those that are free, in the order that they are taken in.
+    /// Free leases, in the order of acquisition.
     pub(crate) fn free_places(&self, now: i64, free: &AcquireCriteria) -> Vec<usize> {
         let is_free = |place: &usize| {
             let expires_at = self.rows[*place].expires_at;

@@ -1,7 +1,7 @@
-//! The world of the simulation: a database, a network, some coordinators, and all that can go wrong between them.
+//! The world of the simulation: a database, a network, some coordinators, and the faults between them.
 //!
 //! Time is true time in microseconds, and the database's clock goes at its rate; every machine's clock has its own.
-//! No process sees true time, and none is shown its wall clock: nothing about leases takes one.
+//! No process sees true time or a wall clock: leases depend on neither.
 
 mod checks;
 mod coordinators;
@@ -30,16 +30,16 @@ const COORDINATOR_NAMES: [CoordinatorName; 24] = [
 ];
 /// After which a client gives a statement up (`store/src/leases.rs`).
 const STATEMENT_TIMEOUT_US: u64 = 3_000_000;
-/// The number of no statement: the actor awaits none, and does nothing.
+/// No statement: the actor awaits none and is idle.
 const STALLED_CALL: u64 = 0;
 /// How long the planner may take to stop a shard (`lease.rs`).
 const RELEASE_TIMEOUT_US: u64 = 8_000_000;
 /// Error of a local clock below which it cannot hide a jump of the database's clock.
 const SMALLEST_JUMP_US: u64 = 1_000_000;
-/// What the database's clock says at the beginning.
+/// Initial reading of the database's clock.
 const START_TIME_US: i64 = 1_800_000_000_000_000;
 
-/// What happened in a history, to see that histories are not idle.
+/// Counts of events in a history, which show that histories are not idle.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RunStats {
     pub(crate) histories: u64,
@@ -50,9 +50,9 @@ pub(crate) struct RunStats {
     pub(crate) released: u64,
     /// Renewals that the database did for a shard that was on its way back.
     pub(crate) renewed_while_releasing: u64,
-    /// Answers that came when nobody waited for them any more.
+    /// Answers that arrived after their timeout.
     pub(crate) late_answers: u64,
-    /// Statements of a holder that was none any more.
+    /// Statements of a coordinator that had lost its lease.
     pub(crate) fenced: u64,
 }
 
@@ -100,13 +100,13 @@ enum SimEvent {
     Tick(usize),
     LeasesAvailable(usize),
     Resume(usize),
-    /// A process that was held up between reading its clock and using it goes on.
+    /// A process stalled between reading its clock and using the reading resumes.
     Decide {
         process: usize,
         now: Boottime,
         input: LeaseEvent,
     },
-    /// The planner has stopped what a task gives back; it may not have been heard in time.
+    /// The scheduler has stopped the shards of a release; its answer may have timed out.
     ReleaseStopped {
         process: usize,
         task: usize,
@@ -119,7 +119,7 @@ enum SimEvent {
         call: u64,
         began_at: i64,
     },
-    /// Its answer, or none in time.
+    /// The answer, or a timeout.
     Answer {
         call: u64,
         reply: Option<Reply>,
@@ -144,7 +144,7 @@ pub(crate) struct LeaseSimulation<'a> {
     /// How far the database's clock may still jump ahead.
     ahead_left: i64,
     processes: Vec<Process>,
-    /// What each process's actor is about.
+    /// What each process's actor awaits.
     current_messages: Vec<Option<ActorMessage>>,
     names: usize,
     /// To which process each epoch was given, by shard.
@@ -233,8 +233,8 @@ impl<'a> LeaseSimulation<'a> {
     fn random_clock(&mut self) -> MachineClock {
         let longest = self.longest_lease_us();
         let (lease, trusted) = (longest, trusted_us(longest / 1_000));
-        // The fastest and the slowest clock together use the margin up: a lease that nobody renews is
-        // measured by another machine's clock than the holder's.
+        // The fastest and the slowest clock together use up the margin: an expired lease is measured by
+        // another machine's clock than the holder's.
         let share =
             (lease - trusted) as f64 * self.history.clock_drift as f64 / 1_000.0 * 0.98 / trusted as f64;
         let mut most = (((1.0 + share).sqrt() - 1.0) * 1_000_000.0) as u64;
@@ -276,7 +276,7 @@ impl<'a> LeaseSimulation<'a> {
     }
 
     fn handle_event(&mut self, event: SimEvent) {
-        // What is for a process that does nothing comes to it when it goes on, in any order.
+        // Messages for a paused process arrive in any order when it resumes.
         if let Some((process, resumes)) = self.paused_target(&event) {
             let is_timer = matches!(event, SimEvent::Answer { reply: None, .. });
             let late =
@@ -320,7 +320,7 @@ impl<'a> LeaseSimulation<'a> {
 }
 
 impl History {
-    /// All lease times in milliseconds: the first, and those that it is changed to.
+    /// All lease times in milliseconds: the first, and the later settings.
     fn lease_times(&self) -> impl Iterator<Item = u64> {
         let changed = self.faults.iter().filter_map(|(_, fault)| match fault {
             Fault::SetLeaseTime { lease_ms } => Some(*lease_ms),

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_site_that_breaks_off_does_so_within_the_body() {
+    async fn the_truncated_site_ends_within_the_body() {
         let (mut client, server) = tokio::io::duplex(1 << 10);
         let mut seen = String::new();
 

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_operator_allows_is_permitted_in_every_form() {
+    fn an_allowed_network_is_permitted_in_every_notation() {
         let addresses = AddressPolicy::new(&["127.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]);
 
         for allowed in ["127.0.0.1", "::ffff:127.0.0.1", "fd00::1"] {

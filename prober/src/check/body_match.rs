@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_judged_by_both_regexes_and_a_cut_one_only_where_it_can_be() {
+    fn a_body_is_matched_by_both_regexes_and_a_truncated_one_only_where_decidable() {
         use BodyExtent::{Complete, Truncated};
         let (up, body, too_large) = (None, Some(Cause::Body), Some(Cause::BodyTooLarge));
         for (regex, not_regex, extent, expected, matched) in [
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_undone_by_what_is_not_read_is_not_decided() {
+    fn a_match_that_unread_bytes_could_change_is_undecided() {
         let too_large = Some(Cause::BodyTooLarge);
         for pattern in ["well$", r"well\b", r"well\z", "well"] {
             let cut = verdict(&mut matching(Some(pattern), None), b"all is well", BodyExtent::Truncated);
@@ -258,15 +258,15 @@ mod tests {
 
     /// As expensive as validation accepts, with a word boundary, for which the regex engine cannot
     /// cache state sets in non-ASCII text.
-    const DEAR: &str = r"(?:[ab]{0,99}b?){5}\b!";
+    const COSTLY_PATTERN: &str = r"(?:[ab]{0,99}b?){5}\b!";
 
     fn dear_body(length: usize) -> Vec<u8> {
         "\u{e9}".bytes().chain(b"ab".iter().copied().cycle()).take(length).collect()
     }
 
     #[test]
-    fn a_regex_that_takes_more_than_a_check_may_is_given_up_and_the_site_is_not_blamed() {
-        let mut matching = matching(Some(DEAR), None);
+    fn a_regex_beyond_the_matching_limit_is_abandoned_as_missed() {
+        let mut matching = matching(Some(COSTLY_PATTERN), None);
         let body = dear_body(200_000);
         let mut turns = 0;
         let verdict = loop {
@@ -289,11 +289,11 @@ mod tests {
     }
 
     #[test]
-    fn a_long_body_is_judged_in_slices_as_it_would_be_at_once() {
+    fn a_body_matched_in_slices_has_the_same_verdict_as_at_once() {
         for (pattern, matches) in
-            [("end of it$", true), (r"\bend\b", true), ("(?i)END OF", true), (DEAR, false)]
+            [("end of it$", true), (r"\bend\b", true), ("(?i)END OF", true), (COSTLY_PATTERN, false)]
         {
-            let mut body = dear_body(if pattern == DEAR { 20_000 } else { 600_000 });
+            let mut body = dear_body(if pattern == COSTLY_PATTERN { 20_000 } else { 600_000 });
             body.extend(b" the end of it");
             let expected = if matches { None } else { Some(Cause::Body) };
             let seen = verdict(&mut matching(Some(pattern), None), &body, BodyExtent::Complete);

@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn each_coding_is_undone_whatever_the_pieces_it_comes_in() {
+    fn each_encoding_is_decoded_however_it_is_split_into_chunks() {
         for (coding, raw) in [
             (ContentEncoding::Gzip, gzip(TEXT)),
             (ContentEncoding::Gzip, [gzip(b"all is well, "), gzip(b"all is well")].concat()),
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_of_its_coding_or_breaks_off_is_no_body() {
+    fn an_invalid_or_truncated_encoding_is_an_error() {
         let mut wrong_sum = gzip(TEXT);
         let place = wrong_sum.len() - 8;
         wrong_sum[place] ^= 1;
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decoder_stops_as_soon_as_its_taker_has_enough() {
+    fn a_decoder_stops_as_soon_as_its_reader_has_enough() {
         let bomb = gzip(&vec![0; 64 << 20]);
         let mut taken = 0;
 
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gzip_file_of_too_many_members_is_refused() {
+    fn a_gzip_body_with_too_many_members_is_refused() {
         let members = |number: usize| gzip(b"x").repeat(number);
         let most = usize::try_from(Decoder::MAX_MEMBERS).unwrap();
 
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_bodies_are_refused_or_read_and_never_panic() {
+    fn damaged_bodies_are_decoded_or_refused_and_never_panic() {
         let mut state = 1_u64;
         let mut random = |below: usize| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn the_coding_is_what_the_header_says_in_any_case_of_letters() {
+    fn content_encoding_is_case_insensitive() {
         let of = |value: &'static str| {
             ContentEncoding::from_headers(&HeaderMap::from_iter([(
                 CONTENT_ENCODING,

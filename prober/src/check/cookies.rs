@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_goes_where_browsers_would_send_it() {
+    fn a_cookie_is_sent_where_browsers_would_send_it() {
         let all = |to| sent(&["a=1; Path=/", "b=2", "c=3; Domain=a.example; Path=/; Secure"], None, to);
 
         assert_eq!(all("https://a.example/in/there").as_deref(), Some("a=1; b=2; c=3"));
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sites_own_cookies_stay_and_others_domains_are_not_set() {
+    fn cookies_of_the_sites_definition_are_kept_and_foreign_domains_refused() {
         let set = ["a=1; Path=/", "b=2; Domain=b.example", "c=3; Max-Age=0"];
 
         assert_eq!(sent(&set, Some("own=0"), "https://a.example/").as_deref(), Some("own=0; a=1"));
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn cookies_without_end_are_not_carried_along() {
+    fn the_size_of_the_cookie_header_is_bounded() {
         let mut cookies = Cookies::default();
         let url = "http://a.example/".parse().unwrap();
         let value = "x".repeat(1_000);

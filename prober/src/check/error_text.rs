@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cause_within_wrapped_io_errors_is_found() {
+    fn the_innermost_cause_of_wrapped_io_errors_is_found() {
         let wrapped = io::Error::other(io::Error::new(
             io::ErrorKind::InvalidData,
             rustls::Error::NoCertificatesPresented,

@@ -198,7 +198,7 @@ mod tests {
 
     /// The broadcast address is unreachable, as any IPv6 address is on some machines.
     #[test]
-    fn a_place_that_this_machine_cannot_go_to_is_told_from_a_want_of_ports() {
+    fn a_missing_route_and_exhausted_ports_have_different_causes() {
         let no_address = io::Error::from_raw_os_error(rustix::io::Errno::ADDRNOTAVAIL.raw_os_error());
         let no_files = io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
         let here = SocketAddr::from(([127, 0, 0, 1], 80));
@@ -211,7 +211,7 @@ mod tests {
 
     /// The broadcast address stands for an address without a route.
     #[test]
-    fn a_connection_for_which_there_is_no_route_says_nothing_of_the_site() {
+    fn a_connection_without_a_route_is_missed_and_not_down() {
         let marks = PhaseRecorder::new(IpVersion::Any, Instant::now());
         marks.start_hop(Some([255, 255, 255, 255].into()), 80);
         marks.enter_phase(Phase::Connect);
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_says_what_was_waited_for_and_whose_fault_it_is() {
+    fn a_timeout_names_its_phase_and_is_attributed() {
         for (stage, cause, message) in [
             (Phase::ResolverWait, Cause::Overloaded, "no answer within 10 s (waiting for a free resolver)"),
             (Phase::Dns, Cause::Timeout, "no answer within 10 s (resolving the name)"),

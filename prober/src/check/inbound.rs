@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_without_data_are_counted_whatever_the_pieces_they_come_in() {
+    fn frames_without_data_are_counted_however_they_are_split_into_chunks() {
         for (kind, name) in [(1, "HEADERS"), (2, "PRIORITY"), (8, "WINDOW_UPDATE"), (0x5a, "0x5a")] {
             for size in [1, 7, 1_000] {
                 let inbound = InboundMeter::default();
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ordinary_answer_by_http_2_is_within_all_limits() {
+    fn an_ordinary_http_2_response_is_within_all_limits() {
         let inbound = InboundMeter::default();
         let mut answer = [frame(4, 18), frame(4, 0), frame(8, 4), frame(1, 16 << 10)].concat();
         for _ in 0..64 {
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_of_http_1_are_limited_until_the_head_is_there() {
+    fn http_1_bytes_are_limited_until_the_head_is_complete() {
         let hint = b"HTTP/1.1 103 Early Hints\r\n\r\n";
         assert_eq!(flood(&InboundMeter::default(), hint, 10, 2 << 20), Some(Flood::BeforeHead));
 
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn records_without_data_are_counted_apart_from_those_with_data() {
+    fn tls_records_without_data_are_counted_separately() {
         let inbound = InboundMeter::default();
         let mut records = 0;
         while inbound.count_record(None).is_ok() {

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_to_no_website_is_the_sites_fault() {
+    fn a_redirect_to_an_invalid_url_is_down() {
         for location in [
             "ftp://a.example/",
             "file:///etc/passwd",
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_location_is_read_as_browsers_read_it() {
+    fn a_location_is_parsed_as_browsers_parse_it() {
         let latin = HeaderValue::from_bytes(b"/caf\xe9").unwrap();
         let next = |location: &HeaderValue| {
             hop("GET").follow_redirect(StatusCode::FOUND, location).unwrap().url.to_string()
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_circle_and_too_long_a_way_are_refused_and_a_new_cookie_breaks_a_circle() {
+    fn a_redirect_loop_and_too_many_hops_are_refused_and_a_new_cookie_breaks_a_loop() {
         let ask = |path: &str, cookie: Option<&'static str>| {
             let url = Url::parse("https://a.example/").unwrap().join(path).unwrap();
             let mut request = Request::new(Method::GET, url);

@@ -290,7 +290,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_domain_is_what_one_owner_can_register() {
+    fn a_registrable_domain_follows_the_public_suffix_list() {
         for (name, expected) in [
             ("www.shop.example.com", "example.com"),
             ("example.com.", "example.com"),

@@ -326,7 +326,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn phases_are_summed_over_hops_and_what_did_not_happen_is_absent() {
+    async fn phases_are_summed_over_hops_and_skipped_ones_are_absent() {
         let marks = PhaseRecorder::new(IpVersion::Any, Instant::now());
         let pause = |ms| tokio::time::sleep(Duration::from_millis(ms));
 
@@ -354,7 +354,7 @@ mod tests {
     /// Tokio's paused clock leaps while the wall clock stands still. A leap of the wall clock would
     /// therefore not affect the recorder either.
     #[tokio::test(start_paused = true)]
-    async fn durations_are_of_the_monotonic_clock_and_not_of_the_wall_clock() {
+    async fn durations_use_the_monotonic_clock_and_not_the_wall_clock() {
         let wall = picket_runtime::clock::wall_clock_now();
         let marks = PhaseRecorder::new(IpVersion::Any, Instant::now());
 

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_tells_how_late_it_is_at_least_by_how_long_it_has_been_stored() {
+    fn a_jobs_time_in_the_stream_is_a_lower_bound_of_its_lateness() {
         let mut observed = ObservedClocks::default();
         assert_eq!(observed.wall_clock_error_us(tick(0), at(5)), 0);
         assert_eq!(observed.observe_job(tick(0), tick(1), at(5)), tick(0));
@@ -166,7 +166,7 @@ mod tests {
     /// Regression test. With a single bound for all jobs each job was expired for twenty minutes,
     /// for as long as the schedulers' clock had been ahead.
     #[test]
-    fn a_job_from_a_scheduler_whose_clock_was_ahead_says_nothing_of_other_jobs() {
+    fn a_job_of_a_coordinator_with_a_fast_clock_does_not_affect_other_jobs() {
         let mut observed = ObservedClocks::default();
         observed.observe_job(tick(180), tick(0), at(100));
 
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_a_bus_with_a_clock_ahead_has_stored_counts_for_a_minute_at_most() {
+    fn a_job_stored_by_a_bus_with_a_fast_clock_counts_for_a_minute_at_most() {
         let mut observed = ObservedClocks::default();
         observed.observe_job(tick(0), tick(180), at(100));
         assert_eq!(observed.observe_job(tick(1), tick(1), at(101)), tick(181));
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wall_clock_is_believed_while_it_can_be_right() {
+    fn a_wall_clock_is_trusted_while_it_is_plausible() {
         let mut observed = ObservedClocks::default();
         observed.observe_job(tick(0), tick(0), at(5));
 
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_heard_long_ago_counts_no_more() {
+    fn old_readings_expire() {
         let mut newest = LowerBound::default();
         newest.observe_moment(tick(3_600), at(0));
         (1..20).for_each(|n| newest.observe_moment(tick(10 * n), at(10 * n.unsigned_abs())));

@@ -95,7 +95,7 @@ impl StallDetector {
             loop {
                 pulse.next_wakeup().await;
                 #[cfg(test)]
-                crate::supervision_tests::panic_if_injected("heartbeat");
+                picket_harness::injected_panic::panic_if_injected("heartbeat");
                 let late =
                     shared.heartbeat.lock().record_heartbeat(Boottime::now(), shared.noise_threshold());
                 metrics.scheduling_delay.observe(late.as_secs_f64());
@@ -198,14 +198,14 @@ mod tests {
     }
 
     #[test]
-    fn a_beat_in_time_or_a_little_late_holds_nothing_up() {
+    fn a_heartbeat_on_time_or_slightly_late_is_no_stall() {
         let beats = beats(&[0, 26, 50, 90, 110]);
 
         assert_eq!(beats.total_delay, Duration::ZERO);
     }
 
     #[test]
-    fn a_late_beat_is_held_against_a_check_that_began_before_and_none_that_begins_after() {
+    fn a_late_heartbeat_counts_against_checks_that_began_before_it_only() {
         let mut beats = beats(&[0, 25]);
         let before = mark(&beats, 30);
         beats.record_heartbeat(at(350), NOISE);
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_that_ends_before_the_late_beat_was_held_up_all_the_same() {
+    fn a_check_that_ends_before_the_late_heartbeat_was_stalled_as_well() {
         let beats = beats(&[0, 25]);
         let mark = mark(&beats, 27);
 
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_delay_only_the_part_within_the_check_counts() {
+    fn only_the_part_of_a_stall_within_the_check_counts() {
         let mut beats = beats(&[0, 25]);
         let mark = mark(&beats, 220);
         beats.record_heartbeat(at(320), NOISE);
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delay_is_too_much_when_it_is_more_than_the_bound_and_than_a_twentieth_of_the_check() {
+    fn a_stall_is_excessive_above_the_bound_and_a_twentieth_of_the_check() {
         let shared = DetectorState { tolerance: ms(100), heartbeat: Mutex::default() };
 
         assert!(!shared.is_significant_stall(ms(100), ms(150)));
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_without_a_heartbeat_is_held_against_no_check() {
+    fn a_stopped_heartbeat_counts_against_no_check() {
         let drift = StallDetector::new(ms(100));
         let heartbeat = HeartbeatGuard::new(Arc::clone(&drift.0));
         let mark = drift.mark_start();
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_check_that_waited_to_be_run_knows_for_how_long() {
+    async fn a_checks_wake_to_poll_latency_is_measured() {
         let drift = StallDetector::new(ms(100));
         let (wake, woken) = tokio::sync::oneshot::channel();
         let waiting = tokio::spawn(async move { drift.with_wake_latency(woken).await.1 });

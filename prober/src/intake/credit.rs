@@ -55,17 +55,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_more_is_asked_for_than_there_are_slots_and_a_pull_takes() {
+    fn a_pull_requests_no_more_than_the_free_slots_and_its_maximum() {
         assert_eq!(Credit::new(3).request_jobs(3), 3);
         assert_eq!(Credit::new(1_000).request_jobs(1_000), 256);
         assert_eq!(Credit::new(1_000).request_jobs(0), 0);
     }
 
     #[test]
-    fn more_is_asked_for_before_the_last_has_come_but_not_for_each_slot() {
+    fn the_next_pull_starts_before_the_last_job_arrives_but_not_for_each_slot() {
         let mut credit = Credit::new(1_000);
         credit.request_jobs(1_000);
-        assert_eq!(credit.request_jobs(744), 0, "enough is asked for");
+        assert_eq!(credit.request_jobs(744), 0, "enough is requested");
         for _ in 0..200 {
             credit.record_delivery();
         }
@@ -76,13 +76,13 @@ mod tests {
     }
 
     #[test]
-    fn what_did_not_come_is_given_back_once() {
+    fn undelivered_credit_is_returned_once() {
         let mut credit = Credit::new(10);
         credit.request_jobs(10);
         credit.record_delivery();
 
         assert_eq!(credit.release_unused(100), 9);
         assert_eq!(credit.release_unused(1), 0);
-        assert_eq!(credit.request_jobs(1), 1, "with nothing asked for, one slot is worth it");
+        assert_eq!(credit.request_jobs(1), 1, "without a pending request, one free slot is enough");
     }
 }

@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_a_name_and_a_port_however_they_are_written() {
+    fn a_host_key_is_the_normalized_name_and_port() {
         for (url, host) in [
             ("https://A.Example./x", "a.example:443"),
             ("http://a.example", "a.example:80"),
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_more_have_a_turn_at_a_host_than_allowed_and_others_do_not_wait() {
+    async fn a_hosts_limit_bounds_its_checks_and_delays_no_other_host() {
         let (hosts, room) = (HostLimiter::new(2), WaitQueue::new(10));
         let one = hosts.try_acquire(HOST).unwrap();
         let _two = hosts.try_acquire(HOST).unwrap();
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn turns_come_in_the_order_of_coming() {
+    async fn turns_are_granted_in_order_of_arrival() {
         let (hosts, room) = (HostLimiter::new(1), WaitQueue::new(10));
         let first = hosts.try_acquire(HOST).unwrap();
         let mut waiting = Vec::new();
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_host_has_half_of_the_seats_at_most_and_leaves_nothing_behind() {
+    async fn a_host_fills_at_most_half_of_the_wait_queue_and_leaves_no_entry_behind() {
         let (hosts, room) = (HostLimiter::new(1), WaitQueue::new(4));
         let held = hosts.try_acquire(HOST).unwrap();
         let other = hosts.try_acquire("b.example:443").unwrap();

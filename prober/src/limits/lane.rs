@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_check_that_waits_for_a_permit_is_late_at_its_deadline_and_sent_home_when_the_prober_stops() {
+    async fn a_check_waiting_for_a_permit_expires_at_its_deadline_and_is_returned_on_shutdown() {
         let (hosts, lane) = (HostLimiter::new(8), Arc::new(Lane::new(10, 1)));
         let _taken = lane.try_acquire_permits(&hosts, "a.example:443").unwrap();
 
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_more_wait_in_a_lane_than_it_has_seats_for() {
+    async fn a_lanes_wait_queue_is_bounded() {
         let (hosts, lane) = (HostLimiter::new(8), Lane::new(2, 1));
         let _taken = lane.try_acquire_permits(&hosts, "a.example:443").unwrap();
         let lane = Arc::new(lane);

@@ -52,7 +52,7 @@ mod tests {
     const REGEX_BYTES: usize = RegexWeighter::REGEX_OVERHEAD_BYTES + (16 << 10);
 
     #[test]
-    fn no_more_are_kept_than_allowed_and_those_in_use_stay() {
+    fn the_cache_holds_no_more_patterns_than_allowed_and_keeps_used_ones() {
         let regexes = RegexCache::new(4 * REGEX_BYTES);
 
         for i in 0..100 {
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_bytes_are_kept_than_allowed_however_large_each_is() {
+    fn the_cache_holds_no_more_bytes_than_allowed() {
         const MOST: usize = 8 << 20;
         let regexes = RegexCache::new(MOST);
 
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_that_is_none_is_refused_and_not_kept() {
+    fn an_invalid_pattern_is_refused_and_not_cached() {
         let regexes = RegexCache::new(4 * REGEX_BYTES);
 
         assert_eq!(regexes.get_or_compile("not_regex", "(").unwrap_err().field, "not_regex");

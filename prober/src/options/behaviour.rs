@@ -83,12 +83,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_is_the_default() {
+    fn absent_options_have_their_defaults() {
         assert_eq!(Command::try_parse_from(["x"]).unwrap().manners, BehaviourOptions::default());
     }
 
     #[test]
-    fn canaries_may_be_repeated_or_listed() {
+    fn canaries_are_given_by_repetition_or_as_a_list() {
         let flags =
             ["x", "--canary", "https://a.example", "--canary", "https://b.example,https://c.example/x"];
         let manners = Command::try_parse_from(flags).unwrap().manners;

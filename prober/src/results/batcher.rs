@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn many_results_share_messages_of_bounded_number_and_size() {
+    fn many_results_are_bundled_with_bounded_count_and_size() {
         let adhoc = ("picket.result.eu.adhoc".to_owned(), 1);
         let bundle = |results| ("picket.result.eu.bundle".to_owned(), results);
 

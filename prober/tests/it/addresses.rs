@@ -1,11 +1,12 @@
-//! Where a check does not go, however it is led there. "Private" here is an address of loopback that is not allowed.
+//! Forbidden addresses, by any way that leads to them. "Private" here is a loopback address that is
+//! not allowed.
 
 use std::{collections::HashMap, io, net::IpAddr, sync::Arc};
 
 use parking_lot::Mutex;
-use picket_harness::targets::Target;
+use picket_harness::{builders::scheduled_job_subject, targets::Target};
 use picket_prober::check::{CheckLimits, Checker, ClientOptions, Observation};
-use picket_proto::{Cause, CheckRequest, Outcome, SiteId, subject};
+use picket_proto::{Cause, CheckRequest, Outcome, SiteId};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpListener;
 
@@ -28,7 +29,7 @@ impl StubResolver {
         Arc::new(Self { answers: Mutex::new(answers.collect()) })
     }
 
-    /// A checker that asks these names and may go to 127.0.0.1 alone.
+    /// A checker with this lookup that may connect to 127.0.0.1 only.
     fn build_checker(self: &Arc<Self>) -> Checker {
         let names = Arc::clone(self);
         let lookup = move |name: &str| names.resolve_name(name);
@@ -46,12 +47,12 @@ impl StubResolver {
     }
 }
 
-/// A listener where no check may go.
+/// A listener at a forbidden address.
 async fn bind_forbidden(port: u16) -> TcpListener {
     TcpListener::bind(("127.0.0.2", port)).await.unwrap()
 }
 
-/// Whether nobody has connected: a connection made before this call is in the listener's queue.
+/// Returns true if no connection was made: an earlier one would be in the listener's queue.
 async fn is_untouched(listener: &TcpListener) -> bool {
     futures_util::FutureExt::now_or_never(listener.accept()).is_none()
 }
@@ -103,7 +104,7 @@ async fn a_private_address_is_not_connected_to_in_any_notation() {
         "[64:ff9b:1::127.0.0.1]",
         "[2002:7f00:1::]",
         "[2001:0:7f00:1::]",
-        // Where clouds serve their machines, and the networks within.
+        // Metadata addresses of clouds, and private networks.
         "169.254.169.254",
         "2852039166",
         "0xa9fea9fe",
@@ -131,7 +132,7 @@ async fn a_prober_refuses_loopback_unless_it_is_allowed() {
 
     place
         .publish_request(
-            &subject::scheduled_job(&place.region, SiteId(1)),
+            &scheduled_job_subject(&place.region, SiteId(1)),
             &scheduled_request(1, &target.url("/ok")),
         )
         .await;
@@ -142,7 +143,7 @@ async fn a_prober_refuses_loopback_unless_it_is_allowed() {
 }
 
 #[tokio::test]
-async fn of_the_addresses_of_a_name_only_allowed_ones_are_connected_to() {
+async fn only_allowed_addresses_of_a_name_are_connected_to() {
     let target = Target::serve_http().await;
     let port = target.address().port();
     let private = bind_forbidden(port).await;
@@ -164,7 +165,7 @@ async fn of_the_addresses_of_a_name_only_allowed_ones_are_connected_to() {
 
 /// The trick is to answer the one who vets with a public address, and the one who connects with a private one.
 #[tokio::test]
-async fn a_name_that_is_answered_differently_the_second_time_leads_nowhere_private() {
+async fn dns_rebinding_reaches_no_private_address() {
     let target = Target::serve_http().await;
     let port = target.address().port();
     let private = bind_forbidden(port).await;
@@ -182,7 +183,7 @@ async fn a_name_that_is_answered_differently_the_second_time_leads_nowhere_priva
 }
 
 #[tokio::test]
-async fn each_hop_is_vetted_anew() {
+async fn each_hop_is_vetted() {
     let target = Target::serve_http().await;
     let port = target.address().port();
     let private = bind_forbidden(port).await;
@@ -219,7 +220,7 @@ async fn each_hop_is_vetted_anew() {
 
 /// As when the name servers of a hoster are away: each domain has few lookups, and all of them hang.
 #[tokio::test]
-async fn many_domains_whose_lookups_hang_leave_threads_to_those_that_are_well() {
+async fn many_domains_with_hanging_lookups_leave_threads_to_healthy_ones() {
     let (hold, held) = std::sync::mpsc::channel::<()>();
     let held = Mutex::new(held);
     let lookup = move |name: &str| match name.starts_with("hangs-") {
@@ -249,7 +250,7 @@ async fn many_domains_whose_lookups_hang_leave_threads_to_those_that_are_well() 
 }
 
 #[tokio::test]
-async fn names_of_one_registrable_domain_whose_lookups_hang_hold_up_no_others_and_are_counted() {
+async fn hanging_lookups_of_one_registrable_domain_are_counted_and_delay_no_others() {
     let (hold, held) = std::sync::mpsc::channel::<()>();
     let held = Mutex::new(held);
     let lookups = Gauge::default();

@@ -1,4 +1,4 @@
-//! How far a body is read, how it is decoded, and what is asserted of it.
+//! Bodies: the limit of reading, decoding, and assertions.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ async fn check_decided_early(request: &CheckRequest) -> Observation {
 }
 
 #[tokio::test]
-async fn a_compressed_body_is_asked_for_and_matched_decoded() {
+async fn a_compressed_body_is_requested_and_matched_after_decoding() {
     let target = Target::serve_http().await;
     let request = CheckRequest {
         regex: Some("^compressed and well$".into()),
@@ -61,7 +61,7 @@ async fn a_compressed_body_is_asked_for_and_matched_decoded() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_not_as_its_encoding_says_is_down_by_http() {
+async fn a_body_that_contradicts_its_encoding_is_down_by_http() {
     for (coding, body, message) in [
         ("gzip", b"all is well".as_slice(), "the body is not what its content-encoding says: no valid gzip"),
         ("deflate", b"all is well", "the body is not what its content-encoding says: no valid deflate"),
@@ -80,7 +80,7 @@ async fn a_body_that_is_not_as_its_encoding_says_is_down_by_http() {
 }
 
 #[tokio::test]
-async fn an_encoding_that_was_not_asked_for_is_down_where_the_body_matters() {
+async fn an_unrequested_encoding_is_down_where_the_body_is_matched() {
     for coding in ["br", "zstd"] {
         let target = serve_encoded(coding, b"all is well").await;
         let seen = check_with_limits(&request_matching(&target, Some("well"), None)).await;
@@ -91,7 +91,7 @@ async fn an_encoding_that_was_not_asked_for_is_down_where_the_body_matters() {
 }
 
 #[tokio::test]
-async fn a_body_is_read_up_to_the_limit_and_judged_as_far_as_that_goes() {
+async fn a_body_is_read_up_to_the_limit_and_matched_that_far() {
     let endless = serve_head_then(vec![Step::Repeat(vec![b'x'; 8 << 10])]).await;
 
     let seen = check_decided_early(&request_matching(&endless, Some("end"), None)).await;
@@ -111,7 +111,7 @@ async fn a_body_is_read_up_to_the_limit_and_judged_as_far_as_that_goes() {
 }
 
 #[tokio::test]
-async fn a_bomb_is_read_up_to_the_limit_decoded() {
+async fn a_compression_bomb_is_read_up_to_the_decoded_limit() {
     let target = serve_encoded("gzip", &gzip_bomb(64)).await;
 
     let seen = check_decided_early(&request_matching(&target, Some("well"), None)).await;
@@ -121,7 +121,7 @@ async fn a_bomb_is_read_up_to_the_limit_decoded() {
 }
 
 #[tokio::test]
-async fn a_body_that_decodes_to_nothing_is_read_up_to_the_limit_as_it_comes() {
+async fn a_body_that_decodes_to_zero_bytes_is_read_up_to_the_encoded_limit() {
     // A head of gzip, then stored blocks of no bytes, without end.
     let mut start = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\n\r\n".to_vec();
     start.extend([0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3]);
@@ -135,7 +135,7 @@ async fn a_body_that_decodes_to_nothing_is_read_up_to_the_limit_as_it_comes() {
 }
 
 #[tokio::test]
-async fn a_body_without_end_is_read_to_the_limit_or_until_the_timeout_wherever_the_regex_matches() {
+async fn an_endless_body_is_read_to_the_limit_or_the_timeout_wherever_the_regex_matches() {
     let endless =
         serve_head_then(vec![Step::send("all is well here"), Step::Repeat(vec![b'x'; 1 << 10])]).await;
     let seen = check_decided_early(&request_matching(&endless, Some("is w[e]ll"), None)).await;
@@ -172,7 +172,7 @@ async fn the_transfer_lasts_until_the_body_has_ended_wherever_the_regex_matches(
 }
 
 #[tokio::test]
-async fn what_must_not_match_needs_the_whole_body() {
+async fn a_regex_that_must_not_match_needs_the_whole_body() {
     let target =
         serve_head_then(vec![Step::send("all is well"), Step::wait_ms(300), Step::send(", no error")]).await;
     let seen = check_with_limits(&request_matching(&target, Some("well"), Some("error"))).await;
@@ -187,7 +187,7 @@ async fn what_must_not_match_needs_the_whole_body() {
 }
 
 #[tokio::test]
-async fn a_match_that_what_follows_undoes_is_no_match() {
+async fn a_match_undone_by_later_bytes_is_no_match() {
     let target =
         serve_head_then(vec![Step::send("all is well"), Step::wait_ms(300), Step::send("ington")]).await;
 
@@ -198,7 +198,7 @@ async fn a_match_that_what_follows_undoes_is_no_match() {
 }
 
 #[tokio::test]
-async fn of_a_body_that_nothing_is_asserted_of_only_the_beginning_is_read() {
+async fn only_the_beginning_of_a_body_without_assertions_is_read() {
     let checker = Checker::new(&CheckLimits { max_body_bytes: 1 << 20, ..test_limits() }).unwrap();
     let endless = serve_head_then(vec![Step::Repeat(vec![b'x'; 8 << 10])]).await;
 
@@ -209,7 +209,7 @@ async fn of_a_body_that_nothing_is_asserted_of_only_the_beginning_is_read() {
 }
 
 #[tokio::test]
-async fn a_long_body_is_matched_whole() {
+async fn a_long_body_is_matched_as_a_whole() {
     let body = [vec![b'x'; 99_000], b"all is well".to_vec()].concat();
     let target = serve_head_then(vec![Step::Send(body)]).await;
 

@@ -7,7 +7,7 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, PullConsumer, pull},
 };
 use futures_util::StreamExt;
-use picket_harness::{Metrics, eventually, servers};
+use picket_harness::{Metrics, builders::scheduled_job_subject, eventually, servers};
 use picket_prober::{BehaviourOptions, Config, start};
 use picket_proto::{
     CheckKind, CheckRequest, CheckResult, RegionName, Role, Shard, SiteId, Timestamp, bundle, subject,
@@ -112,7 +112,7 @@ impl TestRegion {
             name: name.to_owned(),
             concurrency,
             limits: test_limits(),
-            // The machine of a test may be slow; that is not what most of them are about.
+            // The machine may be slow, which most tests are not about.
             behaviour: BehaviourOptions {
                 max_drift: DurationArg(STATE_TIMEOUT),
                 ..BehaviourOptions::default()
@@ -133,7 +133,7 @@ impl TestRegion {
     /// Queues a check of `url` for `site`.
     pub(crate) async fn queue_check(&self, site: i64, url: &str) {
         self.publish_request(
-            &subject::scheduled_job(&self.region, SiteId(site)),
+            &scheduled_job_subject(&self.region, SiteId(site)),
             &scheduled_request(site, url),
         )
         .await;
@@ -149,7 +149,7 @@ impl TestRegion {
         published.await.unwrap();
     }
 
-    /// Jobs of the region that nobody has acknowledged.
+    /// Unacknowledged jobs of the region.
     pub(crate) async fn count_unacked_jobs(&self) -> u64 {
         let consumer: PullConsumer = self
             .bus
@@ -177,13 +177,18 @@ impl TestRegion {
 
     /// The first `number` results of the region, each once.
     pub(crate) async fn read_results(&self, number: usize) -> Vec<CheckResult> {
+        self.read_results_within(STATE_TIMEOUT, number).await
+    }
+
+    /// The first `number` results of the region, in the order of the stream.
+    pub(crate) async fn read_results_within(&self, limit: Duration, number: usize) -> Vec<CheckResult> {
         let consumer = self.create_reader().await;
-        let messages = consumer.stream().expires(STATE_TIMEOUT).messages().await.unwrap();
+        let messages = consumer.stream().expires(limit).messages().await.unwrap();
         let each = messages.flat_map(|message| futures_util::stream::iter(decode_results(&message.unwrap())));
         let read = each.take(number).collect::<Vec<_>>();
-        tokio::time::timeout(STATE_TIMEOUT, read)
+        tokio::time::timeout(limit, read)
             .await
-            .unwrap_or_else(|_| panic!("fewer than {number} results within {STATE_TIMEOUT:?}"))
+            .unwrap_or_else(|_| panic!("fewer than {number} results within {limit:?}"))
     }
 }
 

@@ -1,4 +1,5 @@
-//! A prober that has no network says so, and not that the sites are down. "No network" is made of listeners that die.
+//! A prober without a network is offline and reports no site as down. Listeners that close each
+//! connection stand for a missing network.
 
 use picket_harness::{
     eventually,
@@ -29,7 +30,7 @@ fn outcome_of(results: &[CheckResult], site: i64) -> (Outcome, Option<Cause>) {
 }
 
 #[tokio::test]
-async fn when_no_canary_answers_nothing_is_down_and_no_jobs_are_taken_until_one_does() {
+async fn without_an_answering_canary_no_site_is_down_and_no_job_is_pulled() {
     let place = TestRegion::on_shared_nats("canary-dies").await;
     let (sites, canary) = (open_servers(7).await, Target::serve_http().await);
     let urls: Vec<String> = sites.iter().map(|site| site.url("/ok")).collect();
@@ -51,7 +52,7 @@ async fn when_no_canary_answers_nothing_is_down_and_no_jobs_are_taken_until_one_
     for site in 100..107 {
         assert_eq!(outcome_of(&results, site), (Outcome::Missed, Some(Cause::ProberOffline)), "{results:?}");
     }
-    let (name, why) = eventually(STATE_TIMEOUT, "a prober that says why it is not ready", async || {
+    let (name, why) = eventually(STATE_TIMEOUT, "a prober that is unready with a reason", async || {
         prober.health.unready_checks().into_iter().find(|(name, _)| *name == "network")
     })
     .await;
@@ -64,7 +65,7 @@ async fn when_no_canary_answers_nothing_is_down_and_no_jobs_are_taken_until_one_
     .await;
     let _back = Target::serve_http_at(addresses[0]).await.unwrap();
     place.queue_check(200, &urls[0]).await;
-    // The canary is asked again and again meanwhile; the job waits for somebody with a network.
+    // The canary is checked repeatedly meanwhile; the job waits for a prober with a network.
     let rounds = prober.read_metric("picket_prober_canary_rounds_total");
     eventually(STATE_TIMEOUT, "another round", async || {
         prober.read_metric("picket_prober_canary_rounds_total") > rounds
@@ -80,7 +81,7 @@ async fn when_no_canary_answers_nothing_is_down_and_no_jobs_are_taken_until_one_
 }
 
 #[tokio::test]
-async fn when_a_canary_answers_the_sites_are_down() {
+async fn failing_sites_are_down_when_a_canary_answers() {
     let place = TestRegion::on_shared_nats("canary-lives").await;
     let (sites, dead, canary) =
         (open_servers(6).await, Target::serve_http().await, Target::serve_http().await);
@@ -97,13 +98,13 @@ async fn when_a_canary_answers_the_sites_are_down() {
     let results = place.read_results(6).await;
 
     assert!(results.iter().all(|result| result.cause == Some(Cause::Connect)), "{results:?}");
-    assert!(results.iter().all(|result| result.timing.connect_us.is_some()), "what was measured is kept");
+    assert!(results.iter().all(|result| result.timing.connect_us.is_some()), "measurements are kept");
     assert!(prober.check_ready().is_ok());
 }
 
-/// Somebody answers, and is nobody who was asked.
+/// A captive portal answers in place of the site.
 #[tokio::test]
-async fn behind_a_captive_portal_a_prober_is_offline_and_no_site_has_a_bad_certificate() {
+async fn a_captive_portal_makes_the_prober_offline_and_no_certificate_invalid() {
     let place = TestRegion::on_shared_nats("canary-portal").await;
     let portal = Target::serve_https(&Identity::self_signed(&["portal.example"])).await;
     let canary = portal.localhost_url("/ok").parse().unwrap();
@@ -116,7 +117,7 @@ async fn behind_a_captive_portal_a_prober_is_offline_and_no_site_has_a_bad_certi
 }
 
 #[tokio::test]
-async fn a_bad_certificate_is_the_sites_where_a_canary_answers() {
+async fn an_invalid_certificate_is_down_when_a_canary_answers() {
     let place = TestRegion::on_shared_nats("canary-certificate").await;
     let (canary, site) =
         (Target::serve_http().await, Target::serve_https(&Identity::self_signed(&["a.example"])).await);
@@ -129,7 +130,7 @@ async fn a_bad_certificate_is_the_sites_where_a_canary_answers() {
 }
 
 #[tokio::test]
-async fn a_failure_beside_sites_that_answer_is_the_sites_and_keeps_what_was_measured() {
+async fn a_failure_beside_answering_sites_is_down_and_keeps_its_measurements() {
     let place = TestRegion::on_shared_nats("canary-beside").await;
     let (well, canary) = (Target::serve_http().await, Target::serve_http().await);
     let prober = place.start_ready_with("one", 20, |config| set_canaries(config, &[&canary])).await;
@@ -147,7 +148,7 @@ async fn a_failure_beside_sites_that_answer_is_the_sites_and_keeps_what_was_meas
 }
 
 #[tokio::test]
-async fn a_prober_with_a_network_takes_over_from_one_without() {
+async fn a_prober_with_a_network_takes_over_from_an_offline_one() {
     let place = TestRegion::on_shared_nats("canary-other").await;
     let (site, canary) = (Target::serve_http().await, Target::serve_http().await);
     let alone = place.start_ready_with("without", 20, |config| set_canaries(config, &[&canary])).await;
@@ -157,7 +158,7 @@ async fn a_prober_with_a_network_takes_over_from_one_without() {
     let results = place.read_results(1).await;
     assert_eq!(outcome_of(&results, 1), (Outcome::Missed, Some(Cause::ProberOffline)));
 
-    // For an ad-hoc request too; nobody is asked in vain.
+    // For an ad-hoc request too; the requester gets an answer.
     let asked = place
         .bus
         .client
@@ -180,7 +181,7 @@ async fn a_prober_with_a_network_takes_over_from_one_without() {
 }
 
 #[tokio::test]
-async fn without_canaries_a_failure_is_the_sites() {
+async fn without_canaries_a_failure_is_down() {
     let place = TestRegion::on_shared_nats("canary-none").await;
     let _prober = place.start_ready_prober("one", 20).await;
     let mut urls = Vec::new();

@@ -1,18 +1,18 @@
 //! Confirming checks have permits and a wait queue of their own: sites that are well are checked as before.
 
-use picket_harness::{eventually, targets::Target};
-use picket_proto::{Cause, CheckKind, CheckRequest, CheckResult, Outcome, SiteId, subject};
+use picket_harness::{builders::confirmation_job_subject, eventually, targets::Target};
+use picket_proto::{Cause, CheckKind, CheckRequest, CheckResult, Outcome, SiteId};
 
 use crate::bus::{STATE_TIMEOUT, TestRegion, scheduled_request};
 
 /// Queues a confirming check of `url` for `site`.
 async fn queue_confirmation(place: &TestRegion, site: i64, url: &str) {
     let request = CheckRequest { kind: Some(CheckKind::Confirm), ..scheduled_request(site, url) };
-    place.publish_request(&subject::confirmation_job(&place.region, SiteId(site)), &request).await;
+    place.publish_request(&confirmation_job_subject(&place.region, SiteId(site)), &request).await;
 }
 
 #[tokio::test]
-async fn confirming_checks_that_hang_leave_every_slot_to_the_ticks_of_other_sites() {
+async fn hanging_confirming_checks_leave_every_slot_to_the_ticks_of_other_sites() {
     let (place, hanging) = (TestRegion::on_shared_nats("confirm-hang").await, Target::serve_withheld().await);
     let target = Target::serve_http().await;
     let prober = place.start_ready_with("one", 8, |config| config.behaviour.per_host = 100).await;
@@ -45,7 +45,7 @@ async fn a_confirming_check_beyond_the_wait_queue_is_missed_and_counted() {
     let (place, hanging) = (TestRegion::on_shared_nats("confirm-full").await, Target::serve_withheld().await);
     let prober = place.start_ready_with("one", 4, |config| config.behaviour.per_host = 100).await;
 
-    // One runs, ten seats, of which one host may have half.
+    // One check runs; the wait queue has ten entries, of which one host may have half.
     for site in 0..20 {
         queue_confirmation(&place, site, &hanging.url("/ok")).await;
     }

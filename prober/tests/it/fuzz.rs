@@ -1,7 +1,9 @@
-//! Whatever a site says, a check ends in time, with a verdict in words that a person can read, and goes nowhere it may
-//! not: the kept corpus of answers, mutations of it, headers that we read, and certificates that are none.
+//! For any response a check ends in time, with a readable verdict, and connects to no forbidden
+//! address. Inputs are the stored corpus of responses, mutations of it, headers that a check reads,
+//! and invalid certificates.
 //!
-//! As many cases as `PROPTEST_CASES` says (256); what once failed is kept beside this file and tried first.
+//! `PROPTEST_CASES` sets the number of cases (256). Cases that failed once are stored beside this
+//! file and run first.
 
 use std::{
     fs, io,
@@ -47,13 +49,13 @@ fn new_runner() -> TestRunner {
     })
 }
 
-/// Says the same bytes to whoever connects, and closes.
+/// Sends the same bytes on each connection, and closes it.
 struct FuzzedSite {
     runtime: Runtime,
     address: SocketAddr,
     answer: Arc<Mutex<Vec<u8>>>,
     checker: Checker,
-    /// Where no check may go.
+    /// A forbidden address.
     forbidden: TcpListener,
 }
 
@@ -70,7 +72,7 @@ impl FuzzedSite {
         runtime.spawn(serve_answers(listener, Arc::clone(&answer)));
         let limits =
             CheckLimits { allowed_networks: vec![IpAddr::from([127, 0, 0, 1]).into()], ..test_limits() };
-        // Every name leads where no check may go.
+        // Every name resolves to a forbidden address.
         let lookup = |_: &str| Ok(vec![IpAddr::from([127, 0, 0, 2])]);
         Self {
             runtime,
@@ -90,7 +92,7 @@ impl FuzzedSite {
         request.validate().unwrap()
     }
 
-    /// What a check says when the site says `answer`.
+    /// The observation of a check whose site responds with `answer`.
     fn check_answer(&self, answer: Vec<u8>) -> Observation {
         *self.answer.lock() = answer;
         let began = Instant::now();
@@ -169,7 +171,7 @@ fn mutate_bytes(bytes: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = 
 }
 
 #[test]
-fn every_answer_of_the_corpus_ends_in_a_verdict() {
+fn every_response_of_the_corpus_ends_in_a_verdict() {
     let site = FuzzedSite::new();
 
     for answer in answer_corpus() {
@@ -178,7 +180,7 @@ fn every_answer_of_the_corpus_ends_in_a_verdict() {
 }
 
 #[test]
-fn an_answer_with_slips_ends_in_a_verdict() {
+fn a_mutated_response_ends_in_a_verdict() {
     let site = FuzzedSite::new();
     let answers = mutate_bytes(prop::sample::select(answer_corpus()));
 
@@ -190,9 +192,9 @@ fn an_answer_with_slips_ends_in_a_verdict() {
         .unwrap();
 }
 
-/// The hosts are those of the forbidden listener, in all notations, or names that lead there.
+/// The hosts are the forbidden listener in all notations, or names that resolve to it.
 #[test]
-fn wherever_a_redirect_points_nothing_private_is_connected_to() {
+fn no_redirect_leads_to_a_private_address() {
     let site = FuzzedSite::new();
     let scheme = prop::sample::select(vec![
         "http:",
@@ -258,7 +260,7 @@ fn wherever_a_redirect_points_nothing_private_is_connected_to() {
 }
 
 #[test]
-fn whatever_encoding_is_claimed_the_check_ends_in_a_verdict() {
+fn any_claimed_encoding_ends_in_a_verdict() {
     let site = FuzzedSite::new();
     let gzip = b"\x1f\x8b\x08\0\0\0\0\0\x02\x03\x4b\xce\xcf\x2d\x28\x4a\x2d\x2e\x4e\x4d\x51\x48\xcc\x4b\x51\x28\x4f\xcd\xc9\x01\0\xc0\x46\xbf\x94\x13\0\0\0";
     let names = prop::collection::vec(
@@ -281,7 +283,7 @@ fn whatever_encoding_is_claimed_the_check_ends_in_a_verdict() {
 }
 
 #[test]
-fn whatever_cookies_are_set_the_next_hop_is_asked() {
+fn any_cookies_still_lead_to_the_next_hop() {
     let site = FuzzedSite::new();
     let cookie = "[A-Za-z_=; .,\"-]{0,40}|__(Host|Secure)-[a-z]=[a-z]; .{0,30}|.{0,60}";
     let cookies = prop::collection::vec(cookie, 0..8);
@@ -296,7 +298,7 @@ fn whatever_cookies_are_set_the_next_hop_is_asked() {
         let seen = site.check_answer(
             format!("HTTP/1.1 302 F\r\n{lines}location: /\r\ncontent-length: 0\r\n\r\n").into_bytes(),
         );
-        // Back where it began, that is a loop, or another request if there is a cookie now.
+        // Back at the start is a loop, or another request if a cookie was set.
         prop_assert!(seen.message.is_some_and(|message| message.contains("redirect")));
         Ok(())
     });
@@ -316,7 +318,7 @@ impl ResolvesServerCert for FuzzedCertificate {
 }
 
 #[test]
-fn whatever_certificate_is_shown_the_check_ends_in_a_verdict() {
+fn any_certificate_ends_in_a_verdict() {
     let site = FuzzedSite::new();
     let identity = Identity::self_signed(&["127.0.0.1"]);
     let whole = identity.certificate().to_vec();

@@ -1,4 +1,4 @@
-//! What servers do that they should not: each with the right outcome and cause, in time, in plain words.
+//! Misbehaving servers: each check has the right outcome, cause and message within its timeout.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ async fn serve_steps(steps: Vec<Step>) -> Target {
 }
 
 #[tokio::test]
-async fn what_breaks_off_is_down_by_http_and_says_where() {
+async fn a_truncated_response_is_down_by_http_and_names_the_position() {
     for (steps, message) in [
         (vec![], "connection closed before the answer was complete (waiting for the first byte)"),
         (vec![Step::Reset], "connection reset (waiting for the first byte)"),
@@ -65,7 +65,7 @@ async fn what_breaks_off_is_down_by_http_and_says_where() {
 }
 
 #[tokio::test]
-async fn what_is_not_http_is_down_by_http() {
+async fn a_response_that_is_not_http_is_down_by_http() {
     for first in [
         "SSH-2.0-OpenSSH_9.6\r\n",
         "220 mail.example ESMTP\r\n",
@@ -84,7 +84,7 @@ async fn what_is_not_http_is_down_by_http() {
 
 /// Found by comparing with blackbox_exporter, to which these were up.
 #[tokio::test]
-async fn a_header_that_browsers_put_up_with_is_no_fault() {
+async fn a_header_that_browsers_tolerate_is_up() {
     for header in ["x-a: b\r\n c", "x-a : b", "x a@b: c", "x-a: b\x01c", "no header at all"] {
         let steps =
             vec![head_step(&format!("{header}\r\ncontent-length : 2\r\n")), Step::send("ok, and more")];
@@ -97,7 +97,7 @@ async fn a_header_that_browsers_put_up_with_is_no_fault() {
 }
 
 #[tokio::test]
-async fn a_head_without_measure_is_down_by_http() {
+async fn an_oversized_head_is_down_by_http() {
     let endless = vec![Step::send("HTTP/1.1 200 OK\r\n"), Step::Repeat(b"x-again: and again\r\n".to_vec())];
     let long = vec![head_step(&format!("x-long: {}\r\n", "x".repeat(1 << 20)))];
     let many = vec![head_step(&(0..10_000).map(|i| format!("x-{i}: {i}\r\n")).collect::<String>())];
@@ -114,7 +114,7 @@ async fn a_head_without_measure_is_down_by_http() {
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_end_is_down_by_timeout_within_the_time_allowed() {
+async fn an_endless_response_is_down_by_timeout_within_the_timeout() {
     let drip = |bytes: &str| -> Vec<Step> {
         bytes.bytes().flat_map(|byte| [Step::Send(vec![byte]), Step::wait_ms(100)]).collect()
     };
@@ -145,7 +145,7 @@ async fn an_answer_that_does_not_end_is_down_by_timeout_within_the_time_allowed(
 }
 
 #[tokio::test]
-async fn what_is_odd_and_allowed_is_up() {
+async fn an_unusual_but_valid_response_is_up() {
     let latin =
         [b"HTTP/1.1 200 OK\r\nx-odd: caf\xe9\r\ncontent-length: 5\r\n\r\n".as_slice(), b"caf\xe9s"].concat();
     for (what, steps, bytes) in [
@@ -155,7 +155,7 @@ async fn what_is_odd_and_allowed_is_up() {
         ("an empty body to the end", vec![head_step("")], 0),
         ("204", vec![Step::send("HTTP/1.1 204 No Content\r\n\r\n"), Step::Stall], 0),
         (
-            "204 that says it has a body",
+            "204 with a content-length",
             vec![Step::send("HTTP/1.1 204 No Content\r\ncontent-length: 10\r\n\r\n"), Step::Stall],
             0,
         ),
@@ -173,7 +173,7 @@ async fn what_is_odd_and_allowed_is_up() {
             0,
         ),
         ("bytes that are no text", vec![Step::Send(latin)], 5),
-        ("more than it said", vec![head_step("content-length: 2\r\n"), Step::send("ok and more")], 2),
+        ("more than announced", vec![head_step("content-length: 2\r\n"), Step::send("ok and more")], 2),
         ("bytes of zero", vec![head_step("content-length: 3\r\n"), Step::send("\0\0\0")], 3),
     ] {
         let seen = get_request(serve_steps(steps).await.url("/")).await;
@@ -182,7 +182,7 @@ async fn what_is_odd_and_allowed_is_up() {
 }
 
 #[tokio::test]
-async fn an_answer_without_a_body_has_no_transfer() {
+async fn a_response_without_a_body_has_no_transfer_phase() {
     let target =
         serve_steps(vec![head_step("content-length: 1000\r\ncontent-encoding: gzip\r\n"), Step::Stall]).await;
     let request = CheckRequest { method: "HEAD".into(), ..CheckRequest::new(target.url("/")) };

@@ -1,4 +1,4 @@
-//! What a check says of a website, and where it does not go.
+//! Observations of websites, and addresses that are refused.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub(crate) fn assert_down(seen: &Observation, cause: Cause, message: &str) {
 }
 
 #[tokio::test]
-async fn a_site_that_answers_well_is_up() {
+async fn a_healthy_site_is_up() {
     let target = Target::serve_http().await;
 
     let seen = get_request(target.url("/ok")).await;
@@ -45,7 +45,7 @@ async fn a_site_that_answers_well_is_up() {
 }
 
 #[tokio::test]
-async fn a_status_that_is_not_allowed_is_down_and_one_that_is_allowed_is_up() {
+async fn an_allowed_status_is_up_and_any_other_is_down() {
     let target = Target::serve_http().await;
     let request = CheckRequest::new(target.url("/status/503"));
 
@@ -92,7 +92,7 @@ async fn a_site_that_does_not_answer_in_time_is_down_by_timeout_and_the_phase_is
 }
 
 #[tokio::test]
-async fn a_regex_that_matches_is_up_and_one_that_does_not_is_down() {
+async fn a_matching_regex_is_up_and_any_other_is_down() {
     let target = Target::serve_http().await;
     let request = |regex: Option<&str>, not_regex: Option<&str>| CheckRequest {
         regex: regex.map(Into::into),
@@ -111,7 +111,7 @@ async fn a_regex_that_matches_is_up_and_one_that_does_not_is_down() {
 }
 
 #[tokio::test]
-async fn a_private_address_is_not_connected_to_in_any_guise() {
+async fn a_private_address_in_a_url_is_refused_in_every_notation() {
     let target = Target::serve_http().await;
     let port = target.address().port();
     let checker = Checker::new(&CheckLimits { allowed_networks: Vec::new(), ..test_limits() }).unwrap();
@@ -141,7 +141,7 @@ async fn a_redirect_to_a_private_address_is_not_followed() {
 }
 
 #[tokio::test]
-async fn the_ip_version_asked_for_is_the_one_used() {
+async fn the_requested_ip_version_is_used() {
     let target = Target::serve_http().await;
     let request = |url: String, version: &str| {
         let version = picket_proto::IpVersion::parse(version).unwrap();

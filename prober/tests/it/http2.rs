@@ -1,4 +1,4 @@
-//! What HTTP/2 adds: streams that are reset, connections that are ended, heads that are too large.
+//! Failures specific to HTTP/2: reset streams, ended connections, oversized heads.
 
 use picket_harness::targets::{CertificateAuthority, Step, Target, TlsQuirk, Validity};
 use picket_prober::check::Observation;
@@ -36,7 +36,7 @@ async fn a_stream_or_connection_that_the_server_ends_is_down_by_http() {
 }
 
 #[tokio::test]
-async fn a_server_that_takes_no_more_streams_is_down_by_http() {
+async fn a_server_that_refuses_streams_is_down_by_http() {
     let authority = CertificateAuthority::new();
     // Its settings, then a farewell from before our request, with the reason "calm down".
     let frames = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0b";
@@ -62,7 +62,7 @@ async fn a_head_that_is_too_large_is_down_by_http() {
 }
 
 #[tokio::test]
-async fn a_body_by_http_2_is_read_and_judged_as_any_other() {
+async fn an_http_2_body_is_read_and_matched() {
     let seen =
         check_path("/large/90000", |request| CheckRequest { regex: Some("^x{90}x+$".into()), ..request })
             .await;
@@ -82,7 +82,7 @@ async fn a_body_by_http_2_is_read_and_judged_as_any_other() {
 }
 
 #[tokio::test]
-async fn a_server_that_speaks_no_newer_tls_than_1_2_is_up() {
+async fn a_server_limited_to_tls_1_2_is_up() {
     let authority = CertificateAuthority::new();
     let identity = authority.issue_identity(&["localhost"], Validity::Current);
     let target = Target::serve_odd_https(&identity, TlsQuirk::Tls12Only).await;

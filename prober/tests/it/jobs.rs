@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use async_nats::jetstream::{consumer::PullConsumer, message::PublishMessage};
 use futures_util::StreamExt;
-use picket_harness::{eventually, servers, targets::Target};
+use picket_harness::{builders::scheduled_job_subject, eventually, servers, targets::Target};
 use picket_proto::{Cause, CheckKind, CheckRequest, Outcome, Shard, SiteId, subject};
 use picket_runtime::clock;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::bus::{STATE_TIMEOUT, TestRegion, scheduled_request};
 
 #[tokio::test]
-async fn a_job_is_done_its_result_stored_and_then_it_is_gone() {
+async fn a_job_is_performed_its_result_stored_and_then_it_is_acknowledged() {
     let (place, target) = (TestRegion::on_shared_nats("jobs-done").await, Target::serve_http().await);
     let _prober = place.start_prober("one", 10).await;
 
@@ -37,7 +37,7 @@ async fn an_expired_job_is_missed_without_a_request_to_the_site() {
         ..scheduled_request(42, &target.url("/ok"))
     };
 
-    place.publish_request(&subject::scheduled_job(&place.region, SiteId(42)), &late).await;
+    place.publish_request(&scheduled_job_subject(&place.region, SiteId(42)), &late).await;
     let [result] = place.read_results(1).await.try_into().unwrap();
 
     assert_eq!((result.outcome, result.cause), (Outcome::Missed, Some(Cause::Expired)));
@@ -47,7 +47,7 @@ async fn an_expired_job_is_missed_without_a_request_to_the_site() {
 }
 
 #[tokio::test]
-async fn a_job_that_the_stream_still_holds_is_done_whatever_this_machines_clock_says() {
+async fn a_job_in_the_stream_is_performed_regardless_of_the_local_clock() {
     let (place, target) = (TestRegion::on_shared_nats("jobs-clock").await, Target::serve_http().await);
     let _prober = place.start_prober("one", 10).await;
     // As a coordinator writes it whose database's clock is five minutes behind ours, or ours ahead of its.
@@ -60,7 +60,7 @@ async fn a_job_that_the_stream_still_holds_is_done_whatever_this_machines_clock_
 
     let message = PublishMessage::build().payload(serde_json::to_vec(&job).unwrap().into());
     let message = message.ttl(Duration::from_secs(61));
-    let subject = subject::scheduled_job(&place.region, SiteId(42));
+    let subject = scheduled_job_subject(&place.region, SiteId(42));
     place.bus.jetstream.send_publish(subject, message).await.unwrap().await.unwrap();
     let [result] = place.read_results(1).await.try_into().unwrap();
 
@@ -91,7 +91,7 @@ async fn a_job_is_acknowledged_only_when_its_result_is_stored() {
 }
 
 #[tokio::test]
-async fn results_of_the_same_moment_share_a_message_and_each_job_is_done_once_its_result_is_stored() {
+async fn simultaneous_results_are_bundled_and_each_job_is_acknowledged_after_storage() {
     let (place, target) = (TestRegion::on_shared_nats("jobs-bundle").await, Target::serve_http().await);
     let url = target.url("/ok");
     for site in 0..100 {
@@ -109,14 +109,14 @@ async fn results_of_the_same_moment_share_a_message_and_each_job_is_done_once_it
 }
 
 #[tokio::test]
-async fn a_job_that_cannot_be_used_is_parked_with_the_reason_and_the_next_is_done() {
+async fn an_invalid_job_becomes_a_dead_letter_and_the_next_is_performed() {
     let (place, target) = (TestRegion::on_shared_nats("jobs-bad").await, Target::serve_http().await);
     let mut parked = place.bus.client.subscribe(subject::rejected_request(&place.region)).await.unwrap();
     let _prober = place.start_prober("one", 10).await;
 
     let without_tick = format!(r#"{{"url":"{}","site_id":2}}"#, target.url("/ok"));
     for (site, payload, field) in [(1, "not json", "request"), (2, &without_tick, "kind")] {
-        let place_of_job = subject::scheduled_job(&place.region, SiteId(site));
+        let place_of_job = scheduled_job_subject(&place.region, SiteId(site));
         place.publish_payload(&place_of_job, payload.as_bytes()).await;
         let message = tokio::time::timeout(STATE_TIMEOUT, parked.next()).await.unwrap().unwrap();
         let said: Value = serde_json::from_slice(&message.payload).unwrap();
@@ -134,12 +134,12 @@ async fn a_job_that_cannot_be_used_is_parked_with_the_reason_and_the_next_is_don
 }
 
 #[tokio::test]
-async fn a_scheduled_job_with_a_field_that_makes_no_sense_is_missed_as_invalid() {
+async fn a_scheduled_job_with_an_invalid_field_is_missed_as_invalid() {
     let place = TestRegion::on_shared_nats("jobs-invalid").await;
     let _prober = place.start_prober("one", 10).await;
     let request = CheckRequest { regex: Some("(".into()), ..scheduled_request(42, "http://127.0.0.1/") };
 
-    place.publish_request(&subject::scheduled_job(&place.region, SiteId(42)), &request).await;
+    place.publish_request(&scheduled_job_subject(&place.region, SiteId(42)), &request).await;
     let [result] = place.read_results(1).await.try_into().unwrap();
 
     assert_eq!((result.outcome, result.cause), (Outcome::Missed, Some(Cause::Invalid)));
@@ -176,7 +176,7 @@ async fn two_probers_of_a_region_share_its_jobs() {
 }
 
 #[tokio::test]
-async fn no_more_jobs_are_taken_than_there_are_slots() {
+async fn a_prober_pulls_no_more_jobs_than_it_has_slots() {
     let (place, target) = (TestRegion::on_shared_nats("jobs-slots").await, Target::serve_http().await);
     let prober = place.start_ready_prober("one", 3).await;
 
@@ -198,13 +198,13 @@ async fn no_more_jobs_are_taken_than_there_are_slots() {
 }
 
 #[tokio::test]
-async fn a_prober_waits_for_its_consumer_and_finds_it_again_when_it_was_deleted() {
+async fn a_prober_waits_for_its_consumer_and_resumes_after_its_deletion() {
     let nats = servers::start_nats().await;
     let place = TestRegion::without_streams(&nats.url(), "eu").await;
     let target = Target::serve_http().await;
     let prober = place.start_prober("one", 10).await;
 
-    eventually(STATE_TIMEOUT, "a condition that says what to do", async || {
+    eventually(STATE_TIMEOUT, "a reason with a remedy", async || {
         prober.health.unready_checks().into_iter().find(|(_, why)| why.contains("picket region add eu"))
     })
     .await;
@@ -225,7 +225,7 @@ async fn a_prober_waits_for_its_consumer_and_finds_it_again_when_it_was_deleted(
 }
 
 #[tokio::test]
-async fn a_prober_goes_on_after_nats_was_killed_and_came_back() {
+async fn a_prober_resumes_after_nats_was_killed_and_restarted() {
     let mut nats = servers::start_nats().await;
     let place = TestRegion::without_streams(&nats.url(), "eu").await;
     place.create_streams().await;
@@ -242,7 +242,7 @@ async fn a_prober_goes_on_after_nats_was_killed_and_came_back() {
 }
 
 #[tokio::test]
-async fn a_prober_that_stops_finishes_what_runs_and_takes_no_more() {
+async fn a_stopping_prober_finishes_running_checks_and_pulls_no_more() {
     let (place, target) = (TestRegion::on_shared_nats("jobs-drain").await, Target::serve_http().await);
     let prober = place.start_ready_prober("one", 2).await;
     let health = prober.health.clone();
@@ -297,7 +297,7 @@ async fn a_job_with_an_unknown_feature_is_given_back_once_and_then_missed_by_the
         let mut job = newer(site, fields);
         job["kind"] = json!(kind);
         let place_of_job = match site {
-            41 => subject::scheduled_job(&place.region, SiteId(site)),
+            41 => scheduled_job_subject(&place.region, SiteId(site)),
             _ => format!("picket.job.{}.{site}.confirm", place.region),
         };
         place.publish_payload(&place_of_job, job.to_string().as_bytes()).await;

@@ -1,6 +1,6 @@
 //! The prober against real servers: websites good and bad, and NATS.
 
-#![expect(clippy::unwrap_used, reason = "what a test cannot go on without fails it")]
+#![expect(clippy::unwrap_used, reason = "a test fails without what it needs")]
 
 mod addresses;
 mod assertion_examples;

@@ -1,4 +1,4 @@
-//! What hostile bodies and heads cost in memory, measured in a process of its own.
+//! Memory cost of hostile bodies and heads, measured in a separate process.
 
 use std::sync::Arc;
 
@@ -25,8 +25,8 @@ pub(crate) fn run_alone(test: &str, variables: &[(&str, &std::ffi::OsStr)]) {
 }
 
 #[test]
-fn hostile_answers_leave_memory_flat() {
-    run_alone("memory::measure_hostile_answers", &[]);
+fn hostile_responses_do_not_grow_memory() {
+    run_alone("memory::measure_hostile_responses", &[]);
 }
 
 /// The most memory that this process has had so far, in KiB.
@@ -53,9 +53,10 @@ async fn check_repeatedly(checker: &Arc<Checker>, target: &Target, outcome: Outc
 }
 
 #[tokio::test]
-#[ignore = "run by hostile_answers_leave_memory_flat in a process of its own"]
-async fn measure_hostile_answers() {
-    /// For 8 checks at once with 1 MiB of body each, its copies as it grows, and what servers and sockets hold.
+#[ignore = "run by hostile_responses_do_not_grow_memory in a process of its own"]
+async fn measure_hostile_responses() {
+    /// For 8 concurrent checks with 1 MiB of body each, copies while it grows, and the buffers of
+    /// servers and sockets.
     const ALLOWED: u64 = 64 << 10;
     let checker = Arc::new(Checker::new(&CheckLimits { max_body_bytes: 1 << 20, ..test_limits() }).unwrap());
     let ok = Target::serve_http().await;

@@ -20,7 +20,7 @@ use crate::http::{assert_down, check_with_limits, get_request, test_limits};
 const LOCALHOST_V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const LOCALHOST_V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
-/// A check of a name for which `lookup` says where it is.
+/// A check of a name that `lookup` resolves.
 async fn check_named(
     request: &CheckRequest,
     lookup: impl Fn() -> io::Result<Vec<IpAddr>> + Send + Sync + 'static,
@@ -57,7 +57,7 @@ async fn a_site_at_an_ipv6_address_is_checked() {
 }
 
 #[tokio::test]
-async fn a_name_with_one_family_dead_is_up_by_the_other() {
+async fn a_name_with_an_unreachable_family_is_up_by_the_other() {
     if !has_ipv6().await {
         return;
     }
@@ -72,7 +72,7 @@ async fn a_name_with_one_family_dead_is_up_by_the_other() {
     let seen = check_named(&named_request(port), || Ok(vec![LOCALHOST_V6, LOCALHOST_V4])).await;
     assert_eq!((seen.outcome, seen.remote_addr), (Outcome::Up, Some(target.address())), "{seen:?}");
     assert!(began.elapsed() < Duration::from_secs(4), "{seen:?}");
-    assert!(seen.timing.connect_us >= Some(250_000), "the wait for the dead one is in it: {seen:?}");
+    assert!(seen.timing.connect_us >= Some(250_000), "the wait for the dead address is included: {seen:?}");
 
     let v6 = CheckRequest { ip_version: IpVersion::V6, timeout_ms: 500, ..named_request(port) };
     let seen = check_named(&v6, || Ok(vec![LOCALHOST_V6, LOCALHOST_V4])).await;
@@ -83,7 +83,7 @@ async fn a_name_with_one_family_dead_is_up_by_the_other() {
 }
 
 #[tokio::test]
-async fn each_check_resolves_the_name_and_connects_anew() {
+async fn each_check_resolves_the_name_and_opens_a_connection() {
     let target = Target::serve_http().await;
     let request = named_request(target.address().port());
     let lookups = Arc::new(AtomicUsize::new(0));
@@ -103,7 +103,7 @@ async fn each_check_resolves_the_name_and_connects_anew() {
 }
 
 #[tokio::test]
-async fn a_name_none_of_whose_addresses_answers_is_down_and_they_are_named() {
+async fn a_name_without_a_reachable_address_is_down_and_lists_its_addresses() {
     let port = Target::closed_address().await.port();
     let other = IpAddr::from([127, 0, 0, 2]);
 
@@ -115,9 +115,9 @@ async fn a_name_none_of_whose_addresses_answers_is_down_and_they_are_named() {
     assert!(seen.timing.first_byte_us.is_none() && seen.remote_addr.is_none(), "{seen:?}");
 }
 
-/// Also where this machine has no IPv6, which was once taken for a want of ports.
+/// Also on a machine without IPv6, which was once reported as exhausted ports.
 #[tokio::test]
-async fn a_name_with_both_families_that_nobody_listens_at_is_down_by_connect() {
+async fn a_name_with_closed_ports_in_both_families_is_down_by_connect() {
     let port = Target::closed_address().await.port();
     for addresses in [vec![LOCALHOST_V4, LOCALHOST_V6], vec![LOCALHOST_V6, LOCALHOST_V4]] {
         let seen = check_named(&named_request(port), move || Ok(addresses.clone())).await;
@@ -127,7 +127,7 @@ async fn a_name_with_both_families_that_nobody_listens_at_is_down_by_connect() {
 }
 
 #[tokio::test]
-async fn a_host_that_lets_nobody_in_is_down_by_timeout_while_connecting() {
+async fn a_host_that_drops_connections_is_down_by_timeout_while_connecting() {
     let silent = FullBacklog::listen_at(SocketAddr::new(LOCALHOST_V4, 0)).await.unwrap();
     let url = format!("http://{}/", silent.address());
 
@@ -141,7 +141,7 @@ async fn a_host_that_lets_nobody_in_is_down_by_timeout_while_connecting() {
 
 /// Nobody may connect to the broadcast address: it stands for one without a route.
 #[tokio::test]
-async fn a_name_to_whose_addresses_there_is_no_route_is_missed_and_not_down() {
+async fn a_name_without_a_route_is_missed_and_not_down() {
     let checker = Checker::with_lookup(
         &CheckLimits { allowed_networks: vec!["255.255.255.255/32".parse().unwrap()], ..test_limits() },
         Arc::new(|_| Ok(vec![[255, 255, 255, 255].into()])),
@@ -180,7 +180,7 @@ async fn a_name_without_addresses_is_down_by_dns() {
 }
 
 #[tokio::test]
-async fn a_lookup_that_gets_no_answer_is_the_probers_fault_where_its_name_servers_are_silent() {
+async fn an_unanswered_lookup_is_missed_when_all_name_servers_are_silent() {
     let answering = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let server = answering.local_addr().unwrap();
     tokio::spawn(async move {

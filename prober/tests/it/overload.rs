@@ -1,14 +1,16 @@
-//! What this prober's own delays and limits do to a check is not held against the site.
+//! Delays and limits of the prober itself are not attributed to the site.
 
 use std::time::Duration;
 
 use picket_harness::{
-    Process, eventually,
+    Process,
+    builders::scheduled_job_subject,
+    eventually,
     process::free_address,
     servers::{Signal, scratch_dir},
     targets::Target,
 };
-use picket_proto::{Cause, CheckRequest, Outcome, SiteId, subject};
+use picket_proto::{Cause, CheckRequest, Outcome, SiteId};
 use picket_runtime::options::DurationArg;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tokio::{
@@ -39,14 +41,14 @@ fn limit_files(process: &Process, most: u64) {
 }
 
 #[tokio::test]
-async fn a_prober_that_was_stopped_during_a_check_does_not_say_that_the_site_was_slow() {
+async fn a_prober_suspended_during_a_check_reports_no_slow_site() {
     let (place, target) = (TestRegion::on_shared_nats("overload-stop").await, Target::serve_http().await);
     let process = start_process(&place, &[]).await;
     // One would have answered in time, one is slow, and one would have had more time.
     for (site, path, timeout_ms) in [(1, "/slow/300", 1_000), (2, "/slow/300", 60_000), (3, "/never", 1_500)]
     {
         let request = CheckRequest { timeout_ms, ..scheduled_request(site, &target.url(path)) };
-        place.publish_request(&subject::scheduled_job(&place.region, SiteId(site)), &request).await;
+        place.publish_request(&scheduled_job_subject(&place.region, SiteId(site)), &request).await;
     }
     eventually(STATE_TIMEOUT, "all under way", async || target.received_requests().len() == 3).await;
     let stopped = Instant::now();
@@ -66,7 +68,7 @@ async fn a_prober_that_was_stopped_during_a_check_does_not_say_that_the_site_was
 }
 
 #[tokio::test]
-async fn a_check_in_a_runtime_that_is_blocked_is_overloaded_and_the_next_one_is_well() {
+async fn a_check_in_a_blocked_runtime_is_missed_overloaded_and_the_next_is_up() {
     let (place, target) = (TestRegion::on_shared_nats("overload-block").await, Target::serve_http().await);
     let bound = Duration::from_millis(1_500);
     let _prober =
@@ -85,7 +87,7 @@ async fn a_check_in_a_runtime_that_is_blocked_is_overloaded_and_the_next_one_is_
 }
 
 #[tokio::test]
-async fn a_prober_that_can_open_no_more_files_does_not_say_that_the_site_is_down() {
+async fn a_prober_out_of_file_descriptors_reports_no_site_down() {
     let (place, target) = (TestRegion::on_shared_nats("overload-files").await, Target::serve_http().await);
     let process = start_process(&place, &["--max-drift", "20s"]).await;
     let before = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(1_024);

@@ -1,4 +1,4 @@
-//! That each phase is measured, and where a delay shows.
+//! Each phase is measured, and a delay shows in its own phase.
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
@@ -65,7 +65,7 @@ async fn plain_http_has_no_tls_and_a_literal_address_no_dns() {
 }
 
 #[tokio::test]
-async fn of_300_checks_at_once_each_has_its_own_phases_whole() {
+async fn each_of_300_concurrent_checks_has_complete_phases() {
     let authority = CertificateAuthority::new();
     let target = Target::serve_https(&certify_localhost(&authority)).await;
     let checker = Arc::new(trusting_checker(&authority));
@@ -131,7 +131,7 @@ fn phase_times(timing: &Timing) -> [Option<u32>; 5] {
 }
 
 #[tokio::test]
-async fn a_delay_shows_in_the_phase_that_it_is_in_and_in_no_other() {
+async fn a_delay_is_attributed_to_its_phase_alone() {
     const LEAST: u32 = DELAY_MS as u32 * 1_000;
     let authority = CertificateAuthority::new();
     for delayed_phase in 0..5 {
@@ -147,10 +147,10 @@ async fn a_delay_shows_in_the_phase_that_it_is_in_and_in_no_other() {
     }
 }
 
-/// How exact the phases are: `cargo test -p picket-prober --test it -- --ignored --nocapture exactness`.
+/// How exact the phases are: `cargo test -p picket-prober --test it -- --ignored --nocapture measure_phase_accuracy`.
 #[tokio::test]
 #[ignore = "a measurement, for a quiet machine"]
-async fn exactness() {
+async fn measure_phase_accuracy() {
     const CHECKS: usize = 21;
     const NO_PHASE: usize = 5;
     // While the first SYN goes unanswered, the kernel's next comes after a second.
@@ -185,7 +185,7 @@ async fn exactness() {
 }
 
 #[tokio::test]
-async fn the_phases_of_a_failed_check_are_kept_up_to_where_it_failed() {
+async fn a_failed_check_keeps_the_phases_before_its_failure() {
     let authority = CertificateAuthority::new();
     let target = Target::serve_https(&certify_localhost(&authority)).await;
     let foreign = Target::serve_https(&certify_localhost(&CertificateAuthority::new())).await;
@@ -212,7 +212,7 @@ async fn the_phases_of_a_failed_check_are_kept_up_to_where_it_failed() {
 }
 
 #[test]
-fn a_wait_for_a_thread_of_ours_is_not_in_the_resolvers_time() {
+fn waiting_for_a_resolver_thread_is_not_dns_time() {
     const WAIT: Duration = Duration::from_secs(1);
     let lookup: Lookup = Arc::new(|_| Ok(vec![Ipv4Addr::LOCALHOST.into()]));
     let mut builder = tokio::runtime::Builder::new_multi_thread();

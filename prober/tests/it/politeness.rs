@@ -1,8 +1,8 @@
-//! At most so many checks at once to one host; who waits does not hold up others, and its wait is in no times.
+//! The limit of concurrent checks for one host: waiting delays no other host, and is in no timing.
 
 use std::{collections::BTreeSet, time::Duration};
 
-use picket_harness::{eventually, targets::Target};
+use picket_harness::{builders::scheduled_job_subject, eventually, targets::Target};
 use picket_proto::{Cause, CheckRequest, CheckResult, Outcome, SiteId, subject};
 use picket_runtime::clock;
 use serde_json::json;
@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::bus::{STATE_TIMEOUT, TestRegion, scheduled_request};
 
 #[tokio::test]
-async fn no_more_checks_run_at_once_at_a_host_than_allowed_and_all_get_their_turn() {
+async fn concurrent_checks_of_a_host_are_limited_and_all_are_performed() {
     let (place, server) = (TestRegion::on_shared_nats("polite-turns").await, Target::serve_withheld().await);
     let prober = place.start_ready_with("one", 100, |config| config.behaviour.per_host = 3).await;
 
@@ -38,7 +38,7 @@ async fn no_more_checks_run_at_once_at_a_host_than_allowed_and_all_get_their_tur
 
 /// Without its own slots, a host with many sites would take all of the prober's.
 #[tokio::test]
-async fn a_host_with_many_sites_that_hangs_does_not_hold_up_others() {
+async fn a_hanging_host_with_many_sites_does_not_delay_others() {
     let (place, hanging) =
         (TestRegion::on_shared_nats("polite-others").await, Target::serve_withheld().await);
     let target = Target::serve_http().await;
@@ -57,7 +57,7 @@ async fn a_host_with_many_sites_that_hangs_does_not_hold_up_others() {
     let results = place.read_results(20).await;
 
     let sites: BTreeSet<i64> = results.iter().filter_map(|result| Some(result.site_id?.0)).collect();
-    assert_eq!(sites, (100..120).collect(), "none of the hanging host is done");
+    assert_eq!(sites, (100..120).collect(), "no check of the hanging host has ended");
     assert!(results.iter().all(|result| result.outcome == Outcome::Up), "{results:?}");
     assert_eq!(hanging.waiting_requests(), 2);
 }
@@ -101,7 +101,7 @@ async fn a_check_that_waits_until_it_expires_is_missed_and_never_sent() {
 
     let expires_at = Some(clock::wall_clock_now().saturating_add(Duration::from_millis(300)));
     let request = CheckRequest { expires_at, ..scheduled_request(2, &server.url("/ok")) };
-    place.publish_request(&subject::scheduled_job(&place.region, SiteId(2)), &request).await;
+    place.publish_request(&scheduled_job_subject(&place.region, SiteId(2)), &request).await;
     let [result] = place.read_results(1).await.try_into().unwrap();
 
     assert_eq!((result.site_id, result.outcome), (Some(SiteId(2)), Outcome::Missed));
@@ -115,7 +115,7 @@ async fn a_check_that_waits_until_it_expires_is_missed_and_never_sent() {
 }
 
 #[tokio::test]
-async fn who_waits_when_the_prober_stops_is_done_by_another() {
+async fn jobs_waiting_when_a_prober_stops_are_performed_by_another() {
     let (place, server) = (TestRegion::on_shared_nats("polite-stop").await, Target::serve_withheld().await);
     let prober = place.start_ready_with("one", 10, |config| config.behaviour.per_host = 1).await;
     place.queue_check(1, &server.url("/ok")).await;
@@ -178,7 +178,7 @@ async fn a_check_that_waits_for_a_slot_holds_no_turn_at_its_host_meanwhile() {
 }
 
 #[tokio::test]
-async fn ad_hoc_checks_wait_their_turn_too() {
+async fn ad_hoc_checks_respect_the_host_limit() {
     let (place, server) = (TestRegion::on_shared_nats("polite-adhoc").await, Target::serve_withheld().await);
     let prober = place.start_ready_with("one", 10, |config| config.behaviour.per_host = 2).await;
     let payload = json!({"url": server.url("/ok")}).to_string();
@@ -198,7 +198,7 @@ async fn ad_hoc_checks_wait_their_turn_too() {
 }
 
 #[tokio::test]
-async fn a_check_says_who_asks_unless_its_site_says_otherwise() {
+async fn a_check_sends_pickets_user_agent_unless_its_site_sets_one() {
     let (place, target) = (TestRegion::on_shared_nats("polite-agent").await, Target::serve_http().await);
     let agent = "Picket/1 (+https://status.example/bot)";
     let _prober = place
@@ -209,7 +209,7 @@ async fn a_check_says_who_asks_unless_its_site_says_otherwise() {
     place.queue_check(1, &target.url("/ok")).await;
     place.read_results(1).await;
     let request = CheckRequest { headers: own, ..scheduled_request(2, &target.url("/ok")) };
-    place.publish_request(&subject::scheduled_job(&place.region, SiteId(2)), &request).await;
+    place.publish_request(&scheduled_job_subject(&place.region, SiteId(2)), &request).await;
     place.read_results(2).await;
 
     let agents: Vec<String> = target

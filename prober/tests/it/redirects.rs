@@ -1,4 +1,4 @@
-//! Where redirects lead, what goes along, and what does not.
+//! Redirects: targets, and the headers, bodies and cookies that are resent.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ async fn a_redirect_loop_and_too_many_redirects_are_down() {
 }
 
 #[tokio::test]
-async fn without_redirects_allowed_the_redirect_is_the_answer() {
+async fn without_redirects_allowed_the_redirect_is_the_response() {
     let target = Target::serve_http().await;
     let request = CheckRequest {
         max_redirects: 0,
@@ -86,7 +86,7 @@ async fn a_method_and_its_body_are_sent_and_become_get_after_a_302() {
 }
 
 #[tokio::test]
-async fn a_redirect_to_no_website_is_down_by_redirect_and_one_to_nowhere_by_status() {
+async fn an_invalid_redirect_target_is_down_by_redirect_and_a_missing_location_by_status() {
     for (location, message) in [
         ("file:///etc/passwd", "redirect to 'file:///etc/passwd', which is not http or https"),
         ("javascript:alert(1)", "redirect to 'javascript:alert(1)', which is not http or https"),
@@ -114,7 +114,7 @@ async fn serve_redirect(status: u16, location: &str) -> Target {
 }
 
 #[tokio::test]
-async fn a_relative_location_is_followed_from_where_it_was_said() {
+async fn a_relative_location_is_resolved_against_its_hop() {
     let target = Target::serve_script(|request| {
         let location = match request.split(' ').nth(1).unwrap_or_default() {
             "/a/b/start" => "../c?d#e",
@@ -136,7 +136,7 @@ async fn a_relative_location_is_followed_from_where_it_was_said() {
 }
 
 #[tokio::test]
-async fn a_body_goes_along_after_307_and_308_and_not_after_303() {
+async fn a_request_body_is_resent_after_307_and_308_and_not_after_303() {
     let target = Target::serve_http().await;
     for (status, method, body) in [(303, "GET", ""), (307, "PUT", "hello"), (308, "PUT", "hello")] {
         let url = target.url(&format!("/see/{status}//ok"));
@@ -152,7 +152,7 @@ async fn a_body_goes_along_after_307_and_308_and_not_after_303() {
 }
 
 #[tokio::test]
-async fn no_header_of_the_sites_goes_to_another_origin_nor_comes_back_from_it() {
+async fn site_headers_are_dropped_at_another_origin_and_not_restored() {
     let (target, other) = (Target::serve_http().await, Target::serve_http().await);
     let url = target.url(&format!("/to/{}", other.url(&format!("/to/{}", target.url("/ok")))));
     let headers = ["Authorization", "Cookie", "X-Api-Key", "Referer"]
@@ -167,7 +167,7 @@ async fn no_header_of_the_sites_goes_to_another_origin_nor_comes_back_from_it() 
     assert!(!last.contains("referer") && !last.contains("cookie"), "{last}");
 }
 
-/// Sets a cookie unless it gets one, and lets in whoever has it.
+/// Sets a cookie on requests without one, and responds 200 to requests with it.
 async fn serve_cookie_gate(set: &'static str, to: &'static str) -> Target {
     Target::serve_script(move |request| match request.contains("\r\ncookie: pass=1") {
         true => vec![Step::send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nin")],
@@ -179,7 +179,7 @@ async fn serve_cookie_gate(set: &'static str, to: &'static str) -> Target {
 }
 
 #[tokio::test]
-async fn a_cookie_set_by_a_redirect_is_sent_on_within_the_check_and_forgotten_after_it() {
+async fn a_redirects_cookie_is_sent_within_the_check_and_forgotten_after_it() {
     let target = serve_cookie_gate("pass=1; Path=/", "/inner").await;
 
     for _ in 0..2 {
@@ -193,7 +193,7 @@ async fn a_cookie_set_by_a_redirect_is_sent_on_within_the_check_and_forgotten_af
 }
 
 #[tokio::test]
-async fn a_redirect_back_to_itself_with_a_new_cookie_is_no_loop() {
+async fn a_redirect_to_itself_with_a_new_cookie_is_no_loop() {
     let target = serve_cookie_gate("pass=1; Path=/", "/").await;
     let seen = get_request(target.url("/")).await;
     assert_eq!((seen.outcome, seen.redirects), (Outcome::Up, 1), "{seen:?}");
@@ -205,7 +205,7 @@ async fn a_redirect_back_to_itself_with_a_new_cookie_is_no_loop() {
 }
 
 #[tokio::test]
-async fn a_cookie_does_not_go_to_another_host() {
+async fn a_cookie_is_not_sent_to_another_host() {
     let other = Target::serve_http().await;
     let there = other.localhost_url("/ok");
     let target = Target::serve_script(move |_| {
@@ -219,7 +219,7 @@ async fn a_cookie_does_not_go_to_another_host() {
 }
 
 #[tokio::test]
-async fn one_deadline_is_over_all_hops_together() {
+async fn all_hops_share_one_deadline() {
     let target = Target::serve_script(|request| {
         let number: u32 = request.split(['/', ' ']).nth(2).and_then(|text| text.parse().ok()).unwrap_or(0);
         let next = format!("HTTP/1.1 302 On\r\nlocation: /{}\r\ncontent-length: 0\r\n\r\n", number + 1);

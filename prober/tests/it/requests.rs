@@ -20,7 +20,7 @@ fn parse_json(message: &Message) -> Value {
 }
 
 #[tokio::test]
-async fn a_request_is_answered_with_the_result_which_is_stored_too() {
+async fn a_request_is_answered_with_the_result_and_the_result_is_stored() {
     let (place, target) = (TestRegion::on_shared_nats("req-answered").await, Target::serve_http().await);
     let _prober = place.start_ready_prober("one", 10).await;
 
@@ -38,7 +38,7 @@ async fn a_request_is_answered_with_the_result_which_is_stored_too() {
 }
 
 #[tokio::test]
-async fn a_publish_without_a_reply_is_done_and_stored() {
+async fn a_publish_without_a_reply_is_performed_and_stored() {
     let (place, target) = (TestRegion::on_shared_nats("req-published").await, Target::serve_http().await);
     let _prober = place.start_ready_prober("one", 10).await;
 
@@ -50,7 +50,7 @@ async fn a_publish_without_a_reply_is_done_and_stored() {
 }
 
 #[tokio::test]
-async fn a_request_that_cannot_be_used_is_refused_by_the_name_of_its_field() {
+async fn an_invalid_request_is_refused_by_field_name() {
     let place = TestRegion::on_shared_nats("req-refused").await;
     let _prober = place.start_ready_prober("one", 10).await;
 
@@ -74,7 +74,7 @@ async fn a_request_that_cannot_be_used_is_refused_by_the_name_of_its_field() {
 }
 
 #[tokio::test]
-async fn a_bad_request_that_nobody_waits_for_is_parked_in_words_and_the_next_is_done() {
+async fn an_invalid_request_without_a_reply_becomes_a_dead_letter_and_the_next_is_performed() {
     let (place, target) = (TestRegion::on_shared_nats("req-parked").await, Target::serve_http().await);
     let mut parked = place.bus.client.subscribe(subject::rejected_request(&place.region)).await.unwrap();
     let prober = place.start_ready_prober("one", 10).await;
@@ -104,7 +104,7 @@ async fn a_bad_request_that_nobody_waits_for_is_parked_in_words_and_the_next_is_
 }
 
 #[tokio::test]
-async fn an_answer_goes_to_an_inbox_only() {
+async fn answers_are_sent_to_inboxes_only() {
     let (place, target) = (TestRegion::on_shared_nats("req-deputy").await, Target::serve_http().await);
     let mut elsewhere = place.bus.client.subscribe("test.req-deputy").await.unwrap();
     let _prober = place.start_ready_prober("one", 10).await;
@@ -122,7 +122,7 @@ async fn an_answer_goes_to_an_inbox_only() {
 }
 
 #[tokio::test]
-async fn the_service_tells_of_itself() {
+async fn the_service_describes_itself() {
     let place = TestRegion::on_shared_nats("req-service").await;
     let _prober = place.start_ready_prober("one", 10).await;
 
@@ -156,7 +156,7 @@ async fn the_service_tells_of_itself() {
 }
 
 #[tokio::test]
-async fn ad_hoc_checks_under_way_are_counted_in_the_slots_used_and_take_none_of_the_free_ones() {
+async fn running_ad_hoc_checks_count_as_used_and_occupy_no_free_slot() {
     let (place, server) = (TestRegion::on_shared_nats("req-slots").await, Target::serve_withheld().await);
     let prober = place.start_ready_prober("one", 10).await;
     let payload = json!({"url": server.url("/ok")}).to_string();
@@ -188,7 +188,7 @@ async fn ad_hoc_checks_under_way_are_counted_in_the_slots_used_and_take_none_of_
 }
 
 #[tokio::test]
-async fn more_requests_than_may_be_under_way_are_told_that_the_prober_is_busy() {
+async fn requests_beyond_the_limit_are_answered_busy() {
     let (place, target) = (TestRegion::on_shared_nats("req-busy").await, Target::serve_http().await);
     let _prober = place.start_ready_prober("one", 1).await;
     let payload = json!({"url": target.url("/slow/2000")}).to_string();

@@ -4,7 +4,10 @@
 use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
 use futures_util::future::join_all;
-use picket_harness::targets::{CertificateAuthority, Step, Target, TokenEndpoint, Validity};
+use picket_harness::{
+    builders::scheduled_job_subject,
+    targets::{CertificateAuthority, Step, Target, TokenEndpoint, Validity},
+};
 use picket_prober::{
     SecretsOptions,
     check::{CheckLimits, Checker, ClientOptions, Observation},
@@ -254,7 +257,7 @@ async fn a_changed_secret_is_used_by_the_next_check() {
         options: serde_json::from_value(bearer()).unwrap(),
         ..scheduled_request(id, &site.url("/ok"))
     };
-    region.publish_request(&subject::scheduled_job(&region.region, SiteId(1)), &check(1)).await;
+    region.publish_request(&scheduled_job_subject(&region.region, SiteId(1)), &check(1)).await;
     assert_eq!(region.read_results(1).await[0].outcome, Outcome::Up);
 
     let hosts = [site.address().to_string()];
@@ -266,7 +269,7 @@ async fn a_changed_secret_is_used_by_the_next_check() {
         }
     })
     .await;
-    region.publish_request(&subject::scheduled_job(&region.region, SiteId(2)), &check(2)).await;
+    region.publish_request(&scheduled_job_subject(&region.region, SiteId(2)), &check(2)).await;
     region.read_results(2).await;
     let heads = site.received_requests();
     assert!(heads[0].contains(PASSWORD) && heads[1].contains("Bearer MARK-replaced"), "{heads:?}");

@@ -1,4 +1,4 @@
-//! Certificates that are not well, and what is said of them.
+//! Invalid certificates, and their messages.
 
 use picket_harness::targets::{CertificateAuthority, Identity, Step, Target, TlsQuirk, Validity};
 use picket_prober::check::{CheckLimits, Checker, Observation};
@@ -18,7 +18,7 @@ fn parse_day(date: &str) -> Option<Timestamp> {
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_not_to_be_trusted_is_down_and_its_end_is_known() {
+async fn an_untrusted_certificate_is_down_with_its_expiry() {
     let authority = CertificateAuthority::new();
     let stale = authority.new_intermediate(Validity::Expired);
     let missing = authority
@@ -90,12 +90,12 @@ async fn a_certificate_that_is_not_to_be_trusted_is_down_and_its_end_is_known() 
         assert_eq!(said, message);
         assert_eq!(seen.tls_expires_at, parse_day(ends), "{message}");
         assert!(seen.timing.tls_us.is_some() && seen.timing.first_byte_us.is_none(), "{seen:?}");
-        assert!(target.received_requests().is_empty(), "nothing was asked of who could not be trusted");
+        assert!(target.received_requests().is_empty(), "no request was sent to an untrusted server");
     }
 }
 
 #[tokio::test]
-async fn a_whole_chain_is_trusted_by_its_root() {
+async fn a_complete_chain_is_trusted_by_its_root() {
     let authority = CertificateAuthority::new();
     let identity =
         authority.new_intermediate(Validity::Current).issue_identity(&["localhost"], Validity::Current);
@@ -107,7 +107,7 @@ async fn a_whole_chain_is_trusted_by_its_root() {
 }
 
 #[tokio::test]
-async fn a_handshake_that_comes_to_nothing_is_down_by_tls_and_says_why() {
+async fn a_failed_handshake_is_down_by_tls_with_the_reason() {
     let alert = |description: u8| vec![Step::Send(vec![21, 3, 3, 0, 2, 2, description])];
     // A ServerHello of TLS 1.0 that takes a cipher of that time.
     let mut old = vec![22, 3, 1, 0, 42, 2, 0, 0, 38, 3, 1];
@@ -139,7 +139,7 @@ async fn a_handshake_that_comes_to_nothing_is_down_by_tls_and_says_why() {
 }
 
 #[tokio::test]
-async fn a_server_that_wants_what_we_have_not_is_down_by_tls() {
+async fn a_server_with_incompatible_tls_requirements_is_down_by_tls() {
     let authority = CertificateAuthority::new();
     for (quirk, message) in [
         (
@@ -160,7 +160,7 @@ async fn a_server_that_wants_what_we_have_not_is_down_by_tls() {
 }
 
 #[tokio::test]
-async fn a_connection_that_ends_without_farewell_is_well_only_where_nothing_else_says_where_the_body_ends() {
+async fn a_missing_close_notify_is_accepted_only_for_a_body_that_ends_with_the_connection() {
     let authority = CertificateAuthority::new();
     for (head, outcome) in [("", Outcome::Up), ("content-length: 100\r\n", Outcome::Down)] {
         let answer = format!("HTTP/1.1 200 OK\r\n{head}\r\nall is well");
@@ -175,7 +175,7 @@ async fn a_connection_that_ends_without_farewell_is_well_only_where_nothing_else
 }
 
 #[tokio::test]
-async fn of_several_hops_the_certificate_that_ends_first_is_told() {
+async fn the_earliest_expiry_of_all_hops_is_reported() {
     let authority = CertificateAuthority::new();
     let last = Target::serve_https(&authority.issue_identity(&["localhost"], Validity::Current)).await;
     let first = Target::serve_https(&authority.issue_identity(&["localhost"], Validity::Expired)).await;
@@ -198,12 +198,12 @@ fn the_roots_in_ssl_cert_file_are_trusted() {
     let url = target.localhost_url("/ok");
 
     let variables = [("SSL_CERT_FILE", file.path().as_os_str()), ("CHECKED_URL", url.as_ref())];
-    run_alone("tls::check_with_the_systems_roots", &variables);
+    run_alone("tls::measure_check_with_system_roots", &variables);
 }
 
 #[tokio::test]
 #[ignore = "run by the_roots_in_ssl_cert_file_are_trusted in a process of its own"]
-async fn check_with_the_systems_roots() {
+async fn measure_check_with_system_roots() {
     // By itself there is nothing to check.
     let Ok(url) = std::env::var("CHECKED_URL") else { return };
     let seen = crate::http::check_with_limits(&CheckRequest::new(url)).await;
@@ -211,7 +211,7 @@ async fn check_with_the_systems_roots() {
 }
 
 #[tokio::test]
-async fn a_good_certificate_is_up_and_its_end_is_known() {
+async fn a_valid_certificate_is_up_with_its_expiry() {
     let authority = CertificateAuthority::new();
     let target = Target::serve_https(&authority.issue_identity(&["127.0.0.1"], Validity::Current)).await;
 
@@ -221,7 +221,7 @@ async fn a_good_certificate_is_up_and_its_end_is_known() {
 }
 
 #[tokio::test]
-async fn without_verification_an_expired_certificate_is_up_and_its_end_is_known() {
+async fn without_verification_an_expired_certificate_is_up_with_its_expiry() {
     let authority = CertificateAuthority::new();
     let target = Target::serve_https(&authority.issue_identity(&["b.example"], Validity::Expired)).await;
     let request = CheckRequest { tls_verify: false, ..CheckRequest::new(target.localhost_url("/ok")) };
@@ -232,7 +232,7 @@ async fn without_verification_an_expired_certificate_is_up_and_its_end_is_known(
 }
 
 #[tokio::test]
-async fn https_where_plain_http_is_spoken_is_down_by_tls() {
+async fn https_to_a_plain_http_port_is_down_by_tls() {
     let target = Target::serve_http().await;
     let url = format!("https://{}/ok", target.address());
 
@@ -246,7 +246,7 @@ async fn https_where_plain_http_is_spoken_is_down_by_tls() {
 }
 
 #[tokio::test]
-async fn a_handshake_that_never_ends_is_a_timeout_in_the_handshake() {
+async fn an_endless_handshake_is_a_timeout_in_the_handshake() {
     let target = Target::serve_silence().await;
     let request = CheckRequest { timeout_ms: 300, ..CheckRequest::new(target.url("/ok")) };
 
@@ -258,7 +258,7 @@ async fn a_handshake_that_never_ends_is_a_timeout_in_the_handshake() {
 }
 
 #[tokio::test]
-async fn a_file_of_roots_that_cannot_be_used_is_named() {
+async fn an_unusable_root_certificate_file_is_named() {
     let file = tempfile::NamedTempFile::new().unwrap();
     for path in [file.path().to_owned(), "/no/such/file".into()] {
         let limits = CheckLimits { ca_file: Some(path.clone()), ..test_limits() };

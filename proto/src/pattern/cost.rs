@@ -2,7 +2,7 @@
 
 use regex_automata::nfa::thompson::{NFA, State, Transition};
 
-use super::{MAX_STEPS_PER_BYTE, search::NfaSimulation};
+use super::{MAX_STEPS_PER_BYTE, search::nfa_simulation::NfaSimulation};
 
 /// Length of the probe text, in bytes. The most expensive sets of states are reached after about as
 /// many bytes as the largest repetition bound. Bounds above this length do not raise the measured

@@ -5,7 +5,7 @@ fn refusal(json: &str) -> ValidationError {
 }
 
 #[test]
-fn a_url_is_all_that_is_needed() {
+fn a_request_needs_only_its_url() {
     let request = CheckRequest::decode(br#"{"url":"https://example.com"}"#).unwrap();
 
     assert_eq!(request, CheckRequest::new("https://example.com"));
@@ -14,7 +14,7 @@ fn a_url_is_all_that_is_needed() {
 }
 
 #[test]
-fn a_refusal_names_the_field_the_value_and_what_is_allowed() {
+fn an_error_names_field_value_and_allowed_values() {
     let cases = [
         (r#"{"url":"ftp://x"}"#, "url", "ftp://x", "http or https"),
         (r#"{"url":"http://x","timeout_ms":5}"#, "timeout_ms", "5", "100 to 60000"),
@@ -72,7 +72,7 @@ fn a_scheduled_request_may_have_fields_of_a_newer_version_but_must_have_its_tick
 }
 
 #[test]
-fn a_header_value_is_never_repeated_in_a_refusal() {
+fn an_error_never_repeats_a_header_value() {
     let refusal = refusal(r#"{"url":"http://x","headers":{"Authorization":"secret\n"}}"#);
 
     assert_eq!(refusal.field, "headers.Authorization");

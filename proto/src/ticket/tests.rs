@@ -34,7 +34,7 @@ fn claims(region: &RegionName) -> TicketClaims<'_> {
 }
 
 #[test]
-fn a_ticket_is_good_for_its_own_check_and_for_no_other() {
+fn a_ticket_is_valid_for_its_own_check_alone() {
     let (eu, us): (RegionName, RegionName) = ("eu".parse().unwrap(), "us".parse().unwrap());
     let tickets = tickets(&[key(1)]);
     let given = claims(&eu);
@@ -56,7 +56,7 @@ fn a_ticket_is_good_for_its_own_check_and_for_no_other() {
 }
 
 #[test]
-fn a_ticket_of_any_other_digits_is_refused() {
+fn a_ticket_with_any_digit_changed_is_refused() {
     let eu: RegionName = "eu".parse().unwrap();
     let tickets = tickets(&[key(1)]);
     let ticket = tickets.issue_ticket(&claims(&eu)).unwrap().to_string();
@@ -73,7 +73,7 @@ fn a_ticket_of_any_other_digits_is_refused() {
 }
 
 #[test]
-fn the_same_check_has_the_same_ticket_and_every_process_computes_it() {
+fn tickets_are_deterministic_across_processes() {
     let eu: RegionName = "eu".parse().unwrap();
     let one = tickets(&[key(1)]).issue_ticket(&claims(&eu)).unwrap();
 
@@ -83,7 +83,7 @@ fn the_same_check_has_the_same_ticket_and_every_process_computes_it() {
 }
 
 #[test]
-fn a_new_key_is_used_when_every_process_knows_it_and_tickets_of_the_old_one_stay_good_until_it_is_retired() {
+fn a_new_key_is_used_once_all_processes_have_it_and_the_old_one_is_valid_until_retired() {
     let eu: RegionName = "eu".parse().unwrap();
     let first = tickets(&[key(1)]).issue_ticket(&claims(&eu)).unwrap().to_string();
     let fresh = TicketKey { is_usable: false, ..key(2) };
@@ -116,10 +116,10 @@ fn a_result_without_a_ticket_is_refused_only_where_tickets_are_required() {
 }
 
 /// Prints the cost of a ticket: `cargo test --release -p picket-proto -- --ignored --nocapture
-/// what_a_ticket_costs`.
+/// measure_ticket_cost`.
 #[test]
 #[ignore = "a measurement"]
-fn what_a_ticket_costs() {
+fn measure_ticket_cost() {
     const NUMBER: u32 = 1_000_000;
     let region: RegionName = "eu-west".parse().unwrap();
     let tickets = tickets(&[key(1)]);

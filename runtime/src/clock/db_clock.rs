@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_step_is_followed_at_once_and_told_of() {
+    fn a_small_step_is_followed_immediately_and_reported() {
         let mut clock = DbClock::new(read(0, 0));
 
         assert_eq!(clock.observe_reading(read(1_000, 9_000_000), None), ClockAdjustment::Stepped(9_000_000));
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_that_comes_back_has_never_been() {
+    fn a_jump_that_reverts_has_no_effect() {
         for jump in [180_000_000, -10 * MINUTE_US, 45 * DAY_US] {
             let mut clock = DbClock::new(read(0, 0));
             for second in 1..240 {
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_that_lasts_is_followed_in_the_end() {
+    fn a_lasting_jump_is_followed_eventually() {
         let mut clock = DbClock::new(read(0, 0));
         let hold = DbClock::JUMP_HOLD_PERIOD.as_micros() as i64;
 
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_is_set_to_what_the_bus_says_is_followed_at_once() {
+    fn a_jump_confirmed_by_the_bus_is_followed_immediately() {
         let mut clock = DbClock::new(read(0, 400_000_000));
         clock.observe_reading(read(1_000_000, 400_000_000), Some(read(1_000_000, 0)));
 
@@ -302,7 +302,7 @@ mod tests {
     /// A virtual machine was paused without counting by `CLOCK_BOOTTIME`: both remote clocks are
     /// ahead by the same amount.
     #[test]
-    fn a_pause_that_our_own_clock_did_not_count_is_made_up_for_at_once() {
+    fn a_suspension_missed_by_the_local_clock_is_corrected_immediately() {
         let mut clock = DbClock::new(read(0, 400_000_000));
         clock.observe_reading(read(1_000_000, 400_000_000), Some(read(1_000_000, 0)));
 
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_stood_still_is_noticed_also_when_that_makes_up_for_a_jump_back() {
+    fn a_stopped_clock_is_noticed_even_if_it_cancels_a_backward_jump() {
         let mut clock = DbClock::new(read(0, 0));
         assert!(!clock.is_behind(&read(1_000_000, 900_000)));
         assert!(clock.is_behind(&read(1_000_000, 1_100_000)));
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_measurement_over_a_slow_round_trip_is_left_out_unless_it_can_only_be_a_jump() {
+    fn a_slow_round_trips_measurement_is_discarded_unless_it_must_be_a_jump() {
         let first = ClockReading {
             sent_at: boot(0),
             received_at: boot(1_000),

@@ -7,7 +7,7 @@ use picket_proto::Role;
 use picket_runtime::{Bus, Health, clock::wall_clock_now, options::NatsOptions, streams};
 
 #[tokio::test]
-async fn the_server_says_what_time_it_is_once_the_stream_of_jobs_is_there() {
+async fn the_server_reports_its_time_once_the_jobs_stream_exists() {
     let server = servers::start_nats().await;
     let bus = Bus::connect(&NatsOptions::with_url(server.url()), &Role::Operator, "test", &Health::new())
         .await

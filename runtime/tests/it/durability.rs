@@ -1,6 +1,6 @@
-//! What the streams have acknowledged is there after a kill -9 of the server.
+//! Acknowledged messages survive a kill -9 of the server.
 //!
-//! Not after a power cut: that costs at most what came in the last second, which is the server's `sync_interval`.
+//! A power cut loses at most the messages of the last second, the server's `sync_interval`.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ const PUBLISH_BATCH: u32 = 64;
 const ACKS_BETWEEN_KILLS: usize = 5_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_kills_of_the_server_under_load_cost_no_result_that_it_has_acknowledged() {
+async fn three_server_kills_under_load_lose_no_acknowledged_result() {
     let mut server = servers::start_nats().await;
     let bus = Bus::connect(&NatsOptions::with_url(server.url()), &Role::Operator, "test", &Health::new())
         .await
@@ -55,7 +55,7 @@ async fn three_kills_of_the_server_under_load_cost_no_result_that_it_has_acknowl
     assert_eq!(lost, 0, "of {} that were acknowledged; {} are there", acknowledged.len(), there.len());
 }
 
-/// Publishes for ever, and notes what was acknowledged.
+/// Publishes for ever, and records the acknowledged messages.
 async fn publish_forever(bus: Bus, publisher: u32, acknowledged: Arc<Mutex<HashSet<String>>>) {
     let subject = subject::site_result(&"eu".parse().unwrap(), Shard(1));
     for round in 0_u32.. {

@@ -21,7 +21,7 @@ async fn a_stream_of_another_installation_is_refused_until_it_is_adopted() {
         (OUR_INSTALLATION.parse().unwrap(), THEIR_INSTALLATION.parse().unwrap());
     let results = |owner| streams::with_owner(streams::results_config(StreamLimits::default()), owner);
 
-    // One that an older version made is anybody's, until a coordinator marks it.
+    // A stream of an older version has no owner until a coordinator marks it.
     streams::create_if_missing(&bus.jetstream, streams::results_config(StreamLimits::default()))
         .await
         .unwrap();

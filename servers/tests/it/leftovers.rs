@@ -1,4 +1,4 @@
-//! Servers whose owner was killed, and pid files that lie.
+//! Servers whose owner was killed, and stale pid files.
 
 use std::{
     fs,
@@ -14,13 +14,13 @@ use crate::{create_open_dir, nats_config, pinned_tools, postgres_config};
 
 const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Where the process that is to be killed puts its servers.
+/// Data directory of the process to be killed.
 const DIR_VARIABLE: &str = "PICKET_TEST_LEFTOVER_DIR";
 
 /// Not a test of its own: the process that starts servers and is killed.
 #[tokio::test]
 #[ignore = "the other tests of this file run it as a process"]
-async fn starts_servers_and_is_killed() {
+async fn helper_process_starts_servers_and_is_killed() {
     let Some(dir) = std::env::var_os(DIR_VARIABLE) else {
         return;
     };
@@ -35,7 +35,7 @@ async fn starts_servers_and_is_killed() {
 /// Starts servers in another process, kills that, and gives the servers' pids.
 async fn orphan_servers(dir: &Path) -> (Pid, Pid) {
     let mut owner = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "--ignored", "leftovers::starts_servers_and_is_killed"])
+        .args(["--exact", "--ignored", "leftovers::helper_process_starts_servers_and_is_killed"])
         .env(DIR_VARIABLE, dir)
         .stdout(Stdio::null())
         .spawn()
@@ -89,7 +89,7 @@ async fn a_killed_postgres_starts_again_on_its_data() {
 }
 
 #[tokio::test]
-async fn a_stranger_with_the_number_of_an_old_server_is_left_alone() {
+async fn an_unrelated_process_with_a_reused_pid_is_not_stopped() {
     let dir = create_open_dir();
     let data = DataDir::lock(dir.path()).unwrap();
     Postgres::start(&pinned_tools(), &data, postgres_config()).await.unwrap().kill().await.unwrap();
@@ -111,7 +111,8 @@ async fn a_stranger_with_the_number_of_an_old_server_is_left_alone() {
     nats.stop(TEST_TIMEOUT).await.unwrap();
 }
 
-/// Whether a process runs: one that nobody has waited for yet is there, but does not.
+/// Returns true if a process runs. An ended process that was not reaped yet exists but does not
+/// run.
 fn is_running(pid: Pid) -> bool {
     let zombie = fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "));
     test_kill_process(pid).is_ok() && !zombie && kill_process(pid, Signal::CONT).is_ok()

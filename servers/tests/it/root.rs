@@ -1,4 +1,4 @@
-//! Postgres refuses to run as root: what is done when root starts it. As another user these tests say nothing.
+//! Postgres refuses to run as root: the start by root. As another user these tests do nothing.
 
 use std::{
     fs, os::unix::fs::MetadataExt, os::unix::fs::PermissionsExt, path::Path, process::Command, time::Duration,
@@ -54,7 +54,7 @@ async fn a_data_directory_that_the_unprivileged_user_cannot_reach_works_too() {
 }
 
 #[tokio::test]
-async fn programs_that_the_unprivileged_user_cannot_reach_are_copied() {
+async fn unreachable_programs_are_copied_for_the_unprivileged_user() {
     if !is_root() {
         return;
     }

@@ -1,4 +1,4 @@
-//! Starting and stopping: data that stay, ports and directories that somebody else has, errors that say why.
+//! Starting and stopping: persistent data, ports and directories in use, errors with reasons.
 
 use std::{
     fs,
@@ -34,7 +34,7 @@ async fn a_second_start_finds_the_data_of_the_first() {
 }
 
 #[tokio::test]
-async fn only_its_user_can_read_the_password_and_nobody_gets_in_without() {
+async fn the_password_is_readable_by_its_user_alone_and_required() {
     let dir = create_open_dir();
     let data = DataDir::lock(dir.path()).unwrap();
     let postgres = Postgres::start(&pinned_tools(), &data, postgres_config()).await.unwrap();
@@ -74,7 +74,7 @@ async fn a_symbolic_link_in_place_of_the_lock_or_of_a_log_is_not_followed() {
 }
 
 #[tokio::test]
-async fn logs_are_their_owners_alone_and_hold_no_values_of_statements_that_failed() {
+async fn logs_are_private_and_omit_the_values_of_failed_statements() {
     let dir = create_open_dir();
     let data = DataDir::lock(dir.path()).unwrap();
     let old = dir.path().join("logs/postgres.log");
@@ -120,7 +120,7 @@ async fn the_log_of_a_running_server_is_bounded() {
 }
 
 #[tokio::test]
-async fn data_of_another_major_version_are_refused_with_what_to_do() {
+async fn data_of_another_major_version_are_refused_with_a_remedy() {
     let dir = create_open_dir();
     let data = DataDir::lock(dir.path()).unwrap();
     let postgres = Postgres::start(&pinned_tools(), &data, postgres_config()).await.unwrap();
@@ -136,7 +136,7 @@ async fn data_of_another_major_version_are_refused_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_lost_password_is_said_and_not_replaced() {
+async fn a_lost_password_is_reported_and_not_replaced() {
     let dir = create_open_dir();
     let data = DataDir::lock(dir.path()).unwrap();
     let postgres = Postgres::start(&pinned_tools(), &data, postgres_config()).await.unwrap();
@@ -167,7 +167,7 @@ async fn a_taken_port_is_named_with_its_option() {
 }
 
 #[tokio::test]
-async fn a_data_directory_in_use_names_the_process_that_has_it() {
+async fn a_data_directory_in_use_names_its_holder() {
     let dir = create_open_dir();
     let _data = DataDir::lock(dir.path()).unwrap();
 
@@ -178,7 +178,7 @@ async fn a_data_directory_in_use_names_the_process_that_has_it() {
 }
 
 #[tokio::test]
-async fn a_data_directory_is_free_again_when_its_holder_lets_go() {
+async fn a_data_directory_is_free_after_its_holder_ends() {
     let dir = create_open_dir();
     drop(DataDir::lock(dir.path()).unwrap());
 
@@ -210,7 +210,7 @@ async fn a_server_that_refuses_to_start_is_quoted() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_server_is_noticed_and_said() {
+async fn the_exit_of_a_server_is_detected_and_reported() {
     let dir = create_open_dir();
     let data = DataDir::lock(dir.path()).unwrap();
     let mut nats = Nats::start(&pinned_tools(), &data, nats_config()).await.unwrap();
@@ -247,7 +247,7 @@ async fn servers_are_process_groups_of_their_own() {
 }
 
 #[test]
-fn a_missing_tool_is_named_with_what_installs_it() {
+fn a_missing_tool_is_named_with_its_install_command() {
     let dir = create_open_dir();
 
     let said = Tools::in_dir(Some(dir.path())).find_postgres().unwrap_err().to_string();

@@ -43,6 +43,7 @@ pub(super) async fn fetch_positions(bus: &Bus, keys: &InstallationGuard) -> Resu
             .await
             .map_err(|error| Error::Bus(error.into()))?;
         let info = stream.cached_info();
+        // Sequences of another installation's stream have no meaning for this database.
         keys.check_owner(&info.config).map_err(Error::Foreign)?;
         let (created, first) = (Timestamp::from(info.created), info.state.first_sequence);
         let (acknowledged, delivered) =
@@ -78,6 +79,7 @@ pub(super) async fn create_consumer(
         Ok(Ok(consumer)) => Ok(consumer),
         Ok(Err(error)) if is_existing_consumer(&error) => Err(Error::Busy),
         Ok(Err(error)) if error.kind() == ConsumerCreateStrictErrorKind::TimedOut => {
+            // The server may have created the consumer although its answer was lost.
             Err(Error::Unanswered(error.into()))
         }
         Ok(Err(error)) => Err(Error::Bus(error.into())),
@@ -93,6 +95,7 @@ pub(super) fn consumer_config(from: u64, owner: String) -> consumer::pull::Confi
         description: Some(owner),
         filter_subject: subject::RESULT_SUBJECTS.to_owned(),
         deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from },
+        // A replay reads by sequence and starts again from the watermark after a failure.
         ack_policy: AckPolicy::None,
         inactive_threshold: REPLAY_CONSUMER_TTL,
         num_replicas: 1,
@@ -126,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_consumer_that_does_not_exist_has_delivered_nothing() {
+    fn only_a_missing_consumer_counts_as_having_delivered_nothing() {
         let absent = consumer_sequences(Err(ConsumerInfoError::new(ConsumerInfoErrorKind::NotFound)));
         assert!(matches!(absent, Ok((0, 0))), "{absent:?}");
 

@@ -1,4 +1,4 @@
-//! What the sink does when its servers are injured.
+//! The sink during faults of its servers.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use picket_sink::Config;
 use crate::stack::{TEST_TIMEOUT, TestStack};
 
 #[tokio::test]
-async fn a_database_killed_in_mid_write_costs_no_result_and_doubles_none() {
+async fn a_database_killed_during_a_write_loses_and_duplicates_no_result() {
     let mut postgres = servers::start_postgres().await;
     let stack = TestStack::with_database(postgres.url().to_owned()).await;
     let sink = stack.start_sink_with(Config { batch_size: 100, ..Config::default() }).await;
@@ -20,7 +20,7 @@ async fn a_database_killed_in_mid_write_costs_no_result_and_doubles_none() {
     stack.publish_results(3_000..6_000).await;
     sink.wait_unready("database").await;
     let (waiting, unacknowledged) = stack.outstanding_messages().await;
-    assert!(waiting + unacknowledged >= 3_000, "what is no row is not acknowledged");
+    assert!(waiting + unacknowledged >= 3_000, "a result without a row is not acknowledged");
     postgres.start().await;
 
     stack.wait_rows(6_000).await;
@@ -31,7 +31,7 @@ async fn a_database_killed_in_mid_write_costs_no_result_and_doubles_none() {
 }
 
 #[tokio::test]
-async fn while_the_database_is_away_a_sink_takes_three_batches_and_no_more() {
+async fn during_a_database_outage_a_sink_holds_three_batches_at_most() {
     let mut postgres = servers::start_postgres().await;
     let stack = TestStack::with_database(postgres.url().to_owned()).await;
     let sink = stack.start_sink_with(Config { batch_size: 100, ..Config::default() }).await;
@@ -49,7 +49,7 @@ async fn while_the_database_is_away_a_sink_takes_three_batches_and_no_more() {
         }
     })
     .await;
-    // Longer than a pull lasts; what is waited for is that nothing happens.
+    // Longer than a pull request lasts: the test waits for the absence of an effect.
     tokio::time::sleep(Duration::from_secs(7)).await;
     assert_eq!(stack.outstanding_messages().await, (1_990 - taken, taken));
     postgres.start().await;
@@ -59,7 +59,7 @@ async fn while_the_database_is_away_a_sink_takes_three_batches_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_sink_that_cannot_write_ends_within_its_limit_and_acknowledges_nothing() {
+async fn a_sink_that_cannot_write_stops_within_its_deadline_and_acknowledges_nothing() {
     let mut postgres = servers::start_postgres().await;
     let stack = TestStack::with_database(postgres.url().to_owned()).await;
     let sink =
@@ -76,7 +76,7 @@ async fn a_sink_that_cannot_write_ends_within_its_limit_and_acknowledges_nothing
 }
 
 #[tokio::test]
-async fn sessions_ended_by_an_operator_cost_nothing() {
+async fn terminated_sessions_lose_nothing() {
     let stack = TestStack::new().await;
     let sink = stack.start_sink_with(Config { batch_size: 50, ..Config::default() }).await;
     let ending = async {
@@ -96,7 +96,7 @@ async fn sessions_ended_by_an_operator_cost_nothing() {
 }
 
 #[tokio::test]
-async fn a_consumer_or_stream_deleted_under_a_running_sink_is_made_again_and_results_flow_on() {
+async fn a_consumer_or_stream_deleted_under_a_running_sink_is_recreated_and_results_flow() {
     let stack = TestStack::new().await;
     let sink = stack.start_sink().await;
     stack.publish_results(0..10).await;
@@ -123,7 +123,7 @@ async fn a_consumer_or_stream_deleted_under_a_running_sink_is_made_again_and_res
 }
 
 #[tokio::test]
-async fn a_killed_nats_server_is_taken_up_again_when_it_is_back() {
+async fn a_sink_resumes_after_a_killed_nats_server_restarts() {
     let mut stack = TestStack::new().await;
     let sink = stack.start_sink().await;
     stack.publish_results(0..10).await;
@@ -144,7 +144,7 @@ async fn a_killed_nats_server_is_taken_up_again_when_it_is_back() {
 }
 
 #[tokio::test]
-async fn a_paused_nats_server_is_taken_up_again_when_it_goes_on() {
+async fn a_sink_resumes_after_a_paused_nats_server_continues() {
     let stack = TestStack::new().await;
     let sink = stack.start_sink().await;
     sink.wait_ready().await;
@@ -163,10 +163,10 @@ async fn a_paused_nats_server_is_taken_up_again_when_it_goes_on() {
     sink.running.drain().await;
 }
 
-/// Longer than the stream waits for an acknowledgement before it gives a result to somebody else.
+/// Longer than the ack wait, after which the stream redelivers a result.
 #[tokio::test]
 #[ignore = "takes 80 s"]
-async fn what_a_sink_holds_while_the_database_is_away_is_not_delivered_again() {
+async fn batches_held_during_a_database_outage_are_not_redelivered() {
     let mut postgres = servers::start_postgres().await;
     let stack = TestStack::with_database(postgres.url().to_owned()).await;
     let sink = stack.start_sink().await;

@@ -1,4 +1,4 @@
-//! What the sink does while all is well.
+//! The sink without faults.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ async fn a_lone_result_does_not_wait_for_others() {
 }
 
 #[tokio::test]
-async fn a_result_delivered_again_is_counted_and_makes_no_row() {
+async fn a_redelivered_result_is_counted_and_adds_no_row() {
     let stack = TestStack::new().await;
     let sink = stack.start_sink().await;
     stack.publish_results(0..100).await;
@@ -61,7 +61,7 @@ async fn a_result_delivered_again_is_counted_and_makes_no_row() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_a_row_is_parked_with_the_reason_and_the_rest_flows() {
+async fn a_result_that_cannot_be_a_row_becomes_a_dead_letter_and_the_rest_flows() {
     let stack = TestStack::new().await;
     let sink = stack.start_sink().await;
     let long_ago = stack.sign_result(CheckResult {
@@ -131,7 +131,7 @@ async fn a_result_of_a_newer_prober_is_a_row_or_a_dead_letter_that_names_the_unk
 }
 
 #[tokio::test]
-async fn results_that_share_a_message_are_rows_each_and_a_bad_line_among_them_is_parked() {
+async fn each_result_of_a_bundle_is_a_row_and_an_invalid_line_becomes_a_dead_letter() {
     let stack = TestStack::new().await;
     let sink = stack.start_sink().await;
     sink.wait_ready().await;
@@ -169,7 +169,7 @@ async fn the_result_of_an_adhoc_check_is_a_row_of_its_own_table() {
 }
 
 #[tokio::test]
-async fn two_sinks_share_the_results_and_double_none() {
+async fn two_sinks_share_the_results_without_duplicates() {
     let stack = TestStack::new().await;
     let config = Config { batch_size: 100, ..Config::default() };
     let (one, other) = (stack.start_sink_with(config).await, stack.start_sink_with(config).await);
@@ -187,7 +187,7 @@ async fn two_sinks_share_the_results_and_double_none() {
 }
 
 #[tokio::test]
-async fn a_sink_that_lets_results_gather_stops_at_once_and_leaves_them_in_the_stream() {
+async fn a_sink_waiting_for_a_batch_stops_immediately_and_leaves_results_in_the_stream() {
     let stack = TestStack::new().await;
     let sink =
         stack.start_sink_with(Config { batch_age: Duration::from_secs(3_600), ..Config::default() }).await;
@@ -203,7 +203,7 @@ async fn a_sink_that_lets_results_gather_stops_at_once_and_leaves_them_in_the_st
 }
 
 #[tokio::test]
-async fn a_sink_that_is_drained_under_load_leaves_the_rest_to_another() {
+async fn a_sink_drained_under_load_leaves_the_rest_to_another() {
     let stack = TestStack::new().await;
     let sink = stack.start_sink_with(Config { batch_size: 50, ..Config::default() }).await;
     let publishing = stack.publish_results(0..20_000);
@@ -223,10 +223,10 @@ async fn a_sink_that_is_drained_under_load_leaves_the_rest_to_another() {
     next.running.drain().await;
 }
 
-/// Prints what a result costs: `cargo test --release -p picket-sink -- --ignored --nocapture what_a_result_costs`.
+/// Prints what a result costs: `cargo test --release -p picket-sink -- --ignored --nocapture measure_result_cost`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
-async fn what_a_result_costs() {
+async fn measure_result_cost() {
     const RESULTS: i64 = 100_000;
     let stack = TestStack::new().await;
     stack.publish_results(0..RESULTS).await;
@@ -246,11 +246,11 @@ async fn what_a_result_costs() {
 }
 
 #[tokio::test]
-async fn an_event_that_can_never_be_published_is_parked_with_the_reason_and_the_rest_flows() {
+async fn an_unpublishable_event_becomes_a_dead_letter_and_the_rest_flows() {
     let stack = TestStack::new().await;
     let sink = stack.start_sink().await;
     sink.wait_ready().await;
-    // The trigger shortens texts and drops lists that are too long; what is there without it must not stand in the way.
+    // The trigger shortens texts and drops oversized lists; rows from before it must not block.
     let inserted = stack
         .query_count(
             "WITH odd AS (
@@ -285,7 +285,7 @@ async fn an_event_that_can_never_be_published_is_parked_with_the_reason_and_the_
 }
 
 #[tokio::test]
-async fn a_running_sink_goes_by_the_retention_that_is_set_in_the_database() {
+async fn a_running_sink_follows_the_retention_setting() {
     let stack = TestStack::new().await;
     let sink = stack.start_sink().await;
     let two_days_old = |number| {

@@ -45,7 +45,7 @@ fn odd_value(rng: &mut Rng) -> Value {
     }
 }
 
-/// A result of the liar, which may hold the ticket of what it claims.
+/// A false result, perhaps with a valid ticket for its claims.
 fn forged_result(stack: &TestStack, rng: &mut Rng, sites: i64) -> Vec<u8> {
     let moments: [i64; 8] = [0, 5, 250, 290, -60, -3_600, -86_400, -29 * 86_400];
     let at =
@@ -69,7 +69,7 @@ fn forged_result(stack: &TestStack, rng: &mut Rng, sites: i64) -> Vec<u8> {
         };
         result[field] = odd_value(rng);
     }
-    // Half of what can be signed is: as if the region had been given that check.
+    // Half of the results are signed, as if the region had been given the check.
     match serde_json::from_value::<CheckResult>(result.clone()) {
         Ok(readable) if rng.bool() => serde_json::to_vec(&stack.sign_result(readable)).unwrap(),
         _ => serde_json::to_vec(&result).unwrap(),
@@ -77,7 +77,7 @@ fn forged_result(stack: &TestStack, rng: &mut Rng, sites: i64) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn results_that_are_false_in_every_field_stop_nothing() {
+async fn results_false_in_every_field_stop_nothing() {
     let variable = |name| std::env::var(name).ok().and_then(|value: String| value.parse::<u64>().ok());
     let until = variable("PICKET_FUZZ_SECONDS").map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let seed = variable("PICKET_FUZZ_SEED").unwrap_or_else(|| fastrand::u64(..));

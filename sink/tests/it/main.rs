@@ -1,5 +1,5 @@
 //! The sink against a real nats-server and a real Postgres.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test fails without what it needs")]
 
 mod faults;
 mod flow;

@@ -1,4 +1,5 @@
-//! A database that lost commits which were acknowledged: it is set back to an older copy of its data while the stream goes on.
+//! A database that lost acknowledged commits: it is replaced by an older copy of its data while the
+//! stream continues.
 
 use std::{fs, path::Path};
 
@@ -11,7 +12,7 @@ use picket_sink::Config;
 
 use crate::stack::{TEST_TIMEOUT, TestStack};
 
-/// Waits until the database says that it holds all of so many messages.
+/// Waits until the database's watermark covers this number of messages.
 async fn wait_watermark(stack: &TestStack, messages: i64) {
     eventually(TEST_TIMEOUT, "the watermark", async || {
         match stack.query_count("SELECT coalesce(max(through), 0) FROM picket.results_stored").await {
@@ -23,7 +24,7 @@ async fn wait_watermark(stack: &TestStack, messages: i64) {
 }
 
 #[tokio::test]
-async fn results_that_the_database_lost_after_they_were_acknowledged_come_back_from_the_stream() {
+async fn acknowledged_results_that_the_database_lost_are_replayed_from_the_stream() {
     let (mut postgres, copy) = (servers::start_postgres().await, servers::scratch_dir("copy").join("data"));
     let stack = TestStack::with_database(postgres.url().to_owned()).await;
     let sink = stack.start_sink_with(Config { batch_size: 20, ..Config::default() }).await;
@@ -51,7 +52,7 @@ async fn results_that_the_database_lost_after_they_were_acknowledged_come_back_f
 }
 
 #[tokio::test]
-async fn a_sink_that_starts_beside_a_database_that_was_restored_reads_what_it_lost() {
+async fn a_sink_started_after_a_restore_replays_the_lost_results() {
     let (mut postgres, copy) = (servers::start_postgres().await, servers::scratch_dir("copy").join("data"));
     let stack = TestStack::with_database(postgres.url().to_owned()).await;
     let sink = stack.start_sink().await;
@@ -73,7 +74,7 @@ async fn a_sink_that_starts_beside_a_database_that_was_restored_reads_what_it_lo
 }
 
 #[tokio::test]
-async fn a_database_that_was_made_anew_is_not_filled_with_what_the_stream_still_holds() {
+async fn a_new_database_is_not_filled_from_the_stream() {
     let stack = TestStack::new().await;
     let sink = stack.start_sink().await;
     stack.publish_results(0..50).await;
@@ -90,13 +91,13 @@ async fn a_database_that_was_made_anew_is_not_filled_with_what_the_stream_still_
 }
 
 #[tokio::test]
-async fn an_incident_that_the_database_lost_is_decided_again_and_told_once() {
+async fn a_lost_incident_is_decided_again_and_published_once() {
     let down = |result| CheckResult { outcome: Outcome::Down, ..result };
     lose_decision(down, "SELECT count(*) FROM picket.incidents WHERE closed_at IS NULL").await;
 }
 
 #[tokio::test]
-async fn a_warning_that_the_database_lost_is_decided_again_and_told_once() {
+async fn a_lost_warning_is_decided_again_and_published_once() {
     let details =
         serde_json::json!({ "certificate": { "serial": "01", "expires_at": "2030-01-02T03:04:05Z" } });
     let warned = |result| CheckResult {
@@ -236,7 +237,7 @@ async fn a_sink_on_the_bus_of_another_installation_replays_nothing_and_leaves_th
 }
 
 #[tokio::test]
-async fn a_sink_whose_replay_consumer_was_replaced_pulls_nothing_from_that_of_another_sink() {
+async fn a_sink_with_a_replaced_replay_consumer_pulls_nothing_from_another_sinks() {
     const BATCH: u32 = 20;
     let stack = TestStack::new().await;
     lose_results(&stack, 100).await;
@@ -279,7 +280,7 @@ async fn a_sink_whose_replay_consumer_was_replaced_pulls_nothing_from_that_of_an
     sink.running.drain().await;
 }
 
-/// Lets nobody create the consumer of replays, or everybody.
+/// Denies or allows everyone the creation of replay consumers.
 fn write_configuration(path: &Path, port: u16, permitted: bool) {
     let denied =
         format!("$JS.API.CONSUMER.CREATE.{}.{}.>", subject::RESULTS_STREAM, subject::SINK_REPLAY_CONSUMER);
@@ -297,7 +298,7 @@ fn write_configuration(path: &Path, port: u16, permitted: bool) {
 }
 
 #[tokio::test]
-async fn a_sink_that_may_not_replay_writes_new_results_and_leaves_the_watermark_to_one_that_may() {
+async fn a_sink_without_replay_permission_writes_new_results_and_leaves_the_watermark() {
     let path = servers::scratch_dir("nats-denied").join("nats.conf");
     let written = path.clone();
     let nats = servers::start_nats_with_config(move |port| {

@@ -13,7 +13,7 @@ use picket_harness::{
 use picket_proto::{CheckResult, RegionName, Role, Shard, SiteId, Tickets, Timestamp, subject};
 use picket_runtime::{Bus, Health, PipelineHandle, clock, options::NatsOptions, streams};
 use picket_sink::{Config, DATABASE_CONNECTIONS};
-use picket_store::{DatabaseOptions, Store, regions, tickets::Keyring};
+use picket_store::{DatabaseOptions, Store, regions, settings::read_settings, tickets::Keyring};
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction, types::time::OffsetDateTime};
 
 /// How long anything may take.
@@ -31,7 +31,7 @@ pub(crate) struct TestStack {
     first_tick: Timestamp,
 }
 
-/// A sink, and what it says of itself.
+/// A sink, and its health.
 pub(crate) struct TestSink {
     pub(crate) running: PipelineHandle,
     pub(crate) health: Health,
@@ -52,7 +52,8 @@ impl TestStack {
         let store = open_store(&database_url);
         store.migrate(64).await.unwrap();
         regions::add_region(&store, &EU_REGION.parse().unwrap()).await.unwrap();
-        let tickets = Keyring::load_from(&store).await.unwrap().tickets();
+        let settings = read_settings(&store).await.unwrap();
+        let tickets = Keyring::load_from(&store, &settings).await.unwrap().tickets();
         let client = async_nats::connect(nats.url()).await.unwrap();
         let jetstream = jetstream::new(client);
         streams::create_if_missing(&jetstream, streams::results_config(streams::StreamLimits::default()))
@@ -160,7 +161,7 @@ impl TestStack {
         self.query_count("SELECT count(*) FROM picket.check_results").await
     }
 
-    /// Waits until so many results are rows; the key lets none be two.
+    /// Waits until this number of results are rows; the key excludes duplicates.
     pub(crate) async fn wait_rows(&self, rows: i64) {
         eventually(TEST_TIMEOUT, "the rows", async || {
             let found = self.count_rows().await;
@@ -197,7 +198,7 @@ impl TestStack {
 }
 
 impl TestSink {
-    /// One number of its metrics; 0 where it has not counted yet.
+    /// A metric of the sink; 0 if it was not counted yet.
     pub(crate) fn metric_value(&self, name: &str) -> u64 {
         Metrics::of_health(&self.health).sum(name).unwrap_or(0.0) as u64
     }

@@ -1,4 +1,4 @@
-//! Whose results a sink takes, and of which checks.
+//! Installations and checks whose results a sink accepts.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn encode_result(result: &CheckResult) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_result_of_a_check_that_the_region_was_not_given_is_parked_and_the_rest_flows() {
+async fn a_result_of_a_check_not_assigned_to_its_region_becomes_a_dead_letter() {
     let stack = TestStack::new().await;
     let sink = stack.start_sink().await;
     let good = stack.make_result(0);
@@ -66,14 +66,14 @@ async fn a_result_of_another_installation_is_counted_and_not_stored() {
 }
 
 #[tokio::test]
-async fn a_sink_takes_nothing_from_the_bus_of_another_installation_until_it_is_adopted() {
+async fn a_sink_pulls_nothing_from_another_installations_bus_until_adoption() {
     let stack = TestStack::new().await;
     streams::adopt_streams(&stack.jetstream, other_installation()).await.unwrap();
     stack.publish_results(0..10).await;
     let sink = stack.start_sink().await;
 
     let ours = stack.tickets.installation().to_string();
-    eventually(TEST_TIMEOUT, "the sink to say why", async || {
+    eventually(TEST_TIMEOUT, "the sink's reason", async || {
         let missing = sink.health.unready_checks();
         let why = missing.iter().find(|(name, _)| *name == "results").map(|(_, why)| why.as_str());
         let named = [OTHER_INSTALLATION, &ours, "picket nats adopt"];
@@ -97,7 +97,7 @@ async fn a_sink_takes_nothing_from_the_bus_of_another_installation_until_it_is_a
 }
 
 #[tokio::test]
-async fn a_sink_follows_whether_tickets_are_required_and_which_keys_there_are() {
+async fn a_sink_follows_the_ticket_setting_and_the_keys() {
     let stack = TestStack::new().await;
     let sink = stack.start_sink().await;
     let without = |number| CheckResult { ticket: None, installation: None, ..stack.make_result(number) };

@@ -1,4 +1,4 @@
-//! Conversion of entries into sorted, unique rows, and of rows into columns.
+//! Conversion of entries into sorted, unique rows and dead letters, and of rows into columns.
 
 use std::{borrow::Cow, collections::BTreeMap};
 

@@ -332,7 +332,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_is_shown_as_people_type_it() {
+    fn a_value_is_displayed_in_its_input_notation() {
         for (value, text) in [
             (SettingValue::Duration(Duration::from_millis(250)), "250ms"),
             (SettingValue::Duration(Duration::from_secs(150)), "150s"),
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn every_default_is_allowed_and_a_refusal_names_the_setting_the_value_and_what_is_allowed() {
+    fn every_default_is_valid_and_an_error_names_setting_value_and_allowed_range() {
         for definition in SETTINGS.iter().filter(|definition| definition.kind != SettingKind::Fixed) {
             definition.check(definition.default.as_ref().unwrap()).unwrap();
         }

@@ -54,7 +54,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn nothing_is_deleted_while_the_clock_disagrees_with_what_was_scheduled_and_with_the_newest_results() {
+async fn deletion_is_refused_while_the_clock_disagrees_with_schedules_and_newest_results() {
     let world = world_after_clock_jump().await;
 
     world.assert_refused("but what was scheduled last was due by").await;
@@ -84,7 +84,7 @@ async fn nothing_is_deleted_while_the_clock_disagrees_with_what_was_scheduled_an
 }
 
 #[tokio::test]
-async fn nothing_is_deleted_within_an_hour_of_a_jump_of_the_clock() {
+async fn deletion_is_refused_within_an_hour_of_a_clock_jump() {
     let world = World::new().await;
     world
         .execute_sql(
@@ -111,7 +111,7 @@ async fn nothing_is_deleted_within_an_hour_of_a_jump_of_the_clock() {
 }
 
 #[tokio::test]
-async fn nothing_is_done_by_the_databases_clock_when_the_callers_says_another_time() {
+async fn the_database_clock_is_not_used_when_it_differs_from_the_callers() {
     let Database { store, .. } = new_database().await;
     let is_clock = |error| matches!(error, Error::ClockMismatch { .. });
 
@@ -131,7 +131,7 @@ async fn nothing_is_done_by_the_databases_clock_when_the_callers_says_another_ti
 }
 
 #[tokio::test]
-async fn marks_in_the_future_are_taken_back_to_now_and_those_that_are_right_stay() {
+async fn timestamps_in_the_future_are_reset_to_now_and_others_kept() {
     let world = World::new().await;
     world.insert_rows().await;
     world.close_ledger_until(0, 0).await;
@@ -209,7 +209,7 @@ async fn lease_ahead(database: &Database, ahead: Duration) -> leases::Lease {
 }
 
 #[tokio::test]
-async fn a_lease_from_before_the_clock_was_set_back_is_free_once_it_was_seen_unrenewed() {
+async fn a_lease_from_before_a_backward_clock_jump_is_free_once_observed_unrenewed() {
     let database = new_database().await;
     let dead = lease_ahead(&database, Duration::from_secs(600)).await;
 
@@ -219,7 +219,7 @@ async fn a_lease_from_before_the_clock_was_set_back_is_free_once_it_was_seen_unr
         .await
         .unwrap();
     assert_eq!(unseen, []);
-    // Renewed since: not the one that was seen.
+    // Renewed since, so it differs from the observed lease.
     let mut old = roll.doubtful_leases[0];
     old.expires_at = old.expires_at.saturating_sub(Duration::from_secs(1));
     let free = |held| AcquireCriteria {
@@ -238,7 +238,7 @@ async fn a_lease_from_before_the_clock_was_set_back_is_free_once_it_was_seen_unr
 }
 
 #[tokio::test]
-async fn a_lease_is_expired_by_the_earlier_of_the_databases_clock_and_the_takers() {
+async fn a_lease_expires_by_the_earlier_of_the_databases_and_the_acquirers_clock() {
     let database = new_database().await;
     leases::acquire_leases(&database.store, "old", &AcquireCriteria::expired_only(64), Duration::ZERO)
         .await
@@ -254,7 +254,7 @@ async fn a_lease_is_expired_by_the_earlier_of_the_databases_clock_and_the_takers
 }
 
 #[tokio::test]
-async fn a_lease_that_only_a_jump_of_the_clock_has_ended_is_renewed_if_nobody_took_it() {
+async fn a_lease_expired_only_by_a_clock_jump_is_renewed_unless_acquired() {
     let database = new_database().await;
     let held =
         leases::acquire_leases(&database.store, "me", &AcquireCriteria::expired_only(1), Duration::ZERO)
@@ -271,7 +271,7 @@ async fn a_lease_that_only_a_jump_of_the_clock_has_ended_is_renewed_if_nobody_to
 }
 
 #[tokio::test]
-async fn a_gap_ends_where_the_takers_clock_is_and_not_where_the_databases_has_jumped_to() {
+async fn a_gap_ends_at_the_acquirers_clock_and_not_at_a_jumped_database_clock() {
     let world = World::new().await;
     world.execute_sql("UPDATE picket.leases SET scheduled_through = now() - interval '1 hour'").await;
     let now = Some(wall_clock_now().saturating_sub(Duration::from_secs(3_000)));
@@ -291,7 +291,7 @@ async fn a_gap_ends_where_the_takers_clock_is_and_not_where_the_databases_has_ju
 }
 
 #[tokio::test]
-async fn a_coordinator_that_was_seen_in_the_future_is_not_counted_as_alive() {
+async fn a_heartbeat_in_the_future_does_not_count_as_alive() {
     let world = World::new().await;
     leases::record_heartbeat(&world.store, "dead", false, LEASE).await.unwrap();
     let live = async || leases::record_heartbeat(&world.store, "me", false, LEASE).await.unwrap();

@@ -1,10 +1,11 @@
-//! Days of rollups: the sums of their hours, also when an hour was done anew.
+//! Days of rollups: the sums of their hours, also after an hour was rebuilt.
 
 use crate::rollups::World;
 
-/// Site by site, with histograms: what is kept of days that are not over, and the same from their hours.
+/// Site by site, with histograms: the stored sums of unfinished days, and the same from their
+/// hours.
 #[tokio::test]
-async fn a_day_that_is_not_over_is_the_sum_of_its_full_hours_also_when_one_was_done_anew() {
+async fn an_unfinished_day_is_the_sum_of_its_full_hours_after_a_rebuild_too() {
     const KEPT: &str = "SELECT string_agg(t::text, ' ' ORDER BY t::text) FROM (
         SELECT day, site_id, region_id, up, down, missed, gap, histogram FROM picket.rollups_today) AS t";
     const SUMMED: &str = "SELECT string_agg(t::text, ' ' ORDER BY t::text) FROM (
@@ -31,7 +32,7 @@ async fn a_day_that_is_not_over_is_the_sum_of_its_full_hours_also_when_one_was_d
 }
 
 #[tokio::test]
-async fn a_day_is_summed_up_again_when_one_of_its_hours_was() {
+async fn a_day_is_rebuilt_after_one_of_its_hours_was() {
     let world = World::new().await;
     world
         .execute_sql(

@@ -1,4 +1,4 @@
-//! Incidents: one for each outage, whoever writes, and what tells of it.
+//! Incidents: one for each outage, with any number of writers, and their events.
 
 mod cost;
 mod doubts;
@@ -6,129 +6,23 @@ mod events;
 mod evidence;
 mod lies;
 mod warnings;
+mod world;
 
 use std::{collections::HashMap, time::Duration};
 
-use picket_proto::{Cause, CheckKind, CheckResult, Outcome, SiteId, Timestamp, site::SiteSpec};
+use picket_proto::{Cause, CheckKind, CheckResult, Outcome, SiteId, Timestamp};
 use picket_store::{
-    Store,
     maintenance::{self, MaintenanceTarget},
     outbox, regions,
-    results::{IncomingResult, InsertSummary, ResultContent, ResultStore},
-    sites,
+    results::{IncomingResult, ResultContent, ResultStore},
 };
-use sqlx::{AssertSqlSafe, PgPool, types::time::OffsetDateTime};
+use sqlx::{AssertSqlSafe, types::time::OffsetDateTime};
 
+use self::world::{INTERVAL, REGIONS, World, new_world};
 use crate::results::{missed_result, now, up_result};
 
-const REGIONS: [&str; 3] = ["asia", "eu", "us"];
-const INTERVAL: i64 = 5_000;
-
-struct World {
-    store: Store,
-    pool: PgPool,
-    results: ResultStore,
-    site: SiteId,
-    /// A tick of each region: the first of this test.
-    ticks: Vec<Timestamp>,
-}
-
-/// A site in three regions that has been watched for a while, and has just been up everywhere.
-async fn new_world() -> World {
-    let crate::Database { store, pool } = crate::new_database().await;
-    for region in REGIONS {
-        regions::add_region(&store, &region.parse().unwrap()).await.unwrap();
-    }
-    let spec = SiteSpec { interval_seconds: INTERVAL / 1_000, ..SiteSpec::new("http://127.0.0.1:8000/") };
-    let site = sites::insert_site(&store, &spec).await.unwrap();
-    sqlx::query("UPDATE picket.schedules SET valid_from = valid_from - interval '1 hour'")
-        .execute(&pool)
-        .await
-        .unwrap();
-    let began = now().saturating_sub(Duration::from_secs(300)).as_millis();
-    let phases: Vec<i32> = sqlx::query_scalar(
-        "SELECT phase_ms FROM picket.schedules JOIN picket.regions ON region_id = id ORDER BY name",
-    )
-    .fetch_all(&pool)
-    .await
-    .unwrap();
-    let ticks = phases
-        .iter()
-        .map(|phase| Timestamp::from_millis(began + (i64::from(*phase) - began).rem_euclid(INTERVAL)));
-    let results = ResultStore::new(store.clone());
-    let world = World { results, site, ticks: ticks.collect(), store, pool };
-    let before: Vec<_> = (0..3).map(|region| world.up_result(region, -1)).collect();
-    world.insert_results(&before).await;
-    world
-}
-
-impl World {
-    fn tick_time(&self, region: usize, tick: i64) -> Timestamp {
-        Timestamp::from_millis(self.ticks[region].as_millis() + tick * INTERVAL)
-    }
-
-    fn up_result(&self, region: usize, tick: i64) -> CheckResult {
-        up_result(self.site.0, REGIONS[region], self.tick_time(region, tick))
-    }
-
-    fn down_result(&self, region: usize, tick: i64) -> CheckResult {
-        CheckResult {
-            outcome: Outcome::Down,
-            cause: Some(Cause::Connect),
-            message: Some("refused".to_owned()),
-            ..self.up_result(region, tick)
-        }
-    }
-
-    async fn insert_results(&self, results: &[CheckResult]) -> InsertSummary {
-        insert_into_store(&self.results, results, now()).await
-    }
-
-    /// As of a sink that knows that it is later than the database's clock says.
-    async fn insert_results_at(&self, now: Timestamp, results: &[CheckResult]) -> InsertSummary {
-        insert_into_store(&self.results, results, now).await
-    }
-
-    async fn query_number(&self, sql: &str) -> i64 {
-        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&self.pool).await.unwrap()
-    }
-
-    async fn query_texts(&self, sql: &str) -> Vec<String> {
-        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_all(&self.pool).await.unwrap()
-    }
-
-    async fn execute_sql(&self, sql: &str) {
-        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&self.pool).await.unwrap();
-    }
-
-    async fn count_incidents(&self) -> (i64, i64) {
-        let open = self.query_number("SELECT count(*) FROM picket.incidents WHERE closed_at IS NULL").await;
-        (self.query_number("SELECT count(*) FROM picket.incidents").await, open)
-    }
-
-    async fn list_events(&self) -> Vec<String> {
-        self.query_texts("SELECT subject || ' ' || regexp_replace(event_id, '\\d{13}', 'TIME') FROM picket.outbox ORDER BY id").await
-    }
-
-    async fn count_site_states(&self) -> i64 {
-        self.query_number("SELECT count(*) FROM picket.site_states").await
-    }
-}
-
-async fn insert_into_store(results: &ResultStore, rows: &[CheckResult], now: Timestamp) -> InsertSummary {
-    let entries: Vec<_> = rows
-        .iter()
-        .map(|row| IncomingResult {
-            subject: "picket.result.eu.7",
-            payload: b"",
-            content: ResultContent::Check(row),
-        })
-        .collect();
-    results.insert_batch(&entries, now).await.unwrap()
-}
-
 #[tokio::test]
-async fn an_outage_is_one_incident_with_its_two_events_and_leaves_nothing_behind() {
+async fn an_outage_is_one_incident_with_two_events_and_no_remaining_state() {
     let world = new_world().await;
 
     let first = world.insert_results(&[world.down_result(0, 0)]).await;
@@ -177,7 +71,7 @@ async fn an_outage_is_one_incident_with_its_two_events_and_leaves_nothing_behind
 }
 
 #[tokio::test]
-async fn what_is_written_again_or_out_of_order_changes_nothing() {
+async fn duplicate_and_out_of_order_results_change_nothing() {
     let world = new_world().await;
     let outage: Vec<_> =
         (0..4).flat_map(|tick| [world.down_result(0, tick), world.down_result(1, tick)]).collect();
@@ -215,7 +109,7 @@ async fn what_is_written_again_or_out_of_order_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_real_result_that_takes_the_place_of_a_missed_one_counts_if_it_is_the_newest() {
+async fn a_result_that_replaces_a_missed_row_counts_if_it_is_the_newest() {
     let world = new_world().await;
     world.insert_results(&[world.down_result(0, 0), world.down_result(1, 0)]).await;
     let away = |region: usize| missed_result(world.site.0, REGIONS[region], world.tick_time(region, 1));
@@ -245,7 +139,7 @@ async fn confirming_checks_count_beside_ticks() {
 }
 
 #[tokio::test]
-async fn many_writers_at_once_open_one_incident_for_each_outage() {
+async fn concurrent_writers_open_one_incident_for_each_outage() {
     const WRITERS: usize = 6;
     const SITES: usize = 40;
     let world = new_world().await;
@@ -324,7 +218,7 @@ async fn many_writers_at_once_open_one_incident_for_each_outage() {
 }
 
 #[tokio::test]
-async fn nothing_opens_in_maintenance_and_what_is_still_down_at_its_end_opens_then() {
+async fn maintenance_opens_no_incident_until_its_end() {
     let world = new_world().await;
     let tag = format!("UPDATE picket.sites SET tags = '{{shop}}' WHERE id = {}", world.site);
     world.execute_sql(&tag).await;
@@ -358,7 +252,7 @@ async fn nothing_opens_in_maintenance_and_what_is_still_down_at_its_end_opens_th
 }
 
 #[tokio::test]
-async fn a_site_that_is_paused_or_removed_while_it_is_down_has_no_incident_any_more() {
+async fn pausing_or_removing_a_down_site_closes_its_incident() {
     for change in ["UPDATE picket.sites SET enabled = false", "DELETE FROM picket.sites"] {
         let world = new_world().await;
         world
@@ -376,14 +270,14 @@ async fn a_site_that_is_paused_or_removed_while_it_is_down_has_no_incident_any_m
 
         assert_eq!((world.count_incidents().await, world.count_site_states().await), ((1, 0), 0), "{change}");
         assert_eq!(world.list_events().await.len(), 2);
-        // What was under way makes no new one.
+        // Results in flight open no new incident.
         world.insert_results(&[world.down_result(0, 3), world.down_result(1, 3)]).await;
         assert_eq!((world.count_incidents().await, world.count_site_states().await), ((1, 0), 0), "{change}");
     }
 }
 
 #[tokio::test]
-async fn events_are_taken_in_order_by_one_at_a_time_and_let_go_of_when_they_are_published() {
+async fn events_are_locked_in_order_by_one_publisher_and_released_once_published() {
     let world = new_world().await;
     for region in REGIONS {
         let silent = [(region.parse().unwrap(), Duration::from_secs(20))];
@@ -391,7 +285,7 @@ async fn events_are_taken_in_order_by_one_at_a_time_and_let_go_of_when_they_are_
         assert_eq!(
             regions::record_silence(&world.store, &silent, &[]).await.unwrap(),
             (0, 0),
-            "it is told once"
+            "it is published once"
         );
     }
     let back = [REGIONS[0].parse().unwrap()];
@@ -413,7 +307,7 @@ async fn events_are_taken_in_order_by_one_at_a_time_and_let_go_of_when_they_are_
 
     assert_eq!(outbox::measure_depth(&world.store).await.unwrap().0, 1);
     drop(outbox::lock_next_events(&world.store).await.unwrap());
-    let left = picket_harness::eventually(Duration::from_secs(10), "what was dropped is free", async || {
+    let left = picket_harness::eventually(Duration::from_secs(10), "dropped locks are free", async || {
         outbox::lock_next_events(&world.store).await.unwrap()
     })
     .await;

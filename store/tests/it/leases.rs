@@ -14,7 +14,7 @@ fn shard_progress(lease: &leases::Lease, through: Timestamp) -> ShardProgress {
 }
 
 #[tokio::test]
-async fn many_takers_at_once_get_each_shard_exactly_once() {
+async fn concurrent_acquirers_get_each_shard_exactly_once() {
     let database = new_database().await;
 
     let takers = (0..8).map(|n| {
@@ -29,7 +29,7 @@ async fn many_takers_at_once_get_each_shard_exactly_once() {
     for taker in takers.collect::<Vec<_>>() {
         taken.extend(taker.await.unwrap().iter().map(|lease| lease.shard.0));
     }
-    // Those that were locked by another for a moment are free for the next round of anybody.
+    // Leases that were locked for a moment are free for the next round of any coordinator.
     taken.extend(
         leases::acquire_leases(&database.store, "c9", &AcquireCriteria::expired_only(64), LONG)
             .await
@@ -43,7 +43,7 @@ async fn many_takers_at_once_get_each_shard_exactly_once() {
 }
 
 #[tokio::test]
-async fn a_holder_that_wakes_after_its_lease_was_taken_renews_nothing_and_writes_nothing() {
+async fn a_holder_that_resumes_after_its_lease_was_acquired_renews_and_writes_nothing() {
     let database = new_database().await;
     let old =
         leases::acquire_leases(&database.store, "old", &AcquireCriteria::expired_only(1), Duration::ZERO)
@@ -75,7 +75,7 @@ async fn a_holder_that_wakes_after_its_lease_was_taken_renews_nothing_and_writes
 }
 
 #[tokio::test]
-async fn a_lease_that_has_expired_is_not_renewed_even_if_nobody_took_it() {
+async fn an_expired_lease_is_not_renewed_even_if_it_is_free() {
     let database = new_database().await;
     let lease =
         leases::acquire_leases(&database.store, "c", &AcquireCriteria::expired_only(1), Duration::ZERO)
@@ -99,7 +99,7 @@ async fn a_lease_that_has_expired_is_not_renewed_even_if_nobody_took_it() {
 /// Red while the lease time was counted from `now()`, which is when the statement began: a renewal that had waited
 /// behind a lock took seconds from its holder that a later renewal had given.
 #[tokio::test]
-async fn a_renewal_that_waited_for_a_lock_does_not_shorten_what_a_later_one_gave() {
+async fn a_renewal_delayed_by_a_lock_does_not_shorten_a_later_one() {
     let Database { store, pool } = new_database().await;
     let mut held =
         leases::acquire_leases(&store, "c", &AcquireCriteria::expired_only(64), LONG).await.unwrap();
@@ -128,7 +128,7 @@ async fn a_renewal_that_waited_for_a_lock_does_not_shorten_what_a_later_one_gave
     assert_eq!(leases::renew_leases(&store, "c", &both[1..], None, LONG).await.unwrap(), [Shard(1)]);
     let given: f64 = sqlx::query_scalar(expires).fetch_one(&pool).await.unwrap();
     other.commit().await.unwrap();
-    // Its client may have given up; the statement goes on.
+    // The client may have timed out; the statement continues.
     let _ = early.await.unwrap();
     waiting(0).await;
 
@@ -137,7 +137,7 @@ async fn a_renewal_that_waited_for_a_lock_does_not_shorten_what_a_later_one_gave
 }
 
 #[tokio::test]
-async fn a_successor_begins_where_the_predecessor_was_and_never_further_back() {
+async fn a_successor_begins_at_the_predecessors_watermark_and_never_before_it() {
     let database = new_database().await;
     let first = leases::acquire_leases(&database.store, "first", &AcquireCriteria::expired_only(1), LONG)
         .await
@@ -160,7 +160,7 @@ async fn a_successor_begins_where_the_predecessor_was_and_never_further_back() {
 }
 
 #[tokio::test]
-async fn coordinators_that_are_silent_or_leaving_are_not_counted() {
+async fn silent_and_leaving_coordinators_are_not_counted() {
     let database = new_database().await;
 
     assert_eq!(
@@ -180,7 +180,7 @@ async fn coordinators_that_are_silent_or_leaving_are_not_counted() {
 }
 
 #[tokio::test]
-async fn the_number_of_shards_is_set_when_the_database_is_made() {
+async fn the_number_of_shards_is_set_when_the_database_is_created() {
     let url = picket_harness::servers::shared_postgres().await.create_database().await;
     let store = crate::open_store(&url);
     store.migrate(16).await.unwrap();

@@ -77,7 +77,7 @@ impl World {
         ledger::close_interval(&self.store, "me", &self.held, Duration::ZERO, HOUR, None).await.unwrap()
     }
 
-    /// The sums of the last hour's ledger up to where it is closed.
+    /// The sums of the last hour's ledger up to its closed end.
     async fn sum_last_hour(&self) -> ledger::LedgerRow {
         let (now, through) = ledger::read_accounted_through(&self.store).await.unwrap();
         let from = Timestamp::from_micros(now.as_micros() - 3_600_000_000);
@@ -103,7 +103,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn each_tick_without_a_row_gets_one_that_says_missed_and_then_the_ledger_adds_up() {
+async fn every_tick_without_a_row_gets_a_missed_row_and_the_ledger_balances() {
     let world = World::new().await;
     world.insert_watched_sites(20, "eu").await;
     let there = world.insert_rows_where("(site_id + picket.micros(tick) / 5000000) % 3 > 0").await;
@@ -128,7 +128,7 @@ async fn a_missed_tick_has_the_best_cause_that_is_known() {
     let world = World::new().await;
     world.insert_watched_sites(2, "eu").await;
     world.insert_watched_sites(2, "us").await;
-    // In eu somebody works; of the other site nothing is heard. In us nobody was there.
+    // The region eu has active probers but no result of the other site. The region us had none.
     world.insert_rows_where("region_id = 1 AND site_id = 1").await;
     let shard = world.query_number("SELECT shard::bigint FROM picket.sites WHERE id = 2").await;
     let (now, _) = ledger::read_accounted_through(&world.store).await.unwrap();
@@ -154,7 +154,7 @@ async fn a_missed_tick_has_the_best_cause_that_is_known() {
 }
 
 #[tokio::test]
-async fn nothing_is_written_by_who_does_not_hold_every_shard_that_is_moved() {
+async fn the_ledger_is_not_closed_without_the_leases_of_all_its_shards() {
     let mut world = World::new().await;
     world.insert_watched_sites(20, "eu").await;
     let old = world.held.clone();
@@ -169,7 +169,7 @@ async fn nothing_is_written_by_who_does_not_hold_every_shard_that_is_moved() {
 
     let stale =
         ledger::close_interval(&world.store, "me", &old, Duration::ZERO, HOUR, None).await.unwrap().unwrap();
-    assert_eq!(stale, CloseSummary::default(), "none of them is its own");
+    assert_eq!(stale, CloseSummary::default(), "none of the leases is its own");
     let robbed = ledger::close_interval(&world.store, "other", &old, Duration::ZERO, HOUR, None)
         .await
         .unwrap()
@@ -186,7 +186,7 @@ async fn nothing_is_written_by_who_does_not_hold_every_shard_that_is_moved() {
 }
 
 #[tokio::test]
-async fn the_ledger_is_closed_in_pieces_and_never_past_what_is_known_to_be_published() {
+async fn the_ledger_is_closed_in_chunks_and_never_past_the_watermark() {
     let world = World::new().await;
     world.insert_watched_sites(3, "eu").await;
     world.execute_sql("UPDATE picket.leases SET scheduled_through = now() - interval '10 minutes'").await;
@@ -204,10 +204,10 @@ async fn the_ledger_is_closed_in_pieces_and_never_past_what_is_known_to_be_publi
 }
 
 #[tokio::test]
-async fn a_span_without_a_scheduler_is_put_on_record_when_the_shard_is_taken_and_its_ticks_are_a_gap() {
+async fn a_span_without_a_scheduler_is_recorded_as_a_gap_when_the_shard_is_acquired() {
     let mut world = World::new().await;
     world.insert_watched_sites(1, "eu").await;
-    // Ticks of two minutes were published, then nobody was there for the rest.
+    // Ticks of two minutes were published; the rest had no scheduler.
     world
         .insert_rows_where("tick <= now() - interval '18 minutes' OR tick > now() - interval '5 seconds'")
         .await;
@@ -232,7 +232,7 @@ async fn a_span_without_a_scheduler_is_put_on_record_when_the_shard_is_taken_and
 }
 
 #[tokio::test]
-async fn handing_a_shard_over_in_time_leaves_no_gap() {
+async fn a_timely_handover_of_a_shard_leaves_no_gap() {
     let mut world = World::new().await;
     world.insert_watched_sites(5, "eu").await;
     let through = |(shard, epoch): &(Shard, Epoch)| ShardProgress {
@@ -249,7 +249,7 @@ async fn handing_a_shard_over_in_time_leaves_no_gap() {
 }
 
 #[tokio::test]
-async fn ticks_of_a_schedule_that_was_committed_long_after_it_was_made_are_accounted_for_too() {
+async fn ticks_of_a_schedule_committed_late_are_accounted_for() {
     let world = World::new().await;
     world.insert_watched_sites(1, "eu").await;
     world.close_ledger().await.unwrap();
@@ -277,7 +277,7 @@ async fn ticks_of_a_schedule_that_was_committed_long_after_it_was_made_are_accou
 }
 
 #[tokio::test]
-async fn the_ledger_says_what_counting_tick_by_tick_says_whatever_the_history() {
+async fn the_ledger_equals_a_count_tick_by_tick_for_any_history() {
     let world = World::new().await;
     world
         .execute_sql(

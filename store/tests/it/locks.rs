@@ -40,7 +40,7 @@ async fn insert_fixture(database: &Database) {
 }
 
 #[tokio::test]
-async fn a_reader_of_reports_that_holds_our_advisory_locks_stops_nothing() {
+async fn a_report_reader_that_holds_our_advisory_locks_blocks_nothing() {
     let database = new_database().await;
     insert_fixture(&database).await;
     let mut reader = connect_reader(&database).await;
@@ -66,10 +66,10 @@ fn time_now() -> sqlx::types::time::OffsetDateTime {
 }
 
 #[tokio::test]
-async fn a_reader_of_reports_that_holds_the_migrators_advisory_lock_stops_no_migration() {
+async fn a_report_reader_that_holds_the_migrators_advisory_lock_blocks_no_migration() {
     let database = new_database().await;
     let mut reader = connect_reader(&database).await;
-    // What sqlx computes from the name of the database; it differs for each, so it is found by who waits for it.
+    // The key that sqlx computes from the database's name, found by its waiters.
     let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&mut reader).await.unwrap();
     sqlx::query("SELECT pg_advisory_lock($1)")
         .bind(0x3d32_ad9e * i64::from(crc32(name.as_bytes())))
@@ -117,7 +117,7 @@ async fn no_function_of_the_schema_takes_an_advisory_lock() {
 }
 
 #[tokio::test]
-async fn one_of_two_publishes_from_the_outbox_at_a_time() {
+async fn two_publishers_of_the_outbox_take_turns() {
     let database = new_database().await;
     insert_fixture(&database).await;
 

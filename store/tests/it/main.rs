@@ -1,5 +1,5 @@
 //! The store against a real Postgres, a database for each test.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test fails without what it needs")]
 
 mod check_model;
 mod clock;

@@ -60,7 +60,7 @@ fn validation_problem(site: &sites::Site) -> Option<ValidationError> {
 }
 
 #[tokio::test]
-async fn a_row_that_cannot_be_decoded_is_a_site_with_a_problem_and_the_others_are_read() {
+async fn an_undecodable_row_is_a_site_with_a_problem_and_others_are_read() {
     let database = with_region().await;
     let mut odd = Vec::new();
     for (place, (column, value, field)) in ODD.iter().enumerate() {
@@ -79,7 +79,7 @@ async fn a_row_that_cannot_be_decoded_is_a_site_with_a_problem_and_the_others_ar
     let found = sites::find_by_id_or_url(&database.store, &odd[0].0.to_string()).await.unwrap();
     assert!(found[0].spec.is_err());
 
-    // What a coordinator reads when it acquires the shard, and what it reads of changes.
+    // The sites read at the acquisition of the shard, and the sites read as changes.
     let mut loaded: Vec<SiteWithSchedules> = Vec::new();
     let snapshot =
         change_feed::load_shards(&database.store, &[Shard(0)], |site| loaded.push(site)).await.unwrap();
@@ -93,7 +93,7 @@ async fn a_row_that_cannot_be_decoded_is_a_site_with_a_problem_and_the_others_ar
         .unwrap();
     assert_eq!(changed, odd.len() + 1);
 
-    // The problems can be recorded, whatever else is wrong with the rows.
+    // The problems can be recorded despite any other fault of the rows.
     let judged: Vec<_> = sites::list_sites(&database.store)
         .await
         .unwrap()
@@ -107,7 +107,7 @@ async fn a_row_that_cannot_be_decoded_is_a_site_with_a_problem_and_the_others_ar
 }
 
 #[tokio::test]
-async fn each_column_of_a_row_past_the_limits_can_still_be_changed_and_is_checked_when_it_is() {
+async fn each_column_of_an_oversized_row_can_be_changed_and_is_checked_then() {
     let database = with_region().await;
     for (url, column, value) in [
         ("a", "tags", "'{a,NULL}'"),
@@ -150,7 +150,7 @@ async fn each_column_of_a_row_past_the_limits_can_still_be_changed_and_is_checke
 }
 
 #[tokio::test]
-async fn infinite_and_far_moments_are_values_wherever_they_are_read() {
+async fn infinite_and_distant_timestamps_are_read_everywhere() {
     let database = with_region().await;
     let far = "'294276-12-31 23:59:59+00'";
     for (url, at) in
@@ -189,7 +189,7 @@ async fn infinite_and_far_moments_are_values_wherever_they_are_read() {
 }
 
 #[tokio::test]
-async fn what_no_reader_can_hold_is_refused_where_it_is_written_with_the_field_and_what_is_allowed() {
+async fn oversized_values_are_refused_on_write_with_field_and_allowed_range() {
     let database = with_region().await;
     let readable = ["headers.A", "interval_seconds", "timeout_ms"];
     for (column, value, field) in ODD.iter().filter(|(.., field)| !readable.contains(field)) {
@@ -218,9 +218,9 @@ async fn what_no_reader_can_hold_is_refused_where_it_is_written_with_the_field_a
 }
 
 #[tokio::test]
-async fn a_url_of_the_longest_allowed_length_is_stored_and_its_double_is_known_as_one() {
+async fn a_url_of_the_maximum_length_is_stored_and_its_duplicate_is_detected() {
     let database = with_region().await;
-    // What does not compress, as a hash index of its text must not matter.
+    // Text that does not compress, so that a limit of the index would show.
     let noise: String =
         sqlx::query_scalar("SELECT string_agg(md5(n::text), '') FROM generate_series(1, 200) AS n")
             .fetch_one(&database.pool)

@@ -1,4 +1,4 @@
-//! What stands between us and Postgres: PgBouncer, where this machine has it.
+//! PgBouncer between a process and Postgres, where it is installed.
 
 use std::{
     fs,
@@ -25,7 +25,7 @@ impl Drop for Pooler {
     }
 }
 
-/// One in front of `url`; `None`, and that is printed, where there is none on this machine.
+/// A pooler in front of `url`; `None`, with a message, where it is not installed.
 async fn start_pooler(url: &str, mode: &str) -> Option<Pooler> {
     let (login, place) = url.trim_start_matches("postgres://").split_once('@').unwrap();
     let ((user, password), (host, database)) =
@@ -58,7 +58,7 @@ async fn start_pooler(url: &str, mode: &str) -> Option<Pooler> {
 }
 
 #[tokio::test]
-async fn a_pooler_that_lends_out_sessions_by_the_transaction_is_refused_by_name() {
+async fn a_pooler_in_transaction_mode_is_refused_by_name() {
     let url = servers::shared_postgres().await.create_database().await;
     let Some(pooler) = start_pooler(&url, "transaction").await else { return };
 
@@ -71,7 +71,7 @@ async fn a_pooler_that_lends_out_sessions_by_the_transaction_is_refused_by_name(
 }
 
 #[tokio::test]
-async fn a_pooler_that_lends_out_whole_sessions_is_as_good_as_postgres_itself() {
+async fn a_pooler_in_session_mode_works_like_postgres() {
     let url = servers::shared_postgres().await.create_database().await;
     let Some(pooler) = start_pooler(&url, "session").await else { return };
 
@@ -81,7 +81,7 @@ async fn a_pooler_that_lends_out_whole_sessions_is_as_good_as_postgres_itself() 
 }
 
 #[tokio::test]
-async fn two_connections_to_postgres_itself_are_two_sessions() {
+async fn two_direct_connections_are_two_sessions() {
     let url = servers::shared_postgres().await.create_database().await;
     open_store(&url).check_session().await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! What runs with the owner's rights, what PUBLIC may do, and what a hostile member of a role can make of either.
+//! Functions with the owner's rights, the rights of PUBLIC, and their abuse by a member of a role.
 
 use std::collections::BTreeSet;
 
@@ -8,17 +8,17 @@ use crate::new_database;
 
 /// Every SECURITY DEFINER function, with the reason why it is one.
 const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
-    // Triggers: the consequences of a change, which who makes the change may not write by hand.
-    ("picket.sites_before()", "reads regions for who may insert a site"),
+    // Triggers: consequences of a change that its author may not write directly.
+    ("picket.sites_before()", "reads regions for roles that may insert a site"),
     ("picket.sites_after()", "writes schedules and retired sites"),
-    ("picket.sites_interval()", "reads settings for who may insert a site"),
+    ("picket.sites_interval()", "reads settings for roles that may insert a site"),
     ("picket.settings_after()", "writes problems of sites"),
-    ("picket.sites_watch_ended()", "closes incidents of sites that nobody watches"),
+    ("picket.sites_watch_ended()", "closes incidents of unscheduled sites"),
     ("picket.regions_before()", "reads the numbers of all regions, removed ones too"),
     ("picket.regions_before_delete()", "marks the region as removed instead"),
     ("picket.regions_after()", "writes schedules"),
     ("picket.incidents_after()", "writes events to the outbox"),
-    ("picket.sites_warnings_ended()", "closes warnings of sites that nobody watches"),
+    ("picket.sites_warnings_ended()", "closes warnings of unscheduled sites"),
     ("picket.warnings_after()", "writes events to the outbox"),
     ("picket.settings_cluster_adopted()", "skips numbers of warnings"),
     ("picket.silent_regions_after()", "writes events to the outbox"),
@@ -35,8 +35,8 @@ const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
     ("picket.rebuild_rollups(interval)", "writes rollups"),
     ("picket.roll_up_day()", "writes rollups"),
     ("picket.recount_rollups(timestamp with time zone)", "marks an hour of the rollups as changed"),
-    ("picket.close_unwatched_incidents(bigint[])", "closes incidents of sites that nobody watches"),
-    ("picket.close_unwatched_warnings(bigint[])", "closes warnings of sites that nobody watches"),
+    ("picket.close_unwatched_incidents(bigint[])", "closes incidents of unscheduled sites"),
+    ("picket.close_unwatched_warnings(bigint[])", "closes warnings of unscheduled sites"),
     (
         "picket.close_ledger(text,smallint[],bigint[],interval,interval,timestamp with time zone)",
         "writes missed rows and moves the ledger's mark, fenced by the lease",
@@ -69,7 +69,7 @@ const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
     ("picket.timeline()", "reads the system identifier, which needs rights of the monitoring kind"),
     ("picket.in_maintenance(bigint,timestamp with time zone)", "called by report.site_status"),
     ("report.ledger(timestamp with time zone,timestamp with time zone)", "counts ticks and rows"),
-    ("picket.oldest_snapshot()", "sees the sessions of others, of which it tells an age"),
+    ("picket.oldest_snapshot()", "reads the sessions of others and returns only an age"),
     // Locks.
     ("picket.try_lock_outbox()", "locks a row that a sink may not lock itself"),
 ];
@@ -145,7 +145,7 @@ async fn every_function_with_the_owners_rights_pins_its_search_path_and_names_no
 }
 
 #[tokio::test]
-async fn every_right_of_everybody_is_on_the_list_with_its_reason() {
+async fn every_right_of_public_is_on_the_list_with_its_reason() {
     let database = new_database().await;
 
     let found = query_text_set(
@@ -184,7 +184,7 @@ async fn every_right_of_everybody_is_on_the_list_with_its_reason() {
 }
 
 #[tokio::test]
-async fn an_object_that_is_added_later_gives_nothing_to_everybody() {
+async fn an_object_added_later_grants_nothing_to_public() {
     let database = new_database().await;
     let objects = "CREATE FUNCTION picket.later() RETURNS int LANGUAGE sql SECURITY DEFINER RETURN 1;
                    CREATE TYPE picket.later AS ENUM ('a');
@@ -203,7 +203,7 @@ async fn an_object_that_is_added_later_gives_nothing_to_everybody() {
     assert_eq!((function, kind, table), (false, false, false));
 }
 
-/// Runs statements one by one as `role` until one is refused; says which, and why.
+/// Runs statements one by one as `role` until one is refused; returns it and the reason.
 async fn first_refused(connection: &mut PgConnection, role: &str, statements: &[String]) -> Option<String> {
     connection.execute(AssertSqlSafe(format!("SET ROLE {role}"))).await.unwrap();
     let mut refusal = None;
@@ -248,7 +248,7 @@ async fn a_member_of_a_role_cannot_remove_a_region_through_a_trigger_of_its_own_
 /// With a schema of its own, which is more than any role is given, a role can make types with casts and operators. None of
 /// its code may run as the owner all the same.
 #[tokio::test]
-async fn a_role_with_a_schema_of_its_own_cannot_have_its_code_run_by_the_owner() {
+async fn a_role_with_its_own_schema_cannot_make_the_owner_run_its_code() {
     let database = new_database().await;
     let triggers = query_text_set(
         &database.pool,

@@ -37,7 +37,7 @@ async fn read_problem(database: &Database) -> Option<String> {
 }
 
 #[tokio::test]
-async fn adding_a_region_that_is_there_uses_up_no_number_and_gaps_are_used_again() {
+async fn adding_an_existing_region_uses_no_number_and_free_numbers_are_reused() {
     let database = new_database().await;
     assert!(add_region_named(&database, "eu").await);
     for _ in 0..20 {
@@ -63,11 +63,11 @@ async fn adding_a_region_that_is_there_uses_up_no_number_and_gaps_are_used_again
     let refused = regions::add_region(&database.store, &"full".parse().unwrap()).await.unwrap_err();
     let why = std::error::Error::source(&refused).map(ToString::to_string).unwrap_or_default();
     assert!(why.contains("name: 'full' cannot be added: all 32767 numbers of regions are taken"), "{why}");
-    assert!(!add_region_named(&database, "eu").await, "what is there needs no number");
+    assert!(!add_region_named(&database, "eu").await, "an existing region needs no number");
 }
 
 #[tokio::test]
-async fn two_regions_that_are_added_at_once_get_two_numbers() {
+async fn two_regions_added_concurrently_get_two_numbers() {
     let database = new_database().await;
     let adding = (0..8).map(|n| {
         let store = database.store.clone();
@@ -84,7 +84,7 @@ async fn two_regions_that_are_added_at_once_get_two_numbers() {
 }
 
 #[tokio::test]
-async fn a_region_is_not_renamed_since_sites_and_probers_name_it() {
+async fn renaming_a_region_is_refused() {
     let database = new_database().await;
     add_region_named(&database, "eu").await;
     for sql in ["UPDATE picket.regions SET name = 'europe'", "UPDATE picket.regions SET id = 9"] {
@@ -98,7 +98,7 @@ async fn a_region_is_not_renamed_since_sites_and_probers_name_it() {
 }
 
 #[tokio::test]
-async fn a_site_whose_regions_are_all_removed_has_a_problem_until_one_of_them_is_back() {
+async fn a_site_without_remaining_regions_has_a_problem_until_one_is_added_again() {
     let database = new_database().await;
     for name in ["eu", "us", "ap"] {
         add_region_named(&database, name).await;
@@ -116,7 +116,7 @@ async fn a_site_whose_regions_are_all_removed_has_a_problem_until_one_of_them_is
     let why = read_problem(&database).await.unwrap();
     assert!(why.starts_with("regions: none of these is in use: eu, us; allowed: "), "{why}");
     assert_eq!(list_schedules_in_force(&database).await, ["2 ap"]);
-    // A change of something else mends nothing.
+    // A change of another column repairs nothing.
     execute_sql(&database, "UPDATE picket.sites SET interval_seconds = 30").await;
     assert_eq!(read_problem(&database).await, Some(why));
 
@@ -134,7 +134,7 @@ async fn a_site_whose_regions_are_all_removed_has_a_problem_until_one_of_them_is
 }
 
 #[tokio::test]
-async fn a_site_and_a_region_committed_side_by_side_under_repeatable_read_find_each_other() {
+async fn a_site_and_a_region_committed_concurrently_under_repeatable_read_are_reconciled() {
     const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM picket.sites";
     const SITE: &str = "INSERT INTO picket.sites (url) VALUES ('http://x/'); COMMIT";
     const REGION: &str = "INSERT INTO picket.regions (name) VALUES ('eu'); COMMIT";
@@ -143,7 +143,7 @@ async fn a_site_and_a_region_committed_side_by_side_under_repeatable_read_find_e
         let options = database.pool.connect_options();
         let mut one = PgConnection::connect_with(&options).await.unwrap();
         let mut other = PgConnection::connect_with(&options).await.unwrap();
-        // Neither sees what the other commits.
+        // Neither transaction sees the other's commit.
         sqlx::raw_sql(BEGIN).execute(&mut one).await.unwrap();
         sqlx::raw_sql(BEGIN).execute(&mut other).await.unwrap();
         sqlx::raw_sql(first).execute(&mut one).await.unwrap();
@@ -157,7 +157,7 @@ async fn a_site_and_a_region_committed_side_by_side_under_repeatable_read_find_e
 }
 
 #[tokio::test]
-async fn sites_in_a_shard_that_does_not_exist_are_moved_to_their_own_with_the_history_of_their_schedules() {
+async fn sites_in_a_nonexistent_shard_move_to_their_own_with_their_schedules_history() {
     const ASTRAY: &str = "SELECT (SELECT count(*) FROM picket.sites WHERE shard <> picket.shard_of(id))
                               + (SELECT count(*) FROM picket.schedules WHERE shard <> picket.shard_of(site_id))";
     let database = new_database().await;
@@ -180,7 +180,7 @@ async fn sites_in_a_shard_that_does_not_exist_are_moved_to_their_own_with_the_hi
 }
 
 #[tokio::test]
-async fn two_regions_that_are_removed_at_once_do_not_wait_for_each_other_in_a_circle() {
+async fn removing_two_regions_concurrently_does_not_deadlock() {
     let database = new_database().await;
     for name in ["eu", "us"] {
         add_region_named(&database, name).await;

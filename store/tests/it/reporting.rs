@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, Column, Connection, Executor, SqlSafeStr, Statement};
 use crate::rollups::World;
 
 #[tokio::test]
-async fn every_view_column_and_function_of_the_schema_report_says_what_it_is() {
+async fn every_view_column_and_function_of_report_has_a_comment() {
     let world = World::new().await;
 
     let silent = world
@@ -140,7 +140,7 @@ fn documented_blocks(fence: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn every_documented_question_is_answered_to_the_role_for_reports_with_the_columns_of_its_sample() {
+async fn every_documented_query_runs_as_the_report_role_with_its_samples_columns() {
     let world = World::new().await;
     world.insert_rows().await;
     world
@@ -167,13 +167,13 @@ async fn every_documented_question_is_answered_to_the_role_for_reports_with_the_
         let rows = sqlx::query(AssertSqlSafe(sql.clone())).fetch_all(&mut reader).await;
         answered += usize::from(!rows.unwrap_or_else(|why| panic!("{sql}: {why}")).is_empty());
     }
-    // What asks for last month, or for what is not well, may find nothing here.
+    // Queries of the last month, or of failures, may find nothing here.
     assert!(answered >= 10, "{answered} have an answer in this small world");
     reader.close().await.unwrap();
 }
 
 #[tokio::test]
-async fn the_checks_of_one_site_are_found_without_reading_those_of_others() {
+async fn the_checks_of_a_site_are_found_without_reading_other_sites() {
     let world = World::new().await;
     // Two hours of a hundred thousand checks, of a thousand sites.
     world

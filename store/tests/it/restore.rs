@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 const LONG: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// A database and its Postgres, which are gone when this is.
+/// A database and its Postgres, dropped together.
 struct World {
     store: Store,
     pool: PgPool,
@@ -121,14 +121,14 @@ async fn a_database_restored_into_another_cluster_closes_its_ledger_without_a_fa
     assert_eq!(
         after.query_number(belated).await,
         1,
-        "what was belated before the dump still is, and nothing else"
+        "schedules late before the dump still are, and no others"
     );
     let looked_at = "SELECT count(*) FROM picket.belated_schedules(ARRAY(SELECT shard FROM picket.leases))";
     assert_eq!(after.query_number(looked_at).await, 0);
 }
 
 #[tokio::test]
-async fn a_coordinator_that_meets_a_restored_database_reads_all_sites_again_and_then_what_changes() {
+async fn a_coordinator_reads_all_sites_again_after_a_restore_and_then_changes() {
     let (before, after, _server) = restored_worlds().await;
     let shards: Vec<Shard> = (0..64).map(Shard).collect();
     let through = change_feed::load_shards(&before.store, &shards, |_| ()).await.unwrap();
@@ -148,7 +148,7 @@ async fn a_coordinator_that_meets_a_restored_database_reads_all_sites_again_and_
 }
 
 #[tokio::test]
-async fn numbers_that_were_given_away_after_the_dump_are_not_given_away_again() {
+async fn ids_assigned_after_the_dump_are_not_assigned_again() {
     let (before, after, _server) = restored_worlds().await;
     before
         .execute_sql(

@@ -1,4 +1,4 @@
-//! Results: once each, and what cannot be kept, with the reason.
+//! Results: each stored once, and dead letters with reasons.
 
 use picket_harness::{builders, servers};
 use picket_proto::{Cause, CheckKind, CheckResult, Outcome, RegionName, SiteId, Timestamp, Timing, Warning};
@@ -32,7 +32,7 @@ impl Database {
         self.count_rows("SELECT count(*) FROM picket.check_results").await
     }
 
-    /// The dead letters' subjects and reasons.
+    /// Subjects and reasons of the dead letters.
     pub(crate) async fn list_dead_letters(&self) -> Vec<(String, String)> {
         let query = sqlx::query_as("SELECT subject, reason FROM picket.dead_letters ORDER BY id");
         query.fetch_all(&self.pool).await.unwrap()
@@ -116,7 +116,7 @@ async fn every_field_of_a_result_is_a_column_of_its_row() {
 }
 
 #[tokio::test]
-async fn what_is_inserted_twice_is_there_once() {
+async fn a_result_inserted_twice_is_stored_once() {
     let database = database_with_regions().await;
     let at = now();
     let batch =
@@ -131,7 +131,7 @@ async fn what_is_inserted_twice_is_there_once() {
 }
 
 #[tokio::test]
-async fn a_confirming_check_is_kept_beside_the_scheduled_one() {
+async fn a_confirming_check_is_stored_beside_the_scheduled_one() {
     let database = database_with_regions().await;
     let at = now();
 
@@ -146,7 +146,7 @@ async fn a_confirming_check_is_kept_beside_the_scheduled_one() {
 }
 
 #[tokio::test]
-async fn a_real_result_takes_the_place_of_a_missed_one_and_never_the_reverse() {
+async fn a_result_replaces_a_missed_row_and_never_the_reverse() {
     let database = database_with_regions().await;
     let at = now();
     let outcomes = "SELECT string_agg(outcome || coalesce(' ' || cause, ''), ', ') FROM picket.check_results";
@@ -166,7 +166,7 @@ async fn a_real_result_takes_the_place_of_a_missed_one_and_never_the_reverse() {
 }
 
 #[tokio::test]
-async fn of_two_results_of_one_tick_in_one_batch_the_real_one_is_kept() {
+async fn a_missed_and_a_real_result_of_one_tick_in_a_batch_keep_the_real_one() {
     let database = database_with_regions().await;
     let at = now();
 
@@ -205,7 +205,7 @@ async fn a_row_without_a_partition_is_a_dead_letter_and_its_neighbours_are_kept(
 }
 
 #[tokio::test]
-async fn a_result_whose_partition_is_missing_has_it_made_and_is_kept() {
+async fn a_result_with_a_missing_partition_creates_it_and_is_kept() {
     const DAY: std::time::Duration = std::time::Duration::from_secs(86_400);
     let at = now();
     // Few rows are inserted, many are copied.
@@ -240,7 +240,7 @@ async fn a_result_whose_partition_is_missing_has_it_made_and_is_kept() {
 }
 
 #[tokio::test]
-async fn nul_and_overlong_words_are_mended_and_kept() {
+async fn nul_and_overlong_texts_are_sanitized_and_kept() {
     let database = database_with_regions().await;
     let at = now();
     let hostile = CheckResult {
@@ -317,7 +317,7 @@ async fn warnings_and_details_are_kept_with_the_rows_of_checks_and_of_requests()
 }
 
 #[tokio::test]
-async fn adhoc_results_are_kept_once_too() {
+async fn adhoc_results_are_stored_once() {
     let database = database_with_regions().await;
     let adhoc = CheckResult { kind: CheckKind::Adhoc, site_id: None, ..up_result(0, "nowhere", now()) };
 
@@ -331,7 +331,7 @@ async fn adhoc_results_are_kept_once_too() {
 }
 
 #[tokio::test]
-async fn a_region_added_later_is_found_a_removed_one_still_counts_and_an_unknown_one_is_a_dead_letter() {
+async fn results_of_added_and_removed_regions_are_stored_and_of_unknown_ones_dead_letters() {
     let database = database_with_regions().await;
     let at = now();
     database.insert_results(&[up_result(1, "eu", at)]).await;
@@ -351,7 +351,7 @@ async fn a_region_added_later_is_found_a_removed_one_still_counts_and_an_unknown
 }
 
 #[tokio::test]
-async fn a_database_that_is_away_is_an_error_that_passes() {
+async fn an_unreachable_database_is_a_transient_error() {
     let mut server = servers::start_postgres().await;
     let store = crate::open_store(server.url());
     store.migrate(64).await.unwrap();
@@ -375,7 +375,7 @@ async fn a_database_that_is_away_is_an_error_that_passes() {
 }
 
 #[tokio::test]
-async fn an_insert_that_is_cancelled_leaves_no_connection_in_a_transaction() {
+async fn a_cancelled_insert_leaves_no_connection_in_a_transaction() {
     let database = database_with_regions().await;
     let at = now();
     let mut batch: Vec<_> = (0..400).map(|site| up_result(site, "eu", at)).collect();
@@ -400,10 +400,10 @@ async fn an_insert_that_is_cancelled_leaves_no_connection_in_a_transaction() {
     .await;
 }
 
-/// Prints what a row costs: `cargo test --release -p picket-store -- --ignored --nocapture what_a_row_costs`.
+/// Prints what a row costs: `cargo test --release -p picket-store -- --ignored --nocapture measure_row_cost`.
 #[tokio::test]
 #[ignore = "a measurement"]
-async fn what_a_row_costs() {
+async fn measure_row_cost() {
     const ROWS: i64 = 2_000;
     const BATCHES: i64 = 100;
     let database = database_with_regions().await;

@@ -1,4 +1,4 @@
-//! Retention: what is too old goes, nothing else does, and nobody is held up.
+//! Retention: only expired data is removed, and no writer is delayed.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn a_day_may_begin_while_no_coordinator_runs_for_a_week_ahead() {
+async fn partitions_exist_for_a_week_without_a_coordinator() {
     let world = World::new().await;
 
     // No coordinator has ever run on this database: its schema brought the days.
@@ -56,7 +56,7 @@ async fn a_day_may_begin_while_no_coordinator_runs_for_a_week_ahead() {
 }
 
 #[tokio::test]
-async fn days_of_results_go_one_by_one_when_they_are_too_old_and_rolled_up() {
+async fn days_of_results_are_dropped_one_by_one_once_old_and_rolled_up() {
     let world = World::new().await;
     world.insert_old_day(35, true).await;
     assert_eq!(world.count_kept_days().await, 35);
@@ -83,7 +83,7 @@ async fn days_of_results_go_one_by_one_when_they_are_too_old_and_rolled_up() {
 }
 
 #[tokio::test]
-async fn a_day_of_results_that_is_not_rolled_up_stays() {
+async fn a_day_of_results_is_kept_until_rolled_up() {
     let world = World::new().await;
     world.insert_old_day(33, false).await;
 
@@ -93,7 +93,7 @@ async fn a_day_of_results_that_is_not_rolled_up_stays() {
 }
 
 #[tokio::test]
-async fn a_long_report_puts_a_drop_off_and_neither_holds_up_who_writes() {
+async fn a_long_report_defers_a_partition_drop_and_neither_blocks_writers() {
     let world = World::new().await;
     world.insert_old_day(33, true).await;
     let mut reading = world.pool.begin().await.unwrap();
@@ -124,7 +124,7 @@ async fn a_long_report_puts_a_drop_off_and_neither_holds_up_who_writes() {
 }
 
 #[tokio::test]
-async fn a_slow_deletion_does_not_make_the_next_one_take_the_clock_for_wrong() {
+async fn a_slow_deletion_is_not_mistaken_for_a_clock_jump() {
     let world = World::new().await;
     world.insert_old_day(33, true).await;
     world
@@ -145,7 +145,7 @@ async fn a_slow_deletion_does_not_make_the_next_one_take_the_clock_for_wrong() {
 }
 
 #[tokio::test]
-async fn what_is_too_old_is_deleted_in_pieces_and_what_is_not_stays() {
+async fn old_rows_are_deleted_in_chunks_and_others_kept() {
     let world = World::new().await;
     world
         .execute_sql(
@@ -190,7 +190,7 @@ async fn what_is_too_old_is_deleted_in_pieces_and_what_is_not_stays() {
 }
 
 #[tokio::test]
-async fn with_a_retention_of_a_day_no_partition_is_made_only_to_be_dropped() {
+async fn a_retention_of_a_day_creates_no_partition_that_is_dropped_at_once() {
     let retention = Retention { result_days: 1, rollup_hours_days: 730, rollup_days_days: 730 };
     let world = World::new().await;
     world.insert_old_day(5, true).await;

@@ -1,4 +1,4 @@
-//! What each role may do in the database, and what it is refused: attempt by attempt, by the server.
+//! Permissions of each role in the database, tested by attempts.
 
 use sqlx::{AssertSqlSafe, Executor, PgPool};
 
@@ -9,7 +9,7 @@ const SINK: &str = "picket_sink";
 const API: &str = "picket_api";
 const REPORT: &str = "picket_report";
 
-/// Each with those that may; the others are refused. What comes of it is rolled back.
+/// Each statement with its permitted roles; all others are refused. Effects are rolled back.
 const ATTEMPTS: &[(&str, &[&str])] = &[
     // Sites and regions.
     ("SELECT id, shard, tags, quorum FROM picket.sites", &[COORDINATOR, SINK, API]),
@@ -36,7 +36,7 @@ const ATTEMPTS: &[(&str, &[&str])] = &[
         &[API],
     ),
     ("SELECT * FROM picket.maintenance", &[SINK, API]),
-    // The history of schedules is nobody's to write, nor are the switches of triggers.
+    // No role may write the history of schedules or switch triggers off.
     ("SELECT * FROM picket.schedules", &[COORDINATOR, SINK, API]),
     ("UPDATE picket.schedules SET valid_to = now()", &[]),
     ("SELECT picket.reconcile_schedules('{1}')", &[]),
@@ -142,7 +142,7 @@ const ATTEMPTS: &[(&str, &[&str])] = &[
     ("SELECT * FROM report.failures", &[API, REPORT]),
     ("SELECT * FROM report.certificates", &[API, REPORT]),
     ("SELECT * FROM report.ledger(now() - interval '1 h', now())", &[API, REPORT]),
-    // Locks, and what others hold.
+    // Locks, and rows held by others.
     ("SELECT picket.try_lock_outbox()", &[SINK]),
     ("SELECT FROM picket.locks FOR UPDATE", &[]),
     ("SELECT picket.try_lock('rollups')", &[]),
@@ -162,7 +162,7 @@ const ATTEMPTS: &[(&str, &[&str])] = &[
     ("CREATE ROLE mine", &[]),
 ];
 
-/// What came of it as `role`: `Ok`, or the error's code.
+/// Outcome as `role`: `Ok`, or the error's code.
 async fn execute_as_role(pool: &PgPool, role: &str, sql: &str) -> Result<(), String> {
     let mut transaction = pool.begin().await.unwrap();
     transaction.execute(AssertSqlSafe(format!("SET LOCAL ROLE {role}"))).await.unwrap();
@@ -195,7 +195,7 @@ async fn insert_fixture(pool: &PgPool) {
 }
 
 #[tokio::test]
-async fn each_role_may_do_what_it_needs_and_the_server_refuses_it_the_rest() {
+async fn each_role_has_its_permissions_and_the_server_refuses_all_others() {
     let database = new_database().await;
     insert_fixture(&database.pool).await;
     let mut wrong = Vec::new();
@@ -215,7 +215,7 @@ async fn each_role_may_do_what_it_needs_and_the_server_refuses_it_the_rest() {
 }
 
 #[tokio::test]
-async fn a_right_that_somebody_gave_beyond_those_is_taken_back_when_they_are_given_again() {
+async fn an_extra_grant_is_revoked_when_grants_are_applied_again() {
     let database = new_database().await;
     let sql = "DELETE FROM picket.check_results";
     database.pool.execute("GRANT DELETE ON picket.check_results TO picket_sink").await.unwrap();

@@ -1,4 +1,4 @@
-//! Rollups: each row counted once, whenever it comes, and percentiles as near as is said.
+//! Rollups: each row is counted once, whenever it arrives, and percentiles are within their bound.
 
 use std::time::Duration;
 
@@ -89,7 +89,7 @@ impl World {
         pieces
     }
 
-    /// What reports say in sum; and the same counted from the rows.
+    /// The sums of the reports, and the same counted from the rows.
     pub(crate) async fn rollups_and_recount(&self) -> (String, String) {
         let said = self
             .query_text(
@@ -161,7 +161,7 @@ async fn a_percentile_of_merged_histograms_is_within_the_stated_bound_of_the_exa
 }
 
 #[tokio::test]
-async fn a_histogram_that_holds_too_much_for_its_digits_has_no_percentiles_rather_than_wrong_ones() {
+async fn an_overflowing_histogram_has_no_percentiles() {
     let world = World::new().await;
 
     let well = world.query_text("SELECT picket.percentile_buckets(99999999, 99999999, '{0.5}')").await;
@@ -195,7 +195,7 @@ async fn each_row_is_counted_once_before_it_is_rolled_up_and_after() {
 }
 
 #[tokio::test]
-async fn what_is_rolled_up_and_what_is_read_from_rows_says_the_same() {
+async fn rollups_and_rows_give_equal_reports() {
     const SAID: &str = "SELECT md5(string_agg(t::text, ' ' ORDER BY t::text)) FROM (
         SELECT day, site_id, region, up, down, missed, uptime_pct, p50_ms, p95_ms, p99_ms FROM report.uptime_daily) AS t";
     const HOURS: &str =
@@ -217,7 +217,7 @@ async fn what_is_rolled_up_and_what_is_read_from_rows_says_the_same() {
 }
 
 #[tokio::test]
-async fn nothing_is_rolled_up_whose_ledger_is_not_closed_unless_nobody_has_closed_it_for_a_day() {
+async fn only_closed_ledgers_or_ledgers_open_for_a_day_are_rolled_up() {
     let world = World::new().await;
     world.close_ledger_until(4, 9).await;
     world.insert_rows().await;
@@ -237,7 +237,7 @@ async fn nothing_is_rolled_up_whose_ledger_is_not_closed_unless_nobody_has_close
 }
 
 #[tokio::test]
-async fn a_late_result_that_takes_the_place_of_a_missed_row_gets_into_the_rollups_of_hour_and_day() {
+async fn a_late_result_that_replaces_a_missed_row_updates_the_rollups_of_hour_and_day() {
     let world = World::new().await;
     world.insert_rows().await;
     world.close_ledger_until(0, 0).await;
@@ -262,7 +262,7 @@ async fn a_late_result_that_takes_the_place_of_a_missed_row_gets_into_the_rollup
 }
 
 #[tokio::test]
-async fn a_row_that_comes_late_into_a_place_that_was_empty_is_found_by_counting_again() {
+async fn a_late_row_without_a_predecessor_is_found_by_recounting() {
     let world = World::new().await;
     world.insert_rows().await;
     world.execute_sql("DELETE FROM picket.check_results WHERE site_id = 2 AND outcome = 'down'").await;
@@ -281,7 +281,7 @@ async fn a_row_that_comes_late_into_a_place_that_was_empty_is_found_by_counting_
 }
 
 #[tokio::test]
-async fn two_coordinators_that_roll_up_at_once_count_each_row_once() {
+async fn two_concurrent_rollups_count_each_row_once() {
     let world = World::new().await;
     world.insert_rows().await;
     world.close_ledger_until(0, 0).await;
@@ -306,7 +306,7 @@ async fn two_coordinators_that_roll_up_at_once_count_each_row_once() {
 }
 
 #[tokio::test]
-async fn a_maintenance_window_can_be_left_out_also_one_that_is_added_or_removed_afterwards() {
+async fn maintenance_can_be_excluded_even_if_changed_afterwards() {
     const UPTIME: &str = "SELECT bool_or(uptime_pct < 100), bool_and(uptime_pct_excl_maintenance = 100)
         FROM report.uptime_monthly WHERE site_id IN (1, 2)";
     let world = World::new().await;
@@ -337,7 +337,7 @@ async fn a_maintenance_window_can_be_left_out_also_one_that_is_added_or_removed_
 }
 
 #[tokio::test]
-async fn ticks_in_a_gap_on_record_count_against_coverage_and_not_against_uptime() {
+async fn ticks_in_a_recorded_gap_reduce_coverage_and_not_uptime() {
     let world = World::new().await;
     world.execute_sql("UPDATE picket.sites SET enabled = false WHERE id > 1").await;
     world.insert_rows().await;

@@ -27,7 +27,7 @@ async fn try_set(pool: &PgPool, assignments: &str) -> Result<(), String> {
 }
 
 #[tokio::test]
-async fn each_setting_has_the_default_and_the_range_in_the_database_that_its_definition_says() {
+async fn each_settings_default_and_range_in_the_database_equal_its_definition() {
     let url = picket_harness::servers::shared_postgres().await.create_database().await;
     let store = open_store(&url);
     store.migrate(64).await.unwrap();
@@ -52,7 +52,7 @@ async fn each_setting_has_the_default_and_the_range_in_the_database_that_its_def
             }
             SettingKind::Flag | SettingKind::Url | SettingKind::Fixed => continue,
         };
-        // What other settings must be for the ends of the range to be possible.
+        // Values of other settings that make the ends of the range possible.
         let others = match definition.name {
             "min_interval" => ", max_interval = '1 day'",
             "max_interval" => ", min_interval = '1 second'",
@@ -72,7 +72,7 @@ async fn each_setting_has_the_default_and_the_range_in_the_database_that_its_def
 }
 
 #[tokio::test]
-async fn the_database_refuses_settings_that_make_no_sense_whoever_writes_them() {
+async fn the_database_refuses_invalid_settings_from_any_writer() {
     let Database { pool, .. } = new_database().await;
 
     for nonsense in [
@@ -97,7 +97,7 @@ async fn the_database_refuses_settings_that_make_no_sense_whoever_writes_them() 
 }
 
 #[tokio::test]
-async fn an_update_says_what_has_changed_and_names_what_does_not_go_together() {
+async fn an_update_returns_the_changes_and_names_conflicting_settings() {
     let Database { store, .. } = new_database().await;
     let days = |days| SettingValue::Number(days);
     let minute = SettingValue::Duration(Duration::from_secs(60));
@@ -147,7 +147,7 @@ async fn set_range(database: &Database, min: u64, max: u64) {
 /// Before, a coordinator with a narrower range than the others ended the schedules of all sites outside of it, and no correction
 /// of the range began them again.
 #[tokio::test]
-async fn a_site_outside_of_the_range_has_a_problem_that_names_the_settings_until_the_range_includes_it() {
+async fn a_site_out_of_range_has_a_problem_that_names_the_settings_until_included() {
     let database = new_database().await;
     insert_sites(&database).await;
     assert_eq!(watched_intervals(&database.pool).await, [1, 5, 60, 3_600]);
@@ -167,7 +167,7 @@ async fn a_site_outside_of_the_range_has_a_problem_that_names_the_settings_until
     assert_eq!(watched_intervals(&database.pool).await, [1, 5, 60]);
     let problem = sites::list_sites(&database.store).await.unwrap().remove(3).problem.unwrap();
     assert!(problem.contains("allowed: 1 to 600 (settings min_interval and max_interval)"), "{problem}");
-    // The history says when each was watched, and what was written meanwhile is judged like the others.
+    // The history records when each site was scheduled; sites written meanwhile are judged alike.
     database
         .pool
         .execute("UPDATE picket.sites SET interval_seconds = 300 WHERE url = 'http://x/3600'")
@@ -185,7 +185,7 @@ async fn a_site_outside_of_the_range_has_a_problem_that_names_the_settings_until
 }
 
 #[tokio::test]
-async fn a_site_that_was_written_while_the_range_changed_is_judged_by_the_new_one() {
+async fn a_site_written_while_the_range_changes_is_judged_by_the_new_range() {
     let database = new_database().await;
     insert_sites(&database).await;
 
@@ -225,7 +225,7 @@ async fn a_site_that_was_written_while_the_range_changed_is_judged_by_the_new_on
 }
 
 #[tokio::test]
-async fn a_change_notifies_those_who_listen() {
+async fn a_change_notifies_listeners() {
     let Database { store, pool } = new_database().await;
     let mut listener = ChangeListener::connect(&store).await.unwrap();
 
@@ -236,7 +236,7 @@ async fn a_change_notifies_those_who_listen() {
 
 /// Red while a lease was judged by the lease time that its observer knew, and a delayed renewal could shorten a lease.
 #[tokio::test]
-async fn a_lease_is_judged_by_the_time_for_which_it_was_granted_and_no_older_time_renews_it() {
+async fn a_lease_keeps_its_granted_time_and_no_older_time_renews_it() {
     let Database { store, pool } = new_database().await;
     let time = |seconds, version| LeaseTime { duration: Duration::from_secs(seconds), version };
     let read_version = async || {
@@ -250,7 +250,7 @@ async fn a_lease_is_judged_by_the_time_for_which_it_was_granted_and_no_older_tim
 
     let held =
         leases::acquire_leases(&store, "holder", &AcquireCriteria::expired_only(1), long).await.unwrap();
-    // Somebody who knows a lease time of 3 s finds nothing wrong with it.
+    // A coordinator that knows a lease time of 3 s finds the lease valid.
     assert_eq!(read_version().await, (long, vec![]));
     let progress: Vec<ShardProgress> = held
         .iter()

@@ -28,7 +28,7 @@ async fn execute_sql(database: &Database, sql: &'static str) {
 }
 
 #[tokio::test]
-async fn a_url_is_all_it_takes_to_be_scheduled_in_every_region() {
+async fn a_site_with_only_a_url_is_scheduled_in_every_region() {
     let database = database_with_regions(&["eu", "us"]).await;
 
     execute_sql(&database, "INSERT INTO picket.sites (url) VALUES ('https://example.com')").await;
@@ -37,7 +37,7 @@ async fn a_url_is_all_it_takes_to_be_scheduled_in_every_region() {
 }
 
 #[tokio::test]
-async fn each_change_of_schedule_closes_the_old_row_and_opens_a_new_one_at_one_moment() {
+async fn each_schedule_change_closes_the_old_row_and_opens_a_new_one_at_one_time() {
     let database = database_with_regions(&["eu", "us"]).await;
     execute_sql(&database, "INSERT INTO picket.sites (url) VALUES ('https://example.com')").await;
 
@@ -129,7 +129,7 @@ async fn the_checks_of_a_sites_regions_take_turns_and_many_sites_spread_over_the
 }
 
 #[tokio::test]
-async fn what_the_schema_refuses_is_said_with_the_field_and_what_is_allowed() {
+async fn schema_errors_name_the_field_and_the_allowed_values() {
     let database = database_with_regions(&["eu"]).await;
     let site = SiteSpec::new("https://example.com");
     sites::insert_site(&database.store, &site).await.unwrap();
@@ -145,7 +145,7 @@ async fn what_the_schema_refuses_is_said_with_the_field_and_what_is_allowed() {
 }
 
 #[tokio::test]
-async fn a_site_reads_back_as_it_was_defined() {
+async fn a_site_reads_back_equal_to_its_definition() {
     let database = database_with_regions(&["eu"]).await;
     let spec = SiteSpec {
         check: CheckRequest {
@@ -179,7 +179,7 @@ async fn a_site_reads_back_as_it_was_defined() {
 }
 
 #[tokio::test]
-async fn what_sql_lets_in_and_no_type_can_hold_is_a_problem_and_not_a_failure() {
+async fn a_row_that_no_type_represents_is_a_problem_and_not_an_error() {
     let database = database_with_regions(&["eu"]).await;
     execute_sql(
         &database,
@@ -207,7 +207,7 @@ async fn a_problem_ends_the_schedules_until_the_site_is_changed() {
 }
 
 #[tokio::test]
-async fn no_change_is_missed_whatever_the_order_of_commits() {
+async fn no_change_is_missed_in_any_order_of_commits() {
     let database = database_with_regions(&["eu"]).await;
     let shards: Vec<Shard> = (0..64).map(Shard).collect();
     let mut loaded = Vec::new();

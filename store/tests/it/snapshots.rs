@@ -1,4 +1,4 @@
-//! A transaction that somebody leaves open: what it costs, and that it is noticed.
+//! A transaction left open: its cost, and its detection.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use sqlx::{Connection, Executor, PgConnection};
 use crate::new_database;
 
 #[tokio::test]
-async fn a_transaction_that_a_reader_leaves_open_is_seen_with_its_age_until_it_ends() {
+async fn an_open_reader_transaction_is_reported_with_its_age_until_it_ends() {
     let database = new_database().await;
     let mut reader = PgConnection::connect_with(&database.pool.connect_options()).await.unwrap();
     let open = "SET SESSION AUTHORIZATION picket_report; BEGIN ISOLATION LEVEL REPEATABLE READ;
@@ -34,7 +34,7 @@ async fn a_transaction_that_a_reader_leaves_open_is_seen_with_its_age_until_it_e
 }
 
 #[tokio::test]
-async fn the_age_is_unknown_and_not_zero_where_the_owner_may_not_see_the_sessions_of_others() {
+async fn the_age_is_unknown_and_not_zero_without_permission_to_see_sessions() {
     let database = new_database().await;
     database.pool.execute("CREATE ROLE without_stats NOLOGIN").await.unwrap();
     database.pool.execute("ALTER FUNCTION picket.oldest_snapshot() OWNER TO without_stats").await.unwrap();
@@ -45,7 +45,7 @@ async fn the_age_is_unknown_and_not_zero_where_the_owner_may_not_see_the_session
 /// How the cost of a renewal grows with the renewals before it, as long as a reader's transaction is open.
 #[tokio::test]
 #[ignore = "a measurement"]
-async fn what_a_renewal_costs_beside_an_open_transaction() {
+async fn measure_renewal_cost_beside_an_open_transaction() {
     let database = new_database().await;
     let lease = Duration::from_secs(3_600);
     let held =

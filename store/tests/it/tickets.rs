@@ -3,16 +3,19 @@
 use std::collections::HashSet;
 
 use picket_proto::{CheckKind, ScheduledTick, Shard, SiteId, Timestamp, ticket::TicketClaims};
-use picket_store::tickets::Keyring;
+use picket_store::{Store, settings::read_settings, tickets::Keyring};
 use sqlx::Executor;
 
 use crate::new_database;
 
+async fn load_keyring(store: &Store) -> Keyring {
+    Keyring::load_from(store, &read_settings(store).await.unwrap()).await.unwrap()
+}
+
 #[tokio::test]
-async fn each_database_has_an_identity_and_a_key_of_its_own_and_requires_tickets() {
+async fn each_database_has_its_own_identity_and_key_and_requires_tickets() {
     let (one, other) = (new_database().await, new_database().await);
-    let read =
-        async |database: &crate::Database| Keyring::load_from(&database.store).await.unwrap().tickets();
+    let read = async |database: &crate::Database| load_keyring(&database.store).await.tickets();
     let (first, again, second) = (read(&one).await, read(&one).await, read(&other).await);
 
     assert_eq!(first.installation(), again.installation());
@@ -41,25 +44,26 @@ async fn each_database_has_an_identity_and_a_key_of_its_own_and_requires_tickets
 }
 
 #[tokio::test]
-async fn tickets_are_required_and_not_required_as_the_settings_say() {
+async fn tickets_are_required_according_to_the_setting() {
     let database = new_database().await;
-    let keyring = Keyring::load_from(&database.store).await.unwrap();
+    let keyring = load_keyring(&database.store).await;
 
     for required in [false, true] {
         let sql = sqlx::query("UPDATE picket.settings SET require_tickets = $1").bind(required);
         sql.execute(&database.pool).await.unwrap();
-        assert_eq!(keyring.refresh_keys(&database.store).await.unwrap().is_required(), required);
+        let settings = read_settings(&database.store).await.unwrap();
+        assert_eq!(keyring.refresh_keys(&database.store, &settings).await.unwrap().is_required(), required);
         assert_eq!(keyring.tickets().is_required(), required);
     }
 }
 
 #[tokio::test]
-async fn a_key_that_is_retired_for_ever_or_was_never_in_use_is_read_like_any_other() {
+async fn a_key_retired_for_ever_or_never_used_is_readable() {
     let database = new_database().await;
     let sql = "INSERT INTO picket.ticket_keys (retired_at) VALUES ('infinity'), ('-infinity'), (now())";
     database.pool.execute(sql).await.unwrap();
 
-    assert!(Keyring::load_from(&database.store).await.unwrap().tickets().has_signing_key());
+    assert!(load_keyring(&database.store).await.tickets().has_signing_key());
     database.pool.execute("DELETE FROM picket.ticket_keys").await.unwrap();
-    assert!(!Keyring::load_from(&database.store).await.unwrap().tickets().has_signing_key());
+    assert!(!load_keyring(&database.store).await.tickets().has_signing_key());
 }

@@ -14,7 +14,7 @@ const FLOOD: &str = "INSERT INTO picket.check_results (scheduled_at, site_id, re
 const NEW_FLOOD: &str = "INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome, cause, tls_expires_at)
     SELECT now() - n * interval '100 ms' + interval '7 microseconds', 1, 1, 'scheduled', 'down', 'timeout', now() + interval '1 year'
     FROM generate_series(1, 3000) AS n ON CONFLICT DO NOTHING";
-/// All that reports say in sums of site 1.
+/// All sums of site 1 in the reports.
 const SAID: &str = "SELECT md5(concat(
     (SELECT string_agg(t::text, ' ' ORDER BY t::text) FROM report.uptime_daily AS t),
     (SELECT string_agg(t::text, ' ' ORDER BY t::text) FROM report.uptime_monthly AS t),
@@ -24,7 +24,7 @@ const SAID: &str = "SELECT md5(concat(
     (SELECT string_agg(t::text, ' ' ORDER BY t::text) FROM report.site_status AS t)))";
 
 #[tokio::test]
-async fn results_that_are_no_ticks_stop_no_rollup_and_change_no_report() {
+async fn results_that_are_no_ticks_block_no_rollup_and_change_no_report() {
     let world = World::new().await;
     world.insert_rows().await;
     world.close_ledger_until(4, 0).await;
@@ -44,7 +44,7 @@ async fn results_that_are_no_ticks_stop_no_rollup_and_change_no_report() {
 }
 
 #[tokio::test]
-async fn results_that_are_no_ticks_are_not_taken_for_rows_that_came_late() {
+async fn results_that_are_no_ticks_do_not_count_as_late_rows() {
     let world = World::new().await;
     world.insert_rows().await;
     world.close_ledger_until(0, 0).await;
@@ -58,7 +58,7 @@ async fn results_that_are_no_ticks_are_not_taken_for_rows_that_came_late() {
 }
 
 #[tokio::test]
-async fn a_count_that_its_column_cannot_hold_is_the_most_that_it_can_and_the_rollups_go_on() {
+async fn an_overflowing_count_is_clamped_and_rollups_continue() {
     let world = World::new().await;
     world.insert_rows().await;
     world.close_ledger_until(4, 20).await;
@@ -77,7 +77,7 @@ async fn a_count_that_its_column_cannot_hold_is_the_most_that_it_can_and_the_rol
 }
 
 #[tokio::test]
-async fn ticks_in_a_gap_are_not_made_fewer_by_results_that_are_no_ticks() {
+async fn results_that_are_no_ticks_do_not_reduce_the_ticks_of_a_gap() {
     let world = World::new().await;
     world
         .execute_sql(
@@ -95,7 +95,7 @@ async fn ticks_in_a_gap_are_not_made_fewer_by_results_that_are_no_ticks() {
 }
 
 #[tokio::test]
-async fn why_ticks_were_missed_is_told_of_ticks_alone() {
+async fn causes_of_missed_ticks_are_reported_for_ticks_alone() {
     let world = World::new().await;
     world.execute_sql(FLOOD).await;
 

@@ -1,4 +1,5 @@
-//! The mark of a site whose regexes were accepted: what clears it, and that nothing follows from it.
+//! The mark of a site whose regexes were accepted: it is cleared by changes and has no other
+//! effect.
 
 use picket_proto::{CheckRequest, pattern::RULES_VERSION, site::SiteSpec};
 use picket_store::sites;
@@ -37,7 +38,7 @@ async fn rest(pool: &PgPool) -> String {
 }
 
 #[tokio::test]
-async fn a_mark_changes_nothing_else_of_a_site_and_no_coordinator_is_notified() {
+async fn marking_a_site_as_validated_changes_no_other_column_and_notifies_no_coordinator() {
     let (database, site) = with_site().await;
     let mut listener = PgListener::connect_with(&database.pool).await.unwrap();
     listener.listen("picket_sites").await.unwrap();
@@ -81,7 +82,7 @@ async fn a_change_of_a_regex_clears_the_mark_and_no_other_change_does() {
 }
 
 #[tokio::test]
-async fn a_mark_beside_another_change_is_a_change() {
+async fn marking_a_site_together_with_another_change_applies_that_change() {
     let (database, site) = with_site().await;
     let both = "UPDATE picket.sites SET patterns_validated = 1, interval_seconds = 30";
     sqlx::query(both).execute(&database.pool).await.unwrap();

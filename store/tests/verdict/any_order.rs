@@ -13,7 +13,7 @@ use proptest::{collection::vec, prelude::*};
 
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// What the store does around the verdict: rows once each, states and the incident kept between batches.
+/// The store around the rules: each row once, states and the incident kept between batches.
 struct World {
     rules: IncidentPolicy,
     regions: BTreeSet<RegionId>,
@@ -40,7 +40,7 @@ impl World {
         let mut new = Vec::new();
         for result in batch {
             let key = (result.region, result.scheduled_at, result.kind);
-            // What really happened takes the place of what was missed, and nothing that of a real result.
+            // A real result replaces a missed one and is never replaced.
             if self
                 .rows
                 .get(&key)
@@ -147,13 +147,13 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_comes_incidents_open_and_close_in_turn(rules in policy_strategy(), steps in vec(step_strategy(), 1..40)) {
+    fn incidents_open_and_close_alternately_for_any_input(rules in policy_strategy(), steps in vec(step_strategy(), 1..40)) {
         let mut world = World::new(rules, 1..=4);
         steps.iter().for_each(|step| world.apply_step(step));
     }
 
     #[test]
-    fn results_that_come_again_change_nothing(rules in policy_strategy(), batches in vec(vec(result_strategy(), 1..6), 1..20)) {
+    fn repeated_results_change_nothing(rules in policy_strategy(), batches in vec(vec(result_strategy(), 1..6), 1..20)) {
         let mut world = World::new(rules, 1..=4);
         for batch in &batches {
             world.apply_batch(batch);
@@ -169,7 +169,7 @@ proptest! {
     }
 
     #[test]
-    fn missed_ones_neither_open_nor_close(rules in policy_strategy(), results in vec(result_strategy(), 1..60)) {
+    fn missed_results_neither_open_nor_close_incidents(rules in policy_strategy(), results in vec(result_strategy(), 1..60)) {
         let results = sort_by_due_time(&results);
         let (mut with, mut without) = (World::new(rules, 1..=4), World::new(rules, 1..=4));
         for result in &results {
@@ -182,7 +182,7 @@ proptest! {
     }
 
     #[test]
-    fn how_results_were_cut_into_batches_does_not_matter(
+    fn the_division_into_batches_does_not_matter(
         rules in policy_strategy(), results in vec(result_strategy(), 1..80), cuts in vec(1..9usize, 80),
     ) {
         let results = sort_by_due_time(&results);
@@ -203,7 +203,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_older_than_all_that_its_region_has_said_changes_nothing(
+    fn results_older_than_their_regions_newest_change_nothing(
         rules in policy_strategy(), results in vec(result_strategy(), 1..40), older in vec(result_strategy(), 1..10),
     ) {
         let mut world = World::new(rules, 1..=4);
@@ -222,7 +222,7 @@ proptest! {
     }
 
     #[test]
-    fn when_all_regions_are_up_for_long_enough_no_incident_is_open_and_nothing_is_kept(
+    fn regions_up_for_long_enough_leave_no_incident_and_no_state(
         rules in policy_strategy(), steps in vec(step_strategy(), 1..40),
     ) {
         let mut world = World::new(rules, 1..=4);
@@ -241,7 +241,7 @@ proptest! {
 }
 
 #[test]
-fn a_long_outage_seen_from_everywhere_is_one_incident() {
+fn a_long_outage_in_all_regions_is_one_incident() {
     let rules = IncidentPolicy { failures_to_open: 2, successes_to_close: 2, quorum: None };
     let mut world = World::new(rules, 1..=3);
     for second in 0..100 {

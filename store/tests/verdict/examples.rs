@@ -1,4 +1,4 @@
-//! What the verdict says, case by case.
+//! The incident rules, case by case.
 
 use std::time::Duration;
 
@@ -82,7 +82,7 @@ fn two_of_three_regions_that_fail_twice_open_an_incident_and_two_successes_of_a_
 }
 
 #[test]
-fn one_region_of_three_opens_nothing_however_long_it_fails() {
+fn a_single_failing_region_of_three_never_opens_an_incident() {
     let judgement = new_site_view(RULES).evaluate_results((1..50).map(|n| down_result(1, n * 2)).collect());
 
     assert_eq!(judgement.changes, []);
@@ -103,7 +103,7 @@ fn failures_with_a_success_between_them_are_not_in_a_row() {
 }
 
 #[test]
-fn regions_that_do_not_report_have_no_voice() {
+fn silent_regions_do_not_count_in_the_quorum() {
     let mut site = new_site_view(RULES);
     site.regions.get_mut(&3).unwrap().last_result_at = Some(timestamp_at(-500));
     site.regions.get_mut(&2).unwrap().last_result_at = Some(timestamp_at(-500));
@@ -114,7 +114,7 @@ fn regions_that_do_not_report_have_no_voice() {
 }
 
 #[test]
-fn a_region_that_has_just_joined_is_waited_for() {
+fn a_recently_added_region_is_awaited() {
     let mut site = new_site_view(RULES);
     for id in [2, 3] {
         let region = site.regions.get_mut(&id).unwrap();
@@ -129,7 +129,7 @@ fn a_region_that_has_just_joined_is_waited_for() {
 }
 
 #[test]
-fn a_quorum_of_more_regions_than_there_are_is_all_of_them() {
+fn a_quorum_above_the_number_of_regions_means_all_of_them() {
     let rules = IncidentPolicy { quorum: Some(9), failures_to_open: 1, ..RULES };
 
     assert_eq!(new_site_view(rules).evaluate_results(vec![down_result(1, 1), down_result(2, 2)]).changes, []);
@@ -143,7 +143,7 @@ fn a_quorum_of_more_regions_than_there_are_is_all_of_them() {
 }
 
 #[test]
-fn with_a_quorum_of_one_it_is_down_until_no_region_says_so() {
+fn a_quorum_of_one_keeps_a_site_down_until_no_region_is_down() {
     let rules = IncidentPolicy { quorum: Some(1), ..RULES };
 
     let open = new_site_view(rules).evaluate_results(vec![
@@ -165,7 +165,7 @@ fn with_a_quorum_of_one_it_is_down_until_no_region_says_so() {
 }
 
 #[test]
-fn nothing_opens_in_maintenance_and_what_is_still_down_at_its_end_opens_then() {
+fn maintenance_opens_no_incident_until_its_end() {
     let mut site = new_site_view(RULES);
     site.maintenance_windows = vec![(timestamp_at(0), timestamp_at(100))];
 
@@ -180,7 +180,7 @@ fn nothing_opens_in_maintenance_and_what_is_still_down_at_its_end_opens_then() {
 }
 
 #[test]
-fn the_first_failure_asks_for_as_many_rounds_as_make_a_quorum_and_a_success_takes_that_back() {
+fn the_first_failure_requests_enough_confirmation_rounds_and_a_success_withdraws_them() {
     let asked = new_site_view(RULES).evaluate_results(vec![down_result(1, 10)]);
     assert_eq!(asked.confirmation_rounds, Some(2), "one of the others needs two");
 
@@ -189,7 +189,7 @@ fn the_first_failure_asks_for_as_many_rounds_as_make_a_quorum_and_a_success_take
     assert_eq!(
         next.clone().evaluate_results(vec![down_result(1, 20)]).confirmation_rounds,
         None,
-        "they are asked once"
+        "they are requested once"
     );
     let confirmed = RegionResult { kind: CheckKind::Confirm, ..up_result(1, 11) };
     let judgement = next.evaluate_results(vec![confirmed]);
@@ -197,12 +197,12 @@ fn the_first_failure_asks_for_as_many_rounds_as_make_a_quorum_and_a_success_take
     assert_eq!(
         judgement.states.unwrap().len(),
         1,
-        "a confirming check is remembered, since no tick tells of it"
+        "a confirming check is recorded, since no tick contains it"
     );
 }
 
 #[test]
-fn a_success_that_another_writer_overlooked_stands_between_failures() {
+fn a_success_unseen_by_another_writer_separates_failures() {
     let asked = new_site_view(RULES).evaluate_results(vec![down_result(1, 10), down_result(2, 10)]);
     let mut next = new_site_view(RULES);
     for state in asked.states.unwrap() {

@@ -1,4 +1,4 @@
-//! The verdict and the warnings: what they say case by case, and what holds whatever comes.
+//! The rules of incidents and warnings: case by case, and their invariants for any input.
 
 mod any_order;
 mod examples;

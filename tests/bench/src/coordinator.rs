@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::{Context, message::PublishMessage};
 use futures_util::{StreamExt, stream};
-use picket_harness::{proc, process::Process};
+use picket_harness::{builders::scheduled_job_subject, proc, process::Process};
 use picket_proto::{
     CheckKind, CheckRequest, Epoch, RegionName, ScheduledTick, Shard, SiteId, Tickets, Timestamp,
     job::JobTemplate, subject, ticket::TicketClaims,
@@ -171,7 +171,7 @@ fn build_job(
     let (id, payload) = render_job(site, region, at, life, tickets);
     let message =
         PublishMessage::build().payload(payload.into()).message_id(id).ttl(life + Duration::from_secs(1));
-    (subject::scheduled_job(region, SiteId(site)).into(), message)
+    (scheduled_job_subject(region, SiteId(site)).into(), message)
 }
 
 /// Renders a job: id and payload.
@@ -272,7 +272,7 @@ async fn sample_lateness(jetstream: &Context, sites: u32) -> Result<Vec<f64>, Er
     let jobs = jetstream.get_stream(subject::JOBS_STREAM).await.map_err(with_context("stream"))?;
     let sampled: Vec<u32> = (0..MAX_SAMPLED_SITES.min(sites)).map(|_| fastrand::u32(1..=sites)).collect();
     let lookups = sampled.into_iter().map(|site| {
-        let (jobs, subject) = (&jobs, subject::scheduled_job(&region, SiteId(i64::from(site))));
+        let (jobs, subject) = (&jobs, scheduled_job_subject(&region, SiteId(i64::from(site))));
         async move {
             // A job that has just expired is missing from the stream.
             let message = jobs.direct_get_last_for_subject(subject).await.ok()?;

@@ -5,7 +5,7 @@ use std::{fs, process::Command};
 use serde_json::Value;
 
 #[test]
-fn the_bench_of_everything_finds_every_row_and_writes_its_table() {
+fn the_full_bench_finds_every_row_and_writes_its_table() {
     let dir = tempfile::tempdir().expect("a directory");
 
     let said = Command::new(env!("CARGO_BIN_EXE_picket-bench"))
@@ -32,7 +32,7 @@ fn the_bench_of_everything_finds_every_row_and_writes_its_table() {
     let coordinator = &report["coordinator"];
     assert_eq!(coordinator["held"]["schedules"], 1_000);
     assert_eq!(coordinator["loads"].as_array().map(Vec::len), Some(3), "{coordinator}");
-    // Those who are installed are measured, and those who are not are named.
+    // Installed tools are measured, and missing ones are named.
     let (peers, left_out) = (&report["peers"]["peers"], &report["peers"]["left_out"]);
     for peer in peers.as_array().expect("peers") {
         assert!(peer["checks"].is_i64() && peer["checks"] == peer["up"], "{peer}");
@@ -42,7 +42,7 @@ fn the_bench_of_everything_finds_every_row_and_writes_its_table() {
 }
 
 #[test]
-fn each_setting_of_the_probers_bench_does_checks_on_all_sides_and_measures_those_that_wait() {
+fn each_configuration_of_the_prober_bench_runs_all_contenders_and_measures_waiting_checks() {
     let file = tempfile::NamedTempFile::new().expect("a file");
 
     let said = Command::new(env!("CARGO_BIN_EXE_picket-bench"))
@@ -70,7 +70,7 @@ fn each_setting_of_the_probers_bench_does_checks_on_all_sides_and_measures_those
 }
 
 #[test]
-fn the_bench_of_messages_takes_each_way_to_its_end() {
+fn the_message_bench_completes_every_variant() {
     let said = Command::new(env!("CARGO_BIN_EXE_picket-bench"))
         .args(["messages", "--smoke"])
         .output()
@@ -82,7 +82,7 @@ fn the_bench_of_messages_takes_each_way_to_its_end() {
 }
 
 #[test]
-fn the_bench_of_take_overs_compiles_each_regex_once() {
+fn the_take_over_bench_compiles_each_regex_once() {
     let file = tempfile::NamedTempFile::new().expect("a file");
 
     let said = Command::new(env!("CARGO_BIN_EXE_picket-bench"))
@@ -99,7 +99,7 @@ fn the_bench_of_take_overs_compiles_each_regex_once() {
 }
 
 #[test]
-fn the_bench_of_reports_fills_a_database_and_asks_every_question() {
+fn the_report_bench_fills_a_database_and_runs_every_query() {
     let said = Command::new(env!("CARGO_BIN_EXE_picket-bench"))
         .args(["reports", "--sites", "30", "--days", "2", "--hours", "1"])
         .output()

@@ -341,7 +341,7 @@ impl FaultTest {
         let account = TickAccount::for_span(&self.stack, &self.started_at, &to, healed).await;
         let row = ReportLine {
             fault: self.fault_id.to_owned(),
-            injury: self.fault_description.to_owned(),
+            description: self.fault_description.to_owned(),
             seconds: self.began.elapsed().as_secs(),
             account: account.clone(),
         };

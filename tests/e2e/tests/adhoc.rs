@@ -8,7 +8,7 @@ use picket_harness::targets::Target;
 const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[tokio::test]
-async fn a_published_request_becomes_a_row_and_a_requested_one_is_answered_too() {
+async fn a_published_request_becomes_a_row_and_a_request_with_reply_is_answered() {
     let target = Target::serve_http().await;
     let stack = Stack::start(&["local"]).await;
     let (coordinator, prober, sink) = (
@@ -48,7 +48,7 @@ async fn a_published_request_becomes_a_row_and_a_requested_one_is_answered_too()
 }
 
 #[tokio::test]
-async fn a_malformed_message_on_any_subject_is_counted_and_stops_nothing() {
+async fn a_malformed_message_on_any_subject_is_counted_and_blocks_nothing() {
     let target = Target::serve_http().await;
     let stack = Stack::start(&["local"]).await;
     let (coordinator, prober, sink) = (

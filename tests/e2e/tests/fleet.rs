@@ -1,5 +1,5 @@
-//! Seeing the fleet: the command, the health check, and what `deploy/` asks of the database and of the processes.
-#![expect(clippy::unwrap_used, reason = "what a test needs is there, or it fails")]
+//! Observing the fleet: the command, the health check, and the queries of `deploy/`.
+#![expect(clippy::unwrap_used, reason = "a test fails without what it needs")]
 
 use std::{
     collections::BTreeSet,
@@ -62,7 +62,7 @@ fn deploy_dir() -> PathBuf {
 }
 
 #[tokio::test]
-async fn probers_are_listed_with_their_slots_and_each_process_says_by_its_exit_code_whether_it_is_ready() {
+async fn probers_are_listed_with_their_slots_and_healthchecks_exit_by_readiness() {
     let world = FleetFixture::new().await;
 
     let (code, json, error) = world.stack.run_picket(&["probers", "--output", "json"]).await;
@@ -97,7 +97,7 @@ async fn probers_are_listed_with_their_slots_and_each_process_says_by_its_exit_c
 }
 
 #[tokio::test]
-async fn what_the_dashboard_and_the_alerts_ask_for_is_there() {
+async fn every_query_of_the_dashboard_and_alerts_finds_its_metrics_and_columns() {
     let world = FleetFixture::new().await;
 
     let mut queries = Vec::new();
@@ -144,7 +144,7 @@ fn collect_texts(value: &Value, names: &[&str], found: &mut Vec<String>) {
     }
 }
 
-/// What Grafana makes of its macros and of the variable, as its documentation says.
+/// Grafana's macros and variable, expanded as documented.
 fn expand_macros(query: &str) -> String {
     let (from, to) = ("'2026-01-01T00:00:00Z'", "'2100-01-01T00:00:00Z'");
     let mut sql = query.replace("$__timeFrom()", from).replace("$__timeTo()", to).replace("$site", "1");
@@ -165,7 +165,7 @@ fn expand_macros(query: &str) -> String {
     sql
 }
 
-/// The metrics of ours that any file below `dir` names.
+/// Picket's metrics named in any file below `dir`.
 fn find_named_metrics(dir: &Path) -> BTreeSet<String> {
     let mut named = BTreeSet::new();
     for entry in fs::read_dir(dir).unwrap() {

@@ -1,5 +1,5 @@
-//! Incidents, from outside: from a site that fails to the event that tells of it, once.
-#![expect(clippy::unwrap_used, reason = "what a test needs is there, or it fails")]
+//! Incidents from outside: from a failing site to its event, published once.
+#![expect(clippy::unwrap_used, reason = "a test fails without what it needs")]
 
 use std::{
     collections::HashMap,
@@ -24,12 +24,12 @@ const CHECK_TIMEOUT_MS: u32 = 5_000;
 const OPEN_INCIDENTS_SQL: &str = "SELECT count(*) FROM picket.incidents WHERE closed_at IS NULL";
 const INCIDENT_COUNT_SQL: &str = "SELECT count(*) FROM picket.incidents";
 
-/// A website that fails for whom it is told to.
+/// A website that fails for selected regions.
 struct Website {
     target: Target,
     failing: Arc<[AtomicBool; 3]>,
     flapping: Arc<AtomicBool>,
-    /// Whoever it fails for gets no answer at all.
+    /// The selected regions get no response at all.
     silent: Arc<AtomicBool>,
 }
 
@@ -162,7 +162,7 @@ async fn two_of_three_regions_that_fail_are_confirmed_at_once_and_become_one_inc
     assert_eq!((&opened[0]["cause"], &opened[0]["site_id"]), (&"status".into(), &1.into()));
     let ticks = "SELECT count(*) FROM picket.check_results, picket.incidents WHERE kind = 'scheduled' AND outcome = 'down'
                  AND scheduled_at <= opened_at";
-    assert_eq!(world.stack.query_number(ticks).await, 1, "one tick said so, confirming checks the rest");
+    assert_eq!(world.stack.query_number(ticks).await, 1, "one tick and its confirming checks");
     let confirming = "SELECT count(DISTINCT region_id) FROM picket.check_results WHERE kind = 'confirm'";
     assert_eq!(world.stack.query_number(confirming).await, 3);
     let (code, text, _) = world.stack.run_picket(&["status"]).await;
@@ -181,7 +181,7 @@ async fn two_of_three_regions_that_fail_are_confirmed_at_once_and_become_one_inc
 }
 
 #[tokio::test]
-async fn a_restart_of_everything_during_an_incident_tells_of_nothing_twice() {
+async fn restarting_everything_during_an_incident_repeats_no_event() {
     let mut postgres = servers::start_postgres().await;
     let mut world = IncidentFixture::start_on(postgres.url().to_owned()).await;
     world.add_sites(3, 5).await;
@@ -215,7 +215,7 @@ async fn a_restart_of_everything_during_an_incident_tells_of_nothing_twice() {
 }
 
 #[tokio::test]
-async fn a_site_that_fails_every_other_time_and_a_region_alone_that_fails_open_nothing() {
+async fn alternating_failures_and_a_single_failing_region_open_no_incident() {
     let world = IncidentFixture::new().await;
     world.add_sites(2, 5).await;
     world.wait_all_up().await;
@@ -246,7 +246,7 @@ async fn a_site_that_fails_every_other_time_and_a_region_alone_that_fails_open_n
 /// Prints how long detection takes: `cargo test -p picket-e2e --test incidents -- --ignored --nocapture`.
 #[tokio::test]
 #[ignore = "a measurement"]
-async fn how_long_detection_takes() {
+async fn measure_detection_time() {
     let (answered, unanswered) = (measure_detection(false).await, measure_detection(true).await);
     eprintln!(
         "{SITE_COUNT} sites every 60 s, two of three regions fail; to the event in the stream, median, 90 % and longest:

@@ -60,7 +60,7 @@ async fn every_tick_of_every_site_becomes_one_row_through_coordinators_probers_a
 }
 
 #[tokio::test]
-async fn a_site_added_changed_paused_and_removed_by_sql_or_command_is_followed_within_seconds() {
+async fn changes_of_a_site_by_sql_or_command_take_effect_within_seconds() {
     const PICKED_UP: Duration = Duration::from_secs(10);
     let url = start_target_url("/ok").await;
     let stack = Stack::start(&["local"]).await;
@@ -93,7 +93,7 @@ async fn a_site_added_changed_paused_and_removed_by_sql_or_command_is_followed_w
 }
 
 #[tokio::test]
-async fn a_site_that_makes_no_sense_is_explained_in_sql_and_refused_by_the_command() {
+async fn an_invalid_site_is_explained_in_sql_and_refused_by_the_command() {
     let stack = Stack::start(&["local"]).await;
     let coordinator = stack.spawn_coordinator(&[]).await;
     coordinator.wait_ready().await;
@@ -131,7 +131,7 @@ async fn a_site_that_makes_no_sense_is_explained_in_sql_and_refused_by_the_comma
 }
 
 #[tokio::test]
-async fn a_coordinator_that_is_stopped_hands_over_at_once_and_no_tick_is_lost() {
+async fn a_stopped_coordinator_hands_over_immediately_and_no_tick_is_lost() {
     let url = start_target_url("/ok").await;
     let stack = Stack::start(&["local"]).await;
     let (first, second) = (stack.spawn_coordinator(&[]).await, stack.spawn_coordinator(&[]).await);
@@ -168,7 +168,7 @@ async fn a_coordinator_that_is_stopped_hands_over_at_once_and_no_tick_is_lost() 
 }
 
 #[tokio::test]
-async fn a_database_that_is_away_loses_no_result() {
+async fn a_database_outage_loses_no_result() {
     let url = start_target_url("/ok").await;
     let mut postgres = picket_harness::servers::start_postgres().await;
     let stack = Stack::start_on(&["local"], postgres.create_database().await).await;
@@ -192,7 +192,7 @@ async fn a_database_that_is_away_loses_no_result() {
         if now >= published + 50.0 { Ok(()) } else { Err(now - published) }
     })
     .await;
-    eventually(WAIT_TIMEOUT, "a sink that says it is not ready", async || {
+    eventually(WAIT_TIMEOUT, "an unready sink", async || {
         sink.http_get("/readyz").is_some_and(|response| response.status == 503)
     })
     .await;
@@ -225,7 +225,7 @@ async fn processes_started_before_their_servers_wait_and_then_work() {
             process.http_get("/healthz").is_some_and(|response| response.status == 200)
         })
         .await;
-        eventually(WAIT_TIMEOUT, "it says what it waits for", async || {
+        eventually(WAIT_TIMEOUT, "it logs what it waits for", async || {
             process.read_log().contains("waiting for NATS")
         })
         .await;
@@ -244,7 +244,7 @@ async fn processes_started_before_their_servers_wait_and_then_work() {
 
 /// Before, one coordinator with a narrower range of intervals ended the schedules of all sites of its shards.
 #[tokio::test]
-async fn a_process_warns_of_a_variable_that_a_setting_has_replaced_and_goes_by_the_setting() {
+async fn a_process_warns_of_a_variable_replaced_by_a_setting_and_uses_the_setting() {
     let stack = Stack::start(&["local"]).await;
     let narrow = [("PICKET_MIN_INTERVAL", "1h"), ("PICKET_RETENTION_DAYS", "1")];
     let processes = [

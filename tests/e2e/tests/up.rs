@@ -1,5 +1,5 @@
 //! `picket up`: everything here with one command, as a person on a laptop has it.
-#![expect(clippy::unwrap_used, reason = "what a test needs is there, or it fails")]
+#![expect(clippy::unwrap_used, reason = "a test fails without what it needs")]
 
 use std::{
     path::{Path, PathBuf},
@@ -20,7 +20,7 @@ use tokio::{
 
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Where an `up` of this test keeps its data, and on which ports.
+/// Data directory and ports of an `up` of this test.
 struct UpInstance {
     dir: PathBuf,
     nats_port: u16,
@@ -62,7 +62,7 @@ impl UpInstance {
         command
     }
 
-    /// What the environment file of a running `up` says of `name`.
+    /// Value of `name` in the environment file of a running `up`.
     async fn read_environment(&self, name: &str) -> String {
         eventually(READY_TIMEOUT, "the environment file", async || {
             let text = std::fs::read_to_string(self.data_dir().join("env")).ok()?;
@@ -80,7 +80,7 @@ impl UpInstance {
         .await
     }
 
-    /// Processes whose command line names this place.
+    /// Processes whose command line names this directory.
     fn list_processes(&self) -> Vec<String> {
         let listed = std::process::Command::new("ps").args(["-eo", "pid,args"]).output().unwrap();
         let place = self.data_dir();
@@ -152,7 +152,7 @@ async fn up_runs_everything_recovers_from_a_kill_and_finds_its_data_again() {
     .await;
 }
 
-/// What `picket up` prints as the next command for SQL shows rows, and its password is on no command line meanwhile.
+/// The SQL command that `picket up` prints shows rows, and no command line shows its password.
 #[tokio::test]
 async fn the_command_for_sql_that_up_prints_works_and_no_command_line_shows_the_password() {
     let place = UpInstance::new().await;
@@ -213,7 +213,7 @@ async fn the_command_for_sql_that_up_prints_works_and_no_command_line_shows_the_
 }
 
 #[tokio::test]
-async fn down_stops_what_up_runs() {
+async fn down_stops_the_services_of_up() {
     let place = UpInstance::new().await;
     let up = place.up_command(&[]).spawn().unwrap();
     place.read_environment("NATS_URL").await;
@@ -238,7 +238,7 @@ async fn a_taken_port_is_named_with_its_option() {
 }
 
 #[tokio::test]
-async fn up_applies_the_sites_that_stand_in_its_directory() {
+async fn up_applies_the_sites_file_of_its_directory() {
     let target = Target::serve_http().await;
     let place = UpInstance::new().await;
     let sites = format!(

@@ -1,13 +1,24 @@
-//! Messages for tests and benches that publish results by hand.
+//! Messages and subjects for tests and benches that publish jobs and results by hand.
 
 use std::time::Duration;
 
 use picket_proto::{
     CheckKind, CheckResult, MESSAGE_VERSION, Outcome, RegionName, ScheduledTick, SiteId, Tickets, Timestamp,
     Timing, job,
+    subject::JobSubject,
     ticket::{TicketClaims, TicketKey},
 };
 use sqlx::PgPool;
+
+/// Subject of a site's scheduled jobs.
+pub fn scheduled_job_subject(region: &RegionName, site: SiteId) -> String {
+    JobSubject::Scheduled(region.as_str(), site).to_string()
+}
+
+/// Subject of a site's confirming jobs.
+pub fn confirmation_job_subject(region: &RegionName, site: SiteId) -> String {
+    JobSubject::Confirmation(region.as_str(), site).to_string()
+}
 
 /// Builds the result of a plain successful check of `site`, scheduled for `at`, without a shard and
 /// without a ticket.

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_state_is_given_as_soon_as_it_is_there() {
+    async fn the_state_is_returned_as_soon_as_it_is_reached() {
         let mut polls = 0;
 
         let found = eventually(Duration::from_secs(1), "three polls", async || {
@@ -99,13 +99,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     #[should_panic(expected = "waiting for a row; last observed: \"2 rows\"")]
-    async fn a_wait_in_vain_shows_what_was_seen_last() {
+    async fn a_failed_wait_shows_the_last_state() {
         eventually(Duration::from_secs(1), "a row", async || Err::<(), _>("2 rows")).await;
     }
 
     #[tokio::test(start_paused = true)]
     #[should_panic(expected = "the poll did not finish")]
-    async fn a_look_that_hangs_ends_with_the_limit() {
+    async fn a_hanging_poll_ends_with_the_limit() {
         eventually(Duration::from_secs(1), "anything", async || std::future::pending::<bool>().await).await;
     }
 }

@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_request_ends_with_its_limit_and_may_block_a_thread_of_a_runtime() {
+    async fn a_request_ends_with_its_timeout_and_may_block_a_runtime_thread() {
         let target = Target::serve_http().await;
 
         let silent = get_blocking(target.address(), "/never", Duration::from_millis(100));

@@ -7,6 +7,7 @@ pub mod certificates;
 pub mod documented_examples;
 pub mod eventually;
 pub mod http;
+pub mod injected_panic;
 pub mod ledger;
 pub mod metrics;
 pub mod network;

@@ -65,7 +65,7 @@ free 2
 "#;
 
     #[test]
-    fn a_metric_is_the_sum_over_the_labels_that_are_not_named() {
+    fn a_metric_is_summed_over_unnamed_labels() {
         let metrics = Metrics::parse(TEXT);
 
         assert_eq!(metrics.sum("results_total"), Some(8.5));

@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quantile_is_the_smallest_number_that_so_many_do_not_exceed() {
+    fn a_quantile_is_the_smallest_value_at_or_above_its_rank() {
         let samples = Samples::new((1..=200).rev().map(f64::from).collect());
 
         assert_eq!(

@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_time_of_a_child_counts_while_it_runs_and_after_it_has_ended() {
+    fn a_childs_cpu_time_counts_while_it_runs_and_after_its_end() {
         let me = std::process::id();
         let before = cpu_seconds(me);
         let work = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; echo; read -r line";
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_runs_until_it_has_ended_even_if_nobody_waits_for_it() {
+    fn an_ended_process_is_not_running_even_before_it_is_reaped() {
         let mut child = Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
         assert!(is_running(child.id()));
 

@@ -37,7 +37,7 @@ async fn echo_text(stream: &mut TcpStream, text: &str) -> io::Result<String> {
 }
 
 #[tokio::test]
-async fn what_is_said_is_passed_on_and_so_is_the_end() {
+async fn data_and_its_end_are_forwarded() {
     let proxy = Proxy::forward_to(start_echo_server().await).await;
     let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
 
@@ -52,7 +52,7 @@ async fn what_is_said_is_passed_on_and_so_is_the_end() {
 }
 
 #[tokio::test]
-async fn a_cut_proxy_refuses_and_a_healed_one_passes() {
+async fn a_cut_proxy_refuses_and_a_healed_one_forwards() {
     let proxy = Proxy::forward_to(start_echo_server().await).await;
     let mut old = TcpStream::connect(proxy.address()).await.unwrap();
     assert_eq!(echo_text(&mut old, "before").await.unwrap(), "before");
@@ -71,7 +71,7 @@ async fn a_cut_proxy_refuses_and_a_healed_one_passes() {
 }
 
 #[tokio::test]
-async fn a_black_hole_holds_what_is_said_until_it_is_healed() {
+async fn a_black_hole_holds_data_until_healed() {
     let proxy = Proxy::forward_to(start_echo_server().await).await;
     let mut old = TcpStream::connect(proxy.address()).await.unwrap();
     assert_eq!(echo_text(&mut old, "before").await.unwrap(), "before");
@@ -92,7 +92,7 @@ async fn a_black_hole_holds_what_is_said_until_it_is_healed() {
 }
 
 #[tokio::test]
-async fn a_delay_is_that_of_the_line_and_not_of_each_byte() {
+async fn a_delay_applies_to_the_line_and_not_to_each_byte() {
     let proxy = Proxy::forward_to(start_echo_server().await).await;
     let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
     let one_way = Duration::from_millis(100);

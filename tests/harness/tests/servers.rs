@@ -1,4 +1,5 @@
-//! The servers that tests stand on: there when asked for, injured when asked to be, gone when the test process is.
+//! The servers of tests: started on demand, stopped and killed on demand, ended with the test
+//! process.
 
 use std::{
     fs,
@@ -30,7 +31,7 @@ async fn each_test_has_a_database_of_its_own() {
 }
 
 #[tokio::test]
-async fn what_a_stream_has_acknowledged_outlives_a_restart_and_a_kill() {
+async fn acknowledged_messages_survive_a_restart_and_a_kill() {
     let mut server = start_nats().await;
     let client = async_nats::connect(server.url()).await.unwrap();
     let jetstream = async_nats::jetstream::new(client);
@@ -55,7 +56,7 @@ async fn what_a_stream_has_acknowledged_outlives_a_restart_and_a_kill() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn servers_start_under_a_paused_clock_too() {
+async fn servers_start_under_a_paused_clock() {
     shared_nats().await;
     shared_postgres().await;
 
@@ -64,7 +65,7 @@ async fn servers_start_under_a_paused_clock_too() {
 }
 
 #[tokio::test]
-async fn a_killed_postgres_comes_back_under_the_same_url() {
+async fn a_killed_postgres_restarts_under_the_same_url() {
     let mut server = start_postgres().await;
     let url = server.url().to_owned();
 
@@ -78,7 +79,7 @@ async fn a_killed_postgres_comes_back_under_the_same_url() {
 /// Not a test of its own: the test process that is killed.
 #[tokio::test]
 #[ignore = "the test below runs it as a process"]
-async fn starts_servers_and_is_killed() {
+async fn helper_process_starts_servers_and_is_killed() {
     let Some(file) = std::env::var_os(FILE_VARIABLE) else {
         return;
     };
@@ -96,7 +97,7 @@ const FILE_VARIABLE: &str = "PICKET_TEST_KILLED_FILE";
 async fn no_server_and_no_file_outlives_a_killed_test_process() {
     let file = scratch_dir("killed").join("directory");
     let mut process = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "--ignored", "starts_servers_and_is_killed"])
+        .args(["--exact", "--ignored", "helper_process_starts_servers_and_is_killed"])
         .env(FILE_VARIABLE, &file)
         .stdout(Stdio::null())
         .spawn()

@@ -9,12 +9,12 @@ use picket_proto::{RegionName, subject};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use super::{Assessment, BacklogMonitor, BackpressureActor, Error, SAMPLE_TIMEOUT};
+use super::{BackpressureActor, Error, SAMPLE_TIMEOUT};
 use crate::metrics::RegionLabel;
 
 /// Number of messages per region in the results stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct RegionMessageCounts(BTreeMap<RegionName, u64>);
+struct RegionMessageCounts(BTreeMap<RegionName, u64>);
 
 impl RegionMessageCounts {
     /// Maximum number of subjects read. A region has about seventy; a client inventing more must
@@ -22,11 +22,12 @@ impl RegionMessageCounts {
     const MAX_SUBJECTS: usize = 50_000;
 
     /// Queries the stream.
-    pub(super) async fn fetch_counts(jetstream: &Context) -> Result<Self, Error> {
+    async fn fetch_counts(jetstream: &Context) -> Result<Self, Error> {
         let stream = jetstream.get_stream(subject::RESULTS_STREAM).await?;
         let mut subjects = stream.info_with_subjects(subject::RESULT_SUBJECTS).await?;
         let mut stored = Self::default();
         for _ in 0..Self::MAX_SUBJECTS {
+            // The server sends the subjects in pages, so a broken connection shows here as well.
             let Some((subject, messages)) = subjects.try_next().await? else { break };
             stored.add_subject(&subject, u64::try_from(messages).unwrap_or(u64::MAX));
         }
@@ -44,7 +45,7 @@ impl RegionMessageCounts {
 
     /// Increase per region since `before`; a lower bound, because the stream may have discarded
     /// messages.
-    pub(super) fn increase_since(&self, before: &Self) -> Vec<(&RegionName, u64)> {
+    fn increase_since(&self, before: &Self) -> Vec<(&RegionName, u64)> {
         let more = |(region, now): (_, &u64)| {
             let before = before.0.get(region).copied().unwrap_or(0);
             (region, now.saturating_sub(before))
@@ -53,11 +54,25 @@ impl RegionMessageCounts {
     }
 }
 
+/// Arrivals, carried from sample to sample.
+#[derive(Debug, Default)]
+pub(super) struct ArrivalCounter {
+    /// Counts of the previous sample, while sinks are behind.
+    previous: Option<RegionMessageCounts>,
+    /// Region with the most arrivals in the previous sample, while publishing is paused.
+    reported_region: Option<RegionName>,
+}
+
+impl ArrivalCounter {
+    /// Above this ratio of the stream's capacity arrivals are counted, which costs one more request.
+    const COUNT_ABOVE: f64 = 0.25;
+}
+
 impl BackpressureActor {
     /// Counts arrivals by region since the previous sample, and names the region with the most.
-    pub(super) async fn count_arrivals(&self, assessment: &Assessment, monitor: &mut BacklogMonitor) {
-        let before = monitor.region_counts.take();
-        if assessment.ratio < BacklogMonitor::COUNT_ABOVE {
+    pub(super) async fn count_arrivals(&self, arrivals: &mut ArrivalCounter, ratio: f64, is_paused: bool) {
+        let before = arrivals.previous.take();
+        if ratio < ArrivalCounter::COUNT_ABOVE {
             return;
         }
         match timeout(SAMPLE_TIMEOUT, RegionMessageCounts::fetch_counts(&self.bus.jetstream)).await {
@@ -71,9 +86,9 @@ impl BackpressureActor {
                     counter.inc_by(*messages);
                 }
                 let all: u64 = arrived.iter().map(|(_, messages)| messages).sum();
-                let most = arrived.iter().max_by_key(|(_, messages)| *messages).filter(|_| monitor.is_paused);
+                let most = arrived.iter().max_by_key(|(_, messages)| *messages).filter(|_| is_paused);
                 if let Some((region, messages)) = most
-                    && monitor.reported_region.as_ref() != Some(*region)
+                    && arrivals.reported_region.as_ref() != Some(*region)
                 {
                     warn!(
                         region = %region,
@@ -82,8 +97,8 @@ impl BackpressureActor {
                         "results still arrive while publishing is paused, most of them from one region"
                     );
                 }
-                monitor.reported_region = most.map(|(region, _)| (*region).clone());
-                monitor.region_counts = Some(stored);
+                arrivals.reported_region = most.map(|(region, _)| (*region).clone());
+                arrivals.previous = Some(stored);
             }
             Ok(Err(why)) => debug!(error = why, "could not count results by region"),
             Err(_) => debug!("counting results by region timed out"),
@@ -102,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_counted_by_region_whatever_follows_it_in_the_subject() {
+    fn messages_are_counted_by_the_region_token_of_their_subject() {
         let before = stored(&[("picket.result.east.7", 10), ("picket.result.west.7", 10)]);
         let now = stored(&[
             ("picket.result.east.7", 8),

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_verdict_is_the_same_the_second_time_and_names_the_field_that_was_asked_for() {
+    fn a_cached_verdict_equals_the_first_and_names_the_requested_field() {
         let mut patterns = PatternCache::default();
 
         for _ in 0..2 {
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_has_a_bound() {
+    fn the_number_of_cached_patterns_is_bounded() {
         let mut patterns = PatternCache::default();
         for n in 0..6_000 {
             // Rejected by the parser, so that nothing is compiled.

@@ -1,4 +1,4 @@
-//! What must hold.
+//! The invariants.
 
 use super::*;
 
@@ -15,7 +15,7 @@ impl LeaseSimulation<'_> {
         })
     }
 
-    /// What a process decides, what it publishes, and what it may publish go together.
+    /// The decisions, the publishes and the fence of a process agree.
     pub(super) fn check_consistency(&mut self, process: usize) {
         let this = &self.processes[process];
         if let Some(why) = this.find_contradiction(self.now).filter(|_| !this.is_actor_gone) {
@@ -36,7 +36,7 @@ impl LeaseSimulation<'_> {
         names.dedup();
         let share = self.history.shards.div_ceil(names.len().max(1));
         for shard in 0..self.history.shards {
-            // Where clocks differ much in rate a holder doubts its own now and then, and waits for the renewal.
+            // With very different clock rates a holder doubts its own clock now and then, and waits for the renewal.
             if self.open_processes(shard).count() == 0 {
                 self.run_until(self.now + 20_000);
             }

@@ -1,4 +1,4 @@
-//! The coordinators' side: mail, decisions, and what follows from them.
+//! The coordinators: messages, decisions and actions.
 
 use super::*;
 
@@ -16,23 +16,23 @@ impl LeaseSimulation<'_> {
         self.deliver_message(process, ActorMessage::BeginRound);
     }
 
-    pub(super) fn deliver_message(&mut self, process: usize, mail: ActorMessage) {
+    pub(super) fn deliver_message(&mut self, process: usize, message: ActorMessage) {
         let this = &mut self.processes[process];
-        if !this.is_actor_gone && !this.mailbox.contains(&mail) {
-            this.mailbox.push_back(mail);
+        if !this.is_actor_gone && !this.mailbox.contains(&message) {
+            this.mailbox.push_back(message);
             self.process_mailbox(process);
         }
     }
 
-    /// One piece of mail after the other, each until nothing more follows from it.
+    /// One piece of message after the other, each until nothing more follows from it.
     pub(super) fn process_mailbox(&mut self, process: usize) {
         while self.violation.is_none() {
             let this = &mut self.processes[process];
             if this.is_actor_gone || this.paused.is_some() || this.awaited_call.is_some() {
                 return;
             }
-            if let Some(mail) = self.current_messages[process].take() {
-                if mail == ActorMessage::BeginRound {
+            if let Some(message) = self.current_messages[process].take() {
+                if message == ActorMessage::BeginRound {
                     let goes_us = this.machine_clock().us_per_second;
                     let wait = Self::round_us(this.machine.lease_time()) * 1_000_000 / goes_us;
                     self.schedule_after(wait, SimEvent::Tick(process));
@@ -44,10 +44,10 @@ impl LeaseSimulation<'_> {
                 }
                 continue;
             }
-            let Some(mail) = this.mailbox.pop_front() else { return };
-            this.is_draining |= mail == ActorMessage::Drain;
-            let input = this.to_event(mail, self.now);
-            self.current_messages[process] = Some(mail);
+            let Some(message) = this.mailbox.pop_front() else { return };
+            this.is_draining |= message == ActorMessage::Drain;
+            let input = this.to_event(message, self.now);
+            self.current_messages[process] = Some(message);
             self.begin_decision(process, input);
         }
     }
@@ -129,7 +129,7 @@ impl LeaseSimulation<'_> {
         self.processes[process].awaited_call = Some(call);
     }
 
-    /// The planner has stopped what a task gives back, or has taken too long.
+    /// The scheduler has stopped the shards of a release, or has timed out.
     pub(super) fn finish_stop(&mut self, process: usize, task: usize, told: &[ShardProgress]) {
         let this = &mut self.processes[process];
         if this.is_dead {

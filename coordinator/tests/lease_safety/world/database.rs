@@ -86,7 +86,7 @@ impl LeaseSimulation<'_> {
         }
     }
 
-    /// No epoch is given twice, and none while anybody else may publish.
+    /// No epoch is granted twice, and none while another coordinator may publish.
     pub(super) fn check_grants(&mut self, process: usize, leases: &[Lease], before: &LeaseTable) {
         for lease in leases {
             let shard = usize::from(lease.shard.0);

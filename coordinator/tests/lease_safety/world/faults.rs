@@ -1,4 +1,4 @@
-//! What goes wrong, and how it ends.
+//! Faults, and their ends.
 
 use super::*;
 
@@ -62,7 +62,7 @@ impl LeaseSimulation<'_> {
                         self.ahead_left -= by;
                     }
                     true => {}
-                    // Beyond what can be taken for a measuring error.
+                    // Larger than a measuring error can be.
                     false => by += by.signum() * LARGE_STEP_US.cast_signed(),
                 }
                 // Two jumps that undo each other while a coordinator takes no reading cannot be seen by
@@ -104,14 +104,14 @@ impl LeaseSimulation<'_> {
         self.schedule_at(at, SimEvent::Start(name, rate));
     }
 
-    /// Faults end: who is paused goes on, who was to be started is, and what is on its way arrives.
+    /// Faults end: paused processes resume, pending processes start, and messages in flight arrive.
     pub(super) fn end_faults(&mut self) {
         let now = self.now;
         self.link =
             LinkConditions { request_loss: 0, response_loss: 0, slow_share: 0, stuck_share: 0, max_delay: 0 };
         for ((at, number), event) in std::mem::take(&mut self.events) {
             let latest = match event {
-                // Timers go on, and none is longer than this.
+                // Timers run, and none is longer than this.
                 SimEvent::Tick(_) | SimEvent::ReleaseStopped { .. } | SimEvent::Answer { .. } => {
                     now + RELEASE_TIMEOUT_US
                 }
@@ -146,15 +146,16 @@ impl LeaseSimulation<'_> {
         }
     }
 
-    /// How long what is dead may be taken for alive: until its lease has ended by a clock that has been steady for a lease time,
-    /// or was not renewed for one; and as long as a coordinator goes by a time of its own.
+    /// Maximum time for which a dead coordinator counts as alive: until its lease has ended by a clock
+    /// that was steady for a lease time, or was not renewed for one; and as long as a coordinator uses
+    /// a time of its own.
     pub(super) fn forget_delay_us(&self) -> u64 {
         let lease = self.longest_lease_us();
         let small = DbClock::MAX_UNCONFIRMED_STEP.as_micros() as u64;
         let added = if self.is_clock_bounded { 0 } else { LARGE_STEP_US };
         let is_far = |(_, fault): &(u64, Fault)| match fault {
             Fault::Step { by } => by.unsigned_abs() * lease / 1_000 + added > small,
-            // To a machine whose clock stood still the database's clock has jumped.
+            // For a machine whose clock stood still, the database's clock has jumped.
             Fault::StandStill { lasts, .. } => lasts * lease / 1_000 > small,
             _ => false,
         };

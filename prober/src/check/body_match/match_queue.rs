@@ -186,9 +186,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_search_that_takes_long_delays_a_short_one_by_its_turns_and_not_by_its_whole_length() {
+    async fn a_long_search_delays_a_short_one_by_a_turn_and_not_by_its_whole_length() {
         let queue = MatchQueue::new().unwrap();
-        let dear: Vec<_> = (0..20)
+        let costly: Vec<_> = (0..20)
             .map(|_| {
                 let (queue, task) = (queue.clone(), task(r"(?:[ab]{0,99}b?){5}\b!", 1 << 20));
                 tokio::spawn(async move { queue.run_task(task).await.unwrap().1.steps_spent() })
@@ -199,12 +199,12 @@ mod tests {
 
         assert!(look.is_err(), "{look:?}");
         assert!(short.steps_spent() < MAX_STEPS / 8);
-        assert!(!dear.iter().all(tokio::task::JoinHandle::is_finished), "it waited for all of the others");
-        dear.iter().for_each(tokio::task::JoinHandle::abort);
+        assert!(!costly.iter().all(tokio::task::JoinHandle::is_finished), "it waited for all of the others");
+        costly.iter().for_each(tokio::task::JoinHandle::abort);
     }
 
     #[tokio::test]
-    async fn a_look_that_nobody_waits_for_is_not_taken() {
+    async fn a_search_without_a_waiter_is_skipped() {
         let queue = MatchQueue::new().unwrap();
         for _ in 0..1_000 {
             // The check times out immediately.

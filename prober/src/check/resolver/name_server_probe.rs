@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn name_servers_are_read_as_the_system_reads_them() {
+    fn name_servers_are_parsed_as_the_system_parses_them() {
         let text = "# nameserver 192.0.2.9\nsearch example.com\nnameserver 192.0.2.1\n  nameserver\t2001:db8::1\n\
                     nameserver fe80::1%eth0\nnameserver nonsense\n";
 

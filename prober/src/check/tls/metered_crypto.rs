@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn records_without_data_are_counted_over_all_keys_of_a_connection() {
+    async fn tls_records_without_data_are_counted_across_key_updates() {
         let marks = PhaseRecorder::new(IpVersion::Any, Instant::now());
         let mut server = server();
         let config = Arc::new(super::super::build_client_config(None).unwrap());

@@ -118,16 +118,16 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_believed_when_another_site_answers_after_it() {
+    fn a_failure_is_accepted_when_another_site_answers_after_it() {
         let mut view = view(&[(1, false, 0), (2, true, 10)]);
-        assert_eq!(view.decide_attribution(at(10)), None, "what was before it says nothing of then");
+        assert_eq!(view.decide_attribution(at(10)), None, "earlier observations are no evidence");
         view.record_check(1, false, at(20));
 
         assert_eq!(view.decide_attribution(at(10)), Some(Attribution::Site));
     }
 
     #[test]
-    fn when_many_hosts_fail_a_few_that_answer_are_no_proof() {
+    fn a_few_answers_among_many_failing_hosts_are_no_proof() {
         let mut view = view(&[(1, true, 0), (2, true, 1), (3, true, 2), (4, true, 3), (9, false, 4)]);
         assert!(!view.is_suspicious());
         view.record_check(5, true, at(5));
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn five_failing_hosts_among_many_well_ones_are_just_down() {
+    fn five_failing_hosts_among_many_healthy_ones_are_down() {
         let mut checks: Vec<_> = (0..6).map(|host| (host, false, host)).collect();
         checks.extend((10..15).map(|host| (host, true, host)));
         let view = view(&checks);
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn one_host_that_fails_often_is_one_host() {
+    fn a_host_that_fails_often_counts_once() {
         let view =
             view(&[(1, true, 0), (1, true, 1), (1, true, 2), (1, true, 3), (1, true, 4), (1, true, 5)]);
 
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_old_is_forgotten() {
+    fn old_observations_expire() {
         let mut view = view(&[(1, true, 0), (2, true, 1), (3, true, 2), (4, true, 3), (5, true, 4)]);
         assert!(view.is_suspicious());
         view.record_check(6, true, at(40_000));
@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(
             view.decide_attribution(at(5)),
             None,
-            "what fails after the canary's answer is doubted anew"
+            "a failure after the canary's answer is in doubt again"
         );
     }
 }

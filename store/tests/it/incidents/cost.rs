@@ -1,11 +1,11 @@
-//! What incidents cost.
+//! Cost of incidents.
 
-use super::*;
+use super::{world::insert_into_store, *};
 
-/// Prints what a row costs where sites fail: `cargo test --release -p picket-store -- --ignored --nocapture what_incidents_cost`.
+/// Prints what a row costs where sites fail: `cargo test --release -p picket-store -- --ignored --nocapture measure_incident_cost`.
 #[tokio::test]
 #[ignore = "a measurement"]
-async fn what_incidents_cost() {
+async fn measure_incident_cost() {
     const SITES: i64 = 660;
     const BATCHES: i64 = 60;
     const ROWS: i64 = SITES * 3;
@@ -41,7 +41,7 @@ async fn what_incidents_cost() {
             world.insert_results(&rows).await;
             spent.push(began.elapsed().as_micros() as f64 / ROWS as f64);
         }
-        // The batches in which incidents begin are said apart.
+        // The batches in which incidents begin are printed separately.
         let (first, second) = (spent[2], spent[3]);
         let steady = &mut spent[4..];
         steady.sort_by(f64::total_cmp);

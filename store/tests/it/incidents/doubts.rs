@@ -1,8 +1,8 @@
 //! Failures that are a prober's own: what is doubted, for how long, and what a region that lies makes of it.
 
-use picket_store::incidents;
+use picket_store::{incidents, results::InsertSummary};
 
-use super::*;
+use super::{world::insert_into_store, *};
 
 /// Sites of a test: five hosts that every region checks and one that the first region alone checks.
 /// Any single region opens an incident.

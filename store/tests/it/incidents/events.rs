@@ -44,7 +44,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn every_event_that_a_trigger_writes_is_of_its_type_and_valid_by_its_schema() {
+async fn every_event_of_a_trigger_matches_its_type_and_schema() {
     let world = new_world().await;
     world.execute_sql("UPDATE picket.sites SET name = 'shop', tags = '{a,b}'").await;
     world.insert_outage().await;
@@ -89,7 +89,7 @@ async fn every_event_that_a_trigger_writes_is_of_its_type_and_valid_by_its_schem
 }
 
 #[tokio::test]
-async fn an_event_about_an_unknown_or_unwatched_site_or_with_texts_too_long_is_of_its_type_as_well() {
+async fn an_event_with_an_unknown_or_unscheduled_site_or_overlong_text_matches_its_type() {
     let world = new_world().await;
     world.insert_outage().await;
     world.execute_sql("DELETE FROM picket.sites").await;

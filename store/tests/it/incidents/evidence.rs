@@ -1,4 +1,4 @@
-//! What counts as evidence, and what a failover does to it.
+//! Evidence for incidents, and the effect of a failover.
 
 use picket_store::housekeeping;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::wall_clock_now;
 
 #[tokio::test]
-async fn what_calls_itself_scheduled_and_is_no_tick_opens_and_closes_nothing() {
+async fn a_scheduled_result_that_is_no_tick_opens_and_closes_no_incident() {
     let world = new_world().await;
     let beside = |result: CheckResult| CheckResult {
         scheduled_at: result.scheduled_at.saturating_add(Duration::from_millis(1)),
@@ -28,7 +28,7 @@ async fn what_calls_itself_scheduled_and_is_no_tick_opens_and_closes_nothing() {
 }
 
 #[tokio::test]
-async fn an_incident_that_is_decided_again_after_its_database_lost_it_has_the_events_that_it_had() {
+async fn an_incident_decided_again_after_a_lost_commit_has_the_same_events() {
     let world = new_world().await;
     let outage: Vec<_> =
         (0..4).flat_map(|tick| [world.down_result(0, tick), world.down_result(1, tick)]).collect();
@@ -37,7 +37,7 @@ async fn an_incident_that_is_decided_again_after_its_database_lost_it_has_the_ev
         world.insert_results(std::slice::from_ref(result)).await;
     }
     let told = world.query_texts("SELECT event_id FROM picket.outbox ORDER BY id").await;
-    // As a replica has it that did not get the last commits. Numbers go on, as sequences do.
+    // The state of a replica without the last commits. Ids continue, as sequences do.
     world
         .execute_sql(&format!(
             "DELETE FROM picket.incidents; DELETE FROM picket.site_states; DELETE FROM picket.outbox;
@@ -56,7 +56,7 @@ async fn an_incident_that_is_decided_again_after_its_database_lost_it_has_the_ev
 }
 
 #[tokio::test]
-async fn two_incidents_that_begin_with_the_same_failure_have_events_of_their_own() {
+async fn two_incidents_that_begin_with_the_same_failure_have_separate_events() {
     let world = new_world().await;
     // The first region fails all the time, the third never; the second fails, comes back and fails again.
     let mut results: Vec<_> = (0..8)
@@ -104,7 +104,7 @@ async fn an_outage_opens_an_incident_although_the_databases_clock_is_ten_minutes
 }
 
 #[tokio::test]
-async fn an_incident_stays_open_when_the_clock_goes_back_until_its_regions_are_up() {
+async fn an_incident_stays_open_across_a_backward_clock_jump_until_its_regions_are_up() {
     let world = new_world().await;
     let later = now().saturating_add(Duration::from_secs(600));
     for tick in [170, 171] {
@@ -120,7 +120,7 @@ async fn an_incident_stays_open_when_the_clock_goes_back_until_its_regions_are_u
     for tick in [0, 1, 2] {
         world.insert_results(&[world.up_result(2, tick)]).await;
     }
-    assert_eq!(world.count_incidents().await, (1, 1), "two of three regions have not said that it is up");
+    assert_eq!(world.count_incidents().await, (1, 1), "two of three regions have not reported it up");
     for tick in [3, 4] {
         world.insert_results(&[0, 1, 2].map(|region| world.up_result(region, tick))).await;
     }
@@ -129,7 +129,7 @@ async fn an_incident_stays_open_when_the_clock_goes_back_until_its_regions_are_u
 }
 
 #[tokio::test]
-async fn a_tick_that_was_checked_ahead_of_time_by_a_clock_that_was_ahead_is_checked_again() {
+async fn a_tick_checked_early_by_a_fast_clock_is_checked_again() {
     let world = new_world().await;
     let ahead = now().saturating_add(Duration::from_secs(600));
     let ticks = [169, 170, 171];
@@ -145,7 +145,11 @@ async fn a_tick_that_was_checked_ahead_of_time_by_a_clock_that_was_ahead_is_chec
     housekeeping::repair_future_marks(&world.store, wall_clock_now(), true).await.unwrap();
     assert_eq!((delete().await, delete().await), (9, 0));
 
-    assert_eq!(world.query_number("SELECT count(*) FROM picket.check_results").await, 3, "what is due stays");
+    assert_eq!(
+        world.query_number("SELECT count(*) FROM picket.check_results").await,
+        3,
+        "ticks already due stay"
+    );
     for tick in ticks {
         assert_eq!(world.insert_results_at(ahead, &outage(tick)).await.count_inserted(), 3);
     }

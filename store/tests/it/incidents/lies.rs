@@ -1,4 +1,4 @@
-//! What a region that lies cannot do to the incidents of sites, even with results that carry valid tickets.
+//! Limits of a region that publishes false results with valid tickets: its effect on incidents.
 
 use super::*;
 
@@ -10,7 +10,8 @@ impl World {
         CheckResult { scheduled_at: at, ..self.down_result(region, 0) }
     }
 
-    /// How many blocks Postgres touches to look up what is known of the site after failures at these moments.
+    /// Number of blocks that Postgres reads to load the site's evidence for failures at these
+    /// times.
     async fn count_blocks_read(&self, moments: &[Timestamp]) -> u64 {
         const EVIDENCE: &str = include_str!("../../../src/decisions/evidence.sql");
         let (plan,): (serde_json::Value,) =
@@ -31,7 +32,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn failures_that_are_due_in_the_future_open_no_incident_and_hide_no_outage() {
+async fn failures_dated_in_the_future_open_no_incident_and_hide_no_outage() {
     let world = new_world().await;
     world.insert_results(&[world.up_result(0, 0), world.up_result(1, 0), world.up_result(2, 0)]).await;
 
@@ -39,7 +40,8 @@ async fn failures_that_are_due_in_the_future_open_no_incident_and_hide_no_outage
 
     assert_eq!((lie.count_inserted(), lie.incidents), (2, Default::default()));
     assert_eq!((world.count_incidents().await, world.count_site_states().await), ((0, 0), 0));
-    // A real outage in the two others opens one, though the liar says that all is well.
+    // A real outage in the two other regions opens an incident, although the false region reports
+    // success.
     world.insert_results(&[world.down_result(1, 1), world.down_result(2, 1), world.up_result(0, 1)]).await;
     world.insert_results(&[world.down_result(1, 2), world.down_result(2, 2), world.up_result(0, 2)]).await;
     assert_eq!(world.count_incidents().await, (1, 1));
@@ -55,7 +57,7 @@ async fn failures_that_are_due_in_the_future_open_no_incident_and_hide_no_outage
 }
 
 #[tokio::test]
-async fn a_region_that_was_down_in_the_future_is_up_with_its_next_results() {
+async fn a_region_down_in_the_future_is_up_with_its_next_results() {
     let world = new_world().await;
     let later = now().saturating_add(Duration::from_secs(280)).as_micros();
     world
@@ -74,7 +76,7 @@ async fn a_region_that_was_down_in_the_future_is_up_with_its_next_results() {
 }
 
 #[tokio::test]
-async fn the_work_for_results_that_are_a_month_apart_is_that_for_each_of_them() {
+async fn results_a_month_apart_cost_the_sum_of_their_own_work() {
     let world = new_world().await;
     world
         .execute_sql(
@@ -101,7 +103,7 @@ async fn the_work_for_results_that_are_a_month_apart_is_that_for_each_of_them() 
 }
 
 #[tokio::test]
-async fn a_region_alone_neither_opens_an_incident_nor_keeps_one_open() {
+async fn a_single_region_neither_opens_an_incident_nor_keeps_one_open() {
     let world = new_world().await;
 
     for tick in 0..4 {

@@ -1,9 +1,9 @@
-//! Causes that nobody reported: inferred, as docs/reference/check-semantics.md says.
+//! Inferred causes, as documented in docs/reference/check-semantics.md.
 
 use super::*;
 
 #[tokio::test]
-async fn ticks_that_the_bus_lost_are_told_by_what_their_region_did_meanwhile() {
+async fn ticks_lost_by_the_bus_get_their_cause_from_their_regions_activity() {
     let world = World::new().await;
     world.insert_watched_sites(2, "eu").await;
     // For two minutes the bus loses all of the region, and for one the jobs of one site.
@@ -22,7 +22,7 @@ async fn ticks_that_the_bus_lost_are_told_by_what_their_region_did_meanwhile() {
              AND scheduled_at BETWEEN now() - interval '{from} minutes' AND now() - interval '{to} minutes'"
         )
     };
-    // All but those that had not expired when the first result came again.
+    // All ticks except those not yet expired at the first later result.
     assert!((44..=48).contains(&world.query_number(&minutes_ago("no_prober", 11, 7)).await));
     assert!(world.query_number(&minutes_ago("expired", 11, 7)).await <= 3);
     assert!((11..=13).contains(&world.query_number(&minutes_ago("expired", 6, 3)).await));

@@ -1,12 +1,12 @@
-//! What the ledger costs.
+//! Cost of the ledger.
 
 use super::*;
 
 /// Prints what the ledger costs with 100,000 schedules:
-/// `cargo test -p picket-store -- --ignored --nocapture what_the_ledger_costs`.
+/// `cargo test -p picket-store -- --ignored --nocapture measure_ledger_cost`.
 #[tokio::test]
 #[ignore = "a measurement"]
-async fn what_the_ledger_costs() {
+async fn measure_ledger_cost() {
     const HOURS_ROWS: &str = "INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome, prober)
         SELECT tick, site_id, region_id, 'scheduled', 'up', 'p' FROM picket.schedules
         CROSS JOIN picket.ticks(interval_ms, phase_ms, valid_from, valid_to, now() - interval '65 minutes', now()) AS tick

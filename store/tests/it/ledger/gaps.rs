@@ -70,7 +70,7 @@ async fn a_gap_that_is_recorded_after_its_hour_was_rolled_up_is_counted_in_that_
 }
 
 #[tokio::test]
-async fn the_ticks_of_a_belated_schedule_that_lie_in_a_recorded_gap_get_no_rows() {
+async fn ticks_of_a_late_schedule_within_a_recorded_gap_get_no_rows() {
     let world = World::new().await;
     insert_overlapping_gaps(&world).await;
     world.close_ledger().await.unwrap();

@@ -25,8 +25,8 @@ fn main() {
         return;
     }
     let mut table = build_table(&["FAULT", "DESCRIPTION"], 0);
-    for ReportLine { fault, injury, account, .. } in lines {
-        table.add_row([vec![fault, injury], account_cells(&account)].concat());
+    for ReportLine { fault, description, account, .. } in lines {
+        table.add_row([vec![fault, description], account_cells(&account)].concat());
     }
     println!("{table}");
 }

@@ -51,7 +51,7 @@ pub struct ReportLine {
     /// Id in the fault matrix.
     pub fault: String,
     /// Description of the fault.
-    pub injury: String,
+    pub description: String,
     /// Duration of the test, in seconds.
     pub seconds: u64,
     /// Outcomes of the ticks.

@@ -1,4 +1,4 @@
-//! What may happen to NATS.
+//! Faults of NATS.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::results::wait_results_stored;
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f10_a_bus_that_is_restarted_or_killed_is_taken_up_again_by_all_and_no_result_is_lost() {
+async fn f10_all_processes_reconnect_to_a_restarted_or_killed_bus_and_no_result_is_lost() {
     let mut drill =
         FaultTest::start("F10", "NATS restarted, then kill -9 and away for 5 s", Topology::default()).await;
 
@@ -16,7 +16,7 @@ async fn f10_a_bus_that_is_restarted_or_killed_is_taken_up_again_by_all_and_no_r
     drill.stack.nats.restart().await;
     drill.wait_served().await;
     drill.stack.nats.kill().await;
-    // The injury is the time itself.
+    // The fault is its duration.
     tokio::time::sleep(Duration::from_secs(5)).await;
     drill.stack.nats.start().await;
     drill.mark_fault_ended().await;
@@ -33,7 +33,8 @@ async fn f10_a_bus_that_is_restarted_or_killed_is_taken_up_again_by_all_and_no_r
     wait_results_stored(&drill).await;
     let account = drill.verify_account().await;
     assert_eq!(account.dead_letters, 0, "{account:#?}");
-    // A job that was on its way to a prober comes again too, when it has expired: it was scheduled, and nobody did it.
+    // A job in flight to a prober is redelivered too, after it has expired: it was scheduled and
+    // not performed.
     assert!(account.missed_for_cause("not_scheduled") > account.missed / 2, "{account:#?}");
     assert!(account.recovery_s < 15.0, "{account:#?}");
     drill.stop().await;

@@ -14,7 +14,7 @@ fn skew_variables<'a>(library: &'a str, seconds: &'a str) -> [(&'a str, &'a str)
 }
 
 #[tokio::test]
-async fn f15_coordinators_whose_clocks_are_minutes_wrong_schedule_what_is_due_when_it_is_due_and_say_so() {
+async fn f15_coordinators_with_clocks_minutes_off_schedule_ticks_on_time_and_warn() {
     let mut drill =
         FaultTest::start("F15", "coordinators 5 min fast and 5 min slow take over", Topology::default())
             .await;
@@ -45,7 +45,7 @@ async fn f15_coordinators_whose_clocks_are_minutes_wrong_schedule_what_is_due_wh
 }
 
 #[tokio::test]
-async fn f15b_probers_and_sinks_whose_clocks_are_minutes_wrong_lose_nothing_and_date_checks_rightly() {
+async fn f15b_probers_and_sinks_with_clocks_minutes_off_lose_nothing_and_date_checks_correctly() {
     let mut drill = FaultTest::start(
         "F15b",
         "all probers and sinks replaced by ones 10 min fast or slow",
@@ -87,12 +87,12 @@ const CLOCK_STEP_S: i64 = 45 * 86_400;
 
 /// A drill on a database whose clock can be set; it is right at first.
 async fn start_with_clock(
-    injury: &'static str,
+    description: &'static str,
     fault: &'static str,
 ) -> (FaultTest, TestPostgres, DatabaseClock) {
     let (postgres, clock) = DatabaseClock::start().await;
     let setting = Environment { database: Some(postgres.url().to_owned()), ..Environment::default() };
-    (FaultTest::start_with(fault, injury, Topology::default(), setting).await, postgres, clock)
+    (FaultTest::start_with(fault, description, Topology::default(), setting).await, postgres, clock)
 }
 
 /// Now by the right clock, as SQL has it.
@@ -132,7 +132,7 @@ async fn f21_a_database_clock_that_is_45_days_ahead_for_a_while_deletes_nothing_
     wait_all_logged(&drill, r#""retention paused","reason":"the database's clock has jumped by"#).await;
     assert_eq!(count_result_days(&drill).await, days);
     let ahead = drill.stack.query_number(&marks.replace("{now}", &now_sql())).await;
-    assert_eq!(ahead, 0, "nothing is said to be scheduled up to then");
+    assert_eq!(ahead, 0, "no watermark is up to then");
 
     clock.set_offset(0);
     drill.mark_fault_ended().await;
@@ -151,12 +151,12 @@ async fn f21_a_database_clock_that_is_45_days_ahead_for_a_while_deletes_nothing_
 }
 
 #[tokio::test]
-async fn f21b_a_database_clock_that_is_400_s_ahead_of_everyone_steadily_costs_nothing() {
+async fn f21b_a_database_clock_steadily_400_s_ahead_costs_nothing() {
     let (postgres, clock) = DatabaseClock::start().await;
     clock.set_offset(400);
     let setting = Environment { database: Some(postgres.url().to_owned()), ..Environment::default() };
-    let injury = "the database's clock 400 s ahead of all others, steadily";
-    let mut drill = FaultTest::start_with("F21b", injury, Topology::default(), setting).await;
+    let description = "the database's clock 400 s ahead of all others, steadily";
+    let mut drill = FaultTest::start_with("F21b", description, Topology::default(), setting).await;
     drill.mark_fault_started().await;
 
     drill.wait_served().await;
@@ -169,7 +169,7 @@ async fn f21b_a_database_clock_that_is_400_s_ahead_of_everyone_steadily_costs_no
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f21c_a_database_clock_that_is_ahead_for_a_while_leaves_no_job_expired_and_nothing_for_a_restart() {
+async fn f21c_a_database_clock_temporarily_ahead_leaves_no_expired_job_and_no_state_for_a_restart() {
     let (mut drill, _postgres, clock) =
         start_with_clock("the database's clock 180 s ahead and back, coordinators killed meanwhile", "F21c")
             .await;
@@ -178,7 +178,7 @@ async fn f21c_a_database_clock_that_is_ahead_for_a_while_leaves_no_job_expired_a
     drill.mark_fault_started_at(&now_sql());
     wait_all_logged(&drill, "database clock jumped, unconfirmed").await;
     wait_served(&drill).await;
-    // Those that are started now have no memory of the right time.
+    // Processes started now have no earlier reading of the right time.
     for coordinator in drill.coordinators.drain(..).collect::<Vec<_>>() {
         coordinator.kill().await;
     }
@@ -233,7 +233,7 @@ async fn f21d_a_database_clock_that_goes_back_ten_minutes_costs_a_dead_coordinat
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f21e_marks_that_were_left_in_the_future_are_repaired_and_ticks_go_on_at_once() {
+async fn f21e_timestamps_left_in_the_future_are_repaired_and_ticks_resume_immediately() {
     let mut drill = FaultTest::start("F21e", "marks left 45 days in the future", Topology::default()).await;
     for coordinator in drill.coordinators.drain(..).collect::<Vec<_>>() {
         coordinator.kill().await;

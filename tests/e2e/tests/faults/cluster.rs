@@ -1,4 +1,4 @@
-//! What may happen to one of three servers of a cluster that keeps three copies of each stream.
+//! Faults of one of three servers of a cluster with three copies of each stream.
 
 use async_nats::jetstream::{Context, consumer::pull, stream::ClusterInfo};
 use picket_e2e::{
@@ -67,16 +67,16 @@ async fn wait_leader(jetstream: &Context, stream: &str) -> usize {
 async fn f10b_each_leader_of_a_cluster_of_three_killed_in_turn_costs_no_acknowledged_result() {
     let (credentials, mut nodes) = start_cluster().await;
     let bus = nodes.iter().map(TestNats::url).collect::<Vec<_>>().join(",");
-    let scene = Topology { regions: &REGIONS, ..Topology::default() };
+    let topology = Topology { regions: &REGIONS, ..Topology::default() };
     let setting = Environment {
         nats: Some(nodes.remove(0)),
         bus: Some(bus),
         credentials: Some(credentials),
         ..Environment::default()
     };
-    let injury = "of a cluster of three, kill -9 of who leads the results, then of who leads the jobs";
-    let mut drill = FaultTest::start_with("F10b", injury, scene, setting).await;
-    // Streams that are there get their copies when the setting says so, while coordinators run.
+    let description = "of a cluster of three, kill -9 of who leads the results, then of who leads the jobs";
+    let mut drill = FaultTest::start_with("F10b", description, topology, setting).await;
+    // Existing streams get their copies after the setting changes, while coordinators run.
     let jetstream = drill.stack.connect_jetstream().await;
     drill.stack.set_setting("stream_replicas", "3").await;
     for stream in ["PICKET_RESULTS", "PICKET_JOBS", "PICKET_EVENTS"] {
@@ -118,7 +118,8 @@ async fn f10b_each_leader_of_a_cluster_of_three_killed_in_turn_costs_no_acknowle
     for (_, prober) in &drill.probers {
         assert_eq!(prober.read_metric("picket_prober_results_lost_total"), 0.0, "{}", prober.read_log());
     }
-    // What was acknowledged is in the stream still: a prober counts a result when the stream has said so.
+    // Acknowledged results are still in the stream: a prober counts a result when the stream
+    // acknowledges it.
     let acknowledged: f64 = drill
         .probers
         .iter()

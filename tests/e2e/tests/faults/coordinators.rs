@@ -1,4 +1,4 @@
-//! What may happen to a coordinator.
+//! Faults of a coordinator.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use picket_harness::{eventually, servers::Signal};
 use picket_proto::{Epoch, Shard, Timestamp};
 
 #[tokio::test]
-async fn f1_a_killed_coordinators_shards_are_taken_over_and_no_tick_is_lost_without_a_trace() {
+async fn f1_a_killed_coordinators_shards_are_taken_over_and_every_tick_is_accounted_for() {
     let mut drill = FaultTest::start("F1", "kill -9 one of two coordinators", Topology::default()).await;
 
     drill.coordinators.remove(0).kill().await;
@@ -21,7 +21,7 @@ async fn f1_a_killed_coordinators_shards_are_taken_over_and_no_tick_is_lost_with
 }
 
 #[tokio::test]
-async fn f3_a_coordinator_that_is_stopped_hands_over_and_no_tick_is_missed() {
+async fn f3_a_stopped_coordinator_hands_over_and_no_tick_is_missed() {
     let mut drill = FaultTest::start("F3", "SIGTERM one of two coordinators", Topology::default()).await;
 
     drill.coordinators.remove(0).stop().await;
@@ -37,7 +37,7 @@ async fn f3_a_coordinator_that_is_stopped_hands_over_and_no_tick_is_missed() {
 }
 
 #[tokio::test]
-async fn f2_a_coordinator_that_was_paused_beyond_its_lease_publishes_nothing_for_it_when_it_wakes() {
+async fn f2_a_coordinator_paused_beyond_its_lease_publishes_nothing_for_it_when_resumed() {
     let mut drill =
         FaultTest::start("F2", "SIGSTOP one of two coordinators beyond its lease", Topology::default()).await;
     let witness = JobRecorder::subscribe(&drill).await;
@@ -64,7 +64,7 @@ async fn f2_a_coordinator_that_was_paused_beyond_its_lease_publishes_nothing_for
     drill.wait_served().await;
     paused.send_signal(Signal::CONT);
     drill.mark_fault_ended().await;
-    eventually(WAIT_TIMEOUT, "the one that wakes to say so", async || {
+    eventually(WAIT_TIMEOUT, "the resumed coordinator's log line", async || {
         let log = paused.read_log();
         if log.contains("process was suspended")
             && log.contains(r#""message":"lost leases, stopped publishing for their shards","shards":32"#)

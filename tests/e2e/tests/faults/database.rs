@@ -1,4 +1,4 @@
-//! What may happen to Postgres.
+//! Faults of Postgres.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use picket_harness::{eventually, servers};
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f8_a_database_that_is_away_for_a_minute_costs_no_result_and_makes_no_second_scheduler() {
+async fn f8_a_database_outage_of_a_minute_loses_no_result_and_causes_no_second_scheduler() {
     let mut postgres = servers::start_postgres().await;
     let mut drill = FaultTest::start_with(
         "F8",
@@ -20,7 +20,7 @@ async fn f8_a_database_that_is_away_for_a_minute_costs_no_result_and_makes_no_se
 
     let stopped = drill.mark_fault_started().await;
     postgres.stop().await;
-    // The injury is the time itself.
+    // The fault is its duration.
     tokio::time::sleep(Duration::from_secs(60)).await;
     for coordinator in &drill.coordinators {
         assert_eq!(coordinator.read_metric("picket_coordinator_leases_held"), 0.0);
@@ -41,7 +41,7 @@ async fn f8_a_database_that_is_away_for_a_minute_costs_no_result_and_makes_no_se
                AND scheduled_at < '{healed}' AND {condition}"
         )
     };
-    // A lease is believed in for a while without the database: what was done in it is stored now.
+    // A lease is trusted for a while without the database; its results are stored now.
     assert!(drill.stack.query_number(&rows("outcome <> 'missed'")).await > 0);
     let lease = LEASE_TIME.as_secs();
     let no_lease = rows(&format!(
@@ -55,7 +55,7 @@ async fn f8_a_database_that_is_away_for_a_minute_costs_no_result_and_makes_no_se
 }
 
 #[tokio::test]
-async fn f9_a_database_that_is_killed_costs_no_result_and_doubles_none() {
+async fn f9_a_killed_database_loses_and_duplicates_no_result() {
     let mut postgres = servers::start_postgres().await;
     let mut drill = FaultTest::start_with(
         "F9",

@@ -1,11 +1,11 @@
-//! Sites that send without end what is no answer, and regexes that are dear.
+//! Sites that flood, and costly regexes.
 
 use std::time::Duration;
 
 use picket_e2e::fault_test::{FaultTest, Topology};
 use picket_harness::targets::{CertificateAuthority, Step, Target, Validity};
 
-/// What a process may grow by that reads floods and matches bodies, in KiB.
+/// Permitted growth of a process that reads floods and matches bodies, in KiB.
 const MAX_GROWTH_KIB: u64 = 48 << 10;
 
 /// A frame of HTTP/2 of less than 256 bytes.
@@ -23,19 +23,19 @@ async fn start_frame_flood(frame_again: Vec<u8>) -> Target {
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f25_sites_that_flood_or_have_a_dear_regex_leave_their_neighbours_checks_as_they_are() {
-    let scene = Topology { prober_options: &["--per-host", "200"], ..Topology::default() };
-    let injury = "sites that flood with 103 and HTTP/2 frames, and dear regexes, for 30 s";
-    let mut drill = FaultTest::start("F25", injury, scene).await;
+async fn f25_flooding_sites_and_costly_regexes_do_not_affect_other_checks() {
+    let topology = Topology { prober_options: &["--per-host", "200"], ..Topology::default() };
+    let description = "sites that flood with 103 and HTTP/2 frames, and costly regexes, for 30 s";
+    let mut drill = FaultTest::start("F25", description, topology).await;
     let hints = vec![Step::Repeat(b"HTTP/1.1 103 Early Hints\r\n\r\n".to_vec())];
     let hints = Target::serve_script(move |_| hints.clone()).await;
     let windows = start_frame_flood(build_frame(8, 0, 0, &[0, 0, 0, 1])).await;
     let informational = start_frame_flood(build_frame(1, 4, 1, &[8, 3, b'1', b'0', b'3'])).await;
-    // Letters that the regex takes, and one that is no ASCII.
+    // Letters that the regex consumes, and one outside ASCII.
     let body: Vec<u8> = "\u{e9}".bytes().chain(b"ab".iter().copied().cycle()).take(64 << 10).collect();
     let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
-    let dear = vec![Step::send(head), Step::Send(body)];
-    let dear = Target::serve_script(move |_| dear.clone()).await;
+    let costly = vec![Step::send(head), Step::Send(body)];
+    let costly = Target::serve_script(move |_| costly.clone()).await;
     let insert = |url: String, regex: &str, count: u32| {
         format!(
             "INSERT INTO picket.sites (url, interval_seconds, timeout_ms, tls_verify, regex)
@@ -50,7 +50,7 @@ async fn f25_sites_that_flood_or_have_a_dear_regex_leave_their_neighbours_checks
         insert(hints.url("/bad/"), "NULL", 3),
         insert(windows.localhost_url("/bad/"), "NULL", 3),
         insert(informational.localhost_url("/bad/"), "NULL", 3),
-        insert(dear.url("/bad/"), r"'(?:[ab]{0,99}b?){5}\b!'", 3),
+        insert(costly.url("/bad/"), r"'(?:[ab]{0,99}b?){5}\b!'", 3),
     ];
     drill.stack.execute_sql(&bad.concat()).await;
     let injured = drill.mark_fault_started().await;
@@ -74,6 +74,6 @@ async fn f25_sites_that_flood_or_have_a_dear_regex_leave_their_neighbours_checks
     assert!(due > 1_000 && up * 100 >= due * 99, "{up} of {due} checks of neighbours were up");
     assert_eq!(count("url LIKE '%/bad/%' AND outcome = 'up'").await, 0);
     let flooded = count("url LIKE '%/bad/%' AND cause = 'http'").await;
-    assert!(flooded > 100, "{flooded} checks said that they were flooded");
+    assert!(flooded > 100, "{flooded} checks reported a flood");
     drill.stop().await;
 }

@@ -1,4 +1,4 @@
-//! Many sites hang at once: sites that are well are checked as before, and those that hang are down.
+//! Many sites hang at once: healthy sites are checked as before, and hanging ones are down.
 
 use std::time::Duration;
 
@@ -11,11 +11,10 @@ const HANGING_SITES: i64 = 300;
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f26_hundreds_of_sites_that_begin_to_hang_at_once_are_down_and_sites_that_are_well_are_checked_as_before()
- {
+async fn f26_hundreds_of_sites_that_hang_at_once_are_down_and_healthy_sites_are_unaffected() {
     let prober_options = &["--concurrency", "60", "--per-host", "1000"];
-    let scene = Topology { probers: 1, prober_options, ..Topology::default() };
-    let mut drill = FaultTest::start("F26", "300 sites accept and say nothing for 40 s", scene).await;
+    let topology = Topology { probers: 1, prober_options, ..Topology::default() };
+    let mut drill = FaultTest::start("F26", "300 sites accept and do not respond for 40 s", topology).await;
     let website = Proxy::forward_to(drill.target.address()).await;
     let url = format!("http://{}/slow/0", website.address());
     drill

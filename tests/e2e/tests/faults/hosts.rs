@@ -1,4 +1,4 @@
-//! What may happen between hosts: the hub, three regions, and the world, each with an address of its own.
+//! Faults between hosts: the hub, three regions, and the world, each with its own address.
 
 use std::{
     net::{SocketAddr, TcpStream},
@@ -17,24 +17,24 @@ use tokio::runtime::Handle;
 
 const REGIONS: [&str; 3] = ["asia", "east", "west"];
 
-/// The hub's NATS takes nobody without a credential, and speaks TLS alone.
+/// The hub's NATS requires a credential and TLS.
 async fn start_on_lab(
     hosts: NetnsLab,
     fault: &'static str,
-    injury: &'static str,
+    description: &'static str,
 ) -> (FaultTest, Credentials) {
     let credentials =
         Credentials::init_with_tls(&REGIONS, &["127.0.0.1", &hosts.hub().address().to_string()]);
     let written = credentials.clone();
     let nats = servers::start_nats_with_config(move |port| written.write_server_config(port, &[])).await;
-    let scene = Topology { regions: &REGIONS, probers: 1, ..Topology::default() };
+    let topology = Topology { regions: &REGIONS, probers: 1, ..Topology::default() };
     let setting = Environment {
         nats: Some(nats),
         credentials: Some(credentials.clone()),
         hosts: Some(hosts),
         ..Environment::default()
     };
-    (FaultTest::start_with(fault, injury, scene, setting).await, credentials)
+    (FaultTest::start_with(fault, description, topology, setting).await, credentials)
 }
 
 /// Cuts one region off from the hub for so long; its probers still see the sites.
@@ -61,8 +61,8 @@ async fn run_cut(mut drill: FaultTest, span: Duration) {
 }
 
 #[tokio::test]
-async fn f11b_a_host_cut_off_from_the_hub_is_missed_alone_and_comes_back_by_itself() {
-    let test = "hosts::f11b_a_host_cut_off_from_the_hub_is_missed_alone_and_comes_back_by_itself";
+async fn f11b_only_a_host_cut_off_from_the_hub_is_missed_and_it_recovers_by_itself() {
+    let test = "hosts::f11b_only_a_host_cut_off_from_the_hub_is_missed_and_it_recovers_by_itself";
     let Some(hosts) = NetnsLab::enter(test, &REGIONS).await else { return };
     let (drill, _) = start_on_lab(hosts, "F11b", "a region's host cut off from the hub's for 20 s").await;
     run_cut(drill, Duration::from_secs(20)).await;
@@ -70,8 +70,8 @@ async fn f11b_a_host_cut_off_from_the_hub_is_missed_alone_and_comes_back_by_itse
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f11c_a_host_cut_off_for_two_minutes_is_missed_alone_and_comes_back_by_itself() {
-    let test = "hosts::f11c_a_host_cut_off_for_two_minutes_is_missed_alone_and_comes_back_by_itself";
+async fn f11c_only_a_host_cut_off_for_two_minutes_is_missed_and_it_recovers_by_itself() {
+    let test = "hosts::f11c_only_a_host_cut_off_for_two_minutes_is_missed_and_it_recovers_by_itself";
     let Some(hosts) = NetnsLab::enter(test, &REGIONS).await else { return };
     let (drill, _) =
         start_on_lab(hosts, "F11c", "a region's host cut off from the hub's for two minutes").await;
@@ -80,9 +80,8 @@ async fn f11c_a_host_cut_off_for_two_minutes_is_missed_alone_and_comes_back_by_i
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f11d_sites_that_one_region_cannot_reach_and_two_can_are_down_there_and_have_no_incident() {
-    let test =
-        "hosts::f11d_sites_that_one_region_cannot_reach_and_two_can_are_down_there_and_have_no_incident";
+async fn f11d_sites_unreachable_from_one_of_three_regions_are_down_there_without_an_incident() {
+    let test = "hosts::f11d_sites_unreachable_from_one_of_three_regions_are_down_there_without_an_incident";
     let Some(hosts) = NetnsLab::enter(test, &REGIONS).await else { return };
     let (mut drill, _) = start_on_lab(hosts, "F11d", "the sites turn one of three regions away").await;
     let hosts = drill.hosts.take().expect("this drill has hosts");
@@ -120,7 +119,8 @@ async fn f11d_sites_that_one_region_cannot_reach_and_two_can_are_down_there_and_
     drill.stop().await;
 }
 
-/// A client with this credential, whose connection is this host's; and what the server says to it.
+/// A client with this credential, connected from this host, and the errors that the server sends
+/// it.
 async fn connect_from_host(
     host: &LabHost,
     url: &str,
@@ -158,8 +158,8 @@ async fn f20_a_regions_credential_on_its_own_host_reaches_nothing_of_another_reg
     let (client, refusals) = connect_from_host(east, &url, &credentials, "prober-east").await;
     let own = "$JS.API.CONSUMER.MSG.NEXT.PICKET_JOBS.prober-east";
     let asked = client.request(own, "{\"batch\":1,\"no_wait\":true}".into()).await;
-    // A job, which another prober may have at once, or word that there is none.
-    if let Some(job) = asked.expect("its own jobs it may ask for").reply {
+    // A job, which another prober may get immediately, or the status that there is none.
+    if let Some(job) = asked.expect("it may pull its own jobs").reply {
         client.publish(job, "-NAK".into()).await.unwrap();
     }
 
@@ -186,7 +186,7 @@ async fn f20_a_regions_credential_on_its_own_host_reaches_nothing_of_another_reg
         wait_refused(&refusals, "Publish", subject).await;
     }
 
-    // The database listens to the hub alone; and who is let near it needs a password besides.
+    // The database listens on the hub only, and requires a password.
     let database: url::Url = drill.stack.database_url().parse().unwrap();
     let address = SocketAddr::from((hub, database.port().unwrap()));
     let reached = east.run_inside(|| TcpStream::connect_timeout(&address, Duration::from_secs(5)));

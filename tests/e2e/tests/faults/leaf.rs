@@ -1,4 +1,4 @@
-//! What may happen to a leaf node, through which a region's probers reach the hub.
+//! Faults of a leaf node, through which a region's probers reach the hub.
 
 use std::{fs, time::Duration};
 
@@ -15,7 +15,7 @@ use picket_harness::{
 
 const LEAF_CONFIG: &str = include_str!("../../../../deploy/nats/leaf.conf");
 
-/// The documented configuration, with what a region puts in.
+/// The documented configuration, with a region's values.
 async fn start_leaf_node(hub: &Proxy, credentials: &Credentials) -> TestNats {
     let authority = credentials.authority_path().expect("the hub speaks TLS").display().to_string();
     let seed = fs::read_to_string(credentials.credential_path("leaf-east")).unwrap();
@@ -37,7 +37,7 @@ async fn start_leaf_node(hub: &Proxy, credentials: &Credentials) -> TestNats {
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f11e_a_region_behind_a_leaf_node_works_with_its_rights_alone_and_outlives_a_cut_of_the_link() {
+async fn f11e_a_region_behind_a_leaf_node_works_with_its_own_permissions_and_survives_a_cut_link() {
     let credentials = Credentials::init_with_tls(&["west"], &["localhost", "127.0.0.1"]);
     credentials.run_picket_nats("add-region", &["east", "--leaf"]);
     let written = credentials.clone();
@@ -55,9 +55,9 @@ async fn f11e_a_region_behind_a_leaf_node_works_with_its_rights_alone_and_outliv
         leaf_nodes: vec![("east", leaf.url())],
         ..Environment::default()
     };
-    let scene = Topology { probers: 1, ..Topology::default() };
-    let injury = "the link of a leaf node cut off silently for 15 s, then reset";
-    let mut drill = FaultTest::start_with("F11e", injury, scene, setting).await;
+    let topology = Topology { probers: 1, ..Topology::default() };
+    let description = "the link of a leaf node cut off silently for 15 s, then reset";
+    let mut drill = FaultTest::start_with("F11e", description, topology, setting).await;
 
     // A check now, across the leaf node, by the operator's own credential.
     let url = drill.target.url("/ok");
@@ -72,7 +72,7 @@ async fn f11e_a_region_behind_a_leaf_node_works_with_its_rights_alone_and_outliv
     behind.publish_with_reply(own, inbox, "{\"batch\":1,\"expires\":1000000000}".into()).await.unwrap();
     assert!(
         tokio::time::timeout(WAIT_TIMEOUT, answers.next()).await.is_ok(),
-        "a job, or word that there is none"
+        "a job, or the status that there is none"
     );
     for call in [
         "$JS.API.STREAM.INFO.PICKET_JOBS",

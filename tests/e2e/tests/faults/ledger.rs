@@ -3,7 +3,7 @@
 use picket_e2e::fault_test::{FaultTest, Topology};
 
 #[tokio::test]
-async fn rows_that_somebody_removes_are_found_by_the_ledger_and_its_command_says_whose() {
+async fn removed_rows_are_found_by_the_ledger_and_named_by_its_command() {
     let drill = FaultTest::start("proof", "rows removed by hand", Topology::default()).await;
     drill.wait_served().await;
     let to = drill.database_now().await;

@@ -21,8 +21,8 @@ const FORGING_TIME: Duration = Duration::from_secs(12);
 
 #[tokio::test]
 async fn f23_a_region_that_lies_in_every_field_changes_nothing_of_others_and_opens_no_incident_alone() {
-    let scene = Topology { regions: &["east", "north", "west"], probers: 1, ..Topology::default() };
-    let mut drill = FaultTest::start("F23", "a region's prober lies in every field", scene).await;
+    let topology = Topology { regions: &["east", "north", "west"], probers: 1, ..Topology::default() };
+    let mut drill = FaultTest::start("F23", "a region's prober lies in every field", topology).await;
     let jetstream = jetstream::new(drill.connect_client().await);
     let to = drill.database_now().await;
     let of_others = format!(
@@ -91,7 +91,7 @@ async fn forging_region_results(jetstream: &jetstream::Context) -> Vec<CheckResu
         .collect()
 }
 
-/// Takes the jobs of the region that lies, and says of each site that it is down.
+/// Pulls the jobs of the false region, and reports each site as down.
 async fn answer_with_forgeries(drill: &FaultTest, jetstream: &jetstream::Context) -> u32 {
     let region = FORGING_REGION.parse().unwrap();
     let consumer: PullConsumer = jetstream
@@ -125,7 +125,7 @@ async fn answer_with_forgeries(drill: &FaultTest, jetstream: &jetstream::Context
 }
 
 #[tokio::test]
-async fn f27_a_second_installation_on_a_bus_takes_and_publishes_nothing_until_it_is_given_the_bus() {
+async fn f27_a_second_installation_on_a_bus_consumes_and_publishes_nothing_until_it_adopts_the_bus() {
     const FOREIGN: &str = "belongs to another installation";
     let mut drill =
         FaultTest::start("F27", "a second installation on the same bus", Topology::default()).await;
@@ -157,7 +157,7 @@ async fn f27_a_second_installation_on_a_bus_takes_and_publishes_nothing_until_it
     let account = drill.verify_account().await;
     assert_eq!((account.missed, account.dead_letters), (0, 0), "{account:#?}");
 
-    // On purpose, as for a database that was made anew beside an old bus.
+    // On purpose, as for a new database beside an old bus.
     let (code, said, complained) = drill.stack.run_picket_with(&["nats", "adopt"], &its).await;
     assert_eq!(code, 0, "{said} {complained}");
     assert_eq!(said.lines().count(), 3, "{said}");

@@ -1,6 +1,7 @@
-//! The fault matrix: each test injures the real system, and then every tick of the span must be accounted for.
+//! The fault matrix: each test injects a fault into the real system, and then accounts for every
+//! tick of the span.
 //!
-//! Those that take long are ignored in `just test`; `just e2e` runs all and prints the table.
+//! Slow tests are ignored in `just test`; `just e2e` runs all and prints the table.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 

@@ -1,4 +1,4 @@
-//! What may happen between the bus and a region.
+//! Faults between the bus and a region.
 
 use std::time::Duration;
 
@@ -6,9 +6,9 @@ use picket_e2e::fault_test::{FaultTest, Topology};
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f11_a_region_that_is_cut_off_is_missed_there_and_nowhere_else_and_comes_back_by_itself() {
-    let scene = Topology { proxied_region: Some("east"), ..Topology::default() };
-    let mut drill = FaultTest::start("F11", "a region cut off from the bus for 40 s", scene).await;
+async fn f11_only_a_region_cut_off_is_missed_and_it_recovers_by_itself() {
+    let topology = Topology { proxied_region: Some("east"), ..Topology::default() };
+    let mut drill = FaultTest::start("F11", "a region cut off from the bus for 40 s", topology).await;
 
     // Nothing is reset: packets get lost, and either side has to notice by itself.
     drill.link.blackhole();

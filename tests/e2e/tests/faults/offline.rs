@@ -8,7 +8,7 @@ use picket_e2e::{
 };
 use picket_harness::servers;
 
-/// The only region: what its prober says is the majority, so that a false `down` would be an incident.
+/// The only region: its prober alone is the majority, so a false `down` would be an incident.
 const ONE_REGION: [&str; 1] = ["east"];
 const REGIONS: [&str; 2] = ["east", "west"];
 
@@ -21,14 +21,14 @@ async fn start_on_lab(
     let credentials = Credentials::init_with_tls(regions, &["127.0.0.1", &hosts.hub().address().to_string()]);
     let written = credentials.clone();
     let nats = servers::start_nats_with_config(move |port| written.write_server_config(port, &[])).await;
-    let scene = Topology { regions, probers: 1, ..Topology::default() };
+    let topology = Topology { regions, probers: 1, ..Topology::default() };
     let setting = Environment {
         nats: Some(nats),
         credentials: Some(credentials),
         hosts: Some(hosts),
         ..Environment::default()
     };
-    FaultTest::start_with(fault, injury, scene, setting).await
+    FaultTest::start_with(fault, injury, topology, setting).await
 }
 
 /// Takes the network of the only prober away for 20 s, which its own system knows.

@@ -1,4 +1,4 @@
-//! Processes that start before what they need, and one that loses it.
+//! Processes that start before their servers, and a coordinator that loses its database.
 
 use picket_e2e::{
     Stack,
@@ -7,7 +7,7 @@ use picket_e2e::{
 use picket_harness::{eventually, proxy::Proxy, servers, targets::Target};
 
 #[tokio::test]
-async fn item6_processes_started_before_any_server_wait_aloud_and_then_work_by_themselves() {
+async fn f29_processes_started_before_their_servers_wait_and_log_and_then_work() {
     let target = Target::serve_http().await;
     let mut nats = servers::start_nats().await;
     let mut postgres = servers::start_postgres().await;
@@ -53,11 +53,11 @@ async fn item6_processes_started_before_any_server_wait_aloud_and_then_work_by_t
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn item6b_a_coordinator_that_cannot_reach_postgres_past_its_lease_stops_publishing_and_says_so() {
-    let scene = Topology { coordinators: 1, ..Topology::default() };
+async fn f29b_a_coordinator_without_postgres_beyond_its_lease_stops_publishing_and_logs_it() {
+    let topology = Topology { coordinators: 1, ..Topology::default() };
     let postgres = servers::shared_postgres().await;
     let mut drill =
-        FaultTest::start("6b", "one of two coordinators cut off from Postgres alone", scene).await;
+        FaultTest::start("F29b", "one of two coordinators cut off from Postgres alone", topology).await;
     let link = Proxy::forward_to_port(postgres.port()).await;
     let url =
         drill.stack.database_url().replace(&format!(":{}/", postgres.port()), &format!(":{}/", link.port()));

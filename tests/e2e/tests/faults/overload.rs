@@ -1,4 +1,5 @@
-//! More to do than can be done: what is dropped is counted, what is done is measured as ever, and memory stays flat.
+//! Overload: dropped checks are counted, performed checks are measured correctly, and memory stays
+//! flat.
 
 use std::time::Duration;
 
@@ -9,15 +10,15 @@ use picket_e2e::{
 };
 use picket_harness::{eventually, with_ticket};
 
-/// What a process may grow by that has more to do, in KiB: buffers and arenas, not a backlog.
+/// Permitted growth of an overloaded process, in KiB: buffers and arenas, not a backlog.
 const MAX_GROWTH_KIB: u64 = 24 << 10;
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f17_an_overloaded_region_misses_what_it_cannot_do_and_measures_the_rest_as_ever() {
+async fn f17_an_overloaded_region_misses_the_excess_and_measures_the_rest_correctly() {
     // Two checks at a time, half a second each: four a second in each region.
-    let scene = Topology { probers: 1, prober_options: &["--concurrency", "2"], ..Topology::default() };
-    let mut drill = FaultTest::start("F17", "ten times what a region can do, for 40 s", scene).await;
+    let topology = Topology { probers: 1, prober_options: &["--concurrency", "2"], ..Topology::default() };
+    let mut drill = FaultTest::start("F17", "ten times the capacity of a region, for 40 s", topology).await;
     let slow = drill.target.url("/slow/500");
     let sites = |region: &str, count: u32, seconds: u32| {
         format!(
@@ -50,9 +51,9 @@ async fn f17_an_overloaded_region_misses_what_it_cannot_do_and_measures_the_rest
     let counted = of(&probers, "picket_prober_checks_total")
         + of(&coordinators, "picket_coordinator_ticks_missed_total");
     let expired = account.missed_for_cause("expired");
-    assert!(counted >= expired as f64, "what is dropped is counted by its cause: {counted} of {expired}");
+    assert!(counted >= expired as f64, "dropped checks are counted by cause: {counted} of {expired}");
 
-    // Of those that were done, half a second each: as in the region that had little to do.
+    // The performed checks took half a second each, as in the region without load.
     let millis = |region: &str, column: &str, share: f64| {
         format!(
             "SELECT percentile_disc({share}) WITHIN GROUP (ORDER BY {column})::bigint FROM report.checks
@@ -69,8 +70,7 @@ async fn f17_an_overloaded_region_misses_what_it_cannot_do_and_measures_the_rest
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f17b_a_backlog_of_results_waits_in_the_stream_and_a_slow_database_slows_the_sinks_and_loses_nothing()
-{
+async fn f17b_a_backlog_of_results_waits_in_the_stream_and_a_slow_database_loses_nothing() {
     const BACKLOG: i64 = 50_000;
     let mut drill =
         FaultTest::start("F17b", "no sink, 50,000 results, then a slow database", Topology::default()).await;
@@ -133,7 +133,7 @@ async fn f17b_a_backlog_of_results_waits_in_the_stream_and_a_slow_database_slows
         })
         .await;
     }
-    // They take no more than they may hold; the rest waits where it is.
+    // Sinks pull no more than they may hold; the rest waits in the stream.
     let consumer: PullConsumer =
         jetstream.get_consumer_from_stream("sink", "PICKET_RESULTS").await.expect("the sinks have made it");
     assert!(consumer.cached_info().num_pending > 10_000, "{:?}", consumer.cached_info());

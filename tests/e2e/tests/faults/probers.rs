@@ -1,4 +1,4 @@
-//! What may happen to probers.
+//! Faults of probers.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use picket_harness::{eventually, servers::Signal};
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f6_a_region_without_probers_is_missed_there_and_nowhere_else_and_goes_on_when_they_are_back() {
+async fn f6_only_a_region_without_probers_is_missed_and_it_resumes_with_them() {
     let mut drill =
         FaultTest::start("F6", "kill -9 all probers of a region for 15 s", Topology::default()).await;
 
@@ -25,7 +25,7 @@ async fn f6_a_region_without_probers_is_missed_there_and_nowhere_else_and_goes_o
         .stack
         .wait_at_least(WAIT_TIMEOUT, 20, "SELECT count(*) FROM picket.check_results WHERE outcome = 'missed'")
         .await;
-    // Nobody works there: that is told, and is no incident of a site.
+    // The region has no prober: an event reports it, and no site has an incident.
     let event = last_region_event(&drill, "silent").await;
     assert_eq!((&event["event"], &event["region"]), (&"region.silent".into(), &"east".into()), "{event}");
     for (region, silent) in [("east", 1.0), ("west", 0.0)] {
@@ -47,7 +47,7 @@ async fn f6_a_region_without_probers_is_missed_there_and_nowhere_else_and_goes_o
     drill.mark_fault_ended().await;
     drill.wait_served().await;
 
-    eventually(WAIT_TIMEOUT, "the region to be back, and all told", async || {
+    eventually(WAIT_TIMEOUT, "the region back, and all events published", async || {
         let left =
             "SELECT (SELECT count(*) FROM picket.silent_regions) + (SELECT count(*) FROM picket.outbox)";
         drill.stack.query_number(left).await == 0
@@ -61,7 +61,7 @@ async fn f6_a_region_without_probers_is_missed_there_and_nowhere_else_and_goes_o
     drill.stop().await;
 }
 
-/// The newest event of a region that was told in the stream.
+/// The newest event of a region in the stream.
 async fn last_region_event(drill: &FaultTest, what: &str) -> serde_json::Value {
     let stream = drill.stack.connect_jetstream().await.get_stream("PICKET_EVENTS").await.expect("the stream");
     let subject = format!("picket.event.region.{what}");
@@ -71,7 +71,7 @@ async fn last_region_event(drill: &FaultTest, what: &str) -> serde_json::Value {
     serde_json::from_slice(&event.payload).expect("an event is JSON")
 }
 
-/// One region, and one prober that is not to be injured.
+/// One region, and one prober without a fault.
 const SINGLE_PROBER_TOPOLOGY: Topology = Topology {
     regions: &["east"],
     proxied_region: None,
@@ -83,7 +83,7 @@ const SINGLE_PROBER_TOPOLOGY: Topology = Topology {
     sink_options: &[],
 };
 const VICTIM_NAME: &str = "victim";
-/// So that its row can be told from the harness's own sites.
+/// Distinguishes its row from those of the harness's own sites.
 const SLOW_SITE_CONDITION: &str = "interval_ms = 30000";
 
 /// Sites whose checks take three seconds and are worth doing for thirty, and one more prober, with some of their
@@ -109,7 +109,7 @@ async fn start_busy_victim(drill: &FaultTest) -> Process {
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f4_what_a_killed_prober_was_at_is_done_by_another_of_its_region() {
+async fn f4_a_killed_probers_checks_are_performed_by_another_of_its_region() {
     let mut drill =
         FaultTest::start("F4", "kill -9 one of two probers, at work on slow checks", SINGLE_PROBER_TOPOLOGY)
             .await;
@@ -130,7 +130,7 @@ async fn f4_what_a_killed_prober_was_at_is_done_by_another_of_its_region() {
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f4_a_check_that_takes_longer_than_a_prober_may_be_silent_is_done_once() {
+async fn f4_a_check_longer_than_the_ack_wait_is_performed_once() {
     let drill = FaultTest::start("F4b", "checks of 20 s", SINGLE_PROBER_TOPOLOGY).await;
     let url = drill.target.url("/slow/");
     drill
@@ -154,7 +154,7 @@ async fn f4_a_check_that_takes_longer_than_a_prober_may_be_silent_is_done_once()
 }
 
 #[tokio::test]
-async fn f5_a_prober_that_is_stopped_finishes_what_runs_and_takes_no_more() {
+async fn f5_a_stopping_prober_finishes_running_checks_and_pulls_no_more() {
     let mut drill =
         FaultTest::start("F5", "SIGTERM one of two probers, at work on slow checks", SINGLE_PROBER_TOPOLOGY)
             .await;

@@ -1,4 +1,4 @@
-//! What a failover or a restore may lose.
+//! Losses by a failover or a restore.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use picket_harness::{eventually, servers};
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f24_results_that_were_acknowledged_and_lost_by_a_failover_come_back_from_the_stream() {
+async fn f24_acknowledged_results_lost_by_a_failover_are_replayed_from_the_stream() {
     let mut postgres = servers::start_postgres().await;
     let mut drill = FaultTest::start_with(
         "F24",
@@ -22,7 +22,7 @@ async fn f24_results_that_were_acknowledged_and_lost_by_a_failover_come_back_fro
     drill.wait_served().await;
 
     let from = drill.mark_fault_started().await;
-    // The injury is the time itself.
+    // The fault is its duration.
     drill.run_for(Duration::from_secs(20)).await;
     drill.wait_served().await;
     let to = drill.database_now().await;
@@ -52,13 +52,13 @@ async fn f24_results_that_were_acknowledged_and_lost_by_a_failover_come_back_fro
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f24b_a_database_restored_from_a_dump_into_another_cluster_goes_on_where_the_old_one_ended() {
+async fn f24b_a_database_restored_into_another_cluster_continues_where_the_old_one_ended() {
     let mut drill =
         FaultTest::start("F24b", "Postgres dumped, and restored into another cluster", Topology::default())
             .await;
     let from = drill.mark_fault_started().await;
     let dump = servers::dump_database(drill.stack.database_url()).await;
-    // What is lost is the time after the dump.
+    // The time after the dump is lost.
     drill.run_for(Duration::from_secs(10)).await;
     drill.wait_served().await;
     let to = drill.database_now().await;

@@ -1,4 +1,4 @@
-//! What may come over the bus.
+//! Messages that may arrive over the bus.
 
 use async_nats::jetstream::{self, consumer::DeliverPolicy};
 use futures_util::StreamExt;
@@ -28,7 +28,8 @@ pub(crate) fn result_payloads((subject, payload): &StoredMessage) -> Vec<&[u8]> 
     bundle::result_payloads(subject, payload).collect()
 }
 
-/// Waits until each result that the stream has is a row: what was on its way to a sink that never had it comes again.
+/// Waits until each result of the stream is a row: results in flight to a dead sink are
+/// redelivered.
 pub(crate) async fn wait_results_stored(drill: &FaultTest) {
     let jetstream = drill.stack.connect_jetstream().await;
     let kept: Vec<String> = read_all_results(&jetstream)
@@ -70,7 +71,7 @@ fn shuffle_messages(messages: &mut [StoredMessage], seed: u64) {
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f12_results_that_come_again_in_any_order_change_no_row() {
+async fn f12_repeated_results_in_any_order_change_no_row() {
     let mut drill =
         FaultTest::start("F12", "all results published again, shuffled, three times", Topology::default())
             .await;
@@ -109,7 +110,7 @@ async fn f12_results_that_come_again_in_any_order_change_no_row() {
 }
 
 #[tokio::test]
-async fn f13_what_cannot_be_stored_or_read_is_parked_with_the_reason_and_the_rest_flows() {
+async fn f13_invalid_results_and_requests_become_dead_letters_and_the_rest_flows() {
     let mut drill =
         FaultTest::start("F13", "messages that cannot be used, among good ones", Topology::default()).await;
     let client = drill.connect_client().await;
@@ -125,7 +126,7 @@ async fn f13_what_cannot_be_stored_or_read_is_parked_with_the_reason_and_the_res
         result[field] = value;
         (good.0.clone(), serde_json::to_vec(&result).unwrap())
     };
-    // What is published, and of what the reason must speak.
+    // Published message, and a part of the expected reason.
     let unusable = [
         ((good.0.clone(), b"{\"v\":1,".to_vec()), "not a result"),
         ((good.0.clone(), b"\0\0\0".to_vec()), "not a result"),
@@ -144,7 +145,7 @@ async fn f13_what_cannot_be_stored_or_read_is_parked_with_the_reason_and_the_res
         (but("site_id", Value::Null), "site_id: there is none"),
         (("picket.result.what.is.this".to_owned(), good.1.clone()), "subject"),
     ];
-    // These can be stored as they are, or mended.
+    // These can be stored as they are, or after repair.
     let usable = [but("message", json!("a\0b")), but("message", json!("y".repeat(60_000)))];
 
     drill.mark_fault_started().await;
@@ -173,8 +174,9 @@ async fn f13_what_cannot_be_stored_or_read_is_parked_with_the_reason_and_the_res
     assert_eq!(counted, dead as f64);
     let mut parked = vec![];
     while parked.len() < 5 {
-        let next =
-            tokio::time::timeout(WAIT_TIMEOUT, rejected.next()).await.expect("what is refused is parked");
+        let next = tokio::time::timeout(WAIT_TIMEOUT, rejected.next())
+            .await
+            .expect("refused messages are dead letters");
         let said: Value = serde_json::from_slice(&next.unwrap().payload).unwrap();
         assert!(said["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{said}");
         parked.push(said["subject"].as_str().unwrap_or_default().to_owned());

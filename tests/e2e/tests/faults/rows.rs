@@ -12,7 +12,7 @@ const HUGE_VALUE: (&str, &str) = ("body", "repeat('b', 200000000)");
 const UNUSUAL_DATE: (&str, &str) = ("created_at, updated_at", "'infinity', '-infinity'");
 
 #[tokio::test]
-async fn f22_a_row_that_nobody_can_use_is_a_problem_of_its_own_and_the_others_are_checked() {
+async fn f22_an_unusable_row_is_a_problem_of_its_own_and_other_sites_are_checked() {
     let mut drill = FaultTest::start(
         "F22",
         "rows of sites, windows and events that no process can use",
@@ -47,7 +47,7 @@ async fn f22_a_row_that_nobody_can_use_is_a_problem_of_its_own_and_the_others_ar
                  (E'line\\nbreak', 'picket.event.a', '{}')",
         )
         .await;
-    // The shards of a coordinator that is gone are read anew, odd rows and all.
+    // The shards of the dead coordinator are read again, with their invalid rows.
     drill.coordinators.remove(0).kill().await;
     let coordinator = drill.spawn_coordinator().await;
     coordinator.wait_ready().await;

@@ -1,4 +1,4 @@
-//! What may happen to sinks.
+//! Faults of sinks.
 
 use async_nats::jetstream;
 use picket_e2e::fault_test::{FaultTest, Topology, WAIT_TIMEOUT};
@@ -21,9 +21,9 @@ const WRITING_COUNT_SQL: &str = "SELECT count(*) FROM pg_stat_activity WHERE dat
 #[tokio::test]
 #[ignore = "slow: just e2e"]
 async fn f7_every_acknowledged_result_is_stored_once_however_often_sinks_are_killed() {
-    let scene = Topology { sinks: 1, sink_options: &["--batch-size", "200"], ..Topology::default() };
+    let topology = Topology { sinks: 1, sink_options: &["--batch-size", "200"], ..Topology::default() };
     let mut drill =
-        FaultTest::start("F7", "kill -9 of nine sinks, each at another point of its work", scene).await;
+        FaultTest::start("F7", "kill -9 of nine sinks, each at another point of its work", topology).await;
     drill.stack.execute_sql(SLOW_INSERT_SQL).await;
 
     drill.mark_fault_started().await;

@@ -1,8 +1,8 @@
-//! What people may do to sites while they are being checked.
+//! Changes of sites during their checks.
 
 use picket_e2e::fault_test::{FaultTest, Topology};
 
-/// What is done, again and again, to sites whose checks are under way nearly all of the time.
+/// Changes, made repeatedly to sites that are being checked nearly all of the time.
 const SITE_CHANGES_SQL: [&str; 10] = [
     "UPDATE picket.sites SET interval_seconds = 3 WHERE name IN ('a', 'b')",
     "UPDATE picket.sites SET timeout_ms = 1000 WHERE name IN ('a', 'c')",
@@ -18,7 +18,7 @@ const SITE_CHANGES_SQL: [&str; 10] = [
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f18_a_site_may_be_changed_disabled_and_deleted_while_its_checks_are_under_way() {
+async fn f18_a_site_can_be_changed_disabled_and_deleted_during_its_checks() {
     let mut drill =
         FaultTest::start("F18", "sites changed, disabled, deleted, moved while checked", Topology::default())
             .await;

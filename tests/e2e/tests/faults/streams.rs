@@ -1,4 +1,4 @@
-//! What may happen to the streams: purged, deleted, full.
+//! Faults of the streams: purged, deleted, full.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ async fn purge_stream(jetstream: &Context, stream: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn f14_jobs_that_are_purged_are_missed_and_not_silent() {
+async fn f14_purged_jobs_are_missed_and_logged() {
     let mut drill = FaultTest::start("F14", "jobs purged, twice, while they wait", Topology::default()).await;
     let jetstream = drill.stack.connect_jetstream().await;
 
@@ -58,7 +58,7 @@ async fn f14_jobs_that_are_purged_are_missed_and_not_silent() {
 }
 
 #[tokio::test]
-async fn f14b_results_that_are_purged_before_a_sink_has_them_are_counted_and_missed() {
+async fn f14b_results_purged_before_a_sink_has_read_them_are_counted_and_missed() {
     let mut drill =
         FaultTest::start("F14b", "results purged while the sinks sleep", Topology::default()).await;
     let jetstream = drill.stack.connect_jetstream().await;
@@ -66,7 +66,7 @@ async fn f14b_results_that_are_purged_before_a_sink_has_them_are_counted_and_mis
     drill.sinks.iter().for_each(|sink| sink.send_signal(Signal::STOP));
     drill.mark_fault_started().await;
     wait_undelivered(&jetstream, RESULTS_STREAM, "sink", 60).await;
-    // They must have been seen to wait, for their loss to be seen.
+    // A loss is detected only for results observed waiting.
     for coordinator in &drill.coordinators {
         eventually(WAIT_TIMEOUT, "the coordinators to see them", async || {
             let seen = coordinator.read_metric("picket_coordinator_results_waiting");
@@ -93,7 +93,7 @@ async fn f14b_results_that_are_purged_before_a_sink_has_them_are_counted_and_mis
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f14c_streams_and_consumers_that_are_deleted_are_made_again_as_they_were_and_it_is_said() {
+async fn f14c_deleted_streams_and_consumers_are_recreated_with_their_settings_and_logged() {
     let mut drill = FaultTest::start("F14c", "each stream and consumer deleted", Topology::default()).await;
     let jetstream = drill.stack.connect_jetstream().await;
     let before =
@@ -135,11 +135,11 @@ async fn f14c_streams_and_consumers_that_are_deleted_are_made_again_as_they_were
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f14e_when_the_bus_has_no_room_left_publishers_say_so_and_wait_and_all_goes_on_when_there_is_room() {
+async fn f14e_publishers_report_a_full_bus_and_wait_until_it_has_space() {
     let Some((nats, disk)) = servers::start_nats_on_disk(48).await else { return };
     let mut drill = FaultTest::start_with(
         "F14e",
-        "the disk of the bus full, until it is started with room",
+        "the disk of the bus full, until a restart with space",
         Topology::default(),
         Environment { nats: Some(nats), ..Environment::default() },
     )
@@ -169,9 +169,10 @@ async fn f14e_when_the_bus_has_no_room_left_publishers_say_so_and_wait_and_all_g
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f14d_before_the_stream_of_results_is_full_no_jobs_are_published_and_no_result_is_thrown_away() {
-    let scene = Topology { settings: &[("results_max_bytes", "1MiB")], ..Topology::default() };
-    let mut drill = FaultTest::start("F14d", "no sink until a stream of 1 MiB is nearly full", scene).await;
+async fn f14d_publishing_pauses_before_the_results_stream_would_discard_results() {
+    let topology = Topology { settings: &[("results_max_bytes", "1MiB")], ..Topology::default() };
+    let mut drill =
+        FaultTest::start("F14d", "no sink until a stream of 1 MiB is nearly full", topology).await;
     let url = drill.target.url("/ok/many");
     drill
         .stack
@@ -206,7 +207,7 @@ async fn f14d_before_the_stream_of_results_is_full_no_jobs_are_published_and_no_
         coordinator.wait_ready().await;
     }
     drill.wait_served().await;
-    // What was given to sinks that slept comes again after a minute.
+    // Results delivered to suspended sinks are redelivered after a minute.
     eventually(WAIT_TIMEOUT, "no result to wait for longer than a moment", async || {
         let waiting = drill.coordinators[0].read_metric("picket_coordinator_results_waiting");
         if waiting < 100.0 { Ok(()) } else { Err(waiting) }
@@ -219,7 +220,7 @@ async fn f14d_before_the_stream_of_results_is_full_no_jobs_are_published_and_no_
     assert_eq!(drill.sum_coordinator_metric("results_discarded_total"), 0.0);
     for coordinator in &drill.coordinators {
         let lost = coordinator.read_metric_where("picket_coordinator_jobs_lost_total", "cause=\"backlog\"");
-        assert!(lost > 0.0, "those not published are counted by their cause");
+        assert!(lost > 0.0, "unpublished jobs are counted by cause");
     }
     drill.stop().await;
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f19_processes_replaced_one_after_the_other_under_a_newer_schema_miss_nothing() {
+async fn f19_processes_replaced_one_by_one_under_a_newer_schema_miss_nothing() {
     let mut drill =
         FaultTest::start("F19", "every process replaced, one after the other", Topology::default()).await;
 
@@ -78,15 +78,14 @@ pub(crate) async fn replace_processes(drill: &mut FaultTest, kind: ProcessKind) 
 
 #[tokio::test]
 #[ignore = "wants an older build: just e2e-upgrade"]
-async fn f19c_an_older_build_is_replaced_in_any_order_and_put_back_under_the_newer_schema_and_nothing_is_missed()
- {
+async fn f19c_an_older_build_is_upgraded_in_any_order_and_rolled_back_without_a_miss() {
     let Some(old) = std::env::var_os("PICKET_OLD_BIN_DIR").map(PathBuf::from) else {
         eprintln!("NOT TESTED: an upgrade from an older build; 'just e2e-upgrade' makes one and tests it");
         return;
     };
     let setting = Environment { programs: Some(old.clone()), ..Environment::default() };
-    let injury = "an older build replaced by this one, put back, and replaced in another order";
-    let mut drill = FaultTest::start_with("F19c", injury, Topology::default(), setting).await;
+    let description = "an older build replaced by this one, put back, and replaced in another order";
+    let mut drill = FaultTest::start_with("F19c", description, Topology::default(), setting).await;
     let new = picket_e2e::program_path("picket").parent().unwrap().to_owned();
 
     drill.mark_fault_started().await;
@@ -97,7 +96,7 @@ async fn f19c_an_older_build_is_replaced_in_any_order_and_put_back_under_the_new
     let initial = ["migrate", "--lease-time", "6s", "--ledger-grace", "10s", "--min-interval", "1s"];
     assert_eq!(drill.stack.run_picket(&initial).await.0, 0);
     eprintln!("schema {before} of the older build, {} of this one", drill.stack.query_number(schema).await);
-    // First what expands, then what uses it: the older build goes on under the newer schema.
+    // The schema first, then the processes: the older build continues under the newer schema.
     drill.wait_served().await;
 
     use ProcessKind::{Coordinators, Probers, Sinks};

@@ -1,4 +1,4 @@
-//! What each credential may do on the bus, and what the server refuses it: attempt by attempt.
+//! Permissions of each credential on the bus, tested by attempts.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ enum Attempt {
 }
 use Attempt::{Publish, QueueSubscribe, Subscribe};
 
-/// Each with those that may; the others are refused.
+/// Each attempt with its permitted roles; all others are refused.
 const PERMISSION_MATRIX: &[(Attempt, &[&str])] = &[
     // Jobs.
     (Publish("picket.job.us.7"), &[COORDINATOR]),
@@ -113,7 +113,7 @@ const PERMISSION_MATRIX: &[(Attempt, &[&str])] = &[
     (Subscribe("picket.>"), &[]),
 ];
 
-/// Somebody with a credential, and what the server refused.
+/// A client with a credential, and the server's refusals.
 struct CredentialClient {
     client: Client,
     server_errors: ServerErrors,
@@ -126,7 +126,7 @@ impl CredentialClient {
         Self { client, server_errors: complaints, attempts: 0 }
     }
 
-    /// Whether the server lets it. What it refuses it says before what it refuses of something later.
+    /// Returns true if the server permits it. Refusals arrive in the order of the attempts.
     async fn is_allowed(&mut self, attempt: Attempt) -> bool {
         self.attempts += 1;
         let after = format!("refused.to.everybody.{}", self.attempts);
@@ -174,7 +174,7 @@ async fn snapshot_streams(jetstream: &jetstream::Context) -> BTreeMap<String, St
                 "{:?} {:?} {delivered} {floor} {}",
                 consumer.created, consumer.config, consumer.num_waiting
             );
-            // The prober of eu may take what is of eu.
+            // The prober of eu may pull the jobs of eu.
             if consumer.name != PROBER_EU {
                 found.insert(format!("{} {}", consumer.stream_name, consumer.name), said);
             }
@@ -218,7 +218,7 @@ async fn start_with_streams() -> (SecuredNats, jetstream::Context) {
 }
 
 #[tokio::test]
-async fn each_credential_may_do_what_its_role_needs_and_the_server_refuses_it_the_rest() {
+async fn each_credential_has_its_roles_permissions_and_the_server_refuses_all_others() {
     let (bus, _) = start_with_streams().await;
     let mut wrong = Vec::new();
 
@@ -242,7 +242,7 @@ async fn each_credential_may_do_what_its_role_needs_and_the_server_refuses_it_th
 }
 
 #[tokio::test]
-async fn what_a_prober_tries_on_another_region_and_on_the_streams_leaves_no_trace() {
+async fn a_probers_attempts_on_another_region_and_on_streams_have_no_effect() {
     let (bus, admin) = start_with_streams().await;
     for job in ["picket.job.us.1", "picket.job.us.2", "picket.job.eu.1"] {
         admin.publish(job, "{}".into()).await.unwrap().await.unwrap();
@@ -257,7 +257,7 @@ async fn what_a_prober_tries_on_another_region_and_on_the_streams_leaves_no_trac
         }
     }
     let jobs = messages("PICKET_JOBS").await;
-    // What it may do has an effect, so that the rest could have had one.
+    // Permitted attempts have an effect, which shows that the others could have had one.
     assert!(prober.is_allowed(Publish("picket.result.eu.0")).await);
     eventually(WAIT_TIMEOUT, "its own result to be stored", async || {
         match messages("PICKET_RESULTS").await {
@@ -273,7 +273,7 @@ async fn what_a_prober_tries_on_another_region_and_on_the_streams_leaves_no_trac
 }
 
 #[tokio::test]
-async fn a_region_is_added_and_taken_away_while_the_server_runs_and_no_key_changes() {
+async fn a_region_is_added_and_removed_on_a_running_server_without_changing_keys() {
     let bus = SecuredNats::start(&["eu"], &[]).await;
     let dir = path_str(&bus.dir);
     let seed = std::fs::read_to_string(bus.seed_path(PROBER_EU)).unwrap();
@@ -293,7 +293,7 @@ async fn a_region_is_added_and_taken_away_while_the_server_runs_and_no_key_chang
     eventually(WAIT_TIMEOUT, "the new region to be let in", may_come).await;
     run_picket_ok(&["nats", "remove-region", "us", "--dir", dir], &[]);
     bus.server.reload_config();
-    eventually(WAIT_TIMEOUT, "the region that is gone to be refused", async || match may_come().await {
+    eventually(WAIT_TIMEOUT, "a refusal of the removed region", async || match may_come().await {
         Ok(()) => Err("let in"),
         Err(_) => Ok(()),
     })
@@ -307,13 +307,13 @@ async fn a_region_is_added_and_taken_away_while_the_server_runs_and_no_key_chang
 /// A request says where its answer is wanted, and the server asks nobody whether the requester might publish there. With all
 /// users in one account a prober could have the empty answer to a pull sent to the subject that deletes a stream.
 #[tokio::test]
-async fn what_a_prober_has_the_server_answer_reaches_no_other_region_and_no_stream() {
+async fn replies_requested_by_a_prober_reach_no_other_region_and_no_stream() {
     let (bus, admin) = start_with_streams().await;
     admin.publish("picket.job.us.8", "{}".into()).await.unwrap().await.unwrap();
     let before = snapshot_streams(&admin).await;
-    let (witness, _) = bus.connect_client("admin").await;
-    let mut heard = witness.subscribe(">").await.unwrap();
-    witness.flush().await.unwrap();
+    let (observer, _) = bus.connect_client("admin").await;
+    let mut heard = observer.subscribe(">").await.unwrap();
+    observer.flush().await.unwrap();
     let (prober, complaints) = bus.connect_client(PROBER_EU).await;
 
     let places = [
@@ -341,7 +341,7 @@ async fn what_a_prober_has_the_server_answer_reaches_no_other_region_and_no_stre
         traced.insert("Nats-Trace-Dest", place);
         prober.publish_with_headers("picket.result.eu.0", traced, "{}".into()).await.unwrap();
     }
-    // That an answer comes to an inbox of its own says that all before it were given.
+    // An answer in its own inbox shows that all earlier requests were answered.
     let ask = r#"{"batch":1,"no_wait":true}"#;
     let inbox = prober.new_inbox();
     let mut own = prober.subscribe(inbox.clone()).await.unwrap();
@@ -350,11 +350,11 @@ async fn what_a_prober_has_the_server_answer_reaches_no_other_region_and_no_stre
         .await
         .unwrap();
     assert!(timeout(WAIT_TIMEOUT, own.next()).await.unwrap().unwrap().status.is_some());
-    witness.publish("witness.last", "".into()).await.unwrap();
+    observer.publish("observer.last", "".into()).await.unwrap();
     let mut reached = Vec::new();
     while let Ok(Some(message)) = timeout(WAIT_TIMEOUT, heard.next()).await {
         match message.subject.as_str() {
-            "witness.last" => break,
+            "observer.last" => break,
             subject if places.contains(&subject) => reached.push(subject.to_owned()),
             _ => {}
         }

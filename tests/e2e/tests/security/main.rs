@@ -1,5 +1,6 @@
-//! A system with credentials: every process with its own, over TLS; and what each credential is refused.
-#![expect(clippy::unwrap_used, reason = "what a test needs is there, or it fails")]
+//! A system with credentials: each process with its own, over TLS, and the refusals of each
+//! credential.
+#![expect(clippy::unwrap_used, reason = "a test fails without what it needs")]
 
 mod bus;
 mod spine;
@@ -31,7 +32,7 @@ fn run_picket(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     Command::new(program_path("picket")).args(arguments).envs(variables.iter().copied()).output().unwrap()
 }
 
-/// The same, which must go well; what it says.
+/// The same, which must succeed; returns its output.
 #[track_caller]
 fn run_picket_ok(arguments: &[&str], variables: &[(&str, &str)]) -> String {
     let output = run_picket(arguments, variables);
@@ -39,7 +40,7 @@ fn run_picket_ok(arguments: &[&str], variables: &[(&str, &str)]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A test's authority, and the files of what it has signed.
+/// A test's certificate authority, and the files of its certificates.
 struct TlsFiles {
     authority: CertificateAuthority,
     server: Option<Identity>,
@@ -67,7 +68,7 @@ impl TlsFiles {
         identity
     }
 
-    /// TLS for the Postgres on this port, for who shows a certificate.
+    /// TLS for the Postgres on this port, with required client certificates.
     async fn start_tls_proxy(&self, port: u16, clients: Option<&CertificateAuthority>) -> TlsProxy {
         TlsProxy::start(self.server.as_ref().unwrap(), clients, port).await
     }
@@ -111,7 +112,7 @@ impl SecuredNats {
         self.dir.join("creds").join(format!("{user}.nk")).to_str().unwrap().to_owned()
     }
 
-    /// A client with the credential of a user, and what the server complains of to it.
+    /// A client with the credential of a user, and the errors that the server sends it.
     async fn connect_client(&self, user: &str) -> (async_nats::Client, ServerErrors) {
         self.connect_with(user, ConnectOptions::new()).await
     }
@@ -146,7 +147,7 @@ impl SecuredNats {
     }
 }
 
-/// What a server said to a client that was no answer.
+/// Errors that a server sent to a client outside of an answer.
 #[derive(Clone, Default)]
 struct ServerErrors(Arc<Mutex<Vec<String>>>);
 

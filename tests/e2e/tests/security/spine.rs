@@ -10,15 +10,15 @@ use tokio::time::timeout;
 
 use crate::{SecuredNats, TlsFiles, WAIT_TIMEOUT, run_picket, run_picket_ok};
 
-/// What a process is told by variables.
+/// Environment variables of a process.
 type ProcessVariables = Vec<(&'static str, String)>;
 
-/// The servers, and whom they know.
+/// The servers and their credentials.
 struct SecuredServers {
     tls_files: TlsFiles,
     bus: SecuredNats,
     postgres: servers::TestPostgres,
-    /// TLS for it; it asks for a client's certificate.
+    /// TLS in front of it, with required client certificates.
     tls_proxy: TlsProxy,
     database: String,
 }
@@ -40,7 +40,7 @@ impl SecuredServers {
         Self { tls_files: papers, bus, postgres, tls_proxy: front, database }
     }
 
-    /// The database for who logs in as a role, over TLS that is verified in full, with a certificate of its own.
+    /// The database for a role, over fully verified TLS with a client certificate.
     fn database_url(&self, role: &str) -> String {
         let (_, name) = self.database.rsplit_once('/').unwrap();
         format!(
@@ -85,7 +85,7 @@ async fn the_whole_system_runs_with_a_credential_a_database_role_and_tls_for_eac
     let stack = Stack::without_schema(servers::start_nats().await, secured.database.clone());
     let operator = secured.process_variables("operator", Some("api"));
     let operate = |arguments: &[&str]| run_picket_ok(arguments, &borrow_pairs(&operator));
-    // A partition that is missing can be made by the coordinator, which owns none.
+    // The coordinator can create a missing partition although it owns none.
     stack.execute_sql("SELECT picket.drop_results(30)").await;
     let last = "check_results_' || to_char((now() AT TIME ZONE 'UTC')::date + 7, 'YYYYMMDD')";
     let day = stack.query_lines(&format!("SELECT '{last}")).await.remove(0);
@@ -140,7 +140,7 @@ async fn the_whole_system_runs_with_a_credential_a_database_role_and_tls_for_eac
         stack.query_number(&format!("SELECT count(*) FROM pg_class WHERE relname = '{day}'")).await,
         1
     );
-    // Requests reach the probers of both regions, and their answers who asked.
+    // Requests reach the probers of both regions, and the answers reach the requester.
     let answers = operate(&["check", &target.url("/ok"), "--output", "json"]);
     assert_eq!(answers.matches(r#""outcome": "up""#).count(), 2, "{answers}");
     let one = operate(&["check", &target.url("/ok"), "--region", "us", "--output", "json"]);
@@ -188,9 +188,9 @@ async fn the_whole_system_runs_with_a_credential_a_database_role_and_tls_for_eac
     }
 }
 
-/// A prober is told of no database; what it holds opens none either.
+/// A prober knows no database, and its credential opens none.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_behind_certificates_lets_nobody_in_without_one_nor_with_a_probers_credential() {
+async fn a_database_with_client_certificates_refuses_connections_without_one_or_with_a_probers() {
     let secured = SecuredServers::start(&["eu"]).await;
     let with = secured.database_url("report");
     let without = with.split("&sslcert=").next().unwrap();

@@ -8,12 +8,12 @@ use crate::{SecuredNats, TlsFiles, run_picket, run_picket_ok};
 struct TlsCase<'a> {
     name: &'a str,
     variables: Vec<(&'a str, &'a str)>,
-    /// What is said; `None` where all is well.
+    /// Expected error; `None` for success.
     expected_error: Option<&'a str>,
 }
 
 impl TlsCase<'_> {
-    /// What is wrong with what came of it.
+    /// Difference from the expected outcome.
     fn find_mismatch(self, bus: &SecuredNats) -> Option<String> {
         let url = bus.server.url();
         let output = run_picket(&["probers"], &[self.variables, vec![("NATS_URL", url.as_str())]].concat());
@@ -27,7 +27,7 @@ impl TlsCase<'_> {
 }
 
 #[tokio::test]
-async fn nats_over_tls_lets_in_who_has_the_right_papers_and_others_are_told_which_variable_is_wrong() {
+async fn nats_over_tls_accepts_valid_certificates_and_names_the_wrong_variable_otherwise() {
     let (papers, strangers) = (TlsFiles::new(), TlsFiles::new());
     let (certificate, key, ca) =
         (papers.file_path("server.pem"), papers.file_path("server-key.pem"), papers.ca_path());

@@ -210,13 +210,13 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3_600);
 
     #[test]
-    fn a_seed_gives_one_plan_and_another_seed_another() {
+    fn a_seed_determines_the_plan() {
         assert_eq!(plan_faults(7, HOUR), plan_faults(7, HOUR));
         assert_ne!(plan_faults(7, HOUR), plan_faults(8, HOUR));
     }
 
     #[test]
-    fn in_an_hour_every_fault_comes_and_no_part_is_injured_twice_at_once() {
+    fn an_hours_plan_contains_every_fault_and_no_overlap_on_one_part() {
         let faults = plan_faults(1, HOUR);
 
         for fault in [

@@ -46,7 +46,7 @@ async fn main() -> ExitCode {
         options.minutes
     ));
     if options.dry_run {
-        faults.iter().for_each(|injury| print_line(&format_fault(injury)));
+        faults.iter().for_each(|planned| print_line(&format_fault(planned)));
         return ExitCode::SUCCESS;
     }
     let mut world = ChaosStack::start(seed).await;
@@ -56,7 +56,7 @@ async fn main() -> ExitCode {
     let mut moments: Vec<(Duration, bool, usize)> = faults
         .iter()
         .enumerate()
-        .flat_map(|(number, injury)| [(injury.begins_at, false, number), (injury.ends_at, true, number)])
+        .flat_map(|(number, planned)| [(planned.begins_at, false, number), (planned.ends_at, true, number)])
         .collect();
     // Starts (`false`) sort before ends (`true`), so a fault without duration starts before it
     // ends.
@@ -64,14 +64,14 @@ async fn main() -> ExitCode {
     let mut spans: Vec<(String, String)> = vec![(String::new(), String::new()); faults.len()];
     for (at, ends, number) in moments {
         sleep_until(began + at).await;
-        let injury = faults[number];
+        let planned = faults[number];
         if ends {
-            world.end_fault(injury.fault).await;
+            world.end_fault(planned.fault).await;
             spans[number].1 = world.now_sql();
         } else {
-            print_line(&format_fault(&injury));
+            print_line(&format_fault(&planned));
             spans[number].0 = world.now_sql();
-            world.begin_fault(injury.fault).await;
+            world.begin_fault(planned.fault).await;
         }
     }
     sleep_until(began + Duration::from_secs(options.minutes * 60)).await;
@@ -102,15 +102,15 @@ async fn print_account(
     let total =
         TickAccount::for_span(&world.stack, from, &to, spans.last().map_or(from, |(_, ended)| ended)).await;
     let mut table = build_table(&["AT", "FAULT", "DESCRIPTION", "FOR"], 1);
-    for (number, injury) in faults.iter().enumerate() {
+    for (number, planned) in faults.iter().enumerate() {
         let (began, ended) = &spans[number];
         let until = spans.get(number + 1).map_or(&to, |(next, _)| next);
         let account = TickAccount::for_span(&world.stack, began, until, ended).await;
-        let lasted = (injury.ends_at - injury.begins_at).as_secs();
+        let lasted = (planned.ends_at - planned.begins_at).as_secs();
         let [at, fault, description, lasted] = [
-            format_clock(injury.begins_at),
-            injury.fault.matrix_id().to_owned(),
-            injury.fault.describe(),
+            format_clock(planned.begins_at),
+            planned.fault.matrix_id().to_owned(),
+            planned.fault.describe(),
             format!("{lasted} s"),
         ];
         table.add_row([vec![at, fault, description, lasted], account_cells(&account)].concat());
@@ -122,13 +122,13 @@ async fn print_account(
     total
 }
 
-fn format_fault(injury: &PlannedFault) -> String {
-    let lasts = (injury.ends_at - injury.begins_at).as_secs();
+fn format_fault(planned: &PlannedFault) -> String {
+    let lasts = (planned.ends_at - planned.begins_at).as_secs();
     format!(
         "{}  {:<4} {}, for {lasts} s",
-        format_clock(injury.begins_at),
-        injury.fault.matrix_id(),
-        injury.fault.describe()
+        format_clock(planned.begins_at),
+        planned.fault.matrix_id(),
+        planned.fault.describe()
     )
 }
 

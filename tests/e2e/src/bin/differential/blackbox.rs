@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_read_by_its_metrics_and_its_last_error() {
+    fn a_response_is_parsed_by_its_metrics_and_last_error() {
         let text = "Logs for the probe:\n\
              ts=1 caller=a level=info msg=\"Making HTTP request\"\n\
              ts=2 caller=a level=error msg=\"Error for HTTP request\" err=EOF\n\
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_is_one_value_of_a_query() {
+    fn a_url_is_escaped_in_a_query() {
         assert_eq!(percent_encode("http://a/?b&c"), "http%3A%2F%2Fa%2F%3Fb%26c");
     }
 }
