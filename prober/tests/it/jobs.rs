@@ -280,7 +280,7 @@ async fn a_job_with_an_unknown_feature_is_given_back_once_and_then_missed_by_the
     let acks = format!("$JS.ACK.{}.{consumer}.>", subject::JOBS_STREAM);
     let mut acks = place.bus.client.subscribe(acks).await.unwrap();
     place.bus.client.flush().await.unwrap();
-    let _prober = place.start_prober("one", 10).await;
+    let _probers = (place.start_prober("one", 10).await, place.start_prober("other", 10).await);
     let newer = |site: i64, fields: Value| {
         let mut job = serde_json::to_value(scheduled_request(site, "requires:assertions.future")).unwrap();
         job.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
