@@ -279,7 +279,7 @@ async fn a_job_with_an_unknown_feature_is_given_back_once_and_then_missed_by_the
     let acks = format!("$JS.ACK.{}.{consumer}.>", subject::JOBS_STREAM);
     let mut acks = place.bus.client.subscribe(acks).await.unwrap();
     place.bus.client.flush().await.unwrap();
-    let _prober = place.start_prober("one", 10).await;
+    let _probers = (place.start_prober("one", 10).await, place.start_prober("other", 10).await);
     let newer = |site: i64, fields: Value| {
         let mut job = serde_json::to_value(scheduled_request(site, "requires:assertions.future")).unwrap();
         job.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
@@ -322,4 +322,5 @@ async fn a_job_with_an_unknown_feature_is_given_back_once_and_then_missed_by_the
     given_back.sort();
     let (first, second) = (("1".to_owned(), true), ("2".to_owned(), false));
     assert_eq!(given_back, [first.clone(), first, second.clone(), second]);
+    assert_eq!(place.count_messages().await, 2, "a result of each job");
 }
