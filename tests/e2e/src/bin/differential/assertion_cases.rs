@@ -173,7 +173,7 @@ fn must_fail_cases(sites: &TargetSites) -> Vec<ComparisonCase> {
             .expect_down(Cause::UnexpectedResponse),
         plain("must fail to connect, and has another status", "/status/500")
             .must_fail(&[Cause::Connect])
-            .expect_difference(true, Some(Cause::Status), OTHER_CAUSE),
+            .expect_difference(true, Some(Cause::UnexpectedResponse), OTHER_CAUSE),
         plain("must be no HTTP, and is none", "/garbage").must_fail(&[Cause::Http]),
         plain("must loop, and does", "/loop").must_fail(&[Cause::Redirect]),
         plain("must not match, and does not", "/ok").with_regex("ill").must_fail(&[Cause::Body]),
