@@ -160,7 +160,7 @@ fn must_fail_cases(sites: &TargetSites) -> Vec<ComparisonCase> {
         refused("must fail to connect or in time, and does").must_fail(&[Cause::Timeout, Cause::Connect]),
         refused("must fail in TLS, and fails to connect").must_fail(&[Cause::Tls]).expect_difference(
             true,
-            Some(Cause::Connect),
+            Some(Cause::UnexpectedResponse),
             OTHER_CAUSE,
         ),
         plain("must fail, and is well", "/ok")
