@@ -150,7 +150,7 @@ fn path() -> impl Strategy<Value = String> {
     let test = prop_oneof![
         2 => query,
         1 => many,
-        4 => (plain.clone(), operator, plain.clone())
+        4 => (plain.clone(), operator, plain)
             .prop_map(|(left, operator, right)| format!("{left} {operator} {right}")),
         2 => (function, strict, literal)
             .prop_map(|(left, operator, right)| format!("{left} {operator} {right}")),
