@@ -134,7 +134,7 @@ fn path() -> impl Strategy<Value = String> {
     let literal = prop::sample::select(vec![
         "1", "-1", "0", "-0", "2.0", "1e0", "0.5", "'a'", "\"b\"", "''", "true", "null",
     ]);
-    let plain = prop_oneof![query.clone(), literal.prop_map(str::to_owned)];
+    let plain = prop_oneof![query.clone(), literal.clone().prop_map(str::to_owned)];
     let function = prop_oneof![
         1 => query.clone().prop_map(|query| format!("length({query})")),
         1 => many.clone().prop_map(|query| format!("count({query})")),
@@ -150,9 +150,9 @@ fn path() -> impl Strategy<Value = String> {
     let test = prop_oneof![
         2 => query,
         1 => many,
-        4 => (plain.clone(), operator, plain.clone())
+        4 => (plain.clone(), operator, plain)
             .prop_map(|(left, operator, right)| format!("{left} {operator} {right}")),
-        2 => (function.clone(), strict, prop_oneof![plain, function])
+        2 => (function, strict, literal)
             .prop_map(|(left, operator, right)| format!("{left} {operator} {right}")),
         1 => regex,
     ];

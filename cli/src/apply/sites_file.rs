@@ -192,7 +192,7 @@ mod tests {
             ("line 3", "url: 'ftp"),
             ("line 4", "interval_seconds: '2'"),
             ("line 7", "first in line 6"),
-            ("line 8", "interval: '60'"),
+            ("line 9", "interval: '60'"),
         ];
         assert_eq!(refusals.len(), expected.len(), "{refusals:#?}");
         for (refusal, (line, what)) in refusals.iter().zip(expected) {

@@ -78,7 +78,7 @@ fn describe_problem(why: &Error, may_be_secret: bool) -> String {
             words
                 .replace("invalid i64", "a whole number is needed here")
                 .replace("invalid u64", "a whole number of at least 0 is needed here")
-                .replace("invalid f64", "a number is needed here")
+                .replace("invalid floating point", "a number is needed here")
                 .replace("invalid boolean", "true or false is needed here")
         }
     }

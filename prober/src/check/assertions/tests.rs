@@ -252,12 +252,14 @@ const EXPENSIVE_REGEX: &str = r"(?:[ab]{0,99}b?){5}\b!";
 fn the_most_expensive_assertions_end_in_slices_and_the_site_is_not_blamed() {
     const BODY_BYTES: usize = 1 << 20;
     let letters = "\u{e9}".to_owned() + &"ab".repeat(BODY_BYTES / 2);
+    // In text of ASCII alone, word boundaries are cheap.
+    let plain = "ab ".repeat(BODY_BYTES / 3);
     let objects = format!("[{}]", vec![r#"{"a":1}"#; BODY_BYTES / 8].join(","));
     let regexes: Vec<String> = (0..16).map(|number| format!("{EXPENSIVE_REGEX}{number}")).collect();
     let ordinary: Vec<String> = (0..16).map(|number| format!(r"\bword{number}\b|error {number}")).collect();
     for (assertions, body, cause) in [
         (json!({"not_regexes": regexes}), &letters, Some(Cause::Overloaded)),
-        (json!({"regexes": ["ab"], "not_regexes": ordinary}), &letters, None),
+        (json!({"regexes": ["ab"], "not_regexes": ordinary}), &plain, None),
         (json!({"json": [{"path": "$[?@.a == 2]", "absent": true}]}), &objects, None),
         (
             json!({"json": [{"path": "$[?count($..a) == 1]", "exists": true}]}),

@@ -160,7 +160,7 @@ fn must_fail_cases(sites: &TargetSites) -> Vec<ComparisonCase> {
         refused("must fail to connect or in time, and does").must_fail(&[Cause::Timeout, Cause::Connect]),
         refused("must fail in TLS, and fails to connect").must_fail(&[Cause::Tls]).expect_difference(
             true,
-            Some(Cause::Connect),
+            Some(Cause::UnexpectedResponse),
             OTHER_CAUSE,
         ),
         plain("must fail, and is well", "/ok")
@@ -173,7 +173,7 @@ fn must_fail_cases(sites: &TargetSites) -> Vec<ComparisonCase> {
             .expect_down(Cause::UnexpectedResponse),
         plain("must fail to connect, and has another status", "/status/500")
             .must_fail(&[Cause::Connect])
-            .expect_difference(true, Some(Cause::Status), OTHER_CAUSE),
+            .expect_difference(true, Some(Cause::UnexpectedResponse), OTHER_CAUSE),
         plain("must be no HTTP, and is none", "/garbage").must_fail(&[Cause::Http]),
         plain("must loop, and does", "/loop").must_fail(&[Cause::Redirect]),
         plain("must not match, and does not", "/ok").with_regex("ill").must_fail(&[Cause::Body]),
