@@ -17,30 +17,30 @@ mod error_text;
 mod failure;
 mod finding;
 mod gateway;
+mod https_client;
 mod inbound;
 mod oauth;
+mod observation;
 mod os_error;
 mod plain_http;
 mod proxy;
 mod redirects;
 mod resolver;
 mod response_so_far;
+mod settings;
 mod timing;
 mod tls;
 mod tls_configs;
 mod token_fetch;
 mod tracked_pattern;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
-use ipnet::IpNet;
-use picket_proto::{Cause, Check, Outcome, Timestamp, Timing, Warning, result::Details};
+use picket_proto::{Cause, Check, Outcome};
 use picket_runtime::{Secrets, clock};
-use prometheus_client::metrics::gauge::Gauge;
 use reqwest::{
     Client, Method, Response, StatusCode,
     header::{HeaderValue, LOCATION},
-    redirect,
 };
 use tokio::time::{Instant, timeout_at};
 use url::Url;
@@ -63,141 +63,17 @@ use self::{
     redirects::{Hop, RedirectHistory},
     resolver::Resolver,
     response_so_far::ResponseSoFar,
-    timing::{ConnectLayer, Phase, PhaseRecorder},
+    timing::{Phase, PhaseRecorder},
     tls_configs::TlsConfigs,
     tracked_pattern::BodyExtent,
 };
-pub use self::{assertions::apply_must_fail, finding::EXPLANATION_KEY, resolver::Lookup};
-
-/// Limits of all checks of the process.
-#[derive(Clone, Debug)]
-pub struct CheckLimits {
-    /// Non-public networks that checks may connect to nevertheless.
-    pub allowed_networks: Vec<IpNet>,
-    /// PEM file of root certificates to trust in addition to the platform's.
-    pub ca_file: Option<PathBuf>,
-    /// Maximum body bytes read per check; applies to the raw and to the decoded body separately.
-    pub max_body_bytes: usize,
-}
-
-/// Options of the HTTP and DNS clients of checks.
-#[derive(Clone)]
-pub struct ClientOptions {
-    /// `User-Agent` of checks whose site sets none.
-    pub user_agent: String,
-    /// Function that resolves host names.
-    pub lookup: Lookup,
-    /// Name servers used by `lookup`, if known. Failed lookups probe these servers: if none
-    /// responds, the fault is the prober's and not the site's.
-    pub name_servers: Vec<SocketAddr>,
-    /// Lookups in progress, including lookups abandoned by their checks.
-    pub running_lookups: Gauge,
-    /// Secrets that checks refer to by name.
-    pub secrets: Secrets,
-    /// Cached TLS configurations of checks with options.
-    pub cached_tls_configs: Gauge,
-}
-
-impl Default for ClientOptions {
-    fn default() -> Self {
-        Self {
-            user_agent: concat!("Picket/", env!("CARGO_PKG_VERSION"), " (website availability check)")
-                .to_owned(),
-            lookup: resolver::system_lookup(),
-            name_servers: resolver::name_servers(),
-            running_lookups: Gauge::default(),
-            secrets: Secrets::none(),
-            cached_tls_configs: Gauge::default(),
-        }
-    }
-}
-
-/// Reasons why no check can be performed at all.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The file of extra root certificates is unusable.
-    #[error("PICKET_CA_FILE: '{path}' cannot be used: {why}")]
-    CaFile {
-        /// Path of the file.
-        path: String,
-        /// Reason.
-        why: String,
-    },
-    /// No root certificate is available. Every certificate would be rejected, with no relation to
-    /// the sites.
-    #[error(
-        "there is not one root certificate on this machine; install your system's ca-certificates, \
-         or name a file with SSL_CERT_FILE or PICKET_CA_FILE"
-    )]
-    NoRoots,
-    /// The TLS configuration is rejected.
-    #[error("TLS cannot be set up: {0}")]
-    Tls(String),
-    /// The user agent is not a valid header value.
-    #[error("the user agent '{0}' cannot be sent in a header")]
-    UserAgent(String),
-    /// The threads of the match queue cannot be started.
-    #[error("no thread to match bodies can be started")]
-    Threads(#[source] std::io::Error),
-    /// The HTTP client cannot be built.
-    #[error("the HTTP client cannot be set up")]
-    Client(#[source] reqwest::Error),
-}
-
-/// Observations of a check.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Observation {
-    /// Start by the wall clock.
-    pub started_at: Timestamp,
-    /// Outcome of the check.
-    pub outcome: Outcome,
-    /// Cause if the outcome is not `up`.
-    pub cause: Option<Cause>,
-    /// Human-readable explanation of the cause.
-    pub message: Option<String>,
-    /// Status of the last response.
-    pub http_status: Option<u16>,
-    /// HTTP version of the last response: `1.0`, `1.1` or `2`.
-    pub http_version: Option<&'static str>,
-    /// Peer address of the last connection.
-    pub remote_addr: Option<SocketAddr>,
-    /// Duration of each phase; for a failed check up to the point of failure.
-    pub timing: Timing,
-    /// Redirects followed.
-    pub redirects: u8,
-    /// Decoded body bytes read: to the end of the body or to the limit.
-    pub body_bytes: u64,
-    /// Result of `regex`, if decided.
-    pub regex_matched: Option<bool>,
-    /// Earliest expiry of all certificates in the redirect chain.
-    pub tls_expires_at: Option<Timestamp>,
-    /// Properties of an `up` result that need attention.
-    pub warnings: Vec<Warning>,
-    /// Observations that depend on the type of check.
-    pub details: Option<Details>,
-}
-
-impl Observation {
-    /// Observation of a check that could not begin.
-    fn of_missed(failure: Failure) -> Self {
-        Self {
-            started_at: clock::wall_clock_now(),
-            outcome: failure.cause.outcome().unwrap_or(Outcome::Missed),
-            cause: Some(failure.cause),
-            message: Some(failure.message),
-            http_status: None,
-            http_version: None,
-            remote_addr: None,
-            timing: Timing::default(),
-            redirects: 0,
-            body_bytes: 0,
-            regex_matched: None,
-            tls_expires_at: None,
-            warnings: Vec::new(),
-            details: None,
-        }
-    }
-}
+pub use self::{
+    assertions::apply_must_fail,
+    finding::EXPLANATION_KEY,
+    observation::Observation,
+    resolver::Lookup,
+    settings::{CheckLimits, ClientOptions, Error},
+};
 
 /// Performs checks. Clones share all state.
 #[derive(Clone)]
@@ -216,11 +92,6 @@ pub struct Checker {
 }
 
 impl Checker {
-    /// Maximum headers of a response.
-    const MAX_HEADERS: usize = 256;
-    /// Maximum size of HTTP/2 response headers in bytes; the HTTP/1 limit is some 400 KiB.
-    const MAX_HEADER_LIST_BYTES: u32 = 256 << 10;
-
     /// Loads the root certificates and builds the clients. All checks share the clients, because
     /// building a client costs more than a check.
     ///
@@ -256,35 +127,8 @@ impl Checker {
         let roots = Arc::new(tls::load_roots(limits.ca_file.as_deref())?);
         // A flow-control window above the body limit would only buffer bytes that are never read.
         let window = u32::try_from(limits.max_body_bytes).unwrap_or(u32::MAX).clamp(64 << 10, 1 << 20);
-        let client = |tls| {
-            Client::builder()
-                .tls_backend_preconfigured(tls)
-                .dns_resolver(Arc::clone(&resolver))
-                .connector_layer(ConnectLayer)
-                .pool_max_idle_per_host(0)
-                // Keepalive is useless: a connection lives no longer than its check, whose deadline
-                // covers stalls. Saves five system calls per connection.
-                .tcp_keepalive(None)
-                .tcp_keepalive_interval(None)
-                .tcp_keepalive_retries(None)
-                .tcp_user_timeout(None)
-                .redirect(redirect::Policy::none())
-                .retry(reqwest::retry::never())
-                .no_proxy()
-                .referer(false)
-                // Accept malformed headers that browsers accept: visitors of such a site are
-                // served.
-                .http1_allow_obsolete_multiline_headers_in_responses(true)
-                .http1_allow_spaces_after_header_name_in_responses(true)
-                .http1_ignore_invalid_headers_in_responses(true)
-                .http1_max_headers(Self::MAX_HEADERS)
-                .http2_max_header_list_size(Self::MAX_HEADER_LIST_BYTES)
-                .http2_initial_stream_window_size(window)
-                .http2_initial_connection_window_size(window)
-                .user_agent(asking.user_agent.as_str())
-                .build()
-                .map_err(Error::Client)
-        };
+        let build_client =
+            |tls| https_client::build_client(tls, Arc::clone(&resolver), window, &asking.user_agent);
         let agent = HeaderValue::try_from(&asking.user_agent)
             .map_err(|_| Error::UserAgent(asking.user_agent.clone()))?;
         let tls_configs = TlsConfigs::new(Arc::clone(&roots), asking.cached_tls_configs);
@@ -293,8 +137,8 @@ impl Checker {
         Ok(Self {
             custom_client: Arc::new(custom_client),
             plain_client: PlainHttpClient::new(Arc::clone(&resolver), agent),
-            verifying_client: client(tls::build_client_config(Some(roots))?)?,
-            insecure_client: client(tls::build_client_config(None)?)?,
+            verifying_client: build_client(tls::build_client_config(Some(roots))?)?,
+            insecure_client: build_client(tls::build_client_config(None)?)?,
             address_policy: addresses,
             match_queue: MatchQueue::new().map_err(Error::Threads)?,
             max_body_bytes: limits.max_body_bytes,

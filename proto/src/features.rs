@@ -55,7 +55,7 @@ mod tests {
     use crate::{CheckRequest, HttpAssertions, HttpOptions};
 
     #[test]
-    fn a_check_uses_the_features_whose_fields_it_sets() {
+    fn a_check_uses_the_features_of_the_fields_that_it_sets() {
         let request: CheckRequest = serde_json::from_str(
             r#"{"url":"http://x/","options":{"http_version":"any","host_header":"x"},
                 "assertions":{"json":[{"path":"$.a","exists":true}],"warn_after_ms":0}}"#,

@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_that_requires_what_is_unknown_is_refused_by_the_word_whatever_else_it_has() {
+    fn a_result_with_an_unknown_required_feature_is_refused_by_its_name() {
         for fields in
             [r#""outcome":"up""#, r#""outcome":"better""#, r#""outcome":"down","cause":"future_cause""#]
         {

@@ -2,26 +2,18 @@
 
 pub(crate) mod context;
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, HashSet};
 
 use picket_proto::{CheckKind, SiteId, Timestamp};
 use sqlx::PgConnection;
 
+use self::context::SqlResult;
 use crate::{
     DbTimestamp,
     incident_rules::{RegionId, RegionResult},
     incidents::{self, IncidentOutcome},
     warnings::{self, ReportedWarnings, WarningOutcome},
 };
-
-pub(crate) type SqlResult<T> = Result<T, sqlx::Error>;
-
-/// Tolerance between two clocks that show the same time. Results due later than this from now are
-/// ignored here: with a due time in the future, a region would be the only one that reports.
-pub(crate) const MAX_CLOCK_SPREAD: Duration = Duration::from_secs(5);
 
 /// A new result that may affect an incident or a warning.
 #[derive(Clone, Debug)]

@@ -17,10 +17,7 @@ use sqlx::{PgConnection, types::Json};
 pub use self::doubts::{DoubtfulWindow, list_open_windows};
 use crate::{
     DbTimestamp, Error, Store,
-    decisions::{
-        MAX_CLOCK_SPREAD, SqlResult,
-        context::{self, SiteContext, Subject},
-    },
+    decisions::context::{self, MAX_CLOCK_SPREAD, SiteContext, SqlResult, Subject},
     incident_rules::{self, Decision, Doubts, IncidentChange, RegionResult, RegionState},
 };
 

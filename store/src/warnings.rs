@@ -11,10 +11,7 @@ use sqlx::{PgConnection, types::Json};
 
 use crate::{
     DbTimestamp,
-    decisions::{
-        MAX_CLOCK_SPREAD, SqlResult,
-        context::{self, SiteContext, Subject},
-    },
+    decisions::context::{self, MAX_CLOCK_SPREAD, SiteContext, SqlResult, Subject},
     incident_rules::{RegionResult, RegionState, redate_future_states},
     warning_rules::{
         WarningChange, WarningDecision, WarningDetails, WarningResult, WarningState, WarningView,

@@ -111,7 +111,7 @@ fn a_range_of_sizes_has_one_bound_or_two() {
 
 proptest! {
     #[test]
-    fn what_is_formatted_is_parsed_back_unchanged(
+    fn a_formatted_assertion_is_parsed_back_unchanged(
         json in any_json_assertion(), header in any_header_assertion(),
     ) {
         prop_assert_eq!(parse_json(&format_json(&json)), Ok(json));

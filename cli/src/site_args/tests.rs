@@ -21,7 +21,7 @@ fn applied(spec: &SiteSpec, options: &[&str]) -> Result<SiteSpec, ValidationErro
 }
 
 #[test]
-fn what_is_not_given_stays_as_it_was() {
+fn options_that_are_not_given_leave_their_fields_unchanged() {
     let mut spec = SiteSpec::new("https://example.com/");
     spec.check.regex = Some("ok".into());
     spec.check.tls_verify = false;

@@ -28,7 +28,6 @@ use tower::Service;
 use url::{Host, Url};
 
 use super::{
-    Checker,
     address_policy::AddressPolicy,
     connection_error::ConnectionError,
     connection_plan::ConnectionPlan,
@@ -37,6 +36,7 @@ use super::{
     failure::Failure,
     plain_http::{BoxError, HyperResolver, MeteredStream, set_default_headers},
     resolver::Resolver,
+    settings,
     timing::{self, Phase, PhaseRecorder},
     tls::HTTP2_PROTOCOL,
     tls_configs::TlsConfigs,
@@ -175,7 +175,7 @@ impl CustomClient {
         if is_http2 {
             let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
-                .max_header_list_size(Checker::MAX_HEADER_LIST_BYTES)
+                .max_header_list_size(settings::MAX_HEADER_LIST_BYTES)
                 .initial_stream_window_size(self.window)
                 .initial_connection_window_size(self.window)
                 .handshake(stream)
@@ -188,7 +188,7 @@ impl CustomClient {
             .allow_obsolete_multiline_headers_in_responses(true)
             .allow_spaces_after_header_name_in_responses(true)
             .ignore_invalid_headers_in_responses(true)
-            .max_headers(Checker::MAX_HEADERS)
+            .max_headers(settings::MAX_HEADERS)
             .handshake(stream)
             .await?;
         drive_connection(connection);

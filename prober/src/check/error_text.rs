@@ -35,7 +35,7 @@ pub(super) fn describe_http_error(error: &(dyn Error + 'static)) -> Option<Strin
             // h2 reports a header list above the limit with the same code.
             (false, _) if reason == h2::Reason::PROTOCOL_ERROR => format!(
                 "the answer breaks the rules of HTTP/2, or its head is larger than {} KiB ({name})",
-                super::Checker::MAX_HEADER_LIST_BYTES >> 10
+                super::settings::MAX_HEADER_LIST_BYTES >> 10
             ),
             (false, _) => format!("the answer breaks the rules of HTTP/2 ({name}: {})", reason.description()),
         });
@@ -52,7 +52,7 @@ pub(super) fn describe_http_error(error: &(dyn Error + 'static)) -> Option<Strin
     if why.is_parse_too_large() {
         return Some(format!(
             "the answer's head is too large: more than {} headers, or more than 400 KiB",
-            super::Checker::MAX_HEADERS
+            super::settings::MAX_HEADERS
         ));
     }
     if why.is_parse() {

@@ -33,9 +33,9 @@ use tokio::{
 use tower::Service;
 
 use super::{
-    Checker,
     inbound::InboundMeter,
     resolver::Resolver,
+    settings,
     timing::{self, ConnectLayer, ConnectService},
 };
 
@@ -61,7 +61,7 @@ impl PlainHttpClient {
             .http1_allow_obsolete_multiline_headers_in_responses(true)
             .http1_allow_spaces_after_header_name_in_responses(true)
             .http1_ignore_invalid_headers_in_responses(true)
-            .http1_max_headers(Checker::MAX_HEADERS)
+            .http1_max_headers(settings::MAX_HEADERS)
             .build(tower::Layer::layer(&ConnectLayer, MeteredConnector(http)));
         Self { client, user_agent }
     }

@@ -8,12 +8,17 @@ use std::{
 use picket_proto::{Shard, Timestamp, Warning};
 use sqlx::PgConnection;
 
-use super::SqlResult;
 use crate::{
     DbTimestamp,
     incident_rules::{IncidentPolicy, RegionId, RegionResult, RegionState, RegionView, SiteView},
     leases::to_shard,
 };
+
+pub(crate) type SqlResult<T> = Result<T, sqlx::Error>;
+
+/// Tolerance between two clocks that show the same time. Results due later than this from now are
+/// no evidence: with a due time in the future, a region would be the only one that reports.
+pub(crate) const MAX_CLOCK_SPREAD: Duration = Duration::from_secs(5);
 
 #[derive(sqlx::FromRow)]
 struct SiteRegionRow {

@@ -11,9 +11,9 @@ use std::{
 use picket_proto::{Cause, Outcome, Timestamp};
 use sqlx::PgConnection;
 
-use super::SqlResult;
 use crate::{
     DbTimestamp, Error, Store,
+    decisions::context::SqlResult,
     incident_rules::{Decision, Doubts, RegionId, RegionResult, RegionState},
 };
 

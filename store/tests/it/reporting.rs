@@ -93,7 +93,7 @@ async fn the_role_for_reports_reads_every_view_and_function_of_report_and_nothin
 
 /// A header or a body of a site may be a credential, and reports are for many readers.
 #[tokio::test]
-async fn nothing_in_the_schema_report_reads_the_headers_bodies_and_options_of_sites() {
+async fn the_schema_report_does_not_read_headers_bodies_and_options_of_sites() {
     let world = World::new().await;
     world.insert_rows().await;
     world

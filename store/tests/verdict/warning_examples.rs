@@ -225,7 +225,7 @@ fn the_end_of_an_observation_without_a_serial_number_is_kept_too() {
 }
 
 #[test]
-fn what_repeats_an_open_warning_is_decided_without_its_context_and_what_may_change_it_is_not() {
+fn a_repeated_warning_is_decided_without_context_and_a_possible_change_is_not() {
     let opened = evaluate(vec![
         ending(1, 10, "a", 9),
         ending(2, 11, "a", 9),

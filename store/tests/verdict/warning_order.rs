@@ -177,7 +177,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_comes_warnings_open_and_close_in_turn(policy in policy_strategy(), steps in vec(step_strategy(), 1..40)) {
+    fn warnings_open_and_close_in_turn_for_any_results(policy in policy_strategy(), steps in vec(step_strategy(), 1..40)) {
         let mut world = World::new(policy);
         steps.iter().for_each(|step| world.apply_step(step));
     }
@@ -196,7 +196,7 @@ proptest! {
     }
 
     #[test]
-    fn how_results_were_cut_into_batches_does_not_matter(
+    fn the_division_of_results_into_batches_does_not_matter(
         policy in policy_strategy(), results in vec(result_strategy(), 1..80), cuts in vec(1..9usize, 80),
     ) {
         let results = sort_by_due_time(&results);
@@ -227,7 +227,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_older_than_all_that_its_region_has_said_changes_nothing(
+    fn a_result_older_than_all_applied_results_of_its_region_changes_nothing(
         policy in policy_strategy(), results in vec(result_strategy(), 1..40), older in vec(result_strategy(), 1..10),
     ) {
         let mut world = World::new(policy);
@@ -244,7 +244,7 @@ proptest! {
     }
 
     #[test]
-    fn when_no_region_warns_for_long_enough_no_warning_is_open_and_nothing_is_kept(
+    fn a_warning_that_no_region_repeats_closes_and_leaves_no_state(
         policy in policy_strategy(), steps in vec(step_strategy(), 1..40),
     ) {
         let mut world = World::new(policy);

@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_name_server_that_answers_is_enough_and_it_is_not_asked_again_at_once() {
+    async fn a_single_answering_name_server_suffices_and_is_not_queried_again_immediately() {
         let (here, closed) = (serve_codes(&[0, 2]).await, SocketAddr::from(([127, 0, 0, 1], 9)));
 
         let both = NameServers::new(vec![closed, here]);

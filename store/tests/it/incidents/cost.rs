@@ -54,10 +54,10 @@ async fn measure_incident_cost() {
     }
 }
 
-/// Prints what a row costs where sites warn: `cargo test --release -p picket-store -- --ignored --nocapture what_warnings_cost`.
+/// Prints what a row costs where sites warn: `cargo test --release -p picket-store -- --ignored --nocapture measure_warning_cost`.
 #[tokio::test]
 #[ignore = "a measurement"]
-async fn what_warnings_cost() {
+async fn measure_warning_cost() {
     const SITES: i64 = 660;
     const BATCHES: i64 = 60;
     for warning in [0, 7, 66, SITES] {

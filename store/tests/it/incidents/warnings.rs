@@ -52,7 +52,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn what_a_quorum_warns_of_is_one_warning_with_its_two_events_and_leaves_nothing_behind() {
+async fn a_warning_of_a_quorum_is_one_row_with_two_events_and_no_remaining_state() {
     let world = new_world().await;
 
     world.insert_results(&[world.slow_result(0, 0), world.slow_result(1, 0), world.slow_result(2, 0)]).await;

@@ -81,7 +81,7 @@ fn newer_job(url: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn f19d_what_a_newer_process_requires_is_missed_or_other_or_a_dead_letter_with_the_word_and_never_up() {
+async fn f19d_an_unknown_requirement_of_a_newer_process_is_missed_or_other_or_a_dead_letter_and_never_up() {
     let injury = "jobs and results with features and words of a newer version";
     let mut drill = FaultTest::start("F19d", injury, Topology::default()).await;
     accept_results_without_tickets(&drill).await;

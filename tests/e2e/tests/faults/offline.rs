@@ -72,8 +72,8 @@ async fn f28_a_prober_without_a_network_and_without_canaries_is_offline_and_open
 
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f28b_a_prober_whose_gateway_does_not_answer_is_offline_and_opens_no_incident() {
-    let test = "offline::f28b_a_prober_whose_gateway_does_not_answer_is_offline_and_opens_no_incident";
+async fn f28b_a_prober_with_a_silent_gateway_is_offline_and_opens_no_incident() {
+    let test = "offline::f28b_a_prober_with_a_silent_gateway_is_offline_and_opens_no_incident";
     let Some(hosts) = NetnsLab::enter(test, &ONE_REGION).await else { return };
     let injury = "the gateway of the only prober is silent, except towards the bus, for 20 s";
     let drill = start_on_lab(hosts, &ONE_REGION, "F28b", injury).await;
@@ -83,9 +83,8 @@ async fn f28b_a_prober_whose_gateway_does_not_answer_is_offline_and_opens_no_inc
 /// Packets get lost beyond the first router: the prober's own system sees nothing wrong.
 #[tokio::test]
 #[ignore = "slow: just e2e"]
-async fn f28c_a_prober_whose_uplink_is_dead_is_doubted_where_another_region_reaches_its_sites() {
-    let test =
-        "offline::f28c_a_prober_whose_uplink_is_dead_is_doubted_where_another_region_reaches_its_sites";
+async fn f28c_a_prober_with_a_dead_uplink_is_doubted_if_another_region_reaches_its_sites() {
+    let test = "offline::f28c_a_prober_with_a_dead_uplink_is_doubted_if_another_region_reaches_its_sites";
     let Some(hosts) = NetnsLab::enter(test, &REGIONS).await else { return };
     let injury = "one region's packets to all sites get lost for 30 s; one region alone opens incidents";
     let mut drill = start_on_lab(hosts, &REGIONS, "F28c", injury).await;
