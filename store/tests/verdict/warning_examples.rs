@@ -174,7 +174,7 @@ fn a_renewed_certificate_that_warns_as_well_closes_the_warning_and_opens_another
     else {
         panic!("{renewed:?}")
     };
-    assert_eq!((*closed, *at, *first_warned_at), (timestamp_at(41), timestamp_at(41), timestamp_at(30)));
+    assert_eq!((*closed, *at, *first_warned_at), (timestamp_at(40), timestamp_at(40), timestamp_at(30)));
     assert_eq!((details.serial.as_deref(), regions.as_slice()), (Some("b"), &[1, 2][..]));
 }
 
