@@ -113,7 +113,35 @@ pub(super) async fn read_request<S: AsyncRead + Unpin>(stream: &mut S) -> std::i
     Ok(Some(String::from_utf8_lossy(&head).into_owned()))
 }
 
+/// Beginning of an HTTP/2 connection, before the client's frames.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Returns true if the client's `frames` contain a whole HEADERS frame: it has opened its stream. A
+/// response before that breaks the rules of HTTP/2.
+fn has_http2_headers(mut frames: &[u8]) -> bool {
+    const HEAD_BYTES: usize = 9;
+    const HEADERS: u8 = 1;
+    while let [high, middle, low, kind, ..] = *frames {
+        let end = HEAD_BYTES + u32::from_be_bytes([0, high, middle, low]) as usize;
+        if frames.len() < end {
+            return false;
+        }
+        if kind == HEADERS {
+            return true;
+        }
+        frames = &frames[end..];
+    }
+    false
+}
+
 fn is_complete_request(request: &[u8]) -> bool {
+    if let Some(frames) = request.strip_prefix(HTTP2_PREFACE) {
+        return has_http2_headers(frames);
+    }
+    // The preface contains the end of a head of HTTP/1, so a part of it is not complete either.
+    if HTTP2_PREFACE.starts_with(request) {
+        return false;
+    }
     let Some(end) = request.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
     let head = String::from_utf8_lossy(&request[..end]).to_ascii_lowercase();
     let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
