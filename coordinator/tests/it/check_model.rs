@@ -72,7 +72,7 @@ async fn a_site_with_an_option_of_a_newer_version_is_a_problem_and_not_checked_w
     let mut jobs = stack.record_jobs().await;
     let running = stack.start_coordinator("one", Duration::from_secs(15)).await;
 
-    let named = "SELECT count(*) FROM picket.sites WHERE id = 1 AND problem LIKE 'assertions: %future%'";
+    let named = "SELECT count(*) FROM picket.sites WHERE id = 1 AND problem LIKE 'assertions.future: %'";
     eventually(TEST_DEADLINE, "the problem", async || match stack.query_number(named).await {
         1 => Ok(()),
         there => Err(there),
