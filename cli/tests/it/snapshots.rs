@@ -86,7 +86,7 @@ async fn status_ledger_and_reports_of_checks() {
          SELECT 1, now - interval '3 hours', now - interval '3 hours', now - interval '2 hours', 'timeout', 'no answer within 10 s', '{us}'
          FROM the_time;
          INSERT INTO picket.warnings (site_id, kind, first_warned_at, opened_at, closed_at, serial, expires_at, message, regions)
-         SELECT 1, 'certificate', now - interval '3 hours', now - interval '3 hours', NULL, '0a1b',
+         SELECT 1, 'certificate'::picket.warning, now - interval '3 hours', now - interval '3 hours', NULL, '0a1b',
                 now + interval '9 days 1 hour', NULL::text, '{eu,us}'::text[] FROM the_time
          UNION ALL
          SELECT 2, 'slow', now - interval '2 hours', now - interval '2 hours', now - interval '1 hour', NULL, NULL,
