@@ -141,16 +141,18 @@ fn path() -> impl Strategy<Value = String> {
         1 => many.clone().prop_map(|query| format!("value({query})")),
     ];
     let operator = prop::sample::select(vec!["==", "!=", "<", "<=", ">", ">="]);
-    // Of two operands without a value, `<=` is true by the RFC. The crate disagrees if one of them
-    // is a function.
+    // Of two operands without a value, `<=` is true by the RFC (section 2.3.5.2.2). The crate
+    // disagrees.
     let strict = prop::sample::select(vec!["==", "!=", "<", ">"]);
     let pattern = prop::sample::select(vec!["a.", "[ab]*", "b|c", ".", "", "a.*c", "[^a]", "\\\\."]);
     let regex = (prop::sample::select(vec!["match", "search"]), query.clone(), pattern)
         .prop_map(|(function, query, pattern)| format!("{function}({query}, '{pattern}')"));
     let test = prop_oneof![
-        2 => query,
+        2 => query.clone(),
         1 => many,
-        4 => (plain.clone(), operator, plain)
+        2 => (plain.clone(), strict.clone(), plain)
+            .prop_map(|(left, operator, right)| format!("{left} {operator} {right}")),
+        2 => (query.clone(), operator, literal.clone())
             .prop_map(|(left, operator, right)| format!("{left} {operator} {right}")),
         2 => (function, strict, literal)
             .prop_map(|(left, operator, right)| format!("{left} {operator} {right}")),

@@ -59,8 +59,8 @@ pub(super) struct AssertionMatcher {
 type ItemResult = (FindingStatus, String);
 
 impl AssertionMatcher {
-    /// Maximum steps of all assertions about JSON. They run without interruption in less than
-    /// 50 ms.
+    /// Maximum steps of all assertions about JSON. They run without interruption, on a thread of
+    /// the match queue.
     const MAX_JSON_STEPS: u64 = 1 << 22;
     /// Maximum length of a body that is parsed inline, and maximum steps of its evaluation.
     const MAX_INLINE_JSON_BYTES: usize = 16 << 10;

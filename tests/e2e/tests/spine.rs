@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use picket_e2e::Stack;
 use picket_harness::{eventually, targets::Target};
+use picket_proto::subject;
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -199,6 +200,12 @@ async fn a_database_outage_loses_no_result() {
     postgres.start().await;
 
     coordinator.stop().await;
+    let mut jobs = stack.connect_jetstream().await.get_stream(subject::JOBS_STREAM).await.expect("jobs");
+    eventually(WAIT_TIMEOUT, "no job left", async || match jobs.info().await {
+        Ok(info) if info.state.messages == 0 => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
     let published = prober.read_metric("picket_prober_results_published_total") as i64;
     prober.stop().await;
     stack.wait_at_least(Duration::from_secs(60), published, ROW_COUNT_SQL).await;
