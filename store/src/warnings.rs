@@ -271,8 +271,11 @@ impl PendingWrites {
         if !self.cleared.is_empty() {
             let (sites, kinds) = split_keys(self.cleared);
             sqlx::query(
+                // By its row `close_unwatched` finds the warning of a site without schedules.
                 "DELETE FROM picket.warning_states AS kept USING unnest($1::bigint[], $2::text[]) AS cleared (site_id, kind)
-                 WHERE kept.site_id = cleared.site_id AND kept.kind = cleared.kind::picket.warning",
+                 WHERE kept.site_id = cleared.site_id AND kept.kind = cleared.kind::picket.warning AND NOT EXISTS (
+                     SELECT FROM picket.warnings AS warning
+                     WHERE warning.site_id = kept.site_id AND warning.kind = kept.kind AND closed_at IS NULL)",
             )
             .bind(sites)
             .bind(kinds)
