@@ -34,7 +34,9 @@ pub(crate) struct ReportedWarnings(Vec<(Warning, WarningDetails)>);
 
 impl ReportedWarnings {
     pub(crate) fn of_result(result: &CheckResult) -> Self {
-        Self(result.warnings.iter().map(|kind| (*kind, read_details(result, *kind))).collect())
+        // Each once: a message may repeat one many times.
+        let kinds = Warning::ALL_VALUES.iter().filter(|kind| result.warnings.contains(kind));
+        Self(kinds.map(|kind| (*kind, read_details(result, *kind))).collect())
     }
 
     fn find(&self, kind: Warning) -> Option<&WarningDetails> {
@@ -89,6 +91,9 @@ pub(crate) async fn apply_results(
             continue;
         };
         redate_future_states(&mut state.regions, latest, oldest);
+        for seen in state.observations.values_mut().filter(|seen| seen.since_us > latest.as_micros()) {
+            seen.since_us = oldest.as_micros() - 1;
+        }
         if let Some(renewal) = &mut state.renewal {
             redate_future_states(&mut renewal.regions, latest, oldest);
         }
