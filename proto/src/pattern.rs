@@ -16,9 +16,10 @@ pub use self::search::{PatternSearch, SearchStatus};
 use crate::ValidationError;
 
 /// Version of the rules that accept a regex: the limits below, the cost model, and the syntax of
-/// the regex crate. Raise it when a change rejects regexes that were accepted before: coordinators
+/// the regex crate. Raise it when a change rejects regexes that were accepted before, or when sites
+/// get regexes that coordinators did not compile before, such as those of assertions: coordinators
 /// then compile the regexes of all sites again.
-pub const RULES_VERSION: i16 = 1;
+pub const RULES_VERSION: i16 = 2;
 /// Maximum length of a regex, in bytes.
 pub const MAX_PATTERN_BYTES: usize = 4_096;
 /// Maximum size of the compiled program, in bytes.
@@ -132,7 +133,7 @@ mod tests {
     fn rules_with_other_limits_have_another_version() {
         assert_eq!(
             (RULES_VERSION, MAX_PATTERN_BYTES, MAX_PROGRAM_BYTES, MAX_STEPS_PER_BYTE),
-            (1, 4_096, 1 << 20, 1_024)
+            (2, 4_096, 1 << 20, 1_024)
         );
     }
 

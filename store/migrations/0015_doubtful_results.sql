@@ -155,6 +155,10 @@ DECLARE
     -- Checks start up to a batch window after they are due.
     spread CONSTANT interval := '500 milliseconds';
     max_groups CONSTANT integer := 64;
+    -- A group costs up to 100 ms. The caller's batch has a deadline, and would fail again and again.
+    -- What is not examined by then counts.
+    max_work CONSTANT interval := '2 seconds';
+    began CONSTANT timestamptz := clock_timestamp();
     suspect record;
     evidence picket.prober_evidence;
     doubt picket.doubtful_windows;
@@ -182,6 +186,7 @@ BEGIN
         ORDER BY at, vote.region_id, vote.prober
         LIMIT max_groups
     LOOP
+        EXIT WHEN clock_timestamp() > began + max_work;
         recorded := false;
         is_spent := false;
         last_response := NULL;

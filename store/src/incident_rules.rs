@@ -8,7 +8,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use picket_proto::{Cause, CheckKind, Outcome, Timestamp};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Thresholds that open and close incidents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,12 +59,19 @@ pub struct RegionState {
     /// Due time of the first of the consecutive failures, in microseconds since 1970.
     #[serde(default)]
     pub failing_since_us: i64,
-    /// Cause of the last failure.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Cause of the last failure; `other` if a newer version wrote one that this version does not
+    /// know.
+    #[serde(default, deserialize_with = "decode_cause", skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
     /// The cause in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+}
+
+/// Decodes a cause of a stored state. An error here would hold up the whole batch, again and again.
+fn decode_cause<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cause>, D::Error> {
+    let word = Option::<String>::deserialize(deserializer)?;
+    Ok(word.map(|word| word.parse().unwrap_or(Cause::Other)))
 }
 
 /// A region that checks a site: its stored state and facts from its result rows.

@@ -230,10 +230,15 @@ impl PendingWrites {
         }
         // Rows are deleted, not emptied: every batch looks up this table, so it must stay small.
         if !self.cleared_sites.is_empty() {
-            sqlx::query("DELETE FROM picket.site_states WHERE site_id = ANY ($1)")
-                .bind(self.cleared_sites)
-                .execute(connection)
-                .await?;
+            sqlx::query(
+                // By its row `close_unwatched` finds the incident of a site without schedules.
+                "DELETE FROM picket.site_states AS state WHERE site_id = ANY ($1) AND NOT EXISTS (
+                     SELECT FROM picket.incidents AS incident
+                     WHERE incident.site_id = state.site_id AND closed_at IS NULL)",
+            )
+            .bind(self.cleared_sites)
+            .execute(connection)
+            .await?;
         }
         Ok(decided)
     }

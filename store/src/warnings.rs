@@ -34,7 +34,9 @@ pub(crate) struct ReportedWarnings(Vec<(Warning, WarningDetails)>);
 
 impl ReportedWarnings {
     pub(crate) fn of_result(result: &CheckResult) -> Self {
-        Self(result.warnings.iter().map(|kind| (*kind, read_details(result, *kind))).collect())
+        // Each once: a message may repeat one many times.
+        let kinds = Warning::ALL_VALUES.iter().filter(|kind| result.warnings.contains(kind));
+        Self(kinds.map(|kind| (*kind, read_details(result, *kind))).collect())
     }
 
     fn find(&self, kind: Warning) -> Option<&WarningDetails> {
@@ -89,6 +91,9 @@ pub(crate) async fn apply_results(
             continue;
         };
         redate_future_states(&mut state.regions, latest, oldest);
+        for seen in state.observations.values_mut().filter(|seen| seen.since_us > latest.as_micros()) {
+            seen.since_us = oldest.as_micros() - 1;
+        }
         if let Some(renewal) = &mut state.renewal {
             redate_future_states(&mut renewal.regions, latest, oldest);
         }
@@ -271,8 +276,11 @@ impl PendingWrites {
         if !self.cleared.is_empty() {
             let (sites, kinds) = split_keys(self.cleared);
             sqlx::query(
+                // By its row `close_unwatched` finds the warning of a site without schedules.
                 "DELETE FROM picket.warning_states AS kept USING unnest($1::bigint[], $2::text[]) AS cleared (site_id, kind)
-                 WHERE kept.site_id = cleared.site_id AND kept.kind = cleared.kind::picket.warning",
+                 WHERE kept.site_id = cleared.site_id AND kept.kind = cleared.kind::picket.warning AND NOT EXISTS (
+                     SELECT FROM picket.warnings AS warning
+                     WHERE warning.site_id = kept.site_id AND warning.kind = kept.kind AND closed_at IS NULL)",
             )
             .bind(sites)
             .bind(kinds)

@@ -52,9 +52,9 @@ impl RegionReply {
         if let Some(why) = header(service::NATS_SERVICE_ERROR) {
             return Self::Rejected(why);
         }
-        match serde_json::from_slice(&message.payload) {
+        match CheckResult::decode(&message.payload) {
             Ok(result) => Self::Result(Box::new(result)),
-            Err(why) => Self::Rejected(format!("the reply is not a check result: {why}")),
+            Err(why) => Self::Rejected(format!("the reply cannot be used: {why}")),
         }
     }
 }

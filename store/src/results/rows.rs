@@ -161,8 +161,9 @@ impl<'a> ResultRow<'a> {
         self.result.outcome == Outcome::Up && self.result.kind == CheckKind::Scheduled
     }
 
+    /// Returns true if the result is up and warns; warnings of another outcome mean nothing.
     fn has_warnings(&self) -> bool {
-        !self.result.warnings.is_empty()
+        self.result.outcome == Outcome::Up && !self.result.warnings.is_empty()
     }
 
     /// Converts the row to evidence for decisions about incidents and about warnings; `None` for an

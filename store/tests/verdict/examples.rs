@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use picket_proto::{Cause, CheckKind, Outcome, Timestamp};
 use picket_store::incident_rules::{
-    Doubts, IncidentChange, IncidentPolicy, RegionId, RegionResult, RegionView, SiteView,
+    Doubts, IncidentChange, IncidentPolicy, RegionId, RegionResult, RegionState, RegionView, SiteView,
 };
 
 const RULES: IncidentPolicy = IncidentPolicy { failures_to_open: 2, successes_to_close: 2, quorum: None };
@@ -265,4 +265,24 @@ fn a_doubt_closes_no_incident() {
     ];
 
     assert_eq!(site.evaluate_with_doubts(results, &doubts(1, 10, 600)).changes, []);
+}
+
+#[test]
+fn a_state_with_a_cause_of_a_newer_version_is_read_and_its_cause_is_other() {
+    let read = |cause: &str| {
+        let state = format!(
+            r#"{{"region":1,"last_scheduled_us":1,"kind":"scheduled","consecutive_failures":1,
+                "consecutive_successes":0,"is_down":true,"failing_since_us":1{cause}}}"#
+        );
+        serde_json::from_str::<RegionState>(&state).unwrap()
+    };
+
+    for (cause, expected) in [
+        (r#","cause":"future_cause""#, Some(Cause::Other)),
+        (r#","cause":"connect""#, Some(Cause::Connect)),
+        (r#","cause":null"#, None),
+        ("", None),
+    ] {
+        assert_eq!(read(cause).cause, expected, "{cause}");
+    }
 }

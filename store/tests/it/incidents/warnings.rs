@@ -182,6 +182,8 @@ async fn a_warning_that_was_decided_while_its_site_was_paused_is_closed_by_a_coo
              UPDATE picket.sites SET enabled = false;",
         )
         .await;
+    // Of a tick before the pause, and stored before a coordinator acts.
+    world.insert_results(&[world.up_result(0, 20)]).await;
     assert_eq!(world.count_warnings().await, (1, 1));
 
     incidents::close_unwatched(&world.store).await.unwrap();
