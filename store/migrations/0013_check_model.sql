@@ -70,6 +70,7 @@ CREATE FUNCTION picket.object_error(object jsonb) RETURNS text
 COMMENT ON FUNCTION picket.object_error IS
     'The error in the options or assertions of a site, as the words after "allowed:"; null for none';
 
+-- Also limits options and assertions, and clears marks and problems when they change.
 CREATE OR REPLACE FUNCTION picket.sites_before() RETURNS trigger
     LANGUAGE plpgsql
     SECURITY DEFINER
@@ -163,6 +164,7 @@ BEGIN
     RETURN NEW;
 END $$;
 
+-- With type, warnings and details as the last columns.
 CREATE OR REPLACE VIEW report.checks AS
 SELECT
     result.site_id,
@@ -198,11 +200,13 @@ COMMENT ON COLUMN report.checks.type IS 'Type of check: http for http and https;
 COMMENT ON COLUMN report.checks.warnings IS 'Properties of an up result that need attention; null for none';
 COMMENT ON COLUMN report.checks.details IS 'Observations that depend on the type of check; null for plain HTTP';
 
+-- With type as the last column.
 CREATE OR REPLACE VIEW report.sites AS
 SELECT id AS site_id, coalesce(name, url) AS site, url, tags, regions, interval_seconds, enabled, problem, created_at, type
 FROM picket.sites;
 COMMENT ON COLUMN report.sites.type IS 'Type of check by the URL''s scheme; http for http and https';
 
+-- With the rights on the new columns.
 CREATE OR REPLACE FUNCTION picket.grant_role_privileges() RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp

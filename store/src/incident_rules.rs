@@ -418,8 +418,18 @@ impl RegionState {
         !self.is_down && self.consecutive_failures == 0
     }
 
+    /// The failure by which doubts judge the region: the newest one, or the first one once the
+    /// region has succeeded since. A region stays down until several successes, and a doubt ends with
+    /// the first.
+    pub(crate) fn judged_failure(&self) -> (Timestamp, CheckKind) {
+        match self.consecutive_failures {
+            0 => (Timestamp::from_micros(self.failing_since_us), CheckKind::Scheduled),
+            _ => (Timestamp::from_micros(self.last_scheduled_us), self.kind),
+        }
+    }
+
     fn is_in_doubt(&self, doubts: &Doubts) -> bool {
-        let at = Timestamp::from_micros(self.last_scheduled_us);
+        let (at, _) = self.judged_failure();
         doubts.get(&self.region).is_some_and(|spans| spans.iter().any(|(from, to)| *from <= at && at < *to))
     }
 

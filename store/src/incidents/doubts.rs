@@ -63,10 +63,11 @@ impl Failures {
     fn push_opening(&mut self, site: i64, decision: &Decision) {
         for opening in &decision.openings {
             for state in opening.down.iter().filter(|state| is_transport_failure(state)) {
+                let (due_at, kind) = state.judged_failure();
                 self.sites.push(site);
                 self.regions.push(state.region);
-                self.due_times.push(DbTimestamp(Timestamp::from_micros(state.last_scheduled_us)));
-                self.kinds.push(state.kind.as_str());
+                self.due_times.push(DbTimestamp(due_at));
+                self.kinds.push(kind.as_str());
                 self.first_failures.push(DbTimestamp(Timestamp::from_micros(state.failing_since_us)));
                 self.decided_times.push(DbTimestamp(opening.at));
                 // The other regions; this one is among those that are down.

@@ -91,7 +91,7 @@ async fn an_unknown_option_is_the_problem_of_its_site_and_names_the_field_and_no
     read.sort_by_key(|site| site.id);
 
     let problem = read[0].spec.as_ref().unwrap_err().to_string();
-    assert!(problem.contains("options") && problem.contains("future"), "{problem}");
+    assert!(problem.starts_with("options.auth: ") && problem.contains("`bearer`"), "{problem}");
     assert!(!problem.contains("s3cret"), "{problem}");
     assert!(read[1].spec.is_ok());
 }

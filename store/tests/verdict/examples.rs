@@ -254,17 +254,30 @@ fn a_region_in_doubt_takes_no_part_in_the_vote_of_the_others() {
 }
 
 #[test]
+fn a_region_that_recovers_after_a_doubt_opens_no_incident_with_its_first_success() {
+    let alone = IncidentPolicy { quorum: Some(1), ..RULES };
+    let results = vec![down_result(1, 10), down_result(1, 20), up_result(1, 30), up_result(1, 40)];
+
+    let judgement = new_site_view(alone).evaluate_with_doubts(results, &doubts(1, 10, 30));
+
+    assert_eq!(judgement.changes, []);
+}
+
+#[test]
 fn a_doubt_closes_no_incident() {
-    let site = SiteView { has_open_incident: true, ..new_site_view(RULES) };
     let results = vec![
-        down_result(1, 10),
-        down_result(2, 11),
+        down_result(1, 1),
+        down_result(2, 2),
+        down_result(1, 5),
+        down_result(2, 6),
         down_result(1, 20),
         down_result(2, 21),
         up_result(3, 30),
     ];
 
-    assert_eq!(site.evaluate_with_doubts(results, &doubts(1, 10, 600)).changes, []);
+    let changes = new_site_view(RULES).evaluate_with_doubts(results, &doubts(1, 10, 600)).changes;
+
+    assert!(matches!(changes[..], [IncidentChange::Opened { .. }]), "{changes:?}");
 }
 
 #[test]
