@@ -3,6 +3,10 @@
 //! A value is found as it is, as an escaped text (JSON, `Debug`), in any mixture of percent-encoded
 //! and plain characters, and in base64 at each of the three alignments, so that the `user:password`
 //! of Basic authentication is found as well. A line of a private key is a value of its own.
+//!
+//! A part of a value is not redacted: a person who can have a text published would learn from the
+//! redaction of guesses how a value begins, and then its next characters. Texts that may contain a
+//! value are therefore redacted before they are truncated.
 
 mod forms;
 
@@ -22,8 +26,6 @@ use super::SecretValue;
 
 /// Text in place of a value.
 const PLACEHOLDER: &str = "[redacted]";
-/// Minimum length of the start of a value that is redacted before an ellipsis.
-const MIN_PREFIX_BYTES: usize = 4;
 
 /// Redactors of this process; logs pass through all of them.
 static PROCESS_REDACTORS: RwLock<Vec<Weak<RedactorState>>> = RwLock::new(Vec::new());
@@ -176,22 +178,7 @@ impl Needles {
                 ranges.push(decoded.source_range(found.range()));
             }
         }
-        self.find_truncated(text, &mut ranges);
         ranges
-    }
-
-    /// Finds the beginnings of values that were truncated, which an ellipsis shows.
-    fn find_truncated(&self, text: &str, ranges: &mut Vec<Range<usize>>) {
-        for (end, _) in text.match_indices('…') {
-            let before = &text.as_bytes()[..end];
-            let longest = self.forms.iter().filter_map(|form| {
-                let form = form.text.as_bytes();
-                (MIN_PREFIX_BYTES..form.len()).rev().find(|length| before.ends_with(&form[..*length]))
-            });
-            if let Some(length) = longest.max() {
-                ranges.push(end - length..end);
-            }
-        }
     }
 }
 
