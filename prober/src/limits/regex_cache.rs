@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_check_whose_regexes_have_no_turn_is_given_up_in_time() {
+    async fn a_check_waits_for_a_limited_time_until_its_regexes_are_compiled() {
         let regexes = Arc::new(RegexCache::new(64 << 20));
         let _turn = Arc::clone(&regexes.compiling).lock_owned().await;
 
