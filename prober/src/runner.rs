@@ -173,10 +173,11 @@ impl CheckRunner {
         if let Some(message) = job.unsupported_reason() {
             return Err(missed(Cause::Unsupported, message));
         }
-        let check = job
-            .request
-            .validate_with(|field, pattern| self.regex_cache.get_or_compile(field, pattern))
-            .map_err(AdmissionError::Invalid)?;
+        let Some(validated) = self.regex_cache.validate_request(&job.request).await else {
+            let message = "no time to compile the regexes of the check beside those of others".to_owned();
+            return Err(missed(Cause::Overloaded, message));
+        };
+        let check = validated.map_err(AdmissionError::Invalid)?;
         // Whoever may publish a request could otherwise have a secret sent, or reach inside
         // addresses through a proxy.
         let proxy = check.options.proxy.as_deref().map(|name| ("proxy", name));

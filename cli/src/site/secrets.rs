@@ -141,6 +141,14 @@ impl Findings {
         }
         let Ok(url) = Url::parse(&spec.check.url) else { return };
         for header in credentials::find_headers(&spec.check) {
+            if leads_elsewhere(spec, &url) {
+                self.remarks.push(format!(
+                    "site {site}: header {} stays, because options.connect_to or options.host_header names a place \
+                     that the secret has to list among its hosts as well; move it by hand\n",
+                    header.header
+                ));
+                continue;
+            }
             if header.value.len() < Secrets::MIN_VALUE_BYTES {
                 self.remarks.push(format!(
                     "site {site}: header {} has a value of less than {} bytes, which no secret may have\n",
@@ -152,6 +160,14 @@ impl Findings {
             self.moves.push(PlannedMove { site, spec: spec.clone(), url: url.clone(), header });
         }
     }
+}
+
+/// Returns true if a secret of the site must be allowed at another place than its URL.
+fn leads_elsewhere(spec: &SiteSpec, url: &Url) -> bool {
+    let options = &spec.check.options;
+    // The certificate proves the name of the URL, wherever the connection leads.
+    let is_proven = url.scheme() == "https" && spec.check.tls_verify;
+    options.host_header.is_some() || (options.connect_to.is_some() && !is_proven)
 }
 
 impl PlannedMove {
@@ -292,4 +308,34 @@ fn quote(text: &str) -> String {
         }
     }
     quoted + "\""
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_stays_where_its_secret_would_need_another_host() {
+        for (site, is_moved) in [
+            (r#"{"url":"https://a.example/"}"#, true),
+            (r#"{"url":"https://a.example/","options":{"connect_to":"192.0.2.7"}}"#, true),
+            (r#"{"url":"http://a.example/","options":{"connect_to":"192.0.2.7"}}"#, false),
+            (
+                r#"{"url":"https://a.example/","tls_verify":false,"options":{"connect_to":"192.0.2.7"}}"#,
+                false,
+            ),
+            (r#"{"url":"https://a.example/","options":{"host_header":"b.example"}}"#, false),
+        ] {
+            let mut spec = SiteSpec { check: serde_json::from_str(site).unwrap(), ..SiteSpec::new("") };
+            spec.check.headers = [("X-Api-Key".to_owned(), "s3cret-value".to_owned())].into();
+            let mut findings = Findings::default();
+            findings.add_site(SiteId(7), &spec);
+
+            assert_eq!(
+                (findings.moves.len(), findings.remarks.len()),
+                (usize::from(is_moved), usize::from(!is_moved))
+            );
+            assert!(findings.remarks.iter().all(|remark| remark.contains("X-Api-Key stays")), "{site}");
+        }
+    }
 }

@@ -36,6 +36,7 @@ impl Cookies {
             Some(own) => own.into_owned(),
             None => String::new(),
         };
+        let is_sensitive = headers.get(COOKIE).is_some_and(HeaderValue::is_sensitive);
         let most = line.len() + Self::MAX_COOKIE_HEADER_BYTES;
         let mut cookies: Vec<(&str, &str)> = store.get_request_values(url).collect();
         // A stable order keeps requests reproducible for the detection of redirect loops.
@@ -53,8 +54,10 @@ impl Cookies {
             line.push_str(value);
         }
         if !line.is_empty()
-            && let Ok(value) = HeaderValue::from_bytes(line.as_bytes())
+            && let Ok(mut value) = HeaderValue::from_bytes(line.as_bytes())
         {
+            // The site's own cookies may be a secret.
+            value.set_sensitive(is_sensitive);
             headers.insert(COOKIE, value);
         }
     }

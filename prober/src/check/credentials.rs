@@ -67,6 +67,8 @@ pub(super) fn token_request(check: &Check, secrets: &Secrets) -> Result<Option<T
     let name = &client_secret.secret;
     let token_url = Url::parse(token_url)
         .map_err(|why| Failure::new(Cause::Invalid, format!("options.auth.oauth2.token_url: {why}")))?;
+    // Before the value: a token of an older value must not be kept as one of a newer content.
+    let generation = secrets.generation();
     value_for_check(secrets, name, check)?;
     let secret = secrets.value_for(name, &token_url, true).map_err(|why| secret_failure(&why))?;
     Ok(Some(TokenRequest {
@@ -74,7 +76,7 @@ pub(super) fn token_request(check: &Check, secrets: &Secrets) -> Result<Option<T
         client_id: client_id.clone(),
         secret_name: name.clone(),
         scopes: scopes.join(" "),
-        generation: secrets.generation(),
+        generation,
         secret,
     }))
 }

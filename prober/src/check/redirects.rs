@@ -45,20 +45,21 @@ impl Hop {
     pub(super) fn follow_redirect(self, status: StatusCode, location: &HeaderValue) -> Result<Self, Failure> {
         let refusal = |why: String| Failure::new(Cause::Redirect, why);
         let location = decode_location(location.as_bytes());
-        let shown = sanitize_text(&picket_runtime::redact(&location), 100);
+        let shown = || sanitize_text(&picket_runtime::redact(&location), 100);
         let mut url = self
             .url
             .join(&location)
-            .map_err(|why| refusal(format!("redirect to '{shown}', which is no URL ({why})")))?;
+            .map_err(|why| refusal(format!("redirect to '{}', which is no URL ({why})", shown())))?;
         if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
-            return Err(refusal(format!("redirect to '{shown}', which is not http or https")));
+            return Err(refusal(format!("redirect to '{}', which is not http or https", shown())));
         }
         if url.port() == Some(0) {
-            return Err(refusal(format!("redirect to '{shown}', where the port is 0")));
+            return Err(refusal(format!("redirect to '{}', where the port is 0", shown())));
         }
         if url.as_str().len() > MAX_REDIRECT_URL_BYTES {
             return Err(refusal(format!(
-                "redirect to a URL of more than {MAX_REDIRECT_URL_BYTES} bytes: '{shown}'"
+                "redirect to a URL of more than {MAX_REDIRECT_URL_BYTES} bytes: '{}'",
+                shown()
             )));
         }
         // reqwest would turn credentials into a header. Both calls succeed for a URL with a host.

@@ -70,13 +70,15 @@ impl Publisher {
     pub(crate) async fn publish_rejection(&self, from: &str, payload: &[u8], why: &ValidationError) {
         self.metrics.rejected.inc();
         warn!(subject = from, field = why.field, error = %why, "rejected a request");
+        // Before it is truncated: a part of a secret would not be found.
+        let payload = redact(&String::from_utf8_lossy(payload)).into_owned();
         let rejection = json!({
             "reason": why.to_string(),
             "field": why.field,
             "value": why.value,
             "allowed": why.expected,
             "subject": from,
-            "payload": sanitize_text(&String::from_utf8_lossy(payload), Self::SHOWN_PAYLOAD_BYTES),
+            "payload": sanitize_text(&payload, Self::SHOWN_PAYLOAD_BYTES),
             "region": self.region,
             "prober": self.prober,
             "rejected_at": clock::wall_clock_now(),

@@ -186,10 +186,28 @@ impl JsonDocument {
             members.reverse();
             shadowed.extend(members.into_iter().filter(|member| !names.insert(name(*member))));
         }
+        if shadowed.is_empty() {
+            return count;
+        }
+        let members: Vec<u32> = object.children().map(|member| member.index).collect();
         for member in &shadowed {
             self.nodes[*member as usize].is_shadowed = true;
         }
+        self.join_shadowed(&members);
         count - to_u32(shadowed.len())
+    }
+
+    /// Extends the end of each shadowed member over the shadowed members that directly follow it.
+    /// A walk skips them without counting steps, so it must not visit each of them.
+    fn join_shadowed(&mut self, members: &[u32]) {
+        let mut joined_end = None;
+        for member in members.iter().rev() {
+            let node = &mut self.nodes[*member as usize];
+            if node.is_shadowed {
+                node.end = joined_end.unwrap_or(node.end);
+            }
+            joined_end = Some(node.end).filter(|_| node.is_shadowed);
+        }
     }
 }
 
@@ -354,5 +372,23 @@ impl Visitor<'_> for NameSeed<'_> {
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<TextSpan, E> {
         Ok(self.0.add_text(text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walk_visits_one_of_neighbouring_members_that_later_ones_shadow() {
+        let same = r#""a":[0],"#.repeat(10);
+        let body = format!(r#"{{{same}"b":1,{same}"a":2,"c":3}}"#);
+        let document = JsonDocument::parse(body.as_bytes()).unwrap();
+
+        let first = |index: u32| document.nodes[index as usize].end;
+        let names: Vec<&str> = document.root().children().map(NodeRef::name).collect();
+        assert_eq!(names, ["b", "a", "c"]);
+        assert_eq!((first(1), first(3), first(21), first(22)), (21, 21, 22, 42));
+        assert_eq!(document.root().descendants().count(), 4);
     }
 }

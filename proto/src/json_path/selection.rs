@@ -342,7 +342,8 @@ impl NodeRef<'_> {
                 for member in self.children() {
                     let mut found = None;
                     for candidate in other.children() {
-                        budget.take(1)?;
+                        let shorter = candidate.name().len().min(member.name().len());
+                        budget.take(1 + (shorter as u64 >> 4))?;
                         if candidate.name() == member.name() {
                             found = Some(candidate);
                             break;

@@ -60,12 +60,21 @@ fn the_most_expensive_paths_and_bodies_end_by_their_steps() {
     let numbers = format!("[{}]", vec!["0"; BODY_BYTES / 2].join(","));
     let nested = format!("[{}]", vec![format!("{}0{}", "[".repeat(100), "]".repeat(100)); 5_000].join(","));
     let texts = format!("[{}]", vec![format!("{:?}", "a".repeat(60)); BODY_BYTES / 64].join(","));
+    let name = "n".repeat(BODY_BYTES / 4);
+    let names =
+        format!(r#"{{"x":{{"{name}":0}},"y":{{"{name}":0}},"z":[{}0]}}"#, "0,".repeat(BODY_BYTES / 4));
+    // Members that a later one shadows take no steps, so they must take no time.
+    let repeated = r#""a":0,"#.repeat(BODY_BYTES / 12);
+    let visible: String = (0..BODY_BYTES / 24).map(|number| format!("\"{number:05}\":0,")).collect();
+    let shadowed = format!(r#"{{{repeated}{visible}"b":0}}"#);
     let many = vec!["*"; 20].join(",");
     for (path, body, is_decided) in [
         ("$[*].a".to_owned(), &objects, true),
         ("$[?@.a == 2]".to_owned(), &objects, true),
         ("$[?@.a == $[-1].a]".to_owned(), &objects, false),
         ("$[?count($..a) == 1]".to_owned(), &objects, false),
+        ("$.z[?$.x == $.y]".to_owned(), &names, false),
+        ("$[?$.a == 1]".to_owned(), &shadowed, true),
         ("$..*".to_owned(), &numbers, true),
         ("$..*..*".to_owned(), &nested, false),
         ("$..[?@..a]".to_owned(), &nested, false),

@@ -3,27 +3,32 @@
 //! A value is found as it is, as an escaped text (JSON, `Debug`), in any mixture of percent-encoded
 //! and plain characters, and in base64 at each of the three alignments, so that the `user:password`
 //! of Basic authentication is found as well. A line of a private key is a value of its own.
+//!
+//! A part of a value is not redacted: a person who can have a text published would learn from the
+//! redaction of guesses how a value begins, and then its next characters. Texts that may contain a
+//! value are therefore redacted before they are truncated.
 
 mod forms;
 
 use std::{
     borrow::Cow,
     collections::VecDeque,
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     ops::Range,
     sync::{Arc, Weak},
 };
 
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use parking_lot::RwLock;
 use serde_json::Value;
 
 use self::forms::Form;
 use super::SecretValue;
 
+/// Number of groups of the values that are obtained at run time.
+const TOKEN_GROUPS: usize = 32;
 /// Text in place of a value.
 const PLACEHOLDER: &str = "[redacted]";
-/// Minimum length of the start of a value that is redacted before an ellipsis.
-const MIN_PREFIX_BYTES: usize = 4;
 
 /// Redactors of this process; logs pass through all of them.
 static PROCESS_REDACTORS: RwLock<Vec<Weak<RedactorState>>> = RwLock::new(Vec::new());
@@ -71,8 +76,9 @@ pub(super) struct Redactor(Arc<RedactorState>);
 struct RedactorState {
     /// Values of the secrets file, of its current and its previous content.
     secrets: RwLock<Option<Arc<Needles>>>,
-    /// Values obtained at run time, such as access tokens.
-    tokens: RwLock<TokenNeedles>,
+    /// Values obtained at run time, such as access tokens, in groups by their origin: a new value
+    /// costs the preparation of its group, and not of all values.
+    tokens: [RwLock<TokenNeedles>; TOKEN_GROUPS],
 }
 
 #[derive(Default)]
@@ -85,8 +91,8 @@ struct TokenNeedles {
 impl Redactor {
     /// Values that are kept of one origin: a check may still run with the one before the newest.
     const MAX_VALUES_PER_ORIGIN: usize = 2;
-    /// Values that are kept of all origins.
-    const MAX_TOKENS: usize = 2_000;
+    /// Values that are kept in one group.
+    const MAX_TOKENS_PER_GROUP: usize = 128;
 
     /// Creates a redactor that [`redact`] uses as long as a clone exists.
     pub(super) fn registered() -> Self {
@@ -104,14 +110,16 @@ impl Redactor {
 
     /// Adds a value obtained at run time. Of each `origin` the latest values are kept.
     pub(super) fn add_token(&self, origin: &str, value: SecretValue) {
-        let mut tokens = self.0.tokens.write();
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(origin);
+        let group = usize::try_from(hash % TOKEN_GROUPS as u64).unwrap_or_default();
+        let mut tokens = self.0.tokens[group].write();
         let of_origin = |(known, _): &&(String, SecretValue)| known == origin;
         if tokens.values.iter().filter(of_origin).count() >= Self::MAX_VALUES_PER_ORIGIN
             && let Some(oldest) = tokens.values.iter().position(|(known, _)| known == origin)
         {
             tokens.values.remove(oldest);
         }
-        if tokens.values.len() >= Self::MAX_TOKENS {
+        if tokens.values.len() >= Self::MAX_TOKENS_PER_GROUP {
             tokens.values.pop_front();
         }
         tokens.values.push_back((origin.to_owned(), value));
@@ -122,9 +130,9 @@ impl Redactor {
 impl RedactorState {
     fn redact<'t>(&self, text: &'t str) -> Cow<'t, str> {
         let secrets = self.secrets.read().clone();
-        let tokens = self.tokens.read().needles.clone();
+        let tokens = self.tokens.iter().filter_map(|group| group.read().needles.clone());
         let mut redacted = Cow::Borrowed(text);
-        for needles in [secrets, tokens].into_iter().flatten() {
+        for needles in secrets.into_iter().chain(tokens) {
             let ranges = needles.find_ranges(&redacted);
             if !ranges.is_empty() {
                 redacted = Cow::Owned(replace_ranges(&redacted, ranges));
@@ -152,6 +160,9 @@ impl Needles {
         }
         let automaton = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)
+            // The default for few values is a table with a row for each byte of each form, which takes
+            // megabytes for a key or a token.
+            .kind(Some(AhoCorasickKind::ContiguousNFA))
             .build(forms.iter().map(|form| form.text.as_bytes()))
             .ok()?;
         Some(Self { automaton, forms })
@@ -176,22 +187,7 @@ impl Needles {
                 ranges.push(decoded.source_range(found.range()));
             }
         }
-        self.find_truncated(text, &mut ranges);
         ranges
-    }
-
-    /// Finds the beginnings of values that were truncated, which an ellipsis shows.
-    fn find_truncated(&self, text: &str, ranges: &mut Vec<Range<usize>>) {
-        for (end, _) in text.match_indices('…') {
-            let before = &text.as_bytes()[..end];
-            let longest = self.forms.iter().filter_map(|form| {
-                let form = form.text.as_bytes();
-                (MIN_PREFIX_BYTES..form.len()).rev().find(|length| before.ends_with(&form[..*length]))
-            });
-            if let Some(length) = longest.max() {
-                ranges.push(end - length..end);
-            }
-        }
     }
 }
 

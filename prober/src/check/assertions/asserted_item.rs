@@ -7,6 +7,7 @@ use picket_proto::{
     },
     validation::sanitize_text,
 };
+use picket_runtime::redact;
 
 /// One assertion about a response, with its index in its list.
 pub(super) enum AssertedItem<'a> {
@@ -73,7 +74,7 @@ impl<'a> AssertedItem<'a> {
             Self::Regex(_, pattern) => format!("a match of {}", quote_pattern(pattern)),
             Self::NotRegex(_, pattern) => format!("no match of {}", quote_pattern(pattern)),
             Self::Json(_, json) => {
-                let path = sanitize_text(json.path.as_str(), Self::MAX_EXPECTED_BYTES);
+                let path = sanitize_text(&redact(json.path.as_str()), Self::MAX_EXPECTED_BYTES);
                 format!("{path} {}", describe_condition(&json.condition))
             }
         }
@@ -81,7 +82,7 @@ impl<'a> AssertedItem<'a> {
 }
 
 fn describe_condition(condition: &JsonCondition) -> String {
-    let shorten = |text: &str| sanitize_text(text, AssertedItem::MAX_EXPECTED_BYTES);
+    let shorten = |text: &str| sanitize_text(&redact(text), AssertedItem::MAX_EXPECTED_BYTES);
     match condition {
         JsonCondition::Equals(value) => format!("equal to {}", shorten(&value.text)),
         JsonCondition::NotEquals(value) => format!("not equal to {}", shorten(&value.text)),
@@ -96,5 +97,5 @@ fn describe_condition(condition: &JsonCondition) -> String {
 }
 
 pub(super) fn quote_pattern(pattern: &Pattern) -> String {
-    format!("'{}'", sanitize_text(pattern.regex().as_str(), AssertedItem::MAX_EXPECTED_BYTES))
+    format!("'{}'", sanitize_text(&redact(pattern.regex().as_str()), AssertedItem::MAX_EXPECTED_BYTES))
 }

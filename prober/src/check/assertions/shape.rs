@@ -5,6 +5,7 @@ use picket_proto::{
     json_path::{NodeRef, NodeValue},
     validation::sanitize_text,
 };
+use picket_runtime::redact;
 use reqwest::header::HeaderValue;
 use url::Url;
 
@@ -62,7 +63,7 @@ pub(super) fn describe_node(node: NodeRef<'_>, name: &str) -> String {
         NodeValue::Number(_) if is_secret_name(name) => "a number".to_owned(),
         NodeValue::Number(number) => format!("the number {number}"),
         NodeValue::Text(text) if is_presentable(name, text) => {
-            format!("\"{}\"", sanitize_text(text, MAX_VALUE_BYTES))
+            format!("\"{}\"", sanitize_text(&redact(text), MAX_VALUE_BYTES))
         }
         NodeValue::Text(text) => format!("a text of {} characters", text.chars().count()),
         NodeValue::Array(length) => format!("an array of {length} items"),
@@ -75,7 +76,7 @@ pub(super) fn describe_header(name: &str, values: &[&HeaderValue]) -> String {
     let Some(first) = values.first() else { return format!("no header {name}") };
     let value = match std::str::from_utf8(first.as_bytes()) {
         Ok(text) if is_presentable(name, text) => {
-            format!("'{}'", sanitize_text(text, MAX_VALUE_BYTES))
+            format!("'{}'", sanitize_text(&redact(text), MAX_VALUE_BYTES))
         }
         _ => format!("a value of {} bytes", first.len()),
     };
@@ -90,7 +91,7 @@ pub(super) fn describe_url(text: &str) -> String {
     let Ok(url) = Url::parse(text) else { return format!("a URL of {} bytes", text.len()) };
     let (origin, path) = (url.origin().ascii_serialization(), url.path());
     match path.len() <= MAX_VALUE_BYTES && !has_token(path) {
-        true => sanitize_text(&format!("{origin}{path}"), 2 * MAX_VALUE_BYTES),
+        true => sanitize_text(&redact(&format!("{origin}{path}")), 2 * MAX_VALUE_BYTES),
         false => sanitize_text(&format!("a URL of {} bytes at {origin}", text.len()), 2 * MAX_VALUE_BYTES),
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use picket_proto::validation::sanitize_text;
-use picket_runtime::SecretValue;
+use picket_runtime::{SecretValue, redact};
 use serde_json::Value;
 
 /// A token with its lifetime.
@@ -45,7 +45,7 @@ impl TokenBody {
         if status != 200 {
             let code = json.get("error").and_then(Value::as_str).filter(|code| is_error_code(code));
             return Err(match code {
-                Some(code) => format!("status {status} ({})", sanitize_text(code, 64)),
+                Some(code) => format!("status {status} ({})", sanitize_text(&redact(code), 64)),
                 None => format!("status {status}"),
             });
         }

@@ -1,6 +1,7 @@
 //! Human-readable texts for TLS failures.
 
 use picket_proto::{Timestamp, validation::sanitize_text};
+use picket_runtime::redact;
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible, pki_types::UnixTime};
 
 use super::super::certificate::Certificate;
@@ -56,10 +57,9 @@ fn explain_unknown_issuer(certificate: Option<&Certificate>) -> String {
     if own.is_self_signed {
         return "certificate is self-signed, by nobody who is trusted".to_owned();
     }
-    let issuer = own
-        .issuer
-        .as_deref()
-        .map_or("nobody named".to_owned(), |name| format!("'{}'", sanitize_text(name, LONGEST_NAME)));
+    let issuer = own.issuer.as_deref().map_or("nobody named".to_owned(), |name| {
+        format!("'{}'", sanitize_text(&redact(name), LONGEST_NAME))
+    });
     match own.is_sent_alone {
         true => format!("unknown issuer: {issuer}, and the server sent no intermediate certificate"),
         false => format!("unknown issuer: {issuer}, whose chain leads to nobody who is trusted"),
