@@ -111,9 +111,10 @@ pub(super) fn value_for_check(secrets: &Secrets, name: &str, check: &Check) -> R
 /// Places other than the URL that decide who receives the request. `Err` is a place that no rule
 /// can list.
 fn other_places(check: &Check) -> impl Iterator<Item = Result<Url, String>> {
-    let is_proven = check.url.scheme() == "https" && check.tls_verify;
     // The certificate proves the name of the URL, wherever the connection leads. Without that proof
-    // the address decides.
+    // the address decides. An authority that the site chooses proves nothing: whoever holds its key
+    // could receive the secrets of every host.
+    let is_proven = check.url.scheme() == "https" && check.tls_verify && check.options.ca.is_none();
     let address = check.options.connect_to.as_deref().filter(|_| !is_proven);
     // A server with several names may belong to several owners.
     let virtual_host = check.options.host_header.as_deref();
