@@ -99,7 +99,8 @@ mod tests {
             let generated = (page.generate)();
             let (committed, generated) = (words(committed), words(&generated));
             let same = committed.iter().zip(&generated).take_while(|(a, b)| a == b).count();
-            let context = |words: &[String]| words[same.saturating_sub(8)..words.len().min(same + 8)].join(" ");
+            let context =
+                |words: &[String]| words[same.saturating_sub(8)..words.len().min(same + 8)].join(" ");
             assert!(
                 committed == generated,
                 "docs/reference/{} is out of date; run `just generate`\n  page:    … {}\n  program: … {}",

@@ -30,7 +30,7 @@ pub fn suggest_name<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) ->
 }
 
 /// Text for an unknown name: the probable one, or else all of them.
-pub fn describe_known_names<'a>(name: &str, known: &[&'a str]) -> String {
+pub fn describe_known_names(name: &str, known: &[&str]) -> String {
     match suggest_name(name, known.iter().copied()) {
         Some(meant) => format!("no such field; did you mean '{meant}'?"),
         None => format!("no such field; there are {}", known.join(", ")),

@@ -90,7 +90,7 @@ fn the_compliance_suite_of_rfc_9535_is_passed_except_for_paths_beyond_the_limits
             }
         }
     }
-    println!("{} cases; beyond the limits: {limited:#?}", tests.len());
+    eprintln!("{} cases; beyond the limits: {limited:#?}", tests.len());
     assert!(failed.is_empty(), "{} of {} failed:\n{}", failed.len(), tests.len(), failed.join("\n"));
     assert!(tests.len() > 600 && limited.values().flatten().count() < 20);
 }

@@ -101,7 +101,10 @@ mod tests {
         format!("{:08X}", u32::from_ne_bytes(address))
     }
 
-    fn ipv4_table(routes: &[(&str, [u8; 4], [u8; 4], u32, [u8; 4])]) -> String {
+    /// Interface, network, gateway, metric and mask.
+    type Ipv4Route<'a> = (&'a str, [u8; 4], [u8; 4], u32, [u8; 4]);
+
+    fn ipv4_table(routes: &[Ipv4Route<'_>]) -> String {
         let lines = routes.iter().map(|(interface, network, gateway, metric, mask)| {
             let (network, gateway, mask) = (hex(*network), hex(*gateway), hex(*mask));
             format!("{interface}\t{network}\t{gateway}\t0003\t0\t0\t{metric}\t{mask}\t0\t0\t0\n")

@@ -200,7 +200,7 @@ impl<P, F: FnMut(&str, &str) -> Result<P, ValidationError>> Parser<'_, F> {
                 Some('(') => self.parse_parentheses()?,
                 _ => {
                     let term = self.parse_term()?;
-                    self.into_test(term)?
+                    self.build_test(term)?
                 }
             };
             return Ok(Expression::Not(Box::new(negated)));
@@ -209,11 +209,11 @@ impl<P, F: FnMut(&str, &str) -> Result<P, ValidationError>> Parser<'_, F> {
             return self.parse_parentheses();
         }
         let left = self.parse_term()?;
-        let Some(comparison) = self.accept_comparison() else { return self.into_test(left) };
-        let left = self.into_operand(left)?;
+        let Some(comparison) = self.accept_comparison() else { return self.build_test(left) };
+        let left = self.build_operand(left)?;
         self.scanner.skip_blanks();
         let right = self.parse_term()?;
-        let right = self.into_operand(right)?;
+        let right = self.build_operand(right)?;
         Ok(Expression::Comparison(Box::new((left, comparison, right))))
     }
 
@@ -277,11 +277,11 @@ impl<P, F: FnMut(&str, &str) -> Result<P, ValidationError>> Parser<'_, F> {
     fn parse_function(&mut self, name: &str) -> Result<Term<P>, ParseError> {
         let argument = self.parse_term()?;
         match name {
-            "length" => Ok(Term::Value(Operand::Length(Box::new(self.into_operand(argument)?)))),
-            "count" => Ok(Term::Value(Operand::Count(self.into_query(argument)?))),
-            "value" => Ok(Term::Value(Operand::Value(self.into_query(argument)?))),
+            "length" => Ok(Term::Value(Operand::Length(Box::new(self.build_operand(argument)?)))),
+            "count" => Ok(Term::Value(Operand::Count(self.build_query(argument)?))),
+            "value" => Ok(Term::Value(Operand::Value(self.build_query(argument)?))),
             _ => {
-                let text = self.into_operand(argument)?;
+                let text = self.build_operand(argument)?;
                 self.scanner.skip_blanks();
                 self.scanner.expect(",")?;
                 self.scanner.skip_blanks();
@@ -300,7 +300,7 @@ impl<P, F: FnMut(&str, &str) -> Result<P, ValidationError>> Parser<'_, F> {
         }
     }
 
-    fn into_operand(&self, term: Term<P>) -> Result<Operand<P>, ParseError> {
+    fn build_operand(&self, term: Term<P>) -> Result<Operand<P>, ParseError> {
         match term {
             Term::Literal(literal) => Ok(Operand::Literal(literal)),
             Term::Query(query) if query.is_singular() => Ok(Operand::Value(query)),
@@ -310,14 +310,14 @@ impl<P, F: FnMut(&str, &str) -> Result<P, ValidationError>> Parser<'_, F> {
         }
     }
 
-    fn into_query(&self, term: Term<P>) -> Result<Query<P>, ParseError> {
+    fn build_query(&self, term: Term<P>) -> Result<Query<P>, ParseError> {
         match term {
             Term::Query(query) => Ok(query),
             _ => Err(self.scanner.error("a path, such as @.items[*], before here").into()),
         }
     }
 
-    fn into_test(&self, term: Term<P>) -> Result<Expression<P>, ParseError> {
+    fn build_test(&self, term: Term<P>) -> Result<Expression<P>, ParseError> {
         match term {
             Term::Query(query) => Ok(Expression::Exists(query)),
             Term::Logical(expression) => Ok(expression),

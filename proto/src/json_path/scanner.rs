@@ -94,7 +94,7 @@ impl<'a> Scanner<'a> {
         let digits = self.take_while(|letter| letter.is_ascii_digit());
         let value = digits.parse::<i64>().ok().filter(|value| *value <= Self::MAX_INTEGER);
         match value {
-            Some(value) if !has_extra_zero(digits) && !(is_negative && value == 0) => {
+            Some(value) if !(has_extra_zero(digits) || is_negative && value == 0) => {
                 Ok(if is_negative { -value } else { value })
             }
             _ => Err(SyntaxError { position: start, expected: "a whole number without leading zeros" }),

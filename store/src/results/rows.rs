@@ -47,6 +47,8 @@ pub(super) struct ResultRow<'a> {
 
 /// Key of a row of `check_results`.
 type CheckKey = (Timestamp, SiteId, i16, CheckKind);
+/// Due time, id, region and prober of an ad-hoc check, which identify it.
+type AdhocKey<'a> = (Timestamp, &'a str, &'a str, &'a str);
 
 /// Finds a row by its key; the rows are sorted, as in [`BatchRows`].
 pub(super) fn find_check<'r, 'a>(rows: &'r [ResultRow<'a>], key: CheckKey) -> Option<&'r ResultRow<'a>> {
@@ -139,7 +141,7 @@ impl<'a> BatchRows<'a> {
 }
 
 impl<'a> ResultRow<'a> {
-    fn sort_key(&self) -> (Option<CheckKey>, Option<(Timestamp, &str, &str, &str)>) {
+    fn sort_key(&self) -> (Option<CheckKey>, Option<AdhocKey<'_>>) {
         let result = self.result;
         match self.site_and_region {
             Some((site, region)) => (Some((result.scheduled_at, site, region, result.kind)), None),

@@ -276,7 +276,7 @@ fn the_most_expensive_assertions_end_in_slices_and_the_site_is_not_blamed() {
         let check = check(assertions.clone());
         let began = Instant::now();
         let (verdict, slices) = evaluate(&check, &HeaderMap::new(), body.as_bytes(), BodyExtent::Complete);
-        println!("{assertions:.60}: {verdict:?} in {slices} slices and {:?}", began.elapsed());
+        eprintln!("{assertions:.60}: {verdict:?} in {slices} slices and {:?}", began.elapsed());
         assert_eq!(verdict.err().map(|why| why.cause), cause, "{assertions}");
         // A generous bound: debug builds take ten times as long as release builds.
         assert!(began.elapsed() < Duration::from_secs(60), "{assertions}: {:?}", began.elapsed());
