@@ -9,7 +9,7 @@ CREATE TABLE picket.doubtful_windows (
     prober text NOT NULL,
     -- Due time of the first failure after the prober's last response.
     doubtful_from timestamptz NOT NULL,
-    -- Due time of the first response, or the end of the longest doubt.
+    -- Arrival of the first response, or the end of the longest doubt.
     doubtful_to timestamptz NOT NULL,
     -- Hosts that failed here and that other regions reached, when the row was written.
     hosts integer NOT NULL,
@@ -22,7 +22,7 @@ COMMENT ON TABLE picket.doubtful_windows IS
     'Spans in which every check of a prober failed in transport while other regions reached the same sites; failures in them open no incident on their own';
 COMMENT ON COLUMN picket.doubtful_windows.doubtful_from IS 'Due time of the first of these failures';
 COMMENT ON COLUMN picket.doubtful_windows.doubtful_to IS
-    'Due time of the prober''s first response, ten minutes after doubtful_from at the latest';
+    'Arrival of the prober''s first response, ten minutes after doubtful_from at the latest';
 COMMENT ON COLUMN picket.doubtful_windows.hosts IS
     'Hosts that failed here and that other regions reached, when the row was written';
 
@@ -40,7 +40,7 @@ COMMENT ON COLUMN report.doubtful_windows.region IS 'The prober''s region';
 COMMENT ON COLUMN report.doubtful_windows.prober IS 'The prober''s name';
 COMMENT ON COLUMN report.doubtful_windows.doubtful_from IS 'Due time of the first of these failures';
 COMMENT ON COLUMN report.doubtful_windows.doubtful_to IS
-    'Due time of the prober''s first response, ten minutes after doubtful_from at the latest';
+    'Arrival of the prober''s first response, ten minutes after doubtful_from at the latest';
 COMMENT ON COLUMN report.doubtful_windows.hosts IS
     'Hosts that failed here and that other regions reached, when the row was written';
 COMMENT ON COLUMN report.doubtful_windows.recorded_at IS 'The time when the row was written';
@@ -265,7 +265,11 @@ BEGIN
     END IF;
     PERFORM picket.lock('doubts');
     WITH answered AS (
-        SELECT doubt.region_id, doubt.prober, doubt.doubtful_from, min(kept.scheduled_at) AS at
+        -- The time at which the response arrived: checks that began before it may have lost their
+        -- packets.
+        SELECT doubt.region_id, doubt.prober, doubt.doubtful_from,
+               min(kept.scheduled_at
+                   + greatest(coalesce(kept.lateness_us, 0) + coalesce(kept.total_us, 0), 0) * interval '1 microsecond') AS at
         FROM unnest(site_ids, region_ids, due_times, kinds) AS new (site_id, region_id, due_at, kind)
         JOIN picket.doubtful_windows AS doubt
           ON doubt.region_id = new.region_id AND doubt.doubtful_from <= new.due_at AND doubt.doubtful_to > new.due_at
@@ -275,7 +279,7 @@ BEGIN
         WHERE picket.is_response(kept.outcome, kept.cause, kept.first_byte_us)
         GROUP BY doubt.region_id, doubt.prober, doubt.doubtful_from
     )
-    UPDATE picket.doubtful_windows AS doubt SET doubtful_to = answered.at FROM answered
+    UPDATE picket.doubtful_windows AS doubt SET doubtful_to = least(doubt.doubtful_to, answered.at) FROM answered
     WHERE doubt.region_id = answered.region_id AND doubt.prober = answered.prober
       AND doubt.doubtful_from = answered.doubtful_from;
     GET DIAGNOSTICS ended = ROW_COUNT;
