@@ -188,6 +188,22 @@ mod tests {
     }
 
     #[test]
+    fn an_authority_chosen_by_the_site_does_not_prove_the_receiver_of_a_secret() {
+        let to = |place: &str, ca: Option<&str>| {
+            let mut options = json!({"auth": {"bearer": {"secret": "web"}}, "connect_to": place});
+            if let Some(name) = ca {
+                options["ca"] = json!(name);
+            }
+            headers("https://shop.example/", options, true)
+        };
+
+        assert!(to("elsewhere.example", None).is_ok(), "the usual roots prove the name of the URL");
+        assert!(to("a.cdn.example", Some("partner")).is_ok(), "the place is listed");
+        let refused = to("elsewhere.example", Some("partner")).unwrap_err();
+        assert!(refused.contains("elsewhere.example") && !refused.contains("web-password"), "{refused}");
+    }
+
+    #[test]
     fn basic_bearer_and_secret_headers_are_sensitive_headers() {
         let basic = json!({"auth": {"basic": {"user": "me", "password": {"secret": "web"}}}, "secret_headers": {"X-Key": {"secret": "web"}}});
         let sent = headers("https://shop.example/", basic, true).unwrap();
