@@ -136,7 +136,7 @@ async fn f19e_an_older_build_never_reports_up_for_a_check_with_features_and_lose
     replace_processes(&mut drill, ProcessKind::Coordinators).await;
     let url = drill.target.url("/ok/featured");
     let site = format!(
-        "INSERT INTO picket.sites (url, interval_seconds, assertions) VALUES ('{url}', 1, '{{\"fail_after_ms\": 59000}}')"
+        "INSERT INTO picket.sites (url, interval_seconds, assertions) VALUES ('{url}', 1, '{{\"fail_after_ms\": 9000}}')"
     );
     drill.stack.execute_sql(&site).await;
     let rows = |condition: &str| {
