@@ -88,8 +88,8 @@ fn header_cases(sites: &TargetSites) -> Vec<ComparisonCase> {
             .assert_header("Via", &Like("a$"))
             .assert_header("X-List", &Unlike("b"))
             .expect_down(Cause::Header),
-        new_case("header of HTTP/2", sites.http2.localhost_url("/ok"))
-            .assert_header("Content-Length", &Like("^[0-9]+$")),
+        new_case("header of HTTP/2", sites.http2.localhost_url("/headers/3"))
+            .assert_header("X-2", &Like("room$")),
         plain("header of the last response", "/redirect/1").assert_header("Location", &Absent),
         plain("header of a redirect that is not followed", "/redirect/1")
             .without_redirects()
