@@ -209,17 +209,12 @@ COMMENT ON COLUMN report.warnings.regions IS 'The regions that warned when the w
 COMMENT ON COLUMN report.warnings.in_maintenance IS
     'Whether the site was in a maintenance window when the warning opened';
 
--- The rights of each role, with those on the tables and functions of this file. The function of
--- before revokes all rights first, so that it is called by the one of its name.
-ALTER FUNCTION picket.grant_role_privileges() RENAME TO grant_basic_role_privileges;
-COMMENT ON FUNCTION picket.grant_basic_role_privileges IS
-    'The part of picket.grant_role_privileges without rights on warnings; call picket.grant_roles instead';
-CREATE FUNCTION picket.grant_role_privileges() RETURNS void
+-- The rights on the objects of this file, beyond the views of schema report.
+CREATE FUNCTION picket.grant_warning_privileges() RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    PERFORM picket.grant_basic_role_privileges();
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'picket_coordinator') THEN
         GRANT EXECUTE ON FUNCTION picket.close_unwatched_warnings TO picket_coordinator;
     END IF;
@@ -228,6 +223,6 @@ BEGIN
         GRANT SELECT, INSERT, UPDATE, DELETE ON picket.warning_states TO picket_sink;
     END IF;
 END $$;
-COMMENT ON FUNCTION picket.grant_role_privileges IS
-    'The part of picket.grant_roles with the rights of each role; call that function instead';
+COMMENT ON FUNCTION picket.grant_warning_privileges IS
+    'The part of picket.grant_roles with the rights on warnings; call that function instead';
 SELECT picket.grant_roles();

@@ -300,41 +300,4 @@ END $$;
 COMMENT ON FUNCTION picket.grant_doubt_privileges IS
     'The part of picket.grant_roles with the rights on doubtful windows; call that function instead';
 
--- As before, and the rights on the objects of this file.
-CREATE OR REPLACE FUNCTION picket.grant_roles() RETURNS void
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-    AS $$
-DECLARE
-    role text;
-    callable regprocedure;
-BEGIN
-    PERFORM picket.revoke_public();
-    PERFORM picket.grant_role_privileges();
-    PERFORM picket.grant_doubt_privileges();
-
-    -- A caller's search path must not decide which objects a function with its owner's rights
-    -- finds.
-    FOR callable IN SELECT oid FROM pg_proc
-                    WHERE pronamespace IN ('picket'::regnamespace, 'report'::regnamespace) AND prosecdef
-                      AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (proconfig), false) LOOP
-        EXECUTE format('ALTER FUNCTION %s SET search_path = pg_catalog, pg_temp', callable);
-    END LOOP;
-
-    FOR role IN SELECT rolname FROM pg_roles
-                WHERE rolname IN ('picket_coordinator', 'picket_sink', 'picket_api', 'picket_report') LOOP
-        -- Views, constraints and indexes call these functions with the rights of the reader or
-        -- writer. They change nothing and run with their caller's rights, so the grant gives no
-        -- access.
-        FOR callable IN SELECT oid FROM pg_proc
-                        WHERE pronamespace = 'picket'::regnamespace AND prokind = 'f' AND NOT prosecdef
-                          AND provolatile IN ('i', 's') AND prorettype <> 'trigger'::regtype LOOP
-            EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', callable, role);
-        END LOOP;
-        IF role IN ('picket_api', 'picket_report') THEN
-            -- Called by report.site_status.
-            EXECUTE format('GRANT EXECUTE ON FUNCTION picket.in_maintenance TO %I', role);
-        END IF;
-    END LOOP;
-END $$;
 SELECT picket.grant_roles();

@@ -10,6 +10,7 @@ use crate::new_database;
 const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
     // Triggers: consequences of a change that its author may not write directly.
     ("picket.sites_before()", "reads regions for roles that may insert a site"),
+    ("picket.sites_before_check_model()", "calls functions that roles which may insert a site need not have"),
     ("picket.sites_after()", "writes schedules and retired sites"),
     ("picket.sites_interval()", "reads settings for roles that may insert a site"),
     ("picket.settings_after()", "writes problems of sites"),
