@@ -18,7 +18,6 @@ mod outbox_publisher;
 mod pipeline;
 mod pull;
 mod recovery;
-mod settings_follower;
 mod writer;
 
 use picket_runtime::{Bus, ErrorChain, Health, PipelineHandle, bus, wait_for_database};

@@ -16,7 +16,6 @@ use crate::{
     metrics::Metrics,
     outbox_publisher::{self, OutboxPublisher},
     recovery::Recovery,
-    settings_follower::follow_settings,
     writer::{self, Writer},
 };
 
@@ -45,7 +44,7 @@ impl Pipeline for SinkPipeline {
 
     async fn spawn_actors(&self, supervisor: ActorCell) -> Result<SinkActors, SpawnErr> {
         let client = self.bus.client.clone();
-        let settings_follower = follow_settings(self.store.clone(), self.settings.clone());
+        let settings_follower = self.settings.clone().follow_database(self.store.clone());
         spawn_task("settings_follower", settings_follower, supervisor.clone()).await?;
         let outbox = OutboxPublisher {
             bus: self.bus.clone(),

@@ -10,7 +10,8 @@ use std::{sync::Arc, time::Duration};
 use parking_lot::RwLock;
 use picket_proto::{InstallationId, ValidationError, site::IntervalRange};
 use sqlx::{AssertSqlSafe, Postgres, postgres::PgArguments, query::Query};
-use tracing::info;
+use tokio::time::sleep;
+use tracing::{debug, info};
 
 pub use self::definition::{
     SETTINGS, SettingDefinition, SettingKind, SettingValue, given_retired_variables, warn_retired_variables,
@@ -239,6 +240,18 @@ impl SharedSettings {
             *self.0.write() = Arc::new(read);
         }
         Ok(has_changed)
+    }
+
+    /// Refreshes the settings every [`REFRESH_INTERVAL`]; never returns. After a failure the previous
+    /// settings stay in place until the next refresh.
+    pub async fn follow_database(self, store: Store) {
+        loop {
+            if let Err(error) = self.refresh(&store).await {
+                // Others report the unavailable database.
+                debug!(error = &error as &dyn std::error::Error, "could not refresh the settings, retrying");
+            }
+            sleep(REFRESH_INTERVAL).await;
+        }
     }
 
     /// The settings read last.

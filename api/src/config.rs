@@ -1,0 +1,46 @@
+//! Configuration of an API process.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use url::Url;
+
+use crate::options::Options;
+
+/// Configuration of an API process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Address of the API and the web UI.
+    pub listen: SocketAddr,
+    /// URL under which people reach this process, if the cluster setting does not say it.
+    pub public_url: Option<Url>,
+    /// Networks of reverse proxies whose forwarding headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Maximum time for open requests to finish at shutdown.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8088)),
+            public_url: None,
+            trusted_proxies: Vec::new(),
+            drain_timeout: Duration::from_secs(15),
+        }
+    }
+}
+
+impl From<Options> for Config {
+    fn from(options: Options) -> Self {
+        Self {
+            listen: options.api_listen,
+            public_url: options.public_url,
+            trusted_proxies: options.trusted_proxies,
+            drain_timeout: options.drain_timeout.0,
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! What Picket knows, for programs and people: a REST API, a web UI, and live results.
+//!
+//! listener → router → handler → store or bus. A process keeps no state that another could not have: sessions
+//! and tokens are rows, so any number of processes serve the same users.
+#![warn(missing_docs)]
+
+mod access;
+mod config;
+mod metrics;
+mod openapi;
+mod options;
+mod pipeline;
+mod problem;
+mod router;
+mod server;
+mod state;
+mod v1;
+
+use std::net::SocketAddr;
+
+use picket_runtime::{Bus, Health, PipelineHandle, bus, wait_for_database};
+use picket_store::{Store, settings::SharedSettings};
+use ractor::SpawnErr;
+use tokio::net::TcpListener;
+
+pub use self::{config::Config, metrics::describe_metrics, options::Options};
+
+use self::{metrics::Metrics, pipeline::ApiPipeline, state::Api};
+
+/// Failure to start an API process.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The connection to NATS failed.
+    #[error(transparent)]
+    Bus(#[from] bus::Error),
+    /// The database is unusable.
+    #[error(transparent)]
+    Store(#[from] picket_store::Error),
+    /// The listen address is unusable.
+    #[error("PICKET_API_LISTEN: cannot listen on '{address}'")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Error of the operating system.
+        #[source]
+        source: std::io::Error,
+    },
+    /// An actor did not start.
+    #[error("could not start the actors of the API")]
+    Spawn(#[from] SpawnErr),
+}
+
+/// Maximum database connections of an API process.
+pub const DATABASE_CONNECTIONS: u32 = 8;
+
+/// A running API process.
+pub struct RunningApi {
+    /// The pipeline, which ends when drained.
+    pub pipeline: PipelineHandle,
+    /// Address of the API and the web UI.
+    pub address: SocketAddr,
+}
+
+/// Starts an API process, which runs until drained. Waits for a database with a schema; NATS may be
+/// away, since most of the API does without it.
+///
+/// # Errors
+/// If the address is unusable, or a retry cannot help: an option is invalid.
+pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Result<RunningApi, Error> {
+    let metrics = Metrics::new(&health);
+    let database = health.add_readiness_check("database");
+    let listen_error = |source| Error::Listen { address: config.listen, source };
+    let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
+    let address = listener.local_addr().map_err(listen_error)?;
+
+    let connect = async || {
+        store.check_usable().await?;
+        SharedSettings::load_from(&store).await
+    };
+    let settings = wait_for_database(&database, connect, picket_store::Error::may_recover).await?;
+
+    let limit = config.drain_timeout;
+    let api = Api::new(config, address, bus, store, settings, metrics);
+    let pipeline = ApiPipeline::new(api, listener);
+    Ok(RunningApi { pipeline: PipelineHandle::start("api", pipeline, limit, &health).await?, address })
+}

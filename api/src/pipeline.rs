@@ -1,0 +1,39 @@
+//! The parts of an API process, built together.
+
+use std::sync::Arc;
+
+use picket_runtime::{Pipeline, spawn_task};
+use ractor::{ActorCell, SpawnErr};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{router::build_router, server::Server, state::Api};
+
+pub(crate) struct ApiPipeline {
+    api: Api,
+    listener: Arc<TcpListener>,
+}
+
+impl ApiPipeline {
+    pub(crate) fn new(api: Api, listener: TcpListener) -> Self {
+        Self { api, listener: Arc::new(listener) }
+    }
+}
+
+impl Pipeline for ApiPipeline {
+    type Actors = Server;
+
+    async fn spawn_actors(&self, supervisor: ActorCell) -> Result<Server, SpawnErr> {
+        let follower = self.api.settings.clone().follow_database(self.api.store.clone());
+        spawn_task("settings_follower", follower, supervisor.clone()).await?;
+        let stopping = CancellationToken::new();
+        let router = build_router(&self.api);
+        let server = Server::new(self.listener.clone(), router, self.api.metrics.clone(), stopping);
+        spawn_task("server", server.clone().serve(), supervisor).await?;
+        Ok(server)
+    }
+
+    async fn drain(&self, server: Server) {
+        server.drain().await;
+    }
+}

@@ -1,0 +1,23 @@
+//! All routes, and the layers around them.
+
+use axum::{Json, Router, middleware, routing::get};
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::{OpenApi, openapi};
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::{access, openapi::ApiDocument, state::Api, v1};
+
+/// Routes of `/api/v1` with their OpenAPI document.
+fn build_v1() -> (Router<Api>, openapi::OpenApi) {
+    OpenApiRouter::with_openapi(ApiDocument::openapi()).merge(v1::build_routes()).split_for_parts()
+}
+
+/// Builds the router of a process.
+pub(crate) fn build_router(api: &Api) -> Router {
+    let (v1, document) = build_v1();
+    Router::new()
+        .nest("/api/v1", v1.route("/openapi.json", get(async move || Json(document.clone()))))
+        .layer(middleware::from_fn_with_state(api.clone(), access::authenticate))
+        .layer(CatchPanicLayer::new())
+        .with_state(api.clone())
+}
