@@ -78,7 +78,7 @@ impl EncodeLabelValue for Refusal {
 }
 
 impl Refusal {
-    const ALL: [Self; 10] = [
+    const ALL_REASONS: [Self; 10] = [
         Self::ConnectionEvicted,
         Self::InvalidHead,
         Self::BodyTimedOut,
@@ -120,7 +120,7 @@ pub fn describe_metrics(health: &Health, placeholder: &str) {
     let metrics = Metrics::new(health);
     let labels = RequestLabels { route: placeholder.to_owned(), method: "GET", status: 200 };
     metrics.requests.get_or_create(&labels);
-    for reason in Refusal::ALL {
+    for reason in Refusal::ALL_REASONS {
         metrics.refusals.get_or_create(&RefusalLabels { reason });
     }
 }

@@ -89,7 +89,7 @@ pub(crate) fn render_reference(document: &Value) -> Result<String, askama::Error
             fields: describe_fields(schema),
         })
         .collect();
-    let problems = ProblemKind::ALL.map(|kind| ProblemRow {
+    let problems = ProblemKind::ALL_KINDS.map(|kind| ProblemRow {
         anchor: kind.anchor(),
         status: kind.status().as_u16(),
         title: kind.title(),
@@ -214,7 +214,7 @@ mod tests {
         for (name, _) in entries(&document["components"]["schemas"]) {
             assert!(page.contains(&format!("id=\"schema-{name}\"")), "{name}");
         }
-        for kind in ProblemKind::ALL {
+        for kind in ProblemKind::ALL_KINDS {
             assert!(page.contains(&format!("id=\"{}\"", kind.anchor())), "{}", kind.anchor());
         }
         assert!(!page.contains("<script") && !page.contains("style="));

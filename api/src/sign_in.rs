@@ -156,7 +156,7 @@ async fn start_session(
 async fn identify_by_link(store: &Store, link: &str) -> Result<Option<SessionIdentity>, picket_store::Error> {
     let identity = SessionIdentity {
         name: "sign-in link".to_owned(),
-        scopes: Scope::ALL.to_vec(),
+        scopes: Scope::ALL_SCOPES.to_vec(),
         tags: None,
         token_id: None,
     };

@@ -32,7 +32,7 @@ pub enum Scope {
 
 impl Scope {
     /// All scopes.
-    pub const ALL: [Self; 4] = [Self::Read, Self::Write, Self::Check, Self::Admin];
+    pub const ALL_SCOPES: [Self; 4] = [Self::Read, Self::Write, Self::Check, Self::Admin];
 
     /// The scope's name in commands, tokens and the OpenAPI document.
     pub fn as_str(self) -> &'static str {
@@ -61,8 +61,8 @@ impl FromStr for Scope {
     type Err = ValidationError;
 
     fn from_str(text: &str) -> Result<Self, ValidationError> {
-        let refuse = || ValidationError::new("scopes", text, Self::ALL.map(Self::as_str).join(", "));
-        Self::ALL.into_iter().find(|scope| scope.as_str() == text).ok_or_else(refuse)
+        let refuse = || ValidationError::new("scopes", text, Self::ALL_SCOPES.map(Self::as_str).join(", "));
+        Self::ALL_SCOPES.into_iter().find(|scope| scope.as_str() == text).ok_or_else(refuse)
     }
 }
 
@@ -106,7 +106,7 @@ impl NewToken {
             return Err(ValidationError::new("name", name, allowed));
         }
         if self.scopes.is_empty() {
-            return Err(ValidationError::new("scopes", "", Scope::ALL.map(Scope::as_str).join(", ")));
+            return Err(ValidationError::new("scopes", "", Scope::ALL_SCOPES.map(Scope::as_str).join(", ")));
         }
         if let Some(tags) = &self.tags {
             if self.scopes.contains(&Scope::Admin) {

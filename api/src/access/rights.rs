@@ -31,7 +31,7 @@ impl Access {
             name: "everybody on this machine".to_owned(),
             is_open: true,
             is_session: false,
-            scopes: Scope::ALL.to_vec(),
+            scopes: Scope::ALL_SCOPES.to_vec(),
             tags: None,
             limit_key: LimitKey::from(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         }
