@@ -28,7 +28,11 @@ use ractor::SpawnErr;
 use tokio::net::TcpListener;
 use tracing::info;
 
-pub use self::{config::Config, metrics::describe_metrics, options::{AddressOptions, Options}};
+pub use self::{
+    config::Config,
+    metrics::describe_metrics,
+    options::{AddressOptions, Options},
+};
 
 use self::{metrics::Metrics, pipeline::ApiPipeline, state::Api};
 
