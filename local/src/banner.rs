@@ -60,7 +60,8 @@ pub(crate) async fn print_banner(
         sites.map(|sites| format!("; {sites}")).unwrap_or_default()
     ));
     if let Some(web) = web {
-        print_line(format_args!("  web       {}", describe_sign_in(web, store).await?));
+        let link = describe_sign_in(web, store).await?;
+        print_line(format_args!("  web       {link}"));
     }
     print_line(format_args!("  data      {}", dir.display()));
     print_line(format_args!("  logs      {}", dir.join(log::LOG_FILE).display()));

@@ -12,6 +12,7 @@ mod settings;
 mod site_secrets;
 mod sites;
 mod snapshots;
+mod tokens;
 mod unreachable;
 
 use std::{
