@@ -8,7 +8,10 @@ use std::{
 use ipnet::IpNet;
 use url::Url;
 
-use crate::options::{AddressOptions, Options};
+use crate::{
+    oidc::OidcConfig,
+    options::{AddressOptions, Options},
+};
 
 /// Configuration of an API process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +22,8 @@ pub struct Config {
     pub public_url: Option<Url>,
     /// Networks of reverse proxies whose forwarding headers are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Sign-in by OpenID Connect, if any.
+    pub oidc: Option<OidcConfig>,
     /// Maximum number of open connections.
     pub max_connections: usize,
     /// Maximum time for open requests to finish at shutdown.
@@ -31,6 +36,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8088)),
             public_url: None,
             trusted_proxies: Vec::new(),
+            oidc: None,
             max_connections: 10_000,
             drain_timeout: Duration::from_secs(15),
         }
@@ -50,6 +56,10 @@ impl From<AddressOptions> for Config {
 
 impl From<Options> for Config {
     fn from(options: Options) -> Self {
-        Self { drain_timeout: options.drain_timeout.0, ..Self::from(options.address) }
+        Self {
+            oidc: options.oidc.into_config(),
+            drain_timeout: options.drain_timeout.0,
+            ..Self::from(options.address)
+        }
     }
 }

@@ -8,6 +8,8 @@ use picket_runtime::options::{DurationArg, ListenOptions, LogOptions, NatsOption
 use picket_store::DatabaseOptions;
 use url::Url;
 
+use crate::oidc::OidcOptions;
+
 /// Where the API is served, and how people reach it.
 #[derive(Args, Clone, Debug)]
 pub struct AddressOptions {
@@ -34,6 +36,9 @@ pub struct Options {
     /// Maximum time for open requests to finish at shutdown
     #[arg(long, env = "PICKET_DRAIN_TIMEOUT", default_value = "15s", value_name = "DURATION")]
     pub drain_timeout: DurationArg,
+    /// Sign-in by OpenID Connect.
+    #[command(flatten)]
+    pub oidc: OidcOptions,
     /// NATS connection.
     #[command(flatten)]
     pub nats: NatsOptions,

@@ -11,6 +11,7 @@ use crate::{
     Config,
     access::{authenticator::Authenticator, limits::RateLimits, local_request::is_loopback_host},
     metrics::Metrics,
+    oidc::OidcProvider,
 };
 
 /// State of an API process. Cheap to clone.
@@ -28,6 +29,8 @@ pub(crate) struct ApiState {
     pub(crate) metrics: Metrics,
     pub(crate) authenticator: Authenticator,
     pub(crate) limits: RateLimits,
+    /// Sign-in by OpenID Connect, if configured.
+    pub(crate) oidc: Option<OidcProvider>,
     /// Cancelled at the start of a drain. Endless responses end with it.
     pub(crate) stopping: CancellationToken,
 }
@@ -40,6 +43,7 @@ impl Api {
         store: Store,
         settings: SharedSettings,
         metrics: Metrics,
+        oidc: Option<OidcProvider>,
     ) -> Self {
         let (authenticator, limits) = (Authenticator::new(store.clone()), RateLimits::new(&metrics));
         let stopping = CancellationToken::new();
@@ -52,6 +56,7 @@ impl Api {
             metrics,
             authenticator,
             limits,
+            oidc,
             stopping,
         }))
     }
