@@ -4,11 +4,14 @@ use std::path::PathBuf;
 
 use clap::{ArgMatches, Args};
 use picket_local::{AppliedSites, DEMO_TAG, Demo};
-use picket_proto::ValidationError;
+use picket_proto::{
+    ValidationError,
+    site_plan::{DesiredSites, PruneScope},
+};
 use picket_store::{Store, settings::read_settings};
 
 use crate::{
-    apply::{self, DesiredSites, PruneScope},
+    apply,
     connect::DEMO_DATA_DIR,
     error::Error,
     up::UpOptions,
@@ -69,7 +72,7 @@ mod tests {
             site.spec.validate(IntervalRange::default()).unwrap();
         }
         let identities: BTreeSet<_> =
-            sites.iter().map(|site| crate::site::site_identity(&site.spec)).collect();
+            sites.iter().map(|site| site.spec.identity()).collect();
         assert_eq!(identities.len(), sites.len());
     }
 }

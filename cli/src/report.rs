@@ -75,8 +75,12 @@ pub(crate) async fn run(command: ReportCommand, matches: &ArgMatches) -> Result<
     | ReportCommand::Incidents(options)
     | ReportCommand::Warnings(options)
     | ReportCommand::Failures(options)) = &command;
-    let scope =
-        ReportFilter { since: options.since.0, tag: options.tag.clone(), region: options.region.clone() };
+    let scope = ReportFilter {
+        since: options.since.0,
+        tag: options.tag.clone(),
+        region: options.region.clone(),
+        tag_limit: None,
+    };
     let store = options.database.clone().connect(matches).await?;
     match &command {
         ReportCommand::Uptime(options) => options.print_rows(&reports::report_uptime(&store, &scope).await?),

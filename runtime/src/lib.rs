@@ -8,6 +8,7 @@ pub mod clock;
 pub mod connect;
 pub mod console;
 mod database_wait;
+pub mod discovery;
 pub mod health;
 pub mod options;
 pub mod process;

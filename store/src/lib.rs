@@ -5,10 +5,12 @@
 //! server that has disappeared.
 #![warn(missing_docs)]
 
+pub mod certificates;
 pub mod change_feed;
 mod decisions;
 pub mod error;
 pub mod housekeeping;
+pub mod incident_pages;
 pub mod incident_rules;
 pub mod incidents;
 pub mod leases;
