@@ -6,6 +6,7 @@
 
 mod access;
 mod config;
+mod extract;
 mod metrics;
 mod openapi;
 mod options;

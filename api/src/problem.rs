@@ -182,7 +182,9 @@ impl From<picket_store::Error> for Problem {
                 let pointer = format!("/{}", error.field.replace('.', "/"));
                 Self::invalid_field(pointer, &error)
             }
-            Store::DuplicateSite => Self::new(ProblemKind::Conflict, error.to_string()),
+            Store::DuplicateSite | Store::SiteChanged(_) => {
+                Self::new(ProblemKind::Conflict, error.to_string())
+            }
             Store::SiteNotFound(_) | Store::RegionNotFound(_) => {
                 Self::new(ProblemKind::NotFound, error.to_string())
             }

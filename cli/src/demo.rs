@@ -10,12 +10,7 @@ use picket_proto::{
 };
 use picket_store::{Store, settings::read_settings};
 
-use crate::{
-    apply,
-    connect::DEMO_DATA_DIR,
-    error::Error,
-    up::UpOptions,
-};
+use crate::{apply, connect::DEMO_DATA_DIR, error::Error, up::UpOptions};
 
 /// Options of `picket demo`.
 #[derive(Args, Clone, Debug)]
@@ -71,8 +66,7 @@ mod tests {
         for site in &sites {
             site.spec.validate(IntervalRange::default()).unwrap();
         }
-        let identities: BTreeSet<_> =
-            sites.iter().map(|site| site.spec.identity()).collect();
+        let identities: BTreeSet<_> = sites.iter().map(|site| site.spec.identity()).collect();
         assert_eq!(identities.len(), sites.len());
     }
 }

@@ -140,7 +140,9 @@ async fn add_window(options: AddWindowOptions, matches: &ArgMatches) -> Result<(
 
 async fn list_windows(options: ListWindowsOptions, matches: &ArgMatches) -> Result<(), Error> {
     let store = options.database.connect(matches).await?;
-    let windows = maintenance::list_windows(&store, WindowFilter { all: options.all, ..WindowFilter::default() }).await?;
+    let windows =
+        maintenance::list_windows(&store, WindowFilter { all: options.all, ..WindowFilter::default() })
+            .await?;
     options.output.print_rows(&windows, |windows| {
         let columns = ["ID", "STATE", "FROM", "TO", "TAG", "SITE ID", "SITE"];
         let mut listing = TextTable::new(

@@ -235,7 +235,12 @@ impl SiteSpec {
     /// The fields that identify a site: URL, method, regex, not_regex.
     pub fn identity(&self) -> (&str, &str, &str, &str) {
         let check = &self.check;
-        (&check.url, &check.method, check.regex.as_deref().unwrap_or(""), check.not_regex.as_deref().unwrap_or(""))
+        (
+            &check.url,
+            &check.method,
+            check.regex.as_deref().unwrap_or(""),
+            check.not_regex.as_deref().unwrap_or(""),
+        )
     }
 
     /// All fields under their public names, including defaults.

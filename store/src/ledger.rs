@@ -216,7 +216,11 @@ async fn fetch_ledger(
         .with_timeout(
             LEDGER_TIMEOUT,
             "read the ledger",
-            sqlx::query_as(sql).bind(DbTimestamp(from)).bind(DbTimestamp(to)).bind(tags).fetch_all(&store.pool),
+            sqlx::query_as(sql)
+                .bind(DbTimestamp(from))
+                .bind(DbTimestamp(to))
+                .bind(tags)
+                .fetch_all(&store.pool),
         )
         .await
 }

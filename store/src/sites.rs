@@ -9,8 +9,8 @@ use std::{sync::LazyLock, time::Duration};
 
 use picket_proto::{Shard, SiteId, Timestamp, ValidationError, site::SiteSpec, site_plan::StoredSite};
 
-pub(crate) use self::row::SITE_COLUMNS;
 use self::columns::{DEFINITION_COLUMNS, bind_definition, to_i32};
+pub(crate) use self::row::SITE_COLUMNS;
 pub use self::{
     changes::{SiteChanges, apply_changes},
     versions::{

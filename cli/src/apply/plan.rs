@@ -93,10 +93,8 @@ mod tests {
 
     /// Text of the plan that brings the `stored` sites, numbered from 1, to `sites`.
     fn describe_plan(sites: &[&SiteSpec], stored: &[&SiteSpec]) -> String {
-        let wanted = DesiredSites {
-            regions: Vec::new(),
-            sites: sites.iter().map(|spec| (*spec).clone()).collect(),
-        };
+        let wanted =
+            DesiredSites { regions: Vec::new(), sites: sites.iter().map(|spec| (*spec).clone()).collect() };
         let stored: Vec<StoredSite<'_>> = stored
             .iter()
             .zip(1..)

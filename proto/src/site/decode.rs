@@ -26,10 +26,9 @@ impl SiteSpec {
             let allowed = "an object such as {\"url\": \"https://example.com\"}";
             return Err(ValidationError::new("site", HIDDEN_VALUE, allowed));
         };
-        let is_unknown =
-            |name: &&String| !Self::FIELDS.iter().chain(&ALTERNATIVE_FIELDS).any(|known| known == name);
-        if let Some(name) = given.keys().find(is_unknown) {
-            let allowed = describe_known_names(name, Self::FIELDS);
+        let known: Vec<&str> = Self::FIELDS.iter().chain(&ALTERNATIVE_FIELDS).copied().collect();
+        if let Some(name) = given.keys().find(|name| !known.contains(&name.as_str())) {
+            let allowed = describe_known_names(name, &known);
             let name = if name.is_empty() { "(a field without a name)" } else { name };
             return Err(ValidationError::new(sanitize_text(name, 64), HIDDEN_VALUE, allowed));
         }

@@ -115,7 +115,8 @@ async fn find_changed_site(
     .bind(ids)
     .fetch_all(transaction)
     .await?;
-    let found: HashMap<SiteId, String> = rows.into_iter().map(|(id, version)| (SiteId(id), version)).collect();
+    let found: HashMap<SiteId, String> =
+        rows.into_iter().map(|(id, version)| (SiteId(id), version)).collect();
     let is_changed = |(id, version): &(&SiteId, &SiteVersion)| {
         found.get(*id).is_none_or(|found| *found != version.to_string())
     };

@@ -6,7 +6,9 @@ use std::fmt;
 use picket_proto::{SiteId, site::SiteSpec};
 use sqlx::{AssertSqlSafe, FromRow, Row as _, postgres::PgRow};
 
-use super::{SITE_COLUMNS, SITES_TIMEOUT, Site, UPDATE_SITE_SQL, columns::bind_definition, map_constraint_error};
+use super::{
+    SITE_COLUMNS, SITES_TIMEOUT, Site, UPDATE_SITE_SQL, columns::bind_definition, map_constraint_error,
+};
 use crate::{Error, Store};
 
 /// Version of a site: the number of the transaction that changed it last.
@@ -89,7 +91,8 @@ pub async fn find_same_site(
            AND md5(coalesce(site.regex, '')) = md5($4) AND md5(coalesce(site.not_regex, '')) = md5($5)"
     );
     let (url, method, regex, not_regex) = spec.identity();
-    let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(tags).bind(url).bind(method).bind(regex).bind(not_regex);
+    let query =
+        sqlx::query_scalar(AssertSqlSafe(sql)).bind(tags).bind(url).bind(method).bind(regex).bind(not_regex);
     let found: Option<i64> =
         store.with_timeout(SITES_TIMEOUT, "look up the site", query.fetch_optional(&store.pool)).await?;
     Ok(found.map(SiteId))
@@ -107,7 +110,8 @@ pub async fn update_site_version(
     spec: &SiteSpec,
 ) -> Result<(), Error> {
     let columns = super::columns::DEFINITION_COLUMNS.len();
-    let sql = UPDATE_SITE_SQL.replace(" RETURNING id", &format!(" AND version = ${}::text::xid8 RETURNING id", columns + 2));
+    let sql = UPDATE_SITE_SQL
+        .replace(" RETURNING id", &format!(" AND version = ${}::text::xid8 RETURNING id", columns + 2));
     let updated = bind_definition(sqlx::query_scalar(AssertSqlSafe(sql)), spec)
         .bind(id.0)
         .bind(version.to_string())
