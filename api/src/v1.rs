@@ -5,6 +5,7 @@ mod certificates;
 mod incidents;
 mod ledger;
 mod maintenance;
+mod me;
 mod paging;
 mod preconditions;
 mod probers;
@@ -14,6 +15,7 @@ mod settings;
 mod site_body;
 mod sites;
 mod span;
+mod tokens;
 mod warnings;
 
 use utoipa_axum::router::OpenApiRouter;
@@ -27,10 +29,12 @@ pub(crate) fn build_routes() -> OpenApiRouter<Api> {
         .merge(incidents::build_routes())
         .merge(ledger::build_routes())
         .merge(maintenance::build_routes())
+        .merge(me::build_routes())
         .merge(probers::build_routes())
         .merge(regions::build_routes())
         .merge(reports::build_routes())
         .merge(settings::build_routes())
         .merge(sites::build_routes())
+        .merge(tokens::build_routes())
         .merge(warnings::build_routes())
 }

@@ -76,6 +76,8 @@ impl From<picket_store::Error> for Error {
             | Store::SiteNotFound(_)
             | Store::SiteChanged(_)
             | Store::RegionNotFound(_)
+            | Store::DuplicateToken(_)
+            | Store::TokenNotFound(_)
             | Store::SchemaIncompatible { .. }
             | Store::SharedSession => Self::Usage(text),
             Store::Database { .. }

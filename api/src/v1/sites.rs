@@ -80,9 +80,9 @@ async fn create_site(
 
 /// Reads the definition of a site.
 #[utoipa::path(
-    get, path = "/sites/{id}", tag = "sites", security(("token" = ["read"])),
+    get, path = "/sites/{site}", tag = "sites", security(("token" = ["read"])),
     params(
-        ("id" = i64, Path, description = "Id of the site"),
+        ("site" = i64, Path, description = "Id of the site"),
         ("If-None-Match" = Option<String>, Header, description = "Answers 304 if the site still has this `ETag`"),
     ),
     responses(
@@ -108,9 +108,9 @@ async fn read_site(
 
 /// Replaces the definition of a site. An absent field gets its default.
 #[utoipa::path(
-    put, path = "/sites/{id}", tag = "sites", security(("token" = ["write"])), request_body = SiteFields,
+    put, path = "/sites/{site}", tag = "sites", security(("token" = ["write"])), request_body = SiteFields,
     params(
-        ("id" = i64, Path, description = "Id of the site"),
+        ("site" = i64, Path, description = "Id of the site"),
         ("If-Match" = Option<String>, Header, description = "Changes the site only if it still has this `ETag`"),
     ),
     responses(
@@ -137,12 +137,12 @@ async fn replace_site(
 
 /// Changes fields of a site by a merge patch (RFC 7396). A field that is null gets its default.
 #[utoipa::path(
-    patch, path = "/sites/{id}", tag = "sites", security(("token" = ["write"])),
+    patch, path = "/sites/{site}", tag = "sites", security(("token" = ["write"])),
     request_body(content = Value, content_type = "application/merge-patch+json",
         description = "The fields to change, as in the body of PUT; `application/json` is accepted as well",
         example = json!({"interval": "30s", "name": null})),
     params(
-        ("id" = i64, Path, description = "Id of the site"),
+        ("site" = i64, Path, description = "Id of the site"),
         ("If-Match" = Option<String>, Header, description = "Changes the site only if it still has this `ETag`"),
     ),
     responses(
@@ -185,9 +185,9 @@ async fn change_site(
 
 /// Removes a site. Its results remain readable.
 #[utoipa::path(
-    delete, path = "/sites/{id}", tag = "sites", security(("token" = ["write"])),
+    delete, path = "/sites/{site}", tag = "sites", security(("token" = ["write"])),
     params(
-        ("id" = i64, Path, description = "Id of the site"),
+        ("site" = i64, Path, description = "Id of the site"),
         ("If-Match" = Option<String>, Header, description = "Removes the site only if it still has this `ETag`"),
     ),
     responses(

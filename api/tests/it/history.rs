@@ -37,7 +37,8 @@ async fn new_api_with_history() -> (TestApi, i64, i64) {
 #[tokio::test]
 async fn incidents_and_warnings_are_filtered_and_a_limited_token_sees_those_of_its_sites() {
     let (api, own, other) = new_api_with_history().await;
-    let (admin, limited) = (api.create_admin_token().await, api.create_token(&[Scope::Read], Some(&["shop"])).await);
+    let (admin, limited) =
+        (api.create_admin_token().await, api.create_token(&[Scope::Read], Some(&["shop"])).await);
     let count = async |path: &str, token: &str| {
         let listed = api.get(path, Some(token)).await;
         assert_eq!(listed.status, 200, "{path}: {listed:?}");
@@ -84,15 +85,34 @@ async fn an_incident_shows_each_regions_votes_its_confirmations_and_its_delay() 
 
     let incident = api.get(&format!("/api/v1/incidents/{id}"), Some(&token)).await.json();
 
-    assert_eq!((&incident["seconds_to_open"], &incident["confirmation_rounds"]), (&json!(120.0), &json!(1)), "{incident:#}");
+    assert_eq!(
+        (&incident["seconds_to_open"], &incident["confirmation_rounds"]),
+        (&json!(120.0), &json!(1)),
+        "{incident:#}"
+    );
     assert!(incident["seconds_to_record"].as_f64().unwrap() >= 180.0);
-    let votes: Vec<_> = incident["votes"].as_array().unwrap().iter()
-        .map(|vote| (vote["region"].clone(), vote["down"].clone(), vote["failures"].clone(), vote["confirmations"].clone(), vote["outcome"].clone(), vote["cause"].clone()))
+    let votes: Vec<_> = incident["votes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|vote| {
+            (
+                vote["region"].clone(),
+                vote["down"].clone(),
+                vote["failures"].clone(),
+                vote["confirmations"].clone(),
+                vote["outcome"].clone(),
+                vote["cause"].clone(),
+            )
+        })
         .collect();
-    assert_eq!(votes, [
-        (json!("eu"), json!(true), json!(3), json!(1), json!("down"), json!("timeout")),
-        (json!("us"), json!(false), json!(0), json!(1), json!("up"), json!(null)),
-    ]);
+    assert_eq!(
+        votes,
+        [
+            (json!("eu"), json!(true), json!(3), json!(1), json!("down"), json!("timeout")),
+            (json!("us"), json!(false), json!(0), json!(1), json!("up"), json!(null)),
+        ]
+    );
     let limited = api.create_token(&[Scope::Read], Some(&["blog"])).await;
     api.get(&format!("/api/v1/incidents/{id}"), Some(&limited)).await.expect_problem(404);
     api.get("/api/v1/incidents/999", Some(&token)).await.expect_problem(404);
@@ -107,7 +127,8 @@ async fn read_pages(api: &TestApi, path: &str, name: &str, add: String) -> Vec<i
         assert_eq!(page.status, 200, "{page:?}");
         seen.extend(ids(&page.json(), name));
         execute_sql(api, add.clone()).await;
-        let Some((next, _)) = page.header("link").strip_prefix('<').and_then(|link| link.split_once('>')) else {
+        let Some((next, _)) = page.header("link").strip_prefix('<').and_then(|link| link.split_once('>'))
+        else {
             assert!(page.json()["next_cursor"].is_null());
             return seen;
         };
@@ -132,10 +153,12 @@ async fn pages_of_incidents_warnings_and_certificates_have_every_row_once_while_
         ))
         .await;
     }
-    let episode = |table: &str, columns: &str, values: &str| format!(
-        "INSERT INTO picket.{table} (site_id, opened_at, closed_at, {columns}, regions)
+    let episode = |table: &str, columns: &str, values: &str| {
+        format!(
+            "INSERT INTO picket.{table} (site_id, opened_at, closed_at, {columns}, regions)
          SELECT 1, date_trunc('hour', now()) - random() * interval '9 minutes', now(), {values}, '{{}}'"
-    );
+        )
+    };
 
     for (path, name, add) in [
         ("/api/v1/incidents?limit=3", "incident_id", episode("incidents", "first_failure_at", "now()")),
@@ -159,7 +182,8 @@ async fn pages_of_incidents_warnings_and_certificates_have_every_row_once_while_
 #[tokio::test]
 async fn the_ledger_proves_its_sum_by_a_statement_and_counts_only_the_sites_of_a_limited_token() {
     let api = TestApi::start().await;
-    let (admin, limited) = (api.create_admin_token().await, api.create_token(&[Scope::Read], Some(&["shop"])).await);
+    let (admin, limited) =
+        (api.create_admin_token().await, api.create_token(&[Scope::Read], Some(&["shop"])).await);
     api.add_site("https://a.example/", &["shop"]).await;
     api.add_site("https://b.example/", &[]).await;
     execute_sql(&api, "SELECT picket.ensure_partitions(); UPDATE picket.schedules SET valid_from = now() - interval '1 hour'".to_owned()).await;
@@ -169,8 +193,13 @@ async fn the_ledger_proves_its_sum_by_a_statement_and_counts_only_the_sites_of_a
         let from = now.saturating_sub(std::time::Duration::from_secs(1_200));
         let ledger = api.get(&format!("/api/v1/ledger?from={from}&to={now}"), Some(token)).await.json();
 
-        assert_eq!((&ledger["expected"], &ledger["unaccounted"]), (&json!(20 * sites), &json!(20 * sites)), "{ledger:#}");
-        let statement = ledger["statement"].as_str().unwrap().replace("SELECT *", "SELECT sum(unaccounted)::bigint");
+        assert_eq!(
+            (&ledger["expected"], &ledger["unaccounted"]),
+            (&json!(20 * sites), &json!(20 * sites)),
+            "{ledger:#}"
+        );
+        let statement =
+            ledger["statement"].as_str().unwrap().replace("SELECT *", "SELECT sum(unaccounted)::bigint");
         let proved: i64 = sqlx::query_scalar(AssertSqlSafe(statement)).fetch_one(&api.pool).await.unwrap();
         assert_eq!(ledger["unaccounted"], proved);
     }
@@ -182,14 +211,16 @@ async fn the_ledger_proves_its_sum_by_a_statement_and_counts_only_the_sites_of_a
 #[tokio::test]
 async fn reports_are_json_or_csv_and_of_the_sites_of_the_token() {
     let (api, ..) = new_api_with_history().await;
-    let (admin, limited) = (api.create_admin_token().await, api.create_token(&[Scope::Read], Some(&["shop"])).await);
+    let (admin, limited) =
+        (api.create_admin_token().await, api.create_token(&[Scope::Read], Some(&["shop"])).await);
     execute_sql(&api, "SELECT picket.ensure_partitions();
          UPDATE picket.schedules SET valid_from = now() - interval '1 hour';
          INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome, cause, total_us)
          SELECT tick, site_id, region_id, 'scheduled', 'down', 'dns', NULL
          FROM picket.schedules, picket.ticks(interval_ms, phase_ms, valid_from, 'infinity', now() - interval '5 minutes', now()) AS tick".to_owned()).await;
 
-    for (report, rows, seen) in [("uptime", 2, 1), ("latency", 0, 0), ("incidents", 4, 2), ("failures", 1, 1)] {
+    for (report, rows, seen) in [("uptime", 2, 1), ("latency", 0, 0), ("incidents", 4, 2), ("failures", 1, 1)]
+    {
         let path = format!("/api/v1/reports/{report}?since=2d");
         for (token, rows) in [(&admin, rows), (&limited, seen)] {
             let json = api.get(&path, Some(token)).await;

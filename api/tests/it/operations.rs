@@ -24,7 +24,10 @@ async fn a_window_is_added_moved_ended_and_removed() {
     let added = write(Method::POST, "/api/v1/maintenance".into(), json!({"site_id": site})).await;
     assert_eq!(added.status, 201, "{added:?}");
     let (path, window) = (added.header("location").to_owned(), added.json());
-    assert_eq!((&window["state"], &window["to"], &window["site_id"]), (&json!("now"), &json!(null), &json!(site)));
+    assert_eq!(
+        (&window["state"], &window["to"], &window["site_id"]),
+        (&json!("now"), &json!(null), &json!(site))
+    );
 
     let to = in_hours(&api, 2).await;
     let moved = write(Method::PATCH, path.clone(), json!({"to": to})).await;
@@ -60,11 +63,18 @@ async fn a_planned_window_is_not_ended_and_one_without_a_target_is_refused() {
     let token = api.create_admin_token().await;
     let from = in_hours(&api, 1).await;
 
-    let planned = api.send_json(Method::POST, "/api/v1/maintenance", Some(&token), &json!({"tag": "shop", "from": from})).await;
+    let planned = api
+        .send_json(Method::POST, "/api/v1/maintenance", Some(&token), &json!({"tag": "shop", "from": from}))
+        .await;
     assert_eq!(planned.json()["state"], "planned", "{planned:?}");
     let path = format!("{}/end", planned.header("location"));
     send(api.request(Method::POST, &path, Some(&token))).await.expect_problem(409);
-    for (body, status) in [(json!({}), 422), (json!({"site_id": 1, "tag": "a"}), 422), (json!({"tag": ""}), 422), (json!({"site_id": 9}), 404)] {
+    for (body, status) in [
+        (json!({}), 422),
+        (json!({"site_id": 1, "tag": "a"}), 422),
+        (json!({"tag": ""}), 422),
+        (json!({"site_id": 9}), 404),
+    ] {
         api.send_json(Method::POST, "/api/v1/maintenance", Some(&token), &body).await.expect_problem(status);
     }
 }
@@ -72,11 +82,16 @@ async fn a_planned_window_is_not_ended_and_one_without_a_target_is_refused() {
 #[tokio::test]
 async fn a_token_limited_to_tags_sees_and_makes_only_windows_of_its_sites_and_tags() {
     let api = TestApi::start().await;
-    let (admin, token) = (api.create_admin_token().await, api.create_token(&[Scope::Read, Scope::Write], Some(&["shop"])).await);
+    let (admin, token) = (
+        api.create_admin_token().await,
+        api.create_token(&[Scope::Read, Scope::Write], Some(&["shop"])).await,
+    );
     let own = api.add_site("https://a.example/", &["shop"]).await;
     let foreign = api.add_site("https://b.example/", &["blog"]).await;
     let mut paths = Vec::new();
-    for target in [json!({"site_id": own}), json!({"tag": "shop"}), json!({"site_id": foreign}), json!({"tag": "blog"})] {
+    for target in
+        [json!({"site_id": own}), json!({"tag": "shop"}), json!({"site_id": foreign}), json!({"tag": "blog"})]
+    {
         let added = api.send_json(Method::POST, "/api/v1/maintenance", Some(&admin), &target).await;
         paths.push(added.header("location").to_owned());
     }
@@ -87,13 +102,19 @@ async fn a_token_limited_to_tags_sees_and_makes_only_windows_of_its_sites_and_ta
         assert_eq!(api.get(path, Some(&token)).await.status, 200);
     }
     for path in &paths[2..] {
-        for (method, path) in [(Method::GET, path.clone()), (Method::DELETE, path.clone()), (Method::POST, format!("{path}/end"))] {
+        for (method, path) in [
+            (Method::GET, path.clone()),
+            (Method::DELETE, path.clone()),
+            (Method::POST, format!("{path}/end")),
+        ] {
             send(api.request(method, &path, Some(&token))).await.expect_problem(404);
         }
         api.send_json(Method::PATCH, path, Some(&token), &json!({"to": null})).await.expect_problem(404);
     }
     for (target, status) in [(json!({"tag": "blog"}), 403), (json!({"site_id": foreign}), 404)] {
-        api.send_json(Method::POST, "/api/v1/maintenance", Some(&token), &target).await.expect_problem(status);
+        api.send_json(Method::POST, "/api/v1/maintenance", Some(&token), &target)
+            .await
+            .expect_problem(status);
     }
 }
 
@@ -104,7 +125,9 @@ async fn windows_are_paged_without_loss_while_windows_are_added() {
     let mut expected = std::collections::BTreeSet::new();
     for hour in 1..8 {
         let from = in_hours(&api, hour / 2).await;
-        let added = api.send_json(Method::POST, "/api/v1/maintenance", Some(&token), &json!({"tag": "a", "from": from})).await;
+        let added = api
+            .send_json(Method::POST, "/api/v1/maintenance", Some(&token), &json!({"tag": "a", "from": from}))
+            .await;
         expected.insert(added.json()["id"].as_i64().unwrap());
     }
 
@@ -112,8 +135,17 @@ async fn windows_are_paged_without_loss_while_windows_are_added() {
     loop {
         let page = api.get(&path, Some(&token)).await;
         seen.extend(page.json()["items"].as_array().unwrap().iter().map(|item| item["id"].as_i64().unwrap()));
-        api.send_json(Method::POST, "/api/v1/maintenance", Some(&token), &json!({"tag": "b", "from": in_hours(&api, 9).await})).await;
-        let Some((next, _)) = page.header("link").strip_prefix('<').and_then(|link| link.split_once('>')) else { break };
+        api.send_json(
+            Method::POST,
+            "/api/v1/maintenance",
+            Some(&token),
+            &json!({"tag": "b", "from": in_hours(&api, 9).await}),
+        )
+        .await;
+        let Some((next, _)) = page.header("link").strip_prefix('<').and_then(|link| link.split_once('>'))
+        else {
+            break;
+        };
         assert!(next.contains(page.json()["next_cursor"].as_str().unwrap()));
         path = next.to_owned();
     }
@@ -130,33 +162,53 @@ async fn settings_are_listed_and_changed_by_admins_of_all_sites() {
     let admin = api.create_admin_token().await;
 
     let changed = api
-        .send_json(Method::PATCH, "/api/v1/settings", Some(&admin), &json!({"lease_time": "20s", "retention_days": 60}))
+        .send_json(
+            Method::PATCH,
+            "/api/v1/settings",
+            Some(&admin),
+            &json!({"lease_time": "20s", "retention_days": 60}),
+        )
         .await;
     assert_eq!(changed.status, 200, "{changed:?}");
     assert_eq!(changed.json()["changed"].as_array().unwrap().len(), 2);
     let listed = api.get("/api/v1/settings", Some(&admin)).await.json();
-    let find = |name: &str| listed["items"].as_array().unwrap().iter().find(|item| item["name"] == name).unwrap()["value"].clone();
+    let find = |name: &str| {
+        listed["items"].as_array().unwrap().iter().find(|item| item["name"] == name).unwrap()["value"].clone()
+    };
     assert_eq!((find("lease_time"), find("retention_days")), (json!("20s"), json!("60")));
 
-    for (body, pointer) in [(json!({"lease_time": "1s"}), "/lease_time"), (json!({"leasetime": "9s"}), "/leasetime"), (json!({"shards": 8}), "/shards")] {
+    for (body, pointer) in [
+        (json!({"lease_time": "1s"}), "/lease_time"),
+        (json!({"leasetime": "9s"}), "/leasetime"),
+        (json!({"shards": 8}), "/shards"),
+        (json!({"require_tickets": false}), "/require_tickets"),
+    ] {
         let refused = api.send_json(Method::PATCH, "/api/v1/settings", Some(&admin), &body).await;
         refused.expect_problem(422);
         assert_eq!(refused.json()["errors"][0]["pointer"], pointer, "{refused:?}");
     }
     let writer = api.create_token(&[Scope::Read, Scope::Write], None).await;
-    api.send_json(Method::PATCH, "/api/v1/settings", Some(&writer), &json!({"lease_time": "9s"})).await.expect_problem(403);
+    api.send_json(Method::PATCH, "/api/v1/settings", Some(&writer), &json!({"lease_time": "9s"}))
+        .await
+        .expect_problem(403);
     let limited = api.create_token(&[Scope::Admin], Some(&["shop"])).await;
-    api.send_json(Method::PATCH, "/api/v1/settings", Some(&limited), &json!({"lease_time": "9s"})).await.expect_problem(403);
+    api.send_json(Method::PATCH, "/api/v1/settings", Some(&limited), &json!({"lease_time": "9s"}))
+        .await
+        .expect_problem(403);
     api.get("/api/v1/settings", Some(&limited)).await.expect_problem(403);
 }
 
 #[tokio::test]
 async fn a_region_shows_its_silence_and_the_schedules_of_the_sites_that_a_token_may_see() {
     let api = TestApi::start().await;
-    let (admin, limited) = (api.create_admin_token().await, api.create_token(&[Scope::Read], Some(&["shop"])).await);
+    let (admin, limited) =
+        (api.create_admin_token().await, api.create_token(&[Scope::Read], Some(&["shop"])).await);
     api.add_site("https://a.example/", &["shop"]).await;
     api.add_site("https://b.example/", &[]).await;
-    sqlx::query("INSERT INTO picket.silent_regions SELECT id, now() FROM picket.regions").execute(&api.pool).await.unwrap();
+    sqlx::query("INSERT INTO picket.silent_regions SELECT id, now() FROM picket.regions")
+        .execute(&api.pool)
+        .await
+        .unwrap();
 
     let all = api.get("/api/v1/regions", Some(&admin)).await.json();
     let own = api.get("/api/v1/regions?probers=true", Some(&limited)).await.json();
@@ -169,7 +221,8 @@ async fn a_region_shows_its_silence_and_the_schedules_of_the_sites_that_a_token_
 #[tokio::test]
 async fn probers_are_listed_to_tokens_of_all_sites() {
     let api = TestApi::start().await;
-    let (admin, limited) = (api.create_admin_token().await, api.create_token(&[Scope::Read], Some(&["shop"])).await);
+    let (admin, limited) =
+        (api.create_admin_token().await, api.create_token(&[Scope::Read], Some(&["shop"])).await);
 
     let listed = api.get("/api/v1/probers", Some(&admin)).await;
 

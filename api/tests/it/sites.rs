@@ -15,15 +15,22 @@ async fn a_created_site_has_an_address_a_version_and_all_its_fields() {
     let api = TestApi::start().await;
     let token = api.create_admin_token().await;
 
-    let created = create(&api, &token, json!({"url": "https://a.example/", "interval": "30s", "tags": ["shop"]})).await;
+    let created =
+        create(&api, &token, json!({"url": "https://a.example/", "interval": "30s", "tags": ["shop"]})).await;
 
     assert_eq!(created.status, 201, "{created:?}");
     let site = created.json();
-    assert_eq!((&site["interval_seconds"], &site["method"], &site["tags"]), (&json!(30), &json!("GET"), &json!(["shop"])));
+    assert_eq!(
+        (&site["interval_seconds"], &site["method"], &site["tags"]),
+        (&json!(30), &json!("GET"), &json!(["shop"]))
+    );
     let read = api.get(created.header("location"), Some(&token)).await;
     assert_eq!((read.status.as_u16(), read.header("etag")), (200, created.header("etag")));
     assert_eq!(read.json(), site);
-    let stored: i64 = sqlx::query_scalar("SELECT interval_seconds::bigint FROM picket.sites").fetch_one(&api.pool).await.unwrap();
+    let stored: i64 = sqlx::query_scalar("SELECT interval_seconds::bigint FROM picket.sites")
+        .fetch_one(&api.pool)
+        .await
+        .unwrap();
     assert_eq!(stored, 30);
 }
 
@@ -51,16 +58,29 @@ async fn a_field_that_is_not_allowed_is_refused_by_pointer_value_and_what_is_all
     for (body, pointer, detail) in [
         (json!({"url": "ftp://a.example/"}), "/url", "'ftp://a.example/' is not allowed; allowed: "),
         (json!({"url": "https://a.example/", "intervall": 5}), "/intervall", "did you mean 'interval"),
-        (json!({"url": "https://a.example/", "interval": "1s"}), "/interval_seconds", "'1' is not allowed; allowed: 5 to 86400"),
-        (json!({"url": "https://a.example/", "regions": ["mars"]}), "/regions", "'mars' is not allowed; allowed: eu"),
-        (json!({"url": "https://a.example/", "assertions": {"json": [{"path": "a", "exists": true}]}}), "/assertions/json/0/path", "$"),
+        (
+            json!({"url": "https://a.example/", "interval": "1s"}),
+            "/interval_seconds",
+            "'1' is not allowed; allowed: 5 to 86400",
+        ),
+        (
+            json!({"url": "https://a.example/", "regions": ["mars"]}),
+            "/regions",
+            "'mars' is not allowed; allowed: eu",
+        ),
+        (
+            json!({"url": "https://a.example/", "assertions": {"json": [{"path": "a", "exists": true}]}}),
+            "/assertions/json/0/path",
+            "$",
+        ),
         (json!([]), "", "an object"),
     ] {
         let refused = create(&api, &token, body.clone()).await;
         assert!(refused.expect_problem(422).contains(detail), "{body}: {refused:?}");
         assert_eq!(refused.json()["errors"][0]["pointer"], pointer, "{body}: {refused:?}");
     }
-    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM picket.sites").fetch_one(&api.pool).await.unwrap();
+    let count: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM picket.sites").fetch_one(&api.pool).await.unwrap();
     assert_eq!(count, 0);
 }
 
@@ -86,10 +106,14 @@ async fn a_patch_merges_a_put_replaces_and_a_delete_removes() {
     assert_eq!(patched.status, 200, "{patched:?}");
     let fields = patched.json();
     assert_eq!(fields["headers"], json!({"B": "2", "C": "3"}));
-    assert_eq!((&fields["name"], &fields["timeout_ms"], &fields["interval_seconds"]), (&json!(null), &json!(5000), &json!(30)));
+    assert_eq!(
+        (&fields["name"], &fields["timeout_ms"], &fields["interval_seconds"]),
+        (&json!(null), &json!(5000), &json!(30))
+    );
     assert_ne!(patched.header("etag"), site.header("etag"));
 
-    let replaced = api.send_json(Method::PUT, &path, Some(&token), &json!({"url": "https://a.example/"})).await;
+    let replaced =
+        api.send_json(Method::PUT, &path, Some(&token), &json!({"url": "https://a.example/"})).await;
     assert_eq!((&replaced.json()["headers"], &replaced.json()["interval_seconds"]), (&json!({}), &json!(60)));
 
     let deleted = send(api.request(Method::DELETE, &path, Some(&token))).await;
@@ -104,7 +128,8 @@ async fn a_write_with_an_old_version_is_refused_and_changes_nothing() {
     let site = create(&api, &token, json!({"url": "https://a.example/"})).await;
     let (path, old) = (site.header("location").to_owned(), site.header("etag").to_owned());
     let patch = |etag: &str, name: &str| {
-        let request = api.request(Method::PATCH, &path, Some(&token)).header("content-type", "application/json");
+        let request =
+            api.request(Method::PATCH, &path, Some(&token)).header("content-type", "application/json");
         send(request.header("if-match", etag).body(json!({"name": name}).to_string()))
     };
 
@@ -117,7 +142,9 @@ async fn a_write_with_an_old_version_is_refused_and_changes_nothing() {
 
     let read = api.get(&path, Some(&token)).await;
     assert_eq!(read.json()["name"], "first");
-    let unchanged = send(api.request(Method::GET, &path, Some(&token)).header("if-none-match", read.header("etag"))).await;
+    let unchanged =
+        send(api.request(Method::GET, &path, Some(&token)).header("if-none-match", read.header("etag")))
+            .await;
     assert_eq!((unchanged.status.as_u16(), unchanged.text.as_str()), (304, ""));
     assert_eq!(patch("*", "third").await.json()["name"], "third");
 }
@@ -162,6 +189,7 @@ async fn a_token_limited_to_tags_sees_and_changes_only_its_sites_and_lets_none_l
         assert!(refused.expect_problem(403).contains("at least one of shop, blog"), "{refused:?}");
         assert_eq!(refused.json()["errors"][0]["pointer"], "/tags");
     }
-    let moved = api.send_json(Method::PATCH, &path(own), Some(&token), &json!({"tags": ["blog", "new"]})).await;
+    let moved =
+        api.send_json(Method::PATCH, &path(own), Some(&token), &json!({"tags": ["blog", "new"]})).await;
     assert_eq!(moved.json()["tags"], json!(["blog", "new"]), "{moved:?}");
 }

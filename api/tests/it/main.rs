@@ -1,0 +1,14 @@
+//! The API against a real nats-server and a real Postgres, through real sockets.
+#![expect(clippy::unwrap_used, reason = "a test fails without what it needs")]
+
+mod access;
+mod definition;
+mod faults;
+mod history;
+mod openapi;
+mod operations;
+mod requests;
+mod scopes;
+mod sign_in;
+mod sites;
+mod support;
