@@ -5,7 +5,8 @@ use axum::{
     extract::{OriginalUri, Path, State},
     response::Response,
 };
-use picket_proto::{RegionName, Timestamp};
+use http::Uri;
+use picket_proto::{RegionName, SiteId, Timestamp};
 use picket_store::{
     DbTimestamp,
     incident_pages::{self, EpisodeFilter, IncidentEvidence, ListedIncident, RegionVote},
@@ -17,16 +18,20 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     api_row::api_row,
     paging::{Page, PageRequest},
+    sites::find_site,
 };
 use crate::{
-    access::Reader,
+    access::{Access, Reader},
     extract::{ApiQuery, PageLimit},
     problem::{Problem, ProblemKind},
     state::Api,
 };
 
 pub(super) fn build_routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(list_incidents)).routes(routes!(read_incident))
+    OpenApiRouter::new()
+        .routes(routes!(list_incidents))
+        .routes(routes!(read_incident))
+        .routes(routes!(list_site_incidents))
 }
 
 api_row! {
@@ -157,6 +162,59 @@ async fn list_incidents(
     OriginalUri(uri): OriginalUri,
     ApiQuery(query): ApiQuery<IncidentQuery>,
 ) -> Result<Response, Problem> {
+    respond_with_page(&api, &access, &uri, query).await
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct SiteIncidentQuery {
+    /// Only open incidents, or only closed ones.
+    open: Option<bool>,
+    /// Only incidents in which this region was down.
+    #[param(value_type = Option<String>)]
+    region: Option<RegionName>,
+    /// Only incidents that were open at this time or later.
+    #[param(value_type = Option<String>, format = DateTime)]
+    from: Option<Timestamp>,
+    /// Only incidents that opened before this time.
+    #[param(value_type = Option<String>, format = DateTime)]
+    to: Option<Timestamp>,
+    #[serde(default)]
+    limit: PageLimit,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// Lists the incidents of a site, the newest first. Those of a removed site are in `/incidents?site=`.
+#[utoipa::path(
+    get, path = "/sites/{site}/incidents", tag = "sites", security(("token" = ["read"])),
+    params(("site" = i64, Path, description = "Id of the site"), SiteIncidentQuery),
+    responses(
+        (status = OK, body = Page<Incident>, headers(("Link" = String, description = "The next page, if any"))),
+        (status = NOT_FOUND, body = Problem, content_type = "application/problem+json",
+            description = "There is no such site, or the token is limited to tags of which it has none."),
+    ),
+)]
+async fn list_site_incidents(
+    Reader(access): Reader,
+    State(api): State<Api>,
+    OriginalUri(uri): OriginalUri,
+    Path(site): Path<i64>,
+    ApiQuery(query): ApiQuery<SiteIncidentQuery>,
+) -> Result<Response, Problem> {
+    find_site(&api, &access, SiteId(site)).await?;
+    let SiteIncidentQuery { open, region, from, to, limit, cursor } = query;
+    let query = IncidentQuery { open, site: Some(site), region, from, to, limit, cursor };
+    respond_with_page(&api, &access, &uri, query).await
+}
+
+async fn respond_with_page(
+    api: &Api,
+    access: &Access,
+    uri: &Uri,
+    query: IncidentQuery,
+) -> Result<Response, Problem> {
     let request = PageRequest::new(query.limit, query.cursor.as_deref())?;
     let filter = EpisodeFilter {
         tags: access.tag_limit(),
@@ -171,7 +229,7 @@ async fn list_incidents(
     };
     let rows = incident_pages::list_incidents(&api.store, &filter).await?;
     let page = request.build_page(rows, |row| (row.opened_at.into(), row.incident_id), Incident::from);
-    Ok(page.into_response(&uri))
+    Ok(page.into_response(uri))
 }
 
 /// Reads an incident with each region's votes, its confirmations, and the delay of the decision.

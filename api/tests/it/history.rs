@@ -51,6 +51,7 @@ async fn incidents_and_warnings_are_filtered_and_a_limited_token_sees_those_of_i
         ("/api/v1/incidents?open=false".to_owned(), 2, 1),
         (format!("/api/v1/incidents?site={own}"), 2, 2),
         (format!("/api/v1/incidents?site={other}"), 2, 0),
+        (format!("/api/v1/sites/{own}/incidents?open=true"), 1, 1),
         ("/api/v1/incidents?region=us".to_owned(), 2, 1),
         ("/api/v1/incidents?from=2100-01-01T00:00:00Z".to_owned(), 0, 0),
         ("/api/v1/incidents?to=2020-01-01T00:00:00Z".to_owned(), 0, 0),
@@ -217,7 +218,7 @@ async fn reports_are_json_or_csv_and_of_the_sites_of_the_token() {
          UPDATE picket.schedules SET valid_from = now() - interval '1 hour';
          INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome, cause, total_us)
          SELECT tick, site_id, region_id, 'scheduled', 'down', 'dns', NULL
-         FROM picket.schedules, picket.ticks(interval_ms, phase_ms, valid_from, 'infinity', now() - interval '5 minutes', now()) AS tick".to_owned()).await;
+         FROM picket.schedules, picket.ticks(interval_ms, phase_ms, valid_from, 'infinity', now(), now() + interval '5 minutes') AS tick".to_owned()).await;
 
     for (report, rows, seen) in [("uptime", 2, 1), ("latency", 0, 0), ("incidents", 4, 2), ("failures", 1, 1)]
     {
