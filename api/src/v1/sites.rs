@@ -1,6 +1,7 @@
 //! Sites: one at a time, and their whole definition.
 
 mod definition;
+mod list;
 
 use axum::{
     Json,
@@ -35,7 +36,8 @@ pub(super) fn build_routes() -> OpenApiRouter<Api> {
     const MAX_DEFINITION_BYTES: usize = 16 << 20;
     OpenApiRouter::new()
         .routes(routes!(definition::apply_definition).layer(DefaultBodyLimit::max(MAX_DEFINITION_BYTES)))
-        .routes(routes!(create_site))
+        .routes(routes!(list::list_sites, create_site))
+        .routes(routes!(list::read_status))
         .routes(routes!(read_site, replace_site, change_site, delete_site))
 }
 

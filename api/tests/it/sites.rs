@@ -193,3 +193,76 @@ async fn a_token_limited_to_tags_sees_and_changes_only_its_sites_and_lets_none_l
         api.send_json(Method::PATCH, &path(own), Some(&token), &json!({"tags": ["blog", "new"]})).await;
     assert_eq!(moved.json()["tags"], json!(["blog", "new"]), "{moved:?}");
 }
+
+/// Follows the pages of a list of sites; adds a site after each.
+async fn read_pages(api: &TestApi, token: &str, path: &str) -> Vec<i64> {
+    let (mut path, mut seen) = (path.to_owned(), Vec::new());
+    for added in 0.. {
+        let page = api.get(&path, Some(token)).await;
+        assert_eq!(page.status, 200, "{path}: {page:?}");
+        let items = page.json()["items"].as_array().unwrap().clone();
+        seen.extend(items.iter().map(|item| item["site_id"].as_i64().unwrap()));
+        api.add_site(&format!("https://added-{added}.example/{path}"), &["shop"]).await;
+        let Some((next, _)) = page.header("link").strip_prefix('<').and_then(|link| link.split_once('>'))
+        else {
+            break;
+        };
+        path = next.to_owned();
+    }
+    seen
+}
+
+#[tokio::test]
+async fn pages_of_sites_have_every_site_once_in_any_order_while_sites_are_added() {
+    let api = TestApi::start().await;
+    let token = api.create_admin_token().await;
+    let mut expected = std::collections::BTreeSet::new();
+    for n in 0..12 {
+        expected.insert(api.add_site(&format!("https://{}.example/{n}", n % 3), &[]).await);
+    }
+
+    for sort in ["created", "-created", "name", "-name", "state", "-state_since", "uptime_7d", "-p95"] {
+        let seen = read_pages(&api, &token, &format!("/api/v1/sites?limit=5&sort={sort}")).await;
+        let distinct: std::collections::BTreeSet<i64> = seen.iter().copied().collect();
+        assert_eq!(distinct.len(), seen.len(), "{sort}: {seen:?}");
+        assert!(distinct.is_superset(&expected), "{sort}: {seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_list_is_filtered_and_a_limited_token_sees_its_sites_only() {
+    let api = TestApi::start().await;
+    let (admin, limited) =
+        (api.create_admin_token().await, api.create_token(&[Scope::Read], Some(&["shop"])).await);
+    let own = api.add_site("https://shop.example/", &["shop"]).await;
+    let other = api.add_site("https://blog.example/", &["blog"]).await;
+    let count = async |query: &str, token: &str| {
+        let list = api.get(&format!("/api/v1/sites?{query}"), Some(token)).await;
+        assert_eq!(list.status, 200, "{query}: {list:?}");
+        list.json()["items"].as_array().unwrap().len()
+    };
+
+    for (query, all, seen) in [
+        ("", 2, 1),
+        ("tag=blog", 1, 0),
+        ("q=blog", 1, 0),
+        ("status=unknown", 2, 1),
+        ("status=up&status=down", 0, 0),
+        ("enabled=false", 0, 0),
+        ("region=eu", 2, 1),
+    ] {
+        assert_eq!((count(query, &admin).await, count(query, &limited).await), (all, seen), "{query}");
+    }
+    for (query, pointer) in
+        [("sort=size", "?sort"), ("status=bad", "?status"), ("cursor=x", "?cursor"), ("limit=0", "?limit")]
+    {
+        let refused = api.get(&format!("/api/v1/sites?{query}"), Some(&admin)).await;
+        refused.expect_problem(422);
+        assert_eq!(refused.json()["errors"][0]["pointer"], pointer, "{refused:?}");
+    }
+    assert_eq!(
+        api.get(&format!("/api/v1/sites/{own}/status"), Some(&limited)).await.json()["state"],
+        "unknown"
+    );
+    api.get(&format!("/api/v1/sites/{other}/status"), Some(&limited)).await.expect_problem(404);
+}

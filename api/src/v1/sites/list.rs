@@ -1,13 +1,16 @@
 //! The list of sites, each with its summary.
 
 use axum::{
-    extract::{OriginalUri, State},
+    Json,
+    extract::{OriginalUri, Path, State},
     response::Response,
 };
-use picket_proto::{RegionName, ValidationError};
+use picket_proto::{RegionName, SiteId, ValidationError};
 use picket_store::{
     DbTimestamp,
-    site_list::{Direction, SiteFilter, SiteSort, SiteState, SiteSummary, list_sites_page},
+    site_list::{
+        Direction, SiteFilter, SiteSort, SiteState, SiteSummary, find_site_summary, list_sites_page,
+    },
 };
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -152,4 +155,24 @@ pub(super) async fn list_sites(
     })?;
     let items = page.items.into_iter().map(ListedSite::from).collect();
     Ok(Page { items, next_cursor: page.next_cursor }.into_response(&uri))
+}
+
+/// Reads the state and the statistics of a site.
+#[utoipa::path(
+    get, path = "/sites/{site}/status", tag = "sites", security(("token" = ["read"])),
+    params(("site" = i64, Path, description = "Id of the site")),
+    responses(
+        (status = OK, body = ListedSite),
+        (status = NOT_FOUND, body = Problem, content_type = "application/problem+json",
+            description = "There is no such site, or the token is limited to tags of which it has none."),
+    ),
+)]
+pub(super) async fn read_status(
+    Reader(access): Reader,
+    State(api): State<Api>,
+    Path(site): Path<i64>,
+) -> Result<Json<ListedSite>, Problem> {
+    let site = SiteId(site);
+    let found = find_site_summary(&api.store, site, access.tag_limit()).await?;
+    Ok(Json(found.ok_or(picket_store::Error::SiteNotFound(site))?.into()))
 }
