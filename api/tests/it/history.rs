@@ -74,11 +74,13 @@ async fn an_incident_shows_each_regions_votes_its_confirmations_and_its_delay() 
         "SELECT picket.ensure_partitions();
          INSERT INTO picket.regions (name) VALUES ('us');
          INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome, cause, message)
-         SELECT date_trunc('minute', now()) - ago, {own}, region.id, kind::picket.kind, outcome::picket.outcome, cause::picket.cause, cause
-         FROM (VALUES ('eu', interval '3 minutes', 'scheduled', 'down', 'connect'), ('eu', interval '2 minutes', 'confirm', 'down', 'connect'),
-                      ('eu', interval '1 minute', 'scheduled', 'down', 'timeout'), ('us', interval '2 minutes', 'confirm', 'up', NULL),
-                      ('us', interval '30 seconds', 'scheduled', 'down', 'connect')) AS result (region, ago, kind, outcome, cause)
-         JOIN picket.regions AS region ON region.name = result.region"
+         SELECT incident.first_failure_at + after, {own}, region.id, kind::picket.kind, outcome::picket.outcome, result.cause::picket.cause, result.cause
+         FROM picket.incidents AS incident,
+              (VALUES ('eu', interval '0', 'scheduled', 'down', 'connect'), ('eu', interval '1 minute', 'confirm', 'down', 'connect'),
+                      ('eu', interval '2 minutes', 'scheduled', 'down', 'timeout'), ('us', interval '1 minute', 'confirm', 'up', NULL),
+                      ('us', interval '150 seconds', 'scheduled', 'down', 'connect')) AS result (region, after, kind, outcome, cause)
+         JOIN picket.regions AS region ON region.name = result.region
+         WHERE incident.site_id = {own} AND incident.closed_at IS NULL"
     ))
     .await;
     let open = api.get(&format!("/api/v1/incidents?open=true&site={own}"), Some(&token)).await.json();

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use picket_harness::eventually;
 use picket_proto::Timestamp;
 use picket_store::api_tokens::Scope;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{REGION, TestApi, send};
+use crate::support::{REGION, TEST_TIMEOUT, TestApi, send};
 
 /// The present time, by the database, plus some hours.
 async fn in_hours(api: &TestApi, hours: u64) -> Timestamp {
@@ -211,7 +212,12 @@ async fn a_region_shows_its_silence_and_the_schedules_of_the_sites_that_a_token_
         .unwrap();
 
     let all = api.get("/api/v1/regions", Some(&admin)).await.json();
-    let own = api.get("/api/v1/regions?probers=true", Some(&limited)).await.json();
+    // The process connects to NATS in the background.
+    let own = eventually(TEST_TIMEOUT, async || {
+        let own = api.get("/api/v1/regions?probers=true", Some(&limited)).await.json();
+        if own["items"][0]["probers"].is_null() { Err(own) } else { Ok(own) }
+    })
+    .await;
 
     assert_eq!((&all["items"][0]["name"], &all["items"][0]["schedules"]), (&json!(REGION), &json!(2)));
     assert!(all["items"][0]["silent_since"].is_string() && all["items"][0]["probers"].is_null(), "{all}");
@@ -224,9 +230,12 @@ async fn probers_are_listed_to_tokens_of_all_sites() {
     let (admin, limited) =
         (api.create_admin_token().await, api.create_token(&[Scope::Read], Some(&["shop"])).await);
 
-    let listed = api.get("/api/v1/probers", Some(&admin)).await;
+    let listed = eventually(TEST_TIMEOUT, async || {
+        let listed = api.get("/api/v1/probers", Some(&admin)).await;
+        if listed.status == 200 { Ok(listed) } else { Err(listed) }
+    })
+    .await;
 
-    assert_eq!(listed.status, 200, "{listed:?}");
     assert!(listed.json()["items"].is_array());
     api.get("/api/v1/probers", Some(&limited)).await.expect_problem(403);
 }
