@@ -213,7 +213,7 @@ async fn a_region_shows_its_silence_and_the_schedules_of_the_sites_that_a_token_
 
     let all = api.get("/api/v1/regions", Some(&admin)).await.json();
     // The process connects to NATS in the background.
-    let own = eventually(TEST_TIMEOUT, async || {
+    let own = eventually(TEST_TIMEOUT, "an answer of the probers", async || {
         let own = api.get("/api/v1/regions?probers=true", Some(&limited)).await.json();
         if own["items"][0]["probers"].is_null() { Err(own) } else { Ok(own) }
     })
@@ -230,7 +230,7 @@ async fn probers_are_listed_to_tokens_of_all_sites() {
     let (admin, limited) =
         (api.create_admin_token().await, api.create_token(&[Scope::Read], Some(&["shop"])).await);
 
-    let listed = eventually(TEST_TIMEOUT, async || {
+    let listed = eventually(TEST_TIMEOUT, "an answer of the probers", async || {
         let listed = api.get("/api/v1/probers", Some(&admin)).await;
         if listed.status == 200 { Ok(listed) } else { Err(listed) }
     })
