@@ -1,6 +1,9 @@
 //! Metrics of the API.
 
-use std::{fmt::Write, sync::atomic::{AtomicI64, AtomicU64}};
+use std::{
+    fmt::Write,
+    sync::atomic::{AtomicI64, AtomicU64},
+};
 
 use picket_runtime::{AddMetric, Health};
 use prometheus_client::{

@@ -113,5 +113,6 @@ async fn refuse_method(method: Method, uri: Uri) -> Problem {
 /// Answers a request whose handler panicked. The panic hook has logged it.
 fn answer_panic(_: Box<dyn Any + Send + 'static>) -> Response {
     error!("a handler panicked");
-    Problem::new(ProblemKind::Internal, "the request failed; the log of picket-api has the reason").into_response()
+    Problem::new(ProblemKind::Internal, "the request failed; the log of picket-api has the reason")
+        .into_response()
 }

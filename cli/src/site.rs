@@ -20,7 +20,7 @@ use picket_store::{
 
 pub(crate) use self::{
     nested_fields::{FieldLine, describe_nested_fields, diff_nested_fields},
-    record::{SiteRecord, definition_fields},
+    record::SiteRecord,
     secrets::SiteSecretsCommand,
     show::format_timestamp,
 };
@@ -174,22 +174,12 @@ async fn duplicate_error(store: &Store, spec: &SiteSpec) -> Error {
     let there = match sites::find_by_id_or_url(store, &spec.check.url).await {
         Ok(found) => found
             .into_iter()
-            .find(|site| site.spec.as_ref().is_ok_and(|there| site_identity(there) == site_identity(spec))),
+            .find(|site| site.spec.as_ref().is_ok_and(|there| there.identity() == spec.identity())),
         Err(_) => None,
     };
     let hint =
         there.map_or_else(String::new, |site| format!("; it is site {0}: picket site set {0} …", site.id));
     Error::Usage(format!("{}{hint}", picket_store::Error::DuplicateSite))
-}
-
-/// The fields that identify a site: URL, method, regex, not_regex.
-pub(crate) fn site_identity(spec: &SiteSpec) -> (&str, &str, &str, &str) {
-    (
-        &spec.check.url,
-        &spec.check.method,
-        spec.check.regex.as_deref().unwrap_or(""),
-        spec.check.not_regex.as_deref().unwrap_or(""),
-    )
 }
 
 async fn list_sites(options: ListSitesOptions, matches: &ArgMatches) -> Result<(), Error> {
@@ -289,7 +279,7 @@ fn describe_candidate(site: &Site) -> String {
     let id = site.id;
     match &site.spec {
         Ok(spec) => {
-            let (url, method, regex, not_regex) = site_identity(spec);
+            let (url, method, regex, not_regex) = spec.identity();
             let mut line = format!("{id}  {method} {url}");
             for (name, pattern) in [("regex", regex), ("not_regex", not_regex)] {
                 if !pattern.is_empty() {

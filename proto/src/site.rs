@@ -1,12 +1,16 @@
 //! The definition of a site, and its validation.
 
+mod decode;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::{Map, Value};
 
+pub use self::decode::ALTERNATIVE_FIELDS;
 use crate::{
     CheckRequest, HttpAssertions, HttpOptions, IpVersion, Pattern, RegionName, ValidationError,
     check::Method, check_options::with_check_options, duration::DurationArg, request::check_range,
@@ -227,6 +231,26 @@ impl SiteSpec {
     pub const MAX_NAME_BYTES: usize = 200;
     const MAX_TAGS: usize = 50;
     const MAX_TAG_BYTES: usize = 64;
+
+    /// The fields that identify a site: URL, method, regex, not_regex.
+    pub fn identity(&self) -> (&str, &str, &str, &str) {
+        let check = &self.check;
+        (
+            &check.url,
+            &check.method,
+            check.regex.as_deref().unwrap_or(""),
+            check.not_regex.as_deref().unwrap_or(""),
+        )
+    }
+
+    /// All fields under their public names, including defaults.
+    pub fn to_json_fields(&self) -> Map<String, Value> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(fields)) => fields,
+            // Only non-text keys and non-finite numbers can fail, and a site has neither.
+            _ => Map::new(),
+        }
+    }
 
     /// Validates every field. The CLI rejects a site by this code, and coordinators use it to
     /// report a site that was written with SQL.

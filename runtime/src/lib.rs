@@ -8,6 +8,7 @@ pub mod clock;
 pub mod connect;
 pub mod console;
 mod database_wait;
+pub mod discovery;
 pub mod health;
 mod open_connections;
 pub mod options;

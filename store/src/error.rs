@@ -92,6 +92,9 @@ pub enum Error {
     /// No site has this id.
     #[error("there is no site {0}")]
     SiteNotFound(SiteId),
+    /// The site has another version than expected.
+    #[error("site {0} was changed or removed by someone else meanwhile")]
+    SiteChanged(SiteId),
     /// No region has this name.
     #[error("there is no region '{0}'")]
     RegionNotFound(String),

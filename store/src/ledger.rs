@@ -162,19 +162,27 @@ pub async fn read_accounted_through(store: &Store) -> Result<(Timestamp, Option<
     Ok((now.into(), through.map(Timestamp::from)))
 }
 
-/// Reads the ledger of a span, summed by region.
+/// Reads the ledger of a span, summed by region over the sites with one of the `tags`.
 ///
 /// # Errors
 /// If the database cannot be reached in time.
-pub async fn list_by_region(store: &Store, from: Timestamp, to: Timestamp) -> Result<Vec<LedgerRow>, Error> {
+pub async fn list_by_region(
+    store: &Store,
+    from: Timestamp,
+    to: Timestamp,
+    tags: Option<&[String]>,
+) -> Result<Vec<LedgerRow>, Error> {
     fetch_ledger(
         store,
         "SELECT NULL::bigint AS site_id, region, sum(expected)::bigint AS expected, sum(up)::bigint AS up,
                 sum(down)::bigint AS down, sum(missed)::bigint AS missed, sum(gap)::bigint AS gap,
                 sum(unaccounted)::bigint AS unaccounted
-         FROM report.ledger($1, $2) GROUP BY region ORDER BY region",
+         FROM report.ledger($1, $2)
+         WHERE $3::text[] IS NULL OR site_id = ANY (ARRAY(SELECT id FROM picket.known_sites WHERE tags && $3))
+         GROUP BY region ORDER BY region",
         from,
         to,
+        tags,
     )
     .await
 }
@@ -187,9 +195,12 @@ pub async fn list_by_site(store: &Store, from: Timestamp, to: Timestamp) -> Resu
     fetch_ledger(
         store,
         "SELECT site_id, region, expected, up, down, missed, gap, unaccounted
-         FROM report.ledger($1, $2) ORDER BY unaccounted = 0, site_id, region",
+         FROM report.ledger($1, $2)
+         WHERE $3::text[] IS NULL OR site_id = ANY (ARRAY(SELECT id FROM picket.known_sites WHERE tags && $3))
+         ORDER BY unaccounted = 0, site_id, region",
         from,
         to,
+        None,
     )
     .await
 }
@@ -199,12 +210,17 @@ async fn fetch_ledger(
     sql: &'static str,
     from: Timestamp,
     to: Timestamp,
+    tags: Option<&[String]>,
 ) -> Result<Vec<LedgerRow>, Error> {
     store
         .with_timeout(
             LEDGER_TIMEOUT,
             "read the ledger",
-            sqlx::query_as(sql).bind(DbTimestamp(from)).bind(DbTimestamp(to)).fetch_all(&store.pool),
+            sqlx::query_as(sql)
+                .bind(DbTimestamp(from))
+                .bind(DbTimestamp(to))
+                .bind(tags)
+                .fetch_all(&store.pool),
         )
         .await
 }
@@ -217,6 +233,7 @@ pub async fn count_missed_by_cause(
     store: &Store,
     from: Timestamp,
     to: Timestamp,
+    tags: Option<&[String]>,
 ) -> Result<Vec<(String, String, i64)>, Error> {
     store
         .with_timeout(
@@ -226,10 +243,12 @@ pub async fn count_missed_by_cause(
                 "SELECT region.name, cause::text, count(*) AS ticks
                  FROM picket.tick_results AS result JOIN picket.regions AS region ON region.id = result.region_id
                  WHERE scheduled_at > $1 AND scheduled_at <= $2 AND outcome = 'missed'
+                   AND ($3::text[] IS NULL OR site_id = ANY (ARRAY(SELECT id FROM picket.known_sites WHERE tags && $3)))
                  GROUP BY 1, 2 ORDER BY 1, 3 DESC, 2",
             )
             .bind(DbTimestamp(from))
             .bind(DbTimestamp(to))
+            .bind(tags)
             .fetch_all(&store.pool),
         )
         .await

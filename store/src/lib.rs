@@ -7,10 +7,12 @@
 
 mod api_secrets;
 pub mod api_tokens;
+pub mod certificates;
 pub mod change_feed;
 mod decisions;
 pub mod error;
 pub mod housekeeping;
+pub mod incident_pages;
 pub mod incident_rules;
 pub mod incidents;
 pub mod leases;

@@ -6,11 +6,13 @@ mod explain;
 
 use std::{cell::LazyCell, collections::HashMap};
 
-use picket_proto::site::{IntervalRange, SiteFields, SiteSpec};
+use picket_proto::{
+    site::{IntervalRange, SiteFields, SiteSpec},
+    site_plan::DesiredSites,
+};
 use serde::{Deserialize, Serialize};
 use serde_saphyr::Spanned;
 
-use super::DesiredSites;
 use crate::error::Error;
 
 #[derive(Deserialize)]
@@ -56,7 +58,7 @@ pub(super) fn parse_sites_file(
         let url = entry.value.url.clone();
         match entry.value.into_spec().and_then(|spec| spec.validate(intervals).map(|()| spec)) {
             Ok(spec) => {
-                let (url, method, regex, not_regex) = crate::site::site_identity(&spec);
+                let (url, method, regex, not_regex) = spec.identity();
                 let identity = [url, method, regex, not_regex].map(str::to_owned);
                 if let Some(first) = lines.insert(identity, line) {
                     refusals.push(format!(

@@ -6,11 +6,11 @@ use async_nats::{Client, Message, Request, StatusCode, client::RequestErrorKind,
 use bytes::Bytes;
 use futures_util::{StreamExt, future::join_all};
 use picket_proto::{CheckRequest, CheckResult, RegionName, subject};
+use picket_runtime::discovery;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    discovery::{self, connection_lost},
-    error::Error,
+    error::{Error, connection_lost},
     output::ProgressLine,
 };
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use clap::{ArgMatches, Args, Subcommand};
-use picket_proto::{SiteId, site::SiteSpec};
+use picket_proto::{SiteId, credentials::find_credential_parameters, site::SiteSpec};
 use picket_runtime::Secrets;
 use picket_store::{
     settings::read_settings,
@@ -132,7 +132,7 @@ impl Findings {
     }
 
     fn add_site(&mut self, site: SiteId, spec: &SiteSpec) {
-        for name in credentials::find_url_parameters(&spec.check) {
+        for name in find_credential_parameters(&spec.check) {
             let name = picket_proto::validation::sanitize_text(&name, 64);
             self.remarks.push(format!(
                 "site {site}: parameter '{name}' of the URL looks like a credential; no option replaces it, \

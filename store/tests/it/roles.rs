@@ -120,7 +120,7 @@ const ATTEMPTS: &[(&str, &[&str])] = &[
     ("SELECT installation_id, require_tickets FROM picket.settings", &[COORDINATOR, SINK, API]),
     ("SELECT lease_time, min_interval, public_url FROM picket.settings", &[COORDINATOR, SINK, API]),
     ("UPDATE picket.settings SET require_tickets = false", &[]),
-    ("UPDATE picket.settings SET lease_time = '30 seconds'", &[]),
+    ("UPDATE picket.settings SET lease_time = '30 seconds'", &[API]),
     ("INSERT INTO picket.settings (shards) VALUES (1)", &[]),
     ("DELETE FROM picket.settings", &[]),
     ("SELECT picket.record_interval_problems(NULL)", &[]),
