@@ -54,6 +54,9 @@ pub(crate) struct Access {
 }
 
 impl Access {
+    /// Name of the access on loopback.
+    pub(crate) const LOOPBACK: &str = "loopback";
+
     pub(crate) fn new(name: impl Into<String>, scopes: Vec<Scope>, tags: Option<Vec<String>>) -> Self {
         Self { name: name.into(), scopes, tags }
     }
@@ -93,7 +96,7 @@ impl Access {
 /// Authenticates a request, and stores its [`Access`].
 pub(crate) async fn authenticate(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     if api.address.ip().is_loopback() {
-        request.extensions_mut().insert(Access::new("loopback", Scope::ALL.to_vec(), None));
+        request.extensions_mut().insert(Access::new(Access::LOOPBACK, Scope::ALL.to_vec(), None));
     }
     next.run(request).await
 }

@@ -19,6 +19,8 @@ pub struct Config {
     pub public_url: Option<Url>,
     /// Networks of reverse proxies whose forwarding headers are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Number of sites whose state is among the metrics.
+    pub site_metrics: u32,
     /// Maximum time for open requests to finish at shutdown.
     pub drain_timeout: Duration,
 }
@@ -29,6 +31,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8088)),
             public_url: None,
             trusted_proxies: Vec::new(),
+            site_metrics: 0,
             drain_timeout: Duration::from_secs(15),
         }
     }
@@ -40,6 +43,7 @@ impl From<Options> for Config {
             listen: options.api_listen,
             public_url: options.public_url,
             trusted_proxies: options.trusted_proxies,
+            site_metrics: options.site_metrics,
             drain_timeout: options.drain_timeout.0,
         }
     }

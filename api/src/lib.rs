@@ -5,12 +5,15 @@
 #![warn(missing_docs)]
 
 mod access;
+mod check_limit;
 mod config;
+mod live;
 mod metrics;
 mod openapi;
 mod options;
 mod pipeline;
 mod problem;
+mod prometheus;
 mod router;
 mod server;
 mod state;
@@ -81,6 +84,9 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
 
     let limit = config.drain_timeout;
     let api = Api::new(config, address, bus, store, settings, metrics);
+    if api.config.site_metrics > 0 {
+        health.registry().register_collector(Box::new(api.site_metrics.clone()));
+    }
     let pipeline = ApiPipeline::new(api, listener);
     Ok(RunningApi { pipeline: PipelineHandle::start("api", pipeline, limit, &health).await?, address })
 }

@@ -26,6 +26,11 @@ impl Pipeline for ApiPipeline {
     async fn spawn_actors(&self, supervisor: ActorCell) -> Result<Server, SpawnErr> {
         let follower = self.api.settings.clone().follow_database(self.api.store.clone());
         spawn_task("settings_follower", follower, supervisor.clone()).await?;
+        let sites = self.api.config.site_metrics;
+        if sites > 0 {
+            let follower = self.api.site_metrics.clone().follow_sites(self.api.store.clone(), sites);
+            spawn_task("site_metrics", follower, supervisor.clone()).await?;
+        }
         let stopping = CancellationToken::new();
         let router = build_router(&self.api);
         let server = Server::new(self.listener.clone(), router, self.api.metrics.clone(), stopping);
@@ -34,6 +39,8 @@ impl Pipeline for ApiPipeline {
     }
 
     async fn drain(&self, server: Server) {
+        // Open streams would never finish.
+        self.api.live.stop();
         server.drain().await;
     }
 }

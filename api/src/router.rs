@@ -5,7 +5,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::{OpenApi, openapi};
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::{access, openapi::ApiDocument, state::Api, v1};
+use crate::{access, openapi::ApiDocument, prometheus, state::Api, v1};
 
 /// Routes of `/api/v1` with their OpenAPI document.
 fn build_v1() -> (Router<Api>, openapi::OpenApi) {
@@ -16,6 +16,7 @@ fn build_v1() -> (Router<Api>, openapi::OpenApi) {
 pub(crate) fn build_router(api: &Api) -> Router {
     let (v1, document) = build_v1();
     Router::new()
+        .route("/probe", get(prometheus::answer_probe))
         .nest("/api/v1", v1.route("/openapi.json", get(async move || Json(document.clone()))))
         .layer(middleware::from_fn_with_state(api.clone(), access::authenticate))
         .layer(CatchPanicLayer::new())

@@ -4,9 +4,10 @@ use std::{net::SocketAddr, ops::Deref, sync::Arc};
 
 use picket_runtime::Bus;
 use picket_store::{Store, settings::SharedSettings};
+use tokio::sync::Semaphore;
 use url::Url;
 
-use crate::{Config, metrics::Metrics};
+use crate::{Config, check_limit::CheckLimit, live::Hub, metrics::Metrics, prometheus::SiteMetrics};
 
 /// State of an API process. Cheap to clone.
 #[derive(Clone)]
@@ -21,6 +22,11 @@ pub(crate) struct ApiState {
     pub(crate) store: Store,
     pub(crate) settings: SharedSettings,
     pub(crate) metrics: Metrics,
+    pub(crate) live: Arc<Hub>,
+    pub(crate) check_limit: CheckLimit,
+    /// Permits of probes for Prometheus.
+    pub(crate) probe_permits: Semaphore,
+    pub(crate) site_metrics: SiteMetrics,
 }
 
 impl Api {
@@ -32,7 +38,21 @@ impl Api {
         settings: SharedSettings,
         metrics: Metrics,
     ) -> Self {
-        Self(Arc::new(ApiState { config, address, bus, store, settings, metrics }))
+        /// Maximum number of concurrent probes for Prometheus.
+        const MAX_PROBES: usize = 200;
+        let live = Hub::new(bus.clone(), store.clone(), settings.clone(), metrics.live.clone());
+        Self(Arc::new(ApiState {
+            config,
+            address,
+            bus,
+            store,
+            settings,
+            metrics,
+            live,
+            check_limit: CheckLimit::default(),
+            probe_permits: Semaphore::new(MAX_PROBES),
+            site_metrics: SiteMetrics::default(),
+        }))
     }
 }
 

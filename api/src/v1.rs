@@ -1,12 +1,20 @@
 //! Routes of `/api/v1`, a module for each resource.
 
+mod checks;
+mod live;
 mod regions;
+
+pub(crate) use self::checks::require_bus;
 
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::state::Api;
+use crate::{prometheus, state::Api};
 
 /// Routes of all resources.
 pub(crate) fn build_routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().merge(regions::build_routes())
+    OpenApiRouter::new()
+        .merge(checks::build_routes())
+        .merge(live::build_routes())
+        .merge(prometheus::build_target_routes())
+        .merge(regions::build_routes())
 }

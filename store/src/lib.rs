@@ -5,6 +5,7 @@
 //! server that has disappeared.
 #![warn(missing_docs)]
 
+pub mod adhoc_results;
 pub mod change_feed;
 mod decisions;
 pub mod error;
@@ -13,6 +14,7 @@ pub mod incident_rules;
 pub mod incidents;
 pub mod leases;
 pub mod ledger;
+pub mod live_feed;
 pub mod maintenance;
 pub mod options;
 pub mod outbox;
