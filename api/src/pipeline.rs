@@ -5,7 +5,6 @@ use std::sync::Arc;
 use picket_runtime::{Pipeline, spawn_task};
 use ractor::{ActorCell, SpawnErr};
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 use crate::{router::build_router, server::Server, state::Api};
 
@@ -31,16 +30,14 @@ impl Pipeline for ApiPipeline {
             let follower = self.api.site_metrics.clone().follow_sites(self.api.store.clone(), sites);
             spawn_task("site_metrics", follower, supervisor.clone()).await?;
         }
-        let stopping = CancellationToken::new();
         let router = build_router(&self.api);
-        let server = Server::new(self.listener.clone(), router, self.api.metrics.clone(), stopping);
+        let (metrics, stopping) = (self.api.metrics.clone(), self.api.stopping.clone());
+        let server = Server::new(self.listener.clone(), router, metrics, stopping);
         spawn_task("server", server.clone().serve(), supervisor).await?;
         Ok(server)
     }
 
     async fn drain(&self, server: Server) {
-        // Open streams would never finish.
-        self.api.live.stop();
         server.drain().await;
     }
 }

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, ops::Deref, sync::Arc};
 use picket_runtime::Bus;
 use picket_store::{Store, settings::SharedSettings};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::{Config, check_limit::CheckLimit, live::Hub, metrics::Metrics, prometheus::SiteMetrics};
@@ -22,6 +23,8 @@ pub(crate) struct ApiState {
     pub(crate) store: Store,
     pub(crate) settings: SharedSettings,
     pub(crate) metrics: Metrics,
+    /// Cancelled at the start of a drain. Endless responses end with it.
+    pub(crate) stopping: CancellationToken,
     pub(crate) live: Arc<Hub>,
     pub(crate) check_limit: CheckLimit,
     /// Permits of probes for Prometheus.
@@ -40,7 +43,9 @@ impl Api {
     ) -> Self {
         /// Maximum number of concurrent probes for Prometheus.
         const MAX_PROBES: usize = 200;
-        let live = Hub::new(bus.clone(), store.clone(), settings.clone(), metrics.live.clone());
+        let stopping = CancellationToken::new();
+        let (live_metrics, ending) = (metrics.live.clone(), stopping.clone());
+        let live = Hub::new(bus.clone(), store.clone(), settings.clone(), live_metrics, ending);
         Self(Arc::new(ApiState {
             config,
             address,
@@ -48,6 +53,7 @@ impl Api {
             store,
             settings,
             metrics,
+            stopping,
             live,
             check_limit: CheckLimit::default(),
             probe_permits: Semaphore::new(MAX_PROBES),

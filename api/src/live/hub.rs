@@ -132,7 +132,13 @@ impl Hub {
     /// Maximum viewers of one token or session.
     pub(crate) const MAX_VIEWERS_OF_HOLDER: usize = 8;
 
-    pub(crate) fn new(bus: Bus, store: Store, settings: SharedSettings, metrics: LiveMetrics) -> Arc<Self> {
+    pub(crate) fn new(
+        bus: Bus,
+        store: Store,
+        settings: SharedSettings,
+        metrics: LiveMetrics,
+        stopping: CancellationToken,
+    ) -> Arc<Self> {
         Arc::new(Self {
             bus,
             store,
@@ -140,13 +146,8 @@ impl Hub {
             metrics,
             tags: Arc::default(),
             state: Mutex::default(),
-            stopping: CancellationToken::new(),
+            stopping,
         })
-    }
-
-    /// Ends all streams, now and later.
-    pub(crate) fn stop(&self) {
-        self.stopping.cancel();
     }
 
     pub(crate) fn stopping(&self) -> CancellationToken {
@@ -327,8 +328,8 @@ struct SourceReader {
 }
 
 impl SourceReader {
-    /// Maximum number of events that wait.
-    const MAX_EVENTS: usize = 1_024;
+    /// Number of events that are passed on together, at most; half of what a viewer's queue takes.
+    const MAX_EVENTS: usize = ViewerQueue::MAX_EVENTS / 2;
     const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
     async fn follow_subject(mut self, subject: String, opened: watch::Sender<bool>) {
@@ -349,19 +350,20 @@ impl SourceReader {
     /// Reads until the client is closed. Events that come in quick succession are passed on
     /// together, because waking a viewer costs more than an event.
     async fn read_messages(&mut self, mut subscription: async_nats::Subscriber) {
-        let mut next_delivery = Instant::now();
+        let (mut delivered_at, mut window) = (Instant::now(), Duration::ZERO);
         loop {
+            let is_full = self.events.len() >= Self::MAX_EVENTS;
+            // A pause even under load lets viewers read before their queues are full.
+            let next_delivery = delivered_at + if is_full { window / 4 } else { window };
             tokio::select! {
-                message = subscription.next() => {
+                message = subscription.next(), if !is_full => {
                     let Some(message) = message else { return };
                     self.read_message(&message);
                 }
                 () = sleep_until(next_delivery), if !self.events.is_empty() => {
-                    next_delivery = Instant::now() + self.deliver_events();
+                    window = self.deliver_events();
+                    delivered_at = Instant::now();
                 }
-            }
-            if self.events.len() >= Self::MAX_EVENTS {
-                next_delivery = Instant::now() + self.deliver_events();
             }
         }
     }
@@ -378,12 +380,12 @@ impl SourceReader {
         self.hub.metrics.unusable_messages.inc_by(unusable);
     }
 
-    /// Passes the waiting events on. Returns the time until the next delivery, which grows with the
+    /// Passes the oldest waiting events on. Returns the time until the next delivery, which grows with the
     /// viewers: waking one costs some 20 µs, whatever the number of events.
     fn deliver_events(&mut self) -> Duration {
         const MIN_WINDOW: Duration = Duration::from_millis(50);
         const WINDOW_PER_VIEWER: Duration = Duration::from_micros(250);
-        let events = std::mem::take(&mut self.events);
+        let events: Vec<_> = self.events.drain(..self.events.len().min(Self::MAX_EVENTS)).collect();
         let tags = self.hub.tags.read();
         let has_tag = |site, wanted: &[String]| tags.has_one(site, wanted);
         let viewers = &self.list.lock().viewers;
