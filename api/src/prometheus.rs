@@ -4,9 +4,7 @@
 mod exposition;
 mod module;
 mod probe;
-mod site_metrics;
+pub(crate) mod site_metrics;
 mod targets;
 
-pub(crate) use self::{
-    probe::answer_probe, site_metrics::SiteMetrics, targets::build_routes as build_target_routes,
-};
+pub(crate) use self::{probe::answer_probe, targets::build_routes as build_target_routes};

@@ -8,7 +8,14 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::{Config, check_limit::CheckLimit, live::Hub, metrics::Metrics, prometheus::SiteMetrics};
+use crate::{
+    Config,
+    check_limit::CheckLimit,
+    live::Hub,
+    metrics::Metrics,
+    problem::{Problem, ProblemKind},
+    prometheus::site_metrics::SiteMetrics,
+};
 
 /// State of an API process. Cheap to clone.
 #[derive(Clone)]
@@ -63,6 +70,16 @@ impl Api {
 }
 
 impl ApiState {
+    /// # Errors
+    /// If NATS is away, so that a request would wait in vain.
+    pub(crate) fn require_bus(&self) -> Result<(), Problem> {
+        match *self.bus.watch_connection().borrow() {
+            true => Ok(()),
+            false => Err(Problem::new(ProblemKind::BusUnavailable, "no connection to NATS; try again")
+                .with_retry_after(5)),
+        }
+    }
+
     /// URL under which people reach this installation, without a slash at its end.
     pub(crate) fn public_url(&self) -> String {
         let own = self.config.public_url.as_ref().map(Url::to_string);

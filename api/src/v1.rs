@@ -4,8 +4,6 @@ mod checks;
 mod live;
 mod regions;
 
-pub(crate) use self::checks::require_bus;
-
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::{prometheus, state::Api};

@@ -92,8 +92,6 @@ pub(crate) fn write_metrics(result: &CheckResult, elapsed: Duration) -> String {
     );
     let status = f64::from(result.http_status.unwrap_or(0));
     text.add_gauge("probe_http_status_code", "Status of the last response", status);
-    // A body has less than 2^53 bytes.
-    #[expect(clippy::cast_precision_loss, reason = "a body is far shorter than 2^53 bytes")]
     let body_bytes = result.body_bytes as f64;
     text.add_gauge("probe_http_uncompressed_body_length", "Bytes read of the decoded body", body_bytes);
     let version = result.http_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0.0);
@@ -110,7 +108,6 @@ pub(crate) fn write_metrics(result: &CheckResult, elapsed: Duration) -> String {
         text.add_gauge("probe_ip_protocol", "IP version of the last connection: 4 or 6", protocol);
     }
     if let Some(expires_at) = result.tls_expires_at {
-        #[expect(clippy::cast_precision_loss, reason = "seconds of dates that people use are below 2^53")]
         let expires_at = expires_at.as_micros().div_euclid(1_000_000) as f64;
         text.add_gauge(
             "probe_ssl_earliest_cert_expiry",

@@ -17,7 +17,7 @@ use super::{
     exposition,
     module::{Module, write_metrics},
 };
-use crate::{access::Checker, problem::Problem, state::Api, v1::require_bus};
+use crate::{access::Checker, problem::Problem, state::Api};
 
 /// A valid query of a probe.
 #[derive(Debug, PartialEq)]
@@ -75,7 +75,7 @@ async fn probe_target(api: &Api, query: &str, headers: &HeaderMap) -> Result<Str
     let Ok(_permit) = api.probe_permits.try_acquire() else {
         return Err(ProbeRefusal::not_checked("too many probes at once"));
     };
-    require_bus(api)?;
+    api.require_bus()?;
     let subject = match &query.region {
         Some(region) => subject::region_check(region),
         None => subject::CHECK_ANY_PROBER.to_owned(),

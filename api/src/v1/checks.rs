@@ -90,10 +90,9 @@ struct StoredResults {
 /// `end`; else the answer waits for all regions, at most 28 seconds.
 #[utoipa::path(
     post, path = "/checks", tag = "checks", security(("token" = ["check"])),
-    request_body(content = Object, content_type = "application/json", example = json!({"url": "https://example.com", "regions": ["eu-west"]})),
+    request_body(content = serde_json::Value, content_type = "application/json", example = json!({"url": "https://example.com", "regions": ["eu-west"]})),
     responses(
-        (status = OK, body = CheckAnswers, content_type = "application/json"),
-        (status = OK, body = String, content_type = "text/event-stream"),
+        (status = OK, content((CheckAnswers = "application/json"), (String = "text/event-stream"))),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -125,7 +124,7 @@ async fn request_check(
             ));
         }
     };
-    require_bus(&api)?;
+    api.require_bus()?;
     if regions.is_empty() {
         // Without the database the probers that answer are the regions.
         regions = list_active_regions(&api.store).await.unwrap_or_default();
@@ -172,19 +171,7 @@ async fn show_check(
     Ok(Json(StoredResults { id, results }))
 }
 
-/// # Errors
-/// If NATS is away, so that a request would wait in vain.
-pub(crate) fn require_bus(api: &Api) -> Result<(), Problem> {
-    match *api.bus.watch_connection().borrow() {
-        true => Ok(()),
-        false => {
-            Err(Problem::new(ProblemKind::BusUnavailable, "no connection to NATS; try again")
-                .with_retry_after(5))
-        }
-    }
-}
-
-pub(crate) fn report_lost_bus(error: &ConnectionLost) -> Problem {
+fn report_lost_bus(error: &ConnectionLost) -> Problem {
     Problem::new(ProblemKind::BusUnavailable, error.to_string()).with_retry_after(5)
 }
 

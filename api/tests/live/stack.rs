@@ -11,7 +11,9 @@ use picket_harness::{
     sse::SseStream,
 };
 use picket_proto::{CheckResult, Outcome, Role, Shard, SiteId};
-use picket_runtime::{Bus, Health, PipelineHandle, clock, options::NatsOptions};
+use picket_runtime::{
+    Bus, Health, PipelineHandle, clock, options::NatsOptions, process::install_crypto_provider,
+};
 use picket_store::{DatabaseOptions, Store, regions};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
@@ -43,6 +45,7 @@ impl TestStack {
     }
 
     pub(crate) async fn start_on(database_url: String) -> Self {
+        install_crypto_provider();
         let store = open_store(&database_url);
         store.migrate(64).await.unwrap();
         for region in ["eu", "us"] {
