@@ -13,5 +13,4 @@ mod queue;
 pub(crate) mod stream;
 mod tags;
 
-pub(crate) use self::{hub::Hub, metrics::LiveMetrics};
-pub(crate) use queue::Lagged;
+pub(crate) use self::{hub::Hub, metrics::LiveMetrics, queue::Lagged};

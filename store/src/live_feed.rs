@@ -152,7 +152,7 @@ pub async fn list_transitions(
            AND CASE WHEN is_closing THEN incident.closed_at >= $1
                     ELSE incident.opened_at >= $1 OR incident.recorded_at >= $1 END
            AND ($2::text[] IS NULL OR site.tags && $2)
-         ORDER BY CASE WHEN is_closing THEN incident.closed_at ELSE incident.opened_at END DESC
+         ORDER BY CASE WHEN is_closing THEN incident.closed_at ELSE incident.opened_at END DESC, is_closing DESC
          LIMIT $3",
     );
     let query = query.bind(DbTimestamp(since)).bind(tag_limit).bind(limit).fetch_all(&store.pool);

@@ -254,12 +254,6 @@ impl Hub {
             }
         }
     }
-
-    /// Number of open subscriptions.
-    #[cfg(test)]
-    pub(crate) fn count_sources(&self) -> usize {
-        self.state.lock().sources.len()
-    }
 }
 
 /// A viewer's place in the hub, which it leaves when dropped.

@@ -28,8 +28,10 @@ pub(crate) fn build_routes() -> OpenApiRouter<Api> {
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
 struct TargetGroup {
     /// The URL of a site, to be moved to the parameter `target` of `/probe`.
+    #[schema(value_type = Vec<String>)]
     targets: [String; 1],
     /// `__meta_picket_site_id`, `__meta_picket_site`, `__meta_picket_region` and `__meta_picket_tags`.
+    #[schema(value_type = BTreeMap<String, String>)]
     labels: BTreeMap<&'static str, String>,
 }
 
