@@ -48,7 +48,7 @@ fn parse_strictly(text: &str) -> Vec<(String, f64)> {
             assert!(is_name(name), "{line}");
             match *kind {
                 "HELP" => {
-                    name.clone_into(&mut family);
+                    family = (*name).to_owned();
                     assert!(seen.insert(family.clone()), "a second family {name}");
                 }
                 "TYPE" => assert_eq!((*name, *rest), (family.as_str(), "gauge"), "{line}"),
