@@ -8,7 +8,7 @@ use std::{
 use ipnet::IpNet;
 use url::Url;
 
-use crate::options::Options;
+use crate::options::{AddressOptions, Options};
 
 /// Configuration of an API process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// Number of sites whose state is among the metrics.
     pub site_metrics: u32,
+    /// Maximum number of open connections.
+    pub max_connections: usize,
     /// Maximum time for open requests to finish at shutdown.
     pub drain_timeout: Duration,
 }
@@ -32,7 +34,19 @@ impl Default for Config {
             public_url: None,
             trusted_proxies: Vec::new(),
             site_metrics: 0,
+            max_connections: 10_000,
             drain_timeout: Duration::from_secs(15),
+        }
+    }
+}
+
+impl From<AddressOptions> for Config {
+    fn from(options: AddressOptions) -> Self {
+        Self {
+            listen: options.api_listen,
+            public_url: options.public_url,
+            trusted_proxies: options.trusted_proxies,
+            ..Self::default()
         }
     }
 }
@@ -40,11 +54,9 @@ impl Default for Config {
 impl From<Options> for Config {
     fn from(options: Options) -> Self {
         Self {
-            listen: options.api_listen,
-            public_url: options.public_url,
-            trusted_proxies: options.trusted_proxies,
             site_metrics: options.site_metrics,
             drain_timeout: options.drain_timeout.0,
+            ..Self::from(options.address)
         }
     }
 }

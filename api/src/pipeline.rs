@@ -30,9 +30,13 @@ impl Pipeline for ApiPipeline {
             let follower = self.api.site_metrics.clone().follow_sites(self.api.store.clone(), sites);
             spawn_task("site_metrics", follower, supervisor.clone()).await?;
         }
+        let api = self.api.clone();
+        let sweeper = async move { api.limits.sweep_regularly().await };
+        spawn_task("limits_sweeper", sweeper, supervisor.clone()).await?;
         let router = build_router(&self.api);
         let (metrics, stopping) = (self.api.metrics.clone(), self.api.stopping.clone());
-        let server = Server::new(self.listener.clone(), router, metrics, stopping);
+        let max_connections = self.api.config.max_connections;
+        let server = Server::new(self.listener.clone(), router, max_connections, metrics, stopping);
         spawn_task("server", server.clone().serve(), supervisor).await?;
         Ok(server)
     }

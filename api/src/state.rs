@@ -10,7 +10,7 @@ use url::Url;
 
 use crate::{
     Config,
-    check_limit::CheckLimit,
+    access::{authenticator::Authenticator, limits::RateLimits, local_request::is_loopback_host},
     live::Hub,
     metrics::Metrics,
     problem::{Problem, ProblemKind},
@@ -30,10 +30,11 @@ pub(crate) struct ApiState {
     pub(crate) store: Store,
     pub(crate) settings: SharedSettings,
     pub(crate) metrics: Metrics,
+    pub(crate) authenticator: Authenticator,
+    pub(crate) limits: RateLimits,
     /// Cancelled at the start of a drain. Endless responses end with it.
     pub(crate) stopping: CancellationToken,
     pub(crate) live: Arc<Hub>,
-    pub(crate) check_limit: CheckLimit,
     /// Permits of probes for Prometheus.
     pub(crate) probe_permits: Semaphore,
     pub(crate) site_metrics: SiteMetrics,
@@ -50,6 +51,7 @@ impl Api {
     ) -> Self {
         /// Maximum number of concurrent probes for Prometheus.
         const MAX_PROBES: usize = 200;
+        let (authenticator, limits) = (Authenticator::new(store.clone()), RateLimits::new(&metrics));
         let stopping = CancellationToken::new();
         let (live_metrics, ending) = (metrics.live.clone(), stopping.clone());
         let live = Hub::new(bus.clone(), store.clone(), settings.clone(), live_metrics, ending);
@@ -60,9 +62,10 @@ impl Api {
             store,
             settings,
             metrics,
+            authenticator,
+            limits,
             stopping,
             live,
-            check_limit: CheckLimit::default(),
             probe_permits: Semaphore::new(MAX_PROBES),
             site_metrics: SiteMetrics::default(),
         }))
@@ -82,10 +85,22 @@ impl ApiState {
 
     /// URL under which people reach this installation, without a slash at its end.
     pub(crate) fn public_url(&self) -> String {
-        let own = self.config.public_url.as_ref().map(Url::to_string);
-        let url = own.or_else(|| self.settings.current().public_url.clone());
-        let url = url.unwrap_or_else(|| format!("http://{}", self.address));
+        let url = self.configured_url().unwrap_or_else(|| format!("http://{}", self.address));
         url.trim_end_matches('/').to_owned()
+    }
+
+    fn configured_url(&self) -> Option<String> {
+        let own = self.config.public_url.as_ref().map(Url::to_string);
+        own.or_else(|| self.settings.current().public_url.clone())
+    }
+
+    /// False where people reach this process from elsewhere: then it is never open without a token.
+    pub(crate) fn may_be_open(&self) -> bool {
+        let is_public = |url: String| {
+            let url = Url::parse(&url).ok();
+            !url.is_some_and(|url| url.host_str().is_some_and(is_loopback_host))
+        };
+        self.address.ip().is_loopback() && !self.configured_url().is_some_and(is_public)
     }
 }
 

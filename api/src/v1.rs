@@ -2,7 +2,9 @@
 
 mod checks;
 mod live;
+mod me;
 mod regions;
+mod tokens;
 
 use utoipa_axum::router::OpenApiRouter;
 
@@ -13,6 +15,8 @@ pub(crate) fn build_routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .merge(checks::build_routes())
         .merge(live::build_routes())
+        .merge(me::build_routes())
         .merge(prometheus::build_target_routes())
         .merge(regions::build_routes())
+        .merge(tokens::build_routes())
 }

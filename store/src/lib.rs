@@ -6,6 +6,8 @@
 #![warn(missing_docs)]
 
 pub mod adhoc_results;
+mod api_secrets;
+pub mod api_tokens;
 pub mod change_feed;
 mod decisions;
 pub mod error;
@@ -24,6 +26,7 @@ pub mod reports;
 pub mod result_watermark;
 pub mod results;
 pub mod schedules;
+pub mod sessions;
 pub mod settings;
 pub mod site_status;
 pub mod sites;
@@ -33,6 +36,7 @@ mod timestamp;
 pub mod warning_rules;
 pub mod warnings;
 
+pub use api_secrets::ApiSecret;
 pub use error::Error;
 pub use options::DatabaseOptions;
 pub use store::{MIGRATOR, ServerGuard, Store};

@@ -25,6 +25,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::warn;
 
+use crate::access::limits::LimitKey;
+
 use super::{
     event::{EventKind, EventReader, LiveEvent},
     filter::Filter,
@@ -100,7 +102,7 @@ struct OpenSource {
 struct HubState {
     sources: HashMap<Source, OpenSource>,
     viewers: usize,
-    viewers_by_holder: HashMap<String, usize>,
+    viewers_by_holder: HashMap<LimitKey, usize>,
     viewers_with_tags: usize,
     /// Follows the tags of sites while a viewer needs them.
     tags_task: Option<AbortOnDropHandle<()>>,
@@ -164,7 +166,7 @@ impl Hub {
         self: &Arc<Self>,
         filter: Filter,
         sources: Vec<Source>,
-        holder: Option<String>,
+        holder: Option<LimitKey>,
     ) -> Result<ViewerHandle, ViewerRefusal> {
         let mut state = self.state.lock();
         if self.stopping.is_cancelled() {
@@ -262,7 +264,7 @@ pub(crate) struct ViewerHandle {
     viewer: Arc<Viewer>,
     sources: Vec<Source>,
     opening: Vec<watch::Receiver<bool>>,
-    holder: Option<String>,
+    holder: Option<LimitKey>,
 }
 
 impl ViewerHandle {

@@ -106,10 +106,7 @@ async fn request_check(
     const MAX_JSON_WAIT: Duration = Duration::from_secs(28);
     /// Regexes are compiled by validation, which takes long for a hostile one.
     const VALIDATION_TIMEOUT: Duration = Duration::from_secs(10);
-    if let Err(seconds) = api.check_limit.admit(&access.name) {
-        let detail = format!("more than {} ad-hoc checks a minute", crate::check_limit::CHECKS_PER_MINUTE);
-        return Err(Problem::new(ProblemKind::RateLimited, detail).with_retry_after(seconds));
-    }
+    api.limits.adhoc.check(&access)?;
     let (mut request, mut regions) = parse_body(&body)?;
     let validated = request.clone();
     let validation = tokio::task::spawn_blocking(move || validated.validate());

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use axum::{
-    extract::{RawQuery, State},
+    Extension,
+    extract::{OriginalUri, RawQuery, State},
     http::HeaderMap,
     response::{IntoResponse, Response},
 };
@@ -16,7 +17,7 @@ use url::form_urlencoded;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    access::Reader,
+    access::{Client, Reader},
     live::{
         Lagged,
         access::{build_access_check, find_holder},
@@ -61,6 +62,8 @@ pub(super) fn build_routes() -> OpenApiRouter<Api> {
 async fn follow_events(
     Reader(access): Reader,
     State(api): State<Api>,
+    Extension(client): Extension<Client>,
+    OriginalUri(uri): OriginalUri,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -85,7 +88,7 @@ async fn follow_events(
         Some(since) if wants_incidents => replay_incidents(&api, since, &replay_filter).await,
         _ => Vec::new(),
     };
-    let access_check = build_access_check(&api, access);
+    let access_check = build_access_check(&api, access, &client, &uri, &headers);
     let stream =
         LiveStream::new(viewer, api.live.watch_connection(), api.live.stopping(), access_check, replayed);
     Ok(stream.into_response())
