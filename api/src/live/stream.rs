@@ -42,7 +42,6 @@ pub(crate) struct LiveStream {
     connection: watch::Receiver<bool>,
     stopping: CancellationToken,
     ticks: Interval,
-    tick_count: u32,
     access_check: AccessCheck,
     is_ended: bool,
 }
@@ -50,10 +49,9 @@ pub(crate) struct LiveStream {
 impl LiveStream {
     /// Time after which clients return, in milliseconds.
     const RETRY_MS: u64 = 2_000;
-    /// Interval of comments, which keep proxies from closing the connection.
+    /// Interval of comments, which keep proxies from closing the connection, and of checks of the
+    /// access.
     const COMMENT_INTERVAL: Duration = Duration::from_secs(15);
-    /// Number of comments between two checks of the access.
-    const TICKS_PER_ACCESS_CHECK: u32 = 2;
 
     /// A stream that begins with `replayed` events.
     pub(crate) fn new(
@@ -72,7 +70,7 @@ impl LiveStream {
         ];
         greeting.extend(replayed);
         greeting.reverse();
-        Self { viewer, greeting, connection, stopping, ticks, tick_count: 0, access_check, is_ended: false }
+        Self { viewer, greeting, connection, stopping, ticks, access_check, is_ended: false }
     }
 
     async fn next_chunk(&mut self) -> Option<Bytes> {
@@ -97,8 +95,7 @@ impl LiveStream {
                     return Some(encode_bus_state(connected));
                 }
                 _ = self.ticks.tick() => {
-                    self.tick_count += 1;
-                    if self.tick_count.is_multiple_of(Self::TICKS_PER_ACCESS_CHECK) && !(self.access_check)().await {
+                    if !(self.access_check)().await {
                         self.is_ended = true;
                         return Some(encode_event("closed", None, &"the token or the session has ended"));
                     }

@@ -14,7 +14,11 @@ use picket_proto::{CheckResult, Outcome, Role, Shard, SiteId};
 use picket_runtime::{
     Bus, Health, PipelineHandle, clock, options::NatsOptions, process::install_crypto_provider,
 };
-use picket_store::{DatabaseOptions, Store, regions};
+use picket_store::{
+    DatabaseOptions, Store,
+    api_tokens::{NewToken, Scope, create_token, revoke_token},
+    regions,
+};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
 
@@ -78,7 +82,9 @@ impl TestStack {
         let bus = Bus::connect(&options, &Role::Api, API_CONNECTION, &health).await.unwrap();
         let config = Config { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..config };
         let running =
-            picket_api::start(config, bus, open_store(&self.database_url), health.clone()).await.unwrap();
+            picket_api::start(config, bus, open_store(&as_api_role(&self.database_url)), health.clone())
+                .await
+                .unwrap();
         let address = running.address;
         let api = TestApi { running, address, health };
         eventually(TEST_TIMEOUT, "the API to be ready", async || match api.health.unready_checks() {
@@ -151,6 +157,22 @@ impl TestStack {
         self.client.flush().await.unwrap();
     }
 
+    /// Creates a token with the scopes read and check, limited to tags if given.
+    pub(crate) async fn create_token(&self, tags: Option<&[&str]>) -> (i64, String) {
+        let new = NewToken {
+            name: format!("test {}", uuid::Uuid::new_v4()),
+            scopes: vec![Scope::Read, Scope::Check],
+            tags: tags.map(|tags| tags.iter().map(|tag| (*tag).to_owned()).collect()),
+            expires_at: None,
+        };
+        let (token, secret) = create_token(&open_store(&self.database_url), &new).await.unwrap();
+        (token.id, secret.reveal().to_owned())
+    }
+
+    pub(crate) async fn revoke_token(&self, id: i64) {
+        revoke_token(&open_store(&self.database_url), id).await.unwrap();
+    }
+
     pub(crate) async fn run_sql(&self, sql: &str) {
         sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&self.database).await.unwrap();
     }
@@ -171,6 +193,13 @@ impl TestApi {
         assert_eq!(stream.status(), 200, "{}", stream.head);
         assert_eq!(stream.next_event().await.unwrap().name, "bus");
         stream
+    }
+
+    /// Opens a live stream with a token.
+    pub(crate) async fn follow_with(&self, token: &str, query: &str) -> SseStream {
+        let header = format!("Authorization: Bearer {token}");
+        let path = format!("/api/v1/live{query}");
+        SseStream::open(self.address, "GET", &path, &[&header], "").await.unwrap()
     }
 
     pub(crate) async fn get(&self, path: &str) -> picket_harness::http::Response {
@@ -206,6 +235,12 @@ pub(crate) fn make_result(site: i64, region: &str, outcome: Outcome) -> CheckRes
     let up = up_result(SiteId(site), &region.parse().unwrap(), clock::wall_clock_now());
     let cause = (outcome == Outcome::Down).then_some(picket_proto::Cause::Status);
     CheckResult { shard: Some(TEST_SHARD), outcome, cause, ..up }
+}
+
+/// The URL of the same database with the rights of picket_api.
+fn as_api_role(url: &str) -> String {
+    let separator = if url.contains('?') { '&' } else { '?' };
+    format!("{url}{separator}options=-c%20role%3Dpicket_api")
 }
 
 pub(crate) fn open_store(url: &str) -> Store {

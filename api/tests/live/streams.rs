@@ -249,3 +249,80 @@ async fn an_event_of_the_bus_comes_with_its_place_in_the_stream() {
     drop(stream);
     api.drain().await;
 }
+
+#[tokio::test]
+async fn a_token_with_a_tag_limit_sees_its_sites_only() {
+    let stack = TestStack::start().await;
+    stack
+        .run_sql("INSERT INTO picket.sites (url, tags) VALUES ('http://one.example', '{shop}'), ('http://two.example', '{blog}')")
+        .await;
+    let (_, token) = stack.create_token(Some(&["shop"])).await;
+    let api = stack.start_api().await;
+
+    assert_eq!(api.follow_with(&token, "?site=2").await.status(), 404);
+    let mut stream = api.follow_with(&token, "?event=result").await;
+    assert_eq!(stream.status(), 200);
+    let mut all = {
+        let (_, token) = stack.create_token(None).await;
+        api.follow_with(&token, "?event=result").await
+    };
+    publish_until_seen(&stack, &mut stream, 1).await;
+    stack.publish_result(2, "eu", Outcome::Down).await;
+    stack.publish_result(1, "eu", Outcome::Down).await;
+
+    loop {
+        match next_result(&mut stream).await {
+            (1, outcome) if outcome == "down" => break,
+            (1, _) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    // A token for all sites gets the other one as well.
+    while next_result(&mut all).await != (2, "down".to_owned()) {}
+    drop((stream, all));
+    api.drain().await;
+}
+
+#[tokio::test]
+async fn the_stream_of_a_revoked_token_ends_within_a_minute() {
+    let stack = TestStack::start().await;
+    let (id, token) = stack.create_token(None).await;
+    let (_, other) = stack.create_token(None).await;
+    let api = stack.start_api().await;
+    let mut revoked = api.follow_with(&token, "").await;
+    let mut kept = api.follow_with(&other, "").await;
+
+    stack.revoke_token(id).await;
+
+    revoked.expect_event("closed").await;
+    assert_eq!(revoked.next_event().await, None);
+    stack.publish_result(1, "eu", Outcome::Up).await;
+    kept.expect_event("result").await;
+    drop(kept);
+    api.drain().await;
+}
+
+#[tokio::test]
+async fn a_token_has_eight_streams_and_others_have_theirs() {
+    let stack = TestStack::start().await;
+    let (_, token) = stack.create_token(None).await;
+    let (_, other) = stack.create_token(None).await;
+    let api = stack.start_api().await;
+    let mut streams = Vec::new();
+    for _ in 0..8 {
+        streams.push(api.follow_with(&token, "").await);
+    }
+    assert!(streams.iter().all(|stream| stream.status() == 200));
+
+    let ninth = api.follow_with(&token, "").await;
+
+    assert_eq!(ninth.status(), 429, "{}", ninth.head);
+    assert!(ninth.head.to_lowercase().contains("retry-after: "), "{}", ninth.head);
+    assert_eq!(api.follow_with(&other, "").await.status(), 200);
+    drop(streams);
+    eventually(TEST_TIMEOUT, "room for another stream", async || {
+        api.follow_with(&token, "").await.status() == 200
+    })
+    .await;
+    api.drain().await;
+}
