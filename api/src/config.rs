@@ -24,6 +24,8 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// Sign-in by OpenID Connect, if any.
     pub oidc: Option<OidcConfig>,
+    /// Number of sites whose state is among the metrics.
+    pub site_metrics: u32,
     /// Maximum number of open connections.
     pub max_connections: usize,
     /// Maximum time for open requests to finish at shutdown.
@@ -37,6 +39,7 @@ impl Default for Config {
             public_url: None,
             trusted_proxies: Vec::new(),
             oidc: None,
+            site_metrics: 0,
             max_connections: 10_000,
             drain_timeout: Duration::from_secs(15),
         }
@@ -58,6 +61,7 @@ impl From<Options> for Config {
     fn from(options: Options) -> Self {
         Self {
             oidc: options.oidc.into_config(),
+            site_metrics: options.site_metrics,
             drain_timeout: options.drain_timeout.0,
             ..Self::from(options.address)
         }

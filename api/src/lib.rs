@@ -7,6 +7,7 @@
 mod access;
 mod config;
 mod extract;
+mod live;
 mod metrics;
 mod observation;
 mod oidc;
@@ -14,6 +15,7 @@ mod openapi;
 mod options;
 mod pipeline;
 mod problem;
+mod prometheus;
 mod reference;
 mod router;
 mod server;
@@ -29,7 +31,12 @@ use ractor::SpawnErr;
 use tokio::net::TcpListener;
 use tracing::info;
 
-pub use self::{config::Config, metrics::describe_metrics, oidc::{GroupRights, OidcConfig, OidcOptions, OidcSetupError}, options::{AddressOptions, Options}};
+pub use self::{
+    config::Config,
+    metrics::describe_metrics,
+    oidc::{GroupRights, OidcConfig, OidcOptions, OidcSetupError},
+    options::{AddressOptions, Options},
+};
 
 use self::{metrics::Metrics, oidc::OidcProvider, pipeline::ApiPipeline, state::Api};
 
@@ -102,6 +109,9 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
 
     let limit = config.drain_timeout;
     let api = Api::new(config, address, bus, store, settings, metrics, oidc);
+    if api.config.site_metrics > 0 {
+        health.registry().register_collector(Box::new(api.site_metrics.clone()));
+    }
     let (url, may_be_open) = (api.public_url(), api.may_be_open());
     let pipeline = ApiPipeline::new(api, listener);
     let pipeline = PipelineHandle::start("api", pipeline, limit, &health).await?;

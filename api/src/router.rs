@@ -26,7 +26,7 @@ use crate::{
     observation,
     openapi::{ApiDocument, complete_document},
     problem::{Problem, ProblemKind},
-    reference, sign_in,
+    prometheus, reference, sign_in,
     state::Api,
     v1,
 };
@@ -61,6 +61,7 @@ pub(crate) fn build_router(api: &Api) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES));
     Router::new()
         .nest("/api/v1", v1)
+        .route("/probe", get(prometheus::answer_probe))
         .route("/api", get(async move || show_reference(&reference)))
         .merge(sign_in::build_routes())
         .fallback(refuse_path)

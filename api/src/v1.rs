@@ -2,8 +2,10 @@
 
 mod api_row;
 mod certificates;
+mod checks;
 mod incidents;
 mod ledger;
+mod live;
 mod maintenance;
 mod me;
 mod paging;
@@ -20,7 +22,7 @@ mod warnings;
 
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::state::Api;
+use crate::{prometheus, state::Api};
 
 /// Routes of all resources.
 pub(crate) fn build_routes() -> OpenApiRouter<Api> {
@@ -29,8 +31,11 @@ pub(crate) fn build_routes() -> OpenApiRouter<Api> {
         .merge(incidents::build_routes())
         .merge(ledger::build_routes())
         .merge(maintenance::build_routes())
-        .merge(me::build_routes())
         .merge(probers::build_routes())
+        .merge(checks::build_routes())
+        .merge(live::build_routes())
+        .merge(me::build_routes())
+        .merge(prometheus::build_target_routes())
         .merge(regions::build_routes())
         .merge(reports::build_routes())
         .merge(settings::build_routes())

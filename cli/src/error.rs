@@ -53,7 +53,7 @@ impl From<ConnectionLost> for Error {
 
 /// Error for a connection to NATS lost while in use.
 pub(crate) fn connection_lost(why: impl std::fmt::Display) -> Error {
-    ConnectionLost(why.to_string()).into()
+    ConnectionLost::new(why).into()
 }
 
 impl From<std::io::Error> for Error {

@@ -21,7 +21,14 @@ const MAX_REPLIES: usize = 10_000;
 /// The connection to NATS was lost while in use.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("lost the connection to NATS: {0}")]
-pub struct ConnectionLost(pub String);
+pub struct ConnectionLost(String);
+
+impl ConnectionLost {
+    /// The error with this reason.
+    pub fn new(why: impl std::fmt::Display) -> Self {
+        Self(why.to_string())
+    }
+}
 
 /// A prober as described by its reply to `$SRV.STATS`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -103,8 +110,8 @@ pub async fn ping_regions(client: &Client) -> Result<Vec<String>, ConnectionLost
 /// Replies to an empty request on `subject`, until [`REPLY_IDLE_TIMEOUT`] or [`DISCOVERY_TIMEOUT`].
 async fn collect_replies(client: &Client, subject: String) -> Result<Vec<Bytes>, ConnectionLost> {
     let inbox = client.new_inbox();
-    let mut answers = client.subscribe(inbox.clone()).await.map_err(connection_lost)?;
-    client.publish_with_reply(subject, inbox, Bytes::new()).await.map_err(connection_lost)?;
+    let mut answers = client.subscribe(inbox.clone()).await.map_err(ConnectionLost::new)?;
+    client.publish_with_reply(subject, inbox, Bytes::new()).await.map_err(ConnectionLost::new)?;
     let end = Instant::now() + DISCOVERY_TIMEOUT;
     let mut gathered = Vec::new();
     while gathered.len() < MAX_REPLIES {
@@ -183,10 +190,6 @@ pub fn build_prober_records(
     // Stable sort: the probers of a region keep their order.
     records.sort_by(|one, other| one.region.cmp(&other.region));
     records
-}
-
-fn connection_lost(why: impl std::fmt::Display) -> ConnectionLost {
-    ConnectionLost(why.to_string())
 }
 
 fn parse_ping_region(json: &[u8]) -> Option<String> {

@@ -29,8 +29,13 @@ pub struct OidcOptions {
     /// Rights of groups, separated by semicolons, such as `admins=admin; ops=read,write,check;
     /// acme=read:acme`: a group, its scopes, and the tags that limit it. The first group that a person
     /// is in counts; `*` is everybody
-    #[arg(long, env = "PICKET_OIDC_GROUPS", value_name = "GROUP=SCOPES[:TAGS];…", value_delimiter = ';',
-          requires = "oidc_issuer")]
+    #[arg(
+        long,
+        env = "PICKET_OIDC_GROUPS",
+        value_name = "GROUP=SCOPES[:TAGS];…",
+        value_delimiter = ';',
+        requires = "oidc_issuer"
+    )]
     pub oidc_groups: Vec<GroupRights>,
 }
 

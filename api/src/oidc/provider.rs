@@ -6,8 +6,8 @@ use moka::future::Cache;
 use openidconnect::{
     AdditionalClaims, AuthenticationFlow, AuthorizationCode, Client, ClientId, ClientSecret, CsrfToken,
     EmptyExtraTokenFields, EndpointMaybeSet, EndpointNotSet, EndpointSet, IdTokenFields, IssuerUrl, Nonce,
-    OAuth2TokenResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, Scope as OidcScope, StandardErrorResponse,
-    StandardTokenResponse, TokenResponse, UserInfoClaims,
+    OAuth2TokenResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, Scope as OidcScope,
+    StandardErrorResponse, StandardTokenResponse, TokenResponse, UserInfoClaims,
     core::{
         CoreAuthDisplay, CoreAuthPrompt, CoreErrorResponseType, CoreGenderClaim, CoreJsonWebKey,
         CoreJweContentEncryptionAlgorithm, CoreJwsSigningAlgorithm, CoreProviderMetadata, CoreResponseType,
@@ -19,12 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::{
-    attempt::SignInAttempt,
-    http_client::HttpClient,
-    options::OidcConfig,
-    rights::find_rights,
-};
+use super::{attempt::SignInAttempt, http_client::HttpClient, options::OidcConfig, rights::find_rights};
 
 /// Claims that OpenID Connect does not define, the groups among them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -246,17 +241,20 @@ impl OidcProvider {
             let http = self.http.as_function();
             CoreProviderMetadata::discover_async(issuer, &http).await.map(Arc::new)
         };
-        let metadata = self.metadata.try_get_with((), read).await.map_err(|error| self.unavailable(&*error))?;
+        let metadata =
+            self.metadata.try_get_with((), read).await.map_err(|error| self.unavailable(&*error))?;
         let client_id = ClientId::new(self.config.client_id.clone());
-        let client =
-            OidcClient::from_provider_metadata((*metadata).clone(), client_id, self.secret.clone());
+        let client = OidcClient::from_provider_metadata((*metadata).clone(), client_id, self.secret.clone());
         let redirect_url = RedirectUrl::new(format!("{public_url}{}", Self::CALLBACK_PATH))
             .map_err(|error| self.unavailable(&error))?;
         Ok(client.set_redirect_uri(redirect_url))
     }
 
     fn unavailable(&self, error: &(dyn std::error::Error + 'static)) -> OidcError {
-        OidcError::Unavailable { issuer: self.config.issuer.clone(), why: picket_runtime::ErrorChain(error).to_string() }
+        OidcError::Unavailable {
+            issuer: self.config.issuer.clone(),
+            why: picket_runtime::ErrorChain(error).to_string(),
+        }
     }
 }
 

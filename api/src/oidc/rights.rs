@@ -19,8 +19,7 @@ impl FromStr for GroupRights {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const ALLOWED: &str =
-            "a group, its scopes (read, write, check, admin) and the tags that limit it, such as 'acme=read,check:acme'";
+        const ALLOWED: &str = "a group, its scopes (read, write, check, admin) and the tags that limit it, such as 'acme=read,check:acme'";
         let refuse = |why: &str| format!("'{text}' {why}; allowed: {ALLOWED}");
         // A group's name may contain equals signs, as LDAP names do; scopes and tags do not.
         let (group, rights) = text.trim().rsplit_once('=').ok_or_else(|| refuse("has no '='"))?;

@@ -210,7 +210,9 @@ async fn no_row_that_sql_accepts_stops_a_coordinator_or_delays_a_valid_site() {
         if (written + refused) % 50 == 0 {
             sites::list_sites(&store).await.unwrap();
             site_status::list_site_status(&store).await.unwrap();
-            maintenance::list_windows(&store, maintenance::WindowFilter { all: true, ..Default::default() }).await.unwrap();
+            maintenance::list_windows(&store, maintenance::WindowFilter { all: true, ..Default::default() })
+                .await
+                .unwrap();
             reports::report_incidents(&store, &reports::ReportFilter::default()).await.unwrap();
             grown_from.get_or_insert_with(memory_kib);
         }

@@ -238,7 +238,12 @@ async fn maintenance_opens_no_incident_until_its_end() {
     world.insert_results(&[world.down_result(0, 4), world.down_result(1, 5)]).await;
 
     assert_eq!(world.count_incidents().await, (1, 1));
-    let listed = maintenance::list_windows(&world.store, maintenance::WindowFilter { all: true, ..Default::default() }).await.unwrap();
+    let listed = maintenance::list_windows(
+        &world.store,
+        maintenance::WindowFilter { all: true, ..Default::default() },
+    )
+    .await
+    .unwrap();
     assert_eq!(
         (listed[0].id, listed[0].tag.as_deref(), listed[0].from, listed[0].to),
         (id, Some("shop"), from, Some(to))
