@@ -5,10 +5,13 @@
 #![warn(missing_docs)]
 
 mod access;
+mod assets;
+mod charts;
 mod config;
 mod metrics;
 mod openapi;
 mod options;
+mod pages;
 mod pipeline;
 mod problem;
 mod router;

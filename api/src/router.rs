@@ -1,11 +1,11 @@
 //! All routes, and the layers around them.
 
 use axum::{Json, Router, middleware, routing::get};
-use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::{catch_panic::CatchPanicLayer, compression::CompressionLayer};
 use utoipa::{OpenApi, openapi};
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::{access, openapi::ApiDocument, state::Api, v1};
+use crate::{access, openapi::ApiDocument, pages, state::Api, v1};
 
 /// Routes of `/api/v1` with their OpenAPI document.
 fn build_v1() -> (Router<Api>, openapi::OpenApi) {
@@ -17,7 +17,9 @@ pub(crate) fn build_router(api: &Api) -> Router {
     let (v1, document) = build_v1();
     Router::new()
         .nest("/api/v1", v1.route("/openapi.json", get(async move || Json(document.clone()))))
+        .merge(pages::build_routes())
         .layer(middleware::from_fn_with_state(api.clone(), access::authenticate))
+        .layer(CompressionLayer::new())
         .layer(CatchPanicLayer::new())
         .with_state(api.clone())
 }

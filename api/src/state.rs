@@ -6,7 +6,7 @@ use picket_runtime::Bus;
 use picket_store::{Store, settings::SharedSettings};
 use url::Url;
 
-use crate::{Config, metrics::Metrics};
+use crate::{Config, metrics::Metrics, pages::FleetNumbers};
 
 /// State of an API process. Cheap to clone.
 #[derive(Clone)]
@@ -21,6 +21,8 @@ pub(crate) struct ApiState {
     pub(crate) store: Store,
     pub(crate) settings: SharedSettings,
     pub(crate) metrics: Metrics,
+    /// Numbers of all sites for pages.
+    pub(crate) fleet: FleetNumbers,
 }
 
 impl Api {
@@ -32,7 +34,8 @@ impl Api {
         settings: SharedSettings,
         metrics: Metrics,
     ) -> Self {
-        Self(Arc::new(ApiState { config, address, bus, store, settings, metrics }))
+        let fleet = FleetNumbers::new();
+        Self(Arc::new(ApiState { config, address, bus, store, settings, metrics, fleet }))
     }
 }
 

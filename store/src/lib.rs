@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 pub mod change_feed;
+pub mod check_history;
 mod decisions;
 pub mod error;
 pub mod housekeeping;

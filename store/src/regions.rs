@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use picket_proto::RegionName;
+use picket_proto::{RegionName, Timestamp};
 
-use crate::{Error, Store};
+use crate::{DbTimestamp, Error, Store};
 
 const REGIONS_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -36,6 +36,26 @@ pub async fn list_regions(store: &Store) -> Result<Vec<RegionRow>, Error> {
             .fetch_all(&store.pool),
         )
         .await
+}
+
+/// Lists the regions without an active prober, and since when.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn list_silent_regions(store: &Store) -> Result<Vec<(String, Timestamp)>, Error> {
+    let rows: Vec<(String, DbTimestamp)> = store
+        .with_timeout(
+            REGIONS_TIMEOUT,
+            "list silent regions",
+            sqlx::query_as(
+                "SELECT region.name, silent.since
+                 FROM picket.silent_regions AS silent JOIN picket.regions AS region ON region.id = silent.region_id
+                 WHERE region.removed_at IS NULL ORDER BY region.name",
+            )
+            .fetch_all(&store.pool),
+        )
+        .await?;
+    Ok(rows.into_iter().map(|(name, since)| (name, since.into())).collect())
 }
 
 /// Lists ids and names of all regions. Includes removed regions, because old rows refer to them.

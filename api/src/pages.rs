@@ -1,0 +1,139 @@
+//! The web UI: pages rendered here, which work without JavaScript.
+//!
+//! A page gathers its data by functions of the store, makes a plain view of it, and renders a template. Views are pure, so
+//! that tests need no database.
+
+mod fleet;
+mod frame;
+mod incidents;
+mod ledger;
+mod list_page;
+mod live;
+mod maintenance;
+mod page_error;
+mod parts;
+mod report_filter;
+mod reports;
+mod settings;
+mod theme;
+
+use askama::Template;
+use axum::{
+    Router,
+    extract::{FromRequestParts, Request},
+    middleware::{self, Next},
+    response::{Html, IntoResponse, Response},
+    routing::{get, post},
+};
+use http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts};
+
+pub(crate) use self::fleet::FleetNumbers;
+use self::{
+    frame::{Frame, Section, Theme},
+    page_error::PageError,
+};
+use crate::{
+    access::{Access, Scope},
+    assets::{ASSET_ROUTE, serve_asset},
+    problem::{Problem, ProblemKind},
+    state::Api,
+};
+
+/// Headers of every page: nothing inline, nothing from another host, no frames.
+const PAGE_HEADERS: [(HeaderName, &str); 4] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+         form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "same-origin"),
+    (header::VARY, "cookie"),
+];
+
+/// Routes of all pages and of their files.
+pub(crate) fn build_routes() -> Router<Api> {
+    Router::new()
+        .route("/incidents", get(incidents::show_incidents))
+        .route("/ledger", get(ledger::show_ledger))
+        .route("/live", get(live::show_live))
+        .route("/maintenance", get(maintenance::show_maintenance).post(maintenance::add_window))
+        .route("/maintenance/{id}/remove", post(maintenance::remove_window))
+        .route("/regions", get(settings::show_regions))
+        .route("/reports", get(reports::show_reports))
+        .route("/settings", get(settings::show_settings))
+        .route("/theme", post(theme::choose_theme))
+        .route("/warnings", get(incidents::show_warnings))
+        .route(ASSET_ROUTE, get(serve_asset))
+        .fallback(show_missing_page)
+        .layer(middleware::from_fn(add_page_headers))
+}
+
+async fn add_page_headers(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    for (name, value) in PAGE_HEADERS {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    // Pages are for one reader and change at any time; files state their own rule.
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+/// The reader of a page: what they may do, and the colours they chose.
+pub(crate) struct Visitor {
+    access: Access,
+    theme: Theme,
+}
+
+impl Visitor {
+    fn frame(&self, title: impl Into<String>, section: Section) -> Frame {
+        Frame::new(title, Some(section), Some(&self.access), self.theme)
+    }
+
+    /// # Errors
+    /// If the reader lacks the scope.
+    fn require_scope(&self, scope: Scope) -> Result<(), PageError> {
+        if self.access.allows(scope) {
+            return Ok(());
+        }
+        let detail = format!("this needs the scope '{}', which '{}' does not have", scope.as_str(), self.access.name);
+        Err(PageError::new(Problem::new(ProblemKind::Forbidden, detail), self.theme))
+    }
+
+    /// Makes errors of the store errors of a page.
+    fn fail(&self, problem: impl Into<Problem>) -> PageError {
+        PageError::new(problem.into(), self.theme)
+    }
+}
+
+impl FromRequestParts<Api> for Visitor {
+    type Rejection = PageError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, PageError> {
+        let theme = Theme::from_headers(&parts.headers);
+        let Some(access) = parts.extensions.get::<Access>() else {
+            let problem = Problem::new(ProblemKind::Unauthenticated, "Sign in to see this page.");
+            return Err(PageError::new(problem, theme));
+        };
+        let visitor = Self { access: access.clone(), theme };
+        visitor.require_scope(Scope::Read)?;
+        Ok(visitor)
+    }
+}
+
+/// Renders a page.
+fn render_page(page: &impl Template) -> Response {
+    match page.render() {
+        Ok(html) => Html(html).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "could not render a page");
+            Problem::new(ProblemKind::Internal, "the page could not be rendered").into_response()
+        }
+    }
+}
+
+async fn show_missing_page(headers: HeaderMap) -> PageError {
+    let problem = Problem::new(ProblemKind::NotFound, "There is no page at this address.");
+    PageError::new(problem, Theme::from_headers(&headers))
+}

@@ -1,0 +1,52 @@
+//! A problem as a page.
+
+use askama::Template;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+
+use super::{
+    frame::{Frame, Theme},
+    render_page,
+};
+use crate::problem::Problem;
+
+/// See the module documentation.
+pub(crate) struct PageError {
+    problem: Box<Problem>,
+    theme: Theme,
+}
+
+#[derive(Template)]
+#[template(path = "problem.html")]
+struct ProblemPage<'a> {
+    frame: Frame,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+}
+
+impl PageError {
+    pub(super) fn new(problem: Problem, theme: Theme) -> Self {
+        Self { problem: Box::new(problem), theme }
+    }
+}
+
+impl IntoResponse for PageError {
+    fn into_response(self) -> Response {
+        let status = self.problem.status();
+        let title = match status {
+            StatusCode::NOT_FOUND => "Not found",
+            StatusCode::UNAUTHORIZED => "Sign in",
+            _ => self.problem.title(),
+        };
+        let page = ProblemPage {
+            frame: Frame::new(title, None, None, self.theme),
+            title,
+            status: status.as_u16(),
+            detail: self.problem.detail(),
+        };
+        let mut response = render_page(&page);
+        *response.status_mut() = status;
+        response
+    }
+}
