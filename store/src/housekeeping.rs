@@ -69,6 +69,21 @@ pub async fn recount_hour(store: &Store, now: Timestamp, ago: i32) -> Result<boo
     with_long_timeout(store, now, "recount results", query).await
 }
 
+/// Maximum number of marked sites whose summaries one call computes.
+pub const MAX_REFRESHED_SITES: u32 = 500;
+
+/// Follows states of sites that change without a transition, and computes marked summaries again.
+/// Returns the number of marked sites that were handled, [`MAX_REFRESHED_SITES`] at most.
+///
+/// # Errors
+/// If the database cannot be reached in time; safe to retry.
+pub async fn refresh_site_summaries(store: &Store, now: Timestamp) -> Result<u64, Error> {
+    let query = sqlx::query_scalar("SELECT picket.refresh_site_summaries($1)")
+        .bind(i32::try_from(MAX_REFRESHED_SITES).unwrap_or(i32::MAX));
+    let handled: i64 = with_long_timeout(store, now, "refresh the summaries of sites", query).await?;
+    Ok(handled.unsigned_abs())
+}
+
 /// Age of the oldest snapshot held by any session. No dead row is removed while it lives.
 #[derive(Clone, Copy, Debug, PartialEq, sqlx::FromRow)]
 pub struct OldestSnapshot {

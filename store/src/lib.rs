@@ -24,6 +24,7 @@ pub mod result_watermark;
 pub mod results;
 pub mod schedules;
 pub mod settings;
+pub mod site_list;
 pub mod site_status;
 pub mod sites;
 mod store;
