@@ -3,6 +3,7 @@
 //! A page gathers its data by functions of the store, makes a plain view of it, and renders a template. Views are pure, so
 //! that tests need no database.
 
+mod check;
 mod fleet;
 mod frame;
 mod incidents;
@@ -10,12 +11,19 @@ mod ledger;
 mod list_page;
 mod live;
 mod maintenance;
+mod overview;
 mod page_error;
 mod parts;
 mod report_filter;
 mod reports;
 mod settings;
+mod site;
+mod site_history;
+mod sites;
 mod theme;
+
+#[cfg(test)]
+mod tests;
 
 use askama::Template;
 use axum::{
@@ -54,6 +62,8 @@ const PAGE_HEADERS: [(HeaderName, &str); 4] = [
 /// Routes of all pages and of their files.
 pub(crate) fn build_routes() -> Router<Api> {
     Router::new()
+        .route("/", get(overview::show_overview))
+        .route("/checks/{site}/{region}/{due}", get(check::show_check))
         .route("/incidents", get(incidents::show_incidents))
         .route("/ledger", get(ledger::show_ledger))
         .route("/live", get(live::show_live))
@@ -62,6 +72,8 @@ pub(crate) fn build_routes() -> Router<Api> {
         .route("/regions", get(settings::show_regions))
         .route("/reports", get(reports::show_reports))
         .route("/settings", get(settings::show_settings))
+        .route("/sites", get(sites::show_sites))
+        .route("/sites/{id}", get(site::show_site))
         .route("/theme", post(theme::choose_theme))
         .route("/warnings", get(incidents::show_warnings))
         .route(ASSET_ROUTE, get(serve_asset))
