@@ -18,6 +18,7 @@ mod report_filter;
 mod reports;
 mod settings;
 mod site;
+mod site_forms;
 mod site_history;
 mod sites;
 mod theme;
@@ -73,6 +74,8 @@ pub(crate) fn build_routes() -> Router<Api> {
         .route("/reports", get(reports::show_reports))
         .route("/settings", get(settings::show_settings))
         .route("/sites", get(sites::show_sites))
+        .route("/sites/bulk", post(site_forms::change_sites))
+        .route("/sites/new", get(site_forms::show_new_site).post(site_forms::add_site))
         .route("/sites/{id}", get(site::show_site))
         .route("/theme", post(theme::choose_theme))
         .route("/warnings", get(incidents::show_warnings))
