@@ -22,6 +22,7 @@ mod site_forms;
 mod site_history;
 mod sites;
 mod theme;
+mod tokens;
 
 #[cfg(test)]
 mod tests;
@@ -36,13 +37,13 @@ use axum::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts};
 
-pub(crate) use self::fleet::FleetNumbers;
-use self::{
-    frame::{Frame, Section, Theme},
-    page_error::PageError,
+pub(crate) use self::{
+    fleet::FleetNumbers,
+    frame::{Frame, Theme},
 };
+use self::{frame::Section, page_error::PageError};
 use crate::{
-    access::{Access, Scope},
+    access::{Access, Authenticated, Scope},
     assets::{ASSET_ROUTE, serve_asset},
     problem::{Problem, ProblemKind},
     state::Api,
@@ -60,9 +61,9 @@ const PAGE_HEADERS: [(HeaderName, &str); 4] = [
     (header::VARY, "cookie"),
 ];
 
-/// Routes of all pages and of their files.
-pub(crate) fn build_routes() -> Router<Api> {
-    Router::new()
+/// Routes of all pages and of their files. `documents` are further routes whose responses are for people.
+pub(crate) fn build_routes(documents: Router<Api>) -> Router<Api> {
+    documents
         .route("/", get(overview::show_overview))
         .route("/checks/{site}/{region}/{due}", get(check::show_check))
         .route("/incidents", get(incidents::show_incidents))
@@ -78,6 +79,8 @@ pub(crate) fn build_routes() -> Router<Api> {
         .route("/sites/new", get(site_forms::show_new_site).post(site_forms::add_site))
         .route("/sites/{id}", get(site::show_site))
         .route("/theme", post(theme::choose_theme))
+        .route("/tokens", get(tokens::show_tokens).post(tokens::create_token))
+        .route("/tokens/{id}/revoke", post(tokens::revoke_token))
         .route("/warnings", get(incidents::show_warnings))
         .route(ASSET_ROUTE, get(serve_asset))
         .fallback(show_missing_page)
@@ -109,11 +112,7 @@ impl Visitor {
     /// # Errors
     /// If the reader lacks the scope.
     fn require_scope(&self, scope: Scope) -> Result<(), PageError> {
-        if self.access.allows(scope) {
-            return Ok(());
-        }
-        let detail = format!("this needs the scope '{}', which '{}' does not have", scope.as_str(), self.access.name);
-        Err(PageError::new(Problem::new(ProblemKind::Forbidden, detail), self.theme))
+        self.access.require_scope(scope).map_err(|problem| self.fail(problem))
     }
 
     /// Makes errors of the store errors of a page.
@@ -125,13 +124,13 @@ impl Visitor {
 impl FromRequestParts<Api> for Visitor {
     type Rejection = PageError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, PageError> {
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, PageError> {
         let theme = Theme::from_headers(&parts.headers);
-        let Some(access) = parts.extensions.get::<Access>() else {
-            let problem = Problem::new(ProblemKind::Unauthenticated, "Sign in to see this page.");
-            return Err(PageError::new(problem, theme));
-        };
-        let visitor = Self { access: access.clone(), theme };
+        let authenticated = Authenticated::from_request_parts(parts, api).await;
+        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+        let refuse = |problem| PageError::new(problem, theme).with_next(path);
+        let Authenticated(access) = authenticated.map_err(refuse)?;
+        let visitor = Self { access, theme };
         visitor.require_scope(Scope::Read)?;
         Ok(visitor)
     }

@@ -5,6 +5,8 @@
 //! server that has disappeared.
 #![warn(missing_docs)]
 
+mod api_secrets;
+pub mod api_tokens;
 pub mod change_feed;
 pub mod check_history;
 mod decisions;
@@ -23,6 +25,7 @@ pub mod reports;
 pub mod result_watermark;
 pub mod results;
 pub mod schedules;
+pub mod sessions;
 pub mod settings;
 pub mod site_list;
 pub mod site_status;
@@ -33,6 +36,7 @@ mod timestamp;
 pub mod warning_rules;
 pub mod warnings;
 
+pub use api_secrets::ApiSecret;
 pub use error::Error;
 pub use options::DatabaseOptions;
 pub use store::{MIGRATOR, ServerGuard, Store};

@@ -107,11 +107,11 @@ pub(crate) struct Frame {
 impl Frame {
     /// Frame of a page for a reader. `access` is absent on pages that need none.
     pub(crate) fn new(title: impl Into<String>, section: Option<Section>, access: Option<&Access>, theme: Theme) -> Self {
-        let is_open = access.is_some_and(is_open_access);
+        let is_open = access.is_some_and(|access| access.is_open);
         Self {
             title: title.into(),
             section,
-            user: access.filter(|_| !is_open).map(|access| access.name.clone()),
+            user: access.filter(|access| access.is_session).map(|access| access.name.clone()),
             is_open,
             theme,
             ledger_line: None,
@@ -129,8 +129,4 @@ impl Frame {
     pub(crate) fn themes(&self) -> [Theme; 3] {
         Theme::ALL
     }
-}
-
-fn is_open_access(access: &Access) -> bool {
-    access.name == "loopback"
 }

@@ -14,6 +14,8 @@ use crate::problem::Problem;
 pub(crate) struct PageError {
     problem: Box<Problem>,
     theme: Theme,
+    /// Page to go to after a sign-in.
+    next: String,
 }
 
 #[derive(Template)]
@@ -23,11 +25,19 @@ struct ProblemPage<'a> {
     title: &'a str,
     status: u16,
     detail: &'a str,
+    /// Address of the sign-in.
+    sign_in: String,
 }
 
 impl PageError {
     pub(super) fn new(problem: Problem, theme: Theme) -> Self {
-        Self { problem: Box::new(problem), theme }
+        Self { problem: Box::new(problem), theme, next: "/".to_owned() }
+    }
+
+    /// The sign-in returns to `path`.
+    pub(super) fn with_next(mut self, path: &str) -> Self {
+        path.clone_into(&mut self.next);
+        self
     }
 }
 
@@ -39,7 +49,9 @@ impl IntoResponse for PageError {
             StatusCode::UNAUTHORIZED => "Sign in",
             _ => self.problem.title(),
         };
+        let next: String = url::form_urlencoded::byte_serialize(self.next.as_bytes()).collect();
         let page = ProblemPage {
+            sign_in: format!("/sign-in?next={next}"),
             frame: Frame::new(title, None, None, self.theme),
             title,
             status: status.as_u16(),
