@@ -6,6 +6,7 @@
 mod check;
 mod fleet;
 mod frame;
+mod incident;
 mod incidents;
 mod ledger;
 mod list_page;
@@ -67,6 +68,7 @@ pub(crate) fn build_routes(documents: Router<Api>) -> Router<Api> {
         .route("/", get(overview::show_overview))
         .route("/checks/{site}/{region}/{due}", get(check::show_check))
         .route("/incidents", get(incidents::show_incidents))
+        .route("/incidents/{id}", get(incident::show_incident))
         .route("/ledger", get(ledger::show_ledger))
         .route("/live", get(live::show_live))
         .route("/maintenance", get(maintenance::show_maintenance).post(maintenance::add_window))

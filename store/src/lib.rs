@@ -12,6 +12,7 @@ pub mod check_history;
 mod decisions;
 pub mod error;
 pub mod housekeeping;
+pub mod incident_pages;
 pub mod incident_rules;
 pub mod incidents;
 pub mod leases;

@@ -73,7 +73,7 @@ fn tabulate_incidents(rows: &[reports::IncidentRow]) -> TableView {
                 Cell::site(row.site_id, &row.site),
                 Cell::time(Some(row.opened_at.0)),
                 Cell::time(closed),
-                Cell::text(format_seconds(row.seconds)),
+                Cell::Link(format_seconds(row.seconds), format!("/incidents/{}", row.incident_id)),
                 Cell::text(row.cause.as_deref().unwrap_or("–")),
                 Cell::text(row.message.as_deref().unwrap_or("–")),
             ]

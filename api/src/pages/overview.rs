@@ -1,14 +1,13 @@
 //! The overview: what is not up comes first, then regions and the latest incidents.
 
-use std::collections::HashMap;
-
 use askama::Template;
 use axum::{extract::State, response::Response};
-use picket_proto::{SiteId, Timestamp};
+use picket_proto::SiteId;
+use picket_runtime::clock;
 use picket_store::{
+    incident_pages::{self, EpisodeFilter, ListedIncident},
     ledger::LedgerRow,
-    regions, reports,
-    reports::ReportFilter,
+    regions::{self, RegionOverview},
     site_list::{self, Direction, SiteFilter, SiteSort, SiteState, SiteSummary},
     site_status::{self, RecentCheck},
 };
@@ -25,7 +24,7 @@ use crate::{access::Scope, state::Api};
 /// Maximum sites in the list of what is not up.
 const MAX_TROUBLE: u32 = 20;
 /// Maximum incidents in the list of the latest.
-const MAX_INCIDENTS: usize = 10;
+const MAX_INCIDENTS: i64 = 10;
 const INCIDENT_DAYS: u64 = 7;
 
 /// A number with its name.
@@ -99,9 +98,8 @@ type StateCounts = [i64; SiteState::ALL.len()];
 struct OverviewData {
     counts: StateCounts,
     trouble: Vec<(SiteSummary, Vec<RecentCheck>)>,
-    regions: Vec<regions::RegionRow>,
-    silent: HashMap<String, Timestamp>,
-    incidents: Vec<reports::IncidentRow>,
+    regions: Vec<RegionOverview>,
+    incidents: Vec<ListedIncident>,
     /// Account of the newest closed minutes of all sites; absent for readers of some sites.
     ledger: Option<LedgerRow>,
 }
@@ -131,26 +129,14 @@ async fn read_overview(visitor: &Visitor, api: &Api) -> Result<OverviewData, pic
         let newest = site_status::list_recent_checks(store, SiteId(summary.site_id), 1).await?;
         trouble.push((summary, newest));
     }
-    let since = std::time::Duration::from_secs(INCIDENT_DAYS * 86_400);
-    let incidents = match tag_limit {
-        None => reports::report_incidents(store, &ReportFilter { since, ..ReportFilter::default() }).await?,
-        Some(tags) => {
-            let mut incidents = Vec::new();
-            for tag in tags {
-                let filter = ReportFilter { since, tag: Some(tag.clone()), region: None };
-                incidents.extend(reports::report_incidents(store, &filter).await?);
-            }
-            incidents.sort_by_key(|row| std::cmp::Reverse((row.opened_at, row.incident_id)));
-            incidents.dedup_by_key(|row| row.incident_id);
-            incidents
-        }
-    };
+    let since = clock::wall_clock_now().saturating_sub(std::time::Duration::from_secs(INCIDENT_DAYS * 86_400));
+    let filter =
+        EpisodeFilter { tags: tag_limit, from: Some(since), limit: MAX_INCIDENTS, ..EpisodeFilter::default() };
     Ok(OverviewData {
         counts,
         trouble,
-        regions: regions::list_regions(store).await?,
-        silent: regions::list_silent_regions(store).await?.into_iter().collect(),
-        incidents,
+        regions: regions::list_region_overview(store, tag_limit).await?,
+        incidents: incident_pages::list_incidents(store, &filter).await?,
         ledger: match tag_limit {
             None => api.fleet.read_ledger(store).await,
             Some(_) => None,
@@ -183,8 +169,8 @@ impl OverviewPage {
             },
             trouble: data.trouble.iter().map(|(site, newest)| TroubleRow::new(site, newest, &region_names)).collect(),
             more_trouble: (more > 0).then(|| format!("{} more", format_count(more))),
-            regions: data.regions.iter().map(|region| RegionRow::new(region, &data.silent)).collect(),
-            incidents: data.incidents.iter().take(MAX_INCIDENTS).map(IncidentItem::new).collect(),
+            regions: data.regions.iter().map(RegionRow::new).collect(),
+            incidents: data.incidents.iter().map(IncidentItem::new).collect(),
             behind: Behind {
                 sql: "SELECT site, status, since, regions_up, regions_down, regions_silent FROM report.site_status\n\
                       WHERE status IN ('down', 'unknown') ORDER BY since;"
@@ -259,15 +245,15 @@ impl TroubleRow {
 }
 
 impl RegionRow {
-    fn new(region: &regions::RegionRow, silent: &HashMap<String, Timestamp>) -> Self {
-        let silent_since = silent.get(&region.name).copied().map(TimeMark);
+    fn new(region: &RegionOverview) -> Self {
+        let silent_since = region.silent_since.map(|since| TimeMark(since.0));
         let status = if silent_since.is_some() { StatusMark::Silent } else { StatusMark::Up };
         Self { name: region.name.clone(), status, silent_since, schedules: format_count(region.schedules) }
     }
 }
 
 impl IncidentItem {
-    pub(super) fn new(row: &reports::IncidentRow) -> Self {
+    pub(super) fn new(row: &ListedIncident) -> Self {
         Self {
             id: row.incident_id,
             site: row.site.clone(),

@@ -39,14 +39,13 @@ pub(super) async fn show_settings(visitor: Visitor, State(api): State<Api>) -> R
 
 /// Shows the regions.
 pub(super) async fn show_regions(visitor: Visitor, State(api): State<Api>) -> Result<Response, PageError> {
-    let rows = regions::list_regions(&api.store).await.map_err(|error| visitor.fail(error))?;
-    let silent = regions::list_silent_regions(&api.store).await.map_err(|error| visitor.fail(error))?;
+    let rows = regions::list_region_overview(&api.store, visitor.access.tag_limit()).await.map_err(|error| visitor.fail(error))?;
     let subline = "A prober serves the region in its variable PICKET_REGION.";
     let mut page = ListPage::new(visitor.frame("Regions", Section::Regions), "Regions", subline);
     let table = TableView::new("regions", "Regions", &["Region", "State", "Silent since (UTC)", "#Schedules in force"])
         .with_empty("There is no region yet.", "picket region add eu-1")
         .with_rows(rows.iter().map(|row| {
-            let since = silent.iter().find(|(name, _)| *name == row.name).map(|(_, since)| *since);
+            let since = row.silent_since.map(|since| since.0);
             let state = if since.is_some() { StatusMark::Silent } else { StatusMark::Up };
             vec![
                 Cell::text(&row.name),

@@ -11,7 +11,7 @@ use picket_proto::{CheckKind, RegionName, SiteId, Timestamp};
 use picket_runtime::clock;
 use picket_store::{
     check_history::{self, HistoryColumn, StoredCheck},
-    reports::{self, IncidentRow, ReportFilter, WarningRow},
+    incident_pages::{self, EpisodeFilter, ListedIncident, ListedWarning},
     site_list::{SiteState, SiteSummary},
     site_status::{self, RecentCheck, RegionSchedule},
 };
@@ -38,6 +38,8 @@ use crate::{
 const STRIP_TICKS: i64 = 40;
 /// Checks in the list of the newest.
 const MAX_CHECKS: i64 = 50;
+/// Incidents and warnings in their lists.
+const MAX_EPISODES: i64 = 20;
 /// A site is new for as long after its creation, if no check has arrived.
 const NEW_FOR: Duration = Duration::from_secs(600);
 
@@ -128,8 +130,8 @@ struct SiteData {
     recent: Vec<RecentCheck>,
     checks: Vec<StoredCheck>,
     history: Vec<HistoryColumn>,
-    incidents: Vec<IncidentRow>,
-    warnings: Vec<WarningRow>,
+    incidents: Vec<ListedIncident>,
+    warnings: Vec<ListedWarning>,
     chart_span: ChartSpan,
     now: Timestamp,
 }
@@ -172,18 +174,19 @@ async fn read_site(
     let to = before.unwrap_or(now);
     let from = to.saturating_sub(interval * u32::try_from(MAX_CHECKS).unwrap_or(50));
     let span = chart_span.span;
-    let filter = ReportFilter { since: Duration::from_secs(90 * 86_400), ..ReportFilter::default() };
-    let is_this = |id: i64| id == site.0;
+    let incidents = EpisodeFilter {
+        site_id: Some(site.0),
+        from: Some(now.saturating_sub(Duration::from_secs(90 * 86_400))),
+        limit: MAX_EPISODES,
+        ..EpisodeFilter::default()
+    };
+    let warnings = EpisodeFilter { open: Some(true), from: None, ..incidents.clone() };
     Ok(SiteData {
         recent: site_status::list_recent_checks(store, site, STRIP_TICKS).await?,
         checks: check_history::list_checks(store, site, from, to, MAX_CHECKS).await?,
         history: check_history::list_history(store, site, region, span.from, span.to, chart_span.step).await?,
-        incidents: reports::report_incidents(store, &filter).await?.into_iter().filter(|row| is_this(row.site_id)).collect(),
-        warnings: reports::report_warnings(store, &filter)
-            .await?
-            .into_iter()
-            .filter(|row| is_this(row.site_id) && row.closed_at.is_none())
-            .collect(),
+        incidents: incident_pages::list_incidents(store, &incidents).await?,
+        warnings: incident_pages::list_warnings(store, &warnings).await?,
         summary,
         schedules,
         chart_span,
@@ -192,7 +195,7 @@ async fn read_site(
 }
 
 impl CheckItem {
-    fn new(site: i64, check: &StoredCheck) -> Self {
+    pub(super) fn new(site: i64, check: &StoredCheck) -> Self {
         Self {
             status: StatusMark::from_word(&check.outcome),
             due: TimeMark(check.scheduled_at.0),
@@ -389,7 +392,7 @@ impl SitePage {
     }
 }
 
-fn describe_warning(warning: &WarningRow) -> String {
+fn describe_warning(warning: &ListedWarning) -> String {
     let days = warning.days_left.map(|days| format!("{days} days left")).unwrap_or_default();
     let message = warning.message.clone().unwrap_or_default();
     [warning.kind.clone(), days, message].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
