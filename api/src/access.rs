@@ -19,11 +19,11 @@ use axum::{
 };
 use http::request::Parts;
 
+use self::{authenticator::Credential, local_request::is_local_request};
 pub(crate) use self::{
     client::Client,
     rights::{Access, Scope},
 };
-use self::{authenticator::Credential, local_request::is_local_request};
 use crate::{
     metrics::Refusal,
     problem::{Problem, ProblemKind},

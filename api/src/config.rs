@@ -19,6 +19,8 @@ pub struct Config {
     pub public_url: Option<Url>,
     /// Networks of reverse proxies whose forwarding headers are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Number of sites whose state is among the metrics.
+    pub site_metrics: u32,
     /// Maximum number of open connections.
     pub max_connections: usize,
     /// Maximum time for open requests to finish at shutdown.
@@ -31,6 +33,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8088)),
             public_url: None,
             trusted_proxies: Vec::new(),
+            site_metrics: 0,
             max_connections: 10_000,
             drain_timeout: Duration::from_secs(15),
         }
@@ -50,6 +53,10 @@ impl From<AddressOptions> for Config {
 
 impl From<Options> for Config {
     fn from(options: Options) -> Self {
-        Self { drain_timeout: options.drain_timeout.0, ..Self::from(options.address) }
+        Self {
+            site_metrics: options.site_metrics,
+            drain_timeout: options.drain_timeout.0,
+            ..Self::from(options.address)
+        }
     }
 }

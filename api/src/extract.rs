@@ -36,9 +36,11 @@ impl<T: DeserializeOwned> FromRequest<Api> for ApiJson<T> {
 pub(crate) async fn read_body(request: Request, api: &Api) -> Result<Bytes, Problem> {
     Bytes::from_request(request, api).await.map_err(|rejection| {
         let (kind, refusal, detail) = match &rejection {
-            rejection if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-                (ProblemKind::TooLarge, Some(Refusal::BodyTooLarge), "the body is larger than the route allows")
-            }
+            rejection if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => (
+                ProblemKind::TooLarge,
+                Some(Refusal::BodyTooLarge),
+                "the body is larger than the route allows",
+            ),
             BytesRejection::FailedToBufferBody(error) if is_timeout(error) => {
                 (ProblemKind::BodyTimedOut, Some(Refusal::BodyTimedOut), "the body did not arrive in time")
             }
@@ -66,8 +68,8 @@ fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
     let value = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
     let essence = value.and_then(|value| value.split(';').next()).unwrap_or_default().trim();
     let essence = essence.to_ascii_lowercase();
-    let is_json = essence == "application/json"
-        || (essence.starts_with("application/") && essence.ends_with("+json"));
+    let is_json =
+        essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"));
     match is_json {
         true => Ok(()),
         false => Err(Problem::new(
@@ -89,7 +91,9 @@ pub(crate) fn parse_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem>
     match text.trim_ascii_start().first() {
         Some(b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n') => {
             let detail = "the body: an object is needed here".to_owned();
-            return Err(Problem::new(ProblemKind::Invalid, detail.clone()).with_field_error(String::new(), detail));
+            return Err(
+                Problem::new(ProblemKind::Invalid, detail.clone()).with_field_error(String::new(), detail)
+            );
         }
         _ => {}
     }
@@ -138,11 +142,17 @@ fn refuse_value(pointer: String, message: &str) -> Problem {
 
 /// A message of serde in the words of this project.
 fn describe_serde_message(message: &str) -> String {
-    let names = |rest: &str| -> Vec<String> { rest.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
-    if let Some((name, rest)) = message.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`')) {
+    let names =
+        |rest: &str| -> Vec<String> { rest.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
+    if let Some((name, rest)) = message.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`'))
+    {
         let known = names(rest);
         let known: Vec<&str> = known.iter().map(String::as_str).collect();
-        return format!("unknown field '{}': {}", sanitize_text(name, 64), describe_known_names(name, &known));
+        return format!(
+            "unknown field '{}': {}",
+            sanitize_text(name, 64),
+            describe_known_names(name, &known)
+        );
     }
     if let Some((_, rest)) = message.strip_prefix("unknown variant `").and_then(|rest| rest.split_once('`')) {
         return format!("the value is not allowed; allowed: {}", names(rest).join(", "));
@@ -244,13 +254,13 @@ mod tests {
                 "/intervall",
                 "intervall: unknown field 'intervall': no such field; did you mean 'interval'?",
             ),
-            (
-                r#"{"interval": "hunter2"}"#,
-                "/interval",
-                "interval: the value is not allowed; allowed: u32",
-            ),
+            (r#"{"interval": "hunter2"}"#, "/interval", "interval: the value is not allowed; allowed: u32"),
             (r#"{"interval": -1}"#, "/interval", "interval: the value is not allowed; allowed: u32"),
-            (r#"{"interval": 1, "tags": ["a", 2]}"#, "/tags/1", "tags.1: the value is not allowed; allowed: a string"),
+            (
+                r#"{"interval": 1, "tags": ["a", 2]}"#,
+                "/tags/1",
+                "tags.1: the value is not allowed; allowed: a string",
+            ),
             (r#"{"interval": 1, "nested": {}}"#, "/nested", "nested: the field 'interval' is missing"),
             ("{}", "", "the body: the field 'interval' is missing"),
         ] {
@@ -272,7 +282,10 @@ mod tests {
     fn a_list_in_place_of_an_object_is_refused() {
         for body in ["[1, null, null]", " [[[", "7", "null"] {
             let refusal = refuse(body);
-            assert_eq!((&refusal["status"], &refusal["detail"]), (&json!(422), &json!("the body: an object is needed here")));
+            assert_eq!(
+                (&refusal["status"], &refusal["detail"]),
+                (&json!(422), &json!("the body: an object is needed here"))
+            );
         }
     }
 

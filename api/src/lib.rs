@@ -9,6 +9,7 @@ mod assets;
 mod charts;
 mod config;
 mod extract;
+mod live;
 mod metrics;
 mod observation;
 mod openapi;
@@ -16,6 +17,7 @@ mod options;
 mod pages;
 mod pipeline;
 mod problem;
+mod prometheus;
 mod reference;
 mod router;
 mod server;
@@ -31,7 +33,11 @@ use ractor::SpawnErr;
 use tokio::net::TcpListener;
 use tracing::info;
 
-pub use self::{config::Config, metrics::describe_metrics, options::{AddressOptions, Options}};
+pub use self::{
+    config::Config,
+    metrics::describe_metrics,
+    options::{AddressOptions, Options},
+};
 
 use self::{metrics::Metrics, pipeline::ApiPipeline, state::Api};
 
@@ -100,6 +106,9 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
 
     let limit = config.drain_timeout;
     let api = Api::new(config, address, bus, store, settings, metrics);
+    if api.config.site_metrics > 0 {
+        health.registry().register_collector(Box::new(api.site_metrics.clone()));
+    }
     let (url, may_be_open) = (api.public_url(), api.may_be_open());
     let pipeline = ApiPipeline::new(api, listener);
     let pipeline = PipelineHandle::start("api", pipeline, limit, &health).await?;

@@ -4,6 +4,7 @@
 //! that tests need no database.
 
 mod check;
+mod check_now;
 mod fleet;
 mod frame;
 mod incident;
@@ -66,6 +67,7 @@ const PAGE_HEADERS: [(HeaderName, &str); 4] = [
 pub(crate) fn build_routes(documents: Router<Api>) -> Router<Api> {
     documents
         .route("/", get(overview::show_overview))
+        .route("/check", get(check_now::show_form).post(check_now::check_now))
         .route("/checks/{site}/{region}/{due}", get(check::show_check))
         .route("/incidents", get(incidents::show_incidents))
         .route("/incidents/{id}", get(incident::show_incident))

@@ -231,7 +231,9 @@ impl From<picket_store::Error> for Problem {
                 let pointer = format!("/{}", error.field.replace('.', "/"));
                 Self::invalid_field(pointer, &error)
             }
-            Store::DuplicateSite | Store::DuplicateToken(_) => Self::new(ProblemKind::Conflict, error.to_string()),
+            Store::DuplicateSite | Store::DuplicateToken(_) => {
+                Self::new(ProblemKind::Conflict, error.to_string())
+            }
             Store::SiteNotFound(_) | Store::RegionNotFound(_) | Store::TokenNotFound(_) => {
                 Self::new(ProblemKind::NotFound, error.to_string())
             }

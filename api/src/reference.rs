@@ -153,7 +153,8 @@ fn describe_fields(schema: &Value) -> Vec<Field> {
         is_required: schema["required"].as_array().is_some_and(|all| all.iter().any(|one| one == name)),
         description: text(&property["description"]),
     });
-    let parts = ["allOf", "oneOf", "anyOf"].iter().flat_map(|key| schema[*key].as_array().into_iter().flatten());
+    let parts =
+        ["allOf", "oneOf", "anyOf"].iter().flat_map(|key| schema[*key].as_array().into_iter().flatten());
     own.chain(parts.flat_map(describe_fields)).collect()
 }
 
@@ -223,9 +224,17 @@ mod tests {
     #[test]
     fn types_are_described_in_words_with_a_link_to_a_schema() {
         for (schema, words, link) in [
-            (json!({"type": "array", "items": {"$ref": "#/components/schemas/Token"}}), "list of Token", Some("Token")),
+            (
+                json!({"type": "array", "items": {"$ref": "#/components/schemas/Token"}}),
+                "list of Token",
+                Some("Token"),
+            ),
             (json!({"type": ["string", "null"], "format": "date-time"}), "string or null (date-time)", None),
-            (json!({"oneOf": [{"type": "null"}, {"$ref": "#/components/schemas/A"}]}), "null or A", Some("A")),
+            (
+                json!({"oneOf": [{"type": "null"}, {"$ref": "#/components/schemas/A"}]}),
+                "null or A",
+                Some("A"),
+            ),
             (json!({"type": "integer", "minimum": 1, "maximum": 1000}), "integer, 1 to 1000", None),
             (json!({"type": "string", "enum": ["up", "down"]}), "up, down", None),
         ] {

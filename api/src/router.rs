@@ -27,7 +27,7 @@ use crate::{
     openapi::{ApiDocument, complete_document},
     pages,
     problem::{Problem, ProblemKind},
-    reference, sign_in,
+    prometheus, reference, sign_in,
     state::Api,
     v1,
 };
@@ -65,6 +65,7 @@ pub(crate) fn build_router(api: &Api) -> Router {
         .merge(sign_in::build_routes());
     Router::new()
         .nest("/api/v1", v1)
+        .route("/probe", get(prometheus::answer_probe))
         .merge(pages::build_routes(documents))
         .method_not_allowed_fallback(refuse_method)
         .layer(layers)
@@ -115,5 +116,6 @@ async fn refuse_method(method: Method, uri: Uri) -> Problem {
 /// Answers a request whose handler panicked. The panic hook has logged it.
 fn answer_panic(_: Box<dyn Any + Send + 'static>) -> Response {
     error!("a handler panicked");
-    Problem::new(ProblemKind::Internal, "the request failed; the log of picket-api has the reason").into_response()
+    Problem::new(ProblemKind::Internal, "the request failed; the log of picket-api has the reason")
+        .into_response()
 }

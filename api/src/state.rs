@@ -4,14 +4,18 @@ use std::{net::SocketAddr, ops::Deref, sync::Arc};
 
 use picket_runtime::Bus;
 use picket_store::{Store, settings::SharedSettings};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::{
     Config,
     access::{authenticator::Authenticator, limits::RateLimits, local_request::is_loopback_host},
+    live::Hub,
     metrics::Metrics,
     pages::FleetNumbers,
+    problem::{Problem, ProblemKind},
+    prometheus::site_metrics::SiteMetrics,
 };
 
 /// State of an API process. Cheap to clone.
@@ -33,6 +37,10 @@ pub(crate) struct ApiState {
     pub(crate) limits: RateLimits,
     /// Cancelled at the start of a drain. Endless responses end with it.
     pub(crate) stopping: CancellationToken,
+    pub(crate) live: Arc<Hub>,
+    /// Permits of probes for Prometheus.
+    pub(crate) probe_permits: Semaphore,
+    pub(crate) site_metrics: SiteMetrics,
 }
 
 impl Api {
@@ -44,8 +52,12 @@ impl Api {
         settings: SharedSettings,
         metrics: Metrics,
     ) -> Self {
+        /// Maximum number of concurrent probes for Prometheus.
+        const MAX_PROBES: usize = 200;
         let (authenticator, limits) = (Authenticator::new(store.clone()), RateLimits::new(&metrics));
         let stopping = CancellationToken::new();
+        let (live_metrics, ending) = (metrics.live.clone(), stopping.clone());
+        let live = Hub::new(bus.clone(), store.clone(), settings.clone(), live_metrics, ending);
         Self(Arc::new(ApiState {
             config,
             address,
@@ -57,11 +69,24 @@ impl Api {
             authenticator,
             limits,
             stopping,
+            live,
+            probe_permits: Semaphore::new(MAX_PROBES),
+            site_metrics: SiteMetrics::default(),
         }))
     }
 }
 
 impl ApiState {
+    /// # Errors
+    /// If NATS is away, so that a request would wait in vain.
+    pub(crate) fn require_bus(&self) -> Result<(), Problem> {
+        match *self.bus.watch_connection().borrow() {
+            true => Ok(()),
+            false => Err(Problem::new(ProblemKind::BusUnavailable, "no connection to NATS; try again")
+                .with_retry_after(5)),
+        }
+    }
+
     /// URL under which people reach this installation, without a slash at its end.
     pub(crate) fn public_url(&self) -> String {
         let url = self.configured_url().unwrap_or_else(|| format!("http://{}", self.address));

@@ -1,25 +1,15 @@
 //! Discovery of probers and regions: replies of the probers' NATS service to `$SRV` requests, and
 //! the consumers of the jobs stream.
 
-use std::time::Duration;
-
-use async_nats::{Client, StatusCode, jetstream};
-use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt};
+use async_nats::{Client, jetstream};
+use futures_util::TryStreamExt;
 use picket_proto::subject;
+use picket_runtime::adhoc::{ConnectionLost, DISCOVERY_TIMEOUT, collect_replies};
 use serde::Deserialize;
 use time::OffsetDateTime;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 
 use crate::error::Error;
-
-/// Time without a further reply after which discovery ends. The number of replies is not known in
-/// advance.
-const REPLY_IDLE_TIMEOUT: Duration = Duration::from_millis(400);
-/// Total time limit of a discovery.
-const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(3);
-/// Maximum number of collected replies.
-const MAX_REPLIES: usize = 10_000;
 
 /// A prober as described by its reply to `$SRV.STATS`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -73,49 +63,9 @@ pub(crate) async fn list_probers(client: &Client) -> Result<Vec<ProberInfo>, Err
     Ok(probers)
 }
 
-/// Regions with at least one prober that replies.
-pub(crate) async fn ping_regions(client: &Client) -> Result<Vec<String>, Error> {
-    let answers = collect_replies(client, format!("$SRV.PING.{}", subject::PROBER_SERVICE)).await?;
-    let mut regions: Vec<String> = answers.iter().filter_map(|answer| parse_ping_region(answer)).collect();
-    regions.sort();
-    regions.dedup();
-    Ok(regions)
-}
-
-/// Replies to an empty request on `subject`, until [`REPLY_IDLE_TIMEOUT`] or [`DISCOVERY_TIMEOUT`].
-async fn collect_replies(client: &Client, subject: String) -> Result<Vec<Bytes>, Error> {
-    let inbox = client.new_inbox();
-    let mut answers = client.subscribe(inbox.clone()).await.map_err(connection_lost)?;
-    client.publish_with_reply(subject, inbox, Bytes::new()).await.map_err(connection_lost)?;
-    let end = Instant::now() + DISCOVERY_TIMEOUT;
-    let mut gathered = Vec::new();
-    while gathered.len() < MAX_REPLIES {
-        let until = end.min(Instant::now() + REPLY_IDLE_TIMEOUT);
-        match timeout_at(until, answers.next()).await {
-            // No service is listening.
-            Ok(Some(message)) if message.status == Some(StatusCode::NO_RESPONDERS) => break,
-            Ok(Some(message)) => gathered.push(message.payload),
-            Ok(None) | Err(_) => break,
-        }
-    }
-    Ok(gathered)
-}
-
 /// Error for a connection lost while in use.
 pub(crate) fn connection_lost(why: impl std::fmt::Display) -> Error {
-    Error::Unreachable(format!("lost the connection to NATS: {why}"))
-}
-
-fn parse_ping_region(json: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Ping {
-        metadata: Metadata,
-    }
-    #[derive(Deserialize)]
-    struct Metadata {
-        region: String,
-    }
-    Some(serde_json::from_slice::<Ping>(json).ok()?.metadata.region)
+    ConnectionLost::new(why).into()
 }
 
 impl ProberInfo {

@@ -89,6 +89,12 @@ impl From<picket_runtime::bus::Error> for Error {
     }
 }
 
+impl From<picket_runtime::adhoc::ConnectionLost> for Error {
+    fn from(error: picket_runtime::adhoc::ConnectionLost) -> Self {
+        Self::Unreachable(error.to_string())
+    }
+}
+
 impl From<picket_runtime::connect::Error> for Error {
     fn from(error: picket_runtime::connect::Error) -> Self {
         use picket_runtime::connect::Error as Connect;

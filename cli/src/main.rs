@@ -231,7 +231,10 @@ mod tests {
             (&["settings", "set", "lease_time"], &["VALUE"]),
             (&["maintenance", "add", "7", "--to", "soon"], &["--to", "soon", "+2h"]),
             (&["maintenance", "add", "--to", "+2h"], &["--tag"]),
-            (&["token", "create", "ci", "--scopes", "root"], &["--scopes", "root", "read, write, check, admin"]),
+            (
+                &["token", "create", "ci", "--scopes", "root"],
+                &["--scopes", "root", "read, write, check, admin"],
+            ),
             (&["token", "create", "ci"], &["--scopes"]),
             (&["report", "uptime", "--since", "month"], &["--since", "'month'", "15s"]),
             (&["report", "latency", "--output", "yaml"], &["--output", "yaml", "table", "json", "csv"]),

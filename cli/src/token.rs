@@ -12,7 +12,10 @@ use serde::Serialize;
 use crate::{
     connect::DatabaseArgs,
     error::Error,
-    output::{OutputFormat, OutputOptions, TextTable, print_data, print_text, status_cell, text_cell, to_pretty_json},
+    output::{
+        OutputFormat, OutputOptions, TextTable, print_data, print_text, status_cell, text_cell,
+        to_pretty_json,
+    },
     site::format_timestamp,
     time_arg::{TimeArg, parse_time_arg},
 };

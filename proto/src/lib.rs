@@ -25,6 +25,7 @@ pub mod pattern;
 pub mod permissions;
 pub mod request;
 pub mod result;
+pub mod result_message;
 pub mod safe_text;
 pub mod site;
 pub mod status_ranges;

@@ -2,6 +2,7 @@
 //! and metrics.
 #![warn(missing_docs)]
 
+pub mod adhoc;
 pub mod backoff;
 pub mod bus;
 pub mod clock;

@@ -25,7 +25,8 @@ impl ApiSecret {
             let fair = bytes.iter().filter(|byte| **byte < 248);
             let missing = prefix.len() + Self::RANDOM_CHARS - text.len();
             text.extend(
-                fair.take(missing).map(|byte| char::from(Self::ALPHABET[usize::from(*byte) % Self::ALPHABET.len()])),
+                fair.take(missing)
+                    .map(|byte| char::from(Self::ALPHABET[usize::from(*byte) % Self::ALPHABET.len()])),
             );
         }
         Self(text)

@@ -252,7 +252,10 @@ pub async fn revoke_token(store: &Store, id: i64) -> Result<Option<ApiToken>, Er
         .bind(id)
         .fetch_optional(&mut *transaction)
         .await?;
-        sqlx::query("DELETE FROM picket.sessions WHERE token_id = $1").bind(id).execute(&mut *transaction).await?;
+        sqlx::query("DELETE FROM picket.sessions WHERE token_id = $1")
+            .bind(id)
+            .execute(&mut *transaction)
+            .await?;
         transaction.commit().await?;
         Ok(row)
     };
@@ -289,7 +292,10 @@ pub async fn record_token_use(store: &Store, id: i64) -> Result<(), Error> {
          WHERE token_id = $1 AND (last_used_at IS NULL OR last_used_at < clock_timestamp() - interval '1 minute')",
     )
     .bind(id);
-    store.with_timeout(TOKENS_TIMEOUT, "record the use of a token", query.execute(&store.pool)).await.map(drop)
+    store
+        .with_timeout(TOKENS_TIMEOUT, "record the use of a token", query.execute(&store.pool))
+        .await
+        .map(drop)
 }
 
 /// Returns true if a token has ever been created. Revoked and expired tokens count, so that the end

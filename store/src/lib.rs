@@ -5,6 +5,7 @@
 //! server that has disappeared.
 #![warn(missing_docs)]
 
+pub mod adhoc_results;
 mod api_secrets;
 pub mod api_tokens;
 pub mod change_feed;
@@ -17,6 +18,7 @@ pub mod incident_rules;
 pub mod incidents;
 pub mod leases;
 pub mod ledger;
+pub mod live_feed;
 pub mod maintenance;
 pub mod options;
 pub mod outbox;

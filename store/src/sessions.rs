@@ -170,8 +170,7 @@ pub async fn redeem_sign_in_link(store: &Store, secret: &str) -> Result<bool, Er
         "DELETE FROM picket.sign_in_links WHERE link_hash = $1 RETURNING expires_at > clock_timestamp()",
     )
     .bind(hash_secret(secret).to_vec());
-    let valid = store
-        .with_timeout(SESSIONS_TIMEOUT, "use a sign-in link", query.fetch_optional(&store.pool))
-        .await?;
+    let valid =
+        store.with_timeout(SESSIONS_TIMEOUT, "use a sign-in link", query.fetch_optional(&store.pool)).await?;
     Ok(valid == Some(true))
 }

@@ -46,7 +46,8 @@ mod tests {
     fn a_cookie_off_loopback_is_secure_and_bound_to_the_host() {
         let cookie = build_session_cookie("pks_x", true).to_string();
 
-        for part in ["__Host-picket=pks_x", "HttpOnly", "Secure", "SameSite=Lax", "Path=/", "Max-Age=604800"] {
+        for part in ["__Host-picket=pks_x", "HttpOnly", "Secure", "SameSite=Lax", "Path=/", "Max-Age=604800"]
+        {
             assert!(cookie.contains(part), "{part}: {cookie}");
         }
         assert!(!cookie.contains("Domain"), "{cookie}");

@@ -70,7 +70,8 @@ impl RateLimit {
             self.metrics.count_refusal(self.refusal);
             let wait = refused.wait_time_from(self.limiter.clock().now());
             let seconds = wait.as_secs() + 1;
-            let detail = format!("at most {} {} a minute; try again in {seconds} s", self.per_minute, self.what);
+            let detail =
+                format!("at most {} {} a minute; try again in {seconds} s", self.per_minute, self.what);
             Problem::new(ProblemKind::RateLimited, detail).with_retry_after(seconds)
         })
     }

@@ -68,7 +68,9 @@ mod tests {
 
     #[test]
     fn requests_to_a_loopback_name_from_loopback_are_local() {
-        for host in ["127.0.0.1:8088", "localhost:8088", "LOCALHOST", "[::1]:8088", "127.8.0.1", "picket.localhost"] {
+        for host in
+            ["127.0.0.1:8088", "localhost:8088", "LOCALHOST", "[::1]:8088", "127.8.0.1", "picket.localhost"]
+        {
             assert!(is_local("127.0.0.1", &[("host", host)]), "{host}");
         }
         assert!(is_local("::1", &[("host", "localhost"), ("origin", "http://localhost:8088")]));

@@ -121,10 +121,7 @@ async fn a_token_is_created_once_with_its_secret_and_listed_without_it() {
     let secret = created.json()["secret"].as_str().unwrap().to_owned();
     assert!(secret.starts_with("pkt_") && secret.len() == 36, "{secret}");
     let own = api.get("/api/v1/me", Some(&secret)).await.json();
-    assert_eq!(
-        own,
-        json!({"name": "ci", "scopes": ["read", "write"], "tags": ["shop"], "open": false})
-    );
+    assert_eq!(own, json!({"name": "ci", "scopes": ["read", "write"], "tags": ["shop"], "open": false}));
     let list = api.get("/api/v1/tokens", admin.as_deref()).await;
     assert!(!list.text.contains(&secret) && list.json()["items"][0]["name"] == "ci", "{list:?}");
     assert!(list.json()["items"][0]["last_used_at"].is_string(), "{list:?}");

@@ -84,7 +84,10 @@ async fn a_head_and_a_body_of_one_byte_a_second_end_within_their_limits() {
         trickle(b" ", head)
     );
 
-    assert!(!slow_head.contains("200 OK") && head_time < Duration::from_secs(15), "{head_time:?} {slow_head}");
+    assert!(
+        !slow_head.contains("200 OK") && head_time < Duration::from_secs(15),
+        "{head_time:?} {slow_head}"
+    );
     assert!(slow_body.starts_with("HTTP/1.1 408"), "{slow_body}");
     assert!(body_time < Duration::from_secs(25), "{body_time:?}");
     assert_eq!(api.metric("picket_api_refusals_total{reason=\"body_timed_out\"}"), 1.0);
@@ -153,7 +156,10 @@ async fn without_postgres_requests_are_refused_as_unavailable_and_work_again_aft
     postgres.stop().await;
     let away = api.get("/api/v1/regions", Some(&token)).await;
     away.expect_problem(503);
-    assert_eq!((away.json()["type"].as_str(), away.header("retry-after")), (Some("/api#database-unavailable"), "5"));
+    assert_eq!(
+        (away.json()["type"].as_str(), away.header("retry-after")),
+        (Some("/api#database-unavailable"), "5")
+    );
     assert!(!away.text.contains("127.0.0.1"), "{away:?}");
     // What needs no database goes on.
     assert_eq!(api.get("/sign-in", None).await.status, StatusCode::OK);
@@ -194,7 +200,8 @@ async fn a_drain_finishes_the_running_request_and_takes_no_more() {
 
     let drain = tokio::spawn(api.running.drain());
     eventually(TEST_TIMEOUT, "new requests to be refused", async || {
-        let answer = client.get(format!("http://{address}/api/v1/me")).timeout(Duration::from_secs(1)).send().await;
+        let answer =
+            client.get(format!("http://{address}/api/v1/me")).timeout(Duration::from_secs(1)).send().await;
         if answer.is_err() { Ok(()) } else { Err("answered") }
     })
     .await;

@@ -58,7 +58,7 @@ async fn pages_answer_and_all_their_links_resolve() {
     let api = start_fleet().await;
     let mut pages: BTreeSet<String> = [
         "/", "/sites", "/sites/new", "/incidents", "/warnings", "/live", "/maintenance", "/reports", "/ledger", "/regions",
-        "/settings", "/tokens",
+        "/settings", "/tokens", "/check",
     ]
     .map(ToOwned::to_owned)
     .into();

@@ -87,9 +87,7 @@ async fn perform(api: &TestApi, operation: &Operation, token: Option<&str>) -> (
 async fn read_state(pool: &PgPool) -> Vec<String> {
     let mut state = Vec::new();
     for table in ["sites", "regions", "maintenance", "settings", "api_tokens"] {
-        let sql = format!(
-            "SELECT to_jsonb(row) - 'last_used_at' FROM picket.{table} AS row ORDER BY 1"
-        );
+        let sql = format!("SELECT to_jsonb(row) - 'last_used_at' FROM picket.{table} AS row ORDER BY 1");
         let rows: Vec<Value> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(pool).await.unwrap();
         state.extend(rows.iter().map(|row| format!("{table}: {row}")));
     }
@@ -114,7 +112,8 @@ async fn each_route_allows_exactly_the_scopes_that_the_document_states() {
             wrong.push(format!("{operation:?} without a token: {status}"));
         }
         for (scope, token) in &tokens {
-            let is_allowed = *scope == Scope::Admin || operation.scopes.iter().all(|needed| needed == scope.as_str());
+            let is_allowed =
+                *scope == Scope::Admin || operation.scopes.iter().all(|needed| needed == scope.as_str());
             let (status, text) = perform(&api, operation, Some(token)).await;
             let names_scope = text.contains(&format!("lacks the scope '{}'", operation.scopes.concat()));
             let is_as_stated = match is_allowed {

@@ -34,7 +34,10 @@ async fn a_token_signs_in_with_its_own_rights_and_sign_out_ends_the_session() {
     assert!(attributes.contains("HttpOnly") && attributes.contains("SameSite=Lax"), "{attributes}");
     let cookie = set_cookie(&signed_in);
     let own = read_own_access(&api, &cookie).await.json();
-    assert_eq!((&own["scopes"][0], &own["tags"][0], own["scopes"][1].is_null()), (&"read".into(), &"shop".into(), true));
+    assert_eq!(
+        (&own["scopes"][0], &own["tags"][0], own["scopes"][1].is_null()),
+        (&"read".into(), &"shop".into(), true)
+    );
 
     let signed_out = send(api.request(Method::POST, "/sign-out", None).header("cookie", &cookie)).await;
     assert!(signed_out.header("set-cookie").contains("Max-Age=0"), "{signed_out:?}");

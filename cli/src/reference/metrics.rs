@@ -48,7 +48,12 @@ fn process_registries() -> [(&'static str, Health); 4] {
     picket_prober::describe_metrics(&prober, &region, PLACEHOLDER);
     picket_sink::describe_metrics(&sink, PLACEHOLDER);
     picket_api::describe_metrics(&api, PLACEHOLDER);
-    [("picket-coordinator", coordinator), ("picket-prober", prober), ("picket-sink", sink), ("picket-api", api)]
+    [
+        ("picket-coordinator", coordinator),
+        ("picket-prober", prober),
+        ("picket-sink", sink),
+        ("picket-api", api),
+    ]
 }
 
 fn metric_row(metric: &Metric) -> Vec<String> {

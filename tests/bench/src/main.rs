@@ -10,6 +10,7 @@ mod contenders;
 mod coordinator;
 mod full_run;
 mod idle_memory;
+mod live;
 mod nats_cost;
 mod peers;
 mod prober;
@@ -57,6 +58,8 @@ enum BenchCommand {
     Peers(peers::Options),
     /// Cost of a check compared with a bare reqwest loop; memory of checks that wait for a response
     Prober(prober::Options),
+    /// Cost of a live result delivered to a viewer, and memory of a viewer
+    Live(live::Options),
     /// CPU time of nats-server per job, by headers, pulls, acknowledgements and storage
     Messages(nats_cost::Options),
     /// Query times of the `report` views on months of rollups, for sites and fleets; takes ten
@@ -103,6 +106,7 @@ fn main() -> ExitCode {
         BenchCommand::All(options) => full_run::run(&options),
         BenchCommand::Peers(options) => block_on_runtime(peers::run(&options)),
         BenchCommand::Prober(options) => prober::run(&options),
+        BenchCommand::Live(options) => block_on_runtime(live::run(&options)),
         BenchCommand::Messages(options) => block_on_runtime(nats_cost::run(&options)),
         BenchCommand::Reports(options) => reports::run(&options),
         BenchCommand::Target => target::run(),

@@ -82,6 +82,22 @@ fn the_message_bench_completes_every_variant() {
 }
 
 #[test]
+fn the_live_bench_delivers_every_result_to_every_viewer() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+
+    let said = Command::new(env!("CARGO_BIN_EXE_picket-bench"))
+        .args(["live", "--smoke", "--json"])
+        .arg(file.path())
+        .output()
+        .expect("the bench");
+
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let report: Value = serde_json::from_slice(&fs::read(file.path()).expect("JSON")).expect("JSON");
+    let rate = &report["rates"][0];
+    assert_eq!((&rate["published"], &rate["delivered"]), (&20.into(), &(20 * 21).into()), "{report}");
+}
+
+#[test]
 fn the_take_over_bench_compiles_each_regex_once() {
     let file = tempfile::NamedTempFile::new().expect("a file");
 

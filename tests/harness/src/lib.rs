@@ -17,6 +17,7 @@ pub mod proc;
 pub mod process;
 pub mod proxy;
 pub mod servers;
+pub mod sse;
 pub mod targets;
 pub mod tls_proxy;
 
