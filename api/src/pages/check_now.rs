@@ -11,6 +11,7 @@ use axum::{
 use picket_proto::{CheckRequest, CheckResult, Outcome, RegionName, ValidationError};
 use picket_runtime::adhoc::{self, RegionReply, reply_limit};
 use serde::Deserialize;
+use uuid::Uuid;
 
 use super::{
     PageError, Visitor,
@@ -74,12 +75,9 @@ pub(super) async fn check_now(
     Form(form): Form<CheckForm>,
 ) -> Result<Response, PageError> {
     visitor.require_scope(Scope::Check)?;
-    if let Err(seconds) = api.check_limit.admit(&visitor.access.name) {
-        let problem = Problem::new(ProblemKind::RateLimited, "too many ad-hoc checks in this minute");
-        return Err(visitor.fail(problem.with_retry_after(seconds)));
-    }
+    api.limits.adhoc.check(&visitor.access).map_err(|problem| visitor.fail(problem))?;
     let invalid = |error: ValidationError| visitor.fail(Problem::invalid_field(format!("/{}", error.field), &error));
-    let request = CheckRequest::new(form.url.trim());
+    let request = CheckRequest { id: Some(Uuid::new_v4().to_string()), ..CheckRequest::new(form.url.trim()) };
     let check = request.validate().map_err(invalid)?;
     api.require_bus().map_err(|problem| visitor.fail(problem))?;
     let names = list_region_names(&visitor, &api).await?;
@@ -107,7 +105,7 @@ impl RegionAnswer {
             outcome: result.outcome,
             cause: result.cause,
             lateness_us: None,
-            timing: result.timing.clone(),
+            timing: result.timing,
         });
         let figure = Figure { title: "Phases", chart, legend: Vec::new(), zoom: None };
         Self { region, status: Some(result.outcome.into()), text: describe_result(result), figure: Some(figure) }
