@@ -74,7 +74,11 @@ mod tests {
         }
         for asset in ASSETS {
             let text = std::str::from_utf8(asset.content).unwrap().replace("http://www.w3.org/2000/svg", "");
-            assert!(!text.contains("http://") && !text.contains("https://"), "{} has a foreign host", asset.name);
+            assert!(
+                !text.contains("http://") && !text.contains("https://"),
+                "{} has a foreign host",
+                asset.name
+            );
         }
     }
 

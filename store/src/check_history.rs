@@ -162,8 +162,9 @@ pub async fn list_history(
     .bind(DbTimestamp(from))
     .bind(DbTimestamp(to))
     .bind(to_millis(step));
-    let rows: Vec<HistoryRow> =
-        store.with_timeout(HISTORY_TIMEOUT, "read the history of the site", query.fetch_all(&store.pool)).await?;
+    let rows: Vec<HistoryRow> = store
+        .with_timeout(HISTORY_TIMEOUT, "read the history of the site", query.fetch_all(&store.pool))
+        .await?;
     Ok(rows.into_iter().map(read_history_row).collect())
 }
 

@@ -82,7 +82,8 @@ impl ChartFrame {
         let end = Self::x(1.0);
         let xs: Vec<f64> = starts.iter().map(|at| Self::x(self.span.place(*at))).collect();
         // Columns are equally wide as a rule; the least distance keeps a column before a hole from filling it.
-        let least = xs.windows(2).map(|pair| pair[1] - pair[0]).filter(|w| *w > 0.05).fold(f64::MAX, f64::min);
+        let least =
+            xs.windows(2).map(|pair| pair[1] - pair[0]).filter(|w| *w > 0.05).fold(f64::MAX, f64::min);
         let width = |n: usize, x: f64| {
             let next = xs.get(n + 1).copied().unwrap_or(end);
             (next - x).min(least).clamp(0.0, (end - x).max(0.0))
@@ -97,10 +98,8 @@ impl ChartFrame {
             path.add_rect(place.x, TOP, place.width.max(1.0), HEIGHT - TOP - BOTTOM);
         }
         if !path.is_empty() {
-            self.writer.add_element(
-                "path",
-                &[("class", &"missed"), ("fill", &"url(#hatch-missed)"), ("d", &path)],
-            );
+            self.writer
+                .add_element("path", &[("class", &"missed"), ("fill", &"url(#hatch-missed)"), ("d", &path)]);
         }
     }
 

@@ -33,8 +33,7 @@ impl DataTable {
         for row in self.rows.iter().take(MAX_ROWS) {
             html.push_str("<tr>");
             for (n, cell) in row.iter().enumerate() {
-                let (open, close) =
-                    if n == 0 { ("<th scope=\"row\">", "</th>") } else { ("<td>", "</td>") };
+                let (open, close) = if n == 0 { ("<th scope=\"row\">", "</th>") } else { ("<td>", "</td>") };
                 html.push_str(open);
                 write_escaped(&mut html, cell);
                 html.push_str(close);

@@ -117,7 +117,8 @@ pub(crate) fn draw_heat_map(span: Span, columns: &[HistogramColumn]) -> Chart {
     for (class, shape) in SHADES.iter().zip(&shapes).filter(|(_, shape)| !shape.is_empty()) {
         frame.writer.add_element("path", &[("class", class), ("d", shape)]);
     }
-    let titles = columns.iter().map(|column| format!("{} UTC: {}", format_minute(column.at), describe_column(column)));
+    let titles =
+        columns.iter().map(|column| format!("{} UTC: {}", format_minute(column.at), describe_column(column)));
     let svg = frame.finish(places.iter().copied().zip(titles));
     Chart { svg, table: tabulate_heat(&summary, &columns), summary }
 }

@@ -31,7 +31,11 @@ pub(crate) fn draw_percentiles(span: Span, columns: &[PercentileColumn]) -> Char
     let starts: Vec<Timestamp> = columns.iter().map(|column| column.at).collect();
     let places = frame.place_columns(&starts);
     frame.hatch_missed(
-        places.iter().zip(columns).filter(|(_, column)| column.percentiles.is_missed()).map(|(place, _)| *place),
+        places
+            .iter()
+            .zip(columns)
+            .filter(|(_, column)| column.percentiles.is_missed())
+            .map(|(place, _)| *place),
     );
     for (n, name) in NAMES.into_iter().enumerate().rev() {
         let values = columns.iter().map(|column| column.percentiles.known().map(|values| values[n]));
@@ -81,8 +85,11 @@ fn describe_column(column: &PercentileColumn) -> String {
         Observed::Missed => "not watched".to_owned(),
         Observed::Absent => "no data".to_owned(),
         Observed::Known(values) => {
-            let parts: Vec<String> =
-                NAMES.iter().zip(values).map(|(name, value)| format!("{name} {}", format_duration(*value))).collect();
+            let parts: Vec<String> = NAMES
+                .iter()
+                .zip(values)
+                .map(|(name, value)| format!("{name} {}", format_duration(*value)))
+                .collect();
             parts.join(", ")
         }
     }

@@ -98,7 +98,8 @@ pub(crate) fn draw_phases(span: Span, columns: &[PhaseColumn]) -> Chart {
             frame.writer.add_element("path", &[("class", &class), ("d", &path)]);
         }
     }
-    let titles = columns.iter().map(|column| format!("{} UTC: {}", format_minute(column.at), describe_means(column)));
+    let titles =
+        columns.iter().map(|column| format!("{} UTC: {}", format_minute(column.at), describe_means(column)));
     let svg = frame.finish(places.iter().copied().zip(titles));
     Chart { svg, table: tabulate_phases(&summary, columns), summary }
 }
@@ -151,4 +152,3 @@ fn tabulate_phases(summary: &str, columns: &[PhaseColumn]) -> DataTable {
         rows: columns.iter().rev().map(row).collect(),
     }
 }
-

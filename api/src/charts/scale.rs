@@ -30,7 +30,8 @@ pub(crate) fn format_duration(micros: f64) -> String {
     format!("{text} {unit}")
 }
 
-const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+const MONTHS: [&str; 12] =
+    ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 /// `3 Aug 2026`.
 pub(crate) fn format_day(at: Timestamp) -> String {
@@ -181,7 +182,10 @@ mod tests {
 
     #[test]
     fn linear_scale_ends_at_a_round_value() {
-        assert_eq!(texts(LinearScale::reaching(183_000.0).marks()), ["0", "50 ms", "100 ms", "150 ms", "200 ms"]);
+        assert_eq!(
+            texts(LinearScale::reaching(183_000.0).marks()),
+            ["0", "50 ms", "100 ms", "150 ms", "200 ms"]
+        );
         assert_eq!(texts(LinearScale::reaching(0.0).marks()), ["0", "1 µs", "2 µs", "3 µs", "4 µs", "5 µs"]);
         assert_eq!(texts(LinearScale::reaching(1_000_000.0).marks()).last().unwrap(), "1 s");
     }

@@ -100,7 +100,8 @@ pub(crate) fn draw_strip(noun: &str, cells: &[StripCell], with_titles: bool) -> 
     let summary = describe_cells(noun, cells);
     #[expect(clippy::cast_precision_loss, reason = "at most MAX_CELLS")]
     let x_of = |n: usize| n as f64 * PITCH;
-    let mut writer = SvgWriter::start_stretched_image("strip", x_of(cells.len()).max(PITCH), HEIGHT, &summary);
+    let mut writer =
+        SvgWriter::start_stretched_image("strip", x_of(cells.len()).max(PITCH), HEIGHT, &summary);
 
     let mut shapes: BTreeMap<&'static str, PathData> = BTreeMap::new();
     for (n, cell) in cells.iter().enumerate() {

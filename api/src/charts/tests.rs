@@ -62,7 +62,9 @@ fn any_number() -> impl Strategy<Value = f64> {
     ]
 }
 
-fn observed<T: Clone + std::fmt::Debug>(value: impl Strategy<Value = T>) -> impl Strategy<Value = Observed<T>> {
+fn observed<T: Clone + std::fmt::Debug>(
+    value: impl Strategy<Value = T>,
+) -> impl Strategy<Value = Observed<T>> {
     prop_oneof![
         3 => value.prop_map(Observed::Known),
         1 => Just(Observed::Missed),
@@ -151,10 +153,7 @@ fn strip_names_counts_and_trouble() {
     use CellState::{Down, Missed, Partly, Up};
     let cells = [cell(Up, "1 Aug"), cell(Partly, "2 Aug"), cell(Missed, "3 Aug"), cell(Down, "4 Aug")];
     let chart = draw_strip("days", &cells, true);
-    assert_eq!(
-        chart.summary,
-        "4 days: 1 up, 1 partly down, 1 down, 1 not watched; trouble on 4 Aug, 2 Aug"
-    );
+    assert_eq!(chart.summary, "4 days: 1 up, 1 partly down, 1 down, 1 not watched; trouble on 4 Aug, 2 Aug");
     insta::assert_snapshot!(chart.svg.replace("><", ">\n<"));
 }
 
@@ -190,7 +189,8 @@ fn phases_are_stacked_and_missed_columns_hatched() {
         Observed::Absent,
         Observed::Known([0.0, 8_000.0, 12_000.0, 90_000.0, 3_000.0]),
     ];
-    let columns: Vec<PhaseColumn> = means.into_iter().zip(hours(4)).map(|(means, at)| PhaseColumn { at, means }).collect();
+    let columns: Vec<PhaseColumn> =
+        means.into_iter().zip(hours(4)).map(|(means, at)| PhaseColumn { at, means }).collect();
     let chart = draw_phases(span(4), &columns);
     insta::assert_snapshot!(chart.svg.replace("><", ">\n<"));
     insta::assert_snapshot!("phases_as_a_table", chart.table.to_html().replace("><", ">\n<"));
@@ -204,8 +204,11 @@ fn percentile_lines_are_interrupted_where_nothing_is_known() {
         Observed::Missed,
         Observed::Known([21_000.0, 48_000.0, 90_000.0]),
     ];
-    let columns: Vec<PercentileColumn> =
-        values.into_iter().zip(hours(4)).map(|(percentiles, at)| PercentileColumn { at, percentiles }).collect();
+    let columns: Vec<PercentileColumn> = values
+        .into_iter()
+        .zip(hours(4))
+        .map(|(percentiles, at)| PercentileColumn { at, percentiles })
+        .collect();
     let chart = draw_percentiles(span(4), &columns);
     assert_eq!(chart.svg.matches("<circle").count(), 3, "the last column is a point in each line");
     insta::assert_snapshot!(chart.svg.replace("><", ">\n<"));

@@ -60,7 +60,11 @@ pub(crate) fn draw_waterfall(check: &WaterfallCheck) -> Chart {
                 ("height", &Px(ROW - 6.0)),
             ],
         );
-        writer.add_text("text", &[("class", &"axis end"), ("x", &Px(LEFT - 8.0)), ("y", &Px(TOP + 14.0))], "Not started");
+        writer.add_text(
+            "text",
+            &[("class", &"axis end"), ("x", &Px(LEFT - 8.0)), ("y", &Px(TOP + 14.0))],
+            "Not started",
+        );
     } else {
         for mark in scale.marks() {
             let x = x_of(mark.place);
@@ -74,7 +78,11 @@ pub(crate) fn draw_waterfall(check: &WaterfallCheck) -> Chart {
     for bar in &bars {
         let (x, x_end) = (x_of(scale.place(bar.start)), x_of(scale.place(bar.start + bar.length)));
         let (middle, width) = (y + 14.0, (x_end - x).max(1.5));
-        writer.add_text("text", &[("class", &"axis end"), ("x", &Px(LEFT - 8.0)), ("y", &Px(middle))], bar.name);
+        writer.add_text(
+            "text",
+            &[("class", &"axis end"), ("x", &Px(LEFT - 8.0)), ("y", &Px(middle))],
+            bar.name,
+        );
         let class = format!("phase {}", bar.class);
         writer.add_element(
             "rect",
@@ -101,7 +109,9 @@ pub(crate) fn draw_waterfall(check: &WaterfallCheck) -> Chart {
         writer.add_text("text", &[("class", &class), ("x", &Px(x_text)), ("y", &Px(middle))], &text);
         y += ROW;
     }
-    let row = |bar: &WaterfallBar| vec![bar.name.to_owned(), format_duration(bar.start), format_duration(bar.length)];
+    let row = |bar: &WaterfallBar| {
+        vec![bar.name.to_owned(), format_duration(bar.start), format_duration(bar.length)]
+    };
     let table = DataTable {
         caption: summary.clone(),
         columns: vec!["Phase", "Begins after the due time", "Takes"],

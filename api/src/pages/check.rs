@@ -75,7 +75,12 @@ pub(super) async fn show_check(
     Path((site, region, due)): Path<(i64, String, String)>,
     Query(query): Query<CheckQuery>,
 ) -> Result<Response, PageError> {
-    let missing = || visitor.fail(Problem::new(ProblemKind::NotFound, "There is no such check, or its row is removed by age."));
+    let missing = || {
+        visitor.fail(Problem::new(
+            ProblemKind::NotFound,
+            "There is no such check, or its row is removed by age.",
+        ))
+    };
     let (Ok(region), Ok(due)) = (region.parse::<RegionName>(), due.parse::<Timestamp>()) else {
         return Err(missing());
     };
@@ -92,11 +97,15 @@ pub(super) async fn show_check(
 }
 
 /// The site, if the reader may see it.
-pub(super) async fn find_visible_site(visitor: &Visitor, api: &Api, site: i64) -> Result<SiteSummary, PageError> {
+pub(super) async fn find_visible_site(
+    visitor: &Visitor,
+    api: &Api,
+    site: i64,
+) -> Result<SiteSummary, PageError> {
     let found = site_list::find_site_summary(&api.store, SiteId(site), visitor.access.tag_limit()).await;
-    found.map_err(|error| visitor.fail(error))?.ok_or_else(|| {
-        visitor.fail(Problem::new(ProblemKind::NotFound, format!("There is no site {site}.")))
-    })
+    found
+        .map_err(|error| visitor.fail(error))?
+        .ok_or_else(|| visitor.fail(Problem::new(ProblemKind::NotFound, format!("There is no site {site}."))))
 }
 
 /// Microseconds of a column; negative ones do not occur.
@@ -113,7 +122,13 @@ pub(super) fn check_address_of(site: i64, check: &StoredCheck) -> String {
 }
 
 impl CheckPage {
-    fn new(frame: Frame, site: &SiteSummary, check: &StoredCheck, around: &[StoredCheck], public_url: &str) -> Self {
+    fn new(
+        frame: Frame,
+        site: &SiteSummary,
+        check: &StoredCheck,
+        around: &[StoredCheck],
+        public_url: &str,
+    ) -> Self {
         let outcome = check.outcome.parse().unwrap_or(Outcome::Missed);
         let cause = check.cause.as_deref().and_then(|cause| cause.parse::<Cause>().ok());
         let timing = Timing {
@@ -124,8 +139,12 @@ impl CheckPage {
             transfer_us: to_micros(check.transfer_us),
             total_us: to_micros(check.total_us),
         };
-        let chart =
-            draw_waterfall(&WaterfallCheck { outcome, cause, lateness_us: to_micros(check.lateness_us), timing });
+        let chart = draw_waterfall(&WaterfallCheck {
+            outcome,
+            cause,
+            lateness_us: to_micros(check.lateness_us),
+            timing,
+        });
         let due = check.scheduled_at.0;
         let verdict = match &check.cause {
             Some(cause) => cause.clone(),
@@ -158,7 +177,8 @@ impl CheckPage {
 }
 
 fn list_facts(site: &SiteSummary, check: &StoredCheck) -> Vec<(&'static str, String)> {
-    let kind = if check.kind == CheckKind::Confirm.as_str() { "confirmation after a failure" } else { "scheduled" };
+    let kind =
+        if check.kind == CheckKind::Confirm.as_str() { "confirmation after a failure" } else { "scheduled" };
     let facts = [
         ("URL", Some(site.url.clone())),
         ("Kind", Some(kind.to_owned())),
@@ -167,7 +187,11 @@ fn list_facts(site: &SiteSummary, check: &StoredCheck) -> Vec<(&'static str, Str
         ("Took", check.total_us.map(|micros| format_duration(f64::from(micros)))),
         ("Status", check.http_status.map(|status| status.to_string())),
         ("HTTP version", check.http_version.clone()),
-        ("Redirects followed", (check.redirects > 0).then(|| format!("{}; the phases are sums over all requests", check.redirects))),
+        (
+            "Redirects followed",
+            (check.redirects > 0)
+                .then(|| format!("{}; the phases are sums over all requests", check.redirects)),
+        ),
         ("Address", check.remote_addr.clone()),
         ("Body", check.body_bytes.map(|bytes| format!("{bytes} bytes read"))),
         ("Certificate expires", check.tls_expires_at.map(|at| at.0.to_string())),
@@ -178,9 +202,8 @@ fn list_facts(site: &SiteSummary, check: &StoredCheck) -> Vec<(&'static str, Str
 
 /// For each other region, its check nearest to this one.
 fn list_beside(site: i64, check: &StoredCheck, around: &[StoredCheck]) -> Vec<BesideRow> {
-    let distance = |other: &StoredCheck| {
-        other.scheduled_at.0.as_micros().abs_diff(check.scheduled_at.0.as_micros())
-    };
+    let distance =
+        |other: &StoredCheck| other.scheduled_at.0.as_micros().abs_diff(check.scheduled_at.0.as_micros());
     let mut nearest: Vec<&StoredCheck> = around.iter().filter(|other| other.region != check.region).collect();
     nearest.sort_by(|one, other| one.region.cmp(&other.region).then(distance(one).cmp(&distance(other))));
     nearest.dedup_by(|other, one| other.region == one.region);
@@ -236,7 +259,8 @@ mod tests {
             check("us", "2026-11-20T11:59:55Z"),
             check("ap", "2026-11-20T12:00:10Z"),
         ];
-        let beside: Vec<_> = list_beside(7, &this, &around).into_iter().map(|row| (row.region, row.href)).collect();
+        let beside: Vec<_> =
+            list_beside(7, &this, &around).into_iter().map(|row| (row.region, row.href)).collect();
         assert_eq!(
             beside,
             [
@@ -249,6 +273,9 @@ mod tests {
     #[test]
     fn a_confirmation_has_an_address_of_its_own() {
         let due = "2026-11-20T12:00:00Z".parse().unwrap();
-        assert_eq!(check_address(7, "eu", due, true), "/checks/7/eu/2026-11-20T12:00:00.000000Z?kind=confirm");
+        assert_eq!(
+            check_address(7, "eu", due, true),
+            "/checks/7/eu/2026-11-20T12:00:00.000000Z?kind=confirm"
+        );
     }
 }

@@ -76,7 +76,8 @@ pub(super) async fn check_now(
 ) -> Result<Response, PageError> {
     visitor.require_scope(Scope::Check)?;
     api.limits.adhoc.check(&visitor.access).map_err(|problem| visitor.fail(problem))?;
-    let invalid = |error: ValidationError| visitor.fail(Problem::invalid_field(format!("/{}", error.field), &error));
+    let invalid =
+        |error: ValidationError| visitor.fail(Problem::invalid_field(format!("/{}", error.field), &error));
     let request = CheckRequest { id: Some(Uuid::new_v4().to_string()), ..CheckRequest::new(form.url.trim()) };
     let check = request.validate().map_err(invalid)?;
     api.require_bus().map_err(|problem| visitor.fail(problem))?;
@@ -108,7 +109,12 @@ impl RegionAnswer {
             timing: result.timing,
         });
         let figure = Figure { title: "Phases", chart, legend: Vec::new(), zoom: None };
-        Self { region, status: Some(result.outcome.into()), text: describe_result(result), figure: Some(figure) }
+        Self {
+            region,
+            status: Some(result.outcome.into()),
+            text: describe_result(result),
+            figure: Some(figure),
+        }
     }
 }
 
@@ -124,7 +130,13 @@ fn describe_result(result: &CheckResult) -> String {
 }
 
 impl CheckNowPage {
-    fn new(visitor: &Visitor, api: &Api, form: CheckForm, regions: Vec<String>, answers: Vec<RegionAnswer>) -> Self {
+    fn new(
+        visitor: &Visitor,
+        api: &Api,
+        form: CheckForm,
+        regions: Vec<String>,
+        answers: Vec<RegionAnswer>,
+    ) -> Self {
         let quoted = form.url.replace('\'', "'\\''");
         let url = if quoted.is_empty() { "https://example.com" } else { &quoted };
         let up = answers.iter().filter(|answer| answer.status == Some(StatusMark::Up)).count();

@@ -69,8 +69,12 @@ impl Theme {
     /// The choice that a cookie holds; anything else is no choice.
     pub(super) fn from_headers(headers: &HeaderMap) -> Self {
         let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-        let mut pairs = cookies.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
-        pairs.find(|(name, _)| *name == THEME_COOKIE).and_then(|(_, word)| Self::from_word(word)).unwrap_or_default()
+        let mut pairs =
+            cookies.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
+        pairs
+            .find(|(name, _)| *name == THEME_COOKIE)
+            .and_then(|(_, word)| Self::from_word(word))
+            .unwrap_or_default()
     }
 
     /// Value of the attribute that selects the colours.
@@ -106,7 +110,12 @@ pub(crate) struct Frame {
 
 impl Frame {
     /// Frame of a page for a reader. `access` is absent on pages that need none.
-    pub(crate) fn new(title: impl Into<String>, section: Option<Section>, access: Option<&Access>, theme: Theme) -> Self {
+    pub(crate) fn new(
+        title: impl Into<String>,
+        section: Option<Section>,
+        access: Option<&Access>,
+        theme: Theme,
+    ) -> Self {
         let is_open = access.is_some_and(|access| access.is_open);
         Self {
             title: title.into(),
@@ -121,9 +130,11 @@ impl Frame {
 
     pub(crate) fn links(&self) -> impl Iterator<Item = NavigationLink> {
         let current = self.section;
-        Section::ALL
-            .into_iter()
-            .map(move |(section, path, name)| NavigationLink { path, name, is_current: current == Some(section) })
+        Section::ALL.into_iter().map(move |(section, path, name)| NavigationLink {
+            path,
+            name,
+            is_current: current == Some(section),
+        })
     }
 
     pub(crate) fn themes(&self) -> [Theme; 3] {

@@ -118,7 +118,11 @@ impl IncidentPage {
                 None => format!("open for {duration}"),
                 Some(_) => format!("closed after {duration}"),
             },
-            message: [incident.cause.clone(), incident.message.clone()].into_iter().flatten().collect::<Vec<_>>().join(": "),
+            message: [incident.cause.clone(), incident.message.clone()]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
+                .join(": "),
             is_open: closed.is_none(),
             times: vec![
                 ("First failure", mark(incident.first_failure_at), String::new()),

@@ -53,7 +53,10 @@ pub(super) async fn show_ledger(
     let mut page = ListPage::new(visitor.frame("Ledger", Section::Ledger), "Ledger", describe_ledger(&sum));
     page.frame.ledger_line = Some(describe_ledger(&sum));
     page.notice = (sum.unaccounted != 0).then(|| {
-        format!("{} ticks have neither a row nor a gap. This must not happen: please report it.", sum.unaccounted)
+        format!(
+            "{} ticks have neither a row nor a gap. This must not happen: please report it.",
+            sum.unaccounted
+        )
     });
     page.forms.push(FormView {
         name: "Span",
@@ -88,7 +91,8 @@ fn tabulate_ledger(rows: &[LedgerRow], from: Timestamp, to: Timestamp) -> TableV
     TableView::new("regions", title, &columns)
         .with_empty("No check was due in this span.", "picket site add https://example.com --interval 30s")
         .with_rows(rows.iter().map(|row| {
-            let watched = (row.expected > 0).then(|| (row.up + row.down) as f64 * 100.0 / row.expected as f64);
+            let watched =
+                (row.expected > 0).then(|| (row.up + row.down) as f64 * 100.0 / row.expected as f64);
             let counts = [row.expected, row.up, row.down, row.missed, row.gap, row.unaccounted];
             std::iter::once(Cell::text(&row.region))
                 .chain(counts.map(|count| Cell::text(format_count(count))))

@@ -67,8 +67,12 @@ impl LiveQuery {
 
     fn stream_address(&self) -> String {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
-        let pairs =
-            [("outcome", &self.outcome), ("region", &self.region), ("tag", &self.tag), ("changes", &self.changes)];
+        let pairs = [
+            ("outcome", &self.outcome),
+            ("region", &self.region),
+            ("tag", &self.tag),
+            ("changes", &self.changes),
+        ];
         for (name, value) in pairs.into_iter().filter(|(_, value)| !value.is_empty()) {
             query.append_pair(name, value);
         }

@@ -70,7 +70,8 @@ pub(super) async fn add_window(
 ) -> Result<Response, PageError> {
     visitor.require_scope(Scope::Write)?;
     visitor.access.require_all_sites().map_err(|problem| visitor.fail(problem))?;
-    let invalid = |error: ValidationError| visitor.fail(Problem::invalid_field(format!("/{}", error.field), &error));
+    let invalid =
+        |error: ValidationError| visitor.fail(Problem::invalid_field(format!("/{}", error.field), &error));
     let now = clock::wall_clock_now();
     let target = form.target().map_err(invalid)?;
     let from = parse_moment("from", &form.from, now).map_err(invalid)?.unwrap_or(now);
@@ -97,7 +98,8 @@ impl WindowForm {
             ("", "") => Err(ValidationError::new("site", "", "the number of a site, or else a tag")),
             ("", tag) => Ok(MaintenanceTarget::Tag(tag.to_owned())),
             (site, "") => {
-                let id = site.parse().map_err(|_| ValidationError::new("site", site, "the number of a site"))?;
+                let id =
+                    site.parse().map_err(|_| ValidationError::new("site", site, "the number of a site"))?;
                 Ok(MaintenanceTarget::Site(SiteId(id)))
             }
             (_, tag) => Err(ValidationError::new("tag", tag, "nothing, because the window is for one site")),
@@ -106,7 +108,11 @@ impl WindowForm {
 }
 
 /// A time as RFC 3339 without seconds at least, or `+2h` from now; empty for none.
-fn parse_moment(field: &'static str, text: &str, now: Timestamp) -> Result<Option<Timestamp>, ValidationError> {
+fn parse_moment(
+    field: &'static str,
+    text: &str,
+    now: Timestamp,
+) -> Result<Option<Timestamp>, ValidationError> {
     const ALLOWED: &str = "a time in UTC such as 2026-12-01 22:00, or a span from now such as +2h or +30m";
     let text = text.trim();
     if text.is_empty() || text == "now" {
@@ -205,7 +211,8 @@ mod tests {
     #[test]
     fn a_window_has_a_site_or_a_tag() {
         let target = |site: &str, tag: &str| {
-            WindowForm { site: site.to_owned(), tag: tag.to_owned(), from: String::new(), to: String::new() }.target()
+            WindowForm { site: site.to_owned(), tag: tag.to_owned(), from: String::new(), to: String::new() }
+                .target()
         };
         assert_eq!(target("7", ""), Ok(MaintenanceTarget::Site(SiteId(7))));
         assert_eq!(target("", "shop"), Ok(MaintenanceTarget::Tag("shop".to_owned())));

@@ -129,9 +129,14 @@ async fn read_overview(visitor: &Visitor, api: &Api) -> Result<OverviewData, pic
         let newest = site_status::list_recent_checks(store, SiteId(summary.site_id), 1).await?;
         trouble.push((summary, newest));
     }
-    let since = clock::wall_clock_now().saturating_sub(std::time::Duration::from_secs(INCIDENT_DAYS * 86_400));
-    let filter =
-        EpisodeFilter { tags: tag_limit, from: Some(since), limit: MAX_INCIDENTS, ..EpisodeFilter::default() };
+    let since =
+        clock::wall_clock_now().saturating_sub(std::time::Duration::from_secs(INCIDENT_DAYS * 86_400));
+    let filter = EpisodeFilter {
+        tags: tag_limit,
+        from: Some(since),
+        limit: MAX_INCIDENTS,
+        ..EpisodeFilter::default()
+    };
     Ok(OverviewData {
         counts,
         trouble,
@@ -186,9 +191,10 @@ impl OverviewPage {
 }
 
 fn list_figures(counts: StateCounts, ledger: Option<&LedgerRow>) -> Vec<FigureItem> {
-    let states = SiteState::ALL.into_iter().zip(counts).filter(|(state, count)| {
-        *count > 0 || matches!(state, SiteState::Down | SiteState::Up)
-    });
+    let states = SiteState::ALL
+        .into_iter()
+        .zip(counts)
+        .filter(|(state, count)| *count > 0 || matches!(state, SiteState::Down | SiteState::Up));
     let mut figures: Vec<FigureItem> = states
         .map(|(state, count)| FigureItem {
             name: match state {
@@ -209,7 +215,11 @@ fn list_figures(counts: StateCounts, ledger: Option<&LedgerRow>) -> Vec<FigureIt
         figures.push(FigureItem {
             name: "Watched lately",
             value: format_percent(Some(watched)),
-            note: format!("of {} checks due, {} missed", format_count(row.expected), format_count(row.missed)),
+            note: format!(
+                "of {} checks due, {} missed",
+                format_count(row.expected),
+                format_count(row.missed)
+            ),
             href: Some("/ledger".to_owned()),
         });
     }
@@ -222,9 +232,7 @@ impl TroubleRow {
         let failed = newest.iter().find(|check| check.outcome == "down").or(newest.first());
         let cause = match (&site.problem, failed) {
             (Some(problem), _) => problem.clone(),
-            (None, Some(check)) => {
-                check.message.clone().or_else(|| check.cause.clone()).unwrap_or_default()
-            }
+            (None, Some(check)) => check.message.clone().or_else(|| check.cause.clone()).unwrap_or_default(),
             (None, None) => "no check yet".to_owned(),
         };
         Self {

@@ -80,7 +80,10 @@ impl From<Outcome> for StatusMark {
 impl std::fmt::Display for StatusMark {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (word, shape) = (self.word(), self.shape());
-        write!(f, r#"<span class="status {word}"><svg viewBox="0 0 16 16" aria-hidden="true">{shape}</svg>{word}</span>"#)
+        write!(
+            f,
+            r#"<span class="status {word}"><svg viewBox="0 0 16 16" aria-hidden="true">{shape}</svg>{word}</span>"#
+        )
     }
 }
 

@@ -98,7 +98,9 @@ fn limit_tag(limit: Option<&[String]>, chosen: &str) -> Result<Option<String>, S
         (None, chosen) => Ok(chosen.map(ToOwned::to_owned)),
         (Some([only]), None) => Ok(Some(only.clone())),
         (Some(tags), Some(chosen)) if tags.iter().any(|tag| tag == chosen) => Ok(Some(chosen.to_owned())),
-        (Some(tags), _) => Err(format!("choose one of the tags that the token is limited to: {}", tags.join(", "))),
+        (Some(tags), _) => {
+            Err(format!("choose one of the tags that the token is limited to: {}", tags.join(", ")))
+        }
     }
 }
 

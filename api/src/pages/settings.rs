@@ -28,7 +28,8 @@ pub(super) async fn show_settings(visitor: Visitor, State(api): State<Api>) -> R
             Cell::text(setting.meaning),
         ]
     });
-    let table = TableView::new("settings", "Settings", &["Name", "Value", "Allowed", "Meaning"]).with_rows(rows);
+    let table =
+        TableView::new("settings", "Settings", &["Name", "Value", "Allowed", "Meaning"]).with_rows(rows);
     page.tables.push(table.with_behind(Behind {
         sql: "SELECT * FROM picket.settings;".to_owned(),
         command: "picket settings".to_owned(),
@@ -39,21 +40,27 @@ pub(super) async fn show_settings(visitor: Visitor, State(api): State<Api>) -> R
 
 /// Shows the regions.
 pub(super) async fn show_regions(visitor: Visitor, State(api): State<Api>) -> Result<Response, PageError> {
-    let rows = regions::list_region_overview(&api.store, visitor.access.tag_limit()).await.map_err(|error| visitor.fail(error))?;
+    let rows = regions::list_region_overview(&api.store, visitor.access.tag_limit())
+        .await
+        .map_err(|error| visitor.fail(error))?;
     let subline = "A prober serves the region in its variable PICKET_REGION.";
     let mut page = ListPage::new(visitor.frame("Regions", Section::Regions), "Regions", subline);
-    let table = TableView::new("regions", "Regions", &["Region", "State", "Silent since (UTC)", "#Schedules in force"])
-        .with_empty("There is no region yet.", "picket region add eu-1")
-        .with_rows(rows.iter().map(|row| {
-            let since = row.silent_since.map(|since| since.0);
-            let state = if since.is_some() { StatusMark::Silent } else { StatusMark::Up };
-            vec![
-                Cell::text(&row.name),
-                Cell::Status(state),
-                Cell::time(since),
-                Cell::text(format_count(row.schedules)),
-            ]
-        }));
+    let table = TableView::new(
+        "regions",
+        "Regions",
+        &["Region", "State", "Silent since (UTC)", "#Schedules in force"],
+    )
+    .with_empty("There is no region yet.", "picket region add eu-1")
+    .with_rows(rows.iter().map(|row| {
+        let since = row.silent_since.map(|since| since.0);
+        let state = if since.is_some() { StatusMark::Silent } else { StatusMark::Up };
+        vec![
+            Cell::text(&row.name),
+            Cell::Status(state),
+            Cell::time(since),
+            Cell::text(format_count(row.schedules)),
+        ]
+    }));
     page.tables.push(table.with_behind(Behind {
         sql: "SELECT region, count(*), max(scheduled_at) FROM report.checks\nWHERE scheduled_at > now() - interval '1 hour' GROUP BY region;"
             .to_owned(),

@@ -22,7 +22,9 @@ use super::{
     check::{check_address, check_address_of, find_visible_site, format_micros},
     frame::{Frame, Section},
     overview::{FigureItem, IncidentItem},
-    parts::{Behind, Figure, Pager, StatusMark, TagLink, TimeMark, format_count, format_percent, format_seconds},
+    parts::{
+        Behind, Figure, Pager, StatusMark, TagLink, TimeMark, format_count, format_percent, format_seconds,
+    },
     render_page,
     site_history::{ChartSpan, SPANS, draw_history},
     sites::{list_days, mark_status},
@@ -145,7 +147,8 @@ pub(super) async fn show_site(
 ) -> Result<Response, PageError> {
     let summary = find_visible_site(&visitor, &api, id).await?;
     let now = clock::wall_clock_now();
-    let invalid = |error: picket_proto::ValidationError| visitor.fail(Problem::from(picket_store::Error::from(error)));
+    let invalid =
+        |error: picket_proto::ValidationError| visitor.fail(Problem::from(picket_store::Error::from(error)));
     let chart_span = ChartSpan::parse(&query.span, &query.from, &query.to, now).map_err(invalid)?;
     let region = match query.region.as_str() {
         "" => None,
@@ -184,7 +187,8 @@ async fn read_site(
     Ok(SiteData {
         recent: site_status::list_recent_checks(store, site, STRIP_TICKS).await?,
         checks: check_history::list_checks(store, site, from, to, MAX_CHECKS).await?,
-        history: check_history::list_history(store, site, region, span.from, span.to, chart_span.step).await?,
+        history: check_history::list_history(store, site, region, span.from, span.to, chart_span.step)
+            .await?,
         incidents: incident_pages::list_incidents(store, &incidents).await?,
         warnings: incident_pages::list_warnings(store, &warnings).await?,
         summary,
@@ -232,7 +236,8 @@ impl CheckItem {
 fn list_regions(data: &SiteData) -> Vec<SiteRegionRow> {
     let site = data.summary.site_id;
     let row = |schedule: &RegionSchedule| {
-        let ticks: Vec<&RecentCheck> = data.recent.iter().filter(|check| check.region == schedule.region).collect();
+        let ticks: Vec<&RecentCheck> =
+            data.recent.iter().filter(|check| check.region == schedule.region).collect();
         let cells: Vec<StripCell> = ticks
             .iter()
             .rev()
@@ -248,7 +253,9 @@ fn list_regions(data: &SiteData) -> Vec<SiteRegionRow> {
             .collect();
         let check = ticks.first().map(|newest| {
             let is_same = |full: &&StoredCheck| {
-                full.region == newest.region && full.scheduled_at.0 == newest.scheduled_at && full.kind == "scheduled"
+                full.region == newest.region
+                    && full.scheduled_at.0 == newest.scheduled_at
+                    && full.kind == "scheduled"
             };
             CheckItem::of_recent(site, newest, data.checks.iter().find(is_same))
         });
@@ -282,7 +289,9 @@ fn list_uptimes(site: &SiteSummary) -> Vec<FigureItem> {
 fn describe_status(site: &SiteSummary) -> String {
     let since = format!("since {} UTC", format_minute(site.state_since.0));
     match site.state {
-        SiteState::Up if !site.warnings.is_empty() => format!("up {since}, with a warning: {}", site.warnings.join(", ")),
+        SiteState::Up if !site.warnings.is_empty() => {
+            format!("up {since}, with a warning: {}", site.warnings.join(", "))
+        }
         _ => since,
     }
 }
@@ -290,7 +299,8 @@ fn describe_status(site: &SiteSummary) -> String {
 /// The account of the charts' span in one sentence.
 fn describe_history(rows: &[HistoryColumn], span: crate::charts::Span) -> String {
     let sum = |of: fn(&HistoryColumn) -> i64| rows.iter().map(of).sum::<i64>();
-    let (up, down, missed, gap) = (sum(|row| row.up), sum(|row| row.down), sum(|row| row.missed), sum(|row| row.gap));
+    let (up, down, missed, gap) =
+        (sum(|row| row.up), sum(|row| row.down), sum(|row| row.missed), sum(|row| row.gap));
     format!(
         "Ledger from {} to {} UTC: {} checks were due, {} up, {} down, {} missed by us, {} in gaps.",
         format_minute(span.from),
@@ -320,7 +330,8 @@ impl SitePage {
         let site = &data.summary;
         let (id, span) = (site.site_id, data.chart_span.span);
         let cells = list_days(&site.days, site.days_through.as_deref(), 90);
-        let strip_names = [("up", "up"), ("down", "down"), ("missed", "not watched"), ("maintenance", "maintenance")];
+        let strip_names =
+            [("up", "up"), ("down", "down"), ("missed", "not watched"), ("maintenance", "maintenance")];
         let chosen = if query.from.is_empty() { query.span.as_str() } else { "" };
         let chosen = if chosen.is_empty() && query.from.is_empty() { SPANS[0].0 } else { chosen };
         let age = data.now.saturating_duration_since(site.created_at.0);
@@ -364,7 +375,10 @@ impl SitePage {
                     span.from, span.to
                 ),
                 command: "picket report latency --since 7d".to_owned(),
-                curl: format!("curl '{public_url}/api/v1/sites/{id}/latency?from={}&to={}'", span.from, span.to),
+                curl: format!(
+                    "curl '{public_url}/api/v1/sites/{id}/latency?from={}&to={}'",
+                    span.from, span.to
+                ),
             },
             incidents: data.incidents.iter().map(IncidentItem::new).collect(),
             warnings: data
@@ -384,7 +398,9 @@ impl SitePage {
                 next: oldest.map(|oldest| format!("/sites/{id}?before={oldest}#checks")),
             },
             checks_behind: Behind {
-                sql: format!("SELECT * FROM report.checks WHERE site_id = {id} ORDER BY scheduled_at DESC LIMIT {MAX_CHECKS};"),
+                sql: format!(
+                    "SELECT * FROM report.checks WHERE site_id = {id} ORDER BY scheduled_at DESC LIMIT {MAX_CHECKS};"
+                ),
                 command: format!("picket site show {id}"),
                 curl: format!("curl '{public_url}/api/v1/sites/{id}/checks'"),
             },
@@ -395,5 +411,9 @@ impl SitePage {
 fn describe_warning(warning: &ListedWarning) -> String {
     let days = warning.days_left.map(|days| format!("{days} days left")).unwrap_or_default();
     let message = warning.message.clone().unwrap_or_default();
-    [warning.kind.clone(), days, message].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
+    [warning.kind.clone(), days, message]
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(", ")
 }

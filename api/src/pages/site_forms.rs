@@ -75,7 +75,11 @@ async fn render_form(
 }
 
 /// Adds a site, or shows the form again with the reason why not.
-pub(super) async fn add_site(visitor: Visitor, State(api): State<Api>, body: Bytes) -> Result<Response, PageError> {
+pub(super) async fn add_site(
+    visitor: Visitor,
+    State(api): State<Api>,
+    body: Bytes,
+) -> Result<Response, PageError> {
     visitor.require_scope(Scope::Write)?;
     let values = NewSite::parse(&body);
     let spec = match values.to_spec() {
@@ -83,7 +87,8 @@ pub(super) async fn add_site(visitor: Visitor, State(api): State<Api>, body: Byt
         Err(error) => return render_form(&visitor, &api, values, Some(error.to_string())).await,
     };
     if !may_change(&visitor, &spec.tags) {
-        let error = format!("tags: one of {} is needed", visitor.access.tag_limit().unwrap_or_default().join(", "));
+        let error =
+            format!("tags: one of {} is needed", visitor.access.tag_limit().unwrap_or_default().join(", "));
         return render_form(&visitor, &api, values, Some(error)).await;
     }
     // A hostile regex takes long to compile.
@@ -170,7 +175,9 @@ impl BulkForm {
         for (name, value) in form_urlencoded::parse(body) {
             match &*name {
                 "site" => {
-                    let id = value.parse().map_err(|_| ValidationError::new("site", &value, "the number of a site"))?;
+                    let id = value
+                        .parse()
+                        .map_err(|_| ValidationError::new("site", &value, "the number of a site"))?;
                     sites.push(SiteId(id));
                 }
                 "action" => {
@@ -186,7 +193,11 @@ impl BulkForm {
             }
         }
         if sites.len() > MAX_MARKED {
-            return Err(ValidationError::new("site", sites.len(), format!("at most {MAX_MARKED} sites at once")));
+            return Err(ValidationError::new(
+                "site",
+                sites.len(),
+                format!("at most {MAX_MARKED} sites at once"),
+            ));
         }
         let action = action.ok_or_else(|| ValidationError::new("action", "", "pause, resume or remove"))?;
         Ok(Self { sites, action, returns_to_site })
@@ -194,7 +205,11 @@ impl BulkForm {
 }
 
 /// Changes the marked sites, all or none.
-pub(super) async fn change_sites(visitor: Visitor, State(api): State<Api>, body: Bytes) -> Result<Response, PageError> {
+pub(super) async fn change_sites(
+    visitor: Visitor,
+    State(api): State<Api>,
+    body: Bytes,
+) -> Result<Response, PageError> {
     visitor.require_scope(Scope::Write)?;
     let form = BulkForm::parse(&body)
         .map_err(|error| visitor.fail(Problem::invalid_field(format!("/{}", error.field), &error)))?;
@@ -206,7 +221,9 @@ pub(super) async fn change_sites(visitor: Visitor, State(api): State<Api>, body:
             changes.deletes.push(*id);
             continue;
         }
-        let found = sites::find_by_id_or_url(&api.store, &id.to_string()).await.map_err(|error| visitor.fail(error))?;
+        let found = sites::find_by_id_or_url(&api.store, &id.to_string())
+            .await
+            .map_err(|error| visitor.fail(error))?;
         let Some(site) = found.into_iter().find(|site| site.id == *id) else { continue };
         let spec = site.spec.map_err(|error| {
             let detail = format!("site {id} has a value that only SQL can mend: {error}");
@@ -228,17 +245,34 @@ mod tests {
 
     #[test]
     fn a_form_becomes_a_site_with_defaults_for_what_is_empty() {
-        let values = NewSite::parse(b"url=https%3A%2F%2Fexample.com&name=&interval=30s&tags=a%2C+b+&region=eu&region=us&regex=");
+        let values = NewSite::parse(
+            b"url=https%3A%2F%2Fexample.com&name=&interval=30s&tags=a%2C+b+&region=eu&region=us&regex=",
+        );
         let spec = values.to_spec().unwrap();
-        assert_eq!((spec.check.url.as_str(), spec.interval_seconds, spec.name), ("https://example.com", 30, None));
-        assert_eq!((spec.tags, spec.regions), (vec!["a".to_owned(), "b".to_owned()], vec!["eu".to_owned(), "us".to_owned()]));
-        assert!(NewSite { interval: "soon".to_owned(), ..values }.to_spec().unwrap_err().to_string().contains("'soon'"));
+        assert_eq!(
+            (spec.check.url.as_str(), spec.interval_seconds, spec.name),
+            ("https://example.com", 30, None)
+        );
+        assert_eq!(
+            (spec.tags, spec.regions),
+            (vec!["a".to_owned(), "b".to_owned()], vec!["eu".to_owned(), "us".to_owned()])
+        );
+        assert!(
+            NewSite { interval: "soon".to_owned(), ..values }
+                .to_spec()
+                .unwrap_err()
+                .to_string()
+                .contains("'soon'")
+        );
     }
 
     #[test]
     fn an_action_names_its_sites_and_is_bounded() {
         let form = BulkForm::parse(b"site=7&site=8&action=pause").unwrap();
-        assert_eq!((form.sites, form.action, form.returns_to_site), (vec![SiteId(7), SiteId(8)], BulkAction::Pause, false));
+        assert_eq!(
+            (form.sites, form.action, form.returns_to_site),
+            (vec![SiteId(7), SiteId(8)], BulkAction::Pause, false)
+        );
         for body in ["site=7", "site=x&action=pause", "site=7&action=explode", &"site=7&".repeat(201)] {
             assert!(BulkForm::parse(body.as_bytes()).is_err(), "{body}");
         }

@@ -7,8 +7,8 @@ use picket_store::check_history::HistoryColumn;
 
 use super::parts::Figure;
 use crate::charts::{
-    Chart, HISTOGRAM_BUCKETS, HistogramColumn, Observed, PercentileColumn, Phase, PhaseColumn, Span, bucket_start_us,
-    draw_heat_map, draw_percentiles, draw_phases,
+    Chart, HISTOGRAM_BUCKETS, HistogramColumn, Observed, PercentileColumn, Phase, PhaseColumn, Span,
+    bucket_start_us, draw_heat_map, draw_percentiles, draw_phases,
 };
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -44,7 +44,11 @@ impl ChartSpan {
         let end = if to.is_empty() { now } else { to.parse().map_err(|_| refuse_time("to", to))? };
         let length = end.saturating_duration_since(start);
         if length.is_zero() || length > MAX_SPAN {
-            return Err(ValidationError::new("to", end, format!("a time after {start}, at most 400 days later")));
+            return Err(ValidationError::new(
+                "to",
+                end,
+                format!("a time after {start}, at most 400 days later"),
+            ));
         }
         Ok(Self::covering(start, end))
     }
@@ -102,10 +106,23 @@ pub(super) fn draw_history(chart_span: ChartSpan, rows: &[HistoryColumn]) -> Vec
     let phase_names = Phase::ALL.into_iter().filter(|phase| *phase != Phase::Transfer);
     let phase_legend = phase_names.map(|phase| (format!("phase {}", phase.class()), phase.name()));
     let line = |name: &'static str| (format!("point {name}"), name);
-    let figure = |title, chart: Chart, legend: Vec<_>| Figure { title, chart, legend, zoom: Some((span.from, span.to)) };
+    let figure = |title, chart: Chart, legend: Vec<_>| Figure {
+        title,
+        chart,
+        legend,
+        zoom: Some((span.from, span.to)),
+    };
     vec![
-        figure("Phases, means of checks that were up", draw_phases(span, &phases), phase_legend.chain([missed.clone()]).collect()),
-        figure("Percentiles", draw_percentiles(span, &percentiles), vec![line("p50"), line("p95"), line("p99"), missed.clone()]),
+        figure(
+            "Phases, means of checks that were up",
+            draw_phases(span, &phases),
+            phase_legend.chain([missed.clone()]).collect(),
+        ),
+        figure(
+            "Percentiles",
+            draw_percentiles(span, &percentiles),
+            vec![line("p50"), line("p95"), line("p99"), missed.clone()],
+        ),
         figure("Distribution", draw_heat_map(span, &histograms), vec![missed]),
     ]
 }
@@ -166,7 +183,12 @@ mod tests {
         assert_eq!(ChartSpan::parse("90d", "", "", now).unwrap().starts().count(), 91);
         let hour = ChartSpan::parse("", "2026-11-20T10:05:00Z", "2026-11-20T10:06:00Z", now).unwrap();
         assert_eq!(hour.starts().count(), 1);
-        for (from, to) in [("x", ""), ("2026-11-20T12:00:00Z", "y"), ("2026-11-21T00:00:00Z", ""), ("2020-01-01T00:00:00Z", "")] {
+        for (from, to) in [
+            ("x", ""),
+            ("2026-11-20T12:00:00Z", "y"),
+            ("2026-11-21T00:00:00Z", ""),
+            ("2020-01-01T00:00:00Z", ""),
+        ] {
             assert!(ChartSpan::parse("", from, to, now).is_err(), "{from} {to}");
         }
     }

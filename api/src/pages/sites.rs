@@ -106,7 +106,9 @@ pub(super) async fn show_sites(
     State(api): State<Api>,
     Query(query): Query<SiteQuery>,
 ) -> Result<Response, PageError> {
-    let selection = query.to_selection().map_err(|error| visitor.fail(Problem::from(picket_store::Error::from(error))))?;
+    let selection = query
+        .to_selection()
+        .map_err(|error| visitor.fail(Problem::from(picket_store::Error::from(error))))?;
     let filter = SiteFilter { tag_limit: visitor.access.tag_limit(), ..selection.to_filter(&query) };
     let (sort, direction) = selection.order;
     let cursor = Some(query.cursor.as_str()).filter(|cursor| !cursor.is_empty());
@@ -287,7 +289,8 @@ mod tests {
 
     #[test]
     fn a_query_is_refused_by_field_and_value() {
-        let refuse = |query: SiteQuery| query.to_selection().err().map(|error| error.to_string()).unwrap_or_default();
+        let refuse =
+            |query: SiteQuery| query.to_selection().err().map(|error| error.to_string()).unwrap_or_default();
         assert!(refuse(SiteQuery { status: "best".to_owned(), ..SiteQuery::default() }).contains("'best'"));
         assert!(refuse(SiteQuery { sort: "-size".to_owned(), ..SiteQuery::default() }).contains("'size'"));
         assert_eq!(refuse(SiteQuery { sort: "-p95".to_owned(), ..SiteQuery::default() }), "");

@@ -13,7 +13,8 @@ use super::{
     sites::{SiteQuery, SiteRow, SitesPage},
 };
 use crate::charts::{
-    CellState, Observed, PhaseColumn, Span, StripCell, WaterfallCheck, draw_phases, draw_strip, draw_waterfall,
+    CellState, Observed, PhaseColumn, Span, StripCell, WaterfallCheck, draw_phases, draw_strip,
+    draw_waterfall,
 };
 use askama::Template;
 
@@ -81,7 +82,12 @@ fn overview_page(is_empty: bool) -> OverviewPage {
         figures: if is_empty {
             Vec::new()
         } else {
-            vec![FigureItem { name: "Down", value: "2".to_owned(), note: text(), href: Some("/sites".to_owned()) }]
+            vec![FigureItem {
+                name: "Down",
+                value: "2".to_owned(),
+                note: text(),
+                href: Some("/sites".to_owned()),
+            }]
         },
         trouble: vec![TroubleRow {
             id: 7,
@@ -111,7 +117,10 @@ fn sites_page() -> SitesPage {
         may_write: true,
         statuses: ["down", "unknown", "problem", "up", "paused"],
         regions: vec!["eu-1".to_owned()],
-        columns: vec![query.link_column("Site", "name", false), query.sorted_by("p95").link_column("p95", "p95", true)],
+        columns: vec![
+            query.link_column("Site", "name", false),
+            query.sorted_by("p95").link_column("p95", "p95", true),
+        ],
         rows: [7, 8]
             .map(|id| SiteRow {
                 id,
@@ -215,7 +224,12 @@ fn list_page() -> ListPage {
         is_panel: true,
         fields: vec![
             FormField { name: "tag", label: "Tag", value: text(), ..FormField::default() },
-            FormField { name: "days", label: "Days", options: vec![("1".to_owned(), text())], ..FormField::default() },
+            FormField {
+                name: "days",
+                label: "Days",
+                options: vec![("1".to_owned(), text())],
+                ..FormField::default()
+            },
         ],
         button: "Show",
     });
@@ -228,7 +242,9 @@ fn list_page() -> ListPage {
         Cell::text(HOSTILE),
     ];
     let columns = ["Site", "State", "Time", "Days", "Remove", "#Count"];
-    page.tables.push(TableView::new("full", text(), &columns).with_rows(vec![row].into_iter()).with_behind(behind()));
+    page.tables.push(
+        TableView::new("full", text(), &columns).with_rows(vec![row].into_iter()).with_behind(behind()),
+    );
     page.tables.push(TableView::new("empty", text(), &columns).with_empty(text(), text()));
     page
 }
@@ -259,7 +275,10 @@ fn pages_are_well_formed_and_escape_every_text() {
         assert!(!html.contains(HOSTILE), "{name}");
         let scripts = elements.iter().filter(|element| element.name == "script");
         for script in scripts {
-            assert!(script.text.is_empty() && script.attribute("src").is_some(), "{name} has an inline script");
+            assert!(
+                script.text.is_empty() && script.attribute("src").is_some(),
+                "{name} has an inline script"
+            );
         }
     }
 }
@@ -270,7 +289,8 @@ fn pages_have_nothing_inline() {
         for element in &elements {
             assert_ne!(element.name, "style", "{name}");
             for (attribute, value) in &element.attributes {
-                let is_inline = attribute == "style" || attribute.starts_with("on") || value.starts_with("javascript:");
+                let is_inline =
+                    attribute == "style" || attribute.starts_with("on") || value.starts_with("javascript:");
                 assert!(!is_inline, "{name}: <{} {attribute}=\"{value}\">", element.name);
             }
         }
@@ -299,7 +319,8 @@ fn ids_are_unique_and_references_to_them_resolve() {
         for element in &elements {
             let href = element.attribute("href").and_then(|href| href.strip_prefix('#'));
             let references = ["for", "aria-labelledby", "aria-describedby"].map(|key| element.attribute(key));
-            let fill = element.attribute("fill").and_then(|fill| fill.strip_prefix("url(#")?.strip_suffix(')'));
+            let fill =
+                element.attribute("fill").and_then(|fill| fill.strip_prefix("url(#")?.strip_suffix(')'));
             for reference in references.into_iter().chain([href, fill]).flatten() {
                 assert!(ids.contains(&reference), "{name}: <{}> refers to '{reference}'", element.name);
             }
@@ -315,7 +336,10 @@ fn every_input_has_a_name_for_screen_readers() {
             let is_input = matches!(element.name.as_str(), "input" | "select" | "textarea")
                 && element.attribute("type") != Some("hidden");
             let has_label = element.attribute("id").is_some_and(|id| labels.contains(&id));
-            assert!(!is_input || has_label || element.attribute("aria-label").is_some(), "{name}: {element:?}");
+            assert!(
+                !is_input || has_label || element.attribute("aria-label").is_some(),
+                "{name}: {element:?}"
+            );
         }
         for region in elements.iter().filter(|element| element.attribute("role") == Some("img")) {
             assert!(region.attribute("aria-label").is_some_and(|label| !label.is_empty()), "{name}");
@@ -329,7 +353,8 @@ fn pages_have_landmarks_and_a_language() {
         let count = |tag: &str| elements.iter().filter(|element| element.name == tag).count();
         assert_eq!((count("main"), count("header"), count("footer"), count("title")), (1, 1, 1, 1), "{name}");
         assert_eq!(elements[0].attribute("lang"), Some("en"), "{name}");
-        let current = elements.iter().filter(|element| element.attribute("aria-current") == Some("page")).count();
+        let current =
+            elements.iter().filter(|element| element.attribute("aria-current") == Some("page")).count();
         assert_eq!(current, 1, "{name}");
     }
 }
@@ -339,10 +364,16 @@ fn pages_refer_to_no_other_host() {
     for (name, elements) in parse_samples() {
         for element in &elements {
             for key in ["src", "action"] {
-                assert!(element.attribute(key).is_none_or(|address| address.starts_with('/')), "{name}: {element:?}");
+                assert!(
+                    element.attribute(key).is_none_or(|address| address.starts_with('/')),
+                    "{name}: {element:?}"
+                );
             }
             if element.name == "link" {
-                assert!(element.attribute("href").is_some_and(|address| address.starts_with("/assets/")), "{name}");
+                assert!(
+                    element.attribute("href").is_some_and(|address| address.starts_with("/assets/")),
+                    "{name}"
+                );
             }
         }
     }

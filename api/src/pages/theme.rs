@@ -20,8 +20,11 @@ pub(crate) struct ThemeForm {
 pub(super) async fn choose_theme(headers: HeaderMap, Form(form): Form<ThemeForm>) -> Response {
     const MAX_AGE: Duration = Duration::from_secs(400 * 86_400);
     let theme = Theme::from_word(&form.theme).unwrap_or_default();
-    let cookie =
-        format!("{THEME_COOKIE}={}; Path=/; Max-Age={}; SameSite=Lax; HttpOnly", theme.word(), MAX_AGE.as_secs());
+    let cookie = format!(
+        "{THEME_COOKIE}={}; Path=/; Max-Age={}; SameSite=Lax; HttpOnly",
+        theme.word(),
+        MAX_AGE.as_secs()
+    );
     ([(header::SET_COOKIE, cookie)], Redirect::to(&find_origin_page(&headers))).into_response()
 }
 

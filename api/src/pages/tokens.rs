@@ -73,9 +73,9 @@ pub(super) async fn create_token(
     Form(form): Form<TokenForm>,
 ) -> Result<Response, PageError> {
     visitor.require_scope(Scope::Admin)?;
-    let token = form.to_token().map_err(|error| {
-        visitor.fail(Problem::invalid_field(format!("/{}", error.field), &error))
-    })?;
+    let token = form
+        .to_token()
+        .map_err(|error| visitor.fail(Problem::invalid_field(format!("/{}", error.field), &error)))?;
     let created = api_tokens::create_token(&api.store, &token).await;
     let (token, secret) = created.map_err(|error| visitor.fail(error))?;
     // The first token ends the open mode.
@@ -97,7 +97,8 @@ pub(super) async fn revoke_token(
 }
 
 fn build_form() -> FormView {
-    let scopes = SCOPE_CHOICES.iter().map(|(value, name)| ((*value).to_owned(), (*name).to_owned())).collect();
+    let scopes =
+        SCOPE_CHOICES.iter().map(|(value, name)| ((*value).to_owned(), (*name).to_owned())).collect();
     FormView {
         name: "New token",
         prefix: "token",
@@ -106,17 +107,32 @@ fn build_form() -> FormView {
         is_panel: true,
         fields: vec![
             FormField { name: "name", label: "Name", placeholder: "ci", ..FormField::default() },
-            FormField { name: "scopes", label: "Allows", options: scopes, value: "read".to_owned(), ..FormField::default() },
-            FormField { name: "tags", label: "Only these tags (optional)", placeholder: "shop, blog", ..FormField::default() },
+            FormField {
+                name: "scopes",
+                label: "Allows",
+                options: scopes,
+                value: "read".to_owned(),
+                ..FormField::default()
+            },
+            FormField {
+                name: "tags",
+                label: "Only these tags (optional)",
+                placeholder: "shop, blog",
+                ..FormField::default()
+            },
         ],
         button: "Create token",
     }
 }
 
 fn tabulate_tokens(tokens: &[ApiToken]) -> TableView {
-    let columns = ["Name", "State", "Allows", "Tags", "Created (UTC)", "Last used (UTC)", "Expires (UTC)", "Revoke"];
+    let columns =
+        ["Name", "State", "Allows", "Tags", "Created (UTC)", "Last used (UTC)", "Expires (UTC)", "Revoke"];
     TableView::new("tokens", "Tokens, the newest first", &columns)
-        .with_empty("There is no token yet. The first one closes these pages to everybody without it.", "picket token create NAME")
+        .with_empty(
+            "There is no token yet. The first one closes these pages to everybody without it.",
+            "picket token create NAME",
+        )
         .with_rows(tokens.iter().map(|token| {
             let scopes: Vec<&str> = token.scopes.iter().map(|scope| scope.as_str()).collect();
             let tags = token.tags.as_ref().map_or_else(|| "all sites".to_owned(), |tags| tags.join(", "));
@@ -143,7 +159,8 @@ mod tests {
     #[test]
     fn every_choice_of_scopes_is_allowed_and_tags_are_separated_by_commas() {
         for (scopes, _) in SCOPE_CHOICES {
-            let form = TokenForm { name: " ci ".to_owned(), scopes: scopes.to_owned(), tags: "a, b c,".to_owned() };
+            let form =
+                TokenForm { name: " ci ".to_owned(), scopes: scopes.to_owned(), tags: "a, b c,".to_owned() };
             let token = form.to_token().unwrap();
             assert_eq!((token.name.as_str(), token.scopes.len()), ("ci", scopes.split(' ').count()));
             assert_eq!(token.tags, Some(vec!["a".to_owned(), "b c".to_owned()]));

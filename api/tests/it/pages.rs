@@ -45,7 +45,11 @@ fn list_links(elements: &[Element]) -> BTreeSet<String> {
 }
 
 fn text_of(elements: &[Element], name: &str) -> String {
-    elements.iter().find(|element| element.name == name).map(|element| element.text.clone()).unwrap_or_default()
+    elements
+        .iter()
+        .find(|element| element.name == name)
+        .map(|element| element.text.clone())
+        .unwrap_or_default()
 }
 
 async fn post_form(api: &TestApi, path: &str, token: Option<&str>, body: &'static str) -> Answer {
@@ -57,8 +61,19 @@ async fn post_form(api: &TestApi, path: &str, token: Option<&str>, body: &'stati
 async fn pages_answer_and_all_their_links_resolve() {
     let api = start_fleet().await;
     let mut pages: BTreeSet<String> = [
-        "/", "/sites", "/sites/new", "/incidents", "/warnings", "/live", "/maintenance", "/reports", "/ledger", "/regions",
-        "/settings", "/tokens", "/check",
+        "/",
+        "/sites",
+        "/sites/new",
+        "/incidents",
+        "/warnings",
+        "/live",
+        "/maintenance",
+        "/reports",
+        "/ledger",
+        "/regions",
+        "/settings",
+        "/tokens",
+        "/check",
     ]
     .map(ToOwned::to_owned)
     .into();
@@ -98,7 +113,11 @@ async fn check_page_has_a_waterfall_and_the_other_regions() {
     let check = list_links(&site).into_iter().find(|link| link.starts_with("/checks/")).unwrap();
     let elements = open_page(&api, &check, None).await;
     assert!(elements.iter().any(|element| element.attribute("class") == Some("chart-waterfall")), "{check}");
-    for missing in ["/checks/7/eu-west/2001-01-01T00:00:00Z", "/checks/7/nowhere/2026-11-20T12:00:00Z", "/checks/7/eu-west/x"] {
+    for missing in [
+        "/checks/7/eu-west/2001-01-01T00:00:00Z",
+        "/checks/7/nowhere/2026-11-20T12:00:00Z",
+        "/checks/7/eu-west/x",
+    ] {
         let answer = api.get(missing, None).await;
         assert_eq!(answer.status, StatusCode::NOT_FOUND, "{missing}");
         assert_eq!(text_of(&parse_page(missing, &answer), "h1"), "Not found");
@@ -112,7 +131,9 @@ async fn list_of_sites_is_filtered_and_sorted_and_its_pages_follow_each_other() 
         open_page(&api, &format!("/sites?sort={column}"), None).await;
     }
     let down = open_page(&api, "/sites?status=down", None).await;
-    let names = |elements: &[Element]| list_links(elements).into_iter().filter(|link| link.starts_with("/sites/")).collect::<BTreeSet<_>>();
+    let names = |elements: &[Element]| {
+        list_links(elements).into_iter().filter(|link| link.starts_with("/sites/")).collect::<BTreeSet<_>>()
+    };
     assert!(names(&down).contains("/sites/7"), "{:?}", names(&down));
     assert_eq!(names(&open_page(&api, "/sites?q=no-such-site", None).await).len(), 0);
     let refused = api.get("/sites?sort=size", None).await;
@@ -124,7 +145,8 @@ async fn list_of_sites_is_filtered_and_sorted_and_its_pages_follow_each_other() 
 async fn sites_are_added_paused_and_removed_by_forms() {
     let api = TestApi::start().await;
     assert_eq!(text_of(&open_page(&api, "/", None).await, "h1"), "Welcome");
-    let added = post_form(&api, "/sites/new", None, "url=https%3A%2F%2Fexample.com&interval=30s&tags=a").await;
+    let added =
+        post_form(&api, "/sites/new", None, "url=https%3A%2F%2Fexample.com&interval=30s&tags=a").await;
     assert_eq!(added.status, StatusCode::SEE_OTHER, "{}", added.text);
     let site = added.header("location").to_owned();
     let page = api.get(&site, None).await;
@@ -134,7 +156,8 @@ async fn sites_are_added_paused_and_removed_by_forms() {
     assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
     assert!(refused.text.contains("soon"), "{}", refused.text);
 
-    let id: &'static str = format!("site={}&back=site&action=pause", site.trim_start_matches("/sites/")).leak();
+    let id: &'static str =
+        format!("site={}&back=site&action=pause", site.trim_start_matches("/sites/")).leak();
     let paused = post_form(&api, "/sites/bulk", None, id).await;
     assert_eq!((paused.status, paused.header("location")), (StatusCode::SEE_OTHER, site.as_str()));
     assert!(api.get(&site, None).await.text.contains("Resume"));
@@ -151,7 +174,10 @@ async fn maintenance_is_added_and_removed_by_forms() {
     let body: &'static str = format!("site={site}&tag=&from=now&to=%2B2h").leak();
     assert_eq!(post_form(&api, "/maintenance", None, body).await.status, StatusCode::SEE_OTHER);
     let elements = open_page(&api, "/maintenance", None).await;
-    let removal = elements.iter().filter_map(|element| element.attribute("action")).find(|action| action.ends_with("/remove"));
+    let removal = elements
+        .iter()
+        .filter_map(|element| element.attribute("action"))
+        .find(|action| action.ends_with("/remove"));
     let removal = removal.unwrap().to_owned();
     assert_eq!(post_form(&api, &removal, None, "").await.status, StatusCode::SEE_OTHER);
     let refused = post_form(&api, "/maintenance", None, "tag=shop&from=tomorrow").await;
@@ -168,10 +194,15 @@ async fn a_reader_without_rights_sees_why_and_changes_nothing() {
 
     open_page(&api, "/", Some(&reader)).await;
     let sites = open_page(&api, "/sites", Some(&reader)).await;
-    let links: Vec<String> = list_links(&sites).into_iter().filter(|link| link.starts_with("/sites/")).collect();
+    let links: Vec<String> =
+        list_links(&sites).into_iter().filter(|link| link.starts_with("/sites/")).collect();
     assert_eq!(links, ["/sites/7"]);
     assert_eq!(api.get("/sites/8", Some(&reader)).await.status, StatusCode::NOT_FOUND);
-    for (path, body) in [("/sites/bulk", "site=7&action=remove"), ("/sites/new", "url=http%3A%2F%2Fx"), ("/maintenance", "tag=a")] {
+    for (path, body) in [
+        ("/sites/bulk", "site=7&action=remove"),
+        ("/sites/new", "url=http%3A%2F%2Fx"),
+        ("/maintenance", "tag=a"),
+    ] {
         assert_eq!(post_form(&api, path, Some(&reader), body).await.status, StatusCode::FORBIDDEN, "{path}");
     }
     assert_eq!(api.get("/ledger", Some(&reader)).await.status, StatusCode::FORBIDDEN);
@@ -182,7 +213,8 @@ async fn a_reader_without_rights_sees_why_and_changes_nothing() {
 async fn files_are_kept_for_ever_and_pages_are_not() {
     let api = TestApi::start().await;
     let page = open_page(&api, "/", None).await;
-    let files: Vec<String> = list_links(&page).into_iter().filter(|link| link.starts_with("/assets/")).collect();
+    let files: Vec<String> =
+        list_links(&page).into_iter().filter(|link| link.starts_with("/assets/")).collect();
     assert_eq!(files.len(), 3, "{files:?}");
     for file in files {
         let answer = api.get(&file, None).await;
@@ -196,7 +228,8 @@ async fn files_are_kept_for_ever_and_pages_are_not() {
 async fn colours_are_chosen_without_javascript() {
     let api = TestApi::start().await;
     let request = api.request(Method::POST, "/theme", None).header("referer", api.url("/sites?q=a"));
-    let chosen = send(request.header("content-type", "application/x-www-form-urlencoded").body("theme=dark")).await;
+    let chosen =
+        send(request.header("content-type", "application/x-www-form-urlencoded").body("theme=dark")).await;
     assert_eq!((chosen.status, chosen.header("location")), (StatusCode::SEE_OTHER, "/sites?q=a"));
     let cookie = chosen.header("set-cookie").split(';').next().unwrap().to_owned();
     let page = send(api.request(Method::GET, "/", None).header("cookie", cookie)).await;

@@ -46,7 +46,8 @@ pub fn parse_markup(document: &str) -> Result<Vec<Element>, String> {
             }
             rest = after;
         } else if let Some(start) = rest.strip_prefix('<') {
-            let (mut element, is_closed, after) = parse_tag(start).map_err(|error| format!("{place}: {error}"))?;
+            let (mut element, is_closed, after) =
+                parse_tag(start).map_err(|error| format!("{place}: {error}"))?;
             element.ancestors = open.clone();
             if !is_closed && !VOID_ELEMENTS.contains(&element.name.as_str()) {
                 open.push(elements.len());
@@ -88,7 +89,11 @@ fn parse_tag(text: &str) -> Result<(Element, bool, &str), String> {
         let end = rest.find(|c| !is_name(c)).ok_or(format!("<{}> has no end", element.name))?;
         let (name, after) = rest.split_at(end);
         if name.is_empty() {
-            return Err(format!("<{}> has '{}' among its attributes", element.name, &rest[..rest.len().min(10)]));
+            return Err(format!(
+                "<{}> has '{}' among its attributes",
+                element.name,
+                &rest[..rest.len().min(10)]
+            ));
         }
         if element.attribute(name).is_some() {
             return Err(format!("<{}> has '{name}' twice", element.name));
@@ -96,7 +101,8 @@ fn parse_tag(text: &str) -> Result<(Element, bool, &str), String> {
         let mut value = String::new();
         rest = after;
         if let Some(quoted) = after.strip_prefix("=\"") {
-            let (text, after) = quoted.split_once('"').ok_or(format!("{name} of <{}> has no end", element.name))?;
+            let (text, after) =
+                quoted.split_once('"').ok_or(format!("{name} of <{}> has no end", element.name))?;
             value = unescape(text)?;
             rest = after;
         }
@@ -144,7 +150,9 @@ mod tests {
 
     #[test]
     fn malformed_documents_are_refused() {
-        for document in ["<p>", "<p></b>", "</p>", "<p>a & b</p>", "<p a=\"1\" a=\"2\"/>", "a < b", "<p a='1'/>"] {
+        for document in
+            ["<p>", "<p></b>", "</p>", "<p>a & b</p>", "<p a=\"1\" a=\"2\"/>", "a < b", "<p a='1'/>"]
+        {
             assert!(parse_markup(document).is_err(), "{document}");
         }
     }
