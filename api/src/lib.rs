@@ -5,6 +5,8 @@
 #![warn(missing_docs)]
 
 mod access;
+mod assets;
+mod charts;
 mod config;
 mod extract;
 mod live;
@@ -13,6 +15,7 @@ mod observation;
 mod oidc;
 mod openapi;
 mod options;
+mod pages;
 mod pipeline;
 mod problem;
 mod prometheus;

@@ -25,6 +25,7 @@ use crate::{
     metrics::{Metrics, Refusal},
     observation,
     openapi::{ApiDocument, complete_document},
+    pages,
     problem::{Problem, ProblemKind},
     prometheus, reference, sign_in,
     state::Api,
@@ -59,12 +60,13 @@ pub(crate) fn build_router(api: &Api) -> Router {
         .layer(build_csrf_layer(api))
         .layer(middleware::from_fn_with_state(api.clone(), access::authenticate))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES));
+    let documents = Router::new()
+        .route("/api", get(async move || show_reference(&reference)))
+        .merge(sign_in::build_routes());
     Router::new()
         .nest("/api/v1", v1)
         .route("/probe", get(prometheus::answer_probe))
-        .route("/api", get(async move || show_reference(&reference)))
-        .merge(sign_in::build_routes())
-        .fallback(refuse_path)
+        .merge(pages::build_routes(documents))
         .method_not_allowed_fallback(refuse_method)
         .layer(layers)
         .with_state(api.clone())

@@ -28,6 +28,7 @@ use crate::{
     extract::ApiQuery,
     metrics::Refusal,
     oidc::OidcProvider,
+    pages::{Frame, Theme},
     problem::{Problem, ProblemKind},
     state::Api,
 };
@@ -43,6 +44,7 @@ pub(crate) fn build_routes() -> Router<Api> {
 #[derive(Template)]
 #[template(path = "sign_in.html")]
 struct SignInPage<'a> {
+    frame: Frame,
     problem: Option<&'a str>,
     next: &'a str,
     /// Host of the sign-in provider, if there is one.
@@ -56,6 +58,7 @@ fn render_page(api: &Api, problem: Option<&Problem>, next: &str) -> Response {
     let status = problem.map_or(StatusCode::OK, Problem::status);
     let query: String = form_urlencoded::Serializer::new(String::new()).append_pair("next", next).finish();
     let page = SignInPage {
+        frame: Frame::new("Sign in", None, None, Theme::default()),
         problem: problem.map(Problem::detail),
         next,
         provider: api.oidc.as_ref().map(OidcProvider::host),

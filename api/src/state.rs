@@ -14,6 +14,7 @@ use crate::{
     live::Hub,
     metrics::Metrics,
     oidc::OidcProvider,
+    pages::FleetNumbers,
     problem::{Problem, ProblemKind},
     prometheus::site_metrics::SiteMetrics,
 };
@@ -31,6 +32,8 @@ pub(crate) struct ApiState {
     pub(crate) store: Store,
     pub(crate) settings: SharedSettings,
     pub(crate) metrics: Metrics,
+    /// Numbers of all sites for pages.
+    pub(crate) fleet: FleetNumbers,
     pub(crate) authenticator: Authenticator,
     pub(crate) limits: RateLimits,
     /// Sign-in by OpenID Connect, if configured.
@@ -66,6 +69,7 @@ impl Api {
             store,
             settings,
             metrics,
+            fleet: FleetNumbers::new(),
             authenticator,
             limits,
             oidc,

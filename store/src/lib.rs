@@ -10,6 +10,7 @@ mod api_secrets;
 pub mod api_tokens;
 pub mod certificates;
 pub mod change_feed;
+pub mod check_history;
 mod decisions;
 pub mod error;
 pub mod housekeeping;

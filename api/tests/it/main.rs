@@ -7,6 +7,7 @@ mod faults;
 mod history;
 mod openapi;
 mod operations;
+mod pages;
 mod requests;
 mod scopes;
 mod sign_in;
