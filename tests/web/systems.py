@@ -17,7 +17,8 @@ import urllib.error
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-PROGRAMS = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug"
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
+PROGRAMS = TARGET / "debug"
 TOOLS = pathlib.Path(os.environ.get("PICKET_TOOLS_DIR", ROOT / ".tools")).resolve()
 
 # The regions of `picket up`, and that of the prober that the website delays.
@@ -143,11 +144,13 @@ class System:
 
     def query(self, statement):
         """Rows of a statement, each a list of texts."""
-        psql = TOOLS / "postgres/bin/psql"
         done = subprocess.run(
-            [psql, self.variables["DATABASE_URL"], "-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", statement],
-            capture_output=True, text=True, timeout=COMMAND_TIMEOUT, check=True,
+            [TOOLS / "postgres/bin/psql", "service=picket", "-X", "-A", "-t", "-c", statement],
+            env={**self.variables, "PGSERVICEFILE": str(self.data / "pg_service.conf")},
+            capture_output=True, text=True, timeout=COMMAND_TIMEOUT, check=False,
         )
+        if done.returncode != 0:
+            raise ValueError(f"{statement}: {done.stderr}")
         return [line.split("|") for line in done.stdout.splitlines()]
 
 
