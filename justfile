@@ -144,10 +144,11 @@ fix:
     cargo fmt --all
     tools/format-docs "$PICKET_TOOLS_DIR"
 
-# Writes the generated parts of docs/reference (commands, options, variables, metrics) and proto/schema
+# Writes the generated parts of docs/reference (commands, options, variables, metrics), proto/schema and api/openapi.json
 generate:
     cargo run --quiet --package picket -- reference --dir docs/reference
     PICKET_UPDATE_SCHEMAS=1 cargo test --quiet --package picket-proto --test schemas the_schema_files
+    PICKET_UPDATE_OPENAPI=1 cargo test --quiet --package picket-api --test it the_committed_document
     tools/format-docs "$PICKET_TOOLS_DIR"
 
 # Draws the terminal session of the README: runs `picket demo` and a few commands (minutes)

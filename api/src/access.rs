@@ -1,109 +1,80 @@
-//! Who may do what: scopes and tag limits of a request.
+//! Who may do what: a middleware authenticates each request and stores its [`Access`], and the handlers state
+//! the scope that they need by an extractor ([`Reader`], [`Writer`], [`Checker`], [`Administrator`]).
 //!
-//! A middleware authenticates the request and stores an [`Access`]; the handlers state the scope that they need by
-//! an extractor ([`Reader`], [`Writer`], [`Checker`], [`Administrator`]).
+//! The middleware refuses nothing: pages and files without an extractor need no access.
+
+pub(crate) mod authenticator;
+pub(crate) mod client;
+pub(crate) mod cookie;
+pub(crate) mod limits;
+pub(crate) mod local_request;
+pub(crate) mod rights;
+
+use std::net::SocketAddr;
 
 use axum::{
-    extract::{FromRequestParts, Request, State},
+    extract::{ConnectInfo, FromRequestParts, Request, State},
     middleware::Next,
     response::Response,
 };
 use http::request::Parts;
 
+pub(crate) use self::{
+    client::Client,
+    rights::{Access, Scope},
+};
+use self::{authenticator::Credential, local_request::is_local_request};
 use crate::{
+    metrics::Refusal,
     problem::{Problem, ProblemKind},
     state::Api,
 };
 
-/// What a token or a session allows. Scopes are independent of each other, but for `admin`, which
-/// includes all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Scope {
-    /// Read sites, results, incidents and reports.
-    Read,
-    /// Change sites, regions and maintenance.
-    Write,
-    /// Run ad-hoc checks.
-    Check,
-    /// Manage tokens and settings.
-    Admin,
-}
+/// Result of the authentication of a request, in its extensions.
+#[derive(Clone)]
+struct Authentication(Result<Access, Problem>);
 
-impl Scope {
-    pub(crate) const ALL: [Self; 4] = [Self::Read, Self::Write, Self::Check, Self::Admin];
-
-    /// The scope's name in tokens and in the OpenAPI document.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Write => "write",
-            Self::Check => "check",
-            Self::Admin => "admin",
-        }
-    }
-}
-
-/// What the sender of a request may do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Access {
-    /// Name of the token or of the person, for logs and pages.
-    pub(crate) name: String,
-    scopes: Vec<Scope>,
-    /// Only sites with at least one of these tags, if given.
-    tags: Option<Vec<String>>,
-}
-
-impl Access {
-    pub(crate) fn new(name: impl Into<String>, scopes: Vec<Scope>, tags: Option<Vec<String>>) -> Self {
-        Self { name: name.into(), scopes, tags }
-    }
-
-    pub(crate) fn allows(&self, scope: Scope) -> bool {
-        self.scopes.contains(&scope) || self.scopes.contains(&Scope::Admin)
-    }
-
-    /// Tags of the sites that the sender may see, or `None` for all sites. For the functions of the store.
-    pub(crate) fn tag_limit(&self) -> Option<&[String]> {
-        self.tags.as_deref()
-    }
-
-    /// # Errors
-    /// If the sender may see only the sites of some tags, and the object concerns all sites.
-    pub(crate) fn require_all_sites(&self) -> Result<(), Problem> {
-        match &self.tags {
-            None => Ok(()),
-            Some(tags) => Err(Problem::new(
-                ProblemKind::Forbidden,
-                format!("the token is limited to the tags {}, and this concerns all sites", tags.join(", ")),
-            )),
-        }
-    }
-
-    fn require_scope(&self, scope: Scope) -> Result<(), Problem> {
-        match self.allows(scope) {
-            true => Ok(()),
-            false => Err(Problem::new(
-                ProblemKind::Forbidden,
-                format!("the token lacks the scope '{}'", scope.as_str()),
-            )),
-        }
-    }
-}
-
-/// Authenticates a request, and stores its [`Access`].
+/// Authenticates a request. Stores its [`Client`], and its [`Access`] or the reason why it has none.
 pub(crate) async fn authenticate(State(api): State<Api>, mut request: Request, next: Next) -> Response {
-    if api.address.ip().is_loopback() {
-        request.extensions_mut().insert(Access::new("loopback", Scope::ALL.to_vec(), None));
-    }
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
+    let client = Client::resolve(peer, request.headers(), &api.config.trusted_proxies);
+    let authentication = authenticate_client(&api, &client, &request).await;
+    request.extensions_mut().insert(client);
+    request.extensions_mut().insert(Authentication(authentication));
     next.run(request).await
 }
 
-fn require_access(parts: &Parts, scope: Scope) -> Result<Access, Problem> {
-    let access = parts.extensions.get::<Access>().ok_or_else(|| {
-        Problem::new(ProblemKind::Unauthenticated, "send a token as 'Authorization: Bearer pkt_…'")
-    })?;
-    access.require_scope(scope)?;
-    Ok(access.clone())
+async fn authenticate_client(api: &Api, client: &Client, request: &Request) -> Result<Access, Problem> {
+    let is_local = is_local_request(client, request.uri(), request.headers());
+    match Credential::find(request.headers(), client.is_secure(is_local)) {
+        Some(credential) => match api.authenticator.authenticate(&credential).await? {
+            Some(access) => Ok(access),
+            None => {
+                api.metrics.count_refusal(Refusal::InvalidCredential);
+                api.limits.failures.check(client)?;
+                Err(Problem::new(ProblemKind::Unauthenticated, credential.describe_refusal()))
+            }
+        },
+        None if is_local && api.may_be_open() && api.authenticator.is_open().await? => Ok(Access::open()),
+        None => Err(Problem::new(
+            ProblemKind::Unauthenticated,
+            "send a token as 'Authorization: Bearer pkt_…', or sign in at /sign-in",
+        )),
+    }
+}
+
+/// A sender of any scope.
+pub(crate) struct Authenticated(pub(crate) Access);
+
+impl FromRequestParts<Api> for Authenticated {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, Problem> {
+        match parts.extensions.get::<Authentication>() {
+            Some(Authentication(access)) => access.clone().map(Self),
+            None => Err(Problem::new(ProblemKind::Unauthenticated, "the request was not authenticated")),
+        }
+    }
 }
 
 macro_rules! scope_extractors {
@@ -114,8 +85,10 @@ macro_rules! scope_extractors {
         impl FromRequestParts<Api> for $name {
             type Rejection = Problem;
 
-            async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, Problem> {
-                require_access(parts, Scope::$scope).map(Self)
+            async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+                let Authenticated(access) = Authenticated::from_request_parts(parts, api).await?;
+                access.require_scope(Scope::$scope)?;
+                Ok(Self(access))
             }
         }
     )* };

@@ -8,7 +8,7 @@ use std::{
 use ipnet::IpNet;
 use url::Url;
 
-use crate::options::Options;
+use crate::options::{AddressOptions, Options};
 
 /// Configuration of an API process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct Config {
     pub public_url: Option<Url>,
     /// Networks of reverse proxies whose forwarding headers are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Maximum number of open connections.
+    pub max_connections: usize,
     /// Maximum time for open requests to finish at shutdown.
     pub drain_timeout: Duration,
 }
@@ -29,18 +31,25 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8088)),
             public_url: None,
             trusted_proxies: Vec::new(),
+            max_connections: 10_000,
             drain_timeout: Duration::from_secs(15),
+        }
+    }
+}
+
+impl From<AddressOptions> for Config {
+    fn from(options: AddressOptions) -> Self {
+        Self {
+            listen: options.api_listen,
+            public_url: options.public_url,
+            trusted_proxies: options.trusted_proxies,
+            ..Self::default()
         }
     }
 }
 
 impl From<Options> for Config {
     fn from(options: Options) -> Self {
-        Self {
-            listen: options.api_listen,
-            public_url: options.public_url,
-            trusted_proxies: options.trusted_proxies,
-            drain_timeout: options.drain_timeout.0,
-        }
+        Self { drain_timeout: options.drain_timeout.0, ..Self::from(options.address) }
     }
 }

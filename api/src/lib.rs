@@ -6,13 +6,17 @@
 
 mod access;
 mod config;
+mod extract;
 mod metrics;
+mod observation;
 mod openapi;
 mod options;
 mod pipeline;
 mod problem;
+mod reference;
 mod router;
 mod server;
+mod sign_in;
 mod state;
 mod v1;
 
@@ -22,8 +26,9 @@ use picket_runtime::{Bus, Health, PipelineHandle, bus, wait_for_database};
 use picket_store::{Store, settings::SharedSettings};
 use ractor::SpawnErr;
 use tokio::net::TcpListener;
+use tracing::info;
 
-pub use self::{config::Config, metrics::describe_metrics, options::Options};
+pub use self::{config::Config, metrics::describe_metrics, options::{AddressOptions, Options}};
 
 use self::{metrics::Metrics, pipeline::ApiPipeline, state::Api};
 
@@ -50,6 +55,13 @@ pub enum Error {
     Spawn(#[from] SpawnErr),
 }
 
+/// The OpenAPI document of `/api/v1`, as api/openapi.json has it.
+pub fn describe_api() -> String {
+    let (_, document) = router::build_v1();
+    // Only text keys are in a document, so that it always has a text.
+    document.to_pretty_json().unwrap_or_default() + "\n"
+}
+
 /// Maximum database connections of an API process.
 pub const DATABASE_CONNECTIONS: u32 = 8;
 
@@ -59,6 +71,10 @@ pub struct RunningApi {
     pub pipeline: PipelineHandle,
     /// Address of the API and the web UI.
     pub address: SocketAddr,
+    /// URL under which people reach the web UI, without a slash at its end.
+    pub url: String,
+    /// True if the API may be open to all users of this machine while there is no token.
+    pub may_be_open: bool,
 }
 
 /// Starts an API process, which runs until drained. Waits for a database with a schema; NATS may be
@@ -81,6 +97,9 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
 
     let limit = config.drain_timeout;
     let api = Api::new(config, address, bus, store, settings, metrics);
+    let (url, may_be_open) = (api.public_url(), api.may_be_open());
     let pipeline = ApiPipeline::new(api, listener);
-    Ok(RunningApi { pipeline: PipelineHandle::start("api", pipeline, limit, &health).await?, address })
+    let pipeline = PipelineHandle::start("api", pipeline, limit, &health).await?;
+    info!(%address, "serving the API");
+    Ok(RunningApi { pipeline, address, url, may_be_open })
 }

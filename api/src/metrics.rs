@@ -1,10 +1,10 @@
 //! Metrics of the API.
 
-use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::{fmt::Write, sync::atomic::{AtomicI64, AtomicU64}};
 
 use picket_runtime::{AddMetric, Health};
 use prometheus_client::{
-    encoding::EncodeLabelSet,
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
     metrics::{
         counter::Counter,
         family::Family,
@@ -18,6 +18,7 @@ pub(crate) struct Metrics {
     pub(crate) requests: Family<RequestLabels, Counter<u64, AtomicU64>>,
     pub(crate) request_seconds: Histogram,
     pub(crate) connections: Gauge<i64, AtomicI64>,
+    refusals: Family<RefusalLabels, Counter<u64, AtomicU64>>,
 }
 
 /// Labels of answered requests.
@@ -25,8 +26,70 @@ pub(crate) struct Metrics {
 pub(crate) struct RequestLabels {
     /// Route with its parameters' names, which bounds the number of label values.
     pub(crate) route: String,
-    pub(crate) method: String,
+    pub(crate) method: &'static str,
     pub(crate) status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusalLabels {
+    reason: Refusal,
+}
+
+/// Reasons to refuse what a limit forbids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Refusal {
+    /// A connection was closed in favour of a new one.
+    ConnectionEvicted,
+    /// The head of a request did not arrive in time, or was no HTTP.
+    InvalidHead,
+    /// A body did not arrive in time.
+    BodyTimedOut,
+    /// A body was larger than allowed.
+    BodyTooLarge,
+    /// A response was not ready in time.
+    TimedOut,
+    /// A request of another website.
+    CrossSite,
+    /// A token or session that is not valid.
+    InvalidCredential,
+    /// Too many attempts to sign in.
+    SignInLimit,
+    /// Too many ad-hoc checks.
+    AdhocLimit,
+    /// Too many requests with an invalid token.
+    FailureLimit,
+}
+
+impl EncodeLabelValue for Refusal {
+    fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), std::fmt::Error> {
+        encoder.write_str(match self {
+            Self::ConnectionEvicted => "connection_evicted",
+            Self::InvalidHead => "invalid_head",
+            Self::BodyTimedOut => "body_timed_out",
+            Self::BodyTooLarge => "body_too_large",
+            Self::TimedOut => "timed_out",
+            Self::CrossSite => "cross_site",
+            Self::InvalidCredential => "invalid_credential",
+            Self::SignInLimit => "sign_in_limit",
+            Self::AdhocLimit => "adhoc_limit",
+            Self::FailureLimit => "failure_limit",
+        })
+    }
+}
+
+impl Refusal {
+    const ALL_REASONS: [Self; 10] = [
+        Self::ConnectionEvicted,
+        Self::InvalidHead,
+        Self::BodyTimedOut,
+        Self::BodyTooLarge,
+        Self::TimedOut,
+        Self::CrossSite,
+        Self::InvalidCredential,
+        Self::SignInLimit,
+        Self::AdhocLimit,
+        Self::FailureLimit,
+    ];
 }
 
 impl Metrics {
@@ -41,11 +104,23 @@ impl Metrics {
                 exponential_buckets(0.001, 2.0, 15),
             ),
             connections: registry.add_metric("connections", "Open connections"),
+            refusals: registry
+                .add_metric("refusals", "Connections, requests and credentials that were refused, by reason"),
         }
+    }
+
+    pub(crate) fn count_refusal(&self, reason: Refusal) {
+        self.refusals.get_or_create(&RefusalLabels { reason }).inc();
     }
 }
 
-/// Registers the metrics of an API process, for their reference.
-pub fn describe_metrics(health: &Health) {
-    Metrics::new(health);
+/// Registers the metrics of an API process, each with a series with `placeholder` as labels, for their
+/// reference.
+pub fn describe_metrics(health: &Health, placeholder: &str) {
+    let metrics = Metrics::new(health);
+    let labels = RequestLabels { route: placeholder.to_owned(), method: "GET", status: 200 };
+    metrics.requests.get_or_create(&labels);
+    for reason in Refusal::ALL_REASONS {
+        metrics.refusals.get_or_create(&RefusalLabels { reason });
+    }
 }

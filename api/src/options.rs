@@ -2,16 +2,15 @@
 
 use std::net::SocketAddr;
 
-use clap::Parser;
+use clap::{Args, Parser};
 use ipnet::IpNet;
 use picket_runtime::options::{DurationArg, ListenOptions, LogOptions, NatsOptions};
 use picket_store::DatabaseOptions;
 use url::Url;
 
-/// Serves the REST API, the web UI and live results; any number of them share the work
-#[derive(Parser, Clone, Debug)]
-#[command(name = "picket-api", version)]
-pub struct Options {
+/// Where the API is served, and how people reach it.
+#[derive(Args, Clone, Debug)]
+pub struct AddressOptions {
     /// Address to serve the API and the web UI on
     #[arg(long, env = "PICKET_API_LISTEN", default_value = "127.0.0.1:8088", value_name = "ADDRESS:PORT")]
     pub api_listen: SocketAddr,
@@ -23,6 +22,15 @@ pub struct Options {
     /// by commas
     #[arg(long, env = "PICKET_TRUSTED_PROXIES", value_name = "NETWORK[,NETWORK…]", value_delimiter = ',')]
     pub trusted_proxies: Vec<IpNet>,
+}
+
+/// Serves the REST API, the web UI and live results; any number of them share the work
+#[derive(Parser, Clone, Debug)]
+#[command(name = "picket-api", version)]
+pub struct Options {
+    /// Where the API is served and reached.
+    #[command(flatten)]
+    pub address: AddressOptions,
     /// Maximum time for open requests to finish at shutdown
     #[arg(long, env = "PICKET_DRAIN_TIMEOUT", default_value = "15s", value_name = "DURATION")]
     pub drain_timeout: DurationArg,

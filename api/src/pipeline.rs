@@ -5,7 +5,6 @@ use std::sync::Arc;
 use picket_runtime::{Pipeline, spawn_task};
 use ractor::{ActorCell, SpawnErr};
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 use crate::{router::build_router, server::Server, state::Api};
 
@@ -26,9 +25,13 @@ impl Pipeline for ApiPipeline {
     async fn spawn_actors(&self, supervisor: ActorCell) -> Result<Server, SpawnErr> {
         let follower = self.api.settings.clone().follow_database(self.api.store.clone());
         spawn_task("settings_follower", follower, supervisor.clone()).await?;
-        let stopping = CancellationToken::new();
+        let api = self.api.clone();
+        let sweeper = async move { api.limits.sweep_regularly().await };
+        spawn_task("limits_sweeper", sweeper, supervisor.clone()).await?;
         let router = build_router(&self.api);
-        let server = Server::new(self.listener.clone(), router, self.api.metrics.clone(), stopping);
+        let (metrics, stopping) = (self.api.metrics.clone(), self.api.stopping.clone());
+        let max_connections = self.api.config.max_connections;
+        let server = Server::new(self.listener.clone(), router, max_connections, metrics, stopping);
         spawn_task("server", server.clone().serve(), supervisor).await?;
         Ok(server)
     }

@@ -4,11 +4,11 @@
 
 use axum::{
     Json,
-    extract::rejection::{JsonRejection, PathRejection, QueryRejection},
+    extract::rejection::PathRejection,
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, StatusCode, header};
-use picket_proto::ValidationError;
+use picket_proto::{ValidationError, validation::sanitize_text};
 use serde::Serialize;
 use tracing::error;
 use utoipa::ToSchema;
@@ -63,9 +63,29 @@ pub(crate) enum ProblemKind {
     DatabaseUnavailable,
     BusUnavailable,
     TimedOut,
+    BodyTimedOut,
 }
 
 impl ProblemKind {
+    pub(crate) const ALL_KINDS: [Self; 16] = [
+        Self::Malformed,
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::Conflict,
+        Self::PreconditionFailed,
+        Self::TooLarge,
+        Self::UnsupportedMediaType,
+        Self::Invalid,
+        Self::RateLimited,
+        Self::Internal,
+        Self::DatabaseUnavailable,
+        Self::BusUnavailable,
+        Self::TimedOut,
+        Self::BodyTimedOut,
+    ];
+
     fn describe(self) -> (StatusCode, &'static str, &'static str) {
         match self {
             Self::Malformed => (StatusCode::BAD_REQUEST, "/api#malformed", "The request is malformed"),
@@ -100,8 +120,26 @@ impl ProblemKind {
             Self::BusUnavailable => {
                 (StatusCode::SERVICE_UNAVAILABLE, "/api#bus-unavailable", "NATS is not available")
             }
+            Self::BodyTimedOut => {
+                (StatusCode::REQUEST_TIMEOUT, "/api#body-timed-out", "The body did not arrive in time")
+            }
             Self::TimedOut => (StatusCode::GATEWAY_TIMEOUT, "/api#timed-out", "The answer took too long"),
         }
+    }
+}
+
+impl ProblemKind {
+    pub(crate) fn status(self) -> StatusCode {
+        self.describe().0
+    }
+
+    pub(crate) fn title(self) -> &'static str {
+        self.describe().2
+    }
+
+    /// Name of the kind in the reference of the API.
+    pub(crate) fn anchor(self) -> &'static str {
+        self.describe().1.trim_start_matches("/api#")
     }
 }
 
@@ -126,8 +164,14 @@ impl Problem {
 
     /// A query parameter is not allowed.
     pub(crate) fn invalid_parameter(name: &str, value: &str, allowed: &str) -> Self {
-        let detail = format!("{name}: '{value}' is not allowed; allowed: {allowed}");
-        Self::new(ProblemKind::Invalid, detail.clone()).with_field_error(format!("?{name}"), detail)
+        let error = ValidationError::new(name, sanitize_text(value, 200), allowed);
+        Self::invalid_field(format!("?{name}"), &error)
+    }
+
+    /// An error of our own; its reason is for the log.
+    pub(crate) fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
+        error!(error, "a request failed");
+        Self::new(ProblemKind::Internal, "the request failed; the log of picket-api has the reason")
     }
 
     pub(crate) fn with_field_error(mut self, pointer: String, detail: String) -> Self {
@@ -147,6 +191,11 @@ impl Problem {
 
     pub(crate) fn status(&self) -> StatusCode {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// Seconds to wait before a retry.
+    pub(crate) fn retry_after(&self) -> Option<u64> {
+        self.retry_after
     }
 
     pub(crate) fn title(&self) -> &'static str {
@@ -182,8 +231,8 @@ impl From<picket_store::Error> for Problem {
                 let pointer = format!("/{}", error.field.replace('.', "/"));
                 Self::invalid_field(pointer, &error)
             }
-            Store::DuplicateSite => Self::new(ProblemKind::Conflict, error.to_string()),
-            Store::SiteNotFound(_) | Store::RegionNotFound(_) => {
+            Store::DuplicateSite | Store::DuplicateToken(_) => Self::new(ProblemKind::Conflict, error.to_string()),
+            Store::SiteNotFound(_) | Store::RegionNotFound(_) | Store::TokenNotFound(_) => {
                 Self::new(ProblemKind::NotFound, error.to_string())
             }
             error if error.is_transient() || error.may_recover() => {
@@ -192,29 +241,8 @@ impl From<picket_store::Error> for Problem {
                 Self::new(ProblemKind::DatabaseUnavailable, "the database did not answer; try again")
                     .with_retry_after(5)
             }
-            error => {
-                error!(error = &error as &dyn std::error::Error, "a request failed");
-                Self::new(ProblemKind::Internal, "the request failed; the log of picket-api has the reason")
-            }
+            error => Self::internal(&error),
         }
-    }
-}
-
-impl From<JsonRejection> for Problem {
-    fn from(rejection: JsonRejection) -> Self {
-        let kind = match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => ProblemKind::TooLarge,
-            StatusCode::UNSUPPORTED_MEDIA_TYPE => ProblemKind::UnsupportedMediaType,
-            StatusCode::UNPROCESSABLE_ENTITY => ProblemKind::Invalid,
-            _ => ProblemKind::Malformed,
-        };
-        Self::new(kind, rejection.body_text())
-    }
-}
-
-impl From<QueryRejection> for Problem {
-    fn from(rejection: QueryRejection) -> Self {
-        Self::new(ProblemKind::Invalid, rejection.body_text())
     }
 }
 

@@ -4,9 +4,14 @@ use std::{net::SocketAddr, ops::Deref, sync::Arc};
 
 use picket_runtime::Bus;
 use picket_store::{Store, settings::SharedSettings};
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::{Config, metrics::Metrics};
+use crate::{
+    Config,
+    access::{authenticator::Authenticator, limits::RateLimits, local_request::is_loopback_host},
+    metrics::Metrics,
+};
 
 /// State of an API process. Cheap to clone.
 #[derive(Clone)]
@@ -21,6 +26,10 @@ pub(crate) struct ApiState {
     pub(crate) store: Store,
     pub(crate) settings: SharedSettings,
     pub(crate) metrics: Metrics,
+    pub(crate) authenticator: Authenticator,
+    pub(crate) limits: RateLimits,
+    /// Cancelled at the start of a drain. Endless responses end with it.
+    pub(crate) stopping: CancellationToken,
 }
 
 impl Api {
@@ -32,17 +41,41 @@ impl Api {
         settings: SharedSettings,
         metrics: Metrics,
     ) -> Self {
-        Self(Arc::new(ApiState { config, address, bus, store, settings, metrics }))
+        let (authenticator, limits) = (Authenticator::new(store.clone()), RateLimits::new(&metrics));
+        let stopping = CancellationToken::new();
+        Self(Arc::new(ApiState {
+            config,
+            address,
+            bus,
+            store,
+            settings,
+            metrics,
+            authenticator,
+            limits,
+            stopping,
+        }))
     }
 }
 
 impl ApiState {
     /// URL under which people reach this installation, without a slash at its end.
     pub(crate) fn public_url(&self) -> String {
-        let own = self.config.public_url.as_ref().map(Url::to_string);
-        let url = own.or_else(|| self.settings.current().public_url.clone());
-        let url = url.unwrap_or_else(|| format!("http://{}", self.address));
+        let url = self.configured_url().unwrap_or_else(|| format!("http://{}", self.address));
         url.trim_end_matches('/').to_owned()
+    }
+
+    fn configured_url(&self) -> Option<String> {
+        let own = self.config.public_url.as_ref().map(Url::to_string);
+        own.or_else(|| self.settings.current().public_url.clone())
+    }
+
+    /// False where people reach this process from elsewhere: then it is never open without a token.
+    pub(crate) fn may_be_open(&self) -> bool {
+        let is_public = |url: String| {
+            let url = Url::parse(&url).ok();
+            !url.is_some_and(|url| url.host_str().is_some_and(is_loopback_host))
+        };
+        self.address.ip().is_loopback() && !self.configured_url().is_some_and(is_public)
     }
 }
 

@@ -64,6 +64,8 @@ impl From<picket_store::Error> for Error {
             | Store::DuplicateSite
             | Store::SiteNotFound(_)
             | Store::RegionNotFound(_)
+            | Store::DuplicateToken(_)
+            | Store::TokenNotFound(_)
             | Store::SchemaIncompatible { .. }
             | Store::SharedSession => Self::Usage(text),
             Store::Database { .. }

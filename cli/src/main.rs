@@ -28,6 +28,8 @@ mod site;
 mod site_args;
 mod status;
 mod tail;
+mod time_arg;
+mod token;
 #[cfg(feature = "local")]
 mod up;
 
@@ -106,6 +108,9 @@ enum Command {
     /// Configure a NATS server with a credential for each role and region
     #[command(subcommand)]
     Nats(nats::NatsCommand),
+    /// Manage tokens of the API and the web UI: create, list, revoke
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Manage maintenance windows, in which no incident opens: add, list, remove
     #[command(subcommand)]
     Maintenance(maintenance::MaintenanceCommand),
@@ -182,6 +187,7 @@ async fn run_command(command: Command, matches: &ArgMatches) -> Result<u8, Error
         Command::Export(options) => apply::run_export(options, matches).await,
         Command::Region(command) => region::run(command, matches).await,
         Command::Nats(command) => nats::run(command, matches).await,
+        Command::Token(command) => token::run(command, matches).await,
         Command::Maintenance(command) => maintenance::run(command, matches).await,
         Command::Tail(options) => tail::run(*options, matches).await,
         Command::Probers(options) => probers::run(*options, matches).await,
@@ -225,6 +231,8 @@ mod tests {
             (&["settings", "set", "lease_time"], &["VALUE"]),
             (&["maintenance", "add", "7", "--to", "soon"], &["--to", "soon", "+2h"]),
             (&["maintenance", "add", "--to", "+2h"], &["--tag"]),
+            (&["token", "create", "ci", "--scopes", "root"], &["--scopes", "root", "read, write, check, admin"]),
+            (&["token", "create", "ci"], &["--scopes"]),
             (&["report", "uptime", "--since", "month"], &["--since", "'month'", "15s"]),
             (&["report", "latency", "--output", "yaml"], &["--output", "yaml", "table", "json", "csv"]),
             (&["tail", "--outcome", "sideways"], &["--outcome", "sideways", "up, down, missed"]),
@@ -251,6 +259,8 @@ mod tests {
             &["leases"],
             &["ledger"],
             &["maintenance", "list"],
+            &["token", "list"],
+            &["token", "create", "ci", "--scopes", "read"],
             &["report", "uptime"],
             &["report", "latency"],
             &["report", "incidents"],

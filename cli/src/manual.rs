@@ -38,6 +38,7 @@ mod tests {
             "picket-coordinator",
             "picket-prober",
             "picket-sink",
+            "picket-api",
         ] {
             let text = std::fs::read_to_string(dir.path().join(format!("{page}.1"))).unwrap();
             assert!(text.contains(".SH SYNOPSIS"), "{page}: {text}");

@@ -49,6 +49,9 @@ pub(crate) struct UpOptions {
     /// Do not run a sink
     #[arg(long)]
     no_sink: bool,
+    /// Do not run the API and the web UI
+    #[arg(long)]
+    no_api: bool,
     /// Do not apply sites.yaml
     #[arg(long)]
     no_apply: bool,
@@ -66,6 +69,8 @@ pub(crate) struct UpOptions {
     pub(crate) behaviour: picket_prober::BehaviourOptions,
     #[command(flatten)]
     secrets: picket_prober::SecretsOptions,
+    #[command(flatten)]
+    api: picket_api::AddressOptions,
     #[command(flatten)]
     pub(crate) settings: InitialSettings,
     #[command(flatten)]
@@ -114,6 +119,7 @@ impl UpOptions {
             probers: regions.iter().filter(|_| !self.no_probers).map(prober).collect(),
             regions,
             sink: (!self.no_sink).then(picket_sink::Config::default),
+            api: (!self.no_api).then(|| picket_api::Config::from(self.api.clone())),
             log: self.log.clone(),
             is_log_filter_given: explicit_arg(matches, "log").is_some(),
         })

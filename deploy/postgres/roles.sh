@@ -3,12 +3,14 @@
 # Run it once as a superuser, with psql's own variables (PGHOST, PGUSER …) saying where, before `picket migrate`.
 # The passwords are read from the environment, so that no command line shows them.
 set -eu
-: "${PICKET_OWNER_PASSWORD:?}" "${PICKET_COORDINATOR_PASSWORD:?}" "${PICKET_SINK_PASSWORD:?}" "${PICKET_REPORT_PASSWORD:?}"
+: "${PICKET_OWNER_PASSWORD:?}" "${PICKET_COORDINATOR_PASSWORD:?}" "${PICKET_SINK_PASSWORD:?}" "${PICKET_API_PASSWORD:?}" \
+    "${PICKET_REPORT_PASSWORD:?}"
 
 psql --no-password --no-psqlrc --quiet --set ON_ERROR_STOP=1 --dbname "${POSTGRES_DB:-picket}" <<'SQL'
 \getenv owner PICKET_OWNER_PASSWORD
 \getenv coordinator PICKET_COORDINATOR_PASSWORD
 \getenv sink PICKET_SINK_PASSWORD
+\getenv api PICKET_API_PASSWORD
 \getenv report PICKET_REPORT_PASSWORD
 SELECT current_database() AS database \gset
 
@@ -24,6 +26,7 @@ GRANT pg_read_all_stats TO picket;
 ALTER DATABASE :"database" OWNER TO picket;
 CREATE ROLE coordinator LOGIN PASSWORD :'coordinator' IN ROLE picket_coordinator;
 CREATE ROLE sink LOGIN PASSWORD :'sink' IN ROLE picket_sink;
+CREATE ROLE api LOGIN PASSWORD :'api' IN ROLE picket_api;
 CREATE ROLE report LOGIN PASSWORD :'report' IN ROLE picket_report;
 -- As long as a transaction is open no dead row is removed. A role's settings are not those of its members: each login needs its own.
 ALTER ROLE report SET statement_timeout = '5min';

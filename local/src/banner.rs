@@ -6,7 +6,7 @@ use picket_runtime::{
     connect::parse_host_port,
     console::{print_error, print_line},
 };
-use picket_store::{Store, regions};
+use picket_store::{Store, api_tokens, regions, sessions};
 
 use crate::{
     config::Config,
@@ -14,6 +14,7 @@ use crate::{
     log,
     servers::{ServerKind, Servers},
     service_file::{self, PG_SERVICE_NAME},
+    services::WebAddress,
 };
 
 pub(crate) async fn print_banner(
@@ -21,6 +22,7 @@ pub(crate) async fn print_banner(
     servers: &Servers,
     store: &Store,
     sites: Option<&str>,
+    web: Option<&WebAddress>,
 ) -> Result<(), Error> {
     let dir = config.data_dir.as_path();
     let all = regions::list_regions(store).await?;
@@ -36,6 +38,7 @@ pub(crate) async fn print_banner(
     let parts = [
         (config.coordinator.is_none(), "coordinator".to_owned()),
         (config.sink.is_none(), "sink".to_owned()),
+        (web.is_none(), "API".to_owned()),
         (config.probers.is_empty(), format!("probers in {}", here.join(", "))),
     ];
     let parts: Vec<String> =
@@ -56,6 +59,9 @@ pub(crate) async fn print_banner(
         "  sites     {schedules} schedules{}",
         sites.map(|sites| format!("; {sites}")).unwrap_or_default()
     ));
+    if let Some(web) = web {
+        print_line(format_args!("  web       {}", describe_sign_in(web, store).await?));
+    }
     print_line(format_args!("  data      {}", dir.display()));
     print_line(format_args!("  logs      {}", dir.join(log::LOG_FILE).display()));
     let picket = program_name();
@@ -85,6 +91,16 @@ pub(crate) async fn print_banner(
         ));
     }
     Ok(())
+}
+
+/// The link that signs in to the web UI once, and whether it is needed.
+async fn describe_sign_in(web: &WebAddress, store: &Store) -> Result<String, Error> {
+    let link = sessions::create_sign_in_link(store).await?;
+    let note = match web.may_be_open && !api_tokens::has_tokens(store).await? {
+        true => "open to all users of this machine until the first 'picket token create'",
+        false => "this link signs in once, within 10 minutes",
+    };
+    Ok(format!("{}/sign-in?link={}  ({note})", web.url, link.reveal()))
 }
 
 /// The command that starts this program: its name if the `PATH` leads to it, its path otherwise.

@@ -32,6 +32,8 @@ pub struct Config {
     pub probers: Vec<picket_prober::Config>,
     /// The sink, unless none is to run.
     pub sink: Option<picket_sink::Config>,
+    /// The API with the web UI, unless none is to run.
+    pub api: Option<picket_api::Config>,
     /// Filter and format of the log.
     pub log: LogOptions,
     /// True if the user gave the log filter, which then applies to the screen too; otherwise the

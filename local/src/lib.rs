@@ -1,4 +1,4 @@
-//! A system on this machine: coordinator, probers and sink in one process, with a local NATS and
+//! A system on this machine: coordinator, probers, sink and API in one process, with a local NATS and
 //! Postgres. `picket up`, `picket down` and `picket demo` are this library's commands.
 #![warn(missing_docs)]
 

@@ -1,4 +1,4 @@
-//! Coordinator, sink and probers in this process, each with connections of its own, as in separate
+//! Coordinator, sink, probers and API in this process, each with connections of its own, as in separate
 //! processes.
 
 use std::time::Duration;
@@ -24,6 +24,18 @@ pub(crate) struct Services {
     coordinator: Option<ServiceHandle>,
     probers: Vec<ServiceHandle>,
     sink: Option<ServiceHandle>,
+    api: Option<ServiceHandle>,
+    /// Where people reach the API, if it runs.
+    pub(crate) web: Option<WebAddress>,
+}
+
+/// Where people reach the API and the web UI.
+#[derive(Clone)]
+pub(crate) struct WebAddress {
+    /// URL without a slash at its end.
+    pub(crate) url: String,
+    /// True if it may be open to all users of this machine while there is no token.
+    pub(crate) may_be_open: bool,
 }
 
 struct ServiceHandle {
@@ -66,6 +78,15 @@ pub(crate) async fn start_services(
         let pipeline = picket_prober::start(prober, bus.clone(), health).await.map_err(start_error)?;
         parts.probers.push(ServiceHandle { pipeline, bus });
     }
+    if let Some(api) = config.api.clone() {
+        let health = Health::new();
+        let bus = connect::connect_bus(nats, &Role::Api, "picket-api", &health).await?;
+        let store = Store::new(database, "picket-api", picket_api::DATABASE_CONNECTIONS)?;
+        let api = picket_api::Config { drain_timeout: DRAIN_TIMEOUT, ..api };
+        let running = picket_api::start(api, bus.clone(), store, health).await.map_err(start_error)?;
+        parts.api = Some(ServiceHandle { pipeline: running.pipeline, bus });
+        parts.web = Some(WebAddress { url: running.url, may_be_open: running.may_be_open });
+    }
     Ok(())
 }
 
@@ -98,7 +119,7 @@ fn with_loopback(by_option: &[IpNet]) -> Vec<IpNet> {
 impl Services {
     /// Waits until a service has failed permanently, and returns its name.
     pub(crate) async fn wait_for_failure(&mut self) -> String {
-        let all = self.coordinator.iter_mut().chain(&mut self.probers).chain(&mut self.sink);
+        let all = self.coordinator.iter_mut().chain(&mut self.probers).chain(&mut self.sink).chain(&mut self.api);
         let endings: Vec<_> = all
             .map(|part| {
                 let name = part.pipeline.name().to_owned();
@@ -114,11 +135,11 @@ impl Services {
         }
     }
 
-    /// Stops the services in order: coordinator and probers first, then the sink, when no more
+    /// Stops the services in order: coordinator, probers and API first, then the sink, when no more
     /// results arrive.
     pub(crate) async fn drain_in_order(self) {
-        let Self { coordinator, probers, sink } = self;
-        join_all(coordinator.into_iter().chain(probers).map(ServiceHandle::drain)).await;
+        let Self { coordinator, probers, sink, api, .. } = self;
+        join_all(coordinator.into_iter().chain(probers).chain(api).map(ServiceHandle::drain)).await;
         if let Some(sink) = sink {
             sink.drain().await;
         }

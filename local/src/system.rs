@@ -152,7 +152,8 @@ impl System {
         self.start_services(&store).await?;
         let sites = apply_sites(&store).await?;
         self.write_connection_files()?;
-        banner::print_banner(&self.config, &self.servers, &store, sites.summary.as_deref()).await?;
+        let web = self.services.web.as_ref();
+        banner::print_banner(&self.config, &self.servers, &store, sites.summary.as_deref(), web).await?;
         sites.notes.iter().for_each(print_line);
         Ok(())
     }

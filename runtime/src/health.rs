@@ -22,9 +22,10 @@ use prometheus_client::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    task::AbortHandle,
 };
 use tracing::{info, warn};
+
+use crate::open_connections::OpenConnections;
 
 /// Registration of metrics by their owner. The registry keeps a clone, which shares its value.
 pub trait AddMetric {
@@ -144,6 +145,9 @@ impl ReadinessCheck {
     }
 }
 
+/// Maximum number of open connections. Scrapers and probes are few.
+const MAX_CONNECTIONS: usize = 64;
+
 /// Serves health and metrics on `listen` until the process ends. Returns the bound address.
 ///
 /// # Errors
@@ -153,13 +157,18 @@ pub async fn serve_health(health: Health, listen: SocketAddr) -> std::io::Result
     let address = listener.local_addr()?;
     info!(listen = %address, "serving /healthz, /readyz and /metrics");
     tokio::spawn(async move {
-        let mut connections = OpenConnections::default();
+        let connections = OpenConnections::new(MAX_CONNECTIONS);
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    connections.evict_if_full(peer.ip());
-                    let task = tokio::spawn(serve_connection(stream, health.clone()));
-                    connections.0.push((peer.ip(), task.abort_handle()));
+                    let (mut place, _) = connections.admit(peer.ip());
+                    let connection = serve_connection(stream, health.clone());
+                    tokio::spawn(async move {
+                        tokio::select! {
+                            () = connection => {}
+                            () = place.evicted() => {}
+                        }
+                    });
                 }
                 Err(error) => {
                     warn!(%error, "could not accept a health connection, retrying");
@@ -194,36 +203,6 @@ async fn serve_connection(stream: TcpStream, health: Health) {
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
     let _ = tokio::time::timeout(TIMEOUT, connection).await;
-}
-
-/// Open connections, oldest first. If the table is full, a new connection evicts the oldest one of
-/// the peer with the most connections. A peer that opens many evicts its own, and probes still get
-/// in.
-#[derive(Default)]
-struct OpenConnections(Vec<(IpAddr, AbortHandle)>);
-
-impl OpenConnections {
-    /// Maximum number of open connections. Scrapers and probes are few.
-    const MAX_OPEN: usize = 64;
-
-    /// Evicts a connection if the table has no place for a new one of `peer`.
-    fn evict_if_full(&mut self, peer: IpAddr) {
-        self.0.retain(|(_, task)| !task.is_finished());
-        if self.0.len() < Self::MAX_OPEN {
-            return;
-        }
-        // The new connection counts too, or `peer` could evict a connection of another peer at a
-        // tie.
-        let mut counts = BTreeMap::from([(peer, 1)]);
-        for (peer, _) in &self.0 {
-            *counts.entry(*peer).or_insert(0) += 1;
-        }
-        let most = counts.values().max().copied().unwrap_or_default();
-        let oldest = self.0.iter().position(|(peer, _)| counts.get(peer) == Some(&most));
-        // If each peer has a single connection, including the new one, the oldest of all goes.
-        let (_, task) = self.0.remove(oldest.unwrap_or_default());
-        task.abort();
-    }
 }
 
 /// Requests readiness from the process that serves health at `listen`. Returns the readiness and
@@ -314,26 +293,6 @@ mod tests {
         let mut rest = Vec::new();
         idle[0].read_to_end(&mut rest).await.ok();
         assert!(rest.is_empty());
-    }
-
-    #[tokio::test]
-    async fn an_address_with_many_connections_displaces_its_own() {
-        let mut connections = OpenConnections::default();
-        let peer = |last: u8| IpAddr::from([127, 0, 0, last]);
-        let open = |connections: &mut OpenConnections, last| {
-            connections.evict_if_full(peer(last));
-            let task = tokio::spawn(std::future::pending::<()>());
-            connections.0.push((peer(last), task.abort_handle()));
-        };
-
-        open(&mut connections, 1);
-        for _ in 0..1_000 {
-            open(&mut connections, 2);
-            tokio::task::yield_now().await;
-        }
-
-        assert_eq!(connections.0.len(), OpenConnections::MAX_OPEN);
-        assert_eq!(connections.0[0].0, peer(1), "the connection of the other peer is the oldest and stays");
     }
 
     #[test]

@@ -95,6 +95,12 @@ pub enum Error {
     /// No region has this name.
     #[error("there is no region '{0}'")]
     RegionNotFound(String),
+    /// A valid token has the same name.
+    #[error("there is a valid token '{0}' already; revoke it, or choose another name")]
+    DuplicateToken(String),
+    /// No valid token has this id or name.
+    #[error("there is no valid token '{0}'")]
+    TokenNotFound(String),
 }
 
 impl Error {

@@ -5,6 +5,8 @@
 //! server that has disappeared.
 #![warn(missing_docs)]
 
+mod api_secrets;
+pub mod api_tokens;
 pub mod change_feed;
 mod decisions;
 pub mod error;
@@ -22,6 +24,7 @@ pub mod reports;
 pub mod result_watermark;
 pub mod results;
 pub mod schedules;
+pub mod sessions;
 pub mod settings;
 pub mod site_status;
 pub mod sites;
@@ -31,6 +34,7 @@ mod timestamp;
 pub mod warning_rules;
 pub mod warnings;
 
+pub use api_secrets::ApiSecret;
 pub use error::Error;
 pub use options::DatabaseOptions;
 pub use store::{MIGRATOR, ServerGuard, Store};

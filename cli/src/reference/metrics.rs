@@ -36,18 +36,19 @@ pub(super) fn generate() -> String {
 }
 
 /// The registry of each process, with a series in each family: families without series are not encoded.
-fn process_registries() -> [(&'static str, Health); 3] {
+fn process_registries() -> [(&'static str, Health); 4] {
     let region =
         PLACEHOLDER.parse::<RegionName>().unwrap_or_else(|_| unreachable!("the placeholder is a name"));
-    let [coordinator, prober, sink] = [Health::new(), Health::new(), Health::new()];
-    for health in [&coordinator, &prober, &sink] {
+    let [coordinator, prober, sink, api] = std::array::from_fn(|_| Health::new());
+    for health in [&coordinator, &prober, &sink, &api] {
         Bus::describe_metrics(health);
         PipelineHandle::describe_metrics(health);
     }
     picket_coordinator::describe_metrics(&coordinator, PLACEHOLDER);
     picket_prober::describe_metrics(&prober, &region, PLACEHOLDER);
     picket_sink::describe_metrics(&sink, PLACEHOLDER);
-    [("picket-coordinator", coordinator), ("picket-prober", prober), ("picket-sink", sink)]
+    picket_api::describe_metrics(&api, PLACEHOLDER);
+    [("picket-coordinator", coordinator), ("picket-prober", prober), ("picket-sink", sink), ("picket-api", api)]
 }
 
 fn metric_row(metric: &Metric) -> Vec<String> {

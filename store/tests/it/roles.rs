@@ -129,6 +129,23 @@ const ATTEMPTS: &[(&str, &[&str])] = &[
     ("UPDATE picket.ticket_keys SET retired_at = now()", &[]),
     ("SELECT * FROM picket.outbox", &[SINK, API]),
     ("DELETE FROM picket.outbox", &[SINK]),
+    // Tokens and sessions.
+    ("SELECT * FROM picket.api_tokens", &[API]),
+    (
+        "INSERT INTO picket.api_tokens (name, secret_hash, scopes) VALUES ('a', decode(repeat('00', 32), 'hex'), '{read}')",
+        &[API],
+    ),
+    ("UPDATE picket.api_tokens SET last_used_at = now(), revoked_at = now()", &[API]),
+    ("UPDATE picket.api_tokens SET scopes = '{admin}'", &[]),
+    ("UPDATE picket.api_tokens SET revoked_at = NULL, secret_hash = decode(repeat('00', 32), 'hex')", &[]),
+    ("DELETE FROM picket.api_tokens", &[]),
+    ("SELECT * FROM picket.sessions", &[API]),
+    ("UPDATE picket.sessions SET scopes = '{admin}'", &[]),
+    ("UPDATE picket.sessions SET expires_at = 'infinity'", &[]),
+    ("DELETE FROM picket.sessions", &[API]),
+    ("SELECT * FROM picket.sign_in_links", &[API]),
+    ("UPDATE picket.sign_in_links SET expires_at = 'infinity'", &[]),
+    ("DELETE FROM picket.sign_in_links", &[API]),
     // Reports.
     ("SELECT * FROM report.checks", &[API, REPORT]),
     ("SELECT * FROM report.site_status", &[API, REPORT]),

@@ -12,7 +12,7 @@ pub mod forged_results;
 pub mod invalid_rows;
 mod netns;
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use picket_harness::{
     builders, eventually,
@@ -174,6 +174,14 @@ impl Stack {
     /// Starts a sink.
     pub async fn spawn_sink(&self, options: &[&str]) -> Process {
         self.spawn_process("picket-sink", options, &[]).await
+    }
+
+    /// Starts an API. Returns it with the address of the API itself.
+    pub async fn spawn_api(&self, options: &[&str]) -> (Process, SocketAddr) {
+        let address = process::free_address();
+        let listen = [("PICKET_API_LISTEN", address.to_string())];
+        let variables = listen.each_ref().map(|(name, value)| (*name, value.as_str()));
+        (self.spawn_process("picket-api", options, &variables).await, address)
     }
 
     /// Loads the ticket keys of this installation, as coordinators do.

@@ -46,6 +46,8 @@ impl UpInstance {
             .current_dir(&self.dir)
             .env_remove("DATABASE_URL")
             .env_remove("NATS_URL")
+            // A free port, since several systems run at once.
+            .env("PICKET_API_LISTEN", "127.0.0.1:0")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -260,4 +262,31 @@ async fn up_applies_the_sites_file_of_its_directory() {
     drop(database);
     send_signal(&up, "INT");
     assert_eq!(wait_output(up).await.0, Some(0));
+}
+
+#[tokio::test]
+async fn up_prints_a_link_that_signs_in() {
+    let place = UpInstance::new().await;
+    let mut up = place.up_command(&[]).spawn().unwrap();
+    let mut lines = BufReader::new(up.stdout.take().unwrap()).lines();
+    let line = tokio::time::timeout(READY_TIMEOUT, async {
+        loop {
+            let line = lines.next_line().await.unwrap().expect("the link is printed");
+            if line.contains("/sign-in?link=") {
+                break line;
+            }
+        }
+    });
+    let line = line.await.unwrap();
+    assert!(line.contains("open to all users of this machine"), "{line}");
+    let url: url::Url = line.split_whitespace().find(|word| word.starts_with("http")).unwrap().parse().unwrap();
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], url.port().unwrap()));
+    let path = format!("{}?{}", url.path(), url.query().unwrap());
+
+    let signed_in = picket_harness::http::get(address, &path, READY_TIMEOUT).await.unwrap();
+    let twice = picket_harness::http::get(address, &path, READY_TIMEOUT).await.unwrap();
+
+    assert_eq!((signed_in.status, twice.status), (303, 401));
+    send_signal(&up, "TERM");
+    up.wait().await.unwrap();
 }

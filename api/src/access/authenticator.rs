@@ -1,0 +1,158 @@
+//! Finds the rights of a token or a session.
+//!
+//! Found rights are remembered for some seconds, so that a page with several requests reads one row. Bound:
+//! [`Authenticator::MAX_ENTRIES`] entries. Loss: none; the rows are in the database. A revocation takes effect at
+//! once in this process, and within [`Authenticator::MAX_AGE`] in others.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use http::{HeaderMap, header};
+use moka::future::Cache;
+use picket_store::{Store, api_tokens, sessions};
+use sha2::{Digest, Sha256};
+use tracing::debug;
+
+use super::{cookie::find_session_secret, rights::Access};
+
+/// What a request shows to be authenticated.
+#[derive(Clone)]
+pub(crate) enum Credential {
+    /// A token, in the header Authorization.
+    Token(String),
+    /// A session, in a cookie.
+    Session(String),
+    /// Something else in the header Authorization.
+    Unknown,
+}
+
+impl Credential {
+    /// The credential of a request. A header Authorization takes precedence over cookies.
+    pub(crate) fn find(headers: &HeaderMap, is_secure: bool) -> Option<Self> {
+        match headers.get(header::AUTHORIZATION) {
+            Some(value) => {
+                let token = value.to_str().ok().and_then(|text| {
+                    let (scheme, token) = text.split_once(' ')?;
+                    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+                });
+                Some(token.map_or(Self::Unknown, Self::Token))
+            }
+            None => find_session_secret(headers, is_secure).map(Self::Session),
+        }
+    }
+
+    /// Why the request is refused if the credential is not valid.
+    pub(crate) fn describe_refusal(&self) -> &'static str {
+        match self {
+            Self::Token(_) => "the token is unknown, expired or revoked",
+            Self::Session(_) => "the session has ended; sign in at /sign-in",
+            Self::Unknown => {
+                "the header Authorization is not understood; allowed: a token, as 'Bearer pkt_…'"
+            }
+        }
+    }
+
+    fn cache_key(&self) -> [u8; 32] {
+        // Secrets are not kept in memory longer than need be.
+        match self {
+            Self::Token(secret) | Self::Session(secret) => Sha256::digest(secret.as_bytes()).into(),
+            Self::Unknown => [0; 32],
+        }
+    }
+}
+
+/// See the module documentation.
+pub(crate) struct Authenticator {
+    store: Store,
+    /// Rights of valid tokens and sessions; invalid ones are looked for anew.
+    known: Cache<[u8; 32], Access>,
+    /// True once a token is known to exist. Tokens are never deleted.
+    has_tokens: AtomicBool,
+    /// Filled while no token exists.
+    lacks_tokens: Cache<(), ()>,
+}
+
+impl Authenticator {
+    /// Maximum age of remembered rights. The sum of all delays of a revocation.
+    const MAX_AGE: Duration = Duration::from_secs(5);
+    const MAX_ENTRIES: u64 = 10_000;
+
+    pub(crate) fn new(store: Store) -> Self {
+        Self {
+            store,
+            known: Cache::builder().max_capacity(Self::MAX_ENTRIES).time_to_live(Self::MAX_AGE).build(),
+            has_tokens: AtomicBool::new(false),
+            lacks_tokens: Cache::builder().max_capacity(1).time_to_live(Duration::from_secs(1)).build(),
+        }
+    }
+
+    /// Rights of a credential; `None` if it is not valid.
+    ///
+    /// # Errors
+    /// If the database does not answer in time.
+    pub(crate) async fn authenticate(
+        &self,
+        credential: &Credential,
+    ) -> Result<Option<Access>, picket_store::Error> {
+        let key = credential.cache_key();
+        if let Some(access) = self.known.get(&key).await {
+            return Ok(Some(access));
+        }
+        let found = match credential {
+            Credential::Token(secret) => {
+                let token = api_tokens::find_token(&self.store, secret).await?;
+                if let Some(token) = &token {
+                    log_failure(api_tokens::record_token_use(&self.store, token.id).await);
+                }
+                token.map(Access::of_token)
+            }
+            Credential::Session(secret) => {
+                let session = sessions::find_session(&self.store, secret).await?;
+                if session.is_some() {
+                    log_failure(sessions::record_session_use(&self.store, secret).await);
+                }
+                session.map(Access::of_session)
+            }
+            Credential::Unknown => None,
+        };
+        if let Some(access) = &found {
+            self.known.insert(key, access.clone()).await;
+        }
+        Ok(found)
+    }
+
+    /// True while no token has ever been created. A person who creates the first token closes the API
+    /// to everybody without one.
+    ///
+    /// # Errors
+    /// If the database does not answer in time.
+    pub(crate) async fn is_open(&self) -> Result<bool, picket_store::Error> {
+        if self.has_tokens.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        if self.lacks_tokens.contains_key(&()) {
+            return Ok(true);
+        }
+        let has_tokens = api_tokens::has_tokens(&self.store).await?;
+        match has_tokens {
+            true => self.has_tokens.store(true, Ordering::Relaxed),
+            false => self.lacks_tokens.insert((), ()).await,
+        }
+        Ok(!has_tokens)
+    }
+
+    /// Forgets all remembered rights, after a change of tokens or sessions.
+    pub(crate) fn forget_all(&self) {
+        self.known.invalidate_all();
+        self.lacks_tokens.invalidate_all();
+    }
+}
+
+/// The time of the last use is for people; a request does not fail for it.
+fn log_failure(recorded: Result<(), picket_store::Error>) {
+    if let Err(error) = recorded {
+        debug!(error = &error as &dyn std::error::Error, "could not record the use of a token or session");
+    }
+}

@@ -1,0 +1,10 @@
+//! The API against a real nats-server and a real Postgres, through real sockets.
+#![expect(clippy::unwrap_used, reason = "a test fails without what it needs")]
+
+mod access;
+mod faults;
+mod openapi;
+mod requests;
+mod scopes;
+mod sign_in;
+mod support;
