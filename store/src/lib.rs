@@ -28,6 +28,7 @@ pub mod results;
 pub mod schedules;
 pub mod sessions;
 pub mod settings;
+pub mod site_counts;
 pub mod site_list;
 pub mod site_status;
 pub mod sites;
