@@ -206,6 +206,11 @@ async fn the_ledger_proves_its_sum_by_a_statement_and_counts_only_the_sites_of_a
         let proved: i64 = sqlx::query_scalar(AssertSqlSafe(statement)).fetch_one(&api.pool).await.unwrap();
         assert_eq!(ledger["unaccounted"], proved);
     }
+    let now = api.store.read_clock().await.unwrap();
+    let from = now.saturating_sub(std::time::Duration::from_secs(1_200));
+    let one = api.get(&format!("/api/v1/sites/1/ledger?from={from}&to={now}"), Some(&limited)).await.json();
+    assert_eq!(one["expected"], 20, "{one:#}");
+    api.get("/api/v1/sites/2/ledger", Some(&limited)).await.expect_problem(404);
     for query in ["from=2020-01-01T00:00:00Z", "from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z"] {
         api.get(&format!("/api/v1/ledger?{query}"), Some(&admin)).await.expect_problem(422);
     }
