@@ -119,7 +119,8 @@ fn with_loopback(by_option: &[IpNet]) -> Vec<IpNet> {
 impl Services {
     /// Waits until a service has failed permanently, and returns its name.
     pub(crate) async fn wait_for_failure(&mut self) -> String {
-        let all = self.coordinator.iter_mut().chain(&mut self.probers).chain(&mut self.sink).chain(&mut self.api);
+        let all =
+            self.coordinator.iter_mut().chain(&mut self.probers).chain(&mut self.sink).chain(&mut self.api);
         let endings: Vec<_> = all
             .map(|part| {
                 let name = part.pipeline.name().to_owned();

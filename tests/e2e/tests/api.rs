@@ -58,8 +58,9 @@ async fn ten_thousand_half_open_connections_cost_bounded_memory_and_lock_out_no_
 /// Sends a request by hand, without waiting for its answer.
 async fn send_request(address: SocketAddr, method: &str, path: &str, token: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let head =
-        format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\ncontent-length: 0\r\n\r\n");
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\ncontent-length: 0\r\n\r\n"
+    );
     stream.write_all(head.as_bytes()).await.unwrap();
     stream
 }

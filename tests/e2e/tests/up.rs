@@ -279,7 +279,8 @@ async fn up_prints_a_link_that_signs_in() {
     });
     let line = line.await.unwrap();
     assert!(line.contains("open to all users of this machine"), "{line}");
-    let url: url::Url = line.split_whitespace().find(|word| word.starts_with("http")).unwrap().parse().unwrap();
+    let url: url::Url =
+        line.split_whitespace().find(|word| word.starts_with("http")).unwrap().parse().unwrap();
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], url.port().unwrap()));
     let path = format!("{}?{}", url.path(), url.query().unwrap());
 
