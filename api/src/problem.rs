@@ -234,8 +234,6 @@ impl From<picket_store::Error> for Problem {
             Store::DuplicateSite | Store::SiteChanged(_) | Store::DuplicateToken(_) => {
                 Self::new(ProblemKind::Conflict, error.to_string())
             }
-                Self::new(ProblemKind::Conflict, error.to_string())
-            }
             Store::SiteNotFound(_) | Store::RegionNotFound(_) | Store::TokenNotFound(_) => {
                 Self::new(ProblemKind::NotFound, error.to_string())
             }
