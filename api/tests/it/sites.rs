@@ -71,7 +71,7 @@ async fn a_field_that_is_not_allowed_is_refused_by_pointer_value_and_what_is_all
         (
             json!({"url": "https://a.example/", "assertions": {"json": [{"path": "a", "exists": true}]}}),
             "/assertions/json/0/path",
-            "$",
+            "RFC 9535",
         ),
         (json!([]), "", "an object"),
     ] {
