@@ -66,7 +66,13 @@ CREATE INDEX site_statistics_p95 ON picket.site_statistics (p95_us, site_id);
 CREATE TABLE picket.site_summary_state (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     hours_through timestamptz NOT NULL,
-    window_days integer[] NOT NULL
+    window_days integer[] NOT NULL,
+    -- Ticks of all sites in the newest hour of the rollups, up to where they are.
+    fleet_from timestamptz,
+    fleet_to timestamptz,
+    fleet_checks bigint,
+    fleet_up bigint,
+    fleet_down bigint
 );
 
 -- Sites whose condition must be read again, and of those with `statistics` also the statistics from
@@ -249,6 +255,34 @@ CREATE FUNCTION picket.write_site_texts(site_ids bigint[]) RETURNS void
         SET sort_name = excluded.sort_name, searched = excluded.searched, ngrams = excluded.ngrams
     $$;
 
+-- Writes that sites are paused, have a problem, or are so no longer; a site that is watched again is
+-- unknown until its first result. Other consequences of a change of a schedule are left to the next
+-- refresh. A row that is locked is skipped and marked, as in picket.refresh_site_conditions.
+CREATE FUNCTION picket.write_watched_conditions(site_ids bigint[]) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+        INSERT INTO picket.site_summaries_dirty SELECT site_id, false FROM unnest(site_ids) AS site_id;
+        WITH locked AS MATERIALIZED (
+            SELECT condition.site_id FROM picket.site_conditions AS condition
+            WHERE condition.site_id = ANY (site_ids) FOR NO KEY UPDATE SKIP LOCKED
+        )
+        UPDATE picket.site_conditions AS condition
+        SET state = CASE WHEN NOT site.enabled THEN 'paused' WHEN site.problem IS NOT NULL THEN 'problem' ELSE 'unknown' END
+                        ::picket.site_state,
+            incident_id = NULL,
+            state_since = CASE
+                WHEN site.enabled AND site.problem IS NULL THEN now()
+                ELSE coalesce((SELECT max(schedule.valid_to) FROM picket.schedules AS schedule WHERE schedule.site_id = site.id),
+                              site.created_at)
+            END,
+            updated_at = clock_timestamp()
+        FROM locked JOIN picket.sites AS site ON site.id = locked.site_id
+        WHERE condition.site_id = site.id
+          AND (NOT site.enabled OR site.problem IS NOT NULL OR condition.state IN ('paused', 'problem'))
+    $$;
+COMMENT ON FUNCTION picket.write_watched_conditions IS 'Writes that sites are paused, have a problem, or are watched again';
+
 -- The names of the triggers sort after those of the triggers that reconcile schedules and close
 -- incidents. A site that is new, or was paused, is unknown until its first result.
 CREATE FUNCTION picket.sites_summarized() RETURNS trigger
@@ -285,7 +319,7 @@ BEGIN
         PERFORM picket.write_site_texts(renamed);
     END IF;
     IF changed IS NOT NULL THEN
-        PERFORM picket.refresh_site_conditions(changed);
+        PERFORM picket.write_watched_conditions(changed);
     END IF;
     RETURN NULL;
 END $$;
@@ -617,6 +651,10 @@ BEGIN
         ON CONFLICT (singleton) DO UPDATE SET hours_through = excluded.hours_through, window_days = excluded.window_days;
         INSERT INTO picket.site_summaries_dirty SELECT id, true FROM picket.sites;
     END IF;
+    UPDATE picket.site_summary_state SET (fleet_from, fleet_to, fleet_checks, fleet_up, fleet_down) = (
+        SELECT picket.hour_of(NEW.rolled_through - interval '1 microsecond'), NEW.rolled_through,
+               coalesce(sum(up + down + missed + gap), 0), coalesce(sum(up), 0), coalesce(sum(down), 0)
+        FROM picket.rollups_hourly WHERE hour = picket.hour_of(NEW.rolled_through - interval '1 microsecond'));
     -- A site whose ticks were missed may be unknown; a coordinator reads its state after this
     -- transaction, so that no transition waits for it.
     INSERT INTO picket.site_summaries_dirty
@@ -752,9 +790,9 @@ END $$;
 COMMENT ON FUNCTION picket.rebuild_site_summary IS 'Computes the summary of one site, or of all, from its rollups and its present state';
 
 -- Follows states that change without a transition: a site gets its first result, has no result any
--- more, or fails in maintenance. Handles at most `max_sites` of each kind; returns the number of
--- marked sites that were handled. Chosen at random, so that none waits for ever behind others.
-CREATE FUNCTION picket.refresh_site_summaries(max_sites integer) RETURNS bigint
+-- more, or fails in maintenance. Handles at most `max_sites` of each kind, chosen at random, so that
+-- none waits for ever behind others. Returns whether more may be due at once.
+CREATE FUNCTION picket.refresh_site_summaries(max_sites integer) RETURNS boolean
     LANGUAGE plpgsql
     SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -762,10 +800,11 @@ CREATE FUNCTION picket.refresh_site_summaries(max_sites integer) RETURNS bigint
 DECLARE
     marked bigint[];
     outdated bigint[];
+    unknown bigint[];
     number bigint;
 BEGIN
     IF NOT picket.try_lock_rollups() THEN
-        RETURN 0;
+        RETURN false;
     END IF;
     WITH taken AS (
         DELETE FROM picket.site_summaries_dirty
@@ -777,13 +816,12 @@ BEGIN
     IF outdated IS NOT NULL THEN
         PERFORM picket.rebuild_statistics(outdated);
         PERFORM picket.write_site_texts(ARRAY(
-            SELECT site_id FROM unnest(outdated) AS site_id
-            WHERE NOT EXISTS (SELECT FROM picket.site_texts AS kept WHERE kept.site_id = site_id)));
+            SELECT id FROM unnest(outdated) AS id
+            WHERE NOT EXISTS (SELECT FROM picket.site_texts AS kept WHERE kept.site_id = id)));
     END IF;
+    unknown := ARRAY(SELECT site_id FROM picket.site_conditions WHERE state = 'unknown' ORDER BY random() LIMIT max_sites);
     PERFORM picket.refresh_site_conditions(ARRAY(
-        SELECT site_id FROM unnest(marked) AS site_id
-        UNION
-        (SELECT site_id FROM picket.site_conditions WHERE state = 'unknown' ORDER BY random() LIMIT max_sites)
+        SELECT site_id FROM unnest(marked || unknown) AS site_id
         UNION
         -- In maintenance, and after it.
         (SELECT site_id FROM picket.site_conditions WHERE state = 'down' AND incident_id IS NULL ORDER BY random() LIMIT max_sites)
@@ -796,7 +834,9 @@ BEGIN
         WITH merged AS (DELETE FROM picket.site_state_counts RETURNING state, sites)
         INSERT INTO picket.site_state_counts SELECT state, sum(sites) FROM merged GROUP BY state;
     END IF;
-    RETURN number;
+    -- Sites that were added at once have their first results at about the same time.
+    RETURN number >= max_sites OR max_sites <= 2 * (
+        SELECT count(*) FROM picket.site_conditions WHERE site_id = ANY (unknown) AND state <> 'unknown');
 END $$;
 COMMENT ON FUNCTION picket.refresh_site_summaries IS
     'Follows states that change without a transition, and computes marked summaries again, at most so many of each kind';

@@ -9,9 +9,10 @@ mod state;
 
 use picket_proto::ValidationError;
 use serde::Serialize;
-use sqlx::{Postgres, QueryBuilder};
+use sqlx::{PgConnection, Postgres, QueryBuilder};
 
-use self::cursor::{Cursor, SortKey};
+use self::cursor::{PageCursor, SortKey};
+pub(crate) use self::cursor::{decode_cursor, encode_cursor};
 pub use self::{
     cursor::{Direction, SiteSort},
     filter::SiteFilter,
@@ -119,15 +120,16 @@ pub async fn list_sites_page(
 ) -> Result<Page<SiteSummary>, Error> {
     filter.validate()?;
     let limit = check_page_limit(limit)?;
-    let cursor = cursor.map(|text| Cursor::decode(text, sort, direction)).transpose()?;
-    let mut query = build_page_query(filter, sort, direction, cursor.as_ref(), limit);
+    let cursor = cursor.map(|text| PageCursor::decode(text, sort, direction)).transpose()?;
     let read = async {
         let mut transaction = store.begin_page_read().await?;
+        let matched = find_matches(&mut transaction, filter).await?;
+        let mut query = build_page_query(filter, matched.as_deref(), sort, direction, cursor.as_ref(), limit);
         query.build_query_as().fetch_all(&mut *transaction).await
     };
     let mut items: Vec<SiteSummary> = store.read_for_page("list sites", read).await?;
     let next_cursor = take_next_cursor(&mut items, limit, |last| {
-        Cursor { sort, direction, key: sort.key_of(last), id: last.site_id }.encode()
+        PageCursor { sort, direction, key: sort.key_of(last), id: last.site_id }.encode()
     });
     Ok(Page { items, next_cursor })
 }
@@ -163,12 +165,25 @@ pub async fn count_sites(store: &Store, filter: &SiteFilter<'_>) -> Result<i64, 
         filter.push_joins(&mut query);
         query.push(" WHERE true");
     }
-    filter.push_conditions(&mut query);
     let read = async {
         let mut transaction = store.begin_page_read().await?;
+        let matched = find_matches(&mut transaction, filter).await?;
+        filter.push_conditions(&mut query, matched.as_deref());
         query.build_query_scalar().fetch_one(&mut *transaction).await
     };
     store.read_for_page("count sites", read).await
+}
+
+/// Finds the sites that contain the words of the search; `None` if there is no search, or if these
+/// are many: a page of many is found sooner in the order of the list.
+async fn find_matches(
+    connection: &mut PgConnection,
+    filter: &SiteFilter<'_>,
+) -> Result<Option<Vec<i64>>, sqlx::Error> {
+    const MAX_MATCHES: i64 = 2_000;
+    let Some(mut query) = filter.build_search(MAX_MATCHES) else { return Ok(None) };
+    let ids: Vec<i64> = query.build_query_scalar().fetch_all(connection).await?;
+    Ok(i64::try_from(ids.len()).is_ok_and(|number| number <= MAX_MATCHES).then_some(ids))
 }
 
 /// Checks the number of rows of a page.
@@ -197,9 +212,10 @@ pub(crate) fn take_next_cursor<T>(
 /// runs only if the first one does not fill the page.
 fn build_page_query(
     filter: &SiteFilter<'_>,
+    matched: Option<&[i64]>,
     sort: SiteSort,
     direction: Direction,
-    cursor: Option<&Cursor>,
+    cursor: Option<&PageCursor>,
     limit: usize,
 ) -> QueryBuilder<Postgres> {
     let column = sort.column();
@@ -215,7 +231,7 @@ fn build_page_query(
             query.push(" ").push(table);
         }
         query.push(" WHERE ").push(condition);
-        filter.push_conditions(query);
+        filter.push_conditions(query, matched);
     };
     let is_among_nulls = cursor.is_some_and(|cursor| cursor.key == SortKey::Null);
     if !is_among_nulls {

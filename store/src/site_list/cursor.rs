@@ -52,7 +52,7 @@ pub enum SiteSort {
 
 impl SiteSort {
     /// All sort keys.
-    pub const ALL: [Self; 11] = [
+    pub const ALL_SORTS: [Self; 11] = [
         Self::Name,
         Self::State,
         Self::StateSince,
@@ -160,8 +160,8 @@ impl FromStr for SiteSort {
     type Err = ValidationError;
 
     fn from_str(word: &str) -> Result<Self, ValidationError> {
-        let sort = Self::ALL.into_iter().find(|sort| sort.as_str() == word);
-        sort.ok_or_else(|| ValidationError::new("sort", word, Self::ALL.map(Self::as_str).join(", ")))
+        let sort = Self::ALL_SORTS.into_iter().find(|sort| sort.as_str() == word);
+        sort.ok_or_else(|| ValidationError::new("sort", word, Self::ALL_SORTS.map(Self::as_str).join(", ")))
     }
 }
 
@@ -203,7 +203,7 @@ impl SortKey {
 
 /// Position after a row of a sorted list.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Cursor {
+pub(super) struct PageCursor {
     pub(super) sort: SiteSort,
     pub(super) direction: Direction,
     pub(super) key: SortKey,
@@ -213,16 +213,16 @@ pub(super) struct Cursor {
 /// The JSON within the text of a cursor.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct CursorText {
+struct PageCursorText {
     sort: String,
     direction: Direction,
     key: Option<String>,
     id: i64,
 }
 
-impl Cursor {
+impl PageCursor {
     pub(super) fn encode(&self) -> String {
-        encode_cursor(&CursorText {
+        encode_cursor(&PageCursorText {
             sort: self.sort.as_str().to_owned(),
             direction: self.direction,
             key: self.key.to_text(),
@@ -235,7 +235,7 @@ impl Cursor {
             let allowed = "the next_cursor of a page of the same list in the same order";
             ValidationError::new("cursor", text, allowed)
         };
-        let decoded: CursorText = decode_cursor(text)?;
+        let decoded: PageCursorText = decode_cursor(text)?;
         if decoded.sort != sort.as_str() || decoded.direction != direction {
             return Err(refusal());
         }

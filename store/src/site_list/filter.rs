@@ -77,8 +77,9 @@ impl SiteFilter<'_> {
         }
     }
 
-    /// Adds the conditions, each preceded by AND.
-    pub(super) fn push_conditions(&self, query: &mut QueryBuilder<Postgres>) {
+    /// Adds the conditions, each preceded by AND. `matched` has the sites that contain the words, if
+    /// they are few.
+    pub(super) fn push_conditions(&self, query: &mut QueryBuilder<Postgres>, matched: Option<&[i64]>) {
         if !self.status.is_empty() {
             let states: Vec<&str> = self.status.iter().map(|state| state.as_str()).collect();
             query
@@ -103,14 +104,36 @@ impl SiteFilter<'_> {
         if let Some(tags) = self.tag_limit {
             query.push(" AND site.tags && ").push_bind(tags.to_vec());
         }
+        match matched {
+            Some(ids) => drop(query.push(" AND site.id = ANY (").push_bind(ids.to_vec()).push(")")),
+            None => self.push_words(query, false),
+        }
+    }
+
+    /// Builds the statement that finds by the index which sites contain the words, up to one more
+    /// than allowed; `None` without words of at least two characters.
+    pub(super) fn build_search(&self, max_matches: i64) -> Option<QueryBuilder<Postgres>> {
+        self.query?.split_whitespace().find(|word| has_ngrams(word))?;
+        let mut query = QueryBuilder::new("SELECT text.site_id FROM picket.site_texts AS text WHERE true");
+        self.push_words(&mut query, true);
+        query.push(" LIMIT ").push_bind(max_matches.saturating_add(1));
+        Some(query)
+    }
+
+    /// Adds a condition for each word. The conditions on n-grams use the index.
+    fn push_words(&self, query: &mut QueryBuilder<Postgres>, by_index: bool) {
         for word in self.query.unwrap_or_default().split_whitespace() {
-            // A single character has no n-gram.
-            if word.chars().nth(1).is_some() {
+            if by_index && has_ngrams(word) {
                 query.push(" AND text.ngrams @> picket.ngrams(lower(").push_bind(word.to_owned()).push("))");
             }
             query.push(" AND text.searched LIKE '%' || lower(").push_bind(escape_like(word)).push(") || '%'");
         }
     }
+}
+
+/// Returns true if the word has parts of two characters.
+fn has_ngrams(word: &str) -> bool {
+    word.chars().nth(1).is_some()
 }
 
 /// Escapes the characters with a meaning in a LIKE pattern.

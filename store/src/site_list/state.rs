@@ -23,7 +23,7 @@ pub enum SiteState {
 
 impl SiteState {
     /// All states, in order.
-    pub const ALL: [Self; 5] = [Self::Down, Self::Unknown, Self::Problem, Self::Up, Self::Paused];
+    pub const ALL_STATES: [Self; 5] = [Self::Down, Self::Unknown, Self::Problem, Self::Up, Self::Paused];
 
     /// The word for the state.
     pub fn as_str(self) -> &'static str {
@@ -41,8 +41,10 @@ impl FromStr for SiteState {
     type Err = ValidationError;
 
     fn from_str(word: &str) -> Result<Self, ValidationError> {
-        let state = Self::ALL.into_iter().find(|state| state.as_str() == word);
-        state.ok_or_else(|| ValidationError::new("status", word, Self::ALL.map(Self::as_str).join(", ")))
+        let state = Self::ALL_STATES.into_iter().find(|state| state.as_str() == word);
+        state.ok_or_else(|| {
+            ValidationError::new("status", word, Self::ALL_STATES.map(Self::as_str).join(", "))
+        })
     }
 }
 

@@ -21,6 +21,8 @@ mod retention;
 mod roles;
 mod rollups;
 mod settings;
+mod site_list;
+mod site_summary;
 mod sites;
 mod snapshots;
 mod tickets;
