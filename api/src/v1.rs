@@ -17,6 +17,7 @@ mod settings;
 mod site_body;
 mod sites;
 mod span;
+mod summary;
 mod tokens;
 mod warnings;
 
@@ -40,6 +41,7 @@ pub(crate) fn build_routes() -> OpenApiRouter<Api> {
         .merge(reports::build_routes())
         .merge(settings::build_routes())
         .merge(sites::build_routes())
+        .merge(summary::build_routes())
         .merge(tokens::build_routes())
         .merge(warnings::build_routes())
 }

@@ -32,6 +32,7 @@ pub mod results;
 pub mod schedules;
 pub mod sessions;
 pub mod settings;
+pub mod site_counts;
 pub mod site_history;
 pub mod site_list;
 pub mod site_status;

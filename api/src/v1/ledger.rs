@@ -2,18 +2,21 @@
 
 use std::time::Duration;
 
-use axum::{Json, extract::State};
-use picket_proto::Timestamp;
-use picket_store::ledger::{self, LedgerRow};
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use picket_proto::{SiteId, Timestamp};
+use picket_store::ledger::{self, LedgerFilter, LedgerRow};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{api_row::api_row, span::check_span};
+use super::{api_row::api_row, sites::find_site, span::check_span};
 use crate::{access::Reader, extract::ApiQuery, problem::Problem, state::Api};
 
 pub(super) fn build_routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(read_ledger))
+    OpenApiRouter::new().routes(routes!(read_ledger)).routes(routes!(read_site_ledger))
 }
 
 /// Maximum age of a tick whose ledger may still be open. Older ticks count even if it is, so that a stuck ledger
@@ -119,16 +122,42 @@ async fn read_ledger(
     State(api): State<Api>,
     ApiQuery(query): ApiQuery<LedgerQuery>,
 ) -> Result<Json<Ledger>, Problem> {
+    let filter = LedgerFilter { tags: access.tag_limit(), site: None };
+    account_for(&api, &query, filter).await.map(Json)
+}
+
+/// Reads the ledger of a site.
+#[utoipa::path(
+    get, path = "/sites/{site}/ledger", tag = "sites", security(("token" = ["read"])),
+    params(("site" = i64, Path, description = "Id of the site"), LedgerQuery),
+    responses(
+        (status = OK, body = Ledger),
+        (status = NOT_FOUND, body = Problem, content_type = "application/problem+json",
+            description = "There is no such site, or the token is limited to tags of which it has none."),
+        (status = UNPROCESSABLE_ENTITY, body = Problem, content_type = "application/problem+json",
+            description = "The span is longer than 400 days, or ends before it begins."),
+    ),
+)]
+async fn read_site_ledger(
+    Reader(access): Reader,
+    State(api): State<Api>,
+    Path(site): Path<i64>,
+    ApiQuery(query): ApiQuery<LedgerQuery>,
+) -> Result<Json<Ledger>, Problem> {
+    let site = find_site(&api, &access, SiteId(site)).await?.site.id;
+    account_for(&api, &query, LedgerFilter { tags: None, site: Some(site) }).await.map(Json)
+}
+
+async fn account_for(api: &Api, query: &LedgerQuery, filter: LedgerFilter<'_>) -> Result<Ledger, Problem> {
     let (now, through) = ledger::read_accounted_through(&api.store).await?;
     let closed = through.map_or(now, |through| through.max(now.saturating_sub(MAX_CLOSE_DELAY)).min(now));
     let to = query.to.unwrap_or(closed);
     let from = query.from.unwrap_or_else(|| to.saturating_sub(DEFAULT_SPAN));
     check_span(from, to)?;
-    let tags = access.tag_limit();
-    let rows = ledger::list_by_region(&api.store, from, to, tags).await?;
-    let missed = ledger::count_missed_by_cause(&api.store, from, to, tags).await?;
+    let rows = ledger::list_by_region(&api.store, from, to, filter).await?;
+    let missed = ledger::count_missed_by_cause(&api.store, from, to, filter).await?;
     let sum = |count: fn(&LedgerRow) -> i64| rows.iter().map(count).sum();
-    Ok(Json(Ledger {
+    Ok(Ledger {
         from,
         to,
         closed_through: through,
@@ -142,15 +171,18 @@ async fn read_ledger(
             .into_iter()
             .map(|(region, cause, ticks)| MissedTicks { region, cause, ticks })
             .collect(),
-        statement: build_statement(from, to, tags),
+        statement: build_statement(from, to, filter),
         regions: rows.into_iter().map(RegionTicks::from).collect(),
-    }))
+    })
 }
 
 /// SQL that lists the schedules with ticks without a row.
-fn build_statement(from: Timestamp, to: Timestamp, tags: Option<&[String]>) -> String {
+fn build_statement(from: Timestamp, to: Timestamp, filter: LedgerFilter<'_>) -> String {
     let statement = format!("SELECT * FROM report.ledger('{from}', '{to}') WHERE unaccounted <> 0");
-    let Some(tags) = tags else { return statement };
+    if let Some(site) = filter.site {
+        return format!("{statement} AND site_id = {site}");
+    }
+    let Some(tags) = filter.tags else { return statement };
     let quoted: Vec<String> = tags.iter().map(|tag| format!("'{}'", tag.replace('\'', "''"))).collect();
     format!(
         "{statement} AND site_id IN (SELECT site_id FROM report.sites WHERE tags && ARRAY[{}])",
@@ -166,7 +198,8 @@ mod tests {
     fn the_statement_selects_the_tags_of_the_token_and_quotes_them() {
         let (from, to) = (Timestamp::from_micros(0), Timestamp::from_micros(1_000_000));
 
-        let statement = build_statement(from, to, Some(&["it's".to_owned()]));
+        let statement =
+            build_statement(from, to, LedgerFilter { tags: Some(&["it's".to_owned()]), site: None });
 
         assert_eq!(
             statement,

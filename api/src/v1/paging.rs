@@ -63,6 +63,14 @@ impl PageRequest {
     }
 }
 
+/// The problem of an error of the store, whose fields are parameters of the query.
+pub(super) fn refuse_query(error: picket_store::Error) -> Problem {
+    match error {
+        picket_store::Error::Invalid(error) => Problem::invalid_field(format!("?{}", error.field), &error),
+        error => error.into(),
+    }
+}
+
 fn parse_cursor(text: &str) -> Result<ListKey, Problem> {
     let parse = || {
         let (at, id) = text.split_once('.')?;

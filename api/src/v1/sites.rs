@@ -1,6 +1,7 @@
 //! Sites: one at a time, and their whole definition.
 
 mod definition;
+mod history;
 mod list;
 
 use axum::{
@@ -35,6 +36,7 @@ pub(super) fn build_routes() -> OpenApiRouter<Api> {
     /// Maximum size of a whole definition.
     const MAX_DEFINITION_BYTES: usize = 16 << 20;
     OpenApiRouter::new()
+        .merge(history::build_routes())
         .routes(routes!(definition::apply_definition).layer(DefaultBodyLimit::max(MAX_DEFINITION_BYTES)))
         .routes(routes!(list::list_sites, create_site))
         .routes(routes!(list::read_status))

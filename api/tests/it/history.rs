@@ -6,7 +6,7 @@ use picket_store::api_tokens::Scope;
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 
-use crate::support::TestApi;
+use crate::support::{REGION, TestApi};
 
 async fn execute_sql(api: &TestApi, sql: String) {
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&api.pool).await.unwrap();
@@ -206,6 +206,11 @@ async fn the_ledger_proves_its_sum_by_a_statement_and_counts_only_the_sites_of_a
         let proved: i64 = sqlx::query_scalar(AssertSqlSafe(statement)).fetch_one(&api.pool).await.unwrap();
         assert_eq!(ledger["unaccounted"], proved);
     }
+    let now = api.store.read_clock().await.unwrap();
+    let from = now.saturating_sub(std::time::Duration::from_secs(1_200));
+    let one = api.get(&format!("/api/v1/sites/1/ledger?from={from}&to={now}"), Some(&limited)).await.json();
+    assert_eq!(one["expected"], 20, "{one:#}");
+    api.get("/api/v1/sites/2/ledger", Some(&limited)).await.expect_problem(404);
     for query in ["from=2020-01-01T00:00:00Z", "from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z"] {
         api.get(&format!("/api/v1/ledger?{query}"), Some(&admin)).await.expect_problem(422);
     }
@@ -239,4 +244,75 @@ async fn reports_are_json_or_csv_and_of_the_sites_of_the_token() {
     for query in ["since=401d", "since=soon", "format=xml", "region=EU"] {
         api.get(&format!("/api/v1/reports/uptime?{query}"), Some(&admin)).await.expect_problem(422);
     }
+}
+
+#[tokio::test]
+async fn the_checks_of_a_site_are_paged_without_loss_and_each_is_read_with_its_phases() {
+    let api = TestApi::start().await;
+    let (admin, limited) =
+        (api.create_admin_token().await, api.create_token(&[Scope::Read], Some(&["blog"])).await);
+    let site = api.add_site("https://a.example/", &["shop"]).await;
+    let insert = |ago: &str, count: i64| {
+        format!(
+        "INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome, lateness_us, dns_us, total_us)
+         SELECT date_trunc('second', now()) - interval '{ago}' - n * interval '1 minute', {site}, region.id, 'scheduled', 'up', 5, 1200, 34000
+         FROM generate_series(1, {count}) AS n, picket.regions AS region ON CONFLICT DO NOTHING"
+    )
+    };
+    execute_sql(&api, "SELECT picket.ensure_partitions()".to_owned()).await;
+    execute_sql(&api, insert("1 minute", 40)).await;
+    let first: Vec<String> = sqlx::query_scalar(
+        "SELECT picket.wire_time(scheduled_at) FROM picket.check_results ORDER BY scheduled_at DESC",
+    )
+    .fetch_all(&api.pool)
+    .await
+    .unwrap();
+
+    let (mut path, mut seen) = (format!("/api/v1/sites/{site}/checks?limit=7"), Vec::new());
+    loop {
+        let page = api.get(&path, Some(&admin)).await;
+        assert_eq!(page.status, 200, "{page:?}");
+        seen.extend(
+            page.json()["items"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|item| item["scheduled_at"].as_str().unwrap().to_owned()),
+        );
+        execute_sql(&api, insert("30 seconds", 1)).await;
+        let Some((next, _)) = page.header("link").strip_prefix('<').and_then(|link| link.split_once('>'))
+        else {
+            break;
+        };
+        path = next.to_owned();
+    }
+
+    assert_eq!(seen, first);
+    let one =
+        api.get(&format!("/api/v1/sites/{site}/checks/{REGION}/{}", first[0]), Some(&admin)).await.json();
+    assert_eq!(
+        (&one["timing"]["dns_us"], &one["lateness_us"], &one["outcome"]),
+        (&json!(1200), &json!(5), &json!("up")),
+        "{one:#}"
+    );
+    for part in ["checks", "latency", "histogram", "uptime", "incidents", "ledger", "status"] {
+        let path = format!("/api/v1/sites/{site}/{part}");
+        let read = api.get(&path, Some(&admin)).await;
+        assert_eq!(read.status, 200, "{path}: {read:?}");
+        api.get(&path, Some(&limited)).await.expect_problem(404);
+    }
+    let uptime = api.get(&format!("/api/v1/sites/{site}/uptime"), Some(&admin)).await.json();
+    assert!(uptime["items"].is_array() && uptime["from"].is_string(), "{uptime}");
+    for (query, pointer) in [
+        ("latency?buckets=501", "?buckets"),
+        ("latency?from=2020-01-01T00:00:00Z", "?to"),
+        ("checks?cursor=x", "?cursor"),
+    ] {
+        let refused = api.get(&format!("/api/v1/sites/{site}/{query}"), Some(&admin)).await;
+        refused.expect_problem(422);
+        assert_eq!(refused.json()["errors"][0]["pointer"], pointer, "{refused:?}");
+    }
+    api.get(&format!("/api/v1/sites/{site}/checks/{REGION}/nonsense"), Some(&admin))
+        .await
+        .expect_problem(404);
 }

@@ -71,7 +71,7 @@ async fn a_field_that_is_not_allowed_is_refused_by_pointer_value_and_what_is_all
         (
             json!({"url": "https://a.example/", "assertions": {"json": [{"path": "a", "exists": true}]}}),
             "/assertions/json/0/path",
-            "$",
+            "RFC 9535",
         ),
         (json!([]), "", "an object"),
     ] {
@@ -265,4 +265,30 @@ async fn the_list_is_filtered_and_a_limited_token_sees_its_sites_only() {
         "unknown"
     );
     api.get(&format!("/api/v1/sites/{other}/status"), Some(&limited)).await.expect_problem(404);
+}
+
+#[tokio::test]
+async fn the_summary_counts_the_sites_of_the_token_by_state() {
+    let api = TestApi::start().await;
+    let (admin, limited) =
+        (api.create_admin_token().await, api.create_token(&[Scope::Read], Some(&["shop"])).await);
+    api.add_site("https://shop.example/", &["shop"]).await;
+    let paused = api.add_site("https://blog.example/", &["blog"]).await;
+    api.send_json(
+        Method::PATCH,
+        &format!("/api/v1/sites/{paused}"),
+        Some(&admin),
+        &json!({"enabled": false}),
+    )
+    .await;
+
+    let all = api.get("/api/v1/summary", Some(&admin)).await.json();
+    let own = api.get("/api/v1/summary", Some(&limited)).await.json();
+
+    assert_eq!(
+        (&all["sites"], &all["unknown"], &all["paused"], &all["warned"]),
+        (&json!(2), &json!(1), &json!(1), &json!(0))
+    );
+    assert_eq!((&own["sites"], &own["unknown"], &own["paused"]), (&json!(1), &json!(1), &json!(0)));
+    assert_eq!(own["coverage_24h_pct"], json!(null));
 }

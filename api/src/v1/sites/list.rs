@@ -20,7 +20,10 @@ use crate::{
     extract::{ApiQuery, PageLimit},
     problem::Problem,
     state::Api,
-    v1::{api_row::api_row, paging::Page},
+    v1::{
+        api_row::api_row,
+        paging::{Page, refuse_query},
+    },
 };
 
 api_row! {
@@ -129,7 +132,7 @@ pub(super) async fn list_sites(
     OriginalUri(uri): OriginalUri,
     ApiQuery(query): ApiQuery<SiteQuery>,
 ) -> Result<Response, Problem> {
-    let invalid = |error: ValidationError| Problem::invalid_field(format!("?{}", error.field), &error);
+    let invalid = |error: ValidationError| refuse_query(error.into());
     let status: Vec<SiteState> =
         query.status.iter().map(|word| word.parse()).collect::<Result<_, _>>().map_err(invalid)?;
     let filter = SiteFilter {
@@ -149,10 +152,7 @@ pub(super) async fn list_sites(
     let sort: SiteSort = sort.parse().map_err(invalid)?;
     let cursor = query.cursor.as_deref();
     let page = list_sites_page(&api.store, &filter, sort, direction, cursor, query.limit.0.into()).await;
-    let page = page.map_err(|error| match error {
-        picket_store::Error::Invalid(error) => invalid(error),
-        error => error.into(),
-    })?;
+    let page = page.map_err(refuse_query)?;
     let items = page.items.into_iter().map(ListedSite::from).collect();
     Ok(Page { items, next_cursor: page.next_cursor }.into_response(&uri))
 }
