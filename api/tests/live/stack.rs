@@ -12,7 +12,7 @@ use picket_harness::{
 };
 use picket_proto::{CheckResult, Outcome, Role, Shard, SiteId};
 use picket_runtime::{
-    Bus, Health, PipelineHandle, clock, options::NatsOptions, process::install_crypto_provider,
+    Bus, Health, PipelineHandle, clock, options::NatsOptions, process::install_crypto_provider, streams,
 };
 use picket_store::{
     DatabaseOptions, Store,
@@ -60,7 +60,7 @@ impl TestStack {
         let nats = servers::start_nats_with_config(move |port| {
             let file = dir.join("nats.conf");
             let text = format!(
-                "listen: 127.0.0.1:{port}\nhttp: {monitor}\njetstream {{ store_dir: {:?} }}\n",
+                "listen: 127.0.0.1:{port}\nhttp: {monitor}\njetstream {{ store_dir: {:?}, max_file_store: 16GB }}\n",
                 dir.join("jetstream")
             );
             std::fs::write(&file, text).unwrap();
@@ -68,6 +68,10 @@ impl TestStack {
         })
         .await;
         let client = async_nats::connect(nats.url()).await.unwrap();
+        // Probers answer when the stream has the result.
+        let jetstream = async_nats::jetstream::new(client.clone());
+        let results = streams::results_config(streams::StreamLimits::default());
+        streams::create_if_missing(&jetstream, results).await.unwrap();
         let database = PgPool::connect_lazy(&database_url).unwrap();
         Self { nats, monitor, client, database, database_url }
     }
