@@ -38,15 +38,22 @@ struct Authentication(Result<Access, Problem>);
 pub(crate) async fn authenticate(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
     let client = Client::resolve(peer, request.headers(), &api.config.trusted_proxies);
-    let authentication = authenticate_client(&api, &client, &request).await;
+    let is_local = is_local_request(&client, request.uri(), request.headers());
+    let credential = Credential::find(request.headers(), client.is_secure(is_local));
+    let authentication = authenticate_client(&api, &client, credential, is_local).await;
     request.extensions_mut().insert(client);
     request.extensions_mut().insert(Authentication(authentication));
     next.run(request).await
 }
 
-async fn authenticate_client(api: &Api, client: &Client, request: &Request) -> Result<Access, Problem> {
-    let is_local = is_local_request(client, request.uri(), request.headers());
-    match Credential::find(request.headers(), client.is_secure(is_local)) {
+/// Takes no reference to the request, whose body other threads may not read.
+async fn authenticate_client(
+    api: &Api,
+    client: &Client,
+    credential: Option<Credential>,
+    is_local: bool,
+) -> Result<Access, Problem> {
+    match credential {
         Some(credential) => match api.authenticator.authenticate(&credential).await? {
             Some(access) => Ok(access),
             None => {

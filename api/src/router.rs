@@ -4,13 +4,13 @@ use std::{any::Any, sync::Arc};
 
 use axum::{
     Json, Router,
-    extract::DefaultBodyLimit,
+    extract::{DefaultBodyLimit, OriginalUri},
     middleware,
     response::{Html, IntoResponse, Response},
     routing::get,
 };
-use http::{Method, Uri};
-use tower::ServiceBuilder;
+use http::Method;
+use picket_proto::validation::sanitize_text;
 use tower_http::{
     catch_panic::CatchPanicLayer,
     compression::CompressionLayer,
@@ -52,14 +52,6 @@ pub(crate) fn build_router(api: &Api) -> Router {
         .route("/openapi.json", get(async move || Json(document)))
         .fallback(refuse_path)
         .method_not_allowed_fallback(refuse_method);
-    let layers = ServiceBuilder::new()
-        .layer(middleware::from_fn_with_state(api.clone(), observation::observe_request))
-        // Event streams are left alone.
-        .layer(CompressionLayer::new())
-        .layer(CatchPanicLayer::custom(answer_panic))
-        .layer(build_csrf_layer(api))
-        .layer(middleware::from_fn_with_state(api.clone(), access::authenticate))
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES));
     let documents = Router::new()
         .route("/api", get(async move || show_reference(&reference)))
         .merge(sign_in::build_routes());
@@ -68,7 +60,14 @@ pub(crate) fn build_router(api: &Api) -> Router {
         .route("/probe", get(prometheus::answer_probe))
         .merge(pages::build_routes(documents))
         .method_not_allowed_fallback(refuse_method)
-        .layer(layers)
+        // The last layer is the first that a request reaches.
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(middleware::from_fn_with_state(api.clone(), access::authenticate))
+        .layer(build_csrf_layer(api))
+        .layer(CatchPanicLayer::custom(answer_panic))
+        // Event streams are left alone.
+        .layer(CompressionLayer::new())
+        .layer(middleware::from_fn_with_state(api.clone(), observation::observe_request))
         .with_state(api.clone())
 }
 
@@ -82,7 +81,7 @@ fn show_reference(reference: &Result<String, askama::Error>) -> Result<Html<Stri
 /// Refuses changes by pages of other websites, whose requests a browser sends with our cookies.
 fn build_csrf_layer(
     api: &Api,
-) -> CsrfLayer<impl FnMut(ProtectionError) -> Response + Clone + Send + Sync + 'static> {
+) -> CsrfLayer<impl FnMut(ProtectionError) -> Response + Clone + Send + Sync + use<>> {
     let layer = CsrfLayer::new();
     // A proxy may have replaced the host by which the origin is judged otherwise.
     let layer = match layer.add_trusted_origin(api.public_url()) {
@@ -102,13 +101,13 @@ fn refuse_cross_site(metrics: &Metrics, error: &ProtectionError) -> Response {
         .into_response()
 }
 
-async fn refuse_path(uri: Uri) -> Problem {
-    let path = picket_proto::validation::sanitize_text(uri.path(), 200);
+async fn refuse_path(OriginalUri(uri): OriginalUri) -> Problem {
+    let path = sanitize_text(uri.path(), 200);
     Problem::new(ProblemKind::NotFound, format!("there is no '{path}'"))
 }
 
-async fn refuse_method(method: Method, uri: Uri) -> Problem {
-    let path = picket_proto::validation::sanitize_text(uri.path(), 200);
+async fn refuse_method(method: Method, OriginalUri(uri): OriginalUri) -> Problem {
+    let path = sanitize_text(uri.path(), 200);
     let detail = format!("'{method}' is not allowed for '{path}'; allowed: those of the header Allow");
     Problem::new(ProblemKind::MethodNotAllowed, detail)
 }

@@ -87,7 +87,7 @@ async fn perform(api: &TestApi, operation: &Operation, token: Option<&str>) -> (
 async fn read_state(pool: &PgPool) -> Vec<String> {
     let mut state = Vec::new();
     for table in ["sites", "regions", "maintenance", "settings", "api_tokens"] {
-        let sql = format!("SELECT to_jsonb(row) - 'last_used_at' FROM picket.{table} AS row ORDER BY 1");
+        let sql = format!("SELECT to_jsonb(entry) - 'last_used_at' FROM picket.{table} AS entry ORDER BY 1");
         let rows: Vec<Value> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(pool).await.unwrap();
         state.extend(rows.iter().map(|row| format!("{table}: {row}")));
     }
