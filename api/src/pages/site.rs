@@ -7,13 +7,13 @@ use axum::{
     extract::{Path, Query, State},
     response::Response,
 };
-use picket_proto::{CheckKind, RegionName, SiteId, Timestamp};
+use picket_proto::{CheckKind, RegionName};
 use picket_runtime::clock;
 use picket_store::{
-    check_history::{self, HistoryColumn, StoredCheck},
-    incident_pages::{self, EpisodeFilter, ListedIncident, ListedWarning},
+    check_history::{HistoryColumn, StoredCheck},
+    incident_pages::ListedWarning,
     site_list::{SiteState, SiteSummary},
-    site_status::{self, RecentCheck, RegionSchedule},
+    site_status::{RecentCheck, RegionSchedule},
 };
 use serde::Deserialize;
 
@@ -26,6 +26,7 @@ use super::{
         Behind, Figure, Pager, StatusMark, TagLink, TimeMark, format_count, format_percent, format_seconds,
     },
     render_page,
+    site_data::{SiteData, read_site},
     site_history::{ChartSpan, SPANS, draw_history},
     sites::{list_days, mark_status},
 };
@@ -36,12 +37,6 @@ use crate::{
     state::Api,
 };
 
-/// Ticks of each region in its strip.
-const STRIP_TICKS: i64 = 40;
-/// Checks in the list of the newest.
-const MAX_CHECKS: i64 = 50;
-/// Incidents and warnings in their lists.
-const MAX_EPISODES: i64 = 20;
 /// A site is new for as long after its creation, if no check has arrived.
 const NEW_FOR: Duration = Duration::from_secs(600);
 
@@ -125,19 +120,6 @@ pub(crate) struct SiteQuery {
     before: String,
 }
 
-/// What the page shows, as the store gives it.
-struct SiteData {
-    summary: SiteSummary,
-    schedules: Vec<RegionSchedule>,
-    recent: Vec<RecentCheck>,
-    checks: Vec<StoredCheck>,
-    history: Vec<HistoryColumn>,
-    incidents: Vec<ListedIncident>,
-    warnings: Vec<ListedWarning>,
-    chart_span: ChartSpan,
-    now: Timestamp,
-}
-
 /// Shows a site.
 pub(super) async fn show_site(
     visitor: Visitor,
@@ -160,42 +142,6 @@ pub(super) async fn show_site(
     let frame = visitor.frame(data.summary.site.clone(), Section::Sites);
     let may_write = visitor.access.allows(Scope::Write);
     Ok(render_page(&SitePage::new(frame, &data, &query, may_write, &api.public_url())))
-}
-
-async fn read_site(
-    api: &Api,
-    summary: SiteSummary,
-    region: Option<&RegionName>,
-    before: Option<Timestamp>,
-    chart_span: ChartSpan,
-    now: Timestamp,
-) -> Result<SiteData, picket_store::Error> {
-    let (store, site) = (&api.store, SiteId(summary.site_id));
-    let schedules = site_status::list_schedules(store, site).await?;
-    // Some ticks of each region more than a page has, so that a page is full in spite of missing rows.
-    let interval = Duration::from_secs(u64::try_from(summary.interval_seconds).unwrap_or(60));
-    let to = before.unwrap_or(now);
-    let from = to.saturating_sub(interval * u32::try_from(MAX_CHECKS).unwrap_or(50));
-    let span = chart_span.span;
-    let incidents = EpisodeFilter {
-        site_id: Some(site.0),
-        from: Some(now.saturating_sub(Duration::from_secs(90 * 86_400))),
-        limit: MAX_EPISODES,
-        ..EpisodeFilter::default()
-    };
-    let warnings = EpisodeFilter { open: Some(true), from: None, ..incidents.clone() };
-    Ok(SiteData {
-        recent: site_status::list_recent_checks(store, site, STRIP_TICKS).await?,
-        checks: check_history::list_checks(store, site, from, to, MAX_CHECKS).await?,
-        history: check_history::list_history(store, site, region, span.from, span.to, chart_span.step)
-            .await?,
-        incidents: incident_pages::list_incidents(store, &incidents).await?,
-        warnings: incident_pages::list_warnings(store, &warnings).await?,
-        summary,
-        schedules,
-        chart_span,
-        now,
-    })
 }
 
 impl CheckItem {
@@ -335,8 +281,6 @@ impl SitePage {
         let chosen = if query.from.is_empty() { query.span.as_str() } else { "" };
         let chosen = if chosen.is_empty() && query.from.is_empty() { SPANS[0].0 } else { chosen };
         let age = data.now.saturating_duration_since(site.created_at.0);
-        let is_full = i64::try_from(data.checks.len()).unwrap_or(0) >= MAX_CHECKS;
-        let oldest = data.checks.last().filter(|_| is_full).map(|check| check.scheduled_at.0);
         Self {
             frame,
             id,
@@ -395,11 +339,11 @@ impl SitePage {
             pager: Pager {
                 shown: format!("{} checks", data.checks.len()),
                 first: (!query.before.is_empty()).then(|| format!("/sites/{id}#checks")),
-                next: oldest.map(|oldest| format!("/sites/{id}?before={oldest}#checks")),
+                next: data.older_before.map(|oldest| format!("/sites/{id}?before={oldest}#checks")),
             },
             checks_behind: Behind {
                 sql: format!(
-                    "SELECT * FROM report.checks WHERE site_id = {id} ORDER BY scheduled_at DESC LIMIT {MAX_CHECKS};"
+                    "SELECT * FROM report.checks WHERE site_id = {id} ORDER BY scheduled_at DESC LIMIT 50;"
                 ),
                 command: format!("picket site show {id}"),
                 curl: format!("curl '{public_url}/api/v1/sites/{id}/checks'"),
