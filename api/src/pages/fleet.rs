@@ -41,7 +41,7 @@ impl FleetNumbers {
 async fn read_newest_ledger(store: &Store) -> Result<LedgerRow, Error> {
     let (now, accounted) = ledger::read_accounted_through(store).await?;
     let to = accounted.unwrap_or(now).min(now);
-    let rows = ledger::list_by_region(store, to.saturating_sub(FleetNumbers::LEDGER_SPAN), to).await?;
+    let rows = ledger::list_by_region(store, to.saturating_sub(FleetNumbers::LEDGER_SPAN), to, None).await?;
     Ok(sum_ledger(&rows))
 }
 

@@ -9,7 +9,7 @@ use axum::{
 };
 use picket_proto::{SiteId, Timestamp, ValidationError};
 use picket_runtime::clock;
-use picket_store::maintenance::{self, MaintenanceTarget, MaintenanceWindow};
+use picket_store::maintenance::{self, MaintenanceTarget, MaintenanceWindow, WindowFilter};
 use serde::Deserialize;
 
 use super::{
@@ -33,9 +33,9 @@ pub(super) async fn show_maintenance(
     State(api): State<Api>,
     Query(query): Query<MaintenanceQuery>,
 ) -> Result<Response, PageError> {
-    visitor.access.require_all_sites().map_err(|problem| visitor.fail(problem))?;
-    let windows = maintenance::list_windows(&api.store, true).await.map_err(|error| visitor.fail(error))?;
-    let may_write = visitor.access.allows(Scope::Write);
+    let filter = WindowFilter { all: true, tags: visitor.access.tag_limit(), ..WindowFilter::default() };
+    let windows = maintenance::list_windows(&api.store, filter).await.map_err(|error| visitor.fail(error))?;
+    let may_write = visitor.access.allows(Scope::Write) && visitor.access.tag_limit().is_none();
     let subline = "Checks go on in a window and their results are stored; no incident opens.";
     let mut page = ListPage::new(visitor.frame("Maintenance", Section::Maintenance), "Maintenance", subline);
     if may_write {

@@ -10,7 +10,7 @@ use super::{
     PageError, Visitor,
     list_page::{FormField, FormView},
 };
-use crate::problem::{Problem, ProblemKind};
+use crate::problem::Problem;
 
 /// Spans to choose from, in days.
 const DAYS: [(u32, &str); 5] =
@@ -30,10 +30,10 @@ impl ReportQuery {
         self.days.filter(|days| DAYS.iter().any(|(allowed, _)| allowed == days)).unwrap_or(default)
     }
 
-    /// The filter for the store. A reader whose token is limited to tags sees one of these tags.
+    /// The filter for the store. A reader whose token is limited to tags sees the sites with these tags.
     ///
     /// # Errors
-    /// If the region is no name, or the reader may not see the tag.
+    /// If the region is no name.
     pub(super) fn to_filter(&self, visitor: &Visitor, default_days: u32) -> Result<ReportFilter, PageError> {
         let region = match self.region.as_str() {
             "" => None,
@@ -42,10 +42,10 @@ impl ReportQuery {
                 Some(name.parse::<RegionName>().map_err(parse_error)?)
             }
         };
-        let tag = limit_tag(visitor.access.tag_limit(), &self.tag)
-            .map_err(|detail| visitor.fail(Problem::new(ProblemKind::Forbidden, detail)))?;
+        let tag = Some(self.tag.clone()).filter(|tag| !tag.is_empty());
         let since = Duration::from_secs(u64::from(self.days(default_days)) * 86_400);
-        Ok(ReportFilter { since, tag, region })
+        let tag_limit = visitor.access.tag_limit().map(<[String]>::to_vec);
+        Ok(ReportFilter { since, tag, region, tag_limit })
     }
 
     /// The form that chooses the filter.
@@ -91,34 +91,9 @@ impl ReportQuery {
     }
 }
 
-/// The tag to filter by: the chosen one if the reader may see it, and the only one of a limit if none is chosen.
-fn limit_tag(limit: Option<&[String]>, chosen: &str) -> Result<Option<String>, String> {
-    let chosen = Some(chosen).filter(|tag| !tag.is_empty());
-    match (limit, chosen) {
-        (None, chosen) => Ok(chosen.map(ToOwned::to_owned)),
-        (Some([only]), None) => Ok(Some(only.clone())),
-        (Some(tags), Some(chosen)) if tags.iter().any(|tag| tag == chosen) => Ok(Some(chosen.to_owned())),
-        (Some(tags), _) => {
-            Err(format!("choose one of the tags that the token is limited to: {}", tags.join(", ")))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_limited_reader_sees_no_other_tag() {
-        let tags = ["a".to_owned(), "b".to_owned()];
-        assert_eq!(limit_tag(None, ""), Ok(None));
-        assert_eq!(limit_tag(None, "x"), Ok(Some("x".to_owned())));
-        assert_eq!(limit_tag(Some(&tags), "b"), Ok(Some("b".to_owned())));
-        assert_eq!(limit_tag(Some(&tags[..1]), ""), Ok(Some("a".to_owned())));
-        assert!(limit_tag(Some(&tags), "").is_err());
-        assert!(limit_tag(Some(&tags), "c").is_err());
-        assert!(limit_tag(Some(&[]), "").is_err());
-    }
 
     #[test]
     fn options_are_quoted_for_a_shell() {
