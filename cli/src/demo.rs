@@ -69,7 +69,7 @@ mod tests {
             site.spec.validate(IntervalRange::default()).unwrap();
         }
         let identities: BTreeSet<_> =
-            sites.iter().map(|site| crate::site::site_identity(&site.spec)).collect();
+            sites.iter().map(|site| crate::site::SiteIdentity::of_spec(&site.spec)).collect();
         assert_eq!(identities.len(), sites.len());
     }
 }

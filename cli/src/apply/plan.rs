@@ -1,16 +1,13 @@
 //! The changes between the stored sites and the sites of a file.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    fmt,
-};
+use std::{collections::BTreeSet, fmt};
 
 use picket_proto::{RegionName, SiteId, site::SiteSpec, validation::sanitize_text};
 use picket_store::sites::{Site, SiteChanges};
 use serde_json::Value;
 
-use super::DesiredSites;
-use crate::site::{FieldLine, definition_fields, describe_nested_fields, diff_nested_fields, site_identity};
+use super::{DesiredSites, matching::match_sites};
+use crate::site::{FieldLine, definition_fields, describe_nested_fields, diff_nested_fields};
 
 /// Selection of the sites to remove if the file does not name them.
 #[derive(Clone, Copy, Debug)]
@@ -60,17 +57,9 @@ impl Plan {
                 .collect(),
             ..Self::default()
         };
-        // Candidates by URL first: comparing every pair of sites would be quadratic.
-        let mut by_url = HashMap::<&str, Vec<&Site>>::new();
-        for site in there {
-            by_url.entry(&site.url).or_default().push(site);
-        }
         let mut kept = BTreeSet::new();
-        for spec in &wanted.sites {
-            let mut candidates = by_url.get(spec.check.url.as_str()).into_iter().flatten();
-            // A stored site matches at most one entry of the file, in the order of both.
-            let Some(site) = candidates.find(|site| is_same_site(site, spec) && !kept.contains(&site.id))
-            else {
+        for (spec, site) in wanted.sites.iter().zip(match_sites(&wanted.sites, there)) {
+            let Some(site) = site else {
                 plan.add.push(spec.clone());
                 continue;
             };
@@ -135,18 +124,6 @@ impl Plan {
         };
         let nothing = changes.inserts.is_empty() && changes.updates.is_empty() && changes.deletes.is_empty();
         (!nothing).then_some(changes)
-    }
-}
-
-/// Returns true if `site` has the identity of `spec`. An unparsable site has only its URL for
-/// comparison.
-fn is_same_site(site: &Site, spec: &SiteSpec) -> bool {
-    match &site.spec {
-        Ok(there) => {
-            let (url, method, regex, not_regex) = site_identity(there);
-            (url, method.to_ascii_uppercase().as_str(), regex, not_regex) == site_identity(spec)
-        }
-        Err(_) => site.url == spec.check.url,
     }
 }
 
@@ -216,24 +193,26 @@ impl fmt::Display for Plan {
     }
 }
 
+/// A stored site with this definition.
+#[cfg(test)]
+pub(super) fn test_site(id: i64, spec: &SiteSpec) -> Site {
+    Site {
+        id: SiteId(id),
+        shard: picket_proto::Shard(0),
+        url: spec.check.url.clone(),
+        spec: Ok(spec.clone()),
+        problem: None,
+        patterns_validated: None,
+        created_at: picket_proto::Timestamp::default(),
+        updated_at: picket_proto::Timestamp::default(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use picket_proto::{Shard, Timestamp, ValidationError};
+    use picket_proto::ValidationError;
 
-    use super::*;
-
-    fn site(id: i64, spec: &SiteSpec) -> Site {
-        Site {
-            id: SiteId(id),
-            shard: Shard(0),
-            url: spec.check.url.clone(),
-            spec: Ok(spec.clone()),
-            problem: None,
-            patterns_validated: None,
-            created_at: Timestamp::default(),
-            updated_at: Timestamp::default(),
-        }
-    }
+    use super::{test_site as site, *};
 
     fn wanted(sites: &[&SiteSpec]) -> DesiredSites {
         DesiredSites { regions: Vec::new(), sites: sites.iter().map(|spec| (*spec).clone()).collect() }
