@@ -25,7 +25,7 @@ ALTER TABLE picket.adhoc_results
 COMMENT ON COLUMN picket.check_results.warnings IS
     'Properties of an up result that need attention; null for none';
 COMMENT ON COLUMN picket.check_results.details IS
-    'Observations that depend on the type of check; null for plain HTTP';
+    'Facts of the warnings, and observations that depend on the type of check; null for none';
 
 ALTER TABLE picket.sites
     ADD COLUMN options jsonb NOT NULL DEFAULT '{}' CONSTRAINT options_are_an_object CHECK (jsonb_typeof(options) = 'object'),
@@ -150,7 +150,7 @@ JOIN picket.regions AS region ON region.id = result.region_id
 LEFT JOIN picket.known_sites AS site ON site.id = result.site_id;
 COMMENT ON COLUMN report.checks.type IS 'Type of check: http for http and https; phases mean different things by type';
 COMMENT ON COLUMN report.checks.warnings IS 'Properties of an up result that need attention; null for none';
-COMMENT ON COLUMN report.checks.details IS 'Observations that depend on the type of check; null for plain HTTP';
+COMMENT ON COLUMN report.checks.details IS 'Facts of the warnings, and observations that depend on the type of check; null for none';
 
 -- With type as the last column.
 CREATE OR REPLACE VIEW report.sites AS

@@ -10,7 +10,7 @@ impl World {
     fn slow_result(&self, region: usize, tick: i64) -> CheckResult {
         CheckResult {
             warnings: vec![Warning::Slow],
-            message: Some("took 3.1 s".to_owned()),
+            details: json!({ "slow": { "took_ms": 3_100, "warn_after_ms": 2_000 } }).as_object().cloned(),
             ..self.up_result(region, tick)
         }
     }
@@ -81,7 +81,10 @@ async fn a_warning_of_a_quorum_is_one_row_with_two_events_and_no_remaining_state
                        in_maintenance)::text FROM report.warnings";
     assert_eq!(
         world.query_texts(row).await,
-        [format!("({},slow,t,\"took 3.1 s\",\"{{asia,eu}}\",t,,f)", world.site)]
+        [format!(
+            "({},slow,t,\"the check took 3100 ms, and warn_after_ms is 2000\",\"{{asia,eu}}\",t,,f)",
+            world.site
+        )]
     );
 }
 
