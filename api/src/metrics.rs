@@ -126,8 +126,8 @@ impl Metrics {
 pub fn describe_metrics(health: &Health, placeholder: &str) {
     let metrics = Metrics::new(health);
     let labels = RequestLabels { route: placeholder.to_owned(), method: "GET", status: 200 };
-    metrics.requests.get_or_create(&labels);
+    let _ = metrics.requests.get_or_create(&labels);
     for reason in Refusal::ALL_REASONS {
-        metrics.refusals.get_or_create(&RefusalLabels { reason });
+        let _ = metrics.refusals.get_or_create(&RefusalLabels { reason });
     }
 }

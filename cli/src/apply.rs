@@ -60,7 +60,7 @@ A file:
     let is_missing = |field: &&&str| !EXAMPLE.contains(&format!("{field}:"));
     let more: Vec<&str> = SiteSpec::FIELDS.iter().filter(is_missing).copied().collect();
     format!(
-        "{EXAMPLE}\nMore fields: {}. An omitted field has its default.\nA site is identified by url, method, regex and not_regex together.",
+        "{EXAMPLE}\nMore fields: {}. An omitted field has its default.\nNo two sites have the same url, method, regex, not_regex, options and assertions.",
         more.join(", ")
     )
 }

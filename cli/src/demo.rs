@@ -57,7 +57,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use picket_local::demo_sites;
-    use picket_proto::site::IntervalRange;
+    use picket_proto::site::{IntervalRange, SiteIdentity};
 
     #[test]
     fn every_demo_site_is_valid_and_unique() {
@@ -66,7 +66,7 @@ mod tests {
         for site in &sites {
             site.spec.validate(IntervalRange::default()).unwrap();
         }
-        let identities: BTreeSet<_> = sites.iter().map(|site| site.spec.identity()).collect();
+        let identities: BTreeSet<_> = sites.iter().map(|site| SiteIdentity::of_spec(&site.spec)).collect();
         assert_eq!(identities.len(), sites.len());
     }
 }

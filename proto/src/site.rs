@@ -1,6 +1,7 @@
 //! The definition of a site, and its validation.
 
 mod decode;
+mod identity;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +11,10 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value};
 
-pub use self::decode::ALTERNATIVE_FIELDS;
+pub use self::{
+    decode::ALTERNATIVE_FIELDS,
+    identity::{SiteIdentity, SiteKey},
+};
 use crate::{
     CheckRequest, HttpAssertions, HttpOptions, IpVersion, Pattern, RegionName, ValidationError,
     check::Method, check_options::with_check_options, duration::DurationArg, request::check_range,
@@ -231,17 +235,6 @@ impl SiteSpec {
     pub const MAX_NAME_BYTES: usize = 200;
     const MAX_TAGS: usize = 50;
     const MAX_TAG_BYTES: usize = 64;
-
-    /// The fields that identify a site: URL, method, regex, not_regex.
-    pub fn identity(&self) -> (&str, &str, &str, &str) {
-        let check = &self.check;
-        (
-            &check.url,
-            &check.method,
-            check.regex.as_deref().unwrap_or(""),
-            check.not_regex.as_deref().unwrap_or(""),
-        )
-    }
 
     /// All fields under their public names, including defaults.
     pub fn to_json_fields(&self) -> Map<String, Value> {

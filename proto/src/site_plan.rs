@@ -1,9 +1,12 @@
 //! The changes that bring stored sites to a wanted definition: of `picket apply`, and of the API.
 
-use std::collections::{BTreeSet, HashMap};
+mod matching;
+
+use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
+use self::matching::match_sites;
 use crate::{RegionName, SiteId, ValidationError, site::SiteSpec, validation::sanitize_text};
 
 /// Regions and sites of a definition, validated.
@@ -76,17 +79,9 @@ impl SitePlan {
         let is_unknown = |region: &&RegionName| !known.iter().any(|name| name == region.as_str());
         let mut plan =
             Self { regions: wanted.regions.iter().filter(is_unknown).cloned().collect(), ..Self::default() };
-        // Candidates by URL first: comparing every pair of sites would be quadratic.
-        let mut by_url = HashMap::<&str, Vec<&StoredSite<'_>>>::new();
-        for site in stored {
-            by_url.entry(site.url).or_default().push(site);
-        }
         let mut kept = BTreeSet::new();
-        for spec in &wanted.sites {
-            let mut candidates = by_url.get(spec.check.url.as_str()).into_iter().flatten();
-            // A stored site matches at most one wanted site, in the order of both.
-            let Some(site) = candidates.find(|site| is_same_site(site, spec) && !kept.contains(&site.id))
-            else {
+        for (spec, site) in wanted.sites.iter().zip(match_sites(&wanted.sites, stored)) {
+            let Some(site) = site else {
                 plan.add.push(spec.clone());
                 continue;
             };
@@ -149,18 +144,6 @@ impl SitePlan {
     /// Returns true if the plan changes nothing.
     pub fn is_empty(&self) -> bool {
         self.regions.is_empty() && self.add.is_empty() && self.change.is_empty() && self.remove.is_empty()
-    }
-}
-
-/// Returns true if `site` has the identity of `spec`. An unparsable site has only its URL for
-/// comparison.
-fn is_same_site(site: &StoredSite<'_>, spec: &SiteSpec) -> bool {
-    match site.spec {
-        Ok(there) => {
-            let (url, method, regex, not_regex) = there.identity();
-            (url, method.to_ascii_uppercase().as_str(), regex, not_regex) == spec.identity()
-        }
-        Err(_) => site.url == spec.check.url,
     }
 }
 

@@ -87,7 +87,7 @@ pub enum Error {
     #[error(transparent)]
     Invalid(#[from] ValidationError),
     /// A site with the same key exists already.
-    #[error("there is such a site already: the same url, method, regex and not_regex")]
+    #[error("there is such a site already: the same url, method, regex, not_regex, options and assertions")]
     DuplicateSite,
     /// No site has this id.
     #[error("there is no site {0}")]

@@ -153,8 +153,8 @@ pub async fn list_sites(store: &Store) -> Result<Vec<Site>, Error> {
         .await
 }
 
-/// Finds sites by `id_or_url`: the site with this id, or all sites with this URL (which may differ
-/// in method or regex).
+/// Finds sites by `id_or_url`: the site with this id, or all sites with this URL (which differ
+/// in another field of their identity).
 ///
 /// # Errors
 /// If the database cannot be reached in time.

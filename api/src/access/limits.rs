@@ -108,7 +108,7 @@ impl RateLimits {
     pub(crate) async fn sweep_regularly(&self) {
         loop {
             sleep(Self::SWEEP_INTERVAL).await;
-            [&self.sign_in, &self.adhoc, &self.failures].map(RateLimit::sweep);
+            [&self.sign_in, &self.adhoc, &self.failures].into_iter().for_each(RateLimit::sweep);
         }
     }
 }

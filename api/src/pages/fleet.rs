@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use moka::future::Cache;
 use picket_store::{
     Error, Store,
-    ledger::{self, LedgerRow},
+    ledger::{self, LedgerFilter, LedgerRow},
 };
 use tracing::warn;
 
@@ -41,7 +41,13 @@ impl FleetNumbers {
 async fn read_newest_ledger(store: &Store) -> Result<LedgerRow, Error> {
     let (now, accounted) = ledger::read_accounted_through(store).await?;
     let to = accounted.unwrap_or(now).min(now);
-    let rows = ledger::list_by_region(store, to.saturating_sub(FleetNumbers::LEDGER_SPAN), to, None).await?;
+    let rows = ledger::list_by_region(
+        store,
+        to.saturating_sub(FleetNumbers::LEDGER_SPAN),
+        to,
+        LedgerFilter::default(),
+    )
+    .await?;
     Ok(sum_ledger(&rows))
 }
 

@@ -7,7 +7,7 @@ use axum::{
     response::Response,
 };
 use picket_proto::Timestamp;
-use picket_store::ledger::{self, LedgerRow};
+use picket_store::ledger::{self, LedgerFilter, LedgerRow};
 use serde::Deserialize;
 
 use super::{
@@ -40,14 +40,14 @@ pub(super) async fn show_ledger(
     State(api): State<Api>,
     Query(query): Query<LedgerQuery>,
 ) -> Result<Response, PageError> {
-    let limit = visitor.access.tag_limit();
+    let filter = LedgerFilter { tags: visitor.access.tag_limit(), ..LedgerFilter::default() };
     let (word, seconds, _) = SPANS.into_iter().find(|(word, ..)| *word == query.span).unwrap_or(SPANS[0]);
     let fail = |error| visitor.fail(error);
     let (now, accounted) = ledger::read_accounted_through(&api.store).await.map_err(fail)?;
     let to = accounted.unwrap_or(now).min(now);
     let from = to.saturating_sub(Duration::from_secs(seconds));
-    let rows = ledger::list_by_region(&api.store, from, to, limit).await.map_err(fail)?;
-    let causes = ledger::count_missed_by_cause(&api.store, from, to, limit).await.map_err(fail)?;
+    let rows = ledger::list_by_region(&api.store, from, to, filter).await.map_err(fail)?;
+    let causes = ledger::count_missed_by_cause(&api.store, from, to, filter).await.map_err(fail)?;
 
     let sum = sum_ledger(&rows);
     let mut page = ListPage::new(visitor.frame("Ledger", Section::Ledger), "Ledger", describe_ledger(&sum));

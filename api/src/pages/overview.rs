@@ -91,8 +91,8 @@ pub(crate) struct OverviewPage {
     pub(crate) behind: Behind,
 }
 
-/// Number of sites in each state, in the order of [`SiteState::ALL`].
-type StateCounts = [i64; SiteState::ALL.len()];
+/// Number of sites in each state, in the order of [`SiteState::ALL_STATES`].
+type StateCounts = [i64; SiteState::ALL_STATES.len()];
 
 /// What the overview shows, as the store gives it.
 struct OverviewData {
@@ -116,7 +116,7 @@ async fn read_overview(visitor: &Visitor, api: &Api) -> Result<OverviewData, pic
     let store = &api.store;
     let tag_limit = visitor.access.tag_limit();
     let mut counts = StateCounts::default();
-    for (count, state) in counts.iter_mut().zip(SiteState::ALL) {
+    for (count, state) in counts.iter_mut().zip(SiteState::ALL_STATES) {
         let filter = SiteFilter { status: &[state], tag_limit, ..SiteFilter::default() };
         *count = site_list::count_sites(store, &filter).await?;
     }
@@ -191,7 +191,7 @@ impl OverviewPage {
 }
 
 fn list_figures(counts: StateCounts, ledger: Option<&LedgerRow>) -> Vec<FigureItem> {
-    let states = SiteState::ALL
+    let states = SiteState::ALL_STATES
         .into_iter()
         .zip(counts)
         .filter(|(state, count)| *count > 0 || matches!(state, SiteState::Down | SiteState::Up));

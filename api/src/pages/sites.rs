@@ -237,7 +237,7 @@ impl SitesPage {
             frame,
             subline: subline.clone(),
             may_write,
-            statuses: SiteState::ALL.map(SiteState::as_str),
+            statuses: SiteState::ALL_STATES.map(SiteState::as_str),
             regions,
             columns,
             rows: page.items.iter().map(SiteRow::new).collect(),

@@ -3,8 +3,11 @@
 
 use std::fmt;
 
-use picket_proto::{SiteId, site::SiteSpec};
-use sqlx::{AssertSqlSafe, FromRow, Row as _, postgres::PgRow};
+use picket_proto::{
+    SiteId,
+    site::{SiteIdentity, SiteKey, SiteSpec},
+};
+use sqlx::{AssertSqlSafe, FromRow, Row as _, postgres::PgRow, types::Json};
 
 use super::{
     SITE_COLUMNS, SITES_TIMEOUT, Site, UPDATE_SITE_SQL, columns::bind_definition, map_constraint_error,
@@ -85,14 +88,24 @@ pub async fn find_same_site(
     tags: Option<&[String]>,
 ) -> Result<Option<SiteId>, Error> {
     let sql = format!(
-        // The expressions of the index on a site's identity.
+        // The expression of the index on a site's identity.
         "SELECT site.id FROM picket.sites AS site
-         WHERE {TAG_CONDITION_SQL} AND md5(site.url) = md5($2) AND md5(site.method) = md5($3)
-           AND md5(coalesce(site.regex, '')) = md5($4) AND md5(coalesce(site.not_regex, '')) = md5($5)"
+         WHERE {TAG_CONDITION_SQL}
+           AND md5(md5(site.url) || md5(site.method) || md5(coalesce(site.regex, '')) || md5(coalesce(site.not_regex, ''))
+                   || jsonb_hash_extended(site.options, 0)::text || ' '
+                   || jsonb_hash_extended(site.assertions, 0)::text)::uuid
+             = md5(md5($2) || md5($3) || md5($4) || md5($5)
+                   || jsonb_hash_extended($6, 0)::text || ' ' || jsonb_hash_extended($7, 0)::text)::uuid"
     );
-    let (url, method, regex, not_regex) = spec.identity();
-    let query =
-        sqlx::query_scalar(AssertSqlSafe(sql)).bind(tags).bind(url).bind(method).bind(regex).bind(not_regex);
+    let SiteKey { url, method, regex, not_regex } = SiteIdentity::of_spec(spec).key;
+    let query = sqlx::query_scalar(AssertSqlSafe(sql))
+        .bind(tags)
+        .bind(url)
+        .bind(method.as_ref())
+        .bind(regex)
+        .bind(not_regex)
+        .bind(Json(&spec.check.options))
+        .bind(Json(&spec.check.assertions));
     let found: Option<i64> =
         store.with_timeout(SITES_TIMEOUT, "look up the site", query.fetch_optional(&store.pool)).await?;
     Ok(found.map(SiteId))

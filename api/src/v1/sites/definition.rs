@@ -6,7 +6,7 @@ use axum::{Json, extract::State};
 use picket_proto::{
     RegionName, SiteId, ValidationError,
     nested_object::HIDDEN_VALUE,
-    site::{IntervalRange, SiteSpec},
+    site::{IntervalRange, SiteIdentity},
     site_plan::{DesiredSites, PruneScope, SitePlan},
     suggestion::describe_known_names,
     validation::sanitize_text,
@@ -285,19 +285,26 @@ fn decode_sites(
     wanted: &mut DesiredSites,
     refusals: &mut Refusals,
 ) {
-    let mut seen = HashMap::new();
+    let mut positions = Vec::new();
     for (position, entry) in entries.iter().enumerate() {
-        let pointer = build_pointer_of_site(position);
         match decode_site(entry, intervals) {
             Ok(spec) => {
-                if let Some(first) = seen.insert(own_identity(&spec), position) {
-                    let first = build_pointer_of_site(first);
-                    let detail = format!("the same url, method, regex and not_regex as {first}");
-                    refusals.add(pointer, detail);
-                }
                 wanted.sites.push(spec);
+                positions.push(position);
             }
-            Err(error) => refusals.add(build_pointer(&pointer, &error.field), &error),
+            Err(error) => {
+                let pointer = build_pointer_of_site(position);
+                refusals.add(build_pointer(&pointer, &error.field), &error);
+            }
+        }
+    }
+    let mut first_positions = HashMap::new();
+    for (spec, position) in wanted.sites.iter().zip(positions) {
+        let first = *first_positions.entry(SiteIdentity::of_spec(spec)).or_insert(position);
+        if first != position {
+            let first = build_pointer_of_site(first);
+            let detail = format!("the same url, method, regex, not_regex, options and assertions as {first}");
+            refusals.add(build_pointer_of_site(position), detail);
         }
     }
 }
@@ -305,11 +312,6 @@ fn decode_sites(
 /// JSON Pointer to a site of the definition.
 fn build_pointer_of_site(position: usize) -> String {
     format!("/sites/{position}")
-}
-
-fn own_identity(spec: &SiteSpec) -> [String; 4] {
-    let (url, method, regex, not_regex) = spec.identity();
-    [url, method, regex, not_regex].map(str::to_owned)
 }
 
 /// The problem of sites that name unknown regions.
