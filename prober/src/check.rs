@@ -201,6 +201,13 @@ impl Checker {
         };
         let timing = marks.finish_timing();
         let certificate = marks.first_certificate_end();
+        let failure = match failure {
+            // After the end of the site's time. Boxed, because it is rare.
+            Some(failure) if marks.silent_proxy().is_some() => {
+                Some(Box::pin(failure::attribute_to_proxy(failure, &marks, &seen)).await)
+            }
+            failure => failure,
+        };
         let asserted = check.assertions.as_deref();
         let failure = match (failure, asserted) {
             (None, Some(asserted)) => {
@@ -334,7 +341,7 @@ impl Checker {
         marks.start_hop(address, port);
         // The operator of the prober named the proxy, and the proxy chooses the address of the site.
         if let Some(proxy) = plan.and_then(|plan| plan.proxy.as_ref()) {
-            marks.set_proxy(Arc::clone(&proxy.name));
+            marks.set_proxy(Arc::clone(&proxy.name), url.scheme() == "https");
             return Ok(());
         }
         let Some(address) = address else { return Ok(()) };

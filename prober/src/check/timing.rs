@@ -91,8 +91,8 @@ struct RecorderState {
     /// Addresses that the hop may connect to.
     candidates: Vec<IpAddr>,
     port: u16,
-    /// Name of the proxy that the hop connects to.
-    proxy: Option<Arc<str>>,
+    /// Name of the proxy that the hop connects to, and true if the hop goes through a tunnel.
+    proxy: Option<(Arc<str>, bool)>,
     /// Inbound counts of the hop's connection.
     inbound: Arc<InboundMeter>,
     /// Certificate of the current hop.
@@ -143,14 +143,26 @@ impl PhaseRecorder {
         noted.certificate = None;
     }
 
-    /// Marks the hop as one to the proxy `name`.
-    pub(super) fn set_proxy(&self, name: Arc<str>) {
-        self.state.lock().proxy = Some(name);
+    /// Marks the hop as one to the proxy `name`, through a tunnel or by a forwarded request.
+    pub(super) fn set_proxy(&self, name: Arc<str>, is_tunnel: bool) {
+        self.state.lock().proxy = Some((name, is_tunnel));
     }
 
     /// Name of the proxy that the hop connects to.
     pub(super) fn proxy(&self) -> Option<Arc<str>> {
-        self.state.lock().proxy.clone()
+        self.state.lock().proxy.as_ref().map(|(name, _)| Arc::clone(name))
+    }
+
+    /// Name of the proxy that has a request and has not responded to it, nor has the site behind it.
+    pub(super) fn silent_proxy(&self) -> Option<Arc<str>> {
+        let noted = self.state.lock();
+        let (name, is_tunnel) = noted.proxy.as_ref()?;
+        let waits = match noted.phase {
+            Phase::ProxyConnect => true,
+            Phase::FirstByte => !is_tunnel,
+            _ => false,
+        };
+        waits.then(|| Arc::clone(name))
     }
 
     pub(super) fn start_connect(&self) {

@@ -3,7 +3,7 @@
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path};
 
 use picket_harness::targets::{
-    CertificateAuthority, ConnectProxy, Identity, ProxyBehaviour, Target, Validity,
+    CertificateAuthority, ConnectProxy, Identity, ProxyBehaviour, Step, Target, Validity,
 };
 use picket_prober::{
     SecretsOptions,
@@ -40,8 +40,12 @@ impl Prober {
     }
 
     async fn check(&self, url: impl Into<String>, options: &str) -> Observation {
+        self.check_within(url, options, 5_000).await
+    }
+
+    async fn check_within(&self, url: impl Into<String>, options: &str, timeout_ms: i64) -> Observation {
         let options: HttpOptions = serde_json::from_str(options).unwrap();
-        let request = CheckRequest { options, timeout_ms: 5_000, ..CheckRequest::new(url) };
+        let request = CheckRequest { options, timeout_ms, ..CheckRequest::new(url) };
         self.checker.run_check(&request.validate().unwrap()).await
     }
 
@@ -284,7 +288,18 @@ async fn trouble_of_a_proxy_says_nothing_of_the_site_and_trouble_behind_it_does(
         ),
         (respond(&"x".repeat(20_000)), Cause::SourceUnavailable, "did not answer CONNECT as a proxy does"),
         (respond(""), Cause::SourceUnavailable, "proxy 'office': connection closed"),
-        (ProxyBehaviour::Stall, Cause::Timeout, "no answer within 5 s (waiting for the proxy to connect)"),
+        (
+            ProxyBehaviour::Stall,
+            Cause::SourceUnavailable,
+            "proxy 'office': no response, and none to a request for the proxy itself (waiting for the proxy to \
+             connect)",
+        ),
+        // It responds to requests for itself: the site leaves it waiting.
+        (
+            ProxyBehaviour::StallMethods(&["CONNECT"]),
+            Cause::Timeout,
+            "no answer within 5 s (waiting for the proxy to connect)",
+        ),
     ] {
         let proxy = ConnectProxy::start(&[("shop.example:443", closed)], behaviour).await;
         let seen =
@@ -299,6 +314,63 @@ async fn trouble_of_a_proxy_says_nothing_of_the_site_and_trouble_behind_it_does(
         let seen = prober_behind(&authority, closed, "").check(url, r#"{"proxy": "other"}"#).await;
         assert_down(&seen, Cause::SecretUnavailable, "proxy 'other' is not in the secrets file");
     }
+}
+
+#[tokio::test]
+async fn a_proxy_that_forwards_no_request_says_nothing_of_the_site_and_a_silent_site_is_down() {
+    let authority = CertificateAuthority::new();
+    let plain = Target::serve_http().await;
+    let names = [("plain.example:80", plain.address())];
+    let no_response =
+        "proxy 'office': no response, and none to a request for the proxy itself (waiting for the first";
+    for (behaviour, path, cause, message) in [
+        (ProxyBehaviour::Stall, "/ok", Cause::SourceUnavailable, no_response),
+        (ProxyBehaviour::Respond(Vec::new()), "/ok", Cause::SourceUnavailable, no_response),
+        (ProxyBehaviour::Respond(b"SSH-2.0-x\r\n".to_vec()), "/ok", Cause::SourceUnavailable, no_response),
+        (ProxyBehaviour::StallMethods(&["OPTIONS"]), "/never", Cause::SourceUnavailable, no_response),
+        (
+            ProxyBehaviour::Forward,
+            "/never",
+            Cause::Timeout,
+            "no answer within 1 s (waiting for the first byte)",
+        ),
+        (ProxyBehaviour::Forward, "/close", Cause::Http, "(waiting for the first byte)"),
+        (ProxyBehaviour::Forward, "/drip-body", Cause::Timeout, "no end of the body within 1 s"),
+    ] {
+        let proxy = ConnectProxy::start(&names, behaviour.clone()).await;
+        let prober = prober_behind(&authority, proxy.address(), "");
+        let seen = prober.check_within(format!("http://plain.example{path}"), BY_PROXY, 1_000).await;
+        assert_down(&seen, cause, message);
+        // The time in which the proxy was probed is not the site's.
+        let total = seen.timing.total_us.unwrap();
+        assert!(total < 1_900_000, "{behaviour:?}: {total}");
+        let probes =
+            proxy.received_requests().into_iter().filter(|request| request.starts_with("OPTIONS * "));
+        assert_eq!(probes.count(), usize::from(path != "/drip-body"), "{behaviour:?} {path}");
+    }
+}
+
+#[tokio::test]
+async fn a_site_that_responds_407_through_a_proxy_is_judged_by_its_status() {
+    let authority = CertificateAuthority::new();
+    let (https, plain) =
+        (Target::serve_https(&certify(&authority, "shop.example")).await, Target::serve_http().await);
+    let names = [("shop.example:443", https.address()), ("plain.example:80", plain.address())];
+    let proxy = ConnectProxy::start(&names, ProxyBehaviour::Forward).await;
+    let prober = prober_behind(&authority, proxy.address(), "");
+
+    for url in ["https://shop.example/status/407", "http://plain.example/status/407"] {
+        let seen = prober.check(url, BY_PROXY).await;
+        assert_down(&seen, Cause::Status, "status 407, not 200-299");
+        assert_eq!((seen.outcome, seen.http_status), (Outcome::Down, Some(407)), "{url}");
+    }
+    // A challenge behind a proxy that forwards cannot be told from one of the proxy.
+    let challenge = b"HTTP/1.1 407 Who\r\nproxy-authenticate: Basic realm=\"x\"\r\ncontent-length: 0\r\n\r\n";
+    let challenging = Target::serve_script(|_| vec![Step::Send(challenge.to_vec())]).await;
+    let names = [("plain.example:80", challenging.address())];
+    let proxy = ConnectProxy::start(&names, ProxyBehaviour::Forward).await;
+    let seen = prober_behind(&authority, proxy.address(), "").check("http://plain.example/", BY_PROXY).await;
+    assert_down(&seen, Cause::SecretUnavailable, "proxy 'office' requires other credentials");
 }
 
 /// The operator named the proxy, so the rules for sites do not apply to its address.
