@@ -19,6 +19,7 @@ mod finding;
 mod gateway;
 mod https_client;
 mod inbound;
+mod network_scope;
 mod oauth;
 mod observation;
 mod os_error;
@@ -45,7 +46,6 @@ use reqwest::{
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-pub(crate) use self::credentials::Credentials;
 use self::{
     address_policy::AddressPolicy,
     assertions::ExplainedCheck,
@@ -74,6 +74,7 @@ pub use self::{
     resolver::Lookup,
     settings::{CheckLimits, ClientOptions, Error},
 };
+pub(crate) use self::{assertions::expects_failure, credentials::Credentials, network_scope::NetworkScope};
 
 /// Performs checks. Clones share all state.
 #[derive(Clone)]
@@ -200,7 +201,6 @@ impl Checker {
             Err(_) => Some(failure::timeout_failure(check.timeout, &marks, &seen)),
         };
         let timing = marks.finish_timing();
-        let certificate = marks.first_certificate_end();
         let failure = match failure {
             // After the end of the site's time. Boxed, because it is rare.
             Some(failure) if marks.silent_proxy().is_some() => {
@@ -208,6 +208,7 @@ impl Checker {
             }
             failure => failure,
         };
+        let certificate = marks.first_certificate_end();
         let asserted = check.assertions.as_deref();
         let failure = match (failure, asserted) {
             (None, Some(asserted)) => {
@@ -249,6 +250,7 @@ impl Checker {
             tls_expires_at: marks.earliest_expiry(),
             warnings,
             details,
+            network_scope: marks.network_scope(),
         }
     }
 

@@ -7,13 +7,13 @@ use async_nats::{
     jetstream::{self, AckKind},
 };
 use picket_proto::{Cause, Check, CheckResult, Timestamp, ValidationError};
-use picket_runtime::streams;
+use picket_runtime::{clock::Boottime, streams};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument, Span, debug, debug_span, field};
 
 use crate::{
-    check::{Checker, Credentials, Observation, apply_must_fail},
+    check::{Checker, Credentials, Observation, apply_must_fail, expects_failure},
     health::connectivity::{Attribution, Connectivity},
     health::job_clock::JobClock,
     health::stall::StallDetector,
@@ -280,6 +280,7 @@ impl CheckRunner {
                 return self.record_missed(job, cause, failure_message(&seen).to_owned());
             }
         };
+        let began = Boottime::now();
         let (mut seen, mut held_up) = self.run_measured(&check, credentials.as_ref()).await;
         if let Some(renewed) = self.checker.prepare_repetition(&check, credentials.as_ref(), &seen).await {
             (seen, held_up) = self.run_measured(&check, Some(&renewed)).await;
@@ -296,6 +297,20 @@ impl CheckRunner {
                 ),
             )),
             None => match self.connectivity.attribute_failure(&host, &seen).await {
+                Attribution::Site if expects_failure(&check, &seen) => {
+                    match self.connectivity.confirm_wanted_failure(&seen, began).await {
+                        true => None,
+                        false => Some((
+                            Cause::ProberOffline,
+                            format!(
+                                "must_fail: this failure may be that of this prober's own network: no other check \
+                                 of this prober had a good response meanwhile, and there are no canaries \
+                                 (PICKET_CANARIES) ({})",
+                                failure_message(&seen)
+                            ),
+                        )),
+                    }
+                }
                 Attribution::Site => None,
                 Attribution::ProberOffline => Some((
                     Cause::ProberOffline,

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::{
     certificate::{Certificate, CertificateEnd},
     inbound::InboundMeter,
+    network_scope::NetworkScope,
 };
 
 tokio::task_local! {
@@ -196,6 +197,13 @@ impl PhaseRecorder {
 
     pub(super) fn has_silent_name_servers(&self) -> bool {
         self.state.lock().has_silent_name_servers
+    }
+
+    /// Part of the network that the current hop needs. Behind a proxy every site counts as far away.
+    pub(super) fn network_scope(&self) -> NetworkScope {
+        let noted = self.state.lock();
+        let farthest = noted.candidates.iter().map(|address| NetworkScope::of_address(*address)).max();
+        farthest.filter(|_| noted.proxy.is_none()).unwrap_or(NetworkScope::Internet)
     }
 
     /// Stores the addresses of the hop's name, in the order of connection attempts.

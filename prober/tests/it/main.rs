@@ -26,3 +26,4 @@ mod redirects;
 mod requests;
 mod secrets;
 mod tls;
+mod wanted_failures;

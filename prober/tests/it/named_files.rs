@@ -56,7 +56,7 @@ impl Prober {
     }
 }
 
-fn write_private(path: &Path, text: &str) {
+pub(crate) fn write_private(path: &Path, text: &str) {
     let staged = path.with_extension("staged");
     fs::write(&staged, text).unwrap();
     fs::set_permissions(&staged, fs::Permissions::from_mode(0o600)).unwrap();
