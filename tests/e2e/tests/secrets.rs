@@ -10,17 +10,21 @@ use picket_e2e::{Process, Stack, program_path};
 use picket_harness::{
     process::run_to_end,
     servers,
-    targets::{Step, Target, TokenEndpoint},
+    targets::{
+        CertificateAuthority, ConnectProxy, Identity, ProxyBehaviour, Step, Target, TokenEndpoint, Validity,
+    },
 };
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Base64 of `me:MARK-basic-password`.
 const LOGIN: &str = "Basic bWU6TUFSSy1iYXNpYy1wYXNzd29yZA==";
+/// Base64 of `me:MARK-proxy-password`.
+const PROXY_LOGIN: &str = "Basic bWU6TUFSSy1wcm94eS1wYXNzd29yZA==";
 /// Base64 of `me:MARK-oauth-secret`.
 const CLIENT_LOGIN: &str = "Basic bWU6TUFSSy1vYXV0aC1zZWNyZXQ=";
 
 /// What must appear nowhere: the marks, and parts of their base64 forms at each alignment.
-const MARKS: [&str; 6] = ["MARK-", "MARK%2D", "TUFSSy", "1BUkst", "NQVJLL", "bWU6TUFS"];
+const MARKS: [&str; 7] = ["MARK-", "MARK%2D", "TUFSSy", "1BUkst", "NQVJLL", "bWU6TUFS", "mark-header-value"];
 
 /// Name and options of each check that uses a secret.
 const CHECKS: [(&str, &str); 3] = [
@@ -28,6 +32,70 @@ const CHECKS: [(&str, &str); 3] = [
     ("bearer", r#"{"auth": {"bearer": {"secret": "bearer"}}}"#),
     ("header", r#"{"secret_headers": {"X-Api-Key": {"secret": "header"}}}"#),
 ];
+
+/// Login of a proxy in the secrets file.
+const PROXY_PASSWORD: &str = "user = 'me'\npassword = 'MARK-proxy-password'\n";
+
+/// A site that requires a client certificate, and a proxy that requires a password, with a site
+/// behind it.
+struct ProtectedServers {
+    authority: CertificateAuthority,
+    client: Identity,
+    /// Its authority is unknown to the site.
+    stranger: Identity,
+    site: Target,
+    _proxied: Target,
+    proxy: ConnectProxy,
+}
+
+impl ProtectedServers {
+    async fn start() -> Self {
+        let (authority, clients) = (CertificateAuthority::new(), CertificateAuthority::new());
+        let identity = authority.issue_identity(&["127.0.0.1"], Validity::Current);
+        let proxied = Target::serve_http().await;
+        let names = [("proxied.example:80", proxied.address())];
+        let proxy = ConnectProxy::start(&names, ProxyBehaviour::RequireCredentials(PROXY_LOGIN.into())).await;
+        Self {
+            client: clients.issue_identity(&["picket"], Validity::Current),
+            stranger: CertificateAuthority::new().issue_identity(&["picket"], Validity::Current),
+            site: Target::serve_https_for_clients(&identity, &clients).await,
+            authority,
+            _proxied: proxied,
+            proxy,
+        }
+    }
+
+    /// Name, URL, options and verdict of each site that uses the key or the password, or fails to.
+    fn sites(&self) -> Vec<(&'static str, String, String, &'static str)> {
+        let with_key = |name, key: &str, verdict| {
+            let options = format!(r#"{{"client_certificate": "{key}", "ca": "office"}}"#);
+            (name, self.site.url(&format!("/echo/{name}")), options, verdict)
+        };
+        let with_proxy = |name, proxy: &str, verdict| {
+            (
+                name,
+                format!("http://proxied.example/echo/{name}"),
+                format!(r#"{{"proxy": "{proxy}"}}"#),
+                verdict,
+            )
+        };
+        vec![
+            with_key("key", "key", "up"),
+            with_key("strange-key", "strange-key", "down tls"),
+            with_key("unusable-key", "unusable-key", "missed secret_unavailable"),
+            with_proxy("proxy", "office", "up"),
+            with_proxy("proxy-wrong", "wrong", "missed secret_unavailable"),
+            with_proxy("proxy-closed", "closed", "missed source_unavailable"),
+        ]
+    }
+
+    /// The lines of the private keys.
+    fn key_lines(&self) -> Vec<String> {
+        let keys = [&self.client, &self.stranger].map(|identity| identity.pem().1);
+        let lines = keys.into_iter().flat_map(str::lines).filter(|line| !line.starts_with("-----"));
+        lines.map(|line| line.trim().to_owned()).filter(|line| line.len() >= 12).collect()
+    }
+}
 
 /// A directory with a secrets file of marks.
 struct SecretsFile(PathBuf);
@@ -42,7 +110,7 @@ impl SecretsFile {
         let file = Self(servers::scratch_dir("secrets"));
         file.write("bearer", "MARK-bearer-token\n");
         file.write(
-            "key.pem",
+            "unusable-key.pem",
             "-----BEGIN PRIVATE KEY-----\nMARK-key-line-of-a-key\n-----END PRIVATE KEY-----\n",
         );
         let entries = [
@@ -50,12 +118,30 @@ impl SecretsFile {
             secret("bearer", "value_file = 'bearer'"),
             secret("header", "value_env = 'TEST_HEADER'"),
             secret("oauth", "value = 'MARK-oauth-secret'"),
-            secret("key", "value_file = 'key.pem'"),
-            "[proxy.office]\nurl = 'http://127.0.0.1:1'\nuser = 'me'\npassword = 'MARK-proxy-password'\n"
-                .to_owned(),
+            secret("unusable-key", "value_file = 'unusable-key.pem'"),
+            format!("[proxy.closed]\nurl = 'http://127.0.0.1:1'\n{PROXY_PASSWORD}"),
         ];
         file.write("secrets.toml", &entries.concat());
         file
+    }
+
+    /// Adds the keys for `servers`, and the proxy with its password and with a wrong one.
+    fn with_protected_servers(self, servers: &ProtectedServers) -> Self {
+        let mut entries = fs::read_to_string(self.path()).unwrap();
+        for (name, identity) in [("key", &servers.client), ("strange-key", &servers.stranger)] {
+            let (certificate, key) = identity.pem();
+            self.write(&format!("{name}.pem"), &format!("{certificate}{key}"));
+            let host = servers.site.address();
+            entries += &format!("[secret.{name}]\nvalue_file = '{name}.pem'\nhosts = ['{host}']\n");
+        }
+        self.write("roots.pem", servers.authority.pem());
+        entries += "[ca.office]\nfile = 'roots.pem'\n";
+        let wrong_password = PROXY_PASSWORD.replace("proxy-password", "wrong-password");
+        for (name, password) in [("office", PROXY_PASSWORD), ("wrong", &wrong_password)] {
+            entries += &format!("[proxy.{name}]\nurl = 'http://{}'\n{password}", servers.proxy.address());
+        }
+        self.write("secrets.toml", &entries);
+        self
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -88,8 +174,23 @@ async fn serve_echo() -> Target {
     Target::serve_script(|request| {
         let lines = request.lines().filter_map(|line| line.split_once(": "));
         let sent = lines.filter(|(name, _)| name.contains("authorization") || name.contains("key"));
+        let sent: Vec<&str> = sent.map(|(_, value)| value).collect();
+        // The whole value is a host, in which letters become lower-case.
+        if request.starts_with("GET /host") {
+            let host = sent.concat();
+            return vec![Step::send(format!(
+                "HTTP/1.1 302 Found\r\nlocation: http://{host}.invalid/\r\n\r\n"
+            ))];
+        }
+        if request.starts_with("GET /denied") {
+            let value = sent.concat();
+            return vec![Step::send(format!(
+                "HTTP/1.1 401 No\r\nwww-authenticate: {value}\r\ncontent-length: {}\r\n\r\n{value}",
+                value.len()
+            ))];
+        }
         let values: String =
-            sent.map(|(_, value)| format!("{value}/{}", value.replace('-', "%2D"))).collect();
+            sent.iter().map(|value| format!("{value}/{}", value.replace('-', "%2D"))).collect();
         vec![Step::send(format!(
             "HTTP/1.1 302 Found\r\nlocation: ftp://x/{values}\r\nconnection: close\r\n\r\n"
         ))]
@@ -102,6 +203,15 @@ async fn add_site(stack: &Stack, name: &str, url: &str, options: &str) {
         "INSERT INTO picket.sites (name, url, interval_seconds, options) VALUES ('{name}', '{url}', 5, '{options}')"
     );
     stack.execute_sql(&sql).await;
+}
+
+/// Waits until the site has a row with `verdict`, which is an outcome and a cause.
+async fn wait_verdict(stack: &Stack, site: &str, verdict: &str) {
+    let rows = format!(
+        "SELECT count(*) FROM picket.check_results JOIN picket.sites ON sites.id = site_id
+         WHERE name = '{site}' AND concat_ws(' ', outcome, cause) = '{verdict}'"
+    );
+    stack.wait_at_least(WAIT_TIMEOUT, 1, &rows).await;
 }
 
 /// Collects all that passes over the bus.
@@ -145,7 +255,12 @@ fn read_command_lines() -> String {
 
 #[track_caller]
 fn assert_unmarked(place: &str, text: &str) {
-    for mark in MARKS {
+    assert_without(place, text, MARKS);
+}
+
+#[track_caller]
+fn assert_without<'m>(place: &str, text: &str, marks: impl IntoIterator<Item = &'m str>) {
+    for mark in marks {
         if let Some(at) = text.find(mark) {
             let around: String =
                 text[..at].chars().rev().take(200).collect::<Vec<_>>().into_iter().rev().collect();
@@ -162,7 +277,8 @@ async fn secrets_reach_their_sites_and_appear_in_no_log_row_message_metric_or_co
     let issuer = endpoint.issuer();
     // Repeats the request, and with it the token, in a body that a regex is matched with.
     let protected = Target::serve_script(move |request| issuer.protect_site(request)).await;
-    let file = SecretsFile::new(&[&echo, endpoint.target(), &protected]);
+    let servers = ProtectedServers::start().await;
+    let file = SecretsFile::new(&[&echo, endpoint.target(), &protected]).with_protected_servers(&servers);
     let messages = record_bus(&stack).await;
     let processes =
         [stack.spawn_coordinator(&[]).await, file.spawn_prober(&stack).await, stack.spawn_sink(&[]).await];
@@ -181,6 +297,24 @@ async fn secrets_reach_their_sites_and_appear_in_no_log_row_message_metric_or_co
     add_site(&stack, "oauth", &protected.url("/"), &oauth(token_url.clone())).await;
     add_site(&stack, "oauth-echo", &echo.url("/token"), &oauth(token_url)).await;
 
+    for (name, url, options, _) in servers.sites() {
+        add_site(&stack, name, &url, &options).await;
+    }
+    add_site(&stack, "host", &echo.url("/host"), CHECKS[2].1).await;
+    add_site(&stack, "denied", &echo.url("/denied"), CHECKS[0].1).await;
+    add_site(&stack, "denied-header", &echo.url("/denied/header"), CHECKS[1].1).await;
+    let expected =
+        r#"status = '401', assertions = '{"headers": [{"name": "www-authenticate", "regex": "^nothing$"}]}'"#;
+    stack.execute_sql(&format!("UPDATE picket.sites SET {expected} WHERE name = 'denied-header'")).await;
+
+    for (name, _, _, verdict) in servers.sites() {
+        wait_verdict(&stack, name, verdict).await;
+    }
+    wait_verdict(&stack, "denied", "down status").await;
+    wait_verdict(&stack, "denied-header", "down header").await;
+    let host = "SELECT count(*) FROM picket.check_results JOIN picket.sites ON sites.id = site_id
+                WHERE name = 'host' AND message LIKE '%[redacted].invalid%'";
+    stack.wait_at_least(WAIT_TIMEOUT, 1, host).await;
     let redacted =
         "SELECT count(DISTINCT site_id) FROM picket.check_results WHERE message LIKE '%[redacted]%'";
     stack.wait_at_least(WAIT_TIMEOUT, CHECKS.len() as i64 + 1, redacted).await;
@@ -191,6 +325,12 @@ async fn secrets_reach_their_sites_and_appear_in_no_log_row_message_metric_or_co
         assert!(received.contains(sent), "{sent}: {received}");
     }
 
+    let to_proxy = servers.proxy.received_requests().concat();
+    for sent in [PROXY_LOGIN, "Basic bWU6TUFSSy13cm9uZy1wYXNzd29yZA=="] {
+        assert!(to_proxy.contains(sent), "{sent}: {to_proxy}");
+    }
+    assert!(!servers.site.received_requests().is_empty());
+
     let mut check = tokio::process::Command::new(program_path("picket-prober"));
     check.args(["secrets", "check", "--secrets-file", &file.path()]).env("TEST_HEADER", "MARK-header-value");
     let (code, listed, errors) = run_to_end(&mut check).await;
@@ -198,15 +338,22 @@ async fn secrets_reach_their_sites_and_appear_in_no_log_row_message_metric_or_co
         code == 0 && listed.contains("secret  basic ") && listed.contains("proxy   office"),
         "{listed}{errors}"
     );
-    assert_unmarked("the output of secrets check", &(listed + &errors));
-    assert_unmarked("the bus", &messages.lock());
-    assert_unmarked("the database", &dump_database(&stack).await);
-    assert_unmarked("a command line", &read_command_lines());
+    let mut places = vec![
+        ("the output of secrets check".to_owned(), listed + &errors),
+        ("the bus".to_owned(), messages.lock().clone()),
+        ("the database".to_owned(), dump_database(&stack).await),
+        ("a command line".to_owned(), read_command_lines()),
+    ];
     for process in processes {
-        assert_unmarked("a metric", &process.http_get("/metrics").unwrap().body);
-        let log = process.read_log();
-        assert_unmarked(&format!("the log of {}", process.name()), &log);
+        places.push(("a metric".to_owned(), process.http_get("/metrics").unwrap().body));
+        places.push((format!("the log of {}", process.name()), process.read_log()));
         process.stop().await;
+    }
+    let key_lines = servers.key_lines();
+    assert!(key_lines.len() >= 4, "{key_lines:?}");
+    for (place, text) in &places {
+        assert_unmarked(place, text);
+        assert_without(place, text, key_lines.iter().map(String::as_str));
     }
 }
 
