@@ -352,7 +352,8 @@ fn check_regex_size(field: &str, bytes: usize) -> Result<(), ValidationError> {
     match bytes <= MAX_CHECK_BYTES {
         true => Ok(()),
         false => {
-            let allowed = format!("regexes of one check that compile to at most {MAX_CHECK_BYTES} bytes in all");
+            let allowed =
+                format!("regexes of one check that compile to at most {MAX_CHECK_BYTES} bytes in all");
             let size = format_args!("(with the regexes before it {bytes} bytes)");
             Err(ValidationError::new(field, size, allowed))
         }

@@ -105,6 +105,6 @@ fn regexes_that_are_too_large_together_are_refused_with_their_field_size_and_lim
     assert!(compiled.field.starts_with("assertions.not_regexes["), "{compiled}");
     let judging = judging.unwrap_err();
     assert_eq!((judging.field.as_str(), judged), ("assertions.regexes[4]", 21));
-    assert_eq!(judging.value, "(with the regexes before it 35232057 bytes)");
+    assert_eq!(judging.value, "(with the regexes before it 35232141 bytes)");
     assert_eq!(judging.expected, "regexes of one check that compile to at most 33554432 bytes in all");
 }
