@@ -296,37 +296,15 @@ impl CheckRunner {
                     time.as_millis()
                 ),
             )),
-            None => match self.connectivity.attribute_failure(&host, &seen).await {
-                Attribution::Site if expects_failure(&check, &seen) => {
-                    match self.connectivity.confirm_wanted_failure(&seen, began).await {
-                        true => None,
-                        false => Some((
-                            Cause::ProberOffline,
-                            format!(
-                                "must_fail: this failure may be that of this prober's own network: no other check \
-                                 of this prober had a good response meanwhile, and there are no canaries \
-                                 (PICKET_CANARIES) ({})",
-                                failure_message(&seen)
-                            ),
-                        )),
+            None => {
+                let attribution = match self.connectivity.attribute_failure(&host, &seen).await {
+                    Attribution::Site if expects_failure(&check, &seen) => {
+                        self.connectivity.attribute_wanted_failure(&seen, began).await
                     }
-                }
-                Attribution::Site => None,
-                Attribution::ProberOffline => Some((
-                    Cause::ProberOffline,
-                    format!(
-                        "this prober has no network: no canary answers either ({})",
-                        failure_message(&seen)
-                    ),
-                )),
-                Attribution::Unknown => Some((
-                    Cause::Overloaded,
-                    format!(
-                        "canaries could not be asked in time whether there is a network ({})",
-                        failure_message(&seen)
-                    ),
-                )),
-            },
+                    attribution => attribution,
+                };
+                attribution.own_fault(failure_message(&seen))
+            }
         };
         let (region, prober) = (&self.publisher.region, &self.publisher.prober);
         let result = match own_fault {

@@ -126,15 +126,15 @@ impl Connectivity {
         }
     }
 
-    /// Returns true if the failure in `seen`, of a check that began at `since`, may be taken for the
-    /// failure that the check must have. Waits for a proof that the network works, without which the
-    /// failure may be the prober's. Canaries have given this proof before.
-    pub(crate) async fn confirm_wanted_failure(&self, seen: &Observation, since: Boottime) -> bool {
-        match self {
-            Self::Unwatched(responses) if NetworkSignal::from_observation(seen) == NetworkSignal::Suspect => {
-                responses.wait_for_proof(seen.network_scope, since, Self::MAX_HOLD_TIME).await
-            }
-            _ => true,
+    /// Attributes the failure in `seen` that a check since `since` must have. Waits for a proof that
+    /// the network works, without which the failure may be the prober's. Canaries have given this
+    /// proof before.
+    pub(crate) async fn attribute_wanted_failure(&self, seen: &Observation, since: Boottime) -> Attribution {
+        let Self::Unwatched(responses) = self else { return Attribution::Site };
+        let is_suspect = NetworkSignal::from_observation(seen) == NetworkSignal::Suspect;
+        match !is_suspect || responses.wait_for_proof(seen.network_scope, since, Self::MAX_HOLD_TIME).await {
+            true => Attribution::Site,
+            false => Attribution::Unproven,
         }
     }
 

@@ -22,6 +22,7 @@ mod network;
 mod overload;
 mod phases;
 mod politeness;
+mod proxies;
 mod redirects;
 mod requests;
 mod secrets;
