@@ -2,24 +2,23 @@
 //! nowhere else.
 #![expect(clippy::unwrap_used, reason = "what a test needs is there, or it fails")]
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration};
+mod secrets_file;
+
+use std::{fs, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use parking_lot::Mutex;
-use picket_e2e::{Process, Stack, program_path};
+use picket_e2e::{Stack, program_path};
 use picket_harness::{
     process::run_to_end,
-    servers,
-    targets::{
-        CertificateAuthority, ConnectProxy, Identity, ProxyBehaviour, Step, Target, TokenEndpoint, Validity,
-    },
+    targets::{Step, Target, TokenEndpoint},
 };
+
+use self::secrets_file::{PROXY_LOGIN, ProtectedServers, SecretsFile};
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Base64 of `me:MARK-basic-password`.
 const LOGIN: &str = "Basic bWU6TUFSSy1iYXNpYy1wYXNzd29yZA==";
-/// Base64 of `me:MARK-proxy-password`.
-const PROXY_LOGIN: &str = "Basic bWU6TUFSSy1wcm94eS1wYXNzd29yZA==";
 /// Base64 of `me:MARK-oauth-secret`.
 const CLIENT_LOGIN: &str = "Basic bWU6TUFSSy1vYXV0aC1zZWNyZXQ=";
 
@@ -32,141 +31,6 @@ const CHECKS: [(&str, &str); 3] = [
     ("bearer", r#"{"auth": {"bearer": {"secret": "bearer"}}}"#),
     ("header", r#"{"secret_headers": {"X-Api-Key": {"secret": "header"}}}"#),
 ];
-
-/// Login of a proxy in the secrets file.
-const PROXY_PASSWORD: &str = "user = 'me'\npassword = 'MARK-proxy-password'\n";
-
-/// A site that requires a client certificate, and a proxy that requires a password, with a site
-/// behind it.
-struct ProtectedServers {
-    authority: CertificateAuthority,
-    client: Identity,
-    /// Its authority is unknown to the site.
-    stranger: Identity,
-    site: Target,
-    _proxied: Target,
-    proxy: ConnectProxy,
-}
-
-impl ProtectedServers {
-    async fn start() -> Self {
-        let (authority, clients) = (CertificateAuthority::new(), CertificateAuthority::new());
-        let identity = authority.issue_identity(&["127.0.0.1"], Validity::Current);
-        let proxied = Target::serve_http().await;
-        let names = [("proxied.example:80", proxied.address())];
-        let proxy = ConnectProxy::start(&names, ProxyBehaviour::RequireCredentials(PROXY_LOGIN.into())).await;
-        Self {
-            client: clients.issue_identity(&["picket"], Validity::Current),
-            stranger: CertificateAuthority::new().issue_identity(&["picket"], Validity::Current),
-            site: Target::serve_https_for_clients(&identity, &clients).await,
-            authority,
-            _proxied: proxied,
-            proxy,
-        }
-    }
-
-    /// Name, URL, options and verdict of each site that uses the key or the password, or fails to.
-    fn sites(&self) -> Vec<(&'static str, String, String, &'static str)> {
-        let with_key = |name, key: &str, verdict| {
-            let options = format!(r#"{{"client_certificate": "{key}", "ca": "office"}}"#);
-            (name, self.site.url(&format!("/echo/{name}")), options, verdict)
-        };
-        let with_proxy = |name, proxy: &str, verdict| {
-            (
-                name,
-                format!("http://proxied.example/echo/{name}"),
-                format!(r#"{{"proxy": "{proxy}"}}"#),
-                verdict,
-            )
-        };
-        vec![
-            with_key("key", "key", "up"),
-            with_key("strange-key", "strange-key", "down tls"),
-            with_key("unusable-key", "unusable-key", "missed secret_unavailable"),
-            with_proxy("proxy", "office", "up"),
-            with_proxy("proxy-wrong", "wrong", "missed secret_unavailable"),
-            with_proxy("proxy-closed", "closed", "missed source_unavailable"),
-        ]
-    }
-
-    /// The lines of the private keys.
-    fn key_lines(&self) -> Vec<String> {
-        let keys = [&self.client, &self.stranger].map(|identity| identity.pem().1);
-        let lines = keys.into_iter().flat_map(str::lines).filter(|line| !line.starts_with("-----"));
-        lines.map(|line| line.trim().to_owned()).filter(|line| line.len() >= 12).collect()
-    }
-}
-
-/// A directory with a secrets file of marks.
-struct SecretsFile(PathBuf);
-
-impl SecretsFile {
-    /// Secrets for these targets, and further entries with marks.
-    fn new(targets: &[&Target]) -> Self {
-        let hosts: Vec<String> = targets.iter().map(|target| target.address().to_string()).collect();
-        let secret = |name: &str, value: &str| {
-            format!("[secret.{name}]\n{value}\nhosts = {hosts:?}\ninsecure = true\n")
-        };
-        let file = Self(servers::scratch_dir("secrets"));
-        file.write("bearer", "MARK-bearer-token\n");
-        file.write(
-            "unusable-key.pem",
-            "-----BEGIN PRIVATE KEY-----\nMARK-key-line-of-a-key\n-----END PRIVATE KEY-----\n",
-        );
-        let entries = [
-            secret("basic", "value = 'MARK-basic-password'"),
-            secret("bearer", "value_file = 'bearer'"),
-            secret("header", "value_env = 'TEST_HEADER'"),
-            secret("oauth", "value = 'MARK-oauth-secret'"),
-            secret("unusable-key", "value_file = 'unusable-key.pem'"),
-            format!("[proxy.closed]\nurl = 'http://127.0.0.1:1'\n{PROXY_PASSWORD}"),
-        ];
-        file.write("secrets.toml", &entries.concat());
-        file
-    }
-
-    /// Adds the keys for `servers`, and the proxy with its password and with a wrong one.
-    fn with_protected_servers(self, servers: &ProtectedServers) -> Self {
-        let mut entries = fs::read_to_string(self.path()).unwrap();
-        for (name, identity) in [("key", &servers.client), ("strange-key", &servers.stranger)] {
-            let (certificate, key) = identity.pem();
-            self.write(&format!("{name}.pem"), &format!("{certificate}{key}"));
-            let host = servers.site.address();
-            entries += &format!("[secret.{name}]\nvalue_file = '{name}.pem'\nhosts = ['{host}']\n");
-        }
-        self.write("roots.pem", servers.authority.pem());
-        entries += "[ca.office]\nfile = 'roots.pem'\n";
-        let wrong_password = PROXY_PASSWORD.replace("proxy-password", "wrong-password");
-        for (name, password) in [("office", PROXY_PASSWORD), ("wrong", &wrong_password)] {
-            entries += &format!("[proxy.{name}]\nurl = 'http://{}'\n{password}", servers.proxy.address());
-        }
-        self.write("secrets.toml", &entries);
-        self
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        let path = self.0.join(name);
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-    }
-
-    fn path(&self) -> String {
-        self.0.join("secrets.toml").to_str().unwrap().to_owned()
-    }
-
-    async fn spawn_prober(&self, stack: &Stack) -> Process {
-        let options = ["--region", "local", "--allow-addresses", "127.0.0.0/8"];
-        let path = self.path();
-        // Libraries log what they send and receive at the lowest levels.
-        let log = "debug,hyper=trace,hyper_util=trace,h2=trace,reqwest=trace,rustls=trace";
-        let variables = [
-            ("PICKET_SECRETS_FILE", path.as_str()),
-            ("TEST_HEADER", "MARK-header-value"),
-            ("PICKET_LOG", log),
-        ];
-        stack.spawn_process("picket-prober", &options, &variables).await
-    }
-}
 
 /// A site that repeats the credentials that it was sent, as they are and percent-encoded, in a
 /// redirect that ends in the result's message.
@@ -404,7 +268,7 @@ async fn no_secret_is_sent_to_a_host_that_is_not_listed() {
 #[tokio::test]
 async fn a_prober_with_a_refused_secrets_file_ends_and_names_the_line_and_no_value() {
     let stack = Stack::start(&["local"]).await;
-    let file = SecretsFile(servers::scratch_dir("secrets"));
+    let file = SecretsFile::empty();
     for (text, mode, reason) in [
         ("[secret.a]\nvalue = MARK-unquoted", 0o600, "line 2: not TOML"),
         ("[secret.a]\nvalue = 'MARK-value'\nhost = 'x'", 0o600, "line 3: secret.a: 'host' is not allowed"),
