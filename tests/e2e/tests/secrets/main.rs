@@ -202,9 +202,10 @@ async fn secrets_reach_their_sites_and_appear_in_no_log_row_message_metric_or_co
         code == 0 && listed.contains("secret  basic ") && listed.contains("proxy   office"),
         "{listed}{errors}"
     );
+    let published = messages.lock().clone();
     let mut places = vec![
         ("the output of secrets check".to_owned(), listed + &errors),
-        ("the bus".to_owned(), messages.lock().clone()),
+        ("the bus".to_owned(), published),
         ("the database".to_owned(), dump_database(&stack).await),
         ("a command line".to_owned(), read_command_lines()),
     ];
