@@ -251,18 +251,18 @@ impl SiteSpec {
     /// # Errors
     /// Names the first field that cannot be used.
     pub fn validate(&self, intervals: IntervalRange) -> Result<(), ValidationError> {
-        self.validate_with(intervals, |field, pattern| Pattern::compile(field, pattern).map(drop))
+        self.validate_with(intervals, |field, pattern| Ok(Pattern::compile(field, pattern)?.memory_usage()))
     }
 
     /// As [`validate`](Self::validate), with `judge_regex` to validate regexes, for example from a
-    /// cache.
+    /// cache. It returns the size of each regex in bytes.
     ///
     /// # Errors
     /// Names the first field that cannot be used.
     pub fn validate_with(
         &self,
         intervals: IntervalRange,
-        judge_regex: impl FnMut(&str, &str) -> Result<(), ValidationError>,
+        judge_regex: impl FnMut(&str, &str) -> Result<usize, ValidationError>,
     ) -> Result<(), ValidationError> {
         intervals.check(self.interval_seconds)?;
         self.check.check_validity(judge_regex)?;

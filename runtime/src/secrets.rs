@@ -22,6 +22,7 @@ use parking_lot::{Mutex, RwLock};
 use tracing::{info, warn};
 use url::Url;
 
+pub(crate) use self::redaction::WITHHELD_TEXTS;
 pub use self::{
     host_rule::HostRule,
     loaded::{EntryKind, Proxy, SecretSummary},

@@ -23,6 +23,7 @@ use url::Url;
 
 use self::asserted_item::AssertedItem;
 pub use self::limits::apply_must_fail;
+pub(crate) use self::limits::expects_failure;
 pub(super) use self::{
     explanation::{ExplainedCheck, explain_assertions},
     limits::{check_limits, list_warnings},

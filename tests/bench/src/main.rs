@@ -4,6 +4,7 @@
 //! The measure is CPU time per unit of work, as a ratio of both sides. Wall times on shared
 //! machines are unreliable.
 
+mod assertions;
 mod bench_report;
 mod chain;
 mod contenders;
@@ -38,7 +39,7 @@ struct Options {
 
 #[derive(Subcommand)]
 enum BenchCommand {
-    /// All benches except `reports`, in ten minutes; prints a table of goals as Markdown and writes
+    /// All benches except `assertions` and `reports`, in ten minutes; prints a table of goals as Markdown and writes
     /// JSON
     All(full_run::Options),
     /// All parts on this machine: CPU time per check by process, lateness, and delay until rows are
@@ -60,6 +61,8 @@ enum BenchCommand {
     Prober(prober::Options),
     /// Cost of a live result delivered to a viewer, and memory of a viewer
     Live(live::Options),
+    /// Time to evaluate the most expensive assertions, and the delay of other tasks meanwhile
+    Assertions(assertions::Options),
     /// CPU time of nats-server per job, by headers, pulls, acknowledgements and storage
     Messages(nats_cost::Options),
     /// Query times of the `report` views on months of rollups, for sites and fleets; takes ten
@@ -107,6 +110,7 @@ fn main() -> ExitCode {
         BenchCommand::Peers(options) => block_on_runtime(peers::run(&options)),
         BenchCommand::Prober(options) => prober::run(&options),
         BenchCommand::Live(options) => block_on_runtime(live::run(&options)),
+        BenchCommand::Assertions(options) => assertions::run(&options),
         BenchCommand::Messages(options) => block_on_runtime(nats_cost::run(&options)),
         BenchCommand::Reports(options) => reports::run(&options),
         BenchCommand::Target => target::run(),

@@ -97,6 +97,12 @@ pub(in crate::check) fn list_warnings(
     (warnings, details)
 }
 
+/// Returns true if `check` must fail, and `seen` is such a failure.
+pub(crate) fn expects_failure(check: &Check, seen: &Observation) -> bool {
+    let causes = check.assertions.as_ref().map_or(&[][..], |assertions| &assertions.must_fail);
+    seen.outcome == Outcome::Down && seen.cause.is_some_and(|cause| causes.contains(&cause))
+}
+
 /// Turns the result of a check that must fail: `up` if it failed with one of the causes, and `down`
 /// if it succeeded or failed otherwise. A check that was not performed stays `missed`.
 ///

@@ -360,6 +360,7 @@ fn observation(outcome: Outcome, cause: Option<Cause>) -> Observation {
         tls_expires_at: None,
         warnings: Vec::new(),
         details: None,
+        network_scope: crate::check::NetworkScope::Internet,
     }
 }
 
