@@ -109,9 +109,9 @@ pub async fn list_latency(
                 if matches!(resolution, Resolution::Hours { .. }) { PARTS_OF_HOURS } else { PARTS_OF_DAYS };
             format!(
                 "SELECT summed.\"from\", region.name AS region, checks, picket.bucket_us(p[3]) AS p50_us,
-                        picket.bucket_us(p[2]) AS p95_us, picket.bucket_us(p[1]) AS p99_us, summed.dns_us / checks AS dns_us,
-                        summed.connect_us / checks AS connect_us, summed.tls_us / checks AS tls_us,
-                        summed.first_byte_us / checks AS first_byte_us
+                        picket.bucket_us(p[2]) AS p95_us, picket.bucket_us(p[1]) AS p99_us, nullif(summed.dns_us, 0) / checks AS dns_us,
+                        nullif(summed.connect_us, 0) / checks AS connect_us, nullif(summed.tls_us, 0) / checks AS tls_us,
+                        nullif(summed.first_byte_us, 0) / checks AS first_byte_us
                  FROM (SELECT \"from\", region_id, sum(up)::bigint AS checks, sum(dns_us) AS dns_us,
                               sum(connect_us) AS connect_us, sum(tls_us) AS tls_us, sum(first_byte_us) AS first_byte_us,
                               picket.percentile_buckets(sum(histogram), sum(up)::bigint, '{{0.99,0.95,0.5}}') AS p

@@ -77,15 +77,14 @@ impl SiteFilter<'_> {
         }
     }
 
-    /// Adds the conditions, each preceded by AND. `matched` has the sites that contain the words, if
+    /// Adds the conditions, each preceded by AND. `matched` has the selected sites, if
     /// they are few.
     pub(super) fn push_conditions(&self, query: &mut QueryBuilder<Postgres>, matched: Option<&[i64]>) {
         if !self.status.is_empty() {
-            let states: Vec<&str> = self.status.iter().map(|state| state.as_str()).collect();
-            query
-                .push(" AND condition.state = ANY (")
-                .push_bind(states)
-                .push("::text[]::picket.site_state[])");
+            // Literals of fixed words: the planner does not estimate a cast of a parameter.
+            let states: Vec<String> =
+                self.status.iter().map(|state| format!("'{}'", state.as_str())).collect();
+            query.push(format!(" AND condition.state IN ({})", states.join(", ")));
         }
         if let Some(tag) = self.tag {
             query.push(" AND site.tags @> ARRAY[").push_bind(tag.to_owned()).push("]");
@@ -110,11 +109,18 @@ impl SiteFilter<'_> {
         }
     }
 
-    /// Builds the statement that finds by the index which sites contain the words, up to one more
-    /// than allowed; `None` without words of at least two characters.
+    /// Builds the statement that finds by the indexes which sites the filter selects, up to one more
+    /// than `max_matches`; `None` if no condition has an index or selects few sites.
     pub(super) fn build_search(&self, max_matches: i64) -> Option<QueryBuilder<Postgres>> {
-        self.query?.split_whitespace().find(|word| has_ngrams(word))?;
-        let mut query = QueryBuilder::new("SELECT text.site_id FROM picket.site_texts AS text WHERE true");
+        let has_words = self.query.is_some_and(|query| query.split_whitespace().any(has_ngrams));
+        let is_trouble = !self.status.is_empty() && !self.status.contains(&SiteState::Up);
+        if !has_words && !is_trouble && self.tag.is_none() && self.tag_limit.is_none() {
+            return None;
+        }
+        let mut query = QueryBuilder::new("SELECT site.id FROM picket.sites AS site");
+        self.push_joins(&mut query);
+        query.push(" WHERE true");
+        Self { query: None, ..*self }.push_conditions(&mut query, None);
         self.push_words(&mut query, true);
         query.push(" LIMIT ").push_bind(max_matches.saturating_add(1));
         Some(query)

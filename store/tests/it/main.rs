@@ -22,6 +22,7 @@ mod retention;
 mod roles;
 mod rollups;
 mod settings;
+mod site_history;
 mod site_list;
 mod site_summary;
 mod sites;
