@@ -17,7 +17,7 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use http::request::Parts;
+use http::{HeaderMap, Uri, request::Parts};
 
 use self::{authenticator::Credential, local_request::is_local_request};
 pub(crate) use self::{
@@ -38,15 +38,20 @@ struct Authentication(Result<Access, Problem>);
 pub(crate) async fn authenticate(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
     let client = Client::resolve(peer, request.headers(), &api.config.trusted_proxies);
-    let authentication = authenticate_client(&api, &client, &request).await;
+    let authentication = authenticate_client(&api, &client, request.uri(), request.headers()).await;
     request.extensions_mut().insert(client);
     request.extensions_mut().insert(Authentication(authentication));
     next.run(request).await
 }
 
-async fn authenticate_client(api: &Api, client: &Client, request: &Request) -> Result<Access, Problem> {
-    let is_local = is_local_request(client, request.uri(), request.headers());
-    match Credential::find(request.headers(), client.is_secure(is_local)) {
+async fn authenticate_client(
+    api: &Api,
+    client: &Client,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<Access, Problem> {
+    let is_local = is_local_request(client, uri, headers);
+    match Credential::find(headers, client.is_secure(is_local)) {
         Some(credential) => match api.authenticator.authenticate(&credential).await? {
             Some(access) => Ok(access),
             None => {
