@@ -40,6 +40,7 @@ pub(crate) struct TestApi {
     running: RunningApi,
     pub(crate) address: SocketAddr,
     health: Health,
+    monitor: SocketAddr,
 }
 
 impl TestStack {
@@ -90,7 +91,7 @@ impl TestStack {
                 .await
                 .unwrap();
         let address = running.address;
-        let api = TestApi { running, address, health };
+        let api = TestApi { running, address, health, monitor: self.monitor };
         eventually(TEST_TIMEOUT, "the API to be ready", async || match api.health.unready_checks() {
             missing if missing.is_empty() => Ok(()),
             missing => Err(missing),
@@ -115,29 +116,15 @@ impl TestStack {
         let prober = picket_prober::start(config, bus, health).await.unwrap();
         let subject = picket_proto::subject::region_check(&region);
         eventually(TEST_TIMEOUT, "the prober to answer", async || {
-            self.list_subjects("prober").await.contains(&subject)
+            list_subjects(self.monitor, "prober").await.contains(&subject)
         })
         .await;
         prober
     }
 
-    /// Subscriptions of the connections with this name, as the server has them.
-    async fn list_subjects(&self, connection: &str) -> Vec<String> {
-        let response = picket_harness::http::get(self.monitor, "/connz?subs=1", TEST_TIMEOUT).await.unwrap();
-        let json: Value = serde_json::from_str(&response.body).unwrap();
-        let connections = json["connections"].as_array().unwrap().iter();
-        let named = connections.filter(|found| found["name"] == connection);
-        let subjects =
-            named.flat_map(|found| found["subscriptions_list"].as_array().cloned().unwrap_or_default());
-        subjects.filter_map(|subject| Some(subject.as_str()?.to_owned())).collect()
-    }
-
     /// Subscriptions of the API without its inbox, sorted.
     pub(crate) async fn list_api_subjects(&self) -> Vec<String> {
-        let mut subjects = self.list_subjects(API_CONNECTION).await;
-        subjects.retain(|subject| subject.starts_with("picket."));
-        subjects.sort();
-        subjects
+        list_api_subjects(self.monitor).await
     }
 
     pub(crate) async fn wait_api_subjects(&self, expected: &[&str]) {
@@ -196,6 +183,15 @@ impl TestApi {
         let mut stream = SseStream::get(self.address, &format!("/api/v1/live{query}")).await;
         assert_eq!(stream.status(), 200, "{}", stream.head);
         assert_eq!(stream.next_event().await.unwrap().name, "bus");
+        // The server reads a subscription some time after it was sent.
+        let mut before = Vec::new();
+        eventually(TEST_TIMEOUT, "the subscriptions", async || {
+            let found = list_api_subjects(self.monitor).await;
+            let is_settled = !found.is_empty() && found == before;
+            before = found;
+            is_settled
+        })
+        .await;
         stream
     }
 
@@ -250,4 +246,23 @@ fn as_api_role(url: &str) -> String {
 pub(crate) fn open_store(url: &str) -> Store {
     let options = DatabaseOptions { database_url: Some(url.to_owned()) };
     Store::new(&options, "api-test", DATABASE_CONNECTIONS).unwrap()
+}
+
+/// Subscriptions of the connections with this name, as the server has them.
+async fn list_subjects(monitor: SocketAddr, connection: &str) -> Vec<String> {
+    let response = picket_harness::http::get(monitor, "/connz?subs=1", TEST_TIMEOUT).await.unwrap();
+    let json: Value = serde_json::from_str(&response.body).unwrap();
+    let connections = json["connections"].as_array().unwrap().iter();
+    let named = connections.filter(|found| found["name"] == connection);
+    let subjects =
+        named.flat_map(|found| found["subscriptions_list"].as_array().cloned().unwrap_or_default());
+    subjects.filter_map(|subject| Some(subject.as_str()?.to_owned())).collect()
+}
+
+/// Subscriptions of the API without its inbox, sorted.
+async fn list_api_subjects(monitor: SocketAddr) -> Vec<String> {
+    let mut subjects = list_subjects(monitor, API_CONNECTION).await;
+    subjects.retain(|subject| subject.starts_with("picket."));
+    subjects.sort();
+    subjects
 }
