@@ -19,7 +19,7 @@ pub(crate) enum EventKind {
 }
 
 impl EventKind {
-    pub(crate) const ALL: [Self; 4] = [Self::Result, Self::Incident, Self::Warning, Self::Region];
+    pub(crate) const ALL_KINDS: [Self; 4] = [Self::Result, Self::Incident, Self::Warning, Self::Region];
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_contradicts_its_subject_or_comes_from_another_installation_is_not_shown() {
+    fn a_result_that_contradicts_its_subject_or_is_of_another_installation_is_not_shown() {
         let foreign = RESULT.replace("6b0f4f6a", "00000000");
         let bundle = [RESULT, "{", &foreign, &RESULT.replace(r#""eu""#, r#""us""#)].join("\n");
 

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_sees_only_sites_with_its_tags_and_no_site_whose_tags_are_unknown() {
+    fn a_token_sees_only_sites_with_its_tags_and_no_site_with_unknown_tags() {
         let limited = Filter { tag_limit: Some(vec!["shop".to_owned()]), ..Filter::default() };
         let both = Filter { tags: vec!["blog".to_owned()], ..limited.clone() };
 

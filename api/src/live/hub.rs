@@ -65,7 +65,7 @@ impl Source {
             (true, None) => vec![Self::Results],
             (false, _) => Vec::new(),
         };
-        if EventKind::ALL.iter().any(|kind| *kind != EventKind::Result && filter.admits_kind(*kind)) {
+        if EventKind::ALL_KINDS.iter().any(|kind| *kind != EventKind::Result && filter.admits_kind(*kind)) {
             sources.push(Self::Events);
         }
         sources

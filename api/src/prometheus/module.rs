@@ -19,7 +19,7 @@ pub(crate) enum Module {
 }
 
 impl Module {
-    pub(crate) const ALL: [Self; 2] = [Self::Http2xx, Self::HttpPost2xx];
+    pub(crate) const ALL_MODULES: [Self; 2] = [Self::Http2xx, Self::HttpPost2xx];
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -32,7 +32,7 @@ impl Module {
     pub(crate) fn find(name: &str) -> Option<Self> {
         match name {
             "" => Some(Self::Http2xx),
-            name => Self::ALL.into_iter().find(|module| module.as_str() == name),
+            name => Self::ALL_MODULES.into_iter().find(|module| module.as_str() == name),
         }
     }
 
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn modules_are_found_by_their_names_and_the_default_without() {
         assert_eq!(Module::find(""), Some(Module::Http2xx));
-        for module in Module::ALL {
+        for module in Module::ALL_MODULES {
             assert_eq!(Module::find(module.as_str()), Some(module));
         }
         assert_eq!(Module::find("tcp_connect"), None);

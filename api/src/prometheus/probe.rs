@@ -104,7 +104,7 @@ fn parse_query(query: &str) -> Result<ProbeQuery, ProbeRefusal> {
             "module" => {
                 module = Module::find(&value);
                 if module.is_none() {
-                    let known = Module::ALL.map(Module::as_str).join(", ");
+                    let known = Module::ALL_MODULES.map(Module::as_str).join(", ");
                     return Err(ProbeRefusal::bad_request(format!(
                         "Unknown module {value:?}; there are {known}"
                     )));

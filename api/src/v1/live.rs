@@ -170,7 +170,7 @@ fn parse_filter(query: &str) -> Result<Filter, Problem> {
             }
             "outcome" => filter.outcomes.push(value.parse().map_err(|_| refuse("up, down or missed"))?),
             "event" => {
-                let kind = EventKind::ALL.into_iter().find(|kind| kind.as_str() == value);
+                let kind = EventKind::ALL_KINDS.into_iter().find(|kind| kind.as_str() == value);
                 filter.kinds.push(kind.ok_or_else(|| refuse("result, incident, warning or region"))?);
             }
             "changes" => filter.is_changes_only = value.parse().map_err(|_| refuse("true or false"))?,

@@ -153,7 +153,7 @@ async fn publish_until_seen(stack: &TestStack, stream: &mut SseStream, site: i64
 }
 
 #[tokio::test]
-async fn what_a_prober_may_not_say_and_what_is_no_result_is_counted_and_not_shown() {
+async fn a_result_on_a_wrong_subject_and_an_undecodable_one_are_counted_and_not_shown() {
     let stack = TestStack::start().await;
     let api = stack.start_api().await;
     let mut stream = api.follow("?event=result").await;
