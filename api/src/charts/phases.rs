@@ -22,7 +22,8 @@ pub(crate) enum Phase {
 
 impl Phase {
     /// In the order in which they happen.
-    pub(crate) const ALL: [Self; 5] = [Self::Dns, Self::Connect, Self::Tls, Self::FirstByte, Self::Transfer];
+    pub(crate) const ALL_PHASES: [Self; 5] =
+        [Self::Dns, Self::Connect, Self::Tls, Self::FirstByte, Self::Transfer];
 
     /// Name on pages.
     pub(crate) fn name(self) -> &'static str {
@@ -58,7 +59,7 @@ impl Phase {
     }
 }
 
-/// Means of a span of time, in microseconds, in the order of [`Phase::ALL`].
+/// Means of a span of time, in microseconds, in the order of [`Phase::ALL_PHASES`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct PhaseColumn {
     pub(crate) at: Timestamp,
@@ -80,7 +81,7 @@ pub(crate) fn draw_phases(span: Span, columns: &[PhaseColumn]) -> Chart {
     frame.hatch_missed(
         places.iter().zip(columns).filter(|(_, column)| column.means.is_missed()).map(|(place, _)| *place),
     );
-    for (n, phase) in Phase::ALL.into_iter().enumerate() {
+    for (n, phase) in Phase::ALL_PHASES.into_iter().enumerate() {
         let mut path = PathData::default();
         for (place, column) in places.iter().zip(columns) {
             let Some(means) = column.means.known() else { continue };
@@ -110,7 +111,7 @@ fn describe_means(column: &PhaseColumn) -> String {
         Observed::Missed => "not watched".to_owned(),
         Observed::Absent => "no data".to_owned(),
         Observed::Known(means) => {
-            let parts = Phase::ALL.iter().zip(means).filter(|(_, mean)| clamp_number(**mean) > 0.0);
+            let parts = Phase::ALL_PHASES.iter().zip(means).filter(|(_, mean)| clamp_number(**mean) > 0.0);
             let parts: Vec<String> =
                 parts.map(|(phase, mean)| format!("{} {}", phase.name(), format_duration(*mean))).collect();
             if parts.is_empty() { "0 µs".to_owned() } else { parts.join(", ") }
@@ -126,7 +127,7 @@ fn describe_phases(span: Span, columns: &[PhaseColumn]) -> String {
     #[expect(clippy::cast_precision_loss, reason = "at most MAX_COLUMNS")]
     let count = known.len() as f64;
     let mean = |n: usize| known.iter().map(|means| clamp_number(means[n])).sum::<f64>() / count;
-    let parts: Vec<String> = Phase::ALL
+    let parts: Vec<String> = Phase::ALL_PHASES
         .iter()
         .enumerate()
         .filter(|(n, _)| mean(*n) > 0.0)
@@ -140,12 +141,12 @@ fn tabulate_phases(summary: &str, columns: &[PhaseColumn]) -> DataTable {
         let mut row = vec![format_minute(column.at)];
         match &column.means {
             Observed::Known(means) => row.extend(means.iter().map(|mean| format_duration(*mean))),
-            Observed::Missed => row.extend(Phase::ALL.map(|_| "not watched".to_owned())),
-            Observed::Absent => row.extend(Phase::ALL.map(|_| "–".to_owned())),
+            Observed::Missed => row.extend(Phase::ALL_PHASES.map(|_| "not watched".to_owned())),
+            Observed::Absent => row.extend(Phase::ALL_PHASES.map(|_| "–".to_owned())),
         }
         row
     };
-    let names = Phase::ALL.iter().map(|phase| phase.name());
+    let names = Phase::ALL_PHASES.iter().map(|phase| phase.name());
     DataTable {
         caption: summary.to_owned(),
         columns: std::iter::once("Time (UTC)").chain(names).collect(),

@@ -33,7 +33,7 @@ pub(crate) enum CellState {
 
 impl CellState {
     /// State of a letter of `picket.site_summary.days`; letters of newer versions are no data.
-    pub(crate) fn from_letter(letter: char) -> Self {
+    pub(crate) fn from_day_code(letter: char) -> Self {
         match letter {
             'u' => Self::Up,
             'g' => Self::UpWithGaps,

@@ -132,13 +132,14 @@ fn list_bars(check: &WaterfallCheck) -> Vec<WaterfallBar> {
         }
     };
     add("Lateness", "lateness", check.lateness_us);
-    for phase in Phase::ALL {
+    for phase in Phase::ALL_PHASES {
         add(phase.name(), phase.class(), phase.of(&check.timing));
     }
     if let Some(last) = bars.last_mut() {
         last.is_stop = check.outcome != Outcome::Up;
     }
-    let measured = Phase::ALL.iter().filter_map(|phase| phase.of(&check.timing)).fold(0, u32::saturating_add);
+    let measured =
+        Phase::ALL_PHASES.iter().filter_map(|phase| phase.of(&check.timing)).fold(0, u32::saturating_add);
     let rest = check.timing.total_us.map_or(0, |total| total.saturating_sub(measured));
     if rest >= 1_000 && !bars.is_empty() {
         let (start, length) = (bars.iter().map(|bar| bar.length).sum(), f64::from(rest));

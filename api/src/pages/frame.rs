@@ -25,7 +25,7 @@ pub(crate) enum Section {
 }
 
 impl Section {
-    const ALL: [(Self, &'static str, &'static str); 12] = [
+    const ALL_SECTIONS: [(Self, &'static str, &'static str); 12] = [
         (Self::Overview, "/", "Overview"),
         (Self::Sites, "/sites", "Sites"),
         (Self::Incidents, "/incidents", "Incidents"),
@@ -52,7 +52,7 @@ pub(crate) enum Theme {
 }
 
 impl Theme {
-    pub(super) const ALL: [Self; 3] = [Self::Auto, Self::Light, Self::Dark];
+    pub(super) const ALL_THEMES: [Self; 3] = [Self::Auto, Self::Light, Self::Dark];
 
     pub(crate) fn word(self) -> &'static str {
         match self {
@@ -63,7 +63,7 @@ impl Theme {
     }
 
     pub(super) fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|theme| theme.word() == word)
+        Self::ALL_THEMES.into_iter().find(|theme| theme.word() == word)
     }
 
     /// The choice that a cookie holds; anything else is no choice.
@@ -130,7 +130,7 @@ impl Frame {
 
     pub(crate) fn links(&self) -> impl Iterator<Item = NavigationLink> {
         let current = self.section;
-        Section::ALL.into_iter().map(move |(section, path, name)| NavigationLink {
+        Section::ALL_SECTIONS.into_iter().map(move |(section, path, name)| NavigationLink {
             path,
             name,
             is_current: current == Some(section),
@@ -138,6 +138,6 @@ impl Frame {
     }
 
     pub(crate) fn themes(&self) -> [Theme; 3] {
-        Theme::ALL
+        Theme::ALL_THEMES
     }
 }

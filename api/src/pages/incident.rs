@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Time before the first failure and after the opening whose checks are listed.
-const MARGIN: Duration = Duration::from_secs(60);
+const LISTED_MARGIN: Duration = Duration::from_secs(60);
 const MAX_CHECKS: i64 = 200;
 
 /// What a region said.
@@ -69,8 +69,8 @@ pub(super) async fn show_incident(
         visitor.fail(Problem::new(ProblemKind::NotFound, format!("There is no incident {id}.")))
     })?;
     let incident = &evidence.incident;
-    let from = incident.first_failure_at.0.saturating_sub(MARGIN);
-    let to = incident.opened_at.0.saturating_add(MARGIN);
+    let from = incident.first_failure_at.0.saturating_sub(LISTED_MARGIN);
+    let to = incident.opened_at.0.saturating_add(LISTED_MARGIN);
     let checks = check_history::list_checks(&api.store, SiteId(incident.site_id), from, to, MAX_CHECKS).await;
     let checks = checks.map_err(|error| visitor.fail(error))?;
     let frame = visitor.frame(format!("Incident {id}"), Section::Incidents);

@@ -103,7 +103,7 @@ pub(super) fn draw_history(chart_span: ChartSpan, rows: &[HistoryColumn]) -> Vec
     }
     let span = chart_span.span;
     let missed = ("missed".to_owned(), "not watched");
-    let phase_names = Phase::ALL.into_iter().filter(|phase| *phase != Phase::Transfer);
+    let phase_names = Phase::ALL_PHASES.into_iter().filter(|phase| *phase != Phase::Transfer);
     let phase_legend = phase_names.map(|phase| (format!("phase {}", phase.class()), phase.name()));
     let line = |name: &'static str| (format!("point {name}"), name);
     let figure = |title, chart: Chart, legend: Vec<_>| Figure {

@@ -175,7 +175,7 @@ pub(super) fn list_days(letters: &str, through: Option<&str>, count: usize) -> V
         .map(|(letter, n)| {
             let day = last.map(|last| Timestamp::from_micros(last.as_micros() - (total - n) * DAY_US));
             let label = day.map_or_else(|| format!("{} days ago", total - n), format_day);
-            StripCell { state: CellState::from_letter(letter), label, detail: String::new() }
+            StripCell { state: CellState::from_day_code(letter), label, detail: String::new() }
         })
         .collect()
 }

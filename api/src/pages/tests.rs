@@ -42,7 +42,7 @@ fn behind() -> Behind {
 }
 
 fn strip(letters: &str) -> crate::charts::Chart {
-    let cell = |letter| StripCell { state: CellState::from_letter(letter), label: text(), detail: text() };
+    let cell = |letter| StripCell { state: CellState::from_day_code(letter), label: text(), detail: text() };
     draw_strip("days", &letters.chars().map(cell).collect::<Vec<_>>(), true)
 }
 
