@@ -17,7 +17,7 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use http::{HeaderMap, Uri, request::Parts};
+use http::request::Parts;
 
 use self::{authenticator::Credential, local_request::is_local_request};
 pub(crate) use self::{
