@@ -51,6 +51,23 @@ e2e *flags: tools
     cargo run --quiet --package picket-e2e --bin drills
     exit $failed
 
+# The web UI in a browser: instruments, every page in each context, journeys; screenshots in target/web (arguments: pytest's)
+[no-exit-message]
+web *flags: tools
+    #!/bin/sh
+    set -eu
+    cargo build --workspace --bins
+    packages=$(tools/install-packages "$PICKET_TOOLS_DIR" web tests/web/requirements.txt)
+    PYTHONPATH=$packages PYTHONDONTWRITEBYTECODE=1 exec python3 tests/web/run.py "$@"
+
+# Generated requests to a running picket-api, compared with its OpenAPI document, two minutes: `just fuzz-api --seed random`
+fuzz-api *flags: tools
+    #!/bin/sh
+    set -eu
+    cargo build --workspace --bins
+    packages=$(tools/install-packages "$PICKET_TOOLS_DIR" fuzz tests/web/fuzz-requirements.txt)
+    PYTHONPATH=$packages PYTHONDONTWRITEBYTECODE=1 exec python3 tests/web/fuzz_api.py "$@"
+
 # From an older build to this one and back, process by process: builds that revision first (minutes), then a drill
 e2e-upgrade revision=UPGRADE_FROM *flags: tools
     #!/bin/sh

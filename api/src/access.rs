@@ -46,6 +46,7 @@ pub(crate) async fn authenticate(State(api): State<Api>, mut request: Request, n
     next.run(request).await
 }
 
+/// Takes no reference to the request, whose body other threads may not read.
 async fn authenticate_client(
     api: &Api,
     client: &Client,

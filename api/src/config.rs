@@ -8,7 +8,10 @@ use std::{
 use ipnet::IpNet;
 use url::Url;
 
-use crate::options::{AddressOptions, Options};
+use crate::{
+    oidc::OidcConfig,
+    options::{AddressOptions, Options},
+};
 
 /// Configuration of an API process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +22,10 @@ pub struct Config {
     pub public_url: Option<Url>,
     /// Networks of reverse proxies whose forwarding headers are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Sign-in by OpenID Connect, if any.
+    pub oidc: Option<OidcConfig>,
+    /// Number of sites whose state is among the metrics.
+    pub site_metrics: u32,
     /// Maximum number of open connections.
     pub max_connections: usize,
     /// Maximum time for open requests to finish at shutdown.
@@ -31,6 +38,8 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8088)),
             public_url: None,
             trusted_proxies: Vec::new(),
+            oidc: None,
+            site_metrics: 0,
             max_connections: 10_000,
             drain_timeout: Duration::from_secs(15),
         }
@@ -50,6 +59,11 @@ impl From<AddressOptions> for Config {
 
 impl From<Options> for Config {
     fn from(options: Options) -> Self {
-        Self { drain_timeout: options.drain_timeout.0, ..Self::from(options.address) }
+        Self {
+            oidc: options.oidc.into_config(),
+            site_metrics: options.site_metrics,
+            drain_timeout: options.drain_timeout.0,
+            ..Self::from(options.address)
+        }
     }
 }

@@ -5,14 +5,20 @@
 #![warn(missing_docs)]
 
 mod access;
+mod assets;
+mod charts;
 mod config;
 mod extract;
+mod live;
 mod metrics;
 mod observation;
+mod oidc;
 mod openapi;
 mod options;
+mod pages;
 mod pipeline;
 mod problem;
+mod prometheus;
 mod reference;
 mod router;
 mod server;
@@ -31,10 +37,11 @@ use tracing::info;
 pub use self::{
     config::Config,
     metrics::describe_metrics,
+    oidc::{GroupRights, OidcConfig, OidcOptions, OidcSetupError},
     options::{AddressOptions, Options},
 };
 
-use self::{metrics::Metrics, pipeline::ApiPipeline, state::Api};
+use self::{metrics::Metrics, oidc::OidcProvider, pipeline::ApiPipeline, state::Api};
 
 /// Failure to start an API process.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +61,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// Sign-in by OpenID Connect is misconfigured.
+    #[error(transparent)]
+    Oidc(#[from] OidcSetupError),
     /// An actor did not start.
     #[error("could not start the actors of the API")]
     Spawn(#[from] SpawnErr),
@@ -88,6 +98,7 @@ pub struct RunningApi {
 /// If the address is unusable, or a retry cannot help: an option is invalid.
 pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Result<RunningApi, Error> {
     let metrics = Metrics::new(&health);
+    let oidc = config.oidc.clone().map(OidcProvider::new).transpose()?;
     let database = health.add_readiness_check("database");
     let listen_error = |source| Error::Listen { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
@@ -100,7 +111,10 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
     let settings = wait_for_database(&database, connect, picket_store::Error::may_recover).await?;
 
     let limit = config.drain_timeout;
-    let api = Api::new(config, address, bus, store, settings, metrics);
+    let api = Api::new(config, address, bus, store, settings, metrics, oidc);
+    if api.config.site_metrics > 0 {
+        health.registry().register_collector(Box::new(api.site_metrics.clone()));
+    }
     let (url, may_be_open) = (api.public_url(), api.may_be_open());
     let pipeline = ApiPipeline::new(api, listener);
     let pipeline = PipelineHandle::start("api", pipeline, limit, &health).await?;

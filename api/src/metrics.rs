@@ -16,11 +16,14 @@ use prometheus_client::{
     },
 };
 
+use crate::live::LiveMetrics;
+
 #[derive(Clone)]
 pub(crate) struct Metrics {
     pub(crate) requests: Family<RequestLabels, Counter<u64, AtomicU64>>,
     pub(crate) request_seconds: Histogram,
     pub(crate) connections: Gauge<i64, AtomicI64>,
+    pub(crate) live: LiveMetrics,
     refusals: Family<RefusalLabels, Counter<u64, AtomicU64>>,
 }
 
@@ -107,6 +110,7 @@ impl Metrics {
                 exponential_buckets(0.001, 2.0, 15),
             ),
             connections: registry.add_metric("connections", "Open connections"),
+            live: LiveMetrics::register(registry),
             refusals: registry
                 .add_metric("refusals", "Connections, requests and credentials that were refused, by reason"),
         }

@@ -8,6 +8,8 @@ use picket_runtime::options::{DurationArg, ListenOptions, LogOptions, NatsOption
 use picket_store::DatabaseOptions;
 use url::Url;
 
+use crate::oidc::OidcOptions;
+
 /// Where the API is served, and how people reach it.
 #[derive(Args, Clone, Debug)]
 pub struct AddressOptions {
@@ -31,9 +33,16 @@ pub struct Options {
     /// Where the API is served and reached.
     #[command(flatten)]
     pub address: AddressOptions,
+    /// Number of sites whose state is among the metrics, for Prometheus; the first by id
+    #[arg(long, env = "PICKET_SITE_METRICS", default_value_t = 0, value_name = "NUMBER",
+          value_parser = clap::value_parser!(u32).range(..=10_000))]
+    pub site_metrics: u32,
     /// Maximum time for open requests to finish at shutdown
     #[arg(long, env = "PICKET_DRAIN_TIMEOUT", default_value = "15s", value_name = "DURATION")]
     pub drain_timeout: DurationArg,
+    /// Sign-in by OpenID Connect.
+    #[command(flatten)]
+    pub oidc: OidcOptions,
     /// NATS connection.
     #[command(flatten)]
     pub nats: NatsOptions,

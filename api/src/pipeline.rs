@@ -25,6 +25,11 @@ impl Pipeline for ApiPipeline {
     async fn spawn_actors(&self, supervisor: ActorCell) -> Result<Server, SpawnErr> {
         let follower = self.api.settings.clone().follow_database(self.api.store.clone());
         spawn_task("settings_follower", follower, supervisor.clone()).await?;
+        let sites = self.api.config.site_metrics;
+        if sites > 0 {
+            let follower = self.api.site_metrics.clone().follow_sites(self.api.store.clone(), sites);
+            spawn_task("site_metrics", follower, supervisor.clone()).await?;
+        }
         let api = self.api.clone();
         let sweeper = async move { api.limits.sweep_regularly().await };
         spawn_task("limits_sweeper", sweeper, supervisor.clone()).await?;

@@ -62,12 +62,13 @@ pub(crate) enum ProblemKind {
     Internal,
     DatabaseUnavailable,
     BusUnavailable,
+    ProviderUnavailable,
     TimedOut,
     BodyTimedOut,
 }
 
 impl ProblemKind {
-    pub(crate) const ALL_KINDS: [Self; 16] = [
+    pub(crate) const ALL_KINDS: [Self; 17] = [
         Self::Malformed,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -82,6 +83,7 @@ impl ProblemKind {
         Self::Internal,
         Self::DatabaseUnavailable,
         Self::BusUnavailable,
+        Self::ProviderUnavailable,
         Self::TimedOut,
         Self::BodyTimedOut,
     ];
@@ -120,6 +122,11 @@ impl ProblemKind {
             Self::BusUnavailable => {
                 (StatusCode::SERVICE_UNAVAILABLE, "/api#bus-unavailable", "NATS is not available")
             }
+            Self::ProviderUnavailable => (
+                StatusCode::BAD_GATEWAY,
+                "/api#provider-unavailable",
+                "The sign-in provider is not available",
+            ),
             Self::BodyTimedOut => {
                 (StatusCode::REQUEST_TIMEOUT, "/api#body-timed-out", "The body did not arrive in time")
             }
@@ -231,7 +238,7 @@ impl From<picket_store::Error> for Problem {
                 let pointer = format!("/{}", error.field.replace('.', "/"));
                 Self::invalid_field(pointer, &error)
             }
-            Store::DuplicateSite | Store::DuplicateToken(_) => {
+            Store::DuplicateSite | Store::SiteChanged(_) | Store::DuplicateToken(_) => {
                 Self::new(ProblemKind::Conflict, error.to_string())
             }
             Store::SiteNotFound(_) | Store::RegionNotFound(_) | Store::TokenNotFound(_) => {

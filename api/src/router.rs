@@ -25,8 +25,9 @@ use crate::{
     metrics::{Metrics, Refusal},
     observation,
     openapi::{ApiDocument, complete_document},
+    pages,
     problem::{Problem, ProblemKind},
-    reference, sign_in,
+    prometheus, reference, sign_in,
     state::Api,
     v1,
 };
@@ -51,11 +52,13 @@ pub(crate) fn build_router(api: &Api) -> Router {
         .route("/openapi.json", get(async move || Json(document)))
         .fallback(refuse_path)
         .method_not_allowed_fallback(refuse_method);
+    let documents = Router::new()
+        .route("/api", get(async move || show_reference(&reference)))
+        .merge(sign_in::build_routes());
     Router::new()
         .nest("/api/v1", v1)
-        .route("/api", get(async move || show_reference(&reference)))
-        .merge(sign_in::build_routes())
-        .fallback(refuse_path)
+        .route("/probe", get(prometheus::answer_probe))
+        .merge(pages::build_routes(documents))
         .method_not_allowed_fallback(refuse_method)
         // The last layer is the first that a request reaches.
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))

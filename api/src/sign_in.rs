@@ -1,4 +1,6 @@
-//! Sign-in of people: a token or a one-time link becomes a session of a browser.
+//! Sign-in of people: a token, a one-time link or a sign-in provider starts a session of a browser.
+
+mod oidc;
 
 use askama::Template;
 use axum::{
@@ -15,6 +17,7 @@ use picket_store::{
 };
 use serde::Deserialize;
 use tracing::info;
+use url::form_urlencoded;
 
 use crate::{
     access::{
@@ -24,6 +27,8 @@ use crate::{
     },
     extract::ApiQuery,
     metrics::Refusal,
+    oidc::OidcProvider,
+    pages::{Frame, Theme},
     problem::{Problem, ProblemKind},
     state::Api,
 };
@@ -31,20 +36,35 @@ use crate::{
 pub(crate) fn build_routes() -> Router<Api> {
     Router::new()
         .route("/sign-in", get(show_sign_in).post(sign_in_with_token))
+        .route("/sign-in/oidc", get(oidc::redirect_to_provider))
+        .route(OidcProvider::CALLBACK_PATH, get(oidc::return_from_provider))
         .route("/sign-out", post(sign_out))
 }
 
 #[derive(Template)]
 #[template(path = "sign_in.html")]
 struct SignInPage<'a> {
+    frame: Frame,
     problem: Option<&'a str>,
     next: &'a str,
+    /// Host of the sign-in provider, if there is one.
+    provider: Option<&'a str>,
+    /// Where the sign-in at the provider begins.
+    provider_path: String,
 }
 
 /// The page, with a status of its own if the sign-in failed.
-fn render_page(problem: Option<&Problem>, next: &str) -> Response {
+fn render_page(api: &Api, problem: Option<&Problem>, next: &str) -> Response {
     let status = problem.map_or(StatusCode::OK, Problem::status);
-    match (SignInPage { problem: problem.map(Problem::detail), next }).render() {
+    let query: String = form_urlencoded::Serializer::new(String::new()).append_pair("next", next).finish();
+    let page = SignInPage {
+        frame: Frame::new("Sign in", None, None, Theme::default()),
+        problem: problem.map(Problem::detail),
+        next,
+        provider: api.oidc.as_ref().map(OidcProvider::host),
+        provider_path: format!("/sign-in/oidc?{query}"),
+    };
+    match page.render() {
         Ok(html) => {
             let mut response = (status, Html(html)).into_response();
             if let Some(seconds) = problem.and_then(Problem::retry_after) {
@@ -92,10 +112,10 @@ async fn show_sign_in(
     let next = local_path(query.next.as_deref());
     // A preview of the link by HEAD does not use it up.
     match query.link.filter(|_| method == Method::GET) {
-        None => render_page(None, next),
+        None => render_page(&api, None, next),
         Some(link) => match start_session(&api, &browser, identify_by_link(&api.store, &link)).await {
             Ok(jar) => (jar, Redirect::to(next)).into_response(),
-            Err(problem) => render_page(Some(&problem), next),
+            Err(problem) => render_page(&api, Some(&problem), next),
         },
     }
 }
@@ -115,7 +135,7 @@ async fn sign_in_with_token(
     let next = local_path(form.next.as_deref());
     match start_session(&api, &browser, identify_by_token(&api.store, form.token.trim())).await {
         Ok(jar) => (jar, Redirect::to(next)).into_response(),
-        Err(problem) => render_page(Some(&problem), next),
+        Err(problem) => render_page(&api, Some(&problem), next),
     }
 }
 
@@ -140,7 +160,7 @@ async fn sign_out(
 async fn start_session(
     api: &Api,
     browser: &Browser,
-    identify: impl Future<Output = Result<Option<SessionIdentity>, picket_store::Error>>,
+    identify: impl Future<Output = Result<Option<SessionIdentity>, Problem>>,
 ) -> Result<CookieJar, Problem> {
     api.limits.sign_in.check(&browser.client)?;
     let Some(identity) = identify.await? else {
@@ -153,7 +173,7 @@ async fn start_session(
     Ok(CookieJar::new().add(build_session_cookie(secret.reveal(), browser.is_secure)))
 }
 
-async fn identify_by_link(store: &Store, link: &str) -> Result<Option<SessionIdentity>, picket_store::Error> {
+async fn identify_by_link(store: &Store, link: &str) -> Result<Option<SessionIdentity>, Problem> {
     let identity = SessionIdentity {
         name: "sign-in link".to_owned(),
         scopes: Scope::ALL_SCOPES.to_vec(),
@@ -163,10 +183,7 @@ async fn identify_by_link(store: &Store, link: &str) -> Result<Option<SessionIde
     Ok(sessions::redeem_sign_in_link(store, link).await?.then_some(identity))
 }
 
-async fn identify_by_token(
-    store: &Store,
-    secret: &str,
-) -> Result<Option<SessionIdentity>, picket_store::Error> {
+async fn identify_by_token(store: &Store, secret: &str) -> Result<Option<SessionIdentity>, Problem> {
     let token = api_tokens::find_token(store, secret).await?;
     if let Some(token) = &token {
         api_tokens::record_token_use(store, token.id).await?;

@@ -4,13 +4,19 @@ use std::{net::SocketAddr, ops::Deref, sync::Arc};
 
 use picket_runtime::Bus;
 use picket_store::{Store, settings::SharedSettings};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::{
     Config,
     access::{authenticator::Authenticator, limits::RateLimits, local_request::is_loopback_host},
+    live::Hub,
     metrics::Metrics,
+    oidc::OidcProvider,
+    pages::FleetNumbers,
+    problem::{Problem, ProblemKind},
+    prometheus::site_metrics::SiteMetrics,
 };
 
 /// State of an API process. Cheap to clone.
@@ -26,10 +32,18 @@ pub(crate) struct ApiState {
     pub(crate) store: Store,
     pub(crate) settings: SharedSettings,
     pub(crate) metrics: Metrics,
+    /// Numbers of all sites for pages.
+    pub(crate) fleet: FleetNumbers,
     pub(crate) authenticator: Authenticator,
     pub(crate) limits: RateLimits,
+    /// Sign-in by OpenID Connect, if configured.
+    pub(crate) oidc: Option<OidcProvider>,
     /// Cancelled at the start of a drain. Endless responses end with it.
     pub(crate) stopping: CancellationToken,
+    pub(crate) live: Arc<Hub>,
+    /// Permits of probes for Prometheus.
+    pub(crate) probe_permits: Semaphore,
+    pub(crate) site_metrics: SiteMetrics,
 }
 
 impl Api {
@@ -40,9 +54,14 @@ impl Api {
         store: Store,
         settings: SharedSettings,
         metrics: Metrics,
+        oidc: Option<OidcProvider>,
     ) -> Self {
+        /// Maximum number of concurrent probes for Prometheus.
+        const MAX_PROBES: usize = 200;
         let (authenticator, limits) = (Authenticator::new(store.clone()), RateLimits::new(&metrics));
         let stopping = CancellationToken::new();
+        let (live_metrics, ending) = (metrics.live.clone(), stopping.clone());
+        let live = Hub::new(bus.clone(), store.clone(), settings.clone(), live_metrics, ending);
         Self(Arc::new(ApiState {
             config,
             address,
@@ -50,14 +69,29 @@ impl Api {
             store,
             settings,
             metrics,
+            fleet: FleetNumbers::new(),
             authenticator,
             limits,
+            oidc,
             stopping,
+            live,
+            probe_permits: Semaphore::new(MAX_PROBES),
+            site_metrics: SiteMetrics::default(),
         }))
     }
 }
 
 impl ApiState {
+    /// # Errors
+    /// If NATS is away, so that a request would wait in vain.
+    pub(crate) fn require_bus(&self) -> Result<(), Problem> {
+        match *self.bus.watch_connection().borrow() {
+            true => Ok(()),
+            false => Err(Problem::new(ProblemKind::BusUnavailable, "no connection to NATS; try again")
+                .with_retry_after(5)),
+        }
+    }
+
     /// URL under which people reach this installation, without a slash at its end.
     pub(crate) fn public_url(&self) -> String {
         let url = self.configured_url().unwrap_or_else(|| format!("http://{}", self.address));

@@ -6,10 +6,17 @@ mod sites_file;
 use std::path::{Path, PathBuf};
 
 use clap::{ArgMatches, Args};
-use picket_proto::site::SiteSpec;
-use picket_store::{Store, regions, settings::read_settings, sites};
+use picket_proto::{
+    site::SiteSpec,
+    site_plan::{DesiredSites, PruneScope, SitePlan},
+};
+use picket_store::{
+    Store, regions,
+    settings::read_settings,
+    sites::{self, SiteChanges},
+};
 
-pub(crate) use self::plan::{Plan, PruneScope};
+use self::plan::PlanText;
 use crate::{
     connect::DatabaseArgs,
     error::Error,
@@ -53,7 +60,7 @@ A file:
     let is_missing = |field: &&&str| !EXAMPLE.contains(&format!("{field}:"));
     let more: Vec<&str> = SiteSpec::FIELDS.iter().filter(is_missing).copied().collect();
     format!(
-        "{EXAMPLE}\nMore fields: {}. An omitted field has its default.\nA site is identified by url, method, regex and not_regex together.",
+        "{EXAMPLE}\nMore fields: {}. An omitted field has its default.\nNo two sites have the same url, method, regex, not_regex, options and assertions.",
         more.join(", ")
     )
 }
@@ -68,13 +75,6 @@ pub(crate) struct ExportOptions {
 /// The file that `picket up` applies at start.
 pub(crate) const SITES_FILE: &str = "sites.yaml";
 
-/// Regions and sites of a file, validated.
-#[derive(Debug, Default)]
-pub(crate) struct DesiredSites {
-    pub(crate) regions: Vec<picket_proto::RegionName>,
-    pub(crate) sites: Vec<SiteSpec>,
-}
-
 pub(crate) async fn run_apply(options: ApplyOptions, matches: &ArgMatches) -> Result<(), Error> {
     let (name, text) = read_input(&options.file)?;
     let store = options.database.connect(matches).await?;
@@ -86,7 +86,7 @@ pub(crate) async fn run_apply(options: ApplyOptions, matches: &ArgMatches) -> Re
         false => PruneScope::None,
     };
     let plan = build_plan(&store, &name, &wanted, scope).await?;
-    print_text(&plan.to_string())?;
+    print_text(&PlanText(&plan).to_string())?;
     if !options.dry_run {
         execute_plan(&store, &plan).await?;
     } else if !plan.is_empty() {
@@ -111,7 +111,7 @@ pub(crate) async fn run_export(options: ExportOptions, matches: &ArgMatches) -> 
 
 /// Applies the file at `path` and returns the executed plan.
 #[cfg_attr(not(feature = "local"), expect(dead_code, reason = "`picket up` applies sites.yaml"))]
-pub(crate) async fn apply_file(store: &Store, path: &Path) -> Result<Plan, Error> {
+pub(crate) async fn apply_file(store: &Store, path: &Path) -> Result<SitePlan, Error> {
     let (name, text) = read_input(path)?;
     let intervals = read_settings(store).await?.intervals;
     let wanted = sites_file::parse_sites_file(&name, &text, intervals).map_err(validation_error)?;
@@ -127,10 +127,12 @@ pub(crate) async fn build_plan(
     name: &str,
     wanted: &DesiredSites,
     scope: PruneScope<'_>,
-) -> Result<Plan, Error> {
+) -> Result<SitePlan, Error> {
     let known: Vec<String> =
         regions::list_regions(store).await?.into_iter().map(|region| region.name).collect();
-    let plan = Plan::new(wanted, &known, &sites::list_sites(store).await?, scope);
+    let stored = sites::list_sites(store).await?;
+    let stored: Vec<_> = stored.iter().map(sites::Site::to_stored).collect();
+    let plan = SitePlan::new(wanted, &known, &stored, scope);
     let unknown = plan.unknown_regions(&known);
     match unknown.is_empty() {
         true => Ok(plan),
@@ -142,14 +144,9 @@ pub(crate) async fn build_plan(
     }
 }
 
-pub(crate) async fn execute_plan(store: &Store, plan: &Plan) -> Result<(), Error> {
-    for region in &plan.regions {
-        regions::add_region(store, region).await?;
-    }
-    match plan.site_changes() {
-        Some(changes) => Ok(sites::apply_changes(store, &changes).await?),
-        None => Ok(()),
-    }
+pub(crate) async fn execute_plan(store: &Store, plan: &SitePlan) -> Result<(), Error> {
+    sites::apply_changes(store, &SiteChanges::from(plan)).await?;
+    Ok(())
 }
 
 fn validation_error(refusals: Vec<String>) -> Error {

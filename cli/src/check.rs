@@ -3,13 +3,13 @@
 mod adhoc;
 mod explanation;
 
-use std::time::Duration;
-
 use clap::{ArgMatches, Args};
 use picket_proto::{CheckRequest, CheckResult, Outcome, RegionName};
-use picket_runtime::process::EXIT_UNREACHABLE;
+use picket_runtime::{
+    adhoc::{RegionReply, reply_limit},
+    process::EXIT_UNREACHABLE,
+};
 
-use self::adhoc::RegionReply;
 use crate::{
     connect::{self, NatsArgs},
     error::{EXIT_NEGATIVE, Error},
@@ -47,17 +47,12 @@ pub(crate) struct AdhocCheckOptions {
     nats: NatsArgs,
 }
 
-/// Time allowed to a prober beyond the check and its wait queue: canary probes, publishing the
-/// result and the reply.
-const RESPONSE_MARGIN: Duration = Duration::from_secs(6);
-
 /// Runs the check and prints the results. The exit code depends on the outcomes.
 pub(crate) async fn run(options: AdhocCheckOptions, matches: &ArgMatches) -> Result<u8, Error> {
     let mut request = CheckRequest::new(options.url);
     request.explain = options.explain;
     options.check.apply_to(&mut request)?;
-    let limit = request.validate()?.timeout * 2 + RESPONSE_MARGIN;
-    // Waiting for a slot and the check itself take at most one timeout each.
+    let limit = reply_limit(request.validate()?.timeout);
     let bus = options.nats.connect(matches).await?;
     let mut regions = options.regions;
     regions.sort();

@@ -4,15 +4,13 @@ use std::path::PathBuf;
 
 use clap::{ArgMatches, Args};
 use picket_local::{AppliedSites, DEMO_TAG, Demo};
-use picket_proto::ValidationError;
+use picket_proto::{
+    ValidationError,
+    site_plan::{DesiredSites, PruneScope},
+};
 use picket_store::{Store, settings::read_settings};
 
-use crate::{
-    apply::{self, DesiredSites, PruneScope},
-    connect::DEMO_DATA_DIR,
-    error::Error,
-    up::UpOptions,
-};
+use crate::{apply, connect::DEMO_DATA_DIR, error::Error, up::UpOptions};
 
 /// Options of `picket demo`.
 #[derive(Args, Clone, Debug)]
@@ -59,7 +57,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use picket_local::demo_sites;
-    use picket_proto::site::IntervalRange;
+    use picket_proto::site::{IntervalRange, SiteIdentity};
 
     #[test]
     fn every_demo_site_is_valid_and_unique() {
@@ -68,8 +66,7 @@ mod tests {
         for site in &sites {
             site.spec.validate(IntervalRange::default()).unwrap();
         }
-        let identities: BTreeSet<_> =
-            sites.iter().map(|site| crate::site::site_identity(&site.spec)).collect();
+        let identities: BTreeSet<_> = sites.iter().map(|site| SiteIdentity::of_spec(&site.spec)).collect();
         assert_eq!(identities.len(), sites.len());
     }
 }

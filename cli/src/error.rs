@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use picket_proto::ValidationError;
-use picket_runtime::{ErrorChain, process};
+use picket_runtime::{ErrorChain, discovery::ConnectionLost, process};
 
 pub(crate) use process::EXIT_NEGATIVE;
 
@@ -45,6 +45,17 @@ impl From<ValidationError> for Error {
     }
 }
 
+impl From<ConnectionLost> for Error {
+    fn from(lost: ConnectionLost) -> Self {
+        Self::Unreachable(lost.to_string())
+    }
+}
+
+/// Error for a connection to NATS lost while in use.
+pub(crate) fn connection_lost(why: impl std::fmt::Display) -> Error {
+    ConnectionLost::new(why).into()
+}
+
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
         match error.kind() {
@@ -63,6 +74,7 @@ impl From<picket_store::Error> for Error {
             | Store::Invalid(_)
             | Store::DuplicateSite
             | Store::SiteNotFound(_)
+            | Store::SiteChanged(_)
             | Store::RegionNotFound(_)
             | Store::DuplicateToken(_)
             | Store::TokenNotFound(_)

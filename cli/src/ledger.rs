@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{ArgMatches, Args};
 use picket_proto::{Timestamp, safe_text};
 use picket_runtime::options::DurationArg;
-use picket_store::ledger::{self, LedgerRow};
+use picket_store::ledger::{self, LedgerFilter, LedgerRow};
 
 use crate::{
     connect::DatabaseArgs,
@@ -44,7 +44,7 @@ pub(crate) async fn run(options: LedgerOptions, matches: &ArgMatches) -> Result<
     let to = through.map_or(now, |through| through.max(time_before(now, MAX_CLOSE_DELAY)).min(now));
     let rows = match options.sites {
         true => ledger::list_by_site(&store, from, to).await?,
-        false => ledger::list_by_region(&store, from, to).await?,
+        false => ledger::list_by_region(&store, from, to, LedgerFilter::default()).await?,
     };
     let unaccounted: i64 = rows.iter().map(|row| row.unaccounted).sum();
     let code = if unaccounted == 0 { 0 } else { EXIT_NEGATIVE };
@@ -53,7 +53,9 @@ pub(crate) async fn run(options: LedgerOptions, matches: &ArgMatches) -> Result<
         return Ok(code);
     }
     let mut text = build_table(&rows, options.sites).to_string();
-    for (region, cause, ticks) in ledger::count_missed_by_cause(&store, from, to).await? {
+    for (region, cause, ticks) in
+        ledger::count_missed_by_cause(&store, from, to, LedgerFilter::default()).await?
+    {
         text += &safe_text::sanitize_lines(&format!("{region}: {ticks} missed, {cause}\n"));
     }
     if unaccounted != 0 && !options.sites {

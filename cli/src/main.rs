@@ -7,7 +7,6 @@ mod completions;
 mod connect;
 #[cfg(feature = "local")]
 mod demo;
-mod discovery;
 mod error;
 mod generate_sites;
 mod leases;

@@ -2,7 +2,7 @@
 
 use clap::{ArgGroup, ArgMatches, Args, Subcommand};
 use picket_runtime::clock;
-use picket_store::maintenance::{self, MaintenanceTarget};
+use picket_store::maintenance::{self, MaintenanceTarget, WindowFilter};
 
 use crate::{
     connect::DatabaseArgs,
@@ -112,7 +112,9 @@ async fn add_window(options: AddWindowOptions, matches: &ArgMatches) -> Result<(
 
 async fn list_windows(options: ListWindowsOptions, matches: &ArgMatches) -> Result<(), Error> {
     let store = options.database.connect(matches).await?;
-    let windows = maintenance::list_windows(&store, options.all).await?;
+    let windows =
+        maintenance::list_windows(&store, WindowFilter { all: options.all, ..WindowFilter::default() })
+            .await?;
     options.output.print_rows(&windows, |windows| {
         let columns = ["ID", "STATE", "FROM", "TO", "TAG", "SITE ID", "SITE"];
         let mut listing = TextTable::new(

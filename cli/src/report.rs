@@ -5,7 +5,7 @@ mod sparkline;
 use std::time::Duration;
 
 use clap::{ArgMatches, Args, Subcommand, ValueEnum};
-use picket_proto::{RegionName, Timestamp};
+use picket_proto::{RegionName, Timestamp, safe_text};
 use picket_runtime::options::DurationArg;
 use picket_store::reports::{self, FailureRow, IncidentRow, LatencyRow, ReportFilter, UptimeRow, WarningRow};
 use serde::Serialize;
@@ -75,8 +75,12 @@ pub(crate) async fn run(command: ReportCommand, matches: &ArgMatches) -> Result<
     | ReportCommand::Incidents(options)
     | ReportCommand::Warnings(options)
     | ReportCommand::Failures(options)) = &command;
-    let scope =
-        ReportFilter { since: options.since.0, tag: options.tag.clone(), region: options.region.clone() };
+    let scope = ReportFilter {
+        since: options.since.0,
+        tag: options.tag.clone(),
+        region: options.region.clone(),
+        tag_limit: None,
+    };
     let store = options.database.clone().connect(matches).await?;
     match &command {
         ReportCommand::Uptime(options) => options.print_rows(&reports::report_uptime(&store, &scope).await?),
@@ -297,21 +301,12 @@ fn render_csv<T: ReportRow>(rows: &[T], raw: bool) -> Result<String, Error> {
         let cells = row.to_cells().into_iter().map(Option::unwrap_or_default).enumerate();
         let fields = cells.map(|(column, cell)| match raw || T::NUMERIC_COLUMNS.contains(&column) {
             true => cell,
-            false => escape_formula(cell),
+            false => safe_text::escape_formula(cell),
         });
         csv.write_record(fields).map_err(std::io::Error::from)?;
     }
     let bytes = csv.into_inner().map_err(csv::IntoInnerError::into_error)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// Prefixes an apostrophe to text in the form of a formula. A spreadsheet would evaluate the
-/// formula, which could send other cells elsewhere.
-fn escape_formula(text: String) -> String {
-    match text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
-        true => format!("'{text}"),
-        false => text,
-    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,6 @@
 //! `picket settings`: the cluster settings, and their options of `picket migrate` and `picket up`.
 
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, Subcommand};
-use picket_proto::ValidationError;
-use picket_runtime::options::{ByteSize, DurationArg};
 use picket_store::{
     Store,
     settings::{
@@ -104,7 +102,7 @@ pub(crate) async fn run(command: SettingsCommand, matches: &ArgMatches) -> Resul
         }
         SettingsCommand::Set(SetSettingOptions { name, value, database }) => {
             let definition = SettingDefinition::find(&name)?;
-            let value = parse_value(definition, &value)?;
+            let value = definition.parse(&value)?;
             let store = database.connect(matches).await?;
             let changed = change_settings(&store, &[(definition.name, value.clone())]).await?;
             print_text(&match changed.is_empty() {
@@ -135,24 +133,6 @@ async fn change_settings(
         }
     }
     Ok(lines)
-}
-
-/// Parses and checks the value of a setting.
-fn parse_value(definition: &SettingDefinition, text: &str) -> Result<SettingValue, ValidationError> {
-    let value = match definition.kind {
-        SettingKind::Number(..) => text.trim().parse().ok().map(SettingValue::Number),
-        SettingKind::Duration(..) | SettingKind::Seconds(..) => {
-            text.parse::<DurationArg>().ok().map(|duration| SettingValue::Duration(duration.0))
-        }
-        SettingKind::Bytes(..) => text.parse::<ByteSize>().ok().map(|size| SettingValue::Bytes(size.0)),
-        SettingKind::Flag => text.trim().parse().ok().map(SettingValue::Flag),
-        SettingKind::Url => Some(SettingValue::Text(Some(text.to_owned()).filter(|text| !text.is_empty()))),
-        SettingKind::Fixed => None,
-    };
-    let refusal = || ValidationError::new(definition.name, text, definition.kind.allowed());
-    let value = value.ok_or_else(refusal)?;
-    definition.check(&value).map_err(|_| refusal())?;
-    Ok(value)
 }
 
 /// Settings given as options or variables of `picket migrate` and `picket up`.
@@ -186,7 +166,7 @@ impl Args for InitialSettings {
                 SettingKind::Flag | SettingKind::Url | SettingKind::Fixed => "TEXT",
             };
             let parse = |text: &str| {
-                parse_value(definition, text).map_err(|refusal| format!("allowed: {}", refusal.expected))
+                definition.parse(text).map_err(|refusal| format!("allowed: {}", refusal.expected))
             };
             let default = definition.default.as_ref().map(SettingValue::to_string).unwrap_or_default();
             let default = if default.is_empty() { default } else { format!(" [new database: {default}]") };
@@ -219,32 +199,5 @@ impl FromArgMatches for InitialSettings {
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         *self = Self::from_arg_matches(matches)?;
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_displayed_setting_parses_and_an_invalid_one_is_refused_with_the_allowed_range() {
-        for definition in SETTINGS.iter().filter(|definition| definition.kind != SettingKind::Fixed) {
-            let default = definition.default.clone().unwrap();
-            assert_eq!(parse_value(definition, &default.to_string()), Ok(default));
-        }
-        for (name, value, allowed) in [
-            ("lease_time", "15", "3s to 5m"),
-            ("min_interval", "1500ms", "1s to 1d, in whole seconds"),
-            ("batch_delay", "10500us", "10ms to 500ms"),
-            ("retention_days", "many", "1 to 3650"),
-            ("results_max_bytes", "1KiB", "1MiB to 64TiB"),
-            ("require_tickets", "yes", "true, false"),
-            ("public_url", "status.example.com", "https://"),
-            ("shards", "8", "present value"),
-        ] {
-            let refusal = parse_value(SettingDefinition::find(name).unwrap(), value).unwrap_err();
-            assert_eq!((refusal.field.as_str(), refusal.value.as_str()), (name, value));
-            assert!(refusal.expected.contains(allowed), "{refusal}");
-        }
     }
 }

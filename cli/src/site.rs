@@ -1,5 +1,6 @@
 //! `picket site`: sites, one at a time.
 
+mod candidate;
 mod credentials;
 mod nested_fields;
 mod record;
@@ -9,7 +10,7 @@ mod show;
 use clap::{ArgMatches, Args, Subcommand};
 use picket_proto::{
     ValidationError,
-    site::{IntervalRange, SiteSpec},
+    site::{IntervalRange, SiteIdentity, SiteSpec},
 };
 use picket_runtime::options::DurationArg;
 use picket_store::{
@@ -20,7 +21,7 @@ use picket_store::{
 
 pub(crate) use self::{
     nested_fields::{FieldLine, describe_nested_fields, diff_nested_fields},
-    record::{SiteRecord, definition_fields},
+    record::SiteRecord,
     secrets::SiteSecretsCommand,
     show::format_timestamp,
 };
@@ -171,25 +172,16 @@ async fn add_site(options: AddSiteOptions, matches: &ArgMatches) -> Result<(), E
 
 /// Error for a duplicate of `spec`, with the id of the existing site.
 async fn duplicate_error(store: &Store, spec: &SiteSpec) -> Error {
+    let identity = SiteIdentity::of_spec(spec);
     let there = match sites::find_by_id_or_url(store, &spec.check.url).await {
         Ok(found) => found
             .into_iter()
-            .find(|site| site.spec.as_ref().is_ok_and(|there| site_identity(there) == site_identity(spec))),
+            .find(|site| site.spec.as_ref().is_ok_and(|there| SiteIdentity::of_spec(there) == identity)),
         Err(_) => None,
     };
     let hint =
         there.map_or_else(String::new, |site| format!("; it is site {0}: picket site set {0} …", site.id));
     Error::Usage(format!("{}{hint}", picket_store::Error::DuplicateSite))
-}
-
-/// The fields that identify a site: URL, method, regex, not_regex.
-pub(crate) fn site_identity(spec: &SiteSpec) -> (&str, &str, &str, &str) {
-    (
-        &spec.check.url,
-        &spec.check.method,
-        spec.check.regex.as_deref().unwrap_or(""),
-        spec.check.not_regex.as_deref().unwrap_or(""),
-    )
 }
 
 async fn list_sites(options: ListSitesOptions, matches: &ArgMatches) -> Result<(), Error> {
@@ -268,8 +260,11 @@ pub(crate) async fn find_one_site(store: &Store, word: &str) -> Result<Site, Err
     match (found.pop(), found.len()) {
         (Some(site), 0) => Ok(site),
         (Some(last), _) => {
-            let candidates: Vec<String> =
-                found.iter().chain([&last]).map(|site| format!("\n  {}", describe_candidate(site))).collect();
+            let candidates: Vec<String> = found
+                .iter()
+                .chain([&last])
+                .map(|site| format!("\n  {}", candidate::describe_candidate(site)))
+                .collect();
             Err(Error::Usage(format!(
                 "site: '{word}' is {} sites; select one by its id:{}",
                 candidates.len(),
@@ -282,26 +277,6 @@ pub(crate) async fn find_one_site(store: &Store, word: &str) -> Result<Site, Err
             "the id or the URL of a site, as listed by 'picket site list'",
         )
         .into()),
-    }
-}
-
-fn describe_candidate(site: &Site) -> String {
-    let id = site.id;
-    match &site.spec {
-        Ok(spec) => {
-            let (url, method, regex, not_regex) = site_identity(spec);
-            let mut line = format!("{id}  {method} {url}");
-            for (name, pattern) in [("regex", regex), ("not_regex", not_regex)] {
-                if !pattern.is_empty() {
-                    line.push_str(&format!(
-                        "  {name} '{}'",
-                        picket_proto::validation::sanitize_text(pattern, 60)
-                    ));
-                }
-            }
-            line
-        }
-        Err(_) => format!("{id}  {}", site.url),
     }
 }
 

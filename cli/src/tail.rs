@@ -11,8 +11,7 @@ use picket_proto::{
 
 use crate::{
     connect::{self, NatsArgs},
-    discovery::connection_lost,
-    error::Error,
+    error::{Error, connection_lost},
     output::{OutputFormat, OutputOptions, colour_by_status, format_ms, print_coloured},
     site::format_interval,
 };

@@ -162,7 +162,9 @@ impl Housekeeper {
             )
             .await?;
         }
-        let mut more = rolled.is_some() || rebuilt.is_some() || day.is_some();
+        let refreshed =
+            housekeeping::refresh_site_summaries(&self.store, now.saturating_add(began.elapsed())).await?;
+        let mut more = rolled.is_some() || rebuilt.is_some() || day.is_some() || refreshed;
         let is_due = state.rounds.is_multiple_of(PRUNE_ROUNDS);
         if is_due || state.should_check_all_marks {
             more |= self.repair_marks(state).await?;

@@ -19,6 +19,7 @@ mod finding;
 mod gateway;
 mod https_client;
 mod inbound;
+mod network_scope;
 mod oauth;
 mod observation;
 mod os_error;
@@ -45,7 +46,6 @@ use reqwest::{
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-pub(crate) use self::credentials::Credentials;
 use self::{
     address_policy::AddressPolicy,
     assertions::ExplainedCheck,
@@ -74,6 +74,7 @@ pub use self::{
     resolver::Lookup,
     settings::{CheckLimits, ClientOptions, Error},
 };
+pub(crate) use self::{assertions::expects_failure, credentials::Credentials, network_scope::NetworkScope};
 
 /// Performs checks. Clones share all state.
 #[derive(Clone)]
@@ -200,6 +201,13 @@ impl Checker {
             Err(_) => Some(failure::timeout_failure(check.timeout, &marks, &seen)),
         };
         let timing = marks.finish_timing();
+        let failure = match failure {
+            // After the end of the site's time. Boxed, because it is rare.
+            Some(failure) if marks.silent_proxy().is_some() => {
+                Some(Box::pin(failure::attribute_to_proxy(failure, &marks, &seen)).await)
+            }
+            failure => failure,
+        };
         let certificate = marks.first_certificate_end();
         let asserted = check.assertions.as_deref();
         let failure = match (failure, asserted) {
@@ -242,6 +250,7 @@ impl Checker {
             tls_expires_at: marks.earliest_expiry(),
             warnings,
             details,
+            network_scope: marks.network_scope(),
         }
     }
 
@@ -334,7 +343,7 @@ impl Checker {
         marks.start_hop(address, port);
         // The operator of the prober named the proxy, and the proxy chooses the address of the site.
         if let Some(proxy) = plan.and_then(|plan| plan.proxy.as_ref()) {
-            marks.set_proxy(Arc::clone(&proxy.name));
+            marks.set_proxy(Arc::clone(&proxy.name), url.scheme() == "https");
             return Ok(());
         }
         let Some(address) = address else { return Ok(()) };

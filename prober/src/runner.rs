@@ -7,13 +7,13 @@ use async_nats::{
     jetstream::{self, AckKind},
 };
 use picket_proto::{Cause, Check, CheckResult, Timestamp, ValidationError};
-use picket_runtime::streams;
+use picket_runtime::{clock::Boottime, streams};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument, Span, debug, debug_span, field};
 
 use crate::{
-    check::{Checker, Credentials, Observation, apply_must_fail},
+    check::{Checker, Credentials, Observation, apply_must_fail, expects_failure},
     health::connectivity::{Attribution, Connectivity},
     health::job_clock::JobClock,
     health::stall::StallDetector,
@@ -280,6 +280,7 @@ impl CheckRunner {
                 return self.record_missed(job, cause, failure_message(&seen).to_owned());
             }
         };
+        let began = Boottime::now();
         let (mut seen, mut held_up) = self.run_measured(&check, credentials.as_ref()).await;
         if let Some(renewed) = self.checker.prepare_repetition(&check, credentials.as_ref(), &seen).await {
             (seen, held_up) = self.run_measured(&check, Some(&renewed)).await;
@@ -295,23 +296,15 @@ impl CheckRunner {
                     time.as_millis()
                 ),
             )),
-            None => match self.connectivity.attribute_failure(&host, &seen).await {
-                Attribution::Site => None,
-                Attribution::ProberOffline => Some((
-                    Cause::ProberOffline,
-                    format!(
-                        "this prober has no network: no canary answers either ({})",
-                        failure_message(&seen)
-                    ),
-                )),
-                Attribution::Unknown => Some((
-                    Cause::Overloaded,
-                    format!(
-                        "canaries could not be asked in time whether there is a network ({})",
-                        failure_message(&seen)
-                    ),
-                )),
-            },
+            None => {
+                let attribution = match self.connectivity.attribute_failure(&host, &seen).await {
+                    Attribution::Site if expects_failure(&check, &seen) => {
+                        self.connectivity.attribute_wanted_failure(&seen, began).await
+                    }
+                    attribution => attribution,
+                };
+                attribution.own_fault(failure_message(&seen))
+            }
         };
         let (region, prober) = (&self.publisher.region, &self.publisher.prober);
         let result = match own_fault {

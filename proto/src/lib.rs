@@ -6,10 +6,12 @@
 #![warn(missing_docs)]
 
 pub mod bundle;
+pub mod byte_size;
 pub mod check;
 mod check_options;
 mod check_url;
 pub mod confirmation;
+pub mod credentials;
 pub mod duration;
 pub mod event;
 pub mod features;
@@ -25,8 +27,10 @@ pub mod pattern;
 pub mod permissions;
 pub mod request;
 pub mod result;
+pub mod result_message;
 pub mod safe_text;
 pub mod site;
+pub mod site_plan;
 pub mod status_ranges;
 pub mod subject;
 pub mod suggestion;

@@ -26,7 +26,7 @@ pub fn decode_object<T: DeserializeOwned>(field: &str, value: &Value) -> Result<
 }
 
 /// What is allowed, from a message of serde, without the value that the message repeats.
-fn describe_serde_message(message: &str) -> String {
+pub(crate) fn describe_serde_message(message: &str) -> String {
     if let Some(rest) = message.strip_prefix("unknown field `")
         && let Some((name, rest)) = rest.split_once('`')
     {

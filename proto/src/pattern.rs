@@ -19,11 +19,13 @@ use crate::ValidationError;
 /// the regex crate. Raise it when a change rejects regexes that were accepted before, or when sites
 /// get regexes that coordinators did not compile before, such as those of assertions: coordinators
 /// then compile the regexes of all sites again.
-pub const RULES_VERSION: i16 = 2;
+pub const RULES_VERSION: i16 = 3;
 /// Maximum length of a regex, in bytes.
 pub const MAX_PATTERN_BYTES: usize = 4_096;
 /// Maximum size of the compiled program, in bytes.
 pub const MAX_PROGRAM_BYTES: usize = 1 << 20;
+/// Maximum size of all regexes of one check together, in bytes as of [`Pattern::memory_usage`].
+pub const MAX_CHECK_BYTES: usize = 32 << 20;
 /// Maximum steps per byte on the most expensive text for the regex. At this rate a body of 64 KiB
 /// stays within [`MAX_STEPS`].
 pub const MAX_STEPS_PER_BYTE: u64 = MAX_STEPS >> 16;
@@ -132,8 +134,8 @@ mod tests {
     #[test]
     fn rules_with_other_limits_have_another_version() {
         assert_eq!(
-            (RULES_VERSION, MAX_PATTERN_BYTES, MAX_PROGRAM_BYTES, MAX_STEPS_PER_BYTE),
-            (2, 4_096, 1 << 20, 1_024)
+            (RULES_VERSION, MAX_PATTERN_BYTES, MAX_PROGRAM_BYTES, MAX_CHECK_BYTES, MAX_STEPS_PER_BYTE),
+            (3, 4_096, 1 << 20, 32 << 20, 1_024)
         );
     }
 

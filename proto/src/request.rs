@@ -16,6 +16,7 @@ use crate::{
     features,
     header_name::check_header_name,
     http_assertions::CompiledAssertions,
+    pattern::MAX_CHECK_BYTES,
     status_ranges::StatusRanges,
 };
 
@@ -186,29 +187,34 @@ impl CheckRequest {
     /// If a field is invalid. The error names the first one.
     pub fn validate_with(
         &self,
-        compile: impl FnMut(&str, &str) -> Result<Pattern, ValidationError>,
+        mut compile: impl FnMut(&str, &str) -> Result<Pattern, ValidationError>,
     ) -> Result<Check, ValidationError> {
-        let (check, regexes) = self.validate_fields(compile)?;
+        let (check, regexes) = self.validate_fields(|field, pattern| {
+            let regex = compile(field, pattern)?;
+            let bytes = regex.memory_usage();
+            Ok((regex, bytes))
+        })?;
         let CheckRegexes { regex, not_regex, assertions } = regexes;
         Ok(Check { regex, not_regex, assertions: assertions.map(Arc::new), ..check })
     }
 
     /// Validates all fields as [`validate`](Self::validate) does, without building a check.
-    /// `judge_regex` validates regexes, for example from a cache.
+    /// `judge_regex` validates regexes, for example from a cache, and returns the size of each.
     ///
     /// # Errors
     /// If a field is invalid. The error names the first one.
     pub fn check_validity(
         &self,
-        judge_regex: impl FnMut(&str, &str) -> Result<(), ValidationError>,
+        mut judge_regex: impl FnMut(&str, &str) -> Result<usize, ValidationError>,
     ) -> Result<(), ValidationError> {
-        self.validate_fields(judge_regex).map(drop)
+        self.validate_fields(|field, pattern| Ok(((), judge_regex(field, pattern)?))).map(drop)
     }
 
-    /// Returns the check without regexes, and the results of `compile`.
+    /// Returns the check without regexes, and the results of `compile`, which returns the size of
+    /// each regex too.
     fn validate_fields<R>(
         &self,
-        mut compile: impl FnMut(&str, &str) -> Result<R, ValidationError>,
+        mut compile: impl FnMut(&str, &str) -> Result<(R, usize), ValidationError>,
     ) -> Result<(Check, CheckRegexes<R>), ValidationError> {
         let timeout_ms =
             check_range("timeout_ms", self.timeout_ms, Self::MIN_TIMEOUT_MS, Self::MAX_TIMEOUT_MS)?;
@@ -248,6 +254,12 @@ impl CheckRequest {
         self.options.validate()?;
         self.options.validate_connection(&check.url, check.ip_version, check.tls_verify)?;
         self.options.reject_header_clash(&self.headers)?;
+        let mut bytes = 0;
+        let mut compile = |field: &str, pattern: &str| {
+            let (regex, size) = compile(field, pattern)?;
+            bytes += size;
+            check_regex_size(field, bytes).map(|()| regex)
+        };
         let regex = self.regex.as_deref().map(|pattern| compile("regex", pattern)).transpose()?;
         let not_regex = self.not_regex.as_deref().map(|pattern| compile("not_regex", pattern)).transpose()?;
         let assertions = self.assertions.compile_with(timeout_ms, compile)?;
@@ -332,6 +344,19 @@ impl CheckRequest {
             expires_at: needed("expires_at", self.expires_at)?,
             shard: needed("shard", self.shard)?,
         }))
+    }
+}
+
+/// Rejects the regex of `field` if the regexes up to it have more than the allowed `bytes`.
+fn check_regex_size(field: &str, bytes: usize) -> Result<(), ValidationError> {
+    match bytes <= MAX_CHECK_BYTES {
+        true => Ok(()),
+        false => {
+            let allowed =
+                format!("regexes of one check that compile to at most {MAX_CHECK_BYTES} bytes in all");
+            let size = format_args!("(with the regexes before it {bytes} bytes)");
+            Err(ValidationError::new(field, size, allowed))
+        }
     }
 }
 

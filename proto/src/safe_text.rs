@@ -93,6 +93,15 @@ pub fn sanitize_json(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
+/// Prefixes an apostrophe to text in the form of a formula. A spreadsheet would evaluate the
+/// formula, which could send other cells elsewhere.
+pub fn escape_formula(text: String) -> String {
+    match text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+        true => format!("'{text}"),
+        false => text,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

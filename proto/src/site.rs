@@ -1,12 +1,20 @@
 //! The definition of a site, and its validation.
 
+mod decode;
+mod identity;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::{Map, Value};
 
+pub use self::{
+    decode::ALTERNATIVE_FIELDS,
+    identity::{SiteIdentity, SiteKey},
+};
 use crate::{
     CheckRequest, HttpAssertions, HttpOptions, IpVersion, Pattern, RegionName, ValidationError,
     check::Method, check_options::with_check_options, duration::DurationArg, request::check_range,
@@ -228,24 +236,33 @@ impl SiteSpec {
     const MAX_TAGS: usize = 50;
     const MAX_TAG_BYTES: usize = 64;
 
+    /// All fields under their public names, including defaults.
+    pub fn to_json_fields(&self) -> Map<String, Value> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(fields)) => fields,
+            // Only non-text keys and non-finite numbers can fail, and a site has neither.
+            _ => Map::new(),
+        }
+    }
+
     /// Validates every field. The CLI rejects a site by this code, and coordinators use it to
     /// report a site that was written with SQL.
     ///
     /// # Errors
     /// Names the first field that cannot be used.
     pub fn validate(&self, intervals: IntervalRange) -> Result<(), ValidationError> {
-        self.validate_with(intervals, |field, pattern| Pattern::compile(field, pattern).map(drop))
+        self.validate_with(intervals, |field, pattern| Ok(Pattern::compile(field, pattern)?.memory_usage()))
     }
 
     /// As [`validate`](Self::validate), with `judge_regex` to validate regexes, for example from a
-    /// cache.
+    /// cache. It returns the size of each regex in bytes.
     ///
     /// # Errors
     /// Names the first field that cannot be used.
     pub fn validate_with(
         &self,
         intervals: IntervalRange,
-        judge_regex: impl FnMut(&str, &str) -> Result<(), ValidationError>,
+        judge_regex: impl FnMut(&str, &str) -> Result<usize, ValidationError>,
     ) -> Result<(), ValidationError> {
         intervals.check(self.interval_seconds)?;
         self.check.check_validity(judge_regex)?;

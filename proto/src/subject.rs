@@ -80,6 +80,14 @@ pub fn result_bundle(region: &RegionName) -> String {
     format!("picket.result.{region}.bundle")
 }
 
+/// Subjects of single results of the sites of a shard, in all regions.
+pub fn shard_results(shard: Shard) -> String {
+    format!("picket.result.*.{shard}")
+}
+
+/// Subjects of bundles of results, in all regions.
+pub const BUNDLE_SUBJECTS: &str = "picket.result.*.bundle";
+
 /// Subject of requests for ad-hoc checks in a region.
 pub fn region_check(region: &RegionName) -> String {
     format!("picket.check.{region}")

@@ -9,6 +9,7 @@ use std::{
 use async_nats::{ConnectOptions, Event, jetstream};
 use picket_proto::Role;
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::{AddMetric, Backoff, Health, ReadinessCheck, options::NatsOptions};
@@ -21,6 +22,7 @@ pub struct Bus {
     /// Context for streams. A publish waits while too many acknowledgements are outstanding.
     pub jetstream: jetstream::Context,
     readiness: ReadinessCheck,
+    connected: watch::Receiver<bool>,
     servers: String,
     options: NatsOptions,
 }
@@ -85,6 +87,8 @@ impl Bus {
     pub const ACK_TIMEOUT: Duration = Duration::from_secs(5);
     /// Timeout of a core publish, which waits only after a long disconnection.
     pub const CORE_PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+    /// Messages that wait for each subscription of an API process, whose viewers may be many.
+    const API_SUBSCRIPTION_CAPACITY: usize = 1_024;
     /// Interval of pings. Three unanswered pings end a dead connection. With the library's default
     /// of a minute, a partition of 35 s went unnoticed.
     const PING_INTERVAL: Duration = Duration::from_secs(5);
@@ -104,6 +108,7 @@ impl Bus {
         let condition = health.add_readiness_check("nats");
         let BusMetrics { connects, connected, errors } = BusMetrics::register(health);
         let watched = condition.clone();
+        let (connection, connection_state) = watch::channel(false);
         let is_error_logged = AtomicBool::new(false);
         let connect = Self::load_credentials(options)
             .await?
@@ -126,12 +131,14 @@ impl Bus {
                     Event::Connected => {
                         connects.inc();
                         connected.set(1);
+                        connection.send_replace(true);
                         watched.set_ready();
                         is_error_logged.store(false, Ordering::Relaxed);
                         info!("connected to NATS");
                     }
                     Event::Disconnected => {
                         connected.set(0);
+                        connection.send_replace(false);
                         watched.set_unready("disconnected");
                         warn!("connection to NATS lost, retrying");
                     }
@@ -153,6 +160,10 @@ impl Bus {
                 }
                 async {}
             });
+        let connect = match role {
+            Role::Api => connect.subscription_capacity(Self::API_SUBSCRIPTION_CAPACITY),
+            _ => connect,
+        };
         let client = connect
             .connect(parse_server_urls(options)?)
             .await
@@ -170,7 +181,14 @@ impl Bus {
             .map(|server| strip_credentials(server.trim()))
             .collect::<Vec<_>>()
             .join(", ");
-        Ok(Self { client, jetstream, readiness: condition, servers, options: options.clone() })
+        Ok(Self {
+            client,
+            jetstream,
+            readiness: condition,
+            connected: connection_state,
+            servers,
+            options: options.clone(),
+        })
     }
 
     async fn load_credentials(options: &NatsOptions) -> Result<ConnectOptions, Error> {
@@ -250,6 +268,11 @@ impl Bus {
             return Err(Error::ServerTooOld { found: info.version });
         }
         Ok(())
+    }
+
+    /// Follows whether the connection to NATS is established.
+    pub fn watch_connection(&self) -> watch::Receiver<bool> {
+        self.connected.clone()
     }
 
     /// Returns the reason for a missing connection, or `None` if connecting succeeds. Opens a

@@ -26,6 +26,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::open_connections::OpenConnections;
+use crate::secrets::WITHHELD_TEXTS;
 
 /// Registration of metrics by their owner. The registry keeps a clone, which shares its value.
 pub trait AddMetric {
@@ -72,6 +73,11 @@ impl Health {
             "build",
             "The version of this build",
             Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        registry.register(
+            "texts_withheld",
+            "Log lines and messages replaced as a whole, because the secrets of this process cannot be searched for",
+            WITHHELD_TEXTS.clone(),
         );
         Self(Arc::new(HealthState { readiness: Mutex::default(), registry: Mutex::new(registry) }))
     }

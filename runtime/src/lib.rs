@@ -2,12 +2,14 @@
 //! and metrics.
 #![warn(missing_docs)]
 
+pub mod adhoc;
 pub mod backoff;
 pub mod bus;
 pub mod clock;
 pub mod connect;
 pub mod console;
 mod database_wait;
+pub mod discovery;
 pub mod health;
 mod open_connections;
 pub mod options;

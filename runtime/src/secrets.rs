@@ -22,6 +22,7 @@ use parking_lot::{Mutex, RwLock};
 use tracing::{info, warn};
 use url::Url;
 
+pub(crate) use self::redaction::WITHHELD_TEXTS;
 pub use self::{
     host_rule::HostRule,
     loaded::{EntryKind, Proxy, SecretSummary},
@@ -253,12 +254,13 @@ impl Secrets {
         }
     }
 
-    /// Name of a secret with this value that may be sent to `url`.
+    /// Name of a secret with this value that may be sent to `url`, one that is not insecure if
+    /// possible.
     pub fn find_name(&self, value: &str, url: &Url, is_verified: bool) -> Option<String> {
         let snapshot = self.snapshot();
         let with_value = snapshot.secrets.iter().filter(|(_, secret)| secret.value.expose_text() == value);
-        let mut names = with_value.map(|(name, _)| name.clone());
-        names.find(|name| self.value_for(name, url, is_verified).is_ok())
+        let allowed = with_value.filter(|(name, _)| self.value_for(name, url, is_verified).is_ok());
+        allowed.min_by_key(|(_, secret)| secret.insecure).map(|(name, _)| name.clone())
     }
 
     /// Proxy `name`.

@@ -6,8 +6,10 @@ use std::time::Duration;
 use async_nats::{Message, Subject};
 use bytes::Bytes;
 use picket_proto::{
-    CheckKind, CheckResult, InstallationId, RegionName, Shard, Tickets, bundle, result::ResultError,
-    subject::ResultSubject, validation::sanitize_text,
+    CheckResult, InstallationId, Tickets, bundle,
+    result_message::{self, ResultMessageError},
+    subject::ResultSubject,
+    validation::sanitize_text,
 };
 use picket_store::results::{self, IncomingResult};
 
@@ -62,8 +64,6 @@ pub(crate) struct ResultDecoder<'a> {
 impl ResultDecoder<'_> {
     /// Maximum lead of a coordinator's clock over the database clock.
     const MAX_CLOCK_AHEAD: Duration = Duration::from_secs(300);
-    /// Maximum bytes of untrusted text quoted in a reason.
-    const MAX_QUOTED_BYTES: usize = 200;
 
     /// Decodes the results of a message: at least one, and one per line of a bundle.
     pub(crate) fn decode_message(
@@ -72,7 +72,7 @@ impl ResultDecoder<'_> {
         now: TimeBounds,
     ) -> impl Iterator<Item = DecodedResult> {
         let Message { subject, payload, .. } = message;
-        let source = Self::parse_subject(subject, payload);
+        let source = result_message::parse_source(subject, payload).map_err(Rejection::from);
         let is_bundle = matches!(source, Ok(ResultSubject::Bundle(_)));
         bundle::split_results(payload, is_bundle).map(move |line| DecodedResult {
             subject: subject.clone(),
@@ -81,65 +81,29 @@ impl ResultDecoder<'_> {
         })
     }
 
-    fn parse_subject(subject: &str, payload: &[u8]) -> Result<ResultSubject, Rejection> {
-        match ResultSubject::parse(subject) {
-            // Counted before a line is decoded, so that one message cannot occupy the sink for
-            // long.
-            Ok(ResultSubject::Bundle(_)) if bundle::has_too_many_results(payload) => Err(Rejection {
-                kind: "bundle",
-                reason: format!("more than {} results in one message", bundle::MAX_ACCEPTED_RESULTS),
-            }),
-            parsed => parsed.map_err(|why| Rejection { kind: "subject", reason: why.to_string() }),
-        }
-    }
-
     fn decode_result(
         self,
         source: &Result<ResultSubject, Rejection>,
         payload: &[u8],
         now: TimeBounds,
     ) -> Result<DecodedContent, Rejection> {
-        let reject = |kind, reason: String| Rejection { kind, reason };
+        let reject = |reason: String| Rejection { kind: "time", reason };
         let source = source.as_ref().map_err(Rejection::clone)?;
-        let result = Box::new(CheckResult::decode(payload).map_err(|why| {
-            let kind = match &why {
-                ResultError::Json(_) => "json",
-                ResultError::Unsupported(_) => "unsupported",
-                ResultError::Details(_) => "details",
-            };
-            reject(kind, sanitize_text(&why.to_string(), Self::MAX_QUOTED_BYTES))
-        })?);
+        let result = Box::new(result_message::decode_result(source, payload)?);
         let at = result.scheduled_at;
         // Both bounds are generous: a result is rejected for its time only if all clocks agree.
         if at > now.latest.saturating_add(Self::MAX_CLOCK_AHEAD) {
             let most = Self::MAX_CLOCK_AHEAD.as_secs();
-            return Err(reject("time", format!("scheduled_at: {at} is more than {most} s in the future")));
+            return Err(reject(format!("scheduled_at: {at} is more than {most} s in the future")));
         }
         if at < now.earliest.saturating_sub(self.retention) {
             let days = self.retention.as_secs() / 86_400;
-            return Err(reject("time", format!("scheduled_at: {at} is more than {days} days ago")));
-        }
-        if let Some(cause) = result.cause.filter(|cause| !cause.explains_outcome(result.outcome)) {
-            return Err(reject(
-                "contradiction",
-                format!("cause: '{cause}' does not explain '{}'", result.outcome),
-            ));
+            return Err(reject(format!("scheduled_at: {at} is more than {days} days ago")));
         }
         match source {
-            ResultSubject::Site(region, shard) => {
-                check_site_result(&result, region, Some(*shard))
-                    .map_err(|why| reject("contradiction", why))?;
-                self.check_ticket(result)
-            }
-            ResultSubject::Bundle(region) => {
-                check_site_result(&result, region, None).map_err(|why| reject("contradiction", why))?;
-                self.check_ticket(result)
-            }
-            ResultSubject::Adhoc(region) => {
-                check_adhoc_result(&result, region).map_err(|why| reject("contradiction", why))?;
-                // Without a ticket: no job led to the check, and its result opens no incident.
-                Ok(DecodedContent::Adhoc(result))
-            }
+            ResultSubject::Site(..) | ResultSubject::Bundle(_) => self.check_ticket(result),
+            // Without a ticket: no job led to the check, and its result opens no incident.
+            ResultSubject::Adhoc(_) => Ok(DecodedContent::Adhoc(result)),
         }
     }
 }
@@ -159,42 +123,22 @@ impl ResultDecoder<'_> {
     }
 }
 
-/// Checks a result against its subject. A prober can publish only on subjects of its own region, so
-/// the subject is authoritative. The subject of a bundle names no shard.
-fn check_site_result(result: &CheckResult, region: &RegionName, shard: Option<Shard>) -> Result<(), String> {
-    check_region(result, region)?;
-    if result.site_id.is_none() {
-        return Err("site_id: there is none".to_owned());
+impl From<ResultMessageError> for Rejection {
+    fn from(error: ResultMessageError) -> Self {
+        /// Maximum bytes of untrusted text quoted in a reason.
+        const MAX_QUOTED_BYTES: usize = 200;
+        let reason = match &error {
+            ResultMessageError::Result(why) => sanitize_text(&why.to_string(), MAX_QUOTED_BYTES),
+            other => other.to_string(),
+        };
+        Self { kind: error.kind(), reason }
     }
-    if result.kind == CheckKind::Adhoc {
-        return Err("kind: 'adhoc' on the subject of a scheduled check".to_owned());
-    }
-    if let Some(shard) = shard.filter(|shard| result.shard != Some(*shard)) {
-        let named = result.shard.map_or_else(|| "none".to_owned(), |shard| shard.to_string());
-        return Err(format!("shard: {named}, but the subject says {shard}"));
-    }
-    Ok(())
-}
-
-fn check_adhoc_result(result: &CheckResult, region: &RegionName) -> Result<(), String> {
-    check_region(result, region)?;
-    if result.kind != CheckKind::Adhoc {
-        return Err(format!("kind: '{}' on the subject of an ad-hoc check", result.kind));
-    }
-    Ok(())
-}
-
-fn check_region(result: &CheckResult, region: &RegionName) -> Result<(), String> {
-    if result.region != *region {
-        return Err(format!("region: '{}', but the subject says '{region}'", result.region));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use picket_harness::with_ticket;
-    use picket_proto::{Cause, Outcome, SiteId, ticket::TicketKey};
+    use picket_proto::{Cause, CheckKind, Outcome, Shard, SiteId, ticket::TicketKey};
 
     use super::*;
 

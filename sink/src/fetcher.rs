@@ -16,7 +16,7 @@ use picket_runtime::{Backoff, Bus, ErrorChain, ReadinessCheck, streams};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::{
     task::AbortHandle,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -80,7 +80,8 @@ pub(crate) const MIN_RETRY_DELAY: Duration = Duration::from_millis(100);
 pub(crate) const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
 /// Maximum time for messages in flight after a stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
-/// Time without a message after which no more messages are assumed in flight.
+/// Time without a message, after an answer of the server, after which no more messages are assumed
+/// in flight.
 const QUIET_PERIOD: Duration = Duration::from_millis(50);
 /// Interval of backlog readings while no permit is available.
 const BACKLOG_POLL_INTERVAL: Duration = Duration::from_secs(5);
@@ -206,7 +207,7 @@ impl Fetcher {
         let mut pull = PullRequest::send(&self.bus.client, &consumer, messages, bytes).await?;
         let ended = match stop.run_until_cancelled(self.read_until_end(&mut pull, &mut batch)).await {
             Some(ended) => ended,
-            None => self.drain_in_flight(&mut pull, &mut batch).await,
+            None => self.drain_in_flight(&consumer, &mut pull, &mut batch).await,
         };
         // Received messages are written however the request ended.
         if !batch.reply_subjects.is_empty() {
@@ -240,12 +241,24 @@ impl Fetcher {
     /// acknowledgement timeout.
     async fn drain_in_flight(
         &self,
+        consumer: &PullConsumer,
         pull: &mut PullRequest,
         batch: &mut ResultBatch,
     ) -> Result<PullEnd, pull::Error> {
         let until = Instant::now() + STOP_TIMEOUT;
-        while let Ok(chunk) = timeout_at(until.min(Instant::now() + QUIET_PERIOD), pull.next_chunk()).await {
-            let chunk = chunk?;
+        loop {
+            // A loaded server takes longer than a short pause to send what it has, and as long to
+            // answer.
+            let quiet = async {
+                let _ = consumer.get_info().await;
+                sleep(QUIET_PERIOD).await;
+            };
+            let chunk = tokio::select! {
+                biased;
+                chunk = pull.next_chunk() => chunk?,
+                () = quiet => break,
+                () = sleep_until(until) => break,
+            };
             self.decode_messages(chunk.messages, batch);
             if let Some(end) = chunk.end {
                 return Ok(end);

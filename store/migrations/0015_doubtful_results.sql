@@ -105,15 +105,19 @@ CREATE FUNCTION picket.compare_prober(of_region smallint, of_prober text, last_r
             WHERE recent.region_id <> of_region AND recent.outcome <> 'missed' AND recent.scheduled_at > failing.since
             ORDER BY recent.site_id, recent.region_id, recent.scheduled_at DESC
         ),
-        -- What is no tick is no evidence. Looked up for a sample of the sites, since each costs some
-        -- ten microseconds.
+        -- Materialized, or the planner looks up the ticks of all sites before it takes the sample: in
+        -- an outage of 5,000 sites 100 ms instead of 45.
+        sample AS MATERIALIZED (
+            SELECT * FROM newest
+            WHERE site_id IN (SELECT site_id FROM newest GROUP BY site_id ORDER BY max(scheduled_at) DESC LIMIT 200)
+        ),
+        -- What is no tick is no evidence. Each lookup costs some ten microseconds.
         others AS (
-            SELECT newest.site_id, newest.outcome FROM newest
-            WHERE newest.site_id IN (SELECT site_id FROM newest GROUP BY site_id ORDER BY max(scheduled_at) DESC LIMIT 200)
-              AND (newest.kind = 'confirm' OR EXISTS (
-                  SELECT FROM picket.schedules AS schedule
-                  WHERE schedule.site_id = newest.site_id AND schedule.region_id = newest.region_id
-                    AND picket.has_tick(schedule, newest.scheduled_at)))
+            SELECT sample.site_id, sample.outcome FROM sample
+            WHERE sample.kind = 'confirm' OR EXISTS (
+                SELECT FROM picket.schedules AS schedule
+                WHERE schedule.site_id = sample.site_id AND schedule.region_id = sample.region_id
+                  AND picket.has_tick(schedule, sample.scheduled_at))
         ),
         compared AS (
             SELECT site_id, count(*) FILTER (WHERE outcome = 'up') > count(*) FILTER (WHERE outcome = 'down') AS contradicted

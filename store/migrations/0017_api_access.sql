@@ -62,9 +62,13 @@ BEGIN
         GRANT INSERT (session_hash, token_id, name, scopes, tags, expires_at), UPDATE (last_used_at), DELETE
             ON picket.sessions TO picket_api;
         GRANT INSERT (link_hash, expires_at), DELETE ON picket.sign_in_links TO picket_api;
+        -- Without require_tickets: who holds this role's login must not make sinks accept forged results.
+        GRANT UPDATE (retention_days, rollup_hours_days, rollup_days_days, min_interval, max_interval, lease_time, ledger_grace,
+                batch_delay, stream_replicas, results_max_bytes, public_url)
+            ON picket.settings TO picket_api;
     END IF;
 END $$;
 COMMENT ON FUNCTION picket.grant_api_access_privileges IS
-    'The part of picket.grant_roles with the rights on tokens, sessions and links; call that function instead';
+    'The part of picket.grant_roles with the rights on tokens, sessions, links and settings; call that function instead';
 
 SELECT picket.grant_roles();

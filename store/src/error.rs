@@ -87,11 +87,14 @@ pub enum Error {
     #[error(transparent)]
     Invalid(#[from] ValidationError),
     /// A site with the same key exists already.
-    #[error("there is such a site already: the same url, method, regex and not_regex")]
+    #[error("there is such a site already: the same url, method, regex, not_regex, options and assertions")]
     DuplicateSite,
     /// No site has this id.
     #[error("there is no site {0}")]
     SiteNotFound(SiteId),
+    /// The site has another version than expected.
+    #[error("site {0} was changed or removed by someone else meanwhile")]
+    SiteChanged(SiteId),
     /// No region has this name.
     #[error("there is no region '{0}'")]
     RegionNotFound(String),

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use picket_proto::Timestamp;
+use picket_proto::{SiteId, Timestamp};
 use sqlx::{Postgres, types::time::Date};
 use tokio::time::Instant;
 
@@ -67,6 +67,34 @@ pub async fn recount_hour(store: &Store, now: Timestamp, ago: i32) -> Result<boo
         sqlx::query_scalar("SELECT picket.recount_rollups(picket.hour_of(now()) - $1 * interval '1 hour')")
             .bind(ago);
     with_long_timeout(store, now, "recount results", query).await
+}
+
+/// Maximum number of sites of each kind that one refresh of summaries handles.
+const MAX_REFRESHED_SITES: i32 = 500;
+
+/// Follows states of sites that change without a transition, and computes marked summaries again.
+/// Returns true if more may be due at once.
+///
+/// # Errors
+/// If the database cannot be reached in time; safe to retry.
+pub async fn refresh_site_summaries(store: &Store, now: Timestamp) -> Result<bool, Error> {
+    let query = sqlx::query_scalar("SELECT picket.refresh_site_summaries($1)").bind(MAX_REFRESHED_SITES);
+    with_long_timeout(store, now, "refresh the summaries of sites", query).await
+}
+
+/// Computes the summary of one site, or of all, from its rollups and its present state.
+///
+/// # Errors
+/// If the database cannot be reached in time; safe to retry.
+pub async fn rebuild_site_summaries(
+    store: &Store,
+    now: Timestamp,
+    site: Option<SiteId>,
+) -> Result<(), Error> {
+    let query =
+        sqlx::query_scalar("SELECT picket.rebuild_site_summary($1) IS NULL").bind(site.map(|id| id.0));
+    let _: bool = with_long_timeout(store, now, "rebuild the summary of sites", query).await?;
+    Ok(())
 }
 
 /// Age of the oldest snapshot held by any session. No dead row is removed while it lives.

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use picket_proto::{Epoch, Shard, Timestamp};
+use picket_proto::{Epoch, Shard, SiteId, Timestamp};
 use serde::Serialize;
+use sqlx::AssertSqlSafe;
 
 use crate::{
     DbTimestamp, Error, Store,
@@ -52,6 +53,19 @@ pub struct LedgerRow {
     /// Number of ticks without a row.
     pub unaccounted: i64,
 }
+
+/// Selection of sites in the ledger.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LedgerFilter<'a> {
+    /// Only sites with one of these tags.
+    pub tags: Option<&'a [String]>,
+    /// Only this site.
+    pub site: Option<SiteId>,
+}
+
+/// Condition on `site_id` by the filter in $3 and $4.
+const FILTER_SQL: &str = "($4::bigint IS NULL OR site_id = $4)
+    AND ($3::text[] IS NULL OR site_id = ANY (ARRAY(SELECT id FROM picket.known_sites WHERE tags && $3)))";
 
 /// Deadline of a ledger statement; closing an interval takes far less.
 const LEDGER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -162,21 +176,23 @@ pub async fn read_accounted_through(store: &Store) -> Result<(Timestamp, Option<
     Ok((now.into(), through.map(Timestamp::from)))
 }
 
-/// Reads the ledger of a span, summed by region.
+/// Reads the ledger of a span, summed by region over the sites with one of the `tags`.
 ///
 /// # Errors
 /// If the database cannot be reached in time.
-pub async fn list_by_region(store: &Store, from: Timestamp, to: Timestamp) -> Result<Vec<LedgerRow>, Error> {
-    fetch_ledger(
-        store,
+pub async fn list_by_region(
+    store: &Store,
+    from: Timestamp,
+    to: Timestamp,
+    filter: LedgerFilter<'_>,
+) -> Result<Vec<LedgerRow>, Error> {
+    let sql = format!(
         "SELECT NULL::bigint AS site_id, region, sum(expected)::bigint AS expected, sum(up)::bigint AS up,
                 sum(down)::bigint AS down, sum(missed)::bigint AS missed, sum(gap)::bigint AS gap,
                 sum(unaccounted)::bigint AS unaccounted
-         FROM report.ledger($1, $2) GROUP BY region ORDER BY region",
-        from,
-        to,
-    )
-    .await
+         FROM report.ledger($1, $2) WHERE {FILTER_SQL} GROUP BY region ORDER BY region"
+    );
+    fetch_ledger(store, sql, from, to, filter).await
 }
 
 /// Reads the ledger of a span by site and region.
@@ -184,27 +200,30 @@ pub async fn list_by_region(store: &Store, from: Timestamp, to: Timestamp) -> Re
 /// # Errors
 /// If the database cannot be reached in time.
 pub async fn list_by_site(store: &Store, from: Timestamp, to: Timestamp) -> Result<Vec<LedgerRow>, Error> {
-    fetch_ledger(
-        store,
+    let sql = format!(
         "SELECT site_id, region, expected, up, down, missed, gap, unaccounted
-         FROM report.ledger($1, $2) ORDER BY unaccounted = 0, site_id, region",
-        from,
-        to,
-    )
-    .await
+         FROM report.ledger($1, $2) WHERE {FILTER_SQL} ORDER BY unaccounted = 0, site_id, region"
+    );
+    fetch_ledger(store, sql, from, to, LedgerFilter::default()).await
 }
 
 async fn fetch_ledger(
     store: &Store,
-    sql: &'static str,
+    sql: String,
     from: Timestamp,
     to: Timestamp,
+    filter: LedgerFilter<'_>,
 ) -> Result<Vec<LedgerRow>, Error> {
     store
         .with_timeout(
             LEDGER_TIMEOUT,
             "read the ledger",
-            sqlx::query_as(sql).bind(DbTimestamp(from)).bind(DbTimestamp(to)).fetch_all(&store.pool),
+            sqlx::query_as(AssertSqlSafe(sql))
+                .bind(DbTimestamp(from))
+                .bind(DbTimestamp(to))
+                .bind(filter.tags)
+                .bind(filter.site.map(|site| site.0))
+                .fetch_all(&store.pool),
         )
         .await
 }
@@ -217,20 +236,24 @@ pub async fn count_missed_by_cause(
     store: &Store,
     from: Timestamp,
     to: Timestamp,
+    filter: LedgerFilter<'_>,
 ) -> Result<Vec<(String, String, i64)>, Error> {
+    let sql = format!(
+        "SELECT region.name, cause::text, count(*) AS ticks
+         FROM picket.tick_results AS result JOIN picket.regions AS region ON region.id = result.region_id
+         WHERE scheduled_at > $1 AND scheduled_at <= $2 AND outcome = 'missed' AND {FILTER_SQL}
+         GROUP BY 1, 2 ORDER BY 1, 3 DESC, 2"
+    );
     store
         .with_timeout(
             LEDGER_TIMEOUT,
             "count missed ticks by cause",
-            sqlx::query_as(
-                "SELECT region.name, cause::text, count(*) AS ticks
-                 FROM picket.tick_results AS result JOIN picket.regions AS region ON region.id = result.region_id
-                 WHERE scheduled_at > $1 AND scheduled_at <= $2 AND outcome = 'missed'
-                 GROUP BY 1, 2 ORDER BY 1, 3 DESC, 2",
-            )
-            .bind(DbTimestamp(from))
-            .bind(DbTimestamp(to))
-            .fetch_all(&store.pool),
+            sqlx::query_as(AssertSqlSafe(sql))
+                .bind(DbTimestamp(from))
+                .bind(DbTimestamp(to))
+                .bind(filter.tags)
+                .bind(filter.site.map(|site| site.0))
+                .fetch_all(&store.pool),
         )
         .await
 }

@@ -5,19 +5,25 @@
 //! server that has disappeared.
 #![warn(missing_docs)]
 
+pub mod adhoc_results;
 mod api_secrets;
 pub mod api_tokens;
+pub mod certificates;
 pub mod change_feed;
+pub mod check_history;
 mod decisions;
 pub mod error;
 pub mod housekeeping;
+pub mod incident_pages;
 pub mod incident_rules;
 pub mod incidents;
 pub mod leases;
 pub mod ledger;
+pub mod live_feed;
 pub mod maintenance;
 pub mod options;
 pub mod outbox;
+pub mod overview;
 pub mod partitions;
 pub mod regions;
 pub mod reports;
@@ -26,6 +32,9 @@ pub mod results;
 pub mod schedules;
 pub mod sessions;
 pub mod settings;
+pub mod site_counts;
+pub mod site_history;
+pub mod site_list;
 pub mod site_status;
 pub mod sites;
 mod store;

@@ -48,9 +48,7 @@ pub async fn add_window(
     from: Timestamp,
     to: Option<Timestamp>,
 ) -> Result<i64, Error> {
-    if let Some(to) = to.filter(|to| *to <= from) {
-        return Err(ValidationError::new("to", to, format!("a time after {from}")).into());
-    }
+    check_order(from, to)?;
     let (site, tag) = match scope {
         MaintenanceTarget::Site(site) => (Some(site.0), None),
         MaintenanceTarget::Tag(tag) => (None, Some(tag)),
@@ -77,11 +75,26 @@ pub async fn add_window(
 
 type WindowRow = (i64, Option<i64>, Option<String>, Option<String>, DbTimestamp, DbTimestamp, String);
 
-/// Lists the windows, the newest first; `all` includes past windows.
+/// Selection of windows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WindowFilter<'a> {
+    /// Includes windows that are over.
+    pub all: bool,
+    /// Only the window with this id.
+    pub id: Option<i64>,
+    /// Only windows of sites with one of these tags, and of these tags.
+    pub tags: Option<&'a [String]>,
+    /// Only windows after the one with this start and id, in the order of the list.
+    pub after: Option<(Timestamp, i64)>,
+    /// Maximum number of windows.
+    pub limit: Option<i64>,
+}
+
+/// Lists the selected windows, the newest first.
 ///
 /// # Errors
 /// If the database cannot be reached in time.
-pub async fn list_windows(store: &Store, all: bool) -> Result<Vec<MaintenanceWindow>, Error> {
+pub async fn list_windows(store: &Store, filter: WindowFilter<'_>) -> Result<Vec<MaintenanceWindow>, Error> {
     let rows: Vec<WindowRow> = store
         .with_timeout(
             MAINTENANCE_TIMEOUT,
@@ -91,10 +104,17 @@ pub async fn list_windows(store: &Store, all: bool) -> Result<Vec<MaintenanceWin
                         CASE WHEN window_to <= now() THEN 'over' WHEN window_from <= now() THEN 'now' ELSE 'planned' END
                  FROM picket.maintenance AS maintenance
                  LEFT JOIN picket.known_sites AS site ON site.id = maintenance.site_id
-                 WHERE $1 OR window_to > now()
-                 ORDER BY window_from DESC, maintenance.id DESC",
+                 WHERE ($1 OR window_to > now()) AND ($2::bigint IS NULL OR maintenance.id = $2)
+                   AND ($3::text[] IS NULL OR site.tags && $3 OR maintenance.tag = ANY ($3))
+                   AND ($4::timestamptz IS NULL OR (window_from, maintenance.id) < ($4, $5))
+                 ORDER BY window_from DESC, maintenance.id DESC LIMIT $6",
             )
-            .bind(all)
+            .bind(filter.all)
+            .bind(filter.id)
+            .bind(filter.tags)
+            .bind(filter.after.map(|(from, _)| DbTimestamp(from)))
+            .bind(filter.after.map(|(_, id)| id))
+            .bind(filter.limit)
             .fetch_all(&store.pool),
         )
         .await?;
@@ -109,6 +129,40 @@ pub async fn list_windows(store: &Store, all: bool) -> Result<Vec<MaintenanceWin
         state,
     };
     Ok(rows.into_iter().map(window).collect())
+}
+
+/// Moves a window, open-ended without `to`. Returns false if there is no such window.
+///
+/// # Errors
+/// If the window ends before it begins, or the database cannot be reached in time.
+pub async fn move_window(
+    store: &Store,
+    id: i64,
+    from: Timestamp,
+    to: Option<Timestamp>,
+) -> Result<bool, Error> {
+    check_order(from, to)?;
+    let done = store
+        .with_timeout(
+            MAINTENANCE_TIMEOUT,
+            "move the maintenance window",
+            sqlx::query(
+                "UPDATE picket.maintenance SET window_from = $2, window_to = coalesce($3, 'infinity') WHERE id = $1",
+            )
+            .bind(id)
+            .bind(DbTimestamp(from))
+            .bind(to.map(DbTimestamp))
+            .execute(&store.pool),
+        )
+        .await?;
+    Ok(done.rows_affected() > 0)
+}
+
+fn check_order(from: Timestamp, to: Option<Timestamp>) -> Result<(), ValidationError> {
+    match to.filter(|to| *to <= from) {
+        Some(to) => Err(ValidationError::new("to", to, format!("a time after {from}"))),
+        None => Ok(()),
+    }
 }
 
 /// Removes a window. Returns false if there is no such window.

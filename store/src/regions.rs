@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use picket_proto::RegionName;
 
-use crate::{Error, Store};
+use crate::{DbTimestamp, Error, Store};
 
 const REGIONS_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -36,6 +36,40 @@ pub async fn list_regions(store: &Store) -> Result<Vec<RegionRow>, Error> {
             .fetch_all(&store.pool),
         )
         .await
+}
+
+/// An active region with its silence.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct RegionOverview {
+    /// Name of the region.
+    pub name: String,
+    /// Number of schedules in force.
+    pub schedules: i64,
+    /// Start of the silence of its probers; absent while a prober is active.
+    pub silent_since: Option<DbTimestamp>,
+}
+
+/// Lists the active regions by name. The schedules of sites without any of the `tags` are not
+/// counted.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn list_region_overview(
+    store: &Store,
+    tags: Option<&[String]>,
+) -> Result<Vec<RegionOverview>, Error> {
+    let query = sqlx::query_as(
+        "SELECT region.name, coalesce(counted.schedules, 0) AS schedules, silent.since AS silent_since
+         FROM picket.regions AS region
+         LEFT JOIN picket.silent_regions AS silent ON silent.region_id = region.id
+         LEFT JOIN (SELECT region_id, count(*) AS schedules FROM picket.schedules
+                    WHERE valid_to IS NULL
+                      AND ($1::text[] IS NULL OR site_id = ANY (ARRAY(SELECT id FROM picket.sites WHERE tags && $1)))
+                    GROUP BY region_id) AS counted ON counted.region_id = region.id
+         WHERE region.removed_at IS NULL ORDER BY region.name",
+    )
+    .bind(tags);
+    store.with_timeout(REGIONS_TIMEOUT, "list regions", query.fetch_all(&store.pool)).await
 }
 
 /// Lists ids and names of all regions. Includes removed regions, because old rows refer to them.
@@ -71,6 +105,10 @@ pub async fn list_active_regions(store: &Store) -> Result<Vec<RegionName>, Error
     Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())
 }
 
+/// Adds a region, or reactivates a removed one.
+pub(crate) const ADD_REGION_SQL: &str = "INSERT INTO picket.regions AS region (name) VALUES ($1)
+     ON CONFLICT (name) DO UPDATE SET removed_at = NULL WHERE region.removed_at IS NOT NULL";
+
 /// Adds a region, or reactivates a removed one. Returns false if the region is already active.
 ///
 /// # Errors
@@ -80,12 +118,7 @@ pub async fn add_region(store: &Store, region: &RegionName) -> Result<bool, Erro
         .with_timeout(
             REGIONS_TIMEOUT,
             "add the region",
-            sqlx::query(
-                "INSERT INTO picket.regions AS region (name) VALUES ($1)
-                 ON CONFLICT (name) DO UPDATE SET removed_at = NULL WHERE region.removed_at IS NOT NULL",
-            )
-            .bind(region.as_str())
-            .execute(&store.pool),
+            sqlx::query(ADD_REGION_SQL).bind(region.as_str()).execute(&store.pool),
         )
         .await?;
     Ok(changed.rows_affected() > 0)

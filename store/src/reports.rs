@@ -25,6 +25,8 @@ pub struct ReportFilter {
     pub tag: Option<String>,
     /// Only results of this region.
     pub region: Option<RegionName>,
+    /// Only sites with at least one of these tags.
+    pub tag_limit: Option<Vec<String>>,
 }
 
 /// Values by day, the last for today; absent for days without data.
@@ -136,13 +138,19 @@ pub struct FailureRow {
 }
 
 impl ReportFilter {
-    /// Conditions on `relation`; $1 is the span, $2 the tag and $3 the region. Unused conditions
+    /// Conditions on `relation`; $1 is the span, $2 the tag, $3 the region and $4 the
+    /// limit of tags. Unused conditions
     /// are omitted, so that they do not hide an index from the query planner.
     fn sql_conditions(&self, relation: &str) -> String {
         let mut sql = String::new();
         if self.tag.is_some() {
             sql += &format!(
                 " AND {relation}.site_id = ANY (ARRAY(SELECT id FROM picket.known_sites WHERE $2 = ANY (tags)))"
+            );
+        }
+        if self.tag_limit.is_some() {
+            sql += &format!(
+                " AND {relation}.site_id = ANY (ARRAY(SELECT id FROM picket.known_sites WHERE $4 && tags))"
             );
         }
         if self.region.is_some() {
@@ -168,15 +176,16 @@ impl ReportFilter {
         let query: QueryAs<'_, _, T, PgArguments> = sqlx::query_as(AssertSqlSafe(sql))
             .bind(to_millis(self.since))
             .bind(&self.tag)
-            .bind(self.region.as_ref().map(RegionName::as_str));
+            .bind(self.region.as_ref().map(RegionName::as_str))
+            .bind(&self.tag_limit);
         store.with_timeout(REPORT_TIMEOUT, doing, query.fetch_all(&store.pool)).await
     }
 }
 
-/// The first day, and all days to join with sparse values. (Mentions $2 and $3, because a parameter
+/// The first day, and all days to join with sparse values. (Mentions $2 to $4, because a parameter
 /// without any mention has no type.)
 const SPAN_CTE_SQL: &str = "span AS MATERIALIZED (
-     SELECT picket.day_of(now() - $1::bigint * interval '1 millisecond') AS first, $2::text AS tag, $3::text AS region
+     SELECT picket.day_of(now() - $1::bigint * interval '1 millisecond') AS first, $2::text AS tag, $3::text AS region, $4::text[] AS tag_limit
  ),
  all_days AS (
      SELECT day::date AS day FROM span, generate_series(span.first::timestamp, now() AT TIME ZONE 'UTC', interval '1 day') AS day

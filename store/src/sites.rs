@@ -1,14 +1,23 @@
 //! Sites: definitions by users, and their rows in the database.
 
+mod changes;
 mod columns;
 mod row;
+mod versions;
 
 use std::{sync::LazyLock, time::Duration};
 
-use picket_proto::{Shard, SiteId, Timestamp, ValidationError, site::SiteSpec};
+use picket_proto::{Shard, SiteId, Timestamp, ValidationError, site::SiteSpec, site_plan::StoredSite};
 
 use self::columns::{DEFINITION_COLUMNS, bind_definition, to_i32};
 pub(crate) use self::row::SITE_COLUMNS;
+pub use self::{
+    changes::{SiteChanges, apply_changes},
+    versions::{
+        SiteVersion, VersionedSite, delete_site_version, find_same_site, list_versioned_sites,
+        read_versioned_site, update_site_version,
+    },
+};
 use crate::{DbTimestamp, Error, Store};
 
 const SITES_TIMEOUT: Duration = Duration::from_secs(30);
@@ -33,6 +42,13 @@ pub struct Site {
     pub created_at: Timestamp,
     /// Time of the last change.
     pub updated_at: Timestamp,
+}
+
+impl Site {
+    /// The site as a plan compares it.
+    pub fn to_stored(&self) -> StoredSite<'_> {
+        StoredSite { id: self.id, url: &self.url, spec: self.spec.as_ref() }
+    }
 }
 
 static INSERT_SITE_SQL: LazyLock<String> = LazyLock::new(|| {
@@ -122,57 +138,6 @@ pub async fn delete_site(store: &Store, id: SiteId) -> Result<(), Error> {
     }
 }
 
-/// Changes to any number of sites.
-#[derive(Clone, Debug, Default)]
-pub struct SiteChanges {
-    /// Sites to add.
-    pub inserts: Vec<SiteSpec>,
-    /// Sites to redefine.
-    pub updates: Vec<(SiteId, SiteSpec)>,
-    /// Sites to delete; missing sites are ignored.
-    pub deletes: Vec<SiteId>,
-}
-
-/// Applies all `changes` or none.
-///
-/// # Errors
-/// If a change is rejected, or the database cannot be reached in time.
-pub async fn apply_changes(store: &Store, changes: &SiteChanges) -> Result<(), Error> {
-    // A few thousand sites take a second; the server's own limit applies to each statement.
-    const UPDATE_TIMEOUT: Duration = Duration::from_secs(300);
-    let SiteChanges { inserts: add, updates: change, deletes: remove } = changes;
-    let work = async {
-        let mut transaction = store.pool.begin().await?;
-        // Deletes come first, so that a new site may reuse the key of a deleted one.
-        let removed: Vec<i64> = remove.iter().map(|id| id.0).collect();
-        sqlx::query("DELETE FROM picket.sites WHERE id = ANY ($1)")
-            .bind(removed)
-            .execute(&mut *transaction)
-            .await?;
-        let mut gone = None;
-        for (id, spec) in change {
-            let updated = bind_definition(sqlx::query_scalar(UPDATE_SITE_SQL.as_str()), spec).bind(id.0);
-            if updated.fetch_optional(&mut *transaction).await?.is_none() {
-                gone = Some(*id);
-            }
-        }
-        for spec in add {
-            bind_definition(sqlx::query_scalar(INSERT_SITE_SQL.as_str()), spec)
-                .fetch_one(&mut *transaction)
-                .await?;
-        }
-        match gone {
-            Some(_) => transaction.rollback().await?,
-            None => transaction.commit().await?,
-        }
-        Ok(gone)
-    };
-    match store.with_timeout(UPDATE_TIMEOUT, "update the sites", work).await.map_err(map_constraint_error)? {
-        Some(gone) => Err(Error::SiteNotFound(gone)),
-        None => Ok(()),
-    }
-}
-
 /// Lists all sites by id.
 ///
 /// # Errors
@@ -188,8 +153,8 @@ pub async fn list_sites(store: &Store) -> Result<Vec<Site>, Error> {
         .await
 }
 
-/// Finds sites by `id_or_url`: the site with this id, or all sites with this URL (which may differ
-/// in method or regex).
+/// Finds sites by `id_or_url`: the site with this id, or all sites with this URL (which differ
+/// in another field of their identity).
 ///
 /// # Errors
 /// If the database cannot be reached in time.

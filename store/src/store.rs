@@ -11,7 +11,7 @@ use std::{
 
 use picket_proto::Timestamp;
 use sqlx::{
-    ConnectOptions, Connection, PgConnection, PgPool, Row,
+    ConnectOptions, Connection, PgConnection, PgPool, Postgres, Row, Transaction,
     migrate::{Migrate, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions},
     raw_sql,
@@ -71,6 +71,8 @@ impl Store {
     /// user named picket would resolve the schema picket before public.
     const SESSION_SETTINGS_SQL: &str = "SET statement_timeout = '30s'; SET lock_timeout = '10s';
         SET idle_in_transaction_session_timeout = '30s'; SET timezone = 'UTC'; SET search_path = public";
+    /// Deadline of a read for a page or for the API.
+    const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
     /// Maximum time to acquire a connection, including the time to open a new connection.
     const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -281,6 +283,29 @@ impl Store {
             )
             .await?;
         Ok(now.into())
+    }
+
+    /// Runs a read for a page or for the API: with a deadline shorter than that of reports.
+    pub(crate) async fn read_for_page<T>(
+        &self,
+        doing: &'static str,
+        work: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, Error> {
+        self.with_timeout(Self::PAGE_TIMEOUT, doing, work).await
+    }
+
+    /// Begins the transaction of such a read. Each plan is made for its values: the same statement
+    /// selects few sites or all. Without parallel workers, which would run the parts of a page in
+    /// any order.
+    pub(crate) async fn begin_page_read(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        let mut transaction = self.pool.begin_with("BEGIN READ ONLY").await?;
+        raw_sql(
+            "SET LOCAL statement_timeout = '5s'; SET LOCAL plan_cache_mode = force_custom_plan;
+             SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL jit = off",
+        )
+        .execute(&mut *transaction)
+        .await?;
+        Ok(transaction)
     }
 
     /// Closes all connections.

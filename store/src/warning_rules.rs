@@ -37,7 +37,7 @@ pub struct WarningResult {
     pub scheduled_at: Timestamp,
     /// The warning; absent if the check did not warn.
     pub warned: Option<WarningDetails>,
-    /// Message of the result.
+    /// The warning in words.
     pub message: Option<String>,
 }
 
@@ -96,7 +96,7 @@ pub enum WarningChange {
         first_warned_at: Timestamp,
         /// What the warning is about.
         details: WarningDetails,
-        /// Message of the result that `details` are from.
+        /// The warning in words, of the result that `details` are from.
         message: Option<String>,
         /// The regions that warn about it.
         regions: Vec<RegionId>,

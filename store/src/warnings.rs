@@ -4,11 +4,14 @@
 //! sites needs no statement here. For other sites the row of each kind is the lock, as in
 //! [`incidents`](crate::incidents).
 
+mod reported;
+
 use std::collections::{BTreeMap, HashMap};
 
-use picket_proto::{CheckResult, SiteId, Timestamp, Warning, validation::sanitize_text};
+use picket_proto::{SiteId, Timestamp, Warning};
 use sqlx::{PgConnection, types::Json};
 
+pub(crate) use self::reported::ReportedWarnings;
 use crate::{
     DbTimestamp,
     decisions::context::{self, MAX_CLOCK_SPREAD, SiteContext, SqlResult, Subject},
@@ -26,36 +29,6 @@ pub struct WarningOutcome {
     pub opened: u64,
     /// Number of closed warnings.
     pub closed: u64,
-}
-
-/// The warnings of a result.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct ReportedWarnings(Vec<(Warning, WarningDetails)>);
-
-impl ReportedWarnings {
-    pub(crate) fn of_result(result: &CheckResult) -> Self {
-        // Each once: a message may repeat one many times.
-        let kinds = Warning::ALL_VALUES.iter().filter(|kind| result.warnings.contains(kind));
-        Self(kinds.map(|kind| (*kind, read_details(result, *kind))).collect())
-    }
-
-    fn find(&self, kind: Warning) -> Option<&WarningDetails> {
-        self.0.iter().find(|(of_kind, _)| *of_kind == kind).map(|(_, details)| details)
-    }
-}
-
-/// Reads what a result says about a warning: the object with the name of the kind in its details.
-fn read_details(result: &CheckResult, kind: Warning) -> WarningDetails {
-    /// A serial number has at most 20 bytes: 59 characters with colons.
-    const MAX_SERIAL_BYTES: usize = 64;
-    let details = result.details.as_ref().and_then(|details| details.get(kind.as_str()));
-    let text = |field: &str| details?.get(field)?.as_str();
-    let serial = text("serial").filter(|serial| !serial.is_empty());
-    let of_certificate = result.tls_expires_at.filter(|_| kind == Warning::Certificate);
-    WarningDetails {
-        serial: serial.map(|serial| sanitize_text(serial, MAX_SERIAL_BYTES)),
-        expires_at: text("expires_at").and_then(|at| at.parse().ok()).or(of_certificate),
-    }
 }
 
 /// One kind of warning of a site.
@@ -115,11 +88,14 @@ fn results_of_kind(
     latest: Timestamp,
 ) -> Vec<WarningResult> {
     let new = new.iter().filter(|(result, _)| result.scheduled_at <= latest);
-    new.map(|(result, warnings)| WarningResult {
-        region: result.region,
-        scheduled_at: result.scheduled_at,
-        warned: warnings.find(kind).cloned(),
-        message: result.message.clone(),
+    new.map(|(result, warnings)| {
+        let warning = warnings.find(kind);
+        WarningResult {
+            region: result.region,
+            scheduled_at: result.scheduled_at,
+            warned: warning.map(|warning| warning.details.clone()),
+            message: warning.and_then(|warning| warning.message.clone()),
+        }
     })
     .collect()
 }
@@ -181,8 +157,8 @@ async fn lock_warning_states(
     by_site: &BTreeMap<i64, Vec<(RegionResult, ReportedWarnings)>>,
 ) -> SqlResult<Vec<LockedWarning>> {
     let warned = by_site.iter().flat_map(|(site, new)| {
-        let kinds = new.iter().flat_map(|(_, warnings)| warnings.0.iter().map(|(kind, _)| kind.as_str()));
-        kinds.map(|kind| (*site, kind))
+        let kinds = new.iter().flat_map(|(_, warnings)| warnings.kinds());
+        kinds.map(|kind| (*site, kind.as_str()))
     });
     let (warned_sites, kinds): (Vec<i64>, Vec<&str>) = warned.unzip();
     sqlx::query_as(

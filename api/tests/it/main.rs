@@ -2,9 +2,14 @@
 #![expect(clippy::unwrap_used, reason = "a test fails without what it needs")]
 
 mod access;
+mod definition;
 mod faults;
+mod history;
 mod openapi;
+mod operations;
+mod pages;
 mod requests;
 mod scopes;
 mod sign_in;
+mod sites;
 mod support;

@@ -4,13 +4,19 @@
 mod documented_examples;
 mod explain;
 
-use std::{cell::LazyCell, collections::HashMap};
+use std::{
+    cell::LazyCell,
+    collections::{HashMap, hash_map::Entry},
+};
 
-use picket_proto::site::{IntervalRange, SiteFields, SiteSpec};
+use picket_proto::{
+    site::{IntervalRange, SiteFields, SiteIdentity, SiteSpec},
+    site_plan::DesiredSites,
+    validation::sanitize_text,
+};
 use serde::{Deserialize, Serialize};
 use serde_saphyr::Spanned;
 
-use super::DesiredSites;
 use crate::error::Error;
 
 #[derive(Deserialize)]
@@ -45,37 +51,56 @@ pub(super) fn parse_sites_file(
     for region in typed.regions.into_iter().flatten() {
         match region.value.parse() {
             Ok(region) => wanted.regions.push(region),
-            Err(why) => refusals.push(format!("{name}, line {}: {why}", region.referenced.line())),
+            Err(why) => refusals.push((region.referenced.line(), format!(": {why}"))),
         }
     }
     let field_lines = LazyCell::new(|| explain::FieldLines::parse(text));
-    // Duplicates are rejected here, with both lines; the database would only name the site.
-    let mut lines = HashMap::new();
+    let mut lines = Vec::new();
     for (position, entry) in typed.sites.into_iter().flatten().enumerate() {
         let line = entry.referenced.line();
         let url = entry.value.url.clone();
         match entry.value.into_spec().and_then(|spec| spec.validate(intervals).map(|()| spec)) {
             Ok(spec) => {
-                let (url, method, regex, not_regex) = crate::site::site_identity(&spec);
-                let identity = [url, method, regex, not_regex].map(str::to_owned);
-                if let Some(first) = lines.insert(identity, line) {
-                    refusals.push(format!(
-                        "{name}, line {line}: {url} is there twice with the same method, regex and not_regex, first in line {first}"
-                    ));
-                }
                 wanted.sites.push(spec);
+                lines.push(line);
             }
             Err(why) => {
                 let line = field_lines.find_line(position, &why.field).unwrap_or(line);
-                let url = picket_proto::validation::sanitize_text(&url, 80);
-                refusals.push(format!("{name}, line {line} ({url}): {why}"));
+                let url = sanitize_text(&url, 80);
+                refusals.push((line, format!(" ({url}): {why}")));
             }
         }
     }
+    refusals.extend(find_duplicates(&wanted.sites, &lines));
+    refusals.sort_by_key(|(line, _)| *line);
     match refusals.is_empty() {
         true => Ok(wanted),
-        false => Err(refusals),
+        false => Err(refusals.iter().map(|(line, why)| format!("{name}, line {line}{why}")).collect()),
     }
+}
+
+/// Refuses entries with the identity of an earlier one by the lines of both; the database would only
+/// name the site.
+fn find_duplicates(sites: &[SiteSpec], lines: &[u64]) -> Vec<(u64, String)> {
+    let mut first_lines = HashMap::new();
+    let duplicates = sites.iter().zip(lines).filter_map(|(spec, line)| {
+        match first_lines.entry(SiteIdentity::of_spec(spec)) {
+            Entry::Vacant(new) => {
+                new.insert(line);
+                None
+            }
+            Entry::Occupied(first) => Some((
+                *line,
+                format!(
+                    ": {} is there twice with the same method, regex, not_regex, options and assertions, first in \
+                     line {}",
+                    sanitize_text(&spec.check.url, 80),
+                    first.get()
+                ),
+            )),
+        }
+    });
+    duplicates.collect()
 }
 
 /// Renders a file that [`parse_sites_file`] parses to the same sites.

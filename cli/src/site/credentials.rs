@@ -4,6 +4,7 @@
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use picket_proto::{
     CheckRequest,
+    credentials::is_credential_header,
     http_options::{Auth, SecretRef},
 };
 use url::Url;
@@ -28,32 +29,11 @@ enum HeaderKind {
     Whole,
 }
 
-/// Parts of names of headers and URL parameters with credentials.
-const CREDENTIAL_WORDS: [&str; 9] =
-    ["authorization", "cookie", "api-key", "apikey", "token", "secret", "password", "passwd", "credential"];
-/// Further names of URL parameters with credentials.
-const CREDENTIAL_PARAMETERS: [&str; 6] = ["key", "auth", "sig", "signature", "pwd", "code"];
-
 /// The headers of `check` that look like credentials.
 pub(crate) fn find_headers(check: &CheckRequest) -> Vec<CredentialHeader> {
     let headers =
-        check.headers.iter().filter(|(name, value)| has_credential_word(name) && !value.trim().is_empty());
+        check.headers.iter().filter(|(name, value)| is_credential_header(name) && !value.trim().is_empty());
     headers.map(|(name, value)| CredentialHeader::parse(name, value.trim())).collect()
-}
-
-/// The names of parameters of the URL that look like credentials. No option replaces them.
-pub(crate) fn find_url_parameters(check: &CheckRequest) -> Vec<String> {
-    let Ok(url) = Url::parse(&check.url) else { return Vec::new() };
-    let parameters = url.query_pairs().filter(|(name, value)| {
-        let lower = name.to_ascii_lowercase();
-        !value.is_empty() && (has_credential_word(name) || CREDENTIAL_PARAMETERS.contains(&lower.as_str()))
-    });
-    parameters.map(|(name, _)| name.into_owned()).collect()
-}
-
-fn has_credential_word(name: &str) -> bool {
-    let name = name.to_ascii_lowercase().replace('_', "-");
-    CREDENTIAL_WORDS.iter().any(|word| name.contains(word))
 }
 
 impl CredentialHeader {
@@ -118,6 +98,8 @@ pub(crate) fn suggest_name(url: &Url, header: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use picket_proto::credentials::find_credential_parameters;
+
     use super::*;
 
     fn site(headers: &[(&str, &str)]) -> CheckRequest {
@@ -142,7 +124,7 @@ mod tests {
         let found: Vec<_> = find_headers(&check).into_iter().map(|header| header.header).collect();
 
         assert_eq!(found, ["Authorization", "Cookie", "PRIVATE_TOKEN", "X-Api-Key"]);
-        assert_eq!(find_url_parameters(&check), ["access_token", "key"]);
+        assert_eq!(find_credential_parameters(&check), ["access_token", "key"]);
     }
 
     #[test]

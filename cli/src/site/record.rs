@@ -23,19 +23,10 @@ pub(crate) struct SiteRecord {
     updated_at: Timestamp,
 }
 
-/// All fields of a definition under their public names, including defaults.
-pub(crate) fn definition_fields(spec: &SiteSpec) -> Map<String, Value> {
-    match serde_json::to_value(spec) {
-        Ok(Value::Object(fields)) => fields,
-        // Only non-text keys and non-finite numbers can fail, and a site has neither.
-        _ => Map::new(),
-    }
-}
-
 impl From<&Site> for SiteRecord {
     fn from(site: &Site) -> Self {
         let (mut definition, unreadable) = match &site.spec {
-            Ok(spec) => (definition_fields(spec), None),
+            Ok(spec) => (spec.to_json_fields(), None),
             Err(why) => (Map::new(), Some(why.to_string())),
         };
         definition.remove("url");

@@ -80,3 +80,56 @@ async fn an_invalid_site_refuses_the_whole_file_and_all_errors_are_shown() {
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("no such region: mars"), "{unknown:?}");
     assert!(picket.run_ok(&["site", "list"]).contains("no sites yet"));
 }
+
+/// Ids of all sites with one field of their options or assertions, in the order of the ids.
+fn list_variants(picket: &Picket) -> Vec<(i64, serde_json::Value)> {
+    let sites: Vec<serde_json::Value> =
+        serde_json::from_str(&picket.run_ok(&["site", "list", "--output", "json"])).unwrap();
+    sites.iter().map(|site| (site["id"].as_i64().unwrap(), site["options"]["connect_to"].clone())).collect()
+}
+
+#[tokio::test]
+async fn sites_that_differ_in_options_or_assertions_alone_are_applied_exported_and_changed_each() {
+    let picket = Picket::new().await;
+    let file = "sites:\n  - {url: https://a.example/}\n  - {url: https://a.example/, name: one, options: {connect_to: 192.0.2.1}}\n  \
+                - {url: https://a.example/, name: two, options: {connect_to: 192.0.2.2}}\n  \
+                - {url: https://a.example/, assertions: {warn_after_ms: 500}}\n";
+    let applied = String::from_utf8(picket.apply_yaml(file, &[]).stdout).unwrap();
+    assert!(applied.ends_with("4 added, 0 changed, 0 removed, 0 unchanged\n"), "{applied}");
+
+    let exported = picket.run_ok(&["export"]);
+    let again = String::from_utf8(picket.apply_yaml(&exported, &["--prune"]).stdout).unwrap();
+    assert_eq!(again, "0 added, 0 changed, 0 removed, 4 unchanged\n", "{exported}");
+
+    // Two changed options at once: each site is found again by its name, and keeps its id.
+    let moved = exported.replace("192.0.2.1", "192.0.2.8").replace("192.0.2.2", "192.0.2.9");
+    let changed = String::from_utf8(picket.apply_yaml(&moved, &["--prune"]).stdout).unwrap();
+    assert!(changed.ends_with("0 added, 2 changed, 0 removed, 2 unchanged\n"), "{changed}");
+    let ids = list_variants(&picket);
+    assert_eq!(
+        ids,
+        [
+            (1, serde_json::Value::Null),
+            (2, "192.0.2.8".into()),
+            (3, "192.0.2.9".into()),
+            (4, serde_json::Value::Null)
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_changed_option_or_assertion_in_the_file_changes_the_site_and_keeps_its_history() {
+    let picket = Picket::new().await;
+    picket.apply_yaml("sites: [{url: https://a.example/}]\n", &[]);
+
+    for changed in [
+        "options: {connect_to: 192.0.2.1}",
+        "options: {connect_to: 192.0.2.2}, assertions: {warn_after_ms: 500}",
+        "assertions: {warn_after_ms: 900}",
+    ] {
+        let file = format!("sites: [{{url: https://a.example/, {changed}}}]\n");
+        let applied = String::from_utf8(picket.apply_yaml(&file, &["--prune"]).stdout).unwrap();
+        assert!(applied.starts_with("~ https://a.example/ (site 1)\n"), "{applied}");
+        assert!(applied.ends_with("0 added, 1 changed, 0 removed, 0 unchanged\n"), "{applied}");
+    }
+}

@@ -27,10 +27,11 @@ async fn credentials_in_headers_move_to_a_private_file_and_their_names_to_the_si
     for part in [
         "site 1: header Authorization becomes options.auth.bearer with the secret 'api-example-authorization'\n",
         "site 2: header authorization becomes options.auth.basic with the secret 'api-example-authorization-2'\n",
-        "site 3: header X-Api-Key becomes options.secret_headers with the secret 'api-example-authorization'\n",
+        "site 3: header X-Api-Key becomes options.secret_headers with the secret 'lan-example-x-api-key'\n",
         "site 3: parameter 'token' of the URL looks like a credential",
         "site 4: header Cookie has a value of less than 6 bytes",
-        "[secret.api-example-authorization]\nvalue_file = \"api-example-authorization\"\nhosts = [\"api.example\", \"lan.example:8080\"]\n",
+        "[secret.api-example-authorization]\nvalue_file = \"api-example-authorization\"\nhosts = [\"api.example\"]\n\n",
+        "[secret.lan-example-x-api-key]\nvalue_file = \"lan-example-x-api-key\"\nhosts = [\"lan.example:8080\"]\n#",
         "insecure = true",
         "nothing was written or changed",
     ] {
@@ -43,7 +44,7 @@ async fn credentials_in_headers_move_to_a_private_file_and_their_names_to_the_si
     picket.run_ok(&["site", "secrets", "move", "--write", path, "--dry-run"]);
     assert!(!file.exists());
     let written = picket.run_ok(&["site", "secrets", "move", "--write", path]);
-    assert!(written.contains("wrote 2 values") && !written.contains("MARK"), "{written}");
+    assert!(written.contains("wrote 3 values") && !written.contains("MARK"), "{written}");
     assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     assert!(picket.run_rejected(&["site", "secrets", "move", "--write", path]).contains("could not create"));
     assert!(picket.run_ok(&["site", "list", "--output", "json"]).contains("MARK-bearer"));
@@ -58,7 +59,7 @@ async fn credentials_in_headers_move_to_a_private_file_and_their_names_to_the_si
     for part in [
         r#""options":{"auth":{"bearer":{"secret":"api-example-authorization"}}}"#,
         r#""options":{"auth":{"basic":{"password":{"secret":"api-example-authorization-2"},"user":"me"}}}"#,
-        r#""options":{"secret_headers":{"X-Api-Key":{"secret":"api-example-authorization"}}}"#,
+        r#""options":{"secret_headers":{"X-Api-Key":{"secret":"lan-example-x-api-key"}}}"#,
         r#""headers":{"Accept":"*/*"}"#,
     ] {
         assert!(compact.contains(part), "{part}: {listed}");

@@ -92,6 +92,37 @@ async fn a_url_of_several_sites_lists_all_of_them() {
 }
 
 #[tokio::test]
+async fn sites_that_differ_in_an_option_are_added_listed_and_told_apart() {
+    let picket = Picket::new().await;
+    picket.run_ok(&["site", "add", "https://example.com"]);
+    picket.run_ok(&["site", "add", "https://example.com", "--connect-to", "192.0.2.1"]);
+    picket.run_ok(&["site", "add", "https://example.com", "--warn-after", "2s"]);
+
+    let double = picket.run_rejected(&[
+        "site",
+        "add",
+        "https://example.com",
+        "--connect-to",
+        "192.0.2.1",
+        "--name",
+        "b",
+    ]);
+    let same = picket.run_rejected(&["site", "set", "3", "--warn-after", "", "--connect-to", "192.0.2.1"]);
+    let several = picket.run_rejected(&["site", "show", "https://example.com"]);
+
+    for refusal in [double, same] {
+        assert!(refusal.contains("options and assertions; it is site 2"), "{refusal}");
+    }
+    for line in [
+        "1  GET https://example.com\n",
+        "2  GET https://example.com  options.connect_to: 192.0.2.1\n",
+        "3  GET https://example.com  assertions.warn_after_ms: 2000\n",
+    ] {
+        assert!(several.contains(line), "{several}");
+    }
+}
+
+#[tokio::test]
 async fn generating_sites_repeatedly_creates_each_once() {
     let picket = Picket::new().await;
     let generate = |count| picket.run_ok(&["generate", count, "--base-url", "http://127.0.0.1:1/"]);

@@ -76,6 +76,69 @@ const HEADERS: &[&str] = &[
     "jsonb_build_object(repeat('k', 100000), repeat('v', 1000000))",
     "(SELECT jsonb_object_agg('H' || n, 'v') FROM generate_series(1, 20000) AS n)",
 ];
+/// Objects of the wrong shape, for options as for assertions.
+macro_rules! odd_objects {
+    ($($own:expr,)*) => {
+        &[
+            "NULL",
+            "'null'",
+            "'[]'",
+            "'\"{}\"'",
+            "'{}'",
+            "'{\"future\": true}'",
+            "'{\"\": {\"\": null}}'",
+            "'{\"future\": 1e400}'",
+            "'{\"future\": \"\\u0001\\u202e\"}'",
+            "jsonb_build_object('future', (repeat('[', 500) || repeat(']', 500))::jsonb)",
+            "jsonb_build_object(repeat('k', 100000), repeat('v', 1000000))",
+            "(SELECT jsonb_object_agg('f' || n, n) FROM generate_series(1, 20000) AS n)",
+            $($own,)*
+        ]
+    };
+}
+const OPTIONS: &[&str] = odd_objects![
+    "'{\"auth\": {\"bearer\": {\"secret\": \"shop\"}}}'",
+    "'{\"auth\": 7}'",
+    "'{\"auth\": {}}'",
+    "'{\"auth\": null, \"secret_headers\": null}'",
+    "'{\"auth\": {\"bearer\": {\"secret\": null}}}'",
+    "'{\"auth\": {\"bearer\": {\"secret\": \"../../etc/passwd\"}}}'",
+    "'{\"auth\": {\"bearer\": {\"secret\": \"a\"}, \"basic\": {\"user\": \"\", \"password\": {\"secret\": \"\"}}}}'",
+    "'{\"auth\": {\"oauth2\": {\"token_url\": \"x\", \"client_id\": \"\\n\", \"client_secret\": {\"secret\": \"a\"}, \"scopes\": [1]}}}'",
+    "jsonb_build_object('auth', jsonb_build_object('bearer', jsonb_build_object('secret', repeat('s', 30000))))",
+    "'{\"secret_headers\": {\"\": {\"secret\": \"a\"}, \"A\": {\"secret\": \"b\"}, \"a\": {\"secret\": \"c\"}}}'",
+    "(SELECT jsonb_build_object('secret_headers', jsonb_object_agg('H' || n, '{\"secret\": \"a\"}'::jsonb)) FROM generate_series(1, 900) AS n)",
+    "'{\"connect_to\": \"[::1\"}'",
+    "'{\"connect_to\": [\"192.0.2.1\"]}'",
+    "'{\"connect_to\": \"192.0.2.1\", \"proxy\": \"office\"}'",
+    "'{\"host_header\": \"a\\r\\nb: c\"}'",
+    "'{\"http_version\": 2}'",
+    "'{\"http_version\": \"3\"}'",
+    "'{\"client_certificate\": \"\", \"ca\": \"A B\"}'",
+];
+const ASSERTIONS: &[&str] = odd_objects![
+    "'{\"warn_after_ms\": 500}'",
+    "'{\"warn_after_ms\": -9223372036854775809}'",
+    "'{\"warn_after_ms\": 0.5, \"fail_after_ms\": 1e300}'",
+    "'{\"certificate_warn_days\": \"14\"}'",
+    "'{\"regexes\": \"ok\"}'",
+    "'{\"regexes\": [null, 7]}'",
+    "'{\"regexes\": [\"(\\\\w{500}){500}\"]}'",
+    "(SELECT jsonb_build_object('not_regexes', jsonb_agg('\\w{15}'::text)) FROM generate_series(1, 16))",
+    "(SELECT jsonb_build_object('regexes', jsonb_agg('r'::text)) FROM generate_series(1, 9000))",
+    "'{\"headers\": [{}]}'",
+    "'{\"headers\": [{\"name\": \"A b\", \"regex\": \"(\"}]}'",
+    "'{\"headers\": [{\"name\": \"A\", \"regex\": \"a\", \"absent\": true}]}'",
+    "'{\"json\": [{\"path\": \"\"}]}'",
+    "'{\"json\": [{\"path\": \"$\", \"equals\": null, \"exists\": false}]}'",
+    "'{\"json\": [{\"path\": \"$..[?@..[?@..a]]\", \"exists\": true}]}'",
+    "jsonb_build_object('json', jsonb_build_array(jsonb_build_object('path', '$' || repeat('[?(', 3000), 'exists', true)))",
+    "jsonb_build_object('json', jsonb_build_array(jsonb_build_object('path', '$' || repeat('..*', 10000), 'exists', true)))",
+    "'{\"body_bytes\": {\"min\": 7, \"max\": -1}}'",
+    "'{\"final_url\": \"(\"}'",
+    "'{\"must_fail\": [\"nothing\", \"connect\"]}'",
+    "'{\"must_fail\": [\"expired\"]}'",
+];
 const TIMESTAMPS: &[&str] =
     &["now()", "'infinity'", "'-infinity'", "'294276-12-31 23:59:59+00'", "'4713-01-01 00:00:00+00 BC'"];
 const FLAGS: &[&str] = &["true", "false"];
@@ -93,6 +156,8 @@ const COLUMNS: &[(&str, &[&str])] = &[
     ("max_redirects", NUMBERS),
     ("ip_version", TEXTS),
     ("tls_verify", FLAGS),
+    ("options", OPTIONS),
+    ("assertions", ASSERTIONS),
     ("regions", LISTS),
     ("enabled", FLAGS),
     ("quorum", NUMBERS),
@@ -210,7 +275,9 @@ async fn no_row_that_sql_accepts_stops_a_coordinator_or_delays_a_valid_site() {
         if (written + refused) % 50 == 0 {
             sites::list_sites(&store).await.unwrap();
             site_status::list_site_status(&store).await.unwrap();
-            maintenance::list_windows(&store, true).await.unwrap();
+            maintenance::list_windows(&store, maintenance::WindowFilter { all: true, ..Default::default() })
+                .await
+                .unwrap();
             reports::report_incidents(&store, &reports::ReportFilter::default()).await.unwrap();
             grown_from.get_or_insert_with(memory_kib);
         }
@@ -220,7 +287,8 @@ async fn no_row_that_sql_accepts_stops_a_coordinator_or_delays_a_valid_site() {
     let second = stack.start_coordinator("second", Duration::from_secs(15)).await;
     running.drain().await;
     let problems = "SELECT format('%s in shard %s, updated at %s', id, shard, updated_at) FROM picket.sites
-                    WHERE problem IS NULL AND (octet_length(body) > 65536 OR octet_length(name) > 200) AND enabled";
+                    WHERE problem IS NULL AND enabled
+                      AND (octet_length(body) > 65536 OR octet_length(name) > 200 OR options ? 'future' OR assertions ? 'future')";
     eventually(TEST_DEADLINE, "every row that cannot be used to have a problem", async || {
         let left: Vec<String> = sqlx::query_scalar(problems).fetch_all(&stack.pool).await.unwrap();
         if left.is_empty() { Ok(()) } else { Err(left) }
@@ -249,6 +317,9 @@ async fn no_row_that_sql_accepts_stops_a_coordinator_or_delays_a_valid_site() {
     // A take-over publishes only jobs still worth doing.
     assert!(ticks.windows(2).all(|pair| pair[1] - pair[0] <= 3_000), "{ticks:?}");
     assert!(written > 20 && refused > 0, "{written} written, {refused} refused");
+    let objects =
+        "SELECT count(DISTINCT md5(options::text)) + count(DISTINCT md5(assertions::text)) FROM picket.sites";
+    assert!(stack.query_number(objects).await > 4, "odd objects are among the rows");
     assert_eq!(PANICS.load(Ordering::Relaxed), 0);
     let grown = memory_kib().saturating_sub(grown_from.unwrap_or(u64::MAX));
     assert!(grown < 200 << 10, "grew by {grown} KiB");

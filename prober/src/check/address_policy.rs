@@ -83,7 +83,8 @@ fn unmap_ipv4(address: IpAddr) -> IpAddr {
     }
 }
 
-fn is_public(address: IpAddr) -> bool {
+/// Returns true if `address` belongs to the public internet.
+pub(super) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(short) => !NON_PUBLIC_V4_NETS.iter().any(|net| net.contains(&short)),
         IpAddr::V6(long) => {

@@ -23,6 +23,8 @@ pub(super) struct CertificateEnd {
     pub(super) expires_at: Timestamp,
     /// Serial number, as many bytes as the certificate has.
     pub(super) serial: Box<[u8]>,
+    /// Common name of the subject, or else its organisation.
+    pub(super) subject: Option<String>,
 }
 
 /// Fields of any certificate.
@@ -30,7 +32,7 @@ struct CertificateFields<'a> {
     serial: &'a [u8],
     expires_at: Timestamp,
     issuer: AnyRef<'a>,
-    is_self_signed: bool,
+    subject: Option<AnyRef<'a>>,
 }
 
 impl<'a> CertificateFields<'a> {
@@ -47,12 +49,12 @@ impl<'a> CertificateFields<'a> {
         let issuer = AnyRef::decode(&mut fields).ok()?;
         let validity = AnyRef::decode(&mut fields).ok()?;
         let subject = AnyRef::decode(&mut fields).ok();
-        Some(Self {
-            serial: serial.value(),
-            expires_at: parse_expiry(validity)?,
-            is_self_signed: subject.is_some_and(|subject| subject.value() == issuer.value()),
-            issuer,
-        })
+        Some(Self { serial: serial.value(), expires_at: parse_expiry(validity)?, issuer, subject })
+    }
+
+    /// True if subject and issuer are equal.
+    fn is_self_signed(&self) -> bool {
+        self.subject.is_some_and(|subject| subject.value() == self.issuer.value())
     }
 }
 
@@ -63,7 +65,7 @@ impl Certificate {
         Some(Self {
             expires_at: fields.expires_at,
             issuer: parse_name(fields.issuer.value()),
-            is_self_signed: fields.is_self_signed,
+            is_self_signed: fields.is_self_signed(),
             is_sent_alone: others == 0,
         })
     }
@@ -77,12 +79,13 @@ impl CertificateEnd {
         intermediates: impl Iterator<Item = &'a [u8]>,
     ) -> Option<Self> {
         let others =
-            intermediates.filter_map(CertificateFields::parse_der).filter(|fields| !fields.is_self_signed);
+            intermediates.filter_map(CertificateFields::parse_der).filter(|fields| !fields.is_self_signed());
         let first = CertificateFields::parse_der(leaf)
             .into_iter()
             .chain(others)
             .min_by_key(|fields| fields.expires_at)?;
-        Some(Self { expires_at: first.expires_at, serial: first.serial.into() })
+        let subject = first.subject.and_then(|subject| parse_name(subject.value()));
+        Some(Self { expires_at: first.expires_at, serial: first.serial.into(), subject })
     }
 
     /// Whole days from `now` to the end; negative after the end.

@@ -16,7 +16,7 @@ use picket_proto::{Check, http_options::HttpVersion};
 use picket_runtime::Secrets;
 use reqwest::{
     Body, Request, Response, StatusCode,
-    header::{HOST, HeaderValue, PROXY_AUTHORIZATION},
+    header::{HOST, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION},
 };
 use rustls::{AlertDescription, ClientConfig, pki_types::ServerName};
 use tokio::{
@@ -128,9 +128,11 @@ impl CustomClient {
                 })?
             }
         };
-        // Of a tunnel only the site could send this status here.
+        // Of a tunnel only the site could send this status here. A proxy names the credentials that it
+        // requires (RFC 9110, section 15.5.8), so a response without them is the site's.
         if let (Some(proxy), None, StatusCode::PROXY_AUTHENTICATION_REQUIRED) =
             (&plan.proxy, &plan.tls, response.status())
+            && response.headers().contains_key(PROXY_AUTHENTICATE)
         {
             return Err(ConnectionError::ProxyCredentials { proxy: Arc::clone(&proxy.name) }.into());
         }

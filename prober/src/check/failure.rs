@@ -9,6 +9,7 @@ use super::{
     error_text::{describe_http_error, describe_io_error, find_source, innermost_source},
     gateway::is_way_blocked,
     os_error::{has_route, is_resource_exhaustion},
+    proxy::liveness,
     resolver,
     response_so_far::ResponseSoFar,
     timing::{Phase, PhaseRecorder},
@@ -166,6 +167,24 @@ fn classify_connection_error(
         lookup.map(ToString::to_string).or(system).unwrap_or_else(|| innermost_source(error).to_string())
     };
     (!is_own_network).then(|| proxy_failure(&proxy, &why(), doing))
+}
+
+/// Attributes the failure of a request that a proxy had and did not respond to: to the proxy, unless
+/// it responds to a request for itself.
+pub(super) async fn attribute_to_proxy(
+    failure: Failure,
+    marks: &PhaseRecorder,
+    seen: &ResponseSoFar,
+) -> Failure {
+    let Some(proxy) = marks.silent_proxy() else { return failure };
+    // Other causes are judgements of the proxy's own response.
+    if !matches!(failure.cause, Cause::Timeout | Cause::Http)
+        || liveness::is_responding(&marks.candidates()).await
+    {
+        return failure;
+    }
+    let why = "no response, and none to a request for the proxy itself";
+    proxy_failure(&proxy, why, &seen.describe_activity(marks))
 }
 
 /// Failure to connect to a proxy, which says nothing about the site.

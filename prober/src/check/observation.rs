@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use picket_proto::{Cause, Outcome, Timestamp, Timing, Warning, result::Details};
 use picket_runtime::clock;
 
-use super::failure::Failure;
+use super::{failure::Failure, network_scope::NetworkScope};
 
 /// Observations of a check.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +38,8 @@ pub struct Observation {
     pub warnings: Vec<Warning>,
     /// Observations that depend on the type of check.
     pub details: Option<Details>,
+    /// Part of the network that the last hop needed.
+    pub(crate) network_scope: NetworkScope,
 }
 
 impl Observation {
@@ -58,6 +60,7 @@ impl Observation {
             tls_expires_at: None,
             warnings: Vec::new(),
             details: None,
+            network_scope: NetworkScope::Internet,
         }
     }
 }

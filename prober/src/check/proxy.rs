@@ -1,6 +1,8 @@
 //! HTTP proxies that the operator of a prober has named: their settings, and tunnels through them
 //! (CONNECT, RFC 9110, section 9.3.6).
 
+pub(super) mod liveness;
+
 use std::{io, sync::Arc};
 
 use picket_proto::Cause;

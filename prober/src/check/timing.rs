@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::{
     certificate::{Certificate, CertificateEnd},
     inbound::InboundMeter,
+    network_scope::NetworkScope,
 };
 
 tokio::task_local! {
@@ -91,8 +92,8 @@ struct RecorderState {
     /// Addresses that the hop may connect to.
     candidates: Vec<IpAddr>,
     port: u16,
-    /// Name of the proxy that the hop connects to.
-    proxy: Option<Arc<str>>,
+    /// Name of the proxy that the hop connects to, and true if the hop goes through a tunnel.
+    proxy: Option<(Arc<str>, bool)>,
     /// Inbound counts of the hop's connection.
     inbound: Arc<InboundMeter>,
     /// Certificate of the current hop.
@@ -143,14 +144,26 @@ impl PhaseRecorder {
         noted.certificate = None;
     }
 
-    /// Marks the hop as one to the proxy `name`.
-    pub(super) fn set_proxy(&self, name: Arc<str>) {
-        self.state.lock().proxy = Some(name);
+    /// Marks the hop as one to the proxy `name`, through a tunnel or by a forwarded request.
+    pub(super) fn set_proxy(&self, name: Arc<str>, is_tunnel: bool) {
+        self.state.lock().proxy = Some((name, is_tunnel));
     }
 
     /// Name of the proxy that the hop connects to.
     pub(super) fn proxy(&self) -> Option<Arc<str>> {
-        self.state.lock().proxy.clone()
+        self.state.lock().proxy.as_ref().map(|(name, _)| Arc::clone(name))
+    }
+
+    /// Name of the proxy that has a request and has not responded to it, nor has the site behind it.
+    pub(super) fn silent_proxy(&self) -> Option<Arc<str>> {
+        let noted = self.state.lock();
+        let (name, is_tunnel) = noted.proxy.as_ref()?;
+        let waits = match noted.phase {
+            Phase::ProxyConnect => true,
+            Phase::FirstByte => !is_tunnel,
+            _ => false,
+        };
+        waits.then(|| Arc::clone(name))
     }
 
     pub(super) fn start_connect(&self) {
@@ -184,6 +197,13 @@ impl PhaseRecorder {
 
     pub(super) fn has_silent_name_servers(&self) -> bool {
         self.state.lock().has_silent_name_servers
+    }
+
+    /// Part of the network that the current hop needs. Behind a proxy every site counts as far away.
+    pub(super) fn network_scope(&self) -> NetworkScope {
+        let noted = self.state.lock();
+        let farthest = noted.candidates.iter().map(|address| NetworkScope::of_address(*address)).max();
+        farthest.filter(|_| noted.proxy.is_none()).unwrap_or(NetworkScope::Internet)
     }
 
     /// Stores the addresses of the hop's name, in the order of connection attempts.

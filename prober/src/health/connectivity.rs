@@ -13,9 +13,14 @@
 //! as failing sites, and is attributed to the sites: otherwise an operator with a few sites at one
 //! hoster would never see an outage of this hoster.
 //!
+//! A failure that a check must have would be `up` there, though it may be the prober's own. Such a
+//! result is held until another check proves by a good response from as far away that the network
+//! works (`connectivity/response_log.rs`), and is `missed` otherwise.
+//!
 //! Bound: a check is held in its own slot, for at most [`Connectivity::MAX_HOLD_TIME`]. Loss: the
 //! view of the network outlives the actor, and a restarted actor continues with it.
 
+mod response_log;
 mod window;
 
 use std::{
@@ -37,7 +42,7 @@ use tracing::{info, warn};
 use url::Url;
 
 pub(crate) use self::window::Attribution;
-use self::window::FailureWindow;
+use self::{response_log::ResponseLog, window::FailureWindow};
 use crate::{
     check::{Checker, Observation},
     metrics::Metrics,
@@ -45,9 +50,14 @@ use crate::{
 
 /// Recent evidence about the network. Clones share the state.
 #[derive(Clone)]
-pub(crate) struct Connectivity(Option<Arc<ConnectivityState>>);
+pub(crate) enum Connectivity {
+    /// Canaries decide.
+    Watched(Arc<ConnectivityState>),
+    /// Without canaries.
+    Unwatched(Arc<ResponseLog>),
+}
 
-struct ConnectivityState {
+pub(crate) struct ConnectivityState {
     window: Mutex<FailureWindow>,
     /// Signals that held results may be decidable.
     changed: watch::Sender<()>,
@@ -93,25 +103,53 @@ impl Connectivity {
 
     /// Creates the state; `is_watched` if canaries are configured.
     pub(crate) fn new(is_watched: bool) -> Self {
-        Self(is_watched.then(|| {
-            Arc::new(ConnectivityState {
+        match is_watched {
+            true => Self::Watched(Arc::new(ConnectivityState {
                 window: Mutex::default(),
                 changed: watch::Sender::default(),
                 canary_actor: Mutex::default(),
                 hasher: RandomState::new(),
-            })
-        }))
+            })),
+            false => Self::Unwatched(Arc::default()),
+        }
     }
 
     /// Returns true if this prober has no network.
     pub(crate) fn is_offline(&self) -> bool {
-        self.0.as_ref().is_some_and(|shared| shared.window.lock().is_offline())
+        self.watched_state().is_some_and(|shared| shared.window.lock().is_offline())
+    }
+
+    fn watched_state(&self) -> Option<&Arc<ConnectivityState>> {
+        match self {
+            Self::Watched(shared) => Some(shared),
+            Self::Unwatched(_) => None,
+        }
+    }
+
+    /// Attributes the failure in `seen` that a check since `since` must have. Waits for a proof that
+    /// the network works, without which the failure may be the prober's. Canaries have given this
+    /// proof before.
+    pub(crate) async fn attribute_wanted_failure(&self, seen: &Observation, since: Boottime) -> Attribution {
+        let Self::Unwatched(responses) = self else { return Attribution::Site };
+        let is_suspect = NetworkSignal::from_observation(seen) == NetworkSignal::Suspect;
+        match !is_suspect || responses.wait_for_proof(seen.network_scope, since, Self::MAX_HOLD_TIME).await {
+            true => Attribution::Site,
+            false => Attribution::Unproven,
+        }
     }
 
     /// Records the evidence of a check of `host` and attributes its failure. Waits while the
     /// attribution is undecided.
     pub(crate) async fn attribute_failure(&self, host: &str, seen: &Observation) -> Attribution {
-        let Some(shared) = &self.0 else { return Attribution::Site };
+        let shared = match self {
+            Self::Watched(shared) => shared,
+            Self::Unwatched(responses) => {
+                if seen.outcome == Outcome::Up {
+                    responses.record(seen.network_scope, Boottime::now());
+                }
+                return Attribution::Site;
+            }
+        };
         let signal = NetworkSignal::from_observation(seen);
         if signal == NetworkSignal::Neutral {
             return Attribution::Site;
@@ -209,7 +247,7 @@ impl Actor for CanaryActor {
     type Arguments = ();
 
     async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<CanaryState, ActorProcessingErr> {
-        if let Some(shared) = &self.connectivity.0 {
+        if let Some(shared) = self.connectivity.watched_state() {
             *shared.canary_actor.lock() = Some(myself.clone());
         }
         // After a restart while offline, only canaries can end the state.
@@ -229,7 +267,7 @@ impl Actor for CanaryActor {
         message: Msg,
         state: &mut CanaryState,
     ) -> Result<(), ActorProcessingErr> {
-        let Some(shared) = &self.connectivity.0 else { return Ok(()) };
+        let Some(shared) = self.connectivity.watched_state() else { return Ok(()) };
         match message {
             Msg::ResultHeld if state.is_deciding || state.is_probing => {}
             Msg::ResultHeld => {

@@ -1,7 +1,7 @@
 //! Cache of compiled regexes: a site uses the same regex in each check, and compiling costs more
 //! than matching.
 //!
-//! Bound: total bytes, and bytes for each check. A returned regex shares the compiled program but
+//! Bound: total bytes, and bytes for each check ([`picket_proto::pattern::MAX_CHECK_BYTES`]). A returned regex shares the compiled program but
 //! has search memory of its own, which is freed with the check. Cached regexes therefore do not
 //! grow. One check at a time has its regexes compiled. Loss: a check without a turn is missed.
 
@@ -40,8 +40,6 @@ impl RegexCache {
     const ESTIMATED_REGEXES: usize = 32;
     /// Maximum wait until the regexes of other checks are compiled.
     const MAX_TURN_WAIT: Duration = Duration::from_secs(5);
-    /// Maximum total size of the regexes of one check in bytes.
-    const MAX_CHECK_BYTES: usize = 32 << 20;
 
     /// Creates a cache for regexes of at most `bytes` bytes in total.
     pub(crate) fn new(bytes: usize) -> Self {
@@ -58,9 +56,9 @@ impl RegexCache {
         self: &Arc<Self>,
         request: &CheckRequest,
     ) -> Option<Result<Check, ValidationError>> {
-        let (mut is_absent, mut bytes) = (false, 0);
+        let mut is_absent = false;
         let validated = request.validate_with(|field, pattern| match self.cache.get(pattern) {
-            Some(regex) => limit_size(&mut bytes, field, pattern, regex),
+            Some(regex) => Ok(regex),
             None => {
                 is_absent = true;
                 Err(ValidationError::new(field, pattern, "a regex that is compiled"))
@@ -73,10 +71,7 @@ impl RegexCache {
         let (cache, request) = (Arc::clone(self), request.clone());
         let compiled = spawn_blocking(move || {
             let _turn = turn;
-            let mut bytes = 0;
-            request.validate_with(|field, pattern| {
-                limit_size(&mut bytes, field, pattern, cache.get_or_compile(field, pattern)?)
-            })
+            request.validate_with(|field, pattern| cache.get_or_compile(field, pattern))
         });
         match compiled.await {
             Ok(validated) => Some(validated),
@@ -92,24 +87,6 @@ impl RegexCache {
     /// Fails if `pattern` does not compile; the error names `field`.
     fn get_or_compile(&self, field: &str, pattern: &str) -> Result<Pattern, ValidationError> {
         self.cache.get_or_insert_with(pattern, || Pattern::compile(field, pattern))
-    }
-}
-
-/// Adds the size of `regex` to `bytes`, the size of the regexes of one check.
-fn limit_size(
-    bytes: &mut usize,
-    field: &str,
-    pattern: &str,
-    regex: Pattern,
-) -> Result<Pattern, ValidationError> {
-    *bytes += regex.memory_usage();
-    match *bytes > RegexCache::MAX_CHECK_BYTES {
-        true => {
-            let allowed =
-                format!("regexes that compile to at most {} MiB in all", RegexCache::MAX_CHECK_BYTES >> 20);
-            Err(ValidationError::new(field, pattern, allowed))
-        }
-        false => Ok(regex),
     }
 }
 
@@ -171,7 +148,7 @@ mod tests {
 
         for _ in 0..2 {
             let why = regexes.validate_request(&large).await.unwrap().unwrap_err();
-            assert!(why.expected.contains("at most 32 MiB in all"), "{why}");
+            assert!(why.expected.contains("at most 33554432 bytes in all"), "{why}");
         }
     }
 

@@ -230,6 +230,7 @@ async fn a_certificate_that_ends_soon_is_warned_of_or_down_and_the_whole_chain_c
         let serial = certificate["serial"].as_str().unwrap();
         assert!(serial.len() >= 16 && serial.bytes().all(|byte| byte.is_ascii_hexdigit()), "{certificate}");
         assert!(certificate["expires_at"].as_str().unwrap().ends_with('Z'), "{certificate}");
+        assert!(!certificate["subject"].as_str().unwrap().is_empty(), "{certificate}");
         assert!(serde_json::to_string(&seen.details).unwrap().len() <= 2_048);
 
         for quiet in [json!({"certificate_warn_days": 0}), json!({"certificate_warn_days": 9})] {

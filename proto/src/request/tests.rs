@@ -1,4 +1,5 @@
 use super::*;
+use crate::http_assertions::HeaderAssertion;
 
 fn refusal(json: &str) -> ValidationError {
     CheckRequest::decode(json.as_bytes()).and_then(|request| request.validate().map(|_| ())).unwrap_err()
@@ -77,4 +78,33 @@ fn an_error_never_repeats_a_header_value() {
 
     assert_eq!(refusal.field, "headers.Authorization");
     assert!(!refusal.to_string().contains("secret"));
+}
+
+#[test]
+fn regexes_that_are_too_large_together_are_refused_with_their_field_size_and_limit() {
+    let mut numbers = 0..;
+    let mut many = || (&mut numbers).take(16).map(|number| format!(r"{number}\w{{17}}")).collect::<Vec<_>>();
+    let mut request = CheckRequest::new("http://x");
+    (request.assertions.regexes, request.assertions.not_regexes) = (many(), many());
+    request.validate().unwrap();
+    let headers = many().into_iter().map(|regex| HeaderAssertion {
+        name: "a".to_owned(),
+        regex: Some(regex),
+        ..HeaderAssertion::default()
+    });
+    request.assertions.headers = headers.collect();
+
+    let compiled = request.validate().unwrap_err();
+    // A caller that only judges regexes states their sizes.
+    let mut judged = 0;
+    let judging = request.check_validity(|_, _| {
+        judged += 1;
+        Ok(MAX_CHECK_BYTES / 20)
+    });
+
+    assert!(compiled.field.starts_with("assertions.not_regexes["), "{compiled}");
+    let judging = judging.unwrap_err();
+    assert_eq!((judging.field.as_str(), judged), ("assertions.regexes[4]", 21));
+    assert_eq!(judging.value, "(with the regexes before it 35232141 bytes)");
+    assert_eq!(judging.expected, "regexes of one check that compile to at most 33554432 bytes in all");
 }

@@ -4,6 +4,9 @@
 //! and plain characters, and in base64 at each of the three alignments, so that the `user:password`
 //! of Basic authentication is found as well. A line of a private key is a value of its own.
 //!
+//! Values that cannot be searched for are never published either: every text of the process is then
+//! replaced as a whole.
+//!
 //! A part of a value is not redacted: a person who can have a text published would learn from the
 //! redaction of guesses how a value begins, and then its next characters. Texts that may contain a
 //! value are therefore redacted before they are truncated.
@@ -15,12 +18,14 @@ use std::{
     collections::VecDeque,
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     ops::Range,
-    sync::{Arc, Weak},
+    sync::{Arc, LazyLock, Once, Weak},
 };
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use parking_lot::RwLock;
+use prometheus_client::metrics::counter::Counter;
 use serde_json::Value;
+use tracing::error;
 
 use self::forms::Form;
 use super::SecretValue;
@@ -29,9 +34,14 @@ use super::SecretValue;
 const TOKEN_GROUPS: usize = 32;
 /// Text in place of a value.
 const PLACEHOLDER: &str = "[redacted]";
+/// Text in place of a whole text, if values cannot be searched for.
+const WITHHELD_TEXT: &str = "[withheld: the secrets of this process cannot be searched for in texts]";
 
 /// Redactors of this process; logs pass through all of them.
 static PROCESS_REDACTORS: RwLock<Vec<Weak<RedactorState>>> = RwLock::new(Vec::new());
+
+/// Number of texts that were replaced as a whole, for `/metrics`.
+pub(crate) static WITHHELD_TEXTS: LazyLock<Counter> = LazyLock::new(Counter::default);
 
 /// Redacts the values of all secrets that this process has loaded. Costs nothing without secrets.
 pub fn redact(text: &str) -> Cow<'_, str> {
@@ -105,7 +115,9 @@ impl Redactor {
 
     /// Replaces the values of the secrets file.
     pub(super) fn set_secrets<'v>(&self, values: impl Iterator<Item = &'v SecretValue>) {
-        *self.0.secrets.write() = Needles::build(values).map(Arc::new);
+        let needles = Needles::build(values).map(Arc::new);
+        report_unsearchable(needles.as_deref());
+        *self.0.secrets.write() = needles;
     }
 
     /// Adds a value obtained at run time. Of each `origin` the latest values are kept.
@@ -123,7 +135,11 @@ impl Redactor {
             tokens.values.pop_front();
         }
         tokens.values.push_back((origin.to_owned(), value));
-        tokens.needles = Needles::build(tokens.values.iter().map(|(_, value)| value)).map(Arc::new);
+        let needles = Needles::build(tokens.values.iter().map(|(_, value)| value)).map(Arc::new);
+        tokens.needles.clone_from(&needles);
+        // A log line is redacted, which locks the groups.
+        drop(tokens);
+        report_unsearchable(needles.as_deref());
     }
 }
 
@@ -133,7 +149,7 @@ impl RedactorState {
         let tokens = self.tokens.iter().filter_map(|group| group.read().needles.clone());
         let mut redacted = Cow::Borrowed(text);
         for needles in secrets.into_iter().chain(tokens) {
-            let ranges = needles.find_ranges(&redacted);
+            let Some(ranges) = needles.find_ranges(&redacted) else { return Cow::Owned(withhold(text)) };
             if !ranges.is_empty() {
                 redacted = Cow::Owned(replace_ranges(&redacted, ranges));
             }
@@ -144,13 +160,29 @@ impl RedactorState {
 
 /// The searched forms of all values.
 struct Needles {
-    automaton: AhoCorasick,
+    /// Absent if it cannot be built. No text may be published then.
+    automaton: Option<AhoCorasick>,
     forms: Vec<Form>,
 }
 
 impl Needles {
     /// Returns `None` without values.
     fn build<'v>(values: impl Iterator<Item = &'v SecretValue>) -> Option<Self> {
+        Self::build_with(values, |forms| {
+            AhoCorasick::builder()
+                .match_kind(MatchKind::LeftmostLongest)
+                // The default for few values is a table with a row for each byte of each form, which
+                // takes megabytes for a key or a token.
+                .kind(Some(AhoCorasickKind::ContiguousNFA))
+                .build(forms.iter().map(|form| form.text.as_bytes()))
+        })
+    }
+
+    /// As [`build`](Self::build), with an automaton from `build_automaton`.
+    fn build_with<'v, E>(
+        values: impl Iterator<Item = &'v SecretValue>,
+        build_automaton: impl FnOnce(&[Form]) -> Result<AhoCorasick, E>,
+    ) -> Option<Self> {
         let mut forms: Vec<Form> =
             values.flat_map(|value| forms::forms_of_value(value.expose_text())).collect();
         forms.sort_by(|one, other| one.text.cmp(&other.text));
@@ -158,20 +190,14 @@ impl Needles {
         if forms.is_empty() {
             return None;
         }
-        let automaton = AhoCorasick::builder()
-            .match_kind(MatchKind::LeftmostLongest)
-            // The default for few values is a table with a row for each byte of each form, which takes
-            // megabytes for a key or a token.
-            .kind(Some(AhoCorasickKind::ContiguousNFA))
-            .build(forms.iter().map(|form| form.text.as_bytes()))
-            .ok()?;
-        Some(Self { automaton, forms })
+        Some(Self { automaton: build_automaton(&forms).ok(), forms })
     }
 
-    /// Ranges of `text` that contain a form of a value, in any order.
-    fn find_ranges(&self, text: &str) -> Vec<Range<usize>> {
+    /// Ranges of `text` that contain a form of a value, in any order; `None` if that is unknown.
+    fn find_ranges(&self, text: &str) -> Option<Vec<Range<usize>>> {
+        let automaton = self.automaton.as_ref()?;
         let mut ranges = Vec::new();
-        for found in self.automaton.find_iter(text) {
+        for found in automaton.find_iter(text) {
             let range = found.range();
             ranges.push(match self.forms[found.pattern().as_usize()].is_base64 {
                 true => forms::extend_base64(text, range),
@@ -183,12 +209,28 @@ impl Needles {
         for _ in 0..2 {
             let Some(next) = decoded.decode_again() else { break };
             decoded = next;
-            for found in self.automaton.find_iter(&decoded.bytes) {
+            for found in automaton.find_iter(&decoded.bytes) {
                 ranges.push(decoded.source_range(found.range()));
             }
         }
-        ranges
+        Some(ranges)
     }
+}
+
+/// Logs once that no text can be published.
+fn report_unsearchable(needles: Option<&Needles>) {
+    static REPORTED: Once = Once::new();
+    if needles.is_some_and(|needles| needles.automaton.is_none()) {
+        REPORTED.call_once(|| {
+            error!("secrets cannot be searched for, so all texts of this process are withheld")
+        });
+    }
+}
+
+/// Replaces a whole text, except for the end of its line.
+fn withhold(text: &str) -> String {
+    WITHHELD_TEXTS.inc();
+    format!("{WITHHELD_TEXT}{}", if text.ends_with('\n') { "\n" } else { "" })
 }
 
 /// `text` with a placeholder for each range. Ranges are extended to whole characters.

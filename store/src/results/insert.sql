@@ -47,6 +47,22 @@ adhoc AS (
 dead AS (
     INSERT INTO picket.dead_letters (subject, reason, payload)
     SELECT unnest($49::text[]), unnest($50::text[]), unnest($51::text[])
+),
+-- Materialized, so that the two lookups of states run once and not for each mention of their columns.
+judged AS MATERIALIZED (
+    SELECT *,
+           -- Results that may affect incidents: all results of sites that fail now or were not fully
+           -- up before. Confirmations are included because they are no ticks, so that no later
+           -- lookup could find them.
+           outcome <> 'missed'
+               AND (kind = 'confirm' OR site_id IN (SELECT picket.failing_sites($2::bigint[]))
+                    OR site_id IN (SELECT site_id FROM checks WHERE outcome = 'down')) AS concerns_incidents,
+           -- Results that may affect warnings: ticks that were up of sites that warn now or did
+           -- before.
+           outcome = 'up' AND kind = 'scheduled'
+               AND (site_id = ANY ($52::bigint[]) OR site_id IN (SELECT picket.warned_sites($2::bigint[])))
+               AS concerns_warnings
+    FROM checks
 )
 -- Counts of new rows; the caller knows the total.
 SELECT outcome::text, cause::text, count(*), NULL::bigint AS site_id, NULL::smallint AS region_id,
@@ -56,19 +72,5 @@ UNION ALL
 SELECT outcome::text, cause::text, count(*), NULL, NULL, NULL, NULL, false, false FROM adhoc GROUP BY 1, 2
 UNION ALL
 SELECT outcome::text, cause::text, 0, site_id, region_id, scheduled_at, kind::text, concerns_incidents, concerns_warnings
-FROM (
-    SELECT *,
-           -- Results that may affect incidents: all results of sites that fail now or were not fully
-           -- up before. Confirmations are included because they are no ticks, so that no later
-           -- lookup could find them.
-           outcome <> 'missed'
-               AND (kind = 'confirm' OR site_id IN (SELECT site_id FROM picket.site_states)
-                    OR site_id IN (SELECT site_id FROM checks WHERE outcome = 'down')) AS concerns_incidents,
-           -- Results that may affect warnings: ticks that were up of sites that warn now or did
-           -- before.
-           outcome = 'up' AND kind = 'scheduled'
-               AND (site_id = ANY ($52::bigint[]) OR site_id IN (SELECT site_id FROM picket.warning_states))
-               AS concerns_warnings
-    FROM checks
-) AS judged
+FROM judged
 WHERE concerns_incidents OR concerns_warnings

@@ -5,7 +5,7 @@
 
 use std::{fmt, time::Duration};
 
-use picket_proto::ValidationError;
+use picket_proto::{ValidationError, byte_size::ByteSize, duration::DurationArg};
 use tracing::warn;
 
 use super::Settings;
@@ -244,6 +244,29 @@ impl SettingDefinition {
         })
     }
 
+    /// Parses and checks a value as people type it, such as `15`, `30s`, `8GiB` or `true`.
+    ///
+    /// # Errors
+    /// If it is not allowed; names what is allowed.
+    pub fn parse(&self, text: &str) -> Result<SettingValue, ValidationError> {
+        let value = match self.kind {
+            SettingKind::Number(..) => text.trim().parse().ok().map(SettingValue::Number),
+            SettingKind::Duration(..) | SettingKind::Seconds(..) => {
+                text.parse::<DurationArg>().ok().map(|duration| SettingValue::Duration(duration.0))
+            }
+            SettingKind::Bytes(..) => text.parse::<ByteSize>().ok().map(|size| SettingValue::Bytes(size.0)),
+            SettingKind::Flag => text.trim().parse().ok().map(SettingValue::Flag),
+            SettingKind::Url => {
+                Some(SettingValue::Text(Some(text.to_owned()).filter(|text| !text.is_empty())))
+            }
+            SettingKind::Fixed => None,
+        };
+        let refusal = || ValidationError::new(self.name, text, self.kind.allowed());
+        let value = value.ok_or_else(refusal)?;
+        self.check(&value).map_err(|_| refusal())?;
+        Ok(value)
+    }
+
     /// Checks that `value` is allowed.
     ///
     /// # Errors
@@ -357,5 +380,27 @@ mod tests {
         assert!(refusal("shards", SettingValue::Number(8)).contains("fixed"));
         assert!(refusal("public_url", SettingValue::Text(Some("https://a/?b".into()))).contains("https://"));
         assert!(SettingDefinition::find("lease").unwrap_err().to_string().contains("lease_time, "));
+    }
+
+    #[test]
+    fn a_displayed_setting_parses_and_an_invalid_one_is_refused_with_the_allowed_range() {
+        for definition in SETTINGS.iter().filter(|definition| definition.kind != SettingKind::Fixed) {
+            let default = definition.default.clone().unwrap();
+            assert_eq!(definition.parse(&default.to_string()), Ok(default));
+        }
+        for (name, value, allowed) in [
+            ("lease_time", "15", "3s to 5m"),
+            ("min_interval", "1500ms", "1s to 1d, in whole seconds"),
+            ("batch_delay", "10500us", "10ms to 500ms"),
+            ("retention_days", "many", "1 to 3650"),
+            ("results_max_bytes", "1KiB", "1MiB to 64TiB"),
+            ("require_tickets", "yes", "true, false"),
+            ("public_url", "status.example.com", "https://"),
+            ("shards", "8", "present value"),
+        ] {
+            let refusal = SettingDefinition::find(name).unwrap().parse(value).unwrap_err();
+            assert_eq!((refusal.field.as_str(), refusal.value.as_str()), (name, value));
+            assert!(refusal.expected.contains(allowed), "{refusal}");
+        }
     }
 }

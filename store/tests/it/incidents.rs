@@ -7,6 +7,7 @@ mod evidence;
 mod lies;
 mod warnings;
 mod world;
+mod writers;
 
 use std::{collections::HashMap, time::Duration};
 
@@ -19,7 +20,7 @@ use picket_store::{
 use sqlx::{AssertSqlSafe, types::time::OffsetDateTime};
 
 use self::world::{INTERVAL, REGIONS, World, new_world};
-use crate::results::{missed_result, now, up_result};
+use crate::results::{incoming_result, missed_result, now, up_result};
 
 #[tokio::test]
 async fn an_outage_is_one_incident_with_two_events_and_no_remaining_state() {
@@ -139,85 +140,6 @@ async fn confirming_checks_count_beside_ticks() {
 }
 
 #[tokio::test]
-async fn concurrent_writers_open_one_incident_for_each_outage() {
-    const WRITERS: usize = 6;
-    const SITES: usize = 40;
-    let world = new_world().await;
-    world
-        .execute_sql(&format!(
-            "INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://127.0.0.1/' || n, 5 FROM generate_series(1, {SITES}) AS n;
-             UPDATE picket.schedules SET valid_from = valid_from - interval '1 hour';"
-        ))
-        .await;
-    let sites: Vec<i64> =
-        sqlx::query_scalar("SELECT id FROM picket.sites ORDER BY id").fetch_all(&world.pool).await.unwrap();
-    // The ticks of a minute or so, and those of the next.
-    let ticks: Vec<(i64, String, Vec<OffsetDateTime>)> = sqlx::query_as(
-        "SELECT site_id, region.name, ARRAY(SELECT picket.ticks(interval_ms, phase_ms, valid_from, 'infinity', since, since + interval '80 seconds'))
-         FROM (SELECT now() - interval '2 minutes' AS since) AS span, picket.schedules
-         JOIN picket.regions AS region ON region.id = region_id ORDER BY site_id, region.name",
-    )
-    .fetch_all(&world.pool)
-    .await
-    .unwrap();
-    let rows = |failing: bool, from: usize| -> Vec<CheckResult> {
-        let mut rows = Vec::new();
-        for round in 0..8 {
-            for (site, region, ticks) in &ticks {
-                let result = up_result(*site, region, ticks[from + round].into());
-                let down =
-                    || CheckResult { outcome: Outcome::Down, cause: Some(Cause::Tls), ..result.clone() };
-                rows.push(if failing { down() } else { result.clone() });
-            }
-        }
-        rows
-    };
-
-    for (failing, from) in [(true, 0), (false, 8)] {
-        let all = rows(failing, from);
-        let mut writers = tokio::task::JoinSet::new();
-        for writer in 0..WRITERS {
-            let results = ResultStore::new(world.store.clone());
-            let all = all.clone();
-            writers.spawn(async move {
-                // Each writes all of it, in batches of another size.
-                let mut decided = (0, 0);
-                for batch in all.chunks(20 + writer * 7) {
-                    let written = loop {
-                        let entries: Vec<_> = batch
-                            .iter()
-                            .map(|row| IncomingResult {
-                                subject: "s",
-                                payload: b"",
-                                content: ResultContent::Check(row),
-                            })
-                            .collect();
-                        match results.insert_batch(&entries, now()).await {
-                            Ok(written) => break written,
-                            Err(error) => assert!(error.is_transient(), "{error:?}"),
-                        }
-                    };
-                    decided = (decided.0 + written.incidents.opened, decided.1 + written.incidents.closed);
-                }
-                decided
-            });
-        }
-        let decided = writers.join_all().await;
-        let opened: u64 = decided.iter().map(|(opened, _)| opened).sum();
-        let per_site =
-            "SELECT max(count) FROM (SELECT count(*) FROM picket.incidents GROUP BY site_id) AS count";
-        if failing {
-            assert_eq!(opened as usize, sites.len());
-            assert_eq!(world.count_incidents().await, (sites.len() as i64, sites.len() as i64));
-        } else {
-            assert_eq!(world.count_incidents().await, (sites.len() as i64, 0));
-        }
-        assert_eq!(world.query_number(per_site).await, 1);
-    }
-    assert_eq!(world.query_number("SELECT count(*) FROM picket.outbox").await, 2 * sites.len() as i64);
-}
-
-#[tokio::test]
 async fn maintenance_opens_no_incident_until_its_end() {
     let world = new_world().await;
     let tag = format!("UPDATE picket.sites SET tags = '{{shop}}' WHERE id = {}", world.site);
@@ -238,7 +160,12 @@ async fn maintenance_opens_no_incident_until_its_end() {
     world.insert_results(&[world.down_result(0, 4), world.down_result(1, 5)]).await;
 
     assert_eq!(world.count_incidents().await, (1, 1));
-    let listed = maintenance::list_windows(&world.store, true).await.unwrap();
+    let listed = maintenance::list_windows(
+        &world.store,
+        maintenance::WindowFilter { all: true, ..Default::default() },
+    )
+    .await
+    .unwrap();
     assert_eq!(
         (listed[0].id, listed[0].tag.as_deref(), listed[0].from, listed[0].to),
         (id, Some("shop"), from, Some(to))

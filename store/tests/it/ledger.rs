@@ -81,7 +81,10 @@ impl World {
     async fn sum_last_hour(&self) -> ledger::LedgerRow {
         let (now, through) = ledger::read_accounted_through(&self.store).await.unwrap();
         let from = Timestamp::from_micros(now.as_micros() - 3_600_000_000);
-        let rows = ledger::list_by_region(&self.store, from, through.unwrap()).await.unwrap();
+        let rows =
+            ledger::list_by_region(&self.store, from, through.unwrap(), ledger::LedgerFilter::default())
+                .await
+                .unwrap();
         rows.into_iter().fold(ledger::LedgerRow::default(), |sum, row| ledger::LedgerRow {
             site_id: None,
             region: sum.region + &row.region,

@@ -4,6 +4,7 @@
 mod check_model;
 mod clock;
 mod days;
+mod identity;
 mod incidents;
 mod large_batches;
 mod leases;
@@ -21,6 +22,9 @@ mod retention;
 mod roles;
 mod rollups;
 mod settings;
+mod site_history;
+mod site_list;
+mod site_summary;
 mod sites;
 mod snapshots;
 mod tickets;

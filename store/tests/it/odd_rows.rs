@@ -177,7 +177,8 @@ async fn infinite_and_distant_timestamps_are_read_everywhere() {
     .execute(&database.pool)
     .await
     .unwrap();
-    let windows = maintenance::list_windows(&database.store, false).await.unwrap();
+    let windows =
+        maintenance::list_windows(&database.store, maintenance::WindowFilter::default()).await.unwrap();
     assert!(windows.iter().all(|window| window.state == "now"), "{windows:?}");
     let scope = reports::ReportFilter {
         since: std::time::Duration::from_secs(60),

@@ -58,8 +58,8 @@ async fn migrations_of_a_later_build_are_the_same_chain() {
 /// The last file of the first set. A file of the set defines nothing that another one defines.
 const FIRST_SET: i64 = 12;
 
-/// A later file may replace a function or a view, with a comment above the statement that says why,
-/// or create it again after it renamed the former one.
+/// A later file may replace a function, a view or an index, with a comment above the statement that
+/// says why, or create it again after it renamed the former one.
 #[test]
 fn each_object_of_the_schema_is_created_by_one_statement() {
     let object_of = |statement: &str| {
@@ -75,6 +75,10 @@ fn each_object_of_the_schema_is_created_by_one_statement() {
                 assert!(may_replace, "migration {} {}: {line}", migration.version, migration.description);
             } else if let Some((renamed, _)) = line.split_once(" RENAME TO ") {
                 created.remove(&object_of(renamed.trim_start_matches("ALTER ")));
+            } else if let Some(index) = line.strip_prefix("DROP ") {
+                let may_drop = migration.version > FIRST_SET && line_above.starts_with("-- ");
+                assert!(may_drop && index.starts_with("INDEX "), "migration {}: {line}", migration.version);
+                created.remove(&object_of(&index.replace("picket.", "")).trim_end_matches(';').to_owned());
             } else if let Some(object) = line.strip_prefix("CREATE ") {
                 *created.entry(object_of(object)).or_default() += 1;
             }

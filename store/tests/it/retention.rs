@@ -161,6 +161,10 @@ async fn old_rows_are_deleted_in_chunks_and_others_kept() {
                  (now() - interval '731 days', 1, 1, 'dns', 1), (now() - interval '729 days', 1, 1, 'dns', 1);
              INSERT INTO picket.rollups_daily (site_id, day, region_id, up, down, missed, gap, up_in_maintenance, down_in_maintenance)
                  VALUES (1, picket.day_of(now()) - 732, 1, 1, 0, 0, 0, 0, 0), (1, picket.day_of(now()) - 700, 1, 1, 0, 0, 0, 0, 0);
+             INSERT INTO picket.incidents (site_id, opened_at, closed_at, first_failure_at, regions) VALUES
+                 (1, now() - interval '900 days', now() - interval '899 days', now() - interval '900 days', '{}');
+             INSERT INTO picket.warnings (site_id, kind, opened_at, closed_at, first_warned_at, regions) VALUES
+                 (1, 'slow', now() - interval '900 days', now() - interval '899 days', now() - interval '900 days', '{}');
              DELETE FROM picket.sites WHERE id = 3;
              SELECT picket.ensure_rollups(now() - interval '800 days'), picket.ensure_rollups(now() - interval '700 days')",
         )
@@ -182,6 +186,8 @@ async fn old_rows_are_deleted_in_chunks_and_others_kept() {
         ("failures_hourly", "1"),
         ("rollups_daily", "1"),
         ("retired_sites", "1"),
+        ("incidents", "1"),
+        ("warnings", "1"),
     ] {
         assert_eq!(world.query_text(&format!("SELECT count(*) FROM picket.{table}")).await, rows, "{table}");
     }

@@ -42,6 +42,12 @@ const ATTEMPTS: &[(&str, &[&str])] = &[
     ("SELECT picket.reconcile_schedules('{1}')", &[]),
     ("ALTER TABLE picket.sites DISABLE TRIGGER ALL", &[]),
     ("SET session_replication_role = replica", &[]),
+    // The summary of sites, which triggers and coordinators write.
+    ("SELECT * FROM picket.site_summary WHERE picket.ngrams('shop') <> '{}'", &[API]),
+    ("UPDATE picket.site_conditions SET state = 'up'", &[]),
+    ("UPDATE picket.site_statistics SET uptime_24h_pct = 100", &[]),
+    ("SELECT picket.rebuild_site_summary()", &[COORDINATOR]),
+    ("SELECT picket.refresh_site_summaries(10)", &[COORDINATOR]),
     // Leases and the ledger.
     ("UPDATE picket.leases SET holder = 'me', epoch = epoch + 1, expires_at = now()", &[COORDINATOR]),
     ("UPDATE picket.leases SET lease_time = '15 seconds'", &[COORDINATOR]),
@@ -120,7 +126,7 @@ const ATTEMPTS: &[(&str, &[&str])] = &[
     ("SELECT installation_id, require_tickets FROM picket.settings", &[COORDINATOR, SINK, API]),
     ("SELECT lease_time, min_interval, public_url FROM picket.settings", &[COORDINATOR, SINK, API]),
     ("UPDATE picket.settings SET require_tickets = false", &[]),
-    ("UPDATE picket.settings SET lease_time = '30 seconds'", &[]),
+    ("UPDATE picket.settings SET lease_time = '30 seconds'", &[API]),
     ("INSERT INTO picket.settings (shards) VALUES (1)", &[]),
     ("DELETE FROM picket.settings", &[]),
     ("SELECT picket.record_interval_problems(NULL)", &[]),

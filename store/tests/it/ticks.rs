@@ -102,5 +102,10 @@ async fn causes_of_missed_ticks_are_reported_for_ticks_alone() {
     let (now, _) = ledger::read_accounted_through(&world.store).await.unwrap();
     let from = now.saturating_sub(std::time::Duration::from_secs(4 * 3_600));
 
-    assert_eq!(ledger::count_missed_by_cause(&world.store, from, now).await.unwrap(), []);
+    assert_eq!(
+        ledger::count_missed_by_cause(&world.store, from, now, ledger::LedgerFilter::default())
+            .await
+            .unwrap(),
+        []
+    );
 }

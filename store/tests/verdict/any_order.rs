@@ -11,7 +11,10 @@ use picket_store::incident_rules::{
 };
 use proptest::{collection::vec, prelude::*};
 
-const WINDOW: Duration = Duration::from_secs(10);
+use crate::setup::{
+    POLICY, REGIONS, Step, WINDOW, cut_into_batches, policy_strategy, sort_by_due_time, step_strategy,
+    timestamp_at,
+};
 
 /// The store around the rules: each row once, states and the incident kept between batches.
 struct World {
@@ -21,13 +24,6 @@ struct World {
     states: Option<Vec<RegionState>>,
     open: bool,
     changes: Vec<IncidentChange>,
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Results(Vec<RegionResult>),
-    Join(RegionId),
-    Leave(RegionId),
 }
 
 impl World {
@@ -92,12 +88,9 @@ impl World {
         judgement.changes
     }
 
-    fn apply_step(&mut self, step: &Step) {
-        match step {
-            Step::Results(batch) => drop(self.apply_batch(batch)),
-            Step::Join(region) => drop(self.regions.insert(*region)),
-            Step::Leave(region) => drop(self.regions.remove(region)),
-        }
+    fn apply_step(&mut self, step: &Step<RegionResult>) {
+        let batch = step.apply_to(&mut self.regions);
+        self.apply_batch(batch);
     }
 }
 
@@ -107,54 +100,31 @@ fn outcome_strategy() -> impl Strategy<Value = Outcome> {
 
 fn result_strategy() -> impl Strategy<Value = RegionResult> {
     let kind = prop_oneof![3 => Just(CheckKind::Scheduled), 1 => Just(CheckKind::Confirm)];
-    (1..=4i16, 0..40i64, kind, outcome_strategy()).prop_map(|(region, second, kind, outcome)| RegionResult {
-        region,
-        scheduled_at: Timestamp::from_millis(second * 1_000),
-        kind,
-        outcome,
-        cause: None,
-        message: None,
+    (1..=REGIONS, 0..40i64, kind, outcome_strategy()).prop_map(|(region, second, kind, outcome)| {
+        RegionResult { region, scheduled_at: timestamp_at(second), kind, outcome, cause: None, message: None }
     })
 }
 
-fn policy_strategy() -> impl Strategy<Value = IncidentPolicy> {
-    (1..=3u32, 1..=3u32, prop_oneof![Just(None), (1..=5u32).prop_map(Some)]).prop_map(
-        |(failures_to_open, successes_to_close, quorum)| IncidentPolicy {
-            failures_to_open,
-            successes_to_close,
-            quorum,
-        },
-    )
+fn in_due_order(results: &[RegionResult]) -> Vec<RegionResult> {
+    sort_by_due_time(results, |result| (result.scheduled_at, result.region, result.kind))
 }
 
-fn step_strategy() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        8 => vec(result_strategy(), 1..6).prop_map(Step::Results),
-        1 => (1..=4i16).prop_map(Step::Join),
-        1 => (1..=4i16).prop_map(Step::Leave),
-    ]
-}
-
-/// In the order in which they were due.
-fn sort_by_due_time(results: &[RegionResult]) -> Vec<RegionResult> {
-    let mut results = results.to_vec();
-    results.sort_by_key(|result| (result.scheduled_at, result.region, result.kind));
-    results.dedup_by_key(|result| (result.scheduled_at, result.region, result.kind));
-    results
+fn scheduled_result(region: RegionId, at: Timestamp, outcome: Outcome) -> RegionResult {
+    RegionResult { region, scheduled_at: at, kind: CheckKind::Scheduled, outcome, cause: None, message: None }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn incidents_open_and_close_alternately_for_any_input(rules in policy_strategy(), steps in vec(step_strategy(), 1..40)) {
-        let mut world = World::new(rules, 1..=4);
+    fn incidents_open_and_close_alternately_for_any_input(rules in policy_strategy(), steps in vec(step_strategy(result_strategy()), 1..40)) {
+        let mut world = World::new(rules, 1..=REGIONS);
         steps.iter().for_each(|step| world.apply_step(step));
     }
 
     #[test]
     fn repeated_results_change_nothing(rules in policy_strategy(), batches in vec(vec(result_strategy(), 1..6), 1..20)) {
-        let mut world = World::new(rules, 1..=4);
+        let mut world = World::new(rules, 1..=REGIONS);
         for batch in &batches {
             world.apply_batch(batch);
             let (states, open) = (world.states.clone(), world.open);
@@ -170,8 +140,8 @@ proptest! {
 
     #[test]
     fn missed_results_neither_open_nor_close_incidents(rules in policy_strategy(), results in vec(result_strategy(), 1..60)) {
-        let results = sort_by_due_time(&results);
-        let (mut with, mut without) = (World::new(rules, 1..=4), World::new(rules, 1..=4));
+        let results = in_due_order(&results);
+        let (mut with, mut without) = (World::new(rules, 1..=REGIONS), World::new(rules, 1..=REGIONS));
         for result in &results {
             with.apply_batch(std::slice::from_ref(result));
             if result.outcome != Outcome::Missed {
@@ -185,18 +155,13 @@ proptest! {
     fn the_division_into_batches_does_not_matter(
         rules in policy_strategy(), results in vec(result_strategy(), 1..80), cuts in vec(1..9usize, 80),
     ) {
-        let results = sort_by_due_time(&results);
-        let (mut whole, mut cut) = (World::new(rules, 1..=4), World::new(rules, 1..=4));
+        let results = in_due_order(&results);
+        let (mut whole, mut cut) = (World::new(rules, 1..=REGIONS), World::new(rules, 1..=REGIONS));
         for result in &results {
             whole.apply_batch(std::slice::from_ref(result));
         }
-        let mut rest = &results[..];
-        for size in cuts {
-            let (batch, after) = rest.split_at(size.min(rest.len()));
-            let mut shuffled = batch.to_vec();
-            shuffled.reverse();
-            cut.apply_batch(&shuffled);
-            rest = after;
+        for batch in cut_into_batches(&results, &cuts) {
+            cut.apply_batch(&batch);
         }
         prop_assert_eq!(whole.changes, cut.changes);
         prop_assert_eq!(whole.open, cut.open);
@@ -206,15 +171,13 @@ proptest! {
     fn results_older_than_their_regions_newest_change_nothing(
         rules in policy_strategy(), results in vec(result_strategy(), 1..40), older in vec(result_strategy(), 1..10),
     ) {
-        let mut world = World::new(rules, 1..=4);
-        for result in sort_by_due_time(&results) {
+        let mut world = World::new(rules, 1..=REGIONS);
+        for result in in_due_order(&results) {
             world.apply_batch(&[RegionResult { scheduled_at: result.scheduled_at.saturating_add(Duration::from_secs(100)), ..result }]);
         }
         // A tick of each region's that is newer than what follows.
-        for region in 1..=4 {
-            let at = Timestamp::from_millis(141_000);
-            let last = RegionResult { region, scheduled_at: at, kind: CheckKind::Scheduled, outcome: Outcome::Up, cause: None, message: None };
-            world.apply_batch(&[last]);
+        for region in 1..=REGIONS {
+            world.apply_batch(&[scheduled_result(region, timestamp_at(141), Outcome::Up)]);
         }
         let (states, open) = (world.states.clone(), world.open);
         prop_assert_eq!(world.apply_batch(&older), vec![]);
@@ -223,16 +186,14 @@ proptest! {
 
     #[test]
     fn regions_up_for_long_enough_leave_no_incident_and_no_state(
-        rules in policy_strategy(), steps in vec(step_strategy(), 1..40),
+        rules in policy_strategy(), steps in vec(step_strategy(result_strategy()), 1..40),
     ) {
-        let mut world = World::new(rules, 1..=4);
+        let mut world = World::new(rules, 1..=REGIONS);
         steps.iter().for_each(|step| world.apply_step(step));
-        (1..=4).for_each(|region| world.apply_step(&Step::Join(region)));
+        (1..=REGIONS).for_each(|region| world.apply_step(&Step::Join(region)));
         for second in 100..104 {
-            for region in 1..=4 {
-                let at = Timestamp::from_millis(second * 1_000);
-                let up = RegionResult { region, scheduled_at: at, kind: CheckKind::Scheduled, outcome: Outcome::Up, cause: None, message: None };
-                world.apply_batch(&[up]);
+            for region in 1..=REGIONS {
+                world.apply_batch(&[scheduled_result(region, timestamp_at(second), Outcome::Up)]);
             }
         }
         prop_assert!(!world.open);
@@ -242,20 +203,12 @@ proptest! {
 
 #[test]
 fn a_long_outage_in_all_regions_is_one_incident() {
-    let rules = IncidentPolicy { failures_to_open: 2, successes_to_close: 2, quorum: None };
-    let mut world = World::new(rules, 1..=3);
+    let mut world = World::new(POLICY, 1..=3);
     for second in 0..100 {
         for region in 1..=3 {
             let outcome = if (30..60).contains(&second) { Outcome::Down } else { Outcome::Up };
             let at = Timestamp::from_millis(second * 1_000 + i64::from(region));
-            world.apply_batch(&[RegionResult {
-                region,
-                scheduled_at: at,
-                kind: CheckKind::Scheduled,
-                outcome,
-                cause: None,
-                message: None,
-            }]);
+            world.apply_batch(&[scheduled_result(region, at, outcome)]);
         }
     }
 

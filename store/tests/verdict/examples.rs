@@ -1,34 +1,11 @@
 //! The incident rules, case by case.
 
-use std::time::Duration;
-
-use picket_proto::{Cause, CheckKind, Outcome, Timestamp};
+use picket_proto::{Cause, CheckKind, Outcome};
 use picket_store::incident_rules::{
-    Doubts, IncidentChange, IncidentPolicy, RegionId, RegionResult, RegionState, RegionView, SiteView,
+    Doubts, IncidentChange, IncidentPolicy, RegionId, RegionResult, RegionState,
 };
 
-const RULES: IncidentPolicy = IncidentPolicy { failures_to_open: 2, successes_to_close: 2, quorum: None };
-
-fn timestamp_at(second: i64) -> Timestamp {
-    Timestamp::from_millis(second * 1_000)
-}
-
-/// Watched from three regions, plainly up until second 0.
-fn new_site_view(rules: IncidentPolicy) -> SiteView {
-    let region = RegionView {
-        state: None,
-        reporting_window: Duration::from_secs(120),
-        joining_until: timestamp_at(-1_000),
-        last_result_at: Some(timestamp_at(0)),
-        last_success_at: Some(timestamp_at(0)),
-    };
-    SiteView {
-        policy: rules,
-        regions: (1..=3).map(|id| (id, region.clone())).collect(),
-        has_open_incident: false,
-        maintenance_windows: vec![],
-    }
-}
+use crate::setup::{POLICY, new_site_view, timestamp_at};
 
 fn region_result(region: RegionId, second: i64, outcome: Outcome) -> RegionResult {
     let cause = (outcome == Outcome::Down).then_some(Cause::Connect);
@@ -52,7 +29,7 @@ fn up_result(region: RegionId, second: i64) -> RegionResult {
 
 #[test]
 fn two_of_three_regions_that_fail_twice_open_an_incident_and_two_successes_of_a_quorum_close_it() {
-    let judgement = new_site_view(RULES).evaluate_results(vec![
+    let judgement = new_site_view(POLICY, 3).evaluate_results(vec![
         down_result(1, 10),
         down_result(1, 20),
         down_result(2, 21),
@@ -83,7 +60,8 @@ fn two_of_three_regions_that_fail_twice_open_an_incident_and_two_successes_of_a_
 
 #[test]
 fn a_single_failing_region_of_three_never_opens_an_incident() {
-    let judgement = new_site_view(RULES).evaluate_results((1..50).map(|n| down_result(1, n * 2)).collect());
+    let judgement =
+        new_site_view(POLICY, 3).evaluate_results((1..50).map(|n| down_result(1, n * 2)).collect());
 
     assert_eq!(judgement.changes, []);
     assert!(judgement.states.unwrap()[0].is_down);
@@ -99,12 +77,12 @@ fn failures_with_a_success_between_them_are_not_in_a_row() {
         }
     };
 
-    assert_eq!(new_site_view(RULES).evaluate_results((1..40).flat_map(both).collect()).changes, []);
+    assert_eq!(new_site_view(POLICY, 3).evaluate_results((1..40).flat_map(both).collect()).changes, []);
 }
 
 #[test]
 fn silent_regions_do_not_count_in_the_quorum() {
-    let mut site = new_site_view(RULES);
+    let mut site = new_site_view(POLICY, 3);
     site.regions.get_mut(&3).unwrap().last_result_at = Some(timestamp_at(-500));
     site.regions.get_mut(&2).unwrap().last_result_at = Some(timestamp_at(-500));
 
@@ -115,7 +93,7 @@ fn silent_regions_do_not_count_in_the_quorum() {
 
 #[test]
 fn a_recently_added_region_is_awaited() {
-    let mut site = new_site_view(RULES);
+    let mut site = new_site_view(POLICY, 3);
     for id in [2, 3] {
         let region = site.regions.get_mut(&id).unwrap();
         (region.last_result_at, region.last_success_at, region.joining_until) =
@@ -130,11 +108,14 @@ fn a_recently_added_region_is_awaited() {
 
 #[test]
 fn a_quorum_above_the_number_of_regions_means_all_of_them() {
-    let rules = IncidentPolicy { quorum: Some(9), failures_to_open: 1, ..RULES };
+    let rules = IncidentPolicy { quorum: Some(9), failures_to_open: 1, ..POLICY };
 
-    assert_eq!(new_site_view(rules).evaluate_results(vec![down_result(1, 1), down_result(2, 2)]).changes, []);
     assert_eq!(
-        new_site_view(rules)
+        new_site_view(rules, 3).evaluate_results(vec![down_result(1, 1), down_result(2, 2)]).changes,
+        []
+    );
+    assert_eq!(
+        new_site_view(rules, 3)
             .evaluate_results(vec![down_result(1, 1), down_result(2, 2), down_result(3, 3)])
             .changes
             .len(),
@@ -144,9 +125,9 @@ fn a_quorum_above_the_number_of_regions_means_all_of_them() {
 
 #[test]
 fn a_quorum_of_one_keeps_a_site_down_until_no_region_is_down() {
-    let rules = IncidentPolicy { quorum: Some(1), ..RULES };
+    let rules = IncidentPolicy { quorum: Some(1), ..POLICY };
 
-    let open = new_site_view(rules).evaluate_results(vec![
+    let open = new_site_view(rules, 3).evaluate_results(vec![
         down_result(1, 1),
         down_result(1, 2),
         up_result(2, 3),
@@ -154,7 +135,7 @@ fn a_quorum_of_one_keeps_a_site_down_until_no_region_is_down() {
         up_result(1, 5),
     ]);
     assert_eq!(open.changes.len(), 1);
-    let back = new_site_view(rules).evaluate_results(vec![
+    let back = new_site_view(rules, 3).evaluate_results(vec![
         down_result(1, 1),
         down_result(1, 2),
         up_result(2, 3),
@@ -166,7 +147,7 @@ fn a_quorum_of_one_keeps_a_site_down_until_no_region_is_down() {
 
 #[test]
 fn maintenance_opens_no_incident_until_its_end() {
-    let mut site = new_site_view(RULES);
+    let mut site = new_site_view(POLICY, 3);
     site.maintenance_windows = vec![(timestamp_at(0), timestamp_at(100))];
 
     let judgement = site.evaluate_results(
@@ -181,10 +162,10 @@ fn maintenance_opens_no_incident_until_its_end() {
 
 #[test]
 fn the_first_failure_requests_enough_confirmation_rounds_and_a_success_withdraws_them() {
-    let asked = new_site_view(RULES).evaluate_results(vec![down_result(1, 10)]);
+    let asked = new_site_view(POLICY, 3).evaluate_results(vec![down_result(1, 10)]);
     assert_eq!(asked.confirmation_rounds, Some(2), "one of the others needs two");
 
-    let mut next = new_site_view(RULES);
+    let mut next = new_site_view(POLICY, 3);
     next.regions.get_mut(&1).unwrap().state = Some(asked.states.unwrap()[0].clone());
     assert_eq!(
         next.clone().evaluate_results(vec![down_result(1, 20)]).confirmation_rounds,
@@ -203,8 +184,8 @@ fn the_first_failure_requests_enough_confirmation_rounds_and_a_success_withdraws
 
 #[test]
 fn a_success_unseen_by_another_writer_separates_failures() {
-    let asked = new_site_view(RULES).evaluate_results(vec![down_result(1, 10), down_result(2, 10)]);
-    let mut next = new_site_view(RULES);
+    let asked = new_site_view(POLICY, 3).evaluate_results(vec![down_result(1, 10), down_result(2, 10)]);
+    let mut next = new_site_view(POLICY, 3);
     for state in asked.states.unwrap() {
         let region = next.regions.get_mut(&state.region).unwrap();
         (region.state, region.last_result_at, region.last_success_at) =
@@ -221,10 +202,10 @@ fn doubts(region: RegionId, from: i64, to: i64) -> Doubts {
 
 #[test]
 fn a_failure_in_doubt_opens_nothing_until_the_doubt_ends_and_then_its_incident_opens() {
-    let alone = IncidentPolicy { quorum: Some(1), ..RULES };
+    let alone = IncidentPolicy { quorum: Some(1), ..POLICY };
     let failing: Vec<_> = (1..10).map(|n| down_result(1, n * 10)).collect();
 
-    let judgement = new_site_view(alone).evaluate_with_doubts(failing, &doubts(1, 10, 60));
+    let judgement = new_site_view(alone, 3).evaluate_with_doubts(failing, &doubts(1, 10, 60));
 
     let [IncidentChange::Opened { at, first_failure_at, .. }] = &judgement.changes[..] else {
         panic!("{judgement:?}")
@@ -242,23 +223,23 @@ fn a_region_in_doubt_takes_no_part_in_the_vote_of_the_others() {
         down_result(2, 21),
         down_result(3, 22),
     ];
-    let judgement = new_site_view(RULES).evaluate_with_doubts(outage, &doubts(1, 10, 600));
+    let judgement = new_site_view(POLICY, 3).evaluate_with_doubts(outage, &doubts(1, 10, 600));
     let [IncidentChange::Opened { at, regions, .. }] = &judgement.changes[..] else {
         panic!("{judgement:?}")
     };
     assert_eq!((*at, regions.as_slice()), (timestamp_at(22), &[2, 3][..]));
 
     let one_other = vec![down_result(1, 10), down_result(2, 11), down_result(1, 20), down_result(2, 21)];
-    let judgement = new_site_view(RULES).evaluate_with_doubts(one_other, &doubts(1, 10, 600));
+    let judgement = new_site_view(POLICY, 3).evaluate_with_doubts(one_other, &doubts(1, 10, 600));
     assert_eq!(judgement.changes, [], "one of the two that count is no majority");
 }
 
 #[test]
 fn a_region_that_recovers_after_a_doubt_opens_no_incident_with_its_first_success() {
-    let alone = IncidentPolicy { quorum: Some(1), ..RULES };
+    let alone = IncidentPolicy { quorum: Some(1), ..POLICY };
     let results = vec![down_result(1, 10), down_result(1, 20), up_result(1, 30), up_result(1, 40)];
 
-    let judgement = new_site_view(alone).evaluate_with_doubts(results, &doubts(1, 10, 30));
+    let judgement = new_site_view(alone, 3).evaluate_with_doubts(results, &doubts(1, 10, 30));
 
     assert_eq!(judgement.changes, []);
 }
@@ -275,7 +256,7 @@ fn a_doubt_closes_no_incident() {
         up_result(3, 30),
     ];
 
-    let changes = new_site_view(RULES).evaluate_with_doubts(results, &doubts(1, 10, 600)).changes;
+    let changes = new_site_view(POLICY, 3).evaluate_with_doubts(results, &doubts(1, 10, 600)).changes;
 
     assert!(matches!(changes[..], [IncidentChange::Opened { .. }]), "{changes:?}");
 }

@@ -2,5 +2,6 @@
 
 mod any_order;
 mod examples;
+mod setup;
 mod warning_examples;
 mod warning_order;

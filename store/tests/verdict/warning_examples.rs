@@ -1,38 +1,16 @@
 //! When warnings open and close, case by case.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
-use picket_proto::Timestamp;
 use picket_store::{
-    incident_rules::{IncidentPolicy, RegionId, RegionView, SiteView},
+    incident_rules::{RegionId, SiteView},
     warning_rules::{
         WarningChange, WarningDecision, WarningDetails, WarningResult, WarningState, WarningView,
         fast_path_still_warned,
     },
 };
 
-const POLICY: IncidentPolicy = IncidentPolicy { failures_to_open: 2, successes_to_close: 2, quorum: None };
-
-fn timestamp_at(second: i64) -> Timestamp {
-    Timestamp::from_millis(second * 1_000)
-}
-
-/// Watched from `regions` regions, without a warning until second 0.
-fn new_site_view(policy: IncidentPolicy, regions: RegionId) -> SiteView {
-    let region = RegionView {
-        state: None,
-        reporting_window: Duration::from_secs(120),
-        joining_until: timestamp_at(-1_000),
-        last_result_at: Some(timestamp_at(0)),
-        last_success_at: Some(timestamp_at(0)),
-    };
-    SiteView {
-        policy,
-        regions: (1..=regions).map(|id| (id, region.clone())).collect(),
-        has_open_incident: false,
-        maintenance_windows: vec![],
-    }
-}
+use crate::setup::{POLICY, new_site_view, timestamp_at};
 
 /// The view after `decision`, as the store loads it.
 fn view_after(site: &SiteView, decision: &WarningDecision) -> WarningView {

@@ -14,8 +14,9 @@ use picket_store::{
 };
 use proptest::{collection::vec, prelude::*};
 
-const WINDOW: Duration = Duration::from_secs(10);
-const REGIONS: RegionId = 4;
+use crate::setup::{
+    REGIONS, Step, WINDOW, cut_into_batches, policy_strategy, sort_by_due_time, step_strategy, timestamp_at,
+};
 
 /// What the store does around the decision: rows once each, the state and the warning kept between
 /// batches.
@@ -29,13 +30,6 @@ struct World {
     /// True if results that repeat the warning skip the full evaluation, as in the store.
     has_fast_path: bool,
     reporting_window: Duration,
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Results(Vec<WarningResult>),
-    Join(RegionId),
-    Leave(RegionId),
 }
 
 impl World {
@@ -100,12 +94,9 @@ impl World {
         decision.changes
     }
 
-    fn apply_step(&mut self, step: &Step) {
-        match step {
-            Step::Results(batch) => drop(self.apply_batch(batch)),
-            Step::Join(region) => drop(self.regions.insert(*region)),
-            Step::Leave(region) => drop(self.regions.remove(region)),
-        }
+    fn apply_step(&mut self, step: &Step<WarningResult>) {
+        let batch = step.apply_to(&mut self.regions);
+        self.apply_batch(batch);
     }
 
     /// Applies `results` one by one.
@@ -134,52 +125,25 @@ fn details_strategy() -> impl Strategy<Value = Option<WarningDetails>> {
 fn result_strategy() -> impl Strategy<Value = WarningResult> {
     (1..=REGIONS, 0..40i64, details_strategy()).prop_map(|(region, second, warned)| WarningResult {
         region,
-        scheduled_at: Timestamp::from_millis(second * 1_000),
+        scheduled_at: timestamp_at(second),
         warned,
         message: None,
     })
 }
 
-fn policy_strategy() -> impl Strategy<Value = IncidentPolicy> {
-    (1..=3u32, 1..=3u32, prop_oneof![Just(None), (1..=5u32).prop_map(Some)]).prop_map(
-        |(failures_to_open, successes_to_close, quorum)| IncidentPolicy {
-            failures_to_open,
-            successes_to_close,
-            quorum,
-        },
-    )
-}
-
-fn step_strategy() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        8 => vec(result_strategy(), 1..6).prop_map(Step::Results),
-        1 => (1..=REGIONS).prop_map(Step::Join),
-        1 => (1..=REGIONS).prop_map(Step::Leave),
-    ]
-}
-
-/// In the order in which they were due.
-fn sort_by_due_time(results: &[WarningResult]) -> Vec<WarningResult> {
-    let mut results = results.to_vec();
-    results.sort_by_key(|result| (result.scheduled_at, result.region));
-    results.dedup_by_key(|result| (result.scheduled_at, result.region));
-    results
+fn in_due_order(results: &[WarningResult]) -> Vec<WarningResult> {
+    sort_by_due_time(results, |result| (result.scheduled_at, result.region))
 }
 
 fn clear_result(region: RegionId, second: i64) -> WarningResult {
-    WarningResult {
-        region,
-        scheduled_at: Timestamp::from_millis(second * 1_000),
-        warned: None,
-        message: None,
-    }
+    WarningResult { region, scheduled_at: timestamp_at(second), warned: None, message: None }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn warnings_open_and_close_in_turn_for_any_results(policy in policy_strategy(), steps in vec(step_strategy(), 1..40)) {
+    fn warnings_open_and_close_in_turn_for_any_results(policy in policy_strategy(), steps in vec(step_strategy(result_strategy()), 1..40)) {
         let mut world = World::new(policy);
         steps.iter().for_each(|step| world.apply_step(step));
     }
@@ -201,17 +165,12 @@ proptest! {
     fn the_division_of_results_into_batches_does_not_matter(
         policy in policy_strategy(), results in vec(result_strategy(), 1..80), cuts in vec(1..9usize, 80),
     ) {
-        let results = sort_by_due_time(&results);
+        let results = in_due_order(&results);
         let (mut whole, mut cut) = (World::new(policy), World::new(policy));
         (whole.has_fast_path, cut.has_fast_path) = (false, false);
         whole.apply_each(&results);
-        let mut rest = &results[..];
-        for size in cuts {
-            let (batch, after) = rest.split_at(size.min(rest.len()));
-            let mut shuffled = batch.to_vec();
-            shuffled.reverse();
-            cut.apply_batch(&shuffled);
-            rest = after;
+        for batch in cut_into_batches(&results, &cuts) {
+            cut.apply_batch(&batch);
         }
         prop_assert_eq!(whole.changes, cut.changes);
         prop_assert_eq!(whole.is_open, cut.is_open);
@@ -221,7 +180,7 @@ proptest! {
     fn results_that_repeat_a_warning_are_decided_the_same_without_its_context(
         policy in policy_strategy(), results in vec(result_strategy(), 1..80),
     ) {
-        let results = sort_by_due_time(&results);
+        let results = in_due_order(&results);
         let (mut fast, mut full) = (World::new(policy), World::new(policy));
         full.has_fast_path = false;
         // As for incidents: a repetition does not ask which other regions have become silent.
@@ -236,7 +195,7 @@ proptest! {
         policy in policy_strategy(), results in vec(result_strategy(), 1..40), older in vec(result_strategy(), 1..10),
     ) {
         let mut world = World::new(policy);
-        for result in sort_by_due_time(&results) {
+        for result in in_due_order(&results) {
             let scheduled_at = result.scheduled_at.saturating_add(Duration::from_secs(100));
             world.apply_batch(&[WarningResult { scheduled_at, ..result }]);
         }
@@ -250,7 +209,7 @@ proptest! {
 
     #[test]
     fn a_warning_that_no_region_repeats_closes_and_leaves_no_state(
-        policy in policy_strategy(), steps in vec(step_strategy(), 1..40),
+        policy in policy_strategy(), steps in vec(step_strategy(result_strategy()), 1..40),
     ) {
         let mut world = World::new(policy);
         steps.iter().for_each(|step| world.apply_step(step));

@@ -4,12 +4,14 @@
 //! The measure is CPU time per unit of work, as a ratio of both sides. Wall times on shared
 //! machines are unreliable.
 
+mod assertions;
 mod bench_report;
 mod chain;
 mod contenders;
 mod coordinator;
 mod full_run;
 mod idle_memory;
+mod live;
 mod nats_cost;
 mod peers;
 mod prober;
@@ -37,7 +39,7 @@ struct Options {
 
 #[derive(Subcommand)]
 enum BenchCommand {
-    /// All benches except `reports`, in ten minutes; prints a table of goals as Markdown and writes
+    /// All benches except `assertions` and `reports`, in ten minutes; prints a table of goals as Markdown and writes
     /// JSON
     All(full_run::Options),
     /// All parts on this machine: CPU time per check by process, lateness, and delay until rows are
@@ -57,6 +59,10 @@ enum BenchCommand {
     Peers(peers::Options),
     /// Cost of a check compared with a bare reqwest loop; memory of checks that wait for a response
     Prober(prober::Options),
+    /// Cost of a live result delivered to a viewer, and memory of a viewer
+    Live(live::Options),
+    /// Time to evaluate the most expensive assertions, and the delay of other tasks meanwhile
+    Assertions(assertions::Options),
     /// CPU time of nats-server per job, by headers, pulls, acknowledgements and storage
     Messages(nats_cost::Options),
     /// Query times of the `report` views on months of rollups, for sites and fleets; takes ten
@@ -103,6 +109,8 @@ fn main() -> ExitCode {
         BenchCommand::All(options) => full_run::run(&options),
         BenchCommand::Peers(options) => block_on_runtime(peers::run(&options)),
         BenchCommand::Prober(options) => prober::run(&options),
+        BenchCommand::Live(options) => block_on_runtime(live::run(&options)),
+        BenchCommand::Assertions(options) => assertions::run(&options),
         BenchCommand::Messages(options) => block_on_runtime(nats_cost::run(&options)),
         BenchCommand::Reports(options) => reports::run(&options),
         BenchCommand::Target => target::run(),

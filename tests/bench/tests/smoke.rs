@@ -82,6 +82,22 @@ fn the_message_bench_completes_every_variant() {
 }
 
 #[test]
+fn the_live_bench_delivers_every_result_to_every_viewer() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+
+    let said = Command::new(env!("CARGO_BIN_EXE_picket-bench"))
+        .args(["live", "--smoke", "--json"])
+        .arg(file.path())
+        .output()
+        .expect("the bench");
+
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let report: Value = serde_json::from_slice(&fs::read(file.path()).expect("JSON")).expect("JSON");
+    let rate = &report["rates"][0];
+    assert_eq!((&rate["published"], &rate["delivered"]), (&20.into(), &(20 * 21).into()), "{report}");
+}
+
+#[test]
 fn the_take_over_bench_compiles_each_regex_once() {
     let file = tempfile::NamedTempFile::new().expect("a file");
 
@@ -109,4 +125,26 @@ fn the_report_bench_fills_a_database_and_runs_every_query() {
     // How fast it was decides nothing here.
     assert!(markdown.contains("| a site's months | "), "{markdown}{}", String::from_utf8_lossy(&said.stderr));
     assert!(markdown.contains("| the fleet's hours of a day | 7"), "{markdown}");
+}
+
+#[test]
+fn the_assertions_bench_evaluates_each_case_beside_a_heartbeat() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+
+    let said = Command::new(env!("CARGO_BIN_EXE_picket-bench"))
+        .args(["assertions", "--smoke", "--json"])
+        .arg(file.path())
+        .output()
+        .expect("the bench");
+
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    assert!(String::from_utf8_lossy(&said.stdout).contains("The slowest evaluation took "));
+    let cases: Value = serde_json::from_slice(&fs::read(file.path()).expect("JSON")).expect("JSON");
+    let cases = cases.as_array().expect("cases");
+    assert!(cases.len() >= 10, "{cases:?}");
+    // Every body was received and evaluated, or refused by a limit of steps.
+    for case in cases {
+        let verdict = case["verdict"].as_str().expect("a verdict");
+        assert!(["up", "down body", "missed overloaded"].contains(&verdict), "{case}");
+    }
 }

@@ -9,6 +9,7 @@ pub mod eventually;
 pub mod http;
 pub mod injected_panic;
 pub mod ledger;
+pub mod markup;
 pub mod metrics;
 pub mod network;
 pub mod percentiles;
@@ -16,6 +17,7 @@ pub mod proc;
 pub mod process;
 pub mod proxy;
 pub mod servers;
+pub mod sse;
 pub mod targets;
 pub mod tls_proxy;
 

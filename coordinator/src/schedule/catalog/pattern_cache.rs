@@ -12,7 +12,8 @@ use prometheus_client::metrics::counter::Counter;
 /// Validation results by pattern text.
 #[derive(Default)]
 pub(super) struct PatternCache {
-    results: HashMap<Box<str>, Result<(), ValidationError>>,
+    /// Size of each compiled regex, or its refusal.
+    results: HashMap<Box<str>, Result<usize, ValidationError>>,
     size_bytes: usize,
     /// Counts compilations.
     compiled: Counter,
@@ -29,15 +30,15 @@ impl PatternCache {
         Self { compiled, ..Self::default() }
     }
 
-    /// Validates `pattern` for use in `field`.
+    /// Validates `pattern` for use in `field`, and returns its compiled size in bytes.
     ///
     /// # Errors
     /// If the pattern cannot be used.
-    pub(super) fn validate_pattern(&mut self, field: &str, pattern: &str) -> Result<(), ValidationError> {
+    pub(super) fn validate_pattern(&mut self, field: &str, pattern: &str) -> Result<usize, ValidationError> {
         if let Some(verdict) = self.results.get(pattern) {
             return verdict.clone().map_err(|why| ValidationError { field: field.to_owned(), ..why });
         }
-        let verdict = Pattern::compile(field, pattern).map(drop);
+        let verdict = Pattern::compile(field, pattern).map(|regex| regex.memory_usage());
         self.compiled.inc();
         if self.size_bytes > Self::MAX_BYTES {
             *self = Self::new(self.compiled.clone());
@@ -57,7 +58,8 @@ mod tests {
         let mut patterns = PatternCache::default();
 
         for _ in 0..2 {
-            assert_eq!(patterns.validate_pattern("regex", "ok"), Ok(()));
+            let size = Pattern::compile("regex", "ok").unwrap().memory_usage();
+            assert_eq!(patterns.validate_pattern("regex", "ok"), Ok(size));
             let refusal = patterns.validate_pattern("regex", "a(b").unwrap_err();
             assert_eq!(Some(refusal.clone()), Pattern::compile("regex", "a(b").err());
             let elsewhere = patterns.validate_pattern("not_regex", "a(b").unwrap_err();

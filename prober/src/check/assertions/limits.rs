@@ -4,19 +4,21 @@ use std::time::Duration;
 
 use picket_proto::{
     Cause, Check, HttpAssertions, Outcome, Timestamp, Timing, Warning, http_assertions::CompiledAssertions,
-    result::Details,
+    result::Details, validation::sanitize_text,
 };
 use serde_json::{Value, json};
 
 use super::super::{Observation, certificate::CertificateEnd, failure::Failure, finding::EXPLANATION_KEY};
 
-/// Name of the certificate that ends first in the details of a result.
-const CERTIFICATE_KEY: &str = "certificate";
-
-/// Serial number and end of a certificate, as they stand in the details of a result.
+/// The certificate that ends first, as it stands in the details of a result.
 fn to_details(certificate: &CertificateEnd) -> Value {
+    const MAX_NAME_BYTES: usize = 200;
     let serial: String = certificate.serial.iter().map(|byte| format!("{byte:02x}")).collect();
-    json!({"serial": serial, "expires_at": certificate.expires_at})
+    let mut details = json!({"serial": serial, "expires_at": certificate.expires_at});
+    if let Some(subject) = &certificate.subject {
+        details["subject"] = sanitize_text(subject, MAX_NAME_BYTES).into();
+    }
+    details
 }
 
 /// Time of the phases together. Time that the prober itself took is not the site's.
@@ -64,7 +66,8 @@ pub(super) fn describe_certificate(certificate: &CertificateEnd, now: Timestamp)
     }
 }
 
-/// Warnings of a successful check, with the details that explain them.
+/// Warnings of a successful check, with the details that explain them: an object for each, by its
+/// word.
 pub(in crate::check) fn list_warnings(
     assertions: Option<&CompiledAssertions>,
     timing: &Timing,
@@ -72,9 +75,16 @@ pub(in crate::check) fn list_warnings(
     now: Timestamp,
 ) -> (Vec<Warning>, Option<Details>) {
     let (mut warnings, mut details) = (Vec::new(), None);
-    if assertions.and_then(|assertions| assertions.warn_after).is_some_and(|limit| site_time(timing) >= limit)
+    let mut add = |kind: Warning, facts: Value| {
+        warnings.push(kind);
+        details.get_or_insert_with(Details::new).insert(kind.as_str().to_owned(), facts);
+    };
+    let took = site_time(timing);
+    if let Some(limit) =
+        assertions.and_then(|assertions| assertions.warn_after).filter(|limit| took >= *limit)
     {
-        warnings.push(Warning::Slow);
+        let millis = |time: Duration| Value::from(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        add(Warning::Slow, json!({"took_ms": millis(took), "warn_after_ms": millis(limit)}));
     }
     let days = assertions
         .map_or(HttpAssertions::DEFAULT_CERTIFICATE_WARN_DAYS, |assertions| assertions.certificate_warn_days);
@@ -82,10 +92,15 @@ pub(in crate::check) fn list_warnings(
         && days > 0
         && certificate.days_left(now) < days
     {
-        warnings.push(Warning::Certificate);
-        details = Some(Details::from_iter([(CERTIFICATE_KEY.to_owned(), to_details(certificate))]));
+        add(Warning::Certificate, to_details(certificate));
     }
     (warnings, details)
+}
+
+/// Returns true if `check` must fail, and `seen` is such a failure.
+pub(crate) fn expects_failure(check: &Check, seen: &Observation) -> bool {
+    let causes = check.assertions.as_ref().map_or(&[][..], |assertions| &assertions.must_fail);
+    seen.outcome == Outcome::Down && seen.cause.is_some_and(|cause| causes.contains(&cause))
 }
 
 /// Turns the result of a check that must fail: `up` if it failed with one of the causes, and `down`
@@ -121,7 +136,7 @@ pub fn apply_must_fail(check: &Check, seen: Observation) -> Observation {
     let mut details = seen.details;
     if let Some(details) = &mut details {
         // Warnings are properties of a good response, which this check does not want.
-        details.remove(CERTIFICATE_KEY);
+        details.retain(|name, _| name.parse::<Warning>().is_err());
         if let Some(Value::Array(list)) = details.get_mut(EXPLANATION_KEY) {
             let result = if outcome == Outcome::Up { "passed" } else { "failed" };
             let found = seen.cause.map_or("a good response", Cause::as_str);

@@ -286,10 +286,11 @@ fn the_most_expensive_assertions_end_in_slices_and_the_site_is_not_blamed() {
 #[test]
 fn a_small_body_of_json_that_takes_long_is_not_evaluated_inline() {
     let nested = format!("{}0{}", "[".repeat(120), "]".repeat(120));
-    let body = format!("[{}]", vec![nested; 60].join(","));
+    let body = format!("[{}]", vec![nested; 30].join(","));
     let check = check(json!({"json": [{"path": "$..*..*", "exists": true}]}));
     let mut matcher = AssertionMatcher::new(&check).unwrap();
     assert!(body.len() <= AssertionMatcher::MAX_INLINE_JSON_BYTES && matcher.max_steps(body.len()) == 0);
+    assert_eq!(matcher.max_steps(AssertionMatcher::MAX_INLINE_JSON_BYTES + 1), u64::MAX, "never inline");
 
     assert!(matcher.evaluate(body.as_bytes(), BodyExtent::Complete, MAX_STEPS).is_none());
     assert!(matcher.steps_spent() < 2 * AssertionMatcher::MAX_INLINE_JSON_STEPS, "{}", matcher.steps_spent());
@@ -299,7 +300,14 @@ fn a_small_body_of_json_that_takes_long_is_not_evaluated_inline() {
 fn end_in_days(days: i64) -> (CertificateEnd, Timestamp) {
     let now: Timestamp = "2026-11-20T12:00:00Z".parse().unwrap();
     let end = Timestamp::from_micros(now.as_micros() + days * 86_400_000_000 + 1);
-    (CertificateEnd { expires_at: end, serial: Box::new([1, 0xab]) }, now)
+    (
+        CertificateEnd {
+            expires_at: end,
+            serial: Box::new([1, 0xab]),
+            subject: Some("a.example".to_owned()),
+        },
+        now,
+    )
 }
 
 #[test]
@@ -316,11 +324,13 @@ fn limits_of_time_and_certificates_are_down_or_warn_by_the_sites_own_time() {
         (Cause::Slow, "fail_after_ms: found a response after 200 ms, expected less than 200 ms")
     );
     assert_eq!(list_warnings(Some(&slow), &took(99), None, now), (vec![], None));
-    assert_eq!(list_warnings(Some(&slow), &took(100), None, now), (vec![Warning::Slow], None));
+    let (warnings, details) = list_warnings(Some(&slow), &took(100), None, now);
+    assert_eq!(warnings, [Warning::Slow]);
+    assert_eq!(Value::from(details.unwrap()), json!({"slow": {"took_ms": 100, "warn_after_ms": 100}}));
 
     let (warnings, details) = list_warnings(None, &took(1), Some(&in_five_days), now);
     assert_eq!(warnings, [Warning::Certificate]);
-    let end = json!({"serial": "01ab", "expires_at": "2026-11-25T12:00:00.000001Z"});
+    let end = json!({"serial": "01ab", "expires_at": "2026-11-25T12:00:00.000001Z", "subject": "a.example"});
     assert_eq!(details.unwrap()["certificate"], end);
     let never = compiled(json!({"certificate_warn_days": 0}));
     assert_eq!(list_warnings(Some(&never), &took(1), Some(&in_five_days), now).0, []);
@@ -351,6 +361,7 @@ fn observation(outcome: Outcome, cause: Option<Cause>) -> Observation {
         tls_expires_at: None,
         warnings: Vec::new(),
         details: None,
+        network_scope: crate::check::NetworkScope::Internet,
     }
 }
 

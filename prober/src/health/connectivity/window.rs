@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use picket_proto::Cause;
 use picket_runtime::clock::Boottime;
 
 /// Attribution of a failure.
@@ -16,6 +17,29 @@ pub(crate) enum Attribution {
     ProberOffline,
     /// Undecided within the allowed time.
     Unknown,
+    /// The failure that a check must have, without a proof that the network works.
+    Unproven,
+}
+
+impl Attribution {
+    /// Cause and message of a missed check whose `failure` is not the site's; `None` if it is.
+    pub(crate) fn own_fault(self, failure: &str) -> Option<(Cause, String)> {
+        let (cause, why) = match self {
+            Self::Site => return None,
+            Self::ProberOffline => {
+                (Cause::ProberOffline, "this prober has no network: no canary answers either")
+            }
+            Self::Unknown => {
+                (Cause::Overloaded, "canaries could not be asked in time whether there is a network")
+            }
+            Self::Unproven => (
+                Cause::ProberOffline,
+                "must_fail: this failure may be that of this prober's own network: no other check of this prober had \
+                 a good response meanwhile, and there are no canaries (PICKET_CANARIES)",
+            ),
+        };
+        Some((cause, format!("{why} ({failure})")))
+    }
 }
 
 /// Recent checks by host, and the last response.

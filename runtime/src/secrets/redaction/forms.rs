@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use base64::prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD};
+use url::Host;
 
 /// One text to search for.
 pub(super) struct Form {
@@ -43,6 +44,11 @@ fn add_forms(value: &str, forms: &mut Vec<Form>) {
     plain.push(value.replace('\\', "\\\\").replace('"', "\\\"").replace('/', "\\/"));
     // As in a form, where a space is a plus sign.
     plain.push(value.replace(' ', "+"));
+    // As in the host of a URL, where letters are lower-case and those beyond ASCII are encoded.
+    plain.push(value.to_ascii_lowercase());
+    if let Ok(Host::Domain(host)) = Host::parse(value) {
+        plain.push(host);
+    }
     forms.extend(plain.into_iter().map(|text| Form { text, is_base64: false }));
     for alignment in 0..3 {
         for engine in [&BASE64_STANDARD_NO_PAD, &BASE64_URL_SAFE_NO_PAD] {

@@ -48,6 +48,37 @@ fn a_value_is_found_in_each_form() {
 }
 
 #[test]
+fn a_value_in_the_host_of_a_url_is_found_in_the_form_that_hosts_have() {
+    let url = url::Url::parse("http://Hunter2-Über.Evil.example/").unwrap();
+    assert_eq!(url.as_str(), "http://xn--hunter2-ber-0hb.evil.example/");
+
+    assert_eq!(redacted(&["Hunter2-Über"], url.as_str()), "http://[redacted].evil.example/");
+    assert_eq!(
+        redacted(&["Hunter2-Secret"], "to http://xhunter2-secret.example/"),
+        "to http://x[redacted].example/"
+    );
+}
+
+#[test]
+fn texts_are_withheld_as_a_whole_and_counted_if_values_cannot_be_searched_for() {
+    let redactor = Redactor::default();
+    let value = SecretValue::new("unsearchable-value".to_owned());
+    let needles = Needles::build_with([&value].into_iter(), |_| Err(())).unwrap();
+    let before = WITHHELD_TEXTS.get();
+
+    report_unsearchable(Some(&needles));
+    *redactor.0.secrets.write() = Some(Arc::new(needles));
+    let texts = ["with unsearchable-value", "without", "a line\n", ""]
+        .map(|text| redactor.0.redact(text).into_owned());
+    let json = redactor.0.redact(r#"{"message":"unsearchable-value"}"#).into_owned();
+
+    assert_eq!(&texts[..2], [WITHHELD_TEXT; 2]);
+    assert_eq!(texts[2], format!("{WITHHELD_TEXT}\n"));
+    assert!(!json.contains("unsearchable"), "{json}");
+    assert!(WITHHELD_TEXTS.get() >= before + 4);
+}
+
+#[test]
 fn the_lines_of_a_private_key_are_found_and_those_of_its_certificate_are_not() {
     let pem = "-----BEGIN CERTIFICATE-----\nPUBLICPUBLICPUBLIC\n-----END CERTIFICATE-----\n\
                -----BEGIN PRIVATE KEY-----\nKEYLINEKEYLINE0\nKEYLINEKEYLINE1\n-----END PRIVATE KEY-----\n";

@@ -249,3 +249,39 @@ async fn sinks_that_find_the_same_trouble_at_once_record_one_doubt() {
     let shared = format!("SELECT count(*) FROM picket.incidents WHERE site_id <> {}", fleet.lone_site);
     assert_eq!((fleet.list_windows().await.len(), fleet.world.query_number(&shared).await), (1, 0));
 }
+
+#[tokio::test]
+async fn a_comparison_looks_up_the_ticks_of_a_sample_of_the_sites() {
+    const SITES: i64 = 600;
+    let world = new_world().await;
+    world.add_sites(SITES).await;
+    // The first region fails at a tick, and the others are up at a later one.
+    world
+        .execute_sql(&format!(
+            "INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome, prober)
+             SELECT to_timestamp((floor((extract(epoch FROM now()) * 1000 - phase_ms) / interval_ms) * interval_ms + phase_ms) / 1000.0)
+                        - (CASE name WHEN '{ASIA}' THEN 20 ELSE 10 END) * interval_ms * interval '1 ms',
+                    site_id, region_id, 'scheduled', (CASE name WHEN '{ASIA}' THEN 'down' ELSE 'up' END)::picket.outcome, name || '-1'
+             FROM picket.schedules JOIN picket.regions ON id = region_id WHERE site_id <> {};
+             ANALYZE",
+            world.site
+        ))
+        .await;
+    let mut transaction = world.pool.begin().await.unwrap();
+    // Counts of earlier transactions of the session may be among these.
+    let count = "SELECT idx_scan FROM pg_stat_xact_user_tables WHERE relname = 'schedules'";
+    let before: i64 = sqlx::query_scalar(count).fetch_one(&mut *transaction).await.unwrap();
+
+    let compared: String = sqlx::query_scalar(AssertSqlSafe(format!(
+        "SELECT (compared_sites, contradicted_sites)::text
+         FROM picket.regions CROSS JOIN LATERAL picket.compare_prober(id, '{ASIA}-1', NULL, now()) WHERE name = '{ASIA}'"
+    )))
+    .fetch_one(&mut *transaction)
+    .await
+    .unwrap();
+    let after: i64 = sqlx::query_scalar(count).fetch_one(&mut *transaction).await.unwrap();
+
+    assert_eq!(compared, "(200,200)");
+    let lookups = after - before;
+    assert!(lookups <= 2 * 200, "{lookups} lookups for 200 sites in two other regions");
+}

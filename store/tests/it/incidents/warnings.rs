@@ -10,7 +10,7 @@ impl World {
     fn slow_result(&self, region: usize, tick: i64) -> CheckResult {
         CheckResult {
             warnings: vec![Warning::Slow],
-            message: Some("took 3.1 s".to_owned()),
+            details: json!({ "slow": { "took_ms": 3_100, "warn_after_ms": 2_000 } }).as_object().cloned(),
             ..self.up_result(region, tick)
         }
     }
@@ -38,12 +38,6 @@ impl World {
             .await;
         }
         assert_eq!(self.count_warnings().await, (1, 1));
-    }
-
-    /// All, and the open ones.
-    async fn count_warnings(&self) -> (i64, i64) {
-        let open = self.query_number("SELECT count(*) FROM picket.warnings WHERE closed_at IS NULL").await;
-        (self.query_number("SELECT count(*) FROM picket.warnings").await, open)
     }
 
     async fn count_warning_states(&self) -> i64 {
@@ -81,7 +75,10 @@ async fn a_warning_of_a_quorum_is_one_row_with_two_events_and_no_remaining_state
                        in_maintenance)::text FROM report.warnings";
     assert_eq!(
         world.query_texts(row).await,
-        [format!("({},slow,t,\"took 3.1 s\",\"{{asia,eu}}\",t,,f)", world.site)]
+        [format!(
+            "({},slow,t,\"the check took 3100 ms, and warn_after_ms is 2000\",\"{{asia,eu}}\",t,,f)",
+            world.site
+        )]
     );
 }
 
@@ -276,60 +273,6 @@ async fn a_result_without_a_warning_that_another_writer_stored_is_found_between_
     world.insert_results(&[world.slow_result(0, 3), world.slow_result(1, 3)]).await;
 
     assert_eq!(world.count_warnings().await, (1, 1));
-}
-
-#[tokio::test]
-async fn many_writers_at_once_open_one_warning_for_each_site() {
-    const WRITERS: usize = 4;
-    const SITES: usize = 20;
-    let world = new_world().await;
-    world
-        .execute_sql(&format!(
-            "INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://127.0.0.1/' || n, 5 FROM generate_series(2, {SITES}) AS n;
-             UPDATE picket.schedules SET valid_from = valid_from - interval '1 hour';"
-        ))
-        .await;
-    let ticks: Vec<(i64, String, Vec<OffsetDateTime>)> = sqlx::query_as(
-        "SELECT site_id, region.name, ARRAY(SELECT picket.ticks(interval_ms, phase_ms, valid_from, 'infinity', since, since + interval '80 seconds'))
-         FROM (SELECT now() - interval '2 minutes' AS since) AS span, picket.schedules
-         JOIN picket.regions AS region ON region.id = region_id ORDER BY site_id, region.name",
-    )
-    .fetch_all(&world.pool)
-    .await
-    .unwrap();
-    for (warnings, from) in [(vec![Warning::Slow], 0), (vec![], 8)] {
-        let rounds = (from..from + 8).flat_map(|round| ticks.iter().map(move |of_site| (of_site, round)));
-        let all: Vec<CheckResult> = rounds
-            .map(|((site, region, ticks), round)| CheckResult {
-                warnings: warnings.clone(),
-                ..up_result(*site, region, ticks[round].into())
-            })
-            .collect();
-        let mut writers = tokio::task::JoinSet::new();
-        for writer in 0..WRITERS {
-            let results = ResultStore::new(world.store.clone());
-            let all = all.clone();
-            writers.spawn(async move {
-                for batch in all.chunks(20 + writer * 7) {
-                    let entries: Vec<_> = batch
-                        .iter()
-                        .map(|row| IncomingResult {
-                            subject: "s",
-                            payload: b"",
-                            content: ResultContent::Check(row),
-                        })
-                        .collect();
-                    while let Err(error) = results.insert_batch(&entries, now()).await {
-                        assert!(error.is_transient(), "{error:?}");
-                    }
-                }
-            });
-        }
-        writers.join_all().await;
-        let open = if warnings.is_empty() { 0 } else { SITES as i64 };
-        assert_eq!(world.count_warnings().await, (SITES as i64, open));
-    }
-    assert_eq!(world.query_number("SELECT count(*) FROM picket.outbox").await, 2 * SITES as i64);
 }
 
 #[tokio::test]

@@ -54,6 +54,16 @@ pub(super) async fn new_world() -> World {
 }
 
 impl World {
+    /// Adds `count` sites that have been watched for a while.
+    pub(super) async fn add_sites(&self, count: i64) {
+        self.execute_sql(&format!(
+            "INSERT INTO picket.sites (url, interval_seconds)
+             SELECT 'http://127.0.0.1/' || n, {INTERVAL} / 1000 FROM generate_series(1, {count}) AS n;
+             UPDATE picket.schedules SET valid_from = valid_from - interval '1 hour';"
+        ))
+        .await;
+    }
+
     pub(super) fn tick_time(&self, region: usize, tick: i64) -> Timestamp {
         Timestamp::from_millis(self.ticks[region].as_millis() + tick * INTERVAL)
     }
@@ -95,6 +105,12 @@ impl World {
     pub(super) async fn count_incidents(&self) -> (i64, i64) {
         let open = self.query_number("SELECT count(*) FROM picket.incidents WHERE closed_at IS NULL").await;
         (self.query_number("SELECT count(*) FROM picket.incidents").await, open)
+    }
+
+    /// All warnings, and the open ones.
+    pub(super) async fn count_warnings(&self) -> (i64, i64) {
+        let open = self.query_number("SELECT count(*) FROM picket.warnings WHERE closed_at IS NULL").await;
+        (self.query_number("SELECT count(*) FROM picket.warnings").await, open)
     }
 
     pub(super) async fn list_events(&self) -> Vec<String> {

@@ -38,6 +38,8 @@ pub enum ProxyBehaviour {
     Respond(Vec<u8>),
     /// Accepts the connection and sends nothing.
     Stall,
+    /// Sends nothing in response to these methods, and forwards other requests.
+    StallMethods(&'static [&'static str]),
 }
 
 impl ConnectProxy {
@@ -87,28 +89,36 @@ impl ProxyState {
         self.requests.lock().push(request.clone());
         match &self.behaviour {
             ProxyBehaviour::Stall => std::future::pending().await,
+            ProxyBehaviour::StallMethods(methods)
+                if methods.iter().any(|method| request.starts_with(method)) =>
+            {
+                std::future::pending().await
+            }
             ProxyBehaviour::Respond(bytes) => return client.write_all(bytes).await,
             ProxyBehaviour::RequireCredentials(expected)
                 if header(&request, PROXY_AUTHORIZATION) != Some(expected) =>
             {
-                return respond(&mut client, "407 Proxy Authentication Required").await;
+                let challenge = "proxy-authenticate: Basic realm=\"proxy\"\r\n";
+                return respond(&mut client, "407 Proxy Authentication Required", challenge).await;
             }
-            ProxyBehaviour::RequireCredentials(_) | ProxyBehaviour::Forward => {}
+            ProxyBehaviour::RequireCredentials(_)
+            | ProxyBehaviour::StallMethods(_)
+            | ProxyBehaviour::Forward => {}
         }
         let target = request.split_whitespace().nth(1).unwrap_or_default();
         if request.starts_with("CONNECT ") {
             let Some(mut site) = self.connect(target).await else {
-                return respond(&mut client, "502 Bad Gateway").await;
+                return respond(&mut client, "502 Bad Gateway", "").await;
             };
             client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await?;
             return copy_bidirectional(&mut client, &mut site).await.map(drop);
         }
         let Some((host, path)) = target.strip_prefix("http://").and_then(|rest| rest.split_once('/')) else {
-            return respond(&mut client, "400 Bad Request").await;
+            return respond(&mut client, "400 Bad Request", "").await;
         };
         let host_and_port = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
         let Some(mut site) = self.connect(&host_and_port).await else {
-            return respond(&mut client, "502 Bad Gateway").await;
+            return respond(&mut client, "502 Bad Gateway", "").await;
         };
         // A proxy forwards a path, and keeps its own credentials to itself.
         let forwarded = request.replacen(target, &format!("/{path}"), 1);
@@ -134,7 +144,7 @@ fn header<'a>(request: &'a str, name: &str) -> Option<&'a str> {
     fields.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
 }
 
-async fn respond(client: &mut TcpStream, status: &str) -> std::io::Result<()> {
-    let response = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+async fn respond(client: &mut TcpStream, status: &str, headers: &str) -> std::io::Result<()> {
+    let response = format!("HTTP/1.1 {status}\r\n{headers}content-length: 0\r\nconnection: close\r\n\r\n");
     client.write_all(response.as_bytes()).await
 }

@@ -2,16 +2,19 @@
 //! nowhere else.
 #![expect(clippy::unwrap_used, reason = "what a test needs is there, or it fails")]
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration};
+mod secrets_file;
+
+use std::{fs, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use parking_lot::Mutex;
-use picket_e2e::{Process, Stack, program_path};
+use picket_e2e::{Stack, program_path};
 use picket_harness::{
     process::run_to_end,
-    servers,
     targets::{Step, Target, TokenEndpoint},
 };
+
+use self::secrets_file::{PROXY_LOGIN, ProtectedServers, SecretsFile};
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Base64 of `me:MARK-basic-password`.
@@ -20,7 +23,7 @@ const LOGIN: &str = "Basic bWU6TUFSSy1iYXNpYy1wYXNzd29yZA==";
 const CLIENT_LOGIN: &str = "Basic bWU6TUFSSy1vYXV0aC1zZWNyZXQ=";
 
 /// What must appear nowhere: the marks, and parts of their base64 forms at each alignment.
-const MARKS: [&str; 6] = ["MARK-", "MARK%2D", "TUFSSy", "1BUkst", "NQVJLL", "bWU6TUFS"];
+const MARKS: [&str; 7] = ["MARK-", "MARK%2D", "TUFSSy", "1BUkst", "NQVJLL", "bWU6TUFS", "mark-header-value"];
 
 /// Name and options of each check that uses a secret.
 const CHECKS: [(&str, &str); 3] = [
@@ -29,67 +32,29 @@ const CHECKS: [(&str, &str); 3] = [
     ("header", r#"{"secret_headers": {"X-Api-Key": {"secret": "header"}}}"#),
 ];
 
-/// A directory with a secrets file of marks.
-struct SecretsFile(PathBuf);
-
-impl SecretsFile {
-    /// Secrets for these targets, and further entries with marks.
-    fn new(targets: &[&Target]) -> Self {
-        let hosts: Vec<String> = targets.iter().map(|target| target.address().to_string()).collect();
-        let secret = |name: &str, value: &str| {
-            format!("[secret.{name}]\n{value}\nhosts = {hosts:?}\ninsecure = true\n")
-        };
-        let file = Self(servers::scratch_dir("secrets"));
-        file.write("bearer", "MARK-bearer-token\n");
-        file.write(
-            "key.pem",
-            "-----BEGIN PRIVATE KEY-----\nMARK-key-line-of-a-key\n-----END PRIVATE KEY-----\n",
-        );
-        let entries = [
-            secret("basic", "value = 'MARK-basic-password'"),
-            secret("bearer", "value_file = 'bearer'"),
-            secret("header", "value_env = 'TEST_HEADER'"),
-            secret("oauth", "value = 'MARK-oauth-secret'"),
-            secret("key", "value_file = 'key.pem'"),
-            "[proxy.office]\nurl = 'http://127.0.0.1:1'\nuser = 'me'\npassword = 'MARK-proxy-password'\n"
-                .to_owned(),
-        ];
-        file.write("secrets.toml", &entries.concat());
-        file
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        let path = self.0.join(name);
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-    }
-
-    fn path(&self) -> String {
-        self.0.join("secrets.toml").to_str().unwrap().to_owned()
-    }
-
-    async fn spawn_prober(&self, stack: &Stack) -> Process {
-        let options = ["--region", "local", "--allow-addresses", "127.0.0.0/8"];
-        let path = self.path();
-        // Libraries log what they send and receive at the lowest levels.
-        let log = "debug,hyper=trace,hyper_util=trace,h2=trace,reqwest=trace,rustls=trace";
-        let variables = [
-            ("PICKET_SECRETS_FILE", path.as_str()),
-            ("TEST_HEADER", "MARK-header-value"),
-            ("PICKET_LOG", log),
-        ];
-        stack.spawn_process("picket-prober", &options, &variables).await
-    }
-}
-
 /// A site that repeats the credentials that it was sent, as they are and percent-encoded, in a
 /// redirect that ends in the result's message.
 async fn serve_echo() -> Target {
     Target::serve_script(|request| {
         let lines = request.lines().filter_map(|line| line.split_once(": "));
         let sent = lines.filter(|(name, _)| name.contains("authorization") || name.contains("key"));
+        let sent: Vec<&str> = sent.map(|(_, value)| value).collect();
+        // The whole value is a host, in which letters become lower-case.
+        if request.starts_with("GET /host") {
+            let host = sent.concat();
+            return vec![Step::send(format!(
+                "HTTP/1.1 302 Found\r\nlocation: http://{host}.invalid/\r\n\r\n"
+            ))];
+        }
+        if request.starts_with("GET /denied") {
+            let value = sent.concat();
+            return vec![Step::send(format!(
+                "HTTP/1.1 401 No\r\nwww-authenticate: {value}\r\ncontent-length: {}\r\n\r\n{value}",
+                value.len()
+            ))];
+        }
         let values: String =
-            sent.map(|(_, value)| format!("{value}/{}", value.replace('-', "%2D"))).collect();
+            sent.iter().map(|value| format!("{value}/{}", value.replace('-', "%2D"))).collect();
         vec![Step::send(format!(
             "HTTP/1.1 302 Found\r\nlocation: ftp://x/{values}\r\nconnection: close\r\n\r\n"
         ))]
@@ -102,6 +67,15 @@ async fn add_site(stack: &Stack, name: &str, url: &str, options: &str) {
         "INSERT INTO picket.sites (name, url, interval_seconds, options) VALUES ('{name}', '{url}', 5, '{options}')"
     );
     stack.execute_sql(&sql).await;
+}
+
+/// Waits until the site has a row with `verdict`, which is an outcome and a cause.
+async fn wait_verdict(stack: &Stack, site: &str, verdict: &str) {
+    let rows = format!(
+        "SELECT count(*) FROM picket.check_results JOIN picket.sites ON sites.id = site_id
+         WHERE name = '{site}' AND concat_ws(' ', outcome, cause) = '{verdict}'"
+    );
+    stack.wait_at_least(WAIT_TIMEOUT, 1, &rows).await;
 }
 
 /// Collects all that passes over the bus.
@@ -145,7 +119,12 @@ fn read_command_lines() -> String {
 
 #[track_caller]
 fn assert_unmarked(place: &str, text: &str) {
-    for mark in MARKS {
+    assert_without(place, text, MARKS);
+}
+
+#[track_caller]
+fn assert_without<'m>(place: &str, text: &str, marks: impl IntoIterator<Item = &'m str>) {
+    for mark in marks {
         if let Some(at) = text.find(mark) {
             let around: String =
                 text[..at].chars().rev().take(200).collect::<Vec<_>>().into_iter().rev().collect();
@@ -162,7 +141,8 @@ async fn secrets_reach_their_sites_and_appear_in_no_log_row_message_metric_or_co
     let issuer = endpoint.issuer();
     // Repeats the request, and with it the token, in a body that a regex is matched with.
     let protected = Target::serve_script(move |request| issuer.protect_site(request)).await;
-    let file = SecretsFile::new(&[&echo, endpoint.target(), &protected]);
+    let servers = ProtectedServers::start().await;
+    let file = SecretsFile::new(&[&echo, endpoint.target(), &protected]).with_protected_servers(&servers);
     let messages = record_bus(&stack).await;
     let processes =
         [stack.spawn_coordinator(&[]).await, file.spawn_prober(&stack).await, stack.spawn_sink(&[]).await];
@@ -181,6 +161,24 @@ async fn secrets_reach_their_sites_and_appear_in_no_log_row_message_metric_or_co
     add_site(&stack, "oauth", &protected.url("/"), &oauth(token_url.clone())).await;
     add_site(&stack, "oauth-echo", &echo.url("/token"), &oauth(token_url)).await;
 
+    for (name, url, options, _) in servers.sites() {
+        add_site(&stack, name, &url, &options).await;
+    }
+    add_site(&stack, "host", &echo.url("/host"), CHECKS[2].1).await;
+    add_site(&stack, "denied", &echo.url("/denied"), CHECKS[0].1).await;
+    add_site(&stack, "denied-header", &echo.url("/denied/header"), CHECKS[1].1).await;
+    let expected =
+        r#"status = '401', assertions = '{"headers": [{"name": "www-authenticate", "regex": "^nothing$"}]}'"#;
+    stack.execute_sql(&format!("UPDATE picket.sites SET {expected} WHERE name = 'denied-header'")).await;
+
+    for (name, _, _, verdict) in servers.sites() {
+        wait_verdict(&stack, name, verdict).await;
+    }
+    wait_verdict(&stack, "denied", "down status").await;
+    wait_verdict(&stack, "denied-header", "down header").await;
+    let host = "SELECT count(*) FROM picket.check_results JOIN picket.sites ON sites.id = site_id
+                WHERE name = 'host' AND message LIKE '%[redacted].invalid%'";
+    stack.wait_at_least(WAIT_TIMEOUT, 1, host).await;
     let redacted =
         "SELECT count(DISTINCT site_id) FROM picket.check_results WHERE message LIKE '%[redacted]%'";
     stack.wait_at_least(WAIT_TIMEOUT, CHECKS.len() as i64 + 1, redacted).await;
@@ -191,6 +189,12 @@ async fn secrets_reach_their_sites_and_appear_in_no_log_row_message_metric_or_co
         assert!(received.contains(sent), "{sent}: {received}");
     }
 
+    let to_proxy = servers.proxy.received_requests().concat();
+    for sent in [PROXY_LOGIN, "Basic bWU6TUFSSy13cm9uZy1wYXNzd29yZA=="] {
+        assert!(to_proxy.contains(sent), "{sent}: {to_proxy}");
+    }
+    assert!(!servers.site.received_requests().is_empty());
+
     let mut check = tokio::process::Command::new(program_path("picket-prober"));
     check.args(["secrets", "check", "--secrets-file", &file.path()]).env("TEST_HEADER", "MARK-header-value");
     let (code, listed, errors) = run_to_end(&mut check).await;
@@ -198,15 +202,23 @@ async fn secrets_reach_their_sites_and_appear_in_no_log_row_message_metric_or_co
         code == 0 && listed.contains("secret  basic ") && listed.contains("proxy   office"),
         "{listed}{errors}"
     );
-    assert_unmarked("the output of secrets check", &(listed + &errors));
-    assert_unmarked("the bus", &messages.lock());
-    assert_unmarked("the database", &dump_database(&stack).await);
-    assert_unmarked("a command line", &read_command_lines());
+    let published = messages.lock().clone();
+    let mut places = vec![
+        ("the output of secrets check".to_owned(), listed + &errors),
+        ("the bus".to_owned(), published),
+        ("the database".to_owned(), dump_database(&stack).await),
+        ("a command line".to_owned(), read_command_lines()),
+    ];
     for process in processes {
-        assert_unmarked("a metric", &process.http_get("/metrics").unwrap().body);
-        let log = process.read_log();
-        assert_unmarked(&format!("the log of {}", process.name()), &log);
+        places.push(("a metric".to_owned(), process.http_get("/metrics").unwrap().body));
+        places.push((format!("the log of {}", process.name()), process.read_log()));
         process.stop().await;
+    }
+    let key_lines = servers.key_lines();
+    assert!(key_lines.len() >= 4, "{key_lines:?}");
+    for (place, text) in &places {
+        assert_unmarked(place, text);
+        assert_without(place, text, key_lines.iter().map(String::as_str));
     }
 }
 
@@ -257,7 +269,7 @@ async fn no_secret_is_sent_to_a_host_that_is_not_listed() {
 #[tokio::test]
 async fn a_prober_with_a_refused_secrets_file_ends_and_names_the_line_and_no_value() {
     let stack = Stack::start(&["local"]).await;
-    let file = SecretsFile(servers::scratch_dir("secrets"));
+    let file = SecretsFile::empty();
     for (text, mode, reason) in [
         ("[secret.a]\nvalue = MARK-unquoted", 0o600, "line 2: not TOML"),
         ("[secret.a]\nvalue = 'MARK-value'\nhost = 'x'", 0o600, "line 3: secret.a: 'host' is not allowed"),

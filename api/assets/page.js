@@ -1,0 +1,51 @@
+// Local times beside UTC, and parts of a page that stay current. A page is complete without this module.
+
+const local = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "long" });
+
+function addLocalTimes(root) {
+  for (const time of root.querySelectorAll("time[datetime]")) {
+    const at = new Date(time.dateTime);
+    if (!Number.isNaN(at.getTime())) time.title = local.format(at);
+  }
+}
+
+// Fetches the page again and exchanges the elements with an id that are marked. The part that has the focus, or an
+// open form, stays as it is.
+async function refreshParts(parts) {
+  const response = await fetch(location.href, { headers: { accept: "text/html" }, signal: AbortSignal.timeout(10_000) });
+  if (!response.ok) return;
+  const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+  for (const part of parts) {
+    const old = document.getElementById(part.id);
+    const replacement = fresh.getElementById(part.id);
+    if (!old || !replacement || old.contains(document.activeElement) || old.querySelector("details[open]")) continue;
+    old.replaceWith(replacement);
+    addLocalTimes(replacement);
+  }
+}
+
+function keepCurrent() {
+  const parts = [...document.querySelectorAll("[data-refresh]")];
+  if (parts.length === 0) return;
+  const seconds = Math.max(2, Math.min(...parts.map((part) => Number(part.dataset.refresh) || 30)));
+  let isDue = true;
+  setInterval(async () => {
+    if (document.hidden || !isDue) return;
+    isDue = false;
+    await refreshParts(parts).catch(() => {});
+    isDue = true;
+  }, seconds * 1000);
+}
+
+// A box that marks all rows of a list.
+for (const box of document.querySelectorAll("input[data-mark-all]")) {
+  box.hidden = false;
+  box.addEventListener("change", () => {
+    for (const other of box.form?.elements ?? []) {
+      if (other.name === box.dataset.markAll) other.checked = box.checked;
+    }
+  });
+}
+
+addLocalTimes(document);
+keepCurrent();

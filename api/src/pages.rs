@@ -1,0 +1,158 @@
+//! The web UI: pages rendered here, which work without JavaScript.
+//!
+//! A page gathers its data by functions of the store, makes a plain view of it, and renders a template. Views are pure, so
+//! that tests need no database.
+
+mod check;
+mod check_now;
+mod fleet;
+mod frame;
+mod incident;
+mod incidents;
+mod ledger;
+mod list_page;
+mod live;
+mod maintenance;
+mod overview;
+mod page_error;
+mod parts;
+mod report_filter;
+mod reports;
+mod settings;
+mod site;
+mod site_data;
+mod site_forms;
+mod site_history;
+mod sites;
+mod theme;
+mod tokens;
+
+#[cfg(test)]
+mod tests;
+
+use askama::Template;
+use axum::{
+    Router,
+    extract::{FromRequestParts, Request},
+    middleware::{self, Next},
+    response::{Html, IntoResponse, Response},
+    routing::{get, post},
+};
+use http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts};
+
+pub(crate) use self::{
+    fleet::FleetNumbers,
+    frame::{Frame, Theme},
+};
+use self::{frame::Section, page_error::PageError};
+use crate::{
+    access::{Access, Authenticated, Scope},
+    assets::{ASSET_ROUTE, serve_asset},
+    problem::{Problem, ProblemKind},
+    state::Api,
+};
+
+/// Headers of every page: nothing inline, nothing from another host, no frames.
+const PAGE_HEADERS: [(HeaderName, &str); 4] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+         form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "same-origin"),
+    (header::VARY, "cookie"),
+];
+
+/// Routes of all pages and of their files. `documents` are further routes whose responses are for people.
+pub(crate) fn build_routes(documents: Router<Api>) -> Router<Api> {
+    documents
+        .route("/", get(overview::show_overview))
+        .route("/check", get(check_now::show_form).post(check_now::check_now))
+        .route("/checks/{site}/{region}/{due}", get(check::show_check))
+        .route("/incidents", get(incidents::show_incidents))
+        .route("/incidents/{id}", get(incident::show_incident))
+        .route("/ledger", get(ledger::show_ledger))
+        .route("/live", get(live::show_live))
+        .route("/maintenance", get(maintenance::show_maintenance).post(maintenance::add_window))
+        .route("/maintenance/{id}/remove", post(maintenance::remove_window))
+        .route("/regions", get(settings::show_regions))
+        .route("/reports", get(reports::show_reports))
+        .route("/settings", get(settings::show_settings))
+        .route("/sites", get(sites::show_sites))
+        .route("/sites/bulk", post(site_forms::change_sites))
+        .route("/sites/new", get(site_forms::show_new_site).post(site_forms::add_site))
+        .route("/sites/{id}", get(site::show_site))
+        .route("/theme", post(theme::choose_theme))
+        .route("/tokens", get(tokens::show_tokens).post(tokens::create_token))
+        .route("/tokens/{id}/revoke", post(tokens::revoke_token))
+        .route("/warnings", get(incidents::show_warnings))
+        .route(ASSET_ROUTE, get(serve_asset))
+        .fallback(show_missing_page)
+        .layer(middleware::from_fn(add_page_headers))
+}
+
+async fn add_page_headers(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    for (name, value) in PAGE_HEADERS {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    // Pages are for one reader and change at any time; files state their own rule.
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+/// The reader of a page: what they may do, and the colours they chose.
+pub(crate) struct Visitor {
+    access: Access,
+    theme: Theme,
+}
+
+impl Visitor {
+    fn frame(&self, title: impl Into<String>, section: Section) -> Frame {
+        Frame::new(title, Some(section), Some(&self.access), self.theme)
+    }
+
+    /// # Errors
+    /// If the reader lacks the scope.
+    fn require_scope(&self, scope: Scope) -> Result<(), PageError> {
+        self.access.require_scope(scope).map_err(|problem| self.fail(problem))
+    }
+
+    /// Makes errors of the store errors of a page.
+    fn fail(&self, problem: impl Into<Problem>) -> PageError {
+        PageError::new(problem.into(), self.theme)
+    }
+}
+
+impl FromRequestParts<Api> for Visitor {
+    type Rejection = PageError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, PageError> {
+        let theme = Theme::from_headers(&parts.headers);
+        let authenticated = Authenticated::from_request_parts(parts, api).await;
+        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+        let refuse = |problem| PageError::new(problem, theme).with_next(path);
+        let Authenticated(access) = authenticated.map_err(refuse)?;
+        let visitor = Self { access, theme };
+        visitor.require_scope(Scope::Read)?;
+        Ok(visitor)
+    }
+}
+
+/// Renders a page.
+fn render_page(page: &impl Template) -> Response {
+    match page.render() {
+        Ok(html) => Html(html).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "could not render a page");
+            Problem::new(ProblemKind::Internal, "the page could not be rendered").into_response()
+        }
+    }
+}
+
+async fn show_missing_page(headers: HeaderMap) -> PageError {
+    let problem = Problem::new(ProblemKind::NotFound, "There is no page at this address.");
+    PageError::new(problem, Theme::from_headers(&headers))
+}

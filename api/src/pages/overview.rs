@@ -1,0 +1,293 @@
+//! The overview: what is not up comes first, then regions and the latest incidents.
+
+use askama::Template;
+use axum::{extract::State, response::Response};
+use picket_proto::SiteId;
+use picket_runtime::clock;
+use picket_store::{
+    incident_pages::{self, EpisodeFilter, ListedIncident},
+    ledger::LedgerRow,
+    regions::{self, RegionOverview},
+    site_list::{self, Direction, SiteFilter, SiteSort, SiteState, SiteSummary},
+    site_status::{self, RecentCheck},
+};
+
+use super::{
+    PageError, Visitor,
+    fleet::describe_ledger,
+    frame::{Frame, Section},
+    parts::{Behind, StatusMark, TimeMark, format_count, format_percent, format_seconds},
+    render_page,
+};
+use crate::{access::Scope, state::Api};
+
+/// Maximum sites in the list of what is not up.
+const MAX_TROUBLE: u32 = 20;
+/// Maximum incidents in the list of the latest.
+const MAX_INCIDENTS: i64 = 10;
+const INCIDENT_DAYS: u64 = 7;
+
+/// A number with its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FigureItem {
+    pub(crate) name: &'static str,
+    pub(crate) value: String,
+    pub(crate) note: String,
+    pub(crate) href: Option<String>,
+}
+
+/// Newest outcome of a site in one region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MatrixCell {
+    pub(crate) region: String,
+    pub(crate) mark: Option<StatusMark>,
+}
+
+/// A site that is not up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TroubleRow {
+    pub(crate) id: i64,
+    pub(crate) name: String,
+    pub(crate) status: StatusMark,
+    pub(crate) since: Option<TimeMark>,
+    pub(crate) cause: String,
+    pub(crate) regions: Vec<MatrixCell>,
+}
+
+/// A region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RegionRow {
+    pub(crate) name: String,
+    pub(crate) status: StatusMark,
+    pub(crate) silent_since: Option<TimeMark>,
+    pub(crate) schedules: String,
+}
+
+/// An incident in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct IncidentItem {
+    pub(crate) id: i64,
+    pub(crate) site: String,
+    pub(crate) status: StatusMark,
+    pub(crate) opened_at: TimeMark,
+    pub(crate) duration: String,
+    pub(crate) cause: String,
+}
+
+/// See the module documentation.
+#[derive(Template)]
+#[template(path = "overview.html")]
+pub(crate) struct OverviewPage {
+    pub(crate) frame: Frame,
+    pub(crate) headline: String,
+    pub(crate) subline: String,
+    pub(crate) public_url: String,
+    pub(crate) may_write: bool,
+    pub(crate) figures: Vec<FigureItem>,
+    pub(crate) trouble: Vec<TroubleRow>,
+    pub(crate) more_trouble: Option<String>,
+    pub(crate) regions: Vec<RegionRow>,
+    pub(crate) incidents: Vec<IncidentItem>,
+    pub(crate) behind: Behind,
+}
+
+/// Number of sites in each state, in the order of [`SiteState::ALL_STATES`].
+type StateCounts = [i64; SiteState::ALL_STATES.len()];
+
+/// What the overview shows, as the store gives it.
+struct OverviewData {
+    counts: StateCounts,
+    trouble: Vec<(SiteSummary, Vec<RecentCheck>)>,
+    regions: Vec<RegionOverview>,
+    incidents: Vec<ListedIncident>,
+    /// Account of the newest closed minutes of all sites; absent for readers of some sites.
+    ledger: Option<LedgerRow>,
+}
+
+/// Shows the overview.
+pub(super) async fn show_overview(visitor: Visitor, State(api): State<Api>) -> Result<Response, PageError> {
+    let data = read_overview(&visitor, &api).await.map_err(|error| visitor.fail(error))?;
+    let frame = visitor.frame("Overview", Section::Overview);
+    let may_write = visitor.access.allows(Scope::Write);
+    Ok(render_page(&OverviewPage::new(frame, &data, may_write, api.public_url())))
+}
+
+async fn read_overview(visitor: &Visitor, api: &Api) -> Result<OverviewData, picket_store::Error> {
+    let store = &api.store;
+    let tag_limit = visitor.access.tag_limit();
+    let mut counts = StateCounts::default();
+    for (count, state) in counts.iter_mut().zip(SiteState::ALL_STATES) {
+        let filter = SiteFilter { status: &[state], tag_limit, ..SiteFilter::default() };
+        *count = site_list::count_sites(store, &filter).await?;
+    }
+    let not_up = [SiteState::Down, SiteState::Unknown, SiteState::Problem];
+    let filter = SiteFilter { status: &not_up, tag_limit, ..SiteFilter::default() };
+    let listed =
+        site_list::list_sites_page(store, &filter, SiteSort::State, Direction::Ascending, None, MAX_TROUBLE);
+    let mut trouble = Vec::new();
+    for summary in listed.await?.items {
+        let newest = site_status::list_recent_checks(store, SiteId(summary.site_id), 1).await?;
+        trouble.push((summary, newest));
+    }
+    let since =
+        clock::wall_clock_now().saturating_sub(std::time::Duration::from_secs(INCIDENT_DAYS * 86_400));
+    let filter = EpisodeFilter {
+        tags: tag_limit,
+        from: Some(since),
+        limit: MAX_INCIDENTS,
+        ..EpisodeFilter::default()
+    };
+    Ok(OverviewData {
+        counts,
+        trouble,
+        regions: regions::list_region_overview(store, tag_limit).await?,
+        incidents: incident_pages::list_incidents(store, &filter).await?,
+        ledger: match tag_limit {
+            None => api.fleet.read_ledger(store).await,
+            Some(_) => None,
+        },
+    })
+}
+
+impl OverviewPage {
+    fn new(mut frame: Frame, data: &OverviewData, may_write: bool, public_url: String) -> Self {
+        let [down, unknown, problem, up, paused] = data.counts;
+        let total: i64 = data.counts.iter().sum();
+        let not_up = down + unknown + problem;
+        let headline = match (total, not_up) {
+            (0, _) => "Welcome".to_owned(),
+            (_, 0) => "All sites are up".to_owned(),
+            (_, 1) => "1 site is not up".to_owned(),
+            (_, count) => format!("{} sites are not up", format_count(count)),
+        };
+        frame.title.clone_from(&headline);
+        frame.ledger_line = data.ledger.as_ref().map(describe_ledger);
+        let region_names: Vec<&str> = data.regions.iter().map(|region| region.name.as_str()).collect();
+        let more = not_up - i64::try_from(data.trouble.len()).unwrap_or(0);
+        Self {
+            headline,
+            subline: format!("{} sites in {} regions", format_count(total), data.regions.len()),
+            figures: if total == 0 {
+                Vec::new()
+            } else {
+                list_figures([down, unknown, problem, up, paused], data.ledger.as_ref())
+            },
+            trouble: data.trouble.iter().map(|(site, newest)| TroubleRow::new(site, newest, &region_names)).collect(),
+            more_trouble: (more > 0).then(|| format!("{} more", format_count(more))),
+            regions: data.regions.iter().map(RegionRow::new).collect(),
+            incidents: data.incidents.iter().map(IncidentItem::new).collect(),
+            behind: Behind {
+                sql: "SELECT site, status, since, regions_up, regions_down, regions_silent FROM report.site_status\n\
+                      WHERE status IN ('down', 'unknown') ORDER BY since;"
+                    .to_owned(),
+                command: "picket status".to_owned(),
+                curl: format!("curl {public_url}/api/v1/summary"),
+            },
+            frame,
+            may_write,
+            public_url,
+        }
+    }
+}
+
+fn list_figures(counts: StateCounts, ledger: Option<&LedgerRow>) -> Vec<FigureItem> {
+    let states = SiteState::ALL_STATES
+        .into_iter()
+        .zip(counts)
+        .filter(|(state, count)| *count > 0 || matches!(state, SiteState::Down | SiteState::Up));
+    let mut figures: Vec<FigureItem> = states
+        .map(|(state, count)| FigureItem {
+            name: match state {
+                SiteState::Down => "Down",
+                SiteState::Unknown => "Unknown",
+                SiteState::Problem => "Cannot be checked",
+                SiteState::Up => "Up",
+                SiteState::Paused => "Paused",
+            },
+            value: format_count(count),
+            note: String::new(),
+            href: Some(format!("/sites?status={}", state.as_str())),
+        })
+        .collect();
+    if let Some(row) = ledger.filter(|row| row.expected > 0) {
+        #[expect(clippy::cast_precision_loss, reason = "a percentage")]
+        let watched = (row.up + row.down) as f64 * 100.0 / row.expected as f64;
+        figures.push(FigureItem {
+            name: "Watched lately",
+            value: format_percent(Some(watched)),
+            note: format!(
+                "of {} checks due, {} missed",
+                format_count(row.expected),
+                format_count(row.missed)
+            ),
+            href: Some("/ledger".to_owned()),
+        });
+    }
+    figures
+}
+
+impl TroubleRow {
+    fn new(site: &SiteSummary, newest: &[RecentCheck], regions: &[&str]) -> Self {
+        let find = |region: &str| newest.iter().find(|check| check.region == region);
+        let failed = newest.iter().find(|check| check.outcome == "down").or(newest.first());
+        let cause = match (&site.problem, failed) {
+            (Some(problem), _) => problem.clone(),
+            (None, Some(check)) => check.message.clone().or_else(|| check.cause.clone()).unwrap_or_default(),
+            (None, None) => "no check yet".to_owned(),
+        };
+        Self {
+            id: site.site_id,
+            name: site.site.clone(),
+            status: StatusMark::from_word(site.state.as_str()),
+            since: Some(TimeMark(site.state_since.0)),
+            cause,
+            regions: regions
+                .iter()
+                .map(|region| MatrixCell {
+                    region: (*region).to_owned(),
+                    mark: find(region).map(|check| StatusMark::from_word(&check.outcome)),
+                })
+                .collect(),
+        }
+    }
+}
+
+impl RegionRow {
+    fn new(region: &RegionOverview) -> Self {
+        let silent_since = region.silent_since.map(|since| TimeMark(since.0));
+        let status = if silent_since.is_some() { StatusMark::Silent } else { StatusMark::Up };
+        Self { name: region.name.clone(), status, silent_since, schedules: format_count(region.schedules) }
+    }
+}
+
+impl IncidentItem {
+    pub(super) fn new(row: &ListedIncident) -> Self {
+        Self {
+            id: row.incident_id,
+            site: row.site.clone(),
+            status: if row.closed_at.is_some() { StatusMark::Up } else { StatusMark::Down },
+            opened_at: TimeMark(row.opened_at.0),
+            duration: format_seconds(row.seconds),
+            cause: row.cause.clone().unwrap_or_default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_name_down_and_up_and_what_else_there_is() {
+        let names = |counts| list_figures(counts, None).iter().map(|figure| figure.name).collect::<Vec<_>>();
+        assert_eq!(names([0, 0, 0, 5, 0]), ["Down", "Up"]);
+        assert_eq!(names([1, 2, 3, 4, 5]), ["Down", "Unknown", "Cannot be checked", "Up", "Paused"]);
+    }
+
+    #[test]
+    fn coverage_is_watched_of_due() {
+        let row = LedgerRow { expected: 1_000, up: 980, down: 10, missed: 10, ..LedgerRow::default() };
+        let figure = list_figures(StateCounts::default(), Some(&row)).pop().unwrap();
+        assert_eq!((figure.name, figure.value.as_str()), ("Watched lately", "99.00 %"));
+    }
+}

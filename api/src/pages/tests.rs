@@ -1,0 +1,380 @@
+//! Rules that hold for every page, on pages with sample values.
+
+use picket_harness::markup::{Element, parse_markup};
+use picket_proto::{Cause, Outcome, Timestamp, Timing};
+
+use super::{
+    check::CheckPage,
+    frame::{Frame, Section, Theme},
+    list_page::{Cell, FormField, FormView, ListPage, TableView},
+    overview::{FigureItem, IncidentItem, MatrixCell, OverviewPage, RegionRow, TroubleRow},
+    parts::{Behind, Figure, Pager, StatusMark, TagLink, TimeMark},
+    site::{CheckItem, SitePage, SiteRegionRow, WarningItem},
+    sites::{SiteQuery, SiteRow, SitesPage},
+};
+use crate::charts::{
+    CellState, Observed, PhaseColumn, Span, StripCell, WaterfallCheck, draw_phases, draw_strip,
+    draw_waterfall,
+};
+use askama::Template;
+
+/// Text of a site's owner that must be escaped wherever it appears.
+const HOSTILE: &str = "<script>alert(1)</script>\"'&";
+
+fn frame(section: Section) -> Frame {
+    Frame {
+        ledger_line: Some("1 check was due".to_owned()),
+        user: Some(HOSTILE.to_owned()),
+        ..Frame::new(HOSTILE, Some(section), None, Theme::Dark)
+    }
+}
+
+fn now() -> Timestamp {
+    "2026-11-20T12:00:00Z".parse().unwrap()
+}
+
+fn text() -> String {
+    HOSTILE.to_owned()
+}
+
+fn behind() -> Behind {
+    Behind { sql: text(), command: text(), curl: text() }
+}
+
+fn strip(letters: &str) -> crate::charts::Chart {
+    let cell = |letter| StripCell { state: CellState::from_day_code(letter), label: text(), detail: text() };
+    draw_strip("days", &letters.chars().map(cell).collect::<Vec<_>>(), true)
+}
+
+fn check_item(status: StatusMark) -> CheckItem {
+    CheckItem {
+        status,
+        due: TimeMark(now()),
+        href: "/checks/7/eu-1/2026-11-20T12:00:00.000000Z".to_owned(),
+        region: "eu-1".to_owned(),
+        kind: "scheduled",
+        lateness: "4 ms".to_owned(),
+        total: "104 ms".to_owned(),
+        http_status: "200".to_owned(),
+        message: text(),
+    }
+}
+
+fn incident() -> IncidentItem {
+    IncidentItem {
+        id: 3,
+        site: text(),
+        status: StatusMark::Down,
+        opened_at: TimeMark(now()),
+        duration: "14 min".to_owned(),
+        cause: text(),
+    }
+}
+
+fn overview_page(is_empty: bool) -> OverviewPage {
+    let region = |name: &str| MatrixCell { region: name.to_owned(), mark: Some(StatusMark::Down) };
+    OverviewPage {
+        frame: frame(Section::Overview),
+        headline: "2 sites are not up".to_owned(),
+        subline: text(),
+        public_url: text(),
+        may_write: true,
+        figures: if is_empty {
+            Vec::new()
+        } else {
+            vec![FigureItem {
+                name: "Down",
+                value: "2".to_owned(),
+                note: text(),
+                href: Some("/sites".to_owned()),
+            }]
+        },
+        trouble: vec![TroubleRow {
+            id: 7,
+            name: text(),
+            status: StatusMark::Down,
+            since: Some(TimeMark(now())),
+            cause: text(),
+            regions: vec![region("eu-1")],
+        }],
+        more_trouble: Some("3 more".to_owned()),
+        regions: vec![RegionRow {
+            name: "eu-1".to_owned(),
+            status: StatusMark::Silent,
+            silent_since: Some(TimeMark(now())),
+            schedules: "7".to_owned(),
+        }],
+        incidents: vec![incident()],
+        behind: behind(),
+    }
+}
+
+fn sites_page() -> SitesPage {
+    let query = SiteQuery { q: text(), tag: text(), ..SiteQuery::default() };
+    SitesPage {
+        frame: frame(Section::Sites),
+        subline: text(),
+        may_write: true,
+        statuses: ["down", "unknown", "problem", "up", "paused"],
+        regions: vec!["eu-1".to_owned()],
+        columns: vec![
+            query.link_column("Site", "name", false),
+            query.sorted_by("p95").link_column("p95", "p95", true),
+        ],
+        rows: [7, 8]
+            .map(|id| SiteRow {
+                id,
+                name: text(),
+                url: Some(text()),
+                status: StatusMark::Up,
+                tags: vec![TagLink::new(HOSTILE)],
+                uptime: "99.98 %".to_owned(),
+                coverage: "100 %".to_owned(),
+                p95: "104 ms".to_owned(),
+                strip: strip("uugpx").svg,
+            })
+            .into(),
+        pager: Pager { shown: text(), first: Some("/sites".to_owned()), next: Some(query.address()) },
+        behind: behind(),
+        filter: query,
+    }
+}
+
+fn site_page() -> SitePage {
+    let span = Span { from: "2026-11-20T11:00:00Z".parse().unwrap(), to: now() };
+    let columns = [PhaseColumn { at: span.from, means: Observed::Known([1e3, 2e3, 3e3, 4e3, 5e3]) }];
+    SitePage {
+        frame: frame(Section::Sites),
+        id: 7,
+        name: text(),
+        url: "https://example.com/?a&b".to_owned(),
+        tags: vec![TagLink::new(HOSTILE)],
+        status: StatusMark::Warning,
+        status_note: text(),
+        may_write: true,
+        is_enabled: true,
+        is_new: true,
+        interval: "30 s".to_owned(),
+        problem: Some(text()),
+        uptimes: vec![FigureItem { name: "24 hours", value: "100 %".to_owned(), note: text(), href: None }],
+        days: Figure { title: "Last 90 days", chart: strip("uuduu"), legend: Vec::new(), zoom: None },
+        ledger_line: text(),
+        uptime_behind: behind(),
+        region_rows: vec![
+            SiteRegionRow {
+                region: "eu-1".to_owned(),
+                check: Some(check_item(StatusMark::Up)),
+                empty: String::new(),
+                strip: strip("uux").svg,
+            },
+            SiteRegionRow { region: "us-1".to_owned(), check: None, empty: text(), strip: String::new() },
+        ],
+        spans: vec![("24h", "24 hours", true), ("7d", "7 days", false)],
+        region_options: vec!["eu-1".to_owned()],
+        region: "eu-1".to_owned(),
+        charts: vec![Figure {
+            title: "Phases",
+            chart: draw_phases(span, &columns),
+            legend: vec![("phase dns".to_owned(), "DNS")],
+            zoom: Some((span.from, span.to)),
+        }],
+        times_behind: behind(),
+        incidents: vec![incident()],
+        warnings: vec![WarningItem { status: StatusMark::Warning, text: text(), since: TimeMark(now()) }],
+        facts: vec![("Interval", text())],
+        checks: vec![check_item(StatusMark::Down)],
+        pager: Pager::default(),
+        checks_behind: behind(),
+    }
+}
+
+fn check_page() -> CheckPage {
+    let check = WaterfallCheck {
+        outcome: Outcome::Down,
+        cause: Some(Cause::Timeout),
+        lateness_us: Some(4_000),
+        timing: Timing { dns_us: Some(1_000), connect_us: Some(2_000), ..Timing::default() },
+    };
+    CheckPage {
+        frame: frame(Section::Sites),
+        site: text(),
+        site_id: 7,
+        region: "eu-1".to_owned(),
+        due: TimeMark(now()),
+        status: StatusMark::Down,
+        verdict: "timeout".to_owned(),
+        message: text(),
+        is_down: true,
+        is_missed: false,
+        figure: Figure { title: "Waterfall", chart: draw_waterfall(&check), legend: Vec::new(), zoom: None },
+        facts: vec![("Prober", text())],
+        beside: Vec::new(),
+        behind: behind(),
+    }
+}
+
+fn list_page() -> ListPage {
+    let mut page = ListPage::new(frame(Section::Maintenance), text(), text());
+    page.notice = Some(text());
+    page.forms.push(FormView {
+        name: "Filter",
+        prefix: "filter",
+        action: "/reports".to_owned(),
+        is_post: true,
+        is_panel: true,
+        fields: vec![
+            FormField { name: "tag", label: "Tag", value: text(), ..FormField::default() },
+            FormField {
+                name: "days",
+                label: "Days",
+                options: vec![("1".to_owned(), text())],
+                ..FormField::default()
+            },
+        ],
+        button: "Show",
+    });
+    let row = vec![
+        Cell::site(7, HOSTILE),
+        Cell::Status(StatusMark::Up),
+        Cell::time(Some(now())),
+        Cell::Drawing(strip("u").svg),
+        Cell::Button("Remove", "/maintenance/1/remove".to_owned()),
+        Cell::text(HOSTILE),
+    ];
+    let columns = ["Site", "State", "Time", "Days", "Remove", "#Count"];
+    page.tables.push(
+        TableView::new("full", text(), &columns).with_rows(vec![row].into_iter()).with_behind(behind()),
+    );
+    page.tables.push(TableView::new("empty", text(), &columns).with_empty(text(), text()));
+    page
+}
+
+fn render_samples() -> Vec<(&'static str, String)> {
+    vec![
+        ("overview", overview_page(false).render().unwrap()),
+        ("overview of nothing", overview_page(true).render().unwrap()),
+        ("sites", sites_page().render().unwrap()),
+        ("site", site_page().render().unwrap()),
+        ("check", check_page().render().unwrap()),
+        ("list", list_page().render().unwrap()),
+    ]
+}
+
+/// Each page with its elements.
+fn parse_samples() -> impl Iterator<Item = (&'static str, Vec<Element>)> {
+    render_samples().into_iter().map(|(name, html)| {
+        let elements = parse_markup(&html).unwrap_or_else(|error| panic!("{name}: {error}"));
+        (name, elements)
+    })
+}
+
+#[test]
+fn pages_are_well_formed_and_escape_every_text() {
+    for (name, html) in render_samples() {
+        let elements = parse_markup(&html).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(!html.contains(HOSTILE), "{name}");
+        let scripts = elements.iter().filter(|element| element.name == "script");
+        for script in scripts {
+            assert!(
+                script.text.is_empty() && script.attribute("src").is_some(),
+                "{name} has an inline script"
+            );
+        }
+    }
+}
+
+#[test]
+fn pages_have_nothing_inline() {
+    for (name, elements) in parse_samples() {
+        for element in &elements {
+            assert_ne!(element.name, "style", "{name}");
+            for (attribute, value) in &element.attributes {
+                let is_inline =
+                    attribute == "style" || attribute.starts_with("on") || value.starts_with("javascript:");
+                assert!(!is_inline, "{name}: <{} {attribute}=\"{value}\">", element.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn headings_follow_each_other_without_a_missing_level() {
+    for (name, elements) in parse_samples() {
+        let levels: Vec<u32> = elements
+            .iter()
+            .filter_map(|element| element.name.strip_prefix('h').and_then(|level| level.parse().ok()))
+            .collect();
+        assert_eq!(levels.iter().filter(|level| **level == 1).count(), 1, "{name}");
+        assert_eq!(levels.first(), Some(&1), "{name}");
+        assert!(levels.windows(2).all(|pair| pair[1] <= pair[0] + 1), "{name}: {levels:?}");
+    }
+}
+
+#[test]
+fn ids_are_unique_and_references_to_them_resolve() {
+    for (name, elements) in parse_samples() {
+        let ids: Vec<&str> = elements.iter().filter_map(|element| element.attribute("id")).collect();
+        let unique: std::collections::HashSet<_> = ids.iter().collect();
+        assert_eq!(ids.len(), unique.len(), "{name}: {ids:?}");
+        for element in &elements {
+            let href = element.attribute("href").and_then(|href| href.strip_prefix('#'));
+            let references = ["for", "aria-labelledby", "aria-describedby"].map(|key| element.attribute(key));
+            let fill =
+                element.attribute("fill").and_then(|fill| fill.strip_prefix("url(#")?.strip_suffix(')'));
+            for reference in references.into_iter().chain([href, fill]).flatten() {
+                assert!(ids.contains(&reference), "{name}: <{}> refers to '{reference}'", element.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_input_has_a_name_for_screen_readers() {
+    for (name, elements) in parse_samples() {
+        let labels: Vec<&str> = elements.iter().filter_map(|element| element.attribute("for")).collect();
+        for element in &elements {
+            let is_input = matches!(element.name.as_str(), "input" | "select" | "textarea")
+                && element.attribute("type") != Some("hidden");
+            let has_label = element.attribute("id").is_some_and(|id| labels.contains(&id));
+            assert!(
+                !is_input || has_label || element.attribute("aria-label").is_some(),
+                "{name}: {element:?}"
+            );
+        }
+        for region in elements.iter().filter(|element| element.attribute("role") == Some("img")) {
+            assert!(region.attribute("aria-label").is_some_and(|label| !label.is_empty()), "{name}");
+        }
+    }
+}
+
+#[test]
+fn pages_have_landmarks_and_a_language() {
+    for (name, elements) in parse_samples() {
+        let count = |tag: &str| elements.iter().filter(|element| element.name == tag).count();
+        assert_eq!((count("main"), count("header"), count("footer"), count("title")), (1, 1, 1, 1), "{name}");
+        assert_eq!(elements[0].attribute("lang"), Some("en"), "{name}");
+        let current =
+            elements.iter().filter(|element| element.attribute("aria-current") == Some("page")).count();
+        assert_eq!(current, 1, "{name}");
+    }
+}
+
+#[test]
+fn pages_refer_to_no_other_host() {
+    for (name, elements) in parse_samples() {
+        for element in &elements {
+            for key in ["src", "action"] {
+                assert!(
+                    element.attribute(key).is_none_or(|address| address.starts_with('/')),
+                    "{name}: {element:?}"
+                );
+            }
+            if element.name == "link" {
+                assert!(
+                    element.attribute("href").is_some_and(|address| address.starts_with("/assets/")),
+                    "{name}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! Reports over days, as JSON or CSV.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, header};
+use picket_proto::{RegionName, ValidationError, duration::DurationArg, safe_text::escape_formula};
+use picket_store::{
+    DbTimestamp,
+    reports::{self, FailureRow, IncidentRow, LatencyRow, ReportFilter, UptimeRow},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{api_row::api_row, span::MAX_SPAN};
+use crate::{
+    access::{Access, Reader},
+    extract::ApiQuery,
+    problem::{Problem, ProblemKind},
+    state::Api,
+};
+
+pub(super) fn build_routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(report_uptime))
+        .routes(routes!(report_latency))
+        .routes(routes!(report_incidents))
+        .routes(routes!(report_failures))
+}
+
+api_row! {
+    /// Uptime of a site.
+    Uptime from UptimeRow {
+        /// Id of the site.
+        site_id: i64,
+        /// Name of the site, or its URL.
+        site: String,
+        /// Number of ticks due.
+        checks: i64,
+        /// Number of `up` checks.
+        up: i64,
+        /// Number of `down` checks.
+        down: i64,
+        /// Number of `missed` ticks.
+        missed: i64,
+        /// Percentage: up of (up + down).
+        uptime_pct: Option<f64>,
+        /// Percentage as above, without maintenance windows.
+        uptime_pct_excl_maintenance: Option<f64>,
+        /// Percentage: (up + down) of checks.
+        coverage_pct: Option<f64>,
+        /// `uptime_pct` by day, the last for today. Not in CSV.
+        days: Vec<Option<f64>>,
+    }
+}
+
+api_row! {
+    /// Response times of a site.
+    Latency from LatencyRow {
+        /// Id of the site.
+        site_id: i64,
+        /// Name of the site, or its URL.
+        site: String,
+        /// Number of `up` checks.
+        checks: i64,
+        /// Median duration.
+        p50_ms: Option<f64>,
+        /// 95th percentile of the duration.
+        p95_ms: Option<f64>,
+        /// 99th percentile of the duration.
+        p99_ms: Option<f64>,
+        /// `p95_ms` of the slowest region by day, the last for today. Not in CSV.
+        days: Vec<Option<f64>>,
+    }
+}
+
+api_row! {
+    /// An incident within the span.
+    ReportedIncident from IncidentRow {
+        /// Id of the incident.
+        incident_id: i64,
+        /// Id of the site.
+        site_id: i64,
+        /// Name of the site, or its URL.
+        site: String,
+        /// Time of opening.
+        #[schema(value_type = String, format = DateTime)]
+        opened_at: DbTimestamp,
+        /// Time of closing; null while open.
+        #[schema(value_type = Option<String>, format = DateTime)]
+        closed_at: Option<DbTimestamp>,
+        /// Duration in seconds, up to now for an open incident.
+        seconds: i64,
+        /// Cause of the incident.
+        cause: Option<String>,
+        /// The cause in words.
+        message: Option<String>,
+    }
+}
+
+api_row! {
+    /// Checks that were not up, by region and cause.
+    Failures from FailureRow {
+        /// Name of the region.
+        region: String,
+        /// Cause of the failures.
+        cause: String,
+        /// Number of checks.
+        checks: i64,
+        /// Number of sites.
+        sites: i64,
+        /// `checks` by day, the last for today. Not in CSV.
+        days: Vec<Option<f64>>,
+    }
+}
+
+/// Rows of a report.
+#[derive(Serialize, ToSchema)]
+struct Report<T> {
+    /// Rows in the order of the report.
+    items: Vec<T>,
+}
+
+/// Format of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum ReportFormat {
+    Json,
+    Csv,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct ReportQuery {
+    /// Age of the first day (UTC), such as 7d; at most 400d.
+    #[param(default = "30d", example = "7d")]
+    since: Option<String>,
+    /// Only sites with this tag.
+    tag: Option<String>,
+    /// Only checks from this region.
+    #[param(value_type = Option<String>)]
+    region: Option<RegionName>,
+    /// `json` or `csv`; by default `csv` if the header `Accept` prefers `text/csv`, else `json`.
+    format: Option<ReportFormat>,
+}
+
+impl ReportQuery {
+    fn parse(self, access: &Access, headers: &HeaderMap) -> Result<(ReportFilter, ReportFormat), Problem> {
+        const DEFAULT_SINCE: Duration = Duration::from_secs(30 * 86_400);
+        let since = match &self.since {
+            None => DEFAULT_SINCE,
+            Some(text) => match text.parse::<DurationArg>() {
+                Ok(DurationArg(since)) if since <= MAX_SPAN => since,
+                _ => {
+                    let error =
+                        ValidationError::new("since", text, "a duration up to 400d, such as 7d or 12h");
+                    return Err(Problem::invalid_field("?since", &error));
+                }
+            },
+        };
+        let tag_limit = access.tag_limit().map(<[String]>::to_vec);
+        let filter = ReportFilter { since, tag: self.tag, region: self.region, tag_limit };
+        Ok((filter, self.format.unwrap_or_else(|| negotiate_format(headers))))
+    }
+}
+
+/// The format that `Accept` names first.
+fn negotiate_format(headers: &HeaderMap) -> ReportFormat {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mut types = accept.split(',').map(|part| part.split(';').next().unwrap_or_default().trim());
+    match types.find(|media| matches!(*media, "text/csv" | "application/json")) {
+        Some("text/csv") => ReportFormat::Csv,
+        _ => ReportFormat::Json,
+    }
+}
+
+/// Reports the uptime of each site, the worst first.
+#[utoipa::path(
+    get, path = "/reports/uptime", tag = "reports", security(("token" = ["read"])), params(ReportQuery),
+    responses((status = OK, content((Report<Uptime> = "application/json"), (String = "text/csv")))),
+)]
+async fn report_uptime(
+    Reader(access): Reader,
+    State(api): State<Api>,
+    headers: HeaderMap,
+    ApiQuery(query): ApiQuery<ReportQuery>,
+) -> Result<Response, Problem> {
+    let (filter, format) = query.parse(&access, &headers)?;
+    respond_with_report::<Uptime>(reports::report_uptime(&api.store, &filter).await?, format)
+}
+
+/// Reports the response times of each site, the slowest first.
+#[utoipa::path(
+    get, path = "/reports/latency", tag = "reports", security(("token" = ["read"])), params(ReportQuery),
+    responses((status = OK, content((Report<Latency> = "application/json"), (String = "text/csv")))),
+)]
+async fn report_latency(
+    Reader(access): Reader,
+    State(api): State<Api>,
+    headers: HeaderMap,
+    ApiQuery(query): ApiQuery<ReportQuery>,
+) -> Result<Response, Problem> {
+    let (filter, format) = query.parse(&access, &headers)?;
+    respond_with_report::<Latency>(reports::report_latency(&api.store, &filter).await?, format)
+}
+
+/// Reports the incidents open within the span, the newest first.
+#[utoipa::path(
+    get, path = "/reports/incidents", tag = "reports", security(("token" = ["read"])), params(ReportQuery),
+    responses((status = OK, content((Report<ReportedIncident> = "application/json"), (String = "text/csv")))),
+)]
+async fn report_incidents(
+    Reader(access): Reader,
+    State(api): State<Api>,
+    headers: HeaderMap,
+    ApiQuery(query): ApiQuery<ReportQuery>,
+) -> Result<Response, Problem> {
+    let (filter, format) = query.parse(&access, &headers)?;
+    respond_with_report::<ReportedIncident>(reports::report_incidents(&api.store, &filter).await?, format)
+}
+
+/// Reports checks that were not up by region and cause, the most frequent first.
+#[utoipa::path(
+    get, path = "/reports/failures", tag = "reports", security(("token" = ["read"])), params(ReportQuery),
+    responses((status = OK, content((Report<Failures> = "application/json"), (String = "text/csv")))),
+)]
+async fn report_failures(
+    Reader(access): Reader,
+    State(api): State<Api>,
+    headers: HeaderMap,
+    ApiQuery(query): ApiQuery<ReportQuery>,
+) -> Result<Response, Problem> {
+    let (filter, format) = query.parse(&access, &headers)?;
+    respond_with_report::<Failures>(reports::report_failures(&api.store, &filter).await?, format)
+}
+
+/// Columns of a report in CSV, as `picket report` has them. The values by day are only in JSON.
+trait CsvColumns: Serialize {
+    const COLUMNS: &'static [&'static str];
+}
+
+impl CsvColumns for Uptime {
+    const COLUMNS: &'static [&'static str] = &[
+        "site_id",
+        "site",
+        "uptime_pct",
+        "uptime_pct_excl_maintenance",
+        "coverage_pct",
+        "checks",
+        "up",
+        "down",
+        "missed",
+    ];
+}
+
+impl CsvColumns for Latency {
+    const COLUMNS: &'static [&'static str] = &["site_id", "site", "p50_ms", "p95_ms", "p99_ms", "checks"];
+}
+
+impl CsvColumns for ReportedIncident {
+    const COLUMNS: &'static [&'static str] =
+        &["incident_id", "site_id", "site", "opened_at", "closed_at", "seconds", "cause", "message"];
+}
+
+impl CsvColumns for Failures {
+    const COLUMNS: &'static [&'static str] = &["region", "cause", "checks", "sites"];
+}
+
+fn respond_with_report<T: CsvColumns>(
+    rows: Vec<impl Into<T>>,
+    format: ReportFormat,
+) -> Result<Response, Problem> {
+    let items: Vec<T> = rows.into_iter().map(Into::into).collect();
+    match format {
+        ReportFormat::Json => Ok(Json(Report { items }).into_response()),
+        ReportFormat::Csv => {
+            let text = render_csv(&items).ok_or_else(|| {
+                Problem::new(ProblemKind::Internal, "the report could not be written as CSV")
+            })?;
+            Ok(([(header::CONTENT_TYPE, "text/csv; charset=utf-8")], text).into_response())
+        }
+    }
+}
+
+/// Renders rows below a line of names. Memory cannot fail to be written; a failure would mean rows that are no
+/// objects.
+fn render_csv<T: CsvColumns>(rows: &[T]) -> Option<String> {
+    let mut writer = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(Vec::new());
+    writer.write_record(T::COLUMNS).ok()?;
+    for row in rows {
+        let fields = serde_json::to_value(row).ok()?;
+        let cells = T::COLUMNS.iter().map(|column| match fields.get(*column) {
+            None | Some(Value::Null) => String::new(),
+            Some(Value::String(text)) => escape_formula(text.clone()),
+            Some(other) => other.to_string(),
+        });
+        writer.write_record(cells).ok()?;
+    }
+    String::from_utf8(writer.into_inner().ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn csv_has_its_header_without_rows_and_no_formulas() {
+        let row = Failures {
+            region: "=1+1".to_owned(),
+            cause: "dns".to_owned(),
+            checks: 2,
+            sites: 1,
+            days: vec![None],
+        };
+
+        assert_eq!(render_csv::<Failures>(&[]).unwrap(), "region,cause,checks,sites\r\n");
+        assert_eq!(render_csv(&[row]).unwrap(), "region,cause,checks,sites\r\n'=1+1,dns,2,1\r\n");
+    }
+
+    #[test]
+    fn the_first_known_type_of_accept_decides() {
+        for (accept, format) in [
+            ("text/csv", ReportFormat::Csv),
+            ("text/html, text/csv;q=0.9, application/json", ReportFormat::Csv),
+            ("application/json, text/csv", ReportFormat::Json),
+            ("*/*", ReportFormat::Json),
+        ] {
+            let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]);
+            assert_eq!(negotiate_format(&headers), format, "{accept}");
+        }
+    }
+}

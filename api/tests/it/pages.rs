@@ -1,0 +1,237 @@
+//! Pages of the web UI over a real socket, on a fleet with results, incidents and warnings.
+
+use std::collections::BTreeSet;
+
+use picket_harness::markup::{Element, parse_markup};
+use picket_store::api_tokens::Scope;
+use reqwest::{Method, StatusCode};
+
+use crate::support::{Answer, TestApi, send};
+
+/// The fleet of the bench: three regions, and of every tenth site rollups and rows.
+const FLEET: &str = include_str!("../../../tests/bench/src/web/fill.sql");
+/// A site of the fleet with rollups, rows and an open incident.
+const SITE: i64 = 7;
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+                      form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+async fn start_fleet() -> TestApi {
+    let api = TestApi::start().await;
+    // Statements of one text are one transaction, in which there is no VACUUM.
+    let sql = FLEET.replace("{sites}", "40").replace("{sample}", "10").replace("VACUUM ANALYZE;", "");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&api.pool).await.unwrap();
+    api
+}
+
+/// Fetches a page and parses it.
+async fn open_page(api: &TestApi, path: &str, token: Option<&str>) -> Vec<Element> {
+    let answer = api.get(path, token).await;
+    assert_eq!(answer.status, StatusCode::OK, "{path}: {}", answer.text);
+    assert_eq!(answer.header("content-type"), "text/html; charset=utf-8", "{path}");
+    parse_page(path, &answer)
+}
+
+fn parse_page(path: &str, answer: &Answer) -> Vec<Element> {
+    assert_eq!(answer.header("content-security-policy"), POLICY, "{path}");
+    assert_eq!(answer.header("cache-control"), "no-store", "{path}");
+    parse_markup(&answer.text).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Addresses of this host that elements refer to, without fragments.
+fn list_links(elements: &[Element]) -> BTreeSet<String> {
+    let addresses = elements.iter().flat_map(|element| ["href", "src"].map(|name| element.attribute(name)));
+    let local = addresses.flatten().filter(|address| address.starts_with('/'));
+    local.map(|address| address.split('#').next().unwrap_or_default().to_owned()).collect()
+}
+
+fn text_of(elements: &[Element], name: &str) -> String {
+    elements
+        .iter()
+        .find(|element| element.name == name)
+        .map(|element| element.text.clone())
+        .unwrap_or_default()
+}
+
+async fn post_form(api: &TestApi, path: &str, token: Option<&str>, body: &'static str) -> Answer {
+    let request = api.request(Method::POST, path, token);
+    send(request.header("content-type", "application/x-www-form-urlencoded").body(body)).await
+}
+
+#[tokio::test]
+async fn pages_answer_and_all_their_links_resolve() {
+    let api = start_fleet().await;
+    let mut pages: BTreeSet<String> = [
+        "/",
+        "/sites",
+        "/sites/new",
+        "/incidents",
+        "/warnings",
+        "/live",
+        "/maintenance",
+        "/reports",
+        "/ledger",
+        "/regions",
+        "/settings",
+        "/tokens",
+        "/check",
+    ]
+    .map(ToOwned::to_owned)
+    .into();
+    for span in ["24h", "7d", "30d", "90d"] {
+        pages.insert(format!("/sites/{SITE}?span={span}"));
+    }
+    let mut links = BTreeSet::new();
+    for page in &pages {
+        links.extend(list_links(&open_page(&api, page, None).await));
+    }
+    assert!(links.iter().any(|link| link.starts_with("/checks/7/")), "{links:?}");
+    assert!(links.len() > 40, "{links:?}");
+    for link in links.difference(&pages) {
+        let answer = api.get(link, None).await;
+        assert_eq!(answer.status, StatusCode::OK, "{link}: {}", answer.text);
+    }
+}
+
+#[tokio::test]
+async fn site_page_shows_charts_regions_and_checks() {
+    let api = start_fleet().await;
+    let elements = open_page(&api, &format!("/sites/{SITE}?span=7d"), None).await;
+    let drawings = elements.iter().filter(|element| element.attribute("role") == Some("img")).count();
+    // Days, three charts over time, and the ticks of three regions.
+    assert!(drawings >= 7, "{drawings}");
+    let heat = elements.iter().find(|element| element.attribute("class") == Some("chart-heat")).unwrap();
+    let label = heat.attribute("aria-label").unwrap();
+    assert!(label.contains("checks, ") && label.contains(" ms"), "{label}");
+    let ids: Vec<&str> = elements.iter().filter_map(|element| element.attribute("id")).collect();
+    assert_eq!(ids.len(), ids.iter().collect::<BTreeSet<_>>().len(), "{ids:?}");
+}
+
+#[tokio::test]
+async fn check_page_has_a_waterfall_and_the_other_regions() {
+    let api = start_fleet().await;
+    let site = open_page(&api, &format!("/sites/{SITE}"), None).await;
+    let check = list_links(&site).into_iter().find(|link| link.starts_with("/checks/")).unwrap();
+    let elements = open_page(&api, &check, None).await;
+    assert!(elements.iter().any(|element| element.attribute("class") == Some("chart-waterfall")), "{check}");
+    for missing in [
+        "/checks/7/eu-west/2001-01-01T00:00:00Z",
+        "/checks/7/nowhere/2026-11-20T12:00:00Z",
+        "/checks/7/eu-west/x",
+    ] {
+        let answer = api.get(missing, None).await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND, "{missing}");
+        assert_eq!(text_of(&parse_page(missing, &answer), "h1"), "Not found");
+    }
+}
+
+#[tokio::test]
+async fn list_of_sites_is_filtered_and_sorted_and_its_pages_follow_each_other() {
+    let api = start_fleet().await;
+    for column in ["state", "name", "uptime_30d", "p95", "-p95"] {
+        open_page(&api, &format!("/sites?sort={column}"), None).await;
+    }
+    let down = open_page(&api, "/sites?status=down", None).await;
+    let names = |elements: &[Element]| {
+        list_links(elements).into_iter().filter(|link| link.starts_with("/sites/")).collect::<BTreeSet<_>>()
+    };
+    assert!(names(&down).contains("/sites/7"), "{:?}", names(&down));
+    assert_eq!(names(&open_page(&api, "/sites?q=no-such-site", None).await).len(), 0);
+    let refused = api.get("/sites?sort=size", None).await;
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(refused.text.contains("size"), "{}", refused.text);
+}
+
+#[tokio::test]
+async fn sites_are_added_paused_and_removed_by_forms() {
+    let api = TestApi::start().await;
+    assert_eq!(text_of(&open_page(&api, "/", None).await, "h1"), "Welcome");
+    let added =
+        post_form(&api, "/sites/new", None, "url=https%3A%2F%2Fexample.com&interval=30s&tags=a").await;
+    assert_eq!(added.status, StatusCode::SEE_OTHER, "{}", added.text);
+    let site = added.header("location").to_owned();
+    let page = api.get(&site, None).await;
+    assert!(page.text.contains("Just added"), "{}", page.text);
+
+    let refused = post_form(&api, "/sites/new", None, "url=https%3A%2F%2Fexample.com&interval=soon").await;
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(refused.text.contains("soon"), "{}", refused.text);
+
+    let id: &'static str =
+        format!("site={}&back=site&action=pause", site.trim_start_matches("/sites/")).leak();
+    let paused = post_form(&api, "/sites/bulk", None, id).await;
+    assert_eq!((paused.status, paused.header("location")), (StatusCode::SEE_OTHER, site.as_str()));
+    assert!(api.get(&site, None).await.text.contains("Resume"));
+
+    let removal: &'static str = format!("site={}&action=remove", site.trim_start_matches("/sites/")).leak();
+    assert_eq!(post_form(&api, "/sites/bulk", None, removal).await.status, StatusCode::SEE_OTHER);
+    assert_eq!(api.get(&site, None).await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn maintenance_is_added_and_removed_by_forms() {
+    let api = TestApi::start().await;
+    let site = api.add_site("https://example.com", &["shop"]).await;
+    let body: &'static str = format!("site={site}&tag=&from=now&to=%2B2h").leak();
+    assert_eq!(post_form(&api, "/maintenance", None, body).await.status, StatusCode::SEE_OTHER);
+    let elements = open_page(&api, "/maintenance", None).await;
+    let removal = elements
+        .iter()
+        .filter_map(|element| element.attribute("action"))
+        .find(|action| action.ends_with("/remove"));
+    let removal = removal.unwrap().to_owned();
+    assert_eq!(post_form(&api, &removal, None, "").await.status, StatusCode::SEE_OTHER);
+    let refused = post_form(&api, "/maintenance", None, "tag=shop&from=tomorrow").await;
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(refused.text.contains("tomorrow"), "{}", refused.text);
+}
+
+#[tokio::test]
+async fn a_reader_without_rights_sees_why_and_changes_nothing() {
+    let api = start_fleet().await;
+    let reader = api.create_token(&[Scope::Read], Some(&["customer-7"])).await;
+    let locked = api.get("/", None).await;
+    assert!(matches!(locked.status, StatusCode::UNAUTHORIZED | StatusCode::SEE_OTHER), "{}", locked.status);
+
+    open_page(&api, "/", Some(&reader)).await;
+    let sites = open_page(&api, "/sites", Some(&reader)).await;
+    let links: Vec<String> =
+        list_links(&sites).into_iter().filter(|link| link.starts_with("/sites/")).collect();
+    assert_eq!(links, ["/sites/7"]);
+    assert_eq!(api.get("/sites/8", Some(&reader)).await.status, StatusCode::NOT_FOUND);
+    for (path, body) in [
+        ("/sites/bulk", "site=7&action=remove"),
+        ("/sites/new", "url=http%3A%2F%2Fx"),
+        ("/maintenance", "tag=a"),
+    ] {
+        assert_eq!(post_form(&api, path, Some(&reader), body).await.status, StatusCode::FORBIDDEN, "{path}");
+    }
+    assert_eq!(api.get("/ledger", Some(&reader)).await.status, StatusCode::FORBIDDEN);
+    open_page(&api, "/sites/7", Some(&reader)).await;
+}
+
+#[tokio::test]
+async fn files_are_kept_for_ever_and_pages_are_not() {
+    let api = TestApi::start().await;
+    let page = open_page(&api, "/", None).await;
+    let files: Vec<String> =
+        list_links(&page).into_iter().filter(|link| link.starts_with("/assets/")).collect();
+    assert_eq!(files.len(), 3, "{files:?}");
+    for file in files {
+        let answer = api.get(&file, None).await;
+        assert_eq!(answer.header("cache-control"), "public, max-age=31536000, immutable", "{file}");
+    }
+    let missing = api.get("/assets/0000000000000000/picket.css", None).await;
+    assert_eq!(missing.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn colours_are_chosen_without_javascript() {
+    let api = TestApi::start().await;
+    let request = api.request(Method::POST, "/theme", None).header("referer", api.url("/sites?q=a"));
+    let chosen =
+        send(request.header("content-type", "application/x-www-form-urlencoded").body("theme=dark")).await;
+    assert_eq!((chosen.status, chosen.header("location")), (StatusCode::SEE_OTHER, "/sites?q=a"));
+    let cookie = chosen.header("set-cookie").split(';').next().unwrap().to_owned();
+    let page = send(api.request(Method::GET, "/", None).header("cookie", cookie)).await;
+    assert_eq!(parse_page("/", &page)[0].attribute("data-theme"), Some("dark"));
+}

@@ -1,0 +1,55 @@
+//! Numbers of sites by state, with the uptime and coverage of all of them.
+
+use std::time::Duration;
+
+use sqlx::FromRow;
+
+use crate::{Error, Store};
+
+/// Sites by state, and their checks of the last 24 whole hours.
+#[derive(Clone, Debug, PartialEq, FromRow)]
+pub struct SiteCounts {
+    /// All sites.
+    pub sites: i64,
+    /// Sites that are up.
+    pub up: i64,
+    /// Sites that are down.
+    pub down: i64,
+    /// Sites without a recent result.
+    pub unknown: i64,
+    /// Sites that cannot be checked.
+    pub problem: i64,
+    /// Disabled sites.
+    pub paused: i64,
+    /// Sites with an open warning, whatever their state.
+    pub warned: i64,
+    /// Percentage: up of (up + down).
+    pub uptime_24h_pct: Option<f64>,
+    /// Percentage: (up + down) of the ticks that were due.
+    pub coverage_24h_pct: Option<f64>,
+}
+
+/// Counts the sites with one of the `tags`.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn count_sites_by_state(store: &Store, tags: Option<&[String]>) -> Result<SiteCounts, Error> {
+    let query = sqlx::query_as(
+        "WITH chosen AS MATERIALIZED (
+             SELECT condition.site_id, condition.state, statistic.up_24h, statistic.down_24h, statistic.checks_24h
+             FROM picket.site_conditions AS condition
+             JOIN picket.site_statistics AS statistic ON statistic.site_id = condition.site_id
+             WHERE $1::text[] IS NULL OR condition.site_id = ANY (ARRAY(SELECT id FROM picket.sites WHERE tags && $1))
+         )
+         SELECT count(*) AS sites, count(*) FILTER (WHERE state = 'up') AS up, count(*) FILTER (WHERE state = 'down') AS down,
+                count(*) FILTER (WHERE state = 'unknown') AS unknown, count(*) FILTER (WHERE state = 'problem') AS problem,
+                count(*) FILTER (WHERE state = 'paused') AS paused,
+                (SELECT count(DISTINCT warning.site_id) FROM picket.warnings AS warning
+                 JOIN chosen ON chosen.site_id = warning.site_id WHERE warning.closed_at IS NULL) AS warned,
+                picket.percent(sum(up_24h)::bigint, sum(up_24h + down_24h)::bigint) AS uptime_24h_pct,
+                picket.percent(sum(up_24h + down_24h)::bigint, sum(checks_24h)::bigint) AS coverage_24h_pct
+         FROM chosen",
+    )
+    .bind(tags);
+    store.with_timeout(Duration::from_secs(5), "count sites", query.fetch_one(&store.pool)).await
+}

@@ -1,0 +1,245 @@
+//! The history of one site: sums of a span, changes of its schedules, its certificate and incidents.
+//!
+//! Callers check first, with [`require_site`], that there is such a site within a token's limit.
+
+mod checks;
+mod latency;
+
+use picket_proto::{SiteId, Timestamp, ValidationError};
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    checks::{CheckRow, ChecksFilter, find_check, list_checks_page},
+    latency::{HeatColumn, LatencyBucket, list_latency, load_heat_map},
+};
+use crate::{
+    DbTimestamp, Error, Store,
+    reports::IncidentRow,
+    site_list::{Page, check_page_limit, decode_cursor, encode_cursor, take_next_cursor},
+};
+
+/// A span of time, from inclusive to exclusive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The first moment.
+    from: Timestamp,
+    /// The first moment after it.
+    to: Timestamp,
+}
+
+impl Span {
+    /// Longest allowed span.
+    const MAX_DAYS: u64 = 400;
+
+    /// A span of at most 400 days.
+    ///
+    /// # Errors
+    /// If it is empty or longer.
+    pub fn new(from: Timestamp, to: Timestamp) -> Result<Self, ValidationError> {
+        let seconds = to.saturating_duration_since(from).as_secs();
+        if from < to && seconds <= Self::MAX_DAYS * 86_400 {
+            return Ok(Self { from, to });
+        }
+        Err(ValidationError::new("to", to, format!("after 'from', by at most {} days", Self::MAX_DAYS)))
+    }
+
+    fn seconds(self) -> u64 {
+        self.to.saturating_duration_since(self.from).as_secs()
+    }
+
+    fn bounds(self) -> (DbTimestamp, DbTimestamp) {
+        (self.from.into(), self.to.into())
+    }
+}
+
+/// Checks that there is such a site, or was one, and that it has one of the tags of a token's limit.
+///
+/// # Errors
+/// If there is none, or the database cannot be reached in time.
+pub async fn require_site(store: &Store, site: SiteId, tag_limit: Option<&[String]>) -> Result<(), Error> {
+    let read = async {
+        let mut transaction = store.begin_page_read().await?;
+        sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM picket.known_sites WHERE id = $1 AND ($2::text[] IS NULL OR tags && $2))",
+        )
+        .bind(site.0)
+        .bind(tag_limit)
+        .fetch_one(&mut *transaction)
+        .await
+    };
+    match store.read_for_page("look up the site", read).await? {
+        true => Ok(()),
+        false => Err(Error::SiteNotFound(site)),
+    }
+}
+
+/// Account of the ticks of a site in a region, of the hours that a span touches.
+#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow)]
+pub struct TickSums {
+    /// Name of the region.
+    pub region: String,
+    /// Number of ticks due: those below.
+    pub checks: i64,
+    /// Number of `up` checks.
+    pub up: i64,
+    /// Number of `down` checks.
+    pub down: i64,
+    /// Number of `missed` checks.
+    pub missed: i64,
+    /// Number of ticks without a row in recorded gaps.
+    pub gap: i64,
+    /// Percentage: up of (up + down).
+    pub uptime_pct: Option<f64>,
+    /// Percentage as above, excluding maintenance windows.
+    pub uptime_pct_excl_maintenance: Option<f64>,
+    /// Percentage: (up + down) of checks.
+    pub coverage_pct: Option<f64>,
+}
+
+/// Longest span that is added up from hours; longer ones are from whole days of UTC.
+const MAX_HOURLY_SECONDS: u64 = 62 * 86_400;
+
+/// Sums the ticks of a site by region, over the hours that the span touches, or the days if it is
+/// longer than 62 days.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn sum_ticks(store: &Store, site: SiteId, span: Span) -> Result<Vec<TickSums>, Error> {
+    let source = match span.seconds() <= MAX_HOURLY_SECONDS {
+        true => "picket.hourly WHERE site_id = $1 AND hour >= picket.hour_of($2) AND hour < $3",
+        false => {
+            "picket.daily WHERE site_id = $1 AND day >= picket.day_of($2)
+             AND day <= picket.day_of($3 - interval '1 microsecond')"
+        }
+    };
+    let sql = format!(
+        "SELECT region.name AS region, up + down + missed + gap AS checks, up, down, missed, gap,
+                picket.percent(up, up + down) AS uptime_pct,
+                picket.percent(up - up_off, up + down - up_off - down_off) AS uptime_pct_excl_maintenance,
+                picket.percent(up + down, up + down + missed + gap) AS coverage_pct
+         FROM (SELECT region_id, sum(up)::bigint AS up, sum(down)::bigint AS down, sum(missed)::bigint AS missed,
+                      sum(gap)::bigint AS gap, sum(up_in_maintenance)::bigint AS up_off,
+                      sum(down_in_maintenance)::bigint AS down_off
+               FROM {source} GROUP BY region_id) AS summed
+         JOIN picket.regions AS region ON region.id = summed.region_id ORDER BY region.name"
+    );
+    let (from, to) = span.bounds();
+    let read = async {
+        let mut transaction = store.begin_page_read().await?;
+        let query = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(site.0).bind(from).bind(to);
+        query.fetch_all(&mut *transaction).await
+    };
+    store.read_for_page("sum the ticks of the site", read).await
+}
+
+/// Begin or end of a schedule.
+#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow)]
+pub struct ScheduleChange {
+    /// Time of the change.
+    pub at: DbTimestamp,
+    /// Name of the region.
+    pub region: String,
+    /// True for the begin.
+    pub is_begin: bool,
+    /// Interval of the schedule.
+    pub interval_ms: i32,
+}
+
+/// Lists the changes of a site's schedules within a span, the newest first, up to 1,000.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn list_schedule_changes(
+    store: &Store,
+    site: SiteId,
+    span: Span,
+) -> Result<Vec<ScheduleChange>, Error> {
+    let (from, to) = span.bounds();
+    let read = async {
+        let mut transaction = store.begin_page_read().await?;
+        sqlx::query_as(
+            "SELECT change.at, region.name AS region, change.is_begin, schedule.interval_ms
+             FROM picket.schedules AS schedule
+             JOIN picket.regions AS region ON region.id = schedule.region_id
+             CROSS JOIN LATERAL (VALUES (schedule.valid_from, true), (schedule.valid_to, false)) AS change (at, is_begin)
+             WHERE schedule.site_id = $1 AND change.at >= $2 AND change.at < $3
+             ORDER BY change.at DESC, region.name, change.is_begin DESC LIMIT 1000",
+        )
+        .bind(site.0)
+        .bind(from)
+        .bind(to)
+        .fetch_all(&mut *transaction)
+        .await
+    };
+    store.read_for_page("list changes of schedules", read).await
+}
+
+/// Certificate of a site.
+#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow)]
+pub struct CertificateRow {
+    /// Expiry; the earliest if regions receive different certificates.
+    pub expires_at: DbTimestamp,
+    /// Whole days until the expiry; negative after it.
+    pub days_left: i32,
+}
+
+/// Returns the certificate that a site presented in the last two days.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn find_certificate(store: &Store, site: SiteId) -> Result<Option<CertificateRow>, Error> {
+    let read = async {
+        let mut transaction = store.begin_page_read().await?;
+        sqlx::query_as("SELECT expires_at, days_left FROM report.certificates WHERE site_id = $1")
+            .bind(site.0)
+            .fetch_optional(&mut *transaction)
+            .await
+    };
+    store.read_for_page("read the site's certificate", read).await
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IncidentPosition {
+    /// Due time of the opening, in microseconds since 1970.
+    opened_us: i64,
+    incident: i64,
+}
+
+/// Lists a page of the incidents of a site, the newest first.
+///
+/// # Errors
+/// If the cursor or the limit is not allowed, or the database cannot be reached in time.
+pub async fn list_incidents_page(
+    store: &Store,
+    site: SiteId,
+    cursor: Option<&str>,
+    limit: u32,
+) -> Result<Page<IncidentRow>, Error> {
+    let limit = check_page_limit(limit)?;
+    let position = cursor.map(decode_cursor::<IncidentPosition>).transpose()?;
+    let read = async {
+        let mut transaction = store.begin_page_read().await?;
+        sqlx::query_as(
+            "SELECT incident_id, site_id, coalesce(site, 'site ' || site_id) AS site, opened_at, closed_at,
+                    least(extract(epoch FROM duration), 1e12)::bigint AS seconds, cause::text AS cause, message
+             FROM report.incidents
+             WHERE site_id = $1 AND ($2::timestamptz IS NULL OR (opened_at, incident_id) < ($2, $3::bigint))
+             ORDER BY opened_at DESC, incident_id DESC LIMIT $4",
+        )
+        .bind(site.0)
+        .bind(position.as_ref().map(|position| DbTimestamp(Timestamp::from_micros(position.opened_us))))
+        .bind(position.as_ref().map(|position| position.incident))
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1))
+        .fetch_all(&mut *transaction)
+        .await
+    };
+    let mut items: Vec<IncidentRow> = store.read_for_page("list the site's incidents", read).await?;
+    let next_cursor = take_next_cursor(&mut items, limit, |last| {
+        encode_cursor(&IncidentPosition {
+            opened_us: last.opened_at.0.as_micros(),
+            incident: last.incident_id,
+        })
+    });
+    Ok(Page { items, next_cursor })
+}

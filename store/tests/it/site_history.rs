@@ -1,0 +1,208 @@
+//! The history of one site and the overview of all, compared with the rows and the reports.
+
+use std::time::Duration;
+
+use picket_proto::{CheckKind, Outcome, RegionName, SiteId, Timestamp};
+use picket_store::{
+    Error, housekeeping, overview,
+    site_history::{
+        self, ChecksFilter, Span, find_certificate, find_check, list_checks_page, list_incidents_page,
+        list_latency, list_schedule_changes, load_heat_map, require_site, sum_ticks,
+    },
+};
+
+use crate::{rollups::World, wall_clock_now};
+
+const SITE: SiteId = SiteId(1);
+
+async fn new_world() -> World {
+    let world = World::new().await;
+    world.insert_rows().await;
+    world
+        .execute_sql(
+            "INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome, total_us)
+             SELECT scheduled_at, site_id, region_id, 'confirm', 'up', 7000 FROM picket.check_results WHERE outcome = 'down'",
+        )
+        .await;
+    world.close_ledger_until(1, 0).await;
+    world.roll_up().await;
+    world
+}
+
+fn last_hours(hours: u64) -> Span {
+    let now = wall_clock_now();
+    Span::new(now.saturating_sub(Duration::from_secs(hours * 3_600)), now).unwrap()
+}
+
+#[tokio::test]
+async fn the_pages_of_checks_have_each_row_once_newest_first() {
+    let world = new_world().await;
+    let us: RegionName = "us".parse().unwrap();
+    for (filter, condition) in [
+        (ChecksFilter::default(), "true"),
+        (ChecksFilter { region: Some(&us), ..ChecksFilter::default() }, "region = 'us'"),
+        (ChecksFilter { outcome: Some(Outcome::Down), ..ChecksFilter::default() }, "outcome = 'down'"),
+        (ChecksFilter { kind: Some(CheckKind::Confirm), ..ChecksFilter::default() }, "kind = 'confirm'"),
+    ] {
+        let (mut rows, mut cursor) = (Vec::new(), None);
+        let span = last_hours(5);
+        loop {
+            let page =
+                list_checks_page(&world.store, SITE, span, filter, cursor.as_deref(), 17).await.unwrap();
+            rows.extend(page.items);
+            cursor = page.next_cursor;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        let listed: Vec<String> = rows
+            .iter()
+            .map(|row| format!("{} {} {}", row.scheduled_at.0.as_micros(), row.region, row.kind))
+            .collect();
+        let expected = world
+            .query_text(&format!(
+                "SELECT string_agg(picket.micros(scheduled_at) || ' ' || region || ' ' || kind, ','
+                                   ORDER BY scheduled_at DESC, region DESC, kind DESC)
+                 FROM report.checks WHERE site_id = 1 AND {condition}"
+            ))
+            .await;
+        assert!(listed.len() > 17, "{condition}");
+        assert_eq!(listed.join(","), expected, "{condition}");
+    }
+
+    let page =
+        list_checks_page(&world.store, SITE, last_hours(5), ChecksFilter::default(), None, 1).await.unwrap();
+    let row = &page.items[0];
+    let region: RegionName = row.region.parse().unwrap();
+    let kind = row.kind.parse().unwrap();
+    let found = find_check(&world.store, SITE, &region, row.scheduled_at.0, kind).await.unwrap();
+    assert_eq!(found.as_ref(), Some(row));
+    let elsewhere = find_check(&world.store, SiteId(2), &region, row.scheduled_at.0, kind).await.unwrap();
+    assert_eq!(elsewhere, None);
+}
+
+#[tokio::test]
+async fn sums_percentiles_and_heat_map_of_a_span_count_the_rows_of_the_reports() {
+    let world = new_world().await;
+    let span = last_hours(30);
+
+    let sums = sum_ticks(&world.store, SITE, span).await.unwrap();
+    let text: Vec<String> = sums
+        .iter()
+        .map(|sum| format!("({},{},{},{},{})", sum.region, sum.checks, sum.up, sum.down, sum.missed))
+        .collect();
+    let expected = world
+        .query_text(
+            "SELECT string_agg((region, count, up, down, missed)::text, ' ' ORDER BY region) FROM (
+                 SELECT region, count(*), count(*) FILTER (WHERE outcome = 'up') AS up,
+                        count(*) FILTER (WHERE outcome = 'down') AS down, count(*) FILTER (WHERE outcome = 'missed') AS missed
+                 FROM report.checks WHERE site_id = 1 AND kind = 'scheduled' GROUP BY region) AS t",
+        )
+        .await;
+    assert_eq!(text.join(" "), expected);
+
+    let up: i64 = sums.iter().map(|sum| sum.up).sum();
+    for buckets in [2, 7, 500] {
+        let series = list_latency(&world.store, SITE, None, span, buckets).await.unwrap();
+        let parts: std::collections::BTreeSet<_> = series.iter().map(|bucket| bucket.from).collect();
+        assert!(!parts.is_empty() && parts.len() <= buckets as usize, "{} of {buckets}", parts.len());
+        assert_eq!(series.iter().map(|bucket| bucket.checks).sum::<i64>(), up);
+        assert!(series.iter().all(|bucket| bucket.p50_us <= bucket.p95_us && bucket.p95_us <= bucket.p99_us));
+        assert!(
+            series.iter().all(|bucket| bucket.dns_us == Some(1_000.0) && bucket.tls_us.is_none()),
+            "{series:?}"
+        );
+
+        let columns = load_heat_map(&world.store, SITE, None, span, buckets).await.unwrap();
+        assert!(columns.len() <= buckets as usize);
+        let counted: u32 = columns.iter().flat_map(|column| &column.counts).map(|(_, count)| count).sum();
+        assert_eq!(i64::from(counted), up);
+    }
+    // A short span is read from rows and exact.
+    let short = last_hours(2);
+    let series = list_latency(&world.store, SITE, None, short, 1).await.unwrap();
+    let slowest = world
+        .query_text(
+            "SELECT max(p) FROM (SELECT percentile_disc(0.99) WITHIN GROUP (ORDER BY total_us) AS p
+             FROM picket.check_results WHERE site_id = 1 AND kind = 'scheduled' AND outcome = 'up'
+               AND scheduled_at > now() - interval '2 hours' GROUP BY region_id) AS t",
+        )
+        .await;
+    assert_eq!(
+        series.iter().filter_map(|bucket| bucket.p99_us).max().map(|us| us.to_string()),
+        Some(slowest)
+    );
+
+    for refused in [0, 501] {
+        let error = list_latency(&world.store, SITE, None, span, refused).await.unwrap_err();
+        assert!(matches!(&error, Error::Invalid(error) if error.field == "buckets"), "{error:?}");
+    }
+    let now = wall_clock_now();
+    for from in [now, now.saturating_sub(Duration::from_secs(401 * 86_400))] {
+        assert_eq!(Span::new(from, now).unwrap_err().field, "to");
+    }
+}
+
+#[tokio::test]
+async fn incidents_edits_and_certificate_of_a_site_and_the_overview_of_all() {
+    let world = new_world().await;
+    world
+        .execute_sql(
+            "INSERT INTO picket.incidents (site_id, opened_at, closed_at, first_failure_at, regions)
+             SELECT 1, now() - n * interval '1 hour', now() - n * interval '1 hour', now(), '{eu}' FROM generate_series(1, 7) AS n;
+             INSERT INTO picket.incidents (site_id, opened_at, first_failure_at, regions) VALUES (2, now(), now(), '{eu}');
+             INSERT INTO picket.silent_regions SELECT id, now() FROM picket.regions WHERE name = 'us';
+             UPDATE picket.sites SET interval_seconds = 30 WHERE id = 1",
+        )
+        .await;
+    while housekeeping::refresh_site_summaries(&world.store, wall_clock_now()).await.unwrap() {}
+
+    let (mut ids, mut cursor) = (Vec::new(), None);
+    loop {
+        let page = list_incidents_page(&world.store, SITE, cursor.as_deref(), 3).await.unwrap();
+        ids.extend(page.items.iter().map(|incident| incident.incident_id));
+        cursor = page.next_cursor;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(ids, [1, 2, 3, 4, 5, 6, 7]);
+    let changes = list_schedule_changes(&world.store, SITE, last_hours(5)).await.unwrap();
+    let begun: Vec<i32> =
+        changes.iter().filter(|change| change.is_begin).map(|change| change.interval_ms).collect();
+    assert_eq!((changes.len(), begun), (6, vec![30_000, 30_000, 60_000, 60_000]));
+    assert_eq!(find_certificate(&world.store, SITE).await.unwrap().map(|found| found.days_left), Some(8));
+
+    let sales = ["sales".to_owned()];
+    require_site(&world.store, SITE, Some(&sales)).await.unwrap();
+    let beyond = require_site(&world.store, SiteId(3), Some(&sales)).await.unwrap_err();
+    assert!(matches!(beyond, Error::SiteNotFound(SiteId(3))), "{beyond:?}");
+
+    let all = overview::count_states(&world.store, None).await.unwrap();
+    let limited = overview::count_states(&world.store, Some(&sales)).await.unwrap();
+    assert_eq!((all.down, all.down + all.unknown + all.up + all.problem + all.paused), (1, 3));
+    assert_eq!(limited.down + limited.unknown + limited.up + limited.problem + limited.paused, 2);
+    let health = overview::list_region_health(&world.store).await.unwrap();
+    let silent: Vec<&str> = health
+        .iter()
+        .filter(|region| region.silent_since.is_some())
+        .map(|region| region.region.as_str())
+        .collect();
+    assert_eq!((health.len(), silent), (2, vec!["us"]));
+    let states = overview::list_region_states(&world.store, &[SITE, SiteId(2), SiteId(3)], Some(&sales))
+        .await
+        .unwrap();
+    let rows: Vec<(i64, &str)> = states.iter().map(|state| (state.site_id, state.region.as_str())).collect();
+    assert_eq!(rows, [(1, "eu"), (1, "us"), (2, "eu"), (2, "us")]);
+    let coverage = overview::read_fleet_coverage(&world.store).await.unwrap().unwrap();
+    let counted = world
+        .query_text(
+            "SELECT (count(*), count(*) FILTER (WHERE outcome = 'up')) FROM report.checks, picket.site_summary_state
+             WHERE kind = 'scheduled' AND scheduled_at >= fleet_from AND scheduled_at < fleet_to",
+        )
+        .await;
+    assert_eq!(format!("({},{})", coverage.checks, coverage.up), counted);
+    assert!(Timestamp::from(coverage.from) < coverage.to.into());
+    let none = site_history::list_incidents_page(&world.store, SITE, Some("e30"), 3).await.unwrap_err();
+    assert!(matches!(&none, Error::Invalid(error) if error.field == "cursor"), "{none:?}");
+}
