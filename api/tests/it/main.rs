@@ -4,7 +4,6 @@
 mod access;
 mod faults;
 mod openapi;
-mod pages;
 mod requests;
 mod scopes;
 mod sign_in;
