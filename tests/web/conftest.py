@@ -44,13 +44,23 @@ def system():
         yield started
 
 
+@pytest.fixture(scope="session")
+def session(browser, system):
+    """State of a browser in which a person has opened the link that `picket up` prints."""
+    context = browser.new_context()
+    page_checks.open_page(context.new_page(), system.read_sign_in_link())
+    state = context.storage_state()
+    context.close()
+    return state
+
+
 @pytest.fixture
-def open_context(browser):
+def open_context(browser, session):
     """A function that opens a page in a context of its own. What the browser reports of it fails the test."""
     opened = []
 
-    def open_in(context):
-        browser_context = browser.new_context(**context.options)
+    def open_in(context, signed_in=True):
+        browser_context = browser.new_context(**context.options, storage_state=session if signed_in else None)
         page = browser_context.new_page()
         page.set_default_timeout(page_checks.NAVIGATION_TIMEOUT)
         page.emulate_media(media=context.media)

@@ -4,6 +4,7 @@ Exit codes: those of schemathesis, 0 without a finding and 1 with one. A seed re
 """
 
 import argparse
+import os
 import pathlib
 import secrets
 import subprocess
@@ -24,6 +25,7 @@ CHECKS = [
     "response_schema_conformance",
     "negative_data_rejection",
     "positive_data_acceptance",
+    "ignored_auth",
     "unsupported_method",
     "allow_header_conformance",
     "use_after_free",
@@ -42,6 +44,8 @@ def main():
     options, arguments = parser.parse_known_args()
     # Without probers, so that no generated URL is requested.
     with systems.start_system(has_probers=False) as system:
+        # The first token closes the API to requests without one.
+        token = system.request_json("/tokens", "POST", {"name": "fuzz", "scopes": ["admin"]})["secret"]
         print(f"repeat with: just fuzz-api --seed {options.seed} --seconds {options.seconds}", flush=True)
         command = [
             sys.executable, "-m", "schemathesis.cli", "--config-file", str(HERE / "schemathesis.toml"),
@@ -50,9 +54,11 @@ def main():
             "--continue-on-failure", "--no-color", *arguments,
         ]
         limit = options.seconds + 120
-        fuzzed = subprocess.run(command, cwd=system.directory, timeout=limit, check=False)
-        # A process that a request has killed would answer nothing, which is a finding of its own.
+        variables = {**os.environ, "PICKET_FUZZ_TOKEN": token}
+        fuzzed = subprocess.run(command, cwd=system.directory, env=variables, timeout=limit, check=False)
+        # A process that a request has ended is a finding of its own, and so is a token that a request has revoked.
         system.require_running()
+        system.request_json("/me", token=token)
     return fuzzed.returncode
 
 

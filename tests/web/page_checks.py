@@ -52,12 +52,13 @@ class PageObserver:
 
     def _add_console_message(self, message):
         # A violation of the content security policy is one of them, also without JavaScript.
-        if message.type in ("error", "warning"):
+        # Failed requests are reported by their responses, which tell a page from its parts.
+        if message.type in ("error", "warning") and not message.text.startswith("Failed to load resource"):
             self.findings.append(f"console {message.type}: {message.text}")
 
     def _add_failed_request(self, request):
-        # A page that is left ends its event stream.
-        if request.resource_type == "eventsource" and request.failure == "net::ERR_ABORTED":
+        # A page that is left ends its event stream, and its request for newer content.
+        if request.resource_type in ("eventsource", "fetch") and request.failure == "net::ERR_ABORTED":
             return
         self.findings.append(f"request failed: {request.method} {request.url}: {request.failure}")
 

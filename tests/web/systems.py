@@ -1,4 +1,4 @@
-"""A whole Picket for tests from outside: `picket up`, `picket-api`, a website to break, and one slow region."""
+"""A whole Picket for tests from outside: `picket up` with its web UI, a website to break, and one slow region."""
 
 import contextlib
 import ctypes
@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -63,10 +64,12 @@ class System:
         self.url = self.website_url = None
 
     def start(self):
-        ports = find_free_ports(4)
+        ports = find_free_ports(3)
+        self.url = f"http://127.0.0.1:{ports[2]}"
         self.spawn(
             "picket", "up", "--regions", ",".join(REGIONS), "--no-apply", "--tools-dir", str(TOOLS),
-            "--nats-port", str(ports[0]), "--pg-port", str(ports[1]), *([] if self.has_probers else ["--no-probers"]),
+            "--nats-port", str(ports[0]), "--pg-port", str(ports[1]), "--api-listen",
+            f"127.0.0.1:{ports[2]}", *([] if self.has_probers else ["--no-probers"]),
         )
         self.variables |= eventually(START_TIMEOUT, "file env of picket up", self.read_environment)
         if self.has_probers:
@@ -74,9 +77,7 @@ class System:
             self.spawn(
                 "picket-prober", "--region", SLOW_REGION, "--user-agent", SLOW_AGENT, "--allow-addresses", "127.0.0.0/8"
             )
-        self.url = f"http://127.0.0.1:{ports[2]}"
-        self.spawn("picket-api", "--api-listen", f"127.0.0.1:{ports[2]}", "--listen", f"127.0.0.1:{ports[3]}")
-        eventually(START_TIMEOUT, "ready picket-api", lambda: is_ok(f"http://127.0.0.1:{ports[3]}/readyz"))
+        eventually(START_TIMEOUT, "web UI", lambda: is_ok(f"{self.url}/api/v1/openapi.json"))
         self._website = self.spawn(
             "website", "--slow-agent", SLOW_AGENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -89,6 +90,11 @@ class System:
             lines = (self.data / "env").read_text().splitlines()
             pairs = (line.split("=", 1) for line in lines if not line.startswith("#"))
             return {name: value.strip("'") for name, value in pairs}
+
+    def read_sign_in_link(self):
+        """The link that `picket up` prints, which signs in once."""
+        output = (self.directory / "picket.log").read_text()
+        return re.search(rf"{re.escape(self.url)}/sign-in\?link=\S+", output)[0]
 
     def require_running(self):
         for process, log in self._processes:
@@ -133,11 +139,13 @@ class System:
         if confirmed != command:
             raise ChildProcessError(f"the website confirmed {confirmed!r} instead of {command!r}")
 
-    def request_json(self, path, method="GET", body=None):
+    def request_json(self, path, method="GET", body=None, token=None):
         """Body of a successful response of the API."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.url}/api/v1{path}", data, method=method)
         request.add_header("content-type", "application/json")
+        if token:
+            request.add_header("authorization", f"Bearer {token}")
         with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT) as response:
             text = response.read()
         return json.loads(text) if text else None
