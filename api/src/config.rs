@@ -48,18 +48,14 @@ impl Default for Config {
 
 impl From<AddressOptions> for Config {
     fn from(options: AddressOptions) -> Self {
-        Self {
-            listen: options.api_listen,
-            public_url: options.public_url,
-            trusted_proxies: options.trusted_proxies,
-            ..Self::default()
-        }
+        Self { listen: options.api_listen, trusted_proxies: options.trusted_proxies, ..Self::default() }
     }
 }
 
 impl From<Options> for Config {
     fn from(options: Options) -> Self {
         Self {
+            public_url: options.public_url,
             oidc: options.oidc.into_config(),
             site_metrics: options.site_metrics,
             drain_timeout: options.drain_timeout.0,

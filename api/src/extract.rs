@@ -2,7 +2,7 @@
 
 use axum::{
     body::Bytes,
-    extract::{FromRequest, FromRequestParts, Request, rejection::BytesRejection},
+    extract::{self, FromRequest, FromRequestParts, Request, rejection::BytesRejection},
 };
 use http::{HeaderMap, StatusCode, header, request::Parts};
 use picket_proto::{suggestion::describe_known_names, validation::sanitize_text};
@@ -26,6 +26,18 @@ impl<T: DeserializeOwned> FromRequest<Api> for ApiJson<T> {
         require_json(request.headers())?;
         let body = read_body(request, api).await?;
         parse_json(&body).map(Self)
+    }
+}
+
+/// Parameters in the path of a request. An object with an impossible id does not exist.
+pub(crate) struct ApiPath<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<Api> for ApiPath<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+        let path = extract::Path::<T>::from_request_parts(parts, api).await;
+        Ok(path.map(|extract::Path(values)| Self(values))?)
     }
 }
 

@@ -16,10 +16,6 @@ pub struct AddressOptions {
     /// Address to serve the API and the web UI on
     #[arg(long, env = "PICKET_API_LISTEN", default_value = "127.0.0.1:8088", value_name = "ADDRESS:PORT")]
     pub api_listen: SocketAddr,
-    /// URL under which people reach this process, such as https://picket.example.com; without it, the
-    /// cluster setting public_url, or the address of --api-listen
-    #[arg(long, env = "PICKET_PUBLIC_URL", value_name = "URL", value_parser = parse_public_url)]
-    pub public_url: Option<Url>,
     /// Networks of reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are believed, separated
     /// by commas
     #[arg(long, env = "PICKET_TRUSTED_PROXIES", value_name = "NETWORK[,NETWORK…]", value_delimiter = ',')]
@@ -33,6 +29,10 @@ pub struct Options {
     /// Where the API is served and reached.
     #[command(flatten)]
     pub address: AddressOptions,
+    /// URL under which people reach this process, such as https://picket.example.com; without it, the
+    /// cluster setting public_url, or the address of --api-listen
+    #[arg(long, env = "PICKET_PUBLIC_URL", value_name = "URL", value_parser = parse_public_url)]
+    pub public_url: Option<Url>,
     /// Number of sites whose state is among the metrics, for Prometheus; the first by id
     #[arg(long, env = "PICKET_SITE_METRICS", default_value_t = 0, value_name = "NUMBER",
           value_parser = clap::value_parser!(u32).range(..=10_000))]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::{
     Json,
     body::Bytes,
-    extract::{Path, State},
+    extract::State,
     http::HeaderMap,
     response::{IntoResponse, Response},
 };
@@ -26,6 +26,7 @@ use uuid::Uuid;
 
 use crate::{
     access::{Checker, Reader},
+    extract::ApiPath,
     live::{event::encode_event, stream::respond_events},
     problem::{Problem, ProblemKind},
     state::Api,
@@ -156,7 +157,7 @@ async fn request_check(
 async fn show_check(
     Reader(access): Reader,
     State(api): State<Api>,
-    Path(id): Path<String>,
+    ApiPath(id): ApiPath<String>,
 ) -> Result<Json<StoredResults>, Problem> {
     // An ad-hoc check has no tags. Its random id is the right to see it; an id that a person chose can
     // be guessed.

@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    extract::{OriginalUri, Path, State},
+    extract::{OriginalUri, State},
     response::Response,
 };
 use http::Uri;
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     access::{Access, Reader},
-    extract::{ApiQuery, PageLimit},
+    extract::{ApiPath, ApiQuery, PageLimit},
     problem::{Problem, ProblemKind},
     state::Api,
 };
@@ -200,7 +200,7 @@ async fn list_site_incidents(
     Reader(access): Reader,
     State(api): State<Api>,
     OriginalUri(uri): OriginalUri,
-    Path(site): Path<i64>,
+    ApiPath(site): ApiPath<i64>,
     ApiQuery(query): ApiQuery<SiteIncidentQuery>,
 ) -> Result<Response, Problem> {
     find_site(&api, &access, SiteId(site)).await?;
@@ -245,7 +245,7 @@ async fn respond_with_page(
 async fn read_incident(
     Reader(access): Reader,
     State(api): State<Api>,
-    Path(id): Path<i64>,
+    ApiPath(id): ApiPath<i64>,
 ) -> Result<Json<IncidentDetail>, Problem> {
     match incident_pages::read_incident(&api.store, id, access.tag_limit()).await? {
         Some(evidence) => Ok(Json(evidence.into())),

@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 use picket_proto::{SiteId, Timestamp};
 use picket_store::ledger::{self, LedgerFilter, LedgerRow};
 use serde::{Deserialize, Serialize};
@@ -13,7 +10,12 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{api_row::api_row, sites::find_site, span::check_span};
-use crate::{access::Reader, extract::ApiQuery, problem::Problem, state::Api};
+use crate::{
+    access::Reader,
+    extract::{ApiPath, ApiQuery},
+    problem::Problem,
+    state::Api,
+};
 
 pub(super) fn build_routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(read_ledger)).routes(routes!(read_site_ledger))
@@ -141,7 +143,7 @@ async fn read_ledger(
 async fn read_site_ledger(
     Reader(access): Reader,
     State(api): State<Api>,
-    Path(site): Path<i64>,
+    ApiPath(site): ApiPath<i64>,
     ApiQuery(query): ApiQuery<LedgerQuery>,
 ) -> Result<Json<Ledger>, Problem> {
     let site = find_site(&api, &access, SiteId(site)).await?.site.id;

@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    extract::{OriginalUri, Path, State},
+    extract::{OriginalUri, State},
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, StatusCode, header};
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     access::{Access, Reader, Writer},
-    extract::{ApiJson, ApiQuery, PageLimit},
+    extract::{ApiJson, ApiPath, ApiQuery, PageLimit},
     problem::{Problem, ProblemKind},
     state::Api,
 };
@@ -176,7 +176,7 @@ async fn add_window(
 async fn read_window(
     Reader(access): Reader,
     State(api): State<Api>,
-    Path(id): Path<i64>,
+    ApiPath(id): ApiPath<i64>,
 ) -> Result<Json<Window>, Problem> {
     find_window(&api, &access, id).await.map(Json)
 }
@@ -196,7 +196,7 @@ async fn read_window(
 async fn move_window(
     Writer(access): Writer,
     State(api): State<Api>,
-    Path(id): Path<i64>,
+    ApiPath(id): ApiPath<i64>,
     ApiJson(change): ApiJson<WindowChange>,
 ) -> Result<Json<Window>, Problem> {
     let window = find_window(&api, &access, id).await?;
@@ -219,7 +219,7 @@ async fn move_window(
 async fn end_window(
     Writer(access): Writer,
     State(api): State<Api>,
-    Path(id): Path<i64>,
+    ApiPath(id): ApiPath<i64>,
 ) -> Result<Json<Window>, Problem> {
     let window = find_window(&api, &access, id).await?;
     match window.state.as_str() {
@@ -248,7 +248,7 @@ async fn end_window(
 async fn delete_window(
     Writer(access): Writer,
     State(api): State<Api>,
-    Path(id): Path<i64>,
+    ApiPath(id): ApiPath<i64>,
 ) -> Result<StatusCode, Problem> {
     find_window(&api, &access, id).await?;
     match maintenance::remove_window(&api.store, id).await? {

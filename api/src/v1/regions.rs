@@ -1,9 +1,6 @@
 //! Regions, the locations of probers.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 use http::StatusCode;
 use picket_proto::RegionName;
 use picket_runtime::discovery::ProberRecord;
@@ -18,7 +15,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::probers::discover_probers;
 use crate::{
     access::{Reader, Writer},
-    extract::ApiQuery,
+    extract::{ApiPath, ApiQuery},
     problem::Problem,
     state::Api,
 };
@@ -101,7 +98,7 @@ async fn list_regions(
 async fn add_region(
     Writer(access): Writer,
     State(api): State<Api>,
-    Path(region): Path<String>,
+    ApiPath(region): ApiPath<String>,
 ) -> Result<StatusCode, Problem> {
     access.require_all_sites()?;
     match regions::add_region(&api.store, &parse_region(&region)?).await? {
@@ -122,7 +119,7 @@ async fn add_region(
 async fn remove_region(
     Writer(access): Writer,
     State(api): State<Api>,
-    Path(region): Path<String>,
+    ApiPath(region): ApiPath<String>,
 ) -> Result<StatusCode, Problem> {
     access.require_all_sites()?;
     regions::remove_region(&api.store, &parse_region(&region)?).await?;

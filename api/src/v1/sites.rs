@@ -6,7 +6,7 @@ mod list;
 
 use axum::{
     Json,
-    extract::{DefaultBodyLimit, Path, State},
+    extract::{DefaultBodyLimit, State},
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     access::{Access, Reader, Writer},
-    extract::ApiJson,
+    extract::{ApiJson, ApiPath},
     problem::{Problem, ProblemKind},
     state::Api,
 };
@@ -99,7 +99,7 @@ async fn create_site(
 async fn read_site(
     Reader(access): Reader,
     State(api): State<Api>,
-    Path(id): Path<i64>,
+    ApiPath(id): ApiPath<i64>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let found = find_site(&api, &access, SiteId(id)).await?;
@@ -132,7 +132,7 @@ async fn read_site(
 async fn replace_site(
     Writer(access): Writer,
     State(api): State<Api>,
-    Path(id): Path<i64>,
+    ApiPath(id): ApiPath<i64>,
     headers: HeaderMap,
     ApiJson(body): ApiJson<Value>,
 ) -> Result<Response, Problem> {
@@ -164,7 +164,7 @@ async fn replace_site(
 async fn change_site(
     Writer(access): Writer,
     State(api): State<Api>,
-    Path(id): Path<i64>,
+    ApiPath(id): ApiPath<i64>,
     headers: HeaderMap,
     ApiJson(patch): ApiJson<Value>,
 ) -> Result<Response, Problem> {
@@ -205,7 +205,7 @@ async fn change_site(
 async fn delete_site(
     Writer(access): Writer,
     State(api): State<Api>,
-    Path(id): Path<i64>,
+    ApiPath(id): ApiPath<i64>,
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     for _ in 0..WRITE_ATTEMPTS {

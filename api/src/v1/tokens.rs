@@ -1,9 +1,6 @@
 //! Tokens of the API.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 use http::StatusCode;
 use picket_proto::{Timestamp, ValidationError};
 use picket_store::api_tokens::{self, ApiToken, NewToken};
@@ -13,7 +10,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     access::Administrator,
-    extract::{ApiJson, ApiQuery},
+    extract::{ApiJson, ApiPath, ApiQuery},
     problem::Problem,
     state::Api,
 };
@@ -147,7 +144,7 @@ async fn create_token(
 async fn revoke_token(
     _: Administrator,
     State(api): State<Api>,
-    Path(id): Path<i64>,
+    ApiPath(id): ApiPath<i64>,
 ) -> Result<StatusCode, Problem> {
     let revoked = api_tokens::revoke_token(&api.store, id).await?;
     api.authenticator.forget_all();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::{
     Json,
-    extract::{OriginalUri, Path, State},
+    extract::{OriginalUri, State},
     response::Response,
 };
 use picket_proto::{CheckKind, Outcome, RegionName, SiteId, Timestamp};
@@ -20,7 +20,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     access::{Access, Reader},
-    extract::{ApiQuery, PageLimit},
+    extract::{ApiPath, ApiQuery, PageLimit},
     problem::{Problem, ProblemKind},
     state::Api,
     v1::{
@@ -314,7 +314,7 @@ async fn list_checks(
     Reader(access): Reader,
     State(api): State<Api>,
     OriginalUri(uri): OriginalUri,
-    Path(site): Path<i64>,
+    ApiPath(site): ApiPath<i64>,
     ApiQuery(query): ApiQuery<ChecksQuery>,
 ) -> Result<Response, Problem> {
     let (site, .., span) = resolve_span(&api, &access, site, query.from, query.to).await?;
@@ -345,7 +345,7 @@ async fn list_checks(
 async fn read_check(
     Reader(access): Reader,
     State(api): State<Api>,
-    Path((site, region, scheduled_at)): Path<(i64, String, String)>,
+    ApiPath((site, region, scheduled_at)): ApiPath<(i64, String, String)>,
     ApiQuery(query): ApiQuery<CheckQuery>,
 ) -> Result<Json<SiteCheck>, Problem> {
     require_site(&api.store, SiteId(site), access.tag_limit()).await?;
@@ -370,7 +370,7 @@ async fn read_check(
 async fn list_latency(
     Reader(access): Reader,
     State(api): State<Api>,
-    Path(site): Path<i64>,
+    ApiPath(site): ApiPath<i64>,
     ApiQuery(query): ApiQuery<SeriesQuery>,
 ) -> Result<Json<SpanParts<LatencyPart>>, Problem> {
     let (site, from, to, span) = resolve_span(&api, &access, site, query.from, query.to).await?;
@@ -388,7 +388,7 @@ async fn list_latency(
 async fn read_histogram(
     Reader(access): Reader,
     State(api): State<Api>,
-    Path(site): Path<i64>,
+    ApiPath(site): ApiPath<i64>,
     ApiQuery(query): ApiQuery<SeriesQuery>,
 ) -> Result<Json<SpanParts<HistogramPart>>, Problem> {
     let (site, from, to, span) = resolve_span(&api, &access, site, query.from, query.to).await?;
@@ -408,7 +408,7 @@ async fn read_histogram(
 async fn read_uptime(
     Reader(access): Reader,
     State(api): State<Api>,
-    Path(site): Path<i64>,
+    ApiPath(site): ApiPath<i64>,
     ApiQuery(query): ApiQuery<UptimeQuery>,
 ) -> Result<Json<SpanParts<RegionUptime>>, Problem> {
     let (site, from, to, span) = resolve_span(&api, &access, site, query.from, query.to).await?;

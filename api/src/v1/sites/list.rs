@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    extract::{OriginalUri, Path, State},
+    extract::{OriginalUri, State},
     response::Response,
 };
 use picket_proto::{RegionName, SiteId, ValidationError};
@@ -17,7 +17,7 @@ use utoipa::IntoParams;
 
 use crate::{
     access::Reader,
-    extract::{ApiQuery, PageLimit},
+    extract::{ApiPath, ApiQuery, PageLimit},
     problem::Problem,
     state::Api,
     v1::{
@@ -170,7 +170,7 @@ pub(super) async fn list_sites(
 pub(super) async fn read_status(
     Reader(access): Reader,
     State(api): State<Api>,
-    Path(site): Path<i64>,
+    ApiPath(site): ApiPath<i64>,
 ) -> Result<Json<ListedSite>, Problem> {
     let site = SiteId(site);
     let found = find_site_summary(&api.store, site, access.tag_limit()).await?;

@@ -1,0 +1,198 @@
+"""What people do in the web UI, from the first page to the answer, with JavaScript and without it where it applies."""
+
+import re
+import urllib.parse
+
+import pytest
+from playwright.sync_api import expect
+
+import page_checks
+import pages
+import systems
+
+LIGHT, _, _, WITHOUT_JAVASCRIPT, _ = page_checks.CONTEXTS
+BOTH = pytest.mark.parametrize("context", [LIGHT, WITHOUT_JAVASCRIPT], ids=str)
+# Of a result that a region owes within its interval.
+ARRIVAL_TIMEOUT = 30_000
+
+
+def follow(page, name):
+    """Follows a link of the navigation."""
+    page.get_by_role("navigation", name="Pages", exact=True).get_by_role("link", name=name, exact=True).click()
+
+
+def wait_for(page, context, locator):
+    """Waits for an element that comes by itself, or without JavaScript with a new request."""
+    if context.has_javascript:
+        expect(locator).to_be_visible(timeout=ARRIVAL_TIMEOUT)
+        return
+
+    def is_there():
+        page.reload()
+        return locator.is_visible()
+
+    systems.eventually(ARRIVAL_TIMEOUT / 1000, str(locator), is_there)
+
+
+def add_site(system, name):
+    """Adds a site that is checked every few seconds, and returns its number."""
+    url = f"{system.website_url}?{urllib.parse.quote(name)}"
+    system.run_picket("site", "add", url, "--name", name, "--interval", pages.INTERVAL)
+    [[site]] = system.query(f"SELECT site_id FROM report.sites WHERE site = '{name}'")
+    return site
+
+
+def test_the_printed_link_signs_in_once(system, session, open_context):
+    assert session["cookies"], "the link started no session"
+    page = open_context(LIGHT)
+    page_checks.open_page(page, system.url)
+    expect(page.get_by_role("button", name="Sign out")).to_be_visible()
+
+    page.goto(system.read_sign_in_link())
+
+    expect(page.get_by_role("alert")).to_contain_text("used")
+
+
+@BOTH
+def test_a_revoked_token_signs_nobody_in(system, open_context, context):
+    name = f"agency-{context}"
+    page = open_context(context)
+    page_checks.open_page(page, system.url)
+    follow(page, "Tokens")
+    form = page.get_by_role("form", name="New token")
+    form.get_by_label("Name").fill(name)
+    form.get_by_role("button", name="Create token").click()
+    secret = re.search(r"pkt_\w+", page.get_by_role("main").inner_text())[0]
+
+    visitor = open_context(context, signed_in=False)
+    page_checks.open_page(visitor, f"{system.url}/sign-in")
+    sign_in_with_token(visitor, secret)
+    expect(visitor.get_by_role("button", name="Sign out")).to_be_visible()
+
+    page.get_by_role("row").filter(has_text=name).get_by_role("button", name="Revoke").click()
+    expect(page.get_by_role("row").filter(has_text=name)).to_contain_text("revoked")
+    visitor.goto(f"{system.url}/sites")
+    expect(visitor.get_by_role("main").get_by_role("link", name="Sign in")).to_be_visible()
+    visitor.goto(f"{system.url}/sign-in")
+    sign_in_with_token(visitor, secret)
+    expect(visitor.get_by_role("alert")).to_contain_text("revoked")
+
+
+def sign_in_with_token(page, secret):
+    form = page.get_by_role("form", name="Sign in")
+    form.get_by_label("Token").fill(secret)
+    form.get_by_role("button", name="Sign in").click()
+
+
+@BOTH
+def test_an_added_site_shows_its_first_check(system, open_context, context):
+    name = f"Added {context}"
+    page = open_context(context)
+    page_checks.open_page(page, system.url)
+    page.get_by_role("link", name="Add a site").click()
+    form = page.get_by_role("form", name="New site")
+    form.get_by_label("URL").fill(f"{system.website_url}?{context}")
+    form.get_by_label("Name").fill(name)
+    form.get_by_label("Interval").fill(pages.INTERVAL)
+    form.get_by_role("button", name="Add the site").click()
+
+    expect(page.get_by_role("heading", level=1)).to_have_text(name)
+    wait_for(page, context, page.get_by_role("region", name="Now, by region").get_by_text("up", exact=True).first)
+
+
+@BOTH
+def test_a_broken_site_is_down_with_the_votes_of_its_regions(system, open_context, context):
+    name = f"Broken {context}"
+    add_site(system, name)
+    page = open_context(context)
+    page_checks.open_page(page, f"{system.url}/")
+    system.command_website("break")
+    try:
+        link = page.get_by_role("region", name="What is not up").get_by_role("link", name=name)
+        wait_for(page, context, link)
+    finally:
+        system.command_website("repair")
+    link.click()
+    page.get_by_role("region", name="Incidents").get_by_role("link").first.click()
+
+    votes = page.get_by_role("group", name="Votes")
+    for region in [*systems.REGIONS, systems.SLOW_REGION]:
+        expect(votes.get_by_role("rowheader", name=region)).to_be_visible()
+    expect(votes.get_by_text("down", exact=True).first).to_be_visible()
+
+
+@BOTH
+def test_a_check_from_everywhere_is_answered_by_each_region_with_its_waterfall(system, open_context, context):
+    page = open_context(context)
+    page_checks.open_page(page, system.url)
+    follow(page, "Check")
+    page.get_by_label("URL").fill(system.website_url)
+    page.get_by_role("button", name="Check now").click()
+
+    for region in [*systems.REGIONS, systems.SLOW_REGION]:
+        answer = page.get_by_role("region", name=region)
+        expect(answer.get_by_text("up", exact=True)).to_be_visible(timeout=ARRIVAL_TIMEOUT)
+        expect(answer.get_by_role("img")).to_be_visible()
+
+
+def test_the_slow_region_has_the_longest_time_on_the_page_of_the_site(system, open_context):
+    system.command_website("slow 400")
+    try:
+        site = add_site(system, "Slow somewhere")
+        checked = f"SELECT count(DISTINCT region) FROM report.checks WHERE site_id = {site}"
+        regions = [*systems.REGIONS, systems.SLOW_REGION]
+        systems.eventually(
+            ARRIVAL_TIMEOUT / 1000, "check of each region", lambda: system.query(checked) == [[str(len(regions))]]
+        )
+        page = open_context(LIGHT)
+        page_checks.open_page(page, f"{system.url}/sites/{site}")
+
+        rows = page.get_by_role("group", name="Newest check of each region").get_by_role("row")
+        times = {region: read_milliseconds(rows.filter(has=page.get_by_role("rowheader", name=region))) for region in regions}
+    finally:
+        system.command_website("slow 0")
+
+    assert max(times, key=times.get) == systems.SLOW_REGION, times
+
+
+def read_milliseconds(row):
+    """The column "Took" of a row of regions."""
+    number, unit = re.search(r"([\d.,]+)\s*(µs|ms|s)\b", row.get_by_role("cell").nth(3).inner_text()).groups()
+    return float(number.replace(",", "")) * {"µs": 0.001, "ms": 1, "s": 1000}[unit]
+
+
+@BOTH
+def test_the_waterfall_of_a_failed_check_begins_at_its_due_time(system, open_context, context):
+    site = add_site(system, f"Failed {context}")
+    system.command_website("break")
+    try:
+        systems.eventually(
+            ARRIVAL_TIMEOUT / 1000, "failed check",
+            lambda: system.query(f"SELECT 1 FROM report.checks WHERE site_id = {site} AND outcome = 'down'"),
+        )
+    finally:
+        system.command_website("repair")
+    page = open_context(context)
+    page_checks.open_page(page, f"{system.url}/sites/{site}")
+    page.get_by_role("region", name="Newest checks").get_by_role("row").filter(has_text="down").get_by_role("link").first.click()
+
+    waterfall = page.get_by_role("region", name="From the due time on")
+    expect(waterfall.get_by_role("img")).to_have_accessible_name(re.compile("late|due"))
+    expect(page.get_by_role("main").get_by_text("503").first).to_be_visible()
+
+
+@BOTH
+def test_planned_maintenance_is_listed_and_can_be_removed(system, open_context, context):
+    name = f"Maintained {context}"
+    site = add_site(system, name)
+    page = open_context(context)
+    page_checks.open_page(page, system.url)
+    follow(page, "Maintenance")
+    page.get_by_label("Site number").fill(site)
+    page.get_by_label("To (UTC").fill("+2h")
+    page.get_by_role("button", name="Add window").click()
+
+    row = page.get_by_role("row").filter(has_text=name)
+    expect(row).to_contain_text("maintenance")
+    row.get_by_role("button", name="Remove").click()
+    expect(page.get_by_role("row").filter(has_text=name).filter(has_text="maintenance")).to_have_count(0)
