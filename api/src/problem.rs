@@ -244,7 +244,7 @@ impl From<picket_store::Error> for Problem {
             Store::SiteNotFound(_) | Store::RegionNotFound(_) | Store::TokenNotFound(_) => {
                 Self::new(ProblemKind::NotFound, error.to_string())
             }
-            error if error.is_transient() || error.may_recover() => {
+            error if error.is_transient() || matches!(error, Store::SchemaOutdated { .. }) => {
                 // The text of the error may name hosts and statements, which are for the log.
                 tracing::warn!(error = &error as &dyn std::error::Error, "the database failed a request");
                 Self::new(ProblemKind::DatabaseUnavailable, "the database did not answer; try again")

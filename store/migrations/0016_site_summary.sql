@@ -422,13 +422,13 @@ DECLARE
 BEGIN
     UPDATE picket.site_summary_state SET hours_through = state.hours_through + interval '1 hour';
     WITH part AS (
-        SELECT site_id, up, down, up + down + missed + gap AS checks, histogram, 1 AS in_24h, 1 AS in_7d, 1 AS in_30d, 1 AS in_90d
+        SELECT site_id, up, down, up::bigint + down + missed + gap AS checks, histogram, 1 AS in_24h, 1 AS in_7d, 1 AS in_30d, 1 AS in_90d
         FROM picket.rollups_hourly WHERE hour = state.hours_through
         UNION ALL
-        SELECT site_id, up, down, up + down + missed + gap, histogram, -1, 0, 0, 0
+        SELECT site_id, up, down, up::bigint + down + missed + gap, histogram, -1, 0, 0, 0
         FROM picket.rollups_hourly WHERE hour = state.hours_through - interval '24 hours'
         UNION ALL
-        SELECT site_id, up, down, up + down + missed + gap, NULL, 0, -(day = today - state.window_days[1])::integer,
+        SELECT site_id, up, down, up::bigint + down + missed + gap, NULL, 0, -(day = today - state.window_days[1])::integer,
                -(day = today - state.window_days[2])::integer, -(day = today - state.window_days[3])::integer
         FROM picket.day_sums
         WHERE is_day_over AND day IN (today - state.window_days[1], today - state.window_days[2], today - state.window_days[3])
@@ -578,14 +578,14 @@ BEGIN
         ORDER BY site.id FOR KEY SHARE OF site);
     INSERT INTO picket.site_statistics (site_id) SELECT unnest(missing) ON CONFLICT DO NOTHING;
     WITH in_24h AS (
-        SELECT site_id, sum(up) AS up, sum(down) AS down, sum(up + down + missed + gap) AS checks, sum(histogram) AS histogram
+        SELECT site_id, sum(up) AS up, sum(down) AS down, sum(up::bigint + down + missed + gap) AS checks, sum(histogram) AS histogram
         FROM picket.rollups_hourly
         WHERE hour >= state.hours_through - interval '24 hours' AND hour < state.hours_through
           AND (site_ids IS NULL OR site_id = ANY (site_ids))
         GROUP BY site_id
     ),
     by_day AS MATERIALIZED (
-        SELECT site_id, day, sum(up) AS up, sum(down) AS down, sum(up + down + missed + gap) AS checks,
+        SELECT site_id, day, sum(up) AS up, sum(down) AS down, sum(up::bigint + down + missed + gap) AS checks,
                picket.day_letter(sum(up)::bigint, sum(down)::bigint, sum(missed)::bigint, sum(gap)::bigint,
                                  sum(up_in_maintenance)::bigint, sum(down_in_maintenance)::bigint) AS letter
         FROM picket.day_sums
@@ -653,7 +653,7 @@ BEGIN
     END IF;
     UPDATE picket.site_summary_state SET (fleet_from, fleet_to, fleet_checks, fleet_up, fleet_down) = (
         SELECT picket.hour_of(NEW.rolled_through - interval '1 microsecond'), NEW.rolled_through,
-               coalesce(sum(up + down + missed + gap), 0), coalesce(sum(up), 0), coalesce(sum(down), 0)
+               coalesce(sum(up::bigint + down + missed + gap), 0), coalesce(sum(up), 0), coalesce(sum(down), 0)
         FROM picket.rollups_hourly WHERE hour = picket.hour_of(NEW.rolled_through - interval '1 microsecond'));
     -- A site whose ticks were missed may be unknown; a coordinator reads its state after this
     -- transaction, so that no transition waits for it.

@@ -169,7 +169,10 @@ pub async fn count_sites(store: &Store, filter: &SiteFilter<'_>) -> Result<i64, 
     }
     let read = async {
         let mut transaction = store.begin_page_read().await?;
-        let matched = find_matches(&mut transaction, filter).await?;
+        let matched = match filter.selects_by_status_alone() {
+            true => None,
+            false => find_matches(&mut transaction, filter).await?,
+        };
         filter.push_conditions(&mut query, matched.as_deref());
         query.build_query_scalar().fetch_one(&mut *transaction).await
     };
@@ -235,7 +238,7 @@ fn build_page_query(
         query.push(" WHERE ").push(condition);
         filter.push_conditions(query, matched);
     };
-    let is_among_nulls = cursor.is_some_and(|cursor| cursor.key == SortKey::Null);
+    let is_among_nulls = sort.is_nullable() && cursor.is_some_and(|cursor| cursor.key == SortKey::Null);
     if !is_among_nulls {
         let condition = if sort.is_nullable() { format!("{column} IS NOT NULL") } else { "true".to_owned() };
         push_part(&mut query, &condition);

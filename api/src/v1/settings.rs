@@ -170,7 +170,7 @@ mod tests {
         let parse = |body: Value| parse_changes(body.as_object().unwrap());
 
         let changes = parse(json!({"lease_time": "20s", "retention_days": 60, "public_url": null}));
-        assert_eq!(changes.unwrap().len(), 4);
+        assert_eq!(changes.unwrap().len(), 3);
 
         let problem =
             parse(json!({"lease_time": 1, "leasetime": "1s", "require_tickets": false, "shards": 5}))

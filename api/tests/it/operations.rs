@@ -192,7 +192,7 @@ async fn settings_are_listed_and_changed_by_admins_of_all_sites() {
     api.send_json(Method::PATCH, "/api/v1/settings", Some(&writer), &json!({"lease_time": "9s"}))
         .await
         .expect_problem(403);
-    let limited = api.create_token(&[Scope::Admin], Some(&["shop"])).await;
+    let limited = api.create_token(&[Scope::Read, Scope::Write], Some(&["shop"])).await;
     api.send_json(Method::PATCH, "/api/v1/settings", Some(&limited), &json!({"lease_time": "9s"}))
         .await
         .expect_problem(403);

@@ -355,7 +355,7 @@ async fn two_rebuilds_and_concurrent_transitions_end_with_the_present_state() {
                 .await;
             fleet
                 .execute_sql(&format!(
-                    "UPDATE picket.incidents SET closed_at = now() WHERE site_id = {} AND closed_at IS NULL",
+                    "UPDATE picket.incidents SET closed_at = greatest(opened_at, now()) WHERE site_id = {} AND closed_at IS NULL",
                     1 + (round + 1) % 3
                 ))
                 .await;
