@@ -100,14 +100,11 @@ fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
 /// If the text is no JSON, or has another form than `T`; then the problem has the JSON Pointer.
 pub(crate) fn parse_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
     // The parser would take a list for an object, with the fields in the order of the source.
-    match text.trim_ascii_start().first() {
-        Some(b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n') => {
-            let detail = "the body: an object is needed here".to_owned();
-            return Err(
-                Problem::new(ProblemKind::Invalid, detail.clone()).with_field_error(String::new(), detail)
-            );
-        }
-        _ => {}
+    if let Some(b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n') = text.trim_ascii_start().first() {
+        let detail = "the body: an object is needed here".to_owned();
+        return Err(
+            Problem::new(ProblemKind::Invalid, detail.clone()).with_field_error(String::new(), detail)
+        );
     }
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let value: T = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {

@@ -30,7 +30,8 @@ pub(crate) struct Problem {
     errors: Vec<FieldError>,
     /// Identifier of the object that is in the way, of a conflict.
     #[serde(skip_serializing_if = "Option::is_none")]
-    existing: Option<String>,
+    #[schema(value_type = Option<String>)]
+    existing: Option<Box<str>>,
     /// Seconds to wait before a retry, also sent as `Retry-After`.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after: Option<u64>,
@@ -187,7 +188,7 @@ impl Problem {
     }
 
     pub(crate) fn with_existing(mut self, id: impl ToString) -> Self {
-        self.existing = Some(id.to_string());
+        self.existing = Some(id.to_string().into());
         self
     }
 

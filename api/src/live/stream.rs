@@ -80,29 +80,27 @@ impl LiveStream {
         if self.is_ended {
             return None;
         }
-        loop {
-            tokio::select! {
-                // A stream with many events must end as well.
-                biased;
-                () = self.stopping.cancelled() => {
-                    self.is_ended = true;
-                    // Spread, since all clients return to the processes that remain.
-                    let retry = Self::RETRY_MS / 2 + fastrand::u64(0..Self::RETRY_MS);
-                    return Some(Bytes::from(format!("retry: {retry}\n\n")));
-                }
-                Ok(()) = self.connection.changed() => {
-                    let connected = *self.connection.borrow_and_update();
-                    return Some(encode_bus_state(connected));
-                }
-                _ = self.ticks.tick() => {
-                    if !(self.access_check)().await {
-                        self.is_ended = true;
-                        return Some(encode_event("closed", None, &"the token or the session has ended"));
-                    }
-                    return Some(Bytes::from_static(b":\n\n"));
-                }
-                chunk = self.viewer.next_chunk() => return chunk,
+        tokio::select! {
+            // A stream with many events must end as well.
+            biased;
+            () = self.stopping.cancelled() => {
+                self.is_ended = true;
+                // Spread, since all clients return to the processes that remain.
+                let retry = Self::RETRY_MS / 2 + fastrand::u64(0..Self::RETRY_MS);
+                Some(Bytes::from(format!("retry: {retry}\n\n")))
             }
+            Ok(()) = self.connection.changed() => {
+                let connected = *self.connection.borrow_and_update();
+                Some(encode_bus_state(connected))
+            }
+            _ = self.ticks.tick() => {
+                if !(self.access_check)().await {
+                    self.is_ended = true;
+                    return Some(encode_event("closed", None, &"the token or the session has ended"));
+                }
+                Some(Bytes::from_static(b":\n\n"))
+            }
+            chunk = self.viewer.next_chunk() => chunk,
         }
     }
 }
