@@ -1,6 +1,6 @@
 //! Live streams under faults: NATS away, clients that never read, a drain.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use picket_harness::{eventually, proc, sse::SseStream};
 use picket_proto::{Outcome, subject};
@@ -102,7 +102,7 @@ async fn a_drain_ends_open_streams_with_a_time_to_return() {
         streams.push(stream);
     }
 
-    let began = Instant::now();
+    let began = tokio::time::Instant::now();
     api.drain().await;
 
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());

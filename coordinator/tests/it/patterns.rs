@@ -32,7 +32,7 @@ async fn until(stack: &Stack, what: &str, sql: &'static str, number: i64) {
     .await;
 }
 
-const MARKED: &str = "SELECT count(*) FROM picket.sites WHERE patterns_validated = 2";
+const MARKED: &str = "SELECT count(*) FROM picket.sites WHERE patterns_validated > 0";
 
 #[tokio::test]
 async fn regexes_accepted_by_a_coordinator_are_not_compiled_again_under_the_same_rules() {
@@ -58,7 +58,7 @@ async fn regexes_accepted_by_a_coordinator_are_not_compiled_again_under_the_same
     assert_eq!(compiled, 0.0);
     second.drain().await;
 
-    stack.execute_sql("UPDATE picket.sites SET patterns_validated = 0 WHERE patterns_validated = 2").await;
+    stack.execute_sql("UPDATE picket.sites SET patterns_validated = 0 WHERE patterns_validated > 0").await;
     let (third, _, compiled) = planned(&stack, "third", 31.0).await;
     assert_eq!(compiled, 40.0);
     until(&stack, "the sites to be marked again", MARKED, 30).await;
@@ -83,7 +83,7 @@ async fn a_regex_changed_by_sql_is_validated_again() {
     .await;
 
     stack.execute_sql("UPDATE picket.sites SET regex = 'fine'").await;
-    let accepted = "SELECT count(*) FROM picket.sites WHERE problem IS NULL AND patterns_validated = 2";
+    let accepted = "SELECT count(*) FROM picket.sites WHERE problem IS NULL AND patterns_validated > 0";
     until(&stack, "the third to be accepted", accepted, 1).await;
     running.drain().await;
 }
