@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn everybody_includes_a_person_without_groups() {
+    fn the_asterisk_includes_a_person_without_groups() {
         let rules = rules(&["ops=write", " * = read "]);
 
         assert_eq!(find_rights(&rules, None).unwrap().scopes(), [Scope::Read]);

@@ -78,7 +78,7 @@ fn each_object_of_the_schema_is_created_by_one_statement() {
             } else if let Some(index) = line.strip_prefix("DROP ") {
                 let may_drop = migration.version > FIRST_SET && line_above.starts_with("-- ");
                 assert!(may_drop && index.starts_with("INDEX "), "migration {}: {line}", migration.version);
-                created.remove(&object_of(&index.replace("picket.", "")).trim_end_matches(';').to_owned());
+                created.remove(object_of(&index.replace("picket.", "")).trim_end_matches(';'));
             } else if let Some(object) = line.strip_prefix("CREATE ") {
                 *created.entry(object_of(object)).or_default() += 1;
             }
