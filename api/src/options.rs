@@ -29,7 +29,7 @@ pub struct Options {
     /// Where the API is served and reached.
     #[command(flatten)]
     pub address: AddressOptions,
-    /// URL under which people reach this process, such as https://picket.example.com; without it, the
+    /// URL under which people reach this process, such as `https://picket.example.com`; without it, the
     /// cluster setting public_url, or the address of --api-listen
     #[arg(long, env = "PICKET_PUBLIC_URL", value_name = "URL", value_parser = parse_public_url)]
     pub public_url: Option<Url>,

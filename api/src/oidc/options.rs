@@ -11,7 +11,7 @@ use super::rights::GroupRights;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Sign-in by OpenID Connect")]
 pub struct OidcOptions {
-    /// Issuer, such as https://id.example.com; without it, people sign in with tokens
+    /// Issuer, such as `https://id.example.com`; without it, people sign in with tokens
     #[arg(long, env = "PICKET_OIDC_ISSUER", value_name = "URL", requires_all = ["oidc_client_id", "oidc_groups"])]
     pub oidc_issuer: Option<Url>,
     /// Client id of Picket at the provider; its redirect URI there is PUBLIC_URL/sign-in/oidc/callback

@@ -1,5 +1,6 @@
 //! The API as a process: floods of connections, a kill during a write, and its end.
 #![expect(clippy::unwrap_used, reason = "a test fails without what it needs")]
+#![expect(clippy::print_stdout, reason = "says what was measured, and what was not tested")]
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
