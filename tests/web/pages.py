@@ -31,7 +31,7 @@ PAGES = {
 }
 NEWEST_CHECK = """
 SELECT to_char(scheduled_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') FROM report.checks
-WHERE outcome = '{outcome}' AND region = '{region}' ORDER BY scheduled_at DESC LIMIT 1
+WHERE site_id = {site} AND kind = 'scheduled' AND outcome = '{outcome}' AND region = '{region}' ORDER BY scheduled_at DESC LIMIT 1
 """
 
 
@@ -52,18 +52,18 @@ class Facts:
 def gather_facts(system):
     """Adds a site, lets it be up, breaks and repairs it, and returns what came of it."""
     region = systems.REGIONS[0]
-    system.run_picket("site", "add", system.website_url, "--name", SITE_NAME, "--interval", INTERVAL)
-    up_at = wait_for_check(system, "up", region)
+    system.run_picket("site", "add", f"{system.website_url}?pages", "--name", SITE_NAME, "--interval", INTERVAL)
+    [[site]] = system.query(f"SELECT id FROM picket.sites WHERE name = '{SITE_NAME}'")
+    up_at = wait_for_check(system, site, "up", region)
     system.command_website("break")
-    [[incident, site]] = systems.eventually(
-        INCIDENT_TIMEOUT, "incident", lambda: system.query("SELECT incident_id, site_id FROM report.incidents")
-    )
-    down_at = wait_for_check(system, "down", region)
+    statement = f"SELECT incident_id FROM report.incidents WHERE site_id = {site}"
+    [[incident]] = systems.eventually(INCIDENT_TIMEOUT, "incident", lambda: system.query(statement))
+    down_at = wait_for_check(system, site, "down", region)
     system.command_website("repair")
     return Facts(site, region, up_at, down_at, incident)
 
 
-def wait_for_check(system, outcome, region):
-    statement = NEWEST_CHECK.format(outcome=outcome, region=region)
+def wait_for_check(system, site, outcome, region):
+    statement = NEWEST_CHECK.format(site=site, outcome=outcome, region=region)
     [[due]] = systems.eventually(INCIDENT_TIMEOUT, f"{outcome} check", lambda: system.query(statement))
     return due

@@ -149,6 +149,11 @@ async fn read_overview(visitor: &Visitor, api: &Api) -> Result<OverviewData, pic
     })
 }
 
+/// A number with its noun, in the plural unless it is one.
+fn count_nouns(count: i64, noun: &str) -> String {
+    format!("{} {noun}{}", format_count(count), if count == 1 { "" } else { "s" })
+}
+
 impl OverviewPage {
     fn new(mut frame: Frame, data: &OverviewData, may_write: bool, public_url: String) -> Self {
         let [down, unknown, problem, up, paused] = data.counts;
@@ -166,7 +171,11 @@ impl OverviewPage {
         let more = not_up - i64::try_from(data.trouble.len()).unwrap_or(0);
         Self {
             headline,
-            subline: format!("{} sites in {} regions", format_count(total), data.regions.len()),
+            subline: format!(
+                "{} in {}",
+                count_nouns(total, "site"),
+                count_nouns(i64::try_from(data.regions.len()).unwrap_or(i64::MAX), "region")
+            ),
             figures: if total == 0 {
                 Vec::new()
             } else {
