@@ -112,11 +112,11 @@ def test_a_broken_site_is_down_with_the_votes_of_its_regions(system, open_contex
         row = page.get_by_role("region", name="What is not up").get_by_role("row").filter(has_text=name)
         link = row.filter(has_text="down").get_by_role("link", name=name)
         wait_for(page, context, link)
+        link.click()
+        incident = page.get_by_role("region", name="Incidents").get_by_role("link").first
+        wait_for(page, context, incident)
     finally:
         system.command_website("repair")
-    link.click()
-    incident = page.get_by_role("region", name="Incidents").get_by_role("link").first
-    wait_for(page, context, incident)
     incident.click()
 
     votes = page.get_by_role("group", name="Votes")
