@@ -194,6 +194,10 @@ impl<T: DeserializeOwned> FromRequestParts<Api> for ApiQuery<T> {
 /// If a parameter is unknown, missing or not allowed.
 pub(crate) fn parse_query<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
     let pairs = url::form_urlencoded::parse(query.as_bytes());
+    // An empty value would count as no value, and Postgres has no text with NUL.
+    if let Some((name, value)) = pairs.clone().find(|(_, value)| value.is_empty() || value.contains('\0')) {
+        return Err(Problem::invalid_parameter(&name, &value, "a text without NUL, or no such parameter"));
+    }
     serde_path_to_error::deserialize(serde_html_form::Deserializer::new(pairs)).map_err(|error| {
         let name = error.path().to_string();
         let message = error.inner().to_string();

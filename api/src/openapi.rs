@@ -9,7 +9,11 @@ use utoipa::{
     },
 };
 
-use crate::problem::{Problem, ProblemKind};
+use crate::{
+    extract::PageLimit,
+    problem::{Problem, ProblemKind},
+    v1::ReportFormat,
+};
 
 /// What stands beside the routes.
 #[derive(OpenApi)]
@@ -22,7 +26,7 @@ use crate::problem::{Problem, ProblemKind};
     ),
     servers((url = "/api/v1")),
     modifiers(&TokenScheme),
-    components(schemas(Problem)),
+    components(schemas(PageLimit, Problem, ReportFormat)),
 )]
 pub(crate) struct ApiDocument;
 

@@ -23,6 +23,7 @@ mod warnings;
 
 use utoipa_axum::router::OpenApiRouter;
 
+pub(crate) use self::reports::ReportFormat;
 use crate::{prometheus, state::Api};
 
 /// Routes of all resources.

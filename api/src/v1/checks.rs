@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 use crate::{
     access::{Checker, Reader},
-    extract::ApiPath,
+    extract::{ApiPath, parse_json},
     live::{event::encode_event, stream::respond_events},
     problem::{Problem, ProblemKind},
     state::Api,
@@ -94,7 +94,7 @@ struct StoredResults {
 /// `end`; else the answer waits for all regions, at most 28 seconds.
 #[utoipa::path(
     post, path = "/checks", tag = "checks", security(("token" = ["check"])),
-    request_body(content = serde_json::Value, content_type = "application/json", example = json!({"url": "https://example.com", "regions": ["eu-west"]})),
+    request_body(content = BTreeMap<String, serde_json::Value>, content_type = "application/json", example = json!({"url": "https://example.com", "regions": ["eu-west"]})),
     responses(
         (status = OK, content((CheckAnswers = "application/json"), (String = "text/event-stream"))),
         (status = "default", body = Problem, content_type = "application/problem+json"),
@@ -227,10 +227,7 @@ fn stream_replies(
 /// Splits a body into the check request and its regions.
 fn parse_body(body: &[u8]) -> Result<(CheckRequest, Vec<RegionName>), Problem> {
     const MAX_REGIONS: usize = 100;
-    let refuse_json = |error: serde_json::Error| {
-        Problem::new(ProblemKind::Malformed, format!("the body is no JSON object: {error}"))
-    };
-    let mut fields: Map<String, Value> = serde_json::from_slice(body).map_err(refuse_json)?;
+    let mut fields: Map<String, Value> = parse_json(body)?;
     let regions = fields.remove("regions").unwrap_or_else(|| Value::Array(Vec::new()));
     if let Some((name, value)) = fields.iter().find(|(name, _)| !known_fields().any(|known| known == *name)) {
         let allowed = match suggest_name(name, known_fields()) {
@@ -294,7 +291,7 @@ mod tests {
             (r#"{"url":"http://x","regions":["all"]}"#, "regions: '\"all\"' is not allowed"),
             (r#"{"url":7}"#, "url: '7' is not allowed"),
             ("{}", "url: '(absent)' is not allowed"),
-            ("[]", "the body is no JSON object"),
+            ("[]", "an object is needed here"),
         ] {
             let detail = parse_body(body.as_bytes()).unwrap_err().detail().to_owned();
             assert!(detail.contains(refusal), "{body}: {detail}");

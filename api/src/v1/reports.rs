@@ -130,7 +130,7 @@ struct Report<T> {
 /// Format of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-enum ReportFormat {
+pub(crate) enum ReportFormat {
     Json,
     Csv,
 }

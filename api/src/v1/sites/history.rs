@@ -178,6 +178,7 @@ api_row! {
         #[schema(value_type = String, format = DateTime)]
         from: DbTimestamp,
         /// Pairs of a bucket and its number of checks. Buckets are those of `picket.bucket_us`, accurate to 4.43 %.
+        #[schema(value_type = Vec<[u32; 2]>)]
         counts: Vec<(u8, u32)>,
     }
 }
