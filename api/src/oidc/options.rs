@@ -12,8 +12,9 @@ use super::rights::GroupRights;
 #[command(next_help_heading = "Sign-in by OpenID Connect")]
 pub struct OidcOptions {
     /// Issuer, such as `https://id.example.com`; without it, people sign in with tokens
-    #[arg(long, env = "PICKET_OIDC_ISSUER", value_name = "URL", requires_all = ["oidc_client_id", "oidc_groups"])]
-    pub oidc_issuer: Option<Url>,
+    #[arg(long, env = "PICKET_OIDC_ISSUER", value_name = "URL", value_parser = parse_issuer,
+          requires_all = ["oidc_client_id", "oidc_groups"])]
+    pub oidc_issuer: Option<String>,
     /// Client id of Picket at the provider; its redirect URI there is PUBLIC_URL/sign-in/oidc/callback
     #[arg(long, env = "PICKET_OIDC_CLIENT_ID", value_name = "ID", requires = "oidc_issuer")]
     pub oidc_client_id: Option<String>,
@@ -42,8 +43,8 @@ pub struct OidcOptions {
 /// Configuration of sign-in by OpenID Connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OidcConfig {
-    /// Issuer of the provider.
-    pub issuer: Url,
+    /// Issuer of the provider, as the provider writes it: a slash at the end is part of it.
+    pub issuer: String,
     /// Client id of Picket.
     pub client_id: String,
     /// File with the client secret, for a confidential client.
@@ -54,6 +55,20 @@ pub struct OidcConfig {
     pub groups_claim: String,
     /// Rights of groups; the first that matches counts.
     pub groups: Vec<GroupRights>,
+}
+
+/// Checks that an issuer is an URL without a query, and keeps its text.
+fn parse_issuer(text: &str) -> Result<String, String> {
+    let is_allowed = Url::parse(text).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.has_host()
+            && url.query().is_none()
+            && url.fragment().is_none()
+    });
+    match is_allowed {
+        true => Ok(text.to_owned()),
+        false => Err(format!("'{text}' is no issuer; allowed: such as https://id.example.com")),
+    }
 }
 
 impl OidcOptions {
@@ -67,5 +82,18 @@ impl OidcOptions {
             groups_claim: self.oidc_groups_claim,
             groups: self.oidc_groups,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_issuer_keeps_its_text_and_is_refused_if_it_is_no_url() {
+        assert_eq!(parse_issuer("https://id.example.com").unwrap(), "https://id.example.com");
+        for bad in ["id.example.com", "ftp://id.example.com", "https://id.example.com/?a=b"] {
+            assert!(parse_issuer(bad).unwrap_err().contains("https://id.example.com"), "{bad}");
+        }
     }
 }

@@ -5,9 +5,9 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use moka::future::Cache;
 use openidconnect::{
     AdditionalClaims, AuthenticationFlow, AuthorizationCode, Client, ClientId, ClientSecret, CsrfToken,
-    EmptyExtraTokenFields, EndpointMaybeSet, EndpointNotSet, EndpointSet, IdTokenFields, IssuerUrl, Nonce,
-    OAuth2TokenResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, Scope as OidcScope,
-    StandardErrorResponse, StandardTokenResponse, TokenResponse, UserInfoClaims,
+    DiscoveryError, EmptyExtraTokenFields, EndpointMaybeSet, EndpointNotSet, EndpointSet, IdTokenFields,
+    IssuerUrl, Nonce, OAuth2TokenResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl,
+    Scope as OidcScope, StandardErrorResponse, StandardTokenResponse, TokenResponse, UserInfoClaims,
     core::{
         CoreAuthDisplay, CoreAuthPrompt, CoreErrorResponseType, CoreGenderClaim, CoreJsonWebKey,
         CoreJweContentEncryptionAlgorithm, CoreJwsSigningAlgorithm, CoreProviderMetadata, CoreResponseType,
@@ -65,7 +65,7 @@ pub(crate) enum OidcError {
     #[error("the sign-in provider {issuer} cannot be used: {why}")]
     Unavailable {
         /// Issuer of the provider.
-        issuer: Url,
+        issuer: String,
         /// The reason, without secrets.
         why: String,
     },
@@ -83,6 +83,7 @@ pub(crate) enum OidcError {
 /// See the module documentation.
 pub(crate) struct OidcProvider {
     config: OidcConfig,
+    host: String,
     secret: Option<ClientSecret>,
     http: HttpClient,
     /// Metadata and keys of the provider.
@@ -135,12 +136,14 @@ impl OidcProvider {
             None => None,
         };
         let metadata = Cache::builder().max_capacity(1).time_to_live(Self::METADATA_AGE).build();
-        Ok(Self { config, secret, http: HttpClient::new()?, metadata })
+        let host = Url::parse(&config.issuer).ok().and_then(|url| Some(url.host_str()?.to_owned()));
+        let host = host.unwrap_or_else(|| config.issuer.clone());
+        Ok(Self { config, host, secret, http: HttpClient::new()?, metadata })
     }
 
     /// Host of the provider, for people.
     pub(crate) fn host(&self) -> &str {
-        self.config.issuer.host_str().unwrap_or_default()
+        &self.host
     }
 
     /// Starts an attempt, from which the provider returns people to `public_url`. Returns it with the URL of the
@@ -237,7 +240,7 @@ impl OidcProvider {
 
     async fn build_client(&self, public_url: &str) -> Result<OidcClient, OidcError> {
         let read = async {
-            let issuer = IssuerUrl::from_url(self.config.issuer.clone());
+            let issuer = IssuerUrl::new(self.config.issuer.clone()).map_err(DiscoveryError::UrlParse)?;
             let http = self.http.as_function();
             CoreProviderMetadata::discover_async(issuer, &http).await.map(Arc::new)
         };
