@@ -109,7 +109,10 @@ impl ApiState {
             let url = Url::parse(&url).ok();
             !url.is_some_and(|url| url.host_str().is_some_and(is_loopback_host))
         };
-        self.address.ip().is_loopback() && !self.configured_url().is_some_and(is_public)
+        // A sign-in provider is for people who should sign in.
+        self.address.ip().is_loopback()
+            && self.oidc.is_none()
+            && !self.configured_url().is_some_and(is_public)
     }
 }
 
