@@ -113,13 +113,18 @@ class System:
 
     def stop(self):
         """Ends the processes in the reverse order of their start."""
-        for process, _ in reversed(self._processes):
-            process.terminate()
-            try:
-                process.wait(STOP_TIMEOUT)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        while self._processes:
+            self.end(self._processes[-1][0])
+
+    def end(self, process):
+        """Ends one process that `spawn` has started."""
+        process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self._processes = [entry for entry in self._processes if entry[0] is not process]
 
     def run_picket(self, *arguments):
         """Runs a command of the operator and returns its output."""
