@@ -58,7 +58,8 @@ web *flags: tools
     set -eu
     cargo build --workspace --bins
     packages=$(tools/install-packages "$PICKET_TOOLS_DIR" web tests/web/requirements.txt)
-    PICKET_PROVIDER_PACKAGES=$(tools/install-packages "$PICKET_TOOLS_DIR" provider tests/web/provider-requirements.txt)
+    provider=$(tools/install-packages "$PICKET_TOOLS_DIR" provider tests/web/provider-requirements.txt)
+    export PICKET_PROVIDER_PACKAGES="$provider"
     PYTHONPATH=$packages PYTHONDONTWRITEBYTECODE=1 exec python3 tests/web/run.py "$@"
 
 # Generated requests to a running picket-api, compared with its OpenAPI document, two minutes: `just fuzz-api --seed random`
