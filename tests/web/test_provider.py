@@ -52,7 +52,7 @@ def sign_in(page, url):
     page.get_by_role("link", name="Sign in with").click()
     page.get_by_label("Login").fill(PERSON)
     page.get_by_role("button", name="Continue").click()
-    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
     page.get_by_role("button", name="Sign in").click()
     page.get_by_role("button", name="Accept").click()
 
