@@ -11,7 +11,7 @@ from canaille.backends import Backend
 from joserfc.jwk import RSAKey
 
 CLIENT_ID = "picket"
-CLIENT_SECRET = "the secret of the client"
+CLIENT_SECRET = "secret-of-the-client"
 PERSON, PASSWORD, EMAIL = "jo", "correct horse battery", "jo@example.com"
 GROUP = "ops"
 

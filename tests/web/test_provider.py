@@ -10,11 +10,12 @@ from playwright.sync_api import expect
 import systems
 
 # As in provider.py, whose packages this process does not have.
-CLIENT_ID, CLIENT_SECRET = "picket", "the secret of the client"
+CLIENT_ID, CLIENT_SECRET = "picket", "secret-of-the-client"
 PERSON, PASSWORD, EMAIL = "jo", "correct horse battery", "jo@example.com"
 
 
-@pytest.fixture(scope="module")
+# A new one for each test: a provider remembers what a person has allowed.
+@pytest.fixture
 def provider(system):
     """Issuer of a running provider, and the port for an API process that is its client."""
     port, api_port = systems.find_free_ports(5)[3:]
