@@ -68,8 +68,11 @@ function open() {
   source.addEventListener("result", addResult);
   for (const name of ["incident", "warning", "region"]) source.addEventListener(name, addEvent);
   source.addEventListener("lagged", (event) => {
-    lost += Number(JSON.parse(event.data).lost) || 0;
-    describeState("Connected");
+    lost += Number(JSON.parse(event.data).lost) || 1;
+    describeState(isPaused ? "Paused" : "Connected");
+  });
+  source.addEventListener("bus", (event) => {
+    describeState(JSON.parse(event.data).connected ? "Connected" : "No results come in: the message bus is away");
   });
   source.addEventListener("closed", () => { source.close(); describeState("The session has ended"); });
 }

@@ -166,11 +166,14 @@ impl CheckPage {
             beside: list_beside(site.site_id, check, around),
             behind: Behind {
                 sql: format!(
-                    "SELECT * FROM report.checks WHERE site_id = {} AND region = '{}' AND scheduled_at = '{due}';",
-                    site.site_id, check.region
+                    "SELECT * FROM report.checks WHERE site_id = {} AND region = '{}' AND scheduled_at = '{due}' AND kind = '{}';",
+                    site.site_id, check.region, check.kind
                 ),
                 command: format!("picket site show {}", site.site_id),
-                curl: format!("curl '{public_url}/api/v1/sites/{}/checks?from={due}&to={due}'", site.site_id),
+                curl: format!(
+                    "curl '{public_url}/api/v1/sites/{}/checks/{}/{due}?kind={}'",
+                    site.site_id, check.region, check.kind
+                ),
             },
         }
     }

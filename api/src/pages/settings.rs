@@ -17,6 +17,7 @@ use crate::state::Api;
 
 /// Shows the settings on which all processes agree.
 pub(super) async fn show_settings(visitor: Visitor, State(api): State<Api>) -> Result<Response, PageError> {
+    visitor.access.require_all_sites().map_err(|problem| visitor.fail(problem))?;
     let settings = read_settings(&api.store).await.map_err(|error| visitor.fail(error))?;
     let subline = "Values on which all processes agree. 'picket settings set NAME VALUE' changes one while everything runs.";
     let mut page = ListPage::new(visitor.frame("Settings", Section::Settings), "Settings", subline);

@@ -38,7 +38,7 @@ async fn render_tokens(visitor: &Visitor, api: &Api, notice: Option<String>) -> 
     let subline = "A token signs in to these pages and authenticates programs. Its secret is shown once.";
     let mut page = ListPage::new(visitor.frame("Tokens", Section::Tokens), "Tokens", subline);
     page.notice = notice;
-    page.forms.push(build_form());
+    page.forms.push(build_form(visitor.access.is_open));
     page.tables.push(tabulate_tokens(&tokens).with_behind(Behind {
         sql: "SELECT name, scopes, tags, created_at, expires_at, last_used_at, revoked_at FROM picket.api_tokens;".to_owned(),
         command: "picket token list --all".to_owned(),
@@ -96,7 +96,8 @@ pub(super) async fn revoke_token(
     Ok(Redirect::to("/tokens").into_response())
 }
 
-fn build_form() -> FormView {
+/// The form of a new token. The first one should be able to create others, since it closes the open mode.
+fn build_form(is_first: bool) -> FormView {
     let scopes =
         SCOPE_CHOICES.iter().map(|(value, name)| ((*value).to_owned(), (*name).to_owned())).collect();
     FormView {
@@ -111,7 +112,7 @@ fn build_form() -> FormView {
                 name: "scopes",
                 label: "Allows",
                 options: scopes,
-                value: "read".to_owned(),
+                value: if is_first { "admin" } else { "read" }.to_owned(),
                 ..FormField::default()
             },
             FormField {
@@ -131,7 +132,7 @@ fn tabulate_tokens(tokens: &[ApiToken]) -> TableView {
     TableView::new("tokens", "Tokens, the newest first", &columns)
         .with_empty(
             "There is no token yet. The first one closes these pages to everybody without it.",
-            "picket token create NAME",
+            "picket token create NAME --scopes admin",
         )
         .with_rows(tokens.iter().map(|token| {
             let scopes: Vec<&str> = token.scopes.iter().map(|scope| scope.as_str()).collect();

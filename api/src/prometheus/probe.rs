@@ -7,7 +7,7 @@ use axum::{
     http::HeaderMap,
     response::{IntoResponse, Response},
 };
-use http::{StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use picket_proto::{Outcome, RegionName, ValidationError, subject};
 use picket_runtime::adhoc::{self, RegionReply};
 use tokio::time::Instant;
@@ -17,7 +17,11 @@ use super::{
     exposition,
     module::{Module, write_metrics},
 };
-use crate::{access::Checker, problem::Problem, state::Api};
+use crate::{
+    access::Checker,
+    problem::{Problem, ProblemKind},
+    state::Api,
+};
 
 /// A valid query of a probe.
 #[derive(Debug, PartialEq)]
@@ -68,6 +72,7 @@ pub(crate) async fn answer_probe(
 }
 
 async fn probe_target(api: &Api, query: &str, headers: &HeaderMap) -> Result<String, ProbeRefusal> {
+    refuse_other_site(headers)?;
     let query = parse_query(query)?;
     let limits = ProbeLimits::parse(headers)?;
     let request = query.module.build_request(&query.target, limits.check);
@@ -93,6 +98,15 @@ async fn probe_target(api: &Api, query: &str, headers: &HeaderMap) -> Result<Str
             Err(ProbeRefusal::not_checked(&reply.error_message(&place).unwrap_or_default()))
         }
         Err(error) => Err(ProbeRefusal::not_checked(&error.to_string())),
+    }
+}
+
+/// Refuses a request that a page of another site made its reader's browser send. Such a page could have our
+/// probers send requests, since GET is otherwise free of effects and a link sends cookies.
+fn refuse_other_site(headers: &HeaderMap) -> Result<(), ProbeRefusal> {
+    match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
+        None | Some(b"same-origin" | b"none") => Ok(()),
+        Some(_) => Err(Problem::new(ProblemKind::Forbidden, "the request comes from another website").into()),
     }
 }
 
