@@ -11,7 +11,7 @@ let hidden = 0;
 let lost = 0;
 
 function describeState(text) {
-  const notes = [text];
+  const notes = [isPaused ? "Paused" : text];
   if (hidden > 0) notes.push(`${hidden} not shown while paused`);
   if (lost > 0) notes.push(`${lost} lost because the connection was too slow`);
   state.textContent = notes.join(" · ");
@@ -20,7 +20,7 @@ function describeState(text) {
 function addRow(status, cells) {
   if (isPaused) {
     hidden += 1;
-    describeState("Paused");
+    describeState();
     return;
   }
   const row = document.createElement("tr");
@@ -69,10 +69,10 @@ function open() {
   for (const name of ["incident", "warning", "region"]) source.addEventListener(name, addEvent);
   source.addEventListener("lagged", (event) => {
     lost += Number(JSON.parse(event.data).lost) || 1;
-    describeState(isPaused ? "Paused" : "Connected");
+    describeState("Connected");
   });
   source.addEventListener("bus", (event) => {
-    describeState(JSON.parse(event.data).connected ? "Connected" : "No results come in: the message bus is away");
+    describeState(JSON.parse(event.data).connected ? "Connected" : "NATS is away: no results");
   });
   source.addEventListener("closed", () => { source.close(); describeState("The session has ended"); });
 }
@@ -82,7 +82,7 @@ pause.addEventListener("click", () => {
   isPaused = !isPaused;
   if (!isPaused) hidden = 0;
   pause.textContent = isPaused ? "Resume" : "Pause";
-  describeState(isPaused ? "Paused" : "Connected");
+  describeState("Connected");
 });
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) source?.close();

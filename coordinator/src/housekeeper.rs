@@ -137,6 +137,10 @@ impl Housekeeper {
                 return Ok(false);
             }
         };
+        // First, so that a failing rollup delays no site's state.
+        let refreshing = Instant::now();
+        let refreshed = housekeeping::refresh_site_summaries(&self.store, now).await?;
+        let now = now.saturating_add(refreshing.elapsed());
         let began = Instant::now();
         let rolled = housekeeping::roll_up_results(&self.store, now, state.chunk.current_size()).await?;
         let took = began.elapsed();
@@ -162,8 +166,6 @@ impl Housekeeper {
             )
             .await?;
         }
-        let refreshed =
-            housekeeping::refresh_site_summaries(&self.store, now.saturating_add(began.elapsed())).await?;
         let mut more = rolled.is_some() || rebuilt.is_some() || day.is_some() || refreshed;
         let is_due = state.rounds.is_multiple_of(PRUNE_ROUNDS);
         if is_due || state.should_check_all_marks {

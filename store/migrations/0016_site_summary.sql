@@ -449,7 +449,10 @@ BEGIN
         checks_7d = kept.checks_7d + summed.checks_7d, checks_30d = kept.checks_30d + summed.checks_30d,
         checks_90d = kept.checks_90d + summed.checks_90d,
         histogram = coalesce(kept.histogram + summed.histogram, kept.histogram, summed.histogram)
-    FROM summed WHERE kept.site_id = summed.site_id;
+    FROM summed
+    -- Sums that wait to be added up from the rollups are of other hours, or of none.
+    WHERE kept.site_id = summed.site_id
+      AND NOT EXISTS (SELECT FROM picket.site_summaries_dirty AS dirty WHERE dirty.site_id = kept.site_id AND dirty.statistics);
     IF is_day_over THEN
         UPDATE picket.site_statistics SET days = substr(days, 2) || '-';
     END IF;
@@ -511,7 +514,7 @@ BEGIN
                picket.percent(up_90d + down_90d, checks_90d) AS coverage_90d,
                picket.bucket_us(p[2]) AS p50, picket.bucket_us(p[1]) AS p95
         FROM added
-        CROSS JOIN LATERAL picket.percentile_buckets(nullif(added.histogram, 0), nullif(added.up_24h, 0), '{0.95,0.5}') AS p
+        CROSS JOIN LATERAL picket.percentile_buckets(nullif(greatest(added.histogram, 0), 0), nullif(greatest(added.up_24h, 0), 0), '{0.95,0.5}') AS p
     )
     UPDATE picket.site_statistics AS kept SET
         uptime_24h_pct = uptime_24h, uptime_7d_pct = uptime_7d, uptime_30d_pct = uptime_30d, uptime_90d_pct = uptime_90d,
