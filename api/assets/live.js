@@ -1,4 +1,4 @@
-// The stream of the live page: one connection, closed while the page is hidden, and at most 200 rows.
+// The live page: one stream, closed while the page is hidden.
 
 const MAX_ROWS = 200;
 const box = document.getElementById("live");
@@ -12,8 +12,8 @@ let lost = 0;
 
 function describeState(text) {
   const notes = [isPaused ? "Paused" : text];
-  if (hidden > 0) notes.push(`${hidden} not shown while paused`);
-  if (lost > 0) notes.push(`${lost} lost because the connection was too slow`);
+  if (hidden > 0) notes.push(`${hidden} not shown`);
+  if (lost > 0) notes.push(`${lost} lost: the connection is slow`);
   state.textContent = notes.join(" · ");
 }
 
@@ -64,7 +64,7 @@ function addEvent(event) {
 function open() {
   source = new EventSource(box.dataset.stream);
   source.onopen = () => describeState("Connected");
-  source.onerror = () => describeState("Disconnected, trying again");
+  source.onerror = () => describeState("Disconnected");
   source.addEventListener("result", addResult);
   for (const name of ["incident", "warning", "region"]) source.addEventListener(name, addEvent);
   source.addEventListener("lagged", (event) => {
