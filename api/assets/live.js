@@ -72,7 +72,7 @@ function open() {
     describeState("Connected");
   });
   source.addEventListener("bus", (event) => {
-    describeState(JSON.parse(event.data).connected ? "Connected" : "NATS is away: no results");
+    describeState(JSON.parse(event.data).connected ? "Connected" : "NATS is away");
   });
   source.addEventListener("closed", () => { source.close(); describeState("The session has ended"); });
 }
