@@ -135,17 +135,7 @@ trait ReportRow: Serialize {
 }
 
 impl ReportRow for UptimeRow {
-    const COLUMNS: &'static [&'static str] = &[
-        "site_id",
-        "site",
-        "uptime_pct",
-        "uptime_pct_excl_maintenance",
-        "coverage_pct",
-        "checks",
-        "up",
-        "down",
-        "missed",
-    ];
+    const COLUMNS: &'static [&'static str] = Self::COLUMNS;
     const NUMERIC_COLUMNS: &'static [usize] = &[0, 2, 3, 4, 5, 6, 7, 8];
     const EMPTY_TEXT: &'static str = "no checks in that period";
 
@@ -170,7 +160,7 @@ impl ReportRow for UptimeRow {
 }
 
 impl ReportRow for LatencyRow {
-    const COLUMNS: &'static [&'static str] = &["site_id", "site", "p50_ms", "p95_ms", "p99_ms", "checks"];
+    const COLUMNS: &'static [&'static str] = Self::COLUMNS;
     const NUMERIC_COLUMNS: &'static [usize] = &[0, 2, 3, 4, 5];
     const EMPTY_TEXT: &'static str = "no check was up in that period";
 
@@ -192,8 +182,7 @@ impl ReportRow for LatencyRow {
 }
 
 impl ReportRow for IncidentRow {
-    const COLUMNS: &'static [&'static str] =
-        &["incident_id", "site_id", "site", "opened_at", "closed_at", "seconds", "cause", "message"];
+    const COLUMNS: &'static [&'static str] = Self::COLUMNS;
     const NUMERIC_COLUMNS: &'static [usize] = &[0, 1, 5];
     const EMPTY_TEXT: &'static str = "no incidents in that period";
 
@@ -248,7 +237,7 @@ impl ReportRow for WarningRow {
 }
 
 impl ReportRow for FailureRow {
-    const COLUMNS: &'static [&'static str] = &["region", "cause", "checks", "sites"];
+    const COLUMNS: &'static [&'static str] = Self::COLUMNS;
     const NUMERIC_COLUMNS: &'static [usize] = &[2, 3];
     const EMPTY_TEXT: &'static str = "nothing failed in that period";
 

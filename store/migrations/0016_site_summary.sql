@@ -66,13 +66,7 @@ CREATE INDEX site_statistics_p95 ON picket.site_statistics (p95_us, site_id);
 CREATE TABLE picket.site_summary_state (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     hours_through timestamptz NOT NULL,
-    window_days integer[] NOT NULL,
-    -- Ticks of all sites in the newest hour of the rollups, up to where they are.
-    fleet_from timestamptz,
-    fleet_to timestamptz,
-    fleet_checks bigint,
-    fleet_up bigint,
-    fleet_down bigint
+    window_days integer[] NOT NULL
 );
 
 -- Sites whose condition must be read again, and of those with `statistics` also the statistics from
@@ -654,10 +648,6 @@ BEGIN
         ON CONFLICT (singleton) DO UPDATE SET hours_through = excluded.hours_through, window_days = excluded.window_days;
         INSERT INTO picket.site_summaries_dirty SELECT id, true FROM picket.sites;
     END IF;
-    UPDATE picket.site_summary_state SET (fleet_from, fleet_to, fleet_checks, fleet_up, fleet_down) = (
-        SELECT picket.hour_of(NEW.rolled_through - interval '1 microsecond'), NEW.rolled_through,
-               coalesce(sum(up::bigint + down + missed + gap), 0), coalesce(sum(up), 0), coalesce(sum(down), 0)
-        FROM picket.rollups_hourly WHERE hour = picket.hour_of(NEW.rolled_through - interval '1 microsecond'));
     -- A site whose ticks were missed may be unknown; a coordinator reads its state after this
     -- transaction, so that no transition waits for it.
     INSERT INTO picket.site_summaries_dirty

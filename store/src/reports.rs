@@ -137,6 +137,37 @@ pub struct FailureRow {
     pub days: DailyValues,
 }
 
+impl UptimeRow {
+    /// Names of the columns in CSV. The values by day are only in JSON.
+    pub const COLUMNS: &'static [&'static str] = &[
+        "site_id",
+        "site",
+        "uptime_pct",
+        "uptime_pct_excl_maintenance",
+        "coverage_pct",
+        "checks",
+        "up",
+        "down",
+        "missed",
+    ];
+}
+
+impl LatencyRow {
+    /// Names of the columns in CSV. The values by day are only in JSON.
+    pub const COLUMNS: &'static [&'static str] = &["site_id", "site", "p50_ms", "p95_ms", "p99_ms", "checks"];
+}
+
+impl IncidentRow {
+    /// Names of the columns in CSV.
+    pub const COLUMNS: &'static [&'static str] =
+        &["incident_id", "site_id", "site", "opened_at", "closed_at", "seconds", "cause", "message"];
+}
+
+impl FailureRow {
+    /// Names of the columns in CSV. The values by day are only in JSON.
+    pub const COLUMNS: &'static [&'static str] = &["region", "cause", "checks", "sites"];
+}
+
 impl ReportFilter {
     /// Conditions on `relation`; $1 is the span, $2 the tag, $3 the region and $4 the
     /// limit of tags. Unused conditions

@@ -1,22 +1,20 @@
-//! The history of one site: sums of a span, changes of its schedules, its certificate and incidents.
+//! The history of one site: checks, response times, sums of a span, changes of its schedules.
 //!
 //! Callers check first, with [`require_site`], that there is such a site within a token's limit.
 
 mod checks;
+mod columns;
 mod latency;
 
 use picket_proto::{SiteId, Timestamp, ValidationError};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 pub use self::{
-    checks::{CheckRow, ChecksFilter, find_check, list_checks_page},
+    checks::{CheckRow, ChecksFilter, find_check, list_checks, list_checks_page},
+    columns::{HistoryColumn, list_history},
     latency::{HeatColumn, LatencyBucket, list_latency, load_heat_map},
 };
-use crate::{
-    DbTimestamp, Error, Store,
-    reports::IncidentRow,
-    site_list::{Page, check_page_limit, decode_cursor, encode_cursor, take_next_cursor},
-};
+use crate::{DbTimestamp, Error, Store};
 
 /// A span of time, from inclusive to exclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +26,8 @@ pub struct Span {
 }
 
 impl Span {
-    /// Longest allowed span.
-    const MAX_DAYS: u64 = 400;
+    /// Longest allowed span, in days.
+    pub const MAX_DAYS: u64 = 400;
 
     /// A span of at most 400 days.
     ///
@@ -172,74 +170,4 @@ pub async fn list_schedule_changes(
         .await
     };
     store.read_for_page("list changes of schedules", read).await
-}
-
-/// Certificate of a site.
-#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow)]
-pub struct CertificateRow {
-    /// Expiry; the earliest if regions receive different certificates.
-    pub expires_at: DbTimestamp,
-    /// Whole days until the expiry; negative after it.
-    pub days_left: i32,
-}
-
-/// Returns the certificate that a site presented in the last two days.
-///
-/// # Errors
-/// If the database cannot be reached in time.
-pub async fn find_certificate(store: &Store, site: SiteId) -> Result<Option<CertificateRow>, Error> {
-    let read = async {
-        let mut transaction = store.begin_page_read().await?;
-        sqlx::query_as("SELECT expires_at, days_left FROM report.certificates WHERE site_id = $1")
-            .bind(site.0)
-            .fetch_optional(&mut *transaction)
-            .await
-    };
-    store.read_for_page("read the site's certificate", read).await
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct IncidentPosition {
-    /// Due time of the opening, in microseconds since 1970.
-    opened_us: i64,
-    incident: i64,
-}
-
-/// Lists a page of the incidents of a site, the newest first.
-///
-/// # Errors
-/// If the cursor or the limit is not allowed, or the database cannot be reached in time.
-pub async fn list_incidents_page(
-    store: &Store,
-    site: SiteId,
-    cursor: Option<&str>,
-    limit: u32,
-) -> Result<Page<IncidentRow>, Error> {
-    let limit = check_page_limit(limit)?;
-    let position = cursor.map(decode_cursor::<IncidentPosition>).transpose()?;
-    let read = async {
-        let mut transaction = store.begin_page_read().await?;
-        sqlx::query_as(
-            "SELECT incident_id, site_id, coalesce(site, 'site ' || site_id) AS site, opened_at, closed_at,
-                    least(extract(epoch FROM duration), 1e12)::bigint AS seconds, cause::text AS cause, message
-             FROM report.incidents
-             WHERE site_id = $1 AND ($2::timestamptz IS NULL OR (opened_at, incident_id) < ($2, $3::bigint))
-             ORDER BY opened_at DESC, incident_id DESC LIMIT $4",
-        )
-        .bind(site.0)
-        .bind(position.as_ref().map(|position| DbTimestamp(Timestamp::from_micros(position.opened_us))))
-        .bind(position.as_ref().map(|position| position.incident))
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1))
-        .fetch_all(&mut *transaction)
-        .await
-    };
-    let mut items: Vec<IncidentRow> = store.read_for_page("list the site's incidents", read).await?;
-    let next_cursor = take_next_cursor(&mut items, limit, |last| {
-        encode_cursor(&IncidentPosition {
-            opened_us: last.opened_at.0.as_micros(),
-            incident: last.incident_id,
-        })
-    });
-    Ok(Page { items, next_cursor })
 }

@@ -9,7 +9,7 @@ use axum::{
 };
 use picket_proto::{Cause, CheckKind, Outcome, RegionName, SiteId, Timestamp, Timing};
 use picket_store::{
-    check_history::{self, StoredCheck},
+    site_history::{self, CheckRow},
     site_list::{self, SiteSummary},
 };
 use serde::Deserialize;
@@ -86,11 +86,11 @@ pub(super) async fn show_check(
     };
     let kind = if query.kind == "confirm" { CheckKind::Confirm } else { CheckKind::Scheduled };
     let summary = find_visible_site(&visitor, &api, site).await?;
-    let found = check_history::find_check(&api.store, SiteId(site), &region, due, kind).await;
+    let found = site_history::find_check(&api.store, SiteId(site), &region, due, kind).await;
     let check = found.map_err(|error| visitor.fail(error))?.ok_or_else(missing)?;
     let interval = Duration::from_secs(u64::try_from(summary.interval_seconds).unwrap_or(60));
     let (from, to) = (due.saturating_sub(interval), due.saturating_add(interval));
-    let around = check_history::list_checks(&api.store, SiteId(site), from, to, 200).await;
+    let around = site_history::list_checks(&api.store, SiteId(site), from, to, 200).await;
     let around = around.map_err(|error| visitor.fail(error))?;
     let frame = visitor.frame(format!("Check of {}", summary.site), Section::Sites);
     Ok(render_page(&CheckPage::new(frame, &summary, &check, &around, &api.public_url())))
@@ -117,7 +117,7 @@ pub(super) fn format_micros(value: Option<i32>) -> String {
     value.map_or_else(|| "–".to_owned(), |micros| format_duration(f64::from(micros)))
 }
 
-pub(super) fn check_address_of(site: i64, check: &StoredCheck) -> String {
+pub(super) fn check_address_of(site: i64, check: &CheckRow) -> String {
     check_address(site, &check.region, check.scheduled_at.0, check.kind == CheckKind::Confirm.as_str())
 }
 
@@ -125,8 +125,8 @@ impl CheckPage {
     fn new(
         frame: Frame,
         site: &SiteSummary,
-        check: &StoredCheck,
-        around: &[StoredCheck],
+        check: &CheckRow,
+        around: &[CheckRow],
         public_url: &str,
     ) -> Self {
         let outcome = check.outcome.parse().unwrap_or(Outcome::Missed);
@@ -179,7 +179,7 @@ impl CheckPage {
     }
 }
 
-fn list_facts(site: &SiteSummary, check: &StoredCheck) -> Vec<(&'static str, String)> {
+fn list_facts(site: &SiteSummary, check: &CheckRow) -> Vec<(&'static str, String)> {
     let kind =
         if check.kind == CheckKind::Confirm.as_str() { "confirmation after a failure" } else { "scheduled" };
     let facts = [
@@ -204,10 +204,10 @@ fn list_facts(site: &SiteSummary, check: &StoredCheck) -> Vec<(&'static str, Str
 }
 
 /// For each other region, its check nearest to this one.
-fn list_beside(site: i64, check: &StoredCheck, around: &[StoredCheck]) -> Vec<BesideRow> {
+fn list_beside(site: i64, check: &CheckRow, around: &[CheckRow]) -> Vec<BesideRow> {
     let distance =
-        |other: &StoredCheck| other.scheduled_at.0.as_micros().abs_diff(check.scheduled_at.0.as_micros());
-    let mut nearest: Vec<&StoredCheck> = around.iter().filter(|other| other.region != check.region).collect();
+        |other: &CheckRow| other.scheduled_at.0.as_micros().abs_diff(check.scheduled_at.0.as_micros());
+    let mut nearest: Vec<&CheckRow> = around.iter().filter(|other| other.region != check.region).collect();
     nearest.sort_by(|one, other| one.region.cmp(&other.region).then(distance(one).cmp(&distance(other))));
     nearest.dedup_by(|other, one| other.region == one.region);
     nearest
@@ -228,8 +228,14 @@ mod tests {
 
     use super::*;
 
-    fn check(region: &str, due: &str) -> StoredCheck {
-        StoredCheck {
+    fn check(region: &str, due: &str) -> CheckRow {
+        CheckRow {
+            site_id: 7,
+            region_id: 1,
+            started_at: None,
+            regex_matched: None,
+            warnings: None,
+            details: None,
             scheduled_at: DbTimestamp(due.parse().unwrap()),
             region: region.to_owned(),
             kind: "scheduled".to_owned(),

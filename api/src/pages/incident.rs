@@ -9,8 +9,8 @@ use axum::{
 };
 use picket_proto::SiteId;
 use picket_store::{
-    check_history::{self, StoredCheck},
     incident_pages::{self, IncidentEvidence, RegionVote},
+    site_history::{self, CheckRow},
 };
 
 use super::{
@@ -71,7 +71,7 @@ pub(super) async fn show_incident(
     let incident = &evidence.incident;
     let from = incident.first_failure_at.0.saturating_sub(LISTED_MARGIN);
     let to = incident.opened_at.0.saturating_add(LISTED_MARGIN);
-    let checks = check_history::list_checks(&api.store, SiteId(incident.site_id), from, to, MAX_CHECKS).await;
+    let checks = site_history::list_checks(&api.store, SiteId(incident.site_id), from, to, MAX_CHECKS).await;
     let checks = checks.map_err(|error| visitor.fail(error))?;
     let frame = visitor.frame(format!("Incident {id}"), Section::Incidents);
     Ok(render_page(&IncidentPage::new(frame, &evidence, &checks, &api.public_url())))
@@ -91,7 +91,7 @@ impl VoteRow {
 }
 
 impl IncidentPage {
-    fn new(frame: Frame, evidence: &IncidentEvidence, checks: &[StoredCheck], public_url: &str) -> Self {
+    fn new(frame: Frame, evidence: &IncidentEvidence, checks: &[CheckRow], public_url: &str) -> Self {
         let incident = &evidence.incident;
         let (id, closed) = (incident.incident_id, incident.closed_at);
         let duration = format_seconds(incident.seconds);

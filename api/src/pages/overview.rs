@@ -8,6 +8,7 @@ use picket_store::{
     incident_pages::{self, EpisodeFilter, ListedIncident},
     ledger::LedgerRow,
     regions::{self, RegionOverview},
+    site_counts::{self, StateCounts},
     site_list::{self, Direction, SiteFilter, SiteSort, SiteState, SiteSummary},
     site_status::{self, RecentCheck},
 };
@@ -91,9 +92,6 @@ pub(crate) struct OverviewPage {
     pub(crate) behind: Behind,
 }
 
-/// Number of sites in each state, in the order of [`SiteState::ALL_STATES`].
-type StateCounts = [i64; SiteState::ALL_STATES.len()];
-
 /// What the overview shows, as the store gives it.
 struct OverviewData {
     counts: StateCounts,
@@ -115,11 +113,6 @@ pub(super) async fn show_overview(visitor: Visitor, State(api): State<Api>) -> R
 async fn read_overview(visitor: &Visitor, api: &Api) -> Result<OverviewData, picket_store::Error> {
     let store = &api.store;
     let tag_limit = visitor.access.tag_limit();
-    let mut counts = StateCounts::default();
-    for (count, state) in counts.iter_mut().zip(SiteState::ALL_STATES) {
-        let filter = SiteFilter { status: &[state], tag_limit, ..SiteFilter::default() };
-        *count = site_list::count_sites(store, &filter).await?;
-    }
     let not_up = [SiteState::Down, SiteState::Unknown, SiteState::Problem];
     let filter = SiteFilter { status: &not_up, tag_limit, ..SiteFilter::default() };
     let listed =
@@ -138,7 +131,7 @@ async fn read_overview(visitor: &Visitor, api: &Api) -> Result<OverviewData, pic
         ..EpisodeFilter::default()
     };
     Ok(OverviewData {
-        counts,
+        counts: site_counts::count_states(store, tag_limit).await?,
         trouble,
         regions: regions::list_region_overview(store, tag_limit).await?,
         incidents: incident_pages::list_incidents(store, &filter).await?,
@@ -156,8 +149,8 @@ fn count_nouns(count: i64, noun: &str) -> String {
 
 impl OverviewPage {
     fn new(mut frame: Frame, data: &OverviewData, may_write: bool, public_url: String) -> Self {
-        let [down, unknown, problem, up, paused] = data.counts;
-        let total: i64 = data.counts.iter().sum();
+        let StateCounts { down, unknown, problem, up, paused } = data.counts;
+        let total = down + unknown + problem + up + paused;
         let not_up = down + unknown + problem;
         let headline = match (total, not_up) {
             (0, _) => "Welcome".to_owned(),
@@ -179,7 +172,7 @@ impl OverviewPage {
             figures: if total == 0 {
                 Vec::new()
             } else {
-                list_figures([down, unknown, problem, up, paused], data.ledger.as_ref())
+                list_figures(data.counts, data.ledger.as_ref())
             },
             trouble: data.trouble.iter().map(|(site, newest)| TroubleRow::new(site, newest, &region_names)).collect(),
             more_trouble: (more > 0).then(|| format!("{} more", format_count(more))),
@@ -200,9 +193,10 @@ impl OverviewPage {
 }
 
 fn list_figures(counts: StateCounts, ledger: Option<&LedgerRow>) -> Vec<FigureItem> {
+    let StateCounts { down, unknown, problem, up, paused } = counts;
     let states = SiteState::ALL_STATES
         .into_iter()
-        .zip(counts)
+        .zip([down, unknown, problem, up, paused])
         .filter(|(state, count)| *count > 0 || matches!(state, SiteState::Down | SiteState::Up));
     let mut figures: Vec<FigureItem> = states
         .map(|(state, count)| FigureItem {
@@ -288,7 +282,10 @@ mod tests {
 
     #[test]
     fn figures_name_down_and_up_and_what_else_there_is() {
-        let names = |counts| list_figures(counts, None).iter().map(|figure| figure.name).collect::<Vec<_>>();
+        let names = |[down, unknown, problem, up, paused]: [i64; 5]| {
+            let counts = StateCounts { down, unknown, problem, up, paused };
+            list_figures(counts, None).iter().map(|figure| figure.name).collect::<Vec<_>>()
+        };
         assert_eq!(names([0, 0, 0, 5, 0]), ["Down", "Up"]);
         assert_eq!(names([1, 2, 3, 4, 5]), ["Down", "Unknown", "Cannot be checked", "Up", "Paused"]);
     }

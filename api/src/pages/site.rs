@@ -10,8 +10,8 @@ use axum::{
 use picket_proto::{CheckKind, RegionName};
 use picket_runtime::clock;
 use picket_store::{
-    check_history::{HistoryColumn, StoredCheck},
     incident_pages::ListedWarning,
+    site_history::{CheckRow, HistoryColumn},
     site_list::{SiteState, SiteSummary},
     site_status::{RecentCheck, RegionSchedule},
 };
@@ -145,7 +145,7 @@ pub(super) async fn show_site(
 }
 
 impl CheckItem {
-    pub(super) fn new(site: i64, check: &StoredCheck) -> Self {
+    pub(super) fn new(site: i64, check: &CheckRow) -> Self {
         Self {
             status: StatusMark::from_word(&check.outcome),
             due: TimeMark(check.scheduled_at.0),
@@ -160,7 +160,7 @@ impl CheckItem {
     }
 
     /// The same of a row with fewer columns.
-    fn of_recent(site: i64, check: &RecentCheck, full: Option<&StoredCheck>) -> Self {
+    fn of_recent(site: i64, check: &RecentCheck, full: Option<&CheckRow>) -> Self {
         if let Some(full) = full {
             return Self::new(site, full);
         }
@@ -198,7 +198,7 @@ fn list_regions(data: &SiteData) -> Vec<SiteRegionRow> {
             })
             .collect();
         let check = ticks.first().map(|newest| {
-            let is_same = |full: &&StoredCheck| {
+            let is_same = |full: &&CheckRow| {
                 full.region == newest.region
                     && full.scheduled_at.0 == newest.scheduled_at
                     && full.kind == "scheduled"

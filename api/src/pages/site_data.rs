@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use picket_proto::{RegionName, SiteId, Timestamp};
 use picket_store::{
-    check_history::{self, HistoryColumn, StoredCheck},
     incident_pages::{self, EpisodeFilter, ListedIncident, ListedWarning},
+    site_history::{self, CheckRow, HistoryColumn},
     site_list::SiteSummary,
     site_status::{self, RecentCheck, RegionSchedule},
 };
@@ -25,7 +25,7 @@ pub(super) struct SiteData {
     pub(super) summary: SiteSummary,
     pub(super) schedules: Vec<RegionSchedule>,
     pub(super) recent: Vec<RecentCheck>,
-    pub(super) checks: Vec<StoredCheck>,
+    pub(super) checks: Vec<CheckRow>,
     pub(super) history: Vec<HistoryColumn>,
     pub(super) incidents: Vec<ListedIncident>,
     pub(super) warnings: Vec<ListedWarning>,
@@ -54,7 +54,7 @@ pub(super) async fn read_site(
     let to = before.unwrap_or(now);
     let from = to.saturating_sub(interval * u32::try_from(MAX_CHECKS).unwrap_or(50));
     let limit = i64::try_from(MAX_CHECKS).unwrap_or(50) + 1;
-    let mut checks = check_history::list_checks(store, site, from, to, limit).await?;
+    let mut checks = site_history::list_checks(store, site, from, to, limit).await?;
     let older_before = cut_page(&mut checks).or(Some(from).filter(|from| *from > summary.created_at.0));
     let span = chart_span.span;
     let incidents = EpisodeFilter {
@@ -67,8 +67,7 @@ pub(super) async fn read_site(
     Ok(SiteData {
         recent: site_status::list_recent_checks(store, site, STRIP_TICKS).await?,
         checks,
-        history: check_history::list_history(store, site, region, span.from, span.to, chart_span.step)
-            .await?,
+        history: site_history::list_history(store, site, region, span.from, span.to, chart_span.step).await?,
         incidents: incident_pages::list_incidents(store, &incidents).await?,
         warnings: incident_pages::list_warnings(store, &warnings).await?,
         summary,
@@ -81,7 +80,7 @@ pub(super) async fn read_site(
 
 /// Removes the rows that do not fit on a page, and returns their newest due time. Rows of one due time, such as
 /// confirmations in several regions, stay together, so that the next page repeats and loses none.
-fn cut_page(checks: &mut Vec<StoredCheck>) -> Option<Timestamp> {
+fn cut_page(checks: &mut Vec<CheckRow>) -> Option<Timestamp> {
     let next = checks.get(MAX_CHECKS)?.scheduled_at;
     let kept = checks.iter().take_while(|check| check.scheduled_at > next).count();
     checks.truncate(if kept > 0 { kept } else { MAX_CHECKS });

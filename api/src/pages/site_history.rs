@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use picket_proto::{Timestamp, ValidationError};
-use picket_store::check_history::HistoryColumn;
+use picket_store::site_history::{self, HistoryColumn};
 
 use super::parts::Figure;
 use crate::charts::{
@@ -14,7 +14,7 @@ use crate::charts::{
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
 /// Longest span of a chart.
-const MAX_SPAN: Duration = Duration::from_secs(400 * 86_400);
+const MAX_SPAN: Duration = Duration::from_secs(site_history::Span::MAX_DAYS * 86_400);
 /// Spans to choose from: value, length and name.
 pub(super) const SPANS: [(&str, Duration, &str); 4] = [
     ("24h", Duration::from_secs(86_400), "24 hours"),

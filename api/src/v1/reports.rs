@@ -247,30 +247,19 @@ trait CsvColumns: Serialize {
 }
 
 impl CsvColumns for Uptime {
-    const COLUMNS: &'static [&'static str] = &[
-        "site_id",
-        "site",
-        "uptime_pct",
-        "uptime_pct_excl_maintenance",
-        "coverage_pct",
-        "checks",
-        "up",
-        "down",
-        "missed",
-    ];
+    const COLUMNS: &'static [&'static str] = UptimeRow::COLUMNS;
 }
 
 impl CsvColumns for Latency {
-    const COLUMNS: &'static [&'static str] = &["site_id", "site", "p50_ms", "p95_ms", "p99_ms", "checks"];
+    const COLUMNS: &'static [&'static str] = LatencyRow::COLUMNS;
 }
 
 impl CsvColumns for ReportedIncident {
-    const COLUMNS: &'static [&'static str] =
-        &["incident_id", "site_id", "site", "opened_at", "closed_at", "seconds", "cause", "message"];
+    const COLUMNS: &'static [&'static str] = IncidentRow::COLUMNS;
 }
 
 impl CsvColumns for Failures {
-    const COLUMNS: &'static [&'static str] = &["region", "cause", "checks", "sites"];
+    const COLUMNS: &'static [&'static str] = FailureRow::COLUMNS;
 }
 
 fn respond_with_report<T: CsvColumns>(

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use picket_proto::{Timestamp, ValidationError};
+use picket_store::site_history::Span;
 
 use crate::problem::Problem;
 
 /// Longest span of a query.
-pub(super) const MAX_SPAN: Duration = Duration::from_secs(400 * 86_400);
+pub(super) const MAX_SPAN: Duration = Duration::from_secs(Span::MAX_DAYS * 86_400);
 
 /// # Errors
 /// If the span ends before it begins, or is longer than [`MAX_SPAN`].

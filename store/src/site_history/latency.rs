@@ -176,7 +176,7 @@ pub async fn load_heat_map(
 }
 
 /// Decodes the decimal digits of a histogram, eight a bucket from the right.
-fn decode_histogram(digits: &str) -> Vec<(u8, u32)> {
+pub(super) fn decode_histogram(digits: &str) -> Vec<(u8, u32)> {
     let chunks = digits.as_bytes().rchunks(8).zip(0_u8..);
     chunks
         .filter_map(|(chunk, bucket)| {
@@ -195,5 +195,8 @@ mod tests {
         assert_eq!(decode_histogram("0"), []);
         assert_eq!(decode_histogram("7"), [(0, 7)]);
         assert_eq!(decode_histogram("120000000000000034"), [(0, 34), (2, 12)]);
+        assert_eq!(decode_histogram("1200000007"), [(0, 7), (1, 12)]);
+        assert_eq!(decode_histogram("30000000000000000"), [(2, 3)]);
+        assert_eq!(decode_histogram("nonsense"), []);
     }
 }

@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
-use picket_proto::{CheckKind, Outcome, RegionName, SiteId, Timestamp};
+use picket_proto::{CheckKind, Outcome, RegionName, SiteId};
 use picket_store::{
-    Error, housekeeping, overview,
+    Error,
+    certificates::list_certificates,
+    housekeeping,
+    incident_pages::{EpisodeFilter, list_incidents},
+    regions::list_region_overview,
+    site_counts::count_states,
     site_history::{
-        self, ChecksFilter, Span, find_certificate, find_check, list_checks_page, list_incidents_page,
-        list_latency, list_schedule_changes, load_heat_map, require_site, sum_ticks,
+        ChecksFilter, Span, find_check, list_checks_page, list_latency, list_schedule_changes, load_heat_map,
+        require_site, sum_ticks,
     },
 };
 
@@ -157,12 +162,13 @@ async fn incidents_edits_and_certificate_of_a_site_and_the_overview_of_all() {
         .await;
     while housekeeping::refresh_site_summaries(&world.store, wall_clock_now()).await.unwrap() {}
 
-    let (mut ids, mut cursor) = (Vec::new(), None);
+    let (mut ids, mut after) = (Vec::new(), None);
     loop {
-        let page = list_incidents_page(&world.store, SITE, cursor.as_deref(), 3).await.unwrap();
-        ids.extend(page.items.iter().map(|incident| incident.incident_id));
-        cursor = page.next_cursor;
-        if cursor.is_none() {
+        let filter = EpisodeFilter { site_id: Some(SITE.0), after, limit: 3, ..EpisodeFilter::default() };
+        let page = list_incidents(&world.store, &filter).await.unwrap();
+        ids.extend(page.iter().map(|incident| incident.incident_id));
+        after = page.last().map(|last| (last.opened_at.into(), last.incident_id));
+        if after.is_none() {
             break;
         }
     }
@@ -171,38 +177,28 @@ async fn incidents_edits_and_certificate_of_a_site_and_the_overview_of_all() {
     let begun: Vec<i32> =
         changes.iter().filter(|change| change.is_begin).map(|change| change.interval_ms).collect();
     assert_eq!((changes.len(), begun), (6, vec![30_000, 30_000, 60_000, 60_000]));
-    assert_eq!(find_certificate(&world.store, SITE).await.unwrap().map(|found| found.days_left), Some(8));
+    let certificates = list_certificates(&world.store, None, None, None, 10).await.unwrap();
+    let seen = certificates.iter().find(|certificate| certificate.site_id == SITE.0);
+    assert_eq!(seen.map(|certificate| certificate.days_left), Some(8));
 
     let sales = ["sales".to_owned()];
     require_site(&world.store, SITE, Some(&sales)).await.unwrap();
     let beyond = require_site(&world.store, SiteId(3), Some(&sales)).await.unwrap_err();
     assert!(matches!(beyond, Error::SiteNotFound(SiteId(3))), "{beyond:?}");
 
-    let all = overview::count_states(&world.store, None).await.unwrap();
-    let limited = overview::count_states(&world.store, Some(&sales)).await.unwrap();
+    let all = count_states(&world.store, None).await.unwrap();
+    let limited = count_states(&world.store, Some(&sales)).await.unwrap();
     assert_eq!((all.down, all.down + all.unknown + all.up + all.problem + all.paused), (1, 3));
     assert_eq!(limited.down + limited.unknown + limited.up + limited.problem + limited.paused, 2);
-    let health = overview::list_region_health(&world.store).await.unwrap();
+    let health = list_region_overview(&world.store, None).await.unwrap();
     let silent: Vec<&str> = health
         .iter()
         .filter(|region| region.silent_since.is_some())
-        .map(|region| region.region.as_str())
+        .map(|region| region.name.as_str())
         .collect();
     assert_eq!((health.len(), silent), (2, vec!["us"]));
-    let states = overview::list_region_states(&world.store, &[SITE, SiteId(2), SiteId(3)], Some(&sales))
+    let none = list_checks_page(&world.store, SITE, last_hours(5), ChecksFilter::default(), Some("e30"), 3)
         .await
-        .unwrap();
-    let rows: Vec<(i64, &str)> = states.iter().map(|state| (state.site_id, state.region.as_str())).collect();
-    assert_eq!(rows, [(1, "eu"), (1, "us"), (2, "eu"), (2, "us")]);
-    let coverage = overview::read_fleet_coverage(&world.store).await.unwrap().unwrap();
-    let counted = world
-        .query_text(
-            "SELECT (count(*), count(*) FILTER (WHERE outcome = 'up')) FROM report.checks, picket.site_summary_state
-             WHERE kind = 'scheduled' AND scheduled_at >= fleet_from AND scheduled_at < fleet_to",
-        )
-        .await;
-    assert_eq!(format!("({},{})", coverage.checks, coverage.up), counted);
-    assert!(Timestamp::from(coverage.from) < coverage.to.into());
-    let none = site_history::list_incidents_page(&world.store, SITE, Some("e30"), 3).await.unwrap_err();
+        .unwrap_err();
     assert!(matches!(&none, Error::Invalid(error) if error.field == "cursor"), "{none:?}");
 }
