@@ -29,8 +29,6 @@ pub(crate) struct LedgerOptions {
     database: DatabaseArgs,
 }
 
-/// Maximum age of a tick whose ledger may still be open.
-const MAX_CLOSE_DELAY: Duration = Duration::from_secs(300);
 /// Maximum listed schedules with unaccounted ticks, unless `--sites` is given.
 const MAX_LISTED_SCHEDULES: usize = 20;
 
@@ -39,14 +37,12 @@ pub(crate) async fn run(options: LedgerOptions, matches: &ArgMatches) -> Result<
     let store = options.database.connect(matches).await?;
     let (now, through) = ledger::read_accounted_through(&store).await?;
     let from = time_before(now, options.since.0);
-    // Ticks older than the maximum delay count even if their ledger is still open, so that a stuck
-    // ledger shows up as unaccounted ticks.
-    let to = through.map_or(now, |through| through.max(time_before(now, MAX_CLOSE_DELAY)).min(now));
+    let to = ledger::find_closed_end(now, through);
     let rows = match options.sites {
         true => ledger::list_by_site(&store, from, to).await?,
         false => ledger::list_by_region(&store, from, to, LedgerFilter::default()).await?,
     };
-    let unaccounted: i64 = rows.iter().map(|row| row.unaccounted).sum();
+    let unaccounted = ledger::sum_rows(&rows).unaccounted;
     let code = if unaccounted == 0 { 0 } else { EXIT_NEGATIVE };
     if options.output.output == OutputFormat::Json {
         options.output.print_rows(&rows, |_| TextTable::new([], ""))?;

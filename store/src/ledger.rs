@@ -176,6 +176,28 @@ pub async fn read_accounted_through(store: &Store) -> Result<(Timestamp, Option<
     Ok((now.into(), through.map(Timestamp::from)))
 }
 
+/// End of the newest span whose ledger is expected to be closed, by the progress that
+/// [`read_accounted_through`] returns. Ticks older than five minutes count even if their ledger is
+/// still open, so that a stuck ledger shows up as unaccounted ticks.
+pub fn find_closed_end(now: Timestamp, through: Option<Timestamp>) -> Timestamp {
+    const MAX_CLOSE_DELAY: Duration = Duration::from_secs(300);
+    through.map_or(now, |through| through.max(now.saturating_sub(MAX_CLOSE_DELAY)).min(now))
+}
+
+/// Sum of the ticks of several rows, of no region and no site.
+pub fn sum_rows(rows: &[LedgerRow]) -> LedgerRow {
+    rows.iter().fold(LedgerRow::default(), |sum, row| LedgerRow {
+        site_id: None,
+        region: String::new(),
+        expected: sum.expected + row.expected,
+        up: sum.up + row.up,
+        down: sum.down + row.down,
+        missed: sum.missed + row.missed,
+        gap: sum.gap + row.gap,
+        unaccounted: sum.unaccounted + row.unaccounted,
+    })
+}
+
 /// Reads the ledger of a span, summed by region over the sites with one of the `tags`.
 ///
 /// # Errors

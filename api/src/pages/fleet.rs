@@ -40,7 +40,7 @@ impl FleetNumbers {
 
 async fn read_newest_ledger(store: &Store) -> Result<LedgerRow, Error> {
     let (now, accounted) = ledger::read_accounted_through(store).await?;
-    let to = accounted.unwrap_or(now).min(now);
+    let to = ledger::find_closed_end(now, accounted);
     let rows = ledger::list_by_region(
         store,
         to.saturating_sub(FleetNumbers::LEDGER_SPAN),
@@ -48,21 +48,7 @@ async fn read_newest_ledger(store: &Store) -> Result<LedgerRow, Error> {
         LedgerFilter::default(),
     )
     .await?;
-    Ok(sum_ledger(&rows))
-}
-
-/// Sum over regions.
-pub(super) fn sum_ledger(rows: &[LedgerRow]) -> LedgerRow {
-    rows.iter().fold(LedgerRow::default(), |sum, row| LedgerRow {
-        site_id: None,
-        region: String::new(),
-        expected: sum.expected + row.expected,
-        up: sum.up + row.up,
-        down: sum.down + row.down,
-        missed: sum.missed + row.missed,
-        gap: sum.gap + row.gap,
-        unaccounted: sum.unaccounted + row.unaccounted,
-    })
+    Ok(ledger::sum_rows(&rows))
 }
 
 /// An account in one sentence.
@@ -85,7 +71,7 @@ mod tests {
     #[test]
     fn sum_names_every_part_of_the_account() {
         let row = |up, missed| LedgerRow { expected: up + missed, up, missed, ..LedgerRow::default() };
-        let sum = sum_ledger(&[row(1_000, 2), row(500, 0)]);
+        let sum = ledger::sum_rows(&[row(1_000, 2), row(500, 0)]);
         assert_eq!(
             describe_ledger(&sum).replace('\u{202f}', " "),
             "1 502 checks were due: 1 500 up, 0 down, 2 missed, 0 in gaps, 0 unaccounted"

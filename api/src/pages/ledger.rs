@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::{
     PageError, Visitor,
-    fleet::{describe_ledger, sum_ledger},
+    fleet::describe_ledger,
     frame::Section,
     list_page::{Cell, FormField, FormView, ListPage, TableView},
     parts::{Behind, format_count, format_percent},
@@ -44,12 +44,12 @@ pub(super) async fn show_ledger(
     let (word, seconds, _) = SPANS.into_iter().find(|(word, ..)| *word == query.span).unwrap_or(SPANS[0]);
     let fail = |error| visitor.fail(error);
     let (now, accounted) = ledger::read_accounted_through(&api.store).await.map_err(fail)?;
-    let to = accounted.unwrap_or(now).min(now);
+    let to = ledger::find_closed_end(now, accounted);
     let from = to.saturating_sub(Duration::from_secs(seconds));
     let rows = ledger::list_by_region(&api.store, from, to, filter).await.map_err(fail)?;
     let causes = ledger::count_missed_by_cause(&api.store, from, to, filter).await.map_err(fail)?;
 
-    let sum = sum_ledger(&rows);
+    let sum = ledger::sum_rows(&rows);
     let mut page = ListPage::new(visitor.frame("Ledger", Section::Ledger), "Ledger", describe_ledger(&sum));
     page.frame.ledger_line = Some(describe_ledger(&sum));
     page.notice = (sum.unaccounted != 0).then(|| {

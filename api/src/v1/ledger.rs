@@ -21,9 +21,6 @@ pub(super) fn build_routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(read_ledger)).routes(routes!(read_site_ledger))
 }
 
-/// Maximum age of a tick whose ledger may still be open. Older ticks count even if it is, so that a stuck ledger
-/// shows.
-const MAX_CLOSE_DELAY: Duration = Duration::from_secs(300);
 /// Length of the default span.
 const DEFAULT_SPAN: Duration = Duration::from_secs(3_600);
 
@@ -152,23 +149,22 @@ async fn read_site_ledger(
 
 async fn account_for(api: &Api, query: &LedgerQuery, filter: LedgerFilter<'_>) -> Result<Ledger, Problem> {
     let (now, through) = ledger::read_accounted_through(&api.store).await?;
-    let closed = through.map_or(now, |through| through.max(now.saturating_sub(MAX_CLOSE_DELAY)).min(now));
-    let to = query.to.unwrap_or(closed);
+    let to = query.to.unwrap_or_else(|| ledger::find_closed_end(now, through));
     let from = query.from.unwrap_or_else(|| to.saturating_sub(DEFAULT_SPAN));
     check_span(from, to)?;
     let rows = ledger::list_by_region(&api.store, from, to, filter).await?;
     let missed = ledger::count_missed_by_cause(&api.store, from, to, filter).await?;
-    let sum = |count: fn(&LedgerRow) -> i64| rows.iter().map(count).sum();
+    let sum = ledger::sum_rows(&rows);
     Ok(Ledger {
         from,
         to,
         closed_through: through,
-        expected: sum(|row| row.expected),
-        up: sum(|row| row.up),
-        down: sum(|row| row.down),
-        missed: sum(|row| row.missed),
-        gap: sum(|row| row.gap),
-        unaccounted: sum(|row| row.unaccounted),
+        expected: sum.expected,
+        up: sum.up,
+        down: sum.down,
+        missed: sum.missed,
+        gap: sum.gap,
+        unaccounted: sum.unaccounted,
         missed_by_cause: missed
             .into_iter()
             .map(|(region, cause, ticks)| MissedTicks { region, cause, ticks })
