@@ -38,7 +38,7 @@ use axum::{
     response::{Html, IntoResponse, Response},
     routing::{get, post},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts};
+use http::{HeaderMap, HeaderValue, header, request::Parts};
 
 pub(crate) use self::{
     fleet::FleetNumbers,
@@ -51,18 +51,6 @@ use crate::{
     problem::{Problem, ProblemKind},
     state::Api,
 };
-
-/// Headers of every page: nothing inline, nothing from another host, no frames.
-const PAGE_HEADERS: [(HeaderName, &str); 4] = [
-    (
-        header::CONTENT_SECURITY_POLICY,
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
-         form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    ),
-    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (header::REFERRER_POLICY, "same-origin"),
-    (header::VARY, "cookie"),
-];
 
 /// Routes of all pages and of their files. `documents` are further routes whose responses are for people.
 pub(crate) fn build_routes(documents: Router<Api>) -> Router<Api> {
@@ -92,14 +80,10 @@ pub(crate) fn build_routes(documents: Router<Api>) -> Router<Api> {
         .layer(middleware::from_fn(add_page_headers))
 }
 
+/// A page depends on its reader. The headers of all responses are those of `observation`.
 async fn add_page_headers(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
-    let headers = response.headers_mut();
-    for (name, value) in PAGE_HEADERS {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    // Pages are for one reader and change at any time; files state their own rule.
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("cookie"));
     response
 }
 

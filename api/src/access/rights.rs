@@ -82,6 +82,11 @@ impl Access {
         self.tags.as_deref()
     }
 
+    /// True if the sender may see a site with these tags.
+    pub(crate) fn covers_tags(&self, tags: &[String]) -> bool {
+        self.tag_limit().is_none_or(|limit| tags.iter().any(|tag| limit.contains(tag)))
+    }
+
     /// # Errors
     /// If the sender may see only the sites of some tags, and the object concerns all sites.
     pub(crate) fn require_all_sites(&self) -> Result<(), Problem> {

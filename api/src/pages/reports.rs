@@ -4,11 +4,12 @@ use axum::{
     extract::{Query, State},
     response::Response,
 };
-use picket_store::{regions, reports};
+use picket_store::reports;
 
 use super::{
     PageError, Visitor,
     frame::Section,
+    incidents::list_region_names,
     list_page::{Cell, ListPage, TableView},
     parts::{Behind, format_count, format_percent},
     render_page,
@@ -32,8 +33,7 @@ pub(super) async fn show_reports(
     let latency = reports::report_latency(&api.store, &filter).await.map_err(|error| visitor.fail(error))?;
     let failures =
         reports::report_failures(&api.store, &filter).await.map_err(|error| visitor.fail(error))?;
-    let names = regions::list_active_regions(&api.store).await.map_err(|error| visitor.fail(error))?;
-    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let names = list_region_names(&visitor, &api).await?;
 
     let frame = visitor.frame("Reports", Section::Reports);
     let subline = "Days of UTC, today included. Missed checks count neither for nor against a site.";

@@ -86,7 +86,7 @@ pub(super) async fn add_site(
         Ok(spec) => spec,
         Err(error) => return render_form(&visitor, &api, values, Some(error.to_string())).await,
     };
-    if !may_change(&visitor, &spec.tags) {
+    if !visitor.access.covers_tags(&spec.tags) {
         let error =
             format!("tags: one of {} is needed", visitor.access.tag_limit().unwrap_or_default().join(", "));
         return render_form(&visitor, &api, values, Some(error)).await;
@@ -104,11 +104,6 @@ pub(super) async fn add_site(
         }
         Err(error) => Err(visitor.fail(error)),
     }
-}
-
-/// Whether the reader may have a site with these tags.
-fn may_change(visitor: &Visitor, tags: &[String]) -> bool {
-    visitor.access.tag_limit().is_none_or(|limit| limit.iter().any(|tag| tags.contains(tag)))
 }
 
 impl NewSite {

@@ -159,10 +159,10 @@ pub(super) fn decode_site(value: &Value, intervals: IntervalRange) -> Result<Sit
 /// # Errors
 /// If the site has none of them; `pointer` leads to the site in the body.
 pub(super) fn require_tag(access: &Access, spec: &SiteSpec, pointer: &str) -> Result<(), Problem> {
-    let Some(limit) = access.tag_limit() else { return Ok(()) };
-    if spec.tags.iter().any(|tag| limit.contains(tag)) {
+    if access.covers_tags(&spec.tags) {
         return Ok(());
     }
+    let limit = access.tag_limit().unwrap_or_default();
     let allowed = format!("at least one of {}, to which the token is limited", limit.join(", "));
     let error = ValidationError::new("tags", spec.tags.join(","), allowed);
     Err(Problem::new(ProblemKind::Forbidden, error.to_string())

@@ -105,7 +105,8 @@ struct RemovedSite {
 }
 
 /// Applies a whole definition, all of it or nothing: adds and changes sites, and with `prune` removes those that
-/// it does not name. A site is identified by url, method, regex and not_regex together.
+/// it does not name. Among the sites with the url, method, regex and not_regex of an entry, it is that with the
+/// same options and assertions, or else with the same name, or else the only one that is left.
 #[utoipa::path(
     put, path = "/sites", tag = "sites", security(("token" = ["write"])), params(DefinitionQuery),
     request_body(content = Definition, description = "At most 16 MiB"),
