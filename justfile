@@ -118,6 +118,16 @@ bench *flags: tools
     export PICKET_BENCH_PYTHON="$python/bin/python"
     exec "$CARGO_TARGET_DIR/$host/dist/picket-bench" all --out "$CARGO_TARGET_DIR/bench" "$@"
 
+# Pages and lists at 1,000 and at 100,000 sites, live results to 1,000 viewers, and the chain with ten: five minutes, 2 GB of disk
+bench-web *flags: tools
+    #!/bin/sh
+    set -eu
+    host=$(rustc --version --verbose | sed -n 's/^host: //p')
+    cargo build --locked --profile dist --target "$host" --workspace --bins
+    for part in web live viewed-chain; do
+        "$CARGO_TARGET_DIR/$host/dist/picket-bench" "$part" "$@"
+    done
+
 # The prober's check beside a bare reqwest loop: CPU and memory, under two minutes (flags: see --help)
 bench-prober *flags:
     cargo build --release --package picket-bench

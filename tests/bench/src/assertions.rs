@@ -202,6 +202,21 @@ fn build_cases() -> Vec<Case> {
             assertions: regexes(|n| format!(r"(?:[a-z]{{0,30}}[m-z]?){{12}}{n}!")),
         },
         Case {
+            name: "random letters, 16 regexes close to the limit of steps",
+            body: random_letters(),
+            assertions: regexes(|n| format!(r"(?:[a-z]{{0,30}}[m-z]?){{12}}{n}!")),
+        },
+        Case {
+            name: "random letters, 16 regexes of many sets",
+            body: random_letters(),
+            assertions: regexes(|n| format!(r"[a-m][a-z]{{12}}[n-z]{n}!")),
+        },
+        Case {
+            name: "text outside ASCII, 16 regexes with words",
+            body: "größe straße überall ".repeat(BODY_BYTES / 25).into(),
+            assertions: regexes(|n| format!(r"(?i)\b(?:error|warning|fatal|straße) *{n}\b")),
+        },
+        Case {
             name: "small objects, 16 regexes and 16 paths",
             body: objects,
             assertions: {
@@ -211,6 +226,12 @@ fn build_cases() -> Vec<Case> {
             },
         },
     ]
+}
+
+/// Letters in an order that repeats nowhere, so that a search meets new sets of states.
+fn random_letters() -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(16);
+    (0..BODY_BYTES).map(|_| random.u8(b'a'..=b'z')).collect()
 }
 
 /// A JSON array of as many `item` as fit into the body.

@@ -45,6 +45,9 @@ pub(crate) struct Options {
     pub(crate) run_options: RunOptions,
 }
 
+/// The stream of all results.
+const ALL_RESULTS: &str = "/api/v1/live?event=result";
+
 /// What viewers cost.
 #[derive(Clone, Debug, Serialize)]
 struct LiveCost {
@@ -86,10 +89,10 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
     let received = Arc::new(AtomicU64::new(0));
     let mut viewers = JoinSet::new();
     // The first streams also pay for one-time allocations, and are excluded.
-    open_viewers(&mut viewers, address, 50.min(options.viewers), &received).await?;
+    open_viewers(&mut viewers, address, ALL_RESULTS, 50.min(options.viewers), &received).await?;
     let before = proc::memory_bytes(api.pid());
     let more = options.viewers - viewers.len();
-    open_viewers(&mut viewers, address, more, &received).await?;
+    open_viewers(&mut viewers, address, ALL_RESULTS, more, &received).await?;
     let after = proc::memory_bytes(api.pid());
     let mut rates = Vec::new();
     for rate in &options.rates {
@@ -108,16 +111,17 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
     write_results(options.run_options.json.as_deref(), &cost, &format_markdown(&cost))
 }
 
-/// Opens streams that read all results and count them.
-async fn open_viewers(
+/// Opens streams of `path` that are read to their end, and counts their results.
+pub(crate) async fn open_viewers(
     viewers: &mut JoinSet<()>,
     address: SocketAddr,
+    path: &str,
     count: usize,
     received: &Arc<AtomicU64>,
 ) -> Result<(), Error> {
     for _ in 0..count {
         let mut connection = TcpStream::connect(address).await.map_err(with_context("connect"))?;
-        let request = format!("GET /api/v1/live?event=result HTTP/1.1\r\nHost: {address}\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n");
         connection.write_all(request.as_bytes()).await.map_err(with_context("request"))?;
         let mut head = [0; 1_024];
         let read = connection.read(&mut head).await.map_err(with_context("response"))?;
@@ -160,7 +164,7 @@ async fn measure_rate(
     let (client, _) = bed.connect_jetstream().await?;
     let region: RegionName = REGION.parse().map_err(with_context("region"))?;
     let total = u64::from(rate) * u64::from(seconds);
-    let mut sampled = SseStream::get(address, "/api/v1/live?event=result").await;
+    let mut sampled = SseStream::get(address, ALL_RESULTS).await;
     let sampling = tokio::spawn(async move {
         let mut delays = Vec::new();
         while (delays.len() as u64) < total {

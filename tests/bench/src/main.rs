@@ -22,6 +22,8 @@ mod table;
 mod takeover;
 mod target;
 mod testbed;
+mod viewed_chain;
+mod web;
 mod window;
 mod windowed_publish;
 
@@ -39,8 +41,7 @@ struct Options {
 
 #[derive(Subcommand)]
 enum BenchCommand {
-    /// All benches except `assertions` and `reports`, in ten minutes; prints a table of goals as Markdown and writes
-    /// JSON
+    /// The chain and its parts, in ten minutes; prints a table of goals as Markdown and writes JSON
     All(full_run::Options),
     /// All parts on this machine: CPU time per check by process, lateness, and delay until rows are
     /// committed
@@ -61,6 +62,11 @@ enum BenchCommand {
     Prober(prober::Options),
     /// Cost of a live result delivered to a viewer, and memory of a viewer
     Live(live::Options),
+    /// Cost of a check with and without viewers of the live page
+    ViewedChain(viewed_chain::Options),
+    /// Times of pages and lists at two numbers of sites; CPU time of the API's list beside its
+    /// statement
+    Web(web::Options),
     /// Time to evaluate the most expensive assertions, and the delay of other tasks meanwhile
     Assertions(assertions::Options),
     /// CPU time of nats-server per job, by headers, pulls, acknowledgements and storage
@@ -110,6 +116,8 @@ fn main() -> ExitCode {
         BenchCommand::Peers(options) => block_on_runtime(peers::run(&options)),
         BenchCommand::Prober(options) => prober::run(&options),
         BenchCommand::Live(options) => block_on_runtime(live::run(&options)),
+        BenchCommand::ViewedChain(options) => block_on_runtime(viewed_chain::run(&options)),
+        BenchCommand::Web(options) => block_on_runtime(web::run(&options)),
         BenchCommand::Assertions(options) => assertions::run(&options),
         BenchCommand::Messages(options) => block_on_runtime(nats_cost::run(&options)),
         BenchCommand::Reports(options) => reports::run(&options),

@@ -45,6 +45,16 @@ impl Testbed {
     /// # Errors
     /// Fails if a server does not start.
     pub(crate) async fn start() -> Result<Self, Error> {
+        let bed = Self::start_without_region().await?;
+        bed.run_picket(&["region", "add", REGION]).await?;
+        Ok(bed)
+    }
+
+    /// Starts the servers and creates the schema.
+    ///
+    /// # Errors
+    /// Fails if a server does not start.
+    pub(crate) async fn start_without_region() -> Result<Self, Error> {
         let tools = servers::pinned_tools().await;
         let dir = servers::scratch_dir("bench");
         let data = DataDir::lock(&dir).map_err(with_context("data directory"))?;
@@ -63,16 +73,26 @@ impl Testbed {
         let bed = Self { nats, postgres, database, dir, tools };
         // Smoke runs are too short for longer intervals.
         bed.run_picket(&["migrate", "--min-interval", "1s"]).await?;
-        bed.run_picket(&["region", "add", REGION]).await?;
         Ok(bed)
     }
 
-    /// Runs the `picket` command to its end.
-    async fn run_picket(&self, arguments: &[&str]) -> Result<(), Error> {
+    /// Runs the `picket` command to its end, and returns its standard output.
+    async fn run_picket(&self, arguments: &[&str]) -> Result<String, Error> {
         match process::run_to_end(self.program_command("picket").args(arguments)).await {
-            (0, ..) => Ok(()),
+            (0, stdout, _) => Ok(stdout),
             (_, _, stderr) => Err(Error::Failed(stderr)),
         }
+    }
+
+    /// Creates a token of the API that reads everything, and returns its secret.
+    ///
+    /// # Errors
+    /// Fails if the database refuses.
+    pub(crate) async fn create_token(&self, name: &str) -> Result<String, Error> {
+        let created =
+            self.run_picket(&["token", "create", name, "--scopes", "read", "--output", "json"]).await?;
+        let created: serde_json::Value = serde_json::from_str(&created).map_err(with_context("token"))?;
+        Ok(created["secret"].as_str().unwrap_or_default().to_owned())
     }
 
     /// Command that runs a program of this build.
