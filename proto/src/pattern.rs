@@ -7,9 +7,10 @@ use std::sync::{Arc, OnceLock};
 
 use regex::bytes::{Regex, RegexBuilder};
 use regex_automata::{
+    MatchKind,
     hybrid::dfa::DFA,
     nfa::thompson::{NFA, WhichCaptures},
-    util::syntax,
+    util::{prefilter::Prefilter, syntax},
 };
 
 pub use self::search::{PatternSearch, SearchStatus};
@@ -26,28 +27,48 @@ pub const MAX_PATTERN_BYTES: usize = 4_096;
 pub const MAX_PROGRAM_BYTES: usize = 1 << 20;
 /// Maximum size of all regexes of one check together, in bytes as of [`Pattern::memory_usage`].
 pub const MAX_CHECK_BYTES: usize = 32 << 20;
-/// Maximum steps per byte on the most expensive text for the regex. At this rate a body of 64 KiB
+/// Maximum steps per byte on the most expensive text for the regex. At this rate a body of 6 KiB
 /// stays within [`MAX_STEPS`].
-pub const MAX_STEPS_PER_BYTE: u64 = MAX_STEPS >> 16;
-/// Maximum steps of all regexes of one check together. A step visits one state of the program for
-/// one byte and takes some nanoseconds.
-pub const MAX_STEPS: u64 = 1 << 26;
+pub const MAX_STEPS_PER_BYTE: u64 = 1_024;
+/// Maximum steps of all regexes and paths of one check together. A step visits one state of the
+/// program for one byte and takes 4 to 6 ns (`picket-bench assertions`), so that all of them take
+/// less than 50 ms. Eighteen regexes with cached states search 1 MiB within this number.
+pub const MAX_STEPS: u64 = 6 << 20;
 /// Maximum size of the state cache of one search, in bytes. A search that needs more is slower.
 const MAX_CACHE_BYTES: usize = 256 << 10;
 
 /// A compiled regex. Clones share the program.
 #[derive(Clone, Debug)]
 pub struct Pattern {
-    regex: Regex,
     program: Arc<Program>,
 }
 
-/// The program for resumable searches.
+/// The regex, and its program for resumable searches.
 #[derive(Debug)]
 struct Program {
+    regex: Regex,
     nfa: NFA,
     /// Built by the first search; `None` inside if it cannot be built.
     dfa: OnceLock<Option<DFA>>,
+    /// Built by the first search without the DFA; `None` inside if the matches of the regex have no
+    /// common beginnings that can be found fast.
+    prefilter: OnceLock<Option<Prefilter>>,
+}
+
+impl Program {
+    /// Search for the texts with which each match begins.
+    fn find_prefilter(&self) -> Option<&Prefilter> {
+        let build = || {
+            let hir = syntax::parse_with(self.regex.as_str(), &bytes_syntax()).ok()?;
+            Prefilter::from_hir_prefix(MatchKind::LeftmostFirst, &hir).filter(Prefilter::is_fast)
+        };
+        self.prefilter.get_or_init(build).as_ref()
+    }
+}
+
+/// Syntax of regexes that match bytes, as of [`regex::bytes`].
+fn bytes_syntax() -> syntax::Config {
+    syntax::Config::new().utf8(false)
 }
 
 impl Pattern {
@@ -68,7 +89,7 @@ impl Pattern {
         // The same syntax and size limit as above, without captures. This compilation cannot fail
         // after the first one succeeded.
         let nfa = NFA::compiler()
-            .syntax(syntax::Config::new().utf8(false))
+            .syntax(bytes_syntax())
             .configure(
                 NFA::config()
                     .utf8(false)
@@ -84,13 +105,14 @@ impl Pattern {
                  overlapping repetitions with large bounds, as in (a{{0,50}}b?){{50}}, are tried all at once"
             )));
         }
-        Ok(Self { regex, program: Arc::new(Program { nfa, dfa: OnceLock::new() }) })
+        let program = Program { regex, nfa, dfa: OnceLock::new(), prefilter: OnceLock::new() };
+        Ok(Self { program: Arc::new(program) })
     }
 
     /// The regex for texts with few [`max_steps`](Self::max_steps). Such a search is fast, and
     /// cannot be interrupted.
     pub fn regex(&self) -> &Regex {
-        &self.regex
+        &self.program.regex
     }
 
     /// Maximum steps of a search through `length` bytes.

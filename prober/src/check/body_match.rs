@@ -284,8 +284,8 @@ mod tests {
         };
         let failure = verdict.unwrap_err();
         assert_eq!(failure.cause, Cause::Overloaded);
-        assert!(failure.message.starts_with("regex is not decided after 67108864 steps"), "{failure:?}");
-        assert!(turns > 50 && matching.steps_spent() < MAX_STEPS + STEPS_PER_SLICE, "{turns}");
+        assert!(failure.message.starts_with("regex is not decided after 6291456 steps"), "{failure:?}");
+        assert!(turns > 4 && matching.steps_spent() < MAX_STEPS + STEPS_PER_SLICE, "{turns}");
     }
 
     #[test]
@@ -293,7 +293,7 @@ mod tests {
         for (pattern, matches) in
             [("end of it$", true), (r"\bend\b", true), ("(?i)END OF", true), (COSTLY_PATTERN, false)]
         {
-            let mut body = dear_body(if pattern == COSTLY_PATTERN { 20_000 } else { 600_000 });
+            let mut body = dear_body(if pattern == COSTLY_PATTERN { 4_000 } else { 600_000 });
             body.extend(b" the end of it");
             let expected = if matches { None } else { Some(Cause::Body) };
             let seen = verdict(&mut matching(Some(pattern), None), &body, BodyExtent::Complete);

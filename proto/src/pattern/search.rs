@@ -82,7 +82,7 @@ impl PatternSearch {
         match &mut self.engine {
             SearchEngine::LazyDfa(_) => SearchStatus::Interrupted,
             SearchEngine::Nfa(simulation) => {
-                simulation.resume(&self.program.nfa, text, is_whole, &mut self.steps, until)
+                simulation.resume(&self.program, text, is_whole, &mut self.steps, until)
             }
         }
     }
@@ -216,7 +216,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_sliced_search_agrees_with_the_regex_crate(
-            pattern in r"(\^|\\b|\(\?i\)|\(\?m\)|\(\?s\)|\(\?-u\))?([ab.]|\\w|\\s|[a-c]{0,3}|(ab|ba?)*|é|[^b]|a{0,3}b){1,4}(\\b|\$|\\z|\\B|(\?-u:\\b))?",
+            pattern in r"(\^|é|ab|\\b|\(\?i\)|\(\?m\)|\(\?s\)|\(\?-u\))?([ab.]|\\w|\\s|[a-c]{0,3}|(ab|ba?)*|é|[^b]|a{0,3}b){1,4}(\\b|\$|\\z|\\B|(\?-u:\\b))?",
             text in r"[ab é\n_]{0,12}",
             odd in any::<bool>(),
             piece in 1_usize..6,
@@ -230,6 +230,19 @@ mod tests {
             let expected = pattern.regex().is_match(&text);
             prop_assert_eq!(is_match(&pattern, &text, piece, steps, false), expected);
             prop_assert_eq!(is_match(&pattern, &text, piece, steps, true), expected);
+        }
+    }
+
+    #[test]
+    fn a_word_outside_ascii_is_found_by_its_beginning_for_a_fraction_of_the_steps() {
+        let text = "größe überall straßen ".repeat(40_000);
+        let text = [text.as_bytes(), b"fatal 7"].concat();
+        for (pattern, is_found) in [(r"(?i)\b(?:error|fatal) *7\b", true), (r"\bfernweh\b", false)] {
+            let pattern = Pattern::compile("regex", pattern).unwrap();
+            let mut search = pattern.start_search();
+            let status = search.resume(&text, true, u64::MAX);
+            assert_eq!(status == SearchStatus::Matched, is_found, "{pattern:?}");
+            assert!(search.steps_taken() < text.len() as u64, "{} steps", search.steps_taken());
         }
     }
 

@@ -171,6 +171,13 @@ impl Target {
         Self::bind_and_serve("https", Layer::Tls(acceptor, Responder::Paths)).await
     }
 
+    /// Serves HTTPS at `address`, which must be free: a server with another certificate.
+    pub async fn serve_https_at(address: SocketAddr, identity: &Identity) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let layer = Layer::Tls(identity.acceptor_with_alpn(&[b"http/1.1"]), Responder::Paths);
+        Ok(Self::serve_listener(listener, "https", layer))
+    }
+
     /// Serves HTTPS with HTTP/2.
     pub async fn serve_http2(identity: &Identity) -> Self {
         let acceptor = identity.acceptor_with_alpn(&[b"h2"]);

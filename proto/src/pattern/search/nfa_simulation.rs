@@ -1,12 +1,17 @@
 //! A simulation of the program: the set of live states, advanced byte by byte, with a count of its
 //! steps. Slower than the lazy DFA, and without its limits.
+//!
+//! While no match has begun, the search skips to the next text with which a match can begin, if the
+//! regex has such texts.
 
 use regex_automata::{
+    Span,
     nfa::thompson::{NFA, State},
-    util::primitives::StateID,
+    util::{prefilter::Prefilter, primitives::StateID},
 };
 
 use super::SearchStatus;
+use crate::pattern::Program;
 
 /// A set of states that is cleared often, in constant time.
 #[derive(Clone)]
@@ -47,11 +52,17 @@ pub(in crate::pattern) struct NfaSimulation {
     stack: Vec<StateID>,
     position: usize,
     has_begun: bool,
+    /// True if no live state has taken a byte of a possible match.
+    is_idle: bool,
 }
 
 impl NfaSimulation {
     /// Bytes that a look-around may need: one character of at most 4 bytes.
     const LOOK_AHEAD_BYTES: usize = 4;
+    /// Maximum length of the texts of a prefilter, with much room.
+    const MAX_PREFIX_BYTES: usize = 1 << 10;
+    /// Cost of a byte that is skipped, as a shift, as of a cached transition of the lazy DFA.
+    const SKIPPED_BYTES_PER_STEP_SHIFT: u32 = 2;
 
     pub(in crate::pattern) fn new(nfa: &NFA) -> Self {
         let states = nfa.states().len();
@@ -61,6 +72,7 @@ impl NfaSimulation {
             stack: Vec::new(),
             position: 0,
             has_begun: false,
+            is_idle: true,
         }
     }
 
@@ -70,12 +82,13 @@ impl NfaSimulation {
 
     pub(super) fn resume(
         &mut self,
-        nfa: &NFA,
+        program: &Program,
         text: &[u8],
         is_whole: bool,
         steps: &mut u64,
         until: u64,
     ) -> SearchStatus {
+        let (nfa, prefilter) = (&program.nfa, program.find_prefilter());
         // Position up to which all look-arounds can be decided.
         let decided =
             if is_whole { Some(text.len()) } else { text.len().checked_sub(Self::LOOK_AHEAD_BYTES) };
@@ -90,11 +103,44 @@ impl NfaSimulation {
             if *steps >= until {
                 return SearchStatus::Interrupted;
             }
-            if self.step_byte(nfa, text, steps) {
+            if let Some(prefilter) = prefilter
+                && self.is_idle
+                && self.skip_to_prefix(nfa, prefilter, text, decided, steps)
+            {
+                return SearchStatus::Matched;
+            }
+            if self.position < decided && self.step_byte(nfa, text, steps) {
                 return SearchStatus::Matched;
             }
         }
         SearchStatus::NotMatched
+    }
+
+    /// Skips to the next place at which a match can begin, and enters the start states there. Without
+    /// such a place, the rest in which the beginning of a match may be cut off remains. Returns true
+    /// if a match is among the start states.
+    fn skip_to_prefix(
+        &mut self,
+        nfa: &NFA,
+        prefilter: &Prefilter,
+        text: &[u8],
+        decided: usize,
+        steps: &mut u64,
+    ) -> bool {
+        let to = match prefilter.find(text, Span::from(self.position..text.len())) {
+            Some(found) => found.start.min(decided),
+            None => text.len().saturating_sub(Self::MAX_PREFIX_BYTES).clamp(self.position, decided),
+        };
+        *steps += 1 + ((to - self.position) >> Self::SKIPPED_BYTES_PER_STEP_SHIFT) as u64;
+        if to == self.position {
+            return false;
+        }
+        self.position = to;
+        self.next.clear();
+        let (set, stack) = (&mut self.next, &mut self.stack);
+        let is_match = add_epsilon_closure(nfa, nfa.start_unanchored(), text, to, set, stack, steps);
+        std::mem::swap(&mut self.current, &mut self.next);
+        is_match
     }
 
     /// Enters the start states; returns true if a match is among them.
@@ -111,6 +157,7 @@ impl NfaSimulation {
         self.next.clear();
         let byte = text[self.position];
         self.position += 1;
+        self.is_idle = true;
         for &state in &self.current.members {
             let to = match nfa.state(state) {
                 State::ByteRange { trans } if trans.matches_byte(byte) => Some(trans.next),
@@ -118,6 +165,8 @@ impl NfaSimulation {
                 State::Dense(transitions) => transitions.matches_byte(byte),
                 _ => None,
             };
+            // The loop before a match leads back to its start.
+            self.is_idle &= to.is_none_or(|to| to == nfa.start_unanchored());
             if let Some(to) = to
                 && add_epsilon_closure(nfa, to, text, self.position, &mut self.next, &mut self.stack, steps)
             {
