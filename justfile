@@ -37,8 +37,11 @@ psql *args: tools
 
 # All tests, against a real nats-server and a real Postgres, which they start themselves
 test *flags: tools
+    #!/bin/sh
+    set -eu
+    PATH=$(tools/install-debian "$PICKET_TOOLS_DIR"):$PATH
     cargo build --workspace --bins
-    cargo test --workspace "$@"
+    exec cargo test --workspace "$@"
 
 # The system from outside: every fault of the matrix on real processes, and the table of what came of it
 e2e *flags: tools
@@ -99,13 +102,17 @@ chaos *flags: tools
 
 # The same targets checked by Debian's prometheus-blackbox-exporter and by Picket: verdicts and times, two minutes
 differential *flags: tools
+    #!/bin/sh
+    set -eu
+    PATH=$(tools/install-debian "$PICKET_TOOLS_DIR"):$PATH
     cargo build --workspace --bins
-    @"$CARGO_TARGET_DIR/debug/differential" "$@"
+    exec "$CARGO_TARGET_DIR/debug/differential" "$@"
 
 # What everything costs, beside the least that could do the same and beside others: ten minutes; target/bench/bench.md and .json
 bench *flags: tools
     #!/bin/sh
     set -eu
+    PATH=$(tools/install-debian "$PICKET_TOOLS_DIR"):$PATH
     # As it is deployed: see tools/dist.
     host=$(rustc --version --verbose | sed -n 's/^host: //p')
     cargo build --locked --profile dist --target "$host" --workspace --bins

@@ -49,8 +49,7 @@ pub(crate) fn find_exporter(given: Option<PathBuf>) -> Result<PathBuf, String> {
     let dirs = env::split_paths(&path).chain([tools.join("bin"), tools]);
     dirs.flat_map(|dir| NAMES.map(|name| dir.join(name))).find(|program| program.is_file()).ok_or_else(|| {
         "there is no blackbox_exporter to compare with, neither on the PATH nor among the tools.\n\
-         Debian and Ubuntu have it: apt-get install --no-install-recommends prometheus-blackbox-exporter\n\
-         (its service is not needed: systemctl disable --now prometheus-blackbox-exporter).\n\
+         'just differential' unpacks the one of Debian 12 where apt-get can download it.\n\
          Or name one that you have: just differential --blackbox PATH"
             .to_owned()
     })
