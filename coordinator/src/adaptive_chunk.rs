@@ -1,34 +1,31 @@
-//! Pure: the time span processed by one statement, adapted to the duration of the previous
-//! statement.
+//! Pure: the time span or the number of rows processed by one statement, adapted to the duration of
+//! the previous statement.
 
-use std::time::Duration;
+use std::{
+    ops::{Div, Mul},
+    time::Duration,
+};
 
-/// A time span, halved after a slow statement and doubled after a fast one.
+/// A time span or a number, halved after a slow statement and doubled after a fast one.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct AdaptiveChunk {
-    current: Duration,
-    min: Duration,
-    max: Duration,
+pub(crate) struct AdaptiveChunk<T = Duration> {
+    current: T,
+    min: T,
+    max: T,
     /// A statement slower than this halves the chunk.
     slow_above: Duration,
     /// A statement faster than this doubles the chunk.
     grow_below: Duration,
 }
 
-impl AdaptiveChunk {
+impl<T: Copy + Ord + Div<u32, Output = T> + Mul<u32, Output = T>> AdaptiveChunk<T> {
     /// Creates a chunk of `first`, which stays within `min` and `max`.
-    pub(crate) fn new(
-        first: Duration,
-        min: Duration,
-        max: Duration,
-        slow_above: Duration,
-        grow_below: Duration,
-    ) -> Self {
+    pub(crate) fn new(first: T, min: T, max: T, slow_above: Duration, grow_below: Duration) -> Self {
         Self { current: first, min, max, slow_above, grow_below }
     }
 
     /// Size of the next chunk.
-    pub(crate) fn current_size(&self) -> Duration {
+    pub(crate) fn current_size(&self) -> T {
         self.current
     }
 

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use picket_proto::Timestamp;
 use picket_runtime::ErrorChain;
 use picket_store::{Error, Store, housekeeping, settings::SharedSettings};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -36,6 +37,8 @@ pub(crate) struct Housekeeper {
 /// State of the housekeeper.
 pub(crate) struct HousekeeperState {
     chunk: AdaptiveChunk,
+    /// Number of sites whose summary one statement refreshes.
+    refreshed_sites: AdaptiveChunk<u32>,
     rounds: u64,
     is_failure_reported: bool,
     /// Last refusal logged: `Some(true)` if only too early to delete, `Some(false)` for other
@@ -54,6 +57,12 @@ const MAX_CHUNK_SPAN: Duration = Duration::from_secs(1_200);
 const MIN_CHUNK_SPAN: Duration = Duration::from_secs(60);
 /// A statement slower than this halves the chunk.
 const SLOW_THRESHOLD: Duration = Duration::from_secs(10);
+/// Sites of each kind that one refresh of summaries handles.
+const REFRESHED_SITES: u32 = 500;
+const MIN_REFRESHED_SITES: u32 = 10;
+const MAX_REFRESHED_SITES: u32 = 2_000;
+/// A refresh slower than this handles half as many sites the next time, since rollups wait for it.
+const SLOW_REFRESH: Duration = Duration::from_secs(2);
 /// One of the last 72 hours is recounted every ten minutes, i.e. each of them twice a day.
 const RECOUNT_ROUNDS: u64 = 60;
 const RECOUNT_HOURS: u64 = 72;
@@ -74,8 +83,16 @@ impl Actor for Housekeeper {
             SLOW_THRESHOLD,
             SLOW_THRESHOLD / 4,
         );
+        let refreshed_sites = AdaptiveChunk::new(
+            REFRESHED_SITES,
+            MIN_REFRESHED_SITES,
+            MAX_REFRESHED_SITES,
+            SLOW_REFRESH,
+            SLOW_REFRESH / 8,
+        );
         Ok(HousekeeperState {
             chunk,
+            refreshed_sites,
             rounds: 0,
             is_failure_reported: false,
             last_refusal: None,
@@ -137,9 +154,9 @@ impl Housekeeper {
                 return Ok(false);
             }
         };
-        // First, so that a failing rollup delays no site's state.
+        // First, so that a failing rollup delays no site's state; and a failing refresh delays no rollup.
         let refreshing = Instant::now();
-        let refreshed = housekeeping::refresh_site_summaries(&self.store, now).await?;
+        let refreshed = self.refresh_summaries(state, now).await;
         let now = now.saturating_add(refreshing.elapsed());
         let began = Instant::now();
         let rolled = housekeeping::roll_up_results(&self.store, now, state.chunk.current_size()).await?;
@@ -166,7 +183,7 @@ impl Housekeeper {
             )
             .await?;
         }
-        let mut more = rolled.is_some() || rebuilt.is_some() || day.is_some() || refreshed;
+        let mut more = rolled.is_some() || rebuilt.is_some() || day.is_some();
         let is_due = state.rounds.is_multiple_of(PRUNE_ROUNDS);
         if is_due || state.should_check_all_marks {
             more |= self.repair_marks(state).await?;
@@ -174,7 +191,17 @@ impl Housekeeper {
         if is_due {
             more |= self.prune_expired(state).await?;
         }
-        Ok(more)
+        Ok(refreshed? | more)
+    }
+
+    /// Refreshes the summaries of some sites. Returns true if there are more.
+    async fn refresh_summaries(&self, state: &mut HousekeeperState, now: Timestamp) -> Result<bool, Error> {
+        let began = Instant::now();
+        let max_sites = state.refreshed_sites.current_size();
+        let refreshed = housekeeping::refresh_site_summaries(&self.store, now, max_sites).await;
+        state.refreshed_sites.record_duration(began.elapsed());
+        self.metrics.site_summaries_waiting.set(housekeeping::count_waiting_summaries(&self.store).await?);
+        refreshed
     }
 
     /// Resets marks in the future to now, and deletes results in the future. Returns true if there

@@ -79,6 +79,7 @@ pub(crate) struct Metrics {
     pub(crate) jobs_stored_ratio: Gauge<f64, AtomicU64>,
     pub(crate) publishing_paused: Gauge,
     pub(crate) rolled_up_through: Gauge,
+    pub(crate) site_summaries_waiting: Gauge,
     pub(crate) rollup_duration: Histogram,
     pub(crate) rollup_hours_rebuilt: Counter,
     pub(crate) partition_drops_deferred: Counter,
@@ -201,6 +202,11 @@ impl Metrics {
             rolled_up_through: registry.add_metric(
                 "rolled_up_through_timestamp_seconds",
                 "Unix time up to which results are rolled up; 0 if another coordinator does it",
+            ),
+            site_summaries_waiting: registry.add_metric(
+                "site_summaries_waiting",
+                "Marks of sites whose summary waits to be computed again, at most 100000; every \
+                 coordinator counts the same marks",
             ),
             rollup_duration: registry.add_histogram(
                 "rollup_duration_seconds",

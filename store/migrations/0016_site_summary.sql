@@ -3,6 +3,17 @@
 --
 -- Two tables, because the two writers must not wait for each other: a transition is written in the
 -- transaction that decides it, and the rollups write the rows of all sites at once.
+--
+-- Locks. A person's transaction may change any sites in any order and stay open, so no order of
+-- locks could hold for all writers. Therefore no writer waits for a row of the summary:
+-- * site_conditions: only rows that change are locked, in the order of sites, with SKIP LOCKED. The
+--   site of a row that another transaction holds is marked: a coordinator reads its state later.
+-- * site_statistics: the transaction that adds a site adds its row. From then on only the holder of
+--   the rollups' lock writes the row, and removes it once the site is deleted.
+-- * site_texts: written under the lock of the site's row, which coordinators take with SKIP LOCKED.
+
+-- First: a rollup that waits for this transaction must not hold the lock for which this one waits.
+SELECT picket.lock('rollups');
 
 -- In the order of a list that shows first what needs attention.
 CREATE TYPE picket.site_state AS ENUM ('down', 'unknown', 'problem', 'up', 'paused');
@@ -61,6 +72,9 @@ CREATE INDEX site_statistics_coverage_24h ON picket.site_statistics (coverage_24
 CREATE INDEX site_statistics_p50 ON picket.site_statistics (p50_us, site_id);
 CREATE INDEX site_statistics_p95 ON picket.site_statistics (p95_us, site_id);
 
+-- Number of schedules in force in each region, as differences like those.
+CREATE TABLE picket.schedule_counts (region_id smallint NOT NULL, schedules bigint NOT NULL);
+
 -- Progress of the statistics, and the lengths of their windows of days: shorter than 7, 30 and 90
 -- where daily rollups are not kept for as long.
 CREATE TABLE picket.site_summary_state (
@@ -69,9 +83,20 @@ CREATE TABLE picket.site_summary_state (
     window_days integer[] NOT NULL
 );
 
--- Sites whose condition must be read again, and of those with `statistics` also the statistics from
--- their rollups. Without a key: repeated marks do no harm, and no writer waits for another.
-CREATE TABLE picket.site_summaries_dirty (site_id bigint NOT NULL, statistics boolean NOT NULL);
+-- Sites whose condition must be read again at due_at, and of those with `statistics` also the
+-- statistics from their rollups and the texts. Without a key: repeated marks do no harm, and no
+-- writer waits for another.
+CREATE TABLE picket.site_summaries_dirty (
+    site_id bigint NOT NULL,
+    statistics boolean NOT NULL,
+    due_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX site_summaries_dirty_due_at ON picket.site_summaries_dirty (due_at);
+
+-- Sites that a coordinator reads again and again, by the id of the last one of each kind: their
+-- states change without a transition.
+CREATE TABLE picket.site_summary_rounds (kind text PRIMARY KEY, last_site bigint NOT NULL DEFAULT 0);
+INSERT INTO picket.site_summary_rounds (kind) VALUES ('unknown'), ('down'), ('failing');
 
 -- What a list sorts by and a search finds. All n-grams of two and three characters are in an index,
 -- which needs no extension: pg_trgm is missing in some installations and would be part of each dump.
@@ -80,18 +105,25 @@ CREATE TABLE picket.site_texts (
     -- The beginning of the name, or of the URL: an index does not hold a URL of the allowed length.
     sort_name text COLLATE "C" NOT NULL,
     -- Name, URL and tags in lower case.
-    searched text NOT NULL,
-    ngrams text[] NOT NULL
+    searched text NOT NULL
 );
 CREATE INDEX site_texts_sort_name ON picket.site_texts (sort_name, site_id);
-CREATE INDEX site_texts_ngrams ON picket.site_texts USING gin (ngrams);
-CREATE INDEX sites_tags ON picket.sites USING gin (tags);
 
+-- The cost, of which the index has paid most, keeps the planner from computing n-grams row by row.
 CREATE FUNCTION picket.ngrams(searched text) RETURNS text[]
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE COST 10000
     RETURN ARRAY(SELECT DISTINCT substr(searched, place, size)
                  FROM generate_series(2, 3) AS size CROSS JOIN generate_series(1, length(searched) - size + 1) AS place);
 COMMENT ON FUNCTION picket.ngrams IS 'All parts of a text of two and three characters';
+CREATE FUNCTION picket.word_ngrams(word text) RETURNS text[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN ARRAY(SELECT DISTINCT substr(word, place, 3) FROM generate_series(1, greatest(length(word) - 2, 1)) AS place);
+COMMENT ON FUNCTION picket.word_ngrams IS
+    'The parts of a word by which a search finds it among picket.ngrams: of three characters, or its only two';
+-- Computed from the text: a column would make the table eight times as large.
+CREATE INDEX site_texts_ngrams ON picket.site_texts USING gin (picket.ngrams(searched));
+-- With two tags a site this takes a second for a million sites, in which sites cannot be changed.
+CREATE INDEX sites_tags ON picket.sites USING gin (tags);
 
 CREATE VIEW picket.site_summary AS
 SELECT
@@ -143,63 +175,78 @@ CREATE TRIGGER site_conditions_updated AFTER UPDATE ON picket.site_conditions
 CREATE TRIGGER site_conditions_deleted AFTER DELETE ON picket.site_conditions
     REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION picket.count_site_states();
 
--- Writes the present state of these sites, as report.site_status has it, and adds missing rows. Rows
--- are locked before anything is read, so that a transition is either seen here or waits and is
--- written after this. A row that is locked is skipped and marked: nothing that holds such a row
--- waits for another one, which prevents deadlocks.
+-- Time since when a site without a schedule in force is not checked.
+CREATE FUNCTION picket.unwatched_since(of_site bigint, created_at timestamptz) RETURNS timestamptz
+    LANGUAGE sql STABLE
+    RETURN coalesce((SELECT max(valid_to) FROM picket.schedules WHERE site_id = of_site), created_at);
+COMMENT ON FUNCTION picket.unwatched_since IS 'End of a site''s last schedule, or its creation if it never had one';
+
+-- Rows of site_conditions, of these sites, that differ from report.site_status, as they should be.
+CREATE FUNCTION picket.changed_conditions(site_ids bigint[])
+    RETURNS TABLE (site_id bigint, state picket.site_state, state_since timestamptz, incident_id bigint)
+    LANGUAGE sql STABLE
+    AS $$
+        SELECT present.site_id, present.state, present.since, present.incident_id
+        FROM (
+            SELECT found.site_id, found.state, found.incident_id, kept,
+                   CASE WHEN found.state IN ('paused', 'problem') THEN picket.unwatched_since(found.site_id, found.created_at)
+                        WHEN found.since IS NOT NULL THEN found.since
+                        WHEN kept.state = found.state THEN kept.state_since
+                        ELSE now() END AS since
+            FROM (
+                SELECT status.site_id, status.incident_id, status.since, site.created_at,
+                       CASE WHEN status.status <> 'paused' AND site.problem IS NOT NULL THEN 'problem' ELSE status.status END
+                           ::picket.site_state AS state
+                FROM report.site_status AS status
+                JOIN picket.sites AS site ON site.id = status.site_id
+                WHERE status.site_id = ANY (site_ids)
+            ) AS found
+            JOIN picket.site_conditions AS kept ON kept.site_id = found.site_id
+            -- Computed once, and not for each comparison.
+            OFFSET 0
+        ) AS present
+        WHERE ((kept).state, (kept).state_since, (kept).incident_id)
+              IS DISTINCT FROM (present.state, present.since, present.incident_id)
+    $$;
+COMMENT ON FUNCTION picket.changed_conditions IS 'The present states of those of these sites whose row in site_conditions differs';
+
+-- Writes the present state of these sites, and adds missing rows. Rows that differ are locked and
+-- read again, so that a transition is either seen here or finds its row locked and marks the site.
 CREATE FUNCTION picket.refresh_site_conditions(site_ids bigint[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
+    changed bigint[];
     locked bigint[];
 BEGIN
     INSERT INTO picket.site_conditions (site_id, state, state_since)
     SELECT added.id, 'unknown', added.created_at
     FROM (
-        -- A site that is being deleted is gone once its lock is available.
         SELECT site.id, site.created_at FROM picket.sites AS site
         WHERE site.id = ANY (site_ids)
           AND NOT EXISTS (SELECT FROM picket.site_conditions AS condition WHERE condition.site_id = site.id)
-        ORDER BY site.id FOR KEY SHARE OF site
+        -- The lock keeps the site from being deleted meanwhile. One that is being deleted is skipped.
+        ORDER BY site.id FOR KEY SHARE OF site SKIP LOCKED
     ) AS added
     ON CONFLICT DO NOTHING;
+    changed := ARRAY(SELECT changed.site_id FROM picket.changed_conditions(site_ids) AS changed);
+    IF changed = '{}' THEN
+        RETURN;
+    END IF;
     locked := ARRAY(
         SELECT condition.site_id FROM picket.site_conditions AS condition
-        WHERE condition.site_id = ANY (site_ids) FOR NO KEY UPDATE SKIP LOCKED);
-    INSERT INTO picket.site_summaries_dirty
-    SELECT condition.site_id, false FROM picket.site_conditions AS condition
-    WHERE condition.site_id = ANY (site_ids) AND cardinality(locked) < cardinality(site_ids)
-      AND condition.site_id <> ALL (locked);
-    WITH found AS MATERIALIZED (
-        SELECT status.site_id, status.incident_id, status.since,
-               CASE WHEN status.status <> 'paused' AND site.problem IS NOT NULL THEN 'problem' ELSE status.status END
-                   ::picket.site_state AS state,
-               coalesce((SELECT max(schedule.valid_to) FROM picket.schedules AS schedule WHERE schedule.site_id = site.id),
-                        site.created_at) AS unwatched_since
-        FROM report.site_status AS status
-        JOIN picket.sites AS site ON site.id = status.site_id
-        WHERE status.site_id = ANY (locked)
-    ),
-    written AS (
-        SELECT condition.site_id, found.state, found.incident_id,
-               CASE WHEN found.state IN ('paused', 'problem') THEN found.unwatched_since
-                    WHEN found.since IS NOT NULL THEN found.since
-                    WHEN condition.state = found.state THEN condition.state_since
-                    ELSE now() END AS state_since
-        FROM found JOIN picket.site_conditions AS condition ON condition.site_id = found.site_id
-    )
+        WHERE condition.site_id = ANY (changed) ORDER BY condition.site_id FOR NO KEY UPDATE SKIP LOCKED);
+    INSERT INTO picket.site_summaries_dirty SELECT site_id, false FROM unnest(changed) AS site_id WHERE site_id <> ALL (locked);
     UPDATE picket.site_conditions AS condition
-    SET state = written.state, state_since = written.state_since, incident_id = written.incident_id,
-        updated_at = clock_timestamp()
-    FROM written
-    WHERE condition.site_id = written.site_id
-      AND (condition.state, condition.state_since, condition.incident_id)
-          IS DISTINCT FROM (written.state, written.state_since, written.incident_id);
+    SET state = changed.state, state_since = changed.state_since, incident_id = changed.incident_id, updated_at = clock_timestamp()
+    FROM picket.changed_conditions(locked) AS changed WHERE condition.site_id = changed.site_id;
 END $$;
 COMMENT ON FUNCTION picket.refresh_site_conditions IS 'Writes the present state of these sites, as report.site_status has it';
 
--- An incident of a site opens or closes: its state changes in the same transaction.
+-- An incident of a site opens or closes: its state changes in the same transaction. A row that
+-- another transaction holds is left to a coordinator, so that no sink waits for a person's
+-- transaction.
 CREATE FUNCTION picket.incident_changed() RETURNS trigger
     LANGUAGE plpgsql
     SECURITY DEFINER
@@ -210,6 +257,11 @@ DECLARE
     opened picket.incidents;
     closed timestamptz;
 BEGIN
+    PERFORM FROM picket.site_conditions WHERE site_id = changed FOR NO KEY UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        INSERT INTO picket.site_summaries_dirty VALUES (changed, false);
+        RETURN NULL;
+    END IF;
     SELECT * INTO opened FROM picket.incidents AS incident WHERE incident.site_id = changed AND incident.closed_at IS NULL;
     IF opened.incident_id IS NULL THEN
         closed := (SELECT max(incident.closed_at) FROM picket.incidents AS incident WHERE incident.site_id = changed);
@@ -232,48 +284,48 @@ COMMENT ON FUNCTION picket.incident_changed IS 'Writes the state of a site whose
 CREATE TRIGGER summary_incident_changed AFTER INSERT OR DELETE OR UPDATE OF closed_at ON picket.incidents
     FOR EACH ROW EXECUTE FUNCTION picket.incident_changed();
 
--- Writes what lists sort by and search for, of these sites.
+-- Writes what lists sort by and search for, of these sites. The caller has locked their rows.
 CREATE FUNCTION picket.write_site_texts(site_ids bigint[]) RETURNS void
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
     AS $$
-        INSERT INTO picket.site_texts AS kept (site_id, sort_name, searched, ngrams)
-        SELECT site.id, left(coalesce(site.name, site.url), 200), text.searched, picket.ngrams(text.searched)
+        INSERT INTO picket.site_texts AS kept (site_id, sort_name, searched)
+        SELECT site.id, left(coalesce(site.name, site.url), 200),
+               lower(left(concat_ws(' ', site.name, left(site.url, 500), array_to_string(site.tags, ' ')), 2000))
         FROM picket.sites AS site
-        CROSS JOIN LATERAL (
-            SELECT lower(left(concat_ws(' ', site.name, left(site.url, 500), array_to_string(site.tags, ' ')), 2000)) AS searched
-            OFFSET 0
-        ) AS text
         WHERE site.id = ANY (site_ids)
-        ON CONFLICT (site_id) DO UPDATE
-        SET sort_name = excluded.sort_name, searched = excluded.searched, ngrams = excluded.ngrams
+        ON CONFLICT (site_id) DO UPDATE SET sort_name = excluded.sort_name, searched = excluded.searched
+        WHERE (kept.sort_name, kept.searched) IS DISTINCT FROM (excluded.sort_name, excluded.searched)
     $$;
+COMMENT ON FUNCTION picket.write_site_texts IS 'Writes what lists sort by and search for, of these sites, whose rows the caller has locked';
 
 -- Writes that sites are paused, have a problem, or are so no longer; a site that is watched again is
 -- unknown until its first result. Other consequences of a change of a schedule are left to the next
--- refresh. A row that is locked is skipped and marked, as in picket.refresh_site_conditions.
+-- refresh, as is a row that another transaction holds.
 CREATE FUNCTION picket.write_watched_conditions(site_ids bigint[]) RETURNS void
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
     AS $$
         INSERT INTO picket.site_summaries_dirty SELECT site_id, false FROM unnest(site_ids) AS site_id;
-        WITH locked AS MATERIALIZED (
+        WITH present AS MATERIALIZED (
+            SELECT site.id, site.created_at,
+                   CASE WHEN NOT site.enabled THEN 'paused' WHEN site.problem IS NOT NULL THEN 'problem' ELSE 'unknown' END
+                       ::picket.site_state AS state
+            FROM picket.sites AS site WHERE site.id = ANY (site_ids)
+        ),
+        locked AS MATERIALIZED (
             SELECT condition.site_id FROM picket.site_conditions AS condition
-            WHERE condition.site_id = ANY (site_ids) FOR NO KEY UPDATE SKIP LOCKED
+            JOIN present ON present.id = condition.site_id
+            WHERE condition.state <> present.state
+              AND (present.state <> 'unknown' OR condition.state IN ('paused', 'problem'))
+            ORDER BY condition.site_id FOR NO KEY UPDATE OF condition SKIP LOCKED
         )
         UPDATE picket.site_conditions AS condition
-        SET state = CASE WHEN NOT site.enabled THEN 'paused' WHEN site.problem IS NOT NULL THEN 'problem' ELSE 'unknown' END
-                        ::picket.site_state,
-            incident_id = NULL,
-            state_since = CASE
-                WHEN site.enabled AND site.problem IS NULL THEN now()
-                ELSE coalesce((SELECT max(schedule.valid_to) FROM picket.schedules AS schedule WHERE schedule.site_id = site.id),
-                              site.created_at)
-            END,
-            updated_at = clock_timestamp()
-        FROM locked JOIN picket.sites AS site ON site.id = locked.site_id
-        WHERE condition.site_id = site.id
-          AND (NOT site.enabled OR site.problem IS NOT NULL OR condition.state IN ('paused', 'problem'))
+        SET state = present.state, incident_id = NULL, updated_at = clock_timestamp(),
+            state_since = CASE present.state WHEN 'unknown' THEN now()
+                                             ELSE picket.unwatched_since(present.id, present.created_at) END
+        FROM locked JOIN present ON present.id = locked.site_id
+        WHERE condition.site_id = present.id
     $$;
 COMMENT ON FUNCTION picket.write_watched_conditions IS 'Writes that sites are paused, have a problem, or are watched again';
 
@@ -298,9 +350,12 @@ BEGIN
         INSERT INTO picket.site_statistics (site_id) SELECT id FROM new_rows ON CONFLICT DO NOTHING;
         SELECT array_agg(id) INTO renamed FROM new_rows;
     ELSIF TG_OP = 'DELETE' THEN
-        DELETE FROM picket.site_conditions WHERE site_id IN (SELECT id FROM old_rows);
-        DELETE FROM picket.site_statistics WHERE site_id IN (SELECT id FROM old_rows);
+        DELETE FROM picket.site_conditions AS condition
+        WHERE condition.site_id = ANY (ARRAY(
+            SELECT kept.site_id FROM picket.site_conditions AS kept JOIN old_rows ON old_rows.id = kept.site_id
+            ORDER BY kept.site_id FOR UPDATE OF kept SKIP LOCKED));
         DELETE FROM picket.site_texts WHERE site_id IN (SELECT id FROM old_rows);
+        INSERT INTO picket.site_summaries_dirty SELECT id, true FROM old_rows;
     ELSE
         SELECT array_agg(site.id) FILTER (WHERE (site.name, site.url, site.tags) IS DISTINCT FROM (before.name, before.url, before.tags)),
                array_agg(site.id) FILTER (WHERE
@@ -324,6 +379,76 @@ CREATE TRIGGER summary_site_updated AFTER UPDATE ON picket.sites
     REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION picket.sites_summarized();
 CREATE TRIGGER summary_site_deleted AFTER DELETE ON picket.sites
     REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION picket.sites_summarized();
+
+-- A region is removed or in use again: the sites of which it changed a schedule, in its own
+-- transaction. A site that is left with silent regions only is read again when their results are old.
+CREATE FUNCTION picket.regions_summarized() RETURNS trigger
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    INSERT INTO picket.site_summaries_dirty (site_id, statistics, due_at)
+    SELECT DISTINCT schedule.site_id, false,
+           now() + CASE WHEN after.is_silent THEN 6 * schedule.interval_ms * interval '1 millisecond' ELSE interval '0' END
+    FROM new_rows AS region
+    JOIN picket.schedules AS schedule ON schedule.region_id = region.id AND schedule.version = pg_current_xact_id()
+    CROSS JOIN LATERAL (VALUES (false), (EXISTS (SELECT FROM picket.silent_regions))) AS after (is_silent);
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION picket.regions_summarized IS 'Marks the sites of which a region that is added or removed changed a schedule';
+-- After the triggers that reconcile the schedules, by the order of names.
+CREATE TRIGGER summary_region_inserted AFTER INSERT ON picket.regions
+    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION picket.regions_summarized();
+CREATE TRIGGER summary_region_updated AFTER UPDATE ON picket.regions
+    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION picket.regions_summarized();
+
+-- A region becomes silent: a site that only silent regions check is unknown once its last result is
+-- not among the last six ticks of their schedules.
+CREATE FUNCTION picket.silence_summarized() RETURNS trigger
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    INSERT INTO picket.site_summaries_dirty (site_id, statistics, due_at)
+    SELECT schedule.site_id, false, NEW.since + 6 * schedule.interval_ms * interval '1 millisecond'
+    FROM picket.schedules AS schedule
+    WHERE schedule.region_id = NEW.region_id AND schedule.valid_to IS NULL
+      AND NOT EXISTS (
+          SELECT FROM picket.schedules AS other
+          WHERE other.site_id = schedule.site_id AND other.valid_to IS NULL
+            AND NOT EXISTS (SELECT FROM picket.silent_regions AS silent WHERE silent.region_id = other.region_id));
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION picket.silence_summarized IS 'Marks the sites that only silent regions check, to be read again when their last results are old';
+CREATE TRIGGER summary_region_silent AFTER INSERT ON picket.silent_regions
+    FOR EACH ROW EXECUTE FUNCTION picket.silence_summarized();
+
+-- Adds the changes of this statement to the number of schedules in force in each region.
+CREATE FUNCTION picket.count_schedules() RETURNS trigger
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF TG_OP <> 'INSERT' THEN
+        INSERT INTO picket.schedule_counts
+        SELECT region_id, -count(*) FROM old_rows WHERE valid_to IS NULL GROUP BY region_id;
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        INSERT INTO picket.schedule_counts
+        SELECT region_id, count(*) FROM new_rows WHERE valid_to IS NULL GROUP BY region_id;
+    END IF;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION picket.count_schedules IS 'Counts the schedules in force that a statement adds and ends';
+CREATE TRIGGER schedules_inserted AFTER INSERT ON picket.schedules
+    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION picket.count_schedules();
+CREATE TRIGGER schedules_updated AFTER UPDATE ON picket.schedules
+    REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION picket.count_schedules();
+CREATE TRIGGER schedules_deleted AFTER DELETE ON picket.schedules
+    REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION picket.count_schedules();
 
 -- Statistics: sums over windows, and what lists show of them.
 
@@ -523,12 +648,11 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION picket.publish_statistics IS 'Writes percentages, percentiles and the letter of today from the sums, of these sites or of all';
 
--- The letter of a past day without ticks: the site existed and was not checked, or there was no site.
-CREATE FUNCTION picket.empty_day_letter(created_at timestamptz, of_day date) RETURNS text
+-- The first day of which a site that has no ticks was suspended: it existed, and rollups of the day
+-- would be kept.
+CREATE FUNCTION picket.first_suspended_day(created_at timestamptz) RETURNS date
     LANGUAGE sql STABLE PARALLEL SAFE
-    RETURN CASE WHEN created_at < picket.start_of_day(of_day)
-                     AND of_day >= picket.day_of(now()) - (SELECT rollup_days_days FROM picket.settings)
-                THEN 's' ELSE '-' END;
+    RETURN greatest(picket.day_of(created_at) + 1, picket.day_of(now()) - (SELECT rollup_days_days FROM picket.settings));
 
 -- Writes the letter of a day that is over.
 CREATE FUNCTION picket.write_day_letters(of_day date) RETURNS void
@@ -545,7 +669,7 @@ CREATE FUNCTION picket.write_day_letters(of_day date) RETURNS void
             FROM picket.day_sums WHERE day = of_day GROUP BY site_id
         ),
         lettered AS (
-            SELECT site.id, coalesce(summed.letter, picket.empty_day_letter(site.created_at, of_day)) AS letter
+            SELECT site.id, coalesce(summed.letter, CASE WHEN of_day >= picket.first_suspended_day(site.created_at) THEN 's' ELSE '-' END) AS letter
             FROM picket.sites AS site LEFT JOIN summed ON summed.site_id = site.id
         )
         UPDATE picket.site_statistics AS kept
@@ -556,7 +680,7 @@ CREATE FUNCTION picket.write_day_letters(of_day date) RETURNS void
     $$;
 COMMENT ON FUNCTION picket.write_day_letters IS 'Writes the letter of a day that is over';
 
--- Computes the statistics of these sites, or of all, from their rollups.
+-- Computes the statistics of these sites, whose rows the caller has locked, from their rollups.
 CREATE FUNCTION picket.rebuild_statistics(site_ids bigint[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -566,19 +690,13 @@ CREATE FUNCTION picket.rebuild_statistics(site_ids bigint[]) RETURNS void
 DECLARE
     state picket.site_summary_state := (SELECT kept FROM picket.site_summary_state AS kept);
     today CONSTANT date := picket.day_of(state.hours_through);
-    missing bigint[];
 BEGIN
-    missing := ARRAY(
-        SELECT site.id FROM picket.sites AS site
-        WHERE (site_ids IS NULL OR site.id = ANY (site_ids))
-          AND NOT EXISTS (SELECT FROM picket.site_statistics AS kept WHERE kept.site_id = site.id)
-        ORDER BY site.id FOR KEY SHARE OF site);
-    INSERT INTO picket.site_statistics (site_id) SELECT unnest(missing) ON CONFLICT DO NOTHING;
+    INSERT INTO picket.site_statistics (site_id) SELECT unnest(site_ids) ON CONFLICT DO NOTHING;
     WITH in_24h AS (
         SELECT site_id, sum(up) AS up, sum(down) AS down, sum(up::bigint + down + missed + gap) AS checks, sum(histogram) AS histogram
         FROM picket.rollups_hourly
         WHERE hour >= state.hours_through - interval '24 hours' AND hour < state.hours_through
-          AND (site_ids IS NULL OR site_id = ANY (site_ids))
+          AND site_id = ANY (site_ids)
         GROUP BY site_id
     ),
     by_day AS MATERIALIZED (
@@ -586,7 +704,7 @@ BEGIN
                picket.day_letter(sum(up)::bigint, sum(down)::bigint, sum(missed)::bigint, sum(gap)::bigint,
                                  sum(up_in_maintenance)::bigint, sum(down_in_maintenance)::bigint) AS letter
         FROM picket.day_sums
-        WHERE day > today - 365 AND day <= today AND (site_ids IS NULL OR site_id = ANY (site_ids))
+        WHERE day > today - 365 AND day <= today AND site_id = ANY (site_ids)
         GROUP BY site_id, day
     ),
     in_days AS (
@@ -610,18 +728,21 @@ BEGIN
         checks_24h = coalesce(in_24h.checks, 0), checks_7d = coalesce(in_days.checks_7d, 0),
         checks_30d = coalesce(in_days.checks_30d, 0), checks_90d = coalesce(in_days.checks_90d, 0),
         histogram = in_24h.histogram,
-        days = (SELECT string_agg(coalesce(lettered.letter, CASE WHEN day.day = today THEN '-'
-                                                   ELSE picket.empty_day_letter(site.created_at, day.day) END), ''
+        days = (SELECT string_agg(coalesce(lettered.letter, CASE WHEN day.day >= site.suspended_from AND day.day < today
+                                                            THEN 's' ELSE '-' END), ''
                                   ORDER BY day.day)
                 FROM (SELECT today - back AS day FROM generate_series(0, 364) AS back) AS day
                 LEFT JOIN unnest(in_days.days, in_days.letters) AS lettered (day, letter) ON lettered.day = day.day)
-    FROM picket.sites AS site
+    FROM (
+        -- The OFFSET computes this once a site, and not once a day.
+        SELECT id, picket.first_suspended_day(created_at) AS suspended_from FROM picket.sites WHERE id = ANY (site_ids) OFFSET 0
+    ) AS site
     LEFT JOIN in_24h ON in_24h.site_id = site.id
     LEFT JOIN in_days ON in_days.site_id = site.id
-    WHERE kept.site_id = site.id AND (site_ids IS NULL OR site.id = ANY (site_ids));
+    WHERE kept.site_id = site.id;
     PERFORM picket.publish_statistics(site_ids);
 END $$;
-COMMENT ON FUNCTION picket.rebuild_statistics IS 'Computes the statistics of these sites, or of all, from their rollups';
+COMMENT ON FUNCTION picket.rebuild_statistics IS 'Computes the statistics of these sites from their rollups';
 
 -- Follows the rollups. A step of one hour is added to the sums; after anything else (the clock was
 -- ahead and the rollups went back, or days are kept for a shorter or longer time) all sites are
@@ -648,13 +769,15 @@ BEGIN
         ON CONFLICT (singleton) DO UPDATE SET hours_through = excluded.hours_through, window_days = excluded.window_days;
         INSERT INTO picket.site_summaries_dirty SELECT id, true FROM picket.sites;
     END IF;
-    -- A site whose ticks were missed may be unknown; a coordinator reads its state after this
-    -- transaction, so that no transition waits for it.
+    -- A site whose ticks were missed may be unknown, and one with results no longer; a coordinator
+    -- reads their states after this transaction, so that no transition finds a row locked.
     INSERT INTO picket.site_summaries_dirty
     SELECT DISTINCT hourly.site_id, false
     FROM picket.rollups_hourly AS hourly
-    JOIN picket.site_conditions AS condition ON condition.site_id = hourly.site_id AND condition.state = 'up'
-    WHERE hourly.hour = picket.hour_of(NEW.rolled_through - interval '1 microsecond') AND (hourly.missed > 0 OR hourly.gap > 0);
+    JOIN picket.site_conditions AS condition ON condition.site_id = hourly.site_id
+    WHERE hourly.hour = picket.hour_of(NEW.rolled_through - interval '1 microsecond')
+      AND (condition.state = 'up' AND (hourly.missed > 0 OR hourly.gap > 0)
+           OR condition.state = 'unknown' AND (hourly.up > 0 OR hourly.down > 0));
     IF rolled_hour < NEW.rolled_through THEN
         SELECT array_agg(DISTINCT site_id) INTO troubled
         FROM picket.rollups_hourly WHERE hour = rolled_hour AND (down > 0 OR missed > 0 OR gap > 0);
@@ -668,123 +791,157 @@ COMMENT ON FUNCTION picket.rollups_advanced IS 'Keeps the statistics of sites in
 CREATE TRIGGER rollups_advanced AFTER UPDATE OF rolled_through ON picket.rollup_state
     FOR EACH ROW WHEN (OLD.rolled_through <> NEW.rolled_through) EXECUTE FUNCTION picket.rollups_advanced();
 
--- With the changed hour in the statistics of sites.
-CREATE OR REPLACE FUNCTION picket.rebuild_rollups(min_age interval DEFAULT '1 minute') RETURNS timestamptz
+-- The functions that extend rollups stay as they are. Those of this name add what the summary needs.
+ALTER FUNCTION picket.rebuild_rollups(interval) RENAME TO rebuild_changed_hour;
+ALTER FUNCTION picket.rebuild_changed_hour(interval) SECURITY INVOKER;
+COMMENT ON FUNCTION picket.rebuild_changed_hour IS 'The part of picket.rebuild_rollups without the statistics of sites; call that function instead';
+CREATE FUNCTION picket.rebuild_rollups(min_age interval DEFAULT '1 minute') RETURNS timestamptz
     LANGUAGE plpgsql
     SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    dirty_hour timestamptz;
-    through timestamptz;
-    today boolean;
+    expected timestamptz;
+    rebuilt timestamptz;
 BEGIN
     IF NOT picket.try_lock_rollups() THEN
         RETURN NULL;
     END IF;
-    SELECT min(hour) INTO dirty_hour FROM picket.rollups_dirty WHERE marked_at <= now() - min_age;
-    IF dirty_hour IS NULL THEN
+    SELECT min(hour) INTO expected FROM picket.rollups_dirty WHERE marked_at <= now() - min_age;
+    IF expected IS NULL THEN
         RETURN NULL;
     END IF;
-    -- A later statement reads the rows, and so sees every change whose mark is deleted here.
-    DELETE FROM picket.rollups_dirty WHERE hour = dirty_hour;
-    SELECT least(dirty_hour + interval '1 hour', rolled_through),
-           picket.day_of(dirty_hour) >= days_through AND dirty_hour + interval '1 hour' <= rolled_through
-    INTO through, today FROM picket.rollup_state;
-    IF dirty_hour >= through OR dirty_hour < picket.retained_since() THEN
-        RETURN dirty_hour;
+    PERFORM picket.add_hour_to_statistics(expected, -1);
+    rebuilt := picket.rebuild_changed_hour(min_age);
+    PERFORM picket.add_hour_to_statistics(expected, 1);
+    -- An earlier hour was marked in between, and its former sums are gone.
+    IF rebuilt <> expected THEN
+        INSERT INTO picket.site_summaries_dirty SELECT id, true FROM picket.sites;
     END IF;
-    IF today THEN
-        PERFORM picket.add_to_rollups_today(dirty_hour, -1);
-    END IF;
-    PERFORM picket.add_hour_to_statistics(dirty_hour, -1);
-    DELETE FROM picket.rollups_hourly WHERE hour = dirty_hour;
-    DELETE FROM picket.failures_hourly WHERE hour = dirty_hour;
-    PERFORM picket.add_to_rollups(dirty_hour, through);
-    IF today THEN
-        PERFORM picket.add_to_rollups_today(dirty_hour, 1);
-    END IF;
-    PERFORM picket.add_hour_to_statistics(dirty_hour, 1);
     PERFORM picket.publish_statistics();
-    INSERT INTO picket.rollup_days_dirty
-    SELECT picket.day_of(dirty_hour) FROM picket.rollup_state WHERE picket.day_of(dirty_hour) < days_through
-    ON CONFLICT DO NOTHING;
-    RETURN dirty_hour;
+    RETURN rebuilt;
 END $$;
+COMMENT ON FUNCTION picket.rebuild_rollups IS 'Rebuilds one hour whose rows have changed, with the statistics of sites; returns it, or null if there is none';
 
--- With the day's letter in the statistics of sites.
-CREATE OR REPLACE FUNCTION picket.roll_up_day() RETURNS date
+ALTER FUNCTION picket.roll_up_day() RENAME TO add_up_day;
+ALTER FUNCTION picket.add_up_day() SECURITY INVOKER;
+COMMENT ON FUNCTION picket.add_up_day IS 'The part of picket.roll_up_day without the letters of sites; call that function instead';
+CREATE FUNCTION picket.roll_up_day() RETURNS date
     LANGUAGE plpgsql
     SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
-    SET work_mem = '64MB'
     AS $$
 DECLARE
-    next date;
-    chosen date;
+    day CONSTANT date := picket.add_up_day();
 BEGIN
-    IF NOT picket.try_lock_rollups() THEN
-        RETURN NULL;
+    IF day IS NOT NULL THEN
+        PERFORM picket.write_day_letters(day);
     END IF;
-    SELECT days_through INTO next FROM picket.rollup_state WHERE picket.start_of_day(days_through + 1) <= rolled_through;
-    SELECT coalesce(min(day), next) INTO chosen FROM picket.rollup_days_dirty;
-    IF chosen IS NULL THEN
-        RETURN NULL;
-    END IF;
-    DELETE FROM picket.rollup_days_dirty WHERE day = chosen;
-    DELETE FROM picket.rollups_daily WHERE day = chosen;
-    INSERT INTO picket.rollups_daily (
-        site_id, day, region_id, up, down, missed, gap, up_in_maintenance, down_in_maintenance, histogram, p50, p95, p99)
-    SELECT summed.*, p[3], p[2], p[1]
-    FROM (
-        SELECT site_id, chosen, region_id, sum(up) AS up, sum(down), sum(missed), sum(gap), sum(up_in_maintenance),
-               sum(down_in_maintenance), sum(histogram) AS histogram
-        FROM picket.rollups_hourly
-        WHERE hour >= picket.start_of_day(chosen) AND hour < picket.start_of_day(chosen + 1)
-        GROUP BY site_id, region_id
-    ) AS summed
-    CROSS JOIN LATERAL picket.percentile_buckets(summed.histogram, summed.up, '{0.99,0.95,0.5}') AS p;
-    IF chosen = next THEN
-        UPDATE picket.rollup_state SET days_through = next + 1;
-        DELETE FROM picket.rollups_today WHERE day = next;
-    END IF;
-    PERFORM picket.write_day_letters(chosen);
-    RETURN chosen;
+    RETURN day;
 END $$;
+COMMENT ON FUNCTION picket.roll_up_day IS 'Sums up one day, with its letter of each site; returns it, or null if there is none';
 
--- Computes the summary of one site, or of all, again.
+-- Computes the statistics and the texts of these sites again, and removes the rows of deleted ones.
+CREATE FUNCTION picket.recompute_site_summaries(site_ids bigint[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    present bigint[];
+BEGIN
+    -- A site that another transaction changes, or deletes, is left for later.
+    present := ARRAY(
+        SELECT site.id FROM picket.sites AS site
+        WHERE site.id = ANY (site_ids) ORDER BY site.id FOR NO KEY UPDATE OF site SKIP LOCKED);
+    INSERT INTO picket.site_summaries_dirty
+    SELECT site.id, true FROM picket.sites AS site WHERE site.id = ANY (site_ids) AND site.id <> ALL (present);
+    PERFORM picket.rebuild_statistics(present);
+    PERFORM picket.write_site_texts(present);
+
+    WITH deleted AS MATERIALIZED (
+        SELECT site_id FROM unnest(site_ids) AS site_id WHERE NOT EXISTS (SELECT FROM picket.sites WHERE id = site_id)
+    ),
+    locked AS MATERIALIZED (
+        SELECT condition.site_id FROM picket.site_conditions AS condition
+        JOIN deleted ON deleted.site_id = condition.site_id
+        ORDER BY condition.site_id FOR UPDATE OF condition SKIP LOCKED
+    ),
+    left_over AS (
+        INSERT INTO picket.site_summaries_dirty
+        SELECT deleted.site_id, true FROM deleted
+        JOIN picket.site_conditions AS condition ON condition.site_id = deleted.site_id
+        WHERE deleted.site_id NOT IN (SELECT locked.site_id FROM locked)
+    ),
+    without_statistics AS (DELETE FROM picket.site_statistics WHERE site_id IN (SELECT deleted.site_id FROM deleted)),
+    without_texts AS (DELETE FROM picket.site_texts WHERE site_id IN (SELECT deleted.site_id FROM deleted))
+    DELETE FROM picket.site_conditions WHERE site_id IN (SELECT locked.site_id FROM locked);
+END $$;
+COMMENT ON FUNCTION picket.recompute_site_summaries IS
+    'Computes the statistics and the texts of these sites again, and removes the rows of deleted ones';
+
+-- Computes the summary of one site again, or marks all: coordinators compute them some at a time.
 CREATE FUNCTION picket.rebuild_site_summary(of_site bigint DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql
     SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     AS $$
-DECLARE
-    site_ids CONSTANT bigint[] := (
-        SELECT array_agg(id) FROM picket.sites WHERE of_site IS NULL OR id = of_site);
 BEGIN
     PERFORM picket.lock('rollups');
-    IF of_site IS NULL THEN
-        DELETE FROM picket.site_conditions AS kept WHERE NOT EXISTS (SELECT FROM picket.sites WHERE id = kept.site_id);
-        DELETE FROM picket.site_statistics AS kept WHERE NOT EXISTS (SELECT FROM picket.sites WHERE id = kept.site_id);
-        DELETE FROM picket.site_texts AS kept WHERE NOT EXISTS (SELECT FROM picket.sites WHERE id = kept.site_id);
-    END IF;
-    IF site_ids IS NULL THEN
+    IF of_site IS NOT NULL THEN
+        PERFORM picket.recompute_site_summaries(ARRAY[of_site]);
+        PERFORM picket.refresh_site_conditions(ARRAY[of_site]);
         RETURN;
     END IF;
-    PERFORM picket.rebuild_statistics(site_ids);
-    PERFORM picket.write_site_texts(site_ids);
-    PERFORM picket.refresh_site_conditions(site_ids);
-    IF of_site IS NULL THEN
-        -- One statement, and so one snapshot: differences of transactions that are not visible stay.
-        WITH counted AS (DELETE FROM picket.site_state_counts)
-        INSERT INTO picket.site_state_counts SELECT state, count(*) FROM picket.site_conditions GROUP BY state;
-    END IF;
+    INSERT INTO picket.site_summaries_dirty
+    SELECT site_id, true
+    FROM (SELECT id AS site_id FROM picket.sites
+          UNION SELECT site_id FROM picket.site_conditions
+          UNION SELECT site_id FROM picket.site_statistics
+          UNION SELECT site_id FROM picket.site_texts) AS known;
+    -- One statement each, and so one snapshot: differences of transactions that are not visible stay.
+    WITH counted AS (DELETE FROM picket.site_state_counts)
+    INSERT INTO picket.site_state_counts SELECT state, count(*) FROM picket.site_conditions GROUP BY state;
+    WITH counted AS (DELETE FROM picket.schedule_counts)
+    INSERT INTO picket.schedule_counts SELECT region_id, count(*) FROM picket.schedules WHERE valid_to IS NULL GROUP BY region_id;
 END $$;
-COMMENT ON FUNCTION picket.rebuild_site_summary IS 'Computes the summary of one site, or of all, from its rollups and its present state';
+COMMENT ON FUNCTION picket.rebuild_site_summary IS
+    'Computes the summary of one site again; without an argument, marks all sites, of which coordinators compute some at a time';
+
+-- The next sites of a kind, by id; after the last one, the first again. So each is read in turn,
+-- however many there are.
+CREATE FUNCTION picket.next_sites(of_kind text, max_sites integer) RETURNS bigint[]
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    after CONSTANT bigint := (SELECT last_site FROM picket.site_summary_rounds WHERE kind = of_kind);
+    found bigint[];
+BEGIN
+    found := CASE of_kind
+        WHEN 'unknown' THEN ARRAY(
+            SELECT site_id FROM picket.site_conditions
+            WHERE state = 'unknown' AND site_id > after ORDER BY site_id LIMIT max_sites)
+        -- In maintenance, and after it.
+        WHEN 'down' THEN ARRAY(
+            SELECT site_id FROM picket.site_conditions
+            WHERE state = 'down' AND incident_id IS NULL AND site_id > after ORDER BY site_id LIMIT max_sites)
+        WHEN 'failing' THEN ARRAY(
+            SELECT failing.site_id FROM picket.site_states AS failing
+            WHERE failing.site_id > after
+              AND NOT EXISTS (SELECT FROM picket.incidents AS incident
+                              WHERE incident.site_id = failing.site_id AND incident.closed_at IS NULL)
+            ORDER BY failing.site_id LIMIT max_sites)
+    END;
+    UPDATE picket.site_summary_rounds AS round SET last_site = next.site_id
+    FROM (SELECT CASE WHEN cardinality(found) < max_sites THEN 0 ELSE found[max_sites] END AS site_id) AS next
+    WHERE round.kind = of_kind AND round.last_site <> next.site_id;
+    RETURN found;
+END $$;
+COMMENT ON FUNCTION picket.next_sites IS 'The next sites of a kind whose states change without a transition, each in turn';
 
 -- Follows states that change without a transition: a site gets its first result, has no result any
--- more, or fails in maintenance. Handles at most `max_sites` of each kind, chosen at random, so that
--- none waits for ever behind others. Returns whether more may be due at once.
+-- more, or fails in maintenance. Handles at most `max_sites` of each kind. Returns whether more may
+-- be due at once.
 CREATE FUNCTION picket.refresh_site_summaries(max_sites integer) RETURNS boolean
     LANGUAGE plpgsql
     SECURITY DEFINER
@@ -801,31 +958,26 @@ BEGIN
     END IF;
     WITH taken AS (
         DELETE FROM picket.site_summaries_dirty
-        WHERE ctid = ANY (ARRAY(SELECT ctid FROM picket.site_summaries_dirty LIMIT max_sites))
+        WHERE ctid = ANY (ARRAY(SELECT ctid FROM picket.site_summaries_dirty WHERE due_at <= now() ORDER BY due_at LIMIT max_sites))
         RETURNING site_id, statistics
     )
     SELECT array_agg(DISTINCT site_id), array_agg(DISTINCT site_id) FILTER (WHERE statistics), count(*)
     INTO marked, outdated, number FROM taken;
     IF outdated IS NOT NULL THEN
-        PERFORM picket.rebuild_statistics(outdated);
-        PERFORM picket.write_site_texts(ARRAY(
-            SELECT id FROM unnest(outdated) AS id
-            WHERE NOT EXISTS (SELECT FROM picket.site_texts AS kept WHERE kept.site_id = id)));
+        PERFORM picket.recompute_site_summaries(outdated);
     END IF;
-    unknown := ARRAY(SELECT site_id FROM picket.site_conditions WHERE state = 'unknown' ORDER BY random() LIMIT max_sites);
+    unknown := picket.next_sites('unknown', max_sites);
     PERFORM picket.refresh_site_conditions(ARRAY(
-        SELECT site_id FROM unnest(marked || unknown) AS site_id
-        UNION
-        -- In maintenance, and after it.
-        (SELECT site_id FROM picket.site_conditions WHERE state = 'down' AND incident_id IS NULL ORDER BY random() LIMIT max_sites)
-        UNION
-        (SELECT failing.site_id FROM picket.site_states AS failing
-         WHERE NOT EXISTS (SELECT FROM picket.incidents AS incident
-                           WHERE incident.site_id = failing.site_id AND incident.closed_at IS NULL)
-         ORDER BY random() LIMIT max_sites)));
+        SELECT DISTINCT site_id
+        FROM unnest(marked || unknown || picket.next_sites('down', max_sites) || picket.next_sites('failing', max_sites)) AS site_id));
+    -- Differences that add up; each statement has one snapshot, and so none is lost.
     IF (SELECT count(*) FROM picket.site_state_counts) > 50 THEN
         WITH merged AS (DELETE FROM picket.site_state_counts RETURNING state, sites)
         INSERT INTO picket.site_state_counts SELECT state, sum(sites) FROM merged GROUP BY state;
+    END IF;
+    IF (SELECT count(*) FROM picket.schedule_counts) > 1000 THEN
+        WITH merged AS (DELETE FROM picket.schedule_counts RETURNING region_id, schedules)
+        INSERT INTO picket.schedule_counts SELECT region_id, sum(schedules) FROM merged GROUP BY region_id;
     END IF;
     -- Sites that were added at once have their first results at about the same time.
     RETURN number >= max_sites OR max_sites <= 2 * (
@@ -842,22 +994,22 @@ CREATE FUNCTION picket.grant_site_summary_privileges() RETURNS void
 BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'picket_coordinator') THEN
         GRANT EXECUTE ON FUNCTION picket.refresh_site_summaries, picket.rebuild_site_summary TO picket_coordinator;
+        GRANT SELECT ON picket.site_summaries_dirty TO picket_coordinator;
     END IF;
 END $$;
 COMMENT ON FUNCTION picket.grant_site_summary_privileges IS
     'The part of picket.grant_roles with the rights on the summary of sites; call that function instead';
 
--- Rows without statistics, which coordinators compute some at a time.
+-- Writers wait from the first trigger on, 2 s for a million sites, so most of the summary is left to
+-- coordinators, which compute it some sites at a time, those with an incident first. The summary of
+-- a small fleet is complete at once.
 INSERT INTO picket.site_summary_state (hours_through, window_days)
 SELECT picket.hour_of(rolled_through), picket.summary_window_days() FROM picket.rollup_state;
-INSERT INTO picket.site_statistics (site_id) SELECT id FROM picket.sites;
-INSERT INTO picket.site_conditions (site_id, state, state_since, incident_id)
-SELECT site.id,
-       CASE WHEN NOT site.enabled THEN 'paused' WHEN site.problem IS NOT NULL THEN 'problem'
-            WHEN incident.incident_id IS NOT NULL THEN 'down' ELSE 'unknown' END::picket.site_state,
-       coalesce(incident.opened_at, site.created_at), incident.incident_id
+INSERT INTO picket.schedule_counts
+SELECT region_id, count(*) FROM picket.schedules WHERE valid_to IS NULL GROUP BY region_id;
+INSERT INTO picket.site_summaries_dirty (site_id, statistics, due_at)
+SELECT site.id, true, CASE WHEN incident.incident_id IS NULL THEN now() ELSE '-infinity' END
 FROM picket.sites AS site
 LEFT JOIN picket.incidents AS incident ON incident.site_id = site.id AND incident.closed_at IS NULL;
-SELECT picket.write_site_texts(array_agg(id)) FROM picket.sites HAVING count(*) > 0;
-INSERT INTO picket.site_summaries_dirty SELECT id, true FROM picket.sites;
+SELECT picket.refresh_site_summaries(1000);
 SELECT picket.grant_roles();

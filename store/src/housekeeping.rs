@@ -69,20 +69,32 @@ pub async fn recount_hour(store: &Store, now: Timestamp, ago: i32) -> Result<boo
     with_long_timeout(store, now, "recount results", query).await
 }
 
-/// Maximum number of sites of each kind that one refresh of summaries handles.
-const MAX_REFRESHED_SITES: i32 = 500;
-
-/// Follows states of sites that change without a transition, and computes marked summaries again.
-/// Returns true if more may be due at once.
+/// Follows states of sites that change without a transition, and computes marked summaries again, of
+/// at most `max_sites` of each kind. Returns true if more may be due at once.
 ///
 /// # Errors
 /// If the database cannot be reached in time; safe to retry.
-pub async fn refresh_site_summaries(store: &Store, now: Timestamp) -> Result<bool, Error> {
-    let query = sqlx::query_scalar("SELECT picket.refresh_site_summaries($1)").bind(MAX_REFRESHED_SITES);
-    with_long_timeout(store, now, "refresh the summaries of sites", query).await
+pub async fn refresh_site_summaries(store: &Store, now: Timestamp, max_sites: u32) -> Result<bool, Error> {
+    /// Other housekeeping waits meanwhile.
+    const REFRESH_TIMEOUT: Duration = Duration::from_secs(30);
+    let query = sqlx::query_scalar("SELECT picket.refresh_site_summaries($1)")
+        .bind(i32::try_from(max_sites).unwrap_or(i32::MAX));
+    with_deadline(store, now, REFRESH_TIMEOUT, "refresh the summaries of sites", query).await
 }
 
-/// Computes the summary of one site, or of all, from its rollups and its present state.
+/// Counts the marks of sites whose summary is due to be computed again, up to 100,000.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn count_waiting_summaries(store: &Store) -> Result<i64, Error> {
+    let query = sqlx::query_scalar(
+        "SELECT count(*) FROM (SELECT FROM picket.site_summaries_dirty WHERE due_at <= now() LIMIT 100000) AS waiting",
+    );
+    store.with_timeout(Duration::from_secs(10), "count waiting summaries", query.fetch_one(&store.pool)).await
+}
+
+/// Computes the summary of one site from its rollups and its present state, or marks all sites, of
+/// which [`refresh_site_summaries`] computes some at a time.
 ///
 /// # Errors
 /// If the database cannot be reached in time; safe to retry.
@@ -249,12 +261,30 @@ where
     T: Send + Unpin,
     (T,): for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow>,
 {
+    with_deadline(store, now, HOUSEKEEPING_TIMEOUT, doing, query).await
+}
+
+/// Runs a statement that takes at most `limit`, if the transaction's time is near `now`.
+async fn with_deadline<T>(
+    store: &Store,
+    now: Timestamp,
+    limit: Duration,
+    doing: &'static str,
+    query: sqlx::query::QueryScalar<'static, Postgres, T, sqlx::postgres::PgArguments>,
+) -> Result<T, Error>
+where
+    T: Send + Unpin,
+    (T,): for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow>,
+{
     /// Reads the transaction's `now()`, used by all its statements.
-    const BEGIN: &str = "SELECT now() FROM set_config('statement_timeout', '5min', true)";
+    const BEGIN: &str = "SELECT now() FROM set_config('statement_timeout', $1, true)";
     let run = async {
         let mut transaction = store.pool.begin().await?;
         // Compared inside the transaction, because the statement uses its `now()`.
-        let database = sqlx::query_scalar::<_, DbTimestamp>(BEGIN).fetch_one(&mut *transaction).await?;
+        let database = sqlx::query_scalar::<_, DbTimestamp>(BEGIN)
+            .bind(format!("{}ms", limit.as_millis()))
+            .fetch_one(&mut *transaction)
+            .await?;
         if let Err(error) = Error::reject_clock_mismatch(doing, database.into(), now) {
             return Ok(Err(error));
         }
@@ -262,5 +292,5 @@ where
         transaction.commit().await?;
         Ok(Ok(done))
     };
-    store.with_timeout(HOUSEKEEPING_TIMEOUT, doing, run).await?
+    store.with_timeout(limit, doing, run).await?
 }

@@ -1,14 +1,10 @@
 //! Pages of incidents and of warnings, and one incident with its evidence.
 
-use std::time::Duration;
-
 use picket_proto::Timestamp;
 use serde::Serialize;
 use sqlx::FromRow;
 
 use crate::{DbTimestamp, Error, Store};
-
-const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Selection of incidents or warnings, and position in their list: the newest first, by time of
 /// opening and id, neither of which ever changes.
@@ -153,7 +149,11 @@ impl EpisodeFilter<'_> {
             .bind(self.after.map(|(_, id)| id))
             .bind(self.limit)
             .bind(self.kind);
-        store.with_timeout(PAGE_TIMEOUT, doing, query.fetch_all(&store.pool)).await
+        let read = async {
+            let mut transaction = store.begin_page_read().await?;
+            query.fetch_all(&mut *transaction).await
+        };
+        store.read_for_page(doing, read).await
     }
 }
 
@@ -217,28 +217,29 @@ pub async fn read_incident(
          FROM picket.incidents AS episode LEFT JOIN picket.known_sites AS site ON site.id = episode.site_id
          WHERE episode.incident_id = $1 AND ($2::text[] IS NULL OR site.tags && $2)"
     );
-    let query = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(id).bind(tags);
-    let found: Option<IncidentRow> =
-        store.with_timeout(PAGE_TIMEOUT, "read the incident", query.fetch_optional(&store.pool)).await?;
-    let Some(IncidentRow { incident, recorded_at, unwatched }) = found else { return Ok(None) };
-    let (votes, rounds): (Vec<RegionVote>, i64) = store
-        .with_timeout(PAGE_TIMEOUT, "read the votes of the incident", async {
-            let votes = sqlx::query_as(include_str!("incident_pages/votes.sql"))
-                .bind(incident.site_id)
-                .bind(incident.first_failure_at)
-                .bind(incident.opened_at)
-                .bind(&incident.regions)
-                .fetch_all(&store.pool)
-                .await?;
-            let rounds = sqlx::query_scalar(include_str!("incident_pages/rounds.sql"))
-                .bind(incident.site_id)
-                .bind(incident.first_failure_at)
-                .bind(incident.opened_at)
-                .fetch_one(&store.pool)
-                .await?;
-            Ok((votes, rounds))
-        })
-        .await?;
-    let recorded_at = recorded_at.into();
-    Ok(Some(IncidentEvidence { incident, recorded_at, unwatched, votes, confirmation_rounds: rounds }))
+    let read = async {
+        let mut transaction = store.begin_page_read().await?;
+        let found: Option<IncidentRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+            .bind(id)
+            .bind(tags)
+            .fetch_optional(&mut *transaction)
+            .await?;
+        let Some(IncidentRow { incident, recorded_at, unwatched }) = found else { return Ok(None) };
+        let votes = sqlx::query_as(include_str!("incident_pages/votes.sql"))
+            .bind(incident.site_id)
+            .bind(incident.first_failure_at)
+            .bind(incident.opened_at)
+            .bind(&incident.regions)
+            .fetch_all(&mut *transaction)
+            .await?;
+        let rounds = sqlx::query_scalar(include_str!("incident_pages/rounds.sql"))
+            .bind(incident.site_id)
+            .bind(incident.first_failure_at)
+            .bind(incident.opened_at)
+            .fetch_one(&mut *transaction)
+            .await?;
+        let recorded_at = recorded_at.into();
+        Ok(Some(IncidentEvidence { incident, recorded_at, unwatched, votes, confirmation_rounds: rounds }))
+    };
+    store.read_for_page("read the incident", read).await
 }

@@ -63,9 +63,31 @@ pub struct LedgerFilter<'a> {
     pub site: Option<SiteId>,
 }
 
-/// Condition on `site_id` by the filter in $3 and $4.
-const FILTER_SQL: &str = "($4::bigint IS NULL OR site_id = $4)
-    AND ($3::text[] IS NULL OR site_id = ANY (ARRAY(SELECT id FROM picket.known_sites WHERE tags && $3)))";
+impl LedgerFilter<'_> {
+    /// The selected sites; `None` if all sites are selected, or so many that reading the rows of all
+    /// of them is cheaper than a lookup of each tick.
+    async fn find_few_sites(&self, store: &Store) -> Result<Option<Vec<i64>>, sqlx::Error> {
+        const MAX_SITES: i64 = 2_000;
+        if let Self { tags: None, site } = self {
+            return Ok(site.map(|site| vec![site.0]));
+        }
+        let sites: Vec<i64> = sqlx::query_scalar(
+            "SELECT id FROM picket.known_sites WHERE tags && $1 AND ($2::bigint IS NULL OR id = $2) LIMIT $3",
+        )
+        .bind(self.tags)
+        .bind(self.site.map(|site| site.0))
+        .bind(MAX_SITES + 1)
+        .fetch_all(&store.pool)
+        .await?;
+        Ok(i64::try_from(sites.len()).is_ok_and(|number| number <= MAX_SITES).then_some(sites))
+    }
+}
+
+/// Condition on `site_id` by the tags in $3.
+const TAGS_SQL: &str =
+    "($3::text[] IS NULL OR site_id = ANY (ARRAY(SELECT id FROM picket.known_sites WHERE tags && $3)))";
+/// Common table expressions with the ticks of the sites in $3.
+const TICKS_OF_SITES_SQL: &str = include_str!("ledger/ticks_of_sites.sql");
 
 /// Deadline of a ledger statement; closing an interval takes far less.
 const LEDGER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -208,13 +230,34 @@ pub async fn list_by_region(
     to: Timestamp,
     filter: LedgerFilter<'_>,
 ) -> Result<Vec<LedgerRow>, Error> {
-    let sql = format!(
+    const SUMS: &str =
         "SELECT NULL::bigint AS site_id, region, sum(expected)::bigint AS expected, sum(up)::bigint AS up,
-                sum(down)::bigint AS down, sum(missed)::bigint AS missed, sum(gap)::bigint AS gap,
-                sum(unaccounted)::bigint AS unaccounted
-         FROM report.ledger($1, $2) WHERE {FILTER_SQL} GROUP BY region ORDER BY region"
-    );
-    fetch_ledger(store, sql, from, to, filter).await
+             sum(down)::bigint AS down, sum(missed)::bigint AS missed, sum(gap)::bigint AS gap,
+             sum(unaccounted)::bigint AS unaccounted
+         FROM report.ledger($1, $2)";
+    const SUMS_OF_SITES: &str = "SELECT NULL::bigint AS site_id, region, count(*) AS expected,
+             count(*) FILTER (WHERE outcome = 'up') AS up, count(*) FILTER (WHERE outcome = 'down') AS down,
+             count(*) FILTER (WHERE outcome = 'missed') AS missed, count(*) FILTER (WHERE in_gap) AS gap,
+             count(*) FILTER (WHERE outcome IS NULL AND NOT in_gap) AS unaccounted
+         FROM tick_rows GROUP BY region ORDER BY region";
+    let read = async {
+        let query = match filter.find_few_sites(store).await? {
+            Some(sites) => {
+                sqlx::query_as(AssertSqlSafe(format!("WITH {TICKS_OF_SITES_SQL} {SUMS_OF_SITES}")))
+                    .bind(DbTimestamp(from))
+                    .bind(DbTimestamp(to))
+                    .bind(sites)
+            }
+            None => sqlx::query_as(AssertSqlSafe(format!(
+                "{SUMS} WHERE {TAGS_SQL} GROUP BY region ORDER BY region"
+            )))
+            .bind(DbTimestamp(from))
+            .bind(DbTimestamp(to))
+            .bind(filter.tags),
+        };
+        query.fetch_all(&store.pool).await
+    };
+    store.with_timeout(LEDGER_TIMEOUT, "read the ledger", read).await
 }
 
 /// Reads the ledger of a span by site and region.
@@ -222,32 +265,13 @@ pub async fn list_by_region(
 /// # Errors
 /// If the database cannot be reached in time.
 pub async fn list_by_site(store: &Store, from: Timestamp, to: Timestamp) -> Result<Vec<LedgerRow>, Error> {
-    let sql = format!(
+    let query = sqlx::query_as(
         "SELECT site_id, region, expected, up, down, missed, gap, unaccounted
-         FROM report.ledger($1, $2) WHERE {FILTER_SQL} ORDER BY unaccounted = 0, site_id, region"
-    );
-    fetch_ledger(store, sql, from, to, LedgerFilter::default()).await
-}
-
-async fn fetch_ledger(
-    store: &Store,
-    sql: String,
-    from: Timestamp,
-    to: Timestamp,
-    filter: LedgerFilter<'_>,
-) -> Result<Vec<LedgerRow>, Error> {
-    store
-        .with_timeout(
-            LEDGER_TIMEOUT,
-            "read the ledger",
-            sqlx::query_as(AssertSqlSafe(sql))
-                .bind(DbTimestamp(from))
-                .bind(DbTimestamp(to))
-                .bind(filter.tags)
-                .bind(filter.site.map(|site| site.0))
-                .fetch_all(&store.pool),
-        )
-        .await
+         FROM report.ledger($1, $2) ORDER BY unaccounted = 0, site_id, region",
+    )
+    .bind(DbTimestamp(from))
+    .bind(DbTimestamp(to));
+    store.with_timeout(LEDGER_TIMEOUT, "read the ledger", query.fetch_all(&store.pool)).await
 }
 
 /// Counts the missed ticks of a span by region and cause, the most frequent cause first.
@@ -260,22 +284,27 @@ pub async fn count_missed_by_cause(
     to: Timestamp,
     filter: LedgerFilter<'_>,
 ) -> Result<Vec<(String, String, i64)>, Error> {
-    let sql = format!(
-        "SELECT region.name, cause::text, count(*) AS ticks
+    const COUNTS_OF_SITES: &str = "SELECT region, cause::text, count(*) AS ticks FROM tick_rows
+         WHERE outcome = 'missed' GROUP BY 1, 2 ORDER BY 1, 3 DESC, 2";
+    const COUNTS: &str = "SELECT region.name, cause::text, count(*) AS ticks
          FROM picket.tick_results AS result JOIN picket.regions AS region ON region.id = result.region_id
-         WHERE scheduled_at > $1 AND scheduled_at <= $2 AND outcome = 'missed' AND {FILTER_SQL}
-         GROUP BY 1, 2 ORDER BY 1, 3 DESC, 2"
-    );
-    store
-        .with_timeout(
-            LEDGER_TIMEOUT,
-            "count missed ticks by cause",
-            sqlx::query_as(AssertSqlSafe(sql))
-                .bind(DbTimestamp(from))
-                .bind(DbTimestamp(to))
-                .bind(filter.tags)
-                .bind(filter.site.map(|site| site.0))
-                .fetch_all(&store.pool),
-        )
-        .await
+         WHERE scheduled_at > $1 AND scheduled_at <= $2 AND outcome = 'missed'";
+    let read = async {
+        let query = match filter.find_few_sites(store).await? {
+            Some(sites) => {
+                sqlx::query_as(AssertSqlSafe(format!("WITH {TICKS_OF_SITES_SQL} {COUNTS_OF_SITES}")))
+                    .bind(DbTimestamp(from))
+                    .bind(DbTimestamp(to))
+                    .bind(sites)
+            }
+            None => sqlx::query_as(AssertSqlSafe(format!(
+                "{COUNTS} AND {TAGS_SQL} GROUP BY 1, 2 ORDER BY 1, 3 DESC, 2"
+            )))
+            .bind(DbTimestamp(from))
+            .bind(DbTimestamp(to))
+            .bind(filter.tags),
+        };
+        query.fetch_all(&store.pool).await
+    };
+    store.with_timeout(LEDGER_TIMEOUT, "count missed ticks by cause", read).await
 }

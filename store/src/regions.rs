@@ -29,8 +29,8 @@ pub async fn list_regions(store: &Store) -> Result<Vec<RegionRow>, Error> {
             REGIONS_TIMEOUT,
             "list regions",
             sqlx::query_as(
-                "SELECT id, name,
-                        (SELECT count(*) FROM picket.schedules WHERE region_id = region.id AND valid_to IS NULL) AS schedules
+                "SELECT id, name, coalesce((SELECT sum(schedules) FROM picket.schedule_counts
+                                            WHERE region_id = region.id), 0)::bigint AS schedules
                  FROM picket.regions AS region WHERE removed_at IS NULL ORDER BY name",
             )
             .fetch_all(&store.pool),
@@ -58,18 +58,29 @@ pub async fn list_region_overview(
     store: &Store,
     tags: Option<&[String]>,
 ) -> Result<Vec<RegionOverview>, Error> {
-    let query = sqlx::query_as(
+    let counted = match tags {
+        None => {
+            "SELECT region_id, sum(schedules)::bigint AS schedules FROM picket.schedule_counts
+             WHERE $1::text[] IS NULL GROUP BY region_id"
+        }
+        Some(_) => {
+            "SELECT region_id, count(*) AS schedules FROM picket.sites AS site
+             JOIN picket.schedules AS schedule ON schedule.site_id = site.id AND schedule.valid_to IS NULL
+             WHERE site.tags && $1 GROUP BY region_id"
+        }
+    };
+    let sql = format!(
         "SELECT region.name, coalesce(counted.schedules, 0) AS schedules, silent.since AS silent_since
          FROM picket.regions AS region
          LEFT JOIN picket.silent_regions AS silent ON silent.region_id = region.id
-         LEFT JOIN (SELECT region_id, count(*) AS schedules FROM picket.schedules
-                    WHERE valid_to IS NULL
-                      AND ($1::text[] IS NULL OR site_id = ANY (ARRAY(SELECT id FROM picket.sites WHERE tags && $1)))
-                    GROUP BY region_id) AS counted ON counted.region_id = region.id
-         WHERE region.removed_at IS NULL ORDER BY region.name",
-    )
-    .bind(tags);
-    store.with_timeout(REGIONS_TIMEOUT, "list regions", query.fetch_all(&store.pool)).await
+         LEFT JOIN ({counted}) AS counted ON counted.region_id = region.id
+         WHERE region.removed_at IS NULL ORDER BY region.name"
+    );
+    let read = async {
+        let mut transaction = store.begin_page_read().await?;
+        sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(tags).fetch_all(&mut *transaction).await
+    };
+    store.read_for_page("list regions", read).await
 }
 
 /// Lists ids and names of all regions. Includes removed regions, because old rows refer to them.

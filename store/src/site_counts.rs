@@ -1,7 +1,5 @@
 //! Numbers of sites by state, with the uptime and coverage of all of them.
 
-use std::time::Duration;
-
 use sqlx::FromRow;
 
 use crate::{Error, Store};
@@ -93,5 +91,9 @@ pub async fn count_sites_by_state(store: &Store, tags: Option<&[String]>) -> Res
          FROM chosen",
     )
     .bind(tags);
-    store.with_timeout(Duration::from_secs(5), "count sites", query.fetch_one(&store.pool)).await
+    let read = async {
+        let mut transaction = store.begin_page_read().await?;
+        query.fetch_one(&mut *transaction).await
+    };
+    store.read_for_page("count sites", read).await
 }

@@ -9,7 +9,7 @@ mod state;
 
 use picket_proto::ValidationError;
 use serde::Serialize;
-use sqlx::{PgConnection, Postgres, QueryBuilder};
+use sqlx::{PgConnection, Postgres, QueryBuilder, raw_sql};
 
 use self::cursor::{PageCursor, SortKey};
 pub(crate) use self::cursor::{decode_cursor, encode_cursor};
@@ -19,6 +19,11 @@ pub use self::{
     state::SiteState,
 };
 use crate::{DbTimestamp, Error, Store};
+
+/// Settings of a statement that finds sites by the index of texts. The planner believes that an index
+/// computes n-grams again, as reading all rows does.
+const LOOK_UP_SQL: &str = "SET LOCAL enable_seqscan = off";
+const LOOK_UP_NO_MORE_SQL: &str = "SET LOCAL enable_seqscan = on";
 
 /// Maximum number of rows of a page.
 pub const MAX_PAGE_ROWS: u32 = 1_000;
@@ -157,23 +162,19 @@ pub async fn find_site_summary(
 /// If the filter is not allowed, or the database cannot be reached in time.
 pub async fn count_sites(store: &Store, filter: &SiteFilter<'_>) -> Result<i64, Error> {
     filter.validate()?;
-    let mut query = QueryBuilder::new("");
-    if filter.selects_by_status_alone() {
-        query.push(
-            "SELECT coalesce(sum(sites), 0)::bigint FROM picket.site_state_counts AS condition WHERE true",
-        );
-    } else {
-        query.push("SELECT count(*) FROM picket.sites AS site");
-        filter.push_joins(&mut query);
-        query.push(" WHERE true");
-    }
     let read = async {
         let mut transaction = store.begin_page_read().await?;
-        let matched = match filter.selects_by_status_alone() {
-            true => None,
-            false => find_matches(&mut transaction, filter).await?,
-        };
-        filter.push_conditions(&mut query, matched.as_deref());
+        let mut query = QueryBuilder::new("");
+        if filter.selects_by_status_alone() {
+            query.push("SELECT coalesce(sum(sites), 0)::bigint FROM picket.site_state_counts AS condition WHERE true");
+            filter.push_conditions(&mut query, "", false);
+        } else {
+            if let Some(ids) = find_matches(&mut transaction, filter).await? {
+                return Ok(i64::try_from(ids.len()).unwrap_or(i64::MAX));
+            }
+            let id = filter.push_select(&mut query, None, |_| "count(*)".to_owned());
+            filter.push_conditions(&mut query, id, false);
+        }
         query.build_query_scalar().fetch_one(&mut *transaction).await
     };
     store.read_for_page("count sites", read).await
@@ -185,9 +186,11 @@ async fn find_matches(
     connection: &mut PgConnection,
     filter: &SiteFilter<'_>,
 ) -> Result<Option<Vec<i64>>, sqlx::Error> {
-    const MAX_MATCHES: i64 = 2_000;
+    const MAX_MATCHES: i64 = 10_000;
     let Some(mut query) = filter.build_search(MAX_MATCHES) else { return Ok(None) };
-    let ids: Vec<i64> = query.build_query_scalar().fetch_all(connection).await?;
+    raw_sql(LOOK_UP_SQL).execute(&mut *connection).await?;
+    let ids: Vec<i64> = query.build_query_scalar().fetch_all(&mut *connection).await?;
+    raw_sql(LOOK_UP_NO_MORE_SQL).execute(connection).await?;
     Ok(i64::try_from(ids.len()).is_ok_and(|number| number <= MAX_MATCHES).then_some(ids))
 }
 
@@ -223,7 +226,8 @@ fn build_page_query(
     cursor: Option<&PageCursor>,
     limit: usize,
 ) -> QueryBuilder<Postgres> {
-    let column = sort.column();
+    let (column, table) = (sort.column(), sort.table());
+    let id = table.id_column();
     let (order, after) = match direction {
         Direction::Ascending => ("ASC", ">"),
         Direction::Descending => ("DESC", "<"),
@@ -231,43 +235,47 @@ fn build_page_query(
     let rows = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
     let mut query = QueryBuilder::new("WITH page AS MATERIALIZED (");
     let push_part = |query: &mut QueryBuilder<Postgres>, condition: &str| {
-        query.push(format!("(SELECT site.id, {column} AS key FROM picket.sites AS site"));
-        for table in sort.table_join().into_iter().chain(filter.joins_besides(sort.table_join())) {
-            query.push(" ").push(table);
+        let columns = format!("{id} AS id, {column} AS key");
+        query.push("(");
+        match matched {
+            // An index of the key and the id has all that this reads.
+            Some(matched) => {
+                query.push(format!("SELECT {columns} FROM {} WHERE {id} = ANY (", table.source()));
+                query.push_bind(matched.to_vec()).push(")");
+            }
+            None => {
+                filter.push_select(query, Some(table), |_| columns);
+                filter.push_conditions(query, id, false);
+            }
         }
-        query.push(" WHERE ").push(condition);
-        filter.push_conditions(query, matched);
+        query.push(condition);
     };
     let is_among_nulls = sort.is_nullable() && cursor.is_some_and(|cursor| cursor.key == SortKey::Null);
     if !is_among_nulls {
-        let condition = if sort.is_nullable() { format!("{column} IS NOT NULL") } else { "true".to_owned() };
+        let condition = if sort.is_nullable() { format!(" AND {column} IS NOT NULL") } else { String::new() };
         push_part(&mut query, &condition);
         if let Some(cursor) = cursor {
             match sort {
-                SiteSort::Created => query.push(format!(" AND site.id {after} ")).push_bind(cursor.id),
+                SiteSort::Created => query.push(format!(" AND {id} {after} ")).push_bind(cursor.id),
                 _ => {
-                    query.push(format!(" AND ({column}, {}) {after} (", sort.id_column()));
+                    query.push(format!(" AND ({column}, {id}) {after} ("));
                     cursor.key.push_bind(&mut query);
                     query.push(", ").push_bind(cursor.id).push(")")
                 }
             };
         }
-        query
-            .push(format!(" ORDER BY {column} {order}, {} {order} LIMIT ", sort.id_column()))
-            .push_bind(rows);
+        query.push(format!(" ORDER BY {column} {order}, {id} {order} LIMIT ")).push_bind(rows);
         query.push(")");
     }
     if sort.is_nullable() {
         if !is_among_nulls {
             query.push(" UNION ALL ");
         }
-        push_part(&mut query, &format!("{column} IS NULL"));
+        push_part(&mut query, &format!(" AND {column} IS NULL"));
         if let Some(cursor) = cursor.filter(|_| is_among_nulls) {
-            query.push(format!(" AND {} {after} ", sort.id_column())).push_bind(cursor.id);
+            query.push(format!(" AND {id} {after} ")).push_bind(cursor.id);
         }
-        query
-            .push(format!(" ORDER BY {column} {order}, {} {order} LIMIT ", sort.id_column()))
-            .push_bind(rows);
+        query.push(format!(" ORDER BY {column} {order}, {id} {order} LIMIT ")).push_bind(rows);
         query.push(")");
     }
     // Of a single part this would be a second limit, which the grammar forbids.

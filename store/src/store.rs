@@ -294,11 +294,12 @@ impl Store {
         self.with_timeout(Self::PAGE_TIMEOUT, doing, work).await
     }
 
-    /// Begins the transaction of such a read. Each plan is made for its values: the same statement
-    /// selects few sites or all. Without parallel workers, which would run the parts of a page in
-    /// any order.
+    /// Begins the transaction of such a read, with one snapshot for its statements. Each plan is made
+    /// for its values: the same statement selects few sites or all. Without parallel workers, which
+    /// would run the parts of a page in any order.
     pub(crate) async fn begin_page_read(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        let mut transaction = self.pool.begin_with("BEGIN READ ONLY").await?;
+        let mut transaction =
+            self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
         raw_sql(
             "SET LOCAL statement_timeout = '5s'; SET LOCAL plan_cache_mode = force_custom_plan;
              SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL jit = off",

@@ -1,6 +1,8 @@
 //! The checks of a site, row by row.
 
-use picket_proto::{CheckKind, Outcome, RegionName, SiteId, Timestamp};
+use std::time::Duration;
+
+use picket_proto::{CheckKind, Outcome, RegionName, SiteId, Timestamp, ValidationError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -108,8 +110,52 @@ pub async fn list_checks_page(
     limit: u32,
 ) -> Result<Page<CheckRow>, Error> {
     let limit = check_page_limit(limit)?;
-    let position = cursor.map(decode_cursor::<CheckPosition>).transpose()?;
-    let kind = position.as_ref().map(|position| position.kind.parse::<CheckKind>()).transpose()?;
+    let after = cursor
+        .map(|cursor| {
+            let CheckPosition { scheduled_us, region, kind } = decode_cursor(cursor)?;
+            Ok((DbTimestamp(Timestamp::from_micros(scheduled_us)), region, kind.parse()?))
+        })
+        .transpose()
+        .map_err(|error: ValidationError| error)?;
+    let rows = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
+    let read = fetch_checks(store, site, span, filter, after, rows);
+    let mut items = store.read_for_page("list the site's checks", read).await?;
+    let next_cursor = take_next_cursor(&mut items, limit, |last| {
+        encode_cursor(&CheckPosition {
+            scheduled_us: last.scheduled_at.0.as_micros(),
+            region: last.region_id,
+            kind: last.kind.clone(),
+        })
+    });
+    Ok(Page { items, next_cursor })
+}
+
+/// Lists the checks of a site that were due in a span, its ends included, the newest first, at most `limit`.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn list_checks(
+    store: &Store,
+    site: SiteId,
+    from: Timestamp,
+    to: Timestamp,
+    limit: i64,
+) -> Result<Vec<CheckRow>, Error> {
+    let span = Span { from, to: to.saturating_add(Duration::from_micros(1)) };
+    let read = fetch_checks(store, site, span, ChecksFilter::default(), None, limit);
+    store.read_for_page("list checks of the site", read).await
+}
+
+/// Fetches the newest checks of a site within a span, `rows` at most, after the one with a due time,
+/// region and kind.
+async fn fetch_checks(
+    store: &Store,
+    site: SiteId,
+    span: Span,
+    filter: ChecksFilter<'_>,
+    after: Option<(DbTimestamp, i16, CheckKind)>,
+    rows: i64,
+) -> Result<Vec<CheckRow>, sqlx::Error> {
     let (from, to) = span.bounds();
     // One quarter of an hour after the other, the newest first, because an index begins with them.
     // The lateral part is computed for one quarter at a time until the page is full.
@@ -138,66 +184,20 @@ pub async fn list_checks_page(
              LIMIT $10
          ) AS page ORDER BY scheduled_at DESC, region_id DESC, kind::picket.kind DESC"
     );
-    let read = async {
-        let mut transaction = store.begin_page_read().await?;
-        sqlx::query_as(sqlx::AssertSqlSafe(sql))
-            .bind(site.0)
-            .bind(from)
-            .bind(to)
-            .bind(filter.region.map(RegionName::as_str))
-            .bind(filter.outcome.map(|outcome| outcome.as_str()))
-            .bind(filter.kind.map(|kind| kind.as_str()))
-            .bind(
-                position.as_ref().map(|position| DbTimestamp(Timestamp::from_micros(position.scheduled_us))),
-            )
-            .bind(position.as_ref().map(|position| position.region))
-            .bind(kind.map(|kind| kind.as_str()))
-            .bind(i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1))
-            .fetch_all(&mut *transaction)
-            .await
-    };
-    let mut items: Vec<CheckRow> = store.read_for_page("list the site's checks", read).await?;
-    let next_cursor = take_next_cursor(&mut items, limit, |last| {
-        encode_cursor(&CheckPosition {
-            scheduled_us: last.scheduled_at.0.as_micros(),
-            region: last.region_id,
-            kind: last.kind.clone(),
-        })
-    });
-    Ok(Page { items, next_cursor })
-}
-
-/// Lists the checks of a site that were due in a span, its ends included, the newest first, at most `limit`.
-///
-/// # Errors
-/// If the database cannot be reached in time.
-pub async fn list_checks(
-    store: &Store,
-    site: SiteId,
-    from: Timestamp,
-    to: Timestamp,
-    limit: i64,
-) -> Result<Vec<CheckRow>, Error> {
-    // The index of a site's rows begins with the quarter of an hour.
-    let sql = format!(
-        "SELECT {CHECK_COLUMNS}
-         FROM picket.check_results AS result JOIN picket.regions AS region ON region.id = result.region_id
-         WHERE result.site_id = $1 AND result.scheduled_at BETWEEN $2 AND $3
-           AND date_bin('15 minutes', result.scheduled_at, timestamptz '2000-01-01 00:00Z')
-               BETWEEN date_bin('15 minutes', $2, timestamptz '2000-01-01 00:00Z') AND $3
-         ORDER BY result.scheduled_at DESC, region.name, result.kind LIMIT $4"
-    );
-    let read = async {
-        let mut transaction = store.begin_page_read().await?;
-        sqlx::query_as(sqlx::AssertSqlSafe(sql))
-            .bind(site.0)
-            .bind(DbTimestamp(from))
-            .bind(DbTimestamp(to))
-            .bind(limit)
-            .fetch_all(&mut *transaction)
-            .await
-    };
-    store.read_for_page("list checks of the site", read).await
+    let mut transaction = store.begin_page_read().await?;
+    sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .bind(site.0)
+        .bind(from)
+        .bind(to)
+        .bind(filter.region.map(RegionName::as_str))
+        .bind(filter.outcome.map(|outcome| outcome.as_str()))
+        .bind(filter.kind.map(|kind| kind.as_str()))
+        .bind(after.map(|(at, ..)| at))
+        .bind(after.map(|(_, region, _)| region))
+        .bind(after.map(|(.., kind)| kind.as_str()))
+        .bind(rows)
+        .fetch_all(&mut *transaction)
+        .await
 }
 
 /// Returns one check; `None` if there is no such row.

@@ -7,10 +7,7 @@ use picket_proto::{Timestamp, ValidationError};
 use serde::{Deserialize, Serialize};
 use sqlx::{Postgres, QueryBuilder};
 
-use super::{
-    SiteState, SiteSummary,
-    filter::{CONDITIONS_JOIN, STATISTICS_JOIN, TEXTS_JOIN},
-};
+use super::{SiteState, SiteSummary, filter::SiteTable};
 use crate::DbTimestamp;
 
 /// Order of a list.
@@ -100,27 +97,18 @@ impl SiteSort {
         }
     }
 
-    /// The id in the table of the sort key, whose index has both.
-    pub(super) fn id_column(self) -> &'static str {
-        match self.table_join() {
-            Some(TEXTS_JOIN) => "text.site_id",
-            Some(CONDITIONS_JOIN) => "condition.site_id",
-            Some(STATISTICS_JOIN) => "statistic.site_id",
-            _ => "site.id",
-        }
-    }
-
-    pub(super) fn table_join(self) -> Option<&'static str> {
+    /// The table of the sort key, of which an index has the key and the site's id.
+    pub(super) fn table(self) -> SiteTable {
         match self {
-            Self::Name => Some(TEXTS_JOIN),
-            Self::State | Self::StateSince => Some(CONDITIONS_JOIN),
-            Self::Created => None,
-            _ => Some(STATISTICS_JOIN),
+            Self::Name => SiteTable::Texts,
+            Self::State | Self::StateSince => SiteTable::Conditions,
+            Self::Created => SiteTable::Sites,
+            _ => SiteTable::Statistics,
         }
     }
 
     pub(super) fn is_nullable(self) -> bool {
-        self.table_join() == Some(STATISTICS_JOIN)
+        self.table() == SiteTable::Statistics
     }
 
     pub(super) fn key_of(self, row: &SiteSummary) -> SortKey {

@@ -24,11 +24,34 @@ pub struct SiteFilter<'a> {
     pub tag_limit: Option<&'a [String]>,
 }
 
-pub(super) const CONDITIONS_JOIN: &str =
-    "JOIN picket.site_conditions AS condition ON condition.site_id = site.id";
-pub(super) const STATISTICS_JOIN: &str =
-    "JOIN picket.site_statistics AS statistic ON statistic.site_id = site.id";
-pub(super) const TEXTS_JOIN: &str = "JOIN picket.site_texts AS text ON text.site_id = site.id";
+/// A table with a row for each site, under its name in statements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SiteTable {
+    Sites,
+    Conditions,
+    Statistics,
+    Texts,
+}
+
+impl SiteTable {
+    pub(super) fn source(self) -> &'static str {
+        match self {
+            Self::Sites => "picket.sites AS site",
+            Self::Conditions => "picket.site_conditions AS condition",
+            Self::Statistics => "picket.site_statistics AS statistic",
+            Self::Texts => "picket.site_texts AS text",
+        }
+    }
+
+    pub(super) fn id_column(self) -> &'static str {
+        match self {
+            Self::Sites => "site.id",
+            Self::Conditions => "condition.site_id",
+            Self::Statistics => "statistic.site_id",
+            Self::Texts => "text.site_id",
+        }
+    }
+}
 
 impl SiteFilter<'_> {
     const MAX_QUERY_BYTES: usize = 200;
@@ -61,25 +84,39 @@ impl SiteFilter<'_> {
             && tag_limit.is_none()
     }
 
-    /// Joins of the tables that the conditions read, besides `joined`.
-    pub(super) fn joins_besides(&self, joined: Option<&str>) -> impl Iterator<Item = &'static str> {
+    /// Adds SELECT with `columns`, given the column of the site's id, FROM with the tables that the
+    /// conditions read, `first` before them, and WHERE. Returns that column.
+    pub(super) fn push_select(
+        &self,
+        query: &mut QueryBuilder<Postgres>,
+        first: Option<SiteTable>,
+        columns: impl FnOnce(&str) -> String,
+    ) -> &'static str {
+        let Self { status, tag, region, query: words, enabled, ids: _, tag_limit } = self;
+        let has_words = words.is_some();
+        let reads_sites = tag.is_some() || region.is_some() || enabled.is_some() || tag_limit.is_some();
+        // Only texts go with their site at once; rows of the other tables may outlive it.
+        let has_texts = has_words || first == Some(SiteTable::Texts);
         let needed = [
-            (!self.status.is_empty()).then_some(CONDITIONS_JOIN),
-            self.query.is_some().then_some(TEXTS_JOIN),
+            (reads_sites || !has_texts, SiteTable::Sites),
+            (!status.is_empty(), SiteTable::Conditions),
+            (has_words, SiteTable::Texts),
         ];
-        let joined = joined.map(str::to_owned);
-        needed.into_iter().flatten().filter(move |join| Some(*join) != joined.as_deref())
-    }
-
-    pub(super) fn push_joins(&self, query: &mut QueryBuilder<Postgres>) {
-        for join in self.joins_besides(None) {
-            query.push(" ").push(join);
+        let needed = needed.into_iter().filter_map(|(is_needed, table)| is_needed.then_some(table));
+        let mut tables = first.into_iter().chain(needed.filter(|table| Some(*table) != first));
+        let leading = tables.next().unwrap_or(SiteTable::Sites);
+        let id = leading.id_column();
+        query.push(format!("SELECT {} FROM {}", columns(id), leading.source()));
+        for table in tables {
+            query.push(format!(" JOIN {} ON {} = {id}", table.source(), table.id_column()));
         }
+        query.push(" WHERE true");
+        id
     }
 
-    /// Adds the conditions, each preceded by AND. `matched` has the selected sites, if
-    /// they are few.
-    pub(super) fn push_conditions(&self, query: &mut QueryBuilder<Postgres>, matched: Option<&[i64]>) {
+    /// Adds the conditions, each preceded by AND, on the tables of [`push_select`](Self::push_select).
+    /// Words are looked up `by_index` where many rows would be read otherwise.
+    pub(super) fn push_conditions(&self, query: &mut QueryBuilder<Postgres>, id: &str, by_index: bool) {
         if !self.status.is_empty() {
             // Literals of fixed words: the planner does not estimate a cast of a parameter.
             let states: Vec<String> =
@@ -98,14 +135,17 @@ impl SiteFilter<'_> {
         }
         if let Some(ids) = self.ids {
             let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
-            query.push(" AND site.id = ANY (").push_bind(ids).push(")");
+            query.push(format!(" AND {id} = ANY (")).push_bind(ids).push(")");
         }
         if let Some(tags) = self.tag_limit {
             query.push(" AND site.tags && ").push_bind(tags.to_vec());
         }
-        match matched {
-            Some(ids) => drop(query.push(" AND site.id = ANY (").push_bind(ids.to_vec()).push(")")),
-            None => self.push_words(query, false),
+        for word in self.query.unwrap_or_default().split_whitespace() {
+            if by_index && has_ngrams(word) {
+                query.push(" AND picket.ngrams(text.searched) @> picket.word_ngrams(lower(");
+                query.push_bind(word.to_owned()).push("))");
+            }
+            query.push(" AND text.searched LIKE '%' || lower(").push_bind(escape_like(word)).push(") || '%'");
         }
     }
 
@@ -117,23 +157,11 @@ impl SiteFilter<'_> {
         if !has_words && !is_trouble && self.tag.is_none() && self.tag_limit.is_none() {
             return None;
         }
-        let mut query = QueryBuilder::new("SELECT site.id FROM picket.sites AS site");
-        self.push_joins(&mut query);
-        query.push(" WHERE true");
-        Self { query: None, ..*self }.push_conditions(&mut query, None);
-        self.push_words(&mut query, true);
+        let mut query = QueryBuilder::new("");
+        let id = self.push_select(&mut query, None, str::to_owned);
+        self.push_conditions(&mut query, id, true);
         query.push(" LIMIT ").push_bind(max_matches.saturating_add(1));
         Some(query)
-    }
-
-    /// Adds a condition for each word. The conditions on n-grams use the index.
-    fn push_words(&self, query: &mut QueryBuilder<Postgres>, by_index: bool) {
-        for word in self.query.unwrap_or_default().split_whitespace() {
-            if by_index && has_ngrams(word) {
-                query.push(" AND text.ngrams @> picket.ngrams(lower(").push_bind(word.to_owned()).push("))");
-            }
-            query.push(" AND text.searched LIKE '%' || lower(").push_bind(escape_like(word)).push(") || '%'");
-        }
     }
 }
 

@@ -88,14 +88,10 @@ pub async fn find_same_site(
     tags: Option<&[String]>,
 ) -> Result<Option<SiteId>, Error> {
     let sql = format!(
-        // The expression of the index on a site's identity.
         "SELECT site.id FROM picket.sites AS site
          WHERE {TAG_CONDITION_SQL}
-           AND md5(md5(site.url) || md5(site.method) || md5(coalesce(site.regex, '')) || md5(coalesce(site.not_regex, ''))
-                   || jsonb_hash_extended(site.options, 0)::text || ' '
-                   || jsonb_hash_extended(site.assertions, 0)::text)::uuid
-             = md5(md5($2) || md5($3) || md5($4) || md5($5)
-                   || jsonb_hash_extended($6, 0)::text || ' ' || jsonb_hash_extended($7, 0)::text)::uuid"
+           AND picket.site_identity(site.url, site.method, site.regex, site.not_regex, site.options, site.assertions)
+             = picket.site_identity($2, $3, $4, $5, $6, $7)"
     );
     let SiteKey { url, method, regex, not_regex } = SiteIdentity::of_spec(spec).key;
     let query = sqlx::query_scalar(AssertSqlSafe(sql))

@@ -97,6 +97,38 @@ impl World {
         })
     }
 
+    /// The ledger of sites that are few enough to look up their ticks is that of all of them, and counts the same
+    /// missed ticks.
+    async fn compare_few_sites_with_all(&self, lower: u64, upper: u64) {
+        let (now, _) = ledger::read_accounted_through(&self.store).await.unwrap();
+        let (from, to) = (
+            now.saturating_sub(Duration::from_secs(lower)),
+            now.saturating_sub(Duration::from_secs(upper + 1)),
+        );
+        let all = ledger::LedgerFilter::default();
+        let tags = ["all".to_owned()];
+        let tagged = ledger::LedgerFilter { tags: Some(&tags), site: None };
+        let by_region = async |filter| ledger::list_by_region(&self.store, from, to, filter).await.unwrap();
+        let by_cause =
+            async |filter| ledger::count_missed_by_cause(&self.store, from, to, filter).await.unwrap();
+        assert_eq!(by_region(tagged).await, by_region(all).await, "from {lower} s ago to {upper} s ago");
+        assert_eq!(by_cause(tagged).await, by_cause(all).await, "from {lower} s ago to {upper} s ago");
+
+        let by_site = ledger::list_by_site(&self.store, from, to).await.unwrap();
+        for site in 1..=5 {
+            let filter = ledger::LedgerFilter { tags: Some(&tags), site: Some(picket_proto::SiteId(site)) };
+            let rows: Vec<_> = by_region(filter)
+                .await
+                .into_iter()
+                .map(|row| ledger::LedgerRow { site_id: Some(site), ..row })
+                .collect();
+            let mut expected: Vec<_> =
+                by_site.iter().filter(|row| row.site_id == Some(site)).cloned().collect();
+            expected.sort_by(|one, other| one.region.cmp(&other.region));
+            assert_eq!(rows, expected, "site {site}");
+        }
+    }
+
     async fn count_missed(&self, cause: &str) -> i64 {
         self.query_number(&format!(
             "SELECT count(*) FROM picket.check_results WHERE outcome = 'missed' AND cause = '{cause}'"
@@ -285,8 +317,8 @@ async fn the_ledger_equals_a_count_tick_by_tick_for_any_history() {
     world
         .execute_sql(
             "SELECT setseed(0.42);
-             INSERT INTO picket.sites (url, interval_seconds) SELECT 'http://' || n, (ARRAY[5, 7, 60, 61, 3600])[1 + n % 5]
-             FROM generate_series(1, 60) AS n;
+             INSERT INTO picket.sites (url, interval_seconds, tags)
+             SELECT 'http://' || n, (ARRAY[5, 7, 60, 61, 3600])[1 + n % 5], '{all}' FROM generate_series(1, 60) AS n;
              UPDATE picket.schedules SET valid_from = now() - random() * interval '50 minutes';
              UPDATE picket.sites SET interval_seconds = interval_seconds + 6 WHERE random() < 0.5;
              DELETE FROM picket.sites WHERE random() < 0.2;
@@ -306,7 +338,8 @@ async fn the_ledger_equals_a_count_tick_by_tick_for_any_history() {
              -- Nobody's ticks: between two, and after the end.
              INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome)
              SELECT now() - n * interval '77.7 seconds', n, 1, 'scheduled', 'up' FROM generate_series(1, 40) AS n
-             ON CONFLICT DO NOTHING",
+             ON CONFLICT DO NOTHING;
+             UPDATE picket.check_results SET cause = 'no_prober' WHERE outcome = 'missed'",
         )
         .await;
     let by_tick = "SELECT schedule.site_id, region.name AS region, count(*) AS expected,
@@ -337,6 +370,7 @@ async fn the_ledger_equals_a_count_tick_by_tick_for_any_history() {
         );
 
         assert_eq!(world.query_number(&differences).await, 0, "from {lower} s ago to {upper} s ago");
+        world.compare_few_sites_with_all(lower, upper).await;
     }
     assert!(
         world

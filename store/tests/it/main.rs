@@ -14,6 +14,7 @@ mod odd_rows;
 mod other_chain;
 mod pooler;
 mod public_rights;
+mod reads;
 mod regions;
 mod reporting;
 mod restore;

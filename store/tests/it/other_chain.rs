@@ -55,6 +55,15 @@ async fn migrations_of_a_later_build_are_the_same_chain() {
     database.store.check_schema().await.unwrap();
 }
 
+#[test]
+fn every_migration_is_in_the_list_of_migrations() {
+    let list = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/README.md")).unwrap();
+    for migration in MIGRATOR.iter() {
+        let name = format!("{:04}_{}.sql", migration.version, migration.description.replace(' ', "_"));
+        assert!(list.contains(&format!("| `{name}` |")), "{name}");
+    }
+}
+
 /// The last file of the first set. A file of the set defines nothing that another one defines.
 const FIRST_SET: i64 = 12;
 

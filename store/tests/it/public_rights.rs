@@ -31,6 +31,9 @@ const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
     ("picket.incident_changed()", "writes the state of the incident's site"),
     ("picket.sites_summarized()", "writes the summary of the sites that changed"),
     ("picket.rollups_advanced()", "writes the statistics of all sites"),
+    ("picket.regions_summarized()", "marks sites whose state may have changed"),
+    ("picket.silence_summarized()", "marks sites whose state may have changed"),
+    ("picket.count_schedules()", "counts the schedules that triggers of the owner write"),
     // Work of coordinators on tables that they may not write.
     ("picket.ensure_partitions(integer,integer)", "creates partitions, which only the owner can"),
     ("picket.drop_results(integer)", "drops partitions, which only the owner can"),

@@ -48,6 +48,9 @@ const ATTEMPTS: &[(&str, &[&str])] = &[
     ("UPDATE picket.site_statistics SET uptime_24h_pct = 100", &[]),
     ("SELECT picket.rebuild_site_summary()", &[COORDINATOR]),
     ("SELECT picket.refresh_site_summaries(10)", &[COORDINATOR]),
+    ("SELECT count(*) FROM picket.site_summaries_dirty", &[COORDINATOR, API]),
+    ("DELETE FROM picket.site_summaries_dirty", &[]),
+    ("SELECT picket.rebuild_changed_hour(), picket.add_up_day()", &[]),
     // Leases and the ledger.
     ("UPDATE picket.leases SET holder = 'me', epoch = epoch + 1, expires_at = now()", &[COORDINATOR]),
     ("UPDATE picket.leases SET lease_time = '15 seconds'", &[COORDINATOR]),

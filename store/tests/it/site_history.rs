@@ -160,7 +160,7 @@ async fn incidents_edits_and_certificate_of_a_site_and_the_overview_of_all() {
              UPDATE picket.sites SET interval_seconds = 30 WHERE id = 1",
         )
         .await;
-    while housekeeping::refresh_site_summaries(&world.store, wall_clock_now()).await.unwrap() {}
+    while housekeeping::refresh_site_summaries(&world.store, wall_clock_now(), 500).await.unwrap() {}
 
     let (mut ids, mut after) = (Vec::new(), None);
     loop {

@@ -1,5 +1,9 @@
 //! The summary of sites: it equals the reports after any history, and follows transitions in their own transactions.
 
+mod locks;
+mod regions;
+mod upgrade;
+
 use std::time::Duration;
 
 use picket_store::{
@@ -165,11 +169,16 @@ impl Fleet {
     }
 
     async fn refresh(&self) {
-        while housekeeping::refresh_site_summaries(&self.store, wall_clock_now()).await.unwrap() {}
+        while housekeeping::refresh_site_summaries(&self.store, wall_clock_now(), 500).await.unwrap() {}
     }
 
     /// Rolls up everything until `ago` hours ago, as a coordinator does.
     async fn roll_up_until(&self, ago: i32) {
+        self.roll_up_rows_until(ago).await;
+        self.refresh().await;
+    }
+
+    async fn roll_up_rows_until(&self, ago: i32) {
         self.execute_sql(&format!(
             "UPDATE picket.leases SET accounted_through = picket.hour_of(now()) - interval '{ago} hours'"
         ))
@@ -181,11 +190,11 @@ impl Fleet {
         self.execute_sql("UPDATE picket.rollups_dirty SET marked_at = '-infinity'").await;
         while housekeeping::rebuild_dirty_hour(&self.store, wall_clock_now()).await.unwrap().is_some() {}
         while housekeeping::roll_up_day(&self.store, wall_clock_now()).await.unwrap().is_some() {}
-        self.refresh().await;
     }
 
     async fn rebuild(&self) {
         housekeeping::rebuild_site_summaries(&self.store, wall_clock_now(), None).await.unwrap();
+        self.refresh().await;
     }
 }
 
@@ -377,6 +386,55 @@ async fn two_rebuilds_and_concurrent_transitions_end_with_the_present_state() {
             format!("SELECT count(*) FROM picket.site_conditions WHERE state = '{}'", state.as_str());
         assert_eq!(fleet.query_text(&listed).await, Some(counted.unwrap().to_string()), "{state:?}");
     }
+}
+
+#[tokio::test]
+async fn a_rebuild_of_all_is_done_some_sites_at_a_time_and_can_be_interrupted() {
+    let fleet = Fleet::new(&HISTORY.replace("{seed}", "3").replace("96 hours", "3 hours")).await;
+    fleet.roll_up_until(0).await;
+    let kept = fleet.query_text(CONTENT).await;
+    fleet
+        .execute_sql(
+            "UPDATE picket.site_statistics SET up_24h = 0, checks_90d = -1, days = repeat('d', 365);
+             UPDATE picket.site_texts SET searched = 'nothing';
+             INSERT INTO picket.site_statistics (site_id) VALUES (999); INSERT INTO picket.site_texts VALUES (999, '', '')",
+        )
+        .await;
+
+    housekeeping::rebuild_site_summaries(&fleet.store, wall_clock_now(), None).await.unwrap();
+    let mut left = vec![housekeeping::count_waiting_summaries(&fleet.store).await.unwrap()];
+    while housekeeping::refresh_site_summaries(&fleet.store, wall_clock_now(), 5).await.unwrap() {
+        left.push(housekeeping::count_waiting_summaries(&fleet.store).await.unwrap());
+    }
+
+    assert_eq!(left, [13, 8, 3]);
+    assert_eq!(fleet.query_text(CONTENT).await, kept);
+    let texts = "SELECT count(*) FROM picket.site_texts WHERE searched LIKE '%site-%'";
+    assert_eq!(fleet.query_text(texts).await.as_deref(), Some("12"));
+    assert_eq!(fleet.query_text("SELECT count(*) FROM picket.site_statistics").await.as_deref(), Some("12"));
+}
+
+#[tokio::test]
+async fn every_unknown_site_is_read_in_turn_however_many_there_are() {
+    let fleet = Fleet::new(UP).await;
+    fleet
+        .execute_sql("INSERT INTO picket.sites (url) SELECT 'https://' || n || '.example/' FROM generate_series(1, 40) AS n")
+        .await;
+    fleet.refresh().await;
+    fleet
+        .execute_sql(
+            "UPDATE picket.site_conditions SET state = 'unknown'; DELETE FROM picket.site_summaries_dirty",
+        )
+        .await;
+    fleet.execute_sql("UPDATE picket.site_summary_rounds SET last_site = 3").await;
+
+    // The 3 sites with results come after the 40 without.
+    for round in 1..=10 {
+        let more = housekeeping::refresh_site_summaries(&fleet.store, wall_clock_now(), 5).await.unwrap();
+        assert_eq!(more, round == 10, "{round}");
+    }
+    let up = "SELECT array_agg(site_id ORDER BY site_id) FROM picket.site_summary WHERE state = 'up'";
+    assert_eq!(fleet.query_text(up).await.as_deref(), Some("{1,2,3}"));
 }
 
 #[tokio::test]
