@@ -47,6 +47,8 @@ async fn a_website_reaches_nothing_of_an_open_api() {
         ("origin", "https://evil.example"),
         ("sec-fetch-site", "cross-site"),
         ("x-forwarded-for", "127.0.0.1"),
+        ("x-forwarded-proto", "https"),
+        ("cf-connecting-ip", "198.51.100.7"),
     ] {
         let answer = send(api.request(Method::GET, "/api/v1/regions", None).header(name, value)).await;
         answer.expect_problem(401);
