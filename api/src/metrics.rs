@@ -62,7 +62,7 @@ pub(crate) enum Refusal {
     SignInLimit,
     /// Too many ad-hoc checks.
     AdhocLimit,
-    /// Too many requests with an invalid token.
+    /// Too many requests with tokens or sessions that have not been valid lately.
     FailureLimit,
 }
 

@@ -164,6 +164,7 @@ async fn a_token_with_fields_that_are_not_allowed_is_refused_by_the_field() {
 async fn many_requests_with_an_invalid_token_are_refused_for_a_while_and_a_valid_one_is_not() {
     let api = TestApi::start().await;
     let token = api.create_admin_token().await;
+    assert_eq!(api.get("/api/v1/me", Some(&token)).await.status, StatusCode::OK);
     let mut refused = None;
     for number in 0..100 {
         let answer = api.get("/api/v1/me", Some(&format!("pkt_{number:032}"))).await;
@@ -180,4 +181,25 @@ async fn many_requests_with_an_invalid_token_are_refused_for_a_while_and_a_valid
     assert_eq!(api.get("/api/v1/me", Some(&token)).await.status, StatusCode::OK);
     assert!(api.metric("picket_api_refusals_total{reason=\"failure_limit\"}") >= 1.0);
     assert!(api.metric("picket_api_refusals_total{reason=\"invalid_credential\"}") >= 60.0);
+}
+
+#[tokio::test]
+async fn a_flood_of_wrong_tokens_costs_no_query_beyond_the_limit() {
+    let api = TestApi::start().await;
+    let token = api.create_admin_token().await;
+    assert_eq!(api.get("/api/v1/me", Some(&token)).await.status, StatusCode::OK);
+    let wrong = format!("pkt_{:032}", 1);
+    while api.get("/api/v1/me", Some(&wrong)).await.status != StatusCode::TOO_MANY_REQUESTS {}
+
+    // A query for a token would wait for this lock, and fail after seconds.
+    let mut lock = api.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE picket.api_tokens IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    let flood = (0..100).map(|_| api.get("/api/v1/me", Some(&wrong)));
+    let answers = futures_util::future::join_all(flood).await;
+    lock.rollback().await.unwrap();
+
+    let refused = answers.iter().filter(|answer| answer.status == StatusCode::TOO_MANY_REQUESTS).count();
+    // The limit lets one more through each second.
+    assert!(refused >= 95, "{refused}");
+    assert_eq!(api.get("/api/v1/me", Some(&token)).await.status, StatusCode::OK);
 }
