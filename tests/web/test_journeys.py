@@ -210,10 +210,12 @@ def test_planned_maintenance_is_listed_and_can_be_removed(system, open_context, 
 def test_a_page_that_cannot_refresh_itself_says_since_when(system, open_context):
     page = open_context(LIGHT)
     page_checks.open_page(page, system.url)
-    is_refresh = lambda request: "x-picket-background" in request.headers
-    page.route(
-        "**/*", lambda route: route.abort("aborted") if is_refresh(route.request) else route.continue_()
-    )
+
+    def answer(route):
+        is_refresh = "x-picket-background" in route.request.headers
+        route.abort("aborted") if is_refresh else route.continue_()
+
+    page.route("**/*", answer)
 
     note = page.locator("#stale")
     expect(note).to_have_text(re.compile(r"^Stale since \d\d:\d\d:\d\d UTC: "), timeout=30_000)
