@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use picket_proto::{SiteId, Timestamp, ValidationError};
+use picket_proto::{SiteId, Timestamp, ValidationError, site::SiteSpec};
 use serde::Serialize;
 
 use crate::{DbTimestamp, Error, Store};
@@ -40,8 +40,8 @@ pub struct MaintenanceWindow {
 /// Adds a window, open-ended without `to`; returns its id.
 ///
 /// # Errors
-/// If the window ends before it begins, there is no such site, or the database cannot be reached in
-/// time.
+/// If the window ends before it begins, no site may have the tag, there is no such site, or the
+/// database cannot be reached in time.
 pub async fn add_window(
     store: &Store,
     scope: &MaintenanceTarget,
@@ -51,7 +51,10 @@ pub async fn add_window(
     check_order(from, to)?;
     let (site, tag) = match scope {
         MaintenanceTarget::Site(site) => (Some(site.0), None),
-        MaintenanceTarget::Tag(tag) => (None, Some(tag)),
+        MaintenanceTarget::Tag(tag) => {
+            SiteSpec::check_tag("tag", tag)?;
+            (None, Some(tag))
+        }
     };
     let added: Option<i64> = store
         .with_timeout(

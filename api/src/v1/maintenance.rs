@@ -264,22 +264,14 @@ async fn resolve_target(
     site: Option<i64>,
     tag: Option<String>,
 ) -> Result<MaintenanceTarget, Problem> {
-    const MAX_TAG_BYTES: usize = 64;
     match (site, tag) {
         (Some(site), None) => {
             Ok(MaintenanceTarget::Site(find_site(api, access, SiteId(site)).await?.site.id))
         }
-        (None, Some(tag)) if tag.is_empty() || tag.len() > MAX_TAG_BYTES => {
-            let error = ValidationError::new("tag", tag, format!("1 to {MAX_TAG_BYTES} bytes"));
-            Err(Problem::invalid_field("/tag", &error))
-        }
         (None, Some(tag)) => match access.tag_limit() {
             Some(limit) if !limit.contains(&tag) => {
-                let error = ValidationError::new(
-                    "tag",
-                    tag,
-                    format!("{}, to which the token is limited", limit.join(", ")),
-                );
+                let allowed = format!("{}, to which the token is limited", limit.join(", "));
+                let error = ValidationError::new("tag", tag, allowed);
                 Err(Problem::new(ProblemKind::Forbidden, error.to_string())
                     .with_field_error("/tag".to_owned(), error.to_string()))
             }

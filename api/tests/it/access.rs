@@ -136,6 +136,38 @@ async fn a_token_is_created_once_with_its_secret_and_listed_without_it() {
 }
 
 #[tokio::test]
+async fn the_name_of_an_expired_or_revoked_token_may_be_used_again_and_both_remain_listed() {
+    let api = TestApi::start().await;
+    let admin = Some(api.create_admin_token().await);
+    let create = async || {
+        let fields = json!({"name": "ci", "scopes": ["read"]});
+        let created = api.send_json(Method::POST, "/api/v1/tokens", admin.as_deref(), &fields).await;
+        assert_eq!(created.status, StatusCode::CREATED, "{created:?}");
+        created.json()["id"].as_i64().unwrap()
+    };
+
+    let expired = create().await;
+    sqlx::query("UPDATE picket.api_tokens SET expires_at = clock_timestamp() WHERE token_id = $1")
+        .bind(expired)
+        .execute(&api.pool)
+        .await
+        .unwrap();
+    let revoked = create().await;
+    let path = format!("/api/v1/tokens/{revoked}");
+    let revocation = send(api.request(Method::DELETE, &path, admin.as_deref())).await;
+    assert_eq!(revocation.status, StatusCode::NO_CONTENT);
+    let valid = create().await;
+
+    let listed = api.get("/api/v1/tokens?all=true", admin.as_deref()).await.json();
+    let mut states: Vec<_> = listed["items"].as_array().unwrap().iter().collect();
+    states.retain(|token| token["name"] == "ci");
+    let states: Vec<_> = states.iter().map(|token| (&token["id"], token["state"].as_str().unwrap())).collect();
+    assert_eq!(states, [(&json!(valid), "valid"), (&json!(revoked), "revoked"), (&json!(expired), "expired")]);
+    let twice = json!({"name": "ci", "scopes": ["read"]});
+    api.send_json(Method::POST, "/api/v1/tokens", admin.as_deref(), &twice).await.expect_problem(409);
+}
+
+#[tokio::test]
 async fn a_token_with_fields_that_are_not_allowed_is_refused_by_the_field() {
     let api = TestApi::start().await;
     let admin = Some(api.create_admin_token().await);
@@ -146,6 +178,7 @@ async fn a_token_with_fields_that_are_not_allowed_is_refused_by_the_field() {
         (json!({"name": "a", "scopes": ["root"]}), "/scopes", "'root' is not allowed"),
         (json!({"name": "a", "scopes": ["admin"], "tags": ["x"]}), "/tags", "no tags beside the scope admin"),
         (json!({"name": "a", "scopes": ["read"], "tags": []}), "/tags", "1 to 50"),
+        (json!({"name": "a", "scopes": ["read"], "tags": ["x".repeat(65)]}), "/tags", "1 to 64 bytes"),
         (
             json!({"name": "a", "scopes": ["read"], "expires_at": "2020-01-01T00:00:00Z"}),
             "/expires_at",

@@ -74,6 +74,7 @@ async fn a_planned_window_is_not_ended_and_one_without_a_target_is_refused() {
         (json!({}), 422),
         (json!({"site_id": 1, "tag": "a"}), 422),
         (json!({"tag": ""}), 422),
+        (json!({"tag": "x".repeat(65)}), 422),
         (json!({"site_id": 9}), 404),
     ] {
         api.send_json(Method::POST, "/api/v1/maintenance", Some(&token), &body).await.expect_problem(status);
