@@ -250,6 +250,21 @@ pub async fn list_tokens(store: &Store, all: bool) -> Result<Vec<ApiToken>, Erro
     Ok(rows.into_iter().map(ApiToken::from).collect())
 }
 
+/// Reads a token, revoked and expired ones too; `None` if there is none with this id.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn read_token(store: &Store, id: i64) -> Result<Option<ApiToken>, Error> {
+    let query = sqlx::query_as::<_, TokenRow>(concat!(
+        "SELECT ",
+        token_columns!(),
+        " FROM picket.api_tokens WHERE token_id = $1"
+    ))
+    .bind(id);
+    let row = store.with_timeout(TOKENS_TIMEOUT, "read a token", query.fetch_optional(&store.pool)).await?;
+    Ok(row.map(ApiToken::from))
+}
+
 /// Revokes a token and ends its sessions. Returns the token, or `None` if there is no token of this
 /// id that is not revoked yet.
 ///
