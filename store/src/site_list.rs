@@ -18,7 +18,7 @@ pub use self::{
     filter::SiteFilter,
     state::SiteState,
 };
-use crate::{DbTimestamp, Error, Store};
+use crate::{DbTimestamp, Error, Store, sites::SiteVersion};
 
 /// Maximum number of rows of a page.
 pub const MAX_PAGE_ROWS: u32 = 1_000;
@@ -41,6 +41,10 @@ pub struct SiteSummary {
     pub site: String,
     /// URL of the site.
     pub url: String,
+    /// Version of the site's definition.
+    #[serde(skip)]
+    #[sqlx(try_from = "String")]
+    pub version: SiteVersion,
     /// Tags of the site.
     pub tags: Vec<String>,
     /// Names of the regions that check the site; empty for all.
@@ -96,7 +100,7 @@ pub struct SiteSummary {
 
 /// Columns of [`SiteSummary`]. Rows older than the limits on names may have longer ones; these are
 /// truncated.
-const SUMMARY_COLUMNS: &str = "site.id AS site_id, left(coalesce(site.name, site.url), 1000) AS site, left(site.url, 4096) AS url,
+const SUMMARY_COLUMNS: &str = "site.id AS site_id, site.version::text AS version, left(coalesce(site.name, site.url), 1000) AS site, left(site.url, 4096) AS url,
     site.tags, site.regions, site.type, site.interval_seconds, site.enabled, left(site.problem, 2000) AS problem, site.created_at,
     summary.state::text AS state, summary.state_since, summary.incident_id, summary.warnings::text[] AS warnings,
     summary.uptime_24h_pct, summary.uptime_7d_pct, summary.uptime_30d_pct, summary.uptime_90d_pct,
