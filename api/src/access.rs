@@ -73,8 +73,7 @@ async fn authenticate_client(
     activity: Activity,
 ) -> Result<Access, Problem> {
     let claims_token = matches!(credential, Some(Credential::Token(_) | Credential::Unknown));
-    let is_open =
-        is_local && !claims_token && api.may_be_open() && api.authenticator.is_open().await?;
+    let is_open = is_local && !claims_token && api.may_be_open() && api.authenticator.is_open().await?;
     match credential {
         // Everybody on this machine may do everything, so that an ended session takes nothing away.
         Some(session) if is_open => {

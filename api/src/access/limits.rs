@@ -101,7 +101,12 @@ impl RateLimits {
         Self {
             sign_in: RateLimit::new("attempts to sign in", 10, Refusal::SignInLimit, metrics),
             adhoc: RateLimit::new("ad-hoc checks", 30, Refusal::AdhocLimit, metrics),
-            failures: RateLimit::new("requests with an unfamiliar token or session", 60, Refusal::FailureLimit, metrics),
+            failures: RateLimit::new(
+                "requests with an unfamiliar token or session",
+                60,
+                Refusal::FailureLimit,
+                metrics,
+            ),
         }
     }
 

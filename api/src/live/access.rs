@@ -39,8 +39,7 @@ pub(crate) fn build_access_check(
                 match &credential {
                     // An open stream is no sign of its viewer.
                     Some(credential) if !access.is_open => {
-                        let found =
-                            api.authenticator.authenticate(credential, Activity::Background).await?;
+                        let found = api.authenticator.authenticate(credential, Activity::Background).await?;
                         Ok(found.is_some_and(|found| found == access))
                     }
                     _ => api.authenticator.is_open().await,

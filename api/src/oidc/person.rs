@@ -34,11 +34,15 @@ mod tests {
     use super::*;
 
     fn claims(email: &str, is_email_verified: Option<bool>, username: Option<&str>) -> PersonClaims {
-        PersonClaims { email: Some(email.to_owned()), is_email_verified, username: username.map(str::to_owned) }
+        PersonClaims {
+            email: Some(email.to_owned()),
+            is_email_verified,
+            username: username.map(str::to_owned),
+        }
     }
 
     #[test]
-    fn an_address_that_is_not_verified_names_nobody_whichever_source_has_it() {
+    fn an_unverified_address_names_no_person_whichever_source_has_it() {
         for unverified in [None, Some(false)] {
             let alone = claims("boss@example.com", unverified, None);
             assert_eq!(alone.choose_name(), None);
