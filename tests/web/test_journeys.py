@@ -208,8 +208,9 @@ def test_planned_maintenance_is_listed_and_can_be_removed(system, open_context, 
 
 
 def test_a_page_that_cannot_refresh_itself_says_since_when(system, open_context):
+    site = add_site(system, "Stale")
     page = open_context(LIGHT)
-    page_checks.open_page(page, system.url)
+    page_checks.open_page(page, f"{system.url}/sites/{site}")
 
     def answer(route):
         is_refresh = "x-picket-background" in route.request.headers
